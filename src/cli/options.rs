@@ -1,0 +1,164 @@
+//! The one table of pen's options: clap's command is built from it, `--help` shows it, and a manual page has to agree with it.
+//!
+//! Pure data: what is done with a value is decided in [`super`].
+
+use std::ops::RangeInclusive;
+
+use pen_contract::grammar::COUNT;
+use pen_contract::ids::{MAX_SERVERS, MAX_WORKERS};
+
+use self::Group::{Limits, NotBuiltIn, Obsolete, Process, Reports, Selection};
+use self::Value::{Flag, Repeated, Text};
+
+/// One option.
+#[derive(Debug)]
+pub struct Opt {
+    /// Its letter; only additions have none.
+    pub letter: Option<char>,
+    /// Its long name: an addition, the original has none.
+    pub long: &'static str,
+    /// What follows it.
+    pub value: Value,
+    /// Where `--help` lists it.
+    pub group: Group,
+    /// What it does, in half a sentence.
+    pub help: &'static str,
+}
+
+/// What follows an option.
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// Nothing.
+    Flag,
+    /// Nothing, and the option may be repeated for more.
+    Repeated,
+    /// A number; its name, its range and the default.
+    Number(&'static str, RangeInclusive<u32>, Option<u32>),
+    /// A text of this name.
+    Text(&'static str),
+}
+
+/// A heading of `--help`, in the order of their listing.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Group {
+    /// Which server a client gets.
+    Selection,
+    /// How much of everything.
+    Limits,
+    /// How the program runs.
+    Process,
+    /// What it tells.
+    Reports,
+    /// Accepted because old scripts give them.
+    Obsolete,
+    /// An error as long as their work is not done.
+    NotBuiltIn,
+}
+
+impl Group {
+    /// The heading.
+    pub fn heading(self) -> &'static str {
+        match self {
+            Group::Selection => "Server selection",
+            Group::Limits => "Limits and times",
+            Group::Process => "Process",
+            Group::Reports => "Reports",
+            Group::Obsolete => "Obsolete",
+            Group::NotBuiltIn => "Not built in yet",
+        }
+    }
+}
+
+impl Opt {
+    /// How messages call it: as the manual does, `-b`, or `--workers` if it has no letter.
+    pub fn name(&self) -> String {
+        match self.letter {
+            Some(letter) => format!("-{letter}"),
+            None => format!("--{}", self.long),
+        }
+    }
+
+    /// Its line in `--help`, with the range and the default of a number.
+    pub fn help(&self) -> String {
+        match &self.value {
+            Value::Number(_, range, Some(default)) => {
+                format!("{} [{} to {}; default {default}]", self.help, range.start(), range.end())
+            }
+            Value::Number(_, range, None) => format!("{} [{} to {}]", self.help, range.start(), range.end()),
+            Value::Flag | Value::Repeated | Value::Text(_) => self.help.to_owned(),
+        }
+    }
+}
+
+const fn opt(letter: char, long: &'static str, value: Value, group: Group, help: &'static str) -> Opt {
+    Opt { letter: Some(letter), long, value, group, help }
+}
+
+/// A number of seconds of which 0 means something.
+const fn seconds(default: u32) -> Value {
+    Value::Number("sec", COUNT, Some(default))
+}
+
+/// How many of something, at least one.
+const fn amount(most: u32, default: Option<u32>) -> Value {
+    Value::Number("N", 1..=most, default)
+}
+
+/// All options. Defaults are those of the manual page of release 0.13; ranges are the specification's.
+pub static OPTIONS: &[Opt] = &[
+    opt('r', "round-robin", Flag, Selection, "Round robin, without looking up which server a client used"),
+    opt('h', "hash", Flag, Selection, "A hash of the client's address chooses the first server"),
+    opt('N', "hash-always", Flag, Selection, "As -h, for every connection, without tracking"),
+    opt('W', "weight", Flag, Selection, "The server with the least load for its weight comes first"),
+    opt('s', "stubborn", Flag, Selection, "If the first choice cannot be used, close the client; no failover"),
+    opt('e', "emergency", Text("server"), Selection, "The server of last resort, when no other can be used"),
+    opt('B', "abuse", Text("server"), Selection, "Where clients go that the client access list refuses"),
+    opt('b', "blacklist-time", seconds(30), Limits, "How long a server that failed is left out; 0 = never"),
+    opt('T', "tracking", seconds(0), Limits, "How long a client is remembered; 0 = for ever"),
+    opt('t', "timeout", Value::Number("sec", 1..=*COUNT.end(), Some(5)), Limits, "How long a connect may take"),
+    opt('c', "clients", amount(16_777_216, Some(2048)), Limits, "Slots of the client table"),
+    opt('x', "max-connections", amount(1_048_576, Some(256)), Limits, "Most simultaneous connections"),
+    opt(
+        'S',
+        "max-servers",
+        amount(MAX_SERVERS, None),
+        Limits,
+        "Slots of the server table; 16 or what is needed if not given",
+    ),
+    opt('m', "accept-batch", amount(*COUNT.end(), Some(100)), Limits, "Most connections accepted per wake-up"),
+    opt('q', "backlog", Value::Number("N", COUNT, Some(500)), Limits, "Listen backlog; at least 50"),
+    opt('f', "foreground", Flag, Process, "Stay in the foreground"),
+    opt('u', "user", Text("user"), Process, "Run the workers as this user and its groups"),
+    opt('j', "jail", Text("dir"), Process, "Run the workers in this root directory"),
+    opt('p', "pid-file", Text("file"), Process, "Write the pid to this file"),
+    Opt {
+        letter: None,
+        long: "workers",
+        value: amount(MAX_WORKERS, None),
+        group: Process,
+        help: "Number of worker processes; one per processor if not given",
+    },
+    opt('l', "log", Text("file|host:port"), Reports, "Log requests to a file, or by UDP to penlogd"),
+    opt('w', "status-file", Text("file"), Reports, "On signal USR1, write the HTML status report to this file"),
+    opt('d', "debug", Repeated, Reports, "Say more; repeat for still more"),
+    opt('a', "ascii", Flag, Reports, "With -dd, dump traffic in ASCII instead of hexadecimal"),
+    opt('n', "nonblocking", Flag, Obsolete, "No effect: sockets are always nonblocking"),
+    opt('D', "delayed-forward", Flag, Obsolete, "No effect"),
+    opt('P', "poll", Flag, Obsolete, "No effect"),
+    opt('Q', "kqueue", Flag, Obsolete, "No effect"),
+    opt('i', "windows-service", Text("name"), Obsolete, "Windows only"),
+    opt('E', "cert", Text("file"), NotBuiltIn, "Certificate (PEM); turns TLS on"),
+    opt('K', "key", Text("file"), NotBuiltIn, "Private key (PEM)"),
+    opt('G', "ca-file", Text("file"), NotBuiltIn, "Certificates of certification authorities (PEM)"),
+    opt('A', "ca-dir", Text("dir"), NotBuiltIn, "Directory of certificates of certification authorities"),
+    opt('R', "require-client-cert", Flag, NotBuiltIn, "Clients must present a valid certificate"),
+    opt('L', "tls-floor", Text("protocol"), NotBuiltIn, "Oldest TLS protocol allowed"),
+    opt('Z', "tls-workarounds", Flag, NotBuiltIn, "TLS compatibility mode"),
+    opt('C', "control", Text("port|host:port|path"), NotBuiltIn, "Control port"),
+    opt('X', "exit-command", Flag, NotBuiltIn, "Allow the exit command on the control port"),
+    opt('F', "config", Text("file"), NotBuiltIn, "Configuration file"),
+    opt('O', "command", Text("command"), NotBuiltIn, "Run a control command at the start"),
+    opt('o', "option", Text("command"), NotBuiltIn, "As -O"),
+    opt('H', "forwarded-for", Flag, NotBuiltIn, "Add X-Forwarded-For to HTTP requests"),
+    opt('U', "udp", Flag, NotBuiltIn, "UDP instead of TCP"),
+];

@@ -1,0 +1,98 @@
+//! Addresses: as an operator writes them ([`Host`], [`Service`]), and resolved ([`Address`]).
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Longest path of a Unix socket, in bytes: `sun_path` less its terminator (unix(7)).
+pub const MAX_UNIX_PATH: usize = 107;
+
+/// A host as an operator writes it. Only a name needs the resolver.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+pub enum Host {
+    /// A numeric address.
+    Ip(IpAddr),
+    /// A name, resolved once outside the supervisor.
+    Name(String),
+    /// The path of a Unix stream socket.
+    Unix(PathBuf),
+}
+
+/// A port as an operator writes it: a number from 1 to 65535, or the name of a service.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+pub enum Service {
+    /// A port number, never 0.
+    Port(u16),
+    /// A name of the services database.
+    Name(String),
+}
+
+/// Where pen listens, as an operator writes it.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Local {
+    /// `[host:]port`; without a host all IPv4 addresses.
+    Inet {
+        /// The host; none means all IPv4 addresses. Never [`Host::Unix`].
+        host: Option<Host>,
+        /// The port.
+        port: Service,
+    },
+    /// A path.
+    Unix(PathBuf),
+}
+
+/// A resolved address that a socket can be bound or connected to.
+#[derive(Clone, Debug, Eq, Hash, PartialEq, Serialize, Deserialize)]
+pub enum Address {
+    /// TCP.
+    Inet(SocketAddr),
+    /// A Unix stream socket.
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// The port that reports show: a Unix socket's is 1.
+    pub fn port(&self) -> u16 {
+        match self {
+            Address::Inet(address) => address.port(),
+            Address::Unix(_) => 1,
+        }
+    }
+
+    /// The address without its port, as logs and reports show it: IPv6 without brackets, or the path.
+    pub fn host(&self) -> AddressHost<'_> {
+        match self {
+            Address::Inet(address) => AddressHost::Ip(address.ip().to_canonical()),
+            Address::Unix(path) => AddressHost::Path(path),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Inet(address) => address.fmt(f),
+            Address::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// The host part of an [`Address`], to be shown.
+#[derive(Clone, Copy, Debug)]
+pub enum AddressHost<'a> {
+    /// A numeric address.
+    Ip(IpAddr),
+    /// A path.
+    Path(&'a Path),
+}
+
+impl fmt::Display for AddressHost<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AddressHost::Ip(ip) => ip.fmt(f),
+            AddressHost::Path(path) => path.display().fmt(f),
+        }
+    }
+}

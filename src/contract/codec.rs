@@ -1,0 +1,48 @@
+//! Messages to bytes and back: the one place that knows bincode.
+//!
+//! The decoder is bounded: a message of more than [`LIMIT`] bytes, a length field that promises more, and bytes left over
+//! after a message are errors.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Longest encoded message, in bytes.
+pub const LIMIT: usize = 65536;
+
+/// Why a message could not be encoded or decoded.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    /// The message is longer than [`LIMIT`], or not expressible.
+    #[error("cannot encode a message: {0}")]
+    Encode(#[from] bincode::error::EncodeError),
+    /// The bytes are no message of the expected type.
+    #[error("cannot decode a message: {0}")]
+    Decode(#[from] bincode::error::DecodeError),
+    /// A whole message, and then more bytes.
+    #[error("{0} bytes after the end of a message")]
+    Trailing(usize),
+}
+
+/// Encodes a message into `buffer` and returns its length.
+///
+/// # Errors
+/// The message does not fit the buffer.
+pub fn encode<T: Serialize>(message: &T, buffer: &mut [u8]) -> Result<usize, CodecError> {
+    Ok(bincode::serde::encode_into_slice(message, buffer, config())?)
+}
+
+/// Decodes one whole message.
+///
+/// # Errors
+/// The bytes are no such message, promise more than [`LIMIT`] bytes, or go on after it.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    let (message, used) = bincode::serde::decode_from_slice(bytes, config())?;
+    match bytes.len() - used {
+        0 => Ok(message),
+        left => Err(CodecError::Trailing(left)),
+    }
+}
+
+fn config() -> impl bincode::config::Config {
+    bincode::config::standard().with_limit::<LIMIT>()
+}

@@ -1,0 +1,131 @@
+//! The messages between the supervisor and a worker: one enum per direction and phase.
+//!
+//! A worker's messages express no command: a worker in a stranger's hands can report nonsense about itself and no more.
+
+use serde::{Deserialize, Serialize};
+
+use crate::stats::{ConnectionInfo, Counters};
+
+/// The version of the messages. Both ends are one binary, so a difference means a broken peer.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// From a worker to the supervisor, until it is ready.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum FromStartingWorker {
+    /// The first message of all. The supervisor kills a worker whose versions are not its own.
+    Hello {
+        /// [`PROTOCOL_VERSION`].
+        protocol: u32,
+        /// The layout version of the shared table.
+        layout: u32,
+    },
+    /// The worker is jailed and accepts clients; the channel changes to [`FromWorker`]. The supervisor counts it in.
+    Ready,
+    /// A step of the start failed; the worker exits. At the first start, this ends the program with this reason.
+    Failed {
+        /// One clear line: what failed, on which object, why.
+        reason: String,
+    },
+}
+
+/// From a ready worker to the supervisor.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum FromWorker {
+    /// What the worker has counted; sent at most once a second, and only if something changed.
+    Counters(Counters),
+    /// A page of the answer to [`ToWorker::Report`].
+    Report(ReportPage),
+    /// Something that an administrator must know. The supervisor logs it.
+    Event(Event),
+}
+
+/// Part of a worker's report, small enough for one message.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct ReportPage {
+    /// The request that this answers.
+    pub serial: u32,
+    /// Whether this is the last page.
+    pub last: bool,
+    /// The worker's counters.
+    pub counters: Counters,
+    /// Some of its open connections, at most [`CONNECTIONS_PER_PAGE`].
+    pub connections: Vec<ConnectionInfo>,
+}
+
+/// Most connections in one [`ReportPage`]: with every field at its widest, a page stays below the codec's limit.
+pub const CONNECTIONS_PER_PAGE: usize = 1024;
+
+/// Something that happened in a worker and that an administrator must know. Rate-limited by the worker where a
+/// client can bring it about. Servers are codes ([`crate::ids::Target::code`]).
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Event {
+    /// A server failed and is left out for a time. Sent once per transition.
+    Blacklisted {
+        /// The server's code.
+        server: i32,
+        /// For how many seconds.
+        seconds: u32,
+        /// Why.
+        reason: ConnectFailure,
+    },
+    /// A server that had been blacklisted was connected to again.
+    BackInUse {
+        /// The server's code.
+        server: i32,
+    },
+    /// Something on this machine ran short; clients wait or were closed, no server is to blame.
+    Shortage {
+        /// What was being done.
+        during: ShortageDuring,
+        /// The errno.
+        errno: i32,
+    },
+    /// Lines of the request log could not be written.
+    LogLost {
+        /// How many since the last such event.
+        lines: u64,
+        /// The errno of the last failed write.
+        errno: i32,
+    },
+    /// The client table's lock could not be had in time; clients were placed without being remembered.
+    LockStuck,
+    /// The worker found the client table left half-changed by a worker that died, and rebuilt it.
+    TableRebuilt {
+        /// Clients kept.
+        kept: u32,
+    },
+}
+
+/// Why a server counts as failed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum ConnectFailure {
+    /// connect(2) failed with this errno.
+    Errno(i32),
+    /// No answer within the connect timeout.
+    Timeout,
+}
+
+/// What was being done when something ran short.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum ShortageDuring {
+    /// Accepting a client.
+    Accept,
+    /// Making a socket towards a server, or connecting it.
+    Connect,
+    /// Watching a socket.
+    Watch,
+}
+
+/// From the supervisor to a worker.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// Asks for a report; the worker answers with [`FromWorker::Report`] pages.
+    Report {
+        /// Returned in each page.
+        serial: u32,
+    },
+    /// The request log was reopened: the descriptor that comes with this message replaces the old one, at a line's end.
+    Log,
+    /// End: stop accepting, close all connections, write out the log, send the last counters, exit with status 0.
+    Stop,
+}

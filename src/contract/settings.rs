@@ -1,0 +1,105 @@
+//! What every process works by: one validated snapshot, made by the supervisor, never changed in place.
+
+use crate::address::Address;
+use crate::ids::{ServerId, Target};
+
+/// The running configuration. A new one replaces the old one as a whole.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Settings {
+    /// The regular servers by number. Its length is the size of the server table (`-S`), which is fixed after
+    /// the start; a number that was never given an address is `None` and is never selected.
+    pub servers: Vec<Option<Server>>,
+    /// The server of last resort (`-e`).
+    pub emergency: Option<Server>,
+    /// Where refused clients go (`-B`).
+    pub abuse: Option<Server>,
+    /// How the first server of a client is chosen.
+    pub selection: Selection,
+    /// How long a server that failed is left out, in seconds (`-b`); 0 = it never is.
+    pub blacklist: u32,
+    /// Seconds that a connect may take (`-t`), at least 1.
+    pub connect_timeout: u32,
+    /// Seconds that a client is remembered (`-T`); 0 = for ever.
+    pub tracking: u32,
+    /// Most simultaneous connections of all workers together (`-x`).
+    pub connections_max: u32,
+    /// Slots of the client table (`-c`).
+    pub clients_max: u32,
+    /// Most connects under way per worker; above it, accepting pauses.
+    pub pending_max: u32,
+    /// Most connections accepted per wake-up (`-m`).
+    pub accept_batch: u32,
+    /// How much is said: 0 failures only, 1 decisions, 2 connections and dumps, 3 everything (`-d`).
+    pub debug: u8,
+    /// Dumps in ASCII instead of hex (`-a`).
+    pub ascii: bool,
+}
+
+/// A server, resolved and checked.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Server {
+    /// Where it is.
+    pub address: Address,
+    /// Most simultaneous connections for clients that it does not know; 0 = unlimited.
+    pub soft: u32,
+    /// Most simultaneous connections for clients whose recorded server it is; matters only above `soft`.
+    pub hard: u32,
+    /// Relative capacity; used only in weight mode, where 0 keeps new clients away.
+    pub weight: u32,
+    /// Rank, lowest first; used only in prio mode.
+    pub prio: u32,
+}
+
+impl Server {
+    /// Most simultaneous connections for a client, by whether the server is its recorded one; none = no limit.
+    pub fn limit(&self, known: bool) -> Option<u32> {
+        match (self.soft, known) {
+            (0, _) => None,
+            (soft, true) => Some(soft.max(self.hard)),
+            (soft, false) => Some(soft),
+        }
+    }
+}
+
+/// The modes of selection, independent of each other; the order of precedence is that of the algorithm.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Selection {
+    /// No tracking: round robin straight away (`-r`).
+    pub roundrobin: bool,
+    /// A hash of the client's address chooses the first server (`-h`).
+    pub hash: bool,
+    /// As `hash`, for every connection, whatever is recorded (`-N`).
+    pub hash_always: bool,
+    /// The least loaded server by weight first (`-W`).
+    pub weight: bool,
+    /// The lowest prio first.
+    pub prio: bool,
+    /// No failover (`-s`).
+    pub stubborn: bool,
+}
+
+impl Settings {
+    /// The definition that a target stands for, if there is one.
+    pub fn target(&self, target: Target) -> Option<&Server> {
+        match target {
+            Target::Server(id) => self.servers.get(id.index())?.as_ref(),
+            Target::Emergency => self.emergency.as_ref(),
+            Target::Abuse => self.abuse.as_ref(),
+        }
+    }
+
+    /// The size of the server table.
+    pub fn table_size(&self) -> u32 {
+        self.servers.len() as u32
+    }
+
+    /// The servers that have an address, with their numbers.
+    pub fn configured(&self) -> impl Iterator<Item = (ServerId, &Server)> {
+        self.servers.iter().enumerate().filter_map(|(n, server)| Some((ServerId(n as u16), server.as_ref()?)))
+    }
+
+    /// One more than the highest number that has an address: the modulus of rotation and of the hash.
+    pub fn server_count(&self) -> u32 {
+        self.servers.iter().rposition(Option::is_some).map_or(0, |last| last as u32 + 1)
+    }
+}

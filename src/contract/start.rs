@@ -1,0 +1,51 @@
+//! What a worker is born with: the supervisor's side of the bargain at fork time.
+
+use std::os::fd::OwnedFd;
+
+use crate::channel::Channel;
+use crate::ids::WorkerId;
+use crate::message::{FromStartingWorker, ToWorker};
+use crate::settings::Settings;
+
+/// Everything that a worker owns when its entry is called. It is already jailed; no other descriptor is open in it but
+/// those in here and standard input, output and error.
+#[derive(Debug)]
+pub struct WorkerStart {
+    /// Which worker this is.
+    pub id: WorkerId,
+    /// To the supervisor; non-blocking.
+    pub channel: Channel<FromStartingWorker, ToWorker>,
+    /// The listening socket, bound and non-blocking, shared by all workers.
+    pub listener: OwnedFd,
+    /// An eventfd shared by all workers: written by whoever frees a connection that a paused worker waits for.
+    pub freed: OwnedFd,
+    /// The settings in force.
+    pub settings: Settings,
+    /// The request log, if there is one.
+    pub log: Option<RequestLog>,
+    /// Where debug output goes.
+    pub debug: DebugOutput,
+    /// Most descriptors that this process may have open (RLIMIT_NOFILE).
+    pub descriptor_limit: u64,
+    /// Seconds east of UTC at a Unix time, by the time zone that the supervisor read: a jail has no zone files. For the
+    /// time stamps of debug output.
+    pub utc_offset: fn(i64) -> i32,
+}
+
+/// Where the request log goes.
+#[derive(Debug)]
+pub enum RequestLog {
+    /// A file, opened for appending; never blocks.
+    File(OwnedFd),
+    /// A connected UDP socket towards penlogd.
+    Network(OwnedFd),
+}
+
+/// Where debug output goes.
+#[derive(Debug)]
+pub enum DebugOutput {
+    /// Standard error (foreground).
+    Stderr,
+    /// A datagram socket connected to the syslog daemon, or none where there is no daemon.
+    Syslog(Option<OwnedFd>),
+}

@@ -1,0 +1,81 @@
+//! The figures that reports are made of.
+
+use serde::{Deserialize, Serialize};
+
+/// What one worker has counted since it started. All numbers only grow.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Clients accepted.
+    pub accepted: u64,
+    /// Connections that ended, in whatever state.
+    pub closed: u64,
+    /// Clients closed because no server could be used.
+    pub unserved: u64,
+    /// Connects that failed or timed out.
+    pub failed_connects: u64,
+    /// Clients that were passed on to another server after the first choice could not be used.
+    pub failovers: u64,
+    /// Times that accepting paused: all connections in use, too many connects pending, or a local shortage.
+    pub pauses: u64,
+    /// Connections closed for a local shortage (descriptors, memory, ports).
+    pub shortages: u64,
+    /// Request log lines written.
+    pub log_lines: u64,
+    /// Request log lines lost: disk full, or the log too slow.
+    pub log_lost: u64,
+    /// Times that the client table could not be used because its lock was stuck.
+    pub lock_timeouts: u64,
+    /// Events for the supervisor that were dropped because its channel was full.
+    pub events_dropped: u64,
+}
+
+impl Counters {
+    /// Adds another worker's figures. Saturates: a worker may report anything.
+    pub fn add(&mut self, other: &Counters) {
+        let Counters {
+            accepted,
+            closed,
+            unserved,
+            failed_connects,
+            failovers,
+            pauses,
+            shortages,
+            log_lines,
+            log_lost,
+            lock_timeouts,
+            events_dropped,
+        } = other;
+        self.accepted = self.accepted.saturating_add(*accepted);
+        self.closed = self.closed.saturating_add(*closed);
+        self.unserved = self.unserved.saturating_add(*unserved);
+        self.failed_connects = self.failed_connects.saturating_add(*failed_connects);
+        self.failovers = self.failovers.saturating_add(*failovers);
+        self.pauses = self.pauses.saturating_add(*pauses);
+        self.shortages = self.shortages.saturating_add(*shortages);
+        self.log_lines = self.log_lines.saturating_add(*log_lines);
+        self.log_lost = self.log_lost.saturating_add(*log_lost);
+        self.lock_timeouts = self.lock_timeouts.saturating_add(*lock_timeouts);
+        self.events_dropped = self.events_dropped.saturating_add(*events_dropped);
+    }
+}
+
+/// One open connection, as the worker that owns it sees it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct ConnectionInfo {
+    /// Program-wide number.
+    pub number: u32,
+    /// A sum: 1 connecting, 2 connected, 4 server ended, 8 client ended.
+    pub state: u8,
+    /// The client socket's descriptor in its worker.
+    pub downfd: i32,
+    /// The server socket's descriptor in its worker; -1 while there is none.
+    pub upfd: i32,
+    /// Bytes that wait to be sent to the client.
+    pub pending_down: u32,
+    /// Bytes that wait to be sent to the server.
+    pub pending_up: u32,
+    /// The client's slot in the client table; -1 if it has none.
+    pub client: i32,
+    /// The server's code ([`crate::ids::Target::code`], or [`crate::ids::NO_SERVER`]).
+    pub server: i32,
+}

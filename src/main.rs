@@ -1,0 +1,39 @@
+//! pen: the wiring of the command line, the supervisor and the worker.
+
+#![forbid(unsafe_code)]
+
+mod cli;
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use cli::Request;
+
+fn main() -> ExitCode {
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            say(why);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> Result<(), String> {
+    match cli::parse(std::env::args_os().skip(1)).map_err(|why| why.to_string())? {
+        Request::Show(text) => {
+            let mut out = io::stdout();
+            out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|why| format!("standard output: {why}"))
+        }
+        Request::Run(launch, notices) => {
+            notices.iter().for_each(say);
+            pen_supervisor::run(*launch, pen_worker::entry).map_err(|why| why.to_string())
+        }
+    }
+}
+
+/// Tells the administrator. If standard error is closed or full there is no one to tell.
+fn say(line: impl Display) {
+    let _ = writeln!(io::stderr(), "pen: {line}");
+}

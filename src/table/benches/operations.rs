@@ -1,0 +1,97 @@
+//! What the hot operations cost, alone on the machine's caches: `cargo bench -p pen-table`.
+
+use std::hint::black_box;
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use pen_table::{Shape, Table};
+
+const SIZES: [u32; 2] = [2048, 2_000_000];
+
+fn table(clients: u32) -> Table {
+    Table::create(Shape { clients, servers: 18, workers: 4, connections: 1024 }).expect("memory for a table")
+}
+
+/// The key of client `n`.
+fn key(n: u32) -> [u8; 16] {
+    u128::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834).to_le_bytes()
+}
+
+/// Numbers below `end`, in no order that a processor could guess.
+fn shuffled(end: u32) -> impl FnMut() -> u32 {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % u64::from(end)) as u32
+    }
+}
+
+fn clients(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("lock and arrive");
+    for size in SIZES {
+        let table = table(size);
+        let seat = table.seat(0);
+        // Nine tenths full, so that no shard of a large table is over-full.
+        let live = size / 10 * 9;
+        for n in 0..live {
+            seat.lock(key(n)).expect("nobody else").arrive(0, 0);
+        }
+        let mut next = shuffled(live);
+        group.bench_function(BenchmarkId::new("known, same second", size), |bencher| {
+            bencher.iter(|| seat.lock(key(next())).expect("nobody else").arrive(0, 3_600_000));
+        });
+        let mut now = 0;
+        group.bench_function(BenchmarkId::new("known, another second", size), |bencher| {
+            bencher.iter(|| {
+                now += 1000;
+                seat.lock(key(next())).expect("nobody else").arrive(now, 0)
+            });
+        });
+        let mut client = live;
+        group.bench_function(BenchmarkId::new("new, the oldest replaced", size), |bencher| {
+            bencher.iter(|| {
+                client = client.wrapping_add(1);
+                now += 1;
+                seat.lock(key(client)).expect("nobody else").arrive(now, 0)
+            });
+        });
+        let mut lone = shuffled(16);
+        group.bench_function(BenchmarkId::new("16 busy clients", size), |bencher| {
+            bencher.iter(|| seat.lock(key(lone())).expect("nobody else").arrive(now, 0));
+        });
+    }
+}
+
+fn servers(criterion: &mut Criterion) {
+    let table = table(2048);
+    let seat = table.seat(0);
+    for (name, limit) in [("reserve and release, unlimited", None), ("reserve and release, limited", Some(100))] {
+        criterion.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                assert!(seat.reserve(black_box(3), limit));
+                seat.release(3);
+            });
+        });
+    }
+}
+
+fn numbers(criterion: &mut Criterion) {
+    let table = table(2048);
+    let seat = table.seat(0);
+    // Half of them in use.
+    (0..512).for_each(|_| assert!(seat.claim_connection(1024).is_some()));
+    criterion.bench_function("claim and release a connection", |bencher| {
+        bencher.iter(|| {
+            let number = seat.claim_connection(1024).expect("half are free");
+            seat.release_connection(black_box(number))
+        });
+    });
+    while seat.claim_connection(1024).is_some() {}
+    criterion.bench_function("claim when all 1024 are in use", |bencher| {
+        bencher.iter(|| seat.claim_connection(black_box(1024)));
+    });
+}
+
+criterion_group!(operations, clients, servers, numbers);
+criterion_main!(operations);

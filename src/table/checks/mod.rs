@@ -1,0 +1,29 @@
+//! Tests that concern several files at once.
+
+#[cfg(not(loom))]
+mod deaths;
+#[cfg(loom)]
+mod models;
+#[cfg(not(loom))]
+mod sequences;
+#[cfg(not(loom))]
+mod spoiled;
+#[cfg(not(loom))]
+mod verify;
+
+use crate::layout::Layout;
+use crate::{Shape, Table};
+
+/// A table with shards of at most so many slots.
+fn table(clients: u32, shard_slots: u32) -> Table {
+    let shape = Shape { clients, servers: 3, workers: 3, connections: 20 };
+    Table::with_layout(Layout::with_shards_of(shard_slots, shape).unwrap()).unwrap()
+}
+
+/// The key of client `n`.
+fn key(n: u32) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..4].copy_from_slice(&n.to_be_bytes());
+    key[12..].copy_from_slice(&n.to_le_bytes());
+    key
+}

@@ -1,0 +1,163 @@
+//! Random sequences of operations, against a plain map.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::verify::verify;
+use super::{key, table};
+use crate::{ClientEntry, ClientRef, NO_SERVER, Table};
+
+#[derive(Clone, Copy, Debug)]
+enum Operation {
+    /// Worker, client, milliseconds since the operation before, tracking time.
+    Arrive(u32, u32, u64, u64),
+    /// Which earlier arrival, server.
+    Record(usize, i32),
+    /// Which earlier arrival, bytes.
+    Bytes(usize, u64),
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let step = prop_oneof![Just(0u64), 1..400u64, 900..3000u64];
+    prop_oneof![
+        6 => (0..3u32, 0..24u32, step, prop_oneof![Just(0u64), Just(2000)]).prop_map(|(w, c, s, t)| Operation::Arrive(w, c, s, t)),
+        2 => (0..40usize, -3..6i32).prop_map(|(at, server)| Operation::Record(at, server)),
+        2 => (0..40usize, 0..1000u64).prop_map(|(at, bytes)| Operation::Bytes(at, bytes)),
+    ]
+}
+
+/// What a client's entry should say; the reference is that of its present entry.
+struct Known {
+    client: ClientRef,
+    entry: ClientEntry,
+}
+
+#[derive(Default)]
+struct Model {
+    clients: HashMap<[u8; 16], Known>,
+    arrivals: Vec<ClientRef>,
+    now: u64,
+}
+
+impl Model {
+    fn run(&mut self, table: &Table, operation: Operation) {
+        match operation {
+            Operation::Arrive(worker, client, step, tracking) => {
+                self.now += step;
+                self.arrive(table, worker, key(client), tracking);
+            }
+            Operation::Record(at, server) => {
+                let Some(client) = self.arrivals.get(at).copied() else { return };
+                table.seat(0).record(client, server);
+                if let Some(entry) = self.entry(client) {
+                    entry.server = server;
+                }
+            }
+            Operation::Bytes(at, bytes) => {
+                let Some(client) = self.arrivals.get(at).copied() else { return };
+                table.seat(0).add_client_bytes(client, bytes, 2 * bytes);
+                if let Some(entry) = self.entry(client) {
+                    entry.sent += bytes;
+                    entry.received += 2 * bytes;
+                }
+            }
+        }
+    }
+
+    fn entry(&mut self, client: ClientRef) -> Option<&mut ClientEntry> {
+        self.clients.values_mut().find(|known| known.client == client).map(|known| &mut known.entry)
+    }
+
+    fn arrive(&mut self, table: &Table, worker: u32, key: [u8; 16], tracking: u64) {
+        let now = self.now;
+        let arrival = table.seat(worker).lock(key).unwrap().arrive(now, tracking);
+        self.arrivals.push(arrival.client);
+        let fresh = ClientEntry {
+            slot: arrival.client.slot,
+            key,
+            last_use: now,
+            server: NO_SERVER,
+            connects: 1,
+            sent: 0,
+            received: 0,
+        };
+        match self.clients.get_mut(&key) {
+            Some(known) if tracking == 0 || now - known.entry.last_use <= tracking => {
+                assert_eq!(arrival.client, known.client);
+                assert_eq!(arrival.recorded, known.entry.server);
+                known.entry.last_use = now;
+                known.entry.connects += 1;
+            }
+            Some(known) => {
+                assert_eq!(arrival.client.slot, known.client.slot);
+                assert_ne!(arrival.client.generation, known.client.generation);
+                assert_eq!(arrival.recorded, NO_SERVER);
+                *known = Known { client: arrival.client, entry: fresh };
+            }
+            None => {
+                assert_eq!(arrival.recorded, NO_SERVER);
+                self.replace(table, arrival.client);
+                self.clients.insert(key, Known { client: arrival.client, entry: fresh });
+            }
+        }
+    }
+
+    /// Takes out the client whose slot was given away: none of its shard must be older by a second, or have a free slot.
+    fn replace(&mut self, table: &Table, client: ClientRef) {
+        let shard = (0..table.layout.shards)
+            .map(|shard| table.layout.first_slot(shard)..table.layout.first_slot(shard + 1))
+            .find(|slots| slots.contains(&client.slot))
+            .unwrap();
+        let inside: Vec<&Known> = self.clients.values().filter(|known| shard.contains(&known.client.slot)).collect();
+        let Some(victim) = inside.iter().find(|known| known.client.slot == client.slot) else { return };
+        assert_eq!(inside.len(), shard.len(), "replaced one although slots were free");
+        assert!(inside.iter().all(|known| victim.entry.last_use / 1000 <= known.entry.last_use / 1000));
+        let key = victim.entry.key;
+        self.clients.remove(&key);
+    }
+}
+
+fn check(clients: u32, shard_slots: u32, operations: Vec<Operation>) {
+    let table = table(clients, shard_slots);
+    let mut model = Model::default();
+    for operation in operations {
+        model.run(&table, operation);
+        verify(table.view());
+        let mut wanted: Vec<ClientEntry> = model.clients.values().map(|known| known.entry).collect();
+        wanted.sort_unstable_by_key(|entry| entry.slot);
+        assert_eq!(table.clients().collect::<Vec<_>>(), wanted);
+    }
+}
+
+proptest! {
+    #[test]
+    fn one_shard(clients in 1..20u32, operations in prop::collection::vec(operation(), 1..120)) {
+        check(clients, 65536, operations);
+    }
+
+    #[test]
+    fn several_shards(clients in 5..20u32, operations in prop::collection::vec(operation(), 1..120)) {
+        check(clients, 4, operations);
+    }
+}
+
+#[test]
+fn large_tables_keep_every_client_until_a_shard_is_full() {
+    // Two shards of 40000: half full, the chance that one overflows is nil (45 standard deviations).
+    let shape = crate::Shape { clients: 80_000, servers: 1, workers: 1, connections: 1 };
+    let table = Table::create(shape).unwrap();
+    assert_eq!(table.layout.shards, 2);
+    let seat = table.seat(0);
+    let first: Vec<_> = (0..40_000).map(|n| seat.lock(key(n)).unwrap().arrive(u64::from(n), 0)).collect();
+    let second: Vec<_> = (0..40_000).map(|n| seat.lock(key(n)).unwrap().arrive(60_000, 0)).collect();
+    assert_eq!(first, second);
+    assert_eq!(table.clients().count(), 40_000);
+    // Overfull: never more clients than slots, each shard full.
+    for n in 0..300_000 {
+        seat.lock(key(n)).unwrap().arrive(90_000, 0);
+    }
+    assert_eq!(table.clients().count(), 80_000);
+    assert_eq!(seat.take_rebuilt(), None);
+    verify(table.view());
+}

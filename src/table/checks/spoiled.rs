@@ -1,0 +1,105 @@
+//! A hostile worker writes anything anywhere; the others neither panic nor hang.
+
+use proptest::prelude::*;
+
+use super::verify::verify;
+use super::{key, table};
+use crate::sync::Ordering::*;
+use crate::{ClientRef, Seat, Table};
+
+/// How the memory is spoiled.
+#[derive(Clone, Debug)]
+enum Spoil {
+    /// All of it becomes random words; the seed.
+    Everything(u64),
+    /// All of it becomes one byte.
+    Fill(u8),
+    /// Some words become small numbers, such as links are.
+    Links(Vec<(usize, u32)>),
+}
+
+fn spoil() -> impl Strategy<Value = Spoil> {
+    prop_oneof![
+        any::<u64>().prop_map(Spoil::Everything),
+        any::<u8>().prop_map(Spoil::Fill),
+        prop::collection::vec((any::<usize>(), 0..12u32), 1..200).prop_map(Spoil::Links),
+    ]
+}
+
+impl Spoil {
+    fn apply(&self, table: &Table) {
+        let words = table.memory.words();
+        match self {
+            Spoil::Everything(seed) => {
+                let mut random = seed | 1;
+                for word in words {
+                    random ^= random << 13;
+                    random ^= random >> 7;
+                    random ^= random << 17;
+                    word.store(random as u32, Relaxed);
+                }
+            }
+            Spoil::Fill(byte) => words.iter().for_each(|word| word.store(u32::from_ne_bytes([*byte; 4]), Relaxed)),
+            Spoil::Links(changes) => {
+                changes.iter().for_each(|(at, value)| words[at % words.len()].store(*value, Relaxed));
+            }
+        }
+    }
+}
+
+/// Everything that a worker and the supervisor can do.
+fn everything(table: &Table, seat: &Seat<'_>, now: u64) {
+    let mut clients = vec![ClientRef::NOBODY];
+    for n in 0..20 {
+        // A lock may be in the hands of somebody who will never give it back.
+        if let Ok(mut locked) = seat.lock(key(n)) {
+            let arrival = locked.arrive(now, 5000);
+            locked.record(arrival.client, n as i32);
+            clients.push(arrival.client);
+        }
+    }
+    for client in clients {
+        seat.record(client, 1);
+        seat.add_client_bytes(client, 10, u64::MAX);
+    }
+    for server in [0, 1, 2, 3, u32::MAX] {
+        let _ = (seat.reserve(server, Some(2)), seat.reserve(server, None), seat.connections(server));
+        seat.release(server);
+        seat.add_server_bytes(server, 1, u64::MAX);
+        let _ = (seat.blacklist(server, now), seat.begin_probe(server, now, now + 1), seat.clear_blacklist(server));
+        let _ = (seat.set_blacklist(server, now, 1), table.server_totals(server));
+    }
+    let numbers: Vec<u32> = (0..25).filter_map(|_| seat.claim_connection(20)).collect();
+    assert!(numbers.iter().all(|number| *number < 20));
+    seat.await_connection();
+    for number in numbers.into_iter().chain([u32::MAX]) {
+        let _ = seat.release_connection(number);
+    }
+    let _ = seat.advance_cursor(seat.cursor(), 1);
+    seat.set_current(table.current() ^ 1);
+    assert!(table.connections_open() <= 24);
+    assert!(table.clients().count() <= 9);
+}
+
+proptest! {
+    #[test]
+    fn nobody_panics_or_hangs(spoils in prop::collection::vec(spoil(), 1..4), shard_slots in prop_oneof![Just(3u32), Just(65536)]) {
+        let table = table(9, shard_slots);
+        everything(&table, &table.seat(1), 1000);
+        for spoil in spoils {
+            spoil.apply(&table);
+            everything(&table, &table.seat(1), 9000);
+            // The hostile worker is found and killed, and so are the rest.
+            (0..4).for_each(|worker| { table.bury(worker); });
+        }
+        // A rebuild makes the client table whole again.
+        for shard in table.view().shards() {
+            shard.state.lock.0.orphan();
+        }
+        let seat = table.seat(2);
+        (0..20).for_each(|n| drop(seat.lock(key(n)).unwrap()));
+        if table.layout.shards == 1 {
+            verify(table.view());
+        }
+    }
+}

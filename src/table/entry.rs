@@ -1,0 +1,158 @@
+//! One client's entry: how it is written so that it is whole or empty at any instruction, and how it is read without a lock.
+//!
+//! The owner word holds generation (bits 32–63), recorded server (bits 16–31, an `i16`) and state (bits 0–15: [`WHOLE`], anything else
+//! is empty). A slot gets a new owner under the shard's lock in three steps: owner word to the next generation and empty; the fields;
+//! owner word to whole. So a worker that dies in between leaves an empty slot, and a reader that finds the same whole owner word before
+//! and after it read the fields has read one owner's fields (Boehm, "Can seqlocks get along with programming language memory models?",
+//! 2012: Release fence after the first step, Release store at the last; Acquire load first, Acquire fence before the second look).
+//!
+//! Without the lock, a connection that outlived its client's entry is kept away by the generation: recording a server is a
+//! compare-and-swap of the owner word. Adding bytes looks at the generation first; an addition that falls between this look and a
+//! new owner's first store is credited to the new owner. That is once, by a worker that was interrupted between two instructions, and
+//! cheaper than a lock per relayed buffer.
+
+use crate::layout::Entry;
+use crate::sync::{Ordering::*, fence};
+use crate::{ClientEntry, NO_SERVER};
+
+/// The owner word of an entry.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Owner(u64);
+
+impl Owner {
+    /// Of a client that has just been entered.
+    fn whole(generation: u32) -> Owner {
+        Owner(u64::from(generation) << 32 | WHOLE).with_server(NO_SERVER)
+    }
+
+    /// Of a slot that holds nothing.
+    fn empty(generation: u32) -> Owner {
+        Owner(u64::from(generation) << 32)
+    }
+
+    pub fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// The recorded server's code.
+    pub fn server(self) -> i32 {
+        i32::from((self.0 >> 16) as u16 as i16)
+    }
+
+    pub fn is_whole(self) -> bool {
+        self.0 & 0xffff == WHOLE
+    }
+
+    fn with_server(self, server: i32) -> Owner {
+        let server = i16::try_from(server).unwrap_or(NO_SERVER as i16);
+        Owner(self.0 & !(0xffff << 16) | u64::from(server as u16) << 16)
+    }
+}
+
+/// The state of an entry that holds a client.
+const WHOLE: u64 = 1;
+
+impl Entry {
+    pub fn owner(&self) -> Owner {
+        Owner(self.owner.load(Acquire))
+    }
+
+    /// The key, as it is this moment: only the holder of the shard's lock gets one key's two halves.
+    pub fn key(&self) -> [u64; 2] {
+        [self.key[0].load(Relaxed), self.key[1].load(Relaxed)]
+    }
+
+    /// Whether a connection's client still has this entry.
+    pub fn belongs_to(&self, generation: u32) -> bool {
+        let owner = self.owner();
+        owner.is_whole() && owner.generation() == generation
+    }
+
+    /// Gives the slot to a client that connects for the first time. Under the lock. Returns the new generation.
+    pub fn give_to(&self, key: [u64; 2], now: u64) -> u32 {
+        let generation = self.owner().generation().wrapping_add(1);
+        self.make_empty(generation);
+        self.key[0].store(key[0], Relaxed);
+        self.key[1].store(key[1], Relaxed);
+        self.last_use.store(now, Relaxed);
+        self.connects.store(1, Relaxed);
+        self.sent.store(0, Relaxed);
+        self.received.store(0, Relaxed);
+        self.owner.store(Owner::whole(generation).0, Release);
+        generation
+    }
+
+    /// Makes the slot empty. Under the lock.
+    pub fn clear(&self) {
+        self.make_empty(self.owner().generation());
+    }
+
+    fn make_empty(&self, generation: u32) {
+        // An exchange, not a store: it and a concurrent `record` come one after the other in the word's history without further argument.
+        self.owner.swap(Owner::empty(generation).0, Relaxed);
+        fence(Release);
+    }
+
+    /// Counts a connect. Under the lock.
+    pub fn count_connect(&self, now: u64) {
+        self.last_use.store(now, Relaxed);
+        self.connects.store(self.connects.load(Relaxed).wrapping_add(1), Relaxed);
+    }
+
+    /// Records a server, unless the slot has another owner.
+    pub fn record(&self, generation: u32, server: i32) {
+        // It fails only when another connection of the client records a server, or the slot gets a new owner. The bound is for what a
+        // hostile worker may do.
+        for _ in 0..RECORD_TRIES {
+            let owner = self.owner();
+            let next = owner.with_server(server);
+            if !owner.is_whole() || owner.generation() != generation || owner == next {
+                return;
+            }
+            if self.owner.compare_exchange(owner.0, next.0, AcqRel, Relaxed).is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Adds relayed bytes, unless the slot has another owner.
+    pub fn add_bytes(&self, generation: u32, sent: u64, received: u64) {
+        if self.belongs_to(generation) {
+            self.sent.fetch_add(sent, Relaxed);
+            self.received.fetch_add(received, Relaxed);
+        }
+    }
+
+    /// Reads the entry without a lock; none if it is empty or has just changed its owner.
+    pub fn read(&self, slot: u32) -> Option<ClientEntry> {
+        let before = self.owner();
+        if !before.is_whole() {
+            return None;
+        }
+        let key = self.key();
+        let entry = ClientEntry {
+            slot,
+            key: key_bytes(key),
+            last_use: self.last_use.load(Relaxed),
+            server: before.server(),
+            connects: self.connects.load(Relaxed),
+            sent: self.sent.load(Relaxed),
+            received: self.received.load(Relaxed),
+        };
+        fence(Acquire);
+        let after = Owner(self.owner.load(Relaxed));
+        (after.is_whole() && after.generation() == before.generation()).then_some(entry)
+    }
+}
+
+/// A key's bytes as the two words that are stored.
+pub(crate) fn key_words(key: [u8; 16]) -> [u64; 2] {
+    let key = u128::from_le_bytes(key);
+    [key as u64, (key >> 64) as u64]
+}
+
+fn key_bytes(words: [u64; 2]) -> [u8; 16] {
+    (u128::from(words[0]) | u128::from(words[1]) << 64).to_le_bytes()
+}
+
+const RECORD_TRIES: u32 = 64;

@@ -1,0 +1,346 @@
+//! What lies where in the shared memory: the types of its parts, and their places for a given [`Shape`].
+//!
+//! Every part is made of atomics and valid when all its bytes are zero: zero means empty, free, none. So a new table needs no
+//! initialisation, and a page that was never used costs no memory. Links are "slot + 1" for that reason.
+//!
+//! ```text
+//!  one row = one cache line of 64 bytes
+//!
+//!  Header         magic, layout version, shape                                        written once, never read back
+//!  Globals        cursor        │ 60 free                                             round robin
+//!                 current       │ 60 free                                             for reports
+//!                 waiting       │ 56 free                                             a bit per worker that waits for a number
+//!                 lowest free   │ 56 free                                             hint: where to look for a number
+//!                 high water    │ 60 free                                             no number at or above it was ever taken
+//!  ServerState    blacklisted, failed_at │ 48 free                                    read at each selection
+//!   per server    lock           │ 60 free                                            taken only where there is a limit
+//!  Row            connections, spare, sent, received │ the next server's row          one writer: the worker
+//!   per worker and server; a worker's rows begin at a multiple of 128 bytes
+//!  owners         64 numbers' owner bytes, 8 to a word                                worker + 1, or 0 = free
+//!  ShardState     lock           │ 60 free                                            waited for
+//!   per shard     used, newest, oldest │ 52 free                                      under the lock
+//!  buckets        16 chain heads                                                      under the lock
+//!  lru            8 slots' newer and older neighbours                                 under the lock
+//!  Entry          key, key, owner, last use, connects, sent, received, chain, spare   exactly one line
+//!   per slot
+//! ```
+//!
+//! Lines that different workers write at the same time are 128 bytes apart where they are hot: processors fetch lines in pairs.
+//!
+//! The truth is in the entries, the rows, the owner bytes and the server states. Buckets, chains and the LRU list are derived, and are
+//! made anew from the entries when a worker died while it changed them.
+
+use std::marker::PhantomData;
+use std::mem::{align_of, size_of};
+
+use crate::lock::Lock;
+use crate::sync::{AtomicU32, AtomicU64};
+use crate::{Shape, TableError};
+
+/// The version of the layout, in the header and in a worker's first message.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Says what the memory is to whoever finds it in a core dump: "pentable".
+pub(crate) const MAGIC: u64 = u64::from_be_bytes(*b"pentable");
+
+/// Most slots of a shard. Smaller tables have one shard and are exactly LRU; larger ones are LRU within each shard, so that many
+/// processors do not queue for one lock.
+pub(crate) const SHARD_SLOTS: u32 = 65536;
+
+/// Something on cache lines of its own.
+#[repr(C, align(64))]
+#[derive(Debug, Default)]
+pub(crate) struct Line<T>(pub T);
+
+/// What the memory is, for whoever looks at it from outside: each process of ours keeps its own copy of the shape, out of reach of the others.
+#[repr(C, align(128))]
+#[derive(Debug, Default)]
+pub(crate) struct Header {
+    pub magic: AtomicU64,
+    pub version: AtomicU32,
+    pub clients: AtomicU32,
+    pub servers: AtomicU32,
+    pub workers: AtomicU32,
+    pub connections: AtomicU32,
+}
+
+/// The words that exist once.
+#[repr(C, align(128))]
+#[derive(Debug, Default)]
+pub(crate) struct Globals {
+    /// The server that the last round-robin selection returned.
+    pub cursor: Line<AtomicU32>,
+    /// The code of the server that a connection was last given, as an `i32`.
+    pub current: Line<AtomicU32>,
+    /// Bit n: worker n waits for a free connection number. Set and cleared by that worker alone (and at its burial).
+    pub waiting: Line<AtomicU64>,
+    /// Bits 0–31: the lowest number that may be free; bits 32–63: how often it was lowered. Only a hint: a search that finds nothing
+    /// from there on begins again at 0.
+    pub lowest_free: Line<AtomicU64>,
+    /// All numbers ever taken are below. Raised before a number is taken.
+    pub high_water: Line<AtomicU32>,
+}
+
+/// What everybody knows about a server.
+#[repr(C, align(128))]
+#[derive(Debug, Default)]
+pub(crate) struct ServerState {
+    /// Until when it is left out; see `servers.rs` for the encoding.
+    pub blacklisted: AtomicU64,
+    /// Unix time of the failure.
+    pub failed_at: AtomicU64,
+    /// Held while a limited connection is counted.
+    pub limits: Line<Lock>,
+}
+
+/// What one worker has with one server. Written by that worker alone; `connections` also at its burial.
+#[repr(C, align(32))]
+#[derive(Debug, Default)]
+pub(crate) struct Row {
+    pub connections: AtomicU32,
+    pub spare: AtomicU32,
+    pub sent: AtomicU64,
+    pub received: AtomicU64,
+}
+
+/// A part of the client table with its own lock.
+#[repr(C, align(128))]
+#[derive(Debug, Default)]
+pub(crate) struct ShardState {
+    pub lock: Line<Lock>,
+    /// Slots handed out so far; those above were never touched.
+    pub used: AtomicU32,
+    /// Head of the LRU list, slot + 1.
+    pub newest: AtomicU32,
+    /// Tail of the LRU list, slot + 1.
+    pub oldest: AtomicU32,
+}
+
+/// A slot's neighbours in the LRU list, slot + 1.
+#[repr(C, align(8))]
+#[derive(Debug, Default)]
+pub(crate) struct LruLinks {
+    pub newer: AtomicU32,
+    pub older: AtomicU32,
+}
+
+/// A client's entry; one cache line, so that a hit costs one miss.
+#[repr(C, align(64))]
+#[derive(Debug, Default)]
+pub(crate) struct Entry {
+    /// The client's key, as two native-endian words.
+    pub key: [AtomicU64; 2],
+    /// Generation, recorded server and state: see [`crate::entry::Owner`].
+    pub owner: AtomicU64,
+    /// Monotonic milliseconds.
+    pub last_use: AtomicU64,
+    pub connects: AtomicU64,
+    pub sent: AtomicU64,
+    pub received: AtomicU64,
+    /// The next slot + 1 of the same bucket. Derived; it is here because a walk along the chain needs this line anyway.
+    pub chain: AtomicU32,
+    pub spare: AtomicU32,
+}
+
+// A model checker's atomics have other sizes.
+#[cfg(not(loom))]
+const _: () = {
+    assert!(size_of::<Header>() == 128);
+    assert!(size_of::<Globals>() == 384);
+    assert!(size_of::<ServerState>() == 128);
+    assert!(size_of::<Row>() == 32);
+    assert!(size_of::<ShardState>() == 128);
+    assert!(size_of::<LruLinks>() == 8);
+    assert!(size_of::<Entry>() == 64);
+};
+
+/// Where an array of `T` lies.
+#[derive(Debug)]
+#[cfg_attr(loom, allow(dead_code))]
+pub(crate) struct Region<T> {
+    /// Bytes from the start of the memory; a multiple of 128.
+    pub offset: usize,
+    /// Elements.
+    pub count: usize,
+    element: PhantomData<fn() -> T>,
+}
+
+impl<T> Region<T> {
+    pub fn new(offset: usize, count: usize) -> Region<T> {
+        Region { offset, count, element: PhantomData }
+    }
+}
+
+/// The places of all parts for one shape.
+#[derive(Debug)]
+#[cfg_attr(loom, allow(dead_code))]
+pub(crate) struct Layout {
+    pub shape: Shape,
+    /// Shards; a power of two.
+    pub shards: u32,
+    /// Buckets of each shard; a power of two, at least its slots.
+    pub buckets_per_shard: u32,
+    /// Rows from one worker's first to the next one's.
+    pub row_stride: u32,
+    pub header: Region<Header>,
+    pub globals: Region<Globals>,
+    pub servers: Region<ServerState>,
+    pub rows: Region<Row>,
+    pub owners: Region<AtomicU64>,
+    pub shard_states: Region<ShardState>,
+    pub buckets: Region<AtomicU32>,
+    pub lru: Region<LruLinks>,
+    pub entries: Region<Entry>,
+    /// Size of the whole.
+    pub bytes: usize,
+}
+
+impl Layout {
+    /// Plans a table.
+    ///
+    /// # Errors
+    /// The shape is out of range.
+    pub fn new(shape: Shape) -> Result<Layout, TableError> {
+        Layout::with_shards_of(SHARD_SLOTS, shape)
+    }
+
+    /// Plans a table whose shards have at most so many slots.
+    pub fn with_shards_of(shard_slots: u32, shape: Shape) -> Result<Layout, TableError> {
+        check(&shape)?;
+        let shards = shape.clients.div_ceil(shard_slots).next_power_of_two();
+        let buckets_per_shard = shape.clients.div_ceil(shards).next_power_of_two();
+        let row_stride = shape.servers.next_multiple_of((ALIGNMENT / 32) as u32);
+        let mut plan = Plan { end: Some(0) };
+        let mut layout = Layout {
+            shape,
+            shards,
+            buckets_per_shard,
+            row_stride,
+            header: plan.place(1, 1),
+            globals: plan.place(1, 1),
+            servers: plan.place(shape.servers, 1),
+            rows: plan.place(shape.workers, row_stride),
+            owners: plan.place(shape.connections.div_ceil(8), 1),
+            shard_states: plan.place(shards, 1),
+            buckets: plan.place(shards, buckets_per_shard),
+            lru: plan.place(shape.clients, 1),
+            entries: plan.place(shape.clients, 1),
+            bytes: 0,
+        };
+        layout.bytes = plan.end.ok_or(TableError::Shape("more memory than this machine can address"))?;
+        Ok(layout)
+    }
+
+    /// The first slot of a shard; of the shard after the last: the number of slots.
+    pub fn first_slot(&self, shard: u32) -> u32 {
+        // At most 2^24 slots times 2^8 shards.
+        (u64::from(shard) * u64::from(self.shape.clients) / u64::from(self.shards)) as u32
+    }
+}
+
+fn check(shape: &Shape) -> Result<(), TableError> {
+    let limits = [
+        (shape.clients, MAX_CLIENTS, "client slots must be 1 to 16777216"),
+        (shape.servers, MAX_SERVER_ROWS, "server rows must be 1 to 4098"),
+        (shape.workers, MAX_WORKERS, "workers must be 1 to 64"),
+        (shape.connections, MAX_CONNECTIONS, "connections must be 1 to 1048576"),
+    ];
+    match limits.iter().find(|(value, most, _)| *value == 0 || value > most) {
+        Some((_, _, rule)) => Err(TableError::Shape(rule)),
+        None => Ok(()),
+    }
+}
+
+/// Hands out places one after the other.
+struct Plan {
+    /// The end of what was placed; none once it does not fit an address.
+    end: Option<usize>,
+}
+
+impl Plan {
+    fn place<T>(&mut self, count: u32, times: u32) -> Region<T> {
+        const { assert!(align_of::<T>() <= ALIGNMENT || cfg!(loom)) };
+        let offset = self.end.and_then(|end| end.checked_next_multiple_of(ALIGNMENT));
+        let count = usize::try_from(u64::from(count) * u64::from(times)).ok();
+        self.end = match (offset, count) {
+            (Some(offset), Some(count)) => {
+                count.checked_mul(size_of::<T>()).and_then(|bytes| offset.checked_add(bytes))
+            }
+            _ => None,
+        };
+        Region::new(offset.unwrap_or(0), count.unwrap_or(0))
+    }
+}
+
+/// Where parts begin: two cache lines.
+const ALIGNMENT: usize = 128;
+
+const MAX_CLIENTS: u32 = 1 << 24;
+const MAX_SERVER_ROWS: u32 = 4096 + 2;
+/// A worker is a bit of a 64-bit word, and a byte of an owner.
+pub(crate) const MAX_WORKERS: u32 = 64;
+const MAX_CONNECTIONS: u32 = 1 << 20;
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn shape(clients: u32) -> Shape {
+        Shape { clients, servers: 18, workers: 2, connections: 256 }
+    }
+
+    #[test]
+    fn parts_follow_each_other_without_overlap() {
+        for clients in [1, 7, 2048, 65536, 65537, 2_000_000, MAX_CLIENTS] {
+            let layout = Layout::new(shape(clients)).unwrap();
+            let parts = [
+                (layout.header.offset, layout.header.count * 128),
+                (layout.globals.offset, layout.globals.count * 384),
+                (layout.servers.offset, layout.servers.count * 128),
+                (layout.rows.offset, layout.rows.count * 32),
+                (layout.owners.offset, layout.owners.count * 8),
+                (layout.shard_states.offset, layout.shard_states.count * 128),
+                (layout.buckets.offset, layout.buckets.count * 4),
+                (layout.lru.offset, layout.lru.count * 8),
+                (layout.entries.offset, layout.entries.count * 64),
+                (layout.bytes, 0),
+            ];
+            for pair in parts.windows(2) {
+                assert!(pair[0].0 + pair[0].1 <= pair[1].0);
+                assert_eq!(pair[0].0 % ALIGNMENT, 0);
+            }
+        }
+    }
+
+    #[test]
+    fn shards_share_the_slots_out_and_stay_small() {
+        for clients in [1, 65536, 65537, 131_073, 2_000_000, MAX_CLIENTS] {
+            let layout = Layout::new(shape(clients)).unwrap();
+            assert_eq!(layout.first_slot(0), 0);
+            assert_eq!(layout.first_slot(layout.shards), clients);
+            for shard in 0..layout.shards {
+                let slots = layout.first_slot(shard + 1) - layout.first_slot(shard);
+                assert!((1..=SHARD_SLOTS).contains(&slots));
+                assert!(slots <= layout.buckets_per_shard);
+            }
+        }
+        assert_eq!(Layout::new(shape(65536)).unwrap().shards, 1);
+    }
+
+    #[test]
+    fn shapes_out_of_range_are_refused() {
+        let good = shape(1);
+        for bad in [
+            Shape { clients: 0, ..good },
+            Shape { clients: MAX_CLIENTS + 1, ..good },
+            Shape { servers: 0, ..good },
+            Shape { servers: 4099, ..good },
+            Shape { workers: 0, ..good },
+            Shape { workers: 65, ..good },
+            Shape { connections: 0, ..good },
+            Shape { connections: MAX_CONNECTIONS + 1, ..good },
+        ] {
+            assert!(matches!(Layout::new(bad), Err(TableError::Shape(_))), "{bad:?}");
+        }
+    }
+}

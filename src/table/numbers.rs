@@ -1,0 +1,189 @@
+//! Connection numbers, which are at the same time the places under `-x`: an array of owner bytes, eight to a word. A byte holds the
+//! number of the worker that has the connection + 1, or 0.
+//!
+//! There is no count that could go wrong: a place is taken by one compare-and-swap and given back by another, so a worker that dies
+//! leaves each of its places either taken in its name, and the burial frees it, or free.
+//!
+//! Waiting: a worker that finds no place sets its bit in `waiting` and tries once more. Whoever frees a place looks at `waiting`
+//! afterwards. Between the write and the look there is a SeqCst fence on both sides, so at least one of the two sees the other's write:
+//! no wake-up is lost. Only its own worker (or its burial) clears a bit, never the one that wakes: so a worker that dies between
+//! freeing and waking leaves the bit for the supervisor to see.
+
+use crate::sync::{AtomicU64, Ordering::*, fence};
+use crate::view::View;
+
+/// The numbers, as one worker sees them.
+#[derive(Clone, Copy)]
+pub(crate) struct Numbers<'t> {
+    pub view: View<'t>,
+    pub worker: u32,
+}
+
+impl Numbers<'_> {
+    /// Takes the lowest free number below `limit`.
+    pub fn claim(self, limit: u32) -> Option<u32> {
+        let globals = self.view.globals;
+        let limit = limit.min(self.view.layout.shape.connections);
+        let hint = globals.lowest_free.0.load(Acquire);
+        let start = if (hint as u32) < limit { hint as u32 } else { 0 };
+        let number = self.claim_within(start, limit).or_else(|| self.claim_within(0, start))?;
+        // All below the number were taken when they were looked at. If one was freed since, the hint says so or is about to be lowered.
+        let raised = hint >> 32 << 32 | u64::from(number + 1);
+        let _ = globals.lowest_free.0.compare_exchange(hint, raised, AcqRel, Relaxed);
+        Some(number)
+    }
+
+    /// Gives a number back; whether it was this worker's.
+    pub fn release(self, number: u32) -> bool {
+        let Some(word) = self.view.owners.get(number as usize / 8) else { return false };
+        let shift = number % 8 * 8;
+        let mut seen = word.load(Relaxed);
+        // A failed exchange means that a neighbour in the word changed. The bound is for what a hostile worker may do.
+        for _ in 0..TRIES {
+            if seen >> shift & 0xff != self.byte() {
+                return false;
+            }
+            match word.compare_exchange(seen, seen & !(0xff << shift), Release, Relaxed) {
+                Ok(_) => {
+                    self.lower_hint(number);
+                    return true;
+                }
+                Err(now) => seen = now,
+            }
+        }
+        false
+    }
+
+    /// Says that this worker waits. It must try to claim once more afterwards.
+    pub fn wait(self) {
+        self.view.globals.waiting.0.fetch_or(self.bit(), Relaxed);
+        fence(SeqCst);
+    }
+
+    /// Says that this worker does not wait any more.
+    pub fn stop_waiting(self) {
+        self.view.globals.waiting.0.fetch_and(!self.bit(), Relaxed);
+    }
+
+    /// Whether a worker waits, to be asked after freeing something.
+    pub fn anyone_waits(self) -> bool {
+        fence(SeqCst);
+        self.view.globals.waiting.0.load(Relaxed) != 0
+    }
+
+    /// Frees all numbers of this, dead, worker.
+    pub fn bury(self) {
+        self.stop_waiting();
+        for (index, word) in (0u32..).zip(used_words(self.view)) {
+            let seen = word.load(Relaxed);
+            for place in (0..8).filter(|place| seen >> (place * 8) & 0xff == self.byte()) {
+                self.release(index * 8 + place);
+            }
+        }
+        // It may have freed a number and died before it lowered the hint.
+        self.lower_hint(0);
+    }
+
+    /// Takes the lowest free number of `start..end`.
+    fn claim_within(self, start: u32, end: u32) -> Option<u32> {
+        let words = self.view.owners.get(start as usize / 8..end.div_ceil(8) as usize)?;
+        let first = start / 8;
+        (first..).zip(words).find_map(|(index, word)| {
+            let outside = !bytes_between(start.saturating_sub(index * 8), end - index * 8);
+            self.claim_in_word(index, word, outside)
+        })
+    }
+
+    /// Takes the lowest free number of a word, leaving out the bytes that are set in `outside`.
+    fn claim_in_word(self, index: u32, word: &AtomicU64, outside: u64) -> Option<u32> {
+        let mut seen = word.load(Relaxed);
+        // A failed exchange means that somebody else got or freed a place here; see `release` for the bound.
+        for _ in 0..TRIES {
+            let place = lowest_zero_byte(seen | outside)?;
+            let number = index * 8 + place;
+            // First of all: a burial looks for the dead worker's numbers only below.
+            let high_water = &self.view.globals.high_water.0;
+            if high_water.load(Relaxed) <= number {
+                high_water.fetch_max(number + 1, Relaxed);
+            }
+            match word.compare_exchange(seen, seen | self.byte() << (place * 8), AcqRel, Relaxed) {
+                Ok(_) => return Some(number),
+                Err(now) => seen = now,
+            }
+        }
+        None
+    }
+
+    /// Says that a number is free.
+    fn lower_hint(self, number: u32) {
+        let hint = &self.view.globals.lowest_free.0;
+        let mut seen = hint.load(Relaxed);
+        for _ in 0..TRIES {
+            // Counted even if the number stays the same: whoever looked before this one was free must not raise the hint past it.
+            let lowered = (seen >> 32).wrapping_add(1) << 32 | u64::from(number.min(seen as u32));
+            match hint.compare_exchange(seen, lowered, AcqRel, Relaxed) {
+                Ok(_) => return,
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    fn byte(self) -> u64 {
+        u64::from(self.worker) + 1
+    }
+
+    fn bit(self) -> u64 {
+        1 << self.worker
+    }
+}
+
+/// How many numbers are taken.
+pub(crate) fn taken(view: View<'_>) -> u32 {
+    used_words(view).map(|word| nonzero_bytes(word.load(Relaxed))).sum()
+}
+
+/// The words of which anything was ever taken: the others are not touched, for that would cost memory.
+fn used_words<'t>(view: View<'t>) -> impl Iterator<Item = &'t AtomicU64> {
+    view.owners.iter().take(view.globals.high_water.0.load(Relaxed).div_ceil(8) as usize)
+}
+
+/// A mask of the bytes `start..end` of a word; `end` may lie beyond it.
+fn bytes_between(start: u32, end: u32) -> u64 {
+    let below = |byte: u32| if byte < 8 { (1 << (byte * 8)) - 1 } else { u64::MAX };
+    below(end) & !below(start)
+}
+
+/// The lowest byte that is 0 ("Bit Twiddling Hacks", S. E. Anderson: exact for the lowest one).
+fn lowest_zero_byte(word: u64) -> Option<u32> {
+    let zeroes = word.wrapping_sub(EACH) & !word & (EACH << 7);
+    (zeroes != 0).then(|| zeroes.trailing_zeros() / 8)
+}
+
+/// How many bytes are not 0.
+fn nonzero_bytes(word: u64) -> u32 {
+    let low_bits = EACH * 0x7f;
+    ((((word & low_bits) + low_bits) | word) & (EACH << 7)).count_ones()
+}
+
+/// 1 in each byte.
+const EACH: u64 = u64::MAX / 0xff;
+
+const TRIES: u32 = 1024;
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_of_a_word() {
+        for word in [0u64, 1, 0x8000_0000_0000_0000, 0x0100_0080_00ff_0001, u64::MAX, 0x0101_0101_0101_0101, 0x00ff_ffff] {
+            let bytes = word.to_le_bytes();
+            assert_eq!(lowest_zero_byte(word), bytes.iter().position(|byte| *byte == 0).map(|at| at as u32), "{word:x}");
+            assert_eq!(nonzero_bytes(word), bytes.iter().filter(|byte| **byte != 0).count() as u32, "{word:x}");
+        }
+        assert_eq!(bytes_between(0, 8), u64::MAX);
+        assert_eq!(bytes_between(0, 100), u64::MAX);
+        assert_eq!(bytes_between(1, 3), 0x00ff_ff00);
+        assert_eq!(bytes_between(7, 9), 0xff << 56);
+    }
+}

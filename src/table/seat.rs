@@ -1,0 +1,211 @@
+//! A worker's seat: everything that a worker does with the table.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+
+use crate::hash::HashedKey;
+use crate::lock::{LockId, StuckLocks, Taken};
+use crate::numbers::Numbers;
+use crate::sync::Ordering::*;
+use crate::view::{Shard, View};
+use crate::{Arrival, Blacklist, ClientRef, LockStuck, NO_SERVER};
+
+/// A worker's seat: the only writer of its rows. One process has at most one seat of a worker's number.
+pub struct Seat<'t> {
+    view: View<'t>,
+    worker: u32,
+    /// Whether the worker's bit in `waiting` is set.
+    waits: Cell<bool>,
+    stuck: RefCell<StuckLocks>,
+    rebuilt: Cell<Option<u32>>,
+}
+
+/// The table of one client's shard, locked. Dropping it unlocks.
+pub struct Locked<'s> {
+    seat: &'s Seat<'s>,
+    shard: Shard<'s>,
+    key: HashedKey,
+}
+
+impl<'t> Seat<'t> {
+    pub(crate) fn new(view: View<'t>, worker: u32) -> Seat<'t> {
+        Seat {
+            view,
+            worker,
+            waits: Cell::new(false),
+            stuck: RefCell::default(),
+            rebuilt: Cell::new(None),
+        }
+    }
+
+    /// Takes the lowest free connection number below `limit`: the place under -x. None: all in use.
+    pub fn claim_connection(&self, limit: u32) -> Option<u32> {
+        let number = self.numbers().claim(limit)?;
+        if self.waits.replace(false) {
+            self.numbers().stop_waiting();
+        }
+        Some(number)
+    }
+
+    /// Gives a number back. Returns whether a paused worker waits: then write the shared eventfd, in a way that all waiting workers see.
+    /// A number that this worker does not have is left alone.
+    #[must_use]
+    pub fn release_connection(&self, number: u32) -> bool {
+        self.numbers().release(number) && self.numbers().anyone_waits()
+    }
+
+    /// Says that this worker waits for a free connection, until it gets one; try to claim once more afterwards, before really waiting.
+    pub fn await_connection(&self) {
+        self.waits.set(true);
+        self.numbers().wait();
+    }
+
+    /// Locks the shard of a client for as short as the caller holds it; waits at most a few milliseconds, and while a lock is known
+    /// to be stuck, not at all.
+    ///
+    /// # Errors
+    /// The lock's holder does not let go (it is stopped, or was killed and not yet buried). Also while this seat itself has the lock.
+    pub fn lock(&self, key: [u8; 16]) -> Result<Locked<'_>, LockStuck> {
+        let key = self.view.hash_key.of(key);
+        let number = self.view.shard_of(key.hash);
+        let shard = self.view.shard(number);
+        let taken = shard.state.lock.0.take(self.worker, LockId::Shard(number), &mut self.stuck.borrow_mut())?;
+        let locked = Locked { seat: self, shard, key };
+        if taken == Taken::Orphaned {
+            locked.rebuild();
+        }
+        Ok(locked)
+    }
+
+    /// Records the server that a client is given, without a lock (failover). Dropped if the entry has a new owner.
+    pub fn record(&self, client: ClientRef, server: i32) {
+        if let Some(entry) = self.view.entries.get(client.slot as usize) {
+            entry.record(client.generation, server);
+        }
+    }
+
+    /// Adds relayed bytes to a client. Dropped if the entry has a new owner.
+    pub fn add_client_bytes(&self, client: ClientRef, sent: u64, received: u64) {
+        if let Some(entry) = self.view.entries.get(client.slot as usize) {
+            entry.add_bytes(client.generation, sent, received);
+        }
+    }
+
+    /// Takes a connection to a server, if fewer than `limit` are taken by all workers. Exact, whatever interleaves: never one too many,
+    /// and never one too few unless another worker is stuck just here. False for a server that does not exist.
+    pub fn reserve(&self, server: u32, limit: Option<u32>) -> bool {
+        self.view.reserve(self.worker, server, limit, &mut self.stuck.borrow_mut())
+    }
+
+    /// Gives a connection to a server back.
+    pub fn release(&self, server: u32) {
+        if let Some(row) = self.view.rows(self.worker).get(server as usize) {
+            row.lower();
+        }
+    }
+
+    /// Connections to a server, of all workers.
+    pub fn connections(&self, server: u32) -> u32 {
+        match self.view.servers.get(server as usize) {
+            Some(_) => self.view.connections(server),
+            None => 0,
+        }
+    }
+
+    /// Adds relayed bytes to a server: `sent` to it, `received` from it.
+    pub fn add_server_bytes(&self, server: u32, sent: u64, received: u64) {
+        if let Some(row) = self.view.rows(self.worker).get(server as usize) {
+            row.add_bytes(sent, received);
+        }
+    }
+
+    /// The round-robin cursor: the server that the last round-robin selection returned. Not to be trusted to be in range.
+    pub fn cursor(&self) -> u32 {
+        self.view.globals.cursor.0.load(Acquire)
+    }
+
+    /// Moves the cursor if nobody else moved it meanwhile; false: look again.
+    pub fn advance_cursor(&self, from: u32, to: u32) -> bool {
+        self.view.globals.cursor.0.compare_exchange(from, to, AcqRel, Relaxed).is_ok()
+    }
+
+    /// Notes the code of the server that a connection is given.
+    pub fn set_current(&self, server: i32) {
+        let current = &self.view.globals.current.0;
+        // Mostly it stays the same in a small farm, and then nobody's cache has to give the line up.
+        if current.load(Relaxed) != server as u32 {
+            current.store(server as u32, Relaxed);
+        }
+    }
+
+    /// Whether and until when a server is left out. A server that does not exist is in use.
+    pub fn blacklist(&self, server: u32, now: u64) -> Blacklist {
+        self.view.servers.get(server as usize).map_or(Blacklist::Clear, |state| state.blacklist(now))
+    }
+
+    /// Leaves a server out until a time, monotonic milliseconds; `failed_at` is Unix time in seconds. Returns whether it was in use
+    /// before: the transition is to be reported once. A server that fails its probe was not. An `until` of 0 clears the blacklist.
+    pub fn set_blacklist(&self, server: u32, until: u64, failed_at: u64) -> bool {
+        self.view.servers.get(server as usize).is_some_and(|state| state.set_blacklist(until, failed_at))
+    }
+
+    /// Makes this worker's attempt the one probe of a server whose time is up; others see [`Blacklist::Probed`] until `until`, and
+    /// [`Blacklist::Expired`] again if there is no outcome by then. False: another was faster.
+    pub fn begin_probe(&self, server: u32, now: u64, until: u64) -> bool {
+        self.view.servers.get(server as usize).is_some_and(|state| state.begin_probe(now, until))
+    }
+
+    /// A server was connected to: it is in use again. Returns whether it was blacklisted before: the transition is to be reported once.
+    pub fn clear_blacklist(&self, server: u32) -> bool {
+        self.view.servers.get(server as usize).is_some_and(|state| state.clear_blacklist())
+    }
+
+    /// Clients kept in the shard concerned, if taking or using a lock found a table that a dead worker left half-changed and rebuilt it;
+    /// once per rebuild.
+    pub fn take_rebuilt(&self) -> Option<u32> {
+        self.rebuilt.take()
+    }
+
+    fn numbers(&self) -> Numbers<'t> {
+        Numbers { view: self.view, worker: self.worker }
+    }
+}
+
+impl Locked<'_> {
+    /// Finds a client's entry or makes one (in place of the least recently used one if the table is full), marks it used now, counts the
+    /// connect. An entry last used more than `tracking` milliseconds ago is forgotten first (0 = never).
+    pub fn arrive(&mut self, now: u64, tracking: u64) -> Arrival {
+        self.shard.arrive(self.key, now, tracking).unwrap_or_else(|_| {
+            self.rebuild();
+            // If the table is being spoiled this very moment, the client is served without being remembered.
+            self.shard.arrive(self.key, now, tracking).unwrap_or(Arrival { client: ClientRef::NOBODY, recorded: NO_SERVER })
+        })
+    }
+
+    /// Records the server that the client is given.
+    pub fn record(&mut self, client: ClientRef, server: i32) {
+        self.seat.record(client, server);
+    }
+
+    fn rebuild(&self) {
+        self.seat.rebuilt.set(Some(self.shard.rebuild()));
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.shard.state.lock.0.give_back(self.seat.worker);
+    }
+}
+
+impl fmt::Debug for Seat<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seat").field("worker", &self.worker).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Locked<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Locked").field("worker", &self.seat.worker).finish_non_exhaustive()
+    }
+}

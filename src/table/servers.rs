@@ -1,0 +1,145 @@
+//! What all workers share about the servers: blacklist, probe, counts and limits.
+//!
+//! **Blacklist word**: 0 = in use; bit 63 clear: left out until this monotonic millisecond; bit 63 set: the time was up, one connection
+//! is trying the server, and the other bits are the end of its lease. A lease that ends without an outcome (its worker died) leaves the
+//! server as it was: its time up, to be tried by the next.
+//!
+//! **Counts**: the truth is one row per worker and server with one writer; the total is the sum over the workers. A dead worker's rows
+//! are set to 0 and nothing else has to be undone.
+//!
+//! **Limits**: raise the own row, then look at the sum, and lower the row again if it is too large. Between raise and look is a SeqCst
+//! fence, so of two workers that raise at the same time at least one sees both: never one too many. The lock makes it also never one too
+//! few, since nobody else raises and looks meanwhile. If the lock cannot be had, the limit still holds.
+
+use crate::layout::{Row, ServerState};
+use crate::lock::{LockId, StuckLocks};
+use crate::sync::{Ordering::*, fence};
+use crate::view::View;
+use crate::{Blacklist, ServerTotals};
+
+impl ServerState {
+    pub fn blacklist(&self, now: u64) -> Blacklist {
+        classify(self.blacklisted.load(Acquire), now)
+    }
+
+    /// Returns whether the server was in use.
+    pub fn set_blacklist(&self, until: u64, failed_at: u64) -> bool {
+        if until == 0 {
+            self.clear_blacklist();
+            return false;
+        }
+        self.failed_at.store(failed_at, Relaxed);
+        self.blacklisted.swap(until & !PROBE, AcqRel) == 0
+    }
+
+    /// Returns whether this caller is the one that may try the server.
+    pub fn begin_probe(&self, now: u64, until: u64) -> bool {
+        let seen = self.blacklisted.load(Acquire);
+        classify(seen, now) == Blacklist::Expired
+            && self.blacklisted.compare_exchange(seen, until | PROBE, AcqRel, Relaxed).is_ok()
+    }
+
+    /// Returns whether the server was blacklisted.
+    pub fn clear_blacklist(&self) -> bool {
+        // A successful connect is the common case and must not write to a line that everybody reads.
+        self.blacklisted.load(Acquire) != 0 && self.blacklisted.swap(0, AcqRel) != 0
+    }
+}
+
+fn classify(word: u64, now: u64) -> Blacklist {
+    let until = word & !PROBE;
+    match word {
+        0 => Blacklist::Clear,
+        _ if until <= now => Blacklist::Expired,
+        _ if word & PROBE != 0 => Blacklist::Probed,
+        _ => Blacklist::Until(until),
+    }
+}
+
+const PROBE: u64 = 1 << 63;
+
+impl Row {
+    /// Counts one more; false if the number is at its end, which only a hostile worker can bring about.
+    fn raise(&self) -> bool {
+        let raised = self.connections.load(Relaxed).checked_add(1);
+        if let Some(raised) = raised {
+            // One writer, so this needs no read-modify-write.
+            self.connections.store(raised, Relaxed);
+        }
+        raised.is_some()
+    }
+
+    pub fn lower(&self) {
+        self.connections.store(self.connections.load(Relaxed).saturating_sub(1), Release);
+    }
+
+    pub fn add_bytes(&self, sent: u64, received: u64) {
+        self.sent.store(self.sent.load(Relaxed).wrapping_add(sent), Relaxed);
+        self.received.store(self.received.load(Relaxed).wrapping_add(received), Relaxed);
+    }
+}
+
+impl View<'_> {
+    /// Connections to a server, of all workers.
+    pub fn connections(self, server: u32) -> u32 {
+        let sum = self.column(server).map(|row| u64::from(row.connections.load(Acquire))).sum::<u64>();
+        u32::try_from(sum).unwrap_or(u32::MAX)
+    }
+
+    /// Counts a connection of a worker to a server, if fewer than `limit` are counted.
+    pub fn reserve(self, worker: u32, server: u32, limit: Option<u32>, stuck: &mut StuckLocks) -> bool {
+        let (Some(row), Some(state)) =
+            (self.rows(worker).get(server as usize), self.servers.get(server as usize))
+        else {
+            return false;
+        };
+        let Some(limit) = limit else { return row.raise() };
+        let lock = &state.limits.0;
+        let locked = lock.take(worker, LockId::Limit(server), stuck).is_ok();
+        let reserved = self.raise_below(row, server, limit);
+        if locked {
+            lock.give_back(worker);
+        }
+        reserved
+    }
+
+    /// What `reserve` does when the lock cannot be had.
+    #[cfg(loom)]
+    pub fn reserve_unlocked(self, worker: u32, server: u32, limit: u32) -> bool {
+        self.raise_below(&self.rows(worker)[server as usize], server, limit)
+    }
+
+    fn raise_below(self, row: &Row, server: u32, limit: u32) -> bool {
+        // Looking first keeps the sum that others see from exceeding the limit even for a moment.
+        if self.connections(server) >= limit || !row.raise() {
+            return false;
+        }
+        fence(SeqCst);
+        let within = self.connections(server) <= limit;
+        if !within {
+            row.lower();
+        }
+        within
+    }
+
+    /// The figures of a server.
+    pub fn totals(self, server: u32) -> ServerTotals {
+        let Some(state) = self.servers.get(server as usize) else { return ServerTotals::default() };
+        let sum = |bytes: fn(&Row) -> u64| self.column(server).fold(0u64, |sum, row| sum.wrapping_add(bytes(row)));
+        ServerTotals {
+            connections: self.connections(server),
+            sent: sum(|row| row.sent.load(Relaxed)),
+            received: sum(|row| row.received.load(Relaxed)),
+            blacklisted_until: state.blacklisted.load(Acquire) & !PROBE,
+            failed_at: state.failed_at.load(Relaxed),
+        }
+    }
+
+    /// Takes back what a dead worker held of the servers.
+    pub fn bury_counts(self, worker: u32) {
+        for row in self.rows(worker).iter().filter(|row| row.connections.load(Relaxed) != 0) {
+            row.connections.store(0, Release);
+        }
+        self.servers.iter().for_each(|server| server.limits.0.bury(worker));
+    }
+}

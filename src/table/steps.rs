@@ -1,0 +1,114 @@
+//! Atomics for unit tests: they count what they store, so that a test can let a worker die after the n-th store of an operation.
+//!
+//! Dying is a panic that the test catches. Between it and [`survive`] this thread stores nothing more, as the dead do not: the
+//! destructors that the panic runs leave the memory alone.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{self, Ordering};
+
+thread_local! {
+    static LEFT: Cell<Option<u32>> = const { Cell::new(None) };
+    static DEAD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The reason of such a panic.
+struct Died;
+
+/// Runs an operation that dies when it is about to do its store number `steps`, from 0. None: it died; otherwise it had fewer stores.
+pub(crate) fn dying_after<R>(steps: u32, operation: impl FnOnce() -> R) -> Option<R> {
+    LEFT.set(Some(steps));
+    let outcome = catch_unwind(AssertUnwindSafe(operation));
+    LEFT.set(None);
+    DEAD.set(false);
+    match outcome {
+        Ok(result) => Some(result),
+        Err(reason) if reason.is::<Died>() => None,
+        Err(reason) => resume_unwind(reason),
+    }
+}
+
+/// Whether the store that is about to happen happens.
+fn step() -> bool {
+    if DEAD.get() {
+        return false;
+    }
+    match LEFT.get() {
+        None => true,
+        Some(0) => {
+            DEAD.set(true);
+            resume_unwind(Box::new(Died));
+        }
+        Some(left) => {
+            LEFT.set(Some(left - 1));
+            true
+        }
+    }
+}
+
+macro_rules! counting {
+    ($name:ident, $int:ty) => {
+        #[repr(transparent)]
+        #[derive(Debug, Default)]
+        pub(crate) struct $name(atomic::$name);
+
+        #[allow(dead_code)]
+        impl $name {
+            pub fn as_std(&self) -> &atomic::$name {
+                &self.0
+            }
+
+            pub fn load(&self, order: Ordering) -> $int {
+                self.0.load(order)
+            }
+
+            pub fn store(&self, value: $int, order: Ordering) {
+                if step() {
+                    self.0.store(value, order);
+                }
+            }
+
+            pub fn compare_exchange(
+                &self,
+                current: $int,
+                new: $int,
+                success: Ordering,
+                failure: Ordering,
+            ) -> Result<$int, $int> {
+                let seen = self.0.load(Ordering::Relaxed);
+                // A comparison that fails stores nothing.
+                if seen == current && !step() {
+                    return Err(seen);
+                }
+                self.0.compare_exchange(current, new, success, failure)
+            }
+
+            pub fn swap(&self, value: $int, order: Ordering) -> $int {
+                if step() { self.0.swap(value, order) } else { self.0.load(Ordering::Relaxed) }
+            }
+
+            pub fn fetch_add(&self, value: $int, order: Ordering) -> $int {
+                if step() { self.0.fetch_add(value, order) } else { self.0.load(Ordering::Relaxed) }
+            }
+
+            pub fn fetch_and(&self, value: $int, order: Ordering) -> $int {
+                if step() { self.0.fetch_and(value, order) } else { self.0.load(Ordering::Relaxed) }
+            }
+
+            pub fn fetch_or(&self, value: $int, order: Ordering) -> $int {
+                if step() { self.0.fetch_or(value, order) } else { self.0.load(Ordering::Relaxed) }
+            }
+
+            pub fn fetch_max(&self, value: $int, order: Ordering) -> $int {
+                if step() { self.0.fetch_max(value, order) } else { self.0.load(Ordering::Relaxed) }
+            }
+
+            pub fn fetch_min(&self, value: $int, order: Ordering) -> $int {
+                if step() { self.0.fetch_min(value, order) } else { self.0.load(Ordering::Relaxed) }
+            }
+        }
+    };
+}
+
+counting!(AtomicU32, u32);
+counting!(AtomicU64, u64);

@@ -1,0 +1,233 @@
+//! Real processes: killed at random moments while they use the table, and stopped while they hold a lock. A program of its own without
+//! a test harness: a process that forks had better have one thread.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill, raise};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork};
+use pen_table::{LockStuck, Seat, Shape, Table};
+
+const WORKERS: u32 = 4;
+/// A seat that no forked worker has: for the test itself.
+const OBSERVER: u32 = WORKERS;
+const SLOTS: u32 = 64;
+/// Most connections to servers that a worker holds. (The limits themselves are proved elsewhere: a sum that is taken while others
+/// reserve and release is no single moment's.)
+const RESERVED: usize = 6;
+const MOST_OPEN: u32 = (RESERVED as u32 + 1) * WORKERS;
+/// Kills in all; each is a moment that the scheduler and the sleep before it choose.
+const KILLS: u32 = 2000;
+const KILLS_BETWEEN_CHECKS: u32 = 50;
+/// On a slow machine fewer kills are enough.
+const ENOUGH: Duration = Duration::from_secs(10);
+
+fn main() -> ExitCode {
+    // Under a model checker the atomics are no real ones. And `cargo test -- --list` asks what tests there are.
+    if cfg!(loom) || std::env::args().any(|argument| argument == "--list") {
+        return ExitCode::SUCCESS;
+    }
+    for (name, test) in TESTS {
+        print!("test {name} ... ");
+        // A child that inherits a full buffer would print it again.
+        std::io::stdout().flush().expect("standard output");
+        test();
+        println!("ok");
+    }
+    ExitCode::SUCCESS
+}
+
+const TESTS: [(&str, fn()); 2] = [
+    ("killed workers leave nothing behind", killed_workers_leave_nothing_behind),
+    ("a stopped owner stops nobody else", a_stopped_owner_stops_nobody_else),
+];
+
+fn killed_workers_leave_nothing_behind() {
+    let table = Table::create(Shape { clients: SLOTS, servers: 3, workers: WORKERS + 1, connections: 32 }).unwrap();
+    let mut random = Random(0x5eed);
+    let mut children: Vec<Pid> = (0..WORKERS).map(|worker| start_worker(&table, worker, random.next())).collect();
+    let (started, mut kills, mut rebuilds) = (Instant::now(), 0, 0);
+    while kills < KILLS && started.elapsed() < ENOUGH {
+        // Not to wait for anything: to choose a moment.
+        std::thread::sleep(Duration::from_micros(u64::from(random.below(2000))));
+        let worker = random.below(WORKERS);
+        end(children[worker as usize]);
+        table.bury(worker);
+        kills += 1;
+        rebuilds += observe(&table, worker);
+        children[worker as usize] = start_worker(&table, worker, random.next());
+        if kills % KILLS_BETWEEN_CHECKS == 0 {
+            children.iter().for_each(|child| end(*child));
+            (0..WORKERS).for_each(|worker| drop(table.bury(worker)));
+            nothing_is_left(&table);
+            children = (0..WORKERS).map(|worker| start_worker(&table, worker, random.next())).collect();
+        }
+    }
+    children.iter().for_each(|child| end(*child));
+    (0..WORKERS).for_each(|worker| drop(table.bury(worker)));
+    nothing_is_left(&table);
+    print!("{kills} kills, at least {rebuilds} of them with a lock held ... ");
+    assert!(kills >= KILLS_BETWEEN_CHECKS && rebuilds > 0);
+}
+
+/// Looks at the table while the other workers go on. Returns whether the dead worker's lock was found as it left it.
+fn observe(table: &Table, dead: u32) -> u32 {
+    for server in 0..3 {
+        assert!(table.server_totals(server).connections <= MOST_OPEN);
+    }
+    let mut keys: Vec<_> = table.clients().map(|entry| entry.key).collect();
+    assert!(keys.len() <= SLOTS as usize);
+    assert!(keys.iter().all(|key| *key == client(u32::from_le_bytes(key[..4].try_into().unwrap()))), "a torn entry");
+    let seat = table.seat(OBSERVER);
+    // Another worker may have been faster.
+    let rebuilt = seat.lock(client(0)).map(|_| seat.take_rebuilt());
+    assert!(rebuilt.is_ok(), "worker {dead}'s lock was not given back");
+    keys.sort_unstable();
+    u32::from(rebuilt.ok().flatten().is_some())
+}
+
+/// With every worker dead and buried: no count, no number, no lock; every client is found where it is listed, and the list of the least
+/// recently used is complete.
+fn nothing_is_left(table: &Table) {
+    let seat = table.seat(OBSERVER);
+    assert_eq!(table.connections_open(), 0);
+    for server in 0..3 {
+        assert_eq!(table.server_totals(server).connections, 0);
+        assert!((0..5).all(|_| seat.reserve(server, Some(5))));
+        assert!(!seat.reserve(server, Some(5)));
+        (0..5).for_each(|_| seat.release(server));
+    }
+    drop(seat.lock(client(0)).unwrap());
+    let _ = seat.take_rebuilt();
+    let listed: Vec<_> = table.clients().collect();
+    for entry in &listed {
+        let arrival = seat.lock(entry.key).unwrap().arrive(u64::MAX / 2, 0);
+        assert_eq!((arrival.client.slot, arrival.recorded), (entry.slot, entry.server));
+    }
+    assert_eq!(table.clients().count(), listed.len(), "a client was listed but not found");
+    // As many new ones replace all the old ones, each slot once.
+    (1000..1000 + SLOTS).for_each(|n| drop(seat.lock(client(n)).map(|mut locked| locked.arrive(u64::MAX / 2 + 1, 0))));
+    let mut keys: Vec<_> = table.clients().map(|entry| entry.key).collect();
+    let mut wanted: Vec<_> = (1000..1000 + SLOTS).map(client).collect();
+    keys.sort_unstable();
+    wanted.sort_unstable();
+    assert_eq!(keys, wanted);
+    assert_eq!(seat.take_rebuilt(), None, "the table contradicted itself");
+}
+
+fn a_stopped_owner_stops_nobody_else() {
+    let table = Table::create(Shape { clients: SLOTS, servers: 3, workers: WORKERS + 1, connections: 32 }).unwrap();
+    let child = start(|| {
+        let seat = table.seat(0);
+        let mut locked = seat.lock(client(1)).expect("nobody else yet");
+        locked.arrive(0, 0);
+        raise(Signal::SIGSTOP).expect("stopping itself");
+        drop(locked);
+        // Until the parent kills it.
+        loop {
+            std::thread::park();
+        }
+    });
+    let stopped = waitpid(child, Some(WaitPidFlag::WUNTRACED)).unwrap();
+    assert_eq!(stopped, WaitStatus::Stopped(child, Signal::SIGSTOP));
+    let seat = table.seat(1);
+    assert_eq!(seat.lock(client(2)).unwrap_err(), LockStuck);
+    assert_eq!(seat.lock(client(2)).unwrap_err(), LockStuck);
+    // Everything that needs no such lock goes on, the supervisor's reports too.
+    assert!(seat.reserve(0, Some(1)) && !seat.reserve(0, Some(1)));
+    assert_eq!(seat.claim_connection(32), Some(0));
+    assert_eq!(table.clients().count(), 1);
+    kill(child, Signal::SIGCONT).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while seat.lock(client(2)).is_err() {
+        assert!(Instant::now() < deadline, "the lock stays stuck after its owner went on");
+        std::thread::yield_now();
+    }
+    assert_eq!(seat.take_rebuilt(), None);
+    end(child);
+}
+
+/// A worker that does everything, at random, for ever.
+fn work(table: &Table, worker: u32, seed: u64) {
+    let seat = table.seat(worker);
+    let mut random = Random(seed | 1);
+    let (mut numbers, mut reserved) = (Vec::with_capacity(32), Vec::with_capacity(32));
+    let mut now = 0;
+    loop {
+        now += u64::from(random.below(700));
+        match random.below(8) {
+            0 => numbers.extend(seat.claim_connection(32)),
+            1 => drop(numbers.pop().map(|number| seat.release_connection(number))),
+            2 => reserve(&seat, &mut reserved, random.below(3)),
+            3 => drop(reserved.pop().map(|server| seat.release(server))),
+            4 => {
+                assert!(seat.connections(random.below(3)) <= MOST_OPEN);
+            }
+            _ => {
+                let Ok(mut locked) = seat.lock(client(random.below(100))) else { continue };
+                let arrival = locked.arrive(now, 60_000);
+                locked.record(arrival.client, random.below(3) as i32);
+                drop(locked);
+                seat.record(arrival.client, random.below(3) as i32);
+                seat.add_client_bytes(arrival.client, 1, 2);
+            }
+        }
+    }
+}
+
+/// Two servers have limits, one has none.
+fn reserve(seat: &Seat<'_>, reserved: &mut Vec<u32>, server: u32) {
+    let limit = [Some(3), Some(5), None][server as usize];
+    if reserved.len() < RESERVED && seat.reserve(server, limit) {
+        reserved.push(server);
+    }
+}
+
+fn start_worker(table: &Table, worker: u32, seed: u64) -> Pid {
+    start(|| work(table, worker, seed))
+}
+
+/// Runs a closure in a child process that does not return.
+#[allow(unsafe_code)]
+fn start(child: impl FnOnce()) -> Pid {
+    // SAFETY: this program has one thread (no test harness), so the child's copy of it is whole: no lock of the allocator or the standard
+    // library is in the hands of a thread that the child does not have.
+    match unsafe { fork() }.unwrap() {
+        ForkResult::Parent { child } => child,
+        ForkResult::Child => {
+            child();
+            std::process::exit(1);
+        }
+    }
+}
+
+/// Kills a child, which must have been alive: one that ended by itself had found something wrong.
+fn end(child: Pid) {
+    kill(child, Signal::SIGKILL).unwrap();
+    assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Signaled(child, Signal::SIGKILL, false));
+}
+
+/// The key of client `n`: every part of it tells which.
+fn client(n: u32) -> [u8; 16] {
+    let mut key = [0; 16];
+    key.chunks_mut(4).for_each(|part| part.copy_from_slice(&n.to_le_bytes()));
+    key
+}
+
+/// xorshift64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, end: u32) -> u32 {
+        (self.next() >> 32) as u32 % end
+    }
+}

@@ -1,0 +1,35 @@
+//! Memory is taken only for what is used: a supervisor and its workers share a table that may be sized for the worst day.
+
+#![cfg(not(loom))]
+
+use pen_table::{Shape, Table};
+
+/// Shared memory that this process has touched, in KiB: `RssShmem` (proc_pid_status(5)). No other test may run in this process.
+fn shared_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("/proc");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssShmem:")).expect("Linux 4.5 or later");
+    line.trim().trim_end_matches(" kB").parse().expect("a number of kB")
+}
+
+#[test]
+fn a_large_table_takes_memory_as_it_is_used() {
+    let before = shared_memory();
+    let table = Table::create(Shape { clients: 2_000_000, servers: 4098, workers: 64, connections: 1 << 20 }).unwrap();
+    let seat = table.seat(3);
+    for n in 0u128..10 {
+        let arrival = seat.lock(n.to_le_bytes()).unwrap().arrive(0, 0);
+        seat.record(arrival.client, 1);
+        assert!(seat.reserve(0, Some(100)));
+        assert_eq!(seat.claim_connection(1 << 20), Some(n as u32));
+    }
+    assert_eq!(table.clients().count(), 10);
+    assert_eq!(table.connections_open(), 10);
+    assert_eq!(table.server_totals(0).connections, 10);
+    // Ten entries, links and buckets in ten shards, a page of each worker's rows: each on a page of its own at worst.
+    let used = shared_memory() - before;
+    assert!(used < 1024, "{used} KiB for ten clients");
+    table.bury(3);
+    // A burial also looks at every server's lock.
+    let used = shared_memory() - before;
+    assert!(used < 2048, "{used} KiB after a burial");
+}

@@ -1,0 +1,161 @@
+//! The table as slices: what everything safe is written over. They come from the mapping, or from the heap under a model checker, whose
+//! atomics cannot live in shared memory.
+
+use crate::TableError;
+use crate::hash::HashKey;
+use crate::layout::{Entry, Globals, Header, Layout, LruLinks, Row, ServerState, ShardState};
+use crate::sync::{AtomicU32, AtomicU64};
+
+/// All parts of a table.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'t> {
+    pub layout: &'t Layout,
+    pub hash_key: HashKey,
+    pub header: &'t Header,
+    pub globals: &'t Globals,
+    pub servers: &'t [ServerState],
+    rows: &'t [Row],
+    pub owners: &'t [AtomicU64],
+    shard_states: &'t [ShardState],
+    buckets: &'t [AtomicU32],
+    lru: &'t [LruLinks],
+    pub entries: &'t [Entry],
+}
+
+/// The parts of one shard. Slots in it count from 0.
+#[derive(Clone, Copy)]
+pub(crate) struct Shard<'t> {
+    pub hash_key: HashKey,
+    pub state: &'t ShardState,
+    pub buckets: &'t [AtomicU32],
+    pub lru: &'t [LruLinks],
+    pub entries: &'t [Entry],
+    /// Its first slot's number in the whole table.
+    pub first: u32,
+}
+
+impl<'t> View<'t> {
+    /// A worker's rows, by server; empty for a worker that does not exist.
+    pub fn rows(self, worker: u32) -> &'t [Row] {
+        let start = worker as usize * self.layout.row_stride as usize;
+        self.rows.get(start..start + self.layout.shape.servers as usize).unwrap_or_default()
+    }
+
+    /// The rows of one server, by worker.
+    pub fn column(self, server: u32) -> impl Iterator<Item = &'t Row> {
+        self.rows.iter().skip(server as usize).step_by(self.layout.row_stride as usize)
+    }
+
+    /// The number of the shard that a hash chooses.
+    pub fn shard_of(self, hash: u64) -> u32 {
+        // A power of two.
+        (hash >> 32) as u32 & (self.layout.shards - 1)
+    }
+
+    /// The shards, in order of their slots.
+    pub fn shards(self) -> impl Iterator<Item = Shard<'t>> {
+        (0..self.layout.shards).map(move |shard| self.shard(shard))
+    }
+
+    /// A shard; its number must be below the number of shards.
+    pub fn shard(self, shard: u32) -> Shard<'t> {
+        let first = self.layout.first_slot(shard);
+        let slots = first as usize..self.layout.first_slot(shard + 1) as usize;
+        let buckets = self.layout.buckets_per_shard as usize;
+        Shard {
+            hash_key: self.hash_key,
+            state: &self.shard_states[shard as usize],
+            buckets: &self.buckets[shard as usize * buckets..][..buckets],
+            lru: &self.lru[slots.clone()],
+            entries: &self.entries[slots],
+            first,
+        }
+    }
+}
+
+/// The memory of a table.
+#[cfg(not(loom))]
+#[derive(Debug)]
+pub(crate) struct Memory {
+    mapping: crate::map::Mapping,
+}
+
+#[cfg(not(loom))]
+impl Memory {
+    /// All of it.
+    #[cfg(test)]
+    pub fn words(&self) -> &[AtomicU32] {
+        self.mapping.words()
+    }
+
+    pub fn new(layout: &Layout) -> Result<Memory, TableError> {
+        Ok(Memory { mapping: crate::map::Mapping::new(layout.bytes)? })
+    }
+
+    pub fn view<'t>(&'t self, layout: &'t Layout, hash_key: HashKey) -> View<'t> {
+        View {
+            layout,
+            hash_key,
+            header: &self.mapping.slice(&layout.header)[0],
+            globals: &self.mapping.slice(&layout.globals)[0],
+            servers: self.mapping.slice(&layout.servers),
+            rows: self.mapping.slice(&layout.rows),
+            owners: self.mapping.slice(&layout.owners),
+            shard_states: self.mapping.slice(&layout.shard_states),
+            buckets: self.mapping.slice(&layout.buckets),
+            lru: self.mapping.slice(&layout.lru),
+            entries: self.mapping.slice(&layout.entries),
+        }
+    }
+}
+
+/// The memory of a table whose atomics a model checker watches.
+#[cfg(loom)]
+#[derive(Debug)]
+pub(crate) struct Memory {
+    header: Header,
+    globals: Globals,
+    servers: Vec<ServerState>,
+    rows: Vec<Row>,
+    owners: Vec<AtomicU64>,
+    shard_states: Vec<ShardState>,
+    buckets: Vec<AtomicU32>,
+    lru: Vec<LruLinks>,
+    entries: Vec<Entry>,
+}
+
+#[cfg(loom)]
+impl Memory {
+    pub fn new(layout: &Layout) -> Result<Memory, TableError> {
+        fn zeroes<T: Default>(count: usize) -> Vec<T> {
+            std::iter::repeat_with(T::default).take(count).collect()
+        }
+        Ok(Memory {
+            header: Header::default(),
+            globals: Globals::default(),
+            servers: zeroes(layout.servers.count),
+            rows: zeroes(layout.rows.count),
+            owners: zeroes(layout.owners.count),
+            shard_states: zeroes(layout.shard_states.count),
+            buckets: zeroes(layout.buckets.count),
+            lru: zeroes(layout.lru.count),
+            entries: zeroes(layout.entries.count),
+        })
+    }
+
+    pub fn view<'t>(&'t self, layout: &'t Layout, hash_key: HashKey) -> View<'t> {
+        View {
+            layout,
+            hash_key,
+            header: &self.header,
+            globals: &self.globals,
+            servers: &self.servers,
+            rows: &self.rows,
+            owners: &self.owners,
+            shard_states: &self.shard_states,
+            buckets: &self.buckets,
+            lru: &self.lru,
+            entries: &self.entries,
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! When a dead worker is replaced: at once if it had lived, later and later if it keeps dying young.
+
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+/// The delays of one worker's place.
+#[derive(Debug, Default)]
+pub(crate) struct Backoff {
+    delay: Duration,
+}
+
+impl Backoff {
+    /// How long to wait before replacing a worker that lived so long.
+    pub(crate) fn after(&mut self, lived: Duration) -> Duration {
+        self.delay = match lived {
+            lived if lived >= GROWN_UP => Duration::ZERO,
+            _ if self.delay.is_zero() => SHORTEST,
+            _ => (self.delay * 2).min(LONGEST),
+        };
+        self.delay
+    }
+}
+
+/// A worker that lived this long did not die of its start.
+const GROWN_UP: Duration = Duration::from_secs(1);
+
+const SHORTEST: Duration = Duration::from_millis(10);
+
+const LONGEST: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn early_deaths_back_off_and_a_life_resets() {
+        let mut backoff = Backoff::default();
+        assert_eq!(backoff.after(GROWN_UP), Duration::ZERO);
+        let delays: Vec<u128> = (0..11).map(|_| backoff.after(Duration::ZERO).as_millis()).collect();
+        assert_eq!(delays, [10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5000, 5000]);
+        assert_eq!(backoff.after(GROWN_UP), Duration::ZERO);
+        assert_eq!(backoff.after(Duration::ZERO), SHORTEST);
+    }
+}

@@ -1,0 +1,198 @@
+//! All workers: one post per number, who holds it, and when an empty one is filled again.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
+use pen_contract::ids::WorkerId;
+use pen_contract::stats::Counters;
+
+use crate::backoff::Backoff;
+use crate::inheritance::Inheritance;
+use crate::workers::{News, Worker};
+
+/// The workers.
+#[derive(Debug)]
+pub(crate) struct Crew {
+    posts: Vec<Post>,
+    /// What dead workers had counted.
+    retired: Counters,
+}
+
+#[derive(Debug, Default)]
+struct Post {
+    worker: Option<Worker>,
+    backoff: Backoff,
+    /// When to fill it, if it is empty and to be filled.
+    due: Option<Instant>,
+}
+
+/// A worker that has been waited for.
+#[derive(Debug)]
+pub(crate) struct Death {
+    pub(crate) id: WorkerId,
+    pub(crate) pid: Pid,
+    pub(crate) lived: Duration,
+    /// What it had still said.
+    pub(crate) news: Vec<News>,
+    status: WaitStatus,
+    failed: Option<String>,
+}
+
+impl Crew {
+    /// Empty posts.
+    pub(crate) fn new(posts: u8) -> Crew {
+        Crew { posts: (0..posts).map(|_| Post::default()).collect(), retired: Counters::default() }
+    }
+
+    /// Fills a post.
+    ///
+    /// # Errors
+    /// There can be no process now.
+    pub(crate) fn hire(&mut self, id: WorkerId, inheritance: &Inheritance, now: Instant) -> io::Result<Pid> {
+        let Some(post) = self.posts.get_mut(usize::from(id.0)) else { return Err(io::ErrorKind::NotFound.into()) };
+        let worker = Worker::spawn(id, inheritance, now)?;
+        let pid = worker.pid;
+        (post.worker, post.due) = (Some(worker), None);
+        Ok(pid)
+    }
+
+    /// Takes a dead worker from its post, if the process was one.
+    pub(crate) fn discharge(&mut self, pid: Pid, status: WaitStatus, now: Instant) -> Option<Death> {
+        let is_it = |worker: &mut Worker| worker.pid == pid;
+        let mut worker = self.posts.iter_mut().find_map(|post| post.worker.take_if(is_it))?;
+        let news = worker.read(LAST_WORDS, now);
+        self.retired.add(&worker.counters);
+        Some(Death {
+            id: worker.id,
+            pid,
+            lived: now.saturating_duration_since(worker.born),
+            news,
+            status,
+            failed: worker.failed,
+        })
+    }
+
+    /// Decides when a post is filled again whose worker lived so long; returns the delay.
+    pub(crate) fn refill(&mut self, id: WorkerId, lived: Duration, now: Instant) -> Duration {
+        let Some(post) = self.posts.get_mut(usize::from(id.0)) else { return Duration::ZERO };
+        let delay = post.backoff.after(lived);
+        post.due = Some(now + delay);
+        delay
+    }
+
+    /// The posts to be filled now.
+    pub(crate) fn due(&self, now: Instant) -> Vec<WorkerId> {
+        self.ids().filter(|id| self.posts[usize::from(id.0)].due.is_some_and(|due| due <= now)).collect()
+    }
+
+    /// When the next post is to be filled.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.posts.iter().filter_map(|post| post.due).min()
+    }
+
+    /// The numbers of all posts.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = WorkerId> + use<> {
+        // At most MAX_WORKERS.
+        (0..self.posts.len() as u8).map(WorkerId)
+    }
+
+    /// The workers that are not known to be dead.
+    pub(crate) fn workers(&self) -> impl Iterator<Item = &Worker> {
+        self.posts.iter().filter_map(|post| post.worker.as_ref())
+    }
+
+    /// The workers that are not known to be dead.
+    pub(crate) fn workers_mut(&mut self) -> impl Iterator<Item = &mut Worker> {
+        self.posts.iter_mut().filter_map(|post| post.worker.as_mut())
+    }
+
+    /// The holder of a post.
+    pub(crate) fn worker_mut(&mut self, id: WorkerId) -> Option<&mut Worker> {
+        self.posts.get_mut(usize::from(id.0))?.worker.as_mut()
+    }
+
+    /// Whether every post is held by a worker that serves clients.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.posts.iter().all(|post| post.worker.as_ref().is_some_and(Worker::is_ready))
+    }
+
+    /// Whether nobody is left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.posts.iter().all(|post| post.worker.is_none())
+    }
+
+    /// What all workers, dead and alive, have counted.
+    pub(crate) fn totals(&self) -> Counters {
+        let mut totals = self.retired;
+        self.workers().for_each(|worker| totals.add(&worker.counters));
+        totals
+    }
+}
+
+impl Death {
+    /// `worker 1 (pid 123) was killed by signal 9`
+    pub(crate) fn line(&self) -> String {
+        let how = match self.status {
+            WaitStatus::Signaled(_, signal, _) => format!("was killed by signal {}", signal as i32),
+            WaitStatus::Exited(_, status) => format!("ended with status {status}"),
+            _ => "is gone".into(),
+        };
+        let why = self.failed.as_ref().map_or(String::new(), |why| format!(": {why}"));
+        format!("worker {} (pid {}) {how}{why}", self.id, self.pid)
+    }
+
+    /// The reason of a start that failed because of this death.
+    pub(crate) fn start_failure(self) -> String {
+        match self.failed {
+            Some(why) => why,
+            None => format!("{} before it was ready", self.line()),
+        }
+    }
+}
+
+/// Most messages of a dead worker that are still read; its channel holds fewer.
+const LAST_WORDS: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::Signal;
+
+    use super::*;
+
+    fn death(status: WaitStatus, failed: Option<&str>) -> Death {
+        Death {
+            id: WorkerId(1),
+            pid: Pid::from_raw(123),
+            lived: Duration::ZERO,
+            news: Vec::new(),
+            status,
+            failed: failed.map(Into::into),
+        }
+    }
+
+    #[test]
+    fn a_death_is_one_line() {
+        let pid = Pid::from_raw(123);
+        let killed = death(WaitStatus::Signaled(pid, Signal::SIGKILL, false), None);
+        assert_eq!(killed.line(), "worker 1 (pid 123) was killed by signal 9");
+        assert_eq!(killed.start_failure(), "worker 1 (pid 123) was killed by signal 9 before it was ready");
+        let failed = death(WaitStatus::Exited(pid, 1), Some("cannot jail worker 1: setgroups: denied"));
+        assert!(failed.line().ends_with("ended with status 1: cannot jail worker 1: setgroups: denied"));
+        assert_eq!(failed.start_failure(), "cannot jail worker 1: setgroups: denied");
+    }
+
+    #[test]
+    fn a_post_is_refilled_when_it_is_due() {
+        let (mut crew, now) = (Crew::new(2), Instant::now());
+        assert!(crew.is_empty() && !crew.is_complete());
+        assert_eq!(crew.refill(WorkerId(1), Duration::from_secs(2), now), Duration::ZERO);
+        assert_eq!(crew.due(now), [WorkerId(1)]);
+        let delay = crew.refill(WorkerId(0), Duration::ZERO, now);
+        assert_eq!(crew.due(now + delay), [WorkerId(0), WorkerId(1)]);
+        assert_eq!(crew.next_due(), Some(now));
+    }
+}

@@ -1,0 +1,108 @@
+//! What workers report, in words for the administrator.
+
+#![forbid(unsafe_code)]
+
+use pen_contract::ids::Target;
+use pen_contract::message::{ConnectFailure, Event, ShortageDuring};
+use pen_contract::settings::Settings;
+
+use crate::why::errno;
+
+/// The line for an event; none for one that is about no server of ours, which only a broken worker sends.
+pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
+    Some(match event {
+        Event::Blacklisted { server, seconds, reason } => {
+            let reason = match reason {
+                ConnectFailure::Errno(number) => errno(*number),
+                ConnectFailure::Timeout => format!("no answer within {} s", settings.connect_timeout),
+            };
+            format!("blacklisting {} for {seconds} s: {reason}", name(*server, settings)?)
+        }
+        Event::BackInUse { server } => format!("{} is in use again", name(*server, settings)?),
+        Event::Shortage { during, errno: number } => {
+            let during = match during {
+                ShortageDuring::Accept => "accepting clients pauses",
+                ShortageDuring::Connect => "a server cannot be connected to for lack of means here",
+                ShortageDuring::Watch => "a connection cannot be watched",
+            };
+            format!("{during}: {}", errno(*number))
+        }
+        Event::LogLost { lines, errno: number } => format!("{lines} request log lines were lost: {}", errno(*number)),
+        Event::LockStuck => "the client table is locked by a worker that does not go on; clients are placed without \
+                             being remembered until that worker goes on or is killed"
+            .into(),
+        Event::TableRebuilt { kept } => {
+            format!("the client table was rebuilt after the death of a worker; {kept} clients were kept")
+        }
+    })
+}
+
+/// How messages call a server.
+fn name(code: i32, settings: &Settings) -> Option<String> {
+    let target = Target::from_code(code)?;
+    let address = &settings.target(target)?.address;
+    Some(match target {
+        Target::Server(id) => format!("server {id} ({address})"),
+        Target::Emergency => format!("the emergency server ({address})"),
+        Target::Abuse => format!("the abuse server ({address})"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use pen_contract::address::Address;
+    use pen_contract::settings::{Selection, Server};
+
+    use super::*;
+
+    fn settings() -> Settings {
+        let server = |address: &str| Server {
+            address: Address::Inet(address.parse().unwrap()),
+            soft: 0,
+            hard: 0,
+            weight: 1,
+            prio: 0,
+        };
+        Settings {
+            servers: vec![None, Some(server("10.0.0.1:80"))],
+            emergency: Some(server("10.0.0.2:80")),
+            abuse: None,
+            selection: Selection::default(),
+            blacklist: 30,
+            connect_timeout: 5,
+            tracking: 0,
+            connections_max: 256,
+            clients_max: 2048,
+            pending_max: 100,
+            accept_batch: 100,
+            debug: 0,
+            ascii: false,
+        }
+    }
+
+    #[test]
+    fn events_are_lines() {
+        let says = |event| line(&event, &settings()).unwrap();
+        let refused = ConnectFailure::Errno(libc::ECONNREFUSED);
+        assert_eq!(
+            says(Event::Blacklisted { server: 1, seconds: 30, reason: refused }),
+            "blacklisting server 1 (10.0.0.1:80) for 30 s: connection refused"
+        );
+        assert_eq!(
+            says(Event::Blacklisted { server: -1, seconds: 30, reason: ConnectFailure::Timeout }),
+            "blacklisting the emergency server (10.0.0.2:80) for 30 s: no answer within 5 s"
+        );
+        assert_eq!(says(Event::BackInUse { server: 1 }), "server 1 (10.0.0.1:80) is in use again");
+        assert_eq!(
+            says(Event::LogLost { lines: 5, errno: libc::ENOSPC }),
+            "5 request log lines were lost: no space left on device"
+        );
+    }
+
+    #[test]
+    fn nonsense_is_no_line() {
+        for server in [0, 2, -2, -3, i32::MIN, i32::MAX] {
+            assert_eq!(line(&Event::BackInUse { server }, &settings()), None);
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! A bound on what one source may cause in a period of time.
+
+#![forbid(unsafe_code)]
+
+use std::time::{Duration, Instant};
+
+/// Counts what happens in a period and withholds what is too much.
+#[derive(Debug)]
+pub(crate) struct Flood {
+    most: u32,
+    period: Duration,
+    since: Instant,
+    admitted: u32,
+    withheld: u64,
+}
+
+/// Whether one more is within the bound.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Admission {
+    /// It is; so many were withheld in the period before this one, if it is the first of a new period.
+    Admitted {
+        /// How many to account for now.
+        withheld_before: u64,
+    },
+    /// It is too much.
+    Withheld,
+}
+
+impl Flood {
+    pub(crate) fn new(most: u32, period: Duration, now: Instant) -> Flood {
+        Flood { most, period, since: now, admitted: 0, withheld: 0 }
+    }
+
+    /// Counts one more.
+    pub(crate) fn admit(&mut self, now: Instant) -> Admission {
+        let mut withheld_before = 0;
+        if now.saturating_duration_since(self.since) >= self.period {
+            withheld_before = std::mem::take(&mut self.withheld);
+            (self.since, self.admitted) = (now, 0);
+        }
+        if self.admitted < self.most {
+            self.admitted += 1;
+            return Admission::Admitted { withheld_before };
+        }
+        self.withheld = self.withheld.saturating_add(1);
+        Admission::Withheld
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_much_is_withheld_and_accounted_for() {
+        let (start, period) = (Instant::now(), Duration::from_secs(10));
+        let mut flood = Flood::new(2, period, start);
+        assert_eq!(flood.admit(start), Admission::Admitted { withheld_before: 0 });
+        assert_eq!(flood.admit(start), Admission::Admitted { withheld_before: 0 });
+        assert_eq!(flood.admit(start), Admission::Withheld);
+        assert_eq!(flood.admit(start + period / 2), Admission::Withheld);
+        assert_eq!(flood.admit(start + period), Admission::Admitted { withheld_before: 2 });
+        assert_eq!(flood.admit(start + period), Admission::Admitted { withheld_before: 0 });
+    }
+}

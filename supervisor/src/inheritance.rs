@@ -1,0 +1,135 @@
+//! What every worker inherits through fork(2), and the part of a worker's life that is still the supervisor's code: from the
+//! fork to the call of its entry.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::unistd::Pid;
+use pen_contract::channel::Channel;
+use pen_contract::ids::WorkerId;
+use pen_contract::message::{FromStartingWorker, PROTOCOL_VERSION, ToWorker};
+use pen_contract::settings::Settings;
+use pen_contract::start::{DebugOutput, RequestLog, WorkerStart};
+use pen_table::{LAYOUT_VERSION, Table};
+
+use crate::WorkerEntry;
+use crate::clock;
+use crate::jail::Jail;
+use crate::say::for_worker;
+use crate::signals;
+use crate::sys;
+use crate::why::why;
+
+/// The worker's end of its channel.
+pub(crate) type WorkerEnd = Channel<FromStartingWorker, ToWorker>;
+
+/// What is the same for all workers.
+#[derive(Debug)]
+pub(crate) struct Inheritance {
+    /// The worker's own code.
+    pub(crate) entry: WorkerEntry,
+    /// The shared table.
+    pub(crate) table: Table,
+    /// The listening socket.
+    pub(crate) listener: OwnedFd,
+    /// The eventfd of freed connections.
+    pub(crate) freed: OwnedFd,
+    /// The settings in force.
+    pub(crate) settings: Settings,
+    /// The request log as it was last opened.
+    pub(crate) log: Option<RequestLog>,
+    /// Where and as whom workers live.
+    pub(crate) jail: Jail,
+    /// Whether debug output goes to standard error.
+    pub(crate) foreground: bool,
+    /// RLIMIT_NOFILE.
+    pub(crate) descriptor_limit: u64,
+}
+
+impl Inheritance {
+    /// Lives the life of a worker; returns its exit status. Runs in the child that was forked for it.
+    pub(crate) fn live(&self, id: WorkerId, channel: WorkerEnd, supervisor: Pid) -> i32 {
+        match self.prepare(&channel, supervisor) {
+            Ok(belongings) => {
+                let hello = FromStartingWorker::Hello { protocol: PROTOCOL_VERSION, layout: LAYOUT_VERSION };
+                match channel.send(&hello, None) {
+                    Ok(_) => (self.entry)(self.start(id, channel, belongings), &self.table),
+                    Err(_) => 1,
+                }
+            }
+            Err(reason) => {
+                let place = self.jail.root.as_ref().map_or(String::new(), |root| format!(" in {}", root.display()));
+                let reason = format!("cannot jail worker {id}{place}: {reason}");
+                let _ = channel.send(&FromStartingWorker::Failed { reason }, None);
+                1
+            }
+        }
+    }
+
+    /// Reduces the process to what a worker may have.
+    fn prepare(&self, channel: &WorkerEnd, supervisor: Pid) -> Result<Belongings, String> {
+        let at = |step: &'static str| move |error: io::Error| format!("{step}: {}", why(&error));
+        signals::settle_child().map_err(at("signals"))?;
+        let belongings = Belongings {
+            listener: self.listener.try_clone().map_err(at("listener"))?,
+            freed: self.freed.try_clone().map_err(at("eventfd"))?,
+            log: self.log.as_ref().map(duplicate).transpose().map_err(at("request log"))?,
+            // Before the change of root: the daemon's socket is outside.
+            debug: if self.foreground { DebugOutput::Stderr } else { DebugOutput::Syslog(for_worker()) },
+        };
+        // The originals of the descriptors above are closed too: their owners are the supervisor's, never used here.
+        sys::close_all_but(&belongings.descriptors(channel)).map_err(at("close descriptors"))?;
+        self.jail.enter(supervisor).map_err(|error| error.to_string())?;
+        Ok(belongings)
+    }
+
+    fn start(&self, id: WorkerId, channel: WorkerEnd, belongings: Belongings) -> WorkerStart {
+        let Belongings { listener, freed, log, debug } = belongings;
+        WorkerStart {
+            id,
+            channel,
+            listener,
+            freed,
+            settings: self.settings.clone(),
+            log,
+            debug,
+            descriptor_limit: self.descriptor_limit,
+            utc_offset: clock::utc_offset,
+        }
+    }
+}
+
+/// The descriptors that a worker keeps.
+struct Belongings {
+    listener: OwnedFd,
+    freed: OwnedFd,
+    log: Option<RequestLog>,
+    debug: DebugOutput,
+}
+
+impl Belongings {
+    fn descriptors<'a>(&'a self, channel: &'a WorkerEnd) -> Vec<BorrowedFd<'a>> {
+        let debug = match &self.debug {
+            DebugOutput::Syslog(Some(socket)) => Some(socket.as_fd()),
+            DebugOutput::Syslog(None) | DebugOutput::Stderr => None,
+        };
+        let always = [channel.as_fd(), self.listener.as_fd(), self.freed.as_fd()];
+        always.into_iter().chain(self.log.as_ref().map(descriptor)).chain(debug).collect()
+    }
+}
+
+/// The descriptor of a request log.
+pub(crate) fn descriptor(log: &RequestLog) -> BorrowedFd<'_> {
+    match log {
+        RequestLog::File(fd) | RequestLog::Network(fd) => fd.as_fd(),
+    }
+}
+
+fn duplicate(log: &RequestLog) -> io::Result<RequestLog> {
+    Ok(match log {
+        RequestLog::File(fd) => RequestLog::File(fd.try_clone()?),
+        RequestLog::Network(fd) => RequestLog::Network(fd.try_clone()?),
+    })
+}

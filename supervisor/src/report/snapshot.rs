@@ -1,0 +1,175 @@
+//! What a report shows, whatever its form.
+
+#![forbid(unsafe_code)]
+
+use pen_contract::ids::{ClientKey, ServerId, Target, WorkerId};
+use pen_contract::settings::{Server, Settings};
+use pen_contract::stats::ConnectionInfo;
+use pen_table::{ClientEntry, Table};
+use time::OffsetDateTime;
+
+use crate::clock;
+
+/// What the workers reported.
+#[derive(Debug)]
+pub(crate) struct Gathered {
+    /// Open connections by number.
+    pub(crate) connections: Vec<ConnectionInfo>,
+    /// Workers that did not answer.
+    pub(crate) missing: Vec<WorkerId>,
+}
+
+/// The state of the whole program at one moment, as well as it can be had without stopping it.
+pub(super) struct Snapshot<'a> {
+    pub(super) time: OffsetDateTime,
+    /// The server that any connection was last given.
+    pub(super) current: i32,
+    pub(super) servers: Vec<ServerRow>,
+    pub(super) clients_max: u32,
+    /// The used slots, read while they are rendered: there may be millions.
+    pub(super) clients: Box<dyn Iterator<Item = ClientRow> + 'a>,
+    pub(super) connections_max: u32,
+    pub(super) connections_used: u32,
+    pub(super) connections: &'a [ConnectionInfo],
+    pub(super) missing: &'a [WorkerId],
+}
+
+/// A regular server.
+pub(super) struct ServerRow {
+    pub(super) number: u32,
+    /// Without the port; `-` for a number that was never given an address.
+    pub(super) address: String,
+    /// 0, or the Unix time of its last failure while it is blacklisted.
+    pub(super) status: u64,
+    pub(super) port: u16,
+    pub(super) connections: u32,
+    pub(super) soft: u32,
+    pub(super) hard: u32,
+    pub(super) sent: u64,
+    pub(super) received: u64,
+    pub(super) weight: u32,
+    pub(super) prio: u32,
+}
+
+/// A client.
+pub(super) struct ClientRow {
+    pub(super) slot: u32,
+    pub(super) address: String,
+    /// Seconds since its last use.
+    pub(super) age: u64,
+    /// The recorded server, or -1, -2, -3.
+    pub(super) server: i32,
+    pub(super) connects: u64,
+    pub(super) sent: u64,
+    pub(super) received: u64,
+}
+
+impl<'a> Snapshot<'a> {
+    pub(super) fn take(gathered: &'a Gathered, settings: &Settings, table: &'a Table) -> Snapshot<'a> {
+        let now = clock::monotonic();
+        let servers = settings.servers.iter().take(settings.server_count() as usize).enumerate();
+        Snapshot {
+            time: clock::now(),
+            current: table.current(),
+            servers: servers.map(|(number, server)| row(number, server.as_ref(), settings, table, now)).collect(),
+            clients_max: settings.clients_max,
+            clients: Box::new(table.clients().map(move |entry| client(&entry, now))),
+            connections_max: settings.connections_max,
+            connections_used: table.connections_open(),
+            connections: &gathered.connections,
+            missing: &gathered.missing,
+        }
+    }
+
+    /// The highest number in use; 0 if none is.
+    pub(super) fn connections_last(&self) -> u32 {
+        self.connections.last().map_or(0, |connection| connection.number)
+    }
+
+    /// The remark about a worker that did not answer.
+    pub(super) fn remark(worker: WorkerId) -> String {
+        format!("Worker {worker} did not answer in time; its connections are left out.")
+    }
+}
+
+fn row(number: usize, server: Option<&Server>, settings: &Settings, table: &Table, now: u64) -> ServerRow {
+    // Below MAX_SERVERS.
+    let id = ServerId(number as u16);
+    let totals = table.server_totals(Target::Server(id).row(settings.table_size()));
+    ServerRow {
+        number: u32::from(id.0),
+        address: server.map_or("-".into(), |server| server.address.host().to_string()),
+        status: if totals.blacklisted_until > now { totals.failed_at } else { 0 },
+        port: server.map_or(0, |server| server.address.port()),
+        connections: totals.connections,
+        soft: server.map_or(0, |server| server.soft),
+        hard: server.map_or(0, |server| server.hard),
+        sent: totals.sent,
+        received: totals.received,
+        weight: server.map_or(0, |server| server.weight),
+        prio: server.map_or(0, |server| server.prio),
+    }
+}
+
+fn client(entry: &ClientEntry, now: u64) -> ClientRow {
+    ClientRow {
+        slot: entry.slot,
+        address: ClientKey::from_bytes(entry.key).to_string(),
+        age: now.saturating_sub(entry.last_use) / 1000,
+        server: entry.server,
+        connects: entry.connects,
+        sent: entry.sent,
+        received: entry.received,
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::report) fn connection(number: u32) -> ConnectionInfo {
+        ConnectionInfo { number, state: 2, downfd: 7, upfd: 8, pending_down: 3, pending_up: 4, client: 0, server: 1 }
+    }
+
+    pub(in crate::report) fn client(slot: u32) -> ClientRow {
+        ClientRow { slot, address: "127.0.0.1".into(), age: 0, server: 1, connects: 2, sent: 41, received: 28 }
+    }
+
+    pub(in crate::report) fn snapshot<'a>(
+        connections: &'a [ConnectionInfo],
+        clients: u32,
+        missing: &'a [WorkerId],
+    ) -> Snapshot<'a> {
+        let server = |number, address: &str| ServerRow {
+            number,
+            address: address.into(),
+            status: 0,
+            port: 21000 + number as u16,
+            connections: number,
+            soft: 20,
+            hard: 30,
+            sent: 28,
+            received: 41,
+            weight: 1,
+            prio: 2,
+        };
+        Snapshot {
+            time: OffsetDateTime::from_unix_timestamp(1_795_493_421).unwrap(),
+            current: 1,
+            servers: vec![server(0, "127.0.0.1"), server(1, "/run/<&\">.sock")],
+            clients_max: 2048,
+            clients: Box::new((0..clients).map(client)),
+            connections_max: 500,
+            connections_used: connections.len() as u32,
+            connections,
+            missing,
+        }
+    }
+
+    #[test]
+    fn the_last_connection_is_the_highest_number() {
+        let connections = [connection(3), connection(9)];
+        assert_eq!(snapshot(&connections, 0, &[]).connections_last(), 9);
+        assert_eq!(snapshot(&[], 0, &[]).connections_last(), 0);
+    }
+}

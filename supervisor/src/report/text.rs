@@ -1,0 +1,112 @@
+//! The text form of a report, for standard error or syslog. Words and numbers are the original's.
+
+#![forbid(unsafe_code)]
+
+use crate::clock;
+use crate::report::snapshot::Snapshot;
+use crate::say::Say;
+
+/// Says the report, a block at a time.
+pub(super) fn render(snapshot: Snapshot<'_>, say: &mut Say) {
+    let most = if say.is_syslog() { SYSLOG_ENTRIES } else { usize::MAX };
+    blocks(snapshot, most, &mut |block| say.report(block));
+}
+
+/// Hands over the blocks of the report, with at most `most` clients and `most` connections.
+fn blocks(mut snapshot: Snapshot<'_>, most: usize, block: &mut dyn FnMut(&str)) {
+    let (time, servers, current) = (clock::full(snapshot.time), snapshot.servers.len(), snapshot.current);
+    block(&format!("Time {time}, {servers} servers, {current} current"));
+    for server in &snapshot.servers {
+        block(&format!(
+            "Server {} status:\naddress {}\n{}\nport {}\n{} connections ({} soft, {} hard)\n{} sent, {} received\n",
+            server.number,
+            server.address,
+            server.status,
+            server.port,
+            server.connections,
+            server.soft,
+            server.hard,
+            server.sent,
+            server.received
+        ));
+    }
+    block(&format!("Max number of clients: {}", snapshot.clients_max));
+    block("Active clients:");
+    for client in snapshot.clients.by_ref().take(most) {
+        block(&format!(
+            "Client {} status:\naddress {}\nlast used {}\nlast server {}\nconnects  {}\nsent  {}\nreceived  {}\n",
+            client.slot, client.address, client.age, client.server, client.connects, client.sent, client.received
+        ));
+    }
+    left_out(snapshot.clients.count(), "clients", block);
+    block(&format!("Max number of connections: {}", snapshot.connections_max));
+    block("Active connections:");
+    for connection in snapshot.connections.iter().take(most) {
+        block(&format!(
+            "Connection {} status:\ndownfd = {}, upfd = {}\npending data {} down, {} up\nclient {}, server {}\n",
+            connection.number,
+            connection.downfd,
+            connection.upfd,
+            connection.pending_down,
+            connection.pending_up,
+            connection.client,
+            connection.server
+        ));
+    }
+    left_out(snapshot.connections.len().saturating_sub(most), "connections", block);
+    for worker in snapshot.missing {
+        block(&Snapshot::remark(*worker));
+    }
+}
+
+fn left_out(number: usize, what: &str, block: &mut dyn FnMut(&str)) {
+    if number > 0 {
+        block(&format!("{number} more {what} are left out"));
+    }
+}
+
+/// Most clients and connections in a report to syslog, whose daemon queues and stores every one.
+const SYSLOG_ENTRIES: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use pen_contract::ids::WorkerId;
+
+    use super::*;
+    use crate::report::snapshot::tests::{connection, snapshot};
+
+    fn rendered(snapshot: Snapshot<'_>, most: usize) -> Vec<String> {
+        let mut all = Vec::new();
+        blocks(snapshot, most, &mut |block| all.push(block.into()));
+        all
+    }
+
+    #[test]
+    fn the_words_are_the_originals() {
+        let connections = [connection(1)];
+        let mut small = snapshot(&connections, 1, &[]);
+        small.servers.truncate(1);
+        let expected = [
+            "Time 2026-11-24 04:10:21, 1 servers, 1 current",
+            "Server 0 status:\naddress 127.0.0.1\n0\nport 21000\n0 connections (20 soft, 30 hard)\n28 sent, 41 received\n",
+            "Max number of clients: 2048",
+            "Active clients:",
+            "Client 0 status:\naddress 127.0.0.1\nlast used 0\nlast server 1\nconnects  2\nsent  41\nreceived  28\n",
+            "Max number of connections: 500",
+            "Active connections:",
+            "Connection 1 status:\ndownfd = 7, upfd = 8\npending data 3 down, 4 up\nclient 0, server 1\n",
+        ];
+        assert_eq!(rendered(small, usize::MAX), expected);
+    }
+
+    #[test]
+    fn a_limit_says_what_it_leaves_out() {
+        let connections: Vec<_> = (0..8).map(connection).collect();
+        let blocks = rendered(snapshot(&connections, 12, &[WorkerId(3)]), 5);
+        assert_eq!(blocks.iter().filter(|block| block.starts_with("Client ")).count(), 5);
+        assert_eq!(blocks.iter().filter(|block| block.starts_with("Connection ")).count(), 5);
+        assert!(blocks.contains(&"7 more clients are left out".to_string()));
+        assert!(blocks.contains(&"3 more connections are left out".to_string()));
+        assert!(blocks.last().unwrap().starts_with("Worker 3 did not answer"));
+    }
+}

@@ -1,0 +1,184 @@
+//! The syslog daemon, in the form of RFC 3164 that the original has: `<15>Nov 24 04:18:59 pen: text`.
+
+#![forbid(unsafe_code)]
+
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, poll};
+use syslog::{Facility, LogFormat, Logger, LoggerBackend};
+
+use crate::clock;
+use crate::patience::until;
+use crate::say::{HURRIED, PATIENT, Severity};
+
+/// Where the daemon listens.
+pub(crate) const DAEMON: &str = "/dev/log";
+
+/// A connection to the daemon, which comes and goes with it.
+pub(crate) struct Syslog {
+    path: PathBuf,
+    logger: Option<Logger<LoggerBackend, Format>>,
+    /// How long to wait for room in the daemon's queue.
+    patience: Duration,
+    /// When the daemon's queue was last full for as long as we wait.
+    stuck: Option<Instant>,
+}
+
+/// `<priority>time pen: text`
+struct Format;
+
+impl LogFormat<&str> for Format {
+    fn format<W: Write>(&self, to: &mut W, severity: syslog::Severity, text: &str) -> syslog::Result<()> {
+        let priority = Facility::LOG_USER as u32 | severity as u32;
+        write!(to, "<{priority}>{} pen: {text}", clock::syslog(clock::now())).map_err(syslog::Error::Write)
+    }
+}
+
+impl Syslog {
+    pub(crate) fn new(path: impl AsRef<Path>) -> Syslog {
+        Syslog { path: path.as_ref().into(), logger: None, patience: HURRIED, stuck: None }
+    }
+
+    pub(crate) fn be_patient(&mut self) {
+        self.patience = PATIENT;
+    }
+
+    /// Sends a message. A daemon that was restarted is found again. False if the daemon is too slow; where there is none,
+    /// nothing is lost that could have been had.
+    pub(crate) fn send(&mut self, severity: Severity, text: &str) -> bool {
+        let text = shortened(text);
+        for _ in 0..ATTEMPTS {
+            if self.logger.is_none() {
+                self.logger = connect(&self.path).map(|socket| Logger::new(LoggerBackend::Unix(socket), Format)).ok();
+            }
+            let Some(logger) = &mut self.logger else { return true };
+            let sent = match severity {
+                Severity::Error => logger.err(text),
+                Severity::Warning => logger.warning(text),
+                Severity::Debug => logger.debug(text),
+            };
+            match sent {
+                Ok(()) => {
+                    self.stuck = None;
+                    return true;
+                }
+                Err(syslog::Error::Write(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if !self.wait() {
+                        return false;
+                    }
+                }
+                Err(_) => self.logger = None,
+            }
+        }
+        false
+    }
+
+    /// Waits a little for the daemon to empty its queue; not again and again.
+    fn wait(&mut self) -> bool {
+        if self.stuck.is_some_and(|since| since.elapsed() < RELIEF) {
+            return false;
+        }
+        let Some(Logger { backend: LoggerBackend::Unix(socket), .. }) = &self.logger else { return false };
+        let timeout = until(Instant::now() + self.patience);
+        let ready = poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)], timeout).is_ok_and(|ready| ready > 0);
+        self.stuck = (!ready).then(Instant::now);
+        ready
+    }
+}
+
+impl std::fmt::Debug for Syslog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Syslog").field("path", &self.path).field("connected", &self.logger.is_some()).finish()
+    }
+}
+
+/// A socket of its own for a worker, which cannot reach the daemon from its jail; none where there is no daemon.
+pub(crate) fn for_worker() -> Option<OwnedFd> {
+    connect(Path::new(DAEMON)).ok().map(OwnedFd::from)
+}
+
+fn connect(path: &Path) -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    socket.connect(path)?;
+    Ok(socket)
+}
+
+/// Cut where the daemons cut, at a character.
+fn shortened(text: &str) -> &str {
+    let end = (0..=text.len().min(LONGEST)).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
+}
+
+/// Longest text, in bytes: rsyslogd and journald cut near here.
+const LONGEST: usize = 8000;
+
+/// One for the connection that has been lost, one for the new one, one after a wait.
+const ATTEMPTS: usize = 3;
+
+/// How long a daemon that was waited for in vain is not waited for again.
+const RELIEF: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn receive(daemon: &UnixDatagram) -> String {
+        daemon.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut buffer = [0; 65536];
+        let length = daemon.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn messages_have_the_originals_form_and_priorities() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let daemon = UnixDatagram::bind(&path).unwrap();
+        let mut syslog = Syslog::new(&path);
+        for (severity, priority) in [(Severity::Debug, "<15>"), (Severity::Warning, "<12>"), (Severity::Error, "<11>")]
+        {
+            assert!(syslog.send(severity, "text"));
+            let message = receive(&daemon);
+            assert!(message.starts_with(priority) && message.ends_with(" pen: text"), "{message}");
+            // `<15>Nov 24 04:18:59`
+            assert_eq!(message.find(" pen: "), Some(4 + 15), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_restarted_daemon_is_found_again_and_a_missing_one_is_no_matter() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mut syslog = Syslog::new(&path);
+        assert!(syslog.send(Severity::Warning, "nobody"));
+        let daemon = UnixDatagram::bind(&path).unwrap();
+        assert!(syslog.send(Severity::Warning, "first"));
+        assert!(receive(&daemon).ends_with("first"));
+        drop(daemon);
+        std::fs::remove_file(&path).unwrap();
+        let daemon = UnixDatagram::bind(&path).unwrap();
+        assert!(syslog.send(Severity::Warning, "second"));
+        assert!(receive(&daemon).ends_with("second"));
+    }
+
+    #[test]
+    fn a_daemon_that_does_not_read_costs_messages_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let _daemon = UnixDatagram::bind(&path).unwrap();
+        let mut syslog = Syslog::new(&path);
+        assert!((0..100_000).any(|_| !syslog.send(Severity::Warning, "text")));
+    }
+
+    #[test]
+    fn a_long_text_is_cut_at_a_character() {
+        assert_eq!(shortened("text"), "text");
+        let long = "é".repeat(LONGEST);
+        assert_eq!(shortened(&long).len(), LONGEST);
+    }
+}

@@ -1,0 +1,165 @@
+//! The file of `-w`: replaced as a whole, so that a reader never sees half a page.
+
+#![forbid(unsafe_code)]
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::why::why;
+
+/// Why the page could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("status file {path}: {reason}", path = .path.display(), reason = why(.source))]
+pub(crate) struct StatusFileError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Writes the page that `render` produces, by a temporary file and a rename. A symbolic link at the path is replaced, not
+/// followed. Where the directory is not writable but the file is, the file is overwritten.
+///
+/// # Errors
+/// The disk is full, or nothing there may be written.
+pub(crate) fn replace(
+    path: &Path,
+    temporary: &Path,
+    render: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), StatusFileError> {
+    let failed = |source| StatusFileError { path: path.into(), source };
+    if fs::symlink_metadata(path).is_ok_and(|there| !there.is_file() && !there.is_symlink()) {
+        return Err(failed(io::Error::other("something is there that is no file")));
+    }
+    let file = match make(temporary) {
+        Ok(file) => file,
+        Err(error) if cannot_create(&error) => return overwrite(path, render).map_err(failed),
+        Err(error) => return Err(failed(error)),
+    };
+    let replaced = write(&file, render).and_then(|()| fs::rename(temporary, path));
+    if replaced.is_err() {
+        let _ = fs::remove_file(temporary);
+    }
+    replaced.map_err(failed)
+}
+
+/// The name that a supervisor writes under before the rename.
+pub(crate) fn temporary(path: &Path, supervisor: u32) -> PathBuf {
+    let mut name = OsString::from(".pen-status-");
+    name.push(supervisor.to_string());
+    path.with_file_name(name)
+}
+
+fn make(temporary: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(MODE).custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY);
+    match options.open(temporary) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            // Left by a report that was killed, or laid there by whoever owns the directory.
+            fs::remove_file(temporary)?;
+            options.open(temporary)
+        }
+        opened => opened,
+    }
+}
+
+fn cannot_create(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+}
+
+fn overwrite(path: &Path, render: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = OpenOptions::new().write(true).custom_flags(flags).open(path)?;
+    let there = file.metadata()?;
+    if !there.is_file() || there.nlink() > 1 {
+        return Err(io::Error::other("not a regular file with a single name"));
+    }
+    file.set_len(0)?;
+    render_to(&file, render)
+}
+
+fn write(file: &File, render: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    file.set_permissions(Permissions::from_mode(MODE))?;
+    render_to(file, render)
+}
+
+fn render_to(file: &File, render: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let mut buffered = BufWriter::with_capacity(1 << 16, file);
+    render(&mut buffered)?;
+    buffered.flush()
+}
+
+const MODE: u32 = 0o644;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn page(text: &str) -> impl FnOnce(&mut dyn Write) -> io::Result<()> {
+        move |to| to.write_all(text.as_bytes())
+    }
+
+    fn put(path: &Path, text: &str) -> Result<(), StatusFileError> {
+        replace(path, &temporary(path, 1), page(text))
+    }
+
+    #[test]
+    fn the_page_is_replaced_and_nothing_is_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("status.html");
+        put(&path, "first page, a long one").unwrap();
+        put(&path, "second").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "second");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o644);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn links_are_replaced_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, target) = (directory.path().join("status.html"), directory.path().join("target"));
+        fs::write(&target, "precious").unwrap();
+        symlink(&target, &path).unwrap();
+        symlink(&target, temporary(&path, 1)).unwrap();
+        put(&path, "page").unwrap();
+        assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+        assert!(fs::symlink_metadata(&path).unwrap().is_file());
+    }
+
+    #[test]
+    fn a_device_or_a_directory_is_not_replaced() {
+        assert!(put(Path::new("/dev/null"), "page").is_err());
+        let directory = tempfile::tempdir().unwrap();
+        assert!(put(directory.path(), "page").is_err());
+    }
+
+    #[test]
+    fn a_failure_leaves_the_old_page_and_no_other_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("status.html");
+        put(&path, "old").unwrap();
+        let full = |_: &mut dyn Write| Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        let error = replace(&path, &temporary(&path, 1), full).unwrap_err().to_string();
+        assert!(error.ends_with("no space left on device"), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_writable_file_in_another_directory_is_overwritten() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("status.html");
+        fs::write(&path, "something longer").unwrap();
+        overwrite(&path, page("page")).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "page");
+        let link = directory.path().join("link");
+        symlink(&path, &link).unwrap();
+        assert!(overwrite(&link, page("no")).is_err());
+        fs::hard_link(&path, directory.path().join("hard")).unwrap();
+        assert!(overwrite(&path, page("no")).is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "page");
+    }
+}

@@ -1,0 +1,359 @@
+//! The program under test, started and ended.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::backend::Backend;
+use super::client::{self, Client};
+use super::machine::BINARY;
+use super::port::Port;
+use super::process::Process;
+use super::report::Report;
+use super::wait::{eventually, until, within};
+
+/// How pen is to be started.
+pub struct Builder {
+    binary: PathBuf,
+    wrapper: Vec<OsString>,
+    workers: u32,
+    options: Vec<OsString>,
+    listen: Option<OsString>,
+    servers: Vec<OsString>,
+    foreground: bool,
+    status_file: bool,
+    pid_file: Option<PathBuf>,
+    port: Port,
+    directory: TempDir,
+}
+
+impl Builder {
+    /// Adds options.
+    pub fn options<S: AsRef<OsStr>>(mut self, options: impl IntoIterator<Item = S>) -> Builder {
+        self.options.extend(options.into_iter().map(|option| option.as_ref().to_os_string()));
+        self
+    }
+
+    /// Sets the number of workers, which is 3 otherwise.
+    pub fn workers(mut self, workers: u32) -> Builder {
+        self.workers = workers;
+        self
+    }
+
+    /// Adds a backend as a server.
+    pub fn server(self, backend: &Backend) -> Builder {
+        let operand = backend.operand();
+        self.server_as(operand)
+    }
+
+    /// Adds a server as it is to be written on the command line.
+    pub fn server_as(mut self, operand: impl AsRef<OsStr>) -> Builder {
+        self.servers.push(operand.as_ref().to_os_string());
+        self
+    }
+
+    /// Adds servers.
+    pub fn servers<'b>(self, backends: impl IntoIterator<Item = &'b Backend>) -> Builder {
+        backends.into_iter().fold(self, Builder::server)
+    }
+
+    /// Adds servers with the same limits, written as in an operand: `soft` or `soft:hard`.
+    pub fn servers_with_limits<'b>(self, backends: impl IntoIterator<Item = &'b Backend>, limits: &str) -> Builder {
+        backends.into_iter().fold(self, |builder, backend| builder.server_as(format!("{}:{limits}", backend.operand())))
+    }
+
+    /// Listens somewhere else than at a free port of 127.0.0.1.
+    pub fn listen(mut self, local: impl AsRef<OsStr>) -> Builder {
+        self.listen = Some(local.as_ref().to_os_string());
+        self
+    }
+
+    /// Starts in the background, as without `-f`.
+    pub fn background(mut self) -> Builder {
+        self.foreground = false;
+        self
+    }
+
+    /// Leaves `-w` out: reports are text. [`Pen::report`] needs it.
+    pub fn without_status_file(mut self) -> Builder {
+        self.status_file = false;
+        self
+    }
+
+    /// Has the pid file elsewhere than in pen's directory. For starts that fail.
+    pub fn pid_file(mut self, path: impl AsRef<Path>) -> Builder {
+        self.pid_file = Some(path.as_ref().to_path_buf());
+        self
+    }
+
+    /// Starts another copy of the program.
+    pub fn binary(mut self, binary: &Path) -> Builder {
+        self.binary = binary.to_path_buf();
+        self
+    }
+
+    /// Starts it through a program that sets something up and then executes the rest of its command line.
+    pub fn through<S: AsRef<OsStr>>(mut self, wrapper: impl IntoIterator<Item = S>) -> Builder {
+        self.wrapper = wrapper.into_iter().map(|word| word.as_ref().to_os_string()).collect();
+        self
+    }
+
+    /// The port that pen will listen at, unless told otherwise.
+    pub fn address(&self) -> SocketAddr {
+        self.port.address()
+    }
+
+    /// The directory that pen's files are in, made with mode 0700.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The whole command.
+    fn command(&self) -> Command {
+        let mut words = self.wrapper.clone();
+        words.push(self.binary.clone().into());
+        if self.foreground {
+            words.push("-f".into());
+        }
+        words.extend(["--workers".into(), self.workers.to_string().into()]);
+        let pid_file = self.pid_file.clone().unwrap_or_else(|| self.directory.path().join("pid"));
+        words.extend(["-p".into(), pid_file.into()]);
+        if self.status_file {
+            words.extend(["-w".into(), self.directory.path().join("status.html").into()]);
+        }
+        words.extend(self.options.iter().cloned());
+        words.push(self.listen.clone().unwrap_or_else(|| self.port.address().to_string().into()));
+        words.extend(self.servers.iter().cloned());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command line that is expected to fail, in the foreground or background, and returns what it said.
+    #[track_caller]
+    pub fn fails(self) -> Output {
+        let output = self.command().output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "a failed start has status 1: {output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.starts_with("pen: ") && said.lines().count() == 1, "a failed start is one line: {said:?}");
+        output
+    }
+
+    /// Starts pen and returns when it is ready.
+    #[track_caller]
+    pub fn start(self) -> Pen {
+        let stderr = self.directory.path().join("stderr");
+        let mut command = self.command();
+        command.stdout(Stdio::null()).stderr(File::create(&stderr).unwrap());
+        let mut child = command.spawn().unwrap();
+        let said = || fs::read_to_string(&stderr).unwrap();
+        let pid_file = self.directory.path().join("pid");
+        let pid = if self.foreground {
+            let ready = format!("{}\n", child.id());
+            eventually("the pid file says that pen is ready", || {
+                let ended = child.try_wait().unwrap();
+                assert!(ended.is_none(), "pen did not start: {ended:?}, {}", said());
+                fs::read_to_string(&pid_file).is_ok_and(|text| text == ready)
+            });
+            child.id() as i32
+        } else {
+            let status = child.wait().unwrap();
+            assert!(status.success(), "pen did not start: {status}, {}", said());
+            fs::read_to_string(&pid_file).unwrap().trim_end().parse().unwrap()
+        };
+        let supervisor = Process::open(pid).expect("the supervisor runs");
+        let child = self.foreground.then_some(child);
+        let Builder { workers, directory, port, .. } = self;
+        Pen { supervisor, child, workers, directory, port, over: false }
+    }
+}
+
+/// A running pen. Dropping it ends it, and checks that it ended in order.
+pub struct Pen {
+    supervisor: Process,
+    child: Option<Child>,
+    workers: u32,
+    directory: TempDir,
+    port: Port,
+    over: bool,
+}
+
+impl Pen {
+    /// A pen with three workers, in the foreground, at a free port of 127.0.0.1.
+    pub fn builder() -> Builder {
+        Builder {
+            binary: BINARY.into(),
+            wrapper: Vec::new(),
+            workers: 3,
+            options: Vec::new(),
+            listen: None,
+            servers: Vec::new(),
+            foreground: true,
+            status_file: true,
+            pid_file: None,
+            port: Port::reserve(),
+            directory: TempDir::new().unwrap(),
+        }
+    }
+
+    /// Where it listens, unless the test told it another place.
+    pub fn address(&self) -> SocketAddr {
+        self.port.address()
+    }
+
+    /// The directory of its files.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The supervisor.
+    pub fn supervisor(&self) -> &Process {
+        &self.supervisor
+    }
+
+    /// The workers, in order of their process numbers: all of them, waiting for replacements that are on their way.
+    #[track_caller]
+    pub fn workers(&self) -> Vec<Process> {
+        until("all workers run", || {
+            let mut workers = self.supervisor.children();
+            workers.retain(is_worker);
+            (workers.len() == self.workers as usize).then_some(workers)
+        })
+    }
+
+    /// Asks which backend a client of this address is given. See [`client::ask`].
+    #[track_caller]
+    pub fn ask(&self, from: impl Into<IpAddr>) -> Option<String> {
+        client::ask(self.address(), from.into())
+    }
+
+    /// Opens a connection and keeps it. See [`client::hold`].
+    #[track_caller]
+    pub fn hold(&self, from: impl Into<IpAddr>) -> Option<(Client, String)> {
+        client::hold(self.address(), from.into())
+    }
+
+    /// Connects a client without waiting for anything else.
+    #[track_caller]
+    pub fn connect(&self, from: impl Into<IpAddr>) -> Client {
+        Client::connect(from.into(), self.address()).expect("pen accepts")
+    }
+
+    /// Stops all workers but one while `act` runs, so that this one accepts whoever connects.
+    #[track_caller]
+    pub fn only<T>(&self, chosen: usize, act: impl FnOnce() -> T) -> T {
+        let workers = self.workers();
+        let others: Vec<&Process> = workers.iter().enumerate().filter(|(n, _)| *n != chosen).map(|(_, w)| w).collect();
+        others.iter().for_each(|worker| worker.stop());
+        let result = act();
+        others.iter().for_each(|worker| worker.resume());
+        result
+    }
+
+    /// Asks for a report (USR1, `-w`) and reads it.
+    #[track_caller]
+    pub fn report(&self) -> Report {
+        let path = self.directory().join("status.html");
+        let _ = fs::remove_file(&path);
+        self.supervisor.signal(Signal::USR1);
+        Report::parse(until("a report is written", || fs::read_to_string(&path).ok()))
+    }
+
+    /// Waits until no connection is open any more.
+    #[track_caller]
+    pub fn settle(&self) {
+        eventually("all connections have been given back", || {
+            let report = self.report();
+            report.in_use() == 0 && report.connections.is_empty()
+        });
+    }
+
+    /// What pen wrote on standard error so far.
+    pub fn said(&self) -> String {
+        fs::read_to_string(self.directory().join("stderr")).unwrap()
+    }
+
+    /// Waits until pen has said something that contains `text`.
+    #[track_caller]
+    pub fn hears(&self, text: &str) {
+        assert!(
+            within(super::wait::PATIENCE, || self.said().contains(text)),
+            "pen did not say {text:?}, but:\n{}",
+            self.said()
+        );
+    }
+
+    /// Sends `signal` and waits for the end: status 0, and no worker left.
+    #[track_caller]
+    pub fn end_by(&mut self, signal: Signal) {
+        let workers = self.supervisor.children();
+        self.supervisor.signal(signal);
+        // SPEC: at most 3 s, even if a worker hangs. The rest is for a busy machine.
+        let gone = within(Duration::from_secs(10), || self.supervisor.gone());
+        let leftover = workers.iter().filter(|worker| !worker.gone()).count();
+        self.over = true;
+        self.clear(&workers);
+        assert!(gone, "pen did not end");
+        assert_eq!(leftover, 0, "workers are left after the supervisor's end");
+        if let Some(status) = self.reap() {
+            assert!(status.success(), "pen ends with status 0: {status}");
+        }
+        assert!(!self.directory().join("pid").exists(), "the pid file is removed");
+    }
+
+    /// Kills the supervisor, as nothing in an orderly life does; its workers are left to themselves.
+    #[track_caller]
+    pub fn kill_supervisor(&mut self) {
+        self.over = true;
+        self.supervisor.kill();
+        self.reap();
+    }
+
+    /// The exit status of a supervisor that is our child and has ended.
+    fn reap(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut().map(|child| child.wait().unwrap())
+    }
+
+    /// Leaves nothing running, whatever happened.
+    fn clear(&mut self, workers: &[Process]) {
+        if !self.supervisor.gone() {
+            self.supervisor.signal(Signal::KILL);
+        }
+        workers.iter().filter(|worker| !worker.gone()).for_each(|worker| worker.signal(Signal::KILL));
+    }
+}
+
+impl Drop for Pen {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- pen said ---\n{}--- end ---", self.said());
+            if !self.over {
+                let workers = self.supervisor.children();
+                workers.iter().for_each(Process::resume);
+                self.supervisor.signal(Signal::TERM);
+                within(Duration::from_secs(5), || self.supervisor.gone());
+                self.clear(&workers);
+                self.reap();
+            }
+            return;
+        }
+        if !self.over {
+            self.end_by(Signal::TERM);
+        }
+        let said = self.said();
+        assert!(!said.contains("panicked at"), "a process of pen panicked:\n{said}");
+    }
+}
+
+/// Whether a child of the supervisor is a worker that has begun its work, and not one that is being born or that writes
+/// a report: only a worker waits with epoll(7). What cannot be looked into counts as one.
+fn is_worker(child: &Process) -> bool {
+    let descriptors = child.descriptors();
+    descriptors.is_empty() || descriptors.iter().any(|(_, target)| target == "anon_inode:[eventpoll]")
+}

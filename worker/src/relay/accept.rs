@@ -1,0 +1,200 @@
+//! Accepting clients, and when not to.
+//!
+//! All workers watch one listener, with EPOLLEXCLUSIVE so that a client wakes one of them and not the herd; mio does not know that flag, hence the
+//! registration goes to its epoll directly. Level-triggered: who leaves clients waiting is told again. Such a registration cannot be
+//! changed, only removed and made anew: that is how accepting pauses.
+//!
+//! A place under `-x` is claimed before accept(2), so that a client is never accepted without one: those for whom there is none wait in the
+//! kernel's backlog, with no answer and at no cost, until any worker frees a place.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use mio::Poll;
+use pen_contract::ids::ClientKey;
+use pen_contract::message::{Event, ShortageDuring};
+use pen_contract::settings::Settings;
+use rustix::event::epoll;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrAny, SocketFlags};
+
+use super::supervisor::Rated;
+use super::{LISTENER, Relay};
+use crate::sys;
+
+/// Descriptors that a worker keeps for other things than connections: its own ones and pipes.
+const RESERVED_DESCRIPTORS: u64 = 80;
+
+/// Milliseconds that accepting pauses when something ran short.
+const SHORTAGE_PAUSE: u64 = 100;
+
+/// The listener, and whether this worker takes clients from it.
+#[derive(Debug)]
+pub struct Accepting {
+    listener: OwnedFd,
+    unix: bool,
+    /// Connections that this worker's descriptors allow, two each.
+    most: usize,
+    paused: Option<Pause>,
+}
+
+/// Why accepting pauses.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Pause {
+    /// Every connection under `-x` is in use; the freed descriptor tells when one is not.
+    Full,
+    /// As many connects are under way, or as many descriptors in use, as this worker may have; ends with one of its own connections.
+    Busy,
+    /// Something ran short; tried again at this time, in monotonic milliseconds.
+    Shortage(u64),
+}
+
+impl Accepting {
+    /// Begins to watch the listener.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    pub fn new(
+        poll: &Poll,
+        listener: OwnedFd,
+        settings: &Settings,
+        descriptor_limit: u64,
+    ) -> std::io::Result<Accepting> {
+        let unix = rustix::net::sockopt::socket_domain(&listener)? == AddressFamily::UNIX;
+        let allowed = (descriptor_limit.saturating_sub(RESERVED_DESCRIPTORS) / 2).max(1);
+        let most = usize::try_from(allowed).unwrap_or(usize::MAX).min(settings.connections_max as usize);
+        let accepting = Accepting { listener, unix, most, paused: None };
+        accepting.watch(poll)?;
+        Ok(accepting)
+    }
+
+    /// When to try again after a shortage.
+    pub fn resume_at(&self) -> Option<u64> {
+        match self.paused {
+            Some(Pause::Shortage(at)) => Some(at),
+            Some(Pause::Full | Pause::Busy) | None => None,
+        }
+    }
+
+    fn watch(&self, poll: &Poll) -> rustix::io::Result<()> {
+        let data = epoll::EventData::new_u64(LISTENER.0 as u64);
+        epoll::add(sys::epoll(poll), &self.listener, data, epoll::EventFlags::IN | epoll::EventFlags::EXCLUSIVE)
+    }
+
+    fn unwatch(&self, poll: &Poll) {
+        // It is watched, so this can only fail for a listener that is not there.
+        let _ = epoll::delete(sys::epoll(poll), &self.listener);
+    }
+}
+
+impl Relay<'_> {
+    /// Accepts the clients that wait, up to the batch.
+    pub(super) fn accept(&mut self) {
+        if self.accepting.paused.is_some() {
+            return;
+        }
+        for _ in 0..self.settings.accept_batch {
+            if self.is_busy() {
+                return self.pause(Pause::Busy);
+            }
+            let Some(number) = self.claim() else { return self.pause(Pause::Full) };
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            match rustix::net::acceptfrom_with(&self.accepting.listener, flags) {
+                Ok((socket, peer)) => self.on_client(socket, peer, number),
+                Err(errno) => {
+                    self.give_back(number);
+                    match errno {
+                        Errno::AGAIN => return,
+                        // The client that waited is gone, or a signal came: the next one may be there (accept(2)).
+                        Errno::INTR | Errno::CONNABORTED | Errno::PERM | Errno::PROTO => {}
+                        errno => return self.short_of(ShortageDuring::Accept, errno),
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_client(&mut self, socket: OwnedFd, peer: Option<SocketAddrAny>, number: u32) {
+        self.counters.accepted += 1;
+        let address = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+        let (key, port) = address.map_or((ClientKey::UNIX, 0), |peer| (ClientKey::from_peer(peer), peer.port()));
+        let unix = self.accepting.unix;
+        self.begin(socket, unix, key, port, number);
+    }
+
+    /// Claims a place among the connections of all workers.
+    fn claim(&self) -> Option<u32> {
+        let most = self.settings.connections_max;
+        self.seat.claim_connection(most).or_else(|| {
+            // Who frees a place after this looks at the sign; who did before it, left a place for the second try.
+            self.seat.await_connection();
+            self.seat.claim_connection(most)
+        })
+    }
+
+    /// Gives a place back, and wakes those who wait for one.
+    pub(super) fn give_back(&mut self, number: u32) {
+        if self.seat.release_connection(number) {
+            // Any write wakes the waiting workers; a counter at its end has been written to.
+            let _ = rustix::io::write(&self.freed, &1u64.to_ne_bytes());
+        }
+        if self.accepting.paused == Some(Pause::Busy) && !self.is_busy() {
+            self.resume_accepting();
+        }
+    }
+
+    /// Whether this worker has all that it may have.
+    fn is_busy(&self) -> bool {
+        self.connecting.len() >= self.settings.pending_max || self.pool.open() >= self.accepting.most
+    }
+
+    /// A connect is no longer under way: that may be what accepting waited for.
+    pub(super) fn connect_ended(&mut self) {
+        if self.accepting.paused == Some(Pause::Busy) && !self.is_busy() {
+            self.resume_accepting();
+        }
+    }
+
+    fn pause(&mut self, pause: Pause) {
+        if self.accepting.paused.is_none() {
+            self.accepting.unwatch(&self.poll);
+            self.counters.pauses += 1;
+        }
+        self.accepting.paused = Some(pause);
+    }
+
+    /// A connection was freed, by whichever worker.
+    pub(super) fn on_freed(&mut self) {
+        if self.accepting.paused == Some(Pause::Full) {
+            self.resume_accepting();
+        }
+    }
+
+    /// Watches the listener again; if clients wait, the next round of events says so.
+    pub(super) fn resume_accepting(&mut self) {
+        if self.accepting.paused.is_none() {
+            return;
+        }
+        self.accepting.paused = match self.accepting.watch(&self.poll) {
+            Ok(()) => None,
+            Err(_) => Some(Pause::Shortage(self.now + SHORTAGE_PAUSE)),
+        };
+    }
+
+    /// Something on this machine ran short: say so, and let what is open go on before more is accepted.
+    pub(super) fn short_of(&mut self, during: ShortageDuring, errno: Errno) {
+        if self.supervisor.may_tell(Rated::Shortage, self.now) {
+            let event = Event::Shortage { during, errno: errno.raw_os_error() };
+            self.supervisor.tell(event, &mut self.counters);
+        }
+        self.pause(Pause::Shortage(self.now + SHORTAGE_PAUSE));
+    }
+}
+
+/// Whether an errno says that this machine ran short, and not that a server is to blame.
+pub fn is_shortage(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL | Errno::AGAIN | Errno::NOSPC
+    )
+}

@@ -1,0 +1,258 @@
+//! One connection's state, and the pool that connections live in.
+//!
+//! Small on purpose: thousands of them are idle. What only some connections need is behind a box that exists while it is needed.
+
+use std::os::fd::OwnedFd;
+
+use mio::Token;
+use pen_contract::ids::{ClientKey, Target};
+use pen_table::ClientRef;
+
+use super::balance::Placement;
+use super::pump::Held;
+use super::queue::Links;
+
+/// Which end of a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Side {
+    /// Towards the client.
+    Down,
+    /// Towards the server.
+    Up,
+}
+
+impl Side {
+    /// The opposite end.
+    pub fn other(self) -> Side {
+        match self {
+            Side::Down => Side::Up,
+            Side::Up => Side::Down,
+        }
+    }
+}
+
+/// One socket of a connection, and what waits to be sent to it.
+#[derive(Debug, Default)]
+pub struct End {
+    /// The socket; none before it is made and after it is closed.
+    pub socket: Option<OwnedFd>,
+    /// May have something to read. Edge-triggered: set by events, cleared only when the kernel said that there is nothing.
+    pub readable: bool,
+    /// May take something; cleared only when the kernel said that it is full.
+    pub writable: bool,
+    /// The peer's end of file is in the receive queue, behind what is still unread.
+    pub hung_up: bool,
+    /// A short read does not mean that the queue is empty: read until the kernel says so. Unix sockets stop a read at a
+    /// message that carries descriptors, TCP at urgent data (tcp(7)).
+    pub careful: bool,
+    /// All that the peer sent has been read.
+    pub ended: bool,
+    /// Reading failed: the peer reset the connection.
+    pub failed: bool,
+    /// Writing failed: the peer takes nothing any more.
+    pub broken: bool,
+    /// The end of file was passed on to the peer (shutdown(2)).
+    pub shut: bool,
+    /// Is a TCP socket that has Nagle's algorithm on; it is switched off before the second send.
+    pub nagle: bool,
+    /// Something was sent.
+    pub sent: bool,
+    /// Large reads in a row from this end, up to the number that makes it worth a pipe.
+    pub large_reads: u8,
+    /// Waits on the list of those that have more to read now.
+    pub queued: bool,
+    /// Bytes read from the other end that this end has not taken yet.
+    pub held: Option<Box<Held>>,
+}
+
+impl End {
+    /// An end with a socket.
+    pub fn new(socket: OwnedFd, unix: bool) -> End {
+        End { socket: Some(socket), careful: unix, ..End::default() }
+    }
+}
+
+/// Where a connection is in its life.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum State {
+    /// The place is free.
+    #[default]
+    Free,
+    /// A connect is under way; the client waits.
+    Connecting,
+    /// Bytes go both ways.
+    Relaying,
+    /// One end is gone; the other is still given what was read for it, and what it sends is discarded (see `relay::ending`).
+    Lingering,
+}
+
+/// A connection: a client's socket and, most of its life, a server's.
+#[derive(Debug, Default)]
+pub struct Connection {
+    /// Towards the client.
+    pub down: End,
+    /// Towards the server.
+    pub up: End,
+    /// Where it is in its life.
+    pub state: State,
+    /// The next bytes from the client begin a request log line.
+    pub line_due: bool,
+    /// Raised with every new owner of this place, so that events of the former owner are known.
+    pub generation: u32,
+    /// Its number among all connections of all workers.
+    pub number: u32,
+    /// Where it goes, while a place there is taken.
+    pub target: Option<Target>,
+    /// The client's entry in the table; none if the table could not be used.
+    pub client: Option<ClientRef>,
+    /// Who the client is.
+    pub key: Option<ClientKey>,
+    /// The choice of servers, until one is connected.
+    pub placement: Option<Placement>,
+    /// Its place in the queue of those that wait for a deadline.
+    pub links: Links,
+    /// That deadline, in monotonic milliseconds.
+    pub deadline: u64,
+}
+
+impl Connection {
+    /// The end on a side.
+    pub fn end(&mut self, side: Side) -> &mut End {
+        match side {
+            Side::Down => &mut self.down,
+            Side::Up => &mut self.up,
+        }
+    }
+
+    /// Both ends: that on `side` first.
+    pub fn ends(&mut self, side: Side) -> (&mut End, &mut End) {
+        match side {
+            Side::Down => (&mut self.down, &mut self.up),
+            Side::Up => (&mut self.up, &mut self.down),
+        }
+    }
+}
+
+/// Names a connection's socket in events: place, generation and side in one number.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Name {
+    /// Its place in the pool.
+    pub place: u32,
+    /// The generation of that place.
+    pub generation: u32,
+    /// Which socket.
+    pub side: Side,
+}
+
+/// Places fit 31 bits; the tokens above are the event loop's own.
+const PLACES: usize = (1 << 31) - 8;
+
+impl Name {
+    /// The token for the poll.
+    pub fn token(self) -> Token {
+        let side = u64::from(self.side == Side::Up);
+        Token((u64::from(self.generation) << 32 | u64::from(self.place) << 1 | side) as usize)
+    }
+
+    /// The name in a token that [`Name::token`] made.
+    pub fn of(token: Token) -> Name {
+        let bits = token.0 as u64;
+        Name {
+            place: (bits as u32) >> 1,
+            generation: (bits >> 32) as u32,
+            side: if bits & 1 == 1 { Side::Up } else { Side::Down },
+        }
+    }
+}
+
+/// All connections of a worker. Places are used again, lowest last freed first; memory grows with the most ever open.
+#[derive(Debug, Default)]
+pub struct Pool {
+    places: Vec<Connection>,
+    free: Vec<u32>,
+}
+
+impl Pool {
+    /// Takes a place for a new connection.
+    pub fn take(&mut self) -> u32 {
+        if let Some(place) = self.free.pop() {
+            return place;
+        }
+        debug_assert!(self.places.len() < PLACES);
+        self.places.push(Connection::default());
+        self.places.len() as u32 - 1
+    }
+
+    /// Frees a place: its sockets close, its generation moves on.
+    pub fn free(&mut self, place: u32) {
+        let generation = self.places[place as usize].generation.wrapping_add(1);
+        self.places[place as usize] = Connection { generation, ..Connection::default() };
+        self.free.push(place);
+    }
+
+    /// Open connections.
+    pub fn open(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+
+    /// The number of places there are, used or not.
+    pub fn places(&self) -> u32 {
+        self.places.len() as u32
+    }
+
+    /// The connection that a name still names.
+    pub fn named(&mut self, name: Name) -> Option<&mut Connection> {
+        self.places
+            .get_mut(name.place as usize)
+            .filter(|connection| connection.generation == name.generation && connection.state != State::Free)
+    }
+}
+
+impl std::ops::Index<u32> for Pool {
+    type Output = Connection;
+
+    fn index(&self, place: u32) -> &Connection {
+        &self.places[place as usize]
+    }
+}
+
+impl std::ops::IndexMut<u32> for Pool {
+    fn index_mut(&mut self, place: u32) -> &mut Connection {
+        &mut self.places[place as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_stays_small() {
+        assert!(size_of::<Connection>() <= 144, "{}", size_of::<Connection>());
+    }
+
+    #[test]
+    fn names_survive_the_token() {
+        for side in [Side::Down, Side::Up] {
+            let name = Name { place: PLACES as u32 - 1, generation: u32::MAX, side };
+            assert_eq!(Name::of(name.token()), name);
+            let name = Name { place: 0, generation: 7, side };
+            assert_eq!(Name::of(name.token()), name);
+        }
+    }
+
+    #[test]
+    fn a_former_owner_names_nothing() {
+        let mut pool = Pool::default();
+        let place = pool.take();
+        pool[place].state = State::Relaying;
+        let name = Name { place, generation: pool[place].generation, side: Side::Up };
+        assert!(pool.named(name).is_some());
+        pool.free(place);
+        assert!(pool.named(name).is_none());
+        assert_eq!(pool.take(), place);
+        pool[place].state = State::Connecting;
+        assert!(pool.named(name).is_none());
+        assert_eq!(pool.open(), 1);
+    }
+}

@@ -1,0 +1,162 @@
+//! Debug output of a worker (`-d`): straight to standard error or to the syslog daemon, never through the supervisor, since it holds what
+//! strangers sent.
+//!
+//! Nothing here waits: a line that its reader does not take at once is dropped and counted.
+
+use std::fmt::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use pen_contract::settings::Settings;
+use pen_contract::start::DebugOutput;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::SendFlags;
+
+/// Bytes of a line at most: what a pipe takes in one piece (PIPE_BUF), and less than a syslog datagram.
+const LINE: usize = 4000;
+
+/// Says what is asked for.
+#[derive(Debug)]
+pub struct Debug {
+    level: u8,
+    ascii: bool,
+    output: DebugOutput,
+    utc_offset: fn(i64) -> i32,
+    /// Lines dropped.
+    dropped: u64,
+}
+
+impl Debug {
+    /// Output as the settings ask for.
+    pub fn new(settings: &Settings, output: DebugOutput, utc_offset: fn(i64) -> i32) -> Debug {
+        Debug { level: settings.debug, ascii: settings.ascii, output, utc_offset, dropped: 0 }
+    }
+
+    /// Whether anything is said at a level: 1 decisions, 2 connections and dumps, 3 everything.
+    pub fn on(&self, level: u8) -> bool {
+        self.level >= level
+    }
+
+    /// Whether what clients and servers send is dumped.
+    pub fn dumps(&self) -> bool {
+        self.on(2)
+    }
+
+    /// Says something, if the level is that high.
+    pub fn say(&mut self, level: u8, text: fmt::Arguments<'_>) {
+        if self.on(level) {
+            self.line(&text.to_string());
+        }
+    }
+
+    /// Dumps data: `18: 47 45 54`, or as text with dots.
+    pub fn dump(&mut self, data: &[u8]) {
+        let mut text = format!("{}: ", data.len());
+        for byte in data {
+            // Writing to a String does not fail.
+            let _ = match (self.ascii, byte) {
+                (true, b' '..=b'~') => write!(text, "{}", char::from(*byte)),
+                (true, _) => write!(text, "."),
+                (false, _) => write!(text, "{byte:02x} "),
+            };
+            if text.len() >= LINE - 80 {
+                self.line(&text);
+                text.clear();
+            }
+        }
+        if !text.is_empty() {
+            self.line(&text);
+        }
+    }
+
+    fn line(&mut self, text: &str) {
+        let dropped = std::mem::take(&mut self.dropped);
+        if dropped > 0 && !self.write(&format!("{dropped} lines of debug output were dropped: too slow a reader")) {
+            self.dropped = dropped + 1;
+        } else if !self.write(text) {
+            self.dropped = 1;
+        }
+    }
+
+    /// Writes one line; false if that would have had to wait.
+    fn write(&self, text: &str) -> bool {
+        let (seconds, _) = super::clock::unix_time();
+        let stamp = Stamp::of(seconds as i64 + i64::from((self.utc_offset)(seconds as i64)));
+        match &self.output {
+            DebugOutput::Stderr => write_now(std::io::stderr().as_fd(), &format!("{}: {text}\n", stamp.iso())),
+            DebugOutput::Syslog(Some(socket)) => send_now(socket, &format!("<15>{} pen: {text}", stamp.syslog())),
+            DebugOutput::Syslog(None) => true,
+        }
+    }
+}
+
+/// Writes a line unless that would have to wait. Standard error is shared with the shell, so it is not made non-blocking; it is asked first.
+fn write_now(stderr: BorrowedFd<'_>, line: &str) -> bool {
+    let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    matches!(rustix::event::poll(&mut ready, Some(&at_once)), Ok(1..))
+        && ready[0].revents().contains(PollFlags::OUT)
+        && rustix::io::write(stderr, line.as_bytes()).is_ok()
+}
+
+fn send_now(socket: &OwnedFd, line: &str) -> bool {
+    rustix::net::send(socket, line.as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL).is_ok()
+}
+
+/// A local date and time, from seconds since 1970 that already hold the zone's offset.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Stamp {
+    year: i64,
+    month: usize,
+    day: i64,
+    hour: i64,
+    minute: i64,
+    second: i64,
+}
+
+impl Stamp {
+    /// The civil calendar, after Howard Hinnant's `civil_from_days`: years begin in March, so that the leap day is the last.
+    fn of(local_seconds: i64) -> Stamp {
+        let (days, rest) = (local_seconds.div_euclid(86400), local_seconds.rem_euclid(86400));
+        let from_era_start = days + 719_468;
+        let (era, day_of_era) = (from_era_start.div_euclid(146_097), from_era_start.rem_euclid(146_097));
+        let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let month_from_march = (5 * day_of_year + 2) / 153;
+        let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+        Stamp {
+            year: year_of_era + era * 400 + i64::from(month <= 2),
+            month: month as usize,
+            day: day_of_year - (153 * month_from_march + 2) / 5 + 1,
+            hour: rest / 3600,
+            minute: rest / 60 % 60,
+            second: rest % 60,
+        }
+    }
+
+    fn iso(self) -> String {
+        let Stamp { year, month, day, hour, minute, second } = self;
+        format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
+    }
+
+    fn syslog(self) -> String {
+        const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+        let Stamp { month, day, hour, minute, second, .. } = self;
+        format!("{} {day:>2} {hour:02}:{minute:02}:{second:02}", MONTHS[(month - 1) % 12])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stamps_are_the_calendar() {
+        assert_eq!(Stamp::of(0).iso(), "1970-01-01 00:00:00");
+        assert_eq!(Stamp::of(951_782_399).iso(), "2000-02-28 23:59:59");
+        assert_eq!(Stamp::of(951_782_400).iso(), "2000-02-29 00:00:00");
+        assert_eq!(Stamp::of(1_795_493_747).iso(), "2026-11-24 04:15:47");
+        assert_eq!(Stamp::of(1_795_493_747).syslog(), "Nov 24 04:15:47");
+        assert_eq!(Stamp::of(4_107_542_400).syslog(), "Mar  1 00:00:00");
+        assert_eq!(Stamp::of(-1).iso(), "1969-12-31 23:59:59");
+    }
+}

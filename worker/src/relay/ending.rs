@@ -1,0 +1,132 @@
+//! How connections end.
+//!
+//! In good order: both ends have sent their end of file, each was passed on after the last byte, both sockets close. Out of order: one end
+//! is gone while the other is still there. What was read from the lost end is still delivered. If nothing is under way to the remaining end the loss is
+//! passed on as a reset. Otherwise the remaining end gets its bytes and an end of file, and what it still sends is read and thrown away for a while:
+//! closing a socket with unread data would reset it, and a reset destroys what its peer has not read yet (RFC 9293, 3.10.4).
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::net::Shutdown;
+
+use super::Relay;
+use super::connection::{Side, State};
+use super::pump;
+use crate::sys;
+
+/// Milliseconds that a remaining end is given to end by itself once it has taken what it was sent.
+const LINGER: u64 = 5000;
+
+impl Relay<'_> {
+    /// Closes what is done on a relaying connection.
+    pub(super) fn settle(&mut self, place: u32) {
+        let connection = &mut self.pool[place];
+        for side in [Side::Up, Side::Down] {
+            let (end, other) = connection.ends(side);
+            if end.failed {
+                return self.part(place, side);
+            }
+            if end.broken && end.ended && end.held.is_none() && (other.shut || other.broken) {
+                return self.part(place, side);
+            }
+        }
+        let done = |end: &super::connection::End| end.ended && end.held.is_none();
+        if done(&connection.up) && done(&connection.down) && connection.up.shut && connection.down.shut {
+            return self.finish(place);
+        }
+        if connection.up.broken && connection.down.broken {
+            self.finish(place);
+        }
+    }
+
+    /// One end is gone: closes it, and ends the connection or lets the other end linger.
+    fn part(&mut self, place: u32, gone: Side) {
+        let connection = &mut self.pool[place];
+        let (lost, rest) = connection.ends(gone);
+        let was_reset = lost.failed;
+        lost.socket = None;
+        lost.held = None;
+        rest.broken |= rest.socket.is_none();
+        let nothing_under_way = rest.held.is_none() && rest.socket.as_ref().is_none_or(|s| sys::unsent(s) == Ok(0));
+        if gone == Side::Up {
+            self.release_target(place);
+        }
+        let connection = &mut self.pool[place];
+        let rest = connection.end(gone.other());
+        if rest.broken || rest.failed || (rest.ended && nothing_under_way && !was_reset) {
+            return self.finish(place);
+        }
+        if was_reset && nothing_under_way && !rest.shut {
+            if let Some(socket) = &rest.socket {
+                reset_on_close(socket);
+            }
+            return self.finish(place);
+        }
+        connection.state = State::Lingering;
+        self.lingering.join(&mut self.pool, place, self.now + LINGER);
+        self.linger(place);
+    }
+
+    /// Delivers what is left for the remaining end, then its end of file, then waits for its own.
+    pub(super) fn linger(&mut self, place: u32) {
+        let connection = &mut self.pool[place];
+        let side = if connection.down.socket.is_some() { Side::Down } else { Side::Up };
+        let end = connection.end(side);
+        if pump::flush(end, &mut self.tools)
+            && !end.shut
+            && let Some(socket) = &end.socket
+        {
+            end.shut = true;
+            let _ = rustix::net::shutdown(socket, Shutdown::Write);
+        }
+        let more = pump::discard(end, &mut self.tools);
+        if end.broken || end.failed || (end.ended && end.held.is_none()) {
+            return self.finish(place);
+        }
+        if more {
+            self.come_back(place, side);
+        }
+    }
+
+    /// The time for lingering is up: ends the connection, unless the remaining end is still taking what it was sent.
+    pub(super) fn linger_ends(&mut self, place: u32) {
+        let connection = &self.pool[place];
+        let end = if connection.down.socket.is_some() { &connection.down } else { &connection.up };
+        let under_way = end.held.is_some() || end.socket.as_ref().is_some_and(|s| sys::unsent(s).is_ok_and(|n| n > 0));
+        if !under_way {
+            return self.finish(place);
+        }
+        self.lingering.leave(&mut self.pool, place);
+        self.lingering.join(&mut self.pool, place, self.now + LINGER);
+    }
+
+    /// Ends a connection, in whatever state, and gives back exactly what it took.
+    pub(super) fn finish(&mut self, place: u32) {
+        match self.pool[place].state {
+            State::Connecting if self.pool[place].links.is_queued() => self.connecting.leave(&mut self.pool, place),
+            State::Lingering => self.lingering.leave(&mut self.pool, place),
+            State::Connecting | State::Relaying | State::Free => {}
+        }
+        self.release_target(place);
+        let number = self.pool[place].number;
+        if self.debug.on(2) {
+            self.debug.say(2, format_args!("connection {number} ends"));
+        }
+        self.pool.free(place);
+        self.counters.closed += 1;
+        self.give_back(number);
+    }
+
+    /// Gives back the place at the server.
+    pub(super) fn release_target(&mut self, place: u32) {
+        if let Some(target) = self.pool[place].target.take() {
+            self.seat.release(target.row(self.settings.table_size()));
+        }
+    }
+}
+
+/// Makes the coming close a reset.
+fn reset_on_close(socket: &OwnedFd) {
+    let _ = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO));
+}

@@ -1,0 +1,215 @@
+//! The request log (`-l`): one line for the first data of a connection and for the first data after each answer.
+//!
+//! To a file, lines gather in a buffer and go out in one write(2) of whole lines to a descriptor opened for appending, so that lines of
+//! different workers never mix; at latest [`FLUSH_AFTER`] after the first of them. To penlogd, each line is a datagram. Nothing
+//! here waits: what cannot be written is counted and lost.
+
+use std::io::Write;
+use std::os::fd::OwnedFd;
+
+use pen_contract::ids::ClientKey;
+use pen_contract::start::RequestLog;
+use rustix::io::Errno;
+use rustix::net::SendFlags;
+
+/// Longest part of a request that is logged, in bytes.
+const REQUEST: usize = 100;
+
+/// Milliseconds that a line waits for others at most.
+const FLUSH_AFTER: u64 = 100;
+
+/// Bytes from which the buffer is written out at once.
+const FLUSH_FROM: usize = 16 * 1024;
+
+/// Most bytes that are kept while the log takes none.
+const KEEP: usize = 64 * 1024;
+
+/// Writes the request log of one worker.
+#[derive(Debug)]
+pub struct LogWriter {
+    target: RequestLog,
+    buffer: Vec<u8>,
+    /// When the buffer must be out.
+    due: Option<u64>,
+    /// The last write ended within a line that was then lost: the next one begins a new line.
+    torn: bool,
+    lines: u64,
+    lost: u64,
+    errno: i32,
+}
+
+impl LogWriter {
+    /// A writer to an open log.
+    pub fn new(target: RequestLog) -> LogWriter {
+        LogWriter { target, buffer: Vec::new(), due: None, torn: false, lines: 0, lost: 0, errno: 0 }
+    }
+
+    /// Adds a line for the first bytes of a request.
+    pub fn line(&mut self, now: u64, unix_time: u64, client: ClientKey, server: &str, data: &[u8]) {
+        let start = self.buffer.len();
+        // Writing to a Vec does not fail.
+        let _ = match self.target {
+            RequestLog::File(_) => write!(self.buffer, "{client} {unix_time} {server} "),
+            RequestLog::Network(_) => write!(self.buffer, "+ {client} {server} "),
+        };
+        self.buffer.extend(first_line(data));
+        self.buffer.push(b'\n');
+        self.lines += 1;
+        match &self.target {
+            RequestLog::File(_) => {
+                self.due.get_or_insert(now + FLUSH_AFTER);
+                if self.buffer.len() >= FLUSH_FROM {
+                    self.flush();
+                }
+            }
+            RequestLog::Network(socket) => {
+                // A lost datagram is nobody's fault: penlogd may be away.
+                let _ = rustix::net::send(socket, &self.buffer[start..], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+                self.buffer.clear();
+            }
+        }
+    }
+
+    /// When [`LogWriter::flush`] must be called, in monotonic milliseconds.
+    pub fn due(&self) -> Option<u64> {
+        self.due
+    }
+
+    /// Writes out what has gathered.
+    pub fn flush(&mut self) {
+        self.due = None;
+        let RequestLog::File(file) = &self.target else { return };
+        if self.torn && !self.buffer.is_empty() {
+            self.buffer.insert(0, b'\n');
+            self.torn = false;
+        }
+        while !self.buffer.is_empty() {
+            match rustix::io::write(file, &self.buffer) {
+                Ok(written) => {
+                    self.torn = written < self.buffer.len() && self.buffer[written - 1] != b'\n';
+                    self.buffer.drain(..written);
+                }
+                Err(Errno::INTR) => continue,
+                // A full pipe may take it later.
+                Err(Errno::AGAIN) if self.buffer.len() < KEEP => return,
+                Err(errno) => return self.lose(errno),
+            }
+        }
+        self.torn = false;
+    }
+
+    /// Replaces the log file at a line's end: what came before goes to the old file.
+    pub fn reopen(&mut self, file: OwnedFd) {
+        self.flush();
+        if !self.buffer.is_empty() {
+            self.lose(Errno::AGAIN);
+        }
+        self.torn = false;
+        self.target = RequestLog::File(file);
+    }
+
+    /// Lines that were to be written so far.
+    pub fn lines(&self) -> u64 {
+        self.lines
+    }
+
+    /// Lines lost since the last call, and the errno of the last failure.
+    pub fn take_lost(&mut self) -> Option<(u64, i32)> {
+        (self.lost > 0).then(|| (std::mem::take(&mut self.lost), self.errno))
+    }
+
+    fn lose(&mut self, errno: Errno) {
+        self.lost += self.buffer.iter().filter(|byte| **byte == b'\n').count() as u64;
+        self.errno = errno.raw_os_error();
+        self.buffer.clear();
+    }
+}
+
+/// The first line of what a client sent, at most [`REQUEST`] bytes, with a dot for each byte that is not printable ASCII.
+fn first_line(data: &[u8]) -> impl Iterator<Item = u8> + '_ {
+    data.iter()
+        .take(REQUEST)
+        .take_while(|byte| !matches!(byte, b'\r' | b'\n'))
+        .map(|byte| if matches!(byte, b' '..=b'~') { *byte } else { b'.' })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    fn client() -> ClientKey {
+        ClientKey::from_ip("127.0.1.5".parse().unwrap())
+    }
+
+    fn pipe() -> (std::io::PipeReader, OwnedFd) {
+        let (read, write) = std::io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&write, true).unwrap();
+        (read, write.into())
+    }
+
+    #[test]
+    fn a_line_is_client_time_server_request() {
+        let (mut read, write) = pipe();
+        let mut log = LogWriter::new(RequestLog::File(write));
+        log.line(5, 1_795_493_747, client(), "127.0.0.2", b"GET /hello?x=1 HTTP/1.0\r\nHost: x\r\n\r\n");
+        log.line(6, 1_795_493_748, client(), "127.0.0.2", b"\r\n");
+        log.line(7, 1_795_493_748, client(), "127.0.0.2", &[b'a'; 300]);
+        log.line(8, 1_795_493_748, client(), "127.0.0.2", b"caf\xc3\xa9\x1b[31m\t!");
+        assert_eq!(log.due(), Some(105));
+        log.flush();
+        assert_eq!(log.due(), None);
+        drop(log);
+        let mut text = String::new();
+        read.read_to_string(&mut text).unwrap();
+        let long = "a".repeat(100);
+        assert_eq!(
+            text,
+            format!(
+                "127.0.1.5 1795493747 127.0.0.2 GET /hello?x=1 HTTP/1.0\n127.0.1.5 1795493748 127.0.0.2 \n\
+                 127.0.1.5 1795493748 127.0.0.2 {long}\n127.0.1.5 1795493748 127.0.0.2 caf...[31m.!\n"
+            )
+        );
+    }
+
+    #[test]
+    fn reopening_loses_nothing() {
+        let ((mut old, old_write), (mut new, new_write)) = (pipe(), pipe());
+        let mut log = LogWriter::new(RequestLog::File(old_write));
+        log.line(0, 1, client(), "s", b"before");
+        log.reopen(new_write);
+        log.line(0, 1, client(), "s", b"after");
+        log.flush();
+        drop(log);
+        let (mut before, mut after) = (String::new(), String::new());
+        old.read_to_string(&mut before).unwrap();
+        new.read_to_string(&mut after).unwrap();
+        assert_eq!((before.as_str(), after.as_str()), ("127.0.1.5 1 s before\n", "127.0.1.5 1 s after\n"));
+    }
+
+    #[test]
+    fn a_log_that_takes_nothing_loses_lines_and_counts_them() {
+        let (read, write) = pipe();
+        drop(read);
+        let mut log = LogWriter::new(RequestLog::File(write));
+        log.line(0, 1, client(), "s", b"x");
+        log.line(0, 1, client(), "s", b"y");
+        log.flush();
+        assert_eq!(log.take_lost(), Some((2, Errno::PIPE.raw_os_error())));
+        assert_eq!(log.take_lost(), None);
+    }
+
+    #[test]
+    fn penlogd_gets_one_datagram_a_line_without_time() {
+        let receiver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        sender.connect(receiver.local_addr().unwrap()).unwrap();
+        let mut log = LogWriter::new(RequestLog::Network(sender.into()));
+        log.line(0, 1, client(), "127.0.0.1", b"GET /1 HTTP/1.1\r\n");
+        let mut datagram = [0; 200];
+        let length = receiver.recv(&mut datagram).unwrap();
+        assert_eq!(&datagram[..length], b"+ 127.0.1.5 127.0.0.1 GET /1 HTTP/1.1\n");
+        assert_eq!(log.due(), None);
+    }
+}

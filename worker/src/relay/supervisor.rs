@@ -1,0 +1,219 @@
+//! The link to the supervisor: what a worker says to it, and what it is told.
+//!
+//! Nothing here waits. Events queue up to a bound and are counted when dropped; a report goes out page by page, as fast as the supervisor
+//! takes it; counters are sent at most once a second and only if they changed.
+
+use std::collections::VecDeque;
+
+use pen_contract::channel::{Channel, ChannelError, Received, Sent};
+use pen_contract::message::{CONNECTIONS_PER_PAGE, Event, FromWorker, ReportPage, ToWorker};
+use pen_contract::stats::{ConnectionInfo, Counters};
+
+/// Events that wait for the supervisor at most.
+const EVENTS: usize = 256;
+
+/// Milliseconds between two messages with counters.
+const COUNTERS_EVERY: u64 = 1000;
+
+/// Milliseconds between two events that a client can bring about again and again.
+pub const RATE: u64 = 1000;
+
+/// A worker's end of the channel, with all that waits to be sent.
+#[derive(Debug)]
+pub struct Supervisor {
+    channel: Channel<FromWorker, ToWorker>,
+    events: VecDeque<Event>,
+    report: Option<Report>,
+    sent_counters: Counters,
+    counters_due: Option<u64>,
+    last_rated: [Option<u64>; Rated::COUNT],
+}
+
+/// A report that is being sent.
+#[derive(Debug)]
+struct Report {
+    serial: u32,
+    counters: Counters,
+    connections: Vec<ConnectionInfo>,
+    sent: usize,
+}
+
+/// Kinds of events whose rate is limited, each by itself.
+#[derive(Clone, Copy, Debug)]
+pub enum Rated {
+    /// [`Event::Shortage`].
+    Shortage,
+    /// [`Event::LogLost`].
+    LogLost,
+    /// [`Event::LockStuck`].
+    LockStuck,
+}
+
+impl Rated {
+    const COUNT: usize = 3;
+}
+
+impl Supervisor {
+    /// The link over a worker's channel.
+    pub fn new(channel: Channel<FromWorker, ToWorker>) -> Supervisor {
+        Supervisor {
+            channel,
+            events: VecDeque::new(),
+            report: None,
+            sent_counters: Counters::default(),
+            counters_due: None,
+            last_rated: [None; Rated::COUNT],
+        }
+    }
+
+    /// The next thing that the supervisor said.
+    ///
+    /// # Errors
+    /// What it said is no message: the worker must leave.
+    pub fn hear(&self) -> Result<Received<ToWorker>, ChannelError> {
+        self.channel.receive()
+    }
+
+    /// Tells of an event.
+    pub fn tell(&mut self, event: Event, counters: &mut Counters) {
+        if self.events.len() < EVENTS {
+            self.events.push_back(event);
+        } else {
+            counters.events_dropped += 1;
+        }
+        self.speak();
+    }
+
+    /// Whether an event of a rated kind may be told now.
+    pub fn may_tell(&mut self, kind: Rated, now: u64) -> bool {
+        let last = &mut self.last_rated[kind as usize];
+        let may = last.is_none_or(|last| now >= last + RATE);
+        if may {
+            *last = Some(now);
+        }
+        may
+    }
+
+    /// Begins to answer a request for a report. An unfinished one is given up: nobody waits for it any more.
+    pub fn report(&mut self, serial: u32, counters: Counters, connections: Vec<ConnectionInfo>) {
+        self.report = Some(Report { serial, counters, connections, sent: 0 });
+        self.speak();
+    }
+
+    /// Notes that counters may have changed.
+    pub fn note_counters(&mut self, now: u64, counters: &Counters) {
+        if self.counters_due.is_none() && *counters != self.sent_counters {
+            self.counters_due = Some(now + COUNTERS_EVERY);
+        }
+    }
+
+    /// When [`Supervisor::send_counters`] is due.
+    pub fn counters_due(&self) -> Option<u64> {
+        self.counters_due
+    }
+
+    /// Sends the counters. If the channel is full they are sent a second later.
+    pub fn send_counters(&mut self, now: u64, counters: &Counters) {
+        self.counters_due = None;
+        match self.channel.send(&FromWorker::Counters(*counters), None) {
+            Ok(Sent::Queued) => self.sent_counters = *counters,
+            // A supervisor that is gone is noticed where the channel is read.
+            Ok(Sent::Full) | Err(_) => self.counters_due = Some(now + COUNTERS_EVERY),
+        }
+    }
+
+    /// Sends what waits, as far as the channel takes it; to be called again when the channel is writable.
+    pub fn speak(&mut self) {
+        while let Some(event) = self.events.front() {
+            match self.channel.send(&FromWorker::Event(event.clone()), None) {
+                Ok(Sent::Queued) => {
+                    self.events.pop_front();
+                }
+                Ok(Sent::Full) | Err(_) => return,
+            }
+        }
+        while let Some(report) = &mut self.report {
+            let end = report.connections.len().min(report.sent + CONNECTIONS_PER_PAGE);
+            let last = end == report.connections.len();
+            let page = FromWorker::Report(ReportPage {
+                serial: report.serial,
+                last,
+                counters: report.counters,
+                connections: report.connections[report.sent..end].to_vec(),
+            });
+            match self.channel.send(&page, None) {
+                Ok(Sent::Queued) if last => self.report = None,
+                Ok(Sent::Queued) => report.sent = end,
+                Ok(Sent::Full) | Err(_) => return,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_report_goes_out_in_pages_that_fit() {
+        let (ours, theirs) = Channel::<FromWorker, ToWorker>::pair().unwrap();
+        let mut link = Supervisor::new(ours);
+        let widest = ConnectionInfo {
+            number: u32::MAX,
+            state: u8::MAX,
+            downfd: i32::MIN,
+            upfd: i32::MIN,
+            pending_down: u32::MAX,
+            pending_up: u32::MAX,
+            client: i32::MIN,
+            server: i32::MIN,
+        };
+        let all = CONNECTIONS_PER_PAGE * 3 + 1;
+        link.report(7, Counters::default(), vec![widest; all]);
+        let mut got = 0;
+        loop {
+            match theirs.receive().unwrap() {
+                Received::Message(FromWorker::Report(page), None) => {
+                    assert_eq!(page.serial, 7);
+                    got += page.connections.len();
+                    if page.last {
+                        break;
+                    }
+                }
+                Received::Empty => link.speak(),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(got, all);
+    }
+
+    #[test]
+    fn events_wait_for_a_slow_supervisor_up_to_a_bound() {
+        let (ours, theirs) = Channel::<FromWorker, ToWorker>::pair().unwrap();
+        let (mut link, mut counters) = (Supervisor::new(ours), Counters::default());
+        for server in 0..2000 {
+            link.tell(Event::BackInUse { server }, &mut counters);
+        }
+        let mut received = Vec::new();
+        loop {
+            match theirs.receive().unwrap() {
+                Received::Message(FromWorker::Event(Event::BackInUse { server }), None) => received.push(server),
+                Received::Empty if link.events.is_empty() => break,
+                Received::Empty => link.speak(),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(received.len() > EVENTS && received.is_sorted());
+        assert_eq!(received.len() as u64 + counters.events_dropped, 2000);
+    }
+
+    #[test]
+    fn rated_events_come_once_a_second_each_kind_by_itself() {
+        let (ours, _theirs) = Channel::<FromWorker, ToWorker>::pair().unwrap();
+        let mut link = Supervisor::new(ours);
+        assert!(link.may_tell(Rated::Shortage, 1));
+        assert!(!link.may_tell(Rated::Shortage, RATE));
+        assert!(link.may_tell(Rated::LogLost, 2));
+        assert!(link.may_tell(Rated::Shortage, RATE + 1));
+    }
+}

@@ -1,0 +1,29 @@
+//! The system interface that no safe crate offers: the one room of a worker where unsafe code may be.
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use mio::Poll;
+use rustix::io::Result;
+use rustix::ioctl::{Getter, ioctl};
+
+/// The epoll descriptor of a mio poll, for the flags that mio does not know (EPOLLEXCLUSIVE).
+pub fn epoll(poll: &Poll) -> BorrowedFd<'_> {
+    // SAFETY: mio offers the number only; the descriptor stays open as long as the Poll that is borrowed here.
+    unsafe { BorrowedFd::borrow_raw(poll.as_raw_fd()) }
+}
+
+/// Bytes handed to a TCP socket that its peer has not acknowledged (SIOCOUTQ, tcp(7)); for a Unix socket, bytes that its
+/// peer has not read.
+///
+/// # Errors
+/// The descriptor is no socket.
+pub fn unsent(socket: impl AsFd) -> Result<u32> {
+    /// SIOCOUTQ is TIOCOUTQ (asm-generic/ioctls.h).
+    const SIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
+    // SAFETY: SIOCOUTQ writes one int and reads nothing.
+    let getter = unsafe { Getter::<SIOCOUTQ, i32>::new() };
+    // SAFETY: the getter passes a valid int; on any descriptor that does not know the request the kernel answers ENOTTY.
+    let bytes = unsafe { ioctl(socket, getter) }?;
+    Ok(u32::try_from(bytes).unwrap_or(0))
+}
