@@ -217,7 +217,7 @@ impl Relay<'_> {
                 }
                 Ok(Received::Message(ToWorker::Log, Some(file))) => {
                     if let Some(log) = &mut self.log {
-                        log.reopen(file);
+                        log.reopen(self.now, file);
                     }
                     self.flush_log();
                 }
@@ -252,7 +252,7 @@ impl Relay<'_> {
 
     fn flush_log(&mut self) {
         let Some(log) = &mut self.log else { return };
-        log.flush();
+        log.flush(self.now);
         if self.supervisor.may_tell(Rated::LogLost, self.now)
             && let Some((lines, errno)) = log.take_lost()
         {

@@ -12,7 +12,10 @@ use pen_contract::start::RequestLog;
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 
-/// Longest part of a request that is logged, in bytes.
+/// Longest datagram to penlogd, in bytes.
+const DATAGRAM: usize = 1024;
+
+/// Longest part of a request that is logged to a file, in bytes.
 const REQUEST: usize = 100;
 
 /// Milliseconds that a line waits for others at most.
@@ -52,14 +55,18 @@ impl LogWriter {
             RequestLog::File(_) => write!(self.buffer, "{client} {unix_time} {server} "),
             RequestLog::Network(_) => write!(self.buffer, "+ {client} {server} "),
         };
-        self.buffer.extend(first_line(data));
+        let most = match self.target {
+            RequestLog::File(_) => REQUEST,
+            RequestLog::Network(_) => DATAGRAM.saturating_sub(self.buffer.len() - start + 1),
+        };
+        self.buffer.extend(first_line(data, most));
         self.buffer.push(b'\n');
         self.lines += 1;
         match &self.target {
             RequestLog::File(_) => {
                 self.due.get_or_insert(now + FLUSH_AFTER);
                 if self.buffer.len() >= FLUSH_FROM {
-                    self.flush();
+                    self.flush(now);
                 }
             }
             RequestLog::Network(socket) => {
@@ -76,7 +83,7 @@ impl LogWriter {
     }
 
     /// Writes out what has gathered.
-    pub fn flush(&mut self) {
+    pub fn flush(&mut self, now: u64) {
         self.due = None;
         let RequestLog::File(file) = &self.target else { return };
         if self.torn && !self.buffer.is_empty() {
@@ -91,7 +98,10 @@ impl LogWriter {
                 }
                 Err(Errno::INTR) => continue,
                 // A full pipe may take it later.
-                Err(Errno::AGAIN) if self.buffer.len() < KEEP => return,
+                Err(Errno::AGAIN) if self.buffer.len() < KEEP => {
+                    self.due = Some(now + FLUSH_AFTER);
+                    return;
+                }
                 Err(errno) => return self.lose(errno),
             }
         }
@@ -99,8 +109,9 @@ impl LogWriter {
     }
 
     /// Replaces the log file at a line's end: what came before goes to the old file.
-    pub fn reopen(&mut self, file: OwnedFd) {
-        self.flush();
+    pub fn reopen(&mut self, now: u64, file: OwnedFd) {
+        self.flush(now);
+        self.due = None;
         if !self.buffer.is_empty() {
             self.lose(Errno::AGAIN);
         }
@@ -125,10 +136,10 @@ impl LogWriter {
     }
 }
 
-/// The first line of what a client sent, at most [`REQUEST`] bytes, with a dot for each byte that is not printable ASCII.
-fn first_line(data: &[u8]) -> impl Iterator<Item = u8> + '_ {
+/// The first line of what a client sent, at most `most` bytes, with a dot for each byte that is not printable ASCII.
+fn first_line(data: &[u8], most: usize) -> impl Iterator<Item = u8> + '_ {
     data.iter()
-        .take(REQUEST)
+        .take(most)
         .take_while(|byte| !matches!(byte, b'\r' | b'\n'))
         .map(|byte| if matches!(byte, b' '..=b'~') { *byte } else { b'.' })
 }
@@ -158,7 +169,7 @@ mod tests {
         log.line(7, 1_795_493_748, client(), "127.0.0.2", &[b'a'; 300]);
         log.line(8, 1_795_493_748, client(), "127.0.0.2", b"caf\xc3\xa9\x1b[31m\t!");
         assert_eq!(log.due(), Some(105));
-        log.flush();
+        log.flush(0);
         assert_eq!(log.due(), None);
         drop(log);
         let mut text = String::new();
@@ -178,9 +189,9 @@ mod tests {
         let ((mut old, old_write), (mut new, new_write)) = (pipe(), pipe());
         let mut log = LogWriter::new(RequestLog::File(old_write));
         log.line(0, 1, client(), "s", b"before");
-        log.reopen(new_write);
+        log.reopen(0, new_write);
         log.line(0, 1, client(), "s", b"after");
-        log.flush();
+        log.flush(0);
         drop(log);
         let (mut before, mut after) = (String::new(), String::new());
         old.read_to_string(&mut before).unwrap();
@@ -195,7 +206,7 @@ mod tests {
         let mut log = LogWriter::new(RequestLog::File(write));
         log.line(0, 1, client(), "s", b"x");
         log.line(0, 1, client(), "s", b"y");
-        log.flush();
+        log.flush(0);
         assert_eq!(log.take_lost(), Some((2, Errno::PIPE.raw_os_error())));
         assert_eq!(log.take_lost(), None);
     }

@@ -1,0 +1,363 @@
+//! Runs a supervisor with a small worker of the tests' own in a process of its own, and looks at it from outside.
+//!
+//! The process is this test binary again, with the test `host` selected: one thread, because a supervisor forks.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+use pen_contract::address::{Host, Local};
+use pen_contract::channel::Received;
+use pen_contract::configuration::Configuration;
+use pen_contract::grammar::ServerSpec;
+use pen_contract::message::{Event, FromStartingWorker, FromWorker, ReportPage, ToWorker};
+use pen_contract::settings::Selection;
+use pen_contract::start::{RequestLog, WorkerStart};
+use pen_contract::stats::{ConnectionInfo, Counters};
+use pen_supervisor::{Launch, LogTarget};
+use pen_table::Table;
+
+const LAUNCH: &str = "PEN_TEST_LAUNCH";
+const WORKER: &str = "PEN_TEST_WORKER";
+
+/// What a test wants to run.
+pub struct Pen {
+    pub directory: tempfile::TempDir,
+    settings: Vec<(&'static str, String)>,
+    worker: &'static str,
+    ordinary: bool,
+}
+
+impl Pen {
+    /// A pen with two workers behind a Unix socket, and the worker that `serve` knows by this name.
+    pub fn new(worker: &'static str) -> Pen {
+        let directory = tempfile::tempdir().unwrap();
+        let mut pen = Pen { directory, settings: Vec::new(), worker, ordinary: false };
+        for (key, file) in [("local", "front.sock"), ("pid", "pen.pid"), ("log", "pen.log"), ("status", "status.html")]
+        {
+            pen.settings.push((key, pen.path(file).display().to_string()));
+        }
+        pen
+    }
+
+    pub fn with(mut self, key: &'static str, value: impl ToString) -> Pen {
+        self.settings.retain(|(known, _)| *known != key);
+        self.settings.push((key, value.to_string()));
+        self
+    }
+
+    pub fn without(mut self, key: &'static str) -> Pen {
+        self.settings.retain(|(known, _)| *known != key);
+        self
+    }
+
+    /// As `nobody`; only root can ask for that.
+    pub fn as_ordinary_user(mut self) -> Pen {
+        std::os::unix::fs::chown(self.directory.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        self.ordinary = true;
+        self
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap_or_default()
+    }
+
+    fn command(&self) -> Command {
+        let mut program = std::env::current_exe().unwrap();
+        if self.ordinary {
+            let copy = self.path("program");
+            fs::copy(&program, &copy).unwrap();
+            program = copy;
+        }
+        let mut command = Command::new(program);
+        command.args(["host", "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
+        self.prepare(&mut command);
+        command
+    }
+
+    /// Through a shell that first runs `preparation`.
+    pub fn shell(&self, preparation: &str) -> Command {
+        let program = std::env::current_exe().unwrap();
+        let script = format!("{preparation}; exec \"$0\" host --exact --ignored --nocapture --test-threads=1");
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(script).arg(program);
+        self.prepare(&mut command);
+        command
+    }
+
+    fn prepare(&self, command: &mut Command) {
+        let settings: Vec<String> = self.settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        command.env(LAUNCH, settings.join("\n")).env(WORKER, self.worker).stdin(Stdio::null());
+        if self.ordinary {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+    }
+
+    /// Without `-f`: returns when the command does.
+    pub fn background(&self) -> Output {
+        self.command().output().unwrap()
+    }
+
+    /// With `-f`: returns once the pid file is written.
+    pub fn foreground(self) -> Running {
+        let pen = self.with("foreground", "yes");
+        let mut command = pen.command();
+        Running::start(pen, &mut command)
+    }
+}
+
+/// A pen in the foreground.
+pub struct Running {
+    pub pen: Pen,
+    pub child: Child,
+}
+
+impl Running {
+    pub fn start(pen: Pen, command: &mut Command) -> Running {
+        let errors = fs::File::create(pen.path("stderr")).unwrap();
+        let child = command.stdout(Stdio::null()).stderr(errors).spawn().unwrap();
+        let running = Running { pen, child };
+        wait_for("the pid file", || running.pen.read("pen.pid").ends_with('\n'));
+        running
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id() as i32)
+    }
+
+    pub fn workers(&self) -> Vec<Pid> {
+        children(self.pid())
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    pub fn errors(&self) -> String {
+        self.pen.read("stderr")
+    }
+
+    /// Waits for the end; returns the exit status.
+    pub fn wait(&mut self) -> Option<i32> {
+        let child = &mut self.child;
+        let mut status = None;
+        wait_for("the end of pen", || {
+            status = child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.and_then(|status| status.code())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("standard error of pen:\n{}", self.errors());
+        }
+    }
+}
+
+/// Waits for a condition; panics after a time that only a failure takes.
+pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The children of a process, without those that are dead and not yet reaped.
+pub fn children(parent: Pid) -> Vec<Pid> {
+    let path = format!("/proc/{parent}/task/{parent}/children");
+    let list = fs::read_to_string(path).unwrap_or_default();
+    list.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap())).filter(|pid| is_alive(*pid)).collect()
+}
+
+pub fn is_alive(pid: Pid) -> bool {
+    field(pid, "State").is_some_and(|state| !state.starts_with('Z') && !state.starts_with('X'))
+}
+
+/// A line of /proc/PID/status.
+pub fn field(pid: Pid, name: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.split(':').next() == Some(name))?;
+    Some(line.split_once(':')?.1.trim().into())
+}
+
+/// The open descriptors of a process by number, with what they are.
+pub fn descriptors(pid: Pid) -> Vec<(i32, String)> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let describe = |entry: fs::DirEntry| {
+        let target = fs::read_link(entry.path()).ok()?;
+        Some((entry.file_name().to_str()?.parse().ok()?, target.display().to_string()))
+    };
+    let mut descriptors: Vec<_> = entries.filter_map(describe).collect();
+    descriptors.sort();
+    descriptors
+}
+
+/// Whether privileged behaviour can be tested; says so if not.
+pub fn is_root() -> bool {
+    let root = geteuid().is_root();
+    if !root {
+        eprintln!("skipped: needs root");
+    }
+    root
+}
+
+pub const NOBODY: u32 = 65534;
+
+// From here on: in the process under test.
+
+/// Runs what the environment asks for; none if this is not the process under test.
+pub fn host() -> Option<i32> {
+    let settings = std::env::var(LAUNCH).ok()?;
+    let get = |key: &str| {
+        let of_key = |line: &str| line.strip_prefix(key)?.strip_prefix('=').map(String::from);
+        settings.lines().find_map(of_key)
+    };
+    let launch = Launch {
+        configuration: configuration(Path::new(&get("local")?)),
+        workers: Some(get("workers").map_or(2, |count| count.parse().unwrap())),
+        backlog: 500,
+        foreground: get("foreground").is_some(),
+        jail: get("jail").map(PathBuf::from),
+        user: get("user"),
+        pid_file: get("pid").map(PathBuf::from),
+        status_file: get("status").map(PathBuf::from),
+        log: get("log").map(|path| LogTarget::File(path.into())),
+    };
+    // As the program does.
+    Some(match pen_supervisor::run(launch, serve) {
+        Ok(()) => 0,
+        Err(why) => {
+            eprintln!("pen: {why}");
+            1
+        }
+    })
+}
+
+fn configuration(local: &Path) -> Configuration {
+    let server = ServerSpec {
+        host: Host::Ip([127, 0, 0, 1].into()),
+        port: Some(pen_contract::address::Service::Port(1)),
+        soft: 0,
+        hard: 0,
+        weight: 1,
+        prio: 0,
+    };
+    Configuration {
+        local: Local::Unix(local.into()),
+        servers: vec![server],
+        emergency: None,
+        abuse: None,
+        server_slots: None,
+        selection: Selection::default(),
+        blacklist: 30,
+        connect_timeout: 5,
+        tracking: 0,
+        connections_max: 256,
+        clients_max: 64,
+        accept_batch: 100,
+        debug: 0,
+        ascii: false,
+    }
+}
+
+/// A worker that does what the test wants to see handled.
+fn serve(start: WorkerStart, _table: &Table) -> i32 {
+    let kind = std::env::var(WORKER).unwrap();
+    match kind.as_str() {
+        "dies at once" => return 3,
+        "fails" => {
+            let reason = "worker cannot\nstart".into();
+            start.channel.send(&FromStartingWorker::Failed { reason }, None).unwrap();
+            return 1;
+        }
+        "is never ready" => loop {
+            std::thread::park();
+        },
+        _ => {}
+    }
+    start.channel.send(&FromStartingWorker::Ready, None).unwrap();
+    let channel = start.channel.into_phase::<FromWorker, ToWorker>();
+    match kind.as_str() {
+        "talks nonsense" if start.id.0 == 0 => {
+            rustix::net::send(&channel, b"\xff\xff\xff", rustix::net::SendFlags::empty()).unwrap();
+        }
+        "panics" if start.id.0 == 0 => panic!("on purpose"),
+        "floods" if start.id.0 == 0 => {
+            let flood = FromWorker::Event(Event::LockStuck);
+            // Until it is killed for it.
+            while channel.send(&flood, None).is_ok() {}
+        }
+        "reports too much" if start.id.0 == 0 => {
+            let info = ConnectionInfo {
+                number: 0,
+                state: 0,
+                downfd: 0,
+                upfd: 0,
+                pending_down: 0,
+                pending_up: 0,
+                client: 0,
+                server: 0,
+            };
+            let page = ReportPage {
+                serial: 1,
+                last: false,
+                counters: Counters { accepted: u64::MAX, ..Counters::default() },
+                connections: vec![info; 300],
+            };
+            return obey(&channel, None, Some(page));
+        }
+        _ => {}
+    }
+    obey(&channel, start.log, None)
+}
+
+fn obey(
+    channel: &pen_contract::channel::Channel<FromWorker, ToWorker>,
+    mut log: Option<RequestLog>,
+    page: Option<ReportPage>,
+) -> i32 {
+    use std::os::fd::AsFd;
+    let mut say = |log: &mut Option<RequestLog>, line: &str| {
+        if let Some(RequestLog::File(file)) = log {
+            fs::File::from(file.try_clone().unwrap()).write_all(line.as_bytes()).unwrap();
+        }
+    };
+    say(&mut log, "started\n");
+    loop {
+        match channel.receive() {
+            Ok(Received::Message(ToWorker::Stop, _)) => {
+                say(&mut log, "stopped\n");
+                return 0;
+            }
+            Ok(Received::Message(ToWorker::Log, file)) => {
+                log = file.map(RequestLog::File);
+                say(&mut log, "reopened\n");
+            }
+            Ok(Received::Message(ToWorker::Report { serial }, _)) => {
+                let empty =
+                    || ReportPage { serial, last: true, counters: Counters::default(), connections: Vec::new() };
+                channel.send(&FromWorker::Report(page.clone().unwrap_or_else(empty)), None).unwrap();
+            }
+            Ok(Received::Empty) => {
+                let mut polled = [nix::poll::PollFd::new(channel.as_fd(), nix::poll::PollFlags::POLLIN)];
+                let _ = nix::poll::poll(&mut polled, nix::poll::PollTimeout::NONE);
+            }
+            Ok(Received::Closed) | Err(_) => return 1,
+        }
+    }
+}
