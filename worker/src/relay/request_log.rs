@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 
 use pen_contract::ids::ClientKey;
 use pen_contract::start::RequestLog;
+use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 
@@ -34,8 +35,12 @@ pub struct LogWriter {
     buffer: Vec<u8>,
     /// When the buffer must be out.
     due: Option<u64>,
-    /// The last write ended within a line that was then lost: the next one begins a new line.
+    /// The last write ended within a line, the rest of which is next.
+    mid_line: bool,
+    /// The rest of a line was lost: the next write begins a new line.
     torn: bool,
+    /// Most bytes of one write.
+    piece: usize,
     lines: u64,
     lost: u64,
     errno: i32,
@@ -44,7 +49,18 @@ pub struct LogWriter {
 impl LogWriter {
     /// A writer to an open log.
     pub fn new(target: RequestLog) -> LogWriter {
-        LogWriter { target, buffer: Vec::new(), due: None, torn: false, lines: 0, lost: 0, errno: 0 }
+        let piece = piece(&target);
+        LogWriter {
+            target,
+            buffer: Vec::new(),
+            due: None,
+            mid_line: false,
+            torn: false,
+            piece,
+            lines: 0,
+            lost: 0,
+            errno: 0,
+        }
     }
 
     /// Adds a line for the first bytes of a request.
@@ -91,9 +107,9 @@ impl LogWriter {
             self.torn = false;
         }
         while !self.buffer.is_empty() {
-            match rustix::io::write(file, &self.buffer) {
+            match rustix::io::write(file, whole_lines(&self.buffer, self.piece)) {
                 Ok(written) => {
-                    self.torn = written < self.buffer.len() && self.buffer[written - 1] != b'\n';
+                    self.mid_line = written > 0 && self.buffer[written - 1] != b'\n';
                     self.buffer.drain(..written);
                 }
                 Err(Errno::INTR) => continue,
@@ -105,7 +121,6 @@ impl LogWriter {
                 Err(errno) => return self.lose(errno),
             }
         }
-        self.torn = false;
     }
 
     /// Replaces the log file at a line's end: what came before goes to the old file.
@@ -115,8 +130,10 @@ impl LogWriter {
         if !self.buffer.is_empty() {
             self.lose(Errno::AGAIN);
         }
+        self.mid_line = false;
         self.torn = false;
         self.target = RequestLog::File(file);
+        self.piece = piece(&self.target);
     }
 
     /// Lines that were to be written so far.
@@ -132,8 +149,25 @@ impl LogWriter {
     fn lose(&mut self, errno: Errno) {
         self.lost += self.buffer.iter().filter(|byte| **byte == b'\n').count() as u64;
         self.errno = errno.raw_os_error();
+        self.torn = std::mem::take(&mut self.mid_line);
         self.buffer.clear();
     }
+}
+
+/// How much may be written at a time. A pipe takes at most PIPE_BUF bytes in one piece (pipe(7)), and what is more could mix
+/// with the lines of other workers; a file opened for appending takes any write in one piece.
+fn piece(target: &RequestLog) -> usize {
+    const PIPE_BUF: usize = 4096;
+    let (RequestLog::File(log) | RequestLog::Network(log)) = target;
+    let is_pipe = rustix::fs::fstat(log).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
+    if is_pipe { PIPE_BUF } else { usize::MAX }
+}
+
+/// The whole lines at the beginning of a text that fit into `most` bytes; lines are shorter than that.
+fn whole_lines(text: &[u8], most: usize) -> &[u8] {
+    let fits = &text[..text.len().min(most)];
+    let end = fits.iter().rposition(|byte| *byte == b'\n').map_or(fits.len(), |last| last + 1);
+    &fits[..end]
 }
 
 /// The first line of what a client sent, at most `most` bytes, with a dot for each byte that is not printable ASCII.
