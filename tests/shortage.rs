@@ -7,8 +7,9 @@ mod harness;
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
 
+use harness::backend::Blackhole;
 use harness::machine;
-use harness::{Backend, Client, Pen, eventually, needs_root};
+use harness::{Backend, Client, Pen, Port, eventually, needs_root};
 
 /// A client address of its own for each number.
 fn client(number: u8) -> Ipv4Addr {
@@ -18,8 +19,12 @@ fn client(number: u8) -> Ipv4Addr {
 #[test]
 fn a_low_descriptor_limit_at_the_start_is_said_and_excess_clients_wait() {
     let farm = Backend::farm(["a"]);
-    let pen =
-        Pen::builder().workers(1).through(["prlimit", "--nofile=128:128"]).options(["-x", "1000"]).servers(&farm).start();
+    let pen = Pen::builder()
+        .workers(1)
+        .through(["prlimit", "--nofile=128:128"])
+        .options(["-x", "1000"])
+        .servers(&farm)
+        .start();
     pen.hears("-x");
     assert!(pen.said().contains("1000") && pen.said().contains("128"), "the warning says the numbers: {}", pen.said());
     let crowd: Vec<Client> = (0..200).map(|n| pen.connect(client(n))).collect();
@@ -84,6 +89,25 @@ fn a_worker_without_descriptors_leaves_the_clients_to_the_others() {
     }
     workers[0].limit_descriptors(usual);
     assert_eq!(pen.only(0, || pen.ask(client(1))).as_deref(), Some("a"), "and takes them again");
+}
+
+#[test]
+fn a_worker_with_too_many_connects_pending_leaves_the_clients_to_the_others() {
+    const PENDING_MAX: i64 = 100;
+    let port = Port::reserve();
+    let _hole = Blackhole::on(&port);
+    let pen = Pen::builder().workers(2).options(["-t", "3600"]).server_as(port.address().to_string()).start();
+    let mut waiting: Vec<Client> = pen.only(0, || {
+        let crowd = (0..PENDING_MAX).map(|_| pen.connect(client(1))).collect();
+        eventually("one worker has all that it may have", || pen.report().in_use() == PENDING_MAX);
+        crowd
+    });
+    for more in 1..=20 {
+        waiting.push(pen.connect(client(2)));
+        eventually("the other worker takes the next one", || pen.report().in_use() == PENDING_MAX + more);
+    }
+    waiting.into_iter().for_each(Client::reset);
+    pen.settle();
 }
 
 #[test]

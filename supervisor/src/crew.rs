@@ -36,6 +36,8 @@ pub(crate) struct Death {
     pub(crate) id: WorkerId,
     pub(crate) pid: Pid,
     pub(crate) lived: Duration,
+    /// Whether it had served clients.
+    pub(crate) was_ready: bool,
     /// What it had still said.
     pub(crate) news: Vec<News>,
     status: WaitStatus,
@@ -65,11 +67,13 @@ impl Crew {
         let is_it = |worker: &mut Worker| worker.pid == pid;
         let mut worker = self.posts.iter_mut().find_map(|post| post.worker.take_if(is_it))?;
         let news = worker.read(LAST_WORDS, now);
+        let was_ready = worker.was_ready;
         self.retired.add(&worker.counters);
         Some(Death {
             id: worker.id,
             pid,
             lived: now.saturating_duration_since(worker.born),
+            was_ready,
             news,
             status,
             failed: worker.failed,
@@ -147,9 +151,9 @@ impl Death {
 
     /// The reason of a start that failed because of this death.
     pub(crate) fn start_failure(self) -> String {
-        match self.failed {
-            Some(why) => why,
-            None => format!("{} before it was ready", self.line()),
+        match (self.status, self.failed) {
+            (WaitStatus::Exited(_, _), Some(why)) => why,
+            (status, failed) => format!("{} before it was ready", Death { status, failed, ..self }.line()),
         }
     }
 }
@@ -168,6 +172,7 @@ mod tests {
             id: WorkerId(1),
             pid: Pid::from_raw(123),
             lived: Duration::ZERO,
+            was_ready: false,
             news: Vec::new(),
             status,
             failed: failed.map(Into::into),

@@ -46,7 +46,7 @@ pub(crate) struct Service {
 /// What the death of a worker means.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Phase {
-    /// The start has failed.
+    /// The start has failed, unless the worker had been ready.
     Starting,
     /// The worker is to be replaced.
     Serving,
@@ -139,10 +139,12 @@ impl Service {
         }
         self.crew.workers_mut().for_each(|worker| worker.kill_overdue(now));
         self.reap(now)?;
-        if self.phase == Phase::Serving {
+        if self.phase != Phase::Stopping {
             for id in self.crew.due(now) {
                 self.fill(id, None, now);
             }
+        }
+        if self.phase == Phase::Serving {
             self.report(now);
         }
         self.crew.workers_mut().for_each(|worker| worker.send_due(&self.inheritance));
@@ -153,8 +155,9 @@ impl Service {
     fn wait(&self, sources: &[BorrowedFd<'_>], latest: Option<Instant>) -> Vec<WorkerId> {
         let overdue = self.crew.workers().filter_map(|worker| worker.overdue()).min();
         let deadlines = match self.phase {
+            Phase::Starting => [latest, overdue, self.crew.next_due(), None],
             Phase::Serving => [latest, overdue, self.crew.next_due(), self.reporter.deadline()],
-            Phase::Starting | Phase::Stopping => [latest, overdue, None, None],
+            Phase::Stopping => [latest, overdue, None, None],
         };
         let mut polled = Vec::new();
         let mut speakers = Vec::new();
@@ -244,8 +247,8 @@ impl Service {
             let _ = rustix::io::write(&self.inheritance.freed, &1_u64.to_ne_bytes());
         }
         match self.phase {
-            Phase::Starting => return Err(StartError(death.start_failure())),
-            Phase::Serving => self.replace(&death, now),
+            Phase::Starting if !death.was_ready => return Err(StartError(death.start_failure())),
+            Phase::Starting | Phase::Serving => self.replace(&death, now),
             Phase::Stopping => {}
         }
         Ok(())

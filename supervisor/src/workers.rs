@@ -27,6 +27,8 @@ pub(crate) struct Worker {
     pub(crate) id: WorkerId,
     pub(crate) pid: Pid,
     pub(crate) born: Instant,
+    /// Whether it ever served clients.
+    pub(crate) was_ready: bool,
     /// What it last reported.
     pub(crate) counters: Counters,
     /// Why it could not start, in its own words, or why it was expelled.
@@ -81,6 +83,7 @@ impl Worker {
             id,
             pid,
             born: now,
+            was_ready: false,
             counters: Counters::default(),
             failed: None,
             pidfd,
@@ -215,6 +218,7 @@ impl Worker {
             }
             (FromStartingWorker::Ready, Link::Starting { channel, greeted: true }) => {
                 self.link = Link::Ready(channel.into_phase());
+                self.was_ready = true;
                 Ok(Some(News::Ready))
             }
             (FromStartingWorker::Failed { reason }, link) => {

@@ -1,24 +1,63 @@
 //! The supervisor from outside: start and its failure, death and replacement, signals, jail.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy.toml exempts functions marked as tests; ours are called by a harness of our own"
+)]
+
 #[path = "service/harness.rs"]
 mod harness;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::process::ExitCode;
 
 use harness::{Pen, Running, children, descriptors, field, is_alive, is_root, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-#[test]
-#[ignore = "the process under test, which the other tests start"]
-fn host() {
+/// A test harness of our own, because the process under test is this program again and must have a single thread, which
+/// libtest's tests do not. Arguments are parts of names, as with libtest.
+fn main() -> ExitCode {
     if let Some(status) = harness::host() {
         std::process::exit(status);
     }
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let mut failures = 0;
+    for (name, test) in TESTS {
+        if wanted.is_empty() || wanted.iter().any(|part| name.contains(part)) {
+            let passed = std::panic::catch_unwind(test).is_ok();
+            println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+            failures += u32::from(!passed);
+        }
+    }
+    if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-#[test]
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => { &[$((stringify!($name), $name)),*] };
+}
+
+const TESTS: &[(&str, fn())] = tests![
+    without_f_the_command_returns_when_the_service_is_ready,
+    a_failed_start_is_one_line_and_leaves_nothing,
+    a_start_can_be_interrupted,
+    a_killed_worker_is_replaced_and_nothing_leaks,
+    a_worker_that_lived_is_replaced_at_once,
+    a_broken_worker_is_killed_and_the_supervisor_lives,
+    a_worker_that_reports_too_much_is_killed,
+    a_stopped_worker_delays_neither_a_report_nor_the_end,
+    reports_go_to_the_file_or_to_standard_error,
+    a_hangup_reopens_the_log_in_every_worker,
+    inherited_signal_states_and_descriptors_change_nothing,
+    workers_do_not_outlive_their_supervisor,
+    one_pid_file_is_for_one_pen,
+    a_jailed_worker_has_nothing_left,
+    root_without_a_user_keeps_no_capability,
+    a_missing_jail_is_named,
+    an_ordinary_user_needs_no_privilege_and_gets_none,
+];
+
 fn without_f_the_command_returns_when_the_service_is_ready() {
     let pen = Pen::new("works").with("workers", 3);
     let output = pen.background();
@@ -38,7 +77,6 @@ fn without_f_the_command_returns_when_the_service_is_ready() {
     assert_eq!(pen.read("pen.log").matches("stopped\n").count(), 3);
 }
 
-#[test]
 fn a_failed_start_is_one_line_and_leaves_nothing() {
     let cases = [("dies at once", "pen: worker "), ("fails", "pen: worker cannot.start\n")];
     for (worker, expected) in cases {
@@ -54,7 +92,6 @@ fn a_failed_start_is_one_line_and_leaves_nothing() {
     }
 }
 
-#[test]
 fn a_start_can_be_interrupted() {
     let pen = Pen::new("is never ready").with("foreground", "yes").without("pid");
     let mut command = pen.shell("true");
@@ -72,7 +109,6 @@ fn a_start_can_be_interrupted() {
     assert!(workers.iter().all(|worker| !is_alive(*worker)) && !pen.path("front.sock").exists());
 }
 
-#[test]
 fn a_killed_worker_is_replaced_and_nothing_leaks() {
     let mut pen = Pen::new("works").foreground();
     let before = descriptors(pen.pid()).len();
@@ -89,7 +125,6 @@ fn a_killed_worker_is_replaced_and_nothing_leaks() {
     assert_eq!(pen.wait(), Some(0));
 }
 
-#[test]
 fn a_worker_that_lived_is_replaced_at_once() {
     let mut pen = Pen::new("works").foreground();
     let victim = pen.workers()[0];
@@ -101,7 +136,6 @@ fn a_worker_that_lived_is_replaced_at_once() {
     assert_eq!(pen.wait(), Some(0));
 }
 
-#[test]
 fn a_broken_worker_is_killed_and_the_supervisor_lives() {
     let cases = [
         ("talks nonsense", "cannot decode a message"),
@@ -119,7 +153,6 @@ fn a_broken_worker_is_killed_and_the_supervisor_lives() {
     }
 }
 
-#[test]
 fn a_worker_that_reports_too_much_is_killed() {
     let mut pen = Pen::new("reports too much").foreground();
     let expected = "more connections than there can be";
@@ -130,7 +163,6 @@ fn a_worker_that_reports_too_much_is_killed() {
     assert_eq!(pen.wait(), Some(0));
 }
 
-#[test]
 fn a_stopped_worker_delays_neither_a_report_nor_the_end() {
     let mut pen = Pen::new("works").foreground();
     kill(pen.workers()[0], Signal::SIGSTOP).unwrap();
@@ -145,7 +177,6 @@ fn a_stopped_worker_delays_neither_a_report_nor_the_end() {
     assert!(pen.errors().contains("did not stop in time"));
 }
 
-#[test]
 fn reports_go_to_the_file_or_to_standard_error() {
     let mut pen = Pen::new("works").foreground();
     pen.signal(Signal::SIGUSR1);
@@ -164,7 +195,6 @@ fn reports_go_to_the_file_or_to_standard_error() {
     assert_eq!(pen.wait(), Some(0));
 }
 
-#[test]
 fn a_hangup_reopens_the_log_in_every_worker() {
     let mut pen = Pen::new("works").foreground();
     let log = pen.pen.path("pen.log");
@@ -185,7 +215,6 @@ fn a_hangup_reopens_the_log_in_every_worker() {
     assert_eq!(pen.pen.read("old.log"), "started\nstarted\n");
 }
 
-#[test]
 fn inherited_signal_states_and_descriptors_change_nothing() {
     let pen = Pen::new("works").with("foreground", "yes");
     let mut command = pen.shell("trap '' HUP INT QUIT USR1 TERM CHLD USR2; exec 7</dev/zero");
@@ -211,7 +240,6 @@ fn inherited_signal_states_and_descriptors_change_nothing() {
     assert_eq!(pen.wait(), Some(0));
 }
 
-#[test]
 fn workers_do_not_outlive_their_supervisor() {
     let mut pen = Pen::new("works").foreground();
     let workers = pen.workers();
@@ -219,7 +247,6 @@ fn workers_do_not_outlive_their_supervisor() {
     wait_for("the workers' end", || workers.iter().all(|worker| !is_alive(*worker)));
 }
 
-#[test]
 fn one_pid_file_is_for_one_pen() {
     let mut first = Pen::new("works").foreground();
     let second = Pen::new("works").with("pid", first.pen.path("pen.pid").display());
@@ -233,7 +260,6 @@ fn one_pid_file_is_for_one_pen() {
     assert_eq!(first.wait(), Some(0));
 }
 
-#[test]
 fn a_jailed_worker_has_nothing_left() {
     if !is_root() {
         return;
@@ -265,7 +291,6 @@ fn a_jailed_worker_has_nothing_left() {
     assert_eq!(pen.wait(), Some(0));
 }
 
-#[test]
 fn root_without_a_user_keeps_no_capability() {
     if !is_root() {
         return;
@@ -280,7 +305,6 @@ fn root_without_a_user_keeps_no_capability() {
     assert_eq!(pen.wait(), Some(0));
 }
 
-#[test]
 fn a_missing_jail_is_named() {
     if !is_root() {
         return;
@@ -291,17 +315,16 @@ fn a_missing_jail_is_named() {
     assert!(errors.ends_with(" in /no/such/jail: chroot: no such directory\n"), "{errors}");
 }
 
-#[test]
 fn an_ordinary_user_needs_no_privilege_and_gets_none() {
     if !is_root() {
         return;
     }
-    let mut pen = Pen::new("works").as_ordinary_user().foreground();
+    let mut pen = Pen::new("works").run_by_nobody().foreground();
     assert_eq!(pen.workers().len(), 2);
     pen.signal(Signal::SIGTERM);
     assert_eq!(pen.wait(), Some(0));
     for (key, value, expected) in [("jail", "/tmp", "-j: only root"), ("user", "root", "-u root: only root")] {
-        let output = Pen::new("works").as_ordinary_user().with(key, value).background();
+        let output = Pen::new("works").run_by_nobody().with(key, value).background();
         let errors = String::from_utf8(output.stderr).unwrap();
         assert!(errors.starts_with(&format!("pen: {expected}")), "{errors}");
         assert_eq!(output.status.code(), Some(1));

@@ -1,6 +1,6 @@
 //! Runs a supervisor with a small worker of the tests' own in a process of its own, and looks at it from outside.
 //!
-//! The process is this test binary again, with the test `host` selected: one thread, because a supervisor forks.
+//! The process is this program again, told by its environment what to run: one thread, because a supervisor forks.
 
 use std::fs;
 use std::io::Write;
@@ -57,7 +57,7 @@ impl Pen {
     }
 
     /// As `nobody`; only root can ask for that.
-    pub fn as_ordinary_user(mut self) -> Pen {
+    pub fn run_by_nobody(mut self) -> Pen {
         std::os::unix::fs::chown(self.directory.path(), Some(NOBODY), Some(NOBODY)).unwrap();
         self.ordinary = true;
         self
@@ -79,7 +79,6 @@ impl Pen {
             program = copy;
         }
         let mut command = Command::new(program);
-        command.args(["host", "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
         self.prepare(&mut command);
         command
     }
@@ -87,7 +86,7 @@ impl Pen {
     /// Through a shell that first runs `preparation`.
     pub fn shell(&self, preparation: &str) -> Command {
         let program = std::env::current_exe().unwrap();
-        let script = format!("{preparation}; exec \"$0\" host --exact --ignored --nocapture --test-threads=1");
+        let script = format!("{preparation}; exec \"$0\"");
         let mut command = Command::new("sh");
         command.arg("-c").arg(script).arg(program);
         self.prepare(&mut command);
@@ -332,7 +331,7 @@ fn obey(
     page: Option<ReportPage>,
 ) -> i32 {
     use std::os::fd::AsFd;
-    let mut say = |log: &mut Option<RequestLog>, line: &str| {
+    let say = |log: &mut Option<RequestLog>, line: &str| {
         if let Some(RequestLog::File(file)) = log {
             fs::File::from(file.try_clone().unwrap()).write_all(line.as_bytes()).unwrap();
         }
