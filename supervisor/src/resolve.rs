@@ -151,7 +151,7 @@ impl Question {
             (Question::TcpService(_) | Question::UdpService(_), answer @ Answer::Service(1..)) => return Ok(answer),
             (Question::Host(_), Answer::Failed(Failure::Unknown)) => "no such host",
             (Question::TcpService(_), Answer::Failed(Failure::Unknown)) => "no such service (tcp)",
-            (Question::UdpService(_), Answer::Failed(Failure::Unknown)) => "no such service (udp)",
+            (Question::UdpService(_), Answer::Failed(Failure::Unknown)) => "no such service (udp or tcp)",
             (_, Answer::Failed(Failure::Unavailable)) => "the name server does not answer",
             (_, Answer::Failed(Failure::Confinement)) => "the resolver process could not be confined",
             (_, Answer::Failed(Failure::Resolver) | Answer::Host(_) | Answer::Service(_)) => "the resolver failed",
@@ -194,6 +194,14 @@ fn say(channel: &ToSupervisor, answer: &Answer) -> bool {
 }
 
 fn answer(question: &Question) -> Result<Answer, Failure> {
+    match (question, look_up(question)) {
+        // Many a services database knows a service for TCP alone, though its number is registered for both.
+        (Question::UdpService(name), Err(Failure::Unknown)) => look_up(&Question::TcpService(name.clone())),
+        (_, answer) => answer,
+    }
+}
+
+fn look_up(question: &Question) -> Result<Answer, Failure> {
     // No AI_ADDRCONFIG: an address counts whatever families this machine's interfaces have.
     let hints = |socktype| AddrInfoHints { socktype, ..AddrInfoHints::default() };
     let (host, service, socktype) = match question {

@@ -50,7 +50,7 @@ impl Syslog {
     /// Sends a message. A daemon that was restarted is found again. False if the daemon is too slow; where there is none,
     /// nothing is lost that could have been had.
     pub(crate) fn send(&mut self, severity: Severity, text: &str) -> bool {
-        let text = shortened(text);
+        let text = shortened(text.trim_end());
         for _ in 0..ATTEMPTS {
             if self.logger.is_none() {
                 self.logger = connect(&self.path).map(|socket| Logger::new(LoggerBackend::Unix(socket), Format)).ok();

@@ -135,8 +135,7 @@ impl Relay<'_> {
     /// Gives a place back, and wakes those who wait for one.
     pub(super) fn give_back(&mut self, number: u32) {
         if self.seat.release_connection(number) {
-            // Any write wakes the waiting workers; a counter at its end has been written to.
-            let _ = rustix::io::write(&self.freed, &1u64.to_ne_bytes());
+            self.wake_workers();
         }
         if self.accepting.paused == Some(Pause::Busy) && !self.is_busy() {
             self.resume_accepting();
@@ -161,6 +160,16 @@ impl Relay<'_> {
             self.counters.pauses += 1;
         }
         self.accepting.paused = Some(pause);
+        if pause != Pause::Full {
+            // The kernel has woken this worker alone for the clients that wait now; others may have room for them.
+            self.wake_workers();
+        }
+    }
+
+    /// Has every worker look for clients.
+    fn wake_workers(&self) {
+        // Any write wakes them; a counter at its end has been written to.
+        let _ = rustix::io::write(&self.freed, &1u64.to_ne_bytes());
     }
 
     /// A connection was freed, by whichever worker.

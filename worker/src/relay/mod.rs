@@ -40,7 +40,7 @@ use supervisor::{Rated, Supervisor};
 
 /// The channel to the supervisor has something, or takes something again.
 const CHANNEL: Token = Token(usize::MAX);
-/// A connection was freed somewhere.
+/// A connection was freed somewhere, or another worker leaves clients to this one.
 const FREED: Token = Token(usize::MAX - 1);
 /// A client waits to be accepted.
 const LISTENER: Token = Token(usize::MAX - 2);
@@ -156,7 +156,10 @@ impl Relay<'_> {
                             return status;
                         }
                     }
-                    FREED => self.on_freed(),
+                    FREED => {
+                        self.on_freed();
+                        listener = true;
+                    }
                     LISTENER => listener = true,
                     _ => self.on_event(event),
                 }
