@@ -96,7 +96,8 @@ fn a_worker_with_too_many_connects_pending_leaves_the_clients_to_the_others() {
     const PENDING_MAX: i64 = 100;
     let port = Port::reserve();
     let _hole = Blackhole::on(&port);
-    let pen = Pen::builder().workers(2).options(["-t", "3600"]).server_as(port.address().to_string()).start();
+    let pen =
+        Pen::builder().workers(2).options(["-t", "3600", "-m", "1"]).server_as(port.address().to_string()).start();
     let mut waiting: Vec<Client> = pen.only(0, || {
         let crowd = (0..PENDING_MAX).map(|_| pen.connect(client(1))).collect();
         eventually("one worker has all that it may have", || pen.report().in_use() == PENDING_MAX);
