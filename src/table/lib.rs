@@ -137,8 +137,11 @@ impl Table {
 
     fn with_layout(layout: Layout) -> Result<Table, TableError> {
         let shape = layout.shape;
-        let hash_key = HashKey::random()
-            .map_err(|source| TableError::System { step: "getrandom", bytes: layout.bytes, source })?;
+        let hash_key = HashKey::random().map_err(|source| TableError::System {
+            step: "getrandom",
+            bytes: layout.bytes,
+            source,
+        })?;
         let memory = Memory::new(&layout)?;
         let table = Table { layout, hash_key, memory };
         let header = table.view().header;

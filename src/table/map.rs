@@ -64,8 +64,9 @@ impl Mapping {
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         fcntl_add_seals(&memory, seals).map_err(failed("sealing"))?;
         // SAFETY: a new mapping at an address of the kernel's choice; nothing that exists is touched.
-        let start = unsafe { mmap(null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &memory, 0) }
-            .map_err(failed("mmap"))?;
+        let start =
+            unsafe { mmap(null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &memory, 0) }
+                .map_err(failed("mmap"))?;
         let start = NonNull::new(start).ok_or(TableError::Shape("mapped at address 0"))?;
         Ok(Mapping { start, bytes })
     }

@@ -176,9 +176,15 @@ mod tests {
 
     #[test]
     fn bytes_of_a_word() {
-        for word in [0u64, 1, 0x8000_0000_0000_0000, 0x0100_0080_00ff_0001, u64::MAX, 0x0101_0101_0101_0101, 0x00ff_ffff] {
+        for word in
+            [0u64, 1, 0x8000_0000_0000_0000, 0x0100_0080_00ff_0001, u64::MAX, 0x0101_0101_0101_0101, 0x00ff_ffff]
+        {
             let bytes = word.to_le_bytes();
-            assert_eq!(lowest_zero_byte(word), bytes.iter().position(|byte| *byte == 0).map(|at| at as u32), "{word:x}");
+            assert_eq!(
+                lowest_zero_byte(word),
+                bytes.iter().position(|byte| *byte == 0).map(|at| at as u32),
+                "{word:x}"
+            );
             assert_eq!(nonzero_bytes(word), bytes.iter().filter(|byte| **byte != 0).count() as u32, "{word:x}");
         }
         assert_eq!(bytes_between(0, 8), u64::MAX);

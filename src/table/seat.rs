@@ -29,13 +29,7 @@ pub struct Locked<'s> {
 
 impl<'t> Seat<'t> {
     pub(crate) fn new(view: View<'t>, worker: u32) -> Seat<'t> {
-        Seat {
-            view,
-            worker,
-            waits: Cell::new(false),
-            stuck: RefCell::default(),
-            rebuilt: Cell::new(None),
-        }
+        Seat { view, worker, waits: Cell::new(false), stuck: RefCell::default(), rebuilt: Cell::new(None) }
     }
 
     /// Takes the lowest free connection number below `limit`: the place under -x. None: all in use.
@@ -178,7 +172,9 @@ impl Locked<'_> {
         self.shard.arrive(self.key, now, tracking).unwrap_or_else(|_| {
             self.rebuild();
             // If the table is being spoiled this very moment, the client is served without being remembered.
-            self.shard.arrive(self.key, now, tracking).unwrap_or(Arrival { client: ClientRef::NOBODY, recorded: NO_SERVER })
+            self.shard
+                .arrive(self.key, now, tracking)
+                .unwrap_or(Arrival { client: ClientRef::NOBODY, recorded: NO_SERVER })
         })
     }
 

@@ -88,8 +88,7 @@ impl View<'_> {
 
     /// Counts a connection of a worker to a server, if fewer than `limit` are counted.
     pub fn reserve(self, worker: u32, server: u32, limit: Option<u32>, stuck: &mut StuckLocks) -> bool {
-        let (Some(row), Some(state)) =
-            (self.rows(worker).get(server as usize), self.servers.get(server as usize))
+        let (Some(row), Some(state)) = (self.rows(worker).get(server as usize), self.servers.get(server as usize))
         else {
             return false;
         };

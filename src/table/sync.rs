@@ -5,10 +5,10 @@
 
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
-#[cfg(not(loom))]
-pub(crate) use std::sync::atomic::{Ordering, fence};
 #[cfg(all(not(loom), not(test)))]
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64};
+#[cfg(not(loom))]
+pub(crate) use std::sync::atomic::{Ordering, fence};
 
 #[cfg(all(not(loom), test))]
 pub(crate) use crate::steps::{AtomicU32, AtomicU64};

@@ -12,7 +12,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 
-use harness::{Pen, Running, children, descriptors, field, is_alive, is_root, wait_for};
+use harness::{Daemon, Pen, Running, children, descriptors, field, is_alive, is_root, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -63,6 +63,7 @@ fn without_f_the_command_returns_when_the_service_is_ready() {
     let output = pen.background();
     assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
     let pid = Pid::from_raw(pen.read("pen.pid").trim_end().parse().unwrap());
+    let _daemon = Daemon(pid);
     let workers = children(pid);
     assert_eq!(workers.len(), 3);
     std::os::unix::net::UnixStream::connect(pen.path("front.sock")).unwrap();

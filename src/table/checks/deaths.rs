@@ -50,7 +50,8 @@ fn three_clients(table: &Table) -> [ClientRef; 3] {
 
 /// The clients' numbers that are in the table, in order.
 fn numbers(table: &Table) -> Vec<u32> {
-    let mut numbers: Vec<u32> = table.clients().map(|entry| u32::from_le_bytes(entry.key[12..].try_into().unwrap())).collect();
+    let mut numbers: Vec<u32> =
+        table.clients().map(|entry| u32::from_le_bytes(entry.key[12..].try_into().unwrap())).collect();
     numbers.sort_unstable();
     numbers
 }

@@ -1,6 +1,8 @@
 //! Real processes: killed at random moments while they use the table, and stopped while they hold a lock. A program of its own without
 //! a test harness: a process that forks had better have one thread.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is how a failure is said")]
+
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

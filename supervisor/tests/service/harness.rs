@@ -167,6 +167,17 @@ impl Drop for Running {
     }
 }
 
+/// A pen in the background, which does not outlive its test.
+pub struct Daemon(pub Pid);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if is_alive(self.0) {
+            let _ = kill(self.0, Signal::SIGKILL);
+        }
+    }
+}
+
 /// Waits for a condition; panics after a time that only a failure takes.
 pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -194,9 +205,14 @@ pub fn field(pid: Pid, name: &str) -> Option<String> {
     Some(line.split_once(':')?.1.trim().into())
 }
 
-/// The open descriptors of a process by number, with what they are.
+/// The open descriptors of a process by number, with what they are. A worker is not dumpable: only root sees its.
 pub fn descriptors(pid: Pid) -> Vec<(i32, String)> {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let entries = match fs::read_dir(format!("/proc/{pid}/fd")) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied && !geteuid().is_root() => {
+            return Vec::new();
+        }
+        entries => entries.unwrap().flatten(),
+    };
     let describe = |entry: fs::DirEntry| {
         let target = fs::read_link(entry.path()).ok()?;
         Some((entry.file_name().to_str()?.parse().ok()?, target.display().to_string()))
