@@ -62,13 +62,17 @@ fn killed_workers_leave_nothing_behind() {
         children[worker as usize] = start_worker(&table, worker, random.next());
         if kills % KILLS_BETWEEN_CHECKS == 0 {
             children.iter().for_each(|child| end(*child));
-            (0..WORKERS).for_each(|worker| drop(table.bury(worker)));
+            (0..WORKERS).for_each(|worker| {
+                let _ = table.bury(worker);
+            });
             nothing_is_left(&table);
             children = (0..WORKERS).map(|worker| start_worker(&table, worker, random.next())).collect();
         }
     }
     children.iter().for_each(|child| end(*child));
-    (0..WORKERS).for_each(|worker| drop(table.bury(worker)));
+    (0..WORKERS).for_each(|worker| {
+        let _ = table.bury(worker);
+    });
     nothing_is_left(&table);
     print!("{kills} kills, at least {rebuilds} of them with a lock held ... ");
     assert!(kills >= KILLS_BETWEEN_CHECKS && rebuilds > 0);
@@ -110,7 +114,9 @@ fn nothing_is_left(table: &Table) {
     }
     assert_eq!(table.clients().count(), listed.len(), "a client was listed but not found");
     // As many new ones replace all the old ones, each slot once.
-    (1000..1000 + SLOTS).for_each(|n| drop(seat.lock(client(n)).map(|mut locked| locked.arrive(u64::MAX / 2 + 1, 0))));
+    for n in 1000..1000 + SLOTS {
+        seat.lock(client(n)).unwrap().arrive(u64::MAX / 2 + 1, 0);
+    }
     let mut keys: Vec<_> = table.clients().map(|entry| entry.key).collect();
     let mut wanted: Vec<_> = (1000..1000 + SLOTS).map(client).collect();
     keys.sort_unstable();
