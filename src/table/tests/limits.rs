@@ -11,7 +11,7 @@ const ROUNDS: u32 = 20_000;
 const LIMIT: u32 = 3;
 
 fn table() -> Table {
-    Table::create(Shape { clients: 16, servers: 3, workers: WORKERS, connections: 64 }).unwrap()
+    Table::create(Shape { clients: 16, servers: 3, workers: WORKERS, connections: 64 }).expect("memory for a table")
 }
 
 fn in_every_worker(work: impl Fn(u32) + Sync) {
