@@ -289,7 +289,7 @@ fn files_users_and_jails_that_cannot_be_had_are_named() {
     let listen = port.address().to_string();
     let missing = directory.path().join("none/file");
     let missing = missing.to_str().unwrap();
-    for option in ["-p", "-l", "-j"] {
+    for option in ["-p", "-l", "-w", "-j"] {
         refused([option, missing, &listen, "127.0.0.1:1"], missing);
         free(&port);
     }

@@ -33,6 +33,7 @@ use crate::resolve::{Answer, Question, resolve};
 use crate::say::Say;
 use crate::service::Service;
 use crate::signals::Signals;
+use crate::status_file;
 use crate::sys;
 use crate::user::{self, Identity};
 use crate::why::why;
@@ -125,6 +126,7 @@ impl Prepared {
         let settled = launch.configuration.settle(&resolved.names);
         let (listen, settings) = settled.map_err(|error| StartError(error.to_string()))?;
         let notices = notices(&launch, &listen, &settings, descriptor_limit);
+        launch.status_file.as_deref().map_or(Ok(()), status_file::check).map_err(refused)?;
         let log = open_log(&launch, resolved.log)?;
         let (listener, socket_path) = Listener::bind(&listen, launch.backlog).map_err(refused)?.into_parts();
         let pid_file = launch.pid_file.as_deref().map(PidFile::lock).transpose().map_err(refused)?;

@@ -18,6 +18,29 @@ pub(crate) struct StatusFileError {
     source: io::Error,
 }
 
+/// Whether a page can be put there at all, as far as that can be told without writing one: for the start, where a mistyped path should be
+/// told to whoever typed it.
+///
+/// # Errors
+/// The directory is missing, or something is in the way.
+pub(crate) fn check(path: &Path) -> Result<(), StatusFileError> {
+    let failed = |source| StatusFileError { path: path.into(), source };
+    in_the_way(path).map_err(failed)?;
+    let directory = path.parent().unwrap_or(path);
+    match fs::metadata(directory) {
+        Ok(there) if there.is_dir() => Ok(()),
+        Ok(_) => Err(failed(io::ErrorKind::NotADirectory.into())),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn in_the_way(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path).is_ok_and(|there| !there.is_file() && !there.is_symlink()) {
+        return Err(io::Error::other("something is there that is no file"));
+    }
+    Ok(())
+}
+
 /// Writes the page that `render` produces, by a temporary file and a rename. A symbolic link at the path is replaced, not
 /// followed. Where the directory is not writable but the file is, the file is overwritten.
 ///
@@ -29,9 +52,7 @@ pub(crate) fn replace(
     render: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), StatusFileError> {
     let failed = |source| StatusFileError { path: path.into(), source };
-    if fs::symlink_metadata(path).is_ok_and(|there| !there.is_file() && !there.is_symlink()) {
-        return Err(failed(io::Error::other("something is there that is no file")));
-    }
+    in_the_way(path).map_err(failed)?;
     let file = match make(temporary) {
         Ok(file) => file,
         Err(error) if cannot_create(&error) => return overwrite(path, render).map_err(failed),

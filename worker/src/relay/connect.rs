@@ -229,7 +229,11 @@ impl Relay<'_> {
         self.counters.failed_connects += 1;
         let seconds = self.settings.blacklist;
         if self.debug.on(1) {
-            self.debug.say(1, format_args!("server {} failed: {reason:?}", target.code()));
+            let why = match reason {
+                ConnectFailure::Errno(errno) => std::io::Error::from_raw_os_error(errno).to_string(),
+                ConnectFailure::Timeout => format!("no answer within {} s", self.settings.connect_timeout),
+            };
+            self.debug.say(1, format_args!("server {} failed: {why}", target.code()));
         }
         if seconds == 0 {
             return;
