@@ -88,7 +88,7 @@ fn demonstrate() -> Outcome<()> {
     say("6. The end: kill -TERM");
     pen.end()?;
     check("pen ended in order, status 0", true)?;
-    println!("\nAll of this happened. Next: README.md, and the manual page in docs/.");
+    println!("\nAll of this happened. Next: README.md, and pen --help.");
     Ok(())
 }
 

@@ -217,6 +217,37 @@ fn a_client_that_sends_and_closes_at_once_is_heard_to_the_end() {
 }
 
 #[test]
+fn every_transfer_ends_whatever_its_size() {
+    // A server that sends as many bytes as it is asked for, and closes.
+    let server = Backend::with(|mut connection| {
+        let mut size = [0; 4];
+        connection.read_exact(&mut size)?;
+        connection.write_all(&vec![b'x'; u32::from_be_bytes(size) as usize])
+    });
+    let pen = Pen::builder().server(&server).start();
+    thread::scope(|scope| {
+        for seed in 0..4 {
+            let pen = &pen;
+            scope.spawn(move || {
+                let mut sizes = Numbers::new(seed);
+                for _ in 0..150 {
+                    let size = 1 + sizes.below(6_000_000);
+                    let client = pen.connect(ME);
+                    client.send((size as u32).to_be_bytes());
+                    let mut buffer = vec![0; 1 << 20];
+                    let mut got = 0;
+                    while let read @ 1.. = Read::read(&mut client.socket(), &mut buffer).expect("bytes or an end") {
+                        got += read;
+                    }
+                    assert_eq!(got, size);
+                }
+            });
+        }
+    });
+    pen.settle();
+}
+
+#[test]
 fn both_sides_closing_at_once_lose_nothing_and_leave_nothing() {
     let server = Backend::with(|mut connection| {
         connection.write_all(&Bytes::new(7).take(10_000))?;

@@ -142,3 +142,101 @@ impl View<'_> {
         self.servers.iter().for_each(|server| server.limits.0.bury(worker));
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use crate::{Blacklist, ServerTotals, Shape, Table};
+
+    fn table() -> Table {
+        Table::create(Shape { clients: 1, servers: 3, workers: 3, connections: 8 }).unwrap()
+    }
+
+    #[test]
+    fn a_server_is_left_out_for_its_time_and_then_tried_by_one() {
+        let table = table();
+        let (first, second) = (table.seat(0), table.seat(1));
+        assert_eq!(first.blacklist(1, 0), Blacklist::Clear);
+        assert!(first.set_blacklist(1, 1000, 77));
+        assert_eq!(second.blacklist(1, 999), Blacklist::Until(1000));
+        assert!(!second.begin_probe(1, 999, 5000));
+        assert_eq!(second.blacklist(1, 1000), Blacklist::Expired);
+        assert!(first.begin_probe(1, 1000, 5000));
+        assert!(!second.begin_probe(1, 1000, 5000));
+        assert_eq!(second.blacklist(1, 4999), Blacklist::Probed);
+        let totals = table.server_totals(1);
+        assert_eq!((totals.blacklisted_until, totals.failed_at), (5000, 77));
+        assert!(first.clear_blacklist(1));
+        assert!(!second.clear_blacklist(1));
+        assert_eq!(second.blacklist(1, 1001), Blacklist::Clear);
+        assert_eq!(table.server_totals(1).blacklisted_until, 0);
+    }
+
+    #[test]
+    fn a_transition_is_reported_once() {
+        let table = table();
+        let (first, second) = (table.seat(0), table.seat(1));
+        assert!(first.set_blacklist(0, 1000, 1));
+        assert!(!second.set_blacklist(0, 1100, 1));
+        assert_eq!(first.blacklist(0, 1050), Blacklist::Until(1100));
+        // A probe that fails: it was not in use.
+        assert!(first.begin_probe(0, 1100, 2000));
+        assert!(!first.set_blacklist(0, 3000, 2));
+        assert_eq!(second.blacklist(0, 1500), Blacklist::Until(3000));
+        assert!(!first.set_blacklist(0, 0, 3));
+        assert_eq!(second.blacklist(0, 1500), Blacklist::Clear);
+        assert!(second.set_blacklist(0, 4000, 4));
+    }
+
+    #[test]
+    fn a_probe_without_outcome_ends_with_its_lease() {
+        let table = table();
+        let (first, second) = (table.seat(0), table.seat(1));
+        first.set_blacklist(0, 1000, 1);
+        assert!(first.begin_probe(0, 1000, 2000));
+        table.bury(0);
+        assert_eq!(second.blacklist(0, 1999), Blacklist::Probed);
+        assert_eq!(second.blacklist(0, 2000), Blacklist::Expired);
+        assert!(second.begin_probe(0, 2000, 3000));
+    }
+
+    #[test]
+    fn totals_are_sums_over_the_workers_and_bytes_outlive_them() {
+        let table = table();
+        for worker in 0..3 {
+            let seat = table.seat(worker);
+            assert!(seat.reserve(2, None) && seat.reserve(2, Some(10)));
+            seat.add_server_bytes(2, 10, 200);
+        }
+        table.seat(1).release(2);
+        assert_eq!(table.seat(0).connections(2), 5);
+        table.bury(2);
+        let totals = table.server_totals(2);
+        assert_eq!(totals, ServerTotals { connections: 3, sent: 30, received: 600, ..ServerTotals::default() });
+        assert_eq!(table.server_totals(1), ServerTotals::default());
+    }
+
+    #[test]
+    fn a_limit_counts_all_workers_and_limits_may_differ_by_client() {
+        let table = table();
+        let (first, second) = (table.seat(0), table.seat(1));
+        assert!(first.reserve(0, Some(2)) && second.reserve(0, Some(2)));
+        assert!(!first.reserve(0, Some(2)) && !second.reserve(0, Some(2)));
+        // A known client, up to the hard limit.
+        assert!(first.reserve(0, Some(3)) && !first.reserve(0, Some(3)));
+        assert!(second.reserve(0, None));
+        assert_eq!(first.connections(0), 4);
+        assert!(!second.reserve(0, Some(0)));
+        (0..3).for_each(|_| first.release(0));
+        assert_eq!(first.connections(0), 2);
+    }
+
+    #[test]
+    fn a_server_that_does_not_exist_is_nothing() {
+        let table = table();
+        let seat = table.seat(0);
+        assert!(!seat.reserve(3, None) && !seat.reserve(u32::MAX, Some(1)));
+        assert!(!seat.set_blacklist(3, 1, 1) && !seat.begin_probe(3, 1, 1) && !seat.clear_blacklist(3));
+        assert_eq!((seat.connections(3), seat.blacklist(3, 1)), (0, Blacklist::Clear));
+        assert_eq!(table.server_totals(3), ServerTotals::default());
+    }
+}

@@ -46,6 +46,10 @@ fn step() -> bool {
     }
 }
 
+pub(crate) fn as_std(word: &AtomicU32) -> &atomic::AtomicU32 {
+    &word.0
+}
+
 macro_rules! counting {
     ($name:ident, $int:ty) => {
         #[repr(transparent)]
@@ -54,10 +58,6 @@ macro_rules! counting {
 
         #[allow(dead_code)]
         impl $name {
-            pub fn as_std(&self) -> &atomic::$name {
-                &self.0
-            }
-
             pub fn load(&self, order: Ordering) -> $int {
                 self.0.load(order)
             }

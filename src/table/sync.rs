@@ -11,6 +11,8 @@ pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64};
 pub(crate) use std::sync::atomic::{Ordering, fence};
 
 #[cfg(all(not(loom), test))]
+use crate::steps::as_std;
+#[cfg(all(not(loom), test))]
 pub(crate) use crate::steps::{AtomicU32, AtomicU64};
 
 use std::time::{Duration, Instant};
@@ -52,13 +54,13 @@ impl Futex {
         use rustix::thread::{Timespec, futex};
         let timeout = Timespec { tv_sec: timeout.as_secs() as _, tv_nsec: timeout.subsec_nanos().into() };
         // Not FUTEX_PRIVATE: the word is shared by processes. Any error means the same to the caller: look again.
-        let _ = futex::wait(self.word.as_std(), futex::Flags::empty(), expected, Some(&timeout));
+        let _ = futex::wait(as_std(&self.word), futex::Flags::empty(), expected, Some(&timeout));
     }
 
     /// Wakes one waiter.
     pub fn wake(&self) {
         use rustix::thread::futex;
-        let _ = futex::wake(self.word.as_std(), futex::Flags::empty(), 1);
+        let _ = futex::wake(as_std(&self.word), futex::Flags::empty(), 1);
     }
 }
 
@@ -78,15 +80,8 @@ impl Futex {
     }
 }
 
-/// The standard atomic behind ours.
+/// The standard atomic behind ours, for the system call.
 #[cfg(all(not(loom), not(test)))]
-trait AsStd {
-    fn as_std(&self) -> &std::sync::atomic::AtomicU32;
-}
-
-#[cfg(all(not(loom), not(test)))]
-impl AsStd for AtomicU32 {
-    fn as_std(&self) -> &std::sync::atomic::AtomicU32 {
-        self
-    }
+fn as_std(word: &AtomicU32) -> &std::sync::atomic::AtomicU32 {
+    word
 }

@@ -115,30 +115,40 @@ fn a_dead_owners_lock_goes_to_one_that_waits_and_then_to_the_other() {
     });
 }
 
-#[test]
-fn a_number_has_one_owner_and_is_below_the_limit() {
-    bounded(2, || {
+/// Workers claim and release a number below 2 at once, `preemptions` of them interrupted.
+fn claim_at_once(count: u32, preemptions: usize) {
+    bounded(preemptions, move || {
         let table = Arc::new(table(1, 65536));
         // Not loom's: it only watches, and must not add interleavings.
         let held = std::sync::Arc::new([const { AtomicBool::new(false) }; 2]);
-        let claim = |worker: u32, held: std::sync::Arc<[AtomicBool; 2]>| -> Box<dyn FnOnce(&Table) + Send> {
+        let claim = |worker: u32| -> Box<dyn FnOnce(&Table) + Send> {
+            let held = held.clone();
             Box::new(move |table| {
                 let seat = table.seat(worker);
                 let Some(number) = seat.claim_connection(2) else { return };
                 // Indexing checks the limit.
                 assert!(!held[number as usize].swap(true, SeqCst));
-                loom::thread::yield_now();
+                thread::yield_now();
                 held[number as usize].store(false, SeqCst);
                 let _ = seat.release_connection(number);
             })
         };
-        workers(&table, vec![claim(0, held.clone()), claim(1, held.clone()), claim(2, held)]);
+        workers(&table, (0..count).map(claim).collect());
         assert_eq!(table.connections_open(), 0);
         // The lowest one first, again.
-        assert_eq!(table.seat(0).claim_connection(2), Some(0));
-        assert_eq!(table.seat(0).claim_connection(2), Some(1));
-        assert_eq!(table.seat(0).claim_connection(2), None);
+        let seat = table.seat(0);
+        assert_eq!([2, 2, 2].map(|limit| seat.claim_connection(limit)), [Some(0), Some(1), None]);
     });
+}
+
+#[test]
+fn a_number_has_one_owner_and_is_below_the_limit() {
+    claim_at_once(2, 3);
+}
+
+#[test]
+fn a_number_has_one_owner_among_three() {
+    claim_at_once(3, 1);
 }
 
 #[test]

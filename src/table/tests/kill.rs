@@ -7,9 +7,10 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, fork};
+use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
 use pen_table::{LockStuck, Seat, Shape, Table};
 
 const WORKERS: u32 = 4;
@@ -58,7 +59,7 @@ fn killed_workers_leave_nothing_behind() {
         end(children[worker as usize]);
         table.bury(worker);
         kills += 1;
-        rebuilds += observe(&table, worker);
+        rebuilds += observe(&table);
         children[worker as usize] = start_worker(&table, worker, random.next());
         if kills % KILLS_BETWEEN_CHECKS == 0 {
             children.iter().for_each(|child| end(*child));
@@ -79,19 +80,18 @@ fn killed_workers_leave_nothing_behind() {
 }
 
 /// Looks at the table while the other workers go on. Returns whether the dead worker's lock was found as it left it.
-fn observe(table: &Table, dead: u32) -> u32 {
+fn observe(table: &Table) -> u32 {
     for server in 0..3 {
         assert!(table.server_totals(server).connections <= MOST_OPEN);
     }
-    let mut keys: Vec<_> = table.clients().map(|entry| entry.key).collect();
+    let keys: Vec<_> = table.clients().map(|entry| entry.key).collect();
     assert!(keys.len() <= SLOTS as usize);
     assert!(keys.iter().all(|key| *key == client(u32::from_le_bytes(key[..4].try_into().unwrap()))), "a torn entry");
     let seat = table.seat(OBSERVER);
-    // Another worker may have been faster.
-    let rebuilt = seat.lock(client(0)).map(|_| seat.take_rebuilt());
-    assert!(rebuilt.is_ok(), "worker {dead}'s lock was not given back");
-    keys.sort_unstable();
-    u32::from(rebuilt.ok().flatten().is_some())
+    // Another worker may have been faster, and on a busy machine it may even have the lock and no processor. That no dead worker keeps a
+    // lock is seen when all are dead.
+    drop(seat.lock(client(0)));
+    u32::from(seat.take_rebuilt().is_some())
 }
 
 /// With every worker dead and buried: no count, no number, no lock; every client is found where it is listed, and the list of the least
@@ -200,12 +200,17 @@ fn start_worker(table: &Table, worker: u32, seed: u64) -> Pid {
 /// Runs a closure in a child process that does not return.
 #[allow(unsafe_code)]
 fn start(child: impl FnOnce()) -> Pid {
+    let parent = getpid();
     // SAFETY: this program has one thread (no test harness), so the child's copy of it is whole: no lock of the allocator or the standard
     // library is in the hands of a thread that the child does not have.
     match unsafe { fork() }.unwrap() {
         ForkResult::Parent { child } => child,
         ForkResult::Child => {
-            child();
+            // However the test ends, its children end with it; also if it ended before this line.
+            set_pdeathsig(Signal::SIGKILL).expect("a signal that exists");
+            if getppid() == parent {
+                child();
+            }
             std::process::exit(1);
         }
     }
