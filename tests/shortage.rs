@@ -43,6 +43,9 @@ fn a_low_descriptor_limit_at_the_start_is_said_and_excess_clients_wait() {
 
 #[test]
 fn running_out_of_descriptors_pauses_accepting_harms_no_connection_and_ends_by_itself() {
+    if !needs_root("running_out_of_descriptors_pauses_accepting_harms_no_connection_and_ends_by_itself") {
+        return;
+    }
     let farm = Backend::farm(["a", "b"]);
     let pen = Pen::builder().workers(1).servers(&farm).start();
     let held: Vec<(Client, String)> = (0..10).map(|n| pen.hold(client(n)).unwrap()).collect();
@@ -130,6 +133,8 @@ fn a_full_disk_under_the_log_costs_lines_and_nothing_else() {
     // The disk is mounted for pen alone; it is reached through its process.
     let seen = pen.supervisor().proc("root").join(log.strip_prefix("/").unwrap());
     let held = pen.connect(client(1));
+    held.echoes("while there is room");
+    eventually("a line is written", || fs::read_to_string(&seen).is_ok_and(|text| text.ends_with("room\n")));
     for n in 0..600 {
         held.echoes(&format!("{n} {}", "x".repeat(80)));
     }

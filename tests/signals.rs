@@ -8,7 +8,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::thread;
 
-use harness::{Backend, Client, Pen, eventually};
+use harness::{Backend, Client, Pen, eventually, needs_root};
 use rustix::process::Signal;
 
 const ME: Ipv4Addr = Ipv4Addr::new(127, 8, 0, 1);
@@ -125,6 +125,9 @@ fn ignored_and_blocked_signals_are_not_inherited() {
 
 #[test]
 fn closed_standard_streams_harm_nobody() {
+    if !needs_root("closed_standard_streams_harm_nobody") {
+        return;
+    }
     let server = Backend::named("a");
     let closing = ["sh", "-c", "exec \"$0\" \"$@\" <&- >&- 2>&-"];
     let pen = Pen::builder().through(closing).server(&server).start();
@@ -142,6 +145,9 @@ fn closed_standard_streams_harm_nobody() {
 
 #[test]
 fn inherited_descriptors_reach_no_worker() {
+    if !needs_root("inherited_descriptors_reach_no_worker") {
+        return;
+    }
     let server = Backend::named("a");
     let leaking = ["sh", "-c", "exec \"$0\" \"$@\" 7</etc/passwd 8>/dev/full 9</"];
     let pen = Pen::builder().through(leaking).server(&server).start();

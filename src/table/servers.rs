@@ -148,7 +148,7 @@ mod tests {
     use crate::{Blacklist, ServerTotals, Shape, Table};
 
     fn table() -> Table {
-        Table::create(Shape { clients: 1, servers: 3, workers: 3, connections: 8 }).unwrap()
+        Table::create(Shape { clients: 1, servers: 3, workers: 3, connections: 8 }).expect("memory for a table")
     }
 
     #[test]

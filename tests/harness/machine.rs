@@ -16,7 +16,7 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Whether a test that needs root can run; says on standard error when it cannot.
+/// Whether a test that needs root can run (workers cannot be looked into by anybody else, not even by their own user); says on standard error when it cannot.
 pub fn needs_root(test: &str) -> bool {
     if !is_root() {
         eprintln!("{test}: skipped, it needs root");

@@ -14,16 +14,17 @@ use mio::Poll;
 use pen_contract::ids::ClientKey;
 use pen_contract::message::{Event, ShortageDuring};
 use pen_contract::settings::Settings;
-use rustix::event::epoll;
+use rustix::event::{PollFd, PollFlags, Timespec, epoll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrAny, SocketFlags};
 
+use super::pump::POOLED_PIPES;
 use super::supervisor::Rated;
 use super::{LISTENER, Relay};
 use crate::sys;
 
-/// Descriptors that a worker keeps for other things than connections: its own ones and pipes.
-const RESERVED_DESCRIPTORS: u64 = 80;
+/// Descriptors that a worker keeps for other things than connections: its own ones and [`POOLED_PIPES`].
+const RESERVED_DESCRIPTORS: u64 = 16 + 2 * POOLED_PIPES as u64;
 
 /// Milliseconds that accepting pauses when something ran short.
 const SHORTAGE_PAUSE: u64 = 100;
@@ -68,6 +69,12 @@ impl Accepting {
         Ok(accepting)
     }
 
+    /// How many pipes a worker with so many descriptors may have: all that it never needs for connections, at least [`POOLED_PIPES`].
+    pub fn pipes(&self, descriptor_limit: u64) -> usize {
+        let spare = descriptor_limit.saturating_sub(RESERVED_DESCRIPTORS + 2 * self.most as u64) / 2;
+        POOLED_PIPES.saturating_add(usize::try_from(spare).unwrap_or(usize::MAX))
+    }
+
     /// When to try again after a shortage.
     pub fn resume_at(&self) -> Option<u64> {
         match self.paused {
@@ -79,6 +86,13 @@ impl Accepting {
     fn watch(&self, poll: &Poll) -> rustix::io::Result<()> {
         let data = epoll::EventData::new_u64(LISTENER.0 as u64);
         epoll::add(sys::epoll(poll), &self.listener, data, epoll::EventFlags::IN | epoll::EventFlags::EXCLUSIVE)
+    }
+
+    /// Whether a client waits now. Asked before a place is claimed for one: claiming and giving back wakes who waits for a place.
+    fn has_clients(&self) -> bool {
+        let mut ready = [PollFd::new(&self.listener, PollFlags::IN)];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        !matches!(rustix::event::poll(&mut ready, Some(&at_once)), Ok(0))
     }
 
     fn unwatch(&self, poll: &Poll) {
@@ -172,10 +186,17 @@ impl Relay<'_> {
         let _ = rustix::io::write(&self.freed, &1u64.to_ne_bytes());
     }
 
-    /// A connection was freed, by whichever worker.
-    pub(super) fn on_freed(&mut self) {
-        if self.accepting.paused == Some(Pause::Full) {
-            self.resume_accepting();
+    /// A connection was freed, by whichever worker, or clients are left to this one. Whether accepting is to be tried: by a worker
+    /// that waited in any case, for only who gets a place stops waiting; by the others only if a client is there. Else a worker that
+    /// waits and does not go on would have the others claim, give back and wake each other for ever.
+    pub(super) fn on_freed(&mut self) -> bool {
+        match self.accepting.paused {
+            None => self.accepting.has_clients(),
+            Some(Pause::Full) => {
+                self.resume_accepting();
+                true
+            }
+            Some(Pause::Busy | Pause::Shortage(_)) => false,
         }
     }
 

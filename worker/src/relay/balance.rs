@@ -120,7 +120,7 @@ impl Placement {
     fn scan(&self, settings: &Settings, after: u32) -> Option<ServerId> {
         let count = settings.server_count();
         let unseen = (1..=count)
-            .map(|step| ServerId(((after + step) % count) as u16))
+            .map(|step| ServerId(((u64::from(after) + u64::from(step)) % u64::from(count)) as u16))
             .filter(|id| !self.seen.has(*id))
             .filter_map(|id| Some((id, settings.target(Target::Server(id))?)));
         if settings.selection.prio {
@@ -346,6 +346,18 @@ mod tests {
         // Emergency, abuse and servers that are no more do not count as recorded.
         for recorded in [Target::Emergency, Target::Abuse, Target::Server(ServerId(9))] {
             assert_eq!(order(&farm_of(4, Selection::default()), &Model::default(), Some(recorded))[0], 1);
+        }
+    }
+
+    #[test]
+    fn a_cursor_that_means_nothing_harms_nobody() {
+        // Any worker can write it.
+        for cursor in [3, u32::MAX - 1, u32::MAX] {
+            let farm = Model { states: vec![Some(Blacklist::Until(9)); 3], ..Model::default() };
+            farm.cursor.set(cursor);
+            let mut servers = order(&farm_of(3, Selection::default()), &farm, None);
+            servers.sort_unstable();
+            assert_eq!(servers, [0, 1, 2]);
         }
     }
 

@@ -156,7 +156,8 @@ impl Relay<'_> {
 
     /// An event on the socket of a connect that was under way.
     pub(super) fn connect_progress(&mut self, place: u32, event: &mio::event::Event) {
-        if event.is_error() || (event.is_read_closed() && event.is_write_closed()) {
+        // A hang-up alone is a server behind a Unix socket that has already answered and closed.
+        if event.is_error() {
             let errno = self.pool[place].up.socket.as_ref().map(rustix::net::sockopt::socket_error);
             let errno = match errno {
                 Some(Ok(Err(errno)) | Err(errno)) => errno,
@@ -280,15 +281,21 @@ fn take_next(placement: &mut Placement, settings: &Settings, farm: &Servers<'_>)
         let Some(server) = settings.target(target) else { continue };
         let row = target.row(settings.table_size());
         let lease = farm.now + u64::from(settings.connect_timeout) * 1000 + 1000;
-        let may_use = match farm.blacklist(row) {
-            Blacklist::Clear => true,
+        let state = farm.blacklist(row);
+        let may_use = match state {
+            Blacklist::Clear | Blacklist::Expired => true,
             Blacklist::Until(_) => false,
             Blacklist::Probed => probed == Probed::Join,
-            Blacklist::Expired => farm.seat.begin_probe(row, farm.now, lease) || probed == Probed::Join,
         };
-        if may_use && farm.seat.reserve(row, server.limit(placement.knows(target))) {
+        if !may_use || !farm.seat.reserve(row, server.limit(placement.knows(target))) {
+            continue;
+        }
+        // Only with a place there: a probe that is begun and not made would keep others away until its lease ends.
+        let is_probe = state == Blacklist::Expired && farm.seat.begin_probe(row, farm.now, lease);
+        if state != Blacklist::Expired || is_probe || probed == Probed::Join {
             return Some(target);
         }
+        farm.seat.release(row);
     }
     None
 }

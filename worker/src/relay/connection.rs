@@ -38,8 +38,6 @@ pub struct End {
     pub socket: Option<OwnedFd>,
     /// May have something to read. Edge-triggered: set by events, cleared only when the kernel said that there is nothing.
     pub readable: bool,
-    /// May take something; cleared only when the kernel said that it is full.
-    pub writable: bool,
     /// The peer's end of file is in the receive queue, behind what is still unread.
     pub hung_up: bool,
     /// A short read does not mean that the queue is empty: read until the kernel says so. Unix sockets stop a read at a
@@ -51,6 +49,8 @@ pub struct End {
     pub failed: bool,
     /// Writing failed: the peer takes nothing any more.
     pub broken: bool,
+    /// Writing failed because the peer reset the connection, which the kernel says only once.
+    pub reset: bool,
     /// The end of file was passed on to the peer (shutdown(2)).
     pub shut: bool,
     /// Is a TCP socket that has Nagle's algorithm on; it is switched off before the second send.

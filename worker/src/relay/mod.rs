@@ -84,6 +84,7 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         Ok(accepting) => accepting,
         Err(error) => return fail(&channel, format!("cannot watch the listener: {error}")),
     };
+    let pipes = accepting.pipes(start.descriptor_limit);
     match channel.send(&FromStartingWorker::Ready, None) {
         Ok(Sent::Queued) => {}
         Ok(Sent::Full) | Err(_) => return 1,
@@ -98,7 +99,7 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         connecting: Queue::default(),
         lingering: Queue::default(),
         ready: Vec::new(),
-        tools: Tools::new(),
+        tools: Tools::new(pipes),
         log: start.log.map(LogWriter::new),
         debug: Debug::new(&start.settings, start.debug, start.utc_offset),
         supervisor: Supervisor::new(channel.into_phase()),
@@ -156,10 +157,7 @@ impl Relay<'_> {
                             return status;
                         }
                     }
-                    FREED => {
-                        self.on_freed();
-                        listener = true;
-                    }
+                    FREED => listener |= self.on_freed(),
                     LISTENER => listener = true,
                     _ => self.on_event(event),
                 }
@@ -256,9 +254,13 @@ impl Relay<'_> {
     fn flush_log(&mut self) {
         let Some(log) = &mut self.log else { return };
         log.flush(self.now);
-        if self.supervisor.may_tell(Rated::LogLost, self.now)
-            && let Some((lines, errno)) = log.take_lost()
-        {
+        if !log.has_lost() {
+            return;
+        }
+        if !self.supervisor.may_tell(Rated::LogLost, self.now) {
+            return log.remind(self.now + supervisor::RATE);
+        }
+        if let Some((lines, errno)) = log.take_lost() {
             self.counters.log_lost += lines;
             self.supervisor.tell(Event::LogLost { lines, errno }, &mut self.counters);
         }
@@ -273,7 +275,6 @@ impl Relay<'_> {
         let readable = event.is_readable() || event.is_read_closed() || event.is_error();
         let writable = event.is_writable() || event.is_error();
         end.readable |= readable;
-        end.writable |= writable;
         // After an error a short read is not the end: the next one says what happened.
         end.careful |= event.is_priority() || event.is_error();
         end.hung_up |= event.is_read_closed() && !event.is_error();

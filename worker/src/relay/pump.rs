@@ -4,11 +4,12 @@
 //! the receiving end takes none. A direction that keeps carrying much is switched to splice(2) through a pipe from a pool,
 //! and back when it carries little again: a pipe saves the copies but costs system calls.
 //!
-//! Epoll is edge-triggered here: an end is asked again only after an event said so, hence `readable` and `writable` of
-//! [`End`] are cleared only on the kernel's word. The number of rounds is bounded so that one busy connection does not keep the others
+//! Epoll is edge-triggered here: an end is asked again only after an event said so, hence `readable` of [`End`] is cleared
+//! only on the kernel's word. The number of rounds is bounded so that one busy connection does not keep the others
 //! waiting; whoever has more to move is told so and must come back by itself.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
@@ -34,8 +35,8 @@ const SMALL_SPLICE: usize = 8 * 1024;
 /// Bytes that a pipe is asked to hold; the kernel may grant less (pipe(7), pipe-user-pages-soft).
 const PIPE: usize = 256 * 1024;
 
-/// Idle pipes that a worker keeps.
-const POOLED_PIPES: usize = 32;
+/// Idle pipes that a worker keeps; it always has the descriptors for so many.
+pub const POOLED_PIPES: usize = 32;
 
 /// Bytes read from one end that the other has not taken.
 #[derive(Debug)]
@@ -71,6 +72,8 @@ impl Held {
 pub struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
+    /// Counts it.
+    _one_of: Rc<()>,
 }
 
 /// What all connections of a worker use in turn: the buffer and the pipes.
@@ -78,12 +81,16 @@ pub struct Pipe {
 pub struct Tools {
     buffer: Box<[u8]>,
     pipes: Vec<Pipe>,
+    /// As many further references as there are pipes, here and with connections.
+    all_pipes: Rc<()>,
+    most_pipes: usize,
 }
 
 impl Tools {
-    /// The tools of one worker. The buffer takes memory only as far as reads fill it.
-    pub fn new() -> Tools {
-        Tools { buffer: vec![0; BUFFER].into_boxed_slice(), pipes: Vec::new() }
+    /// The tools of one worker, which may have so many pipes, of two descriptors each: peers that do not read must not use up those
+    /// of clients to come. The buffer takes memory only as far as reads fill it.
+    pub fn new(most_pipes: usize) -> Tools {
+        Tools { buffer: vec![0; BUFFER].into_boxed_slice(), pipes: Vec::new(), all_pipes: Rc::default(), most_pipes }
     }
 
     fn pipe(&mut self) -> Option<Pipe> {
@@ -91,9 +98,12 @@ impl Tools {
             return Some(pipe);
         }
         // Without descriptors or memory for a pipe, copying goes on.
+        if Rc::strong_count(&self.all_pipes) > self.most_pipes {
+            return None;
+        }
         let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
         let _ = rustix::pipe::fcntl_setpipe_size(&write, PIPE);
-        Some(Pipe { read, write })
+        Some(Pipe { read, write, _one_of: self.all_pipes.clone() })
     }
 
     /// Takes back an empty pipe.
@@ -144,7 +154,8 @@ pub fn pump(from: &mut End, to: &mut End, tools: &mut Tools, mut manner: Manner<
             None => by_copy(from, to, tools, &mut manner),
         };
     }
-    moved.more = from.readable && to.held.is_none() && !to.broken;
+    // Also when the last round found the end: no event will tell of it again.
+    moved.more = (from.readable || (from.ended && !to.shut)) && to.held.is_none() && !to.broken;
     moved
 }
 
@@ -210,15 +221,16 @@ fn receive(from: &mut End, buffer: &mut [u8]) -> usize {
     loop {
         match rustix::net::recv(socket, &mut *buffer, RecvFlags::empty()) {
             Ok((0, _)) => {
-                from.ended = true;
-                from.readable = false;
+                at_end(from);
                 return 0;
             }
             Ok((length, _)) => {
                 if length < buffer.len() && !from.careful {
                     // The queue is empty: either the end of file is all that is left, or an event will tell of more.
-                    from.ended = from.hung_up;
                     from.readable = false;
+                    if from.hung_up {
+                        at_end(from);
+                    }
                 }
                 return length;
             }
@@ -231,6 +243,22 @@ fn receive(from: &mut End, buffer: &mut [u8]) -> usize {
         }
         return 0;
     }
+}
+
+/// Nothing more will come from an end: in good order, unless sending to it has used up the kernel's word of a reset, after
+/// which reading looks like an end of file.
+fn at_end(from: &mut End) {
+    from.readable = false;
+    match from.reset {
+        true => from.failed = true,
+        false => from.ended = true,
+    }
+}
+
+/// Sending failed. EPIPE comes after an end of file, so what the peer had to say is whole; anything else is a reset.
+fn on_broken(to: &mut End, errno: Errno) {
+    to.broken = true;
+    to.reset = errno != Errno::PIPE;
 }
 
 /// Sends what the end takes and returns how much that was. Less than all: the end is full, or broken.
@@ -249,18 +277,12 @@ fn send(to: &mut End, bytes: &[u8]) -> usize {
     while start < bytes.len() {
         match rustix::net::send(socket, &bytes[start..], SendFlags::NOSIGNAL) {
             // Less than asked: the socket's buffer is full, and an event will tell when it is not.
-            Ok(length) if length < bytes.len() - start => {
-                to.writable = false;
-                return start + length;
-            }
+            Ok(length) if length < bytes.len() - start => return start + length,
             Ok(length) => start += length,
             Err(Errno::INTR) => continue,
-            Err(Errno::AGAIN) => {
-                to.writable = false;
-                return start;
-            }
-            Err(_) => {
-                to.broken = true;
+            Err(Errno::AGAIN) => return start,
+            Err(errno) => {
+                on_broken(to, errno);
                 return start;
             }
         }
@@ -274,11 +296,11 @@ fn by_splice(from: &mut End, to: &mut End, tools: &mut Tools, manner: &Manner<'_
         return None;
     }
     let pipe = tools.pipe()?;
-    let filled = fill(from, &pipe)?;
-    if filled == 0 {
+    let filled = fill(from, &pipe);
+    let Some(filled @ 1..) = filled else {
         tools.pool(pipe);
-        return Some(0);
-    }
+        return filled.map(|_| 0);
+    };
     if filled < SMALL_SPLICE {
         from.large_reads = 0;
     }
@@ -291,23 +313,19 @@ fn by_splice(from: &mut End, to: &mut End, tools: &mut Tools, manner: &Manner<'_
     Some(filled as u64)
 }
 
-/// From a socket into an empty pipe. None: this socket cannot be spliced.
+/// From a socket into an empty pipe. None: reading has to say what there is, or this socket cannot be spliced.
 fn fill(from: &mut End, pipe: &Pipe) -> Option<usize> {
     let socket = from.socket.as_ref()?;
     loop {
         match rustix::pipe::splice(socket, None, &pipe.write, None, PIPE, flags()) {
-            Ok(0) => {
-                from.ended = true;
-                from.readable = false;
-                return Some(0);
-            }
-            Ok(length) => return Some(length),
+            Ok(length @ 1..) => return Some(length),
             Err(Errno::INTR) => continue,
             Err(Errno::AGAIN) => {
                 from.readable = false;
                 return Some(0);
             }
-            Err(Errno::INVAL) => {
+            // The end of file, or urgent data, which stops splice(2) with 0 as well (tcp_splice_read).
+            Ok(0) | Err(Errno::INVAL) => {
                 from.large_reads = 0;
                 return None;
             }
@@ -329,14 +347,16 @@ fn drain(pipe: &Pipe, to: &mut End, bytes: usize) -> usize {
     let mut done = 0;
     while done < bytes {
         match rustix::pipe::splice(&pipe.read, None, socket.as_fd(), None, bytes - done, flags()) {
-            Ok(0) | Err(Errno::AGAIN) => {
-                to.writable = false;
-                break;
-            }
+            Ok(0) | Err(Errno::AGAIN) => break,
             Ok(length) => done += length,
             Err(Errno::INTR) => continue,
-            Err(_) => {
-                to.broken = true;
+            // A splice(2) that fails midway says how much it moved and keeps the error to itself.
+            Err(Errno::PIPE) if done > 0 && !to.hung_up => {
+                on_broken(to, Errno::CONNRESET);
+                break;
+            }
+            Err(errno) => {
+                on_broken(to, errno);
                 break;
             }
         }
@@ -375,7 +395,6 @@ mod tests {
         ours.set_nonblocking(true).unwrap();
         let mut end = End::new(ours.into(), false);
         end.readable = true;
-        end.writable = true;
         (peer, end)
     }
 
@@ -392,7 +411,7 @@ mod tests {
     fn what_one_side_does_not_take_is_held_and_comes_out_whole() {
         let (mut source, mut from) = pair();
         let (mut sink, mut to) = pair();
-        let mut tools = Tools::new();
+        let mut tools = Tools::new(POOLED_PIPES);
         let total = 24 << 20;
         let data: Vec<u8> = (0..total).map(|n: u32| (n / 3) as u8).collect();
         let expected = data.clone();
@@ -403,7 +422,7 @@ mod tests {
             from.readable = true;
             pump(&mut from, &mut to, &mut tools, plain());
         }
-        assert!(!to.writable && to.held.as_ref().unwrap().len() <= BUFFER);
+        assert!(to.held.as_ref().unwrap().len() <= BUFFER);
         let reader = std::thread::spawn(move || {
             let mut got = Vec::new();
             sink.read_to_end(&mut got).map(|_| got)
@@ -430,7 +449,7 @@ mod tests {
         drop(source);
         from.hung_up = true;
         wait_readable(&from);
-        let moved = pump(&mut from, &mut to, &mut Tools::new(), plain());
+        let moved = pump(&mut from, &mut to, &mut Tools::new(POOLED_PIPES), plain());
         assert_eq!(moved, Moved { bytes: 10, more: false });
         assert!(from.ended && to.shut && !from.failed);
         let mut got = String::new();
@@ -447,9 +466,84 @@ mod tests {
             source.write_all(b"x").unwrap();
             wait_readable(&from);
             from.readable = true;
-            pump(&mut from, &mut to, &mut Tools::new(), plain());
+            pump(&mut from, &mut to, &mut Tools::new(POOLED_PIPES), plain());
         }
         assert!(!from.failed && !from.ended && to.held.is_none());
+    }
+
+    #[test]
+    fn the_end_of_file_is_passed_on_in_whatever_round_it_is_found() {
+        for pieces in 1..2 * ROUNDS {
+            let (source, ours) = std::os::unix::net::UnixStream::pair().unwrap();
+            ours.set_nonblocking(true).unwrap();
+            let mut from = End { readable: true, hung_up: true, ..End::new(ours.into(), true) };
+            let (mut sink, mut to) = pair();
+            let mut tools = Tools::new(POOLED_PIPES);
+            for _ in 0..pieces {
+                // A read stops at a message that carries a descriptor.
+                let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+                let mut control = rustix::net::SendAncillaryBuffer::new(&mut space);
+                let descriptors = [source.as_fd()];
+                assert!(control.push(rustix::net::SendAncillaryMessage::ScmRights(&descriptors)));
+                let piece = [std::io::IoSlice::new(b"x")];
+                rustix::net::sendmsg(&source, &piece, &mut control, SendFlags::empty()).unwrap();
+            }
+            drop(source);
+            // Nobody but the pump itself says that there is more: the kernel has told everything already.
+            while pump(&mut from, &mut to, &mut tools, plain()).more {}
+            assert!(from.ended && to.shut, "{pieces} pieces");
+            drop(to);
+            let mut got = Vec::new();
+            sink.read_to_end(&mut got).unwrap();
+            assert_eq!(got.len(), pieces as usize);
+        }
+    }
+
+    #[test]
+    fn urgent_data_is_no_end_of_file_for_splice() {
+        let (mut source, mut from) = pair();
+        let (mut sink, mut to) = pair();
+        rustix::net::send(&source, b"!", SendFlags::OOB).unwrap();
+        source.write_all(b"and more").unwrap();
+        drop(source);
+        wait_readable(&from);
+        // As it is when the urgent byte comes while much is being moved, before an event tells of it.
+        from.large_reads = LARGE_READS;
+        let mut tools = Tools::new(POOLED_PIPES);
+        while !to.shut {
+            from.readable = true;
+            pump(&mut from, &mut to, &mut tools, plain());
+        }
+        let mut got = String::new();
+        sink.read_to_string(&mut got).unwrap();
+        assert_eq!(got, "and more");
+    }
+
+    #[test]
+    fn a_reset_that_sending_found_out_is_no_end_of_file() {
+        let (sink, mut to) = pair();
+        rustix::net::sockopt::set_socket_linger(&sink, Some(std::time::Duration::ZERO)).unwrap();
+        drop(sink);
+        let (mut source, mut from) = pair();
+        source.write_all(b"x").unwrap();
+        wait_readable(&from);
+        pump(&mut from, &mut to, &mut Tools::new(POOLED_PIPES), plain());
+        assert!(to.broken && to.reset);
+        // Then the other way.
+        pump(&mut to, &mut from, &mut Tools::new(POOLED_PIPES), plain());
+        assert!(to.failed && !to.ended && !from.shut);
+    }
+
+    #[test]
+    fn pipes_have_a_bound_and_those_of_ended_connections_count_no_more() {
+        let mut tools = Tools::new(2);
+        let (first, second) = (tools.pipe(), tools.pipe());
+        assert!(first.is_some() && second.is_some() && tools.pipe().is_none());
+        drop(first);
+        let third = tools.pipe().expect("one was dropped");
+        assert!(tools.pipe().is_none());
+        tools.pool(third);
+        assert!(tools.pipe().is_some() && tools.pipe().is_some());
     }
 
     #[test]
@@ -460,7 +554,7 @@ mod tests {
         wait_readable(&from);
         let mut seen = Vec::new();
         let mut watch = |bytes: &[u8]| seen.extend_from_slice(bytes);
-        pump(&mut from, &mut to, &mut Tools::new(), Manner { may_splice: true, watch: Some(&mut watch) });
+        pump(&mut from, &mut to, &mut Tools::new(POOLED_PIPES), Manner { may_splice: true, watch: Some(&mut watch) });
         assert_eq!(seen, b"GET / HTTP/1.0\r\n\r\n");
     }
 }

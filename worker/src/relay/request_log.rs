@@ -141,6 +141,16 @@ impl LogWriter {
         self.lines
     }
 
+    /// Whether lines were lost since the last [`LogWriter::take_lost`].
+    pub fn has_lost(&self) -> bool {
+        self.lost > 0
+    }
+
+    /// Has [`LogWriter::flush`] called at a time, even if there is nothing to write: the loss of lines is still to be told.
+    pub fn remind(&mut self, at: u64) {
+        self.due.get_or_insert(at);
+    }
+
     /// Lines lost since the last call, and the errno of the last failure.
     pub fn take_lost(&mut self) -> Option<(u64, i32)> {
         (self.lost > 0).then(|| (std::mem::take(&mut self.lost), self.errno))
@@ -241,8 +251,11 @@ mod tests {
         log.line(0, 1, client(), "s", b"x");
         log.line(0, 1, client(), "s", b"y");
         log.flush(0);
+        assert_eq!((log.has_lost(), log.due()), (true, None));
+        log.remind(7);
+        assert_eq!(log.due(), Some(7));
         assert_eq!(log.take_lost(), Some((2, Errno::PIPE.raw_os_error())));
-        assert_eq!(log.take_lost(), None);
+        assert_eq!((log.has_lost(), log.take_lost()), (false, None));
     }
 
     #[test]
