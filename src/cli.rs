@@ -235,7 +235,7 @@ fn launch(given: &Given) -> Result<Launch, UsageError> {
                 hash: given.flag("hash"),
                 hash_always: given.flag("hash-always"),
                 weight: given.flag("weight"),
-                prio: false,
+                prio: given.flag("prio"),
                 stubborn: given.flag("stubborn"),
             },
             blacklist: number("blacklist-time")?,
@@ -372,12 +372,12 @@ mod tests {
     #[test]
     fn every_option_has_its_effect() {
         let launch = run(
-            "-r -h -N -W -s -e last:1 -B bad:2 -b 1 -T 2 -t 3 -c 4 -x 5 -S 6 -m 7 -q 80 -f -u nobody -j /jail -p /pid \
+            "-r -h -N -W --prio -s -e last:1 -B bad:2 -b 1 -T 2 -t 3 -c 4 -x 5 -S 6 -m 7 -q 80 -f -u nobody -j /jail -p /pid \
              --workers 9 -l /log -w /web -d -d -a -n -P -Q 80 host",
         );
         let configuration = &launch.configuration;
         let all =
-            Selection { roundrobin: true, hash: true, hash_always: true, weight: true, prio: false, stubborn: true };
+            Selection { roundrobin: true, hash: true, hash_always: true, weight: true, prio: true, stubborn: true };
         assert_eq!(configuration.selection, all);
         assert_eq!(configuration.emergency, Some(grammar::server("last:1").unwrap()));
         assert_eq!(configuration.abuse, Some(grammar::server("bad:2").unwrap()));

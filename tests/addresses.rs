@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use harness::{Backend, Client, Pen, Port, ask};
+use harness::{Backend, Client, Pen, Port, ask, machine};
 use rustix::process::Signal;
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 7, 0, 1));
@@ -190,4 +190,19 @@ fn two_programs_cannot_share_a_port() {
     let second = Pen::builder().listen(port.address().to_string()).server(&server);
     let said = String::from_utf8(second.fails().stderr).unwrap();
     assert!(said.contains(&port.address().to_string()) && said.contains("in use"), "{said}");
+}
+
+#[test]
+fn a_server_that_this_machine_has_no_address_for_is_failed_over() {
+    let off = ["all", "lo"].map(|name| format!("echo 1 > /proc/sys/net/ipv6/conf/{name}/disable_ipv6"));
+    if !machine::in_own_network("a_server_that_this_machine_has_no_address_for_is_failed_over", &off) {
+        return;
+    }
+    let farm = Backend::farm(["a"]);
+    // The first client is offered server 1.
+    let pen = Pen::builder().options(["-r"]).servers(&farm).server_as("[::1]:9").start();
+    for _ in 0..5 {
+        assert_eq!(pen.ask(Ipv4Addr::new(127, 0, 0, 1)).as_deref(), Some("a"));
+    }
+    pen.hears("blacklisting server 1 ([::1]:9)");
 }

@@ -234,3 +234,34 @@ fn a_full_pen_uses_no_processor_time() {
     let used = ticks() - before;
     assert!(used < 50, "{used} hundredths of a second while there was nothing to do but reports");
 }
+
+#[test]
+fn a_hung_worker_that_waited_for_a_place_keeps_nobody_busy() {
+    let farm = Backend::farm(["a"]);
+    let pen = Pen::builder().workers(2).options(["-x", "2"]).servers(&farm).start();
+    let workers = pen.workers();
+    let (held, _) = pen.only(1, || pen.hold(client(1)).unwrap());
+    let (other, _) = pen.only(1, || pen.hold(client(2)).unwrap());
+    // This one finds no place, and says that it waits; with the report it has gone through its loop.
+    let waiting = pen.only(0, || {
+        let waiting = pen.connect(client(3));
+        pen.report();
+        waiting
+    });
+    assert!(!waiting.has_news());
+    workers[0].stop();
+    drop((held, other));
+    assert!(waiting.line().is_some(), "the other one goes on");
+    waiting.finish();
+    waiting.read_to_end().unwrap();
+    for n in 0..20 {
+        assert!(pen.ask(client(10 + n)).is_some());
+    }
+    let idle_from = workers[1].ticks();
+    eventually("two seconds have passed", || {
+        pen.report().client(&client(29).to_string()).unwrap()["age(secs)"].parse::<u32>().unwrap() >= 2
+    });
+    let used = workers[1].ticks() - idle_from;
+    workers[0].resume();
+    assert!(used < 50, "{used} hundredths of a second while there was nothing to do but reports");
+}

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use harness::numbers::{Bytes, Numbers};
-use harness::{Backend, Gate, Pen, eventually};
+use harness::{Backend, Client, Gate, Pen, eventually};
 use socket2::Socket;
 
 const ME: Ipv4Addr = Ipv4Addr::new(127, 6, 0, 1);
@@ -391,4 +391,79 @@ fn idle_connections_use_no_processor_time() {
     let used = ticks() - before;
     assert!(used < 50, "{used} hundredths of a second for idle connections");
     drop(half);
+}
+
+#[test]
+fn urgent_data_amid_a_bulk_transfer_is_not_taken_for_its_end() {
+    let totals = Arc::new(Mutex::new(Vec::new()));
+    let result = totals.clone();
+    let server = Backend::with(move |mut connection| {
+        let total = io::copy(&mut connection, &mut io::sink())?;
+        result.lock().unwrap().push(total);
+        Ok(())
+    });
+    let pen = Pen::builder().server(&server).start();
+    let (before, after) = (vec![0; 6_000_000], vec![1; 2_000_000]);
+    for _ in 0..40 {
+        let client = pen.connect(ME);
+        client.send(&before);
+        assert_eq!(client.socket().send_out_of_band(b"!").unwrap(), 1);
+        client.send(&after);
+        client.finish();
+        eventually("the server has read to the end", || !totals.lock().unwrap().is_empty());
+        assert_eq!(totals.lock().unwrap().pop(), Some(8_000_000));
+    }
+    pen.settle();
+}
+
+#[test]
+fn a_reset_in_the_midst_of_an_upload_is_no_orderly_end() {
+    let server = Backend::with(|mut connection| {
+        connection.read_exact(&mut vec![0; 3_000_000])?;
+        connection.set_linger(Some(Duration::ZERO))
+    });
+    let pen = Pen::builder().server(&server).start();
+    let upload = vec![0; 12_000_000];
+    for _ in 0..40 {
+        let client = pen.connect(ME);
+        // It fails here or, if all is in pen's hands already, there: but it does fail.
+        let sent = client.socket().write_all(&upload).and_then(|()| client.socket().shutdown(Shutdown::Write));
+        let ended = sent.and_then(|()| client.read_to_end());
+        assert!(ended.is_err(), "a client that lost most of its upload must not believe that it was taken");
+    }
+    pen.settle();
+}
+
+#[test]
+fn a_unix_server_that_answers_and_closes_at_once_is_heard() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Backend::with_unix(&directory.path().join("s"), |mut connection| connection.write_all(b"answer"));
+    let pen = Pen::builder().server(&server).start();
+    for _ in 0..200 {
+        assert_eq!(pen.connect(ME).read_to_end().unwrap(), b"answer");
+    }
+    assert!(!pen.said().contains("blacklisting"), "{}", pen.said());
+    pen.settle();
+}
+
+#[test]
+fn an_end_of_file_behind_any_number_of_pieces_is_passed_on() {
+    let server = Backend::with(|mut connection| {
+        let total = io::copy(&mut connection, &mut io::sink())?;
+        connection.write_all(format!("{total}\n").as_bytes())
+    });
+    let builder = Pen::builder().workers(1);
+    let front = builder.directory().join("front");
+    let pen = builder.listen(&front).server(&server).start();
+    for pieces in 1..20 {
+        // Everything is there when pen begins to read, so that no event follows.
+        pen.workers()[0].stop();
+        let client = Client::connect_unix(&front).unwrap();
+        for _ in 0..pieces {
+            client.send_with_descriptor(b"x");
+        }
+        client.finish();
+        pen.workers()[0].resume();
+        assert_eq!(client.line(), Some(pieces.to_string()));
+    }
 }

@@ -43,6 +43,22 @@ fn new_clients_take_turns_without_any_option() {
 }
 
 #[test]
+fn prio_sends_new_clients_to_the_lowest_rank_that_is_up_and_moves_nobody_back() {
+    let farm = Backend::farm(["a", "b", "c"]);
+    let ranked = |n: usize, prio: u32| format!("{}:0:0:1:{prio}", farm[n].operand());
+    let pen = Pen::builder()
+        .options(["--prio"])
+        .server_as(ranked(0, 2))
+        .server_as(ranked(1, 0))
+        .server_as(ranked(2, 1))
+        .start();
+    assert_eq!(answers(&pen, 3, 4), "bbbb");
+    farm[1].stop();
+    assert_eq!(pen.ask(client(1)).as_deref(), Some("c"), "failover goes by prio, not by number");
+    assert_eq!(pen.ask(client(9)).as_deref(), Some("c"));
+}
+
+#[test]
 fn a_single_server_serves_everybody() {
     let farm = Backend::farm(["a"]);
     let pen = Pen::builder().options(["-r"]).servers(&farm).start();

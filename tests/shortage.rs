@@ -5,6 +5,7 @@
 mod harness;
 
 use std::fs::{self, File};
+use std::io;
 use std::net::Ipv4Addr;
 
 use harness::backend::Blackhole;
@@ -155,4 +156,45 @@ fn a_full_disk_under_the_log_costs_lines_and_nothing_else() {
     for line in text.lines().filter(|line| line.ends_with("again")) {
         assert!(line.starts_with("127.15.0.1 "), "a whole line: {line:?}");
     }
+}
+
+#[test]
+fn clients_that_do_not_read_leave_descriptors_for_the_others() {
+    // 2 x 80 and what a worker needs for itself are fewer than 256, so -x 80 is promised.
+    let server = Backend::with(|mut connection| io::copy(&mut io::repeat(7), &mut connection).map(drop));
+    let pen = Pen::builder()
+        .workers(1)
+        .through(["prlimit", "--nofile=256:256"])
+        .options(["-x", "80"])
+        .server(&server)
+        .start();
+    let mut crowd: Vec<Client> = Vec::new();
+    for n in 0..80 {
+        let newcomer = pen.connect(client(n));
+        // Much, so that it is moved by splice(2) when the client stops reading.
+        newcomer.read_exactly(8_000_000);
+        crowd.push(newcomer);
+    }
+    assert_eq!(pen.report().in_use(), 80);
+    assert!(!pen.said().contains("too many open files"), "{}", pen.said());
+    crowd.into_iter().for_each(Client::reset);
+    pen.settle();
+}
+
+#[test]
+fn every_lost_line_of_the_log_is_told_of_in_the_end() {
+    let server = Backend::with(harness::backend::echo);
+    let pen = Pen::builder().workers(1).options(["-l", "/dev/full"]).server(&server).start();
+    let held = pen.connect(client(1));
+    let told = || -> u32 {
+        let said = pen.said();
+        let lines = said.lines().filter(|line| line.contains("log lines were lost"));
+        lines.map(|line| line.split(' ').nth(2).unwrap().parse::<u32>().unwrap()).sum()
+    };
+    for n in 1..=5 {
+        held.echoes("a line");
+        // The first loss is told at once, and the others come too soon after it.
+        eventually("the first one is told", || n > 1 || told() > 0);
+    }
+    eventually("all are told", || told() == 5);
 }

@@ -110,6 +110,13 @@ pub static OPTIONS: &[Opt] = &[
     opt('h', "hash", Flag, Selection, "A hash of the client's address chooses the first server"),
     opt('N', "hash-always", Flag, Selection, "As -h, for every connection, without tracking"),
     opt('W', "weight", Flag, Selection, "The server with the least load for its weight comes first"),
+    Opt {
+        letter: None,
+        long: "prio",
+        value: Flag,
+        group: Selection,
+        help: "The available server with the lowest prio comes first",
+    },
     opt('s', "stubborn", Flag, Selection, "If the first choice cannot be used, close the client; no failover"),
     opt('e', "emergency", Text("server"), Selection, "The server of last resort, when no other can be used"),
     opt('B', "abuse", Text("server"), Selection, "Where clients go that the client access list refuses"),

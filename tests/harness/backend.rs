@@ -64,6 +64,11 @@ impl Backend {
         Backend::at(Place::Tcp(port), Box::new(greeter(name)))
     }
 
+    /// [`Backend::with`] at a Unix socket.
+    pub fn with_unix(path: &Path, behave: impl Fn(&Socket) -> io::Result<()> + Send + Sync + 'static) -> Backend {
+        Backend::at(Place::Unix(path.to_path_buf()), Box::new(behave))
+    }
+
     /// As many servers as there are names.
     pub fn farm<const N: usize>(names: [&str; N]) -> [Backend; N] {
         names.map(Backend::named)

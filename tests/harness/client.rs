@@ -1,9 +1,12 @@
 //! Clients: sockets with a source address of one's choice and a bound on every wait.
 
 use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::wait::PATIENCE;
@@ -57,6 +60,16 @@ impl Client {
     #[track_caller]
     pub fn send(&self, bytes: impl AsRef<[u8]>) {
         (&self.socket).write_all(bytes.as_ref()).expect("pen takes what a client sends");
+    }
+
+    /// Sends bytes to a Unix listener together with a descriptor, which no read goes past.
+    pub fn send_with_descriptor(&self, bytes: &[u8]) {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let descriptors = [self.socket.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
+        let sent = rustix::net::sendmsg(&self.socket, &[io::IoSlice::new(bytes)], &mut control, SendFlags::empty());
+        assert_eq!(sent, Ok(bytes.len()));
     }
 
     /// Says that nothing more will be sent.

@@ -323,9 +323,19 @@ fn connect(server: &Server) -> Attempt {
         Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Attempt::Pending(socket),
         // A Unix socket whose backlog is full says so at once and never tells when it is not (connect(2)).
         Err(Errno::AGAIN) if matches!(server.address, Address::Unix(_)) => Attempt::Full,
+        Err(Errno::ADDRNOTAVAIL) if !has_source(family, &server.address) => Attempt::Failed(Errno::ADDRNOTAVAIL),
         Err(errno) if is_shortage(errno) => Attempt::Shortage(errno),
         Err(errno) => Attempt::Failed(errno),
     }
+}
+
+/// Whether this machine has an address to reach a server from. connect(2) says EADDRNOTAVAIL when it has not (IPv6 is switched
+/// off), and when its TCP ports are used up; those of UDP are others.
+fn has_source(family: AddressFamily, server: &Address) -> bool {
+    let Address::Inet(address) = server else { return true };
+    rustix::net::socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+        .and_then(|socket| rustix::net::connect(socket, address))
+        != Err(Errno::ADDRNOTAVAIL)
 }
 
 /// All that a connection's socket is watched for, once and for life.
