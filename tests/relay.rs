@@ -394,29 +394,6 @@ fn idle_connections_use_no_processor_time() {
 }
 
 #[test]
-fn urgent_data_amid_a_bulk_transfer_is_not_taken_for_its_end() {
-    let totals = Arc::new(Mutex::new(Vec::new()));
-    let result = totals.clone();
-    let server = Backend::with(move |mut connection| {
-        let total = io::copy(&mut connection, &mut io::sink())?;
-        result.lock().unwrap().push(total);
-        Ok(())
-    });
-    let pen = Pen::builder().server(&server).start();
-    let (before, after) = (vec![0; 6_000_000], vec![1; 2_000_000]);
-    for _ in 0..40 {
-        let client = pen.connect(ME);
-        client.send(&before);
-        assert_eq!(client.socket().send_out_of_band(b"!").unwrap(), 1);
-        client.send(&after);
-        client.finish();
-        eventually("the server has read to the end", || !totals.lock().unwrap().is_empty());
-        assert_eq!(totals.lock().unwrap().pop(), Some(8_000_000));
-    }
-    pen.settle();
-}
-
-#[test]
 fn a_reset_in_the_midst_of_an_upload_is_no_orderly_end() {
     let server = Backend::with(|mut connection| {
         connection.read_exact(&mut vec![0; 3_000_000])?;

@@ -97,6 +97,8 @@ pub struct Connection {
     pub state: State,
     /// The next bytes from the client begin a request log line.
     pub line_due: bool,
+    /// Times that its lingering was prolonged.
+    pub prolonged: u8,
     /// Raised with every new owner of this place, so that events of the former owner are known.
     pub generation: u32,
     /// Its number among all connections of all workers.

@@ -18,6 +18,9 @@ use crate::sys;
 /// Milliseconds that a remaining end is given to end by itself once it has taken what it was sent.
 const LINGER: u64 = 5000;
 
+/// How often that time is prolonged for an end that has not taken everything.
+const PROLONGED: u8 = 5;
+
 impl Relay<'_> {
     /// Closes what is done on a relaying connection.
     pub(super) fn settle(&mut self, place: u32) {
@@ -89,14 +92,16 @@ impl Relay<'_> {
         }
     }
 
-    /// The time for lingering is up: ends the connection, unless the remaining end is still taking what it was sent.
+    /// The time for lingering is up: ends the connection, unless the remaining end still has to take what it was sent. That cannot go on for
+    /// ever: nobody is left who could be told that it does not.
     pub(super) fn linger_ends(&mut self, place: u32) {
         let connection = &self.pool[place];
         let end = if connection.down.socket.is_some() { &connection.down } else { &connection.up };
         let under_way = end.held.is_some() || end.socket.as_ref().is_some_and(|s| sys::unsent(s).is_ok_and(|n| n > 0));
-        if !under_way {
+        if !under_way || connection.prolonged >= PROLONGED {
             return self.finish(place);
         }
+        self.pool[place].prolonged += 1;
         self.lingering.leave(&mut self.pool, place);
         self.lingering.join(&mut self.pool, place, self.now + LINGER);
     }
