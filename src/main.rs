@@ -9,12 +9,13 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use cli::Request;
+use pen_supervisor::Entries;
 
 fn main() -> ExitCode {
     match start() {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            say(why);
+            why.lines().for_each(say);
             ExitCode::FAILURE
         }
     }
@@ -28,7 +29,8 @@ fn start() -> Result<(), String> {
         }
         Request::Run(launch, notices) => {
             notices.iter().for_each(say);
-            pen_supervisor::run(*launch, pen_worker::entry).map_err(|why| why.to_string())
+            let entries = Entries { relay: pen_worker::entry, control: pen_worker::control_entry };
+            pen_supervisor::run(*launch, entries).map_err(|why| why.to_string())
         }
     }
 }

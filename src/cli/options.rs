@@ -7,8 +7,8 @@ use std::ops::RangeInclusive;
 use pen_contract::grammar::COUNT;
 use pen_contract::ids::{MAX_SERVERS, MAX_WORKERS};
 
-use self::Group::{Limits, NotBuiltIn, Obsolete, Process, Reports, Selection};
-use self::Value::{Flag, Repeated, Text};
+use self::Group::{Control, Limits, NotBuiltIn, Obsolete, Process, Reports, Selection};
+use self::Value::{Flag, Repeated, Text, Texts};
 
 /// One option.
 #[derive(Debug)]
@@ -36,6 +36,8 @@ pub enum Value {
     Number(&'static str, RangeInclusive<u32>, Option<u32>),
     /// A text of this name.
     Text(&'static str),
+    /// A text of this name; the option may be repeated, and every text counts.
+    Texts(&'static str),
 }
 
 /// A heading of `--help`, in the order of their listing.
@@ -49,6 +51,8 @@ pub enum Group {
     Process,
     /// What it tells.
     Reports,
+    /// How it is steered while it runs.
+    Control,
     /// Accepted because old scripts give them.
     Obsolete,
     /// An error as long as their work is not done.
@@ -63,6 +67,7 @@ impl Group {
             Group::Limits => "Limits and times",
             Group::Process => "Process",
             Group::Reports => "Reports",
+            Group::Control => "Control port and configuration file",
             Group::Obsolete => "Obsolete",
             Group::NotBuiltIn => "Not built in yet",
         }
@@ -85,7 +90,7 @@ impl Opt {
                 format!("{} [{} to {}; default {default}]", self.help, range.start(), range.end())
             }
             Value::Number(_, range, None) => format!("{} [{} to {}]", self.help, range.start(), range.end()),
-            Value::Flag | Value::Repeated | Value::Text(_) => self.help.to_owned(),
+            Value::Flag | Value::Repeated | Value::Text(_) | Value::Texts(_) => self.help.to_owned(),
         }
     }
 }
@@ -149,6 +154,18 @@ pub static OPTIONS: &[Opt] = &[
     opt('w', "status-file", Text("file"), Reports, "On signal USR1, write the HTML status report to this file"),
     opt('d', "debug", Repeated, Reports, "Say more; repeat for still more"),
     opt('a', "ascii", Flag, Reports, "With -dd, dump traffic in ASCII instead of hexadecimal"),
+    opt('F', "config", Text("file"), Control, "Configuration file, read after all options; read again on signal HUP"),
+    opt('O', "command", Texts("command"), Control, "Run a command of the control port at the start; may be repeated"),
+    opt('o', "option", Texts("command"), Control, "As -O"),
+    opt('C', "control", Text("port|host:port|path"), Control, "Control port; a port alone is one of 127.0.0.1"),
+    opt('X', "exit-command", Flag, Control, "Allow the exit command on the control port"),
+    Opt {
+        letter: None,
+        long: "check",
+        value: Flag,
+        group: Control,
+        help: "Print ok or every error of the configuration, and do nothing",
+    },
     opt('n', "nonblocking", Flag, Obsolete, "No effect: sockets are always nonblocking"),
     opt('D', "delayed-forward", Flag, Obsolete, "No effect"),
     opt('P', "poll", Flag, Obsolete, "No effect"),
@@ -161,11 +178,6 @@ pub static OPTIONS: &[Opt] = &[
     opt('R', "require-client-cert", Flag, NotBuiltIn, "Clients must present a valid certificate"),
     opt('L', "tls-floor", Text("protocol"), NotBuiltIn, "Oldest TLS protocol allowed"),
     opt('Z', "tls-workarounds", Flag, NotBuiltIn, "TLS compatibility mode"),
-    opt('C', "control", Text("port|host:port|path"), NotBuiltIn, "Control port"),
-    opt('X', "exit-command", Flag, NotBuiltIn, "Allow the exit command on the control port"),
-    opt('F', "config", Text("file"), NotBuiltIn, "Configuration file"),
-    opt('O', "command", Text("command"), NotBuiltIn, "Run a control command at the start"),
-    opt('o', "option", Text("command"), NotBuiltIn, "As -O"),
     opt('H', "forwarded-for", Flag, NotBuiltIn, "Add X-Forwarded-For to HTTP requests"),
     opt('U', "udp", Flag, NotBuiltIn, "UDP instead of TCP"),
 ];

@@ -61,6 +61,14 @@ impl Address {
         }
     }
 
+    /// The port, if there is one: what a server without a port takes from the listen address.
+    pub fn inet_port(&self) -> Option<u16> {
+        match self {
+            Address::Inet(address) => Some(address.port()),
+            Address::Unix(_) => None,
+        }
+    }
+
     /// The address without its port, as logs and reports show it: IPv6 without brackets, or the path.
     pub fn host(&self) -> AddressHost<'_> {
         match self {

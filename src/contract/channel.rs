@@ -146,9 +146,9 @@ mod tests {
         let (here, there) = Channel::<ToWorker, FromWorker>::pair().unwrap();
         let file = tempfile();
         assert_eq!(here.send(&ToWorker::Report { serial: 7 }, None).unwrap(), Sent::Queued);
-        assert_eq!(here.send(&ToWorker::Log, Some(file.as_fd())).unwrap(), Sent::Queued);
+        assert_eq!(here.send(&ToWorker::Log { network: false }, Some(file.as_fd())).unwrap(), Sent::Queued);
         let Received::Message(ToWorker::Report { serial: 7 }, None) = there.receive().unwrap() else { panic!() };
-        let Received::Message(ToWorker::Log, Some(_)) = there.receive().unwrap() else { panic!() };
+        let Received::Message(ToWorker::Log { network: false }, Some(_)) = there.receive().unwrap() else { panic!() };
         assert!(matches!(there.receive().unwrap(), Received::Empty));
         drop(here);
         assert!(matches!(there.receive().unwrap(), Received::Closed));

@@ -6,6 +6,8 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::settings::Settings;
+
 /// Longest encoded message, in bytes.
 pub const LIMIT: usize = 65536;
 
@@ -39,6 +41,30 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     let (message, used) = bincode::serde::decode_from_slice(bytes, config())?;
     match bytes.len() - used {
         0 => Ok(message),
+        left => Err(CodecError::Trailing(left)),
+    }
+}
+
+/// Longest encoded [`Settings`], in bytes: 4096 servers and ten full access lists at their widest are below it.
+pub const SETTINGS_LIMIT: usize = 8 * 1024 * 1024;
+
+/// Encodes settings.
+///
+/// # Errors
+/// They are not expressible.
+pub fn encode_settings(settings: &Settings) -> Result<Vec<u8>, CodecError> {
+    Ok(bincode::serde::encode_to_vec(settings, bincode::config::standard().with_limit::<SETTINGS_LIMIT>())?)
+}
+
+/// Decodes settings.
+///
+/// # Errors
+/// The bytes are no settings, promise more than [`SETTINGS_LIMIT`] bytes, or go on after them.
+pub fn decode_settings(bytes: &[u8]) -> Result<Settings, CodecError> {
+    let config = bincode::config::standard().with_limit::<SETTINGS_LIMIT>();
+    let (settings, used) = bincode::serde::decode_from_slice(bytes, config)?;
+    match bytes.len() - used {
+        0 => Ok(settings),
         left => Err(CodecError::Trailing(left)),
     }
 }

@@ -1,64 +1,70 @@
 //! What the operator asked for, still with names in it, and how it becomes [`Settings`].
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
 
 use crate::address::{Address, Host, Local, Service};
+use crate::command::{Command, LogTarget, Number};
+use crate::fold;
 use crate::grammar::{ServerSpec, quoted};
-use crate::ids::MAX_SERVERS;
-use crate::settings::{Selection, Server, Settings};
+use crate::ids::{MAX_SERVERS, ServerId};
+use crate::settings::{Server, Settings};
+
+pub use names::{Lookup, Names, resolve_local};
+pub(crate) use names::{inet, resolve_port, unknown_host};
+
+mod names;
 
 /// Everything that the command line says about balancing, checked but not resolved.
+///
+/// An option that a command can express is that command, so that options and `-O` count in the order in which they were given.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Configuration {
-    /// Where pen listens.
-    pub local: Local,
-    /// The servers in the order of the command line.
+    /// The first operand: where pen listens unless a command says otherwise.
+    pub local: Option<Local>,
+    /// The servers in the order of the operands.
     pub servers: Vec<ServerSpec>,
+    /// The commands that the options stand for or hold (`-O`), in order. An `include` has to be replaced by the commands of its file.
+    pub commands: Vec<Placed>,
     /// `-e`.
     pub emergency: Option<ServerSpec>,
     /// `-B`.
     pub abuse: Option<ServerSpec>,
     /// `-S`: exactly so many slots; none = the larger of 16 and what is needed.
     pub server_slots: Option<u32>,
-    /// The modes.
-    pub selection: Selection,
-    /// `-b`, seconds.
-    pub blacklist: u32,
-    /// `-t`, seconds.
-    pub connect_timeout: u32,
-    /// `-T`, seconds.
-    pub tracking: u32,
-    /// `-x`.
-    pub connections_max: u32,
-    /// `-c`.
-    pub clients_max: u32,
     /// `-m`.
     pub accept_batch: u32,
-    /// `-d`.
-    pub debug: u8,
-    /// `-a`.
-    pub ascii: bool,
+    /// `-N`.
+    pub hash_always: bool,
 }
 
-/// One question for the resolver.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
-pub enum Lookup {
-    /// The address of a host name.
-    Host(String),
-    /// The TCP port of a service name.
-    Service(String),
+/// A command with the place where the operator wrote it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Placed {
+    /// How a message names the place: `FILE:LINE`, or the option.
+    pub place: String,
+    /// The command.
+    pub command: Command,
 }
 
-/// The resolver's answers.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-pub struct Names {
-    /// The first address of each host name.
-    pub hosts: BTreeMap<String, IpAddr>,
-    /// The port of each service name.
-    pub services: BTreeMap<String, u16>,
+/// What a start goes by: options, operands and file together, resolved and checked.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Settled {
+    /// Where pen listens, as the operator wrote it.
+    pub local: Local,
+    /// Where pen listens.
+    pub listen: Address,
+    /// The settings.
+    pub settings: Settings,
+    /// The request log.
+    pub log: Option<LogTarget>,
+    /// The file for status reports.
+    pub status_file: Option<PathBuf>,
+    /// The number of workers; none = one per processor.
+    pub workers: Option<u32>,
+    /// Servers to be left out from the start, each for so many seconds.
+    pub blacklisted: Vec<(ServerId, u32)>,
 }
 
 /// A configuration that cannot be put in force.
@@ -67,62 +73,126 @@ pub struct Names {
 pub struct ConfigurationError(pub String);
 
 impl Configuration {
-    /// The names that have to be resolved first; empty if all addresses are numeric.
-    pub fn lookups(&self) -> BTreeSet<Lookup> {
-        let (local_host, local_port) = match &self.local {
-            Local::Inet { host, port } => (host.as_ref(), Some(port)),
-            Local::Unix(_) => (None, None),
-        };
+    /// The names that have to be resolved first, those of the file's commands included; empty if all addresses are numeric.
+    pub fn lookups(&self, file: &[Placed]) -> BTreeSet<Lookup> {
         let specs = || self.servers.iter().chain(&self.emergency).chain(&self.abuse);
-        let hosts = specs().map(|spec| &spec.host).chain(local_host).filter_map(|host| match host {
-            Host::Name(name) => Some(Lookup::Host(name.clone())),
-            Host::Ip(_) | Host::Unix(_) => None,
-        });
-        let services = specs().filter_map(|spec| spec.port.as_ref()).chain(local_port).filter_map(|port| match port {
-            Service::Name(name) => Some(Lookup::Service(name.clone())),
-            Service::Port(_) => None,
-        });
-        hosts.chain(services).collect()
+        let hosts = specs().filter_map(|spec| fold::of_host(&spec.host));
+        let services = specs().filter_map(|spec| fold::of_service(spec.port.as_ref()?));
+        let commands = self.commands.iter().chain(file).flat_map(|placed| fold::lookups(&placed.command));
+        hosts.chain(services).chain(self.local.iter().flat_map(fold::of_local)).chain(commands).collect()
     }
 
-    /// Puts the answers in and checks the whole: the listen address and the settings.
+    /// Puts the answers in, and the effects of options, operands and the file's commands in this order, and checks the whole.
     ///
     /// # Errors
-    /// No server, more servers than slots, a server without a port behind a Unix listener, a name without an answer.
-    pub fn settle(&self, names: &Names) -> Result<(Address, Settings), ConfigurationError> {
-        let listen = self.listen(names)?;
-        if self.servers.is_empty() && self.emergency.is_none() {
-            return Err(error("no server".to_owned()));
+    /// Everything that is wrong: no listen address or no server, more servers than slots, a server without a port behind a Unix listener, a
+    /// name without an answer, a command that cannot take effect.
+    pub fn settle(&self, names: &Names, file: &[Placed]) -> Result<Settled, Vec<ConfigurationError>> {
+        let mut errors = Vec::new();
+        let mut settled = self.beginning(names, file, &mut errors);
+        let port = settled.listen.inet_port();
+        let slots = self.slots(file, &mut errors);
+        let mut keep = |result: Result<Server, ConfigurationError>| result.map_err(|error| errors.push(error)).ok();
+        let mut operands: Vec<_> = self.servers.iter().map(|spec| keep(server(spec, port, names))).collect();
+        settled.settings.emergency = self.emergency.as_ref().and_then(|spec| keep(server(spec, port, names)));
+        settled.settings.abuse = self.abuse.as_ref().and_then(|spec| keep(server(spec, port, names)));
+        operands.resize(slots, None);
+        settled.settings.servers.clone_from(&operands);
+        errors.extend(settled.take(&self.commands, names, port));
+        // The operands come after the options: their fields win over those that -O gave. An access list is none of their fields.
+        for (server, operand) in settled.settings.servers.iter_mut().zip(operands) {
+            if let Some(operand) = operand {
+                let acl = server.as_ref().map_or(0, |server| server.acl);
+                *server = Some(Server { acl, ..operand });
+            }
         }
-        let slots = self.server_slots.unwrap_or(MIN_SLOTS.max(self.servers.len() as u32).min(MAX_SERVERS));
-        if self.servers.len() > slots as usize {
-            let count = self.servers.len();
-            let hint = if slots < MAX_SERVERS { format!("; -S {count} makes room") } else { String::new() };
-            return Err(error(format!("{count} servers, but the server table has {slots} slots{hint}")));
+        errors.extend(settled.take(file, names, port));
+        let settings = &settled.settings;
+        if errors.is_empty() && settings.server_count() == 0 && settings.emergency.is_none() && !settings.dummy {
+            errors.push(error("no server: neither an operand nor a command gives one".to_owned()));
         }
-        let port = match &listen {
-            Address::Inet(address) => Some(address.port()),
-            Address::Unix(_) => None,
+        if errors.is_empty() { Ok(settled) } else { Err(errors) }
+    }
+
+    /// The last that options and file say of something.
+    fn last<'c, T>(&'c self, file: &'c [Placed], pick: impl Fn(&'c Command) -> Option<T>) -> Option<T> {
+        self.commands.iter().chain(file).rev().find_map(|placed| pick(&placed.command))
+    }
+
+    /// The request log.
+    pub fn log<'c>(&'c self, file: &'c [Placed]) -> Option<&'c LogTarget> {
+        let pick = |command: &'c Command| match command {
+            Command::Log(Some(target)) => Some(Some(target)),
+            Command::NoLog => Some(None),
+            _ => None,
         };
-        let mut servers =
-            self.servers.iter().map(|spec| server(spec, port, names).map(Some)).collect::<Result<Vec<_>, _>>()?;
-        servers.resize(slots as usize, None);
-        let settings = Settings {
-            servers,
-            emergency: self.emergency.as_ref().map(|spec| server(spec, port, names)).transpose()?,
-            abuse: self.abuse.as_ref().map(|spec| server(spec, port, names)).transpose()?,
-            selection: self.selection,
-            blacklist: self.blacklist,
-            connect_timeout: self.connect_timeout,
-            tracking: self.tracking,
-            connections_max: self.connections_max,
-            clients_max: self.clients_max,
-            pending_max: PENDING_MAX,
-            accept_batch: self.accept_batch,
-            debug: self.debug,
-            ascii: self.ascii,
+        self.last(file, pick).flatten()
+    }
+
+    /// The file for status reports.
+    pub fn status_file<'c>(&'c self, file: &'c [Placed]) -> Option<&'c Path> {
+        let pick = |command: &'c Command| match command {
+            Command::WebStats(Some(path)) => Some(Some(path.as_path())),
+            Command::NoWebStats => Some(None),
+            _ => None,
         };
-        Ok((listen, settings))
+        self.last(file, pick).flatten()
+    }
+
+    /// The debug level.
+    pub fn debug(&self, file: &[Placed]) -> u8 {
+        let pick = |command: &Command| match command {
+            Command::Number(Number::Debug, level) => level.and_then(|level| u8::try_from(level).ok()),
+            _ => None,
+        };
+        self.last(file, pick).unwrap_or_default()
+    }
+
+    /// Where pen listens, as the operator wrote it.
+    pub fn listen<'c>(&'c self, file: &'c [Placed]) -> Option<&'c Local> {
+        let pick = |command: &'c Command| match command {
+            Command::Listen(local) => local.as_ref(),
+            _ => None,
+        };
+        self.last(file, pick).or(self.local.as_ref())
+    }
+
+    /// All that can be said without an effect of a command. After an error, the listen address is a stand-in.
+    fn beginning(&self, names: &Names, file: &[Placed], errors: &mut Vec<ConfigurationError>) -> Settled {
+        let local = self.listen(file).cloned().unwrap_or_else(|| {
+            let nowhere = "no listen address: neither an operand nor a listen command gives one";
+            errors.push(error(nowhere.to_owned()));
+            Local::Inet { host: None, port: Service::Port(1) }
+        });
+        let listen = resolve_local(&local, names).unwrap_or_else(|error| {
+            errors.push(error);
+            inet(Ipv4Addr::UNSPECIFIED.into(), 1)
+        });
+        let mut settings = Settings { accept_batch: self.accept_batch, ..Settings::default() };
+        settings.selection.hash_always = self.hash_always;
+        let log = self.log(file).cloned();
+        let status_file = self.status_file(file).map(Path::to_owned);
+        let workers = self.last(file, |command| match command {
+            Command::Number(Number::Workers, workers) => *workers,
+            _ => None,
+        });
+        Settled { local, listen, settings, log, status_file, workers, blacklisted: Vec::new() }
+    }
+
+    /// The size of the server table; enough for the operands even after an error.
+    fn slots(&self, file: &[Placed], errors: &mut Vec<ConfigurationError>) -> usize {
+        let numbers = self.commands.iter().chain(file).filter_map(|placed| match placed.command {
+            Command::Server { number, .. } => Some(number.saturating_add(1)),
+            _ => None,
+        });
+        let count = self.servers.len();
+        let needed = numbers.max().unwrap_or(0).max(u32::try_from(count).unwrap_or(u32::MAX));
+        let slots = self.server_slots.unwrap_or(needed.clamp(MIN_SLOTS, MAX_SERVERS)) as usize;
+        if count > slots {
+            let hint = if slots < MAX_SERVERS as usize { format!("; -S {count} makes room") } else { String::new() };
+            errors.push(error(format!("{count} servers, but the server table has {slots} slots{hint}")));
+        }
+        slots.max(count)
     }
 
     /// What an administrator should hear about but that does not stop the start, one line each.
@@ -147,20 +217,22 @@ impl Configuration {
         }
         warnings
     }
+}
 
-    fn listen(&self, names: &Names) -> Result<Address, ConfigurationError> {
-        let (host, port) = match &self.local {
-            Local::Unix(path) => return Ok(Address::Unix(path.clone())),
-            Local::Inet { host, port } => (host, port),
-        };
-        let what = || format!("listen address {}", quoted(&self.local.to_string()));
-        let ip = match host {
-            None => Ipv4Addr::UNSPECIFIED.into(),
-            Some(Host::Ip(ip)) => *ip,
-            Some(Host::Name(name)) => *names.hosts.get(name).ok_or_else(|| unknown_host(what(), name))?,
-            Some(Host::Unix(path)) => return Ok(Address::Unix(path.clone())),
-        };
-        Ok(inet(ip, resolve_port(port, names, what)?))
+impl Settled {
+    /// Lets commands take effect in order; returns what cannot.
+    fn take(&mut self, commands: &[Placed], names: &Names, port: Option<u16>) -> Vec<ConfigurationError> {
+        for Placed { command, .. } in commands {
+            match command {
+                // Before the tables are made, they may be smaller than the defaults.
+                Command::Number(Number::ClientsMax, Some(clients)) => self.settings.clients_max = *clients,
+                Command::Number(Number::ConnMax, Some(connections)) => self.settings.connections_max = *connections,
+                _ => self.blacklisted.extend(fold::blacklisting(command)),
+            }
+        }
+        let grow =
+            |placed: &&Placed| !matches!(placed.command, Command::Number(Number::ClientsMax | Number::ConnMax, _));
+        fold::apply_all(&mut self.settings, commands.iter().filter(grow), names, port)
     }
 }
 
@@ -178,22 +250,7 @@ fn server(spec: &ServerSpec, listen_port: Option<u16>, names: &Names) -> Result<
         Host::Ip(ip) => inet(*ip, port()?),
         Host::Name(name) => inet(*names.hosts.get(name).ok_or_else(|| unknown_host(what(), name))?, port()?),
     };
-    Ok(Server { address, soft: spec.soft, hard: spec.hard, weight: spec.weight, prio: spec.prio })
-}
-
-fn resolve_port(port: &Service, names: &Names, what: impl Fn() -> String) -> Result<u16, ConfigurationError> {
-    match port {
-        Service::Port(port) => Ok(*port),
-        Service::Name(name) => match names.services.get(name) {
-            Some(port) if *port != 0 => Ok(*port),
-            _ => Err(error(format!("{}: {} is neither a port nor a known TCP service", what(), quoted(name)))),
-        },
-    }
-}
-
-/// IPv4 written as IPv6 (`::ffff:1.2.3.4`) is IPv4.
-fn inet(ip: IpAddr, port: u16) -> Address {
-    Address::Inet(SocketAddr::new(ip.to_canonical(), port))
+    Ok(Server { address, soft: spec.soft, hard: spec.hard, weight: spec.weight, prio: spec.prio, acl: 0 })
 }
 
 /// Whether a connect to `server` certainly ends at the listener itself. Which other addresses are this machine's is not known here.
@@ -218,10 +275,6 @@ fn reaches(listen: &Address, server: &Address) -> bool {
     }
 }
 
-fn unknown_host(what: String, name: &str) -> ConfigurationError {
-    error(format!("{what}: no address found for host {}", quoted(name)))
-}
-
 fn error(why: String) -> ConfigurationError {
     ConfigurationError(why)
 }
@@ -229,169 +282,5 @@ fn error(why: String) -> ConfigurationError {
 /// Slots of the server table when `-S` does not say it and fewer are needed.
 const MIN_SLOTS: u32 = 16;
 
-/// Most connects under way per worker.
-const PENDING_MAX: u32 = 100;
-
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::grammar;
-
-    fn configuration(local: &str, servers: &[&str]) -> Configuration {
-        Configuration {
-            local: grammar::local(local).unwrap(),
-            servers: servers.iter().map(|text| grammar::server(text).unwrap()).collect(),
-            emergency: None,
-            abuse: None,
-            server_slots: None,
-            selection: Selection::default(),
-            blacklist: 30,
-            connect_timeout: 5,
-            tracking: 0,
-            connections_max: 256,
-            clients_max: 2048,
-            accept_batch: 100,
-            debug: 0,
-            ascii: false,
-        }
-    }
-
-    fn settled(local: &str, servers: &[&str]) -> (Address, Settings) {
-        configuration(local, servers).settle(&Names::default()).unwrap()
-    }
-
-    fn failure(configuration: &Configuration) -> String {
-        configuration.settle(&Names::default()).unwrap_err().to_string()
-    }
-
-    fn warnings(local: &str, servers: &[&str]) -> Vec<String> {
-        let (listen, settings) = settled(local, servers);
-        configuration(local, servers).warnings(&listen, &settings)
-    }
-
-    #[test]
-    fn a_server_without_a_port_has_the_listen_port() {
-        let (listen, settings) = settled("8080", &["10.0.0.1", "10.0.0.2:81:1:2:3:4", "[::1]", "/run/a.sock"]);
-        assert_eq!(listen.to_string(), "0.0.0.0:8080");
-        let shown: Vec<String> = settings.configured().map(|(id, s)| format!("{id} {}", s.address)).collect();
-        assert_eq!(shown, ["0 10.0.0.1:8080", "1 10.0.0.2:81", "2 [::1]:8080", "3 /run/a.sock"]);
-        let Some(Server { soft: 1, hard: 2, weight: 3, prio: 4, .. }) = settings.servers[1] else { panic!() };
-        assert_eq!(settings.pending_max, 100);
-    }
-
-    #[test]
-    fn a_unix_listener_has_no_port_to_lend() {
-        assert!(failure(&configuration("/run/front.sock", &["10.0.0.1"])).contains("the port is missing"));
-        let (listen, settings) = settled("/run/front.sock", &["10.0.0.1:80", "/run/back.sock"]);
-        assert_eq!(listen, Address::Unix("/run/front.sock".into()));
-        assert_eq!(settings.server_count(), 2);
-    }
-
-    #[test]
-    fn the_table_has_16_slots_or_what_is_needed_or_exactly_what_is_asked_for() {
-        assert_eq!(settled("80", &["10.0.0.1"]).1.table_size(), 16);
-        assert_eq!(settled("80", &["10.0.0.1"; 17]).1.table_size(), 17);
-        let exactly = Configuration { server_slots: Some(2), ..configuration("80", &["10.0.0.1"; 2]) };
-        assert_eq!(exactly.settle(&Names::default()).unwrap().1.table_size(), 2);
-        let over = Configuration { server_slots: Some(2), ..configuration("80", &["10.0.0.1"; 3]) };
-        assert_eq!(failure(&over), "3 servers, but the server table has 2 slots; -S 3 makes room");
-        let far_over = configuration("80", &["10.0.0.1"; 4097]);
-        assert_eq!(failure(&far_over), "4097 servers, but the server table has 4096 slots");
-    }
-
-    #[test]
-    fn an_emergency_server_is_a_server_but_an_abuse_server_is_not_enough() {
-        let other = || Some(grammar::server("10.0.0.9").unwrap());
-        let emergency = Configuration { emergency: other(), ..configuration("80", &[]) };
-        let (_, settings) = emergency.settle(&Names::default()).unwrap();
-        assert_eq!(settings.emergency.unwrap().address.to_string(), "10.0.0.9:80");
-        assert_eq!(failure(&Configuration { abuse: other(), ..configuration("80", &[]) }), "no server");
-    }
-
-    #[test]
-    fn names_are_asked_for_once_and_replaced() {
-        let mut asked = configuration("front:http", &["back", "back:https", "10.0.0.1:http"]);
-        asked.emergency = Some(grammar::server("last:8").unwrap());
-        let host = |name: &str| Lookup::Host(name.to_owned());
-        let service = |name: &str| Lookup::Service(name.to_owned());
-        let expected = [host("front"), host("back"), host("last"), service("http"), service("https")];
-        assert_eq!(asked.lookups(), BTreeSet::from(expected));
-        let mut names = Names::default();
-        for (name, ip) in [("front", "127.0.0.5"), ("back", "::ffff:10.0.0.7"), ("last", "::1")] {
-            names.hosts.insert(name.to_owned(), ip.parse().unwrap());
-        }
-        names.services.insert("http".to_owned(), 80);
-        assert!(asked.settle(&names).unwrap_err().to_string().contains("'https' is neither a port nor"));
-        names.services.insert("https".to_owned(), 443);
-        let (listen, settings) = asked.settle(&names).unwrap();
-        assert_eq!(listen.to_string(), "127.0.0.5:80");
-        assert_eq!(settings.servers[0].as_ref().unwrap().address.to_string(), "10.0.0.7:80");
-        assert_eq!(settings.servers[1].as_ref().unwrap().address.to_string(), "10.0.0.7:443");
-        names.hosts.remove("back");
-        assert!(asked.settle(&names).unwrap_err().to_string().contains("no address found for host 'back'"));
-    }
-
-    #[test]
-    fn nothing_is_asked_for_numeric_addresses() {
-        assert!(configuration("[::1]:80", &["10.0.0.1:80", "[::2]", "/run/a.sock:1:5"]).lookups().is_empty());
-    }
-
-    #[test]
-    fn words_that_are_no_ports_are_named() {
-        for (local, server, word) in [("smpt", "10.0.0.1:80", "'smpt'"), ("80", "10.0.0.1:21000x", "'21000x'")] {
-            let why = failure(&configuration(local, &[server]));
-            assert!(why.contains(word) && why.contains("neither a port"), "{why}");
-        }
-    }
-
-    #[test]
-    fn a_hard_limit_needs_a_soft_limit() {
-        assert_eq!(warnings("80", &["10.0.0.1:81:5:9", "10.0.0.1:81:5"]).len(), 0);
-        let warned = warnings("80", &["10.0.0.1:81", "10.0.0.1:81:0:9"]);
-        assert!(warned.len() == 1 && warned[0].starts_with("server 1 (10.0.0.1:81): hard limit 9"), "{warned:?}");
-    }
-
-    #[test]
-    fn a_listener_among_its_own_servers_is_seen() {
-        let rows = [
-            ("127.0.0.1:80", "127.0.0.1:80", true),
-            ("127.0.0.1:80", "0.0.0.0:80", true),
-            ("127.0.0.1:80", "127.0.0.1:81", false),
-            ("127.0.0.1:80", "127.0.0.2:80", false),
-            ("10.0.0.1:80", "10.0.0.1", true),
-            ("80", "127.0.0.1:80", true),
-            ("80", "127.9.9.9:80", true),
-            ("80", "0.0.0.0:80", true),
-            ("80", "[::1]:80", false),
-            ("80", "10.0.0.1:80", false),
-            ("[::]:80", "127.0.0.1:80", true),
-            ("[::]:80", "[::ffff:127.0.0.1]:80", true),
-            ("[::]:80", "[::1]:80", true),
-            ("[::1]:80", "[::]:80", true),
-            ("[::1]:80", "127.0.0.1:80", false),
-            ("/run/a.sock", "/run/a.sock", true),
-            ("/run/a.sock", "/run/b.sock", false),
-        ];
-        for (local, server, loops) in rows {
-            assert_eq!(warnings(local, &[server]).len(), usize::from(loops), "{local} {server}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn every_server_that_reads_settles_with_its_fields(
-            ip in any::<IpAddr>(),
-            port in 1u16..,
-            counts in any::<[u16; 4]>(),
-        ) {
-            let [soft, hard, weight, prio] = counts.map(u32::from);
-            let spec = ServerSpec { host: Host::Ip(ip), port: Some(Service::Port(port)), soft, hard, weight, prio };
-            let (listen, settings) = settled("80", &[&spec.to_string()]);
-            let address = inet(ip, port);
-            prop_assert_eq!(settings.servers[0].as_ref(), Some(&Server { address, soft, hard, weight, prio }));
-            let _ = configuration("80", &[&spec.to_string()]).warnings(&listen, &settings);
-        }
-    }
-}
+mod tests;

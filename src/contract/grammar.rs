@@ -261,8 +261,23 @@ fn name_or_ipv4(text: &str) -> Result<Host, GrammarError> {
     Ok(Host::Name(text.to_owned()))
 }
 
-/// A port, or the name of a service: at least one letter, and otherwise what services(5) files are seen to use.
-fn service(text: &str) -> Result<Service, GrammarError> {
+/// Reads a server's address as a command gives it: a name, an IPv4 or IPv6 address with or without brackets, or a path.
+///
+/// # Errors
+/// The text is none of these; the error says why.
+pub fn server_address(text: &str) -> Result<Host, GrammarError> {
+    match text {
+        "" => Err(error("it is empty")),
+        _ if text.starts_with('/') => Ok(Host::Unix(unix_path(text)?)),
+        _ => local_host(text),
+    }
+}
+
+/// Reads a port, or the name of a service: at least one letter, and otherwise what services(5) files are seen to use.
+///
+/// # Errors
+/// The text is neither; the error says why.
+pub fn service(text: &str) -> Result<Service, GrammarError> {
     if text.is_empty() {
         return Err(error("the port after ':' is empty"));
     }

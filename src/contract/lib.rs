@@ -7,13 +7,20 @@
 
 #![forbid(unsafe_code)]
 
+pub mod acl;
 pub mod address;
 pub mod channel;
 pub mod codec;
+pub mod command;
 pub mod configuration;
+pub mod file;
+pub mod fold;
 pub mod grammar;
 pub mod ids;
 pub mod message;
 pub mod settings;
 pub mod start;
 pub mod stats;
+#[cfg(test)]
+mod strategies;
+pub mod write;

@@ -4,10 +4,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::command::Command;
 use crate::stats::{ConnectionInfo, Counters};
 
 /// The version of the messages. Both ends are one binary, so a difference means a broken peer.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// From a worker to the supervisor, until it is ready.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -37,6 +38,20 @@ pub enum FromWorker {
     Report(ReportPage),
     /// Something that an administrator must know. The supervisor logs it.
     Event(Event),
+    /// The settings of this generation are in force for all connections that begin from now on.
+    Applied {
+        /// [`crate::settings::Settings::generation`].
+        generation: u64,
+    },
+    /// The listener that came with [`ToWorker::Listen`] is watched, and the old one is closed.
+    Listening,
+    /// The answer to [`ToWorker::Explain`]: one line a step, each ended with LF, at most [`EXPLANATION`] bytes.
+    Explained {
+        /// The request that this answers.
+        serial: u32,
+        /// The explanation.
+        text: String,
+    },
 }
 
 /// Part of a worker's report, small enough for one message.
@@ -54,6 +69,9 @@ pub struct ReportPage {
 
 /// Most connections in one [`ReportPage`]: with every field at its widest, a page stays below the codec's limit.
 pub const CONNECTIONS_PER_PAGE: usize = 1024;
+
+/// Most bytes of an explanation; what is longer is cut at a line.
+pub const EXPLANATION: usize = 32 * 1024;
 
 /// Something that happened in a worker and that an administrator must know. Rate-limited by the worker where a
 /// client can bring it about. Servers are codes ([`crate::ids::Target::code`]).
@@ -124,8 +142,79 @@ pub enum ToWorker {
         /// Returned in each page.
         serial: u32,
     },
-    /// The request log was reopened: the descriptor that comes with this message replaces the old one, at a line's end.
-    Log,
+    /// The request log was opened anew: the descriptor that comes with this message replaces the old one, at a line's end.
+    Log {
+        /// It is a UDP socket towards penlogd, not a file.
+        network: bool,
+    },
+    /// No request log from now on.
+    NoLog,
+    /// New settings: the descriptor that comes with this message is a sealed memfd with their encoding
+    /// ([`crate::codec::decode_settings`]). The worker answers with [`FromWorker::Applied`].
+    Settings,
+    /// A new listener: the descriptor that comes with this message. The worker serves who waits at the old one, closes it, and answers
+    /// with [`FromWorker::Listening`].
+    Listen,
+    /// End the connection with this number at once, if it is this worker's.
+    Close {
+        /// Its program-wide number.
+        number: u32,
+    },
+    /// Say which server a client would get now, and why; the worker answers with [`FromWorker::Explained`].
+    Explain {
+        /// Returned in the answer.
+        serial: u32,
+        /// The client ([`crate::ids::ClientKey::bytes`]).
+        client: [u8; 16],
+    },
     /// End: stop accepting, close all connections, write out the log, send the last counters, exit with status 0.
     Stop,
 }
+
+/// From the control process to the supervisor, until it is ready: as a worker.
+pub type FromStartingControl = FromStartingWorker;
+
+/// From the control process to the supervisor. Authority belongs to this channel: whatever comes over it has the rights of an operator at the
+/// control port and no more.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum FromControl {
+    /// An operator's command, read and checked. Answered by [`ToControl::Reply`] with the same ticket.
+    Command {
+        /// Names the operator's connection; returned in the reply.
+        ticket: u64,
+        /// The command.
+        command: Command,
+        /// For a command that names a file: the file, opened by the control process with its own rights, comes with this message.
+        with_file: bool,
+    },
+    /// Something that an administrator must know: an operator was refused by the access list.
+    Refused {
+        /// The operator's address ([`crate::ids::ClientKey::bytes`]).
+        client: [u8; 16],
+    },
+    /// The settings of this generation are in force (the control process needs the access lists).
+    Applied {
+        /// [`crate::settings::Settings::generation`].
+        generation: u64,
+    },
+}
+
+/// From the supervisor to the control process.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum ToControl {
+    /// The whole reply to a command. A short one is in the message; a long one comes as the descriptor of a memfd, to be sent from its
+    /// beginning.
+    Reply {
+        /// The command that this answers.
+        ticket: u64,
+        /// The text if it is short; empty if a descriptor comes with the message, or if there is nothing to say.
+        text: String,
+    },
+    /// New settings, as [`ToWorker::Settings`].
+    Settings,
+    /// End: close all connections, exit with status 0.
+    Stop,
+}
+
+/// Longest reply inside a [`ToControl::Reply`], in bytes.
+pub const SHORT_REPLY: usize = 4096;

@@ -1,11 +1,19 @@
 //! What every process works by: one validated snapshot, made by the supervisor, never changed in place.
 
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::acl::{Acl, LISTS};
 use crate::address::Address;
+use crate::command::Fastclose;
 use crate::ids::{ServerId, Target};
 
 /// The running configuration. A new one replaces the old one as a whole.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
+    /// Raised with every change; workers acknowledge it.
+    pub generation: u64,
     /// The regular servers by number. Its length is the size of the server table (`-S`), which is fixed after
     /// the start; a number that was never given an address is `None` and is never selected.
     pub servers: Vec<Option<Server>>,
@@ -33,10 +41,30 @@ pub struct Settings {
     pub debug: u8,
     /// Dumps in ASCII instead of hex (`-a`).
     pub ascii: bool,
+    /// The access lists.
+    pub acls: [Acl; LISTS],
+    /// Which of them governs clients.
+    pub client_acl: u8,
+    /// Which of them governs the control port.
+    pub control_acl: u8,
+    /// Seconds without traffic after which a connection is closed; 0 = never.
+    pub idle_timeout: u32,
+    /// When an end of file closes both sides.
+    pub fastclose: Fastclose,
+    /// TCP_NODELAY on both sides from the first byte.
+    pub tcp_nodelay: bool,
+    /// TCP keepalive towards servers.
+    pub keepalive: bool,
+    /// The local address towards servers.
+    pub source: Option<IpAddr>,
+    /// Every client gets a fixed answer, and no server is used.
+    pub dummy: bool,
+    /// Connections to servers without a client, of all workers together.
+    pub idlers: u32,
 }
 
 /// A server, resolved and checked.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Server {
     /// Where it is.
     pub address: Address,
@@ -48,6 +76,8 @@ pub struct Server {
     pub weight: u32,
     /// Rank, lowest first; used only in prio mode.
     pub prio: u32,
+    /// The access list of clients that it serves.
+    pub acl: u8,
 }
 
 impl Server {
@@ -62,7 +92,7 @@ impl Server {
 }
 
 /// The modes of selection, independent of each other; the order of precedence is that of the algorithm.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Selection {
     /// No tracking: round robin straight away (`-r`).
     pub roundrobin: bool,
@@ -76,6 +106,38 @@ pub struct Selection {
     pub prio: bool,
     /// No failover (`-s`).
     pub stubborn: bool,
+}
+
+/// The manual page's defaults, and no server.
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            generation: 0,
+            servers: Vec::new(),
+            emergency: None,
+            abuse: None,
+            selection: Selection::default(),
+            blacklist: 30,
+            connect_timeout: 5,
+            tracking: 0,
+            connections_max: 256,
+            clients_max: 2048,
+            pending_max: 100,
+            accept_batch: 100,
+            debug: 0,
+            ascii: false,
+            acls: Default::default(),
+            client_acl: 0,
+            control_acl: 0,
+            idle_timeout: 0,
+            fastclose: Fastclose::Off,
+            tcp_nodelay: false,
+            keepalive: false,
+            source: None,
+            dummy: false,
+            idlers: 0,
+        }
+    }
 }
 
 impl Settings {

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use crate::channel::Channel;
 use crate::ids::WorkerId;
-use crate::message::{FromStartingWorker, ToWorker};
+use crate::message::{FromStartingWorker, ToControl, ToWorker};
 use crate::settings::Settings;
 
 /// Everything that a worker owns when its entry is called. It is already jailed; no other descriptor is open in it but
@@ -30,6 +30,17 @@ pub struct WorkerStart {
     /// Seconds east of UTC at a Unix time, by the time zone that the supervisor read: a jail has no zone files. For the
     /// time stamps of debug output.
     pub utc_offset: fn(i64) -> i32,
+}
+
+/// Everything that the control process owns when its entry is called; it is jailed like a worker.
+#[derive(Debug)]
+pub struct ControlStart {
+    /// To the supervisor; non-blocking.
+    pub channel: Channel<FromStartingWorker, ToControl>,
+    /// The control port, bound and non-blocking.
+    pub listener: OwnedFd,
+    /// The settings in force.
+    pub settings: Settings,
 }
 
 /// Where the request log goes.

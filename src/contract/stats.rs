@@ -11,6 +11,8 @@ pub struct Counters {
     pub closed: u64,
     /// Clients closed because no server could be used.
     pub unserved: u64,
+    /// Clients that the access list refuses: closed, or given to the abuse server.
+    pub refused: u64,
     /// Connects that failed or timed out.
     pub failed_connects: u64,
     /// Clients that were passed on to another server after the first choice could not be used.
@@ -36,6 +38,7 @@ impl Counters {
             accepted,
             closed,
             unserved,
+            refused,
             failed_connects,
             failovers,
             pauses,
@@ -48,6 +51,7 @@ impl Counters {
         self.accepted = self.accepted.saturating_add(*accepted);
         self.closed = self.closed.saturating_add(*closed);
         self.unserved = self.unserved.saturating_add(*unserved);
+        self.refused = self.refused.saturating_add(*refused);
         self.failed_connects = self.failed_connects.saturating_add(*failed_connects);
         self.failovers = self.failovers.saturating_add(*failovers);
         self.pauses = self.pauses.saturating_add(*pauses);

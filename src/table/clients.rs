@@ -46,6 +46,14 @@ impl<'t> Shard<'t> {
         Ok(self.arrival(slot, owner.generation(), owner.server()))
     }
 
+    /// What a client's entry says of its server; see [`crate::Locked::recorded`].
+    pub fn recorded(self, key: HashedKey, now: u64, tracking: u64) -> Result<i32, Corrupt> {
+        let Some(slot) = self.find(key)? else { return Ok(NO_SERVER) };
+        let entry = self.entry(slot)?;
+        let is_forgotten = tracking != 0 && now.saturating_sub(entry.last_use.load(Relaxed)) > tracking;
+        Ok(if is_forgotten { NO_SERVER } else { entry.owner().server() })
+    }
+
     /// Slots handed out so far.
     pub fn used(self) -> u32 {
         self.state.used.load(Relaxed).min(self.slots())

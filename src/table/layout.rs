@@ -12,18 +12,21 @@
 //!                 waiting       │ 56 free                                             a bit per worker that waits for a number
 //!                 lowest free   │ 56 free                                             hint: where to look for a number
 //!                 high water    │ 60 free                                             no number at or above it was ever taken
-//!  ServerState    blacklisted, failed_at │ 48 free                                    read at each selection
+//!  ServerState    blacklisted, failed_at, two bases │ 32 free                         read at each selection
 //!   per server    lock           │ 60 free                                            taken only where there is a limit
 //!  Row            connections, spare, sent, received │ the next server's row          one writer: the worker
 //!   per worker and server; a worker's rows begin at a multiple of 128 bytes
 //!  owners         64 numbers' owner bytes, 8 to a word                                worker + 1, or 0 = free
-//!  ShardState     lock           │ 60 free                                            waited for
+//!  ShardState     lock, slots, wanted │ 52 free                                       waited for
 //!   per shard     used, newest, oldest │ 52 free                                      under the lock
 //!  buckets        16 chain heads                                                      under the lock
 //!  lru            8 slots' newer and older neighbours                                 under the lock
 //!  Entry          key, key, owner, last use, connects, sent, received, chain, spare   exactly one line
 //!   per slot
 //! ```
+//!
+//! Room for growth is address space: clients, their buckets and links, and owner bytes have places for the most that there can ever be,
+//! each shard its own, one behind the other. So nothing moves when the table grows, and what is not used yet is no memory.
 //!
 //! Lines that different workers write at the same time are 128 bytes apart where they are hot: processors fetch lines in pairs.
 //!
@@ -38,7 +41,7 @@ use crate::sync::{AtomicU32, AtomicU64};
 use crate::{Shape, TableError};
 
 /// The version of the layout, in the header and in a worker's first message.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Says what the memory is to whoever finds it in a core dump: "pentable".
 pub(crate) const MAGIC: u64 = u64::from_be_bytes(*b"pentable");
@@ -89,6 +92,9 @@ pub(crate) struct ServerState {
     pub blacklisted: AtomicU64,
     /// Unix time of the failure.
     pub failed_at: AtomicU64,
+    /// Bytes that the rows hold and that are not this server's: see `servers.rs`.
+    pub sent_before: AtomicU64,
+    pub received_before: AtomicU64,
     /// Held while a limited connection is counted.
     pub limits: Line<Lock>,
 }
@@ -103,11 +109,22 @@ pub(crate) struct Row {
     pub received: AtomicU64,
 }
 
+/// What is on the line of a shard's lock, which whoever takes the lock has at hand anyway.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(crate) struct ShardLock {
+    pub lock: Lock,
+    /// Slots in use by the derived data: how many can be handed out, and by that how many buckets there are. Changed under the lock.
+    pub slots: AtomicU32,
+    /// How many there should be. Written by the supervisor; the next owner of the lock sees to it.
+    pub wanted: AtomicU32,
+}
+
 /// A part of the client table with its own lock.
 #[repr(C, align(128))]
 #[derive(Debug, Default)]
 pub(crate) struct ShardState {
-    pub lock: Line<Lock>,
+    pub lock: Line<ShardLock>,
     /// Slots handed out so far; those above were never touched.
     pub used: AtomicU32,
     /// Head of the LRU list, slot + 1.
@@ -176,10 +193,14 @@ impl<T> Region<T> {
 #[cfg_attr(loom, allow(dead_code))]
 pub(crate) struct Layout {
     pub shape: Shape,
-    /// Shards; a power of two.
+    /// Shards; a power of two. They stay as many when the table grows.
     pub shards: u32,
-    /// Buckets of each shard; a power of two, at least its slots.
+    /// Slots that each shard has room for.
+    pub slots_per_shard: u32,
+    /// Buckets that each shard has room for; a power of two, at least its slots.
     pub buckets_per_shard: u32,
+    /// Connection numbers that there is room for.
+    pub connections: u32,
     /// Rows from one worker's first to the next one's.
     pub row_stride: u32,
     pub header: Region<Header>,
@@ -196,46 +217,81 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Plans a table.
+    /// Plans a table that can grow to the most that there can be.
+    ///
+    /// # Errors
+    /// The shape is out of range, or so much room is more than this machine can address.
+    pub fn growing(shape: Shape) -> Result<Layout, TableError> {
+        let room = Room { shard_slots: SHARD_SLOTS, clients: MAX_CLIENTS, connections: MAX_CONNECTIONS };
+        Layout::new(shape, room)
+    }
+
+    /// Plans a table that cannot grow.
     ///
     /// # Errors
     /// The shape is out of range.
-    pub fn new(shape: Shape) -> Result<Layout, TableError> {
-        Layout::with_shards_of(SHARD_SLOTS, shape)
+    pub fn fixed(shape: Shape) -> Result<Layout, TableError> {
+        let room = Room { shard_slots: SHARD_SLOTS, clients: shape.clients, connections: shape.connections };
+        Layout::new(shape, room)
     }
 
-    /// Plans a table whose shards have at most so many slots.
-    pub fn with_shards_of(shard_slots: u32, shape: Shape) -> Result<Layout, TableError> {
+    /// Plans a table whose shards begin with at most so many slots.
+    pub fn new(shape: Shape, room: Room) -> Result<Layout, TableError> {
         check(&shape)?;
-        let shards = shape.clients.div_ceil(shard_slots).next_power_of_two();
-        let buckets_per_shard = shape.clients.div_ceil(shards).next_power_of_two();
+        let shards = shape.clients.div_ceil(room.shard_slots).next_power_of_two();
+        let slots_per_shard = room.clients.max(shape.clients).div_ceil(shards);
+        let buckets_per_shard = slots_per_shard.next_power_of_two();
+        let connections = room.connections.max(shape.connections);
         let row_stride = shape.servers.next_multiple_of((ALIGNMENT / 32) as u32);
         let mut plan = Plan { end: Some(0) };
         let mut layout = Layout {
             shape,
             shards,
+            slots_per_shard,
             buckets_per_shard,
+            connections,
             row_stride,
             header: plan.place(1, 1),
             globals: plan.place(1, 1),
             servers: plan.place(shape.servers, 1),
             rows: plan.place(shape.workers, row_stride),
-            owners: plan.place(shape.connections.div_ceil(8), 1),
+            owners: plan.place(connections.div_ceil(8), 1),
             shard_states: plan.place(shards, 1),
             buckets: plan.place(shards, buckets_per_shard),
-            lru: plan.place(shape.clients, 1),
-            entries: plan.place(shape.clients, 1),
+            lru: plan.place(shards, slots_per_shard),
+            entries: plan.place(shards, slots_per_shard),
             bytes: 0,
         };
         layout.bytes = plan.end.ok_or(TableError::Shape("more memory than this machine can address"))?;
         Ok(layout)
     }
 
-    /// The first slot of a shard; of the shard after the last: the number of slots.
+    /// The first slot of a shard.
     pub fn first_slot(&self, shard: u32) -> u32 {
-        // At most 2^24 slots times 2^8 shards.
-        (u64::from(shard) * u64::from(self.shape.clients) / u64::from(self.shards)) as u32
+        // Below 2^24 + 2^8.
+        shard * self.slots_per_shard
     }
+
+    /// How many slots each shard has in a table of at least so many: all have as many, so that whoever knows one shard knows them all.
+    pub fn share(&self, clients: u32) -> u32 {
+        clients.div_ceil(self.shards).min(self.slots_per_shard)
+    }
+
+    /// The most clients that the table can grow to.
+    pub fn most_clients(&self) -> u32 {
+        self.shards * self.slots_per_shard
+    }
+}
+
+/// How much room a table is planned with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// Most slots of a shard at the beginning.
+    pub shard_slots: u32,
+    /// Clients to grow to.
+    pub clients: u32,
+    /// Connections to grow to.
+    pub connections: u32,
 }
 
 fn check(shape: &Shape) -> Result<(), TableError> {
@@ -291,8 +347,9 @@ mod tests {
 
     #[test]
     fn parts_follow_each_other_without_overlap() {
-        for clients in [1, 7, 2048, 65536, 65537, 2_000_000, MAX_CLIENTS] {
-            let layout = Layout::new(shape(clients)).unwrap();
+        let sizes = [1, 7, 2048, 65536, 65537, 2_000_000, MAX_CLIENTS];
+        for layout in sizes.into_iter().flat_map(|n| [Layout::fixed(shape(n)), Layout::growing(shape(n))]) {
+            let layout = layout.unwrap();
             let parts = [
                 (layout.header.offset, layout.header.count * 128),
                 (layout.globals.offset, layout.globals.count * 384),
@@ -315,16 +372,24 @@ mod tests {
     #[test]
     fn shards_share_the_slots_out_and_stay_small() {
         for clients in [1, 65536, 65537, 131_073, 2_000_000, MAX_CLIENTS] {
-            let layout = Layout::new(shape(clients)).unwrap();
-            assert_eq!(layout.first_slot(0), 0);
-            assert_eq!(layout.first_slot(layout.shards), clients);
-            for shard in 0..layout.shards {
-                let slots = layout.first_slot(shard + 1) - layout.first_slot(shard);
-                assert!((1..=SHARD_SLOTS).contains(&slots));
-                assert!(slots <= layout.buckets_per_shard);
+            for layout in [Layout::fixed(shape(clients)).unwrap(), Layout::growing(shape(clients)).unwrap()] {
+                let share = layout.share(clients);
+                assert!((clients..clients + layout.shards).contains(&(share * layout.shards)));
+                assert!((1..=SHARD_SLOTS).contains(&share) && share <= layout.slots_per_shard);
+                assert!(layout.slots_per_shard <= layout.buckets_per_shard);
             }
         }
-        assert_eq!(Layout::new(shape(65536)).unwrap().shards, 1);
+        assert_eq!(Layout::fixed(shape(65536)).unwrap().shards, 1);
+    }
+
+    #[test]
+    fn every_table_can_grow_to_the_most() {
+        for clients in [1, 2048, 65537, 2_000_000, MAX_CLIENTS] {
+            let layout = Layout::growing(shape(clients)).unwrap();
+            assert_eq!(layout.most_clients(), MAX_CLIENTS);
+            assert_eq!(layout.share(MAX_CLIENTS) * layout.shards, MAX_CLIENTS);
+            assert_eq!(layout.connections, MAX_CONNECTIONS);
+        }
     }
 
     #[test]
@@ -340,7 +405,7 @@ mod tests {
             Shape { connections: 0, ..good },
             Shape { connections: MAX_CONNECTIONS + 1, ..good },
         ] {
-            assert!(matches!(Layout::new(bad), Err(TableError::Shape(_))), "{bad:?}");
+            assert!(matches!(Layout::growing(bad), Err(TableError::Shape(_))), "{bad:?}");
         }
     }
 }

@@ -50,17 +50,18 @@ use crate::view::{Memory, View};
 pub use crate::layout::LAYOUT_VERSION;
 pub use crate::seat::{Locked, Seat};
 
-/// How large a table is; fixed when it is made.
+/// How large a table is when it is made.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Shape {
-    /// Client slots, 1 to 16777216. Up to 65536 slots the replacement is exactly LRU to the second; larger tables are divided in shards
-    /// of at most 65536 slots by a hash of the client, each LRU by itself.
+    /// Client slots, 1 to 16777216. Up to 65536 slots the replacement is exactly LRU to the second; larger tables are divided in equal shards
+    /// of at most 65536 slots by a hash of the client, each LRU by itself. [`Table::grow_clients`] makes the shards larger, not more.
     pub clients: u32,
     /// Server rows: regular servers, then emergency, then abuse; 1 to 4098.
     pub servers: u32,
     /// Workers, 1 to 64.
     pub workers: u32,
-    /// Most connections that can ever be numbered, 1 to 1048576.
+    /// Most connections at the beginning, 1 to 1048576. There is room for all 1048576 numbers, so that a higher limit is all that it takes to
+    /// have more.
     pub connections: u32,
 }
 
@@ -127,12 +128,19 @@ pub struct ClientEntry {
 }
 
 impl Table {
-    /// Makes a table. Its memory is taken page by page as it is used.
+    /// Makes a table. Its memory is taken page by page as it is used. It has address space for all that it can grow to (1.2 GB); where that
+    /// cannot be had, it cannot grow.
     ///
     /// # Errors
     /// The shape is out of range, or the memory cannot be had.
     pub fn create(shape: Shape) -> Result<Table, TableError> {
-        Table::with_layout(Layout::new(shape)?)
+        // A model checker's atomics are objects on the heap.
+        if !cfg!(loom)
+            && let Ok(table) = Layout::growing(shape).and_then(Table::with_layout)
+        {
+            return Ok(table);
+        }
+        Table::with_layout(Layout::fixed(shape)?)
     }
 
     fn with_layout(layout: Layout) -> Result<Table, TableError> {
@@ -150,6 +158,11 @@ impl Table {
         header.servers.store(shape.servers, Relaxed);
         header.workers.store(shape.workers, Relaxed);
         header.connections.store(shape.connections, Relaxed);
+        let share = table.layout.share(shape.clients);
+        for shard in table.view().shards() {
+            shard.state.lock.0.slots.store(share, Relaxed);
+            shard.state.lock.0.wanted.store(share, Relaxed);
+        }
         header.magic.store(MAGIC, Release);
         Ok(table)
     }
@@ -164,7 +177,7 @@ impl Table {
     pub fn bury(&self, worker: u32) -> bool {
         let numbers = Numbers { view: self.view(), worker };
         if worker < self.layout.shape.workers {
-            self.view().shards().for_each(|shard| shard.state.lock.0.bury(worker));
+            self.view().shards().for_each(|shard| shard.state.lock.0.lock.bury(worker));
             self.view().bury_counts(worker);
             numbers.bury();
         }
@@ -175,6 +188,45 @@ impl Table {
     /// The figures of a server row; all 0 for a row that does not exist.
     pub fn server_totals(&self, server: u32) -> ServerTotals {
         self.view().totals(server)
+    }
+
+    /// Leaves a server row out until a time, monotonic milliseconds; `failed_at` is Unix time in seconds. Nothing for a row that does not
+    /// exist.
+    pub fn set_blacklist(&self, server: u32, until: u64, failed_at: u64) {
+        if let Some(state) = self.view().servers.get(server as usize) {
+            state.set_blacklist(until, failed_at);
+        }
+    }
+
+    /// Puts a server row back into use.
+    pub fn clear_blacklist(&self, server: u32) {
+        if let Some(state) = self.view().servers.get(server as usize) {
+            state.clear_blacklist();
+        }
+    }
+
+    /// Has the bytes of a server row counted from 0 again, and puts it back into use: it stands for another server now. Only the supervisor
+    /// does this. The workers' rows are not touched, which have one writer: what they held so far is subtracted from now on.
+    pub fn reset_server(&self, server: u32) {
+        self.view().reset(server);
+        self.clear_blacklist(server);
+    }
+
+    /// Enlarges the client table to so many slots, for all workers at once; it never shrinks. Returns how many it can have: less than what was
+    /// asked for where it has no room. Only the supervisor does this, and waits for nobody: whoever next locks a shard makes its links anew,
+    /// which takes as long as after a death (a shard of 65536 slots: 5 ms).
+    pub fn grow_clients(&self, clients: u32) -> u32 {
+        let clients = clients.min(self.layout.most_clients());
+        let share = self.layout.share(clients);
+        for shard in self.view().shards() {
+            shard.state.lock.0.wanted.fetch_max(share, Relaxed);
+        }
+        clients
+    }
+
+    /// The worker that has this connection number; none if nobody has.
+    pub fn connection_owner(&self, number: u32) -> Option<u32> {
+        numbers::owner(self.view(), number).filter(|worker| *worker < self.layout.shape.workers)
     }
 
     /// The code of the server that any connection was last given; 0 before the first.
@@ -227,6 +279,12 @@ pub struct ClientRef {
 impl ClientRef {
     /// No client's entry: what is written through it is dropped. For a client that could not be remembered.
     pub const NOBODY: ClientRef = ClientRef { slot: u32::MAX, generation: 0 };
+}
+
+impl Default for ClientRef {
+    fn default() -> ClientRef {
+        ClientRef::NOBODY
+    }
 }
 
 /// What the table knew about a client that arrived.

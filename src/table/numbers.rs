@@ -23,7 +23,7 @@ impl Numbers<'_> {
     /// Takes the lowest free number below `limit`.
     pub fn claim(self, limit: u32) -> Option<u32> {
         let globals = self.view.globals;
-        let limit = limit.min(self.view.layout.shape.connections);
+        let limit = limit.min(self.view.layout.connections);
         let hint = globals.lowest_free.0.load(Acquire);
         let start = if (hint as u32) < limit { hint as u32 } else { 0 };
         let number = self.claim_within(start, limit).or_else(|| self.claim_within(0, start))?;
@@ -135,6 +135,12 @@ impl Numbers<'_> {
     fn bit(self) -> u64 {
         1 << self.worker
     }
+}
+
+/// The worker that has a number.
+pub(crate) fn owner(view: View<'_>, number: u32) -> Option<u32> {
+    let word = view.owners.get(number as usize / 8)?.load(Relaxed);
+    ((word >> (number % 8 * 8) & 0xff) as u32).checked_sub(1)
 }
 
 /// How many numbers are taken.

@@ -1,5 +1,5 @@
-//! Makes a shard's derived data anew from its entries: after a worker died while it held the lock, and whenever a link is found to
-//! contradict another. Runs in the worker that holds the lock; whoever dies here leaves the lock orphaned again, and the next one
+//! Makes a shard's derived data anew from its entries: after a worker died while it held the lock, when the table has grown, and whenever a
+//! link is found to contradict another. Runs in the worker that holds the lock; whoever dies here leaves the lock orphaned again, and the next one
 //! begins from the start.
 //!
 //! Kept is every whole entry, in the order of last use. What is not whole stays in the list as the oldest, to be given out next. If
@@ -17,7 +17,12 @@ use crate::view::Shard;
 impl Shard<'_> {
     /// Rebuilds the chains and the LRU list. Returns how many clients were kept.
     pub fn rebuild(self) -> u32 {
-        for bucket in self.buckets.iter().filter(|bucket| bucket.load(Relaxed) != 0) {
+        self.rebuild_grown(self.buckets.len())
+    }
+
+    /// Rebuilds a shard in which only so many buckets were ever used; the others are not even looked at, for that would cost memory.
+    pub fn rebuild_grown(self, buckets: usize) -> u32 {
+        for bucket in self.buckets.iter().take(buckets).filter(|bucket| bucket.load(Relaxed) != 0) {
             bucket.store(0, Relaxed);
         }
         let used = &self.entries[..self.used() as usize];

@@ -18,6 +18,8 @@ pub struct Seat<'t> {
     waits: Cell<bool>,
     stuck: RefCell<StuckLocks>,
     rebuilt: Cell<Option<u32>>,
+    /// Slots of every shard, as far as this worker knows: found out anew under each lock, but known before, so that nothing waits for it.
+    slots: Cell<u32>,
 }
 
 /// The table of one client's shard, locked. Dropping it unlocks.
@@ -29,7 +31,8 @@ pub struct Locked<'s> {
 
 impl<'t> Seat<'t> {
     pub(crate) fn new(view: View<'t>, worker: u32) -> Seat<'t> {
-        Seat { view, worker, waits: Cell::new(false), stuck: RefCell::default(), rebuilt: Cell::new(None) }
+        let slots = Cell::new(view.layout.share(view.layout.shape.clients));
+        Seat { view, worker, waits: Cell::new(false), stuck: RefCell::default(), rebuilt: Cell::new(None), slots }
     }
 
     /// Takes the lowest free connection number below `limit`: the place under -x. None: all in use.
@@ -62,11 +65,13 @@ impl<'t> Seat<'t> {
     pub fn lock(&self, key: [u8; 16]) -> Result<Locked<'_>, LockStuck> {
         let key = self.view.hash_key.of(key);
         let number = self.view.shard_of(key.hash);
-        let shard = self.view.shard(number);
-        let taken = shard.state.lock.0.take(self.worker, LockId::Shard(number), &mut self.stuck.borrow_mut())?;
-        let locked = Locked { seat: self, shard, key };
-        if taken == Taken::Orphaned {
-            locked.rebuild();
+        let slots = self.slots.get();
+        let shard = self.view.shard(number, slots);
+        let state = &shard.state.lock.0;
+        let taken = state.lock.take(self.worker, LockId::Shard(number), &mut self.stuck.borrow_mut())?;
+        let mut locked = Locked { seat: self, shard, key };
+        if !state.are(slots) || taken == Taken::Orphaned {
+            locked.repair(number, taken);
         }
         Ok(locked)
     }
@@ -178,9 +183,30 @@ impl Locked<'_> {
         })
     }
 
+    /// The recorded server's code, as [`Locked::arrive`] would find it now; changes nothing.
+    pub fn recorded(&self, now: u64, tracking: u64) -> i32 {
+        self.shard.recorded(self.key, now, tracking).unwrap_or(NO_SERVER)
+    }
+
     /// Records the server that the client is given.
     pub fn record(&mut self, client: ClientRef, server: i32) {
         self.seat.record(client, server);
+    }
+
+    /// Makes the shard as large as it should be, and whole.
+    #[cold]
+    fn repair(&mut self, number: u32, taken: Taken) {
+        // Whoever dies between this and the rebuild leaves an orphaned lock, and the next one rebuilds.
+        let (slots, grown) = self.shard.state.lock.0.settle();
+        self.seat.slots.set(slots);
+        self.shard = self.seat.view.shard(number, slots);
+        match (taken, grown) {
+            (Taken::Whole, None) => {}
+            (Taken::Whole, Some(buckets)) => {
+                self.shard.rebuild_grown(buckets);
+            }
+            (Taken::Orphaned, _) => self.rebuild(),
+        }
     }
 
     fn rebuild(&self) {
@@ -190,7 +216,7 @@ impl Locked<'_> {
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        self.shard.state.lock.0.give_back(self.seat.worker);
+        self.shard.state.lock.0.lock.give_back(self.seat.worker);
     }
 }
 

@@ -7,6 +7,8 @@
 //! **Counts**: the truth is one row per worker and server with one writer; the total is the sum over the workers. A dead worker's rows
 //! are set to 0 and nothing else has to be undone.
 //!
+//! **Bytes**: rows only grow. Where a number is given to another server, what they held then is kept beside the blacklist word and subtracted.
+//!
 //! **Limits**: raise the own row, then look at the sum, and lower the row again if it is too large. Between raise and look is a SeqCst
 //! fence, so of two workers that raise at the same time at least one sees both: never one too many. The lock makes it also never one too
 //! few, since nobody else raises and looks meanwhile. If the lock cannot be had, the limit still holds.
@@ -124,14 +126,29 @@ impl View<'_> {
     /// The figures of a server.
     pub fn totals(self, server: u32) -> ServerTotals {
         let Some(state) = self.servers.get(server as usize) else { return ServerTotals::default() };
-        let sum = |bytes: fn(&Row) -> u64| self.column(server).fold(0u64, |sum, row| sum.wrapping_add(bytes(row)));
+        let (sent, received) = self.bytes(server);
         ServerTotals {
             connections: self.connections(server),
-            sent: sum(|row| row.sent.load(Relaxed)),
-            received: sum(|row| row.received.load(Relaxed)),
+            sent: sent.wrapping_sub(state.sent_before.load(Relaxed)),
+            received: received.wrapping_sub(state.received_before.load(Relaxed)),
             blacklisted_until: state.blacklisted.load(Acquire) & !PROBE,
             failed_at: state.failed_at.load(Relaxed),
         }
+    }
+
+    /// Has the bytes of a server counted from 0 again. One process does this.
+    pub fn reset(self, server: u32) {
+        if let Some(state) = self.servers.get(server as usize) {
+            let (sent, received) = self.bytes(server);
+            state.sent_before.store(sent, Relaxed);
+            state.received_before.store(received, Relaxed);
+        }
+    }
+
+    /// All bytes that the rows of a server hold: sent, received.
+    fn bytes(self, server: u32) -> (u64, u64) {
+        let sum = |bytes: fn(&Row) -> u64| self.column(server).fold(0u64, |sum, row| sum.wrapping_add(bytes(row)));
+        (sum(|row| row.sent.load(Relaxed)), sum(|row| row.received.load(Relaxed)))
     }
 
     /// Takes back what a dead worker held of the servers.
@@ -213,6 +230,30 @@ mod tests {
         let totals = table.server_totals(2);
         assert_eq!(totals, ServerTotals { connections: 3, sent: 30, received: 600, ..ServerTotals::default() });
         assert_eq!(table.server_totals(1), ServerTotals::default());
+    }
+
+    #[test]
+    fn another_server_under_a_number_begins_at_0() {
+        let table = table();
+        let seats = [table.seat(0), table.seat(1)];
+        seats.iter().for_each(|seat| seat.add_server_bytes(1, 10, 200));
+        table.set_blacklist(1, 1000, 77);
+        assert!(seats[0].reserve(1, None));
+        table.reset_server(1);
+        assert_eq!(table.server_totals(1), ServerTotals { connections: 1, failed_at: 77, ..ServerTotals::default() });
+        seats[1].add_server_bytes(1, 1, 2);
+        assert_eq!((table.server_totals(1).sent, table.server_totals(1).received), (1, 2));
+        table.reset_server(3);
+        table.set_blacklist(3, 1, 1);
+    }
+
+    #[test]
+    fn a_number_has_its_worker() {
+        let table = table();
+        let (first, second) = (table.seat(0), table.seat(2));
+        assert_eq!((first.claim_connection(8), second.claim_connection(8)), (Some(0), Some(1)));
+        let owners: Vec<_> = [0, 1, 2, u32::MAX].into_iter().map(|number| table.connection_owner(number)).collect();
+        assert_eq!(owners, [Some(0), Some(2), None, None]);
     }
 
     #[test]

@@ -82,7 +82,10 @@ impl StartLink {
 
     /// The start failed.
     pub(crate) fn failed(&self, why: &StartError) {
-        self.send(&StartReport::Failed(why.0.clone()));
+        // A configuration file may have many long lines; one message has to hold them.
+        let end = why.0.char_indices().map(|(at, _)| at).take_while(|at| *at <= LONGEST_FAILURE).last().unwrap_or(0);
+        let text = if why.0.len() <= LONGEST_FAILURE { why.0.clone() } else { format!("{}...", &why.0[..end]) };
+        self.send(&StartReport::Failed(text));
     }
 
     /// Whether the command still waits. If it was interrupted, the start is to be given up.
@@ -135,6 +138,9 @@ fn ended(supervisor: Pid) -> String {
     }
 }
 
+/// Most bytes of a failure that are told: within a message's limit.
+const LONGEST_FAILURE: usize = 60_000;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,6 +170,10 @@ mod tests {
         link.failed(&StartError("cannot listen".into()));
         assert_eq!(wait(watch).1.unwrap_err().to_string(), "cannot listen");
         assert!(!link.is_watched());
+        let (link, watch) = start_channel().unwrap();
+        link.failed(&StartError("ö".repeat(100_000)));
+        let told = wait(watch).1.unwrap_err().to_string();
+        assert!(told.starts_with("öö") && told.ends_with("ö...") && told.len() > 59_000);
         let (link, watch) = start_channel().unwrap();
         drop(link);
         assert!(wait(watch).1.unwrap_err().to_string().contains("without a reason"));

@@ -57,26 +57,26 @@ impl Crew {
     pub(crate) fn hire(&mut self, id: WorkerId, inheritance: &Inheritance, now: Instant) -> io::Result<Pid> {
         let Some(post) = self.posts.get_mut(usize::from(id.0)) else { return Err(io::ErrorKind::NotFound.into()) };
         let worker = Worker::spawn(id, inheritance, now)?;
-        let pid = worker.pid;
+        let pid = worker.peer.pid;
         (post.worker, post.due) = (Some(worker), None);
         Ok(pid)
     }
 
     /// Takes a dead worker from its post, if the process was one.
     pub(crate) fn discharge(&mut self, pid: Pid, status: WaitStatus, now: Instant) -> Option<Death> {
-        let is_it = |worker: &mut Worker| worker.pid == pid;
+        let is_it = |worker: &mut Worker| worker.peer.pid == pid;
         let mut worker = self.posts.iter_mut().find_map(|post| post.worker.take_if(is_it))?;
         let news = worker.read(LAST_WORDS, now);
-        let was_ready = worker.was_ready;
+        let was_ready = worker.peer.was_ready;
         self.retired.add(&worker.counters);
         Some(Death {
             id: worker.id,
             pid,
-            lived: now.saturating_duration_since(worker.born),
+            lived: now.saturating_duration_since(worker.peer.born),
             was_ready,
             news,
             status,
-            failed: worker.failed,
+            failed: worker.peer.failed,
         })
     }
 
@@ -121,7 +121,7 @@ impl Crew {
 
     /// Whether every post is held by a worker that serves clients.
     pub(crate) fn is_complete(&self) -> bool {
-        self.posts.iter().all(|post| post.worker.as_ref().is_some_and(Worker::is_ready))
+        self.posts.iter().all(|post| post.worker.as_ref().is_some_and(|worker| worker.peer.is_ready()))
     }
 
     /// Whether nobody is left.

@@ -62,6 +62,7 @@ mod tests {
             hard: 0,
             weight: 1,
             prio: 0,
+            acl: 0,
         };
         Settings {
             servers: vec![None, Some(server("10.0.0.1:80"))],
@@ -77,6 +78,7 @@ mod tests {
             accept_batch: 100,
             debug: 0,
             ascii: false,
+            ..Settings::default()
         }
     }
 

@@ -38,6 +38,8 @@ pub(crate) struct Inheritance {
     pub(crate) freed: OwnedFd,
     /// The settings in force.
     pub(crate) settings: Settings,
+    /// The same as they travel to processes that are there already: a sealed memfd.
+    pub(crate) encoded: OwnedFd,
     /// The request log as it was last opened.
     pub(crate) log: Option<RequestLog>,
     /// Where and as whom workers live.
@@ -60,7 +62,7 @@ impl Inheritance {
                 }
             }
             Err(reason) => {
-                let place = self.jail.root.as_ref().map_or(String::new(), |root| format!(" in {}", root.display()));
+                let place = self.jail.place();
                 let reason = format!("cannot jail worker {id}{place}: {reason}");
                 let _ = channel.send(&FromStartingWorker::Failed { reason }, None);
                 1
@@ -124,6 +126,13 @@ impl Belongings {
 pub(crate) fn descriptor(log: &RequestLog) -> BorrowedFd<'_> {
     match log {
         RequestLog::File(fd) | RequestLog::Network(fd) => fd.as_fd(),
+    }
+}
+
+/// The descriptor of a request log, without the log.
+pub(crate) fn into_descriptor(log: RequestLog) -> OwnedFd {
+    match log {
+        RequestLog::File(fd) | RequestLog::Network(fd) => fd,
     }
 }
 

@@ -38,6 +38,11 @@ pub(crate) struct JailError {
 }
 
 impl Jail {
+    /// ` in DIRECTORY`, for messages.
+    pub(crate) fn place(&self) -> String {
+        self.root.as_ref().map_or(String::new(), |root| format!(" in {}", root.display()))
+    }
+
     /// Enters the jail. `supervisor` is the parent, with which the child dies.
     ///
     /// # Errors

@@ -7,11 +7,13 @@
 //! | Room | What for |
 //! |---|---|
 //! | `start` | the order of a start and its undoing; `background`, `interrupt`, `paths`, `limits` serve it |
-//! | `service` | the event loop; `signals`, `events` are its sources |
+//! | `service` | the event loop and the commands; `signals`, `events` are its sources, `standing` is what it knows |
 //! | `crew`, `workers`, `inheritance` | the workers: all, one, and what one is born with; `backoff`, `flood` bound them, `child` watches processes |
+//! | `control` | the control process; `peer` is what it and a worker have in common |
+//! | `config_file`, `names`, `resolve`, `memory` | what changes the settings: files, names, and how settings travel |
 //! | `jail`, `user` | what a child gives up, and as whom it goes on |
-//! | `listen`, `log_file`, `pid_file`, `status_file` | what is opened |
-//! | `report`, `say` | what the administrator reads |
+//! | `listen`, `log_file`, `pid_file`, `status_file`, `fetch` | what is opened, and by whom |
+//! | `report`, `errand`, `say` | what the administrator reads |
 //! | `sys` | the only unsafe code |
 //!
 //! The process has one thread for ever, because it forks.
@@ -22,8 +24,12 @@ mod background;
 mod backoff;
 mod child;
 mod clock;
+mod config_file;
+mod control;
 mod crew;
+mod errand;
 mod events;
+mod fetch;
 mod flood;
 mod inheritance;
 mod interrupt;
@@ -31,14 +37,18 @@ mod jail;
 mod limits;
 mod listen;
 mod log_file;
+mod memory;
+mod names;
 mod paths;
 mod patience;
+mod peer;
 mod pid_file;
 mod report;
 mod resolve;
 mod say;
 mod service;
 mod signals;
+mod standing;
 mod start;
 mod status_file;
 mod sys;
@@ -50,21 +60,31 @@ use std::env;
 use std::io::{Write, stderr};
 use std::path::PathBuf;
 
-use pen_contract::address::{Host, Service};
+use pen_contract::address::Local;
 use pen_contract::configuration::Configuration;
-use pen_contract::start::WorkerStart;
+use pen_contract::start::{ControlStart, WorkerStart};
 use pen_table::Table;
 
 /// What a worker runs once it is jailed; returns its exit status.
 pub type WorkerEntry = fn(WorkerStart, &Table) -> i32;
 
+/// What the control process runs once it is jailed; returns its exit status.
+pub type ControlEntry = fn(ControlStart) -> i32;
+
+/// The code of the jailed processes.
+#[derive(Clone, Copy, Debug)]
+pub struct Entries {
+    /// Of those that serve clients.
+    pub relay: WorkerEntry,
+    /// Of the one that serves operators.
+    pub control: ControlEntry,
+}
+
 /// Everything that the command line says.
 #[derive(Clone, Debug)]
 pub struct Launch {
-    /// What concerns balancing.
+    /// What concerns balancing, and everything that a command can say too.
     pub configuration: Configuration,
-    /// `--workers`; none = one per processor.
-    pub workers: Option<u32>,
     /// `-q`.
     pub backlog: u32,
     /// `-f`.
@@ -75,43 +95,45 @@ pub struct Launch {
     pub user: Option<String>,
     /// `-p`.
     pub pid_file: Option<PathBuf>,
-    /// `-w`.
-    pub status_file: Option<PathBuf>,
-    /// `-l`.
-    pub log: Option<LogTarget>,
+    /// `-C`.
+    pub control: Option<Local>,
+    /// `-X`.
+    pub allow_exit: bool,
+    /// `-F`.
+    pub config: Option<PathBuf>,
+    /// `--check`: say what is wrong with all this and do nothing.
+    pub check: bool,
+    /// The command line, for the head of what `write` writes: the options that no command can express.
+    pub command_line: String,
 }
 
-/// Where the request log goes (`-l`).
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum LogTarget {
-    /// A file.
-    File(PathBuf),
-    /// penlogd at host:port, by UDP.
-    Network(Host, Service),
-}
-
-/// Why pen did not start; one clear line.
+/// Why pen did not start: one clear line, or for a configuration file one for each line that is wrong.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct StartError(pub String);
 
-/// Runs pen. With `foreground`, returns when it ended; otherwise the calling process returns when the service is ready, and the service ends on its own.
+/// Runs pen. With `check`, says `ok` on standard output if it could start. With `foreground`, returns when it ended; otherwise the calling process returns when the service is ready, and the service ends on its own.
 ///
 /// The process must have a single thread and own no descriptor but its standard streams: with `foreground`, whatever else is
 /// open was inherited by mistake and is closed, and signals are handled here from now on.
 ///
 /// # Errors
 /// The start failed; nothing is left behind.
-pub fn run(mut launch: Launch, entry: WorkerEntry) -> Result<(), StartError> {
-    paths::make_absolute(&mut launch, &env::current_dir())?;
+pub fn run(mut launch: Launch, entries: Entries) -> Result<(), StartError> {
+    let base = paths::make_absolute(&mut launch, env::current_dir())?;
     let identity = user::of_workers(launch.user.as_deref(), launch.jail.is_some())
         .map_err(|error| StartError(error.to_string()))?;
-    if launch.foreground {
-        return start::foreground(launch, identity, entry);
+    let (check, foreground) = (launch.check, launch.foreground);
+    let order = start::Order { launch, base, identity, entries };
+    if check {
+        return start::check(&order);
+    }
+    if foreground {
+        return start::foreground(order);
     }
     let cannot = |error| StartError(format!("cannot go to the background: {}", why::why(&error)));
     let (link, watch) = background::start_channel().map_err(cannot)?;
-    let supervisor = sys::fork(move || start::background(launch, identity, entry, link)).map_err(cannot)?;
+    let supervisor = sys::fork(move || start::background(order, link)).map_err(cannot)?;
     watch.wait(supervisor, |notice| {
         // If standard error is closed there is no one to tell.
         let _ = writeln!(stderr(), "pen: {notice}");

@@ -7,12 +7,15 @@
 use std::fs::{self, Metadata};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid};
 use pen_contract::address::Address;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use rustix::fs::{AtFlags, OFlags};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use crate::why::why;
 
@@ -53,7 +56,7 @@ impl Listener {
         let failed = |source| ListenError::Failed { address: address.clone(), hint: hint(address, &source), source };
         match address {
             Address::Inet(inet) => {
-                let socket = bind_inet(*inet, backlog).map_err(failed)?;
+                let socket = bind_inet(*inet, backlog, Sharing::WithNobody).map_err(failed)?;
                 Ok(Listener { socket: socket.into(), path: None })
             }
             Address::Unix(path) => {
@@ -64,23 +67,88 @@ impl Listener {
         }
     }
 
+    /// Binds and listens at a path that belongs to this user and group and that nobody else can connect to.
+    ///
+    /// # Errors
+    /// As [`Listener::bind`], or the file cannot be given away.
+    pub(crate) fn bind_private(
+        address: &Address,
+        backlog: u32,
+        user: Uid,
+        group: Gid,
+    ) -> Result<Listener, ListenError> {
+        // The file must never be there with another mode, not for a moment. There is one thread.
+        let before = umask(Mode::S_IRWXG | Mode::S_IRWXO | Mode::S_IXUSR);
+        let bound = Listener::bind(address, backlog);
+        umask(before);
+        let bound = bound?;
+        if let Some(path) = &bound.path {
+            path.give_to(user, group).map_err(|source| ListenError::Failed {
+                address: address.clone(),
+                source,
+                hint: " (while giving the socket to the user of -u)",
+            })?;
+        }
+        Ok(bound)
+    }
+
+    /// Binds and listens while `old` still listens, also where the two addresses overlap, which the kernel takes for a conflict unless both
+    /// sockets agree to share the port. They do, for the moment of the bind.
+    ///
+    /// # Errors
+    /// As [`Listener::bind`].
+    pub(crate) fn bind_beside(address: &Address, backlog: u32, old: BorrowedFd<'_>) -> Result<Listener, ListenError> {
+        let taken = match (Listener::bind(address, backlog), address) {
+            (Err(ListenError::Failed { source, hint, .. }), Address::Inet(inet))
+                if source.raw_os_error() == Some(libc::EADDRINUSE) && port_of(old) == Some(inet.port()) =>
+            {
+                (*inet, hint)
+            }
+            (other, _) => return other,
+        };
+        let (inet, hint) = taken;
+        let old = SockRef::from(&old);
+        let shared = old.set_reuse_port(true).and_then(|()| bind_inet(inet, backlog, Sharing::WithOurself));
+        let _ = old.set_reuse_port(false);
+        let socket = shared.map_err(|source| ListenError::Failed { address: address.clone(), source, hint })?;
+        Ok(Listener { socket: socket.into(), path: None })
+    }
+
     /// The socket for the workers, and the file that has to be removed in the end.
     pub(crate) fn into_parts(self) -> (OwnedFd, Option<SocketPath>) {
         (self.socket, self.path)
     }
 }
 
-fn bind_inet(address: SocketAddr, backlog: u32) -> io::Result<Socket> {
+fn port_of(socket: BorrowedFd<'_>) -> Option<u16> {
+    SockRef::from(&socket).local_addr().ok()?.as_socket().map(|address| address.port())
+}
+
+/// Who else may be bound to the port.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Sharing {
+    WithNobody,
+    WithOurself,
+}
+
+fn bind_inet(address: SocketAddr, backlog: u32, sharing: Sharing) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), stream(), Some(Protocol::TCP))?;
-    // Not SO_REUSEPORT: a second pen on this port is a mistake, and a mistake is to be told.
     socket.set_reuse_address(true)?;
+    // Not SO_REUSEPORT: a second pen on this port is a mistake, and a mistake is to be told.
+    if sharing == Sharing::WithOurself {
+        socket.set_reuse_port(true)?;
+    }
     if address.is_ipv6() && address.ip().is_unspecified() {
         socket.set_only_v6(false)?;
     }
     socket.set_keepalive(true)?;
     socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
+    // listen(2) looks for conflicts again.
     socket.listen(queue(backlog))?;
+    if sharing == Sharing::WithOurself {
+        socket.set_reuse_port(false)?;
+    }
     Ok(socket)
 }
 
@@ -153,6 +221,21 @@ impl SocketPath {
         let place = place(&fs::symlink_metadata(path)?);
         Ok(SocketPath { path: path.into(), place, maker: std::process::id() })
     }
+
+    /// Gives the file away. Whoever may write the directory may have put something else there since: that is not given away.
+    fn give_to(&self, user: Uid, group: Gid) -> io::Result<()> {
+        let hold = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&self.path, hold, rustix::fs::Mode::empty())?;
+        let metadata = fs::File::from(file.try_clone()?).metadata()?;
+        if place(&metadata) != self.place || !metadata.file_type().is_socket() || metadata.nlink() != 1 {
+            return Err(io::Error::other("the socket was replaced"));
+        }
+        if (metadata.uid(), metadata.gid()) == (user.as_raw(), group.as_raw()) {
+            return Ok(());
+        }
+        let (user, group) = (rustix::fs::Uid::from_raw(user.as_raw()), rustix::fs::Gid::from_raw(group.as_raw()));
+        Ok(rustix::fs::chownat(&file, "", Some(user), Some(group), AtFlags::EMPTY_PATH)?)
+    }
 }
 
 impl Drop for SocketPath {
@@ -177,6 +260,7 @@ fn changed(metadata: &Metadata) -> (i64, i64) {
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
     use std::os::unix::net::{UnixListener, UnixStream};
 
     use rustix::fs::{OFlags, fcntl_getfl};
@@ -213,6 +297,43 @@ mod tests {
         assert!(error.contains("cannot listen on 127.0.0.1:") && error.contains("address in use"), "{error}");
         let error = Listener::bind(&inet("192.0.2.1:1"), 500).unwrap_err().to_string();
         assert!(error.starts_with("cannot listen on 192.0.2.1:1: "), "{error}");
+    }
+
+    #[test]
+    fn a_listener_can_move_between_addresses_that_overlap_and_shares_with_nobody_else() {
+        // Below the ports that the kernel gives to clients, one of which could be in the way.
+        let first = 20_000 + std::process::id() % 10_000;
+        let free = |port: u32| Some((port, Listener::bind(&inet(&format!("0.0.0.0:{port}")), 500).ok()?));
+        let (port, listener) = (first..first + 1000).find_map(free).unwrap();
+        let (mut now, _) = listener.into_parts();
+        for next in [format!("127.0.0.1:{port}"), format!("0.0.0.0:{port}"), format!("127.0.0.2:{port}")] {
+            let (socket, _) = Listener::bind_beside(&inet(&next), 500, now.as_fd()).unwrap().into_parts();
+            for socket in [&now, &socket] {
+                assert!(!sockopt::socket_reuseport(socket).unwrap());
+            }
+            TcpStream::connect(local(&socket)).unwrap();
+            // Another pen, even with the same user, is refused.
+            assert!(Listener::bind(&inet(&next), 500).is_err());
+            now = socket;
+        }
+        let (other, _) = Listener::bind(&inet("127.0.0.1:0"), 500).unwrap().into_parts();
+        let taken = Address::Inet(local(&other));
+        let error = Listener::bind_beside(&taken, 500, now.as_fd()).unwrap_err().to_string();
+        assert!(error.contains("address in use"), "{error}");
+    }
+
+    #[test]
+    fn a_private_socket_is_its_owners_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control.sock");
+        let (user, group) = match nix::unistd::geteuid().is_root() {
+            true => (Uid::from_raw(65534), Gid::from_raw(65534)),
+            false => (nix::unistd::geteuid(), nix::unistd::getegid()),
+        };
+        let _listener = Listener::bind_private(&Address::Unix(path.clone()), 64, user, group).unwrap();
+        let there = fs::symlink_metadata(&path).unwrap();
+        assert_eq!((there.uid(), there.gid()), (user.as_raw(), group.as_raw()));
+        assert_eq!(there.mode() & 0o777, 0o600);
     }
 
     #[test]

@@ -6,11 +6,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use pen_contract::address::{Host, Local, MAX_UNIX_PATH};
+use pen_contract::command::{Command, LogTarget, ServerChange};
+use pen_contract::configuration::Placed;
 
 use crate::why::why;
-use crate::{Launch, LogTarget, StartError};
+use crate::{Launch, StartError};
 
-/// Makes every path absolute, as seen from `start`, the directory where the command was given.
+/// Makes every path absolute, as seen from the directory where the command was given.
 ///
 /// Paths of servers are those that a worker sees. With `-j` it sees the jail directory as `/`, so a relative path that leads
 /// into the jail loses the jail directory.
@@ -18,50 +20,108 @@ use crate::{Launch, LogTarget, StartError};
 /// # Errors
 /// There is no such directory any more and a path needs it, a socket's path is too long, or with `-j` a path was meant
 /// inside the jail, as releases before this one took it.
-pub(crate) fn make_absolute(launch: &mut Launch, start: &io::Result<PathBuf>) -> Result<(), StartError> {
-    let outside = |path: &mut PathBuf| absolute(path, start).map(|absolute| *path = absolute);
-    for path in [&mut launch.jail, &mut launch.pid_file, &mut launch.status_file].into_iter().flatten() {
+pub(crate) fn make_absolute(launch: &mut Launch, start: io::Result<PathBuf>) -> Result<Base, StartError> {
+    if let Some(jail) = &mut launch.jail {
+        *jail = absolute(jail, &start).map_err(StartError)?;
+    }
+    let base = Base { start, jail: launch.jail.clone() };
+    let outside = |path: &mut PathBuf| base.outside(path).map_err(StartError);
+    for path in [&mut launch.pid_file, &mut launch.config].into_iter().flatten() {
         outside(path)?;
     }
-    if let Some(LogTarget::File(path)) = &mut launch.log {
-        outside(path)?;
+    for local in [&mut launch.configuration.local, &mut launch.control].into_iter().flatten() {
+        base.local(local).map_err(StartError)?;
     }
-    if let Local::Unix(path) = &mut launch.configuration.local {
-        outside(path)?;
-        check_length(path)?;
-    }
-    let jail = launch.jail.as_deref();
     let configuration = &mut launch.configuration;
     let servers = configuration.servers.iter_mut().chain(&mut configuration.emergency).chain(&mut configuration.abuse);
     for server in servers {
-        if let Host::Unix(path) = &mut server.host {
-            *path = inside(path, start, jail)?;
-            check_length(path)?;
-        }
+        base.server(&mut server.host).map_err(StartError)?;
     }
-    let log = match &launch.log {
-        Some(LogTarget::File(path)) => Some(path),
-        _ => None,
-    };
-    if let Some(jail) = &launch.jail {
-        for (option, path) in [("-l", log), ("-w", launch.status_file.as_ref())] {
-            path.map_or(Ok(()), |path| check_not_meant_inside(option, path, jail))?;
-        }
+    for placed in &mut configuration.commands {
+        base.command(placed).map_err(StartError)?;
     }
-    Ok(())
+    Ok(base)
 }
 
-fn absolute(path: &Path, start: &io::Result<PathBuf>) -> Result<PathBuf, StartError> {
+/// Where relative paths begin, for as long as pen runs.
+#[derive(Debug)]
+pub(crate) struct Base {
+    /// The directory where the command was given.
+    start: io::Result<PathBuf>,
+    jail: Option<PathBuf>,
+}
+
+impl Base {
+    /// Makes the paths of a command absolute, which was given on the command line or in a file.
+    ///
+    /// # Errors
+    /// As [`make_absolute`]; the error names the place of the command.
+    pub(crate) fn command(&self, placed: &mut Placed) -> Result<(), String> {
+        let Placed { place, command } = placed;
+        let done = match command {
+            Command::Log(Some(LogTarget::File(path))) | Command::WebStats(Some(path)) => {
+                return self.output(place, path);
+            }
+            Command::Include(path) => self.outside(path),
+            Command::Listen(Some(local)) => self.local(local),
+            Command::Server { changes, .. } => changes.iter_mut().try_for_each(|change| match change {
+                ServerChange::Address(host) => self.server(host),
+                _ => Ok(()),
+            }),
+            _ => Ok(()),
+        };
+        done.map_err(|why| format!("{place}: {why}"))
+    }
+
+    /// The directory where the command was given; `/` if it is not known.
+    pub(crate) fn directory(&self) -> &Path {
+        self.start.as_deref().unwrap_or(Path::new("/"))
+    }
+
+    fn outside(&self, path: &mut PathBuf) -> Result<(), String> {
+        absolute(path, &self.start).map(|absolute| *path = absolute)
+    }
+
+    fn output(&self, place: &str, path: &mut PathBuf) -> Result<(), String> {
+        self.outside(path).map_err(|why| format!("{place}: {why}"))?;
+        match &self.jail {
+            Some(jail) => check_not_meant_inside(place, path, jail),
+            None => Ok(()),
+        }
+    }
+
+    fn local(&self, local: &mut Local) -> Result<(), String> {
+        match local {
+            Local::Unix(path) => {
+                self.outside(path)?;
+                check_length(path)
+            }
+            Local::Inet { .. } => Ok(()),
+        }
+    }
+
+    fn server(&self, host: &mut Host) -> Result<(), String> {
+        match host {
+            Host::Unix(path) => {
+                *path = inside(path, &self.start, self.jail.as_deref())?;
+                check_length(path)
+            }
+            Host::Ip(_) | Host::Name(_) => Ok(()),
+        }
+    }
+}
+
+fn absolute(path: &Path, start: &io::Result<PathBuf>) -> Result<PathBuf, String> {
     match (path.is_absolute(), start) {
         (true, _) => Ok(path.into()),
         (false, Ok(start)) => Ok(start.join(path)),
         (false, Err(error)) => {
-            Err(StartError(format!("{}: the current directory cannot be found: {}", path.display(), why(error))))
+            Err(format!("{}: the current directory cannot be found: {}", path.display(), why(error)))
         }
     }
 }
 
-fn inside(path: &Path, start: &io::Result<PathBuf>, jail: Option<&Path>) -> Result<PathBuf, StartError> {
+fn inside(path: &Path, start: &io::Result<PathBuf>, jail: Option<&Path>) -> Result<PathBuf, String> {
     let outside = absolute(path, start)?;
     Ok(match jail.and_then(|jail| outside.strip_prefix(jail).ok()) {
         Some(inside) if path.is_relative() => Path::new("/").join(inside),
@@ -69,29 +129,31 @@ fn inside(path: &Path, start: &io::Result<PathBuf>, jail: Option<&Path>) -> Resu
     })
 }
 
-fn check_length(path: &Path) -> Result<(), StartError> {
+fn check_length(path: &Path) -> Result<(), String> {
     match path.as_os_str().len() {
         0..=MAX_UNIX_PATH => Ok(()),
-        length => Err(StartError(format!(
+        length => Err(format!(
             "{}: the path of a socket is at most {MAX_UNIX_PATH} bytes long, this one is {length}",
             path.display()
-        ))),
+        )),
     }
 }
 
 /// The original took `-l` and `-w` inside the jail. Whoever still writes that is told, rather than left without a log.
-fn check_not_meant_inside(option: &str, path: &Path, jail: &Path) -> Result<(), StartError> {
+fn check_not_meant_inside(option: &str, path: &Path, jail: &Path) -> Result<(), String> {
     let (Some(directory), Ok(below)) = (path.parent(), path.strip_prefix("/")) else { return Ok(()) };
     let meant = jail.join(below);
     if directory.is_dir() || !meant.parent().is_some_and(Path::is_dir) {
         return Ok(());
     }
-    Err(StartError(format!(
-        "{option} {}: no directory {}; with -j this path is still one outside the jail: say {option} {}",
+    // After an option comes its value; after the place of a command, a colon.
+    let (colon, say) = if option.len() == 2 { ("", option) } else { (":", "the path") };
+    Err(format!(
+        "{option}{colon} {}: no directory {}; with -j this path is still one outside the jail: say {say} {}",
         path.display(),
         directory.display(),
         meant.display()
-    )))
+    ))
 }
 
 #[cfg(test)]

@@ -1,43 +1,43 @@
-//! A report on request (USR1): the workers' pages are gathered, and one snapshot is rendered by a child of its own.
+//! Reports: on request by signal (USR1), and as replies to commands.
 //!
-//! The child is what makes a report harmless: a table of millions of clients, a slow disk under `-w` or a terminal that is
-//! stopped keeps that child busy, while the supervisor goes on replacing workers and hearing signals.
+//! Rendering is a child's work. That is what makes a report harmless: a table of millions of clients, a slow disk under `-w` or a terminal
+//! that is stopped keeps that child busy, while the supervisor goes on replacing workers and hearing signals.
 
 #![forbid(unsafe_code)]
 
+mod gather;
 mod html;
+mod json;
+mod lists;
 mod snapshot;
 mod text;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{Pid, getpid, getppid};
+use pen_contract::command::Form;
 use pen_contract::ids::WorkerId;
 use pen_contract::message::ReportPage;
 use pen_contract::settings::Settings;
-use pen_contract::stats::ConnectionInfo;
 use pen_table::Table;
 
-pub(crate) use self::snapshot::Gathered;
+pub(crate) use self::gather::{Gathered, Gathering, TooMany};
 use self::snapshot::Snapshot;
 use crate::child::watch;
 use crate::say::Say;
-use crate::status_file;
+use crate::status_file::{self, StatusFile};
 use crate::sys;
 
-/// The state of reporting. At most one report is under way.
+/// The state of reports by signal. At most one is under way.
 #[derive(Debug)]
 pub(crate) struct Reporter {
-    /// `-w`.
-    file: Option<PathBuf>,
     state: State,
     /// Asked for while one was under way.
     again: bool,
@@ -60,21 +60,9 @@ struct Rendering {
     deadline: Option<Instant>,
 }
 
-#[derive(Debug)]
-struct Gathering {
-    deadline: Instant,
-    waiting: BTreeSet<WorkerId>,
-    connections: BTreeMap<WorkerId, Vec<ConnectionInfo>>,
-    missing: BTreeSet<WorkerId>,
-}
-
-/// A worker reports more connections than there can be.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct TooMany;
-
 impl Reporter {
-    pub(crate) fn new(file: Option<PathBuf>) -> Reporter {
-        Reporter { file, state: State::Idle, again: false, serial: 0 }
+    pub(crate) fn new() -> Reporter {
+        Reporter { state: State::Idle, again: false, serial: u32::MAX }
     }
 
     /// Notes that a report is wanted. Requests that come while one is under way are answered by one more.
@@ -82,52 +70,36 @@ impl Reporter {
         self.again = true;
     }
 
-    /// Whether a report should begin now: then ask the workers with this serial.
+    /// Whether a report should begin now: then ask the workers with this serial. It is odd; commands have the even ones.
     pub(crate) fn due(&mut self) -> Option<u32> {
         if !self.again || !matches!(self.state, State::Idle) {
             return None;
         }
         self.again = false;
-        self.serial = self.serial.wrapping_add(1);
+        self.serial = self.serial.wrapping_add(2) | 1;
         Some(self.serial)
     }
 
     /// Begins a report with the workers that were asked and those whose channel is full.
     pub(crate) fn begin(&mut self, asked: BTreeSet<WorkerId>, unreachable: BTreeSet<WorkerId>, now: Instant) {
-        self.state = State::Gathering(Gathering {
-            deadline: now + PATIENCE,
-            waiting: asked,
-            connections: BTreeMap::new(),
-            missing: unreachable,
-        });
+        self.state = State::Gathering(Gathering::new(self.serial, asked, unreachable, now));
     }
 
     /// Takes a page; one that answers no open question is dropped.
     ///
     /// # Errors
     /// The worker reports more connections than `most`.
-    pub(crate) fn page(&mut self, worker: WorkerId, page: ReportPage, most: usize) -> Result<(), TooMany> {
-        let State::Gathering(gathering) = &mut self.state else { return Ok(()) };
-        if page.serial != self.serial || !gathering.waiting.contains(&worker) {
-            return Ok(());
+    pub(crate) fn page(&mut self, worker: WorkerId, page: &ReportPage, most: usize) -> Result<(), TooMany> {
+        match &mut self.state {
+            State::Gathering(gathering) => gathering.page(worker, page, most),
+            State::Idle | State::Rendering(_) => Ok(()),
         }
-        let connections = gathering.connections.entry(worker).or_default();
-        if connections.len() + page.connections.len() > most {
-            return Err(TooMany);
-        }
-        connections.extend(page.connections);
-        if page.last {
-            gathering.waiting.remove(&worker);
-        }
-        Ok(())
     }
 
     /// A worker died, and its connections with it.
     pub(crate) fn forget(&mut self, worker: WorkerId) {
         if let State::Gathering(gathering) = &mut self.state {
-            gathering.waiting.remove(&worker);
-            gathering.missing.remove(&worker);
-            gathering.connections.remove(&worker);
+            gathering.forget(worker);
         }
     }
 
@@ -135,25 +107,20 @@ impl Reporter {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Idle => None,
-            State::Gathering(gathering) => Some(gathering.deadline),
+            State::Gathering(gathering) => Some(gathering.deadline()),
             State::Rendering(rendering) => rendering.deadline,
         }
     }
 
     /// What was gathered, once all have answered or the time is up.
     pub(crate) fn gathered(&mut self, now: Instant) -> Option<Gathered> {
-        let State::Gathering(gathering) = &mut self.state else { return None };
-        if !gathering.waiting.is_empty() && now < gathering.deadline {
-            return None;
+        match std::mem::replace(&mut self.state, State::Idle) {
+            State::Gathering(gathering) if gathering.is_over(now) => Some(gathering.finish()),
+            other => {
+                self.state = other;
+                None
+            }
         }
-        let Gathering { mut waiting, connections, mut missing, .. } =
-            std::mem::replace(gathering, Gathering::empty(now));
-        self.state = State::Idle;
-        missing.append(&mut waiting);
-        let whole = connections.into_iter().filter(|(worker, _)| !missing.contains(worker));
-        let mut connections: Vec<ConnectionInfo> = whole.flat_map(|(_, connections)| connections).collect();
-        connections.sort_unstable_by_key(|connection| connection.number);
-        Some(Gathered { connections, missing: missing.into_iter().collect() })
     }
 
     /// Has a child render what was gathered.
@@ -162,14 +129,15 @@ impl Reporter {
     /// There can be no child now.
     pub(crate) fn render(
         &mut self,
-        gathered: Gathered,
+        gathered: &Gathered,
         settings: &Settings,
         table: &Table,
+        file: Option<&StatusFile>,
         say: &mut Say,
         now: Instant,
     ) -> io::Result<()> {
-        let (file, supervisor) = (self.file.as_deref(), getpid());
-        let child = sys::fork(|| deliver(Snapshot::take(&gathered, settings, table), file, supervisor, say))?;
+        let supervisor = getpid();
+        let child = sys::fork(|| deliver(Snapshot::take(gathered, settings, table), file, supervisor, say))?;
         let pidfd = watch(child)?;
         self.state = State::Rendering(Rendering { child, pidfd, deadline: Some(now + RENDER_PATIENCE) });
         Ok(())
@@ -194,14 +162,14 @@ impl Reporter {
     }
 
     /// Whether this child was the one that renders; if so it is over. It has told its own failures.
-    pub(crate) fn reaped(&mut self, child: Pid, status: WaitStatus, say: &mut Say) -> bool {
+    pub(crate) fn reaped(&mut self, child: Pid, status: WaitStatus, file: Option<&StatusFile>, say: &mut Say) -> bool {
         let killed = match &self.state {
             State::Rendering(rendering) if rendering.child == child => rendering.deadline.is_none(),
             State::Idle | State::Gathering(_) | State::Rendering(_) => return false,
         };
         self.state = State::Idle;
         if let WaitStatus::Signaled(_, signal, _) = status {
-            if let Some(file) = &self.file {
+            if let Some(StatusFile::Path(file)) = file {
                 let _ = fs::remove_file(status_file::temporary(file, std::process::id()));
             }
             if !killed {
@@ -228,14 +196,8 @@ impl Rendering {
     }
 }
 
-impl Gathering {
-    fn empty(now: Instant) -> Gathering {
-        Gathering { deadline: now, waiting: BTreeSet::new(), connections: BTreeMap::new(), missing: BTreeSet::new() }
-    }
-}
-
 /// In the child: writes the report where it belongs.
-fn deliver(snapshot: Snapshot<'_>, file: Option<&Path>, supervisor: Pid, say: &mut Say) -> i32 {
+fn deliver(snapshot: Snapshot<'_>, file: Option<&StatusFile>, supervisor: Pid, say: &mut Say) -> i32 {
     if prctl::set_pdeathsig(Signal::SIGKILL).is_err() || getppid() != supervisor {
         return 1;
     }
@@ -244,8 +206,7 @@ fn deliver(snapshot: Snapshot<'_>, file: Option<&Path>, supervisor: Pid, say: &m
         text::render(snapshot, say);
         return 0;
     };
-    let temporary = status_file::temporary(file, supervisor.as_raw().unsigned_abs());
-    match status_file::replace(file, &temporary, |to| html::render(snapshot, to)) {
+    match file.put(supervisor.as_raw().unsigned_abs(), |to| html::render(snapshot, to)) {
         Ok(()) => 0,
         Err(error) => {
             say.warning(&error.to_string());
@@ -254,104 +215,58 @@ fn deliver(snapshot: Snapshot<'_>, file: Option<&Path>, supervisor: Pid, say: &m
     }
 }
 
-/// How long workers have to answer (SPEC: a report is made without one that does not answer within a second).
-const PATIENCE: Duration = Duration::from_secs(1);
+/// What `servers` replies.
+pub(crate) fn servers(form: Form, settings: &Settings, table: &Table, to: &mut dyn Write) -> io::Result<()> {
+    let rows = snapshot::servers(settings, table);
+    match form {
+        Form::Plain => lists::servers(rows, to),
+        Form::Json => json::servers(rows, to),
+    }
+}
+
+/// What `recent` replies.
+pub(crate) fn recent(seconds: u32, form: Form, table: &Table, to: &mut dyn Write) -> io::Result<()> {
+    let rows = snapshot::clients(table);
+    match form {
+        Form::Plain => lists::recent(rows, seconds, to),
+        Form::Json => json::recent(rows, seconds, to),
+    }
+}
+
+/// What `status` replies.
+pub(crate) fn status(
+    form: Form,
+    gathered: &Gathered,
+    settings: &Settings,
+    table: &Table,
+    to: &mut dyn Write,
+) -> io::Result<()> {
+    let snapshot = Snapshot::take(gathered, settings, table);
+    match form {
+        Form::Plain => html::render(snapshot, to),
+        Form::Json => json::status(snapshot, to),
+    }
+}
 
 /// How long a child may render.
 const RENDER_PATIENCE: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
-    use pen_contract::stats::Counters;
-
     use super::*;
-
-    fn page(serial: u32, last: bool, numbers: &[u32]) -> ReportPage {
-        let connection = |number: &u32| ConnectionInfo {
-            number: *number,
-            state: 2,
-            downfd: 6,
-            upfd: 7,
-            pending_down: 0,
-            pending_up: 0,
-            client: 0,
-            server: 0,
-        };
-        ReportPage {
-            serial,
-            last,
-            counters: Counters::default(),
-            connections: numbers.iter().map(connection).collect(),
-        }
-    }
-
-    fn begun(workers: u8) -> (Reporter, Instant) {
-        let (mut reporter, now) = (Reporter::new(None), Instant::now());
-        reporter.request();
-        assert_eq!(reporter.due(), Some(1));
-        reporter.begin((0..workers).map(WorkerId).collect(), BTreeSet::new(), now);
-        (reporter, now)
-    }
-
-    fn numbers(gathered: &Gathered) -> Vec<u32> {
-        gathered.connections.iter().map(|connection| connection.number).collect()
-    }
-
-    #[test]
-    fn pages_are_gathered_until_all_have_answered() {
-        let (mut reporter, now) = begun(2);
-        reporter.page(WorkerId(0), page(1, false, &[5, 1]), 10).unwrap();
-        reporter.page(WorkerId(1), page(1, true, &[2]), 10).unwrap();
-        assert!(reporter.gathered(now).is_none());
-        reporter.page(WorkerId(0), page(1, true, &[0]), 10).unwrap();
-        let gathered = reporter.gathered(now).unwrap();
-        assert_eq!(numbers(&gathered), [0, 1, 2, 5]);
-        assert!(gathered.missing.is_empty());
-        assert!(reporter.gathered(now).is_none());
-    }
-
-    #[test]
-    fn a_worker_that_does_not_answer_is_left_out_and_named() {
-        let (mut reporter, now) = begun(2);
-        reporter.page(WorkerId(0), page(1, true, &[3]), 10).unwrap();
-        reporter.page(WorkerId(1), page(1, false, &[4]), 10).unwrap();
-        assert!(reporter.gathered(now).is_none());
-        let gathered = reporter.gathered(reporter.deadline().unwrap()).unwrap();
-        assert_eq!(numbers(&gathered), [3]);
-        assert_eq!(gathered.missing, [WorkerId(1)]);
-    }
-
-    #[test]
-    fn a_worker_that_dies_is_not_waited_for() {
-        let (mut reporter, now) = begun(2);
-        reporter.page(WorkerId(0), page(1, false, &[3]), 10).unwrap();
-        reporter.page(WorkerId(1), page(1, true, &[4]), 10).unwrap();
-        reporter.forget(WorkerId(0));
-        let gathered = reporter.gathered(now).unwrap();
-        assert_eq!((numbers(&gathered), gathered.missing.len()), (vec![4], 0));
-    }
-
-    #[test]
-    fn stale_and_surplus_pages_are_dropped_and_too_much_is_an_error() {
-        let (mut reporter, now) = begun(1);
-        reporter.page(WorkerId(0), page(7, true, &[1]), 10).unwrap();
-        reporter.page(WorkerId(3), page(1, true, &[1]), 10).unwrap();
-        assert!(reporter.gathered(now).is_none());
-        assert_eq!(reporter.page(WorkerId(0), page(1, false, &[1, 2, 3]), 2), Err(TooMany));
-        reporter.page(WorkerId(0), page(1, true, &[1]), 2).unwrap();
-        reporter.page(WorkerId(0), page(1, true, &[1]), 2).unwrap();
-        assert_eq!(numbers(&reporter.gathered(now).unwrap()), [1]);
-    }
 
     #[test]
     fn requests_during_a_report_give_one_more() {
-        let (mut reporter, now) = begun(1);
+        let (mut reporter, now) = (Reporter::new(), Instant::now());
+        reporter.request();
+        assert_eq!(reporter.due(), Some(1));
+        reporter.begin(BTreeSet::new(), BTreeSet::new(), now);
         reporter.request();
         reporter.request();
         assert_eq!(reporter.due(), None);
-        reporter.page(WorkerId(0), page(1, true, &[]), 10).unwrap();
         reporter.gathered(now).unwrap();
-        assert_eq!(reporter.due(), Some(2));
+        assert!(reporter.gathered(now).is_none());
+        assert_eq!(reporter.due(), Some(3));
         assert_eq!(reporter.due(), None);
     }
 }

@@ -7,13 +7,13 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use dns_lookup::{AddrInfoHints, LookupError, LookupErrorKind, getaddrinfo};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, getpid};
 use pen_contract::channel::{Channel, Received, Sent};
 use serde::{Deserialize, Serialize};
@@ -67,70 +67,119 @@ enum Nothing {}
 
 type ToSupervisor = Channel<Answer, Nothing>;
 
-/// Resolves names; the answers are in the order of the questions and none is [`Answer::Failed`].
+/// Resolves names, waiting for the answers, which are in the order of the questions; none is [`Answer::Failed`].
 ///
 /// # Errors
 /// A name has no answer in time, or the start is interrupted; the error names the word.
 pub(crate) fn resolve(
-    questions: &[Question],
+    questions: Vec<Question>,
     jail: &Jail,
     patience: Duration,
     interrupts: &mut Interrupts,
 ) -> Result<Vec<Answer>, StartError> {
-    let Some(first) = questions.first() else { return Ok(Vec::new()) };
-    let cannot = |error| StartError(format!("cannot resolve {}: {}", first.word(), why(&error)));
-    let (ours, theirs): (Channel<Nothing, Answer>, ToSupervisor) = Channel::pair().map_err(cannot)?;
-    let supervisor = getpid();
-    let child = sys::fork(|| answer_all(questions, jail, supervisor, &theirs)).map_err(cannot)?;
-    drop(theirs);
-    let mut resolver = Resolver { child: Some(child) };
-    let deadline = Instant::now() + patience;
-    let mut answers = Vec::with_capacity(questions.len());
-    while let Some(question) = questions.get(answers.len()) {
-        match ours.receive() {
-            Ok(Received::Message(answer, _)) => answers.push(question.check(answer)?),
-            Ok(Received::Empty) if Instant::now() >= deadline => {
-                return Err(question.failed(&format!("no answer within {} s", patience.as_secs())));
-            }
-            Ok(Received::Empty) => {
-                wait(&ours, interrupts, until(deadline));
-                interrupts.check()?;
-            }
-            Ok(Received::Closed) | Err(_) => return Err(question.failed(&resolver.end())),
-        }
+    if questions.is_empty() {
+        return Ok(Vec::new());
     }
-    Ok(answers)
+    let mut asking = Asking::begin(questions, jail, patience).map_err(StartError)?;
+    let answers = loop {
+        match asking.read(Instant::now()) {
+            Some(answers) => break answers,
+            None => {
+                let descriptors = interrupts.descriptors().chain([asking.descriptor()]);
+                let mut polled: Vec<PollFd<'_>> = descriptors.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+                // Interrupted or not: everything is looked at again.
+                let _ = poll(&mut polled, until(asking.deadline()));
+                drop(polled);
+                if let Err(error) = interrupts.check() {
+                    asking.end();
+                    return Err(error);
+                }
+            }
+        }
+    };
+    asking.end();
+    answers.map_err(StartError)
 }
 
-/// The child, killed and reaped at the latest when this is dropped.
+/// Names that are being looked up.
 #[derive(Debug)]
-struct Resolver {
+pub(crate) struct Asking {
+    questions: Vec<Question>,
+    answers: Vec<Answer>,
+    channel: Channel<Nothing, Answer>,
+    /// None once it was waited for: then the pid can be somebody else's.
     child: Option<Pid>,
+    patience: Duration,
+    deadline: Instant,
 }
 
-impl Resolver {
-    /// How it ended, for one that said too little.
-    fn end(&mut self) -> String {
-        match self.child.take().map(|child| (kill(child, Signal::SIGKILL), waitpid(child, None))) {
-            Some((_, Ok(WaitStatus::Signaled(_, signal, _)))) => format!("the resolver was killed by {signal}"),
-            _ => "the resolver ended without an answer".into(),
+impl Asking {
+    /// Has a child look names up.
+    ///
+    /// # Errors
+    /// There can be no child now.
+    pub(crate) fn begin(questions: Vec<Question>, jail: &Jail, patience: Duration) -> Result<Asking, String> {
+        let first = questions.first().map_or(String::new(), |question| question.word().into());
+        let cannot = |error| format!("cannot resolve {first}: {}", why(&error));
+        let (ours, theirs): (Channel<Nothing, Answer>, ToSupervisor) = Channel::pair().map_err(cannot)?;
+        let supervisor = getpid();
+        let child = sys::fork(|| answer_all(&questions, jail, supervisor, &theirs)).map_err(cannot)?;
+        let deadline = Instant::now() + patience;
+        Ok(Asking { questions, answers: Vec::new(), channel: ours, child: Some(child), patience, deadline })
+    }
+
+    /// To be polled for reading.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+
+    /// When it is to be read at the latest.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// The answers, in the order of the questions, once all are there; none of them is [`Answer::Failed`]. The error names the word that
+    /// has no answer.
+    pub(crate) fn read(&mut self, now: Instant) -> Option<Result<Vec<Answer>, String>> {
+        while let Some(question) = self.questions.get(self.answers.len()) {
+            match self.channel.receive() {
+                Ok(Received::Message(answer, _)) => match question.check(answer) {
+                    Ok(answer) => self.answers.push(answer),
+                    Err(why) => return Some(Err(why)),
+                },
+                Ok(Received::Empty) if now >= self.deadline => {
+                    return Some(Err(question.failed(&format!("no answer within {} s", self.patience.as_secs()))));
+                }
+                Ok(Received::Empty) => return None,
+                Ok(Received::Closed) | Err(_) => {
+                    return Some(Err(question.failed("the resolver ended without an answer")));
+                }
+            }
+        }
+        Some(Ok(std::mem::take(&mut self.answers)))
+    }
+
+    /// Whether this child was the one; it has been waited for.
+    pub(crate) fn reaped(&mut self, child: Pid) -> bool {
+        self.child.take_if(|own| *own == child).is_some()
+    }
+
+    /// Ends and reaps the child, which takes no time that matters unless a device keeps it.
+    pub(crate) fn end(mut self) {
+        if let Some(child) = self.child.take() {
+            let _ = kill(child, Signal::SIGKILL);
+            let _ = waitpid(child, None);
         }
     }
 }
 
-impl Drop for Resolver {
+/// The child is killed; whoever waits for this process's children reaps it.
+impl Drop for Asking {
     fn drop(&mut self) {
-        if self.child.is_some() {
-            self.end();
+        if let Some(child) = self.child {
+            let _ = kill(child, Signal::SIGKILL);
         }
     }
-}
-
-fn wait(channel: &Channel<Nothing, Answer>, interrupts: &Interrupts, timeout: PollTimeout) {
-    let descriptors = interrupts.descriptors().chain([channel.as_fd()]);
-    let mut polled: Vec<PollFd<'_>> = descriptors.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-    // Interrupted or not: the caller looks at everything again.
-    let _ = poll(&mut polled, timeout);
 }
 
 impl Question {
@@ -140,12 +189,12 @@ impl Question {
         }
     }
 
-    fn failed(&self, reason: &str) -> StartError {
-        StartError(format!("cannot resolve {}: {reason}", self.word()))
+    fn failed(&self, reason: &str) -> String {
+        format!("cannot resolve {}: {reason}", self.word())
     }
 
     /// Passes an answer that fits.
-    fn check(&self, answer: Answer) -> Result<Answer, StartError> {
+    fn check(&self, answer: Answer) -> Result<Answer, String> {
         let reason = match (self, answer) {
             (Question::Host(_), answer @ Answer::Host(_)) => return Ok(answer),
             (Question::TcpService(_) | Question::UdpService(_), answer @ Answer::Service(1..)) => return Ok(answer),
@@ -246,6 +295,6 @@ mod tests {
         assert!(service.check(Answer::Service(0)).is_err());
         assert!(service.check(ip).is_err());
         let unknown = host.check(Answer::Failed(Failure::Unknown)).unwrap_err();
-        assert_eq!(unknown.to_string(), "cannot resolve www1: no such host");
+        assert_eq!(unknown, "cannot resolve www1: no such host");
     }
 }

@@ -79,6 +79,11 @@ impl Say {
         self.say(Severity::Debug, text);
     }
 
+    /// Changes how much is said.
+    pub(crate) fn set_verbosity(&mut self, verbosity: u8) {
+        self.verbosity = verbosity;
+    }
+
     /// Waits for slow readers as long as a process may that has nothing else to do.
     pub(crate) fn be_patient(&mut self) {
         match &mut self.sink {

@@ -5,15 +5,18 @@
 
 #![forbid(unsafe_code)]
 
+use std::io::{Write, stdout};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
 use nix::unistd::geteuid;
-use pen_contract::address::{Address, Host, Service as ServiceName};
-use pen_contract::configuration::{Lookup, Names};
-use pen_contract::ids::MAX_WORKERS;
+use pen_contract::address::{Address, Local};
+use pen_contract::command::{Command, LogTarget};
+use pen_contract::configuration::{Placed, Settled, resolve_local};
+use pen_contract::fold;
+use pen_contract::ids::{MAX_WORKERS, Target};
 use pen_contract::settings::Settings;
 use pen_contract::start::RequestLog;
 use pen_table::{Shape, Table};
@@ -21,39 +24,55 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::background::{StartLink, detach};
 use crate::clock;
+use crate::config_file;
+use crate::control::{self, Control, ControlPort};
 use crate::inheritance::Inheritance;
 use crate::interrupt::Interrupts;
 use crate::jail::Jail;
 use crate::limits;
-use crate::listen::{Listener, MIN_BACKLOG, SocketPath};
+use crate::listen::{Listener, MIN_BACKLOG};
 use crate::log_file;
+use crate::memory;
+use crate::names::{self, Found, Inquiry};
+use crate::paths::Base;
 use crate::pid_file::PidFile;
-use crate::report::Reporter;
-use crate::resolve::{Answer, Question, resolve};
+use crate::resolve::resolve;
 use crate::say::Say;
 use crate::service::Service;
 use crate::signals::Signals;
-use crate::status_file;
+use crate::standing::{Door, DoorPath, Standing};
+use crate::status_file::{self, StatusFile};
 use crate::sys;
 use crate::user::{self, Identity};
 use crate::why::why;
-use crate::{Launch, LogTarget, StartError, WorkerEntry};
+use crate::{Entries, Launch, StartError};
+
+/// What a start is made of.
+pub(crate) struct Order {
+    /// The command line.
+    pub(crate) launch: Launch,
+    /// Where its relative paths begin.
+    pub(crate) base: Base,
+    /// The jailed processes' user.
+    pub(crate) identity: Identity,
+    /// Their code.
+    pub(crate) entries: Entries,
+}
 
 /// Runs the supervisor in the process that pen was started as.
 ///
 /// # Errors
 /// The start failed; nothing is left behind.
-pub(crate) fn foreground(launch: Launch, identity: Identity, entry: WorkerEntry) -> Result<(), StartError> {
+pub(crate) fn foreground(order: Order) -> Result<(), StartError> {
     close_inherited(None)?;
-    supervise(launch, identity, entry, None)
+    supervise(order, None)
 }
 
 /// Runs the supervisor in a process of its own; returns its exit status. A failed start is told through the link.
-pub(crate) fn background(launch: Launch, identity: Identity, entry: WorkerEntry, link: StartLink) -> i32 {
-    let debug = launch.configuration.debug;
+pub(crate) fn background(order: Order, link: StartLink) -> i32 {
     let result = close_inherited(Some(&link)).and_then(|()| detach());
     let failed = match result {
-        Ok(()) => supervise(launch, identity, entry, Some(link)).err(),
+        Ok(()) => supervise(order, Some(link)).err(),
         Err(error) => {
             link.failed(&error);
             Some(error)
@@ -62,10 +81,22 @@ pub(crate) fn background(launch: Launch, identity: Identity, entry: WorkerEntry,
     match failed {
         None => 0,
         Some(error) => {
-            Say::background(debug).error(&error.to_string());
+            let mut say = Say::background(0);
+            error.0.lines().for_each(|line| say.error(line));
             1
         }
     }
+}
+
+/// Says whether pen would start, as far as that can be told without opening, binding or changing anything.
+///
+/// # Errors
+/// Everything that is wrong.
+pub(crate) fn check(order: &Order) -> Result<(), StartError> {
+    let signals = Signals::take_over().map_err(cannot("cannot take signals"))?;
+    let plan = Plan::make(order, &mut Interrupts::new(signals, None))?;
+    plan.notices(order, limits::raise_descriptors()).iter().for_each(|notice| eprintln!("pen: {notice}"));
+    stdout().write_all(b"ok\n").map_err(|error| StartError(format!("standard output: {}", why(&error))))
 }
 
 /// From here on every descriptor above standard error is pen's own.
@@ -76,17 +107,12 @@ fn close_inherited(link: Option<&StartLink>) -> Result<(), StartError> {
     })
 }
 
-fn supervise(
-    launch: Launch,
-    identity: Identity,
-    entry: WorkerEntry,
-    link: Option<StartLink>,
-) -> Result<(), StartError> {
+fn supervise(order: Order, link: Option<StartLink>) -> Result<(), StartError> {
     let signals = Signals::take_over()
-        .map_err(|error| StartError(format!("cannot take signals: {}", why(&error))))
+        .map_err(cannot("cannot take signals"))
         .inspect_err(|error| link.iter().for_each(|link| link.failed(error)))?;
     let mut interrupts = Interrupts::new(signals, link);
-    match Prepared::new(launch, identity, entry, &mut interrupts).and_then(|prepared| prepared.start(&mut interrupts)) {
+    match Prepared::new(order, &mut interrupts).and_then(|prepared| prepared.start(&mut interrupts)) {
         Ok(running) => {
             running.serve(interrupts);
             Ok(())
@@ -99,64 +125,155 @@ fn supervise(
     }
 }
 
-/// Everything that can be had without a worker. Fields are dropped in their order: the socket's file goes while the socket is
-/// still open, the pid file last.
+/// All that the command line and the configuration file say, read, resolved and checked; nothing is opened yet.
+struct Plan {
+    settled: Settled,
+    /// What `-O` says, files included, for access lists to be made anew.
+    options: Vec<Placed>,
+    /// Whether the listen address was given by a command.
+    listen_commanded: bool,
+    /// Where the request log goes, if it goes to the network.
+    log: Option<SocketAddr>,
+    /// `-C`, as it is shown and as it is bound.
+    control: Option<(Local, Address)>,
+    notices: Vec<String>,
+}
+
+impl Plan {
+    fn make(order: &Order, interrupts: &mut Interrupts) -> Result<Plan, StartError> {
+        let Order { launch, base, identity, .. } = order;
+        if launch.control.is_some() && geteuid().is_root() && launch.user.is_none() {
+            return Err(StartError(
+                "-C: as root, the control port needs a user to run as: add -u user (or -u root)".into(),
+            ));
+        }
+        let mut configuration = launch.configuration.clone();
+        let given = config_file::expand(std::mem::take(&mut configuration.commands), base.directory());
+        let mut given = given.map_err(lines)?;
+        let mut file = launch.config.as_deref().map_or(Ok(Default::default()), config_file::load).map_err(lines)?;
+        absolute(base, &mut given.commands).and(absolute(base, &mut file.commands)).map_err(lines)?;
+        configuration.commands = given.commands;
+        let control = launch.control.as_ref().map(control::complete);
+        let mut lookups = configuration.lookups(&file.commands);
+        lookups.extend(control.iter().flat_map(|local| fold::lookups(&Command::Listen(Some(local.clone())))));
+        let inquiry = Inquiry::new(lookups, configuration.commands.iter().chain(&file.commands));
+        let resolver = Jail { root: None, identity: user::of_resolver(identity) };
+        let answers = resolve(inquiry.questions(), &resolver, RESOLVE_PATIENCE, interrupts)
+            .map_err(|error| StartError(names::placed(error.0, configuration.commands.iter().chain(&file.commands))))?;
+        let Found { names, log } = inquiry.found(answers).map_err(StartError)?;
+        let settled = configuration.settle(&names, &file.commands);
+        let settled = settled.map_err(|errors| lines(errors.into_iter().map(|error| error.0).collect()))?;
+        let control = control.map(|local| resolve_local(&local, &names).map(|address| (local, address)));
+        let control = control.transpose().map_err(|error| StartError(format!("-C: {error}")))?;
+        let listens = |placed: &Placed| matches!(placed.command, Command::Listen(Some(_)));
+        Ok(Plan {
+            settled,
+            listen_commanded: configuration.commands.iter().chain(&file.commands).any(listens),
+            options: configuration.commands,
+            log,
+            control,
+            notices: given.notices.into_iter().chain(file.notices).collect(),
+        })
+    }
+
+    /// What the administrator should know about a start that succeeds.
+    fn notices(&self, order: &Order, descriptor_limit: u64) -> Vec<String> {
+        let Order { launch, .. } = order;
+        let Settled { listen, settings, .. } = &self.settled;
+        let mut notices = self.notices.clone();
+        notices.extend(launch.configuration.warnings(listen, settings));
+        if launch.backlog < MIN_BACKLOG {
+            notices.push(format!("-q {}: raised to {MIN_BACKLOG}, the smallest backlog", launch.backlog));
+        }
+        if launch.jail.is_some() && launch.user.is_none() && geteuid().is_root() {
+            notices
+                .push("-j without -u: the workers stay root in the jail, though without capabilities; add -u".into());
+        }
+        notices.extend(limits::too_few_descriptors(descriptor_limit, settings.connections_max));
+        notices
+    }
+}
+
+/// Makes the paths in commands absolute.
+pub(crate) fn absolute(base: &Base, commands: &mut [Placed]) -> Result<(), Vec<String>> {
+    let errors: Vec<String> = commands.iter_mut().filter_map(|placed| base.command(placed).err()).collect();
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+/// Several errors as one, a line each.
+fn lines(mut errors: Vec<String>) -> StartError {
+    errors.truncate(config_file::MOST_ERRORS + 1);
+    StartError(errors.join("\n"))
+}
+
+/// Everything that can be had without a worker. Fields are dropped in their order, the pid file last.
 struct Prepared {
     service: Service,
-    _socket_path: Option<SocketPath>,
-    /// Keeps the number of the socket's file from being used again until that file is removed.
-    _listener: OwnedFd,
     pid_file: Option<PidFile>,
     notices: Vec<String>,
-    listen: Address,
 }
 
 impl Prepared {
-    fn new(
-        launch: Launch,
-        identity: Identity,
-        entry: WorkerEntry,
-        interrupts: &mut Interrupts,
-    ) -> Result<Prepared, StartError> {
+    fn new(order: Order, interrupts: &mut Interrupts) -> Result<Prepared, StartError> {
         // Has the C library read the time zone, which no jail holds.
         clock::utc_offset(0);
         let descriptor_limit = limits::raise_descriptors();
+        let plan = Plan::make(&order, interrupts)?;
+        let notices = plan.notices(&order, descriptor_limit);
+        let Order { launch, base, identity, entries } = order;
         let jail = Jail { root: launch.jail.clone(), identity };
-        let resolved = resolve_names(&launch, &jail.identity, interrupts)?;
-        let settled = launch.configuration.settle(&resolved.names);
-        let (listen, settings) = settled.map_err(|error| StartError(error.to_string()))?;
-        let notices = notices(&launch, &listen, &settings, descriptor_limit);
-        launch.status_file.as_deref().map_or(Ok(()), status_file::check).map_err(refused)?;
-        let log = open_log(&launch, resolved.log)?;
+        let Plan { settled, options, listen_commanded, log, control, .. } = plan;
+        let Settled { local, listen, settings, log: log_target, status_file, workers: wanted, blacklisted } = settled;
+        status_file.as_deref().map_or(Ok(()), status_file::check).map_err(refused)?;
+        let log = open_log(log_target.as_ref(), log)?;
         let (listener, socket_path) = Listener::bind(&listen, launch.backlog).map_err(refused)?.into_parts();
+        let door = Door::new(&listener, socket_path.map(DoorPath::Own)).map_err(cannot("listener"))?;
+        let control = control.map(|(name, address)| ControlPort::bind(&name, &address, &jail, entries.control));
+        let control = control.transpose().map_err(refused)?;
         let pid_file = launch.pid_file.as_deref().map(PidFile::lock).transpose().map_err(refused)?;
-        let workers = worker_count(launch.workers);
+        let workers = worker_count(wanted);
         let table = Table::create(shape(&settings, workers)).map_err(refused)?;
-        let cannot = |what: &'static str| move |error| StartError(format!("{what}: {}", why(&error)));
+        for (server, seconds) in blacklisted {
+            leave_out(&table, Target::Server(server).row(settings.table_size()), seconds);
+        }
         let freed = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        let freed = freed.map_err(|errno| cannot("eventfd")(errno.into()))?;
-        let own_listener = listener.try_clone().map_err(cannot("listener"))?;
+        let freed: OwnedFd = freed.map_err(|errno| cannot("eventfd")(errno.into()))?;
+        let encoded = memory::encoded(&settings).map_err(cannot("settings"))?;
         let say = match launch.foreground {
             true => Say::foreground(settings.debug),
             false => Say::background(settings.debug),
         };
+        let standing = Standing {
+            local,
+            listen,
+            listen_commanded,
+            door,
+            retired: Vec::new(),
+            backlog: launch.backlog,
+            log: log_target,
+            log_is_held: false,
+            status: status_file.map(StatusFile::Path),
+            config: launch.config,
+            options,
+            base,
+            allow_exit: launch.allow_exit,
+            workers: wanted,
+            command_line: launch.command_line,
+        };
         let inheritance = Inheritance {
-            entry,
+            entry: entries.relay,
             table,
             listener,
             freed,
             settings,
+            encoded,
             log,
             jail,
             foreground: launch.foreground,
             descriptor_limit,
         };
-        let log_path = match launch.log {
-            Some(LogTarget::File(path)) => Some(path),
-            Some(LogTarget::Network(_, _)) | None => None,
-        };
-        let service = Service::new(inheritance, workers, Reporter::new(launch.status_file), log_path, say);
-        Ok(Prepared { service, _socket_path: socket_path, _listener: own_listener, pid_file, notices, listen })
+        let service = Service::new(standing, inheritance, workers, control.map(Control::new), say);
+        Ok(Prepared { service, pid_file, notices })
     }
 
     fn start(mut self, interrupts: &mut Interrupts) -> Result<Prepared, StartError> {
@@ -169,19 +286,34 @@ impl Prepared {
 
     /// Says what there is to say, reports readiness, and serves until the end.
     fn serve(mut self, interrupts: Interrupts) {
-        let say = self.service.say();
         for notice in std::mem::take(&mut self.notices) {
             interrupts.link().iter().for_each(|link| link.notice(&notice));
-            say.warning(&notice);
+            self.service.say().warning(&notice);
         }
-        say.debug(&format!("listening on {}", self.listen));
+        self.service.say_where();
         let (signals, deferred) = interrupts.ready();
         self.service.run(&signals, deferred);
     }
 }
 
+/// Leaves a server out from now on; 0 seconds puts it back.
+pub(crate) fn leave_out(table: &Table, row: u32, seconds: u32) {
+    match seconds {
+        0 => table.clear_blacklist(row),
+        seconds => {
+            let unix = time::OffsetDateTime::now_utc().unix_timestamp();
+            let until = clock::monotonic() + u64::from(seconds) * 1000;
+            table.set_blacklist(row, until, u64::try_from(unix).unwrap_or(0));
+        }
+    }
+}
+
 fn refused(error: impl std::fmt::Display) -> StartError {
     StartError(error.to_string())
+}
+
+fn cannot(what: &'static str) -> impl Fn(std::io::Error) -> StartError {
+    move |error| StartError(format!("{what}: {}", why(&error)))
 }
 
 fn shape(settings: &Settings, workers: u8) -> Shape {
@@ -201,106 +333,11 @@ fn worker_count(wanted: Option<u32>) -> u8 {
     u8::try_from(count).unwrap_or(u8::MAX)
 }
 
-/// What the administrator should know about a start that succeeds.
-fn notices(launch: &Launch, listen: &Address, settings: &Settings, descriptor_limit: u64) -> Vec<String> {
-    let mut notices = launch.configuration.warnings(listen, settings);
-    if launch.backlog < MIN_BACKLOG {
-        notices.push(format!("-q {}: raised to {MIN_BACKLOG}, the smallest backlog", launch.backlog));
-    }
-    if launch.jail.is_some() && launch.user.is_none() && geteuid().is_root() {
-        notices.push("-j without -u: the workers stay root in the jail, though without capabilities; add -u".into());
-    }
-    notices.extend(limits::too_few_descriptors(descriptor_limit, settings.connections_max));
-    notices
-}
-
-fn open_log(launch: &Launch, network: Option<SocketAddr>) -> Result<Option<RequestLog>, StartError> {
-    match (&launch.log, network) {
+fn open_log(target: Option<&LogTarget>, network: Option<SocketAddr>) -> Result<Option<RequestLog>, StartError> {
+    match (target, network) {
         (Some(LogTarget::File(path)), _) => log_file::open(path).map(Some).map_err(refused),
         (Some(LogTarget::Network(_, _)), Some(address)) => log_file::connect(address).map(Some).map_err(refused),
         (Some(LogTarget::Network(_, _)) | None, _) => Ok(None),
-    }
-}
-
-/// What the resolver found.
-struct Resolved {
-    names: Names,
-    /// Where the request log goes, if it goes to the network.
-    log: Option<SocketAddr>,
-}
-
-fn resolve_names(launch: &Launch, workers: &Identity, interrupts: &mut Interrupts) -> Result<Resolved, StartError> {
-    let lookups: Vec<Lookup> = launch.configuration.lookups().into_iter().collect();
-    let mut questions: Vec<Question> = lookups.iter().map(question).collect();
-    let log = match &launch.log {
-        Some(LogTarget::Network(host, service)) => Some((host, service)),
-        Some(LogTarget::File(_)) | None => None,
-    };
-    if let Some((host, service)) = log {
-        questions.extend(log_questions(host, service));
-    }
-    let mut answers = Vec::new();
-    if !questions.is_empty() {
-        let jail = Jail { root: None, identity: user::of_resolver(workers) };
-        answers = resolve(&questions, &jail, RESOLVE_PATIENCE, interrupts)?;
-    }
-    let log_answers = answers.split_off(lookups.len().min(answers.len()));
-    let log = log.map(|(host, service)| log_address(host, service, log_answers)).transpose()?;
-    Ok(Resolved { names: names(lookups, answers), log })
-}
-
-fn question(lookup: &Lookup) -> Question {
-    match lookup {
-        Lookup::Host(name) => Question::Host(name.clone()),
-        Lookup::Service(name) => Question::TcpService(name.clone()),
-    }
-}
-
-fn names(lookups: Vec<Lookup>, answers: Vec<Answer>) -> Names {
-    let mut names = Names::default();
-    for pair in lookups.into_iter().zip(answers) {
-        match pair {
-            (Lookup::Host(name), Answer::Host(ip)) => drop(names.hosts.insert(name, ip)),
-            (Lookup::Service(name), Answer::Service(port)) => drop(names.services.insert(name, port)),
-            // The resolver's answers fit their questions; without one, the configuration cannot be settled.
-            (Lookup::Host(_) | Lookup::Service(_), _) => {}
-        }
-    }
-    names
-}
-
-fn log_questions(host: &Host, service: &ServiceName) -> impl Iterator<Item = Question> {
-    let host = match host {
-        Host::Name(name) => Some(Question::Host(name.clone())),
-        Host::Ip(_) | Host::Unix(_) => None,
-    };
-    let service = match service {
-        ServiceName::Name(name) => Some(Question::UdpService(name.clone())),
-        ServiceName::Port(_) => None,
-    };
-    host.into_iter().chain(service)
-}
-
-fn log_address(host: &Host, service: &ServiceName, answers: Vec<Answer>) -> Result<SocketAddr, StartError> {
-    let (mut ip, mut port) = (None, None);
-    match host {
-        Host::Ip(numeric) => ip = Some(*numeric),
-        Host::Name(_) | Host::Unix(_) => {}
-    }
-    match service {
-        ServiceName::Port(numeric) => port = Some(*numeric),
-        ServiceName::Name(_) => {}
-    }
-    for answer in answers {
-        match answer {
-            Answer::Host(found) => ip = Some(found),
-            Answer::Service(found) => port = Some(found),
-            Answer::Failed(_) => {}
-        }
-    }
-    match (ip, port) {
-        (Some(ip), Some(port)) => Ok((ip, port).into()),
-        _ => Err(StartError("-l: the log host is not an address that UDP can reach".into())),
     }
 }
 
@@ -320,21 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_become_names() {
-        let lookups = vec![Lookup::Host("www1".into()), Lookup::Service("http".into())];
-        let found = names(lookups, vec![Answer::Host([10, 0, 0, 1].into()), Answer::Service(80)]);
-        assert_eq!(found.hosts["www1"], std::net::IpAddr::from([10, 0, 0, 1]));
-        assert_eq!(found.services["http"], 80);
-    }
-
-    #[test]
-    fn the_log_host_is_put_together_from_numbers_and_answers() {
-        let (host, service) = (Host::Name("loghost".into()), ServiceName::Name("penlog".into()));
-        assert_eq!(log_questions(&host, &service).count(), 2);
-        let answers = vec![Answer::Host([10, 0, 0, 1].into()), Answer::Service(10000)];
-        assert_eq!(log_address(&host, &service, answers).unwrap(), "10.0.0.1:10000".parse().unwrap());
-        let numeric = (Host::Ip([10, 0, 0, 2].into()), ServiceName::Port(7));
-        assert_eq!(log_questions(&numeric.0, &numeric.1).count(), 0);
-        assert_eq!(log_address(&numeric.0, &numeric.1, Vec::new()).unwrap(), "10.0.0.2:7".parse().unwrap());
+    fn every_error_has_a_line_of_its_own() {
+        assert_eq!(lines(vec!["a:1: x".into(), "a:2: y".into()]).to_string(), "a:1: x\na:2: y");
     }
 }

@@ -1,4 +1,6 @@
-//! The file of `-w`: replaced as a whole, so that a reader never sees half a page.
+//! The file of `-w` and `web_stats`: replaced as a whole, so that a reader never sees half a page; or, if it was named at the control port,
+//! overwritten through the descriptor that came from there, because its name means nothing outside the jail and its directory is not the
+//! supervisor's to write to. Whoever removes or renames such a file has to name it again.
 
 #![forbid(unsafe_code)]
 
@@ -9,6 +11,75 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::why::why;
+
+/// Where status pages go.
+#[derive(Debug)]
+pub(crate) enum StatusFile {
+    /// A path as the supervisor sees it.
+    Path(PathBuf),
+    /// What the control process opened.
+    Held {
+        /// As the operator called it.
+        name: PathBuf,
+        /// The file.
+        file: File,
+    },
+}
+
+impl StatusFile {
+    /// Takes a file that the control process opened.
+    ///
+    /// # Errors
+    /// It is none that can be written again and again.
+    pub(crate) fn held(name: &Path, file: File) -> io::Result<StatusFile> {
+        writable(&file)?;
+        Ok(StatusFile::Held { name: name.into(), file })
+    }
+
+    /// As the operator called it.
+    pub(crate) fn name(&self) -> &Path {
+        match self {
+            StatusFile::Path(name) | StatusFile::Held { name, .. } => name,
+        }
+    }
+
+    /// Writes a page. `supervisor` tells the temporary files of several pens apart.
+    ///
+    /// # Errors
+    /// The disk is full, or nothing there may be written.
+    pub(crate) fn put(
+        &self,
+        supervisor: u32,
+        render: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), StatusFileError> {
+        match self {
+            StatusFile::Path(path) => replace(path, &temporary(path, supervisor), render),
+            StatusFile::Held { name, file } => {
+                fill(file, render).map_err(|source| StatusFileError { path: name.clone(), source })
+            }
+        }
+    }
+}
+
+/// Puts a text in the place of all that an open file holds.
+///
+/// # Errors
+/// The file cannot be written.
+pub(crate) fn fill(file: &File, render: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    writable(file)?;
+    file.set_len(0)?;
+    io::Seek::rewind(&mut &*file)?;
+    render_to(file, render)
+}
+
+/// A file that came from elsewhere: nothing but a regular one can be written without waiting for anybody.
+fn writable(file: &File) -> io::Result<()> {
+    let there = file.metadata()?;
+    if !there.is_file() || there.nlink() > 1 {
+        return Err(io::Error::other("not a regular file with a single name"));
+    }
+    Ok(())
+}
 
 /// Why the page could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +136,31 @@ pub(crate) fn replace(
     replaced.map_err(failed)
 }
 
+/// Puts a text in the place of a file with the rights of this process: replaces it where a file can be made beside it, keeping who may read
+/// it, and else overwrites it. The text is on the disk before its name is.
+///
+/// # Errors
+/// Neither is possible.
+pub(crate) fn rewrite(
+    path: &Path,
+    supervisor: u32,
+    render: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    in_the_way(path)?;
+    let mode = fs::symlink_metadata(path).map_or(MODE, |there| there.mode() & 0o644 | 0o600);
+    let temporary = temporary(path, supervisor);
+    let file = match make(&temporary) {
+        Ok(file) => file,
+        Err(error) if cannot_create(&error) => return overwrite(path, render),
+        Err(error) => return Err(error),
+    };
+    let written = file.set_permissions(Permissions::from_mode(mode)).and_then(|()| render_to(&file, render));
+    let replaced = written.and_then(|()| file.sync_all()).and_then(|()| fs::rename(&temporary, path));
+    replaced.inspect_err(|_| {
+        let _ = fs::remove_file(&temporary);
+    })
+}
+
 /// The name that a supervisor writes under before the rename.
 pub(crate) fn temporary(path: &Path, supervisor: u32) -> PathBuf {
     let mut name = OsString::from(".pen-status-");
@@ -92,12 +188,7 @@ fn cannot_create(error: &io::Error) -> bool {
 fn overwrite(path: &Path, render: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = OpenOptions::new().write(true).custom_flags(flags).open(path)?;
-    let there = file.metadata()?;
-    if !there.is_file() || there.nlink() > 1 {
-        return Err(io::Error::other("not a regular file with a single name"));
-    }
-    file.set_len(0)?;
-    render_to(&file, render)
+    fill(&file, render)
 }
 
 fn write(file: &File, render: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {

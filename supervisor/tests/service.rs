@@ -5,8 +5,12 @@
     reason = "clippy.toml exempts functions marked as tests; ours are called by a harness of our own"
 )]
 
+#[path = "service/control.rs"]
+mod control;
 #[path = "service/harness.rs"]
 mod harness;
+#[path = "service/steering.rs"]
+mod steering;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -16,6 +20,11 @@ use harness::{Daemon, Pen, Running, children, descriptors, field, is_alive, is_r
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => { &[$((stringify!($name), $name as fn())),*] };
+}
+pub(crate) use tests;
+
 /// A test harness of our own, because the process under test is this program again and must have a single thread, which
 /// libtest's tests do not. Arguments are parts of names, as with libtest.
 fn main() -> ExitCode {
@@ -24,7 +33,7 @@ fn main() -> ExitCode {
     }
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let mut failures = 0;
-    for (name, test) in TESTS {
+    for (name, test) in TESTS.iter().chain(steering::TESTS) {
         if wanted.is_empty() || wanted.iter().any(|part| name.contains(part)) {
             let passed = std::panic::catch_unwind(test).is_ok();
             println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
@@ -32,10 +41,6 @@ fn main() -> ExitCode {
         }
     }
     if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-macro_rules! tests {
-    ($($name:ident),* $(,)?) => { &[$((stringify!($name), $name)),*] };
 }
 
 const TESTS: &[(&str, fn())] = tests![

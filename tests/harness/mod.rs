@@ -9,6 +9,7 @@
 
 pub mod backend;
 pub mod client;
+pub mod control;
 pub mod machine;
 pub mod numbers;
 pub mod pen;

@@ -12,7 +12,8 @@ use tempfile::TempDir;
 
 use super::backend::Backend;
 use super::client::{self, Client};
-use super::machine::BINARY;
+use super::control::Control;
+use super::machine::{BINARY, is_root};
 use super::port::Port;
 use super::process::Process;
 use super::report::Report;
@@ -30,6 +31,7 @@ pub struct Builder {
     status_file: bool,
     pid_file: Option<PathBuf>,
     port: Port,
+    control: Option<Control>,
     directory: TempDir,
 }
 
@@ -72,6 +74,29 @@ impl Builder {
     pub fn listen(mut self, local: impl AsRef<OsStr>) -> Builder {
         self.listen = Some(local.as_ref().to_os_string());
         self
+    }
+
+    /// Has a control port, at a free port of 127.0.0.1; as root, `-u nobody` with it, as pen wants.
+    pub fn control(self) -> Builder {
+        self.control_at(Control::Tcp(Port::reserve()))
+    }
+
+    /// [`Builder::control`] at a Unix socket.
+    pub fn control_unix(self, path: &Path) -> Builder {
+        self.control_at(Control::Unix(path.to_path_buf()))
+    }
+
+    fn control_at(mut self, control: Control) -> Builder {
+        self.options.extend(["-C".into(), control.to_string().into()]);
+        self.control = Some(control);
+        if is_root() { self.options(["-u", "nobody"]) } else { self }
+    }
+
+    /// Has a configuration file (`-F`) with these lines, called `pen.cfg` in pen's directory.
+    pub fn file(self, text: &str) -> Builder {
+        let path = self.directory.path().join("pen.cfg");
+        fs::write(&path, text).unwrap();
+        self.options([OsStr::new("-F"), path.as_os_str()])
     }
 
     /// Starts in the background, as without `-f`.
@@ -128,7 +153,12 @@ impl Builder {
             words.extend(["-w".into(), self.directory.path().join("status.html").into()]);
         }
         words.extend(self.options.iter().cloned());
-        words.push(self.listen.clone().unwrap_or_else(|| self.port.address().to_string().into()));
+        match &self.listen {
+            // An operand that says nothing is left out.
+            Some(nothing) if nothing.is_empty() => {}
+            Some(listen) => words.push(listen.clone()),
+            None => words.push(self.port.address().to_string().into()),
+        }
         words.extend(self.servers.iter().cloned());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).stdin(Stdio::null());
@@ -138,11 +168,16 @@ impl Builder {
     /// Runs a command line that is expected to fail, in the foreground or background, and returns what it said.
     #[track_caller]
     pub fn fails(self) -> Output {
-        let output = self.command().output().unwrap();
+        let output = self.runs();
         assert_eq!(output.status.code(), Some(1), "a failed start has status 1: {output:?}");
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(said.starts_with("pen: ") && said.lines().count() == 1, "a failed start is one line: {said:?}");
         output
+    }
+
+    /// Runs a command line that is expected to end by itself.
+    pub fn runs(&self) -> Output {
+        self.command().output().unwrap()
     }
 
     /// Starts pen and returns when it is ready.
@@ -169,8 +204,8 @@ impl Builder {
         };
         let supervisor = Process::open(pid).expect("the supervisor runs");
         let child = self.foreground.then_some(child);
-        let Builder { workers, directory, port, .. } = self;
-        Pen { supervisor, child, workers, directory, port, over: false }
+        let Builder { workers, directory, port, control, .. } = self;
+        Pen { supervisor, child, workers, directory, port, control, over: false }
     }
 }
 
@@ -181,6 +216,7 @@ pub struct Pen {
     workers: u32,
     directory: TempDir,
     port: Port,
+    control: Option<Control>,
     over: bool,
 }
 
@@ -198,6 +234,7 @@ impl Pen {
             status_file: true,
             pid_file: None,
             port: Port::reserve(),
+            control: None,
             directory: TempDir::new().unwrap(),
         }
     }
@@ -223,8 +260,45 @@ impl Pen {
         until("all workers run", || {
             let mut workers = self.supervisor.children();
             workers.retain(is_worker);
+            if self.control.is_some() && !is_root() {
+                // Nobody but root can tell them apart by looking; the control process is forked last.
+                workers.truncate(self.workers as usize);
+            }
             (workers.len() == self.workers as usize).then_some(workers)
         })
+    }
+
+    /// The control process, waiting for it if it is on its way. For root.
+    #[track_caller]
+    pub fn control_process(&self) -> Process {
+        until("the control process runs", || self.supervisor.children().into_iter().find(is_control))
+    }
+
+    /// Where the control port is.
+    #[track_caller]
+    pub fn control(&self) -> &Control {
+        self.control.as_ref().expect("the builder was told of a control port")
+    }
+
+    /// Says a command at the control port and returns the whole reply.
+    #[track_caller]
+    pub fn tell(&self, line: &str) -> String {
+        self.control().tell(line)
+    }
+
+    /// [`Pen::tell`], and checks the reply; one that is not empty is given without its last line end.
+    #[track_caller]
+    pub fn tells(&self, line: &str, reply: &str) {
+        let expected = if reply.is_empty() { String::new() } else { format!("{reply}\n") };
+        assert_eq!(self.tell(line), expected, "the reply to {line:?}");
+    }
+
+    /// Says a command that is expected to be refused: the reply is one line. Returns it without its end.
+    #[track_caller]
+    pub fn refuses(&self, line: &str) -> String {
+        let reply = self.tell(line);
+        assert!(reply.ends_with('\n') && reply.lines().count() == 1, "{line:?} is refused in one line: {reply:?}");
+        reply.trim_end().to_string()
     }
 
     /// Asks which backend a client of this address is given. See [`client::ask`].
@@ -292,8 +366,14 @@ impl Pen {
     /// Sends `signal` and waits for the end: status 0, and no worker left.
     #[track_caller]
     pub fn end_by(&mut self, signal: Signal) {
+        self.ends_when(|pen| pen.supervisor.signal(signal));
+    }
+
+    /// Does what ends pen and waits for the end: status 0, and no worker left.
+    #[track_caller]
+    pub fn ends_when(&mut self, act: impl FnOnce(&Pen)) {
         let workers = self.supervisor.children();
-        self.supervisor.signal(signal);
+        act(self);
         // SPEC: at most 3 s, even if a worker hangs. The rest is for a busy machine.
         let gone = within(Duration::from_secs(10), || self.supervisor.gone());
         let leftover = workers.iter().filter(|worker| !worker.gone()).count();
@@ -351,9 +431,19 @@ impl Drop for Pen {
     }
 }
 
-/// Whether a child of the supervisor is a worker that has begun its work, and not one that is being born or that writes
-/// a report: only a worker waits with epoll(7). What cannot be looked into counts as one.
+/// Whether a child of the supervisor is a worker that has begun its work, and not one that is being born, that writes a report or that serves
+/// operators: only a worker waits with epoll(7) and has the eventfd(2) of freed places. What cannot be looked into counts as one.
 fn is_worker(child: &Process) -> bool {
     let descriptors = child.descriptors();
-    descriptors.is_empty() || descriptors.iter().any(|(_, target)| target == "anon_inode:[eventpoll]")
+    descriptors.is_empty() || (has(&descriptors, "[eventpoll]") && has(&descriptors, "[eventfd]"))
+}
+
+/// Whether a child of the supervisor is the control process.
+fn is_control(child: &Process) -> bool {
+    let descriptors = child.descriptors();
+    has(&descriptors, "[eventpoll]") && !has(&descriptors, "[eventfd]")
+}
+
+fn has(descriptors: &[(i32, String)], what: &str) -> bool {
+    descriptors.iter().any(|(_, target)| target.strip_prefix("anon_inode:") == Some(what))
 }

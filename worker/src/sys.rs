@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use mio::Poll;
-use rustix::io::Result;
+use rustix::io::{Errno, Result};
 use rustix::ioctl::{Getter, ioctl};
 
 /// The epoll descriptor of a mio poll, for the flags that mio does not know (EPOLLEXCLUSIVE).
@@ -26,4 +26,28 @@ pub fn unsent(socket: impl AsFd) -> Result<u32> {
     // SAFETY: the getter passes a valid int; on any descriptor that does not know the request the kernel answers ENOTTY.
     let bytes = unsafe { ioctl(socket, getter) }?;
     Ok(u32::try_from(bytes).unwrap_or(0))
+}
+
+/// Has bind(2) take an address alone; the port is found when the socket is connected, so that connections to different servers can
+/// share it (IP_BIND_ADDRESS_NO_PORT, ip(7)). rustix does not know the option.
+///
+/// # Errors
+/// The descriptor is no socket of the internet families.
+pub fn bind_address_without_port(socket: impl AsFd) -> Result<()> {
+    let on: libc::c_int = 1;
+    let length = size_of_val(&on) as libc::socklen_t;
+    // SAFETY: setsockopt reads `length` bytes from the address, which are those of `on`; the descriptor is open while it is borrowed.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            length,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),
+    }
 }

@@ -1,7 +1,7 @@
 //! A worker dies after each store of each operation; it is buried, and another one carries on.
 
 use super::verify::verify;
-use super::{key, table};
+use super::{growing_table, key, table};
 use crate::steps::dying_after;
 use crate::{Blacklist, ClientRef, LockStuck, NO_SERVER, Seat, Table};
 
@@ -14,7 +14,7 @@ fn die_everywhere<P>(
     check: impl Fn(&Table, &P),
 ) -> u32 {
     for deaths in 0.. {
-        let table = table(clients, 65536);
+        let table = growing_table(clients, 65536, 24);
         let prepared = prepare(&table);
         let survived = {
             let seat = table.seat(0);
@@ -178,6 +178,31 @@ fn a_table_is_rebuilt() {
         },
     );
     assert!(deaths > 10);
+}
+
+#[test]
+fn a_table_grows() {
+    let deaths = die_everywhere(
+        3,
+        |table| {
+            let clients = three_clients(table);
+            assert_eq!(table.grow_clients(10), 10);
+            clients
+        },
+        |seat, _| {
+            arrive(seat, 7, 9000);
+        },
+        |table, clients| {
+            (0..3).for_each(|n| untouched(table, clients, n));
+            let seat = table.seat(1);
+            for n in 10..16 {
+                arrive(&seat, n, 10_000);
+            }
+            (0..3).for_each(|n| untouched(table, clients, n));
+            verify(table.view());
+        },
+    );
+    assert!(deaths > 20);
 }
 
 #[test]

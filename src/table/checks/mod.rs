@@ -11,13 +11,19 @@ mod spoiled;
 #[cfg(not(loom))]
 mod verify;
 
-use crate::layout::Layout;
+use crate::layout::{Layout, Room};
 use crate::{Shape, Table};
 
 /// A table with shards of at most so many slots.
 fn table(clients: u32, shard_slots: u32) -> Table {
+    growing_table(clients, shard_slots, clients)
+}
+
+/// The same with room for so many clients.
+fn growing_table(clients: u32, shard_slots: u32, room: u32) -> Table {
     let shape = Shape { clients, servers: 3, workers: 3, connections: 20 };
-    Table::with_layout(Layout::with_shards_of(shard_slots, shape).unwrap()).unwrap()
+    let room = Room { shard_slots, clients: room, connections: 20 };
+    Table::with_layout(Layout::new(shape, room).unwrap()).unwrap()
 }
 
 /// The key of client `n`.

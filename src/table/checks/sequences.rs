@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::verify::verify;
-use super::{key, table};
+use super::{growing_table, key};
 use crate::{ClientEntry, ClientRef, NO_SERVER, Table};
 
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +16,8 @@ enum Operation {
     Record(usize, i32),
     /// Which earlier arrival, bytes.
     Bytes(usize, u64),
+    /// To so many slots.
+    Grow(u32),
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -24,6 +26,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         6 => (0..3u32, 0..24u32, step, prop_oneof![Just(0u64), Just(2000)]).prop_map(|(w, c, s, t)| Operation::Arrive(w, c, s, t)),
         2 => (0..40usize, -3..6i32).prop_map(|(at, server)| Operation::Record(at, server)),
         2 => (0..40usize, 0..1000u64).prop_map(|(at, bytes)| Operation::Bytes(at, bytes)),
+        1 => (1..40u32).prop_map(Operation::Grow),
     ]
 }
 
@@ -38,6 +41,8 @@ struct Model {
     clients: HashMap<[u8; 16], Known>,
     arrivals: Vec<ClientRef>,
     now: u64,
+    /// Slots of the table.
+    slots: u32,
 }
 
 impl Model {
@@ -61,6 +66,10 @@ impl Model {
                     entry.sent += bytes;
                     entry.received += 2 * bytes;
                 }
+            }
+            Operation::Grow(slots) => {
+                let most = table.grow_clients(slots);
+                self.slots = self.slots.max(most);
             }
         }
     }
@@ -106,7 +115,10 @@ impl Model {
     /// Takes out the client whose slot was given away: none of its shard must be older by a second, or have a free slot.
     fn replace(&mut self, table: &Table, client: ClientRef) {
         let shard = (0..table.layout.shards)
-            .map(|shard| table.layout.first_slot(shard)..table.layout.first_slot(shard + 1))
+            .map(|shard| {
+                let first = table.layout.first_slot(shard);
+                first..first + table.layout.share(self.slots)
+            })
             .find(|slots| slots.contains(&client.slot))
             .unwrap();
         let inside: Vec<&Known> = self.clients.values().filter(|known| shard.contains(&known.client.slot)).collect();
@@ -119,8 +131,8 @@ impl Model {
 }
 
 fn check(clients: u32, shard_slots: u32, operations: Vec<Operation>) {
-    let table = table(clients, shard_slots);
-    let mut model = Model::default();
+    let table = growing_table(clients, shard_slots, clients + 10);
+    let mut model = Model { slots: clients, ..Model::default() };
     for operation in operations {
         model.run(&table, operation);
         verify(table.view());
@@ -140,6 +152,30 @@ proptest! {
     fn several_shards(clients in 5..20u32, operations in prop::collection::vec(operation(), 1..120)) {
         check(clients, 4, operations);
     }
+}
+
+#[test]
+fn a_table_grows_far_and_loses_nobody() {
+    let shape = crate::Shape { clients: 10, servers: 1, workers: 1, connections: 1 };
+    let table = Table::create(shape).unwrap();
+    let seat = table.seat(0);
+    let first: Vec<_> = (0..10).map(|n| seat.lock(key(n)).unwrap().arrive(u64::from(n), 0).client).collect();
+    for slots in [11, 5, 100_000] {
+        table.grow_clients(slots);
+    }
+    for n in 10..100_000 {
+        seat.lock(key(n)).unwrap().arrive(1_000_000 + u64::from(n), 0);
+    }
+    assert_eq!(table.clients().count(), 100_000);
+    for (n, client) in (0..).zip(first) {
+        assert_eq!(seat.lock(key(n)).unwrap().arrive(5_000_000, 0).client, client);
+    }
+    assert_eq!(seat.take_rebuilt(), None);
+    verify(table.view());
+    // Full again: the oldest goes.
+    seat.lock(key(100_000)).unwrap().arrive(6_000_000, 0);
+    assert_eq!(table.clients().count(), 100_000);
+    assert!(!table.clients().any(|entry| entry.key == key(10)));
 }
 
 #[test]

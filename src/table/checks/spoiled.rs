@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::verify::verify;
-use super::{key, table};
+use super::{growing_table, key};
 use crate::sync::Ordering::*;
 use crate::{ClientRef, Seat, Table};
 
@@ -78,13 +78,14 @@ fn everything(table: &Table, seat: &Seat<'_>, now: u64) {
     let _ = seat.advance_cursor(seat.cursor(), 1);
     seat.set_current(table.current() ^ 1);
     assert!(table.connections_open() <= 24);
-    assert!(table.clients().count() <= 9);
+    assert!(table.grow_clients(u32::MAX) <= 24);
+    assert!(table.clients().count() <= 24);
 }
 
 proptest! {
     #[test]
     fn nobody_panics_or_hangs(spoils in prop::collection::vec(spoil(), 1..4), shard_slots in prop_oneof![Just(3u32), Just(65536)]) {
-        let table = table(9, shard_slots);
+        let table = growing_table(9, shard_slots, 24);
         everything(&table, &table.seat(1), 1000);
         for spoil in spoils {
             spoil.apply(&table);
@@ -94,7 +95,7 @@ proptest! {
         }
         // A rebuild makes the client table whole again.
         for shard in table.view().shards() {
-            shard.state.lock.0.orphan();
+            shard.state.lock.0.lock.orphan();
         }
         let seat = table.seat(2);
         (0..20).for_each(|n| drop(seat.lock(key(n)).unwrap()));

@@ -27,9 +27,16 @@ fn a_large_table_takes_memory_as_it_is_used() {
     assert_eq!(table.server_totals(0).connections, 10);
     // Ten entries, links and buckets in ten shards, a page of each worker's rows: each on a page of its own at worst.
     let used = shared_memory() - before;
+    assert_eq!(table.grow_clients(1 << 24), 1 << 24);
     assert!(used < 1024, "{used} KiB for ten clients");
     table.bury(3);
     // A burial also looks at every server's lock.
     let used = shared_memory() - before;
     assert!(used < 2048, "{used} KiB after a burial");
+    // Ten shards of the grown table, in each of which the old buckets (256 KiB) were looked at.
+    for n in 0u128..10 {
+        table.seat(3).lock(n.to_le_bytes()).unwrap().arrive(0, 0);
+    }
+    let used = shared_memory() - before;
+    assert!(used < 2048 + 10 * 256 + 1024, "{used} KiB in the grown table");
 }

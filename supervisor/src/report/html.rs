@@ -16,7 +16,7 @@ pub(super) fn render(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<(
     write!(to, "Time {time}, {servers} servers, {current} current<p>\n<table bgcolor=\"#c0c0c0\">\n")?;
     head(to, &SERVER_COLUMNS)?;
     for server in &snapshot.servers {
-        let address = Escaped(&server.address);
+        let address = Escaped(server.address.as_deref().unwrap_or("-"));
         row(
             to,
             &[

@@ -6,18 +6,11 @@ use pen_contract::ids::{ClientKey, ServerId, Target, WorkerId};
 use pen_contract::settings::{Server, Settings};
 use pen_contract::stats::ConnectionInfo;
 use pen_table::{ClientEntry, Table};
+use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::clock;
-
-/// What the workers reported.
-#[derive(Debug)]
-pub(crate) struct Gathered {
-    /// Open connections by number.
-    pub(crate) connections: Vec<ConnectionInfo>,
-    /// Workers that did not answer.
-    pub(crate) missing: Vec<WorkerId>,
-}
+use crate::report::gather::Gathered;
 
 /// The state of the whole program at one moment, as well as it can be had without stopping it.
 pub(super) struct Snapshot<'a> {
@@ -35,23 +28,31 @@ pub(super) struct Snapshot<'a> {
 }
 
 /// A regular server.
+#[derive(Serialize)]
 pub(super) struct ServerRow {
     pub(super) number: u32,
-    /// Without the port; `-` for a number that was never given an address.
-    pub(super) address: String,
+    /// Without the port; none for a number that was never given an address.
+    pub(super) address: Option<String>,
     /// 0, or the Unix time of its last failure while it is blacklisted.
+    #[serde(rename = "failed_at")]
     pub(super) status: u64,
     pub(super) port: u16,
     pub(super) connections: u32,
+    #[serde(rename = "max")]
     pub(super) soft: u32,
     pub(super) hard: u32,
     pub(super) sent: u64,
     pub(super) received: u64,
     pub(super) weight: u32,
     pub(super) prio: u32,
+    /// Its access list.
+    pub(super) acl: u8,
+    /// Seconds for which it is left out.
+    pub(super) blacklisted: u64,
 }
 
 /// A client.
+#[derive(Serialize)]
 pub(super) struct ClientRow {
     pub(super) slot: u32,
     pub(super) address: String,
@@ -66,14 +67,12 @@ pub(super) struct ClientRow {
 
 impl<'a> Snapshot<'a> {
     pub(super) fn take(gathered: &'a Gathered, settings: &Settings, table: &'a Table) -> Snapshot<'a> {
-        let now = clock::monotonic();
-        let servers = settings.servers.iter().take(settings.server_count() as usize).enumerate();
         Snapshot {
             time: clock::now(),
             current: table.current(),
-            servers: servers.map(|(number, server)| row(number, server.as_ref(), settings, table, now)).collect(),
+            servers: servers(settings, table).collect(),
             clients_max: settings.clients_max,
-            clients: Box::new(table.clients().map(move |entry| client(&entry, now))),
+            clients: Box::new(clients(table)),
             connections_max: settings.connections_max,
             connections_used: table.connections_open(),
             connections: &gathered.connections,
@@ -92,13 +91,26 @@ impl<'a> Snapshot<'a> {
     }
 }
 
+/// The regular servers, gaps included.
+pub(super) fn servers(settings: &Settings, table: &Table) -> impl Iterator<Item = ServerRow> {
+    let now = clock::monotonic();
+    let servers = settings.servers.iter().take(settings.server_count() as usize).enumerate();
+    servers.map(move |(number, server)| row(number, server.as_ref(), settings, table, now))
+}
+
+/// The used client slots.
+pub(super) fn clients(table: &Table) -> impl Iterator<Item = ClientRow> {
+    let now = clock::monotonic();
+    table.clients().map(move |entry| client(&entry, now))
+}
+
 fn row(number: usize, server: Option<&Server>, settings: &Settings, table: &Table, now: u64) -> ServerRow {
     // Below MAX_SERVERS.
     let id = ServerId(number as u16);
     let totals = table.server_totals(Target::Server(id).row(settings.table_size()));
     ServerRow {
         number: u32::from(id.0),
-        address: server.map_or("-".into(), |server| server.address.host().to_string()),
+        address: server.map(|server| server.address.host().to_string()),
         status: if totals.blacklisted_until > now { totals.failed_at } else { 0 },
         port: server.map_or(0, |server| server.address.port()),
         connections: totals.connections,
@@ -108,6 +120,8 @@ fn row(number: usize, server: Option<&Server>, settings: &Settings, table: &Tabl
         received: totals.received,
         weight: server.map_or(0, |server| server.weight),
         prio: server.map_or(0, |server| server.prio),
+        acl: server.map_or(0, |server| server.acl),
+        blacklisted: totals.blacklisted_until.saturating_sub(now).div_ceil(1000),
     }
 }
 
@@ -142,7 +156,7 @@ pub(super) mod tests {
     ) -> Snapshot<'a> {
         let server = |number, address: &str| ServerRow {
             number,
-            address: address.into(),
+            address: Some(address.into()),
             status: 0,
             port: 21000 + number as u16,
             connections: number,
@@ -152,6 +166,8 @@ pub(super) mod tests {
             received: 41,
             weight: 1,
             prio: 2,
+            acl: 0,
+            blacklisted: 0,
         };
         Snapshot {
             time: OffsetDateTime::from_unix_timestamp(1_795_493_421).unwrap(),

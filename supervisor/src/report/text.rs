@@ -20,7 +20,7 @@ fn blocks(mut snapshot: Snapshot<'_>, most: usize, block: &mut dyn FnMut(&str)) 
         block(&format!(
             "Server {} status:\naddress {}\n{}\nport {}\n{} connections ({} soft, {} hard)\n{} sent, {} received\n",
             server.number,
-            server.address,
+            server.address.as_deref().unwrap_or("-"),
             server.status,
             server.port,
             server.connections,

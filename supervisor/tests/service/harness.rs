@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,14 +13,18 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use pen_contract::address::{Host, Local};
 use pen_contract::channel::Received;
-use pen_contract::configuration::Configuration;
+use pen_contract::codec;
+use pen_contract::command::{Command as Setting, LogTarget, Number};
+use pen_contract::configuration::{Configuration, Placed};
 use pen_contract::grammar::ServerSpec;
 use pen_contract::message::{Event, FromStartingWorker, FromWorker, ReportPage, ToWorker};
-use pen_contract::settings::Selection;
+use pen_contract::settings::Settings;
 use pen_contract::start::{RequestLog, WorkerStart};
 use pen_contract::stats::{ConnectionInfo, Counters};
-use pen_supervisor::{Launch, LogTarget};
+use pen_supervisor::{Entries, Launch};
 use pen_table::Table;
+
+use crate::control;
 
 const LAUNCH: &str = "PEN_TEST_LAUNCH";
 const WORKER: &str = "PEN_TEST_WORKER";
@@ -243,27 +247,29 @@ pub fn host() -> Option<i32> {
         settings.lines().find_map(of_key)
     };
     let launch = Launch {
-        configuration: configuration(Path::new(&get("local")?)),
-        workers: Some(get("workers").map_or(2, |count| count.parse().unwrap())),
+        configuration: configuration(&get)?,
         backlog: 500,
         foreground: get("foreground").is_some(),
         jail: get("jail").map(PathBuf::from),
         user: get("user"),
         pid_file: get("pid").map(PathBuf::from),
-        status_file: get("status").map(PathBuf::from),
-        log: get("log").map(|path| LogTarget::File(path.into())),
+        control: get("control").map(|path| Local::Unix(path.into())),
+        allow_exit: get("exit").is_some(),
+        config: get("config").map(PathBuf::from),
+        check: get("check").is_some(),
+        command_line: "pen of the tests".into(),
     };
     // As the program does.
-    Some(match pen_supervisor::run(launch, serve) {
+    Some(match pen_supervisor::run(launch, Entries { relay: serve, control: control::serve }) {
         Ok(()) => 0,
         Err(why) => {
-            eprintln!("pen: {why}");
+            why.to_string().lines().for_each(|line| eprintln!("pen: {line}"));
             1
         }
     })
 }
 
-fn configuration(local: &Path) -> Configuration {
+fn configuration(get: &dyn Fn(&str) -> Option<String>) -> Option<Configuration> {
     let server = ServerSpec {
         host: Host::Ip([127, 0, 0, 1].into()),
         port: Some(pen_contract::address::Service::Port(1)),
@@ -272,22 +278,24 @@ fn configuration(local: &Path) -> Configuration {
         weight: 1,
         prio: 0,
     };
-    Configuration {
-        local: Local::Unix(local.into()),
+    let workers = get("workers").map_or(2, |count| count.parse().unwrap());
+    let commands = [
+        Some(Setting::Number(Number::Workers, Some(workers))),
+        Some(Setting::Number(Number::ClientsMax, Some(64))),
+        get("log").map(|path| Setting::Log(Some(LogTarget::File(path.into())))),
+        get("status").map(|path| Setting::WebStats(Some(path.into()))),
+    ];
+    let placed = |command| Placed { place: "a test".into(), command };
+    Some(Configuration {
+        local: Some(Local::Unix(get("local")?.into())),
         servers: vec![server],
+        commands: commands.into_iter().flatten().map(placed).collect(),
         emergency: None,
         abuse: None,
         server_slots: None,
-        selection: Selection::default(),
-        blacklist: 30,
-        connect_timeout: 5,
-        tracking: 0,
-        connections_max: 256,
-        clients_max: 64,
         accept_batch: 100,
-        debug: 0,
-        ascii: false,
-    }
+        hash_always: false,
+    })
 }
 
 /// A worker that does what the test wants to see handled.
@@ -341,6 +349,15 @@ fn serve(start: WorkerStart, _table: &Table) -> i32 {
     obey(&channel, start.log, None)
 }
 
+/// The settings in a memfd.
+pub fn read_settings(memory: std::os::fd::OwnedFd) -> Settings {
+    use std::os::unix::fs::FileExt;
+    let memory = fs::File::from(memory);
+    let mut bytes = vec![0; memory.metadata().unwrap().len() as usize];
+    memory.read_exact_at(&mut bytes, 0).unwrap();
+    codec::decode_settings(&bytes).unwrap()
+}
+
 fn obey(
     channel: &pen_contract::channel::Channel<FromWorker, ToWorker>,
     mut log: Option<RequestLog>,
@@ -359,7 +376,7 @@ fn obey(
                 say(&mut log, "stopped\n");
                 return 0;
             }
-            Ok(Received::Message(ToWorker::Log, file)) => {
+            Ok(Received::Message(ToWorker::Log { .. }, file)) => {
                 log = file.map(RequestLog::File);
                 say(&mut log, "reopened\n");
             }
@@ -367,6 +384,22 @@ fn obey(
                 let empty =
                     || ReportPage { serial, last: true, counters: Counters::default(), connections: Vec::new() };
                 channel.send(&FromWorker::Report(page.clone().unwrap_or_else(empty)), None).unwrap();
+            }
+            Ok(Received::Message(ToWorker::NoLog, _)) => log = None,
+            Ok(Received::Message(ToWorker::Settings, memory)) => {
+                let Settings { generation, blacklist, .. } = read_settings(memory.unwrap());
+                say(&mut log, &format!("settings {generation} {blacklist}\n"));
+                channel.send(&FromWorker::Applied { generation }, None).unwrap();
+            }
+            Ok(Received::Message(ToWorker::Listen, listener)) => {
+                assert!(listener.is_some());
+                say(&mut log, "listening\n");
+                channel.send(&FromWorker::Listening, None).unwrap();
+            }
+            Ok(Received::Message(ToWorker::Close { number }, _)) => say(&mut log, &format!("close {number}\n")),
+            Ok(Received::Message(ToWorker::Explain { serial, client }, _)) => {
+                let text = format!("explained {}\n", pen_contract::ids::ClientKey::from_bytes(client));
+                channel.send(&FromWorker::Explained { serial, text }, None).unwrap();
             }
             Ok(Received::Empty) => {
                 let mut polled = [nix::poll::PollFd::new(channel.as_fd(), nix::poll::PollFlags::POLLIN)];

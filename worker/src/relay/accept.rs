@@ -18,6 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrAny, SocketFlags};
 
+use super::ending::reset_on_close;
 use super::pump::POOLED_PIPES;
 use super::supervisor::Rated;
 use super::{LISTENER, Relay};
@@ -29,13 +30,19 @@ const RESERVED_DESCRIPTORS: u64 = 16 + 2 * POOLED_PIPES as u64;
 /// Milliseconds that accepting pauses when something ran short.
 const SHORTAGE_PAUSE: u64 = 100;
 
+/// More clients than can wait at a listener: its queue is bounded by net.core.somaxconn, mostly 4096, and by 16 bits in old kernels.
+const LONGEST_QUEUE: u32 = 1 << 16;
+
 /// The listener, and whether this worker takes clients from it.
 #[derive(Debug)]
 pub struct Accepting {
     listener: OwnedFd,
     unix: bool,
     /// Connections that this worker's descriptors allow, two each.
+    allowed: usize,
+    /// Connections that it may have: as many are allowed, but no more than `-x`.
     most: usize,
+    descriptor_limit: u64,
     paused: Option<Pause>,
 }
 
@@ -61,17 +68,23 @@ impl Accepting {
         settings: &Settings,
         descriptor_limit: u64,
     ) -> std::io::Result<Accepting> {
-        let unix = rustix::net::sockopt::socket_domain(&listener)? == AddressFamily::UNIX;
         let allowed = (descriptor_limit.saturating_sub(RESERVED_DESCRIPTORS) / 2).max(1);
-        let most = usize::try_from(allowed).unwrap_or(usize::MAX).min(settings.connections_max as usize);
-        let accepting = Accepting { listener, unix, most, paused: None };
+        let allowed = usize::try_from(allowed).unwrap_or(usize::MAX);
+        let unix = is_unix(&listener)?;
+        let mut accepting = Accepting { listener, unix, allowed, most: 0, descriptor_limit, paused: None };
+        accepting.set_most(settings);
         accepting.watch(poll)?;
         Ok(accepting)
     }
 
-    /// How many pipes a worker with so many descriptors may have: all that it never needs for connections, at least [`POOLED_PIPES`].
-    pub fn pipes(&self, descriptor_limit: u64) -> usize {
-        let spare = descriptor_limit.saturating_sub(RESERVED_DESCRIPTORS + 2 * self.most as u64) / 2;
+    /// Takes over the limit of new settings. What is open stays open.
+    pub fn set_most(&mut self, settings: &Settings) {
+        self.most = self.allowed.min(settings.connections_max as usize);
+    }
+
+    /// How many pipes a worker may have: of all descriptors that it never needs for connections, at least [`POOLED_PIPES`].
+    pub fn pipes(&self) -> usize {
+        let spare = self.descriptor_limit.saturating_sub(RESERVED_DESCRIPTORS + 2 * self.most as u64) / 2;
         POOLED_PIPES.saturating_add(usize::try_from(spare).unwrap_or(usize::MAX))
     }
 
@@ -101,6 +114,11 @@ impl Accepting {
     }
 }
 
+/// Whether a listener is a Unix socket.
+fn is_unix(listener: &OwnedFd) -> rustix::io::Result<bool> {
+    Ok(rustix::net::sockopt::socket_domain(listener)? == AddressFamily::UNIX)
+}
+
 impl Relay<'_> {
     /// Accepts the clients that wait, up to the batch.
     pub(super) fn accept(&mut self) {
@@ -112,19 +130,65 @@ impl Relay<'_> {
                 return self.pause(Pause::Busy);
             }
             let Some(number) = self.claim() else { return self.pause(Pause::Full) };
-            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-            match rustix::net::acceptfrom_with(&self.accepting.listener, flags) {
+            match self.accept_one() {
                 Ok((socket, peer)) => self.on_client(socket, peer, number),
                 Err(errno) => {
                     self.give_back(number);
                     match errno {
                         Errno::AGAIN => return,
-                        // The client that waited is gone, or a signal came: the next one may be there (accept(2)).
-                        Errno::INTR | Errno::CONNABORTED | Errno::PERM | Errno::PROTO => {}
+                        errno if is_passing(errno) => {}
                         errno => return self.short_of(ShortageDuring::Accept, errno),
                     }
                 }
             }
+        }
+    }
+
+    fn accept_one(&self) -> rustix::io::Result<(OwnedFd, Option<SocketAddrAny>)> {
+        rustix::net::acceptfrom_with(&self.accepting.listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)
+    }
+
+    /// Moves to another listener. Whoever waits at the old one is served, or reset if there is no place: its queue goes with it.
+    ///
+    /// # Errors
+    /// The new one is no listener.
+    pub(super) fn move_listener(&mut self, listener: OwnedFd) -> rustix::io::Result<()> {
+        let unix = is_unix(&listener)?;
+        self.serve_queue();
+        if self.accepting.paused.is_none() {
+            self.accepting.unwatch(&self.poll);
+        }
+        self.accepting.listener = listener;
+        self.accepting.unix = unix;
+        if self.accepting.paused.is_none() && self.accepting.watch(&self.poll).is_err() {
+            self.accepting.paused = Some(Pause::Shortage(self.now + SHORTAGE_PAUSE));
+        }
+        Ok(())
+    }
+
+    /// Accepts all who wait, whether or not accepting pauses.
+    fn serve_queue(&mut self) {
+        for _ in 0..LONGEST_QUEUE {
+            match self.accept_one() {
+                // Not so busy that it matters: these are no more than a queue.
+                Ok((socket, peer)) if self.pool.open() < self.accepting.most => match self.claim() {
+                    Some(number) => self.on_client(socket, peer, number),
+                    None => reset_on_close(&socket),
+                },
+                Ok((socket, _)) => reset_on_close(&socket),
+                Err(errno) if is_passing(errno) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Limits have changed: accepting that waited for room tries again.
+    pub(super) fn limits_changed(&mut self) {
+        self.accepting.set_most(&self.settings);
+        match self.accepting.paused {
+            Some(Pause::Full) => self.resume_accepting(),
+            Some(Pause::Busy) if !self.is_busy() => self.resume_accepting(),
+            Some(Pause::Busy | Pause::Shortage(_)) | None => {}
         }
     }
 
@@ -157,7 +221,7 @@ impl Relay<'_> {
     }
 
     /// Whether this worker has all that it may have.
-    fn is_busy(&self) -> bool {
+    pub(super) fn is_busy(&self) -> bool {
         self.connecting.len() >= self.settings.pending_max || self.pool.open() >= self.accepting.most
     }
 
@@ -219,6 +283,11 @@ impl Relay<'_> {
         }
         self.pause(Pause::Shortage(self.now + SHORTAGE_PAUSE));
     }
+}
+
+/// Whether accept(2) may find the next client at once: the one that waited is gone, or a signal came.
+fn is_passing(errno: Errno) -> bool {
+    matches!(errno, Errno::INTR | Errno::CONNABORTED | Errno::PERM | Errno::PROTO)
 }
 
 /// Whether an errno says that this machine ran short, and not that a server is to blame.

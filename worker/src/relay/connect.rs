@@ -3,28 +3,31 @@
 //! The first choice is made, taken and recorded under the lock of the client's part of the table, so that connections which a client opens
 //! at once go together. A further choice after a failure needs no lock.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Poll};
 use pen_contract::address::Address;
 use pen_contract::ids::{ClientKey, Target};
 use pen_contract::message::{ConnectFailure, Event, ShortageDuring};
-use pen_contract::settings::{Server, Settings};
-use pen_table::{Blacklist, Seat};
+use pen_contract::settings::Settings;
+use pen_table::{Blacklist, ClientRef, Seat};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::accept::is_shortage;
-use super::balance::{Candidate, Farm, Placement, Probed};
+use super::balance::{Candidate, Eligible, Farm, Placement, Probed, client_permitted};
 use super::connection::{End, Name, Side, State};
+use super::dial::{Attempt, dial};
+use super::queue::STEP;
 use super::supervisor::Rated;
 use super::{Relay, clock};
 
 /// The servers' state in the shared table, at one time.
-struct Servers<'a> {
-    seat: &'a Seat<'a>,
-    now: u64,
+pub struct Servers<'a> {
+    /// The worker's seat at the table.
+    pub seat: &'a Seat<'a>,
+    /// Monotonic milliseconds.
+    pub now: u64,
 }
 
 impl Farm for Servers<'_> {
@@ -45,16 +48,17 @@ impl Farm for Servers<'_> {
     }
 }
 
-/// How an attempt began.
-enum Attempt {
-    /// connect(2) is under way.
-    Pending(OwnedFd),
-    /// The server failed.
-    Failed(Errno),
-    /// The server's backlog is full: another may serve, but it is not dead.
-    Full,
-    /// This machine ran short.
-    Shortage(Errno),
+/// What a client that arrived gets.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Placed {
+    /// The server that was taken.
+    Server,
+    /// The answer that all get.
+    Dummy,
+    /// Nothing: the access list refuses it, and there is no abuse server that can be used.
+    Refused,
+    /// Nothing: no server can be used.
+    Nowhere,
 }
 
 impl Relay<'_> {
@@ -67,37 +71,66 @@ impl Relay<'_> {
         connection.line_due = true;
         connection.number = number;
         connection.key = Some(key);
+        let placed = self.place_client(place, key, port);
+        if matches!(placed, Placed::Refused | Placed::Nowhere) {
+            return self.turn_away(place, placed);
+        }
+        let connection = &self.pool[place];
         let name = Name { place, generation: connection.generation, side: Side::Down };
         if let Err(error) = watch(&self.poll, connection.down.socket.as_ref(), name) {
-            self.give_up(place, ShortageDuring::Watch, error);
-            return;
+            return self.give_up(place, ShortageDuring::Watch, error);
         }
-        match self.place_client(place, key, port) {
+        match self.pool[place].target {
             Some(target) => self.attempt(place, target),
-            None => self.unserved(place),
+            None => self.await_request(place),
         }
     }
 
-    /// Chooses and takes a server for a client that arrived.
-    fn place_client(&mut self, place: u32, key: ClientKey, port: u16) -> Option<Target> {
+    /// Enters a client that arrived in the table, and chooses and takes a server for it.
+    fn place_client(&mut self, place: u32, key: ClientKey, port: u16) -> Placed {
         let Relay { seat, settings, now, .. } = self;
         let farm = Servers { seat, now: *now };
         let tracking = u64::from(settings.tracking) * 1000;
         let mut locked = seat.lock(key.bytes()).ok();
         let arrival = locked.as_mut().map(|table| table.arrive(*now, tracking));
         let recorded = arrival.and_then(|arrival| Target::from_code(arrival.recorded));
-        let mut placement = Placement::new(settings, &farm, Candidate { key, port, recorded });
-        let taken = take_next(&mut placement, settings, &farm);
+        let refused = !client_permitted(settings, key);
+        let mut placement = None;
+        if !settings.dummy {
+            placement = Some(Placement::new(settings, &farm, Candidate { key, port, recorded }, &mut |_, _| ()));
+        }
+        let taken = placement.as_mut().and_then(|placement| take_next(placement, settings, &farm, key));
         if let (Some(table), Some(arrival), Some(target)) = (&mut locked, arrival, taken) {
             table.record(arrival.client, target.code());
         }
+        let placed = match (taken, refused) {
+            (Some(_), _) => Placed::Server,
+            (None, true) => Placed::Refused,
+            (None, false) if settings.dummy => Placed::Dummy,
+            (None, false) => Placed::Nowhere,
+        };
         let is_locked = locked.is_some();
         drop(locked);
-        self.pool[place].client = arrival.map(|arrival| arrival.client);
-        self.pool[place].target = taken;
-        self.pool[place].placement = Some(placement);
+        self.counters.refused += u64::from(refused);
+        let connection = &mut self.pool[place];
+        connection.client = arrival.map_or(ClientRef::NOBODY, |arrival| arrival.client);
+        connection.target = taken;
+        connection.placement = placement;
         self.tell_of_table(is_locked);
-        taken
+        placed
+    }
+
+    /// Closes a client that gets nothing.
+    fn turn_away(&mut self, place: u32, placed: Placed) {
+        if placed == Placed::Nowhere {
+            return self.unserved(place);
+        }
+        if self.debug.on(1) {
+            let key = self.pool[place].key.unwrap_or(ClientKey::UNIX);
+            let list = self.settings.client_acl;
+            self.debug.say(1, format_args!("client {key} is refused by access list {list}"));
+        }
+        self.finish(place);
     }
 
     /// Reports what was noticed about the shared table.
@@ -114,11 +147,12 @@ impl Relay<'_> {
     }
 
     /// Connects to the target that was taken, and to the next ones while they fail at once.
-    fn attempt(&mut self, place: u32, mut target: Target) {
+    pub(super) fn attempt(&mut self, place: u32, mut target: Target) {
         loop {
             self.seat.set_current(target.code());
             let attempt = match self.settings.target(target) {
-                Some(server) => connect(server),
+                Some(server) => dial(&server.address, &self.settings),
+                // Taken out of the settings meanwhile.
                 None => Attempt::Full,
             };
             match attempt {
@@ -138,19 +172,21 @@ impl Relay<'_> {
     fn await_server(&mut self, place: u32, target: Target, socket: OwnedFd) {
         let unix = self.settings.target(target).is_some_and(|server| matches!(server.address, Address::Unix(_)));
         let connection = &mut self.pool[place];
-        connection.up = End { nagle: !unix, ..End::new(socket, unix) };
+        connection.up = End { nagle: !unix && !self.settings.tcp_nodelay, ..End::new(socket, unix) };
+        connection.outdated = false;
         let name = Name { place, generation: connection.generation, side: Side::Up };
         if let Err(error) = watch(&self.poll, connection.up.socket.as_ref(), name) {
             return self.give_up(place, ShortageDuring::Watch, error);
         }
-        let deadline = self.now + u64::from(self.settings.connect_timeout) * 1000;
-        if self.pool[place].links.is_queued() {
+        if self.pool[place].links[STEP].is_queued() {
             self.connecting.leave(&mut self.pool, place);
         }
-        self.connecting.join(&mut self.pool, place, deadline);
+        self.connecting.wait(&mut self.pool, place, self.now);
         if self.debug.on(1) {
-            let key = self.pool[place].key.unwrap_or(ClientKey::UNIX);
-            self.debug.say(1, format_args!("client {key} goes to server {}", target.code()));
+            match self.pool[place].key {
+                Some(key) => self.debug.say(1, format_args!("client {key} goes to server {}", target.code())),
+                None => self.debug.say(1, format_args!("an idler goes to server {}", target.code())),
+            }
         }
     }
 
@@ -171,12 +207,18 @@ impl Relay<'_> {
         }
         self.connecting.leave(&mut self.pool, place);
         let connection = &mut self.pool[place];
-        connection.state = State::Relaying;
         connection.placement = None;
-        if let Some(target) = connection.target {
+        let is_idler = connection.key.is_none();
+        connection.state = if is_idler { State::Idler } else { State::Relaying };
+        if let (Some(target), false) = (connection.target, connection.outdated) {
             self.praise(target);
         }
         self.connect_ended();
+        if is_idler {
+            self.pool[place].since = self.now;
+            return self.drain_idler(place);
+        }
+        self.idle.join(&mut self.pool, place, self.now);
         self.relay(place, Side::Down);
         if self.pool[place].state == State::Relaying && self.pool[place].up.readable {
             self.relay(place, Side::Up);
@@ -193,7 +235,7 @@ impl Relay<'_> {
     fn connect_failed(&mut self, place: u32, failure: ConnectFailure) {
         let connection = &mut self.pool[place];
         connection.up = End::default();
-        let target = connection.target;
+        let target = connection.target.filter(|_| !connection.outdated);
         match failure {
             ConnectFailure::Errno(errno) if is_shortage(Errno::from_raw_os_error(errno)) => {
                 return self.give_up(place, ShortageDuring::Connect, Errno::from_raw_os_error(errno));
@@ -214,13 +256,14 @@ impl Relay<'_> {
         self.release_target(place);
         let mut placement = self.pool[place].placement.take()?;
         let farm = Servers { seat: &self.seat, now: self.now };
-        let taken = take_next(&mut placement, &self.settings, &farm);
         let connection = &mut self.pool[place];
+        let client = connection.key.unwrap_or(ClientKey::UNIX);
+        let taken = take_next(&mut placement, &self.settings, &farm, client);
         connection.placement = Some(placement);
         connection.target = taken;
         self.counters.failovers += u64::from(taken.is_some());
-        if let (Some(client), Some(target)) = (connection.client, taken) {
-            self.seat.record(client, target.code());
+        if let Some(target) = taken {
+            self.seat.record(connection.client, target.code());
         }
         taken
     }
@@ -241,6 +284,10 @@ impl Relay<'_> {
         }
         let until = self.now + u64::from(seconds) * 1000;
         let row = target.row(self.settings.table_size());
+        if matches!(self.seat.blacklist(row, self.now), Blacklist::Until(longer) if longer >= until) {
+            // An operator took it out of service meanwhile.
+            return;
+        }
         if self.seat.set_blacklist(row, until, clock::unix_time().0) {
             let event = Event::Blacklisted { server: target.code(), seconds, reason };
             self.supervisor.tell(event, &mut self.counters);
@@ -263,7 +310,7 @@ impl Relay<'_> {
 
     /// No server can be used: the client is closed.
     fn unserved(&mut self, place: u32) {
-        self.counters.unserved += 1;
+        self.counters.unserved += u64::from(self.pool[place].key.is_some());
         self.finish(place);
     }
 
@@ -276,66 +323,28 @@ impl Relay<'_> {
 }
 
 /// Takes the next target of a placement that can be used now.
-fn take_next(placement: &mut Placement, settings: &Settings, farm: &Servers<'_>) -> Option<Target> {
+pub fn take_next(
+    placement: &mut Placement,
+    settings: &Settings,
+    farm: &Servers<'_>,
+    client: ClientKey,
+) -> Option<Target> {
     while let Some((target, probed)) = placement.next(settings, farm) {
-        let Some(server) = settings.target(target) else { continue };
+        let Ok(eligible) = placement.judge(settings, farm, client, (target, probed)) else { continue };
         let row = target.row(settings.table_size());
-        let lease = farm.now + u64::from(settings.connect_timeout) * 1000 + 1000;
-        let state = farm.blacklist(row);
-        let may_use = match state {
-            Blacklist::Clear | Blacklist::Expired => true,
-            Blacklist::Until(_) => false,
-            Blacklist::Probed => probed == Probed::Join,
-        };
-        if !may_use || !farm.seat.reserve(row, server.limit(placement.knows(target))) {
+        // Only this is exact: another worker may have been faster.
+        if !farm.seat.reserve(row, placement.limit(settings, target)) {
             continue;
         }
         // Only with a place there: a probe that is begun and not made would keep others away until its lease ends.
-        let is_probe = state == Blacklist::Expired && farm.seat.begin_probe(row, farm.now, lease);
-        if state != Blacklist::Expired || is_probe || probed == Probed::Join {
+        let lease = farm.now + u64::from(settings.connect_timeout) * 1000 + 1000;
+        let is_probe = eligible == Eligible::ForProbe && farm.seat.begin_probe(row, farm.now, lease);
+        if eligible == Eligible::InUse || is_probe || probed == Probed::Join {
             return Some(target);
         }
         farm.seat.release(row);
     }
     None
-}
-
-/// Begins to connect to a server.
-fn connect(server: &Server) -> Attempt {
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let family = match &server.address {
-        Address::Inet(address) if address.is_ipv4() => AddressFamily::INET,
-        Address::Inet(_) => AddressFamily::INET6,
-        Address::Unix(_) => AddressFamily::UNIX,
-    };
-    let socket = match rustix::net::socket_with(family, SocketType::STREAM, flags, None) {
-        Ok(socket) => socket,
-        Err(Errno::AFNOSUPPORT) => return Attempt::Failed(Errno::AFNOSUPPORT),
-        Err(errno) => return Attempt::Shortage(errno),
-    };
-    let result = match &server.address {
-        Address::Inet(address) => rustix::net::connect(socket.as_fd(), address),
-        Address::Unix(path) => {
-            SocketAddrUnix::new(path.as_path()).and_then(|address| rustix::net::connect(socket.as_fd(), &address))
-        }
-    };
-    match result {
-        Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Attempt::Pending(socket),
-        // A Unix socket whose backlog is full says so at once and never tells when it is not (connect(2)).
-        Err(Errno::AGAIN) if matches!(server.address, Address::Unix(_)) => Attempt::Full,
-        Err(Errno::ADDRNOTAVAIL) if !has_source(family, &server.address) => Attempt::Failed(Errno::ADDRNOTAVAIL),
-        Err(errno) if is_shortage(errno) => Attempt::Shortage(errno),
-        Err(errno) => Attempt::Failed(errno),
-    }
-}
-
-/// Whether this machine has an address to reach a server from. connect(2) says EADDRNOTAVAIL when it has not (IPv6 is switched
-/// off), and when its TCP ports are used up; those of UDP are others.
-fn has_source(family: AddressFamily, server: &Address) -> bool {
-    let Address::Inet(address) = server else { return true };
-    rustix::net::socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
-        .and_then(|socket| rustix::net::connect(socket, address))
-        != Err(Errno::ADDRNOTAVAIL)
 }
 
 /// All that a connection's socket is watched for, once and for life.

@@ -2,10 +2,11 @@
 //!
 //! Small on purpose: thousands of them are idle. What only some connections need is behind a box that exists while it is needed.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use mio::Token;
-use pen_contract::ids::{ClientKey, Target};
+use pen_contract::ids::{ClientKey, NO_SERVER, Target};
+use pen_contract::stats::ConnectionInfo;
 use pen_table::ClientRef;
 
 use super::balance::Placement;
@@ -70,6 +71,11 @@ impl End {
     pub fn new(socket: OwnedFd, unix: bool) -> End {
         End { socket: Some(socket), careful: unix, ..End::default() }
     }
+
+    /// How many bytes wait to be taken.
+    pub fn held_bytes(&self) -> usize {
+        self.held.as_ref().map_or(0, |held| held.len())
+    }
 }
 
 /// Where a connection is in its life.
@@ -84,6 +90,10 @@ pub enum State {
     Relaying,
     /// One end is gone; the other is still given what was read for it, and what it sends is discarded (see `relay::ending`).
     Lingering,
+    /// What the client says first is awaited, to be answered without a server (see `relay::dummy`).
+    Dummy,
+    /// It leads to a server and belongs to no client (see `relay::idlers`).
+    Idler,
 }
 
 /// A connection: a client's socket and, most of its life, a server's.
@@ -99,22 +109,26 @@ pub struct Connection {
     pub line_due: bool,
     /// Times that its lingering was prolonged.
     pub prolonged: u8,
+    /// The address of its server has changed since the connect began: the outcome says nothing about the new one.
+    pub outdated: bool,
     /// Raised with every new owner of this place, so that events of the former owner are known.
     pub generation: u32,
     /// Its number among all connections of all workers.
     pub number: u32,
     /// Where it goes, while a place there is taken.
     pub target: Option<Target>,
-    /// The client's entry in the table; none if the table could not be used.
-    pub client: Option<ClientRef>,
-    /// Who the client is.
+    /// The client's entry in the table; nobody's if the table could not be used.
+    pub client: ClientRef,
+    /// Who the client is; none for an idler.
     pub key: Option<ClientKey>,
     /// The choice of servers, until one is connected.
     pub placement: Option<Placement>,
-    /// Its place in the queue of those that wait for a deadline.
-    pub links: Links,
-    /// That deadline, in monotonic milliseconds.
-    pub deadline: u64,
+    /// Its places in queues, one of each kind.
+    pub links: [Links; 2],
+    /// Since when it is at its step, in monotonic milliseconds; kept where a queue needs it.
+    pub since: u64,
+    /// The monotonic second of its last traffic; kept while silent connections are closed.
+    pub active: u32,
 }
 
 impl Connection {
@@ -131,6 +145,26 @@ impl Connection {
         match side {
             Side::Down => (&mut self.down, &mut self.up),
             Side::Up => (&mut self.up, &mut self.down),
+        }
+    }
+
+    /// What reports say of it.
+    pub fn info(&self) -> ConnectionInfo {
+        let descriptor = |socket: &Option<OwnedFd>| socket.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+        let state = match self.state {
+            State::Free => 0,
+            State::Connecting => 1,
+            State::Relaying | State::Lingering | State::Dummy | State::Idler => 2,
+        };
+        ConnectionInfo {
+            number: self.number,
+            state: state + 4 * u8::from(self.up.ended) + 8 * u8::from(self.down.ended),
+            downfd: descriptor(&self.down.socket),
+            upfd: descriptor(&self.up.socket),
+            pending_down: self.down.held_bytes() as u32,
+            pending_up: self.up.held_bytes() as u32,
+            client: i32::try_from(self.client.slot).unwrap_or(-1),
+            server: self.target.map_or(NO_SERVER, Target::code),
         }
     }
 }
@@ -200,6 +234,17 @@ impl Pool {
     /// The number of places there are, used or not.
     pub fn places(&self) -> u32 {
         self.places.len() as u32
+    }
+
+    /// The place of the connection with a number.
+    pub fn numbered(&self, number: u32) -> Option<u32> {
+        let at = |connection: &Connection| connection.state != State::Free && connection.number == number;
+        self.places.iter().position(at).map(|place| place as u32)
+    }
+
+    /// The connections that are open.
+    pub fn iter(&self) -> impl Iterator<Item = &Connection> {
+        self.places.iter().filter(|connection| connection.state != State::Free)
     }
 
     /// The connection that a name still names.

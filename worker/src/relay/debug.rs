@@ -31,6 +31,12 @@ impl Debug {
         Debug { level: settings.debug, ascii: settings.ascii, output, utc_offset, dropped: 0 }
     }
 
+    /// Says what new settings ask for.
+    pub fn set(&mut self, settings: &Settings) {
+        self.level = settings.debug;
+        self.ascii = settings.ascii;
+    }
+
     /// Whether anything is said at a level: 1 decisions, 2 connections and dumps, 3 everything.
     pub fn on(&self, level: u8) -> bool {
         self.level >= level

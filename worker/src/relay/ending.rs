@@ -8,15 +8,17 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use pen_contract::command::Fastclose;
 use rustix::net::Shutdown;
 
 use super::Relay;
-use super::connection::{Side, State};
+use super::connection::{Connection, Side, State};
 use super::pump;
+use super::queue::STEP;
 use crate::sys;
 
 /// Milliseconds that a remaining end is given to end by itself once it has taken what it was sent.
-const LINGER: u64 = 5000;
+pub const LINGER: u64 = 5000;
 
 /// How often that time is prolonged for an end that has not taken everything.
 const PROLONGED: u8 = 5;
@@ -39,8 +41,36 @@ impl Relay<'_> {
             return self.finish(place);
         }
         if connection.up.broken && connection.down.broken {
-            self.finish(place);
+            return self.finish(place);
         }
+        if let Some(side) = self.closes_fast(place) {
+            self.part_fast(place, side);
+        }
+    }
+
+    /// The side whose end of file is to close both: if `tcp_fastclose` says so and all that was read has been sent.
+    fn closes_fast(&self, place: u32) -> Option<Side> {
+        let connection = &self.pool[place];
+        let (up, down) = match self.settings.fastclose {
+            Fastclose::Off => return None,
+            Fastclose::Up => (true, false),
+            Fastclose::Down => (false, true),
+            Fastclose::Both => (true, true),
+        };
+        let nothing_held = connection.up.held.is_none() && connection.down.held.is_none();
+        match (up && connection.up.ended, down && connection.down.ended) {
+            _ if !nothing_held => None,
+            (true, _) => Some(Side::Up),
+            (_, true) => Some(Side::Down),
+            (false, false) => None,
+        }
+    }
+
+    /// Closes both sides after the end of file of one. A side that has sent what was not read would be reset by that, which
+    /// could destroy the last that was sent to it: it lingers.
+    fn part_fast(&mut self, place: u32, ended: Side) {
+        let unread = self.pool[place].end(ended.other()).readable;
+        if unread { self.part(place, ended) } else { self.finish(place) }
     }
 
     /// One end is gone: closes it, and ends the connection or lets the other end linger.
@@ -66,8 +96,13 @@ impl Relay<'_> {
             }
             return self.finish(place);
         }
-        connection.state = State::Lingering;
-        self.lingering.join(&mut self.pool, place, self.now + LINGER);
+        self.begin_linger(place);
+    }
+
+    /// Has the one end that is left linger.
+    pub(super) fn begin_linger(&mut self, place: u32) {
+        self.pool[place].state = State::Lingering;
+        self.lingering.wait(&mut self.pool, place, self.now);
         self.linger(place);
     }
 
@@ -76,16 +111,22 @@ impl Relay<'_> {
         let connection = &mut self.pool[place];
         let side = if connection.down.socket.is_some() { Side::Down } else { Side::Up };
         let end = connection.end(side);
-        if pump::flush(end, &mut self.tools)
+        let held = end.held_bytes();
+        let is_flushed = pump::flush(end, &mut self.tools);
+        let is_active = end.held_bytes() < held;
+        if is_flushed
             && !end.shut
             && let Some(socket) = &end.socket
         {
             end.shut = true;
             let _ = rustix::net::shutdown(socket, Shutdown::Write);
         }
-        let more = pump::discard(end, &mut self.tools);
+        let more = pump::discard(end, &mut self.tools).more;
         if end.broken || end.failed || (end.ended && end.held.is_none()) {
             return self.finish(place);
+        }
+        if is_active {
+            self.idle.touch(&mut self.pool, place, self.now);
         }
         if more {
             self.come_back(place, side);
@@ -103,23 +144,46 @@ impl Relay<'_> {
         }
         self.pool[place].prolonged += 1;
         self.lingering.leave(&mut self.pool, place);
-        self.lingering.join(&mut self.pool, place, self.now + LINGER);
+        self.lingering.wait(&mut self.pool, place, self.now);
+    }
+
+    /// A connection was silent for too long.
+    pub(super) fn idle_ends(&mut self, place: u32) {
+        if self.debug.on(2) {
+            let number = self.pool[place].number;
+            self.debug.say(2, format_args!("connection {number} was idle for {} s", self.settings.idle_timeout));
+        }
+        self.finish(place);
+    }
+
+    /// An operator wants a connection ended at once: both sides learn that it failed.
+    pub(super) fn close_numbered(&mut self, number: u32) {
+        let Some(place) = self.pool.numbered(number) else { return };
+        let connection = &self.pool[place];
+        connection.up.socket.iter().chain(&connection.down.socket).for_each(reset_on_close);
+        self.finish(place);
     }
 
     /// Ends a connection, in whatever state, and gives back exactly what it took.
     pub(super) fn finish(&mut self, place: u32) {
         match self.pool[place].state {
-            State::Connecting if self.pool[place].links.is_queued() => self.connecting.leave(&mut self.pool, place),
+            State::Connecting if self.pool[place].links[STEP].is_queued() => {
+                self.connecting.leave(&mut self.pool, place)
+            }
             State::Lingering => self.lingering.leave(&mut self.pool, place),
-            State::Connecting | State::Relaying | State::Free => {}
+            State::Connecting | State::Relaying | State::Dummy | State::Idler | State::Free => {}
         }
+        self.idle.leave(&mut self.pool, place);
         self.release_target(place);
-        let number = self.pool[place].number;
+        let Connection { number, state, since, key, .. } = self.pool[place];
         if self.debug.on(2) {
             self.debug.say(2, format_args!("connection {number} ends"));
         }
         self.pool.free(place);
-        self.counters.closed += 1;
+        match key {
+            Some(_) => self.counters.closed += 1,
+            None => self.idlers.ended((state == State::Idler).then(|| self.now.saturating_sub(since)), self.now),
+        }
         self.give_back(number);
     }
 
@@ -132,6 +196,6 @@ impl Relay<'_> {
 }
 
 /// Makes the coming close a reset.
-fn reset_on_close(socket: &OwnedFd) {
+pub fn reset_on_close(socket: &OwnedFd) {
     let _ = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO));
 }

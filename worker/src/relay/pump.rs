@@ -93,6 +93,11 @@ impl Tools {
         Tools { buffer: vec![0; BUFFER].into_boxed_slice(), pipes: Vec::new(), all_pipes: Rc::default(), most_pipes }
     }
 
+    /// Changes how many pipes there may be; those in use stay.
+    pub fn set_most_pipes(&mut self, most_pipes: usize) {
+        self.most_pipes = most_pipes;
+    }
+
     fn pipe(&mut self) -> Option<Pipe> {
         if let Some(pipe) = self.pipes.pop() {
             return Some(pipe);
@@ -184,15 +189,23 @@ pub fn flush(to: &mut End, tools: &mut Tools) -> bool {
     empty && !to.broken
 }
 
-/// Reads and throws away what an end still sends. True if there may be more now.
-pub fn discard(from: &mut End, tools: &mut Tools) -> bool {
+/// Reads and throws away what an end still sends.
+pub fn discard(from: &mut End, tools: &mut Tools) -> Moved {
+    let mut moved = Moved::default();
     for _ in 0..ROUNDS {
         if from.ended || from.failed || !from.readable {
-            return false;
+            return moved;
         }
-        receive(from, &mut tools.buffer);
+        moved.bytes += receive(from, &mut tools.buffer) as u64;
     }
-    from.readable
+    moved.more = from.readable;
+    moved
+}
+
+/// What one read from an end gives, if it has something now.
+pub fn take<'t>(from: &mut End, tools: &'t mut Tools) -> &'t [u8] {
+    let length = if from.readable { receive(from, &mut tools.buffer) } else { 0 };
+    &tools.buffer[..length]
 }
 
 fn by_copy(from: &mut End, to: &mut End, tools: &mut Tools, manner: &mut Manner<'_>) -> u64 {

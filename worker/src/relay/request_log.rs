@@ -5,7 +5,6 @@
 //! here waits: what cannot be written is counted and lost.
 
 use std::io::Write;
-use std::os::fd::OwnedFd;
 
 use pen_contract::ids::ClientKey;
 use pen_contract::start::RequestLog;
@@ -123,22 +122,27 @@ impl LogWriter {
         }
     }
 
-    /// Replaces the log file at a line's end: what came before goes to the old file.
-    pub fn reopen(&mut self, now: u64, file: OwnedFd) {
+    /// Replaces the log at a line's end: what came before goes to the old one.
+    pub fn reopen(&mut self, now: u64, target: RequestLog) {
+        self.close(now);
+        self.mid_line = false;
+        self.torn = false;
+        self.piece = piece(&target);
+        self.target = target;
+    }
+
+    /// Writes out what has gathered; what the log does not take now is lost.
+    pub fn close(&mut self, now: u64) {
         self.flush(now);
         self.due = None;
         if !self.buffer.is_empty() {
             self.lose(Errno::AGAIN);
         }
-        self.mid_line = false;
-        self.torn = false;
-        self.target = RequestLog::File(file);
-        self.piece = piece(&self.target);
     }
 
-    /// Lines that were to be written so far.
-    pub fn lines(&self) -> u64 {
-        self.lines
+    /// Lines that were to be written since the last call.
+    pub fn take_lines(&mut self) -> u64 {
+        std::mem::take(&mut self.lines)
     }
 
     /// Whether lines were lost since the last [`LogWriter::take_lost`].
@@ -191,6 +195,7 @@ fn first_line(data: &[u8], most: usize) -> impl Iterator<Item = u8> + '_ {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::os::fd::OwnedFd;
 
     use super::*;
 
@@ -233,7 +238,7 @@ mod tests {
         let ((mut old, old_write), (mut new, new_write)) = (pipe(), pipe());
         let mut log = LogWriter::new(RequestLog::File(old_write));
         log.line(0, 1, client(), "s", b"before");
-        log.reopen(0, new_write);
+        log.reopen(0, RequestLog::File(new_write));
         log.line(0, 1, client(), "s", b"after");
         log.flush(0);
         drop(log);

@@ -22,6 +22,8 @@ pub const RATE: u64 = 1000;
 #[derive(Debug)]
 pub struct Supervisor {
     channel: Channel<FromWorker, ToWorker>,
+    /// Answers to orders; the supervisor waits for each.
+    answers: VecDeque<FromWorker>,
     events: VecDeque<Event>,
     report: Option<Report>,
     sent_counters: Counters,
@@ -58,6 +60,7 @@ impl Supervisor {
     pub fn new(channel: Channel<FromWorker, ToWorker>) -> Supervisor {
         Supervisor {
             channel,
+            answers: VecDeque::new(),
             events: VecDeque::new(),
             report: None,
             sent_counters: Counters::default(),
@@ -72,6 +75,12 @@ impl Supervisor {
     /// What it said is no message: the worker must leave.
     pub fn hear(&self) -> Result<Received<ToWorker>, ChannelError> {
         self.channel.receive()
+    }
+
+    /// Answers an order. Kept until the supervisor takes it: there are no more of them than it asks for.
+    pub fn answer(&mut self, answer: FromWorker) {
+        self.answers.push_back(answer);
+        self.speak();
     }
 
     /// Tells of an event.
@@ -124,6 +133,14 @@ impl Supervisor {
 
     /// Sends what waits, as far as the channel takes it; to be called again when the channel is writable.
     pub fn speak(&mut self) {
+        while let Some(answer) = self.answers.front() {
+            match self.channel.send(answer, None) {
+                Ok(Sent::Queued) => {
+                    self.answers.pop_front();
+                }
+                Ok(Sent::Full) | Err(_) => return,
+            }
+        }
         while let Some(event) = self.events.front() {
             match self.channel.send(&FromWorker::Event(event.clone()), None) {
                 Ok(Sent::Queued) => {
@@ -205,6 +222,33 @@ mod tests {
         }
         assert!(received.len() > EVENTS && received.is_sorted());
         assert_eq!(received.len() as u64 + counters.events_dropped, 2000);
+    }
+
+    #[test]
+    fn answers_are_never_lost_and_go_before_events() {
+        let (ours, theirs) = Channel::<FromWorker, ToWorker>::pair().unwrap();
+        let (mut link, mut counters) = (Supervisor::new(ours), Counters::default());
+        for server in 0..500 {
+            link.tell(Event::BackInUse { server }, &mut counters);
+        }
+        for generation in 0..1000 {
+            link.answer(FromWorker::Applied { generation });
+        }
+        let (mut applied, mut last_event, mut last_answer) = (Vec::new(), 0, 0);
+        for n in 0.. {
+            match theirs.receive().unwrap() {
+                Received::Message(FromWorker::Applied { generation }, None) => {
+                    applied.push(generation);
+                    last_answer = n;
+                }
+                Received::Message(FromWorker::Event(_), None) => last_event = n,
+                Received::Empty if link.events.is_empty() => break,
+                Received::Empty => link.speak(),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(applied, (0..1000).collect::<Vec<u64>>());
+        assert!(last_answer < last_event);
     }
 
     #[test]

@@ -1,0 +1,52 @@
+//! A configuration file: every line is told if one is bad; else it settles or says why, and what `write` makes of it loads as the same.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use pen_contract::address::{Local, Service};
+use pen_contract::configuration::{Configuration, Names, Placed, Settled};
+use pen_contract::write::{self, Written};
+use pen_contract::{file, fold};
+
+/// The commands of a file.
+fn commands(text: &[u8]) -> Result<Vec<Placed>, Vec<file::BadLine>> {
+    let placed = |line: file::Line| Placed { place: format!("fuzz:{}", line.number), command: line.command };
+    Ok(file::parse(text)?.into_iter().map(placed).collect())
+}
+
+fuzz_target!(|text: &[u8]| {
+    let loaded = match commands(text) {
+        Ok(loaded) => loaded,
+        Err(bad) => return assert!(!bad.is_empty() && bad.iter().all(|line| !line.why.contains('\n'))),
+    };
+    let configuration = Configuration {
+        local: Some(Local::Inet { host: None, port: Service::Port(80) }),
+        servers: Vec::new(),
+        commands: Vec::new(),
+        emergency: None,
+        abuse: None,
+        server_slots: Some(64),
+        accept_batch: 100,
+        hash_always: false,
+    };
+    let names = Names::default();
+    let Ok(Settled { local, settings, log, status_file, workers, .. }) = configuration.settle(&names, &loaded) else {
+        return;
+    };
+    let written = write::text(&Written {
+        header: &[],
+        settings: &settings,
+        log: log.as_ref(),
+        status_file: status_file.as_deref(),
+        listen: Some(&local),
+        workers,
+    });
+    let again = commands(written.as_bytes()).expect("what is written is a file");
+    let reloaded = fold::reload(&settings, &[], &again, &names, Some(80)).expect("what is written loads");
+    assert_eq!(reloaded, settings);
+    let restarted = configuration.settle(&names, &again).expect("what is written starts");
+    assert_eq!(
+        (restarted.settings, restarted.log, restarted.status_file, restarted.workers),
+        (settings, log, status_file, workers)
+    );
+});

@@ -1,0 +1,130 @@
+//! Options that are commands: each becomes its command, at its place among those of `-O`.
+
+use std::ffi::OsString;
+
+use pen_contract::address::Local;
+use pen_contract::command::{self, Command, LogTarget, Number, Switch};
+use pen_contract::configuration::Placed;
+use pen_contract::grammar::{self, quoted};
+
+use super::options::Opt;
+use super::{Given, UsageError, find, usage, utf8};
+
+/// Options that switch something on.
+pub(super) const SWITCHES: &[(&str, Switch)] = &[
+    ("round-robin", Switch::Roundrobin),
+    ("hash", Switch::Hash),
+    ("weight", Switch::Weight),
+    ("prio", Switch::Prio),
+    ("stubborn", Switch::Stubborn),
+    ("ascii", Switch::Ascii),
+];
+
+/// Options that set a number.
+pub(super) const NUMBERS: &[(&str, Number)] = &[
+    ("blacklist-time", Number::Blacklist),
+    ("tracking", Number::Tracking),
+    ("timeout", Number::Timeout),
+    ("clients", Number::ClientsMax),
+    ("max-connections", Number::ConnMax),
+    ("workers", Number::Workers),
+];
+
+/// Options that say a target in words, or once more what they said.
+const OTHERS: &[&str] = &["log", "status-file", "debug"];
+
+/// Options that hold a command.
+const HOLDERS: &[&str] = &["command", "option"];
+
+/// Whether a command can express what the option says.
+pub(super) fn expresses(option: &Opt) -> bool {
+    let long = option.long;
+    SWITCHES.iter().any(|(known, _)| *known == long)
+        || NUMBERS.iter().any(|(known, _)| *known == long)
+        || OTHERS.contains(&long)
+        || HOLDERS.contains(&long)
+}
+
+/// Whether there is a `-O`.
+pub(super) fn are_given(given: &Given) -> bool {
+    HOLDERS.iter().filter_map(|long| find(long)).any(|option| given.has(option))
+}
+
+/// The commands in the order of the command line.
+pub(super) fn of(given: &Given) -> Result<Vec<Placed>, UsageError> {
+    let mut found: Vec<(usize, Placed)> = Vec::new();
+    let mut add = |long: &str, place: usize, command: Command| {
+        found.push((place, Placed { place: find(long).map_or(long.to_owned(), Opt::name), command }));
+    };
+    for (long, switch) in SWITCHES.iter().filter(|(long, _)| given.flag(long)) {
+        add(long, given.place(long), Command::Switch(*switch, true));
+    }
+    for (long, number) in NUMBERS {
+        let value = given.number(long)?;
+        if given.given(long) {
+            add(long, given.place(long), Command::Number(*number, value));
+        }
+    }
+    if let Some(target) = log(given)? {
+        add("log", given.place("log"), Command::Log(Some(target)));
+    }
+    if let Some(path) = given.path("status-file")? {
+        add("status-file", given.place("status-file"), Command::WebStats(Some(path)));
+    }
+    for place in given.places("debug") {
+        add("debug", place, Command::Number(Number::Debug, None));
+    }
+    for long in HOLDERS {
+        found.extend(held(given, long)?);
+    }
+    found.sort_by_key(|(place, _)| *place);
+    let mut commands: Vec<Placed> = found.into_iter().map(|(_, placed)| placed).collect();
+    raise_debug(&mut commands);
+    Ok(commands)
+}
+
+/// Each `-d` says one more than what was said before it.
+fn raise_debug(commands: &mut [Placed]) {
+    let mut level = 0;
+    for Placed { place, command } in commands {
+        match command {
+            Command::Number(Number::Debug, value @ None) if place == "-d" => {
+                level = (level + 1).min(*Number::Debug.range().end());
+                *value = Some(level);
+            }
+            Command::Number(Number::Debug, Some(said)) => level = *said,
+            _ => {}
+        }
+    }
+}
+
+/// The commands that an option's occurrences hold.
+fn held(given: &Given, long: &'static str) -> Result<Vec<(usize, Placed)>, UsageError> {
+    let name = find(long).map_or(long.to_owned(), Opt::name);
+    let texts = given.0.get_many::<OsString>(long).unwrap_or_default();
+    let one = |(place, text): (usize, &OsString)| {
+        let what = format!("{name} {}", quoted(&text.to_string_lossy()));
+        let text = utf8(text).map_err(|why| usage(&what, why))?;
+        let command = command::parse(text).map_err(|why| usage(&what, why.to_string()))?;
+        Ok((place, Placed { place: what, command }))
+    };
+    given.places(long).into_iter().zip(texts).map(one).collect()
+}
+
+/// A file, or host:port when there is a colon and no leading slash.
+fn log(given: &Given) -> Result<Option<LogTarget>, UsageError> {
+    let Some((name, value)) = given.raw("log")? else { return Ok(None) };
+    let bytes = value.as_encoded_bytes();
+    if bytes.starts_with(b"/") || !bytes.contains(&b':') {
+        return Ok(given.path("log")?.map(LogTarget::File));
+    }
+    let text = utf8(value).map_err(|why| usage(&name, why))?;
+    match grammar::local(text) {
+        Ok(Local::Inet { host: Some(host), port }) => Ok(Some(LogTarget::Network(host, port))),
+        Ok(_) => Err(usage(
+            format!("{name} {}", quoted(text)),
+            "with ':' it is host:port; the path of a file with ':' must begin with '/'",
+        )),
+        Err(why) => Err(usage(format!("{name} {}", quoted(text)), why.to_string())),
+    }
+}

@@ -1,0 +1,276 @@
+//! The commands of the control port, the configuration file and `-O`: one grammar, read once, typed from here on.
+//!
+//! Words are separated by spaces or tabs; there is no quoting; surplus words are ignored. Nothing is guessed and nothing is looked up: what is
+//! malformed is an error whose text is the reply.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::acl::{LISTS, Net, Verdict};
+use crate::address::{Host, Local, Service};
+use crate::grammar::{COUNT, quoted};
+use crate::ids::MAX_WORKERS;
+
+pub use read::{COMMANDS, Entry, log_target, parse};
+
+mod line;
+mod read;
+
+/// Longest line, in bytes, without its end.
+pub const MAX_LINE: usize = 4095;
+
+/// One command, checked.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Command {
+    /// An empty line, a comment, or a switch of the original that has no effect here.
+    Nothing,
+    /// Adds an entry to an access list.
+    Acl {
+        /// The list, 0 to 9.
+        list: u8,
+        /// The entry's verdict.
+        verdict: Verdict,
+        /// The addresses.
+        net: Net,
+    },
+    /// Empties an access list.
+    NoAcl(u8),
+    /// Sets a switch.
+    Switch(Switch, bool),
+    /// Asks for a number, or sets it.
+    Number(Number, Option<u32>),
+    /// Ends a connection.
+    Close(u32),
+    /// Facts about a connection.
+    Connection(u32),
+    /// To which connection a descriptor belongs.
+    Socket(u32),
+    /// The control address.
+    Control,
+    /// Ends the program.
+    Exit,
+    /// Which server an address would get, and why.
+    Explain(IpAddr),
+    /// Runs the commands of a file.
+    Include(PathBuf),
+    /// Asks for the listen address, or moves the listener.
+    Listen(Option<Local>),
+    /// Asks for the request log, or sets it.
+    Log(Option<LogTarget>),
+    /// Stops the request log.
+    NoLog,
+    /// The modes.
+    Mode(Form),
+    /// The pid.
+    Pid,
+    /// Clients seen within so many seconds.
+    Recent(u32, Form),
+    /// Changes a server.
+    Server {
+        /// Its number, which need not be one that the server table has room for.
+        number: u32,
+        /// What changes, in order.
+        changes: Vec<ServerChange>,
+    },
+    /// The servers.
+    Servers(Form),
+    /// The local address towards servers; none = the system's choice.
+    Source(Option<IpAddr>),
+    /// The status page.
+    Status(Form),
+    /// When an end of file closes both sides.
+    Fastclose(Fastclose),
+    /// Asks for the status file, or sets it.
+    WebStats(Option<PathBuf>),
+    /// No status file.
+    NoWebStats,
+    /// Writes the settings to a file; none = that of `-F`.
+    Write(Option<PathBuf>),
+}
+
+/// How a report is wanted.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Form {
+    /// As ever.
+    #[default]
+    Plain,
+    /// JSON (RFC 8259).
+    Json,
+}
+
+/// What is on or off.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Switch {
+    /// Dumps in ASCII.
+    Ascii,
+    /// No server is used.
+    Dummy,
+    /// Hash mode.
+    Hash,
+    /// Keepalive towards servers.
+    Keepalive,
+    /// Prio mode.
+    Prio,
+    /// Round-robin mode.
+    Roundrobin,
+    /// Stubborn mode.
+    Stubborn,
+    /// TCP_NODELAY on both sides from the start.
+    TcpNodelay,
+    /// Weight mode.
+    Weight,
+}
+
+/// What is a number.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Number {
+    /// Blacklist time, seconds.
+    Blacklist,
+    /// Access list for clients.
+    ClientAcl,
+    /// Slots of the client table.
+    ClientsMax,
+    /// Most connections.
+    ConnMax,
+    /// Access list for the control port.
+    ControlAcl,
+    /// Debug level.
+    Debug,
+    /// Idle timeout, seconds.
+    IdleTimeout,
+    /// Connections to servers without a client.
+    Idlers,
+    /// Most connects under way per worker.
+    PendingMax,
+    /// Connect timeout, seconds.
+    Timeout,
+    /// Tracking time, seconds.
+    Tracking,
+    /// Worker processes.
+    Workers,
+}
+
+impl Number {
+    /// The command's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Number::Blacklist => "blacklist",
+            Number::ClientAcl => "client_acl",
+            Number::ClientsMax => "clients_max",
+            Number::ConnMax => "conn_max",
+            Number::ControlAcl => "control_acl",
+            Number::Debug => "debug",
+            Number::IdleTimeout => "idle_timeout",
+            Number::Idlers => "idlers",
+            Number::PendingMax => "pending_max",
+            Number::Timeout => "timeout",
+            Number::Tracking => "tracking",
+            Number::Workers => "workers",
+        }
+    }
+
+    /// What it may be.
+    pub fn range(self) -> RangeInclusive<u32> {
+        match self {
+            Number::Blacklist | Number::IdleTimeout | Number::Tracking => COUNT,
+            Number::ClientAcl | Number::ControlAcl => 0..=LISTS as u32 - 1,
+            Number::ClientsMax => 1..=16_777_216,
+            Number::ConnMax => 1..=1_048_576,
+            Number::Debug => 0..=9,
+            Number::Idlers => 0..=1_048_576,
+            Number::PendingMax | Number::Timeout => 1..=i32::MAX as u32,
+            Number::Workers => 1..=MAX_WORKERS,
+        }
+    }
+}
+
+/// Which side's end of file closes both.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Fastclose {
+    /// Neither: half-closes are kept.
+    #[default]
+    Off,
+    /// The server's.
+    Up,
+    /// The client's.
+    Down,
+    /// Either.
+    Both,
+}
+
+/// One key and value of `server N`.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum ServerChange {
+    /// Its access list.
+    Acl(u8),
+    /// Its address; the port is kept.
+    Address(Host),
+    /// Leaves it out for so many seconds; 0 = puts it back.
+    Blacklist(u32),
+    /// Hard limit.
+    Hard(u32),
+    /// Soft limit.
+    Max(u32),
+    /// Port.
+    Port(Service),
+    /// Prio.
+    Prio(u32),
+    /// Weight.
+    Weight(u32),
+}
+
+/// Where the request log goes (`-l`, `log`).
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum LogTarget {
+    /// A file.
+    File(PathBuf),
+    /// penlogd at host:port, by UDP.
+    Network(Host, Service),
+}
+
+/// Why a line is no command. The text is the reply.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum CommandError {
+    /// The first word names no command.
+    #[error("do_cmd: ignoring command starting with '{}'", .0.escape_debug())]
+    Unknown(String),
+    /// A required argument is missing.
+    #[error("usage: {word} {arguments}")]
+    Usage {
+        /// The command's word.
+        word: &'static str,
+        /// Its arguments.
+        arguments: &'static str,
+    },
+    /// An argument is wrong.
+    #[error("{word}: {why}")]
+    Argument {
+        /// The command's word.
+        word: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+    /// A command that is known and not offered.
+    #[error("{word}: {why}")]
+    Refused {
+        /// The command's word.
+        word: &'static str,
+        /// Why not.
+        why: &'static str,
+    },
+    /// The line is longer than [`MAX_LINE`].
+    #[error("line: longer than {MAX_LINE} bytes")]
+    TooLong,
+    /// `source` with anything but an IP address, in the original's words.
+    #[error("unable to set source address to {}", quoted(.0))]
+    Source(String),
+    /// `tcp_fastclose` alone, in the original's words.
+    #[error("do_cmd: ignoring tcp_fastclose without argument")]
+    FastcloseAlone,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+//! From a [`Command`] to its line, in the form that the parser takes.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use super::{Command, Fastclose, Form, LogTarget, ServerChange, Switch};
+use crate::acl::Verdict;
+use crate::address::Host;
+
+/// The shortest line that reads as the same command. Only a path or a name that no command can hold, since a space is in it, does not.
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Command::Nothing => Ok(()),
+            Command::Acl { list, verdict, net } => write!(f, "acl {list} {} {net}", verdict_word(*verdict)),
+            Command::NoAcl(list) => write!(f, "no acl {list}"),
+            Command::Switch(switch, true) => f.write_str(switch.word()),
+            Command::Switch(switch, false) => write!(f, "no {}", switch.word()),
+            Command::Number(number, value) => with(f, number.word(), value.as_ref()),
+            Command::Close(number) => write!(f, "close {number}"),
+            Command::Connection(number) => write!(f, "connection {number}"),
+            Command::Socket(number) => write!(f, "socket {number}"),
+            Command::Control => f.write_str("control"),
+            Command::Exit => f.write_str("exit"),
+            Command::Explain(address) => write!(f, "explain {address}"),
+            Command::Include(path) => write!(f, "include {}", path.display()),
+            Command::Listen(local) => with(f, "listen", local.as_ref()),
+            Command::Log(target) => with(f, "log", target.as_ref()),
+            Command::NoLog => f.write_str("no log"),
+            Command::Mode(form) => write!(f, "mode{}", form_word(*form)),
+            Command::Pid => f.write_str("pid"),
+            Command::Recent(seconds, form) => write!(f, "recent {seconds}{}", form_word(*form)),
+            Command::Server { number, changes } => {
+                write!(f, "server {number}")?;
+                changes.iter().try_for_each(|change| write!(f, " {change}"))
+            }
+            Command::Servers(form) => write!(f, "servers{}", form_word(*form)),
+            Command::Source(Some(address)) => write!(f, "source {address}"),
+            Command::Source(None) => f.write_str("no source"),
+            Command::Status(form) => write!(f, "status{}", form_word(*form)),
+            Command::Fastclose(which) => write!(f, "tcp_fastclose {}", fastclose_word(*which)),
+            Command::WebStats(path) => with(f, "web_stats", path.as_ref().map(|path| path.display())),
+            Command::NoWebStats => f.write_str("no web_stats"),
+            Command::Write(path) => with(f, "write", path.as_ref().map(|path| path.display())),
+        }
+    }
+}
+
+/// Key and value.
+impl fmt::Display for ServerChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServerChange::Acl(list) => write!(f, "acl {list}"),
+            // Without brackets, as the original writes it.
+            ServerChange::Address(Host::Ip(IpAddr::V6(ip))) => write!(f, "address {ip}"),
+            ServerChange::Address(host) => write!(f, "address {host}"),
+            ServerChange::Blacklist(seconds) => write!(f, "blacklist {seconds}"),
+            ServerChange::Hard(limit) => write!(f, "hard {limit}"),
+            ServerChange::Max(limit) => write!(f, "max {limit}"),
+            ServerChange::Port(port) => write!(f, "port {port}"),
+            ServerChange::Prio(prio) => write!(f, "prio {prio}"),
+            ServerChange::Weight(weight) => write!(f, "weight {weight}"),
+        }
+    }
+}
+
+/// As `log` takes and shows it.
+impl fmt::Display for LogTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LogTarget::File(path) => path.display().fmt(f),
+            LogTarget::Network(host, port) => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+impl Switch {
+    /// The command's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Switch::Ascii => "ascii",
+            Switch::Dummy => "dummy",
+            Switch::Hash => "hash",
+            Switch::Keepalive => "keepalive",
+            Switch::Prio => "prio",
+            Switch::Roundrobin => "roundrobin",
+            Switch::Stubborn => "stubborn",
+            Switch::TcpNodelay => "tcp_nodelay",
+            Switch::Weight => "weight",
+        }
+    }
+}
+
+fn with(f: &mut fmt::Formatter<'_>, word: &str, argument: Option<impl fmt::Display>) -> fmt::Result {
+    match argument {
+        Some(argument) => write!(f, "{word} {argument}"),
+        None => f.write_str(word),
+    }
+}
+
+fn verdict_word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Permit => "permit",
+        Verdict::Deny => "deny",
+    }
+}
+
+fn form_word(form: Form) -> &'static str {
+    match form {
+        Form::Plain => "",
+        Form::Json => " json",
+    }
+}
+
+fn fastclose_word(which: Fastclose) -> &'static str {
+    match which {
+        Fastclose::Off => "off",
+        Fastclose::Up => "up",
+        Fastclose::Down => "down",
+        Fastclose::Both => "both",
+    }
+}

@@ -1,0 +1,458 @@
+//! From a line to a [`Command`]: the table of commands, and how the arguments of each are read.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use super::{Command, CommandError, Fastclose, Form, LogTarget, MAX_LINE, Number, ServerChange, Switch};
+use crate::acl::{Net, Verdict};
+use crate::address::Local;
+use crate::grammar::{self, COUNT, GrammarError, quoted};
+
+/// A command as a reader of the manual sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// Its word.
+    pub word: &'static str,
+    /// Its arguments.
+    pub arguments: &'static str,
+    /// Whether `no WORD` exists too.
+    pub negatable: bool,
+    /// What it does, in one line.
+    pub help: &'static str,
+    reader: Reader,
+}
+
+/// Reads what follows a command's word. The flag says that the word came after `no`.
+type Reader = fn(&Entry, &mut Words<'_>, bool) -> Result<Command, CommandError>;
+
+/// Reads one line, without its end.
+///
+/// # Errors
+/// It is no command; nothing is to be done but to reply the error's text.
+pub fn parse(line: &str) -> Result<Command, CommandError> {
+    if line.len() > MAX_LINE {
+        return Err(CommandError::TooLong);
+    }
+    let line = line.strip_suffix('\n').unwrap_or(line);
+    let mut words = Words(line.strip_suffix('\r').unwrap_or(line));
+    let Some(first) = words.next() else { return Ok(Command::Nothing) };
+    if first.starts_with('#') {
+        return Ok(Command::Nothing);
+    }
+    let (word, negated) = match first {
+        "no" => (words.next().ok_or(CommandError::Usage { word: "no", arguments: "COMMAND" })?, true),
+        word => (word, false),
+    };
+    let found = COMMANDS.iter().find(|entry| entry.word == word && (entry.negatable || !negated));
+    let Some(entry) = found else {
+        return Err(match negated {
+            true => {
+                CommandError::Argument { word: "no", why: format!("nothing to switch off is called {}", quoted(word)) }
+            }
+            false => CommandError::Unknown(word.chars().take(100).collect()),
+        });
+    };
+    // None belongs in a name or a path, and some would make two lines of one.
+    if let Some(control) = words.0.chars().find(|found| found.is_control() && *found != '\t') {
+        return Err(
+            entry.wrong(format!("control character {} in its arguments", quoted(control.encode_utf8(&mut [0; 4]))))
+        );
+    }
+    (entry.reader)(entry, &mut words, negated)
+}
+
+/// The words of a line.
+struct Words<'l>(&'l str);
+
+impl<'l> Iterator for Words<'l> {
+    type Item = &'l str;
+
+    fn next(&mut self) -> Option<&'l str> {
+        let text = self.0.trim_start_matches([' ', '\t']);
+        let end = text.find([' ', '\t']).unwrap_or(text.len());
+        let (word, rest) = text.split_at(end);
+        self.0 = rest;
+        (!word.is_empty()).then_some(word)
+    }
+}
+
+impl Entry {
+    fn required<'l>(&self, words: &mut Words<'l>) -> Result<&'l str, CommandError> {
+        words.next().ok_or(CommandError::Usage { word: self.word, arguments: self.arguments })
+    }
+
+    fn wrong(&self, why: impl ToString) -> CommandError {
+        CommandError::Argument { word: self.word, why: why.to_string() }
+    }
+
+    fn number(&self, text: &str, range: RangeInclusive<u32>) -> Result<u32, CommandError> {
+        grammar::number(text, range).map_err(|why| self.wrong(why))
+    }
+}
+
+macro_rules! command {
+    ($word:literal, $arguments:literal, $negatable:literal, $help:literal, $reader:expr) => {
+        Entry { word: $word, arguments: $arguments, negatable: $negatable, help: $help, reader: $reader }
+    };
+}
+
+/// Every command there is, in alphabetical order: what the parser reads and what the manual lists.
+pub const COMMANDS: &[Entry] = &[
+    command!("abort_on_error", "", true, "No effect; accepted for old configuration files.", nothing),
+    command!(
+        "acl",
+        "N permit|deny ADDRESS [MASK]",
+        true,
+        "Add an entry to access list N (0-9): IPv4 with a mask or /length, IPv6 with /length. no acl N empties the list.",
+        acl
+    ),
+    command!("ascii", "", true, "Dumps as text instead of hex.", |_, _, no| switch(Switch::Ascii, no)),
+    command!(
+        "blacklist",
+        "[SECONDS]",
+        false,
+        "Show or set how long a server that failed is left out; 0 = it never is.",
+        |e, w, _| value(Number::Blacklist, e, w)
+    ),
+    command!("block", "", true, "No effect; accepted for old configuration files.", nothing),
+    command!("client_acl", "[N]", false, "Show or set the access list for clients.", |e, w, _| value(
+        Number::ClientAcl,
+        e,
+        w
+    )),
+    command!("clients_max", "[N]", false, "Show or enlarge the client table.", |e, w, _| value(
+        Number::ClientsMax,
+        e,
+        w
+    )),
+    command!("close", "N", false, "End connection N at once.", |e, w, _| Ok(Command::Close(
+        e.number(e.required(w)?, COUNT)?
+    ))),
+    command!(
+        "conn_max",
+        "[N]",
+        false,
+        "Show or enlarge the number of simultaneous connections (-x).",
+        |e, w, _| value(Number::ConnMax, e, w)
+    ),
+    command!("connection", "[N]", false, "Facts about connection N.", |e, w, _| Ok(Command::Connection(
+        w.next().map_or(Ok(0), |n| e.number(n, COUNT))?
+    ))),
+    command!("control", "", false, "Show the control address.", |_, _, _| Ok(Command::Control)),
+    command!("control_acl", "[N]", false, "Show or set the access list for the control port.", |e, w, _| value(
+        Number::ControlAcl,
+        e,
+        w
+    )),
+    command!("debug", "[N]", false, "Show or set the debug level.", |e, w, _| value(Number::Debug, e, w)),
+    command!("delayed_forward", "", true, "No effect; accepted for old configuration files.", nothing),
+    command!("dsr_if", "INTERFACE", false, "Refused: no direct server return.", |e, _, _| refused(e, NO_DSR)),
+    command!("dsr_ip", "ADDRESS", false, "Refused: no direct server return.", |e, _, _| refused(e, NO_DSR)),
+    command!(
+        "dummy",
+        "",
+        true,
+        "Answer every client with a fixed page, without a server; for load tests.",
+        |_, _, no| switch(Switch::Dummy, no)
+    ),
+    command!("epoll", "", false, "No effect; accepted for old configuration files.", nothing),
+    command!("exit", "", false, "End the program; only with -X.", |_, _, _| Ok(Command::Exit)),
+    command!("explain", "ADDRESS", false, "Which server a client with that address would get now, and why.", explain),
+    command!("hash", "", true, "A hash of the client's address chooses the first server.", |_, _, no| switch(
+        Switch::Hash,
+        no
+    )),
+    command!("http", "", true, "Add X-Forwarded-For to HTTP requests. Not built in yet.", off_only),
+    command!(
+        "idle_timeout",
+        "[SECONDS]",
+        false,
+        "Show or set after how long without traffic a connection is closed; 0 = never.",
+        idle_timeout
+    ),
+    command!(
+        "idlers",
+        "[N]",
+        false,
+        "Show or set how many connections to servers are kept open without a client; for tests.",
+        |e, w, _| value(Number::Idlers, e, w)
+    ),
+    command!("include", "FILE", false, "Run the commands of a file.", |e, w, _| Ok(Command::Include(
+        e.required(w)?.into()
+    ))),
+    command!("keepalive", "", true, "TCP keepalive towards servers.", |_, _, no| switch(Switch::Keepalive, no)),
+    command!("kqueue", "", false, "No effect; accepted for old configuration files.", nothing),
+    command!("listen", "[[HOST:]PORT|/PATH]", false, "Show or move the listen address; open connections stay.", listen),
+    command!("log", "[FILE|HOST:PORT]", true, "Show or set the request log.", log),
+    command!("mode", "[json]", false, "Show the modes.", |_, w, _| Ok(Command::Mode(form(w)))),
+    command!("peek", "", true, "Refused: the original never finished it.", |e, _, no| match no {
+        true => Ok(Command::Nothing),
+        false => refused(e, "not supported: it was never finished, clients would hang"),
+    }),
+    command!("pending_max", "[N]", false, "Show or set how many connects may be under way per worker.", |e, w, _| {
+        value(Number::PendingMax, e, w)
+    }),
+    command!("pid", "", false, "Show the supervisor's pid.", |_, _, _| Ok(Command::Pid)),
+    command!("poll", "", false, "No effect; accepted for old configuration files.", nothing),
+    command!("prio", "", true, "The available server with the lowest prio comes first.", |_, _, no| switch(
+        Switch::Prio,
+        no
+    )),
+    command!("recent", "[SECONDS] [json]", false, "Clients seen within so many seconds (default 300).", recent),
+    command!("roundrobin", "", true, "Round robin without tracking.", |_, _, no| switch(Switch::Roundrobin, no)),
+    command!("select", "", false, "No effect; accepted for old configuration files.", nothing),
+    command!(
+        "server",
+        "N KEY VALUE ...",
+        false,
+        "Change server N: acl, address, blacklist, hard, max, port, prio, weight; all pairs or none.",
+        server
+    ),
+    command!("servers", "[json]", false, "List the servers.", |_, w, _| Ok(Command::Servers(form(w)))),
+    command!(
+        "socket",
+        "N",
+        false,
+        "To which connection a descriptor belongs; always -1, since descriptors are a worker's own.",
+        |e, w, _| Ok(Command::Socket(e.number(e.required(w)?, COUNT)?))
+    ),
+    command!("source", "ADDRESS", true, "Local address for connections to servers.", source),
+    command!("ssl_ciphers", "[LIST]", false, "Cipher suites of TLS 1.2. Not built in yet.", |e, _, _| refused(
+        e, LATER
+    )),
+    command!(
+        "ssl_client_renegotiation_interval",
+        "SECONDS",
+        false,
+        "No effect: there is no renegotiation.",
+        |e, w, _| e.number(e.required(w)?, COUNT).map(|_| Command::Nothing)
+    ),
+    command!("ssl_ocsp_response", "FILE", false, "OCSP response to staple. Not built in yet.", |e, _, _| refused(
+        e, LATER
+    )),
+    command!("ssl_option", "OPTION", false, "An option of TLS. Not built in yet.", |e, _, _| refused(e, LATER)),
+    command!("ssl_sni_path", "DIRECTORY", false, "Certificates by server name. Not built in yet.", |e, _, _| refused(
+        e, LATER
+    )),
+    command!("status", "[json]", false, "The status page.", |_, w, _| Ok(Command::Status(form(w)))),
+    command!("stubborn", "", true, "Close the client if its first choice cannot be used.", |_, _, no| switch(
+        Switch::Stubborn,
+        no
+    )),
+    command!("tarpit_acl", "[N]", false, "Refused: no direct server return.", |e, _, _| refused(e, NO_DSR)),
+    command!(
+        "tcp_fastclose",
+        "up|down|both|off",
+        false,
+        "When the server (up), the client (down) or either ends its side, close both.",
+        fastclose
+    ),
+    command!("tcp_nodelay", "", true, "TCP_NODELAY on both sides from the first byte.", |_, _, no| switch(
+        Switch::TcpNodelay,
+        no
+    )),
+    command!("timeout", "[SECONDS]", false, "Show or set the connect timeout.", |e, w, _| value(Number::Timeout, e, w)),
+    command!(
+        "tracking",
+        "[SECONDS]",
+        false,
+        "Show or set how long clients are remembered; 0 = for ever.",
+        |e, w, _| value(Number::Tracking, e, w)
+    ),
+    command!("transparent", "", true, "Reach servers from the client's address. Not built in yet.", off_only),
+    command!("web_stats", "[FILE]", true, "Show or set the file for status reports.", web_stats),
+    command!("weight", "", true, "The server with the fewest connections by weight comes first.", |_, _, no| switch(
+        Switch::Weight,
+        no
+    )),
+    command!("workers", "[N]", false, "Show the number of workers; set it at start.", |e, w, _| value(
+        Number::Workers,
+        e,
+        w
+    )),
+    command!("write", "[FILE]", false, "Write the settings as a configuration file.", |_, w, _| Ok(Command::Write(
+        w.next().map(PathBuf::from)
+    ))),
+];
+
+const LATER: &str = "not built in yet";
+
+const NO_DSR: &str = "direct server return is not supported";
+
+fn nothing(_: &Entry, _: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
+    Ok(Command::Nothing)
+}
+
+fn refused(entry: &Entry, why: &'static str) -> Result<Command, CommandError> {
+    Err(CommandError::Refused { word: entry.word, why })
+}
+
+/// What is not there yet is off.
+fn off_only(entry: &Entry, _: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
+    if no { Ok(Command::Nothing) } else { refused(entry, LATER) }
+}
+
+fn switch(switch: Switch, no: bool) -> Result<Command, CommandError> {
+    Ok(Command::Switch(switch, !no))
+}
+
+fn value(number: Number, entry: &Entry, words: &mut Words<'_>) -> Result<Command, CommandError> {
+    let value = words.next().map(|text| entry.number(text, number.range())).transpose()?;
+    Ok(Command::Number(number, value))
+}
+
+/// The original takes a negative time as 0.
+fn idle_timeout(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
+    let mut ahead = Words(words.0);
+    match ahead.next().and_then(|text| text.strip_prefix('-')) {
+        Some(digits) => {
+            entry.number(digits, COUNT)?;
+            Ok(Command::Number(Number::IdleTimeout, Some(0)))
+        }
+        None => value(Number::IdleTimeout, entry, words),
+    }
+}
+
+fn form(words: &mut Words<'_>) -> Form {
+    if words.next() == Some("json") { Form::Json } else { Form::Plain }
+}
+
+fn recent(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
+    const SECONDS: u32 = 300;
+    match words.next() {
+        None => Ok(Command::Recent(SECONDS, Form::Plain)),
+        Some("json") => Ok(Command::Recent(SECONDS, Form::Json)),
+        Some(text) => Ok(Command::Recent(entry.number(text, COUNT)?, form(words))),
+    }
+}
+
+fn acl(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
+    if no {
+        let text = words.next().ok_or(CommandError::Usage { word: "no acl", arguments: "N" })?;
+        return Ok(Command::NoAcl(list_number(entry, text)?));
+    }
+    let list = list_number(entry, entry.required(words)?)?;
+    let verdict = match entry.required(words)? {
+        "permit" => Verdict::Permit,
+        "deny" => Verdict::Deny,
+        other => return Err(entry.wrong(format!("{} is neither permit nor deny", quoted(other)))),
+    };
+    let address = entry.required(words)?;
+    if address == "country" {
+        return refused(entry, "country: no country lookup is built in");
+    }
+    Ok(Command::Acl { list, verdict, net: net(entry, address, words)? })
+}
+
+fn list_number(entry: &Entry, text: &str) -> Result<u8, CommandError> {
+    let number = entry.number(text, Number::ClientAcl.range())?;
+    u8::try_from(number).map_err(|why| entry.wrong(why))
+}
+
+fn net(entry: &Entry, text: &str, words: &mut Words<'_>) -> Result<Net, CommandError> {
+    let (address, length) = match text.split_once('/') {
+        Some((address, length)) => (address, Some(length)),
+        None => (text, None),
+    };
+    let ip: IpAddr = address.parse().map_err(|_| entry.wrong(format!("{} is no IP address", quoted(address))))?;
+    let longest = if ip.is_ipv4() { 32 } else { 128 };
+    let length = length.map(|text| entry.number(text, 0..=longest)).transpose()?;
+    let net = match ip {
+        IpAddr::V6(ip) => Net::v6_prefix(ip, length.unwrap_or(128) as u8),
+        IpAddr::V4(ip) => match (length, words.next().filter(|word| !word.starts_with('#'))) {
+            (Some(length), _) => Net::v4_prefix(ip, length as u8),
+            (None, None) => Net::v4_prefix(ip, 32),
+            (None, Some(mask)) => {
+                let wrong = |_| entry.wrong(format!("{} is no IPv4 mask such as 255.255.255.0", quoted(mask)));
+                Some(Net::v4(ip, mask.parse().map_err(wrong)?))
+            }
+        },
+    };
+    net.ok_or_else(|| entry.wrong("the prefix is too long"))
+}
+
+fn explain(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
+    let text = entry.required(words)?;
+    text.parse().map(Command::Explain).map_err(|_| entry.wrong(format!("{} is no IP address", quoted(text))))
+}
+
+fn listen(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
+    let local = words.next().map(|text| grammar::local(text).map_err(|why| entry.wrong(why))).transpose()?;
+    Ok(Command::Listen(local))
+}
+
+fn log(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
+    if no {
+        return Ok(Command::NoLog);
+    }
+    let target = words.next().map(|text| log_target(text).map_err(|why| entry.wrong(why))).transpose()?;
+    Ok(Command::Log(target))
+}
+
+/// Reads where the request log goes: host:port if there is a colon and no leading slash, else a file.
+///
+/// # Errors
+/// The text is neither; the error says why.
+pub fn log_target(text: &str) -> Result<LogTarget, GrammarError> {
+    if text.starts_with('/') || !text.contains(':') {
+        return Ok(LogTarget::File(PathBuf::from(text)));
+    }
+    match grammar::local(text)? {
+        Local::Inet { host: Some(host), port } => Ok(LogTarget::Network(host, port)),
+        Local::Inet { host: None, .. } | Local::Unix(_) => {
+            Err(GrammarError(format!("{} is no host:port", quoted(text))))
+        }
+    }
+}
+
+fn web_stats(_: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
+    if no {
+        return Ok(Command::NoWebStats);
+    }
+    Ok(Command::WebStats(words.next().map(PathBuf::from)))
+}
+
+fn source(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
+    if no {
+        return Ok(Command::Source(None));
+    }
+    let text = entry.required(words)?;
+    text.parse().map(|ip| Command::Source(Some(ip))).map_err(|_| CommandError::Source(text.to_owned()))
+}
+
+fn fastclose(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
+    let which = match words.next() {
+        None => return Err(CommandError::FastcloseAlone),
+        Some("off") => Fastclose::Off,
+        Some("up") => Fastclose::Up,
+        Some("down") => Fastclose::Down,
+        Some("both") => Fastclose::Both,
+        Some(other) => return Err(entry.wrong(format!("{} is none of up, down, both, off", quoted(other)))),
+    };
+    Ok(Command::Fastclose(which))
+}
+
+fn server(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
+    let number = entry.number(entry.required(words)?, COUNT)?;
+    let mut changes = Vec::new();
+    while let Some(key) = words.next().filter(|word| !word.starts_with('#')) {
+        let value = entry.required(words)?;
+        let count = || entry.number(value, COUNT);
+        changes.push(match key {
+            "acl" => ServerChange::Acl(list_number(entry, value)?),
+            "address" => ServerChange::Address(grammar::server_address(value).map_err(|why| entry.wrong(why))?),
+            "blacklist" => ServerChange::Blacklist(count()?),
+            "hard" => ServerChange::Hard(count()?),
+            "max" => ServerChange::Max(count()?),
+            "port" => ServerChange::Port(grammar::service(value).map_err(|why| entry.wrong(why))?),
+            "prio" => ServerChange::Prio(count()?),
+            "weight" => ServerChange::Weight(count()?),
+            other => return Err(entry.wrong(format!("no key is called {}", quoted(other)))),
+        });
+    }
+    if changes.is_empty() {
+        return Err(CommandError::Usage { word: entry.word, arguments: entry.arguments });
+    }
+    Ok(Command::Server { number, changes })
+}

@@ -1,0 +1,286 @@
+//! Every row of the table of commands, and what no line may do.
+
+use std::net::Ipv4Addr;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::strategies;
+
+fn failure(line: &str) -> String {
+    let why = parse(line).unwrap_err().to_string();
+    assert!(!why.contains('\n'), "{why:?}");
+    why
+}
+
+fn v4(address: [u8; 4], length: u8) -> Net {
+    Net::v4_prefix(Ipv4Addr::from(address), length).unwrap()
+}
+
+#[test]
+fn the_table_is_sorted_and_says_what_each_command_does() {
+    assert!(COMMANDS.is_sorted_by(|a, b| a.word < b.word));
+    for entry in COMMANDS {
+        assert!(entry.help.ends_with('.') && !entry.help.contains('|'), "{}", entry.word);
+    }
+}
+
+#[test]
+fn switches_and_numbers_are_commands_of_their_words() {
+    for switch in strategies::SWITCHES {
+        let word = switch.word();
+        assert_eq!(parse(word), Ok(Command::Switch(switch, true)));
+        assert_eq!(parse(&format!("no {word}")), Ok(Command::Switch(switch, false)));
+    }
+    for number in strategies::NUMBERS {
+        let word = number.word();
+        let (low, high) = (*number.range().start(), *number.range().end());
+        assert_eq!(parse(word), Ok(Command::Number(number, None)));
+        for value in [low, high] {
+            assert_eq!(parse(&format!("{word} {value}")), Ok(Command::Number(number, Some(value))));
+        }
+        for value in [(i64::from(low) - 1).to_string(), (u64::from(high) + 1).to_string(), "x".into(), "5x".into()] {
+            if !(number == Number::IdleTimeout && value == "-1") {
+                let text = format!("{word}: '{value}' is not a number from {low} to {high}");
+                assert_eq!(failure(&format!("{word} {value}")), text);
+            }
+        }
+        assert_eq!(failure(&format!("no {word}")), format!("no: nothing to switch off is called '{word}'"));
+    }
+}
+
+#[test]
+fn what_has_no_effect_is_taken_silently() {
+    for word in ["abort_on_error", "block", "delayed_forward"] {
+        assert_eq!(parse(word), Ok(Command::Nothing));
+        assert_eq!(parse(&format!("no {word}")), Ok(Command::Nothing));
+    }
+    for line in ["epoll", "poll", "select", "kqueue", "no peek", "no http", "no transparent", "", "  \t ", "#", "  # x"]
+    {
+        assert_eq!(parse(line), Ok(Command::Nothing), "{line:?}");
+    }
+    assert_eq!(parse("ssl_client_renegotiation_interval 5"), Ok(Command::Nothing));
+}
+
+#[test]
+fn what_is_refused_says_why() {
+    let rows = [
+        ("dsr_if eth0", "dsr_if: direct server return is not supported"),
+        ("dsr_ip 10.0.0.1", "dsr_ip: direct server return is not supported"),
+        ("tarpit_acl", "tarpit_acl: direct server return is not supported"),
+        ("tarpit_acl 3", "tarpit_acl: direct server return is not supported"),
+        ("peek", "peek: not supported: it was never finished, clients would hang"),
+        ("acl 0 permit country CH", "acl: country: no country lookup is built in"),
+        ("http", "http: not built in yet"),
+        ("transparent", "transparent: not built in yet"),
+        ("ssl_ciphers", "ssl_ciphers: not built in yet"),
+        ("ssl_ocsp_response x", "ssl_ocsp_response: not built in yet"),
+        ("ssl_option no_sslv3", "ssl_option: not built in yet"),
+        ("ssl_sni_path /x", "ssl_sni_path: not built in yet"),
+        ("nonsense", "do_cmd: ignoring command starting with 'nonsense'"),
+        ("Blacklist 3", "do_cmd: ignoring command starting with 'Blacklist'"),
+        ("non\u{7}sense", "do_cmd: ignoring command starting with 'non\\u{7}sense'"),
+        ("no nonsense", "no: nothing to switch off is called 'nonsense'"),
+        ("no servers", "no: nothing to switch off is called 'servers'"),
+        ("no", "usage: no COMMAND"),
+        ("tcp_fastclose", "do_cmd: ignoring tcp_fastclose without argument"),
+        ("tcp_fastclose on", "tcp_fastclose: 'on' is none of up, down, both, off"),
+        ("source", "usage: source ADDRESS"),
+        ("source here", "unable to set source address to 'here'"),
+        ("source 10.0.0.1:80", "unable to set source address to '10.0.0.1:80'"),
+        ("ssl_client_renegotiation_interval", "usage: ssl_client_renegotiation_interval SECONDS"),
+        ("acl", "usage: acl N permit|deny ADDRESS [MASK]"),
+        ("acl 0", "usage: acl N permit|deny ADDRESS [MASK]"),
+        ("acl 0 permit", "usage: acl N permit|deny ADDRESS [MASK]"),
+        ("no acl", "usage: no acl N"),
+        ("no acl 10", "acl: '10' is not a number from 0 to 9"),
+        ("acl 10 permit 1.2.3.4", "acl: '10' is not a number from 0 to 9"),
+        ("acl 0 allow 1.2.3.4", "acl: 'allow' is neither permit nor deny"),
+        ("acl 0 permit here", "acl: 'here' is no IP address"),
+        ("acl 0 permit 1.2.3.4 255.0", "acl: '255.0' is no IPv4 mask such as 255.255.255.0"),
+        ("acl 0 permit 1.2.3.4/33", "acl: '33' is not a number from 0 to 32"),
+        ("acl 0 permit ::1/129", "acl: '129' is not a number from 0 to 128"),
+        ("acl 0 permit ::1/", "acl: '' is not a number from 0 to 128"),
+        ("close", "usage: close N"),
+        ("close -1", "close: '-1' is not a number from 0 to 2147483647"),
+        ("connection x", "connection: 'x' is not a number from 0 to 2147483647"),
+        ("socket", "usage: socket N"),
+        ("explain", "usage: explain ADDRESS"),
+        ("explain www", "explain: 'www' is no IP address"),
+        ("include", "usage: include FILE"),
+        ("idle_timeout -x", "idle_timeout: 'x' is not a number from 0 to 2147483647"),
+        ("listen 0", "listen: port: '0' is not a number from 1 to 65535, nor the name of a service"),
+        ("log a:b:c", "log: 'a:b' is no IPv6 address"),
+        ("recent x", "recent: 'x' is not a number from 0 to 2147483647"),
+        ("server", "usage: server N KEY VALUE ..."),
+        ("server 0", "usage: server N KEY VALUE ..."),
+        ("server 0 max", "usage: server N KEY VALUE ..."),
+        ("server 0 max 3 hard", "usage: server N KEY VALUE ..."),
+        ("server x max 3", "server: 'x' is not a number from 0 to 2147483647"),
+        ("server 0 max -1", "server: '-1' is not a number from 0 to 2147483647"),
+        ("server 0 limit 3", "server: no key is called 'limit'"),
+        ("server 0 max 3 acl 10", "server: '10' is not a number from 0 to 9"),
+        ("server 0 port 0", "server: port: '0' is not a number from 1 to 65535, nor the name of a service"),
+        ("server 0 address a_b:80", "server: 'a_b:80' is no IPv6 address"),
+        ("write a\0b", "write: control character '\\0' in its arguments"),
+        ("web_stats a\nexit", "web_stats: control character '\\n' in its arguments"),
+        ("log a\r b", "log: control character '\\r' in its arguments"),
+        ("server 0 address /run/\u{7f}", "server: control character '\\u{7f}' in its arguments"),
+        ("pid \r\r\n", "pid: control character '\\r' in its arguments"),
+    ];
+    for (line, why) in rows {
+        assert_eq!(failure(line), why, "{line:?}");
+    }
+}
+
+#[test]
+fn every_other_command_is_read() {
+    let deny = Verdict::Deny;
+    let rows = [
+        ("acl 9 deny 1.2.3.4", Command::Acl { list: 9, verdict: deny, net: v4([1, 2, 3, 4], 32) }),
+        ("acl 9 deny 1.2.3.4 255.255.255.0", Command::Acl { list: 9, verdict: deny, net: v4([1, 2, 3, 0], 24) }),
+        ("acl 9 deny 1.2.3.4/8 # ten", Command::Acl { list: 9, verdict: deny, net: v4([1, 0, 0, 0], 8) }),
+        ("acl 9 deny 1.2.3.4 # one", Command::Acl { list: 9, verdict: deny, net: v4([1, 2, 3, 4], 32) }),
+        ("no acl 3", Command::NoAcl(3)),
+        ("close 3", Command::Close(3)),
+        ("connection", Command::Connection(0)),
+        ("connection 3", Command::Connection(3)),
+        ("control", Command::Control),
+        ("exit", Command::Exit),
+        ("explain ::1", Command::Explain("::1".parse().unwrap())),
+        ("include a/b", Command::Include("a/b".into())),
+        ("idle_timeout -5", Command::Number(Number::IdleTimeout, Some(0))),
+        ("listen", Command::Listen(None)),
+        ("listen /run/x", Command::Listen(Some(Local::Unix("/run/x".into())))),
+        ("listen 81", Command::Listen(Some(Local::Inet { host: None, port: Service::Port(81) }))),
+        ("log", Command::Log(None)),
+        ("log /a:1", Command::Log(Some(LogTarget::File("/a:1".into())))),
+        ("log a", Command::Log(Some(LogTarget::File("a".into())))),
+        ("log h:5", Command::Log(Some(LogTarget::Network(Host::Name("h".into()), Service::Port(5))))),
+        ("no log", Command::NoLog),
+        ("mode", Command::Mode(Form::Plain)),
+        ("mode json", Command::Mode(Form::Json)),
+        ("mode other", Command::Mode(Form::Plain)),
+        ("pid", Command::Pid),
+        ("recent", Command::Recent(300, Form::Plain)),
+        ("recent json", Command::Recent(300, Form::Json)),
+        ("recent 5 json", Command::Recent(5, Form::Json)),
+        ("servers", Command::Servers(Form::Plain)),
+        ("servers json", Command::Servers(Form::Json)),
+        ("socket 7", Command::Socket(7)),
+        ("source 10.0.0.1", Command::Source(Some("10.0.0.1".parse().unwrap()))),
+        ("no source", Command::Source(None)),
+        ("status", Command::Status(Form::Plain)),
+        ("status json", Command::Status(Form::Json)),
+        ("tcp_fastclose up", Command::Fastclose(Fastclose::Up)),
+        ("tcp_fastclose down", Command::Fastclose(Fastclose::Down)),
+        ("tcp_fastclose both", Command::Fastclose(Fastclose::Both)),
+        ("tcp_fastclose off", Command::Fastclose(Fastclose::Off)),
+        ("web_stats", Command::WebStats(None)),
+        ("web_stats a", Command::WebStats(Some("a".into()))),
+        ("no web_stats", Command::NoWebStats),
+        ("write", Command::Write(None)),
+        ("write a", Command::Write(Some("a".into()))),
+    ];
+    for (line, command) in rows {
+        assert_eq!(parse(line), Ok(command), "{line}");
+    }
+}
+
+#[test]
+fn a_server_takes_all_its_keys_in_order() {
+    let line = "server 7 acl 1 address ::1 address www address /run/x blacklist 2 hard 3 max 4 port 5 port http prio 6 weight 0 # no";
+    let changes = vec![
+        ServerChange::Acl(1),
+        ServerChange::Address(Host::Ip("::1".parse().unwrap())),
+        ServerChange::Address(Host::Name("www".into())),
+        ServerChange::Address(Host::Unix("/run/x".into())),
+        ServerChange::Blacklist(2),
+        ServerChange::Hard(3),
+        ServerChange::Max(4),
+        ServerChange::Port(Service::Port(5)),
+        ServerChange::Port(Service::Name("http".into())),
+        ServerChange::Prio(6),
+        ServerChange::Weight(0),
+    ];
+    assert_eq!(parse(line), Ok(Command::Server { number: 7, changes }));
+}
+
+#[test]
+fn words_are_separated_by_spaces_or_tabs_and_surplus_ones_are_ignored() {
+    let expected = Ok(Command::Number(Number::Blacklist, Some(5)));
+    for line in
+        ["blacklist 5", "  blacklist\t5", "blacklist \t 5 ", "blacklist 5 6 7", "blacklist 5\r\n", "blacklist 5\n"]
+    {
+        assert_eq!(parse(line), expected, "{line:?}");
+    }
+    assert_eq!(parse("pid\tmode"), Ok(Command::Pid));
+}
+
+#[test]
+fn long_lines_and_words_make_short_errors() {
+    assert!(parse(&format!("#{}", "x".repeat(MAX_LINE - 1))).is_ok());
+    assert_eq!(failure(&format!("#{}", "x".repeat(MAX_LINE))), "line: longer than 4095 bytes");
+    for line in ["x".repeat(MAX_LINE), format!("no {}", "é".repeat(2000)), format!("source {}", "\u{1}".repeat(4000))]
+    {
+        assert!(failure(&line).len() < 1200, "{}", failure(&line).len());
+    }
+}
+
+/// The table of commands as docs/commands.md shows it.
+fn table() -> String {
+    let mut table = "| Command | What it does |\n|---|---|\n".to_owned();
+    for entry in COMMANDS {
+        let arguments = entry.arguments.replace('|', "\\|");
+        let forms = [Some(format!("`{}`", [entry.word, &arguments].join(" ").trim_end())), negated(entry)];
+        let forms: Vec<String> = forms.into_iter().flatten().collect();
+        table.push_str(&format!("| {} | {} |\n", forms.join(", "), entry.help));
+    }
+    table
+}
+
+fn negated(entry: &Entry) -> Option<String> {
+    // The one `no` with an argument.
+    let argument = if entry.word == "acl" { " N" } else { "" };
+    entry.negatable.then(|| format!("`no {}{argument}`", entry.word))
+}
+
+#[test]
+fn the_manual_shows_the_table_of_commands() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/commands.md");
+    let manual = std::fs::read_to_string(path).unwrap();
+    let (begin, end) =
+        ("<!-- The table is made of the program's own; UPDATE_DOCS=1 cargo test -p pen-contract -->\n\n", "\n## ");
+    let (head, rest) = manual.split_once(begin).unwrap();
+    let (shown, tail) = rest.split_once(end).unwrap();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        return std::fs::write(path, [head, begin, &table(), end, tail].concat()).unwrap();
+    }
+    assert_eq!(shown, table(), "docs/commands.md is not up to date: UPDATE_DOCS=1 cargo test -p pen-contract");
+}
+
+proptest! {
+    #[test]
+    fn a_command_shown_is_a_line_that_reads_as_the_same_command(command in strategies::command()) {
+        let line = command.to_string();
+        prop_assert_eq!(parse(&line), Ok(command), "{}", line);
+    }
+
+    #[test]
+    fn no_line_panics_and_every_reply_is_one_line(
+        line in prop_oneof![
+            any::<String>(),
+            "(no )?[a-z_]{2,12}( [!-~]{0,12}){0,6}",
+            (prop::sample::select(COMMANDS), "(no )?", "( -?[0-9]{1,11}| [a-z:./0-9#]{0,9}|\t|\\PC){0,8}")
+                .prop_map(|(entry, no, rest)| format!("{no}{}{rest}", entry.word)),
+        ],
+    ) {
+        match parse(&line) {
+            Ok(command) => {
+                let again = command.to_string();
+                prop_assert_eq!(parse(&again), Ok(command), "{}", again);
+            }
+            Err(why) => prop_assert!(!why.to_string().contains(['\n', '\r', '\0']), "{:?}", why.to_string()),
+        }
+    }
+}

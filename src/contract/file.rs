@@ -1,0 +1,68 @@
+//! The configuration file: one command per line.
+//!
+//! Pure: the text comes in, commands go out. What the commands mean, and which file an `include` names, is for the caller.
+
+use crate::command::{self, Command, MAX_LINE};
+
+/// A line that says something.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Line {
+    /// Its number, from 1.
+    pub number: u32,
+    /// Its command; [`Command::Nothing`] only beside a notice.
+    pub command: Command,
+    /// What the administrator should hear about it.
+    pub notice: Option<&'static str>,
+}
+
+/// A line that is no command.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct BadLine {
+    /// Its number, from 1.
+    pub number: u32,
+    /// What is wrong with it, in one line.
+    pub why: String,
+}
+
+/// Reads a whole file. Empty lines and comments are left out, switches without an effect too.
+///
+/// # Errors
+/// Every line that is no command; the file is not to be used.
+pub fn parse(text: &[u8]) -> Result<Vec<Line>, Vec<BadLine>> {
+    let mut lines = Vec::new();
+    let mut bad = Vec::new();
+    for (number, line) in (1..).zip(text.split(|byte| *byte == b'\n')) {
+        match one(line) {
+            Ok((Command::Nothing, None)) => {}
+            Ok((command, notice)) => lines.push(Line { number, command, notice }),
+            Err(why) => bad.push(BadLine { number, why }),
+        }
+    }
+    if bad.is_empty() { Ok(lines) } else { Err(bad) }
+}
+
+fn one(line: &[u8]) -> Result<(Command, Option<&'static str>), String> {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.len() > MAX_LINE {
+        return Err(command::CommandError::TooLong.to_string());
+    }
+    // A comment may be in any encoding.
+    if line.trim_ascii_start().starts_with(b"#") {
+        return Ok((Command::Nothing, None));
+    }
+    let line = str::from_utf8(line).map_err(|_| "not valid UTF-8".to_owned())?;
+    if is_unset_server(line) {
+        return Ok((Command::Nothing, Some("skipped: a server without an address, as the original writes one")));
+    }
+    command::parse(line).map(|command| (command, None)).map_err(|why| why.to_string())
+}
+
+/// The original writes `address (unknown address family 0` for a number that was never given an address.
+fn is_unset_server(line: &str) -> bool {
+    let mut words = line.split_ascii_whitespace();
+    words.next() == Some("server")
+        && words.skip_while(|word| *word != "address").nth(1).is_some_and(|value| value.starts_with("(unknown"))
+}
+
+#[cfg(test)]
+mod tests;

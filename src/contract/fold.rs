@@ -1,0 +1,255 @@
+//! What a command changes in the [`Settings`]: the one place where commands take effect on them.
+//!
+//! Pure: names were looked up before, and nothing is opened. Every function checks the whole before it changes anything.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use crate::acl::{Acl, LISTS, MAX_ENTRIES};
+use crate::address::{Address, Host, Local, Service};
+use crate::command::{Command, Number, ServerChange, Switch};
+use crate::configuration::{ConfigurationError, Lookup, Names, Placed, inet, resolve_port, unknown_host};
+use crate::ids::ServerId;
+use crate::settings::{Server, Settings};
+
+/// Puts the effect of one command into `settings`. A command that is no setting, such as `log`, `listen` or `exit`, leaves them as they are:
+/// it is the supervisor's to carry out. So is `blacklist` among the changes of a server, which is a fact about now and no setting.
+///
+/// `listen_port` is for a new server without a port; none = pen listens at a Unix socket.
+///
+/// # Errors
+/// The command cannot take effect: `settings` are as before, and the text, which begins with the command's word, is the reply.
+pub fn apply(
+    settings: &mut Settings,
+    command: &Command,
+    names: &Names,
+    listen_port: Option<u16>,
+) -> Result<(), String> {
+    match command {
+        Command::Acl { list, verdict, net } => {
+            let acl = settings.acls.get_mut(usize::from(*list)).ok_or("acl: no such list")?;
+            if !acl.push(*verdict, *net) {
+                return Err(format!("acl: list {list} is full, it has {MAX_ENTRIES} entries"));
+            }
+        }
+        Command::NoAcl(list) => {
+            *settings.acls.get_mut(usize::from(*list)).ok_or("acl: no such list")? = Acl::default();
+        }
+        Command::Switch(which, on) => *switch(settings, *which) = *on,
+        Command::Number(which, Some(value)) => number(settings, *which, *value),
+        Command::Server { number, changes } => {
+            let slots = settings.servers.len();
+            let too_large =
+                || format!("server: number {number} too large, this program was started for {slots} servers (-S)");
+            let slot = settings.servers.get_mut(*number as usize).ok_or_else(too_large)?;
+            *slot = Some(server(slot.as_ref(), *number, changes, names, listen_port)?);
+        }
+        Command::Source(address) => settings.source = *address,
+        Command::Fastclose(which) => settings.fastclose = *which,
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The settings after a configuration file was read again (HUP): those in force, changed by the file's commands, all or none. Of the access
+/// lists, each one that the file mentions is made anew of the entries given with `-O`, which are among `options`, and of those of the file.
+///
+/// # Errors
+/// One for each command that cannot take effect.
+pub fn reload(
+    running: &Settings,
+    options: &[Placed],
+    file: &[Placed],
+    names: &Names,
+    listen_port: Option<u16>,
+) -> Result<Settings, Vec<ConfigurationError>> {
+    let mut settings = running.clone();
+    let mentioned = file.iter().filter_map(|placed| match placed.command {
+        Command::Acl { list, .. } | Command::NoAcl(list) => Some(usize::from(list)),
+        _ => None,
+    });
+    let given = lists(options);
+    for list in mentioned.collect::<BTreeSet<_>>() {
+        if let (Some(acl), Some(given)) = (settings.acls.get_mut(list), given.get(list)) {
+            acl.clone_from(given);
+        }
+    }
+    let errors = apply_all(&mut settings, file, names, listen_port);
+    if errors.is_empty() { Ok(settings) } else { Err(errors) }
+}
+
+/// Applies commands one after the other; returns what could not be.
+pub(crate) fn apply_all<'c>(
+    settings: &mut Settings,
+    commands: impl IntoIterator<Item = &'c Placed>,
+    names: &Names,
+    listen_port: Option<u16>,
+) -> Vec<ConfigurationError> {
+    let one = |Placed { place, command }: &Placed| {
+        let taken = only_at_the_control_port(command).and_then(|()| apply(settings, command, names, listen_port));
+        taken.err().map(|why| ConfigurationError(format!("{place}: {why}")))
+    };
+    commands.into_iter().filter_map(one).collect()
+}
+
+/// Of the commands that are no settings, those that only ask do no harm in a file. These would do something at every start.
+fn only_at_the_control_port(command: &Command) -> Result<(), String> {
+    let word = match command {
+        Command::Close(_) => "close",
+        Command::Exit => "exit",
+        Command::Write(_) => "write",
+        _ => return Ok(()),
+    };
+    Err(format!("{word}: only the control port takes this command"))
+}
+
+/// The access lists that these commands make.
+fn lists(commands: &[Placed]) -> [Acl; LISTS] {
+    let mut settings = Settings::default();
+    for Placed { command, .. } in commands {
+        if let Command::Acl { .. } | Command::NoAcl(_) = command {
+            // They took effect at the start already, so they can now.
+            let _ = apply(&mut settings, command, &Names::default(), None);
+        }
+    }
+    settings.acls
+}
+
+/// The server that a command leaves out, and for how many seconds.
+pub fn blacklisting(command: &Command) -> Option<(ServerId, u32)> {
+    let Command::Server { number, changes } = command else { return None };
+    let seconds = changes.iter().rev().find_map(|change| match change {
+        ServerChange::Blacklist(seconds) => Some(*seconds),
+        _ => None,
+    });
+    Some((ServerId(u16::try_from(*number).ok()?), seconds?))
+}
+
+/// The names that have to be resolved before the command can take effect. Those of `log` are not among them: its service is one of UDP.
+pub fn lookups(command: &Command) -> Vec<Lookup> {
+    match command {
+        Command::Listen(Some(local)) => of_local(local),
+        Command::Server { changes, .. } => changes.iter().filter_map(of_change).collect(),
+        _ => Vec::new(),
+    }
+}
+
+pub(crate) fn of_local(local: &Local) -> Vec<Lookup> {
+    match local {
+        Local::Inet { host, port } => host.iter().filter_map(of_host).chain(of_service(port)).collect(),
+        Local::Unix(_) => Vec::new(),
+    }
+}
+
+pub(crate) fn of_host(host: &Host) -> Option<Lookup> {
+    match host {
+        Host::Name(name) => Some(Lookup::Host(name.clone())),
+        Host::Ip(_) | Host::Unix(_) => None,
+    }
+}
+
+pub(crate) fn of_service(service: &Service) -> Option<Lookup> {
+    match service {
+        Service::Name(name) => Some(Lookup::Service(name.clone())),
+        Service::Port(_) => None,
+    }
+}
+
+fn of_change(change: &ServerChange) -> Option<Lookup> {
+    match change {
+        ServerChange::Address(host) => of_host(host),
+        ServerChange::Port(service) => of_service(service),
+        _ => None,
+    }
+}
+
+/// The place of a switch.
+fn switch(settings: &mut Settings, which: Switch) -> &mut bool {
+    match which {
+        Switch::Ascii => &mut settings.ascii,
+        Switch::Dummy => &mut settings.dummy,
+        Switch::Hash => &mut settings.selection.hash,
+        Switch::Keepalive => &mut settings.keepalive,
+        Switch::Prio => &mut settings.selection.prio,
+        Switch::Roundrobin => &mut settings.selection.roundrobin,
+        Switch::Stubborn => &mut settings.selection.stubborn,
+        Switch::TcpNodelay => &mut settings.tcp_nodelay,
+        Switch::Weight => &mut settings.selection.weight,
+    }
+}
+
+/// The parser keeps every number in its range. The two tables only grow while pen runs: less than there is changes nothing.
+fn number(settings: &mut Settings, which: Number, value: u32) {
+    let list = || u8::try_from(value).unwrap_or(0);
+    match which {
+        Number::Blacklist => settings.blacklist = value,
+        Number::ClientAcl => settings.client_acl = list(),
+        Number::ClientsMax => settings.clients_max = settings.clients_max.max(value),
+        Number::ConnMax => settings.connections_max = settings.connections_max.max(value),
+        Number::ControlAcl => settings.control_acl = list(),
+        Number::Debug => settings.debug = u8::try_from(value).unwrap_or(u8::MAX),
+        Number::IdleTimeout => settings.idle_timeout = value,
+        Number::Idlers => settings.idlers = value,
+        Number::PendingMax => settings.pending_max = value,
+        Number::Timeout => settings.connect_timeout = value,
+        Number::Tracking => settings.tracking = value,
+        // Only the start can make workers; the supervisor says so.
+        Number::Workers => {}
+    }
+}
+
+/// A server after its changes, each in its order, all checked.
+fn server(
+    before: Option<&Server>,
+    number: u32,
+    changes: &[ServerChange],
+    names: &Names,
+    listen_port: Option<u16>,
+) -> Result<Server, String> {
+    let what = || format!("server: number {number}");
+    let failed = |why: ConfigurationError| why.to_string();
+    let mut place = before.map(|server| server.address.clone());
+    let mut port = match &place {
+        Some(Address::Inet(address)) => Some(address.port()),
+        Some(Address::Unix(_)) | None => listen_port,
+    };
+    let mut host = None;
+    let mut server = before.cloned().unwrap_or(Server {
+        address: Address::Unix(Default::default()),
+        soft: 0,
+        hard: 0,
+        weight: 1,
+        prio: 0,
+        acl: 0,
+    });
+    for change in changes {
+        match change {
+            ServerChange::Acl(list) => server.acl = *list,
+            ServerChange::Address(Host::Unix(path)) => (host, place) = (None, Some(Address::Unix(path.clone()))),
+            ServerChange::Address(Host::Ip(ip)) => host = Some(*ip),
+            ServerChange::Address(Host::Name(name)) => {
+                host = Some(*names.hosts.get(name).ok_or_else(|| failed(unknown_host(what(), name)))?);
+            }
+            ServerChange::Blacklist(_) => {}
+            ServerChange::Hard(limit) => server.hard = *limit,
+            ServerChange::Max(limit) => server.soft = *limit,
+            ServerChange::Port(service) => port = Some(resolve_port(service, names, what).map_err(failed)?),
+            ServerChange::Prio(prio) => server.prio = *prio,
+            ServerChange::Weight(weight) => server.weight = *weight,
+        }
+    }
+    let ip: Option<IpAddr> = match (host, &place) {
+        (Some(ip), _) => Some(ip),
+        (None, Some(Address::Inet(address))) => Some(address.ip()),
+        (None, _) => None,
+    };
+    server.address = match (ip, place) {
+        (Some(ip), _) => inet(ip, port.ok_or_else(|| format!("{}: the port is missing", what()))?),
+        (None, Some(unix)) => unix,
+        (None, None) => return Err(format!("{} has no address yet; give it one: server {number} address ...", what())),
+    };
+    Ok(server)
+}
+
+#[cfg(test)]
+mod tests;

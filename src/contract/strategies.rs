@@ -1,0 +1,224 @@
+//! Random commands and settings, each a valid one, for property tests.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use proptest::collection::vec;
+use proptest::option::of;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use crate::acl::{Acl, LISTS, Net, Verdict};
+use crate::address::{Address, Host, Local, Service};
+use crate::command::{Command, Fastclose, Form, LogTarget, Number, ServerChange, Switch};
+use crate::grammar::COUNT;
+use crate::settings::{Selection, Server, Settings};
+
+/// Every number.
+pub const NUMBERS: [Number; 12] = [
+    Number::Blacklist,
+    Number::ClientAcl,
+    Number::ClientsMax,
+    Number::ConnMax,
+    Number::ControlAcl,
+    Number::Debug,
+    Number::IdleTimeout,
+    Number::Idlers,
+    Number::PendingMax,
+    Number::Timeout,
+    Number::Tracking,
+    Number::Workers,
+];
+
+/// Every switch.
+pub const SWITCHES: [Switch; 9] = [
+    Switch::Ascii,
+    Switch::Dummy,
+    Switch::Hash,
+    Switch::Keepalive,
+    Switch::Prio,
+    Switch::Roundrobin,
+    Switch::Stubborn,
+    Switch::TcpNodelay,
+    Switch::Weight,
+];
+
+pub fn net() -> impl Strategy<Value = Net> {
+    prop_oneof![
+        (any::<u32>(), any::<u32>()).prop_map(|(address, mask)| Net::v4(address.into(), mask.into())),
+        (any::<u32>(), 0u8..=32).prop_map(|(address, length)| Net::v4_prefix(address.into(), length).unwrap()),
+        (any::<u128>(), 0u8..=128).prop_map(|(address, length)| Net::v6_prefix(address.into(), length).unwrap()),
+        // Mapped IPv4, and few addresses, so that some meet.
+        (any::<u8>(), 96u8..=128).prop_map(|(last, length)| Net::v6_prefix(
+            (0xffff_0102_0300 | u128::from(last)).into(),
+            length
+        )
+        .unwrap()),
+        (0u128..8, 120u8..=128).prop_map(|(address, length)| Net::v6_prefix(address.into(), length).unwrap()),
+    ]
+}
+
+pub fn verdict() -> impl Strategy<Value = Verdict> {
+    select(&[Verdict::Permit, Verdict::Deny][..])
+}
+
+pub fn acl() -> impl Strategy<Value = Acl> {
+    vec((verdict(), net()), 0..5).prop_map(|entries| {
+        let mut acl = Acl::default();
+        assert!(entries.into_iter().all(|(verdict, net)| acl.push(verdict, net)));
+        acl
+    })
+}
+
+fn list() -> impl Strategy<Value = u8> {
+    0u8..LISTS as u8
+}
+
+fn count() -> impl Strategy<Value = u32> {
+    prop_oneof![0u32..20, COUNT]
+}
+
+fn path() -> impl Strategy<Value = PathBuf> {
+    "/[!-~é]{0,40}".prop_map(PathBuf::from)
+}
+
+fn service() -> impl Strategy<Value = Service> {
+    prop_oneof![(1u16..).prop_map(Service::Port), "[a-z][a-z0-9-]{0,12}".prop_map(Service::Name)]
+}
+
+fn remote() -> impl Strategy<Value = Host> {
+    prop_oneof![any::<IpAddr>().prop_map(Host::Ip), "[a-z][a-z0-9]{0,9}(\\.[a-z]{2,4})?".prop_map(Host::Name)]
+}
+
+fn host() -> impl Strategy<Value = Host> {
+    prop_oneof![3 => remote(), 1 => path().prop_map(Host::Unix)]
+}
+
+fn local() -> impl Strategy<Value = Local> {
+    prop_oneof![
+        3 => (of(remote()), service()).prop_map(|(host, port)| Local::Inet { host, port }),
+        1 => path().prop_map(Local::Unix),
+    ]
+}
+
+fn log_target() -> impl Strategy<Value = LogTarget> {
+    prop_oneof![
+        path().prop_map(LogTarget::File),
+        "[a-z./]{1,20}".prop_map(|text| LogTarget::File(text.into())),
+        (remote(), service()).prop_map(|(host, port)| LogTarget::Network(host, port)),
+    ]
+}
+
+fn change() -> impl Strategy<Value = ServerChange> {
+    prop_oneof![
+        list().prop_map(ServerChange::Acl),
+        host().prop_map(ServerChange::Address),
+        count().prop_map(ServerChange::Blacklist),
+        count().prop_map(ServerChange::Hard),
+        count().prop_map(ServerChange::Max),
+        service().prop_map(ServerChange::Port),
+        count().prop_map(ServerChange::Prio),
+        count().prop_map(ServerChange::Weight),
+    ]
+}
+
+fn number() -> impl Strategy<Value = Command> {
+    let value = |number: Number| of(number.range()).prop_map(move |value| Command::Number(number, value));
+    select(&NUMBERS[..]).prop_flat_map(value)
+}
+
+/// A command that some line means.
+pub fn command() -> impl Strategy<Value = Command> {
+    let form = || select(&[Form::Plain, Form::Json][..]);
+    let fastclose = select(&[Fastclose::Off, Fastclose::Up, Fastclose::Down, Fastclose::Both][..]);
+    let settings = prop_oneof![
+        (list(), verdict(), net()).prop_map(|(list, verdict, net)| Command::Acl { list, verdict, net }),
+        list().prop_map(Command::NoAcl),
+        (select(&SWITCHES[..]), any::<bool>()).prop_map(|(switch, on)| Command::Switch(switch, on)),
+        number(),
+        (count(), vec(change(), 1..9)).prop_map(|(number, changes)| Command::Server { number, changes }),
+        of(any::<IpAddr>()).prop_map(Command::Source),
+        fastclose.prop_map(Command::Fastclose),
+    ];
+    let fixed = [Command::Nothing, Command::Control, Command::Exit, Command::NoLog, Command::Pid, Command::NoWebStats];
+    let others = prop_oneof![
+        select(fixed.to_vec()),
+        count().prop_map(Command::Close),
+        count().prop_map(Command::Connection),
+        count().prop_map(Command::Socket),
+        any::<IpAddr>().prop_map(Command::Explain),
+        path().prop_map(Command::Include),
+        of(local()).prop_map(Command::Listen),
+        of(log_target()).prop_map(Command::Log),
+        form().prop_map(Command::Mode),
+        (count(), form()).prop_map(|(seconds, form)| Command::Recent(seconds, form)),
+        form().prop_map(Command::Servers),
+        form().prop_map(Command::Status),
+        of(path()).prop_map(Command::WebStats),
+        of(path()).prop_map(Command::Write),
+    ];
+    prop_oneof![settings, others]
+}
+
+fn server() -> impl Strategy<Value = Server> {
+    let inet = (any::<IpAddr>(), 1u16..).prop_map(|(ip, port)| Address::Inet(SocketAddr::new(ip.to_canonical(), port)));
+    let address = prop_oneof![4 => inet, 1 => path().prop_map(Address::Unix)];
+    (address, [count(), count(), count(), count()], list())
+        .prop_map(|(address, [soft, hard, weight, prio], acl)| Server { address, soft, hard, weight, prio, acl })
+}
+
+fn selection() -> impl Strategy<Value = Selection> {
+    any::<[bool; 6]>().prop_map(|[roundrobin, hash, hash_always, weight, prio, stubborn]| Selection {
+        roundrobin,
+        hash,
+        hash_always,
+        weight,
+        prio,
+        stubborn,
+    })
+}
+
+/// Settings with at least one server, and without those that only the command line can give (`-e`, `-B`).
+pub fn settings() -> impl Strategy<Value = Settings> {
+    let servers = (server(), vec(of(server()), 0..6), any::<usize>()).prop_map(|(one, mut servers, place)| {
+        servers.insert(place % (servers.len() + 1), Some(one));
+        servers
+    });
+    let lists: [_; LISTS] = std::array::from_fn(|_| acl());
+    let numbers = NUMBERS.map(|number| prop_oneof![1 => Just(*number.range().start()), 3 => number.range()]);
+    let fastclose = select(&[Fastclose::Off, Fastclose::Up, Fastclose::Down, Fastclose::Both][..]);
+    let others = (fastclose, of(any::<IpAddr>()), any::<[bool; 4]>(), count());
+    (servers, selection(), lists, numbers, others).prop_map(|(servers, selection, acls, numbers, others)| {
+        let [blacklist, client_acl, clients_max, connections_max, control_acl, debug, idle_timeout, rest @ ..] =
+            numbers;
+        let [idlers, pending_max, connect_timeout, tracking, _workers] = rest;
+        let (fastclose, source, [ascii, tcp_nodelay, keepalive, dummy], accept_batch) = others;
+        let small = |number: u32| u8::try_from(number).unwrap();
+        Settings {
+            generation: 0,
+            servers,
+            emergency: None,
+            abuse: None,
+            selection,
+            blacklist,
+            connect_timeout,
+            tracking,
+            connections_max,
+            clients_max,
+            pending_max,
+            accept_batch,
+            debug: small(debug),
+            ascii,
+            acls,
+            client_acl: small(client_acl),
+            control_acl: small(control_acl),
+            idle_timeout,
+            fastclose,
+            tcp_nodelay,
+            keepalive,
+            source,
+            dummy,
+            idlers,
+        }
+    })
+}

@@ -1,0 +1,151 @@
+//! The settings as a configuration file: what `write` writes.
+//!
+//! Every line is a [`Command`] shown, so the text loads again by construction. What no command can express (`-e`, `-B`, `-N`, `-S`, `-m`) is
+//! for the header that the caller gives.
+
+use std::path::Path;
+
+use crate::address::{Address, Host, Local, Service};
+use crate::command::{self, Command, LogTarget, Number, ServerChange, Switch};
+use crate::ids::ServerId;
+use crate::settings::{Server, Settings};
+
+/// What there is to write.
+#[derive(Clone, Copy, Debug)]
+pub struct Written<'a> {
+    /// Lines for the reader: written first, as comments.
+    pub header: &'a [String],
+    /// The settings.
+    pub settings: &'a Settings,
+    /// The request log.
+    pub log: Option<&'a LogTarget>,
+    /// The file for status reports.
+    pub status_file: Option<&'a Path>,
+    /// Where pen listens, if a command said so; the first operand stays on the command line.
+    pub listen: Option<&'a Local>,
+    /// The number of workers, if a command said so.
+    pub workers: Option<u32>,
+}
+
+/// The text of the file, in the order of the original.
+pub fn text(state: &Written<'_>) -> String {
+    let settings = state.settings;
+    let mut text = String::new();
+    for line in state.header {
+        text.push_str(&format!("# {}\n", line.replace(['\n', '\r'], " ")));
+    }
+    for command in access_lists(settings).chain(head(settings)) {
+        line(&mut text, &command);
+    }
+    // The command is there for the switch that it will be.
+    text.push_str("no http\n");
+    line(&mut text, &state.log.map_or(Command::NoLog, |target| Command::Log(Some(target.clone()))));
+    line(&mut text, &Command::Switch(Switch::Roundrobin, settings.selection.roundrobin));
+    for (id, definition) in settings.configured() {
+        line(&mut text, &server(id, definition));
+    }
+    for command in middle(settings) {
+        line(&mut text, &command);
+    }
+    line(&mut text, &state.status_file.map_or(Command::NoWebStats, |path| Command::WebStats(Some(path.into()))));
+    line(&mut text, &Command::Switch(Switch::Weight, settings.selection.weight));
+    line(&mut text, &Command::Switch(Switch::Prio, settings.selection.prio));
+    for command in additions(state) {
+        line(&mut text, &command);
+    }
+    text
+}
+
+/// Adds a command's line. A path with a space or a line's end in it, which only the command line can give, is no word of a command: it is
+/// left to the command line, and the reader is told.
+fn line(text: &mut String, command: &Command) {
+    let line = command.to_string();
+    if !line.contains('\n') && command::parse(&line).as_ref() == Ok(command) {
+        text.push_str(&format!("{line}\n"));
+    } else {
+        text.push_str(&format!("# not expressible as a command: {}\n", line.escape_debug()));
+    }
+}
+
+fn access_lists(settings: &Settings) -> impl Iterator<Item = Command> {
+    (0u8..).zip(&settings.acls).flat_map(|(list, acl)| {
+        let entries =
+            acl.entries().iter().map(move |(verdict, net)| Command::Acl { list, verdict: *verdict, net: *net });
+        std::iter::once(Command::NoAcl(list)).chain(entries)
+    })
+}
+
+fn number(which: Number, value: u32) -> Command {
+    Command::Number(which, Some(value))
+}
+
+/// What stands before the log.
+fn head(settings: &Settings) -> [Command; 6] {
+    [
+        Command::Switch(Switch::Ascii, settings.ascii),
+        number(Number::Blacklist, settings.blacklist),
+        number(Number::ClientAcl, settings.client_acl.into()),
+        number(Number::ControlAcl, settings.control_acl.into()),
+        number(Number::Debug, settings.debug.into()),
+        Command::Switch(Switch::Hash, settings.selection.hash),
+    ]
+}
+
+/// What stands between the servers and the status file.
+fn middle(settings: &Settings) -> [Command; 5] {
+    [
+        Command::Switch(Switch::Stubborn, settings.selection.stubborn),
+        Command::Fastclose(settings.fastclose),
+        Command::Switch(Switch::TcpNodelay, settings.tcp_nodelay),
+        number(Number::Timeout, settings.connect_timeout),
+        number(Number::Tracking, settings.tracking),
+    ]
+}
+
+/// What the original forgets, where it is not the default.
+fn additions(state: &Written<'_>) -> impl Iterator<Item = Command> {
+    let (now, default) = (state.settings, Settings::default());
+    let changed = |which, now, default| (now != default).then_some(number(which, now));
+    let on = |which, on: bool| on.then_some(Command::Switch(which, true));
+    [
+        changed(Number::IdleTimeout, now.idle_timeout, default.idle_timeout),
+        changed(Number::PendingMax, now.pending_max, default.pending_max),
+        on(Switch::Keepalive, now.keepalive),
+        now.source.map(|ip| Command::Source(Some(ip))),
+        on(Switch::Dummy, now.dummy),
+        changed(Number::Idlers, now.idlers, default.idlers),
+        changed(Number::ClientsMax, now.clients_max, default.clients_max),
+        changed(Number::ConnMax, now.connections_max, default.connections_max),
+        state.workers.map(|workers| number(Number::Workers, workers)),
+        state.listen.map(|local| Command::Listen(Some(local.clone()))),
+    ]
+    .into_iter()
+    .flatten()
+}
+
+fn server(id: ServerId, server: &Server) -> Command {
+    let host = match &server.address {
+        Address::Inet(address) => Host::Ip(address.ip()),
+        Address::Unix(path) => Host::Unix(path.clone()),
+    };
+    let mut changes = vec![
+        ServerChange::Acl(server.acl),
+        ServerChange::Address(host),
+        ServerChange::Port(Service::Port(server.address.port())),
+        ServerChange::Max(server.soft),
+        ServerChange::Hard(server.hard),
+    ];
+    if server.weight != DEFAULT_WEIGHT {
+        changes.push(ServerChange::Weight(server.weight));
+    }
+    if server.prio != 0 {
+        changes.push(ServerChange::Prio(server.prio));
+    }
+    Command::Server { number: id.0.into(), changes }
+}
+
+/// The weight of a server that was given none.
+const DEFAULT_WEIGHT: u32 = 1;
+
+#[cfg(test)]
+mod tests;

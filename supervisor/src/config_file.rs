@@ -1,0 +1,243 @@
+//! Configuration files: read by the supervisor, outside the jail, with what they include.
+
+#![forbid(unsafe_code)]
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use pen_contract::command::Command;
+use pen_contract::configuration::Placed;
+use pen_contract::file;
+
+use crate::why::why;
+
+/// The commands of a file and of all that it includes, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    /// The commands; none is an `include`.
+    pub(crate) commands: Vec<Placed>,
+    /// What the administrator should hear, `FILE:LINE: text`.
+    pub(crate) notices: Vec<String>,
+}
+
+/// Reads a configuration file.
+///
+/// # Errors
+/// Everything that is wrong with it and with what it includes, `FILE:LINE: reason`.
+pub(crate) fn load(path: &Path) -> Result<Loaded, Vec<String>> {
+    let mut loader = Loader::default();
+    loader.file(path, String::new(), 0);
+    loader.finish()
+}
+
+/// Puts the commands of files in the place of the `include` commands that name them. Relative names are those of files in `directory`.
+///
+/// # Errors
+/// Everything that is wrong with the files.
+pub(crate) fn expand(commands: Vec<Placed>, directory: &Path) -> Result<Loaded, Vec<String>> {
+    let mut loader = Loader::default();
+    for placed in commands {
+        loader.command(placed, directory, 0);
+    }
+    loader.finish()
+}
+
+/// Reads a file that somebody else opened, who may not have another one opened: its commands must not include any.
+///
+/// # Errors
+/// Everything that is wrong with it, `FILE:LINE: reason`.
+pub(crate) fn read_given(file: File, name: &Path) -> Result<Loaded, Vec<String>> {
+    let mut loader = Loader::default();
+    match text(file) {
+        Ok(text) => loader.text(&text, name, Depth::Alone),
+        Err(error) => loader.errors.push(format!("{}: {}", name.display(), why(&error))),
+    }
+    loader.finish()
+}
+
+/// How far an `include` may go from here.
+#[derive(Clone, Copy)]
+enum Depth {
+    /// This many files were entered.
+    Within(u32),
+    /// Nowhere.
+    Alone,
+}
+
+#[derive(Default)]
+struct Loader {
+    loaded: Loaded,
+    errors: Vec<String>,
+    /// A bound on what files that include each other can bring about.
+    files: u32,
+}
+
+impl Loader {
+    fn finish(mut self) -> Result<Loaded, Vec<String>> {
+        let surplus = self.errors.len().saturating_sub(MOST_ERRORS);
+        if surplus > 0 {
+            self.errors.truncate(MOST_ERRORS);
+            self.errors.push(format!("{surplus} more lines are wrong"));
+        }
+        if self.errors.is_empty() { Ok(self.loaded) } else { Err(self.errors) }
+    }
+
+    /// `at` is where the file is named, with a colon and a space behind it.
+    fn file(&mut self, path: &Path, at: String, depth: u32) {
+        self.files += 1;
+        if depth > DEEPEST || self.files > MOST_FILES {
+            let why = if depth > DEEPEST { "more than 16 files deep" } else { "more than 1024 files in all" };
+            return self.errors.push(format!("{at}{}: not included: {why}", path.display()));
+        }
+        match open(path).and_then(text) {
+            Ok(text) => self.text(&text, path, Depth::Within(depth)),
+            Err(error) => self.errors.push(format!("{at}{}: {}", path.display(), why(&error))),
+        }
+    }
+
+    fn text(&mut self, text: &[u8], path: &Path, depth: Depth) {
+        let place = |number| format!("{}:{number}", path.display());
+        let lines = match file::parse(text) {
+            Ok(lines) => lines,
+            Err(bad) => {
+                return self.errors.extend(bad.into_iter().map(|bad| format!("{}: {}", place(bad.number), bad.why)));
+            }
+        };
+        let directory = path.parent().unwrap_or(path);
+        for line in lines {
+            let place = place(line.number);
+            self.loaded.notices.extend(line.notice.map(|notice| format!("{place}: {notice}")));
+            match (depth, line.command) {
+                (_, Command::Nothing) => {}
+                (Depth::Alone, Command::Include(_)) => {
+                    self.errors.push(format!("{place}: include: not in a file that was named at the control port"));
+                }
+                (Depth::Alone, command) => self.loaded.commands.push(Placed { place, command }),
+                (Depth::Within(depth), command) => self.command(Placed { place, command }, directory, depth),
+            }
+        }
+    }
+
+    fn command(&mut self, placed: Placed, directory: &Path, depth: u32) {
+        match &placed.command {
+            Command::Include(name) => self.file(&directory.join(name), format!("{}: ", placed.place), depth + 1),
+            _ if self.loaded.commands.len() < MOST_COMMANDS => self.loaded.commands.push(placed),
+            _ => {
+                if self.errors.last().is_none_or(|last| !last.ends_with(TOO_MANY)) {
+                    self.errors.push(format!("{}: {TOO_MANY}", placed.place));
+                }
+            }
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
+}
+
+/// The whole of a regular file: nothing else can be read again at each HUP, and without waiting for anybody.
+fn text(file: File) -> io::Result<Vec<u8>> {
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut text = Vec::new();
+    file.take(LONGEST + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > LONGEST {
+        return Err(io::Error::other("longer than 16 MiB"));
+    }
+    Ok(text)
+}
+
+/// How deep files may include each other.
+const DEEPEST: u32 = 16;
+
+const MOST_FILES: u32 = 1024;
+
+/// More than all servers and ten full access lists take.
+const MOST_COMMANDS: usize = 200_000;
+
+const TOO_MANY: &str = "more than 200000 commands";
+
+/// Longest file, in bytes.
+const LONGEST: u64 = 16 * 1024 * 1024;
+
+/// Most lines that are told of one configuration.
+pub(crate) const MOST_ERRORS: usize = 100;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use pen_contract::command::{Number, Switch};
+
+    use super::*;
+
+    fn directory(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = directory.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        directory
+    }
+
+    #[test]
+    fn included_commands_stand_where_they_are_included_and_names_are_relative_to_the_file() {
+        let directory = directory(&[
+            ("pen.cfg", "blacklist 1\ninclude sub/a\nblacklist 4"),
+            ("sub/a", "blacklist 2\ninclude b\n"),
+            ("sub/b", "hash\n"),
+        ]);
+        let loaded = load(&directory.path().join("pen.cfg")).unwrap();
+        let blacklist = |time| Command::Number(Number::Blacklist, Some(time));
+        let commands: Vec<Command> = loaded.commands.iter().map(|placed| placed.command.clone()).collect();
+        assert_eq!(commands, [blacklist(1), blacklist(2), Command::Switch(Switch::Hash, true), blacklist(4)]);
+        assert!(loaded.commands[1].place.ends_with("/sub/a:1"), "{:?}", loaded.commands[1]);
+    }
+
+    #[test]
+    fn every_bad_line_is_told_with_its_place() {
+        let directory = directory(&[
+            ("pen.cfg", "nonsense\nhash\ntimeout x\ninclude gone\n"),
+            ("good", "include bad"),
+            ("bad", "x\ny"),
+        ]);
+        let errors = load(&directory.path().join("pen.cfg")).unwrap_err();
+        assert_eq!(errors.len(), 2, "{errors:?}");
+        assert!(errors[0].contains("/pen.cfg:1: ") && errors[1].contains("/pen.cfg:3: "), "{errors:?}");
+        let errors = load(&directory.path().join("good")).unwrap_err();
+        assert!(errors.len() == 2 && errors[1].contains("/bad:2: "), "{errors:?}");
+        let missing = load(&directory.path().join("missing")).unwrap_err();
+        assert!(missing[0].ends_with("/missing: no such file or directory"), "{missing:?}");
+    }
+
+    #[test]
+    fn a_file_that_includes_itself_is_an_error_and_ends() {
+        let directory = directory(&[("loop", "hash\ninclude loop\n"), ("tree", "include tree\ninclude tree\n")]);
+        let errors = load(&directory.path().join("loop")).unwrap_err();
+        assert!(errors.len() == 1 && errors[0].contains("16 files deep"), "{errors:?}");
+        let errors = load(&directory.path().join("tree")).unwrap_err();
+        assert!(errors.len() <= MOST_ERRORS + 1);
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_without_waiting() {
+        let directory = directory(&[]);
+        let fifo = directory.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for path in [&fifo, directory.path(), Path::new("/dev/zero")] {
+            assert!(load(path).unwrap_err()[0].ends_with("not a regular file"));
+        }
+    }
+
+    #[test]
+    fn a_given_file_includes_nothing() {
+        let directory = directory(&[("given", "hash\ninclude /etc/passwd\n")]);
+        let file = File::open(directory.path().join("given")).unwrap();
+        let errors = read_given(file, Path::new("/given")).unwrap_err();
+        assert_eq!(errors, ["/given:2: include: not in a file that was named at the control port"]);
+    }
+}

@@ -1,0 +1,113 @@
+//! Work for a child of its own: a long reply, or a file to be written, that must not keep the supervisor from its other work.
+//!
+//! The child writes the reply into a memfd and ends. It is killed if it takes too long.
+
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::sys::prctl;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::WaitStatus;
+use nix::unistd::{Pid, getpid, getppid};
+
+use crate::child::watch;
+use crate::control::Reply;
+use crate::memory;
+use crate::sys;
+use crate::why::why;
+
+/// A child at work.
+#[derive(Debug)]
+pub(crate) struct Errand {
+    child: Pid,
+    /// Readable once the child has ended.
+    pidfd: OwnedFd,
+    reply: File,
+    deadline: Instant,
+    late: bool,
+}
+
+impl Errand {
+    /// Forks the child. What `work` writes is the reply; if it fails, its error is the reply, after `word`.
+    ///
+    /// # Errors
+    /// There can be no child now.
+    pub(crate) fn begin(
+        word: &str,
+        now: Instant,
+        work: impl FnOnce(&mut dyn Write, Pid) -> io::Result<()>,
+    ) -> io::Result<Errand> {
+        let reply = memory::new()?;
+        let supervisor = getpid();
+        let child = sys::fork(|| run(word, &reply, supervisor, work))?;
+        let pidfd = watch(child)?;
+        Ok(Errand { child, pidfd, reply, deadline: now + PATIENCE, late: false })
+    }
+
+    /// To be polled for the end of the child.
+    pub(crate) fn process(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// When [`Errand::expire`] has to be called.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        (!self.late).then_some(self.deadline)
+    }
+
+    /// Ends one that takes too long.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        if !self.late && now >= self.deadline {
+            self.late = true;
+            self.kill();
+        }
+    }
+
+    /// Kills the child, which is still to be reaped.
+    pub(crate) fn kill(&self) {
+        // The pid is still the child's, because it has not been waited for.
+        let _ = kill(self.child, Signal::SIGKILL);
+    }
+
+    /// Whether this child is the one.
+    pub(crate) fn is(&self, child: Pid) -> bool {
+        self.child == child
+    }
+
+    /// The reply, once the child has been waited for.
+    pub(crate) fn reply(self, word: &str, status: WaitStatus) -> Reply {
+        let ended = match status {
+            WaitStatus::Exited(_, 0) => match self.reply.metadata() {
+                Ok(there) if there.len() == 0 => return Reply::none(),
+                _ => memory::seal(self.reply).map(Reply::Memory).map_err(|error| why(&error)),
+            },
+            _ if self.late => Err(format!("not finished within {} s", PATIENCE.as_secs())),
+            WaitStatus::Signaled(_, signal, _) => Err(format!("not finished: killed by signal {}", signal as i32)),
+            _ => Err("not finished".into()),
+        };
+        ended.unwrap_or_else(|why| Reply::line(format!("{word}: {why}")))
+    }
+}
+
+fn run(word: &str, mut reply: &File, supervisor: Pid, work: impl FnOnce(&mut dyn Write, Pid) -> io::Result<()>) -> i32 {
+    if prctl::set_pdeathsig(Signal::SIGKILL).is_err() || getppid() != supervisor {
+        return 1;
+    }
+    let mut buffered = BufWriter::with_capacity(1 << 16, reply);
+    let done = work(&mut buffered, supervisor).and_then(|()| buffered.flush());
+    drop(buffered);
+    match done {
+        Ok(()) => 0,
+        Err(error) => {
+            // Not behind half a page.
+            let told = reply.set_len(0).and_then(|()| io::Seek::rewind(&mut reply));
+            i32::from(told.and_then(|()| writeln!(reply, "{word}: {}", why(&error))).is_err())
+        }
+    }
+}
+
+/// How long a child may take.
+const PATIENCE: Duration = Duration::from_secs(30);

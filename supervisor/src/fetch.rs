@@ -1,0 +1,198 @@
+//! A file or a socket that an operator named, had again by a child with the operator's rights: in the jail, as the user of `-u`.
+//!
+//! The supervisor never opens, binds or removes such a path itself: its directory may be in a stranger's hands, and root's are not to be lent.
+
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, getpid};
+use pen_contract::address::Address;
+use pen_contract::channel::{Channel, Received};
+use serde::{Deserialize, Serialize};
+
+use crate::jail::Jail;
+use crate::listen::Listener;
+use crate::log_file;
+use crate::peer::printable;
+use crate::signals;
+use crate::sys;
+use crate::why::why;
+
+/// What to have.
+#[derive(Clone, Debug)]
+pub(crate) enum Wanted {
+    /// A request log.
+    Log(PathBuf),
+    /// A listening Unix socket, with its backlog.
+    Listener(PathBuf, u32),
+}
+
+/// From the child; with a descriptor if it has one.
+#[derive(Debug, Serialize, Deserialize)]
+enum Answer {
+    /// Here it is. For a socket: device and number of its file.
+    Here(u64, u64),
+    /// Why not.
+    Failed(String),
+}
+
+/// The supervisor says nothing.
+#[derive(Debug, Serialize, Deserialize)]
+enum Nothing {}
+
+/// What was had.
+#[derive(Debug)]
+pub(crate) struct Fetched {
+    /// The descriptor.
+    pub(crate) descriptor: OwnedFd,
+    /// The file of a socket: device and number.
+    pub(crate) place: (u64, u64),
+}
+
+/// A child at work.
+#[derive(Debug)]
+pub(crate) struct Fetching {
+    channel: Channel<Nothing, Answer>,
+    /// None once it was waited for: then the pid can be somebody else's.
+    child: Option<Pid>,
+    deadline: Instant,
+}
+
+impl Fetching {
+    /// Forks the child.
+    ///
+    /// # Errors
+    /// There can be no child now.
+    pub(crate) fn begin(wanted: &Wanted, jail: &Jail, now: Instant) -> io::Result<Fetching> {
+        let (ours, theirs): (Channel<Nothing, Answer>, Channel<Answer, Nothing>) = Channel::pair()?;
+        let supervisor = getpid();
+        let child = sys::fork(|| answer(wanted, jail, supervisor, &theirs))?;
+        Ok(Fetching { channel: ours, child: Some(child), deadline: now + PATIENCE })
+    }
+
+    /// To be polled for reading.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+
+    /// When it is to be read at the latest.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// What came of it, once it is known.
+    pub(crate) fn read(&self, now: Instant) -> Option<Result<Fetched, String>> {
+        match self.channel.receive() {
+            Ok(Received::Message(Answer::Here(device, number), Some(descriptor))) => {
+                Some(Ok(Fetched { descriptor, place: (device, number) }))
+            }
+            Ok(Received::Message(Answer::Failed(why), _)) => Some(Err(printable(&why))),
+            Ok(Received::Empty) if now < self.deadline => None,
+            Ok(Received::Empty) => Some(Err(format!("not opened within {} s", PATIENCE.as_secs()))),
+            Ok(Received::Message(Answer::Here(_, _), None) | Received::Closed) | Err(_) => {
+                Some(Err("the process that was to open it ended".into()))
+            }
+        }
+    }
+
+    /// Whether this child was the one; it has been waited for.
+    pub(crate) fn reaped(&mut self, child: Pid) -> bool {
+        self.child.take_if(|own| *own == child).is_some()
+    }
+}
+
+/// The child is killed; whoever waits for this process's children reaps it.
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        if let Some(child) = self.child {
+            let _ = kill(child, Signal::SIGKILL);
+        }
+    }
+}
+
+/// The file of a listener in the jail, removed by a child when this is dropped by the process that had it made, if it is still the same file.
+#[derive(Debug)]
+pub(crate) struct JailedPath {
+    path: PathBuf,
+    place: (u64, u64),
+    jail: Jail,
+    maker: u32,
+}
+
+impl JailedPath {
+    pub(crate) fn new(path: &Path, place: (u64, u64), jail: &Jail) -> JailedPath {
+        JailedPath { path: path.into(), place, jail: jail.clone(), maker: std::process::id() }
+    }
+}
+
+impl Drop for JailedPath {
+    fn drop(&mut self) {
+        if self.maker != std::process::id() {
+            return;
+        }
+        let supervisor = getpid();
+        let remove = || {
+            let entered = signals::settle_child().is_ok() && self.jail.enter(supervisor).is_ok();
+            let ours = || place(&self.path).is_ok_and(|now| now == self.place);
+            i32::from(!(entered && ours() && fs::remove_file(&self.path).is_ok()))
+        };
+        let Ok(child) = sys::fork(remove) else { return };
+        // It takes no time that matters; but a supervisor that ends takes its children with it.
+        let deadline = Instant::now() + REMOVAL_PATIENCE;
+        while waitpid(child, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+fn place(path: &Path) -> io::Result<(u64, u64)> {
+    let there = fs::symlink_metadata(path)?;
+    match there.file_type().is_socket() {
+        true => Ok((there.dev(), there.ino())),
+        false => Err(io::ErrorKind::NotFound.into()),
+    }
+}
+
+// From here on: in the child.
+
+fn answer(wanted: &Wanted, jail: &Jail, supervisor: Pid, channel: &Channel<Answer, Nothing>) -> i32 {
+    let (answer, descriptor) = match had(wanted, jail, supervisor, channel) {
+        Ok(Fetched { descriptor, place: (device, number) }) => (Answer::Here(device, number), Some(descriptor)),
+        Err(why) => (Answer::Failed(why), None),
+    };
+    i32::from(channel.send(&answer, descriptor.as_ref().map(AsFd::as_fd)).is_err())
+}
+
+fn had(wanted: &Wanted, jail: &Jail, supervisor: Pid, channel: &Channel<Answer, Nothing>) -> Result<Fetched, String> {
+    let at = |step: &'static str| move |error: io::Error| format!("{step}: {}", why(&error));
+    signals::settle_child().map_err(at("signals"))?;
+    sys::close_all_but(&[channel.as_fd()]).map_err(at("close descriptors"))?;
+    jail.enter(supervisor).map_err(|error| error.to_string())?;
+    match wanted {
+        Wanted::Log(path) => {
+            let log = log_file::open(path).map_err(|error| error.to_string())?;
+            Ok(Fetched { descriptor: crate::inheritance::into_descriptor(log), place: (0, 0) })
+        }
+        Wanted::Listener(path, backlog) => {
+            let listener = Listener::bind(&Address::Unix(path.clone()), *backlog).map_err(|error| error.to_string())?;
+            let (descriptor, guard) = listener.into_parts();
+            // The file stays; the supervisor has it removed.
+            std::mem::forget(guard);
+            Ok(Fetched { descriptor, place: place(path).map_err(at("the new socket"))? })
+        }
+    }
+}
+
+/// How long the child may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the removal of a socket's file may take.
+const REMOVAL_PATIENCE: Duration = Duration::from_millis(200);

@@ -1,0 +1,56 @@
+//! Memory that goes to another process as a descriptor (memfd_create(2)).
+
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+
+use pen_contract::codec;
+use pen_contract::settings::Settings;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+
+/// Memory to be written.
+///
+/// # Errors
+/// No descriptors left.
+pub(crate) fn new() -> io::Result<File> {
+    Ok(memfd_create(c"pen", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?.into())
+}
+
+/// Makes it unchangeable, whoever holds it.
+///
+/// # Errors
+/// Somebody has it mapped for writing.
+pub(crate) fn seal(memory: File) -> io::Result<OwnedFd> {
+    fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL)?;
+    Ok(memory.into())
+}
+
+/// Settings as they travel.
+///
+/// # Errors
+/// No descriptors or memory left, or the settings are larger than any that can be.
+pub(crate) fn encoded(settings: &Settings) -> io::Result<OwnedFd> {
+    let bytes = codec::encode_settings(settings).map_err(io::Error::other)?;
+    let mut memory = new()?;
+    memory.write_all(&bytes)?;
+    seal(memory)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    #[test]
+    fn settings_travel_and_nobody_can_change_them_on_the_way() {
+        let settings = Settings { generation: 7, ..Settings::default() };
+        let memory = File::from(encoded(&settings).unwrap());
+        let mut bytes = vec![0; memory.metadata().unwrap().len() as usize];
+        memory.read_exact_at(&mut bytes, 0).unwrap();
+        assert_eq!(codec::decode_settings(&bytes).unwrap(), settings);
+        assert!(memory.write_at(b"x", 0).is_err() && memory.set_len(0).is_err());
+    }
+}

@@ -1,0 +1,203 @@
+//! Which names have to be looked up before commands can take effect, and what the answers mean.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use pen_contract::address::{Host, Service};
+use pen_contract::command::{Command, LogTarget};
+use pen_contract::configuration::{Lookup, Names, Placed};
+use pen_contract::fold;
+
+use crate::resolve::{Answer, Question};
+
+/// What is to be looked up.
+#[derive(Debug)]
+pub(crate) struct Inquiry {
+    lookups: Vec<Lookup>,
+    /// penlogd, which is reached by UDP.
+    log: Option<(Host, Service)>,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// Hosts and TCP services.
+    pub(crate) names: Names,
+    /// Where the request log goes, if it goes to the network.
+    pub(crate) log: Option<SocketAddr>,
+}
+
+impl Inquiry {
+    /// For commands that want these names, and for the last of them that says where the request log goes.
+    pub(crate) fn new<'c>(lookups: BTreeSet<Lookup>, commands: impl Iterator<Item = &'c Placed>) -> Inquiry {
+        let log = match last_log(commands) {
+            Some(Some(LogTarget::Network(host, service))) => Some((host, service)),
+            _ => None,
+        };
+        Inquiry { lookups: lookups.into_iter().collect(), log }
+    }
+
+    /// The questions; none if all is numeric.
+    pub(crate) fn questions(&self) -> Vec<Question> {
+        let lookups = self.lookups.iter().map(|lookup| match lookup {
+            Lookup::Host(name) => Question::Host(name.clone()),
+            Lookup::Service(name) => Question::TcpService(name.clone()),
+        });
+        let log = self.log.iter().flat_map(|(host, service)| log_questions(host, service));
+        lookups.chain(log).collect()
+    }
+
+    /// Puts the answers to the questions, which are in their order, together.
+    ///
+    /// # Errors
+    /// The log host cannot be reached by UDP.
+    pub(crate) fn found(self, mut answers: Vec<Answer>) -> Result<Found, String> {
+        let of_log = answers.split_off(self.lookups.len().min(answers.len()));
+        let log = self.log.map(|(host, service)| log_address(&host, &service, of_log)).transpose()?;
+        Ok(Found { names: names(self.lookups, answers), log })
+    }
+}
+
+/// Where the request log goes after these commands; none if they do not say.
+pub(crate) fn last_log<'c>(commands: impl Iterator<Item = &'c Placed>) -> Option<Option<LogTarget>> {
+    commands.fold(None, |last, placed| match &placed.command {
+        Command::Log(Some(target)) => Some(Some(target.clone())),
+        Command::NoLog => Some(None),
+        _ => last,
+    })
+}
+
+/// What the resolver says of a name that it cannot find, with the place of the first command that has this name.
+pub(crate) fn placed<'c>(why: String, mut commands: impl Iterator<Item = &'c Placed>) -> String {
+    let asks = |lookup: Lookup| {
+        let (Lookup::Host(name) | Lookup::Service(name)) = lookup;
+        why.strip_prefix("cannot resolve ")
+            .and_then(|rest| rest.strip_prefix(&name))
+            .is_some_and(|rest| rest.starts_with(": "))
+    };
+    let found = commands.find(|placed| lookups(&placed.command).into_iter().any(asks));
+    match found {
+        Some(Placed { place, .. }) if !place.is_empty() => format!("{place}: {why}"),
+        _ => why,
+    }
+}
+
+/// The names in a command, those of `log` too.
+fn lookups(command: &Command) -> Vec<Lookup> {
+    match command {
+        Command::Log(Some(LogTarget::Network(host, service))) => {
+            let questions = log_questions(host, service);
+            questions
+                .map(|question| match question {
+                    Question::Host(name) => Lookup::Host(name),
+                    Question::TcpService(name) | Question::UdpService(name) => Lookup::Service(name),
+                })
+                .collect()
+        }
+        other => fold::lookups(other),
+    }
+}
+
+fn names(lookups: Vec<Lookup>, answers: Vec<Answer>) -> Names {
+    let mut names = Names::default();
+    for pair in lookups.into_iter().zip(answers) {
+        match pair {
+            (Lookup::Host(name), Answer::Host(ip)) => drop(names.hosts.insert(name, ip)),
+            (Lookup::Service(name), Answer::Service(port)) => drop(names.services.insert(name, port)),
+            // The resolver's answers fit their questions; without one, the configuration cannot be settled.
+            (Lookup::Host(_) | Lookup::Service(_), _) => {}
+        }
+    }
+    names
+}
+
+fn log_questions(host: &Host, service: &Service) -> impl Iterator<Item = Question> + use<> {
+    let host = match host {
+        Host::Name(name) => Some(Question::Host(name.clone())),
+        Host::Ip(_) | Host::Unix(_) => None,
+    };
+    let service = match service {
+        Service::Name(name) => Some(Question::UdpService(name.clone())),
+        Service::Port(_) => None,
+    };
+    host.into_iter().chain(service)
+}
+
+fn log_address(host: &Host, service: &Service, answers: Vec<Answer>) -> Result<SocketAddr, String> {
+    let (mut ip, mut port) = (None, None);
+    match host {
+        Host::Ip(numeric) => ip = Some(*numeric),
+        Host::Name(_) | Host::Unix(_) => {}
+    }
+    match service {
+        Service::Port(numeric) => port = Some(*numeric),
+        Service::Name(_) => {}
+    }
+    for answer in answers {
+        match answer {
+            Answer::Host(found) => ip = Some(found),
+            Answer::Service(found) => port = Some(found),
+            Answer::Failed(_) => {}
+        }
+    }
+    match (ip, port) {
+        (Some(ip), Some(port)) => Ok((ip, port).into()),
+        _ => Err("log: the log host is not an address that UDP can reach".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_become_names() {
+        let lookups = vec![Lookup::Host("www1".into()), Lookup::Service("http".into())];
+        let found = names(lookups, vec![Answer::Host([10, 0, 0, 1].into()), Answer::Service(80)]);
+        assert_eq!(found.hosts["www1"], std::net::IpAddr::from([10, 0, 0, 1]));
+        assert_eq!(found.services["http"], 80);
+    }
+
+    #[test]
+    fn the_log_host_is_put_together_from_numbers_and_answers() {
+        let (host, service) = (Host::Name("loghost".into()), Service::Name("penlog".into()));
+        assert_eq!(log_questions(&host, &service).count(), 2);
+        let answers = vec![Answer::Host([10, 0, 0, 1].into()), Answer::Service(10000)];
+        assert_eq!(log_address(&host, &service, answers).unwrap(), "10.0.0.1:10000".parse().unwrap());
+        let numeric = (Host::Ip([10, 0, 0, 2].into()), Service::Port(7));
+        assert_eq!(log_questions(&numeric.0, &numeric.1).count(), 0);
+        assert_eq!(log_address(&numeric.0, &numeric.1, Vec::new()).unwrap(), "10.0.0.2:7".parse().unwrap());
+    }
+
+    #[test]
+    fn a_name_that_is_not_found_is_told_with_the_place_of_its_command() {
+        let command = |place: &str, line: &str| Placed {
+            place: place.into(),
+            command: pen_contract::command::parse(line).unwrap(),
+        };
+        let commands =
+            [command("f:1", "hash"), command("f:2", "server 0 address www1"), command("f:3", "log loghost:9")];
+        let placed = |why: &str| placed(why.into(), commands.iter());
+        assert_eq!(placed("cannot resolve www1: no such host"), "f:2: cannot resolve www1: no such host");
+        assert_eq!(placed("cannot resolve loghost: no such host"), "f:3: cannot resolve loghost: no such host");
+        for elsewhere in ["cannot resolve www: no such host", "something else"] {
+            assert_eq!(placed(elsewhere), elsewhere);
+        }
+    }
+
+    #[test]
+    fn the_last_word_about_the_log_counts() {
+        let placed = |command| Placed { place: String::new(), command };
+        let file = || Command::Log(Some(LogTarget::File("/log".into())));
+        let network = Command::Log(Some(LogTarget::Network(Host::Name("loghost".into()), Service::Port(7))));
+        assert_eq!(last_log([].iter()), None);
+        assert_eq!(last_log([placed(file()), placed(Command::NoLog)].iter()), Some(None));
+        let commands = [placed(Command::NoLog), placed(network), placed(Command::Log(None))];
+        let inquiry = Inquiry::new(BTreeSet::new(), commands.iter());
+        assert_eq!(inquiry.questions(), [Question::Host("loghost".into())]);
+        let found = inquiry.found(vec![Answer::Host([10, 0, 0, 1].into())]).unwrap();
+        assert_eq!(found.log, Some("10.0.0.1:7".parse().unwrap()));
+    }
+}

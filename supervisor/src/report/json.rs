@@ -1,0 +1,114 @@
+//! The reports as JSON (RFC 8259), for scripts. Rows are written one by one: there may be millions.
+
+#![forbid(unsafe_code)]
+
+use std::io::{self, Write};
+
+use pen_contract::stats::ConnectionInfo;
+use serde::Serialize;
+
+use crate::clock;
+use crate::report::snapshot::{ClientRow, ServerRow, Snapshot};
+
+/// The status page.
+pub(super) fn status(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
+    let Snapshot { time, current, servers, clients_max, clients, connections_max, connections_used, .. } = snapshot;
+    write!(to, "{{\"time\":")?;
+    value(&clock::full(time), to)?;
+    write!(to, ",\"unix_time\":{},\"current\":{current},\"servers\":", time.unix_timestamp())?;
+    array(servers.into_iter(), to)?;
+    write!(to, ",\"clients_max\":{clients_max},\"clients\":")?;
+    array(clients, to)?;
+    write!(to, ",\"connections_max\":{connections_max},\"connections_used\":{connections_used},\"connections\":")?;
+    array(snapshot.connections.iter().map(Connection::from), to)?;
+    write!(to, ",\"workers_missing\":")?;
+    array(snapshot.missing.iter().map(|worker| worker.0), to)?;
+    to.write_all(b"}\n")
+}
+
+/// The servers.
+pub(super) fn servers(rows: impl Iterator<Item = ServerRow>, to: &mut dyn Write) -> io::Result<()> {
+    array(rows, to)?;
+    to.write_all(b"\n")
+}
+
+/// The clients whose last use is within so many seconds.
+pub(super) fn recent(rows: impl Iterator<Item = ClientRow>, seconds: u32, to: &mut dyn Write) -> io::Result<()> {
+    array(rows.filter(|row| row.age <= seconds.into()), to)?;
+    to.write_all(b"\n")
+}
+
+/// An open connection.
+#[derive(Serialize)]
+struct Connection {
+    number: u32,
+    state: u8,
+    downfd: i32,
+    upfd: i32,
+    pending_down: u32,
+    pending_up: u32,
+    client: i32,
+    server: i32,
+}
+
+impl From<&ConnectionInfo> for Connection {
+    fn from(info: &ConnectionInfo) -> Connection {
+        let ConnectionInfo { number, state, downfd, upfd, pending_down, pending_up, client, server } = *info;
+        Connection { number, state, downfd, upfd, pending_down, pending_up, client, server }
+    }
+}
+
+fn array<T: Serialize>(rows: impl Iterator<Item = T>, to: &mut dyn Write) -> io::Result<()> {
+    to.write_all(b"[")?;
+    for (index, row) in rows.enumerate() {
+        to.write_all(if index == 0 { b"\n" } else { b",\n" })?;
+        value(&row, to)?;
+    }
+    to.write_all(b"]")
+}
+
+fn value<T: Serialize + ?Sized>(value: &T, to: &mut dyn Write) -> io::Result<()> {
+    Ok(serde_json::to_writer(to, value)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use pen_contract::ids::WorkerId;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::report::snapshot::tests::{client, connection, snapshot};
+
+    #[test]
+    fn everything_is_in_the_status() {
+        let connections = [connection(1), connection(2)];
+        let mut text = Vec::new();
+        status(snapshot(&connections, 3, &[WorkerId(1)]), &mut text).unwrap();
+        assert_eq!(text.last(), Some(&b'\n'));
+        let value: Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(value["servers"][1]["address"], "/run/<&\">.sock");
+        assert_eq!(value["clients"].as_array().unwrap().len(), 3);
+        assert_eq!(value["connections"][1]["number"], 2);
+        assert_eq!((&value["workers_missing"], &value["connections_max"]), (&json!([1]), &json!(500)));
+    }
+
+    #[test]
+    fn lists_are_arrays_and_what_is_unset_is_null() {
+        let mut rows = snapshot(&[], 0, &[]).servers;
+        rows[1].address = None;
+        let mut text = Vec::new();
+        servers(rows.into_iter(), &mut text).unwrap();
+        let value: Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!((&value[0]["sent"], &value[1]["address"]), (&json!(28), &Value::Null));
+        let mut text = Vec::new();
+        recent([client(0), ClientRow { age: 2, ..client(1) }].into_iter(), 1, &mut text).unwrap();
+        let value: Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(
+            value,
+            json!([{ "slot": 0, "address": "127.0.0.1", "age": 0, "server": 1, "connects": 2, "sent": 41, "received": 28 }])
+        );
+        let mut text = Vec::new();
+        recent(std::iter::empty(), 1, &mut text).unwrap();
+        assert_eq!(text, b"[]\n");
+    }
+}

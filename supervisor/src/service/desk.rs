@@ -1,0 +1,370 @@
+//! Where commands are carried out: one at a time, in the order of their arrival, and never by waiting. A command that takes time is a job
+//! whose stage says what it waits for; every turn of the loop takes it a step further.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
+use pen_contract::command::Command;
+use pen_contract::ids::{ServerId, WorkerId};
+use pen_contract::message::ReportPage;
+
+use super::Service;
+use super::change::Batch;
+use super::query::Wanted;
+use crate::control::Reply;
+use crate::errand::Errand;
+use crate::fetch::Fetching;
+use crate::names::{self, Inquiry};
+use crate::report::{Gathering, TooMany};
+use crate::resolve::Asking;
+
+/// What waits to be done, and what is being done.
+#[derive(Debug, Default)]
+pub(super) struct Desk {
+    queue: VecDeque<Request>,
+    job: Option<Job>,
+    /// The configuration file is to be read again.
+    hangup: bool,
+    /// Something is left to be begun at once.
+    more: bool,
+    /// The exit command was given.
+    exit: bool,
+    serial: u32,
+}
+
+#[derive(Debug)]
+struct Request {
+    by: By,
+    command: Command,
+    file: Option<OwnedFd>,
+}
+
+/// Whom the outcome is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum By {
+    /// An operator of the control process that has this pid.
+    Operator {
+        /// The process.
+        pid: Pid,
+        /// The operator.
+        ticket: u64,
+    },
+    /// Nobody who waits: the signal HUP.
+    Hangup,
+}
+
+#[derive(Debug)]
+struct Job {
+    by: By,
+    stage: Stage,
+}
+
+/// What a job waits for.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// To be begun.
+    Begin(Command, Option<OwnedFd>),
+    /// A log that an operator named is to be opened again.
+    Reopen,
+    /// The configuration file is to be read.
+    Reload,
+    /// What an operator named to be had, for these commands or as the log.
+    Fetching(Fetching, Option<Batch>),
+    /// Names.
+    Asking(Asking, Inquiry, Batch),
+    /// Everybody to work by the new settings.
+    Settling(Settling),
+    /// A worker's explanation.
+    Explaining(Explaining),
+    /// What workers report.
+    Gathering(Gathering, Wanted),
+    /// A child.
+    Errand(Errand, &'static str, Option<WaitStatus>),
+}
+
+/// New settings on their way.
+#[derive(Debug)]
+pub(super) struct Settling {
+    pub(super) generation: u64,
+    pub(super) deadline: Instant,
+    /// What to do then: table rows that stand for another server now, and servers to be left out.
+    pub(super) readdressed: Vec<ServerId>,
+    pub(super) blacklist: Vec<(ServerId, u32)>,
+    pub(super) then: Then,
+}
+
+/// What is said when everybody works by the new settings.
+#[derive(Debug)]
+pub(super) enum Then {
+    /// This.
+    Reply(Reply),
+    /// What this question has for an answer now.
+    Ask(Command),
+    /// That the configuration file was read again.
+    Reloaded,
+}
+
+/// A question to a worker.
+#[derive(Debug)]
+pub(super) struct Explaining {
+    pub(super) worker: WorkerId,
+    pub(super) serial: u32,
+    pub(super) deadline: Instant,
+    pub(super) answer: Option<String>,
+}
+
+/// How far a job has come.
+#[derive(Debug)]
+pub(super) enum Progress {
+    /// It waits.
+    Wait(Stage),
+    /// It goes on at once.
+    Next(Stage),
+    /// It is over.
+    Done(Reply),
+}
+
+impl Desk {
+    /// Takes a command in.
+    pub(super) fn enter(&mut self, pid: Pid, ticket: u64, command: Command, file: Option<OwnedFd>) {
+        self.queue.push_back(Request { by: By::Operator { pid, ticket }, command, file });
+    }
+
+    /// Has the configuration file read again.
+    pub(super) fn hang_up(&mut self) {
+        self.hangup = true;
+    }
+
+    /// Whether no more commands are taken in for now.
+    pub(super) fn is_full(&self) -> bool {
+        self.queue.len() >= MOST_WAITING
+    }
+
+    /// How many messages of the control process may be read now: at least one, to see that it is gone.
+    pub(super) fn room(&self) -> usize {
+        MOST_WAITING.saturating_sub(self.queue.len()).max(1)
+    }
+
+    /// Whether pen is to end.
+    pub(super) fn ends(&self) -> bool {
+        self.exit
+    }
+
+    /// Has pen end.
+    pub(super) fn exit(&mut self) {
+        self.exit = true;
+    }
+
+    /// The control process died, and its operators are gone. What is being done is finished all the same.
+    pub(super) fn forget_operators(&mut self) {
+        self.queue.clear();
+    }
+
+    /// A worker died.
+    pub(super) fn forget(&mut self, worker: WorkerId) {
+        match self.job.as_mut().map(|job| &mut job.stage) {
+            Some(Stage::Gathering(gathering, _)) => gathering.forget(worker),
+            Some(Stage::Explaining(explaining)) if explaining.worker == worker => {
+                explaining.answer.get_or_insert("explain: the worker that was asked has ended; ask again\n".into());
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes a page of a report; one that answers no open question is dropped.
+    ///
+    /// # Errors
+    /// The worker reports more connections than `most`.
+    pub(super) fn page(&mut self, worker: WorkerId, page: &ReportPage, most: usize) -> Result<(), TooMany> {
+        match self.job.as_mut().map(|job| &mut job.stage) {
+            Some(Stage::Gathering(gathering, _)) => gathering.page(worker, page, most),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes an explanation.
+    pub(super) fn explained(&mut self, worker: WorkerId, serial: u32, text: String) {
+        if let Some(Stage::Explaining(explaining)) = self.job.as_mut().map(|job| &mut job.stage)
+            && (explaining.worker, explaining.serial) == (worker, serial)
+        {
+            explaining.answer = Some(text);
+        }
+    }
+
+    /// Whether this child was one of a job.
+    pub(super) fn reaped(&mut self, child: Pid, status: WaitStatus) -> bool {
+        match self.job.as_mut().map(|job| &mut job.stage) {
+            Some(Stage::Asking(asking, _, _)) => asking.reaped(child),
+            Some(Stage::Fetching(fetching, _)) => fetching.reaped(child),
+            Some(Stage::Errand(errand, _, ended)) if errand.is(child) => {
+                *ended = Some(status);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// To be polled for reading.
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match &self.job.as_ref()?.stage {
+            Stage::Asking(asking, _, _) => Some(asking.descriptor()),
+            Stage::Fetching(fetching, _) => Some(fetching.descriptor()),
+            Stage::Errand(errand, _, _) => Some(errand.process()),
+            _ => None,
+        }
+    }
+
+    /// When something is to be done even if nothing happens.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let Some(job) = &self.job else { return self.more.then(Instant::now) };
+        match &job.stage {
+            Stage::Begin(_, _) | Stage::Reopen | Stage::Reload => Some(Instant::now()),
+            Stage::Fetching(fetching, _) => Some(fetching.deadline()),
+            Stage::Asking(asking, _, _) => Some(asking.deadline()),
+            Stage::Settling(settling) => Some(settling.deadline),
+            Stage::Explaining(explaining) => Some(explaining.deadline),
+            Stage::Gathering(gathering, _) => Some(gathering.deadline()),
+            Stage::Errand(errand, _, _) => errand.deadline(),
+        }
+    }
+
+    /// A number for a question to workers: even, because those of reports by signal are odd.
+    pub(super) fn next_serial(&mut self) -> u32 {
+        self.serial = self.serial.wrapping_add(2) & !1;
+        self.serial
+    }
+
+    /// Drops everything, because pen ends. A child is still to be reaped.
+    pub(super) fn stop(&mut self) {
+        if let Some(Job { stage: Stage::Errand(errand, _, None), .. }) = &self.job {
+            errand.kill();
+        }
+        (self.job, self.hangup, self.more) = (None, false, false);
+        self.queue.clear();
+    }
+}
+
+impl Service {
+    /// Takes the work a step further.
+    pub(super) fn work(&mut self, now: Instant) {
+        self.desk.more = false;
+        for _ in 0..MOST_STEPS {
+            let Some(Job { by, stage }) = self.desk.job.take().or_else(|| self.next_job()) else { return };
+            match self.advance(by, stage, now) {
+                Progress::Wait(stage) => {
+                    self.desk.job = Some(Job { by, stage });
+                    return;
+                }
+                Progress::Next(stage) => self.desk.job = Some(Job { by, stage }),
+                Progress::Done(reply) => self.conclude(by, reply),
+            }
+        }
+        self.desk.more = true;
+    }
+
+    fn next_job(&mut self) -> Option<Job> {
+        if std::mem::take(&mut self.desk.hangup) {
+            return Some(Job { by: By::Hangup, stage: Stage::Reopen });
+        }
+        if self.desk.exit || self.control.as_ref().is_none_or(|control| control.is_choked()) {
+            return None;
+        }
+        let Request { by, command, file } = self.desk.queue.pop_front()?;
+        Some(Job { by, stage: Stage::Begin(command, file) })
+    }
+
+    fn advance(&mut self, by: By, stage: Stage, now: Instant) -> Progress {
+        match stage {
+            Stage::Begin(command, file) => self.begin(command, file, now),
+            Stage::Reopen => self.reopen_held_log(now),
+            Stage::Reload => self.reload(now),
+            Stage::Fetching(fetching, batch) => match fetching.read(now) {
+                None => Progress::Wait(Stage::Fetching(fetching, batch)),
+                Some(fetched) => self.fetched(fetched, batch, now),
+            },
+            Stage::Asking(mut asking, inquiry, batch) => match asking.read(now) {
+                None => Progress::Wait(Stage::Asking(asking, inquiry, batch)),
+                Some(answers) => match answers.and_then(|answers| inquiry.found(answers)) {
+                    Ok(found) => self.change(batch, &found, now),
+                    Err(why) => {
+                        let why = names::placed(why, batch.commands.iter());
+                        self.refuse(&batch, vec![why])
+                    }
+                },
+            },
+            Stage::Settling(settling) => self.settle(settling, now),
+            Stage::Explaining(explaining) => match explaining.answer {
+                Some(text) => Progress::Done(Reply::Text(text)),
+                None if now >= explaining.deadline => {
+                    Progress::Done(Reply::line(format!("explain: worker {} does not answer", explaining.worker)))
+                }
+                None => Progress::Wait(Stage::Explaining(explaining)),
+            },
+            Stage::Gathering(gathering, wanted) => match gathering.is_over(now) {
+                true => self.gathered(&gathering.finish(), wanted, now),
+                false => Progress::Wait(Stage::Gathering(gathering, wanted)),
+            },
+            Stage::Errand(mut errand, word, ended) => match ended {
+                Some(status) => Progress::Done(errand.reply(word, status)),
+                None => {
+                    errand.expire(now);
+                    Progress::Wait(Stage::Errand(errand, word, None))
+                }
+            },
+        }
+        .told(by)
+    }
+
+    /// Waits until everybody works by the new settings, and not for ever.
+    fn settle(&mut self, settling: Settling, now: Instant) -> Progress {
+        let generation = settling.generation;
+        let control = self.control.as_ref().is_none_or(|control| control.has_applied(generation));
+        let late = |worker: &&crate::workers::Worker| !worker.has_applied(generation) || !worker.has_moved();
+        if now < settling.deadline && (!control || self.crew.workers().any(|worker| late(&worker))) {
+            return Progress::Wait(Stage::Settling(settling));
+        }
+        let silent: Vec<String> = self
+            .crew
+            .workers()
+            .filter(|worker| worker.peer.is_ready())
+            .filter(late)
+            .map(|worker| format!("worker {} (pid {})", worker.id, worker.peer.pid))
+            .chain((!control).then(|| "the control process".into()))
+            .collect();
+        for name in silent {
+            self.say.warning(&format!("{name} has not taken the new settings within {} s", PATIENCE.as_secs()));
+        }
+        self.settled(settling)
+    }
+
+    fn conclude(&mut self, by: By, reply: Reply) {
+        match (by, &mut self.control) {
+            (By::Operator { pid, ticket }, Some(control)) => control.reply(pid, ticket, reply),
+            (By::Operator { .. }, None) | (By::Hangup, _) => {}
+        }
+    }
+}
+
+impl Progress {
+    /// Nobody waits for the reply to a signal.
+    fn told(self, by: By) -> Progress {
+        match (by, self) {
+            (By::Hangup, Progress::Done(_)) => Progress::Done(Reply::none()),
+            (_, progress) => progress,
+        }
+    }
+}
+
+/// How long everybody has to take new settings.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Most commands that wait: as many as the control process has operators.
+const MOST_WAITING: usize = 64;
+
+/// Most steps in one turn of the loop.
+const MOST_STEPS: usize = 32;

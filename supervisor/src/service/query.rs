@@ -1,0 +1,369 @@
+//! The commands that ask or do something now, and those that only begin here because they change settings (`change`).
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use nix::unistd::Pid;
+use pen_contract::address::Local;
+use pen_contract::command::{Command, Form, LogTarget, Number};
+use pen_contract::ids::{ClientKey, WorkerId};
+use pen_contract::settings::Selection;
+use pen_contract::stats::ConnectionInfo;
+use pen_contract::write::{Written, text};
+
+use super::Service;
+use super::change::{Batch, Source};
+use super::desk::{Explaining, PATIENCE, Progress, Stage, Then};
+use crate::clock;
+use crate::config_file;
+use crate::control::Reply;
+use crate::errand::Errand;
+use crate::inheritance::Inheritance;
+use crate::jail::Jail;
+use crate::report::{self, Gathered, Gathering};
+use crate::status_file::{self, StatusFile};
+use crate::why::why;
+
+/// What workers are asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wanted {
+    /// The status page.
+    Status(Form),
+    /// One connection.
+    Connection(u32),
+    /// How many idlers there are.
+    Idlers,
+}
+
+impl Service {
+    /// Begins to carry out an operator's command.
+    pub(super) fn begin(&mut self, command: Command, file: Option<OwnedFd>, now: Instant) -> Progress {
+        if let Some(reply) = self.known(&command) {
+            return Progress::Done(reply);
+        }
+        match command {
+            Command::Close(number) => self.close(number, now),
+            Command::Connection(number) => self.connection(number, now),
+            Command::Exit if self.standing.allow_exit => {
+                self.desk.exit();
+                Progress::Done(Reply::none())
+            }
+            Command::Explain(ip) => self.explain(ClientKey::from_ip(ip), now),
+            Command::Number(Number::Idlers, None) => self.gather(Wanted::Idlers, |_| true, now),
+            Command::Status(form) => self.gather(Wanted::Status(form), |_| true, now),
+            Command::Servers(form) => {
+                let Inheritance { settings, table, .. } = &self.inheritance;
+                errand("servers", now, |to, _| report::servers(form, settings, table, to))
+            }
+            Command::Recent(seconds, form) => {
+                let table = &self.inheritance.table;
+                errand("recent", now, |to, _| report::recent(seconds, form, table, to))
+            }
+            Command::Write(path) => self.write(path.as_deref(), file, now),
+            Command::Include(path) => self.include(path, file, now),
+            Command::Listen(Some(Local::Unix(path))) if Local::Unix(path.clone()) != self.standing.local => {
+                let batch = Batch::single(Command::Listen(Some(Local::Unix(path.clone()))), None);
+                self.fetch_listener(&path, batch, now)
+            }
+            command => {
+                let batch = Batch::single(command, file);
+                self.look_up(batch, now)
+            }
+        }
+    }
+
+    /// The reply to a question that needs nobody's help.
+    fn known(&self, command: &Command) -> Option<Reply> {
+        let (standing, settings) = (&self.standing, &self.inheritance.settings);
+        Some(match command {
+            Command::Nothing => Reply::none(),
+            Command::Number(which, None) => return self.number(*which),
+            Command::Control => match &self.control {
+                Some(control) => Reply::line(control.name()),
+                None => Reply::none(),
+            },
+            Command::Exit if !standing.allow_exit => Reply::line("Exit is not enabled; restart with -X flag"),
+            Command::Listen(None) => Reply::line(&standing.local),
+            Command::Log(None) => match &standing.log {
+                Some(target) => Reply::line(log_name(target)),
+                None => Reply::none(),
+            },
+            Command::Mode(Form::Plain) => Reply::line(mode(settings.selection)),
+            Command::Mode(Form::Json) => Reply::line(mode_json(settings.selection)),
+            Command::Pid => Reply::line(std::process::id()),
+            // Descriptors are each worker's own, so that one number can mean several connections.
+            Command::Socket(number) => Reply::line(format!("Socket {number} belongs to connection -1")),
+            Command::WebStats(None) => match &standing.status {
+                Some(file) => Reply::line(file.name().display()),
+                None => Reply::none(),
+            },
+            _ => return None,
+        })
+    }
+
+    fn number(&self, which: Number) -> Option<Reply> {
+        let settings = &self.inheritance.settings;
+        Some(match which {
+            Number::Blacklist => Reply::line(settings.blacklist),
+            Number::ClientAcl => Reply::line(settings.client_acl),
+            Number::ClientsMax => Reply::line(settings.clients_max),
+            Number::ConnMax => Reply::line(settings.connections_max),
+            Number::ControlAcl => Reply::line(settings.control_acl),
+            Number::Debug => Reply::line(settings.debug),
+            Number::IdleTimeout => Reply::line(format!("Idle timeout: {} seconds", settings.idle_timeout)),
+            Number::Idlers => return None,
+            Number::PendingMax => Reply::none(),
+            Number::Timeout => Reply::line(settings.connect_timeout),
+            Number::Tracking => Reply::line(settings.tracking),
+            Number::Workers => Reply::line(self.crew.ids().count()),
+        })
+    }
+
+    fn close(&mut self, number: u32, now: Instant) -> Progress {
+        if number >= self.inheritance.settings.connections_max {
+            return Progress::Done(Reply::line(format!("Connection {number} out of range")));
+        }
+        let reply = Reply::line(format!("Forcibly closing connection {number}"));
+        let owner = self.owner(number).and_then(|owner| self.crew.worker_mut(owner));
+        match owner {
+            Some(worker) => {
+                worker.order_close(number);
+                // Whoever has taken the settings that come behind the order has carried it out.
+                self.publish_anew(Then::Reply(reply), now)
+            }
+            None => Progress::Done(reply),
+        }
+    }
+
+    fn owner(&self, number: u32) -> Option<WorkerId> {
+        let worker = self.inheritance.table.connection_owner(number)?;
+        u8::try_from(worker).ok().map(WorkerId)
+    }
+
+    fn connection(&mut self, number: u32, now: Instant) -> Progress {
+        if number >= self.inheritance.settings.connections_max {
+            return Progress::Done(Reply::line(format!("Connection {number} out of range")));
+        }
+        match self.owner(number) {
+            Some(owner) => self.gather(Wanted::Connection(number), |worker| worker == owner, now),
+            None => Progress::Done(connection(number, None)),
+        }
+    }
+
+    fn explain(&mut self, client: ClientKey, now: Instant) -> Progress {
+        let serial = self.desk.next_serial();
+        let asked =
+            |worker: &&crate::workers::Worker| worker.peer.is_ready() && worker.ask_explanation(serial, client.bytes());
+        match self.crew.workers().find(asked).map(|worker| worker.id) {
+            Some(worker) => {
+                let explaining = Explaining { worker, serial, deadline: now + PATIENCE, answer: None };
+                Progress::Wait(Stage::Explaining(explaining))
+            }
+            None => Progress::Done(Reply::line("explain: no worker can answer now")),
+        }
+    }
+
+    fn gather(&mut self, wanted: Wanted, of: impl Fn(WorkerId) -> bool, now: Instant) -> Progress {
+        let serial = self.desk.next_serial();
+        let (asked, unreachable): (BTreeSet<_>, BTreeSet<_>) = self.ask_reports(serial, of);
+        Progress::Wait(Stage::Gathering(Gathering::new(serial, asked, unreachable, now), wanted))
+    }
+
+    /// Replies with what workers reported.
+    pub(super) fn gathered(&mut self, gathered: &Gathered, wanted: Wanted, now: Instant) -> Progress {
+        let Inheritance { settings, table, .. } = &self.inheritance;
+        match wanted {
+            Wanted::Connection(number) => {
+                let found = gathered.connections.iter().find(|info| info.number == number);
+                Progress::Done(connection(number, found))
+            }
+            Wanted::Idlers => {
+                let present = gathered.connections.iter().filter(|info| is_idler(info)).count();
+                Progress::Done(Reply::line(format!("Idlers: {present}/{}", settings.idlers)))
+            }
+            Wanted::Status(form) => {
+                let (file, say) = (self.standing.status.as_ref(), &mut self.say);
+                errand("status", now, |to, supervisor| {
+                    if let (Form::Plain, Some(file)) = (form, file) {
+                        let render = |to: &mut dyn Write| report::status(form, gathered, settings, table, to);
+                        if let Err(error) = file.put(supervisor.as_raw().unsigned_abs(), render) {
+                            say.warning(&error.to_string());
+                        }
+                    }
+                    report::status(form, gathered, settings, table, to)
+                })
+            }
+        }
+    }
+
+    /// Writes the settings where an operator wants them: to a file that the control process opened, or to that of `-F` with the rights that
+    /// the control process has, which are less than the supervisor's: what root reads at the next start must not be written by anybody else.
+    fn write(&self, path: Option<&Path>, file: Option<OwnedFd>, now: Instant) -> Progress {
+        let standing = &self.standing;
+        let target = match (path, file, &standing.config) {
+            (Some(path), Some(file), _) => Target::Held(path, File::from(file)),
+            (Some(path), None, _) => {
+                return Progress::Done(Reply::line(format!("write: {}: it was not opened", path.display())));
+            }
+            (None, _, Some(path)) => Target::Config(path),
+            (None, _, None) => {
+                return Progress::Done(Reply::line("write: which file? There is no -F; say write FILE"));
+            }
+        };
+        let header = [format!("Generated by pen {}", clock::full(clock::now())), standing.command_line.clone()];
+        let log = standing.log.as_ref().map(|target| match target {
+            LogTarget::File(path) if standing.log_is_held => LogTarget::File(self.seen_from_outside(path)),
+            other => other.clone(),
+        });
+        let status_file = standing.status.as_ref().map(|file| match file {
+            StatusFile::Held { name, .. } => self.seen_from_outside(name),
+            StatusFile::Path(path) => path.clone(),
+        });
+        let listen = match &standing.local {
+            Local::Unix(path) if standing.door.is_jailed() => Local::Unix(self.seen_from_outside(path)),
+            other => other.clone(),
+        };
+        let written = Written {
+            header: &header,
+            settings: &self.inheritance.settings,
+            log: log.as_ref(),
+            status_file: status_file.as_deref(),
+            listen: standing.listen_commanded.then_some(&listen),
+            workers: standing.workers,
+        };
+        let identity = self.inheritance.jail.identity.clone();
+        errand("write", now, |_, supervisor| {
+            let text = text(&written);
+            let put = |to: &mut dyn Write| to.write_all(text.as_bytes());
+            let named = |path: &Path, error| io::Error::other(format!("{}: {}", path.display(), why(&error)));
+            match target {
+                Target::Held(path, file) => {
+                    status_file::fill(&file, put).and_then(|()| file.sync_all()).map_err(|error| named(path, error))
+                }
+                Target::Config(path) => {
+                    Jail { root: None, identity }.enter(supervisor).map_err(io::Error::other)?;
+                    status_file::rewrite(path, supervisor.as_raw().unsigned_abs(), put)
+                        .map_err(|error| named(path, error))
+                }
+            }
+        })
+    }
+
+    /// The path that an operator named, as a configuration file has to call it.
+    fn seen_from_outside(&self, path: &Path) -> PathBuf {
+        let inside = Path::new("/").join(path);
+        match &self.inheritance.jail.root {
+            Some(root) => root.join(inside.strip_prefix("/").unwrap_or(&inside)),
+            None => inside,
+        }
+    }
+
+    fn include(&mut self, path: PathBuf, file: Option<OwnedFd>, now: Instant) -> Progress {
+        let Some(file) = file else {
+            return Progress::Done(Reply::line(format!("include: {}: it was not opened", path.display())));
+        };
+        match config_file::read_given(File::from(file), &path) {
+            Ok(loaded) => {
+                let source = Source::Operator(Command::Include(path));
+                self.look_up(Batch { source, commands: loaded.commands, file: None, place: (0, 0) }, now)
+            }
+            Err(errors) => {
+                Progress::Done(Reply::Text(errors.into_iter().map(|line| format!("include: {line}\n")).collect()))
+            }
+        }
+    }
+}
+
+enum Target<'a> {
+    Held(&'a Path, File),
+    Config(&'a Path),
+}
+
+/// Has a child do it.
+fn errand(word: &'static str, now: Instant, work: impl FnOnce(&mut dyn Write, Pid) -> io::Result<()>) -> Progress {
+    match Errand::begin(word, now, work) {
+        Ok(errand) => Progress::Wait(Stage::Errand(errand, word, None)),
+        Err(error) => Progress::Done(Reply::line(format!("{word}: not now: {}", why(&error)))),
+    }
+}
+
+/// Five lines, whose words and order scripts know.
+fn connection(number: u32, info: Option<&ConnectionInfo>) -> Reply {
+    let (state, downfd, upfd) = info.map_or((0, -1, -1), |info| (info.state, info.downfd, info.upfd));
+    let (client, server) = info.map_or((0, 0), |info| (info.client, info.server));
+    let pending = state & CONNECTING;
+    Reply::Text(format!(
+        "Connection {number}:\nstate = {state}\ndownfd = {downfd}, upfd = {upfd}\nclient = {client}, server = {server}\npend = {pending}\n"
+    ))
+}
+
+/// Whether it is a connection to a server that belongs to no client.
+fn is_idler(info: &ConnectionInfo) -> bool {
+    info.downfd < 0 && info.client < 0 && info.state & CONNECTED != 0
+}
+
+/// The bit of a connection's state that says that its connect is under way.
+const CONNECTING: u8 = 1;
+
+/// The bit that says that it is connected.
+const CONNECTED: u8 = 2;
+
+fn log_name(target: &LogTarget) -> String {
+    match target {
+        LogTarget::File(path) => path.display().to_string(),
+        LogTarget::Network(host, port) => format!("{host}:{port}"),
+    }
+}
+
+/// The modes in the original's order.
+fn modes(selection: Selection) -> [(&'static str, bool); 5] {
+    let Selection { roundrobin, hash, weight, prio, stubborn, .. } = selection;
+    [("hash", hash), ("roundrobin", roundrobin), ("stubborn", stubborn), ("weight", weight), ("prio", prio)]
+}
+
+fn mode(selection: Selection) -> String {
+    modes(selection).map(|(name, on)| if on { name.to_owned() } else { format!("no {name}") }).join(" ")
+}
+
+fn mode_json(selection: Selection) -> String {
+    let fields = modes(selection).map(|(name, on)| format!("\"{name}\":{on}"));
+    format!("{{{},\"hash_always\":{}}}", fields.join(","), selection.hash_always)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_modes_are_one_line() {
+        let some = Selection { hash: true, weight: true, ..Selection::default() };
+        assert_eq!(mode(Selection::default()), "no hash no roundrobin no stubborn no weight no prio");
+        assert_eq!(mode(some), "hash no roundrobin no stubborn weight no prio");
+        let value: serde_json::Value = serde_json::from_str(&mode_json(some)).unwrap();
+        assert_eq!((&value["hash"], &value["prio"]), (&true.into(), &false.into()));
+    }
+
+    #[test]
+    fn a_connection_is_five_lines() {
+        let Reply::Text(unused) = connection(7, None) else { panic!() };
+        assert_eq!(unused, "Connection 7:\nstate = 0\ndownfd = -1, upfd = -1\nclient = 0, server = 0\npend = 0\n");
+        let info = ConnectionInfo {
+            number: 0,
+            state: 1,
+            downfd: 6,
+            upfd: 7,
+            pending_down: 0,
+            pending_up: 0,
+            client: 2,
+            server: -1,
+        };
+        let Reply::Text(used) = connection(0, Some(&info)) else { panic!() };
+        assert_eq!(used, "Connection 0:\nstate = 1\ndownfd = 6, upfd = 7\nclient = 2, server = -1\npend = 1\n");
+    }
+}

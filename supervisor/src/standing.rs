@@ -1,0 +1,104 @@
+//! What pen works by beside the settings, as it stands now.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use pen_contract::address::{Address, Local};
+use pen_contract::command::LogTarget;
+use pen_contract::configuration::Placed;
+
+use crate::fetch::JailedPath;
+use crate::listen::SocketPath;
+use crate::paths::Base;
+use crate::status_file::StatusFile;
+
+/// The present state.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    /// Where pen listens, as it was written.
+    pub(crate) local: Local,
+    /// Where pen listens.
+    pub(crate) listen: Address,
+    /// Whether a command said so.
+    pub(crate) listen_commanded: bool,
+    /// The listener.
+    pub(crate) door: Door,
+    /// Listeners that workers may still use.
+    pub(crate) retired: Vec<Door>,
+    /// `-q`.
+    pub(crate) backlog: u32,
+    /// Where the request log goes.
+    pub(crate) log: Option<LogTarget>,
+    /// Whether that is a file which the control process opened: its name means nothing to the supervisor.
+    pub(crate) log_is_held: bool,
+    /// Where status pages go.
+    pub(crate) status: Option<StatusFile>,
+    /// `-F`.
+    pub(crate) config: Option<PathBuf>,
+    /// What the command line said in commands.
+    pub(crate) options: Vec<Placed>,
+    /// Where relative paths begin.
+    pub(crate) base: Base,
+    /// `-X`.
+    pub(crate) allow_exit: bool,
+    /// How many workers were asked for.
+    pub(crate) workers: Option<u32>,
+    /// The command line.
+    pub(crate) command_line: String,
+}
+
+impl Standing {
+    /// The port of a server that is given none.
+    pub(crate) fn port(&self) -> Option<u16> {
+        port(&self.listen)
+    }
+}
+
+/// The port of a listen address.
+pub(crate) fn port(listen: &Address) -> Option<u16> {
+    match listen {
+        Address::Inet(address) => Some(address.port()),
+        Address::Unix(_) => None,
+    }
+}
+
+/// The supervisor's hold on a listener: its file, if it has one, goes while its socket is open, because until then no other file can have
+/// its number.
+#[derive(Debug)]
+pub(crate) struct Door {
+    path: Option<DoorPath>,
+    socket: OwnedFd,
+}
+
+/// The file of a listener, removed when it is dropped.
+#[derive(Debug)]
+pub(crate) enum DoorPath {
+    /// Made by the supervisor.
+    Own(#[expect(dead_code, reason = "kept for its end")] SocketPath),
+    /// Made in the jail.
+    Jailed(#[expect(dead_code, reason = "kept for its end")] JailedPath),
+}
+
+impl Door {
+    /// Takes hold.
+    ///
+    /// # Errors
+    /// No descriptors left.
+    pub(crate) fn new(listener: &OwnedFd, path: Option<DoorPath>) -> io::Result<Door> {
+        Ok(Door { path, socket: listener.try_clone()? })
+    }
+
+    /// Whether its file was made in the jail.
+    pub(crate) fn is_jailed(&self) -> bool {
+        matches!(self.path, Some(DoorPath::Jailed(_)))
+    }
+}
+
+impl AsFd for Door {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

@@ -1,0 +1,95 @@
+//! A control process of the tests' own: one operator at a time, at the port that the supervisor bound.
+
+use std::io::{Read, Seek, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use pen_contract::channel::{Channel, Received};
+use pen_contract::command::{Command, LogTarget, parse};
+use pen_contract::message::{FromControl, FromStartingControl, ToControl};
+use pen_contract::start::ControlStart;
+
+use crate::harness::read_settings;
+
+/// In the process under test: serves operators until it is told to stop.
+pub fn serve(start: ControlStart) -> i32 {
+    start.channel.send(&FromStartingControl::Ready, None).unwrap();
+    let channel = start.channel.into_phase::<FromControl, ToControl>();
+    let listener = UnixListener::from(start.listener);
+    let mut operator: Option<UnixStream> = None;
+    for ticket in 1.. {
+        while operator.is_none() {
+            wait(&[listener.as_fd(), channel.as_fd()]);
+            if let Ok((stream, _)) = listener.accept() {
+                operator = Some(stream);
+            } else if let Some(status) = hear(&channel, &mut operator, 0) {
+                return status;
+            }
+        }
+        if let Some(stream) = &mut operator {
+            let mut line = String::new();
+            stream.set_nonblocking(false).unwrap();
+            stream.read_to_string(&mut line).unwrap();
+            if line == "die" {
+                return 7;
+            }
+            if line == "nonsense" {
+                rustix::net::send(&channel, b"\xff\xff", rustix::net::SendFlags::empty()).unwrap();
+            }
+            let command = parse(&line).unwrap_or(Command::Nothing);
+            let file = named(&command).map(|path| {
+                std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap()
+            });
+            let message = FromControl::Command { ticket, command, with_file: file.is_some() };
+            channel.send(&message, file.as_ref().map(AsFd::as_fd)).unwrap();
+        }
+        while operator.is_some() {
+            wait(&[channel.as_fd()]);
+            if let Some(status) = hear(&channel, &mut operator, ticket) {
+                return status;
+            }
+        }
+    }
+    0
+}
+
+fn named(command: &Command) -> Option<&Path> {
+    match command {
+        Command::Log(Some(LogTarget::File(path)))
+        | Command::WebStats(Some(path))
+        | Command::Include(path)
+        | Command::Write(Some(path)) => Some(path),
+        _ => None,
+    }
+}
+
+fn hear(channel: &Channel<FromControl, ToControl>, operator: &mut Option<UnixStream>, wanted: u64) -> Option<i32> {
+    match channel.receive() {
+        Ok(Received::Message(ToControl::Reply { ticket, mut text }, memory)) => {
+            assert_eq!(ticket, wanted);
+            if let Some(memory) = memory {
+                // Whoever wrote it left the offset at the end.
+                let mut memory = std::fs::File::from(memory);
+                memory.rewind().unwrap();
+                memory.read_to_string(&mut text).unwrap();
+            }
+            let _ = operator.take().map(|mut stream| stream.write_all(text.as_bytes()));
+        }
+        Ok(Received::Message(ToControl::Settings, Some(memory))) => {
+            let generation = read_settings(memory).generation;
+            channel.send(&FromControl::Applied { generation }, None).unwrap();
+        }
+        Ok(Received::Message(ToControl::Settings, None)) => panic!("settings without settings"),
+        Ok(Received::Message(ToControl::Stop, _) | Received::Closed) => return Some(0),
+        Ok(Received::Empty) => {}
+        Err(error) => panic!("{error}"),
+    }
+    None
+}
+
+fn wait(fds: &[std::os::fd::BorrowedFd<'_>]) {
+    let mut polled: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    let _ = poll(&mut polled, PollTimeout::NONE);
+}

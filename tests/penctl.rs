@@ -1,0 +1,182 @@
+//! penctl by itself: addresses, messages, statuses, and what it does without a command.
+
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is how a failure is said")]
+
+mod harness;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+
+use harness::control::{PENCTL, run_penctl, text};
+use harness::{Backend, Pen, Port};
+
+/// A control port that takes lines and answers each as told.
+struct Fake {
+    address: String,
+    lines: Receiver<String>,
+}
+
+fn answering(on: &str, answer: impl Fn(&str, &mut TcpStream) + Send + 'static) -> Fake {
+    let listener = TcpListener::bind(on).unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (tell, lines) = mpsc::channel();
+    thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
+            let mut line = String::new();
+            BufReader::new(connection.try_clone().unwrap()).read_line(&mut line).unwrap();
+            answer(&line, &mut connection);
+            if tell.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    Fake { address, lines }
+}
+
+/// One that answers with what it was asked.
+fn echoing(on: &str) -> Fake {
+    answering(on, |line, connection| connection.write_all(format!("you said {line}").as_bytes()).unwrap())
+}
+
+/// Runs penctl: its status, output and complaint.
+#[track_caller]
+fn penctl(words: &[&str], input: &str) -> (i32, String, String) {
+    let output = run_penctl(PENCTL, words, input);
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+#[track_caller]
+fn complains(words: &[&str], complaint: &str) {
+    let (status, out, complained) = penctl(words, "");
+    assert_eq!((status, out.as_str()), (1, ""), "{words:?}");
+    assert!(complained.starts_with(complaint) && complained.lines().count() == 1, "{words:?}: {complained:?}");
+}
+
+#[test]
+fn words_are_joined_by_single_spaces_and_the_reply_is_copied() {
+    let port = echoing("127.0.0.1:0");
+    let (status, out, complaint) = penctl(&[&port.address, "server", "1", "max", "5"], "");
+    assert_eq!((status, out.as_str(), complaint.as_str()), (0, "you said server 1 max 5\n", ""));
+    assert_eq!(port.lines.recv().unwrap(), "server 1 max 5\n");
+}
+
+#[test]
+fn a_reply_may_be_empty_or_large_or_an_error() {
+    let port = answering("127.0.0.1:0", |line, connection| match line.trim() {
+        "nothing" => {}
+        "much" => connection.write_all(&vec![b'x'; 10_000_000]).unwrap(),
+        _ => connection.write_all(b"do_cmd: ignoring command starting with 'frob'\n").unwrap(),
+    });
+    assert_eq!(penctl(&[&port.address, "nothing"], ""), (0, String::new(), String::new()));
+    assert_eq!(penctl(&[&port.address, "much"], "").1.len(), 10_000_000);
+    let (status, out, _) = penctl(&[&port.address, "frob"], "");
+    assert_eq!((status, out.as_str()), (0, "do_cmd: ignoring command starting with 'frob'\n"));
+}
+
+#[test]
+fn addresses_are_ports_of_hosts_or_paths() {
+    for (on, form) in
+        [("127.0.0.1:0", "127.0.0.1"), ("127.0.0.1:0", "localhost"), ("[::1]:0", "::1"), ("[::1]:0", "[::1]")]
+    {
+        let port = echoing(on);
+        let number = port.address.rsplit(':').next().unwrap();
+        let (status, out, complaint) = penctl(&[&format!("{form}:{number}"), "mode"], "");
+        assert_eq!((status, out.as_str()), (0, "you said mode\n"), "{form}: {complaint}");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control");
+    let listener = UnixListener::bind(&path).unwrap();
+    thread::spawn(move || {
+        let (mut connection, _) = listener.accept().unwrap();
+        let mut line = String::new();
+        BufReader::new(connection.try_clone().unwrap()).read_line(&mut line).unwrap();
+        connection.write_all(line.to_uppercase().as_bytes()).unwrap();
+    });
+    assert_eq!(penctl(&[path.to_str().unwrap(), "mode"], "").1, "MODE\n");
+}
+
+#[test]
+fn what_goes_wrong_is_one_line_and_status_1() {
+    complains(&[], "usage: penctl ");
+    complains(&["8888", "mode"], "no port given\n");
+    complains(&["localhost:", "mode"], "no port given\n");
+    let port = Port::reserve();
+    complains(&[&port.address().to_string(), "mode"], "error connecting to server");
+    complains(&["/no/such/socket", "mode"], "error connecting to server");
+    complains(&["no.such.host.invalid:8888", "mode"], "getaddrinfo: ");
+    complains(&["localhost:no-such-service", "mode"], "getaddrinfo: ");
+    complains(&["localhost:99999", "mode"], "99999 is no port");
+    let long = "x".repeat(4096);
+    complains(&[&port.address().to_string(), &long], "Overlong argument list\n");
+    complains(&["--json", &port.address().to_string(), "roundrobin"], "--json: ");
+}
+
+#[test]
+fn a_connection_that_breaks_before_the_end_is_no_reply() {
+    let port = answering("127.0.0.1:0", |_, connection| {
+        connection.write_all(b"half a re").unwrap();
+        let socket = socket2::SockRef::from(&*connection);
+        socket.set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    });
+    let (status, _, complaint) = penctl(&[&port.address, "mode"], "");
+    assert_eq!(status, 1);
+    assert!(complaint.starts_with("no reply from 127.0.0.1:"), "{complaint}");
+}
+
+#[test]
+fn json_asks_for_the_json_form() {
+    let port = echoing("127.0.0.1:0");
+    for (words, asked) in
+        [(&["servers"][..], "servers json"), (&["recent", "60"], "recent 60 json"), (&["mode"], "mode json")]
+    {
+        let mut all = vec!["--json", &port.address];
+        all.extend(words);
+        assert_eq!(penctl(&all, "").1, format!("you said {asked}\n"));
+    }
+}
+
+#[test]
+fn without_a_command_it_obeys_its_input_line_by_line() {
+    let port = echoing("127.0.0.1:0");
+    let (status, out, _) = penctl(&[&port.address], "mode\n\n# a note\n  servers\r\npid");
+    assert_eq!((status, out.as_str()), (0, "you said mode\nyou said   servers\nyou said pid\n"));
+    let asked: Vec<String> = (0..3).map(|_| port.lines.recv().unwrap()).collect();
+    assert_eq!(asked, ["mode\n", "  servers\n", "pid\n"]);
+    let closed = Port::reserve();
+    let (status, _, complaint) = penctl(&[&closed.address().to_string()], "mode\nmode\n");
+    assert_eq!((status, complaint.lines().count()), (1, 1), "it stops at the first that gets no reply");
+}
+
+#[test]
+fn on_a_terminal_it_prompts_and_goes_on_after_errors() {
+    let server = Backend::named("a");
+    let pen = Pen::builder().server(&server).control().start();
+    let command = format!("{PENCTL} {}", pen.control());
+    // script(1) gives it a terminal.
+    let mut child = Command::new("script")
+        .args(["-qec", &command, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"mode\nfrob\npid\n\x04").unwrap();
+    let mut shown = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut shown).unwrap();
+    drop(input);
+    assert!(child.wait().unwrap().success(), "{shown}");
+    assert!(shown.contains("pen> ") && shown.contains("no hash no roundrobin"), "{shown}");
+    assert!(shown.contains("ignoring command starting with 'frob'"), "{shown}");
+    assert!(shown.contains(&pen.supervisor().pid().to_string()), "{shown}");
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    assert!(penctl(&["--help"], "").1.starts_with("usage: penctl "));
+    assert_eq!(penctl(&["--version"], ""), (0, format!("penctl {}\n", env!("CARGO_PKG_VERSION")), String::new()));
+}

@@ -1,0 +1,310 @@
+//! Files that operators name: opened here, inside the jail and with the rights of the `-u` user, and handed to the supervisor as descriptors.
+//!
+//! Nothing here blocks (a fifo, a device), follows a symbolic link in the last place of what is to be written, writes to a file that has a
+//! second name, or makes a file that others may write.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use pen_contract::command::{Command, LogTarget};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+use rustix::process::{geteuid, getpid};
+
+/// What every file is opened with.
+const ALWAYS: OFlags = OFlags::CLOEXEC.union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+
+/// What every file is written with.
+const WRITTEN: OFlags = ALWAYS.union(OFlags::NOFOLLOW);
+
+/// The mode of new files.
+const MODE: Mode = Mode::from_raw_mode(0o644);
+
+/// The file that a command names.
+#[derive(Debug, Default)]
+pub struct Named {
+    /// To be sent with the command; none if it names no file.
+    pub file: Option<OwnedFd>,
+    /// What is to be done with it when it has been written.
+    pub replacement: Option<Replacement>,
+}
+
+/// Why a file cannot be had: a part of the reply.
+type Why = String;
+
+/// Opens the file that a command names, if it names one. `ticket` tells the temporary files of several operators apart.
+///
+/// # Errors
+/// The reply: which command, which file, and why.
+pub fn open(command: &Command, ticket: u64) -> Result<Named, String> {
+    let plain = |file| Named { file: Some(file), replacement: None };
+    let (word, path, opened) = match command {
+        Command::Log(Some(LogTarget::File(path))) => ("log", path, to_append(path).map(plain)),
+        Command::WebStats(Some(path)) => ("web_stats", path, to_overwrite(path).map(plain)),
+        Command::Write(Some(path)) => ("write", path, to_replace(path, ticket)),
+        Command::Include(path) => ("include", path, to_read(path).map(plain)),
+        _ => return Ok(Named::default()),
+    };
+    opened.map_err(|why| format!("{word}: {}: {why}", path.display()))
+}
+
+/// A file of commands.
+fn to_read(path: &Path) -> Result<OwnedFd, Why> {
+    let file = rustix::fs::open(path, OFlags::RDONLY | ALWAYS, Mode::empty()).map_err(in_words)?;
+    match kind(&stat(&file)?) {
+        FileType::RegularFile => Ok(file),
+        _ => Err("not a regular file".to_owned()),
+    }
+}
+
+/// A log.
+fn to_append(path: &Path) -> Result<OwnedFd, Why> {
+    // Opened for writing only, a fifo without a reader is an error, and one whose reader leaves is a broken pipe.
+    let is_fifo = rustix::fs::lstat(path).is_ok_and(|there| kind(&there) == FileType::Fifo);
+    let access = if is_fifo { OFlags::RDWR } else { OFlags::WRONLY };
+    let file = rustix::fs::open(path, access | OFlags::APPEND | OFlags::CREATE | WRITTEN, MODE).map_err(in_words)?;
+    let there = stat(&file)?;
+    match kind(&there) {
+        FileType::Fifo | FileType::CharacterDevice => Ok(file),
+        FileType::RegularFile => single(&there).map(|()| file),
+        _ => Err("neither a file, a fifo nor a character device".to_owned()),
+    }
+}
+
+/// A file that is written again and again; made if it is not there, and not touched otherwise.
+fn to_overwrite(path: &Path) -> Result<OwnedFd, Why> {
+    let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CREATE | WRITTEN, MODE).map_err(in_words)?;
+    regular(&stat(&file)?).map(|()| file)
+}
+
+/// A file that is replaced as a whole where that is possible: where this user may make files and the file that is there, if there is one, is
+/// its own. Else it is overwritten.
+fn to_replace(path: &Path, ticket: u64) -> Result<Named, Why> {
+    let mode = match rustix::fs::lstat(path) {
+        Ok(there) => {
+            regular(&there)?;
+            if there.st_uid != geteuid().as_raw() {
+                return to_rewrite(path);
+            }
+            Some(Mode::from_raw_mode(there.st_mode & 0o755 | 0o600))
+        }
+        Err(Errno::NOENT) => None,
+        Err(errno) => return Err(in_words(errno)),
+    };
+    if path.file_name().is_none() {
+        return Err("names no file".to_owned());
+    }
+    let temporary = path.with_file_name(format!(".pen-write-{}-{ticket}", getpid().as_raw_pid()));
+    let file = match make(&temporary) {
+        Ok(file) => file,
+        Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) if mode.is_some() => return to_rewrite(path),
+        Err(errno) => return Err(in_words(errno)),
+    };
+    let twin = rustix::io::fcntl_dupfd_cloexec(&file, 0).map_err(in_words);
+    let replacement = Replacement { path: path.to_path_buf(), temporary, file, in_place: false };
+    if let Some(mode) = mode {
+        rustix::fs::fchmod(&replacement.file, mode).map_err(in_words)?;
+    }
+    Ok(Named { file: Some(twin?), replacement: Some(replacement) })
+}
+
+fn make(temporary: &Path) -> rustix::io::Result<OwnedFd> {
+    let open = || rustix::fs::open(temporary, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | WRITTEN, MODE);
+    match open() {
+        Err(Errno::EXIST) => {
+            // Left by an earlier control process that was killed.
+            rustix::fs::unlink(temporary)?;
+            open()
+        }
+        opened => opened,
+    }
+}
+
+/// A file that is there, emptied.
+fn to_rewrite(path: &Path) -> Result<Named, Why> {
+    let file = rustix::fs::open(path, OFlags::WRONLY | WRITTEN, Mode::empty()).map_err(in_words)?;
+    regular(&stat(&file)?)?;
+    rustix::fs::ftruncate(&file, 0).map_err(in_words)?;
+    Ok(Named { file: Some(file), replacement: None })
+}
+
+/// A file written beside the one that it is to replace. Dropped, it is removed.
+#[derive(Debug)]
+pub struct Replacement {
+    path: PathBuf,
+    temporary: PathBuf,
+    file: OwnedFd,
+    in_place: bool,
+}
+
+impl Replacement {
+    /// Puts it in its place, safe on the disk first: a power cut must not leave an empty configuration.
+    ///
+    /// # Errors
+    /// The reply: it cannot be put there, and the old file is as it was.
+    pub fn commit(mut self) -> Result<(), String> {
+        let moved = rustix::fs::fsync(&self.file).and_then(|()| rustix::fs::rename(&self.temporary, &self.path));
+        self.in_place = moved.is_ok();
+        moved.map_err(|errno| format!("write: {}: {}", self.path.display(), in_words(errno)))
+    }
+}
+
+impl Drop for Replacement {
+    fn drop(&mut self) {
+        if !self.in_place {
+            // If it cannot be removed it stays, under a name that says whose it is.
+            let _ = rustix::fs::unlink(&self.temporary);
+        }
+    }
+}
+
+fn stat(file: &OwnedFd) -> Result<Stat, Why> {
+    rustix::fs::fstat(file).map_err(in_words)
+}
+
+fn kind(there: &Stat) -> FileType {
+    FileType::from_raw_mode(there.st_mode)
+}
+
+fn regular(there: &Stat) -> Result<(), Why> {
+    match kind(there) {
+        FileType::RegularFile => single(there),
+        FileType::Symlink => Err(LINK.to_owned()),
+        _ => Err("not a regular file".to_owned()),
+    }
+}
+
+/// One of several names could be meant for somebody else's eyes only.
+fn single(there: &Stat) -> Result<(), Why> {
+    match there.st_nlink {
+        0 | 1 => Ok(()),
+        _ => Err("a file with several names is not written".to_owned()),
+    }
+}
+
+const LINK: &str = "a symbolic link is not followed";
+
+/// What the system answered, as part of a sentence and without Rust's "(os error 13)".
+fn in_words(errno: Errno) -> Why {
+    if errno == Errno::LOOP {
+        return LINK.to_owned();
+    }
+    let text = io::Error::from(errno).to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut letters = text.chars();
+    match (letters.next(), letters.next()) {
+        (Some(first), Some(second)) if second.is_lowercase() => {
+            first.to_lowercase().chain(text.chars().skip(1)).collect()
+        }
+        _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::io::Write;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    use super::*;
+
+    fn write_named(named: &mut Named, text: &str) {
+        File::from(named.file.take().unwrap()).write_all(text.as_bytes()).unwrap();
+    }
+
+    #[test]
+    fn a_command_without_a_file_opens_none() {
+        for command in [Command::Log(None), Command::Write(None), Command::WebStats(None), Command::Pid] {
+            assert!(open(&command, 0).unwrap().file.is_none());
+        }
+    }
+
+    #[test]
+    fn failures_name_command_file_and_reason() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = directory.path().join("no/such");
+        let shown = missing.display();
+        let log = Command::Log(Some(LogTarget::File(missing.clone())));
+        assert_eq!(open(&log, 0).unwrap_err(), format!("log: {shown}: no such file or directory"));
+        for (command, word) in [
+            (Command::Write(Some(missing.clone())), "write"),
+            (Command::WebStats(Some(missing.clone())), "web_stats"),
+            (Command::Include(missing.clone()), "include"),
+        ] {
+            assert_eq!(open(&command, 0).unwrap_err(), format!("{word}: {shown}: no such file or directory"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_written_and_nothing_blocks() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        rustix::fs::mknodat(rustix::fs::CWD, at("fifo"), FileType::Fifo, Mode::RWXU, 0).unwrap();
+        fs::write(at("target"), "precious").unwrap();
+        symlink(at("target"), at("link")).unwrap();
+        fs::write(at("one"), "precious").unwrap();
+        fs::hard_link(at("one"), at("two")).unwrap();
+        to_append(&at("fifo")).unwrap();
+        to_append(Path::new("/dev/null")).unwrap();
+        for name in ["link", "one", "."] {
+            assert!(to_append(&at(name)).is_err(), "{name}");
+        }
+        for name in ["fifo", "link", "one", "."] {
+            assert!(to_overwrite(&at(name)).is_err(), "{name}");
+            assert!(to_replace(&at(name), 0).is_err(), "{name}");
+            assert!(to_rewrite(&at(name)).is_err(), "{name}");
+        }
+        assert!(to_read(&at("fifo")).is_err() && to_read(&at(".")).is_err());
+        to_read(&at("link")).unwrap();
+        assert_eq!(fs::read_to_string(at("target")).unwrap(), "precious");
+        assert_eq!(fs::read_to_string(at("one")).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole_or_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pen.cfg");
+        let mut named = to_replace(&path, 1).unwrap();
+        write_named(&mut named, "first");
+        assert!(!path.exists());
+        named.replacement.take().unwrap().commit().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "first");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        let mut failed = to_replace(&path, 2).unwrap();
+        write_named(&mut failed, "half");
+        drop(failed);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "first");
+        let mut named = to_replace(&path, 3).unwrap();
+        write_named(&mut named, "second");
+        named.replacement.take().unwrap().commit().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "second");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o644, "others may not write it any more");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn a_replacement_that_cannot_be_put_in_place_says_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pen.cfg");
+        let named = to_replace(&path, 1).unwrap();
+        fs::create_dir(&path).unwrap();
+        let why = named.replacement.unwrap().commit().unwrap_err();
+        assert_eq!(why, format!("write: {}: is a directory", path.display()));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_existing_file_is_emptied_only_where_it_is_rewritten() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, "old").unwrap();
+        to_overwrite(&path).unwrap();
+        drop(to_replace(&path, 1).unwrap());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+        let mut named = to_rewrite(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "");
+        write_named(&mut named, "new");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+    }
+}

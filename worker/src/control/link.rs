@@ -1,0 +1,159 @@
+//! The channel to the supervisor: what operators ask waits here, in order, for as long as the supervisor takes nothing.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use pen_contract::channel::{Channel, ChannelError, Received, Sent};
+use pen_contract::command::Command;
+use pen_contract::ids::ClientKey;
+use pen_contract::message::{FromControl, ToControl};
+
+/// Time between two messages that an operator was refused: anybody who reaches the port can bring them about.
+const REFUSED_EVERY: Duration = Duration::from_secs(1);
+
+/// This end of the channel, with all that waits to be sent.
+#[derive(Debug)]
+pub struct Link {
+    channel: Channel<FromControl, ToControl>,
+    /// One per operator at most.
+    commands: VecDeque<Asked>,
+    /// The newest settings in force, until the supervisor knows.
+    applied: Option<u64>,
+    refused_at: Option<Instant>,
+}
+
+/// A command on its way.
+#[derive(Debug)]
+struct Asked {
+    ticket: u64,
+    command: Command,
+    file: Option<OwnedFd>,
+}
+
+impl Link {
+    /// The link over a channel whose start is over.
+    pub fn new(channel: Channel<FromControl, ToControl>) -> Link {
+        Link { channel, commands: VecDeque::new(), applied: None, refused_at: None }
+    }
+
+    /// The next thing that the supervisor said.
+    ///
+    /// # Errors
+    /// What it said is no message: this process must leave.
+    pub fn hear(&self) -> Result<Received<ToControl>, ChannelError> {
+        self.channel.receive()
+    }
+
+    /// Queues a command, with the file that it names.
+    pub fn ask(&mut self, ticket: u64, command: Command, file: Option<OwnedFd>) {
+        self.commands.push_back(Asked { ticket, command, file });
+    }
+
+    /// Queues the news that settings are in force.
+    pub fn applied(&mut self, generation: u64) {
+        self.applied = Some(generation);
+    }
+
+    /// Tells that an operator was refused, at most once in a while and only if there is room.
+    pub fn refused(&mut self, operator: ClientKey, now: Instant) {
+        if self.refused_at.is_none_or(|last| now >= last + REFUSED_EVERY) {
+            self.refused_at = Some(now);
+            // A supervisor that is gone is noticed where the channel is read.
+            let _ = self.channel.send(&FromControl::Refused { client: operator.bytes() }, None);
+        }
+    }
+
+    /// Whether something waits to be sent.
+    pub fn waits(&self) -> bool {
+        !self.commands.is_empty() || self.applied.is_some()
+    }
+
+    /// Sends what waits, as far as the channel takes it. A command whose operator is not `there` any more is dropped.
+    ///
+    /// # Errors
+    /// The supervisor is gone.
+    pub fn speak(&mut self, there: impl Fn(u64) -> bool) -> Result<(), ChannelError> {
+        self.commands.retain(|asked| there(asked.ticket));
+        if let Some(generation) = self.applied {
+            match self.channel.send(&FromControl::Applied { generation }, None)? {
+                Sent::Queued => self.applied = None,
+                Sent::Full => return Ok(()),
+            }
+        }
+        while let Some(Asked { ticket, command, file }) = self.commands.pop_front() {
+            let with_file = file.is_some();
+            let message = FromControl::Command { ticket, command, with_file };
+            match self.channel.send(&message, file.as_ref().map(AsFd::as_fd))? {
+                Sent::Queued => {}
+                Sent::Full => {
+                    if let FromControl::Command { ticket, command, .. } = message {
+                        self.commands.push_front(Asked { ticket, command, file });
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link() -> (Link, Channel<ToControl, FromControl>) {
+        let (ours, theirs) = Channel::pair().unwrap();
+        (Link::new(ours), theirs)
+    }
+
+    #[test]
+    fn commands_wait_in_order_for_a_supervisor_that_takes_none() {
+        let (mut link, theirs) = link();
+        let mut asked = 0;
+        while !link.waits() {
+            link.ask(asked, Command::Pid, None);
+            asked += 1;
+            link.speak(|_| true).unwrap();
+        }
+        // The last one waits; one more whose operator leaves is never sent.
+        let file = std::fs::File::open("/dev/null").unwrap();
+        link.ask(asked, Command::Include("x".into()), Some(file.into()));
+        link.ask(asked + 1, Command::Exit, None);
+        let mut seen = Vec::new();
+        loop {
+            link.speak(|ticket| ticket != asked + 1).unwrap();
+            match theirs.receive().unwrap() {
+                Received::Message(FromControl::Command { ticket, with_file, .. }, file) => {
+                    assert_eq!((with_file, file.is_some()), (ticket == asked, ticket == asked));
+                    seen.push(ticket);
+                }
+                Received::Empty => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(seen, (0..=asked).collect::<Vec<u64>>());
+    }
+
+    #[test]
+    fn refusals_come_once_a_second() {
+        let (mut link, theirs) = link();
+        let (start, peer) = (Instant::now(), ClientKey::from_ip("127.0.0.9".parse().unwrap()));
+        for after in [0, 1, 999, 1000, 1001] {
+            link.refused(peer, start + Duration::from_millis(after));
+        }
+        for _ in 0..2 {
+            let Received::Message(FromControl::Refused { client }, None) = theirs.receive().unwrap() else { panic!() };
+            assert_eq!(client, peer.bytes());
+        }
+        assert!(matches!(theirs.receive().unwrap(), Received::Empty));
+    }
+
+    #[test]
+    fn a_supervisor_that_is_gone_is_an_error() {
+        let (mut link, theirs) = link();
+        drop(theirs);
+        link.applied(7);
+        assert!(link.speak(|_| true).is_err());
+    }
+}

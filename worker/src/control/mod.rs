@@ -1,0 +1,304 @@
+//! The control process: the only one that reads what operators write, and jailed as a worker is.
+//!
+//! It reads one line from each connection, parses it, opens the file that it names with its own rights, and passes the typed command to the
+//! supervisor, which decides; then it writes the reply and closes. It holds no power: whoever takes it over can say what any operator at the
+//! control port can say.
+//!
+//! One thread, one event loop, nothing that waits. `operator` is one connection's life, `link` the channel to the supervisor, `files` what is
+//! opened here.
+
+mod files;
+mod link;
+mod operator;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use pen_contract::acl::Acl;
+use pen_contract::channel::{Channel, Received, Sent};
+use pen_contract::codec::{self, SETTINGS_LIMIT};
+use pen_contract::command::{Command, parse};
+use pen_contract::ids::ClientKey;
+use pen_contract::message::{FromStartingControl, ToControl};
+use pen_contract::settings::Settings;
+use pen_contract::start::ControlStart;
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+
+use link::Link;
+use operator::{Next, Operator, Reply};
+
+/// The channel to the supervisor has something, or takes something again.
+const CHANNEL: Token = Token(usize::MAX);
+/// An operator waits to be accepted.
+const LISTENER: Token = Token(usize::MAX - 1);
+
+/// Most operators at once; for one more, an earlier one has to go.
+const OPERATORS: usize = 64;
+
+/// Operators accepted before those that are there get their turn.
+const ACCEPT_BATCH: usize = 2 * OPERATORS;
+
+/// How long accepting pauses when something ran short.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
+
+/// After how long a message is tried again that the supervisor's queue had no room for. An event says so too; this is for a queue that is
+/// full for another reason than its length.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// The control process and all that it owns.
+struct Control {
+    poll: Poll,
+    listener: OwnedFd,
+    link: Link,
+    /// The access list in force.
+    acl: Acl,
+    /// By ticket, so in the order in which they came.
+    operators: BTreeMap<u64, Operator>,
+    next_ticket: u64,
+    /// Those that can go on although no event will say so.
+    ready: Vec<u64>,
+    /// When accepting goes on after a shortage.
+    accept_again: Option<Instant>,
+}
+
+/// Runs the control process until the supervisor tells it to stop or is gone. Returns the exit status.
+pub fn run(start: ControlStart) -> i32 {
+    let ControlStart { channel, listener, settings } = start;
+    let poll = match Poll::new().and_then(|poll| watch_own(&poll, &channel, &listener).map(|()| poll)) {
+        Ok(poll) => poll,
+        Err(error) => {
+            let reason = format!("control port: cannot wait for events: {error}");
+            // If the supervisor cannot be told, the exit status still says that the start failed.
+            let _ = channel.send(&FromStartingControl::Failed { reason }, None);
+            return 1;
+        }
+    };
+    match channel.send(&FromStartingControl::Ready, None) {
+        Ok(Sent::Queued) => {}
+        Ok(Sent::Full) | Err(_) => return 1,
+    }
+    let mut control = Control {
+        poll,
+        listener,
+        link: Link::new(channel.into_phase()),
+        acl: governing(settings),
+        operators: BTreeMap::new(),
+        next_ticket: 0,
+        ready: Vec::new(),
+        accept_again: None,
+    };
+    control.serve()
+}
+
+fn watch_own(poll: &Poll, channel: &Channel<FromStartingControl, ToControl>, listener: &OwnedFd) -> io::Result<()> {
+    let both = Interest::READABLE | Interest::WRITABLE;
+    poll.registry().register(&mut SourceFd(&channel.as_fd().as_raw_fd()), CHANNEL, both)?;
+    poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), LISTENER, Interest::READABLE)
+}
+
+/// The access list for the control port.
+fn governing(mut settings: Settings) -> Acl {
+    settings.acls.get_mut(usize::from(settings.control_acl)).map(std::mem::take).unwrap_or_default()
+}
+
+impl Control {
+    /// The event loop.
+    fn serve(&mut self) -> i32 {
+        let mut events = Events::with_capacity(2 * OPERATORS);
+        loop {
+            match self.poll.poll(&mut events, self.timeout()) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => return 1,
+            }
+            let mut arrivals = false;
+            for event in &events {
+                match event.token() {
+                    CHANNEL => {
+                        if let Some(status) = self.hear() {
+                            return status;
+                        }
+                    }
+                    LISTENER => arrivals = true,
+                    Token(ticket) => self.on_operator(ticket as u64),
+                }
+            }
+            for ticket in std::mem::take(&mut self.ready) {
+                self.on_operator(ticket);
+            }
+            let now = Instant::now();
+            if arrivals || self.accept_again.is_some_and(|at| at <= now) {
+                self.accept(now);
+            }
+            self.operators.retain(|_, operator| {
+                let late = operator.deadline() <= now;
+                if late {
+                    operator.cut_off();
+                }
+                !late && !operator.is_over()
+            });
+            if self.link.speak(|ticket| self.operators.contains_key(&ticket)).is_err() {
+                return 1;
+            }
+        }
+    }
+
+    /// How long the next wait may be.
+    fn timeout(&self) -> Option<Duration> {
+        if !self.ready.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let now = Instant::now();
+        let operators = self.operators.values().map(Operator::deadline);
+        let retry = self.link.waits().then(|| now + RETRY);
+        let next = operators.chain(self.accept_again).chain(retry).min()?;
+        // mio counts whole milliseconds; one more, rather than to be woken too early again and again.
+        Some(next.saturating_duration_since(now) + Duration::from_millis(1))
+    }
+
+    /// What the supervisor said. Some: leave with this status.
+    fn hear(&mut self) -> Option<i32> {
+        loop {
+            match self.link.hear() {
+                Ok(Received::Message(ToControl::Reply { ticket, text }, descriptor)) => {
+                    let reply = match descriptor {
+                        Some(memory) => Reply::memory(memory),
+                        None => Reply::text(text),
+                    };
+                    self.answer(ticket, reply);
+                }
+                Ok(Received::Message(ToControl::Settings, Some(memory))) => match read_settings(memory) {
+                    Some(settings) => {
+                        self.link.applied(settings.generation);
+                        self.acl = governing(settings);
+                    }
+                    None => return Some(1),
+                },
+                // A supervisor that is gone: without it there is nobody to command.
+                Ok(Received::Message(ToControl::Stop, _) | Received::Closed) => return Some(0),
+                Ok(Received::Empty) => return None,
+                Ok(Received::Message(ToControl::Settings, None)) | Err(_) => return Some(1),
+            }
+        }
+    }
+
+    /// Accepts the operators that wait.
+    fn accept(&mut self, now: Instant) {
+        self.accept_again = None;
+        for _ in 0..ACCEPT_BATCH {
+            match rustix::net::acceptfrom_with(&self.listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+                Ok((socket, peer)) => {
+                    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+                    self.on_arrival(socket, peer.map_or(ClientKey::UNIX, ClientKey::from_peer), now);
+                }
+                Err(Errno::AGAIN) => return,
+                // Who waited is gone, or a signal came: the next one may be there (accept(2)).
+                Err(Errno::INTR | Errno::CONNABORTED | Errno::PERM | Errno::PROTO) => {}
+                Err(_) => {
+                    self.make_room();
+                    self.accept_again = Some(now + SHORTAGE_PAUSE);
+                    return;
+                }
+            }
+        }
+        self.accept_again = Some(now);
+    }
+
+    fn on_arrival(&mut self, socket: OwnedFd, peer: ClientKey, now: Instant) {
+        if !self.acl.permits(peer) {
+            self.link.refused(peer, now);
+            operator::reset(&socket);
+            return;
+        }
+        if self.operators.len() >= OPERATORS {
+            self.make_room();
+        }
+        let ticket = self.next_ticket;
+        let both = Interest::READABLE | Interest::WRITABLE;
+        if self.poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), Token(ticket as usize), both).is_ok() {
+            self.next_ticket += 1;
+            self.operators.insert(ticket, Operator::new(socket, now));
+        }
+    }
+
+    /// Lets one operator go: one that has been answered if there is one, else the oldest.
+    fn make_room(&mut self) {
+        let answered = self.operators.iter().find(|(_, operator)| operator.is_answered());
+        let ticket = answered.or_else(|| self.operators.iter().next()).map(|(ticket, _)| *ticket);
+        if let Some(operator) = ticket.and_then(|ticket| self.operators.remove(&ticket)) {
+            operator.cut_off();
+        }
+    }
+
+    /// Something happened at an operator's socket, or it has more to do. One that has left in the meantime is not known any more.
+    fn on_operator(&mut self, ticket: u64) {
+        let Some(operator) = self.operators.get_mut(&ticket) else { return };
+        match operator.go_on() {
+            Next::Wait => {}
+            Next::Again => self.ready.push(ticket),
+            Next::Line(line) => self.on_line(ticket, &line),
+        }
+    }
+
+    /// An operator's command.
+    fn on_line(&mut self, ticket: u64, line: &[u8]) {
+        let asked = read(line).and_then(|command| match command {
+            Command::Nothing => Ok(None),
+            command => files::open(&command, ticket).map(|named| Some((command, named))),
+        });
+        match asked {
+            Ok(None) => self.answer(ticket, Reply::text(String::new())),
+            Ok(Some((command, named))) => {
+                if let Some(operator) = self.operators.get_mut(&ticket) {
+                    operator.asked(named.replacement);
+                    self.link.ask(ticket, command, named.file);
+                }
+            }
+            Err(why) => self.answer(ticket, Reply::text(why + "\n")),
+        }
+    }
+
+    /// Gives an operator the reply.
+    fn answer(&mut self, ticket: u64, reply: Reply) {
+        if let Some(operator) = self.operators.get_mut(&ticket) {
+            operator.answered(reply);
+            self.ready.push(ticket);
+        }
+    }
+}
+
+/// Reads a command. The error is the reply.
+fn read(line: &[u8]) -> Result<Command, String> {
+    // What is not UTF-8 may still be no command at all, which is said in the words that scripts look for.
+    let text = String::from_utf8_lossy(line);
+    let command = parse(&text).map_err(|why| why.to_string())?;
+    match text {
+        Cow::Owned(_) if command != Command::Nothing => Err("line: not UTF-8".to_owned()),
+        Cow::Owned(_) | Cow::Borrowed(_) => Ok(command),
+    }
+}
+
+/// Reads the settings from the memory that came with the message. None: they are none.
+fn read_settings(memory: OwnedFd) -> Option<Settings> {
+    let length = usize::try_from(rustix::fs::fstat(&memory).ok()?.st_size).ok().filter(|n| *n <= SETTINGS_LIMIT)?;
+    let mut bytes = vec![0; length];
+    let mut filled = 0;
+    while filled < length {
+        match rustix::io::pread(&memory, &mut bytes[filled..], filled as u64) {
+            Ok(0) => return None,
+            Ok(read) => filled += read,
+            Err(Errno::INTR) => {}
+            Err(_) => return None,
+        }
+    }
+    codec::decode_settings(&bytes).ok()
+}

@@ -1,0 +1,40 @@
+//! `dummy`: every client gets the same answer, and no server is used. For load tests.
+
+use super::Relay;
+use super::connection::State;
+use super::pump::{self, Held};
+
+/// What a client gets for whatever it sends first; then the connection closes.
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\nContent-Type: text/html\r\n\r\nUlric was here.";
+
+/// What the request log shows in place of a server.
+const NO_SERVER: &str = "-";
+
+impl Relay<'_> {
+    /// Waits for what a client sends.
+    pub(super) fn await_request(&mut self, place: u32) {
+        self.pool[place].state = State::Dummy;
+        self.idle.join(&mut self.pool, place, self.now);
+    }
+
+    /// Answers a client that has sent something.
+    pub(super) fn answer(&mut self, place: u32) {
+        let connection = &mut self.pool[place];
+        let request = pump::take(&mut connection.down, &mut self.tools);
+        if request.is_empty() {
+            if connection.down.ended || connection.down.failed {
+                self.finish(place);
+            }
+            return;
+        }
+        if self.debug.dumps() {
+            self.debug.dump(request);
+        }
+        if let (Some(log), Some(key)) = (&mut self.log, connection.key) {
+            log.line(self.now, super::clock::unix_time().0, key, NO_SERVER, request);
+        }
+        self.seat.add_client_bytes(connection.client, ANSWER.len() as u64, request.len() as u64);
+        connection.down.held = Some(Box::new(Held::Bytes { data: ANSWER.into(), start: 0 }));
+        self.begin_linger(place);
+    }
+}

@@ -1,0 +1,329 @@
+//! `explain ADDRESS`: which server a client would get now, and why, a line a step.
+//!
+//! It follows the very choice that serves clients ([`Placement`]) over the very state, but through a view that changes nothing: no place is taken, no
+//! probe begun, the cursor stays, the client is not entered in the table.
+
+use std::cell::Cell;
+use std::collections::HashSet;
+use std::fmt::Write;
+
+use pen_contract::ids::{ClientKey, Target};
+use pen_contract::message::EXPLANATION;
+use pen_contract::settings::Settings;
+use pen_table::Blacklist;
+
+use super::Relay;
+use super::balance::{Candidate, Eligible, Farm, Placement, Refusal, client_permitted};
+use super::connect::Servers;
+
+/// A farm that is only looked at.
+struct Looked<'f, F> {
+    farm: &'f F,
+    cursor: Cell<u32>,
+}
+
+impl<F: Farm> Farm for Looked<'_, F> {
+    fn blacklist(&self, row: u32) -> Blacklist {
+        self.farm.blacklist(row)
+    }
+
+    fn connections(&self, row: u32) -> u32 {
+        self.farm.connections(row)
+    }
+
+    fn cursor(&self) -> u32 {
+        self.cursor.get()
+    }
+
+    fn advance_cursor(&self, _: u32, to: u32) -> bool {
+        self.cursor.set(to);
+        true
+    }
+}
+
+impl Relay<'_> {
+    /// Explains what a client would get now.
+    pub(super) fn explain(&self, client: ClientKey) -> String {
+        let tracking = u64::from(self.settings.tracking) * 1000;
+        let locked = self.seat.lock(client.bytes()).ok();
+        let recorded = locked.map(|table| table.recorded(self.now, tracking));
+        let farm = Servers { seat: &self.seat, now: self.now };
+        explanation(&self.settings, &farm, client, recorded, self.now)
+    }
+}
+
+/// The explanation; `recorded` is what the client table says, if it could be read.
+fn explanation(settings: &Settings, farm: &impl Farm, client: ClientKey, recorded: Option<i32>, now: u64) -> String {
+    let farm = Looked { farm, cursor: Cell::new(farm.cursor()) };
+    let mut lines = Lines::default();
+    lines.add(standing(settings, client, recorded));
+    if settings.dummy && client_permitted(settings, client) {
+        lines.add("dummy: every client gets the same answer, and no server is used".into());
+        return lines.text();
+    }
+    let recorded = recorded.and_then(Target::from_code);
+    let mut passed_over = Vec::new();
+    let candidate = Candidate { key: client, port: 0, recorded };
+    let mut placement = Placement::new(settings, &farm, candidate, &mut |id, refusal| passed_over.push((id, refusal)));
+    for (id, refusal) in passed_over.into_iter().filter(|(_, refusal)| *refusal != Refusal::Absent) {
+        lines.add(why_not(settings, Target::Server(id), refusal, now));
+    }
+    while let Some((target, probed)) = placement.next(settings, &farm).filter(|_| !settings.dummy) {
+        match placement.judge(settings, &farm, client, (target, probed)) {
+            Ok(Eligible::InUse) => {
+                lines.add(format!("{}: would be used", name(settings, target)));
+                return lines.text();
+            }
+            Ok(Eligible::ForProbe) => {
+                let name = name(settings, target);
+                lines.add(format!("{name}: would be used, the first to try it after its blacklist time"));
+                return lines.text();
+            }
+            // A number without a server, or no abuse server.
+            Err(Refusal::Absent) => {}
+            Err(refusal) => lines.add(why_not(settings, target, refusal, now)),
+        }
+    }
+    let why = if settings.selection.stubborn && client_permitted(settings, client) { " (stubborn)" } else { "" };
+    lines.add(format!("no server: the client would be closed{why}"));
+    lines.text()
+}
+
+/// What is known of the client itself, and how its first server is chosen.
+fn standing(settings: &Settings, client: ClientKey, recorded: Option<i32>) -> String {
+    if !client_permitted(settings, client) {
+        let instead = match (settings.dummy, &settings.abuse) {
+            (true, _) => ", and dummy uses no abuse server",
+            (false, Some(_)) => "",
+            (false, None) => ", and there is no abuse server",
+        };
+        return format!("client {client}: refused by acl {}{instead}", settings.client_acl);
+    }
+    let modes = settings.selection;
+    let hash = modes.hash || modes.hash_always;
+    let choice = match () {
+        () if modes.prio => "prio",
+        () if modes.weight => "weight",
+        () if hash && modes.roundrobin => "hash of address and port, here of port 0",
+        () if hash => "hash",
+        () => "round robin",
+    };
+    let recorded = match recorded.map(Target::from_code) {
+        None => return format!("client {client}: the client table is locked; by {choice}"),
+        Some(Some(Target::Server(id))) => id,
+        Some(Some(Target::Emergency)) => return format!("client {client}: was on the emergency server; by {choice}"),
+        Some(Some(Target::Abuse)) => return format!("client {client}: was on the abuse server; by {choice}"),
+        Some(None) => return format!("client {client}: not tracked; by {choice}"),
+    };
+    if settings.target(Target::Server(recorded)).is_none() {
+        format!("client {client}: tracked on server {recorded}, which is no more; by {choice}")
+    } else if modes.roundrobin || modes.hash_always {
+        format!("client {client}: was on server {recorded}, but clients are not tracked; by {choice}")
+    } else {
+        format!("client {client}: tracked on server {recorded}")
+    }
+}
+
+/// Why a server is not used.
+fn why_not(settings: &Settings, target: Target, refusal: Refusal, now: u64) -> String {
+    let name = name(settings, target);
+    match refusal {
+        Refusal::Absent => format!("{name}: has no address"),
+        Refusal::Blacklisted(until) => {
+            format!("{name}: blacklisted for {} s more", until.saturating_sub(now).div_ceil(1000))
+        }
+        Refusal::Probed => format!("{name}: being tried by another connection after its blacklist time"),
+        Refusal::Acl(list) => format!("{name}: refused by acl {list}"),
+        Refusal::Full { connections, most } => format!("{name}: full ({connections} of {most})"),
+        Refusal::NoWeight => format!("{name}: weight 0, only when no other can be used"),
+    }
+}
+
+/// How a line calls a server.
+fn name(settings: &Settings, target: Target) -> String {
+    let title = match target {
+        Target::Server(id) => format!("server {id}"),
+        Target::Emergency => "emergency server".into(),
+        Target::Abuse => "abuse server".into(),
+    };
+    match settings.target(target) {
+        Some(server) => format!("{title} ({})", server.address),
+        None => title,
+    }
+}
+
+/// The lines, each once.
+#[derive(Default)]
+struct Lines {
+    all: Vec<String>,
+    seen: HashSet<String>,
+}
+
+impl Lines {
+    fn add(&mut self, line: String) {
+        if self.seen.insert(line.clone()) {
+            self.all.push(line);
+        }
+    }
+
+    /// All of them, or as many as fit and then the last, which says what comes of it.
+    fn text(self) -> String {
+        let mut text = String::new();
+        let last = self.all.len() - 1;
+        for (n, line) in self.all.iter().enumerate() {
+            if n < last && text.len() + line.len() + RESERVE > EXPLANATION {
+                // Writing to a String does not fail.
+                let _ = writeln!(text, "... {} more", last - n);
+                text.push_str(&self.all[last]);
+                text.push('\n');
+                return text;
+            }
+            text.push_str(line);
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// Bytes kept for the last line and the one that says how many are missing.
+const RESERVE: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use pen_contract::acl::{Acl, Net, Verdict};
+    use pen_contract::address::Address;
+    use pen_contract::settings::{Selection, Server};
+
+    use super::*;
+
+    /// Blacklist and connections by row, with the cursor at 0.
+    struct Model(Vec<(Blacklist, u32)>);
+
+    impl Farm for Model {
+        fn blacklist(&self, row: u32) -> Blacklist {
+            self.0.get(row as usize).map_or(Blacklist::Clear, |state| state.0)
+        }
+
+        fn connections(&self, row: u32) -> u32 {
+            self.0.get(row as usize).map_or(0, |state| state.1)
+        }
+
+        fn cursor(&self) -> u32 {
+            0
+        }
+
+        fn advance_cursor(&self, _: u32, _: u32) -> bool {
+            panic!("an explanation moves nothing");
+        }
+    }
+
+    fn server(soft: u32, acl: u8) -> Option<Server> {
+        let address = Address::Inet("10.0.0.1:80".parse().unwrap());
+        Some(Server { address, soft, hard: 0, weight: 1, prio: 0, acl })
+    }
+
+    fn refusing() -> Acl {
+        let mut acl = Acl::default();
+        assert!(acl.push(Verdict::Deny, Net::v4_prefix("192.0.2.0".parse().unwrap(), 24).unwrap()));
+        acl
+    }
+
+    fn explain(settings: &Settings, states: &[(Blacklist, u32)], recorded: Option<i32>) -> String {
+        let client = ClientKey::from_ip("192.0.2.7".parse().unwrap());
+        explanation(settings, &Model(states.to_vec()), client, recorded, 10_000)
+    }
+
+    const FINE: (Blacklist, u32) = (Blacklist::Clear, 0);
+    const OUT: (Blacklist, u32) = (Blacklist::Until(21_001), 0);
+
+    #[test]
+    fn every_step_has_its_reason() {
+        let mut settings = Settings {
+            servers: vec![server(0, 0), server(0, 0), server(10, 0), server(0, 1), server(0, 0)],
+            ..Settings::default()
+        };
+        settings.acls[1] = refusing();
+        let states = [(Blacklist::Probed, 0), OUT, (Blacklist::Clear, 10), FINE, (Blacklist::Expired, 0)];
+        assert_eq!(
+            explain(&settings, &states, Some(1)),
+            "client 192.0.2.7: tracked on server 1\n\
+             server 1 (10.0.0.1:80): blacklisted for 12 s more\n\
+             server 2 (10.0.0.1:80): full (10 of 10)\n\
+             server 3 (10.0.0.1:80): refused by acl 1\n\
+             server 4 (10.0.0.1:80): would be used, the first to try it after its blacklist time\n"
+        );
+        assert!(explain(&settings, &states, Some(-3)).starts_with("client 192.0.2.7: not tracked; by round robin\n"));
+        // At last, who waits for another's probe joins it.
+        settings.servers.truncate(2);
+        assert_eq!(
+            explain(&settings, &states, None),
+            "client 192.0.2.7: the client table is locked; by round robin\n\
+             server 1 (10.0.0.1:80): blacklisted for 12 s more\n\
+             server 0 (10.0.0.1:80): being tried by another connection after its blacklist time\n\
+             server 0 (10.0.0.1:80): would be used\n"
+        );
+    }
+
+    #[test]
+    fn the_last_resorts_and_none() {
+        let mut settings = Settings { servers: vec![server(0, 0)], emergency: server(1, 0), ..Settings::default() };
+        let states = [OUT, FINE, FINE];
+        assert!(explain(&settings, &states, Some(-1)).ends_with("emergency server (10.0.0.1:80): would be used\n"));
+        let states = [OUT, (Blacklist::Clear, 1), FINE];
+        assert!(
+            explain(&settings, &states, Some(0))
+                .ends_with("emergency server (10.0.0.1:80): full (1 of 1)\nno server: the client would be closed\n")
+        );
+        settings.selection.stubborn = true;
+        assert_eq!(
+            explain(&settings, &states, Some(0)),
+            "client 192.0.2.7: tracked on server 0\nserver 0 (10.0.0.1:80): blacklisted for 12 s more\n\
+             no server: the client would be closed (stubborn)\n"
+        );
+        settings.acls[9] = refusing();
+        (settings.client_acl, settings.abuse) = (9, server(0, 9));
+        settings.dummy = true;
+        assert_eq!(
+            explain(&settings, &states, Some(0)),
+            "client 192.0.2.7: refused by acl 9, and dummy uses no abuse server\nno server: the client would be closed\n"
+        );
+        settings.dummy = false;
+        assert_eq!(
+            explain(&settings, &states, Some(0)),
+            "client 192.0.2.7: refused by acl 9\nabuse server (10.0.0.1:80): would be used\n"
+        );
+    }
+
+    #[test]
+    fn modes_are_named_and_what_they_pass_over() {
+        let mut settings = Settings { servers: vec![server(0, 0), server(0, 0), None], ..Settings::default() };
+        settings.servers[0].as_mut().unwrap().weight = 0;
+        let modes = |settings: &mut Settings, weight, prio, roundrobin| {
+            settings.selection = Selection { weight, prio, roundrobin, ..Selection::default() };
+        };
+        modes(&mut settings, true, false, false);
+        assert_eq!(
+            explain(&settings, &[], Some(2)),
+            "client 192.0.2.7: tracked on server 2, which is no more; by weight\n\
+             server 0 (10.0.0.1:80): weight 0, only when no other can be used\n\
+             server 1 (10.0.0.1:80): would be used\n"
+        );
+        modes(&mut settings, true, true, true);
+        assert_eq!(
+            explain(&settings, &[], Some(1)),
+            "client 192.0.2.7: was on server 1, but clients are not tracked; by prio\nserver 0 (10.0.0.1:80): would be used\n"
+        );
+    }
+
+    #[test]
+    fn what_is_too_long_is_cut_before_the_outcome() {
+        let settings = Settings { servers: vec![server(0, 0); 4096], ..Settings::default() };
+        let text = explain(&settings, &vec![OUT; 4096], None);
+        assert!(text.len() <= EXPLANATION && text.len() > EXPLANATION - 2 * RESERVE, "{}", text.len());
+        let lines: Vec<&str> = text.lines().collect();
+        let [first, .., more, last] = lines[..] else { panic!() };
+        assert!(first.starts_with("client "));
+        assert_eq!(more, format!("... {} more", 4097 - (lines.len() - 2)));
+        assert_eq!(last, "no server: the client would be closed");
+    }
+}

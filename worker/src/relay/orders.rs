@@ -1,0 +1,190 @@
+//! What the supervisor orders: new settings, another listener, another log, the end of a connection, a report, an explanation.
+//!
+//! Nothing here is taken by halves. A message that makes no sense comes from no supervisor of ours: the worker leaves, and is replaced by one that
+//! is born with the settings in force.
+
+use std::os::fd::OwnedFd;
+
+use pen_contract::channel::Received;
+use pen_contract::codec::{SETTINGS_LIMIT, decode_settings};
+use pen_contract::ids::{ClientKey, Target};
+use pen_contract::message::{Event, FromWorker, ToWorker};
+use pen_contract::settings::Settings;
+use pen_contract::start::RequestLog;
+use rustix::io::Errno;
+
+use super::Relay;
+use super::connection::{Connection, State};
+use super::request_log::LogWriter;
+
+/// The supervisor said what makes no sense.
+struct Nonsense;
+
+impl Relay<'_> {
+    /// What the supervisor said. Some: leave with this status.
+    pub(super) fn hear(&mut self) -> Option<i32> {
+        self.supervisor.speak();
+        let status = loop {
+            match self.supervisor.hear() {
+                Ok(Received::Message(ToWorker::Stop, _)) => break 0,
+                Ok(Received::Message(order, descriptor)) => {
+                    if let Err(Nonsense) = self.obey(order, descriptor) {
+                        break 1;
+                    }
+                }
+                Ok(Received::Empty) => return None,
+                // Without a supervisor there is no service.
+                Ok(Received::Closed) => break 0,
+                Err(_) => break 1,
+            }
+        };
+        self.stop();
+        Some(status)
+    }
+
+    fn obey(&mut self, order: ToWorker, descriptor: Option<OwnedFd>) -> Result<(), Nonsense> {
+        match (order, descriptor) {
+            (ToWorker::Report { serial }, _) => {
+                self.count_lines();
+                let connections = self.pool.iter().map(Connection::info).collect();
+                self.supervisor.report(serial, self.counters, connections);
+            }
+            (ToWorker::Log { network: false }, Some(file)) => self.change_log(RequestLog::File(file)),
+            (ToWorker::Log { network: true }, Some(socket)) => self.change_log(RequestLog::Network(socket)),
+            (ToWorker::NoLog, _) => self.end_log(),
+            (ToWorker::Settings, Some(memory)) => {
+                let settings = read_settings(&memory).ok_or(Nonsense)?;
+                self.apply(settings)?;
+            }
+            (ToWorker::Listen, Some(listener)) => {
+                self.move_listener(listener).map_err(|_| Nonsense)?;
+                self.supervisor.answer(FromWorker::Listening);
+            }
+            (ToWorker::Close { number }, _) => self.close_numbered(number),
+            (ToWorker::Explain { serial, client }, _) => {
+                let text = self.explain(ClientKey::from_bytes(client));
+                self.supervisor.answer(FromWorker::Explained { serial, text });
+            }
+            (ToWorker::Log { .. } | ToWorker::Settings | ToWorker::Listen, None) | (ToWorker::Stop, _) => {
+                return Err(Nonsense);
+            }
+        }
+        Ok(())
+    }
+
+    /// Works by new settings from now on.
+    fn apply(&mut self, settings: Settings) -> Result<(), Nonsense> {
+        if settings.table_size() != self.settings.table_size() {
+            // The rows of the shared table would mean other servers.
+            return Err(Nonsense);
+        }
+        let old = std::mem::replace(&mut self.settings, settings);
+        self.shown = shown(&self.settings);
+        self.debug.set(&self.settings);
+        self.mark_outdated(&old);
+        self.idle.set_timeout(&mut self.pool, self.settings.idle_timeout, self.now);
+        self.limits_changed();
+        self.tools.set_most_pipes(self.accepting.pipes());
+        self.adjust_idlers();
+        self.supervisor.answer(FromWorker::Applied { generation: self.settings.generation });
+        Ok(())
+    }
+
+    /// Marks the connects that are under way to a server that is elsewhere now.
+    fn mark_outdated(&mut self, old: &Settings) {
+        let address =
+            |settings: &Settings, target: Target| settings.target(target).map(|server| server.address.clone());
+        for place in 0..self.pool.places() {
+            let connection = &mut self.pool[place];
+            if let (State::Connecting, Some(target)) = (connection.state, connection.target) {
+                connection.outdated |= address(old, target) != address(&self.settings, target);
+            }
+        }
+    }
+
+    /// Logs to another place from now on.
+    fn change_log(&mut self, target: RequestLog) {
+        match &mut self.log {
+            Some(log) => log.reopen(self.now, target),
+            None => self.log = Some(LogWriter::new(target)),
+        }
+        self.flush_log();
+    }
+
+    /// Logs no more.
+    fn end_log(&mut self) {
+        self.count_lines();
+        let Some(mut log) = self.log.take() else { return };
+        log.close(self.now);
+        if let Some((lines, errno)) = log.take_lost() {
+            self.counters.log_lost += lines;
+            self.supervisor.tell(Event::LogLost { lines, errno }, &mut self.counters);
+        }
+    }
+
+    /// Brings the counter of log lines up to date.
+    pub(super) fn count_lines(&mut self) {
+        self.counters.log_lines += self.log.as_mut().map_or(0, LogWriter::take_lines);
+    }
+}
+
+/// The address of each target as the request log shows it, by table row.
+pub fn shown(settings: &Settings) -> Vec<String> {
+    let regular = settings.servers.iter();
+    regular
+        .chain([&settings.emergency, &settings.abuse])
+        .map(|server| server.as_ref().map_or(String::new(), |server| server.address.host().to_string()))
+        .collect()
+}
+
+/// The settings in a memfd. All workers share its offset, so that is left alone.
+fn read_settings(memory: &OwnedFd) -> Option<Settings> {
+    let mut bytes = Vec::new();
+    let mut piece = vec![0; 64 * 1024];
+    while bytes.len() <= SETTINGS_LIMIT {
+        match rustix::io::pread(memory, &mut piece[..], bytes.len() as u64) {
+            Ok(0) => return decode_settings(&bytes).ok(),
+            Ok(length) => bytes.extend_from_slice(&piece[..length]),
+            Err(Errno::INTR) => continue,
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use pen_contract::codec::encode_settings;
+    use rustix::fs::{MemfdFlags, memfd_create};
+
+    use super::*;
+
+    fn memory(bytes: &[u8]) -> OwnedFd {
+        let memory = memfd_create("settings", MemfdFlags::CLOEXEC).unwrap();
+        assert_eq!(rustix::io::write(&memory, bytes).unwrap(), bytes.len());
+        memory
+    }
+
+    #[test]
+    fn settings_are_read_from_the_beginning_by_everyone() {
+        let settings = Settings { generation: 7, servers: vec![None; 4096], ..Settings::default() };
+        // The writer's offset, which all readers share, is at the end.
+        let memory = memory(&encode_settings(&settings).unwrap());
+        for _ in 0..2 {
+            assert_eq!(read_settings(&memory), Some(settings.clone()));
+        }
+    }
+
+    #[test]
+    fn what_is_no_settings_is_nothing() {
+        let whole = encode_settings(&Settings::default()).unwrap();
+        assert_eq!(read_settings(&memory(b"")), None);
+        assert_eq!(read_settings(&memory(&whole[..whole.len() - 1])), None);
+        assert_eq!(read_settings(&memory(&[&whole[..], b"x"].concat())), None);
+        let huge = memory(b"");
+        rustix::fs::ftruncate(&huge, SETTINGS_LIMIT as u64 * 2).unwrap();
+        assert_eq!(read_settings(&huge), None);
+        let (reader, _writer) = std::io::pipe().unwrap();
+        assert_eq!(read_settings(&reader.into()), None);
+    }
+}

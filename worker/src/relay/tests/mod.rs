@@ -1,0 +1,240 @@
+//! A whole worker in a thread, with real sockets; the test is its supervisor.
+
+mod lives;
+mod orders;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use pen_contract::address::Address;
+use pen_contract::channel::{Channel, Received, Sent};
+use pen_contract::codec::encode_settings;
+use pen_contract::ids::{ClientKey, WorkerId};
+use pen_contract::message::{Event, FromStartingWorker, FromWorker, ToWorker};
+use pen_contract::settings::{Server, Settings};
+use pen_contract::start::{DebugOutput, WorkerStart};
+use pen_contract::stats::ConnectionInfo;
+use pen_table::{Shape, Table};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+use rustix::fs::{MemfdFlags, memfd_create};
+
+/// How long anything is waited for; nothing takes so long but a failure.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Rig {
+    channel: Channel<ToWorker, FromWorker>,
+    address: SocketAddr,
+    table: &'static Table,
+    settings: Settings,
+    thread: Option<JoinHandle<i32>>,
+    /// What the worker told meanwhile.
+    events: Vec<Event>,
+}
+
+impl Rig {
+    fn start(settings: Settings) -> Rig {
+        let shape = Shape { clients: 64, servers: settings.table_size() + 2, workers: 1, connections: 64 };
+        let table: &Table = Box::leak(Box::new(Table::create(shape).unwrap()));
+        let (ours, theirs) = Channel::<ToWorker, FromStartingWorker>::pair().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let start = WorkerStart {
+            id: WorkerId(0),
+            channel: theirs,
+            listener: listener.into(),
+            freed: rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap(),
+            settings: settings.clone(),
+            log: None,
+            debug: DebugOutput::Syslog(None),
+            descriptor_limit: 1024,
+            utc_offset: |_| 0,
+        };
+        let thread = std::thread::spawn(move || super::run(start, table));
+        wait_readable(&ours);
+        assert!(matches!(ours.receive().unwrap(), Received::Message(FromStartingWorker::Ready, None)));
+        let channel = ours.into_phase();
+        Rig { channel, address, table, settings, thread: Some(thread), events: Vec::new() }
+    }
+
+    fn send(&self, order: &ToWorker, descriptor: Option<&OwnedFd>) {
+        assert_eq!(self.channel.send(order, descriptor.map(AsFd::as_fd)).unwrap(), Sent::Queued);
+    }
+
+    /// The next answer to an order.
+    fn answer(&mut self) -> FromWorker {
+        loop {
+            wait_readable(&self.channel);
+            match self.channel.receive().unwrap() {
+                Received::Message(FromWorker::Counters(_), _) | Received::Empty => {}
+                Received::Message(FromWorker::Event(event), _) => self.events.push(event),
+                Received::Message(answer, _) => return answer,
+                Received::Closed => panic!("the worker left"),
+            }
+        }
+    }
+
+    /// Has the worker work by changed settings.
+    fn apply(&mut self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.settings);
+        self.settings.generation += 1;
+        self.send(&ToWorker::Settings, Some(&memory(&encode_settings(&self.settings).unwrap())));
+        assert_eq!(self.answer(), FromWorker::Applied { generation: self.settings.generation });
+    }
+
+    fn report(&mut self) -> Vec<ConnectionInfo> {
+        self.send(&ToWorker::Report { serial: 1 }, None);
+        match self.answer() {
+            FromWorker::Report(page) => page.connections,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits until the report is as wanted.
+    fn report_until(&mut self, wanted: impl Fn(&[ConnectionInfo]) -> bool) -> Vec<ConnectionInfo> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let report = self.report();
+            if wanted(&report) {
+                return report;
+            }
+            assert!(Instant::now() < deadline, "{report:?}");
+            std::thread::yield_now();
+        }
+    }
+
+    fn explain(&mut self, client: &str) -> String {
+        let client = ClientKey::from_ip(client.parse().unwrap()).bytes();
+        self.send(&ToWorker::Explain { serial: 5, client }, None);
+        match self.answer() {
+            FromWorker::Explained { serial: 5, text } => text,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn client(&self) -> TcpStream {
+        patient(TcpStream::connect(self.address).unwrap())
+    }
+
+    /// The exit status of the worker, which leaves by itself.
+    fn status(mut self) -> i32 {
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            let _ = self.channel.send(&ToWorker::Stop, None);
+            let status = thread.join();
+            assert!(std::thread::panicking() || matches!(status, Ok(0)), "{status:?}");
+        }
+    }
+}
+
+fn wait_readable(socket: &impl AsFd) {
+    let mut poll = [PollFd::new(socket, PollFlags::IN)];
+    let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+    assert_ne!(rustix::event::poll(&mut poll, Some(&patience)).unwrap(), 0, "nothing comes");
+}
+
+fn patient(stream: TcpStream) -> TcpStream {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+fn memory(bytes: &[u8]) -> OwnedFd {
+    let memory = memfd_create("settings", MemfdFlags::CLOEXEC).unwrap();
+    assert_eq!(rustix::io::write(&memory, bytes).unwrap(), bytes.len());
+    memory
+}
+
+/// A server that the test plays by hand.
+struct Backend {
+    listener: TcpListener,
+}
+
+impl Backend {
+    fn new() -> Backend {
+        Backend { listener: TcpListener::bind("127.0.0.1:0").unwrap() }
+    }
+
+    fn definition(&self) -> Option<Server> {
+        Some(at(self.listener.local_addr().unwrap()))
+    }
+
+    fn accept(&self) -> TcpStream {
+        wait_readable(&self.listener);
+        patient(self.listener.accept().unwrap().0)
+    }
+}
+
+/// A server that neither accepts nor refuses: its backlog is full.
+struct Deaf {
+    address: SocketAddr,
+    _sockets: Vec<OwnedFd>,
+}
+
+impl Deaf {
+    fn new() -> Deaf {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, getsockname, listen, socket_with};
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = || socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
+        let listener = socket();
+        bind(&listener, &"127.0.0.1:0".parse::<SocketAddr>().unwrap()).unwrap();
+        listen(&listener, 0).unwrap();
+        let address = SocketAddr::try_from(getsockname(&listener).unwrap()).unwrap();
+        let mut sockets = vec![listener];
+        for _ in 0..4 {
+            let client = socket();
+            let _ = connect(&client, &address);
+            sockets.push(client);
+        }
+        Deaf { address, _sockets: sockets }
+    }
+
+    fn definition(&self) -> Option<Server> {
+        Some(at(self.address))
+    }
+}
+
+fn at(address: SocketAddr) -> Server {
+    Server { address: Address::Inet(address), soft: 0, hard: 0, weight: 1, prio: 0, acl: 0 }
+}
+
+/// Settings with some servers in a table of four.
+fn settings<const N: usize>(servers: [Option<Server>; N]) -> Settings {
+    let mut servers = Vec::from(servers);
+    servers.resize(4, None);
+    Settings { servers, connections_max: 64, ..Settings::default() }
+}
+
+/// Both ends of a relayed connection, with a byte passed each way.
+fn connected(rig: &Rig, backend: &Backend) -> (TcpStream, TcpStream) {
+    let mut client = rig.client();
+    client.write_all(b"?").unwrap();
+    let mut server = backend.accept();
+    assert_eq!(read(&mut server, 1), b"?");
+    server.write_all(b"!").unwrap();
+    assert_eq!(read(&mut client, 1), b"!");
+    (client, server)
+}
+
+fn read(stream: &mut TcpStream, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    stream.read_exact(&mut bytes).unwrap();
+    bytes
+}
+
+/// How a stream ends: what comes before, and whether it was reset.
+fn end_of(stream: &mut TcpStream) -> (Vec<u8>, bool) {
+    let mut bytes = Vec::new();
+    match stream.read_to_end(&mut bytes) {
+        Ok(_) => (bytes, false),
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => (bytes, true),
+        Err(error) => panic!("{error}"),
+    }
+}

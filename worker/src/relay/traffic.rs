@@ -1,0 +1,142 @@
+//! What happens on connections: events of their sockets, and the bytes that they bring.
+
+use super::connection::{Connection, Name, Side, State};
+use super::debug::Debug;
+use super::pump::{self, Manner, Tools};
+use super::request_log::LogWriter;
+use super::{Relay, clock};
+
+impl Relay<'_> {
+    /// Something happened on a connection's socket.
+    pub(super) fn on_event(&mut self, event: &mio::event::Event) {
+        let name = Name::of(event.token());
+        let Some(connection) = self.pool.named(name) else { return };
+        let state = connection.state;
+        let end = connection.end(name.side);
+        let readable = event.is_readable() || event.is_read_closed() || event.is_error();
+        let writable = event.is_writable() || event.is_error();
+        end.readable |= readable;
+        // After an error a short read is not the end: the next one says what happened.
+        end.careful |= event.is_priority() || event.is_error();
+        end.hung_up |= event.is_read_closed() && !event.is_error();
+        match (state, name.side) {
+            (State::Connecting, Side::Up) => self.connect_progress(name.place, event),
+            (State::Connecting, Side::Down) => {
+                if event.is_error() {
+                    self.finish(name.place);
+                }
+            }
+            (State::Relaying, side) => {
+                if readable {
+                    self.relay(name.place, side);
+                }
+                if writable && self.wants_to_send(name, side) {
+                    self.relay(name.place, side.other());
+                }
+            }
+            (State::Lingering, _) => self.linger(name.place),
+            (State::Dummy, _) => self.answer(name.place),
+            (State::Idler, _) => self.drain_idler(name.place),
+            (State::Free, _) => {}
+        }
+    }
+
+    /// Whether a relaying connection has something for an end that takes bytes again.
+    fn wants_to_send(&mut self, name: Name, side: Side) -> bool {
+        self.pool.named(name).is_some_and(|connection| {
+            if connection.state != State::Relaying {
+                return false;
+            }
+            let (to, from) = connection.ends(side);
+            to.held.is_some() || from.readable || (from.ended && !to.shut)
+        })
+    }
+
+    /// Those whose turn came to an end before they were done.
+    pub(super) fn on_ready(&mut self) {
+        for name in std::mem::take(&mut self.ready) {
+            let Some(connection) = self.pool.named(name) else { continue };
+            connection.end(name.side).queued = false;
+            match connection.state {
+                State::Relaying => self.relay(name.place, name.side),
+                State::Lingering => self.linger(name.place),
+                State::Idler => self.drain_idler(name.place),
+                State::Connecting | State::Dummy | State::Free => {}
+            }
+        }
+    }
+
+    /// Gives an end another turn in the next round.
+    pub(super) fn come_back(&mut self, place: u32, side: Side) {
+        let connection = &mut self.pool[place];
+        let name = Name { place, generation: connection.generation, side };
+        let end = connection.end(side);
+        if !std::mem::replace(&mut end.queued, true) {
+            self.ready.push(name);
+        }
+    }
+
+    /// Moves what one end has sent to the other, counts it, and closes what is done.
+    pub(super) fn relay(&mut self, place: u32, from: Side) {
+        let connection = &mut self.pool[place];
+        let held = if self.idle.is_on() { connection.end(from.other()).held_bytes() } else { 0 };
+        let moved =
+            move_bytes(connection, from, &mut self.tools, &mut self.log, &mut self.debug, &self.shown, self.now);
+        // A slow reader that takes what was held is not silent.
+        let is_active = moved.bytes > 0 || connection.end(from.other()).held_bytes() < held;
+        if moved.bytes > 0 {
+            self.count(place, from, moved.bytes);
+        }
+        if is_active {
+            self.idle.touch(&mut self.pool, place, self.now);
+        }
+        if moved.more {
+            self.come_back(place, from);
+        }
+        self.settle(place);
+    }
+
+    /// Adds relayed bytes to the figures of the client and of the server.
+    pub(super) fn count(&mut self, place: u32, from: Side, bytes: u64) {
+        let connection = &self.pool[place];
+        let (up, down) = match from {
+            Side::Down => (bytes, 0),
+            Side::Up => (0, bytes),
+        };
+        if let Some(target) = connection.target {
+            self.seat.add_server_bytes(target.row(self.settings.table_size()), up, down);
+        }
+        self.seat.add_client_bytes(connection.client, down, up);
+    }
+}
+
+/// Pumps one direction, with whoever has to see the bytes.
+fn move_bytes(
+    connection: &mut Connection,
+    from: Side,
+    tools: &mut Tools,
+    log: &mut Option<LogWriter>,
+    debug: &mut Debug,
+    shown: &[String],
+    now: u64,
+) -> pump::Moved {
+    let dumps = debug.dumps();
+    let logs = log.is_some() && from == Side::Down && connection.line_due;
+    let (key, target) = (connection.key, connection.target);
+    let mut line_due = connection.line_due;
+    let mut watch = |bytes: &[u8]| {
+        if let (true, true, Some(log), Some(key)) = (logs, line_due, &mut *log, key) {
+            line_due = false;
+            let server = target.and_then(|target| shown.get(target.row(shown.len() as u32 - 2) as usize));
+            log.line(now, clock::unix_time().0, key, server.map_or("", String::as_str), bytes);
+        }
+        if dumps {
+            debug.dump(bytes);
+        }
+    };
+    let watch: Option<pump::Watch<'_>> = if logs || dumps { Some(&mut watch) } else { None };
+    let (source, sink) = connection.ends(from);
+    let moved = pump::pump(source, sink, tools, Manner { may_splice: true, watch });
+    connection.line_due = line_due || (from == Side::Up && moved.bytes > 0);
+    moved
+}
