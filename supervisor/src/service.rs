@@ -1,42 +1,39 @@
 //! The supervisor's event loop: signals, messages, deaths, replacements, reports and commands.
 //!
-//! `desk` carries out commands one at a time, `change` is what they change. One thread, poll(2), nothing that waits for a worker. poll and not epoll, because an epoll set would be shared with every
+//! `waiting`, `hearing` and `staff` are the steps of one turn of the loop. `desk` carries out commands one at a time, `query` answers questions,
+//! and `prepare` gets hold of what `change` puts in force. One thread, poll(2), nothing that waits for a worker. poll and not epoll, because an epoll set would be shared with every
 //! child that is forked.
 
 #![forbid(unsafe_code)]
 
 mod change;
 mod desk;
+mod hearing;
+mod prepare;
 mod query;
+mod staff;
+mod waiting;
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
 use pen_contract::command::LogTarget;
 use pen_contract::ids::WorkerId;
 
 use self::desk::Desk;
 use crate::StartError;
-use crate::control::{Control, ControlNews};
-use crate::crew::{Crew, Death};
-use crate::events;
-use crate::flood::Admission;
+use crate::control::Control;
+use crate::crew::Crew;
 use crate::inheritance::Inheritance;
 use crate::interrupt::Interrupts;
 use crate::log_file;
-use crate::patience::until;
 use crate::report::Reporter;
 use crate::say::Say;
 use crate::signals::{Request, Signals};
 use crate::standing::Standing;
 use crate::why::why;
-use crate::workers::News;
 
 /// The running pen.
 #[derive(Debug)]
@@ -210,195 +207,6 @@ impl Service {
         }
     }
 
-    /// Returns the workers that have something to say, and whether the control process has. A death or a signal just ends the waiting.
-    fn wait(&self, sources: &[BorrowedFd<'_>], latest: Option<Instant>) -> (Vec<WorkerId>, bool) {
-        let mut polled = Vec::new();
-        let mut speakers = Vec::new();
-        for worker in self.crew.workers() {
-            if let Some((channel, due)) = worker.channel() {
-                polled.push(PollFd::new(channel, events(true, due)));
-                speakers.push(worker.id);
-            }
-        }
-        // A control process that asks for more than can be done is left to wait.
-        let control = self.control.as_ref().and_then(|control| control.channel());
-        let listening = control.is_some() && !self.desk.is_full();
-        polled.extend(control.map(|(channel, due)| PollFd::new(channel, events(listening, due))));
-        let channels = polled.len();
-        let processes = self.crew.workers().map(|worker| worker.peer.process()).chain(self.reporter.process());
-        let processes = processes.chain(self.control.as_ref().and_then(|control| control.descriptor()));
-        let others = processes.chain(self.desk.descriptor()).chain(sources.iter().copied());
-        polled.extend(others.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        let timeout = self.deadline(latest).map_or(PollTimeout::NONE, until);
-        match poll(&mut polled, timeout) {
-            Ok(_) => {
-                let readable =
-                    |polled: &PollFd<'_>| polled.revents().is_some_and(|events| events.intersects(!PollFlags::POLLOUT));
-                let heard = control.is_some() && polled.get(channels - 1).is_some_and(readable);
-                let speaking = speakers.into_iter().zip(&polled).filter(|(_, polled)| readable(polled));
-                (speaking.map(|(id, _)| id).collect(), heard)
-            }
-            Err(Errno::EINTR) => (Vec::new(), false),
-            // For want of memory poll(2) fails at once; asking everybody in turn is no worse.
-            Err(_) => (speakers, listening),
-        }
-    }
-
-    /// When something is to be done even if nothing happens.
-    fn deadline(&self, latest: Option<Instant>) -> Option<Instant> {
-        let overdue = self.crew.workers().filter_map(|worker| worker.peer.overdue()).min();
-        let control = self.control.as_ref();
-        let always = [latest, overdue, control.and_then(Control::overdue)];
-        let due = match self.phase {
-            Phase::Starting => [self.crew.next_due(), None, None, None],
-            Phase::Serving => {
-                [self.crew.next_due(), self.reporter.deadline(), self.desk.deadline(), control.and_then(Control::due)]
-            }
-            Phase::Stopping => [None; 4],
-        };
-        always.into_iter().chain(due).flatten().min()
-    }
-
-    /// Deals with what the control process said.
-    fn hear_control(&mut self, now: Instant) {
-        let Some(control) = &mut self.control else { return };
-        let Some(pid) = control.pid() else { return };
-        for news in control.read(self.desk.room(), now) {
-            match news {
-                ControlNews::Ready => self.say.debug("the control process is ready"),
-                ControlNews::Command { ticket, command, file } => self.desk.enter(pid, ticket, command, file),
-                ControlNews::Line(line) => self.say.warning(&line),
-            }
-        }
-    }
-
-    /// Replaces a dead control process when it is time.
-    fn fill_control(&mut self, now: Instant) {
-        let Some(control) = &mut self.control else { return };
-        if control.due().is_none_or(|due| due > now) {
-            return;
-        }
-        match control.hire(&self.inheritance, now) {
-            Ok(pid) => self.say.debug(&format!("the control process is replaced by pid {pid}")),
-            Err(error) => {
-                let delay = control.postpone(now).as_millis();
-                self.say.warning(&format!(
-                    "the control process cannot be replaced: {}; tried again in {delay} ms",
-                    why(&error)
-                ));
-            }
-        }
-    }
-
-    /// Deals with what a worker said.
-    fn hear(&mut self, id: WorkerId, news: Vec<News>, now: Instant) {
-        for news in news {
-            match news {
-                News::Ready => self.say.debug(&format!("worker {id} is ready")),
-                News::Event(event) => self.tell(id, &event, now),
-                News::Page(page) => {
-                    let most = self.inheritance.settings.connections_max as usize;
-                    let taken = self.reporter.page(id, &page, most).and(self.desk.page(id, &page, most));
-                    if taken.is_err()
-                        && let Some(worker) = self.crew.worker_mut(id)
-                    {
-                        worker.peer.expel("it reports more connections than there can be");
-                    }
-                }
-                News::Explained { serial, text } => self.desk.explained(id, serial, text),
-            }
-        }
-    }
-
-    /// Passes an event on to the administrator, within bounds.
-    fn tell(&mut self, id: WorkerId, event: &pen_contract::message::Event, now: Instant) {
-        let Some(line) = events::line(event, &self.inheritance.settings) else { return };
-        match self.crew.worker_mut(id).map(|worker| worker.events.admit(now)) {
-            Some(Admission::Admitted { withheld_before }) => {
-                if withheld_before > 0 {
-                    self.say.warning(&format!("{withheld_before} more messages of worker {id} were withheld"));
-                }
-                self.say.warning(&line);
-            }
-            Some(Admission::Withheld) => {}
-            // Its last words; there are not many.
-            None => self.say.warning(&line),
-        }
-    }
-
-    /// Takes the dead away.
-    fn reap(&mut self, now: Instant) -> Result<(), StartError> {
-        loop {
-            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(status @ (WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _))) => {
-                    self.dead(pid, status, now)?;
-                }
-                Err(Errno::EINTR) => {}
-                // Nobody is dead, or nobody is left.
-                _ => return Ok(()),
-            }
-        }
-    }
-
-    fn dead(&mut self, pid: Pid, status: WaitStatus, now: Instant) -> Result<(), StartError> {
-        if self.reporter.reaped(pid, status, self.standing.status.as_ref(), &mut self.say)
-            || self.desk.reaped(pid, status)
-        {
-            return Ok(());
-        }
-        if let Some((line, reason)) = self.control.as_mut().and_then(|control| control.discharge(pid, status, now)) {
-            self.desk.forget_operators();
-            return match self.phase {
-                Phase::Starting => Err(StartError(reason.unwrap_or(format!("{line} before it was ready")))),
-                Phase::Serving => {
-                    self.say.warning(&format!("{line}; it is replaced, clients are served all the time"));
-                    Ok(())
-                }
-                Phase::Stopping => Ok(()),
-            };
-        }
-        // Others' orphans come to a supervisor that is process 1 of a container.
-        let Some(mut death) = self.crew.discharge(pid, status, now) else { return Ok(()) };
-        let last_words = std::mem::take(&mut death.news);
-        self.hear(death.id, last_words, now);
-        self.reporter.forget(death.id);
-        self.desk.forget(death.id);
-        // Before a replacement writes to the same rows.
-        if self.inheritance.table.bury(u32::from(death.id.0)) {
-            // The counter of an eventfd that nobody reads is full at 2^64; it wakes all the same.
-            let _ = rustix::io::write(&self.inheritance.freed, &1_u64.to_ne_bytes());
-        }
-        match self.phase {
-            Phase::Starting if !death.was_ready => return Err(StartError(death.start_failure())),
-            Phase::Starting | Phase::Serving => self.replace(&death, now),
-            Phase::Stopping => {}
-        }
-        Ok(())
-    }
-
-    /// Replaces a dead worker, now or later, and says so in one line.
-    fn replace(&mut self, death: &Death, now: Instant) {
-        let delay = self.crew.refill(death.id, death.lived, now);
-        match delay.is_zero() {
-            true => self.fill(death.id, Some(death), now),
-            false => self.say.warning(&format!("{}; to be replaced in {} ms", death.line(), delay.as_millis())),
-        }
-    }
-
-    /// Fills a post; if that is impossible now, tries again later.
-    fn fill(&mut self, id: WorkerId, predecessor: Option<&Death>, now: Instant) {
-        let line = predecessor.map_or(format!("worker {id}"), Death::line);
-        match self.crew.hire(id, &self.inheritance, now) {
-            Ok(_) if predecessor.is_some() => self.say.warning(&format!("{line}; replaced")),
-            Ok(pid) => self.say.debug(&format!("worker {id} is replaced by pid {pid}")),
-            Err(error) => {
-                let delay = self.crew.refill(id, Duration::ZERO, now).as_millis();
-                let reason = why(&error);
-                self.say.warning(&format!("{line}; cannot be replaced: {reason}; tried again in {delay} ms"));
-            }
-        }
-    }
-
     /// Takes a report a step further.
     fn report(&mut self, now: Instant) {
         self.reporter.expire(now, &mut self.say);
@@ -485,12 +293,6 @@ impl Drop for Service {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-/// What to wait for at a channel.
-fn events(listening: bool, due: bool) -> PollFlags {
-    let read = if listening { PollFlags::POLLIN } else { PollFlags::empty() };
-    if due { read | PollFlags::POLLOUT } else { read }
 }
 
 /// How long all processes may take to become ready.
