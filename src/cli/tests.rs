@@ -151,7 +151,7 @@ fn options_and_commands_count_in_the_order_in_which_they_are_given() {
 #[test]
 fn a_command_that_is_none_is_named_with_its_option() {
     let rows = [
-        ("nonsense", "-O 'nonsense': do_cmd: ignoring command starting with 'nonsense'"),
+        ("nonsense", "-O 'nonsense': no such command: 'nonsense'"),
         ("blacklist x", "-O 'blacklist x': blacklist: 'x' is not a number from 0 to 2147483647"),
         ("acl", "-O 'acl': usage: acl N permit|deny ADDRESS [MASK]"),
     ];

@@ -272,5 +272,16 @@ pub enum CommandError {
     FastcloseAlone,
 }
 
+impl CommandError {
+    /// The error of a line in a file or an option, which is not ignored as the control port's replies to it say for the sake of scripts.
+    pub fn of_configuration(&self) -> String {
+        match self {
+            CommandError::Unknown(word) => format!("no such command: {}", quoted(word)),
+            CommandError::FastcloseAlone => "usage: tcp_fastclose up|down|both|off".to_owned(),
+            other => other.to_string(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -54,7 +54,7 @@ fn one(line: &[u8]) -> Result<(Command, Option<&'static str>), String> {
     if is_unset_server(line) {
         return Ok((Command::Nothing, Some("skipped: a server without an address, as the original writes one")));
     }
-    command::parse(line).map(|command| (command, None)).map_err(|why| why.to_string())
+    command::parse(line).map(|command| (command, None)).map_err(|why| why.of_configuration())
 }
 
 /// The original writes `address (unknown address family 0` for a number that was never given an address.

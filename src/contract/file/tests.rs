@@ -32,14 +32,16 @@ fn lines_keep_their_numbers() {
 
 #[test]
 fn every_bad_line_is_told() {
-    let text = b"hash\nnonsense\nblacklist x\n# fine: \xff\nacl 0 permit\nlog /a\xff\nno hash";
+    let text = b"hash\nnonsense\nblacklist x\n# fine: \xff\nacl 0 permit\nlog /a\xff\nno hash\nwhich\x07\ntcp_fastclose";
     assert_eq!(
         bad(text),
         [
-            (2, "do_cmd: ignoring command starting with 'nonsense'".to_owned()),
+            (2, "no such command: 'nonsense'".to_owned()),
             (3, "blacklist: 'x' is not a number from 0 to 2147483647".to_owned()),
             (5, "usage: acl N permit|deny ADDRESS [MASK]".to_owned()),
             (6, "not valid UTF-8".to_owned()),
+            (8, r"no such command: 'which\u{7}'".to_owned()),
+            (9, "usage: tcp_fastclose up|down|both|off".to_owned()),
         ]
     );
 }
