@@ -128,6 +128,28 @@ fn a_line_that_cannot_take_effect_is_told_with_its_number() {
 }
 
 #[test]
+fn every_name_that_is_not_found_is_told_with_its_line() {
+    let server = Backend::named("a");
+    let builder =
+        Pen::builder().server(&server).options(["-O", "server 4 address 127.0.0.1 port no-such-option"]).file(
+            "server 0 port no-such-a\nserver 1 address localhost port 5\nlog 127.0.0.1:no-such-log\n\
+         server 2 address 127.0.0.1 port no-such-b\nserver 3 address 127.0.0.1 port no-such-a\n",
+        );
+    let file = builder.directory().join("pen.cfg").display().to_string();
+    let tcp = "no such service (tcp)";
+    assert_eq!(
+        complaints(&builder),
+        [
+            format!("-O 'server 4 address 127.0.0.1 port no-such-option': cannot resolve no-such-option: {tcp}"),
+            format!("{file}:1: cannot resolve no-such-a: {tcp}"),
+            format!("{file}:3: cannot resolve no-such-log: no such service (udp or tcp)"),
+            format!("{file}:4: cannot resolve no-such-b: {tcp}"),
+            format!("{file}:5: cannot resolve no-such-a: {tcp}"),
+        ]
+    );
+}
+
+#[test]
 fn a_file_that_cannot_be_read_stops_the_start() {
     let server = Backend::named("a");
     let builder = Pen::builder().server(&server);

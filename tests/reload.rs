@@ -89,6 +89,11 @@ fn a_bad_line_leaves_everything_as_it_is_and_every_bad_line_is_told() {
         });
         pen.tells("blacklist", "1");
     }
+    edit(&pen, "blacklist 3\nserver 3 address 127.0.0.1 port no-such-a\nserver 4 address 127.0.0.1 port no-such-b\n");
+    pen.supervisor().signal(Signal::HUP);
+    pen.hears(&format!("{}:2: cannot resolve no-such-a: ", path.display()));
+    pen.hears(&format!("{}:3: cannot resolve no-such-b: ", path.display()));
+    pen.tells("blacklist", "1");
     fs::remove_file(&path).unwrap();
     pen.supervisor().signal(Signal::HUP);
     pen.hears("no such file");

@@ -75,13 +75,8 @@ struct Loader {
 }
 
 impl Loader {
-    fn finish(mut self) -> Result<Loaded, Vec<String>> {
-        let surplus = self.errors.len().saturating_sub(MOST_ERRORS);
-        if surplus > 0 {
-            self.errors.truncate(MOST_ERRORS);
-            self.errors.push(format!("{surplus} more lines are wrong"));
-        }
-        if self.errors.is_empty() { Ok(self.loaded) } else { Err(self.errors) }
+    fn finish(self) -> Result<Loaded, Vec<String>> {
+        if self.errors.is_empty() { Ok(self.loaded) } else { Err(bounded(self.errors)) }
     }
 
     /// `at` is where the file is named, with a colon and a space behind it.
@@ -133,6 +128,17 @@ impl Loader {
     }
 }
 
+/// No more errors of one configuration than somebody would read, and how many others there are.
+pub(crate) fn bounded(mut errors: Vec<String>) -> Vec<String> {
+    // One more may be the line that says so.
+    if errors.len() > MOST_ERRORS + 1 {
+        let surplus = errors.len() - MOST_ERRORS;
+        errors.truncate(MOST_ERRORS);
+        errors.push(format!("{surplus} more lines are wrong"));
+    }
+    errors
+}
+
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
@@ -164,7 +170,7 @@ const TOO_MANY: &str = "more than 200000 commands";
 const LONGEST: u64 = 16 * 1024 * 1024;
 
 /// Most lines that are told of one configuration.
-pub(crate) const MOST_ERRORS: usize = 100;
+const MOST_ERRORS: usize = 100;
 
 #[cfg(test)]
 mod tests {
@@ -221,6 +227,15 @@ mod tests {
         assert!(errors.len() == 1 && errors[0].contains("16 files deep"), "{errors:?}");
         let errors = load(&directory.path().join("tree")).unwrap_err();
         assert!(errors.len() <= MOST_ERRORS + 1);
+    }
+
+    #[test]
+    fn errors_are_bounded_and_counted() {
+        let errors = |count: usize| vec!["wrong".to_owned(); count];
+        assert_eq!(bounded(errors(MOST_ERRORS + 1)).len(), MOST_ERRORS + 1);
+        let many = bounded(errors(5000));
+        assert_eq!((many.len(), many[MOST_ERRORS].as_str()), (MOST_ERRORS + 1, "4900 more lines are wrong"));
+        assert_eq!(bounded(many.clone()), many);
     }
 
     #[test]

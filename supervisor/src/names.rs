@@ -10,7 +10,7 @@ use pen_contract::command::{Command, LogTarget};
 use pen_contract::configuration::{Lookup, Names, Placed};
 use pen_contract::fold;
 
-use crate::resolve::{Answer, Question};
+use crate::resolve::{Answer, Question, Unresolved};
 
 /// What is to be looked up.
 #[derive(Debug)]
@@ -41,10 +41,7 @@ impl Inquiry {
 
     /// The questions; none if all is numeric.
     pub(crate) fn questions(&self) -> Vec<Question> {
-        let lookups = self.lookups.iter().map(|lookup| match lookup {
-            Lookup::Host(name) => Question::Host(name.clone()),
-            Lookup::Service(name) => Question::TcpService(name.clone()),
-        });
+        let lookups = self.lookups.iter().map(question);
         let log = self.log.iter().flat_map(|(host, service)| log_questions(host, service));
         lookups.chain(log).collect()
     }
@@ -69,34 +66,34 @@ pub(crate) fn last_log<'c>(commands: impl Iterator<Item = &'c Placed>) -> Option
     })
 }
 
-/// What the resolver says of a name that it cannot find, with the place of the first command that has this name.
-pub(crate) fn placed<'c>(why: String, mut commands: impl Iterator<Item = &'c Placed>) -> String {
-    let asks = |lookup: Lookup| {
-        let (Lookup::Host(name) | Lookup::Service(name)) = lookup;
-        why.strip_prefix("cannot resolve ")
-            .and_then(|rest| rest.strip_prefix(&name))
-            .is_some_and(|rest| rest.starts_with(": "))
-    };
-    let found = commands.find(|placed| lookups(&placed.command).into_iter().any(asks));
-    match found {
-        Some(Placed { place, .. }) if !place.is_empty() => format!("{place}: {why}"),
-        _ => why,
+/// A line for each name that has no answer: with the place of each command that has this name; those of options and operands, which have no
+/// place, first.
+pub(crate) fn placed<'c>(unresolved: &[Unresolved], commands: impl Iterator<Item = &'c Placed>) -> Vec<String> {
+    let mut of_commands = BTreeSet::new();
+    let mut lines = Vec::new();
+    for Placed { place, command } in commands.filter(|placed| !placed.place.is_empty()) {
+        let questions = questions(command);
+        for (index, one) in unresolved.iter().enumerate().filter(|(_, one)| questions.contains(&one.question)) {
+            of_commands.insert(index);
+            lines.push(format!("{place}: {one}"));
+        }
+    }
+    let others = unresolved.iter().enumerate().filter(|(index, _)| !of_commands.contains(index));
+    others.map(|(_, one)| one.to_string()).chain(lines).collect()
+}
+
+/// The names in a command.
+fn questions(command: &Command) -> Vec<Question> {
+    match command {
+        Command::Log(Some(LogTarget::Network(host, service))) => log_questions(host, service).collect(),
+        other => fold::lookups(other).iter().map(question).collect(),
     }
 }
 
-/// The names in a command, those of `log` too.
-fn lookups(command: &Command) -> Vec<Lookup> {
-    match command {
-        Command::Log(Some(LogTarget::Network(host, service))) => {
-            let questions = log_questions(host, service);
-            questions
-                .map(|question| match question {
-                    Question::Host(name) => Lookup::Host(name),
-                    Question::TcpService(name) | Question::UdpService(name) => Lookup::Service(name),
-                })
-                .collect()
-        }
-        other => fold::lookups(other),
+fn question(lookup: &Lookup) -> Question {
+    match lookup {
+        Lookup::Host(name) => Question::Host(name.clone()),
+        Lookup::Service(name) => Question::TcpService(name.clone()),
     }
 }
 
@@ -172,19 +169,40 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_not_found_is_told_with_the_place_of_its_command() {
+    fn names_that_are_not_found_are_told_with_the_places_of_their_commands() {
         let command = |place: &str, line: &str| Placed {
             place: place.into(),
             command: pen_contract::command::parse(line).unwrap(),
         };
-        let commands =
-            [command("f:1", "hash"), command("f:2", "server 0 address www1"), command("f:3", "log loghost:9")];
-        let placed = |why: &str| placed(why.into(), commands.iter());
-        assert_eq!(placed("cannot resolve www1: no such host"), "f:2: cannot resolve www1: no such host");
-        assert_eq!(placed("cannot resolve loghost: no such host"), "f:3: cannot resolve loghost: no such host");
-        for elsewhere in ["cannot resolve www: no such host", "something else"] {
-            assert_eq!(placed(elsewhere), elsewhere);
-        }
+        let commands = [
+            command("f:1", "hash"),
+            command("f:2", "server 0 address www1 port web"),
+            command("f:3", "log loghost:web"),
+            command("f:4", "server 1 address www1"),
+            command("", "server 2 address elsewhere"),
+        ];
+        let host = |name: &str| Question::Host(name.into());
+        let unresolved = [
+            host("www1"),
+            host("operand"),
+            Question::UdpService("web".into()),
+            Question::TcpService("web".into()),
+            host("elsewhere"),
+            host("www"),
+        ];
+        let unresolved: Vec<Unresolved> = unresolved.into_iter().map(Unresolved::unknown).collect();
+        assert_eq!(
+            placed(&unresolved, commands.iter()),
+            [
+                "cannot resolve operand: unknown",
+                "cannot resolve elsewhere: unknown",
+                "cannot resolve www: unknown",
+                "f:2: cannot resolve www1: unknown",
+                "f:2: cannot resolve web: unknown",
+                "f:3: cannot resolve web: unknown",
+                "f:4: cannot resolve www1: unknown",
+            ]
+        );
     }
 
     #[test]

@@ -67,16 +67,44 @@ enum Nothing {}
 
 type ToSupervisor = Channel<Answer, Nothing>;
 
+/// A name without an answer.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("cannot resolve {}: {reason}", .question.word())]
+pub(crate) struct Unresolved {
+    /// The name.
+    pub(crate) question: Question,
+    reason: String,
+}
+
+#[cfg(test)]
+impl Unresolved {
+    /// A name that is not found.
+    pub(crate) fn unknown(question: Question) -> Unresolved {
+        Unresolved { question, reason: "unknown".into() }
+    }
+}
+
+/// Why a start has no answers.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ResolveError {
+    /// These names have none.
+    #[error("{}", .0.iter().map(Unresolved::to_string).collect::<Vec<_>>().join("\n"))]
+    Names(Vec<Unresolved>),
+    /// They cannot be asked for, or the start is interrupted.
+    #[error("{0}")]
+    Start(#[from] StartError),
+}
+
 /// Resolves names, waiting for the answers, which are in the order of the questions; none is [`Answer::Failed`].
 ///
 /// # Errors
-/// A name has no answer in time, or the start is interrupted; the error names the word.
+/// Names have no answer in time, or the start is interrupted.
 pub(crate) fn resolve(
     questions: Vec<Question>,
     jail: &Jail,
     patience: Duration,
     interrupts: &mut Interrupts,
-) -> Result<Vec<Answer>, StartError> {
+) -> Result<Vec<Answer>, ResolveError> {
     if questions.is_empty() {
         return Ok(Vec::new());
     }
@@ -92,13 +120,13 @@ pub(crate) fn resolve(
                 drop(polled);
                 if let Err(error) = interrupts.check() {
                     asking.end();
-                    return Err(error);
+                    return Err(error.into());
                 }
             }
         }
     };
     asking.end();
-    answers.map_err(StartError)
+    answers.map_err(ResolveError::Names)
 }
 
 /// Names that are being looked up.
@@ -106,6 +134,7 @@ pub(crate) fn resolve(
 pub(crate) struct Asking {
     questions: Vec<Question>,
     answers: Vec<Answer>,
+    unresolved: Vec<Unresolved>,
     channel: Channel<Nothing, Answer>,
     /// None once it was waited for: then the pid can be somebody else's.
     child: Option<Pid>,
@@ -125,7 +154,8 @@ impl Asking {
         let supervisor = getpid();
         let child = sys::fork(|| answer_all(&questions, jail, supervisor, &theirs)).map_err(cannot)?;
         let deadline = Instant::now() + patience;
-        Ok(Asking { questions, answers: Vec::new(), channel: ours, child: Some(child), patience, deadline })
+        let (answers, unresolved, channel) = (Vec::new(), Vec::new(), ours);
+        Ok(Asking { questions, answers, unresolved, channel, child: Some(child), patience, deadline })
     }
 
     /// To be polled for reading.
@@ -138,25 +168,31 @@ impl Asking {
         self.deadline
     }
 
-    /// The answers, in the order of the questions, once all are there; none of them is [`Answer::Failed`]. The error names the word that
-    /// has no answer.
-    pub(crate) fn read(&mut self, now: Instant) -> Option<Result<Vec<Answer>, String>> {
-        while let Some(question) = self.questions.get(self.answers.len()) {
-            match self.channel.receive() {
+    /// The answers, in the order of the questions, once all are there; none of them is [`Answer::Failed`]. Or else every name that has no
+    /// answer, as far as it is known within the time.
+    pub(crate) fn read(&mut self, now: Instant) -> Option<Result<Vec<Answer>, Vec<Unresolved>>> {
+        while let Some(question) = self.questions.get(self.answers.len() + self.unresolved.len()) {
+            let (reason, is_last) = match self.channel.receive() {
                 Ok(Received::Message(answer, _)) => match question.check(answer) {
-                    Ok(answer) => self.answers.push(answer),
-                    Err(why) => return Some(Err(why)),
+                    Ok(answer) => {
+                        self.answers.push(answer);
+                        continue;
+                    }
+                    Err(Refused { reason, is_last }) => (reason.into(), is_last),
                 },
                 Ok(Received::Empty) if now >= self.deadline => {
-                    return Some(Err(question.failed(&format!("no answer within {} s", self.patience.as_secs()))));
+                    (format!("no answer within {} s", self.patience.as_secs()), true)
                 }
                 Ok(Received::Empty) => return None,
-                Ok(Received::Closed) | Err(_) => {
-                    return Some(Err(question.failed("the resolver ended without an answer")));
-                }
+                Ok(Received::Closed) | Err(_) => ("the resolver ended without an answer".into(), true),
+            };
+            self.unresolved.push(Unresolved { question: question.clone(), reason });
+            if is_last {
+                break;
             }
         }
-        Some(Ok(std::mem::take(&mut self.answers)))
+        let (answers, unresolved) = (std::mem::take(&mut self.answers), std::mem::take(&mut self.unresolved));
+        Some(if unresolved.is_empty() { Ok(answers) } else { Err(unresolved) })
     }
 
     /// Whether this child was the one; it has been waited for.
@@ -189,12 +225,8 @@ impl Question {
         }
     }
 
-    fn failed(&self, reason: &str) -> String {
-        format!("cannot resolve {}: {reason}", self.word())
-    }
-
     /// Passes an answer that fits.
-    fn check(&self, answer: Answer) -> Result<Answer, String> {
+    fn check(&self, answer: Answer) -> Result<Answer, Refused> {
         let reason = match (self, answer) {
             (Question::Host(_), answer @ Answer::Host(_)) => return Ok(answer),
             (Question::TcpService(_) | Question::UdpService(_), answer @ Answer::Service(1..)) => return Ok(answer),
@@ -202,11 +234,20 @@ impl Question {
             (Question::TcpService(_), Answer::Failed(Failure::Unknown)) => "no such service (tcp)",
             (Question::UdpService(_), Answer::Failed(Failure::Unknown)) => "no such service (udp or tcp)",
             (_, Answer::Failed(Failure::Unavailable)) => "the name server does not answer",
-            (_, Answer::Failed(Failure::Confinement)) => "the resolver process could not be confined",
+            (_, Answer::Failed(Failure::Confinement)) => {
+                return Err(Refused { reason: "the resolver process could not be confined", is_last: true });
+            }
             (_, Answer::Failed(Failure::Resolver) | Answer::Host(_) | Answer::Service(_)) => "the resolver failed",
         };
-        Err(self.failed(reason))
+        Err(Refused { reason, is_last: false })
     }
+}
+
+/// Why a name has no answer, and whether no further answers come.
+#[derive(Debug, Eq, PartialEq)]
+struct Refused {
+    reason: &'static str,
+    is_last: bool,
 }
 
 // From here on: in the child.
@@ -216,11 +257,9 @@ fn answer_all(questions: &[Question], jail: &Jail, supervisor: Pid, channel: &To
         let _ = channel.send(&Answer::Failed(Failure::Confinement), None);
         return 1;
     }
-    let answered = questions.iter().all(|question| {
-        let answer = answer(question).unwrap_or_else(Answer::Failed);
-        say(channel, &answer) && !matches!(answer, Answer::Failed(_))
-    });
-    i32::from(!answered)
+    // Every name that is not found is worth hearing of, not only the first.
+    let told = questions.iter().all(|question| say(channel, &answer(question).unwrap_or_else(Answer::Failed)));
+    i32::from(!told)
 }
 
 fn confine(jail: &Jail, supervisor: Pid, channel: &ToSupervisor) -> io::Result<()> {
@@ -295,6 +334,31 @@ mod tests {
         assert!(service.check(Answer::Service(0)).is_err());
         assert!(service.check(ip).is_err());
         let unknown = host.check(Answer::Failed(Failure::Unknown)).unwrap_err();
-        assert_eq!(unknown, "cannot resolve www1: no such host");
+        assert_eq!(unknown, Refused { reason: "no such host", is_last: false });
+        assert!(host.check(Answer::Failed(Failure::Confinement)).unwrap_err().is_last);
+    }
+
+    /// Names that were asked of a child which says this and ends.
+    fn asked(questions: &[&str], said: &[Answer]) -> Asking {
+        let (channel, child): (Channel<Nothing, Answer>, ToSupervisor) = Channel::pair().unwrap();
+        said.iter().for_each(|answer| assert!(say(&child, answer)));
+        let questions = questions.iter().map(|name| Question::Host((*name).into())).collect();
+        let (answers, unresolved, patience) = (Vec::new(), Vec::new(), Duration::ZERO);
+        Asking { questions, answers, unresolved, channel, child: None, patience, deadline: Instant::now() }
+    }
+
+    #[test]
+    fn every_name_without_an_answer_is_told() {
+        let (found, unknown) = (Answer::Host([127, 0, 0, 1].into()), Answer::Failed(Failure::Unknown));
+        let read = |mut asking: Asking| asking.read(Instant::now()).unwrap();
+        let words = |unresolved: Vec<Unresolved>| unresolved.iter().map(Unresolved::to_string).collect::<Vec<_>>();
+        let said = [unknown.clone(), found.clone(), unknown];
+        let all = words(read(asked(&["a", "b", "c"], &said)).unwrap_err());
+        assert_eq!(all, ["cannot resolve a: no such host", "cannot resolve c: no such host"]);
+        let ended = words(read(asked(&["a", "b", "c"], &said[..1])).unwrap_err());
+        assert_eq!(ended, ["cannot resolve a: no such host", "cannot resolve b: the resolver ended without an answer"]);
+        let unconfined = words(read(asked(&["a", "b"], &[Answer::Failed(Failure::Confinement)])).unwrap_err());
+        assert_eq!(unconfined, ["cannot resolve a: the resolver process could not be confined"]);
+        assert_eq!(read(asked(&["a"], &[found.clone()])), Ok(vec![found]));
     }
 }

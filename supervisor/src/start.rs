@@ -36,7 +36,7 @@ use crate::memory;
 use crate::names::{self, Found, Inquiry};
 use crate::paths::Base;
 use crate::pid_file::PidFile;
-use crate::resolve::resolve;
+use crate::resolve::{ResolveError, resolve};
 use crate::say::Say;
 use crate::service::Service;
 use crate::signals::Signals;
@@ -158,8 +158,13 @@ impl Plan {
         lookups.extend(control.iter().flat_map(|local| fold::lookups(&Command::Listen(Some(local.clone())))));
         let inquiry = Inquiry::new(lookups, configuration.commands.iter().chain(&file.commands));
         let resolver = Jail { root: None, identity: user::of_resolver(identity) };
-        let answers = resolve(inquiry.questions(), &resolver, RESOLVE_PATIENCE, interrupts)
-            .map_err(|error| StartError(names::placed(error.0, configuration.commands.iter().chain(&file.commands))))?;
+        let answers = resolve(inquiry.questions(), &resolver, RESOLVE_PATIENCE, interrupts);
+        let answers = answers.map_err(|error| match error {
+            ResolveError::Start(error) => error,
+            ResolveError::Names(unresolved) => {
+                lines(names::placed(&unresolved, configuration.commands.iter().chain(&file.commands)))
+            }
+        })?;
         let Found { names, log } = inquiry.found(answers).map_err(StartError)?;
         let settled = configuration.settle(&names, &file.commands);
         let settled = settled.map_err(|errors| lines(errors.into_iter().map(|error| error.0).collect()))?;
@@ -201,9 +206,8 @@ pub(crate) fn absolute(base: &Base, commands: &mut [Placed]) -> Result<(), Vec<S
 }
 
 /// Several errors as one, a line each.
-fn lines(mut errors: Vec<String>) -> StartError {
-    errors.truncate(config_file::MOST_ERRORS + 1);
-    StartError(errors.join("\n"))
+fn lines(errors: Vec<String>) -> StartError {
+    StartError(config_file::bounded(errors).join("\n"))
 }
 
 /// Everything that can be had without a worker. Fields are dropped in their order, the pid file last.

@@ -32,7 +32,8 @@ fn lines_keep_their_numbers() {
 
 #[test]
 fn every_bad_line_is_told() {
-    let text = b"hash\nnonsense\nblacklist x\n# fine: \xff\nacl 0 permit\nlog /a\xff\nno hash\nwhich\x07\ntcp_fastclose";
+    let text =
+        b"hash\nnonsense\nblacklist x\n# fine: \xff\nacl 0 permit\nlog /a\xff\nno hash\nwhich\x07\ntcp_fastclose";
     assert_eq!(
         bad(text),
         [

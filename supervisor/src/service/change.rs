@@ -147,6 +147,7 @@ impl Service {
 
     /// Says why nothing was changed.
     pub(super) fn refuse(&mut self, batch: &Batch, errors: Vec<String>) -> Progress {
+        let errors = config_file::bounded(errors);
         match &batch.source {
             Source::File => {
                 self.keep_running_settings(&errors);

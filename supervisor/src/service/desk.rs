@@ -289,13 +289,14 @@ impl Service {
             },
             Stage::Asking(mut asking, inquiry, batch) => match asking.read(now) {
                 None => Progress::Wait(Stage::Asking(asking, inquiry, batch)),
-                Some(answers) => match answers.and_then(|answers| inquiry.found(answers)) {
+                Some(Ok(answers)) => match inquiry.found(answers) {
                     Ok(found) => self.change(batch, &found, now),
-                    Err(why) => {
-                        let why = names::placed(why, batch.commands.iter());
-                        self.refuse(&batch, vec![why])
-                    }
+                    Err(why) => self.refuse(&batch, vec![why]),
                 },
+                Some(Err(unresolved)) => {
+                    let errors = names::placed(&unresolved, batch.commands.iter());
+                    self.refuse(&batch, errors)
+                }
             },
             Stage::Settling(settling) => self.settle(settling, now),
             Stage::Explaining(explaining) => match explaining.answer {
