@@ -30,6 +30,8 @@ pub(super) struct Desk {
     job: Option<Job>,
     /// The configuration file is to be read again.
     hangup: bool,
+    /// The last that was begun was to read it again.
+    after_hangup: bool,
     /// Something is left to be begun at once.
     more: bool,
     /// The exit command was given.
@@ -239,6 +241,19 @@ impl Desk {
         self.serial
     }
 
+    /// Takes what is to be begun next; a command only if it can be answered. Where both wait, commands and signals take turns: whoever sends
+    /// HUP again and again must not shut operators out.
+    fn next(&mut self, answerable: bool) -> Option<Job> {
+        let commands = answerable && !self.exit && !self.queue.is_empty();
+        self.after_hangup = self.hangup && !(self.after_hangup && commands);
+        if self.after_hangup {
+            self.hangup = false;
+            return Some(Job { by: By::Hangup, stage: Stage::Reopen });
+        }
+        let Request { by, command, file } = if commands { self.queue.pop_front()? } else { return None };
+        Some(Job { by, stage: Stage::Begin(command, file) })
+    }
+
     /// Drops everything, because pen ends. A child is still to be reaped.
     pub(super) fn stop(&mut self) {
         if let Some(Job { stage: Stage::Errand(errand, _, None), .. }) = &self.job {
@@ -268,14 +283,8 @@ impl Service {
     }
 
     fn next_job(&mut self) -> Option<Job> {
-        if std::mem::take(&mut self.desk.hangup) {
-            return Some(Job { by: By::Hangup, stage: Stage::Reopen });
-        }
-        if self.desk.exit || self.control.as_ref().is_none_or(|control| control.is_choked()) {
-            return None;
-        }
-        let Request { by, command, file } = self.desk.queue.pop_front()?;
-        Some(Job { by, stage: Stage::Begin(command, file) })
+        let answerable = self.control.as_ref().is_some_and(|control| !control.is_choked());
+        self.desk.next(answerable)
     }
 
     fn advance(&mut self, by: By, stage: Stage, now: Instant) -> Progress {
@@ -369,3 +378,55 @@ const MOST_WAITING: usize = 64;
 
 /// Most steps in one turn of the loop.
 const MOST_STEPS: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A desk with so many commands on it.
+    fn desk(commands: u64) -> Desk {
+        let mut desk = Desk::default();
+        (0..commands).for_each(|ticket| desk.enter(Pid::from_raw(1), ticket, Command::Pid, None));
+        desk
+    }
+
+    /// What is begun next: H, the operator's ticket, or nothing.
+    fn begun(desk: &mut Desk, answerable: bool) -> String {
+        match desk.next(answerable).map(|job| (job.by, job.stage)) {
+            Some((By::Hangup, Stage::Reopen)) => "H".into(),
+            Some((By::Operator { ticket, .. }, Stage::Begin(_, None))) => ticket.to_string(),
+            None => "-".into(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn signals_without_end_and_commands_take_turns() {
+        let mut desk = desk(3);
+        let mut next = |answerable| {
+            desk.hang_up();
+            begun(&mut desk, answerable)
+        };
+        assert_eq!([true; 8].map(&mut next).join(" "), "H 0 H 1 H 2 H H");
+    }
+
+    #[test]
+    fn commands_go_on_in_order_when_no_signal_comes() {
+        let mut desk = desk(2);
+        assert_eq!([true; 3].map(|answerable| begun(&mut desk, answerable)).join(" "), "0 1 -");
+        desk.hang_up();
+        assert_eq!([true; 2].map(|answerable| begun(&mut desk, answerable)).join(" "), "H -");
+    }
+
+    #[test]
+    fn commands_that_cannot_be_answered_wait_and_signals_do_not() {
+        let mut desk = desk(1);
+        desk.hang_up();
+        assert_eq!(begun(&mut desk, false), "H");
+        desk.hang_up();
+        assert_eq!(begun(&mut desk, false), "H");
+        assert_eq!(begun(&mut desk, false), "-");
+        desk.exit();
+        assert_eq!(begun(&mut desk, true), "-", "pen ends");
+    }
+}
