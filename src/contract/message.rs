@@ -8,7 +8,7 @@ use crate::command::Command;
 use crate::stats::{ConnectionInfo, Counters};
 
 /// The version of the messages. Both ends are one binary, so a difference means a broken peer.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// From a worker to the supervisor, until it is ready.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -169,6 +169,9 @@ pub enum ToWorker {
     },
     /// End: stop accepting, close all connections, write out the log, send the last counters, exit with status 0.
     Stop,
+    /// Places of a dead worker are free again: what the shared eventfd says when a worker frees one. The supervisor does not write there, where
+    /// a worker that was taken over could have it wait.
+    Freed,
 }
 
 /// From the control process to the supervisor, until it is ready: as a worker.

@@ -173,7 +173,7 @@ impl Table {
     }
 
     /// Takes back all that a dead worker held: its connection counts, connection numbers and locks. Call after waitpid(2) and before
-    /// a replacement starts. Returns whether a paused worker waits for a connection: then write the shared eventfd.
+    /// a replacement starts. Returns whether a paused worker waits for a connection: then tell the workers.
     pub fn bury(&self, worker: u32) -> bool {
         let numbers = Numbers { view: self.view(), worker };
         if worker < self.layout.shape.workers {

@@ -39,6 +39,7 @@ struct Due {
     listener: bool,
     log: bool,
     close: Option<u32>,
+    freed: bool,
     stop: bool,
 }
 
@@ -79,8 +80,8 @@ impl Worker {
 
     /// The channel, to be polled for reading, and for writing too if something waits to be sent.
     pub(crate) fn channel(&self) -> Option<(BorrowedFd<'_>, bool)> {
-        let Due { settings, listener, log, close, stop } = self.due;
-        Some((self.peer.channel()?, settings || listener || log || close.is_some() || stop))
+        let Due { settings, listener, log, close, freed, stop } = self.due;
+        Some((self.peer.channel()?, settings || listener || log || close.is_some() || freed || stop))
     }
 
     /// Reads at most `most` messages, so that one worker cannot keep the supervisor from the others.
@@ -127,6 +128,11 @@ impl Worker {
         self.due.close = Some(number);
     }
 
+    /// Has the news that places are free again sent by [`Worker::send_due`].
+    pub(crate) fn tell_freed(&mut self) {
+        self.due.freed = true;
+    }
+
     /// Has the order to end sent by [`Worker::send_due`].
     pub(crate) fn order_stop(&mut self) {
         self.due.stop = true;
@@ -164,6 +170,9 @@ impl Worker {
         }
         if due.settings && due.close.is_none() && !due.log {
             due.settings = full(ToWorker::Settings, Some(inheritance.encoded.as_fd()));
+        }
+        if due.freed {
+            due.freed = full(ToWorker::Freed, None);
         }
         if due.stop {
             due.stop = full(ToWorker::Stop, None);

@@ -51,6 +51,7 @@ const TESTS: &[(&str, fn())] = tests![
     a_worker_that_lived_is_replaced_at_once,
     a_broken_worker_is_killed_and_the_supervisor_lives,
     a_worker_that_reports_too_much_is_killed,
+    a_worker_that_jams_the_shared_eventfd_holds_up_no_supervisor,
     a_stopped_worker_delays_neither_a_report_nor_the_end,
     reports_go_to_the_file_or_to_standard_error,
     a_hangup_reopens_the_log_in_every_worker,
@@ -167,6 +168,17 @@ fn a_worker_that_reports_too_much_is_killed() {
     wait_for("the page", || pen.pen.path("status.html").exists());
     pen.signal(Signal::SIGTERM);
     assert_eq!(pen.wait(), Some(0));
+}
+
+fn a_worker_that_jams_the_shared_eventfd_holds_up_no_supervisor() {
+    let mut pen = Pen::new("jams and dies").foreground();
+    // The sibling hears of the dead worker's places all the same.
+    wait_for("the news", || pen.pen.read("pen.log").contains("freed\n"));
+    wait_for("a message", || pen.errors().contains("worker 0 (pid "));
+    wait_for("a replacement", || pen.workers().len() == 2 && pen.pen.read("pen.log").matches("started\n").count() == 2);
+    pen.signal(Signal::SIGTERM);
+    assert_eq!(pen.wait(), Some(0));
+    assert_eq!(pen.pen.read("pen.log").matches("stopped\n").count(), 2);
 }
 
 fn a_stopped_worker_delays_neither_a_report_nor_the_end() {

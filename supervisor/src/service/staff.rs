@@ -54,8 +54,7 @@ impl Service {
         self.desk.forget(death.id);
         // Before a replacement writes to the same rows.
         if self.inheritance.table.bury(u32::from(death.id.0)) {
-            // The counter of an eventfd that nobody reads is full at 2^64; it wakes all the same.
-            let _ = rustix::io::write(&self.inheritance.freed, &1_u64.to_ne_bytes());
+            self.crew.workers_mut().for_each(|worker| worker.tell_freed());
         }
         match self.phase {
             Phase::Starting if !death.was_ready => return Err(StartError(death.start_failure())),

@@ -299,7 +299,7 @@ fn configuration(get: &dyn Fn(&str) -> Option<String>) -> Option<Configuration> 
 }
 
 /// A worker that does what the test wants to see handled.
-fn serve(start: WorkerStart, _table: &Table) -> i32 {
+fn serve(start: WorkerStart, table: &Table) -> i32 {
     let kind = std::env::var(WORKER).unwrap();
     match kind.as_str() {
         "dies at once" => return 3,
@@ -343,6 +343,16 @@ fn serve(start: WorkerStart, _table: &Table) -> i32 {
                 connections: vec![info; 300],
             };
             return obey(&channel, None, Some(page));
+        }
+        // Has every write to the shared eventfd wait for ever, and dies while its sibling waits for a place.
+        "jams and dies" if start.id.0 == 0 => {
+            let flags = rustix::fs::fcntl_getfl(&start.freed).unwrap();
+            if flags.contains(rustix::fs::OFlags::NONBLOCK) {
+                table.seat(1).await_connection();
+                rustix::io::write(&start.freed, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+                rustix::fs::fcntl_setfl(&start.freed, flags - rustix::fs::OFlags::NONBLOCK).unwrap();
+                return 1;
+            }
         }
         _ => {}
     }
@@ -396,6 +406,7 @@ fn obey(
                 say(&mut log, "listening\n");
                 channel.send(&FromWorker::Listening, None).unwrap();
             }
+            Ok(Received::Message(ToWorker::Freed, _)) => say(&mut log, "freed\n"),
             Ok(Received::Message(ToWorker::Close { number }, _)) => say(&mut log, &format!("close {number}\n")),
             Ok(Received::Message(ToWorker::Explain { serial, client }, _)) => {
                 let text = format!("explained {}\n", pen_contract::ids::ClientKey::from_bytes(client));

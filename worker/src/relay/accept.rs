@@ -246,8 +246,12 @@ impl Relay<'_> {
 
     /// Has every worker look for clients.
     fn wake_workers(&self) {
-        // Any write wakes them; a counter at its end has been written to.
-        let _ = rustix::io::write(&self.freed, &1u64.to_ne_bytes());
+        let wake = || rustix::io::write(&self.freed, &1u64.to_ne_bytes());
+        // Nobody counts so far; but a worker that was taken over can fill the counter, so that no write wakes anybody until it is read.
+        if wake() == Err(Errno::AGAIN) {
+            let _ = rustix::io::read(&self.freed, &mut [0; 8]);
+            let _ = wake();
+        }
     }
 
     /// A connection was freed, by whichever worker, or clients are left to this one. Whether accepting is to be tried: by a worker

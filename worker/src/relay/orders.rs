@@ -65,6 +65,11 @@ impl Relay<'_> {
                 let text = self.explain(ClientKey::from_bytes(client));
                 self.supervisor.answer(FromWorker::Explained { serial, text });
             }
+            (ToWorker::Freed, _) => {
+                if self.on_freed() {
+                    self.accept();
+                }
+            }
             (ToWorker::Log { .. } | ToWorker::Settings | ToWorker::Listen, None) | (ToWorker::Stop, _) => {
                 return Err(Nonsense);
             }

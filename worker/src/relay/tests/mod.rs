@@ -28,6 +28,8 @@ struct Rig {
     channel: Channel<ToWorker, FromWorker>,
     address: SocketAddr,
     table: &'static Table,
+    /// What all workers are woken by.
+    freed: OwnedFd,
     settings: Settings,
     thread: Option<JoinHandle<i32>>,
     /// What the worker told meanwhile.
@@ -36,17 +38,23 @@ struct Rig {
 
 impl Rig {
     fn start(settings: Settings) -> Rig {
-        let shape = Shape { clients: 64, servers: settings.table_size() + 2, workers: 1, connections: 64 };
+        Rig::start_among(1, settings)
+    }
+
+    /// The first of so many workers; the others are the test's to play.
+    fn start_among(workers: u32, settings: Settings) -> Rig {
+        let shape = Shape { clients: 64, servers: settings.table_size() + 2, workers, connections: 64 };
         let table: &Table = Box::leak(Box::new(Table::create(shape).unwrap()));
         let (ours, theirs) = Channel::<ToWorker, FromStartingWorker>::pair().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
+        let freed = rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap();
         let start = WorkerStart {
             id: WorkerId(0),
             channel: theirs,
             listener: listener.into(),
-            freed: rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap(),
+            freed: freed.try_clone().unwrap(),
             settings: settings.clone(),
             log: None,
             debug: DebugOutput::Syslog(None),
@@ -57,7 +65,7 @@ impl Rig {
         wait_readable(&ours);
         assert!(matches!(ours.receive().unwrap(), Received::Message(FromStartingWorker::Ready, None)));
         let channel = ours.into_phase();
-        Rig { channel, address, table, settings, thread: Some(thread), events: Vec::new() }
+        Rig { channel, address, table, freed, settings, thread: Some(thread), events: Vec::new() }
     }
 
     fn send(&self, order: &ToWorker, descriptor: Option<&OwnedFd>) {

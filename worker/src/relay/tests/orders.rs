@@ -48,6 +48,49 @@ fn a_raised_limit_lets_waiting_clients_in_and_a_lowered_one_closes_nobody() {
 }
 
 #[test]
+fn a_place_that_another_worker_leaves_is_taken_when_the_supervisor_or_the_eventfd_says_so() {
+    let backend = Backend::new();
+    let mut rig = Rig::start_among(2, Settings { connections_max: 1, ..settings([backend.definition()]) });
+    for wake in ["order", "eventfd"] {
+        // The other worker has the one place.
+        let other = rig.table.seat(1);
+        let number = other.claim_connection(1).unwrap();
+        let mut client = rig.client();
+        client.write_all(b"?").unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while !other.release_connection(number) {
+            assert!(Instant::now() < deadline, "nobody waits");
+            assert_eq!(other.claim_connection(1), Some(number));
+            std::thread::yield_now();
+        }
+        match wake {
+            "order" => rig.send(&ToWorker::Freed, None),
+            _ => assert_eq!(rustix::io::write(&rig.freed, &1u64.to_ne_bytes()), Ok(8)),
+        }
+        assert_eq!(read(&mut backend.accept(), 1), b"?");
+        drop(client);
+        rig.report_until(|report| report.is_empty());
+    }
+}
+
+#[test]
+fn an_eventfd_that_was_filled_is_emptied_so_that_it_wakes_again() {
+    let backend = Backend::new();
+    let mut rig = Rig::start_among(2, settings([backend.definition()]));
+    let first = connected(&rig, &backend);
+    rig.table.seat(1).await_connection();
+    rustix::io::write(&rig.freed, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+    assert_eq!(rig.report().len(), 1);
+    drop(first);
+    let mut writable = [PollFd::new(&rig.freed, PollFlags::OUT)];
+    let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+    assert_eq!(rustix::event::poll(&mut writable, Some(&patience)), Ok(1));
+    let mut counter = [0; 8];
+    while rustix::io::read(&rig.freed, &mut counter).is_err() {}
+    assert_eq!(u64::from_ne_bytes(counter), 1);
+}
+
+#[test]
 fn a_raised_pending_max_lets_waiting_clients_in() {
     let deaf = Deaf::new();
     let mut rig = Rig::start(Settings { pending_max: 1, ..settings([deaf.definition()]) });
