@@ -37,11 +37,7 @@ impl<'t> Seat<'t> {
 
     /// Takes the lowest free connection number below `limit`: the place under -x. None: all in use.
     pub fn claim_connection(&self, limit: u32) -> Option<u32> {
-        let number = self.numbers().claim(limit)?;
-        if self.waits.replace(false) {
-            self.numbers().stop_waiting();
-        }
-        Some(number)
+        self.numbers().claim(limit)
     }
 
     /// Gives a number back. Returns whether a paused worker waits: then write the shared eventfd, in a way that all waiting workers see.
@@ -51,10 +47,18 @@ impl<'t> Seat<'t> {
         self.numbers().release(number) && self.numbers().anyone_waits()
     }
 
-    /// Says that this worker waits for a free connection, until it gets one; try to claim once more afterwards, before really waiting.
+    /// Says that this worker waits for a free connection and has to be woken; try to claim once more afterwards, before really waiting.
     pub fn await_connection(&self) {
         self.waits.set(true);
         self.numbers().wait();
+    }
+
+    /// Says that this worker does not wait any more: it looks for clients by itself again. Getting a connection says no such thing, for that
+    /// can be one for another purpose.
+    pub fn stop_waiting(&self) {
+        if self.waits.replace(false) {
+            self.numbers().stop_waiting();
+        }
     }
 
     /// Locks the shard of a client for as short as the caller holds it; waits at most a few milliseconds, and while a lock is known

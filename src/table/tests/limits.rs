@@ -41,6 +41,23 @@ fn a_server_never_has_more_connections_than_its_limit() {
 }
 
 #[test]
+fn a_worker_waits_until_it_says_that_it_does_not() {
+    let table = table();
+    let (one, two) = (table.seat(0), table.seat(1));
+    let claim = |seat: &pen_table::Seat<'_>| seat.claim_connection(LIMIT).expect("a free number");
+    assert!(!one.release_connection(claim(&one)));
+    two.await_connection();
+    assert!(one.release_connection(claim(&one)));
+    // A number that it gets meanwhile is no end of its waiting.
+    assert!(two.release_connection(claim(&two)));
+    two.stop_waiting();
+    assert!(!one.release_connection(claim(&one)));
+    two.stop_waiting();
+    two.await_connection();
+    assert!(!table.bury(1), "a dead worker does not wait");
+}
+
+#[test]
 fn a_number_never_has_two_owners() {
     let table = table();
     let owned: [AtomicBool; LIMIT as usize] = Default::default();

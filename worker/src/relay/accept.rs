@@ -129,7 +129,7 @@ impl Relay<'_> {
             if self.is_busy() {
                 return self.pause(Pause::Busy);
             }
-            let Some(number) = self.claim() else { return self.pause(Pause::Full) };
+            let Some(number) = self.claim_or_wait() else { return self.pause(Pause::Full) };
             match self.accept_one() {
                 Ok((socket, peer)) => self.on_client(socket, peer, number),
                 Err(errno) => {
@@ -202,11 +202,16 @@ impl Relay<'_> {
 
     /// Claims a place among the connections of all workers.
     fn claim(&self) -> Option<u32> {
-        let most = self.settings.connections_max;
-        self.seat.claim_connection(most).or_else(|| {
+        self.seat.claim_connection(self.settings.connections_max)
+    }
+
+    /// Claims a place, or puts up the sign that this worker has to be woken when one is free. The sign stays up for as long as accepting pauses
+    /// for that reason, whatever places this worker gets meanwhile.
+    fn claim_or_wait(&self) -> Option<u32> {
+        self.claim().or_else(|| {
             // Who frees a place after this looks at the sign; who did before it, left a place for the second try.
             self.seat.await_connection();
-            self.seat.claim_connection(most)
+            self.claim().inspect(|_| self.seat.stop_waiting())
         })
     }
 
@@ -239,6 +244,7 @@ impl Relay<'_> {
         }
         self.accepting.paused = Some(pause);
         if pause != Pause::Full {
+            self.seat.stop_waiting();
             // The kernel has woken this worker alone for the clients that wait now; others may have room for them.
             self.wake_workers();
         }
@@ -255,8 +261,8 @@ impl Relay<'_> {
     }
 
     /// A connection was freed, by whichever worker, or clients are left to this one. Whether accepting is to be tried: by a worker
-    /// that waited in any case, for only who gets a place stops waiting; by the others only if a client is there. Else a worker that
-    /// waits and does not go on would have the others claim, give back and wake each other for ever.
+    /// that waited in any case; by the others only if a client is there. Else a worker that waits and does not go on would have the others
+    /// claim, give back and wake each other for ever.
     pub(super) fn on_freed(&mut self) -> bool {
         match self.accepting.paused {
             None => self.accepting.has_clients(),
@@ -273,6 +279,7 @@ impl Relay<'_> {
         if self.accepting.paused.is_none() {
             return;
         }
+        self.seat.stop_waiting();
         self.accepting.paused = match self.accepting.watch(&self.poll) {
             Ok(()) => None,
             Err(_) => Some(Pause::Shortage(self.now + SHORTAGE_PAUSE)),
