@@ -35,6 +35,8 @@ pub struct Candidate {
     pub port: u16,
     /// Its recorded server.
     pub recorded: Option<Target>,
+    /// Whether it is permitted ([`client_permitted`]): judged by the caller, before it locks the client table, because a list may be long.
+    pub permitted: bool,
 }
 
 /// Whether a target may be tried although another connection is probing it after its blacklist time.
@@ -116,7 +118,7 @@ impl Placement {
         client: Candidate,
         note: &mut impl FnMut(ServerId, Refusal),
     ) -> Placement {
-        if !client_permitted(settings, client.key) {
+        if !client.permitted {
             return Placement::starting(Step::Only(Target::Abuse), None);
         }
         let recorded = match client.recorded {

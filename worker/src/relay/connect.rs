@@ -91,27 +91,28 @@ impl Relay<'_> {
         let Relay { seat, settings, now, .. } = self;
         let farm = Servers { seat, now: *now };
         let tracking = u64::from(settings.tracking) * 1000;
+        let permitted = client_permitted(settings, key);
         let mut locked = seat.lock(key.bytes()).ok();
         let arrival = locked.as_mut().map(|table| table.arrive(*now, tracking));
         let recorded = arrival.and_then(|arrival| Target::from_code(arrival.recorded));
-        let refused = !client_permitted(settings, key);
         let mut placement = None;
         if !settings.dummy {
-            placement = Some(Placement::new(settings, &farm, Candidate { key, port, recorded }, &mut |_, _| ()));
+            placement =
+                Some(Placement::new(settings, &farm, Candidate { key, port, recorded, permitted }, &mut |_, _| ()));
         }
         let taken = placement.as_mut().and_then(|placement| take_next(placement, settings, &farm, key));
         if let (Some(table), Some(arrival), Some(target)) = (&mut locked, arrival, taken) {
             table.record(arrival.client, target.code());
         }
-        let placed = match (taken, refused) {
+        let placed = match (taken, permitted) {
             (Some(_), _) => Placed::Server,
-            (None, true) => Placed::Refused,
-            (None, false) if settings.dummy => Placed::Dummy,
-            (None, false) => Placed::Nowhere,
+            (None, false) => Placed::Refused,
+            (None, true) if settings.dummy => Placed::Dummy,
+            (None, true) => Placed::Nowhere,
         };
         let is_locked = locked.is_some();
         drop(locked);
-        self.counters.refused += u64::from(refused);
+        self.counters.refused += u64::from(!permitted);
         let connection = &mut self.pool[place];
         connection.client = arrival.map_or(ClientRef::NOBODY, |arrival| arrival.client);
         connection.target = taken;

@@ -55,15 +55,16 @@ impl Relay<'_> {
 /// The explanation; `recorded` is what the client table says, if it could be read.
 fn explanation(settings: &Settings, farm: &impl Farm, client: ClientKey, recorded: Option<i32>, now: u64) -> String {
     let farm = Looked { farm, cursor: Cell::new(farm.cursor()) };
+    let permitted = client_permitted(settings, client);
     let mut lines = Lines::default();
-    lines.add(standing(settings, client, recorded));
-    if settings.dummy && client_permitted(settings, client) {
+    lines.add(standing(settings, client, permitted, recorded));
+    if settings.dummy && permitted {
         lines.add("dummy: every client gets the same answer, and no server is used".into());
         return lines.text();
     }
     let recorded = recorded.and_then(Target::from_code);
     let mut passed_over = Vec::new();
-    let candidate = Candidate { key: client, port: 0, recorded };
+    let candidate = Candidate { key: client, port: 0, recorded, permitted };
     let mut placement = Placement::new(settings, &farm, candidate, &mut |id, refusal| passed_over.push((id, refusal)));
     for (id, refusal) in passed_over.into_iter().filter(|(_, refusal)| *refusal != Refusal::Absent) {
         lines.add(why_not(settings, Target::Server(id), refusal, now));
@@ -84,14 +85,14 @@ fn explanation(settings: &Settings, farm: &impl Farm, client: ClientKey, recorde
             Err(refusal) => lines.add(why_not(settings, target, refusal, now)),
         }
     }
-    let why = if settings.selection.stubborn && client_permitted(settings, client) { " (stubborn)" } else { "" };
+    let why = if settings.selection.stubborn && permitted { " (stubborn)" } else { "" };
     lines.add(format!("no server: the client would be closed{why}"));
     lines.text()
 }
 
 /// What is known of the client itself, and how its first server is chosen.
-fn standing(settings: &Settings, client: ClientKey, recorded: Option<i32>) -> String {
-    if !client_permitted(settings, client) {
+fn standing(settings: &Settings, client: ClientKey, permitted: bool, recorded: Option<i32>) -> String {
+    if !permitted {
         let instead = match (settings.dummy, &settings.abuse) {
             (true, _) => ", and dummy uses no abuse server",
             (false, Some(_)) => "",

@@ -60,11 +60,13 @@ fn farm_of(n: usize, selection: Selection) -> Settings {
 }
 
 fn client(recorded: Option<Target>) -> Candidate {
-    Candidate { key: ClientKey::from_ip("10.1.2.3".parse().unwrap()), port: 4711, recorded }
+    Candidate { key: ClientKey::from_ip("10.1.2.3".parse().unwrap()), port: 4711, recorded, permitted: true }
 }
 
 fn order(settings: &Settings, farm: &Model, recorded: Option<Target>) -> Vec<i32> {
-    let mut placement = Placement::new(settings, farm, client(recorded), &mut |_, _| ());
+    let client = client(recorded);
+    let client = Candidate { permitted: client_permitted(settings, client.key), ..client };
+    let mut placement = Placement::new(settings, farm, client, &mut |_, _| ());
     std::iter::from_fn(|| placement.next(settings, farm)).map(|(target, _)| target.code()).collect()
 }
 
@@ -206,7 +208,8 @@ fn a_refused_client_is_for_the_abuse_server_alone() {
     assert_eq!(farm.cursor.get(), 0);
     // Its own list does not keep away those for whom it is there; being left out does.
     settings.abuse = Some(Server { acl: 7, ..server() });
-    let mut placement = Placement::new(&settings, &farm, client(None), &mut |_, _| ());
+    let mut placement =
+        Placement::new(&settings, &farm, Candidate { permitted: false, ..client(None) }, &mut |_, _| ());
     let step = placement.next(&settings, &farm).unwrap();
     assert_eq!(placement.judge(&settings, &farm, client(None).key, step), Ok(Eligible::InUse));
     let farm = Model { states: [vec![None; 4], vec![Some(Blacklist::Until(9))]].concat(), ..Model::default() };
