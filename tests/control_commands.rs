@@ -722,6 +722,22 @@ fn include_runs_the_commands_of_a_file() {
     let reply = pen.tell(&format!("include {}", path.display()));
     assert!(reply.starts_with("include: ") && reply.contains("more.cfg:2: "), "{reply}");
     pen.tells("blacklist", "11");
+    // Sixteen files may be included within one another by the first, and no seventeenth.
+    let directory = path.parent().unwrap();
+    for depth in 1..=17 {
+        let text = format!("timeout {}\ninclude {}.cfg\n", depth + 20, depth + 1);
+        fs::write(directory.join(format!("{depth}.cfg")), text).unwrap();
+    }
+    fs::write(directory.join("18.cfg"), "hash\n").unwrap();
+    let (first, second) = (directory.join("1.cfg"), directory.join("2.cfg"));
+    pen.tells(&format!("include {}", second.display()), "");
+    pen.tells("timeout", "37");
+    let reply = pen.refuses(&format!("include {}", first.display()));
+    assert!(
+        reply.starts_with("include: ") && reply.ends_with("18.cfg: not included: more than 16 files deep"),
+        "{reply}"
+    );
+    pen.tells("timeout", "37");
 }
 
 #[test]

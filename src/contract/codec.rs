@@ -45,6 +45,34 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     }
 }
 
+/// Longest encoding of [`encode_large`], in bytes.
+pub const LARGE_LIMIT: usize = 32 * 1024 * 1024;
+
+/// Encodes what travels as memory and has no bound of its own, such as the commands of a file.
+///
+/// # Errors
+/// It takes more than [`LARGE_LIMIT`] bytes, or is not expressible.
+pub fn encode_large<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
+    let bytes = bincode::serde::encode_to_vec(value, bincode::config::standard())?;
+    match bytes.len() {
+        0..=LARGE_LIMIT => Ok(bytes),
+        _ => Err(CodecError::Encode(bincode::error::EncodeError::Other("it is too large"))),
+    }
+}
+
+/// Decodes what [`encode_large`] encoded, the whole of it.
+///
+/// # Errors
+/// The bytes are no such value, promise more than [`LARGE_LIMIT`] bytes, or go on after it.
+pub fn decode_large<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    let config = bincode::config::standard().with_limit::<LARGE_LIMIT>();
+    let (value, used) = bincode::serde::decode_from_slice(bytes, config)?;
+    match bytes.len() - used {
+        0 => Ok(value),
+        left => Err(CodecError::Trailing(left)),
+    }
+}
+
 /// Longest encoded [`Settings`], in bytes: 4096 servers and ten full access lists at their widest are below it.
 pub const SETTINGS_LIMIT: usize = 8 * 1024 * 1024;
 

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::address::{Address, Host, Local, Service};
 use crate::command::{Command, LogTarget, Number};
 use crate::fold;
@@ -40,7 +42,7 @@ pub struct Configuration {
 }
 
 /// A command with the place where the operator wrote it.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Placed {
     /// How a message names the place: `FILE:LINE`, or the option.
     pub place: String,

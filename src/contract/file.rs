@@ -29,16 +29,21 @@ pub struct BadLine {
 /// # Errors
 /// Every line that is no command; the file is not to be used.
 pub fn parse(text: &[u8]) -> Result<Vec<Line>, Vec<BadLine>> {
-    let mut lines = Vec::new();
-    let mut bad = Vec::new();
-    for (number, line) in (1..).zip(text.split(|byte| *byte == b'\n')) {
-        match one(line) {
-            Ok((Command::Nothing, None)) => {}
-            Ok((command, notice)) => lines.push(Line { number, command, notice }),
-            Err(why) => bad.push(BadLine { number, why }),
-        }
+    let (lines, bad): (Vec<_>, Vec<_>) = lines(text).partition(Result::is_ok);
+    if bad.is_empty() {
+        Ok(lines.into_iter().flatten().collect())
+    } else {
+        Err(bad.into_iter().filter_map(Result::err).collect())
     }
-    if bad.is_empty() { Ok(lines) } else { Err(bad) }
+}
+
+/// The lines of a file one after the other, as [`parse`] reads them: a file can have millions.
+pub fn lines(text: &[u8]) -> impl Iterator<Item = Result<Line, BadLine>> {
+    (1..).zip(text.split(|byte| *byte == b'\n')).filter_map(|(number, line)| match one(line) {
+        Ok((Command::Nothing, None)) => None,
+        Ok((command, notice)) => Some(Ok(Line { number, command, notice })),
+        Err(why) => Some(Err(BadLine { number, why })),
+    })
 }
 
 fn one(line: &[u8]) -> Result<(Command, Option<&'static str>), String> {

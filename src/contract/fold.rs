@@ -78,8 +78,8 @@ pub fn reload(
     if errors.is_empty() { Ok(settings) } else { Err(errors) }
 }
 
-/// Applies commands one after the other; returns what could not be.
-pub(crate) fn apply_all<'c>(
+/// Applies commands of a file one after the other; returns what could not be, each with its place.
+pub fn apply_all<'c>(
     settings: &mut Settings,
     commands: impl IntoIterator<Item = &'c Placed>,
     names: &Names,
@@ -87,7 +87,8 @@ pub(crate) fn apply_all<'c>(
 ) -> Vec<ConfigurationError> {
     let one = |Placed { place, command }: &Placed| {
         let taken = only_at_the_control_port(command).and_then(|()| apply(settings, command, names, listen_port));
-        taken.err().map(|why| ConfigurationError(format!("{place}: {why}")))
+        let at = if place.is_empty() { String::new() } else { format!("{place}: ") };
+        taken.err().map(|why| ConfigurationError(at + &why))
     };
     commands.into_iter().filter_map(one).collect()
 }

@@ -1,4 +1,4 @@
-//! Configuration files: read by the supervisor, outside the jail, with what they include.
+//! Configuration files with what they include: read by the supervisor, outside the jail; those that an operator names, by a child in it.
 
 #![forbid(unsafe_code)]
 
@@ -28,7 +28,7 @@ pub(crate) struct Loaded {
 /// Everything that is wrong with it and with what it includes, `FILE:LINE: reason`.
 pub(crate) fn load(path: &Path) -> Result<Loaded, Vec<String>> {
     let mut loader = Loader::default();
-    loader.file(path, String::new(), 0);
+    loader.file(path, "", 0);
     loader.finish()
 }
 
@@ -44,86 +44,68 @@ pub(crate) fn expand(commands: Vec<Placed>, directory: &Path) -> Result<Loaded, 
     loader.finish()
 }
 
-/// Reads a file that somebody else opened, who may not have another one opened: its commands must not include any.
-///
-/// # Errors
-/// Everything that is wrong with it, `FILE:LINE: reason`.
-pub(crate) fn read_given(file: File, name: &Path) -> Result<Loaded, Vec<String>> {
-    let mut loader = Loader::default();
-    match text(file) {
-        Ok(text) => loader.text(&text, name, Depth::Alone),
-        Err(error) => loader.errors.push(format!("{}: {}", name.display(), why(&error))),
-    }
-    loader.finish()
-}
-
-/// How far an `include` may go from here.
-#[derive(Clone, Copy)]
-enum Depth {
-    /// This many files were entered.
-    Within(u32),
-    /// Nowhere.
-    Alone,
-}
-
 #[derive(Default)]
 struct Loader {
     loaded: Loaded,
     errors: Vec<String>,
+    /// How many more errors there were than somebody would read.
+    surplus: usize,
     /// A bound on what files that include each other can bring about.
     files: u32,
 }
 
 impl Loader {
-    fn finish(self) -> Result<Loaded, Vec<String>> {
-        if self.errors.is_empty() { Ok(self.loaded) } else { Err(bounded(self.errors)) }
+    fn finish(mut self) -> Result<Loaded, Vec<String>> {
+        if self.surplus > 0 {
+            self.errors.push(more(self.surplus));
+        }
+        if self.errors.is_empty() { Ok(self.loaded) } else { Err(self.errors) }
+    }
+
+    fn wrong(&mut self, error: String) {
+        match self.errors.len() {
+            0..MOST_ERRORS => self.errors.push(error),
+            _ => self.surplus += 1,
+        }
     }
 
     /// `at` is where the file is named, with a colon and a space behind it.
-    fn file(&mut self, path: &Path, at: String, depth: u32) {
+    fn file(&mut self, path: &Path, at: &str, depth: u32) {
         self.files += 1;
         if depth > DEEPEST || self.files > MOST_FILES {
             let why = if depth > DEEPEST { "more than 16 files deep" } else { "more than 1024 files in all" };
-            return self.errors.push(format!("{at}{}: not included: {why}", path.display()));
+            return self.wrong(format!("{at}{}: not included: {why}", path.display()));
         }
         match open(path).and_then(text) {
-            Ok(text) => self.text(&text, path, Depth::Within(depth)),
-            Err(error) => self.errors.push(format!("{at}{}: {}", path.display(), why(&error))),
+            Ok(text) => self.text(&text, path, depth),
+            Err(error) => self.wrong(format!("{at}{}: {}", path.display(), why(&error))),
         }
     }
 
-    fn text(&mut self, text: &[u8], path: &Path, depth: Depth) {
+    /// All or nothing: where a line is wrong, no other counts.
+    fn text(&mut self, text: &[u8], path: &Path, depth: u32) {
         let place = |number| format!("{}:{number}", path.display());
-        let lines = match file::parse(text) {
-            Ok(lines) => lines,
-            Err(bad) => {
-                return self.errors.extend(bad.into_iter().map(|bad| format!("{}: {}", place(bad.number), bad.why)));
-            }
-        };
+        let mut is_good = true;
+        for bad in file::lines(text).filter_map(Result::err) {
+            is_good = false;
+            self.wrong(format!("{}: {}", place(bad.number), bad.why));
+        }
         let directory = path.parent().unwrap_or(path);
-        for line in lines {
+        for line in file::lines(text).flatten().take_while(|_| is_good) {
             let place = place(line.number);
             self.loaded.notices.extend(line.notice.map(|notice| format!("{place}: {notice}")));
-            match (depth, line.command) {
-                (_, Command::Nothing) => {}
-                (Depth::Alone, Command::Include(_)) => {
-                    self.errors.push(format!("{place}: include: not in a file that was named at the control port"));
-                }
-                (Depth::Alone, command) => self.loaded.commands.push(Placed { place, command }),
-                (Depth::Within(depth), command) => self.command(Placed { place, command }, directory, depth),
+            if line.command != Command::Nothing {
+                self.command(Placed { place, command: line.command }, directory, depth);
             }
         }
     }
 
     fn command(&mut self, placed: Placed, directory: &Path, depth: u32) {
         match &placed.command {
-            Command::Include(name) => self.file(&directory.join(name), format!("{}: ", placed.place), depth + 1),
+            Command::Include(name) => self.file(&directory.join(name), &format!("{}: ", placed.place), depth + 1),
             _ if self.loaded.commands.len() < MOST_COMMANDS => self.loaded.commands.push(placed),
-            _ => {
-                if self.errors.last().is_none_or(|last| !last.ends_with(TOO_MANY)) {
-                    self.errors.push(format!("{}: {TOO_MANY}", placed.place));
-                }
-            }
+            _ if self.errors.last().is_some_and(|last| last.ends_with(TOO_MANY)) => {}
+            _ => self.wrong(format!("{}: {TOO_MANY}", placed.place)),
         }
     }
 }
@@ -134,9 +116,13 @@ pub(crate) fn bounded(mut errors: Vec<String>) -> Vec<String> {
     if errors.len() > MOST_ERRORS + 1 {
         let surplus = errors.len() - MOST_ERRORS;
         errors.truncate(MOST_ERRORS);
-        errors.push(format!("{surplus} more lines are wrong"));
+        errors.push(more(surplus));
     }
     errors
+}
+
+fn more(errors: usize) -> String {
+    format!("{errors} more lines are wrong")
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -246,13 +232,5 @@ mod tests {
         for path in [&fifo, directory.path(), Path::new("/dev/zero")] {
             assert!(load(path).unwrap_err()[0].ends_with("not a regular file"));
         }
-    }
-
-    #[test]
-    fn a_given_file_includes_nothing() {
-        let directory = directory(&[("given", "hash\ninclude /etc/passwd\n")]);
-        let file = File::open(directory.path().join("given")).unwrap();
-        let errors = read_given(file, Path::new("/given")).unwrap_err();
-        assert_eq!(errors, ["/given:2: include: not in a file that was named at the control port"]);
     }
 }

@@ -1,13 +1,13 @@
-//! A file or a socket that an operator named, had again by a child with the operator's rights: in the jail, as the user of `-u`.
+//! A file or a socket that an operator named, had by a child with the operator's rights: in the jail, as the user of `-u`.
 //!
-//! The supervisor never opens, binds or removes such a path itself: its directory may be in a stranger's hands, and root's are not to be lent.
+//! The supervisor never opens, reads, binds or removes such a path itself: its directory may be in a stranger's hands, and root's are not to be lent.
 
 #![forbid(unsafe_code)]
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,13 +16,18 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
 use pen_contract::address::Address;
 use pen_contract::channel::{Channel, Received};
+use pen_contract::codec::{self, LARGE_LIMIT};
+use pen_contract::configuration::Placed;
 use serde::{Deserialize, Serialize};
 
+use crate::config_file;
 use crate::jail::Jail;
 use crate::listen::Listener;
 use crate::log_file;
+use crate::memory;
 use crate::peer::printable;
 use crate::signals;
+use crate::status_file;
 use crate::sys;
 use crate::why::why;
 
@@ -31,14 +36,18 @@ use crate::why::why;
 pub(crate) enum Wanted {
     /// A request log.
     Log(PathBuf),
+    /// A file for status pages.
+    Status(PathBuf),
     /// A listening Unix socket, with its backlog.
     Listener(PathBuf, u32),
+    /// The commands of a configuration file and of all that it includes.
+    Commands(PathBuf),
 }
 
 /// From the child; with a descriptor if it has one.
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
-    /// Here it is. For a socket: device and number of its file.
+    /// Here it is. For a socket: device and number of its file. For commands: memory with [`Commands`].
     Here(u64, u64),
     /// Why not.
     Failed(String),
@@ -48,6 +57,9 @@ enum Answer {
 #[derive(Debug, Serialize, Deserialize)]
 enum Nothing {}
 
+/// What a file says, or everything that is wrong with it.
+pub(crate) type Commands = Result<Vec<Placed>, Vec<String>>;
+
 /// What was had.
 #[derive(Debug)]
 pub(crate) struct Fetched {
@@ -55,6 +67,20 @@ pub(crate) struct Fetched {
     pub(crate) descriptor: OwnedFd,
     /// The file of a socket: device and number.
     pub(crate) place: (u64, u64),
+}
+
+impl Fetched {
+    /// The commands that were asked for.
+    ///
+    /// # Errors
+    /// There are none to be had.
+    pub(crate) fn commands(self) -> io::Result<Commands> {
+        let memory = File::from(self.descriptor);
+        let length = memory.metadata()?.len();
+        let mut bytes = vec![0; usize::try_from(length).ok().filter(|length| *length <= LARGE_LIMIT).unwrap_or(0)];
+        memory.read_exact_at(&mut bytes, 0)?;
+        codec::decode_large(&bytes).map_err(io::Error::other)
+    }
 }
 
 /// A child at work.
@@ -180,6 +206,16 @@ fn had(wanted: &Wanted, jail: &Jail, supervisor: Pid, channel: &Channel<Answer, 
         Wanted::Log(path) => {
             let log = log_file::open(path).map_err(|error| error.to_string())?;
             Ok(Fetched { descriptor: crate::inheritance::into_descriptor(log), place: (0, 0) })
+        }
+        Wanted::Status(path) => {
+            let file = status_file::open(path).map_err(|error| error.to_string())?;
+            Ok(Fetched { descriptor: file.into(), place: (0, 0) })
+        }
+        Wanted::Commands(path) => {
+            let commands: Commands = config_file::load(path).map(|loaded| loaded.commands);
+            let descriptor =
+                memory::large(&commands).map_err(|error| format!("{}: {}", path.display(), why(&error)))?;
+            Ok(Fetched { descriptor, place: (0, 0) })
         }
         Wanted::Listener(path, backlog) => {
             let listener = Listener::bind(&Address::Unix(path.clone()), *backlog).map_err(|error| error.to_string())?;

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use pen_contract::codec;
 use pen_contract::settings::Settings;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use serde::Serialize;
 
 /// Memory to be written.
 ///
@@ -33,6 +34,17 @@ pub(crate) fn seal(memory: File) -> io::Result<OwnedFd> {
 /// No descriptors or memory left, or the settings are larger than any that can be.
 pub(crate) fn encoded(settings: &Settings) -> io::Result<OwnedFd> {
     let bytes = codec::encode_settings(settings).map_err(io::Error::other)?;
+    let mut memory = new()?;
+    memory.write_all(&bytes)?;
+    seal(memory)
+}
+
+/// What has no bound of its own, as it travels.
+///
+/// # Errors
+/// No descriptors or memory left, or it is too large.
+pub(crate) fn large(value: &impl Serialize) -> io::Result<OwnedFd> {
+    let bytes = codec::encode_large(value).map_err(io::Error::other)?;
     let mut memory = new()?;
     memory.write_all(&bytes)?;
     seal(memory)

@@ -359,6 +359,6 @@ mod tests {
         assert_eq!(ended, ["cannot resolve a: no such host", "cannot resolve b: the resolver ended without an answer"]);
         let unconfined = words(read(asked(&["a", "b"], &[Answer::Failed(Failure::Confinement)])).unwrap_err());
         assert_eq!(unconfined, ["cannot resolve a: the resolver process could not be confined"]);
-        assert_eq!(read(asked(&["a"], &[found.clone()])), Ok(vec![found]));
+        assert_eq!(read(asked(&["a"], std::slice::from_ref(&found))), Ok(vec![found]));
     }
 }

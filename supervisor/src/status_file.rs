@@ -61,6 +61,18 @@ impl StatusFile {
     }
 }
 
+/// Opens a file that is to be written again and again; makes it if it is not there.
+///
+/// # Errors
+/// It cannot be opened, or is none that can be written so.
+pub(crate) fn open(path: &Path) -> Result<File, StatusFileError> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let mut options = OpenOptions::new();
+    let opened = options.write(true).create(true).truncate(false).mode(MODE).custom_flags(flags).open(path);
+    let checked = opened.and_then(|file| writable(&file).map(|()| file));
+    checked.map_err(|source| StatusFileError { path: path.into(), source })
+}
+
 /// Puts a text in the place of all that an open file holds.
 ///
 /// # Errors

@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use pen_contract::command::{Command, LogTarget};
@@ -19,7 +19,7 @@ use super::desk::{PATIENCE, Progress, Settling, Stage, Then};
 use super::prepare::{Change, Move, NewLog};
 use crate::config_file;
 use crate::control::Reply;
-use crate::fetch::{Fetched, Fetching, Wanted};
+use crate::fetch::{Fetched, Fetching, JailedPath, Wanted};
 use crate::jail::Jail;
 use crate::memory;
 use crate::names::{Found, Inquiry};
@@ -33,10 +33,10 @@ use crate::why::why;
 pub(super) struct Batch {
     pub(super) source: Source,
     pub(super) commands: Vec<Placed>,
-    /// The file or the socket that the one command names.
-    pub(super) file: Option<OwnedFd>,
-    /// Device and number of the socket's file.
-    pub(super) place: (u64, u64),
+    /// What the names in them stand for, once that is known.
+    pub(super) found: Found,
+    /// What an operator's commands name, once it is there.
+    pub(super) held: Held,
 }
 
 /// By whose authority.
@@ -48,43 +48,104 @@ pub(super) enum Source {
     Operator(Command),
 }
 
+/// What was opened with an operator's rights.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    pub(super) log: Option<OwnedFd>,
+    pub(super) status: Option<OwnedFd>,
+    pub(super) listener: Option<(OwnedFd, JailedPath)>,
+}
+
+/// What is fetched for whom.
+#[derive(Debug)]
+pub(super) enum Purpose {
+    /// The log that an operator had named, for HUP.
+    Reopen,
+    /// The commands of an operator's `include`.
+    Include(Command),
+    /// What commands need. The text is the beginning of what is said if it cannot be had.
+    Need(Need, String, Box<Batch>),
+}
+
+/// What commands can need.
+#[derive(Clone, Debug)]
+pub(super) enum Need {
+    Log,
+    Status,
+    Listener(PathBuf),
+}
+
 impl Batch {
-    /// One command of an operator.
+    pub(super) fn new(source: Source, commands: Vec<Placed>) -> Batch {
+        Batch { source, commands, found: Found::default(), held: Held::default() }
+    }
+
+    /// One command of an operator, with the file that it names.
     pub(super) fn single(command: Command, file: Option<OwnedFd>) -> Batch {
+        let held = match &command {
+            Command::Log(Some(LogTarget::File(_))) => Held { log: file, ..Held::default() },
+            Command::WebStats(Some(_)) => Held { status: file, ..Held::default() },
+            _ => Held::default(),
+        };
         let source = Source::Operator(command.clone());
-        Batch { source, commands: vec![Placed { place: String::new(), command }], file, place: (0, 0) }
+        Batch { held, ..Batch::new(source, vec![Placed { place: String::new(), command }]) }
+    }
+
+    /// The last command that `pick` knows something of, with the beginning of a message about it.
+    pub(super) fn last<'b, T>(&'b self, pick: impl Fn(&'b Command) -> Option<T>) -> Option<(T, String)> {
+        self.commands.iter().rev().find_map(|Placed { place, command }| {
+            let at = if place.is_empty() { String::new() } else { format!("{place}: ") };
+            Some((pick(command)?, at))
+        })
     }
 }
 
 impl Service {
-    /// Has the socket of an operator's `listen /path` made.
-    pub(super) fn fetch_listener(&mut self, path: &Path, batch: Batch, now: Instant) -> Progress {
-        let wanted = Wanted::Listener(Path::new("/").join(path), self.standing.backlog);
-        match Fetching::begin(&wanted, &self.inheritance.jail, now) {
-            Ok(fetching) => Progress::Wait(Stage::Fetching(fetching, Some(batch))),
-            Err(error) => self.refuse(&batch, vec![format!("listen: not now: {}", why(&error))]),
-        }
-    }
-
     /// Has an operator's log opened again, and goes on to the configuration file.
     pub(super) fn reopen_held_log(&mut self, now: Instant) -> Progress {
         let Some(LogTarget::File(path)) = self.standing.log.as_ref().filter(|_| self.standing.log_is_held) else {
             return Progress::Next(Stage::Reload);
         };
-        let wanted = Wanted::Log(Path::new("/").join(path));
-        match Fetching::begin(&wanted, &self.inheritance.jail, now) {
-            Ok(fetching) => Progress::Wait(Stage::Fetching(fetching, None)),
-            Err(error) => self.held_log(Err(why(&error))),
+        self.fetch(&Wanted::Log(in_jail(path)), Purpose::Reopen, now)
+    }
+
+    /// Has the commands of an operator's file read.
+    pub(super) fn include(&mut self, path: PathBuf, now: Instant) -> Progress {
+        self.fetch(&Wanted::Commands(in_jail(&path)), Purpose::Include(Command::Include(path)), now)
+    }
+
+    fn fetch(&mut self, wanted: &Wanted, purpose: Purpose, now: Instant) -> Progress {
+        match Fetching::begin(wanted, &self.inheritance.jail, now) {
+            Ok(fetching) => Progress::Wait(Stage::Fetching(fetching, purpose)),
+            Err(error) => self.fetched(Err(format!("not now: {}", why(&error))), purpose, now),
         }
     }
 
-    /// Goes on with what was fetched: for a command, or else the log.
-    pub(super) fn fetched(&mut self, fetched: Result<Fetched, String>, batch: Option<Batch>, now: Instant) -> Progress {
-        match (batch, fetched) {
-            (None, fetched) => self.held_log(fetched),
-            (Some(batch), Err(why)) => self.refuse(&batch, vec![format!("listen: {why}")]),
-            (Some(batch), Ok(Fetched { descriptor, place })) => {
-                self.look_up(Batch { file: Some(descriptor), place, ..batch }, now)
+    /// Goes on with what was fetched.
+    pub(super) fn fetched(&mut self, fetched: Result<Fetched, String>, purpose: Purpose, now: Instant) -> Progress {
+        match (purpose, fetched) {
+            (Purpose::Reopen, fetched) => self.held_log(fetched),
+            (Purpose::Include(include), fetched) => {
+                let commands = fetched.and_then(|fetched| fetched.commands().map_err(|error| why(&error)));
+                let (commands, errors) = match commands {
+                    Ok(Ok(commands)) => (commands, Vec::new()),
+                    Ok(Err(errors)) => (Vec::new(), errors),
+                    Err(why) => (Vec::new(), vec![why]),
+                };
+                let batch = Batch::new(Source::Operator(include), commands);
+                if errors.is_empty() { self.look_up(batch, now) } else { self.refuse(&batch, errors) }
+            }
+            (Purpose::Need(_, at, batch), Err(why)) => self.refuse(&batch, vec![at + &why]),
+            (Purpose::Need(need, _, mut batch), Ok(Fetched { descriptor, place })) => {
+                match need {
+                    Need::Log => batch.held.log = Some(descriptor),
+                    Need::Status => batch.held.status = Some(descriptor),
+                    Need::Listener(path) => {
+                        let path = JailedPath::new(&path, place, &self.inheritance.jail);
+                        batch.held.listener = Some((descriptor, path));
+                    }
+                }
+                self.change(*batch, now)
             }
         }
     }
@@ -110,7 +171,7 @@ impl Service {
         match loaded {
             Ok(loaded) => {
                 loaded.notices.iter().for_each(|notice| self.say.warning(notice));
-                self.look_up(Batch { source: Source::File, commands: loaded.commands, file: None, place: (0, 0) }, now)
+                self.look_up(Batch::new(Source::File, loaded.commands), now)
             }
             Err(errors) => {
                 self.keep_running_settings(&errors);
@@ -120,26 +181,36 @@ impl Service {
     }
 
     /// Has the names in the commands looked up, and goes on.
-    pub(super) fn look_up(&mut self, batch: Batch, now: Instant) -> Progress {
+    pub(super) fn look_up(&mut self, mut batch: Batch, now: Instant) -> Progress {
         let lookups = batch.commands.iter().flat_map(|placed| fold::lookups(&placed.command)).collect();
         let inquiry = Inquiry::new(lookups, batch.commands.iter());
         let questions = inquiry.questions();
         if questions.is_empty() {
             return match inquiry.found(Vec::new()) {
-                Ok(found) => self.change(batch, &found, now),
+                Ok(found) => {
+                    batch.found = found;
+                    self.change(batch, now)
+                }
                 Err(why) => self.refuse(&batch, vec![why]),
             };
         }
         let jail = Jail { root: None, identity: user::of_resolver(&self.inheritance.jail.identity) };
         match Asking::begin(questions, &jail, RESOLVE_PATIENCE) {
-            Ok(asking) => Progress::Wait(Stage::Asking(asking, inquiry, batch)),
+            Ok(asking) => Progress::Wait(Stage::Asking(asking, inquiry, Box::new(batch))),
             Err(why) => self.refuse(&batch, vec![why]),
         }
     }
 
-    /// Puts the commands in force, or says why not.
-    pub(super) fn change(&mut self, mut batch: Batch, found: &Found, now: Instant) -> Progress {
-        match self.prepare(&mut batch, found) {
+    /// Puts the commands in force, or says why not. What an operator's commands name is had first, but not for commands that cannot take
+    /// effect: a refused file of commands leaves no new log behind.
+    pub(super) fn change(&mut self, mut batch: Batch, now: Instant) -> Progress {
+        if let Some((wanted, need, at)) = self.missing(&batch) {
+            return match self.checked(&batch) {
+                Ok(_) => self.fetch(&wanted, Purpose::Need(need, at, Box::new(batch)), now),
+                Err(errors) => self.refuse(&batch, errors),
+            };
+        }
+        match self.prepare(&mut batch) {
             Ok(change) => self.commit(change, &batch, now),
             Err(errors) => self.refuse(&batch, errors),
         }
@@ -255,6 +326,11 @@ impl Service {
             }
         }
     }
+}
+
+/// Where a path leads that an operator named.
+pub(super) fn in_jail(path: &Path) -> PathBuf {
+    Path::new("/").join(path)
 }
 
 /// The numbers that stand for another server after the change.

@@ -14,7 +14,7 @@ use pen_contract::ids::{ServerId, WorkerId};
 use pen_contract::message::ReportPage;
 
 use super::Service;
-use super::change::Batch;
+use super::change::{Batch, Purpose};
 use super::query::Wanted;
 use crate::control::Reply;
 use crate::errand::Errand;
@@ -75,10 +75,10 @@ pub(super) enum Stage {
     Reopen,
     /// The configuration file is to be read.
     Reload,
-    /// What an operator named to be had, for these commands or as the log.
-    Fetching(Fetching, Option<Batch>),
+    /// What an operator named to be had.
+    Fetching(Fetching, Purpose),
     /// Names.
-    Asking(Asking, Inquiry, Batch),
+    Asking(Asking, Inquiry, Box<Batch>),
     /// Everybody to work by the new settings.
     Settling(Settling),
     /// A worker's explanation.
@@ -292,14 +292,17 @@ impl Service {
             Stage::Begin(command, file) => self.begin(command, file, now),
             Stage::Reopen => self.reopen_held_log(now),
             Stage::Reload => self.reload(now),
-            Stage::Fetching(fetching, batch) => match fetching.read(now) {
-                None => Progress::Wait(Stage::Fetching(fetching, batch)),
-                Some(fetched) => self.fetched(fetched, batch, now),
+            Stage::Fetching(fetching, purpose) => match fetching.read(now) {
+                None => Progress::Wait(Stage::Fetching(fetching, purpose)),
+                Some(fetched) => self.fetched(fetched, purpose, now),
             },
-            Stage::Asking(mut asking, inquiry, batch) => match asking.read(now) {
+            Stage::Asking(mut asking, inquiry, mut batch) => match asking.read(now) {
                 None => Progress::Wait(Stage::Asking(asking, inquiry, batch)),
                 Some(Ok(answers)) => match inquiry.found(answers) {
-                    Ok(found) => self.change(batch, &found, now),
+                    Ok(found) => {
+                        batch.found = found;
+                        self.change(*batch, now)
+                    }
                     Err(why) => self.refuse(&batch, vec![why]),
                 },
                 Some(Err(unresolved)) => {

@@ -19,13 +19,13 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use socket2::{Domain, Socket, Type};
 
 use super::Service;
-use super::change::{Batch, Source};
-use crate::fetch::JailedPath;
+use super::change::{Batch, Need, Source, in_jail};
+use crate::fetch::Wanted;
 use crate::limits;
 use crate::listen::Listener;
 use crate::log_file;
 use crate::memory;
-use crate::names::{Found, last_log};
+use crate::names::last_log;
 use crate::standing::{self, Door, DoorPath};
 use crate::status_file::{self, StatusFile};
 use crate::why::why;
@@ -38,6 +38,13 @@ pub(super) struct Change {
     pub(super) log: Option<Option<NewLog>>,
     pub(super) status: Option<Option<StatusFile>>,
     pub(super) notices: Vec<String>,
+}
+
+/// What is checked, and not had yet.
+pub(super) struct Checked {
+    settings: Settings,
+    address: Option<(Local, Address)>,
+    notices: Vec<String>,
 }
 
 /// Another listen address; another listener too unless it is only written differently.
@@ -55,13 +62,10 @@ pub(super) struct NewLog {
 
 impl Service {
     /// Checks everything, and gets hold of everything that is needed.
-    pub(super) fn prepare(&mut self, batch: &mut Batch, found: &Found) -> Result<Change, Vec<String>> {
+    pub(super) fn prepare(&mut self, batch: &mut Batch) -> Result<Change, Vec<String>> {
         let one = |why: String| vec![why];
-        let listen = self.new_address(batch, found).map_err(one)?;
-        let port = listen.as_ref().map_or(self.standing.port(), |(_, address)| standing::port(address));
-        let mut settings = self.new_settings(batch, found, port)?;
-        let mut notices = self.check(batch, &settings).map_err(one)?;
-        let log = self.new_log(batch, found).map_err(one)?;
+        let Checked { mut settings, address, mut notices } = self.checked(batch)?;
+        let log = self.new_log(batch).map_err(one)?;
         let status = self.new_status_file(batch).map_err(one)?;
         let running = &self.inheritance.settings;
         settings.generation = running.generation + 1;
@@ -71,69 +75,92 @@ impl Service {
         let encoded =
             memory::encoded(&settings).map_err(|error| one(format!("the settings cannot be sent: {}", why(&error))))?;
         let listen =
-            listen.map(|(local, address)| self.new_listener(batch, local, address)).transpose().map_err(one)?;
+            address.map(|(local, address)| self.new_listener(batch, local, address)).transpose().map_err(one)?;
         Ok(Change { settings, encoded, listen, log, status, notices })
     }
 
-    /// The listen address, if the commands change it and may.
-    fn new_address(&self, batch: &Batch, found: &Found) -> Result<Option<(Local, Address)>, String> {
-        let last = batch.commands.iter().rev().find_map(|placed| match &placed.command {
-            Command::Listen(Some(local)) => Some((local, &placed.place)),
+    /// Checks what can be without opening anything.
+    pub(super) fn checked(&self, batch: &Batch) -> Result<Checked, Vec<String>> {
+        let one = |why: String| vec![why];
+        let address = self.new_address(batch).map_err(one)?;
+        let port = address.as_ref().map_or(self.standing.port(), |(_, address)| standing::port(address));
+        let settings = self.new_settings(batch, port)?;
+        let notices = self.check(batch, &settings).map_err(one)?;
+        Ok(Checked { settings, address, notices })
+    }
+
+    /// What an operator's commands name and what is not there yet: what to have, for what, and where it is named.
+    pub(super) fn missing(&self, batch: &Batch) -> Option<(Wanted, Need, String)> {
+        let Source::Operator(_) = batch.source else { return None };
+        let log = batch.last(|command| match command {
+            Command::Log(Some(target)) => Some(Some(target)),
+            Command::NoLog => Some(None),
             _ => None,
         });
-        let Some((local, place)) = last.filter(|(local, _)| **local != self.standing.local) else { return Ok(None) };
-        let at = if place.is_empty() { String::new() } else { format!("{place}: ") };
-        let address = resolve_local(local, &found.names).map_err(|error| format!("{at}listen: {error}"))?;
-        if let Source::Operator(_) = batch.source {
-            match &address {
-                Address::Inet(inet) if inet.port() < UNPRIVILEGED && self.standing.port() != Some(inet.port()) => {
-                    return Err(format!(
-                        "{at}listen: port {} is privileged: at the control port it can only be kept; use the file of -F",
-                        inet.port()
-                    ));
-                }
-                Address::Unix(path) if self.standing.listen != address && batch.file.is_none() => {
-                    return Err(format!("{at}listen: {}: name it in a command of its own", path.display()));
-                }
-                Address::Inet(_) | Address::Unix(_) => {}
-            }
+        if let (Some((Some(LogTarget::File(path)), at)), None) = (log, &batch.held.log) {
+            return Some((Wanted::Log(in_jail(path)), Need::Log, at + "log: "));
         }
-        Ok(Some((local.clone(), address)))
+        if let (Some((Some(path), at)), None) = (batch.last(web_stats), &batch.held.status) {
+            return Some((Wanted::Status(in_jail(path)), Need::Status, at + "web_stats: "));
+        }
+        match (batch.last(listen), &batch.held.listener) {
+            (Some((local @ Local::Unix(path), at)), None) if *local != self.standing.local => {
+                let wanted = Wanted::Listener(in_jail(path), self.standing.backlog);
+                Some((wanted, Need::Listener(path.clone()), at + "listen: "))
+            }
+            _ => None,
+        }
+    }
+
+    /// The listen address, if the commands change it and may.
+    fn new_address(&self, batch: &Batch) -> Result<Option<(Local, Address)>, String> {
+        let last = batch.last(listen).filter(|(local, _)| **local != self.standing.local);
+        let Some((local, at)) = last else { return Ok(None) };
+        let address = resolve_local(local, &batch.found.names).map_err(|error| format!("{at}listen: {error}"))?;
+        match (&batch.source, &address) {
+            (Source::Operator(_), Address::Inet(inet))
+                if inet.port() < UNPRIVILEGED && self.standing.port() != Some(inet.port()) =>
+            {
+                Err(format!(
+                    "{at}listen: port {} is privileged: at the control port it can only be kept; use the file of -F",
+                    inet.port()
+                ))
+            }
+            _ => Ok(Some((local.clone(), address))),
+        }
     }
 
     fn new_listener(&self, batch: &mut Batch, local: Local, address: Address) -> Result<Move, String> {
         if address == self.standing.listen {
             return Ok(Move { local, address, listener: None });
         }
-        if let (Address::Unix(path), Source::Operator(_), Some(socket)) = (&address, &batch.source, batch.file.take()) {
-            let path = DoorPath::Jailed(JailedPath::new(path, batch.place, &self.inheritance.jail));
-            let door = Door::new(&socket, Some(path)).map_err(|error| format!("listen: {}", why(&error)))?;
-            return Ok(Move { local, address, listener: Some((socket, door)) });
-        }
-        let listener = Listener::bind_beside(&address, self.standing.backlog, self.standing.door.as_fd());
-        let (socket, path) = listener.map_err(|error| format!("listen: {error}"))?.into_parts();
-        let door = Door::new(&socket, path.map(DoorPath::Own)).map_err(|error| format!("listen: {}", why(&error)))?;
+        let failed = |error| format!("listen: {}", why(&error));
+        let (socket, path) = match (&address, &batch.source) {
+            (Address::Unix(_), Source::Operator(_)) => {
+                let (socket, path) = batch.held.listener.take().ok_or("listen: the socket was not made")?;
+                (socket, Some(DoorPath::Jailed(path)))
+            }
+            (Address::Inet(_), _) | (Address::Unix(_), Source::File) => {
+                let listener = Listener::bind_beside(&address, self.standing.backlog, self.standing.door.as_fd());
+                let (socket, path) = listener.map_err(|error| format!("listen: {error}"))?.into_parts();
+                (socket, path.map(DoorPath::Own))
+            }
+        };
+        let door = Door::new(&socket, path).map_err(failed)?;
         Ok(Move { local, address, listener: Some((socket, door)) })
     }
 
-    fn new_settings(&self, batch: &Batch, found: &Found, port: Option<u16>) -> Result<Settings, Vec<String>> {
-        let (running, names) = (&self.inheritance.settings, &found.names);
-        match &batch.source {
-            Source::File => fold::reload(running, &self.standing.options, &batch.commands, names, port)
-                .map_err(|errors| errors.into_iter().map(|error| error.0).collect()),
+    fn new_settings(&self, batch: &Batch, port: Option<u16>) -> Result<Settings, Vec<String>> {
+        let (running, names) = (&self.inheritance.settings, &batch.found.names);
+        let changed = match &batch.source {
+            Source::File => fold::reload(running, &self.standing.options, &batch.commands, names, port),
             Source::Operator(_) => {
                 let mut settings = running.clone();
-                let errors: Vec<String> = batch
-                    .commands
-                    .iter()
-                    .filter_map(|Placed { place, command }| {
-                        let why = fold::apply(&mut settings, command, names, port).err()?;
-                        Some(if place.is_empty() { why } else { format!("{place}: {why}") })
-                    })
-                    .collect();
+                let errors = fold::apply_all(&mut settings, &batch.commands, names, port);
                 if errors.is_empty() { Ok(settings) } else { Err(errors) }
             }
-        }
+        };
+        changed.map_err(|errors| errors.into_iter().map(|error| error.0).collect())
     }
 
     /// What only the supervisor can check; returns what the administrator should hear.
@@ -147,13 +174,8 @@ impl Service {
                     notices.push(format!("{place}: workers: there are {here}; {wanted} need a restart"));
                 }
                 (Command::Number(Number::Workers, Some(_)), Source::Operator(_)) => {
-                    return Err(format!("workers: there are {here}; another number needs a restart"));
-                }
-                (Command::Log(Some(LogTarget::File(path))) | Command::WebStats(Some(path)), Source::Operator(_))
-                    if batch.file.is_none() =>
-                {
                     let at = if place.is_empty() { String::new() } else { format!("{place}: ") };
-                    return Err(format!("{at}{}: it was not opened: name it in a command of its own", path.display()));
+                    return Err(format!("{at}workers: there are {here}; another number needs a restart"));
                 }
                 _ => {}
             }
@@ -165,12 +187,12 @@ impl Service {
     }
 
     /// The request log, if the commands change it.
-    fn new_log(&self, batch: &mut Batch, found: &Found) -> Result<Option<Option<NewLog>>, String> {
+    fn new_log(&self, batch: &mut Batch) -> Result<Option<Option<NewLog>>, String> {
         let Some(wanted) = last_log(batch.commands.iter()) else { return Ok(None) };
         let Some(target) = wanted else { return Ok(Some(None)) };
-        let (log, held) = match (&target, &batch.source, found.log) {
+        let (log, held) = match (&target, &batch.source, batch.found.log) {
             (LogTarget::File(path), Source::Operator(_), _) => {
-                let file = batch.file.take().ok_or("log: it was not opened")?;
+                let file = batch.held.log.take().ok_or("log: it was not opened")?;
                 (RequestLog::File(appendable(path, file)?), true)
             }
             (LogTarget::File(_), Source::File, _) if self.has_log(&target) => return Ok(None),
@@ -192,24 +214,37 @@ impl Service {
 
     /// The file for status pages, if the commands change it.
     fn new_status_file(&self, batch: &mut Batch) -> Result<Option<Option<StatusFile>>, String> {
-        let last = batch.commands.iter().rev().find_map(|placed| match &placed.command {
-            Command::WebStats(Some(path)) => Some(Some(path)),
-            Command::NoWebStats => Some(None),
-            _ => None,
-        });
+        let last = batch.last(web_stats).map(|(wanted, _)| wanted.map(Path::to_owned));
         let Some(wanted) = last else { return Ok(None) };
         let Some(path) = wanted else { return Ok(Some(None)) };
         Ok(Some(Some(match &batch.source {
             Source::Operator(_) => {
-                let file = batch.file.take().ok_or("web_stats: it was not opened")?;
-                let held = StatusFile::held(path, File::from(file));
+                let file = batch.held.status.take().ok_or("web_stats: it was not opened")?;
+                let held = StatusFile::held(&path, File::from(file));
                 held.map_err(|error| format!("web_stats: {}: {}", path.display(), why(&error)))?
             }
             Source::File => {
-                status_file::check(path).map_err(|error| error.to_string())?;
-                StatusFile::Path(path.clone())
+                status_file::check(&path).map_err(|error| error.to_string())?;
+                StatusFile::Path(path)
             }
         })))
+    }
+}
+
+/// Where a command has pen listen.
+fn listen(command: &Command) -> Option<&Local> {
+    match command {
+        Command::Listen(local) => local.as_ref(),
+        _ => None,
+    }
+}
+
+/// Where a command has status pages go.
+fn web_stats(command: &Command) -> Option<Option<&Path>> {
+    match command {
+        Command::WebStats(Some(path)) => Some(Some(path)),
+        Command::NoWebStats => Some(None),
+        _ => None,
     }
 }
 

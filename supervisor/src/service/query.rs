@@ -18,10 +18,9 @@ use pen_contract::stats::ConnectionInfo;
 use pen_contract::write::{Written, text};
 
 use super::Service;
-use super::change::{Batch, Source};
+use super::change::{Batch, in_jail};
 use super::desk::{Explaining, PATIENCE, Progress, Stage, Then};
 use crate::clock;
-use crate::config_file;
 use crate::control::Reply;
 use crate::errand::Errand;
 use crate::inheritance::Inheritance;
@@ -66,11 +65,7 @@ impl Service {
                 errand("recent", now, |to, _| report::recent(seconds, form, table, to))
             }
             Command::Write(path) => self.write(path.as_deref(), file, now),
-            Command::Include(path) => self.include(path, file, now),
-            Command::Listen(Some(Local::Unix(path))) if Local::Unix(path.clone()) != self.standing.local => {
-                let batch = Batch::single(Command::Listen(Some(Local::Unix(path.clone()))), None);
-                self.fetch_listener(&path, batch, now)
-            }
+            Command::Include(path) => self.include(path, now),
             command => {
                 let batch = Batch::single(command, file);
                 self.look_up(batch, now)
@@ -257,25 +252,10 @@ impl Service {
 
     /// The path that an operator named, as a configuration file has to call it.
     fn seen_from_outside(&self, path: &Path) -> PathBuf {
-        let inside = Path::new("/").join(path);
+        let inside = in_jail(path);
         match &self.inheritance.jail.root {
             Some(root) => root.join(inside.strip_prefix("/").unwrap_or(&inside)),
             None => inside,
-        }
-    }
-
-    fn include(&mut self, path: PathBuf, file: Option<OwnedFd>, now: Instant) -> Progress {
-        let Some(file) = file else {
-            return Progress::Done(Reply::line(format!("include: {}: it was not opened", path.display())));
-        };
-        match config_file::read_given(File::from(file), &path) {
-            Ok(loaded) => {
-                let source = Source::Operator(Command::Include(path));
-                self.look_up(Batch { source, commands: loaded.commands, file: None, place: (0, 0) }, now)
-            }
-            Err(errors) => {
-                Progress::Done(Reply::Text(errors.into_iter().map(|line| format!("include: {line}\n")).collect()))
-            }
         }
     }
 }

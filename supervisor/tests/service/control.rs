@@ -59,7 +59,6 @@ fn named(command: &Command) -> Option<&Path> {
     match command {
         Command::Log(Some(LogTarget::File(path)))
         | Command::WebStats(Some(path))
-        | Command::Include(path)
         | Command::Write(Some(path)) => Some(path),
         _ => None,
     }

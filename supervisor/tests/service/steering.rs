@@ -19,6 +19,7 @@ pub const TESTS: &[(&str, fn())] = crate::tests![
     the_file_is_read_at_the_start_and_again_all_or_nothing,
     a_check_says_everything_and_does_nothing,
     files_that_operators_name_are_used_through_their_descriptors,
+    an_operators_file_is_read_with_what_it_includes_or_changes_nothing,
     the_listener_moves,
     a_thousand_reloads_leave_nothing_behind,
     an_operator_can_listen_where_the_operator_may_make_a_socket,
@@ -221,16 +222,62 @@ fn files_that_operators_name_are_used_through_their_descriptors() {
         wait_for("a message", || pen.errors().contains("other.log: permission denied; lines still go"));
     }
     fs::set_permissions(pen.pen.directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    // An operator's file names no files; without such lines it is obeyed.
-    let refused = ask(&pen, &format!("include {}", at("written.cfg")));
-    assert!(refused.contains("written.cfg:") && refused.contains("other.log: it was not opened"), "{refused}");
-    let kept: Vec<&str> =
-        written.lines().filter(|line| !line.starts_with("log") && !line.starts_with("web_")).collect();
-    fs::write(pen.pen.path("kept.cfg"), kept.join("\n")).unwrap();
-    fs::set_permissions(pen.pen.path("kept.cfg"), fs::Permissions::from_mode(0o666)).unwrap();
-    assert_eq!(ask(&pen, &format!("include {}", at("kept.cfg"))), "");
+    // What was written is obeyed again, the files that it names included.
+    assert_eq!(ask(&pen, "no log"), "");
+    assert_eq!(ask(&pen, "no web_stats"), "");
+    assert_eq!(ask(&pen, &format!("include {}", at("written.cfg"))), "");
     assert_eq!(ask(&pen, "blacklist"), "5\n");
+    assert_eq!((ask(&pen, "log"), ask(&pen, "web_stats")), (at("other.log") + "\n", at("other.html") + "\n"));
     end(pen);
+}
+
+/// A file that any user may read.
+fn open_file(pen: &Running, name: &str, text: &str) -> String {
+    let path = pen.pen.path(name);
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    path.display().to_string()
+}
+
+fn an_operators_file_is_read_with_what_it_includes_or_changes_nothing() {
+    let pen = steered().foreground();
+    fs::set_permissions(pen.pen.directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let at = |name: &str| pen.pen.path(name).display().to_string();
+    open_file(&pen, "b.cfg", &format!("timeout 8\nlog {}\n", at("b.log")));
+    let a = open_file(&pen, "a.cfg", "blacklist 7\ninclude b.cfg\nhash\n");
+    assert_eq!(ask(&pen, &format!("include {a}")), "");
+    assert_eq!((ask(&pen, "blacklist"), ask(&pen, "timeout")), ("7\n".into(), "8\n".into()));
+    wait_for("the log", || pen.pen.read("b.log").contains("reopened\n"));
+    // A file that cannot take effect leaves nothing behind: no log, no socket, no page.
+    let (log, page, socket) = (at("c.log"), at("c.html"), at("c.sock"));
+    for bad in ["server 99 address 127.0.0.1", "exit", "workers 9", "server 1 address 127.0.0.1 port no-such-service"] {
+        let text = format!("log {log}\nweb_stats {page}\nlisten {socket}\nblacklist 9\n{bad}\n");
+        let c = open_file(&pen, "c.cfg", &text);
+        let reply = ask(&pen, &format!("include {c}"));
+        assert!(reply.starts_with(&format!("include: {c}:5: ")) && reply.lines().count() == 1, "{reply}");
+        for left in [&log, &page, &socket] {
+            assert!(!std::path::Path::new(left).exists(), "{bad}: {left} is left");
+        }
+    }
+    let c = open_file(&pen, "c.cfg", &format!("web_stats {page}\nlisten {socket}\nlog /no/such/log\n"));
+    let reply = ask(&pen, &format!("include {c}"));
+    assert!(reply.starts_with(&format!("include: {c}:3: log: ")) && reply.contains("no such file"), "{reply}");
+    assert_eq!(ask(&pen, "blacklist"), "7\n");
+    open_file(&pen, "c.cfg", &format!("web_stats {page}\nlisten {socket}\n"));
+    assert_eq!(ask(&pen, &format!("include {c}")), "");
+    assert_eq!((ask(&pen, "web_stats"), ask(&pen, "listen")), (page + "\n", socket.clone() + "\n"));
+    UnixStream::connect(&socket).unwrap();
+    let looping = open_file(&pen, "loop.cfg", "include loop.cfg\n");
+    let reply = ask(&pen, &format!("include {looping}"));
+    assert_eq!(reply, format!("include: {looping}:1: {looping}: not included: more than 16 files deep\n"));
+    assert_eq!(ask(&pen, "include no/such"), "include: /no/such: no such file or directory\n");
+    let fifo = pen.pen.path("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::all()).unwrap();
+    assert!(ask(&pen, &format!("include {}", fifo.display())).ends_with("fifo: not a regular file\n"));
+    let mut pen = pen;
+    pen.signal(Signal::SIGTERM);
+    assert_eq!(pen.wait(), Some(0));
+    assert!(!std::path::Path::new(&socket).exists());
 }
 
 fn the_listener_moves() {

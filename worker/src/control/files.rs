@@ -1,4 +1,5 @@
-//! Files that operators name: opened here, inside the jail and with the rights of the `-u` user, and handed to the supervisor as descriptors.
+//! Files that operators have written: opened here, inside the jail and with the rights of the `-u` user, and handed to the supervisor as
+//! descriptors.
 //!
 //! Nothing here blocks (a fifo, a device), follows a symbolic link in the last place of what is to be written, writes to a file that has a
 //! second name, or makes a file that others may write.
@@ -43,19 +44,9 @@ pub fn open(command: &Command, ticket: u64) -> Result<Named, String> {
         Command::Log(Some(LogTarget::File(path))) => ("log", path, to_append(path).map(plain)),
         Command::WebStats(Some(path)) => ("web_stats", path, to_overwrite(path).map(plain)),
         Command::Write(Some(path)) => ("write", path, to_replace(path, ticket)),
-        Command::Include(path) => ("include", path, to_read(path).map(plain)),
         _ => return Ok(Named::default()),
     };
     opened.map_err(|why| format!("{word}: {}: {why}", path.display()))
-}
-
-/// A file of commands.
-fn to_read(path: &Path) -> Result<OwnedFd, Why> {
-    let file = rustix::fs::open(path, OFlags::RDONLY | ALWAYS, Mode::empty()).map_err(in_words)?;
-    match kind(&stat(&file)?) {
-        FileType::RegularFile => Ok(file),
-        _ => Err("not a regular file".to_owned()),
-    }
 }
 
 /// A log.
@@ -227,11 +218,9 @@ mod tests {
         let shown = missing.display();
         let log = Command::Log(Some(LogTarget::File(missing.clone())));
         assert_eq!(open(&log, 0).unwrap_err(), format!("log: {shown}: no such file or directory"));
-        for (command, word) in [
-            (Command::Write(Some(missing.clone())), "write"),
-            (Command::WebStats(Some(missing.clone())), "web_stats"),
-            (Command::Include(missing.clone()), "include"),
-        ] {
+        for (command, word) in
+            [(Command::Write(Some(missing.clone())), "write"), (Command::WebStats(Some(missing.clone())), "web_stats")]
+        {
             assert_eq!(open(&command, 0).unwrap_err(), format!("{word}: {shown}: no such file or directory"));
         }
     }
@@ -255,8 +244,6 @@ mod tests {
             assert!(to_replace(&at(name), 0).is_err(), "{name}");
             assert!(to_rewrite(&at(name)).is_err(), "{name}");
         }
-        assert!(to_read(&at("fifo")).is_err() && to_read(&at(".")).is_err());
-        to_read(&at("link")).unwrap();
         assert_eq!(fs::read_to_string(at("target")).unwrap(), "precious");
         assert_eq!(fs::read_to_string(at("one")).unwrap(), "precious");
     }

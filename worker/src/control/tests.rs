@@ -185,7 +185,7 @@ fn what_is_no_command_is_answered_here() {
         (b"# note\n", ""),
         (b"log /tmp/\xff\n", "line: not UTF-8\n"),
         (b"\xff\n", "do_cmd: ignoring command starting with '"),
-        (b"include /no/such\n", "include: /no/such: no such file or directory\n"),
+        (b"write /no/such/file\n", "write: /no/such/file: no such file or directory\n"),
     ] {
         let said = rest(&mut process.sends(bytes));
         assert!(said.starts_with(reply) && (said.is_empty() || said.ends_with('\n')), "{bytes:?}: {said:?}");
