@@ -116,6 +116,7 @@ fn a_line_that_cannot_take_effect_is_told_with_its_number() {
         "write /tmp/x",
         "include /no/such/file",
         "log /no/such/directory/log",
+        "source 192.0.2.1",
     ] {
         let builder = Pen::builder().server(&server).options(["-S", "16"]).file(&format!("# one\n{line}\n"));
         let file = builder.directory().join("pen.cfg").display().to_string();

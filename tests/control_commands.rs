@@ -485,7 +485,8 @@ fn the_source_address_is_what_servers_see() {
     all_give(&pen, 1, "127.0.0.1");
     pen.tells("source 127.20.7.7", "");
     all_give(&pen, 10, "127.20.7.7");
-    assert!(pen.refuses("source nonsense").contains("unable to set source address to 'nonsense'"));
+    assert_eq!(pen.refuses("source nonsense"), "unable to set source address to 'nonsense'");
+    assert_eq!(pen.refuses("source 192.0.2.7"), "unable to set source address to '192.0.2.7'");
     all_give(&pen, 20, "127.20.7.7");
 }
 

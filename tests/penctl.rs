@@ -103,6 +103,9 @@ fn addresses_are_ports_of_hosts_or_paths() {
 #[test]
 fn what_goes_wrong_is_one_line_and_status_1() {
     complains(&[], "usage: penctl ");
+    // No command, and none in the input either.
+    complains(&["localhost:8888"], "usage: penctl ");
+    complains(&["--json", "/no/such/socket"], "usage: penctl ");
     complains(&["8888", "mode"], "no port given\n");
     complains(&["localhost:", "mode"], "no port given\n");
     let port = Port::reserve();

@@ -72,15 +72,18 @@ fn run(mut words: Vec<OsString>) -> Result<(), String> {
     if stdin.is_terminal() { converse(&place, json, stdin.lock()) } else { obey(&place, json, stdin.lock()) }
 }
 
-/// Commands from a file or another program, up to the first that gets no reply.
+/// Commands from a file or another program, up to the first that gets no reply. Where there is none, none was given.
 fn obey(place: &Place, json: bool, mut lines: impl BufRead) -> Result<(), String> {
-    let sockets = place.sockets()?;
+    let mut sockets = None;
     while let Some(line) = next_line(&mut lines)? {
         if !is_idle(&line) {
-            say(&sockets, line, json)?;
+            if sockets.is_none() {
+                sockets = Some(place.sockets()?);
+            }
+            say(sockets.as_deref().unwrap_or_default(), line, json)?;
         }
     }
-    Ok(())
+    sockets.map(drop).ok_or_else(|| USAGE.to_owned())
 }
 
 /// Commands from a terminal; what goes wrong with one is said, and the next can be given.

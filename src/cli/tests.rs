@@ -177,7 +177,8 @@ fn the_control_port_is_one_of_this_machine_unless_a_host_is_given() {
     let control = |value: &str| run(&format!("-C {value} 80 host")).control.unwrap().to_string();
     assert_eq!(control("8888"), "127.0.0.1:8888");
     assert_eq!(control("0.0.0.0:8888"), "0.0.0.0:8888");
-    assert_eq!(control("::1:8888"), "[::1]:8888");
+    assert_eq!(control("::1:8888"), "::1:8888");
+    assert_eq!(control("[::1]:8888"), "::1:8888");
     assert_eq!(control("/run/pen.sock"), "/run/pen.sock");
     assert!(failure(["-C", "host:0", "80", "host"]).starts_with("-C 'host:0': port: "));
     assert_eq!(failure(["-C", "", "80", "host"]), "-C: its value is empty");

@@ -144,6 +144,8 @@ impl fmt::Display for Local {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Local::Inet { host: None, port } => port.fmt(f),
+            // Without brackets: the original's own form, which its scripts and files know.
+            Local::Inet { host: Some(Host::Ip(std::net::IpAddr::V6(ip))), port } => write!(f, "{ip}:{port}"),
             Local::Inet { host: Some(host), port } => write!(f, "{host}:{port}"),
             Local::Unix(path) => path.display().fmt(f),
         }

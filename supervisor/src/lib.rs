@@ -48,6 +48,7 @@ mod resolve;
 mod say;
 mod service;
 mod signals;
+mod source;
 mod standing;
 mod start;
 mod status_file;

@@ -40,6 +40,7 @@ use crate::resolve::{ResolveError, resolve};
 use crate::say::Say;
 use crate::service::Service;
 use crate::signals::Signals;
+use crate::source;
 use crate::standing::{Door, DoorPath, Standing};
 use crate::status_file::{self, StatusFile};
 use crate::sys;
@@ -136,6 +137,8 @@ struct Plan {
     log: Option<SocketAddr>,
     /// `-C`, as it is shown and as it is bound.
     control: Option<(Local, Address)>,
+    /// The file's commands, where a message has to name a place.
+    file: Vec<Placed>,
     notices: Vec<String>,
 }
 
@@ -175,6 +178,7 @@ impl Plan {
             settled,
             listen_commanded: configuration.commands.iter().chain(&file.commands).any(listens),
             options: configuration.commands,
+            file: file.commands,
             log,
             control,
             notices: given.notices.into_iter().chain(file.notices).collect(),
@@ -226,9 +230,11 @@ impl Prepared {
         let notices = plan.notices(&order, descriptor_limit);
         let Order { launch, base, identity, entries } = order;
         let jail = Jail { root: launch.jail.clone(), identity };
-        let Plan { settled, options, listen_commanded, log, control, .. } = plan;
+        let Plan { settled, options, file, listen_commanded, log, control, .. } = plan;
         let Settled { local, listen, settings, log: log_target, status_file, workers: wanted, blacklisted } = settled;
         status_file.as_deref().map_or(Ok(()), status_file::check).map_err(refused)?;
+        let commands: Vec<Placed> = options.iter().chain(&file).cloned().collect();
+        settings.source.map_or(Ok(()), |address| source::check(address, &commands)).map_err(StartError)?;
         let log = open_log(log_target.as_ref(), log)?;
         let (listener, socket_path) = Listener::bind(&listen, launch.backlog).map_err(refused)?.into_parts();
         let door = Door::new(&listener, socket_path.map(DoorPath::Own)).map_err(cannot("listener"))?;

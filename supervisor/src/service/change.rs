@@ -227,11 +227,10 @@ impl Service {
             Source::Operator(command) => {
                 let word = command.to_string();
                 let word = word.split(' ').next().unwrap_or_default();
-                // Errors of a command begin with its word; those of names, and of the lines of a file, do not know it.
-                let line = |why: String| match why.split([':', ' ']).next() == Some(word) {
-                    true => format!("{why}\n"),
-                    false => format!("{word}: {why}\n"),
-                };
+                // Errors of a command begin with its word or are the original's own; those of names, and of the lines of a file, do not
+                // know it.
+                let whole = |why: &str| why.split([':', ' ']).next() == Some(word) || why.starts_with("unable to ");
+                let line = |why: String| if whole(&why) { why + "\n" } else { format!("{word}: {why}\n") };
                 Progress::Done(Reply::Text(errors.into_iter().map(line).collect()))
             }
         }

@@ -57,9 +57,9 @@ pub fn serve(start: ControlStart) -> i32 {
 
 fn named(command: &Command) -> Option<&Path> {
     match command {
-        Command::Log(Some(LogTarget::File(path)))
-        | Command::WebStats(Some(path))
-        | Command::Write(Some(path)) => Some(path),
+        Command::Log(Some(LogTarget::File(path))) | Command::WebStats(Some(path)) | Command::Write(Some(path)) => {
+            Some(path)
+        }
         _ => None,
     }
 }
