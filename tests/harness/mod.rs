@@ -16,6 +16,7 @@ pub mod pen;
 pub mod port;
 pub mod process;
 pub mod report;
+pub mod steering;
 pub mod wait;
 
 #[allow(unused_imports, reason = "each test file uses a part of this")]
