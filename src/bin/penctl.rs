@@ -21,7 +21,8 @@ usage: penctl [--json] host:port|/path [command [word ...]]
 
 Sends a command to the control port (-C) of a running pen and prints its reply.
 Without a command, commands are read from standard input, one a line; on a
-terminal, with a prompt.
+terminal, with a prompt, which an end of file (Ctrl-D) leaves. The command
+exit ends pen itself, if it was started with -X.
 
   --json       servers, status, recent and mode reply in JSON
   --help       this text
