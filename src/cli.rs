@@ -18,6 +18,8 @@ use pen_supervisor::Launch;
 use options::{Group, OPTIONS, Opt, Value};
 
 mod commands;
+#[cfg(test)]
+mod manual;
 pub mod options;
 mod shell;
 
