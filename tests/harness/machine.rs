@@ -45,8 +45,8 @@ pub fn directory(parent: &Path, name: &str, mode: u32, owner: u32) -> PathBuf {
 }
 
 /// Runs a test once more, alone, in a network namespace of its own whose loopback interface is up and in which `setup`
-/// (commands of a shell) has run. Call it first in the test called `name`: it says true inside, and false to the outer
-/// run, which is over then.
+/// (commands of a shell) has run; what that mounts is seen in there only. Call it first in the test called `name`: it says
+/// true inside, and false to the outer run, which is over then.
 #[track_caller]
 pub fn in_own_network(name: &str, setup: &[String]) -> bool {
     const INSIDE: &str = "PEN_TEST_IN_OWN_NETWORK";
@@ -58,7 +58,8 @@ pub fn in_own_network(name: &str, setup: &[String]) -> bool {
     }
     let script = format!("set -e; ip link set lo up; {}; exec \"$0\" --exact {name} --nocapture", setup.join("; "));
     let test = std::env::current_exe().unwrap();
-    let status = Command::new("unshare").args(["--net", "sh", "-c", &script]).arg(test).env(INSIDE, "1").status();
+    let status =
+        Command::new("unshare").args(["--net", "--mount", "sh", "-c", &script]).arg(test).env(INSIDE, "1").status();
     assert!(status.unwrap().success(), "{name} failed in its own network");
     false
 }

@@ -1,0 +1,222 @@
+//! Every example in README, HOWTOs, manual pages and packages: command lines of pen are checked by pen, files with them, and penctl's
+//! commands said to a pen that runs. Needs root, for a network and an /etc of its own in which the names of the examples exist.
+
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is how a failure is said")]
+
+mod harness;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use harness::machine;
+
+/// Documents with examples of what is not built in yet. Each has one at least that is refused for that; when none is, the test says
+/// so, and the document is to be taken from here.
+const LATER: &[&str] = &["docs/howto/http.md", "docs/howto/https.md", "packaging/examples/tls.conf"];
+
+/// How a refusal of that kind reads.
+const NOT_YET: &str = "not built in yet";
+
+/// What a machine has to have for the examples: servers by name, pen's user, an empty jail, and places to write.
+const SETUP: &[&str] = &[
+    // What follows must never reach the machine itself.
+    "[ \"$(readlink /proc/self/ns/mnt)\" != \"$(readlink /proc/$PPID/ns/mnt)\" ]",
+    "for place in /etc /var/lib /var/log /run; do mount -t tmpfs none /mnt; mkdir /mnt/upper /mnt/work; \
+     mount -t overlay -o lowerdir=$place,upperdir=/mnt/upper,workdir=/mnt/work overlay $place; umount -l /mnt; done",
+    "for name in www1 www2 www3 www4 relay1 relay2 relay3 backup ldap1 ldap2 mbox1 mbox2 mbox3 db1 db2 db3 db4; do \
+     echo 192.0.2.1 $name; done >>/etc/hosts",
+    "getent passwd pen >/dev/null || echo pen:x:996:996::/nonexistent:/usr/sbin/nologin >>/etc/passwd",
+    "getent group pen >/dev/null || echo pen:x:996: >>/etc/group",
+    "mkdir -p /etc/pen /etc/default /var/lib/pen /var/log/pen /run/pen",
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The examples of a document.
+#[derive(Default)]
+struct Examples {
+    /// Files by their path, which their first line names.
+    files: BTreeMap<PathBuf, String>,
+    /// Command lines of a shell that begin with `pen` or `penctl`.
+    commands: Vec<String>,
+}
+
+impl Examples {
+    fn of(path: &Path) -> Examples {
+        let text = fs::read_to_string(path).unwrap();
+        let blocks = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("md") => blocks_of_markdown(&text),
+            Some("conf" | "default") => vec![text],
+            _ => blocks_of_mdoc(&text),
+        };
+        let mut found = Examples::default();
+        blocks.iter().for_each(|block| found.add(block));
+        found
+    }
+
+    fn add(&mut self, block: &str) {
+        if let Some(path) = file_named_in(block) {
+            self.files.insert(path, block.to_owned());
+            return;
+        }
+        let mut lines = block.lines();
+        while let Some(line) = lines.next() {
+            if !line.starts_with("pen ") && !line.starts_with("penctl ") {
+                continue;
+            }
+            let mut command = line.to_owned();
+            while command.ends_with('\\') {
+                command.extend(["\n", lines.next().unwrap()]);
+            }
+            if command.contains("<<END") {
+                command.extend(lines.by_ref().take_while(|line| *line != "END").flat_map(|line| ["\n", line]));
+                command.push_str("\nEND");
+            }
+            self.commands.push(command);
+        }
+    }
+}
+
+/// The file that the first line of an example names, anywhere in its comment.
+fn file_named_in(block: &str) -> Option<PathBuf> {
+    let comment = block.lines().next()?.strip_prefix("# ")?;
+    let path = comment.split([' ', ',', ':']).find(|word| word.starts_with("/etc/"))?;
+    Some(path.trim_end_matches('.').into())
+}
+
+/// What stands four columns in; an empty line ends it.
+fn blocks_of_markdown(text: &str) -> Vec<String> {
+    let mut blocks = vec![String::new()];
+    for line in text.lines() {
+        match line.strip_prefix("    ") {
+            Some(line) => blocks.last_mut().unwrap().extend([line, "\n"]),
+            None => blocks.push(String::new()),
+        }
+    }
+    blocks.retain(|block| !block.is_empty());
+    blocks
+}
+
+/// What is displayed literally, without roff's escapes.
+fn blocks_of_mdoc(text: &str) -> Vec<String> {
+    let text = text.replace("\\e", "\\").replace("\\&", "");
+    let displays = text.split(".Bd -literal").skip(1).map(|rest| {
+        let (display, _) = rest.split_once(".Ed\n").unwrap();
+        display.split_once('\n').unwrap().1.to_owned()
+    });
+    displays.chain(text.lines().filter_map(|line| Some(line.strip_prefix(".Dl ")?.to_owned() + "\n"))).collect()
+}
+
+/// All documents, as they are called in the repository.
+fn documents() -> Vec<String> {
+    let mut found = vec!["README.md".to_owned()];
+    for (directory, extensions) in
+        [("docs/howto", &["md"][..]), ("docs/man", &["1", "5", "8"]), ("packaging/examples", &["conf", "default"])]
+    {
+        for entry in fs::read_dir(root().join(directory)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            if extensions.contains(&name.rsplit('.').next().unwrap()) && name != "keepalived.conf" {
+                found.push(format!("{directory}/{name}"));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Runs a shell in which `pen` and `penctl` are those under test.
+fn shell(pen: &str, script: &str) -> Output {
+    let script =
+        format!("pen() {{ {pen} \"$@\"; }}\npenctl() {{ {} \"$@\"; }}\n{script}", env!("CARGO_BIN_EXE_penctl"));
+    Command::new("sh").args(["-c", &script]).output().unwrap()
+}
+
+/// Options of the service whose configuration this is, as /etc/default/pen-NAME says them.
+fn options_of(configuration: &Path) -> String {
+    let name = configuration.file_stem().unwrap().to_str().unwrap();
+    let path = Path::new("/etc/default").join(format!("pen-{name}"));
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("OPTIONS="));
+    line.unwrap_or_default().trim_matches('"').to_owned()
+}
+
+/// Whether pen finds nothing wrong; what is not built in yet is counted rather than wrong.
+#[track_caller]
+fn check(script: &str, place: &str, later: &mut u32) {
+    let output = shell(&format!("{} --check", machine::BINARY), script);
+    let said = String::from_utf8_lossy(&output.stderr);
+    match said.contains(NOT_YET) {
+        true => *later += 1,
+        false => assert!(output.status.success(), "{place}: {script}\n{said}"),
+    }
+}
+
+/// Says the commands for one control port to a pen that has it.
+#[track_caller]
+fn steer(address: &str, commands: &[&String], place: &str) {
+    let name = Path::new(address).file_stem().and_then(|name| name.to_str()).unwrap();
+    let file = Path::new("/etc/pen").join(name).with_extension("conf");
+    let pid = "/run/pen/documents.pid";
+    // Without a file of its own, a farm as the examples speak of one.
+    let operands = match file.exists() {
+        true => format!("-F {} {}", file.display(), options_of(&file)),
+        false => "127.0.0.1:8080 www1 www2 www3".to_owned(),
+    };
+    let started = shell(machine::BINARY, &format!("pen -u pen -j /var/lib/pen -p {pid} -C {address} {operands}"));
+    assert!(started.status.success(), "{place}: {address}: {}", String::from_utf8_lossy(&started.stderr));
+    for command in commands {
+        let output = shell("false", command);
+        let reply = String::from_utf8_lossy(&output.stdout);
+        let refused = ["do_cmd:", "usage:", "server:", "acl:", "explain:", "close:", "unable"];
+        assert!(
+            output.status.success() && !reply.lines().any(|line| refused.iter().any(|word| line.starts_with(word))),
+            "{place}: {command}\n{reply}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    let process = harness::Process::open(fs::read_to_string(pid).unwrap().trim().parse().unwrap()).unwrap();
+    process.signal(rustix::process::Signal::TERM);
+    harness::eventually("pen ends", || process.gone());
+}
+
+#[test]
+fn every_example_works() {
+    let setup: Vec<String> = SETUP.iter().map(|line| (*line).to_owned()).collect();
+    if !machine::in_own_network("every_example_works", &setup) {
+        return;
+    }
+    let documents = documents();
+    let mut examples: Vec<Examples> = documents.iter().map(|name| Examples::of(&root().join(name))).collect();
+    // One document may use another's file, so all are there first; where two call theirs alike, each is there for its own.
+    let write = |examples: &Examples| examples.files.iter().for_each(|(path, text)| fs::write(path, text).unwrap());
+    examples.iter().for_each(write);
+    let mut seen = 0;
+    for (name, examples) in documents.iter().zip(&mut examples) {
+        write(examples);
+        let mut later = 0;
+        for path in examples.files.keys().filter(|path| !path.starts_with("/etc/default")) {
+            let options = options_of(path);
+            check(&format!("pen -u pen -j /var/lib/pen -F {} {options}", path.display()), name, &mut later);
+        }
+        let (pen, penctl): (Vec<_>, Vec<_>) = examples.commands.iter().partition(|line| line.starts_with("pen "));
+        pen.iter().for_each(|line| check(line, name, &mut later));
+        let mut by_address: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
+        for line in penctl {
+            let address = line.split_whitespace().find(|word| word.contains(['/', ':'])).unwrap();
+            by_address.entry(address).or_default().push(line);
+        }
+        by_address.iter().for_each(|(address, lines)| steer(address, lines, name));
+        assert_eq!(
+            later > 0,
+            LATER.contains(&name.as_str()),
+            "{name}: {later} examples are not built in yet; see LATER"
+        );
+        seen += examples.files.len() + examples.commands.len();
+    }
+    // Where all were lost to a change of form, none would fail.
+    assert!(seen > 60, "only {seen} examples were found");
+}
