@@ -184,6 +184,52 @@ fn steer(address: &str, commands: &[&String], place: &str) {
 }
 
 #[test]
+fn every_link_leads_somewhere_and_every_page_is_linked() {
+    let mut linked = Vec::new();
+    let mut pages = Vec::new();
+    for directory in ["", "docs", "docs/howto", "fuzz"] {
+        for entry in fs::read_dir(root().join(directory)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                pages.push(path.canonicalize().unwrap());
+            }
+        }
+    }
+    for page in &pages {
+        let text = fs::read_to_string(page).unwrap();
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link);
+        for link in links.filter(|link| !link.contains("://")) {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
+            let target = target.canonicalize().unwrap_or_else(|why| panic!("{}: {link}: {why}", page.display()));
+            if !heading.is_empty() {
+                let text = fs::read_to_string(&target).unwrap();
+                let mut headings = text.lines().filter(|line| line.starts_with('#'));
+                let anchor = |line: &str| line.trim_start_matches(['#', ' ']).to_lowercase().replace(' ', "-");
+                assert!(headings.any(|line| anchor(line) == heading), "{}: no heading for {link}", page.display());
+            }
+            linked.push(target);
+        }
+    }
+    for page in pages.iter().filter(|page| page.starts_with(root().canonicalize().unwrap().join("docs"))) {
+        assert!(linked.contains(page) || page.ends_with("howto/README.md"), "nothing links {}", page.display());
+    }
+}
+
+#[test]
+fn the_manual_of_penctl_tells_of_its_options() {
+    let help = Command::new(env!("CARGO_BIN_EXE_penctl")).arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let page = fs::read_to_string(root().join("docs/man/penctl.1")).unwrap();
+    let options: Vec<&str> = help.lines().filter_map(|line| line.trim_start().strip_prefix("--")).collect();
+    assert!(options.len() >= 3, "{help}");
+    for option in options {
+        let name = option.split(' ').next().unwrap();
+        assert!(page.contains(&format!(".It Fl \\-{name}")), "--{name}");
+    }
+}
+
+#[test]
 fn every_example_works() {
     let setup: Vec<String> = SETUP.iter().map(|line| (*line).to_owned()).collect();
     if !machine::in_own_network("every_example_works", &setup) {
