@@ -13,7 +13,6 @@ mod snapshot;
 mod text;
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -32,7 +31,7 @@ pub(crate) use self::gather::{Gathered, Gathering, TooMany};
 use self::snapshot::Snapshot;
 use crate::child::watch;
 use crate::say::Say;
-use crate::status_file::{self, StatusFile};
+use crate::status_file::{StatusFile, Writer};
 use crate::sys;
 
 /// The state of reports by signal. At most one is under way.
@@ -169,9 +168,7 @@ impl Reporter {
         };
         self.state = State::Idle;
         if let WaitStatus::Signaled(_, signal, _) = status {
-            if let Some(StatusFile::Path(file)) = file {
-                let _ = fs::remove_file(status_file::temporary(file, std::process::id()));
-            }
+            file.iter().for_each(|file| file.forget(Writer::Report(std::process::id())));
             if !killed {
                 say.warning(&format!("the report was not finished: killed by signal {}", signal as i32));
             }
@@ -206,7 +203,7 @@ fn deliver(snapshot: Snapshot<'_>, file: Option<&StatusFile>, supervisor: Pid, s
         text::render(snapshot, say);
         return 0;
     };
-    match file.put(supervisor.as_raw().unsigned_abs(), |to| html::render(snapshot, to)) {
+    match file.put(Writer::Report(supervisor.as_raw().unsigned_abs()), |to| html::render(snapshot, to)) {
         Ok(()) => 0,
         Err(error) => {
             say.warning(&error.to_string());

@@ -26,7 +26,7 @@ use crate::errand::Errand;
 use crate::inheritance::Inheritance;
 use crate::jail::Jail;
 use crate::report::{self, Gathered, Gathering};
-use crate::status_file::{self, StatusFile};
+use crate::status_file::{self, StatusFile, Writer};
 use crate::why::why;
 
 /// What workers are asked for.
@@ -187,7 +187,7 @@ impl Service {
                 errand("status", now, |to, supervisor| {
                     if let (Form::Plain, Some(file)) = (form, file) {
                         let render = |to: &mut dyn Write| report::status(form, gathered, settings, table, to);
-                        if let Err(error) = file.put(supervisor.as_raw().unsigned_abs(), render) {
+                        if let Err(error) = file.put(Writer::Command(supervisor.as_raw().unsigned_abs()), render) {
                             say.warning(&error.to_string());
                         }
                     }
@@ -243,7 +243,7 @@ impl Service {
                 }
                 Target::Config(path) => {
                     Jail { root: None, identity }.enter(supervisor).map_err(io::Error::other)?;
-                    status_file::rewrite(path, supervisor.as_raw().unsigned_abs(), put)
+                    status_file::rewrite(path, Writer::Command(supervisor.as_raw().unsigned_abs()), put)
                         .map_err(|error| named(path, error))
                 }
             }
