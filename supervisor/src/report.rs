@@ -132,7 +132,7 @@ impl Reporter {
         settings: &Settings,
         table: &Table,
         file: Option<&StatusFile>,
-        say: &mut Say,
+        say: &Say,
         now: Instant,
     ) -> io::Result<()> {
         let supervisor = getpid();
@@ -194,13 +194,16 @@ impl Rendering {
 }
 
 /// In the child: writes the report where it belongs.
-fn deliver(snapshot: Snapshot<'_>, file: Option<&StatusFile>, supervisor: Pid, say: &mut Say) -> i32 {
-    if prctl::set_pdeathsig(Signal::SIGKILL).is_err() || getppid() != supervisor {
+fn deliver(snapshot: Snapshot<'_>, file: Option<&StatusFile>, supervisor: Pid, say: &Say) -> i32 {
+    // A copy of a listener, above all, would hold the old address after a move for as long as this takes.
+    let keep: Vec<_> = file.and_then(StatusFile::descriptor).into_iter().collect();
+    if prctl::set_pdeathsig(Signal::SIGKILL).is_err() || getppid() != supervisor || sys::close_all_but(&keep).is_err() {
         return 1;
     }
+    let mut say = say.anew();
     say.be_patient();
     let Some(file) = file else {
-        text::render(snapshot, say);
+        text::render(snapshot, &mut say);
         return 0;
     };
     match file.put(Writer::Report(supervisor.as_raw().unsigned_abs()), |to| html::render(snapshot, to)) {

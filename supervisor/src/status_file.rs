@@ -6,6 +6,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, BufWriter, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -61,6 +62,14 @@ impl StatusFile {
 }
 
 impl StatusFile {
+    /// What a child has to keep open to write it.
+    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            StatusFile::Path(_) => None,
+            StatusFile::Held { file, .. } => Some(file.as_fd()),
+        }
+    }
+
     /// Removes what a writer left that was killed.
     pub(crate) fn forget(&self, writer: Writer) {
         if let StatusFile::Path(path) = self {
