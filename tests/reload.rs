@@ -94,6 +94,18 @@ fn a_bad_line_leaves_everything_as_it_is_and_every_bad_line_is_told() {
     pen.hears(&format!("{}:2: cannot resolve no-such-a: ", path.display()));
     pen.hears(&format!("{}:3: cannot resolve no-such-b: ", path.display()));
     pen.tells("blacklist", "1");
+    // What cannot be had at once: the lines are told too.
+    let taken = harness::Port::reserve();
+    let _taken = std::net::TcpListener::bind(taken.address()).unwrap();
+    for line in ["log /no/such/log", "web_stats /no/such/page", &format!("listen {}", taken.address())] {
+        edit(&pen, &format!("blacklist 3\n{line}\n"));
+        let before = pen.said().lines().count();
+        pen.supervisor().signal(Signal::HUP);
+        eventually("the line is told", || {
+            pen.said().lines().skip(before).any(|said| said.contains(&format!("{}:2: ", path.display())))
+        });
+        pen.tells("blacklist", "1");
+    }
     fs::remove_file(&path).unwrap();
     pen.supervisor().signal(Signal::HUP);
     pen.hears("no such file");

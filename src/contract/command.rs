@@ -14,7 +14,7 @@ use crate::address::{Host, Local, Service};
 use crate::grammar::{COUNT, quoted};
 use crate::ids::MAX_WORKERS;
 
-pub use read::{COMMANDS, Entry, log_target, parse};
+pub use read::{COMMANDS, Entry, is_well_formed, log_target, parse};
 
 mod line;
 mod read;

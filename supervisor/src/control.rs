@@ -13,7 +13,7 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use pen_contract::address::{Address, Host, Local};
 use pen_contract::channel::{Channel, Sent};
-use pen_contract::command::Command;
+use pen_contract::command::{self, Command};
 use pen_contract::ids::ClientKey;
 use pen_contract::message::{FromControl, FromStartingWorker, PROTOCOL_VERSION, SHORT_REPLY, ToControl};
 use pen_contract::start::ControlStart;
@@ -21,7 +21,7 @@ use pen_table::LAYOUT_VERSION;
 
 use crate::ControlEntry;
 use crate::backoff::Backoff;
-use crate::flood::{Admission, Flood};
+use crate::flood::{Admission, Flood, Pace};
 use crate::inheritance::Inheritance;
 use crate::jail::Jail;
 use crate::listen::{ListenError, Listener, SocketPath};
@@ -126,8 +126,8 @@ struct Process {
     reply: Option<(u64, Reply)>,
     /// A bound on what the administrator hears from it.
     refusals: Flood,
-    /// A bound on its commands.
-    commands: Flood,
+    /// How fast it is listened to: who reaches the port must not keep the supervisor, and a processor, busy.
+    pace: Pace,
 }
 
 /// What an operator gets.
@@ -193,7 +193,7 @@ impl Control {
             applied: inheritance.settings.generation,
             reply: None,
             refusals: Flood::new(MOST_REFUSALS, Duration::from_secs(10), now),
-            commands: Flood::new(MOST_COMMANDS, Duration::from_secs(1), now),
+            pace: Pace::new(MOST_MESSAGES, PERIOD, now),
         });
         self.due = None;
         Ok(pid)
@@ -248,6 +248,11 @@ impl Control {
         Some((process.peer.channel()?, due))
     }
 
+    /// When it is listened to again, if that is not now.
+    pub(crate) fn rests_until(&self, now: Instant) -> Option<Instant> {
+        self.process.as_ref().and_then(|process| process.pace.rests_until(now))
+    }
+
     /// To be polled for the end of the process.
     pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.process.as_ref().map(|process| process.peer.process())
@@ -270,11 +275,15 @@ impl Control {
         let mut news = Vec::new();
         let Some(process) = &mut self.process else { return news };
         for _ in 0..most {
-            match process.peer.read(now) {
-                Some(Heard::Ready) => news.push(ControlNews::Ready),
-                Some(Heard::Message(message, file)) => news.extend(process.hear(message, file, now)),
-                Some(Heard::Nothing) => {}
-                None => break,
+            if process.pace.rests_until(now).is_some() {
+                break;
+            }
+            let Some(heard) = process.peer.read(now) else { break };
+            process.pace.count(now);
+            match heard {
+                Heard::Ready => news.push(ControlNews::Ready),
+                Heard::Message(message, file) => news.extend(process.hear(message, file, now)),
+                Heard::Nothing => {}
             }
         }
         news
@@ -338,8 +347,9 @@ impl Process {
     fn hear(&mut self, message: FromControl, file: Option<OwnedFd>, now: Instant) -> Option<ControlNews> {
         match message {
             FromControl::Command { ticket, command, with_file } => {
-                if self.commands.admit(now) == Admission::Withheld {
-                    self.peer.expel("it floods its channel with commands");
+                // All that comes from an operator was read by the parser.
+                if !command::is_well_formed(&command) {
+                    self.peer.expel("it passes on what is no command");
                     return None;
                 }
                 Some(ControlNews::Command { ticket, command, file: file.filter(|_| with_file) })
@@ -408,5 +418,7 @@ const BACKLOG: u32 = 64;
 /// Most refused operators in ten seconds that the administrator hears of.
 const MOST_REFUSALS: u32 = 20;
 
-/// Most commands in a second. The process serves 64 operators at once, one command each; what is beyond is no operator.
-const MOST_COMMANDS: u32 = 10_000;
+/// Most messages in a [`PERIOD`]. What is beyond waits, and so do the operators.
+const MOST_MESSAGES: u32 = 200;
+
+const PERIOD: Duration = Duration::from_millis(100);

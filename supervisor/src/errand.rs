@@ -32,18 +32,20 @@ pub(crate) struct Errand {
 }
 
 impl Errand {
-    /// Forks the child. What `work` writes is the reply; if it fails, its error is the reply, after `word`.
+    /// Forks the child, which has no descriptors but those in `keep`. What `work` writes is the reply; if it fails, its error is the reply,
+    /// after `word`.
     ///
     /// # Errors
     /// There can be no child now.
     pub(crate) fn begin(
         word: &str,
+        keep: &[BorrowedFd<'_>],
         now: Instant,
         work: impl FnOnce(&mut dyn Write, Pid) -> io::Result<()>,
     ) -> io::Result<Errand> {
         let reply = memory::new()?;
         let supervisor = getpid();
-        let child = sys::fork(|| run(word, &reply, supervisor, work))?;
+        let child = sys::fork(|| run(word, keep, &reply, supervisor, work))?;
         let pidfd = watch(child)?;
         Ok(Errand { child, pidfd, reply, deadline: now + PATIENCE, late: false })
     }
@@ -92,8 +94,15 @@ impl Errand {
     }
 }
 
-fn run(word: &str, mut reply: &File, supervisor: Pid, work: impl FnOnce(&mut dyn Write, Pid) -> io::Result<()>) -> i32 {
-    if prctl::set_pdeathsig(Signal::SIGKILL).is_err() || getppid() != supervisor {
+fn run(
+    word: &str,
+    keep: &[BorrowedFd<'_>],
+    mut reply: &File,
+    supervisor: Pid,
+    work: impl FnOnce(&mut dyn Write, Pid) -> io::Result<()>,
+) -> i32 {
+    let keep: Vec<_> = keep.iter().copied().chain([reply.as_fd()]).collect();
+    if prctl::set_pdeathsig(Signal::SIGKILL).is_err() || getppid() != supervisor || sys::close_all_but(&keep).is_err() {
         return 1;
     }
     let mut buffered = BufWriter::with_capacity(1 << 16, reply);

@@ -17,6 +17,7 @@ use nix::unistd::{Pid, getpid};
 use pen_contract::address::Address;
 use pen_contract::channel::{Channel, Received};
 use pen_contract::codec::{self, LARGE_LIMIT};
+use pen_contract::command;
 use pen_contract::configuration::Placed;
 use serde::{Deserialize, Serialize};
 
@@ -79,7 +80,13 @@ impl Fetched {
         let length = memory.metadata()?.len();
         let mut bytes = vec![0; usize::try_from(length).ok().filter(|length| *length <= LARGE_LIMIT).unwrap_or(0)];
         memory.read_exact_at(&mut bytes, 0)?;
-        codec::decode_large(&bytes).map_err(io::Error::other)
+        let commands: Commands = codec::decode_large(&bytes).map_err(io::Error::other)?;
+        // Whoever read the file may have been taken over by what is in it.
+        let is_none = |placed: &Placed| !command::is_well_formed(&placed.command);
+        match commands.as_ref().is_ok_and(|commands| commands.iter().any(is_none)) {
+            true => Err(io::Error::other("what was read is no command")),
+            false => Ok(commands),
+        }
     }
 }
 

@@ -47,6 +47,35 @@ impl Flood {
     }
 }
 
+/// Spreads over time what is not to be refused: so many in each period, and what is beyond waits where it is.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    most: u32,
+    period: Duration,
+    since: Instant,
+    taken: u32,
+}
+
+impl Pace {
+    pub(crate) fn new(most: u32, period: Duration, now: Instant) -> Pace {
+        Pace { most, period, since: now, taken: 0 }
+    }
+
+    /// Counts one.
+    pub(crate) fn count(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.since) >= self.period {
+            (self.since, self.taken) = (now, 0);
+        }
+        self.taken += 1;
+    }
+
+    /// When one more may be taken, if not now.
+    pub(crate) fn rests_until(&self, now: Instant) -> Option<Instant> {
+        let end = self.since + self.period;
+        (self.taken >= self.most && now < end).then_some(end)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,5 +90,18 @@ mod tests {
         assert_eq!(flood.admit(start + period / 2), Admission::Withheld);
         assert_eq!(flood.admit(start + period), Admission::Admitted { withheld_before: 2 });
         assert_eq!(flood.admit(start + period), Admission::Admitted { withheld_before: 0 });
+    }
+
+    #[test]
+    fn what_is_beyond_the_pace_waits_for_the_next_period() {
+        let (start, period) = (Instant::now(), Duration::from_millis(100));
+        let mut pace = Pace::new(2, period, start);
+        pace.count(start);
+        assert_eq!(pace.rests_until(start), None);
+        pace.count(start);
+        assert_eq!(pace.rests_until(start), Some(start + period));
+        assert_eq!(pace.rests_until(start + period), None);
+        pace.count(start + period);
+        assert_eq!(pace.rests_until(start + period), None);
     }
 }

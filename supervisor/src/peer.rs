@@ -208,6 +208,16 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars().take(LONGEST_REASON).map(clean).collect()
 }
 
+/// A process's own lines, made harmless for a terminal.
+pub(crate) fn printable_lines(text: &str) -> String {
+    let clean = |letter: char| if letter.is_control() && letter != '\n' { '.' } else { letter };
+    let mut lines: String = text.chars().map(clean).collect();
+    if !lines.ends_with('\n') {
+        lines.push('\n');
+    }
+    lines
+}
+
 /// Most messages in a second. A report about a million connections has a thousand pages.
 const MOST_MESSAGES: u32 = 20_000;
 
@@ -225,5 +235,7 @@ mod tests {
     fn a_workers_words_are_made_harmless() {
         assert_eq!(printable("a\nb\x1b[2J"), "a.b.[2J");
         assert_eq!(printable(&"x".repeat(10_000)).len(), LONGEST_REASON);
+        assert_eq!(printable_lines("a\nb\x1b[2J\r\u{9b}"), "a\nb.[2J..\n");
+        assert_eq!(printable_lines("a\n"), "a\n");
     }
 }

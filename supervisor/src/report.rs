@@ -13,7 +13,6 @@ mod snapshot;
 mod text;
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -32,7 +31,7 @@ pub(crate) use self::gather::{Gathered, Gathering, TooMany};
 use self::snapshot::Snapshot;
 use crate::child::watch;
 use crate::say::Say;
-use crate::status_file::{self, StatusFile};
+use crate::status_file::{StatusFile, Writer};
 use crate::sys;
 
 /// The state of reports by signal. At most one is under way.
@@ -133,7 +132,7 @@ impl Reporter {
         settings: &Settings,
         table: &Table,
         file: Option<&StatusFile>,
-        say: &mut Say,
+        say: &Say,
         now: Instant,
     ) -> io::Result<()> {
         let supervisor = getpid();
@@ -169,9 +168,7 @@ impl Reporter {
         };
         self.state = State::Idle;
         if let WaitStatus::Signaled(_, signal, _) = status {
-            if let Some(StatusFile::Path(file)) = file {
-                let _ = fs::remove_file(status_file::temporary(file, std::process::id()));
-            }
+            file.iter().for_each(|file| file.forget(Writer::Report(std::process::id())));
             if !killed {
                 say.warning(&format!("the report was not finished: killed by signal {}", signal as i32));
             }
@@ -197,16 +194,19 @@ impl Rendering {
 }
 
 /// In the child: writes the report where it belongs.
-fn deliver(snapshot: Snapshot<'_>, file: Option<&StatusFile>, supervisor: Pid, say: &mut Say) -> i32 {
-    if prctl::set_pdeathsig(Signal::SIGKILL).is_err() || getppid() != supervisor {
+fn deliver(snapshot: Snapshot<'_>, file: Option<&StatusFile>, supervisor: Pid, say: &Say) -> i32 {
+    // A copy of a listener, above all, would hold the old address after a move for as long as this takes.
+    let keep: Vec<_> = file.and_then(StatusFile::descriptor).into_iter().collect();
+    if prctl::set_pdeathsig(Signal::SIGKILL).is_err() || getppid() != supervisor || sys::close_all_but(&keep).is_err() {
         return 1;
     }
+    let mut say = say.anew();
     say.be_patient();
     let Some(file) = file else {
-        text::render(snapshot, say);
+        text::render(snapshot, &mut say);
         return 0;
     };
-    match file.put(supervisor.as_raw().unsigned_abs(), |to| html::render(snapshot, to)) {
+    match file.put(Writer::Report(supervisor.as_raw().unsigned_abs()), |to| html::render(snapshot, to)) {
         Ok(()) => 0,
         Err(error) => {
             say.warning(&error.to_string());

@@ -57,6 +57,14 @@ impl Say {
         Say { sink: Sink::Syslog(Syslog::new(syslog::DAEMON)), verbosity, lost: 0 }
     }
 
+    /// The same way to the administrator, opened again: for a child that has closed what it inherited.
+    pub(crate) fn anew(&self) -> Say {
+        match self.sink {
+            Sink::Stderr(_) => Say::foreground(self.verbosity),
+            Sink::Syslog(_) => Say::background(self.verbosity),
+        }
+    }
+
     /// Pen ends, or did not start.
     pub(crate) fn error(&mut self, text: &str) {
         self.say(Severity::Error, text);

@@ -213,7 +213,7 @@ impl Service {
         if let Some(gathered) = self.reporter.gathered(now) {
             let Inheritance { settings, table, .. } = &self.inheritance;
             let file = self.standing.status.as_ref();
-            if let Err(error) = self.reporter.render(&gathered, settings, table, file, &mut self.say, now) {
+            if let Err(error) = self.reporter.render(&gathered, settings, table, file, &self.say, now) {
                 self.say.warning(&format!("a report cannot be made now: {}", why(&error)));
             }
         }

@@ -4,9 +4,9 @@
 
 #![forbid(unsafe_code)]
 
-use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, BufWriter, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -43,22 +43,48 @@ impl StatusFile {
         }
     }
 
-    /// Writes a page. `supervisor` tells the temporary files of several pens apart.
+    /// Writes a page. `writer` tells the temporary files of several pens, and of the two children of one that may write at the same time, apart.
     ///
     /// # Errors
     /// The disk is full, or nothing there may be written.
     pub(crate) fn put(
         &self,
-        supervisor: u32,
+        writer: Writer,
         render: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<(), StatusFileError> {
         match self {
-            StatusFile::Path(path) => replace(path, &temporary(path, supervisor), render),
+            StatusFile::Path(path) => replace(path, &temporary(path, writer), render),
             StatusFile::Held { name, file } => {
                 fill(file, render).map_err(|source| StatusFileError { path: name.clone(), source })
             }
         }
     }
+}
+
+impl StatusFile {
+    /// What a child has to keep open to write it.
+    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            StatusFile::Path(_) => None,
+            StatusFile::Held { file, .. } => Some(file.as_fd()),
+        }
+    }
+
+    /// Removes what a writer left that was killed.
+    pub(crate) fn forget(&self, writer: Writer) {
+        if let StatusFile::Path(path) = self {
+            let _ = fs::remove_file(temporary(path, writer));
+        }
+    }
+}
+
+/// Who writes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Writer {
+    /// The report by signal, of the supervisor with this pid.
+    Report(u32),
+    /// A command, of the supervisor with this pid.
+    Command(u32),
 }
 
 /// Opens a file that is to be written again and again; makes it if it is not there.
@@ -79,6 +105,8 @@ pub(crate) fn open(path: &Path) -> Result<File, StatusFileError> {
 /// The file cannot be written.
 pub(crate) fn fill(file: &File, render: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     writable(file)?;
+    // The report by signal and that of a command may come at the same time, and both have this very descriptor: a lock of the process's own.
+    rustix::fs::fcntl_lock(file, rustix::fs::FlockOperation::LockExclusive)?;
     file.set_len(0)?;
     io::Seek::rewind(&mut &*file)?;
     render_to(file, render)
@@ -155,12 +183,12 @@ pub(crate) fn replace(
 /// Neither is possible.
 pub(crate) fn rewrite(
     path: &Path,
-    supervisor: u32,
+    writer: Writer,
     render: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
     in_the_way(path)?;
     let mode = fs::symlink_metadata(path).map_or(MODE, |there| there.mode() & 0o644 | 0o600);
-    let temporary = temporary(path, supervisor);
+    let temporary = temporary(path, writer);
     let file = match make(&temporary) {
         Ok(file) => file,
         Err(error) if cannot_create(&error) => return overwrite(path, render),
@@ -173,11 +201,12 @@ pub(crate) fn rewrite(
     })
 }
 
-/// The name that a supervisor writes under before the rename.
-pub(crate) fn temporary(path: &Path, supervisor: u32) -> PathBuf {
-    let mut name = OsString::from(".pen-status-");
-    name.push(supervisor.to_string());
-    path.with_file_name(name)
+/// The name that is written under before the rename.
+pub(crate) fn temporary(path: &Path, writer: Writer) -> PathBuf {
+    path.with_file_name(match writer {
+        Writer::Report(supervisor) => format!(".pen-status-{supervisor}"),
+        Writer::Command(supervisor) => format!(".pen-command-{supervisor}"),
+    })
 }
 
 fn make(temporary: &Path) -> io::Result<File> {
@@ -227,7 +256,7 @@ mod tests {
     }
 
     fn put(path: &Path, text: &str) -> Result<(), StatusFileError> {
-        replace(path, &temporary(path, 1), page(text))
+        replace(path, &temporary(path, Writer::Report(1)), page(text))
     }
 
     #[test]
@@ -247,7 +276,7 @@ mod tests {
         let (path, target) = (directory.path().join("status.html"), directory.path().join("target"));
         fs::write(&target, "precious").unwrap();
         symlink(&target, &path).unwrap();
-        symlink(&target, temporary(&path, 1)).unwrap();
+        symlink(&target, temporary(&path, Writer::Report(1))).unwrap();
         put(&path, "page").unwrap();
         assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
         assert!(fs::symlink_metadata(&path).unwrap().is_file());
@@ -266,9 +295,25 @@ mod tests {
         let path = directory.path().join("status.html");
         put(&path, "old").unwrap();
         let full = |_: &mut dyn Write| Err(io::Error::from_raw_os_error(libc::ENOSPC));
-        let error = replace(&path, &temporary(&path, 1), full).unwrap_err().to_string();
+        let error = replace(&path, &temporary(&path, Writer::Report(1)), full).unwrap_err().to_string();
         assert!(error.ends_with("no space left on device"), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn two_that_write_at_once_both_write_whole_pages() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("status.html");
+        let file = StatusFile::Path(path.clone());
+        let slow = |to: &mut dyn Write| {
+            to.write_all(b"whole ")?;
+            file.put(Writer::Command(1), page("other page")).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), "other page");
+            to.write_all(b"page")
+        };
+        file.put(Writer::Report(1), slow).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "whole page");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 

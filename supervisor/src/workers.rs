@@ -14,7 +14,7 @@ use pen_contract::stats::Counters;
 
 use crate::flood::Flood;
 use crate::inheritance::{Inheritance, descriptor};
-use crate::peer::{Heard, Peer};
+use crate::peer::{Heard, Peer, printable_lines};
 
 /// A worker that is not known to be dead.
 #[derive(Debug)]
@@ -198,7 +198,7 @@ impl Worker {
                 self.listeners_owed = self.listeners_owed.saturating_sub(1);
                 None
             }
-            FromWorker::Explained { serial, text } => Some(News::Explained { serial, text }),
+            FromWorker::Explained { serial, text } => Some(News::Explained { serial, text: printable_lines(&text) }),
         }
     }
 }

@@ -54,6 +54,7 @@ const TESTS: &[(&str, fn())] = tests![
     a_worker_that_jams_the_shared_eventfd_holds_up_no_supervisor,
     a_stopped_worker_delays_neither_a_report_nor_the_end,
     reports_go_to_the_file_or_to_standard_error,
+    a_child_that_reports_holds_nothing_of_the_supervisors,
     a_hangup_reopens_the_log_in_every_worker,
     inherited_signal_states_and_descriptors_change_nothing,
     workers_do_not_outlive_their_supervisor,
@@ -211,6 +212,29 @@ fn reports_go_to_the_file_or_to_standard_error() {
     assert!(pen.errors().contains("Server 0 status:\naddress 127.0.0.1\n0\nport 1\n"));
     pen.signal(Signal::SIGTERM);
     assert_eq!(pen.wait(), Some(0));
+}
+
+fn a_child_that_reports_holds_nothing_of_the_supervisors() {
+    let pen = Pen::new("works").without("status").with("foreground", "yes");
+    // Nobody reads what it says, so the report takes its time.
+    let (_reader, writer) = std::io::pipe().unwrap();
+    rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).unwrap();
+    while rustix::io::write(&writer, &[b'x'; 4096]).is_ok() {}
+    while rustix::io::write(&writer, b"x").is_ok() {}
+    let child = pen.shell("true").stdout(std::process::Stdio::null()).stderr(writer).spawn().unwrap();
+    let mut running = Running { pen, child };
+    wait_for("the pid file", || running.pen.read("pen.pid").ends_with('\n'));
+    let workers = running.workers();
+    running.signal(Signal::SIGUSR1);
+    let reporter = || running.workers().into_iter().find(|child| !workers.contains(child));
+    wait_for("the report", || reporter().is_some());
+    let reporter = reporter().unwrap();
+    let held = || descriptors(reporter).into_iter().filter(|(number, _)| *number > 2).collect::<Vec<_>>();
+    // Of its own it has its way to standard error. A listener, above all, must not outlive its move.
+    wait_for("the others to be closed", || held().len() <= 1);
+    assert!(is_alive(reporter) && held().iter().all(|(_, target)| target.starts_with("pipe:")), "{:?}", held());
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.wait(), Some(0));
 }
 
 fn a_hangup_reopens_the_log_in_every_worker() {

@@ -31,9 +31,16 @@ type Reader = fn(&Entry, &mut Words<'_>, bool) -> Result<Command, CommandError>;
 /// # Errors
 /// It is no command; nothing is to be done but to reply the error's text.
 pub fn parse(line: &str) -> Result<Command, CommandError> {
-    if line.len() > MAX_LINE {
-        return Err(CommandError::TooLong);
-    }
+    if line.len() > MAX_LINE { Err(CommandError::TooLong) } else { read(line) }
+}
+
+/// Whether a command is one that [`parse`] makes, with everything in its range: one that came from another process need not be.
+pub fn is_well_formed(command: &Command) -> bool {
+    // It may show longer than it was written (`1::2:3:4:5:6:7` is `1:0:2:3:4:5:6:7`).
+    read(&command.to_string()).as_ref() == Ok(command)
+}
+
+fn read(line: &str) -> Result<Command, CommandError> {
     let line = line.strip_suffix('\n').unwrap_or(line);
     let mut words = Words(line.strip_suffix('\r').unwrap_or(line));
     let Some(first) = words.next() else { return Ok(Command::Nothing) };

@@ -22,6 +22,7 @@ use crate::fetch::Fetching;
 use crate::names::{self, Inquiry};
 use crate::report::{Gathering, TooMany};
 use crate::resolve::Asking;
+use crate::status_file::Writer;
 
 /// What waits to be done, and what is being done.
 #[derive(Debug, Default)]
@@ -323,7 +324,12 @@ impl Service {
                 false => Progress::Wait(Stage::Gathering(gathering, wanted)),
             },
             Stage::Errand(mut errand, word, ended) => match ended {
-                Some(status) => Progress::Done(errand.reply(word, status)),
+                Some(status) => {
+                    if let (WaitStatus::Signaled(_, _, _), Some(file)) = (status, &self.standing.status) {
+                        file.forget(Writer::Command(std::process::id()));
+                    }
+                    Progress::Done(errand.reply(word, status))
+                }
                 None => {
                     errand.expire(now);
                     Progress::Wait(Stage::Errand(errand, word, None))

@@ -22,7 +22,6 @@ use crate::limits;
 use crate::listen::Listener;
 use crate::log_file;
 use crate::memory;
-use crate::names::last_log;
 use crate::source;
 use crate::standing::{self, Door, DoorPath};
 use crate::status_file::{self, StatusFile};
@@ -72,8 +71,9 @@ impl Service {
         }
         let encoded =
             memory::encoded(&settings).map_err(|error| one(format!("the settings cannot be sent: {}", why(&error))))?;
-        let listen =
-            address.map(|(local, address)| self.new_listener(batch, local, address)).transpose().map_err(one)?;
+        let at = batch.last(listen).map_or(String::new(), |(_, at)| at);
+        let moved = address.map(|(local, address)| self.new_listener(batch, local, address));
+        let listen = moved.transpose().map_err(|why| one(at + &why))?;
         Ok(Change { settings, encoded, listen, log, status, notices })
     }
 
@@ -90,12 +90,7 @@ impl Service {
     /// What an operator's commands name and what is not there yet: what to have, for what, and where it is named.
     pub(super) fn missing(&self, batch: &Batch) -> Option<(Wanted, Need, String)> {
         let Source::Operator(_) = batch.source else { return None };
-        let log = batch.last(|command| match command {
-            Command::Log(Some(target)) => Some(Some(target)),
-            Command::NoLog => Some(None),
-            _ => None,
-        });
-        if let (Some((Some(LogTarget::File(path)), at)), None) = (log, &batch.held.log) {
+        if let (Some((Some(LogTarget::File(path)), at)), None) = (batch.last(log), &batch.held.log) {
             return Some((Wanted::Log(in_jail(path)), Need::Log, at + "log: "));
         }
         if let (Some((Some(path), at)), None) = (batch.last(web_stats), &batch.held.status) {
@@ -185,22 +180,24 @@ impl Service {
 
     /// The request log, if the commands change it.
     fn new_log(&self, batch: &mut Batch) -> Result<Option<Option<NewLog>>, String> {
-        let Some(wanted) = last_log(batch.commands.iter()) else { return Ok(None) };
+        let last = batch.last(log).map(|(wanted, at)| (wanted.cloned(), at));
+        let Some((wanted, at)) = last else { return Ok(None) };
         let Some(target) = wanted else { return Ok(Some(None)) };
-        let (log, held) = match (&target, &batch.source, batch.found.log) {
-            (LogTarget::File(path), Source::Operator(_), _) => {
-                let file = batch.held.log.take().ok_or("log: it was not opened")?;
-                (RequestLog::File(appendable(path, file)?), true)
-            }
+        let opened = match (&target, &batch.source, batch.found.log) {
+            (LogTarget::File(path), Source::Operator(_), _) => match batch.held.log.take() {
+                Some(file) => appendable(path, file).map(|file| (RequestLog::File(file), true)),
+                None => Err("log: it was not opened".into()),
+            },
             (LogTarget::File(_), Source::File, _) if self.has_log(&target) => return Ok(None),
             (LogTarget::File(path), Source::File, _) => {
-                (log_file::open(path).map_err(|error| error.to_string())?, false)
+                log_file::open(path).map(|log| (log, false)).map_err(|error| error.to_string())
             }
             (LogTarget::Network(_, _), _, Some(address)) => {
-                (log_file::connect(address).map_err(|error| error.to_string())?, false)
+                log_file::connect(address).map(|log| (log, false)).map_err(|error| error.to_string())
             }
-            (LogTarget::Network(_, _), _, None) => return Err("log: the log host has no address".into()),
+            (LogTarget::Network(_, _), _, None) => Err("log: the log host has no address".into()),
         };
+        let (log, held) = opened.map_err(|why| at + &why)?;
         Ok(Some(Some(NewLog { target, log, held })))
     }
 
@@ -211,20 +208,29 @@ impl Service {
 
     /// The file for status pages, if the commands change it.
     fn new_status_file(&self, batch: &mut Batch) -> Result<Option<Option<StatusFile>>, String> {
-        let last = batch.last(web_stats).map(|(wanted, _)| wanted.map(Path::to_owned));
-        let Some(wanted) = last else { return Ok(None) };
+        let last = batch.last(web_stats).map(|(wanted, at)| (wanted.map(Path::to_owned), at));
+        let Some((wanted, at)) = last else { return Ok(None) };
         let Some(path) = wanted else { return Ok(Some(None)) };
-        Ok(Some(Some(match &batch.source {
-            Source::Operator(_) => {
-                let file = batch.held.status.take().ok_or("web_stats: it was not opened")?;
-                let held = StatusFile::held(&path, File::from(file));
-                held.map_err(|error| format!("web_stats: {}: {}", path.display(), why(&error)))?
-            }
+        let file = match &batch.source {
+            Source::Operator(_) => match batch.held.status.take() {
+                Some(file) => StatusFile::held(&path, File::from(file))
+                    .map_err(|error| format!("web_stats: {}: {}", path.display(), why(&error))),
+                None => Err("web_stats: it was not opened".into()),
+            },
             Source::File => {
-                status_file::check(&path).map_err(|error| error.to_string())?;
-                StatusFile::Path(path)
+                status_file::check(&path).map(|()| StatusFile::Path(path)).map_err(|error| error.to_string())
             }
-        })))
+        };
+        file.map(|file| Some(Some(file))).map_err(|why| at + &why)
+    }
+}
+
+/// Where a command has the request log go.
+fn log(command: &Command) -> Option<Option<&LogTarget>> {
+    match command {
+        Command::Log(Some(target)) => Some(Some(target)),
+        Command::NoLog => Some(None),
+        _ => None,
     }
 }
 

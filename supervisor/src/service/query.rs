@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -26,7 +26,7 @@ use crate::errand::Errand;
 use crate::inheritance::Inheritance;
 use crate::jail::Jail;
 use crate::report::{self, Gathered, Gathering};
-use crate::status_file::{self, StatusFile};
+use crate::status_file::{self, StatusFile, Writer};
 use crate::why::why;
 
 /// What workers are asked for.
@@ -58,11 +58,11 @@ impl Service {
             Command::Status(form) => self.gather(Wanted::Status(form), |_| true, now),
             Command::Servers(form) => {
                 let Inheritance { settings, table, .. } = &self.inheritance;
-                errand("servers", now, |to, _| report::servers(form, settings, table, to))
+                errand("servers", &[], now, |to, _| report::servers(form, settings, table, to))
             }
             Command::Recent(seconds, form) => {
                 let table = &self.inheritance.table;
-                errand("recent", now, |to, _| report::recent(seconds, form, table, to))
+                errand("recent", &[], now, |to, _| report::recent(seconds, form, table, to))
             }
             Command::Write(path) => self.write(path.as_deref(), file, now),
             Command::Include(path) => self.include(path, now),
@@ -183,12 +183,13 @@ impl Service {
                 Progress::Done(Reply::line(format!("Idlers: {present}/{}", settings.idlers)))
             }
             Wanted::Status(form) => {
-                let (file, say) = (self.standing.status.as_ref(), &mut self.say);
-                errand("status", now, |to, supervisor| {
+                let (file, say) = (self.standing.status.as_ref(), &self.say);
+                let keep: Vec<_> = file.and_then(StatusFile::descriptor).into_iter().collect();
+                errand("status", &keep, now, |to, supervisor| {
                     if let (Form::Plain, Some(file)) = (form, file) {
                         let render = |to: &mut dyn Write| report::status(form, gathered, settings, table, to);
-                        if let Err(error) = file.put(supervisor.as_raw().unsigned_abs(), render) {
-                            say.warning(&error.to_string());
+                        if let Err(error) = file.put(Writer::Command(supervisor.as_raw().unsigned_abs()), render) {
+                            say.anew().warning(&error.to_string());
                         }
                     }
                     report::status(form, gathered, settings, table, to)
@@ -233,17 +234,18 @@ impl Service {
             workers: standing.workers,
         };
         let identity = self.inheritance.jail.identity.clone();
-        errand("write", now, |_, supervisor| {
+        let keep: Vec<_> = target.descriptor().into_iter().collect();
+        errand("write", &keep, now, |_, supervisor| {
             let text = text(&written);
             let put = |to: &mut dyn Write| to.write_all(text.as_bytes());
             let named = |path: &Path, error| io::Error::other(format!("{}: {}", path.display(), why(&error)));
-            match target {
+            match &target {
                 Target::Held(path, file) => {
-                    status_file::fill(&file, put).and_then(|()| file.sync_all()).map_err(|error| named(path, error))
+                    status_file::fill(file, put).and_then(|()| file.sync_all()).map_err(|error| named(path, error))
                 }
                 Target::Config(path) => {
                     Jail { root: None, identity }.enter(supervisor).map_err(io::Error::other)?;
-                    status_file::rewrite(path, supervisor.as_raw().unsigned_abs(), put)
+                    status_file::rewrite(path, Writer::Command(supervisor.as_raw().unsigned_abs()), put)
                         .map_err(|error| named(path, error))
                 }
             }
@@ -265,9 +267,23 @@ enum Target<'a> {
     Config(&'a Path),
 }
 
+impl Target<'_> {
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Target::Held(_, file) => Some(file.as_fd()),
+            Target::Config(_) => None,
+        }
+    }
+}
+
 /// Has a child do it.
-fn errand(word: &'static str, now: Instant, work: impl FnOnce(&mut dyn Write, Pid) -> io::Result<()>) -> Progress {
-    match Errand::begin(word, now, work) {
+fn errand(
+    word: &'static str,
+    keep: &[BorrowedFd<'_>],
+    now: Instant,
+    work: impl FnOnce(&mut dyn Write, Pid) -> io::Result<()>,
+) -> Progress {
+    match Errand::begin(word, keep, now, work) {
         Ok(errand) => Progress::Wait(Stage::Errand(errand, word, None)),
         Err(error) => Progress::Done(Reply::line(format!("{word}: not now: {}", why(&error)))),
     }

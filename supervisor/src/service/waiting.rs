@@ -25,8 +25,9 @@ impl Service {
             }
         }
         // A control process that asks for more than can be done is left to wait.
+        let rests = self.control.as_ref().is_some_and(|control| control.rests_until(Instant::now()).is_some());
         let control = self.control.as_ref().and_then(|control| control.channel());
-        let listening = control.is_some() && !self.desk.is_full();
+        let listening = control.is_some() && !rests && !self.desk.is_full();
         polled.extend(control.map(|(channel, due)| PollFd::new(channel, events(listening, due))));
         let channels = polled.len();
         let processes = self.crew.workers().map(|worker| worker.peer.process()).chain(self.reporter.process());
@@ -52,7 +53,8 @@ impl Service {
     fn deadline(&self, latest: Option<Instant>) -> Option<Instant> {
         let overdue = self.crew.workers().filter_map(|worker| worker.peer.overdue()).min();
         let control = self.control.as_ref();
-        let always = [latest, overdue, control.and_then(Control::overdue)];
+        let rest = control.and_then(|control| control.rests_until(Instant::now()));
+        let always = [latest, overdue, control.and_then(Control::overdue), rest];
         let due = match self.phase {
             Phase::Starting => [self.crew.next_due(), None, None, None],
             Phase::Serving => {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pen_contract::channel::{Channel, Received};
-use pen_contract::command::{Command, LogTarget, parse};
+use pen_contract::command::{Command, LogTarget, Number, parse};
 use pen_contract::message::{FromControl, FromStartingControl, ToControl};
 use pen_contract::start::ControlStart;
 
@@ -38,7 +38,8 @@ pub fn serve(start: ControlStart) -> i32 {
             if line == "nonsense" {
                 rustix::net::send(&channel, b"\xff\xff", rustix::net::SendFlags::empty()).unwrap();
             }
-            let command = parse(&line).unwrap_or(Command::Nothing);
+            let impossible = || Command::Number(Number::ConnMax, Some(u32::MAX));
+            let command = if line == "impossible" { impossible() } else { parse(&line).unwrap_or(Command::Nothing) };
             let file = named(&command).map(|path| {
                 std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap()
             });

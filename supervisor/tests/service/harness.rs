@@ -409,7 +409,8 @@ fn obey(
             Ok(Received::Message(ToWorker::Freed, _)) => say(&mut log, "freed\n"),
             Ok(Received::Message(ToWorker::Close { number }, _)) => say(&mut log, &format!("close {number}\n")),
             Ok(Received::Message(ToWorker::Explain { serial, client }, _)) => {
-                let text = format!("explained {}\n", pen_contract::ids::ClientKey::from_bytes(client));
+                // A worker that was taken over would tell the operator's terminal more.
+                let text = format!("explained {}\x1b[2J", pen_contract::ids::ClientKey::from_bytes(client));
                 channel.send(&FromWorker::Explained { serial, text }, None).unwrap();
             }
             Ok(Received::Empty) => {

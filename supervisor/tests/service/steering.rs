@@ -63,7 +63,7 @@ fn commands_are_answered_once_every_worker_has_obeyed() {
     let gap = "1 addr - port 0 conn 0 max 0 hard 0 weight 0 prio 0 sx 0 rx 0";
     assert_eq!(ask(&pen, "servers"), format!("0 {server}\n{gap}\n2 {server}\n"));
     assert!(ask(&pen, "server 16 max 1").contains("number 16 too large, this program was started for 16 servers (-S)"));
-    assert_eq!(ask(&pen, "explain 10.0.0.7"), "explained 10.0.0.7\n");
+    assert_eq!(ask(&pen, "explain 10.0.0.7"), "explained 10.0.0.7.[2J\n");
     assert_eq!(ask(&pen, "clients_max 100000"), "100000\n");
     assert_eq!(ask(&pen, "clients_max 10"), "100000\n");
     assert_eq!(ask(&pen, "close 3"), "Forcibly closing connection 3\n");
@@ -108,7 +108,7 @@ fn a_dead_control_process_is_replaced_and_nobody_notices() {
     let pen = steered().foreground();
     let workers = pen.workers();
     let mut victim = control(&pen);
-    for death in ["die", "nonsense", ""] {
+    for death in ["die", "nonsense", "impossible", ""] {
         match death {
             "" => kill(victim, Signal::SIGKILL).unwrap(),
             line => assert_eq!(ask(&pen, line), ""),
