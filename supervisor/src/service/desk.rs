@@ -15,9 +15,11 @@ use pen_contract::message::ReportPage;
 
 use super::Service;
 use super::change::Batch;
+use super::prepare::Change;
 use super::query::Wanted;
 use crate::control::Reply;
 use crate::errand::Errand;
+use crate::examine::Examining;
 use crate::fetch::Fetching;
 use crate::names::{self, Inquiry};
 use crate::report::{Gathering, TooMany};
@@ -30,6 +32,8 @@ pub(super) struct Desk {
     job: Option<Job>,
     /// The configuration file is to be read again.
     hangup: bool,
+    /// The files of TLS are to be read again.
+    reread: bool,
     /// Something is left to be begun at once.
     more: bool,
     /// The exit command was given.
@@ -77,6 +81,10 @@ pub(super) enum Stage {
     Fetching(Fetching, Option<Batch>),
     /// Names.
     Asking(Asking, Inquiry, Batch),
+    /// Files of TLS to be examined, before this change is put in force.
+    Examining(Examining, Box<Change>, Batch),
+    /// The files of TLS are to be read again.
+    RereadTls,
     /// Everybody to work by the new settings.
     Settling(Settling),
     /// A worker's explanation.
@@ -140,6 +148,11 @@ impl Desk {
         self.hangup = true;
     }
 
+    /// Has the files of TLS read again.
+    pub(super) fn reread_tls(&mut self) {
+        self.reread = true;
+    }
+
     /// Whether no more commands are taken in for now.
     pub(super) fn is_full(&self) -> bool {
         self.queue.len() >= MOST_WAITING
@@ -201,6 +214,7 @@ impl Desk {
         match self.job.as_mut().map(|job| &mut job.stage) {
             Some(Stage::Asking(asking, _, _)) => asking.reaped(child),
             Some(Stage::Fetching(fetching, _)) => fetching.reaped(child),
+            Some(Stage::Examining(examining, _, _)) => examining.reaped(child),
             Some(Stage::Errand(errand, _, ended)) if errand.is(child) => {
                 *ended = Some(status);
                 true
@@ -214,6 +228,7 @@ impl Desk {
         match &self.job.as_ref()?.stage {
             Stage::Asking(asking, _, _) => Some(asking.descriptor()),
             Stage::Fetching(fetching, _) => Some(fetching.descriptor()),
+            Stage::Examining(examining, _, _) => Some(examining.descriptor()),
             Stage::Errand(errand, _, _) => Some(errand.process()),
             _ => None,
         }
@@ -223,8 +238,9 @@ impl Desk {
     pub(super) fn deadline(&self) -> Option<Instant> {
         let Some(job) = &self.job else { return self.more.then(Instant::now) };
         match &job.stage {
-            Stage::Begin(_, _) | Stage::Reopen | Stage::Reload => Some(Instant::now()),
+            Stage::Begin(_, _) | Stage::Reopen | Stage::Reload | Stage::RereadTls => Some(Instant::now()),
             Stage::Fetching(fetching, _) => Some(fetching.deadline()),
+            Stage::Examining(examining, _, _) => Some(examining.deadline()),
             Stage::Asking(asking, _, _) => Some(asking.deadline()),
             Stage::Settling(settling) => Some(settling.deadline),
             Stage::Explaining(explaining) => Some(explaining.deadline),
@@ -244,7 +260,7 @@ impl Desk {
         if let Some(Job { stage: Stage::Errand(errand, _, None), .. }) = &self.job {
             errand.kill();
         }
-        (self.job, self.hangup, self.more) = (None, false, false);
+        (self.job, self.hangup, self.reread, self.more) = (None, false, false, false);
         self.queue.clear();
     }
 }
@@ -269,7 +285,11 @@ impl Service {
 
     fn next_job(&mut self) -> Option<Job> {
         if std::mem::take(&mut self.desk.hangup) {
+            self.desk.reread = false;
             return Some(Job { by: By::Hangup, stage: Stage::Reopen });
+        }
+        if std::mem::take(&mut self.desk.reread) {
+            return Some(Job { by: By::Hangup, stage: Stage::RereadTls });
         }
         if self.desk.exit || self.control.as_ref().is_none_or(|control| control.is_choked()) {
             return None;
@@ -283,6 +303,11 @@ impl Service {
             Stage::Begin(command, file) => self.begin(command, file, now),
             Stage::Reopen => self.reopen_held_log(now),
             Stage::Reload => self.reload(now),
+            Stage::RereadTls => self.reread_tls(now),
+            Stage::Examining(examining, change, batch) => match examining.read(now) {
+                None => Progress::Wait(Stage::Examining(examining, change, batch)),
+                Some(found) => self.examined(found, *change, &batch, now),
+            },
             Stage::Fetching(fetching, batch) => match fetching.read(now) {
                 None => Progress::Wait(Stage::Fetching(fetching, batch)),
                 Some(fetched) => self.fetched(fetched, batch, now),

@@ -21,32 +21,41 @@ use socket2::{Domain, Socket, Type};
 use super::Service;
 use super::change::{Batch, Source};
 use crate::fetch::JailedPath;
+use crate::keys;
 use crate::limits;
 use crate::listen::Listener;
 use crate::log_file;
 use crate::memory;
 use crate::names::{Found, last_log};
 use crate::standing::{self, Door, DoorPath};
+use crate::start::unknown_suites;
 use crate::status_file::{self, StatusFile};
 use crate::why::why;
 
 /// All that is to be put in force, at hand.
+#[derive(Debug)]
 pub(super) struct Change {
     pub(super) settings: Settings,
     pub(super) encoded: OwnedFd,
     pub(super) listen: Option<Move>,
     pub(super) log: Option<Option<NewLog>>,
     pub(super) status: Option<Option<StatusFile>>,
+    /// The files of TLS, still to be examined.
+    pub(super) tls: Option<OwnedFd>,
+    /// An OCSP response that an operator's process opened, or that there is none such any more.
+    pub(super) ocsp: Option<Option<OwnedFd>>,
     pub(super) notices: Vec<String>,
 }
 
 /// Another listen address; another listener too unless it is only written differently.
+#[derive(Debug)]
 pub(super) struct Move {
     pub(super) local: Local,
     pub(super) address: Address,
     pub(super) listener: Option<(OwnedFd, Door)>,
 }
 
+#[derive(Debug)]
 pub(super) struct NewLog {
     pub(super) target: LogTarget,
     pub(super) log: RequestLog,
@@ -63,6 +72,8 @@ impl Service {
         let mut notices = self.check(batch, &settings).map_err(one)?;
         let log = self.new_log(batch, found).map_err(one)?;
         let status = self.new_status_file(batch).map_err(one)?;
+        let ocsp = self.new_ocsp(batch).map_err(one)?;
+        let tls = self.new_tls(batch, &settings, ocsp.as_ref(), &mut notices).map_err(one)?;
         let running = &self.inheritance.settings;
         settings.generation = running.generation + 1;
         if settings.connections_max > running.connections_max {
@@ -72,7 +83,7 @@ impl Service {
             memory::encoded(&settings).map_err(|error| one(format!("the settings cannot be sent: {}", why(&error))))?;
         let listen =
             listen.map(|(local, address)| self.new_listener(batch, local, address)).transpose().map_err(one)?;
-        Ok(Change { settings, encoded, listen, log, status, notices })
+        Ok(Change { settings, encoded, listen, log, status, tls, ocsp, notices })
     }
 
     /// The listen address, if the commands change it and may.
@@ -138,7 +149,7 @@ impl Service {
 
     /// What only the supervisor can check; returns what the administrator should hear.
     fn check(&self, batch: &Batch, settings: &Settings) -> Result<Vec<String>, String> {
-        let mut notices = Vec::new();
+        let mut notices: Vec<String> = batch.commands.iter().filter_map(unknown_suites).collect();
         let here = self.crew.ids().count();
         for Placed { place, command } in &batch.commands {
             match (command, &batch.source) {
@@ -155,6 +166,14 @@ impl Service {
                     let at = if place.is_empty() { String::new() } else { format!("{place}: ") };
                     return Err(format!("{at}{}: it was not opened: name it in a command of its own", path.display()));
                 }
+                (Command::SslNames(path), Source::Operator(_))
+                    if Some(path) != self.inheritance.settings.tls.names.as_ref() =>
+                {
+                    return Err(format!(
+                        "ssl_sni_path: {}: at the control port the directory can only be read again; another one has to be in the file of -F",
+                        path.display()
+                    ));
+                }
                 _ => {}
             }
         }
@@ -162,6 +181,47 @@ impl Service {
             Some(source) => try_source(source).map(|()| notices),
             None => Ok(notices),
         }
+    }
+
+    /// The OCSP response, if the commands change what it is.
+    fn new_ocsp(&self, batch: &mut Batch) -> Result<Option<Option<OwnedFd>>, String> {
+        let named = batch.commands.iter().rev().find_map(|placed| match &placed.command {
+            Command::SslOcsp(path) => Some(path),
+            _ => None,
+        });
+        let Some(path) = named else { return Ok(None) };
+        let is_known = self.standing.ocsp.is_none() && Some(path) == self.inheritance.settings.tls.ocsp.as_ref();
+        match (&batch.source, batch.file.take()) {
+            (Source::File, _) => Ok(Some(None)),
+            // The administrator's file, and not one of the same name in the jail.
+            (Source::Operator(_), _) if is_known => Ok(Some(None)),
+            (Source::Operator(_), Some(file)) => keys::hold(file)
+                .map(|held| Some(Some(held)))
+                .map_err(|why| format!("ssl_ocsp_response: {}: {why}", path.display())),
+            (Source::Operator(_), None) => Err(format!(
+                "ssl_ocsp_response: {}: it is not there for the control process; name it in a command of its own",
+                path.display()
+            )),
+        }
+    }
+
+    /// The files of TLS, if they are to be read again: whenever their reading was asked for, by HUP too, and when their use changes.
+    fn new_tls(
+        &self,
+        batch: &Batch,
+        settings: &Settings,
+        ocsp: Option<&Option<OwnedFd>>,
+        notices: &mut Vec<String>,
+    ) -> Result<Option<OwnedFd>, String> {
+        let names_files = |placed: &Placed| matches!(placed.command, Command::SslOcsp(_) | Command::SslNames(_));
+        let is_asked = matches!(batch.source, Source::File) || batch.commands.iter().any(names_files);
+        if !settings.tls.is_on() || !(is_asked || settings.tls != self.inheritance.settings.tls) {
+            return Ok(None);
+        }
+        let held = ocsp.map_or(self.standing.ocsp.as_ref(), Option::as_ref);
+        let (files, about) = keys::gather(&settings.tls, held, settings.generation + 1)?;
+        notices.extend(about);
+        Ok(Some(files))
     }
 
     /// The request log, if the commands change it.

@@ -52,7 +52,9 @@ impl Service {
     fn deadline(&self, latest: Option<Instant>) -> Option<Instant> {
         let overdue = self.crew.workers().filter_map(|worker| worker.peer.overdue()).min();
         let control = self.control.as_ref();
-        let always = [latest, overdue, control.and_then(Control::overdue)];
+        let keys = self.inheritance.keys.as_ref().filter(|_| self.phase == Phase::Serving);
+        let keys = keys.map(|keys| keys.rotation.min(keys.reading));
+        let always = [latest, overdue, control.and_then(Control::overdue), keys];
         let due = match self.phase {
             Phase::Starting => [self.crew.next_due(), None, None, None],
             Phase::Serving => {

@@ -49,6 +49,7 @@ impl Rig {
             freed: rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap(),
             settings: settings.clone(),
             log: None,
+            tls: None,
             debug: DebugOutput::Syslog(None),
             descriptor_limit: 1024,
             utc_offset: |_| 0,
