@@ -13,6 +13,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use pen_contract::address::{Host, Local};
 use pen_contract::configuration::Configuration;
 use pen_contract::grammar::{self, GrammarError, ServerSpec, quoted};
+use pen_contract::tls::Tls;
 use pen_supervisor::Launch;
 
 use options::{Group, OPTIONS, Opt, Value};
@@ -158,7 +159,9 @@ impl Given {
         let obsolete = self.flag("delayed-forward").then(|| "-D: obsolete, it has no effect".to_owned());
         let small = self.number("backlog")?.filter(|backlog| *backlog < BACKLOG_MIN);
         let raised = small.map(|backlog| format!("-q: {backlog} is too small, the listen backlog is {BACKLOG_MIN}"));
-        Ok(obsolete.into_iter().chain(raised).collect())
+        let old = matches!(self.text("tls-floor")?, Some((_, "tls1")));
+        let gone = old.then(|| "-L: TLS 1.0 and 1.1 do not exist here; clients get TLS 1.2 or 1.3".to_owned());
+        Ok(obsolete.into_iter().chain(raised).chain(gone).collect())
     }
 
     fn has(&self, option: &'static Opt) -> bool {
@@ -220,6 +223,33 @@ impl Given {
         grammar::server(text).map(Some).map_err(|why| usage(format!("{name} {}", quoted(text)), why.to_string()))
     }
 
+    /// `-E` and what goes with it. `-L` is checked and changes nothing: only two protocols exist here, and both are on.
+    fn tls(&self) -> Result<Tls, UsageError> {
+        let tls = Tls {
+            certificate: self.path("cert")?,
+            key: self.path("key")?,
+            ca_file: self.path("ca-file")?,
+            ca_directory: self.path("ca-dir")?,
+            required: self.flag("require-client-cert"),
+            ..Tls::default()
+        };
+        match self.text("tls-floor")? {
+            None | Some((_, "ssl23" | "tls1")) => {}
+            Some((name, "ssl3" | "ssl2")) => return Err(usage(name, "SSLv3 is not supported; use tls1 or ssl23")),
+            Some((name, other)) => return Err(usage(name, format!("protocol version {} not known", shown(other)))),
+        }
+        let given = [
+            ("-K", tls.key.is_some()),
+            ("-R", tls.required),
+            ("-G", tls.ca_file.is_some()),
+            ("-A", tls.ca_directory.is_some()),
+        ];
+        match given.iter().find(|(_, given)| *given && !tls.is_on()) {
+            Some((option, _)) => Err(usage(*option, "means nothing without a certificate; add -E FILE")),
+            None => Ok(tls),
+        }
+    }
+
     /// `-C`. A port alone is one of this machine only: whoever reaches it, commands pen.
     fn control(&self) -> Result<Option<Local>, UsageError> {
         let Some((name, text)) = self.text("control")? else { return Ok(None) };
@@ -247,6 +277,7 @@ fn launch(given: &Given) -> Result<Launch, UsageError> {
             server_slots: given.number("max-servers")?,
             accept_batch: number("accept-batch")?,
             hash_always: given.flag("hash-always"),
+            tls: given.tls()?,
             local: local?,
             servers: servers?,
         },

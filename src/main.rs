@@ -29,7 +29,11 @@ fn start() -> Result<(), String> {
         }
         Request::Run(launch, notices) => {
             notices.iter().for_each(say);
-            let entries = Entries { relay: pen_worker::entry, control: pen_worker::control_entry };
+            let entries = Entries {
+                relay: pen_worker::entry,
+                control: pen_worker::control_entry,
+                examine_tls: pen_worker::examine_tls,
+            };
             pen_supervisor::run(*launch, entries).map_err(|why| why.to_string())
         }
     }

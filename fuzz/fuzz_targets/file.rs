@@ -28,6 +28,7 @@ fuzz_target!(|text: &[u8]| {
         server_slots: Some(64),
         accept_batch: 100,
         hash_always: false,
+        tls: Default::default(),
     };
     let names = Names::default();
     let Ok(Settled { local, settings, log, status_file, workers, .. }) = configuration.settle(&names, &loaded) else {

@@ -23,7 +23,7 @@ _pen() {
 
     case "${cmd}" in
         pen)
-            opts="-r -h -N -W -s -e -B -b -T -t -c -x -S -m -q -f -u -j -p -l -w -d -a -F -O -o -C -X -n -D -P -Q -i -E -K -G -A -R -L -Z -H -U --round-robin --hash --hash-always --weight --prio --stubborn --emergency --abuse --blacklist-time --tracking --timeout --clients --max-connections --max-servers --accept-batch --backlog --foreground --user --jail --pid-file --workers --log --status-file --debug --ascii --config --command --option --control --exit-command --check --nonblocking --delayed-forward --poll --kqueue --windows-service --cert --key --ca-file --ca-dir --require-client-cert --tls-floor --tls-workarounds --forwarded-for --udp --help --version"
+            opts="-r -h -N -W -s -e -B -H -b -T -t -c -x -S -m -q -f -u -j -p -l -w -d -a -E -K -R -G -A -L -F -O -o -C -X -n -D -P -Q -i -Z -U --round-robin --hash --hash-always --weight --prio --stubborn --emergency --abuse --forwarded-for --blacklist-time --tracking --timeout --clients --max-connections --max-servers --accept-batch --backlog --foreground --user --jail --pid-file --workers --log --status-file --debug --ascii --cert --key --require-client-cert --ca-file --ca-dir --tls-floor --config --command --option --control --exit-command --check --nonblocking --delayed-forward --poll --kqueue --windows-service --tls-workarounds --udp --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -153,46 +153,6 @@ _pen() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
-                --config)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                -F)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --command)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                -O)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --option)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                -o)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --control)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                -C)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --windows-service)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                -i)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
                 --cert)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -230,6 +190,46 @@ _pen() {
                     return 0
                     ;;
                 -L)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -F)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --command)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -O)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --option)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --control)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -C)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --windows-service)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -i)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -18,6 +18,7 @@ pub(super) const SWITCHES: &[(&str, Switch)] = &[
     ("prio", Switch::Prio),
     ("stubborn", Switch::Stubborn),
     ("ascii", Switch::Ascii),
+    ("forwarded-for", Switch::Http),
 ];
 
 /// Options that set a number.

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use pen_contract::grammar::COUNT;
 use pen_contract::ids::{MAX_SERVERS, MAX_WORKERS};
 
-use self::Group::{Control, Limits, NotBuiltIn, Obsolete, Process, Reports, Selection};
+use self::Group::{Control, Limits, NotBuiltIn, Obsolete, Process, Reports, Selection, Tls, Traffic};
 use self::Value::{Flag, Repeated, Text, Texts};
 
 /// One option.
@@ -45,12 +45,16 @@ pub enum Value {
 pub enum Group {
     /// Which server a client gets.
     Selection,
+    /// What servers are told.
+    Traffic,
     /// How much of everything.
     Limits,
     /// How the program runs.
     Process,
     /// What it tells.
     Reports,
+    /// TLS towards clients.
+    Tls,
     /// How it is steered while it runs.
     Control,
     /// Accepted because old scripts give them.
@@ -64,9 +68,11 @@ impl Group {
     pub fn heading(self) -> &'static str {
         match self {
             Group::Selection => "Server selection",
+            Group::Traffic => "Traffic",
             Group::Limits => "Limits and times",
             Group::Process => "Process",
             Group::Reports => "Reports",
+            Group::Tls => "TLS towards clients",
             Group::Control => "Control port and configuration file",
             Group::Obsolete => "Obsolete",
             Group::NotBuiltIn => "Not built in yet",
@@ -125,6 +131,7 @@ pub static OPTIONS: &[Opt] = &[
     opt('s', "stubborn", Flag, Selection, "If the first choice cannot be used, close the client; no failover"),
     opt('e', "emergency", Text("server"), Selection, "The server of last resort, when no other can be used"),
     opt('B', "abuse", Text("server"), Selection, "Where clients go that the client access list refuses"),
+    opt('H', "forwarded-for", Flag, Traffic, "Say in every HTTP request who the client is: X-Forwarded-For"),
     opt('b', "blacklist-time", seconds(30), Limits, "How long a server that failed is left out; 0 = never"),
     opt('T', "tracking", seconds(0), Limits, "How long a client is remembered; 0 = for ever"),
     opt('t', "timeout", Value::Number("sec", 1..=*COUNT.end(), Some(5)), Limits, "How long a connect may take"),
@@ -171,13 +178,24 @@ pub static OPTIONS: &[Opt] = &[
     opt('P', "poll", Flag, Obsolete, "No effect"),
     opt('Q', "kqueue", Flag, Obsolete, "No effect"),
     opt('i', "windows-service", Text("name"), Obsolete, "Windows only"),
-    opt('E', "cert", Text("file"), NotBuiltIn, "Certificate (PEM); turns TLS on"),
-    opt('K', "key", Text("file"), NotBuiltIn, "Private key (PEM)"),
-    opt('G', "ca-file", Text("file"), NotBuiltIn, "Certificates of certification authorities (PEM)"),
-    opt('A', "ca-dir", Text("dir"), NotBuiltIn, "Directory of certificates of certification authorities"),
-    opt('R', "require-client-cert", Flag, NotBuiltIn, "Clients must present a valid certificate"),
-    opt('L', "tls-floor", Text("protocol"), NotBuiltIn, "Oldest TLS protocol allowed"),
-    opt('Z', "tls-workarounds", Flag, NotBuiltIn, "TLS compatibility mode"),
-    opt('H', "forwarded-for", Flag, NotBuiltIn, "Add X-Forwarded-For to HTTP requests"),
+    opt(
+        'E',
+        "cert",
+        Text("file"),
+        Tls,
+        "Certificate and its chain (PEM), and the key unless -K names it; turns TLS on",
+    ),
+    opt('K', "key", Text("file"), Tls, "Private key (PEM)"),
+    opt('R', "require-client-cert", Flag, Tls, "Clients must present a valid certificate"),
+    opt(
+        'G',
+        "ca-file",
+        Text("file"),
+        Tls,
+        "Certification authorities of clients (PEM); with neither -G nor -A the system's",
+    ),
+    opt('A', "ca-dir", Text("dir"), Tls, "Directory of such, in files called hash.N"),
+    opt('L', "tls-floor", Text("protocol"), Tls, "ssl23 or tls1: TLS 1.2 and 1.3 either way"),
+    opt('Z', "tls-workarounds", Flag, Obsolete, "No effect"),
     opt('U', "udp", Flag, NotBuiltIn, "UDP instead of TCP"),
 ];

@@ -289,14 +289,33 @@ fn numbers_out_of_their_range_name_it() {
 }
 
 #[test]
-fn what_is_not_built_in_says_so() {
+fn tls_needs_a_certificate_and_a_protocol_that_exists() {
+    let tls = |arguments: &[&str]| {
+        let Ok(Request::Run(launch, notices)) = parse(arguments.iter().map(OsString::from)) else { panic!() };
+        (launch.configuration.tls, notices)
+    };
+    assert!(!tls(&["-Z", "80", "host"]).0.is_on());
+    let (all, notices) = tls(&["-E", "e", "-K", "k", "-G", "g", "-A", "a", "-R", "-L", "tls1", "80", "host"]);
+    assert!(all.is_on() && all.required && all.tls12);
+    assert_eq!(all.key.as_deref(), Some("k".as_ref()));
+    assert_eq!((all.ca_file.as_deref(), all.ca_directory.as_deref()), (Some("g".as_ref()), Some("a".as_ref())));
+    assert!(notices[0].starts_with("-L: TLS 1.0 and 1.1 do not exist here"), "{notices:?}");
     for option in ["-E", "-K", "-G", "-A", "-L"] {
-        assert_eq!(failure([option, "value", "80", "host"]), format!("{option}: not built in yet"));
         assert_eq!(failure([option]), format!("{option}: its value is missing ({})", value_name(option)));
     }
-    for option in ["-R", "-Z", "-H", "-U"] {
-        assert_eq!(failure(["80", "host", option]), format!("{option}: not built in yet"));
+    for arguments in [&["-K", "k", "80", "host"] as &[&str], &["-R", "80", "host"], &["-G", "g", "80", "host"]] {
+        let why = format!("{}: means nothing without a certificate; add -E FILE", arguments[0]);
+        assert_eq!(failure(arguments.iter().copied()), why);
     }
+    for old in ["ssl2", "ssl3"] {
+        assert_eq!(failure(["-L", old, "80", "host"]), "-L: SSLv3 is not supported; use tls1 or ssl23");
+    }
+    assert_eq!(failure(["-L", "tls2", "80", "host"]), "-L: protocol version tls2 not known");
+}
+
+#[test]
+fn what_is_not_built_in_says_so() {
+    assert_eq!(failure(["80", "host", "-U"]), "-U: not built in yet");
     assert_eq!(failure(["-i", "service"]), "-i: Windows only");
 }
 

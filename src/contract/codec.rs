@@ -38,9 +38,20 @@ pub fn encode<T: Serialize>(message: &T, buffer: &mut [u8]) -> Result<usize, Cod
 /// # Errors
 /// The bytes are no such message, promise more than [`LIMIT`] bytes, or go on after it.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    let (message, used) = bincode::serde::decode_from_slice(bytes, config())?;
+    decode_long::<LIMIT, T>(bytes)
+}
+
+/// Encodes what may be longer than a message.
+pub(crate) fn encode_long<const LIMIT: usize>(what: &impl Serialize) -> Result<Vec<u8>, CodecError> {
+    Ok(bincode::serde::encode_to_vec(what, bincode::config::standard().with_limit::<LIMIT>())?)
+}
+
+/// Decodes what may be longer than a message: the whole, which promises no more than `LIMIT` bytes.
+pub(crate) fn decode_long<const LIMIT: usize, T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    let config = bincode::config::standard().with_limit::<LIMIT>();
+    let (what, used) = bincode::serde::decode_from_slice(bytes, config)?;
     match bytes.len() - used {
-        0 => Ok(message),
+        0 => Ok(what),
         left => Err(CodecError::Trailing(left)),
     }
 }
@@ -81,7 +92,7 @@ pub const SETTINGS_LIMIT: usize = 8 * 1024 * 1024;
 /// # Errors
 /// They are not expressible.
 pub fn encode_settings(settings: &Settings) -> Result<Vec<u8>, CodecError> {
-    Ok(bincode::serde::encode_to_vec(settings, bincode::config::standard().with_limit::<SETTINGS_LIMIT>())?)
+    encode_long::<SETTINGS_LIMIT>(settings)
 }
 
 /// Decodes settings.
@@ -89,12 +100,7 @@ pub fn encode_settings(settings: &Settings) -> Result<Vec<u8>, CodecError> {
 /// # Errors
 /// The bytes are no settings, promise more than [`SETTINGS_LIMIT`] bytes, or go on after them.
 pub fn decode_settings(bytes: &[u8]) -> Result<Settings, CodecError> {
-    let config = bincode::config::standard().with_limit::<SETTINGS_LIMIT>();
-    let (settings, used) = bincode::serde::decode_from_slice(bytes, config)?;
-    match bytes.len() - used {
-        0 => Ok(settings),
-        left => Err(CodecError::Trailing(left)),
-    }
+    decode_long::<SETTINGS_LIMIT, Settings>(bytes)
 }
 
 fn config() -> impl bincode::config::Config {

@@ -13,6 +13,8 @@ use crate::acl::{LISTS, Net, Verdict};
 use crate::address::{Host, Local, Service};
 use crate::grammar::{COUNT, quoted};
 use crate::ids::MAX_WORKERS;
+use crate::proxy::{ProxyOut, Senders};
+use crate::tls::SuiteList;
 
 pub use read::{COMMANDS, Entry, is_well_formed, log_target, parse};
 
@@ -66,6 +68,10 @@ pub enum Command {
     Mode(Form),
     /// The pid.
     Pid,
+    /// Who says whom its connections come from.
+    ProxyIn(Senders),
+    /// Whether servers are told whom a connection comes from.
+    ProxyOut(ProxyOut),
     /// Clients seen within so many seconds.
     Recent(u32, Form),
     /// Changes a server.
@@ -79,6 +85,14 @@ pub enum Command {
     Servers(Form),
     /// The local address towards servers; none = the system's choice.
     Source(Option<IpAddr>),
+    /// Cipher suites of TLS 1.2; none = the default.
+    SslCiphers(Option<SuiteList>),
+    /// TLS 1.3 only.
+    SslNoTls12,
+    /// The OCSP response for the certificate, or that it is to be read again.
+    SslOcsp(PathBuf),
+    /// The directory of certificates by server name, or that it is to be read again.
+    SslNames(PathBuf),
     /// The status page.
     Status(Form),
     /// When an end of file closes both sides.
@@ -110,6 +124,8 @@ pub enum Switch {
     Dummy,
     /// Hash mode.
     Hash,
+    /// X-Forwarded-For in HTTP requests.
+    Http,
     /// Keepalive towards servers.
     Keepalive,
     /// Prio mode.

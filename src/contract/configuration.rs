@@ -12,6 +12,7 @@ use crate::fold;
 use crate::grammar::{ServerSpec, quoted};
 use crate::ids::{MAX_SERVERS, ServerId};
 use crate::settings::{Server, Settings};
+use crate::tls::Tls;
 
 pub use names::{Lookup, Names, resolve_local};
 pub(crate) use names::{inet, resolve_port, unknown_host};
@@ -39,6 +40,8 @@ pub struct Configuration {
     pub accept_batch: u32,
     /// `-N`.
     pub hash_always: bool,
+    /// `-E`, `-K`, `-G`, `-A`, `-R`.
+    pub tls: Tls,
 }
 
 /// A command with the place where the operator wrote it.
@@ -172,6 +175,7 @@ impl Configuration {
         });
         let mut settings = Settings { accept_batch: self.accept_batch, ..Settings::default() };
         settings.selection.hash_always = self.hash_always;
+        settings.tls = self.tls.clone();
         let log = self.log(file).cloned();
         let status_file = self.status_file(file).map(Path::to_owned);
         let workers = self.last(file, |command| match command {

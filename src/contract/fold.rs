@@ -46,6 +46,14 @@ pub fn apply(
         }
         Command::Source(address) => settings.source = *address,
         Command::Fastclose(which) => settings.fastclose = *which,
+        Command::ProxyIn(senders) => settings.proxy_in = senders.clone(),
+        Command::ProxyOut(out) => settings.proxy_out = *out,
+        Command::SslCiphers(list) => {
+            settings.tls.suites = list.as_ref().map_or(Vec::new(), |list| list.suites.clone());
+        }
+        Command::SslNoTls12 => settings.tls.tls12 = false,
+        Command::SslOcsp(path) => settings.tls.ocsp = Some(path.clone()),
+        Command::SslNames(path) => settings.tls.names = Some(path.clone()),
         _ => {}
     }
     Ok(())
@@ -170,6 +178,7 @@ fn switch(settings: &mut Settings, which: Switch) -> &mut bool {
         Switch::Ascii => &mut settings.ascii,
         Switch::Dummy => &mut settings.dummy,
         Switch::Hash => &mut settings.selection.hash,
+        Switch::Http => &mut settings.http,
         Switch::Keepalive => &mut settings.keepalive,
         Switch::Prio => &mut settings.selection.prio,
         Switch::Roundrobin => &mut settings.selection.roundrobin,

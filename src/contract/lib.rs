@@ -18,9 +18,11 @@ pub mod fold;
 pub mod grammar;
 pub mod ids;
 pub mod message;
+pub mod proxy;
 pub mod settings;
 pub mod start;
 pub mod stats;
 #[cfg(test)]
 mod strategies;
+pub mod tls;
 pub mod write;

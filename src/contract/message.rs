@@ -105,13 +105,40 @@ pub enum Event {
         /// The errno of the last failed write.
         errno: i32,
     },
+    /// A client's TLS handshake failed.
+    HandshakeFailed {
+        /// The client ([`crate::ids::ClientKey::bytes`]).
+        client: [u8; 16],
+        /// Why.
+        reason: HandshakeFailure,
+        /// How many more failed since the last such event.
+        others: u64,
+    },
     /// The client table's lock could not be had in time; clients were placed without being remembered.
     LockStuck,
+    /// A listed sender (`proxy_protocol in`) did not say whom its connection comes from, and was closed.
+    BadSender {
+        /// Its address ([`crate::ids::ClientKey::bytes`]).
+        sender: [u8; 16],
+        /// What it did instead.
+        fault: SenderFault,
+    },
     /// The worker found the client table left half-changed by a worker that died, and rebuilt it.
     TableRebuilt {
         /// Clients kept.
         kept: u32,
     },
+}
+
+/// What a listed sender did instead of saying whom its connection comes from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum SenderFault {
+    /// It sent something else than a header of the PROXY protocol.
+    Malformed,
+    /// It ended within the header.
+    Unfinished,
+    /// It sent no whole header in time.
+    Late,
 }
 
 /// Why a server counts as failed.
@@ -121,6 +148,29 @@ pub enum ConnectFailure {
     Errno(i32),
     /// No answer within the connect timeout.
     Timeout,
+}
+
+/// Why a TLS handshake failed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum HandshakeFailure {
+    /// What came is no TLS.
+    NotTls,
+    /// It was not finished in time.
+    Timeout,
+    /// The two have no protocol, cipher suite or signature scheme in common.
+    NothingInCommon,
+    /// A certificate is required, and the client has none.
+    NoCertificate,
+    /// The client's certificate is not valid here.
+    BadCertificate,
+    /// The client's certificate is not valid at this time.
+    CertificateTime,
+    /// The client's certificate comes from an authority that is not known.
+    UnknownAuthority,
+    /// The client gave up, with this alert (RFC 8446, 6).
+    Alert(u8),
+    /// The client broke the protocol.
+    Protocol,
 }
 
 /// What was being done when something ran short.
@@ -149,6 +199,10 @@ pub enum ToWorker {
     },
     /// No request log from now on.
     NoLog,
+    /// The files of TLS, in the sealed memory that comes with this message ([`crate::tls`]): for all handshakes from now on. They were found to be good.
+    Tls,
+    /// A ticket secret, in the sealed memory that comes with this message: tickets are given out with it from now on, and taken with it and the one before.
+    TicketSecret,
     /// New settings: the descriptor that comes with this message is a sealed memfd with their encoding
     /// ([`crate::codec::decode_settings`]). The worker answers with [`FromWorker::Applied`].
     Settings,

@@ -8,6 +8,8 @@ use crate::acl::{Acl, LISTS};
 use crate::address::Address;
 use crate::command::Fastclose;
 use crate::ids::{ServerId, Target};
+use crate::proxy::{ProxyOut, Senders};
+use crate::tls::Tls;
 
 /// The running configuration. A new one replaces the old one as a whole.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -61,6 +63,14 @@ pub struct Settings {
     pub dummy: bool,
     /// Connections to servers without a client, of all workers together.
     pub idlers: u32,
+    /// X-Forwarded-For in HTTP requests (`-H`).
+    pub http: bool,
+    /// Who says whom its connections come from.
+    pub proxy_in: Senders,
+    /// Whether servers are told whom a connection comes from.
+    pub proxy_out: ProxyOut,
+    /// TLS towards clients.
+    pub tls: Tls,
 }
 
 /// A server, resolved and checked.
@@ -136,6 +146,10 @@ impl Default for Settings {
             source: None,
             dummy: false,
             idlers: 0,
+            http: false,
+            proxy_in: Senders::default(),
+            proxy_out: ProxyOut::Off,
+            tls: Tls::default(),
         }
     }
 }

@@ -23,6 +23,8 @@ pub struct WorkerStart {
     pub settings: Settings,
     /// The request log, if there is one.
     pub log: Option<RequestLog>,
+    /// TLS, if it is on.
+    pub tls: Option<TlsStart>,
     /// Where debug output goes.
     pub debug: DebugOutput,
     /// Most descriptors that this process may have open (RLIMIT_NOFILE).
@@ -30,6 +32,15 @@ pub struct WorkerStart {
     /// Seconds east of UTC at a Unix time, by the time zone that the supervisor read: a jail has no zone files. For the
     /// time stamps of debug output.
     pub utc_offset: fn(i64) -> i32,
+}
+
+/// What TLS works by.
+#[derive(Debug)]
+pub struct TlsStart {
+    /// The files, in sealed memory ([`crate::tls`]).
+    pub files: OwnedFd,
+    /// The ticket secrets, in sealed memory: the one that is given out, and the one before if there is one.
+    pub secrets: (OwnedFd, Option<OwnedFd>),
 }
 
 /// Everything that the control process owns when its entry is called; it is jailed like a worker.

@@ -29,6 +29,12 @@ pub struct Counters {
     pub lock_timeouts: u64,
     /// Events for the supervisor that were dropped because its channel was full.
     pub events_dropped: u64,
+    /// TLS handshakes that were finished.
+    pub handshakes: u64,
+    /// Of those, how many went on with an earlier session.
+    pub resumed: u64,
+    /// TLS handshakes that failed or took too long.
+    pub failed_handshakes: u64,
 }
 
 impl Counters {
@@ -47,6 +53,9 @@ impl Counters {
             log_lost,
             lock_timeouts,
             events_dropped,
+            handshakes,
+            resumed,
+            failed_handshakes,
         } = other;
         self.accepted = self.accepted.saturating_add(*accepted);
         self.closed = self.closed.saturating_add(*closed);
@@ -60,6 +69,9 @@ impl Counters {
         self.log_lost = self.log_lost.saturating_add(*log_lost);
         self.lock_timeouts = self.lock_timeouts.saturating_add(*lock_timeouts);
         self.events_dropped = self.events_dropped.saturating_add(*events_dropped);
+        self.handshakes = self.handshakes.saturating_add(*handshakes);
+        self.resumed = self.resumed.saturating_add(*resumed);
+        self.failed_handshakes = self.failed_handshakes.saturating_add(*failed_handshakes);
     }
 }
 

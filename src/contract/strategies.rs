@@ -12,7 +12,9 @@ use crate::acl::{Acl, LISTS, Net, Verdict};
 use crate::address::{Address, Host, Local, Service};
 use crate::command::{Command, Fastclose, Form, LogTarget, Number, ServerChange, Switch};
 use crate::grammar::COUNT;
+use crate::proxy::{MAX_SENDERS, ProxyOut, Senders};
 use crate::settings::{Selection, Server, Settings};
+use crate::tls::{Suite, SuiteList, Tls};
 
 /// Every number.
 pub const NUMBERS: [Number; 12] = [
@@ -31,10 +33,11 @@ pub const NUMBERS: [Number; 12] = [
 ];
 
 /// Every switch.
-pub const SWITCHES: [Switch; 9] = [
+pub const SWITCHES: [Switch; 10] = [
     Switch::Ascii,
     Switch::Dummy,
     Switch::Hash,
+    Switch::Http,
     Switch::Keepalive,
     Switch::Prio,
     Switch::Roundrobin,
@@ -56,6 +59,19 @@ pub fn net() -> impl Strategy<Value = Net> {
         .unwrap()),
         (0u128..8, 120u8..=128).prop_map(|(address, length)| Net::v6_prefix(address.into(), length).unwrap()),
     ]
+}
+
+/// Networks that have a prefix, as senders do.
+fn senders() -> impl Strategy<Value = Senders> {
+    let net = prop_oneof![
+        (any::<u32>(), 0u8..=32).prop_map(|(address, length)| Net::v4_prefix(address.into(), length).unwrap()),
+        (any::<u128>(), 0u8..=128).prop_map(|(address, length)| Net::v6_prefix(address.into(), length).unwrap()),
+    ];
+    vec(net, 0..MAX_SENDERS).prop_map(Senders::new)
+}
+
+fn proxy_out() -> impl Strategy<Value = ProxyOut> {
+    select(ProxyOut::WORDS.map(|(_, out)| out).to_vec())
 }
 
 pub fn verdict() -> impl Strategy<Value = Verdict> {
@@ -139,8 +155,18 @@ pub fn command() -> impl Strategy<Value = Command> {
         (count(), vec(change(), 1..9)).prop_map(|(number, changes)| Command::Server { number, changes }),
         of(any::<IpAddr>()).prop_map(Command::Source),
         fastclose.prop_map(Command::Fastclose),
+        senders().prop_map(Command::ProxyIn),
+        proxy_out().prop_map(Command::ProxyOut),
     ];
-    let fixed = [Command::Nothing, Command::Control, Command::Exit, Command::NoLog, Command::Pid, Command::NoWebStats];
+    let fixed = [
+        Command::Nothing,
+        Command::Control,
+        Command::Exit,
+        Command::SslNoTls12,
+        Command::NoLog,
+        Command::Pid,
+        Command::NoWebStats,
+    ];
     let others = prop_oneof![
         select(fixed.to_vec()),
         count().prop_map(Command::Close),
@@ -154,10 +180,29 @@ pub fn command() -> impl Strategy<Value = Command> {
         (count(), form()).prop_map(|(seconds, form)| Command::Recent(seconds, form)),
         form().prop_map(Command::Servers),
         form().prop_map(Command::Status),
+        of(suites()).prop_map(|list| Command::SslCiphers(list.map(|suites| SuiteList { suites, unknown: Vec::new() }))),
+        path().prop_map(Command::SslOcsp),
+        path().prop_map(Command::SslNames),
         of(path()).prop_map(Command::WebStats),
         of(path()).prop_map(Command::Write),
     ];
     prop_oneof![settings, others]
+}
+
+/// Suites, at least one, each once.
+fn suites() -> impl Strategy<Value = Vec<Suite>> {
+    proptest::sample::subsequence(Suite::ALL, 1..=Suite::ALL.len()).prop_shuffle()
+}
+
+/// What commands can say about TLS.
+fn tls() -> impl Strategy<Value = Tls> {
+    (of(suites()), any::<bool>(), of(path()), of(path())).prop_map(|(suites, tls12, ocsp, names)| Tls {
+        suites: suites.unwrap_or_default(),
+        tls12,
+        ocsp,
+        names,
+        ..Tls::default()
+    })
 }
 
 fn server() -> impl Strategy<Value = Server> {
@@ -187,12 +232,13 @@ pub fn settings() -> impl Strategy<Value = Settings> {
     let lists: [_; LISTS] = std::array::from_fn(|_| acl());
     let numbers = NUMBERS.map(|number| prop_oneof![1 => Just(*number.range().start()), 3 => number.range()]);
     let fastclose = select(&[Fastclose::Off, Fastclose::Up, Fastclose::Down, Fastclose::Both][..]);
-    let others = (fastclose, of(any::<IpAddr>()), any::<[bool; 4]>(), count());
+    let others = (fastclose, of(any::<IpAddr>()), any::<[bool; 5]>(), count(), senders(), proxy_out(), tls());
     (servers, selection(), lists, numbers, others).prop_map(|(servers, selection, acls, numbers, others)| {
         let [blacklist, client_acl, clients_max, connections_max, control_acl, debug, idle_timeout, rest @ ..] =
             numbers;
         let [idlers, pending_max, connect_timeout, tracking, _workers] = rest;
-        let (fastclose, source, [ascii, tcp_nodelay, keepalive, dummy], accept_batch) = others;
+        let (fastclose, source, [ascii, tcp_nodelay, keepalive, dummy, http], accept_batch, proxy_in, proxy_out, tls) =
+            others;
         let small = |number: u32| u8::try_from(number).unwrap();
         Settings {
             generation: 0,
@@ -219,6 +265,10 @@ pub fn settings() -> impl Strategy<Value = Settings> {
             source,
             dummy,
             idlers,
+            http,
+            proxy_in,
+            proxy_out,
+            tls,
         }
     })
 }

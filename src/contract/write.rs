@@ -9,6 +9,7 @@ use crate::address::{Address, Host, Local, Service};
 use crate::command::{self, Command, LogTarget, Number, ServerChange, Switch};
 use crate::ids::ServerId;
 use crate::settings::{Server, Settings};
+use crate::tls::{SuiteList, Tls};
 
 /// What there is to write.
 #[derive(Clone, Copy, Debug)]
@@ -37,8 +38,7 @@ pub fn text(state: &Written<'_>) -> String {
     for command in access_lists(settings).chain(head(settings)) {
         line(&mut text, &command);
     }
-    // The command is there for the switch that it will be.
-    text.push_str("no http\n");
+    line(&mut text, &Command::Switch(Switch::Http, settings.http));
     line(&mut text, &state.log.map_or(Command::NoLog, |target| Command::Log(Some(target.clone()))));
     line(&mut text, &Command::Switch(Switch::Roundrobin, settings.selection.roundrobin));
     for (id, definition) in settings.configured() {
@@ -50,7 +50,7 @@ pub fn text(state: &Written<'_>) -> String {
     line(&mut text, &state.status_file.map_or(Command::NoWebStats, |path| Command::WebStats(Some(path.into()))));
     line(&mut text, &Command::Switch(Switch::Weight, settings.selection.weight));
     line(&mut text, &Command::Switch(Switch::Prio, settings.selection.prio));
-    for command in additions(state) {
+    for command in additions(state).chain(tls(&settings.tls)) {
         line(&mut text, &command);
     }
     text
@@ -112,6 +112,8 @@ fn additions(state: &Written<'_>) -> impl Iterator<Item = Command> {
         changed(Number::PendingMax, now.pending_max, default.pending_max),
         on(Switch::Keepalive, now.keepalive),
         now.source.map(|ip| Command::Source(Some(ip))),
+        (now.proxy_in != default.proxy_in).then(|| Command::ProxyIn(now.proxy_in.clone())),
+        (now.proxy_out != default.proxy_out).then_some(Command::ProxyOut(now.proxy_out)),
         on(Switch::Dummy, now.dummy),
         changed(Number::Idlers, now.idlers, default.idlers),
         changed(Number::ClientsMax, now.clients_max, default.clients_max),
@@ -121,6 +123,16 @@ fn additions(state: &Written<'_>) -> impl Iterator<Item = Command> {
     ]
     .into_iter()
     .flatten()
+}
+
+/// What commands can say about TLS, where it is not the default.
+fn tls(tls: &Tls) -> impl Iterator<Item = Command> {
+    let suites = (!tls.suites.is_empty())
+        .then(|| Command::SslCiphers(Some(SuiteList { suites: tls.suites.clone(), unknown: Vec::new() })));
+    let only_new = (!tls.tls12).then_some(Command::SslNoTls12);
+    let ocsp = tls.ocsp.clone().map(Command::SslOcsp);
+    let names = tls.names.clone().map(Command::SslNames);
+    [suites, only_new, ocsp, names].into_iter().flatten()
 }
 
 fn server(id: ServerId, server: &Server) -> Command {

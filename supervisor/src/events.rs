@@ -2,8 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-use pen_contract::ids::Target;
-use pen_contract::message::{ConnectFailure, Event, ShortageDuring};
+use pen_contract::ids::{ClientKey, Target};
+use pen_contract::message::{ConnectFailure, Event, HandshakeFailure, SenderFault, ShortageDuring};
 use pen_contract::settings::Settings;
 
 use crate::why::errno;
@@ -31,10 +31,55 @@ pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
         Event::LockStuck => "the client table is locked by a worker that does not go on; clients are placed without \
                              being remembered until that worker goes on or is killed"
             .into(),
+        Event::HandshakeFailed { client, reason, others } => {
+            let reason = handshake(*reason);
+            let more = if *others > 0 {
+                format!(" ({others} more failed since the last such message)")
+            } else {
+                String::new()
+            };
+            format!("client {}: TLS handshake failed: {reason}{more}", ClientKey::from_bytes(*client))
+        }
+        Event::BadSender { sender, fault } => {
+            let fault = match fault {
+                SenderFault::Malformed => "sent no PROXY protocol header first",
+                SenderFault::Unfinished => "ended within its PROXY protocol header",
+                SenderFault::Late => "sent no whole PROXY protocol header in time",
+            };
+            format!("{} is listed by proxy_protocol in, but {fault}: closed", ClientKey::from_bytes(*sender))
+        }
         Event::TableRebuilt { kept } => {
             format!("the client table was rebuilt after the death of a worker; {kept} clients were kept")
         }
     })
+}
+
+fn handshake(reason: HandshakeFailure) -> String {
+    match reason {
+        HandshakeFailure::NotTls => "what it sent is no TLS".into(),
+        HandshakeFailure::Timeout => "not finished in time".into(),
+        HandshakeFailure::NothingInCommon => {
+            "it offers no protocol, cipher suite or signature that is allowed here".into()
+        }
+        HandshakeFailure::NoCertificate => "it has no certificate".into(),
+        HandshakeFailure::BadCertificate => "its certificate is not valid here".into(),
+        HandshakeFailure::CertificateTime => "its certificate is not valid now".into(),
+        HandshakeFailure::UnknownAuthority => "its certificate comes from an authority that is not known here".into(),
+        HandshakeFailure::Alert(number) => format!("it gave up with alert {number}{}", alert(number)),
+        HandshakeFailure::Protocol => "it broke the protocol".into(),
+    }
+}
+
+/// What the more frequent alerts mean (RFC 8446, 6.2).
+fn alert(number: u8) -> &'static str {
+    match number {
+        42 => " (bad certificate)",
+        45 => " (certificate expired)",
+        46 => " (certificate unknown)",
+        48 => " (unknown authority)",
+        70 => " (protocol version)",
+        _ => "",
+    }
 }
 
 /// How messages call a server.
@@ -98,6 +143,11 @@ mod tests {
         assert_eq!(
             says(Event::LogLost { lines: 5, errno: libc::ENOSPC }),
             "5 request log lines were lost: no space left on device"
+        );
+        let sender = ClientKey::from_ip("10.0.0.7".parse().unwrap()).bytes();
+        assert_eq!(
+            says(Event::BadSender { sender, fault: SenderFault::Malformed }),
+            "10.0.0.7 is listed by proxy_protocol in, but sent no PROXY protocol header first: closed"
         );
     }
 

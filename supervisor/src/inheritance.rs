@@ -11,16 +11,17 @@ use pen_contract::channel::Channel;
 use pen_contract::ids::WorkerId;
 use pen_contract::message::{FromStartingWorker, PROTOCOL_VERSION, ToWorker};
 use pen_contract::settings::Settings;
-use pen_contract::start::{DebugOutput, RequestLog, WorkerStart};
+use pen_contract::start::{DebugOutput, RequestLog, TlsStart, WorkerStart};
 use pen_table::{LAYOUT_VERSION, Table};
 
-use crate::WorkerEntry;
 use crate::clock;
 use crate::jail::Jail;
+use crate::keys::Keys;
 use crate::say::for_worker;
 use crate::signals;
 use crate::sys;
 use crate::why::why;
+use crate::{Examiner, WorkerEntry};
 
 /// The worker's end of its channel.
 pub(crate) type WorkerEnd = Channel<FromStartingWorker, ToWorker>;
@@ -30,6 +31,8 @@ pub(crate) type WorkerEnd = Channel<FromStartingWorker, ToWorker>;
 pub(crate) struct Inheritance {
     /// The worker's own code.
     pub(crate) entry: WorkerEntry,
+    /// The code that examines files of TLS.
+    pub(crate) examine_tls: Examiner,
     /// The shared table.
     pub(crate) table: Table,
     /// The listening socket.
@@ -42,6 +45,8 @@ pub(crate) struct Inheritance {
     pub(crate) encoded: OwnedFd,
     /// The request log as it was last opened.
     pub(crate) log: Option<RequestLog>,
+    /// What TLS works by, if it is on.
+    pub(crate) keys: Option<Keys>,
     /// Where and as whom workers live.
     pub(crate) jail: Jail,
     /// Whether debug output goes to standard error.
@@ -78,6 +83,7 @@ impl Inheritance {
             listener: self.listener.try_clone().map_err(at("listener"))?,
             freed: self.freed.try_clone().map_err(at("eventfd"))?,
             log: self.log.as_ref().map(duplicate).transpose().map_err(at("request log"))?,
+            tls: self.keys.as_ref().map(Keys::start).transpose().map_err(at("files of TLS"))?,
             // Before the change of root: the daemon's socket is outside.
             debug: if self.foreground { DebugOutput::Stderr } else { DebugOutput::Syslog(for_worker()) },
         };
@@ -88,7 +94,7 @@ impl Inheritance {
     }
 
     fn start(&self, id: WorkerId, channel: WorkerEnd, belongings: Belongings) -> WorkerStart {
-        let Belongings { listener, freed, log, debug } = belongings;
+        let Belongings { listener, freed, log, tls, debug } = belongings;
         WorkerStart {
             id,
             channel,
@@ -96,6 +102,7 @@ impl Inheritance {
             freed,
             settings: self.settings.clone(),
             log,
+            tls,
             debug,
             descriptor_limit: self.descriptor_limit,
             utc_offset: clock::utc_offset,
@@ -108,6 +115,7 @@ struct Belongings {
     listener: OwnedFd,
     freed: OwnedFd,
     log: Option<RequestLog>,
+    tls: Option<TlsStart>,
     debug: DebugOutput,
 }
 
@@ -118,7 +126,10 @@ impl Belongings {
             DebugOutput::Syslog(None) | DebugOutput::Stderr => None,
         };
         let always = [channel.as_fd(), self.listener.as_fd(), self.freed.as_fd()];
-        always.into_iter().chain(self.log.as_ref().map(descriptor)).chain(debug).collect()
+        let tls = self.tls.iter().flat_map(|TlsStart { files, secrets: (current, previous) }| {
+            [files, current].into_iter().chain(previous).map(AsFd::as_fd)
+        });
+        always.into_iter().chain(self.log.as_ref().map(descriptor)).chain(tls).chain(debug).collect()
     }
 }
 

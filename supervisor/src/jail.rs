@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use caps::CapSet;
 use nix::errno::Errno;
 use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{
     Gid, Pid, Uid, chdir, chroot, getgroups, getppid, getresgid, getresuid, setgroups, setresgid, setresuid,
@@ -68,6 +69,8 @@ impl Jail {
             return Err(refused("parent death signal", "the supervisor is gone"));
         }
         prctl::set_dumpable(false).map_err(at("not dumpable"))?;
+        // Keys and traffic belong in no core file, not even in one that a handler of the system is given.
+        setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(at("no core files"))?;
         self.verify(inside, may_drop_bounding)
     }
 

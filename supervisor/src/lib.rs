@@ -12,6 +12,7 @@
 //! | `control` | the control process; `peer` is what it and a worker have in common |
 //! | `config_file`, `names`, `resolve`, `memory` | what changes the settings: files, names, and how settings travel |
 //! | `jail`, `user` | what a child gives up, and as whom it goes on |
+//! | `keys`, `examine` | the files of TLS, which are never read here |
 //! | `listen`, `log_file`, `pid_file`, `status_file`, `fetch` | what is opened, and by whom |
 //! | `report`, `errand`, `say` | what the administrator reads |
 //! | `sys` | the only unsafe code |
@@ -29,11 +30,13 @@ mod control;
 mod crew;
 mod errand;
 mod events;
+mod examine;
 mod fetch;
 mod flood;
 mod inheritance;
 mod interrupt;
 mod jail;
+mod keys;
 mod limits;
 mod listen;
 mod log_file;
@@ -59,6 +62,7 @@ mod workers;
 
 use std::env;
 use std::io::{Write, stderr};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use pen_contract::address::Local;
@@ -72,6 +76,10 @@ pub type WorkerEntry = fn(WorkerStart, &Table) -> i32;
 /// What the control process runs once it is jailed; returns its exit status.
 pub type ControlEntry = fn(ControlStart) -> i32;
 
+/// Says whether files of TLS are good, and what the administrator should know about them; or the file, and what is wrong with it. Run in a
+/// jailed child.
+pub type Examiner = fn(OwnedFd) -> Result<Vec<String>, String>;
+
 /// The code of the jailed processes.
 #[derive(Clone, Copy, Debug)]
 pub struct Entries {
@@ -79,6 +87,8 @@ pub struct Entries {
     pub relay: WorkerEntry,
     /// Of the one that serves operators.
     pub control: ControlEntry,
+    /// Of those that examine files of TLS.
+    pub examine_tls: Examiner,
 }
 
 /// Everything that the command line says.

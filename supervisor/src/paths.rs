@@ -29,6 +29,10 @@ pub(crate) fn make_absolute(launch: &mut Launch, start: io::Result<PathBuf>) -> 
     for path in [&mut launch.pid_file, &mut launch.config].into_iter().flatten() {
         outside(path)?;
     }
+    let tls = &mut launch.configuration.tls;
+    for path in [&mut tls.certificate, &mut tls.key, &mut tls.ca_file, &mut tls.ca_directory].into_iter().flatten() {
+        outside(path)?;
+    }
     for local in [&mut launch.configuration.local, &mut launch.control].into_iter().flatten() {
         base.local(local).map_err(StartError)?;
     }
@@ -62,7 +66,7 @@ impl Base {
             Command::Log(Some(LogTarget::File(path))) | Command::WebStats(Some(path)) => {
                 return self.output(place, path);
             }
-            Command::Include(path) => self.outside(path),
+            Command::Include(path) | Command::SslOcsp(path) | Command::SslNames(path) => self.outside(path),
             Command::Listen(Some(local)) => self.local(local),
             Command::Server { changes, .. } => changes.iter_mut().try_for_each(|change| match change {
                 ServerChange::Address(host) => self.server(host),

@@ -12,6 +12,7 @@ mod hearing;
 mod prepare;
 mod query;
 mod staff;
+mod upkeep;
 mod waiting;
 
 use std::collections::BTreeSet;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use pen_contract::command::LogTarget;
 use pen_contract::ids::WorkerId;
+use pen_contract::stats::Counters;
 
 use self::desk::Desk;
 use crate::StartError;
@@ -188,6 +190,7 @@ impl Service {
             for id in self.crew.due(now) {
                 self.fill(id, None, now);
             }
+            self.keep_keys(now);
         }
         if self.phase == Phase::Serving {
             self.fill_control(now);
@@ -266,6 +269,11 @@ impl Service {
         self.end();
         let totals = self.crew.totals();
         self.say.debug(&format!("stopped; {} clients accepted, {} unserved", totals.accepted, totals.unserved));
+        if self.inheritance.keys.is_some() {
+            let Counters { handshakes, resumed, failed_handshakes, .. } = totals;
+            self.say
+                .debug(&format!("TLS: {handshakes} handshakes, {resumed} of them resumed, {failed_handshakes} failed"));
+        }
     }
 
     /// Kills and reaps whatever child is left.

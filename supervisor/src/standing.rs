@@ -34,6 +34,8 @@ pub(crate) struct Standing {
     pub(crate) log: Option<LogTarget>,
     /// Whether that is a file which the control process opened: its name means nothing to the supervisor.
     pub(crate) log_is_held: bool,
+    /// An OCSP response that the control process opened: its name means nothing to the supervisor.
+    pub(crate) ocsp: Option<OwnedFd>,
     /// Where status pages go.
     pub(crate) status: Option<StatusFile>,
     /// `-F`.

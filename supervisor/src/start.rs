@@ -9,13 +9,14 @@ use std::io::{Write, stdout};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread::available_parallelism;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
 use pen_contract::address::{Address, Local};
 use pen_contract::command::{Command, LogTarget};
 use pen_contract::configuration::{Placed, Settled, resolve_local};
 use pen_contract::fold;
+use pen_contract::grammar::quoted;
 use pen_contract::ids::{MAX_WORKERS, Target};
 use pen_contract::settings::Settings;
 use pen_contract::start::RequestLog;
@@ -26,9 +27,11 @@ use crate::background::{StartLink, detach};
 use crate::clock;
 use crate::config_file;
 use crate::control::{self, Control, ControlPort};
+use crate::examine::examine;
 use crate::inheritance::Inheritance;
 use crate::interrupt::Interrupts;
 use crate::jail::Jail;
+use crate::keys::{self, Keys};
 use crate::limits;
 use crate::listen::{Listener, MIN_BACKLOG};
 use crate::log_file;
@@ -139,6 +142,8 @@ struct Plan {
     control: Option<(Local, Address)>,
     /// The file's commands, where a message has to name a place.
     file: Vec<Placed>,
+    /// The files of TLS, if it is on.
+    tls: Option<OwnedFd>,
     notices: Vec<String>,
 }
 
@@ -173,6 +178,23 @@ impl Plan {
         let settled = settled.map_err(|errors| lines(errors.into_iter().map(|error| error.0).collect()))?;
         let control = control.map(|local| resolve_local(&local, &names).map(|address| (local, address)));
         let control = control.transpose().map_err(|error| StartError(format!("-C: {error}")))?;
+        let mut notices: Vec<String> = given.notices.into_iter().chain(file.notices).collect();
+        let commands = || configuration.commands.iter().chain(&file.commands);
+        notices.extend(commands().filter_map(unknown_suites));
+        let tls = &settled.settings.tls;
+        let tls = match tls.is_on() {
+            false => None,
+            true => {
+                let (files, about) = keys::gather(tls, None, 1).map_err(StartError)?;
+                notices.extend(about);
+                // Without changing anything, as far as that is possible.
+                let root = if launch.check { None } else { launch.jail.clone() };
+                let jail =
+                    Jail { root, identity: if launch.check { user::of_resolver(identity) } else { identity.clone() } };
+                notices.extend(examine(&files, order.entries.examine_tls, &jail, interrupts)?);
+                Some(files)
+            }
+        };
         let listens = |placed: &Placed| matches!(placed.command, Command::Listen(Some(_)));
         Ok(Plan {
             settled,
@@ -181,7 +203,8 @@ impl Plan {
             file: file.commands,
             log,
             control,
-            notices: given.notices.into_iter().chain(file.notices).collect(),
+            tls,
+            notices,
         })
     }
 
@@ -201,6 +224,15 @@ impl Plan {
         notices.extend(limits::too_few_descriptors(descriptor_limit, settings.connections_max));
         notices
     }
+}
+
+/// Words of a list of cipher suites that mean nothing here.
+pub(crate) fn unknown_suites(placed: &Placed) -> Option<String> {
+    let Command::SslCiphers(Some(list)) = &placed.command else { return None };
+    let at = if placed.place.is_empty() { String::new() } else { format!("{}: ", placed.place) };
+    let unknown = list.unknown.join(":");
+    (!unknown.is_empty())
+        .then(|| format!("{at}ssl_ciphers: {} names no suite that is here: passed over", quoted(&unknown)))
 }
 
 /// Makes the paths in commands absolute.
@@ -230,7 +262,8 @@ impl Prepared {
         let notices = plan.notices(&order, descriptor_limit);
         let Order { launch, base, identity, entries } = order;
         let jail = Jail { root: launch.jail.clone(), identity };
-        let Plan { settled, options, file, listen_commanded, log, control, .. } = plan;
+        let Plan { settled, options, file, listen_commanded, log, control, tls, .. } = plan;
+        let keys = tls.map(|files| Keys::new(files, Instant::now())).transpose().map_err(cannot("files of TLS"))?;
         let Settled { local, listen, settings, log: log_target, status_file, workers: wanted, blacklisted } = settled;
         status_file.as_deref().map_or(Ok(()), status_file::check).map_err(refused)?;
         let commands: Vec<Placed> = options.iter().chain(&file).cloned().collect();
@@ -262,6 +295,7 @@ impl Prepared {
             backlog: launch.backlog,
             log: log_target,
             log_is_held: false,
+            ocsp: None,
             status: status_file.map(StatusFile::Path),
             config: launch.config,
             options,
@@ -272,12 +306,14 @@ impl Prepared {
         };
         let inheritance = Inheritance {
             entry: entries.relay,
+            examine_tls: entries.examine_tls,
             table,
             listener,
             freed,
             settings,
             encoded,
             log,
+            keys,
             jail,
             foreground: launch.foreground,
             descriptor_limit,

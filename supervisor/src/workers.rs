@@ -38,6 +38,8 @@ struct Due {
     settings: bool,
     listener: bool,
     log: bool,
+    tls: bool,
+    secret: bool,
     close: Option<u32>,
     freed: bool,
     stop: bool,
@@ -80,8 +82,9 @@ impl Worker {
 
     /// The channel, to be polled for reading, and for writing too if something waits to be sent.
     pub(crate) fn channel(&self) -> Option<(BorrowedFd<'_>, bool)> {
-        let Due { settings, listener, log, close, freed, stop } = self.due;
-        Some((self.peer.channel()?, settings || listener || log || close.is_some() || freed || stop))
+        let Due { settings, listener, log, tls, secret, close, freed, stop } = self.due;
+        let due = settings || listener || log || tls || secret || close.is_some() || freed || stop;
+        Some((self.peer.channel()?, due))
     }
 
     /// Reads at most `most` messages, so that one worker cannot keep the supervisor from the others.
@@ -121,6 +124,16 @@ impl Worker {
     /// Has the request log sent by [`Worker::send_due`].
     pub(crate) fn renew_log(&mut self) {
         self.due.log = true;
+    }
+
+    /// Has the files of TLS sent by [`Worker::send_due`], before any settings.
+    pub(crate) fn renew_tls(&mut self) {
+        self.due.tls = true;
+    }
+
+    /// Has the ticket secret sent by [`Worker::send_due`].
+    pub(crate) fn renew_secret(&mut self) {
+        self.due.secret = true;
     }
 
     /// Has the order to end a connection sent by [`Worker::send_due`], before any settings.
@@ -168,7 +181,11 @@ impl Worker {
                 None => full(ToWorker::NoLog, None),
             };
         }
-        if due.settings && due.close.is_none() && !due.log {
+        if let Some(keys) = &inheritance.keys {
+            due.secret = due.secret && full(ToWorker::TicketSecret, Some(keys.secrets.0.as_fd()));
+            due.tls = due.tls && full(ToWorker::Tls, Some(keys.files.as_fd()));
+        }
+        if due.settings && due.close.is_none() && !due.log && !due.tls {
             due.settings = full(ToWorker::Settings, Some(inheritance.encoded.as_fd()));
         }
         if due.freed {

@@ -15,8 +15,11 @@ pub mod numbers;
 pub mod pen;
 pub mod port;
 pub mod process;
+pub mod program;
+pub mod recorder;
 pub mod report;
 pub mod steering;
+pub mod tls;
 pub mod wait;
 
 #[allow(unused_imports, reason = "each test file uses a part of this")]
@@ -28,6 +31,8 @@ pub use self::{
     pen::{Builder, Pen},
     port::Port,
     process::Process,
+    program::Program,
+    recorder::Recorder,
     report::Report,
     wait::{PATIENCE, eventually, until},
 };

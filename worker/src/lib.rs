@@ -10,6 +10,8 @@ mod control;
 mod relay;
 mod sys;
 
+use std::os::fd::OwnedFd;
+
 use pen_contract::start::{ControlStart, WorkerStart};
 use pen_table::Table;
 
@@ -18,7 +20,23 @@ pub fn entry(start: WorkerStart, table: &Table) -> i32 {
     relay::run(start, table)
 }
 
+/// Says whether files of TLS, in sealed memory ([`pen_contract::tls`]), are good, and what the administrator should know about them. To be called in a
+/// jailed process that ends then: keys have been in its memory.
+///
+/// # Errors
+/// The file and what is wrong with it, one line.
+pub fn examine_tls(files: OwnedFd) -> Result<Vec<String>, String> {
+    relay::examine_tls(files)
+}
+
 /// Runs the control process until the supervisor tells it to stop or is gone. Returns the exit status: 0 for an orderly end.
 pub fn control_entry(start: ControlStart) -> i32 {
     control::run(start)
+}
+
+/// Pure parts that read what strangers send, for benchmarks and fuzzing: no interface for anybody else.
+#[doc(hidden)]
+pub mod parts {
+    pub use crate::relay::http::{Exchange, Why, body::Body};
+    pub use crate::relay::proxy::{Bad, MOST, Origin, read, write};
 }

@@ -29,6 +29,9 @@ impl fmt::Display for Command {
             Command::NoLog => f.write_str("no log"),
             Command::Mode(form) => write!(f, "mode{}", form_word(*form)),
             Command::Pid => f.write_str("pid"),
+            Command::ProxyIn(senders) if senders.is_empty() => f.write_str("proxy_protocol in off"),
+            Command::ProxyIn(senders) => write!(f, "proxy_protocol in from {senders}"),
+            Command::ProxyOut(out) => write!(f, "proxy_protocol out {out}"),
             Command::Recent(seconds, form) => write!(f, "recent {seconds}{}", form_word(*form)),
             Command::Server { number, changes } => {
                 write!(f, "server {number}")?;
@@ -37,6 +40,10 @@ impl fmt::Display for Command {
             Command::Servers(form) => write!(f, "servers{}", form_word(*form)),
             Command::Source(Some(address)) => write!(f, "source {address}"),
             Command::Source(None) => f.write_str("no source"),
+            Command::SslCiphers(list) => with(f, "ssl_ciphers", list.as_ref()),
+            Command::SslNoTls12 => f.write_str("ssl_option no_tlsv1.2"),
+            Command::SslOcsp(path) => write!(f, "ssl_ocsp_response {}", path.display()),
+            Command::SslNames(path) => write!(f, "ssl_sni_path {}", path.display()),
             Command::Status(form) => write!(f, "status{}", form_word(*form)),
             Command::Fastclose(which) => write!(f, "tcp_fastclose {}", fastclose_word(*which)),
             Command::WebStats(path) => with(f, "web_stats", path.as_ref().map(|path| path.display())),
@@ -81,6 +88,7 @@ impl Switch {
             Switch::Ascii => "ascii",
             Switch::Dummy => "dummy",
             Switch::Hash => "hash",
+            Switch::Http => "http",
             Switch::Keepalive => "keepalive",
             Switch::Prio => "prio",
             Switch::Roundrobin => "roundrobin",

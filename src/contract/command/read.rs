@@ -8,6 +8,8 @@ use super::{Command, CommandError, Fastclose, Form, LogTarget, MAX_LINE, Number,
 use crate::acl::{Net, Verdict};
 use crate::address::Local;
 use crate::grammar::{self, COUNT, GrammarError, quoted};
+use crate::proxy::{ProxyOut, Senders};
+use crate::tls::{Suite, SuiteList};
 
 /// A command as a reader of the manual sees it.
 #[derive(Clone, Copy, Debug)]
@@ -170,7 +172,10 @@ pub const COMMANDS: &[Entry] = &[
         Switch::Hash,
         no
     )),
-    command!("http", "", true, "Add X-Forwarded-For to HTTP requests. Not built in yet.", off_only),
+    command!("http", "", true, "Say in every HTTP request who the client is: X-Forwarded-For.", |_, _, no| switch(
+        Switch::Http,
+        no
+    )),
     command!(
         "idle_timeout",
         "[SECONDS]",
@@ -206,6 +211,13 @@ pub const COMMANDS: &[Entry] = &[
         Switch::Prio,
         no
     )),
+    command!(
+        "proxy_protocol",
+        "in from NET[,NET...]|off, or out v1|v2|off",
+        false,
+        "PROXY protocol: believe these senders whom their connections come from; tell servers whom connections come from.",
+        proxy_protocol
+    ),
     command!("recent", "[SECONDS] [json]", false, "Clients seen within so many seconds (default 300).", recent),
     command!("roundrobin", "", true, "Round robin without tracking.", |_, _, no| switch(Switch::Roundrobin, no)),
     command!("select", "", false, "No effect; accepted for old configuration files.", nothing),
@@ -225,9 +237,13 @@ pub const COMMANDS: &[Entry] = &[
         |e, w, _| Ok(Command::Socket(e.number(e.required(w)?, COUNT)?))
     ),
     command!("source", "ADDRESS", true, "Local address for connections to servers.", source),
-    command!("ssl_ciphers", "[LIST]", false, "Cipher suites of TLS 1.2. Not built in yet.", |e, _, _| refused(
-        e, LATER
-    )),
+    command!(
+        "ssl_ciphers",
+        "[LIST]",
+        false,
+        "Cipher suites of TLS 1.2 by their OpenSSL names, joined by colons, best first; without a list the default.",
+        ciphers
+    ),
     command!(
         "ssl_client_renegotiation_interval",
         "SECONDS",
@@ -235,13 +251,27 @@ pub const COMMANDS: &[Entry] = &[
         "No effect: there is no renegotiation.",
         |e, w, _| e.number(e.required(w)?, COUNT).map(|_| Command::Nothing)
     ),
-    command!("ssl_ocsp_response", "FILE", false, "OCSP response to staple. Not built in yet.", |e, _, _| refused(
-        e, LATER
-    )),
-    command!("ssl_option", "OPTION", false, "An option of TLS. Not built in yet.", |e, _, _| refused(e, LATER)),
-    command!("ssl_sni_path", "DIRECTORY", false, "Certificates by server name. Not built in yet.", |e, _, _| refused(
-        e, LATER
-    )),
+    command!(
+        "ssl_ocsp_response",
+        "FILE",
+        false,
+        "OCSP response (DER) to be stapled to the certificate of -E; repeat it to read the file again.",
+        |e, w, _| Ok(Command::SslOcsp(e.required(w)?.into()))
+    ),
+    command!(
+        "ssl_option",
+        "OPTION",
+        false,
+        "no_tlsv1.2 leaves TLS 1.3 only; no_sslv2, no_sslv3, no_tlsv1, no_tlsv1.1 and cipher_server_preference are always so.",
+        ssl_option
+    ),
+    command!(
+        "ssl_sni_path",
+        "DIRECTORY",
+        false,
+        "Certificates by server name: NAME.crt, NAME.key, and if they are there NAME.ca and NAME.ocsp.",
+        |e, w, _| Ok(Command::SslNames(e.required(w)?.into()))
+    ),
     command!("status", "[json]", false, "The status page.", |_, w, _| Ok(Command::Status(form(w)))),
     command!("stubborn", "", true, "Close the client if its first choice cannot be used.", |_, _, no| switch(
         Switch::Stubborn,
@@ -298,6 +328,28 @@ fn refused(entry: &Entry, why: &'static str) -> Result<Command, CommandError> {
 /// What is not there yet is off.
 fn off_only(entry: &Entry, _: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
     if no { Ok(Command::Nothing) } else { refused(entry, LATER) }
+}
+
+fn ciphers(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
+    let Some(text) = words.next() else { return Ok(Command::SslCiphers(None)) };
+    let list = SuiteList::read(text);
+    if list.suites.is_empty() {
+        let known: Vec<&str> = Suite::ALL.iter().map(|suite| suite.name()).collect();
+        return Err(entry.wrong(format!(
+            "{} names no suite that is here; there are {}",
+            quoted(text),
+            known.join(", ")
+        )));
+    }
+    Ok(Command::SslCiphers(Some(list)))
+}
+
+fn ssl_option(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
+    match entry.required(words)? {
+        "no_tlsv1.2" => Ok(Command::SslNoTls12),
+        "no_sslv2" | "no_sslv3" | "no_tlsv1" | "no_tlsv1.1" | "cipher_server_preference" => Ok(Command::Nothing),
+        other => Err(entry.wrong(format!("{} is no option", quoted(other)))),
+    }
 }
 
 fn switch(switch: Switch, no: bool) -> Result<Command, CommandError> {
@@ -426,6 +478,23 @@ fn source(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, Com
     }
     let text = entry.required(words)?;
     text.parse().map(|ip| Command::Source(Some(ip))).map_err(|_| CommandError::Source(text.to_owned()))
+}
+
+fn proxy_protocol(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
+    match (entry.required(words)?, entry.required(words)?) {
+        ("in", "off") => Ok(Command::ProxyIn(Senders::default())),
+        ("in", "from") => {
+            let senders = Senders::read(entry.required(words)?).map_err(|why| entry.wrong(why))?;
+            Ok(Command::ProxyIn(senders))
+        }
+        ("out", version) => {
+            let known = ProxyOut::WORDS.iter().find(|(word, _)| *word == version);
+            let (_, out) = known.ok_or_else(|| entry.wrong(format!("{} is none of v1, v2, off", quoted(version))))?;
+            Ok(Command::ProxyOut(*out))
+        }
+        ("in", other) => Err(entry.wrong(format!("{} is neither from nor off", quoted(other)))),
+        (other, _) => Err(entry.wrong(format!("{} is neither in nor out", quoted(other)))),
+    }
 }
 
 fn fastclose(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {

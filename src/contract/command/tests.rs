@@ -55,8 +55,7 @@ fn what_has_no_effect_is_taken_silently() {
         assert_eq!(parse(word), Ok(Command::Nothing));
         assert_eq!(parse(&format!("no {word}")), Ok(Command::Nothing));
     }
-    for line in ["epoll", "poll", "select", "kqueue", "no peek", "no http", "no transparent", "", "  \t ", "#", "  # x"]
-    {
+    for line in ["epoll", "poll", "select", "kqueue", "no peek", "no transparent", "", "  \t ", "#", "  # x"] {
         assert_eq!(parse(line), Ok(Command::Nothing), "{line:?}");
     }
     assert_eq!(parse("ssl_client_renegotiation_interval 5"), Ok(Command::Nothing));
@@ -71,12 +70,11 @@ fn what_is_refused_says_why() {
         ("tarpit_acl 3", "tarpit_acl: direct server return is not supported"),
         ("peek", "peek: not supported: it was never finished, clients would hang"),
         ("acl 0 permit country CH", "acl: country: no country lookup is built in"),
-        ("http", "http: not built in yet"),
         ("transparent", "transparent: not built in yet"),
-        ("ssl_ciphers", "ssl_ciphers: not built in yet"),
-        ("ssl_ocsp_response x", "ssl_ocsp_response: not built in yet"),
-        ("ssl_option no_sslv3", "ssl_option: not built in yet"),
-        ("ssl_sni_path /x", "ssl_sni_path: not built in yet"),
+        ("ssl_ocsp_response", "usage: ssl_ocsp_response FILE"),
+        ("ssl_option", "usage: ssl_option OPTION"),
+        ("ssl_option no_tlsv1.3", "ssl_option: 'no_tlsv1.3' is no option"),
+        ("ssl_sni_path", "usage: ssl_sni_path DIRECTORY"),
         ("nonsense", "do_cmd: ignoring command starting with 'nonsense'"),
         ("Blacklist 3", "do_cmd: ignoring command starting with 'Blacklist'"),
         ("non\u{7}sense", "do_cmd: ignoring command starting with 'non\\u{7}sense'"),
@@ -111,6 +109,15 @@ fn what_is_refused_says_why() {
         ("idle_timeout -x", "idle_timeout: 'x' is not a number from 0 to 2147483647"),
         ("listen 0", "listen: port: '0' is not a number from 1 to 65535, nor the name of a service"),
         ("log a:b:c", "log: 'a:b' is no IPv6 address"),
+        ("proxy_protocol", "usage: proxy_protocol in from NET[,NET...]|off, or out v1|v2|off"),
+        ("proxy_protocol in", "usage: proxy_protocol in from NET[,NET...]|off, or out v1|v2|off"),
+        ("proxy_protocol in from", "usage: proxy_protocol in from NET[,NET...]|off, or out v1|v2|off"),
+        ("proxy_protocol in from here", "proxy_protocol: 'here' is no IP address"),
+        ("proxy_protocol in from 10.0.0.0/33", "proxy_protocol: '33' is not a number from 0 to 32"),
+        ("proxy_protocol in on", "proxy_protocol: 'on' is neither from nor off"),
+        ("proxy_protocol out v3", "proxy_protocol: 'v3' is none of v1, v2, off"),
+        ("proxy_protocol both v2", "proxy_protocol: 'both' is neither in nor out"),
+        ("no proxy_protocol", "no: nothing to switch off is called 'proxy_protocol'"),
         ("recent x", "recent: 'x' is not a number from 0 to 2147483647"),
         ("server", "usage: server N KEY VALUE ..."),
         ("server 0", "usage: server N KEY VALUE ..."),
@@ -173,6 +180,10 @@ fn every_other_command_is_read() {
         ("status", Command::Status(Form::Plain)),
         ("status json", Command::Status(Form::Json)),
         ("tcp_fastclose up", Command::Fastclose(Fastclose::Up)),
+        ("proxy_protocol in off", Command::ProxyIn(Senders::default())),
+        ("proxy_protocol in from 10.0.0.0/8,::1", Command::ProxyIn(Senders::read("10.0.0.0/8,::1").unwrap())),
+        ("proxy_protocol out v2 # and more", Command::ProxyOut(ProxyOut::V2)),
+        ("proxy_protocol out off", Command::ProxyOut(ProxyOut::Off)),
         ("tcp_fastclose down", Command::Fastclose(Fastclose::Down)),
         ("tcp_fastclose both", Command::Fastclose(Fastclose::Both)),
         ("tcp_fastclose off", Command::Fastclose(Fastclose::Off)),

@@ -17,6 +17,7 @@ fn configuration(local: &str, servers: &[&str]) -> Configuration {
         server_slots: None,
         accept_batch: 100,
         hash_always: false,
+        tls: Default::default(),
     }
 }
 

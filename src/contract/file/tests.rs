@@ -73,7 +73,7 @@ fn a_file_as_the_original_writes_it_loads() {
          no roundrobin\nserver 0 acl 0 address 127.0.0.1 port 21000 max 10 hard 0\nno stubborn\ntcp_fastclose off\nno tcp_nodelay\n\
          timeout 5\ntracking 0\nno web_stats\nno weight\nno prio\n";
     let found = parse(text.as_bytes()).unwrap();
-    assert_eq!(found.len(), 20);
+    assert_eq!(found.len(), 21);
     assert!(found.iter().any(|line| line.command == Command::Number(Number::Tracking, Some(0))));
 }
 

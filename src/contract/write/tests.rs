@@ -30,6 +30,7 @@ fn load(text: &str, like: &Settings) -> Settled {
         server_slots: Some(like.table_size()),
         accept_batch: like.accept_batch,
         hash_always: like.selection.hash_always,
+        tls: Default::default(),
     };
     configuration.settle(&Names::default(), &placed(text)).unwrap()
 }

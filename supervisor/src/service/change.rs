@@ -19,8 +19,11 @@ use super::desk::{PATIENCE, Progress, Settling, Stage, Then};
 use super::prepare::{Change, Move, NewLog};
 use crate::config_file;
 use crate::control::Reply;
+use crate::examine::Examining;
 use crate::fetch::{Fetched, Fetching, JailedPath, Wanted};
+use crate::inheritance::Inheritance;
 use crate::jail::Jail;
+use crate::keys::READING;
 use crate::memory;
 use crate::names::{Found, Inquiry};
 use crate::resolve::Asking;
@@ -53,6 +56,7 @@ pub(super) enum Source {
 pub(super) struct Held {
     pub(super) log: Option<OwnedFd>,
     pub(super) status: Option<OwnedFd>,
+    pub(super) ocsp: Option<OwnedFd>,
     pub(super) listener: Option<(OwnedFd, JailedPath)>,
 }
 
@@ -85,6 +89,7 @@ impl Batch {
         let held = match &command {
             Command::Log(Some(LogTarget::File(_))) => Held { log: file, ..Held::default() },
             Command::WebStats(Some(_)) => Held { status: file, ..Held::default() },
+            Command::SslOcsp(_) => Held { ocsp: file, ..Held::default() },
             _ => Held::default(),
         };
         let source = Source::Operator(command.clone());
@@ -163,7 +168,12 @@ impl Service {
 
     /// Reads the configuration file again.
     pub(super) fn reload(&mut self, now: Instant) -> Progress {
-        let Some(path) = &self.standing.config else { return Progress::Done(Reply::none()) };
+        let Some(path) = &self.standing.config else {
+            return match self.inheritance.keys {
+                Some(_) => self.reread_tls(now),
+                None => Progress::Done(Reply::none()),
+            };
+        };
         let loaded = config_file::load(path).and_then(|mut loaded| {
             absolute(&self.standing.base, &mut loaded.commands)?;
             Ok(loaded)
@@ -211,9 +221,41 @@ impl Service {
             };
         }
         match self.prepare(&mut batch) {
-            Ok(change) => self.commit(change, &batch, now),
+            Ok(change) => self.examine(change, batch, now),
             Err(errors) => self.refuse(&batch, errors),
         }
+    }
+
+    /// Has new files of TLS examined before anything is put in force.
+    fn examine(&mut self, change: Change, batch: Batch, now: Instant) -> Progress {
+        let Inheritance { jail, examine_tls, .. } = &self.inheritance;
+        match change.tls.as_ref().map(|files| Examining::begin(files, *examine_tls, jail, now)) {
+            None => self.commit(change, &batch, now),
+            Some(Ok(examining)) => Progress::Wait(Stage::Examining(examining, Box::new((change, batch)))),
+            Some(Err(why)) => self.refuse(&batch, vec![why]),
+        }
+    }
+
+    /// Goes on with files of TLS that were examined.
+    pub(super) fn examined(
+        &mut self,
+        found: Result<Vec<String>, String>,
+        mut change: Change,
+        batch: &Batch,
+        now: Instant,
+    ) -> Progress {
+        match found {
+            Ok(notices) => {
+                change.notices.extend(notices);
+                self.commit(change, batch, now)
+            }
+            Err(why) => self.refuse(batch, vec![why]),
+        }
+    }
+
+    /// Reads the files of TLS again although nobody asked.
+    pub(super) fn reread_tls(&mut self, now: Instant) -> Progress {
+        self.look_up(Batch::new(Source::File, Vec::new()), now)
     }
 
     /// Says why nothing was changed.
@@ -238,12 +280,15 @@ impl Service {
 
     fn keep_running_settings(&mut self, errors: &[String]) {
         errors.iter().for_each(|error| self.say.warning(error));
-        self.say.warning("the configuration file is not used: the settings stay as they were");
+        self.say.warning(match self.standing.config {
+            Some(_) => "the configuration file is not used: the settings stay as they were, and so does TLS",
+            None => "the files of TLS are not used: it goes on with those that it had",
+        });
     }
 
     /// Puts a change in force, and waits until everybody works by it.
     fn commit(&mut self, change: Change, batch: &Batch, now: Instant) -> Progress {
-        let Change { settings, encoded, listen, log, status, notices } = change;
+        let Change { settings, encoded, listen, log, status, tls, ocsp, notices } = change;
         notices.iter().for_each(|notice| self.say.warning(notice));
         let readdressed = readdressed(&self.inheritance.settings, &settings);
         let blacklist = batch.commands.iter().filter_map(|placed| fold::blacklisting(&placed.command)).collect();
@@ -262,6 +307,13 @@ impl Service {
             };
             (self.standing.log, self.standing.log_is_held, self.inheritance.log) = (target, held, log);
             self.crew.workers_mut().for_each(|worker| worker.renew_log());
+        }
+        if let Some(ocsp) = ocsp {
+            self.standing.ocsp = ocsp;
+        }
+        if let (Some(files), Some(keys)) = (tls, &mut self.inheritance.keys) {
+            (keys.files, keys.reading) = (files, now + READING);
+            self.crew.workers_mut().for_each(|worker| worker.renew_tls());
         }
         if let Some(status) = status {
             self.standing.status = status;
@@ -320,7 +372,10 @@ impl Service {
             Then::Reply(reply) => Progress::Done(reply),
             Then::Ask(command) => Progress::Next(Stage::Begin(command, None)),
             Then::Reloaded => {
-                self.say.debug("the configuration file was read again");
+                self.say.debug(match self.standing.config {
+                    Some(_) => "the configuration file was read again",
+                    None => "the files of TLS were read again",
+                });
                 Progress::Done(Reply::none())
             }
         }

@@ -15,9 +15,11 @@ use pen_contract::message::ReportPage;
 
 use super::Service;
 use super::change::{Batch, Purpose};
+use super::prepare::Change;
 use super::query::Wanted;
 use crate::control::Reply;
 use crate::errand::Errand;
+use crate::examine::Examining;
 use crate::fetch::Fetching;
 use crate::names::{self, Inquiry};
 use crate::report::{Gathering, TooMany};
@@ -33,6 +35,8 @@ pub(super) struct Desk {
     hangup: bool,
     /// The last that was begun was to read it again.
     after_hangup: bool,
+    /// The files of TLS are to be read again.
+    reread: bool,
     /// Something is left to be begun at once.
     more: bool,
     /// The exit command was given.
@@ -80,6 +84,10 @@ pub(super) enum Stage {
     Fetching(Fetching, Purpose),
     /// Names.
     Asking(Asking, Inquiry, Box<Batch>),
+    /// Files of TLS to be examined, before this change is put in force.
+    Examining(Examining, Box<(Change, Batch)>),
+    /// The files of TLS are to be read again.
+    RereadTls,
     /// Everybody to work by the new settings.
     Settling(Settling),
     /// A worker's explanation.
@@ -143,6 +151,11 @@ impl Desk {
         self.hangup = true;
     }
 
+    /// Has the files of TLS read again.
+    pub(super) fn reread_tls(&mut self) {
+        self.reread = true;
+    }
+
     /// Whether no more commands are taken in for now.
     pub(super) fn is_full(&self) -> bool {
         self.queue.len() >= MOST_WAITING
@@ -204,6 +217,7 @@ impl Desk {
         match self.job.as_mut().map(|job| &mut job.stage) {
             Some(Stage::Asking(asking, _, _)) => asking.reaped(child),
             Some(Stage::Fetching(fetching, _)) => fetching.reaped(child),
+            Some(Stage::Examining(examining, _)) => examining.reaped(child),
             Some(Stage::Errand(errand, _, ended)) if errand.is(child) => {
                 *ended = Some(status);
                 true
@@ -217,6 +231,7 @@ impl Desk {
         match &self.job.as_ref()?.stage {
             Stage::Asking(asking, _, _) => Some(asking.descriptor()),
             Stage::Fetching(fetching, _) => Some(fetching.descriptor()),
+            Stage::Examining(examining, _) => Some(examining.descriptor()),
             Stage::Errand(errand, _, _) => Some(errand.process()),
             _ => None,
         }
@@ -226,8 +241,9 @@ impl Desk {
     pub(super) fn deadline(&self) -> Option<Instant> {
         let Some(job) = &self.job else { return self.more.then(Instant::now) };
         match &job.stage {
-            Stage::Begin(_, _) | Stage::Reopen | Stage::Reload => Some(Instant::now()),
+            Stage::Begin(_, _) | Stage::Reopen | Stage::Reload | Stage::RereadTls => Some(Instant::now()),
             Stage::Fetching(fetching, _) => Some(fetching.deadline()),
+            Stage::Examining(examining, _) => Some(examining.deadline()),
             Stage::Asking(asking, _, _) => Some(asking.deadline()),
             Stage::Settling(settling) => Some(settling.deadline),
             Stage::Explaining(explaining) => Some(explaining.deadline),
@@ -248,8 +264,12 @@ impl Desk {
         let commands = answerable && !self.exit && !self.queue.is_empty();
         self.after_hangup = self.hangup && !(self.after_hangup && commands);
         if self.after_hangup {
-            self.hangup = false;
+            // It reads the files of TLS too.
+            (self.hangup, self.reread) = (false, false);
             return Some(Job { by: By::Hangup, stage: Stage::Reopen });
+        }
+        if !self.hangup && std::mem::take(&mut self.reread) {
+            return Some(Job { by: By::Hangup, stage: Stage::RereadTls });
         }
         let Request { by, command, file } = if commands { self.queue.pop_front()? } else { return None };
         Some(Job { by, stage: Stage::Begin(command, file) })
@@ -260,7 +280,7 @@ impl Desk {
         if let Some(Job { stage: Stage::Errand(errand, _, None), .. }) = &self.job {
             errand.kill();
         }
-        (self.job, self.hangup, self.more) = (None, false, false);
+        (self.job, self.hangup, self.reread, self.more) = (None, false, false, false);
         self.queue.clear();
     }
 }
@@ -293,6 +313,14 @@ impl Service {
             Stage::Begin(command, file) => self.begin(command, file, now),
             Stage::Reopen => self.reopen_held_log(now),
             Stage::Reload => self.reload(now),
+            Stage::RereadTls => self.reread_tls(now),
+            Stage::Examining(examining, waiting) => match examining.read(now) {
+                None => Progress::Wait(Stage::Examining(examining, waiting)),
+                Some(found) => {
+                    let (change, batch) = *waiting;
+                    self.examined(found, change, &batch, now)
+                }
+            },
             Stage::Fetching(fetching, purpose) => match fetching.read(now) {
                 None => Progress::Wait(Stage::Fetching(fetching, purpose)),
                 Some(fetched) => self.fetched(fetched, purpose, now),

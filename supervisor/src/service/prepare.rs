@@ -18,22 +18,29 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use super::Service;
 use super::change::{Batch, Need, Source, in_jail};
 use crate::fetch::Wanted;
+use crate::keys;
 use crate::limits;
 use crate::listen::Listener;
 use crate::log_file;
 use crate::memory;
 use crate::source;
 use crate::standing::{self, Door, DoorPath};
+use crate::start::unknown_suites;
 use crate::status_file::{self, StatusFile};
 use crate::why::why;
 
 /// All that is to be put in force, at hand.
+#[derive(Debug)]
 pub(super) struct Change {
     pub(super) settings: Settings,
     pub(super) encoded: OwnedFd,
     pub(super) listen: Option<Move>,
     pub(super) log: Option<Option<NewLog>>,
     pub(super) status: Option<Option<StatusFile>>,
+    /// The files of TLS, still to be examined.
+    pub(super) tls: Option<OwnedFd>,
+    /// An OCSP response that an operator's process opened, or that there is none such any more.
+    pub(super) ocsp: Option<Option<OwnedFd>>,
     pub(super) notices: Vec<String>,
 }
 
@@ -45,12 +52,14 @@ pub(super) struct Checked {
 }
 
 /// Another listen address; another listener too unless it is only written differently.
+#[derive(Debug)]
 pub(super) struct Move {
     pub(super) local: Local,
     pub(super) address: Address,
     pub(super) listener: Option<(OwnedFd, Door)>,
 }
 
+#[derive(Debug)]
 pub(super) struct NewLog {
     pub(super) target: LogTarget,
     pub(super) log: RequestLog,
@@ -64,6 +73,8 @@ impl Service {
         let Checked { mut settings, address, mut notices } = self.checked(batch)?;
         let log = self.new_log(batch).map_err(one)?;
         let status = self.new_status_file(batch).map_err(one)?;
+        let ocsp = self.new_ocsp(batch).map_err(one)?;
+        let tls = self.new_tls(batch, &settings, ocsp.as_ref(), &mut notices).map_err(one)?;
         let running = &self.inheritance.settings;
         settings.generation = running.generation + 1;
         if settings.connections_max > running.connections_max {
@@ -74,7 +85,7 @@ impl Service {
         let at = batch.last(listen).map_or(String::new(), |(_, at)| at);
         let moved = address.map(|(local, address)| self.new_listener(batch, local, address));
         let listen = moved.transpose().map_err(|why| one(at + &why))?;
-        Ok(Change { settings, encoded, listen, log, status, notices })
+        Ok(Change { settings, encoded, listen, log, status, tls, ocsp, notices })
     }
 
     /// Checks what can be without opening anything.
@@ -158,7 +169,7 @@ impl Service {
 
     /// What only the supervisor can check; returns what the administrator should hear.
     fn check(&self, batch: &Batch, settings: &Settings) -> Result<Vec<String>, String> {
-        let mut notices = Vec::new();
+        let mut notices: Vec<String> = batch.commands.iter().filter_map(unknown_suites).collect();
         let here = self.crew.ids().count();
         for Placed { place, command } in &batch.commands {
             match (command, &batch.source) {
@@ -170,12 +181,61 @@ impl Service {
                     let at = if place.is_empty() { String::new() } else { format!("{place}: ") };
                     return Err(format!("{at}workers: there are {here}; another number needs a restart"));
                 }
+                (Command::SslNames(path), Source::Operator(_))
+                    if Some(path) != self.inheritance.settings.tls.names.as_ref() =>
+                {
+                    return Err(format!(
+                        "ssl_sni_path: {}: at the control port the directory can only be read again; another one has to be in the file of -F",
+                        path.display()
+                    ));
+                }
                 _ => {}
             }
         }
         let source = settings.source.filter(|source| Some(*source) != self.inheritance.settings.source);
         source.map_or(Ok(()), |address| source::check(address, &batch.commands))?;
         Ok(notices)
+    }
+
+    /// The OCSP response, if the commands change what it is.
+    fn new_ocsp(&self, batch: &mut Batch) -> Result<Option<Option<OwnedFd>>, String> {
+        let named = batch.commands.iter().rev().find_map(|placed| match &placed.command {
+            Command::SslOcsp(path) => Some(path),
+            _ => None,
+        });
+        let Some(path) = named else { return Ok(None) };
+        let is_known = self.standing.ocsp.is_none() && Some(path) == self.inheritance.settings.tls.ocsp.as_ref();
+        match (&batch.source, batch.held.ocsp.take()) {
+            (Source::File, _) => Ok(Some(None)),
+            // The administrator's file, and not one of the same name in the jail.
+            (Source::Operator(_), _) if is_known => Ok(Some(None)),
+            (Source::Operator(_), Some(file)) => keys::hold(file)
+                .map(|held| Some(Some(held)))
+                .map_err(|why| format!("ssl_ocsp_response: {}: {why}", path.display())),
+            (Source::Operator(_), None) => Err(format!(
+                "ssl_ocsp_response: {}: it is not there for the control process; name it in a command of its own",
+                path.display()
+            )),
+        }
+    }
+
+    /// The files of TLS, if they are to be read again: whenever their reading was asked for, by HUP too, and when their use changes.
+    fn new_tls(
+        &self,
+        batch: &Batch,
+        settings: &Settings,
+        ocsp: Option<&Option<OwnedFd>>,
+        notices: &mut Vec<String>,
+    ) -> Result<Option<OwnedFd>, String> {
+        let names_files = |placed: &Placed| matches!(placed.command, Command::SslOcsp(_) | Command::SslNames(_));
+        let is_asked = matches!(batch.source, Source::File) || batch.commands.iter().any(names_files);
+        if !settings.tls.is_on() || !(is_asked || settings.tls != self.inheritance.settings.tls) {
+            return Ok(None);
+        }
+        let held = ocsp.map_or(self.standing.ocsp.as_ref(), Option::as_ref);
+        let (files, about) = keys::gather(&settings.tls, held, settings.generation + 1)?;
+        notices.extend(about);
+        Ok(Some(files))
     }
 
     /// The request log, if the commands change it.

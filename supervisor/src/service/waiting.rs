@@ -54,7 +54,9 @@ impl Service {
         let overdue = self.crew.workers().filter_map(|worker| worker.peer.overdue()).min();
         let control = self.control.as_ref();
         let rest = control.and_then(|control| control.rests_until(Instant::now()));
-        let always = [latest, overdue, control.and_then(Control::overdue), rest];
+        let keys = self.inheritance.keys.as_ref().filter(|_| self.phase == Phase::Serving);
+        let keys = keys.map(|keys| keys.rotation.min(keys.reading));
+        let always = [latest, overdue, control.and_then(Control::overdue), rest, keys];
         let due = match self.phase {
             Phase::Starting => [self.crew.next_due(), None, None, None],
             Phase::Serving => {

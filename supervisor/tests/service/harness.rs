@@ -260,13 +260,18 @@ pub fn host() -> Option<i32> {
         command_line: "pen of the tests".into(),
     };
     // As the program does.
-    Some(match pen_supervisor::run(launch, Entries { relay: serve, control: control::serve }) {
-        Ok(()) => 0,
-        Err(why) => {
-            why.to_string().lines().for_each(|line| eprintln!("pen: {line}"));
-            1
-        }
-    })
+    Some(
+        match pen_supervisor::run(
+            launch,
+            Entries { relay: serve, control: control::serve, examine_tls: |_| Ok(Vec::new()) },
+        ) {
+            Ok(()) => 0,
+            Err(why) => {
+                why.to_string().lines().for_each(|line| eprintln!("pen: {line}"));
+                1
+            }
+        },
+    )
 }
 
 fn configuration(get: &dyn Fn(&str) -> Option<String>) -> Option<Configuration> {
@@ -295,6 +300,7 @@ fn configuration(get: &dyn Fn(&str) -> Option<String>) -> Option<Configuration> 
         server_slots: None,
         accept_batch: 100,
         hash_always: false,
+        tls: Default::default(),
     })
 }
 
@@ -396,6 +402,7 @@ fn obey(
                 channel.send(&FromWorker::Report(page.clone().unwrap_or_else(empty)), None).unwrap();
             }
             Ok(Received::Message(ToWorker::NoLog, _)) => log = None,
+            Ok(Received::Message(ToWorker::Tls | ToWorker::TicketSecret, _)) => say(&mut log, "keys\n"),
             Ok(Received::Message(ToWorker::Settings, memory)) => {
                 let Settings { generation, blacklist, .. } = read_settings(memory.unwrap());
                 say(&mut log, &format!("settings {generation} {blacklist}\n"));

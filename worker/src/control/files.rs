@@ -1,4 +1,4 @@
-//! Files that operators have written: opened here, inside the jail and with the rights of the `-u` user, and handed to the supervisor as
+//! Files that operators name: opened here, inside the jail and with the rights of the `-u` user, and handed to the supervisor as
 //! descriptors.
 //!
 //! Nothing here blocks (a fifo, a device), follows a symbolic link in the last place of what is to be written, writes to a file that has a
@@ -44,9 +44,20 @@ pub fn open(command: &Command, ticket: u64) -> Result<Named, String> {
         Command::Log(Some(LogTarget::File(path))) => ("log", path, to_append(path).map(plain)),
         Command::WebStats(Some(path)) => ("web_stats", path, to_overwrite(path).map(plain)),
         Command::Write(Some(path)) => ("write", path, to_replace(path, ticket)),
+        // If it is not there, the supervisor may know it: it reads those that the administrator named.
+        Command::SslOcsp(path) => return Ok(to_read(path).map(plain).unwrap_or_default()),
         _ => return Ok(Named::default()),
     };
     opened.map_err(|why| format!("{word}: {}: {why}", path.display()))
+}
+
+/// A file that only is read.
+fn to_read(path: &Path) -> Result<OwnedFd, Why> {
+    let file = rustix::fs::open(path, OFlags::RDONLY | ALWAYS, Mode::empty()).map_err(in_words)?;
+    match kind(&stat(&file)?) {
+        FileType::RegularFile => Ok(file),
+        _ => Err("not a regular file".to_owned()),
+    }
 }
 
 /// A log.

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrAny, SocketFlags};
 
 use super::ending::reset_on_close;
-use super::pump::POOLED_PIPES;
+use super::pipe::POOLED_PIPES;
 use super::supervisor::Rated;
 use super::{LISTENER, Relay};
 use crate::sys;

@@ -16,8 +16,9 @@ use rustix::io::Errno;
 
 use super::accept::is_shortage;
 use super::balance::{Candidate, Eligible, Farm, Placement, Probed, client_permitted};
-use super::connection::{End, Name, Side, State};
+use super::connection::{Name, Side, State};
 use super::dial::{Attempt, dial};
+use super::end::End;
 use super::queue::STEP;
 use super::supervisor::Rated;
 use super::{Relay, clock};
@@ -64,6 +65,7 @@ enum Placed {
 impl Relay<'_> {
     /// Takes a client in and places it.
     pub(super) fn begin(&mut self, socket: OwnedFd, unix: bool, key: ClientKey, port: u16, number: u32) {
+        let is_sender = self.is_sender(key);
         let place = self.pool.take();
         let connection = &mut self.pool[place];
         connection.down = End::new(socket, unix);
@@ -71,23 +73,59 @@ impl Relay<'_> {
         connection.line_due = true;
         connection.number = number;
         connection.key = Some(key);
-        let placed = self.place_client(place, key, port);
-        if matches!(placed, Placed::Refused | Placed::Nowhere) {
-            return self.turn_away(place, placed);
+        connection.port = port;
+        connection.header_due = is_sender;
+        if self.expects_greeting(place) {
+            if self.watch_client(place) {
+                self.await_greeting(place);
+            }
+            return;
         }
+        if self.place_client(place) && self.watch_client(place) {
+            self.serve_client(place);
+        }
+    }
+
+    /// Places a client whose greeting is over.
+    pub(super) fn welcome(&mut self, place: u32) {
+        if self.place_client(place) {
+            self.serve_client(place);
+        }
+    }
+
+    /// Watches a client's socket. False: it cannot be, and the connection is closed.
+    fn watch_client(&mut self, place: u32) -> bool {
         let connection = &self.pool[place];
         let name = Name { place, generation: connection.generation, side: Side::Down };
-        if let Err(error) = watch(&self.poll, connection.down.socket.as_ref(), name) {
-            return self.give_up(place, ShortageDuring::Watch, error);
+        match watch(&self.poll, connection.down.socket.as_ref(), name) {
+            Ok(()) => true,
+            Err(error) => {
+                self.give_up(place, ShortageDuring::Watch, error);
+                false
+            }
         }
+    }
+
+    /// Gives a client what it was placed for.
+    fn serve_client(&mut self, place: u32) {
         match self.pool[place].target {
             Some(target) => self.attempt(place, target),
             None => self.await_request(place),
         }
     }
 
-    /// Enters a client that arrived in the table, and chooses and takes a server for it.
-    fn place_client(&mut self, place: u32, key: ClientKey, port: u16) -> Placed {
+    /// Enters a client that arrived in the table, and chooses and takes a server for it. False: it gets nothing and is closed.
+    fn place_client(&mut self, place: u32) -> bool {
+        let connection = &self.pool[place];
+        let placed = self.choose(place, connection.key.unwrap_or(ClientKey::UNIX), connection.port);
+        let is_served = matches!(placed, Placed::Server | Placed::Dummy);
+        if !is_served {
+            self.turn_away(place, placed);
+        }
+        is_served
+    }
+
+    fn choose(&mut self, place: u32, key: ClientKey, port: u16) -> Placed {
         let Relay { seat, settings, now, .. } = self;
         let farm = Servers { seat, now: *now };
         let tracking = u64::from(settings.tracking) * 1000;
@@ -220,6 +258,8 @@ impl Relay<'_> {
             return self.drain_idler(place);
         }
         self.idle.join(&mut self.pool, place, self.now);
+        self.introduce(place);
+        self.follow_http(place);
         self.relay(place, Side::Down);
         if self.pool[place].state == State::Relaying && self.pool[place].up.readable {
             self.relay(place, Side::Up);

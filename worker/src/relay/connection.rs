@@ -10,7 +10,9 @@ use pen_contract::stats::ConnectionInfo;
 use pen_table::ClientRef;
 
 use super::balance::Placement;
-use super::pump::Held;
+use super::end::End;
+use super::http::Exchange;
+use super::proxy::Origin;
 use super::queue::Links;
 
 /// Which end of a connection.
@@ -32,58 +34,14 @@ impl Side {
     }
 }
 
-/// One socket of a connection, and what waits to be sent to it.
-#[derive(Debug, Default)]
-pub struct End {
-    /// The socket; none before it is made and after it is closed.
-    pub socket: Option<OwnedFd>,
-    /// May have something to read. Edge-triggered: set by events, cleared only when the kernel said that there is nothing.
-    pub readable: bool,
-    /// The peer's end of file is in the receive queue, behind what is still unread.
-    pub hung_up: bool,
-    /// A short read does not mean that the queue is empty: read until the kernel says so. Unix sockets stop a read at a
-    /// message that carries descriptors, TCP at urgent data (tcp(7)).
-    pub careful: bool,
-    /// All that the peer sent has been read.
-    pub ended: bool,
-    /// Reading failed: the peer reset the connection.
-    pub failed: bool,
-    /// Writing failed: the peer takes nothing any more.
-    pub broken: bool,
-    /// Writing failed because the peer reset the connection, which the kernel says only once.
-    pub reset: bool,
-    /// The end of file was passed on to the peer (shutdown(2)).
-    pub shut: bool,
-    /// Is a TCP socket that has Nagle's algorithm on; it is switched off before the second send.
-    pub nagle: bool,
-    /// Something was sent.
-    pub sent: bool,
-    /// Large reads in a row from this end, up to the number that makes it worth a pipe.
-    pub large_reads: u8,
-    /// Waits on the list of those that have more to read now.
-    pub queued: bool,
-    /// Bytes read from the other end that this end has not taken yet.
-    pub held: Option<Box<Held>>,
-}
-
-impl End {
-    /// An end with a socket.
-    pub fn new(socket: OwnedFd, unix: bool) -> End {
-        End { socket: Some(socket), careful: unix, ..End::default() }
-    }
-
-    /// How many bytes wait to be taken.
-    pub fn held_bytes(&self) -> usize {
-        self.held.as_ref().map_or(0, |held| held.len())
-    }
-}
-
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum State {
     /// The place is free.
     #[default]
     Free,
+    /// What the client says first is awaited, before a server is chosen (see `relay::greeting`).
+    Greeting,
     /// A connect is under way; the client waits.
     Connecting,
     /// Bytes go both ways.
@@ -121,6 +79,14 @@ pub struct Connection {
     pub client: ClientRef,
     /// Who the client is; none for an idler.
     pub key: Option<ClientKey>,
+    /// The client's port; 0 behind a Unix socket.
+    pub port: u16,
+    /// A listed sender has yet to say whom the connection comes from (PROXY protocol).
+    pub header_due: bool,
+    /// Whom the connection comes from by the word of a listed sender.
+    pub origin: Option<Box<Origin>>,
+    /// Follows requests and answers while `-H` is on.
+    pub http: Option<Box<Exchange>>,
     /// The choice of servers, until one is connected.
     pub placement: Option<Placement>,
     /// Its places in queues, one of each kind.
@@ -153,7 +119,7 @@ impl Connection {
         let descriptor = |socket: &Option<OwnedFd>| socket.as_ref().map_or(-1, AsRawFd::as_raw_fd);
         let state = match self.state {
             State::Free => 0,
-            State::Connecting => 1,
+            State::Greeting | State::Connecting => 1,
             State::Relaying | State::Lingering | State::Dummy | State::Idler => 2,
         };
         ConnectionInfo {
@@ -275,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_connection_stays_small() {
-        assert!(size_of::<Connection>() <= 144, "{}", size_of::<Connection>());
+        assert!(size_of::<Connection>() <= 176, "{}", size_of::<Connection>());
     }
 
     #[test]

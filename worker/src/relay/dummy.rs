@@ -2,7 +2,7 @@
 
 use super::Relay;
 use super::connection::State;
-use super::pump::{self, Held};
+use super::pump;
 
 /// What a client gets for whatever it sends first; then the connection closes.
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\nContent-Type: text/html\r\n\r\nUlric was here.";
@@ -15,6 +15,10 @@ impl Relay<'_> {
     pub(super) fn await_request(&mut self, place: u32) {
         self.pool[place].state = State::Dummy;
         self.idle.join(&mut self.pool, place, self.now);
+        if self.pool[place].down.readable {
+            // It came before there was anybody to take it.
+            self.answer(place);
+        }
     }
 
     /// Answers a client that has sent something.
@@ -34,7 +38,7 @@ impl Relay<'_> {
             log.line(self.now, super::clock::unix_time().0, key, NO_SERVER, request);
         }
         self.seat.add_client_bytes(connection.client, ANSWER.len() as u64, request.len() as u64);
-        connection.down.held = Some(Box::new(Held::Bytes { data: ANSWER.into(), start: 0 }));
+        pump::give(&mut connection.down, ANSWER, &mut self.tools);
         self.begin_linger(place);
     }
 }

@@ -8,14 +8,12 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use pen_contract::command::Fastclose;
-use rustix::net::Shutdown;
-
 use super::Relay;
 use super::connection::{Connection, Side, State};
 use super::pump;
 use super::queue::STEP;
 use crate::sys;
+use pen_contract::command::Fastclose;
 
 /// Milliseconds that a remaining end is given to end by itself once it has taken what it was sent.
 pub const LINGER: u64 = 5000;
@@ -36,7 +34,7 @@ impl Relay<'_> {
                 return self.part(place, side);
             }
         }
-        let done = |end: &super::connection::End| end.ended && end.held.is_none();
+        let done = |end: &super::end::End| end.ended && end.held.is_none();
         if done(&connection.up) && done(&connection.down) && connection.up.shut && connection.down.shut {
             return self.finish(place);
         }
@@ -74,7 +72,7 @@ impl Relay<'_> {
     }
 
     /// One end is gone: closes it, and ends the connection or lets the other end linger.
-    fn part(&mut self, place: u32, gone: Side) {
+    pub(super) fn part(&mut self, place: u32, gone: Side) {
         let connection = &mut self.pool[place];
         let (lost, rest) = connection.ends(gone);
         let was_reset = lost.failed;
@@ -89,6 +87,9 @@ impl Relay<'_> {
         let rest = connection.end(gone.other());
         if rest.broken || rest.failed || (rest.ended && nothing_under_way && !was_reset) {
             return self.finish(place);
+        }
+        if was_reset && let Some(session) = &mut rest.session {
+            session.cut();
         }
         if was_reset && nothing_under_way && !rest.shut {
             if let Some(socket) = &rest.socket {
@@ -114,12 +115,8 @@ impl Relay<'_> {
         let held = end.held_bytes();
         let is_flushed = pump::flush(end, &mut self.tools);
         let is_active = end.held_bytes() < held;
-        if is_flushed
-            && !end.shut
-            && let Some(socket) = &end.socket
-        {
-            end.shut = true;
-            let _ = rustix::net::shutdown(socket, Shutdown::Write);
+        if is_flushed && !end.shut && !end.broken {
+            pump::shut(end, &mut self.tools);
         }
         let more = pump::discard(end, &mut self.tools).more;
         if end.broken || end.failed || (end.ended && end.held.is_none()) {
@@ -170,6 +167,7 @@ impl Relay<'_> {
             State::Connecting if self.pool[place].links[STEP].is_queued() => {
                 self.connecting.leave(&mut self.pool, place)
             }
+            State::Greeting => self.greeting.leave(&mut self.pool, place),
             State::Lingering => self.lingering.leave(&mut self.pool, place),
             State::Connecting | State::Relaying | State::Dummy | State::Idler | State::Free => {}
         }
@@ -177,7 +175,10 @@ impl Relay<'_> {
         self.release_target(place);
         let Connection { number, state, since, key, .. } = self.pool[place];
         if self.debug.on(2) {
-            self.debug.say(2, format_args!("connection {number} ends"));
+            let session = self.pool[place].down.session.as_ref();
+            let cut = session.is_some_and(|session| !session.is_handshaking() && !session.peer_closed());
+            let cut = if cut { "; the client sent no close_notify" } else { "" };
+            self.debug.say(2, format_args!("connection {number} ends{cut}"));
         }
         self.pool.free(place);
         match key {

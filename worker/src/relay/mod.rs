@@ -1,9 +1,10 @@
 //! The relay worker: accepts clients, finds each a server, and moves bytes between them until both are done.
 //!
 //! One thread, one event loop, nothing that waits. Each room holds one step of a connection's life:
-//! `accept` (listener, `-x`, pauses), `balance` (which server, pure), `connect` and `dial` (attempts and failover), `traffic` and `pump`
-//! (bytes), `ending` and `idle` (how and when connections close). `dummy` and `idlers` are lives of other kinds; `orders` is what
-//! the supervisor says, `explain` one of the answers; `supervisor`, `request_log` and `debug` are the ways out of the jail.
+//! `accept` (listener, `-x`, pauses), `balance` (which server, pure), `connect` and `dial` (attempts and failover), `traffic` and
+//! `pump` (bytes), `ending` and `idle` (how and when connections close). `http` (pure) and `forwarded` are `-H`, `proxy` (pure) and
+//! `origin` the PROXY protocol. `dummy` and `idlers` are lives of other kinds; `orders` is what the supervisor says, `explain` one of
+//! the answers; `supervisor`, `request_log` and `debug` are the ways out of the jail.
 
 mod accept;
 mod balance;
@@ -13,17 +14,26 @@ mod connection;
 mod debug;
 mod dial;
 mod dummy;
+mod end;
 mod ending;
 mod explain;
+mod forwarded;
+mod greeting;
+mod handshake;
+pub mod http;
 mod idle;
 mod idlers;
 mod orders;
+mod origin;
+mod pipe;
+pub mod proxy;
 mod pump;
 mod queue;
 mod request_log;
 mod supervisor;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod traffic;
 
 use std::io;
@@ -48,6 +58,9 @@ use pump::Tools;
 use queue::{Queue, STEP};
 use request_log::LogWriter;
 use supervisor::{Rated, Supervisor};
+use tls::Tls;
+
+pub use tls::examine as examine_tls;
 
 /// The channel to the supervisor has something, or takes something again.
 const CHANNEL: Token = Token(usize::MAX);
@@ -69,6 +82,8 @@ struct Relay<'t> {
     freed: OwnedFd,
     accepting: Accepting,
     pool: Pool,
+    /// Connections of which the client has yet to say something.
+    greeting: Queue<STEP>,
     /// Connections whose connect is under way.
     connecting: Queue<STEP>,
     /// Connections of which one end is gone.
@@ -85,6 +100,10 @@ struct Relay<'t> {
     debug: Debug,
     supervisor: Supervisor,
     counters: Counters,
+    /// What TLS handshakes go by, if clients speak TLS.
+    tls: Option<Tls>,
+    /// Failed handshakes that the supervisor was not told of.
+    untold_handshakes: u64,
     /// Monotonic milliseconds, read once per round of events.
     now: u64,
 }
@@ -100,6 +119,10 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         Ok(accepting) => accepting,
         Err(error) => return fail(&channel, format!("cannot watch the listener: {error}")),
     };
+    let tls = match start.tls.map(Tls::new).transpose() {
+        Ok(tls) => tls,
+        Err(reason) => return fail(&channel, reason),
+    };
     let pipes = accepting.pipes();
     match channel.send(&FromStartingWorker::Ready, None) {
         Ok(Sent::Queued) => {}
@@ -112,6 +135,7 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         freed,
         accepting,
         pool: Pool::default(),
+        greeting: Queue::default(),
         connecting: Queue::default(),
         lingering: Queue::default(),
         idle: Idle::new(start.settings.idle_timeout),
@@ -123,6 +147,8 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         debug: Debug::new(&start.settings, start.debug, start.utc_offset),
         supervisor: Supervisor::new(channel.into_phase()),
         counters: Counters::default(),
+        tls,
+        untold_handshakes: 0,
         now: clock::now(),
         settings: start.settings,
     };
@@ -187,6 +213,7 @@ impl Relay<'_> {
             return Some(Duration::ZERO);
         }
         let deadlines = [
+            self.greeting.next_deadline(&self.pool, self.greeting_timeout()),
             self.connecting.next_deadline(&self.pool, self.connect_timeout()),
             self.lingering.next_deadline(&self.pool, ending::LINGER),
             self.idle.next_deadline(&self.pool),
@@ -206,6 +233,9 @@ impl Relay<'_> {
 
     /// All that is due.
     fn on_time(&mut self) {
+        while let Some(place) = self.greeting.due(&self.pool, self.greeting_timeout(), self.now) {
+            self.greeting_ends(place);
+        }
         while let Some(place) = self.connecting.due(&self.pool, self.connect_timeout(), self.now) {
             self.connect_timed_out(place);
         }

@@ -56,6 +56,16 @@ impl Relay<'_> {
                 let settings = read_settings(&memory).ok_or(Nonsense)?;
                 self.apply(settings)?;
             }
+            (ToWorker::Tls, Some(files)) => {
+                let tls = self.tls.as_mut().ok_or(Nonsense)?;
+                tls.replace(files).map_err(|_| Nonsense)?;
+            }
+            (ToWorker::TicketSecret, Some(secret)) => {
+                let taken = self.tls.as_ref().is_some_and(|tls| tls.renew_secret(&secret));
+                if !taken {
+                    return Err(Nonsense);
+                }
+            }
             (ToWorker::Listen, Some(listener)) => {
                 self.move_listener(listener).map_err(|_| Nonsense)?;
                 self.supervisor.answer(FromWorker::Listening);
@@ -70,7 +80,11 @@ impl Relay<'_> {
                     self.accept();
                 }
             }
-            (ToWorker::Log { .. } | ToWorker::Settings | ToWorker::Listen, None) | (ToWorker::Stop, _) => {
+            (
+                ToWorker::Log { .. } | ToWorker::Settings | ToWorker::Listen | ToWorker::Tls | ToWorker::TicketSecret,
+                None,
+            )
+            | (ToWorker::Stop, _) => {
                 return Err(Nonsense);
             }
         }

@@ -49,10 +49,14 @@ pub enum Rated {
     LogLost,
     /// [`Event::LockStuck`].
     LockStuck,
+    /// [`Event::HandshakeFailed`].
+    Handshake,
+    /// [`Event::BadSender`].
+    BadSender,
 }
 
 impl Rated {
-    const COUNT: usize = 3;
+    const COUNT: usize = 5;
 }
 
 impl Supervisor {

@@ -2,6 +2,7 @@
 
 use super::connection::{Connection, Name, Side, State};
 use super::debug::Debug;
+use super::http::Turn;
 use super::pump::{self, Manner, Tools};
 use super::request_log::LogWriter;
 use super::{Relay, clock};
@@ -20,6 +21,13 @@ impl Relay<'_> {
         end.careful |= event.is_priority() || event.is_error();
         end.hung_up |= event.is_read_closed() && !event.is_error();
         match (state, name.side) {
+            (State::Greeting, _) => {
+                if event.is_error() {
+                    self.finish(name.place);
+                } else {
+                    self.greet(name.place);
+                }
+            }
             (State::Connecting, Side::Up) => self.connect_progress(name.place, event),
             (State::Connecting, Side::Down) => {
                 if event.is_error() {
@@ -61,6 +69,7 @@ impl Relay<'_> {
                 State::Relaying => self.relay(name.place, name.side),
                 State::Lingering => self.linger(name.place),
                 State::Idler => self.drain_idler(name.place),
+                State::Greeting => self.greet(name.place),
                 State::Connecting | State::Dummy | State::Free => {}
             }
         }
@@ -92,6 +101,9 @@ impl Relay<'_> {
         }
         if moved.more {
             self.come_back(place, from);
+        }
+        if self.pool[place].http.is_some() && !self.after_http(place, from) {
+            return;
         }
         self.settle(place);
     }
@@ -135,8 +147,12 @@ fn move_bytes(
         }
     };
     let watch: Option<pump::Watch<'_>> = if logs || dumps { Some(&mut watch) } else { None };
+    let may_splice = connection.down.session.is_none();
+    let mut http = connection.http.take();
+    let turn = http.as_deref_mut().map(|exchange| Turn::of(exchange, from == Side::Down));
     let (source, sink) = connection.ends(from);
-    let moved = pump::pump(source, sink, tools, Manner { may_splice: true, watch });
+    let moved = pump::pump(source, sink, tools, Manner { may_splice, watch, http: turn });
+    connection.http = http;
     connection.line_due = line_due || (from == Side::Up && moved.bytes > 0);
     moved
 }

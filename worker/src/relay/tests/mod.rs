@@ -57,6 +57,7 @@ impl Rig {
             freed: freed.try_clone().unwrap(),
             settings: settings.clone(),
             log: None,
+            tls: None,
             debug: DebugOutput::Syslog(None),
             descriptor_limit: 1024,
             utc_offset: |_| 0,

@@ -1,0 +1,32 @@
+//! A chunked body: however it is cut, and whether or not its data are seen, it ends or fails at the same byte.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use pen_worker::parts::{Body, Why};
+
+/// Where the body ends or fails; the number of bytes taken.
+fn follow(input: &[u8], size: usize, unseen: bool) -> Result<usize, (usize, Why)> {
+    let (mut body, mut taken) = (Body::chunked(), 0);
+    while taken < input.len() && !body.is_over() {
+        let rest = &input[taken..];
+        let certain = usize::try_from(body.certain()).unwrap_or(usize::MAX).min(rest.len());
+        if unseen && certain > 0 {
+            body.skip(certain as u64);
+            taken += certain;
+            continue;
+        }
+        match body.follow(&rest[..size.min(rest.len())]) {
+            Ok(step) => taken += step,
+            Err((good, why)) => return Err((taken + good, why)),
+        }
+    }
+    Ok(taken)
+}
+
+fuzz_target!(|data: &[u8]| {
+    let [size, input @ ..] = data else { return };
+    let whole = follow(input, usize::MAX, false);
+    assert_eq!(follow(input, usize::from(*size).max(1), false), whole);
+    assert_eq!(follow(input, 1, true), whole);
+});

@@ -1,0 +1,272 @@
+//! TLS as the administrator wants it, and how its files travel to the workers: as one sealed memory that holds them all, whole or not at all.
+//!
+//! The supervisor copies the files into that memory within the kernel and never reads them; workers read them and nobody else. Behind the files
+//! comes an [`Index`], which says what is where and holds no secret.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{CodecError, decode_long, encode_long};
+
+/// TLS towards clients.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Tls {
+    /// Certificates (`-E`); TLS is on if there are any.
+    pub certificate: Option<PathBuf>,
+    /// Private key (`-K`); none = it is among the certificates.
+    pub key: Option<PathBuf>,
+    /// Certification authorities of clients (`-G`).
+    pub ca_file: Option<PathBuf>,
+    /// A directory of such (`-A`).
+    pub ca_directory: Option<PathBuf>,
+    /// Clients must present a valid certificate (`-R`).
+    pub required: bool,
+    /// Directory of certificates by server name (`ssl_sni_path`).
+    pub names: Option<PathBuf>,
+    /// OCSP response for the certificate (`ssl_ocsp_response`).
+    pub ocsp: Option<PathBuf>,
+    /// TLS 1.2 beside 1.3.
+    pub tls12: bool,
+    /// Cipher suites of TLS 1.2 in order of preference (`ssl_ciphers`); empty = the default.
+    pub suites: Vec<Suite>,
+}
+
+/// Off, and both protocols.
+impl Default for Tls {
+    fn default() -> Tls {
+        Tls {
+            certificate: None,
+            key: None,
+            ca_file: None,
+            ca_directory: None,
+            required: false,
+            names: None,
+            ocsp: None,
+            tls12: true,
+            suites: Vec::new(),
+        }
+    }
+}
+
+impl Tls {
+    /// Whether clients speak TLS.
+    pub fn is_on(&self) -> bool {
+        self.certificate.is_some()
+    }
+}
+
+macro_rules! suites {
+    ($($variant:ident $name:literal $standard:literal,)*) => {
+        /// A cipher suite of TLS 1.2 that exists here.
+        #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+        pub enum Suite {
+            $(#[doc = concat!("`", $standard, "`.")] $variant,)*
+        }
+
+        impl Suite {
+            /// All of them.
+            pub const ALL: &[Suite] = &[$(Suite::$variant,)*];
+
+            /// Its name in OpenSSL.
+            pub fn name(self) -> &'static str {
+                match self { $(Suite::$variant => $name,)* }
+            }
+
+            /// Its name in the registry of TLS.
+            pub fn standard_name(self) -> &'static str {
+                match self { $(Suite::$variant => $standard,)* }
+            }
+        }
+    };
+}
+
+suites! {
+    EcdsaAes256 "ECDHE-ECDSA-AES256-GCM-SHA384" "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+    EcdsaAes128 "ECDHE-ECDSA-AES128-GCM-SHA256" "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+    EcdsaChacha "ECDHE-ECDSA-CHACHA20-POLY1305" "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+    RsaAes256 "ECDHE-RSA-AES256-GCM-SHA384" "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+    RsaAes128 "ECDHE-RSA-AES128-GCM-SHA256" "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+    RsaChacha "ECDHE-RSA-CHACHA20-POLY1305" "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+}
+
+/// What a list of suites says: those that exist here, and the words that mean nothing here.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct SuiteList {
+    /// The suites, in order, each once.
+    pub suites: Vec<Suite>,
+    /// Words that name none.
+    pub unknown: Vec<String>,
+}
+
+impl SuiteList {
+    /// Reads names joined by colons. Names of suites of TLS 1.3, which are not chosen here, are passed over.
+    pub fn read(text: &str) -> SuiteList {
+        let mut list = SuiteList::default();
+        for word in
+            text.split(':').filter(|word| !word.is_empty() && !word.starts_with("TLS_AES_") && *word != TLS13_CHACHA)
+        {
+            let named = |suite: &&Suite| word.eq_ignore_ascii_case(suite.name()) || word == suite.standard_name();
+            match Suite::ALL.iter().find(named) {
+                Some(suite) if list.suites.contains(suite) => {}
+                Some(suite) => list.suites.push(*suite),
+                None => list.unknown.push(word.to_owned()),
+            }
+        }
+        list
+    }
+}
+
+/// As it is read.
+impl fmt::Display for SuiteList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = self.suites.iter().map(|suite| suite.name()).chain(self.unknown.iter().map(String::as_str));
+        f.write_str(&words.collect::<Vec<_>>().join(":"))
+    }
+}
+
+const TLS13_CHACHA: &str = "TLS_CHACHA20_POLY1305_SHA256";
+
+/// What is in the memory that holds the files of TLS, and how they are to be used.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Index {
+    /// Raised with every such memory.
+    pub serial: u64,
+    /// Clients must present a valid certificate.
+    pub required: bool,
+    /// TLS 1.2 beside 1.3.
+    pub tls12: bool,
+    /// Cipher suites of TLS 1.2; empty = the default.
+    pub suites: Vec<Suite>,
+    /// The files.
+    pub files: Vec<Part>,
+}
+
+/// A file in the memory.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    /// What it is.
+    pub role: Role,
+    /// Where it came from, as messages name it.
+    pub path: String,
+    /// Where it begins, in bytes.
+    pub offset: u64,
+    /// How many bytes it has.
+    pub length: u64,
+}
+
+/// What a file is for.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Role {
+    /// Certificates, and the key if there is no [`Role::Key`].
+    Certificate,
+    /// The private key.
+    Key,
+    /// Certification authorities of clients that somebody chose.
+    Authorities,
+    /// Those of the system.
+    SystemAuthorities,
+    /// An OCSP response.
+    Ocsp,
+    /// A file for a server name, in lower case; `*.` at its beginning stands for one label.
+    Named(String, NamedRole),
+}
+
+/// What a file for a server name is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum NamedRole {
+    /// `NAME.crt`.
+    Certificate,
+    /// `NAME.key`.
+    Key,
+    /// `NAME.ca`.
+    Authorities,
+    /// `NAME.ocsp`.
+    Ocsp,
+}
+
+/// Longest file of certificates or keys, in bytes.
+pub const FILE_LIMIT: u64 = 1 << 20;
+
+/// Longest file of certification authorities, in bytes.
+pub const AUTHORITIES_LIMIT: u64 = 8 << 20;
+
+/// Longest OCSP response, in bytes.
+pub const OCSP_LIMIT: u64 = 64 << 10;
+
+/// Most files in one memory.
+pub const MOST_FILES: usize = 16_384;
+
+/// Most bytes in one memory, without the index.
+pub const MEMORY_LIMIT: u64 = 128 << 20;
+
+/// Longest encoded index, in bytes.
+pub const INDEX_LIMIT: usize = 8 << 20;
+
+/// Bytes behind the index that say how long it is: a number of 64 bits, little-endian.
+pub const TRAILER: u64 = 8;
+
+/// Bytes of a ticket secret: what one generation of session tickets is protected with.
+pub const TICKET_SECRET: usize = 64;
+
+/// Seconds that one generation of tickets is given out. It is taken for as long again, and then forgotten.
+pub const TICKET_PERIOD: u64 = 6 * 3600;
+
+impl Index {
+    /// The index as it follows the files, its length at the end.
+    ///
+    /// # Errors
+    /// It is not expressible.
+    pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
+        let mut bytes = encode_long::<INDEX_LIMIT>(self)?;
+        let length = bytes.len() as u64;
+        bytes.extend_from_slice(&length.to_le_bytes());
+        Ok(bytes)
+    }
+
+    /// Reads an index, without its length.
+    ///
+    /// # Errors
+    /// The bytes are no index.
+    pub fn decode(bytes: &[u8]) -> Result<Index, CodecError> {
+        decode_long::<INDEX_LIMIT, Index>(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suites_are_known_by_both_names_and_each_counts_once() {
+        let list = SuiteList::read(
+            "ECDHE-RSA-AES128-GCM-SHA256:HIGH::!aNULL:TLS_AES_128_GCM_SHA256:ecdhe-rsa-aes128-gcm-sha256:\
+             TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+        );
+        assert_eq!(list.suites, [Suite::RsaAes128, Suite::EcdsaChacha]);
+        assert_eq!(list.unknown, ["HIGH", "!aNULL"]);
+        assert_eq!(SuiteList::read(""), SuiteList::default());
+    }
+
+    #[test]
+    fn an_index_comes_back_whole_or_not_at_all() {
+        let index = Index {
+            serial: 7,
+            required: true,
+            tls12: false,
+            suites: Suite::ALL.to_vec(),
+            files: vec![Part {
+                role: Role::Named("*.example".into(), NamedRole::Ocsp),
+                path: "/etc/pen/*.example.ocsp".into(),
+                offset: 5,
+                length: 9,
+            }],
+        };
+        let bytes = index.encode().unwrap();
+        let (body, length) = bytes.split_at(bytes.len() - TRAILER as usize);
+        assert_eq!(u64::from_le_bytes(length.try_into().unwrap()), body.len() as u64);
+        assert_eq!(Index::decode(body).unwrap(), index);
+        assert!(Index::decode(&bytes).is_err() && Index::decode(&body[1..]).is_err());
+    }
+}

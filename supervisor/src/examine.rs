@@ -1,0 +1,175 @@
+//! Whether files of TLS are good, found out by a child, because certificates and keys are not read here: in the jail, as the workers' user, and
+//! with their code. What it finds to be good is good for every worker: they read the same memory.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, getpid};
+use pen_contract::channel::{Channel, Received};
+use serde::{Deserialize, Serialize};
+
+use crate::interrupt::Interrupts;
+use crate::jail::Jail;
+use crate::patience::until;
+use crate::peer::printable;
+use crate::signals;
+use crate::sys;
+use crate::why::why;
+use crate::{Examiner, StartError};
+
+/// What the child found.
+#[derive(Debug, Serialize, Deserialize)]
+enum Finding {
+    /// They are good; with what the administrator should know.
+    Good(Vec<String>),
+    /// The file, and what is wrong with it.
+    Bad(String),
+}
+
+/// The supervisor says nothing.
+#[derive(Debug, Serialize, Deserialize)]
+enum Nothing {}
+
+/// A child at work.
+#[derive(Debug)]
+pub(crate) struct Examining {
+    channel: Channel<Nothing, Finding>,
+    /// None once it was waited for: then the pid can be somebody else's.
+    child: Option<Pid>,
+    deadline: Instant,
+}
+
+/// Examines files, waiting for the outcome: what the administrator should know.
+///
+/// # Errors
+/// They are not good, or the start is interrupted.
+pub(crate) fn examine(
+    files: &OwnedFd,
+    examiner: Examiner,
+    jail: &Jail,
+    interrupts: &mut Interrupts,
+) -> Result<Vec<String>, StartError> {
+    let examining = Examining::begin(files, examiner, jail, Instant::now()).map_err(StartError)?;
+    let found = loop {
+        match examining.read(Instant::now()) {
+            Some(found) => break found,
+            None => {
+                let descriptors = interrupts.descriptors().chain([examining.descriptor()]);
+                let mut polled: Vec<PollFd<'_>> = descriptors.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+                // Interrupted or not: everything is looked at again.
+                let _ = poll(&mut polled, until(examining.deadline()));
+                drop(polled);
+                if let Err(error) = interrupts.check() {
+                    examining.end();
+                    return Err(error);
+                }
+            }
+        }
+    };
+    examining.end();
+    found.map_err(StartError)
+}
+
+impl Examining {
+    /// Forks the child.
+    ///
+    /// # Errors
+    /// There can be no child now.
+    pub(crate) fn begin(files: &OwnedFd, examiner: Examiner, jail: &Jail, now: Instant) -> Result<Examining, String> {
+        let cannot = |error| format!("the files of TLS cannot be examined now: {}", why(&error));
+        let (ours, theirs): (Channel<Nothing, Finding>, Channel<Finding, Nothing>) = Channel::pair().map_err(cannot)?;
+        let supervisor = getpid();
+        let child = sys::fork(|| answer(files, examiner, jail, supervisor, &theirs)).map_err(cannot)?;
+        Ok(Examining { channel: ours, child: Some(child), deadline: now + PATIENCE })
+    }
+
+    /// To be polled for reading.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+
+    /// When it is to be read at the latest.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// What came of it, once it is known.
+    pub(crate) fn read(&self, now: Instant) -> Option<Result<Vec<String>, String>> {
+        match self.channel.receive() {
+            Ok(Received::Message(Finding::Good(notices), _)) => {
+                Some(Ok(notices.iter().take(MOST_NOTICES).map(|notice| printable(notice)).collect()))
+            }
+            Ok(Received::Message(Finding::Bad(why), _)) => Some(Err(printable(&why))),
+            Ok(Received::Empty) if now < self.deadline => None,
+            Ok(Received::Empty) => Some(Err(format!("the files of TLS took more than {} s", PATIENCE.as_secs()))),
+            Ok(Received::Closed) | Err(_) => Some(Err("the process that examines the files of TLS ended".into())),
+        }
+    }
+
+    /// Whether this child was the one; it has been waited for.
+    pub(crate) fn reaped(&mut self, child: Pid) -> bool {
+        self.child.take_if(|own| *own == child).is_some()
+    }
+
+    /// Ends and reaps the child, which takes no time that matters.
+    fn end(mut self) {
+        if let Some(child) = self.child.take() {
+            let _ = kill(child, Signal::SIGKILL);
+            let _ = waitpid(child, None);
+        }
+    }
+}
+
+/// The child is killed; whoever waits for this process's children reaps it.
+impl Drop for Examining {
+    fn drop(&mut self) {
+        if let Some(child) = self.child {
+            let _ = kill(child, Signal::SIGKILL);
+        }
+    }
+}
+
+// From here on: in the child.
+
+fn answer(
+    files: &OwnedFd,
+    examiner: Examiner,
+    jail: &Jail,
+    supervisor: Pid,
+    channel: &Channel<Finding, Nothing>,
+) -> i32 {
+    let found = confine(files, jail, supervisor, channel).and_then(examiner);
+    let finding = match found {
+        Ok(notices) => Finding::Good(notices.iter().take(MOST_NOTICES).map(|notice| printable(notice)).collect()),
+        Err(why) => Finding::Bad(printable(&why)),
+    };
+    i32::from(channel.send(&finding, None).is_err())
+}
+
+fn confine(
+    files: &OwnedFd,
+    jail: &Jail,
+    supervisor: Pid,
+    channel: &Channel<Finding, Nothing>,
+) -> Result<OwnedFd, String> {
+    let at = |step: &'static str| {
+        move |error: io::Error| format!("cannot examine the files of TLS: {step}: {}", why(&error))
+    };
+    signals::settle_child().map_err(at("signals"))?;
+    let files = files.try_clone().map_err(at("descriptors"))?;
+    sys::close_all_but(&[channel.as_fd(), files.as_fd()]).map_err(at("close descriptors"))?;
+    jail.enter(supervisor).map_err(|error| format!("cannot examine the files of TLS: {error}"))?;
+    Ok(files)
+}
+
+/// How long the child may take: thousands of certificates are read in a second or two.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Most notices about one set of files.
+const MOST_NOTICES: usize = 50;

@@ -1,0 +1,164 @@
+//! Certificates by server name, and OCSP responses.
+
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is how a failure is said")]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use harness::tls::{Authority, Identity, openssl, write};
+use harness::{Backend, Builder, Pen, eventually};
+use rustix::process::Signal;
+
+mod harness;
+
+fn with_certificate(identity: &Identity) -> Builder {
+    let builder = Pen::builder();
+    let path = write(builder.directory(), "cert.pem", format!("{}{}", identity.chain, identity.key));
+    builder.options(["-E".as_ref(), path.as_os_str()])
+}
+
+fn directory(builder: &Builder) -> PathBuf {
+    let directory = builder.directory().join("names");
+    fs::create_dir(&directory).unwrap();
+    directory
+}
+
+fn put(directory: &Path, name: &str, identity: &Identity) {
+    write(directory, &format!("{name}.crt"), &identity.chain);
+    write(directory, &format!("{name}.key"), &identity.key);
+}
+
+fn option(command: &str, path: &Path) -> [String; 2] {
+    ["-O".into(), format!("{command} {}", path.display())]
+}
+
+/// Whether a client that trusts this authority alone is served under this name.
+fn trusted(authority: &Authority, pen: &Pen, name: &str) -> bool {
+    authority.client().ask(pen.address(), name).is_some()
+}
+
+#[test]
+fn each_name_has_its_certificate_and_all_others_the_default() {
+    let [default, first, wild] = ["default", "first", "wild"].map(Authority::root);
+    let backend = Backend::named("one");
+    let builder =
+        with_certificate(&default.issue(&["localhost", "unknown.example", "a.b.wild.example", "wild.example"]));
+    let names = directory(&builder);
+    put(&names, "First.Example", &first.issue(&["first.example"]));
+    put(&names, "*.wild.example", &wild.issue(&["*.wild.example"]));
+    put(&names, "broken.example", &first.issue(&["broken.example"]));
+    write(&names, "broken.example.key", "nothing");
+    write(&names, "alone.example.crt", first.issue(&["alone.example"]).chain);
+    let pen = builder.options(option("ssl_sni_path", &names)).server(&backend).start();
+    assert!(trusted(&first, &pen, "first.example") && !trusted(&default, &pen, "first.example"));
+    assert!(trusted(&wild, &pen, "www.wild.example"));
+    for name in ["localhost", "unknown.example", "a.b.wild.example", "wild.example"] {
+        assert!(trusted(&default, &pen, name), "{name}");
+    }
+    pen.hears("broken.example.key: there is no private key (PEM) in it; the name broken.example is served with");
+    pen.hears("alone.example.crt: there is no .key for it");
+    // No name is a path.
+    let to = pen.address().to_string();
+    let said = openssl(["s_client", "-connect", &to, "-servername", "../names/first.example"]);
+    assert!(!said.contains("CN=first.example") && !said.contains("CN = first.example"), "{said}");
+    // Another name, without a restart.
+    put(&names, "localhost", &first.issue(&["localhost"]));
+    pen.supervisor().signal(Signal::HUP);
+    eventually("the new name is known", || trusted(&first, &pen, "localhost"));
+}
+
+#[test]
+fn a_name_may_have_authorities_of_its_own() {
+    let [root, own, other] = ["root", "own", "other"].map(Authority::root);
+    let backend = Backend::named("one");
+    let builder = with_certificate(&root.issue(&["localhost"]));
+    let names = directory(&builder);
+    put(&names, "own.example", &root.issue(&["own.example"]));
+    write(&names, "own.example.ca", own.pem());
+    let authorities = write(builder.directory(), "ca.pem", other.pem());
+    let options = ["-R".as_ref(), "-G".as_ref(), authorities.as_os_str()];
+    let pen = builder.options(options).options(option("ssl_sni_path", &names)).server(&backend).start();
+    let (of_own, of_other) = (own.issue(&["me"]), other.issue(&["me"]));
+    let let_in = |identity, name| root.client().is(identity).ask(pen.address(), name).is_some();
+    assert!(let_in(&of_own, "own.example") && let_in(&of_other, "localhost"));
+    assert_eq!(backend.accepted(), 2);
+    assert!(!let_in(&of_own, "localhost") && !let_in(&of_other, "own.example"));
+    assert_eq!(backend.accepted(), 2);
+}
+
+/// An OCSP response that a certificate of this authority is good, until so many days from now.
+fn response(authority: &Authority, identity: &Identity, place: &Path, days: &str) -> Vec<u8> {
+    let ca = write(place, "ocsp-ca.pem", authority.pem());
+    let key = write(place, "ocsp-ca.key", authority.key());
+    let leaf = write(place, "ocsp-leaf.pem", &identity.leaf);
+    let serial = openssl(["x509".as_ref(), "-serial".as_ref(), "-noout".as_ref(), "-in".as_ref(), leaf.as_os_str()]);
+    let serial = serial.trim().trim_start_matches("serial=");
+    let index = write(place, "index.txt", format!("V\t491231235959Z\t\t{serial}\tunknown\t/CN=localhost\n"));
+    let out = place.join("response.der");
+    let (ca, key, leaf, index) = (ca.as_os_str(), key.as_os_str(), leaf.as_os_str(), index.as_os_str());
+    let words: [&OsStr; 18] = [
+        "ocsp".as_ref(),
+        "-index".as_ref(),
+        index,
+        "-CA".as_ref(),
+        ca,
+        "-rsigner".as_ref(),
+        ca,
+        "-rkey".as_ref(),
+        key,
+        "-issuer".as_ref(),
+        ca,
+        "-cert".as_ref(),
+        leaf,
+        "-no_nonce".as_ref(),
+        "-ndays".as_ref(),
+        days.as_ref(),
+        "-respout".as_ref(),
+        out.as_os_str(),
+    ];
+    let said = openssl(words);
+    fs::read(&out).unwrap_or_else(|_| panic!("{said}"))
+}
+
+fn stapled(pen: &Pen, name: &str) -> bool {
+    let said = openssl(["s_client", "-connect", &pen.address().to_string(), "-servername", name, "-status"]);
+    match said.contains("OCSP Response Status: successful") {
+        true => true,
+        false => {
+            assert!(said.contains("OCSP response: no response sent"), "{said}");
+            false
+        }
+    }
+}
+
+#[test]
+fn responses_are_stapled_to_their_certificates() {
+    let root = Authority::root("root");
+    let backend = Backend::named("one");
+    let (default, named) = (root.issue(&["localhost"]), root.issue(&["named.example"]));
+    let builder = with_certificate(&default);
+    let names = directory(&builder);
+    put(&names, "named.example", &named);
+    let file = builder.directory().join("ocsp.der");
+    let options = option("ssl_ocsp_response", &file).into_iter().chain(option("ssl_sni_path", &names));
+    let options: Vec<String> = options.collect();
+    let pen = builder.control().options(options).server(&backend).start();
+    pen.hears("ocsp.der: there is no OCSP response yet");
+    assert!(!stapled(&pen, "localhost") && !stapled(&pen, "named.example"));
+    fs::write(&file, response(&root, &default, pen.directory(), "7")).unwrap();
+    // The command reads it again, with the supervisor's rights: the file is the administrator's.
+    pen.tells(&format!("ssl_ocsp_response {}", file.display()), "");
+    assert!(stapled(&pen, "localhost") && !stapled(&pen, "named.example"));
+    write(&names, "named.example.ocsp", response(&root, &named, pen.directory(), "7"));
+    pen.tells(&format!("ssl_sni_path {}", names.display()), "");
+    assert!(stapled(&pen, "localhost") && stapled(&pen, "named.example"));
+    // Nonsense is not passed on, and no reason to do without TLS.
+    fs::write(&file, "nonsense").unwrap();
+    pen.tells(&format!("ssl_ocsp_response {}", file.display()), "");
+    pen.hears("ocsp.der: there is no OCSP response (DER) in it that says anything");
+    assert!(!stapled(&pen, "localhost") && stapled(&pen, "named.example"));
+    let why = pen.refuses("ssl_sni_path /somewhere/else");
+    assert!(why.starts_with("ssl_sni_path: /somewhere/else: at the control port"), "{why}");
+    assert!(pen.refuses("ssl_ocsp_response /not/there").starts_with("ssl_ocsp_response: /not/there: "));
+}

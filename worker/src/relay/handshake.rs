@@ -1,0 +1,94 @@
+//! TLS handshakes: what comes between accepting a client and choosing a server for it.
+
+use pen_contract::ids::ClientKey;
+use pen_contract::message::{Event, HandshakeFailure};
+
+use super::Relay;
+use super::balance::client_permitted;
+use super::end::receive;
+use super::pump;
+use super::supervisor::Rated;
+use super::tls::failure;
+
+/// Reads and answers before others get their turn.
+const ROUNDS: u32 = 4;
+
+impl Relay<'_> {
+    /// Takes a handshake as far as it goes now. True: it is over, and the client is to be placed; or there is none.
+    pub(super) fn shake_hands(&mut self, place: u32) -> bool {
+        let Some(tls) = &self.tls else { return true };
+        let connection = &mut self.pool[place];
+        if connection.down.session.is_none() {
+            let key = connection.key.unwrap_or(ClientKey::UNIX);
+            if self.settings.abuse.is_none() && !client_permitted(&self.settings, key) {
+                // It gets nothing in any case, so it is not worth the keys' work.
+                return true;
+            }
+            match tls.session() {
+                Ok(session) => connection.down.session = Some(Box::new(session)),
+                Err(_) => {
+                    self.handshake_failed(place, HandshakeFailure::Protocol);
+                    return false;
+                }
+            }
+        }
+        self.go_on(place)
+    }
+
+    fn go_on(&mut self, place: u32) -> bool {
+        let down = &mut self.pool[place].down;
+        for _ in 0..ROUNDS {
+            // Who does not take what was said is not listened to.
+            if !pump::flush(down, &mut self.tools) {
+                break;
+            }
+            let Some(session) = down.session.as_mut() else { break };
+            if !session.is_handshaking() && session.error().is_none() {
+                self.counters.handshakes += 1;
+                self.counters.resumed += u64::from(session.is_resumed());
+                if session.has_early() {
+                    // It stands in front of what the socket has, and of the end.
+                    (down.readable, down.ended) = (true, false);
+                }
+                return true;
+            }
+            if !down.readable || down.failed {
+                break;
+            }
+            let buffers = self.tools.buffers();
+            let length = receive(down, buffers);
+            if let (Some(session), 1..) = (&mut down.session, length) {
+                session.keep_early(&buffers.plain[..length], down.ended);
+            }
+        }
+        let failed = down.session.as_ref().and_then(|session| session.error()).map(failure);
+        match failed {
+            Some(reason) => self.handshake_failed(place, reason),
+            None if down.failed || down.broken || down.ended => self.finish(place),
+            None if down.readable && down.held.is_none() => self.come_back(place, super::connection::Side::Down),
+            None => {}
+        }
+        false
+    }
+
+    /// Closes a client whose handshake failed. It is given time to read why.
+    pub(super) fn handshake_failed(&mut self, place: u32, reason: HandshakeFailure) {
+        self.counters.failed_handshakes += 1;
+        self.untold_handshakes += 1;
+        let key = self.pool[place].key.unwrap_or(ClientKey::UNIX);
+        if self.debug.on(1) {
+            self.debug.say(1, format_args!("client {key}: TLS handshake failed: {reason:?}"));
+        }
+        if self.supervisor.may_tell(Rated::Handshake, self.now) {
+            let others = std::mem::take(&mut self.untold_handshakes) - 1;
+            let event = Event::HandshakeFailed { client: key.bytes(), reason, others };
+            self.supervisor.tell(event, &mut self.counters);
+        }
+        if reason == HandshakeFailure::Timeout {
+            return self.finish(place);
+        }
+        self.greeting.leave(&mut self.pool, place);
+        self.pool[place].down.failed = false;
+        self.begin_linger(place);
+    }
+}

@@ -1,0 +1,316 @@
+//! Where an HTTP/1.1 message body ends (RFC 9112, 6 and 7.1): a length counted down, or chunks followed byte by byte.
+//!
+//! Pure, and strict on purpose. Whoever reads a body more generously than the server behind takes for data what the server takes for a request,
+//! or the other way round; so everything that two parsers are known to read differently is an error here: line ends without CR,
+//! chunk sizes with signs, prefixes or too many digits, trailer lines that are no fields.
+
+use super::Why;
+
+/// Most bytes of a chunk's line behind its size.
+const EXTENSION: u16 = 8 * 1024;
+
+/// Most bytes of all trailer lines of a message.
+const TRAILERS: u32 = 64 * 1024;
+
+/// Most digits of a chunk size: what 60 bits hold.
+const DIGITS: u8 = 15;
+
+/// A body, and how much of it is still to come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Body {
+    /// So many bytes.
+    Length(u64),
+    /// Chunks (`Transfer-Encoding: chunked`).
+    Chunked(Chunked),
+}
+
+/// Where in a chunked body the next byte is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Chunked {
+    at: At,
+    /// Bytes of trailer lines so far.
+    trailers: u32,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum At {
+    /// In a chunk's size.
+    Size { size: u64, digits: u8 },
+    /// Behind the size, where white space may stand before a `;`.
+    Behind { size: u64, left: u16 },
+    /// In the extensions.
+    Extension { size: u64, left: u16 },
+    /// Before the LF of a chunk's line.
+    LineFeed { size: u64 },
+    /// In the data.
+    Data { left: u64 },
+    /// Before the CR behind the data.
+    DataReturn,
+    /// Before the LF behind the data.
+    DataLineFeed,
+    /// Before a trailer line, or the empty line that ends the body.
+    Trailer,
+    /// In a trailer's name.
+    Name,
+    /// In a trailer's value.
+    Value,
+    /// Before the LF of a trailer line.
+    TrailerLineFeed,
+    /// Before the last LF of all.
+    LastLineFeed,
+    /// Over.
+    Over,
+}
+
+impl Body {
+    /// A chunked body from its beginning.
+    pub fn chunked() -> Body {
+        Body::Chunked(Chunked { at: At::Size { size: 0, digits: 0 }, trailers: 0 })
+    }
+
+    /// Goes on by what the body has of `input`, which is the returned number of bytes from its start.
+    ///
+    /// # Errors
+    /// The body cannot be followed: how many bytes of `input` were still good, and why the next is not.
+    pub fn follow(&mut self, input: &[u8]) -> Result<usize, (usize, Why)> {
+        match self {
+            Body::Length(left) => {
+                let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
+                *left -= taken as u64;
+                Ok(taken)
+            }
+            Body::Chunked(chunked) => chunked.follow(input),
+        }
+    }
+
+    /// Whether nothing of it is to come any more.
+    pub fn is_over(&self) -> bool {
+        match self {
+            Body::Length(left) => *left == 0,
+            Body::Chunked(chunked) => chunked.at == At::Over,
+        }
+    }
+
+    /// The bytes that are certainly next in it, whatever they are.
+    pub fn certain(&self) -> u64 {
+        match self {
+            Body::Length(left) | Body::Chunked(Chunked { at: At::Data { left }, .. }) => *left,
+            Body::Chunked(_) => 0,
+        }
+    }
+
+    /// Goes on by so many of the [certain](Body::certain) bytes without having seen them.
+    pub fn skip(&mut self, bytes: u64) {
+        match self {
+            Body::Length(left) => *left = left.saturating_sub(bytes),
+            Body::Chunked(chunked) => {
+                if let At::Data { left } = chunked.at {
+                    chunked.at = after_data(left.saturating_sub(bytes));
+                }
+            }
+        }
+    }
+}
+
+impl Chunked {
+    fn follow(&mut self, input: &[u8]) -> Result<usize, (usize, Why)> {
+        let mut taken = 0;
+        while taken < input.len() && self.at != At::Over {
+            if let At::Data { left } = self.at {
+                let step = usize::try_from(left).unwrap_or(usize::MAX).min(input.len() - taken);
+                self.at = after_data(left - step as u64);
+                taken += step;
+            } else {
+                self.at = self.next(input[taken]).map_err(|why| (taken, why))?;
+                taken += 1;
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Where a byte outside the data leads.
+    fn next(&mut self, byte: u8) -> Result<At, Why> {
+        if let At::Trailer | At::Name | At::Value | At::TrailerLineFeed | At::LastLineFeed = self.at {
+            return self.trailer(byte);
+        }
+        Ok(match (self.at, byte) {
+            (At::Size { size, digits }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') if digits < DIGITS => {
+                let digit = (byte as char).to_digit(16).map_or(0, u64::from);
+                At::Size { size: size << 4 | digit, digits: digits + 1 }
+            }
+            (At::Size { digits: 0, .. }, _) => return Err(Why::ChunkSize),
+            (At::Size { size, .. } | At::Behind { size, .. } | At::Extension { size, .. }, b'\r') => {
+                At::LineFeed { size }
+            }
+            (At::Size { size, .. }, b' ' | b'\t') => At::Behind { size, left: EXTENSION },
+            (At::Size { size, .. }, b';') => At::Extension { size, left: EXTENSION },
+            (At::Behind { size, left: left @ 1.. }, b' ' | b'\t') => At::Behind { size, left: left - 1 },
+            (At::Behind { size, left }, b';') => At::Extension { size, left },
+            (At::Extension { size, left: left @ 1.. }, byte) if is_text(byte) => At::Extension { size, left: left - 1 },
+            (At::Size { .. } | At::Behind { .. } | At::Extension { .. }, _) => return Err(Why::ChunkLine),
+            (At::LineFeed { size: 0 }, b'\n') => At::Trailer,
+            (At::LineFeed { size }, b'\n') => At::Data { left: size },
+            (At::LineFeed { .. }, _) => return Err(Why::ChunkLine),
+            (At::DataReturn, b'\r') => At::DataLineFeed,
+            (At::DataLineFeed, b'\n') => At::Size { size: 0, digits: 0 },
+            (_, _) => return Err(Why::ChunkEnd),
+        })
+    }
+
+    /// Where a byte behind the last chunk leads. A trailer line has to be a field: else what is a request to the server could pass as one.
+    fn trailer(&mut self, byte: u8) -> Result<At, Why> {
+        self.trailers += 1;
+        if self.trailers > TRAILERS {
+            return Err(Why::Trailer);
+        }
+        Ok(match (self.at, byte) {
+            (At::Trailer, b'\r') => At::LastLineFeed,
+            (At::Trailer | At::Name, byte) if is_token(byte) => At::Name,
+            (At::Name, b':') => At::Value,
+            (At::Value, b'\r') => At::TrailerLineFeed,
+            (At::Value, byte) if is_text(byte) => At::Value,
+            (At::TrailerLineFeed, b'\n') => At::Trailer,
+            (At::LastLineFeed, b'\n') => At::Over,
+            (_, _) => return Err(Why::Trailer),
+        })
+    }
+}
+
+fn after_data(left: u64) -> At {
+    if left == 0 { At::DataReturn } else { At::Data { left } }
+}
+
+/// A byte of a token (RFC 9110, 5.6.2).
+pub fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// A byte of a field's value: visible, white space, or beyond ASCII (RFC 9110, 5.5).
+fn is_text(byte: u8) -> bool {
+    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// How many bytes the body has of the input, or where and why it cannot be followed; none if it is not over.
+    fn whole(input: &[u8]) -> Result<Option<usize>, (usize, Why)> {
+        let mut body = Body::chunked();
+        body.follow(input).map(|taken| body.is_over().then_some(taken))
+    }
+
+    #[test]
+    fn chunks_end_where_they_say() {
+        for body in [
+            "0\r\n\r\n",
+            "5\r\nhello\r\n0\r\n\r\n",
+            "5\r\n0\r\n\r\n\r\n0\r\n\r\n",
+            "A;name=value;other=\"x y\"\r\n0123456789\r\n000\r\n\r\n",
+            "a \t ;x\r\n0123456789\r\n0 \r\nX-Sum: 1\r\nY:\r\n\r\n",
+            "1\r\n\n\r\n00;\r\n\r\n",
+        ] {
+            let mut input = body.as_bytes().to_vec();
+            input.extend(b"GET / HTTP/1.1\r\n");
+            assert_eq!(whole(&input), Ok(Some(body.len())), "{body:?}");
+            for cut in 0..body.len() {
+                assert_eq!(whole(&body.as_bytes()[..cut]), Ok(None), "{body:?} up to {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_parsers_read_differently_is_an_error() {
+        for (body, good, why) in [
+            ("\r\n", 0, Why::ChunkSize),
+            ("g\r\n", 0, Why::ChunkSize),
+            ("-1\r\n", 0, Why::ChunkSize),
+            ("+1\r\n", 0, Why::ChunkSize),
+            (" 1\r\n", 0, Why::ChunkSize),
+            (";x\r\n", 0, Why::ChunkSize),
+            ("0x5\r\n", 1, Why::ChunkLine),
+            ("5\nhello", 1, Why::ChunkLine),
+            ("5 5\r\n", 2, Why::ChunkLine),
+            ("5;x\ny\r\n", 3, Why::ChunkLine),
+            ("5;x\ry\r\n", 4, Why::ChunkLine),
+            ("5;\0\r\n", 2, Why::ChunkLine),
+            ("5\r\r\n", 2, Why::ChunkLine),
+            ("0000000000000000\r\n", 15, Why::ChunkLine),
+            ("fffffffffffffffff\r\n", 15, Why::ChunkLine),
+            ("1\r\nxx\r\n", 4, Why::ChunkEnd),
+            ("1\r\nx\n", 4, Why::ChunkEnd),
+            ("1\r\nx\rx", 5, Why::ChunkEnd),
+            ("0\r\n\n", 3, Why::Trailer),
+            ("0\r\n\r\r", 4, Why::Trailer),
+            ("0\r\nGET /x:y HTTP/1.1\r\n\r\n", 6, Why::Trailer),
+            ("0\r\nX: a\r\n y\r\n\r\n", 9, Why::Trailer),
+            ("0\r\nX: a\n\r\n", 7, Why::Trailer),
+            ("0\r\nX : a\r\n", 4, Why::Trailer),
+        ] {
+            assert_eq!(whole(body.as_bytes()), Err((good, why)), "{body:?}");
+        }
+        let long = format!("1;{}\r\n", "x".repeat(EXTENSION.into()));
+        assert_eq!(whole(long.as_bytes()), Ok(None));
+        let long = format!("1;{}\r\n", "x".repeat(usize::from(EXTENSION) + 1));
+        assert!(whole(long.as_bytes()).is_err());
+        let endless = format!("0\r\nX: {}", "x".repeat(TRAILERS as usize));
+        assert_eq!(whole(endless.as_bytes()), Err((3 + TRAILERS as usize, Why::Trailer)));
+    }
+
+    #[test]
+    fn bytes_that_are_certain_need_not_be_seen() {
+        let mut body = Body::chunked();
+        assert_eq!((body.follow(b"10\r\nab"), body.certain()), (Ok(6), 14));
+        body.skip(13);
+        assert_eq!((body.certain(), body.follow(b"x\r\n0\r\n\r\n")), (1, Ok(8)));
+        assert!(body.is_over() && body.certain() == 0);
+        let mut body = Body::chunked();
+        assert_eq!(body.follow(b"2\r\n"), Ok(3));
+        body.skip(2);
+        assert_eq!((body.certain(), body.follow(b"\r\n")), (0, Ok(2)));
+        let mut body = Body::Length(7);
+        body.skip(5);
+        assert_eq!((body.certain(), body.follow(b"xxx"), body.is_over()), (2, Ok(2), true));
+    }
+
+    proptest! {
+        #[test]
+        fn every_split_says_the_same(input in "([0-9a-fA-F]{1,2}|\r\n|\r|\n|;x=1|[ -~]{0,9}|0\r\n|X: y\r\n){0,12}", cuts in prop::collection::vec(0usize..64, 0..6)) {
+            let input = input.as_bytes();
+            let mut whole = Body::chunked();
+            let expected = whole.follow(input);
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(input.len())).chain([0, input.len()]).collect();
+            cuts.sort_unstable();
+            let (mut body, mut taken, mut found) = (Body::chunked(), 0, None);
+            for piece in cuts.windows(2) {
+                match body.follow(&input[piece[0]..piece[1]]) {
+                    Ok(n) => {
+                        taken += n;
+                        if body.is_over() { break }
+                    }
+                    Err((good, why)) => {
+                        found = Some((taken + good, why));
+                        break;
+                    }
+                }
+            }
+            prop_assert_eq!(found.map_or(Ok(taken), Err), expected);
+        }
+
+        #[test]
+        fn encoded_chunks_decode(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..6), rest in prop::collection::vec(any::<u8>(), 0..20)) {
+            let mut input = Vec::new();
+            for chunk in &chunks {
+                input.extend(format!("{:x}\r\n", chunk.len()).bytes());
+                input.extend(chunk);
+                input.extend(b"\r\n");
+            }
+            input.extend(b"0\r\n\r\n");
+            let length = input.len();
+            input.extend(rest);
+            prop_assert_eq!(whole(&input), Ok(Some(length)));
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! What went wrong in a handshake, as the administrator is told.
+
+use pen_contract::message::HandshakeFailure;
+use rustls::{CertificateError, Error, InvalidMessage};
+
+/// The kind of an error.
+pub fn failure(error: &Error) -> HandshakeFailure {
+    match error {
+        Error::InvalidMessage(InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion) => {
+            HandshakeFailure::NotTls
+        }
+        Error::PeerIncompatible(_) => HandshakeFailure::NothingInCommon,
+        Error::NoCertificatesPresented => HandshakeFailure::NoCertificate,
+        Error::InvalidCertificate(
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. },
+        ) => HandshakeFailure::CertificateTime,
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => HandshakeFailure::UnknownAuthority,
+        Error::InvalidCertificate(_) => HandshakeFailure::BadCertificate,
+        Error::AlertReceived(alert) => HandshakeFailure::Alert(u8::from(*alert)),
+        _ => HandshakeFailure::Protocol,
+    }
+}

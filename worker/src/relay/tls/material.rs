@@ -1,0 +1,67 @@
+//! The memory that holds the files of TLS: found by its index, read piece by piece, and wiped when it was used.
+//!
+//! All workers share the offset of the descriptor, so that is left alone. What is not as the supervisor makes it is refused.
+
+use std::os::fd::OwnedFd;
+
+use pen_contract::tls::{AUTHORITIES_LIMIT, INDEX_LIMIT, Index, Part, TICKET_SECRET, TRAILER};
+use rustix::io::Errno;
+use zeroize::Zeroizing;
+
+/// The memory and what is in it.
+#[derive(Debug)]
+pub struct Material {
+    memory: OwnedFd,
+    /// What is in it.
+    pub index: Index,
+}
+
+impl Material {
+    /// Opens the memory.
+    ///
+    /// # Errors
+    /// It is none that the supervisor makes.
+    pub fn new(memory: OwnedFd) -> Result<Material, String> {
+        let broken = || "the files of TLS did not arrive whole".to_owned();
+        let size = rustix::fs::fstat(&memory).ok().and_then(|stat| u64::try_from(stat.st_size).ok());
+        let end = size.and_then(|size| size.checked_sub(TRAILER)).ok_or_else(broken)?;
+        let trailer = read(&memory, end, TRAILER).ok_or_else(broken)?;
+        let length = u64::from_le_bytes(trailer.as_slice().try_into().map_err(|_| broken())?);
+        let start = end.checked_sub(length).filter(|_| length <= INDEX_LIMIT as u64).ok_or_else(broken)?;
+        let bytes = read(&memory, start, length).ok_or_else(broken)?;
+        let index = Index::decode(&bytes).map_err(|_| broken())?;
+        let fits = |part: &Part| part.offset.checked_add(part.length).is_some_and(|end| end <= start);
+        match index.files.iter().all(|part| fits(part) && part.length <= AUTHORITIES_LIMIT) {
+            true => Ok(Material { memory, index }),
+            false => Err(broken()),
+        }
+    }
+
+    /// The bytes of a file.
+    ///
+    /// # Errors
+    /// They are not there.
+    pub fn bytes(&self, part: &Part) -> Result<Zeroizing<Vec<u8>>, String> {
+        read(&self.memory, part.offset, part.length).ok_or_else(|| format!("{}: did not arrive whole", part.path))
+    }
+}
+
+/// A ticket secret.
+pub fn secret(memory: &OwnedFd) -> Option<Zeroizing<Vec<u8>>> {
+    read(memory, 0, TICKET_SECRET as u64)
+}
+
+/// Exactly these bytes. The buffer never grows, which would leave copies behind.
+fn read(memory: &OwnedFd, offset: u64, length: u64) -> Option<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(vec![0; usize::try_from(length).ok()?]);
+    let mut done = 0;
+    while done < bytes.len() {
+        match rustix::io::pread(memory, &mut bytes[done..], offset + done as u64) {
+            Ok(0) => return None,
+            Ok(length) => done += length,
+            Err(Errno::INTR) => {}
+            Err(_) => return None,
+        }
+    }
+    Some(bytes)
+}

@@ -1,0 +1,219 @@
+//! Sessions with a client of the same library, whose bytes are cut and bent on their way.
+
+use std::io::{Cursor, Read, Write};
+use std::sync::Arc;
+
+use pen_contract::tls::{Index, Part, Role, TICKET_SECRET};
+use rcgen::{CertificateParams, KeyPair};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, SupportedProtocolVersion};
+
+use super::super::{keyring, material::Material, tickets::Secrets};
+use super::*;
+
+fn keyring() -> Arc<Keyring> {
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["localhost".into()]).unwrap().self_signed(&key).unwrap();
+    let text = format!("{}{}", certificate.pem(), key.serialize_pem());
+    let part = Part { role: Role::Certificate, path: "cert.pem".into(), offset: 0, length: text.len() as u64 };
+    let index = Index { serial: 1, required: false, tls12: true, suites: Vec::new(), files: vec![part] };
+    let memory = memfd_create("tls", MemfdFlags::CLOEXEC).unwrap();
+    for bytes in [text.as_bytes(), &index.encode().unwrap()] {
+        assert_eq!(rustix::io::write(&memory, bytes).unwrap(), bytes.len());
+    }
+    let secrets = Secrets::new(&[1; TICKET_SECRET], None).unwrap();
+    Arc::new(keyring::build(&Material::new(memory).unwrap(), &secrets).unwrap().0)
+}
+
+/// Trusts whatever it is shown: not what these tests are about.
+#[derive(Debug)]
+struct Trusting(CryptoProvider);
+
+impl ServerCertVerifier for Trusting {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+fn client(version: &'static SupportedProtocolVersion) -> ClientConnection {
+    let config = ClientConfig::builder_with_provider(Arc::new(provider::default_provider()));
+    let config = config.with_protocol_versions(&[version]).unwrap().dangerous();
+    let config = config.with_custom_certificate_verifier(Arc::new(Trusting(provider::default_provider())));
+    ClientConnection::new(Arc::new(config.with_no_client_auth()), "localhost".try_into().unwrap()).unwrap()
+}
+
+/// The worker's side.
+struct Side {
+    session: Session,
+    cipher: Cipher,
+    plain: Vec<u8>,
+    got: Vec<u8>,
+}
+
+impl Side {
+    fn new(keyring: &Arc<Keyring>) -> Side {
+        let session = Session::new(keyring.clone()).unwrap();
+        Side { session, cipher: Cipher::default(), plain: vec![0; BUFFER], got: Vec::new() }
+    }
+
+    /// Gives it bytes, and the client what it says. None: it has failed.
+    fn give(&mut self, mut bytes: &[u8], client: &mut ClientConnection) -> Option<()> {
+        while !bytes.is_empty() {
+            let room = self.session.room(&mut self.cipher);
+            let length = room.len().min(bytes.len());
+            room[..length].copy_from_slice(&bytes[..length]);
+            bytes = &bytes[length..];
+            let taken = self.session.take(length, &mut self.cipher, &mut self.plain);
+            self.got.extend_from_slice(&self.plain[..taken.plain]);
+            let mut out = Cursor::new(self.session.take_out());
+            while client.read_tls(&mut out).is_ok_and(|length| length > 0) {
+                let _ = client.process_new_packets();
+            }
+            if let Some(error) = taken.error {
+                self.session.set_error(error);
+                return None;
+            }
+        }
+        Some(())
+    }
+}
+
+fn said(client: &mut ClientConnection) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while client.wants_write() {
+        client.write_tls(&mut bytes).unwrap();
+    }
+    bytes
+}
+
+#[test]
+fn bytes_may_come_one_by_one() {
+    let keyring = keyring();
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let (mut side, mut client) = (Side::new(&keyring), client(version));
+        let mut sent = false;
+        for _ in 0..8 {
+            if !client.is_handshaking() && !std::mem::replace(&mut sent, true) {
+                client.writer().write_all(&[b'x'; 40_000]).unwrap();
+                client.send_close_notify();
+            }
+            for byte in said(&mut client) {
+                side.give(&[byte], &mut client).unwrap();
+            }
+        }
+        assert!(side.session.peer_closed() && side.got == [b'x'; 40_000]);
+        // The other way, after the client's end.
+        let length = side.session.encrypt(b"answer", &mut side.cipher).unwrap();
+        let mut records = side.cipher.first(length).to_vec();
+        let length = side.session.close(&mut side.cipher).unwrap();
+        records.extend_from_slice(side.cipher.first(length));
+        client.read_tls(&mut &records[..]).unwrap();
+        client.process_new_packets().unwrap();
+        let mut got = Vec::new();
+        client.reader().read_to_end(&mut got).unwrap();
+        assert_eq!(got, b"answer");
+        assert!(side.session.is_closed() && side.session.encrypt(b"more", &mut side.cipher).is_none());
+    }
+}
+
+#[test]
+fn the_largest_buffer_fits_when_it_is_encrypted() {
+    let keyring = keyring();
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let (mut side, mut client) = (Side::new(&keyring), client(version));
+        for _ in 0..4 {
+            let bytes = said(&mut client);
+            side.give(&bytes, &mut client).unwrap();
+        }
+        let plain: Vec<u8> = (0..BUFFER).map(|n| (n / 3) as u8).collect();
+        let length = side.session.encrypt(&plain, &mut side.cipher).unwrap();
+        let mut records = Cursor::new(side.cipher.first(length).to_vec());
+        let mut got = Vec::new();
+        while client.read_tls(&mut records).unwrap() > 0 {
+            client.process_new_packets().unwrap();
+            let _ = client.reader().read_to_end(&mut got);
+        }
+        assert!(got == plain);
+    }
+}
+
+#[test]
+fn no_bent_byte_does_more_harm_than_ending_the_session() {
+    let keyring = keyring();
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let mut flights = Vec::new();
+        let (mut side, mut whole) = (Side::new(&keyring), client(version));
+        for _ in 0..4 {
+            let bytes = said(&mut whole);
+            side.give(&bytes, &mut whole).unwrap();
+            flights.push(bytes.len());
+        }
+        for (flight, length) in flights.into_iter().enumerate() {
+            for place in 0..length {
+                // Each place of the first flight costs a handshake of the client; a part of them will do.
+                if place > 64 && place % 7 != 0 {
+                    continue;
+                }
+                let (mut side, mut client) = (Side::new(&keyring), client(version));
+                for number in 0..=flight {
+                    let mut bytes = said(&mut client);
+                    if number == flight && place < bytes.len() {
+                        bytes[place] ^= 1 << (place % 8);
+                    }
+                    // What follows is thrown away, whatever it is.
+                    let _ = side.give(&bytes, &mut client);
+                    let _ = side.give(&[0x17, 3, 3, 0, 1, 0], &mut client);
+                    let _ = side.give(b"GET / HTTP/1.0\r\n\r\n", &mut client);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn text_is_answered_with_one_alert() {
+    let keyring = keyring();
+    let (mut side, mut client) = (Side::new(&keyring), client(&rustls::version::TLS13));
+    let room = side.session.room(&mut side.cipher);
+    let text = b"GET / HTTP/1.0\r\n\r\n";
+    room[..text.len()].copy_from_slice(text);
+    let taken = side.session.take(text.len(), &mut side.cipher, &mut side.plain);
+    assert!(taken.error.is_some());
+    let alert = side.session.take_out();
+    assert!(alert.len() == 7 && alert[0] == 21, "{alert:?}");
+    side.session.set_error(taken.error.unwrap());
+    assert!(side.give(text, &mut client).is_some() && side.session.take_out().is_empty());
+    assert!(side.session.encrypt(b"x", &mut side.cipher).is_none());
+}
