@@ -66,6 +66,8 @@ pub enum Command {
     Mode(Form),
     /// The pid.
     Pid,
+    /// What every process is confined by.
+    Sandbox,
     /// Clients seen within so many seconds.
     Recent(u32, Form),
     /// Changes a server.

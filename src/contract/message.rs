@@ -8,7 +8,7 @@ use crate::command::Command;
 use crate::stats::{ConnectionInfo, Counters};
 
 /// The version of the messages. Both ends are one binary, so a difference means a broken peer.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// From a worker to the supervisor, until it is ready.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -51,6 +51,13 @@ pub enum FromWorker {
         serial: u32,
         /// The explanation.
         text: String,
+    },
+    /// Debug output finds no syslog daemon. Said at most once a second; answered with [`ToWorker::Syslog`] once there is one.
+    NoSyslog,
+    /// The answer to [`ToWorker::Ping`]: the worker goes round its event loop.
+    Pong {
+        /// The ping that this answers.
+        serial: u32,
     },
 }
 
@@ -167,6 +174,13 @@ pub enum ToWorker {
         /// The client ([`crate::ids::ClientKey::bytes`]).
         client: [u8; 16],
     },
+    /// The descriptor that comes with this message is a datagram socket connected to the syslog daemon, for debug output.
+    Syslog,
+    /// Asks whether the worker goes round its event loop; it answers at once with [`FromWorker::Pong`]. One that does not is killed.
+    Ping {
+        /// Returned in the answer.
+        serial: u32,
+    },
     /// End: stop accepting, close all connections, write out the log, send the last counters, exit with status 0.
     Stop,
 }
@@ -197,6 +211,11 @@ pub enum FromControl {
         /// [`crate::settings::Settings::generation`].
         generation: u64,
     },
+    /// As [`FromWorker::Pong`].
+    Pong {
+        /// The ping that this answers.
+        serial: u32,
+    },
 }
 
 /// From the supervisor to the control process.
@@ -212,6 +231,11 @@ pub enum ToControl {
     },
     /// New settings, as [`ToWorker::Settings`].
     Settings,
+    /// As [`ToWorker::Ping`].
+    Ping {
+        /// Returned in the answer.
+        serial: u32,
+    },
     /// End: close all connections, exit with status 0.
     Stop,
 }

@@ -140,7 +140,7 @@ pub fn command() -> impl Strategy<Value = Command> {
         of(any::<IpAddr>()).prop_map(Command::Source),
         fastclose.prop_map(Command::Fastclose),
     ];
-    let fixed = [Command::Nothing, Command::Control, Command::Exit, Command::NoLog, Command::Pid, Command::NoWebStats];
+    let fixed = [Command::Nothing, Command::Control, Command::Exit, Command::NoLog, Command::Pid, Command::Sandbox, Command::NoWebStats];
     let others = prop_oneof![
         select(fixed.to_vec()),
         count().prop_map(Command::Close),

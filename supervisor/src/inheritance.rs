@@ -17,9 +17,9 @@ use pen_table::{LAYOUT_VERSION, Table};
 use crate::WorkerEntry;
 use crate::clock;
 use crate::jail::Jail;
-use crate::say::for_worker;
+use crate::sandbox::Kind;
+use crate::say::{for_worker, journal};
 use crate::signals;
-use crate::sys;
 use crate::why::why;
 
 /// The worker's end of its channel.
@@ -79,11 +79,15 @@ impl Inheritance {
             freed: self.freed.try_clone().map_err(at("eventfd"))?,
             log: self.log.as_ref().map(duplicate).transpose().map_err(at("request log"))?,
             // Before the change of root: the daemon's socket is outside.
-            debug: if self.foreground { DebugOutput::Stderr } else { DebugOutput::Syslog(for_worker()) },
+            debug: match self.foreground {
+                true if journal::reads_stderr() => DebugOutput::Journal,
+                true => DebugOutput::Stderr,
+                false => DebugOutput::Syslog(for_worker()),
+            },
         };
         // The originals of the descriptors above are closed too: their owners are the supervisor's, never used here.
-        sys::close_all_but(&belongings.descriptors(channel)).map_err(at("close descriptors"))?;
-        self.jail.enter(supervisor).map_err(|error| error.to_string())?;
+        let keep = belongings.descriptors(channel);
+        self.jail.enter(Kind::Relay, supervisor, &keep).map_err(|error| error.to_string())?;
         Ok(belongings)
     }
 
@@ -115,7 +119,7 @@ impl Belongings {
     fn descriptors<'a>(&'a self, channel: &'a WorkerEnd) -> Vec<BorrowedFd<'a>> {
         let debug = match &self.debug {
             DebugOutput::Syslog(Some(socket)) => Some(socket.as_fd()),
-            DebugOutput::Syslog(None) | DebugOutput::Stderr => None,
+            DebugOutput::Syslog(None) | DebugOutput::Stderr | DebugOutput::Journal => None,
         };
         let always = [channel.as_fd(), self.listener.as_fd(), self.freed.as_fd()];
         always.into_iter().chain(self.log.as_ref().map(descriptor)).chain(debug).collect()

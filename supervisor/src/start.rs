@@ -22,6 +22,7 @@ use pen_contract::start::RequestLog;
 use pen_table::{Shape, Table};
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::activation::{Activation, too_open};
 use crate::background::{StartLink, detach};
 use crate::clock;
 use crate::config_file;
@@ -34,9 +35,11 @@ use crate::listen::{Listener, MIN_BACKLOG};
 use crate::log_file;
 use crate::memory;
 use crate::names::{self, Found, Inquiry};
+use crate::notify::Notify;
 use crate::paths::Base;
 use crate::pid_file::PidFile;
 use crate::resolve::resolve;
+use crate::sandbox::{self, Sandbox};
 use crate::say::Say;
 use crate::service::Service;
 use crate::signals::Signals;
@@ -57,6 +60,10 @@ pub(crate) struct Order {
     pub(crate) identity: Identity,
     /// Their code.
     pub(crate) entries: Entries,
+    /// Sockets that were passed.
+    pub(crate) activation: Activation,
+    /// The service manager.
+    pub(crate) notify: Notify,
 }
 
 /// Runs the supervisor in the process that pen was started as.
@@ -64,13 +71,13 @@ pub(crate) struct Order {
 /// # Errors
 /// The start failed; nothing is left behind.
 pub(crate) fn foreground(order: Order) -> Result<(), StartError> {
-    close_inherited(None)?;
+    close_inherited(None, &order.activation)?;
     supervise(order, None)
 }
 
 /// Runs the supervisor in a process of its own; returns its exit status. A failed start is told through the link.
 pub(crate) fn background(order: Order, link: StartLink) -> i32 {
-    let result = close_inherited(Some(&link)).and_then(|()| detach());
+    let result = close_inherited(Some(&link), &order.activation).and_then(|()| detach());
     let failed = match result {
         Ok(()) => supervise(order, Some(link)).err(),
         Err(error) => {
@@ -94,14 +101,14 @@ pub(crate) fn background(order: Order, link: StartLink) -> i32 {
 /// Everything that is wrong.
 pub(crate) fn check(order: &Order) -> Result<(), StartError> {
     let signals = Signals::take_over().map_err(cannot("cannot take signals"))?;
-    let plan = Plan::make(order, &mut Interrupts::new(signals, None))?;
+    let plan = Plan::make(order, &Sandbox::none(), &mut Interrupts::new(signals, None))?;
     plan.notices(order, limits::raise_descriptors()).iter().for_each(|notice| eprintln!("pen: {notice}"));
     stdout().write_all(b"ok\n").map_err(|error| StartError(format!("standard output: {}", why(&error))))
 }
 
 /// From here on every descriptor above standard error is pen's own.
-fn close_inherited(link: Option<&StartLink>) -> Result<(), StartError> {
-    let keep: Vec<_> = link.into_iter().map(|link| link.as_fd()).collect();
+fn close_inherited(link: Option<&StartLink>, activation: &Activation) -> Result<(), StartError> {
+    let keep: Vec<_> = link.into_iter().map(|link| link.as_fd()).chain(activation.descriptors()).collect();
     sys::close_all_but(&keep).map_err(|error| {
         StartError(format!("cannot close inherited descriptors: {} (pen needs Linux 5.9 or later)", why(&error)))
     })
@@ -112,6 +119,7 @@ fn supervise(order: Order, link: Option<StartLink>) -> Result<(), StartError> {
         .map_err(cannot("cannot take signals"))
         .inspect_err(|error| link.iter().for_each(|link| link.failed(error)))?;
     let mut interrupts = Interrupts::new(signals, link);
+    let notify = order.notify.clone();
     match Prepared::new(order, &mut interrupts).and_then(|prepared| prepared.start(&mut interrupts)) {
         Ok(running) => {
             running.serve(interrupts);
@@ -120,6 +128,7 @@ fn supervise(order: Order, link: Option<StartLink>) -> Result<(), StartError> {
         Err(error) => {
             // All that was made has been undone by now.
             interrupts.link().iter().for_each(|link| link.failed(&error));
+            notify.failed(&error.0);
             Err(error)
         }
     }
@@ -140,7 +149,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn make(order: &Order, interrupts: &mut Interrupts) -> Result<Plan, StartError> {
+    fn make(order: &Order, sandbox: &Sandbox, interrupts: &mut Interrupts) -> Result<Plan, StartError> {
         let Order { launch, base, identity, .. } = order;
         if launch.control.is_some() && geteuid().is_root() && launch.user.is_none() {
             return Err(StartError(
@@ -157,7 +166,7 @@ impl Plan {
         let mut lookups = configuration.lookups(&file.commands);
         lookups.extend(control.iter().flat_map(|local| fold::lookups(&Command::Listen(Some(local.clone())))));
         let inquiry = Inquiry::new(lookups, configuration.commands.iter().chain(&file.commands));
-        let resolver = Jail { root: None, identity: user::of_resolver(identity) };
+        let resolver = Jail { root: None, identity: user::of_resolver(identity), sandbox: sandbox.clone() };
         let answers = resolve(inquiry.questions(), &resolver, RESOLVE_PATIENCE, interrupts)
             .map_err(|error| StartError(names::placed(error.0, configuration.commands.iter().chain(&file.commands))))?;
         let Found { names, log } = inquiry.found(answers).map_err(StartError)?;
@@ -218,18 +227,31 @@ impl Prepared {
         // Has the C library read the time zone, which no jail holds.
         clock::utc_offset(0);
         let descriptor_limit = limits::raise_descriptors();
-        let plan = Plan::make(&order, interrupts)?;
-        let notices = plan.notices(&order, descriptor_limit);
-        let Order { launch, base, identity, entries } = order;
-        let jail = Jail { root: launch.jail.clone(), identity };
+        let (mut sandbox, incomplete) = sandbox::confine(order.launch.jail.is_some(), order.launch.require_sandbox)?;
+        let plan = Plan::make(&order, &sandbox, interrupts)?;
+        let mut notices = plan.notices(&order, descriptor_limit);
+        let Order { launch, base, identity, entries, mut activation, mut notify } = order;
+        notices.extend(notify.complaint());
+        notices.extend(incomplete.into_iter().chain(sandbox.suit(&plan.settled.settings)));
+        let jail = Jail { root: launch.jail.clone(), identity, sandbox };
         let Plan { settled, options, listen_commanded, log, control, .. } = plan;
         let Settled { local, listen, settings, log: log_target, status_file, workers: wanted, blacklisted } = settled;
         status_file.as_deref().map_or(Ok(()), status_file::check).map_err(refused)?;
         let log = open_log(log_target.as_ref(), log)?;
-        let (listener, socket_path) = Listener::bind(&listen, launch.backlog).map_err(refused)?.into_parts();
+        let (listener, socket_path) = match activation.claim(&listen, launch.backlog)? {
+            Some(passed) => (passed, None),
+            None => Listener::bind(&listen, launch.backlog).map_err(refused)?.into_parts(),
+        };
         let door = Door::new(&listener, socket_path.map(DoorPath::Own)).map_err(cannot("listener"))?;
-        let control = control.map(|(name, address)| ControlPort::bind(&name, &address, &jail, entries.control));
-        let control = control.transpose().map_err(refused)?;
+        let control = control.map(|(name, address)| match activation.claim(&address, control::BACKLOG)? {
+            Some(passed) => {
+                notices.extend(too_open(&address));
+                Ok(ControlPort::passed(&name, passed, entries.control))
+            }
+            None => ControlPort::bind(&name, &address, &jail, entries.control).map_err(refused),
+        });
+        let control = control.transpose()?;
+        activation.all_claimed(&listen)?;
         let pid_file = launch.pid_file.as_deref().map(PidFile::lock).transpose().map_err(refused)?;
         let workers = worker_count(wanted);
         let table = Table::create(shape(&settings, workers)).map_err(refused)?;
@@ -272,7 +294,7 @@ impl Prepared {
             foreground: launch.foreground,
             descriptor_limit,
         };
-        let service = Service::new(standing, inheritance, workers, control.map(Control::new), say);
+        let service = Service::new(standing, inheritance, workers, control.map(Control::new), say, notify);
         Ok(Prepared { service, pid_file, notices })
     }
 

@@ -29,6 +29,7 @@ impl fmt::Display for Command {
             Command::NoLog => f.write_str("no log"),
             Command::Mode(form) => write!(f, "mode{}", form_word(*form)),
             Command::Pid => f.write_str("pid"),
+            Command::Sandbox => f.write_str("sandbox"),
             Command::Recent(seconds, form) => write!(f, "recent {seconds}{}", form_word(*form)),
             Command::Server { number, changes } => {
                 write!(f, "server {number}")?;

@@ -158,6 +158,7 @@ impl Service {
                 _ => {}
             }
         }
+        notices.extend(self.inheritance.jail.sandbox.unreachable(&self.inheritance.settings, settings));
         match settings.source.filter(|source| Some(*source) != self.inheritance.settings.source) {
             Some(source) => try_source(source).map(|()| notices),
             None => Ok(notices),

@@ -65,7 +65,10 @@ impl Relay<'_> {
                 let text = self.explain(ClientKey::from_bytes(client));
                 self.supervisor.answer(FromWorker::Explained { serial, text });
             }
-            (ToWorker::Log { .. } | ToWorker::Settings | ToWorker::Listen, None) | (ToWorker::Stop, _) => {
+            (ToWorker::Syslog, Some(daemon)) => self.debug.connect(daemon),
+            (ToWorker::Ping { serial }, _) => self.supervisor.answer(FromWorker::Pong { serial }),
+            (ToWorker::Log { .. } | ToWorker::Settings | ToWorker::Listen | ToWorker::Syslog, None)
+            | (ToWorker::Stop, _) => {
                 return Err(Nonsense);
             }
         }

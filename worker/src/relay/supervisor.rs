@@ -49,10 +49,12 @@ pub enum Rated {
     LogLost,
     /// [`Event::LockStuck`].
     LockStuck,
+    /// [`FromWorker::NoSyslog`].
+    NoSyslog,
 }
 
 impl Rated {
-    const COUNT: usize = 3;
+    const COUNT: usize = 4;
 }
 
 impl Supervisor {
