@@ -289,6 +289,7 @@ fn launch(given: &Given) -> Result<Launch, UsageError> {
         config: given.path("config")?,
         control: given.control()?,
         allow_exit: given.flag("exit-command"),
+        require_sandbox: given.flag("require-sandbox"),
         check: given.flag("check"),
         command_line: shell::command_line(given, first),
     };

@@ -4,7 +4,6 @@
 
 mod cli;
 
-use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -15,7 +14,7 @@ fn main() -> ExitCode {
     match start() {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            why.lines().for_each(say);
+            why.lines().for_each(|line| say(line, true));
             ExitCode::FAILURE
         }
     }
@@ -28,7 +27,7 @@ fn start() -> Result<(), String> {
             out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|why| format!("standard output: {why}"))
         }
         Request::Run(launch, notices) => {
-            notices.iter().for_each(say);
+            notices.iter().for_each(|notice| say(notice, false));
             let entries = Entries {
                 relay: pen_worker::entry,
                 control: pen_worker::control_entry,
@@ -40,6 +39,6 @@ fn start() -> Result<(), String> {
 }
 
 /// Tells the administrator. If standard error is closed or full there is no one to tell.
-fn say(line: impl Display) {
-    let _ = writeln!(io::stderr(), "pen: {line}");
+fn say(line: &str, is_error: bool) {
+    let _ = writeln!(io::stderr(), "{}", pen_supervisor::line_for_stderr(line, is_error));
 }

@@ -32,6 +32,7 @@ complete -c pen -l prio -d 'The available server with the lowest prio comes firs
 complete -c pen -s s -l stubborn -d 'If the first choice cannot be used, close the client; no failover'
 complete -c pen -s H -l forwarded-for -d 'Say in every HTTP request who the client is: X-Forwarded-For'
 complete -c pen -s f -l foreground -d 'Stay in the foreground'
+complete -c pen -l require-sandbox -d 'Do not start if the system cannot confine every process as it should'
 complete -c pen -s d -l debug -d 'Say more; repeat for still more'
 complete -c pen -s a -l ascii -d 'With -dd, dump traffic in ASCII instead of hexadecimal'
 complete -c pen -s R -l require-client-cert -d 'Clients must present a valid certificate'

@@ -157,6 +157,13 @@ pub static OPTIONS: &[Opt] = &[
         group: Process,
         help: "Number of worker processes; one per processor if not given",
     },
+    Opt {
+        letter: None,
+        long: "require-sandbox",
+        value: Flag,
+        group: Process,
+        help: "Do not start if the system cannot confine every process as it should",
+    },
     opt('l', "log", Text("file|host:port"), Reports, "Log requests to a file, or by UDP to penlogd"),
     opt('w', "status-file", Text("file"), Reports, "On signal USR1, write the HTML status report to this file"),
     opt('d', "debug", Repeated, Reports, "Say more; repeat for still more"),

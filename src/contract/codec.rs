@@ -106,3 +106,49 @@ pub fn decode_settings(bytes: &[u8]) -> Result<Settings, CodecError> {
 fn config() -> impl bincode::config::Config {
     bincode::config::standard().with_limit::<LIMIT>()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::message::{FromControl, FromStartingWorker, FromWorker, ToControl, ToWorker};
+
+    /// Whatever was decoded is a message: it can be sent on, and is the same at the other end.
+    fn holds<T: Serialize + DeserializeOwned + Debug>(bytes: &[u8]) {
+        let Ok(message) = decode::<T>(bytes) else { return };
+        let mut buffer = vec![0; LIMIT];
+        let length = encode(&message, &mut buffer).unwrap();
+        assert_eq!(format!("{:?}", decode::<T>(&buffer[..length]).unwrap()), format!("{message:?}"));
+    }
+
+    fn holds_for_all(bytes: &[u8]) {
+        holds::<FromStartingWorker>(bytes);
+        holds::<FromWorker>(bytes);
+        holds::<FromControl>(bytes);
+        holds::<ToWorker>(bytes);
+        holds::<ToControl>(bytes);
+        if let Ok(settings) = decode_settings(bytes) {
+            assert_eq!(decode_settings(&encode_settings(&settings).unwrap()).unwrap(), settings);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic_and_what_is_a_message_stays_one(variant in 0u8..12, rest in vec(any::<u8>(), 0..400)) {
+            holds_for_all(&rest);
+            // As a message begins: with the number of its kind.
+            holds_for_all(&[&[variant][..], &rest].concat());
+        }
+
+        #[test]
+        fn no_length_is_believed(variant in 0u8..12, length in any::<u64>(), rest in vec(any::<u8>(), 0..40)) {
+            let length = length.to_le_bytes();
+            holds_for_all(&[&[variant, 253][..], &length, &rest].concat());
+            holds_for_all(&[&[variant, 1, 253][..], &length, &rest].concat());
+        }
+    }
+}

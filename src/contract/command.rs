@@ -72,6 +72,8 @@ pub enum Command {
     ProxyIn(Senders),
     /// Whether servers are told whom a connection comes from.
     ProxyOut(ProxyOut),
+    /// What every process is confined by.
+    Sandbox,
     /// Clients seen within so many seconds.
     Recent(u32, Form),
     /// Changes a server.

@@ -52,6 +52,13 @@ pub enum FromWorker {
         /// The explanation.
         text: String,
     },
+    /// Debug output finds no syslog daemon. Said at most once a second; answered with [`ToWorker::Syslog`] once there is one.
+    NoSyslog,
+    /// The answer to [`ToWorker::Ping`]: the worker goes round its event loop.
+    Pong {
+        /// The ping that this answers.
+        serial: u32,
+    },
 }
 
 /// Part of a worker's report, small enough for one message.
@@ -221,6 +228,13 @@ pub enum ToWorker {
         /// The client ([`crate::ids::ClientKey::bytes`]).
         client: [u8; 16],
     },
+    /// The descriptor that comes with this message is a datagram socket connected to the syslog daemon, for debug output.
+    Syslog,
+    /// Asks whether the worker goes round its event loop; it answers at once with [`FromWorker::Pong`]. One that does not is killed.
+    Ping {
+        /// Returned in the answer.
+        serial: u32,
+    },
     /// End: stop accepting, close all connections, write out the log, send the last counters, exit with status 0.
     Stop,
     /// Places of a dead worker are free again: what the shared eventfd says when a worker frees one. The supervisor does not write there, where
@@ -254,6 +268,11 @@ pub enum FromControl {
         /// [`crate::settings::Settings::generation`].
         generation: u64,
     },
+    /// As [`FromWorker::Pong`].
+    Pong {
+        /// The ping that this answers.
+        serial: u32,
+    },
 }
 
 /// From the supervisor to the control process.
@@ -269,6 +288,11 @@ pub enum ToControl {
     },
     /// New settings, as [`ToWorker::Settings`].
     Settings,
+    /// As [`ToWorker::Ping`].
+    Ping {
+        /// Returned in the answer.
+        serial: u32,
+    },
     /// End: close all connections, exit with status 0.
     Stop,
 }

@@ -68,6 +68,8 @@ pub enum RequestLog {
 pub enum DebugOutput {
     /// Standard error (foreground).
     Stderr,
+    /// Standard error that the journal reads: each line with `<7>` in front and without a time.
+    Journal,
     /// A datagram socket connected to the syslog daemon, or none where there is no daemon.
     Syslog(Option<OwnedFd>),
 }

@@ -38,6 +38,11 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Connections that are open.
+    pub fn open(&self) -> u64 {
+        self.accepted.saturating_sub(self.closed)
+    }
+
     /// Adds another worker's figures. Saturates: a worker may report anything.
     pub fn add(&mut self, other: &Counters) {
         let Counters {

@@ -165,6 +165,7 @@ pub fn command() -> impl Strategy<Value = Command> {
         Command::SslNoTls12,
         Command::NoLog,
         Command::Pid,
+        Command::Sandbox,
         Command::NoWebStats,
     ];
     let others = prop_oneof![

@@ -167,6 +167,12 @@ impl Table {
         Ok(table)
     }
 
+    /// All of the memory, for tests that write into it what a hostile worker would.
+    #[cfg(all(feature = "spoil", not(any(test, loom))))]
+    pub fn words(&self) -> &[std::sync::atomic::AtomicU32] {
+        self.memory.words()
+    }
+
     /// The shape it was made with.
     pub fn shape(&self) -> Shape {
         self.layout.shape

@@ -86,8 +86,8 @@ impl Mapping {
         unsafe { std::slice::from_raw_parts(start.as_ptr(), region.count) }
     }
 
-    /// All of it, for a test that spoils it.
-    #[cfg(test)]
+    /// All of it, for tests that spoil it.
+    #[cfg(any(test, feature = "spoil"))]
     pub fn words(&self) -> &[AtomicU32] {
         self.slice(&Region::new(0, self.bytes / size_of::<AtomicU32>()))
     }

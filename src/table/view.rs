@@ -108,7 +108,7 @@ pub(crate) struct Memory {
 #[cfg(not(loom))]
 impl Memory {
     /// All of it.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "spoil"))]
     pub fn words(&self) -> &[AtomicU32] {
         self.mapping.words()
     }

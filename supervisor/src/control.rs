@@ -21,13 +21,14 @@ use pen_table::LAYOUT_VERSION;
 
 use crate::ControlEntry;
 use crate::backoff::Backoff;
+use crate::crew::killed_by;
 use crate::flood::{Admission, Flood, Pace};
 use crate::inheritance::Inheritance;
 use crate::jail::Jail;
 use crate::listen::{ListenError, Listener, SocketPath};
 use crate::peer::{Heard, Peer};
+use crate::sandbox::Kind;
 use crate::signals;
-use crate::sys;
 use crate::why::why;
 
 /// The control port, bound. Its file goes while its socket is open.
@@ -69,6 +70,11 @@ impl ControlPort {
         Ok(ControlPort { _path: path, socket, name: name.to_string(), entry })
     }
 
+    /// One that was passed to pen, bound and listening.
+    pub(crate) fn passed(name: &Local, socket: OwnedFd, entry: ControlEntry) -> ControlPort {
+        ControlPort { _path: None, socket, name: name.to_string(), entry }
+    }
+
     /// Lives the life of the control process; returns its exit status. Runs in the child that was forked for it.
     ///
     /// It inherits the mapping of the shared table, as every child does, but is not given it, and every descriptor but its two is closed.
@@ -100,8 +106,8 @@ impl ControlPort {
         let at = |step: &'static str| move |error: io::Error| format!("{step}: {}", why(&error));
         signals::settle_child().map_err(at("signals"))?;
         let listener = self.socket.try_clone().map_err(at("control port"))?;
-        sys::close_all_but(&[channel.as_fd(), listener.as_fd()]).map_err(at("close descriptors"))?;
-        jail.enter(supervisor).map_err(|error| error.to_string())?;
+        let keep = [channel.as_fd(), listener.as_fd()];
+        jail.enter(Kind::Control, supervisor, &keep).map_err(|error| error.to_string())?;
         Ok(listener)
     }
 }
@@ -206,7 +212,7 @@ impl Control {
         let delay = self.backoff.after(now.saturating_duration_since(process.peer.born));
         self.due = Some(now + delay);
         let how = match status {
-            WaitStatus::Signaled(_, signal, _) => format!("was killed by signal {}", signal as i32),
+            WaitStatus::Signaled(_, signal, _) => killed_by(signal),
             WaitStatus::Exited(_, status) => format!("ended with status {status}"),
             _ => "ended".into(),
         };
@@ -267,6 +273,16 @@ impl Control {
     pub(crate) fn kill_overdue(&mut self, now: Instant) {
         if let Some(process) = &mut self.process {
             process.peer.kill_overdue(now);
+        }
+    }
+
+    /// Asks it for a sign of life, and kills it if it has given none for too long. If it was not listened to (`unheard`), it is not judged.
+    pub(crate) fn beat(&mut self, unheard: bool) {
+        if let Some(process) = &mut self.process {
+            if unheard {
+                process.peer.watch.begin_anew();
+            }
+            process.peer.beat(|serial| ToControl::Ping { serial });
         }
     }
 
@@ -365,6 +381,10 @@ impl Process {
                 }
                 Admission::Withheld => None,
             },
+            FromControl::Pong { serial } => {
+                self.peer.watch.answered(serial);
+                None
+            }
             FromControl::Applied { generation } => {
                 self.applied = generation;
                 None
@@ -413,7 +433,7 @@ fn in_memory(text: &str) -> Reply {
 }
 
 /// Operators who wait to be accepted.
-const BACKLOG: u32 = 64;
+pub(crate) const BACKLOG: u32 = 64;
 
 /// Most refused operators in ten seconds that the administrator hears of.
 const MOST_REFUSALS: u32 = 20;

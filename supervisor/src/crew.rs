@@ -5,6 +5,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use pen_contract::ids::WorkerId;
@@ -141,7 +142,7 @@ impl Death {
     /// `worker 1 (pid 123) was killed by signal 9`
     pub(crate) fn line(&self) -> String {
         let how = match self.status {
-            WaitStatus::Signaled(_, signal, _) => format!("was killed by signal {}", signal as i32),
+            WaitStatus::Signaled(_, signal, _) => killed_by(signal),
             WaitStatus::Exited(_, status) => format!("ended with status {status}"),
             _ => "is gone".into(),
         };
@@ -158,13 +159,17 @@ impl Death {
     }
 }
 
+/// `was killed by signal 9`
+pub(crate) fn killed_by(signal: Signal) -> String {
+    let why = if signal == Signal::SIGSYS { ": its sandbox has no such system call" } else { "" };
+    format!("was killed by signal {}{why}", signal as i32)
+}
+
 /// Most messages of a dead worker that are still read; its channel holds fewer.
 const LAST_WORDS: usize = 1024;
 
 #[cfg(test)]
 mod tests {
-    use nix::sys::signal::Signal;
-
     use super::*;
 
     fn death(status: WaitStatus, failed: Option<&str>) -> Death {

@@ -31,6 +31,15 @@ pub(crate) struct Errand {
     late: bool,
 }
 
+/// For whom a child works.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Employer<'r> {
+    /// Its parent.
+    pub(crate) supervisor: Pid,
+    /// The memory that the reply is written to, which has to stay open.
+    pub(crate) reply: BorrowedFd<'r>,
+}
+
 impl Errand {
     /// Forks the child, which has no descriptors but those in `keep`. What `work` writes is the reply; if it fails, its error is the reply,
     /// after `word`.
@@ -41,7 +50,7 @@ impl Errand {
         word: &str,
         keep: &[BorrowedFd<'_>],
         now: Instant,
-        work: impl FnOnce(&mut dyn Write, Pid) -> io::Result<()>,
+        work: impl FnOnce(&mut dyn Write, Employer<'_>) -> io::Result<()>,
     ) -> io::Result<Errand> {
         let reply = memory::new()?;
         let supervisor = getpid();
@@ -99,14 +108,15 @@ fn run(
     keep: &[BorrowedFd<'_>],
     mut reply: &File,
     supervisor: Pid,
-    work: impl FnOnce(&mut dyn Write, Pid) -> io::Result<()>,
+    work: impl FnOnce(&mut dyn Write, Employer<'_>) -> io::Result<()>,
 ) -> i32 {
     let keep: Vec<_> = keep.iter().copied().chain([reply.as_fd()]).collect();
     if prctl::set_pdeathsig(Signal::SIGKILL).is_err() || getppid() != supervisor || sys::close_all_but(&keep).is_err() {
         return 1;
     }
     let mut buffered = BufWriter::with_capacity(1 << 16, reply);
-    let done = work(&mut buffered, supervisor).and_then(|()| buffered.flush());
+    let employer = Employer { supervisor, reply: reply.as_fd() };
+    let done = work(&mut buffered, employer).and_then(|()| buffered.flush());
     drop(buffered);
     match done {
         Ok(()) => 0,

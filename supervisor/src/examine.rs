@@ -18,6 +18,7 @@ use crate::interrupt::Interrupts;
 use crate::jail::Jail;
 use crate::patience::until;
 use crate::peer::printable;
+use crate::sandbox::Kind;
 use crate::signals;
 use crate::sys;
 use crate::why::why;
@@ -163,8 +164,8 @@ fn confine(
     };
     signals::settle_child().map_err(at("signals"))?;
     let files = files.try_clone().map_err(at("descriptors"))?;
-    sys::close_all_but(&[channel.as_fd(), files.as_fd()]).map_err(at("close descriptors"))?;
-    jail.enter(supervisor).map_err(|error| format!("cannot examine the files of TLS: {error}"))?;
+    jail.enter(Kind::Examiner, supervisor, &[channel.as_fd(), files.as_fd()])
+        .map_err(|error| format!("cannot examine the files of TLS: {error}"))?;
     Ok(files)
 }
 

@@ -27,6 +27,7 @@ use crate::listen::Listener;
 use crate::log_file;
 use crate::memory;
 use crate::peer::printable;
+use crate::sandbox::Kind;
 use crate::signals;
 use crate::status_file;
 use crate::sys;
@@ -173,7 +174,7 @@ impl Drop for JailedPath {
         }
         let supervisor = getpid();
         let remove = || {
-            let entered = signals::settle_child().is_ok() && self.jail.enter(supervisor).is_ok();
+            let entered = signals::settle_child().is_ok() && self.jail.enter(Kind::Opener, supervisor, &[]).is_ok();
             let ours = || place(&self.path).is_ok_and(|now| now == self.place);
             i32::from(!(entered && ours() && fs::remove_file(&self.path).is_ok()))
         };
@@ -207,8 +208,7 @@ fn answer(wanted: &Wanted, jail: &Jail, supervisor: Pid, channel: &Channel<Answe
 fn had(wanted: &Wanted, jail: &Jail, supervisor: Pid, channel: &Channel<Answer, Nothing>) -> Result<Fetched, String> {
     let at = |step: &'static str| move |error: io::Error| format!("{step}: {}", why(&error));
     signals::settle_child().map_err(at("signals"))?;
-    sys::close_all_but(&[channel.as_fd()]).map_err(at("close descriptors"))?;
-    jail.enter(supervisor).map_err(|error| error.to_string())?;
+    jail.enter(Kind::Opener, supervisor, &[channel.as_fd()]).map_err(|error| error.to_string())?;
     match wanted {
         Wanted::Log(path) => {
             let log = log_file::open(path).map_err(|error| error.to_string())?;

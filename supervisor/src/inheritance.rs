@@ -17,9 +17,9 @@ use pen_table::{LAYOUT_VERSION, Table};
 use crate::clock;
 use crate::jail::Jail;
 use crate::keys::Keys;
-use crate::say::for_worker;
+use crate::sandbox::Kind;
+use crate::say::{for_worker, journal};
 use crate::signals;
-use crate::sys;
 use crate::why::why;
 use crate::{Examiner, WorkerEntry};
 
@@ -85,11 +85,15 @@ impl Inheritance {
             log: self.log.as_ref().map(duplicate).transpose().map_err(at("request log"))?,
             tls: self.keys.as_ref().map(Keys::start).transpose().map_err(at("files of TLS"))?,
             // Before the change of root: the daemon's socket is outside.
-            debug: if self.foreground { DebugOutput::Stderr } else { DebugOutput::Syslog(for_worker()) },
+            debug: match self.foreground {
+                true if journal::reads_stderr() => DebugOutput::Journal,
+                true => DebugOutput::Stderr,
+                false => DebugOutput::Syslog(for_worker()),
+            },
         };
         // The originals of the descriptors above are closed too: their owners are the supervisor's, never used here.
-        sys::close_all_but(&belongings.descriptors(channel)).map_err(at("close descriptors"))?;
-        self.jail.enter(supervisor).map_err(|error| error.to_string())?;
+        let keep = belongings.descriptors(channel);
+        self.jail.enter(Kind::Relay, supervisor, &keep).map_err(|error| error.to_string())?;
         Ok(belongings)
     }
 
@@ -123,7 +127,7 @@ impl Belongings {
     fn descriptors<'a>(&'a self, channel: &'a WorkerEnd) -> Vec<BorrowedFd<'a>> {
         let debug = match &self.debug {
             DebugOutput::Syslog(Some(socket)) => Some(socket.as_fd()),
-            DebugOutput::Syslog(None) | DebugOutput::Stderr => None,
+            DebugOutput::Syslog(None) | DebugOutput::Stderr | DebugOutput::Journal => None,
         };
         let always = [channel.as_fd(), self.listener.as_fd(), self.freed.as_fd()];
         let tls = self.tls.iter().flat_map(|TlsStart { files, secrets: (current, previous) }| {

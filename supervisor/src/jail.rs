@@ -1,33 +1,38 @@
 //! The jail: how a child of the supervisor gives up everything that it does not need, before it touches a stranger's byte.
 //!
-//! Runs in the child, right after the fork and after its descriptors have been settled. Every step is fatal and has its own
-//! message; at the end the result is verified rather than believed.
+//! Runs in the child, right after the fork. Every step is fatal and has its own message; the result is verified rather than believed. The
+//! last step is the sandbox.
 
 #![forbid(unsafe_code)]
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use caps::CapSet;
 use nix::errno::Errno;
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{
-    Gid, Pid, Uid, chdir, chroot, getgroups, getppid, getresgid, getresuid, setgroups, setresgid, setresuid,
+    Gid, Pid, Uid, chdir, chroot, fchdir, getgroups, getppid, getresgid, getresuid, setgroups, setresgid, setresuid,
 };
 
+use crate::sandbox::{Kind, Sandbox, Witness};
+use crate::sys;
 use crate::user::Identity;
 use crate::why::why;
 
 /// Where and as whom a child lives.
 #[derive(Clone, Debug)]
 pub(crate) struct Jail {
-    /// The new root directory, if there is one.
+    /// The new root directory, if there is one (`-j`).
     pub(crate) root: Option<PathBuf>,
     /// The ids.
     pub(crate) identity: Identity,
+    /// What else it gives up.
+    pub(crate) sandbox: Sandbox,
 }
 
 /// A step that failed.
@@ -44,13 +49,19 @@ impl Jail {
         self.root.as_ref().map_or(String::new(), |root| format!(" in {}", root.display()))
     }
 
-    /// Enters the jail. `supervisor` is the parent, with which the child dies.
+    /// Enters the jail, with no descriptors but these and the standard streams. `supervisor` is the parent, with which the child dies.
     ///
     /// # Errors
     /// A step failed; the process must end.
-    pub(crate) fn enter(&self, supervisor: Pid) -> Result<(), JailError> {
+    pub(crate) fn enter(&self, kind: Kind, supervisor: Pid, keep: &[BorrowedFd<'_>]) -> Result<(), JailError> {
+        if let Some(root) = self.sandbox.root(kind) {
+            // Before its descriptor is closed, for it is the supervisor's.
+            fchdir(root).map_err(at("chdir to the empty root"))?;
+        }
+        sys::close_all_but(keep).map_err(at_io("close descriptors"))?;
+        let witness = Witness::call();
         let may_drop_bounding = holds(caps::Capability::CAP_SETPCAP)?;
-        let inside = self.change_root()?;
+        let inside = self.change_root(kind)?;
         if may_drop_bounding {
             // While the child is still root: this needs a capability that setresuid(2) takes away. A supervisor that was
             // itself started without that capability leaves the set alone; with the other sets empty and
@@ -70,18 +81,21 @@ impl Jail {
         }
         prctl::set_dumpable(false).map_err(at("not dumpable"))?;
         // Keys and traffic belong in no core file, not even in one that a handler of the system is given.
-        setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(at("no core files"))?;
-        self.verify(inside, may_drop_bounding)
+        setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(at("no core"))?;
+        self.verify(inside, may_drop_bounding)?;
+        self.sandbox.enter(kind, &witness).map_err(at_io("sandbox"))
     }
 
     /// Changes the root directory, and the working directory to it: a working directory outside would be a way out.
     /// Returns which directory must be the root afterwards.
-    fn change_root(&self) -> Result<Place, JailError> {
+    fn change_root(&self, kind: Kind) -> Result<Place, JailError> {
         if let Some(root) = &self.root {
             chroot(root).map_err(|errno| match errno {
                 Errno::ENOENT => refused("chroot", "no such directory"),
                 errno => at("chroot")(errno),
             })?;
+        } else if self.sandbox.root(kind).is_some() {
+            chroot(".").map_err(at("chroot to the empty root"))?;
         }
         chdir("/").map_err(at("chdir to the new root"))?;
         place(".").map_err(at_io("look at the new root"))
@@ -120,6 +134,11 @@ impl Jail {
             if let Some(capability) = left.iter().next() {
                 return Err(refused("verify capabilities", &format!("{capability} is left in {set:?}")));
             }
+        }
+        if prctl::get_dumpable().map_err(at("verify not dumpable"))?
+            || getrlimit(Resource::RLIMIT_CORE).map_err(at("verify no core"))? != (0, 0)
+        {
+            return Err(refused("verify not dumpable", "it can leave a core"));
         }
         match (place("/").map_err(at_io("verify root"))?, place(".").map_err(at_io("verify root"))?) {
             (root, work) if root == inside && work == inside => Ok(()),

@@ -8,10 +8,11 @@
 //! |---|---|
 //! | `start` | the order of a start and its undoing; `background`, `interrupt`, `paths`, `limits` serve it |
 //! | `service` | the event loop and the commands; `signals`, `events` are its sources, `standing` is what it knows |
+//! | `activation`, `notify` | what a service manager passes in and is told |
 //! | `crew`, `workers`, `inheritance` | the workers: all, one, and what one is born with; `backoff`, `flood` bound them, `child` watches processes |
-//! | `control` | the control process; `peer` is what it and a worker have in common |
+//! | `control` | the control process; `peer` is what it and a worker have in common, `watchdog` whether they still go on |
 //! | `config_file`, `names`, `resolve`, `memory` | what changes the settings: files, names, and how settings travel |
-//! | `jail`, `user` | what a child gives up, and as whom it goes on |
+//! | `jail`, `user`, `sandbox` | what a child gives up, as whom it goes on, and what is left to it |
 //! | `keys`, `examine` | the files of TLS, which are never read here |
 //! | `listen`, `log_file`, `pid_file`, `status_file`, `fetch` | what is opened, and by whom |
 //! | `report`, `errand`, `say` | what the administrator reads |
@@ -21,6 +22,7 @@
 
 #![deny(unsafe_code)]
 
+mod activation;
 mod background;
 mod backoff;
 mod child;
@@ -42,12 +44,14 @@ mod listen;
 mod log_file;
 mod memory;
 mod names;
+mod notify;
 mod paths;
 mod patience;
 mod peer;
 mod pid_file;
 mod report;
 mod resolve;
+mod sandbox;
 mod say;
 mod service;
 mod signals;
@@ -57,6 +61,7 @@ mod start;
 mod status_file;
 mod sys;
 mod user;
+mod watchdog;
 mod why;
 mod workers;
 
@@ -69,6 +74,9 @@ use pen_contract::address::Local;
 use pen_contract::configuration::Configuration;
 use pen_contract::start::{ControlStart, WorkerStart};
 use pen_table::Table;
+
+use crate::activation::Activation;
+use crate::notify::Notify;
 
 /// What a worker runs once it is jailed; returns its exit status.
 pub type WorkerEntry = fn(WorkerStart, &Table) -> i32;
@@ -112,6 +120,8 @@ pub struct Launch {
     pub allow_exit: bool,
     /// `-F`.
     pub config: Option<PathBuf>,
+    /// `--require-sandbox`: a sandbox that is not whole is an error.
+    pub require_sandbox: bool,
     /// `--check`: say what is wrong with all this and do nothing.
     pub check: bool,
     /// The command line, for the head of what `write` writes: the options that no command can express.
@@ -123,10 +133,19 @@ pub struct Launch {
 #[error("{0}")]
 pub struct StartError(pub String);
 
+/// A line about the start for standard error, without its end: `pen: ...`, and as the journal takes it if that is who reads it.
+pub fn line_for_stderr(text: &str, is_error: bool) -> String {
+    let severity = if is_error { say::Severity::Error } else { say::Severity::Warning };
+    match say::journal::reads_stderr() {
+        true => say::journal::lines(severity, text).trim_end().to_owned(),
+        false => format!("pen: {text}"),
+    }
+}
+
 /// Runs pen. With `check`, says `ok` on standard output if it could start. With `foreground`, returns when it ended; otherwise the calling process returns when the service is ready, and the service ends on its own.
 ///
-/// The process must have a single thread and own no descriptor but its standard streams: with `foreground`, whatever else is
-/// open was inherited by mistake and is closed, and signals are handled here from now on.
+/// The process must have a single thread and own no descriptor but its standard streams: whatever else is open is a socket that a
+/// service manager passed, or was inherited by mistake and is closed. Signals are handled here from now on.
 ///
 /// # Errors
 /// The start failed; nothing is left behind.
@@ -135,10 +154,14 @@ pub fn run(mut launch: Launch, entries: Entries) -> Result<(), StartError> {
     let identity = user::of_workers(launch.user.as_deref(), launch.jail.is_some())
         .map_err(|error| StartError(error.to_string()))?;
     let (check, foreground) = (launch.check, launch.foreground);
-    let order = start::Order { launch, base, identity, entries };
+    let mut order =
+        start::Order { launch, base, identity, entries, activation: Activation::default(), notify: Notify::default() };
     if check {
         return start::check(&order);
     }
+    // Before any fork: the environment names this process.
+    order.notify = Notify::take();
+    order.activation = Activation::take().inspect_err(|error| order.notify.failed(&error.0))?;
     if foreground {
         return start::foreground(order);
     }
@@ -147,6 +170,6 @@ pub fn run(mut launch: Launch, entries: Entries) -> Result<(), StartError> {
     let supervisor = sys::fork(move || start::background(order, link)).map_err(cannot)?;
     watch.wait(supervisor, |notice| {
         // If standard error is closed there is no one to tell.
-        let _ = writeln!(stderr(), "pen: {notice}");
+        let _ = writeln!(stderr(), "{}", line_for_stderr(notice, false));
     })
 }

@@ -120,6 +120,21 @@ impl Listener {
     }
 }
 
+/// Gives a listening socket that somebody else made what one of ours has.
+///
+/// # Errors
+/// The kernel refuses; it has no reason to.
+pub(crate) fn prepare_passed(socket: &OwnedFd, backlog: u32) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_nonblocking(true)?;
+    if socket.domain()? != Domain::UNIX {
+        socket.set_keepalive(true)?;
+        socket.set_tcp_nodelay(true)?;
+    }
+    // On a socket that listens already this sets the length of its queue.
+    socket.listen(queue(backlog))
+}
+
 fn port_of(socket: BorrowedFd<'_>) -> Option<u16> {
     SockRef::from(&socket).local_addr().ok()?.as_socket().map(|address| address.port())
 }

@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use crate::child::watch;
 use crate::flood::{Admission, Flood};
 use crate::sys;
+use crate::watchdog::{HUNG, NEVER_READY, Watch};
 
 /// A process that is not known to be dead. It is told `Tx` and says `Rx` once it is ready.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub(crate) struct Peer<Tx, Rx> {
     messages: Flood,
     /// Until when it may live after it closed its channel.
     overdue: Option<Instant>,
+    /// Whether it goes round its loop.
+    pub(crate) watch: Watch,
 }
 
 #[derive(Debug)]
@@ -82,6 +85,7 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
             link: Link::Starting { channel: ours, greeted: false },
             messages: Flood::new(MOST_MESSAGES, Duration::from_secs(1), now),
             overdue: None,
+            watch: Watch::default(),
         })
     }
 
@@ -140,6 +144,21 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
         }
     }
 
+    /// Asks it for a sign of life, and kills it if it has given none for too long. One without a channel is ending already.
+    pub(crate) fn beat(&mut self, ping: impl FnOnce(u32) -> Tx) {
+        let hung = match &self.link {
+            Link::Cut => return,
+            Link::Starting { .. } => (!self.watch.beat_of_start()).then_some(NEVER_READY),
+            Link::Ready(channel) => {
+                let ask = |serial| matches!(channel.send(&ping(serial), None), Ok(Sent::Queued));
+                (!self.watch.beat(ask)).then_some(HUNG)
+            }
+        };
+        if let Some(reason) = hung {
+            self.expel(reason);
+        }
+    }
+
     /// Kills it because it cannot be trusted any more; the reason is told when it is reaped.
     pub(crate) fn expel(&mut self, reason: &str) {
         self.failed.get_or_insert_with(|| reason.into());
@@ -190,6 +209,7 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
             (FromStartingWorker::Ready, Link::Starting { channel, greeted: true }) => {
                 self.link = Link::Ready(channel.into_phase());
                 self.was_ready = true;
+                self.watch.begin_anew();
                 Ok(Heard::Ready)
             }
             (FromStartingWorker::Failed { reason }, link) => {

@@ -30,9 +30,12 @@ use pen_table::Table;
 pub(crate) use self::gather::{Gathered, Gathering, TooMany};
 use self::snapshot::Snapshot;
 use crate::child::watch;
+use crate::inheritance::Inheritance;
+use crate::sandbox::Summary;
 use crate::say::Say;
 use crate::status_file::{StatusFile, Writer};
 use crate::sys;
+use crate::why::why;
 
 /// The state of reports by signal. At most one is under way.
 #[derive(Debug)]
@@ -129,14 +132,26 @@ impl Reporter {
     pub(crate) fn render(
         &mut self,
         gathered: &Gathered,
-        settings: &Settings,
-        table: &Table,
+        Inheritance { settings, table, jail, .. }: &Inheritance,
         file: Option<&StatusFile>,
         say: &Say,
         now: Instant,
     ) -> io::Result<()> {
-        let supervisor = getpid();
-        let child = sys::fork(|| deliver(Snapshot::take(gathered, settings, table), file, supervisor, say))?;
+        let (supervisor, summary) = (getpid(), jail.sandbox.summary(jail.root.is_some()));
+        let child = sys::fork(|| {
+            // A copy of a listener, above all, would hold the old address after a move for as long as this takes.
+            let keep: Vec<_> = file.and_then(StatusFile::descriptor).into_iter().collect();
+            let is_alone = prctl::set_pdeathsig(Signal::SIGKILL).is_ok() && getppid() == supervisor;
+            if !is_alone || sys::close_all_but(&keep).is_err() {
+                return 1;
+            }
+            let mut say = say.anew();
+            if let Err(error) = jail.sandbox.enter_reporter() {
+                say.warning(&format!("a report cannot be made now: {}", why(&error)));
+                return 1;
+            }
+            deliver(Snapshot::take(gathered, settings, table, &summary), file, supervisor, say)
+        })?;
         let pidfd = watch(child)?;
         self.state = State::Rendering(Rendering { child, pidfd, deadline: Some(now + RENDER_PATIENCE) });
         Ok(())
@@ -194,13 +209,7 @@ impl Rendering {
 }
 
 /// In the child: writes the report where it belongs.
-fn deliver(snapshot: Snapshot<'_>, file: Option<&StatusFile>, supervisor: Pid, say: &Say) -> i32 {
-    // A copy of a listener, above all, would hold the old address after a move for as long as this takes.
-    let keep: Vec<_> = file.and_then(StatusFile::descriptor).into_iter().collect();
-    if prctl::set_pdeathsig(Signal::SIGKILL).is_err() || getppid() != supervisor || sys::close_all_but(&keep).is_err() {
-        return 1;
-    }
-    let mut say = say.anew();
+fn deliver(snapshot: Snapshot<'_>, file: Option<&StatusFile>, supervisor: Pid, mut say: Say) -> i32 {
     say.be_patient();
     let Some(file) = file else {
         text::render(snapshot, &mut say);
@@ -239,9 +248,10 @@ pub(crate) fn status(
     gathered: &Gathered,
     settings: &Settings,
     table: &Table,
+    sandbox: &Summary,
     to: &mut dyn Write,
 ) -> io::Result<()> {
-    let snapshot = Snapshot::take(gathered, settings, table);
+    let snapshot = Snapshot::take(gathered, settings, table, sandbox);
     match form {
         Form::Plain => html::render(snapshot, to),
         Form::Json => json::status(snapshot, to),

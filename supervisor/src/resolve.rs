@@ -22,6 +22,7 @@ use crate::StartError;
 use crate::interrupt::Interrupts;
 use crate::jail::Jail;
 use crate::patience::until;
+use crate::sandbox::Kind;
 use crate::signals;
 use crate::sys;
 use crate::why::why;
@@ -264,8 +265,7 @@ fn answer_all(questions: &[Question], jail: &Jail, supervisor: Pid, channel: &To
 
 fn confine(jail: &Jail, supervisor: Pid, channel: &ToSupervisor) -> io::Result<()> {
     signals::settle_child()?;
-    sys::close_all_but(&[channel.as_fd()])?;
-    jail.enter(supervisor).map_err(io::Error::other)
+    jail.enter(Kind::Resolver, supervisor, &[channel.as_fd()]).map_err(io::Error::other)
 }
 
 /// The child has nothing else to do, so it may wait for room.

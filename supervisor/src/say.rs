@@ -1,10 +1,11 @@
-//! Messages to the administrator: standard error in the foreground, the syslog daemon otherwise.
+//! Messages to the administrator: standard error (which may be the journal's) in the foreground, the syslog daemon otherwise.
 //!
 //! Nothing here waits for long: a terminal that is stopped, a pipe that nobody reads or a daemon that is gone costs messages,
 //! which are counted, never service.
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod journal;
 mod stderr;
 mod syslog;
 
@@ -106,7 +107,12 @@ impl Say {
     }
 
     fn say(&mut self, severity: Severity, text: &str) {
-        if self.lost > 0 && self.send(Severity::Warning, &format!("{} messages were lost", self.lost)) {
+        let lost = match self.lost {
+            0 => None,
+            1 => Some("1 message was lost".into()),
+            more => Some(format!("{more} messages were lost")),
+        };
+        if lost.is_some_and(|lost: String| self.send(Severity::Warning, &lost)) {
             self.lost = 0;
         }
         if !self.send(severity, text) {
@@ -116,7 +122,7 @@ impl Say {
 
     fn send(&mut self, severity: Severity, text: &str) -> bool {
         match &mut self.sink {
-            Sink::Stderr(stderr) => stderr.send(text),
+            Sink::Stderr(stderr) => stderr.send(severity, text),
             Sink::Syslog(syslog) => syslog.send(severity, text),
         }
     }

@@ -1,6 +1,6 @@
 //! The supervisor's event loop: signals, messages, deaths, replacements, reports and commands.
 //!
-//! `waiting`, `hearing` and `staff` are the steps of one turn of the loop. `desk` carries out commands one at a time, `query` answers questions,
+//! `waiting`, `hearing`, `staff` and `watch` are the steps of one turn of the loop. `desk` carries out commands one at a time, `query` answers questions,
 //! and `prepare` gets hold of what `change` puts in force. One thread, poll(2), nothing that waits for a worker. poll and not epoll, because an epoll set would be shared with every
 //! child that is forked.
 
@@ -14,6 +14,7 @@ mod query;
 mod staff;
 mod upkeep;
 mod waiting;
+mod watch;
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -31,10 +32,12 @@ use crate::crew::Crew;
 use crate::inheritance::Inheritance;
 use crate::interrupt::Interrupts;
 use crate::log_file;
+use crate::notify::Notify;
 use crate::report::Reporter;
 use crate::say::Say;
 use crate::signals::{Request, Signals};
 use crate::standing::Standing;
+use crate::watchdog::Beat;
 use crate::why::why;
 
 /// The running pen.
@@ -48,6 +51,10 @@ pub(crate) struct Service {
     reporter: Reporter,
     desk: Desk,
     say: Say,
+    notify: Notify,
+    beat: Beat,
+    /// Whether the configuration file was not used when it was last read.
+    file_refused: bool,
     phase: Phase,
 }
 
@@ -76,9 +83,11 @@ impl Service {
         workers: u8,
         control: Option<Control>,
         say: Say,
+        notify: Notify,
     ) -> Service {
-        let (crew, reporter, desk) = (Crew::new(workers), Reporter::new(), Desk::default());
-        Service { standing, inheritance, crew, control, reporter, desk, say, phase: Phase::Starting }
+        let (crew, reporter, desk, beat) = (Crew::new(workers), Reporter::new(), Desk::default(), Beat::default());
+        let (file_refused, phase) = (false, Phase::Starting);
+        Service { standing, inheritance, crew, control, reporter, desk, say, notify, beat, file_refused, phase }
     }
 
     /// Forks the workers and waits until all are ready, and then the control process.
@@ -121,6 +130,7 @@ impl Service {
     /// Serves until a signal or a command ends it; `deferred` came before.
     pub(crate) fn run(&mut self, signals: &Signals, deferred: Vec<Request>) {
         self.phase = Phase::Serving;
+        self.announce(Instant::now());
         let mut stop = deferred.into_iter().find_map(|request| self.obey(request));
         while stop.is_none() {
             // In this phase a turn cannot fail.
@@ -130,10 +140,12 @@ impl Service {
             }
             stop = stop.or(self.desk.ends().then_some(Stop::Command));
         }
-        match stop {
-            Some(Stop::Signal(signal)) => self.say.debug(&format!("stopping on signal {signal}")),
-            Some(Stop::Command) | None => self.say.debug("stopping on the exit command"),
-        }
+        let why = match stop {
+            Some(Stop::Signal(signal)) => format!("stopping on signal {signal}"),
+            Some(Stop::Command) | None => "stopping on the exit command".into(),
+        };
+        self.say.debug(&why);
+        self.notify.stopping(&why, Instant::now());
         self.stop(signals);
     }
 
@@ -154,6 +166,7 @@ impl Service {
     fn obey(&mut self, request: Request) -> Option<Stop> {
         match request {
             Request::Reopen => {
+                self.notify.reloading("reading the configuration again", Instant::now());
                 self.reopen_log();
                 self.desk.hang_up();
                 self.work(Instant::now());
@@ -196,6 +209,7 @@ impl Service {
             self.fill_control(now);
             self.report(now);
             self.work(now);
+            self.beat(now);
         }
         self.send_due();
         Ok(())
@@ -214,9 +228,8 @@ impl Service {
     fn report(&mut self, now: Instant) {
         self.reporter.expire(now, &mut self.say);
         if let Some(gathered) = self.reporter.gathered(now) {
-            let Inheritance { settings, table, .. } = &self.inheritance;
             let file = self.standing.status.as_ref();
-            if let Err(error) = self.reporter.render(&gathered, settings, table, file, &self.say, now) {
+            if let Err(error) = self.reporter.render(&gathered, &self.inheritance, file, &self.say, now) {
                 self.say.warning(&format!("a report cannot be made now: {}", why(&error)));
             }
         }
@@ -259,6 +272,7 @@ impl Service {
         let mut insisted = false;
         while !self.is_alone() && !insisted && Instant::now() < deadline {
             let _ = self.turn(&[signals.as_fd()], Some(deadline));
+            self.notify.settle();
             while let Some(request) = signals.next() {
                 insisted |= matches!(request, Request::Stop(_));
             }

@@ -23,6 +23,7 @@ use pen_contract::start::RequestLog;
 use pen_table::{Shape, Table};
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::activation::{Activation, too_open};
 use crate::background::{StartLink, detach};
 use crate::clock;
 use crate::config_file;
@@ -37,9 +38,11 @@ use crate::listen::{Listener, MIN_BACKLOG};
 use crate::log_file;
 use crate::memory;
 use crate::names::{self, Found, Inquiry};
+use crate::notify::Notify;
 use crate::paths::Base;
 use crate::pid_file::PidFile;
 use crate::resolve::{ResolveError, resolve};
+use crate::sandbox::{self, Sandbox};
 use crate::say::Say;
 use crate::service::Service;
 use crate::signals::Signals;
@@ -61,6 +64,10 @@ pub(crate) struct Order {
     pub(crate) identity: Identity,
     /// Their code.
     pub(crate) entries: Entries,
+    /// Sockets that were passed.
+    pub(crate) activation: Activation,
+    /// The service manager.
+    pub(crate) notify: Notify,
 }
 
 /// Runs the supervisor in the process that pen was started as.
@@ -68,13 +75,13 @@ pub(crate) struct Order {
 /// # Errors
 /// The start failed; nothing is left behind.
 pub(crate) fn foreground(order: Order) -> Result<(), StartError> {
-    close_inherited(None)?;
+    close_inherited(None, &order.activation)?;
     supervise(order, None)
 }
 
 /// Runs the supervisor in a process of its own; returns its exit status. A failed start is told through the link.
 pub(crate) fn background(order: Order, link: StartLink) -> i32 {
-    let result = close_inherited(Some(&link)).and_then(|()| detach());
+    let result = close_inherited(Some(&link), &order.activation).and_then(|()| detach());
     let failed = match result {
         Ok(()) => supervise(order, Some(link)).err(),
         Err(error) => {
@@ -98,14 +105,14 @@ pub(crate) fn background(order: Order, link: StartLink) -> i32 {
 /// Everything that is wrong.
 pub(crate) fn check(order: &Order) -> Result<(), StartError> {
     let signals = Signals::take_over().map_err(cannot("cannot take signals"))?;
-    let plan = Plan::make(order, &mut Interrupts::new(signals, None))?;
+    let plan = Plan::make(order, &Sandbox::none(), &mut Interrupts::new(signals, None))?;
     plan.notices(order, limits::raise_descriptors()).iter().for_each(|notice| eprintln!("pen: {notice}"));
     stdout().write_all(b"ok\n").map_err(|error| StartError(format!("standard output: {}", why(&error))))
 }
 
 /// From here on every descriptor above standard error is pen's own.
-fn close_inherited(link: Option<&StartLink>) -> Result<(), StartError> {
-    let keep: Vec<_> = link.into_iter().map(|link| link.as_fd()).collect();
+fn close_inherited(link: Option<&StartLink>, activation: &Activation) -> Result<(), StartError> {
+    let keep: Vec<_> = link.into_iter().map(|link| link.as_fd()).chain(activation.descriptors()).collect();
     sys::close_all_but(&keep).map_err(|error| {
         StartError(format!("cannot close inherited descriptors: {} (pen needs Linux 5.9 or later)", why(&error)))
     })
@@ -116,6 +123,7 @@ fn supervise(order: Order, link: Option<StartLink>) -> Result<(), StartError> {
         .map_err(cannot("cannot take signals"))
         .inspect_err(|error| link.iter().for_each(|link| link.failed(error)))?;
     let mut interrupts = Interrupts::new(signals, link);
+    let notify = order.notify.clone();
     match Prepared::new(order, &mut interrupts).and_then(|prepared| prepared.start(&mut interrupts)) {
         Ok(running) => {
             running.serve(interrupts);
@@ -124,6 +132,7 @@ fn supervise(order: Order, link: Option<StartLink>) -> Result<(), StartError> {
         Err(error) => {
             // All that was made has been undone by now.
             interrupts.link().iter().for_each(|link| link.failed(&error));
+            notify.failed(&error.0);
             Err(error)
         }
     }
@@ -148,7 +157,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn make(order: &Order, interrupts: &mut Interrupts) -> Result<Plan, StartError> {
+    fn make(order: &Order, sandbox: &Sandbox, interrupts: &mut Interrupts) -> Result<Plan, StartError> {
         let Order { launch, base, identity, .. } = order;
         if launch.control.is_some() && geteuid().is_root() && launch.user.is_none() {
             return Err(StartError(
@@ -165,7 +174,7 @@ impl Plan {
         let mut lookups = configuration.lookups(&file.commands);
         lookups.extend(control.iter().flat_map(|local| fold::lookups(&Command::Listen(Some(local.clone())))));
         let inquiry = Inquiry::new(lookups, configuration.commands.iter().chain(&file.commands));
-        let resolver = Jail { root: None, identity: user::of_resolver(identity) };
+        let resolver = Jail { root: None, identity: user::of_resolver(identity), sandbox: sandbox.clone() };
         let answers = resolve(inquiry.questions(), &resolver, RESOLVE_PATIENCE, interrupts);
         let answers = answers.map_err(|error| match error {
             ResolveError::Start(error) => error,
@@ -189,8 +198,8 @@ impl Plan {
                 notices.extend(about);
                 // Without changing anything, as far as that is possible.
                 let root = if launch.check { None } else { launch.jail.clone() };
-                let jail =
-                    Jail { root, identity: if launch.check { user::of_resolver(identity) } else { identity.clone() } };
+                let identity = if launch.check { user::of_resolver(identity) } else { identity.clone() };
+                let jail = Jail { root, identity, sandbox: sandbox.clone() };
                 notices.extend(examine(&files, order.entries.examine_tls, &jail, interrupts)?);
                 Some(files)
             }
@@ -258,10 +267,13 @@ impl Prepared {
         // Has the C library read the time zone, which no jail holds.
         clock::utc_offset(0);
         let descriptor_limit = limits::raise_descriptors();
-        let plan = Plan::make(&order, interrupts)?;
-        let notices = plan.notices(&order, descriptor_limit);
-        let Order { launch, base, identity, entries } = order;
-        let jail = Jail { root: launch.jail.clone(), identity };
+        let (mut sandbox, incomplete) = sandbox::confine(order.launch.jail.is_some(), order.launch.require_sandbox)?;
+        let plan = Plan::make(&order, &sandbox, interrupts)?;
+        let mut notices = plan.notices(&order, descriptor_limit);
+        let Order { launch, base, identity, entries, mut activation, mut notify } = order;
+        notices.extend(notify.complaint());
+        notices.extend(incomplete.into_iter().chain(sandbox.suit(&plan.settled.settings)));
+        let jail = Jail { root: launch.jail.clone(), identity, sandbox };
         let Plan { settled, options, file, listen_commanded, log, control, tls, .. } = plan;
         let keys = tls.map(|files| Keys::new(files, Instant::now())).transpose().map_err(cannot("files of TLS"))?;
         let Settled { local, listen, settings, log: log_target, status_file, workers: wanted, blacklisted } = settled;
@@ -269,10 +281,20 @@ impl Prepared {
         let commands: Vec<Placed> = options.iter().chain(&file).cloned().collect();
         settings.source.map_or(Ok(()), |address| source::check(address, &commands)).map_err(StartError)?;
         let log = open_log(log_target.as_ref(), log)?;
-        let (listener, socket_path) = Listener::bind(&listen, launch.backlog).map_err(refused)?.into_parts();
+        let (listener, socket_path) = match activation.claim(&listen, launch.backlog)? {
+            Some(passed) => (passed, None),
+            None => Listener::bind(&listen, launch.backlog).map_err(refused)?.into_parts(),
+        };
         let door = Door::new(&listener, socket_path.map(DoorPath::Own)).map_err(cannot("listener"))?;
-        let control = control.map(|(name, address)| ControlPort::bind(&name, &address, &jail, entries.control));
-        let control = control.transpose().map_err(refused)?;
+        let control = control.map(|(name, address)| match activation.claim(&address, control::BACKLOG)? {
+            Some(passed) => {
+                notices.extend(too_open(&address));
+                Ok(ControlPort::passed(&name, passed, entries.control))
+            }
+            None => ControlPort::bind(&name, &address, &jail, entries.control).map_err(refused),
+        });
+        let control = control.transpose()?;
+        activation.all_claimed(&listen)?;
         let pid_file = launch.pid_file.as_deref().map(PidFile::lock).transpose().map_err(refused)?;
         let workers = worker_count(wanted);
         let table = Table::create(shape(&settings, workers)).map_err(refused)?;
@@ -318,7 +340,7 @@ impl Prepared {
             foreground: launch.foreground,
             descriptor_limit,
         };
-        let service = Service::new(standing, inheritance, workers, control.map(Control::new), say);
+        let service = Service::new(standing, inheritance, workers, control.map(Control::new), say, notify);
         Ok(Prepared { service, pid_file, notices })
     }
 

@@ -15,6 +15,7 @@ use pen_contract::stats::Counters;
 use crate::flood::Flood;
 use crate::inheritance::{Inheritance, descriptor};
 use crate::peer::{Heard, Peer, printable_lines};
+use crate::say::for_worker;
 
 /// A worker that is not known to be dead.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ struct Due {
     log: bool,
     tls: bool,
     secret: bool,
+    /// Sent if there is a daemon; if not, the worker asks again.
+    syslog: bool,
     close: Option<u32>,
     freed: bool,
     stop: bool,
@@ -82,7 +85,7 @@ impl Worker {
 
     /// The channel, to be polled for reading, and for writing too if something waits to be sent.
     pub(crate) fn channel(&self) -> Option<(BorrowedFd<'_>, bool)> {
-        let Due { settings, listener, log, tls, secret, close, freed, stop } = self.due;
+        let Due { settings, listener, log, tls, secret, close, freed, stop, .. } = self.due;
         let due = settings || listener || log || tls || secret || close.is_some() || freed || stop;
         Some((self.peer.channel()?, due))
     }
@@ -104,6 +107,11 @@ impl Worker {
     /// Asks for a report; false if it cannot be asked now.
     pub(crate) fn ask_report(&self, serial: u32) -> bool {
         matches!(self.peer.send(&ToWorker::Report { serial }, None), Some(Sent::Queued))
+    }
+
+    /// Asks for a sign of life, and kills it if it has given none for too long.
+    pub(crate) fn beat(&mut self) {
+        self.peer.beat(|serial| ToWorker::Ping { serial });
     }
 
     /// Asks which server a client would get; false if it cannot be asked now.
@@ -191,6 +199,13 @@ impl Worker {
         if due.freed {
             due.freed = full(ToWorker::Freed, None);
         }
+        if std::mem::take(&mut due.syslog)
+            && !inheritance.foreground
+            && let Some(daemon) = for_worker()
+        {
+            // Without room the worker asks again.
+            let _ = peer.send(&ToWorker::Syslog, Some(daemon.as_fd()));
+        }
         if due.stop {
             due.stop = full(ToWorker::Stop, None);
         }
@@ -213,6 +228,14 @@ impl Worker {
             }
             FromWorker::Listening => {
                 self.listeners_owed = self.listeners_owed.saturating_sub(1);
+                None
+            }
+            FromWorker::NoSyslog => {
+                self.due.syslog = true;
+                None
+            }
+            FromWorker::Pong { serial } => {
+                self.peer.watch.answered(serial);
                 None
             }
             FromWorker::Explained { serial, text } => Some(News::Explained { serial, text: printable_lines(&text) }),

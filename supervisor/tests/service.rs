@@ -9,6 +9,10 @@
 mod control;
 #[path = "service/harness.rs"]
 mod harness;
+#[path = "service/hostile.rs"]
+mod hostile;
+#[path = "service/sandbox.rs"]
+mod sandbox;
 #[path = "service/steering.rs"]
 mod steering;
 
@@ -33,7 +37,7 @@ fn main() -> ExitCode {
     }
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let mut failures = 0;
-    for (name, test) in TESTS.iter().chain(steering::TESTS) {
+    for (name, test) in TESTS.iter().chain(steering::TESTS).chain(sandbox::TESTS).chain(hostile::TESTS) {
         if wanted.is_empty() || wanted.iter().any(|part| name.contains(part)) {
             let passed = std::panic::catch_unwind(test).is_ok();
             println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
@@ -52,6 +56,8 @@ const TESTS: &[(&str, fn())] = tests![
     a_broken_worker_is_killed_and_the_supervisor_lives,
     a_worker_that_reports_too_much_is_killed,
     a_worker_that_jams_the_shared_eventfd_holds_up_no_supervisor,
+    a_worker_that_spins_is_killed_and_the_other_is_not,
+    what_a_service_manager_says_is_for_the_supervisor_alone,
     a_stopped_worker_delays_neither_a_report_nor_the_end,
     reports_go_to_the_file_or_to_standard_error,
     a_child_that_reports_holds_nothing_of_the_supervisors,
@@ -152,6 +158,8 @@ fn a_broken_worker_is_killed_and_the_supervisor_lives() {
     ];
     for (worker, expected) in cases {
         let mut pen = Pen::new(worker).foreground();
+        // The sign to begin.
+        pen.signal(Signal::SIGUSR1);
         wait_for(expected, || pen.errors().contains(expected));
         // A flood of events is not passed on.
         assert!(pen.errors().matches("the client table is locked").count() < 500);
@@ -180,6 +188,27 @@ fn a_worker_that_jams_the_shared_eventfd_holds_up_no_supervisor() {
     pen.signal(Signal::SIGTERM);
     assert_eq!(pen.wait(), Some(0));
     assert_eq!(pen.pen.read("pen.log").matches("stopped\n").count(), 2);
+}
+
+fn a_worker_that_spins_is_killed_and_the_other_is_not() {
+    let mut pen = Pen::new("spins").foreground();
+    let workers = pen.workers();
+    wait_for("a message", || pen.errors().contains(&format!("(pid {}) was killed by signal 9: it hung", workers[0])));
+    wait_for("a replacement", || pen.workers().len() == 2 && !pen.workers().contains(&workers[0]));
+    assert!(pen.workers().contains(&workers[1]), "{}", pen.errors());
+    pen.signal(Signal::SIGTERM);
+    assert_eq!(pen.wait(), Some(0));
+}
+
+fn what_a_service_manager_says_is_for_the_supervisor_alone() {
+    let variables = "export NOTIFY_SOCKET=@nobody WATCHDOG_USEC=9000000 WATCHDOG_PID=$$ LISTEN_PID=$$ LISTEN_FDS=0 \
+                     LISTEN_FDNAMES=";
+    let pen = Pen::new("looks for a service manager").with("foreground", "yes");
+    let mut command = pen.shell(variables);
+    let mut pen = Running::start(pen, &mut command);
+    wait_for("what they found", || pen.pen.read("pen.log").matches("no manager\n").count() == 2);
+    pen.signal(Signal::SIGTERM);
+    assert_eq!(pen.wait(), Some(0));
 }
 
 fn a_stopped_worker_delays_neither_a_report_nor_the_end() {

@@ -11,6 +11,7 @@ pub mod backend;
 pub mod client;
 pub mod control;
 pub mod machine;
+pub mod manager;
 pub mod numbers;
 pub mod pen;
 pub mod port;
@@ -27,6 +28,7 @@ pub use self::{
     backend::{Backend, Gate},
     client::{Client, ask, ask_default, hold},
     machine::{BINARY, needs_root},
+    manager::Manager,
     numbers::Numbers,
     pen::{Builder, Pen},
     port::Port,

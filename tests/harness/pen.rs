@@ -3,10 +3,12 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
+use command_fds::{CommandFdExt, FdMapping};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -23,6 +25,8 @@ use super::wait::{eventually, until, within};
 pub struct Builder {
     binary: PathBuf,
     wrapper: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
+    sockets: Vec<OwnedFd>,
     workers: u32,
     options: Vec<OsString>,
     listen: Option<OsString>,
@@ -129,6 +133,18 @@ impl Builder {
         self
     }
 
+    /// Sets a variable of its environment.
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Builder {
+        self.environment.push((name.as_ref().to_os_string(), value.as_ref().to_os_string()));
+        self
+    }
+
+    /// Starts it with a descriptor more, the first of which is number 3, as a service manager passes sockets.
+    pub fn socket(mut self, socket: impl Into<OwnedFd>) -> Builder {
+        self.sockets.push(socket.into());
+        self
+    }
+
     /// The port that pen will listen at, unless told otherwise.
     pub fn address(&self) -> SocketAddr {
         self.port.address()
@@ -161,7 +177,12 @@ impl Builder {
         }
         words.extend(self.servers.iter().cloned());
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).stdin(Stdio::null());
+        command.args(&words[1..]).stdin(Stdio::null()).envs(self.environment.iter().cloned());
+        let place = |(n, socket): (usize, &OwnedFd)| FdMapping {
+            parent_fd: socket.try_clone().unwrap(),
+            child_fd: 3 + n as i32,
+        };
+        command.fd_mappings(self.sockets.iter().enumerate().map(place).collect()).unwrap();
         command
     }
 
@@ -226,6 +247,8 @@ impl Pen {
         Builder {
             binary: BINARY.into(),
             wrapper: Vec::new(),
+            environment: Vec::new(),
+            sockets: Vec::new(),
             workers: 3,
             options: Vec::new(),
             listen: None,

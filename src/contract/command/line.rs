@@ -32,6 +32,7 @@ impl fmt::Display for Command {
             Command::ProxyIn(senders) if senders.is_empty() => f.write_str("proxy_protocol in off"),
             Command::ProxyIn(senders) => write!(f, "proxy_protocol in from {senders}"),
             Command::ProxyOut(out) => write!(f, "proxy_protocol out {out}"),
+            Command::Sandbox => f.write_str("sandbox"),
             Command::Recent(seconds, form) => write!(f, "recent {seconds}{}", form_word(*form)),
             Command::Server { number, changes } => {
                 write!(f, "server {number}")?;

@@ -220,6 +220,7 @@ pub const COMMANDS: &[Entry] = &[
     ),
     command!("recent", "[SECONDS] [json]", false, "Clients seen within so many seconds (default 300).", recent),
     command!("roundrobin", "", true, "Round robin without tracking.", |_, _, no| switch(Switch::Roundrobin, no)),
+    command!("sandbox", "", false, "What every process is confined by.", |_, _, _| Ok(Command::Sandbox)),
     command!("select", "", false, "No effect; accepted for old configuration files.", nothing),
     command!(
         "server",

@@ -169,6 +169,7 @@ fn every_other_command_is_read() {
         ("mode json", Command::Mode(Form::Json)),
         ("mode other", Command::Mode(Form::Plain)),
         ("pid", Command::Pid),
+        ("sandbox", Command::Sandbox),
         ("recent", Command::Recent(300, Form::Plain)),
         ("recent json", Command::Recent(300, Form::Json)),
         ("recent 5 json", Command::Recent(5, Form::Json)),

@@ -23,6 +23,8 @@ pub(super) fn status(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<(
     array(snapshot.connections.iter().map(Connection::from), to)?;
     write!(to, ",\"workers_missing\":")?;
     array(snapshot.missing.iter().map(|worker| worker.0), to)?;
+    to.write_all(b",\"sandbox\":")?;
+    value(snapshot.sandbox, to)?;
     to.write_all(b"}\n")
 }
 
@@ -90,6 +92,7 @@ mod tests {
         assert_eq!(value["clients"].as_array().unwrap().len(), 3);
         assert_eq!(value["connections"][1]["number"], 2);
         assert_eq!((&value["workers_missing"], &value["connections_max"]), (&json!([1]), &json!(500)));
+        assert_eq!(value["sandbox"], json!({ "seccomp": true, "landlock": 6, "root": "empty" }));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 
 use crate::clock;
 use crate::report::gather::Gathered;
+use crate::sandbox::Summary;
 
 /// The state of the whole program at one moment, as well as it can be had without stopping it.
 pub(super) struct Snapshot<'a> {
@@ -25,6 +26,8 @@ pub(super) struct Snapshot<'a> {
     pub(super) connections_used: u32,
     pub(super) connections: &'a [ConnectionInfo],
     pub(super) missing: &'a [WorkerId],
+    /// What the workers are confined by.
+    pub(super) sandbox: &'a Summary,
 }
 
 /// A regular server.
@@ -66,7 +69,12 @@ pub(super) struct ClientRow {
 }
 
 impl<'a> Snapshot<'a> {
-    pub(super) fn take(gathered: &'a Gathered, settings: &Settings, table: &'a Table) -> Snapshot<'a> {
+    pub(super) fn take(
+        gathered: &'a Gathered,
+        settings: &Settings,
+        table: &'a Table,
+        sandbox: &'a Summary,
+    ) -> Snapshot<'a> {
         Snapshot {
             time: clock::now(),
             current: table.current(),
@@ -77,6 +85,7 @@ impl<'a> Snapshot<'a> {
             connections_used: table.connections_open(),
             connections: &gathered.connections,
             missing: &gathered.missing,
+            sandbox,
         }
     }
 
@@ -179,6 +188,7 @@ pub(super) mod tests {
             connections_used: connections.len() as u32,
             connections,
             missing,
+            sandbox: &Summary { seccomp: true, landlock: 6, root: "empty" },
         }
     }
 

@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::clock;
 use crate::patience::until;
-use crate::say::{HURRIED, PATIENT};
+use crate::say::{HURRIED, PATIENT, Severity, journal};
 
 /// Standard error.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub(crate) struct Stderr {
     /// A description of our own of the same pipe or terminal, where one can be had: the inherited one is shared with other
     /// processes, so it cannot be made non-blocking.
     own: Option<File>,
+    /// Whether the journal reads it.
+    journal: bool,
     /// How long to wait for the reader.
     patience: Duration,
     /// When the reader last let us wait in vain.
@@ -28,16 +30,19 @@ pub(crate) struct Stderr {
 
 impl Stderr {
     pub(crate) fn open() -> Stderr {
-        Stderr { own: reopen(), patience: HURRIED, stuck: None }
+        Stderr { own: reopen(), journal: journal::reads_stderr(), patience: HURRIED, stuck: None }
     }
 
     pub(crate) fn be_patient(&mut self) {
         self.patience = PATIENT;
     }
 
-    /// Writes a message with its time; false if it could not be written.
-    pub(crate) fn send(&mut self, text: &str) -> bool {
-        let message = format!("{}: {text}\n", clock::full(clock::now()));
+    /// Writes a message with its time, or as the journal takes it; false if it could not be written.
+    pub(crate) fn send(&mut self, severity: Severity, text: &str) -> bool {
+        let message = match self.journal {
+            true => journal::lines(severity, text),
+            false => format!("{}: {text}\n", clock::full(clock::now())),
+        };
         // Having waited once, do not wait again for every one of many messages.
         let patience = match self.stuck {
             Some(since) if since.elapsed() < RELIEF => Duration::ZERO,

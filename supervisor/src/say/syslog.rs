@@ -47,15 +47,15 @@ impl Syslog {
         self.patience = PATIENT;
     }
 
-    /// Sends a message. A daemon that was restarted is found again. False if the daemon is too slow; where there is none,
-    /// nothing is lost that could have been had.
+    /// Sends a message. A daemon that was restarted, or appears late, is found. False if there is none or it is too slow: once there is
+    /// one that listens, it is told how many messages it missed.
     pub(crate) fn send(&mut self, severity: Severity, text: &str) -> bool {
         let text = shortened(text.trim_end());
         for _ in 0..ATTEMPTS {
             if self.logger.is_none() {
                 self.logger = connect(&self.path).map(|socket| Logger::new(LoggerBackend::Unix(socket), Format)).ok();
             }
-            let Some(logger) = &mut self.logger else { return true };
+            let Some(logger) = &mut self.logger else { return false };
             let sent = match severity {
                 Severity::Error => logger.err(text),
                 Severity::Warning => logger.warning(text),
@@ -151,11 +151,11 @@ mod tests {
     }
 
     #[test]
-    fn a_restarted_daemon_is_found_again_and_a_missing_one_is_no_matter() {
+    fn a_daemon_that_was_restarted_or_appears_late_is_found() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         let mut syslog = Syslog::new(&path);
-        assert!(syslog.send(Severity::Warning, "nobody"));
+        assert!(!syslog.send(Severity::Warning, "nobody"));
         let daemon = UnixDatagram::bind(&path).unwrap();
         assert!(syslog.send(Severity::Warning, "first"));
         assert!(receive(&daemon).ends_with("first"));

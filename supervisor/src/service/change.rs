@@ -204,7 +204,8 @@ impl Service {
                 Err(why) => self.refuse(&batch, vec![why]),
             };
         }
-        let jail = Jail { root: None, identity: user::of_resolver(&self.inheritance.jail.identity) };
+        let Jail { identity, sandbox, .. } = &self.inheritance.jail;
+        let jail = Jail { root: None, identity: user::of_resolver(identity), sandbox: sandbox.clone() };
         match Asking::begin(questions, &jail, RESOLVE_PATIENCE) {
             Ok(asking) => Progress::Wait(Stage::Asking(asking, inquiry, Box::new(batch))),
             Err(why) => self.refuse(&batch, vec![why]),
@@ -279,6 +280,7 @@ impl Service {
     }
 
     fn keep_running_settings(&mut self, errors: &[String]) {
+        self.file_refused = true;
         errors.iter().for_each(|error| self.say.warning(error));
         self.say.warning(match self.standing.config {
             Some(_) => "the configuration file is not used: the settings stay as they were, and so does TLS",
@@ -372,6 +374,7 @@ impl Service {
             Then::Reply(reply) => Progress::Done(reply),
             Then::Ask(command) => Progress::Next(Stage::Begin(command, None)),
             Then::Reloaded => {
+                self.file_refused = false;
                 self.say.debug(match self.standing.config {
                     Some(_) => "the configuration file was read again",
                     None => "the files of TLS were read again",

@@ -392,7 +392,10 @@ impl Service {
     fn conclude(&mut self, by: By, reply: Reply) {
         match (by, &mut self.control) {
             (By::Operator { pid, ticket }, Some(control)) => control.reply(pid, ticket, reply),
-            (By::Operator { .. }, None) | (By::Hangup, _) => {}
+            (By::Operator { .. }, None) => {}
+            // One that came meanwhile has still to be answered for.
+            (By::Hangup, _) if self.desk.hangup => {}
+            (By::Hangup, _) => self.announce(Instant::now()),
         }
     }
 }

@@ -192,6 +192,7 @@ impl Service {
                 _ => {}
             }
         }
+        notices.extend(self.inheritance.jail.sandbox.unreachable(&self.inheritance.settings, settings));
         let source = settings.source.filter(|source| Some(*source) != self.inheritance.settings.source);
         source.map_or(Ok(()), |address| source::check(address, &batch.commands))?;
         Ok(notices)

@@ -9,7 +9,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use nix::unistd::Pid;
 use pen_contract::address::Local;
 use pen_contract::command::{Command, Form, LogTarget, Number};
 use pen_contract::ids::{ClientKey, WorkerId};
@@ -22,10 +21,11 @@ use super::change::{Batch, in_jail};
 use super::desk::{Explaining, PATIENCE, Progress, Stage, Then};
 use crate::clock;
 use crate::control::Reply;
-use crate::errand::Errand;
+use crate::errand::{Employer, Errand};
 use crate::inheritance::Inheritance;
 use crate::jail::Jail;
 use crate::report::{self, Gathered, Gathering};
+use crate::sandbox::{self, Kind};
 use crate::status_file::{self, StatusFile, Writer};
 use crate::why::why;
 
@@ -57,12 +57,18 @@ impl Service {
             Command::Number(Number::Idlers, None) => self.gather(Wanted::Idlers, |_| true, now),
             Command::Status(form) => self.gather(Wanted::Status(form), |_| true, now),
             Command::Servers(form) => {
-                let Inheritance { settings, table, .. } = &self.inheritance;
-                errand("servers", &[], now, |to, _| report::servers(form, settings, table, to))
+                let Inheritance { settings, table, jail, .. } = &self.inheritance;
+                errand("servers", &[], now, |to, _| {
+                    jail.sandbox.enter_reporter()?;
+                    report::servers(form, settings, table, to)
+                })
             }
             Command::Recent(seconds, form) => {
-                let table = &self.inheritance.table;
-                errand("recent", &[], now, |to, _| report::recent(seconds, form, table, to))
+                let Inheritance { table, jail, .. } = &self.inheritance;
+                errand("recent", &[], now, |to, _| {
+                    jail.sandbox.enter_reporter()?;
+                    report::recent(seconds, form, table, to)
+                })
             }
             Command::Write(path) => self.write(path.as_deref(), file, now),
             Command::Include(path) => self.include(path, now),
@@ -92,6 +98,7 @@ impl Service {
             Command::Mode(Form::Plain) => Reply::line(mode(settings.selection)),
             Command::Mode(Form::Json) => Reply::line(mode_json(settings.selection)),
             Command::Pid => Reply::line(std::process::id()),
+            Command::Sandbox => Reply::Text(sandbox::table(&self.inheritance.jail)),
             // Descriptors are each worker's own, so that one number can mean several connections.
             Command::Socket(number) => Reply::line(format!("Socket {number} belongs to connection -1")),
             Command::WebStats(None) => match &standing.status {
@@ -172,7 +179,7 @@ impl Service {
 
     /// Replies with what workers reported.
     pub(super) fn gathered(&mut self, gathered: &Gathered, wanted: Wanted, now: Instant) -> Progress {
-        let Inheritance { settings, table, .. } = &self.inheritance;
+        let Inheritance { settings, table, jail, .. } = &self.inheritance;
         match wanted {
             Wanted::Connection(number) => {
                 let found = gathered.connections.iter().find(|info| info.number == number);
@@ -185,14 +192,18 @@ impl Service {
             Wanted::Status(form) => {
                 let (file, say) = (self.standing.status.as_ref(), &self.say);
                 let keep: Vec<_> = file.and_then(StatusFile::descriptor).into_iter().collect();
-                errand("status", &keep, now, |to, supervisor| {
+                errand("status", &keep, now, |to, employer| {
+                    jail.sandbox.enter_reporter()?;
+                    let sandbox = jail.sandbox.summary(jail.root.is_some());
                     if let (Form::Plain, Some(file)) = (form, file) {
-                        let render = |to: &mut dyn Write| report::status(form, gathered, settings, table, to);
-                        if let Err(error) = file.put(Writer::Command(supervisor.as_raw().unsigned_abs()), render) {
+                        let render = |to: &mut dyn Write| report::status(form, gathered, settings, table, &sandbox, to);
+                        if let Err(error) =
+                            file.put(Writer::Command(employer.supervisor.as_raw().unsigned_abs()), render)
+                        {
                             say.anew().warning(&error.to_string());
                         }
                     }
-                    report::status(form, gathered, settings, table, to)
+                    report::status(form, gathered, settings, table, &sandbox, to)
                 })
             }
         }
@@ -233,9 +244,9 @@ impl Service {
             listen: standing.listen_commanded.then_some(&listen),
             workers: standing.workers,
         };
-        let identity = self.inheritance.jail.identity.clone();
+        let jail = Jail { root: None, ..self.inheritance.jail.clone() };
         let keep: Vec<_> = target.descriptor().into_iter().collect();
-        errand("write", &keep, now, |_, supervisor| {
+        errand("write", &keep, now, |_, Employer { supervisor, reply }| {
             let text = text(&written);
             let put = |to: &mut dyn Write| to.write_all(text.as_bytes());
             let named = |path: &Path, error| io::Error::other(format!("{}: {}", path.display(), why(&error)));
@@ -244,7 +255,8 @@ impl Service {
                     status_file::fill(file, put).and_then(|()| file.sync_all()).map_err(|error| named(path, error))
                 }
                 Target::Config(path) => {
-                    Jail { root: None, identity }.enter(supervisor).map_err(io::Error::other)?;
+                    // The reply's memory is written through a descriptor that has to stay.
+                    jail.enter(Kind::Opener, supervisor, &[reply]).map_err(io::Error::other)?;
                     status_file::rewrite(path, Writer::Command(supervisor.as_raw().unsigned_abs()), put)
                         .map_err(|error| named(path, error))
                 }
@@ -281,7 +293,7 @@ fn errand(
     word: &'static str,
     keep: &[BorrowedFd<'_>],
     now: Instant,
-    work: impl FnOnce(&mut dyn Write, Pid) -> io::Result<()>,
+    work: impl FnOnce(&mut dyn Write, Employer<'_>) -> io::Result<()>,
 ) -> Progress {
     match Errand::begin(word, keep, now, work) {
         Ok(errand) => Progress::Wait(Stage::Errand(errand, word, None)),

@@ -58,11 +58,15 @@ impl Service {
         let keys = keys.map(|keys| keys.rotation.min(keys.reading));
         let always = [latest, overdue, control.and_then(Control::overdue), rest, keys];
         let due = match self.phase {
-            Phase::Starting => [self.crew.next_due(), None, None, None],
-            Phase::Serving => {
-                [self.crew.next_due(), self.reporter.deadline(), self.desk.deadline(), control.and_then(Control::due)]
-            }
-            Phase::Stopping => [None; 4],
+            Phase::Starting => [self.crew.next_due(), None, None, None, None],
+            Phase::Serving => [
+                self.crew.next_due(),
+                self.reporter.deadline(),
+                self.desk.deadline(),
+                control.and_then(Control::due),
+                self.next_beat(),
+            ],
+            Phase::Stopping => [None; 5],
         };
         always.into_iter().chain(due).flatten().min()
     }

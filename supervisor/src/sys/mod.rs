@@ -1,11 +1,13 @@
-//! The supervisor's only room for unsafe code: fork(2), close_range(2) and signal dispositions, behind safe functions.
+//! The supervisor's only room for unsafe code: fork(2), close_range(2), signal dispositions, and what a process is started with
+//! (environment, descriptors), behind safe functions.
 //!
 //! What nix or rustix wrap safely does not belong here.
 
 #![allow(unsafe_code)]
 
+use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
@@ -62,6 +64,40 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
     }
 }
 
+/// The version of Landlock that the kernel offers, at least 1.
+///
+/// # Errors
+/// It has none (ENOSYS), or it is not enabled (EOPNOTSUPP), or a container forbids it.
+pub(crate) fn landlock_version() -> io::Result<i32> {
+    const VERSION: u32 = 1;
+    let nothing = std::ptr::null::<libc::c_void>();
+    // SAFETY: with this flag the kernel wants a null pointer and a size of 0, reads no memory and makes nothing
+    // (landlock_create_ruleset(2)).
+    match unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, nothing, 0_usize, VERSION) } {
+        -1 => Err(io::Error::last_os_error()),
+        version => i32::try_from(version).map_err(io::Error::other),
+    }
+}
+
+/// Installs a filter of system calls for this process, which has one thread, and all its later children, for ever (seccomp(2)).
+///
+/// It asks for no protection against speculative stores: kernels before 5.16 otherwise make every such process slower, later ones think
+/// of it as this does: what it protects is code run on a stranger's behalf beside a secret in the same process.
+///
+/// # Errors
+/// The kernel has no filters, or the program is none.
+pub(crate) fn filter_system_calls(program: &[libc::sock_filter]) -> io::Result<()> {
+    let len = u16::try_from(program.len()).map_err(io::Error::other)?;
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    let flags = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
+    // SAFETY: the kernel copies `len` instructions from the pointer, which are those of the slice, and writes nothing; it checks the
+    // program before it uses it. That later system calls fail is the purpose, and no memory depends on it.
+    match unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// What a signal does to this process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Disposition {
@@ -81,4 +117,37 @@ pub(crate) fn dispose(signal: Signal, disposition: Disposition) {
     // SAFETY: sigaction(2) is unsafe for the sake of handlers, which must be async-signal-safe; neither SIG_DFL nor SIG_IGN
     // runs any code of ours. The previous action is not called or kept.
     let _ = unsafe { sigaction(signal, &action) };
+}
+
+/// Takes a variable out of the environment.
+pub(crate) fn take_variable(name: &str) -> Option<OsString> {
+    let value = std::env::var_os(name);
+    if value.is_some() {
+        // SAFETY: the environment may not be changed while another thread looks at it. This process has one thread; that is the
+        // first thing that `run` asks of its caller.
+        unsafe { std::env::remove_var(name) };
+    }
+    value
+}
+
+/// Takes over the first `count` descriptors above standard error, which the process was started with (sd_listen_fds(3)), and has
+/// them closed on exec.
+///
+/// # Errors
+/// One of them is not open.
+pub(crate) fn adopt(count: u32) -> io::Result<Vec<OwnedFd>> {
+    const FIRST: RawFd = 3;
+    let last =
+        RawFd::try_from(count).ok().and_then(|count| FIRST.checked_add(count)).ok_or(io::ErrorKind::InvalidInput)?;
+    (FIRST..last)
+        .map(|number| {
+            // SAFETY: fcntl(2) with F_SETFD only looks the number up; one that is not open gives EBADF.
+            if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
+                return Err(io::Error::last_os_error());
+            }
+            // SAFETY: the descriptor is open, and nobody owns it yet: whoever started the process handed it over by saying so in
+            // the environment, and it is called before the supervisor opens anything, as its only caller promises.
+            Ok(unsafe { OwnedFd::from_raw_fd(number) })
+        })
+        .collect()
 }

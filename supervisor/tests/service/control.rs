@@ -15,6 +15,10 @@ use crate::harness::read_settings;
 
 /// In the process under test: serves operators until it is told to stop.
 pub fn serve(start: ControlStart) -> i32 {
+    if let Some(reason) = crate::sandbox::attempt("control") {
+        start.channel.send(&FromStartingControl::Failed { reason }, None).unwrap();
+        return 1;
+    }
     start.channel.send(&FromStartingControl::Ready, None).unwrap();
     let channel = start.channel.into_phase::<FromControl, ToControl>();
     let listener = UnixListener::from(start.listener);
@@ -80,6 +84,9 @@ fn hear(channel: &Channel<FromControl, ToControl>, operator: &mut Option<UnixStr
         Ok(Received::Message(ToControl::Settings, Some(memory))) => {
             let generation = read_settings(memory).generation;
             channel.send(&FromControl::Applied { generation }, None).unwrap();
+        }
+        Ok(Received::Message(ToControl::Ping { serial }, _)) => {
+            channel.send(&FromControl::Pong { serial }, None).unwrap();
         }
         Ok(Received::Message(ToControl::Settings, None)) => panic!("settings without settings"),
         Ok(Received::Message(ToControl::Stop, _) | Received::Closed) => return Some(0),

@@ -4,15 +4,17 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use pen_contract::address::{Host, Local};
-use pen_contract::channel::Received;
+use pen_contract::channel::{Channel, Received};
 use pen_contract::codec;
 use pen_contract::command::{Command as Setting, LogTarget, Number};
 use pen_contract::configuration::{Configuration, Placed};
@@ -23,8 +25,9 @@ use pen_contract::start::{RequestLog, WorkerStart};
 use pen_contract::stats::{ConnectionInfo, Counters};
 use pen_supervisor::{Entries, Launch};
 use pen_table::Table;
+use serde::Serialize;
 
-use crate::control;
+use crate::{control, hostile, sandbox};
 
 const LAUNCH: &str = "PEN_TEST_LAUNCH";
 const WORKER: &str = "PEN_TEST_WORKER";
@@ -239,13 +242,20 @@ pub const NOBODY: u32 = 65534;
 
 // From here on: in the process under test.
 
+/// What the test wants, by its key.
+pub fn setting(key: &str) -> Option<String> {
+    let settings = std::env::var(LAUNCH).ok()?;
+    let of_key = |line: &str| line.strip_prefix(key)?.strip_prefix('=').map(String::from);
+    settings.lines().find_map(of_key)
+}
+
 /// Runs what the environment asks for; none if this is not the process under test.
 pub fn host() -> Option<i32> {
-    let settings = std::env::var(LAUNCH).ok()?;
-    let get = |key: &str| {
-        let of_key = |line: &str| line.strip_prefix(key)?.strip_prefix('=').map(String::from);
-        settings.lines().find_map(of_key)
-    };
+    std::env::var_os(LAUNCH)?;
+    let get = setting;
+    if let Some(what) = get("lack") {
+        sandbox::lack(&what);
+    }
     let launch = Launch {
         configuration: configuration(&get)?,
         backlog: 500,
@@ -256,6 +266,7 @@ pub fn host() -> Option<i32> {
         control: get("control").map(|path| Local::Unix(path.into())),
         allow_exit: get("exit").is_some(),
         config: get("config").map(PathBuf::from),
+        require_sandbox: get("require").is_some(),
         check: get("check").is_some(),
         command_line: "pen of the tests".into(),
     };
@@ -307,6 +318,10 @@ fn configuration(get: &dyn Fn(&str) -> Option<String>) -> Option<Configuration> 
 /// A worker that does what the test wants to see handled.
 fn serve(start: WorkerStart, table: &Table) -> i32 {
     let kind = std::env::var(WORKER).unwrap();
+    if let Some(reason) = sandbox::attempt("worker") {
+        start.channel.send(&FromStartingWorker::Failed { reason }, None).unwrap();
+        return 1;
+    }
     match kind.as_str() {
         "dies at once" => return 3,
         "fails" => {
@@ -317,13 +332,31 @@ fn serve(start: WorkerStart, table: &Table) -> i32 {
         "is never ready" => loop {
             std::thread::park();
         },
+        "is hostile" if start.id.0 == 0 && hostile::is_first(table) => return hostile::live(start.channel, table),
         _ => {}
     }
     start.channel.send(&FromStartingWorker::Ready, None).unwrap();
     let channel = start.channel.into_phase::<FromWorker, ToWorker>();
+    if ["talks nonsense", "panics", "floods"].contains(&kind.as_str()) {
+        // Not during the start, which would fail by it or not.
+        await_report(&channel);
+    }
     match kind.as_str() {
         "talks nonsense" if start.id.0 == 0 => {
             rustix::net::send(&channel, b"\xff\xff\xff", rustix::net::SendFlags::empty()).unwrap();
+        }
+        "spins" if start.id.0 == 0 => loop {
+            std::hint::spin_loop();
+        },
+        "looks for a service manager" => {
+            let found =
+                ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"]
+                    .iter()
+                    .find(|name| std::env::var_os(name).is_some());
+            if let Some(RequestLog::File(file)) = &start.log {
+                let line = found.map_or("no manager\n".into(), |name| format!("{name}\n"));
+                fs::File::from(file.try_clone().unwrap()).write_all(line.as_bytes()).unwrap();
+            }
         }
         "panics" if start.id.0 == 0 => panic!("on purpose"),
         "floods" if start.id.0 == 0 => {
@@ -365,11 +398,20 @@ fn serve(start: WorkerStart, table: &Table) -> i32 {
     obey(&channel, start.log, None)
 }
 
+/// Waits until the test asks for a report.
+pub fn await_report<Tx: Serialize>(channel: &Channel<Tx, ToWorker>) {
+    while !matches!(channel.receive(), Ok(Received::Message(ToWorker::Report { .. }, _))) {
+        let _ = poll(&mut [PollFd::new(channel.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
+    }
+}
+
 /// The settings in a memfd.
 pub fn read_settings(memory: std::os::fd::OwnedFd) -> Settings {
     use std::os::unix::fs::FileExt;
+    // Not by its metadata: that would be a name, empty as it is, and a jailed worker looks at none.
+    let length = rustix::fs::fstat(&memory).unwrap().st_size;
     let memory = fs::File::from(memory);
-    let mut bytes = vec![0; memory.metadata().unwrap().len() as usize];
+    let mut bytes = vec![0; length as usize];
     memory.read_exact_at(&mut bytes, 0).unwrap();
     codec::decode_settings(&bytes).unwrap()
 }
@@ -379,7 +421,6 @@ fn obey(
     mut log: Option<RequestLog>,
     page: Option<ReportPage>,
 ) -> i32 {
-    use std::os::fd::AsFd;
     let say = |log: &mut Option<RequestLog>, line: &str| {
         if let Some(RequestLog::File(file)) = log {
             fs::File::from(file.try_clone().unwrap()).write_all(line.as_bytes()).unwrap();
@@ -419,6 +460,10 @@ fn obey(
                 // A worker that was taken over would tell the operator's terminal more.
                 let text = format!("explained {}\x1b[2J", pen_contract::ids::ClientKey::from_bytes(client));
                 channel.send(&FromWorker::Explained { serial, text }, None).unwrap();
+            }
+            Ok(Received::Message(ToWorker::Syslog, daemon)) => assert!(daemon.is_some()),
+            Ok(Received::Message(ToWorker::Ping { serial }, _)) => {
+                channel.send(&FromWorker::Pong { serial }, None).unwrap();
             }
             Ok(Received::Empty) => {
                 let mut polled = [nix::poll::PollFd::new(channel.as_fd(), nix::poll::PollFlags::POLLIN)];

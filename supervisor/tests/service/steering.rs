@@ -34,7 +34,7 @@ fn steered() -> Pen {
     if nix::unistd::geteuid().is_root() { pen.with("user", "nobody") } else { pen }
 }
 
-fn ask(pen: &Running, line: &str) -> String {
+pub fn ask(pen: &Running, line: &str) -> String {
     let mut stream = UnixStream::connect(pen.pen.path("control.sock")).unwrap();
     stream.write_all(line.as_bytes()).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();

@@ -20,6 +20,8 @@ pub struct Link {
     commands: VecDeque<Asked>,
     /// The newest settings in force, until the supervisor knows.
     applied: Option<u64>,
+    /// The last ping that is not answered yet.
+    pong: Option<u32>,
     refused_at: Option<Instant>,
 }
 
@@ -34,7 +36,7 @@ struct Asked {
 impl Link {
     /// The link over a channel whose start is over.
     pub fn new(channel: Channel<FromControl, ToControl>) -> Link {
-        Link { channel, commands: VecDeque::new(), applied: None, refused_at: None }
+        Link { channel, commands: VecDeque::new(), applied: None, pong: None, refused_at: None }
     }
 
     /// The next thing that the supervisor said.
@@ -55,6 +57,11 @@ impl Link {
         self.applied = Some(generation);
     }
 
+    /// Queues the answer to a ping.
+    pub fn pong(&mut self, serial: u32) {
+        self.pong = Some(serial);
+    }
+
     /// Tells that an operator was refused, at most once in a while and only if there is room.
     pub fn refused(&mut self, operator: ClientKey, now: Instant) {
         if self.refused_at.is_none_or(|last| now >= last + REFUSED_EVERY) {
@@ -66,7 +73,7 @@ impl Link {
 
     /// Whether something waits to be sent.
     pub fn waits(&self) -> bool {
-        !self.commands.is_empty() || self.applied.is_some()
+        !self.commands.is_empty() || self.applied.is_some() || self.pong.is_some()
     }
 
     /// Sends what waits, as far as the channel takes it. A command whose operator is not `there` any more is dropped.
@@ -78,6 +85,12 @@ impl Link {
         if let Some(generation) = self.applied {
             match self.channel.send(&FromControl::Applied { generation }, None)? {
                 Sent::Queued => self.applied = None,
+                Sent::Full => return Ok(()),
+            }
+        }
+        if let Some(serial) = self.pong {
+            match self.channel.send(&FromControl::Pong { serial }, None)? {
+                Sent::Queued => self.pong = None,
                 Sent::Full => return Ok(()),
             }
         }

@@ -183,6 +183,7 @@ impl Control {
                     }
                     None => return Some(1),
                 },
+                Ok(Received::Message(ToControl::Ping { serial }, _)) => self.link.pong(serial),
                 // A supervisor that is gone: without it there is nobody to command.
                 Ok(Received::Message(ToControl::Stop, _) | Received::Closed) => return Some(0),
                 Ok(Received::Empty) => return None,

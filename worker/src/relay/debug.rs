@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use pen_contract::settings::Settings;
 use pen_contract::start::DebugOutput;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 use rustix::net::SendFlags;
 
 /// Bytes of a line at most: what a pipe takes in one piece (PIPE_BUF), and less than a syslog datagram.
@@ -54,6 +55,18 @@ impl Debug {
         }
     }
 
+    /// Whether there is something to say and no daemon to say it to.
+    pub fn misses_daemon(&self) -> bool {
+        self.dropped > 0 && matches!(self.output, DebugOutput::Syslog(None))
+    }
+
+    /// Goes over to a connection to the daemon. A worker in the foreground keeps its standard error.
+    pub fn connect(&mut self, daemon: OwnedFd) {
+        if let DebugOutput::Syslog(socket) = &mut self.output {
+            *socket = Some(daemon);
+        }
+    }
+
     /// Dumps data: `18: 47 45 54`, or as text with dots.
     pub fn dump(&mut self, data: &[u8]) {
         let mut text = format!("{}: ", data.len());
@@ -76,21 +89,30 @@ impl Debug {
 
     fn line(&mut self, text: &str) {
         let dropped = std::mem::take(&mut self.dropped);
-        if dropped > 0 && !self.write(&format!("{dropped} lines of debug output were dropped: too slow a reader")) {
+        if dropped > 0
+            && !self.write(&format!("{dropped} lines of debug output were dropped: no reader, or too slow a one"))
+        {
             self.dropped = dropped + 1;
         } else if !self.write(text) {
             self.dropped = 1;
         }
     }
 
-    /// Writes one line; false if that would have had to wait.
-    fn write(&self, text: &str) -> bool {
+    /// Writes one line; false if that would have had to wait, or if there is no daemon. One that is gone is asked for again.
+    fn write(&mut self, text: &str) -> bool {
         let (seconds, _) = super::clock::unix_time();
         let stamp = Stamp::of(seconds as i64 + i64::from((self.utc_offset)(seconds as i64)));
         match &self.output {
             DebugOutput::Stderr => write_now(std::io::stderr().as_fd(), &format!("{}: {text}\n", stamp.iso())),
-            DebugOutput::Syslog(Some(socket)) => send_now(socket, &format!("<15>{} pen: {text}", stamp.syslog())),
-            DebugOutput::Syslog(None) => true,
+            DebugOutput::Journal => write_now(std::io::stderr().as_fd(), &format!("<7>{text}\n")),
+            DebugOutput::Syslog(Some(socket)) => {
+                let sent = send_now(socket, &format!("<15>{} pen: {text}", stamp.syslog()));
+                if let Err(Errno::CONNREFUSED | Errno::CONNRESET | Errno::NOTCONN) = sent {
+                    self.output = DebugOutput::Syslog(None);
+                }
+                sent.is_ok()
+            }
+            DebugOutput::Syslog(None) => false,
         }
     }
 }
@@ -104,8 +126,8 @@ fn write_now(stderr: BorrowedFd<'_>, line: &str) -> bool {
         && rustix::io::write(stderr, line.as_bytes()).is_ok()
 }
 
-fn send_now(socket: &OwnedFd, line: &str) -> bool {
-    rustix::net::send(socket, line.as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL).is_ok()
+fn send_now(socket: &OwnedFd, line: &str) -> Result<usize, Errno> {
+    rustix::net::send(socket, line.as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
 }
 
 /// A local date and time, from seconds since 1970 that already hold the zone's offset.
@@ -154,6 +176,37 @@ impl Stamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn daemon(path: &std::path::Path) -> (std::os::unix::net::UnixDatagram, OwnedFd) {
+        let daemon = std::os::unix::net::UnixDatagram::bind(path).unwrap();
+        let socket = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        socket.connect(path).unwrap();
+        (daemon, socket.into())
+    }
+
+    #[test]
+    fn a_daemon_that_is_gone_is_missed_until_there_is_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let settings = Settings { debug: 1, ..Settings::default() };
+        let mut debug = Debug::new(&settings, DebugOutput::Syslog(None), |_| 0);
+        assert!(!debug.misses_daemon(), "nothing to say");
+        for _ in 0..2 {
+            debug.say(1, format_args!("unheard"));
+            debug.say(1, format_args!("unheard"));
+            assert!(debug.misses_daemon());
+            let (daemon, socket) = daemon(&path);
+            debug.connect(socket);
+            debug.say(1, format_args!("heard"));
+            assert!(!debug.misses_daemon());
+            for said in [" pen: 2 lines of debug output were dropped", " pen: heard"] {
+                let mut buffer = [0; 200];
+                let length = daemon.recv(&mut buffer).unwrap();
+                assert!(String::from_utf8_lossy(&buffer[..length]).contains(said));
+            }
+            std::fs::remove_file(&path).unwrap();
+        }
+    }
 
     #[test]
     fn stamps_are_the_calendar() {

@@ -43,7 +43,7 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use pen_contract::channel::{Channel, Sent};
-use pen_contract::message::{Event, FromStartingWorker, ToWorker};
+use pen_contract::message::{Event, FromStartingWorker, FromWorker, ToWorker};
 use pen_contract::settings::Settings;
 use pen_contract::start::WorkerStart;
 use pen_contract::stats::Counters;
@@ -203,6 +203,9 @@ impl Relay<'_> {
             }
             self.on_time();
             self.count_lines();
+            if self.debug.misses_daemon() && self.supervisor.may_tell(Rated::NoSyslog, self.now) {
+                self.supervisor.answer(FromWorker::NoSyslog);
+            }
             self.supervisor.note_counters(self.now, &self.counters);
         }
     }

@@ -80,8 +80,15 @@ impl Relay<'_> {
                     self.accept();
                 }
             }
+            (ToWorker::Syslog, Some(daemon)) => self.debug.connect(daemon),
+            (ToWorker::Ping { serial }, _) => self.supervisor.answer(FromWorker::Pong { serial }),
             (
-                ToWorker::Log { .. } | ToWorker::Settings | ToWorker::Listen | ToWorker::Tls | ToWorker::TicketSecret,
+                ToWorker::Log { .. }
+                | ToWorker::Settings
+                | ToWorker::Listen
+                | ToWorker::Tls
+                | ToWorker::TicketSecret
+                | ToWorker::Syslog,
                 None,
             )
             | (ToWorker::Stop, _) => {

@@ -53,10 +53,12 @@ pub enum Rated {
     Handshake,
     /// [`Event::BadSender`].
     BadSender,
+    /// [`FromWorker::NoSyslog`].
+    NoSyslog,
 }
 
 impl Rated {
-    const COUNT: usize = 5;
+    const COUNT: usize = 6;
 }
 
 impl Supervisor {

@@ -1,0 +1,170 @@
+//! Every kind of process from inside: what a stranger would try who runs code in it.
+//!
+//! The process that tries is this program once more, because nobody comes back from a sandbox.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, Stdio};
+
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::kill;
+use nix::sys::{prctl, ptrace};
+use nix::unistd::{Gid, Uid, chroot, geteuid, getgroups, getppid, setresuid};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::super::*;
+use super::KINDS;
+use crate::jail::Jail;
+use crate::user::Identity;
+
+/// What comes of a trial.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Fate {
+    /// The process is killed.
+    Killed,
+    /// It fails.
+    Fails,
+    /// It is what the process is for.
+    Works,
+}
+
+use Fate::{Fails, Killed, Works};
+
+type Trial = (&'static str, fn() -> io::Result<()>, [Fate; 5]);
+
+/// What is tried, and what comes of it in a worker, the control process, the resolver, an opener and a reporter.
+const TRIALS: &[Trial] = &[
+    ("open", || File::open("/etc/passwd").map(drop), [Fails, Works, Works, Works, Works]),
+    ("make a file", || made(File::create("/tmp/pen-trial").map(drop)), [Fails, Works, Killed, Works, Works]),
+    ("list a directory", || fs::read_dir("/").map(drop), [Fails, Fails, Works, Fails, Fails]),
+    ("make a directory", || fs::create_dir("/tmp/pen-trial.d"), [Killed; 5]),
+    ("make a link", || std::os::unix::fs::symlink("/etc/shadow", "/tmp/pen-trial.l"), [Killed; 5]),
+    ("make a fifo", fifo, [Killed; 5]),
+    ("execute", || Err(Command::new("/bin/true").exec()), [Killed; 5]),
+    ("fork", || Command::new("/bin/true").spawn().map(drop), [Killed; 5]),
+    ("trace another process", || Ok(ptrace::attach(getppid())?), [Killed; 5]),
+    ("be traced", || Ok(ptrace::traceme()?), [Killed; 5]),
+    ("signal another process", || Ok(kill(getppid(), None)?), [Killed; 5]),
+    ("become root", || Ok(setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0))?), [Killed; 5]),
+    ("change the root directory", || Ok(chroot("/")?), [Killed; 5]),
+    ("have a user namespace", || Ok(unshare(CloneFlags::CLONE_NEWUSER)?), [Killed; 5]),
+    ("leave a core", || Ok(prctl::set_dumpable(true)?), [Killed; 5]),
+    ("raise a limit", || Ok(setrlimit(Resource::RLIMIT_CORE, 1, 1)?), [Fails, Killed, Killed, Killed, Killed]),
+    ("have UDP", || UdpSocket::bind("127.0.0.1:0").map(drop), [Works, Killed, Works, Killed, Killed]),
+    ("have TCP", || socket(Domain::IPV4, Type::STREAM, None), [Works, Killed, Works, Killed, Killed]),
+    ("have Multipath TCP", || socket(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)), [Killed; 5]),
+    ("have raw IP", || socket(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)), [Killed; 5]),
+    ("have packets", || socket(Domain::PACKET, Type::RAW, None), [Killed; 5]),
+    ("have vsock", || socket(Domain::VSOCK, Type::STREAM, None), [Killed; 5]),
+    (
+        "have a packet filter",
+        || socket(Domain::from(libc::AF_NETLINK), Type::RAW, Some(Protocol::from(libc::NETLINK_NETFILTER))),
+        [Killed; 5],
+    ),
+    ("take a port", || bind(10_007), [Fails, Killed, Fails, Killed, Killed]),
+    ("take an address", || bind(0), [Works, Killed, Fails, Killed, Killed]),
+    ("connect", connect, [Works, Killed, Works, Killed, Killed]),
+    ("panic", || panic!("on purpose"), [Fails; 5]),
+];
+
+fn made(result: io::Result<()>) -> io::Result<()> {
+    result.and_then(|()| fs::remove_file("/tmp/pen-trial"))
+}
+
+fn fifo() -> io::Result<()> {
+    Ok(nix::unistd::mkfifo("/tmp/pen-trial.f", nix::sys::stat::Mode::S_IRWXU)?)
+}
+
+fn socket(domain: Domain, of: Type, protocol: Option<Protocol>) -> io::Result<()> {
+    Socket::new(domain, of, protocol).map(drop)
+}
+
+fn bind(port: u16) -> io::Result<()> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], port)).into())
+}
+
+/// That nobody is there is an answer too.
+fn connect() -> io::Result<()> {
+    match TcpStream::connect("127.0.0.1:1") {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+#[test]
+fn what_a_stranger_tries_fails_in_every_process() {
+    let mut wrong = Vec::new();
+    let trials =
+        TRIALS.iter().flat_map(|trial| KINDS.iter().zip(trial.2).map(move |(kind, fate)| (trial.0, *kind, fate)));
+    for (name, kind, expected) in trials {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "sandbox::tests::inside::trial", "--nocapture", "--test-threads=1", "--quiet"])
+            .env(TRIAL, format!("{name}/{kind:?}"))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        if said.contains(INCOMPLETE) {
+            eprintln!("skipped: {said}");
+            return;
+        }
+        let fate = match (output.status.signal(), output.status.success()) {
+            (Some(libc::SIGSYS), _) => Killed,
+            (None, true) => Works,
+            (None, false) => Fails,
+            other => panic!("{name} in {kind:?}: {other:?} {said}"),
+        };
+        if fate != expected || !said.contains(ENTERED) {
+            wrong.push(format!("{name} in {kind:?}: {fate:?} and not {expected:?}: {said}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// In the process that tries; in any other it does nothing.
+#[test]
+fn trial() {
+    let Ok(wanted) = std::env::var(TRIAL) else { return };
+    let (name, kind) = wanted.split_once('/').unwrap();
+    let kind = KINDS.into_iter().find(|known| format!("{known:?}") == kind).unwrap();
+    let (_, attempt, _) = TRIALS.iter().find(|(known, _, _)| *known == name).unwrap();
+    let sandbox = match confine(false, true) {
+        Ok((sandbox, _)) => sandbox,
+        Err(why) => {
+            eprintln!("{INCOMPLETE}: {why}");
+            return;
+        }
+    };
+    let entered = match kind {
+        Kind::Reporter => sandbox.enter_reporter().map_err(|error| error.to_string()),
+        kind => {
+            // Its descriptors are closed, and must not be closed again.
+            let jail = Box::leak(Box::new(Jail { root: None, identity: identity(), sandbox }));
+            jail.enter(kind, getppid(), &[]).map_err(|error| error.to_string())
+        }
+    };
+    eprintln!("{}", entered.map_or_else(|why| why, |()| ENTERED.to_owned()));
+    let status = match attempt() {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("{error}");
+            1
+        }
+    };
+    std::process::exit(status);
+}
+
+fn identity() -> Identity {
+    match geteuid().is_root() {
+        true => Identity { uid: Uid::from_raw(65534), gid: Gid::from_raw(65534), groups: Vec::new() },
+        false => Identity { uid: geteuid(), gid: nix::unistd::getegid(), groups: getgroups().unwrap() },
+    }
+}
+
+const TRIAL: &str = "PEN_TEST_TRIAL";
+const ENTERED: &str = "in the sandbox now";
+const INCOMPLETE: &str = "no whole sandbox here";

@@ -1,0 +1,104 @@
+//! What is in force, in words: the reply to `sandbox`, and what reports say.
+
+#![forbid(unsafe_code)]
+
+use std::fmt::Write;
+
+use caps::CapSet;
+use serde::Serialize;
+
+use super::{Kind, Sandbox, landlock};
+use crate::jail::Jail;
+use crate::user;
+
+/// What the workers have, for reports.
+#[derive(Debug, Serialize)]
+pub(crate) struct Summary {
+    /// Whether a system call that no worker needs ends it.
+    pub(crate) seccomp: bool,
+    /// The version of Landlock in force; 0 = none.
+    pub(crate) landlock: i32,
+    /// `jail`, `empty`, or `kept`.
+    pub(crate) root: &'static str,
+}
+
+impl Sandbox {
+    /// Of the workers.
+    pub(crate) fn summary(&self, jailed: bool) -> Summary {
+        let root = match (jailed, &self.empty_root) {
+            (true, _) => "jail",
+            (false, Some(_)) => "empty",
+            (false, None) => "kept",
+        };
+        Summary { seccomp: self.filters.is_some(), landlock: self.landlock.min(landlock::TESTED), root }
+    }
+}
+
+/// The reply to `sandbox`: a line for each kind of process.
+pub(crate) fn table(jail: &Jail) -> String {
+    let mut text = String::new();
+    let kinds = [
+        ("worker", Kind::Relay),
+        ("examiner", Kind::Examiner),
+        ("control", Kind::Control),
+        ("resolver", Kind::Resolver),
+        ("opener", Kind::Opener),
+        ("reporter", Kind::Reporter),
+    ];
+    // A string takes everything.
+    let _ = writeln!(text, "supervisor: root /; {}; {}", capabilities(), refused(&jail.sandbox));
+    for (name, kind) in kinds {
+        let _ = writeln!(text, "{name}: {}", line(jail, kind));
+    }
+    text
+}
+
+fn line(jail: &Jail, kind: Kind) -> String {
+    let Jail { root, identity, sandbox } = jail;
+    let root = match (kind, root) {
+        (Kind::Resolver | Kind::Reporter, _) | (_, None) if sandbox.root(kind).is_none() => "/".into(),
+        (_, Some(root)) => root.display().to_string(),
+        _ => "an empty directory".into(),
+    };
+    let whose = match kind {
+        Kind::Reporter => "as the supervisor; capabilities dac_override,fowner at most".into(),
+        Kind::Resolver => format!("uid {}; capabilities none; not dumpable; no core", user::of_resolver(identity).uid),
+        Kind::Relay | Kind::Examiner | Kind::Control | Kind::Opener => {
+            format!("uid {}; capabilities none; not dumpable; no core", identity.uid)
+        }
+    };
+    let calls = match sandbox.filters {
+        Some(_) => {
+            let calls = kind.calls(0);
+            let count = calls.plain.len() + calls.checked.len();
+            format!("system calls: {count} allowed, others end it")
+        }
+        None => "system calls: unfiltered".into(),
+    };
+    let landlock = match sandbox.landlock {
+        0 => "landlock: no".into(),
+        version => format!("landlock {}: {}", version.min(landlock::TESTED), landlock::words(kind, version)),
+    };
+    format!("root {root}; {whose}; {calls}; {landlock}")
+}
+
+/// Those that the supervisor has at the moment.
+fn capabilities() -> String {
+    let Ok(held) = caps::read(None, CapSet::Permitted) else { return "capabilities unknown".into() };
+    let mut names: Vec<String> = held.iter().map(|held| held.to_string().to_lowercase()).collect();
+    names.sort();
+    match names.is_empty() {
+        true => "capabilities none".into(),
+        false => format!("capabilities {}", names.join(",").replace("cap_", "")),
+    }
+}
+
+fn refused(sandbox: &Sandbox) -> String {
+    match sandbox.filters {
+        Some(_) => {
+            let calls = super::calls::never();
+            format!("system calls: {} refused", calls.plain.len() + calls.checked.len())
+        }
+        None => "system calls: unfiltered".into(),
+    }
+}

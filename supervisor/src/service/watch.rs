@@ -1,0 +1,48 @@
+//! Whether everybody still lives: the jailed processes are asked, and the service manager is told of the supervisor itself.
+
+#![forbid(unsafe_code)]
+
+use std::time::Instant;
+
+use super::Service;
+
+impl Service {
+    /// Asks and tells what is due. Called once in every turn of the loop, so that what is told is true.
+    pub(super) fn beat(&mut self, now: Instant) {
+        self.notify.beat(now);
+        if !self.beat.falls(now) {
+            return;
+        }
+        self.crew.workers_mut().for_each(|worker| worker.beat());
+        // While the desk is full nobody reads what the control process says; unless it is itself the reason.
+        let unheard = self.desk.is_full() && self.control.as_ref().is_some_and(|control| !control.is_choked());
+        self.control.iter_mut().for_each(|control| control.beat(unheard));
+        if self.notify.is_heard() {
+            let status = self.status();
+            self.notify.status(&status, now);
+        }
+    }
+
+    /// When [`Service::beat`] has something to do.
+    pub(super) fn next_beat(&self) -> Option<Instant> {
+        [Some(self.beat.due()), self.notify.deadline()].into_iter().flatten().min()
+    }
+
+    /// Pen serves, and works by the settings that the administrator wants, or has said why not.
+    pub(super) fn announce(&mut self, now: Instant) {
+        let status = self.status();
+        self.notify.ready(&status, now);
+    }
+
+    /// The state of the service in one line.
+    fn status(&self) -> String {
+        let all = self.crew.ids().count();
+        let ready = self.crew.workers().filter(|worker| worker.peer.is_ready()).count();
+        let open: u64 = self.crew.workers().map(|worker| worker.counters.open()).sum();
+        let accepted = self.crew.totals().accepted;
+        let workers = if ready == all { format!("{all} workers") } else { format!("{ready} of {all} workers") };
+        let refused =
+            if self.file_refused { "; the configuration file has errors and was not used, see the log" } else { "" };
+        format!("{workers}, {open} connections, {accepted} clients accepted{refused}")
+    }
+}

@@ -1,0 +1,130 @@
+//! A syslog daemon that comes late, goes, and does not read (SPEC: debug output). The test is the daemon, in a /dev of its own.
+
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is how a failure is said")]
+
+mod harness;
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+
+use harness::{Backend, Builder, PATIENCE, Pen, eventually, machine, needs_root};
+use rustix::process::Signal;
+
+const ME: Ipv4Addr = Ipv4Addr::new(127, 34, 0, 1);
+
+/// A pen in the background that sees a /dev of the test's own, and the path of the daemon's socket in it.
+fn logging() -> (Builder, PathBuf) {
+    let builder = Pen::builder().workers(2).background();
+    let dev = machine::directory(builder.directory(), "dev", 0o755, 0);
+    let script = "set -e; for n in null zero random urandom; do touch $DEV/$n; mount --bind /dev/$n $DEV/$n; done; \
+                  mount --bind $DEV /dev; exec \"$0\" \"$@\"";
+    let builder = builder.env("DEV", &dev).through(["unshare", "--mount", "sh", "-c", script]);
+    (builder, dev.join("log"))
+}
+
+fn daemon(path: &Path) -> UnixDatagram {
+    let daemon = UnixDatagram::bind(path).unwrap();
+    daemon.set_read_timeout(Some(PATIENCE)).unwrap();
+    daemon
+}
+
+/// Reads until a message contains `text`, and returns all.
+#[track_caller]
+fn hears(daemon: &UnixDatagram, text: &str) -> Vec<String> {
+    let mut heard: Vec<String> = Vec::new();
+    while !heard.last().is_some_and(|last| last.contains(text)) {
+        let mut buffer = [0; 8192];
+        let length = daemon.recv(&mut buffer).unwrap_or_else(|why| panic!("no {text:?} but {heard:?}: {why}"));
+        heard.push(String::from_utf8(buffer[..length].to_vec()).unwrap());
+    }
+    heard
+}
+
+/// Has a worker die, which is a warning.
+fn kill_a_worker(pen: &Pen) -> String {
+    let victim = pen.workers().remove(0);
+    victim.kill();
+    eventually("it is replaced", || pen.workers().iter().all(|worker| worker.pid() != victim.pid()));
+    format!("(pid {})", victim.pid())
+}
+
+#[test]
+fn a_daemon_that_appears_late_or_is_restarted_hears_pen_and_is_told_what_it_missed() {
+    if !needs_root("a_daemon_that_appears_late_or_is_restarted_hears_pen_and_is_told_what_it_missed") {
+        return;
+    }
+    let (builder, path) = logging();
+    let server = Backend::named("a");
+    let pen = builder.server(&server).start();
+    let unheard = kill_a_worker(&pen);
+    for _ in 0..2 {
+        let here = daemon(&path);
+        let heard = hears(&here, &kill_a_worker(&pen));
+        assert!(heard.iter().any(|line| line.ends_with("pen: 1 message was lost")), "{heard:?}");
+        assert!(heard.iter().all(|line| line.starts_with("<12>") && !line.contains(&unheard)), "{heard:?}");
+        let heard = hears(&here, &kill_a_worker(&pen));
+        assert!(!heard.iter().any(|line| line.ends_with(" lost")), "once: {heard:?}");
+        drop(here);
+        fs::remove_file(&path).unwrap();
+        kill_a_worker(&pen);
+    }
+    assert_eq!(pen.ask(ME).as_deref(), Some("a"));
+}
+
+#[test]
+fn debug_output_of_workers_finds_a_new_daemon_too() {
+    if !needs_root("debug_output_of_workers_finds_a_new_daemon_too") {
+        return;
+    }
+    let (builder, path) = logging();
+    let jail = machine::directory(builder.directory(), "jail", 0o755, 0);
+    let jail = jail.to_str().unwrap();
+    let server = Backend::named("a");
+    let pen = builder.options(["-dd", "-j", jail, "-u", "nobody"]).server(&server).start();
+    for _ in 0..2 {
+        assert_eq!(pen.ask(ME).as_deref(), Some("a"));
+        let here = daemon(&path);
+        here.set_nonblocking(true).unwrap();
+        let mut heard = false;
+        // A dump is a worker's own line. It asks for a daemon when it has something to say.
+        eventually("a worker's line", || {
+            assert_eq!(pen.ask(ME).as_deref(), Some("a"));
+            let mut buffer = [0; 8192];
+            while let Ok(length) = here.recv(&mut buffer) {
+                let line = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                heard |= line.starts_with("<15>") && line.contains("2: 61 0a");
+            }
+            heard
+        });
+        drop(here);
+        fs::remove_file(&path).unwrap();
+    }
+}
+
+#[test]
+fn a_daemon_that_does_not_read_holds_up_nobody_and_is_told_how_much_it_missed() {
+    if !needs_root("a_daemon_that_does_not_read_holds_up_nobody_and_is_told_how_much_it_missed") {
+        return;
+    }
+    let (builder, path) = logging();
+    let here = daemon(&path);
+    let server = Backend::named("a");
+    let mut pen = builder.file("blacklist 1\n").control().server(&server).start();
+    fs::write(pen.directory().join("pen.cfg"), "nonsense\n").unwrap();
+    // More than any queue holds: a bad file is two messages.
+    let longest: usize = fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").unwrap().trim().parse().unwrap();
+    for round in 0..longest {
+        pen.supervisor().signal(Signal::HUP);
+        pen.tells("blacklist", "1");
+        if round % 10 == 0 {
+            assert_eq!(pen.ask(ME).as_deref(), Some("a"));
+        }
+    }
+    hears(&here, "the configuration file is not used");
+    // The queue has room again: with the next message, and perhaps not before.
+    let heard = hears(&here, &kill_a_worker(&pen));
+    assert!(heard.iter().any(|line| line.contains(" messages were lost")), "{heard:?}");
+    pen.end_by(Signal::TERM);
+}
