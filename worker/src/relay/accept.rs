@@ -222,7 +222,8 @@ impl Relay<'_> {
 
     /// Whether this worker has all that it may have.
     pub(super) fn is_busy(&self) -> bool {
-        self.connecting.len() >= self.settings.pending_max || self.pool.open() >= self.accepting.most
+        let under_way = self.connecting.len() + self.newcomers.len() as u32;
+        under_way >= self.settings.pending_max || self.pool.open() >= self.accepting.most
     }
 
     /// A connect is no longer under way: that may be what accepting waited for.

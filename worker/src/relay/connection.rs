@@ -58,6 +58,8 @@ pub struct End {
     pub nagle: bool,
     /// Something was sent.
     pub sent: bool,
+    /// Acknowledgements of what comes are kept back; they are let go with the first bytes.
+    pub withholds_acks: bool,
     /// Large reads in a row from this end, up to the number that makes it worth a pipe.
     pub large_reads: u8,
     /// Waits on the list of those that have more to read now.

@@ -69,6 +69,8 @@ struct Relay<'t> {
     freed: OwnedFd,
     accepting: Accepting,
     pool: Pool,
+    /// Clients that were accepted in this round; their servers are connected to in the next one.
+    newcomers: Vec<Name>,
     /// Connections whose connect is under way.
     connecting: Queue<STEP>,
     /// Connections of which one end is gone.
@@ -78,8 +80,9 @@ struct Relay<'t> {
     idlers: Idlers,
     /// Which worker this is, and how many there are.
     crew: (u32, u32),
-    /// Ends that have more to read although no event will say so.
+    /// Ends that have more to read although no event will say so; and room for those of the next round.
     ready: Vec<Name>,
+    next_ready: Vec<Name>,
     tools: Tools,
     log: Option<LogWriter>,
     debug: Debug,
@@ -112,12 +115,14 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         freed,
         accepting,
         pool: Pool::default(),
+        newcomers: Vec::new(),
         connecting: Queue::default(),
         lingering: Queue::default(),
         idle: Idle::new(start.settings.idle_timeout),
         idlers: Idlers::default(),
         crew: (u32::from(start.id.0), table.shape().workers),
         ready: Vec::new(),
+        next_ready: Vec::new(),
         tools: Tools::new(pipes),
         log: start.log.map(LogWriter::new),
         debug: Debug::new(&start.settings, start.debug, start.utc_offset),
@@ -170,6 +175,7 @@ impl Relay<'_> {
                     _ => self.on_event(event),
                 }
             }
+            self.on_newcomers();
             self.on_ready();
             // Last, so that connections which ended in this round make room first.
             if listener {
@@ -183,7 +189,7 @@ impl Relay<'_> {
 
     /// How long the next wait may be.
     fn timeout(&self) -> Option<Duration> {
-        if !self.ready.is_empty() {
+        if !self.ready.is_empty() || !self.newcomers.is_empty() {
             return Some(Duration::ZERO);
         }
         let deadlines = [

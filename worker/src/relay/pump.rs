@@ -172,7 +172,7 @@ pub fn flush(to: &mut End, tools: &mut Tools) -> bool {
     }
     let empty = match &mut *held {
         Held::Bytes { data, start } => {
-            *start += send(to, &data[*start..]);
+            *start += send(to, &data[*start..], SendFlags::empty());
             *start == data.len()
         }
         Held::Pipe { pipe, bytes } => {
@@ -218,7 +218,8 @@ fn by_copy(from: &mut End, to: &mut End, tools: &mut Tools, manner: &mut Manner<
     if let Some(watch) = &mut manner.watch {
         watch(bytes);
     }
-    let sent = send(to, bytes);
+    // With the last bytes the end of file goes out in one segment: shutdown(2) or close(2) follow at once and push both.
+    let sent = send(to, bytes, if from.ended { SendFlags::MORE } else { SendFlags::empty() });
     if sent < length && !to.broken {
         to.held = Some(Box::new(Held::Bytes { data: bytes[sent..].into(), start: 0 }));
     }
@@ -245,6 +246,7 @@ fn receive(from: &mut End, buffer: &mut [u8]) -> usize {
                         at_end(from);
                     }
                 }
+                acknowledge(from);
                 return length;
             }
             Err(Errno::INTR) => continue,
@@ -255,6 +257,18 @@ fn receive(from: &mut End, buffer: &mut [u8]) -> usize {
             }
         }
         return 0;
+    }
+}
+
+/// The first bytes came from a server that was sent a request before its handshake was acknowledged (`relay::dial`): the kernel has taken
+/// that for a conversation by turns and keeps acknowledgements back, for which a peer with Nagle's algorithm may wait 40 ms. If this
+/// is all, there is nothing to wait for.
+fn acknowledge(from: &mut End) {
+    if std::mem::take(&mut from.withholds_acks)
+        && !from.ended
+        && let Some(socket) = &from.socket
+    {
+        let _ = rustix::net::sockopt::set_tcp_quickack(socket, true);
     }
 }
 
@@ -275,7 +289,7 @@ fn on_broken(to: &mut End, errno: Errno) {
 }
 
 /// Sends what the end takes and returns how much that was. Less than all: the end is full, or broken.
-fn send(to: &mut End, bytes: &[u8]) -> usize {
+fn send(to: &mut End, bytes: &[u8], flags: SendFlags) -> usize {
     let Some(socket) = &to.socket else {
         to.broken = true;
         return 0;
@@ -288,7 +302,7 @@ fn send(to: &mut End, bytes: &[u8]) -> usize {
     to.sent = true;
     let mut start = 0;
     while start < bytes.len() {
-        match rustix::net::send(socket, &bytes[start..], SendFlags::NOSIGNAL) {
+        match rustix::net::send(socket, &bytes[start..], SendFlags::NOSIGNAL | flags) {
             // Less than asked: the socket's buffer is full, and an event will tell when it is not.
             Ok(length) if length < bytes.len() - start => return start + length,
             Ok(length) => start += length,

@@ -54,7 +54,9 @@ impl Relay<'_> {
 
     /// Those whose turn came to an end before they were done.
     pub(super) fn on_ready(&mut self) {
-        for name in std::mem::take(&mut self.ready) {
+        let room = std::mem::take(&mut self.next_ready);
+        let mut ready = std::mem::replace(&mut self.ready, room);
+        for name in ready.drain(..) {
             let Some(connection) = self.pool.named(name) else { continue };
             connection.end(name.side).queued = false;
             match connection.state {
@@ -64,6 +66,7 @@ impl Relay<'_> {
                 State::Connecting | State::Dummy | State::Free => {}
             }
         }
+        self.next_ready = ready;
     }
 
     /// Gives an end another turn in the next round.
