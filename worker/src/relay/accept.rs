@@ -43,6 +43,10 @@ pub struct Accepting {
     /// Connections that it may have: as many are allowed, but no more than `-x`.
     most: usize,
     descriptor_limit: u64,
+    /// Clients that are accepted before others get their turn; follows what comes, so that accept(2) seldom finds nobody.
+    batch: u32,
+    /// The last round took a whole batch: somebody may be left.
+    filled: bool,
     paused: Option<Pause>,
 }
 
@@ -71,7 +75,8 @@ impl Accepting {
         let allowed = (descriptor_limit.saturating_sub(RESERVED_DESCRIPTORS) / 2).max(1);
         let allowed = usize::try_from(allowed).unwrap_or(usize::MAX);
         let unix = is_unix(&listener)?;
-        let mut accepting = Accepting { listener, unix, allowed, most: 0, descriptor_limit, paused: None };
+        let mut accepting =
+            Accepting { listener, unix, allowed, most: 0, descriptor_limit, batch: 1, filled: false, paused: None };
         accepting.set_most(settings);
         accepting.watch(poll)?;
         Ok(accepting)
@@ -120,12 +125,18 @@ fn is_unix(listener: &OwnedFd) -> rustix::io::Result<bool> {
 }
 
 impl Relay<'_> {
-    /// Accepts the clients that wait, up to the batch.
+    /// Accepts clients that wait, up to the batch; the kernel tells of those that are left. The batch doubles while whole ones are
+    /// followed by more, and shrinks to what came.
     pub(super) fn accept(&mut self) {
         if self.accepting.paused.is_some() {
             return;
         }
-        for _ in 0..self.settings.accept_batch {
+        if self.accepting.filled {
+            self.accepting.batch = self.accepting.batch.saturating_mul(2);
+        }
+        self.accepting.filled = false;
+        self.accepting.batch = self.accepting.batch.clamp(1, self.settings.accept_batch.max(1));
+        for accepted in 0..self.accepting.batch {
             if self.is_busy() {
                 return self.pause(Pause::Busy);
             }
@@ -135,13 +146,22 @@ impl Relay<'_> {
                 Err(errno) => {
                     self.give_back(number);
                     match errno {
-                        Errno::AGAIN => return,
+                        Errno::AGAIN => {
+                            self.accepting.batch = accepted;
+                            return;
+                        }
                         errno if is_passing(errno) => {}
                         errno => return self.short_of(ShortageDuring::Accept, errno),
                     }
                 }
             }
         }
+        self.accepting.filled = true;
+    }
+
+    /// There was nobody to accept in this round.
+    pub(super) fn no_client(&mut self) {
+        self.accepting.filled = false;
     }
 
     fn accept_one(&self) -> rustix::io::Result<(OwnedFd, Option<SocketAddrAny>)> {

@@ -178,8 +178,9 @@ impl Relay<'_> {
             self.on_newcomers();
             self.on_ready();
             // Last, so that connections which ended in this round make room first.
-            if listener {
-                self.accept();
+            match listener {
+                true => self.accept(),
+                false => self.no_client(),
             }
             self.on_time();
             self.count_lines();
