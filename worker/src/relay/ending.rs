@@ -27,6 +27,10 @@ impl Relay<'_> {
     /// Closes what is done on a relaying connection.
     pub(super) fn settle(&mut self, place: u32) {
         let connection = &mut self.pool[place];
+        let goes_on = |end: &super::connection::End| !(end.ended || end.failed || end.broken);
+        if goes_on(&connection.up) && goes_on(&connection.down) {
+            return;
+        }
         for side in [Side::Up, Side::Down] {
             let (end, other) = connection.ends(side);
             if end.failed {

@@ -144,7 +144,7 @@ pub struct Moved {
 pub fn pump(from: &mut End, to: &mut End, tools: &mut Tools, mut manner: Manner<'_>) -> Moved {
     let mut moved = Moved::default();
     for _ in 0..ROUNDS {
-        if !flush(to, tools) {
+        if to.held.is_some() && !flush(to, tools) {
             return moved;
         }
         if from.ended {
@@ -319,7 +319,7 @@ fn send(to: &mut End, bytes: &[u8], flags: SendFlags) -> usize {
 
 /// Moves a direction that carries much through a pipe. None: it is to be copied.
 fn by_splice(from: &mut End, to: &mut End, tools: &mut Tools, manner: &Manner<'_>) -> Option<u64> {
-    if !manner.may_splice || manner.watch.is_some() || from.large_reads < LARGE_READS || from.careful {
+    if from.large_reads < LARGE_READS || !manner.may_splice || manner.watch.is_some() || from.careful {
         return None;
     }
     let pipe = tools.pipe()?;

@@ -82,11 +82,12 @@ impl Relay<'_> {
     /// Moves what one end has sent to the other, counts it, and closes what is done.
     pub(super) fn relay(&mut self, place: u32, from: Side) {
         let connection = &mut self.pool[place];
-        let held = if self.idle.is_on() { connection.end(from.other()).held_bytes() } else { 0 };
+        let is_timed = self.idle.is_on();
+        let held = if is_timed { connection.end(from.other()).held_bytes() } else { 0 };
         let moved =
             move_bytes(connection, from, &mut self.tools, &mut self.log, &mut self.debug, &self.shown, self.now);
         // A slow reader that takes what was held is not silent.
-        let is_active = moved.bytes > 0 || connection.end(from.other()).held_bytes() < held;
+        let is_active = is_timed && (moved.bytes > 0 || connection.end(from.other()).held_bytes() < held);
         if moved.bytes > 0 {
             self.count(place, from, moved.bytes);
         }
