@@ -1,7 +1,7 @@
 //! The relay worker: accepts clients, finds each a server, and moves bytes between them until both are done.
 //!
 //! One thread, one event loop, nothing that waits. Each room holds one step of a connection's life:
-//! `accept` (listener, `-x`, pauses), `balance` (which server, pure), `connect` and `dial` (attempts and failover), `traffic` and `pump`
+//! `accept` and `share` (listener, `-x`, pauses), `balance` (which server, pure), `connect` and `dial` (attempts and failover), `traffic` and `pump`
 //! (bytes), `ending` and `idle` (how and when connections close). `dummy` and `idlers` are lives of other kinds; `orders` is what
 //! the supervisor says, `explain` one of the answers; `supervisor`, `request_log` and `debug` are the ways out of the jail.
 
@@ -21,6 +21,7 @@ mod orders;
 mod pump;
 mod queue;
 mod request_log;
+mod share;
 mod supervisor;
 #[cfg(test)]
 mod tests;
@@ -88,6 +89,8 @@ struct Relay<'t> {
     debug: Debug,
     supervisor: Supervisor,
     counters: Counters,
+    /// Open connections as the other workers know them.
+    published: Option<u32>,
     /// Monotonic milliseconds, read once per round of events.
     now: u64,
 }
@@ -128,6 +131,7 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         debug: Debug::new(&start.settings, start.debug, start.utc_offset),
         supervisor: Supervisor::new(channel.into_phase()),
         counters: Counters::default(),
+        published: None,
         now: clock::now(),
         settings: start.settings,
     };
@@ -155,6 +159,7 @@ impl Relay<'_> {
     fn serve(&mut self) -> i32 {
         let mut events = Events::with_capacity(EVENTS);
         loop {
+            self.publish();
             let timeout = self.timeout();
             match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
@@ -226,7 +231,7 @@ impl Relay<'_> {
             self.open_idlers();
         }
         if self.accepting.resume_at().is_some_and(|at| at <= self.now) {
-            self.resume_accepting();
+            self.pause_ends();
         }
         if self.log.as_ref().and_then(LogWriter::due).is_some_and(|due| due <= self.now) {
             self.flush_log();
