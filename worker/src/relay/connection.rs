@@ -111,6 +111,8 @@ pub struct Connection {
     pub line_due: bool,
     /// Times that its lingering was prolonged.
     pub prolonged: u8,
+    /// Bytes thrown away while it lingers.
+    pub discarded: u32,
     /// The address of its server has changed since the connect began: the outcome says nothing about the new one.
     pub outdated: bool,
     /// Raised with every new owner of this place, so that events of the former owner are known.
@@ -277,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_connection_stays_small() {
-        assert!(size_of::<Connection>() <= 160, "{}", size_of::<Connection>());
+        assert!(size_of::<Connection>() <= 176, "{}", size_of::<Connection>());
     }
 
     #[test]

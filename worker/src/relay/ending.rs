@@ -20,6 +20,10 @@ use crate::sys;
 /// Milliseconds that a remaining end is given to end by itself once it has taken what it was sent.
 pub const LINGER: u64 = 5000;
 
+/// Bytes that a remaining end is read for, so that its close can be in good order. One that sends more sends to nobody without end: reading
+/// that would cost as much as relaying it, so it is left unread, and reset when the time is up.
+const DISCARD: u32 = 4 << 20;
+
 /// How often that time is prolonged for an end that has not taken everything.
 const PROLONGED: u8 = 5;
 
@@ -114,7 +118,8 @@ impl Relay<'_> {
     pub(super) fn linger(&mut self, place: u32) {
         let connection = &mut self.pool[place];
         let side = if connection.down.socket.is_some() { Side::Down } else { Side::Up };
-        let end = connection.end(side);
+        let Connection { down, up, discarded, .. } = connection;
+        let end = if side == Side::Down { down } else { up };
         let held = end.held_bytes();
         let is_flushed = pump::flush(end, &mut self.tools);
         let is_active = end.held_bytes() < held;
@@ -125,7 +130,13 @@ impl Relay<'_> {
             end.shut = true;
             let _ = rustix::net::shutdown(socket, Shutdown::Write);
         }
-        let more = pump::discard(end, &mut self.tools).more;
+        let more = if *discarded < DISCARD {
+            let moved = pump::discard(end, &mut self.tools);
+            *discarded = discarded.saturating_add(u32::try_from(moved.bytes).unwrap_or(u32::MAX));
+            moved.more
+        } else {
+            false
+        };
         if end.broken || end.failed || (end.ended && end.held.is_none()) {
             return self.finish(place);
         }
