@@ -6,10 +6,10 @@
 //! the supervisor says, `explain` one of the answers; `supervisor`, `request_log` and `debug` are the ways out of the jail.
 
 mod accept;
-mod balance;
+pub mod balance;
 mod clock;
-mod connect;
-mod connection;
+pub mod connect;
+pub mod connection;
 mod debug;
 mod dial;
 mod dummy;
@@ -19,8 +19,8 @@ mod idle;
 mod idlers;
 mod orders;
 mod pump;
-mod queue;
-mod request_log;
+pub mod queue;
+pub mod request_log;
 mod share;
 mod supervisor;
 #[cfg(test)]
