@@ -1,5 +1,7 @@
 //! How the workers share the clients out among themselves.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is how a failure is said")]
+
 mod harness;
 
 use std::collections::HashMap;

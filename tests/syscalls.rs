@@ -4,6 +4,8 @@
 //! numbers are the same every time. Calls per round of events (epoll_wait(2), the clock) are shared by all connections of a
 //! round and not counted here.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is how a failure is said")]
+
 mod harness;
 
 use std::collections::BTreeMap;

@@ -192,7 +192,7 @@ impl Relay<'_> {
     /// Leaves clients to the others if this worker is ahead of them.
     fn keep_to_share(&mut self) {
         let open = self.pool.open() as u32;
-        if self.accepting.paused.is_some() || !self.accepting.share.is_due(open, self.now) {
+        if self.accepting.paused.is_some() || !self.accepting.share.is_due(open, self.counters.closed, self.now) {
             return;
         }
         if let Some(end) = self.accepting.share.pause(open, self.seat.fewest_open(), self.now) {

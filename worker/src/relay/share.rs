@@ -3,7 +3,8 @@
 //! The kernel wakes the worker that has waited longest at its place in the listener's queue, which at a low rate is always the same one. For
 //! short connections that does no harm; long ones would gather there. So a worker that is ahead stops watching the listener and looks
 //! again a little later. If clients wait by then, the others cannot keep up, and it takes some of them: few while the one with the fewest
-//! gets more all the same, ever more if not, for that one may have short connections only, or not live. So a share costs nobody's service.
+//! gets more all the same, ever more if not, for that one may not live. So a share costs nobody's service. Where connections last no longer
+//! than a second there are no shares: those even out by themselves.
 //!
 //! Pure: what the others have comes from the table, time is an argument.
 
@@ -23,6 +24,9 @@ const MANY: u32 = 32;
 /// The most that one of several workers takes at a time, so that none can get far ahead before it looks.
 pub const BATCH: u32 = 32;
 
+/// Milliseconds for which closed connections are counted, this time and the last.
+const WINDOW: u64 = 1000;
+
 /// Milliseconds in which the one with the fewest has to get more.
 const PATIENCE: u64 = 100;
 
@@ -30,6 +34,10 @@ const PATIENCE: u64 = 100;
 #[derive(Debug, Default)]
 pub struct Share {
     compared: u64,
+    /// When the window began, how many connections had been closed by then, and how many were in the window before.
+    window: u64,
+    closed: u64,
+    closed_before: u64,
     /// What the one with the fewest had when this worker last looked, and when it last had got more.
     fewest: u32,
     rose_at: u64,
@@ -47,9 +55,16 @@ pub enum Next {
 }
 
 impl Share {
-    /// Whether it is time to compare: reading what others write costs something, so once in a millisecond is enough.
-    pub fn is_due(&mut self, open: u32, now: u64) -> bool {
-        let is_due = open > LEAD && now != self.compared;
+    /// Whether it is time to compare, by what this worker has open and how many it has closed since it began: reading what others write
+    /// costs something, so once in a millisecond is enough.
+    pub fn is_due(&mut self, open: u32, closed: u64, now: u64) -> bool {
+        let in_window = closed.saturating_sub(self.closed);
+        let are_short = self.closed_before + in_window >= u64::from(open);
+        if now >= self.window + WINDOW {
+            self.closed_before = if now < self.window + 2 * WINDOW { in_window } else { 0 };
+            (self.window, self.closed) = (now, closed);
+        }
+        let is_due = open > LEAD && !are_short && now != self.compared;
         if is_due {
             self.compared = now;
         }
@@ -119,7 +134,21 @@ mod tests {
     #[test]
     fn comparing_is_rare() {
         let mut share = Share::default();
-        assert!(!share.is_due(16, 5) && share.is_due(17, 5) && !share.is_due(17, 5) && share.is_due(17, 6));
+        assert!(!share.is_due(16, 0, 5) && share.is_due(17, 0, 5) && !share.is_due(17, 0, 5) && share.is_due(17, 0, 6));
+    }
+
+    #[test]
+    fn short_connections_are_not_shared_out() {
+        let mut share = Share::default();
+        // Some that last, and none that has ended.
+        assert!(share.is_due(100, 0, 10_000));
+        // Then short ones beside them, 200 in a second.
+        let due = (10_001..13_000).filter(|now| share.is_due(100, (now - 10_000) / 5, *now)).count();
+        assert!(due <= 500, "compared in {due} of 2999 ms");
+        assert!(!share.is_due(100, 600, 13_001), "in the midst of them");
+        // When they are over, soon again.
+        assert!((13_002..15_500).any(|now| share.is_due(100, 600, now)));
+        assert!(share.is_due(100, 600, 99_999));
     }
 
     #[test]
