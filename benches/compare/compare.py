@@ -207,7 +207,7 @@ def growth(bench):
     quick = {"milliseconds": bench.options.milliseconds, "clients": 1000}
 
     def clients(child, job, count):
-        bench.load(job.port, "short", units=count, clients=count, milliseconds=600_000).result()
+        bench.load(job.port, "short", units=count, clients=count, milliseconds=60_000).result()
         return bench.cost(child, job.port, "short", **{**quick, "clients": count})
 
     def beside(child, job, count):

@@ -94,7 +94,11 @@ impl Relay<'_> {
             };
             self.attempt(self.newcomers[index].place, target);
         }
-        self.newcomers.clear();
+        if !self.newcomers.is_empty() {
+            self.newcomers.clear();
+            // If all failed at once, nobody else says that there is room again.
+            self.connect_ended();
+        }
     }
 
     /// Enters a client that arrived in the table, and chooses and takes a server for it.

@@ -224,3 +224,15 @@ fn a_stream_to_a_client_that_has_gone_is_not_read_for_long() {
     }
     assert!(sent < most, "the worker reads for nobody");
 }
+
+#[test]
+fn as_many_clients_as_may_wait_for_a_connect_can_fail_at_once() {
+    // Nobody listens there, which the kernel says at once of a Unix socket.
+    let nowhere = Server { address: Address::Unix("/nonexistent/pen".into()), ..Backend::new().definition().unwrap() };
+    let mut rig = Rig::start(Settings { pending_max: 1, blacklist: 0, ..settings([Some(nowhere)]) });
+    for _ in 0..5 {
+        let mut clients: Vec<TcpStream> = (0..16).map(|_| rig.client()).collect();
+        assert!(clients.iter_mut().all(|client| end_of(client).0.is_empty()));
+    }
+    rig.report_until(|connections| connections.is_empty());
+}
