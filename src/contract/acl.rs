@@ -114,7 +114,9 @@ impl Acl {
     /// The verdict for a client: that of the first entry that matches; without one, the opposite of the last entry's. An empty list permits,
     /// and so does every list for a client that has no IP address.
     pub fn permits(&self, client: ClientKey) -> bool {
-        let (Some(ip), Some((last, _))) = (client.ip(), self.entries.last()) else { return true };
+        // Most lists are empty, and each connection asks: nothing else is looked at first.
+        let Some((last, _)) = self.entries.last() else { return true };
+        let Some(ip) = client.ip() else { return true };
         let found = self.entries.iter().find(|(_, net)| net.contains(ip));
         found.map_or(*last == Verdict::Deny, |(verdict, _)| *verdict == Verdict::Permit)
     }

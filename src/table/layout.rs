@@ -12,6 +12,8 @@
 //!                 waiting       │ 56 free                                             a bit per worker that waits for a number
 //!                 lowest free   │ 56 free                                             hint: where to look for a number
 //!                 high water    │ 60 free                                             no number at or above it was ever taken
+//!  Load           open          │ 60 free, and a line between                         one writer: the worker
+//!   per worker
 //!  ServerState    blacklisted, failed_at, two bases │ 32 free                         read at each selection
 //!   per server    lock           │ 60 free                                            taken only where there is a limit
 //!  Row            connections, spare, sent, received │ the next server's row          one writer: the worker
@@ -41,7 +43,7 @@ use crate::sync::{AtomicU32, AtomicU64};
 use crate::{Shape, TableError};
 
 /// The version of the layout, in the header and in a worker's first message.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Says what the memory is to whoever finds it in a core dump: "pentable".
 pub(crate) const MAGIC: u64 = u64::from_be_bytes(*b"pentable");
@@ -82,6 +84,14 @@ pub(crate) struct Globals {
     pub lowest_free: Line<AtomicU64>,
     /// All numbers ever taken are below. Raised before a number is taken.
     pub high_water: Line<AtomicU32>,
+}
+
+/// How busy a worker is, for the others to compare. Written by that worker, at most once per round of events; also at its burial.
+#[repr(C, align(128))]
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    /// Open connections + 1; 0 = it takes no clients, or does not live.
+    pub open: AtomicU32,
 }
 
 /// What everybody knows about a server.
@@ -164,6 +174,7 @@ pub(crate) struct Entry {
 const _: () = {
     assert!(size_of::<Header>() == 128);
     assert!(size_of::<Globals>() == 384);
+    assert!(size_of::<Load>() == 128);
     assert!(size_of::<ServerState>() == 128);
     assert!(size_of::<Row>() == 32);
     assert!(size_of::<ShardState>() == 128);
@@ -205,6 +216,7 @@ pub(crate) struct Layout {
     pub row_stride: u32,
     pub header: Region<Header>,
     pub globals: Region<Globals>,
+    pub loads: Region<Load>,
     pub servers: Region<ServerState>,
     pub rows: Region<Row>,
     pub owners: Region<AtomicU64>,
@@ -253,6 +265,7 @@ impl Layout {
             row_stride,
             header: plan.place(1, 1),
             globals: plan.place(1, 1),
+            loads: plan.place(shape.workers, 1),
             servers: plan.place(shape.servers, 1),
             rows: plan.place(shape.workers, row_stride),
             owners: plan.place(connections.div_ceil(8), 1),
@@ -353,6 +366,7 @@ mod tests {
             let parts = [
                 (layout.header.offset, layout.header.count * 128),
                 (layout.globals.offset, layout.globals.count * 384),
+                (layout.loads.offset, layout.loads.count * 128),
                 (layout.servers.offset, layout.servers.count * 128),
                 (layout.rows.offset, layout.rows.count * 32),
                 (layout.owners.offset, layout.owners.count * 8),

@@ -185,6 +185,7 @@ impl Table {
         if worker < self.layout.shape.workers {
             self.view().shards().for_each(|shard| shard.state.lock.0.lock.bury(worker));
             self.view().bury_counts(worker);
+            self.view().loads[worker as usize].open.store(0, Relaxed);
             numbers.bury();
         }
         // Also if nothing was freed here: the dead worker may have freed a number and died before it woke anybody.

@@ -14,7 +14,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::TableError;
-use crate::layout::{Entry, Globals, Header, LruLinks, Region, Row, ServerState, ShardState};
+use crate::layout::{Entry, Globals, Header, Load, LruLinks, Region, Row, ServerState, ShardState};
 use crate::sync::{AtomicU32, AtomicU64};
 
 /// A type of which a shared `&[Self]` may refer to memory with any bytes that others change at any time.
@@ -31,6 +31,8 @@ unsafe impl Plain for AtomicU64 {}
 unsafe impl Plain for Header {}
 // SAFETY: its fields are atomics and padding, as layout.rs shows.
 unsafe impl Plain for Globals {}
+// SAFETY: its fields are atomics and padding, as layout.rs shows.
+unsafe impl Plain for Load {}
 // SAFETY: its fields are atomics, a lock that is one atomic, and padding, as layout.rs and lock.rs show.
 unsafe impl Plain for ServerState {}
 // SAFETY: its fields are atomics, as layout.rs shows.

@@ -248,6 +248,21 @@ mod tests {
     }
 
     #[test]
+    fn workers_compare_what_they_have_open() {
+        let table = table();
+        let (first, second, third) = (table.seat(0), table.seat(1), table.seat(2));
+        assert_eq!(first.fewest_open(), None);
+        first.set_open(Some(0));
+        second.set_open(Some(7));
+        third.set_open(Some(u32::MAX));
+        assert_eq!((first.fewest_open(), second.fewest_open()), (Some(7), Some(0)));
+        first.set_open(None);
+        assert_eq!(second.fewest_open(), Some(u32::MAX - 1));
+        table.bury(2);
+        assert_eq!((first.fewest_open(), second.fewest_open()), (Some(7), None));
+    }
+
+    #[test]
     fn a_number_has_its_worker() {
         let table = table();
         let (first, second) = (table.seat(0), table.seat(2));

@@ -3,7 +3,7 @@
 
 use crate::TableError;
 use crate::hash::HashKey;
-use crate::layout::{Entry, Globals, Header, Layout, LruLinks, Row, ServerState, ShardLock, ShardState};
+use crate::layout::{Entry, Globals, Header, Layout, Load, LruLinks, Row, ServerState, ShardLock, ShardState};
 use crate::sync::{AtomicU32, AtomicU64, Ordering::*};
 
 /// All parts of a table.
@@ -13,6 +13,7 @@ pub(crate) struct View<'t> {
     pub hash_key: HashKey,
     pub header: &'t Header,
     pub globals: &'t Globals,
+    pub loads: &'t [Load],
     pub servers: &'t [ServerState],
     rows: &'t [Row],
     pub owners: &'t [AtomicU64],
@@ -123,6 +124,7 @@ impl Memory {
             hash_key,
             header: &self.mapping.slice(&layout.header)[0],
             globals: &self.mapping.slice(&layout.globals)[0],
+            loads: self.mapping.slice(&layout.loads),
             servers: self.mapping.slice(&layout.servers),
             rows: self.mapping.slice(&layout.rows),
             owners: self.mapping.slice(&layout.owners),
@@ -140,6 +142,7 @@ impl Memory {
 pub(crate) struct Memory {
     header: Header,
     globals: Globals,
+    loads: Vec<Load>,
     servers: Vec<ServerState>,
     rows: Vec<Row>,
     owners: Vec<AtomicU64>,
@@ -158,6 +161,7 @@ impl Memory {
         Ok(Memory {
             header: Header::default(),
             globals: Globals::default(),
+            loads: zeroes(layout.loads.count),
             servers: zeroes(layout.servers.count),
             rows: zeroes(layout.rows.count),
             owners: zeroes(layout.owners.count),
@@ -174,6 +178,7 @@ impl Memory {
             hash_key,
             header: &self.header,
             globals: &self.globals,
+            loads: &self.loads,
             servers: &self.servers,
             rows: &self.rows,
             owners: &self.owners,

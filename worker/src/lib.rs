@@ -15,6 +15,12 @@ use std::os::fd::OwnedFd;
 use pen_contract::start::{ControlStart, WorkerStart};
 use pen_table::Table;
 
+/// What `benches` measures. No interface: it may change with every version.
+#[doc(hidden)]
+pub mod measured {
+    pub use crate::relay::{balance, connect, connection, queue, request_log};
+}
+
 /// Runs a worker until the supervisor tells it to stop or is gone. Returns the exit status: 0 for an orderly end.
 pub fn entry(start: WorkerStart, table: &Table) -> i32 {
     relay::run(start, table)

@@ -4,6 +4,8 @@
 //! registration goes to its epoll directly. Level-triggered: who leaves clients waiting is told again. Such a registration cannot be
 //! changed, only removed and made anew: that is how accepting pauses.
 //!
+//! A worker that has more than its share of the open connections pauses, too (`relay::share`).
+//!
 //! A place under `-x` is claimed before accept(2), so that a client is never accepted without one: those for whom there is none wait in the
 //! kernel's backlog, with no answer and at no cost, until any worker frees a place.
 
@@ -20,6 +22,7 @@ use rustix::net::{AddressFamily, SocketAddrAny, SocketFlags};
 
 use super::ending::reset_on_close;
 use super::pipe::POOLED_PIPES;
+use super::share::{self, Next, Share};
 use super::supervisor::Rated;
 use super::{LISTENER, Relay};
 use crate::sys;
@@ -43,6 +46,11 @@ pub struct Accepting {
     /// Connections that it may have: as many are allowed, but no more than `-x`.
     most: usize,
     descriptor_limit: u64,
+    /// Clients that are accepted before others get their turn; follows what comes, so that accept(2) seldom finds nobody.
+    batch: u32,
+    /// The last round took a whole batch: somebody may be left.
+    filled: bool,
+    share: Share,
     paused: Option<Pause>,
 }
 
@@ -55,6 +63,8 @@ enum Pause {
     Busy,
     /// Something ran short; tried again at this time, in monotonic milliseconds.
     Shortage(u64),
+    /// This worker is ahead of the others; looked at again at this time.
+    Ahead(u64),
 }
 
 impl Accepting {
@@ -71,7 +81,17 @@ impl Accepting {
         let allowed = (descriptor_limit.saturating_sub(RESERVED_DESCRIPTORS) / 2).max(1);
         let allowed = usize::try_from(allowed).unwrap_or(usize::MAX);
         let unix = is_unix(&listener)?;
-        let mut accepting = Accepting { listener, unix, allowed, most: 0, descriptor_limit, paused: None };
+        let mut accepting = Accepting {
+            listener,
+            unix,
+            allowed,
+            most: 0,
+            descriptor_limit,
+            batch: 1,
+            filled: false,
+            share: Share::default(),
+            paused: None,
+        };
         accepting.set_most(settings);
         accepting.watch(poll)?;
         Ok(accepting)
@@ -88,10 +108,10 @@ impl Accepting {
         POOLED_PIPES.saturating_add(usize::try_from(spare).unwrap_or(usize::MAX))
     }
 
-    /// When to try again after a shortage.
+    /// When a pause that ends by itself is over.
     pub fn resume_at(&self) -> Option<u64> {
         match self.paused {
-            Some(Pause::Shortage(at)) => Some(at),
+            Some(Pause::Shortage(at) | Pause::Ahead(at)) => Some(at),
             Some(Pause::Full | Pause::Busy) | None => None,
         }
     }
@@ -120,28 +140,102 @@ fn is_unix(listener: &OwnedFd) -> rustix::io::Result<bool> {
 }
 
 impl Relay<'_> {
-    /// Accepts the clients that wait, up to the batch.
+    /// Accepts clients that wait, up to the batch; the kernel tells of those that are left. The batch doubles while whole ones are
+    /// followed by more, and shrinks to what came.
     pub(super) fn accept(&mut self) {
         if self.accepting.paused.is_some() {
             return;
         }
-        for _ in 0..self.settings.accept_batch {
-            if self.is_busy() {
-                return self.pause(Pause::Busy);
-            }
-            let Some(number) = self.claim_or_wait() else { return self.pause(Pause::Full) };
+        if self.accepting.filled {
+            self.accepting.batch = self.accepting.batch.saturating_mul(2);
+        }
+        let most = if self.crew.1 > 1 { share::BATCH } else { u32::MAX };
+        let batch = self.accepting.batch.clamp(1, self.settings.accept_batch.clamp(1, most));
+        let accepted = self.accept_some(batch);
+        self.accepting.filled = accepted == batch;
+        self.accepting.batch = accepted;
+        self.keep_to_share();
+    }
+
+    /// Accepts clients that wait, at most so many, and says how many were there.
+    fn accept_some(&mut self, most: u32) -> u32 {
+        for accepted in 0..most {
+            let number = match self.is_busy() {
+                true => Err(Pause::Busy),
+                false => self.claim_or_wait().ok_or(Pause::Full),
+            };
+            let number = match number {
+                Ok(number) => number,
+                Err(pause) => {
+                    self.pause(pause);
+                    return accepted;
+                }
+            };
             match self.accept_one() {
                 Ok((socket, peer)) => self.on_client(socket, peer, number),
                 Err(errno) => {
                     self.give_back(number);
                     match errno {
-                        Errno::AGAIN => return,
                         errno if is_passing(errno) => {}
-                        errno => return self.short_of(ShortageDuring::Accept, errno),
+                        Errno::AGAIN => return accepted,
+                        errno => {
+                            self.short_of(ShortageDuring::Accept, errno);
+                            return accepted;
+                        }
                     }
                 }
             }
         }
+        most
+    }
+
+    /// Leaves clients to the others if this worker is ahead of them.
+    fn keep_to_share(&mut self) {
+        let open = self.pool.open() as u32;
+        if self.accepting.paused.is_some() || !self.accepting.share.is_due(open, self.counters.closed, self.now) {
+            return;
+        }
+        if let Some(end) = self.accepting.share.pause(open, self.seat.fewest_open(), self.now) {
+            self.accepting.unwatch(&self.poll);
+            self.accepting.paused = Some(Pause::Ahead(end));
+            if self.accepting.has_clients() {
+                // The kernel may have woken this worker alone for them.
+                self.wake_workers();
+            }
+        }
+    }
+
+    /// A pause that ends by itself is over, unless clients are better left to the others.
+    pub(super) fn pause_ends(&mut self) {
+        if let Some(Pause::Ahead(_)) = self.accepting.paused {
+            let (open, fewest) = (self.pool.open() as u32, self.seat.fewest_open());
+            match self.accepting.share.next(open, fewest, self.accepting.has_clients(), self.now) {
+                Next::Resume => {}
+                Next::Pause(few, end) => {
+                    self.accepting.paused = Some(Pause::Ahead(end));
+                    self.accept_some(few.min(self.settings.accept_batch));
+                    return;
+                }
+            }
+        }
+        self.resume_accepting();
+    }
+
+    /// Has the other workers know how many connections this one has; none while it takes no more.
+    pub(super) fn publish(&mut self) {
+        let open = match self.accepting.paused {
+            None | Some(Pause::Ahead(_)) => Some(self.pool.open() as u32),
+            Some(Pause::Full | Pause::Busy | Pause::Shortage(_)) => None,
+        };
+        if open != self.published {
+            self.seat.set_open(open);
+            self.published = open;
+        }
+    }
+
+    /// There was nobody to accept in this round.
+    pub(super) fn no_client(&mut self) {
+        self.accepting.filled = false;
     }
 
     fn accept_one(&self) -> rustix::io::Result<(OwnedFd, Option<SocketAddrAny>)> {
@@ -188,7 +282,7 @@ impl Relay<'_> {
         match self.accepting.paused {
             Some(Pause::Full) => self.resume_accepting(),
             Some(Pause::Busy) if !self.is_busy() => self.resume_accepting(),
-            Some(Pause::Busy | Pause::Shortage(_)) | None => {}
+            Some(Pause::Busy | Pause::Shortage(_) | Pause::Ahead(_)) | None => {}
         }
     }
 
@@ -227,7 +321,8 @@ impl Relay<'_> {
 
     /// Whether this worker has all that it may have.
     pub(super) fn is_busy(&self) -> bool {
-        self.connecting.len() >= self.settings.pending_max || self.pool.open() >= self.accepting.most
+        let under_way = self.connecting.len() + self.newcomers.len() as u32;
+        under_way >= self.settings.pending_max || self.pool.open() >= self.accepting.most
     }
 
     /// A connect is no longer under way: that may be what accepting waited for.
@@ -270,7 +365,7 @@ impl Relay<'_> {
                 self.resume_accepting();
                 true
             }
-            Some(Pause::Busy | Pause::Shortage(_)) => false,
+            Some(Pause::Busy | Pause::Shortage(_) | Pause::Ahead(_)) => false,
         }
     }
 

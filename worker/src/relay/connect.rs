@@ -109,8 +109,23 @@ impl Relay<'_> {
     /// Gives a client what it was placed for.
     fn serve_client(&mut self, place: u32) {
         match self.pool[place].target {
-            Some(target) => self.attempt(place, target),
+            Some(_) => self.newcomers.push(Name { place, generation: self.pool[place].generation, side: Side::Down }),
             None => self.await_request(place),
+        }
+    }
+
+    /// Connects the clients of the last round to their servers. The events since then said which of them have sent a request already.
+    pub(super) fn on_newcomers(&mut self) {
+        for index in 0..self.newcomers.len() {
+            let Some(target) = self.pool.named(self.newcomers[index]).and_then(|connection| connection.target) else {
+                continue;
+            };
+            self.attempt(self.newcomers[index].place, target);
+        }
+        if !self.newcomers.is_empty() {
+            self.newcomers.clear();
+            // If all failed at once, nobody else says that there is room again.
+            self.connect_ended();
         }
     }
 
@@ -189,13 +204,14 @@ impl Relay<'_> {
     pub(super) fn attempt(&mut self, place: u32, mut target: Target) {
         loop {
             self.seat.set_current(target.code());
+            let will_send = self.pool[place].down.readable;
             let attempt = match self.settings.target(target) {
-                Some(server) => dial(&server.address, &self.settings),
+                Some(server) => dial(&server.address, &self.settings, will_send),
                 // Taken out of the settings meanwhile.
                 None => Attempt::Full,
             };
             match attempt {
-                Attempt::Pending(socket) => return self.await_server(place, target, socket),
+                Attempt::Pending(socket) => return self.await_server(place, target, socket, will_send),
                 Attempt::Shortage(errno) => return self.give_up(place, ShortageDuring::Connect, errno),
                 Attempt::Failed(errno) => self.blame(target, ConnectFailure::Errno(errno.raw_os_error())),
                 Attempt::Full => {}
@@ -208,10 +224,11 @@ impl Relay<'_> {
     }
 
     /// Watches the socket of a connect that is under way.
-    fn await_server(&mut self, place: u32, target: Target, socket: OwnedFd) {
+    fn await_server(&mut self, place: u32, target: Target, socket: OwnedFd, withholds_acks: bool) {
         let unix = self.settings.target(target).is_some_and(|server| matches!(server.address, Address::Unix(_)));
         let connection = &mut self.pool[place];
-        connection.up = End { nagle: !unix && !self.settings.tcp_nodelay, ..End::new(socket, unix) };
+        let nagle = !unix && !self.settings.tcp_nodelay;
+        connection.up = End { nagle, withholds_acks: withholds_acks && !unix, ..End::new(socket, unix) };
         connection.outdated = false;
         let name = Name { place, generation: connection.generation, side: Side::Up };
         if let Err(error) = watch(&self.poll, connection.up.socket.as_ref(), name) {

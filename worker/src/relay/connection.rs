@@ -67,6 +67,8 @@ pub struct Connection {
     pub line_due: bool,
     /// Times that its lingering was prolonged.
     pub prolonged: u8,
+    /// Bytes thrown away while it lingers.
+    pub discarded: u32,
     /// The address of its server has changed since the connect began: the outcome says nothing about the new one.
     pub outdated: bool,
     /// Raised with every new owner of this place, so that events of the former owner are known.

@@ -24,8 +24,9 @@ pub enum Attempt {
     Shortage(Errno),
 }
 
-/// Begins to connect to a server.
-pub fn dial(server: &Address, settings: &Settings) -> Attempt {
+/// Begins to connect to a server. If something waits to be sent to it, that will acknowledge the server's part of the handshake: a segment
+/// less for both, and the server's accept(2) finds the request. The first read must undo this (`withholds_acks` of an end).
+pub fn dial(server: &Address, settings: &Settings, will_send: bool) -> Attempt {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = match rustix::net::socket_with(family(server), SocketType::STREAM, flags, None) {
         Ok(socket) => socket,
@@ -38,6 +39,9 @@ pub fn dial(server: &Address, settings: &Settings) -> Attempt {
     };
     if let Err(errno) = prepare(&socket, server, source, settings) {
         return Attempt::Shortage(errno);
+    }
+    if will_send && let Address::Inet(_) = server {
+        let _ = sockopt::set_tcp_quickack(&socket, false);
     }
     let result = match server {
         Address::Inet(address) => rustix::net::connect(socket.as_fd(), address),
@@ -118,7 +122,7 @@ mod tests {
     }
 
     fn pending(server: &Address, settings: &Settings) -> OwnedFd {
-        match dial(server, settings) {
+        match dial(server, settings, false) {
             Attempt::Pending(socket) => socket,
             other => panic!("{other:?}"),
         }
@@ -153,7 +157,7 @@ mod tests {
     fn a_source_that_is_not_ours_is_no_fault_of_the_servers() {
         let (_listener, server) = listener("127.0.0.1:0");
         let settings = Settings { source: Some("192.0.2.1".parse().unwrap()), ..Settings::default() };
-        let Attempt::Shortage(Errno::ADDRNOTAVAIL) = dial(&server, &settings) else { panic!() };
+        let Attempt::Shortage(Errno::ADDRNOTAVAIL) = dial(&server, &settings, false) else { panic!() };
         // A source of another family is for other servers.
         let settings = Settings { source: Some("2001:db8::1".parse().unwrap()), ..Settings::default() };
         pending(&server, &settings);

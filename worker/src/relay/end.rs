@@ -37,6 +37,8 @@ pub struct End {
     pub nagle: bool,
     /// Something was sent.
     pub sent: bool,
+    /// Acknowledgements of what comes are kept back; they are let go with the first bytes.
+    pub withholds_acks: bool,
     /// Large reads in a row from this end, up to the number that makes it worth a pipe.
     pub large_reads: u8,
     /// Waits on the list of those that have more to read now.
@@ -119,7 +121,7 @@ fn receive_records(from: &mut End, session: &mut Session, buffers: &mut Buffers)
     let taken = session.take(length, cipher, plain);
     let out = session.take_out();
     if !out.is_empty() {
-        put(from, &out);
+        put(from, &out, SendFlags::empty());
     }
     if taken.closed {
         // Whatever may follow in the stream means nothing.
@@ -152,6 +154,7 @@ fn read(from: &mut End, buffer: &mut [u8]) -> usize {
                         at_end(from);
                     }
                 }
+                acknowledge(from);
                 return length;
             }
             Err(Errno::INTR) => continue,
@@ -162,6 +165,18 @@ fn read(from: &mut End, buffer: &mut [u8]) -> usize {
             }
         }
         return 0;
+    }
+}
+
+/// The first bytes came from a server that was sent a request before its handshake was acknowledged (`relay::dial`): the kernel has taken
+/// that for a conversation by turns and keeps acknowledgements back, for which a peer with Nagle's algorithm may wait 40 ms. If this
+/// is all, there is nothing to wait for.
+fn acknowledge(from: &mut End) {
+    if std::mem::take(&mut from.withholds_acks)
+        && !from.ended
+        && let Some(socket) = &from.socket
+    {
+        let _ = rustix::net::sockopt::set_tcp_quickack(socket, true);
     }
 }
 
@@ -181,17 +196,18 @@ pub fn on_broken(to: &mut End, errno: Errno) {
     to.reset = errno != Errno::PIPE;
 }
 
-/// Sends bytes; what the end does not take now is held for it. Nothing may be held already, unless there is a session.
-pub fn deliver(to: &mut End, bytes: &[u8], cipher: &mut Cipher) {
+/// Sends bytes; what the end does not take now is held for it. Nothing may be held already, unless there is a session. With the flag
+/// MORE the kernel may wait for what follows (send(2)), so something has to follow at once.
+pub fn deliver(to: &mut End, bytes: &[u8], flags: SendFlags, cipher: &mut Cipher) {
     match to.session.as_mut().map(|session| session.encrypt(bytes, cipher)) {
-        None => put(to, bytes),
-        Some(Some(length)) => put(to, cipher.first(length)),
+        None => put(to, bytes, flags),
+        Some(Some(length)) => put(to, cipher.first(length), flags),
         Some(None) => to.broken = true,
     }
 }
 
 /// Sends bytes as they are, behind what is held; what the end does not take is held too.
-fn put(to: &mut End, bytes: &[u8]) {
+fn put(to: &mut End, bytes: &[u8], flags: SendFlags) {
     match to.held.take().map(|held| *held) {
         Some(Held::Bytes { data, start }) => {
             let data = [&data[start..], bytes].concat().into_boxed_slice();
@@ -200,7 +216,7 @@ fn put(to: &mut End, bytes: &[u8]) {
         // Pipes are for ends without a session, which are given bytes only when nothing is held.
         Some(pipe @ Held::Pipe { .. }) => to.held = Some(Box::new(pipe)),
         None => {
-            let sent = send(to, bytes);
+            let sent = send(to, bytes, flags);
             if sent < bytes.len() && !to.broken {
                 to.held = Some(Box::new(Held::Bytes { data: bytes[sent..].into(), start: 0 }));
             }
@@ -209,7 +225,7 @@ fn put(to: &mut End, bytes: &[u8]) {
 }
 
 /// Sends what the end takes and returns how much that was. Less than all: the end is full, or broken.
-pub fn send(to: &mut End, bytes: &[u8]) -> usize {
+pub fn send(to: &mut End, bytes: &[u8], flags: SendFlags) -> usize {
     let Some(socket) = &to.socket else {
         to.broken = true;
         return 0;
@@ -222,7 +238,7 @@ pub fn send(to: &mut End, bytes: &[u8]) -> usize {
     to.sent = true;
     let mut start = 0;
     while start < bytes.len() {
-        match rustix::net::send(socket, &bytes[start..], SendFlags::NOSIGNAL) {
+        match rustix::net::send(socket, &bytes[start..], SendFlags::NOSIGNAL | flags) {
             // Less than asked: the socket's buffer is full, and an event will tell when it is not.
             Ok(length) if length < bytes.len() - start => return start + length,
             Ok(length) => start += length,
@@ -243,7 +259,7 @@ pub fn shut(to: &mut End, closing: bool, cipher: &mut Cipher) {
     if let Some(session) = to.session.as_mut().filter(|session| !session.is_closed())
         && let Some(length) = session.close(cipher)
     {
-        put(to, cipher.first(length));
+        put(to, cipher.first(length), SendFlags::empty());
     }
     if to.held.is_some() {
         return;

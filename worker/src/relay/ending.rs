@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::Relay;
 use super::connection::{Connection, Side, State};
+use super::end::End;
 use super::pump;
 use super::queue::STEP;
 use crate::sys;
@@ -18,6 +19,10 @@ use pen_contract::command::Fastclose;
 /// Milliseconds that a remaining end is given to end by itself once it has taken what it was sent.
 pub const LINGER: u64 = 5000;
 
+/// Bytes that a remaining end is read for, so that its close can be in good order. One that sends more sends to nobody without end: reading
+/// that would cost as much as relaying it, so it is left unread, and reset when the time is up.
+const DISCARD: u32 = 4 << 20;
+
 /// How often that time is prolonged for an end that has not taken everything.
 const PROLONGED: u8 = 5;
 
@@ -25,6 +30,10 @@ impl Relay<'_> {
     /// Closes what is done on a relaying connection.
     pub(super) fn settle(&mut self, place: u32) {
         let connection = &mut self.pool[place];
+        let goes_on = |end: &End| !(end.ended || end.failed || end.broken);
+        if goes_on(&connection.up) && goes_on(&connection.down) {
+            return;
+        }
         for side in [Side::Up, Side::Down] {
             let (end, other) = connection.ends(side);
             if end.failed {
@@ -34,7 +43,7 @@ impl Relay<'_> {
                 return self.part(place, side);
             }
         }
-        let done = |end: &super::end::End| end.ended && end.held.is_none();
+        let done = |end: &End| end.ended && end.held.is_none();
         if done(&connection.up) && done(&connection.down) && connection.up.shut && connection.down.shut {
             return self.finish(place);
         }
@@ -111,14 +120,21 @@ impl Relay<'_> {
     pub(super) fn linger(&mut self, place: u32) {
         let connection = &mut self.pool[place];
         let side = if connection.down.socket.is_some() { Side::Down } else { Side::Up };
-        let end = connection.end(side);
+        let Connection { down, up, discarded, .. } = connection;
+        let end = if side == Side::Down { down } else { up };
         let held = end.held_bytes();
         let is_flushed = pump::flush(end, &mut self.tools);
         let is_active = end.held_bytes() < held;
         if is_flushed && !end.shut && !end.broken {
             pump::shut(end, &mut self.tools);
         }
-        let more = pump::discard(end, &mut self.tools).more;
+        let more = if *discarded < DISCARD {
+            let moved = pump::discard(end, &mut self.tools);
+            *discarded = discarded.saturating_add(u32::try_from(moved.bytes).unwrap_or(u32::MAX));
+            moved.more
+        } else {
+            false
+        };
         if end.broken || end.failed || (end.ended && end.held.is_none()) {
             return self.finish(place);
         }

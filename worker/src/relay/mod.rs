@@ -1,16 +1,16 @@
 //! The relay worker: accepts clients, finds each a server, and moves bytes between them until both are done.
 //!
 //! One thread, one event loop, nothing that waits. Each room holds one step of a connection's life:
-//! `accept` (listener, `-x`, pauses), `balance` (which server, pure), `connect` and `dial` (attempts and failover), `traffic` and
-//! `pump` (bytes), `ending` and `idle` (how and when connections close). `http` (pure) and `forwarded` are `-H`, `proxy` (pure) and
-//! `origin` the PROXY protocol. `dummy` and `idlers` are lives of other kinds; `orders` is what the supervisor says, `explain` one of
-//! the answers; `supervisor`, `request_log` and `debug` are the ways out of the jail.
+//! `accept` and `share` (listener, `-x`, pauses), `balance` (which server, pure), `connect` and `dial` (attempts and failover),
+//! `traffic` and `pump` (bytes), `ending` and `idle` (how and when connections close). `http` (pure) and `forwarded` are `-H`, `proxy`
+//! (pure) and `origin` the PROXY protocol. `dummy` and `idlers` are lives of other kinds; `orders` is what the supervisor says,
+//! `explain` one of the answers; `supervisor`, `request_log` and `debug` are the ways out of the jail.
 
 mod accept;
-mod balance;
+pub mod balance;
 mod clock;
-mod connect;
-mod connection;
+pub mod connect;
+pub mod connection;
 mod debug;
 mod dial;
 mod dummy;
@@ -28,8 +28,9 @@ mod origin;
 mod pipe;
 pub mod proxy;
 mod pump;
-mod queue;
-mod request_log;
+pub mod queue;
+pub mod request_log;
+mod share;
 mod supervisor;
 #[cfg(test)]
 mod tests;
@@ -84,6 +85,8 @@ struct Relay<'t> {
     pool: Pool,
     /// Connections of which the client has yet to say something.
     greeting: Queue<STEP>,
+    /// Clients that were accepted in this round; their servers are connected to in the next one.
+    newcomers: Vec<Name>,
     /// Connections whose connect is under way.
     connecting: Queue<STEP>,
     /// Connections of which one end is gone.
@@ -93,8 +96,9 @@ struct Relay<'t> {
     idlers: Idlers,
     /// Which worker this is, and how many there are.
     crew: (u32, u32),
-    /// Ends that have more to read although no event will say so.
+    /// Ends that have more to read although no event will say so; and room for those of the next round.
     ready: Vec<Name>,
+    next_ready: Vec<Name>,
     tools: Tools,
     log: Option<LogWriter>,
     debug: Debug,
@@ -104,6 +108,8 @@ struct Relay<'t> {
     tls: Option<Tls>,
     /// Failed handshakes that the supervisor was not told of.
     untold_handshakes: u64,
+    /// Open connections as the other workers know them.
+    published: Option<u32>,
     /// Monotonic milliseconds, read once per round of events.
     now: u64,
 }
@@ -136,12 +142,14 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         accepting,
         pool: Pool::default(),
         greeting: Queue::default(),
+        newcomers: Vec::new(),
         connecting: Queue::default(),
         lingering: Queue::default(),
         idle: Idle::new(start.settings.idle_timeout),
         idlers: Idlers::default(),
         crew: (u32::from(start.id.0), table.shape().workers),
         ready: Vec::new(),
+        next_ready: Vec::new(),
         tools: Tools::new(pipes),
         log: start.log.map(LogWriter::new),
         debug: Debug::new(&start.settings, start.debug, start.utc_offset),
@@ -149,6 +157,7 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         counters: Counters::default(),
         tls,
         untold_handshakes: 0,
+        published: None,
         now: clock::now(),
         settings: start.settings,
     };
@@ -176,6 +185,7 @@ impl Relay<'_> {
     fn serve(&mut self) -> i32 {
         let mut events = Events::with_capacity(EVENTS);
         loop {
+            self.publish();
             let timeout = self.timeout();
             match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
@@ -196,10 +206,12 @@ impl Relay<'_> {
                     _ => self.on_event(event),
                 }
             }
+            self.on_newcomers();
             self.on_ready();
             // Last, so that connections which ended in this round make room first.
-            if listener {
-                self.accept();
+            match listener {
+                true => self.accept(),
+                false => self.no_client(),
             }
             self.on_time();
             self.count_lines();
@@ -212,7 +224,7 @@ impl Relay<'_> {
 
     /// How long the next wait may be.
     fn timeout(&self) -> Option<Duration> {
-        if !self.ready.is_empty() {
+        if !self.ready.is_empty() || !self.newcomers.is_empty() {
             return Some(Duration::ZERO);
         }
         let deadlines = [
@@ -252,7 +264,7 @@ impl Relay<'_> {
             self.open_idlers();
         }
         if self.accepting.resume_at().is_some_and(|at| at <= self.now) {
-            self.resume_accepting();
+            self.pause_ends();
         }
         if self.log.as_ref().and_then(LogWriter::due).is_some_and(|due| due <= self.now) {
             self.flush_log();

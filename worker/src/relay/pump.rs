@@ -8,6 +8,8 @@
 //! only on the kernel's word. The number of rounds is bounded so that one busy connection does not keep the others
 //! waiting; whoever has more to move is told so and must come back by itself.
 
+use rustix::net::SendFlags;
+
 use super::end::{self, Buffers, End, Held, deliver, receive, send};
 use super::http::Turn;
 use super::pipe::{Pipes, drain, fill};
@@ -20,7 +22,7 @@ pub const BUFFER: usize = 256 * 1024;
 const ROUNDS: u32 = 8;
 
 /// From this size a read counts as large.
-const LARGE_READ: usize = 32 * 1024;
+const LARGE_READ: usize = 12 * 1024;
 
 /// So many large reads in a row switch a direction to splice(2).
 const LARGE_READS: u8 = 2;
@@ -82,7 +84,7 @@ pub struct Moved {
 pub fn pump(from: &mut End, to: &mut End, tools: &mut Tools, mut manner: Manner<'_>) -> Moved {
     let mut moved = Moved::default();
     for _ in 0..ROUNDS {
-        if !flush(to, tools) {
+        if to.held.is_some() && !flush(to, tools) {
             return moved;
         }
         if let Some(turn) = &mut manner.http {
@@ -117,7 +119,7 @@ pub fn flush(to: &mut End, tools: &mut Tools) -> bool {
     }
     let empty = match &mut *held {
         Held::Bytes { data, start } => {
-            *start += send(to, &data[*start..]);
+            *start += send(to, &data[*start..], SendFlags::empty());
             *start == data.len()
         }
         Held::Pipe { pipe, bytes } => {
@@ -149,7 +151,7 @@ pub fn discard(from: &mut End, tools: &mut Tools) -> Moved {
 
 /// Sends bytes that are pen's own to an end that holds nothing.
 pub fn give(to: &mut End, bytes: &[u8], tools: &mut Tools) {
-    deliver(to, bytes, &mut tools.buffers.cipher);
+    deliver(to, bytes, SendFlags::empty(), &mut tools.buffers.cipher);
 }
 
 /// Passes on that nothing more comes.
@@ -177,7 +179,11 @@ fn by_copy(from: &mut End, to: &mut End, tools: &mut Tools, manner: &mut Manner<
         Some(turn) => turn.pass(bytes, &mut tools.altered),
         None => bytes,
     };
-    deliver(to, bytes, &mut tools.buffers.cipher);
+    // With the last bytes the end of file goes out in one segment: shutdown(2) or close(2) follow at once and push both. With `-H` the
+    // end may have to wait for an answer.
+    let is_last = from.ended && manner.http.is_none();
+    let flags = if is_last { SendFlags::MORE } else { SendFlags::empty() };
+    deliver(to, bytes, flags, &mut tools.buffers.cipher);
     if tools.altered.capacity() > BUFFER {
         // Only a flood of small requests grows it so far.
         tools.altered = Vec::new();
@@ -199,7 +205,7 @@ enum Next {
 fn before_reading(turn: &mut Turn<'_>, from: &End, to: &mut End, tools: &mut Tools) -> Next {
     let bytes = turn.due(from.ended, &mut tools.altered);
     if !bytes.is_empty() {
-        deliver(to, bytes, &mut tools.buffers.cipher);
+        deliver(to, bytes, SendFlags::empty(), &mut tools.buffers.cipher);
         return Next::Again;
     }
     if turn.is_refused() && !to.shut && !to.broken {
@@ -210,7 +216,7 @@ fn before_reading(turn: &mut Turn<'_>, from: &End, to: &mut End, tools: &mut Too
 
 /// Moves a direction that carries much through a pipe. None: it is to be copied.
 fn by_splice(from: &mut End, to: &mut End, tools: &mut Tools, manner: &mut Manner<'_>) -> Option<u64> {
-    if !manner.may_splice || manner.watch.is_some() || from.large_reads < LARGE_READS || from.careful {
+    if from.large_reads < LARGE_READS || !manner.may_splice || manner.watch.is_some() || from.careful {
         return None;
     }
     let unseen = manner.http.as_ref().map_or(usize::MAX, |turn| usize::try_from(turn.unseen()).unwrap_or(usize::MAX));

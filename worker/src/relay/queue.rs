@@ -85,7 +85,7 @@ impl<const KIND: usize> Queue<KIND> {
     }
 
     /// Connections in the queue.
-    pub fn len(&self) -> u32 {
+    pub(crate) fn len(&self) -> u32 {
         self.length
     }
 }

@@ -1,7 +1,7 @@
 //! The request log (`-l`): one line for the first data of a connection and for the first data after each answer.
 //!
 //! To a file, lines gather in a buffer and go out in one write(2) of whole lines to a descriptor opened for appending, so that lines of
-//! different workers never mix; at latest [`FLUSH_AFTER`] after the first of them. To penlogd, each line is a datagram. Nothing
+//! different workers never mix; at latest `FLUSH_AFTER` after the first of them. To penlogd, each line is a datagram. Nothing
 //! here waits: what cannot be written is counted and lost.
 
 use std::io::Write;

@@ -62,7 +62,9 @@ impl Relay<'_> {
 
     /// Those whose turn came to an end before they were done.
     pub(super) fn on_ready(&mut self) {
-        for name in std::mem::take(&mut self.ready) {
+        let room = std::mem::take(&mut self.next_ready);
+        let mut ready = std::mem::replace(&mut self.ready, room);
+        for name in ready.drain(..) {
             let Some(connection) = self.pool.named(name) else { continue };
             connection.end(name.side).queued = false;
             match connection.state {
@@ -73,6 +75,7 @@ impl Relay<'_> {
                 State::Connecting | State::Dummy | State::Free => {}
             }
         }
+        self.next_ready = ready;
     }
 
     /// Gives an end another turn in the next round.
@@ -88,11 +91,12 @@ impl Relay<'_> {
     /// Moves what one end has sent to the other, counts it, and closes what is done.
     pub(super) fn relay(&mut self, place: u32, from: Side) {
         let connection = &mut self.pool[place];
-        let held = if self.idle.is_on() { connection.end(from.other()).held_bytes() } else { 0 };
+        let is_timed = self.idle.is_on();
+        let held = if is_timed { connection.end(from.other()).held_bytes() } else { 0 };
         let moved =
             move_bytes(connection, from, &mut self.tools, &mut self.log, &mut self.debug, &self.shown, self.now);
         // A slow reader that takes what was held is not silent.
-        let is_active = moved.bytes > 0 || connection.end(from.other()).held_bytes() < held;
+        let is_active = is_timed && (moved.bytes > 0 || connection.end(from.other()).held_bytes() < held);
         if moved.bytes > 0 {
             self.count(place, from, moved.bytes);
         }

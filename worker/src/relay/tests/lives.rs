@@ -225,3 +225,38 @@ fn idlers_that_cannot_be_are_tried_again() {
     let _third = backend.accept();
     rig.report_until(|report| report.len() == 2);
 }
+
+#[test]
+fn a_stream_to_a_client_that_has_gone_is_not_read_for_long() {
+    let backend = Backend::new();
+    let rig = Rig::start(settings([backend.definition()]));
+    let (mut client, mut server) = connected(&rig, &backend);
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(server.read(&mut [0]).unwrap(), 0);
+    server.write_all(&[b's'; 100_000]).unwrap();
+    client.read_exact(&mut [0]).unwrap();
+    // With bytes unread: a reset, after its end of file was passed on.
+    drop(client);
+    let most = 256 << 20;
+    let mut sent = 0;
+    while sent < most {
+        match server.write(&[b's'; 65536]) {
+            Ok(length) => sent += length,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    assert!(sent < most, "the worker reads for nobody");
+}
+
+#[test]
+fn as_many_clients_as_may_wait_for_a_connect_can_fail_at_once() {
+    // Nobody listens there, which the kernel says at once of a Unix socket.
+    let nowhere = Server { address: Address::Unix("/nonexistent/pen".into()), ..Backend::new().definition().unwrap() };
+    let mut rig = Rig::start(Settings { pending_max: 1, blacklist: 0, ..settings([Some(nowhere)]) });
+    for _ in 0..5 {
+        let mut clients: Vec<TcpStream> = (0..16).map(|_| rig.client()).collect();
+        assert!(clients.iter_mut().all(|client| end_of(client).0.is_empty()));
+    }
+    rig.report_until(|connections| connections.is_empty());
+}

@@ -1,0 +1,383 @@
+#!/usr/bin/env python3
+"""Measures pen beside the other balancers of this machine, in one run, and writes a Markdown report with plots.
+
+    cargo build --release --bins --examples
+    benches/compare/compare.py --report report.md
+
+What is compared is processor time for each unit of work: of all processes of a program, user and kernel. It hardly depends on what else
+the machine does; rates and latencies do. Rounds are interleaved (A B C, B C A, ...) and the median counts. All traffic stays on
+loopback; only processes that were started here are ended; nothing is installed and no setting of the machine is changed.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import tempfile
+import time
+
+import plot
+from machine import Child, free_ports, is_free, processor_time, processors, proportional_memory, tree
+from programs import Job, found
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+SERVERS = 1000
+
+
+class Bench:
+    """Programs, servers, and a place for their files."""
+
+    def __init__(self, options, directory):
+        self.options, self.directory = options, directory
+        self.programs = [program for program in found(options.pen) if not options.only or program.name in options.only]
+        # One worker has a processor for itself; with more workers, and for all else, the machine decides.
+        self.own, self.rest = {processors()[-1]}, set(processors()[:-1]) or set(processors())
+        self.first = free_ports(SERVERS)
+        self.servers = self.serve(self.first, SERVERS)
+        self.port = self.first + SERVERS
+        self.report = []
+
+    def serve(self, port, count):
+        child = Child([self.options.generator, "serve", f"127.0.0.1:{port}", str(count)], self.rest)
+        child.process.stdout.readline()
+        return child
+
+    def job(self, servers=2, **more):
+        """The next job; each has a port and servers' ports of its own, so that what one leaves behind does not burden the next."""
+        self.port += 1
+        while not is_free(self.port):
+            self.port += 1
+        skip = (self.port * 7) % (SERVERS - servers + 1)
+        return Job(self.port, list(range(self.first + skip, self.first + skip + servers)), **more)
+
+    def start(self, program, job):
+        cores = self.own if job.workers == 1 else None
+        child = Child(program.command(job, self.directory), cores, os.path.join(self.directory, f"{program.name}.log"))
+        if not child.wait_for_port(job.port):
+            child.stop()
+            with open(child.log.name, encoding="utf-8") as log:
+                raise SystemExit(f"compare: {program.name} does not start: {log.read()[-300:]}")
+        time.sleep(0.2)
+        return child
+
+    def load(self, port, mode, cores=None, **options):
+        words = [f"{name.replace('_', '-')}={value}" for name, value in options.items()]
+        return Child([self.options.generator, mode, f"127.0.0.1:{port}", *words], cores or self.rest)
+
+    def cost(self, child, port, mode, unit="units", **options):
+        """A load, and the processor time of a program for each unit of it, in microseconds."""
+        pids = tree(child.pid)
+        before = processor_time(pids)
+        result = self.load(port, mode, **options).result()
+        result["cost"] = (processor_time(pids) - before) * 1e6 / max(result[unit], 1)
+        result["rate"] = result[unit] / result["seconds"]
+        return result
+
+    def compare(self, make, measure):
+        """Rounds of all programs: {name: [result, ...]}. `make` makes the job, `measure` does it at a running program."""
+        results = {}
+        for number in range(self.options.rounds):
+            turn = number % len(self.programs)
+            for program in self.programs[turn:] + self.programs[:turn]:
+                job = make()
+                if program.can(job):
+                    child = self.start(program, job)
+                    try:
+                        results.setdefault(program.name, []).append(measure(child, job))
+                    finally:
+                        child.stop()
+        return results
+
+    def table(self, title, head, rows):
+        lines = ["", f"### {title}", "", "| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+        lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+        self.say("\n".join(lines))
+
+    def say(self, text):
+        print(text, flush=True)
+        self.report.append(text)
+
+
+def median(results, name):
+    return statistics.median(result[name] for result in results)
+
+
+def costs(bench, title, unit, make, mode, digits=2, **load):
+    """A table of what a unit costs each program."""
+    milliseconds = bench.options.milliseconds
+
+    def measure(child, job):
+        bench.load(job.port, mode, **{**load, "milliseconds": 300}).result()
+        kind = "bytes" if unit == "byte" else "units"
+        return bench.cost(child, job.port, mode, kind, milliseconds=milliseconds, **load)
+
+    results = bench.compare(make, measure)
+    factor, name = (1000, "ns") if unit == "byte" else (1, "µs")
+    peers = [median(rounds, "cost") for program, rounds in results.items() if program != "pen"]
+    best = min(peers, default=0)
+    rows = []
+    for program, rounds in results.items():
+        cost = median(rounds, "cost")
+        ratio = f"{cost / best:.2f}" if best else "-"
+        row = [program, f"{cost * factor:.{digits}f}", ratio]
+        if unit != "byte":
+            row += [f"{median(rounds, 'rate'):.0f}", *(f"{median(rounds, time):.0f}" for time in ("p50", "p99", "p999"))]
+        rows.append(row + [sum(result["errors"] for result in rounds)])
+    times = [] if unit == "byte" else [f"{unit}s/s", "p50 µs", "p99 µs", "p99.9 µs"]
+    bench.table(title, ["program", f"{name} per {unit}", "of the best other", *times, "errors"], rows)
+
+
+def short(bench):
+    """Short connections."""
+    for workers in (1, 2):
+        for sticky in (True, False):
+            how = "back to the client's server" if sticky else "round robin"
+            costs(bench, f"Short connections, {how}, {workers} worker{'s'[:workers - 1]}", "connection",
+                  lambda: bench.job(workers=workers, sticky=sticky), "short", clients=1000)
+
+
+def requests(bench):
+    """Requests on open connections."""
+    for workers in (1, 2):
+        costs(bench, f"Requests on 64 open connections, 1 kB, {workers} worker{'s'[:workers - 1]}", "request",
+              lambda: bench.job(workers=workers), "requests")
+    for size in (16, 64, 256):
+        costs(bench, f"Answers of {size} kB", "request", lambda: bench.job(splice=True), "requests", bytes=size * 1024)
+
+
+def bulk(bench):
+    """Streams."""
+    for mode, title in (("down", "Download, 8 connections"), ("up", "Upload, 8 connections")):
+        costs(bench, title, "byte", lambda: bench.job(splice=True), mode, 3, at_once=8)
+
+
+def stalls(bench):
+    """Answers in several writes by a server with Nagle's algorithm: does anybody wait for a delayed acknowledgement (40 ms)?"""
+    rows = []
+    for program in bench.programs:
+        job = bench.job()
+        child = bench.start(program, job)
+        row = [program.name]
+        for size in (4, 1000, 16_000, 100_000, 1_000_000):
+            first = bench.load(job.port, "short", at_once=1, units=20, bytes=size, pieces=4).result()
+            later = bench.load(job.port, "requests", at_once=1, units=20, bytes=size).result()
+            row.append(f"{first['p50'] / 1000:.1f} / {later['p50'] / 1000:.1f}")
+        child.stop()
+        rows.append(row)
+    head = ["program", *(f"{size} B" for size in ("4", "1 k", "16 k", "100 k", "1 M"))]
+    bench.table("Milliseconds for an answer: in 4 writes on a new connection / in one on an open one", head, rows)
+
+
+def idle(bench):
+    """Memory."""
+    rows = []
+    for program in bench.programs:
+        job = bench.job(workers=2 if program.multi else 1)
+        child = bench.start(program, job)
+        pids = tree(child.pid)
+        bench.load(job.port, "short", units=200, clients=100).result()
+        start = proportional_memory(pids)
+        holder, held = hold(bench, job.port, bench.options.idle)
+        each = (proportional_memory(pids) - start) / max(held, 1)
+        release(holder)
+        child.stop()
+        rows.append([program.name, f"{start / 1e6:.1f}", held, f"{each:.0f}"])
+    bench.table("Memory (PSS of all processes, 2 workers)", ["program", "MB at the start", "idle connections", "bytes for each"], rows)
+
+
+def hold(bench, port, count):
+    holder = bench.load(port, "hold", at_once=count, clients=1000, milliseconds=60000)
+    line = holder.process.stdout.readline()
+    time.sleep(0.5)
+    return holder, int(re.search(r'"held":(\d+)', line).group(1))
+
+
+def release(holder):
+    holder.process.stdin.close()
+    holder.process.stdin = None
+    holder.process.communicate(timeout=60)
+
+
+def growth(bench):
+    """What a short connection costs beside ever more of something."""
+    quick = {"milliseconds": bench.options.milliseconds, "clients": 1000}
+
+    def clients(child, job, count):
+        bench.load(job.port, "short", units=count, clients=count, milliseconds=60_000).result()
+        return bench.cost(child, job.port, "short", **{**quick, "clients": count})
+
+    def beside(child, job, count):
+        holder, _ = hold(bench, job.port, count)
+        result = bench.cost(child, job.port, "short", **quick)
+        release(holder)
+        return result
+
+    plain = lambda child, job, count: bench.cost(child, job.port, "short", **quick)
+    series = [
+        ("clients", "known clients", bench.options.clients, lambda n: bench.job(clients=n), clients),
+        ("servers", "servers", [2, 16, 200, 1000], lambda n: bench.job(n), plain),
+        ("connections", "idle connections", [1000, 5000, bench.options.idle], lambda n: bench.job(), beside),
+        ("workers", "workers", [1, 2, 4, 8], lambda n: bench.job(workers=n), plain),
+    ]
+    for name, title, counts, make, measure in series:
+        lines, rows = {}, {}
+        for number in range(bench.options.rounds):
+            for count in counts if number % 2 == 0 else reversed(counts):
+                for program in bench.programs:
+                    job = make(count)
+                    if not program.can(job):
+                        continue
+                    child = bench.start(program, job)
+                    rows.setdefault(program.name, {}).setdefault(count, []).append(measure(child, job, count)["cost"])
+                    child.stop()
+        for program, row in rows.items():
+            lines[program] = [(count, statistics.median(costs)) for count, costs in row.items()]
+        table = [[program, *(f"{cost:.1f}" for _, cost in sorted(points)),
+                  f"{max(cost for _, cost in points) / min(cost for _, cost in points):.2f}"] for program, points in lines.items()]
+        bench.table(f"µs per short connection, by {title}", ["program", *map(str, counts), "most / least"], table)
+        if bench.options.plots:
+            with open(os.path.join(bench.options.plots, f"{name}.svg"), "w", encoding="utf-8") as file:
+                file.write(plot.line_plot(f"Processor time of a short connection, by {title}", title, "µs", lines))
+
+
+def death(bench):
+    """One of two servers dies under 2000 connections a second, and comes back."""
+    rows = []
+    for program in bench.programs:
+        for sticky in (True, False):
+            first = free_ports(2, bench.port + 1)
+            servers = [bench.serve(first + n, 1) for n in range(2)]
+            job = bench.job(sticky=sticky)
+            job.servers = [first, first + 1]
+            child = bench.start(program, job)
+            load = bench.load(job.port, "short", rate=2000, milliseconds=7000, clients=500)
+            time.sleep(2)
+            servers[1].stop(signal.SIGKILL)
+            time.sleep(2)
+            servers[1] = bench.serve(first + 1, 1)
+            result = load.result()
+            child.stop()
+            for server in servers:
+                server.stop()
+            how = "sticky" if sticky else "round robin"
+            rows.append([program.name, how, result["units"], result["errors"], result["p99"], result["most"]])
+    bench.table("A server dies under 2000 connections a second and is back 2 s later",
+                ["program", "choice", "served", "failed", "p99 µs", "longest µs"], rows)
+
+
+def hups(bench):
+    """100 reloads with 1000 servers, beside idle connections and requests."""
+    job, control = bench.job(SERVERS), bench.port + 1
+    bench.port += 1
+    path = os.path.join(bench.directory, "pen.cfg")
+
+    def configure(value):
+        with open(path + ".new", "w", encoding="ascii") as file:
+            file.write(f"blacklist {value}\n")
+            file.writelines(f"server {n} address 127.0.0.1 port {port}\n" for n, port in enumerate(job.servers))
+        os.replace(path + ".new", path)
+
+    def ask():
+        with socket.create_connection(("127.0.0.1", control), 5) as operator:
+            operator.sendall(b"blacklist\n")
+            return operator.recv(100).decode().strip()
+
+    configure(30)
+    os.chmod(bench.directory, 0o755)
+    user = ["-u", "nobody"] if os.geteuid() == 0 else []
+    command = [bench.options.pen, "-f", "-x", "12000", "-S", str(SERVERS), "--workers", "2", "-C", f"127.0.0.1:{control}",
+               *user, "-F", path, f"127.0.0.1:{job.port}"]
+    child = Child(command, None, os.path.join(bench.directory, "hups.log"))
+    if not child.wait_for_port(job.port) or not child.wait_for_port(control):
+        with open(child.log.name, encoding="utf-8") as log:
+            raise SystemExit(f"compare: pen does not start: {log.read()[-300:]}")
+    holder, held = hold(bench, job.port, bench.options.idle)
+    calm = bench.load(job.port, "requests", milliseconds=4000).result()
+    load = bench.load(job.port, "requests", milliseconds=4000)
+    times = []
+    for number in range(100):
+        configure(31 + number)
+        began = time.monotonic()
+        os.kill(child.pid, signal.SIGHUP)
+        while ask() != str(31 + number):
+            if time.monotonic() > began + 5:
+                raise SystemExit("compare: a reload is not in force after 5 s")
+        times.append((time.monotonic() - began) * 1000)
+        time.sleep(0.02)
+    storm = load.result()
+    release(holder)
+    child.stop()
+    times.sort()
+    bench.table(f"100 reloads, {SERVERS} servers, {held} idle connections, 64 busy ones",
+                ["in force after, median", "p99", "longest", "requests/s before", "meanwhile", "errors"],
+                [[f"{times[50]:.1f} ms", f"{times[98]:.1f} ms", f"{times[99]:.1f} ms", f"{calm['units'] / calm['seconds']:.0f}",
+                  f"{storm['units'] / storm['seconds']:.0f}", storm["errors"]]])
+
+
+def calls(bench):
+    """System calls of a short connection, by strace."""
+    if not shutil.which("strace"):
+        return
+    counts = {}
+    for program in bench.programs:
+        job = bench.job()
+        child = bench.start(program, job)
+        bench.load(job.port, "short", units=100).result()
+        path = os.path.join(bench.directory, "calls")
+        targets = [word for pid in tree(child.pid) for word in ("-p", str(pid))]
+        strace = subprocess.Popen(["strace", "-f", "-c", "-o", path, *targets], stderr=subprocess.DEVNULL)
+        time.sleep(0.5)
+        units = bench.load(job.port, "short", units=2000, at_once=16, clients=100).result()["units"]
+        strace.send_signal(signal.SIGINT)
+        strace.wait()
+        child.stop()
+        with open(path, encoding="ascii") as file:
+            fields = [line.split() for line in file if re.match(r"\s*\d", line)]
+        counts[program.name] = {field[-1]: int(field[3]) / units for field in fields if field[-1] != "total"}
+    names = sorted({name for count in counts.values() for name, times in count.items() if times >= 0.05})
+    rows = [[name, *(f"{count.get(name, 0):.2f}" for count in counts.values())] for name in names]
+    rows.append(["**all**", *(f"**{sum(count.values()):.1f}**" for count in counts.values())])
+    bench.table("System calls of a short connection, 16 at a time", ["call", *counts], rows)
+
+
+GROUPS = [short, requests, bulk, calls, stalls, idle, growth, death, hups]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pen", default=os.path.join(ROOT, "target/release/pen"))
+    parser.add_argument("--generator", default=os.path.join(ROOT, "target/release/examples/generator"))
+    parser.add_argument("--groups", type=lambda text: text.split(","), help="of " + ", ".join(group.__name__ for group in GROUPS))
+    parser.add_argument("--only", type=lambda text: text.split(","), help="programs")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--milliseconds", type=int, default=1000, help="of each measurement")
+    parser.add_argument("--idle", type=int, default=9000, help="idle connections; a third of the limit of descriptors is possible")
+    parser.add_argument("--clients", type=lambda text: [int(count) for count in text.split(",")], default=[2000, 20_000, 200_000])
+    parser.add_argument("--report", help="file for the tables")
+    parser.add_argument("--plots", help="directory for the plots")
+    options = parser.parse_args()
+    for path in (options.pen, options.generator):
+        if not os.access(path, os.X_OK):
+            parser.error(f"{path} is missing: cargo build --release --bins --examples")
+    unknown = set(options.groups or []) - {group.__name__ for group in GROUPS}
+    if unknown:
+        parser.error(f"no such group: {', '.join(unknown)}")
+    with tempfile.TemporaryDirectory() as directory:
+        bench = Bench(options, directory)
+        try:
+            for group in GROUPS:
+                if not options.groups or group.__name__ in options.groups:
+                    group(bench)
+        finally:
+            bench.servers.stop()
+            if options.report:
+                with open(options.report, "w", encoding="utf-8") as file:
+                    file.write("\n".join(bench.report).strip() + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""The programs that are compared, each configured to do the same: balance TCP over some servers.
+
+Nothing is installed: what is not on this machine is left out. Each program gets one worker process per `workers`, room for 20000
+connections, a connect timeout of 5 s, and nothing that its users would not run.
+"""
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+CONNECTIONS = 20000
+
+
+@dataclass
+class Job:
+    """What a program is to do."""
+    port: int
+    servers: list
+    workers: int = 1
+    sticky: bool = True
+    clients: int = 20000
+    splice: bool = False
+
+
+class Program:
+    """A program on this machine."""
+
+    def __init__(self, name, path, multi=True):
+        self.name, self.path, self.multi = name, path, multi
+
+    def can(self, job):
+        return self.multi or job.workers == 1
+
+    def command(self, job, directory):
+        raise NotImplementedError
+
+    def version(self):
+        text = subprocess.run([self.path, self.version_option], capture_output=True, text=True, check=False)
+        return (text.stdout + text.stderr).strip().splitlines()[0]
+
+    version_option = "-v"
+
+
+class Pen(Program):
+    """This project's program."""
+    version_option = "--version"
+
+    def command(self, job, directory):
+        modes = [] if job.sticky else ["-r"]
+        return [self.path, "-f", "-x", str(CONNECTIONS), "-c", str(job.clients), "--workers", str(job.workers), *modes,
+                f"127.0.0.1:{job.port}", *[f"127.0.0.1:{server}" for server in job.servers]]
+
+
+class OldPen(Program):
+    """The original, which has one process and no `-V`."""
+
+    def command(self, job, directory):
+        modes = [] if job.sticky else ["-r"]
+        servers = [f"127.0.0.1:{server}" for server in job.servers]
+        return [self.path, "-f", "-x", str(CONNECTIONS), "-c", str(job.clients), "-S", str(len(servers) + 1), *modes,
+                f"127.0.0.1:{job.port}", *servers]
+
+    def version(self):
+        return "original, as packaged"
+
+
+class Haproxy(Program):
+    """haproxy in TCP mode, with splice(2) where a job is about much data."""
+
+    def command(self, job, directory):
+        sticky = f"stick-table type ip size {max(job.clients, 1000)} expire 1h\n stick on src\n" if job.sticky else ""
+        # With splice it wants descriptors for pipes, too.
+        splice = " option splice-auto\n" if job.splice else ""
+        servers = "".join(f" server s{n} 127.0.0.1:{port}\n" for n, port in enumerate(job.servers))
+        path = os.path.join(directory, "haproxy.cfg")
+        with open(path, "w", encoding="ascii") as file:
+            file.write(f"""global
+ maxconn {6000 if job.splice else CONNECTIONS // 2 - 200}
+ nbthread {job.workers}
+defaults
+ mode tcp
+ timeout connect 5s
+ timeout client 10m
+ timeout server 10m
+{splice}listen all
+ bind 127.0.0.1:{job.port} backlog 4096
+ balance roundrobin
+ {sticky}{servers}""")
+        return [self.path, "-db", "-f", path]
+
+
+class Nginx(Program):
+    """nginx's stream module; a client stays with a server by a consistent hash."""
+
+    def command(self, job, directory):
+        modules = "/usr/lib/nginx/modules/ngx_stream_module.so"
+        load = f"load_module {modules};\n" if os.path.exists(modules) else ""
+        sticky = "hash $remote_addr consistent;" if job.sticky else ""
+        servers = "".join(f"server 127.0.0.1:{port};" for port in job.servers)
+        path = os.path.join(directory, "nginx.conf")
+        with open(path, "w", encoding="ascii") as file:
+            file.write(f"""{load}user root;
+daemon off;
+worker_processes {job.workers};
+worker_rlimit_nofile {CONNECTIONS};
+pid {directory}/nginx.pid;
+error_log stderr crit;
+events {{ worker_connections {CONNECTIONS}; }}
+stream {{
+ upstream all {{ {sticky} {servers} }}
+ server {{ listen 127.0.0.1:{job.port} backlog=4096; proxy_pass all; proxy_connect_timeout 5s; proxy_timeout 10m; }}
+}}
+""")
+        return [self.path, "-p", directory, "-c", path]
+
+
+def found(pen):
+    """All programs that are on this machine, `pen` first."""
+    programs = [Pen("pen", pen)]
+    for kind, name, command, multi in [(Haproxy, "haproxy", "haproxy", True), (Nginx, "nginx", "nginx", True),
+                                       (OldPen, "pen 0.34", "/usr/bin/pen", False)]:
+        path = shutil.which(command, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+        if path and not (kind is OldPen and os.path.samefile(path, pen)):
+            programs.append(kind(name, path, multi))
+    return programs

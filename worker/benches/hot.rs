@@ -1,0 +1,87 @@
+//! What the hot structures of a relay worker cost: selection, timers, log lines. `cargo bench -p pen-worker`; the shared table has its
+//! own in `src/table/benches`.
+
+use std::hint::black_box;
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use pen_contract::address::Address;
+use pen_contract::ids::{ClientKey, ServerId, Target};
+use pen_contract::settings::{Selection, Server, Settings};
+use pen_contract::start::RequestLog;
+use pen_table::{Seat, Shape, Table};
+use pen_worker::measured::balance::{Candidate, Placement};
+use pen_worker::measured::connect::Servers;
+use pen_worker::measured::connection::Pool;
+use pen_worker::measured::queue::{Queue, STEP};
+use pen_worker::measured::request_log::LogWriter;
+
+fn settings(servers: u32, selection: Selection) -> Settings {
+    let address = Address::Inet("127.0.0.1:80".parse().expect("an address"));
+    let server = Server { address, soft: 0, hard: 0, weight: 1, prio: 0, acl: 0 };
+    Settings { servers: vec![Some(server); servers as usize], selection, ..Settings::default() }
+}
+
+fn client() -> ClientKey {
+    ClientKey::from_ip("192.0.2.7".parse().expect("an address"))
+}
+
+fn first(settings: &Settings, seat: &Seat<'_>, recorded: Option<Target>) -> Option<Target> {
+    let farm = Servers { seat, now: 1 };
+    let candidate = Candidate { key: client(), port: 4711, recorded, permitted: true };
+    let mut placement = Placement::new(settings, &farm, candidate, &mut |_, _| ());
+    placement.next(settings, &farm).map(|(target, _)| target)
+}
+
+fn selection(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("first server");
+    let modes = [
+        ("known client", Selection::default(), Some(Target::Server(ServerId(1)))),
+        ("round robin", Selection { roundrobin: true, ..Selection::default() }, None),
+        ("hash", Selection { hash: true, ..Selection::default() }, None),
+        ("weight", Selection { weight: true, ..Selection::default() }, None),
+    ];
+    for servers in [2, 16, 200, 1000] {
+        let shape = Shape { clients: 64, servers: servers + 2, workers: 4, connections: 64 };
+        let table = Table::create(shape).expect("memory for a table");
+        let seat = table.seat(0);
+        for (name, selection, recorded) in modes {
+            let settings = settings(servers, selection);
+            group.bench_function(BenchmarkId::new(name, servers), |bencher| {
+                bencher.iter(|| first(&settings, &seat, black_box(recorded)));
+            });
+        }
+    }
+}
+
+fn timers(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("timers");
+    for waiting in [10, 10_000] {
+        let (mut pool, mut queue) = (Pool::default(), Queue::<STEP>::default());
+        let places: Vec<u32> = (0..waiting).map(|_| pool.take()).collect();
+        places.iter().for_each(|place| queue.wait(&mut pool, *place, 0));
+        let mut turn = places.iter().cycle();
+        group.bench_function(BenchmarkId::new("stop and start", waiting), |bencher| {
+            bencher.iter(|| {
+                let place = *turn.next().expect("a cycle");
+                queue.leave(&mut pool, place);
+                queue.wait(&mut pool, place, 1);
+            });
+        });
+        group.bench_function(BenchmarkId::new("next deadline", waiting), |bencher| {
+            bencher.iter(|| queue.next_deadline(&pool, black_box(5000)));
+        });
+    }
+}
+
+fn log_line(criterion: &mut Criterion) {
+    let file = std::fs::OpenOptions::new().append(true).open("/dev/null").expect("/dev/null");
+    let mut log = LogWriter::new(RequestLog::File(file.into()));
+    let request = b"GET /some/page?of=many HTTP/1.1\r\nHost: example.org\r\n\r\n";
+    // With the write(2) that comes once in 16 kB.
+    criterion.bench_function("log line", |bencher| {
+        bencher.iter(|| log.line(0, 1_795_493_747, client(), "198.51.100.1", black_box(request)));
+    });
+}
+
+criterion_group!(hot, selection, timers, log_line);
+criterion_main!(hot);

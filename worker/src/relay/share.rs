@@ -1,0 +1,182 @@
+//! Each worker's fair share of the clients: who has clearly more connections open than another worker leaves the next ones to it.
+//!
+//! The kernel wakes the worker that has waited longest at its place in the listener's queue, which at a low rate is always the same one. For
+//! short connections that does no harm; long ones would gather there. So a worker that is ahead stops watching the listener and looks
+//! again a little later. If clients wait by then, the others cannot keep up, and it takes some of them: few while the one with the fewest
+//! gets more all the same, ever more if not, for that one may not live. So a share costs nobody's service. Where connections last no longer
+//! than a second there are no shares: those even out by themselves.
+//!
+//! Pure: what the others have comes from the table, time is an argument.
+
+/// How far ahead of the one with the fewest a worker may be: so many connections, and a part of those.
+const LEAD: u32 = 16;
+const PART: u32 = 16;
+
+/// Milliseconds that a worker leaves clients to others before it looks again; and within [`WATCHFUL`] ms of a look that found some left.
+const PAUSE: u64 = 10;
+const SHORT_PAUSE: u64 = 1;
+const WATCHFUL: u64 = 1000;
+
+/// Clients that a worker which is ahead takes at a time, at first and at most.
+const FEW: u32 = 4;
+const MANY: u32 = 32;
+
+/// The most that one of several workers takes at a time, so that none can get far ahead before it looks.
+pub const BATCH: u32 = 32;
+
+/// Milliseconds for which closed connections are counted, this time and the last.
+const WINDOW: u64 = 1000;
+
+/// Milliseconds in which the one with the fewest has to get more.
+const PATIENCE: u64 = 100;
+
+/// What is known of the others' connections, and since when.
+#[derive(Debug, Default)]
+pub struct Share {
+    compared: u64,
+    /// When the window began, how many connections had been closed by then, and how many were in the window before.
+    window: u64,
+    closed: u64,
+    closed_before: u64,
+    /// What the one with the fewest had when this worker last looked, and when it last had got more.
+    fewest: u32,
+    rose_at: u64,
+    few: u32,
+    watchful_until: u64,
+}
+
+/// What follows on a pause.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Next {
+    /// Taking clients again.
+    Resume,
+    /// Taking at most so many clients, and then a further pause until this monotonic millisecond.
+    Pause(u32, u64),
+}
+
+impl Share {
+    /// Whether it is time to compare, by what this worker has open and how many it has closed since it began: reading what others write
+    /// costs something, so once in a millisecond is enough.
+    pub fn is_due(&mut self, open: u32, closed: u64, now: u64) -> bool {
+        let in_window = closed.saturating_sub(self.closed);
+        let are_short = self.closed_before + in_window >= u64::from(open);
+        if now >= self.window + WINDOW {
+            self.closed_before = if now < self.window + 2 * WINDOW { in_window } else { 0 };
+            (self.window, self.closed) = (now, closed);
+        }
+        let is_due = open > LEAD && !are_short && now != self.compared;
+        if is_due {
+            self.compared = now;
+        }
+        is_due
+    }
+
+    /// Until when this worker pauses if, by what the one with the fewest has, it is ahead.
+    pub fn pause(&mut self, open: u32, fewest: Option<u32>, now: u64) -> Option<u64> {
+        (self.fewest, self.rose_at, self.few) = (fewest.unwrap_or(0), now, FEW);
+        is_ahead(open, fewest).then_some(now + self.length(now))
+    }
+
+    /// What follows on a pause that is over, by what the one with the fewest has now and whether clients wait.
+    pub fn next(&mut self, open: u32, fewest: Option<u32>, is_awaited: bool, now: u64) -> Next {
+        let before = std::mem::replace(&mut self.fewest, fewest.unwrap_or(0));
+        if self.fewest > before {
+            self.rose_at = now;
+        }
+        if !is_ahead(open, fewest) {
+            return Next::Resume;
+        }
+        if !is_awaited {
+            return Next::Pause(0, now + self.length(now));
+        }
+        self.watchful_until = now + WATCHFUL;
+        self.few = if now < self.rose_at + PATIENCE { FEW } else { (self.few * 2).min(MANY) };
+        Next::Pause(self.few, now + SHORT_PAUSE)
+    }
+
+    fn length(&self, now: u64) -> u64 {
+        if now < self.watchful_until { SHORT_PAUSE } else { PAUSE }
+    }
+}
+
+/// Whether a worker with so many connections is ahead of the one with the fewest.
+fn is_ahead(open: u32, fewest: Option<u32>) -> bool {
+    fewest.is_some_and(|fewest| open > fewest.saturating_add(LEAD + fewest / PART))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lead_is_some_connections_and_a_part() {
+        assert!(!is_ahead(u32::MAX, None) && !is_ahead(16, Some(0)) && is_ahead(17, Some(0)));
+        assert!(!is_ahead(1266 + 78, Some(1250)) && is_ahead(1267 + 78, Some(1250)));
+        assert!(!is_ahead(u32::MAX, Some(u32::MAX)));
+    }
+
+    #[test]
+    fn eight_workers_stay_within_a_fifth() {
+        // The kernel gives each client to the first worker that watches, which looks after every batch.
+        let mut open = [0u32; 8];
+        for _ in 0..10_000 / BATCH {
+            let takes = |n: &usize| {
+                let others = open.iter().enumerate().filter(|(other, _)| other != n);
+                !is_ahead(open[*n], others.map(|(_, open)| *open).min())
+            };
+            let first = (0..8).find(takes).expect("the one with the fewest is not ahead");
+            open[first] += BATCH;
+        }
+        let (most, fewest) = (open.iter().max().unwrap(), open.iter().min().unwrap());
+        assert!(f64::from(*most) / f64::from(*fewest) < 1.15, "{open:?}");
+    }
+
+    #[test]
+    fn comparing_is_rare() {
+        let mut share = Share::default();
+        assert!(!share.is_due(16, 0, 5) && share.is_due(17, 0, 5) && !share.is_due(17, 0, 5) && share.is_due(17, 0, 6));
+    }
+
+    #[test]
+    fn short_connections_are_not_shared_out() {
+        let mut share = Share::default();
+        // Some that last, and none that has ended.
+        assert!(share.is_due(100, 0, 10_000));
+        // Then short ones beside them, 200 in a second.
+        let due = (10_001..13_000).filter(|now| share.is_due(100, (now - 10_000) / 5, *now)).count();
+        assert!(due <= 500, "compared in {due} of 2999 ms");
+        assert!(!share.is_due(100, 600, 13_001), "in the midst of them");
+        // When they are over, soon again.
+        assert!((13_002..15_500).any(|now| share.is_due(100, 600, now)));
+        assert!(share.is_due(100, 600, 99_999));
+    }
+
+    #[test]
+    fn who_is_ahead_leaves_clients_to_others_and_takes_few_of_those_that_they_leave() {
+        let mut share = Share::default();
+        assert_eq!(share.pause(50, Some(40), 100), None);
+        assert_eq!(share.pause(99, Some(40), 100), Some(110));
+        assert_eq!(share.next(99, Some(50), false, 110), Next::Pause(0, 120));
+        for now in 120..1000 {
+            assert_eq!(share.next(999, Some(now as u32 / 10), true, now), Next::Pause(FEW, now + 1));
+        }
+        assert_eq!(share.next(999, Some(100), false, 1001), Next::Pause(0, 1002), "and looks often for some time");
+        assert_eq!(share.next(999, Some(100), false, 2000), Next::Pause(0, 2010));
+        assert_eq!(share.next(99, Some(90), true, 2010), Next::Resume);
+        assert_eq!(share.next(99, None, false, 2010), Next::Resume, "there are no others");
+    }
+
+    #[test]
+    fn a_worker_that_gets_no_more_stops_nobody_else() {
+        let mut share = Share::default();
+        let mut now = share.pause(999, Some(7), 100).unwrap();
+        while now < 200 {
+            assert_eq!(share.next(999, Some(7), true, now), Next::Pause(FEW, now + 1));
+            now += 1;
+        }
+        let few: Vec<Next> = (200..205).map(|now| share.next(999, Some(7), true, now)).collect();
+        let expected = [8, 16, 32, 32, 32].into_iter().zip(201..);
+        assert_eq!(few, expected.map(|(few, end)| Next::Pause(few, end)).collect::<Vec<Next>>());
+        assert_eq!(share.next(999, Some(8), true, 205), Next::Pause(FEW, 206));
+    }
+}
