@@ -52,7 +52,7 @@ impl Kind {
             Kind::Relay => {
                 calls.plain.extend(EVENTS.iter().chain(SOCKETS).chain(RELAY));
                 calls.refused.extend(FILES_LOOKED_FOR.iter().chain(ASKED));
-                calls.checked.extend([relay_sockets(), options(), IOCTLS.checked(1), RELAY_FCNTLS.checked(1)]);
+                calls.checked.extend([relay_sockets(), options(), RELAY_IOCTLS.checked(1), RELAY_FCNTLS.checked(1)]);
             }
             Kind::Examiner => {
                 calls.plain.extend(SOCKETS);
@@ -72,6 +72,8 @@ impl Kind {
             Kind::Reporter => {
                 calls.plain.extend(SOCKETS.iter().chain(FILES_LOOKED_FOR).chain(FILES_WRITTEN).chain(REPORTER));
                 calls.checked.extend([unix_sockets(libc::SOCK_DGRAM), FCNTLS.checked(1)]);
+                // Two reports into one file wait for one another.
+                calls.checked.push(only(libc::SYS_fcntl, 1, libc::F_SETLKW.cast_unsigned()));
             }
             Kind::Resolver => {
                 calls.plain.extend(EVENTS.iter().chain(SOCKETS).chain(FILES_LOOKED_FOR).chain(RESOLVER));
@@ -195,6 +197,10 @@ impl Commands {
 const IOCTLS: Commands =
     Commands { call: libc::SYS_ioctl, commands: &[libc::TIOCOUTQ as u32, libc::FIONREAD as u32, libc::FIONBIO as u32] };
 
+/// No FIONBIO, and no F_SETFL below: what all workers share (listener, eventfd, log) would make the others wait.
+const RELAY_IOCTLS: Commands =
+    Commands { call: libc::SYS_ioctl, commands: &[libc::TIOCOUTQ as u32, libc::FIONREAD as u32] };
+
 const RESOLVER_IOCTLS: Commands = Commands {
     call: libc::SYS_ioctl,
     commands: &[
@@ -226,7 +232,6 @@ const RELAY_FCNTLS: Commands = Commands {
         libc::F_GETFD as u32,
         libc::F_SETFD as u32,
         libc::F_GETFL as u32,
-        libc::F_SETFL as u32,
         libc::F_GETPIPE_SZ as u32,
         libc::F_SETPIPE_SZ as u32,
     ],

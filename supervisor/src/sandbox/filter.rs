@@ -59,7 +59,7 @@ fn compile(calls: Calls, otherwise: SeccompAction, listed: SeccompAction) -> io:
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     for checked in calls.checked {
         let any: Result<Vec<_>, _> = checked.any.into_iter().map(rule).collect();
-        rules.insert(checked.call, any.map_err(io::Error::other)?);
+        rules.entry(checked.call).or_default().extend(any.map_err(io::Error::other)?);
     }
     rules.extend(calls.plain.into_iter().map(|call| (call, Vec::new())));
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(io::Error::other)?;

@@ -383,13 +383,12 @@ fn serve(start: WorkerStart, table: &Table) -> i32 {
             };
             return obey(&channel, None, Some(page));
         }
-        // Has every write to the shared eventfd wait for ever, and dies while its sibling waits for a place.
+        // Fills the shared eventfd, so that nobody can write to it, and dies while its sibling waits for a place.
         "jams and dies" if start.id.0 == 0 => {
-            let flags = rustix::fs::fcntl_getfl(&start.freed).unwrap();
-            if flags.contains(rustix::fs::OFlags::NONBLOCK) {
+            let is_first_life = rustix::io::read(&start.freed, &mut [0; 8]) == Err(rustix::io::Errno::AGAIN);
+            if is_first_life {
                 table.seat(1).await_connection();
                 rustix::io::write(&start.freed, &(u64::MAX - 1).to_ne_bytes()).unwrap();
-                rustix::fs::fcntl_setfl(&start.freed, flags - rustix::fs::OFlags::NONBLOCK).unwrap();
                 return 1;
             }
         }

@@ -33,41 +33,42 @@ enum Fate {
 
 use Fate::{Fails, Killed, Works};
 
-type Trial = (&'static str, fn() -> io::Result<()>, [Fate; 5]);
+type Trial = (&'static str, fn() -> io::Result<()>, [Fate; 6]);
 
-/// What is tried, and what comes of it in a worker, the control process, the resolver, an opener and a reporter.
+/// What is tried, and what comes of it in a worker, the examiner of TLS, the control process, the resolver, an opener and a reporter.
 const TRIALS: &[Trial] = &[
-    ("open", || File::open("/etc/passwd").map(drop), [Fails, Works, Works, Works, Works]),
-    ("make a file", || made(File::create("/tmp/pen-trial").map(drop)), [Fails, Works, Killed, Works, Works]),
-    ("list a directory", || fs::read_dir("/").map(drop), [Fails, Fails, Works, Fails, Fails]),
-    ("make a directory", || fs::create_dir("/tmp/pen-trial.d"), [Killed; 5]),
-    ("make a link", || std::os::unix::fs::symlink("/etc/shadow", "/tmp/pen-trial.l"), [Killed; 5]),
-    ("make a fifo", fifo, [Killed; 5]),
-    ("execute", || Err(Command::new("/bin/true").exec()), [Killed; 5]),
-    ("fork", || Command::new("/bin/true").spawn().map(drop), [Killed; 5]),
-    ("trace another process", || Ok(ptrace::attach(getppid())?), [Killed; 5]),
-    ("be traced", || Ok(ptrace::traceme()?), [Killed; 5]),
-    ("signal another process", || Ok(kill(getppid(), None)?), [Killed; 5]),
-    ("become root", || Ok(setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0))?), [Killed; 5]),
-    ("change the root directory", || Ok(chroot("/")?), [Killed; 5]),
-    ("have a user namespace", || Ok(unshare(CloneFlags::CLONE_NEWUSER)?), [Killed; 5]),
-    ("leave a core", || Ok(prctl::set_dumpable(true)?), [Killed; 5]),
-    ("raise a limit", || Ok(setrlimit(Resource::RLIMIT_CORE, 1, 1)?), [Fails, Killed, Killed, Killed, Killed]),
-    ("have UDP", || UdpSocket::bind("127.0.0.1:0").map(drop), [Works, Killed, Works, Killed, Killed]),
-    ("have TCP", || socket(Domain::IPV4, Type::STREAM, None), [Works, Killed, Works, Killed, Killed]),
-    ("have Multipath TCP", || socket(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)), [Killed; 5]),
-    ("have raw IP", || socket(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)), [Killed; 5]),
-    ("have packets", || socket(Domain::PACKET, Type::RAW, None), [Killed; 5]),
-    ("have vsock", || socket(Domain::VSOCK, Type::STREAM, None), [Killed; 5]),
+    ("open", || File::open("/etc/passwd").map(drop), [Fails, Fails, Works, Works, Works, Works]),
+    ("make a file", || made(File::create("/tmp/pen-trial").map(drop)), [Fails, Fails, Works, Killed, Works, Works]),
+    ("list a directory", || fs::read_dir("/").map(drop), [Fails, Fails, Fails, Works, Fails, Fails]),
+    ("make a directory", || fs::create_dir("/tmp/pen-trial.d"), [Killed; 6]),
+    ("make a link", || std::os::unix::fs::symlink("/etc/shadow", "/tmp/pen-trial.l"), [Killed; 6]),
+    ("make a fifo", fifo, [Killed; 6]),
+    ("execute", || Err(Command::new("/bin/true").exec()), [Killed; 6]),
+    ("fork", || Command::new("/bin/true").spawn().map(drop), [Killed; 6]),
+    ("trace another process", || Ok(ptrace::attach(getppid())?), [Killed; 6]),
+    ("be traced", || Ok(ptrace::traceme()?), [Killed; 6]),
+    ("signal another process", || Ok(kill(getppid(), None)?), [Killed; 6]),
+    ("become root", || Ok(setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0))?), [Killed; 6]),
+    ("change the root directory", || Ok(chroot("/")?), [Killed; 6]),
+    ("have a user namespace", || Ok(unshare(CloneFlags::CLONE_NEWUSER)?), [Killed; 6]),
+    ("leave a core", || Ok(prctl::set_dumpable(true)?), [Killed; 6]),
+    ("raise a limit", || Ok(setrlimit(Resource::RLIMIT_CORE, 1, 1)?), [Fails, Fails, Killed, Killed, Killed, Killed]),
+    ("have UDP", || UdpSocket::bind("127.0.0.1:0").map(drop), [Works, Killed, Killed, Works, Killed, Killed]),
+    ("have TCP", || socket(Domain::IPV4, Type::STREAM, None), [Works, Killed, Killed, Works, Killed, Killed]),
+    ("have Multipath TCP", || socket(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)), [Killed; 6]),
+    ("have raw IP", || socket(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)), [Killed; 6]),
+    ("have packets", || socket(Domain::PACKET, Type::RAW, None), [Killed; 6]),
+    ("have vsock", || socket(Domain::VSOCK, Type::STREAM, None), [Killed; 6]),
     (
         "have a packet filter",
         || socket(Domain::from(libc::AF_NETLINK), Type::RAW, Some(Protocol::from(libc::NETLINK_NETFILTER))),
-        [Killed; 5],
+        [Killed; 6],
     ),
-    ("take a port", || bind(10_007), [Fails, Killed, Fails, Killed, Killed]),
-    ("take an address", || bind(0), [Works, Killed, Fails, Killed, Killed]),
-    ("connect", connect, [Works, Killed, Works, Killed, Killed]),
-    ("panic", || panic!("on purpose"), [Fails; 5]),
+    ("take a port", || bind(10_007), [Fails, Killed, Killed, Fails, Killed, Killed]),
+    ("take an address", || bind(0), [Works, Killed, Killed, Fails, Killed, Killed]),
+    ("connect", connect, [Works, Killed, Killed, Works, Killed, Killed]),
+    ("have others wait", others_wait, [Killed, Killed, Works, Works, Killed, Killed]),
+    ("panic", || panic!("on purpose"), [Fails; 6]),
 ];
 
 fn made(result: io::Result<()>) -> io::Result<()> {
@@ -85,6 +86,11 @@ fn socket(domain: Domain, of: Type, protocol: Option<Protocol>) -> io::Result<()
 fn bind(port: u16) -> io::Result<()> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], port)).into())
+}
+
+/// A descriptor that other processes have too no longer says at once that there is nothing.
+fn others_wait() -> io::Result<()> {
+    Ok(rustix::io::ioctl_fionbio(io::stdin(), false)?)
 }
 
 /// That nobody is there is an answer too.

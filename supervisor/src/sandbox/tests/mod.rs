@@ -4,7 +4,7 @@ mod inside;
 
 use super::*;
 
-const KINDS: [Kind; 5] = [Kind::Relay, Kind::Control, Kind::Resolver, Kind::Opener, Kind::Reporter];
+const KINDS: [Kind; 6] = [Kind::Relay, Kind::Examiner, Kind::Control, Kind::Resolver, Kind::Opener, Kind::Reporter];
 
 fn allowed(kind: Kind, call: libc::c_long) -> bool {
     let calls = kind.calls(1);
