@@ -250,6 +250,33 @@ fn a_protocol_that_the_server_agreed_to_is_left_alone() {
 }
 
 #[test]
+fn an_end_behind_a_request_for_a_switch_is_passed_on_when_the_server_agreed() {
+    for (request, reply) in [
+        ("GET / HTTP/1.1\r\nUpgrade: x\r\n", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"),
+        ("CONNECT there:1 HTTP/1.1\r\n", "HTTP/1.1 200 OK\r\n\r\n"),
+        ("CONNECT there:1 HTTP/1.1\r\n", "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"),
+    ] {
+        let gate = Gate::closed();
+        let passing = gate.clone();
+        let server = Recorder::answering(move |_, before| {
+            if before > 0 {
+                return Vec::new();
+            }
+            passing.pass();
+            reply.as_bytes().to_vec()
+        });
+        let pen = pen(&server.backend);
+        let client = pen.connect(ME);
+        client.send(format!("{request}\r\n"));
+        client.finish();
+        eventually("the request has arrived", || server.backend.accepted() == 1);
+        gate.open();
+        assert_eq!(client.read_to_end().unwrap(), reply.as_bytes());
+        assert_eq!(shown(&server.whole(0)), shown(format!("{request}{ADDED}\r\n").as_bytes()));
+    }
+}
+
+#[test]
 fn a_client_that_asked_for_a_switch_may_go_and_a_server_too() {
     // The server goes without an answer: what waited for it has nowhere to go.
     let server = Recorder::silent();
