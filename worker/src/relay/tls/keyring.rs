@@ -58,8 +58,8 @@ impl Keyring {
     /// The file and what is wrong with it.
     pub fn examine(&self, notices: &mut Notices) -> Result<(), String> {
         let named = self.resolver.examine(notices);
-        let own = named.iter().filter_map(|ready| ready.authorities.as_ref()).filter(|_| self.chooses());
-        own.map(|own| self.source.config(own, &self.resolver).map(|_| ())).collect()
+        let mut own = named.iter().filter_map(|ready| ready.authorities.as_ref()).filter(|_| self.chooses());
+        own.try_for_each(|own| self.source.config(own, &self.resolver).map(|_| ()))
     }
 }
 
