@@ -220,10 +220,15 @@ fn a_protocol_that_the_server_agreed_to_is_left_alone() {
     const CONNECT: &str = "CONNECT there:1 HTTP/1.1\r\n";
     const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n";
     const TUNNEL: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
+    const NO_TUNNEL: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
     const REFUSED: &str = "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n";
-    for (request, reply, passes) in
-        [(UPGRADE, SWITCH, true), (CONNECT, TUNNEL, true), (UPGRADE, REFUSED, false), (CONNECT, REFUSED, false)]
-    {
+    for (request, reply, passes) in [
+        (UPGRADE, SWITCH, true),
+        (CONNECT, TUNNEL, true),
+        (UPGRADE, REFUSED, false),
+        (CONNECT, REFUSED, false),
+        (CONNECT, NO_TUNNEL, false),
+    ] {
         let gate = Gate::closed();
         let passing = gate.clone();
         let server = Recorder::answering(move |_, before| {
