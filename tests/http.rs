@@ -220,10 +220,15 @@ fn a_protocol_that_the_server_agreed_to_is_left_alone() {
     const CONNECT: &str = "CONNECT there:1 HTTP/1.1\r\n";
     const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n";
     const TUNNEL: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
+    const NO_TUNNEL: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
     const REFUSED: &str = "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n";
-    for (request, reply, passes) in
-        [(UPGRADE, SWITCH, true), (CONNECT, TUNNEL, true), (UPGRADE, REFUSED, false), (CONNECT, REFUSED, false)]
-    {
+    for (request, reply, passes) in [
+        (UPGRADE, SWITCH, true),
+        (CONNECT, TUNNEL, true),
+        (UPGRADE, REFUSED, false),
+        (CONNECT, REFUSED, false),
+        (CONNECT, NO_TUNNEL, false),
+    ] {
         let gate = Gate::closed();
         let passing = gate.clone();
         let server = Recorder::answering(move |_, before| {
@@ -246,6 +251,33 @@ fn a_protocol_that_the_server_agreed_to_is_left_alone() {
         client.finish();
         assert_eq!(client.read_to_end().unwrap(), b"");
         assert_eq!(shown(&server.whole(0)), shown(format!("{request}{ADDED}\r\n{follows}{follows}").as_bytes()));
+    }
+}
+
+#[test]
+fn an_end_behind_a_request_for_a_switch_is_passed_on_when_the_server_agreed() {
+    for (request, reply) in [
+        ("GET / HTTP/1.1\r\nUpgrade: x\r\n", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"),
+        ("CONNECT there:1 HTTP/1.1\r\n", "HTTP/1.1 200 OK\r\n\r\n"),
+        ("CONNECT there:1 HTTP/1.1\r\n", "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"),
+    ] {
+        let gate = Gate::closed();
+        let passing = gate.clone();
+        let server = Recorder::answering(move |_, before| {
+            if before > 0 {
+                return Vec::new();
+            }
+            passing.pass();
+            reply.as_bytes().to_vec()
+        });
+        let pen = pen(&server.backend);
+        let client = pen.connect(ME);
+        client.send(format!("{request}\r\n"));
+        client.finish();
+        eventually("the request has arrived", || server.backend.accepted() == 1);
+        gate.open();
+        assert_eq!(client.read_to_end().unwrap(), reply.as_bytes());
+        assert_eq!(shown(&server.whole(0)), shown(format!("{request}{ADDED}\r\n").as_bytes()));
     }
 }
 

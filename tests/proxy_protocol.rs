@@ -211,6 +211,7 @@ fn headers_that_name_nobody_leave_the_sender_the_client() {
         v2(0x21, 0, &[1; 100]),
         b"PROXY TCP4 0.0.0.0 192.0.2.1 1 2\r\n".to_vec(),
         unspecified,
+        b"PROXY TCP6 ::ffff:0.0.0.0 ::1 1 2\r\n".to_vec(),
     ]
     .into_iter()
     .enumerate()

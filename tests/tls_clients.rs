@@ -42,6 +42,22 @@ fn a_certificate_of_the_file_is_let_in_and_no_other() {
 }
 
 #[test]
+fn a_certificate_may_take_many_reads() {
+    let root = Authority::root("root");
+    let backend = Backend::named("one");
+    let builder = strict(&root);
+    let authorities = write(builder.directory(), "ca.pem", root.pem());
+    let pen = builder.options(["-G".as_ref(), authorities.as_os_str()]).server(&backend).start();
+    // A handshake of some 56 KB: the last of four reads of 16 KiB ends it.
+    let names: Vec<String> = (0..800).map(|n| format!("{n:060}.example")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let large = root.issue(&names);
+    let mut client = root.client().speaks(ONLY_12).is(&large);
+    assert!(client.ask(pen.address(), "localhost").is_some());
+    pen.settle();
+}
+
+#[test]
 fn a_hashed_directory_is_read_and_other_files_in_it_are_not() {
     let (root, other) = (Authority::root("root"), Authority::root("other"));
     let backend = Backend::named("one");

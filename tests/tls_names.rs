@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is how a failure is said")]
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use harness::tls::{Authority, Identity, openssl, write};
@@ -76,6 +77,9 @@ fn a_name_may_have_authorities_of_its_own() {
     let names = directory(&builder);
     put(&names, "own.example", &root.issue(&["own.example"]));
     write(&names, "own.example.ca", own.pem());
+    put(&names, "*.wild.example", &root.issue(&["*.wild.example"]));
+    write(&names, "*.wild.example.ca", own.pem());
+    put(&names, "one.wild.example", &root.issue(&["one.wild.example"]));
     let authorities = write(builder.directory(), "ca.pem", other.pem());
     let options = ["-R".as_ref(), "-G".as_ref(), authorities.as_os_str()];
     let pen = builder.options(options).options(option("ssl_sni_path", &names)).server(&backend).start();
@@ -85,6 +89,10 @@ fn a_name_may_have_authorities_of_its_own() {
     assert_eq!(backend.accepted(), 2);
     assert!(!let_in(&of_own, "localhost") && !let_in(&of_other, "own.example"));
     assert_eq!(backend.accepted(), 2);
+    // A name of its own is not under the authorities of the names that it is an exception from.
+    assert!(let_in(&of_own, "any.wild.example") && let_in(&of_other, "one.wild.example"));
+    assert!(!let_in(&of_other, "any.wild.example") && !let_in(&of_own, "one.wild.example"));
+    assert_eq!(backend.accepted(), 4);
 }
 
 /// An OCSP response that a certificate of this authority is good, until so many days from now.
@@ -161,4 +169,27 @@ fn responses_are_stapled_to_their_certificates() {
     let why = pen.refuses("ssl_sni_path /somewhere/else");
     assert!(why.starts_with("ssl_sni_path: /somewhere/else: at the control port"), "{why}");
     assert!(pen.refuses("ssl_ocsp_response /not/there").starts_with("ssl_ocsp_response: /not/there: "));
+    // A response of an operator's own, in a file of commands too.
+    let [own, commands] = ["own.der", "commands.cfg"].map(|name| pen.directory().join(name));
+    fs::write(&own, response(&root, &default, pen.directory(), "7")).unwrap();
+    fs::write(&commands, format!("ssl_ocsp_response {}\n", own.display())).unwrap();
+    readable(pen.directory());
+    pen.tells(&format!("include {}", commands.display()), "");
+    assert!(stapled(&pen, "localhost"));
+    fs::write(&commands, "timeout 7\nssl_ocsp_response /not/there\n").unwrap();
+    let why = pen.refuses(&format!("include {}", commands.display()));
+    assert!(why.contains("commands.cfg:2: ssl_ocsp_response: /not/there: no such file or directory"), "{why}");
+    // It is kept until another is named.
+    fs::remove_file(&own).unwrap();
+    pen.supervisor().signal(Signal::HUP);
+    pen.tells(&format!("ssl_sni_path {}", names.display()), "");
+    assert!(stapled(&pen, "localhost"));
+}
+
+/// Lets the user of `-u` read everything in a directory.
+fn readable(directory: &Path) {
+    fs::set_permissions(directory, Permissions::from_mode(0o755)).unwrap();
+    for entry in fs::read_dir(directory).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
+        fs::set_permissions(entry.path(), Permissions::from_mode(0o644)).unwrap();
+    }
 }

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config_file;
 use crate::jail::Jail;
+use crate::keys;
 use crate::listen::Listener;
 use crate::log_file;
 use crate::memory;
@@ -40,6 +41,8 @@ pub(crate) enum Wanted {
     Log(PathBuf),
     /// A file for status pages.
     Status(PathBuf),
+    /// An OCSP response, to be read.
+    Ocsp(PathBuf),
     /// A listening Unix socket, with its backlog.
     Listener(PathBuf, u32),
     /// The commands of a configuration file and of all that it includes.
@@ -216,6 +219,10 @@ fn had(wanted: &Wanted, jail: &Jail, supervisor: Pid, channel: &Channel<Answer, 
         }
         Wanted::Status(path) => {
             let file = status_file::open(path).map_err(|error| error.to_string())?;
+            Ok(Fetched { descriptor: file.into(), place: (0, 0) })
+        }
+        Wanted::Ocsp(path) => {
+            let file = keys::open(path).map_err(|error| format!("{}: {}", path.display(), why(&error)))?;
             Ok(Fetched { descriptor: file.into(), place: (0, 0) })
         }
         Wanted::Commands(path) => {

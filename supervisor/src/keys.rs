@@ -220,7 +220,11 @@ fn server_name(file: &str) -> Option<(String, NamedRole)> {
     (!plain.is_empty() && plain.bytes().all(is_name)).then(|| (name.to_ascii_lowercase(), role))
 }
 
-fn open(path: &Path) -> io::Result<File> {
+/// Opens a file to be read.
+///
+/// # Errors
+/// It cannot be opened, or is no regular file.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     // A fifo or a device is not waited for.
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;

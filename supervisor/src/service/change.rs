@@ -76,6 +76,7 @@ pub(super) enum Purpose {
 pub(super) enum Need {
     Log,
     Status,
+    Ocsp,
     Listener(PathBuf),
 }
 
@@ -145,6 +146,7 @@ impl Service {
                 match need {
                     Need::Log => batch.held.log = Some(descriptor),
                     Need::Status => batch.held.status = Some(descriptor),
+                    Need::Ocsp => batch.held.ocsp = Some(descriptor),
                     Need::Listener(path) => {
                         let path = JailedPath::new(&path, place, &self.inheritance.jail);
                         batch.held.listener = Some((descriptor, path));
@@ -184,7 +186,7 @@ impl Service {
                 self.look_up(Batch::new(Source::File, loaded.commands), now)
             }
             Err(errors) => {
-                self.keep_running_settings(&errors);
+                self.keep_running_settings(&errors, true);
                 Progress::Done(Reply::none())
             }
         }
@@ -264,7 +266,8 @@ impl Service {
         let errors = config_file::bounded(errors);
         match &batch.source {
             Source::File => {
-                self.keep_running_settings(&errors);
+                // Without a command, only the files of TLS were to be read.
+                self.keep_running_settings(&errors, !batch.commands.is_empty());
                 Progress::Done(Reply::none())
             }
             Source::Operator(command) => {
@@ -279,12 +282,12 @@ impl Service {
         }
     }
 
-    fn keep_running_settings(&mut self, errors: &[String]) {
+    fn keep_running_settings(&mut self, errors: &[String], of_file: bool) {
         self.file_refused = true;
         errors.iter().for_each(|error| self.say.warning(error));
-        self.say.warning(match self.standing.config {
-            Some(_) => "the configuration file is not used: the settings stay as they were, and so does TLS",
-            None => "the files of TLS are not used: it goes on with those that it had",
+        self.say.warning(match of_file {
+            true => "the configuration file is not used: the settings stay as they were, and so does TLS",
+            false => "the files of TLS are not used: it goes on with those that it had",
         });
     }
 

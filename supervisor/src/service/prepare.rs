@@ -107,6 +107,11 @@ impl Service {
         if let (Some((Some(path), at)), None) = (batch.last(web_stats), &batch.held.status) {
             return Some((Wanted::Status(in_jail(path)), Need::Status, at + "web_stats: "));
         }
+        if let (Some((path, at)), None) = (batch.last(ocsp), &batch.held.ocsp)
+            && !self.is_the_administrators(path)
+        {
+            return Some((Wanted::Ocsp(in_jail(path)), Need::Ocsp, at + "ssl_ocsp_response: "));
+        }
         match (batch.last(listen), &batch.held.listener) {
             (Some((local @ Local::Unix(path), at)), None) if *local != self.standing.local => {
                 let wanted = Wanted::Listener(in_jail(path), self.standing.backlog);
@@ -200,24 +205,22 @@ impl Service {
 
     /// The OCSP response, if the commands change what it is.
     fn new_ocsp(&self, batch: &mut Batch) -> Result<Option<Option<OwnedFd>>, String> {
-        let named = batch.commands.iter().rev().find_map(|placed| match &placed.command {
-            Command::SslOcsp(path) => Some(path),
-            _ => None,
-        });
-        let Some(path) = named else { return Ok(None) };
-        let is_known = self.standing.ocsp.is_none() && Some(path) == self.inheritance.settings.tls.ocsp.as_ref();
+        let Some((path, at)) = batch.last(ocsp).map(|(path, at)| (path.to_owned(), at)) else { return Ok(None) };
         match (&batch.source, batch.held.ocsp.take()) {
             (Source::File, _) => Ok(Some(None)),
-            // The administrator's file, and not one of the same name in the jail.
-            (Source::Operator(_), _) if is_known => Ok(Some(None)),
-            (Source::Operator(_), Some(file)) => keys::hold(file)
+            // And not one of the same name in the jail.
+            (Source::Operator(_), _) if self.is_the_administrators(&path) => Ok(Some(None)),
+            (Source::Operator(_), file) => file
+                .ok_or("it was not opened".to_owned())
+                .and_then(keys::hold)
                 .map(|held| Some(Some(held)))
-                .map_err(|why| format!("ssl_ocsp_response: {}: {why}", path.display())),
-            (Source::Operator(_), None) => Err(format!(
-                "ssl_ocsp_response: {}: it is not there for the control process; name it in a command of its own",
-                path.display()
-            )),
+                .map_err(|why| format!("{at}ssl_ocsp_response: {}: {why}", path.display())),
         }
+    }
+
+    /// Whether the OCSP response of this name is one that the administrator named, and not an operator.
+    fn is_the_administrators(&self, path: &Path) -> bool {
+        self.standing.ocsp.is_none() && Some(path) == self.inheritance.settings.tls.ocsp.as_deref()
     }
 
     /// The files of TLS, if they are to be read again: whenever their reading was asked for, by HUP too, and when their use changes.
@@ -291,6 +294,14 @@ fn log(command: &Command) -> Option<Option<&LogTarget>> {
     match command {
         Command::Log(Some(target)) => Some(Some(target)),
         Command::NoLog => Some(None),
+        _ => None,
+    }
+}
+
+/// Where a command has an OCSP response be.
+fn ocsp(command: &Command) -> Option<&Path> {
+    match command {
+        Command::SslOcsp(path) => Some(path),
         _ => None,
     }
 }

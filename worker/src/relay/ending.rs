@@ -65,8 +65,10 @@ impl Relay<'_> {
             Fastclose::Both => (true, true),
         };
         let nothing_held = connection.up.held.is_none() && connection.down.held.is_none();
+        // Closing says nothing about the end of a TLS session.
+        let is_untold = connection.up.ended && connection.down.session.is_some() && !connection.down.shut;
         match (up && connection.up.ended, down && connection.down.ended) {
-            _ if !nothing_held => None,
+            _ if !nothing_held || is_untold => None,
             (true, _) => Some(Side::Up),
             (_, true) => Some(Side::Down),
             (false, false) => None,

@@ -24,18 +24,20 @@ impl Relay<'_> {
         if connection.up.ended || connection.up.failed {
             exchange.answers_end();
         }
-        if exchange.is_over() {
+        let (is_over, is_answered) = (exchange.is_over(), exchange.is_answered());
+        let (is_resumed, refused) = (from == Side::Up && exchange.is_resumed(), exchange.refused());
+        if is_over {
             // From here on it is a connection like any other.
             connection.http = None;
-            return true;
         }
-        if from == Side::Up && exchange.is_resumed() {
+        if is_resumed {
+            // Even if no bytes waited for the answer: the client's end of file may have.
             self.relay(place, Side::Down);
             return self.pool[place].state == State::Relaying;
         }
-        let Some(why) = exchange.refused() else { return true };
+        let Some(why) = refused else { return true };
         // Requests before the refused one are still answered.
-        let is_done = connection.up.held.is_none() && (exchange.is_answered() || connection.up.ended);
+        let is_done = connection.up.held.is_none() && (is_answered || connection.up.ended);
         if !is_done {
             return true;
         }

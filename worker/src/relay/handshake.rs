@@ -37,7 +37,7 @@ impl Relay<'_> {
 
     fn go_on(&mut self, place: u32) -> bool {
         let down = &mut self.pool[place].down;
-        for _ in 0..ROUNDS {
+        for round in 0..=ROUNDS {
             // Who does not take what was said is not listened to.
             if !pump::flush(down, &mut self.tools) {
                 break;
@@ -52,7 +52,8 @@ impl Relay<'_> {
                 }
                 return true;
             }
-            if !down.readable || down.failed {
+            // The last round only looks at what the one before has read: no event may tell of it again.
+            if !down.readable || down.failed || round == ROUNDS {
                 break;
             }
             let buffers = self.tools.buffers();

@@ -37,7 +37,7 @@ impl Relay<'_> {
                 let connection = &mut self.pool[place];
                 connection.header_due = false;
                 // The unspecified address is nobody's, and a client without an address would pass every access list.
-                if let Some(origin) = origin.filter(|origin| !origin.client.ip().is_unspecified()) {
+                if let Some(origin) = origin.filter(|origin| !origin.client.ip().to_canonical().is_unspecified()) {
                     connection.key = Some(ClientKey::from_peer(origin.client));
                     connection.port = origin.client.port();
                     connection.origin = Some(Box::new(origin));

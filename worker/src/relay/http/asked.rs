@@ -137,7 +137,9 @@ impl Asked {
         let Some(asks) = self.answered() else { return self.lose() };
         let switched = match asks {
             Asks::Upgrade => answer.status == 101,
-            Asks::Tunnel => matches!(answer.status, 200..=299),
+            // The answer that begins a tunnel has no length (RFC 9110, 9.3.6). Servers to which CONNECT is a method like any other say one,
+            // or that there is no content, and go on with requests.
+            Asks::Tunnel => matches!(answer.status, 200..=203 | 206..=299) && answer.body.is_none(),
             Asks::Answer | Asks::Head | Asks::Unclear => false,
         };
         if self.open.is_empty() {

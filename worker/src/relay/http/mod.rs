@@ -12,7 +12,7 @@
 //! it on would let the next request, of which this side has lost track, go out under the name that its sender chose. For the same reason the
 //! unfinished head of a client that ends its side is not passed on: there are servers that take it for a request.
 //!
-//! **Other protocols within.** After `Upgrade` and CONNECT the client's bytes may be anything, but only if the server agreed (101, or 2xx). A server that did not
+//! **Other protocols within.** After `Upgrade` and CONNECT the client's bytes may be anything, but only if the server agreed (101, or 2xx that says no length). A server that did not
 //! goes on with requests. So what a client sends behind such a request waits for the answer, and answers are followed from the first one on, to know
 //! which is which. If they cannot be followed (a server that speaks unasked, an answer that ends with the connection), no switch is
 //! recognised any more, and the client's bytes are taken for what they look like.

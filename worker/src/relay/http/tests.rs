@@ -206,10 +206,13 @@ fn only_a_server_that_agrees_ends_the_rewriting() {
         &["HTTP/1.1 1", "00 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r", "\nHTTP/1.1 101 X\r\n", "\r\n\x00\x01"],
     );
     switched(connect, &["HTTP/1.1 200 Connection established\r\n\r\n"]);
-    switched(connect, &["HTTP/1.0 204\r\n", "\r\n"]);
+    switched(connect, &["HTTP/1.0 201\r\n", "\r\n"]);
     let stays =
         |request, answers: &[&str]| assert_eq!(switching(request, answers), (false, named.clone()), "{answers:?}");
     stays(UPGRADE, &["HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n"]);
+    stays(connect, &["HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"]);
+    stays(connect, &["HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"]);
+    stays(connect, &["HTTP/1.1 204 No Content\r\n\r\n"]);
     stays(UPGRADE, &["HTTP/1.1 426 No\r\n", "\r\n"]);
     stays(UPGRADE, &["nonsense"]);
     stays(connect, &["HTTP/1.1 101 X\r\n\r\n"]);

@@ -2,9 +2,8 @@
 //!
 //! A pure function of the files, so that what one process found to be good is good for all. Each reason begins with the file's name.
 
-use std::collections::BTreeMap;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -12,7 +11,7 @@ use pen_contract::tls::{Index, NamedRole, Part, Role, Suite};
 use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{Error, InconsistentKeys, RootCertStore, ServerConfig};
@@ -20,39 +19,63 @@ use zeroize::Zeroize;
 
 use super::der::{self, Ocsp};
 use super::material::Material;
+use super::names::Resolver;
 use super::signing::Key;
 use super::tickets::{Secrets, Tickets};
 
 /// What handshakes go by.
 #[derive(Debug)]
 pub struct Keyring {
-    /// For every client, unless its name is in `named`.
-    pub config: Arc<ServerConfig>,
-    /// For names whose clients are verified by authorities of their own.
-    pub named: HashMap<String, Arc<ServerConfig>>,
+    source: Arc<Source>,
+    resolver: Arc<Resolver>,
+    /// For every client, unless its name is in `own`.
+    config: Arc<ServerConfig>,
+    /// For names whose clients are verified by authorities of their own; made when a client first asks for one.
+    own: HashMap<String, OnceLock<Option<Arc<ServerConfig>>>>,
 }
 
 impl Keyring {
-    /// The configuration for clients that asked for this name, in lower case.
+    /// Whether the name that a client asks for has a say in how it is verified.
+    pub fn chooses(&self) -> bool {
+        !self.own.is_empty()
+    }
+
+    /// The configuration for clients that asked for no name, or for this one.
     pub fn config(&self, name: Option<&str>) -> &Arc<ServerConfig> {
-        name.and_then(|name| by_name(&self.named, name)).unwrap_or(&self.config)
+        name.and_then(|name| self.own(name)).unwrap_or(&self.config)
+    }
+
+    fn own(&self, name: &str) -> Option<&Arc<ServerConfig>> {
+        let (name, ready) = self.resolver.find(name)?;
+        let authorities = ready.authorities.as_ref()?;
+        let make = || self.source.config(authorities, &self.resolver).ok();
+        self.own.get(name)?.get_or_init(make).as_ref()
+    }
+
+    /// Reads what is otherwise read when a client first asks for it.
+    ///
+    /// # Errors
+    /// The file and what is wrong with it.
+    pub fn examine(&self, notices: &mut Notices) -> Result<(), String> {
+        let named = self.resolver.examine(notices);
+        let mut own = named.iter().filter_map(|ready| ready.authorities.as_ref()).filter(|_| self.chooses());
+        own.try_for_each(|own| self.source.config(own, &self.resolver).map(|_| ()))
     }
 }
 
 /// What the administrator should know about files that are good all the same.
 pub type Notices = Vec<String>;
 
-/// Builds the configurations.
+/// Builds the configurations, except for what is read when a client first asks for it.
 ///
 /// # Errors
 /// The file and what is wrong with it.
-pub fn build(material: &Material, secrets: &Arc<Secrets>) -> Result<(Keyring, Notices), String> {
-    let index = &material.index;
+pub fn build(mut material: Material, secrets: &Arc<Secrets>) -> Result<(Keyring, Notices), String> {
     let mut notices = Vec::new();
-    let mut files = Files::default();
-    let mut named: BTreeMap<&str, Files<'_>> = BTreeMap::new();
-    for part in &index.files {
-        match &part.role {
+    let mut files = Stack::default();
+    let mut named: HashMap<String, Stack> = HashMap::new();
+    for part in std::mem::take(&mut material.index.files) {
+        match part.role.clone() {
             Role::Certificate => files.certificate = Some(part),
             Role::Key => files.key = Some(part),
             Role::Authorities | Role::SystemAuthorities => files.authorities.push(part),
@@ -68,69 +91,57 @@ pub fn build(material: &Material, secrets: &Arc<Secrets>) -> Result<(Keyring, No
             }
         }
     }
-    let builder = Builder { material, provider: Arc::new(cipher_suites(&index.suites)), secrets };
-    let authorities = builder.authorities(&files.authorities, &mut notices)?;
-    let default = Arc::new(builder.certified(&files, &authorities, &mut notices)?);
-    let mut resolver = Resolver { default, named: HashMap::new() };
-    let mut own_authorities = Vec::new();
-    for (name, files) in named {
-        match builder.named(&files, &authorities, &mut notices) {
-            Ok((certified, own)) => {
-                resolver.named.insert(name.to_owned(), Arc::new(certified));
-                own_authorities.extend(own.map(|own| (name.to_owned(), own)));
-            }
-            Err(why) => notices.push(format!("{why}; the name {name} is served with the default certificate")),
-        }
-    }
-    let resolver = Arc::new(resolver);
-    let config = builder.config(&authorities, &resolver)?;
-    let mut named = HashMap::new();
-    for (name, authorities) in own_authorities.into_iter().filter(|_| index.required) {
-        named.insert(name, builder.config(&authorities, &resolver)?);
-    }
-    Ok((Keyring { config, named }, notices))
+    let with_own = named.iter().filter(|(_, files)| material.index.required && !files.authorities.is_empty());
+    let own = with_own.map(|(name, _)| (name.clone(), OnceLock::new())).collect();
+    let provider = Arc::new(cipher_suites(&material.index.suites));
+    let mut source = Source { material, provider, secrets: secrets.clone(), authorities: Authorities::default() };
+    source.authorities = source.authorities(&files.authorities, &mut notices)?;
+    let source = Arc::new(source);
+    let default = Arc::new(source.certified(&files, &source.authorities, &mut notices)?);
+    let resolver = Arc::new(Resolver::new(source.clone(), default, named));
+    let config = source.config(&source.authorities, &resolver)?;
+    Ok((Keyring { source, resolver, config, own }, notices))
 }
 
 /// The files that belong together.
-#[derive(Default)]
-struct Files<'m> {
-    certificate: Option<&'m Part>,
-    key: Option<&'m Part>,
-    authorities: Vec<&'m Part>,
-    ocsp: Option<&'m Part>,
+#[derive(Debug, Default)]
+pub struct Stack {
+    certificate: Option<Part>,
+    key: Option<Part>,
+    authorities: Vec<Part>,
+    ocsp: Option<Part>,
 }
 
 /// Certification authorities, and from where they are.
-#[derive(Default)]
-struct Authorities {
+#[derive(Debug, Default)]
+pub struct Authorities {
     certificates: Vec<CertificateDer<'static>>,
     path: String,
     /// Nobody chose them.
     system: bool,
 }
 
-struct Builder<'m> {
-    material: &'m Material,
+/// What certificates and configurations are made of.
+#[derive(Debug)]
+pub struct Source {
+    material: Material,
     provider: Arc<CryptoProvider>,
-    secrets: &'m Arc<Secrets>,
+    secrets: Arc<Secrets>,
+    /// Who verifies clients and completes chains, unless a name has its own.
+    authorities: Authorities,
 }
 
-impl Builder<'_> {
+impl Source {
     fn index(&self) -> &Index {
         &self.material.index
     }
 
     /// The certificate with its chain, its key and its OCSP response.
-    fn certified(
-        &self,
-        files: &Files<'_>,
-        issuers: &Authorities,
-        notices: &mut Notices,
-    ) -> Result<CertifiedKey, String> {
-        let part = files.certificate.ok_or("no certificate was given")?;
+    fn certified(&self, files: &Stack, issuers: &Authorities, notices: &mut Notices) -> Result<CertifiedKey, String> {
+        let part = files.certificate.as_ref().ok_or("no certificate was given")?;
         let mut chain = self.certificates(part)?;
         complete(&mut chain, &issuers.certificates);
-        let key_part = files.key.unwrap_or(part);
+        let key_part = files.key.as_ref().unwrap_or(part);
         let key = self.key(key_part)?;
         let mut certified = CertifiedKey::new(chain, Arc::new(key));
         certified.keys_match().map_err(|error| match error {
@@ -139,7 +150,7 @@ impl Builder<'_> {
             }
             error => format!("{}: the certificate cannot be used: {error}", part.path),
         })?;
-        certified.ocsp = match files.ocsp {
+        certified.ocsp = match &files.ocsp {
             Some(ocsp) => self.ocsp(ocsp, notices)?,
             None => None,
         };
@@ -147,13 +158,11 @@ impl Builder<'_> {
     }
 
     /// The same for a server name, with authorities of its own if it has any.
-    fn named(
-        &self,
-        files: &Files<'_>,
-        issuers: &Authorities,
-        notices: &mut Notices,
-    ) -> Result<(CertifiedKey, Option<Authorities>), String> {
-        match (files.certificate, files.key) {
+    ///
+    /// # Errors
+    /// The file and what is wrong with it.
+    pub fn named(&self, files: &Stack, notices: &mut Notices) -> Result<(CertifiedKey, Option<Authorities>), String> {
+        match (&files.certificate, &files.key) {
             (Some(_), Some(_)) => {}
             (Some(certificate), None) => return Err(format!("{}: there is no .key for it", certificate.path)),
             (None, Some(key)) => return Err(format!("{}: there is no .crt for it", key.path)),
@@ -166,7 +175,7 @@ impl Builder<'_> {
             true => None,
             false => Some(self.authorities(&files.authorities, notices)?),
         };
-        let certified = self.certified(files, own.as_ref().unwrap_or(issuers), notices)?;
+        let certified = self.certified(files, own.as_ref().unwrap_or(&self.authorities), notices)?;
         Ok((certified, own))
     }
 
@@ -222,7 +231,7 @@ impl Builder<'_> {
     }
 
     /// The certificates of authorities; those that cannot be used are named and left out, but for the system's.
-    fn authorities(&self, parts: &[&Part], notices: &mut Notices) -> Result<Authorities, String> {
+    fn authorities(&self, parts: &[Part], notices: &mut Notices) -> Result<Authorities, String> {
         let mut all = Authorities { system: true, ..Authorities::default() };
         for part in parts {
             let system = part.role == Role::SystemAuthorities;
@@ -283,29 +292,6 @@ impl Builder<'_> {
         }
         digest.finish().as_ref().try_into().unwrap_or_default()
     }
-}
-
-/// The certificates by name.
-#[derive(Debug)]
-struct Resolver {
-    default: Arc<CertifiedKey>,
-    named: HashMap<String, Arc<CertifiedKey>>,
-}
-
-impl ResolvesServerCert for Resolver {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let named = hello.server_name().and_then(|name| by_name(&self.named, &name.to_ascii_lowercase()));
-        Some(named.unwrap_or(&self.default).clone())
-    }
-}
-
-/// What there is for a name: under the name itself, or under a `*` in the place of its first label.
-fn by_name<'n, T>(named: &'n HashMap<String, T>, name: &str) -> Option<&'n T> {
-    if named.is_empty() {
-        return None;
-    }
-    let name = name.strip_suffix('.').unwrap_or(name);
-    named.get(name).or_else(|| named.get(&format!("*.{}", name.split_once('.')?.1)))
 }
 
 /// Puts the issuers behind a certificate that stands alone, as far as they are known. The last, which signed itself, every client has or

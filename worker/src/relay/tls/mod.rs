@@ -1,13 +1,14 @@
 //! TLS towards clients.
 //!
 //! `session` is one client's session. `keyring` makes the configurations that all of them go by out of the files that came from the
-//! supervisor (`material`, with as much of DER as that takes in `der`); `signing` holds the private key; `tickets` lets a session go on at
+//! supervisor (`material`, with as much of DER as that takes in `der`), those of server names when they are first asked for (`names`); `signing` holds the private key; `tickets` lets a session go on at
 //! any worker. `failure` finds the words for what went wrong.
 
 mod der;
 mod failure;
 mod keyring;
 mod material;
+mod names;
 mod session;
 mod signing;
 mod tickets;
@@ -43,7 +44,7 @@ impl Tls {
         let current = material::secret(&current).ok_or_else(none)?;
         let previous = previous.map(|previous| material::secret(&previous).ok_or_else(none)).transpose()?;
         let secrets = Secrets::new(&current, previous.as_ref().map(|bytes| bytes.as_slice())).ok_or_else(none)?;
-        let (keyring, _) = keyring::build(&Material::new(start.files)?, &secrets)?;
+        let (keyring, _) = keyring::build(Material::new(start.files)?, &secrets)?;
         Ok(Tls { keyring: Arc::new(keyring), secrets })
     }
 
@@ -52,7 +53,7 @@ impl Tls {
     /// # Errors
     /// The file and what is wrong with it; nothing has changed.
     pub fn replace(&mut self, files: OwnedFd) -> Result<(), String> {
-        let (keyring, _) = keyring::build(&Material::new(files)?, &self.secrets)?;
+        let (keyring, _) = keyring::build(Material::new(files)?, &self.secrets)?;
         self.keyring = Arc::new(keyring);
         Ok(())
     }
@@ -77,5 +78,6 @@ impl Tls {
 /// The file and what is wrong with it.
 pub fn examine(files: OwnedFd) -> Result<Vec<String>, String> {
     let secrets = Secrets::new(&[0; TICKET_SECRET], None).ok_or("no ticket secret can be made")?;
-    keyring::build(&Material::new(files)?, &secrets).map(|(_, notices)| notices)
+    let (keyring, mut notices) = keyring::build(Material::new(files)?, &secrets)?;
+    keyring.examine(&mut notices).map(|()| notices)
 }

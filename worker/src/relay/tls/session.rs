@@ -90,9 +90,9 @@ impl Session {
     /// # Errors
     /// The configuration cannot serve anybody.
     pub fn new(keyring: Arc<Keyring>) -> Result<Session, rustls::Error> {
-        let stage = match keyring.named.is_empty() {
-            true => Stage::Serving(UnbufferedServerConnection::new(keyring.config.clone())?),
-            false => Stage::Choosing(keyring),
+        let stage = match keyring.chooses() {
+            false => Stage::Serving(UnbufferedServerConnection::new(keyring.config(None).clone())?),
+            true => Stage::Choosing(keyring),
         };
         Ok(Session {
             stage,
@@ -271,7 +271,7 @@ impl Stage {
             let config = match hello(records) {
                 Hello::Incomplete if records.len() < INCOMPLETE => return None,
                 // What is no hello finds its error in any configuration.
-                Hello::Incomplete | Hello::Broken => keyring.config.clone(),
+                Hello::Incomplete | Hello::Broken => keyring.config(None).clone(),
                 Hello::For(name) => keyring.config(name.as_deref()).clone(),
             };
             *self = Stage::Serving(UnbufferedServerConnection::new(config).ok()?);
@@ -300,7 +300,7 @@ fn hello(mut records: &[u8]) -> Hello {
         }
         match acceptor.accept() {
             Ok(Some(accepted)) => {
-                return Hello::For(accepted.client_hello().server_name().map(str::to_ascii_lowercase));
+                return Hello::For(accepted.client_hello().server_name().map(str::to_owned));
             }
             Ok(None) => {}
             Err(_) => return Hello::Broken,

@@ -25,7 +25,7 @@ fn keyring() -> Arc<Keyring> {
         assert_eq!(rustix::io::write(&memory, bytes).unwrap(), bytes.len());
     }
     let secrets = Secrets::new(&[1; TICKET_SECRET], None).unwrap();
-    Arc::new(keyring::build(&Material::new(memory).unwrap(), &secrets).unwrap().0)
+    Arc::new(keyring::build(Material::new(memory).unwrap(), &secrets).unwrap().0)
 }
 
 /// Trusts whatever it is shown: not what these tests are about.

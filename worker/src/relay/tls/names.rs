@@ -1,0 +1,85 @@
+//! Certificates by server name. A name's files are read when a client first asks for it: a thousand private keys take a worker longer to read than
+//! its clients can be kept waiting, be it at the start or at HUP. They were all examined before, so that nothing new comes out here.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+use super::keyring::{Authorities, Notices, Source, Stack};
+
+/// The certificate of every client: its name's, or the default.
+#[derive(Debug)]
+pub struct Resolver {
+    source: Arc<Source>,
+    default: Arc<CertifiedKey>,
+    names: HashMap<String, Name>,
+}
+
+/// A server name.
+#[derive(Debug)]
+struct Name {
+    files: Stack,
+    /// None: the files are not in order, as whoever examined them has said.
+    ready: OnceLock<Option<Ready>>,
+}
+
+/// What the clients of a name are served with.
+#[derive(Debug)]
+pub struct Ready {
+    certified: Arc<CertifiedKey>,
+    /// By whom its clients are verified, if not by the authorities of all.
+    pub authorities: Option<Authorities>,
+}
+
+impl Resolver {
+    /// With the files of each name, none of which is read now.
+    pub fn new(source: Arc<Source>, default: Arc<CertifiedKey>, names: HashMap<String, Stack>) -> Resolver {
+        let name = |files| Name { files, ready: OnceLock::new() };
+        let names = names.into_iter().map(|(text, files)| (text, name(files))).collect();
+        Resolver { source, default, names }
+    }
+
+    /// What there is for a name, and under which name that is: the name itself, or a `*` in the place of its first label.
+    pub fn find(&self, name: &str) -> Option<(&str, &Ready)> {
+        if self.names.is_empty() {
+            return None;
+        }
+        let name = name.to_ascii_lowercase();
+        let name = name.strip_suffix('.').unwrap_or(&name);
+        self.at(name).or_else(|| self.at(&format!("*.{}", name.split_once('.')?.1)))
+    }
+
+    fn at(&self, name: &str) -> Option<(&str, &Ready)> {
+        let (text, name) = self.names.get_key_value(name)?;
+        let ready = name.ready.get_or_init(|| self.read(&name.files, &mut Vec::new()).ok());
+        ready.as_ref().map(|ready| (text.as_str(), ready))
+    }
+
+    fn read(&self, files: &Stack, notices: &mut Notices) -> Result<Ready, String> {
+        let (certified, authorities) = self.source.named(files, notices)?;
+        Ok(Ready { certified: Arc::new(certified), authorities })
+    }
+
+    /// Reads the files of all names, in order: those that are good.
+    pub fn examine(&self, notices: &mut Notices) -> Vec<Ready> {
+        let mut names: Vec<_> = self.names.iter().collect();
+        names.sort_by_key(|(text, _)| *text);
+        let read = |(text, name): (&String, &Name)| match self.read(&name.files, notices) {
+            Ok(ready) => Some(ready),
+            Err(why) => {
+                notices.push(format!("{why}; the name {text} is served with the default certificate"));
+                None
+            }
+        };
+        names.into_iter().filter_map(read).collect()
+    }
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let named = hello.server_name().and_then(|name| self.find(name));
+        Some(named.map_or(&self.default, |(_, ready)| &ready.certified).clone())
+    }
+}
