@@ -21,7 +21,10 @@ fuzz_target!(|data: &[u8]| {
         write(version, Some(&origin), &mut bytes);
         let (end, again) = read(&bytes).expect("what is written is a header").expect("it is whole");
         let again = again.expect("it says whom the connection comes from");
-        assert_eq!((end, again.client.port(), again.local.port()), (bytes.len(), origin.client.port(), origin.local.port()));
+        assert_eq!(
+            (end, again.client.port(), again.local.port()),
+            (bytes.len(), origin.client.port(), origin.local.port())
+        );
         assert_eq!(again.client.ip().to_canonical(), origin.client.ip().to_canonical());
         assert_eq!(again.local.ip().to_canonical(), origin.local.ip().to_canonical());
     }
