@@ -240,6 +240,8 @@ pub enum ToWorker {
     /// Places of a dead worker are free again: what the shared eventfd says when a worker frees one. The supervisor does not write there, where
     /// a worker that was taken over could have it wait.
     Freed,
+    /// A sibling has died, and may have written anything over the table before: say anew there what only this worker knows about itself.
+    Restate,
 }
 
 /// From the control process to the supervisor, until it is ready: as a worker.

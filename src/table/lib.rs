@@ -183,7 +183,7 @@ impl Table {
     pub fn bury(&self, worker: u32) -> bool {
         let numbers = Numbers { view: self.view(), worker };
         if worker < self.layout.shape.workers {
-            self.view().shards().for_each(|shard| shard.state.lock.0.lock.bury(worker));
+            self.view().bury_locks(worker);
             self.view().bury_counts(worker);
             self.view().loads[worker as usize].open.store(0, Relaxed);
             numbers.bury();

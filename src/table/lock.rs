@@ -77,6 +77,14 @@ impl Lock {
         self.leave(worker + 1, ORPHANED);
     }
 
+    /// Makes the lock, if it is in the name of a worker beyond `workers`, available as orphaned: there is no such worker.
+    pub fn bury_impossible(&self, workers: u32) {
+        let owner = self.0.word.load(Relaxed) & (OWNER | ORPHANED);
+        if owner > workers && owner & ORPHANED == 0 {
+            self.leave(owner, ORPHANED);
+        }
+    }
+
     /// Makes it the lock of somebody who died, whatever it was.
     #[cfg(all(test, not(loom)))]
     pub fn orphan(&self) {

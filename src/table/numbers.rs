@@ -114,6 +114,52 @@ impl Numbers<'_> {
         None
     }
 
+    /// Makes the numbers that are noted as this worker's those that it has: `mine`, a word for each of the array. Numbers of workers that
+    /// cannot be are freed too: of those nobody else is rid.
+    pub fn restate(self, mine: &[u64], limit: u32, waits: bool) {
+        let globals = self.view.globals;
+        let highest = (0u32..).zip(mine).filter(|(_, word)| **word != 0).map(|(index, _)| index * 8 + 8).max();
+        globals.high_water.0.fetch_max(highest.unwrap_or(0), Relaxed);
+        // Below the limit also what the high water is silent about, if that was lowered.
+        let used = globals.high_water.0.load(Relaxed).max(limit).div_ceil(8) as usize;
+        for (index, word) in self.view.owners.iter().enumerate().take(used) {
+            let mine = mine.get(index).copied().unwrap_or(0);
+            let mut seen = word.load(Relaxed);
+            // As in `release`.
+            for _ in 0..TRIES {
+                let right = self.restated(seen, mine);
+                match word.compare_exchange(seen, right, AcqRel, Relaxed) {
+                    _ if right == seen => break,
+                    Ok(_) => break,
+                    Err(now) => seen = now,
+                }
+            }
+        }
+        self.lower_hint(0);
+        let workers = u64::MAX >> (64 - self.view.layout.shape.workers.clamp(1, 64));
+        globals.waiting.0.fetch_and(workers, Relaxed);
+        match waits {
+            true => self.wait(),
+            false => self.stop_waiting(),
+        }
+    }
+
+    /// A word of owner bytes as it should be, as far as this worker knows.
+    fn restated(self, seen: u64, mine: u64) -> u64 {
+        (0..8).map(|place| place * 8).fold(0, |word, shift| {
+            let (owner, own) = (seen >> shift & 0xff, mine >> shift & 0xff);
+            let others = owner != self.byte() && owner <= u64::from(self.view.layout.shape.workers);
+            word | if own == 0 && others { owner } else { own } << shift
+        })
+    }
+
+    /// The words that [`Numbers::restate`] wants.
+    pub fn note(self, mine: &mut [u64], number: u32) {
+        if let Some(word) = mine.get_mut(number as usize / 8) {
+            *word |= self.byte() << (number % 8 * 8);
+        }
+    }
+
     /// Says that a number is free.
     fn lower_hint(self, number: u32) {
         let hint = &self.view.globals.lowest_free.0;

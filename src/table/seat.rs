@@ -61,6 +61,29 @@ impl<'t> Seat<'t> {
         }
     }
 
+    /// Says anew all that the table holds in this worker's name: the number of each of its connections and, if it has a place at a
+    /// server, that one's row. For when a sibling may have written anything over the table: only this worker knows its own. `limit`: as for
+    /// [`Seat::claim_connection`]. Not while this seat has a lock. Returns whether a paused worker waits: places may be free by this.
+    #[must_use]
+    pub fn restate(&self, limit: u32, open: impl Iterator<Item = (u32, Option<u32>)>) -> bool {
+        let rows = self.view.rows(self.worker);
+        let mut numbers = vec![0; self.view.owners.len()];
+        let mut counts = vec![0u32; rows.len()];
+        for (number, server) in open {
+            self.numbers().note(&mut numbers, number);
+            if let Some(count) = server.and_then(|server| counts.get_mut(server as usize)) {
+                *count += 1;
+            }
+        }
+        for (row, count) in rows.iter().zip(counts) {
+            row.restate(count);
+        }
+        self.numbers().restate(&numbers, limit, self.waits.get());
+        // It has no lock now, so what is locked in its name nobody would ever unlock.
+        self.view.bury_locks(self.worker);
+        self.numbers().anyone_waits()
+    }
+
     /// Locks the shard of a client for as short as the caller holds it; waits at most a few milliseconds, and while a lock is known
     /// to be stuck, not at all.
     ///

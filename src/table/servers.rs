@@ -75,6 +75,13 @@ impl Row {
         self.connections.store(self.connections.load(Relaxed).saturating_sub(1), Release);
     }
 
+    /// Sets the count to what its worker knows; what is right is not written, for others read it.
+    pub fn restate(&self, connections: u32) {
+        if self.connections.load(Relaxed) != connections {
+            self.connections.store(connections, Release);
+        }
+    }
+
     pub fn add_bytes(&self, sent: u64, received: u64) {
         self.sent.store(self.sent.load(Relaxed).wrapping_add(sent), Relaxed);
         self.received.store(self.received.load(Relaxed).wrapping_add(received), Relaxed);
@@ -153,15 +160,22 @@ impl View<'_> {
 
     /// Takes back what a dead worker held of the servers.
     pub fn bury_counts(self, worker: u32) {
-        for row in self.rows(worker).iter().filter(|row| row.connections.load(Relaxed) != 0) {
-            row.connections.store(0, Release);
+        self.rows(worker).iter().for_each(|row| row.restate(0));
+    }
+
+    /// Makes orphans of all locks that are a worker's, or in the name of one that there is not.
+    pub fn bury_locks(self, worker: u32) {
+        let shards = self.shards().map(|shard| &shard.state.lock.0.lock);
+        for lock in shards.chain(self.servers.iter().map(|server| &server.limits.0)) {
+            lock.bury(worker);
+            lock.bury_impossible(self.layout.shape.workers);
         }
-        self.servers.iter().for_each(|server| server.limits.0.bury(worker));
     }
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use crate::sync::Ordering::Relaxed;
     use crate::{Blacklist, ServerTotals, Shape, Table};
 
     fn table() -> Table {
@@ -260,6 +274,28 @@ mod tests {
         assert_eq!(second.fewest_open(), Some(u32::MAX - 1));
         table.bury(2);
         assert_eq!((first.fewest_open(), second.fewest_open()), (Some(7), None));
+    }
+
+    #[test]
+    fn what_a_stranger_wrote_over_everything_is_put_right_by_the_living() {
+        for word in [1, 2, 3, 4, 0x0101, 0x0102, 0x4141] {
+            let table = table();
+            let seats = [table.seat(0), table.seat(1)];
+            let numbers = seats.each_ref().map(|seat| seat.claim_connection(8).unwrap());
+            assert!(seats[0].reserve(1, None));
+            table.memory.words().iter().take(1 << 21).for_each(|each| each.store(word, Relaxed));
+            table.bury(2);
+            let _ = seats[0].restate(8, [(numbers[0], Some(1))].into_iter());
+            let _ = seats[1].restate(8, [(numbers[1], None)].into_iter());
+            let counts = [0, 1, 2].map(|server| table.server_totals(server).connections);
+            assert_eq!(counts, [0, 1, 0], "{word:x}");
+            assert_eq!(numbers.map(|number| table.connection_owner(number)), [Some(0), Some(1)], "{word:x}");
+            assert_eq!(table.connections_open(), 2, "{word:x}");
+            assert_eq!(seats[0].claim_connection(8), Some(2), "{word:x}");
+            assert!(!table.bury(2), "{word:x}: nobody waits");
+            assert!(seats[1].reserve(1, Some(2)) && !seats[1].reserve(1, Some(2)), "{word:x}");
+            assert!(seats[1].lock([1; 16]).is_ok(), "{word:x}");
+        }
     }
 
     #[test]

@@ -44,6 +44,7 @@ struct Due {
     /// Sent if there is a daemon; if not, the worker asks again.
     syslog: bool,
     close: Option<u32>,
+    restate: bool,
     freed: bool,
     stop: bool,
 }
@@ -85,8 +86,8 @@ impl Worker {
 
     /// The channel, to be polled for reading, and for writing too if something waits to be sent.
     pub(crate) fn channel(&self) -> Option<(BorrowedFd<'_>, bool)> {
-        let Due { settings, listener, log, tls, secret, close, freed, stop, .. } = self.due;
-        let due = settings || listener || log || tls || secret || close.is_some() || freed || stop;
+        let Due { settings, listener, log, tls, secret, close, restate, freed, stop, .. } = self.due;
+        let due = settings || listener || log || tls || secret || close.is_some() || restate || freed || stop;
         Some((self.peer.channel()?, due))
     }
 
@@ -154,6 +155,11 @@ impl Worker {
         self.due.freed = true;
     }
 
+    /// Has the order to say anew what it holds sent by [`Worker::send_due`].
+    pub(crate) fn order_restatement(&mut self) {
+        self.due.restate = true;
+    }
+
     /// Has the order to end sent by [`Worker::send_due`].
     pub(crate) fn order_stop(&mut self) {
         self.due.stop = true;
@@ -195,6 +201,9 @@ impl Worker {
         }
         if due.settings && due.close.is_none() && !due.log && !due.tls {
             due.settings = full(ToWorker::Settings, Some(inheritance.encoded.as_fd()));
+        }
+        if due.restate {
+            due.restate = full(ToWorker::Restate, None);
         }
         if due.freed {
             due.freed = full(ToWorker::Freed, None);

@@ -181,8 +181,8 @@ fn a_worker_that_reports_too_much_is_killed() {
 
 fn a_worker_that_jams_the_shared_eventfd_holds_up_no_supervisor() {
     let mut pen = Pen::new("jams and dies").foreground();
-    // The sibling hears of the dead worker's places all the same.
-    wait_for("the news", || pen.pen.read("pen.log").contains("freed\n"));
+    // The sibling hears of the dead worker's places all the same, and is asked for what it has.
+    wait_for("the news", || ["freed\n", "restated\n"].iter().all(|line| pen.pen.read("pen.log").contains(line)));
     wait_for("a message", || pen.errors().contains("worker 0 (pid "));
     wait_for("a replacement", || pen.workers().len() == 2 && pen.pen.read("pen.log").matches("started\n").count() == 2);
     pen.signal(Signal::SIGTERM);

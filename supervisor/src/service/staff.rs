@@ -56,6 +56,8 @@ impl Service {
         if self.inheritance.table.bury(u32::from(death.id.0)) {
             self.crew.workers_mut().for_each(|worker| worker.tell_freed());
         }
+        // Nobody can tell whether it was in a stranger's hands; what is wrong in the names of the living only they can put right.
+        self.crew.workers_mut().for_each(|worker| worker.order_restatement());
         match self.phase {
             Phase::Starting if !death.was_ready => return Err(StartError(death.start_failure())),
             Phase::Starting | Phase::Serving => self.replace(&death, now),

@@ -454,6 +454,7 @@ fn obey(
                 channel.send(&FromWorker::Listening, None).unwrap();
             }
             Ok(Received::Message(ToWorker::Freed, _)) => say(&mut log, "freed\n"),
+            Ok(Received::Message(ToWorker::Restate, _)) => say(&mut log, "restated\n"),
             Ok(Received::Message(ToWorker::Close { number }, _)) => say(&mut log, &format!("close {number}\n")),
             Ok(Received::Message(ToWorker::Explain { serial, client }, _)) => {
                 // A worker that was taken over would tell the operator's terminal more.

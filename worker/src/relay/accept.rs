@@ -346,7 +346,7 @@ impl Relay<'_> {
     }
 
     /// Has every worker look for clients.
-    fn wake_workers(&self) {
+    pub(super) fn wake_workers(&self) {
         let wake = || rustix::io::write(&self.freed, &1u64.to_ne_bytes());
         // Nobody counts so far; but a worker that was taken over can fill the counter, so that no write wakes anybody until it is read.
         if wake() == Err(Errno::AGAIN) {

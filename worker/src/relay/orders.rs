@@ -80,6 +80,7 @@ impl Relay<'_> {
                     self.accept();
                 }
             }
+            (ToWorker::Restate, _) => self.restate(),
             (ToWorker::Syslog, Some(daemon)) => self.debug.connect(daemon),
             (ToWorker::Ping { serial }, _) => self.supervisor.answer(FromWorker::Pong { serial }),
             (
@@ -96,6 +97,17 @@ impl Relay<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Says anew in the table what is open here.
+    fn restate(&mut self) {
+        let size = self.settings.table_size();
+        let open = self.pool.iter().map(|open| (open.number, open.target.map(|target| target.row(size))));
+        let wanted = self.seat.restate(self.settings.connections_max, open);
+        self.seat.set_open(self.published);
+        if wanted {
+            self.wake_workers();
+        }
     }
 
     /// Works by new settings from now on.

@@ -1,6 +1,7 @@
 //! What the supervisor orders.
 
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::*;
 
@@ -70,6 +71,37 @@ fn a_place_that_another_worker_leaves_is_taken_when_the_supervisor_or_the_eventf
         assert_eq!(read(&mut backend.accept(), 1), b"?");
         drop(client);
         rig.report_until(|report| report.is_empty());
+    }
+}
+
+#[test]
+fn what_a_stranger_wrote_over_the_table_is_put_right_when_he_is_gone() {
+    let backend = Backend::new();
+    let limited = backend.definition().map(|server| Server { hard: 2, soft: 2, ..server });
+    // As counts, owner bytes and locks: its own, the dead one's, and those of workers that cannot be. None so large that the table grows to
+    // all that it has room for.
+    for word in [1, 2, 0x0101, 0x4141] {
+        let mut rig = Rig::start_among(2, settings([limited.clone()]));
+        let (mut client, mut server) = connected(&rig, &backend);
+        let number = rig.report()[0].number;
+        // More than this small table uses.
+        rig.table.words().iter().take(1 << 21).for_each(|each| each.store(word, Relaxed));
+        assert_ne!(rig.table.server_totals(0).connections, 1);
+        rig.table.bury(1);
+        // What is said about servers, nobody knows better; operators put them back into use.
+        rig.table.clear_blacklist(0);
+        rig.send(&ToWorker::Restate, None);
+        assert_eq!(rig.report().len(), 1);
+        assert_eq!(rig.table.server_totals(0).connections, 1, "{word:x}");
+        assert_eq!((rig.table.connection_owner(number), rig.table.connections_open()), (Some(0), 1), "{word:x}");
+        client.write_all(b"x").unwrap();
+        assert_eq!(read(&mut server, 1), b"x");
+        // There is room for one more, and it is remembered.
+        let second = connected(&rig, &backend);
+        assert_eq!((rig.table.server_totals(0).connections, rig.table.connections_open()), (2, 2), "{word:x}");
+        drop((client, server, second));
+        rig.report_until(|report| report.is_empty());
+        assert_eq!((rig.table.server_totals(0).connections, rig.table.connections_open()), (0, 0), "{word:x}");
     }
 }
 
