@@ -62,9 +62,9 @@ fn thousands_of_connections_are_shared_out_evenly_and_a_death_costs_no_other_one
     if !needs_root("thousands_of_connections_are_shared_out_evenly_and_a_death_costs_no_other_one") {
         return;
     }
-    let all = clients_possible(8000);
+    let all = clients_possible(10_000);
     let servers: Vec<Silent> = (0..all.div_ceil(4000)).map(|_| Silent::new()).collect();
-    let builder = Pen::builder().workers(WORKERS).options(["-r", "-x", "9000"]);
+    let builder = Pen::builder().workers(WORKERS).options(["-r", "-x", "11000"]);
     let builder = servers.iter().fold(builder, |builder, server| builder.server_as(server.port.address().to_string()));
     let pen = builder.start();
     let workers = pen.workers();

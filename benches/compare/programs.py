@@ -21,6 +21,8 @@ class Job:
     sticky: bool = True
     clients: int = 20000
     splice: bool = False
+    # The file with certificate and key, if clients speak TLS.
+    certificate: str = ""
 
 
 class Program:
@@ -30,7 +32,7 @@ class Program:
         self.name, self.path, self.multi = name, path, multi
 
     def can(self, job):
-        return self.multi or job.workers == 1
+        return (self.multi or job.workers == 1) and (self.plain or bool(job.certificate))
 
     def command(self, job, directory):
         raise NotImplementedError
@@ -40,6 +42,8 @@ class Program:
         return (text.stdout + text.stderr).strip().splitlines()[0]
 
     version_option = "-v"
+    # Balances without TLS, too.
+    plain = True
 
 
 class Pen(Program):
@@ -47,7 +51,7 @@ class Pen(Program):
     version_option = "--version"
 
     def command(self, job, directory):
-        modes = [] if job.sticky else ["-r"]
+        modes = ([] if job.sticky else ["-r"]) + (["-E", job.certificate] if job.certificate else [])
         return [self.path, "-f", "-x", str(CONNECTIONS), "-c", str(job.clients), "--workers", str(job.workers), *modes,
                 f"127.0.0.1:{job.port}", *[f"127.0.0.1:{server}" for server in job.servers]]
 
@@ -56,7 +60,7 @@ class OldPen(Program):
     """The original, which has one process and no `-V`."""
 
     def command(self, job, directory):
-        modes = [] if job.sticky else ["-r"]
+        modes = ([] if job.sticky else ["-r"]) + (["-E", job.certificate] if job.certificate else [])
         servers = [f"127.0.0.1:{server}" for server in job.servers]
         return [self.path, "-f", "-x", str(CONNECTIONS), "-c", str(job.clients), "-S", str(len(servers) + 1), *modes,
                 f"127.0.0.1:{job.port}", *servers]
@@ -72,6 +76,7 @@ class Haproxy(Program):
         sticky = f"stick-table type ip size {max(job.clients, 1000)} expire 1h\n stick on src\n" if job.sticky else ""
         # With splice it wants descriptors for pipes, too.
         splice = " option splice-auto\n" if job.splice else ""
+        tls = f" ssl crt {job.certificate} ssl-min-ver TLSv1.2" if job.certificate else ""
         servers = "".join(f" server s{n} 127.0.0.1:{port}\n" for n, port in enumerate(job.servers))
         path = os.path.join(directory, "haproxy.cfg")
         with open(path, "w", encoding="ascii") as file:
@@ -84,7 +89,7 @@ defaults
  timeout client 10m
  timeout server 10m
 {splice}listen all
- bind 127.0.0.1:{job.port} backlog 4096
+ bind 127.0.0.1:{job.port} backlog 4096{tls}
  balance roundrobin
  {sticky}{servers}""")
         return [self.path, "-db", "-f", path]
@@ -98,6 +103,8 @@ class Nginx(Program):
         load = f"load_module {modules};\n" if os.path.exists(modules) else ""
         sticky = "hash $remote_addr consistent;" if job.sticky else ""
         servers = "".join(f"server 127.0.0.1:{port};" for port in job.servers)
+        certificate = f"ssl_certificate {job.certificate}; ssl_certificate_key {job.certificate};"
+        tls = f"{certificate} ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache shared:tls:10m;" if job.certificate else ""
         path = os.path.join(directory, "nginx.conf")
         with open(path, "w", encoding="ascii") as file:
             file.write(f"""{load}user root;
@@ -109,17 +116,40 @@ error_log stderr crit;
 events {{ worker_connections {CONNECTIONS}; }}
 stream {{
  upstream all {{ {sticky} {servers} }}
- server {{ listen 127.0.0.1:{job.port} backlog=4096; proxy_pass all; proxy_connect_timeout 5s; proxy_timeout 10m; }}
+ server {{ listen 127.0.0.1:{job.port} backlog=4096{" ssl" if job.certificate else ""}; {tls} proxy_pass all; proxy_connect_timeout 5s; proxy_timeout 10m; }}
 }}
 """)
         return [self.path, "-p", directory, "-c", path]
+
+
+class Hitch(Program):
+    """hitch, which speaks TLS and passes all to one server."""
+    version_option = "--version"
+    plain = False
+
+    def command(self, job, directory):
+        path = os.path.join(directory, "hitch.conf")
+        with open(path, "w", encoding="ascii") as file:
+            file.write(f"""frontend = "[127.0.0.1]:{job.port}"
+backend = "[127.0.0.1]:{job.servers[0]}"
+pem-file = "{job.certificate}"
+workers = {job.workers}
+daemon = off
+quiet = on
+tls-protos = TLSv1.2 TLSv1.3
+backlog = 4096
+user = "nobody"
+group = "nogroup"
+ocsp-dir = ""
+""")
+        return [self.path, "--config", path]
 
 
 def found(pen):
     """All programs that are on this machine, `pen` first."""
     programs = [Pen("pen", pen)]
     for kind, name, command, multi in [(Haproxy, "haproxy", "haproxy", True), (Nginx, "nginx", "nginx", True),
-                                       (OldPen, "pen 0.34", "/usr/bin/pen", False)]:
+                                       (Hitch, "hitch", "hitch", True), (OldPen, "pen 0.34", "/usr/bin/pen", False)]:
         path = shutil.which(command, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
         if path and not (kind is OldPen and os.path.samefile(path, pen)):
             programs.append(kind(name, path, multi))

@@ -1,4 +1,4 @@
-//! What the hot structures of a relay worker cost: selection, timers, log lines. `cargo bench -p pen-worker`; the shared table has its
+//! What the hot structures of a relay worker cost: selection, timers, log lines, heads of HTTP (`-H`). `cargo bench -p pen-worker`; the shared table has its
 //! own in `src/table/benches`.
 
 use std::hint::black_box;
@@ -14,6 +14,7 @@ use pen_worker::measured::connect::Servers;
 use pen_worker::measured::connection::Pool;
 use pen_worker::measured::queue::{Queue, STEP};
 use pen_worker::measured::request_log::LogWriter;
+use pen_worker::parts::Exchange;
 
 fn settings(servers: u32, selection: Selection) -> Settings {
     let address = Address::Inet("127.0.0.1:80".parse().expect("an address"));
@@ -83,5 +84,29 @@ fn log_line(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(hot, selection, timers, log_line);
+/// A request and its answer on an open connection.
+fn http(criterion: &mut Criterion) {
+    const SMALL: &str = "GET /some/page?of=many HTTP/1.1\r\nHost: example.org\r\n\r\n";
+    const BROWSER: &str = "GET /some/page?of=many HTTP/1.1\r\nHost: example.org\r\n\
+        User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\n\
+        Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n\
+        Accept-Language: de,en-US;q=0.7,en;q=0.3\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n\
+        Referer: https://example.org/some/\r\nConnection: keep-alive\r\n\
+        Cookie: session=0123456789abcdef0123456789abcdef; theme=dark; consent=yes\r\n\
+        X-Forwarded-For: 192.0.2.1\r\nSec-Fetch-Dest: document\r\nSec-Fetch-Mode: navigate\r\n\r\n";
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 5\r\n\r\nhello";
+    let mut group = criterion.benchmark_group("HTTP request and answer");
+    for (name, request) in [("small", SMALL), ("of a browser", BROWSER)] {
+        let (mut exchange, mut out) = (Exchange::new(client(), false), Vec::new());
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let passed = exchange.request(black_box(request.as_bytes()), &mut out).len();
+                assert!(passed > request.len(), "it is named");
+                exchange.answer(black_box(answer));
+            });
+        });
+    }
+}
+
+criterion_group!(hot, selection, timers, log_line, http);
 criterion_main!(hot);

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::time::Timespec;
 
+use super::link::{Link, Sessions, Tls};
 use super::request::{Kind, Request};
 use super::times::Times;
 
@@ -45,10 +46,11 @@ pub struct Load {
     pub bytes: usize,
     pub pieces: u8,
     pub rate: Option<u64>,
+    pub tls: Option<Tls>,
 }
 
 struct Client {
-    socket: OwnedFd,
+    link: Link,
     began: Instant,
     has_asked: bool,
     got: usize,
@@ -69,12 +71,14 @@ enum Outcome {
 struct Run<'l> {
     load: &'l Load,
     epoll: OwnedFd,
+    sessions: Option<Sessions>,
     clients: Vec<Option<Client>>,
     free: Vec<usize>,
     open: usize,
     started: u64,
     done: u64,
     failed: u64,
+    resumed: u64,
     bytes: u64,
     times: Times,
     buffer: Vec<u8>,
@@ -93,12 +97,14 @@ impl Load {
         let mut run = Run {
             load: self,
             epoll: epoll::create(CreateFlags::CLOEXEC).unwrap(),
+            sessions: self.tls.map(Sessions::new),
             clients: Vec::new(),
             free: Vec::new(),
             open: 0,
             started: 0,
             done: 0,
             failed: 0,
+            resumed: 0,
             bytes: 0,
             times: Times::default(),
             buffer: vec![b'u'; BUFFER],
@@ -113,9 +119,10 @@ impl Load {
         }
         let times = &run.times;
         format!(
-            "{{\"units\":{},\"errors\":{},\"bytes\":{},\"seconds\":{seconds:.4},\"p50\":{},\"p99\":{},\"p999\":{},\"most\":{}}}",
+            "{{\"units\":{},\"errors\":{},\"resumed\":{},\"bytes\":{},\"seconds\":{seconds:.4},\"p50\":{},\"p99\":{},\"p999\":{},\"most\":{}}}",
             run.done,
             run.failed,
+            run.resumed,
             run.bytes,
             times.quantile(0.5),
             times.quantile(0.99),
@@ -194,7 +201,8 @@ impl Run<'_> {
         let place = self.free.pop().unwrap_or(self.clients.len());
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         epoll::add(&self.epoll, &socket, EventData::new_u64(place as u64), flags).unwrap();
-        let client = Client { socket, began: Instant::now(), has_asked: false, got: 0, is_silent: false };
+        let link = Link::new(socket, self.sessions.as_mut().map(|sessions| sessions.session(place)));
+        let client = Client { link, began: Instant::now(), has_asked: false, got: 0, is_silent: false };
         match self.clients.get_mut(place) {
             Some(free) => *free = Some(client),
             None => self.clients.push(Some(client)),
@@ -216,14 +224,14 @@ impl Run<'_> {
     fn go_on(&mut self, client: &mut Client) -> Outcome {
         loop {
             if !client.has_asked {
-                match rustix::net::send(&client.socket, &self.request, SendFlags::NOSIGNAL) {
+                match client.link.send(&self.request) {
                     Ok(_) => client.has_asked = true,
                     Err(Errno::AGAIN) => return Outcome::Waits,
                     Err(_) => return Outcome::Failed,
                 }
             }
             if self.load.work == Work::Up {
-                match rustix::net::send(&client.socket, &self.buffer, SendFlags::NOSIGNAL) {
+                match client.link.send(&self.buffer) {
                     Ok(length) => {
                         self.bytes += length as u64;
                         continue;
@@ -232,15 +240,13 @@ impl Run<'_> {
                     Err(_) => return Outcome::Failed,
                 }
             }
-            // A stream is thrown away in the kernel (tcp(7)): the receiver is not what is measured.
-            let flags = if self.load.work == Work::Down { RecvFlags::TRUNC } else { RecvFlags::empty() };
-            match rustix::net::recv(&client.socket, &mut *self.buffer, flags) {
-                Ok((_, 0)) if self.load.work == Work::Short && client.got == self.load.bytes => {
+            match client.link.receive(&mut self.buffer, self.load.work == Work::Down) {
+                Ok(0) if self.load.work == Work::Short && client.got == self.load.bytes => {
                     self.unit(client);
                     return Outcome::Done;
                 }
-                Ok((_, 0)) => return Outcome::Failed,
-                Ok((_, length)) => {
+                Ok(0) => return Outcome::Failed,
+                Ok(length) => {
                     client.got += length;
                     self.bytes += length as u64;
                 }
@@ -262,6 +268,7 @@ impl Run<'_> {
 
     fn unit(&mut self, client: &Client) {
         self.done += 1;
+        self.resumed += u64::from(client.link.is_resumed());
         self.times.add(client.began.elapsed().as_micros() as u64);
     }
 }

@@ -11,13 +11,15 @@
 //!
 //! Options are `name=value`, all of them numbers: `at-once` connections at a time (64), `milliseconds` to go on (2000), `units` to stop
 //! after, `clients` of different addresses 127.1.x.y (1), `bytes` of an answer (1024), `pieces` that it is written in (1), `rate` of new
-//! connections a second, instead of `at-once` at a time. What was measured comes out as one line of JSON.
+//! connections a second, instead of `at-once` at a time; `tls` 12 or 13 is the version of TLS that clients speak, and with `resume` 1 they
+//! go on with their last session. What was measured comes out as one line of JSON.
 //!
 //! Runs on the tester's machine alone; what it reads is its own.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on says why and ends")]
 
+mod link;
 mod load;
 mod request;
 mod serve;
@@ -26,6 +28,7 @@ mod times;
 use std::collections::HashMap;
 use std::net::SocketAddrV4;
 
+use link::Tls;
 use load::{Load, Work};
 
 fn main() {
@@ -57,6 +60,7 @@ fn main() {
         bytes: option("bytes", 1024) as usize,
         pieces: option("pieces", 1) as u8,
         rate: options.get("rate").copied(),
+        tls: options.get("tls").map(|version| Tls { version: *version, resumes: option("resume", 0) != 0 }),
     };
     println!("{}", load.run());
 }
