@@ -230,14 +230,7 @@ fn a_protocol_that_the_server_agreed_to_is_left_alone() {
         (CONNECT, NO_TUNNEL, false),
     ] {
         let gate = Gate::closed();
-        let passing = gate.clone();
-        let server = Recorder::answering(move |_, before| {
-            if before > 0 {
-                return Vec::new();
-            }
-            passing.pass();
-            reply.as_bytes().to_vec()
-        });
+        let server = answers_once(reply, &gate);
         let pen = pen(&server.backend);
         let client = pen.connect(ME);
         // What comes too early waits until it is known what it is.
@@ -254,6 +247,18 @@ fn a_protocol_that_the_server_agreed_to_is_left_alone() {
     }
 }
 
+/// A server that gives one answer, when the gate is open.
+fn answers_once(reply: &'static str, gate: &Gate) -> Recorder {
+    let gate = gate.clone();
+    Recorder::answering(move |_, before| {
+        if before > 0 {
+            return Vec::new();
+        }
+        gate.pass();
+        reply.as_bytes().to_vec()
+    })
+}
+
 #[test]
 fn an_end_behind_a_request_for_a_switch_is_passed_on_when_the_server_agreed() {
     for (request, reply) in [
@@ -262,14 +267,7 @@ fn an_end_behind_a_request_for_a_switch_is_passed_on_when_the_server_agreed() {
         ("CONNECT there:1 HTTP/1.1\r\n", "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"),
     ] {
         let gate = Gate::closed();
-        let passing = gate.clone();
-        let server = Recorder::answering(move |_, before| {
-            if before > 0 {
-                return Vec::new();
-            }
-            passing.pass();
-            reply.as_bytes().to_vec()
-        });
+        let server = answers_once(reply, &gate);
         let pen = pen(&server.backend);
         let client = pen.connect(ME);
         client.send(format!("{request}\r\n"));

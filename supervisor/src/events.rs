@@ -96,7 +96,7 @@ fn name(code: i32, settings: &Settings) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use pen_contract::address::Address;
-    use pen_contract::settings::{Selection, Server};
+    use pen_contract::settings::Server;
 
     use super::*;
 
@@ -112,17 +112,6 @@ mod tests {
         Settings {
             servers: vec![None, Some(server("10.0.0.1:80"))],
             emergency: Some(server("10.0.0.2:80")),
-            abuse: None,
-            selection: Selection::default(),
-            blacklist: 30,
-            connect_timeout: 5,
-            tracking: 0,
-            connections_max: 256,
-            clients_max: 2048,
-            pending_max: 100,
-            accept_batch: 100,
-            debug: 0,
-            ascii: false,
             ..Settings::default()
         }
     }

@@ -37,22 +37,7 @@ fn server() -> Server {
 }
 
 fn settings(servers: Vec<Option<Server>>, selection: Selection) -> Settings {
-    Settings {
-        servers,
-        emergency: None,
-        abuse: None,
-        selection,
-        blacklist: 30,
-        connect_timeout: 5,
-        tracking: 0,
-        connections_max: 256,
-        clients_max: 2048,
-        pending_max: 100,
-        accept_batch: 100,
-        debug: 0,
-        ascii: false,
-        ..Settings::default()
-    }
+    Settings { servers, selection, ..Settings::default() }
 }
 
 fn farm_of(n: usize, selection: Selection) -> Settings {
