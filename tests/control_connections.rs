@@ -18,7 +18,7 @@ fn tracking_time_and_blacklist_time_apply_from_now_on() {
     pen.tells("tracking 1", "1");
     let mut seen = BTreeSet::from([first]);
     eventually("a client that stays away longer than a second is placed as a new one", || {
-        std::thread::sleep(std::time::Duration::from_millis(2100));
+        pen.await_age(client(1), 2);
         seen.insert(pen.ask(client(1)).unwrap());
         seen.len() == 2
     });

@@ -7,20 +7,12 @@ mod harness;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::thread;
 
-use harness::{Backend, Client, Pen, Port, eventually};
+use harness::{Backend, Client, Pen, Port};
 
 /// A client address of its own for each number.
 fn client(number: u16) -> Ipv4Addr {
     let [high, low] = number.to_be_bytes();
     Ipv4Addr::new(127, 4, high, low)
-}
-
-/// Waits until a client's last connection is so many seconds ago, by pen's own clock, or its entry is gone.
-fn await_age(pen: &Pen, client: Ipv4Addr, seconds: u32) {
-    eventually("a client's entry is old", || {
-        let report = pen.report();
-        report.client(&client.to_string()).is_none_or(|row| row["age(secs)"].parse::<u32>().unwrap() >= seconds)
-    });
 }
 
 #[test]
@@ -93,7 +85,7 @@ fn a_full_table_forgets_the_client_that_was_used_least_recently() {
     assert_eq!(pen.ask(client(1)).as_deref(), Some("b"));
     assert_eq!(pen.ask(client(2)).as_deref(), Some("c"));
     // "Least recently" is promised to the second.
-    await_age(&pen, client(2), 2);
+    pen.await_age(client(2), 2);
     assert_eq!(pen.only(2, || pen.ask(client(1))).as_deref(), Some("b"), "1 is used again, by another worker");
     assert_eq!(pen.only(1, || pen.ask(client(3))).as_deref(), Some("d"), "3 takes the place of 2");
     assert_eq!(pen.ask(client(1)).as_deref(), Some("b"), "1 is still known; as a new client it would go to a");
@@ -121,7 +113,7 @@ fn a_client_is_forgotten_after_the_tracking_time() {
     let pen = Pen::builder().options(["-T", "1"]).servers(&farm).start();
     assert_eq!(pen.ask(client(1)).as_deref(), Some("b"));
     assert_eq!(pen.ask(client(2)).as_deref(), Some("c"));
-    await_age(&pen, client(1), 2);
+    pen.await_age(client(1), 2);
     assert_eq!(pen.ask(client(1)).as_deref(), Some("a"), "placed as a new client");
     assert_eq!(pen.report().client(&client(1).to_string()).unwrap()["connects"], "1", "its counters restart");
 }
@@ -131,7 +123,7 @@ fn without_a_tracking_time_a_client_is_never_forgotten() {
     let farm = Backend::farm(["a", "b", "c"]);
     let pen = Pen::builder().servers(&farm).start();
     assert_eq!(pen.ask(client(1)).as_deref(), Some("b"));
-    await_age(&pen, client(1), 2);
+    pen.await_age(client(1), 2);
     assert_eq!(pen.ask(client(1)).as_deref(), Some("b"));
 }
 

@@ -142,8 +142,8 @@ fn a_killed_worker_is_replaced_and_nothing_leaks() {
 fn a_worker_that_lived_is_replaced_at_once() {
     let mut pen = Pen::new("works").foreground();
     let victim = pen.workers()[0];
-    // Old enough not to have died of its start.
-    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let seen = std::time::Instant::now();
+    wait_for("an age at which nobody dies of the start", || seen.elapsed().as_millis() > 1100);
     kill(victim, Signal::SIGKILL).unwrap();
     wait_for("a message", || pen.errors().contains(&format!("(pid {victim}) was killed by signal 9; replaced\n")));
     pen.signal(Signal::SIGTERM);

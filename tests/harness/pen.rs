@@ -353,6 +353,16 @@ impl Pen {
         result
     }
 
+    /// Waits until a client's last connection is so many seconds ago, by pen's own clock, or its entry is gone.
+    #[track_caller]
+    pub fn await_age(&self, client: impl Into<IpAddr>, seconds: u32) {
+        let client = client.into().to_string();
+        eventually("a client's entry is old", || {
+            let report = self.report();
+            report.client(&client).is_none_or(|row| row["age(secs)"].parse::<u32>().unwrap() >= seconds)
+        });
+    }
+
     /// Asks for a report (USR1, `-w`) and reads it.
     #[track_caller]
     pub fn report(&self) -> Report {
