@@ -111,6 +111,26 @@ fn a_replacement_takes_the_clients_until_it_has_its_share() {
 }
 
 #[test]
+fn a_lead_costs_nothing_while_all_is_quiet() {
+    let backend = Backend::named("one");
+    let pen = Pen::builder().workers(2).server(&backend).start();
+    let workers = pen.workers();
+    // One of them cannot keep up, so the other one gets ahead.
+    workers[1].stop();
+    let _clients: Vec<_> = (0..40).map(|_| pen.hold(ANYONE).expect("a server takes the client")).collect();
+    workers[1].resume();
+    let before = [sleeps(&workers[0]), sleeps(&workers[1])];
+    // Each is woken once a second, to be asked for a sign of life.
+    eventually("some seconds have passed", || sleeps(&workers[1]) >= before[1] + 8);
+    let slept = sleeps(&workers[0]) - before[0];
+    assert!(slept < 100, "the worker that is ahead went to sleep {slept} times");
+    // And it does take clients that the other one leaves.
+    workers[1].stop();
+    assert_eq!(pen.ask(ANYONE).as_deref(), Some("one"));
+    workers[1].resume();
+}
+
+#[test]
 fn a_client_wakes_one_worker_and_not_the_herd() {
     if !needs_root("a_client_wakes_one_worker_and_not_the_herd") {
         return;

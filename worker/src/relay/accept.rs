@@ -63,8 +63,9 @@ enum Pause {
     Busy,
     /// Something ran short; tried again at this time, in monotonic milliseconds.
     Shortage(u64),
-    /// This worker is ahead of the others; looked at again at this time.
-    Ahead(u64),
+    /// This worker is ahead of the others; looked at again at this time, or when a client has come: till then the listener is watched, without
+    /// EPOLLEXCLUSIVE, for this worker is not the one to be woken.
+    Ahead(Option<u64>),
 }
 
 impl Accepting {
@@ -111,14 +112,34 @@ impl Accepting {
     /// When a pause that ends by itself is over.
     pub fn resume_at(&self) -> Option<u64> {
         match self.paused {
-            Some(Pause::Shortage(at) | Pause::Ahead(at)) => Some(at),
+            Some(Pause::Shortage(at)) => Some(at),
+            Some(Pause::Ahead(at)) => at,
             Some(Pause::Full | Pause::Busy) | None => None,
         }
     }
 
     fn watch(&self, poll: &Poll) -> rustix::io::Result<()> {
-        let data = epoll::EventData::new_u64(LISTENER.0 as u64);
-        epoll::add(sys::epoll(poll), &self.listener, data, epoll::EventFlags::IN | epoll::EventFlags::EXCLUSIVE)
+        self.watch_for(poll, epoll::EventFlags::IN | epoll::EventFlags::EXCLUSIVE)
+    }
+
+    fn watch_for(&self, poll: &Poll, events: epoll::EventFlags) -> rustix::io::Result<()> {
+        epoll::add(sys::epoll(poll), &self.listener, epoll::EventData::new_u64(LISTENER.0 as u64), events)
+    }
+
+    fn is_watched(&self) -> bool {
+        matches!(self.paused, None | Some(Pause::Ahead(None)))
+    }
+
+    /// Leaves clients to others, and looks again when one has come: at once if one is there already.
+    fn rest(&mut self, poll: &Poll, now: u64) {
+        let is_watched = self.watch_for(poll, epoll::EventFlags::IN).is_ok();
+        self.paused = Some(Pause::Ahead(if is_watched { None } else { Some(self.share.rest_ends(now)) }));
+    }
+
+    /// A client has come while this worker rests.
+    fn rest_ends(&mut self, poll: &Poll, now: u64) {
+        self.unwatch(poll);
+        self.paused = Some(Pause::Ahead(Some(self.share.rest_ends(now))));
     }
 
     /// Whether a client waits now. Asked before a place is claimed for one: claiming and giving back wakes who waits for a place.
@@ -143,8 +164,10 @@ impl Relay<'_> {
     /// Accepts clients that wait, up to the batch; the kernel tells of those that are left. The batch doubles while whole ones are
     /// followed by more, and shrinks to what came.
     pub(super) fn accept(&mut self) {
-        if self.accepting.paused.is_some() {
-            return;
+        match self.accepting.paused {
+            None => {}
+            Some(Pause::Ahead(None)) => return self.accepting.rest_ends(&self.poll, self.now),
+            Some(_) => return,
         }
         if self.accepting.filled {
             self.accepting.batch = self.accepting.batch.saturating_mul(2);
@@ -197,7 +220,7 @@ impl Relay<'_> {
         }
         if let Some(end) = self.accepting.share.pause(open, self.seat.fewest_open(), self.now) {
             self.accepting.unwatch(&self.poll);
-            self.accepting.paused = Some(Pause::Ahead(end));
+            self.accepting.paused = Some(Pause::Ahead(Some(end)));
             if self.accepting.has_clients() {
                 // The kernel may have woken this worker alone for them.
                 self.wake_workers();
@@ -211,8 +234,9 @@ impl Relay<'_> {
             let (open, fewest) = (self.pool.open() as u32, self.seat.fewest_open());
             match self.accepting.share.next(open, fewest, self.accepting.has_clients(), self.now) {
                 Next::Resume => {}
+                Next::Rest => return self.accepting.rest(&self.poll, self.now),
                 Next::Pause(few, end) => {
-                    self.accepting.paused = Some(Pause::Ahead(end));
+                    self.accepting.paused = Some(Pause::Ahead(Some(end)));
                     self.accept_some(few.min(self.settings.accept_batch));
                     return;
                 }
@@ -249,13 +273,15 @@ impl Relay<'_> {
     pub(super) fn move_listener(&mut self, listener: OwnedFd) -> rustix::io::Result<()> {
         let unix = is_unix(&listener)?;
         self.serve_queue();
-        if self.accepting.paused.is_none() {
+        if self.accepting.is_watched() {
             self.accepting.unwatch(&self.poll);
         }
         self.accepting.listener = listener;
         self.accepting.unix = unix;
-        if self.accepting.paused.is_none() && self.accepting.watch(&self.poll).is_err() {
-            self.accepting.paused = Some(Pause::Shortage(self.now + SHORTAGE_PAUSE));
+        match self.accepting.paused {
+            None => self.watch_again(),
+            Some(Pause::Ahead(None)) => self.accepting.rest(&self.poll, self.now),
+            Some(_) => {}
         }
         Ok(())
     }
@@ -333,10 +359,10 @@ impl Relay<'_> {
     }
 
     fn pause(&mut self, pause: Pause) {
-        if self.accepting.paused.is_none() {
+        if self.accepting.is_watched() {
             self.accepting.unwatch(&self.poll);
-            self.counters.pauses += 1;
         }
+        self.counters.pauses += u64::from(self.accepting.paused.is_none());
         self.accepting.paused = Some(pause);
         if pause != Pause::Full {
             self.seat.stop_waiting();
@@ -355,12 +381,15 @@ impl Relay<'_> {
         }
     }
 
-    /// A connection was freed, by whichever worker, or clients are left to this one. Whether accepting is to be tried: by a worker
-    /// that waited in any case; by the others only if a client is there. Else a worker that waits and does not go on would have the others
-    /// claim, give back and wake each other for ever.
+    /// A connection was freed, by whichever worker, or clients are left to this one. Whether accepting is to be tried at once: by a worker
+    /// that waited in any case; the others look whether a client is there. Else a worker that waits and does not go on would have the
+    /// others claim, give back and wake each other for ever.
     pub(super) fn on_freed(&mut self) -> bool {
         match self.accepting.paused {
-            None => self.accepting.has_clients(),
+            None => {
+                self.look_for_clients();
+                false
+            }
             Some(Pause::Full) => {
                 self.resume_accepting();
                 true
@@ -375,6 +404,18 @@ impl Relay<'_> {
             return;
         }
         self.seat.stop_waiting();
+        self.watch_again();
+    }
+
+    /// Has the kernel tell this worker, too, of clients that wait. It may have woken another one alone for them, which left them or died.
+    pub(super) fn look_for_clients(&mut self) {
+        if self.accepting.paused.is_none() && self.accepting.has_clients() {
+            self.accepting.unwatch(&self.poll);
+            self.watch_again();
+        }
+    }
+
+    fn watch_again(&mut self) {
         self.accepting.paused = match self.accepting.watch(&self.poll) {
             Ok(()) => None,
             Err(_) => Some(Pause::Shortage(self.now + SHORTAGE_PAUSE)),

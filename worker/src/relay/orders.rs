@@ -99,7 +99,7 @@ impl Relay<'_> {
         Ok(())
     }
 
-    /// Says anew in the table what is open here.
+    /// A sibling has died: says anew in the table what is open here, and sees to the client for whom the kernel may have woken it.
     fn restate(&mut self) {
         let size = self.settings.table_size();
         let open = self.pool.iter().map(|open| (open.number, open.target.map(|target| target.row(size))));
@@ -108,6 +108,7 @@ impl Relay<'_> {
         if wanted {
             self.wake_workers();
         }
+        self.look_for_clients();
     }
 
     /// Works by new settings from now on.

@@ -3,8 +3,9 @@
 //! The kernel wakes the worker that has waited longest at its place in the listener's queue, which at a low rate is always the same one. For
 //! short connections that does no harm; long ones would gather there. So a worker that is ahead stops watching the listener and looks
 //! again a little later. If clients wait by then, the others cannot keep up, and it takes some of them: few while the one with the fewest
-//! gets more all the same, ever more if not, for that one may not live. So a share costs nobody's service. Where connections last no longer
-//! than a second there are no shares: those even out by themselves.
+//! gets more all the same, ever more if not, for that one may not live. So a share costs nobody's service. If nobody waits it rests until
+//! somebody comes, so that a lead costs nothing while all is quiet. Where connections last no longer than a second there are no shares:
+//! those even out by themselves.
 //!
 //! Pure: what the others have comes from the table, time is an argument.
 
@@ -52,6 +53,8 @@ pub enum Next {
     Resume,
     /// Taking at most so many clients, and then a further pause until this monotonic millisecond.
     Pause(u32, u64),
+    /// A further pause, which begins when a client comes.
+    Rest,
 }
 
 impl Share {
@@ -74,7 +77,7 @@ impl Share {
     /// Until when this worker pauses if, by what the one with the fewest has, it is ahead.
     pub fn pause(&mut self, open: u32, fewest: Option<u32>, now: u64) -> Option<u64> {
         (self.fewest, self.rose_at, self.few) = (fewest.unwrap_or(0), now, FEW);
-        is_ahead(open, fewest).then_some(now + self.length(now))
+        is_ahead(open, fewest).then_some(self.rest_ends(now))
     }
 
     /// What follows on a pause that is over, by what the one with the fewest has now and whether clients wait.
@@ -87,15 +90,16 @@ impl Share {
             return Next::Resume;
         }
         if !is_awaited {
-            return Next::Pause(0, now + self.length(now));
+            return Next::Rest;
         }
         self.watchful_until = now + WATCHFUL;
         self.few = if now < self.rose_at + PATIENCE { FEW } else { (self.few * 2).min(MANY) };
         Next::Pause(self.few, now + SHORT_PAUSE)
     }
 
-    fn length(&self, now: u64) -> u64 {
-        if now < self.watchful_until { SHORT_PAUSE } else { PAUSE }
+    /// Until when a client that comes while this worker rests is left to the others.
+    pub fn rest_ends(&self, now: u64) -> u64 {
+        now + if now < self.watchful_until { SHORT_PAUSE } else { PAUSE }
     }
 }
 
@@ -156,12 +160,16 @@ mod tests {
         let mut share = Share::default();
         assert_eq!(share.pause(50, Some(40), 100), None);
         assert_eq!(share.pause(99, Some(40), 100), Some(110));
-        assert_eq!(share.next(99, Some(50), false, 110), Next::Pause(0, 120));
+        assert_eq!((share.next(99, Some(50), false, 110), share.rest_ends(110)), (Next::Rest, 120));
         for now in 120..1000 {
             assert_eq!(share.next(999, Some(now as u32 / 10), true, now), Next::Pause(FEW, now + 1));
         }
-        assert_eq!(share.next(999, Some(100), false, 1001), Next::Pause(0, 1002), "and looks often for some time");
-        assert_eq!(share.next(999, Some(100), false, 2000), Next::Pause(0, 2010));
+        assert_eq!(
+            (share.next(999, Some(100), false, 1001), share.rest_ends(1001)),
+            (Next::Rest, 1002),
+            "soon, for some time"
+        );
+        assert_eq!((share.next(999, Some(100), false, 2000), share.rest_ends(2000)), (Next::Rest, 2010));
         assert_eq!(share.next(99, Some(90), true, 2010), Next::Resume);
         assert_eq!(share.next(99, None, false, 2010), Next::Resume, "there are no others");
     }

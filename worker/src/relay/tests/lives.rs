@@ -191,20 +191,13 @@ fn idlers_are_kept_and_counted() {
 fn an_idler_that_takes_a_place_leaves_a_client_waiting_for_the_next() {
     let backend = Backend::new();
     let mut rig = Rig::start_among(2, Settings { connections_max: 1, ..settings([backend.definition()]) });
-    let other = rig.table.seat(1);
-    let number = other.claim_connection(1).unwrap();
+    let (other, number) = rig.sibling_with_the_only_place();
     rig.apply(|settings| settings.idlers = 1);
     let mut client = rig.client();
     client.write_all(b"?").unwrap();
-    // Freed without a word, as if the worker died just then.
-    let deadline = Instant::now() + PATIENCE;
-    while !other.release_connection(number) {
-        assert!(Instant::now() < deadline, "nobody waits");
-        if other.claim_connection(1).is_none() {
-            break;
-        }
-        std::thread::yield_now();
-    }
+    rig.wait_until_it_waits(&other);
+    // Freed without a word, as if the sibling died just then.
+    assert!(other.release_connection(number), "a word is due");
     let idler = backend.accept();
     assert_eq!(rig.report().len(), 1);
     drop(idler);

@@ -53,17 +53,11 @@ fn a_place_that_another_worker_leaves_is_taken_when_the_supervisor_or_the_eventf
     let backend = Backend::new();
     let mut rig = Rig::start_among(2, Settings { connections_max: 1, ..settings([backend.definition()]) });
     for wake in ["order", "eventfd"] {
-        // The other worker has the one place.
-        let other = rig.table.seat(1);
-        let number = other.claim_connection(1).unwrap();
+        let (other, number) = rig.sibling_with_the_only_place();
         let mut client = rig.client();
         client.write_all(b"?").unwrap();
-        let deadline = Instant::now() + PATIENCE;
-        while !other.release_connection(number) {
-            assert!(Instant::now() < deadline, "nobody waits");
-            assert_eq!(other.claim_connection(1), Some(number));
-            std::thread::yield_now();
-        }
+        rig.wait_until_it_waits(&other);
+        assert!(other.release_connection(number), "the worker is to be told");
         match wake {
             "order" => rig.send(&ToWorker::Freed, None),
             _ => assert_eq!(rustix::io::write(&rig.freed, &1u64.to_ne_bytes()), Ok(8)),
@@ -103,6 +97,39 @@ fn what_a_stranger_wrote_over_the_table_is_put_right_when_he_is_gone() {
         rig.report_until(|report| report.is_empty());
         assert_eq!((rig.table.server_totals(0).connections, rig.table.connections_open()), (0, 0), "{word:x}");
     }
+}
+
+#[test]
+fn a_client_for_whom_the_kernel_woke_a_sibling_that_died_is_served_when_its_death_is_known() {
+    use rustix::event::epoll;
+    let backend = Backend::new();
+    let mut rig = Rig::start_among(2, settings([backend.definition()]));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    rig.address = listener.local_addr().unwrap();
+    // The sibling watches before the worker does, so that the kernel wakes it and nobody else.
+    let sibling = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+    let data = epoll::EventData::new_u64(0);
+    epoll::add(&sibling, &listener, data, epoll::EventFlags::IN | epoll::EventFlags::EXCLUSIVE).unwrap();
+    rig.send(&ToWorker::Listen, Some(&listener.into()));
+    assert_eq!(rig.answer(), FromWorker::Listening);
+    let (tell, told) = std::sync::mpsc::channel();
+    let sibling = std::thread::spawn(move || {
+        tell.send(rustix::thread::gettid()).unwrap();
+        let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+        let mut events = Vec::with_capacity(1);
+        epoll::wait(&sibling, rustix::buffer::spare_capacity(&mut events), Some(&patience)).unwrap()
+    });
+    let status = format!("/proc/self/task/{}/stat", told.recv().unwrap().as_raw_nonzero());
+    while !std::fs::read_to_string(&status).unwrap().contains(") S ") {
+        std::thread::yield_now();
+    }
+    let _client = rig.client();
+    assert_eq!(sibling.join().unwrap(), 1, "the sibling is woken");
+    assert_eq!(rig.report().len(), 0, "and nobody else");
+    rig.table.bury(1);
+    rig.send(&ToWorker::Restate, None);
+    backend.accept();
 }
 
 #[test]
