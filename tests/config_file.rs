@@ -331,6 +331,22 @@ fn what_write_wrote_gives_the_same_settings_when_loaded() {
 }
 
 #[test]
+fn what_was_set_back_to_a_default_stays_so_whatever_the_command_line_says() {
+    let server = Backend::named("a");
+    let options = ["-O", "idle_timeout 900", "-O", "idlers 2"];
+    let first = Pen::builder().server(&server).options(options).control().start();
+    let mine = writable(first.directory());
+    first.tells("idle_timeout 0", "Idle timeout: 0 seconds");
+    first.tell("idlers 0");
+    let file = mine.join("pen.cfg");
+    first.tells(&format!("write {}", file.display()), "");
+    let second = Pen::builder().server(&server).options(options).options(["-F", file.to_str().unwrap()]);
+    let second = second.control().start();
+    second.tells("idle_timeout", "Idle timeout: 0 seconds");
+    second.tells("idlers", "Idlers: 0/0");
+}
+
+#[test]
 fn write_without_a_name_overwrites_the_file_of_the_command_line() {
     let server = Backend::named("a");
     let pen = Pen::builder().server(&server).control().start();

@@ -7,6 +7,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use harness::machine::{self, needs_root};
 use harness::tls::{Authority, Identity, openssl, write};
 use harness::{Backend, Builder, Pen, eventually};
 use rustix::process::Signal;
@@ -184,6 +185,24 @@ fn responses_are_stapled_to_their_certificates() {
     pen.supervisor().signal(Signal::HUP);
     pen.tells(&format!("ssl_sni_path {}", names.display()), "");
     assert!(stapled(&pen, "localhost"));
+}
+
+#[test]
+fn what_is_written_names_a_response_in_the_jail_as_a_start_finds_it() {
+    if !needs_root("what_is_written_names_a_response_in_the_jail_as_a_start_finds_it") {
+        return;
+    }
+    let (root, backend) = (Authority::root("root"), Backend::named("one"));
+    let identity = root.issue(&["localhost"]);
+    let builder = with_certificate(&identity);
+    let jail = machine::directory(builder.directory(), "jail", 0o755, machine::NOBODY);
+    let own = write(&jail, "own.der", response(&root, &identity, builder.directory(), "7"));
+    fs::set_permissions(&own, Permissions::from_mode(0o644)).unwrap();
+    let pen = builder.control().options(["-j", jail.to_str().unwrap()]).server(&backend).start();
+    pen.tells("ssl_ocsp_response /own.der", "");
+    pen.tells("write /written.cfg", "");
+    let written = fs::read_to_string(jail.join("written.cfg")).unwrap();
+    assert!(written.contains(&format!("\nssl_ocsp_response {}\n", own.display())), "{written}");
 }
 
 /// Lets the user of `-u` read everything in a directory.

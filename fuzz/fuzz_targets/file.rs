@@ -5,6 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use pen_contract::address::{Local, Service};
 use pen_contract::configuration::{Configuration, Names, Placed, Settled};
+use pen_contract::settings::Settings;
 use pen_contract::write::{self, Written};
 use pen_contract::{file, fold};
 
@@ -37,6 +38,7 @@ fuzz_target!(|text: &[u8]| {
     let written = write::text(&Written {
         header: &[],
         settings: &settings,
+        given: &Settings::default(),
         log: log.as_ref(),
         status_file: status_file.as_deref(),
         listen: Some(&local),

@@ -68,6 +68,8 @@ pub struct Settled {
     pub status_file: Option<PathBuf>,
     /// The number of workers; none = one per processor.
     pub workers: Option<u32>,
+    /// What the settings are without the file: by options and operands alone.
+    pub given: Settings,
     /// Servers to be left out from the start, each for so many seconds.
     pub blacklisted: Vec<(ServerId, u32)>,
 }
@@ -111,6 +113,7 @@ impl Configuration {
                 *server = Some(Server { acl, ..operand });
             }
         }
+        settled.given.clone_from(&settled.settings);
         errors.extend(settled.take(file, names, port));
         let settings = &settled.settings;
         if errors.is_empty() && settings.server_count() == 0 && settings.emergency.is_none() && !settings.dummy {
@@ -182,7 +185,8 @@ impl Configuration {
             Command::Number(Number::Workers, workers) => *workers,
             _ => None,
         });
-        Settled { local, listen, settings, log, status_file, workers, blacklisted: Vec::new() }
+        let (given, blacklisted) = (Settings::default(), Vec::new());
+        Settled { local, listen, settings, log, status_file, workers, given, blacklisted }
     }
 
     /// The size of the server table; enough for the operands even after an error.

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::address::{Address, Host, Local, Service};
 use crate::command::{self, Command, LogTarget, Number, ServerChange, Switch};
-use crate::ids::ServerId;
+use crate::ids::{ServerId, Target};
 use crate::settings::{Server, Settings};
 use crate::tls::{SuiteList, Tls};
 
@@ -18,6 +18,8 @@ pub struct Written<'a> {
     pub header: &'a [String],
     /// The settings.
     pub settings: &'a Settings,
+    /// What the command line alone says: a default that it would change has to be written too.
+    pub given: &'a Settings,
     /// The request log.
     pub log: Option<&'a LogTarget>,
     /// The file for status reports.
@@ -42,7 +44,7 @@ pub fn text(state: &Written<'_>) -> String {
     line(&mut text, &state.log.map_or(Command::NoLog, |target| Command::Log(Some(target.clone()))));
     line(&mut text, &Command::Switch(Switch::Roundrobin, settings.selection.roundrobin));
     for (id, definition) in settings.configured() {
-        line(&mut text, &server(id, definition));
+        line(&mut text, &server(id, definition, state.given.target(Target::Server(id))));
     }
     for command in middle(settings) {
         line(&mut text, &command);
@@ -50,7 +52,7 @@ pub fn text(state: &Written<'_>) -> String {
     line(&mut text, &state.status_file.map_or(Command::NoWebStats, |path| Command::WebStats(Some(path.into()))));
     line(&mut text, &Command::Switch(Switch::Weight, settings.selection.weight));
     line(&mut text, &Command::Switch(Switch::Prio, settings.selection.prio));
-    for command in additions(state).chain(tls(&settings.tls)) {
+    for command in additions(state).chain(tls(&settings.tls, &state.given.tls)) {
         line(&mut text, &command);
     }
     text
@@ -102,22 +104,27 @@ fn middle(settings: &Settings) -> [Command; 5] {
     ]
 }
 
-/// What the original forgets, where it is not the default.
+/// What the original forgets, where it is not the default or would not be by the command line.
 fn additions(state: &Written<'_>) -> impl Iterator<Item = Command> {
-    let (now, default) = (state.settings, Settings::default());
-    let changed = |which, now, default| (now != default).then_some(number(which, now));
-    let on = |which, on: bool| on.then_some(Command::Switch(which, true));
+    let (now, given, default) = (state.settings, state.given, Settings::default());
+    let set = |which, value: fn(&Settings) -> u32| {
+        let is_plain = value(now) == value(&default) && value(given) == value(&default);
+        (!is_plain).then_some(number(which, value(now)))
+    };
+    let switched = |which, now: bool, given: bool| (now || given).then_some(Command::Switch(which, now));
+    let receives = [now, given].iter().any(|settings| settings.proxy_in != default.proxy_in);
+    let sends = [now, given].iter().any(|settings| settings.proxy_out != default.proxy_out);
     [
-        changed(Number::IdleTimeout, now.idle_timeout, default.idle_timeout),
-        changed(Number::PendingMax, now.pending_max, default.pending_max),
-        on(Switch::Keepalive, now.keepalive),
-        now.source.map(|ip| Command::Source(Some(ip))),
-        (now.proxy_in != default.proxy_in).then(|| Command::ProxyIn(now.proxy_in.clone())),
-        (now.proxy_out != default.proxy_out).then_some(Command::ProxyOut(now.proxy_out)),
-        on(Switch::Dummy, now.dummy),
-        changed(Number::Idlers, now.idlers, default.idlers),
-        changed(Number::ClientsMax, now.clients_max, default.clients_max),
-        changed(Number::ConnMax, now.connections_max, default.connections_max),
+        set(Number::IdleTimeout, |settings| settings.idle_timeout),
+        set(Number::PendingMax, |settings| settings.pending_max),
+        switched(Switch::Keepalive, now.keepalive, given.keepalive),
+        now.source.or(given.source).map(|_| Command::Source(now.source)),
+        receives.then(|| Command::ProxyIn(now.proxy_in.clone())),
+        sends.then_some(Command::ProxyOut(now.proxy_out)),
+        switched(Switch::Dummy, now.dummy, given.dummy),
+        set(Number::Idlers, |settings| settings.idlers),
+        set(Number::ClientsMax, |settings| settings.clients_max),
+        set(Number::ConnMax, |settings| settings.connections_max),
         state.workers.map(|workers| number(Number::Workers, workers)),
         state.listen.map(|local| Command::Listen(Some(local.clone()))),
     ]
@@ -125,17 +132,17 @@ fn additions(state: &Written<'_>) -> impl Iterator<Item = Command> {
     .flatten()
 }
 
-/// What commands can say about TLS, where it is not the default.
-fn tls(tls: &Tls) -> impl Iterator<Item = Command> {
-    let suites = (!tls.suites.is_empty())
-        .then(|| Command::SslCiphers(Some(SuiteList { suites: tls.suites.clone(), unknown: Vec::new() })));
+/// What commands can say about TLS, where it is not the default or would not be by the command line.
+fn tls(tls: &Tls, given: &Tls) -> impl Iterator<Item = Command> {
+    let list = (!tls.suites.is_empty()).then(|| SuiteList { suites: tls.suites.clone(), unknown: Vec::new() });
+    let suites = (list.is_some() || !given.suites.is_empty()).then_some(Command::SslCiphers(list));
     let only_new = (!tls.tls12).then_some(Command::SslNoTls12);
     let ocsp = tls.ocsp.clone().map(Command::SslOcsp);
     let names = tls.names.clone().map(Command::SslNames);
     [suites, only_new, ocsp, names].into_iter().flatten()
 }
 
-fn server(id: ServerId, server: &Server) -> Command {
+fn server(id: ServerId, server: &Server, given: Option<&Server>) -> Command {
     let host = match &server.address {
         Address::Inet(address) => Host::Ip(address.ip()),
         Address::Unix(path) => Host::Unix(path.clone()),
@@ -147,10 +154,11 @@ fn server(id: ServerId, server: &Server) -> Command {
         ServerChange::Max(server.soft),
         ServerChange::Hard(server.hard),
     ];
-    if server.weight != DEFAULT_WEIGHT {
+    let differs = |plain: fn(&Server) -> bool| !plain(server) || !given.is_none_or(plain);
+    if differs(|server| server.weight == DEFAULT_WEIGHT) {
         changes.push(ServerChange::Weight(server.weight));
     }
-    if server.prio != 0 {
+    if differs(|server| server.prio == 0) {
         changes.push(ServerChange::Prio(server.prio));
     }
     Command::Server { number: id.0.into(), changes }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use pen_contract::address::{Address, Local};
 use pen_contract::command::LogTarget;
 use pen_contract::configuration::Placed;
+use pen_contract::settings::Settings;
 
 use crate::fetch::JailedPath;
 use crate::listen::SocketPath;
@@ -42,6 +43,8 @@ pub(crate) struct Standing {
     pub(crate) config: Option<PathBuf>,
     /// What the command line said in commands.
     pub(crate) options: Vec<Placed>,
+    /// The settings that the command line alone gives.
+    pub(crate) given: Settings,
     /// Where relative paths begin.
     pub(crate) base: Base,
     /// `-X`.
@@ -53,6 +56,12 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
+    /// Begins to remove the files of all listeners, because pen ends.
+    pub(crate) fn close(&mut self) {
+        self.retired.clear();
+        self.door.path = None;
+    }
+
     /// The port of a server that is given none.
     pub(crate) fn port(&self) -> Option<u16> {
         port(&self.listen)

@@ -276,7 +276,8 @@ impl Prepared {
         let jail = Jail { root: launch.jail.clone(), identity, sandbox };
         let Plan { settled, options, file, listen_commanded, log, control, tls, .. } = plan;
         let keys = tls.map(|files| Keys::new(files, Instant::now())).transpose().map_err(cannot("files of TLS"))?;
-        let Settled { local, listen, settings, log: log_target, status_file, workers: wanted, blacklisted } = settled;
+        let Settled { local, listen, settings, log: log_target, status_file, workers: wanted, given, blacklisted } =
+            settled;
         status_file.as_deref().map_or(Ok(()), status_file::check).map_err(refused)?;
         let commands: Vec<Placed> = options.iter().chain(&file).cloned().collect();
         settings.source.map_or(Ok(()), |address| source::check(address, &commands)).map_err(StartError)?;
@@ -321,6 +322,7 @@ impl Prepared {
             status: status_file.map(StatusFile::Path),
             config: launch.config,
             options,
+            given,
             base,
             allow_exit: launch.allow_exit,
             workers: wanted,

@@ -1,6 +1,7 @@
 //! What is written, and that it loads as what it was.
 
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use proptest::option::of;
 use proptest::prelude::*;
@@ -11,7 +12,8 @@ use crate::configuration::{Configuration, Names, Placed, Settled};
 use crate::{file, fold, grammar, strategies};
 
 fn plain(settings: &Settings) -> Written<'_> {
-    Written { header: &[], settings, log: None, status_file: None, listen: None, workers: None }
+    static NOTHING: LazyLock<Settings> = LazyLock::new(Settings::default);
+    Written { header: &[], settings, given: &NOTHING, log: None, status_file: None, listen: None, workers: None }
 }
 
 fn placed(text: &str) -> Vec<Placed> {
@@ -111,6 +113,30 @@ fn what_the_original_forgets_follows_where_it_is_not_the_default() {
     let end = "no prio\nidle_timeout 1\npending_max 2\nkeepalive\nsource ::1\ndummy\nidlers 3\nclients_max 4\nconn_max 5\n\
          workers 6\nlisten 127.0.0.1:http\n";
     assert!(written.ends_with(end), "{written}");
+}
+
+#[test]
+fn what_the_command_line_would_change_is_written_though_it_is_the_default() {
+    let options = "idle_timeout 1\npending_max 2\nkeepalive\nsource ::1\nproxy_protocol in from ::1/128\nproxy_protocol out v1\n\
+         dummy\nidlers 3\nclients_max 4096\nconn_max 500\nssl_ciphers ECDHE-RSA-AES128-GCM-SHA256\n";
+    let configuration = Configuration {
+        local: Some(grammar::local("80").unwrap()),
+        servers: vec![grammar::server("127.0.0.1:80:0:0:5:6").unwrap()],
+        commands: placed(options),
+        emergency: None,
+        abuse: None,
+        server_slots: None,
+        accept_batch: Settings::default().accept_batch,
+        hash_always: false,
+        tls: Default::default(),
+    };
+    let given = configuration.settle(&Names::default(), &placed("idle_timeout 9\n")).unwrap().given;
+    assert_eq!((given.idle_timeout, given.idlers, given.tls.suites.len()), (1, 3, 1));
+    let mut servers = vec![server("127.0.0.1:80", 0, 0)];
+    servers.resize(given.servers.len(), None);
+    let settings = Settings { servers, ..Settings::default() };
+    let written = text(&Written { given: &given, ..plain(&settings) });
+    assert_eq!(configuration.settle(&Names::default(), &placed(&written)).unwrap().settings, settings, "{written}");
 }
 
 #[test]

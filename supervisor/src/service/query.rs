@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Write};
@@ -236,9 +237,14 @@ impl Service {
             Local::Unix(path) if standing.door.is_jailed() => Local::Unix(self.seen_from_outside(path)),
             other => other.clone(),
         };
+        let mut settings = Cow::Borrowed(&self.inheritance.settings);
+        if let (Some(path), Some(_)) = (&self.inheritance.settings.tls.ocsp, &standing.ocsp) {
+            settings.to_mut().tls.ocsp = Some(self.seen_from_outside(path));
+        }
         let written = Written {
             header: &header,
-            settings: &self.inheritance.settings,
+            settings: &settings,
+            given: &standing.given,
             log: log.as_ref(),
             status_file: status_file.as_deref(),
             listen: standing.listen_commanded.then_some(&listen),
