@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
 use pen_contract::address::Address;
 use pen_contract::channel::{Channel, Received};
@@ -23,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::config_file;
 use crate::jail::Jail;
 use crate::keys;
-use crate::listen::{ListenError, Listener};
+use crate::listen::Listener;
 use crate::log_file;
 use crate::memory;
 use crate::peer::printable;
@@ -155,30 +156,17 @@ impl Drop for Fetching {
 }
 
 /// The file of a listener in the jail, removed by a child when this is dropped by the process that had it made, if it is still the same file.
-///
-/// Nobody waits for that child here, because the directory may be one that takes its time: whoever waits for this process's children reaps it.
 #[derive(Debug)]
 pub(crate) struct JailedPath {
     path: PathBuf,
-    /// While it is open no other file can have its number.
-    socket: OwnedFd,
     place: (u64, u64),
     jail: Jail,
     maker: u32,
 }
 
 impl JailedPath {
-    pub(crate) fn new(path: &Path, listener: Fetched, jail: &Jail) -> JailedPath {
-        let Fetched { descriptor: socket, place } = listener;
-        JailedPath { path: path.into(), socket, place, jail: jail.clone(), maker: std::process::id() }
-    }
-
-    /// The listener, for workers.
-    ///
-    /// # Errors
-    /// No descriptors left.
-    pub(crate) fn listener(&self) -> io::Result<OwnedFd> {
-        self.socket.try_clone()
+    pub(crate) fn new(path: &Path, place: (u64, u64), jail: &Jail) -> JailedPath {
+        JailedPath { path: path.into(), place, jail: jail.clone(), maker: std::process::id() }
     }
 }
 
@@ -189,13 +177,16 @@ impl Drop for JailedPath {
         }
         let supervisor = getpid();
         let remove = || {
-            let entered = signals::settle_child().is_ok()
-                && self.jail.enter(Kind::Opener, supervisor, &[self.socket.as_fd()]).is_ok();
+            let entered = signals::settle_child().is_ok() && self.jail.enter(Kind::Opener, supervisor, &[]).is_ok();
             let ours = || place(&self.path).is_ok_and(|now| now == self.place);
             i32::from(!(entered && ours() && fs::remove_file(&self.path).is_ok()))
         };
-        // Where there can be no child now, the file stays; the next listener there takes its place.
-        let _ = sys::fork(remove);
+        let Ok(child) = sys::fork(remove) else { return };
+        // It takes no time that matters; but a supervisor that ends takes its children with it.
+        let deadline = Instant::now() + REMOVAL_PATIENCE;
+        while waitpid(child, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
@@ -241,7 +232,7 @@ fn had(wanted: &Wanted, jail: &Jail, supervisor: Pid, channel: &Channel<Answer, 
             Ok(Fetched { descriptor, place: (0, 0) })
         }
         Wanted::Listener(path, backlog) => {
-            let listener = listen(path, *backlog).map_err(|error| error.to_string())?;
+            let listener = Listener::bind(&Address::Unix(path.clone()), *backlog).map_err(|error| error.to_string())?;
             let (descriptor, guard) = listener.into_parts();
             // The file stays; the supervisor has it removed.
             std::mem::forget(guard);
@@ -250,24 +241,8 @@ fn had(wanted: &Wanted, jail: &Jail, supervisor: Pid, channel: &Channel<Answer, 
     }
 }
 
-/// Listens at a path from which a former listener's file may be about to be removed.
-fn listen(path: &Path, backlog: u32) -> Result<Listener, ListenError> {
-    let address = Address::Unix(path.into());
-    let deadline = Instant::now() + REMOVAL_PATIENCE;
-    loop {
-        match Listener::bind(&address, backlog) {
-            Err(ListenError::Failed { source, .. })
-                if source.raw_os_error() == Some(libc::EADDRINUSE) && Instant::now() < deadline =>
-            {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            bound => return bound,
-        }
-    }
-}
-
 /// How long the child may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long the removal of a former listener's file is waited for by whoever listens in its place.
+/// How long the removal of a socket's file may take.
 const REMOVAL_PATIENCE: Duration = Duration::from_millis(200);

@@ -295,7 +295,6 @@ impl Service {
         self.phase = Phase::Stopping;
         self.reporter.stop();
         self.desk.stop();
-        self.standing.close();
         self.crew.workers_mut().for_each(|worker| worker.peer.kill());
         self.control.iter_mut().for_each(|control| control.kill());
         // SIGKILL needs no help; only a process in the midst of a device's work takes its time, and is left to it.
@@ -303,8 +302,6 @@ impl Service {
         while !(self.is_alone() && self.reporter.process().is_none()) && Instant::now() < deadline {
             let _ = self.turn(&[], Some(deadline));
         }
-        // What is left removes the files of listeners; it would end with this process.
-        staff::reap_the_rest(deadline);
     }
 
     /// Whether no jailed process is left.
@@ -326,7 +323,7 @@ const START_PATIENCE: Duration = Duration::from_secs(30);
 /// How long workers may take to stop; with [`KILL_PATIENCE`] it is within the three seconds that the manual promises.
 const STOP_PATIENCE: Duration = Duration::from_millis(2500);
 
-/// How long killed workers, and the last children, may take to be gone.
+/// How long killed workers may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_millis(300);
 
 /// Most messages of one worker in one turn.

@@ -56,12 +56,6 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
-    /// Begins to remove the files of all listeners, because pen ends.
-    pub(crate) fn close(&mut self) {
-        self.retired.clear();
-        self.door.path = None;
-    }
-
     /// The port of a server that is given none.
     pub(crate) fn port(&self) -> Option<u16> {
         port(&self.listen)

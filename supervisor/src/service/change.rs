@@ -57,7 +57,7 @@ pub(super) struct Held {
     pub(super) log: Option<OwnedFd>,
     pub(super) status: Option<OwnedFd>,
     pub(super) ocsp: Option<OwnedFd>,
-    pub(super) listener: Option<JailedPath>,
+    pub(super) listener: Option<(OwnedFd, JailedPath)>,
 }
 
 /// What is fetched for whom.
@@ -142,13 +142,14 @@ impl Service {
                 if errors.is_empty() { self.look_up(batch, now) } else { self.refuse(&batch, errors) }
             }
             (Purpose::Need(_, at, batch), Err(why)) => self.refuse(&batch, vec![at + &why]),
-            (Purpose::Need(need, _, mut batch), Ok(fetched)) => {
+            (Purpose::Need(need, _, mut batch), Ok(Fetched { descriptor, place })) => {
                 match need {
-                    Need::Log => batch.held.log = Some(fetched.descriptor),
-                    Need::Status => batch.held.status = Some(fetched.descriptor),
-                    Need::Ocsp => batch.held.ocsp = Some(fetched.descriptor),
+                    Need::Log => batch.held.log = Some(descriptor),
+                    Need::Status => batch.held.status = Some(descriptor),
+                    Need::Ocsp => batch.held.ocsp = Some(descriptor),
                     Need::Listener(path) => {
-                        batch.held.listener = Some(JailedPath::new(&path, fetched, &self.inheritance.jail));
+                        let path = JailedPath::new(&path, place, &self.inheritance.jail);
+                        batch.held.listener = Some((descriptor, path));
                     }
                 }
                 self.change(*batch, now)

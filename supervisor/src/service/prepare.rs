@@ -146,8 +146,8 @@ impl Service {
         let failed = |error| format!("listen: {}", why(&error));
         let (socket, path) = match (&address, &batch.source) {
             (Address::Unix(_), Source::Operator(_)) => {
-                let path = batch.held.listener.take().ok_or("listen: the socket was not made")?;
-                (path.listener().map_err(failed)?, Some(DoorPath::Jailed(path)))
+                let (socket, path) = batch.held.listener.take().ok_or("listen: the socket was not made")?;
+                (socket, Some(DoorPath::Jailed(path)))
             }
             (Address::Inet(_), _) | (Address::Unix(_), Source::File) => {
                 let listener = Listener::bind_beside(&address, self.standing.backlog, self.standing.door.as_fd());

@@ -14,17 +14,6 @@ use crate::StartError;
 use crate::crew::Death;
 use crate::why::why;
 
-/// Waits until no child is left, but not beyond `deadline`, when pen ends and nobody is to be replaced any more.
-pub(super) fn reap_the_rest(deadline: Instant) {
-    loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::StillAlive) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
-            Ok(WaitStatus::StillAlive) | Err(_) => return,
-            Ok(_) => {}
-        }
-    }
-}
-
 impl Service {
     /// Takes the dead away.
     pub(super) fn reap(&mut self, now: Instant) -> Result<(), StartError> {
