@@ -97,3 +97,25 @@ fn failures_are_said_without_d_and_not_for_every_client() {
     pen.hears("blacklisting server 0");
     assert!(pen.said().lines().count() < 20, "{}", pen.said());
 }
+
+#[test]
+fn a_terminal_that_is_stopped_holds_up_nobody() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    // Nobody reads at its other end, as when somebody pressed control-S.
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
+    let server = Backend::with(harness::backend::echo);
+    let wrapper = ["sh", "-c", "exec \"$@\" 2>\"$TERMINAL\"", "sh"];
+    let pen = Pen::builder().workers(2).options(["-dd"]).env("TERMINAL", name).through(wrapper).server(&server).start();
+    let workers = pen.workers();
+    // Each says more than a terminal takes.
+    for _ in 0..40 {
+        let client = pen.connect(ME);
+        client.send([b'x'; 3000]);
+        client.finish();
+        assert_eq!(client.read_to_end().unwrap().len(), 3000);
+    }
+    assert!(workers.iter().all(|worker| !worker.gone()), "one that waits for the terminal would have been replaced");
+}

@@ -4,12 +4,14 @@
 
 mod harness;
 
+use std::ffi::OsStr;
 use std::io::{Read, Write};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 
-use harness::{Backend, Manager, Pen, Process, eventually, needs_root};
+use harness::tls::{Authority, write};
+use harness::{Backend, Manager, PATIENCE, Pen, Process, eventually, needs_root};
 use rustix::process::Signal;
 
 /// A client of this file's own.
@@ -150,6 +152,30 @@ fn workers_that_are_busy_are_left_alone() {
     });
     assert!(passed.load(SeqCst) > 0);
     assert!(workers.iter().all(|worker| !worker.gone()), "{}", pen.said());
+}
+
+#[test]
+fn a_herd_of_handshakes_is_no_reason_to_kill_a_worker() {
+    let server = Backend::named("a");
+    let (root, builder) = (Authority::root("root"), Pen::builder().workers(1).options(["-x", "400"]));
+    let identity = root.issue_slow(&["localhost"]);
+    let certificate = write(builder.directory(), "cert.pem", format!("{}{}", identity.key, identity.chain));
+    let pen = builder.options([OsStr::new("-E"), certificate.as_os_str()]).server(&server).start();
+    let worker = &pen.workers()[0];
+    let mut clients: Vec<_> = (0..300).map(|_| TcpStream::connect(pen.address()).unwrap()).collect();
+    eventually("all are accepted", || pen.report().connections.len() == clients.len());
+    // All speak at once, and each takes 20 ms.
+    let mut client = root.client();
+    worker.stop();
+    clients.iter_mut().for_each(|socket| socket.write_all(&client.hello("localhost")).unwrap());
+    worker.resume();
+    for socket in &mut clients {
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(socket.read(&mut [0]).ok(), Some(1), "everybody is answered: {}", pen.said());
+    }
+    drop(clients);
+    assert!(client.ask(pen.address(), "localhost").is_some());
+    assert!(!worker.gone());
 }
 
 #[test]

@@ -423,6 +423,8 @@ def main():
     parser.add_argument("--report", help="file for the tables")
     parser.add_argument("--plots", help="directory for the plots")
     options = parser.parse_args()
+    if options.plots:
+        os.makedirs(options.plots, exist_ok=True)
     for path in (options.pen, options.generator):
         if not os.access(path, os.X_OK):
             parser.error(f"{path} is missing: cargo build --release --bins --examples")

@@ -59,6 +59,10 @@ class Pen(Program):
 class OldPen(Program):
     """The original, which has one process and no `-V`."""
 
+    def can(self, job):
+        # It searches its clients one by one: with many it takes minutes, or stops serving.
+        return super().can(job) and job.clients <= 20_000
+
     def command(self, job, directory):
         modes = ([] if job.sticky else ["-r"]) + (["-E", job.certificate] if job.certificate else [])
         servers = [f"127.0.0.1:{server}" for server in job.servers]

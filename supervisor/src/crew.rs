@@ -12,6 +12,7 @@ use pen_contract::ids::WorkerId;
 use pen_contract::stats::Counters;
 
 use crate::backoff::Backoff;
+use crate::flood::{Admission, Flood};
 use crate::inheritance::Inheritance;
 use crate::workers::{News, Worker};
 
@@ -23,10 +24,12 @@ pub(crate) struct Crew {
     retired: Counters,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Post {
     worker: Option<Worker>,
     backoff: Backoff,
+    /// A bound on what the administrator hears from whoever holds it, so that no worker gets a new measure by dying.
+    events: Flood,
     /// When to fill it, if it is empty and to be filled.
     due: Option<Instant>,
 }
@@ -48,7 +51,14 @@ pub(crate) struct Death {
 impl Crew {
     /// Empty posts.
     pub(crate) fn new(posts: u8) -> Crew {
-        Crew { posts: (0..posts).map(|_| Post::default()).collect(), retired: Counters::default() }
+        let now = Instant::now();
+        let post = |_| Post {
+            worker: None,
+            backoff: Backoff::default(),
+            events: Flood::new(MOST_EVENTS, Duration::from_secs(10), now),
+            due: None,
+        };
+        Crew { posts: (0..posts).map(post).collect(), retired: Counters::default() }
     }
 
     /// Fills a post.
@@ -79,6 +89,17 @@ impl Crew {
             status,
             failed: worker.peer.failed,
         })
+    }
+
+    /// Whether the administrator is told of one more event of a worker, dead or alive.
+    pub(crate) fn admit_event(&mut self, id: WorkerId, now: Instant) -> Admission {
+        self.posts.get_mut(usize::from(id.0)).map_or(Admission::Withheld, |post| post.events.admit(now))
+    }
+
+    /// How many events the administrator was not told of, by worker, as far as that is still to be said.
+    pub(crate) fn withheld_events(&mut self, now: Instant) -> Vec<(WorkerId, u64)> {
+        let withheld = self.posts.iter_mut().map(|post| post.events.settle(now)).collect::<Vec<u64>>();
+        self.ids().zip(withheld).filter(|(_, withheld)| *withheld > 0).collect()
     }
 
     /// Decides when a post is filled again whose worker lived so long; returns the delay.
@@ -165,6 +186,9 @@ pub(crate) fn killed_by(signal: Signal) -> String {
     format!("was killed by signal {}{why}", signal as i32)
 }
 
+/// Most events in ten seconds that are passed on to the administrator.
+const MOST_EVENTS: u32 = 100;
+
 /// Most messages of a dead worker that are still read; its channel holds fewer.
 const LAST_WORDS: usize = 1024;
 
@@ -193,6 +217,19 @@ mod tests {
         let failed = death(WaitStatus::Exited(pid, 1), Some("cannot jail worker 1: setgroups: denied"));
         assert!(failed.line().ends_with("ended with status 1: cannot jail worker 1: setgroups: denied"));
         assert_eq!(failed.start_failure(), "cannot jail worker 1: setgroups: denied");
+    }
+
+    #[test]
+    fn who_comes_next_has_no_new_measure_of_events() {
+        let (mut crew, now) = (Crew::new(2), Instant::now());
+        let admitted = (0..300).filter(|_| crew.admit_event(WorkerId(1), now) != Admission::Withheld).count();
+        assert_eq!(admitted as u32, MOST_EVENTS);
+        assert_ne!(crew.admit_event(WorkerId(0), now), Admission::Withheld, "another one's is its own");
+        assert_eq!(crew.admit_event(WorkerId(7), now), Admission::Withheld, "there is no such worker");
+        assert_eq!(crew.withheld_events(now), []);
+        let later = now + Duration::from_secs(60);
+        assert_eq!(crew.withheld_events(later), [(WorkerId(1), 200)]);
+        assert_eq!(crew.withheld_events(later), []);
     }
 
     #[test]

@@ -45,6 +45,14 @@ impl Flood {
         self.withheld = self.withheld.saturating_add(1);
         Admission::Withheld
     }
+
+    /// How many were withheld, once their period is over, if nothing that was admitted since has accounted for them.
+    pub(crate) fn settle(&mut self, now: Instant) -> u64 {
+        match now.saturating_duration_since(self.since) >= self.period {
+            true => std::mem::take(&mut self.withheld),
+            false => 0,
+        }
+    }
 }
 
 /// Spreads over time what is not to be refused: so many in each period, and what is beyond waits where it is.
@@ -90,6 +98,15 @@ mod tests {
         assert_eq!(flood.admit(start + period / 2), Admission::Withheld);
         assert_eq!(flood.admit(start + period), Admission::Admitted { withheld_before: 2 });
         assert_eq!(flood.admit(start + period), Admission::Admitted { withheld_before: 0 });
+    }
+
+    #[test]
+    fn what_nothing_follows_is_accounted_for_when_its_period_is_over() {
+        let (start, period) = (Instant::now(), Duration::from_secs(10));
+        let mut flood = Flood::new(0, period, start);
+        (0..3).for_each(|_| assert_eq!(flood.admit(start), Admission::Withheld));
+        assert_eq!(flood.settle(start + period / 2), 0);
+        assert_eq!((flood.settle(start + period), flood.settle(start + period)), (3, 0));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::clock;
 use crate::jail::Jail;
 use crate::keys::Keys;
 use crate::sandbox::Kind;
-use crate::say::{for_worker, journal};
+use crate::say::{for_worker, journal, never_wait};
 use crate::signals;
 use crate::why::why;
 use crate::{Examiner, WorkerEntry};
@@ -79,6 +79,9 @@ impl Inheritance {
     fn prepare(&self, channel: &WorkerEnd, supervisor: Pid) -> Result<Belongings, String> {
         let at = |step: &'static str| move |error: io::Error| format!("{step}: {}", why(&error));
         signals::settle_child().map_err(at("signals"))?;
+        if self.foreground {
+            never_wait();
+        }
         let belongings = Belongings {
             listener: self.listener.try_clone().map_err(at("listener"))?,
             freed: self.freed.try_clone().map_err(at("eventfd"))?,

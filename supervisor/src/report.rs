@@ -188,6 +188,9 @@ impl Reporter {
                 say.warning(&format!("the report was not finished: killed by signal {}", signal as i32));
             }
         }
+        if matches!(status, WaitStatus::Exited(_, LOST)) {
+            say.warning("the end of the report was lost: it has no reader, or too slow a one");
+        }
         true
     }
 
@@ -213,7 +216,7 @@ fn deliver(snapshot: Snapshot<'_>, file: Option<&StatusFile>, supervisor: Pid, m
     say.be_patient();
     let Some(file) = file else {
         text::render(snapshot, &mut say);
-        return 0;
+        return if say.has_lost() { LOST } else { 0 };
     };
     match file.put(Writer::Report(supervisor.as_raw().unsigned_abs()), |to| html::render(snapshot, to)) {
         Ok(()) => 0,
@@ -257,6 +260,9 @@ pub(crate) fn status(
         Form::Json => json::status(snapshot, to),
     }
 }
+
+/// The exit status of a child whose report nobody took to the end.
+const LOST: i32 = 2;
 
 /// How long a child may render.
 const RENDER_PATIENCE: Duration = Duration::from_secs(30);

@@ -11,7 +11,7 @@ mod syslog;
 
 use std::time::Duration;
 
-pub(crate) use self::stderr::Stderr;
+pub(crate) use self::stderr::{Stderr, never_wait};
 pub(crate) use self::syslog::{Syslog, for_worker};
 
 /// How bad it is.
@@ -99,6 +99,11 @@ impl Say {
             Sink::Stderr(stderr) => stderr.be_patient(),
             Sink::Syslog(syslog) => syslog.be_patient(),
         }
+    }
+
+    /// Whether messages were lost of which nobody was told yet.
+    pub(crate) fn has_lost(&self) -> bool {
+        self.lost > 0
     }
 
     /// Whether messages go to the syslog daemon, which long reports must spare.

@@ -4,7 +4,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use pen_contract::channel::Sent;
 use pen_contract::ids::WorkerId;
@@ -12,7 +12,6 @@ use pen_contract::message::{Event, FromWorker, ReportPage, ToWorker};
 use pen_contract::start::RequestLog;
 use pen_contract::stats::Counters;
 
-use crate::flood::Flood;
 use crate::inheritance::{Inheritance, descriptor};
 use crate::peer::{Heard, Peer, printable_lines};
 use crate::say::for_worker;
@@ -24,8 +23,6 @@ pub(crate) struct Worker {
     pub(crate) peer: Peer<ToWorker, FromWorker>,
     /// What it last reported.
     pub(crate) counters: Counters,
-    /// A bound on what the administrator hears from it.
-    pub(crate) events: Flood,
     due: Due,
     /// The generation of the settings that it works by, as far as it said.
     applied: u64,
@@ -58,6 +55,8 @@ pub(crate) enum News {
     Page(ReportPage),
     /// Something for the administrator.
     Event(Event),
+    /// So many more events that it could not tell of.
+    Dropped(u64),
     /// The answer to a request for an explanation.
     Explained {
         /// The request.
@@ -77,7 +76,6 @@ impl Worker {
             id,
             peer: Peer::spawn(|channel, supervisor| inheritance.live(id, channel, supervisor), now)?,
             counters: Counters::default(),
-            events: Flood::new(MOST_EVENTS, Duration::from_secs(10), now),
             due: Due::default(),
             applied: inheritance.settings.generation,
             listeners_owed: 0,
@@ -223,8 +221,9 @@ impl Worker {
     fn hear(&mut self, message: FromWorker) -> Option<News> {
         match message {
             FromWorker::Counters(counters) => {
+                let dropped = counters.events_dropped.saturating_sub(self.counters.events_dropped);
                 self.counters = counters;
-                None
+                (dropped > 0).then_some(News::Dropped(dropped))
             }
             FromWorker::Report(page) => {
                 self.counters = page.counters;
@@ -258,6 +257,3 @@ fn is_network(log: &RequestLog) -> bool {
         RequestLog::Network(_) => true,
     }
 }
-
-/// Most events in ten seconds that are passed on to the administrator.
-const MOST_EVENTS: u32 = 100;

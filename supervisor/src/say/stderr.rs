@@ -60,6 +60,14 @@ impl Stderr {
     }
 }
 
+/// Gives a child, whose standard error is shared with everybody else's, a description of its own that never makes it wait, where one can be had.
+pub(crate) fn never_wait() {
+    if let Some(own) = reopen() {
+        // If it fails all stays as it was.
+        let _ = nix::unistd::dup2_stderr(own);
+    }
+}
+
 /// A regular file never blocks and must keep its shared position; a socket cannot be opened again.
 fn reopen() -> Option<File> {
     const ITSELF: &str = "/proc/self/fd/2";

@@ -5,7 +5,6 @@
 use std::time::Instant;
 
 use pen_contract::ids::WorkerId;
-use pen_contract::message::Event;
 
 use super::Service;
 use crate::control::ControlNews;
@@ -32,7 +31,14 @@ impl Service {
         for news in news {
             match news {
                 News::Ready => self.say.debug(&format!("worker {id} is ready")),
-                News::Event(event) => self.tell(id, &event, now),
+                News::Event(event) => {
+                    if let Some(line) = events::line(&event, &self.inheritance.settings) {
+                        self.tell(id, &line, now);
+                    }
+                }
+                News::Dropped(events) => {
+                    self.tell(id, &format!("worker {id} could not tell of {events} more events"), now);
+                }
                 News::Page(page) => {
                     let most = self.inheritance.settings.connections_max as usize;
                     let taken = self.reporter.page(id, &page, most).and(self.desk.page(id, &page, most));
@@ -47,19 +53,18 @@ impl Service {
         }
     }
 
-    /// Passes an event on to the administrator, within bounds.
-    fn tell(&mut self, id: WorkerId, event: &Event, now: Instant) {
-        let Some(line) = events::line(event, &self.inheritance.settings) else { return };
-        match self.crew.worker_mut(id).map(|worker| worker.events.admit(now)) {
-            Some(Admission::Admitted { withheld_before }) => {
-                if withheld_before > 0 {
-                    self.say.warning(&format!("{withheld_before} more messages of worker {id} were withheld"));
-                }
-                self.say.warning(&line);
-            }
-            Some(Admission::Withheld) => {}
-            // Its last words; there are not many.
-            None => self.say.warning(&line),
+    /// Passes on to the administrator what a worker told, within bounds.
+    fn tell(&mut self, id: WorkerId, line: &str, now: Instant) {
+        if let Admission::Admitted { withheld_before } = self.crew.admit_event(id, now) {
+            self.tell_withheld(id, withheld_before);
+            self.say.warning(line);
+        }
+    }
+
+    /// Tells how much of what a worker told was not passed on.
+    pub(super) fn tell_withheld(&mut self, id: WorkerId, withheld: u64) {
+        if withheld > 0 {
+            self.say.warning(&format!("{withheld} more messages of worker {id} were withheld"));
         }
     }
 }

@@ -14,6 +14,9 @@ impl Service {
             return;
         }
         self.crew.workers_mut().for_each(|worker| worker.beat());
+        for (id, withheld) in self.crew.withheld_events(now) {
+            self.tell_withheld(id, withheld);
+        }
         // While the desk is full nobody reads what the control process says; unless it is itself the reason.
         let unheard = self.desk.is_full() && self.control.as_ref().is_some_and(|control| !control.is_choked());
         self.control.iter_mut().for_each(|control| control.beat(unheard));

@@ -166,7 +166,14 @@ impl Relay<'_> {
     pub(super) fn accept(&mut self) {
         match self.accepting.paused {
             None => {}
-            Some(Pause::Ahead(None)) => return self.accepting.rest_ends(&self.poll, self.now),
+            Some(Pause::Ahead(None)) => {
+                if share::is_ahead(self.pool.open() as u32, self.seat.fewest_open()) {
+                    return self.accepting.rest_ends(&self.poll, self.now);
+                }
+                // Meanwhile the others have caught up, or take no more.
+                self.accepting.unwatch(&self.poll);
+                self.watch_again();
+            }
             Some(_) => return,
         }
         if self.accepting.filled {

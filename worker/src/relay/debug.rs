@@ -117,16 +117,20 @@ impl Debug {
     }
 }
 
-/// Writes a line unless that would have to wait. Standard error is shared with the shell, so it is not made non-blocking; it is asked first.
+/// Writes a line unless that would have to wait. The supervisor has made standard error one that never waits if it is a pipe or a terminal;
+/// a socket (the journal's) is told not to each time; and it is asked first, in case neither could be done.
 fn write_now(stderr: BorrowedFd<'_>, line: &str) -> bool {
     let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
     matches!(rustix::event::poll(&mut ready, Some(&at_once)), Ok(1..))
         && ready[0].revents().contains(PollFlags::OUT)
-        && rustix::io::write(stderr, line.as_bytes()).is_ok()
+        && match send_now(stderr, line) {
+            Err(Errno::NOTSOCK) => rustix::io::write(stderr, line.as_bytes()),
+            sent => sent,
+        } == Ok(line.len())
 }
 
-fn send_now(socket: &OwnedFd, line: &str) -> Result<usize, Errno> {
+fn send_now(socket: impl AsFd, line: &str) -> Result<usize, Errno> {
     rustix::net::send(socket, line.as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
 }
 

@@ -44,7 +44,7 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use pen_contract::channel::{Channel, Sent};
-use pen_contract::message::{Event, FromStartingWorker, FromWorker, ToWorker};
+use pen_contract::message::{Event, FromStartingWorker, ToWorker};
 use pen_contract::settings::Settings;
 use pen_contract::start::WorkerStart;
 use pen_contract::stats::Counters;
@@ -72,6 +72,11 @@ const LISTENER: Token = Token(usize::MAX - 2);
 
 /// Events taken from the kernel at a time.
 const EVENTS: usize = 512;
+
+/// After so many steps of a round the clock is looked at, and after so many milliseconds the supervisor is listened to: each step may be
+/// a TLS handshake, hundreds of which would leave it without a sign of life for seconds.
+const BREATH: usize = 16;
+const LONG_ROUND: u64 = 50;
 
 /// A worker and all that it owns.
 struct Relay<'t> {
@@ -194,7 +199,10 @@ impl Relay<'_> {
             }
             self.now = clock::now();
             let mut listener = false;
-            for event in &events {
+            for (step, event) in events.iter().enumerate() {
+                if let Some(status) = self.breathe(step) {
+                    return status;
+                }
                 match event.token() {
                     CHANNEL => {
                         if let Some(status) = self.hear() {
@@ -207,7 +215,9 @@ impl Relay<'_> {
                 }
             }
             self.on_newcomers();
-            self.on_ready();
+            if let Some(status) = self.on_ready() {
+                return status;
+            }
             // Last, so that connections which ended in this round make room first.
             match listener {
                 true => self.accept(),
@@ -216,10 +226,23 @@ impl Relay<'_> {
             self.on_time();
             self.count_lines();
             if self.debug.misses_daemon() && self.supervisor.may_tell(Rated::NoSyslog, self.now) {
-                self.supervisor.answer(FromWorker::NoSyslog);
+                self.supervisor.miss_daemon();
             }
             self.supervisor.note_counters(self.now, &self.counters);
         }
+    }
+
+    /// Listens to the supervisor in the midst of a round that takes long. Some: leave with this status.
+    fn breathe(&mut self, step: usize) -> Option<i32> {
+        if step % BREATH != BREATH - 1 {
+            return None;
+        }
+        let now = clock::now();
+        if now < self.now + LONG_ROUND {
+            return None;
+        }
+        self.now = now;
+        self.hear()
     }
 
     /// How long the next wait may be.

@@ -104,7 +104,7 @@ impl Share {
 }
 
 /// Whether a worker with so many connections is ahead of the one with the fewest.
-fn is_ahead(open: u32, fewest: Option<u32>) -> bool {
+pub fn is_ahead(open: u32, fewest: Option<u32>) -> bool {
     fewest.is_some_and(|fewest| open > fewest.saturating_add(LEAD + fewest / PART))
 }
 

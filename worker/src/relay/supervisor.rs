@@ -89,6 +89,13 @@ impl Supervisor {
         self.speak();
     }
 
+    /// Asks for a connection to the syslog daemon, unless that is still to be said.
+    pub fn miss_daemon(&mut self) {
+        if !self.answers.contains(&FromWorker::NoSyslog) {
+            self.answer(FromWorker::NoSyslog);
+        }
+    }
+
     /// Tells of an event.
     pub fn tell(&mut self, event: Event, counters: &mut Counters) {
         if self.events.len() < EVENTS {

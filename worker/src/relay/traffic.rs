@@ -60,11 +60,14 @@ impl Relay<'_> {
         })
     }
 
-    /// Those whose turn came to an end before they were done.
-    pub(super) fn on_ready(&mut self) {
+    /// Those whose turn came to an end before they were done. Some: leave with this status.
+    pub(super) fn on_ready(&mut self) -> Option<i32> {
         let room = std::mem::take(&mut self.next_ready);
         let mut ready = std::mem::replace(&mut self.ready, room);
-        for name in ready.drain(..) {
+        for (step, name) in ready.drain(..).enumerate() {
+            if let Some(status) = self.breathe(step) {
+                return Some(status);
+            }
             let Some(connection) = self.pool.named(name) else { continue };
             connection.end(name.side).queued = false;
             match connection.state {
@@ -76,6 +79,7 @@ impl Relay<'_> {
             }
         }
         self.next_ready = ready;
+        None
     }
 
     /// Gives an end another turn in the next round.
