@@ -1,6 +1,6 @@
 //! Clients: sockets with a source address of one's choice and a bound on every wait.
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr};
 use std::os::fd::AsFd;
@@ -72,9 +72,12 @@ impl Client {
         assert_eq!(sent, Ok(bytes.len()));
     }
 
-    /// Says that nothing more will be sent.
+    /// Says that nothing more will be sent. If pen has reset the connection by then, the next read tells.
     pub fn finish(&self) {
-        self.socket.shutdown(Shutdown::Write).expect("a connected socket can be half-closed");
+        match self.socket.shutdown(Shutdown::Write) {
+            Err(error) if error.kind() == ErrorKind::NotConnected => {}
+            finished => finished.expect("a connected socket can be half-closed"),
+        }
     }
 
     /// Reads what there is, at most `length` bytes; nothing at end of file.
