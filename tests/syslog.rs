@@ -128,3 +128,46 @@ fn a_daemon_that_does_not_read_holds_up_nobody_and_is_told_how_much_it_missed() 
     assert!(heard.iter().any(|line| line.contains(" messages were lost")), "{heard:?}");
     pen.end_by(Signal::TERM);
 }
+
+#[test]
+fn a_report_goes_to_the_daemon() {
+    if !needs_root("a_report_goes_to_the_daemon") {
+        return;
+    }
+    let (builder, path) = logging();
+    let here = daemon(&path);
+    let server = Backend::named("a");
+    let pen = builder.without_status_file().server(&server).start();
+    assert_eq!(pen.ask(ME).as_deref(), Some("a"));
+    for _ in 0..2 {
+        pen.supervisor().signal(Signal::USR1);
+        let heard = hears(&here, "Active connections:");
+        assert!(heard.iter().all(|line| line.starts_with("<15>")), "{heard:?}");
+        assert!(heard.iter().any(|line| line.contains("Time ") && line.ends_with("1 servers, 0 current")), "{heard:?}");
+        assert!(heard.iter().any(|line| line.contains(&format!("address {ME}\n"))), "{heard:?}");
+    }
+}
+
+#[test]
+fn a_report_that_the_daemon_did_not_take_to_the_end_is_said_to_be_lost() {
+    if !needs_root("a_report_that_the_daemon_did_not_take_to_the_end_is_said_to_be_lost") {
+        return;
+    }
+    let (builder, path) = logging();
+    let here = daemon(&path);
+    let server = Backend::named("a");
+    let pen = builder.without_status_file().server(&server).start();
+    // The queue is full, of others' messages.
+    let other = UnixDatagram::unbound().unwrap();
+    other.connect(&path).unwrap();
+    other.set_nonblocking(true).unwrap();
+    let filled = (0..).take_while(|_| other.send(b"<13>other").is_ok()).count();
+    pen.supervisor().signal(Signal::USR1);
+    eventually("a child renders", || pen.supervisor().children().len() == 3);
+    eventually("it has given up", || pen.supervisor().children().len() == 2);
+    (0..filled).for_each(|_| assert_eq!(here.recv(&mut [0; 100]).unwrap(), b"<13>other".len()));
+    // Either there was room by then for saying so, or it is counted and told with the next message.
+    let heard = hears(&here, &kill_a_worker(&pen));
+    let said = ["pen: the end of the report was lost: it has no reader, or too slow a one", "pen: 1 message was lost"];
+    assert!(heard.iter().any(|line| said.iter().any(|said| line.ends_with(said))), "{heard:?}");
+}

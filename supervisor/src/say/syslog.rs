@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use syslog::{Facility, LogFormat, Logger, LoggerBackend};
 
 use crate::clock;
@@ -102,8 +103,9 @@ pub(crate) fn for_worker() -> Option<OwnedFd> {
 }
 
 fn connect(path: &Path) -> io::Result<UnixDatagram> {
-    let socket = UnixDatagram::unbound()?;
-    socket.set_nonblocking(true)?;
+    // Non-blocking from the start: a reporter may make a socket, but may not change one (ioctl) afterwards.
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = UnixDatagram::from(socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?);
     socket.connect(path)?;
     Ok(socket)
 }
