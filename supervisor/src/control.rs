@@ -190,8 +190,12 @@ impl Control {
     /// # Errors
     /// There can be no process now.
     pub(crate) fn hire(&mut self, inheritance: &Inheritance, now: Instant) -> io::Result<Pid> {
-        let peer = Peer::spawn(|channel, supervisor| self.port.live(inheritance, channel, supervisor), now)?;
-        let pid = peer.pid;
+        let peer = Peer::spawn(
+            inheritance.jail.identity.uid,
+            |channel, supervisor| self.port.live(inheritance, channel, supervisor),
+            now,
+        )?;
+        let pid = peer.pid();
         self.process = Some(Process {
             peer,
             settings_due: false,
@@ -208,7 +212,7 @@ impl Control {
     /// Takes the dead process from its post, if it was the one, and decides when it is replaced. Returns a line about its death, and why it
     /// could not start if it said so.
     pub(crate) fn discharge(&mut self, pid: Pid, status: WaitStatus, now: Instant) -> Option<(String, Option<String>)> {
-        let process = self.process.take_if(|process| process.peer.pid == pid)?;
+        let process = self.process.take_if(|process| process.peer.pid() == pid)?;
         let delay = self.backoff.after(now.saturating_duration_since(process.peer.born));
         self.due = Some(now + delay);
         let how = match status {
@@ -244,7 +248,7 @@ impl Control {
 
     /// The pid of the process, if there is one.
     pub(crate) fn pid(&self) -> Option<Pid> {
-        self.process.as_ref().map(|process| process.peer.pid)
+        self.process.as_ref().map(|process| process.peer.pid())
     }
 
     /// The channel, to be polled for reading, and for writing too if something waits to be sent.
@@ -321,7 +325,7 @@ impl Control {
 
     /// Answers a command of the process that has this pid; an operator whose process is gone is gone too.
     pub(crate) fn reply(&mut self, pid: Pid, ticket: u64, reply: Reply) {
-        if let Some(process) = self.process.as_mut().filter(|process| process.peer.pid == pid) {
+        if let Some(process) = self.process.as_mut().filter(|process| process.peer.pid() == pid) {
             process.reply = Some((ticket, reply));
             process.send_reply();
         }

@@ -68,14 +68,14 @@ impl Crew {
     pub(crate) fn hire(&mut self, id: WorkerId, inheritance: &Inheritance, now: Instant) -> io::Result<Pid> {
         let Some(post) = self.posts.get_mut(usize::from(id.0)) else { return Err(io::ErrorKind::NotFound.into()) };
         let worker = Worker::spawn(id, inheritance, now)?;
-        let pid = worker.peer.pid;
+        let pid = worker.peer.pid();
         (post.worker, post.due) = (Some(worker), None);
         Ok(pid)
     }
 
     /// Takes a dead worker from its post, if the process was one.
     pub(crate) fn discharge(&mut self, pid: Pid, status: WaitStatus, now: Instant) -> Option<Death> {
-        let is_it = |worker: &mut Worker| worker.peer.pid == pid;
+        let is_it = |worker: &mut Worker| worker.peer.pid() == pid;
         let mut worker = self.posts.iter_mut().find_map(|post| post.worker.take_if(is_it))?;
         let news = worker.read(LAST_WORDS, now);
         let was_ready = worker.peer.was_ready;

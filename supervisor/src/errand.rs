@@ -10,11 +10,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::prctl;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
-use nix::unistd::{Pid, getpid, getppid};
+use nix::unistd::{Pid, Uid, getpid, getppid};
 
-use crate::child::watch;
+use crate::child::Child;
 use crate::control::Reply;
 use crate::memory;
 use crate::sys;
@@ -23,7 +23,7 @@ use crate::why::why;
 /// A child at work.
 #[derive(Debug)]
 pub(crate) struct Errand {
-    child: Pid,
+    child: Child,
     /// Readable once the child has ended.
     pidfd: OwnedFd,
     reply: File,
@@ -42,20 +42,21 @@ pub(crate) struct Employer<'r> {
 
 impl Errand {
     /// Forks the child, which has no descriptors but those in `keep`. What `work` writes is the reply; if it fails, its error is the reply,
-    /// after `word`.
+    /// after `word`. `user` is who it becomes if it enters a jail.
     ///
     /// # Errors
     /// There can be no child now.
     pub(crate) fn begin(
         word: &str,
+        user: Uid,
         keep: &[BorrowedFd<'_>],
         now: Instant,
         work: impl FnOnce(&mut dyn Write, Employer<'_>) -> io::Result<()>,
     ) -> io::Result<Errand> {
         let reply = memory::new()?;
         let supervisor = getpid();
-        let child = sys::fork(|| run(word, keep, &reply, supervisor, work))?;
-        let pidfd = watch(child)?;
+        let child = Child::fork(user, || run(word, keep, &reply, supervisor, work))?;
+        let pidfd = child.watch()?;
         Ok(Errand { child, pidfd, reply, deadline: now + PATIENCE, late: false })
     }
 
@@ -79,13 +80,12 @@ impl Errand {
 
     /// Kills the child, which is still to be reaped.
     pub(crate) fn kill(&self) {
-        // The pid is still the child's, because it has not been waited for.
-        let _ = kill(self.child, Signal::SIGKILL);
+        self.child.kill();
     }
 
     /// Whether this child is the one.
     pub(crate) fn is(&self, child: Pid) -> bool {
-        self.child == child
+        self.child.pid == child
     }
 
     /// The reply, once the child has been waited for.

@@ -8,19 +8,18 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
-use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, getpid};
 use pen_contract::channel::{Channel, Received};
 use serde::{Deserialize, Serialize};
 
+use crate::child::Child;
 use crate::interrupt::Interrupts;
 use crate::jail::Jail;
 use crate::patience::until;
 use crate::peer::printable;
 use crate::sandbox::Kind;
 use crate::signals;
-use crate::sys;
 use crate::why::why;
 use crate::{Examiner, StartError};
 
@@ -42,7 +41,7 @@ enum Nothing {}
 pub(crate) struct Examining {
     channel: Channel<Nothing, Finding>,
     /// None once it was waited for: then the pid can be somebody else's.
-    child: Option<Pid>,
+    child: Option<Child>,
     deadline: Instant,
 }
 
@@ -86,7 +85,8 @@ impl Examining {
         let cannot = |error| format!("the files of TLS cannot be examined now: {}", why(&error));
         let (ours, theirs): (Channel<Nothing, Finding>, Channel<Finding, Nothing>) = Channel::pair().map_err(cannot)?;
         let supervisor = getpid();
-        let child = sys::fork(|| answer(files, examiner, jail, supervisor, &theirs)).map_err(cannot)?;
+        let child =
+            Child::fork(jail.identity.uid, || answer(files, examiner, jail, supervisor, &theirs)).map_err(cannot)?;
         Ok(Examining { channel: ours, child: Some(child), deadline: now + PATIENCE })
     }
 
@@ -115,14 +115,14 @@ impl Examining {
 
     /// Whether this child was the one; it has been waited for.
     pub(crate) fn reaped(&mut self, child: Pid) -> bool {
-        self.child.take_if(|own| *own == child).is_some()
+        self.child.take_if(|own| own.pid == child).is_some()
     }
 
     /// Ends and reaps the child, which takes no time that matters.
     fn end(mut self) {
         if let Some(child) = self.child.take() {
-            let _ = kill(child, Signal::SIGKILL);
-            let _ = waitpid(child, None);
+            child.kill();
+            let _ = waitpid(child.pid, None);
         }
     }
 }
@@ -131,7 +131,7 @@ impl Examining {
 impl Drop for Examining {
     fn drop(&mut self) {
         if let Some(child) = self.child {
-            let _ = kill(child, Signal::SIGKILL);
+            child.kill();
         }
     }
 }

@@ -11,7 +11,6 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
 use pen_contract::address::Address;
@@ -21,6 +20,7 @@ use pen_contract::command;
 use pen_contract::configuration::Placed;
 use serde::{Deserialize, Serialize};
 
+use crate::child::Child;
 use crate::config_file;
 use crate::jail::Jail;
 use crate::keys;
@@ -99,7 +99,7 @@ impl Fetched {
 pub(crate) struct Fetching {
     channel: Channel<Nothing, Answer>,
     /// None once it was waited for: then the pid can be somebody else's.
-    child: Option<Pid>,
+    child: Option<Child>,
     deadline: Instant,
 }
 
@@ -111,7 +111,7 @@ impl Fetching {
     pub(crate) fn begin(wanted: &Wanted, jail: &Jail, now: Instant) -> io::Result<Fetching> {
         let (ours, theirs): (Channel<Nothing, Answer>, Channel<Answer, Nothing>) = Channel::pair()?;
         let supervisor = getpid();
-        let child = sys::fork(|| answer(wanted, jail, supervisor, &theirs))?;
+        let child = Child::fork(jail.identity.uid, || answer(wanted, jail, supervisor, &theirs))?;
         Ok(Fetching { channel: ours, child: Some(child), deadline: now + PATIENCE })
     }
 
@@ -142,7 +142,7 @@ impl Fetching {
 
     /// Whether this child was the one; it has been waited for.
     pub(crate) fn reaped(&mut self, child: Pid) -> bool {
-        self.child.take_if(|own| *own == child).is_some()
+        self.child.take_if(|own| own.pid == child).is_some()
     }
 }
 
@@ -150,7 +150,7 @@ impl Fetching {
 impl Drop for Fetching {
     fn drop(&mut self) {
         if let Some(child) = self.child {
-            let _ = kill(child, Signal::SIGKILL);
+            child.kill();
         }
     }
 }

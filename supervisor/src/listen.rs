@@ -11,12 +11,14 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use caps::{CapSet, Capability};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid};
+use nix::unistd::{Gid, Uid, geteuid};
 use pen_contract::address::Address;
 use rustix::fs::{AtFlags, OFlags};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
+use crate::user::acting_as;
 use crate::why::why;
 
 /// Smallest backlog (`-q`).
@@ -79,7 +81,15 @@ impl Listener {
     ) -> Result<Listener, ListenError> {
         // The file must never be there with another mode, not for a moment. There is one thread.
         let before = umask(Mode::S_IRWXG | Mode::S_IRWXO | Mode::S_IXUSR);
-        let bound = Listener::bind(address, backlog);
+        // Who may not give files away can still make one as the user himself, where he may make files; then nothing is left to give.
+        let may_give = || caps::has_cap(None, CapSet::Effective, Capability::CAP_CHOWN).unwrap_or(true);
+        let bound = if geteuid().is_root() && !user.is_root() && !may_give() {
+            acting_as(user, group, || Listener::bind(address, backlog)).unwrap_or_else(|source| {
+                Err(ListenError::Failed { address: address.clone(), source, hint: " (as the user of -u)" })
+            })
+        } else {
+            Listener::bind(address, backlog)
+        };
         umask(before);
         let bound = bound?;
         if let Some(path) = &bound.path {

@@ -8,23 +8,21 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, getpid};
+use nix::unistd::{Pid, Uid, getpid};
 use pen_contract::channel::{Channel, ChannelError, Received, Sent};
 use pen_contract::message::{FromStartingWorker, PROTOCOL_VERSION};
 use pen_table::LAYOUT_VERSION;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::child::watch;
+use crate::child::Child;
 use crate::flood::{Admission, Flood};
-use crate::sys;
 use crate::watchdog::{HUNG, NEVER_READY, Watch};
 
 /// A process that is not known to be dead. It is told `Tx` and says `Rx` once it is ready.
 #[derive(Debug)]
 pub(crate) struct Peer<Tx, Rx> {
-    pub(crate) pid: Pid,
+    child: Child,
     pub(crate) born: Instant,
     /// Whether it was ever ready.
     pub(crate) was_ready: bool,
@@ -64,20 +62,21 @@ pub(crate) enum Heard<Rx> {
 }
 
 impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx, Rx> {
-    /// Forks a process that runs `live` with its end of the channel and the supervisor's pid.
+    /// Forks a process that runs `live` with its end of the channel and the supervisor's pid. `user` is who it becomes.
     ///
     /// # Errors
     /// No process, no descriptor or no memory can be had now.
     pub(crate) fn spawn(
+        user: Uid,
         live: impl FnOnce(Channel<FromStartingWorker, Tx>, Pid) -> i32,
         now: Instant,
     ) -> io::Result<Peer<Tx, Rx>> {
         let (ours, theirs) = Channel::<Tx, FromStartingWorker>::pair()?;
         let supervisor = getpid();
-        let pid = sys::fork(move || live(theirs, supervisor))?;
-        let pidfd = watch(pid)?;
+        let child = Child::fork(user, move || live(theirs, supervisor))?;
+        let pidfd = child.watch()?;
         Ok(Peer {
-            pid,
+            child,
             born: now,
             was_ready: false,
             failed: None,
@@ -96,6 +95,11 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
             Link::Ready(channel) => Some(channel.as_fd()),
             Link::Cut => None,
         }
+    }
+
+    /// Its number.
+    pub(crate) fn pid(&self) -> Pid {
+        self.child.pid
     }
 
     /// To be polled for the end of the process.
@@ -165,10 +169,10 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
         self.kill();
     }
 
-    /// Kills it. Its pid is still its own, because it has not been waited for.
+    /// Kills it; it is still to be waited for.
     pub(crate) fn kill(&mut self) {
         (self.link, self.overdue) = (Link::Cut, None);
-        let _ = kill(self.pid, Signal::SIGKILL);
+        self.child.kill();
     }
 
     fn read_one(&mut self) -> Result<Option<Heard<Rx>>, String> {

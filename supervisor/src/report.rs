@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::prctl;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{Pid, getpid, getppid};
 use pen_contract::command::Form;
@@ -29,7 +29,7 @@ use pen_table::Table;
 
 pub(crate) use self::gather::{Gathered, Gathering, TooMany};
 use self::snapshot::Snapshot;
-use crate::child::watch;
+use crate::child::Child;
 use crate::inheritance::Inheritance;
 use crate::sandbox::Summary;
 use crate::say::Say;
@@ -55,7 +55,7 @@ enum State {
 
 #[derive(Debug)]
 struct Rendering {
-    child: Pid,
+    child: Child,
     /// Readable once the child has ended.
     pidfd: OwnedFd,
     /// When the child is killed; none if it has been.
@@ -138,7 +138,7 @@ impl Reporter {
         now: Instant,
     ) -> io::Result<()> {
         let (supervisor, summary) = (getpid(), jail.sandbox.summary(jail.root.is_some()));
-        let child = sys::fork(|| {
+        let child = Child::fork(jail.identity.uid, || {
             // A copy of a listener, above all, would hold the old address after a move for as long as this takes.
             let keep: Vec<_> = file.and_then(StatusFile::descriptor).into_iter().collect();
             let is_alone = prctl::set_pdeathsig(Signal::SIGKILL).is_ok() && getppid() == supervisor;
@@ -152,7 +152,7 @@ impl Reporter {
             }
             deliver(Snapshot::take(gathered, settings, table, &summary), file, supervisor, say)
         })?;
-        let pidfd = watch(child)?;
+        let pidfd = child.watch()?;
         self.state = State::Rendering(Rendering { child, pidfd, deadline: Some(now + RENDER_PATIENCE) });
         Ok(())
     }
@@ -178,7 +178,7 @@ impl Reporter {
     /// Whether this child was the one that renders; if so it is over. It has told its own failures.
     pub(crate) fn reaped(&mut self, child: Pid, status: WaitStatus, file: Option<&StatusFile>, say: &mut Say) -> bool {
         let killed = match &self.state {
-            State::Rendering(rendering) if rendering.child == child => rendering.deadline.is_none(),
+            State::Rendering(rendering) if rendering.child.pid == child => rendering.deadline.is_none(),
             State::Idle | State::Gathering(_) | State::Rendering(_) => return false,
         };
         self.state = State::Idle;
@@ -206,8 +206,7 @@ impl Reporter {
 impl Rendering {
     fn kill(&mut self) {
         self.deadline = None;
-        // The pid is still the child's, because it has not been waited for.
-        let _ = kill(self.child, Signal::SIGKILL);
+        self.child.kill();
     }
 }
 

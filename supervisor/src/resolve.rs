@@ -12,19 +12,18 @@ use std::time::{Duration, Instant};
 
 use dns_lookup::{AddrInfoHints, LookupError, LookupErrorKind, getaddrinfo};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, getpid};
 use pen_contract::channel::{Channel, Received, Sent};
 use serde::{Deserialize, Serialize};
 
 use crate::StartError;
+use crate::child::Child;
 use crate::interrupt::Interrupts;
 use crate::jail::Jail;
 use crate::patience::until;
 use crate::sandbox::Kind;
 use crate::signals;
-use crate::sys;
 use crate::why::why;
 
 /// One name.
@@ -138,7 +137,7 @@ pub(crate) struct Asking {
     unresolved: Vec<Unresolved>,
     channel: Channel<Nothing, Answer>,
     /// None once it was waited for: then the pid can be somebody else's.
-    child: Option<Pid>,
+    child: Option<Child>,
     patience: Duration,
     deadline: Instant,
 }
@@ -153,7 +152,8 @@ impl Asking {
         let cannot = |error| format!("cannot resolve {first}: {}", why(&error));
         let (ours, theirs): (Channel<Nothing, Answer>, ToSupervisor) = Channel::pair().map_err(cannot)?;
         let supervisor = getpid();
-        let child = sys::fork(|| answer_all(&questions, jail, supervisor, &theirs)).map_err(cannot)?;
+        let child =
+            Child::fork(jail.identity.uid, || answer_all(&questions, jail, supervisor, &theirs)).map_err(cannot)?;
         let deadline = Instant::now() + patience;
         let (answers, unresolved, channel) = (Vec::new(), Vec::new(), ours);
         Ok(Asking { questions, answers, unresolved, channel, child: Some(child), patience, deadline })
@@ -198,14 +198,14 @@ impl Asking {
 
     /// Whether this child was the one; it has been waited for.
     pub(crate) fn reaped(&mut self, child: Pid) -> bool {
-        self.child.take_if(|own| *own == child).is_some()
+        self.child.take_if(|own| own.pid == child).is_some()
     }
 
     /// Ends and reaps the child, which takes no time that matters unless a device keeps it.
     pub(crate) fn end(mut self) {
         if let Some(child) = self.child.take() {
-            let _ = kill(child, Signal::SIGKILL);
-            let _ = waitpid(child, None);
+            child.kill();
+            let _ = waitpid(child.pid, None);
         }
     }
 }
@@ -214,7 +214,7 @@ impl Asking {
 impl Drop for Asking {
     fn drop(&mut self) {
         if let Some(child) = self.child {
-            let _ = kill(child, Signal::SIGKILL);
+            child.kill();
         }
     }
 }

@@ -278,7 +278,7 @@ impl Service {
             }
         }
         for worker in self.crew.workers() {
-            self.say.warning(&format!("worker {} (pid {}) did not stop in time; killed", worker.id, worker.peer.pid));
+            self.say.warning(&format!("worker {} (pid {}) did not stop in time; killed", worker.id, worker.peer.pid()));
         }
         self.end();
         let totals = self.crew.totals();

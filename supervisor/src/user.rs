@@ -6,7 +6,7 @@ use std::ffi::CString;
 use std::io;
 
 use nix::errno::Errno;
-use nix::unistd::{Gid, Uid, User, getegid, geteuid, getgrouplist, getgroups};
+use nix::unistd::{Gid, Uid, User, getegid, geteuid, getgrouplist, getgroups, setegid, seteuid};
 
 use crate::why::why;
 
@@ -72,6 +72,23 @@ pub(crate) fn of_resolver(workers: &Identity) -> Identity {
         true => nobody().unwrap_or_else(|| workers.clone()),
         false => workers.clone(),
     }
+}
+
+/// Does something as somebody else, whose files and processes the supervisor has no right of its own to. There is one thread. The real and the
+/// saved ids stay, so that nobody else can signal or trace this process meanwhile.
+///
+/// # Errors
+/// Only root can do so.
+pub(crate) fn acting_as<R>(user: Uid, group: Gid, act: impl FnOnce() -> R) -> io::Result<R> {
+    let (own_user, own_group) = (geteuid(), getegid());
+    setegid(group)?;
+    let done = seteuid(user).map(|()| act());
+    // The user first, for with it come back the capabilities that the group needs.
+    if seteuid(own_user).and_then(|()| setegid(own_group)).is_err() {
+        // It cannot be, for the saved ids are these. A supervisor that is somebody else could not look after its workers; they end with it.
+        std::process::abort();
+    }
+    Ok(done?)
 }
 
 /// An ordinary user cannot change groups, and need not.

@@ -74,7 +74,11 @@ impl Worker {
     pub(crate) fn spawn(id: WorkerId, inheritance: &Inheritance, now: Instant) -> io::Result<Worker> {
         Ok(Worker {
             id,
-            peer: Peer::spawn(|channel, supervisor| inheritance.live(id, channel, supervisor), now)?,
+            peer: Peer::spawn(
+                inheritance.jail.identity.uid,
+                |channel, supervisor| inheritance.live(id, channel, supervisor),
+                now,
+            )?,
             counters: Counters::default(),
             due: Due::default(),
             applied: inheritance.settings.generation,

@@ -50,15 +50,14 @@ pub(crate) fn confine(jailed: bool, required: bool) -> Result<(Sandbox, Option<S
     }
 }
 
-/// What the supervisor needs to go on: files, ports and listeners that a reload names, children and their jails.
-const OF_SUPERVISOR: [Capability; 9] = [
+/// What the supervisor needs to go on: files, ports and listeners that a reload names, and the jails of children. Not CAP_KILL: a child with
+/// another user is killed as that user.
+const OF_SUPERVISOR: [Capability; 8] = [
     // Gives the control port's socket to the user of -u.
     Capability::CAP_CHOWN,
     // Files and directories of others: logs, status files.
     Capability::CAP_DAC_OVERRIDE,
     Capability::CAP_FOWNER,
-    // Children have another user.
-    Capability::CAP_KILL,
     // A listener that moves to another privileged port.
     Capability::CAP_NET_BIND_SERVICE,
     // The jails of replacements.

@@ -380,7 +380,7 @@ impl Service {
             .workers()
             .filter(|worker| worker.peer.is_ready())
             .filter(late)
-            .map(|worker| format!("worker {} (pid {})", worker.id, worker.peer.pid))
+            .map(|worker| format!("worker {} (pid {})", worker.id, worker.peer.pid()))
             .chain((!control).then(|| "the control process".into()))
             .collect();
         for name in silent {

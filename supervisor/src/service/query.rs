@@ -59,14 +59,14 @@ impl Service {
             Command::Status(form) => self.gather(Wanted::Status(form), |_| true, now),
             Command::Servers(form) => {
                 let Inheritance { settings, table, jail, .. } = &self.inheritance;
-                errand("servers", &[], now, |to, _| {
+                errand("servers", jail, &[], now, |to, _| {
                     jail.sandbox.enter_reporter()?;
                     report::servers(form, settings, table, to)
                 })
             }
             Command::Recent(seconds, form) => {
                 let Inheritance { table, jail, .. } = &self.inheritance;
-                errand("recent", &[], now, |to, _| {
+                errand("recent", jail, &[], now, |to, _| {
                     jail.sandbox.enter_reporter()?;
                     report::recent(seconds, form, table, to)
                 })
@@ -193,7 +193,7 @@ impl Service {
             Wanted::Status(form) => {
                 let (file, say) = (self.standing.status.as_ref(), &self.say);
                 let keep: Vec<_> = file.and_then(StatusFile::descriptor).into_iter().collect();
-                errand("status", &keep, now, |to, employer| {
+                errand("status", jail, &keep, now, |to, employer| {
                     jail.sandbox.enter_reporter()?;
                     let sandbox = jail.sandbox.summary(jail.root.is_some());
                     if let (Form::Plain, Some(file)) = (form, file) {
@@ -252,7 +252,7 @@ impl Service {
         };
         let jail = Jail { root: None, ..self.inheritance.jail.clone() };
         let keep: Vec<_> = target.descriptor().into_iter().collect();
-        errand("write", &keep, now, |_, Employer { supervisor, reply }| {
+        errand("write", &jail, &keep, now, |_, Employer { supervisor, reply }| {
             let text = text(&written);
             let put = |to: &mut dyn Write| to.write_all(text.as_bytes());
             let named = |path: &Path, error| io::Error::other(format!("{}: {}", path.display(), why(&error)));
@@ -297,11 +297,12 @@ impl Target<'_> {
 /// Has a child do it.
 fn errand(
     word: &'static str,
+    jail: &Jail,
     keep: &[BorrowedFd<'_>],
     now: Instant,
     work: impl FnOnce(&mut dyn Write, Employer<'_>) -> io::Result<()>,
 ) -> Progress {
-    match Errand::begin(word, keep, now, work) {
+    match Errand::begin(word, jail.identity.uid, keep, now, work) {
         Ok(errand) => Progress::Wait(Stage::Errand(errand, word, None)),
         Err(error) => Progress::Done(Reply::line(format!("{word}: not now: {}", why(&error)))),
     }
