@@ -41,7 +41,9 @@ fn html_has_the_titles_tables_and_columns_that_scripts_know() {
     let line = html.lines().find(|line| line.starts_with("<h2>Active connections</h2>")).unwrap();
     assert!(line.starts_with("<h2>Active connections</h2>Number of connections: 256 max, 1 used, "), "{line}");
     assert!(line.ends_with(" last<p><table bgcolor=\"#c0c0c0\">"), "{line}");
-    assert!(html.trim_end().ends_with("</table>\n</body>\n</html>"), "{html}");
+    let end = html.rsplit_once("</table>\n").unwrap().1;
+    assert!(end.starts_with("<p>Sandbox of the workers: system calls filtered, "), "{html}");
+    assert!(end.ends_with("</p>\n</body>\n</html>\n"), "{html}");
     let servers = "server,address,status,port,connections,max soft,max hard,sent,received,weight,prio";
     let clients = "client,address,age(secs),last server,connects,sent,received";
     let connections = "connection,downfd,upfd,pending data down,pending data up,client,server";
@@ -154,7 +156,7 @@ fn text_goes_to_standard_error_in_the_form_of_the_manual() {
     let (held, _) = pen.hold(client(1)).unwrap();
     held.echoes("four");
     pen.supervisor().signal(Signal::USR1);
-    pen.hears("client 0, server 1");
+    pen.hears("Sandbox of the workers: ");
     let text: String = pen.said().lines().map(|line| without_time(line).to_string() + "\n").collect();
     let port = farm[1].address().port();
     let blocks = [
@@ -168,6 +170,7 @@ fn text_goes_to_standard_error_in_the_form_of_the_manual() {
         "Max number of connections: 256\n".to_string(),
         "Active connections:\nConnection 0 status:\ndownfd = ".to_string(),
         "pending data 0 down, 0 up\nclient 0, server 1\n".to_string(),
+        "Sandbox of the workers: system calls filtered, ".to_string(),
     ];
     assert!(text.lines().any(|line| line.starts_with("Time 20") && line.ends_with(", 2 servers, 1 current")), "{text}");
     let mut rest = text.as_str();

@@ -67,6 +67,7 @@ pub(super) fn render(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<(
     for worker in snapshot.missing {
         writeln!(to, "<p>{}</p>", Snapshot::remark(*worker))?;
     }
+    writeln!(to, "<p>Sandbox of the workers: {}</p>", snapshot.sandbox)?;
     to.write_all(b"</body>\n</html>\n")
 }
 
@@ -176,7 +177,8 @@ mod tests {
             "<table bgcolor=\"#c0c0c0\">\n",
             &heads(&["connection", "downfd", "upfd", "pending data down", "pending data up", "client", "server"]),
             &cells(&["1", "7", "8", "3", "4", "0", "1"]),
-            "</table>\n</body>\n</html>\n",
+            "</table>\n<p>Sandbox of the workers: system calls filtered, Landlock 6, root directory empty</p>\n",
+            "</body>\n</html>\n",
         ];
         assert_eq!(rendered(small), expected.concat());
     }

@@ -57,6 +57,7 @@ fn blocks(mut snapshot: Snapshot<'_>, most: usize, block: &mut dyn FnMut(&str)) 
     for worker in snapshot.missing {
         block(&Snapshot::remark(*worker));
     }
+    block(&format!("Sandbox of the workers: {}", snapshot.sandbox));
 }
 
 fn left_out(number: usize, what: &str, block: &mut dyn FnMut(&str)) {
@@ -95,6 +96,7 @@ mod tests {
             "Max number of connections: 500",
             "Active connections:",
             "Connection 1 status:\ndownfd = 7, upfd = 8\npending data 3 down, 4 up\nclient 0, server 1\n",
+            "Sandbox of the workers: system calls filtered, Landlock 6, root directory empty",
         ];
         assert_eq!(rendered(small, usize::MAX), expected);
     }
@@ -107,6 +109,6 @@ mod tests {
         assert_eq!(blocks.iter().filter(|block| block.starts_with("Connection ")).count(), 5);
         assert!(blocks.contains(&"7 more clients are left out".to_string()));
         assert!(blocks.contains(&"3 more connections are left out".to_string()));
-        assert!(blocks.last().unwrap().starts_with("Worker 3 did not answer"));
+        assert!(blocks[blocks.len() - 2].starts_with("Worker 3 did not answer"));
     }
 }

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::fmt::Write;
+use std::fmt::{self, Display, Formatter, Write};
 
 use caps::CapSet;
 use serde::Serialize;
@@ -20,6 +20,22 @@ pub(crate) struct Summary {
     pub(crate) landlock: i32,
     /// `jail`, `empty`, or `kept`.
     pub(crate) root: &'static str,
+}
+
+/// `system calls filtered, Landlock 6, root directory empty`
+impl Display for Summary {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.seccomp { "system calls filtered, " } else { "system calls not filtered, " })?;
+        match self.landlock {
+            0 => f.write_str("no Landlock")?,
+            version => write!(f, "Landlock {version}")?,
+        }
+        let root = match self.root {
+            "jail" => "that of -j",
+            other => other,
+        };
+        write!(f, ", root directory {root}")
+    }
 }
 
 impl Sandbox {
