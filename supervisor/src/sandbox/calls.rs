@@ -65,13 +65,14 @@ impl Kind {
             }
             Kind::Opener => {
                 calls.plain.extend(SOCKETS.iter().chain(FILES_LOOKED_FOR).chain(FILES_WRITTEN).chain(OPENER));
-                calls.checked.extend([unix_sockets(libc::SOCK_STREAM), FCNTLS.checked(1)]);
+                calls.checked.extend([unix_sockets(&[libc::SOCK_STREAM]), FCNTLS.checked(1)]);
                 // The commands of a file go to the supervisor in memory that is sealed.
                 calls.checked.push(only(libc::SYS_fcntl, 1, libc::F_ADD_SEALS.cast_unsigned()));
             }
             Kind::Reporter => {
                 calls.plain.extend(SOCKETS.iter().chain(FILES_LOOKED_FOR).chain(FILES_WRITTEN).chain(REPORTER));
-                calls.checked.extend([unix_sockets(libc::SOCK_DGRAM), FCNTLS.checked(1)]);
+                // The syslog daemon's socket is of either kind.
+                calls.checked.extend([unix_sockets(&[libc::SOCK_DGRAM, libc::SOCK_STREAM]), FCNTLS.checked(1)]);
                 // Two reports into one file wait for one another.
                 calls.checked.push(only(libc::SYS_fcntl, 1, libc::F_SETLKW.cast_unsigned()));
             }
@@ -152,8 +153,9 @@ fn relay_sockets() -> Checked {
     Checked { call: libc::SYS_socket, any }
 }
 
-fn unix_sockets(of: i32) -> Checked {
-    Checked { call: libc::SYS_socket, any: vec![vec![family(libc::AF_UNIX), kind(of), protocol(0)]] }
+fn unix_sockets(of: &[i32]) -> Checked {
+    let any = of.iter().map(|of| vec![family(libc::AF_UNIX), kind(*of), protocol(0)]).collect();
+    Checked { call: libc::SYS_socket, any }
 }
 
 /// Name servers, local daemons (nscd, systemd-resolved, sssd, avahi), and the kernel's list of addresses, by which getaddrinfo(3) sorts.

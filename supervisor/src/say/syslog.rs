@@ -1,15 +1,18 @@
 //! The syslog daemon, in the form of RFC 3164 that the original has: `<15>Nov 24 04:18:59 pen: text`.
+//!
+//! Daemons listen at a datagram socket, but for some that have a stream there, as syslog(3) knows: messages end with a zero byte then.
 
 #![forbid(unsafe_code)]
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use syslog::{Facility, LogFormat, Logger, LoggerBackend};
 
 use crate::clock;
@@ -54,7 +57,7 @@ impl Syslog {
         let text = shortened(text.trim_end());
         for _ in 0..ATTEMPTS {
             if self.logger.is_none() {
-                self.logger = connect(&self.path).map(|socket| Logger::new(LoggerBackend::Unix(socket), Format)).ok();
+                self.logger = reach(&self.path).map(|daemon| Logger::new(daemon, Format)).ok();
             }
             let Some(logger) = &mut self.logger else { return false };
             let sent = match severity {
@@ -69,7 +72,11 @@ impl Syslog {
                 }
                 Err(syslog::Error::Write(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                     if !self.wait() {
+                        self.abandon();
                         return false;
+                    }
+                    if self.finish() {
+                        return true;
                     }
                 }
                 Err(_) => self.logger = None,
@@ -83,11 +90,30 @@ impl Syslog {
         if self.stuck.is_some_and(|since| since.elapsed() < RELIEF) {
             return false;
         }
-        let Some(Logger { backend: LoggerBackend::Unix(socket), .. }) = &self.logger else { return false };
+        let socket = match &self.logger {
+            Some(Logger { backend: LoggerBackend::Unix(socket), .. }) => socket.as_fd(),
+            Some(Logger { backend: LoggerBackend::UnixStream(stream), .. }) => stream.get_ref().as_fd(),
+            _ => return false,
+        };
         let timeout = until(Instant::now() + self.patience);
-        let ready = poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)], timeout).is_ok_and(|ready| ready > 0);
+        let ready = poll(&mut [PollFd::new(socket, PollFlags::POLLOUT)], timeout).is_ok_and(|ready| ready > 0);
         self.stuck = (!ready).then(Instant::now);
         ready
+    }
+
+    /// Sends the rest of a message that a stream took in part; false if nothing was taken yet.
+    fn finish(&mut self) -> bool {
+        let Some(Logger { backend: LoggerBackend::UnixStream(stream), .. }) = &mut self.logger else { return false };
+        let finished = stream.flush().is_ok();
+        if !finished {
+            self.abandon();
+        }
+        finished
+    }
+
+    /// Gives a stream up that took a message in part, perhaps: what follows would be read as its end.
+    fn abandon(&mut self) {
+        self.logger.take_if(|logger| matches!(logger.backend, LoggerBackend::UnixStream(_)));
     }
 }
 
@@ -97,16 +123,28 @@ impl std::fmt::Debug for Syslog {
     }
 }
 
-/// A socket of its own for a worker, which cannot reach the daemon from its jail; none where there is no daemon.
+/// A socket of its own for a worker, which cannot reach the daemon from its jail; none where there is no daemon, or a stream, in which the
+/// lines of several processes are not kept apart.
 pub(crate) fn for_worker() -> Option<OwnedFd> {
-    connect(Path::new(DAEMON)).ok().map(OwnedFd::from)
+    socket(Path::new(DAEMON), SocketType::DGRAM).ok()
 }
 
-fn connect(path: &Path) -> io::Result<UnixDatagram> {
+fn reach(path: &Path) -> rustix::io::Result<LoggerBackend> {
+    match socket(path, SocketType::DGRAM) {
+        Ok(socket) => Ok(LoggerBackend::Unix(UnixDatagram::from(socket))),
+        Err(Errno::PROTOTYPE) => {
+            let stream = UnixStream::from(socket(path, SocketType::STREAM)?);
+            Ok(LoggerBackend::UnixStream(BufWriter::new(stream)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn socket(path: &Path, kind: SocketType) -> rustix::io::Result<OwnedFd> {
     // Non-blocking from the start: a reporter may make a socket, but may not change one (ioctl) afterwards.
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = UnixDatagram::from(socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?);
-    socket.connect(path)?;
+    let socket = socket_with(AddressFamily::UNIX, kind, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(socket)
 }
 
@@ -127,6 +165,9 @@ const RELIEF: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixListener;
+
     use super::*;
 
     fn receive(daemon: &UnixDatagram) -> String {
@@ -175,6 +216,37 @@ mod tests {
         let _daemon = UnixDatagram::bind(&path).unwrap();
         let mut syslog = Syslog::new(&path);
         assert!((0..100_000).any(|_| !syslog.send(Severity::Warning, "text")));
+    }
+
+    #[test]
+    fn a_daemon_that_listens_at_a_stream_is_found_too_and_waited_for_no_longer() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let daemon = UnixListener::bind(&path).unwrap();
+        let mut syslog = Syslog::new(&path);
+        assert!(syslog.send(Severity::Warning, "first") && syslog.send(Severity::Warning, "second"));
+        let (mut stream, _) = daemon.accept().unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut heard = Vec::new();
+        while heard.iter().filter(|byte| **byte == 0).count() < 2 {
+            let mut some = [0; 100];
+            let length = stream.read(&mut some).unwrap();
+            heard.extend_from_slice(&some[..length]);
+        }
+        let text = String::from_utf8(heard).unwrap();
+        let messages: Vec<&str> = text.split_terminator('\0').collect();
+        assert!(messages[0].starts_with("<12>") && messages[0].ends_with(" pen: first"), "{text:?}");
+        assert!(messages[1].starts_with("<12>") && messages[1].ends_with(" pen: second"), "{text:?}");
+        // It stops reading, and its successor hears whole messages only.
+        let long = "x".repeat(LONGEST);
+        assert!((0..100_000).any(|_| !syslog.send(Severity::Warning, &long)));
+        drop(stream);
+        assert!(syslog.send(Severity::Warning, "third"));
+        let (mut stream, _) = daemon.accept().unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut some = [0; 4];
+        stream.read_exact(&mut some).unwrap();
+        assert_eq!(&some, b"<12>");
     }
 
     #[test]
