@@ -151,6 +151,7 @@ fn blacklist_time_0_never_leaves_a_server_out_and_tries_each_once_per_client() {
     let farm = [Backend::down("a"), Backend::down("b"), Backend::down("c")];
     let pen = Pen::builder().options(["-b", "0"]).servers(&farm).start();
     assert_eq!(pen.ask(client(1)), None);
+    pen.hears(") failed and is used all the same (-b 0): connection refused");
     farm[2].start();
     for n in 1..=6 {
         assert_eq!(pen.only(usize::from(n) % 3, || pen.ask(client(n))).as_deref(), Some("c"));

@@ -84,11 +84,11 @@ pub const EXPLANATION: usize = 32 * 1024;
 /// client can bring it about. Servers are codes ([`crate::ids::Target::code`]).
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Event {
-    /// A server failed and is left out for a time. Sent once per transition.
+    /// A server failed and is left out for a time. Sent once per transition, or, if it is not left out, now and then.
     Blacklisted {
         /// The server's code.
         server: i32,
-        /// For how many seconds.
+        /// For how many seconds; 0: it is used all the same.
         seconds: u32,
         /// Why.
         reason: ConnectFailure,

@@ -16,7 +16,11 @@ pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
                 ConnectFailure::Errno(number) => errno(*number),
                 ConnectFailure::Timeout => format!("no answer within {} s", settings.connect_timeout),
             };
-            format!("blacklisting {} for {seconds} s: {reason}", name(*server, settings)?)
+            let name = name(*server, settings)?;
+            match seconds {
+                0 => format!("{name} failed and is used all the same (-b 0): {reason}"),
+                _ => format!("blacklisting {name} for {seconds} s: {reason}"),
+            }
         }
         Event::BackInUse { server } => format!("{} is in use again", name(*server, settings)?),
         Event::Shortage { during, errno: number } => {
@@ -127,6 +131,10 @@ mod tests {
         assert_eq!(
             says(Event::Blacklisted { server: -1, seconds: 30, reason: ConnectFailure::Timeout }),
             "blacklisting the emergency server (10.0.0.2:80) for 30 s: no answer within 5 s"
+        );
+        assert_eq!(
+            says(Event::Blacklisted { server: 1, seconds: 0, reason: refused }),
+            "server 1 (10.0.0.1:80) failed and is used all the same (-b 0): connection refused"
         );
         assert_eq!(says(Event::BackInUse { server: 1 }), "server 1 (10.0.0.1:80) is in use again");
         assert_eq!(

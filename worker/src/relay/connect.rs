@@ -338,6 +338,10 @@ impl Relay<'_> {
             self.debug.say(1, format_args!("server {} failed: {why}", target.code()));
         }
         if seconds == 0 {
+            if self.supervisor.may_tell(Rated::Failed, self.now) {
+                let event = Event::Blacklisted { server: target.code(), seconds, reason };
+                self.supervisor.tell(event, &mut self.counters);
+            }
             return;
         }
         let until = self.now + u64::from(seconds) * 1000;

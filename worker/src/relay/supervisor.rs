@@ -49,6 +49,8 @@ pub enum Rated {
     LogLost,
     /// [`Event::LockStuck`].
     LockStuck,
+    /// [`Event::Blacklisted`] of a server that is not left out for it (`-b 0`), so that every client finds out anew.
+    Failed,
     /// [`Event::HandshakeFailed`].
     Handshake,
     /// [`Event::BadSender`].
@@ -58,7 +60,7 @@ pub enum Rated {
 }
 
 impl Rated {
-    const COUNT: usize = 6;
+    const COUNT: usize = Rated::NoSyslog as usize + 1;
 }
 
 impl Supervisor {
