@@ -38,6 +38,26 @@ pub(crate) struct Watch {
     ping: Ping,
     /// Beats that have passed since the ping was due.
     missed: u32,
+    /// How long it may take to become ready.
+    patience: Patience,
+}
+
+/// Beats that a process may take to become ready. The first of a pen has as long as the start; a replacement, which takes milliseconds, no
+/// longer than others may hang; but one that follows another that was not ready in time has twice as long, for the machine may be slow.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Patience(u32);
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience(MOST_OF_START)
+    }
+}
+
+impl Patience {
+    /// With a replacement of a process that was ready, or was not.
+    pub(crate) fn after(self, was_ready: bool) -> Patience {
+        Patience(if was_ready { MOST_MISSED } else { (self.0 * 2).min(MOST_OF_START) })
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -51,6 +71,11 @@ enum Ping {
 }
 
 impl Watch {
+    /// Of a process that is born.
+    pub(crate) fn of_birth(patience: Patience) -> Watch {
+        Watch { patience, ..Watch::default() }
+    }
+
     /// A beat of a process that serves: asks it unless it is asked already. `ask` sends a ping and says whether it could be sent. False if
     /// the process hangs.
     pub(crate) fn beat(&mut self, ask: impl FnOnce(u32) -> bool) -> bool {
@@ -70,7 +95,7 @@ impl Watch {
     /// A beat of a process that is not ready yet. False if it never will be.
     pub(crate) fn beat_of_start(&mut self) -> bool {
         self.missed += 1;
-        self.missed < MOST_OF_START
+        self.missed <= self.patience.0
     }
 
     /// An answer came; one to an older ping, or to none, says nothing.
@@ -93,14 +118,14 @@ const EVERY: Duration = Duration::from_millis(900);
 /// Beats without an answer after which a process hangs.
 const MOST_MISSED: u32 = 4;
 
-/// Beats that a replacement may take to become ready: as long as a start may take.
+/// Beats that the first process may take to become ready, and any other at most: as long as a start may take.
 const MOST_OF_START: u32 = 30;
 
 /// What is said of a process that hangs.
 pub(crate) const HUNG: &str = "it hung, without a sign of life for 4 s";
 
 /// What is said of a replacement that does not become ready.
-pub(crate) const NEVER_READY: &str = "it was not ready within 30 s";
+pub(crate) const NEVER_READY: &str = "it was not ready in time";
 
 #[cfg(test)]
 mod tests {
@@ -136,6 +161,21 @@ mod tests {
             assert_eq!(ask(&mut watch), (true, None));
         }
         assert_eq!(ask(&mut watch), (false, None));
+    }
+
+    #[test]
+    fn a_replacement_has_as_long_as_others_may_hang_and_longer_where_that_was_too_short() {
+        let first = Patience::default();
+        let replacement = first.after(true);
+        let mut patience = replacement;
+        let mut beats = Vec::new();
+        for _ in 0..5 {
+            let mut watch = Watch::of_birth(patience);
+            beats.push((1..100).find(|_| !watch.beat_of_start()).unwrap());
+            patience = patience.after(false);
+        }
+        assert_eq!(beats, [MOST_MISSED + 1, 9, 17, MOST_OF_START + 1, MOST_OF_START + 1]);
+        assert_eq!(patience.after(true), replacement);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use pen_contract::stats::Counters;
 use crate::inheritance::{Inheritance, descriptor};
 use crate::peer::{Heard, Peer, printable_lines};
 use crate::say::for_worker;
+use crate::watchdog::Patience;
 
 /// A worker that is not known to be dead.
 #[derive(Debug)]
@@ -71,11 +72,17 @@ impl Worker {
     ///
     /// # Errors
     /// No process, no descriptor or no memory can be had now.
-    pub(crate) fn spawn(id: WorkerId, inheritance: &Inheritance, now: Instant) -> io::Result<Worker> {
+    pub(crate) fn spawn(
+        id: WorkerId,
+        patience: Patience,
+        inheritance: &Inheritance,
+        now: Instant,
+    ) -> io::Result<Worker> {
         Ok(Worker {
             id,
             peer: Peer::spawn(
                 inheritance.jail.identity.uid,
+                patience,
                 |channel, supervisor| inheritance.live(id, channel, supervisor),
                 now,
             )?,

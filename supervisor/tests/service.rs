@@ -57,6 +57,7 @@ const TESTS: &[(&str, fn())] = tests![
     a_worker_that_reports_too_much_is_killed,
     a_worker_that_jams_the_shared_eventfd_holds_up_no_supervisor,
     a_worker_that_spins_is_killed_and_the_other_is_not,
+    a_replacement_that_is_not_ready_in_time_is_replaced,
     what_a_service_manager_says_is_for_the_supervisor_alone,
     a_stopped_worker_delays_neither_a_report_nor_the_end,
     reports_go_to_the_file_or_to_standard_error,
@@ -195,6 +196,17 @@ fn a_worker_that_spins_is_killed_and_the_other_is_not() {
     let workers = pen.workers();
     wait_for("a message", || pen.errors().contains(&format!("(pid {}) was killed by signal 9: it hung", workers[0])));
     wait_for("a replacement", || pen.workers().len() == 2 && !pen.workers().contains(&workers[0]));
+    assert!(pen.workers().contains(&workers[1]), "{}", pen.errors());
+    pen.signal(Signal::SIGTERM);
+    assert_eq!(pen.wait(), Some(0));
+}
+
+fn a_replacement_that_is_not_ready_in_time_is_replaced() {
+    let mut pen = Pen::new("oversleeps").foreground();
+    let workers = pen.workers();
+    kill(workers[0], Signal::SIGKILL).unwrap();
+    wait_for("a message", || pen.errors().contains("was killed by signal 9: it was not ready in time; replaced"));
+    wait_for("the start of the next one", || pen.pen.read("pen.log").matches("started\n").count() == 3);
     assert!(pen.workers().contains(&workers[1]), "{}", pen.errors());
     pen.signal(Signal::SIGTERM);
     assert_eq!(pen.wait(), Some(0));

@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -330,6 +331,10 @@ fn serve(start: WorkerStart, table: &Table) -> i32 {
             return 1;
         }
         "is never ready" => loop {
+            std::thread::park();
+        },
+        // Not in its first life, which the start waits for, and not in its third.
+        "oversleeps" if start.id.0 == 0 && hostile::marks(table).next().unwrap().fetch_add(1, Relaxed) == 1 => loop {
             std::thread::park();
         },
         "is hostile" if start.id.0 == 0 && hostile::is_first(table) => return hostile::live(start.channel, table),

@@ -66,7 +66,7 @@ pub fn is_first(table: &Table) -> bool {
 }
 
 /// Words at the far end of what the table has room for, that nobody uses.
-fn marks(table: &Table) -> impl Iterator<Item = &AtomicU32> {
+pub fn marks(table: &Table) -> impl Iterator<Item = &AtomicU32> {
     table.words().iter().rev().step_by(1024).take(16)
 }
 
