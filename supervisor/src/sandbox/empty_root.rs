@@ -10,17 +10,27 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{chroot, fchdir};
 use rustix::fs::{Mode, OFlags, fstat, open};
 
-/// Makes one.
+use crate::sys;
+
+/// Makes one that can be entered. A child tries, because a service manager's filter may refuse chroot(2), or end who calls it.
 ///
 /// # Errors
-/// No directory can be made in any of the usual places; the error is that of the last one.
+/// No directory can be made in any of the usual places (the error is that of the last one), or it cannot be entered.
 pub(super) fn make() -> io::Result<OwnedFd> {
     let mut failure = io::Error::from(io::ErrorKind::NotFound);
     for parent in PARENTS {
         match make_in(Path::new(parent)) {
-            Ok(directory) => return Ok(directory),
+            Ok(directory) => {
+                let child = sys::fork(|| i32::from(fchdir(&directory).and_then(|()| chroot(".")).is_err()))?;
+                return match waitpid(child, None)? {
+                    WaitStatus::Exited(_, 0) => Ok(directory),
+                    _ => Err(io::Error::other("chroot(2) is refused here")),
+                };
+            }
             Err(error) => failure = error,
         }
     }

@@ -26,16 +26,16 @@ pub(crate) fn confine(jailed: bool, required: bool) -> Result<(Sandbox, Option<S
     let mut missing = Vec::new();
     let mut lacks = |what: &str, why: String| missing.push(format!("{what} ({why})"));
     if let Err(why) = reduce_capabilities() {
-        lacks("fewer capabilities of the supervisor", why);
+        lacks("smaller set of capabilities for the supervisor", why);
     }
-    let filters = filter_system_calls().map_err(|why| lacks("filters of system calls", why)).ok();
+    let filters = filter_system_calls().map_err(|why| lacks("filter for system calls", why)).ok();
     let landlock = sys::landlock_version().map_err(|error| lacks("Landlock", why(&error))).unwrap_or(0);
     let wanted = !jailed && geteuid().is_root();
     let root = wanted.then(|| match caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_CHROOT) {
-        Ok(true) => empty_root::make().map_err(|error| format!("no place for it: {}", why(&error))),
+        Ok(true) => empty_root::make().map_err(|error| why(&error)),
         _ => Err("CAP_SYS_CHROOT is missing".into()),
     });
-    let empty_root = root.transpose().map_err(|why| lacks("an empty root directory", why)).unwrap_or(None).map(Rc::new);
+    let empty_root = root.transpose().map_err(|why| lacks("empty root directory", why)).unwrap_or(None).map(Rc::new);
     let sandbox = Sandbox { filters, landlock, empty_root };
     match (missing.is_empty(), required) {
         (true, _) => Ok((sandbox, None)),

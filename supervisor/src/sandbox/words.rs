@@ -4,7 +4,7 @@
 
 use std::fmt::{self, Display, Formatter, Write};
 
-use caps::CapSet;
+use caps::{CapSet, Capability};
 use serde::Serialize;
 
 use super::{Kind, Sandbox, landlock};
@@ -78,9 +78,9 @@ fn line(jail: &Jail, kind: Kind) -> String {
     };
     let whose = match kind {
         Kind::Reporter => "as the supervisor; capabilities dac_override,fowner at most".into(),
-        Kind::Resolver => format!("uid {}; capabilities none; not dumpable; no core", user::of_resolver(identity).uid),
+        Kind::Resolver => format!("uid {}; {}; not dumpable; no core", user::of_resolver(identity).uid, of_jailed()),
         Kind::Relay | Kind::Examiner | Kind::Control | Kind::Opener => {
-            format!("uid {}; capabilities none; not dumpable; no core", identity.uid)
+            format!("uid {}; {}; not dumpable; no core", identity.uid, of_jailed())
         }
     };
     let calls = match sandbox.filters {
@@ -96,6 +96,14 @@ fn line(jail: &Jail, kind: Kind) -> String {
         version => format!("landlock {}: {}", version.min(landlock::TESTED), landlock::words(kind, version)),
     };
     format!("root {root}; {whose}; {calls}; {landlock}")
+}
+
+/// Those of a jailed process. What is left in the bounding set can be had by nobody who executes nothing and has no_new_privs set.
+fn of_jailed() -> &'static str {
+    match caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP) {
+        Ok(true) => "capabilities none",
+        _ => "capabilities none (the bounding set is the supervisor's: CAP_SETPCAP is missing)",
+    }
 }
 
 /// Those that the supervisor has at the moment.

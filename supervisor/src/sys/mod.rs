@@ -119,6 +119,16 @@ pub(crate) fn dispose(signal: Signal, disposition: Disposition) {
     let _ = unsafe { sigaction(signal, &action) };
 }
 
+/// Asks whether this process may signal the first thread of another one (tgkill(2) with signal 0).
+#[cfg(test)]
+pub(crate) fn ask_for_thread(of: Pid) -> io::Result<()> {
+    // SAFETY: tgkill(2) takes three numbers and touches no memory; signal 0 only asks.
+    match unsafe { libc::syscall(libc::SYS_tgkill, of.as_raw(), of.as_raw(), 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Takes a variable out of the environment.
 pub(crate) fn take_variable(name: &str) -> Option<OsString> {
     let value = std::env::var_os(name);

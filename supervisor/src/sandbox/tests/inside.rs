@@ -18,6 +18,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::super::*;
 use super::KINDS;
 use crate::jail::Jail;
+use crate::sys;
 use crate::user::Identity;
 
 /// What comes of a trial.
@@ -48,6 +49,7 @@ const TRIALS: &[Trial] = &[
     ("trace another process", || Ok(ptrace::attach(getppid())?), [Killed; 6]),
     ("be traced", || Ok(ptrace::traceme()?), [Killed; 6]),
     ("signal another process", || Ok(kill(getppid(), None)?), [Killed; 6]),
+    ("signal a thread of another process", tgkill, [Killed; 6]),
     ("become root", || Ok(setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0))?), [Killed; 6]),
     ("change the root directory", || Ok(chroot("/")?), [Killed; 6]),
     ("have a user namespace", || Ok(unshare(CloneFlags::CLONE_NEWUSER)?), [Killed; 6]),
@@ -73,6 +75,10 @@ const TRIALS: &[Trial] = &[
 
 fn made(result: io::Result<()>) -> io::Result<()> {
     result.and_then(|()| fs::remove_file("/tmp/pen-trial"))
+}
+
+fn tgkill() -> io::Result<()> {
+    sys::ask_for_thread(getppid())
 }
 
 fn fifo() -> io::Result<()> {
