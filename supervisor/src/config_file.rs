@@ -148,7 +148,7 @@ const DEEPEST: u32 = 16;
 const MOST_FILES: u32 = 1024;
 
 /// More than all servers and ten full access lists take.
-const MOST_COMMANDS: usize = 200_000;
+pub(crate) const MOST_COMMANDS: usize = 200_000;
 
 const TOO_MANY: &str = "more than 200000 commands";
 

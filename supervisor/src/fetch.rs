@@ -85,13 +85,27 @@ impl Fetched {
         let mut bytes = vec![0; usize::try_from(length).ok().filter(|length| *length <= LARGE_LIMIT).unwrap_or(0)];
         memory.read_exact_at(&mut bytes, 0)?;
         let commands: Commands = codec::decode_large(&bytes).map_err(io::Error::other)?;
-        // Whoever read the file may have been taken over by what is in it.
-        let is_none = |placed: &Placed| !command::is_well_formed(&placed.command);
-        match commands.as_ref().is_ok_and(|commands| commands.iter().any(is_none)) {
-            true => Err(io::Error::other("what was read is no command")),
-            false => Ok(commands),
-        }
+        check(commands)
     }
+}
+
+/// Commands of a child, which may have been taken over by what is in the file: no more than an honest one sends, each one that the grammar makes,
+/// and words that harm no terminal.
+fn check(commands: Commands) -> io::Result<Commands> {
+    let mut commands = match commands {
+        Ok(commands) => commands,
+        Err(errors) => return Ok(Err(config_file::bounded(errors).iter().map(|error| printable(error)).collect())),
+    };
+    if commands.len() > config_file::MOST_COMMANDS {
+        return Err(io::Error::other("what was read is more than there can be"));
+    }
+    for Placed { place, command } in &mut commands {
+        if !command::is_well_formed(command) {
+            return Err(io::Error::other("what was read is no command"));
+        }
+        *place = printable(place);
+    }
+    Ok(Ok(commands))
 }
 
 /// A child at work.
@@ -246,3 +260,38 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long the removal of a socket's file may take.
 const REMOVAL_PATIENCE: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use pen_contract::command::{Command, Number};
+
+    use super::*;
+
+    /// What becomes of what a child read.
+    fn read(commands: &Commands) -> io::Result<Commands> {
+        Fetched { descriptor: memory::large(commands).unwrap(), place: (0, 0) }.commands()
+    }
+
+    fn placed(place: &str, command: Command) -> Placed {
+        Placed { place: place.into(), command }
+    }
+
+    #[test]
+    fn only_commands_are_taken_and_no_more_than_there_can_be() {
+        let commands = vec![placed("f:1", Command::Pid); config_file::MOST_COMMANDS];
+        assert_eq!(read(&Ok(commands.clone())).unwrap().unwrap(), commands);
+        let more = [&commands[..], &commands[..1]].concat();
+        assert_eq!(read(&Ok(more)).unwrap_err().to_string(), "what was read is more than there can be");
+        let none = placed("f:1", Command::Number(Number::Blacklist, Some(u32::MAX)));
+        assert_eq!(read(&Ok(vec![none])).unwrap_err().to_string(), "what was read is no command");
+    }
+
+    #[test]
+    fn a_childs_words_are_made_harmless() {
+        let commands = read(&Ok(vec![placed("f\x1b[2J:1", Command::Pid)])).unwrap().unwrap();
+        assert_eq!(commands[0].place, "f.[2J:1");
+        let errors = read(&Err(vec!["a\nb\x1b[2J".into(); 5000])).unwrap().unwrap_err();
+        assert_eq!((errors[0].as_str(), errors.len()), ("a.b.[2J", 101));
+        assert_eq!(errors[100], "4900 more lines are wrong");
+    }
+}
