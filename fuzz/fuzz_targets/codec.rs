@@ -1,4 +1,5 @@
-//! A message from a process that a stranger took over: it is refused, or it is a message that stays the same when it is sent on.
+//! A message from a process that a stranger took over: it is refused, or it is a message that stays the same when it is sent on; and a command in
+//! it is one that the parser makes, or goes no further.
 
 #![no_main]
 
@@ -6,7 +7,12 @@ use std::fmt::Debug;
 
 use libfuzzer_sys::fuzz_target;
 use pen_contract::codec::{self, LIMIT};
+use pen_contract::command::{self, Command};
+use pen_contract::configuration::{Names, Placed};
+use pen_contract::fold;
 use pen_contract::message::{FromControl, FromStartingWorker, FromWorker, ToControl, ToWorker};
+use pen_contract::settings::Settings;
+use pen_contract::tls::Index;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -17,6 +23,22 @@ fn holds<T: Serialize + DeserializeOwned + Debug>(bytes: &[u8]) {
     assert_eq!(format!("{:?}", codec::decode::<T>(&buffer[..length]).unwrap()), format!("{message:?}"));
 }
 
+/// As the supervisor takes a command that came from a process with fewer rights.
+fn carry_out(command: &Command) {
+    if !command::is_well_formed(command) {
+        return;
+    }
+    assert!(!command.to_string().contains(['\n', '\r', '\0']));
+    fold::lookups(command);
+    fold::blacklisting(command);
+    let before = Settings { servers: vec![None; 16], ..Settings::default() };
+    let mut after = before.clone();
+    if let Err(why) = fold::apply(&mut after, command, &Names::default(), Some(80)) {
+        assert!(!why.contains('\n'));
+        assert_eq!(after, before);
+    }
+}
+
 fuzz_target!(|bytes: &[u8]| {
     holds::<FromStartingWorker>(bytes);
     holds::<FromWorker>(bytes);
@@ -25,5 +47,15 @@ fuzz_target!(|bytes: &[u8]| {
     holds::<ToControl>(bytes);
     if let Ok(settings) = codec::decode_settings(bytes) {
         assert_eq!(codec::decode_settings(&codec::encode_settings(&settings).unwrap()).unwrap(), settings);
+    }
+    if let Ok(index) = Index::decode(bytes) {
+        let encoded = index.encode().unwrap();
+        assert_eq!(Index::decode(&encoded[..encoded.len() - 8]).unwrap(), index);
+    }
+    if let Ok(FromControl::Command { command, .. }) = codec::decode(bytes) {
+        carry_out(&command);
+    }
+    if let Ok(Ok(commands)) = codec::decode_large::<Result<Vec<Placed>, Vec<String>>>(bytes) {
+        commands.iter().for_each(|placed| carry_out(&placed.command));
     }
 });
