@@ -9,19 +9,24 @@ use libfuzzer_sys::fuzz_target;
 use pen_table::{Shape, Table};
 
 const CLIENTS: u32 = 9;
+const ROOM: u32 = 24;
 const CONNECTIONS: u32 = 20;
 
 fuzz_target!(|image: &[u8]| {
-    let table = Table::create(Shape { clients: CLIENTS, servers: 4, workers: 3, connections: CONNECTIONS }).unwrap();
+    let [shards, image @ ..] = image else { return };
+    // One shard, or several with few slots each.
+    let shard_slots = if shards % 2 == 0 { 1 << 16 } else { 3 };
+    let shape = Shape { clients: CLIENTS, servers: 4, workers: 3, connections: CONNECTIONS };
+    let table = Table::cramped(shape, shard_slots, ROOM).unwrap();
     let words = table.words();
     let mut now = 1000;
-    // An image is a list of places and what is put there, with an operation between any two.
-    for change in image.chunks_exact(8) {
-        let (place, value) = change.split_at(4);
-        let place = u32::from_le_bytes(place.try_into().unwrap()) as usize;
-        words[place % words.len()].store(u32::from_le_bytes(value.try_into().unwrap()), Relaxed);
+    // A list of operations, each after something was put in some place.
+    for change in image.chunks_exact(7) {
+        let [low, high, a, b, c, d, operation] = *change else { return };
+        words[usize::from(u16::from_le_bytes([low, high])) % words.len()]
+            .store(u32::from_le_bytes([a, b, c, d]), Relaxed);
         now += 1;
-        operate(&table, change[0] ^ change[4], now);
+        operate(&table, operation, now);
     }
     (0..=u8::MAX).for_each(|operation| operate(&table, operation, now + 9000));
 });
@@ -44,7 +49,10 @@ fn operate(table: &Table, operation: u8, now: u64) {
         9 => drop(seat.release_connection(number)),
         10 => drop(seat.advance_cursor(seat.cursor(), 1)),
         11 => drop(table.server_totals(number)),
-        12 => assert!(table.clients().all(|client| client.slot < table.grow_clients(0).max(CLIENTS))),
+        12 => {
+            assert!(table.grow_clients(number) <= ROOM);
+            assert!(table.clients().all(|client| client.slot < ROOM));
+        }
         13 => drop(table.bury(number)),
         14 => drop((seat.await_connection(), table.connections_open())),
         _ => drop((table.current(), table.connection_owner(number))),

@@ -167,6 +167,18 @@ impl Table {
         Ok(table)
     }
 
+    /// A table with shards of few slots and little room to grow, for tests that write into it: of all that a real one can grow to, next to nothing
+    /// is in use, and hardly a word written anywhere would be seen by anybody. Always the same, so that what is found once is found again.
+    ///
+    /// # Errors
+    /// As for [`Table::create`].
+    #[cfg(all(feature = "spoil", not(any(test, loom))))]
+    pub fn cramped(shape: Shape, shard_slots: u32, clients: u32) -> Result<Table, TableError> {
+        let room = layout::Room { shard_slots, clients, connections: shape.connections };
+        let table = Table::with_layout(Layout::new(shape, room)?)?;
+        Ok(Table { hash_key: HashKey([0, 0]), ..table })
+    }
+
     /// All of the memory, for tests that write into it what a hostile worker would.
     #[cfg(all(feature = "spoil", not(any(test, loom))))]
     pub fn words(&self) -> &[std::sync::atomic::AtomicU32] {
