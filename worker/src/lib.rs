@@ -45,4 +45,5 @@ pub fn control_entry(start: ControlStart) -> i32 {
 pub mod parts {
     pub use crate::relay::http::{Exchange, Why, body::Body};
     pub use crate::relay::proxy::{Bad, MOST, Origin, read, write};
+    pub use crate::relay::tls::{Cipher, PLAIN, Session, Tls};
 }

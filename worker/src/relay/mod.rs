@@ -34,7 +34,7 @@ mod share;
 mod supervisor;
 #[cfg(test)]
 mod tests;
-mod tls;
+pub mod tls;
 mod traffic;
 
 use std::io;

@@ -23,6 +23,7 @@ use keyring::Keyring;
 use material::Material;
 use tickets::Secrets;
 
+pub use crate::relay::pump::BUFFER as PLAIN;
 pub use failure::failure;
 pub use session::{Cipher, Session};
 

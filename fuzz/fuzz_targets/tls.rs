@@ -1,0 +1,74 @@
+//! What a client sends where TLS is on: however it is cut, the session ends or goes on the same way, and what comes behind its end does no harm.
+//! Names with authorities of their own are served, so that the name is looked for before the session begins.
+
+#![no_main]
+
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::sync::LazyLock;
+
+use libfuzzer_sys::fuzz_target;
+use pen_contract::start::TlsStart;
+use pen_contract::tls::{Index, NamedRole, Part, Role, TICKET_SECRET};
+use pen_worker::parts::{Cipher, PLAIN, Tls};
+
+/// A key that nobody trusts, made for this, and its certificate: always the same, so that what is found once is found again.
+const CERTIFICATE: &[u8] = include_bytes!("../tls/certificate.pem");
+const KEY: &[u8] = include_bytes!("../tls/key.pem");
+
+static TLS: LazyLock<Tls> = LazyLock::new(|| {
+    let (middle, end) = (CERTIFICATE.len() as u64, (CERTIFICATE.len() + KEY.len()) as u64);
+    let part = |role, offset, end| Part { role, path: "file".into(), offset, length: end - offset };
+    let named = |role| Role::Named("*.example".into(), role);
+    let files = vec![
+        part(Role::Certificate, 0, middle),
+        part(Role::Key, middle, end),
+        part(Role::Authorities, 0, middle),
+        part(named(NamedRole::Certificate), 0, middle),
+        part(named(NamedRole::Key), middle, end),
+        part(named(NamedRole::Authorities), 0, middle),
+    ];
+    let index = Index { serial: 1, required: true, tls12: true, suites: Vec::new(), files };
+    let files = file("files", &[CERTIFICATE, KEY, &index.encode().unwrap()].concat());
+    Tls::new(TlsStart { files, secrets: (file("secret", &[0; TICKET_SECRET]), None) }).unwrap()
+});
+
+/// A file without a name, in the place of the sealed memory that a worker gets.
+fn file(name: &str, bytes: &[u8]) -> OwnedFd {
+    let path = std::env::temp_dir().join(format!("pen-fuzz-{}-{name}", std::process::id()));
+    fs::write(&path, bytes).unwrap();
+    let file = File::open(&path).unwrap();
+    fs::remove_file(path).unwrap();
+    file.into()
+}
+
+/// Why the session ends, whether its handshake is still to be finished, and whether it says anything.
+fn through<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) -> (Option<String>, bool, bool) {
+    let (mut session, mut cipher, mut plain) = (TLS.session().unwrap(), Cipher::default(), vec![0; PLAIN]);
+    let mut said = false;
+    for mut piece in pieces {
+        while !piece.is_empty() {
+            let room = session.room(&mut cipher);
+            let length = room.len().min(piece.len());
+            room[..length].copy_from_slice(&piece[..length]);
+            piece = &piece[length..];
+            let taken = session.take(length, &mut cipher, &mut plain);
+            // Nobody has keys, so nobody has said anything.
+            assert!(taken.plain == 0);
+            said |= !session.take_out().is_empty();
+            if let Some(error) = taken.error {
+                session.set_error(error);
+                assert!(session.is_closed());
+            }
+        }
+    }
+    session.encrypt(b"answer", &mut cipher);
+    session.close(&mut cipher);
+    (session.error().map(|error| format!("{error:?}")), session.is_handshaking(), said)
+}
+
+fuzz_target!(|data: &[u8]| {
+    let [size, input @ ..] = data else { return };
+    let whole = through([input]);
+    assert_eq!(through(input.chunks(usize::from(*size).max(1))), whole);
+});
