@@ -406,14 +406,17 @@ impl Pen {
     #[track_caller]
     pub fn ends_when(&mut self, act: impl FnOnce(&Pen)) {
         let workers = self.supervisor.children();
+        let lasting: Vec<bool> = workers.iter().map(|child| is_worker(child) || is_control(child)).collect();
         act(self);
         // SPEC: at most 3 s, even if a worker hangs. The rest is for a busy machine.
         let gone = within(Duration::from_secs(10), || self.supervisor.gone());
-        // A child of the moment is killed with the supervisor and may be a moment later.
+        let leftover = workers.iter().zip(lasting).filter(|(child, lasts)| *lasts && !child.gone()).count();
+        // A child of the moment is killed with the supervisor and may be gone a moment later.
         let alone = within(Duration::from_secs(5), || workers.iter().all(Process::gone));
         self.over = true;
         self.clear(&workers);
         assert!(gone, "pen did not end");
+        assert_eq!(leftover, 0, "workers are left after the supervisor's end");
         assert!(alone, "children are left after the supervisor's end");
         if let Some(status) = self.reap() {
             assert!(status.success(), "pen ends with status 0: {status}");
