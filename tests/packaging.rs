@@ -30,15 +30,15 @@ fn capabilities() -> Vec<String> {
     set.split(' ').map(|name| name.strip_prefix("CAP_").unwrap().to_lowercase()).collect()
 }
 
-/// A pen as the unit starts one, with these capabilities to be had.
-fn with_only(capabilities: &[String], server: &Backend) -> Builder {
+/// A pen as the unit starts one, with these capabilities to be had, and a directory for its socket in which this group may make files.
+fn with_only(capabilities: &[String], server: &Backend, group: u32) -> Builder {
     let set: String = capabilities.iter().map(|name| format!(",+{name}")).collect();
     let builder = Pen::builder();
     let jail = machine::directory(builder.directory(), "jail", 0o755, 0);
     let log = builder.directory().join("log");
     // As tmpfiles.d makes /run/pen.
     let run = machine::directory(builder.directory(), "run", 0o1775, 0);
-    chown(&run, None, Some(NOBODY)).unwrap();
+    chown(&run, None, Some(group)).unwrap();
     fs::set_permissions(builder.directory(), fs::Permissions::from_mode(0o755)).unwrap();
     builder
         .through(["setpriv", "--no-new-privs", "--bounding-set", &format!("-all{set}")])
@@ -54,7 +54,7 @@ fn the_unit_leaves_the_capabilities_that_pen_needs() {
         return;
     }
     let server = Backend::named("a");
-    let pen = with_only(&capabilities(), &server).start();
+    let pen = with_only(&capabilities(), &server, NOBODY).start();
     let listen = LISTEN.parse().unwrap();
     assert_eq!(ask(listen, ME.into()).as_deref(), Some("a"));
     // The socket belongs to the user of -u, though nothing can be given to anybody.
@@ -84,7 +84,7 @@ fn the_unit_leaves_no_capability_that_pen_does_not_need() {
     let all = capabilities();
     for left_out in &all {
         let rest: Vec<String> = all.iter().filter(|name| *name != left_out).cloned().collect();
-        let builder = with_only(&rest, &server);
+        let builder = with_only(&rest, &server, NOBODY);
         match left_out.as_str() {
             // Not fatal: workers then could have rights again if they could execute what gives them, which no_new_privs forbids too.
             "setpcap" => {
@@ -97,4 +97,14 @@ fn the_unit_leaves_no_capability_that_pen_does_not_need() {
             }
         }
     }
+}
+
+#[test]
+fn a_control_socket_that_its_user_cannot_make_is_told_of() {
+    if !machine::in_own_network("a_control_socket_that_its_user_cannot_make_is_told_of", &["true".into()]) {
+        return;
+    }
+    let said = with_only(&capabilities(), &Backend::named("a"), 0).fails().stderr;
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.contains("permission denied (without CAP_CHOWN the user of -u has to be allowed to"), "{said}");
 }

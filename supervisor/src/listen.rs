@@ -84,9 +84,13 @@ impl Listener {
         // Who may not give files away can still make one as the user himself, where he may make files; then nothing is left to give.
         let may_give = || caps::has_cap(None, CapSet::Effective, Capability::CAP_CHOWN).unwrap_or(true);
         let bound = if geteuid().is_root() && !user.is_root() && !may_give() {
-            acting_as(user, group, || Listener::bind(address, backlog)).unwrap_or_else(|source| {
-                Err(ListenError::Failed { address: address.clone(), source, hint: " (as the user of -u)" })
-            })
+            let failed = |source| ListenError::Failed { address: address.clone(), source, hint: AS_USER };
+            match acting_as(user, group, || Listener::bind(address, backlog)).map_err(failed) {
+                Ok(Err(ListenError::Failed { source, .. })) if source.kind() == io::ErrorKind::PermissionDenied => {
+                    Err(failed(source))
+                }
+                other => other.and_then(|bound| bound),
+            }
         } else {
             Listener::bind(address, backlog)
         };
@@ -229,6 +233,8 @@ fn hint(address: &Address, error: &io::Error) -> &'static str {
         _ => "",
     }
 }
+
+const AS_USER: &str = " (without CAP_CHOWN the user of -u has to be allowed to make files in that directory)";
 
 const IN_USE: &str = " (another process, perhaps another pen, listens there)";
 
