@@ -29,7 +29,7 @@ use crate::listen::{ListenError, Listener, SocketPath};
 use crate::peer::{Heard, Peer};
 use crate::sandbox::Kind;
 use crate::signals;
-use crate::watchdog::Patience;
+use crate::watchdog::Grace;
 use crate::why::why;
 
 /// The control port, bound. Its file goes while its socket is open.
@@ -120,7 +120,7 @@ pub(crate) struct Control {
     process: Option<Process>,
     backoff: Backoff,
     /// With whoever comes next.
-    patience: Patience,
+    grace: Grace,
     /// When to fill the post, if it is empty and to be filled.
     due: Option<Instant>,
 }
@@ -180,7 +180,7 @@ pub(crate) enum ControlNews {
 
 impl Control {
     pub(crate) fn new(port: ControlPort) -> Control {
-        Control { port, process: None, backoff: Backoff::default(), patience: Patience::default(), due: None }
+        Control { port, process: None, backoff: Backoff::default(), grace: Grace::default(), due: None }
     }
 
     /// The control address.
@@ -195,7 +195,7 @@ impl Control {
     pub(crate) fn hire(&mut self, inheritance: &Inheritance, now: Instant) -> io::Result<Pid> {
         let peer = Peer::spawn(
             inheritance.jail.identity.uid,
-            self.patience,
+            self.grace,
             |channel, supervisor| self.port.live(inheritance, channel, supervisor),
             now,
         )?;
@@ -219,7 +219,7 @@ impl Control {
         let process = self.process.take_if(|process| process.peer.pid() == pid)?;
         let delay = self.backoff.after(now.saturating_duration_since(process.peer.born));
         self.due = Some(now + delay);
-        self.patience = self.patience.after(process.peer.was_ready);
+        self.grace = self.grace.after(process.peer.was_ready);
         let how = match status {
             WaitStatus::Signaled(_, signal, _) => killed_by(signal),
             WaitStatus::Exited(_, status) => format!("ended with status {status}"),

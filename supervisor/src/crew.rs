@@ -14,7 +14,7 @@ use pen_contract::stats::Counters;
 use crate::backoff::Backoff;
 use crate::flood::{Admission, Flood};
 use crate::inheritance::Inheritance;
-use crate::watchdog::Patience;
+use crate::watchdog::Grace;
 use crate::workers::{News, Worker};
 
 /// The workers.
@@ -30,7 +30,7 @@ struct Post {
     worker: Option<Worker>,
     backoff: Backoff,
     /// With whoever comes next.
-    patience: Patience,
+    grace: Grace,
     /// A bound on what the administrator hears from whoever holds it, so that no worker gets a new measure by dying.
     events: Flood,
     /// When to fill it, if it is empty and to be filled.
@@ -58,7 +58,7 @@ impl Crew {
         let post = |_| Post {
             worker: None,
             backoff: Backoff::default(),
-            patience: Patience::default(),
+            grace: Grace::default(),
             events: Flood::new(MOST_EVENTS, Duration::from_secs(10), now),
             due: None,
         };
@@ -71,7 +71,7 @@ impl Crew {
     /// There can be no process now.
     pub(crate) fn hire(&mut self, id: WorkerId, inheritance: &Inheritance, now: Instant) -> io::Result<Pid> {
         let Some(post) = self.posts.get_mut(usize::from(id.0)) else { return Err(io::ErrorKind::NotFound.into()) };
-        let worker = Worker::spawn(id, post.patience, inheritance, now)?;
+        let worker = Worker::spawn(id, post.grace, inheritance, now)?;
         let pid = worker.peer.pid();
         (post.worker, post.due) = (Some(worker), None);
         Ok(pid)
@@ -80,11 +80,11 @@ impl Crew {
     /// Takes a dead worker from its post, if the process was one.
     pub(crate) fn discharge(&mut self, pid: Pid, status: WaitStatus, now: Instant) -> Option<Death> {
         let is_it = |worker: &mut Worker| worker.peer.pid() == pid;
-        let (mut worker, patience) =
-            self.posts.iter_mut().find_map(|post| Some((post.worker.take_if(is_it)?, &mut post.patience)))?;
+        let (mut worker, grace) =
+            self.posts.iter_mut().find_map(|post| Some((post.worker.take_if(is_it)?, &mut post.grace)))?;
         let news = worker.read(LAST_WORDS, now);
         let was_ready = worker.peer.was_ready;
-        *patience = patience.after(was_ready);
+        *grace = grace.after(was_ready);
         self.retired.add(&worker.counters);
         Some(Death {
             id: worker.id,

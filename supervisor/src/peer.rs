@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 
 use crate::child::Child;
 use crate::flood::{Admission, Flood};
-use crate::watchdog::{HUNG, NEVER_READY, Patience, Watch};
+use crate::watchdog::{Grace, HUNG, NEVER_READY, Watch};
 
 /// A process that is not known to be dead. It is told `Tx` and says `Rx` once it is ready.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
     /// No process, no descriptor or no memory can be had now.
     pub(crate) fn spawn(
         user: Uid,
-        patience: Patience,
+        grace: Grace,
         live: impl FnOnce(Channel<FromStartingWorker, Tx>, Pid) -> i32,
         now: Instant,
     ) -> io::Result<Peer<Tx, Rx>> {
@@ -85,7 +85,7 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
             link: Link::Starting { channel: ours, greeted: false },
             messages: Flood::new(MOST_MESSAGES, Duration::from_secs(1), now),
             overdue: None,
-            watch: Watch::of_birth(patience),
+            watch: Watch::of_birth(grace),
         })
     }
 

@@ -39,24 +39,24 @@ pub(crate) struct Watch {
     /// Beats that have passed since the ping was due.
     missed: u32,
     /// How long it may take to become ready.
-    patience: Patience,
+    grace: Grace,
 }
 
 /// Beats that a process may take to become ready. The first of a pen has as long as the start; a replacement, which takes milliseconds, no
 /// longer than others may hang; but one that follows another that was not ready in time has twice as long, for the machine may be slow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Patience(u32);
+pub(crate) struct Grace(u32);
 
-impl Default for Patience {
-    fn default() -> Patience {
-        Patience(MOST_OF_START)
+impl Default for Grace {
+    fn default() -> Grace {
+        Grace(MOST_OF_START)
     }
 }
 
-impl Patience {
+impl Grace {
     /// With a replacement of a process that was ready, or was not.
-    pub(crate) fn after(self, was_ready: bool) -> Patience {
-        Patience(if was_ready { MOST_MISSED } else { (self.0 * 2).min(MOST_OF_START) })
+    pub(crate) fn after(self, was_ready: bool) -> Grace {
+        Grace(if was_ready { MOST_MISSED } else { (self.0 * 2).min(MOST_OF_START) })
     }
 }
 
@@ -72,8 +72,8 @@ enum Ping {
 
 impl Watch {
     /// Of a process that is born.
-    pub(crate) fn of_birth(patience: Patience) -> Watch {
-        Watch { patience, ..Watch::default() }
+    pub(crate) fn of_birth(grace: Grace) -> Watch {
+        Watch { grace, ..Watch::default() }
     }
 
     /// A beat of a process that serves: asks it unless it is asked already. `ask` sends a ping and says whether it could be sent. False if
@@ -95,7 +95,7 @@ impl Watch {
     /// A beat of a process that is not ready yet. False if it never will be.
     pub(crate) fn beat_of_start(&mut self) -> bool {
         self.missed += 1;
-        self.missed <= self.patience.0
+        self.missed <= self.grace.0
     }
 
     /// An answer came; one to an older ping, or to none, says nothing.
@@ -165,17 +165,17 @@ mod tests {
 
     #[test]
     fn a_replacement_has_as_long_as_others_may_hang_and_longer_where_that_was_too_short() {
-        let first = Patience::default();
+        let first = Grace::default();
         let replacement = first.after(true);
-        let mut patience = replacement;
+        let mut grace = replacement;
         let mut beats = Vec::new();
         for _ in 0..5 {
-            let mut watch = Watch::of_birth(patience);
+            let mut watch = Watch::of_birth(grace);
             beats.push((1..100).find(|_| !watch.beat_of_start()).unwrap());
-            patience = patience.after(false);
+            grace = grace.after(false);
         }
         assert_eq!(beats, [MOST_MISSED + 1, 9, 17, MOST_OF_START + 1, MOST_OF_START + 1]);
-        assert_eq!(patience.after(true), replacement);
+        assert_eq!(grace.after(true), replacement);
     }
 
     #[test]

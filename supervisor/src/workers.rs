@@ -15,7 +15,7 @@ use pen_contract::stats::Counters;
 use crate::inheritance::{Inheritance, descriptor};
 use crate::peer::{Heard, Peer, printable_lines};
 use crate::say::for_worker;
-use crate::watchdog::Patience;
+use crate::watchdog::Grace;
 
 /// A worker that is not known to be dead.
 #[derive(Debug)]
@@ -72,17 +72,12 @@ impl Worker {
     ///
     /// # Errors
     /// No process, no descriptor or no memory can be had now.
-    pub(crate) fn spawn(
-        id: WorkerId,
-        patience: Patience,
-        inheritance: &Inheritance,
-        now: Instant,
-    ) -> io::Result<Worker> {
+    pub(crate) fn spawn(id: WorkerId, grace: Grace, inheritance: &Inheritance, now: Instant) -> io::Result<Worker> {
         Ok(Worker {
             id,
             peer: Peer::spawn(
                 inheritance.jail.identity.uid,
-                patience,
+                grace,
                 |channel, supervisor| inheritance.live(id, channel, supervisor),
                 now,
             )?,
