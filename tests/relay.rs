@@ -4,6 +4,7 @@
 
 mod harness;
 
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown};
 use std::sync::{Arc, Mutex};
@@ -443,4 +444,55 @@ fn an_end_of_file_behind_any_number_of_pieces_is_passed_on() {
         pen.workers()[0].resume();
         assert_eq!(client.line(), Some(pieces.to_string()));
     }
+}
+
+/// Bytes that wait to be read at the other end of a connection on this machine (proc_net_tcp in the kernel's documentation).
+fn unread_by_peer(socket: &Socket) -> usize {
+    let port = |address: io::Result<socket2::SockAddr>| address.unwrap().as_socket().unwrap().port();
+    let ends = format!(":{:04X} 0100007F:{:04X} ", port(socket.peer_addr()), port(socket.local_addr()));
+    let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
+    let queues =
+        sockets.lines().find(|line| line.contains(&ends)).and_then(|line| line.split_whitespace().nth(4)).unwrap();
+    usize::from_str_radix(queues.split_once(':').unwrap().1, 16).unwrap()
+}
+
+#[test]
+fn more_pieces_than_a_pipe_has_places_for_pass_without_an_event() {
+    const LARGE: usize = 20_000;
+    const PIECE: usize = 400;
+    const PIECES: usize = 250;
+    let (gate, written) = (Gate::closed(), Gate::closed());
+    let (open, has_written) = (gate.clone(), written.clone());
+    let server = Backend::with(move |mut connection: &Socket| {
+        connection.set_tcp_nodelay(true)?;
+        for _ in 0..4 {
+            connection.read_exact(&mut [0])?;
+            connection.write_all(&[1; LARGE])?;
+        }
+        open.pass();
+        // From pages of their own, so that the kernel does not join them. A pipe has places for 64.
+        let pages = tempfile::tempfile()?;
+        pages.set_len(4096 * PIECES as u64)?;
+        for n in 0..PIECES as u64 {
+            rustix::fs::sendfile(connection, &pages, Some(&mut (4096 * n)), PIECE)?;
+        }
+        eventually("all pieces wait to be read", || unread_by_peer(connection) == PIECE * PIECES);
+        has_written.open();
+        connection.read(&mut [0]).map(drop)
+    });
+    let pen = Pen::builder().workers(1).server(&server).start();
+    let client = pen.connect(ME);
+    // Has the answers moved by splice(2).
+    for _ in 0..4 {
+        client.send("r");
+        client.read_exactly(LARGE);
+    }
+    // All pieces are there when pen begins to read, so that no event follows.
+    pen.workers()[0].stop();
+    gate.open();
+    written.pass();
+    pen.workers()[0].resume();
+    assert_eq!(client.read_exactly(PIECE * PIECES), [0; PIECE * PIECES]);
+    drop(client);
+    pen.settle();
 }

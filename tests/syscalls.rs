@@ -223,6 +223,44 @@ fn a_request_on_an_open_connection_makes_four_calls() {
 }
 
 #[test]
+fn an_answer_of_16_kb_makes_four_calls_and_is_not_copied() {
+    const LARGE: usize = 16 * 1024;
+    if !needs_root("an_answer_of_16_kb_makes_four_calls_and_is_not_copied") {
+        return;
+    }
+    let backend = Backend::with(|mut connection: &Socket| {
+        loop {
+            connection.read_exact(&mut [0; REQUEST])?;
+            connection.write_all(&[b'a'; LARGE])?;
+        }
+    });
+    let (pen, worker, output) = start(&backend);
+    let clients = clients(&pen);
+    let exchange = |clients: &[Client]| {
+        clients.iter().for_each(|client| client.send([b'r'; REQUEST]));
+        clients.iter().for_each(|client| {
+            client.read_exactly(LARGE);
+        });
+    };
+    // The first two show that it is worth a pipe, and fill the pool.
+    exchange(&clients);
+    exchange(&clients);
+    exchange(&clients);
+    worker.stop();
+    let trace = Trace::begin(&worker, output);
+    worker.resume();
+    for _ in 0..3 {
+        exchange(&clients);
+    }
+    let spliced = |line: &str| line.contains(" splice(") && !line.contains("EAGAIN");
+    let mut calls = per_connection(trace.end("all answers were moved", 6 * CLIENTS, spliced));
+    // Sockets from which nothing comes for a while are looked at once more.
+    assert!(calls.remove("splice EAGAIN").unwrap_or(0) <= 3 * CLIENTS);
+    assert_eq!(calls, table(&[("recvfrom", 3), ("sendto", 3), ("splice", 6)]));
+    drop(pen);
+}
+
+#[test]
 fn acknowledgements_are_kept_back_no_longer_than_to_the_first_bytes() {
     if !needs_root("acknowledgements_are_kept_back_no_longer_than_to_the_first_bytes") {
         return;

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
 use super::pipe::Pipe;
+use super::second_look::Doubt;
 use super::tls::{Cipher, Session};
 
 /// One socket of a connection, and what waits to be sent to it.
@@ -43,6 +44,10 @@ pub struct End {
     pub large_reads: u8,
     /// Waits on the list of those that have more to read now.
     pub queued: bool,
+    /// Whether `readable` is without doubt where it is not set.
+    pub doubt: Doubt,
+    /// Is on the list of those that are looked at again because of the doubt.
+    pub listed: bool,
     /// Bytes read from the other end that this end has not taken yet; with a session, records.
     pub held: Option<Box<Held>>,
     /// The TLS session with the peer, if there is one: what is read and sent is plain text, what goes through the socket is not.

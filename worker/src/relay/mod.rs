@@ -2,7 +2,7 @@
 //!
 //! One thread, one event loop, nothing that waits. Each room holds one step of a connection's life:
 //! `accept` and `share` (listener, `-x`, pauses), `balance` (which server, pure), `connect` and `dial` (attempts and failover),
-//! `traffic` and `pump` (bytes), `ending` and `idle` (how and when connections close). `http` (pure) and `forwarded` are `-H`, `proxy`
+//! `traffic`, `pump` and `second_look` (bytes), `ending` and `idle` (how and when connections close). `http` (pure) and `forwarded` are `-H`, `proxy`
 //! (pure) and `origin` the PROXY protocol. `dummy` and `idlers` are lives of other kinds; `orders` is what the supervisor says,
 //! `explain` one of the answers; `supervisor`, `request_log` and `debug` are the ways out of the jail.
 
@@ -30,6 +30,7 @@ pub mod proxy;
 mod pump;
 pub mod queue;
 pub mod request_log;
+mod second_look;
 mod share;
 mod supervisor;
 #[cfg(test)]
@@ -58,6 +59,7 @@ use idlers::Idlers;
 use pump::Tools;
 use queue::{Queue, STEP};
 use request_log::LogWriter;
+use second_look::SecondLooks;
 use supervisor::{Rated, Supervisor};
 use tls::Tls;
 
@@ -99,6 +101,8 @@ struct Relay<'t> {
     /// Connections that are closed when they are silent for too long.
     idle: Idle,
     idlers: Idlers,
+    /// Ends that a short splice(2) is taken to have emptied.
+    second_looks: SecondLooks,
     /// Which worker this is, and how many there are.
     crew: (u32, u32),
     /// Ends that have more to read although no event will say so; and room for those of the next round.
@@ -152,6 +156,7 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         lingering: Queue::default(),
         idle: Idle::new(start.settings.idle_timeout),
         idlers: Idlers::default(),
+        second_looks: SecondLooks::default(),
         crew: (u32::from(start.id.0), table.shape().workers),
         ready: Vec::new(),
         next_ready: Vec::new(),
@@ -256,6 +261,7 @@ impl Relay<'_> {
             self.lingering.next_deadline(&self.pool, ending::LINGER),
             self.idle.next_deadline(&self.pool),
             self.idlers.retry_at(),
+            self.second_looks.due(),
             self.accepting.resume_at(),
             self.supervisor.counters_due(),
             self.log.as_ref().and_then(LogWriter::due),
@@ -285,6 +291,9 @@ impl Relay<'_> {
         }
         if self.idlers.retry_at().is_some_and(|at| at <= self.now) {
             self.open_idlers();
+        }
+        if self.second_looks.due().is_some_and(|at| at <= self.now) {
+            self.look_again();
         }
         if self.accepting.resume_at().is_some_and(|at| at <= self.now) {
             self.pause_ends();

@@ -11,6 +11,9 @@ use super::end::{End, on_broken};
 /// Bytes that a pipe is asked to hold; the kernel may grant less (pipe(7), pipe-user-pages-soft).
 const PIPE: usize = 256 * 1024;
 
+/// Bytes that a piece has at least, where segments are not unusually small: the payload of a segment that all networks carry (RFC 9293, 3.7.1).
+const PIECE: usize = 536;
+
 /// Idle pipes that a worker keeps; it always has the descriptors for so many.
 pub const POOLED_PIPES: usize = 32;
 
@@ -19,6 +22,8 @@ pub const POOLED_PIPES: usize = 32;
 pub struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
+    /// Fewer bytes hardly use up its places.
+    ample: usize,
     /// Counts it.
     _one_of: Rc<()>,
 }
@@ -53,8 +58,9 @@ impl Pipes {
             return None;
         }
         let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
-        let _ = rustix::pipe::fcntl_setpipe_size(&write, PIPE);
-        Some(Pipe { read, write, _one_of: self.all.clone() })
+        let size = rustix::pipe::fcntl_setpipe_size(&write, PIPE).or_else(|_| rustix::pipe::fcntl_getpipe_size(&write));
+        let ample = size.unwrap_or(0) / rustix::param::page_size() * PIECE;
+        Some(Pipe { read, write, ample, _one_of: self.all.clone() })
     }
 
     /// Takes back an empty pipe.
@@ -62,6 +68,13 @@ impl Pipes {
         if self.idle.len() < POOLED_PIPES {
             self.idle.push(pipe);
         }
+    }
+}
+
+impl Pipe {
+    /// Whether a splice into this pipe, when it was empty, that took so many bytes instead of `most` can hardly have used up its places.
+    pub fn was_ample(&self, filled: usize, most: usize) -> bool {
+        filled < most && filled < self.ample
     }
 }
 
@@ -73,7 +86,7 @@ pub fn fill(from: &mut End, pipe: &Pipe, most: usize) -> Option<usize> {
             Ok(length @ 1..) => return Some(length),
             Err(Errno::INTR) => continue,
             Err(Errno::AGAIN) => {
-                from.readable = false;
+                from.is_empty();
                 return Some(0);
             }
             // The end of file, or urgent data, which stops splice(2) with 0 as well (tcp_splice_read).

@@ -22,7 +22,7 @@ pub const BUFFER: usize = 256 * 1024;
 const ROUNDS: u32 = 8;
 
 /// From this size a read counts as large.
-const LARGE_READ: usize = 20 * 1024;
+const LARGE_READ: usize = 12 * 1024;
 
 /// So many large reads in a row switch a direction to splice(2).
 const LARGE_READS: u8 = 2;
@@ -235,6 +235,7 @@ fn by_splice(from: &mut End, to: &mut End, tools: &mut Tools, manner: &mut Manne
     if filled < SMALL_SPLICE {
         from.large_reads = 0;
     }
+    from.has_spliced(filled >= SMALL_SPLICE && pipe.was_ample(filled, unseen));
     let left = filled - drain(&pipe, to, filled);
     if left == 0 {
         tools.pipes.pool(pipe);

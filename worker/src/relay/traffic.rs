@@ -110,6 +110,9 @@ impl Relay<'_> {
         if moved.more {
             self.come_back(place, from);
         }
+        if self.pool[place].end(from).is_unlisted_doubt() {
+            self.look_later(place, from);
+        }
         if self.pool[place].http.is_some() && !self.after_http(place, from) {
             return;
         }
