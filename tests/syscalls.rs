@@ -51,9 +51,10 @@ impl Trace {
         Trace { strace, output }
     }
 
-    /// The calls until now, as strace writes them.
+    /// The calls that have ended by now, as strace writes them.
     fn lines(&self) -> Vec<String> {
-        fs::read_to_string(&self.output).unwrap_or_default().lines().map(str::to_string).collect()
+        let written = fs::read_to_string(&self.output).unwrap_or_default();
+        written.lines().filter(|line| line.contains(" = ")).map(str::to_string).collect()
     }
 
     /// Ends, once the worker has done what `last` recognizes so often, and counts.
@@ -254,8 +255,8 @@ fn an_answer_of_16_kb_makes_four_calls_and_is_not_copied() {
     }
     let spliced = |line: &str| line.contains(" splice(") && !line.contains("EAGAIN");
     let mut calls = per_connection(trace.end("all answers were moved", 6 * CLIENTS, spliced));
-    // Sockets from which nothing comes for a while are looked at once more.
-    assert!(calls.remove("splice EAGAIN").unwrap_or(0) <= 3 * CLIENTS);
+    // Sockets from which nothing comes for a while are looked at once more, also behind the exchange before.
+    assert!(calls.remove("splice EAGAIN").unwrap_or(0) <= 4 * CLIENTS);
     assert_eq!(calls, table(&[("recvfrom", 3), ("sendto", 3), ("splice", 6)]));
     drop(pen);
 }

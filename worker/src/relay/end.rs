@@ -154,7 +154,7 @@ fn read(from: &mut End, buffer: &mut [u8]) -> usize {
             Ok((length, _)) => {
                 if length < buffer.len() && !from.careful {
                     // The queue is empty: either the end of file is all that is left, or an event will tell of more.
-                    from.readable = false;
+                    from.found_empty();
                     if from.hung_up {
                         at_end(from);
                     }
@@ -163,7 +163,7 @@ fn read(from: &mut End, buffer: &mut [u8]) -> usize {
                 return length;
             }
             Err(Errno::INTR) => continue,
-            Err(Errno::AGAIN) => from.readable = false,
+            Err(Errno::AGAIN) => from.found_empty(),
             Err(_) => {
                 from.failed = true;
                 from.readable = false;

@@ -86,7 +86,7 @@ pub fn fill(from: &mut End, pipe: &Pipe, most: usize) -> Option<usize> {
             Ok(length @ 1..) => return Some(length),
             Err(Errno::INTR) => continue,
             Err(Errno::AGAIN) => {
-                from.is_empty();
+                from.found_empty();
                 return Some(0);
             }
             // The end of file, or urgent data, which stops splice(2) with 0 as well (tcp_splice_read).

@@ -43,14 +43,14 @@ impl End {
     }
 
     /// The kernel said that there is nothing.
-    pub fn is_empty(&mut self) {
+    pub fn found_empty(&mut self) {
         self.readable = false;
         if self.doubt != Doubt::Confirmed {
             self.doubt = Doubt::None;
         }
     }
 
-    /// Whether there may be something to read: the kernel may have told of all that there is.
+    /// Whether there may be something to read, by the kernel's word or by doubt.
     pub fn may_have_more(&self) -> bool {
         self.readable || matches!(self.doubt, Doubt::Fresh | Doubt::Old | Doubt::Looking)
     }
@@ -104,11 +104,48 @@ impl Relay<'_> {
                     end.listed = false;
                     self.come_back(name.place, name.side);
                 }
-                _ => end.listed = false,
+                Doubt::Confirmed => end.listed = false,
+                // Something has come, which is read as usual.
+                _ => (end.doubt, end.listed) = (Doubt::None, false),
             }
             false
         });
         self.second_looks.due = (!names.is_empty()).then_some(self.now + PERIOD);
         self.second_looks.names = names;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_splice_is_believed_until_one_was_wrong() {
+        let mut end = End { readable: true, ..End::default() };
+        end.has_spliced(false);
+        assert!(end.readable && !end.is_unlisted_doubt());
+        end.has_spliced(true);
+        assert!(!end.readable && end.may_have_more() && end.is_unlisted_doubt());
+        // Looked at, and nothing was there.
+        (end.doubt, end.readable) = (Doubt::Looking, true);
+        end.found_empty();
+        assert!(!end.readable && !end.may_have_more());
+        end.readable = true;
+        end.has_spliced(true);
+        // Looked at, and something was there: it is asked until the kernel says that there is nothing, now and from now on.
+        for _ in 0..2 {
+            (end.doubt, end.readable) = (if end.doubt == Doubt::Fresh { Doubt::Looking } else { end.doubt }, true);
+            end.has_spliced(true);
+            assert!(end.readable && !end.is_unlisted_doubt());
+            end.found_empty();
+            assert!(!end.readable && !end.may_have_more());
+        }
+    }
+
+    #[test]
+    fn the_end_of_file_behind_a_short_splice_is_asked_for_at_once() {
+        let mut end = End { readable: true, hung_up: true, ..End::default() };
+        end.has_spliced(true);
+        assert!(end.readable && !end.is_unlisted_doubt());
     }
 }
