@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use harness::numbers::{Bytes, Numbers};
-use harness::{Backend, Client, Gate, Pen, eventually};
+use harness::{Backend, Client, Gate, Pen, Process, eventually};
 use socket2::Socket;
 
 const ME: Ipv4Addr = Ipv4Addr::new(127, 6, 0, 1);
@@ -448,29 +448,38 @@ fn an_end_of_file_behind_any_number_of_pieces_is_passed_on() {
 
 /// Bytes that wait to be read at the other end of a connection on this machine (proc_net_tcp in the kernel's documentation).
 fn unread_by_peer(socket: &Socket) -> usize {
-    let port = |address: io::Result<socket2::SockAddr>| address.unwrap().as_socket().unwrap().port();
-    let ends = format!(":{:04X} 0100007F:{:04X} ", port(socket.peer_addr()), port(socket.local_addr()));
+    let port =
+        |address: io::Result<socket2::SockAddr>| format!(":{:04X}", address.unwrap().as_socket().unwrap().port());
+    let (here, there) = (port(socket.local_addr()), port(socket.peer_addr()));
     let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
-    let queues =
-        sockets.lines().find(|line| line.contains(&ends)).and_then(|line| line.split_whitespace().nth(4)).unwrap();
-    usize::from_str_radix(queues.split_once(':').unwrap().1, 16).unwrap()
+    let mut lines = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<&str>>());
+    let of_peer = lines.find(|line| line[1].ends_with(&there) && line[2].ends_with(&here)).unwrap();
+    usize::from_str_radix(of_peer[4].split_once(':').unwrap().1, 16).unwrap()
+}
+
+/// Ends of pipes that a process has open.
+fn ends_of_pipes(process: &Process) -> usize {
+    let descriptors = fs::read_dir(process.proc("fd")).unwrap();
+    let targets = descriptors.filter_map(|descriptor| fs::read_link(descriptor.unwrap().path()).ok());
+    targets.filter(|target| target.to_string_lossy().starts_with("pipe:")).count()
 }
 
 #[test]
 fn more_pieces_than_a_pipe_has_places_for_pass_without_an_event() {
     const LARGE: usize = 20_000;
     const PIECE: usize = 400;
-    const PIECES: usize = 250;
+    const PIECES: usize = 150;
     let (gate, written) = (Gate::closed(), Gate::closed());
     let (open, has_written) = (gate.clone(), written.clone());
     let server = Backend::with(move |mut connection: &Socket| {
         connection.set_tcp_nodelay(true)?;
-        for _ in 0..4 {
+        for _ in 0..10 {
             connection.read_exact(&mut [0])?;
             connection.write_all(&[1; LARGE])?;
         }
         open.pass();
-        // From pages of their own, so that the kernel does not join them. A pipe has places for 64.
+        // From pages of their own, so that the kernel does not join them. A pipe has places for 64: the first splice is followed by
+        // another, for nothing came before it for long; the second one is believed.
         let pages = tempfile::tempfile()?;
         pages.set_len(4096 * PIECES as u64)?;
         for n in 0..PIECES as u64 {
@@ -481,17 +490,20 @@ fn more_pieces_than_a_pipe_has_places_for_pass_without_an_event() {
         connection.read(&mut [0]).map(drop)
     });
     let pen = Pen::builder().workers(1).server(&server).start();
+    let worker = pen.workers().remove(0);
+    let before = ends_of_pipes(&worker);
     let client = pen.connect(ME);
     // Has the answers moved by splice(2).
-    for _ in 0..4 {
+    for _ in 0..10 {
         client.send("r");
         client.read_exactly(LARGE);
     }
+    assert_eq!(ends_of_pipes(&worker), before + 2);
     // All pieces are there when pen begins to read, so that no event follows.
-    pen.workers()[0].stop();
+    worker.stop();
     gate.open();
     written.pass();
-    pen.workers()[0].resume();
+    worker.resume();
     assert_eq!(client.read_exactly(PIECE * PIECES), [0; PIECE * PIECES]);
     drop(client);
     pen.settle();

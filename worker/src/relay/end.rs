@@ -1,7 +1,7 @@
 //! One end of a connection: its socket, what the kernel said about it, and what waits to be sent to it.
 //!
 //! Reading and sending here says all that it learns in the flags of [`End`]; who looks at them decides what follows (`pump`,
-//! `ending`). Epoll is edge-triggered: `readable` is set by events and cleared only on the kernel's word.
+//! `ending`). Epoll is edge-triggered: `readable` is set by events and cleared only on the kernel's word, or in a doubt (`second_look`).
 
 use std::os::fd::OwnedFd;
 
@@ -17,7 +17,7 @@ use super::tls::{Cipher, Session};
 pub struct End {
     /// The socket; none before it is made and after it is closed.
     pub socket: Option<OwnedFd>,
-    /// May have something to read. Edge-triggered: set by events, cleared only when the kernel said that there is nothing.
+    /// May have something to read. Edge-triggered: set by events, cleared only when the kernel said that there is nothing, or in a doubt.
     pub readable: bool,
     /// The peer's end of file is in the receive queue, behind what is still unread.
     pub hung_up: bool,
@@ -48,6 +48,8 @@ pub struct End {
     pub doubt: Doubt,
     /// Is on the list of those that are looked at again because of the doubt.
     pub listed: bool,
+    /// The monotonic millisecond of the last splice(2) from it, without the upper half.
+    pub spliced_at: u32,
     /// Bytes read from the other end that this end has not taken yet; with a session, records.
     pub held: Option<Box<Held>>,
     /// The TLS session with the peer, if there is one: what is read and sent is plain text, what goes through the socket is not.
@@ -152,6 +154,7 @@ fn read(from: &mut End, buffer: &mut [u8]) -> usize {
                 return 0;
             }
             Ok((length, _)) => {
+                from.has_read();
                 if length < buffer.len() && !from.careful {
                     // The queue is empty: either the end of file is all that is left, or an event will tell of more.
                     from.found_empty();

@@ -78,7 +78,7 @@ impl Relay<'_> {
     /// Closes both sides after the end of file of one. A side that has sent what was not read would be reset by that, which
     /// could destroy the last that was sent to it: it lingers.
     fn part_fast(&mut self, place: u32, ended: Side) {
-        let unread = self.pool[place].end(ended.other()).may_have_more();
+        let unread = self.pool[place].end(ended.other()).has_unread();
         if unread { self.part(place, ended) } else { self.finish(place) }
     }
 

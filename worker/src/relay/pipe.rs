@@ -11,6 +11,10 @@ use super::end::{End, on_broken};
 /// Bytes that a pipe is asked to hold; the kernel may grant less (pipe(7), pipe-user-pages-soft).
 const PIPE: usize = 256 * 1024;
 
+/// From this size a read is worth a pipe: if the pipe hardly runs out of places that way, so that two calls do, or if not.
+const WORTH: usize = 12 * 1024;
+const WORTH_OF_THREE_CALLS: usize = 20 * 1024;
+
 /// Bytes that a piece has at least, where segments are not unusually small: the payload of a segment that all networks carry (RFC 9293, 3.7.1).
 const PIECE: usize = 536;
 
@@ -35,12 +39,18 @@ pub struct Pipes {
     /// As many further references as there are pipes, here and with connections.
     all: Rc<()>,
     most: usize,
+    worth: usize,
 }
 
 impl Pipes {
     /// So many pipes there may be, of two descriptors each: peers that do not read must not use up those of clients to come.
     pub fn new(most: usize) -> Pipes {
-        Pipes { idle: Vec::new(), all: Rc::default(), most }
+        Pipes { idle: Vec::new(), all: Rc::default(), most, worth: WORTH }
+    }
+
+    /// Bytes from which a read is worth a pipe.
+    pub fn worth(&self) -> usize {
+        self.worth
     }
 
     /// Changes how many there may be; those in use stay.
@@ -60,6 +70,7 @@ impl Pipes {
         let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
         let size = rustix::pipe::fcntl_setpipe_size(&write, PIPE).or_else(|_| rustix::pipe::fcntl_getpipe_size(&write));
         let ample = size.unwrap_or(0) / rustix::param::page_size() * PIECE;
+        self.worth = if ample > WORTH { WORTH } else { WORTH_OF_THREE_CALLS };
         Some(Pipe { read, write, ample, _one_of: self.all.clone() })
     }
 

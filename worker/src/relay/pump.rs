@@ -5,7 +5,7 @@
 //! and back when it carries little again: a pipe saves the copies but costs system calls.
 //!
 //! Epoll is edge-triggered here: an end is asked again only after an event said so, hence `readable` of [`End`] is cleared
-//! only on the kernel's word. The number of rounds is bounded so that one busy connection does not keep the others
+//! only on the kernel's word, or where a second look is sure to follow (`second_look`). The number of rounds is bounded so that one busy connection does not keep the others
 //! waiting; whoever has more to move is told so and must come back by itself.
 
 use rustix::net::SendFlags;
@@ -20,9 +20,6 @@ pub const BUFFER: usize = 256 * 1024;
 
 /// Rounds of reading and sending before others get their turn.
 const ROUNDS: u32 = 8;
-
-/// From this size a read counts as large.
-const LARGE_READ: usize = 12 * 1024;
 
 /// So many large reads in a row switch a direction to splice(2).
 const LARGE_READS: u8 = 2;
@@ -65,6 +62,8 @@ pub struct Manner<'w> {
     pub watch: Option<Watch<'w>>,
     /// Follows the bytes, and alters some, where `-H` is on.
     pub http: Option<Turn<'w>>,
+    /// Monotonic milliseconds.
+    pub now: u64,
 }
 
 /// Sees bytes on their way.
@@ -170,7 +169,7 @@ fn by_copy(from: &mut End, to: &mut End, tools: &mut Tools, manner: &mut Manner<
     if length == 0 {
         return 0;
     }
-    from.large_reads = if length >= LARGE_READ { LARGE_READS.min(from.large_reads + 1) } else { 0 };
+    from.large_reads = if length >= tools.pipes.worth() { LARGE_READS.min(from.large_reads + 1) } else { 0 };
     let bytes = &tools.buffers.plain[..length];
     if let Some(watch) = &mut manner.watch {
         watch(bytes);
@@ -235,7 +234,7 @@ fn by_splice(from: &mut End, to: &mut End, tools: &mut Tools, manner: &mut Manne
     if filled < SMALL_SPLICE {
         from.large_reads = 0;
     }
-    from.has_spliced(filled >= SMALL_SPLICE && pipe.was_ample(filled, unseen));
+    from.has_spliced(filled >= SMALL_SPLICE && pipe.was_ample(filled, unseen), manner.now);
     let left = filled - drain(&pipe, to, filled);
     if left == 0 {
         tools.pipes.pool(pipe);

@@ -1,9 +1,10 @@
-//! Second looks at sockets that a short splice(2) is taken to have emptied.
+//! Second looks at sockets that a short splice(2) is believed to have emptied.
 //!
 //! A read(2) that gives less than asked has emptied the socket. A splice(2) that does may also have used up the places of the pipe,
-//! and epoll(7), edge-triggered, never tells of what is left then. Asking the kernel every time would be a call for each answer. So a splice
-//! that hardly can have used up the places is taken to have emptied the socket, and the socket is looked at again if
-//! nothing comes from it for a few milliseconds. A socket where something was found is asked every time from then on.
+//! and epoll(7), edge-triggered, never tells of what is left then. Asking the kernel every time is a call for each answer. So where bytes
+//! come one soon after the other, a splice that hardly can have used up the places is believed to have emptied the socket, and
+//! the socket is looked at when nothing came from it for a few milliseconds. If something is found that way, the socket is asked every
+//! time for a while. Where bytes come seldom, asking is cheaper than a timer.
 
 use super::Relay;
 use super::connection::{Name, Side, State};
@@ -11,6 +12,12 @@ use super::end::End;
 
 /// Milliseconds between rounds of looks: a socket is looked at in the second round after its last bytes.
 const PERIOD: u64 = 2;
+
+/// Bytes that come no later than so many milliseconds after those before come soon.
+const SOON: u32 = 3;
+
+/// So many times an end is asked after a look has found something, which may also have come just then.
+const WARY: u8 = 32;
 
 /// How far an end that is not `readable` is known to have nothing.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -24,17 +31,22 @@ pub enum Doubt {
     Old,
     /// It is being looked at.
     Looking,
-    /// A short splice(2) was once wrong: this end's are not relied on any more.
-    Confirmed,
+    /// A short splice(2) was wrong: the kernel is asked, so many times more.
+    Wary(u8),
 }
 
 impl End {
-    /// A splice(2) has taken bytes; `was_short` if it took less than asked and did not use up the pipe's places, as far as one can tell.
-    pub fn has_spliced(&mut self, was_short: bool) {
+    /// A splice(2) has taken bytes at this monotonic millisecond; `was_short` if it took less than asked and did not use up the pipe's
+    /// places, as far as one can tell.
+    pub fn has_spliced(&mut self, was_short: bool, now: u64) {
+        let now = now as u32;
+        let came_soon = now.wrapping_sub(self.spliced_at) <= SOON;
+        self.spliced_at = now;
         self.doubt = match self.doubt {
-            Doubt::Looking | Doubt::Confirmed => Doubt::Confirmed,
+            Doubt::Looking => Doubt::Wary(WARY),
+            Doubt::Wary(times) => Doubt::Wary(times),
             // Behind these bytes the end of file waits, of which no event will tell again.
-            _ if !was_short || self.hung_up => Doubt::None,
+            _ if !was_short || !came_soon || self.hung_up => Doubt::None,
             _ => {
                 self.readable = false;
                 Doubt::Fresh
@@ -42,22 +54,48 @@ impl End {
         };
     }
 
+    /// A read has taken bytes.
+    pub fn has_read(&mut self) {
+        if self.doubt == Doubt::Looking {
+            self.doubt = Doubt::Wary(WARY);
+        }
+    }
+
     /// The kernel said that there is nothing.
     pub fn found_empty(&mut self) {
         self.readable = false;
-        if self.doubt != Doubt::Confirmed {
+        self.doubt = match self.doubt {
+            Doubt::Wary(times @ 1..) => Doubt::Wary(times - 1),
+            _ => Doubt::None,
+        };
+    }
+
+    /// An event said that there is something: what a splice left is read with it.
+    pub fn was_told(&mut self) {
+        self.readable = true;
+        if self.is_doubted() {
             self.doubt = Doubt::None;
         }
     }
 
-    /// Whether there may be something to read, by the kernel's word or by doubt.
-    pub fn may_have_more(&self) -> bool {
-        self.readable || matches!(self.doubt, Doubt::Fresh | Doubt::Old | Doubt::Looking)
+    /// Whether it is believed, but not known, to have nothing.
+    fn is_doubted(&self) -> bool {
+        matches!(self.doubt, Doubt::Fresh | Doubt::Old | Doubt::Looking)
+    }
+
+    /// Whether there is something to read. Where that is in doubt, the kernel is asked (FIONREAD, ioctl_tty(2)).
+    pub fn has_unread(&self) -> bool {
+        let asked = || self.socket.as_ref().is_some_and(|socket| rustix::io::ioctl_fionread(socket) != Ok(0));
+        if self.is_doubted() { asked() } else { self.readable }
     }
 
     /// Whether it has to be put on the list of those that are looked at.
     pub fn is_unlisted_doubt(&self) -> bool {
         self.doubt == Doubt::Fresh && !self.listed
+    }
+
+    fn can_be_looked_at(&self) -> bool {
+        !(self.readable || self.ended || self.failed) && self.socket.is_some()
     }
 }
 
@@ -91,21 +129,18 @@ impl Relay<'_> {
         let mut names = std::mem::take(&mut self.second_looks.names);
         names.retain(|name| {
             let Some(connection) = self.pool.named(*name) else { return false };
-            let can_look = matches!(connection.state, State::Relaying | State::Lingering);
+            let is_open = matches!(connection.state, State::Relaying | State::Lingering);
             let end = connection.end(name.side);
             match end.doubt {
-                Doubt::Fresh if can_look && !end.readable => {
+                Doubt::Fresh if is_open && end.can_be_looked_at() => {
                     end.doubt = Doubt::Old;
                     return true;
                 }
-                Doubt::Old if can_look && !end.readable => {
-                    end.doubt = Doubt::Looking;
-                    end.readable = true;
-                    end.listed = false;
+                Doubt::Old if is_open && end.can_be_looked_at() => {
+                    (end.doubt, end.readable, end.listed) = (Doubt::Looking, true, false);
                     self.come_back(name.place, name.side);
                 }
-                Doubt::Confirmed => end.listed = false,
-                // Something has come, which is read as usual.
+                Doubt::Wary(_) => end.listed = false,
                 _ => (end.doubt, end.listed) = (Doubt::None, false),
             }
             false
@@ -119,33 +154,68 @@ impl Relay<'_> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_short_splice_is_believed_until_one_was_wrong() {
+    const NOW: u64 = (1 << 33) + 1000;
+
+    fn busy() -> End {
         let mut end = End { readable: true, ..End::default() };
-        end.has_spliced(false);
-        assert!(end.readable && !end.is_unlisted_doubt());
-        end.has_spliced(true);
-        assert!(!end.readable && end.may_have_more() && end.is_unlisted_doubt());
-        // Looked at, and nothing was there.
-        (end.doubt, end.readable) = (Doubt::Looking, true);
-        end.found_empty();
-        assert!(!end.readable && !end.may_have_more());
+        end.has_spliced(true, NOW);
+        assert!(end.readable && !end.is_unlisted_doubt(), "nothing came before");
+        end
+    }
+
+    fn is_believed(end: &mut End) -> bool {
         end.readable = true;
-        end.has_spliced(true);
-        // Looked at, and something was there: it is asked until the kernel says that there is nothing, now and from now on.
-        for _ in 0..2 {
-            (end.doubt, end.readable) = (if end.doubt == Doubt::Fresh { Doubt::Looking } else { end.doubt }, true);
-            end.has_spliced(true);
-            assert!(end.readable && !end.is_unlisted_doubt());
+        end.has_spliced(true, NOW);
+        assert_eq!(end.is_unlisted_doubt(), !end.readable);
+        !end.readable
+    }
+
+    #[test]
+    fn a_short_splice_is_believed_where_bytes_come_soon() {
+        let mut end = busy();
+        assert!(is_believed(&mut end));
+        end.was_told();
+        end.has_spliced(false, NOW);
+        assert!(end.readable, "it was not short");
+        end.has_spliced(true, NOW + u64::from(SOON) + 1);
+        assert!(end.readable, "it came late");
+        end.hung_up = true;
+        end.has_spliced(true, NOW + u64::from(SOON) + 1);
+        assert!(end.readable, "the end of file is behind it");
+    }
+
+    #[test]
+    fn a_look_that_finds_something_has_the_kernel_asked_for_a_while() {
+        for by_splice in [true, false] {
+            let mut end = busy();
+            assert!(is_believed(&mut end));
+            (end.doubt, end.readable) = (Doubt::Looking, true);
+            if by_splice {
+                end.has_spliced(true, NOW)
+            } else {
+                end.has_read()
+            }
+            assert!(end.readable, "there may be more");
+            for _ in 0..WARY {
+                end.found_empty();
+                assert!(!end.readable && !is_believed(&mut end));
+            }
             end.found_empty();
-            assert!(!end.readable && !end.may_have_more());
+            assert!(is_believed(&mut end));
         }
     }
 
     #[test]
-    fn the_end_of_file_behind_a_short_splice_is_asked_for_at_once() {
-        let mut end = End { readable: true, hung_up: true, ..End::default() };
-        end.has_spliced(true);
-        assert!(end.readable && !end.is_unlisted_doubt());
+    fn a_look_that_finds_nothing_or_an_event_settles_the_doubt() {
+        let mut end = busy();
+        assert!(is_believed(&mut end));
+        (end.doubt, end.readable) = (Doubt::Looking, true);
+        end.found_empty();
+        assert_eq!((end.doubt, end.readable), (Doubt::None, false));
+        for doubt in [Doubt::Fresh, Doubt::Old, Doubt::Looking] {
+            (end.doubt, end.readable) = (doubt, doubt == Doubt::Looking);
+            end.was_told();
+            assert_eq!((end.doubt, end.readable), (Doubt::None, true));
+        }
     }
 }

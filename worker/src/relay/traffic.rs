@@ -16,7 +16,9 @@ impl Relay<'_> {
         let end = connection.end(name.side);
         let readable = event.is_readable() || event.is_read_closed() || event.is_error();
         let writable = event.is_writable() || event.is_error();
-        end.readable |= readable;
+        if readable {
+            end.was_told();
+        }
         // After an error a short read is not the end: the next one says what happened.
         end.careful |= event.is_priority() || event.is_error();
         end.hung_up |= event.is_read_closed() && !event.is_error();
@@ -162,7 +164,7 @@ fn move_bytes(
     let mut http = connection.http.take();
     let turn = http.as_deref_mut().map(|exchange| Turn::of(exchange, from == Side::Down));
     let (source, sink) = connection.ends(from);
-    let moved = pump::pump(source, sink, tools, Manner { may_splice, watch, http: turn });
+    let moved = pump::pump(source, sink, tools, Manner { may_splice, watch, http: turn, now });
     connection.http = http;
     connection.line_due = line_due || (from == Side::Up && moved.bytes > 0);
     moved

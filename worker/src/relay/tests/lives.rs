@@ -137,6 +137,25 @@ fn fastclose_closes_both_sides_at_the_end_of_file_of_one() {
 }
 
 #[test]
+fn fastclose_does_not_take_a_doubt_for_something_unread() {
+    const LARGE: usize = 20_000;
+    let backend = Backend::new();
+    let mut rig = Rig::start(Settings { fastclose: Fastclose::Down, ..settings([backend.definition()]) });
+    for _ in 0..10 {
+        let (mut client, mut server) = connected(&rig, &backend);
+        // One soon after the other, so that they are moved by splice(2), after which a second look is due.
+        for _ in 0..6 {
+            server.write_all(&[0; LARGE]).unwrap();
+            read(&mut client, LARGE);
+        }
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(end_of(&mut client), (vec![], false));
+        assert_eq!(rig.report().len(), 0, "nothing lingers");
+        drop(server);
+    }
+}
+
+#[test]
 fn a_dummy_answers_whatever_comes_and_closes() {
     let backend = Backend::new();
     let mut rig = Rig::start(Settings { dummy: true, ..settings([]) });
