@@ -1,0 +1,79 @@
+//! Three small web servers in this process: each answers with its name, and can be stopped and started again.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+
+use socket2::Socket;
+
+use crate::LIMIT;
+
+/// A web server that says its name and nothing else.
+pub struct Server {
+    /// What it answers with.
+    pub name: &'static str,
+    /// Where it listens; the same after a restart.
+    pub address: SocketAddr,
+    running: Option<Running>,
+}
+
+struct Running {
+    listener: TcpListener,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Server {
+    /// Starts a server on a port of the kernel's choice.
+    pub fn start(name: &'static str) -> io::Result<Server> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
+        let mut server = Server { name, address, running: None };
+        server.serve(listener)?;
+        Ok(server)
+    }
+
+    fn serve(&mut self, listener: TcpListener) -> io::Result<()> {
+        let (accepting, name) = (listener.try_clone()?, self.name);
+        let thread = thread::spawn(move || {
+            // accept(2) fails, and the thread ends, when the listener is shut down.
+            while let Ok((connection, _)) = accepting.accept() {
+                thread::spawn(move || answer(connection, name));
+            }
+        });
+        self.running = Some(Running { listener, thread });
+        Ok(())
+    }
+
+    /// Whether it listens.
+    pub fn is_up(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Stops listening: further connections are refused.
+    pub fn stop(&mut self) {
+        if let Some(running) = self.running.take() {
+            // The listener is closed by the thread and here; nothing is left to do where shutdown(2) fails.
+            let _ = Socket::from(running.listener).shutdown(Shutdown::Both);
+            let _ = running.thread.join();
+        }
+    }
+
+    /// Listens again at the same address.
+    pub fn restart(&mut self) -> io::Result<()> {
+        let listener = TcpListener::bind(self.address)?;
+        self.serve(listener)
+    }
+}
+
+/// Answers one request and closes.
+fn answer(mut connection: TcpStream, name: &str) -> io::Result<()> {
+    connection.set_read_timeout(Some(LIMIT))?;
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        connection.read_exact(&mut byte)?;
+        request.push(byte[0]);
+    }
+    let length = name.len();
+    write!(connection, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{name}")
+}
