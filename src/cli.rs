@@ -236,7 +236,11 @@ impl Given {
         match self.text("tls-floor")? {
             None | Some((_, "ssl23" | "tls1")) => {}
             Some((name, "ssl3" | "ssl2")) => return Err(usage(name, "SSLv3 is not supported; use tls1 or ssl23")),
-            Some((name, other)) => return Err(usage(name, format!("protocol version {} not known", shown(other)))),
+            Some((name, other)) => {
+                let known = "-L takes ssl23 or tls1, and clients get TLS 1.2 or 1.3 either way; for 1.3 alone add";
+                let why = format!("protocol version {} not known; {known} -O 'ssl_option no_tlsv1.2'", shown(other));
+                return Err(usage(name, why));
+            }
         }
         let given = [
             ("-K", tls.key.is_some()),

@@ -30,10 +30,47 @@ fn numbers_are_shown_set_and_shown_again() {
     pen.tells("idle_timeout 5", "Idle timeout: 5 seconds");
     pen.tells("idle_timeout -3", "Idle timeout: 0 seconds");
     pen.tells("idlers", "Idlers: 0/0");
+    pen.tells("pending_max", "100");
     pen.tells("pending_max 7", "");
+    pen.tells("pending_max", "7");
     // The tables only grow.
-    pen.tells("clients_max 10", "5000");
-    pen.tells("conn_max 10", "600");
+    pen.tells("clients_max 10", "clients_max: 10 is below 5000, which is in force: it only grows");
+    pen.tells("conn_max 10", "conn_max: 10 is below 600, which is in force: it only grows");
+    pen.tells("conn_max", "600");
+    pen.tells("close 0", "close: connection 0 is not in use");
+    pen.tells("close 600", "Connection 600 out of range");
+}
+
+#[test]
+fn words_left_over_change_nothing_and_a_switch_can_be_switched_off() {
+    let server = Backend::named("a");
+    let pen = steered([&server]).start();
+    let other = harness::Port::reserve().address();
+    for line in [
+        "acl 1 deny 127.0.1.0/24 127.0.2.0/24",
+        "acl 1 deny 127.0.1.1 127.0.2.1",
+        &format!("listen {other} {other}"),
+        "pid x",
+        "log a b",
+        "exit now",
+        "no acl 1 2",
+        "hash of address",
+        "dummy maybe",
+        "no dummy on",
+    ] {
+        let reply = pen.refuses(line);
+        assert!(!reply.starts_with("do_cmd"), "{line}: {reply}");
+    }
+    pen.tells("listen", &pen.address().to_string());
+    pen.tells("log # none", "");
+    pen.tells("blacklist\t7 # seconds \u{7}", "7");
+    pen.tells("hash on", "");
+    pen.tells("mode", "hash no roundrobin no stubborn no weight no prio");
+    pen.tells("hash off", "");
+    pen.tells("mode", "no hash no roundrobin no stubborn no weight no prio");
+    pen.tells("dummy off", "");
+    // With dummy, no server would be asked.
+    assert_eq!(pen.ask(client(2)).as_deref(), Some("a"));
 }
 
 #[test]
@@ -201,8 +238,8 @@ fn reply_to(pen: &Pen, word: &str) -> Option<String> {
     let line = |text: &str| Some(format!("{text}\n"));
     match word {
         "abort_on_error" | "ascii" | "block" | "delayed_forward" | "dummy" | "epoll" | "hash" | "keepalive"
-        | "kqueue" | "log" | "pending_max" | "poll" | "prio" | "recent" | "roundrobin" | "select" | "stubborn"
-        | "tcp_nodelay" | "weight" => Some(String::new()),
+        | "kqueue" | "log" | "poll" | "prio" | "recent" | "roundrobin" | "select" | "stubborn" | "tcp_nodelay"
+        | "weight" => Some(String::new()),
         "acl" => usage("N permit|deny ADDRESS [MASK]"),
         "blacklist" => line("30"),
         "client_acl" | "control_acl" | "debug" | "tracking" => line("0"),
@@ -219,6 +256,7 @@ fn reply_to(pen: &Pen, word: &str) -> Option<String> {
         "include" => usage("FILE"),
         "listen" => line(&pen.address().to_string()),
         "mode" => line("no hash no roundrobin no stubborn no weight no prio"),
+        "pending_max" => line("100"),
         "peek" => line("peek: not supported: it was never finished, clients would hang"),
         "pid" => line(&pen.supervisor().pid().to_string()),
         "server" => usage("N KEY VALUE ..."),

@@ -52,7 +52,7 @@ fn what_is_wrong_with_a_file_is_said_at_the_start() {
                 certificate(directory);
                 write(directory, "K", encrypted(directory));
             },
-            "K: the private key is encrypted",
+            "openssl pkey -in ",
         ),
         (&["-E", "-G"], &both, "G: no such file or directory"),
         (
@@ -85,6 +85,66 @@ fn what_is_wrong_with_a_file_is_said_at_the_start() {
             let said = refusal(builder.options(words));
             assert!(said.starts_with(&format!("pen: {}/", directory.display())) && said.contains(why), "{why}: {said}");
         }
+    }
+}
+
+/// Each mistake, and the line that mends it: that line is run, and then pen starts.
+#[test]
+fn what_openssl_can_mend_is_said_with_the_words_to_it() {
+    let root = Authority::root("root");
+    let identity = root.issue(&["localhost"]);
+    let (key, chain) = (identity.key.clone(), identity.chain.clone());
+    let builder = Pen::builder().server_as("127.0.0.1:1");
+    let directory = builder.directory().to_path_buf();
+    let at = |name: &str| directory.join(name).to_str().unwrap().to_owned();
+    let (plain, certificate) = (at("plain.pem"), at("chain.pem"));
+    write(&directory, "plain.pem", &key);
+    write(&directory, "chain.pem", &chain);
+    let other = root.issue(&["other"]).chain;
+    write(&directory, "wrong.pem", format!("{other}{chain}"));
+    for line in [
+        format!("pkcs12 -export -passout pass: -inkey {plain} -in {certificate} -out {}", at("all.p12")),
+        format!("x509 -outform DER -in {certificate} -out {}", at("one.der")),
+        format!("pkey -outform DER -in {plain} -out {}", at("key.der")),
+    ] {
+        openssl(line.split(' '));
+    }
+    let refused = |options: &[&str]| {
+        let builder = Pen::builder().server_as("127.0.0.1:1").options(options.iter().copied()).options(["--check"]);
+        refusal(builder)
+    };
+    let p12 = at("all.p12");
+    let said = refused(&["-E", &p12]);
+    let mend = format!("openssl pkcs12 -in {p12} -nodes -out {p12}.pem");
+    assert!(said.contains("this is PKCS#12, not PEM") && said.contains(&mend), "{said}");
+    openssl(format!("pkcs12 -in {p12} -nodes -passin pass: -out {p12}.pem").split(' '));
+    let (der, key_der) = (at("one.der"), at("key.der"));
+    let said = refused(&["-E", &der, "-K", &plain]);
+    let mend = format!("openssl x509 -inform DER -in {der} -out {der}.pem");
+    assert!(said.contains(&mend), "{said}");
+    openssl(mend.split(' ').skip(1));
+    let said = refused(&["-E", &certificate, "-K", &key_der]);
+    let mend = format!("openssl pkey -inform DER -in {key_der} -out {key_der}.pem");
+    assert!(said.contains(&mend), "{said}");
+    openssl(mend.split(' ').skip(1));
+    let wrong = at("wrong.pem");
+    let said = refused(&["-E", &wrong, "-K", &plain]);
+    assert!(said.contains("the key belongs to certificate 2 in it, which has to be the first"), "{said}");
+    assert!(
+        said.contains(&format!("openssl crl2pkcs7 -nocrl -certfile {wrong} | openssl pkcs7 -print_certs")),
+        "{said}"
+    );
+    // What came of the lines is good, and a stranger behind the leaf is only told.
+    write(&directory, "stranger.pem", format!("{chain}{other}"));
+    for (options, notice) in [
+        ([&*format!("{p12}.pem"), &*format!("{p12}.pem")], ""),
+        ([&*format!("{der}.pem"), &*format!("{key_der}.pem")], ""),
+        ([&*at("stranger.pem"), &*plain], "certificate 2 did not issue the one before it"),
+    ] {
+        let builder = Pen::builder().server_as("127.0.0.1:1");
+        let output = builder.options(["-E", options[0], "-K", options[1], "--check"]).runs();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && said.contains(notice), "{options:?}: {said}");
     }
 }
 

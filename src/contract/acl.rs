@@ -41,6 +41,12 @@ pub enum Net {
     },
 }
 
+/// Whether an IPv4 address can be meant as a mask: a prefix, or one with holes behind a whole first byte.
+pub fn is_mask(mask: Ipv4Addr) -> bool {
+    let bits = mask.to_bits();
+    bits.leading_ones() + bits.trailing_zeros() >= 32 || bits.leading_ones() >= 8
+}
+
 impl Net {
     /// IPv4 addresses under a mask; bits of the address outside it are dropped.
     pub fn v4(address: Ipv4Addr, mask: Ipv4Addr) -> Net {

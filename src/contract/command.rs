@@ -1,7 +1,7 @@
 //! The commands of the control port, the configuration file and `-O`: one grammar, read once, typed from here on.
 //!
-//! Words are separated by spaces or tabs; there is no quoting; surplus words are ignored. Nothing is guessed and nothing is looked up: what is
-//! malformed is an error whose text is the reply.
+//! Words are separated by spaces or tabs; there is no quoting; a word that begins with `#` begins a comment. Nothing is guessed, nothing is
+//! passed over and nothing is looked up: what is malformed, or left over, is an error whose text is the reply.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -16,7 +16,7 @@ use crate::ids::MAX_WORKERS;
 use crate::proxy::{ProxyOut, Senders};
 use crate::tls::SuiteList;
 
-pub use read::{COMMANDS, Entry, is_well_formed, log_target, parse};
+pub use read::{COMMANDS, Entry, before_comment, is_well_formed, log_target, parse};
 
 mod line;
 mod read;

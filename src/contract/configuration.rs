@@ -240,9 +240,8 @@ impl Settled {
                 _ => self.blacklisted.extend(fold::blacklisting(command)),
             }
         }
-        let grow =
-            |placed: &&Placed| !matches!(placed.command, Command::Number(Number::ClientsMax | Number::ConnMax, _));
-        fold::apply_all(&mut self.settings, commands.iter().filter(grow), names, port)
+        let others = commands.iter().filter(|placed| !fold::grows(&placed.command));
+        fold::apply_all(&mut self.settings, others, names, port)
     }
 }
 

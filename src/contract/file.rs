@@ -52,10 +52,7 @@ fn one(line: &[u8]) -> Result<(Command, Option<&'static str>), String> {
         return Err(command::CommandError::TooLong.to_string());
     }
     // A comment may be in any encoding.
-    if line.trim_ascii_start().starts_with(b"#") {
-        return Ok((Command::Nothing, None));
-    }
-    let line = str::from_utf8(line).map_err(|_| "not valid UTF-8".to_owned())?;
+    let line = str::from_utf8(&line[..command::before_comment(line)]).map_err(|_| "not valid UTF-8".to_owned())?;
     if is_unset_server(line) {
         return Ok((Command::Nothing, Some("skipped: a server without an address, as the original writes one")));
     }

@@ -36,7 +36,13 @@ pub fn apply(
             *settings.acls.get_mut(usize::from(*list)).ok_or("acl: no such list")? = Acl::default();
         }
         Command::Switch(which, on) => *switch(settings, *which) = *on,
-        Command::Number(which, Some(value)) => number(settings, *which, *value),
+        Command::Number(which, Some(value)) => {
+            if let Some(present) = present(settings, *which).filter(|present| value < present) {
+                let word = which.word();
+                return Err(format!("{word}: {value} is below {present}, which is in force: it only grows"));
+            }
+            number(settings, *which, *value);
+        }
         Command::Server { number, changes } => {
             let slots = settings.servers.len();
             let too_large =
@@ -57,6 +63,24 @@ pub fn apply(
         _ => {}
     }
     Ok(())
+}
+
+/// What a number is that cannot become less while pen runs: the size of a table.
+pub fn present(settings: &Settings, which: Number) -> Option<u32> {
+    match which {
+        Number::ClientsMax => Some(settings.clients_max),
+        Number::ConnMax => Some(settings.connections_max),
+        Number::Blacklist
+        | Number::ClientAcl
+        | Number::ControlAcl
+        | Number::Debug
+        | Number::IdleTimeout
+        | Number::Idlers
+        | Number::PendingMax
+        | Number::Timeout
+        | Number::Tracking
+        | Number::Workers => None,
+    }
 }
 
 /// The settings after a configuration file was read again (HUP): those in force, changed by the file's commands, all or none. Of the access
@@ -82,8 +106,28 @@ pub fn reload(
             acl.clone_from(given);
         }
     }
-    let errors = apply_all(&mut settings, file, names, listen_port);
+    for which in [Number::ClientsMax, Number::ConnMax] {
+        // The last counts, as at the start; one that is less needs a restart.
+        if let Some(wanted) = last_number(file, which).filter(|wanted| Some(*wanted) > present(&settings, which)) {
+            number(&mut settings, which, wanted);
+        }
+    }
+    let others = file.iter().filter(|placed| !grows(&placed.command));
+    let errors = apply_all(&mut settings, others, names, listen_port);
     if errors.is_empty() { Ok(settings) } else { Err(errors) }
+}
+
+/// Whether the command sizes a table: at the start it may also make it less.
+pub fn grows(command: &Command) -> bool {
+    matches!(command, Command::Number(Number::ClientsMax | Number::ConnMax, _))
+}
+
+/// The last that a file says a number is.
+pub fn last_number(file: &[Placed], which: Number) -> Option<u32> {
+    file.iter().rev().find_map(|placed| match placed.command {
+        Command::Number(said, value) if said == which => value,
+        _ => None,
+    })
 }
 
 /// Applies commands of a file one after the other; returns what could not be, each with its place.
@@ -188,14 +232,14 @@ fn switch(settings: &mut Settings, which: Switch) -> &mut bool {
     }
 }
 
-/// The parser keeps every number in its range. The two tables only grow while pen runs: less than there is changes nothing.
+/// The parser keeps every number in its range.
 fn number(settings: &mut Settings, which: Number, value: u32) {
     let list = || u8::try_from(value).unwrap_or(0);
     match which {
         Number::Blacklist => settings.blacklist = value,
         Number::ClientAcl => settings.client_acl = list(),
-        Number::ClientsMax => settings.clients_max = settings.clients_max.max(value),
-        Number::ConnMax => settings.connections_max = settings.connections_max.max(value),
+        Number::ClientsMax => settings.clients_max = value,
+        Number::ConnMax => settings.connections_max = value,
         Number::ControlAcl => settings.control_acl = list(),
         Number::Debug => settings.debug = u8::try_from(value).unwrap_or(u8::MAX),
         Number::IdleTimeout => settings.idle_timeout = value,

@@ -48,7 +48,8 @@ pub const SWITCHES: [Switch; 10] = [
 
 pub fn net() -> impl Strategy<Value = Net> {
     prop_oneof![
-        (any::<u32>(), any::<u32>()).prop_map(|(address, mask)| Net::v4(address.into(), mask.into())),
+        // A mask with holes.
+        (any::<u32>(), any::<u32>()).prop_map(|(address, mask)| Net::v4(address.into(), (mask | 0xff00_0000).into())),
         (any::<u32>(), 0u8..=32).prop_map(|(address, length)| Net::v4_prefix(address.into(), length).unwrap()),
         (any::<u128>(), 0u8..=128).prop_map(|(address, length)| Net::v6_prefix(address.into(), length).unwrap()),
         // Mapped IPv4, and few addresses, so that some meet.

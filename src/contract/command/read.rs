@@ -1,12 +1,12 @@
 //! From a line to a [`Command`]: the table of commands, and how the arguments of each are read.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::{Command, CommandError, Fastclose, Form, LogTarget, MAX_LINE, Number, ServerChange, Switch};
-use crate::acl::{Net, Verdict};
-use crate::address::Local;
+use crate::acl::{Net, Verdict, is_mask};
+use crate::address::{Host, Local};
 use crate::grammar::{self, COUNT, GrammarError, quoted};
 use crate::proxy::{ProxyOut, Senders};
 use crate::tls::{Suite, SuiteList};
@@ -42,13 +42,17 @@ pub fn is_well_formed(command: &Command) -> bool {
     read(&command.to_string()).as_ref() == Ok(command)
 }
 
+/// The length of a line without its comment, which a word that begins with `#` begins, wherever it stands.
+pub fn before_comment(line: &[u8]) -> usize {
+    let begins = |place: usize| line[place] == b'#' && (place == 0 || matches!(line[place - 1], b' ' | b'\t'));
+    (0..line.len()).find(|place| begins(*place)).unwrap_or(line.len())
+}
+
 fn read(line: &str) -> Result<Command, CommandError> {
     let line = line.strip_suffix('\n').unwrap_or(line);
-    let mut words = Words(line.strip_suffix('\r').unwrap_or(line));
+    let line = line.strip_suffix('\r').unwrap_or(line);
+    let mut words = Words(&line[..before_comment(line.as_bytes())]);
     let Some(first) = words.next() else { return Ok(Command::Nothing) };
-    if first.starts_with('#') {
-        return Ok(Command::Nothing);
-    }
     let (word, negated) = match first {
         "no" => (words.next().ok_or(CommandError::Usage { word: "no", arguments: "COMMAND" })?, true),
         word => (word, false),
@@ -68,10 +72,15 @@ fn read(line: &str) -> Result<Command, CommandError> {
             entry.wrong(format!("control character {} in its arguments", quoted(control.encode_utf8(&mut [0; 4]))))
         );
     }
-    (entry.reader)(entry, &mut words, negated)
+    let command = (entry.reader)(entry, &mut words, negated)?;
+    // Here and nowhere else, so that no reader can forget it: what it left over was meant for something.
+    match words.next() {
+        None => Ok(command),
+        Some(word) => Err(entry.surplus(word, negated)),
+    }
 }
 
-/// The words of a line.
+/// The words of a line before its comment.
 struct Words<'l>(&'l str);
 
 impl<'l> Iterator for Words<'l> {
@@ -86,13 +95,40 @@ impl<'l> Iterator for Words<'l> {
     }
 }
 
+impl<'l> Words<'l> {
+    /// The next word, without taking it.
+    fn peek(&self) -> Option<&'l str> {
+        Words(self.0).next()
+    }
+}
+
 impl Entry {
+    /// What follows `no` and the command's word.
+    pub fn negated_arguments(&self) -> &'static str {
+        // The only one that needs an argument.
+        if self.word == "acl" { "N" } else { "" }
+    }
+
+    fn surplus(&self, word: &str, negated: bool) -> CommandError {
+        let (no, arguments) = match negated {
+            true => ("no ", self.negated_arguments()),
+            false => ("", self.arguments),
+        };
+        let form = format!("{no}{} {arguments}", self.word);
+        self.wrong(format!("one word too many: {}; usage: {}", quoted(word), form.trim_end()))
+    }
+
     fn required<'l>(&self, words: &mut Words<'l>) -> Result<&'l str, CommandError> {
         words.next().ok_or(CommandError::Usage { word: self.word, arguments: self.arguments })
     }
 
     fn wrong(&self, why: impl ToString) -> CommandError {
         CommandError::Argument { word: self.word, why: why.to_string() }
+    }
+
+    /// A number of something of which only the program that runs knows how many there are: its limit is not said here.
+    fn ordinal(&self, text: &str, of: &str) -> Result<u32, CommandError> {
+        grammar::number(text, COUNT).map_err(|_| self.wrong(format!("{} is not the number of {of}", quoted(text))))
     }
 
     fn number(&self, text: &str, range: RangeInclusive<u32>) -> Result<u32, CommandError> {
@@ -108,7 +144,7 @@ macro_rules! command {
 
 /// Every command there is, in alphabetical order: what the parser reads and what the manual lists.
 pub const COMMANDS: &[Entry] = &[
-    command!("abort_on_error", "", true, "No effect; accepted for old configuration files.", nothing),
+    command!("abort_on_error", "[on|off]", true, "No effect; accepted for old configuration files.", no_effect),
     command!(
         "acl",
         "N permit|deny ADDRESS [MASK]",
@@ -116,7 +152,7 @@ pub const COMMANDS: &[Entry] = &[
         "Add an entry to access list N (0-9): IPv4 with a mask or /length, IPv6 with /length. no acl N empties the list.",
         acl
     ),
-    command!("ascii", "", true, "Dumps as text instead of hex.", |_, _, no| switch(Switch::Ascii, no)),
+    command!("ascii", "[on|off]", true, "Dumps as text instead of hex.", |e, w, no| switch(Switch::Ascii, e, w, no)),
     command!(
         "blacklist",
         "[SECONDS]",
@@ -124,7 +160,7 @@ pub const COMMANDS: &[Entry] = &[
         "Show or set how long a server that failed is left out; 0 = it never is.",
         |e, w, _| value(Number::Blacklist, e, w)
     ),
-    command!("block", "", true, "No effect; accepted for old configuration files.", nothing),
+    command!("block", "[on|off]", true, "No effect; accepted for old configuration files.", no_effect),
     command!("client_acl", "[N]", false, "Show or set the access list for clients.", |e, w, _| value(
         Number::ClientAcl,
         e,
@@ -136,7 +172,7 @@ pub const COMMANDS: &[Entry] = &[
         w
     )),
     command!("close", "N", false, "End connection N at once.", |e, w, _| Ok(Command::Close(
-        e.number(e.required(w)?, COUNT)?
+        e.ordinal(e.required(w)?, CONNECTION)?
     ))),
     command!(
         "conn_max",
@@ -146,7 +182,7 @@ pub const COMMANDS: &[Entry] = &[
         |e, w, _| value(Number::ConnMax, e, w)
     ),
     command!("connection", "[N]", false, "Facts about connection N.", |e, w, _| Ok(Command::Connection(
-        w.next().map_or(Ok(0), |n| e.number(n, COUNT))?
+        w.next().map_or(Ok(0), |n| e.ordinal(n, CONNECTION))?
     ))),
     command!("control", "", false, "Show the control address.", |_, _, _| Ok(Command::Control)),
     command!("control_acl", "[N]", false, "Show or set the access list for the control port.", |e, w, _| value(
@@ -155,27 +191,28 @@ pub const COMMANDS: &[Entry] = &[
         w
     )),
     command!("debug", "[N]", false, "Show or set the debug level.", |e, w, _| value(Number::Debug, e, w)),
-    command!("delayed_forward", "", true, "No effect; accepted for old configuration files.", nothing),
+    command!("delayed_forward", "[on|off]", true, "No effect; accepted for old configuration files.", no_effect),
     command!("dsr_if", "INTERFACE", false, "Refused: no direct server return.", |e, _, _| refused(e, NO_DSR)),
     command!("dsr_ip", "ADDRESS", false, "Refused: no direct server return.", |e, _, _| refused(e, NO_DSR)),
     command!(
         "dummy",
-        "",
+        "[on|off]",
         true,
         "Answer every client with a fixed page, without a server; for load tests.",
-        |_, _, no| switch(Switch::Dummy, no)
+        |e, w, no| switch(Switch::Dummy, e, w, no)
     ),
     command!("epoll", "", false, "No effect; accepted for old configuration files.", nothing),
     command!("exit", "", false, "End the program; only with -X.", |_, _, _| Ok(Command::Exit)),
     command!("explain", "ADDRESS", false, "Which server a client with that address would get now, and why.", explain),
-    command!("hash", "", true, "A hash of the client's address chooses the first server.", |_, _, no| switch(
+    command!("hash", "[on|off]", true, "A hash of the client's address chooses the first server.", |e, w, no| switch(
         Switch::Hash,
+        e,
+        w,
         no
     )),
-    command!("http", "", true, "Say in every HTTP request who the client is: X-Forwarded-For.", |_, _, no| switch(
-        Switch::Http,
-        no
-    )),
+    command!("http", "[on|off]", true, "Say in every HTTP request who the client is: X-Forwarded-For.", |e, w, no| {
+        switch(Switch::Http, e, w, no)
+    }),
     command!(
         "idle_timeout",
         "[SECONDS]",
@@ -193,22 +230,31 @@ pub const COMMANDS: &[Entry] = &[
     command!("include", "FILE", false, "Run the commands of a file.", |e, w, _| Ok(Command::Include(
         e.required(w)?.into()
     ))),
-    command!("keepalive", "", true, "TCP keepalive towards servers.", |_, _, no| switch(Switch::Keepalive, no)),
+    command!("keepalive", "[on|off]", true, "TCP keepalive towards servers.", |e, w, no| switch(
+        Switch::Keepalive,
+        e,
+        w,
+        no
+    )),
     command!("kqueue", "", false, "No effect; accepted for old configuration files.", nothing),
     command!("listen", "[[HOST:]PORT|/PATH]", false, "Show or move the listen address; open connections stay.", listen),
     command!("log", "[FILE|HOST:PORT]", true, "Show or set the request log.", log),
     command!("mode", "[json]", false, "Show the modes.", |_, w, _| Ok(Command::Mode(form(w)))),
-    command!("peek", "", true, "Refused: the original never finished it.", |e, _, no| match no {
-        true => Ok(Command::Nothing),
-        false => refused(e, "not supported: it was never finished, clients would hang"),
-    }),
+    command!("peek", "[on|off]", true, "Refused: the original never finished it.", |e, w, no| off_only(
+        e,
+        "not supported: it was never finished, clients would hang",
+        w,
+        no
+    )),
     command!("pending_max", "[N]", false, "Show or set how many connects may be under way per worker.", |e, w, _| {
         value(Number::PendingMax, e, w)
     }),
     command!("pid", "", false, "Show the supervisor's pid.", |_, _, _| Ok(Command::Pid)),
     command!("poll", "", false, "No effect; accepted for old configuration files.", nothing),
-    command!("prio", "", true, "The available server with the lowest prio comes first.", |_, _, no| switch(
+    command!("prio", "[on|off]", true, "The available server with the lowest prio comes first.", |e, w, no| switch(
         Switch::Prio,
+        e,
+        w,
         no
     )),
     command!(
@@ -219,7 +265,12 @@ pub const COMMANDS: &[Entry] = &[
         proxy_protocol
     ),
     command!("recent", "[SECONDS] [json]", false, "Clients seen within so many seconds (default 300).", recent),
-    command!("roundrobin", "", true, "Round robin without tracking.", |_, _, no| switch(Switch::Roundrobin, no)),
+    command!("roundrobin", "[on|off]", true, "Round robin without tracking.", |e, w, no| switch(
+        Switch::Roundrobin,
+        e,
+        w,
+        no
+    )),
     command!("sandbox", "", false, "What every process is confined by.", |_, _, _| Ok(Command::Sandbox)),
     command!("select", "", false, "No effect; accepted for old configuration files.", nothing),
     command!(
@@ -235,7 +286,7 @@ pub const COMMANDS: &[Entry] = &[
         "N",
         false,
         "To which connection a descriptor belongs; always -1, since descriptors are a worker's own.",
-        |e, w, _| Ok(Command::Socket(e.number(e.required(w)?, COUNT)?))
+        |e, w, _| Ok(Command::Socket(e.ordinal(e.required(w)?, "a descriptor")?))
     ),
     command!("source", "ADDRESS", true, "Local address for connections to servers.", source),
     command!(
@@ -274,8 +325,10 @@ pub const COMMANDS: &[Entry] = &[
         |e, w, _| Ok(Command::SslNames(e.required(w)?.into()))
     ),
     command!("status", "[json]", false, "The status page.", |_, w, _| Ok(Command::Status(form(w)))),
-    command!("stubborn", "", true, "Close the client if its first choice cannot be used.", |_, _, no| switch(
+    command!("stubborn", "[on|off]", true, "Close the client if its first choice cannot be used.", |e, w, no| switch(
         Switch::Stubborn,
+        e,
+        w,
         no
     )),
     command!("tarpit_acl", "[N]", false, "Refused: no direct server return.", |e, _, _| refused(e, NO_DSR)),
@@ -286,8 +339,10 @@ pub const COMMANDS: &[Entry] = &[
         "When the server (up), the client (down) or either ends its side, close both.",
         fastclose
     ),
-    command!("tcp_nodelay", "", true, "TCP_NODELAY on both sides from the first byte.", |_, _, no| switch(
+    command!("tcp_nodelay", "[on|off]", true, "TCP_NODELAY on both sides from the first byte.", |e, w, no| switch(
         Switch::TcpNodelay,
+        e,
+        w,
         no
     )),
     command!("timeout", "[SECONDS]", false, "Show or set the connect timeout.", |e, w, _| value(Number::Timeout, e, w)),
@@ -298,12 +353,21 @@ pub const COMMANDS: &[Entry] = &[
         "Show or set how long clients are remembered; 0 = for ever.",
         |e, w, _| value(Number::Tracking, e, w)
     ),
-    command!("transparent", "", true, "Reach servers from the client's address. Not built in yet.", off_only),
+    command!(
+        "transparent",
+        "[on|off]",
+        true,
+        "Reach servers from the client's address. Not built in yet.",
+        |e, w, no| off_only(e, LATER, w, no)
+    ),
     command!("web_stats", "[FILE]", true, "Show or set the file for status reports.", web_stats),
-    command!("weight", "", true, "The server with the fewest connections by weight comes first.", |_, _, no| switch(
-        Switch::Weight,
-        no
-    )),
+    command!(
+        "weight",
+        "[on|off]",
+        true,
+        "The server with the fewest connections by weight comes first.",
+        |e, w, no| switch(Switch::Weight, e, w, no)
+    ),
     command!("workers", "[N]", false, "Show the number of workers; set it at start.", |e, w, _| value(
         Number::Workers,
         e,
@@ -313,6 +377,9 @@ pub const COMMANDS: &[Entry] = &[
         w.next().map(PathBuf::from)
     ))),
 ];
+
+/// What the numbers of connections are.
+const CONNECTION: &str = "a connection, which begin at 0 and end below conn_max";
 
 const LATER: &str = "not built in yet";
 
@@ -326,9 +393,17 @@ fn refused(entry: &Entry, why: &'static str) -> Result<Command, CommandError> {
     Err(CommandError::Refused { word: entry.word, why })
 }
 
-/// What is not there yet is off.
-fn off_only(entry: &Entry, _: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
-    if no { Ok(Command::Nothing) } else { refused(entry, LATER) }
+/// What is not there is off.
+fn off_only(entry: &Entry, why: &'static str, words: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
+    match on(entry, words, no)? {
+        false => Ok(Command::Nothing),
+        true => refused(entry, why),
+    }
+}
+
+/// A switch of the original that has no effect here.
+fn no_effect(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
+    on(entry, words, no).map(|_| Command::Nothing)
 }
 
 fn ciphers(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
@@ -353,8 +428,20 @@ fn ssl_option(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, 
     }
 }
 
-fn switch(switch: Switch, no: bool) -> Result<Command, CommandError> {
-    Ok(Command::Switch(switch, !no))
+fn switch(switch: Switch, entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
+    Ok(Command::Switch(switch, on(entry, words, no)?))
+}
+
+/// What every switch takes: nothing or `on`, `off`, or a `no` before its word, behind which nothing can follow.
+fn on(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<bool, CommandError> {
+    if no {
+        return Ok(false);
+    }
+    match words.next() {
+        None | Some("on") => Ok(true),
+        Some("off") => Ok(false),
+        Some(other) => Err(entry.wrong(format!("{} is neither on nor off", quoted(other)))),
+    }
 }
 
 fn value(number: Number, entry: &Entry, words: &mut Words<'_>) -> Result<Command, CommandError> {
@@ -364,9 +451,9 @@ fn value(number: Number, entry: &Entry, words: &mut Words<'_>) -> Result<Command
 
 /// The original takes a negative time as 0.
 fn idle_timeout(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
-    let mut ahead = Words(words.0);
-    match ahead.next().and_then(|text| text.strip_prefix('-')) {
+    match words.peek().and_then(|text| text.strip_prefix('-')) {
         Some(digits) => {
+            words.next();
             entry.number(digits, COUNT)?;
             Ok(Command::Number(Number::IdleTimeout, Some(0)))
         }
@@ -375,7 +462,13 @@ fn idle_timeout(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command
 }
 
 fn form(words: &mut Words<'_>) -> Form {
-    if words.next() == Some("json") { Form::Json } else { Form::Plain }
+    match words.peek() {
+        Some("json") => {
+            words.next();
+            Form::Json
+        }
+        Some(_) | None => Form::Plain,
+    }
 }
 
 fn recent(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
@@ -420,16 +513,25 @@ fn net(entry: &Entry, text: &str, words: &mut Words<'_>) -> Result<Net, CommandE
     let length = length.map(|text| entry.number(text, 0..=longest)).transpose()?;
     let net = match ip {
         IpAddr::V6(ip) => Net::v6_prefix(ip, length.unwrap_or(128) as u8),
-        IpAddr::V4(ip) => match (length, words.next().filter(|word| !word.starts_with('#'))) {
-            (Some(length), _) => Net::v4_prefix(ip, length as u8),
-            (None, None) => Net::v4_prefix(ip, 32),
-            (None, Some(mask)) => {
-                let wrong = |_| entry.wrong(format!("{} is no IPv4 mask such as 255.255.255.0", quoted(mask)));
-                Some(Net::v4(ip, mask.parse().map_err(wrong)?))
-            }
+        IpAddr::V4(ip) => match length {
+            Some(length) => Net::v4_prefix(ip, length as u8),
+            None => match words.next() {
+                None => Net::v4_prefix(ip, 32),
+                Some(text) => Some(Net::v4(ip, mask(entry, text)?)),
+            },
         },
     };
     net.ok_or_else(|| entry.wrong("the prefix is too long"))
+}
+
+/// A second address is no mask: it would be taken for one, and permit or deny addresses that nobody named.
+fn mask(entry: &Entry, text: &str) -> Result<Ipv4Addr, CommandError> {
+    let why = format!("{} is no IPv4 mask such as 255.255.255.0", quoted(text));
+    match text.parse() {
+        Ok(mask) if is_mask(mask) => Ok(mask),
+        Ok(_) => Err(entry.wrong(why + "; a second address needs a line of its own")),
+        Err(_) => Err(entry.wrong(why)),
+    }
 }
 
 fn explain(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
@@ -510,22 +612,35 @@ fn fastclose(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, C
     Ok(Command::Fastclose(which))
 }
 
+/// The keys of a server.
+const KEYS: &str = "acl, address, blacklist, hard, max, port, prio, weight";
+
+/// A server's address, which is a host alone, unlike that of an operand.
+fn address(entry: &Entry, text: &str) -> Result<Host, CommandError> {
+    grammar::server_address(text).map_err(|why| match text.rsplit_once(':') {
+        Some((host, port)) if grammar::server_address(host).is_ok() && grammar::service(port).is_ok() => {
+            entry.wrong(format!("address {text}: an address has no port here; write address {host} port {port}"))
+        }
+        Some(_) | None => entry.wrong(why),
+    })
+}
+
 fn server(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
-    let number = entry.number(entry.required(words)?, COUNT)?;
+    let number = entry.ordinal(entry.required(words)?, "a server, which begin at 0 and end below -S")?;
     let mut changes = Vec::new();
-    while let Some(key) = words.next().filter(|word| !word.starts_with('#')) {
+    while let Some(key) = words.next() {
         let value = entry.required(words)?;
         let count = || entry.number(value, COUNT);
         changes.push(match key {
             "acl" => ServerChange::Acl(list_number(entry, value)?),
-            "address" => ServerChange::Address(grammar::server_address(value).map_err(|why| entry.wrong(why))?),
+            "address" => ServerChange::Address(address(entry, value)?),
             "blacklist" => ServerChange::Blacklist(count()?),
             "hard" => ServerChange::Hard(count()?),
             "max" => ServerChange::Max(count()?),
             "port" => ServerChange::Port(grammar::service(value).map_err(|why| entry.wrong(why))?),
             "prio" => ServerChange::Prio(count()?),
             "weight" => ServerChange::Weight(count()?),
-            other => return Err(entry.wrong(format!("no key is called {}", quoted(other)))),
+            other => return Err(entry.wrong(format!("no key is called {}; there are {KEYS}", quoted(other)))),
         });
     }
     if changes.is_empty() {

@@ -29,8 +29,13 @@ fn the_table_is_sorted_and_says_what_each_command_does() {
 fn switches_and_numbers_are_commands_of_their_words() {
     for switch in strategies::SWITCHES {
         let word = switch.word();
-        assert_eq!(parse(word), Ok(Command::Switch(switch, true)));
+        for (line, on) in [(word.to_owned(), true), (format!("{word} on"), true), (format!("{word} off"), false)] {
+            assert_eq!(parse(&line), Ok(Command::Switch(switch, on)), "{line}");
+        }
         assert_eq!(parse(&format!("no {word}")), Ok(Command::Switch(switch, false)));
+        assert_eq!(failure(&format!("{word} maybe")), format!("{word}: 'maybe' is neither on nor off"));
+        let surplus = format!("{word}: one word too many: 'off'; usage: no {word}");
+        assert_eq!(failure(&format!("no {word} off")), surplus);
     }
     for number in strategies::NUMBERS {
         let word = number.word();
@@ -54,8 +59,22 @@ fn what_has_no_effect_is_taken_silently() {
     for word in ["abort_on_error", "block", "delayed_forward"] {
         assert_eq!(parse(word), Ok(Command::Nothing));
         assert_eq!(parse(&format!("no {word}")), Ok(Command::Nothing));
+        assert_eq!(parse(&format!("{word} off")), Ok(Command::Nothing));
     }
-    for line in ["epoll", "poll", "select", "kqueue", "no peek", "no transparent", "", "  \t ", "#", "  # x"] {
+    for line in [
+        "epoll",
+        "poll",
+        "select",
+        "kqueue",
+        "no peek",
+        "peek off",
+        "no transparent",
+        "transparent off",
+        "",
+        "  \t ",
+        "#",
+        "  # x",
+    ] {
         assert_eq!(parse(line), Ok(Command::Nothing), "{line:?}");
     }
     assert_eq!(parse("ssl_client_renegotiation_interval 5"), Ok(Command::Nothing));
@@ -96,12 +115,28 @@ fn what_is_refused_says_why() {
         ("acl 0 allow 1.2.3.4", "acl: 'allow' is neither permit nor deny"),
         ("acl 0 permit here", "acl: 'here' is no IP address"),
         ("acl 0 permit 1.2.3.4 255.0", "acl: '255.0' is no IPv4 mask such as 255.255.255.0"),
+        (
+            "acl 1 deny 127.0.1.0/24 127.0.2.0/24",
+            "acl: one word too many: '127.0.2.0/24'; usage: acl N permit|deny ADDRESS [MASK]",
+        ),
+        (
+            "acl 1 deny 127.0.1.1 127.0.2.1",
+            "acl: '127.0.2.1' is no IPv4 mask such as 255.255.255.0; a second address needs a line of its own",
+        ),
+        ("acl 1 deny ::1 ::2", "acl: one word too many: '::2'; usage: acl N permit|deny ADDRESS [MASK]"),
+        ("no acl 1 2", "acl: one word too many: '2'; usage: no acl N"),
+        ("mode other", "mode: one word too many: 'other'; usage: mode [json]"),
+        ("recent 5 6", "recent: one word too many: '6'; usage: recent [SECONDS] [json]"),
+        ("listen 80 81", "listen: one word too many: '81'; usage: listen [[HOST:]PORT|/PATH]"),
+        ("blacklist 5 6 7", "blacklist: one word too many: '6'; usage: blacklist [SECONDS]"),
+        ("pid\tmode", "pid: one word too many: 'mode'; usage: pid"),
+        ("exit now", "exit: one word too many: 'now'; usage: exit"),
         ("acl 0 permit 1.2.3.4/33", "acl: '33' is not a number from 0 to 32"),
         ("acl 0 permit ::1/129", "acl: '129' is not a number from 0 to 128"),
         ("acl 0 permit ::1/", "acl: '' is not a number from 0 to 128"),
         ("close", "usage: close N"),
-        ("close -1", "close: '-1' is not a number from 0 to 2147483647"),
-        ("connection x", "connection: 'x' is not a number from 0 to 2147483647"),
+        ("close -1", "close: '-1' is not the number of a connection, which begin at 0 and end below conn_max"),
+        ("connection x", "connection: 'x' is not the number of a connection, which begin at 0 and end below conn_max"),
         ("socket", "usage: socket N"),
         ("explain", "usage: explain ADDRESS"),
         ("explain www", "explain: 'www' is no IP address"),
@@ -123,12 +158,23 @@ fn what_is_refused_says_why() {
         ("server 0", "usage: server N KEY VALUE ..."),
         ("server 0 max", "usage: server N KEY VALUE ..."),
         ("server 0 max 3 hard", "usage: server N KEY VALUE ..."),
-        ("server x max 3", "server: 'x' is not a number from 0 to 2147483647"),
+        ("server x max 3", "server: 'x' is not the number of a server, which begin at 0 and end below -S"),
         ("server 0 max -1", "server: '-1' is not a number from 0 to 2147483647"),
-        ("server 0 limit 3", "server: no key is called 'limit'"),
+        (
+            "server 1 adress x",
+            "server: no key is called 'adress'; there are acl, address, blacklist, hard, max, port, prio, weight",
+        ),
+        (
+            "server 0 address www1:80",
+            "server: address www1:80: an address has no port here; write address www1 port 80",
+        ),
+        (
+            "server 0 address [::1]:http",
+            "server: address [::1]:http: an address has no port here; write address [::1] port http",
+        ),
         ("server 0 max 3 acl 10", "server: '10' is not a number from 0 to 9"),
         ("server 0 port 0", "server: port: '0' is not a number from 1 to 65535, nor the name of a service"),
-        ("server 0 address a_b:80", "server: 'a_b:80' is no IPv6 address"),
+        ("server 0 address a_b:0", "server: 'a_b:0' is no IPv6 address"),
         ("write a\0b", "write: control character '\\0' in its arguments"),
         ("web_stats a\nexit", "web_stats: control character '\\n' in its arguments"),
         ("log a\r b", "log: control character '\\r' in its arguments"),
@@ -165,9 +211,16 @@ fn every_other_command_is_read() {
         ("log a", Command::Log(Some(LogTarget::File("a".into())))),
         ("log h:5", Command::Log(Some(LogTarget::Network(Host::Name("h".into()), Service::Port(5))))),
         ("no log", Command::NoLog),
+        ("log # none", Command::Log(None)),
+        ("log a#b", Command::Log(Some(LogTarget::File("a#b".into())))),
+        (
+            "acl 9 deny 1.2.3.4 255.0.255.0",
+            Command::Acl { list: 9, verdict: deny, net: Net::v4([1, 0, 3, 0].into(), [255, 0, 255, 0].into()) },
+        ),
+        ("acl 9 deny 1.2.3.4 0.0.0.0", Command::Acl { list: 9, verdict: deny, net: v4([0; 4], 0) }),
+        ("acl 9 deny 1.2.3.4 128.0.0.0", Command::Acl { list: 9, verdict: deny, net: v4([0; 4], 1) }),
         ("mode", Command::Mode(Form::Plain)),
         ("mode json", Command::Mode(Form::Json)),
-        ("mode other", Command::Mode(Form::Plain)),
         ("pid", Command::Pid),
         ("sandbox", Command::Sandbox),
         ("recent", Command::Recent(300, Form::Plain)),
@@ -219,14 +272,107 @@ fn a_server_takes_all_its_keys_in_order() {
 }
 
 #[test]
-fn words_are_separated_by_spaces_or_tabs_and_surplus_ones_are_ignored() {
+fn words_are_separated_by_spaces_or_tabs_and_a_comment_may_follow_them() {
     let expected = Ok(Command::Number(Number::Blacklist, Some(5)));
-    for line in
-        ["blacklist 5", "  blacklist\t5", "blacklist \t 5 ", "blacklist 5 6 7", "blacklist 5\r\n", "blacklist 5\n"]
-    {
+    for line in [
+        "blacklist 5",
+        "  blacklist\t5",
+        "blacklist \t 5 ",
+        "blacklist 5 # 6 7",
+        "blacklist 5\t#6",
+        "blacklist 5 #\u{7}",
+        "blacklist 5\r\n",
+        "blacklist 5\n",
+    ] {
         assert_eq!(parse(line), expected, "{line:?}");
     }
-    assert_eq!(parse("pid\tmode"), Ok(Command::Pid));
+}
+
+/// A line of each command with as many words as it takes.
+const LONGEST: &[&str] = &[
+    "abort_on_error on",
+    "acl 1 deny 127.0.1.0 255.255.255.0",
+    "ascii on",
+    "blacklist 3",
+    "block on",
+    "client_acl 3",
+    "clients_max 3000",
+    "close 3",
+    "conn_max 3000",
+    "connection 3",
+    "control",
+    "control_acl 3",
+    "debug 3",
+    "delayed_forward on",
+    "dsr_if eth0",
+    "dsr_ip 10.0.0.1",
+    "dummy on",
+    "epoll",
+    "exit",
+    "explain 10.0.0.1",
+    "hash on",
+    "http on",
+    "idle_timeout 3",
+    "idlers 3",
+    "include file",
+    "keepalive on",
+    "kqueue",
+    "listen 80",
+    "log file",
+    "mode json",
+    "peek off",
+    "pending_max 3",
+    "pid",
+    "poll",
+    "prio on",
+    "proxy_protocol in from 10.0.0.0/8",
+    "recent 3 json",
+    "roundrobin on",
+    "sandbox",
+    "select",
+    "server 3 address www port 80",
+    "servers json",
+    "socket 3",
+    "source 10.0.0.1",
+    "ssl_ciphers ECDHE-RSA-AES128-GCM-SHA256",
+    "ssl_client_renegotiation_interval 3",
+    "ssl_ocsp_response file",
+    "ssl_option no_tlsv1.2",
+    "ssl_sni_path directory",
+    "status json",
+    "stubborn on",
+    "tarpit_acl 3",
+    "tcp_fastclose up",
+    "tcp_nodelay on",
+    "timeout 3",
+    "tracking 3",
+    "transparent off",
+    "web_stats file",
+    "weight on",
+    "workers 3",
+    "write file",
+];
+
+#[test]
+fn one_word_too_many_is_an_error_of_every_command() {
+    let words: Vec<&str> = LONGEST.iter().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(words, COMMANDS.iter().map(|entry| entry.word).collect::<Vec<_>>(), "a line for each command");
+    for (line, entry) in LONGEST.iter().zip(COMMANDS) {
+        let refused = matches!(parse(line), Err(CommandError::Refused { .. }));
+        assert!(refused || parse(line).is_ok(), "{line}");
+        assert_eq!(parse(&format!("{line} # comment")), parse(line), "{line}");
+        for surplus in ["surplus", "127.0.2.0/24", "3", "off"] {
+            let why = failure(&format!("{line} {surplus}"));
+            let whole = why.starts_with(&format!("{}: ", entry.word)) || why.starts_with("usage: ");
+            assert!(whole, "{line} {surplus}: {why}");
+        }
+        if entry.negatable {
+            let no = format!("no {} {}", entry.word, entry.negated_arguments().replace('N', "1"));
+            assert!(parse(&no).is_ok(), "{no}");
+            let why = failure(&format!("{no} surplus"));
+            assert!(why.contains("one word too many: 'surplus'; usage: no "), "{no}: {why}");
+        }
+    }
 }
 
 #[test]
@@ -274,9 +420,8 @@ fn table() -> String {
 }
 
 fn negated(entry: &Entry) -> Option<String> {
-    // The one `no` with an argument.
-    let argument = if entry.word == "acl" { " N" } else { "" };
-    entry.negatable.then(|| format!("`no {}{argument}`", entry.word))
+    let line = format!("no {} {}", entry.word, entry.negated_arguments());
+    entry.negatable.then(|| format!("`{}`", line.trim_end()))
 }
 
 #[test]
@@ -298,6 +443,16 @@ proptest! {
     fn a_command_shown_is_a_line_that_reads_as_the_same_command(command in strategies::command()) {
         let line = command.to_string();
         prop_assert_eq!(parse(&line), Ok(command), "{}", line);
+    }
+
+    #[test]
+    fn no_word_is_passed_over(command in strategies::command(), comment in "( #\\PC*)?") {
+        let line = command.to_string();
+        prop_assert_eq!(parse(&format!("{line}{comment}")), Ok(command), "{}", line);
+        // What takes it shows it.
+        if let Ok(longer) = parse(&format!("{line} surplus")) {
+            prop_assert!(longer.to_string().split(' ').any(|word| word == "surplus"), "{}", line);
+        }
     }
 
     #[test]

@@ -107,9 +107,22 @@ fn what_asks_or_is_no_setting_changes_nothing() {
 #[test]
 fn the_tables_only_grow() {
     let before = Settings::default();
-    for line in ["clients_max 1", "conn_max 1", "clients_max 2048", "conn_max 256"] {
+    for line in ["clients_max 2048", "conn_max 256"] {
         assert_eq!(with(&before, line).as_ref(), Ok(&before), "{line}");
     }
+    for (line, why) in [
+        ("clients_max 2047", "clients_max: 2047 is below 2048, which is in force: it only grows"),
+        ("conn_max 10", "conn_max: 10 is below 256, which is in force: it only grows"),
+    ] {
+        assert_eq!(with(&before, line), Err(why.to_owned()));
+        // A file that is read again is not refused for it; its last word counts, as at the start.
+        let lines = file(&[line, "blacklist 3"]);
+        let blacklist = Settings { blacklist: 3, ..before.clone() };
+        assert_eq!(reload(&before, &[], &lines, &Names::default(), None), Ok(blacklist));
+    }
+    let lines = file(&["conn_max 900", "conn_max 500"]);
+    let grown = reload(&before, &[], &lines, &Names::default(), None).unwrap();
+    assert_eq!(grown.connections_max, 500);
 }
 
 #[test]

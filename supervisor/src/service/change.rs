@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use pen_contract::command::{Command, LogTarget};
+use pen_contract::command::{Command, LogTarget, Number};
 use pen_contract::configuration::Placed;
 use pen_contract::fold;
 use pen_contract::ids::{ServerId, Target};
@@ -404,6 +404,8 @@ fn readdressed(before: &Settings, after: &Settings) -> Vec<ServerId> {
 /// The question whose answer is the reply to a command that sets something.
 fn question(command: &Command) -> Option<Command> {
     match command {
+        // The original says nothing.
+        Command::Number(Number::PendingMax, _) => None,
         Command::Number(which, Some(_)) => Some(Command::Number(*which, None)),
         Command::Listen(Some(_)) => Some(Command::Listen(None)),
         Command::Log(Some(_)) => Some(Command::Log(None)),
@@ -418,7 +420,7 @@ const RESOLVE_PATIENCE: Duration = Duration::from_secs(10);
 #[cfg(test)]
 mod tests {
     use pen_contract::address::Address;
-    use pen_contract::command::{Number, Switch};
+    use pen_contract::command::Switch;
     use pen_contract::settings::Server;
 
     use super::*;

@@ -175,6 +175,9 @@ impl Service {
     /// What only the supervisor can check; returns what the administrator should hear.
     fn check(&self, batch: &Batch, settings: &Settings) -> Result<Vec<String>, String> {
         let mut notices: Vec<String> = batch.commands.iter().filter_map(unknown_suites).collect();
+        if let Source::File = batch.source {
+            notices.extend(self.kept_sizes(&batch.commands));
+        }
         let here = self.crew.ids().count();
         for Placed { place, command } in &batch.commands {
             match (command, &batch.source) {
@@ -201,6 +204,19 @@ impl Service {
         let source = settings.source.filter(|source| Some(*source) != self.inheritance.settings.source);
         source.map_or(Ok(()), |address| source::check(address, &batch.commands))?;
         Ok(notices)
+    }
+
+    /// Tables that a file wants smaller than they are, which only the start can make so.
+    fn kept_sizes(&self, file: &[Placed]) -> Vec<String> {
+        let kept = |which: Number| {
+            let present = fold::present(&self.inheritance.settings, which)?;
+            let said = |placed: &&Placed| matches!(placed.command, Command::Number(word, Some(_)) if word == which);
+            let Placed { place, command } = file.iter().rev().find(said)?;
+            let Command::Number(_, Some(wanted)) = *command else { return None };
+            let word = which.word();
+            (wanted < present).then(|| format!("{place}: {word}: there are {present}; {wanted} need a restart"))
+        };
+        [Number::ClientsMax, Number::ConnMax].into_iter().filter_map(kept).collect()
     }
 
     /// The OCSP response, if the commands change what it is.

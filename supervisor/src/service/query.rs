@@ -121,7 +121,7 @@ impl Service {
             Number::Debug => Reply::line(settings.debug),
             Number::IdleTimeout => Reply::line(format!("Idle timeout: {} seconds", settings.idle_timeout)),
             Number::Idlers => return None,
-            Number::PendingMax => Reply::none(),
+            Number::PendingMax => Reply::line(settings.pending_max),
             Number::Timeout => Reply::line(settings.connect_timeout),
             Number::Tracking => Reply::line(settings.tracking),
             Number::Workers => Reply::line(self.crew.ids().count()),
@@ -140,7 +140,7 @@ impl Service {
                 // Whoever has taken the settings that come behind the order has carried it out.
                 self.publish_anew(Then::Reply(reply), now)
             }
-            None => Progress::Done(reply),
+            None => Progress::Done(Reply::line(format!("close: connection {number} is not in use"))),
         }
     }
 

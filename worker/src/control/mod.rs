@@ -25,7 +25,7 @@ use mio::{Events, Interest, Poll, Token};
 use pen_contract::acl::Acl;
 use pen_contract::channel::{Channel, Received, Sent};
 use pen_contract::codec::{self, SETTINGS_LIMIT};
-use pen_contract::command::{Command, parse};
+use pen_contract::command::{Command, before_comment, parse};
 use pen_contract::ids::ClientKey;
 use pen_contract::message::{FromStartingControl, ToControl};
 use pen_contract::settings::Settings;
@@ -279,8 +279,8 @@ impl Control {
 
 /// Reads a command. The error is the reply.
 fn read(line: &[u8]) -> Result<Command, String> {
-    // What is not UTF-8 may still be no command at all, which is said in the words that scripts look for.
-    let text = String::from_utf8_lossy(line);
+    // What is not UTF-8 may still be no command at all, which is said in the words that scripts look for. A comment may be in any encoding.
+    let text = String::from_utf8_lossy(&line[..before_comment(line)]);
     let command = parse(&text).map_err(|why| why.to_string())?;
     match text {
         Cow::Owned(_) if command != Command::Nothing => Err("line: not UTF-8".to_owned()),

@@ -145,11 +145,23 @@ impl Source {
         let key = self.key(key_part)?;
         let mut certified = CertifiedKey::new(chain, Arc::new(key));
         certified.keys_match().map_err(|error| match error {
-            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                format!("{}: the key does not match the certificate in {}", key_part.path, part.path)
-            }
+            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => match misplaced(&certified) {
+                Some(n) => format!(
+                    "{path}: the key belongs to certificate {n} in it, which has to be the first; {}",
+                    in_order(&part.path),
+                    path = part.path
+                ),
+                None => format!("{}: the key does not match the certificate in {}", key_part.path, part.path),
+            },
             error => format!("{}: the certificate cannot be used: {error}", part.path),
         })?;
+        if let Some(n) = stranger(&certified.cert) {
+            notices.push(format!(
+                "{}: certificate {n} did not issue the one before it, and some clients want that; {}",
+                part.path,
+                in_order(&part.path)
+            ));
+        }
         certified.ocsp = match &files.ocsp {
             Some(ocsp) => self.ocsp(ocsp, notices)?,
             None => None,
@@ -185,7 +197,7 @@ impl Source {
         let certificates = certificates.map_err(|error| format!("{}: {}", part.path, pem_reason(&error)))?;
         match certificates.is_empty() {
             false => Ok(certificates),
-            true => Err(format!("{}: there is no certificate (PEM) in it", part.path)),
+            true => Err(not_pem(&part.path, &bytes, "certificate", "x509")),
         }
     }
 
@@ -194,12 +206,13 @@ impl Source {
         let has = |words: &[u8]| bytes.windows(words.len()).any(|window| window == words);
         if has(b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || has(b"Proc-Type: 4,ENCRYPTED") {
             return Err(format!(
-                "{}: the private key is encrypted, and nobody can be asked for its passphrase",
-                part.path
+                "{path}: the private key is encrypted, and nobody can be asked for its passphrase; decrypt it: \
+                 openssl pkey -in {path} -out key.pem",
+                path = part.path
             ));
         }
         let mut key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| match error {
-            pem::Error::NoItemsFound => format!("{}: there is no private key (PEM) in it", part.path),
+            pem::Error::NoItemsFound => not_pem(&part.path, &bytes, "private key", "pkey"),
             error => format!("{}: {}", part.path, pem_reason(&error)),
         })?;
         let made = Key::new(&key);
@@ -331,6 +344,51 @@ fn cipher_suites(chosen: &[Suite]) -> CryptoProvider {
         provider.cipher_suites = of_tls13.chain(chosen.iter().filter_map(is)).copied().collect();
     }
     provider
+}
+
+/// The number of the certificate that the key belongs to, if it is none but the first.
+fn misplaced(certified: &CertifiedKey) -> Option<usize> {
+    let alone = |certificate: &CertificateDer<'static>| {
+        CertifiedKey::new(vec![certificate.clone()], certified.key.clone()).keys_match().is_ok()
+    };
+    certified.cert.iter().position(alone).map(|place| place + 1)
+}
+
+/// The number of the first certificate that is not its predecessor's issuer (RFC 5246, section 7.4.2).
+fn stranger(chain: &[CertificateDer<'_>]) -> Option<usize> {
+    let pairs = chain.iter().zip(chain.iter().skip(1));
+    let is_stranger =
+        |(one, next): (&CertificateDer<'_>, &CertificateDer<'_>)| match (der::names(one), der::names(next)) {
+            (Some((_, issuer)), Some((subject, _))) => issuer != subject,
+            _ => false,
+        };
+    pairs.into_iter().position(is_stranger).map(|place| place + 2)
+}
+
+/// How to see the order of the certificates in a file.
+fn in_order(path: &str) -> String {
+    format!(
+        "the order is: the server's own, its issuer, that one's issuer. See it with: \
+         openssl crl2pkcs7 -nocrl -certfile {path} | openssl pkcs7 -print_certs -noout"
+    )
+}
+
+/// Why there is no `what` in a file, and the words to openssl(1) that mend it.
+fn not_pem(path: &str, bytes: &[u8], what: &str, word: &str) -> String {
+    // A PFX (RFC 7292) begins with a version and its content's type, data (1.2.840.113549.1.7.1).
+    const DATA: [u8; 11] = [0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x01];
+    let head = &bytes[..bytes.len().min(64)];
+    match bytes.first() {
+        Some(0x30) if head.windows(DATA.len()).any(|window| window == DATA) => format!(
+            "{path}: this is PKCS#12, not PEM; make PEM of it, certificates and key in one: \
+             openssl pkcs12 -in {path} -nodes -out {path}.pem"
+        ),
+        Some(0x30) => format!(
+            "{path}: there is no {what} (PEM) in it, but DER; make PEM of it: \
+             openssl {word} -inform DER -in {path} -out {path}.pem"
+        ),
+        Some(_) | None => format!("{path}: there is no {what} (PEM) in it"),
+    }
 }
 
 /// What is wrong with a PEM file, without a byte of it: it may be a key's.
