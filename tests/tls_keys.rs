@@ -155,10 +155,12 @@ fn options_without_their_sense_are_refused() {
         (&["-R"], "pen: -R: means nothing without a certificate; add -E FILE\n"),
         (&["-L", "ssl3"], "pen: -L: SSLv3 is not supported; use tls1 or ssl23\n"),
         (&["-L", "ssl2"], "pen: -L: SSLv3 is not supported; use tls1 or ssl23\n"),
-        (&["-L", "tls9"], "pen: -L: protocol version tls9 not known\n"),
     ] {
         assert_eq!(refusal(Pen::builder().server_as("127.0.0.1:1").options(options)), why);
     }
+    let why = refusal(Pen::builder().server_as("127.0.0.1:1").options(["-L", "tls1.3"]));
+    assert!(why.starts_with("pen: -L: protocol version tls1.3 not known; "), "{why}");
+    assert!(why.ends_with("for 1.3 alone add -O 'ssl_option no_tlsv1.2'\n"), "{why}");
 }
 
 #[test]
