@@ -218,6 +218,17 @@ fn weight_splits_open_connections_two_to_one() {
 }
 
 #[test]
+fn weight_gives_clients_that_come_one_by_one_to_all_servers() {
+    let farm = Backend::farm(["a", "b", "c"]);
+    let pen = Pen::builder().options(["-W"]).servers(&farm).start();
+    for n in 1..=12 {
+        pen.ask(client(n)).unwrap();
+    }
+    let clients: Vec<usize> = farm.iter().map(Backend::accepted).collect();
+    assert!(clients.iter().all(|accepted| *accepted >= 3), "{clients:?}");
+}
+
+#[test]
 fn weight_0_keeps_new_clients_away_until_nobody_else_is_left() {
     let farm = Backend::farm(["a", "b"]);
     let pen = Pen::builder()

@@ -7,12 +7,14 @@
 mod hash;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use pen_contract::ids::{ClientKey, MAX_SERVERS, ServerId, Target};
-use pen_contract::settings::{Server, Settings};
+use pen_contract::settings::Settings;
 use pen_table::Blacklist;
 
 use hash::hashed;
+use turns::least_loaded;
 
 /// What a choice needs to know about the servers, by row of the shared table.
 pub trait Farm {
@@ -296,8 +298,7 @@ fn first(
         let available = settings.configured().filter(|(id, _)| is_available(*id));
         available.min_by_key(|(id, server)| (server.prio, id.0)).map(|(id, _)| id)
     } else if modes.weight {
-        let available = settings.configured().filter(|(id, _)| is_available(*id));
-        available.min_by_key(|(id, server)| (load(farm, *id, server), id.0)).map(|(id, _)| id)
+        least_loaded(settings, farm, &mut is_available)
     } else if modes.hash || modes.hash_always {
         let port = modes.roundrobin.then_some(client.port);
         hashed(client.key, port, settings.server_count())
@@ -324,11 +325,6 @@ fn round_robin(
 /// The numbers from the one after `after` on, round once. `after` may be any number.
 fn rotation(count: u32, after: u32) -> impl Iterator<Item = ServerId> {
     (1..=count).map(move |step| ServerId(((u64::from(after) + u64::from(step)) % u64::from(count)) as u16))
-}
-
-/// 256 × connections ÷ weight.
-fn load(farm: &impl Farm, id: ServerId, server: &Server) -> u64 {
-    256 * u64::from(farm.connections(u32::from(id.0))) / u64::from(server.weight.max(1))
 }
 
 /// The first server from `from` on that another connection is probing.

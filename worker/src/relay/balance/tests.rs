@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use pen_contract::address::Address;
-use pen_contract::settings::Selection;
+use pen_contract::settings::{Selection, Server};
 use proptest::prelude::*;
 
 use super::*;
@@ -120,7 +120,20 @@ fn weight_counts_connections_and_keeps_new_clients_from_weight_0() {
         farm.connections[first as usize] += 1;
     }
     assert_eq!(farm.connections, [4, 2, 0]);
-    assert_eq!(order(&settings, &farm, None), [0, 1, 2]);
+    assert_eq!(order(&settings, &farm, None)[2], 2);
+}
+
+#[test]
+fn weight_lets_equal_loads_take_turns() {
+    // Clients one after the other leave no connection behind.
+    let weighted = |weight| Some(Server { weight, ..server() });
+    let modes = Selection { weight: true, ..Selection::default() };
+    let (settings, farm) = (settings(vec![weighted(2), weighted(1), weighted(1)], modes), Model::default());
+    let mut clients = [0; 3];
+    for _ in 0..12 {
+        clients[order(&settings, &farm, None)[0] as usize] += 1;
+    }
+    assert_eq!(clients, [6, 3, 3]);
 }
 
 #[test]
