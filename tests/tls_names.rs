@@ -212,3 +212,55 @@ fn readable(directory: &Path) {
         fs::set_permissions(entry.path(), Permissions::from_mode(0o644)).unwrap();
     }
 }
+
+/// The same pair under so many names, by links: what is told of many files is tested, not many keys.
+fn put_many(directory: &Path, names: usize, identity: &Identity, key: &str) {
+    let place = directory.parent().unwrap();
+    let certificate = write(place, "one.crt", &identity.chain);
+    let key = write(place, "one.key", key);
+    for n in 0..names {
+        fs::hard_link(&certificate, directory.join(format!("n{n:05}.example.crt"))).unwrap();
+        fs::hard_link(&key, directory.join(format!("n{n:05}.example.key"))).unwrap();
+    }
+}
+
+#[test]
+fn more_names_than_pen_takes_are_refused_in_one_line_by_start_and_check() {
+    let root = Authority::root("root");
+    let backend = Backend::named("one");
+    let builder = with_certificate(&root.issue(&["localhost"]));
+    let names = directory(&builder);
+    let identity = root.issue(&["localhost"]);
+    put_many(&names, 8200, &identity, &identity.key);
+    let builder = builder.through(["timeout", "60"]).options(option("ssl_sni_path", &names)).server(&backend);
+    let started = builder.runs();
+    let checked = builder.options(["--check"]).fails();
+    for output in [started, checked] {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("16400 files of certificates by name"), "{said}");
+        assert!(said.contains("pen takes 16384") && said.contains("names"), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn of_many_names_that_cannot_be_used_the_first_are_told_and_the_rest_counted() {
+    let root = Authority::root("root");
+    let backend = Backend::named("one");
+    let builder = with_certificate(&root.issue(&["localhost"]));
+    let names = directory(&builder);
+    put_many(&names, 300, &root.issue(&["localhost"]), "nothing");
+    for n in 0..200 {
+        fs::create_dir(names.join(format!("directory{n}.crt"))).unwrap();
+        write(&names, &format!("no name{n}.crt"), "nothing");
+    }
+    let pen = builder.options(option("ssl_sni_path", &names)).server(&backend).start();
+    pen.hears("directory0.crt: not a regular file");
+    pen.hears("195 more files of certificates by name cannot be used");
+    pen.hears("200 files are called after no server name");
+    pen.hears("n00000.example.key: there is no private key (PEM) in it; the name n00000.example is served with");
+    pen.hears("295 more names are served with the default certificate");
+    let said = pen.said();
+    assert!(said.lines().filter(|line| line.contains(".example") || line.contains("directory")).count() < 20, "{said}");
+    assert!(trusted(&root, &pen, "localhost"));
+}

@@ -104,7 +104,7 @@ impl Examining {
     pub(crate) fn read(&self, now: Instant) -> Option<Result<Vec<String>, String>> {
         match self.channel.receive() {
             Ok(Received::Message(Finding::Good(notices), _)) => {
-                Some(Ok(notices.iter().take(MOST_NOTICES).map(|notice| printable(notice)).collect()))
+                Some(Ok(notices.iter().take(MOST_NOTICES + 1).map(|notice| printable(notice)).collect()))
             }
             Ok(Received::Message(Finding::Bad(why), _)) => Some(Err(printable(&why))),
             Ok(Received::Empty) if now < self.deadline => None,
@@ -147,10 +147,17 @@ fn answer(
 ) -> i32 {
     let found = confine(files, jail, supervisor, channel).and_then(examiner);
     let finding = match found {
-        Ok(notices) => Finding::Good(notices.iter().take(MOST_NOTICES).map(|notice| printable(notice)).collect()),
+        Ok(notices) => Finding::Good(first(&notices)),
         Err(why) => Finding::Bad(printable(&why)),
     };
     i32::from(channel.send(&finding, None).is_err())
+}
+
+/// The first notices, and how many more there are.
+fn first(notices: &[String]) -> Vec<String> {
+    let more = notices.len().saturating_sub(MOST_NOTICES);
+    let rest = (more > 0).then(|| format!("{more} more messages about the files of TLS"));
+    notices.iter().take(MOST_NOTICES).map(|notice| printable(notice)).chain(rest).collect()
 }
 
 fn confine(
@@ -169,8 +176,8 @@ fn confine(
     Ok(files)
 }
 
-/// How long the child may take: thousands of certificates are read in a second or two.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the child may take. A key of RSA takes a millisecond or two: 8192 of them, on a slow or busy machine, half a minute.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Most notices about one set of files.
 const MOST_NOTICES: usize = 50;

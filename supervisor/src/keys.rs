@@ -25,6 +25,10 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use crate::memory;
 use crate::why::why;
 
+mod named;
+
+use named::Listing;
+
 /// What relay workers are given.
 #[derive(Debug)]
 pub(crate) struct Keys {
@@ -164,23 +168,47 @@ impl Gathering {
         paths.iter().try_for_each(|path| self.add(path, Role::Authorities, FILE_LIMIT))
     }
 
-    /// The files of a directory that are called after server names. One that cannot be had is left out.
+    /// The files of a directory that are called after server names. One that cannot be had is left out; of many such the
+    /// first are named. More files than there is room for are an error: a name among the rest would have another's certificate.
     fn named(&mut self, directory: &Path) -> Result<(), String> {
-        for path in entries(directory)? {
-            let Some((name, role)) = path.file_name().and_then(OsStr::to_str).and_then(server_name) else { continue };
+        let at = |reason: String| format!("{}: {reason}", directory.display());
+        let room = MOST_FILES - self.index.files.len();
+        let listing = Listing::read(directory, room)?;
+        if listing.found > room {
+            let found = listing.found;
+            return Err(at(format!(
+                "there are {found} files of certificates by name; pen takes {MOST_FILES}, two for each of {} names",
+                MOST_FILES / 2
+            )));
+        }
+        self.notices.extend(listing.notice(directory));
+        let (files, mut failed) = (listing.files.len(), 0);
+        for (path, name, role) in listing.files {
             let limit = if role == NamedRole::Ocsp { OCSP_LIMIT } else { FILE_LIMIT };
             let size = self.size;
+            if size + limit > MEMORY_LIMIT {
+                let most = MEMORY_LIMIT >> 20;
+                return Err(at(format!("the {files} files of certificates by name have more than {most} MiB in all")));
+            }
             if let Err(reason) = self.add(&path, Role::Named(name, role), limit) {
-                self.notices.push(reason);
+                failed += 1;
+                if failed <= FIRST {
+                    self.notices.push(reason);
+                }
                 // What was copied before it failed.
                 self.size = size.max(self.memory.metadata().map_or(u64::MAX, |there| there.len()));
             }
+        }
+        if failed > FIRST {
+            self.notices.push(at(format!("{} more files of certificates by name cannot be used", failed - FIRST)));
         }
         Ok(())
     }
 
     fn finish(mut self) -> Result<(OwnedFd, Vec<String>), String> {
-        let index = self.index.encode().map_err(|error| format!("TLS: {error}"))?;
+        let files = self.index.files.len();
+        let index = self.index.encode();
+        let index = index.map_err(|_| format!("TLS: the paths of its {files} files are too long to be listed"))?;
         let sealed = self.memory.write_all(&index).and_then(|()| memory::seal(self.memory));
         let files = sealed.map_err(|error| format!("TLS: no memory for its files: {}", why(&error)))?;
         Ok((files, self.notices))
@@ -203,21 +231,6 @@ fn is_hash(name: &str) -> bool {
             && !number.is_empty()
             && number.bytes().all(|byte| byte.is_ascii_digit())
     })
-}
-
-/// The server name that a file is called after, in lower case, and what the file is.
-fn server_name(file: &str) -> Option<(String, NamedRole)> {
-    let (name, kind) = file.rsplit_once('.')?;
-    let role = match kind {
-        "crt" => NamedRole::Certificate,
-        "key" => NamedRole::Key,
-        "ca" => NamedRole::Authorities,
-        "ocsp" => NamedRole::Ocsp,
-        _ => return None,
-    };
-    let plain = name.strip_prefix("*.").unwrap_or(name);
-    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    (!plain.is_empty() && plain.bytes().all(is_name)).then(|| (name.to_ascii_lowercase(), role))
 }
 
 /// Opens a file to be read.
@@ -302,6 +315,9 @@ const ROTATION: Duration = Duration::from_secs(TICKET_PERIOD);
 /// When a rotation is tried again.
 const RETRY: Duration = Duration::from_secs(60);
 
+/// Of many files that cannot be had, so many are named and the others counted.
+const FIRST: usize = 5;
+
 /// How often files are read again that others renew, such as OCSP responses.
 pub(crate) const READING: Duration = Duration::from_secs(3600 - 60);
 
@@ -376,7 +392,7 @@ mod tests {
             ]
         );
         assert!(notices[0].ends_with("there is no OCSP response yet"), "{notices:?}");
-        assert!(notices[1].ends_with("dir.crt: not a regular file"), "{notices:?}");
+        assert!(notices[2].ends_with("dir.crt: not a regular file"), "{notices:?}");
         let held = hold(File::open(path("key")).unwrap().into()).unwrap();
         let (memory, _) = gather(&tls, Some(&held), 2).unwrap();
         assert!(parts(memory).contains(&(Role::Ocsp, b"key".to_vec())));

@@ -62,20 +62,39 @@ impl Resolver {
         Ok(Ready { certified: Arc::new(certified), authorities })
     }
 
-    /// Reads the files of all names, in order: those that are good.
+    /// Reads the files of all names, in order: those that are good. Of those that are not, the first are told and the others counted.
     pub fn examine(&self, notices: &mut Notices) -> Vec<Ready> {
         let mut names: Vec<_> = self.names.iter().collect();
         names.sort_by_key(|(text, _)| *text);
-        let read = |(text, name): (&String, &Name)| match self.read(&name.files, notices) {
-            Ok(ready) => Some(ready),
-            Err(why) => {
-                notices.push(format!("{why}; the name {text} is served with the default certificate"));
-                None
+        let (mut good, mut broken, mut remarks) = (Vec::new(), Vec::new(), Vec::new());
+        for (text, name) in names {
+            match self.read(&name.files, &mut remarks) {
+                Ok(ready) => good.push(ready),
+                Err(why) => broken.push(format!("{why}; the name {text} is served with the default certificate")),
             }
-        };
-        names.into_iter().filter_map(read).collect()
+        }
+        tell_first(
+            notices,
+            broken,
+            "names are served with the default certificate, because their files are not in order",
+        );
+        tell_first(notices, remarks, "messages about the files of certificates by name");
+        good
     }
 }
+
+/// Tells the first of many, and how many more there are.
+fn tell_first(notices: &mut Notices, mut all: Notices, of_what: &str) {
+    let more = all.len().saturating_sub(FIRST);
+    all.truncate(FIRST);
+    notices.append(&mut all);
+    if more > 0 {
+        notices.push(format!("{more} more {of_what}"));
+    }
+}
+
+/// So many are told one by one.
+const FIRST: usize = 5;
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
