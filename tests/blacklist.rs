@@ -193,3 +193,15 @@ fn a_failure_after_the_connection_stood_blacklists_nobody() {
     assert_eq!(rude.accepted(), 6);
     assert!(!pen.said().contains("blacklisting"));
 }
+
+#[test]
+fn each_server_that_is_used_all_the_same_is_told_to_have_failed() {
+    let farm = [Backend::down("a"), Backend::down("b"), Backend::named("c")];
+    let pen = Pen::builder().workers(1).options(["-r", "-b", "0"]).servers(&farm).start();
+    for _ in 0..20 {
+        assert_eq!(pen.ask(client(1)).as_deref(), Some("c"));
+        assert_eq!(pen.ask(client(2)).as_deref(), Some("c"));
+    }
+    pen.hears(&format!("server 0 ({}) failed and is used all the same", farm[0].operand()));
+    pen.hears(&format!("server 1 ({}) failed and is used all the same", farm[1].operand()));
+}

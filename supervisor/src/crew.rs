@@ -97,9 +97,12 @@ impl Crew {
         })
     }
 
-    /// Whether the administrator is told of one more event of a worker, dead or alive.
-    pub(crate) fn admit_event(&mut self, id: WorkerId, now: Instant) -> Admission {
-        self.posts.get_mut(usize::from(id.0)).map_or(Admission::Withheld, |post| post.events.admit(now))
+    /// Whether the administrator is told of one more event of a worker, dead or alive, that knows so many servers. A working one
+    /// tells of two transitions for each server in the shortest blacklist time, which is a second.
+    pub(crate) fn admit_event(&mut self, id: WorkerId, servers: u32, now: Instant) -> Admission {
+        let Some(post) = self.posts.get_mut(usize::from(id.0)) else { return Admission::Withheld };
+        post.events.set_most(MOST_EVENTS.saturating_add(servers.saturating_mul(20)));
+        post.events.admit(now)
     }
 
     /// How many events the administrator was not told of, by worker, as far as that is still to be said.
@@ -192,7 +195,7 @@ pub(crate) fn killed_by(signal: Signal) -> String {
     format!("was killed by signal {}{why}", signal as i32)
 }
 
-/// Most events in ten seconds that are passed on to the administrator.
+/// Most events in ten seconds of a worker without servers that are passed on to the administrator.
 const MOST_EVENTS: u32 = 100;
 
 /// Most messages of a dead worker that are still read; its channel holds fewer.
@@ -228,10 +231,11 @@ mod tests {
     #[test]
     fn who_comes_next_has_no_new_measure_of_events() {
         let (mut crew, now) = (Crew::new(2), Instant::now());
-        let admitted = (0..300).filter(|_| crew.admit_event(WorkerId(1), now) != Admission::Withheld).count();
+        let admitted = (0..300).filter(|_| crew.admit_event(WorkerId(1), 0, now) != Admission::Withheld).count();
         assert_eq!(admitted as u32, MOST_EVENTS);
-        assert_ne!(crew.admit_event(WorkerId(0), now), Admission::Withheld, "another one's is its own");
-        assert_eq!(crew.admit_event(WorkerId(7), now), Admission::Withheld, "there is no such worker");
+        assert_ne!(crew.admit_event(WorkerId(1), 1, now), Admission::Withheld, "with servers there is more to tell");
+        assert_ne!(crew.admit_event(WorkerId(0), 0, now), Admission::Withheld, "another one's is its own");
+        assert_eq!(crew.admit_event(WorkerId(7), 0, now), Admission::Withheld, "there is no such worker");
         assert_eq!(crew.withheld_events(now), []);
         let later = now + Duration::from_secs(60);
         assert_eq!(crew.withheld_events(later), [(WorkerId(1), 200)]);

@@ -8,6 +8,19 @@ use pen_contract::settings::Settings;
 
 use crate::why::errno;
 
+pub(crate) mod throttle;
+
+use throttle::Told;
+
+/// The line for an event that stands for several; as [`line`].
+pub(crate) fn line_of_many(told: &Told, settings: &Settings) -> Option<String> {
+    let line = line(&told.event, settings)?;
+    Some(match told.more {
+        0 => line,
+        more => format!("{line} ({more} more such messages were left out)"),
+    })
+}
+
 /// The line for an event; none for one that is about no server of ours, which only a broken worker sends.
 pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
     Some(match event {

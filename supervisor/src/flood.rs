@@ -31,6 +31,11 @@ impl Flood {
         Flood { most, period, since: now, admitted: 0, withheld: 0 }
     }
 
+    /// Changes the bound.
+    pub(crate) fn set_most(&mut self, most: u32) {
+        self.most = most;
+    }
+
     /// Counts one more.
     pub(crate) fn admit(&mut self, now: Instant) -> Admission {
         let mut withheld_before = 0;

@@ -29,6 +29,7 @@ use self::desk::Desk;
 use crate::StartError;
 use crate::control::Control;
 use crate::crew::Crew;
+use crate::events::throttle::Throttle;
 use crate::inheritance::Inheritance;
 use crate::interrupt::Interrupts;
 use crate::log_file;
@@ -53,6 +54,8 @@ pub(crate) struct Service {
     say: Say,
     notify: Notify,
     beat: Beat,
+    /// On what workers tell and clients cause.
+    throttle: Throttle,
     /// Whether the configuration file was not used when it was last read.
     file_refused: bool,
     phase: Phase,
@@ -86,8 +89,22 @@ impl Service {
         notify: Notify,
     ) -> Service {
         let (crew, reporter, desk, beat) = (Crew::new(workers), Reporter::new(), Desk::default(), Beat::default());
+        let throttle = Throttle::new(Instant::now());
         let (file_refused, phase) = (false, Phase::Starting);
-        Service { standing, inheritance, crew, control, reporter, desk, say, notify, beat, file_refused, phase }
+        Service {
+            standing,
+            inheritance,
+            crew,
+            control,
+            reporter,
+            desk,
+            say,
+            notify,
+            beat,
+            throttle,
+            file_refused,
+            phase,
+        }
     }
 
     /// Forks the workers and waits until all are ready, and then the control process.
@@ -281,6 +298,8 @@ impl Service {
             self.say.warning(&format!("worker {} (pid {}) did not stop in time; killed", worker.id, worker.peer.pid()));
         }
         self.end();
+        let untold = self.throttle.finish();
+        self.tell_many(untold);
         let totals = self.crew.totals();
         self.say.debug(&format!("stopped; {} clients accepted, {} unserved", totals.accepted, totals.unserved));
         if self.inheritance.keys.is_some() {

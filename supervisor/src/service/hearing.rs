@@ -5,10 +5,12 @@
 use std::time::Instant;
 
 use pen_contract::ids::WorkerId;
+use pen_contract::message::Event;
 
 use super::Service;
 use crate::control::ControlNews;
 use crate::events;
+use crate::events::throttle::{Told, Topic};
 use crate::flood::Admission;
 use crate::workers::News;
 
@@ -31,11 +33,7 @@ impl Service {
         for news in news {
             match news {
                 News::Ready => self.say.debug(&format!("worker {id} is ready")),
-                News::Event(event) => {
-                    if let Some(line) = events::line(&event, &self.inheritance.settings) {
-                        self.tell(id, &line, now);
-                    }
-                }
+                News::Event(event) => self.hear_event(id, event, now),
                 News::Dropped(events) => {
                     self.tell(id, &format!("worker {id} could not tell of {events} more events"), now);
                 }
@@ -53,9 +51,31 @@ impl Service {
         }
     }
 
+    /// Tells of an event: what clients cause at a limited rate for all workers together, all else each by itself.
+    fn hear_event(&mut self, id: WorkerId, event: Event, now: Instant) {
+        let Some(line) = events::line(&event, &self.inheritance.settings) else { return };
+        match Topic::of(&event) {
+            None => self.tell(id, &line, now),
+            Some(topic) => {
+                let told = self.throttle.take(topic, event, now);
+                self.tell_many(told);
+            }
+        }
+    }
+
+    /// Tells of events that stand for several.
+    pub(super) fn tell_many(&mut self, told: impl IntoIterator<Item = Told>) {
+        for told in told {
+            if let Some(line) = events::line_of_many(&told, &self.inheritance.settings) {
+                self.say.warning(&line);
+            }
+        }
+    }
+
     /// Passes on to the administrator what a worker told, within bounds.
     fn tell(&mut self, id: WorkerId, line: &str, now: Instant) {
-        if let Admission::Admitted { withheld_before } = self.crew.admit_event(id, now) {
+        let servers = self.inheritance.settings.table_size();
+        if let Admission::Admitted { withheld_before } = self.crew.admit_event(id, servers, now) {
             self.tell_withheld(id, withheld_before);
             self.say.warning(line);
         }

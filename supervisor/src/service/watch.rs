@@ -17,6 +17,8 @@ impl Service {
         for (id, withheld) in self.crew.withheld_events(now) {
             self.tell_withheld(id, withheld);
         }
+        let due = self.throttle.settle(now);
+        self.tell_many(due);
         // While the desk is full nobody reads what the control process says; unless it is itself the reason.
         let unheard = self.desk.is_full() && self.control.as_ref().is_some_and(|control| !control.is_choked());
         self.control.iter_mut().for_each(|control| control.beat(unheard));

@@ -338,7 +338,7 @@ impl Relay<'_> {
             self.debug.say(1, format_args!("server {} failed: {why}", target.code()));
         }
         if seconds == 0 {
-            if self.supervisor.may_tell(Rated::Failed, self.now) {
+            if self.supervisor.may_tell_failed(target.code(), self.now) {
                 let event = Event::Blacklisted { server: target.code(), seconds, reason };
                 self.supervisor.tell(event, &mut self.counters);
             }

@@ -3,7 +3,7 @@
 //! Nothing here waits. Events queue up to a bound and are counted when dropped; a report goes out page by page, as fast as the supervisor
 //! takes it; counters are sent at most once a second and only if they changed.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use pen_contract::channel::{Channel, ChannelError, Received, Sent};
 use pen_contract::message::{CONNECTIONS_PER_PAGE, Event, FromWorker, ReportPage, ToWorker};
@@ -18,6 +18,9 @@ const COUNTERS_EVERY: u64 = 1000;
 /// Milliseconds between two events that a client can bring about again and again.
 pub const RATE: u64 = 1000;
 
+/// Milliseconds between two events about the same server that failed and is used all the same.
+const FAILED_RATE: u64 = 10_000;
+
 /// A worker's end of the channel, with all that waits to be sent.
 #[derive(Debug)]
 pub struct Supervisor {
@@ -29,6 +32,8 @@ pub struct Supervisor {
     sent_counters: Counters,
     counters_due: Option<u64>,
     last_rated: [Option<u64>; Rated::COUNT],
+    /// When each server, by its code, was last told to have failed and to be used all the same.
+    last_failed: HashMap<i32, u64>,
 }
 
 /// A report that is being sent.
@@ -49,8 +54,6 @@ pub enum Rated {
     LogLost,
     /// [`Event::LockStuck`].
     LockStuck,
-    /// [`Event::Blacklisted`] of a server that is not left out for it (`-b 0`), so that every client finds out anew.
-    Failed,
     /// [`Event::HandshakeFailed`].
     Handshake,
     /// [`Event::BadSender`].
@@ -74,6 +77,7 @@ impl Supervisor {
             sent_counters: Counters::default(),
             counters_due: None,
             last_rated: [None; Rated::COUNT],
+            last_failed: HashMap::new(),
         }
     }
 
@@ -98,14 +102,28 @@ impl Supervisor {
         }
     }
 
-    /// Tells of an event.
+    /// Tells of an event. If too many wait, one that clients caused gives way to a transition of a server.
     pub fn tell(&mut self, event: Event, counters: &mut Counters) {
-        if self.events.len() < EVENTS {
-            self.events.push_back(event);
-        } else {
+        if self.events.len() >= EVENTS {
             counters.events_dropped += 1;
+            let rated = self.events.iter().position(|waiting| !is_transition(waiting));
+            match rated.filter(|_| is_transition(&event)) {
+                Some(rated) => drop(self.events.remove(rated)),
+                None => return self.speak(),
+            }
         }
+        self.events.push_back(event);
         self.speak();
+    }
+
+    /// Whether it may be told now that a server failed that is not left out for it (`-b 0`), so that every client finds out anew.
+    pub fn may_tell_failed(&mut self, server: i32, now: u64) -> bool {
+        let last = self.last_failed.get(&server);
+        let may = last.is_none_or(|last| now >= last + FAILED_RATE);
+        if may {
+            self.last_failed.insert(server, now);
+        }
+        may
     }
 
     /// Whether an event of a rated kind may be told now.
@@ -182,6 +200,20 @@ impl Supervisor {
     }
 }
 
+/// Whether an event is told once for a change of a server's state.
+fn is_transition(event: &Event) -> bool {
+    match event {
+        Event::Blacklisted { seconds, .. } => *seconds > 0,
+        Event::BackInUse { .. } => true,
+        Event::Shortage { .. }
+        | Event::LogLost { .. }
+        | Event::HandshakeFailed { .. }
+        | Event::LockStuck
+        | Event::BadSender { .. }
+        | Event::TableRebuilt { .. } => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,6 +269,25 @@ mod tests {
         }
         assert!(received.len() > EVENTS && received.is_sorted());
         assert_eq!(received.len() as u64 + counters.events_dropped, 2000);
+    }
+
+    #[test]
+    fn a_transition_is_told_even_if_too_much_else_waits() {
+        let (ours, theirs) = Channel::<FromWorker, ToWorker>::pair().unwrap();
+        let (mut link, mut counters) = (Supervisor::new(ours), Counters::default());
+        (0..5000).for_each(|_| link.tell(Event::LockStuck, &mut counters));
+        link.tell(Event::BackInUse { server: 7 }, &mut counters);
+        let (mut received, mut last) = (0, None);
+        loop {
+            match theirs.receive().unwrap() {
+                Received::Message(FromWorker::Event(event), None) => (received, last) = (received + 1, Some(event)),
+                Received::Empty if link.events.is_empty() => break,
+                Received::Empty => link.speak(),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(last, Some(Event::BackInUse { server: 7 }));
+        assert_eq!(received + counters.events_dropped, 5001);
     }
 
     #[test]
