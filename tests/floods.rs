@@ -6,8 +6,10 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use harness::wait::within;
+
 use harness::tls::{Authority, write};
-use harness::{Backend, Builder, Pen};
+use harness::{Backend, Builder, Pen, eventually};
 
 mod harness;
 
@@ -33,7 +35,7 @@ fn failed_handshakes_are_told_once_a_second_by_all_workers_together() {
                 client
             })
             .collect();
-        harness::eventually("all are refused", || {
+        eventually("all are refused", || {
             clients.iter().all(|client| {
                 client.set_nonblocking(true).unwrap();
                 let mut byte = [0];
@@ -45,4 +47,61 @@ fn failed_handshakes_are_told_once_a_second_by_all_workers_together() {
     let lines = pen.said().matches("TLS handshake failed").count();
     let most = begin.elapsed().as_secs() as usize + 2;
     assert!(lines <= most, "{lines} lines in {most} s");
+}
+
+/// Clients that send these bytes and nothing more.
+fn unfinished(pen: &Pen, clients: usize, bytes: &[u8]) -> Vec<TcpStream> {
+    let client = |_| {
+        let mut client = TcpStream::connect(pen.address()).unwrap();
+        // It may be closed for it.
+        let _ = client.write_all(bytes);
+        client
+    };
+    (0..clients).map(client).collect()
+}
+
+/// Has many clients begin something of 60 kB. The worker has to stay small, serve others meanwhile, and be small again afterwards.
+fn stays_small(pen: &Pen, begun: &[u8], serves: impl Fn() -> bool) {
+    assert!(serves());
+    let before = pen.workers()[0].resident();
+    let clients = unfinished(pen, CLIENTS, begun);
+    pen.hears("had been unfinished for longest");
+    assert!(serves(), "another client is served meanwhile");
+    let grown = pen.workers()[0].resident().saturating_sub(before);
+    assert!(grown < 40 << 10, "the worker has grown by {grown} KiB");
+    drop(clients);
+    let small = || {
+        // Something has to happen for it to be noticed.
+        assert!(serves());
+        pen.workers()[0].resident().saturating_sub(before) < 6 << 10
+    };
+    assert!(within(harness::PATIENCE, small), "still {} KiB instead of {before}", pen.workers()[0].resident());
+    pen.settle();
+}
+
+const CLIENTS: usize = 900;
+
+#[test]
+fn unfinished_hellos_of_many_clients_take_little_memory() {
+    let root = Authority::root("root");
+    let identity = root.issue(&["localhost"]);
+    let backend = Backend::named("one");
+    let builder = Pen::builder();
+    let path = write(builder.directory(), "cert.pem", format!("{}{}", identity.chain, identity.key));
+    let options = ["-E".as_ref(), path.as_os_str(), "-x".as_ref(), "2000".as_ref(), "-t".as_ref(), "600".as_ref()];
+    let pen = builder.workers(1).options(options).server(&backend).start();
+    // A hello of 60000 bytes in records of 16384, of which the last 2 kB do not come.
+    let mut hello = vec![1, 0, 60000_u32.to_be_bytes()[2], 60000_u32.to_be_bytes()[3]];
+    hello.resize(58_000, 0);
+    let record = |bytes: &[u8]| [&[22, 3, 1], &(bytes.len() as u16).to_be_bytes()[..], bytes].concat();
+    let records: Vec<u8> = hello.chunks(16384).flat_map(record).collect();
+    stays_small(&pen, &records, || root.client().ask(pen.address(), "localhost").is_some());
+}
+
+#[test]
+fn unfinished_heads_of_many_clients_take_little_memory() {
+    let backend = Backend::named("one");
+    let pen = Pen::builder().workers(1).options(["-H", "-x", "2000"]).server(&backend).start();
+    let head = [b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ".as_slice(), &[b'a'; 60_000]].concat();
+    stays_small(&pen, &head, || pen.ask([127, 0, 0, 9]).as_deref() == Some("one"));
 }

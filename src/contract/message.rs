@@ -130,6 +130,13 @@ pub enum Event {
         /// What it did instead.
         fault: SenderFault,
     },
+    /// What clients had begun and not finished (TLS records, HTTP heads) was more than a worker keeps: the oldest were closed.
+    Crowded {
+        /// How many since the last such event.
+        clients: u64,
+        /// How many bytes are kept after it.
+        kept: u64,
+    },
     /// The worker found the client table left half-changed by a worker that died, and rebuilt it.
     TableRebuilt {
         /// Clients kept.

@@ -35,6 +35,8 @@ pub struct Counters {
     pub resumed: u64,
     /// TLS handshakes that failed or took too long.
     pub failed_handshakes: u64,
+    /// Clients closed because what clients had begun and not finished took too much memory.
+    pub crowded: u64,
 }
 
 impl Counters {
@@ -61,6 +63,7 @@ impl Counters {
             handshakes,
             resumed,
             failed_handshakes,
+            crowded,
         } = other;
         self.accepted = self.accepted.saturating_add(*accepted);
         self.closed = self.closed.saturating_add(*closed);
@@ -77,6 +80,7 @@ impl Counters {
         self.handshakes = self.handshakes.saturating_add(*handshakes);
         self.resumed = self.resumed.saturating_add(*resumed);
         self.failed_handshakes = self.failed_handshakes.saturating_add(*failed_handshakes);
+        self.crowded = self.crowded.saturating_add(*crowded);
     }
 }
 

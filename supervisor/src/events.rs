@@ -65,6 +65,13 @@ pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
             };
             format!("{} is listed by proxy_protocol in, but {fault}: closed", ClientKey::from_bytes(*sender))
         }
+        Event::Crowded { clients, kept } => {
+            let kept = kept >> 20;
+            format!(
+                "{clients} clients were closed whose TLS records or HTTP headers had been unfinished for longest: all such \
+                 together took too much memory in a worker, which keeps {kept} MiB of them"
+            )
+        }
         Event::TableRebuilt { kept } => {
             format!("the client table was rebuilt after the death of a worker; {kept} clients were kept")
         }

@@ -302,6 +302,9 @@ impl Service {
         self.tell_many(untold);
         let totals = self.crew.totals();
         self.say.debug(&format!("stopped; {} clients accepted, {} unserved", totals.accepted, totals.unserved));
+        if totals.crowded > 0 {
+            self.say.debug(&format!("{} clients were closed for memory", totals.crowded));
+        }
         if self.inheritance.keys.is_some() {
             let Counters { handshakes, resumed, failed_handshakes, .. } = totals;
             self.say

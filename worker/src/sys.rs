@@ -28,6 +28,15 @@ pub fn unsent(socket: impl AsFd) -> Result<u32> {
     Ok(u32::try_from(bytes).unwrap_or(0))
 }
 
+/// Gives memory that was freed back to the system. The allocator keeps what lies below anything in use, for ever (malloc_trim(3)).
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim touches free memory only, and locks its arenas itself.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Has bind(2) take an address alone; the port is found when the socket is connected, so that connections to different servers can
 /// share it (IP_BIND_ADDRESS_NO_PORT, ip(7)). rustix does not know the option.
 ///

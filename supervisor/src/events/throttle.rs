@@ -31,6 +31,8 @@ pub(crate) enum Topic {
     Handshake,
     /// Listed senders did not keep to the PROXY protocol.
     BadSender,
+    /// Too much was unfinished.
+    Crowded,
 }
 
 impl Topic {
@@ -48,6 +50,7 @@ impl Topic {
             Event::LockStuck => Some(Topic::LockStuck),
             Event::HandshakeFailed { .. } => Some(Topic::Handshake),
             Event::BadSender { .. } => Some(Topic::BadSender),
+            Event::Crowded { .. } => Some(Topic::Crowded),
         }
     }
 
@@ -61,7 +64,8 @@ impl Topic {
             | Topic::LogLost
             | Topic::LockStuck
             | Topic::Handshake
-            | Topic::BadSender => Duration::from_secs(1),
+            | Topic::BadSender
+            | Topic::Crowded => Duration::from_secs(1),
         }
     }
 }
@@ -85,6 +89,9 @@ impl Told {
             (Event::HandshakeFailed { others, .. }, Event::HandshakeFailed { client, reason, others: later }) => {
                 let others = others.saturating_add(later).saturating_add(1);
                 Told { event: Event::HandshakeFailed { client, reason, others }, more }
+            }
+            (Event::Crowded { clients, .. }, Event::Crowded { clients: later, kept }) => {
+                Told { event: Event::Crowded { clients: clients.saturating_add(later), kept }, more }
             }
             (_, event) => Told { event, more: more.saturating_add(1) },
         }

@@ -14,6 +14,7 @@ use super::end::End;
 use super::http::Exchange;
 use super::proxy::Origin;
 use super::queue::Links;
+use super::unfinished::Piece;
 
 /// Which end of a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -89,6 +90,8 @@ pub struct Connection {
     pub origin: Option<Box<Origin>>,
     /// Follows requests and answers while `-H` is on.
     pub http: Option<Box<Exchange>>,
+    /// What its client has begun and not finished.
+    pub unfinished: Piece,
     /// The choice of servers, until one is connected.
     pub placement: Option<Placement>,
     /// Its places in queues, one of each kind.
@@ -243,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_connection_stays_small() {
-        assert!(size_of::<Connection>() <= 200, "{}", size_of::<Connection>());
+        assert!(size_of::<Connection>() <= 216, "{}", size_of::<Connection>());
     }
 
     #[test]

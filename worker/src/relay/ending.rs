@@ -190,6 +190,7 @@ impl Relay<'_> {
             State::Connecting | State::Relaying | State::Dummy | State::Idler | State::Free => {}
         }
         self.idle.leave(&mut self.pool, place);
+        self.unfinished.forget(self.pool[place].unfinished);
         self.release_target(place);
         let Connection { number, state, since, key, .. } = self.pool[place];
         if self.debug.on(2) {

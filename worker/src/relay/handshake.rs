@@ -5,6 +5,7 @@ use pen_contract::message::{Event, HandshakeFailure};
 
 use super::Relay;
 use super::balance::client_permitted;
+use super::connection::State;
 use super::end::receive;
 use super::pump;
 use super::supervisor::Rated;
@@ -36,6 +37,14 @@ impl Relay<'_> {
     }
 
     fn go_on(&mut self, place: u32) -> bool {
+        let is_over = self.take_steps(place);
+        if self.pool[place].state != State::Free {
+            self.note_unfinished(place);
+        }
+        is_over
+    }
+
+    fn take_steps(&mut self, place: u32) -> bool {
         let down = &mut self.pool[place].down;
         for round in 0..=ROUNDS {
             // Who does not take what was said is not listened to.

@@ -3,7 +3,8 @@
 //! One thread, one event loop, nothing that waits. Each room holds one step of a connection's life:
 //! `accept` and `share` (listener, `-x`, pauses), `balance` (which server, pure), `connect` and `dial` (attempts and failover),
 //! `traffic`, `pump` and `second_look` (bytes), `ending` and `idle` (how and when connections close). `http` (pure) and `forwarded` are `-H`, `proxy`
-//! (pure) and `origin` the PROXY protocol. `dummy` and `idlers` are lives of other kinds; `orders` is what the supervisor says,
+//! (pure) and `origin` the PROXY protocol. `unfinished` bounds the memory of what
+//! clients begin. `dummy` and `idlers` are lives of other kinds; `orders` is what the supervisor says,
 //! `explain` one of the answers; `supervisor`, `request_log` and `debug` are the ways out of the jail.
 
 mod accept;
@@ -37,6 +38,7 @@ mod supervisor;
 mod tests;
 pub mod tls;
 mod traffic;
+mod unfinished;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -62,6 +64,7 @@ use request_log::LogWriter;
 use second_look::SecondLooks;
 use supervisor::{Rated, Supervisor};
 use tls::Tls;
+use unfinished::Unfinished;
 
 pub use tls::examine as examine_tls;
 
@@ -109,6 +112,8 @@ struct Relay<'t> {
     ready: Vec<Name>,
     next_ready: Vec<Name>,
     tools: Tools,
+    /// What clients have begun and not finished.
+    unfinished: Unfinished,
     log: Option<LogWriter>,
     debug: Debug,
     supervisor: Supervisor,
@@ -161,6 +166,7 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         ready: Vec::new(),
         next_ready: Vec::new(),
         tools: Tools::new(pipes),
+        unfinished: Unfinished::default(),
         log: start.log.map(LogWriter::new),
         debug: Debug::new(&start.settings, start.debug, start.utc_offset),
         supervisor: Supervisor::new(channel.into_phase()),
@@ -216,7 +222,10 @@ impl Relay<'_> {
                     }
                     FREED => listener |= self.on_freed(),
                     LISTENER => listener = true,
-                    _ => self.on_event(event),
+                    _ => {
+                        self.on_event(event);
+                        self.bound_unfinished();
+                    }
                 }
             }
             self.on_newcomers();
@@ -302,6 +311,7 @@ impl Relay<'_> {
             self.flush_log();
         }
         if self.supervisor.counters_due().is_some_and(|due| due <= self.now) {
+            self.give_memory_back();
             self.supervisor.send_counters(self.now, &self.counters);
         }
     }

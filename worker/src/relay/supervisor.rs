@@ -58,6 +58,8 @@ pub enum Rated {
     Handshake,
     /// [`Event::BadSender`].
     BadSender,
+    /// [`Event::Crowded`].
+    Crowded,
     /// [`FromWorker::NoSyslog`].
     NoSyslog,
 }
@@ -210,6 +212,7 @@ fn is_transition(event: &Event) -> bool {
         | Event::HandshakeFailed { .. }
         | Event::LockStuck
         | Event::BadSender { .. }
+        | Event::Crowded { .. }
         | Event::TableRebuilt { .. } => false,
     }
 }

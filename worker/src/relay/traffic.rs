@@ -79,6 +79,7 @@ impl Relay<'_> {
                 State::Greeting => self.greet(name.place),
                 State::Connecting | State::Dummy | State::Free => {}
             }
+            self.bound_unfinished();
         }
         self.next_ready = ready;
         None
@@ -114,6 +115,9 @@ impl Relay<'_> {
         }
         if self.pool[place].end(from).is_unlisted_doubt() {
             self.look_later(place, from);
+        }
+        if self.pool[place].down.session.is_some() || self.pool[place].http.is_some() {
+            self.note_unfinished(place);
         }
         if self.pool[place].http.is_some() && !self.after_http(place, from) {
             return;

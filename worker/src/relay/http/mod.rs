@@ -180,6 +180,11 @@ impl Exchange {
         self.stage == Stage::Asking
     }
 
+    /// Bytes of memory that are held until more comes: of an unfinished head, or behind a request for another protocol.
+    pub fn held_bytes(&self) -> usize {
+        self.held.capacity()
+    }
+
     /// Whether so many of them wait that no more may be taken from the client.
     pub fn is_full(&self) -> bool {
         self.is_asking() && self.held.len() >= head::LIMIT

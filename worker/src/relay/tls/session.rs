@@ -140,9 +140,9 @@ impl Session {
         let kept = self.incomplete.len();
         let records = &mut cipher.all()[..kept + length];
         records[..kept].copy_from_slice(&self.incomplete);
-        self.incomplete.clear();
+        self.incomplete = Vec::new();
         let Some(tls) = self.stage.choose(records) else {
-            self.incomplete.extend_from_slice(records);
+            self.incomplete = records.to_vec();
             return taken;
         };
         let mut start = 0;
@@ -181,7 +181,8 @@ impl Session {
             self.closed = true;
             taken.error = Some(rustls::Error::General("message too long".into()));
         } else {
-            self.incomplete.extend_from_slice(rest);
+            // As much memory as it needs, and not what it once needed.
+            self.incomplete = rest.to_vec();
         }
         taken
     }
@@ -246,6 +247,11 @@ impl Session {
     pub fn keep_early(&mut self, plain: &[u8], ended: bool) {
         self.early.extend_from_slice(plain);
         self.early_end = ended;
+    }
+
+    /// Bytes of memory that are kept until more comes, or until there is a server.
+    pub fn held_bytes(&self) -> usize {
+        self.incomplete.capacity() + self.early.capacity()
     }
 
     /// Whether there is such plain text.
