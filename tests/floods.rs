@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is how a failure is said")]
 
+use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -104,4 +105,33 @@ fn unfinished_heads_of_many_clients_take_little_memory() {
     let pen = Pen::builder().workers(1).options(["-H", "-x", "2000"]).server(&backend).start();
     let head = [b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ".as_slice(), &[b'a'; 60_000]].concat();
     stays_small(&pen, &head, || pen.ask([127, 0, 0, 9]).as_deref() == Some("one"));
+}
+
+/// Bytes that the kernel has for a client of this port: those that were not acknowledged (proc_net_tcp(5)).
+fn queued_for(client: u16) -> usize {
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let remote = format!(":{client:04X}");
+    let row = table.lines().find(|row| row.split_whitespace().nth(2).is_some_and(|address| address.ends_with(&remote)));
+    let queues = row.and_then(|row| row.split_whitespace().nth(4)).map_or("0:0", |queues| queues);
+    usize::from_str_radix(queues.split(':').next().unwrap(), 16).unwrap()
+}
+
+#[test]
+fn a_client_that_reads_nothing_has_little_in_the_kernel() {
+    let backend = Backend::with(|mut connection| {
+        loop {
+            connection.write_all(&[b'x'; 65536])?;
+        }
+    });
+    let pen = Pen::builder().workers(1).server(&backend).start();
+    let client = pen.connect([127, 0, 0, 7]);
+    let port = client.socket().local_addr().unwrap().as_socket().unwrap().port();
+    let (mut last, mut equal) = (0, 0);
+    eventually("nothing more goes to the client", || {
+        let now = queued_for(port);
+        equal = if now == last && now > 0 { equal + 1 } else { 0 };
+        last = now;
+        equal >= 20
+    });
+    assert!(last < 1 << 20, "{last} bytes wait in the kernel");
 }

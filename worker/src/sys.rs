@@ -43,18 +43,24 @@ pub fn give_memory_back() {
 /// # Errors
 /// The descriptor is no socket of the internet families.
 pub fn bind_address_without_port(socket: impl AsFd) -> Result<()> {
-    let on: libc::c_int = 1;
-    let length = size_of_val(&on) as libc::socklen_t;
-    // SAFETY: setsockopt reads `length` bytes from the address, which are those of `on`; the descriptor is open while it is borrowed.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_BIND_ADDRESS_NO_PORT,
-            (&raw const on).cast(),
-            length,
-        )
-    };
+    set_int(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
+}
+
+/// Has a TCP socket take no more while so many bytes wait that were not even sent (TCP_NOTSENT_LOWAT, tcp(7)). What is under way is
+/// not bounded by it, so that it costs a peer who reads no throughput. Sockets accepted from a listener inherit it.
+///
+/// # Errors
+/// The descriptor is no TCP socket.
+pub fn limit_unsent(socket: impl AsFd, bytes: i32) -> Result<()> {
+    set_int(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, bytes)
+}
+
+/// Sets an option whose value is an int.
+fn set_int(socket: impl AsFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> Result<()> {
+    let length = size_of_val(&value) as libc::socklen_t;
+    let descriptor = socket.as_fd().as_raw_fd();
+    // SAFETY: setsockopt reads `length` bytes from the address, which are those of `value`; the descriptor is open while it is borrowed.
+    let result = unsafe { libc::setsockopt(descriptor, level, option, (&raw const value).cast(), length) };
     match result {
         0 => Ok(()),
         _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),

@@ -30,6 +30,10 @@ use crate::sys;
 /// Descriptors that a worker keeps for other things than connections: its own ones and [`POOLED_PIPES`].
 const RESERVED_DESCRIPTORS: u64 = 16 + 2 * POOLED_PIPES as u64;
 
+/// Bytes that wait unsent in the kernel for a client at most. A client that reads nothing would else have as much as
+/// `net.ipv4.tcp_wmem` allows, mostly 4 MB. Half of it has to be sent before there is an event, which is a large write or two.
+const MOST_UNSENT: i32 = 256 << 10;
+
 /// Milliseconds that accepting pauses when something ran short.
 const SHORTAGE_PAUSE: u64 = 100;
 
@@ -82,6 +86,7 @@ impl Accepting {
         let allowed = (descriptor_limit.saturating_sub(RESERVED_DESCRIPTORS) / 2).max(1);
         let allowed = usize::try_from(allowed).unwrap_or(usize::MAX);
         let unix = is_unix(&listener)?;
+        limit_unsent(&listener, unix);
         let mut accepting = Accepting {
             listener,
             unix,
@@ -158,6 +163,14 @@ impl Accepting {
 /// Whether a listener is a Unix socket.
 fn is_unix(listener: &OwnedFd) -> rustix::io::Result<bool> {
     Ok(rustix::net::sockopt::socket_domain(listener)? == AddressFamily::UNIX)
+}
+
+/// Bounds what waits unsent for each client, by what clients' sockets inherit: at no cost for a connection.
+fn limit_unsent(listener: &OwnedFd, unix: bool) {
+    if !unix {
+        // Every kernel that pen runs on knows it; without it clients are served all the same.
+        let _ = sys::limit_unsent(listener, MOST_UNSENT);
+    }
 }
 
 impl Relay<'_> {
@@ -279,6 +292,7 @@ impl Relay<'_> {
     /// The new one is no listener.
     pub(super) fn move_listener(&mut self, listener: OwnedFd) -> rustix::io::Result<()> {
         let unix = is_unix(&listener)?;
+        limit_unsent(&listener, unix);
         self.serve_queue();
         if self.accepting.is_watched() {
             self.accepting.unwatch(&self.poll);
