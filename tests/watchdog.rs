@@ -10,6 +10,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 
+use harness::machine::Share;
 use harness::tls::{Authority, write};
 use harness::{Backend, Manager, PATIENCE, Pen, Process, eventually, needs_root};
 use rustix::process::Signal;
@@ -240,4 +241,44 @@ fn wherever_a_worker_is_stopped_the_others_serve_on() {
     });
     eprintln!("{caught} of 60 had the table's lock");
     assert!(!pen.said().contains("it hung"), "{}", pen.said());
+}
+
+/// Has so many workers shake hands for so many beats with a tenth of one processor for all of them and their supervisor.
+fn starve(test: &str, count: u32, beats: usize) {
+    let Some(share) = Share::of_processor(10, test) else { return };
+    let manager = Manager::at_path();
+    let server = Backend::named("a");
+    let (root, builder) = (Authority::root("root"), counted(&manager).workers(count).through(share.wrapper()));
+    let identity = root.issue(&["localhost"]);
+    let certificate = write(builder.directory(), "cert.pem", format!("{}{}", identity.key, identity.chain));
+    let pen = builder.options([OsStr::new("-E"), certificate.as_os_str()]).server(&server).start();
+    let workers = pen.workers();
+    let hello = root.client().hello("localhost");
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..96 {
+            scope.spawn(|| {
+                while !over.load(SeqCst) {
+                    // Each hello costs the worker a signature; what it answers is not looked at.
+                    let Ok(mut socket) = TcpStream::connect(pen.address()) else { continue };
+                    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+                    let _ = socket.write_all(&hello).and_then(|()| socket.read(&mut [0]));
+                }
+            });
+        }
+        seconds(&manager, beats);
+        over.store(true, SeqCst);
+        let said = pen.said();
+        assert!(!said.contains("worker") && workers.iter().all(|worker| !worker.gone()), "{said}");
+    });
+}
+
+#[test]
+fn sixteen_workers_with_a_tenth_of_a_processor_are_left_alone() {
+    starve("sixteen_workers_with_a_tenth_of_a_processor_are_left_alone", 16, 16);
+}
+
+#[test]
+fn sixty_four_workers_with_a_tenth_of_a_processor_are_left_alone() {
+    starve("sixty_four_workers_with_a_tenth_of_a_processor_are_left_alone", 64, 12);
 }

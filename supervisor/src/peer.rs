@@ -15,7 +15,7 @@ use pen_table::LAYOUT_VERSION;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::child::Child;
+use crate::child::{Child, Observed};
 use crate::flood::{Admission, Flood};
 use crate::watchdog::{Grace, HUNG, NEVER_READY, Watch};
 
@@ -37,6 +37,7 @@ pub(crate) struct Peer<Tx, Rx> {
     overdue: Option<Instant>,
     /// Whether it goes round its loop.
     pub(crate) watch: Watch,
+    observed: Observed,
 }
 
 #[derive(Debug)]
@@ -86,6 +87,7 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
             messages: Flood::new(MOST_MESSAGES, Duration::from_secs(1), now),
             overdue: None,
             watch: Watch::of_birth(grace),
+            observed: Observed::new(child),
         })
     }
 
@@ -153,10 +155,10 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
     pub(crate) fn beat(&mut self, ping: impl FnOnce(u32) -> Tx) {
         let hung = match &self.link {
             Link::Cut => return,
-            Link::Starting { .. } => (!self.watch.beat_of_start()).then_some(NEVER_READY),
+            Link::Starting { .. } => (!self.watch.beat_of_start(&self.observed)).then_some(NEVER_READY),
             Link::Ready(channel) => {
                 let ask = |serial| matches!(channel.send(&ping(serial), None), Ok(Sent::Queued));
-                (!self.watch.beat(ask)).then_some(HUNG)
+                (!self.watch.beat(&self.observed, ask)).then_some(HUNG)
             }
         };
         if let Some(reason) = hung {

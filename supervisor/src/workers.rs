@@ -103,9 +103,11 @@ impl Worker {
                 Some(Heard::Ready) => news.push(News::Ready),
                 Some(Heard::Message(message, _)) => news.extend(self.hear(message)),
                 Some(Heard::Nothing) => {}
-                None => break,
+                None => return news,
             }
         }
+        // Its answer to a ping may be among what is still to be read.
+        self.peer.watch.begin_anew();
         news
     }
 

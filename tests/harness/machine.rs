@@ -1,6 +1,7 @@
 //! What the machine that runs the tests offers.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -63,3 +64,61 @@ pub fn in_own_network(name: &str, setup: &[String]) -> bool {
     assert!(status.unwrap().success(), "{name} failed in its own network");
     false
 }
+
+/// A control group of this test's own that gives its processes together a share of one processor (cgroups(7)).
+#[derive(Debug)]
+pub struct Share {
+    group: PathBuf,
+}
+
+impl Share {
+    /// `percent` of one processor; none, said on standard error, where no such group can be made.
+    pub fn of_processor(percent: u32, test: &str) -> Option<Share> {
+        let name = format!("pen-test-{}-{test}", std::process::id());
+        let quota = (PERIOD * u64::from(percent) / 100).to_string();
+        let first = ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct"].into_iter().find_map(|root| {
+            Share::make(Path::new(root), &name, &[("cpu.cfs_period_us", PERIOD.to_string()), ("cpu.cfs_quota_us", quota.clone())]).ok()
+        });
+        let second = || {
+            let root = Path::new("/sys/fs/cgroup");
+            // Where no other group has the controller yet.
+            let _ = fs::write(root.join("cgroup.subtree_control"), "+cpu");
+            Share::make(root, &name, &[("cpu.max", format!("{quota} {PERIOD}"))]).ok()
+        };
+        let share = first.or_else(second);
+        if share.is_none() {
+            eprintln!("{test}: skipped, it needs a control group for processor time");
+        }
+        share
+    }
+
+    fn make(root: &Path, name: &str, settings: &[(&str, String)]) -> io::Result<Share> {
+        if !root.join("cgroup.procs").exists() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let share = Share { group: root.join(name) };
+        fs::create_dir(&share.group)?;
+        for (file, value) in settings {
+            // Opened as it is: a file that is not there is no setting.
+            io::Write::write_all(&mut fs::File::options().write(true).open(share.group.join(file))?, value.as_bytes())?;
+        }
+        Ok(share)
+    }
+
+    /// Words of a command line that enter the group and then run the rest of it.
+    pub fn wrapper(&self) -> [String; 4] {
+        let enter = format!("echo $$ > {}/cgroup.procs && exec \"$0\" \"$@\"", self.group.display());
+        ["sh", "-c", &enter, "env"].map(String::from)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        // Possible once its processes have been reaped; a group without processes is nobody's burden.
+        let removed = super::wait::within(super::wait::PATIENCE, || fs::remove_dir(&self.group).is_ok());
+        assert!(removed || std::thread::panicking(), "{} is removed", self.group.display());
+    }
+}
+
+/// Microseconds in which a [`Share`] is measured.
+const PERIOD: u64 = 100_000;
