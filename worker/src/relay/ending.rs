@@ -155,7 +155,7 @@ impl Relay<'_> {
         let end = if connection.down.socket.is_some() { &connection.down } else { &connection.up };
         let under_way = end.held.is_some() || end.socket.as_ref().is_some_and(|s| sys::unsent(s).is_ok_and(|n| n > 0));
         if !under_way || connection.prolonged >= PROLONGED {
-            return self.finish(place);
+            return self.cut(place);
         }
         self.pool[place].prolonged += 1;
         self.lingering.leave(&mut self.pool, place);
@@ -168,7 +168,7 @@ impl Relay<'_> {
             let number = self.pool[place].number;
             self.debug.say(2, format_args!("connection {number} was idle for {} s", self.settings.idle_timeout));
         }
-        self.finish(place);
+        self.cut(place);
     }
 
     /// An operator wants a connection ended at once: both sides learn that it failed.
@@ -176,6 +176,20 @@ impl Relay<'_> {
         let Some(place) = self.pool.numbered(number) else { return };
         let connection = &self.pool[place];
         connection.up.socket.iter().chain(&connection.down.socket).for_each(reset_on_close);
+        self.finish(place);
+    }
+
+    /// Ends a connection before its time. An end that was not given all that came for it is reset: after an end of file it would take
+    /// what it got for the whole.
+    pub(super) fn cut(&mut self, place: u32) {
+        let Connection { down, up, .. } = &self.pool[place];
+        for (end, other) in [(down, up), (up, down)] {
+            if let Some(socket) = &end.socket
+                && (end.held.is_some() || other.has_unread())
+            {
+                reset_on_close(socket);
+            }
+        }
         self.finish(place);
     }
 

@@ -321,7 +321,7 @@ impl Relay<'_> {
         self.flush_log();
         for place in 0..self.pool.places() {
             if self.pool[place].state != State::Free {
-                self.finish(place);
+                self.cut(place);
             }
         }
         self.supervisor.send_counters(self.now, &self.counters);

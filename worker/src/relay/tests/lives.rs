@@ -91,6 +91,47 @@ fn silent_connections_are_closed_whatever_their_state() {
     assert_eq!(end_of(&mut client), (vec![], false));
 }
 
+/// A client that has got a stream without end as far as it goes, its server, and the client's first bytes.
+fn stalled(rig: &Rig, backend: &Backend) -> (TcpStream, TcpStream) {
+    let (client, mut server) = connected(rig, backend);
+    server.set_nonblocking(true).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let mut full = 0;
+    // Until nothing more has gone on the way for a while.
+    while full < 50 {
+        assert!(Instant::now() < deadline);
+        match server.write(&[b'x'; 1 << 16]) {
+            Ok(written) => full = i32::from(written == 0),
+            Err(_) => {
+                full += 1;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+    server.set_nonblocking(false).unwrap();
+    (client, server)
+}
+
+#[test]
+fn whoever_is_cut_off_from_what_was_to_come_is_reset() {
+    let backend = Backend::new();
+    let mut rig = Rig::start(settings([backend.definition()]));
+    let (mut client, mut server) = stalled(&rig, &backend);
+    rig.apply(|settings| settings.idle_timeout = 1);
+    // Whoever reads meanwhile gets the rest.
+    rig.report_until(|report| report.is_empty());
+    assert!(end_of(&mut client).1, "an end of file would be a lie");
+    assert!(end_of(&mut server).1, "and so to the server, which was not read to the end");
+    // All was said: no harm is done by an ordinary end, also where the other side is reset.
+    let (mut client, mut server) = connected(&rig, &backend);
+    assert_eq!((end_of(&mut client), end_of(&mut server)), ((vec![], false), (vec![], false)));
+    rig.apply(|settings| settings.idle_timeout = 0);
+    let ((mut client, _server), (mut quiet, _quiet_server)) = (stalled(&rig, &backend), connected(&rig, &backend));
+    rig.send(&ToWorker::Stop, None);
+    assert_eq!(rig.status(), 0);
+    assert!(end_of(&mut client).1 && !end_of(&mut quiet).1, "the end of pen cuts off as well");
+}
+
 #[test]
 fn traffic_keeps_a_connection_alive() {
     let backend = Backend::new();
