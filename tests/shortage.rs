@@ -43,6 +43,37 @@ fn a_low_descriptor_limit_at_the_start_is_said_and_excess_clients_wait() {
 }
 
 #[test]
+fn with_sixty_four_descriptors_and_four_workers_a_dozen_clients_each_are_served_at_once() {
+    for (limit, each) in [("64:64", 12), ("20:20", 1)] {
+        let farm = Backend::farm(["a"]);
+        let limit = format!("--nofile={limit}");
+        let pen = Pen::builder().workers(4).through(["prlimit", &limit]).options(["-x", "100"]).servers(&farm).start();
+        let mut held = Vec::new();
+        for worker in 0..4 {
+            pen.only(worker, || held.extend((0..each).map(|n| pen.hold(client(n)).expect("served at once"))));
+        }
+        for (client, _) in &held {
+            client.echoes("unaffected");
+        }
+        let said = pen.said();
+        assert!(said.contains("-x 100 can need") && said.lines().count() == 1, "what is too low is told: {said}");
+        drop(held);
+        pen.settle();
+    }
+}
+
+#[test]
+fn a_start_for_which_there_are_too_few_descriptors_names_the_limit() {
+    for limit in [12, 18] {
+        let farm = Backend::farm(["a"]);
+        let through = format!("--nofile={limit}:{limit}");
+        let failed = Pen::builder().workers(4).through(["prlimit", &through]).servers(&farm).fails();
+        let said = String::from_utf8(failed.stderr).unwrap();
+        assert!(said.contains("worker") && said.contains(&format!("the limit is {limit}: raise it")), "{said}");
+    }
+}
+
+#[test]
 fn running_out_of_descriptors_pauses_accepting_harms_no_connection_and_ends_by_itself() {
     if !needs_root("running_out_of_descriptors_pauses_accepting_harms_no_connection_and_ends_by_itself") {
         return;

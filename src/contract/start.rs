@@ -34,6 +34,24 @@ pub struct WorkerStart {
     pub utc_offset: fn(i64) -> i32,
 }
 
+/// Descriptors that a worker keeps for itself: standard streams, channel, listener, events, logs, files of TLS.
+pub const OWN_DESCRIPTORS: u64 = 16;
+
+/// Descriptors that a worker keeps for the pipes of splice(2) at most.
+const MOST_OF_PIPES: u64 = 64;
+
+/// Descriptors of a worker that are not for connections: its own, and for pipes a quarter of the others, up to a bound. A share, so that
+/// a low limit leaves something for clients.
+pub fn reserved_descriptors(limit: u64) -> u64 {
+    OWN_DESCRIPTORS + (limit.saturating_sub(OWN_DESCRIPTORS) / 4).min(MOST_OF_PIPES)
+}
+
+/// A limit with which a worker can have so many connections, of two descriptors each: the lowest, or one more.
+pub fn enough_descriptors(connections: u32) -> u64 {
+    let sockets = 2 * u64::from(connections);
+    OWN_DESCRIPTORS + sockets + sockets.div_ceil(3).min(MOST_OF_PIPES)
+}
+
 /// What TLS works by.
 #[derive(Debug)]
 pub struct TlsStart {
@@ -72,4 +90,20 @@ pub enum DebugOutput {
     Journal,
     /// A datagram socket connected to the syslog daemon, or none where there is no daemon.
     Syslog(Option<OwnedFd>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_that_is_called_enough_is_enough_and_no_waste() {
+        let connections = |limit: u64| (limit.saturating_sub(reserved_descriptors(limit)) / 2) as u32;
+        for wanted in 1..2000 {
+            let enough = enough_descriptors(wanted);
+            assert!(connections(enough) >= wanted && connections(enough - 2) < wanted, "{wanted}: {enough}");
+        }
+        assert!(connections(20) >= 1, "POSIX guarantees 20");
+        assert_eq!((connections(64), connections(1024)), (18, (1024 - 80) / 2));
+    }
 }

@@ -17,10 +17,10 @@ use pen_table::{LAYOUT_VERSION, Table};
 use crate::clock;
 use crate::jail::Jail;
 use crate::keys::Keys;
+use crate::limits::why_within_limits;
 use crate::sandbox::Kind;
 use crate::say::{for_worker, journal, never_wait};
 use crate::signals;
-use crate::why::why;
 use crate::{Examiner, WorkerEntry};
 
 /// The worker's end of its channel.
@@ -77,7 +77,7 @@ impl Inheritance {
 
     /// Reduces the process to what a worker may have.
     fn prepare(&self, channel: &WorkerEnd, supervisor: Pid) -> Result<Belongings, String> {
-        let at = |step: &'static str| move |error: io::Error| format!("{step}: {}", why(&error));
+        let at = |step: &'static str| move |error: io::Error| format!("{step}: {}", why_within_limits(&error));
         signals::settle_child().map_err(at("signals"))?;
         if self.foreground {
             never_wait();

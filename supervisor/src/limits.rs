@@ -2,7 +2,12 @@
 
 #![forbid(unsafe_code)]
 
+use std::io;
+
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use pen_contract::start::enough_descriptors;
+
+use crate::why::why;
 
 /// Raises the limit as far as it may be raised, and returns it. Workers inherit it.
 pub(crate) fn raise_descriptors() -> u64 {
@@ -15,7 +20,7 @@ pub(crate) fn raise_descriptors() -> u64 {
 
 /// What to tell the administrator if `-x` is more than the limit allows for. One worker may hold all connections.
 pub(crate) fn too_few_descriptors(limit: u64, connections: u32) -> Option<String> {
-    let needed = 2 * u64::from(connections) + RESERVE;
+    let needed = enough_descriptors(connections);
     (needed > limit).then(|| {
         format!(
             "-x {connections} can need {needed} descriptors in a worker, but the limit is {limit}: beyond it, clients will \
@@ -24,8 +29,15 @@ pub(crate) fn too_few_descriptors(limit: u64, connections: u32) -> Option<String
     })
 }
 
-/// What a worker needs besides two descriptors per connection: the listener, the channel, logs, events, pipes.
-const RESERVE: u64 = 64;
+/// What failed, and by which limit if it was that of descriptors. Not for a process in its jail, which may not ask.
+pub(crate) fn why_within_limits(error: &io::Error) -> String {
+    match (error.raw_os_error(), getrlimit(Resource::RLIMIT_NOFILE)) {
+        (Some(libc::EMFILE), Ok((limit, _))) => {
+            format!("{} (the limit is {limit}: raise it with ulimit -n or LimitNOFILE=)", why(error))
+        }
+        _ => why(error),
+    }
+}
 
 /// What POSIX guarantees.
 const FALLBACK: u64 = 20;
@@ -37,10 +49,20 @@ mod tests {
     #[test]
     fn the_warning_says_the_numbers() {
         assert_eq!(too_few_descriptors(1024, 256), None);
-        assert_eq!(too_few_descriptors(576, 256), None);
-        let warning = too_few_descriptors(575, 256).unwrap();
-        assert!(warning.contains("-x 256") && warning.contains("576") && warning.contains("575"), "{warning}");
+        assert_eq!(too_few_descriptors(592, 256), None);
+        let warning = too_few_descriptors(591, 256).unwrap();
+        assert!(warning.contains("-x 256") && warning.contains("592") && warning.contains("591"), "{warning}");
         assert!(too_few_descriptors(1 << 20, 1 << 20).is_some());
+    }
+
+    #[test]
+    fn a_want_of_descriptors_names_the_limit_and_nothing_else_does() {
+        let told = why_within_limits(&io::Error::from_raw_os_error(libc::EMFILE));
+        assert!(told.starts_with("too many open files (the limit is ") && told.contains("ulimit -n"), "{told}");
+        assert_eq!(
+            why_within_limits(&io::Error::from_raw_os_error(libc::EAGAIN)),
+            why(&io::Error::from_raw_os_error(libc::EAGAIN))
+        );
     }
 
     #[test]

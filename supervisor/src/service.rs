@@ -32,6 +32,7 @@ use crate::crew::Crew;
 use crate::events::throttle::Throttle;
 use crate::inheritance::Inheritance;
 use crate::interrupt::Interrupts;
+use crate::limits::why_within_limits;
 use crate::log_file;
 use crate::notify::Notify;
 use crate::report::Reporter;
@@ -114,7 +115,7 @@ impl Service {
     pub(crate) fn start(&mut self, interrupts: &mut Interrupts) -> Result<(), StartError> {
         let now = Instant::now();
         for id in self.crew.ids() {
-            let cannot = |error| StartError(format!("cannot start worker {id}: {}", why(&error)));
+            let cannot = |error| StartError(format!("cannot start worker {id}: {}", why_within_limits(&error)));
             self.crew.hire(id, &self.inheritance, now).map_err(cannot)?;
         }
         let deadline = now + START_PATIENCE;
@@ -122,7 +123,7 @@ impl Service {
             self.start_turn(interrupts, deadline)?;
         }
         if let Some(control) = &mut self.control {
-            let cannot = |error| StartError(format!("cannot start the control process: {}", why(&error)));
+            let cannot = |error| StartError(format!("cannot start the control process: {}", why_within_limits(&error)));
             control.hire(&self.inheritance, Instant::now()).map_err(cannot)?;
         }
         while self.control.as_ref().is_some_and(|control| !control.is_ready()) || !self.crew.is_complete() {

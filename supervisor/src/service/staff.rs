@@ -12,6 +12,7 @@ use pen_contract::ids::WorkerId;
 use super::{Phase, Service};
 use crate::StartError;
 use crate::crew::Death;
+use crate::limits::why_within_limits;
 use crate::why::why;
 
 impl Service {
@@ -83,7 +84,7 @@ impl Service {
             Ok(pid) => self.say.debug(&format!("worker {id} is replaced by pid {pid}")),
             Err(error) => {
                 let delay = self.crew.refill(id, Duration::ZERO, now).as_millis();
-                let reason = why(&error);
+                let reason = why_within_limits(&error);
                 self.say.warning(&format!("{line}; cannot be replaced: {reason}; tried again in {delay} ms"));
             }
         }

@@ -16,19 +16,16 @@ use mio::Poll;
 use pen_contract::ids::ClientKey;
 use pen_contract::message::{Event, ShortageDuring};
 use pen_contract::settings::Settings;
+use pen_contract::start::{OWN_DESCRIPTORS, reserved_descriptors};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrAny, SocketFlags};
 
 use super::ending::reset_on_close;
-use super::pipe::POOLED_PIPES;
 use super::share::{self, Next, Share};
 use super::supervisor::Rated;
 use super::{LISTENER, Relay};
 use crate::sys;
-
-/// Descriptors that a worker keeps for other things than connections: its own ones and [`POOLED_PIPES`].
-const RESERVED_DESCRIPTORS: u64 = 16 + 2 * POOLED_PIPES as u64;
 
 /// Bytes that wait unsent in the kernel for a client at most. A client that reads nothing would else have as much as
 /// `net.ipv4.tcp_wmem` allows, mostly 4 MB. Half of it has to be sent before there is an event, which is a large write or two.
@@ -83,7 +80,7 @@ impl Accepting {
         settings: &Settings,
         descriptor_limit: u64,
     ) -> std::io::Result<Accepting> {
-        let allowed = (descriptor_limit.saturating_sub(RESERVED_DESCRIPTORS) / 2).max(1);
+        let allowed = (descriptor_limit.saturating_sub(reserved_descriptors(descriptor_limit)) / 2).max(1);
         let allowed = usize::try_from(allowed).unwrap_or(usize::MAX);
         let unix = is_unix(&listener)?;
         limit_unsent(&listener, unix);
@@ -108,10 +105,10 @@ impl Accepting {
         self.most = self.allowed.min(settings.connections_max as usize);
     }
 
-    /// How many pipes a worker may have: of all descriptors that it never needs for connections, at least [`POOLED_PIPES`].
+    /// How many pipes a worker may have, of two descriptors each: all descriptors that it never needs for anything else.
     pub fn pipes(&self) -> usize {
-        let spare = self.descriptor_limit.saturating_sub(RESERVED_DESCRIPTORS + 2 * self.most as u64) / 2;
-        POOLED_PIPES.saturating_add(usize::try_from(spare).unwrap_or(usize::MAX))
+        let spare = self.descriptor_limit.saturating_sub(OWN_DESCRIPTORS + 2 * self.most as u64) / 2;
+        usize::try_from(spare).unwrap_or(usize::MAX)
     }
 
     /// When a pause that ends by itself is over.

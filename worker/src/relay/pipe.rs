@@ -18,7 +18,7 @@ const WORTH_OF_THREE_CALLS: usize = 20 * 1024;
 /// Bytes that a piece has at least, where segments are not unusually small: the payload of a segment that all networks carry (RFC 9293, 3.7.1).
 const PIECE: usize = 536;
 
-/// Idle pipes that a worker keeps; it always has the descriptors for so many.
+/// Idle pipes that a worker keeps at most.
 pub const POOLED_PIPES: usize = 32;
 
 /// A pipe for splice(2).
