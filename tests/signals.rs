@@ -56,6 +56,34 @@ fn a_second_term_while_it_ends_changes_nothing() {
 }
 
 #[test]
+fn a_second_term_loses_no_line_and_blames_nobody() {
+    let server = Backend::named("a");
+    let builder = Pen::builder().workers(1);
+    let log = builder.directory().join("log");
+    let mut pen = builder.options(["-d", "-l", log.to_str().unwrap()]).server(&server).start();
+    let (held, _) = pen.hold(ME).unwrap();
+    let worker = &pen.workers()[0];
+    // The line is in the worker's hands when it stops.
+    held.echoes("the last line");
+    worker.stop();
+    let taken = |pen: &Pen| {
+        eventually("the signal is taken", || {
+            ["SigPnd", "ShdPnd"].iter().all(|field| pen.supervisor().status(field).trim_matches('0').is_empty())
+        });
+    };
+    pen.supervisor().signal(Signal::TERM);
+    taken(&pen);
+    for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
+        pen.supervisor().signal(signal);
+        taken(&pen);
+    }
+    worker.resume();
+    pen.ends_when(|_| {});
+    assert!(fs::read_to_string(&log).unwrap().ends_with(" the last line\n"));
+    assert!(!pen.said().contains("did not stop"), "{}", pen.said());
+}
+
+#[test]
 fn an_interrupt_from_the_terminal_reaches_every_process_and_is_a_clean_end() {
     let server = Backend::named("a");
     let mut pen = Pen::builder().server(&server).start();

@@ -280,20 +280,17 @@ impl Service {
         }
     }
 
-    /// Ends all workers: by order, and after a time, or a second signal, by force.
+    /// Ends all workers: by order, and after a time by force. A second signal is no reason to lose what workers still write out.
     fn stop(&mut self, signals: &Signals) {
         self.phase = Phase::Stopping;
         let deadline = Instant::now() + STOP_PATIENCE;
         self.crew.workers_mut().for_each(|worker| worker.order_stop());
         self.control.iter_mut().for_each(|control| control.order_stop());
         self.send_due();
-        let mut insisted = false;
-        while !self.is_alone() && !insisted && Instant::now() < deadline {
+        while !self.is_alone() && Instant::now() < deadline {
             let _ = self.turn(&[signals.as_fd()], Some(deadline));
             self.notify.settle();
-            while let Some(request) = signals.next() {
-                insisted |= matches!(request, Request::Stop(_));
-            }
+            while signals.next().is_some() {}
         }
         for worker in self.crew.workers() {
             self.say.warning(&format!("worker {} (pid {}) did not stop in time; killed", worker.id, worker.peer.pid()));
