@@ -16,8 +16,9 @@ use nix::unistd::{ForkResult, Pid};
 /// Exit status of a child that panicked, as Rust's own.
 const PANICKED: i32 = 101;
 
-/// Forks. The child runs `child` and exits with what that returns: it never comes back into the frames of its parent, so
+/// Forks. The child runs `child` and ends with what that returns: it never comes back into the frames of its parent, so
 /// that nothing which the parent owns (files to be removed, processes to be waited for) is dropped twice, not even by a panic.
+/// Nor does it run what the parent's libraries have registered for their exit (atexit(3)), or write out what they hold.
 ///
 /// # Errors
 /// fork(2) failed: too many processes, or no memory.
@@ -29,7 +30,8 @@ pub(crate) fn fork(child: impl FnOnce() -> i32) -> io::Result<Pid> {
         ForkResult::Parent { child } => Ok(child),
         ForkResult::Child => {
             let status = catch_unwind(AssertUnwindSafe(child)).unwrap_or(PANICKED);
-            std::process::exit(status)
+            // SAFETY: _exit(2) takes a number and ends the process; no memory is touched afterwards.
+            unsafe { libc::_exit(status) }
         }
     }
 }
@@ -160,4 +162,44 @@ pub(crate) fn adopt(count: u32) -> io::Result<Vec<OwnedFd>> {
             Ok(unsafe { OwnedFd::from_raw_fd(number) })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
+
+    use nix::sys::wait::{WaitStatus, waitpid};
+
+    use super::*;
+
+    /// Where the handler below writes; nowhere, but in the test's children.
+    static HEARD: AtomicI32 = AtomicI32::new(-1);
+
+    extern "C" fn at_exit() {
+        let byte = *b"x";
+        // SAFETY: write(2) reads one byte from an array of one; a number that is no descriptor gives EBADF.
+        unsafe { libc::write(HEARD.load(SeqCst), byte.as_ptr().cast(), 1) };
+    }
+
+    #[test]
+    fn a_child_runs_no_handlers_of_its_parents_exit() {
+        // SAFETY: the handler is a function of this program, which is there until its end.
+        assert_eq!(unsafe { libc::atexit(at_exit) }, 0);
+        let (mut heard, write) = io::pipe().unwrap();
+        let child = fork(|| {
+            HEARD.store(write.as_raw_fd(), SeqCst);
+            7
+        });
+        let child = child.unwrap();
+        assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 7));
+        drop(write);
+        assert_eq!(heard.read(&mut [0]).unwrap(), 0, "the handler was not run");
+    }
+
+    #[test]
+    fn a_child_that_panics_ends_with_a_status_of_its_own() {
+        let child = fork(|| panic!("as wanted")).unwrap();
+        assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, PANICKED));
+    }
 }
