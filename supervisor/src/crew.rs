@@ -160,6 +160,11 @@ impl Crew {
         self.posts.iter().all(|post| post.worker.is_none())
     }
 
+    /// Connections that living workers have open, as they say.
+    pub(crate) fn open(&self) -> u64 {
+        self.workers().fold(0, |sum, worker| sum.saturating_add(worker.counters.open()))
+    }
+
     /// What all workers, dead and alive, have counted.
     pub(crate) fn totals(&self) -> Counters {
         let mut totals = self.retired;

@@ -55,6 +55,7 @@ const TESTS: &[(&str, fn())] = tests![
     a_worker_that_lived_is_replaced_at_once,
     a_broken_worker_is_killed_and_the_supervisor_lives,
     a_worker_that_reports_too_much_is_killed,
+    workers_that_boast_make_large_sums_and_no_panic,
     a_worker_that_jams_the_shared_eventfd_holds_up_no_supervisor,
     a_worker_that_spins_is_killed_and_the_other_is_not,
     a_replacement_that_is_not_ready_in_time_is_replaced,
@@ -178,6 +179,22 @@ fn a_worker_that_reports_too_much_is_killed() {
     wait_for("the page", || pen.pen.path("status.html").exists());
     pen.signal(Signal::SIGTERM);
     assert_eq!(pen.wait(), Some(0));
+}
+
+fn workers_that_boast_make_large_sums_and_no_panic() {
+    let pen = Pen::new("boasts").with("foreground", "yes");
+    let manager = std::os::unix::net::UnixDatagram::bind(pen.path("manager")).unwrap();
+    manager.set_nonblocking(true).unwrap();
+    let mut command = pen.shell(&format!("export NOTIFY_SOCKET={}", pen.path("manager").display()));
+    let mut pen = Running::start(pen, &mut command);
+    let expected = format!("2 workers, {0} connections, {0} clients accepted", u64::MAX);
+    wait_for("the sums", || {
+        let mut message = [0; 4096];
+        let length = manager.recv(&mut message).unwrap_or(0);
+        String::from_utf8_lossy(&message[..length]).contains(&expected)
+    });
+    pen.signal(Signal::SIGTERM);
+    assert_eq!(pen.wait(), Some(0), "{}", pen.errors());
 }
 
 fn a_worker_that_jams_the_shared_eventfd_holds_up_no_supervisor() {

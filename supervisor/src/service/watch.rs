@@ -43,7 +43,7 @@ impl Service {
     fn status(&self) -> String {
         let all = self.crew.ids().count();
         let ready = self.crew.workers().filter(|worker| worker.peer.is_ready()).count();
-        let open: u64 = self.crew.workers().map(|worker| worker.counters.open()).sum();
+        let open = self.crew.open();
         let accepted = self.crew.totals().accepted;
         let workers = if ready == all { format!("{all} workers") } else { format!("{ready} of {all} workers") };
         let refused =

@@ -388,6 +388,12 @@ fn serve(start: WorkerStart, table: &Table) -> i32 {
             };
             return obey(&channel, None, Some(page));
         }
+        "boasts" => {
+            // Too much together, and only together.
+            let accepted = if start.id.0 == 0 { u64::MAX - 2 } else { 5 };
+            let counters = Counters { accepted, ..Counters::default() };
+            channel.send(&FromWorker::Counters(counters), None).unwrap();
+        }
         // Fills the shared eventfd, so that nobody can write to it, and dies while its sibling waits for a place.
         "jams and dies" if start.id.0 == 0 => {
             let is_first_life = rustix::io::read(&start.freed, &mut [0; 8]) == Err(rustix::io::Errno::AGAIN);
