@@ -87,6 +87,7 @@ fn write(mut file: impl Write, fd: BorrowedFd<'_>, mut bytes: &[u8], patience: D
             return Err(io::ErrorKind::WouldBlock.into());
         }
         match file.write(&bytes[..bytes.len().min(PIPE_BUF)]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => bytes = &bytes[written..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {}
@@ -105,6 +106,23 @@ const RELIEF: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_takes_no_byte_is_not_asked_for_ever() {
+        struct Nothing;
+        impl Write for Nothing {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Ok(0)
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (_reader, writer) = io::pipe().unwrap();
+        let result = write(Nothing, writer.as_fd(), b"x", Duration::from_secs(3600));
+        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::WriteZero);
+    }
 
     #[test]
     fn a_reader_that_does_not_read_is_not_waited_for() {

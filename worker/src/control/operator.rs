@@ -110,6 +110,10 @@ impl Reply {
             return Ok(0);
         }
         let sent = rustix::io::retry_on_intr(|| send(socket, piece, SendFlags::NOSIGNAL))?;
+        if sent == 0 {
+            // Not to be taken for the end of the reply.
+            return Err(Errno::IO);
+        }
         self.sent += sent;
         Ok(sent)
     }

@@ -5,6 +5,7 @@
 //! here waits: what cannot be written is counted and lost.
 
 use std::io::Write;
+use std::os::fd::OwnedFd;
 
 use pen_contract::ids::ClientKey;
 use pen_contract::start::RequestLog;
@@ -99,6 +100,10 @@ impl LogWriter {
 
     /// Writes out what has gathered.
     pub fn flush(&mut self, now: u64) {
+        self.flush_by(now, |file, bytes| rustix::io::write(file, bytes));
+    }
+
+    fn flush_by(&mut self, now: u64, write: impl Fn(&OwnedFd, &[u8]) -> rustix::io::Result<usize>) {
         self.due = None;
         let RequestLog::File(file) = &self.target else { return };
         if self.torn && !self.buffer.is_empty() {
@@ -106,7 +111,12 @@ impl LogWriter {
             self.torn = false;
         }
         while !self.buffer.is_empty() {
-            match rustix::io::write(file, whole_lines(&self.buffer, self.piece)) {
+            // Whoever takes nothing is not asked again at once.
+            let written = match write(file, whole_lines(&self.buffer, self.piece)) {
+                Ok(0) => Err(Errno::AGAIN),
+                other => other,
+            };
+            match written {
                 Ok(written) => {
                     self.mid_line = written > 0 && self.buffer[written - 1] != b'\n';
                     self.buffer.drain(..written);
@@ -195,7 +205,6 @@ fn first_line(data: &[u8], most: usize) -> impl Iterator<Item = u8> + '_ {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
-    use std::os::fd::OwnedFd;
 
     use super::*;
 
@@ -261,6 +270,20 @@ mod tests {
         assert_eq!(log.due(), Some(7));
         assert_eq!(log.take_lost(), Some((2, Errno::PIPE.raw_os_error())));
         assert_eq!((log.has_lost(), log.take_lost()), (false, None));
+    }
+
+    #[test]
+    fn a_log_that_takes_no_byte_and_says_no_error_is_tried_again_later() {
+        let (_read, write) = pipe();
+        let mut log = LogWriter::new(RequestLog::File(write));
+        log.line(0, 1, client(), "s", b"x");
+        log.flush_by(5, |_, _| Ok(0));
+        assert_eq!((log.has_lost(), log.due()), (false, Some(5 + FLUSH_AFTER)));
+        while log.buffer.len() < KEEP {
+            log.buffer.extend(b"a line\n");
+        }
+        log.flush_by(6, |_, _| Ok(0));
+        assert!(log.has_lost() && log.buffer.is_empty(), "and not kept without bound");
     }
 
     #[test]
