@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
@@ -31,7 +32,8 @@ pub(crate) struct Worker {
     listeners_owed: u32,
 }
 
-/// What waits to be sent. All but the connections to be closed is a state, of which only the last counts: nothing here can grow.
+/// What waits to be sent. All but the connections to be closed is a state, of which only the last counts; of those there are no more than
+/// connections: nothing here can grow without bound.
 #[derive(Debug, Default)]
 struct Due {
     settings: bool,
@@ -41,7 +43,7 @@ struct Due {
     secret: bool,
     /// Sent if there is a daemon; if not, the worker asks again.
     syslog: bool,
-    close: Option<u32>,
+    close: BTreeSet<u32>,
     restate: bool,
     freed: bool,
     stop: bool,
@@ -90,8 +92,8 @@ impl Worker {
 
     /// The channel, to be polled for reading, and for writing too if something waits to be sent.
     pub(crate) fn channel(&self) -> Option<(BorrowedFd<'_>, bool)> {
-        let Due { settings, listener, log, tls, secret, close, restate, freed, stop, .. } = self.due;
-        let due = settings || listener || log || tls || secret || close.is_some() || restate || freed || stop;
+        let Due { settings, listener, log, tls, secret, ref close, restate, freed, stop, .. } = self.due;
+        let due = settings || listener || log || tls || secret || !close.is_empty() || restate || freed || stop;
         Some((self.peer.channel()?, due))
     }
 
@@ -153,7 +155,7 @@ impl Worker {
 
     /// Has the order to end a connection sent by [`Worker::send_due`], before any settings.
     pub(crate) fn order_close(&mut self, number: u32) {
-        self.due.close = Some(number);
+        self.due.close.insert(number);
     }
 
     /// Has the news that places are free again sent by [`Worker::send_due`].
@@ -183,14 +185,10 @@ impl Worker {
 
     /// Sends what waits to be sent, as far as the channel has room.
     pub(crate) fn send_due(&mut self, inheritance: &Inheritance) {
+        // In this order: the acknowledgement of settings is one of what was sent before, too.
+        self.send_closes();
         let Worker { peer, due, .. } = self;
         let full = |message, descriptor| peer.send(&message, descriptor) == Some(Sent::Full);
-        // In this order: the acknowledgement of settings is one of what was sent before, too.
-        if let Some(number) = due.close
-            && !full(ToWorker::Close { number }, None)
-        {
-            due.close = None;
-        }
         if due.listener && !full(ToWorker::Listen, Some(inheritance.listener.as_fd())) {
             due.listener = false;
             self.listeners_owed += 1;
@@ -205,7 +203,7 @@ impl Worker {
             due.secret = due.secret && full(ToWorker::TicketSecret, Some(keys.secrets.0.as_fd()));
             due.tls = due.tls && full(ToWorker::Tls, Some(keys.files.as_fd()));
         }
-        if due.settings && due.close.is_none() && !due.log && !due.tls {
+        if due.settings && due.close.is_empty() && !due.log && !due.tls {
             due.settings = full(ToWorker::Settings, Some(inheritance.encoded.as_fd()));
         }
         if due.restate {
@@ -224,6 +222,12 @@ impl Worker {
         if due.stop {
             due.stop = full(ToWorker::Stop, None);
         }
+    }
+
+    /// Sends the orders to end connections, as far as the channel has room.
+    fn send_closes(&mut self) {
+        let Worker { peer, due, .. } = self;
+        due.close.retain(|number| peer.send(&ToWorker::Close { number: *number }, None) == Some(Sent::Full));
     }
 
     fn hear(&mut self, message: FromWorker) -> Option<News> {
@@ -263,5 +267,56 @@ fn is_network(log: &RequestLog) -> bool {
     match log {
         RequestLog::File(_) => false,
         RequestLog::Network(_) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use nix::sys::wait::waitpid;
+    use nix::unistd::Uid;
+    use pen_contract::channel::Received;
+
+    use super::*;
+
+    #[test]
+    fn no_order_to_close_is_lost_while_the_channel_is_full() {
+        let (mut go, mut let_go) = io::pipe().unwrap();
+        let (mut told, mut tell) = io::pipe().unwrap();
+        let peer = Peer::spawn(
+            Uid::current(),
+            Grace::default(),
+            |channel, _| {
+                // Reads nothing before it is told to, and then as long as something comes.
+                let _ = go.read(&mut [0]);
+                loop {
+                    match channel.receive() {
+                        Ok(Received::Message(ToWorker::Close { number }, _)) => {
+                            tell.write_all(&[number as u8]).unwrap()
+                        }
+                        Ok(Received::Message(_, _) | Received::Empty) => {}
+                        Ok(Received::Closed) | Err(_) => return 0,
+                    }
+                }
+            },
+            Instant::now(),
+        );
+        let (peer, due) = (peer.unwrap(), Due::default());
+        let mut worker =
+            Worker { id: WorkerId(0), peer, counters: Counters::default(), due, applied: 0, listeners_owed: 0 };
+        while worker.ask_report(0) {}
+        [7, 8, 7, 9].into_iter().for_each(|number| worker.order_close(number));
+        worker.send_closes();
+        assert!(worker.channel().is_some_and(|(_, due)| due), "all wait");
+        let_go.write_all(b"!").unwrap();
+        while !worker.due.close.is_empty() {
+            worker.send_closes();
+        }
+        let mut numbers = [0; 3];
+        told.read_exact(&mut numbers).unwrap();
+        assert_eq!(numbers, [7, 8, 9]);
+        worker.peer.kill();
+        waitpid(worker.peer.pid(), None).unwrap();
     }
 }
