@@ -151,6 +151,12 @@ pub struct Name {
     pub side: Side,
 }
 
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!(
+    "pen needs a 64-bit target: mio's tokens are as wide as a pointer, and with 32 bits the generation in them would be \
+     lost, so that events of a closed connection would reach the next one in its place"
+);
+
 /// Places fit 31 bits; the tokens above are the event loop's own.
 const PLACES: usize = (1 << 31) - 8;
 
