@@ -110,8 +110,10 @@ mod tests {
 
     #[test]
     fn the_kernel_tells_what_a_child_does() {
-        let child = Child::fork(Uid::current(), || loop {
-            std::hint::spin_loop();
+        let child = Child::fork(Uid::current(), || {
+            loop {
+                std::hint::spin_loop();
+            }
         });
         let (child, short) = (child.unwrap(), Duration::from_millis(20));
         let observed = Observed::new(child);

@@ -77,7 +77,12 @@ impl Share {
         let name = format!("pen-test-{}-{test}", std::process::id());
         let quota = (PERIOD * u64::from(percent) / 100).to_string();
         let first = ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct"].into_iter().find_map(|root| {
-            Share::make(Path::new(root), &name, &[("cpu.cfs_period_us", PERIOD.to_string()), ("cpu.cfs_quota_us", quota.clone())]).ok()
+            Share::make(
+                Path::new(root),
+                &name,
+                &[("cpu.cfs_period_us", PERIOD.to_string()), ("cpu.cfs_quota_us", quota.clone())],
+            )
+            .ok()
         });
         let second = || {
             let root = Path::new("/sys/fs/cgroup");
