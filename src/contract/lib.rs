@@ -1,9 +1,9 @@
 //! What pen's processes agree on.
 //!
 //! Ids, addresses and their grammar, the settings that every process works by, the messages between the
-//! supervisor and its workers with their codec and channel, and the figures that reports are made of.
-//! No policy, no privilege, no clock: this crate knows nobody above it, and only [`channel`] touches a
-//! descriptor.
+//! supervisor and its workers with their codec and channel, and the figures that reports are made of;
+//! and whose symbolic links are followed on the way to a file. No privilege, no clock: this crate knows
+//! nobody above it, and only [`channel`] and [`walk`] touch a descriptor.
 
 #![forbid(unsafe_code)]
 
@@ -25,4 +25,5 @@ pub mod stats;
 #[cfg(test)]
 mod strategies;
 pub mod tls;
+pub mod walk;
 pub mod write;

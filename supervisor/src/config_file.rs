@@ -2,14 +2,14 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use pen_contract::command::Command;
 use pen_contract::configuration::Placed;
 use pen_contract::file;
+use pen_contract::walk;
 
 use crate::why::why;
 
@@ -76,7 +76,7 @@ impl Loader {
             let why = if depth > DEEPEST { "more than 16 files deep" } else { "more than 1024 files in all" };
             return self.wrong(format!("{at}{}: not included: {why}", path.display()));
         }
-        match open(path).and_then(text) {
+        match walk::read(path).and_then(text) {
             Ok(text) => self.text(&text, path, depth),
             Err(error) => self.wrong(format!("{at}{}: {}", path.display(), why(&error))),
         }
@@ -125,15 +125,8 @@ fn more(errors: usize) -> String {
     format!("{errors} more lines are wrong")
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
-}
-
 /// The whole of a regular file: nothing else can be read again at each HUP, and without waiting for anybody.
 fn text(file: File) -> io::Result<Vec<u8>> {
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
     let mut text = Vec::new();
     file.take(LONGEST + 1).read_to_end(&mut text)?;
     if text.len() as u64 > LONGEST {

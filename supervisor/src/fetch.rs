@@ -4,10 +4,10 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,13 +18,13 @@ use pen_contract::channel::{Channel, Received};
 use pen_contract::codec::{self, LARGE_LIMIT};
 use pen_contract::command;
 use pen_contract::configuration::Placed;
+use pen_contract::walk;
 use serde::{Deserialize, Serialize};
 
 use crate::child::Child;
 use crate::config_file;
 use crate::jail::Jail;
-use crate::keys;
-use crate::listen::Listener;
+use crate::listen::{self, Listener, SocketPath};
 use crate::log_file;
 use crate::memory;
 use crate::peer::printable;
@@ -192,8 +192,7 @@ impl Drop for JailedPath {
         let supervisor = getpid();
         let remove = || {
             let entered = signals::settle_child().is_ok() && self.jail.enter(Kind::Opener, supervisor, &[]).is_ok();
-            let ours = || place(&self.path).is_ok_and(|now| now == self.place);
-            i32::from(!(entered && ours() && fs::remove_file(&self.path).is_ok()))
+            i32::from(!(entered && listen::remove(&self.path, self.place).is_ok()))
         };
         let Ok(child) = sys::fork(remove) else { return };
         // It takes no time that matters; but a supervisor that ends takes its children with it.
@@ -201,14 +200,6 @@ impl Drop for JailedPath {
         while waitpid(child, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
         }
-    }
-}
-
-fn place(path: &Path) -> io::Result<(u64, u64)> {
-    let there = fs::symlink_metadata(path)?;
-    match there.file_type().is_socket() {
-        true => Ok((there.dev(), there.ino())),
-        false => Err(io::ErrorKind::NotFound.into()),
     }
 }
 
@@ -236,7 +227,7 @@ fn had(wanted: &Wanted, jail: &Jail, supervisor: Pid, channel: &Channel<Answer, 
             Ok(Fetched { descriptor: file.into(), place: (0, 0) })
         }
         Wanted::Ocsp(path) => {
-            let file = keys::open(path).map_err(|error| format!("{}: {}", path.display(), why(&error)))?;
+            let file = walk::read(path).map_err(|error| format!("{}: {}", path.display(), why(&error)))?;
             Ok(Fetched { descriptor: file.into(), place: (0, 0) })
         }
         Wanted::Commands(path) => {
@@ -248,9 +239,10 @@ fn had(wanted: &Wanted, jail: &Jail, supervisor: Pid, channel: &Channel<Answer, 
         Wanted::Listener(path, backlog) => {
             let listener = Listener::bind(&Address::Unix(path.clone()), *backlog).map_err(|error| error.to_string())?;
             let (descriptor, guard) = listener.into_parts();
+            let place = guard.as_ref().map_or((0, 0), SocketPath::place);
             // The file stays; the supervisor has it removed.
             std::mem::forget(guard);
-            Ok(Fetched { descriptor, place: place(path).map_err(at("the new socket"))? })
+            Ok(Fetched { descriptor, place })
         }
     }
 }

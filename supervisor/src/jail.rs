@@ -18,6 +18,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{
     Gid, Pid, Uid, chdir, chroot, fchdir, getgroups, getppid, getresgid, getresuid, setgroups, setresgid, setresuid,
 };
+use pen_contract::walk;
 
 use crate::sandbox::{Kind, Sandbox, Witness};
 use crate::sys;
@@ -90,10 +91,13 @@ impl Jail {
     /// Returns which directory must be the root afterwards.
     fn change_root(&self, kind: Kind) -> Result<Place, JailError> {
         if let Some(root) = &self.root {
-            chroot(root).map_err(|errno| match errno {
-                Errno::ENOENT => refused("chroot", "no such directory"),
-                errno => at("chroot")(errno),
+            // Held by a descriptor: the directory above it may be a stranger's.
+            let root = walk::directory(root).map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => refused("chroot", "no such directory"),
+                _ => at_io("chroot")(error),
             })?;
+            fchdir(root).map_err(at("chdir to the jail"))?;
+            chroot(".").map_err(at("chroot"))?;
         } else if self.sandbox.root(kind).is_some() {
             chroot(".").map_err(at("chroot to the empty root"))?;
         }

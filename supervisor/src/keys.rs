@@ -7,10 +7,10 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,8 @@ use pen_contract::tls::{
     AUTHORITIES_LIMIT, FILE_LIMIT, Index, MEMORY_LIMIT, MOST_FILES, NamedRole, OCSP_LIMIT, Part, Role, TICKET_PERIOD,
     TICKET_SECRET, Tls,
 };
-use rustix::fs::sendfile;
+use pen_contract::walk;
+use rustix::fs::{Dir, sendfile};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::memory;
@@ -139,7 +140,7 @@ struct Gathering {
 
 impl Gathering {
     fn add(&mut self, path: &Path, role: Role, limit: u64) -> Result<(), String> {
-        self.copy(open(path), path, role, limit)
+        self.copy(walk::read(path), path, role, limit)
     }
 
     fn copy(&mut self, file: io::Result<File>, path: &Path, role: Role, limit: u64) -> Result<(), String> {
@@ -217,7 +218,13 @@ impl Gathering {
 
 /// The paths of a directory's entries, in order.
 fn entries(directory: &Path) -> Result<Vec<PathBuf>, String> {
-    let read = || fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>();
+    let read = || {
+        let names = Dir::new(walk::list(directory)?)?.map(|entry| {
+            let entry = entry?;
+            Ok(directory.join(OsStr::from_bytes(entry.file_name().to_bytes())))
+        });
+        names.collect::<io::Result<Vec<_>>>()
+    };
     let mut paths = read().map_err(|error| format!("{}: {}", directory.display(), why(&error)))?;
     paths.sort();
     Ok(paths)
@@ -231,20 +238,6 @@ fn is_hash(name: &str) -> bool {
             && !number.is_empty()
             && number.bytes().all(|byte| byte.is_ascii_digit())
     })
-}
-
-/// Opens a file to be read.
-///
-/// # Errors
-/// It cannot be opened, or is no regular file.
-pub(crate) fn open(path: &Path) -> io::Result<File> {
-    // A fifo or a device is not waited for.
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::other("not a regular file")),
-    }
 }
 
 /// Copies a file within the kernel, behind what is in the memory already. None: it is longer than `limit`.
@@ -331,6 +324,7 @@ const SYSTEM_AUTHORITIES: [&str; 4] = [
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::FileExt;
 
     use pen_contract::tls::TRAILER;

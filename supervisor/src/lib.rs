@@ -128,6 +128,9 @@ pub struct Launch {
     pub command_line: String,
 }
 
+/// The variables that pen goes on needing: of the time zone, of names (resolver(3)), and of where standard error leads.
+const VARIABLES: [&str; 6] = ["TZ", "TZDIR", "LOCALDOMAIN", "RES_OPTIONS", "HOSTALIASES", "JOURNAL_STREAM"];
+
 /// Why pen did not start: one clear line, or for a configuration file one for each line that is wrong.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -150,6 +153,7 @@ pub fn line_for_stderr(text: &str, is_error: bool) -> String {
 /// # Errors
 /// The start failed; nothing is left behind.
 pub fn run(mut launch: Launch, entries: Entries) -> Result<(), StartError> {
+    let environment = sys::Environment::find();
     let base = paths::make_absolute(&mut launch, env::current_dir())?;
     let identity = user::of_workers(launch.user.as_deref(), launch.jail.is_some())
         .map_err(|error| StartError(error.to_string()))?;
@@ -162,6 +166,7 @@ pub fn run(mut launch: Launch, entries: Entries) -> Result<(), StartError> {
     // Before any fork: the environment names this process.
     order.notify = Notify::take();
     order.activation = Activation::take().inspect_err(|error| order.notify.failed(&error.0))?;
+    environment.wipe(&VARIABLES);
     if foreground {
         return start::foreground(order);
     }

@@ -4,18 +4,17 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::{self, Metadata};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use caps::{CapSet, Capability};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, geteuid};
+use nix::unistd::{Gid, Uid, fchdir, geteuid};
 use pen_contract::address::Address;
-use rustix::fs::{AtFlags, OFlags};
+use pen_contract::walk::Entry;
+use rustix::fs::{AtFlags, FileType, OFlags, Stat, fstat};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use crate::user::acting_as;
@@ -62,8 +61,8 @@ impl Listener {
                 Ok(Listener { socket: socket.into(), path: None })
             }
             Address::Unix(path) => {
-                remove_if_dead(path)?;
-                let (socket, path) = bind_unix(path, backlog).map_err(failed)?;
+                let entry = remove_if_dead(path)?;
+                let (socket, path) = bind_unix(path, entry, backlog).map_err(failed)?;
                 Ok(Listener { socket: socket.into(), path: Some(path) })
             }
         }
@@ -181,37 +180,90 @@ fn bind_inet(address: SocketAddr, backlog: u32, sharing: Sharing) -> io::Result<
     Ok(socket)
 }
 
-fn bind_unix(path: &Path, backlog: u32) -> io::Result<(Socket, SocketPath)> {
+fn bind_unix(path: &Path, entry: Entry, backlog: u32) -> io::Result<(Socket, SocketPath)> {
     let socket = Socket::new(Domain::UNIX, stream(), None)?;
-    socket.bind(&SockAddr::unix(path)?)?;
-    let path = SocketPath::new(path)?;
+    at_place(path, &entry, |path| socket.bind(&SockAddr::unix(path)?))?;
+    let path = SocketPath::new(entry)?;
     socket.listen(queue(backlog))?;
     Ok((socket, path))
 }
 
-/// A socket that nobody answers on is what a killed process left behind.
-fn remove_if_dead(path: &Path) -> Result<(), ListenError> {
-    let failed = |source, hint| ListenError::Failed { address: Address::Unix(path.into()), source, hint };
-    let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
-    if !found.file_type().is_socket() {
-        return Err(ListenError::NoSocket(path.into()));
+/// Calls `act` with a path that leads to this entry and nowhere else: the path as it was given, which is what `ss -xl` shows, where
+/// only trusted users can change it; elsewhere the name alone, seen from its directory. There is one thread.
+fn at_place<T>(path: &Path, entry: &Entry, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    if entry.is_fixed() {
+        return act(path);
     }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let before = rustix::fs::open(".", flags, rustix::fs::Mode::empty())?;
+    fchdir(entry.directory())?;
+    let done = act(entry.name());
+    fchdir(&before)?;
+    done
+}
+
+/// Finds the place of a socket, and refuses one where something else is.
+fn find(path: &Path) -> Result<(Entry, Option<Stat>), ListenError> {
+    let failed = |source| ListenError::Failed { address: Address::Unix(path.into()), source, hint: "" };
+    let entry = Entry::find(path).map_err(failed)?;
+    match entry.stat() {
+        Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::Socket => Ok((entry, Some(found))),
+        Ok(_) => Err(ListenError::NoSocket(path.into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((entry, None)),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Says whether pen could listen there, as far as that can be told without binding or removing anything.
+///
+/// # Errors
+/// The directory is missing, something is in the way, or a stranger's link leads there.
+pub(crate) fn examine(address: &Address) -> Result<(), ListenError> {
+    match address {
+        Address::Inet(_) => Ok(()),
+        Address::Unix(path) => find(path).map(drop),
+    }
+}
+
+/// Removes the file of a socket if it is still this one (device and number).
+///
+/// # Errors
+/// It is gone, or another file is there.
+pub(crate) fn remove(path: &Path, was: (u64, u64)) -> io::Result<()> {
+    let entry = Entry::find(path)?;
+    let there = entry.stat()?;
+    match FileType::from_raw_mode(there.st_mode) == FileType::Socket && place(&there) == was {
+        true => entry.remove(),
+        false => Err(io::ErrorKind::NotFound.into()),
+    }
+}
+
+/// A socket that nobody answers on is what a killed process left behind.
+fn remove_if_dead(path: &Path) -> Result<Entry, ListenError> {
+    let failed = |source, hint| ListenError::Failed { address: Address::Unix(path.into()), source, hint };
+    let (entry, found) = find(path)?;
+    let Some(found) = found else { return Ok(entry) };
     let probe = |source| failed(source, " (while asking the socket there whether anybody answers)");
     let socket = Socket::new(Domain::UNIX, stream(), None).map_err(probe)?;
-    match SockAddr::unix(path).and_then(|address| socket.connect(&address)) {
+    match at_place(path, &entry, |path| socket.connect(&SockAddr::unix(path)?)) {
         Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(entry),
         // A full queue (EAGAIN) and a socket of another type (EPROTOTYPE) are answers as well.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(probe(error)),
         _ => return Err(failed(io::Error::from_raw_os_error(libc::EADDRINUSE), IN_USE)),
     }
-    // Another pen may have replaced it meanwhile: its socket is not to be removed.
-    match fs::symlink_metadata(path) {
-        Ok(now) if place(&now) == place(&found) && changed(&now) == changed(&found) => {
-            fs::remove_file(path).map_err(|error| failed(error, " (while removing a socket that nobody answers on)"))
+    // Another pen may have replaced it meanwhile: its socket is not to be removed. The time tells a file from a later one that was given
+    // the number of the first.
+    match entry.stat() {
+        Ok(now)
+            if place(&now) == place(&found)
+                && (now.st_ctime, now.st_ctime_nsec) == (found.st_ctime, found.st_ctime_nsec) =>
+        {
+            entry.remove().map_err(|error| failed(error, " (while removing a socket that nobody answers on)"))?;
         }
-        _ => Ok(()),
+        _ => {}
     }
+    Ok(entry)
 }
 
 fn stream() -> Type {
@@ -242,26 +294,31 @@ const IN_USE: &str = " (another process, perhaps another pen, listens there)";
 /// Drop it while the socket is still open: until then no other file can have its number.
 #[derive(Debug)]
 pub(crate) struct SocketPath {
-    path: PathBuf,
+    entry: Entry,
     place: (u64, u64),
     maker: u32,
 }
 
 impl SocketPath {
-    fn new(path: &Path) -> io::Result<SocketPath> {
-        let place = place(&fs::symlink_metadata(path)?);
-        Ok(SocketPath { path: path.into(), place, maker: std::process::id() })
+    fn new(entry: Entry) -> io::Result<SocketPath> {
+        let place = place(&entry.stat()?);
+        Ok(SocketPath { entry, place, maker: std::process::id() })
+    }
+
+    /// The file: device and number.
+    pub(crate) fn place(&self) -> (u64, u64) {
+        self.place
     }
 
     /// Gives the file away. Whoever may write the directory may have put something else there since: that is not given away.
     fn give_to(&self, user: Uid, group: Gid) -> io::Result<()> {
-        let hold = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::open(&self.path, hold, rustix::fs::Mode::empty())?;
-        let metadata = fs::File::from(file.try_clone()?).metadata()?;
-        if place(&metadata) != self.place || !metadata.file_type().is_socket() || metadata.nlink() != 1 {
+        let file = self.entry.open(OFlags::PATH, 0)?;
+        let there = fstat(&file)?;
+        let is_socket = FileType::from_raw_mode(there.st_mode) == FileType::Socket;
+        if place(&there) != self.place || !is_socket || there.st_nlink != 1 {
             return Err(io::Error::other("the socket was replaced"));
         }
-        if (metadata.uid(), metadata.gid()) == (user.as_raw(), group.as_raw()) {
+        if (there.st_uid, there.st_gid) == (user.as_raw(), group.as_raw()) {
             return Ok(());
         }
         let (user, group) = (rustix::fs::Uid::from_raw(user.as_raw()), rustix::fs::Gid::from_raw(group.as_raw()));
@@ -271,27 +328,24 @@ impl SocketPath {
 
 impl Drop for SocketPath {
     fn drop(&mut self) {
-        let ours = || fs::symlink_metadata(&self.path).is_ok_and(|now| place(&now) == self.place);
+        let ours = || self.entry.stat().is_ok_and(|now| place(&now) == self.place);
         if self.maker == std::process::id() && ours() {
-            let _ = fs::remove_file(&self.path);
+            let _ = self.entry.remove();
         }
     }
 }
 
 /// Which file it is, as long as it exists.
-fn place(metadata: &Metadata) -> (u64, u64) {
-    (metadata.dev(), metadata.ino())
-}
-
-/// Tells a file from a later one that was given the number of the first.
-fn changed(metadata: &Metadata) -> (i64, i64) {
-    (metadata.ctime(), metadata.ctime_nsec())
+fn place(file: &Stat) -> (u64, u64) {
+    (file.st_dev, file.st_ino)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsFd;
+    use std::os::unix::fs::MetadataExt;
     use std::os::unix::net::{UnixListener, UnixStream};
 
     use rustix::fs::{OFlags, fcntl_getfl};

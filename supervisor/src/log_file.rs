@@ -2,16 +2,18 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{File, Permissions};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{Uid, geteuid, getuid};
+use nix::unistd::geteuid;
 use pen_contract::start::RequestLog;
-use rustix::fs::{OFlags, fstatfs, readlinkat};
+use pen_contract::walk::{self, End, Entry, Strangers};
+use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::why::why;
@@ -19,12 +21,9 @@ use crate::why::why;
 /// Why the log cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LogError {
-    /// A system call failed.
+    /// A system call failed, or a stranger's link is on the way.
     #[error("request log {path}: {reason}", path = .0.display(), reason = why(.1))]
     Io(PathBuf, io::Error),
-    /// A symbolic link by which its owner could choose what root writes to.
-    #[error("request log {path}: a symbolic link that belongs to neither root nor whoever started pen is not followed", path = .0.display())]
-    Link(PathBuf),
     /// Something that lines cannot be appended to.
     #[error("request log {path}: {what} cannot be a log", path = .0.display(), what = .1)]
     Kind(PathBuf, &'static str),
@@ -38,8 +37,34 @@ pub(crate) enum LogError {
 /// # Errors
 /// It cannot be opened, or must not be.
 pub(crate) fn open(path: &Path) -> Result<RequestLog, LogError> {
-    let trusted = [Uid::from_raw(0), geteuid(), getuid()];
-    follow(path, &|link| trusted.contains(&Uid::from_raw(link.uid()))).map(|file| RequestLog::File(file.into()))
+    let failed = |error| LogError::Io(path.into(), error);
+    for _ in 0..ATTEMPTS {
+        let opened = match walk::follow(path, Strangers::Refused).map_err(failed)? {
+            End::Entry(entry) => open_entry(&entry),
+            // /dev/stdout and its like lead here.
+            End::OpenFile(entry) => entry.open_followed(OFlags::WRONLY | OFlags::APPEND),
+        };
+        match opened {
+            // Between the walk and the opening the file was made, removed, or replaced by a link.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EEXIST | libc::ENOENT | libc::ELOOP)) => {}
+            opened => return check(path, opened.map_err(failed)?).map(|file| RequestLog::File(file.into())),
+        }
+    }
+    Err(failed(io::Error::other("it is being replaced all the time by somebody else")))
+}
+
+/// Says whether [`open`] would do, as far as that can be told without opening or making anything.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn examine(path: &Path) -> Result<(), LogError> {
+    let failed = |error| LogError::Io(path.into(), error);
+    let End::Entry(entry) = walk::follow(path, Strangers::Refused).map_err(failed)? else { return Ok(()) };
+    match entry.stat() {
+        Ok(there) => check_kind(path, FileType::from_raw_mode(there.st_mode), there.st_nlink > 1),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed(error)),
+    }
 }
 
 /// Connects a UDP socket towards penlogd. Nobody needs to answer there.
@@ -56,78 +81,57 @@ pub(crate) fn connect(address: SocketAddr) -> Result<RequestLog, LogError> {
     connect().map(RequestLog::Network).map_err(|error| LogError::Network(address, error))
 }
 
-/// Opens what a path leads to over symbolic links that `trusted` accepts, one link at a time: the kernel would follow
-/// whichever link is there at the moment.
-fn follow(path: &Path, trusted: &dyn Fn(&Metadata) -> bool) -> Result<File, LogError> {
-    let failed = |error| LogError::Io(path.into(), error);
-    let mut place = path.to_path_buf();
-    for _ in 0..MAX_LINKS {
-        match open_here(&place, OFlags::NOFOLLOW) {
-            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {}
-            opened => return check(path, opened.map_err(failed)?),
+fn open_entry(entry: &Entry) -> io::Result<File> {
+    match entry.stat() {
+        // Opened for writing only, a fifo without a reader is an error, and one whose reader leaves is a broken pipe.
+        Ok(there) if FileType::from_raw_mode(there.st_mode) == FileType::Fifo => {
+            entry.open(OFlags::RDWR | OFlags::APPEND, 0)
         }
-        let hold = flags(OFlags::PATH | OFlags::NOFOLLOW);
-        let link = OpenOptions::new().read(true).custom_flags(hold).open(&place).map_err(failed)?;
-        let metadata = link.metadata().map_err(failed)?;
-        if !metadata.file_type().is_symlink() {
-            continue;
+        Ok(_) => entry.open(OFlags::WRONLY | OFlags::APPEND, 0),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let file = entry.open(OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL, MODE)?;
+            let mode = file.metadata()?.permissions().mode();
+            if mode & OWNERS != OWNERS {
+                // A umask that takes the owner's own rights would keep pen from opening it again.
+                file.set_permissions(Permissions::from_mode(mode | OWNERS))?;
+            }
+            Ok(file)
         }
-        if !trusted(&metadata) {
-            return Err(LogError::Link(path.into()));
-        }
-        if fstatfs(&link).is_ok_and(|system| system.f_type == PROC_SUPER_MAGIC) {
-            // /dev/stdout and its like lead here. These links are no texts that can be followed by hand, and only the
-            // kernel can change them.
-            return check(path, open_here(&place, OFlags::empty()).map_err(failed)?);
-        }
-        let target = readlinkat(&link, "", Vec::new()).map_err(|errno| failed(errno.into()))?;
-        let target: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(target.as_bytes());
-        place = place.parent().unwrap_or(Path::new("/")).join(target);
+        Err(error) => Err(error),
     }
-    Err(failed(io::Error::from_raw_os_error(libc::ELOOP)))
-}
-
-fn open_here(path: &Path, extra: OFlags) -> io::Result<File> {
-    // Opened for writing only, a fifo without a reader is an error, and one whose reader leaves is a broken pipe.
-    let is_fifo = fs::metadata(path).is_ok_and(|file| file.file_type().is_fifo());
-    OpenOptions::new()
-        .read(is_fifo)
-        .append(true)
-        .create(true)
-        .mode(MODE)
-        .custom_flags(flags(OFlags::NONBLOCK | OFlags::NOCTTY | extra))
-        .open(path)
 }
 
 fn check(path: &Path, file: File) -> Result<File, LogError> {
-    let metadata = file.metadata().map_err(|error| LogError::Io(path.into(), error))?;
-    let kind = metadata.file_type();
-    match () {
-        () if kind.is_file() && metadata.nlink() > 1 && geteuid().is_root() => Err(LogError::Kind(
+    let there = file.metadata().map_err(|error| LogError::Io(path.into(), error))?;
+    check_kind(path, FileType::from_raw_mode(there.mode()), there.nlink() > 1).map(|()| file)
+}
+
+fn check_kind(path: &Path, kind: FileType, has_several_names: bool) -> Result<(), LogError> {
+    match kind {
+        FileType::RegularFile if has_several_names && geteuid().is_root() => Err(LogError::Kind(
             path.into(),
             "a file with several names, of which one may be meant for root's eyes only,",
         )),
-        () if kind.is_file() || kind.is_fifo() || kind.is_char_device() => Ok(file),
-        () => Err(LogError::Kind(path.into(), "what is neither a file, a fifo nor a character device")),
+        FileType::RegularFile | FileType::Fifo | FileType::CharacterDevice => Ok(()),
+        FileType::Directory => Err(LogError::Io(path.into(), Errno::ISDIR.into())),
+        FileType::Symlink | FileType::Socket | FileType::BlockDevice | FileType::Unknown => {
+            Err(LogError::Kind(path.into(), "what is neither a file, a fifo nor a character device"))
+        }
     }
-}
-
-fn flags(flags: OFlags) -> i32 {
-    // The bits of open(2), whose highest is far below the sign.
-    flags.bits().cast_signed()
 }
 
 /// Not writable by others, whatever the umask.
 const MODE: u32 = 0o644;
 
-/// As many links as the kernel follows (path_resolution(7)).
-const MAX_LINKS: usize = 40;
+/// What the owner of a log that pen makes can do with it, whatever the umask.
+const OWNERS: u32 = 0o600;
 
-/// The file system of /proc (statfs(2)).
-const PROC_SUPER_MAGIC: rustix::fs::FsWord = 0x9fa0;
+/// Each attempt fails only if somebody acts at just that moment.
+const ATTEMPTS: usize = 16;
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::io::{Read, Write};
     use std::os::unix::fs::symlink;
 
@@ -166,14 +170,13 @@ mod tests {
     }
 
     #[test]
-    fn links_are_followed_if_their_owner_is_trusted() {
+    fn links_of_the_starter_are_followed() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         symlink("second", at("first")).unwrap();
         symlink(at("target"), at("second")).unwrap();
         file(open(&at("first")).unwrap()).write_all(b"line\n").unwrap();
         assert_eq!(fs::read_to_string(at("target")).unwrap(), "line\n");
-        assert!(matches!(follow(&at("first"), &|_| false), Err(LogError::Link(_))));
         symlink("loop", at("loop")).unwrap();
         assert!(matches!(open(&at("loop")), Err(LogError::Io(_, _))));
     }

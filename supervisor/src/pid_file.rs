@@ -2,17 +2,23 @@
 //!
 //! Written by the supervisor with the rights of whoever started pen, outside the jail: a pid that an unprivileged process can
 //! rewrite makes `kill $(cat file)` dangerous.
+//!
+//! Everybody may read the file, and whoever may read a file may take a flock(2) or a read lock on it. Neither keeps pen from starting.
+//! What counts is a write lock of the open file description (F_OFD_SETLK, fcntl(2)): only a process that may write the file can have one,
+//! and it lasts over execve(2). Releases before 0.1.0 took flock(2): that is respected if the pid in the file is a pen's.
 
 #![forbid(unsafe_code)]
 
-use std::fs::{self, File, Metadata, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::geteuid;
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::unistd::{geteuid, getuid};
+use pen_contract::walk::Entry;
+use rustix::fs::{FileType, FlockOperation, OFlags, Stat, flock, fstat};
 
 use crate::why::why;
 
@@ -20,6 +26,7 @@ use crate::why::why;
 #[derive(Debug)]
 pub(crate) struct PidFile {
     path: PathBuf,
+    entry: Entry,
     file: File,
     remove: bool,
     maker: u32,
@@ -40,6 +47,9 @@ pub(crate) enum PidFileError {
     /// It belongs to a running pen.
     #[error("pid file {path}: a running pen{which} holds it; stop that one, or choose another file", path = .0.display(), which = pid(.1))]
     Held(PathBuf, Option<u32>),
+    /// Somebody has a read lock, and the file system cannot exchange two files to get rid of it.
+    #[error("pid file {0}: another process, which is no pen, holds a lock on it; remove the file")]
+    Locked(PathBuf),
     /// It changed under our hands.
     #[error("pid file {0}: it is being replaced all the time by somebody else")]
     Restless(PathBuf),
@@ -76,40 +86,72 @@ impl PidFile {
     /// None: the file was replaced between two steps.
     fn try_lock(path: &Path) -> Result<Option<PidFile>, PidFileError> {
         let failed = |error| PidFileError::Io(path.into(), error);
-        let Some((file, made)) = open(path)? else { return Ok(None) };
-        let opened = file.metadata().map_err(failed)?;
-        if !opened.is_file() || opened.nlink() > 1 {
-            return Err(PidFileError::Odd(path.into()));
+        let entry = Entry::find(path).map_err(failed)?;
+        let Some((file, made)) = open(path, &entry)? else { return Ok(None) };
+        let opened = fstat(&file).map_err(|errno| failed(errno.into()))?;
+        check_kind(path, &opened)?;
+        if geteuid().is_root() && opened.st_uid != 0 {
+            // Its owner could rewrite it, and lock it.
+            if entry.is(&opened) {
+                entry.remove().map_err(failed)?;
+            }
+            return Ok(None);
         }
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(PidFileError::Held(path.into(), holder(&file))),
-            Err(errno) => return Err(failed(errno.into())),
-        }
+        let held = || Err(PidFileError::Held(path.into(), pid_in(&file)));
+        let (file, made) = match lock(&file).map_err(failed)? {
+            Lock::Ours if is_flocked_by_a_pen(&file, &opened) => return held(),
+            Lock::Ours => (file, made),
+            Lock::Writers => return held(),
+            Lock::Readers if is_flocked_by_a_pen(&file, &opened) => return held(),
+            Lock::Readers => match replaced(path, &entry, &opened)? {
+                Some(file) => (file, true),
+                None => return Ok(None),
+            },
+            Lock::Free => return Ok(None),
+        };
         // A pen that just ended may have removed the file that was locked here.
-        if !is_at(path, &opened) {
-            return Ok(None);
-        }
-        if geteuid().is_root() && opened.uid() != 0 {
-            // Its owner could rewrite it.
-            fs::remove_file(path).map_err(failed)?;
-            return Ok(None);
-        }
-        Ok(Some(PidFile { path: path.into(), file, remove: made, maker: std::process::id() }))
+        let there = fstat(&file).map_err(|errno| failed(errno.into()))?;
+        Ok(entry.is(&there).then(|| PidFile {
+            path: path.into(),
+            entry,
+            file,
+            remove: made,
+            maker: std::process::id(),
+        }))
+    }
+}
+
+/// Says whether [`PidFile::lock`] would do, as far as that can be told without making or locking anything. A running pen is no
+/// error here: it is asked about its next start.
+///
+/// # Errors
+/// As [`PidFile::lock`].
+pub(crate) fn examine(path: &Path) -> Result<(), PidFileError> {
+    let failed = |error| PidFileError::Io(path.into(), error);
+    match Entry::find(path).and_then(|entry| entry.stat()) {
+        Ok(there) => check_kind(path, &there),
+        // The directory has to be there.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Entry::find(path).map(drop).map_err(failed),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn check_kind(path: &Path, there: &Stat) -> Result<(), PidFileError> {
+    match FileType::from_raw_mode(there.st_mode) {
+        FileType::Symlink => Err(PidFileError::Link(path.into())),
+        FileType::RegularFile if there.st_nlink <= 1 => Ok(()),
+        _ => Err(PidFileError::Odd(path.into())),
     }
 }
 
 /// Opens the file, or makes it; says which. None: it vanished.
-fn open(path: &Path) -> Result<Option<(File, bool)>, PidFileError> {
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(MODE).custom_flags(flags);
-    match options.clone().create_new(true).open(path) {
+fn open(path: &Path, entry: &Entry) -> Result<Option<(File, bool)>, PidFileError> {
+    match entry.open(OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, PRIVATE) {
         Ok(file) => return Ok(Some((file, true))),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(PidFileError::Io(path.into(), error)),
     }
-    match options.open(path) {
+    match entry.open(OFlags::RDWR, 0) {
         Ok(file) => Ok(Some((file, false))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) if error.raw_os_error() == Some(libc::ELOOP) => Err(PidFileError::Link(path.into())),
@@ -117,14 +159,102 @@ fn open(path: &Path) -> Result<Option<(File, bool)>, PidFileError> {
     }
 }
 
-fn is_at(path: &Path, file: &Metadata) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (file.dev(), file.ino()))
+/// Who has a lock on the whole file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Lock {
+    /// This process, newly.
+    Ours,
+    /// Somebody who may write the file: another pen.
+    Writers,
+    /// Somebody who may read it.
+    Readers,
+    /// Nobody any more.
+    Free,
 }
 
-/// The pid in a file that somebody holds, if there is one already.
-fn holder(mut file: &File) -> Option<u32> {
+fn lock(file: &File) -> io::Result<Lock> {
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&whole(libc::F_WRLCK))) {
+        Ok(_) => return Ok(Lock::Ours),
+        Err(Errno::EAGAIN | Errno::EACCES) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let mut other = whole(libc::F_WRLCK);
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut other))?;
+    // With a read lock somewhere in the file there is no write lock on the whole of it.
+    Ok(match i32::from(other.l_type) {
+        libc::F_WRLCK => Lock::Writers,
+        libc::F_RDLCK => Lock::Readers,
+        _ => Lock::Free,
+    })
+}
+
+fn whole(kind: i32) -> libc::flock {
+    let small = |number: i32| i16::try_from(number).unwrap_or_default();
+    // The kernel wants the pid to be 0.
+    libc::flock { l_type: small(kind), l_whence: small(libc::SEEK_SET), l_start: 0, l_len: 0, l_pid: 0 }
+}
+
+/// Puts a locked file of our own in the place of one on which somebody has a read lock. Two that do it at once do not remove each
+/// other's: what was exchanged is looked at, and exchanged back. None: the file was replaced meanwhile.
+fn replaced(path: &Path, entry: &Entry, opened: &Stat) -> Result<Option<File>, PidFileError> {
+    let failed = |error| PidFileError::Io(path.into(), error);
+    let own = entry.beside(format!(".pen-pid-{}", std::process::id())).map_err(failed)?;
+    // Left by a pen of this number that was killed.
+    let _ = own.remove();
+    let file = own.open(OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, PRIVATE).map_err(failed)?;
+    let exchanged = match lock(&file).map_err(failed)? {
+        Lock::Ours => entry.exchange_with(&own),
+        Lock::Writers | Lock::Readers | Lock::Free => Err(Errno::EAGAIN.into()),
+    };
+    let is_ours = exchanged.is_ok() && own.is(opened);
+    if exchanged.is_ok() && !is_ours {
+        let _ = entry.exchange_with(&own);
+    }
+    let _ = own.remove();
+    match exchanged {
+        Ok(()) => Ok(is_ours.then_some(file)),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(PidFileError::Locked(path.into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Takes the lock of earlier releases too. Whether such a release runs with this file, and not a stranger just has the lock.
+fn is_flocked_by_a_pen(file: &File, opened: &Stat) -> bool {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => false,
+        Err(_) => pid_in(file).is_some_and(|pid| pid != std::process::id() && is_pen_with(pid, opened)),
+    }
+}
+
+/// Whether a process is a pen of root's or the starter's that has this file open. What cannot be found out counts as yes, but for the
+/// user: a stranger's process may have the number of a pen that was killed, and any name.
+fn is_pen_with(pid: u32, file: &Stat) -> bool {
+    let proc = |name: &str| format!("/proc/{pid}/{name}");
+    let Ok(status) = fs::read_to_string(proc("status")) else { return !Path::new("/proc/self/status").exists() };
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+    let user = field("Uid:").and_then(|user| user.parse().ok());
+    if user.is_none_or(|user| ![0, geteuid().as_raw(), getuid().as_raw()].contains(&user)) {
+        return false;
+    }
+    let has_it = |descriptor: io::Result<fs::DirEntry>| {
+        let open = fs::metadata(descriptor?.path())?;
+        Ok::<bool, io::Error>((open.dev(), open.ino()) == (file.st_dev, file.st_ino))
+    };
+    match fs::read_dir(proc("fd")).and_then(|descriptors| descriptors.map(has_it).collect::<io::Result<Vec<_>>>()) {
+        Ok(descriptors) => descriptors.contains(&true),
+        // It has more capabilities than are left here, and cannot be looked into.
+        Err(_) => {
+            let own_name = fs::read_to_string("/proc/self/comm").unwrap_or_default();
+            field("Name:").is_none_or(|name| name == own_name.trim_end())
+        }
+    }
+}
+
+/// The pid in a file, if there is one already.
+fn pid_in(file: &File) -> Option<u32> {
     let mut text = [0; 16];
-    let length = file.read(&mut text).ok()?;
+    let length = file.read_at(&mut text, 0).ok()?;
     std::str::from_utf8(&text[..length]).ok()?.trim_end().parse().ok()
 }
 
@@ -134,14 +264,17 @@ fn pid(holder: &Option<u32>) -> String {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        let ours = || self.file.metadata().is_ok_and(|file| is_at(&self.path, &file));
+        let ours = || fstat(&self.file).is_ok_and(|file| self.entry.is(&file));
         if self.remove && self.maker == std::process::id() && ours() {
-            let _ = fs::remove_file(&self.path);
+            let _ = self.entry.remove();
         }
     }
 }
 
 const MODE: u32 = 0o644;
+
+/// Until it is locked: nobody else can be the first to lock it then.
+const PRIVATE: u32 = 0o600;
 
 /// Each attempt fails only if another pen ends, or an attacker acts, at just that moment.
 const ATTEMPTS: usize = 16;
@@ -193,6 +326,72 @@ mod tests {
         assert!(PidFile::lock(Path::new("/dev/null")).is_err());
         assert!(PidFile::lock(&directory.path().join("no/such")).is_err());
         assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_lock_that_takes_no_right_to_write_keeps_nobody_from_starting() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pen.pid");
+        let read_lock = |file: &File| fcntl(file, FcntlArg::F_OFD_SETLK(&whole(libc::F_RDLCK))).unwrap();
+        let flocked = |file: &File| flock(file, FlockOperation::NonBlockingLockExclusive).unwrap();
+        // Also a stranger's process that has the number of the dead pen: this one's parent is no pen.
+        for left in ["", "2147483647\n", &format!("{}\n", std::os::unix::process::parent_id())] {
+            fs::write(&path, left).unwrap();
+            let (reader, other) = (File::open(&path).unwrap(), File::open(&path).unwrap());
+            read_lock(&reader);
+            flocked(&other);
+            let mut pid_file = PidFile::lock(&path).unwrap();
+            pid_file.write().unwrap();
+            assert!(matches!(PidFile::lock(&path), Err(PidFileError::Held(_, _))));
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o644);
+            drop(pid_file);
+            assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        }
+    }
+
+    #[test]
+    fn of_several_that_start_at_once_against_a_read_lock_one_starts() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pen.pid");
+        for _ in 0..50 {
+            fs::write(&path, "1\n").unwrap();
+            let reader = File::open(&path).unwrap();
+            fcntl(&reader, FcntlArg::F_OFD_SETLK(&whole(libc::F_RDLCK))).unwrap();
+            // Forked, because the temporary name is a process's own; each holds until all have tried.
+            let (read, write) = nix::unistd::pipe().unwrap();
+            let children = [(); 4].map(|()| {
+                crate::sys::fork(|| {
+                    let held = PidFile::lock(&path).map_err(|error| matches!(error, PidFileError::Held(_, _)));
+                    let _ = nix::unistd::write(&write, &[b'0' + u8::from(held.is_ok())]);
+                    nix::unistd::pause();
+                    0
+                })
+                .unwrap()
+            });
+            let mut started = 0;
+            for _ in &children {
+                let mut one = [0];
+                assert_eq!(nix::unistd::read(&read, &mut one).unwrap(), 1);
+                started += usize::from(one[0] == b'1');
+            }
+            for child in children {
+                nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL).unwrap();
+                nix::sys::wait::waitpid(child, None).unwrap();
+            }
+            assert_eq!(started, 1);
+        }
+    }
+
+    #[test]
+    fn what_a_start_would_refuse_is_known_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let (target, link, _) = ("target", "link", "").map_path(directory.path());
+        examine(&target).unwrap();
+        fs::write(&target, "1").unwrap();
+        symlink(&target, &link).unwrap();
+        examine(&target).unwrap();
+        assert!(matches!(examine(&link), Err(PidFileError::Link(_))));
+        assert!(examine(Path::new("/dev/null")).is_err() && examine(&target.join("x")).is_err());
     }
 
     #[test]

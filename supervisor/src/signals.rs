@@ -87,4 +87,5 @@ pub(crate) fn settle_child() -> io::Result<()> {
 const HANDLED: [Signal; 6] =
     [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGCHLD];
 
-const IGNORED: [Signal; 3] = [Signal::SIGUSR2, Signal::SIGALRM, Signal::SIGPIPE];
+/// XFSZ: a limit on the size of files (`ulimit -f`) is to each writer what a full disk is (EFBIG).
+const IGNORED: [Signal; 4] = [Signal::SIGUSR2, Signal::SIGALRM, Signal::SIGPIPE, Signal::SIGXFSZ];

@@ -20,7 +20,8 @@ use pen_contract::grammar::quoted;
 use pen_contract::ids::{MAX_WORKERS, Target};
 use pen_contract::settings::Settings;
 use pen_contract::start::RequestLog;
-use pen_table::{Shape, Table};
+use pen_contract::walk;
+use pen_table::{Shape, Table, TableError};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::activation::{Activation, too_open};
@@ -34,13 +35,13 @@ use crate::interrupt::Interrupts;
 use crate::jail::Jail;
 use crate::keys::{self, Keys};
 use crate::limits;
-use crate::listen::{Listener, MIN_BACKLOG};
+use crate::listen::{self, Listener, MIN_BACKLOG};
 use crate::log_file;
 use crate::memory;
 use crate::names::{self, Found, Inquiry};
 use crate::notify::Notify;
 use crate::paths::Base;
-use crate::pid_file::PidFile;
+use crate::pid_file::{self, PidFile};
 use crate::resolve::{ResolveError, resolve};
 use crate::sandbox::{self, Sandbox};
 use crate::say::Say;
@@ -106,6 +107,7 @@ pub(crate) fn background(order: Order, link: StartLink) -> i32 {
 pub(crate) fn check(order: &Order) -> Result<(), StartError> {
     let signals = Signals::take_over().map_err(cannot("cannot take signals"))?;
     let plan = Plan::make(order, &Sandbox::none(), &mut Interrupts::new(signals, None))?;
+    plan.examine_paths(order)?;
     plan.notices(order, limits::raise_descriptors()).iter().for_each(|notice| eprintln!("pen: {notice}"));
     stdout().write_all(b"ok\n").map_err(|error| StartError(format!("standard output: {}", why(&error))))
 }
@@ -217,6 +219,22 @@ impl Plan {
         })
     }
 
+    /// Looks at the places of what a start would open, make or bind, and changes nothing.
+    fn examine_paths(&self, order: &Order) -> Result<(), StartError> {
+        let Order { launch, .. } = order;
+        let Settled { listen, log, status_file, .. } = &self.settled;
+        status_file.as_deref().map_or(Ok(()), status_file::check).map_err(refused)?;
+        if let Some(LogTarget::File(path)) = log {
+            log_file::examine(path).map_err(refused)?;
+        }
+        listen::examine(listen).map_err(refused)?;
+        self.control.as_ref().map_or(Ok(()), |(_, address)| listen::examine(address)).map_err(refused)?;
+        if let Some(root) = &launch.jail {
+            walk::directory(root).map_err(|error| StartError(format!("-j {}: {}", root.display(), why(&error))))?;
+        }
+        launch.pid_file.as_deref().map_or(Ok(()), pid_file::examine).map_err(refused)
+    }
+
     /// What the administrator should know about a start that succeeds.
     fn notices(&self, order: &Order, descriptor_limit: u64) -> Vec<String> {
         let Order { launch, .. } = order;
@@ -269,6 +287,7 @@ impl Prepared {
         let descriptor_limit = limits::raise_descriptors();
         let (mut sandbox, incomplete) = sandbox::confine(order.launch.jail.is_some(), order.launch.require_sandbox)?;
         let plan = Plan::make(&order, &sandbox, interrupts)?;
+        plan.examine_paths(&order)?;
         let mut notices = plan.notices(&order, descriptor_limit);
         let Order { launch, base, identity, entries, mut activation, mut notify } = order;
         notices.extend(notify.complaint());
@@ -278,7 +297,6 @@ impl Prepared {
         let keys = tls.map(|files| Keys::new(files, Instant::now())).transpose().map_err(cannot("files of TLS"))?;
         let Settled { local, listen, settings, log: log_target, status_file, workers: wanted, given, blacklisted } =
             settled;
-        status_file.as_deref().map_or(Ok(()), status_file::check).map_err(refused)?;
         let commands: Vec<Placed> = options.iter().chain(&file).cloned().collect();
         settings.source.map_or(Ok(()), |address| source::check(address, &commands)).map_err(StartError)?;
         let log = open_log(log_target.as_ref(), log)?;
@@ -298,7 +316,7 @@ impl Prepared {
         activation.all_claimed(&listen)?;
         let pid_file = launch.pid_file.as_deref().map(PidFile::lock).transpose().map_err(refused)?;
         let workers = worker_count(wanted);
-        let table = Table::create(shape(&settings, workers)).map_err(refused)?;
+        let table = Table::create(shape(&settings, workers)).map_err(no_table)?;
         for (server, seconds) in blacklisted {
             leave_out(&table, Target::Server(server).row(settings.table_size()), seconds);
         }
@@ -380,6 +398,15 @@ pub(crate) fn leave_out(table: &Table, row: u32, seconds: u32) {
 
 fn refused(error: impl std::fmt::Display) -> StartError {
     StartError(error.to_string())
+}
+
+fn no_table(error: TableError) -> StartError {
+    let TableError::System { bytes, source, .. } = &error else { return refused(error) };
+    let hint = match source.raw_os_error() {
+        Some(libc::EFBIG) => " (a limit on the size of files: ulimit -f, LimitFSIZE=)",
+        _ => " (-c and --workers make it smaller; ulimit -v)",
+    };
+    StartError(format!("shared table of {bytes} bytes: {}{hint}", why(source)))
 }
 
 fn cannot(what: &'static str) -> impl Fn(std::io::Error) -> StartError {

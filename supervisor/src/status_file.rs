@@ -4,11 +4,14 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{File, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use pen_contract::walk::{self, Entry, Kind};
+use rustix::fs::{FileType, OFlags};
 
 use crate::why::why;
 
@@ -53,7 +56,9 @@ impl StatusFile {
         render: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<(), StatusFileError> {
         match self {
-            StatusFile::Path(path) => replace(path, &temporary(path, writer), render),
+            StatusFile::Path(path) => {
+                replace(path, writer, render).map_err(|source| StatusFileError { path: path.clone(), source })
+            }
             StatusFile::Held { name, file } => {
                 fill(file, render).map_err(|source| StatusFileError { path: name.clone(), source })
             }
@@ -73,7 +78,7 @@ impl StatusFile {
     /// Removes what a writer left that was killed.
     pub(crate) fn forget(&self, writer: Writer) {
         if let StatusFile::Path(path) = self {
-            let _ = fs::remove_file(temporary(path, writer));
+            let _ = Entry::find(path).and_then(|entry| temporary(&entry, writer)?.remove());
         }
     }
 }
@@ -92,11 +97,18 @@ pub(crate) enum Writer {
 /// # Errors
 /// It cannot be opened, or is none that can be written so.
 pub(crate) fn open(path: &Path) -> Result<File, StatusFileError> {
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
-    let mut options = OpenOptions::new();
-    let opened = options.write(true).create(true).truncate(false).mode(MODE).custom_flags(flags).open(path);
-    let checked = opened.and_then(|file| writable(&file).map(|()| file));
-    checked.map_err(|source| StatusFileError { path: path.into(), source })
+    let opened = Entry::find(path).and_then(|entry| {
+        let made = match entry.open(OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, MODE) {
+            Ok(file) => {
+                file.set_permissions(Permissions::from_mode(MODE))?;
+                file
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => entry.open(OFlags::WRONLY, 0)?,
+            Err(error) => return Err(error),
+        };
+        writable(&made).map(|()| made)
+    });
+    opened.map_err(|source| StatusFileError { path: path.into(), source })
 }
 
 /// Puts a text in the place of all that an open file holds.
@@ -133,23 +145,30 @@ pub(crate) struct StatusFileError {
 /// told to whoever typed it.
 ///
 /// # Errors
-/// The directory is missing, or something is in the way.
+/// The directory is missing, something is in the way, or a stranger's link leads there.
 pub(crate) fn check(path: &Path) -> Result<(), StatusFileError> {
-    let failed = |source| StatusFileError { path: path.into(), source };
-    in_the_way(path).map_err(failed)?;
-    let directory = path.parent().unwrap_or(path);
-    match fs::metadata(directory) {
-        Ok(there) if there.is_dir() => Ok(()),
-        Ok(_) => Err(failed(io::ErrorKind::NotADirectory.into())),
-        Err(error) => Err(failed(error)),
-    }
+    let checked = Entry::find(path).and_then(|entry| in_the_way(path, &entry));
+    checked.map_err(|source| StatusFileError { path: path.into(), source })
 }
 
-fn in_the_way(path: &Path) -> io::Result<()> {
-    if fs::symlink_metadata(path).is_ok_and(|there| !there.is_file() && !there.is_symlink()) {
-        return Err(io::Error::other("something is there that is no file"));
+/// A device or a fifo must not be replaced by a file, nor a link to one: /dev/stdout is the machine's.
+fn in_the_way(path: &Path, entry: &Entry) -> io::Result<()> {
+    let kind = match entry.stat() {
+        Ok(there) => FileType::from_raw_mode(there.st_mode),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    match kind {
+        FileType::RegularFile => Ok(()),
+        FileType::Symlink if walk::kind(path)? == Kind::Regular => Ok(()),
+        FileType::Symlink => Err(io::Error::other("it is a symbolic link to what is no regular file")),
+        FileType::Directory
+        | FileType::Fifo
+        | FileType::Socket
+        | FileType::CharacterDevice
+        | FileType::BlockDevice
+        | FileType::Unknown => Err(io::Error::other("something is there that is no file")),
     }
-    Ok(())
 }
 
 /// Writes the page that `render` produces, by a temporary file and a rename. A symbolic link at the path is replaced, not
@@ -157,23 +176,8 @@ fn in_the_way(path: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// The disk is full, or nothing there may be written.
-pub(crate) fn replace(
-    path: &Path,
-    temporary: &Path,
-    render: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-) -> Result<(), StatusFileError> {
-    let failed = |source| StatusFileError { path: path.into(), source };
-    in_the_way(path).map_err(failed)?;
-    let file = match make(temporary) {
-        Ok(file) => file,
-        Err(error) if cannot_create(&error) => return overwrite(path, render).map_err(failed),
-        Err(error) => return Err(failed(error)),
-    };
-    let replaced = write(&file, render).and_then(|()| fs::rename(temporary, path));
-    if replaced.is_err() {
-        let _ = fs::remove_file(temporary);
-    }
-    replaced.map_err(failed)
+fn replace(path: &Path, writer: Writer, render: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    put_in_place(path, writer, render, |_| MODE, |_| Ok(()))
 }
 
 /// Puts a text in the place of a file with the rights of this process: replaces it where a file can be made beside it, keeping who may read
@@ -186,37 +190,47 @@ pub(crate) fn rewrite(
     writer: Writer,
     render: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
-    in_the_way(path)?;
-    let mode = fs::symlink_metadata(path).map_or(MODE, |there| there.mode() & 0o644 | 0o600);
-    let temporary = temporary(path, writer);
+    let mode = |entry: &Entry| entry.stat().map_or(MODE, |there| there.st_mode & 0o644 | 0o600);
+    put_in_place(path, writer, render, mode, File::sync_all)
+}
+
+fn put_in_place(
+    path: &Path,
+    writer: Writer,
+    render: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    mode: impl FnOnce(&Entry) -> u32,
+    settle: impl FnOnce(&File) -> io::Result<()>,
+) -> io::Result<()> {
+    let entry = Entry::find(path)?;
+    in_the_way(path, &entry)?;
+    let temporary = temporary(&entry, writer)?;
     let file = match make(&temporary) {
         Ok(file) => file,
-        Err(error) if cannot_create(&error) => return overwrite(path, render),
+        Err(error) if cannot_create(&error) => return overwrite(&entry, render),
         Err(error) => return Err(error),
     };
-    let written = file.set_permissions(Permissions::from_mode(mode)).and_then(|()| render_to(&file, render));
-    let replaced = written.and_then(|()| file.sync_all()).and_then(|()| fs::rename(&temporary, path));
+    let written = file.set_permissions(Permissions::from_mode(mode(&entry))).and_then(|()| render_to(&file, render));
+    let replaced = written.and_then(|()| settle(&file)).and_then(|()| entry.replace_by(&temporary));
     replaced.inspect_err(|_| {
-        let _ = fs::remove_file(&temporary);
+        let _ = temporary.remove();
     })
 }
 
 /// The name that is written under before the rename.
-pub(crate) fn temporary(path: &Path, writer: Writer) -> PathBuf {
-    path.with_file_name(match writer {
+fn temporary(entry: &Entry, writer: Writer) -> io::Result<Entry> {
+    entry.beside(match writer {
         Writer::Report(supervisor) => format!(".pen-status-{supervisor}"),
         Writer::Command(supervisor) => format!(".pen-command-{supervisor}"),
     })
 }
 
-fn make(temporary: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true).mode(MODE).custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY);
-    match options.open(temporary) {
+fn make(temporary: &Entry) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+    match temporary.open(flags, MODE) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             // Left by a report that was killed, or laid there by whoever owns the directory.
-            fs::remove_file(temporary)?;
-            options.open(temporary)
+            temporary.remove()?;
+            temporary.open(flags, MODE)
         }
         opened => opened,
     }
@@ -226,15 +240,8 @@ fn cannot_create(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }
 
-fn overwrite(path: &Path, render: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
-    let file = OpenOptions::new().write(true).custom_flags(flags).open(path)?;
-    fill(&file, render)
-}
-
-fn write(file: &File, render: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    file.set_permissions(Permissions::from_mode(MODE))?;
-    render_to(file, render)
+fn overwrite(entry: &Entry, render: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    fill(&entry.open(OFlags::WRONLY, 0)?, render)
 }
 
 fn render_to(file: &File, render: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
@@ -247,6 +254,7 @@ const MODE: u32 = 0o644;
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -256,7 +264,7 @@ mod tests {
     }
 
     fn put(path: &Path, text: &str) -> Result<(), StatusFileError> {
-        replace(path, &temporary(path, Writer::Report(1)), page(text))
+        StatusFile::Path(path.into()).put(Writer::Report(1), page(text))
     }
 
     #[test]
@@ -276,7 +284,7 @@ mod tests {
         let (path, target) = (directory.path().join("status.html"), directory.path().join("target"));
         fs::write(&target, "precious").unwrap();
         symlink(&target, &path).unwrap();
-        symlink(&target, temporary(&path, Writer::Report(1))).unwrap();
+        symlink(&target, directory.path().join(".pen-status-1")).unwrap();
         put(&path, "page").unwrap();
         assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
         assert!(fs::symlink_metadata(&path).unwrap().is_file());
@@ -290,12 +298,27 @@ mod tests {
     }
 
     #[test]
+    fn a_link_to_what_is_no_regular_file_is_not_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("link");
+        let file = File::create(directory.path().join("open")).unwrap();
+        let open = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+        for target in ["/dev/null", "/", "nowhere", "link", "/dev/stdout", &open] {
+            symlink(target, &path).unwrap();
+            check(&path).unwrap_err();
+            put(&path, "page").unwrap_err();
+            assert!(fs::symlink_metadata(&path).unwrap().is_symlink(), "{target}");
+            fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
     fn a_failure_leaves_the_old_page_and_no_other_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("status.html");
         put(&path, "old").unwrap();
         let full = |_: &mut dyn Write| Err(io::Error::from_raw_os_error(libc::ENOSPC));
-        let error = replace(&path, &temporary(&path, Writer::Report(1)), full).unwrap_err().to_string();
+        let error = StatusFile::Path(path.clone()).put(Writer::Report(1), full).unwrap_err().to_string();
         assert!(error.ends_with("no space left on device"), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
@@ -322,13 +345,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("status.html");
         fs::write(&path, "something longer").unwrap();
-        overwrite(&path, page("page")).unwrap();
+        let overwrite = |path: &Path, text| Entry::find(path).and_then(|entry| overwrite(&entry, page(text)));
+        overwrite(&path, "page").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "page");
         let link = directory.path().join("link");
         symlink(&path, &link).unwrap();
-        assert!(overwrite(&link, page("no")).is_err());
+        assert!(overwrite(&link, "no").is_err());
         fs::hard_link(&path, directory.path().join("hard")).unwrap();
-        assert!(overwrite(&path, page("no")).is_err());
+        assert!(overwrite(&path, "no").is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), "page");
     }
 }

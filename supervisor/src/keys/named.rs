@@ -3,10 +3,13 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use pen_contract::tls::NamedRole;
+use pen_contract::walk;
+use rustix::fs::Dir;
 
 use crate::why::why;
 
@@ -29,16 +32,17 @@ impl Listing {
     /// # Errors
     /// The directory cannot be read.
     pub(super) fn read(directory: &Path, most: usize) -> Result<Listing, String> {
-        let at = |error| format!("{}: {}", directory.display(), why(&error));
+        let at = |error: io::Error| format!("{}: {}", directory.display(), why(&error));
         let mut listing = Listing::default();
-        for entry in fs::read_dir(directory).map_err(at)? {
-            let entry = entry.map_err(at)?;
-            let file = entry.file_name();
+        let entries = walk::list(directory).and_then(|directory| Ok(Dir::new(directory)?)).map_err(at)?;
+        for entry in entries {
+            let entry = entry.map_err(|errno| at(errno.into()))?;
+            let file = OsStr::from_bytes(entry.file_name().to_bytes()).to_os_string();
             match server_name(&file) {
                 Entry::Named(name, role) => {
                     listing.found += 1;
                     if listing.files.len() < most {
-                        listing.files.push((entry.path(), name, role));
+                        listing.files.push((directory.join(&file), name, role));
                     }
                 }
                 Entry::Nameless => {
@@ -98,6 +102,8 @@ fn server_name(file: &OsStr) -> Entry {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

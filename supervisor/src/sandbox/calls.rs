@@ -314,6 +314,9 @@ const FILES_LOOKED_FOR: &[c_long] = &[
     libc::SYS_access,
     libc::SYS_faccessat,
     libc::SYS_faccessat2,
+    // Whether a link is one of /proc, and whether an access list lets strangers write a directory.
+    libc::SYS_fstatfs,
+    libc::SYS_getxattr,
     libc::SYS_getcwd,
     libc::SYS_getdents64,
     #[cfg(target_arch = "x86_64")]
@@ -361,8 +364,15 @@ const FILES_WRITTEN: &[c_long] = &[
     libc::SYS_unlinkat,
 ];
 
-const OPENER: &[c_long] =
-    &[libc::SYS_bind, libc::SYS_connect, libc::SYS_listen, libc::SYS_memfd_create, libc::SYS_umask];
+const OPENER: &[c_long] = &[
+    libc::SYS_bind,
+    libc::SYS_connect,
+    // To the directory of a socket and back, if strangers can change the way there; to none that it could not open.
+    libc::SYS_fchdir,
+    libc::SYS_listen,
+    libc::SYS_memfd_create,
+    libc::SYS_umask,
+];
 
 /// The syslog daemon, and standard error when it is slow.
 const REPORTER: &[c_long] = &[
@@ -379,7 +389,6 @@ const RESOLVER: &[c_long] = &[
     libc::SYS_clone3,
     libc::SYS_connect,
     libc::SYS_fadvise64,
-    libc::SYS_fstatfs,
     libc::SYS_getegid,
     libc::SYS_geteuid,
     libc::SYS_getgid,

@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
+use nix::sys::stat::umask;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{chroot, fchdir};
 use rustix::fs::{Mode, OFlags, fstat, open};
@@ -41,7 +42,11 @@ fn make_in(parent: &Path) -> io::Result<OwnedFd> {
     let path = parent.join(format!("pen-empty-{}", std::process::id()));
     // One that a killed pen left, or somebody's who guessed the name: it can only be removed if it is empty.
     let _ = std::fs::remove_dir(&path);
-    DirBuilder::new().mode(0o711).create(&path)?;
+    // Whatever the umask, the users of children have to enter it. There is one thread.
+    let before = umask(nix::sys::stat::Mode::empty());
+    let made = DirBuilder::new().mode(0o711).create(&path);
+    umask(before);
+    made?;
     let opened = open(&path, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::PATH, Mode::empty());
     std::fs::remove_dir(&path)?;
     let opened = opened?;

@@ -5,6 +5,8 @@
 
 #![allow(unsafe_code)]
 
+mod environment;
+
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -12,6 +14,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::{ForkResult, Pid};
+
+pub(crate) use self::environment::Environment;
 
 /// Exit status of a child that panicked, as Rust's own.
 const PANICKED: i32 = 101;

@@ -1,26 +1,22 @@
 //! Files that operators name: opened here, inside the jail and with the rights of the `-u` user, and handed to the supervisor as
 //! descriptors.
 //!
-//! Nothing here blocks (a fifo, a device), follows a symbolic link in the last place of what is to be written, writes to a file that has a
-//! second name, or makes a file that others may write.
+//! Nothing here blocks (a fifo, a device), follows a symbolic link in the last place of what is to be written or a stranger's anywhere
+//! ([`pen_contract::walk`]), writes to a file that has a second name, or makes a file that others may write.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use pen_contract::command::{Command, LogTarget};
+use pen_contract::walk::{self, Entry};
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::process::{geteuid, getpid};
 
-/// What every file is opened with.
-const ALWAYS: OFlags = OFlags::CLOEXEC.union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
-
-/// What every file is written with.
-const WRITTEN: OFlags = ALWAYS.union(OFlags::NOFOLLOW);
-
 /// The mode of new files.
-const MODE: Mode = Mode::from_raw_mode(0o644);
+const MODE: u32 = 0o644;
 
 /// The file that a command names.
 #[derive(Debug, Default)]
@@ -53,19 +49,16 @@ pub fn open(command: &Command, ticket: u64) -> Result<Named, String> {
 
 /// A file that only is read.
 fn to_read(path: &Path) -> Result<OwnedFd, Why> {
-    let file = rustix::fs::open(path, OFlags::RDONLY | ALWAYS, Mode::empty()).map_err(in_words)?;
-    match kind(&stat(&file)?) {
-        FileType::RegularFile => Ok(file),
-        _ => Err("not a regular file".to_owned()),
-    }
+    walk::read(path).map(OwnedFd::from).map_err(in_words)
 }
 
 /// A log.
 fn to_append(path: &Path) -> Result<OwnedFd, Why> {
+    let entry = Entry::find(path).map_err(in_words)?;
     // Opened for writing only, a fifo without a reader is an error, and one whose reader leaves is a broken pipe.
-    let is_fifo = rustix::fs::lstat(path).is_ok_and(|there| kind(&there) == FileType::Fifo);
+    let is_fifo = entry.stat().is_ok_and(|there| kind(&there) == FileType::Fifo);
     let access = if is_fifo { OFlags::RDWR } else { OFlags::WRONLY };
-    let file = rustix::fs::open(path, access | OFlags::APPEND | OFlags::CREATE | WRITTEN, MODE).map_err(in_words)?;
+    let file = open_or_make(&entry, access | OFlags::APPEND)?;
     let there = stat(&file)?;
     match kind(&there) {
         FileType::Fifo | FileType::CharacterDevice => Ok(file),
@@ -76,47 +69,62 @@ fn to_append(path: &Path) -> Result<OwnedFd, Why> {
 
 /// A file that is written again and again; made if it is not there, and not touched otherwise.
 fn to_overwrite(path: &Path) -> Result<OwnedFd, Why> {
-    let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CREATE | WRITTEN, MODE).map_err(in_words)?;
+    let file = open_or_make(&Entry::find(path).map_err(in_words)?, OFlags::WRONLY)?;
     regular(&stat(&file)?).map(|()| file)
+}
+
+/// Opens a file, or makes one that everybody can read and its owner can write, whatever the umask.
+fn open_or_make(entry: &Entry, access: OFlags) -> Result<OwnedFd, Why> {
+    match entry.open(access | OFlags::CREATE | OFlags::EXCL, MODE) {
+        Ok(file) => rustix::fs::fchmod(&file, Mode::from_raw_mode(MODE)).map(|()| file.into()).map_err(errno_in_words),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            entry.open(access, 0).map(OwnedFd::from).map_err(in_words)
+        }
+        Err(error) => Err(in_words(error)),
+    }
 }
 
 /// A file that is replaced as a whole where that is possible: where this user may make files and the file that is there, if there is one, is
 /// its own. Else it is overwritten.
 fn to_replace(path: &Path, ticket: u64) -> Result<Named, Why> {
-    let mode = match rustix::fs::lstat(path) {
+    let entry = Entry::find(path).map_err(in_words)?;
+    let mode = match entry.stat() {
         Ok(there) => {
             regular(&there)?;
             if there.st_uid != geteuid().as_raw() {
-                return to_rewrite(path);
+                return to_rewrite(&entry);
             }
-            Some(Mode::from_raw_mode(there.st_mode & 0o755 | 0o600))
+            Some(there.st_mode & 0o755 | 0o600)
         }
-        Err(Errno::NOENT) => None,
-        Err(errno) => return Err(in_words(errno)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(in_words(error)),
     };
     if path.file_name().is_none() {
         return Err("names no file".to_owned());
     }
-    let temporary = path.with_file_name(format!(".pen-write-{}-{ticket}", getpid().as_raw_pid()));
+    let temporary = entry.beside(format!(".pen-write-{}-{ticket}", getpid().as_raw_pid())).map_err(in_words)?;
     let file = match make(&temporary) {
-        Ok(file) => file,
-        Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) if mode.is_some() => return to_rewrite(path),
-        Err(errno) => return Err(in_words(errno)),
+        Ok(file) => OwnedFd::from(file),
+        Err(error) if mode.is_some() && may_not_make(&error) => return to_rewrite(&entry),
+        Err(error) => return Err(in_words(error)),
     };
-    let twin = rustix::io::fcntl_dupfd_cloexec(&file, 0).map_err(in_words);
-    let replacement = Replacement { path: path.to_path_buf(), temporary, file, in_place: false };
-    if let Some(mode) = mode {
-        rustix::fs::fchmod(&replacement.file, mode).map_err(in_words)?;
-    }
+    let twin = rustix::io::fcntl_dupfd_cloexec(&file, 0).map_err(errno_in_words);
+    let replacement = Replacement { path: path.to_path_buf(), entry, temporary, file, in_place: false };
+    let mode = Mode::from_raw_mode(mode.unwrap_or(MODE));
+    rustix::fs::fchmod(&replacement.file, mode).map_err(errno_in_words)?;
     Ok(Named { file: Some(twin?), replacement: Some(replacement) })
 }
 
-fn make(temporary: &Path) -> rustix::io::Result<OwnedFd> {
-    let open = || rustix::fs::open(temporary, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | WRITTEN, MODE);
+fn may_not_make(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+}
+
+fn make(temporary: &Entry) -> io::Result<File> {
+    let open = || temporary.open(OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, MODE);
     match open() {
-        Err(Errno::EXIST) => {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             // Left by an earlier control process that was killed.
-            rustix::fs::unlink(temporary)?;
+            temporary.remove()?;
             open()
         }
         opened => opened,
@@ -124,18 +132,20 @@ fn make(temporary: &Path) -> rustix::io::Result<OwnedFd> {
 }
 
 /// A file that is there, emptied.
-fn to_rewrite(path: &Path) -> Result<Named, Why> {
-    let file = rustix::fs::open(path, OFlags::WRONLY | WRITTEN, Mode::empty()).map_err(in_words)?;
+fn to_rewrite(entry: &Entry) -> Result<Named, Why> {
+    let file = OwnedFd::from(entry.open(OFlags::WRONLY, 0).map_err(in_words)?);
     regular(&stat(&file)?)?;
-    rustix::fs::ftruncate(&file, 0).map_err(in_words)?;
+    rustix::fs::ftruncate(&file, 0).map_err(errno_in_words)?;
     Ok(Named { file: Some(file), replacement: None })
 }
 
 /// A file written beside the one that it is to replace. Dropped, it is removed.
 #[derive(Debug)]
 pub struct Replacement {
+    /// As the operator called it.
     path: PathBuf,
-    temporary: PathBuf,
+    entry: Entry,
+    temporary: Entry,
     file: OwnedFd,
     in_place: bool,
 }
@@ -146,9 +156,10 @@ impl Replacement {
     /// # Errors
     /// The reply: it cannot be put there, and the old file is as it was.
     pub fn commit(mut self) -> Result<(), String> {
-        let moved = rustix::fs::fsync(&self.file).and_then(|()| rustix::fs::rename(&self.temporary, &self.path));
+        let synced = rustix::fs::fsync(&self.file).map_err(io::Error::from);
+        let moved = synced.and_then(|()| self.entry.replace_by(&self.temporary));
         self.in_place = moved.is_ok();
-        moved.map_err(|errno| format!("write: {}: {}", self.path.display(), in_words(errno)))
+        moved.map_err(|error| format!("write: {}: {}", self.path.display(), in_words(error)))
     }
 }
 
@@ -156,13 +167,13 @@ impl Drop for Replacement {
     fn drop(&mut self) {
         if !self.in_place {
             // If it cannot be removed it stays, under a name that says whose it is.
-            let _ = rustix::fs::unlink(&self.temporary);
+            let _ = self.temporary.remove();
         }
     }
 }
 
 fn stat(file: &OwnedFd) -> Result<Stat, Why> {
-    rustix::fs::fstat(file).map_err(in_words)
+    rustix::fs::fstat(file).map_err(errno_in_words)
 }
 
 fn kind(there: &Stat) -> FileType {
@@ -187,12 +198,16 @@ fn single(there: &Stat) -> Result<(), Why> {
 
 const LINK: &str = "a symbolic link is not followed";
 
+fn errno_in_words(errno: Errno) -> Why {
+    in_words(errno.into())
+}
+
 /// What the system answered, as part of a sentence and without Rust's "(os error 13)".
-fn in_words(errno: Errno) -> Why {
-    if errno == Errno::LOOP {
+fn in_words(error: io::Error) -> Why {
+    if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) {
         return LINK.to_owned();
     }
-    let text = io::Error::from(errno).to_string();
+    let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     let mut letters = text.chars();
     match (letters.next(), letters.next()) {
@@ -205,11 +220,15 @@ fn in_words(errno: Errno) -> Why {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, File};
+    use std::fs;
     use std::io::Write;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     use super::*;
+
+    fn rewrite(path: &Path) -> Result<Named, Why> {
+        Entry::find(path).map_err(in_words).and_then(|entry| to_rewrite(&entry))
+    }
 
     fn write_named(named: &mut Named, text: &str) {
         File::from(named.file.take().unwrap()).write_all(text.as_bytes()).unwrap();
@@ -253,7 +272,7 @@ mod tests {
         for name in ["fifo", "link", "one", "."] {
             assert!(to_overwrite(&at(name)).is_err(), "{name}");
             assert!(to_replace(&at(name), 0).is_err(), "{name}");
-            assert!(to_rewrite(&at(name)).is_err(), "{name}");
+            assert!(rewrite(&at(name)).is_err(), "{name}");
         }
         assert_eq!(fs::read_to_string(at("target")).unwrap(), "precious");
         assert_eq!(fs::read_to_string(at("one")).unwrap(), "precious");
@@ -300,7 +319,7 @@ mod tests {
         to_overwrite(&path).unwrap();
         drop(to_replace(&path, 1).unwrap());
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
-        let mut named = to_rewrite(&path).unwrap();
+        let mut named = rewrite(&path).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "");
         write_named(&mut named, "new");
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
