@@ -135,3 +135,21 @@ fn a_client_that_reads_nothing_has_little_in_the_kernel() {
     });
     assert!(last < 1 << 20, "{last} bytes wait in the kernel");
 }
+
+#[test]
+fn socket_buffers_bound_both_sides_and_can_be_set_at_run_time() {
+    let backend = Backend::with(|mut connection| {
+        loop {
+            connection.write_all(&[b'x'; 65536])?;
+        }
+    });
+    let pen = Pen::builder().control().workers(1).server(&backend).start();
+    for line in ["socket_buffers client 16384 16384", "socket_buffers server 16384 0"] {
+        pen.tells(line, "");
+    }
+    let client = pen.connect([127, 0, 0, 8]);
+    let port = client.socket().local_addr().unwrap().as_socket().unwrap().port();
+    eventually("something waits for the client", || queued_for(port) > 0);
+    assert!(queued_for(port) < 256 << 10, "{} bytes wait in the kernel", queued_for(port));
+    pen.refuses("socket_buffers client many 1");
+}

@@ -14,6 +14,7 @@ use crate::address::{Host, Local, Service};
 use crate::grammar::{COUNT, quoted};
 use crate::ids::MAX_WORKERS;
 use crate::proxy::{ProxyOut, Senders};
+use crate::settings::BufferSizes;
 use crate::tls::SuiteList;
 
 pub use read::{COMMANDS, Entry, before_comment, is_well_formed, log_target, parse};
@@ -85,6 +86,8 @@ pub enum Command {
     },
     /// The servers.
     Servers(Form),
+    /// Sizes of the socket buffers of a side.
+    SocketBuffers(BufferSide, BufferSizes),
     /// The local address towards servers; none = the system's choice.
     Source(Option<IpAddr>),
     /// Cipher suites of TLS 1.2; none = the default.
@@ -203,6 +206,15 @@ impl Number {
             Number::Workers => 1..=MAX_WORKERS,
         }
     }
+}
+
+/// Whose socket buffers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum BufferSide {
+    /// Clients'.
+    Client,
+    /// Servers'.
+    Server,
 }
 
 /// Which side's end of file closes both.

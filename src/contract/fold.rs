@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use crate::acl::{Acl, LISTS, MAX_ENTRIES};
 use crate::address::{Address, Host, Local, Service};
-use crate::command::{Command, Number, ServerChange, Switch};
+use crate::command::{BufferSide, Command, Number, ServerChange, Switch};
 use crate::configuration::{ConfigurationError, Lookup, Names, Placed, inet, resolve_port, unknown_host};
 use crate::ids::ServerId;
 use crate::settings::{Server, Settings};
@@ -51,6 +51,8 @@ pub fn apply(
             *slot = Some(server(slot.as_ref(), *number, changes, names, listen_port)?);
         }
         Command::Source(address) => settings.source = *address,
+        Command::SocketBuffers(BufferSide::Client, sizes) => settings.buffers.client = *sizes,
+        Command::SocketBuffers(BufferSide::Server, sizes) => settings.buffers.server = *sizes,
         Command::Fastclose(which) => settings.fastclose = *which,
         Command::ProxyIn(senders) => settings.proxy_in = senders.clone(),
         Command::ProxyOut(out) => settings.proxy_out = *out,

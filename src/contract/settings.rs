@@ -59,6 +59,8 @@ pub struct Settings {
     pub keepalive: bool,
     /// The local address towards servers.
     pub source: Option<IpAddr>,
+    /// Sizes of socket buffers.
+    pub buffers: SocketBuffers,
     /// Every client gets a fixed answer, and no server is used.
     pub dummy: bool,
     /// Connections to servers without a client, of all workers together.
@@ -71,6 +73,24 @@ pub struct Settings {
     pub proxy_out: ProxyOut,
     /// TLS towards clients.
     pub tls: Tls,
+}
+
+/// Sizes of the kernel's buffers of a socket, in bytes (socket(7)); 0 = the kernel's own choice, which follows the traffic.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct BufferSizes {
+    /// SO_RCVBUF.
+    pub receive: u32,
+    /// SO_SNDBUF.
+    pub send: u32,
+}
+
+/// The buffers of both sides' sockets.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct SocketBuffers {
+    /// Towards clients.
+    pub client: BufferSizes,
+    /// Towards servers.
+    pub server: BufferSizes,
 }
 
 /// A server, resolved and checked.
@@ -144,6 +164,7 @@ impl Default for Settings {
             tcp_nodelay: false,
             keepalive: false,
             source: None,
+            buffers: SocketBuffers::default(),
             dummy: false,
             idlers: 0,
             http: false,

@@ -10,10 +10,10 @@ use proptest::sample::select;
 
 use crate::acl::{Acl, LISTS, Net, Verdict};
 use crate::address::{Address, Host, Local, Service};
-use crate::command::{Command, Fastclose, Form, LogTarget, Number, ServerChange, Switch};
+use crate::command::{BufferSide, Command, Fastclose, Form, LogTarget, Number, ServerChange, Switch};
 use crate::grammar::COUNT;
 use crate::proxy::{MAX_SENDERS, ProxyOut, Senders};
-use crate::settings::{Selection, Server, Settings};
+use crate::settings::{BufferSizes, Selection, Server, Settings, SocketBuffers};
 use crate::tls::{Suite, SuiteList, Tls};
 
 /// Every number.
@@ -69,6 +69,10 @@ fn senders() -> impl Strategy<Value = Senders> {
         (any::<u128>(), 0u8..=128).prop_map(|(address, length)| Net::v6_prefix(address.into(), length).unwrap()),
     ];
     vec(net, 0..MAX_SENDERS).prop_map(Senders::new)
+}
+
+fn buffers() -> impl Strategy<Value = BufferSizes> {
+    (0u32..=64 << 20, 0u32..=64 << 20).prop_map(|(receive, send)| BufferSizes { receive, send })
 }
 
 fn proxy_out() -> impl Strategy<Value = ProxyOut> {
@@ -156,6 +160,8 @@ pub fn command() -> impl Strategy<Value = Command> {
         (count(), vec(change(), 1..9)).prop_map(|(number, changes)| Command::Server { number, changes }),
         of(any::<IpAddr>()).prop_map(Command::Source),
         fastclose.prop_map(Command::Fastclose),
+        (select(&[BufferSide::Client, BufferSide::Server][..]), buffers())
+            .prop_map(|(side, sizes)| Command::SocketBuffers(side, sizes)),
         senders().prop_map(Command::ProxyIn),
         proxy_out().prop_map(Command::ProxyOut),
     ];
@@ -234,13 +240,30 @@ pub fn settings() -> impl Strategy<Value = Settings> {
     let lists: [_; LISTS] = std::array::from_fn(|_| acl());
     let numbers = NUMBERS.map(|number| prop_oneof![1 => Just(*number.range().start()), 3 => number.range()]);
     let fastclose = select(&[Fastclose::Off, Fastclose::Up, Fastclose::Down, Fastclose::Both][..]);
-    let others = (fastclose, of(any::<IpAddr>()), any::<[bool; 5]>(), count(), senders(), proxy_out(), tls());
+    let others = (
+        fastclose,
+        of(any::<IpAddr>()),
+        any::<[bool; 5]>(),
+        count(),
+        senders(),
+        proxy_out(),
+        tls(),
+        (buffers(), buffers()),
+    );
     (servers, selection(), lists, numbers, others).prop_map(|(servers, selection, acls, numbers, others)| {
         let [blacklist, client_acl, clients_max, connections_max, control_acl, debug, idle_timeout, rest @ ..] =
             numbers;
         let [idlers, pending_max, connect_timeout, tracking, _workers] = rest;
-        let (fastclose, source, [ascii, tcp_nodelay, keepalive, dummy, http], accept_batch, proxy_in, proxy_out, tls) =
-            others;
+        let (
+            fastclose,
+            source,
+            [ascii, tcp_nodelay, keepalive, dummy, http],
+            accept_batch,
+            proxy_in,
+            proxy_out,
+            tls,
+            (client, server),
+        ) = others;
         let small = |number: u32| u8::try_from(number).unwrap();
         Settings {
             generation: 0,
@@ -265,6 +288,7 @@ pub fn settings() -> impl Strategy<Value = Settings> {
             tcp_nodelay,
             keepalive,
             source,
+            buffers: SocketBuffers { client, server },
             dummy,
             idlers,
             http,

@@ -6,9 +6,9 @@
 use std::path::Path;
 
 use crate::address::{Address, Host, Local, Service};
-use crate::command::{self, Command, LogTarget, Number, ServerChange, Switch};
+use crate::command::{self, BufferSide, Command, LogTarget, Number, ServerChange, Switch};
 use crate::ids::{ServerId, Target};
-use crate::settings::{Server, Settings};
+use crate::settings::{BufferSizes, Server, Settings, SocketBuffers};
 use crate::tls::{SuiteList, Tls};
 
 /// What there is to write.
@@ -112,6 +112,10 @@ fn additions(state: &Written<'_>) -> impl Iterator<Item = Command> {
         (!is_plain).then_some(number(which, value(now)))
     };
     let switched = |which, now: bool, given: bool| (now || given).then_some(Command::Switch(which, now));
+    let buffers = |side: fn(&SocketBuffers) -> BufferSizes| {
+        let plain = |settings: &Settings| side(&settings.buffers) == BufferSizes::default();
+        (!plain(now) || !plain(given)).then(|| side(&now.buffers))
+    };
     let receives = [now, given].iter().any(|settings| settings.proxy_in != default.proxy_in);
     let sends = [now, given].iter().any(|settings| settings.proxy_out != default.proxy_out);
     [
@@ -119,6 +123,8 @@ fn additions(state: &Written<'_>) -> impl Iterator<Item = Command> {
         set(Number::PendingMax, |settings| settings.pending_max),
         switched(Switch::Keepalive, now.keepalive, given.keepalive),
         now.source.or(given.source).map(|_| Command::Source(now.source)),
+        buffers(|of| of.client).map(|sizes| Command::SocketBuffers(BufferSide::Client, sizes)),
+        buffers(|of| of.server).map(|sizes| Command::SocketBuffers(BufferSide::Server, sizes)),
         receives.then(|| Command::ProxyIn(now.proxy_in.clone())),
         sends.then_some(Command::ProxyOut(now.proxy_out)),
         switched(Switch::Dummy, now.dummy, given.dummy),

@@ -4,6 +4,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use mio::Poll;
+use pen_contract::settings::BufferSizes;
 use rustix::io::{Errno, Result};
 use rustix::ioctl::{Getter, ioctl};
 
@@ -53,6 +54,23 @@ pub fn bind_address_without_port(socket: impl AsFd) -> Result<()> {
 /// The descriptor is no TCP socket.
 pub fn limit_unsent(socket: impl AsFd, bytes: i32) -> Result<()> {
     set_int(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, bytes)
+}
+
+/// Sets the sizes of a socket's buffers; 0 gives one back to the kernel's choice, which Linux before 5.14 cannot (SO_BUF_LOCK).
+///
+/// # Errors
+/// The descriptor is no socket.
+pub fn set_buffers(socket: impl AsFd, sizes: BufferSizes) -> Result<()> {
+    const SO_BUF_LOCK: libc::c_int = 72;
+    if sizes.receive == 0 || sizes.send == 0 {
+        let _ = set_int(&socket, libc::SOL_SOCKET, SO_BUF_LOCK, 0);
+    }
+    for (option, size) in [(libc::SO_RCVBUF, sizes.receive), (libc::SO_SNDBUF, sizes.send)] {
+        if size > 0 {
+            set_int(&socket, libc::SOL_SOCKET, option, i32::try_from(size).unwrap_or(i32::MAX))?;
+        }
+    }
+    Ok(())
 }
 
 /// Sets an option whose value is an int.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::{Command, Fastclose, Form, LogTarget, ServerChange, Switch};
+use super::{BufferSide, Command, Fastclose, Form, LogTarget, ServerChange, Switch};
 use crate::acl::Verdict;
 use crate::address::Host;
 
@@ -46,6 +46,13 @@ impl fmt::Display for Command {
             Command::SslOcsp(path) => write!(f, "ssl_ocsp_response {}", path.display()),
             Command::SslNames(path) => write!(f, "ssl_sni_path {}", path.display()),
             Command::Status(form) => write!(f, "status{}", form_word(*form)),
+            Command::SocketBuffers(side, sizes) => {
+                let side = match side {
+                    BufferSide::Client => "client",
+                    BufferSide::Server => "server",
+                };
+                write!(f, "socket_buffers {side} {} {}", sizes.receive, sizes.send)
+            }
             Command::Fastclose(which) => write!(f, "tcp_fastclose {}", fastclose_word(*which)),
             Command::WebStats(path) => with(f, "web_stats", path.as_ref().map(|path| path.display())),
             Command::NoWebStats => f.write_str("no web_stats"),

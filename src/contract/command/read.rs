@@ -4,11 +4,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use super::{Command, CommandError, Fastclose, Form, LogTarget, MAX_LINE, Number, ServerChange, Switch};
+use super::{BufferSide, Command, CommandError, Fastclose, Form, LogTarget, MAX_LINE, Number, ServerChange, Switch};
 use crate::acl::{Net, Verdict, is_mask};
 use crate::address::{Host, Local};
 use crate::grammar::{self, COUNT, GrammarError, quoted};
 use crate::proxy::{ProxyOut, Senders};
+use crate::settings::BufferSizes;
 use crate::tls::{Suite, SuiteList};
 
 /// A command as a reader of the manual sees it.
@@ -287,6 +288,13 @@ pub const COMMANDS: &[Entry] = &[
         false,
         "To which connection a descriptor belongs; always -1, since descriptors are a worker's own.",
         |e, w, _| Ok(Command::Socket(e.ordinal(e.required(w)?, "a descriptor")?))
+    ),
+    command!(
+        "socket_buffers",
+        "client|server RX TX",
+        false,
+        "Bytes of the kernel's receive and send buffers of each connection on that side; 0 = as the kernel likes.",
+        socket_buffers
     ),
     command!("source", "ADDRESS", true, "Local address for connections to servers.", source),
     command!(
@@ -599,6 +607,20 @@ fn proxy_protocol(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Comma
         (other, _) => Err(entry.wrong(format!("{} is neither in nor out", quoted(other)))),
     }
 }
+
+fn socket_buffers(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
+    let side = match entry.required(words)? {
+        "client" => BufferSide::Client,
+        "server" => BufferSide::Server,
+        other => return Err(entry.wrong(format!("{} is neither client nor server", quoted(other)))),
+    };
+    let receive = entry.number(entry.required(words)?, BUFFER)?;
+    let send = entry.number(entry.required(words)?, BUFFER)?;
+    Ok(Command::SocketBuffers(side, BufferSizes { receive, send }))
+}
+
+/// What the size of a socket buffer may be. The kernel cuts it to `net.core.rmem_max` and `wmem_max`.
+pub(crate) const BUFFER: std::ops::RangeInclusive<u32> = 0..=64 << 20;
 
 fn fastclose(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
     let which = match words.next() {

@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 use mio::Poll;
 use pen_contract::ids::ClientKey;
 use pen_contract::message::{Event, ShortageDuring};
-use pen_contract::settings::Settings;
+use pen_contract::settings::{BufferSizes, Settings};
 use pen_contract::start::{OWN_DESCRIPTORS, reserved_descriptors};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll};
 use rustix::io::Errno;
@@ -84,6 +84,9 @@ impl Accepting {
         let allowed = usize::try_from(allowed).unwrap_or(usize::MAX);
         let unix = is_unix(&listener)?;
         limit_unsent(&listener, unix);
+        if settings.buffers.client != BufferSizes::default() {
+            sys::set_buffers(&listener, settings.buffers.client)?;
+        }
         let mut accepting = Accepting {
             listener,
             unix,
@@ -98,6 +101,12 @@ impl Accepting {
         accepting.set_most(settings);
         accepting.watch(poll)?;
         Ok(accepting)
+    }
+
+    /// Has clients' sockets inherit other sizes of buffers from now on.
+    pub fn set_buffers(&self, sizes: BufferSizes) {
+        // A size cannot be refused: the kernel cuts it to what is allowed.
+        let _ = sys::set_buffers(&self.listener, sizes);
     }
 
     /// Takes over the limit of new settings. What is open stays open.
@@ -290,6 +299,9 @@ impl Relay<'_> {
     pub(super) fn move_listener(&mut self, listener: OwnedFd) -> rustix::io::Result<()> {
         let unix = is_unix(&listener)?;
         limit_unsent(&listener, unix);
+        if self.settings.buffers.client != BufferSizes::default() {
+            sys::set_buffers(&listener, self.settings.buffers.client)?;
+        }
         self.serve_queue();
         if self.accepting.is_watched() {
             self.accepting.unwatch(&self.poll);

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
 use pen_contract::address::Address;
-use pen_contract::settings::Settings;
+use pen_contract::settings::{BufferSizes, Settings};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
@@ -90,6 +90,10 @@ fn prepare(
     if settings.tcp_nodelay {
         sockopt::set_tcp_nodelay(socket, true)?;
     }
+    if settings.buffers.server != BufferSizes::default() {
+        // Before the handshake, which says by how much the receive window is scaled.
+        sys::set_buffers(socket, settings.buffers.server)?;
+    }
     match source {
         Some(source) => {
             // Else bind(2) would take a port that no other connection can have, whatever server it goes to.
@@ -136,6 +140,17 @@ mod tests {
         let settings = Settings { keepalive: true, tcp_nodelay: true, ..Settings::default() };
         let asked = pending(&server, &settings);
         assert!(sockopt::socket_keepalive(&asked).unwrap() && sockopt::tcp_nodelay(&asked).unwrap());
+    }
+
+    #[test]
+    fn buffers_are_as_large_as_asked_for() {
+        let (_listener, server) = listener("127.0.0.1:0");
+        let mut settings = Settings::default();
+        settings.buffers.server = BufferSizes { receive: 20_000, send: 10_000 };
+        let socket = pending(&server, &settings);
+        // The kernel doubles them, for its own bookkeeping (socket(7)).
+        assert_eq!(sockopt::socket_recv_buffer_size(&socket).unwrap(), 40_000);
+        assert_eq!(sockopt::socket_send_buffer_size(&socket).unwrap(), 20_000);
     }
 
     #[test]

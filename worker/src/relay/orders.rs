@@ -121,6 +121,9 @@ impl Relay<'_> {
         self.shown = shown(&self.settings);
         self.debug.set(&self.settings);
         self.mark_outdated(&old);
+        if old.buffers.client != self.settings.buffers.client {
+            self.accepting.set_buffers(self.settings.buffers.client);
+        }
         self.idle.set_timeout(&mut self.pool, self.settings.idle_timeout, self.now);
         self.limits_changed();
         self.tools.set_most_pipes(self.accepting.pipes());
