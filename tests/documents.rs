@@ -22,7 +22,7 @@ const SETUP: &[&str] = &[
      echo 192.0.2.1 $name; done >>/etc/hosts",
     "getent passwd pen >/dev/null || echo pen:x:996:996::/nonexistent:/usr/sbin/nologin >>/etc/passwd",
     "getent group pen >/dev/null || echo pen:x:996: >>/etc/group",
-    "mkdir -p /etc/pen/certs /etc/default /etc/ssl/certs /etc/ssl/private /var/lib/pen /var/log/pen /run/pen",
+    "mkdir -p /etc/pen/certs /etc/default /etc/ssl/certs /etc/ssl/private /var/lib/pen /var/log/pen /run/pen /run/app",
     "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 9 -subj /CN=www.example.org \
      -keyout /etc/ssl/private/www.key -out /etc/ssl/certs/www.pem 2>/run/openssl || { cat /run/openssl >&2; exit 1; }",
     "cat /etc/ssl/certs/www.pem >/etc/ssl/www.pem; cp /etc/ssl/certs/www.pem /etc/pen/clients-ca.pem",
