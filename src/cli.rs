@@ -242,16 +242,7 @@ impl Given {
                 return Err(usage(name, why));
             }
         }
-        let given = [
-            ("-K", tls.key.is_some()),
-            ("-R", tls.required),
-            ("-G", tls.ca_file.is_some()),
-            ("-A", tls.ca_directory.is_some()),
-        ];
-        match given.iter().find(|(_, given)| *given && !tls.is_on()) {
-            Some((option, _)) => Err(usage(*option, "means nothing without a certificate; add -E FILE")),
-            None => Ok(tls),
-        }
+        Ok(tls)
     }
 
     /// `-C`. A port alone is one of this machine only: whoever reaches it, commands pen.

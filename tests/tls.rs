@@ -163,9 +163,10 @@ fn chains_are_sent_whole_and_completed_from_the_authorities() {
     let builder = Pen::builder();
     let leaf = write(builder.directory(), "leaf.pem", format!("{}{}", identity.leaf, identity.key));
     let authorities = write(builder.directory(), "ca.pem", format!("{}{}", root.pem(), below.pem()));
-    let options = ["-E".as_ref(), leaf.as_os_str(), "-G".as_ref(), authorities.as_os_str()];
+    let options = ["-R".as_ref(), "-E".as_ref(), leaf.as_os_str(), "-G".as_ref(), authorities.as_os_str()];
     let completed = builder.options(options).server(&backend).start();
-    assert!(root.client().ask(completed.address(), "localhost").is_some());
+    let mut client = root.client().is(&root.issue(&["me"]));
+    assert!(client.ask(completed.address(), "localhost").is_some());
 }
 
 #[test]

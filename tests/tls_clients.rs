@@ -90,18 +90,26 @@ fn with_neither_the_system_says_who_is_known() {
 }
 
 #[test]
-fn without_r_nobody_is_asked() {
+fn without_r_nobody_is_asked_and_authorities_are_refused() {
     let root = Authority::root("root");
     let backend = Backend::named("one");
     let builder = Pen::builder();
     let identity = root.issue(&["localhost"]);
     let certificate = write(builder.directory(), "cert.pem", format!("{}{}", identity.chain, identity.key));
-    let authorities = write(builder.directory(), "ca.pem", root.pem());
-    let options = ["-E".as_ref(), certificate.as_os_str(), "-G".as_ref(), authorities.as_os_str()];
+    let options = ["-E".as_ref(), certificate.as_os_str()];
     let pen = builder.options(options).server(&backend).start();
     assert!(root.client().ask(pen.address(), "localhost").is_some());
     let said = openssl(["s_client", "-connect", &pen.address().to_string()]);
     assert!(said.contains("No client certificate CA names sent"), "{said}");
+    for option in ["-G", "-A"] {
+        for check in [&[][..], &["--check"]] {
+            let options = ["-E".as_ref(), certificate.as_os_str(), option.as_ref(), "/nowhere".as_ref()];
+            let builder = Pen::builder().server(&backend).options(options).options(check);
+            let said = String::from_utf8(builder.fails().stderr).unwrap();
+            let why = "says whose client certificates are good, and without -R no client is asked for one; add -R, or";
+            assert!(said.starts_with(&format!("pen: {option}: {why}")), "{said}");
+        }
+    }
 }
 
 #[test]

@@ -54,18 +54,18 @@ fn what_is_wrong_with_a_file_is_said_at_the_start() {
             },
             "openssl pkey -in ",
         ),
-        (&["-E", "-G"], &both, "G: no such file or directory"),
+        (&["-E", "-R", "-G"], &both, "G: no such file or directory"),
         (
-            &["-E", "-G"],
+            &["-E", "-R", "-G"],
             &|directory| {
                 both(directory);
                 write(directory, "G", "nothing");
             },
             "G: there is no certificate (PEM) in it",
         ),
-        (&["-E", "-A"], &both, "A: no such file or directory"),
+        (&["-E", "-R", "-A"], &both, "A: no such file or directory"),
         (
-            &["-E", "-A"],
+            &["-E", "-R", "-A"],
             &|directory| {
                 both(directory);
                 fs::create_dir(directory.join("A")).unwrap();
@@ -78,9 +78,10 @@ fn what_is_wrong_with_a_file_is_said_at_the_start() {
             let builder = Pen::builder().server_as("127.0.0.1:1");
             let directory = builder.directory().to_path_buf();
             prepare(&directory);
-            let words = options
-                .iter()
-                .flat_map(|option| [(*option).to_owned(), directory.join(&option[1..]).to_str().unwrap().to_owned()]);
+            let words = options.iter().flat_map(|option| {
+                let path = (*option != "-R").then(|| directory.join(&option[1..]).to_str().unwrap().to_owned());
+                [(*option).to_owned()].into_iter().chain(path)
+            });
             let words: Vec<String> = words.chain(check.then(|| "--check".to_owned())).collect();
             let said = refusal(builder.options(words));
             assert!(said.starts_with(&format!("pen: {}/", directory.display())) && said.contains(why), "{why}: {said}");
@@ -155,12 +156,45 @@ fn options_without_their_sense_are_refused() {
         (&["-R"], "pen: -R: means nothing without a certificate; add -E FILE\n"),
         (&["-L", "ssl3"], "pen: -L: SSLv3 is not supported; use tls1 or ssl23\n"),
         (&["-L", "ssl2"], "pen: -L: SSLv3 is not supported; use tls1 or ssl23\n"),
+        (
+            &["-O", "ssl_option no_tlsv1.2"],
+            "pen: -O 'ssl_option no_tlsv1.2': ssl_option: means nothing without a certificate; add -E FILE\n",
+        ),
+        (
+            &["-O", "ssl_option no_sslv3"],
+            "pen: -O 'ssl_option no_sslv3': ssl_option: means nothing without a certificate; add -E FILE\n",
+        ),
     ] {
         assert_eq!(refusal(Pen::builder().server_as("127.0.0.1:1").options(options)), why);
     }
     let why = refusal(Pen::builder().server_as("127.0.0.1:1").options(["-L", "tls1.3"]));
     assert!(why.starts_with("pen: -L: protocol version tls1.3 not known; "), "{why}");
     assert!(why.ends_with("for 1.3 alone add -O 'ssl_option no_tlsv1.2'\n"), "{why}");
+}
+
+#[test]
+fn tls_is_never_off_without_a_word() {
+    let lines = ["ssl_ciphers ECDHE-RSA-AES128-GCM-SHA256", "ssl_ciphers", "ssl_ocsp_response /x", "ssl_sni_path /x"];
+    for line in lines.into_iter().chain(["ssl_option no_tlsv1.2", "ssl_client_renegotiation_interval 5"]) {
+        let word = line.split(' ').next().unwrap();
+        for check in [&[][..], &["--check"]] {
+            let said = refusal(Pen::builder().server_as("127.0.0.1:1").file(&format!("\n{line}\n")).options(check));
+            let why = format!(":2: {word}: means nothing without a certificate; add -E FILE\n");
+            assert!(said.ends_with(&why), "{line}: {said}");
+        }
+    }
+    let backend = Backend::named("one");
+    let pen = Pen::builder().control().file("# nothing\n").server(&backend).start();
+    for line in lines {
+        let word = line.split(' ').next().unwrap();
+        let why = pen.refuses(line);
+        assert_eq!(why, format!("{word}: means nothing without a certificate; add -E FILE"));
+    }
+    let file = pen.directory().join("pen.cfg");
+    fs::write(&file, "ssl_ciphers ECDHE-RSA-AES128-GCM-SHA256\ntimeout 7\n").unwrap();
+    pen.supervisor().signal(Signal::HUP);
+    pen.hears(":1: ssl_ciphers: means nothing without a certificate; add -E FILE");
+    pen.tells("timeout", "5");
 }
 
 #[test]

@@ -205,6 +205,59 @@ fn what_is_written_names_a_response_in_the_jail_as_a_start_finds_it() {
     assert!(written.contains(&format!("\nssl_ocsp_response {}\n", own.display())), "{written}");
 }
 
+/// A client of openssl(1) that asks for this name; whether it was served, and by whose certificate.
+fn asks_for(pen: &Pen, name: &str, words: &[&str]) -> String {
+    let to = pen.address().to_string();
+    openssl([&["s_client", "-connect", &to, "-servername", name], words].concat())
+}
+
+#[test]
+fn what_is_no_name_gets_the_default_certificate() {
+    let (default, named) = (Authority::root("default"), Authority::root("named"));
+    let backend = Backend::named("one");
+    let builder = with_certificate(&default.issue(&["localhost"]));
+    let names = directory(&builder);
+    put(&names, "*.example", &named.issue(&["*.example"]));
+    // With authorities of its own, so that the name is looked for by whoever verifies.
+    write(&names, "*.example.ca", named.pem());
+    let me = default.issue(&["me"]);
+    let [certificate, key] =
+        [("me.pem", &me.leaf), ("me.key", &me.key)].map(|(name, text)| write(builder.directory(), name, text));
+    let trusted = write(builder.directory(), "ca.pem", default.pem());
+    let strict = ["-R".as_ref(), "-G".as_ref(), trusted.as_os_str()];
+    let pen = builder.options(option("ssl_sni_path", &names)).options(strict).server(&backend).start();
+    let is = ["-cert", certificate.to_str().unwrap(), "-key", key.to_str().unwrap()];
+    let mut accepted = 0;
+    for name in
+        ["web01-", "1.2.3", "a.test:443", "b\u{fc}cher.example", "a..example", "-", "*.example", "a b", "192.0.2.1"]
+    {
+        // The last two are asked for another hello (HelloRetryRequest).
+        for words in [&["-tls1_2"][..], &["-tls1_3"], &["-groups", "P-521:X25519"], &["-groups", "P-521:P-256"]] {
+            let said = asks_for(&pen, name, &[words, &is].concat());
+            assert!(said.contains("issuer=CN = default\n") && !said.contains("alert"), "{name} {words:?}: {said}");
+            accepted += 1;
+            eventually("the client has reached its server", || backend.accepted() == accepted);
+        }
+    }
+    // Names are as good as ever.
+    assert!(asks_for(&pen, "www.example", &["-tls1_3"]).contains("issuer=CN = named\n"));
+    assert!(asks_for(&pen, "_dmarc.test.", &["-tls1_3"]).contains("issuer=CN = default\n"));
+    // A session goes on where the hello was not as rustls saw it.
+    for version in ["-tls1_2", "-tls1_3"] {
+        let session = pen.directory().join("session").to_str().unwrap().to_owned();
+        let first = [&[version, "-sess_out", &session][..], &is].concat();
+        asks_for(&pen, "web01-", &first);
+        if Path::new(&session).exists() {
+            let said = asks_for(&pen, "web01-", &[&[version, "-sess_in", &session][..], &is].concat());
+            assert!(said.contains("Reused, TLSv1"), "{version}: {said}");
+            fs::remove_file(&session).unwrap();
+        } else {
+            assert_eq!(version, "-tls1_3", "its tickets come behind the handshake");
+        }
+    }
+    pen.settle();
+}
+
 /// Lets the user of `-u` read everything in a directory.
 fn readable(directory: &Path) {
     fs::set_permissions(directory, Permissions::from_mode(0o755)).unwrap();

@@ -44,7 +44,7 @@ fn file(name: &str, bytes: &[u8]) -> OwnedFd {
 
 /// Why the session ends, whether its handshake is still to be finished, and whether it says anything.
 fn through<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) -> (Option<String>, bool, bool) {
-    let (mut session, mut cipher, mut plain) = (TLS.session().unwrap(), Cipher::default(), vec![0; PLAIN]);
+    let (mut session, mut cipher, mut plain) = (TLS.session(), Cipher::default(), vec![0; PLAIN]);
     let mut said = false;
     for mut piece in pieces {
         while !piece.is_empty() {

@@ -24,7 +24,7 @@ Without a command, commands are read from standard input, one a line; on a
 terminal, with a prompt, which an end of file (Ctrl-D) leaves. The command
 exit ends pen itself, if it was started with -X.
 
-  --json       servers, status, recent and mode reply in JSON
+  --json       servers, status, recent, certificates and mode reply in JSON
   --help       this text
   --version    the version
 
@@ -41,7 +41,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PROMPT: &str = "pen> ";
 
 /// Commands that have a JSON form.
-const JSON: [&[u8]; 4] = [b"servers", b"status", b"recent", b"mode"];
+const JSON: [&[u8]; 5] = [b"servers", b"status", b"recent", b"certificates", b"mode"];
 
 fn main() -> ExitCode {
     match run(std::env::args_os().skip(1).collect()) {
@@ -172,7 +172,7 @@ fn in_json(command: Vec<u8>) -> Result<Vec<u8>, String> {
     let word = command.trim_ascii().split(|byte| byte.is_ascii_whitespace()).next().unwrap_or_default();
     if !JSON.contains(&word) {
         return Err(format!(
-            "--json: only servers, status, recent and mode have a JSON form, not '{}'",
+            "--json: only servers, status, recent, certificates and mode have a JSON form, not '{}'",
             String::from_utf8_lossy(word).escape_debug()
         ));
     }

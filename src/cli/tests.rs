@@ -303,10 +303,6 @@ fn tls_needs_a_certificate_and_a_protocol_that_exists() {
     for option in ["-E", "-K", "-G", "-A", "-L"] {
         assert_eq!(failure([option]), format!("{option}: its value is missing ({})", value_name(option)));
     }
-    for arguments in [&["-K", "k", "80", "host"] as &[&str], &["-R", "80", "host"], &["-G", "g", "80", "host"]] {
-        let why = format!("{}: means nothing without a certificate; add -E FILE", arguments[0]);
-        assert_eq!(failure(arguments.iter().copied()), why);
-    }
     for old in ["ssl2", "ssl3"] {
         assert_eq!(failure(["-L", old, "80", "host"]), "-L: SSLv3 is not supported; use tls1 or ssl23");
     }

@@ -45,6 +45,8 @@ pub enum Command {
     Switch(Switch, bool),
     /// Asks for a number, or sets it.
     Number(Number, Option<u32>),
+    /// The certificates of TLS.
+    Certificates(Form),
     /// Ends a connection.
     Close(u32),
     /// Facts about a connection.
@@ -92,6 +94,10 @@ pub enum Command {
     Source(Option<IpAddr>),
     /// Cipher suites of TLS 1.2; none = the default.
     SslCiphers(Option<SuiteList>),
+    /// What of TLS is always so, whether it is asked for or not.
+    SslAlways,
+    /// How often TLS may be negotiated anew, in seconds: it cannot be at all.
+    SslRenegotiation(u32),
     /// TLS 1.3 only.
     SslNoTls12,
     /// The OCSP response for the certificate, or that it is to be read again.

@@ -12,7 +12,7 @@ use crate::fold;
 use crate::grammar::{ServerSpec, quoted};
 use crate::ids::{MAX_SERVERS, ServerId};
 use crate::settings::{Server, Settings};
-use crate::tls::Tls;
+use crate::tls::{self, Tls};
 
 pub use names::{Lookup, Names, resolve_local};
 pub(crate) use names::{inet, resolve_port, unknown_host};
@@ -115,6 +115,7 @@ impl Configuration {
         }
         settled.given.clone_from(&settled.settings);
         errors.extend(settled.take(file, names, port));
+        errors.extend(tls::check(&settled.settings.tls, self.commands.iter().chain(file)).err().into_iter().flatten());
         let settings = &settled.settings;
         if errors.is_empty() && settings.server_count() == 0 && settings.emergency.is_none() && !settings.dummy {
             errors.push(error("no server: neither an operand nor a command gives one".to_owned()));

@@ -118,6 +118,8 @@ pub enum Event {
         client: [u8; 16],
         /// Why.
         reason: HandshakeFailure,
+        /// Whose certificate was refused.
+        certificate: Option<PeerCertificate>,
         /// How many more failed since the last such event.
         others: u64,
     },
@@ -164,8 +166,42 @@ pub enum ConnectFailure {
     Timeout,
 }
 
+/// A client's certificate, as it calls itself: in a few hundred bytes, and without anything that does not print.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct PeerCertificate {
+    /// Its subject.
+    pub subject: String,
+    /// Its number among those of its issuer, in hexadecimal digits.
+    pub serial: String,
+}
+
+/// What is wrong with a client's certificate.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum CertificateFault {
+    /// It is none, or not in order.
+    Unreadable,
+    /// It has a critical extension that is not known here: its object identifier, in numbers.
+    CriticalExtension(String),
+    /// Its `nsCertType` is critical, and is not that of a client.
+    NetscapeType,
+    /// It is that of an authority, whose key is to sign nothing but certificates.
+    Authority,
+    /// It is not for clients, by its extKeyUsage.
+    Purpose,
+    /// It was not signed by who is said to have.
+    Signature,
+    /// It is signed in a way that is not taken here.
+    Algorithm,
+    /// A certificate between it and the authority is that of no authority.
+    Issuer,
+    /// A certificate between it and the authority is of this old version of X.509, in which authorities cannot be told from others.
+    IssuerVersion(u8),
+    /// An authority may give no certificate for such a name, or none so far below it.
+    Constraint,
+}
+
 /// Why a TLS handshake failed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum HandshakeFailure {
     /// What came is no TLS.
     NotTls,
@@ -175,8 +211,8 @@ pub enum HandshakeFailure {
     NothingInCommon,
     /// A certificate is required, and the client has none.
     NoCertificate,
-    /// The client's certificate is not valid here.
-    BadCertificate,
+    /// The client's certificate cannot be taken.
+    BadCertificate(CertificateFault),
     /// The client's certificate is not valid at this time.
     CertificateTime,
     /// The client's certificate comes from an authority that is not known.

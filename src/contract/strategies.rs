@@ -169,6 +169,7 @@ pub fn command() -> impl Strategy<Value = Command> {
         Command::Nothing,
         Command::Control,
         Command::Exit,
+        Command::SslAlways,
         Command::SslNoTls12,
         Command::NoLog,
         Command::Pid,
@@ -184,6 +185,8 @@ pub fn command() -> impl Strategy<Value = Command> {
         path().prop_map(Command::Include),
         of(local()).prop_map(Command::Listen),
         of(log_target()).prop_map(Command::Log),
+        count().prop_map(Command::SslRenegotiation),
+        form().prop_map(Command::Certificates),
         form().prop_map(Command::Mode),
         (count(), form()).prop_map(|(seconds, form)| Command::Recent(seconds, form)),
         form().prop_map(Command::Servers),
@@ -202,13 +205,15 @@ fn suites() -> impl Strategy<Value = Vec<Suite>> {
     proptest::sample::subsequence(Suite::ALL, 1..=Suite::ALL.len()).prop_shuffle()
 }
 
-/// What commands can say about TLS.
+/// What commands can say about TLS, which is on.
 fn tls() -> impl Strategy<Value = Tls> {
     (of(suites()), any::<bool>(), of(path()), of(path())).prop_map(|(suites, tls12, ocsp, names)| Tls {
         suites: suites.unwrap_or_default(),
         tls12,
         ocsp,
         names,
+        // Without one, nothing may be said about TLS.
+        certificate: Some("certificate".into()),
         ..Tls::default()
     })
 }

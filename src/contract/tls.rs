@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{CodecError, decode_long, encode_long};
+use crate::command::Command;
+use crate::configuration::{ConfigurationError, Placed};
 
 /// TLS towards clients.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -54,6 +56,54 @@ impl Tls {
     /// Whether clients speak TLS.
     pub fn is_on(&self) -> bool {
         self.certificate.is_some()
+    }
+}
+
+/// What is said of TLS and has no effect: the beginning of a message about each, an option or a command's word. If TLS or the check of
+/// clients was meant to be on, it must not be off without a word.
+///
+/// # Errors
+/// One for each.
+pub fn check<'c>(tls: &Tls, commands: impl IntoIterator<Item = &'c Placed>) -> Result<(), Vec<ConfigurationError>> {
+    let mut errors = Vec::new();
+    let given = [
+        ("-K", tls.key.is_some()),
+        ("-R", tls.required),
+        ("-G", tls.ca_file.is_some()),
+        ("-A", tls.ca_directory.is_some()),
+    ];
+    for (option, _) in given.iter().filter(|(_, given)| *given) {
+        match (tls.is_on(), tls.required, *option) {
+            (false, _, _) => errors.push(format!("{option}: {WITHOUT_CERTIFICATE}")),
+            (true, false, "-G" | "-A") => errors.push(format!("{option}: {WITHOUT_DEMAND}")),
+            _ => {}
+        }
+    }
+    if !tls.is_on() {
+        let of_tls = |placed: &Placed| {
+            let word = word(&placed.command)?;
+            let at = if placed.place.is_empty() { String::new() } else { format!("{}: ", placed.place) };
+            Some(format!("{at}{word}: {WITHOUT_CERTIFICATE}"))
+        };
+        errors.extend(commands.into_iter().filter_map(of_tls));
+    }
+    if errors.is_empty() { Ok(()) } else { Err(errors.into_iter().map(ConfigurationError).collect()) }
+}
+
+const WITHOUT_CERTIFICATE: &str = "means nothing without a certificate; add -E FILE";
+
+const WITHOUT_DEMAND: &str = "says whose client certificates are good, and without -R no client is asked for one; add -R, or, if it is for the issuers of \
+                              pen's own certificate, put them behind it in the file of -E";
+
+/// The word of a command that is about TLS.
+fn word(command: &Command) -> Option<&'static str> {
+    match command {
+        Command::SslAlways | Command::SslNoTls12 => Some("ssl_option"),
+        Command::SslRenegotiation(_) => Some("ssl_client_renegotiation_interval"),
+        Command::SslCiphers(_) => Some("ssl_ciphers"),
+        Command::SslOcsp(_) => Some("ssl_ocsp_response"),
+        Command::SslNames(_) => Some("ssl_sni_path"),
+        _ => None,
     }
 }
 
@@ -185,6 +235,50 @@ pub enum NamedRole {
     /// `NAME.ocsp`.
     Ocsp,
 }
+
+/// What came of an examination of the files.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Examined {
+    /// What the administrator should know although they are good, a line each.
+    pub notices: Vec<String>,
+    /// The certificates in them, but for those of the system's authorities.
+    pub certificates: Vec<Fact>,
+}
+
+/// A certificate as its administrator knows it. Its texts have a few hundred bytes and nothing that does not print.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Fact {
+    /// The file that it is in.
+    pub file: String,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// Whose it is.
+    pub name: String,
+    /// Who gave it.
+    pub issuer: String,
+    /// Its number among those of the issuer, in hexadecimal digits.
+    pub serial: String,
+    /// The first second of its validity, since 1970; none = it cannot be read.
+    pub not_before: Option<i64>,
+    /// The last.
+    pub not_after: Option<i64>,
+    /// Kind and size of its key.
+    pub key: String,
+}
+
+/// What a certificate is for. Where there is a name, it is for clients that ask for that one.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Purpose {
+    /// It is shown to clients.
+    Server(Option<String>),
+    /// It is sent along with that.
+    Chain(Option<String>),
+    /// Clients' certificates are verified by it.
+    Authority(Option<String>),
+}
+
+/// Most certificates in an [`Examined`].
+pub const MOST_CERTIFICATES: usize = 40_000;
 
 /// Longest file of certificates or keys, in bytes.
 pub const FILE_LIMIT: u64 = 1 << 20;

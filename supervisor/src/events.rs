@@ -3,9 +3,12 @@
 #![forbid(unsafe_code)]
 
 use pen_contract::ids::{ClientKey, Target};
-use pen_contract::message::{ConnectFailure, Event, HandshakeFailure, SenderFault, ShortageDuring};
+use pen_contract::message::{
+    CertificateFault, ConnectFailure, Event, HandshakeFailure, PeerCertificate, SenderFault, ShortageDuring,
+};
 use pen_contract::settings::Settings;
 
+use crate::peer::printable;
 use crate::why::errno;
 
 pub(crate) mod throttle;
@@ -48,14 +51,15 @@ pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
         Event::LockStuck => "the client table is locked by a worker that does not go on; clients are placed without \
                              being remembered until that worker goes on or is killed"
             .into(),
-        Event::HandshakeFailed { client, reason, others } => {
-            let reason = handshake(*reason);
+        Event::HandshakeFailed { client, reason, certificate, others } => {
+            let reason = handshake(reason);
+            let whose = certificate.as_ref().map_or(String::new(), whose);
             let more = if *others > 0 {
                 format!(" ({others} more failed since the last such message)")
             } else {
                 String::new()
             };
-            format!("client {}: TLS handshake failed: {reason}{more}", ClientKey::from_bytes(*client))
+            format!("client {}: TLS handshake failed: {reason}{whose}{more}", ClientKey::from_bytes(*client))
         }
         Event::BadSender { sender, fault } => {
             let fault = match fault {
@@ -78,7 +82,7 @@ pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
     })
 }
 
-fn handshake(reason: HandshakeFailure) -> String {
+fn handshake(reason: &HandshakeFailure) -> String {
     match reason {
         HandshakeFailure::NotTls => "what it sent is no TLS".into(),
         HandshakeFailure::Timeout => "not finished in time".into(),
@@ -86,12 +90,41 @@ fn handshake(reason: HandshakeFailure) -> String {
             "it offers no protocol, cipher suite or signature that is allowed here".into()
         }
         HandshakeFailure::NoCertificate => "it has no certificate".into(),
-        HandshakeFailure::BadCertificate => "its certificate is not valid here".into(),
+        HandshakeFailure::BadCertificate(fault) => fault_of_certificate(fault),
         HandshakeFailure::CertificateTime => "its certificate is not valid now".into(),
         HandshakeFailure::UnknownAuthority => "its certificate comes from an authority that is not known here".into(),
-        HandshakeFailure::Alert(number) => format!("it gave up with alert {number}{}", alert(number)),
+        HandshakeFailure::Alert(number) => format!("it gave up with alert {number}{}", alert(*number)),
         HandshakeFailure::Protocol => "it broke the protocol".into(),
     }
+}
+
+fn fault_of_certificate(fault: &CertificateFault) -> String {
+    match fault {
+        CertificateFault::Unreadable => "its certificate is not in order (X.509)".into(),
+        CertificateFault::CriticalExtension(id) => format!(
+            "its certificate has a critical extension that is not known here (object identifier {})",
+            printable(id)
+        ),
+        CertificateFault::NetscapeType => "its certificate is not for clients (critical nsCertType)".into(),
+        CertificateFault::Authority => {
+            "its certificate is that of an authority (CA:TRUE), whose key may not sign for a client (keyUsage)".into()
+        }
+        CertificateFault::Purpose => "its certificate is not for clients (extKeyUsage without clientAuth)".into(),
+        CertificateFault::Signature => "its certificate was not signed by its issuer".into(),
+        CertificateFault::Algorithm => "its certificate is signed in a way that is not taken here".into(),
+        CertificateFault::Issuer => "a certificate above its own is that of no authority (CA:FALSE)".into(),
+        CertificateFault::IssuerVersion(version) => {
+            format!(
+                "a certificate above its own is of version {version} of X.509, which does not tell authorities apart"
+            )
+        }
+        CertificateFault::Constraint => "an authority above its certificate may not give such a one".into(),
+    }
+}
+
+/// Whose a certificate is, as it says itself.
+fn whose(certificate: &PeerCertificate) -> String {
+    format!(" (subject '{}', serial {})", printable(&certificate.subject), printable(&certificate.serial))
 }
 
 /// What the more frequent alerts mean (RFC 8446, 6.2).
@@ -165,6 +198,13 @@ mod tests {
         assert_eq!(
             says(Event::BadSender { sender, fault: SenderFault::Malformed }),
             "10.0.0.7 is listed by proxy_protocol in, but sent no PROXY protocol header first: closed"
+        );
+        let certificate = PeerCertificate { subject: "CN=me\n".into(), serial: "0A".into() };
+        let reason = HandshakeFailure::BadCertificate(CertificateFault::CriticalExtension("1.2.3".into()));
+        assert_eq!(
+            says(Event::HandshakeFailed { client: sender, reason, certificate: Some(certificate), others: 2 }),
+            "client 10.0.0.7: TLS handshake failed: its certificate has a critical extension that is not known here \
+             (object identifier 1.2.3) (subject 'CN=me.', serial 0A) (2 more failed since the last such message)"
         );
     }
 

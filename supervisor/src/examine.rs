@@ -3,19 +3,24 @@
 
 #![forbid(unsafe_code)]
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, getpid};
 use pen_contract::channel::{Channel, Received};
+use pen_contract::codec;
+use pen_contract::tls::{Examined, Fact, MOST_CERTIFICATES, Purpose};
 use serde::{Deserialize, Serialize};
 
 use crate::child::Child;
 use crate::interrupt::Interrupts;
 use crate::jail::Jail;
+use crate::memory;
 use crate::patience::until;
 use crate::peer::printable;
 use crate::sandbox::Kind;
@@ -26,8 +31,8 @@ use crate::{Examiner, StartError};
 /// What the child found.
 #[derive(Debug, Serialize, Deserialize)]
 enum Finding {
-    /// They are good; with what the administrator should know.
-    Good(Vec<String>),
+    /// They are good; what more is to be said is in the memory ([`Examined`]).
+    Good,
     /// The file, and what is wrong with it.
     Bad(String),
 }
@@ -40,12 +45,14 @@ enum Nothing {}
 #[derive(Debug)]
 pub(crate) struct Examining {
     channel: Channel<Nothing, Finding>,
+    /// Where the child writes what it found.
+    memory: File,
     /// None once it was waited for: then the pid can be somebody else's.
     child: Option<Child>,
     deadline: Instant,
 }
 
-/// Examines files, waiting for the outcome: what the administrator should know.
+/// Examines files, waiting for the outcome.
 ///
 /// # Errors
 /// They are not good, or the start is interrupted.
@@ -54,7 +61,7 @@ pub(crate) fn examine(
     examiner: Examiner,
     jail: &Jail,
     interrupts: &mut Interrupts,
-) -> Result<Vec<String>, StartError> {
+) -> Result<Examined, StartError> {
     let examining = Examining::begin(files, examiner, jail, Instant::now()).map_err(StartError)?;
     let found = loop {
         match examining.read(Instant::now()) {
@@ -84,10 +91,11 @@ impl Examining {
     pub(crate) fn begin(files: &OwnedFd, examiner: Examiner, jail: &Jail, now: Instant) -> Result<Examining, String> {
         let cannot = |error| format!("the files of TLS cannot be examined now: {}", why(&error));
         let (ours, theirs): (Channel<Nothing, Finding>, Channel<Finding, Nothing>) = Channel::pair().map_err(cannot)?;
+        let memory = memory::new().map_err(cannot)?;
         let supervisor = getpid();
-        let child =
-            Child::fork(jail.identity.uid, || answer(files, examiner, jail, supervisor, &theirs)).map_err(cannot)?;
-        Ok(Examining { channel: ours, child: Some(child), deadline: now + PATIENCE })
+        let work = || answer(files, examiner, jail, supervisor, &theirs, &memory);
+        let child = Child::fork(jail.identity.uid, work).map_err(cannot)?;
+        Ok(Examining { channel: ours, memory, child: Some(child), deadline: now + PATIENCE })
     }
 
     /// To be polled for reading.
@@ -101,11 +109,11 @@ impl Examining {
     }
 
     /// What came of it, once it is known.
-    pub(crate) fn read(&self, now: Instant) -> Option<Result<Vec<String>, String>> {
+    pub(crate) fn read(&self, now: Instant) -> Option<Result<Examined, String>> {
         match self.channel.receive() {
-            Ok(Received::Message(Finding::Good(notices), _)) => {
-                Some(Ok(notices.iter().take(MOST_NOTICES + 1).map(|notice| printable(notice)).collect()))
-            }
+            Ok(Received::Message(Finding::Good, _)) => Some(
+                found(&self.memory).map_err(|error| format!("the files of TLS cannot be examined: {}", why(&error))),
+            ),
             Ok(Received::Message(Finding::Bad(why), _)) => Some(Err(printable(&why))),
             Ok(Received::Empty) if now < self.deadline => None,
             Ok(Received::Empty) => Some(Err(format!("the files of TLS took more than {} s", PATIENCE.as_secs()))),
@@ -136,6 +144,27 @@ impl Drop for Examining {
     }
 }
 
+/// What a child found, who may have been taken over by what is in the files: no more than an honest one writes, and words that harm no
+/// terminal.
+fn found(memory: &File) -> io::Result<Examined> {
+    let length = memory.metadata()?.len();
+    let length = usize::try_from(length).ok().filter(|length| *length <= codec::LARGE_LIMIT);
+    let mut bytes = vec![0; length.ok_or(io::ErrorKind::FileTooLarge)?];
+    memory.read_exact_at(&mut bytes, 0)?;
+    let mut found: Examined = codec::decode_large(&bytes).map_err(io::Error::other)?;
+    found.notices.truncate(MOST_NOTICES + 1);
+    found.notices.iter_mut().for_each(|notice| *notice = printable(notice));
+    found.certificates.truncate(MOST_CERTIFICATES);
+    for fact in &mut found.certificates {
+        let Fact { file, purpose, name, issuer, serial, key, not_before: _, not_after: _ } = fact;
+        let (Purpose::Server(of) | Purpose::Chain(of) | Purpose::Authority(of)) = purpose;
+        for text in [file, name, issuer, serial, key].into_iter().chain(of) {
+            *text = printable(text);
+        }
+    }
+    Ok(found)
+}
+
 // From here on: in the child.
 
 fn answer(
@@ -144,10 +173,16 @@ fn answer(
     jail: &Jail,
     supervisor: Pid,
     channel: &Channel<Finding, Nothing>,
+    memory: &File,
 ) -> i32 {
-    let found = confine(files, jail, supervisor, channel).and_then(examiner);
+    let keep = [channel.as_fd(), memory.as_fd()];
+    let found = confine(files, jail, supervisor, &keep).and_then(examiner).and_then(|mut found| {
+        found.notices = first(&found.notices);
+        let bytes = codec::encode_large(&found).map_err(|error| error.to_string())?;
+        memory.write_all_at(&bytes, 0).map_err(|error| format!("cannot examine the files of TLS: {}", why(&error)))
+    });
     let finding = match found {
-        Ok(notices) => Finding::Good(first(&notices)),
+        Ok(()) => Finding::Good,
         Err(why) => Finding::Bad(printable(&why)),
     };
     i32::from(channel.send(&finding, None).is_err())
@@ -160,18 +195,14 @@ fn first(notices: &[String]) -> Vec<String> {
     notices.iter().take(MOST_NOTICES).map(|notice| printable(notice)).chain(rest).collect()
 }
 
-fn confine(
-    files: &OwnedFd,
-    jail: &Jail,
-    supervisor: Pid,
-    channel: &Channel<Finding, Nothing>,
-) -> Result<OwnedFd, String> {
+fn confine(files: &OwnedFd, jail: &Jail, supervisor: Pid, keep: &[BorrowedFd<'_>]) -> Result<OwnedFd, String> {
     let at = |step: &'static str| {
         move |error: io::Error| format!("cannot examine the files of TLS: {step}: {}", why(&error))
     };
     signals::settle_child().map_err(at("signals"))?;
     let files = files.try_clone().map_err(at("descriptors"))?;
-    jail.enter(Kind::Examiner, supervisor, &[channel.as_fd(), files.as_fd()])
+    let keep: Vec<_> = keep.iter().copied().chain([files.as_fd()]).collect();
+    jail.enter(Kind::Examiner, supervisor, &keep)
         .map_err(|error| format!("cannot examine the files of TLS: {error}"))?;
     Ok(files)
 }

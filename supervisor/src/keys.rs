@@ -16,13 +16,14 @@ use std::time::{Duration, Instant};
 
 use pen_contract::start::TlsStart;
 use pen_contract::tls::{
-    AUTHORITIES_LIMIT, FILE_LIMIT, Index, MEMORY_LIMIT, MOST_FILES, NamedRole, OCSP_LIMIT, Part, Role, TICKET_PERIOD,
-    TICKET_SECRET, Tls,
+    AUTHORITIES_LIMIT, FILE_LIMIT, Fact, Index, MEMORY_LIMIT, MOST_FILES, NamedRole, OCSP_LIMIT, Part, Role,
+    TICKET_PERIOD, TICKET_SECRET, Tls,
 };
 use pen_contract::walk;
 use rustix::fs::{Dir, sendfile};
 use rustix::rand::{GetRandomFlags, getrandom};
 
+use crate::certificates::Certificates;
 use crate::memory;
 use crate::why::why;
 
@@ -41,6 +42,8 @@ pub(crate) struct Keys {
     pub(crate) rotation: Instant,
     /// When the files are to be read again even if nobody asks.
     pub(crate) reading: Instant,
+    /// The certificates in the files.
+    pub(crate) certificates: Certificates,
 }
 
 impl Keys {
@@ -48,8 +51,9 @@ impl Keys {
     ///
     /// # Errors
     /// No descriptors or memory left.
-    pub(crate) fn new(files: OwnedFd, now: Instant) -> io::Result<Keys> {
-        Ok(Keys { files, secrets: (secret()?, None), rotation: now + ROTATION, reading: now + READING })
+    pub(crate) fn new(files: OwnedFd, facts: Vec<Fact>, now: Instant) -> io::Result<Keys> {
+        let certificates = Certificates::new(facts, now);
+        Ok(Keys { files, secrets: (secret()?, None), rotation: now + ROTATION, reading: now + READING, certificates })
     }
 
     /// What a new worker is born with.
@@ -416,7 +420,7 @@ mod tests {
         let mut drawn = [0; TICKET_SECRET];
         random(&mut drawn).unwrap();
         assert_ne!(drawn, [0; TICKET_SECRET]);
-        let mut keys = Keys::new(secret().unwrap(), Instant::now()).unwrap();
+        let mut keys = Keys::new(secret().unwrap(), Vec::new(), Instant::now()).unwrap();
         let first = bytes(keys.secrets.0.try_clone().unwrap());
         keys.rotate(Instant::now()).unwrap();
         assert_eq!(bytes(keys.secrets.1.take().unwrap()), first);

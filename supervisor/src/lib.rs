@@ -13,7 +13,7 @@
 //! | `control` | the control process; `peer` is what it and a worker have in common, `watchdog` whether they still go on |
 //! | `config_file`, `names`, `resolve`, `memory` | what changes the settings: files, names, and how settings travel |
 //! | `jail`, `user`, `sandbox` | what a child gives up, as whom it goes on, and what is left to it |
-//! | `keys`, `examine` | the files of TLS, which are never read here |
+//! | `keys`, `examine`, `certificates` | the files of TLS, which are never read here, and what a child said of them |
 //! | `listen`, `log_file`, `pid_file`, `status_file`, `fetch` | what is opened, and by whom |
 //! | `report`, `errand`, `say` | what the administrator reads |
 //! | `sys` | the only unsafe code |
@@ -25,6 +25,7 @@
 mod activation;
 mod background;
 mod backoff;
+mod certificates;
 mod child;
 mod clock;
 mod config_file;
@@ -73,6 +74,7 @@ use std::path::PathBuf;
 use pen_contract::address::Local;
 use pen_contract::configuration::Configuration;
 use pen_contract::start::{ControlStart, WorkerStart};
+use pen_contract::tls::Examined;
 use pen_table::Table;
 
 use crate::activation::Activation;
@@ -84,9 +86,9 @@ pub type WorkerEntry = fn(WorkerStart, &Table) -> i32;
 /// What the control process runs once it is jailed; returns its exit status.
 pub type ControlEntry = fn(ControlStart) -> i32;
 
-/// Says whether files of TLS are good, and what the administrator should know about them; or the file, and what is wrong with it. Run in a
+/// Says whether files of TLS are good, what the administrator should know about them, and which certificates there are; or the file, and what is wrong with it. Run in a
 /// jailed child.
-pub type Examiner = fn(OwnedFd) -> Result<Vec<String>, String>;
+pub type Examiner = fn(OwnedFd) -> Result<Examined, String>;
 
 /// The code of the jailed processes.
 #[derive(Clone, Copy, Debug)]

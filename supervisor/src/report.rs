@@ -25,6 +25,7 @@ use pen_contract::command::Form;
 use pen_contract::ids::WorkerId;
 use pen_contract::message::ReportPage;
 use pen_contract::settings::Settings;
+use pen_contract::tls::Fact;
 use pen_table::Table;
 
 pub(crate) use self::gather::{Gathered, Gathering, TooMany};
@@ -232,6 +233,15 @@ pub(crate) fn servers(form: Form, settings: &Settings, table: &Table, to: &mut d
     match form {
         Form::Plain => lists::servers(rows, to),
         Form::Json => json::servers(rows, to),
+    }
+}
+
+/// What `certificates` replies.
+pub(crate) fn certificates(form: Form, facts: &[Fact], to: &mut dyn Write) -> io::Result<()> {
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    match form {
+        Form::Plain => lists::certificates(facts, now, to),
+        Form::Json => json::certificates(facts, now, to),
     }
 }
 

@@ -20,12 +20,14 @@ use pen_contract::grammar::quoted;
 use pen_contract::ids::{MAX_WORKERS, Target};
 use pen_contract::settings::Settings;
 use pen_contract::start::RequestLog;
+use pen_contract::tls::Fact;
 use pen_contract::walk;
 use pen_table::{Shape, Table, TableError};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::activation::{Activation, too_open};
 use crate::background::{StartLink, detach};
+use crate::certificates;
 use crate::clock;
 use crate::config_file;
 use crate::control::{self, Control, ControlPort};
@@ -153,8 +155,8 @@ struct Plan {
     control: Option<(Local, Address)>,
     /// The file's commands, where a message has to name a place.
     file: Vec<Placed>,
-    /// The files of TLS, if it is on.
-    tls: Option<OwnedFd>,
+    /// The files of TLS and the certificates in them, if it is on.
+    tls: Option<(OwnedFd, Vec<Fact>)>,
     notices: Vec<String>,
 }
 
@@ -202,8 +204,11 @@ impl Plan {
                 let root = if launch.check { None } else { launch.jail.clone() };
                 let identity = if launch.check { user::of_resolver(identity) } else { identity.clone() };
                 let jail = Jail { root, identity, sandbox: sandbox.clone() };
-                notices.extend(examine(&files, order.entries.examine_tls, &jail, interrupts)?);
-                Some(files)
+                let found = examine(&files, order.entries.examine_tls, &jail, interrupts)?;
+                notices.extend(found.notices);
+                let now = time::OffsetDateTime::now_utc().unix_timestamp();
+                notices.extend(certificates::warnings(&found.certificates, now));
+                Some((files, found.certificates))
             }
         };
         let listens = |placed: &Placed| matches!(placed.command, Command::Listen(Some(_)));
@@ -294,7 +299,10 @@ impl Prepared {
         notices.extend(incomplete.into_iter().chain(sandbox.suit(&plan.settled.settings)));
         let jail = Jail { root: launch.jail.clone(), identity, sandbox };
         let Plan { settled, options, file, listen_commanded, log, control, tls, .. } = plan;
-        let keys = tls.map(|files| Keys::new(files, Instant::now())).transpose().map_err(cannot("files of TLS"))?;
+        let keys = tls
+            .map(|(files, facts)| Keys::new(files, facts, Instant::now()))
+            .transpose()
+            .map_err(cannot("files of TLS"))?;
         let Settled { local, listen, settings, log: log_target, status_file, workers: wanted, given, blacklisted } =
             settled;
         let commands: Vec<Placed> = options.iter().chain(&file).cloned().collect();

@@ -13,6 +13,7 @@ mod sys;
 use std::os::fd::OwnedFd;
 
 use pen_contract::start::{ControlStart, WorkerStart};
+use pen_contract::tls::Examined;
 use pen_table::Table;
 
 /// What `benches` measures. No interface: it may change with every version.
@@ -31,7 +32,7 @@ pub fn entry(start: WorkerStart, table: &Table) -> i32 {
 ///
 /// # Errors
 /// The file and what is wrong with it, one line.
-pub fn examine_tls(files: OwnedFd) -> Result<Vec<String>, String> {
+pub fn examine_tls(files: OwnedFd) -> Result<Examined, String> {
     relay::examine_tls(files)
 }
 

@@ -162,6 +162,13 @@ pub const COMMANDS: &[Entry] = &[
         |e, w, _| value(Number::Blacklist, e, w)
     ),
     command!("block", "[on|off]", true, "No effect; accepted for old configuration files.", no_effect),
+    command!(
+        "certificates",
+        "[json]",
+        false,
+        "The certificates of TLS: whose, by whom, until when, with what kind of key, and what for.",
+        |_, w, _| Ok(Command::Certificates(form(w)))
+    ),
     command!("client_acl", "[N]", false, "Show or set the access list for clients.", |e, w, _| value(
         Number::ClientAcl,
         e,
@@ -309,7 +316,7 @@ pub const COMMANDS: &[Entry] = &[
         "SECONDS",
         false,
         "No effect: there is no renegotiation.",
-        |e, w, _| e.number(e.required(w)?, COUNT).map(|_| Command::Nothing)
+        |e, w, _| e.number(e.required(w)?, COUNT).map(Command::SslRenegotiation)
     ),
     command!(
         "ssl_ocsp_response",
@@ -431,7 +438,7 @@ fn ciphers(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, Com
 fn ssl_option(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
     match entry.required(words)? {
         "no_tlsv1.2" => Ok(Command::SslNoTls12),
-        "no_sslv2" | "no_sslv3" | "no_tlsv1" | "no_tlsv1.1" | "cipher_server_preference" => Ok(Command::Nothing),
+        "no_sslv2" | "no_sslv3" | "no_tlsv1" | "no_tlsv1.1" | "cipher_server_preference" => Ok(Command::SslAlways),
         other => Err(entry.wrong(format!("{} is no option", quoted(other)))),
     }
 }

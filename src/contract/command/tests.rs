@@ -77,7 +77,7 @@ fn what_has_no_effect_is_taken_silently() {
     ] {
         assert_eq!(parse(line), Ok(Command::Nothing), "{line:?}");
     }
-    assert_eq!(parse("ssl_client_renegotiation_interval 5"), Ok(Command::Nothing));
+    assert_eq!(parse("ssl_client_renegotiation_interval 5"), Ok(Command::SslRenegotiation(5)));
 }
 
 #[test]
@@ -303,6 +303,7 @@ const LONGEST: &[&str] = &[
     "ascii on",
     "blacklist 3",
     "block on",
+    "certificates json",
     "client_acl 3",
     "clients_max 3000",
     "close 3",

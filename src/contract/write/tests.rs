@@ -21,6 +21,11 @@ fn placed(text: &str) -> Vec<Placed> {
     lines.into_iter().map(|line| Placed { place: line.number.to_string(), command: line.command }).collect()
 }
 
+/// Commands about TLS are errors without one, which only the command line gives.
+fn with_certificate() -> Tls {
+    Tls { certificate: Some("certificate".into()), ..Tls::default() }
+}
+
 /// A start from the text alone, but for what only the command line can say.
 fn load(text: &str, like: &Settings) -> Settled {
     let configuration = Configuration {
@@ -32,7 +37,7 @@ fn load(text: &str, like: &Settings) -> Settled {
         server_slots: Some(like.table_size()),
         accept_batch: like.accept_batch,
         hash_always: like.selection.hash_always,
-        tls: Default::default(),
+        tls: with_certificate(),
     };
     configuration.settle(&Names::default(), &placed(text)).unwrap()
 }
@@ -128,13 +133,13 @@ fn what_the_command_line_would_change_is_written_though_it_is_the_default() {
         server_slots: None,
         accept_batch: Settings::default().accept_batch,
         hash_always: false,
-        tls: Default::default(),
+        tls: with_certificate(),
     };
     let given = configuration.settle(&Names::default(), &placed("idle_timeout 9\n")).unwrap().given;
     assert_eq!((given.idle_timeout, given.idlers, given.tls.suites.len()), (1, 3, 1));
     let mut servers = vec![server("127.0.0.1:80", 0, 0)];
     servers.resize(given.servers.len(), None);
-    let settings = Settings { servers, ..Settings::default() };
+    let settings = Settings { servers, tls: with_certificate(), ..Settings::default() };
     let written = text(&Written { given: &given, ..plain(&settings) });
     assert_eq!(configuration.settle(&Names::default(), &placed(&written)).unwrap().settings, settings, "{written}");
 }
@@ -143,7 +148,8 @@ fn what_the_command_line_would_change_is_written_though_it_is_the_default() {
 fn what_is_no_word_is_left_to_the_command_line() {
     use std::os::unix::ffi::OsStringExt;
 
-    let settings = Settings { servers: vec![server("127.0.0.1:80", 0, 0)], ..Settings::default() };
+    let settings =
+        Settings { servers: vec![server("127.0.0.1:80", 0, 0)], tls: with_certificate(), ..Settings::default() };
     let broken = PathBuf::from(std::ffi::OsString::from_vec(b"/a\xff".to_vec()));
     for path in [PathBuf::from("/var/log/my pen.log"), "/a\nexit".into(), broken, "/a\tb".into(), "".into()] {
         let log = LogTarget::File(path.clone());

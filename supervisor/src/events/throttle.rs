@@ -86,9 +86,12 @@ impl Told {
             (Event::LogLost { lines, .. }, Event::LogLost { lines: later, errno }) => {
                 Told { event: Event::LogLost { lines: lines.saturating_add(later), errno }, more }
             }
-            (Event::HandshakeFailed { others, .. }, Event::HandshakeFailed { client, reason, others: later }) => {
+            (
+                Event::HandshakeFailed { others, .. },
+                Event::HandshakeFailed { client, reason, certificate, others: later },
+            ) => {
                 let others = others.saturating_add(later).saturating_add(1);
-                Told { event: Event::HandshakeFailed { client, reason, others }, more }
+                Told { event: Event::HandshakeFailed { client, reason, certificate, others }, more }
             }
             (Event::Crowded { clients, .. }, Event::Crowded { clients: later, kept }) => {
                 Told { event: Event::Crowded { clients: clients.saturating_add(later), kept }, more }
@@ -179,7 +182,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn handshake(others: u64) -> Event {
-        Event::HandshakeFailed { client: [0; 16], reason: HandshakeFailure::NotTls, others }
+        Event::HandshakeFailed { client: [0; 16], reason: HandshakeFailure::NotTls, certificate: None, others }
     }
 
     fn failed(server: i32) -> Event {

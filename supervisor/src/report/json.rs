@@ -5,8 +5,10 @@
 use std::io::{self, Write};
 
 use pen_contract::stats::ConnectionInfo;
+use pen_contract::tls::{Fact, Purpose};
 use serde::Serialize;
 
+use crate::certificates::moment;
 use crate::clock;
 use crate::report::snapshot::{ClientRow, ServerRow, Snapshot};
 
@@ -34,10 +36,56 @@ pub(super) fn servers(rows: impl Iterator<Item = ServerRow>, to: &mut dyn Write)
     to.write_all(b"\n")
 }
 
+/// The certificates of TLS.
+pub(super) fn certificates(facts: &[Fact], now: i64, to: &mut dyn Write) -> io::Result<()> {
+    array(facts.iter().map(|fact| Certificate::new(fact, now)), to)?;
+    to.write_all(b"\n")
+}
+
 /// The clients whose last use is within so many seconds.
 pub(super) fn recent(rows: impl Iterator<Item = ClientRow>, seconds: u32, to: &mut dyn Write) -> io::Result<()> {
     array(rows.filter(|row| row.age <= seconds.into()), to)?;
     to.write_all(b"\n")
+}
+
+/// A certificate.
+#[derive(Serialize)]
+struct Certificate<'f> {
+    name: &'f str,
+    issuer: &'f str,
+    serial: &'f str,
+    not_before: Option<String>,
+    not_after: Option<String>,
+    not_after_unix: Option<i64>,
+    seconds_left: Option<i64>,
+    key: &'f str,
+    used: &'static str,
+    server_name: Option<&'f str>,
+    file: &'f str,
+}
+
+impl<'f> Certificate<'f> {
+    fn new(fact: &'f Fact, now: i64) -> Certificate<'f> {
+        let Fact { file, purpose, name, issuer, serial, not_before, not_after, key } = fact;
+        let (used, server_name) = match purpose {
+            Purpose::Server(name) => ("server", name),
+            Purpose::Chain(name) => ("chain", name),
+            Purpose::Authority(name) => ("authority", name),
+        };
+        Certificate {
+            name,
+            issuer,
+            serial,
+            not_before: not_before.map(moment),
+            not_after: not_after.map(moment),
+            not_after_unix: *not_after,
+            seconds_left: not_after.map(|end| end.saturating_sub(now)),
+            key,
+            used,
+            server_name: server_name.as_deref(),
+            file,
+        }
+    }
 }
 
 /// An open connection.
@@ -93,6 +141,21 @@ mod tests {
         assert_eq!(value["connections"][1]["number"], 2);
         assert_eq!((&value["workers_missing"], &value["connections_max"]), (&json!([1]), &json!(500)));
         assert_eq!(value["sandbox"], json!({ "seccomp": true, "landlock": 6, "root": "empty" }));
+    }
+
+    #[test]
+    fn certificates_are_an_array() {
+        let mut text = Vec::new();
+        certificates(&[crate::certificates::tests::fact(0, 1_793_592_621)], 1_793_592_600, &mut text).unwrap();
+        let value: Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(
+            value,
+            json!([{
+                "name": "CN=www", "issuer": "CN=Test \"CA\"", "serial": "0A", "not_before": "1970-01-01 00:00:00 UTC",
+                "not_after": "2026-11-02 04:10:21 UTC", "not_after_unix": 1_793_592_621, "seconds_left": 21,
+                "key": "ECDSA P-256", "used": "server", "server_name": null, "file": "/etc/www.pem"
+            }])
+        );
     }
 
     #[test]

@@ -1,9 +1,12 @@
-//! What `servers` and `recent` reply. Scripts split the lines by words.
+//! What `servers` and `recent` reply, whose lines scripts split by words; and `certificates`, for people.
 
 #![forbid(unsafe_code)]
 
 use std::io::{self, Write};
 
+use pen_contract::tls::{Fact, Purpose};
+
+use crate::certificates::{left, moment};
 use crate::report::snapshot::{ClientRow, ServerRow};
 
 /// One line per regular server.
@@ -35,11 +38,60 @@ pub(super) fn recent(rows: impl Iterator<Item = ClientRow>, seconds: u32, to: &m
     Ok(())
 }
 
+/// A block for each certificate.
+pub(super) fn certificates(facts: &[Fact], now: i64, to: &mut dyn Write) -> io::Result<()> {
+    if facts.is_empty() {
+        return writeln!(to, "There is no certificate: TLS is off");
+    }
+    for fact in facts {
+        writeln!(to, "{}", if fact.name.is_empty() { "(without a name)" } else { &fact.name })?;
+        writeln!(to, "    issuer     {}", fact.issuer)?;
+        let state = match (fact.not_before, fact.not_after) {
+            (_, Some(end)) if end < now => " (expired)".to_owned(),
+            (Some(begin), _) if begin > now => format!(" (not valid before {})", moment(begin)),
+            (_, Some(end)) => format!(" ({} left)", left(end - now)),
+            (_, None) => String::new(),
+        };
+        let end = fact.not_after.map_or("unknown".to_owned(), moment);
+        writeln!(to, "    not after  {end}{state}")?;
+        writeln!(to, "    key        {}", fact.key)?;
+        let (what, name) = match &fact.purpose {
+            Purpose::Server(name) => ("shown to clients", name),
+            Purpose::Chain(name) => ("sent in the chain", name),
+            Purpose::Authority(name) => ("authority of client certificates", name),
+        };
+        let whom = name.as_ref().map_or(String::new(), |name| format!(", for the server name {name}"));
+        writeln!(to, "    used       {what}{whom}")?;
+        writeln!(to, "    file       {}", fact.file)?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::certificates::tests::fact;
     use crate::report::snapshot::tests::{client, snapshot};
 
+    #[test]
+    fn certificates_are_blocks() {
+        let facts = [
+            fact(0, 1_793_592_621),
+            Fact { name: String::new(), purpose: Purpose::Chain(Some("www".into())), ..fact(7, 1) },
+        ];
+        let mut text = Vec::new();
+        certificates(&facts, 1_793_592_621 - 86_400 * 3, &mut text).unwrap();
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            "CN=www\n    issuer     CN=Test \"CA\"\n    not after  2026-11-02 04:10:21 UTC (3 days left)\n    \
+             key        ECDSA P-256\n    used       shown to clients\n    file       /etc/www.pem\n(without a name)\n    \
+             issuer     CN=Test \"CA\"\n    not after  1970-01-01 00:00:01 UTC (expired)\n    key        ECDSA P-256\n    \
+             used       sent in the chain, for the server name www\n    file       /etc/www.pem\n"
+        );
+        let mut text = Vec::new();
+        certificates(&[], 0, &mut text).unwrap();
+        assert_eq!(text, b"There is no certificate: TLS is off\n");
+    }
     #[test]
     fn the_lines_are_the_originals() {
         let mut rows = snapshot(&[], 0, &[]).servers;

@@ -13,6 +13,7 @@ use pen_contract::fold;
 use pen_contract::ids::{ServerId, Target};
 use pen_contract::settings::Settings;
 use pen_contract::start::RequestLog;
+use pen_contract::tls::Examined;
 
 use super::Service;
 use super::desk::{PATIENCE, Progress, Settling, Stage, Then};
@@ -170,6 +171,9 @@ impl Service {
 
     /// Reads the configuration file again.
     pub(super) fn reload(&mut self, now: Instant) -> Progress {
+        if let Some(keys) = &mut self.inheritance.keys {
+            keys.certificates.ask();
+        }
         let Some(path) = &self.standing.config else {
             return match self.inheritance.keys {
                 Some(_) => self.reread_tls(now),
@@ -242,14 +246,15 @@ impl Service {
     /// Goes on with files of TLS that were examined.
     pub(super) fn examined(
         &mut self,
-        found: Result<Vec<String>, String>,
+        found: Result<Examined, String>,
         mut change: Change,
         batch: &Batch,
         now: Instant,
     ) -> Progress {
         match found {
-            Ok(notices) => {
+            Ok(Examined { notices, certificates }) => {
                 change.notices.extend(notices);
+                change.certificates = certificates;
                 self.commit(change, batch, now)
             }
             Err(why) => self.refuse(batch, vec![why]),
@@ -293,7 +298,7 @@ impl Service {
 
     /// Puts a change in force, and waits until everybody works by it.
     fn commit(&mut self, change: Change, batch: &Batch, now: Instant) -> Progress {
-        let Change { settings, encoded, listen, log, status, tls, ocsp, notices } = change;
+        let Change { settings, encoded, listen, log, status, tls, certificates, ocsp, notices } = change;
         notices.iter().for_each(|notice| self.say.warning(notice));
         let readdressed = readdressed(&self.inheritance.settings, &settings);
         let blacklist = batch.commands.iter().filter_map(|placed| fold::blacklisting(&placed.command)).collect();
@@ -318,6 +323,7 @@ impl Service {
         }
         if let (Some(files), Some(keys)) = (tls, &mut self.inheritance.keys) {
             (keys.files, keys.reading) = (files, now + READING);
+            keys.certificates.replace(certificates, matches!(batch.source, Source::Operator(_)), now);
             self.crew.workers_mut().for_each(|worker| worker.renew_tls());
         }
         if let Some(status) = status {

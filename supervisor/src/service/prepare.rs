@@ -13,6 +13,7 @@ use pen_contract::configuration::{Placed, resolve_local};
 use pen_contract::fold;
 use pen_contract::settings::Settings;
 use pen_contract::start::RequestLog;
+use pen_contract::tls::{self, Fact};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use super::Service;
@@ -39,6 +40,8 @@ pub(super) struct Change {
     pub(super) status: Option<Option<StatusFile>>,
     /// The files of TLS, still to be examined.
     pub(super) tls: Option<OwnedFd>,
+    /// The certificates in them, once they were.
+    pub(super) certificates: Vec<Fact>,
     /// An OCSP response that an operator's process opened, or that there is none such any more.
     pub(super) ocsp: Option<Option<OwnedFd>>,
     pub(super) notices: Vec<String>,
@@ -85,7 +88,7 @@ impl Service {
         let at = batch.last(listen).map_or(String::new(), |(_, at)| at);
         let moved = address.map(|(local, address)| self.new_listener(batch, local, address));
         let listen = moved.transpose().map_err(|why| one(at + &why))?;
-        Ok(Change { settings, encoded, listen, log, status, tls, ocsp, notices })
+        Ok(Change { settings, encoded, listen, log, status, tls, certificates: Vec::new(), ocsp, notices })
     }
 
     /// Checks what can be without opening anything.
@@ -169,7 +172,8 @@ impl Service {
                 if errors.is_empty() { Ok(settings) } else { Err(errors) }
             }
         };
-        changed.map_err(|errors| errors.into_iter().map(|error| error.0).collect())
+        let checked = changed.and_then(|settings| tls::check(&settings.tls, &batch.commands).map(|()| settings));
+        checked.map_err(|errors| errors.into_iter().map(|error| error.0).collect())
     }
 
     /// What only the supervisor can check; returns what the administrator should hear.

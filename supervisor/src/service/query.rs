@@ -64,6 +64,14 @@ impl Service {
                     report::servers(form, settings, table, to)
                 })
             }
+            Command::Certificates(form) => {
+                let Inheritance { keys, jail, .. } = &self.inheritance;
+                let facts = keys.as_ref().map_or(&[][..], |keys| &keys.certificates.facts);
+                errand("certificates", jail, &[], now, |to, _| {
+                    jail.sandbox.enter_reporter()?;
+                    report::certificates(form, facts, to)
+                })
+            }
             Command::Recent(seconds, form) => {
                 let Inheritance { table, jail, .. } = &self.inheritance;
                 errand("recent", jail, &[], now, |to, _| {

@@ -1,4 +1,5 @@
-//! What has to be done about TLS as time goes by: ticket secrets are replaced, and files that others renew are read again.
+//! What has to be done about TLS as time goes by: ticket secrets are replaced, files that others renew are read again, and certificates that
+//! expire are told of.
 
 #![forbid(unsafe_code)]
 
@@ -21,6 +22,8 @@ impl Service {
                 }
             }
         }
+        // The loop wakes for the files at least once an hour, which is soon enough.
+        keys.certificates.warnings(now).iter().for_each(|warning| self.say.warning(warning));
         if keys.reading <= now {
             keys.reading = now + READING;
             let tls = &self.inheritance.settings.tls;

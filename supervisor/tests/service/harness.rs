@@ -275,7 +275,7 @@ pub fn host() -> Option<i32> {
     Some(
         match pen_supervisor::run(
             launch,
-            Entries { relay: serve, control: control::serve, examine_tls: |_| Ok(Vec::new()) },
+            Entries { relay: serve, control: control::serve, examine_tls: |_| Ok(Default::default()) },
         ) {
             Ok(()) => 0,
             Err(why) => {

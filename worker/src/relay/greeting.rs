@@ -51,7 +51,7 @@ impl Relay<'_> {
         if self.pool[place].header_due {
             self.blame_sender(place, SenderFault::Late);
         } else if self.tls.is_some() {
-            return self.handshake_failed(place, HandshakeFailure::Timeout);
+            return self.handshake_failed(place, HandshakeFailure::Timeout, None);
         }
         self.finish(place);
     }

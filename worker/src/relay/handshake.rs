@@ -1,7 +1,7 @@
 //! TLS handshakes: what comes between accepting a client and choosing a server for it.
 
 use pen_contract::ids::ClientKey;
-use pen_contract::message::{Event, HandshakeFailure};
+use pen_contract::message::{Event, HandshakeFailure, PeerCertificate};
 
 use super::Relay;
 use super::balance::client_permitted;
@@ -25,13 +25,7 @@ impl Relay<'_> {
                 // It gets nothing in any case, so it is not worth the keys' work.
                 return true;
             }
-            match tls.session() {
-                Ok(session) => connection.down.session = Some(Box::new(session)),
-                Err(_) => {
-                    self.handshake_failed(place, HandshakeFailure::Protocol);
-                    return false;
-                }
-            }
+            connection.down.session = Some(Box::new(tls.session()));
         }
         self.go_on(place)
     }
@@ -71,9 +65,13 @@ impl Relay<'_> {
                 session.keep_early(&buffers.plain[..length], down.ended);
             }
         }
-        let failed = down.session.as_ref().and_then(|session| session.error()).map(failure);
+        let failed = down.session.as_mut().and_then(|session| {
+            let reason = failure(session.error()?);
+            // What was wrong with the certificate is known better than rustls can say it.
+            Some(session.take_refused().unwrap_or((reason, None)))
+        });
         match failed {
-            Some(reason) => self.handshake_failed(place, reason),
+            Some((reason, certificate)) => self.handshake_failed(place, reason, certificate),
             None if down.failed || down.broken || down.ended => self.finish(place),
             None if down.readable && down.held.is_none() => self.come_back(place, super::connection::Side::Down),
             None => {}
@@ -82,7 +80,13 @@ impl Relay<'_> {
     }
 
     /// Closes a client whose handshake failed. It is given time to read why.
-    pub(super) fn handshake_failed(&mut self, place: u32, reason: HandshakeFailure) {
+    pub(super) fn handshake_failed(
+        &mut self,
+        place: u32,
+        reason: HandshakeFailure,
+        certificate: Option<PeerCertificate>,
+    ) {
+        let late = reason == HandshakeFailure::Timeout;
         self.counters.failed_handshakes += 1;
         self.untold_handshakes += 1;
         let key = self.pool[place].key.unwrap_or(ClientKey::UNIX);
@@ -91,10 +95,10 @@ impl Relay<'_> {
         }
         if self.supervisor.may_tell(Rated::Handshake, self.now) {
             let others = std::mem::take(&mut self.untold_handshakes) - 1;
-            let event = Event::HandshakeFailed { client: key.bytes(), reason, others };
+            let event = Event::HandshakeFailed { client: key.bytes(), reason, certificate, others };
             self.supervisor.tell(event, &mut self.counters);
         }
-        if reason == HandshakeFailure::Timeout {
+        if late {
             return self.finish(place);
         }
         self.greeting.leave(&mut self.pool, place);

@@ -1,20 +1,23 @@
-//! As much of DER (X.690) as it takes to read a name out of a certificate (RFC 5280, 4.1) and a time out of an OCSP response (RFC 6960, 4.2.1).
+//! As much of DER (X.690) as it takes to read certificates (`certificate`) and the time in an OCSP response (RFC 6960, 4.2.1).
 //!
-//! The bytes come from the administrator's files; none that are malformed do harm, they are just not found.
+//! Bytes that are malformed do no harm, whoever sent them: what they hold is not found.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A value: its tag, its contents, and all of it.
-#[derive(Clone, Copy)]
-struct Value<'d> {
-    tag: u8,
-    contents: &'d [u8],
-    whole: &'d [u8],
+#[derive(Clone, Copy, Debug)]
+pub struct Value<'d> {
+    /// The first byte.
+    pub tag: u8,
+    /// The bytes behind tag and length.
+    pub contents: &'d [u8],
+    /// All bytes.
+    pub whole: &'d [u8],
 }
 
 /// Values one behind the other.
-#[derive(Clone, Copy)]
-struct Values<'d>(&'d [u8]);
+#[derive(Clone, Copy, Debug)]
+pub struct Values<'d>(pub &'d [u8]);
 
 impl<'d> Iterator for Values<'d> {
     type Item = Value<'d>;
@@ -37,31 +40,37 @@ impl<'d> Iterator for Values<'d> {
 
 impl<'d> Values<'d> {
     /// What is inside the next value, which must have this tag.
-    fn inside(&mut self, tag: u8) -> Option<Values<'d>> {
+    pub fn inside(&mut self, tag: u8) -> Option<Values<'d>> {
         self.next().filter(|value| value.tag == tag).map(|value| Values(value.contents))
     }
 }
 
-const INTEGER: u8 = 0x02;
-const OCTETS: u8 = 0x04;
+/// Tags (X.690, 8).
+pub const BOOLEAN: u8 = 0x01;
+pub const INTEGER: u8 = 0x02;
+pub const BITS: u8 = 0x03;
+pub const OCTETS: u8 = 0x04;
+pub const OBJECT: u8 = 0x06;
 const ENUMERATED: u8 = 0x0a;
+const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
-const SEQUENCE: u8 = 0x30;
-const CONTEXT_0: u8 = 0xa0;
+pub const SEQUENCE: u8 = 0x30;
+pub const SET: u8 = 0x31;
+pub const CONTEXT_0: u8 = 0xa0;
+pub const CONTEXT_3: u8 = 0xa3;
 
-/// Whose a certificate is and who gave it, as encoded names: subject and issuer.
-pub fn names(certificate: &[u8]) -> Option<(&[u8], &[u8])> {
-    let mut fields = Values(certificate).inside(SEQUENCE)?.inside(SEQUENCE)?;
-    let mut ahead = fields;
-    if ahead.next()?.tag == CONTEXT_0 {
-        // The version, which is there unless it is 1.
-        fields = ahead;
+/// A value with this tag, made of these contents.
+pub fn wrap(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    let bytes = length.to_be_bytes();
+    let significant = &bytes[bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len() - 1)..];
+    let mut value = vec![tag];
+    if length >= 0x80 {
+        value.push(0x80 | significant.len() as u8);
     }
-    fields.next().filter(|serial| serial.tag == INTEGER)?;
-    let _algorithm = fields.next()?;
-    let issuer = fields.next()?.whole;
-    let _validity = fields.next()?;
-    Some((fields.next()?.whole, issuer))
+    value.extend_from_slice(significant);
+    parts.iter().for_each(|part| value.extend_from_slice(part));
+    value
 }
 
 /// What is in an OCSP response.
@@ -91,24 +100,35 @@ fn next_update(response: &[u8]) -> Option<Option<SystemTime>> {
     let _this_update = single.next().filter(|time| time.tag == GENERALIZED_TIME)?;
     let next = single.next().filter(|value| value.tag == CONTEXT_0);
     let Some(next) = next.and_then(|next| Values(next.contents).next()) else { return Some(None) };
-    time(next.contents).map(Some)
+    time(next).map(Some)
 }
 
-/// `YYYYMMDDHHMMSSZ`.
-fn time(text: &[u8]) -> Option<SystemTime> {
-    let digits =
-        text.strip_suffix(b"Z").filter(|digits| digits.len() == 14 && digits.iter().all(u8::is_ascii_digit))?;
-    let number =
-        |from: usize, to: usize| digits[from..to].iter().fold(0u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
-    let (year, month, day) = (number(0, 4), number(4, 6), number(6, 8));
-    if year < 1970 || !(1..=12).contains(&month) {
+/// A time that is not before 1970.
+fn time(value: Value<'_>) -> Option<SystemTime> {
+    UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds(value)?).ok()?))
+}
+
+/// Seconds since 1970 of a time as certificates have it (RFC 5280, 4.1.2.5): `YYYYMMDDHHMMSSZ`, or `YYMMDDHHMMSSZ`.
+pub fn seconds(value: Value<'_>) -> Option<i64> {
+    let digits = value.contents.strip_suffix(b"Z").filter(|digits| digits.iter().all(u8::is_ascii_digit))?;
+    let number = |digits: &[u8]| digits.iter().fold(0_i64, |sum, digit| sum * 10 + i64::from(digit - b'0'));
+    let (year, rest) = match (value.tag, digits.len()) {
+        (GENERALIZED_TIME, 14) => (number(&digits[..4]), &digits[4..]),
+        (UTC_TIME, 12) => match number(&digits[..2]) {
+            year @ 50.. => (1900 + year, &digits[2..]),
+            year => (2000 + year, &digits[2..]),
+        },
+        _ => return None,
+    };
+    let [month, day, hour, minute, second] = [0, 2, 4, 6, 8].map(|at| number(&rest[at..at + 2]));
+    if !(1..=12).contains(&month) {
         return None;
     }
     // Days since 1970 with years that begin in March, so that a leap day is a year's last.
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + day;
-    let seconds = days.checked_sub(719_469)? * 86_400 + number(8, 10) * 3600 + number(10, 12) * 60 + number(12, 14);
-    UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+    let leaps = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+    let days = year * 365 + leaps + (month * 153 + 2) / 5 + day - 719_469;
+    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
 }
 
 #[cfg(test)]
@@ -117,26 +137,31 @@ mod tests {
 
     #[test]
     fn times_are_counted_as_everybody_does() {
+        let read = |tag, text: &str| seconds(Value { tag, contents: text.as_bytes(), whole: &[] });
         for (text, seconds) in [
             ("19700101000000Z", 0),
             ("20000229235959Z", 951_868_799),
             ("20261124041055Z", 1_795_493_455),
             ("21000301000000Z", 4_107_542_400),
+            ("19691231235959Z", -1),
         ] {
-            assert_eq!(time(text.as_bytes()), Some(UNIX_EPOCH + Duration::from_secs(seconds)), "{text}");
+            assert_eq!(read(GENERALIZED_TIME, text), Some(seconds), "{text}");
         }
-        for text in ["", "Z", "20261124041055", "2026112404105xZ", "20261324041055Z", "19691231235959Z"] {
-            assert_eq!(time(text.as_bytes()), None, "{text}");
+        assert_eq!(read(UTC_TIME, "261124041055Z"), Some(1_795_493_455));
+        assert_eq!(read(UTC_TIME, "500101000000Z"), Some(-631_152_000));
+        for text in ["", "Z", "20261124041055", "2026112404105xZ", "20261324041055Z", "261124041055Z"] {
+            assert_eq!(read(GENERALIZED_TIME, text), None, "{text}");
         }
     }
 
     #[test]
-    fn a_certificate_says_whose_it_is() {
-        let authority = rcgen::CertificateParams::new(vec![]).unwrap();
-        let key = rcgen::KeyPair::generate().unwrap();
-        let certificate = authority.self_signed(&key).unwrap();
-        let (subject, issuer) = names(certificate.der()).unwrap();
-        assert!(subject == issuer && subject[0] == SEQUENCE);
+    fn what_is_wrapped_is_read_again() {
+        for length in [0, 1, 0x7f, 0x80, 0xff, 0x100, 0x12345] {
+            let contents = vec![7; length];
+            let value = wrap(SEQUENCE, &[&contents[..length / 2], &contents[length / 2..]]);
+            let read = Values(&value).next().unwrap();
+            assert!(read.tag == SEQUENCE && read.contents == contents && read.whole == value);
+        }
     }
 
     #[test]
@@ -145,11 +170,9 @@ mod tests {
         let certificate = rcgen::CertificateParams::new(vec![]).unwrap().self_signed(&key).unwrap();
         let whole = certificate.der().to_vec();
         for end in 0..whole.len() {
-            names(&whole[..end]);
             ocsp(&whole[..end]);
             let mut bent = whole.clone();
             bent[end] = bent[end].wrapping_add(0x7f);
-            names(&bent);
             assert_eq!(ocsp(&bent), Ocsp::Unusable);
         }
         assert_eq!(ocsp(b""), Ocsp::Unusable);

@@ -1,6 +1,6 @@
 //! What went wrong in a handshake, as the administrator is told.
 
-use pen_contract::message::HandshakeFailure;
+use pen_contract::message::{CertificateFault, HandshakeFailure};
 use rustls::{CertificateError, Error, InvalidMessage};
 
 /// The kind of an error.
@@ -18,7 +18,7 @@ pub fn failure(error: &Error) -> HandshakeFailure {
             | CertificateError::NotValidYetContext { .. },
         ) => HandshakeFailure::CertificateTime,
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => HandshakeFailure::UnknownAuthority,
-        Error::InvalidCertificate(_) => HandshakeFailure::BadCertificate,
+        Error::InvalidCertificate(_) => HandshakeFailure::BadCertificate(CertificateFault::Unreadable),
         Error::AlertReceived(alert) => HandshakeFailure::Alert(u8::from(*alert)),
         _ => HandshakeFailure::Protocol,
     }

@@ -7,42 +7,56 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use pen_contract::tls::{Index, NamedRole, Part, Role, Suite};
+use pen_contract::tls::{Fact, Index, MOST_CERTIFICATES, NamedRole, Part, Purpose, Role, Suite};
 use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
-use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::pem::{self as rfc7468, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
-use rustls::sign::CertifiedKey;
+use rustls::server::{NoServerSessionStorage, ProducesTickets};
+use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::version::{TLS12, TLS13};
-use rustls::{Error, InconsistentKeys, RootCertStore, ServerConfig};
+use rustls::{Error, RootCertStore, ServerConfig};
 use zeroize::Zeroize;
 
+use super::certificate::{self, Certificate};
 use super::der::{self, Ocsp};
 use super::material::Material;
 use super::names::Resolver;
+use super::pem;
 use super::signing::Key;
 use super::tickets::{Secrets, Tickets};
+use super::transcript;
+use super::verifier::{Use, Verifier};
 
 /// What handshakes go by.
 #[derive(Debug)]
 pub struct Keyring {
     source: Arc<Source>,
+    /// What clients are served with that ask for no name that is known.
+    files: Stack,
     resolver: Arc<Resolver>,
     /// For every client, unless its name is in `own`.
     config: Arc<ServerConfig>,
+    /// The same for clients whose server name was hidden; made when one first comes.
+    nameless: OnceLock<Arc<ServerConfig>>,
     /// For names whose clients are verified by authorities of their own; made when a client first asks for one.
     own: HashMap<String, OnceLock<Option<Arc<ServerConfig>>>>,
 }
 
 impl Keyring {
-    /// Whether the name that a client asks for has a say in how it is verified.
-    pub fn chooses(&self) -> bool {
-        !self.own.is_empty()
-    }
-
     /// The configuration for clients that asked for no name, or for this one.
     pub fn config(&self, name: Option<&str>) -> &Arc<ServerConfig> {
-        name.and_then(|name| self.own(name)).unwrap_or(&self.config)
+        name.filter(|_| !self.own.is_empty()).and_then(|name| self.own(name)).unwrap_or(&self.config)
+    }
+
+    /// The configuration for clients that asked for something that is no name ([`transcript`]).
+    pub fn nameless(&self) -> &Arc<ServerConfig> {
+        self.nameless.get_or_init(|| {
+            let Source { provider, authorities, .. } = &*self.source;
+            let provider = Arc::new(transcript::hashing_what_came(provider));
+            let made = self.source.config_with(provider, authorities, &self.resolver, Verifier::of_hidden_names);
+            // It differs from the other in nothing that could fail.
+            made.unwrap_or_else(|_| self.config.clone())
+        })
     }
 
     fn own(&self, name: &str) -> Option<&Arc<ServerConfig>> {
@@ -52,14 +66,24 @@ impl Keyring {
         self.own.get(name)?.get_or_init(make).as_ref()
     }
 
-    /// Reads what is otherwise read when a client first asks for it.
+    /// Reads what is otherwise read when a client first asks for it, and says which certificates there are.
     ///
     /// # Errors
     /// The file and what is wrong with it.
-    pub fn examine(&self, notices: &mut Notices) -> Result<(), String> {
-        let named = self.resolver.examine(notices);
-        let mut own = named.iter().filter_map(|ready| ready.authorities.as_ref()).filter(|_| self.chooses());
-        own.try_for_each(|own| self.source.config(own, &self.resolver).map(|_| ()))
+    pub fn examine(&self, notices: &mut Notices) -> Result<Vec<Fact>, String> {
+        let mut facts = self.source.facts(&self.files, None);
+        facts.extend(self.source.authorities.facts(None));
+        for (name, files, ready) in self.resolver.examine(notices) {
+            facts.extend(self.source.facts(files, Some(name)));
+            if let Some(own) = &ready.authorities {
+                facts.extend(own.facts(Some(name)));
+                if !self.own.is_empty() {
+                    self.source.config(own, &self.resolver)?;
+                }
+            }
+        }
+        facts.truncate(MOST_CERTIFICATES);
+        Ok(facts)
     }
 }
 
@@ -100,7 +124,7 @@ pub fn build(mut material: Material, secrets: &Arc<Secrets>) -> Result<(Keyring,
     let default = Arc::new(source.certified(&files, &source.authorities, &mut notices)?);
     let resolver = Arc::new(Resolver::new(source.clone(), default, named));
     let config = source.config(&source.authorities, &resolver)?;
-    Ok((Keyring { source, resolver, config, own }, notices))
+    Ok((Keyring { source, files, resolver, config, nameless: OnceLock::new(), own }, notices))
 }
 
 /// The files that belong together.
@@ -116,9 +140,18 @@ pub struct Stack {
 #[derive(Debug, Default)]
 pub struct Authorities {
     certificates: Vec<CertificateDer<'static>>,
-    path: String,
+    /// The file of each.
+    paths: Vec<String>,
     /// Nobody chose them.
     system: bool,
+}
+
+impl Authorities {
+    /// The certificates as their administrator knows them, but for the system's.
+    fn facts(&self, name: Option<&str>) -> Vec<Fact> {
+        let certificates = self.certificates.iter().zip(&self.paths).filter(|_| !self.system);
+        certificates.map(|(one, path)| fact(one, path, Purpose::Authority(name.map(str::to_owned)))).collect()
+    }
 }
 
 /// What certificates and configurations are made of.
@@ -136,32 +169,25 @@ impl Source {
         &self.material.index
     }
 
-    /// The certificate with its chain, its key and its OCSP response.
+    /// The certificate with its chain, its key and its OCSP response. What the certificate says is its owner's business: it has to be one, and
+    /// to have this key.
     fn certified(&self, files: &Stack, issuers: &Authorities, notices: &mut Notices) -> Result<CertifiedKey, String> {
         let part = files.certificate.as_ref().ok_or("no certificate was given")?;
         let mut chain = self.certificates(part)?;
-        complete(&mut chain, &issuers.certificates);
         let key_part = files.key.as_ref().unwrap_or(part);
         let key = self.key(key_part)?;
-        let mut certified = CertifiedKey::new(chain, Arc::new(key));
-        certified.keys_match().map_err(|error| match error {
-            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => match misplaced(&certified) {
-                Some(n) => format!(
-                    "{path}: the key belongs to certificate {n} in it, which has to be the first; {}",
-                    in_order(&part.path),
-                    path = part.path
-                ),
-                None => format!("{}: the key does not match the certificate in {}", key_part.path, part.path),
-            },
-            error => format!("{}: the certificate cannot be used: {error}", part.path),
-        })?;
-        if let Some(n) = stranger(&certified.cert) {
+        matches(&chain, &key, part, key_part)?;
+        if let Some(n) = stranger(&chain) {
             notices.push(format!(
                 "{}: certificate {n} did not issue the one before it, and some clients want that; {}",
                 part.path,
                 in_order(&part.path)
             ));
         }
+        if chain.len() == 1 {
+            complete(&mut chain, &issuers.certificates);
+        }
+        let mut certified = CertifiedKey::new(chain, Arc::new(key));
         certified.ocsp = match &files.ocsp {
             Some(ocsp) => self.ocsp(ocsp, notices)?,
             None => None,
@@ -191,10 +217,26 @@ impl Source {
         Ok((certified, own))
     }
 
+    /// The certificates of a file that was found to be good, as their administrator knows them.
+    fn facts(&self, files: &Stack, name: Option<&str>) -> Vec<Fact> {
+        let Some(part) = &files.certificate else { return Vec::new() };
+        let chain = self.certificates(part).unwrap_or_default();
+        let purpose = |place| match place {
+            0 => Purpose::Server(name.map(str::to_owned)),
+            _ => Purpose::Chain(name.map(str::to_owned)),
+        };
+        chain.iter().enumerate().map(|(place, one)| fact(one, &part.path, purpose(place))).collect()
+    }
+
     fn certificates(&self, part: &Part) -> Result<Vec<CertificateDer<'static>>, String> {
-        let bytes = self.material.bytes(part)?;
+        let bytes = pem::usual(self.material.bytes(part)?);
         let certificates = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
-        let certificates = certificates.map_err(|error| format!("{}: {}", part.path, pem_reason(&error)))?;
+        let mut certificates = certificates.map_err(|error| format!("{}: {}", part.path, pem_reason(&error)))?;
+        for certificate in &mut certificates {
+            if let Some(first) = certificate::first(certificate).filter(|first| first.len() < certificate.len()) {
+                *certificate = first.to_vec().into();
+            }
+        }
         match certificates.is_empty() {
             false => Ok(certificates),
             true => Err(not_pem(&part.path, &bytes, "certificate", "x509")),
@@ -202,7 +244,7 @@ impl Source {
     }
 
     fn key(&self, part: &Part) -> Result<Key, String> {
-        let bytes = self.material.bytes(part)?;
+        let bytes = pem::usual(self.material.bytes(part)?);
         let has = |words: &[u8]| bytes.windows(words.len()).any(|window| window == words);
         if has(b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || has(b"Proc-Type: 4,ENCRYPTED") {
             return Err(format!(
@@ -212,7 +254,7 @@ impl Source {
             ));
         }
         let mut key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| match error {
-            pem::Error::NoItemsFound => not_pem(&part.path, &bytes, "private key", "pkey"),
+            rfc7468::Error::NoItemsFound => not_pem(&part.path, &bytes, "private key", "pkey"),
             error => format!("{}: {}", part.path, pem_reason(&error)),
         })?;
         let made = Key::new(&key);
@@ -249,11 +291,18 @@ impl Source {
         for part in parts {
             let system = part.role == Role::SystemAuthorities;
             all.system &= system;
-            all.path.clone_from(&part.path);
-            let usable = |certificate: &CertificateDer<'_>| RootCertStore::empty().add(certificate.clone());
+            let usable = |certificate: &CertificateDer<'_>| match Use::of(certificate) {
+                Use::Nothing => Err("it says that it is no authority (CA:FALSE), and did not sign itself".to_owned()),
+                Use::Authority | Use::Itself => {
+                    RootCertStore::empty().add(certificate.clone()).map_err(|error| error.to_string())
+                }
+            };
             for (n, certificate) in (1..).zip(self.certificates(part)?) {
                 match usable(&certificate) {
-                    Ok(()) => all.certificates.push(certificate),
+                    Ok(()) => {
+                        all.certificates.push(certificate);
+                        all.paths.push(part.path.clone());
+                    }
                     Err(_) if system => {}
                     Err(error) => notices.push(format!("{}: certificate {n} is left out: {error}", part.path)),
                 }
@@ -261,18 +310,35 @@ impl Source {
         }
         match parts.is_empty() || !all.certificates.is_empty() {
             true => Ok(all),
-            false => Err(format!("{}: there is no certificate in it that can be used", all.path)),
+            false => Err(format!(
+                "{}: there is no certificate in it that can be used",
+                parts.last().map_or("", |part| &part.path)
+            )),
         }
     }
 
     fn config(&self, authorities: &Authorities, resolver: &Arc<Resolver>) -> Result<Arc<ServerConfig>, String> {
+        self.config_with(self.provider.clone(), authorities, resolver, |verifier| verifier)
+    }
+
+    fn config_with(
+        &self,
+        provider: Arc<CryptoProvider>,
+        authorities: &Authorities,
+        resolver: &Arc<Resolver>,
+        adapt: impl FnOnce(Verifier) -> Verifier,
+    ) -> Result<Arc<ServerConfig>, String> {
         let versions: &[_] = if self.index().tls12 { &[&TLS13, &TLS12] } else { &[&TLS13] };
         let failed = |error: Error| format!("TLS: {error}");
-        let builder = ServerConfig::builder_with_provider(self.provider.clone());
+        let verifier = Verifier::new(&authorities.certificates, provider.signature_verification_algorithms);
+        let builder = ServerConfig::builder_with_provider(provider);
         let builder = builder.with_protocol_versions(versions).map_err(failed)?;
         let builder = match self.index().required {
             false => builder.with_no_client_auth(),
-            true => builder.with_client_cert_verifier(self.verifier(authorities)?),
+            true => {
+                let verifier = if authorities.system { verifier.without_hints() } else { verifier };
+                builder.with_client_cert_verifier(Arc::new(adapt(verifier)))
+            }
         };
         let mut config = builder.with_cert_resolver(resolver.clone());
         config.ignore_client_order = true;
@@ -280,18 +346,6 @@ impl Source {
         let tickets: Arc<dyn ProducesTickets> = Arc::new(Tickets::new(self.secrets.clone(), self.rules(authorities)));
         config.ticketer = tickets;
         Ok(Arc::new(config))
-    }
-
-    fn verifier(
-        &self,
-        authorities: &Authorities,
-    ) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, String> {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(authorities.certificates.iter().cloned());
-        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), self.provider.clone());
-        // The names of all the world's authorities would help no client to choose.
-        let builder = if authorities.system { builder.clear_root_hint_subjects() } else { builder };
-        builder.build().map_err(|error| format!("client certificates cannot be verified: {error}"))
     }
 
     /// A digest of the rules by which clients are verified.
@@ -307,24 +361,64 @@ impl Source {
     }
 }
 
+/// A certificate as its administrator knows it.
+fn fact(der: &CertificateDer<'_>, path: &str, purpose: Purpose) -> Fact {
+    let read = Certificate::read(der);
+    let text = |of: fn(&Certificate<'_>) -> String| read.as_ref().map_or(String::new(), of);
+    let (not_before, not_after) = read.as_ref().and_then(Certificate::validity).unzip();
+    Fact {
+        file: path.to_owned(),
+        purpose,
+        name: text(|read| read.name()),
+        issuer: text(|read| certificate::name(read.issuer)),
+        serial: text(|read| read.serial()),
+        not_before,
+        not_after,
+        key: text(|read| read.key_kind()),
+    }
+}
+
+/// Checks that the first certificate, which is the server's own, has this key.
+fn matches(chain: &[CertificateDer<'_>], key: &Key, part: &Part, key_part: &Part) -> Result<(), String> {
+    let public = key.public_key().ok_or_else(|| format!("{}: the private key cannot be used", key_part.path))?;
+    let has = |certificate: &CertificateDer<'_>| Certificate::read(certificate).map(|read| read.has_key(&public));
+    match chain.first().map(has) {
+        Some(Some(true)) => Ok(()),
+        None | Some(None) => Err(format!("{}: the first certificate in it is not in order (X.509)", part.path)),
+        Some(Some(false)) => Err(match chain.iter().position(|certificate| has(certificate) == Some(true)) {
+            Some(place) => format!(
+                "{path}: the key belongs to certificate {} in it, which has to be the first; {}",
+                place + 1,
+                in_order(&part.path),
+                path = part.path
+            ),
+            None => format!("{}: the key does not match the certificate in {}", key_part.path, part.path),
+        }),
+    }
+}
+
+/// The number of the first certificate that is not its predecessor's issuer (RFC 5246, section 7.4.2).
+fn stranger(chain: &[CertificateDer<'_>]) -> Option<usize> {
+    let is_stranger = |pair: &[CertificateDer<'_>]| {
+        let [one, next] = [0, 1].map(|place| pair.get(place).and_then(|der| Certificate::read(der)));
+        matches!((one, next), (Some(one), Some(next)) if one.issuer != next.subject)
+    };
+    chain.windows(2).position(is_stranger).map(|place| place + 2)
+}
+
 /// Puts the issuers behind a certificate that stands alone, as far as they are known. The last, which signed itself, every client has or
 /// does not trust.
 fn complete(chain: &mut Vec<CertificateDer<'static>>, issuers: &[CertificateDer<'static>]) {
-    let [leaf] = chain.as_slice() else { return };
-    let mut wanted = match der::names(leaf) {
-        Some((subject, issuer)) if subject != issuer => issuer.to_vec(),
-        _ => return,
-    };
-    while chain.len() < LONGEST_CHAIN {
-        let is_it =
-            |certificate: &&CertificateDer<'_>| der::names(certificate).is_some_and(|(subject, _)| subject == wanted);
-        let Some(found) = issuers.iter().find(is_it) else { return };
-        let Some((subject, issuer)) = der::names(found) else { return };
-        if subject == issuer {
-            return;
-        }
-        wanted = issuer.to_vec();
-        chain.push(found.clone());
+    while let [.., last] = chain.as_slice()
+        && chain.len() < LONGEST_CHAIN
+    {
+        let Some(below) = Certificate::read(last).filter(|read| !read.is_its_own_issuer()) else { return };
+        let gave = |certificate: &&CertificateDer<'_>| {
+            Certificate::read(certificate)
+                .is_some_and(|above| above.subject == below.issuer && !above.is_its_own_issuer())
+        };
+        let Some(found) = issuers.iter().find(gave).cloned() else { return };
+        chain.push(found);
     }
 }
 
@@ -344,25 +438,6 @@ fn cipher_suites(chosen: &[Suite]) -> CryptoProvider {
         provider.cipher_suites = of_tls13.chain(chosen.iter().filter_map(is)).copied().collect();
     }
     provider
-}
-
-/// The number of the certificate that the key belongs to, if it is none but the first.
-fn misplaced(certified: &CertifiedKey) -> Option<usize> {
-    let alone = |certificate: &CertificateDer<'static>| {
-        CertifiedKey::new(vec![certificate.clone()], certified.key.clone()).keys_match().is_ok()
-    };
-    certified.cert.iter().position(alone).map(|place| place + 1)
-}
-
-/// The number of the first certificate that is not its predecessor's issuer (RFC 5246, section 7.4.2).
-fn stranger(chain: &[CertificateDer<'_>]) -> Option<usize> {
-    let pairs = chain.iter().zip(chain.iter().skip(1));
-    let is_stranger =
-        |(one, next): (&CertificateDer<'_>, &CertificateDer<'_>)| match (der::names(one), der::names(next)) {
-            (Some((_, issuer)), Some((subject, _))) => issuer != subject,
-            _ => false,
-        };
-    pairs.into_iter().position(is_stranger).map(|place| place + 2)
 }
 
 /// How to see the order of the certificates in a file.
@@ -392,11 +467,11 @@ fn not_pem(path: &str, bytes: &[u8], what: &str, word: &str) -> String {
 }
 
 /// What is wrong with a PEM file, without a byte of it: it may be a key's.
-fn pem_reason(error: &pem::Error) -> &'static str {
+fn pem_reason(error: &rfc7468::Error) -> &'static str {
     match error {
-        pem::Error::MissingSectionEnd { .. } => "a section (PEM) has no end",
-        pem::Error::IllegalSectionStart { .. } => "a section (PEM) begins with a line that is broken",
-        pem::Error::Base64Decode(_) => "a section (PEM) is not in base 64",
+        rfc7468::Error::MissingSectionEnd { .. } => "a section (PEM) has no end",
+        rfc7468::Error::IllegalSectionStart { .. } => "a section (PEM) begins with a line that is broken",
+        rfc7468::Error::Base64Decode(_) => "a section (PEM) is not in base 64",
         _ => "it is not in order (PEM)",
     }
 }

@@ -1,23 +1,30 @@
 //! TLS towards clients.
 //!
-//! `session` is one client's session. `keyring` makes the configurations that all of them go by out of the files that came from the
-//! supervisor (`material`, with as much of DER as that takes in `der`), those of server names when they are first asked for (`names`); `signing` holds the private key; `tickets` lets a session go on at
-//! any worker. `failure` finds the words for what went wrong.
+//! `session` is one client's session; `hello` reads the name that it asks for, and `transcript` serves a client whose name is none.
+//! `keyring` makes the configurations that all of them go by out of the files that came from the
+//! supervisor (`material`, as `pem` takes them), those of server names when they are first asked for (`names`). `certificate` reads certificates
+//! (`der`), and `verifier` verifies those of clients; `signing` holds the private key; `tickets` lets a session go on at any worker. `failure`
+//! finds the words for what went wrong.
 
+mod certificate;
 mod der;
 mod failure;
+mod hello;
 mod keyring;
 mod material;
 mod names;
+mod pem;
 mod session;
 mod signing;
 mod tickets;
+mod transcript;
+mod verifier;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use pen_contract::start::TlsStart;
-use pen_contract::tls::TICKET_SECRET;
+use pen_contract::tls::{Examined, TICKET_SECRET};
 
 use keyring::Keyring;
 use material::Material;
@@ -65,10 +72,7 @@ impl Tls {
     }
 
     /// A session with a client that has said nothing yet.
-    ///
-    /// # Errors
-    /// The configuration serves nobody.
-    pub fn session(&self) -> Result<Session, rustls::Error> {
+    pub fn session(&self) -> Session {
         Session::new(self.keyring.clone())
     }
 }
@@ -77,8 +81,9 @@ impl Tls {
 ///
 /// # Errors
 /// The file and what is wrong with it.
-pub fn examine(files: OwnedFd) -> Result<Vec<String>, String> {
+pub fn examine(files: OwnedFd) -> Result<Examined, String> {
     let secrets = Secrets::new(&[0; TICKET_SECRET], None).ok_or("no ticket secret can be made")?;
     let (keyring, mut notices) = keyring::build(Material::new(files)?, &secrets)?;
-    keyring.examine(&mut notices).map(|()| notices)
+    let certificates = keyring.examine(&mut notices)?;
+    Ok(Examined { notices, certificates })
 }

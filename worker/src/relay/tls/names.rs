@@ -63,13 +63,13 @@ impl Resolver {
     }
 
     /// Reads the files of all names, in order: those that are good. Of those that are not, the first are told and the others counted.
-    pub fn examine(&self, notices: &mut Notices) -> Vec<Ready> {
+    pub fn examine<'s>(&'s self, notices: &mut Notices) -> Vec<(&'s str, &'s Stack, Ready)> {
         let mut names: Vec<_> = self.names.iter().collect();
         names.sort_by_key(|(text, _)| *text);
         let (mut good, mut broken, mut remarks) = (Vec::new(), Vec::new(), Vec::new());
         for (text, name) in names {
             match self.read(&name.files, &mut remarks) {
-                Ok(ready) => good.push(ready),
+                Ok(ready) => good.push((text.as_str(), &name.files, ready)),
                 Err(why) => broken.push(format!("{why}; the name {text} is served with the default certificate")),
             }
         }

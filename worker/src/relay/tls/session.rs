@@ -5,12 +5,14 @@
 
 use std::sync::Arc;
 
-use rustls::HandshakeKind;
-use rustls::server::Acceptor;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
+use rustls::{HandshakeKind, ProtocolVersion};
 
+use super::hello::{Hello, look};
 use super::keyring::Keyring;
+use super::transcript::hide;
+use super::verifier::{Refused, refused};
 use crate::relay::pump::BUFFER;
 
 /// Bytes of the buffer for records: as many as [`BUFFER`] bytes of plain text become, each record of 16 KiB with its header, content type, nonce and
@@ -56,6 +58,8 @@ pub struct Session {
     peer_closed: bool,
     /// Why the session is over.
     error: Option<rustls::Error>,
+    /// Why the client's certificate was refused, and whose it was.
+    refused: Option<Box<Refused>>,
     /// What the session itself has to say.
     out: Vec<u8>,
 }
@@ -64,7 +68,16 @@ pub struct Session {
 enum Stage {
     /// The name that the client asks for decides by which configuration it is served.
     Choosing(Arc<Keyring>),
-    Serving(UnbufferedServerConnection),
+    Serving(UnbufferedServerConnection, Name),
+}
+
+/// The server name that the client asks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Name {
+    /// It is as the client sent it.
+    Shown,
+    /// It is none, and was hidden from rustls: once more, should the client be asked for another hello.
+    Hidden,
 }
 
 impl std::fmt::Debug for Session {
@@ -86,37 +99,31 @@ pub struct Taken {
 
 impl Session {
     /// A session with a client that has said nothing yet.
-    ///
-    /// # Errors
-    /// The configuration cannot serve anybody.
-    pub fn new(keyring: Arc<Keyring>) -> Result<Session, rustls::Error> {
-        let stage = match keyring.chooses() {
-            false => Stage::Serving(UnbufferedServerConnection::new(keyring.config(None).clone())?),
-            true => Stage::Choosing(keyring),
-        };
-        Ok(Session {
-            stage,
+    pub fn new(keyring: Arc<Keyring>) -> Session {
+        Session {
+            stage: Stage::Choosing(keyring),
             incomplete: Vec::new(),
             early: Vec::new(),
             early_end: false,
             closed: false,
             peer_closed: false,
             error: None,
+            refused: None,
             out: Vec::new(),
-        })
+        }
     }
 
     /// Whether the handshake is still to be finished.
     pub fn is_handshaking(&self) -> bool {
         match &self.stage {
             Stage::Choosing(_) => true,
-            Stage::Serving(tls) => tls.is_handshaking(),
+            Stage::Serving(tls, _) => tls.is_handshaking(),
         }
     }
 
     /// Whether the session came out of an earlier one.
     pub fn is_resumed(&self) -> bool {
-        matches!(&self.stage, Stage::Serving(tls) if tls.handshake_kind() == Some(HandshakeKind::Resumed))
+        matches!(&self.stage, Stage::Serving(tls, _) if tls.handshake_kind() == Some(HandshakeKind::Resumed))
     }
 
     /// Whether the peer said that it sends no more, before it ended.
@@ -141,9 +148,17 @@ impl Session {
         let records = &mut cipher.all()[..kept + length];
         records[..kept].copy_from_slice(&self.incomplete);
         self.incomplete = Vec::new();
-        let Some(tls) = self.stage.choose(records) else {
-            self.incomplete = records.to_vec();
-            return taken;
+        let tls = match self.stage.tls(records) {
+            Ok(Some(tls)) => tls,
+            Ok(None) => {
+                self.incomplete = records.to_vec();
+                return taken;
+            }
+            Err(error) => {
+                self.closed = true;
+                taken.error = Some(error);
+                return taken;
+            }
         };
         let mut start = 0;
         loop {
@@ -165,6 +180,10 @@ impl Session {
                 Err(error) => {
                     start += discard;
                     last_words(tls, &mut records[start..], &mut self.out);
+                    if error == rustls::Error::NoCertificatesPresented {
+                        say_as_tls12(&mut self.out);
+                    }
+                    self.refused = refused().map(Box::new);
                     self.closed = true;
                     self.incomplete = Vec::new();
                     taken.error = Some(error);
@@ -195,6 +214,11 @@ impl Session {
     /// Why the session is over.
     pub fn error(&self) -> Option<&rustls::Error> {
         self.error.as_ref()
+    }
+
+    /// Why the client's certificate was refused, and whose it was.
+    pub fn take_refused(&mut self) -> Option<Refused> {
+        self.refused.take().map(|refused| *refused)
     }
 
     /// What the session itself has to say, to be sent at once.
@@ -235,7 +259,7 @@ impl Session {
         if self.closed {
             return None;
         }
-        let Stage::Serving(tls) = &mut self.stage else { return None };
+        let Stage::Serving(tls, _) = &mut self.stage else { return None };
         // With the incomplete bytes: rustls knows how far into them it has come.
         match tls.process_tls_records(&mut self.incomplete).state {
             Ok(ConnectionState::WriteTraffic(mut traffic)) => say(&mut traffic, cipher.all()).ok(),
@@ -271,45 +295,42 @@ impl Session {
 }
 
 impl Stage {
-    /// The session as rustls knows it, made of what the client said first. None: that is still to come.
-    fn choose(&mut self, records: &[u8]) -> Option<&mut UnbufferedServerConnection> {
-        if let Stage::Choosing(keyring) = self {
-            let config = match hello(records) {
-                Hello::Incomplete if records.len() < INCOMPLETE => return None,
-                // What is no hello finds its error in any configuration.
-                Hello::Incomplete | Hello::Broken => keyring.config(None).clone(),
-                Hello::For(name) => keyring.config(name.as_deref()).clone(),
-            };
-            *self = Stage::Serving(UnbufferedServerConnection::new(config).ok()?);
+    /// The session as rustls knows it, which is made when the client's hello is there. None: that is still to come.
+    ///
+    /// # Errors
+    /// The configuration cannot serve anybody.
+    fn tls(&mut self, records: &mut [u8]) -> Result<Option<&mut UnbufferedServerConnection>, rustls::Error> {
+        match self {
+            Stage::Choosing(keyring) => {
+                let (config, name) = match look(records) {
+                    Hello::Incomplete if records.len() < INCOMPLETE => return Ok(None),
+                    Hello::Illegal(places) => {
+                        hide(records, places);
+                        (keyring.nameless(), Name::Hidden)
+                    }
+                    Hello::For(name) => (keyring.config(Some(&name)), Name::Shown),
+                    // What is no hello finds its error in any configuration.
+                    Hello::Nameless | Hello::Other | Hello::Incomplete => (keyring.config(None), Name::Shown),
+                };
+                *self = Stage::Serving(UnbufferedServerConnection::new(config.clone())?, name);
+            }
+            Stage::Serving(_, Name::Shown) => {}
+            // TLS 1.2 knows no second hello.
+            Stage::Serving(tls, name) if tls.protocol_version() == Some(ProtocolVersion::TLSv1_2) => {
+                *name = Name::Shown
+            }
+            Stage::Serving(_, name) => match look(records) {
+                Hello::Incomplete if records.len() < INCOMPLETE => return Ok(None),
+                Hello::Illegal(places) => {
+                    hide(records, places);
+                    *name = Name::Shown;
+                }
+                Hello::Nameless | Hello::For(_) | Hello::Other | Hello::Incomplete => *name = Name::Shown,
+            },
         }
         match self {
-            Stage::Choosing(_) => None,
-            Stage::Serving(tls) => Some(tls),
-        }
-    }
-}
-
-/// What the first records hold.
-enum Hello {
-    Incomplete,
-    Broken,
-    For(Option<String>),
-}
-
-fn hello(mut records: &[u8]) -> Hello {
-    let mut acceptor = Acceptor::default();
-    loop {
-        match acceptor.read_tls(&mut records) {
-            Ok(0) => return Hello::Incomplete,
-            Ok(_) => {}
-            Err(_) => return Hello::Broken,
-        }
-        match acceptor.accept() {
-            Ok(Some(accepted)) => {
-                return Hello::For(accepted.client_hello().server_name().map(str::to_owned));
-            }
-            Ok(None) => {}
-            Err(_) => return Hello::Broken,
+            Stage::Choosing(_) => Ok(None),
+            Stage::Serving(tls, _) => Ok(Some(tls)),
         }
     }
 }
@@ -319,6 +340,14 @@ fn hello(mut records: &[u8]) -> Hello {
 fn last_words(tls: &mut UnbufferedServerConnection, records: &mut [u8], out: &mut Vec<u8>) {
     if let Ok(ConnectionState::EncodeTlsData(mut message)) = tls.process_tls_records(records).state {
         put(out, |room| message.encode(room));
+    }
+}
+
+/// Makes the alert certificate_required, which only TLS 1.3 has and which is encrypted there, the one that TLS 1.2 has for it:
+/// handshake_failure (RFC 5246, 7.4.6).
+fn say_as_tls12(out: &mut [u8]) {
+    if let [.., 21, 3, 3, 0, 2, 2, alert @ 116] = out {
+        *alert = 40;
     }
 }
 

@@ -84,7 +84,7 @@ struct Side {
 
 impl Side {
     fn new(keyring: &Arc<Keyring>) -> Side {
-        let session = Session::new(keyring.clone()).unwrap();
+        let session = Session::new(keyring.clone());
         Side { session, cipher: Cipher::default(), plain: vec![0; BUFFER], got: Vec::new() }
     }
 

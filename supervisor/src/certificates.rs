@@ -1,0 +1,155 @@
+//! The certificates of TLS, as a child found them in the files (`examine`): what is told of those that have expired, or soon will.
+
+#![forbid(unsafe_code)]
+
+use std::time::{Duration, Instant};
+
+use pen_contract::tls::{Fact, Purpose};
+use time::OffsetDateTime;
+
+use crate::clock;
+
+/// What there is, and when it is looked at next.
+#[derive(Debug)]
+pub(crate) struct Certificates {
+    pub(crate) facts: Vec<Fact>,
+    /// When the administrator is told again what is wrong with them.
+    due: Instant,
+    /// What is read next was asked for by HUP, and is told of at once.
+    asked: bool,
+}
+
+impl Certificates {
+    /// Those of a start, which has told of them.
+    pub(crate) fn new(facts: Vec<Fact>, now: Instant) -> Certificates {
+        Certificates { facts, due: now + DAY, asked: false }
+    }
+
+    /// Notes that the files are read again because somebody asked.
+    pub(crate) fn ask(&mut self) {
+        self.asked = true;
+    }
+
+    /// Takes those of files that were read again. What is to be said is due at once if somebody asked for that.
+    pub(crate) fn replace(&mut self, facts: Vec<Fact>, asked: bool, now: Instant) {
+        self.facts = facts;
+        if std::mem::take(&mut self.asked) || asked {
+            self.due = now;
+        }
+    }
+
+    /// What the administrator should hear now: once a day.
+    pub(crate) fn warnings(&mut self, now: Instant) -> Vec<String> {
+        if now < self.due {
+            return Vec::new();
+        }
+        self.due = now + DAY;
+        warnings(&self.facts, OffsetDateTime::now_utc().unix_timestamp())
+    }
+}
+
+/// A line for each certificate that has expired, will within two weeks, or is not valid yet.
+pub(crate) fn warnings(facts: &[Fact], now: i64) -> Vec<String> {
+    let mut wrong = facts.iter().filter_map(|fact| warning(fact, now));
+    let mut lines: Vec<String> = wrong.by_ref().take(MOST_WARNINGS).collect();
+    let more = wrong.count();
+    if more > 0 {
+        lines.push(format!("{more} more certificates have expired or soon will; the command certificates lists them"));
+    }
+    lines
+}
+
+fn warning(fact: &Fact, now: i64) -> Option<String> {
+    let state = match (fact.not_before, fact.not_after) {
+        (_, Some(end)) if end < now => format!("has expired: it was valid until {}", moment(end)),
+        (Some(begin), _) if begin > now => format!("is not valid yet: only from {}", moment(begin)),
+        (_, Some(end)) if end - now < SOON => format!("expires in {}, at {}", left(end - now), moment(end)),
+        _ => return None,
+    };
+    let what = match &fact.purpose {
+        Purpose::Server(_) => "the certificate",
+        Purpose::Chain(_) => "the certificate in the chain",
+        Purpose::Authority(_) => "the authority's certificate",
+    };
+    Some(format!("{}: {what} of '{}' {state}", fact.file, fact.name))
+}
+
+/// `2026-11-24 04:10:21 UTC`
+pub(crate) fn moment(unix: i64) -> String {
+    OffsetDateTime::from_unix_timestamp(unix).map_or_else(|_| unix.to_string(), |time| clock::full(time) + " UTC")
+}
+
+/// How long that is, in days, or in hours where it is less than two days.
+pub(crate) fn left(seconds: i64) -> String {
+    match seconds {
+        ..3600 => "less than an hour".to_owned(),
+        3600..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// Seconds before its end from which a certificate is warned of.
+const SOON: i64 = 14 * 86_400;
+
+/// How often it is.
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Most certificates that are warned of one by one.
+const MOST_WARNINGS: usize = 20;
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn fact(not_before: i64, not_after: i64) -> Fact {
+        Fact {
+            file: "/etc/www.pem".into(),
+            purpose: Purpose::Server(None),
+            name: "CN=www".into(),
+            issuer: "CN=Test \"CA\"".into(),
+            serial: "0A".into(),
+            not_before: Some(not_before),
+            not_after: Some(not_after),
+            key: "ECDSA P-256".into(),
+        }
+    }
+
+    const NOW: i64 = 1_793_592_621;
+
+    #[test]
+    fn who_has_expired_soon_will_or_is_too_early_is_told_of() {
+        let says = |begin: i64, end: i64| warnings(&[fact(NOW + begin, NOW + end)], NOW).join("\n");
+        assert_eq!(says(-9, SOON), "");
+        assert_eq!(
+            says(-9, SOON - 1),
+            "/etc/www.pem: the certificate of 'CN=www' expires in 13 days, at 2026-11-16 04:10:20 UTC"
+        );
+        assert!(says(-9, 7300).contains("expires in 2 h, at "));
+        assert!(says(-9, 0).contains("expires in less than an hour"));
+        assert_eq!(
+            says(-9, -1),
+            "/etc/www.pem: the certificate of 'CN=www' has expired: it was valid until 2026-11-02 04:10:20 UTC"
+        );
+        assert!(says(9, 99).contains("is not valid yet: only from 2026-11-02 04:10:30 UTC"));
+        assert_eq!(warnings(&[Fact { not_after: None, ..fact(NOW, NOW) }], NOW), [""; 0]);
+        let many = vec![fact(0, 1); 30];
+        let lines = warnings(&many, NOW);
+        assert!(lines.len() == 21 && lines[20].starts_with("10 more certificates"), "{lines:?}");
+    }
+
+    #[test]
+    fn it_is_told_once_a_day_and_when_somebody_asked() {
+        let now = Instant::now();
+        let mut certificates = Certificates::new(vec![fact(0, 1)], now);
+        assert!(certificates.warnings(now + DAY / 2).is_empty(), "the start has told of it");
+        assert_eq!(certificates.warnings(now + DAY).len(), 1);
+        assert!(certificates.warnings(now + DAY).is_empty());
+        certificates.replace(vec![fact(0, 1)], false, now + DAY);
+        assert!(certificates.warnings(now + DAY).is_empty(), "the files were read without being asked for");
+        certificates.ask();
+        certificates.replace(vec![fact(0, 1)], false, now + DAY);
+        assert_eq!(certificates.warnings(now + DAY).len(), 1);
+        assert!(certificates.warnings(now + DAY + DAY / 2).is_empty());
+        assert_eq!(certificates.warnings(now + DAY + DAY).len(), 1);
+    }
+}

@@ -1,0 +1,450 @@
+//! What a certificate says (RFC 5280, 4.1), of any version and with any extensions, and how it is shown to webpki.
+//!
+//! webpki takes certificates of version 3 alone, no authority at the end of a chain, and no critical extension that it does not
+//! know. [`Certificate::plain`] writes a certificate without those of them that OpenSSL passes over too; whoever verifies its
+//! signature verifies that of the certificate as it came.
+
+use rustls::pki_types::CertificateDer;
+
+use super::der::{
+    BITS, BOOLEAN, CONTEXT_0, CONTEXT_3, INTEGER, OBJECT, OCTETS, SEQUENCE, SET, Value, Values, seconds, wrap,
+};
+use pen_contract::message::CertificateFault;
+
+/// A certificate in its parts. Each is encoded, with tag and length, where nothing else is said.
+#[derive(Clone, Debug)]
+pub struct Certificate<'d> {
+    /// All that is signed.
+    pub signed: &'d [u8],
+    /// 1 to 3.
+    version: u8,
+    serial: &'d [u8],
+    algorithm: &'d [u8],
+    /// Who gave it.
+    pub issuer: &'d [u8],
+    validity: Value<'d>,
+    /// Whose it is.
+    pub subject: &'d [u8],
+    /// The public key with its algorithm (SubjectPublicKeyInfo).
+    pub key: &'d [u8],
+    extensions: Vec<Extension<'d>>,
+    /// The algorithm of the signature and the signature.
+    signature: &'d [u8],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Extension<'d> {
+    /// The contents of its object identifier.
+    id: &'d [u8],
+    critical: bool,
+    /// What is in its octet string.
+    value: &'d [u8],
+    whole: &'d [u8],
+}
+
+/// Where a certificate stands in a client's chain.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Place {
+    /// It is the client's own.
+    End,
+    /// It is an issuer's.
+    Above,
+}
+
+/// A certificate as webpki takes it.
+#[derive(Debug)]
+pub struct Plain<'d> {
+    /// The certificate: as it came, or rewritten.
+    pub certificate: CertificateDer<'d>,
+    /// What is signed in it now, and what was signed; none if it is as it came.
+    pub signed: Option<(Vec<u8>, &'d [u8])>,
+}
+
+/// The first value in these bytes: what `TRUSTED CERTIFICATE` (OpenSSL) has behind the certificate is left out.
+pub fn first(bytes: &[u8]) -> Option<&[u8]> {
+    Values(bytes).next().map(|value| value.whole)
+}
+
+impl<'d> Certificate<'d> {
+    /// Reads a certificate.
+    pub fn read(bytes: &'d [u8]) -> Option<Certificate<'d>> {
+        let outer = Values(bytes).next().filter(|outer| outer.tag == SEQUENCE && outer.whole.len() == bytes.len())?;
+        let mut parts = Values(outer.contents);
+        let signed = parts.next().filter(|signed| signed.tag == SEQUENCE)?;
+        let signature = parts.0;
+        let mut fields = Values(signed.contents);
+        let mut ahead = fields;
+        let version = match ahead.next()? {
+            Value { tag: CONTEXT_0, contents, .. } => {
+                fields = ahead;
+                match Values(contents).next()?.contents {
+                    [number @ 0..=2] => number + 1,
+                    _ => return None,
+                }
+            }
+            _ => 1,
+        };
+        let serial = fields.next().filter(|serial| serial.tag == INTEGER)?.whole;
+        let mut sequence = || fields.next().filter(|field| field.tag == SEQUENCE);
+        let (algorithm, issuer, validity) = (sequence()?.whole, sequence()?.whole, sequence()?);
+        let (subject, key) = (sequence()?.whole, sequence()?.whole);
+        // Unique identifiers may stand between, which nobody has.
+        let extensions = fields.find(|field| field.tag == CONTEXT_3);
+        let extensions = match extensions {
+            Some(tagged) => {
+                Values(tagged.contents).inside(SEQUENCE)?.map(Extension::read).collect::<Option<Vec<_>>>()?
+            }
+            None => Vec::new(),
+        };
+        let signed = signed.whole;
+        Some(Certificate { signed, version, serial, algorithm, issuer, validity, subject, key, extensions, signature })
+    }
+
+    /// The first and the last second of its validity, since 1970.
+    pub fn validity(&self) -> Option<(i64, i64)> {
+        let mut times = Values(self.validity.contents);
+        Some((seconds(times.next()?)?, seconds(times.next()?)?))
+    }
+
+    /// Whose it is, as text: its subject, or where that is empty the first name of DNS that it is for.
+    pub fn name(&self) -> String {
+        let subject = name(self.subject);
+        if !subject.is_empty() {
+            return subject;
+        }
+        let names = self.extension(ALTERNATIVE_NAMES).and_then(|found| Values(found.value).inside(SEQUENCE));
+        let dns = names.into_iter().flatten().find(|name| name.tag == DNS_NAME);
+        dns.map_or(subject, |dns| {
+            let letters = dns.contents.iter().take(LONGEST_NAME).filter(|byte| byte.is_ascii_graphic());
+            letters.map(|byte| char::from(*byte)).collect()
+        })
+    }
+
+    /// Its number among those of the issuer: hexadecimal digits.
+    pub fn serial(&self) -> String {
+        let number = Values(self.serial).next().map_or(&[][..], |serial| serial.contents);
+        let number = number.iter().position(|byte| *byte != 0).map_or(&[0][..], |first| &number[first..]);
+        let digits: String = number.iter().take(LONGEST_SERIAL).map(|byte| format!("{byte:02X}")).collect();
+        if number.len() > LONGEST_SERIAL { digits + "..." } else { digits }
+    }
+
+    /// Whether it signed itself, by its names.
+    pub fn is_its_own_issuer(&self) -> bool {
+        self.subject == self.issuer
+    }
+
+    /// Whether it says that it is no authority.
+    pub fn denies_authority(&self) -> bool {
+        self.extension(BASIC_CONSTRAINTS).is_some() && !self.is_authority()
+    }
+
+    fn is_authority(&self) -> bool {
+        let constraints = self.extension(BASIC_CONSTRAINTS).and_then(|found| Values(found.value).inside(SEQUENCE));
+        constraints.is_some_and(|mut constraints| {
+            constraints.next().is_some_and(|is| is.tag == BOOLEAN && is.contents.iter().any(|byte| *byte != 0))
+        })
+    }
+
+    fn extension(&self, id: &[u8]) -> Option<&Extension<'d>> {
+        self.extensions.iter().find(|extension| extension.id == id)
+    }
+
+    /// Whether a bit of an extension that is a string of bits is set; none = there is no such extension.
+    fn has_bit(&self, id: &[u8], mask: u8) -> Option<bool> {
+        let bits = Values(self.extension(id)?.value).next().filter(|bits| bits.tag == BITS);
+        Some(bits.is_some_and(|bits| bits.contents.get(1).is_some_and(|first| first & mask != 0)))
+    }
+
+    /// The certificate as webpki takes it, `bytes` being the whole of it.
+    ///
+    /// # Errors
+    /// It has something that nobody passes over.
+    pub fn plain(&self, bytes: &'d [u8], place: Place) -> Result<Plain<'d>, CertificateFault> {
+        let netscape = match place {
+            Place::End => NETSCAPE_CLIENT,
+            Place::Above => NETSCAPE_AUTHORITY,
+        };
+        let mut kept: Vec<&[u8]> = Vec::new();
+        for extension in &self.extensions {
+            match extension.id {
+                // Policies are asked for nowhere here, as in OpenSSL without X509_V_FLAG_POLICY_CHECK.
+                id if extension.critical && POLICIES.contains(&id) => {}
+                NETSCAPE_TYPE if extension.critical => {
+                    if self.has_bit(NETSCAPE_TYPE, netscape) != Some(true) {
+                        return Err(CertificateFault::NetscapeType);
+                    }
+                }
+                // An authority may speak for itself, if its key is one to sign with.
+                BASIC_CONSTRAINTS if place == Place::End && self.is_authority() => {
+                    if self.has_bit(KEY_USAGE, SIGNS_OR_AGREES) == Some(false) {
+                        return Err(CertificateFault::Authority);
+                    }
+                }
+                id if extension.critical && !CHECKED.contains(&id) => {
+                    return Err(CertificateFault::CriticalExtension(object(id)));
+                }
+                _ => kept.push(extension.whole),
+            }
+        }
+        if place == Place::Above && self.version != 3 {
+            return Err(CertificateFault::IssuerVersion(self.version));
+        }
+        if self.version == 3 && kept.len() == self.extensions.len() {
+            return Ok(Plain { certificate: CertificateDer::from(bytes), signed: None });
+        }
+        let version = wrap(CONTEXT_0, &[&wrap(INTEGER, &[&[2]])]);
+        let extensions = wrap(CONTEXT_3, &[&wrap(SEQUENCE, &kept)]);
+        let Certificate { serial, algorithm, issuer, validity, subject, key, .. } = *self;
+        let parts = [&version, serial, algorithm, issuer, validity.whole, subject, key, &extensions];
+        let signed = wrap(SEQUENCE, &parts);
+        let certificate = wrap(SEQUENCE, &[&signed, self.signature]);
+        Ok(Plain { certificate: certificate.into(), signed: Some((signed, self.signed)) })
+    }
+
+    /// The kind of its key, as its administrator calls it.
+    pub fn key_kind(&self) -> String {
+        let Some(mut parts) = Values(self.key).inside(SEQUENCE) else { return "unknown".to_owned() };
+        let (Some(mut algorithm), key) = (parts.inside(SEQUENCE), parts.next()) else { return "unknown".to_owned() };
+        let id = algorithm.next().map_or(&[][..], |id| id.contents);
+        let parameter = algorithm.next().map_or(&[][..], |parameter| parameter.contents);
+        match (id, parameter) {
+            (RSA | RSA_PSS, _) => {
+                let numbers = key.and_then(|key| Values(key.contents.get(1..)?).inside(SEQUENCE));
+                let modulus = numbers.and_then(|mut numbers| numbers.next()).map_or(&[][..], |number| number.contents);
+                let modulus = modulus.strip_prefix(&[0]).unwrap_or(modulus);
+                format!("RSA {}", modulus.len() * 8 - modulus.first().map_or(0, |byte| byte.leading_zeros() as usize))
+            }
+            (EC, P256) => "ECDSA P-256".to_owned(),
+            (EC, P384) => "ECDSA P-384".to_owned(),
+            (EC, P521) => "ECDSA P-521".to_owned(),
+            (ED25519, _) => "Ed25519".to_owned(),
+            (id, _) => object(id),
+        }
+    }
+
+    /// Whether the public key is this one, an encoded SubjectPublicKeyInfo. The parameters of RSA, which are nothing or NULL, do not
+    /// count.
+    pub fn has_key(&self, key: &[u8]) -> bool {
+        let parts = |key| {
+            let mut parts = Values(key).inside(SEQUENCE)?;
+            let mut algorithm = parts.inside(SEQUENCE)?;
+            Some((
+                algorithm.next()?.contents,
+                algorithm.next().map(|parameter| parameter.contents),
+                parts.next()?.whole,
+            ))
+        };
+        self.key == key
+            || matches!((parts(self.key), parts(key)), (Some((RSA, _, own)), Some((RSA, _, other))) if own == other)
+    }
+}
+
+impl<'d> Extension<'d> {
+    fn read(value: Value<'d>) -> Option<Extension<'d>> {
+        let mut parts = Values(value.contents);
+        let id = parts.next().filter(|id| id.tag == OBJECT)?.contents;
+        let next = parts.next()?;
+        let (critical, value_of) = match next.tag {
+            BOOLEAN => (next.contents.iter().any(|byte| *byte != 0), parts.next()?),
+            _ => (false, next),
+        };
+        (value.tag == SEQUENCE && value_of.tag == OCTETS).then_some(Extension {
+            id,
+            critical,
+            value: value_of.contents,
+            whole: value.whole,
+        })
+    }
+}
+
+/// A name as text (RFC 4514, in the order of the certificate), harmless for a terminal: what does not print is escaped, and what is long is
+/// cut.
+pub fn name(encoded: &[u8]) -> String {
+    let sets = Values(encoded).inside(SEQUENCE).into_iter().flatten().filter(|set| set.tag == SET);
+    let mut text = String::new();
+    for pair in sets.flat_map(|set| Values(set.contents)) {
+        let mut parts = Values(pair.contents);
+        let (Some(id), Some(value)) = (parts.next(), parts.next()) else { continue };
+        if !text.is_empty() {
+            text.push_str(", ");
+        }
+        let known = ATTRIBUTES.iter().find(|(known, _)| *known == id.contents);
+        text.push_str(&known.map_or_else(|| object(id.contents), |(_, word)| (*word).to_owned()));
+        text.push('=');
+        for letter in letters(value).chars() {
+            match letter {
+                ',' | '+' | '"' | '\\' | '<' | '>' | ';' | '=' => text.extend(['\\', letter]),
+                letter if letter == '\'' || letter.escape_debug().count() == 1 => text.push(letter),
+                letter => text.extend(letter.escape_debug()),
+            }
+        }
+        if text.len() > LONGEST_NAME {
+            let end = (0..=LONGEST_NAME).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+            text.truncate(end);
+            return text + "...";
+        }
+    }
+    text
+}
+
+fn letters(value: Value<'_>) -> String {
+    match value.tag {
+        // BMPString: two bytes a letter.
+        0x1e => {
+            let pairs: Vec<u16> =
+                value.contents.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect();
+            String::from_utf16_lossy(&pairs)
+        }
+        // TeletexString: Latin 1, as everybody took it.
+        0x14 => value.contents.iter().map(|byte| char::from(*byte)).collect(),
+        _ => String::from_utf8_lossy(value.contents).into_owned(),
+    }
+}
+
+/// An object identifier in numbers, of at most so many bytes.
+fn object(id: &[u8]) -> String {
+    let mut numbers: Vec<u64> = Vec::new();
+    let mut number = 0_u64;
+    for byte in id.iter().take(LONGEST_OBJECT) {
+        number = number << 7 | u64::from(byte & 0x7f);
+        if byte & 0x80 == 0 {
+            match numbers.is_empty() {
+                true => {
+                    let first = (number / 40).min(2);
+                    numbers.extend([first, number - first * 40]);
+                }
+                false => numbers.push(number),
+            }
+            number = 0;
+        }
+    }
+    numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(".")
+}
+
+/// Bytes of an object identifier that are shown.
+const LONGEST_OBJECT: usize = 24;
+
+/// Bytes of a serial number that are shown: none may have more (RFC 5280, 4.1.2.2).
+const LONGEST_SERIAL: usize = 20;
+
+/// Bytes of a name that are shown.
+const LONGEST_NAME: usize = 200;
+
+// Object identifiers, encoded.
+
+const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 19];
+const ALTERNATIVE_NAMES: &[u8] = &[0x55, 0x1d, 17];
+const KEY_USAGE: &[u8] = &[0x55, 0x1d, 15];
+
+/// `nsCertType`, of Netscape.
+const NETSCAPE_TYPE: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x86, 0xf8, 0x42, 0x01, 0x01];
+
+/// certificatePolicies, policyMappings, policyConstraints, inhibitAnyPolicy.
+const POLICIES: [&[u8]; 4] = [&[0x55, 0x1d, 32], &[0x55, 0x1d, 33], &[0x55, 0x1d, 36], &[0x55, 0x1d, 54]];
+
+/// What webpki knows: keyUsage, subjectAltName, basicConstraints, nameConstraints, cRLDistributionPoints, extKeyUsage.
+const CHECKED: [&[u8]; 6] =
+    [KEY_USAGE, ALTERNATIVE_NAMES, BASIC_CONSTRAINTS, &[0x55, 0x1d, 30], &[0x55, 0x1d, 31], &[0x55, 0x1d, 37]];
+
+const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
+const RSA_PSS: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0a];
+const EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+const P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+const P384: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x22];
+const P521: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x23];
+const ED25519: &[u8] = &[0x2b, 0x65, 0x70];
+
+/// A name of DNS among others (RFC 5280, 4.2.1.6).
+const DNS_NAME: u8 = 0x82;
+
+/// digitalSignature and keyAgreement (RFC 5280, 4.2.1.3).
+const SIGNS_OR_AGREES: u8 = 0x88;
+const NETSCAPE_CLIENT: u8 = 0x80;
+const NETSCAPE_AUTHORITY: u8 = 0x04;
+
+/// Attributes of names, and their short words (RFC 4519; RFC 2985 for the address of mail).
+const ATTRIBUTES: [(&[u8], &str); 10] = [
+    (&[0x55, 4, 3], "CN"),
+    (&[0x55, 4, 5], "serialNumber"),
+    (&[0x55, 4, 6], "C"),
+    (&[0x55, 4, 7], "L"),
+    (&[0x55, 4, 8], "ST"),
+    (&[0x55, 4, 10], "O"),
+    (&[0x55, 4, 11], "OU"),
+    (&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 9, 1], "emailAddress"),
+    (&[0x09, 0x92, 0x26, 0x89, 0x93, 0xf2, 0x2c, 0x64, 1, 25], "DC"),
+    (&[0x09, 0x92, 0x26, 0x89, 0x93, 0xf2, 0x2c, 0x64, 1, 1], "UID"),
+];
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, CustomExtension, DnType, KeyPair};
+    use rustls::sign::SigningKey;
+
+    use super::*;
+
+    fn certificate(extensions: Vec<CustomExtension>) -> (Vec<u8>, KeyPair) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["www.example".into()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "a,b\u{1b}[2J\u{202e}");
+        params.distinguished_name.push(DnType::OrganizationName, "x".repeat(1000));
+        params.custom_extensions = extensions;
+        (params.self_signed(&key).unwrap().der().to_vec(), key)
+    }
+
+    #[test]
+    fn a_certificate_says_whose_it_is_and_until_when() {
+        let (der, key) = certificate(Vec::new());
+        let read = Certificate::read(&der).unwrap();
+        assert!(read.is_its_own_issuer() && !read.denies_authority() && read.key_kind() == "ECDSA P-256");
+        let text = name(read.subject);
+        assert!(text.contains(r"CN=a\,b\u{1b}[2J\u{202e}") && text.len() < 210 && text.ends_with("..."), "{text}");
+        assert!(read.validity().unwrap().0 < read.validity().unwrap().1);
+        let own = super::super::signing::Key::new(&key.serialize_der().try_into().unwrap()).unwrap();
+        assert!(read.has_key(&own.public_key().unwrap()));
+        let other = KeyPair::generate().unwrap();
+        let other = super::super::signing::Key::new(&other.serialize_der().try_into().unwrap()).unwrap();
+        assert!(!read.has_key(&other.public_key().unwrap()));
+    }
+
+    #[test]
+    fn what_openssl_passes_over_is_left_out_and_nothing_else() {
+        let critical = |id: &[u64], value: &[u8]| {
+            let mut extension = CustomExtension::from_oid_content(id, value.to_vec());
+            extension.set_criticality(true);
+            extension
+        };
+        let plain = |extensions, place| {
+            let (der, _) = certificate(extensions);
+            let read = Certificate::read(&der).unwrap();
+            read.plain(&der, place).map(|plain| (plain.signed.is_some(), plain.certificate.to_vec() != der))
+        };
+        assert_eq!(plain(Vec::new(), Place::End), Ok((false, false)));
+        assert_eq!(plain(vec![critical(&[2, 5, 29, 32], &[0x30, 0])], Place::End), Ok((true, true)));
+        let netscape = |bits: u8| vec![critical(&[2, 16, 840, 1, 113730, 1, 1], &[3, 2, 0, bits])];
+        assert_eq!(plain(netscape(0x80), Place::End), Ok((true, true)));
+        assert_eq!(plain(netscape(0x40), Place::End), Err(CertificateFault::NetscapeType));
+        let unknown = vec![critical(&[1, 2, 3, 4], &[5, 0])];
+        assert_eq!(plain(unknown, Place::End), Err(CertificateFault::CriticalExtension("1.2.3.4".into())));
+    }
+
+    #[test]
+    fn no_bytes_do_harm() {
+        let (whole, _) = certificate(Vec::new());
+        let look = |bytes: &[u8]| {
+            if let Some(read) = Certificate::read(bytes) {
+                let _ = read.plain(bytes, Place::End);
+                let _ = (read.validity(), read.serial(), read.key_kind(), name(read.subject), name(read.issuer));
+                let _ = (read.denies_authority(), read.has_key(&whole));
+            }
+        };
+        for end in 0..whole.len() {
+            look(&whole[..end]);
+            for bit in 0..8 {
+                let mut bent = whole.clone();
+                bent[end] ^= 1 << bit;
+                look(&bent);
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Server names that are none: how a client that asks for one is served although rustls refuses it.
+//!
+//! rustls answers a server name that DNS does not know (`web01-`, `1.2.3`, `a.test:443`) with the alert illegal_parameter, and nothing can be
+//! set about that (rustls 0.23.46, src/server/hs.rs, `process_client_hello`). Others serve such a client with their default certificate. So
+//! rustls is shown a hello in which the type of that extension is another, which it does not know. The client, however, knows what it sent, and
+//! both ends prove to each other that they have seen the same messages: the hash of all messages is made here of the hello as it came.
+
+use std::borrow::Cow;
+use std::sync::OnceLock;
+
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::hash::{Context, Hash, HashAlgorithm, Output};
+use rustls::{CipherSuite, CipherSuiteCommon, SupportedCipherSuite, Tls12CipherSuite, Tls13CipherSuite};
+
+use super::hello::{Extensions, SERVER_NAME, STAND_IN};
+
+/// Takes the name out of a hello, whose extension's type is at these two places.
+pub fn hide(records: &mut [u8], places: [usize; 2]) {
+    for (place, byte) in places.into_iter().zip(STAND_IN.to_be_bytes()) {
+        if let Some(there) = records.get_mut(place) {
+            *there = byte;
+        }
+    }
+}
+
+/// Messages as the client sent them: if the first is a hello whose name was hidden, with the name. No other hello has such an extension:
+/// [`super::hello::look`] leaves one that has it as it is, and rustls refuses it for its name.
+pub fn as_it_came(messages: &[u8]) -> Cow<'_, [u8]> {
+    let mut extensions = Extensions::of(messages).into_iter().flatten();
+    match extensions.find(|(kind, _, _)| *kind == STAND_IN) {
+        Some((_, at, _)) => {
+            let mut messages = messages.to_vec();
+            messages[at..at + 2].copy_from_slice(&SERVER_NAME.to_be_bytes());
+            Cow::Owned(messages)
+        }
+        None => Cow::Borrowed(messages),
+    }
+}
+
+/// The same suites, which hash what clients sent.
+pub fn hashing_what_came(provider: &CryptoProvider) -> CryptoProvider {
+    let suites = provider.cipher_suites.iter().map(|suite| known(*suite)).collect();
+    CryptoProvider { cipher_suites: suites, ..provider.clone() }
+}
+
+/// Suites have to live for ever. Each is made once in a process.
+fn known(suite: SupportedCipherSuite) -> SupportedCipherSuite {
+    static ALL: OnceLock<Vec<(CipherSuite, SupportedCipherSuite)>> = OnceLock::new();
+    let all = ALL.get_or_init(|| {
+        let all = rustls::crypto::aws_lc_rs::ALL_CIPHER_SUITES.iter();
+        all.map(|suite| (suite.suite(), made(*suite))).collect()
+    });
+    all.iter().find(|(name, _)| *name == suite.suite()).map_or(suite, |(_, made)| *made)
+}
+
+fn made(suite: SupportedCipherSuite) -> SupportedCipherSuite {
+    match suite {
+        SupportedCipherSuite::Tls12(suite) => SupportedCipherSuite::Tls12(Box::leak(Box::new(Tls12CipherSuite {
+            common: common(&suite.common),
+            prf_provider: suite.prf_provider,
+            kx: suite.kx,
+            sign: suite.sign,
+            aead_alg: suite.aead_alg,
+        }))),
+        SupportedCipherSuite::Tls13(suite) => SupportedCipherSuite::Tls13(Box::leak(Box::new(Tls13CipherSuite {
+            common: common(&suite.common),
+            hkdf_provider: suite.hkdf_provider,
+            aead_alg: suite.aead_alg,
+            quic: suite.quic,
+        }))),
+    }
+}
+
+fn common(common: &CipherSuiteCommon) -> CipherSuiteCommon {
+    let CipherSuiteCommon { suite, hash_provider, confidentiality_limit } = *common;
+    CipherSuiteCommon { suite, hash_provider: Box::leak(Box::new(WhatCame(hash_provider))), confidentiality_limit }
+}
+
+/// A hash of messages, each of which is given to it whole.
+struct WhatCame(&'static dyn Hash);
+
+impl Hash for WhatCame {
+    fn start(&self) -> Box<dyn Context> {
+        Box::new(Running(self.0.start()))
+    }
+
+    fn hash(&self, data: &[u8]) -> Output {
+        self.0.hash(&as_it_came(data))
+    }
+
+    fn output_len(&self) -> usize {
+        self.0.output_len()
+    }
+
+    fn algorithm(&self) -> HashAlgorithm {
+        self.0.algorithm()
+    }
+
+    fn fips(&self) -> bool {
+        self.0.fips()
+    }
+}
+
+struct Running(Box<dyn Context>);
+
+impl Context for Running {
+    fn fork_finish(&self) -> Output {
+        self.0.fork_finish()
+    }
+
+    fn fork(&self) -> Box<dyn Context> {
+        Box::new(Running(self.0.fork()))
+    }
+
+    fn finish(self: Box<Self>) -> Output {
+        self.0.finish()
+    }
+
+    fn update(&mut self, data: &[u8]) {
+        self.0.update(&as_it_came(data));
+    }
+}

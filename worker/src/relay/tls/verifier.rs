@@ -1,0 +1,252 @@
+//! Client certificates: verified by webpki, after what OpenSSL passes over has been left out of them (`certificate`).
+//!
+//! A signature is verified over the certificate as it came. Everything else that webpki checks it checks: the chain, the times, what the key
+//! is for, the constraints of names.
+
+use std::cell::RefCell;
+
+use pen_contract::message::{CertificateFault, HandshakeFailure, PeerCertificate};
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{
+    AlgorithmIdentifier, CertificateDer, InvalidSignature, SignatureVerificationAlgorithm, TrustAnchor, UnixTime,
+};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
+// The crate rustls_webpki.
+use webpki::{EndEntityCert, KeyUsage};
+
+use super::certificate::{Certificate, Place, Plain, name};
+use super::transcript;
+
+/// By whom clients are verified.
+#[derive(Debug)]
+pub struct Verifier {
+    anchors: Vec<TrustAnchor<'static>>,
+    /// Certificates that say that they are no authorities, and that signed themselves: each is good for itself.
+    single: Vec<(CertificateDer<'static>, [TrustAnchor<'static>; 1])>,
+    /// The names that clients are told.
+    hints: Vec<DistinguishedName>,
+    algorithms: WebPkiSupportedAlgorithms,
+    /// The name in every hello was hidden from rustls ([`transcript::hide`]).
+    hidden: bool,
+}
+
+/// What a certificate of `-G` is good for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Use {
+    /// It is an authority.
+    Authority,
+    /// It says that it is none: only whoever has its key is let in by it.
+    Itself,
+    /// It says that it is none, and was signed by another.
+    Nothing,
+}
+
+impl Use {
+    /// What a certificate is good for.
+    pub fn of(certificate: &CertificateDer<'_>) -> Use {
+        match Certificate::read(certificate) {
+            Some(read) if read.denies_authority() && read.is_its_own_issuer() => Use::Itself,
+            Some(read) if read.denies_authority() => Use::Nothing,
+            _ => Use::Authority,
+        }
+    }
+}
+
+impl Verifier {
+    /// Goes by these certificates.
+    pub fn new(certificates: &[CertificateDer<'static>], algorithms: WebPkiSupportedAlgorithms) -> Verifier {
+        let mut verifier =
+            Verifier { anchors: Vec::new(), single: Vec::new(), hints: Vec::new(), algorithms, hidden: false };
+        for certificate in certificates {
+            let mut store = RootCertStore::empty();
+            if store.add(certificate.clone()).is_err() {
+                continue;
+            }
+            verifier.hints.extend(store.subjects());
+            for anchor in store.roots {
+                match Use::of(certificate) {
+                    Use::Authority => verifier.anchors.push(anchor),
+                    Use::Itself => verifier.single.push((certificate.clone(), [anchor])),
+                    Use::Nothing => {}
+                }
+            }
+        }
+        verifier
+    }
+
+    /// Does not tell clients whose certificates are good: the names of all the world's authorities would help none to choose.
+    pub fn without_hints(self) -> Verifier {
+        Verifier { hints: Vec::new(), ..self }
+    }
+
+    /// For clients whose server name was hidden from rustls.
+    pub fn of_hidden_names(self) -> Verifier {
+        Verifier { hidden: true, ..self }
+    }
+
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        above: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), HandshakeFailure> {
+        let fault = HandshakeFailure::BadCertificate;
+        let read = Certificate::read(leaf).ok_or(fault(CertificateFault::Unreadable))?;
+        let own = read.plain(leaf, Place::End).map_err(fault)?;
+        // Issuers that are not used do no harm, whatever is wrong with them.
+        let mut wrong = None;
+        let mut issuers = Vec::new();
+        for certificate in above {
+            match Certificate::read(certificate).map(|read| read.plain(certificate, Place::Above)) {
+                Some(Ok(plain)) => issuers.push(plain),
+                Some(Err(why)) => wrong = wrong.or(Some(why)),
+                None => wrong = wrong.or(Some(CertificateFault::Unreadable)),
+            }
+        }
+        let (issuers, rewritten): (Vec<_>, Vec<_>) =
+            issuers.into_iter().map(|Plain { certificate, signed }| (certificate, signed)).unzip();
+        let signed: Vec<_> = own.signed.iter().chain(rewritten.iter().flatten()).collect();
+        let original: Vec<Original<'_>> =
+            self.algorithms.all.iter().map(|inner| Original { inner: *inner, signed: &signed }).collect();
+        let algorithms: Vec<&dyn SignatureVerificationAlgorithm> =
+            original.iter().map(|algorithm| algorithm as &dyn SignatureVerificationAlgorithm).collect();
+        let itself = self.single.iter().find(|(certificate, _)| certificate == leaf);
+        let anchors = itself.map_or(&self.anchors[..], |(_, anchor)| anchor);
+        let entity = EndEntityCert::try_from(&own.certificate).map_err(|error| failure(&error))?;
+        let verified =
+            entity.verify_for_usage(&algorithms, anchors, &issuers, now, KeyUsage::client_auth(), None, None);
+        verified.map(|_| ()).map_err(|error| match (failure(&error), wrong) {
+            (HandshakeFailure::UnknownAuthority, Some(wrong)) => fault(wrong),
+            (failure, _) => failure,
+        })
+    }
+
+    /// The certificate as rustls takes it.
+    fn plain<'c>(certificate: &'c CertificateDer<'_>) -> Result<CertificateDer<'c>, Error> {
+        let bad = || Error::InvalidCertificate(CertificateError::BadEncoding);
+        let read = Certificate::read(certificate).ok_or_else(bad)?;
+        read.plain(certificate, Place::End).map(|plain| plain.certificate).map_err(|_| bad())
+    }
+}
+
+/// An algorithm that verifies what was signed, and not what webpki was shown.
+#[derive(Debug)]
+struct Original<'s> {
+    inner: &'static dyn SignatureVerificationAlgorithm,
+    signed: &'s [&'s (Vec<u8>, &'s [u8])],
+}
+
+impl SignatureVerificationAlgorithm for Original<'_> {
+    fn verify_signature(&self, key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), InvalidSignature> {
+        let original = self.signed.iter().find(|(shown, _)| shown == message).map_or(message, |(_, original)| original);
+        self.inner.verify_signature(key, original, signature)
+    }
+
+    fn public_key_alg_id(&self) -> AlgorithmIdentifier {
+        self.inner.public_key_alg_id()
+    }
+
+    fn signature_alg_id(&self) -> AlgorithmIdentifier {
+        self.inner.signature_alg_id()
+    }
+}
+
+impl ClientCertVerifier for Verifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        above: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.verify(leaf, above, now).map(|()| ClientCertVerified::assertion()).map_err(|failure| {
+            let error = Error::InvalidCertificate(error(&failure));
+            let certificate = Certificate::read(leaf)
+                .map(|read| PeerCertificate { subject: name(read.subject), serial: read.serial() });
+            REFUSED.set(Some((failure, certificate)));
+            error
+        })
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        // All messages from the first on.
+        let message = if self.hidden { transcript::as_it_came(message) } else { message.into() };
+        verify_tls12_signature(&message, &Verifier::plain(certificate)?, signed, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, &Verifier::plain(certificate)?, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+thread_local! {
+    /// Why the last certificate was refused, and whose it was. rustls has no place for it in its errors that leaves the alert as it is.
+    static REFUSED: RefCell<Option<Refused>> = const { RefCell::new(None) };
+}
+
+/// Why a certificate was refused, and whose it was, if that can be read.
+pub type Refused = (HandshakeFailure, Option<PeerCertificate>);
+
+/// Why this thread refused a certificate, if it has not been asked since.
+pub fn refused() -> Option<Refused> {
+    REFUSED.take()
+}
+
+/// What webpki found, as the administrator is told.
+fn failure(error: &webpki::Error) -> HandshakeFailure {
+    use webpki::Error as E;
+    HandshakeFailure::BadCertificate(match error {
+        E::CertExpired { .. } | E::CertNotValidYet { .. } | E::InvalidCertValidity => {
+            return HandshakeFailure::CertificateTime;
+        }
+        E::UnknownIssuer => return HandshakeFailure::UnknownAuthority,
+        E::InvalidSignatureForPublicKey => CertificateFault::Signature,
+        E::UnsupportedSignatureAlgorithmContext(_) | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+            CertificateFault::Algorithm
+        }
+        E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension => CertificateFault::Purpose,
+        E::EndEntityUsedAsCa => CertificateFault::Issuer,
+        E::PathLenConstraintViolated | E::NameConstraintViolation => CertificateFault::Constraint,
+        _ => CertificateFault::Unreadable,
+    })
+}
+
+/// The error whose alert fits.
+fn error(failure: &HandshakeFailure) -> CertificateError {
+    match failure {
+        HandshakeFailure::CertificateTime => CertificateError::Expired,
+        HandshakeFailure::UnknownAuthority => CertificateError::UnknownIssuer,
+        HandshakeFailure::BadCertificate(fault) => match fault {
+            CertificateFault::CriticalExtension(_) => CertificateError::UnhandledCriticalExtension,
+            CertificateFault::NetscapeType | CertificateFault::Authority | CertificateFault::Purpose => {
+                CertificateError::InvalidPurpose
+            }
+            CertificateFault::Signature => CertificateError::BadSignature,
+            CertificateFault::Algorithm
+            | CertificateFault::Issuer
+            | CertificateFault::IssuerVersion(_)
+            | CertificateFault::Constraint
+            | CertificateFault::Unreadable => CertificateError::BadEncoding,
+        },
+        _ => CertificateError::ApplicationVerificationFailure,
+    }
+}
