@@ -8,7 +8,7 @@ use crate::command::Command;
 use crate::stats::{ConnectionInfo, Counters};
 
 /// The version of the messages. Both ends are one binary, so a difference means a broken peer.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// From a worker to the supervisor, until it is ready.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -93,10 +93,19 @@ pub enum Event {
         /// Why.
         reason: ConnectFailure,
     },
-    /// A server that had been blacklisted was connected to again.
+    /// A server that had been blacklisted, or passed over, was connected to again.
     BackInUse {
         /// The server's code.
         server: i32,
+    },
+    /// A server was passed over that has not failed. Told now and then; its end by [`Event::BackInUse`].
+    PassedOver {
+        /// The server's code.
+        server: i32,
+        /// What is in the way to it.
+        obstacle: Obstacle,
+        /// The errno, if there was one; else 0.
+        errno: i32,
     },
     /// Something on this machine ran short; clients wait or were closed, no server is to blame.
     Shortage {
@@ -198,6 +207,19 @@ pub enum CertificateFault {
     IssuerVersion(u8),
     /// An authority may give no certificate for such a name, or none so far below it.
     Constraint,
+}
+
+/// What is in the way to a server that has not failed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Obstacle {
+    /// Every local port that could be used towards it is in use.
+    Ports,
+    /// It cannot be connected to from the address that `source` sets.
+    Source,
+    /// The backlog of its Unix socket is full.
+    Backlog,
+    /// As many connects to it are pending in a worker as there may be.
+    Pending,
 }
 
 /// Why a TLS handshake failed.

@@ -35,7 +35,7 @@ pub struct Settings {
     pub connections_max: u32,
     /// Slots of the client table (`-c`).
     pub clients_max: u32,
-    /// Most connects under way per worker; above it, accepting pauses.
+    /// Most connects under way per worker and server; a server with so many is passed over, as a full one is.
     pub pending_max: u32,
     /// Most connections accepted per wake-up (`-m`).
     pub accept_batch: u32,

@@ -17,8 +17,10 @@ pub struct WorkerStart {
     pub channel: Channel<FromStartingWorker, ToWorker>,
     /// The listening socket, bound and non-blocking, shared by all workers.
     pub listener: OwnedFd,
-    /// An eventfd shared by all workers: written by whoever frees a connection that a paused worker waits for.
+    /// An eventfd shared by all workers: a write has each of them look for clients.
     pub freed: OwnedFd,
+    /// An eventfd shared by all workers: a write has one that waits for a place under `-x` look for a client.
+    pub vacancy: OwnedFd,
     /// The settings in force.
     pub settings: Settings,
     /// The request log, if there is one.

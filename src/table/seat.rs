@@ -40,7 +40,7 @@ impl<'t> Seat<'t> {
         self.numbers().claim(limit)
     }
 
-    /// Gives a number back. Returns whether a paused worker waits: then write the shared eventfd, in a way that all waiting workers see.
+    /// Gives a number back. Returns whether a paused worker waits: then take a client for it, or wake one that waits.
     /// A number that this worker does not have is left alone.
     #[must_use]
     pub fn release_connection(&self, number: u32) -> bool {
@@ -193,6 +193,13 @@ impl<'t> Seat<'t> {
     /// [`Blacklist::Expired`] again if there is no outcome by then. False: another was faster.
     pub fn begin_probe(&self, server: u32, now: u64, until: u64) -> bool {
         self.view.servers.get(server as usize).is_some_and(|state| state.begin_probe(now, until))
+    }
+
+    /// The probe of a server has no outcome: another may begin. Nothing for a server that is not being probed.
+    pub fn abandon_probe(&self, server: u32, now: u64) {
+        if let Some(state) = self.view.servers.get(server as usize) {
+            state.abandon_probe(now);
+        }
     }
 
     /// A server was connected to: it is in use again. Returns whether it was blacklisted before: the transition is to be reported once.

@@ -41,6 +41,15 @@ impl ServerState {
             && self.blacklisted.compare_exchange(seen, until | PROBE, AcqRel, Relaxed).is_ok()
     }
 
+    /// A probe that had no outcome is over: the server's time is up, as before it.
+    pub fn abandon_probe(&self, now: u64) {
+        let seen = self.blacklisted.load(Acquire);
+        if classify(seen, now) == Blacklist::Probed {
+            // Whoever changed it meanwhile knows more.
+            let _ = self.blacklisted.compare_exchange(seen, now.max(1) & !PROBE, AcqRel, Relaxed);
+        }
+    }
+
     /// Returns whether the server was blacklisted.
     pub fn clear_blacklist(&self) -> bool {
         // A successful connect is the common case and must not write to a line that everybody reads.
@@ -228,6 +237,11 @@ mod tests {
         assert_eq!(second.blacklist(0, 1999), Blacklist::Probed);
         assert_eq!(second.blacklist(0, 2000), Blacklist::Expired);
         assert!(second.begin_probe(0, 2000, 3000));
+        second.abandon_probe(0, 2100);
+        assert_eq!(first.blacklist(0, 2100), Blacklist::Expired);
+        assert!(second.set_blacklist(1, 2500, 1));
+        second.abandon_probe(1, 2100);
+        assert_eq!(first.blacklist(1, 2100), Blacklist::Until(2500));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use pen_contract::ids::{ClientKey, Target};
 use pen_contract::message::{
-    CertificateFault, ConnectFailure, Event, HandshakeFailure, PeerCertificate, SenderFault, ShortageDuring,
+    CertificateFault, ConnectFailure, Event, HandshakeFailure, Obstacle, PeerCertificate, SenderFault, ShortageDuring,
 };
 use pen_contract::settings::Settings;
 
@@ -39,6 +39,9 @@ pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
             }
         }
         Event::BackInUse { server } => format!("{} is in use again", name(*server, settings)?),
+        Event::PassedOver { server, obstacle, errno: number } => {
+            format!("{} is passed over: {}", name(*server, settings)?, obstacle_line(*obstacle, *number, settings))
+        }
         Event::Shortage { during, errno: number } => {
             let during = match during {
                 ShortageDuring::Accept => "accepting clients pauses",
@@ -80,6 +83,25 @@ pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
             format!("the client table was rebuilt after the death of a worker; {kept} clients were kept")
         }
     })
+}
+
+/// What is in the way, and what to do about it.
+fn obstacle_line(obstacle: Obstacle, number: i32, settings: &Settings) -> String {
+    match obstacle {
+        Obstacle::Ports => "no local port is free towards it, those in TIME_WAIT included; widen \
+                            net.ipv4.ip_local_port_range, or see \"Local ports\" in pen(1)"
+            .into(),
+        Obstacle::Source => match settings.source {
+            Some(source) => format!("it cannot be connected to from {source} (source): {}", errno(number)),
+            None => format!("it could not be connected to from the source that was set: {}", errno(number)),
+        },
+        Obstacle::Backlog => {
+            "the backlog of its socket is full; it should accept faster or listen with a longer one".into()
+        }
+        Obstacle::Pending => {
+            format!("{} connects to it are pending in a worker (pending_max)", settings.pending_max)
+        }
+    }
 }
 
 fn handshake(reason: &HandshakeFailure) -> String {

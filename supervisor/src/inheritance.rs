@@ -37,8 +37,10 @@ pub(crate) struct Inheritance {
     pub(crate) table: Table,
     /// The listening socket.
     pub(crate) listener: OwnedFd,
-    /// The eventfd of freed connections.
+    /// The eventfd that has all workers look for clients.
     pub(crate) freed: OwnedFd,
+    /// The eventfd that has one worker do so that waits for a place.
+    pub(crate) vacancy: OwnedFd,
     /// The settings in force.
     pub(crate) settings: Settings,
     /// The same as they travel to processes that are there already: a sealed memfd.
@@ -85,6 +87,7 @@ impl Inheritance {
         let belongings = Belongings {
             listener: self.listener.try_clone().map_err(at("listener"))?,
             freed: self.freed.try_clone().map_err(at("eventfd"))?,
+            vacancy: self.vacancy.try_clone().map_err(at("eventfd"))?,
             log: self.log.as_ref().map(duplicate).transpose().map_err(at("request log"))?,
             tls: self.keys.as_ref().map(Keys::start).transpose().map_err(at("files of TLS"))?,
             // Before the change of root: the daemon's socket is outside.
@@ -101,12 +104,13 @@ impl Inheritance {
     }
 
     fn start(&self, id: WorkerId, channel: WorkerEnd, belongings: Belongings) -> WorkerStart {
-        let Belongings { listener, freed, log, tls, debug } = belongings;
+        let Belongings { listener, freed, vacancy, log, tls, debug } = belongings;
         WorkerStart {
             id,
             channel,
             listener,
             freed,
+            vacancy,
             settings: self.settings.clone(),
             log,
             tls,
@@ -121,6 +125,7 @@ impl Inheritance {
 struct Belongings {
     listener: OwnedFd,
     freed: OwnedFd,
+    vacancy: OwnedFd,
     log: Option<RequestLog>,
     tls: Option<TlsStart>,
     debug: DebugOutput,
@@ -132,7 +137,7 @@ impl Belongings {
             DebugOutput::Syslog(Some(socket)) => Some(socket.as_fd()),
             DebugOutput::Syslog(None) | DebugOutput::Stderr | DebugOutput::Journal => None,
         };
-        let always = [channel.as_fd(), self.listener.as_fd(), self.freed.as_fd()];
+        let always = [channel.as_fd(), self.listener.as_fd(), self.freed.as_fd(), self.vacancy.as_fd()];
         let tls = self.tls.iter().flat_map(|TlsStart { files, secrets: (current, previous) }| {
             [files, current].into_iter().chain(previous).map(AsFd::as_fd)
         });

@@ -328,8 +328,11 @@ impl Prepared {
         for (server, seconds) in blacklisted {
             leave_out(&table, Target::Server(server).row(settings.table_size()), seconds);
         }
-        let freed = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        let freed: OwnedFd = freed.map_err(|errno| cannot("eventfd")(errno.into()))?;
+        let wakes = || -> Result<OwnedFd, StartError> {
+            let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+            eventfd.map_err(|errno| cannot("eventfd")(errno.into()))
+        };
+        let (freed, vacancy) = (wakes()?, wakes()?);
         let encoded = memory::encoded(&settings).map_err(cannot("settings"))?;
         let say = match launch.foreground {
             true => Say::foreground(settings.debug),
@@ -360,6 +363,7 @@ impl Prepared {
             table,
             listener,
             freed,
+            vacancy,
             settings,
             encoded,
             log,

@@ -1,6 +1,7 @@
 //! What the hot structures of a relay worker cost: selection, timers, log lines, heads of HTTP (`-H`). `cargo bench -p pen-worker`; the shared table has its
 //! own in `src/table/benches`.
 
+use std::cell::Cell;
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
@@ -14,6 +15,7 @@ use pen_worker::measured::connect::Servers;
 use pen_worker::measured::connection::Pool;
 use pen_worker::measured::queue::{Queue, STEP};
 use pen_worker::measured::request_log::LogWriter;
+use pen_worker::measured::upstreams::Upstreams;
 use pen_worker::parts::Exchange;
 
 fn settings(servers: u32, selection: Selection) -> Settings {
@@ -26,8 +28,8 @@ fn client() -> ClientKey {
     ClientKey::from_ip("192.0.2.7".parse().expect("an address"))
 }
 
-fn first(settings: &Settings, seat: &Seat<'_>, recorded: Option<Target>) -> Option<Target> {
-    let farm = Servers { seat, now: 1 };
+fn first(settings: &Settings, seat: &Seat<'_>, upstreams: &Upstreams, recorded: Option<Target>) -> Option<Target> {
+    let farm = Servers { seat, upstreams, pending_max: 100, now: 1, looks: Cell::new(0) };
     let candidate = Candidate { key: client(), port: 4711, recorded, permitted: true };
     let mut placement = Placement::new(settings, &farm, candidate, &mut |_, _| ());
     placement.next(settings, &farm).map(|(target, _)| target)
@@ -45,10 +47,11 @@ fn selection(criterion: &mut Criterion) {
         let shape = Shape { clients: 64, servers: servers + 2, workers: 4, connections: 64 };
         let table = Table::create(shape).expect("memory for a table");
         let seat = table.seat(0);
+        let upstreams = Upstreams::new(servers + 2);
         for (name, selection, recorded) in modes {
             let settings = settings(servers, selection);
             group.bench_function(BenchmarkId::new(name, servers), |bencher| {
-                bencher.iter(|| first(&settings, &seat, black_box(recorded)));
+                bencher.iter(|| first(&settings, &seat, &upstreams, black_box(recorded)));
             });
         }
     }

@@ -19,7 +19,7 @@ use pen_table::Table;
 /// What `benches` measures. No interface: it may change with every version.
 #[doc(hidden)]
 pub mod measured {
-    pub use crate::relay::{balance, connect, connection, queue, request_log};
+    pub use crate::relay::{balance, connect, connection, queue, request_log, upstreams};
 }
 
 /// Runs a worker until the supervisor tells it to stop or is gone. Returns the exit status: 0 for an orderly end.

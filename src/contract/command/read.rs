@@ -254,9 +254,13 @@ pub const COMMANDS: &[Entry] = &[
         w,
         no
     )),
-    command!("pending_max", "[N]", false, "Show or set how many connects may be under way per worker.", |e, w, _| {
-        value(Number::PendingMax, e, w)
-    }),
+    command!(
+        "pending_max",
+        "[N]",
+        false,
+        "Show or set how many connects to one server may be pending per worker; a server with that many is passed over.",
+        |e, w, _| { value(Number::PendingMax, e, w) }
+    ),
     command!("pid", "", false, "Show the supervisor's pid.", |_, _, _| Ok(Command::Pid)),
     command!("poll", "", false, "No effect; accepted for old configuration files.", nothing),
     command!("prio", "[on|off]", true, "The available server with the lowest prio comes first.", |e, w, no| switch(

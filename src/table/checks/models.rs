@@ -202,6 +202,130 @@ fn whoever_waits_for_a_dead_workers_number_is_woken_by_the_burial() {
     });
 }
 
+/// What the kernel does for workers that wait for a place: a write wakes one that sleeps, and those that do not sleep find it later
+/// (EPOLLEXCLUSIVE and EPOLLET at an eventfd that nobody reads).
+#[derive(Default)]
+struct Vacancy {
+    watchers: Mutex<Watchers>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Watchers {
+    was_written: bool,
+    watch: [bool; 3],
+    sleep: [bool; 3],
+    told: [bool; 3],
+}
+
+impl Vacancy {
+    fn write(&self) {
+        let mut watchers = self.watchers.lock().unwrap();
+        watchers.was_written = true;
+        for worker in 0..3 {
+            if watchers.watch[worker] {
+                watchers.told[worker] = true;
+                if std::mem::take(&mut watchers.sleep[worker]) {
+                    return self.changed.notify_all();
+                }
+            }
+        }
+    }
+
+    fn sleep(&self, worker: usize) {
+        let mut watchers = self.watchers.lock().unwrap();
+        if !watchers.watch[worker] {
+            watchers.watch[worker] = true;
+            watchers.told[worker] |= watchers.was_written;
+        }
+        while !watchers.told[worker] {
+            watchers.sleep[worker] = true;
+            watchers = self.changed.wait(watchers).unwrap();
+        }
+        watchers.sleep[worker] = false;
+        watchers.told[worker] = false;
+    }
+
+    fn leave(&self, worker: usize) {
+        let mut watchers = self.watchers.lock().unwrap();
+        watchers.watch[worker] = false;
+        watchers.told[worker] = false;
+    }
+}
+
+/// A worker that takes clients one after the other, each for a place, until nobody waits: what `relay::accept` does at `-x`.
+fn take_clients(table: &Table, worker: u32, clients: &std::sync::atomic::AtomicI32, vacancy: &Vacancy) {
+    let seat = table.seat(worker);
+    loop {
+        let number = seat.claim_connection(1).or_else(|| {
+            seat.await_connection();
+            seat.claim_connection(1).inspect(|_| seat.stop_waiting())
+        });
+        let Some(number) = number else {
+            vacancy.sleep(worker as usize);
+            continue;
+        };
+        if clients.fetch_sub(1, SeqCst) > 0 {
+            // Served, and over. Whoever waits: this worker looks for the next client itself.
+            let _ = seat.release_connection(number);
+            continue;
+        }
+        seat.stop_waiting();
+        if seat.release_connection(number) {
+            vacancy.write();
+        }
+        return vacancy.leave(worker as usize);
+    }
+}
+
+/// One place, which worker 0 frees by `free`; two others wait for it with so many clients. All are served, and nobody sleeps for ever.
+fn one_place_for_all(clients: i32, free: fn(&Table, &Vacancy)) {
+    bounded(2, move || {
+        let table = Arc::new(table(1, 65536));
+        assert_eq!(table.seat(0).claim_connection(1), Some(0));
+        let vacancy = Arc::new(Vacancy::default());
+        // Not loom's: the listener's queue is the kernel's.
+        let queue = std::sync::Arc::new(std::sync::atomic::AtomicI32::new(clients));
+        let take = |worker: u32| -> Box<dyn FnOnce(&Table) + Send> {
+            let (queue, vacancy) = (queue.clone(), vacancy.clone());
+            Box::new(move |table| take_clients(table, worker, &queue, &vacancy))
+        };
+        let freer = vacancy.clone();
+        workers(&table, vec![take(1), take(2), Box::new(move |table| free(table, &freer))]);
+        assert!(queue.load(SeqCst) <= 0);
+        assert_eq!(table.connections_open(), 0);
+    });
+}
+
+#[test]
+fn a_place_that_its_worker_leaves_to_others_wakes_one_and_in_the_end_all() {
+    one_place_for_all(1, |table, vacancy| {
+        if table.seat(0).release_connection(0) {
+            vacancy.write();
+        }
+    });
+}
+
+#[test]
+fn clients_are_served_by_whoever_gets_the_place() {
+    one_place_for_all(3, |table, vacancy| {
+        if table.seat(0).release_connection(0) {
+            vacancy.write();
+        }
+    });
+}
+
+#[test]
+fn a_place_whose_worker_died_before_it_woke_anybody_is_not_lost() {
+    one_place_for_all(2, |table, vacancy| {
+        let _ = table.seat(0).release_connection(0);
+        // The supervisor tells all.
+        if table.bury(0) {
+            vacancy.write();
+        }
+    });
+}
+
 /// Two workers reserve at a limit of one with `reserve`; how many succeeded.
 fn reserve_twice(reserve: fn(&Table, u32) -> bool, possible: &'static [u32]) {
     exhaust(move || {

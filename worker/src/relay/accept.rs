@@ -7,7 +7,9 @@
 //! A worker that has more than its share of the open connections pauses, too (`relay::share`).
 //!
 //! A place under `-x` is claimed before accept(2), so that a client is never accepted without one: those for whom there is none wait in the
-//! kernel's backlog, with no answer and at no cost, until any worker frees a place.
+//! kernel's backlog, with no answer and at no cost, until any worker frees a place. The worker that frees one looks for a client itself:
+//! mostly there is one, and nobody has to be woken. If it may not take clients, or if nobody waits, it wakes one worker that waits for a
+//! place, and that one does the same. So a freed place wakes one worker at most.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -24,7 +26,7 @@ use rustix::net::{AddressFamily, SocketAddrAny, SocketFlags};
 use super::ending::reset_on_close;
 use super::share::{self, Next, Share};
 use super::supervisor::Rated;
-use super::{LISTENER, Relay};
+use super::{LISTENER, Relay, VACANCY};
 use crate::sys;
 
 /// Bytes that wait unsent in the kernel for a client at most. A client that reads nothing would else have as much as
@@ -33,6 +35,12 @@ const MOST_UNSENT: i32 = 256 << 10;
 
 /// Milliseconds that accepting pauses when something ran short.
 const SHORTAGE_PAUSE: u64 = 100;
+
+/// Milliseconds after which a worker that waits for a place looks for one by itself: who was to take it or to pass it on may hang.
+const LOOK: u64 = 1000;
+
+/// Milliseconds for which a place is left to a worker with clearly fewer connections, before this one takes it after all.
+const YIELD: u64 = 10;
 
 /// More clients than can wait at a listener: its queue is bounded by net.core.somaxconn, mostly 4096, and by 16 bits in old kernels.
 const LONGEST_QUEUE: u32 = 1 << 16;
@@ -53,14 +61,22 @@ pub struct Accepting {
     filled: bool,
     share: Share,
     paused: Option<Pause>,
+    /// A place is free, and others wait for one: this worker has to see that somebody takes it, or that nobody needs it.
+    has_vacancy: bool,
 }
 
 /// Why accepting pauses.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Pause {
-    /// Every connection under `-x` is in use; the freed descriptor tells when one is not.
-    Full,
-    /// As many connects are under way, or as many descriptors in use, as this worker may have; ends with one of its own connections.
+    /// Every connection under `-x` is in use. A worker that frees one sees to it that somebody takes it; this one looks by itself, too, at
+    /// this time, in monotonic milliseconds.
+    Full {
+        /// When it looks.
+        look_at: u64,
+        /// Whether the last free place was left to a worker with clearly fewer connections.
+        has_left: bool,
+    },
+    /// As many descriptors are in use as this worker may have; ends with one of its own connections.
     Busy,
     /// Something ran short; tried again at this time, in monotonic milliseconds.
     Shortage(u64),
@@ -97,6 +113,7 @@ impl Accepting {
             filled: false,
             share: Share::default(),
             paused: None,
+            has_vacancy: false,
         };
         accepting.set_most(settings);
         accepting.watch(poll)?;
@@ -123,9 +140,9 @@ impl Accepting {
     /// When a pause that ends by itself is over.
     pub fn resume_at(&self) -> Option<u64> {
         match self.paused {
-            Some(Pause::Shortage(at)) => Some(at),
+            Some(Pause::Shortage(at) | Pause::Full { look_at: at, .. }) => Some(at),
             Some(Pause::Ahead(at)) => at,
-            Some(Pause::Full | Pause::Busy) | None => None,
+            Some(Pause::Busy) | None => None,
         }
     }
 
@@ -135,6 +152,15 @@ impl Accepting {
 
     fn watch_for(&self, poll: &Poll, events: epoll::EventFlags) -> rustix::io::Result<()> {
         epoll::add(sys::epoll(poll), &self.listener, epoll::EventData::new_u64(LISTENER.0 as u64), events)
+    }
+
+    /// Whether a free place has to be seen to.
+    pub fn has_vacancy(&self) -> bool {
+        self.has_vacancy
+    }
+
+    fn is_full(&self) -> bool {
+        matches!(self.paused, Some(Pause::Full { .. }))
     }
 
     fn is_watched(&self) -> bool {
@@ -164,6 +190,17 @@ impl Accepting {
         // It is watched, so this can only fail for a listener that is not there.
         let _ = epoll::delete(sys::epoll(poll), &self.listener);
     }
+}
+
+/// Why no more clients are accepted in a turn.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stopped {
+    /// As many were as may be in one turn.
+    Enough,
+    /// Nobody waits.
+    NoClient,
+    /// Accepting pauses.
+    Paused,
 }
 
 /// Whether a listener is a Unix socket.
@@ -200,42 +237,69 @@ impl Relay<'_> {
         }
         let most = if self.crew.1 > 1 { share::BATCH } else { u32::MAX };
         let batch = self.accepting.batch.clamp(1, self.settings.accept_batch.clamp(1, most));
-        let accepted = self.accept_some(batch);
+        let (accepted, _) = self.accept_some(batch);
         self.accepting.filled = accepted == batch;
         self.accepting.batch = accepted;
         self.keep_to_share();
     }
 
-    /// Accepts clients that wait, at most so many, and says how many were there.
-    fn accept_some(&mut self, most: u32) -> u32 {
+    /// Accepts clients that wait, at most so many, and says how many were there, and why no more.
+    fn accept_some(&mut self, most: u32) -> (u32, Stopped) {
         for accepted in 0..most {
+            if self.is_exhausted() {
+                return (accepted, Stopped::Enough);
+            }
             let number = match self.is_busy() {
                 true => Err(Pause::Busy),
-                false => self.claim_or_wait().ok_or(Pause::Full),
+                false => self.claim_or_wait().ok_or(Pause::Full { look_at: self.now + LOOK, has_left: false }),
             };
             let number = match number {
                 Ok(number) => number,
                 Err(pause) => {
                     self.pause(pause);
-                    return accepted;
+                    return (accepted, Stopped::Paused);
                 }
             };
             match self.accept_one() {
                 Ok((socket, peer)) => self.on_client(socket, peer, number),
                 Err(errno) => {
-                    self.give_back(number);
+                    self.return_unused(number);
                     match errno {
                         errno if is_passing(errno) => {}
-                        Errno::AGAIN => return accepted,
+                        Errno::AGAIN => return (accepted, Stopped::NoClient),
                         errno => {
                             self.short_of(ShortageDuring::Accept, errno);
-                            return accepted;
+                            return (accepted, Stopped::Paused);
                         }
                     }
                 }
             }
         }
-        most
+        (most, Stopped::Enough)
+    }
+
+    /// Sees to a free place that others wait for: takes a client for it, or wakes one that waits.
+    pub(super) fn fill_place(&mut self) {
+        if !std::mem::take(&mut self.accepting.has_vacancy) {
+            return;
+        }
+        match self.accepting.paused {
+            None | Some(Pause::Full { has_left: true, .. }) => {}
+            Some(Pause::Full { has_left: false, .. }) => {
+                if share::is_ahead(self.pool.open() as u32, self.seat.fewest_open()) {
+                    self.accepting.paused = Some(Pause::Full { look_at: self.now + YIELD, has_left: true });
+                    return self.wake_one();
+                }
+            }
+            Some(Pause::Busy | Pause::Shortage(_) | Pause::Ahead(_)) => return self.wake_one(),
+        }
+        let most = if self.crew.1 > 1 { share::BATCH } else { u32::MAX };
+        let (_, stopped) = self.accept_some(self.settings.accept_batch.clamp(1, most));
+        match stopped {
+            Stopped::NoClient | Stopped::Enough => self.resume_accepting(),
+            Stopped::Paused => {}
+        }
+        self.keep_to_share();
     }
 
     /// Leaves clients to the others if this worker is ahead of them.
@@ -256,6 +320,11 @@ impl Relay<'_> {
 
     /// A pause that ends by itself is over, unless clients are better left to the others.
     pub(super) fn pause_ends(&mut self) {
+        if let Some(Pause::Full { look_at, .. }) = &mut self.accepting.paused {
+            *look_at = self.now + LOOK;
+            self.accepting.has_vacancy = true;
+            return;
+        }
         if let Some(Pause::Ahead(_)) = self.accepting.paused {
             let (open, fewest) = (self.pool.open() as u32, self.seat.fewest_open());
             match self.accepting.share.next(open, fewest, self.accepting.has_clients(), self.now) {
@@ -263,7 +332,7 @@ impl Relay<'_> {
                 Next::Rest => return self.accepting.rest(&self.poll, self.now),
                 Next::Pause(few, end) => {
                     self.accepting.paused = Some(Pause::Ahead(Some(end)));
-                    self.accept_some(few.min(self.settings.accept_batch));
+                    let _ = self.accept_some(few.min(self.settings.accept_batch));
                     return;
                 }
             }
@@ -274,8 +343,9 @@ impl Relay<'_> {
     /// Has the other workers know how many connections this one has; none while it takes no more.
     pub(super) fn publish(&mut self) {
         let open = match self.accepting.paused {
-            None | Some(Pause::Ahead(_)) => Some(self.pool.open() as u32),
-            Some(Pause::Full | Pause::Busy | Pause::Shortage(_)) => None,
+            // At `-x` it takes the next client for which there is a place.
+            None | Some(Pause::Ahead(_) | Pause::Full { .. }) => Some(self.pool.open() as u32),
+            Some(Pause::Busy | Pause::Shortage(_)) => None,
         };
         if open != self.published {
             self.seat.set_open(open);
@@ -336,7 +406,7 @@ impl Relay<'_> {
     pub(super) fn limits_changed(&mut self) {
         self.accepting.set_most(&self.settings);
         match self.accepting.paused {
-            Some(Pause::Full) => self.resume_accepting(),
+            Some(Pause::Full { .. }) => self.resume_accepting(),
             Some(Pause::Busy) if !self.is_busy() => self.resume_accepting(),
             Some(Pause::Busy | Pause::Shortage(_) | Pause::Ahead(_)) | None => {}
         }
@@ -365,27 +435,29 @@ impl Relay<'_> {
         })
     }
 
-    /// Gives a place back, and wakes those who wait for one.
+    /// Gives a place back. If others wait for one, this worker sees to that at the end of the turn.
     pub(super) fn give_back(&mut self, number: u32) {
         if self.seat.release_connection(number) {
-            self.wake_workers();
+            self.accepting.has_vacancy = true;
         }
         if self.accepting.paused == Some(Pause::Busy) && !self.is_busy() {
             self.resume_accepting();
+        }
+    }
+
+    /// Gives a place back for which there was no client. Another worker that waits may have found none meanwhile, and one that has waited since
+    /// there were too many clients does not have to wait any longer.
+    fn return_unused(&mut self, number: u32) {
+        // This worker watches the listener from now on, or waits anew.
+        self.seat.stop_waiting();
+        if self.seat.release_connection(number) {
+            self.wake_one();
         }
     }
 
     /// Whether this worker has all that it may have.
     pub(super) fn is_busy(&self) -> bool {
-        let under_way = self.connecting.len() + self.newcomers.len() as u32;
-        under_way >= self.settings.pending_max || self.pool.open() >= self.accepting.most
-    }
-
-    /// A connect is no longer under way: that may be what accepting waited for.
-    pub(super) fn connect_ended(&mut self) {
-        if self.accepting.paused == Some(Pause::Busy) && !self.is_busy() {
-            self.resume_accepting();
-        }
+        self.pool.open() >= self.accepting.most
     }
 
     fn pause(&mut self, pause: Pause) {
@@ -393,38 +465,51 @@ impl Relay<'_> {
             self.accepting.unwatch(&self.poll);
         }
         self.counters.pauses += u64::from(self.accepting.paused.is_none());
+        let was_full = self.accepting.is_full();
         self.accepting.paused = Some(pause);
-        if pause != Pause::Full {
+        self.await_vacancy(was_full);
+        if !self.accepting.is_full() {
             self.seat.stop_waiting();
             // The kernel has woken this worker alone for the clients that wait now; others may have room for them.
             self.wake_workers();
         }
     }
 
-    /// Has every worker look for clients.
-    pub(super) fn wake_workers(&self) {
-        let wake = || rustix::io::write(&self.freed, &1u64.to_ne_bytes());
-        // Nobody counts so far; but a worker that was taken over can fill the counter, so that no write wakes anybody until it is read.
-        if wake() == Err(Errno::AGAIN) {
-            let _ = rustix::io::read(&self.freed, &mut [0; 8]);
-            let _ = wake();
-        }
+    /// Has the kernel wake this worker for a free place while it waits for one: it alone, if it sleeps, and else another.
+    fn await_vacancy(&self, was_full: bool) {
+        let epoll = sys::epoll(&self.poll);
+        // What cannot be registered looks by itself, once in a while.
+        let _ = match (was_full, self.accepting.is_full()) {
+            (false, true) => {
+                let flags = epoll::EventFlags::IN | epoll::EventFlags::ET | epoll::EventFlags::EXCLUSIVE;
+                epoll::add(epoll, &self.vacancy, epoll::EventData::new_u64(VACANCY.0 as u64), flags)
+            }
+            (true, false) => epoll::delete(epoll, &self.vacancy),
+            (true, true) | (false, false) => Ok(()),
+        };
     }
 
-    /// A connection was freed, by whichever worker, or clients are left to this one. Whether accepting is to be tried at once: by a worker
-    /// that waited in any case; the others look whether a client is there. Else a worker that waits and does not go on would have the
-    /// others claim, give back and wake each other for ever.
-    pub(super) fn on_freed(&mut self) -> bool {
+    /// Has every worker look for clients.
+    pub(super) fn wake_workers(&self) {
+        wake(&self.freed);
+    }
+
+    /// Has one worker that waits for a place look for a client: one that sleeps, so that none which hangs is waited for.
+    fn wake_one(&self) {
+        wake(&self.vacancy);
+    }
+
+    /// A place may be free, and this worker is the one to see to it.
+    pub(super) fn on_vacancy(&mut self) {
+        self.accepting.has_vacancy |= self.accepting.is_full();
+    }
+
+    /// Places of a dead worker are free, or clients are left to this worker: it looks whether there is one.
+    pub(super) fn on_freed(&mut self) {
         match self.accepting.paused {
-            None => {
-                self.look_for_clients();
-                false
-            }
-            Some(Pause::Full) => {
-                self.resume_accepting();
-                true
-            }
-            Some(Pause::Busy | Pause::Shortage(_) | Pause::Ahead(_)) => false,
+            None => self.look_for_clients(),
+            Some(Pause::Full { .. }) => self.accepting.has_vacancy = true,
+            Some(Pause::Busy | Pause::Shortage(_) | Pause::Ahead(_)) => {}
         }
     }
 
@@ -434,7 +519,9 @@ impl Relay<'_> {
             return;
         }
         self.seat.stop_waiting();
+        let was_full = self.accepting.is_full();
         self.watch_again();
+        self.await_vacancy(was_full);
     }
 
     /// Has the kernel tell this worker, too, of clients that wait. It may have woken another one alone for them, which left them or died.
@@ -467,10 +554,12 @@ fn is_passing(errno: Errno) -> bool {
     matches!(errno, Errno::INTR | Errno::CONNABORTED | Errno::PERM | Errno::PROTO)
 }
 
-/// Whether an errno says that this machine ran short, and not that a server is to blame.
-pub fn is_shortage(errno: Errno) -> bool {
-    matches!(
-        errno,
-        Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL | Errno::AGAIN | Errno::NOSPC
-    )
+/// Has an eventfd wake those who watch it.
+fn wake(eventfd: &OwnedFd) {
+    let wake = || rustix::io::write(eventfd, &1u64.to_ne_bytes());
+    // Nobody counts so far; but a worker that was taken over can fill the counter, so that no write wakes anybody until it is read.
+    if wake() == Err(Errno::AGAIN) {
+        let _ = rustix::io::read(eventfd, &mut [0; 8]);
+        let _ = wake();
+    }
 }

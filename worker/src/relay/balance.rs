@@ -16,6 +16,8 @@ use pen_table::Blacklist;
 use hash::hashed;
 use turns::least_loaded;
 
+use super::upstreams::Hindrance;
+
 /// What a choice needs to know about the servers, by row of the shared table.
 pub trait Farm {
     /// Whether a server is left out.
@@ -26,6 +28,10 @@ pub trait Farm {
     fn cursor(&self) -> u32;
     /// Moves the cursor; false if another was faster.
     fn advance_cursor(&self, from: u32, to: u32) -> bool;
+    /// Why this worker has to pass a server over that is in use.
+    fn hindrance(&self, row: u32) -> Option<Hindrance>;
+    /// Whether failover need not even look at a server: it is left out.
+    fn is_left_out(&self, row: u32) -> bool;
 }
 
 /// The client that is to be placed.
@@ -77,6 +83,8 @@ pub enum Refusal {
         /// How many it may have.
         most: u32,
     },
+    /// This worker has to pass it over now.
+    Hindered(Hindrance),
     /// In weight mode it is no first choice; it may be tried when the others cannot be used.
     NoWeight,
 }
@@ -90,6 +98,8 @@ pub struct Placement {
     /// The servers that were tried: the first one, and only if there are more, a bit for each. Most clients are served by the first.
     tried: Option<ServerId>,
     tried_more: Option<Box<[u64; TRIED_WORDS]>>,
+    /// The first target that was passed over because of a hindrance: what is left when nothing else is.
+    held: Option<Target>,
 }
 
 /// A bit for every server there can be.
@@ -107,6 +117,8 @@ enum Step {
     Probed(u32),
     /// The emergency server.
     Emergency,
+    /// The target that was passed over because of a hindrance.
+    Held,
     /// Nothing is left.
     Done,
 }
@@ -145,7 +157,7 @@ impl Placement {
     }
 
     fn starting(step: Step, known: Option<ServerId>) -> Placement {
-        Placement { step, known, tried: None, tried_more: None }
+        Placement { step, known, tried: None, tried_more: None, held: None }
     }
 
     /// Whether the client is known to a target: then the target's hard limit holds.
@@ -169,6 +181,26 @@ impl Placement {
         eligible(settings, farm, target, client, self.knows(target), probed)
     }
 
+    /// Notes that a target was passed over because of a hindrance.
+    pub fn hold(&mut self, target: Target) {
+        self.held.get_or_insert(target);
+    }
+
+    /// The target that is left when nothing else is.
+    pub fn held(&self) -> Option<Target> {
+        self.held
+    }
+
+    /// Whether no further target can come.
+    pub fn is_over(&self) -> bool {
+        self.step == Step::Done
+    }
+
+    /// Has the target that is left, and no other, come next.
+    pub fn retry_held(&mut self) {
+        self.step = Step::Held;
+    }
+
     /// The next target to try.
     pub fn next(&mut self, settings: &Settings, farm: &impl Farm) -> Option<(Target, Probed)> {
         loop {
@@ -179,7 +211,7 @@ impl Placement {
                     self.step = Step::Done;
                     return Some((target, Probed::Join));
                 }
-                Step::Scan(after) => match self.scan(settings, after) {
+                Step::Scan(after) => match self.scan(settings, farm, after) {
                     Some(id) => return Some(self.pass(id)),
                     None => self.step = Step::Probed(0),
                 },
@@ -191,9 +223,15 @@ impl Placement {
                     None => self.step = Step::Emergency,
                 },
                 Step::Emergency => {
-                    self.step = Step::Done;
+                    self.step = Step::Held;
                     if settings.emergency.is_some() {
                         return Some((Target::Emergency, Probed::Join));
+                    }
+                }
+                Step::Held => {
+                    self.step = Step::Done;
+                    if let Some(target) = self.held.take() {
+                        return Some((target, Probed::Join));
                     }
                 }
                 Step::Done => return None,
@@ -220,15 +258,17 @@ impl Placement {
     }
 
     /// The untried server that failover tries after `after`: by prio in prio mode, those without weight last in weight mode.
-    fn scan(&self, settings: &Settings, after: u32) -> Option<ServerId> {
+    fn scan(&self, settings: &Settings, farm: &impl Farm, after: u32) -> Option<ServerId> {
         let untried = rotation(settings.server_count(), after)
             .filter(|id| !self.has_tried(*id))
             .filter_map(|id| Some((id, settings.target(Target::Server(id))?)));
+        // Each step of these two modes looks at all servers: thousands that are left out must not be a step each.
+        let usable = untried.clone().filter(|(id, _)| !farm.is_left_out(u32::from(id.0)));
         if settings.selection.prio {
-            untried.min_by_key(|(id, server)| (server.prio, id.0)).map(|(id, _)| id)
+            usable.min_by_key(|(id, server)| (server.prio, id.0)).map(|(id, _)| id)
         } else if settings.selection.weight {
             // The first of the least: false (has a weight) is less than true.
-            untried.min_by_key(|(_, server)| server.weight == 0).map(|(id, _)| id)
+            usable.min_by_key(|(_, server)| server.weight == 0).map(|(id, _)| id)
         } else {
             untried.map(|(id, _)| id).next()
         }
@@ -262,7 +302,11 @@ fn eligible(
             return Err(Refusal::Full { connections, most });
         }
     }
-    Ok(eligible)
+    match (farm.hindrance(row), probed) {
+        // Nothing else is left: it is worth a look.
+        (None, _) | (Some(Hindrance::Ports), Probed::Join) => Ok(eligible),
+        (Some(hindrance), _) => Err(Refusal::Hindered(hindrance)),
+    }
 }
 
 /// Whether the access list for clients permits one; else nothing but the abuse server is for it.
@@ -323,7 +367,7 @@ fn round_robin(
 }
 
 /// The numbers from the one after `after` on, round once. `after` may be any number.
-fn rotation(count: u32, after: u32) -> impl Iterator<Item = ServerId> {
+fn rotation(count: u32, after: u32) -> impl Iterator<Item = ServerId> + Clone {
     (1..=count).map(move |step| ServerId(((u64::from(after) + u64::from(step)) % u64::from(count)) as u16))
 }
 

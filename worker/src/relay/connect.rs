@@ -1,38 +1,46 @@
-//! From an accepted client to a connected server: placing, attempts, failover.
+//! From an accepted client to a connected server: placing and attempts. What follows when one fails is `relay::failover`.
 //!
 //! The first choice is made, taken and recorded under the lock of the client's part of the table, so that connections which a client opens
 //! at once go together. A further choice after a failure needs no lock.
 
+use std::cell::Cell;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Poll};
 use pen_contract::address::Address;
 use pen_contract::ids::{ClientKey, Target};
-use pen_contract::message::{ConnectFailure, Event, ShortageDuring};
+use pen_contract::message::{ConnectFailure, Event, Obstacle, ShortageDuring};
 use pen_contract::settings::Settings;
 use pen_table::{Blacklist, ClientRef, Seat};
 use rustix::io::Errno;
 
-use super::accept::is_shortage;
-use super::balance::{Candidate, Eligible, Farm, Placement, Probed, client_permitted};
+use super::Relay;
+use super::balance::{Candidate, Eligible, Farm, Placement, Probed, Refusal, client_permitted};
 use super::connection::{Name, Side, State};
 use super::dial::{Attempt, dial};
 use super::end::End;
-use super::queue::STEP;
+use super::failover::DIAL;
 use super::supervisor::Rated;
-use super::{Relay, clock};
+use super::upstreams::{Gate, Hindrance, Upstreams};
 
 /// The servers' state in the shared table, at one time.
 pub struct Servers<'a> {
     /// The worker's seat at the table.
     pub seat: &'a Seat<'a>,
+    /// What this worker alone knows of them.
+    pub upstreams: &'a Upstreams,
+    /// Connects that may be pending to each.
+    pub pending_max: u32,
     /// Monotonic milliseconds.
     pub now: u64,
+    /// How many servers were looked at.
+    pub looks: Cell<u32>,
 }
 
 impl Farm for Servers<'_> {
     fn blacklist(&self, row: u32) -> Blacklist {
+        self.looks.set(self.looks.get() + 1);
         self.seat.blacklist(row, self.now)
     }
 
@@ -46,6 +54,14 @@ impl Farm for Servers<'_> {
 
     fn advance_cursor(&self, from: u32, to: u32) -> bool {
         self.seat.advance_cursor(from, to)
+    }
+
+    fn hindrance(&self, row: u32) -> Option<Hindrance> {
+        self.upstreams.hindrance(row, self.pending_max, self.now)
+    }
+
+    fn is_left_out(&self, row: u32) -> bool {
+        matches!(self.blacklist(row), Blacklist::Until(_))
     }
 }
 
@@ -63,6 +79,12 @@ enum Placed {
 }
 
 impl Relay<'_> {
+    /// The servers' state now.
+    pub(super) fn farm(&self) -> Servers<'_> {
+        let Relay { seat, upstreams, settings, now, .. } = self;
+        Servers { seat, upstreams, pending_max: settings.pending_max, now: *now, looks: Cell::new(0) }
+    }
+
     /// Takes a client in and places it.
     pub(super) fn begin(&mut self, socket: OwnedFd, unix: bool, key: ClientKey, port: u16, number: u32) {
         let is_sender = self.is_sender(key);
@@ -81,7 +103,11 @@ impl Relay<'_> {
             }
             return;
         }
-        if self.place_client(place) && self.watch_client(place) {
+        if !self.place_client(place) {
+            if self.pool[place].state == State::Waiting {
+                self.watch_client(place);
+            }
+        } else if self.watch_client(place) {
             self.serve_client(place);
         }
     }
@@ -122,11 +148,7 @@ impl Relay<'_> {
             };
             self.attempt(self.newcomers[index].place, target);
         }
-        if !self.newcomers.is_empty() {
-            self.newcomers.clear();
-            // If all failed at once, nobody else says that there is room again.
-            self.connect_ended();
-        }
+        self.newcomers.clear();
     }
 
     /// Enters a client that arrived in the table, and chooses and takes a server for it. False: it gets nothing and is closed.
@@ -141,8 +163,8 @@ impl Relay<'_> {
     }
 
     fn choose(&mut self, place: u32, key: ClientKey, port: u16) -> Placed {
-        let Relay { seat, settings, now, .. } = self;
-        let farm = Servers { seat, now: *now };
+        let farm = self.farm();
+        let Relay { seat, settings, now, .. } = &*self;
         let tracking = u64::from(settings.tracking) * 1000;
         let permitted = client_permitted(settings, key);
         let mut locked = seat.lock(key.bytes()).ok();
@@ -165,6 +187,8 @@ impl Relay<'_> {
         };
         let is_locked = locked.is_some();
         drop(locked);
+        let looks = farm.looks.get();
+        self.effort += looks;
         self.counters.refused += u64::from(!permitted);
         let connection = &mut self.pool[place];
         connection.client = arrival.map_or(ClientRef::NOBODY, |arrival| arrival.client);
@@ -200,25 +224,28 @@ impl Relay<'_> {
         }
     }
 
-    /// Connects to the target that was taken, and to the next ones while they fail at once.
-    pub(super) fn attempt(&mut self, place: u32, mut target: Target) {
-        loop {
-            self.seat.set_current(target.code());
-            let will_send = self.pool[place].down.readable;
-            let attempt = match self.settings.target(target) {
-                Some(server) => dial(&server.address, &self.settings, will_send),
-                // Taken out of the settings meanwhile.
-                None => Attempt::Full,
-            };
-            match attempt {
-                Attempt::Pending(socket) => return self.await_server(place, target, socket, will_send),
-                Attempt::Shortage(errno) => return self.give_up(place, ShortageDuring::Connect, errno),
-                Attempt::Failed(errno) => self.blame(target, ConnectFailure::Errno(errno.raw_os_error())),
-                Attempt::Full => {}
-            }
-            match self.another(place) {
-                Some(next) => target = next,
-                None => return self.unserved(place),
+    /// Connects to the target that was taken. What fails at once goes on to the next one by and by.
+    pub(super) fn attempt(&mut self, place: u32, target: Target) {
+        let row = target.row(self.settings.table_size());
+        match self.upstreams.gate(row, self.settings.pending_max) {
+            Gate::Open => {}
+            Gate::NextTurn => return self.try_next_turn(place),
+            Gate::Shut => return self.pass_over(place, target, Obstacle::Pending, None),
+        }
+        if self.lacks_port(place, row) {
+            return self.fail_over(place);
+        }
+        self.seat.set_current(target.code());
+        let will_send = self.pool[place].down.readable;
+        let Some(server) = self.settings.target(target) else {
+            // Taken out of the settings meanwhile.
+            return self.fail_over(place);
+        };
+        match dial(&server.address, &self.settings, will_send) {
+            Attempt::Pending(socket) => self.await_server(place, target, socket, will_send),
+            Attempt::Failed(fault, errno) => {
+                self.effort += DIAL;
+                self.on_fault(place, target, fault, errno);
             }
         }
     }
@@ -234,10 +261,8 @@ impl Relay<'_> {
         if let Err(error) = watch(&self.poll, connection.up.socket.as_ref(), name) {
             return self.give_up(place, ShortageDuring::Watch, error);
         }
-        if self.pool[place].links[STEP].is_queued() {
-            self.connecting.leave(&mut self.pool, place);
-        }
         self.connecting.wait(&mut self.pool, place, self.now);
+        self.upstreams.begin(target.row(self.settings.table_size()));
         if self.debug.on(1) {
             match self.pool[place].key {
                 Some(key) => self.debug.say(1, format_args!("client {key} goes to server {}", target.code())),
@@ -261,7 +286,7 @@ impl Relay<'_> {
         if !event.is_writable() {
             return;
         }
-        self.connecting.leave(&mut self.pool, place);
+        self.end_connect(place);
         let connection = &mut self.pool[place];
         connection.placement = None;
         let is_idler = connection.key.is_none();
@@ -269,7 +294,6 @@ impl Relay<'_> {
         if let (Some(target), false) = (connection.target, connection.outdated) {
             self.praise(target);
         }
-        self.connect_ended();
         if is_idler {
             self.pool[place].since = self.now;
             return self.drain_idler(place);
@@ -282,106 +306,6 @@ impl Relay<'_> {
             self.relay(place, Side::Up);
         }
     }
-
-    /// No answer in time.
-    pub(super) fn connect_timed_out(&mut self, place: u32) {
-        self.connect_failed(place, ConnectFailure::Timeout);
-    }
-
-    /// The attempt failed: its socket closes before the next one is made. Its name passes to the next: the kernel reports a socket once
-    /// per round, and this one has been.
-    fn connect_failed(&mut self, place: u32, failure: ConnectFailure) {
-        let connection = &mut self.pool[place];
-        connection.up = End::default();
-        let target = connection.target.filter(|_| !connection.outdated);
-        match failure {
-            ConnectFailure::Errno(errno) if is_shortage(Errno::from_raw_os_error(errno)) => {
-                return self.give_up(place, ShortageDuring::Connect, Errno::from_raw_os_error(errno));
-            }
-            ConnectFailure::Errno(_) | ConnectFailure::Timeout => {}
-        }
-        if let Some(target) = target {
-            self.blame(target, failure);
-        }
-        match self.another(place) {
-            Some(next) => self.attempt(place, next),
-            None => self.unserved(place),
-        }
-    }
-
-    /// Takes the next server after one that could not be used.
-    fn another(&mut self, place: u32) -> Option<Target> {
-        self.release_target(place);
-        let mut placement = self.pool[place].placement.take()?;
-        let farm = Servers { seat: &self.seat, now: self.now };
-        let connection = &mut self.pool[place];
-        let client = connection.key.unwrap_or(ClientKey::UNIX);
-        let taken = take_next(&mut placement, &self.settings, &farm, client);
-        connection.placement = Some(placement);
-        connection.target = taken;
-        self.counters.failovers += u64::from(taken.is_some());
-        if let Some(target) = taken {
-            self.seat.record(connection.client, target.code());
-        }
-        taken
-    }
-
-    /// Leaves a server that failed out for the blacklist time, and says so once.
-    fn blame(&mut self, target: Target, reason: ConnectFailure) {
-        self.counters.failed_connects += 1;
-        let seconds = self.settings.blacklist;
-        if self.debug.on(1) {
-            let why = match reason {
-                ConnectFailure::Errno(errno) => std::io::Error::from_raw_os_error(errno).to_string(),
-                ConnectFailure::Timeout => format!("no answer within {} s", self.settings.connect_timeout),
-            };
-            self.debug.say(1, format_args!("server {} failed: {why}", target.code()));
-        }
-        if seconds == 0 {
-            if self.supervisor.may_tell_failed(target.code(), self.now) {
-                let event = Event::Blacklisted { server: target.code(), seconds, reason };
-                self.supervisor.tell(event, &mut self.counters);
-            }
-            return;
-        }
-        let until = self.now + u64::from(seconds) * 1000;
-        let row = target.row(self.settings.table_size());
-        if matches!(self.seat.blacklist(row, self.now), Blacklist::Until(longer) if longer >= until) {
-            // An operator took it out of service meanwhile.
-            return;
-        }
-        if self.seat.set_blacklist(row, until, clock::unix_time().0) {
-            let event = Event::Blacklisted { server: target.code(), seconds, reason };
-            self.supervisor.tell(event, &mut self.counters);
-        }
-    }
-
-    /// A server was connected to: if that was its probe, it is in use again.
-    fn praise(&mut self, target: Target) {
-        let row = target.row(self.settings.table_size());
-        match self.seat.blacklist(row, self.now) {
-            // Left out by somebody else meanwhile: that stands.
-            Blacklist::Clear | Blacklist::Until(_) => {}
-            Blacklist::Expired | Blacklist::Probed => {
-                if self.seat.clear_blacklist(row) {
-                    self.supervisor.tell(Event::BackInUse { server: target.code() }, &mut self.counters);
-                }
-            }
-        }
-    }
-
-    /// No server can be used: the client is closed.
-    fn unserved(&mut self, place: u32) {
-        self.counters.unserved += u64::from(self.pool[place].key.is_some());
-        self.finish(place);
-    }
-
-    /// Closes a client because this machine ran short; no server is to blame and none is tried.
-    fn give_up(&mut self, place: u32, during: ShortageDuring, errno: Errno) {
-        self.counters.shortages += 1;
-        self.short_of(during, errno);
-        self.finish(place);
-    }
 }
 
 /// Takes the next target of a placement that can be used now.
@@ -392,7 +316,14 @@ pub fn take_next(
     client: ClientKey,
 ) -> Option<Target> {
     while let Some((target, probed)) = placement.next(settings, farm) {
-        let Ok(eligible) = placement.judge(settings, farm, client, (target, probed)) else { continue };
+        let eligible = match placement.judge(settings, farm, client, (target, probed)) {
+            Ok(eligible) => eligible,
+            Err(Refusal::Hindered(_)) => {
+                placement.hold(target);
+                continue;
+            }
+            Err(_) => continue,
+        };
         let row = target.row(settings.table_size());
         // Only this is exact: another worker may have been faster.
         if !farm.seat.reserve(row, placement.limit(settings, target)) {

@@ -43,8 +43,10 @@ pub enum State {
     Free,
     /// What the client says first is awaited, before a server is chosen (see `relay::greeting`).
     Greeting,
-    /// A connect is under way; the client waits.
+    /// A connect is under way or about to begin; the client waits.
     Connecting,
+    /// The server that it is to have has as many connects pending as there may be (see `relay::upstreams`).
+    Waiting,
     /// Bytes go both ways.
     Relaying,
     /// One end is gone; the other is still given what was read for it, and what it sends is discarded (see `relay::ending`).
@@ -124,7 +126,7 @@ impl Connection {
         let descriptor = |socket: &Option<OwnedFd>| socket.as_ref().map_or(-1, AsRawFd::as_raw_fd);
         let state = match self.state {
             State::Free => 0,
-            State::Greeting | State::Connecting => 1,
+            State::Greeting | State::Connecting | State::Waiting => 1,
             State::Relaying | State::Lingering | State::Dummy | State::Idler => 2,
         };
         ConnectionInfo {

@@ -8,7 +8,7 @@ use pen_contract::settings::{BufferSizes, Settings};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
-use super::accept::is_shortage;
+use super::fault::{Call, Fault, Way, classify};
 use crate::sys;
 
 /// How an attempt began.
@@ -16,29 +16,26 @@ use crate::sys;
 pub enum Attempt {
     /// connect(2) is under way.
     Pending(OwnedFd),
-    /// The server failed.
-    Failed(Errno),
-    /// The server's backlog is full: another may serve, but it is not dead.
-    Full,
-    /// This machine ran short.
-    Shortage(Errno),
+    /// It failed.
+    Failed(Fault, Errno),
 }
 
 /// Begins to connect to a server. If something waits to be sent to it, that will acknowledge the server's part of the handshake: a segment
 /// less for both, and the server's accept(2) finds the request. The first read must undo this (`withholds_acks` of an end).
 pub fn dial(server: &Address, settings: &Settings, will_send: bool) -> Attempt {
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = match rustix::net::socket_with(family(server), SocketType::STREAM, flags, None) {
-        Ok(socket) => socket,
-        Err(Errno::AFNOSUPPORT) => return Attempt::Failed(Errno::AFNOSUPPORT),
-        Err(errno) => return Attempt::Shortage(errno),
-    };
     let source = match server {
         Address::Inet(address) => source_for(*address, settings.source),
         Address::Unix(_) => None,
     };
-    if let Err(errno) = prepare(&socket, server, source, settings) {
-        return Attempt::Shortage(errno);
+    let way = way(server, settings);
+    let failed = |call, errno| Attempt::Failed(classify(call, way, errno), errno);
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = match rustix::net::socket_with(family(server), SocketType::STREAM, flags, None) {
+        Ok(socket) => socket,
+        Err(errno) => return failed(Call::Socket, errno),
+    };
+    if let Err((call, errno)) = prepare(&socket, server, source, settings) {
+        return failed(call, errno);
     }
     if will_send && let Address::Inet(_) = server {
         let _ = sockopt::set_tcp_quickack(&socket, false);
@@ -51,13 +48,19 @@ pub fn dial(server: &Address, settings: &Settings, will_send: bool) -> Attempt {
     };
     match result {
         Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Attempt::Pending(socket),
-        // A Unix socket whose backlog is full says so at once and never tells when it is not (connect(2)).
-        Err(Errno::AGAIN) if matches!(server, Address::Unix(_)) => Attempt::Full,
-        // No way leads from the source to the server (a loopback source, say): no server is to blame for that.
-        Err(Errno::INVAL) if source.is_some() => Attempt::Shortage(Errno::INVAL),
-        Err(Errno::ADDRNOTAVAIL) if source.is_none() && !has_source(server) => Attempt::Failed(Errno::ADDRNOTAVAIL),
-        Err(errno) if is_shortage(errno) => Attempt::Shortage(errno),
-        Err(errno) => Attempt::Failed(errno),
+        Err(errno @ Errno::ADDRNOTAVAIL) if source.is_none() && !has_source(server) => {
+            Attempt::Failed(Fault::Server, errno)
+        }
+        Err(errno) => failed(Call::Connect, errno),
+    }
+}
+
+/// By which way a server is connected to.
+pub fn way(server: &Address, settings: &Settings) -> Way {
+    match server {
+        Address::Unix(_) => Way::Unix,
+        Address::Inet(address) if source_for(*address, settings.source).is_some() => Way::IpFrom,
+        Address::Inet(_) => Way::Ip,
     }
 }
 
@@ -80,15 +83,16 @@ fn prepare(
     server: &Address,
     source: Option<SocketAddr>,
     settings: &Settings,
-) -> rustix::io::Result<()> {
+) -> Result<(), (Call, Errno)> {
     if let Address::Unix(_) = server {
         return Ok(());
     }
+    let option = |errno| (Call::Option, errno);
     if settings.keepalive {
-        sockopt::set_socket_keepalive(socket, true)?;
+        sockopt::set_socket_keepalive(socket, true).map_err(option)?;
     }
     if settings.tcp_nodelay {
-        sockopt::set_tcp_nodelay(socket, true)?;
+        sockopt::set_tcp_nodelay(socket, true).map_err(option)?;
     }
     if settings.buffers.server != BufferSizes::default() {
         // Before the handshake, which says by how much the receive window is scaled.
@@ -96,9 +100,10 @@ fn prepare(
     }
     match source {
         Some(source) => {
-            // Else bind(2) would take a port that no other connection can have, whatever server it goes to.
-            sys::bind_address_without_port(socket)?;
-            rustix::net::bind(socket, &source)
+            // Else bind(2) would take a port that no other connection can have, whatever server it goes to. A kernel before 4.2 does not
+            // know this, and then it is so.
+            let _ = sys::bind_address_without_port(socket);
+            rustix::net::bind(socket, &source).map_err(|errno| (Call::Bind, errno))
         }
         None => Ok(()),
     }
@@ -116,6 +121,8 @@ fn has_source(server: &Address) -> bool {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+
+    use pen_contract::message::Obstacle;
 
     use super::*;
 
@@ -172,7 +179,8 @@ mod tests {
     fn a_source_that_is_not_ours_is_no_fault_of_the_servers() {
         let (_listener, server) = listener("127.0.0.1:0");
         let settings = Settings { source: Some("192.0.2.1".parse().unwrap()), ..Settings::default() };
-        let Attempt::Shortage(Errno::ADDRNOTAVAIL) = dial(&server, &settings, false) else { panic!() };
+        let Attempt::Failed(fault, Errno::ADDRNOTAVAIL) = dial(&server, &settings, false) else { panic!() };
+        assert_eq!(fault, Fault::Obstacle(Obstacle::Source));
         // A source of another family is for other servers.
         let settings = Settings { source: Some("2001:db8::1".parse().unwrap()), ..Settings::default() };
         pending(&server, &settings);

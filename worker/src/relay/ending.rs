@@ -12,7 +12,6 @@ use super::Relay;
 use super::connection::{Connection, Side, State};
 use super::end::End;
 use super::pump;
-use super::queue::STEP;
 use crate::sys;
 use pen_contract::command::Fastclose;
 
@@ -196,12 +195,11 @@ impl Relay<'_> {
     /// Ends a connection, in whatever state, and gives back exactly what it took.
     pub(super) fn finish(&mut self, place: u32) {
         match self.pool[place].state {
-            State::Connecting if self.pool[place].links[STEP].is_queued() => {
-                self.connecting.leave(&mut self.pool, place)
-            }
+            State::Connecting => self.end_connect(place),
+            State::Waiting => self.leave_waiting(place),
             State::Greeting => self.greeting.leave(&mut self.pool, place),
             State::Lingering => self.lingering.leave(&mut self.pool, place),
-            State::Connecting | State::Relaying | State::Dummy | State::Idler | State::Free => {}
+            State::Relaying | State::Dummy | State::Idler | State::Free => {}
         }
         self.idle.leave(&mut self.pool, place);
         self.unfinished.forget(self.pool[place].unfinished);

@@ -14,7 +14,7 @@ use pen_table::Blacklist;
 
 use super::Relay;
 use super::balance::{Candidate, Eligible, Farm, Placement, Refusal, client_permitted};
-use super::connect::Servers;
+use super::upstreams::Hindrance;
 
 /// A farm that is only looked at.
 struct Looked<'f, F> {
@@ -39,6 +39,15 @@ impl<F: Farm> Farm for Looked<'_, F> {
         self.cursor.set(to);
         true
     }
+
+    fn hindrance(&self, row: u32) -> Option<Hindrance> {
+        self.farm.hindrance(row)
+    }
+
+    /// Each has its line.
+    fn is_left_out(&self, _: u32) -> bool {
+        false
+    }
 }
 
 impl Relay<'_> {
@@ -47,7 +56,7 @@ impl Relay<'_> {
         let tracking = u64::from(self.settings.tracking) * 1000;
         let locked = self.seat.lock(client.bytes()).ok();
         let recorded = locked.map(|table| table.recorded(self.now, tracking));
-        let farm = Servers { seat: &self.seat, now: self.now };
+        let farm = self.farm();
         explanation(&self.settings, &farm, client, recorded, self.now)
     }
 }
@@ -69,6 +78,7 @@ fn explanation(settings: &Settings, farm: &impl Farm, client: ClientKey, recorde
     for (id, refusal) in passed_over.into_iter().filter(|(_, refusal)| *refusal != Refusal::Absent) {
         lines.add(why_not(settings, Target::Server(id), refusal, now));
     }
+    let mut waits = false;
     while let Some((target, probed)) = placement.next(settings, &farm).filter(|_| !settings.dummy) {
         match placement.judge(settings, &farm, client, (target, probed)) {
             Ok(Eligible::InUse) => {
@@ -82,8 +92,18 @@ fn explanation(settings: &Settings, farm: &impl Farm, client: ClientKey, recorde
             }
             // A number without a server, or no abuse server.
             Err(Refusal::Absent) => {}
-            Err(refusal) => lines.add(why_not(settings, target, refusal, now)),
+            Err(refusal) => {
+                if let Refusal::Hindered(hindrance) = refusal {
+                    placement.hold(target);
+                    waits |= hindrance == Hindrance::Pending;
+                }
+                lines.add(why_not(settings, target, refusal, now));
+            }
         }
+    }
+    if waits {
+        lines.add("no server now: the client would wait for a pending connect to end".into());
+        return lines.text();
     }
     let why = if settings.selection.stubborn && permitted { " (stubborn)" } else { "" };
     lines.add(format!("no server: the client would be closed{why}"));
@@ -136,6 +156,10 @@ fn why_not(settings: &Settings, target: Target, refusal: Refusal, now: u64) -> S
         Refusal::Probed => format!("{name}: being tried by another connection after its blacklist time"),
         Refusal::Acl(list) => format!("{name}: refused by acl {list}"),
         Refusal::Full { connections, most } => format!("{name}: full ({connections} of {most})"),
+        Refusal::Hindered(Hindrance::Pending) => {
+            format!("{name}: passed over, {} connects to it are pending (pending_max)", settings.pending_max)
+        }
+        Refusal::Hindered(Hindrance::Ports) => format!("{name}: passed over, no local port was free towards it"),
         Refusal::NoWeight => format!("{name}: weight 0, only when no other can be used"),
     }
 }
@@ -215,6 +239,14 @@ mod tests {
 
         fn advance_cursor(&self, _: u32, _: u32) -> bool {
             panic!("an explanation moves nothing");
+        }
+
+        fn hindrance(&self, _: u32) -> Option<Hindrance> {
+            None
+        }
+
+        fn is_left_out(&self, _: u32) -> bool {
+            panic!("an explanation names all servers");
         }
     }
 

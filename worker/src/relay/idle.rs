@@ -63,7 +63,7 @@ impl Idle {
                 for place in 0..pool.places() {
                     match pool[place].state {
                         State::Relaying | State::Lingering | State::Dummy => self.join(pool, place, now),
-                        State::Free | State::Greeting | State::Connecting | State::Idler => {}
+                        State::Free | State::Greeting | State::Connecting | State::Waiting | State::Idler => {}
                     }
                 }
             }

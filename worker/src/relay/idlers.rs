@@ -6,7 +6,7 @@
 use pen_contract::ids::ClientKey;
 
 use super::balance::Placement;
-use super::connect::{Servers, take_next};
+use super::connect::take_next;
 use super::connection::{Side, State};
 use super::{Relay, pump};
 
@@ -86,9 +86,9 @@ impl Relay<'_> {
     /// Opens those that are missing, as far as there is room.
     pub(super) fn open_idlers(&mut self) {
         self.idlers.retry = None;
-        for _ in self.idlers.open..self.idlers.wanted {
-            if self.is_busy() {
-                // Mostly with the connects of those before.
+        for opened in 0..self.idlers.wanted.saturating_sub(self.idlers.open) {
+            // No more at once than can be pending at one server.
+            if self.is_busy() || opened >= self.settings.pending_max {
                 self.idlers.retry = Some(self.now + SOON);
                 return;
             }
@@ -102,7 +102,7 @@ impl Relay<'_> {
     fn open_idler(&mut self) -> bool {
         let Some(number) = self.seat.claim_connection(self.settings.connections_max) else { return false };
         let place = self.pool.take();
-        let farm = Servers { seat: &self.seat, now: self.now };
+        let farm = self.farm();
         let mut placement = Placement::without_client(&self.settings, &farm);
         let taken = take_next(&mut placement, &self.settings, &farm, ClientKey::UNIX);
         let connection = &mut self.pool[place];

@@ -1,7 +1,8 @@
 //! The relay worker: accepts clients, finds each a server, and moves bytes between them until both are done.
 //!
 //! One thread, one event loop, nothing that waits. Each room holds one step of a connection's life:
-//! `accept` and `share` (listener, `-x`, pauses), `balance` (which server, pure), `connect` and `dial` (attempts and failover),
+//! `accept` and `share` (listener, `-x`, pauses), `balance` (which server, pure), `connect` and `dial` (attempts), `failover`, `fault`
+//! (whose it is, pure) and `upstreams` (what is in the way to a server) for those that fail,
 //! `traffic`, `pump` and `second_look` (bytes), `ending` and `idle` (how and when connections close). `http` (pure) and `forwarded` are `-H`, `proxy`
 //! (pure) and `origin` the PROXY protocol. `unfinished` bounds the memory of what
 //! clients begin. `dummy` and `idlers` are lives of other kinds; `orders` is what the supervisor says,
@@ -18,6 +19,8 @@ mod dummy;
 mod end;
 mod ending;
 mod explain;
+mod failover;
+mod fault;
 mod forwarded;
 mod greeting;
 mod handshake;
@@ -39,7 +42,9 @@ mod tests;
 pub mod tls;
 mod traffic;
 mod unfinished;
+pub mod upstreams;
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
@@ -65,15 +70,18 @@ use second_look::SecondLooks;
 use supervisor::{Rated, Supervisor};
 use tls::Tls;
 use unfinished::Unfinished;
+use upstreams::Upstreams;
 
 pub use tls::examine as examine_tls;
 
 /// The channel to the supervisor has something, or takes something again.
 const CHANNEL: Token = Token(usize::MAX);
-/// A connection was freed somewhere, or another worker leaves clients to this one.
+/// Another worker leaves clients to this one.
 const FREED: Token = Token(usize::MAX - 1);
 /// A client waits to be accepted.
 const LISTENER: Token = Token(usize::MAX - 2);
+/// A place under `-x` may be free, and this worker waits for one.
+const VACANCY: Token = Token(usize::MAX - 3);
 
 /// Events taken from the kernel at a time.
 const EVENTS: usize = 512;
@@ -91,12 +99,21 @@ struct Relay<'t> {
     shown: Vec<String>,
     seat: Seat<'t>,
     freed: OwnedFd,
+    vacancy: OwnedFd,
     accepting: Accepting,
     pool: Pool,
     /// Connections of which the client has yet to say something.
     greeting: Queue<STEP>,
     /// Clients that were accepted in this round; their servers are connected to in the next one.
     newcomers: Vec<Name>,
+    /// Connections whose last attempt failed: the next target is tried in this turn, or in those to come.
+    retries: VecDeque<Name>,
+    /// Connections whose target is tried in the next turn.
+    next_turn: Vec<Name>,
+    /// What this turn has spent on selection and failed attempts (see `relay::failover`).
+    effort: u32,
+    /// What is known here of each server.
+    upstreams: Upstreams,
     /// Connections whose connect is under way.
     connecting: Queue<STEP>,
     /// Connections of which one end is gone.
@@ -130,7 +147,7 @@ struct Relay<'t> {
 
 /// Runs a relay worker until the supervisor tells it to stop or is gone. Returns the exit status.
 pub fn run(start: WorkerStart, table: &Table) -> i32 {
-    let (channel, freed, listener) = (start.channel, start.freed, start.listener);
+    let (channel, freed, vacancy, listener) = (start.channel, start.freed, start.vacancy, start.listener);
     let poll = match Poll::new().and_then(|poll| watch_own(&poll, &channel, &freed).map(|()| poll)) {
         Ok(poll) => poll,
         Err(error) => return fail(&channel, format!("cannot wait for events: {error}")),
@@ -153,10 +170,15 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         shown: orders::shown(&start.settings),
         seat: table.seat(u32::from(start.id.0)),
         freed,
+        vacancy,
         accepting,
         pool: Pool::default(),
         greeting: Queue::default(),
         newcomers: Vec::new(),
+        retries: VecDeque::new(),
+        next_turn: Vec::new(),
+        effort: 0,
+        upstreams: Upstreams::new(start.settings.table_size() + 2),
         connecting: Queue::default(),
         lingering: Queue::default(),
         idle: Idle::new(start.settings.idle_timeout),
@@ -209,6 +231,8 @@ impl Relay<'_> {
                 Err(_) => return 1,
             }
             self.now = clock::now();
+            self.effort = 0;
+            self.upstreams.next_turn();
             let mut listener = false;
             for (step, event) in events.iter().enumerate() {
                 if let Some(status) = self.breathe(step) {
@@ -220,7 +244,8 @@ impl Relay<'_> {
                             return status;
                         }
                     }
-                    FREED => listener |= self.on_freed(),
+                    FREED => self.on_freed(),
+                    VACANCY => self.on_vacancy(),
                     LISTENER => listener = true,
                     _ => {
                         self.on_event(event);
@@ -229,6 +254,7 @@ impl Relay<'_> {
                 }
             }
             self.on_newcomers();
+            self.on_retries();
             if let Some(status) = self.on_ready() {
                 return status;
             }
@@ -238,6 +264,8 @@ impl Relay<'_> {
                 false => self.no_client(),
             }
             self.on_time();
+            // Places that were freed in this round and not taken since.
+            self.fill_place();
             self.count_lines();
             if self.debug.misses_daemon() && self.supervisor.may_tell(Rated::NoSyslog, self.now) {
                 self.supervisor.miss_daemon();
@@ -261,12 +289,14 @@ impl Relay<'_> {
 
     /// How long the next wait may be.
     fn timeout(&self) -> Option<Duration> {
-        if !self.ready.is_empty() || !self.newcomers.is_empty() {
+        let is_due = self.has_retries() || self.accepting.has_vacancy();
+        if !self.ready.is_empty() || !self.newcomers.is_empty() || is_due {
             return Some(Duration::ZERO);
         }
         let deadlines = [
             self.greeting.next_deadline(&self.pool, self.greeting_timeout()),
             self.connecting.next_deadline(&self.pool, self.connect_timeout()),
+            self.upstreams.next_deadline(&self.pool, self.connect_timeout()),
             self.lingering.next_deadline(&self.pool, ending::LINGER),
             self.idle.next_deadline(&self.pool),
             self.idlers.retry_at(),
@@ -291,6 +321,9 @@ impl Relay<'_> {
         }
         while let Some(place) = self.connecting.due(&self.pool, self.connect_timeout(), self.now) {
             self.connect_timed_out(place);
+        }
+        while let Some(place) = self.upstreams.overdue(&self.pool, self.connect_timeout(), self.now) {
+            self.waiting_ends(place);
         }
         while let Some(place) = self.lingering.due(&self.pool, ending::LINGER, self.now) {
             self.linger_ends(place);

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 
 use pen_contract::channel::Received;
 use pen_contract::codec::{SETTINGS_LIMIT, decode_settings};
-use pen_contract::ids::{ClientKey, Target};
+use pen_contract::ids::{ClientKey, ServerId, Target};
 use pen_contract::message::{Event, FromWorker, ToWorker};
 use pen_contract::settings::Settings;
 use pen_contract::start::RequestLog;
@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use super::Relay;
 use super::connection::{Connection, State};
+use super::queue::STEP;
 use super::request_log::LogWriter;
 
 /// The supervisor said what makes no sense.
@@ -75,11 +76,7 @@ impl Relay<'_> {
                 let text = self.explain(ClientKey::from_bytes(client));
                 self.supervisor.answer(FromWorker::Explained { serial, text });
             }
-            (ToWorker::Freed, _) => {
-                if self.on_freed() {
-                    self.accept();
-                }
-            }
+            (ToWorker::Freed, _) => self.on_freed(),
             (ToWorker::Restate, _) => self.restate(),
             (ToWorker::Syslog, Some(daemon)) => self.debug.connect(daemon),
             (ToWorker::Ping { serial }, _) => self.supervisor.answer(FromWorker::Pong { serial }),
@@ -138,10 +135,22 @@ impl Relay<'_> {
             |settings: &Settings, target: Target| settings.target(target).map(|server| server.address.clone());
         for place in 0..self.pool.places() {
             let connection = &mut self.pool[place];
-            if let (State::Connecting, Some(target)) = (connection.state, connection.target) {
-                connection.outdated |= address(old, target) != address(&self.settings, target);
+            let (State::Connecting, Some(target), false) = (connection.state, connection.target, connection.outdated)
+            else {
+                continue;
+            };
+            connection.outdated = address(old, target) != address(&self.settings, target);
+            if connection.outdated && connection.links[STEP].is_queued() {
+                self.upstreams.end(target.row(self.settings.table_size()));
             }
         }
+        let regular = (0..self.settings.table_size()).map(|id| Target::Server(ServerId(id as u16)));
+        for target in regular.chain([Target::Emergency, Target::Abuse]) {
+            if address(old, target) != address(&self.settings, target) {
+                self.upstreams.replace(target.row(self.settings.table_size()));
+            }
+        }
+        self.upstreams.all_due();
     }
 
     /// Logs to another place from now on.

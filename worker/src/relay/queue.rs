@@ -5,7 +5,7 @@
 
 use super::connection::Pool;
 
-/// The queue of the step that a connection is at: connecting, or lingering. It waits since `since` of the connection.
+/// The queue of the step that a connection is at: waiting for a connect, connecting, or lingering. It waits since `since` of the connection.
 pub const STEP: usize = 0;
 
 /// The queue of those that are closed when they are silent for too long (`relay::idle`).
@@ -42,12 +42,11 @@ impl Links {
 pub struct Queue<const KIND: usize> {
     first: u32,
     last: u32,
-    length: u32,
 }
 
 impl<const KIND: usize> Default for Queue<KIND> {
     fn default() -> Queue<KIND> {
-        Queue { first: NONE, last: NONE, length: 0 }
+        Queue { first: NONE, last: NONE }
     }
 }
 
@@ -61,7 +60,6 @@ impl<const KIND: usize> Queue<KIND> {
             last => pool[last].links[KIND].after = place,
         }
         self.last = place;
-        self.length += 1;
     }
 
     /// Takes a connection out.
@@ -76,17 +74,11 @@ impl<const KIND: usize> Queue<KIND> {
             NONE => self.last = before,
             after => pool[after].links[KIND].before = before,
         }
-        self.length -= 1;
     }
 
     /// The connection that came first.
     pub fn first(&self) -> Option<u32> {
         (self.first != NONE).then_some(self.first)
-    }
-
-    /// Connections in the queue.
-    pub(crate) fn len(&self) -> u32 {
-        self.length
     }
 }
 
@@ -122,7 +114,7 @@ mod tests {
         queue.leave(&mut pool, places[2]);
         queue.leave(&mut pool, places[0]);
         queue.leave(&mut pool, places[4]);
-        assert_eq!((queue.len(), queue.next_deadline(&pool, 5)), (2, Some(15)));
+        assert_eq!(queue.next_deadline(&pool, 5), Some(15));
         assert_eq!(queue.due(&pool, 5, 14), None);
         assert_eq!(queue.due(&pool, 5, 30), Some(places[1]));
         // The time may change at any moment.
@@ -130,7 +122,7 @@ mod tests {
         queue.leave(&mut pool, places[1]);
         assert_eq!(queue.due(&pool, 0, 30), Some(places[3]));
         queue.leave(&mut pool, places[3]);
-        assert_eq!((queue.due(&pool, 0, 99), queue.len()), (None, 0));
+        assert_eq!((queue.due(&pool, 0, 99), queue.first()), (None, None));
         queue.wait(&mut pool, places[4], 7);
         assert_eq!(queue.due(&pool, 0, 7), Some(places[4]));
     }

@@ -31,7 +31,7 @@ impl Relay<'_> {
                 }
             }
             (State::Connecting, Side::Up) => self.connect_progress(name.place, event),
-            (State::Connecting, Side::Down) => {
+            (State::Connecting, Side::Down) | (State::Waiting, _) => {
                 if event.is_error() {
                     self.finish(name.place);
                 }
@@ -77,7 +77,7 @@ impl Relay<'_> {
                 State::Lingering => self.linger(name.place),
                 State::Idler => self.drain_idler(name.place),
                 State::Greeting => self.greet(name.place),
-                State::Connecting | State::Dummy | State::Free => {}
+                State::Connecting | State::Waiting | State::Dummy | State::Free => {}
             }
             self.bound_unfinished();
         }

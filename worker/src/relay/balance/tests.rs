@@ -13,6 +13,7 @@ struct Model {
     states: Vec<Option<Blacklist>>,
     connections: Vec<u32>,
     cursor: Cell<u32>,
+    hindered: Vec<Option<Hindrance>>,
 }
 
 impl Farm for Model {
@@ -29,6 +30,12 @@ impl Farm for Model {
         assert_eq!(from, self.cursor.get());
         self.cursor.set(to);
         true
+    }
+    fn hindrance(&self, row: u32) -> Option<Hindrance> {
+        self.hindered.get(row as usize).copied().flatten()
+    }
+    fn is_left_out(&self, row: u32) -> bool {
+        matches!(self.blacklist(row), Blacklist::Until(_))
     }
 }
 

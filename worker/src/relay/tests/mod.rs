@@ -30,6 +30,8 @@ struct Rig {
     table: &'static Table,
     /// What all workers are woken by.
     freed: OwnedFd,
+    /// What one that waits for a place is woken by.
+    vacancy: OwnedFd,
     settings: Settings,
     thread: Option<JoinHandle<i32>>,
     /// What the worker told meanwhile.
@@ -50,11 +52,13 @@ impl Rig {
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
         let freed = rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap();
+        let vacancy = rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap();
         let start = WorkerStart {
             id: WorkerId(0),
             channel: theirs,
             listener: listener.into(),
             freed: freed.try_clone().unwrap(),
+            vacancy: vacancy.try_clone().unwrap(),
             settings: settings.clone(),
             log: None,
             tls: None,
@@ -66,7 +70,7 @@ impl Rig {
         wait_readable(&ours);
         assert!(matches!(ours.receive().unwrap(), Received::Message(FromStartingWorker::Ready, None)));
         let channel = ours.into_phase();
-        Rig { channel, address, table, freed, settings, thread: Some(thread), events: Vec::new() }
+        Rig { channel, address, table, freed, vacancy, settings, thread: Some(thread), events: Vec::new() }
     }
 
     fn send(&self, order: &ToWorker, descriptor: Option<&OwnedFd>) {

@@ -52,7 +52,7 @@ fn a_raised_limit_lets_waiting_clients_in_and_a_lowered_one_closes_nobody() {
 fn a_place_that_another_worker_leaves_is_taken_when_the_supervisor_or_the_eventfd_says_so() {
     let backend = Backend::new();
     let mut rig = Rig::start_among(2, Settings { connections_max: 1, ..settings([backend.definition()]) });
-    for wake in ["order", "eventfd"] {
+    for wake in ["order", "all", "one"] {
         let (other, number) = rig.sibling_with_the_only_place();
         let mut client = rig.client();
         client.write_all(b"?").unwrap();
@@ -60,7 +60,8 @@ fn a_place_that_another_worker_leaves_is_taken_when_the_supervisor_or_the_eventf
         assert!(other.release_connection(number), "the worker is to be told");
         match wake {
             "order" => rig.send(&ToWorker::Freed, None),
-            _ => assert_eq!(rustix::io::write(&rig.freed, &1u64.to_ne_bytes()), Ok(8)),
+            "all" => assert_eq!(rustix::io::write(&rig.freed, &1u64.to_ne_bytes()), Ok(8)),
+            _ => assert_eq!(rustix::io::write(&rig.vacancy, &1u64.to_ne_bytes()), Ok(8)),
         }
         assert_eq!(read(&mut backend.accept(), 1), b"?");
         drop(client);
@@ -138,14 +139,15 @@ fn an_eventfd_that_was_filled_is_emptied_so_that_it_wakes_again() {
     let mut rig = Rig::start_among(2, settings([backend.definition()]));
     let first = connected(&rig, &backend);
     rig.table.seat(1).await_connection();
-    rustix::io::write(&rig.freed, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+    rustix::io::write(&rig.vacancy, &(u64::MAX - 1).to_ne_bytes()).unwrap();
     assert_eq!(rig.report().len(), 1);
+    // The worker finds no client for the place, and wakes one that waits.
     drop(first);
-    let mut writable = [PollFd::new(&rig.freed, PollFlags::OUT)];
+    let mut writable = [PollFd::new(&rig.vacancy, PollFlags::OUT)];
     let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
     assert_eq!(rustix::event::poll(&mut writable, Some(&patience)), Ok(1));
     let mut counter = [0; 8];
-    while rustix::io::read(&rig.freed, &mut counter).is_err() {}
+    while rustix::io::read(&rig.vacancy, &mut counter).is_err() {}
     assert_eq!(u64::from_ne_bytes(counter), 1);
 }
 
@@ -154,9 +156,36 @@ fn a_raised_pending_max_lets_waiting_clients_in() {
     let deaf = Deaf::new();
     let mut rig = Rig::start(Settings { pending_max: 1, ..settings([deaf.definition()]) });
     let _clients = [rig.client(), rig.client()];
-    rig.report_until(|report| report.len() == 1);
+    let under_way = |report: &[ConnectionInfo]| report.iter().filter(|connection| connection.upfd >= 0).count();
+    // The other one waits for a connect to end.
+    rig.report_until(|report| report.len() == 2 && under_way(report) == 1);
+    assert_eq!(rig.table.server_totals(0).connections, 1);
     rig.apply(|settings| settings.pending_max = 2);
-    rig.report_until(|report| report.len() == 2 && report.iter().all(|connection| connection.state == 1));
+    rig.report_until(|report| under_way(report) == 2);
+}
+
+#[test]
+fn whoever_waits_for_a_pending_connect_is_next_when_it_ends_and_may_leave() {
+    let deaf = Deaf::new();
+    let mut rig = Rig::start(Settings { pending_max: 1, blacklist: 0, ..settings([deaf.definition()]) });
+    let under_way = |report: &[ConnectionInfo]| -> Vec<u32> {
+        report.iter().filter(|connection| connection.upfd >= 0).map(|connection| connection.number).collect()
+    };
+    let first = rig.client();
+    rig.report_until(|report| report.len() == 1);
+    let second = rig.client();
+    rig.report_until(|report| report.len() == 2);
+    let _third = rig.client();
+    rig.report_until(|report| report.len() == 3 && under_way(report) == [0]);
+    rustix::net::sockopt::set_socket_linger(&second, Some(Duration::ZERO)).unwrap();
+    drop(second);
+    rig.report_until(|report| report.len() == 2);
+    rustix::net::sockopt::set_socket_linger(&first, Some(Duration::ZERO)).unwrap();
+    drop(first);
+    rig.report_until(|report| report.len() == 1 && under_way(report) == [2]);
+    assert_eq!(rig.table.server_totals(0).connections, 1);
+    rig.apply(|settings| settings.connect_timeout = 1);
+    rig.report_until(|report| report.is_empty());
 }
 
 #[test]
@@ -262,8 +291,9 @@ fn a_queue_is_served_while_connects_are_pending() {
     rig.report_until(|report| report.len() == 1);
     let mut waiting = rig.client();
     waiting.write_all(b"?").unwrap();
+    rig.report_until(|report| report.len() == 2);
+    // What is pending at the old address is not pending at the new one.
     rig.apply(|settings| settings.servers[0] = backend.definition());
-    assert_eq!(rig.report().len(), 1);
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     tcp.set_nonblocking(true).unwrap();
     rig.send(&ToWorker::Listen, Some(&tcp.into()));
