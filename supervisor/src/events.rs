@@ -89,7 +89,7 @@ pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
 fn obstacle_line(obstacle: Obstacle, number: i32, settings: &Settings) -> String {
     match obstacle {
         Obstacle::Ports => "no local port is free towards it, those in TIME_WAIT included; widen \
-                            net.ipv4.ip_local_port_range, or see \"Local ports\" in pen(1)"
+                            net.ipv4.ip_local_port_range, or see \"Local ports\" in pen(8)"
             .into(),
         Obstacle::Source => match settings.source {
             Some(source) => format!("it cannot be connected to from {source} (source): {}", errno(number)),

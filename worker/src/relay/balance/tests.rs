@@ -34,8 +34,8 @@ impl Farm for Model {
     fn hindrance(&self, row: u32) -> Option<Hindrance> {
         self.hindered.get(row as usize).copied().flatten()
     }
-    fn is_left_out(&self, row: u32) -> bool {
-        matches!(self.blacklist(row), Blacklist::Until(_))
+    fn is_left_out(&self, _: u32) -> bool {
+        false
     }
 }
 
@@ -255,4 +255,24 @@ fn without_a_client_there_is_the_next_of_the_rotation_and_no_other() {
         std::iter::from_fn(|| placement.next(&settings, &farm)).map(|(target, _)| target.code()).collect::<Vec<_>>()
     };
     assert_eq!([order(), order(), order()], [[2], [0], [2]]);
+}
+
+#[test]
+fn a_hindered_server_is_passed_over_and_left_for_the_end() {
+    let settings = Settings { emergency: Some(server()), ..farm_of(3, Selection::default()) };
+    let hindered = vec![None, Some(Hindrance::Ports), Some(Hindrance::Pending)];
+    let farm = Model { hindered, ..Model::default() };
+    let candidate = client(Some(Target::Server(ServerId(1))));
+    let mut placement = Placement::new(&settings, &farm, candidate, &mut |_, _| ());
+    let mut seen = Vec::new();
+    while let Some((target, probed)) = placement.next(&settings, &farm) {
+        let judged = placement.judge(&settings, &farm, candidate.key, (target, probed));
+        if let Err(Refusal::Hindered(_)) = judged {
+            placement.hold(target);
+        }
+        seen.push((target.code(), judged.is_ok()));
+    }
+    // Its own server again in the end: a port may be free now.
+    assert_eq!(seen, [(1, false), (2, false), (0, true), (-1, true), (1, true)]);
+    assert!(placement.is_over());
 }
