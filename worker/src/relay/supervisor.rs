@@ -208,6 +208,7 @@ fn is_transition(event: &Event) -> bool {
         Event::Blacklisted { seconds, .. } => *seconds > 0,
         Event::BackInUse { .. } => true,
         Event::Shortage { .. }
+        | Event::PassedOver { .. }
         | Event::LogLost { .. }
         | Event::HandshakeFailed { .. }
         | Event::LockStuck
