@@ -96,7 +96,7 @@ fn prepare(
     }
     if settings.buffers.server != BufferSizes::default() {
         // Before the handshake, which says by how much the receive window is scaled.
-        sys::set_buffers(socket, settings.buffers.server)?;
+        sys::set_buffers(socket, settings.buffers.server).map_err(option)?;
     }
     match source {
         Some(source) => {
