@@ -179,3 +179,20 @@ fn a_report_that_the_daemon_did_not_take_to_the_end_is_said_to_be_lost() {
     let said = ["pen: the end of the report was lost: it has no reader, or too slow a one", "pen: 1 message was lost"];
     assert!(heard.iter().any(|line| said.iter().any(|said| line.ends_with(said))), "{heard:?}");
 }
+
+#[test]
+fn what_went_well_is_a_notice() {
+    if !needs_root("what_went_well_is_a_notice") {
+        return;
+    }
+    let (builder, path) = logging();
+    let here = daemon(&path);
+    let server = Backend::named("a");
+    let pen = builder.file("blacklist 1\n").control().server(&server).start();
+    pen.tells("timeout 9", "9");
+    pen.supervisor().signal(Signal::HUP);
+    let heard = hears(&here, "nothing changed");
+    let is_one = |line: &&String, text: &str| line.starts_with("<13>") && line.ends_with(text);
+    assert!(heard.iter().any(|line| is_one(&line, "pen: operator: timeout 9")), "{heard:?}");
+    assert!(heard.last().is_some_and(|line| is_one(&line, "pen.cfg: nothing changed")), "{heard:?}");
+}

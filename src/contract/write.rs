@@ -3,6 +3,8 @@
 //! Every line is a [`Command`] shown, so the text loads again by construction. What no command can express (`-e`, `-B`, `-N`, `-S`, `-m`) is
 //! for the header that the caller gives.
 
+mod difference;
+
 use std::path::Path;
 
 use crate::address::{Address, Host, Local, Service};
@@ -10,6 +12,8 @@ use crate::command::{self, BufferSide, Command, LogTarget, Number, ServerChange,
 use crate::ids::{ServerId, Target};
 use crate::settings::{BufferSizes, Server, Settings, SocketBuffers};
 use crate::tls::{SuiteList, Tls};
+
+pub use difference::difference;
 
 /// What there is to write.
 #[derive(Clone, Copy, Debug)]

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use pen_contract::tls::{Fact, Purpose};
@@ -36,6 +37,23 @@ impl Certificates {
         if std::mem::take(&mut self.asked) || asked {
             self.due = now;
         }
+    }
+
+    /// What those of files that were read again are beside these, a phrase for each certificate that is new or gone. Of a new chain only the
+    /// server's own certificate is told.
+    pub(crate) fn renewed(&self, read: &[Fact]) -> Vec<String> {
+        let identity = |fact: &Fact| (fact.file.clone(), fact.issuer.clone(), fact.serial.clone(), fact.not_after);
+        let known: HashSet<_> = self.facts.iter().map(identity).collect();
+        let new: Vec<&Fact> = read.iter().filter(|fact| !known.contains(&identity(fact))).collect();
+        let own = |fact: &&&Fact| matches!(fact.purpose, Purpose::Server(_));
+        let has_own = new.iter().any(|fact| own(&fact));
+        let told = new.iter().filter(|fact| !has_own || own(fact)).map(|fact| {
+            let until = fact.not_after.map_or(String::new(), |end| format!(" until {}", moment(end)));
+            format!("certificate renewed: {} in {}{until}", fact.name, fact.file)
+        });
+        let files: HashSet<&str> = read.iter().map(|fact| fact.file.as_str()).collect();
+        let gone = self.facts.iter().filter(|fact| !files.contains(fact.file.as_str()));
+        told.chain(gone.map(|fact| format!("certificate gone: {} in {}", fact.name, fact.file))).collect()
     }
 
     /// What the administrator should hear now: once a day.
@@ -135,6 +153,20 @@ pub(crate) mod tests {
         let many = vec![fact(0, 1); 30];
         let lines = warnings(&many, NOW);
         assert!(lines.len() == 21 && lines[20].starts_with("10 more certificates"), "{lines:?}");
+    }
+
+    #[test]
+    fn certificates_that_are_new_or_gone_are_told() {
+        let (old, now) = (fact(NOW, NOW), Instant::now());
+        let chain = |serial: &str| Fact { purpose: Purpose::Chain(None), serial: serial.into(), ..fact(NOW, NOW) };
+        let certificates = Certificates::new(vec![old.clone(), chain("01")], now);
+        assert_eq!(certificates.renewed(&[old.clone(), chain("01")]), [""; 0]);
+        let until = "in /etc/www.pem until 2026-11-02 04:10:21 UTC";
+        let new = Fact { serial: "0B".into(), ..old.clone() };
+        assert_eq!(certificates.renewed(&[new, chain("02")]), [format!("certificate renewed: CN=www {until}")]);
+        let other = Fact { name: "CN=CA".into(), ..chain("02") };
+        assert_eq!(certificates.renewed(&[old, other]), [format!("certificate renewed: CN=CA {until}")]);
+        assert_eq!(certificates.renewed(&[]), ["certificate gone: CN=www in /etc/www.pem"; 2]);
     }
 
     #[test]

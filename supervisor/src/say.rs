@@ -21,6 +21,8 @@ pub(crate) enum Severity {
     Error,
     /// An administrator must know.
     Warning,
+    /// Something that changed, as it was asked for.
+    Notice,
     /// What was asked for: reports, and decisions with `-d`.
     Debug,
 }
@@ -74,6 +76,11 @@ impl Say {
     /// A failure that an administrator must know, at every debug level.
     pub(crate) fn warning(&mut self, text: &str) {
         self.say(Severity::Warning, text);
+    }
+
+    /// Something that changed, as it was asked for, at every debug level.
+    pub(crate) fn notice(&mut self, text: &str) {
+        self.say(Severity::Notice, text);
     }
 
     /// A decision, from debug level 1 on.

@@ -9,6 +9,7 @@
 mod change;
 mod desk;
 mod hearing;
+mod notices;
 mod prepare;
 mod query;
 mod staff;
@@ -26,6 +27,7 @@ use pen_contract::ids::WorkerId;
 use pen_contract::stats::Counters;
 
 use self::desk::Desk;
+use self::notices::Notices;
 use crate::StartError;
 use crate::control::Control;
 use crate::crew::Crew;
@@ -57,6 +59,8 @@ pub(crate) struct Service {
     beat: Beat,
     /// On what workers tell and clients cause.
     throttle: Throttle,
+    /// On what operators cause.
+    notices: Notices,
     /// Whether the configuration file was not used when it was last read.
     file_refused: bool,
     phase: Phase,
@@ -90,7 +94,7 @@ impl Service {
         notify: Notify,
     ) -> Service {
         let (crew, reporter, desk, beat) = (Crew::new(workers), Reporter::new(), Desk::default(), Beat::default());
-        let throttle = Throttle::new(Instant::now());
+        let (throttle, notices) = (Throttle::new(Instant::now()), Notices::new(Instant::now()));
         let (file_refused, phase) = (false, Phase::Starting);
         Service {
             standing,
@@ -103,6 +107,7 @@ impl Service {
             notify,
             beat,
             throttle,
+            notices,
             file_refused,
             phase,
         }
@@ -162,7 +167,10 @@ impl Service {
             Some(Stop::Signal(signal)) => format!("stopping on signal {signal}"),
             Some(Stop::Command) | None => "stopping on the exit command".into(),
         };
-        self.say.debug(&why);
+        match stop {
+            Some(Stop::Command) => self.tell_operator("exit", Instant::now()),
+            Some(Stop::Signal(_)) | None => self.say.debug(&why),
+        }
         self.notify.stopping(&why, Instant::now());
         self.stop(signals);
     }
@@ -298,6 +306,8 @@ impl Service {
         self.end();
         let untold = self.throttle.finish();
         self.tell_many(untold);
+        let untold = self.notices.finish(Instant::now());
+        untold.iter().for_each(|line| self.say.notice(line));
         let totals = self.crew.totals();
         self.say.debug(&format!("stopped; {} clients accepted, {} unserved", totals.accepted, totals.unserved));
         if totals.crowded > 0 {

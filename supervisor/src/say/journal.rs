@@ -25,6 +25,7 @@ pub(crate) fn lines(severity: Severity, text: &str) -> String {
     let priority = match severity {
         Severity::Error => 3,
         Severity::Warning => 4,
+        Severity::Notice => 5,
         Severity::Debug => 7,
     };
     text.lines().map(|line| format!("<{priority}>{line}\n")).collect()
@@ -46,6 +47,7 @@ mod tests {
     fn every_line_has_its_priority() {
         assert_eq!(lines(Severity::Debug, "a\nb\n"), "<7>a\n<7>b\n");
         assert_eq!(lines(Severity::Error, "c"), "<3>c\n");
+        assert_eq!(lines(Severity::Notice, "d"), "<5>d\n");
         assert_eq!(lines(Severity::Warning, "<3>d"), "<4><3>d\n");
     }
 }

@@ -63,6 +63,7 @@ impl Syslog {
             let sent = match severity {
                 Severity::Error => logger.err(text),
                 Severity::Warning => logger.warning(text),
+                Severity::Notice => logger.notice(text),
                 Severity::Debug => logger.debug(text),
             };
             match sent {

@@ -17,6 +17,7 @@ use pen_contract::tls::Examined;
 
 use super::Service;
 use super::desk::{PATIENCE, Progress, Settling, Stage, Then};
+use super::notices::Success;
 use super::prepare::{Change, Move, NewLog};
 use crate::config_file;
 use crate::control::Reply;
@@ -298,10 +299,12 @@ impl Service {
 
     /// Puts a change in force, and waits until everybody works by it.
     fn commit(&mut self, change: Change, batch: &Batch, now: Instant) -> Progress {
+        let blacklist: Vec<_> =
+            batch.commands.iter().filter_map(|placed| fold::blacklisting(&placed.command)).collect();
+        let success = self.success(&change, batch, &blacklist);
         let Change { settings, encoded, listen, log, status, tls, certificates, ocsp, notices } = change;
         notices.iter().for_each(|notice| self.say.warning(notice));
         let readdressed = readdressed(&self.inheritance.settings, &settings);
-        let blacklist = batch.commands.iter().filter_map(|placed| fold::blacklisting(&placed.command)).collect();
         if let Some(Move { local, address, listener }) = listen {
             if let Some((socket, door)) = listener {
                 self.inheritance.listener = socket;
@@ -333,7 +336,8 @@ impl Service {
             Source::File => Then::Reloaded,
             Source::Operator(command) => question(command).map_or(Then::Reply(Reply::none()), Then::Ask),
         };
-        self.publish(settings, encoded, then, (readdressed, blacklist), now)
+        let rows = (readdressed, blacklist);
+        self.publish(settings, encoded, rows, (then, Some(success)), now)
     }
 
     /// Sends the settings in force to everybody once more, so that all that was sent before is known to have arrived.
@@ -341,7 +345,7 @@ impl Service {
         let running = &self.inheritance.settings;
         let settings = Settings { generation: running.generation + 1, ..running.clone() };
         match memory::encoded(&settings) {
-            Ok(encoded) => self.publish(settings, encoded, then, Default::default(), now),
+            Ok(encoded) => self.publish(settings, encoded, Default::default(), (then, None), now),
             // Then nobody knows when, but it will arrive.
             Err(_) => Progress::Done(match then {
                 Then::Reply(reply) => reply,
@@ -354,8 +358,8 @@ impl Service {
         &mut self,
         settings: Settings,
         encoded: OwnedFd,
-        then: Then,
         (readdressed, blacklist): (Vec<ServerId>, Vec<(ServerId, u32)>),
+        (then, success): (Then, Option<Success>),
         now: Instant,
     ) -> Progress {
         let generation = settings.generation;
@@ -366,12 +370,12 @@ impl Service {
         self.control.iter_mut().for_each(|control| control.renew_settings());
         self.send_due();
         let deadline = now + PATIENCE;
-        Progress::Wait(Stage::Settling(Settling { generation, deadline, readdressed, blacklist, then }))
+        Progress::Wait(Stage::Settling(Settling { generation, deadline, readdressed, blacklist, then, success }))
     }
 
     /// Everybody works by the new settings.
-    pub(super) fn settled(&mut self, settling: Settling) -> Progress {
-        let Settling { readdressed, blacklist, then, .. } = settling;
+    pub(super) fn settled(&mut self, settling: Settling, now: Instant) -> Progress {
+        let Settling { readdressed, blacklist, then, success, .. } = settling;
         let (table, servers) = (&self.inheritance.table, self.inheritance.settings.table_size());
         for server in readdressed {
             table.reset_server(Target::Server(server).row(servers));
@@ -379,15 +383,14 @@ impl Service {
         for (server, seconds) in blacklist {
             leave_out(table, Target::Server(server).row(servers), seconds);
         }
+        if let Some(success) = success {
+            self.tell_success(success, now);
+        }
         match then {
             Then::Reply(reply) => Progress::Done(reply),
             Then::Ask(command) => Progress::Next(Stage::Begin(command, None)),
             Then::Reloaded => {
                 self.file_refused = false;
-                self.say.debug(match self.standing.config {
-                    Some(_) => "the configuration file was read again",
-                    None => "the files of TLS were read again",
-                });
                 Progress::Done(Reply::none())
             }
         }

@@ -15,6 +15,7 @@ use pen_contract::message::ReportPage;
 
 use super::Service;
 use super::change::{Batch, Purpose};
+use super::notices::Success;
 use super::prepare::Change;
 use super::query::Wanted;
 use crate::control::Reply;
@@ -107,6 +108,8 @@ pub(super) struct Settling {
     pub(super) readdressed: Vec<ServerId>,
     pub(super) blacklist: Vec<(ServerId, u32)>,
     pub(super) then: Then,
+    /// What is told of it.
+    pub(super) success: Option<Success>,
 }
 
 /// What is said when everybody works by the new settings.
@@ -164,6 +167,11 @@ impl Desk {
     /// How many messages of the control process may be read now: at least one, to see that it is gone.
     pub(super) fn room(&self) -> usize {
         MOST_WAITING.saturating_sub(self.queue.len()).max(1)
+    }
+
+    /// Whether what is being done was asked for by the signal HUP.
+    pub(super) fn is_hangup(&self) -> bool {
+        self.after_hangup
     }
 
     /// Whether pen is to end.
@@ -386,7 +394,7 @@ impl Service {
         for name in silent {
             self.say.warning(&format!("{name} has not taken the new settings within {} s", PATIENCE.as_secs()));
         }
-        self.settled(settling)
+        self.settled(settling, now)
     }
 
     fn conclude(&mut self, by: By, reply: Reply) {

@@ -145,6 +145,7 @@ impl Service {
         match owner {
             Some(worker) => {
                 worker.order_close(number);
+                self.tell_operator(&format!("close {number}"), now);
                 // Whoever has taken the settings that come behind the order has carried it out.
                 self.publish_anew(Then::Reply(reply), now)
             }

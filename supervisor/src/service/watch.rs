@@ -19,6 +19,8 @@ impl Service {
         }
         let due = self.throttle.settle(now);
         self.tell_many(due);
+        let changes = self.notices.settle(now);
+        changes.iter().for_each(|line| self.say.notice(line));
         // While the desk is full nobody reads what the control process says; unless it is itself the reason.
         let unheard = self.desk.is_full() && self.control.as_ref().is_some_and(|control| !control.is_choked());
         self.control.iter_mut().for_each(|control| control.beat(unheard));
