@@ -3,12 +3,13 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pen_worker::parts::{Body, Why};
+use pen_contract::refusal::Refusal;
+use pen_worker::parts::Body;
 
 /// Where the body ends or fails; the number of bytes taken.
-fn follow(input: &[u8], size: usize, unseen: bool) -> Result<usize, (usize, Why)> {
+fn follow(input: &[u8], size: usize, unseen: bool) -> Result<usize, (usize, Refusal)> {
     let (mut body, mut taken) = (Body::chunked(), 0);
-    while taken < input.len() && !body.is_over() {
+    while taken < input.len() && !body.is_over() && !body.is_before_trailers() {
         let rest = &input[taken..];
         let certain = usize::try_from(body.certain()).unwrap_or(usize::MAX).min(rest.len());
         if unseen && certain > 0 {

@@ -6,6 +6,7 @@ use pen_contract::address::Local;
 use pen_contract::command::{self, Command, LogTarget, Number, Switch};
 use pen_contract::configuration::Placed;
 use pen_contract::grammar::{self, quoted};
+use pen_contract::settings::Http;
 
 use super::options::Opt;
 use super::{Given, UsageError, find, usage, utf8};
@@ -18,7 +19,6 @@ pub(super) const SWITCHES: &[(&str, Switch)] = &[
     ("prio", Switch::Prio),
     ("stubborn", Switch::Stubborn),
     ("ascii", Switch::Ascii),
-    ("forwarded-for", Switch::Http),
 ];
 
 /// Options that set a number.
@@ -32,7 +32,7 @@ pub(super) const NUMBERS: &[(&str, Number)] = &[
 ];
 
 /// Options that say a target in words, or once more what they said.
-const OTHERS: &[&str] = &["log", "status-file", "debug"];
+const OTHERS: &[&str] = &["forwarded-for", "log", "status-file", "debug"];
 
 /// Options that hold a command.
 const HOLDERS: &[&str] = &["command", "option"];
@@ -59,6 +59,9 @@ pub(super) fn of(given: &Given) -> Result<Vec<Placed>, UsageError> {
     };
     for (long, switch) in SWITCHES.iter().filter(|(long, _)| given.flag(long)) {
         add(long, given.place(long), Command::Switch(*switch, true));
+    }
+    if given.flag("forwarded-for") {
+        add("forwarded-for", given.place("forwarded-for"), Command::Http(Http::On));
     }
     for (long, number) in NUMBERS {
         let value = given.number(long)?;

@@ -14,7 +14,7 @@ use crate::address::{Host, Local, Service};
 use crate::grammar::{COUNT, quoted};
 use crate::ids::MAX_WORKERS;
 use crate::proxy::{ProxyOut, Senders};
-use crate::settings::BufferSizes;
+use crate::settings::{BufferSizes, Http};
 use crate::tls::SuiteList;
 
 pub use read::{COMMANDS, Entry, before_comment, is_well_formed, log_target, parse};
@@ -43,6 +43,8 @@ pub enum Command {
     NoAcl(u8),
     /// Sets a switch.
     Switch(Switch, bool),
+    /// X-Forwarded-For in HTTP requests.
+    Http(Http),
     /// Asks for a number, or sets it.
     Number(Number, Option<u32>),
     /// The certificates of TLS.
@@ -135,8 +137,6 @@ pub enum Switch {
     Dummy,
     /// Hash mode.
     Hash,
-    /// X-Forwarded-For in HTTP requests.
-    Http,
     /// Keepalive towards servers.
     Keepalive,
     /// Prio mode.

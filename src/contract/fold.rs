@@ -43,6 +43,7 @@ pub fn apply(
             }
             number(settings, *which, *value);
         }
+        Command::Http(http) => settings.http = *http,
         Command::Server { number, changes } => {
             let slots = settings.servers.len();
             let too_large =
@@ -224,7 +225,6 @@ fn switch(settings: &mut Settings, which: Switch) -> &mut bool {
         Switch::Ascii => &mut settings.ascii,
         Switch::Dummy => &mut settings.dummy,
         Switch::Hash => &mut settings.selection.hash,
-        Switch::Http => &mut settings.http,
         Switch::Keepalive => &mut settings.keepalive,
         Switch::Prio => &mut settings.selection.prio,
         Switch::Roundrobin => &mut settings.selection.roundrobin,

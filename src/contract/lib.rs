@@ -19,6 +19,7 @@ pub mod grammar;
 pub mod ids;
 pub mod message;
 pub mod proxy;
+pub mod refusal;
 pub mod settings;
 pub mod start;
 pub mod stats;

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::command::Command;
+use crate::refusal::Refusal;
 use crate::stats::{ConnectionInfo, Counters};
 
 /// The version of the messages. Both ends are one binary, so a difference means a broken peer.
@@ -147,6 +148,15 @@ pub enum Event {
         clients: u64,
         /// How many bytes are kept after it.
         kept: u64,
+    },
+    /// A client's request was refused (`-H`).
+    RequestRefused {
+        /// The client ([`crate::ids::ClientKey::bytes`]).
+        client: [u8; 16],
+        /// Why.
+        reason: Refusal,
+        /// How many more were refused since the last such event.
+        others: u64,
     },
     /// The worker found the client table left half-changed by a worker that died, and rebuilt it.
     TableRebuilt {

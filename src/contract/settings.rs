@@ -11,6 +11,18 @@ use crate::ids::{ServerId, Target};
 use crate::proxy::{ProxyOut, Senders};
 use crate::tls::Tls;
 
+/// Whether HTTP requests say who the client is, and what becomes of other protocols.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Http {
+    /// Nothing is looked at.
+    #[default]
+    Off,
+    /// All is HTTP/1.x; what is not is refused (`-H`).
+    On,
+    /// What is not HTTP/1.x passes unchanged.
+    Mixed,
+}
+
 /// The running configuration. A new one replaces the old one as a whole.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
@@ -66,7 +78,7 @@ pub struct Settings {
     /// Connections to servers without a client, of all workers together.
     pub idlers: u32,
     /// X-Forwarded-For in HTTP requests (`-H`).
-    pub http: bool,
+    pub http: Http,
     /// Who says whom its connections come from.
     pub proxy_in: Senders,
     /// Whether servers are told whom a connection comes from.
@@ -167,7 +179,7 @@ impl Default for Settings {
             buffers: SocketBuffers::default(),
             dummy: false,
             idlers: 0,
-            http: false,
+            http: Http::Off,
             proxy_in: Senders::default(),
             proxy_out: ProxyOut::Off,
             tls: Tls::default(),

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::refusal::Refusals;
+
 /// What one worker has counted since it started. All numbers only grow.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Counters {
@@ -37,6 +39,8 @@ pub struct Counters {
     pub failed_handshakes: u64,
     /// Clients closed because what clients had begun and not finished took too much memory.
     pub crowded: u64,
+    /// Requests that were refused (`-H`), by reason.
+    pub requests_refused: Refusals,
 }
 
 impl Counters {
@@ -64,6 +68,7 @@ impl Counters {
             resumed,
             failed_handshakes,
             crowded,
+            requests_refused,
         } = other;
         self.accepted = self.accepted.saturating_add(*accepted);
         self.closed = self.closed.saturating_add(*closed);
@@ -81,6 +86,7 @@ impl Counters {
         self.resumed = self.resumed.saturating_add(*resumed);
         self.failed_handshakes = self.failed_handshakes.saturating_add(*failed_handshakes);
         self.crowded = self.crowded.saturating_add(*crowded);
+        self.requests_refused.add(requests_refused);
     }
 }
 

@@ -13,7 +13,7 @@ use crate::address::{Address, Host, Local, Service};
 use crate::command::{BufferSide, Command, Fastclose, Form, LogTarget, Number, ServerChange, Switch};
 use crate::grammar::COUNT;
 use crate::proxy::{MAX_SENDERS, ProxyOut, Senders};
-use crate::settings::{BufferSizes, Selection, Server, Settings, SocketBuffers};
+use crate::settings::{BufferSizes, Http, Selection, Server, Settings, SocketBuffers};
 use crate::tls::{Suite, SuiteList, Tls};
 
 /// Every number.
@@ -33,11 +33,10 @@ pub const NUMBERS: [Number; 12] = [
 ];
 
 /// Every switch.
-pub const SWITCHES: [Switch; 10] = [
+pub const SWITCHES: [Switch; 9] = [
     Switch::Ascii,
     Switch::Dummy,
     Switch::Hash,
-    Switch::Http,
     Switch::Keepalive,
     Switch::Prio,
     Switch::Roundrobin,
@@ -148,6 +147,10 @@ fn number() -> impl Strategy<Value = Command> {
     select(&NUMBERS[..]).prop_flat_map(value)
 }
 
+fn http() -> impl Strategy<Value = Http> {
+    select(&[Http::Off, Http::On, Http::Mixed][..])
+}
+
 /// A command that some line means.
 pub fn command() -> impl Strategy<Value = Command> {
     let form = || select(&[Form::Plain, Form::Json][..]);
@@ -159,7 +162,7 @@ pub fn command() -> impl Strategy<Value = Command> {
         number(),
         (count(), vec(change(), 1..9)).prop_map(|(number, changes)| Command::Server { number, changes }),
         of(any::<IpAddr>()).prop_map(Command::Source),
-        fastclose.prop_map(Command::Fastclose),
+        prop_oneof![fastclose.prop_map(Command::Fastclose), http().prop_map(Command::Http)],
         (select(&[BufferSide::Client, BufferSide::Server][..]), buffers())
             .prop_map(|(side, sizes)| Command::SocketBuffers(side, sizes)),
         senders().prop_map(Command::ProxyIn),
@@ -248,7 +251,8 @@ pub fn settings() -> impl Strategy<Value = Settings> {
     let others = (
         fastclose,
         of(any::<IpAddr>()),
-        any::<[bool; 5]>(),
+        any::<[bool; 4]>(),
+        http(),
         count(),
         senders(),
         proxy_out(),
@@ -262,7 +266,8 @@ pub fn settings() -> impl Strategy<Value = Settings> {
         let (
             fastclose,
             source,
-            [ascii, tcp_nodelay, keepalive, dummy, http],
+            [ascii, tcp_nodelay, keepalive, dummy],
+            http,
             accept_batch,
             proxy_in,
             proxy_out,

@@ -44,7 +44,7 @@ pub fn text(state: &Written<'_>) -> String {
     for command in access_lists(settings).chain(head(settings)) {
         line(&mut text, &command);
     }
-    line(&mut text, &Command::Switch(Switch::Http, settings.http));
+    line(&mut text, &Command::Http(settings.http));
     line(&mut text, &state.log.map_or(Command::NoLog, |target| Command::Log(Some(target.clone()))));
     line(&mut text, &Command::Switch(Switch::Roundrobin, settings.selection.roundrobin));
     for (id, definition) in settings.configured() {

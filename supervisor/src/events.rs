@@ -64,6 +64,14 @@ pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
             };
             format!("client {}: TLS handshake failed: {reason}{whose}{more}", ClientKey::from_bytes(*client))
         }
+        Event::RequestRefused { client, reason, others } => {
+            let more = if *others > 0 {
+                format!(" ({others} more were refused since the last such message)")
+            } else {
+                String::new()
+            };
+            format!("client {}: request refused: {reason}{more}", ClientKey::from_bytes(*client))
+        }
         Event::BadSender { sender, fault } => {
             let fault = match fault {
                 SenderFault::Malformed => "sent no PROXY protocol header first",
@@ -175,6 +183,7 @@ fn name(code: i32, settings: &Settings) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use pen_contract::address::Address;
+    use pen_contract::refusal::Refusal;
     use pen_contract::settings::Server;
 
     use super::*;
@@ -217,6 +226,14 @@ mod tests {
             "5 request log lines were lost: no space left on device"
         );
         let sender = ClientKey::from_ip("10.0.0.7".parse().unwrap()).bytes();
+        assert_eq!(
+            says(Event::RequestRefused { client: sender, reason: Refusal::NotHttp, others: 0 }),
+            "client 10.0.0.7: request refused: not an HTTP/1.x request line"
+        );
+        assert_eq!(
+            says(Event::RequestRefused { client: sender, reason: Refusal::Late, others: 7 }),
+            "client 10.0.0.7: request refused: header not whole in time (7 more were refused since the last such message)"
+        );
         assert_eq!(
             says(Event::BadSender { sender, fault: SenderFault::Malformed }),
             "10.0.0.7 is listed by proxy_protocol in, but sent no PROXY protocol header first: closed"

@@ -25,6 +25,7 @@ use pen_contract::command::Form;
 use pen_contract::ids::WorkerId;
 use pen_contract::message::ReportPage;
 use pen_contract::settings::Settings;
+use pen_contract::stats::Counters;
 use pen_contract::tls::Fact;
 use pen_table::Table;
 
@@ -116,9 +117,9 @@ impl Reporter {
     }
 
     /// What was gathered, once all have answered or the time is up.
-    pub(crate) fn gathered(&mut self, now: Instant) -> Option<Gathered> {
+    pub(crate) fn gathered(&mut self, counters: &Counters, now: Instant) -> Option<Gathered> {
         match std::mem::replace(&mut self.state, State::Idle) {
-            State::Gathering(gathering) if gathering.is_over(now) => Some(gathering.finish()),
+            State::Gathering(gathering) if gathering.is_over(now) => Some(gathering.finish(counters)),
             other => {
                 self.state = other;
                 None
@@ -289,8 +290,8 @@ mod tests {
         reporter.request();
         reporter.request();
         assert_eq!(reporter.due(), None);
-        reporter.gathered(now).unwrap();
-        assert!(reporter.gathered(now).is_none());
+        reporter.gathered(&Counters::default(), now).unwrap();
+        assert!(reporter.gathered(&Counters::default(), now).is_none());
         assert_eq!(reporter.due(), Some(3));
         assert_eq!(reporter.due(), None);
     }

@@ -253,7 +253,7 @@ impl Service {
     /// Takes a report a step further.
     fn report(&mut self, now: Instant) {
         self.reporter.expire(now, &mut self.say);
-        if let Some(gathered) = self.reporter.gathered(now) {
+        if let Some(gathered) = self.reporter.gathered(&self.crew.totals(), now) {
             let file = self.standing.status.as_ref();
             if let Err(error) = self.reporter.render(&gathered, &self.inheritance, file, &self.say, now) {
                 self.say.warning(&format!("a report cannot be made now: {}", why(&error)));

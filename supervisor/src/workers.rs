@@ -55,7 +55,7 @@ pub(crate) enum News {
     /// It serves clients.
     Ready,
     /// Part of its report.
-    Page(ReportPage),
+    Page(Box<ReportPage>),
     /// Something for the administrator.
     Event(Event),
     /// So many more events that it could not tell of.
@@ -239,7 +239,7 @@ impl Worker {
             }
             FromWorker::Report(page) => {
                 self.counters = page.counters;
-                Some(News::Page(page))
+                Some(News::Page(Box::new(page)))
             }
             FromWorker::Event(event) => Some(News::Event(event)),
             FromWorker::Applied { generation } => {

@@ -16,7 +16,7 @@ use pen_worker::measured::connection::Pool;
 use pen_worker::measured::queue::{Queue, STEP};
 use pen_worker::measured::request_log::LogWriter;
 use pen_worker::measured::upstreams::Upstreams;
-use pen_worker::parts::Exchange;
+use pen_worker::parts::{Exchange, Others};
 
 fn settings(servers: u32, selection: Selection) -> Settings {
     let address = Address::Inet("127.0.0.1:80".parse().expect("an address"));
@@ -100,7 +100,7 @@ fn http(criterion: &mut Criterion) {
     let answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 5\r\n\r\nhello";
     let mut group = criterion.benchmark_group("HTTP request and answer");
     for (name, request) in [("small", SMALL), ("of a browser", BROWSER)] {
-        let (mut exchange, mut out) = (Exchange::new(client(), false), Vec::new());
+        let (mut exchange, mut out) = (Exchange::new(client(), false, Others::Refused), Vec::new());
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 let passed = exchange.request(black_box(request.as_bytes()), &mut out).len();

@@ -44,7 +44,7 @@ pub fn control_entry(start: ControlStart) -> i32 {
 /// Pure parts that read what strangers send, for benchmarks and fuzzing: no interface for anybody else.
 #[doc(hidden)]
 pub mod parts {
-    pub use crate::relay::http::{Exchange, Why, body::Body};
+    pub use crate::relay::http::{Exchange, Others, body::Body, line::Line};
     pub use crate::relay::proxy::{Bad, MOST, Origin, read, write};
     pub use crate::relay::tls::{Cipher, PLAIN, Session, Tls};
 }

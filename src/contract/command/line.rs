@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use super::{BufferSide, Command, Fastclose, Form, LogTarget, ServerChange, Switch};
 use crate::acl::Verdict;
 use crate::address::Host;
+use crate::settings::Http;
 
 /// The shortest line that reads as the same command. Only a path or a name that no command can hold, since a space is in it, does not.
 impl fmt::Display for Command {
@@ -15,6 +16,9 @@ impl fmt::Display for Command {
             Command::Acl { list, verdict, net } => write!(f, "acl {list} {} {net}", verdict_word(*verdict)),
             Command::NoAcl(list) => write!(f, "no acl {list}"),
             Command::Switch(switch, true) => f.write_str(switch.word()),
+            Command::Http(Http::Off) => f.write_str("no http"),
+            Command::Http(Http::On) => f.write_str("http"),
+            Command::Http(Http::Mixed) => f.write_str("http mixed"),
             Command::Switch(switch, false) => write!(f, "no {}", switch.word()),
             Command::Number(number, value) => with(f, number.word(), value.as_ref()),
             Command::Certificates(form) => write!(f, "certificates{}", form_word(*form)),
@@ -99,7 +103,6 @@ impl Switch {
             Switch::Ascii => "ascii",
             Switch::Dummy => "dummy",
             Switch::Hash => "hash",
-            Switch::Http => "http",
             Switch::Keepalive => "keepalive",
             Switch::Prio => "prio",
             Switch::Roundrobin => "roundrobin",

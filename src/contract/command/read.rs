@@ -9,7 +9,7 @@ use crate::acl::{Net, Verdict, is_mask};
 use crate::address::{Host, Local};
 use crate::grammar::{self, COUNT, GrammarError, quoted};
 use crate::proxy::{ProxyOut, Senders};
-use crate::settings::BufferSizes;
+use crate::settings::{BufferSizes, Http};
 use crate::tls::{Suite, SuiteList};
 
 /// A command as a reader of the manual sees it.
@@ -218,9 +218,13 @@ pub const COMMANDS: &[Entry] = &[
         w,
         no
     )),
-    command!("http", "[on|off]", true, "Say in every HTTP request who the client is: X-Forwarded-For.", |e, w, no| {
-        switch(Switch::Http, e, w, no)
-    }),
+    command!(
+        "http",
+        "[on|off|mixed]",
+        true,
+        "Say in every HTTP request who the client is: X-Forwarded-For. What is not HTTP/1.x is refused; with mixed it passes.",
+        http
+    ),
     command!(
         "idle_timeout",
         "[SECONDS]",
@@ -466,6 +470,18 @@ fn on(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<bool, CommandErr
 fn value(number: Number, entry: &Entry, words: &mut Words<'_>) -> Result<Command, CommandError> {
     let value = words.next().map(|text| entry.number(text, number.range())).transpose()?;
     Ok(Command::Number(number, value))
+}
+
+fn http(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
+    if no {
+        return Ok(Command::Http(Http::Off));
+    }
+    Ok(Command::Http(match words.next() {
+        None | Some("on") => Http::On,
+        Some("off") => Http::Off,
+        Some("mixed") => Http::Mixed,
+        Some(other) => return Err(entry.wrong(format!("{} is none of on, off, mixed", quoted(other)))),
+    }))
 }
 
 /// The original takes a negative time as 0.

@@ -35,6 +35,8 @@ pub(crate) enum Topic {
     BadSender,
     /// Too much was unfinished.
     Crowded,
+    /// Requests were refused.
+    Request,
 }
 
 impl Topic {
@@ -54,6 +56,7 @@ impl Topic {
             Event::HandshakeFailed { .. } => Some(Topic::Handshake),
             Event::BadSender { .. } => Some(Topic::BadSender),
             Event::Crowded { .. } => Some(Topic::Crowded),
+            Event::RequestRefused { .. } => Some(Topic::Request),
         }
     }
 
@@ -68,7 +71,8 @@ impl Topic {
             | Topic::LockStuck
             | Topic::Handshake
             | Topic::BadSender
-            | Topic::Crowded => Duration::from_secs(1),
+            | Topic::Crowded
+            | Topic::Request => Duration::from_secs(1),
         }
     }
 }
@@ -95,6 +99,10 @@ impl Told {
             ) => {
                 let others = others.saturating_add(later).saturating_add(1);
                 Told { event: Event::HandshakeFailed { client, reason, certificate, others }, more }
+            }
+            (Event::RequestRefused { others, .. }, Event::RequestRefused { client, reason, others: later }) => {
+                let others = others.saturating_add(later).saturating_add(1);
+                Told { event: Event::RequestRefused { client, reason, others }, more }
             }
             (Event::Crowded { clients, .. }, Event::Crowded { clients: later, kept }) => {
                 Told { event: Event::Crowded { clients: clients.saturating_add(later), kept }, more }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use pen_contract::ids::WorkerId;
 use pen_contract::message::ReportPage;
-use pen_contract::stats::ConnectionInfo;
+use pen_contract::refusal::Refusals;
+use pen_contract::stats::{ConnectionInfo, Counters};
 
 /// Answers that are under way.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub(crate) struct Gathered {
     pub(crate) connections: Vec<ConnectionInfo>,
     /// Workers that did not answer.
     pub(crate) missing: Vec<WorkerId>,
+    /// Requests that were refused since the start, those of workers that are gone included.
+    pub(crate) refused: Refusals,
 }
 
 /// A worker reports more connections than there can be.
@@ -80,13 +83,13 @@ impl Gathering {
         self.waiting.is_empty() || now >= self.deadline
     }
 
-    /// What was gathered.
-    pub(crate) fn finish(mut self) -> Gathered {
+    /// What was gathered, with what the workers counted.
+    pub(crate) fn finish(mut self, counters: &Counters) -> Gathered {
         self.missing.append(&mut self.waiting);
         let whole = self.connections.into_iter().filter(|(worker, _)| !self.missing.contains(worker));
         let mut connections: Vec<ConnectionInfo> = whole.flat_map(|(_, connections)| connections).collect();
         connections.sort_unstable_by_key(|connection| connection.number);
-        Gathered { connections, missing: self.missing.into_iter().collect() }
+        Gathered { connections, missing: self.missing.into_iter().collect(), refused: counters.requests_refused }
     }
 }
 
@@ -95,8 +98,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
-    use pen_contract::stats::Counters;
-
     use super::*;
 
     fn page(serial: u32, last: bool, numbers: &[u32]) -> ReportPage {
@@ -135,7 +136,7 @@ mod tests {
         assert!(!gathering.is_over(now));
         gathering.page(WorkerId(0), &page(1, true, &[0]), 10).unwrap();
         assert!(gathering.is_over(now));
-        let gathered = gathering.finish();
+        let gathered = gathering.finish(&Counters::default());
         assert_eq!(numbers(&gathered), [0, 1, 2, 5]);
         assert!(gathered.missing.is_empty());
     }
@@ -146,7 +147,7 @@ mod tests {
         gathering.page(WorkerId(0), &page(1, true, &[3]), 10).unwrap();
         gathering.page(WorkerId(1), &page(1, false, &[4]), 10).unwrap();
         assert!(!gathering.is_over(now) && gathering.is_over(gathering.deadline()));
-        let gathered = gathering.finish();
+        let gathered = gathering.finish(&Counters::default());
         assert_eq!(numbers(&gathered), [3]);
         assert_eq!(gathered.missing, [WorkerId(1)]);
     }
@@ -158,7 +159,7 @@ mod tests {
         gathering.page(WorkerId(1), &page(1, true, &[4]), 10).unwrap();
         gathering.forget(WorkerId(0));
         assert!(gathering.is_over(now));
-        let gathered = gathering.finish();
+        let gathered = gathering.finish(&Counters::default());
         assert_eq!((numbers(&gathered), gathered.missing.len()), (vec![4], 0));
     }
 
@@ -171,6 +172,6 @@ mod tests {
         assert_eq!(gathering.page(WorkerId(0), &page(1, false, &[1, 2, 3]), 2), Err(TooMany));
         gathering.page(WorkerId(0), &page(1, true, &[1]), 2).unwrap();
         gathering.page(WorkerId(0), &page(1, true, &[1]), 2).unwrap();
-        assert_eq!(numbers(&gathering.finish()), [1]);
+        assert_eq!(numbers(&gathering.finish(&Counters::default())), [1]);
     }
 }

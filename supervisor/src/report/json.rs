@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use pen_contract::stats::ConnectionInfo;
@@ -25,6 +26,9 @@ pub(super) fn status(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<(
     array(snapshot.connections.iter().map(Connection::from), to)?;
     write!(to, ",\"workers_missing\":")?;
     array(snapshot.missing.iter().map(|worker| worker.0), to)?;
+    to.write_all(b",\"requests_refused\":")?;
+    let refused: BTreeMap<&str, u64> = snapshot.refused.iter().map(|(why, count)| (why.name(), count)).collect();
+    value(&refused, to)?;
     to.write_all(b",\"sandbox\":")?;
     value(snapshot.sandbox, to)?;
     to.write_all(b"}\n")
@@ -140,6 +144,7 @@ mod tests {
         assert_eq!(value["clients"].as_array().unwrap().len(), 3);
         assert_eq!(value["connections"][1]["number"], 2);
         assert_eq!((&value["workers_missing"], &value["connections_max"]), (&json!([1]), &json!(500)));
+        assert_eq!(value["requests_refused"]["late"], 0);
         assert_eq!(value["sandbox"], json!({ "seccomp": true, "landlock": 6, "root": "empty" }));
     }
 

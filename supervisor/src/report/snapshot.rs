@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use pen_contract::ids::{ClientKey, ServerId, Target, WorkerId};
+use pen_contract::refusal::Refusals;
 use pen_contract::settings::{Server, Settings};
 use pen_contract::stats::ConnectionInfo;
 use pen_table::{ClientEntry, Table};
@@ -26,6 +27,8 @@ pub(super) struct Snapshot<'a> {
     pub(super) connections_used: u32,
     pub(super) connections: &'a [ConnectionInfo],
     pub(super) missing: &'a [WorkerId],
+    /// Requests that were refused since the start (`-H`).
+    pub(super) refused: Refusals,
     /// What the workers are confined by.
     pub(super) sandbox: &'a Summary,
 }
@@ -85,6 +88,7 @@ impl<'a> Snapshot<'a> {
             connections_used: table.connections_open(),
             connections: &gathered.connections,
             missing: &gathered.missing,
+            refused: gathered.refused,
             sandbox,
         }
     }
@@ -92,6 +96,13 @@ impl<'a> Snapshot<'a> {
     /// The highest number in use; 0 if none is.
     pub(super) fn connections_last(&self) -> u32 {
         self.connections.last().map_or(0, |connection| connection.number)
+    }
+
+    /// How many requests were refused, each reason with its count; none if none was.
+    pub(super) fn refusals(refused: &Refusals) -> Option<String> {
+        let counts = refused.iter().filter(|(_, count)| *count > 0);
+        let all: Vec<String> = counts.map(|(why, count)| format!("{count} {}", why.name())).collect();
+        (!all.is_empty()).then(|| format!("Requests refused: {}", all.join(", ")))
     }
 
     /// The remark about a worker that did not answer.
@@ -188,6 +199,7 @@ pub(super) mod tests {
             connections_used: connections.len() as u32,
             connections,
             missing,
+            refused: Refusals::default(),
             sandbox: &Summary { seccomp: true, landlock: 6, root: "empty" },
         }
     }

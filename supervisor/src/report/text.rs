@@ -57,6 +57,9 @@ fn blocks(mut snapshot: Snapshot<'_>, most: usize, block: &mut dyn FnMut(&str)) 
     for worker in snapshot.missing {
         block(&Snapshot::remark(*worker));
     }
+    if let Some(refused) = Snapshot::refusals(&snapshot.refused) {
+        block(&refused);
+    }
     block(&format!("Sandbox of the workers: {}", snapshot.sandbox));
 }
 
@@ -72,6 +75,7 @@ const SYSLOG_ENTRIES: usize = 1000;
 #[cfg(test)]
 mod tests {
     use pen_contract::ids::WorkerId;
+    use pen_contract::refusal::Refusal;
 
     use super::*;
     use crate::report::snapshot::tests::{connection, snapshot};
@@ -99,6 +103,15 @@ mod tests {
             "Sandbox of the workers: system calls filtered, Landlock 6, root directory empty",
         ];
         assert_eq!(rendered(small, usize::MAX), expected);
+    }
+
+    #[test]
+    fn refused_requests_are_a_line_if_there_are_any() {
+        let mut refusing = snapshot(&[], 0, &[]);
+        for why in [Refusal::NotHttp, Refusal::Late, Refusal::NotHttp] {
+            refusing.refused.count(why);
+        }
+        assert!(rendered(refusing, usize::MAX).contains(&"Requests refused: 2 not_http, 1 late".to_string()));
     }
 
     #[test]

@@ -356,7 +356,7 @@ impl Service {
                 None => Progress::Wait(Stage::Explaining(explaining)),
             },
             Stage::Gathering(gathering, wanted) => match gathering.is_over(now) {
-                true => self.gathered(&gathering.finish(), wanted, now),
+                true => self.gathered(&gathering.finish(&self.crew.totals()), wanted, now),
                 false => Progress::Wait(Stage::Gathering(gathering, wanted)),
             },
             Stage::Errand(mut errand, word, ended) => match ended {

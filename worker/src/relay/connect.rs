@@ -92,7 +92,6 @@ impl Relay<'_> {
         let connection = &mut self.pool[place];
         connection.down = End::new(socket, unix);
         connection.state = State::Connecting;
-        connection.line_due = true;
         connection.number = number;
         connection.key = Some(key);
         connection.port = port;

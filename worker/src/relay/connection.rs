@@ -11,7 +11,7 @@ use pen_table::ClientRef;
 
 use super::balance::Placement;
 use super::end::End;
-use super::http::Exchange;
+use super::http::{Exchange, Wait};
 use super::proxy::Origin;
 use super::queue::Links;
 use super::unfinished::Piece;
@@ -57,6 +57,18 @@ pub enum State {
     Idler,
 }
 
+/// When the next line of the request log is due, where `-H` does not say which bytes are a request.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum LogDue {
+    /// With the next bytes from the client.
+    #[default]
+    Due,
+    /// With the first bytes from the client after some from the server.
+    Later,
+    /// Never: it is a tunnel.
+    Never,
+}
+
 /// A connection: a client's socket and, most of its life, a server's.
 #[derive(Debug, Default)]
 pub struct Connection {
@@ -66,8 +78,8 @@ pub struct Connection {
     pub up: End,
     /// Where it is in its life.
     pub state: State,
-    /// The next bytes from the client begin a request log line.
-    pub line_due: bool,
+    /// Whether the next bytes from the client begin a request log line.
+    pub line: LogDue,
     /// Times that its lingering was prolonged.
     pub prolonged: u8,
     /// Bytes thrown away while it lingers.
@@ -94,6 +106,8 @@ pub struct Connection {
     pub http: Option<Box<Exchange>>,
     /// What its client has begun and not finished.
     pub unfinished: Piece,
+    /// What is waited for on it, since `since` (see `relay::forwarded`).
+    pub head: Option<Wait>,
     /// The choice of servers, until one is connected.
     pub placement: Option<Placement>,
     /// Its places in queues, one of each kind.

@@ -83,6 +83,7 @@ impl Relay<'_> {
 
     /// One end is gone: closes it, and ends the connection or lets the other end linger.
     pub(super) fn part(&mut self, place: u32, gone: Side) {
+        self.untime_head(place);
         let connection = &mut self.pool[place];
         let (lost, rest) = connection.ends(gone);
         let was_reset = lost.failed;
@@ -201,6 +202,7 @@ impl Relay<'_> {
             State::Lingering => self.lingering.leave(&mut self.pool, place),
             State::Relaying | State::Dummy | State::Idler | State::Free => {}
         }
+        self.untime_head(place);
         self.idle.leave(&mut self.pool, place);
         self.unfinished.forget(self.pool[place].unfinished);
         self.release_target(place);

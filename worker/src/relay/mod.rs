@@ -118,6 +118,12 @@ struct Relay<'t> {
     connecting: Queue<STEP>,
     /// Connections of which one end is gone.
     lingering: Queue<STEP>,
+    /// Relaying connections with an unfinished head (`-H`).
+    heads: Queue<STEP>,
+    /// Relaying connections of which it cannot be told yet whether they are HTTP (`http mixed`).
+    undecided: Queue<STEP>,
+    /// Relaying connections on which a request was refused, and which wait for the answers to those before it.
+    refused: Queue<STEP>,
     /// Connections that are closed when they are silent for too long.
     idle: Idle,
     idlers: Idlers,
@@ -139,6 +145,8 @@ struct Relay<'t> {
     tls: Option<Tls>,
     /// Failed handshakes that the supervisor was not told of.
     untold_handshakes: u64,
+    /// Refused requests that the supervisor was not told of.
+    untold_refusals: u64,
     /// Open connections as the other workers know them.
     published: Option<u32>,
     /// Monotonic milliseconds, read once per round of events.
@@ -181,6 +189,9 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         upstreams: Upstreams::new(start.settings.table_size() + 2),
         connecting: Queue::default(),
         lingering: Queue::default(),
+        heads: Queue::default(),
+        undecided: Queue::default(),
+        refused: Queue::default(),
         idle: Idle::new(start.settings.idle_timeout),
         idlers: Idlers::default(),
         second_looks: SecondLooks::default(),
@@ -195,6 +206,7 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         counters: Counters::default(),
         tls,
         untold_handshakes: 0,
+        untold_refusals: 0,
         published: None,
         now: clock::now(),
         settings: start.settings,
@@ -298,6 +310,9 @@ impl Relay<'_> {
             self.connecting.next_deadline(&self.pool, self.connect_timeout()),
             self.upstreams.next_deadline(&self.pool, self.connect_timeout()),
             self.lingering.next_deadline(&self.pool, ending::LINGER),
+            self.heads.next_deadline(&self.pool, forwarded::HEAD),
+            self.undecided.next_deadline(&self.pool, forwarded::PROTOCOL),
+            self.refused.next_deadline(&self.pool, forwarded::ANSWERS),
             self.idle.next_deadline(&self.pool),
             self.idlers.retry_at(),
             self.second_looks.due(),
@@ -327,6 +342,15 @@ impl Relay<'_> {
         }
         while let Some(place) = self.lingering.due(&self.pool, ending::LINGER, self.now) {
             self.linger_ends(place);
+        }
+        while let Some(place) = self.heads.due(&self.pool, forwarded::HEAD, self.now) {
+            self.head_is_late(place);
+        }
+        while let Some(place) = self.undecided.due(&self.pool, forwarded::PROTOCOL, self.now) {
+            self.protocol_is_late(place);
+        }
+        while let Some(place) = self.refused.due(&self.pool, forwarded::ANSWERS, self.now) {
+            self.answers_are_late(place);
         }
         while let Some(place) = self.idle.due(&self.pool, self.now) {
             self.idle_ends(place);

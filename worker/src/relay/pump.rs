@@ -11,7 +11,7 @@
 use rustix::net::SendFlags;
 
 use super::end::{self, Buffers, End, Held, deliver, receive, send};
-use super::http::Turn;
+use super::http::{Exchange, Turn};
 use super::pipe::{Pipes, drain, fill};
 use super::tls::Cipher;
 
@@ -72,8 +72,10 @@ pub type Watch<'w> = &'w mut dyn FnMut(&[u8]);
 /// What was moved.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Moved {
-    /// Bytes read; all of them were sent or are held.
+    /// Bytes read; all of them were sent, are held, or were refused (`-H`).
     pub bytes: u64,
+    /// Bytes given to the other end, sent or held: what `-H` adds counts, what it keeps back does not.
+    pub given: u64,
     /// There may be more to move now: come back without waiting for an event.
     pub more: bool,
 }
@@ -89,7 +91,10 @@ pub fn pump(from: &mut End, to: &mut End, tools: &mut Tools, mut manner: Manner<
         if let Some(turn) = &mut manner.http {
             match before_reading(turn, from, to, tools) {
                 Next::Read => {}
-                Next::Again => continue,
+                Next::Again(given) => {
+                    moved.given += given;
+                    continue;
+                }
                 Next::Wait => return moved,
             }
         }
@@ -100,10 +105,12 @@ pub fn pump(from: &mut End, to: &mut End, tools: &mut Tools, mut manner: Manner<
         if !from.readable || to.broken {
             return moved;
         }
-        moved.bytes += match by_splice(from, to, tools, &mut manner) {
-            Some(bytes) => bytes,
+        let (bytes, given) = match by_splice(from, to, tools, &mut manner) {
+            Some(bytes) => (bytes, bytes),
             None => by_copy(from, to, tools, &mut manner),
         };
+        moved.bytes += bytes;
+        moved.given += given;
     }
     // Also when the last round found the end: no event will tell of it again.
     moved.more = (from.readable || (from.ended && !to.shut)) && to.held.is_none() && !to.broken;
@@ -164,10 +171,11 @@ pub fn take<'t>(from: &mut End, tools: &'t mut Tools) -> &'t [u8] {
     &tools.buffers.plain[..length]
 }
 
-fn by_copy(from: &mut End, to: &mut End, tools: &mut Tools, manner: &mut Manner<'_>) -> u64 {
+/// How many bytes were read, and how many given to the other end.
+fn by_copy(from: &mut End, to: &mut End, tools: &mut Tools, manner: &mut Manner<'_>) -> (u64, u64) {
     let length = receive(from, &mut tools.buffers);
     if length == 0 {
-        return 0;
+        return (0, 0);
     }
     from.large_reads = if length >= tools.pipes.worth() { LARGE_READS.min(from.large_reads + 1) } else { 0 };
     let bytes = &tools.buffers.plain[..length];
@@ -182,33 +190,40 @@ fn by_copy(from: &mut End, to: &mut End, tools: &mut Tools, manner: &mut Manner<
     // end may have to wait for an answer.
     let is_last = from.ended && manner.http.is_none();
     let flags = if is_last { SendFlags::MORE } else { SendFlags::empty() };
+    let given = bytes.len() as u64;
     deliver(to, bytes, flags, &mut tools.buffers.cipher);
     if tools.altered.capacity() > BUFFER {
         // Only a flood of small requests grows it so far.
         tools.altered = Vec::new();
     }
-    length as u64
+    (length as u64, given)
+}
+
+/// Gives an end bytes of a client that were held, since it cannot be told what they are (`http mixed`). How many.
+pub fn give_undecided(exchange: &mut Exchange, to: &mut End, tools: &mut Tools) -> u64 {
+    let bytes = exchange.decide(&mut tools.altered);
+    if !bytes.is_empty() && !to.broken {
+        deliver(to, bytes, SendFlags::empty(), &mut tools.buffers.cipher);
+    }
+    bytes.len() as u64
 }
 
 /// What is next where `-H` is on.
 enum Next {
     /// Reading, as elsewhere.
     Read,
-    /// Another round: something was sent.
-    Again,
+    /// Another round: so many bytes were sent.
+    Again(u64),
     /// Nothing, until the server has answered.
     Wait,
 }
 
-/// Sends what waited for an answer, or for the end of file; ends the server's side behind a request that is refused.
+/// Sends what waited for an answer, or for the end of file.
 fn before_reading(turn: &mut Turn<'_>, from: &End, to: &mut End, tools: &mut Tools) -> Next {
     let bytes = turn.due(from.ended, &mut tools.altered);
     if !bytes.is_empty() {
         deliver(to, bytes, SendFlags::empty(), &mut tools.buffers.cipher);
-        return Next::Again;
-    }
-    if turn.is_refused() && !to.shut && !to.broken {
-        end::shut(to, false, &mut tools.buffers.cipher);
+        return Next::Again(bytes.len() as u64);
     }
     if turn.must_wait(from.ended) { Next::Wait } else { Next::Read }
 }

@@ -60,6 +60,8 @@ pub enum Rated {
     BadSender,
     /// [`Event::Crowded`].
     Crowded,
+    /// [`Event::RequestRefused`].
+    Request,
     /// [`FromWorker::NoSyslog`].
     NoSyslog,
 }
@@ -214,6 +216,7 @@ fn is_transition(event: &Event) -> bool {
         | Event::LockStuck
         | Event::BadSender { .. }
         | Event::Crowded { .. }
+        | Event::RequestRefused { .. }
         | Event::TableRebuilt { .. } => false,
     }
 }

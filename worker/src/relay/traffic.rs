@@ -1,6 +1,6 @@
 //! What happens on connections: events of their sockets, and the bytes that they bring.
 
-use super::connection::{Connection, Name, Side, State};
+use super::connection::{Connection, LogDue, Name, Side, State};
 use super::debug::Debug;
 use super::http::Turn;
 use super::pump::{self, Manner, Tools};
@@ -104,8 +104,8 @@ impl Relay<'_> {
             move_bytes(connection, from, &mut self.tools, &mut self.log, &mut self.debug, &self.shown, self.now);
         // A slow reader that takes what was held is not silent.
         let is_active = is_timed && (moved.bytes > 0 || connection.end(from.other()).held_bytes() < held);
-        if moved.bytes > 0 {
-            self.count(place, from, moved.bytes);
+        if moved.given > 0 {
+            self.count(place, from, moved.given);
         }
         if is_active {
             self.idle.touch(&mut self.pool, place, self.now);
@@ -119,8 +119,11 @@ impl Relay<'_> {
         if self.pool[place].down.session.is_some() || self.pool[place].http.is_some() {
             self.note_unfinished(place);
         }
-        if self.pool[place].http.is_some() && !self.after_http(place, from) {
-            return;
+        if self.pool[place].http.is_some() {
+            self.log_requests(place);
+            if !self.after_http(place, from) {
+                return;
+            }
         }
         self.settle(place);
     }
@@ -150,12 +153,16 @@ fn move_bytes(
     now: u64,
 ) -> pump::Moved {
     let dumps = debug.dumps();
-    let logs = log.is_some() && from == Side::Down && connection.line_due;
+    let mut http = connection.http.take();
+    if let Some(exchange) = &mut http {
+        exchange.keep_lines(log.is_some());
+    }
+    let mut line = connection.line;
+    let logs = log.is_some() && from == Side::Down && line == LogDue::Due && http.is_none();
     let (key, target) = (connection.key, connection.target);
-    let mut line_due = connection.line_due;
     let mut watch = |bytes: &[u8]| {
-        if let (true, true, Some(log), Some(key)) = (logs, line_due, &mut *log, key) {
-            line_due = false;
+        if let (true, LogDue::Due, Some(log), Some(key)) = (logs, line, &mut *log, key) {
+            line = LogDue::Later;
             let server = target.and_then(|target| shown.get(target.row(shown.len() as u32 - 2) as usize));
             log.line(now, clock::unix_time().0, key, server.map_or("", String::as_str), bytes);
         }
@@ -165,11 +172,13 @@ fn move_bytes(
     };
     let watch: Option<pump::Watch<'_>> = if logs || dumps { Some(&mut watch) } else { None };
     let may_splice = connection.down.session.is_none();
-    let mut http = connection.http.take();
     let turn = http.as_deref_mut().map(|exchange| Turn::of(exchange, from == Side::Down));
     let (source, sink) = connection.ends(from);
     let moved = pump::pump(source, sink, tools, Manner { may_splice, watch, http: turn, now });
     connection.http = http;
-    connection.line_due = line_due || (from == Side::Up && moved.bytes > 0);
+    connection.line = match line {
+        LogDue::Later if from == Side::Up && moved.bytes > 0 => LogDue::Due,
+        line => line,
+    };
     moved
 }

@@ -4,7 +4,7 @@
 //! or the other way round; so everything that two parsers are known to read differently is an error here: line ends without CR,
 //! chunk sizes with signs, prefixes or too many digits, trailer lines that are no fields.
 
-use super::Why;
+use pen_contract::refusal::Refusal;
 
 /// Most bytes of a chunk's line behind its size.
 const EXTENSION: u16 = 8 * 1024;
@@ -28,8 +28,18 @@ pub enum Body {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Chunked {
     at: At,
+    whose: Whose,
     /// Bytes of trailer lines so far.
     trailers: u32,
+}
+
+/// Whose body it is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Whose {
+    /// A request's, which is read strictly. Its trailers are not followed here: they are rebuilt.
+    Client,
+    /// An answer's.
+    Server,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -63,16 +73,30 @@ enum At {
 }
 
 impl Body {
-    /// A chunked body from its beginning.
+    /// A request's chunked body from its beginning.
     pub fn chunked() -> Body {
-        Body::Chunked(Chunked { at: At::Size { size: 0, digits: 0 }, trailers: 0 })
+        Body::from_start(Whose::Client)
+    }
+
+    /// An answer's chunked body from its beginning.
+    pub fn chunked_answer() -> Body {
+        Body::from_start(Whose::Server)
+    }
+
+    fn from_start(whose: Whose) -> Body {
+        Body::Chunked(Chunked { at: At::Size { size: 0, digits: 0 }, whose, trailers: 0 })
+    }
+
+    /// Whether all of a request's body is there but its trailer section, which has something else in it than its empty line.
+    pub fn is_before_trailers(&self) -> bool {
+        matches!(self, Body::Chunked(Chunked { at: At::Trailer, whose: Whose::Client, .. }))
     }
 
     /// Goes on by what the body has of `input`, which is the returned number of bytes from its start.
     ///
     /// # Errors
     /// The body cannot be followed: how many bytes of `input` were still good, and why the next is not.
-    pub fn follow(&mut self, input: &[u8]) -> Result<usize, (usize, Why)> {
+    pub fn follow(&mut self, input: &[u8]) -> Result<usize, (usize, Refusal)> {
         match self {
             Body::Length(left) => {
                 let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
@@ -113,9 +137,15 @@ impl Body {
 }
 
 impl Chunked {
-    fn follow(&mut self, input: &[u8]) -> Result<usize, (usize, Why)> {
+    fn follow(&mut self, input: &[u8]) -> Result<usize, (usize, Refusal)> {
         let mut taken = 0;
         while taken < input.len() && self.at != At::Over {
+            if self.at == At::Trailer && self.whose == Whose::Client {
+                if input[taken..].starts_with(b"\r\n") {
+                    (self.at, taken) = (At::Over, taken + 2);
+                }
+                break;
+            }
             if let At::Data { left } = self.at {
                 let step = usize::try_from(left).unwrap_or(usize::MAX).min(input.len() - taken);
                 self.at = after_data(left - step as u64);
@@ -129,7 +159,7 @@ impl Chunked {
     }
 
     /// Where a byte outside the data leads.
-    fn next(&mut self, byte: u8) -> Result<At, Why> {
+    fn next(&mut self, byte: u8) -> Result<At, Refusal> {
         if let At::Trailer | At::Name | At::Value | At::TrailerLineFeed | At::LastLineFeed = self.at {
             return self.trailer(byte);
         }
@@ -138,30 +168,33 @@ impl Chunked {
                 let digit = (byte as char).to_digit(16).map_or(0, u64::from);
                 At::Size { size: size << 4 | digit, digits: digits + 1 }
             }
-            (At::Size { digits: 0, .. }, _) => return Err(Why::ChunkSize),
-            (At::Size { size, .. } | At::Behind { size, .. } | At::Extension { size, .. }, b'\r') => {
-                At::LineFeed { size }
+            (At::Size { digits: DIGITS.., .. }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+                return Err(Refusal::TooLarge);
             }
+            (At::Size { digits: 0, .. }, _) => return Err(Refusal::Chunk),
+            (At::Size { size, .. } | At::Extension { size, .. }, b'\r') => At::LineFeed { size },
+            // Some servers fill the line up with spaces, and so it is no wonder in an answer.
+            (At::Behind { size, .. }, b'\r') if self.whose == Whose::Server => At::LineFeed { size },
             (At::Size { size, .. }, b' ' | b'\t') => At::Behind { size, left: EXTENSION },
             (At::Size { size, .. }, b';') => At::Extension { size, left: EXTENSION },
             (At::Behind { size, left: left @ 1.. }, b' ' | b'\t') => At::Behind { size, left: left - 1 },
             (At::Behind { size, left }, b';') => At::Extension { size, left },
-            (At::Extension { size, left: left @ 1.. }, byte) if is_text(byte) => At::Extension { size, left: left - 1 },
-            (At::Size { .. } | At::Behind { .. } | At::Extension { .. }, _) => return Err(Why::ChunkLine),
+            (At::Extension { size, left: left @ 1.. }, b'\t' | b' '..=b'~') => At::Extension { size, left: left - 1 },
+            (At::Size { .. } | At::Behind { .. } | At::Extension { .. }, _) => return Err(Refusal::Chunk),
             (At::LineFeed { size: 0 }, b'\n') => At::Trailer,
             (At::LineFeed { size }, b'\n') => At::Data { left: size },
-            (At::LineFeed { .. }, _) => return Err(Why::ChunkLine),
+            (At::LineFeed { .. }, _) => return Err(Refusal::Chunk),
             (At::DataReturn, b'\r') => At::DataLineFeed,
             (At::DataLineFeed, b'\n') => At::Size { size: 0, digits: 0 },
-            (_, _) => return Err(Why::ChunkEnd),
+            (_, _) => return Err(Refusal::Chunk),
         })
     }
 
     /// Where a byte behind the last chunk leads. A trailer line has to be a field: else what is a request to the server could pass as one.
-    fn trailer(&mut self, byte: u8) -> Result<At, Why> {
+    fn trailer(&mut self, byte: u8) -> Result<At, Refusal> {
         self.trailers += 1;
         if self.trailers > TRAILERS {
-            return Err(Why::Trailer);
+            return Err(Refusal::Trailer);
         }
         Ok(match (self.at, byte) {
             (At::Trailer, b'\r') => At::LastLineFeed,
@@ -171,7 +204,7 @@ impl Chunked {
             (At::Value, byte) if is_text(byte) => At::Value,
             (At::TrailerLineFeed, b'\n') => At::Trailer,
             (At::LastLineFeed, b'\n') => At::Over,
-            (_, _) => return Err(Why::Trailer),
+            (_, _) => return Err(Refusal::Trailer),
         })
     }
 }
@@ -197,8 +230,8 @@ mod tests {
     use super::*;
 
     /// How many bytes the body has of the input, or where and why it cannot be followed; none if it is not over.
-    fn whole(input: &[u8]) -> Result<Option<usize>, (usize, Why)> {
-        let mut body = Body::chunked();
+    fn whole(input: &[u8]) -> Result<Option<usize>, (usize, Refusal)> {
+        let mut body = Body::chunked_answer();
         body.follow(input).map(|taken| body.is_over().then_some(taken))
     }
 
@@ -209,7 +242,7 @@ mod tests {
             "5\r\nhello\r\n0\r\n\r\n",
             "5\r\n0\r\n\r\n\r\n0\r\n\r\n",
             "A;name=value;other=\"x y\"\r\n0123456789\r\n000\r\n\r\n",
-            "a \t ;x\r\n0123456789\r\n0 \r\nX-Sum: 1\r\nY:\r\n\r\n",
+            "a \t ;x\r\n0123456789\r\n0\r\n\r\n",
             "1\r\n\n\r\n00;\r\n\r\n",
         ] {
             let mut input = body.as_bytes().to_vec();
@@ -224,30 +257,30 @@ mod tests {
     #[test]
     fn what_parsers_read_differently_is_an_error() {
         for (body, good, why) in [
-            ("\r\n", 0, Why::ChunkSize),
-            ("g\r\n", 0, Why::ChunkSize),
-            ("-1\r\n", 0, Why::ChunkSize),
-            ("+1\r\n", 0, Why::ChunkSize),
-            (" 1\r\n", 0, Why::ChunkSize),
-            (";x\r\n", 0, Why::ChunkSize),
-            ("0x5\r\n", 1, Why::ChunkLine),
-            ("5\nhello", 1, Why::ChunkLine),
-            ("5 5\r\n", 2, Why::ChunkLine),
-            ("5;x\ny\r\n", 3, Why::ChunkLine),
-            ("5;x\ry\r\n", 4, Why::ChunkLine),
-            ("5;\0\r\n", 2, Why::ChunkLine),
-            ("5\r\r\n", 2, Why::ChunkLine),
-            ("0000000000000000\r\n", 15, Why::ChunkLine),
-            ("fffffffffffffffff\r\n", 15, Why::ChunkLine),
-            ("1\r\nxx\r\n", 4, Why::ChunkEnd),
-            ("1\r\nx\n", 4, Why::ChunkEnd),
-            ("1\r\nx\rx", 5, Why::ChunkEnd),
-            ("0\r\n\n", 3, Why::Trailer),
-            ("0\r\n\r\r", 4, Why::Trailer),
-            ("0\r\nGET /x:y HTTP/1.1\r\n\r\n", 6, Why::Trailer),
-            ("0\r\nX: a\r\n y\r\n\r\n", 9, Why::Trailer),
-            ("0\r\nX: a\n\r\n", 7, Why::Trailer),
-            ("0\r\nX : a\r\n", 4, Why::Trailer),
+            ("\r\n", 0, Refusal::Chunk),
+            ("g\r\n", 0, Refusal::Chunk),
+            ("-1\r\n", 0, Refusal::Chunk),
+            ("+1\r\n", 0, Refusal::Chunk),
+            (" 1\r\n", 0, Refusal::Chunk),
+            (";x\r\n", 0, Refusal::Chunk),
+            ("0x5\r\n", 1, Refusal::Chunk),
+            ("5\nhello", 1, Refusal::Chunk),
+            ("5 5\r\n", 2, Refusal::Chunk),
+            ("5;x\ny\r\n", 3, Refusal::Chunk),
+            ("5;x\ry\r\n", 4, Refusal::Chunk),
+            ("5;\0\r\n", 2, Refusal::Chunk),
+            ("5\r\r\n", 2, Refusal::Chunk),
+            ("0000000000000000\r\n", 15, Refusal::TooLarge),
+            ("fffffffffffffffff\r\n", 15, Refusal::TooLarge),
+            ("1\r\nxx\r\n", 4, Refusal::Chunk),
+            ("1\r\nx\n", 4, Refusal::Chunk),
+            ("1\r\nx\rx", 5, Refusal::Chunk),
+            ("0\r\n\n", 3, Refusal::Trailer),
+            ("0\r\n\r\r", 4, Refusal::Trailer),
+            ("0\r\nGET /x:y HTTP/1.1\r\n\r\n", 6, Refusal::Trailer),
+            ("0\r\nX: a\r\n y\r\n\r\n", 9, Refusal::Trailer),
+            ("0\r\nX: a\n\r\n", 7, Refusal::Trailer),
+            ("0\r\nX : a\r\n", 4, Refusal::Trailer),
         ] {
             assert_eq!(whole(body.as_bytes()), Err((good, why)), "{body:?}");
         }
@@ -256,17 +289,31 @@ mod tests {
         let long = format!("1;{}\r\n", "x".repeat(usize::from(EXTENSION) + 1));
         assert!(whole(long.as_bytes()).is_err());
         let endless = format!("0\r\nX: {}", "x".repeat(TRAILERS as usize));
-        assert_eq!(whole(endless.as_bytes()), Err((3 + TRAILERS as usize, Why::Trailer)));
+        assert_eq!(whole(endless.as_bytes()), Err((3 + TRAILERS as usize, Refusal::Trailer)));
+    }
+
+    #[test]
+    fn a_request_is_read_more_strictly_and_its_trailers_are_left() {
+        let mut body = Body::chunked();
+        assert_eq!(body.follow(b"5 \r\n"), Err((2, Refusal::Chunk)));
+        let mut body = Body::chunked();
+        assert_eq!(body.follow(b"1;x=\x85\r\n"), Err((4, Refusal::Chunk)));
+        let mut body = Body::chunked();
+        assert_eq!((body.follow(b"1\r\nx\r\n0\r\nX: y\r\n\r\n"), body.is_before_trailers()), (Ok(9), true));
+        let mut body = Body::chunked();
+        assert_eq!((body.follow(b"0\r\n\r"), body.is_before_trailers()), (Ok(3), true));
+        let mut body = Body::chunked();
+        assert_eq!((body.follow(b"0\r\n\r\nGET"), body.is_over()), (Ok(5), true));
     }
 
     #[test]
     fn bytes_that_are_certain_need_not_be_seen() {
-        let mut body = Body::chunked();
+        let mut body = Body::chunked_answer();
         assert_eq!((body.follow(b"10\r\nab"), body.certain()), (Ok(6), 14));
         body.skip(13);
         assert_eq!((body.certain(), body.follow(b"x\r\n0\r\n\r\n")), (1, Ok(8)));
         assert!(body.is_over() && body.certain() == 0);
-        let mut body = Body::chunked();
+        let mut body = Body::chunked_answer();
         assert_eq!(body.follow(b"2\r\n"), Ok(3));
         body.skip(2);
         assert_eq!((body.certain(), body.follow(b"\r\n")), (0, Ok(2)));
@@ -279,11 +326,11 @@ mod tests {
         #[test]
         fn every_split_says_the_same(input in "([0-9a-fA-F]{1,2}|\r\n|\r|\n|;x=1|[ -~]{0,9}|0\r\n|X: y\r\n){0,12}", cuts in prop::collection::vec(0usize..64, 0..6)) {
             let input = input.as_bytes();
-            let mut whole = Body::chunked();
+            let mut whole = Body::chunked_answer();
             let expected = whole.follow(input);
             let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(input.len())).chain([0, input.len()]).collect();
             cuts.sort_unstable();
-            let (mut body, mut taken, mut found) = (Body::chunked(), 0, None);
+            let (mut body, mut taken, mut found) = (Body::chunked_answer(), 0, None);
             for piece in cuts.windows(2) {
                 match body.follow(&input[piece[0]..piece[1]]) {
                     Ok(n) => {

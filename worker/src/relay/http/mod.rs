@@ -1,103 +1,81 @@
-//! `-H`: says in every HTTP request of a connection who the client is.
+//! `-H`: HTTP/1.x on a connection, followed so that every request says who the client is (SPEC: X-Forwarded-For).
 //!
-//! Pure: takes what the client sent and gives what the server gets; sees what the server answered. No I/O, no clock.
-//!
-//! A request's head is held until it is whole (at most 64 KiB), then goes on with `X-Forwarded-Proto` and `X-Forwarded-For` behind
-//! its lines; a client that sent an `X-Forwarded-For` itself gets its address appended to the last. Bodies are followed to know where the next
-//! request begins, and pass at once and unaltered.
-//!
-//! **Who is not named.** Whatever cannot be a request of HTTP/1.x to any server passes unchanged, and so does all that follows on that connection: other
-//! protocols, HTTP/0.9, HTTP/2. What could be one but is not quite, or says its length in a way that two servers may read differently, is
-//! *refused*: nothing of it, or nothing from the first bad byte of its body on, reaches the server, which sees the client's side end. Passing
-//! it on would let the next request, of which this side has lost track, go out under the name that its sender chose. For the same reason the
-//! unfinished head of a client that ends its side is not passed on: there are servers that take it for a request.
-//!
-//! **Other protocols within.** After `Upgrade` and CONNECT the client's bytes may be anything, but only if the server agreed (101, or 2xx that says no length). A server that did not
-//! goes on with requests. So what a client sends behind such a request waits for the answer, and answers are followed from the first one on, to know
-//! which is which. If they cannot be followed (a server that speaks unasked, an answer that ends with the connection), no switch is
-//! recognised any more, and the client's bytes are taken for what they look like.
+//! Pure: bytes in, bytes out. The promise is that no server takes anything for a request whose only X-Forwarded-For does not end with the client.
+//! It holds by construction: what reaches a server is a head rebuilt from what was understood (`request`), the body that belongs to it (`body`), or what
+//! follows a change of protocol that the server agreed to (`asked`). Everything else is refused. With `http mixed` what is not HTTP/1.x passes unchanged, and the
+//! promise does not hold.
 
 mod asked;
 pub mod body;
+mod field;
 mod head;
+pub mod line;
+mod request;
 #[cfg(test)]
 mod tests;
 mod turn;
 
 pub use turn::Turn;
 
-use asked::Asked;
+use asked::{Asked, Verdict};
 use body::Body;
-use head::{Asks, FORWARDED_FOR, FORWARDED_PROTO, Kind};
+use line::Line;
 use pen_contract::ids::ClientKey;
-
-/// Why a request is refused.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Why {
-    /// Its head is malformed.
-    Head,
-    /// Some of its lines end with CR LF and some with LF.
-    LineEnds,
-    /// Its head is longer than 64 KiB.
-    TooLong,
-    /// It has too many fields.
-    Fields,
-    /// A length that is no number.
-    Length,
-    /// More than one length.
-    TwoLengths,
-    /// A transfer coding other than chunked, or one in HTTP/1.0.
-    TransferCoding,
-    /// CONNECT with a body.
-    TunnelBody,
-    /// A chunk without a size.
-    ChunkSize,
-    /// A malformed line of a chunk.
-    ChunkLine,
-    /// A chunk does not end where it says.
-    ChunkEnd,
-    /// A malformed or endless trailer.
-    Trailer,
-}
-
-/// In words, for debug output.
-impl std::fmt::Display for Why {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Why::Head => "malformed head",
-            Why::LineEnds => "head with line ends of two kinds",
-            Why::TooLong => "head too long",
-            Why::Fields => "too many fields",
-            Why::Length => "malformed Content-Length",
-            Why::TwoLengths => "more than one length",
-            Why::TransferCoding => "transfer coding that cannot be followed",
-            Why::TunnelBody => "CONNECT with a body",
-            Why::ChunkSize => "chunk without a size",
-            Why::ChunkLine => "malformed line of a chunk",
-            Why::ChunkEnd => "chunk that does not end where it says",
-            Why::Trailer => "malformed trailer",
-        })
-    }
-}
+use pen_contract::refusal::Refusal;
+use request::{Asks, Sender};
 
 /// The two directions of a connection that `-H` is on for.
 #[derive(Debug)]
 pub struct Exchange {
     stage: Stage,
-    /// The beginning of a head that is not whole yet; while a server is asked for a switch, what came behind the asking request.
+    others: Others,
+    /// The beginning of a head, or of a trailer section, that is not whole yet; while a server is asked for a switch, what came behind the asking request.
     held: Vec<u8>,
     /// How much of `held` was looked at for the head's end.
     seen: usize,
-    /// The line that `held` begins with is known to be HTTP.
-    is_http: bool,
+    /// What the request line that `held` begins with is, as far as it is there.
+    line: Line,
     /// The answer that was awaited has come: what is held can go on.
     resumed: bool,
-    /// The next head is the first.
-    first: bool,
     asked: Asked,
-    /// The client's address as a field shows it.
-    address: Box<str>,
-    https: bool,
+    sender: Sender,
+    /// First lines of requests, for the request log; none if there is no log.
+    log: Option<Vec<u8>>,
+    /// What is held has begun since the last [`Exchange::take_begun`].
+    begun: bool,
+    /// The refusal was taken by [`Exchange::take_refusal`].
+    told: bool,
+}
+
+/// What becomes of bytes that are not HTTP/1.x.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Others {
+    /// They are refused.
+    Refused,
+    /// They pass, and so does all that follows (`http mixed`).
+    Pass,
+}
+
+/// What an unfinished beginning waits for, each kind with a time of its own.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Wait {
+    /// The end of a head or of a trailer section.
+    Head,
+    /// What tells whether it is a request; then it passes.
+    Protocol,
+    /// The answers to the requests before a refused one.
+    Answers,
+}
+
+/// How a connection ends on which something was refused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ending {
+    /// Not yet: answers are under way.
+    Later,
+    /// With an answer that says why.
+    Status(Refusal),
+    /// Without a word.
+    Silent,
 }
 
 /// Where in what the client sends the next byte is.
@@ -105,32 +83,54 @@ pub struct Exchange {
 enum Stage {
     /// In a head, or before one.
     Head,
-    /// In a body. The flag: the request asks for a switch, so behind it the answer is awaited.
-    Body(Body, bool),
+    /// In a body.
+    Body(Body, Asks),
+    /// In the trailer section of a body.
+    Trailers(Asks),
     /// Behind a request that asks for a switch, which the server has not answered.
     Asking,
     /// In something else than HTTP/1.x.
     Passing,
     /// Behind something that was refused.
-    Refused(Why),
+    Refused {
+        why: Refusal,
+        /// A part of the request has reached the server.
+        partly: bool,
+        /// Answers to earlier requests were under way, so that the client gets no other.
+        owed: bool,
+    },
 }
 
 impl Exchange {
     /// A connection at its beginning. `https`: the client's side is TLS. A client behind a Unix socket has no address; it is
     /// called `unknown`, so that it cannot choose a name either.
-    pub fn new(client: ClientKey, https: bool) -> Exchange {
+    pub fn new(client: ClientKey, https: bool, others: Others) -> Exchange {
         let address = client.ip().map_or_else(|| "unknown".to_owned(), |ip| ip.to_string());
         Exchange {
             stage: Stage::Head,
+            others,
             held: Vec::new(),
             seen: 0,
-            is_http: false,
+            line: Line::Start,
             resumed: false,
-            first: true,
             asked: Asked::default(),
-            address: address.into(),
-            https,
+            sender: Sender { address: address.into(), https },
+            log: None,
+            begun: false,
+            told: false,
         }
+    }
+
+    /// Whether the first lines of requests are kept for [`Exchange::logged`].
+    pub fn keep_lines(&mut self, is_kept: bool) {
+        if is_kept != self.log.is_some() {
+            self.log = is_kept.then(Vec::new);
+        }
+    }
+
+    /// The first lines of the requests since the last call, each with LF behind it; to be cleared by the caller.
+    pub fn logged(&mut self) -> Option<&mut Vec<u8>> {
+        self.log.as_mut().filter(|lines| !lines.is_empty())
     }
 
     /// What the server is to get for what the client sent: `input` itself where nothing is altered, else what is put into `out`.
@@ -140,44 +140,48 @@ impl Exchange {
         // What passes whole is not copied.
         match &mut self.stage {
             Stage::Passing => return input,
-            Stage::Body(body, asks) => {
-                let (taken, result) = match body.follow(input) {
-                    Ok(taken) => (taken, Ok(())),
-                    Err((taken, why)) => (taken, Err(why)),
-                };
-                let is_over = body.is_over();
-                let asks = *asks;
-                self.after_body(is_over, asks, result);
-                if taken == input.len() || result.is_err() {
+            Stage::Body(..) => {
+                let taken = self.follow(input);
+                if taken == input.len() || self.refused().is_some() {
                     return &input[..taken];
                 }
                 out.extend(&input[..taken]);
                 rest = &input[taken..];
             }
-            Stage::Head | Stage::Asking | Stage::Refused(_) => {}
+            Stage::Head | Stage::Trailers(_) | Stage::Asking | Stage::Refused { .. } => {}
         }
         self.go_on(rest, out);
         out
     }
 
-    /// What the server is to get at the client's end of file.
+    /// What the server is to get at the client's end of file: nothing of an unfinished head.
     pub fn end<'b>(&mut self, out: &'b mut Vec<u8>) -> &'b [u8] {
+        self.decide(out)
+    }
+
+    /// What the server is to get of bytes of which nobody could tell whether they are a request, since no more came in time.
+    pub fn decide<'b>(&mut self, out: &'b mut Vec<u8>) -> &'b [u8] {
         out.clear();
-        if self.stage == Stage::Head && !self.held.is_empty() {
-            // A line that is not whole is judged as if it was.
-            let mut line = std::mem::take(&mut self.held);
-            let length = line.len();
-            line.push(b'\n');
-            if head::kind(&line) == Kind::Other {
-                out.extend(&line[..length]);
-            }
+        if self.waits() == Some(Wait::Protocol) {
+            self.pass(out);
         }
         out
     }
 
-    /// Whether the client's bytes have to wait for the server's answer.
-    pub fn is_asking(&self) -> bool {
-        self.stage == Stage::Asking
+    /// What is waited for, if a head or trailer section has begun and is not whole, or something was refused.
+    pub fn waits(&self) -> Option<Wait> {
+        match self.stage {
+            Stage::Refused { .. } => Some(Wait::Answers),
+            _ if self.held.is_empty() => None,
+            Stage::Head if self.others == Others::Pass && self.line != Line::Whole => Some(Wait::Protocol),
+            Stage::Head | Stage::Trailers(_) => Some(Wait::Head),
+            Stage::Body(..) | Stage::Asking | Stage::Passing => None,
+        }
+    }
+
+    /// Whether what is held now has begun since the last call.
+    pub fn take_begun(&mut self) -> bool {
+        std::mem::take(&mut self.begun)
     }
 
     /// Bytes of memory that are held until more comes: of an unfinished head, or behind a request for another protocol.
@@ -185,7 +189,17 @@ impl Exchange {
         self.held.capacity()
     }
 
-    /// Whether so many of them wait that no more may be taken from the client.
+    /// What was waited for did not come in time.
+    pub fn give_up(&mut self) {
+        self.refuse(Refusal::Late);
+    }
+
+    /// Whether the client's bytes have to wait for the server's answer.
+    pub fn is_asking(&self) -> bool {
+        self.stage == Stage::Asking
+    }
+
+    /// Whether so many bytes wait for the answer that no more may be taken from the client.
     pub fn is_full(&self) -> bool {
         self.is_asking() && self.held.len() >= head::LIMIT
     }
@@ -200,24 +214,26 @@ impl Exchange {
         out
     }
 
-    /// Sees what the server answered. True: bytes of the client that had to wait for it can go on.
-    pub fn answer(&mut self, bytes: &[u8]) -> bool {
-        self.asked.answer(bytes);
-        self.answered()
+    /// Sees what the server answered. How many of the bytes are for the client.
+    pub fn answer(&mut self, bytes: &[u8]) -> usize {
+        let good = self.asked.answer(bytes);
+        self.answered();
+        good
     }
 
-    /// The server answers no more. True: as for [`Exchange::answer`].
-    pub fn answers_end(&mut self) -> bool {
-        self.asked.lose();
-        self.answered()
+    /// The server answers no more.
+    pub fn answers_end(&mut self) {
+        self.asked.end();
+        self.answered();
     }
 
-    fn answered(&mut self) -> bool {
+    fn answered(&mut self) {
         let was_asking = self.is_asking();
         self.heed_answer();
-        let can_go_on = was_asking && !self.is_asking();
-        self.resumed |= can_go_on;
-        can_go_on
+        if self.is_broken() && self.refused().is_none() {
+            self.refuse(Refusal::Switch);
+        }
+        self.resumed |= was_asking && !self.is_asking();
     }
 
     /// Whether an answer that was awaited has come, so that [`Exchange::resume`] has something to say.
@@ -225,17 +241,41 @@ impl Exchange {
         self.resumed
     }
 
-    /// Whether the server is known to owe nothing: each request was answered, to the last byte.
-    pub fn is_answered(&self) -> bool {
-        self.asked.is_answered()
+    /// Why a request was refused, if one was: nothing more of this client goes to the server.
+    pub fn refused(&self) -> Option<Refusal> {
+        match self.stage {
+            Stage::Refused { why, .. } => Some(why),
+            Stage::Head | Stage::Body(..) | Stage::Trailers(_) | Stage::Asking | Stage::Passing => None,
+        }
     }
 
-    /// Why a request was refused, if one was: nothing more of this client goes to the server.
-    pub fn refused(&self) -> Option<Why> {
-        match self.stage {
-            Stage::Refused(why) => Some(why),
-            Stage::Head | Stage::Body(..) | Stage::Asking | Stage::Passing => None,
-        }
+    /// Why a request was refused, if nobody has taken notice of that yet.
+    pub fn take_refusal(&mut self) -> Option<Refusal> {
+        self.refused().filter(|_| !std::mem::replace(&mut self.told, true))
+    }
+
+    /// How the connection ends, if something was refused. `is_over`: the server says no more.
+    pub fn ending(&self, is_over: bool) -> Option<Ending> {
+        let Stage::Refused { why, partly, owed } = self.stage else { return None };
+        Some(match (partly, self.asked.is_answered(), is_over) {
+            _ if self.asked.is_broken() => Ending::Silent,
+            (false, true, _) if !owed => Ending::Status(why),
+            (true, _, false) if self.asked.owes_last_only() && !owed => Ending::Status(why),
+            // The server will not answer what it has only a part of.
+            (true, ..) if self.asked.owes_last_only() || !self.asked.is_followed() => Ending::Silent,
+            (_, true, _) | (_, _, true) => Ending::Silent,
+            (_, false, false) => Ending::Later,
+        })
+    }
+
+    /// Whether nothing of the server passes any more: it changed the protocol in a way that is not understood.
+    pub fn is_broken(&self) -> bool {
+        self.asked.is_broken()
+    }
+
+    /// Whether the connection is a tunnel, and not only another protocol from its start.
+    pub fn is_strict(&self) -> bool {
+        self.others == Others::Refused
     }
 
     /// Whether nothing is to be done any more, whatever comes.
@@ -248,16 +288,15 @@ impl Exchange {
         match &self.stage {
             Stage::Body(body, _) => body.certain(),
             Stage::Passing => u64::MAX,
-            Stage::Head | Stage::Asking | Stage::Refused(_) => 0,
+            Stage::Head | Stage::Trailers(_) | Stage::Asking | Stage::Refused { .. } => 0,
         }
     }
 
     /// So many bytes of the client have passed unseen.
     pub fn skip_request(&mut self, bytes: u64) {
-        if let Stage::Body(body, asks) = &mut self.stage {
+        if let Stage::Body(body, _) = &mut self.stage {
             body.skip(bytes);
-            let (is_over, asks) = (body.is_over(), *asks);
-            self.after_body(is_over, asks, Ok(()));
+            self.after_body();
         }
     }
 
@@ -274,73 +313,90 @@ impl Exchange {
     /// Takes `rest` where no body was begun before.
     fn go_on(&mut self, mut rest: &[u8], out: &mut Vec<u8>) {
         while !rest.is_empty() {
-            match &mut self.stage {
+            match &self.stage {
                 Stage::Passing => {
                     out.extend(rest);
                     return;
                 }
-                Stage::Refused(_) => return,
+                Stage::Refused { .. } => return,
                 Stage::Asking => {
                     self.held.extend(rest);
                     return;
                 }
                 Stage::Head => rest = self.head(rest, out),
-                Stage::Body(body, asks) => {
-                    let (taken, result) = match body.follow(rest) {
-                        Ok(taken) => (taken, Ok(())),
-                        Err((taken, why)) => (taken, Err(why)),
-                    };
+                Stage::Trailers(asks) => rest = self.trailers(rest, *asks, out),
+                Stage::Body(..) => {
+                    let taken = self.follow(rest);
                     out.extend(&rest[..taken]);
                     rest = &rest[taken..];
-                    let (is_over, asks) = (body.is_over(), *asks);
-                    self.after_body(is_over, asks, result);
                 }
             }
         }
     }
 
-    fn after_body(&mut self, is_over: bool, asks: bool, result: Result<(), Why>) {
-        match result {
-            Err(why) => self.stage = Stage::Refused(why),
-            Ok(()) if is_over && asks => {
-                self.stage = Stage::Asking;
-                self.heed_answer();
+    /// Goes on in a body by what it has of `input`, which is the returned number of bytes.
+    fn follow(&mut self, input: &[u8]) -> usize {
+        let Stage::Body(body, _) = &mut self.stage else { return 0 };
+        match body.follow(input) {
+            Ok(taken) => {
+                self.after_body();
+                taken
             }
-            Ok(()) if is_over => self.stage = Stage::Head,
-            Ok(()) => {}
+            Err((taken, why)) => {
+                self.refuse(why);
+                taken
+            }
         }
+    }
+
+    fn after_body(&mut self) {
+        let Stage::Body(body, asks) = self.stage else { return };
+        if body.is_before_trailers() {
+            self.stage = Stage::Trailers(asks);
+        } else if body.is_over() {
+            self.after_message(asks);
+        }
+    }
+
+    fn after_message(&mut self, asks: Asks) {
+        self.stage = if asks.is_switch() { Stage::Asking } else { Stage::Head };
+        self.heed_answer();
     }
 
     /// Goes on if the answer that is awaited is there.
     fn heed_answer(&mut self) {
-        if self.stage == Stage::Asking
-            && let Some(switched) = self.asked.verdict()
-        {
-            self.stage = if switched { Stage::Passing } else { Stage::Head };
+        if self.stage != Stage::Asking {
+            return;
+        }
+        match self.asked.verdict() {
+            None => {}
+            Some(Verdict::Stays) => self.stage = Stage::Head,
+            Some(Verdict::Switched) => self.stage = Stage::Passing,
+            Some(Verdict::Unclear) => {
+                self.asked.break_off();
+                self.refuse(Refusal::Switch);
+            }
         }
     }
 
     /// Takes what belongs to a head, and returns what is left.
     fn head<'i>(&mut self, input: &'i [u8], out: &mut Vec<u8>) -> &'i [u8] {
-        if self.held.is_empty()
-            && let Some(empty) = empty_line(input)
-        {
-            // Empty lines before a request are no part of it (RFC 9112, 2.2).
-            out.extend(&input[..empty]);
-            return &input[empty..];
-        }
-        if self.held.is_empty()
-            && let Some(length) = head::end(input, 0)
-        {
-            self.whole_head(&input[..length], out);
-            return self.left(&input[length..], &input[..length], out);
+        if self.held.is_empty() {
+            // Empty lines before a request are no part of it (RFC 9112, 2.2), and so the server gets none.
+            if let Some(empty) = empty_line(input) {
+                return &input[empty..];
+            }
+            if let Some(length) = head::end(input, 0) {
+                self.whole_head(&input[..length], out);
+                return &input[length..];
+            }
         }
         let before = self.held.len();
         let taken = input.len().min(head::LIMIT + 1 - before);
-        self.held.extend(&input[..taken]);
+        self.hold(&input[..taken]);
         if let Some(empty) = empty_line(&self.held) {
             // Its CR came alone before.
-            out.extend(&self.take_held()[..empty]);
+            self.take_held();
             return &input[empty - before..];
         }
         let Some(length) = head::end(&self.held, self.seen) else {
@@ -351,90 +407,118 @@ impl Exchange {
         let mut held = self.take_held();
         held.truncate(length);
         self.whole_head(&held, out);
-        self.left(&input[length - before..], &held, out)
+        &input[length - before..]
+    }
+
+    fn hold(&mut self, bytes: &[u8]) {
+        self.begun |= self.held.is_empty();
+        self.held.extend(bytes);
     }
 
     fn take_held(&mut self) -> Vec<u8> {
-        (self.seen, self.is_http) = (0, false);
+        (self.seen, self.line) = (0, Line::Start);
         std::mem::take(&mut self.held)
     }
 
-    /// What is left behind a head: a head that turned out to be none passes with the rest.
-    fn left<'i>(&mut self, rest: &'i [u8], head: &[u8], out: &mut Vec<u8>) -> &'i [u8] {
-        if self.stage == Stage::Passing {
-            out.extend(head);
-        }
-        rest
-    }
-
-    /// What is held is no whole head; tells early if it will be none. The bytes before `new` were judged before, and only some can
-    /// change that.
+    /// What is held is no whole head; tells early if it will be none. The bytes before `new` were judged before.
     fn unfinished(&mut self, new: usize, out: &mut Vec<u8>) {
-        if !self.is_http && self.held[new..].iter().any(|byte| !matches!(byte, b' '..=b'~')) {
-            match head::kind(&self.held) {
-                Kind::Other => {
-                    self.stage = Stage::Passing;
-                    return out.extend(self.take_held());
-                }
-                Kind::Http => self.is_http = true,
-                Kind::Open => {}
-            }
+        // A CR alone may be the beginning of an empty line.
+        if self.held == b"\r" {
+            return;
         }
-        if self.held.len() > head::LIMIT {
-            self.refuse(Why::TooLong);
+        let from = if self.line == Line::Start { 0 } else { new };
+        self.line = self.line.follow(&self.held[from..]);
+        match (self.line, self.others) {
+            (Line::Not(_), Others::Pass) => self.pass(out),
+            (Line::Not(why), Others::Refused) => self.refuse(why),
+            _ if self.held.len() > head::LIMIT => self.refuse(Refusal::TooLong),
+            _ => {}
         }
     }
 
-    /// Sends a head on with what is to be added.
+    /// What is held, and all that follows, is another protocol.
+    fn pass(&mut self, out: &mut Vec<u8>) {
+        let held = self.take_held();
+        self.note_line(&held);
+        self.stage = Stage::Passing;
+        out.extend(held);
+    }
+
+    /// Sends a head on as it is rebuilt.
     fn whole_head(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
-        let first = std::mem::replace(&mut self.first, false);
-        let read = if bytes.len() > head::LIMIT { Err(Why::TooLong) } else { head::request(bytes) };
-        let request = match read {
-            Ok(request) => request,
-            Err(why) => {
-                let judged = &bytes[..bytes.len().min(head::LIMIT + 1)];
-                if head::kind(judged) == Kind::Other || (first && head::is_http2(bytes)) {
-                    self.stage = Stage::Passing;
-                } else {
-                    self.refuse(why);
-                }
-                return;
-            }
+        let length = out.len();
+        let built = match bytes.len() {
+            0..=head::LIMIT => request::rebuild(bytes, &self.sender, out),
+            _ => Err(Refusal::TooLong),
         };
-        self.add_lines(bytes, &request, out);
-        self.asked.request(request.asks);
-        let asks_switch = matches!(request.asks, Asks::Upgrade | Asks::Tunnel);
-        self.stage = Stage::Body(request.body, asks_switch);
-        self.after_body(request.body.is_over(), asks_switch, Ok(()));
-    }
-
-    fn add_lines(&self, bytes: &[u8], request: &head::Request, out: &mut Vec<u8>) {
-        let line_end: &[u8] = if request.crlf { b"\r\n" } else { b"\n" };
-        let last = bytes.len() - line_end.len();
-        let mut from = 0;
-        if let Some((end, is_empty)) = request.forwarded {
-            out.extend(&bytes[..end]);
-            out.extend(if is_empty { &b" "[..] } else { &b", "[..] });
-            out.extend(self.address.as_bytes());
-            from = end;
-        }
-        out.extend(&bytes[from..last]);
-        let proto = if self.https { "https" } else { "http" };
-        let lines =
-            [(FORWARDED_PROTO, proto, request.has_proto), (FORWARDED_FOR, &*self.address, request.forwarded.is_some())];
-        for (name, value, _) in lines.into_iter().filter(|(_, _, is_there)| !is_there) {
-            for part in [name.as_bytes(), b": ", value.as_bytes(), line_end] {
-                out.extend(part);
+        match built {
+            Ok(request) if request.asks.is_switch() && !self.asked.is_followed() => {
+                self.unsend(length, Refusal::Switch, out)
             }
+            Ok(request) if !self.asked.has_room(request.asks) => self.unsend(length, Refusal::TooMany, out),
+            Ok(request) => {
+                self.note_line(bytes);
+                self.asked.request(request.asks, request.protocols);
+                self.stage = Stage::Body(request.body, request.asks);
+                self.after_body();
+            }
+            Err(why) => match (Line::Start.follow(bytes), self.others) {
+                (Line::Not(_), Others::Pass) => {
+                    self.note_line(bytes);
+                    self.stage = Stage::Passing;
+                    out.extend(bytes);
+                }
+                (Line::Not(why), Others::Refused) => self.refuse(why),
+                _ => self.refuse(why),
+            },
         }
-        out.extend(line_end);
     }
 
-    fn refuse(&mut self, why: Why) {
-        self.stage = Stage::Refused(why);
-        self.held = Vec::new();
+    fn unsend(&mut self, length: usize, why: Refusal, out: &mut Vec<u8>) {
+        out.truncate(length);
+        self.refuse(why);
+    }
+
+    /// Takes what belongs to a trailer section that is not empty, and returns what is left.
+    fn trailers<'i>(&mut self, input: &'i [u8], asks: Asks, out: &mut Vec<u8>) -> &'i [u8] {
+        let before = self.held.len();
+        let taken = input.len().min(head::LIMIT + 1 - before);
+        self.hold(&input[..taken]);
+        let is_empty = self.held.starts_with(b"\r\n");
+        let length = if is_empty { Some(2) } else { head::end(&self.held, self.seen) };
+        let Some(length) = length else {
+            self.seen = self.held.len();
+            if self.held.len() > head::LIMIT {
+                self.refuse(Refusal::TooLong);
+            }
+            return &input[taken..];
+        };
+        let mut held = self.take_held();
+        held.truncate(length);
+        match request::rebuild_trailers(&held, out) {
+            Ok(()) => self.after_message(asks),
+            Err(why) => self.refuse(why),
+        }
+        &input[length - before..]
+    }
+
+    fn note_line(&mut self, bytes: &[u8]) {
+        if let Some(lines) = &mut self.log {
+            lines.extend(bytes.iter().take(LOGGED).take_while(|byte| !matches!(byte, b'\r' | b'\n')));
+            lines.push(b'\n');
+        }
+    }
+
+    fn refuse(&mut self, why: Refusal) {
+        let partly = matches!(self.stage, Stage::Body(..) | Stage::Trailers(_));
+        let owed = if partly { !self.asked.owes_last_only() } else { !self.asked.is_answered() };
+        self.stage = Stage::Refused { why, partly, owed };
+        self.take_held();
     }
 }
+
+/// Most bytes of a request line that are kept for the log: what a datagram to penlogd may have.
+const LOGGED: usize = 1024;
 
 /// The length of an empty line at the start.
 fn empty_line(bytes: &[u8]) -> Option<usize> {

@@ -21,10 +21,7 @@ impl<'e> Turn<'e> {
     pub fn pass<'b>(&mut self, bytes: &'b [u8], out: &'b mut Vec<u8>) -> &'b [u8] {
         match self {
             Turn::Requests(exchange) => exchange.request(bytes, out),
-            Turn::Answers(exchange) => {
-                exchange.answer(bytes);
-                bytes
-            }
+            Turn::Answers(exchange) => &bytes[..exchange.answer(bytes)],
         }
     }
 
@@ -37,17 +34,12 @@ impl<'e> Turn<'e> {
         }
     }
 
-    /// Whether nothing may be read, and no end of file passed on, before the server has answered.
+    /// Whether nothing may be read, and no end of file passed on, before the server has answered, or because nothing passes any more.
     pub fn must_wait(&self, ended: bool) -> bool {
         match self {
             Turn::Requests(exchange) => exchange.is_full() || (ended && exchange.is_asking()),
-            Turn::Answers(_) => false,
+            Turn::Answers(exchange) => exchange.is_broken(),
         }
-    }
-
-    /// Whether nothing that is read is sent on any more.
-    pub fn is_refused(&self) -> bool {
-        matches!(self, Turn::Requests(exchange) if exchange.refused().is_some())
     }
 
     /// How many bytes may pass unseen.

@@ -72,7 +72,7 @@ fn a_short_read_after_a_hang_up_is_the_end() {
     from.hung_up = true;
     wait_readable(&from);
     let moved = pump(&mut from, &mut to, &mut Tools::new(POOLED_PIPES), plain());
-    assert_eq!(moved, Moved { bytes: 10, more: false });
+    assert_eq!(moved, Moved { bytes: 10, given: 10, more: false });
     assert!(from.ended && to.shut && !from.failed);
     let mut got = String::new();
     sink.read_to_string(&mut got).unwrap();
