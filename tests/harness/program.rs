@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -50,12 +51,22 @@ impl Program {
         Program::run(command, port, directory)
     }
 
+    /// A program that is started by a command of the test's own, which is given where it is to listen and a directory for its files. Its
+    /// output is the file `log` there.
+    #[track_caller]
+    pub fn of(command: impl FnOnce(SocketAddr, &Path) -> Command) -> Program {
+        let (port, directory) = (Port::reserve(), TempDir::new().unwrap());
+        let command = command(port.address(), directory.path());
+        Program::run(command, port, directory)
+    }
+
     #[track_caller]
     fn run(mut command: Command, port: Port, directory: TempDir) -> Program {
         let log = directory.path().join("log");
         let output = fs::File::create(&log).unwrap();
         let twin = output.try_clone().unwrap();
-        let mut child = command.stdin(Stdio::null()).stdout(twin).stderr(output).spawn().unwrap();
+        // A group of its own: some have children, which must not outlive the test.
+        let mut child = command.process_group(0).stdin(Stdio::null()).stdout(twin).stderr(output).spawn().unwrap();
         until("a program listens", || {
             let ended = child.try_wait().unwrap();
             assert!(ended.is_none(), "{ended:?}: {}", fs::read_to_string(&log).unwrap());
@@ -77,7 +88,9 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        if let Some(group) = rustix::process::Pid::from_raw(self.child.id() as i32) {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
         let _ = self.child.wait();
     }
 }
