@@ -29,6 +29,12 @@ fn answering(on: &str, answer: impl Fn(&str, &mut TcpStream) + Send + 'static) -
             let mut connection = connection.unwrap();
             let mut line = String::new();
             BufReader::new(connection.try_clone().unwrap()).read_line(&mut line).unwrap();
+            // As a control port does for penctl.
+            if let Some(command) = line.strip_prefix("outcome ") {
+                let head = if command == "frob\n" { "outcome: error\n" } else { "outcome: ok\n" };
+                connection.write_all(head.as_bytes()).unwrap();
+                line = command.to_owned();
+            }
             answer(&line, &mut connection);
             if tell.send(line).is_err() {
                 return;
@@ -74,8 +80,129 @@ fn a_reply_may_be_empty_or_large_or_an_error() {
     });
     assert_eq!(penctl(&[&port.address, "nothing"], ""), (0, String::new(), String::new()));
     assert_eq!(penctl(&[&port.address, "much"], "").1.len(), 10_000_000);
-    let (status, out, _) = penctl(&[&port.address, "frob"], "");
-    assert_eq!((status, out.as_str()), (0, "do_cmd: ignoring command starting with 'frob'\n"));
+    let (status, out, complaint) = penctl(&[&port.address, "frob"], "");
+    assert_eq!((status, out.as_str()), (2, "do_cmd: ignoring command starting with 'frob'\n"));
+    assert_eq!(complaint, "");
+}
+
+/// What each control port of the original, and of older releases, replies to a line whose first word it does not know.
+#[test]
+fn a_pen_that_does_not_tell_outcomes_is_asked_once_more_without() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let asked = thread::spawn(move || {
+        let mut asked = Vec::new();
+        while asked.len() < 6 {
+            let (mut connection, _) = listener.accept().unwrap();
+            let mut line = String::new();
+            BufReader::new(connection.try_clone().unwrap()).read_line(&mut line).unwrap();
+            let word = line.split_whitespace().next().unwrap().to_owned();
+            let reply = match word.as_str() {
+                "blacklist" => "30\n".to_owned(),
+                "roundrobin" => String::new(),
+                _ => format!("do_cmd: ignoring command starting with '{word}'\n"),
+            };
+            connection.write_all(reply.as_bytes()).unwrap();
+            asked.push(line);
+        }
+        asked
+    });
+    assert_eq!(penctl(&[&address, "blacklist"], ""), (0, "30\n".to_owned(), String::new()));
+    assert_eq!(penctl(&[&address, "roundrobin"], ""), (0, String::new(), String::new()));
+    let unknown = "do_cmd: ignoring command starting with 'frob'\n".to_owned();
+    assert_eq!(penctl(&[&address, "frob"], ""), (0, unknown, String::new()));
+    let commands = ["outcome blacklist", "blacklist", "outcome roundrobin", "roundrobin", "outcome frob", "frob"];
+    assert_eq!(asked.join().unwrap(), commands.map(|command| format!("{command}\n")));
+}
+
+#[test]
+fn a_reply_that_never_begins_is_none() {
+    let port = Port::reserve();
+    let listener = TcpListener::bind(port.address()).unwrap();
+    thread::spawn(move || {
+        let (connection, _) = listener.accept().unwrap();
+        BufReader::new(connection).read_line(&mut String::new()).unwrap();
+    });
+    complains(&[&port.address().to_string(), "acl", "1", "deny", "10.0.0.1"], "no reply from 127.0.0.1:");
+}
+
+#[test]
+fn the_status_says_whether_the_command_was_carried_out() {
+    let server = Backend::named("a");
+    let pen = Pen::builder().server(&server).control().start();
+    let place = pen.control().to_string();
+    let status = |words: &[&str]| penctl(&[&[place.as_str()], words].concat(), "").0;
+    for words in [
+        &["servers"][..],
+        &["roundrobin"],
+        &["blacklist", "5"],
+        &["server", "0", "max", "5"],
+        &["explain", "192.0.2.1"],
+        &["help"],
+        &["help", "acl"],
+        &["connection"],
+        &["#", "nothing"],
+    ] {
+        assert_eq!(status(words), 0, "{words:?}");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let bad = directory.path().join("bad.conf");
+    std::fs::write(&bad, "frob\n").unwrap();
+    for words in [
+        &["frob"][..],
+        &["blacklist", "x"],
+        &["conn_max", "1"],
+        &["close", "0"],
+        &["close", "99999999"],
+        &["connection", "99999999"],
+        &["exit"],
+        &["server"],
+        &["server", "99", "address", "127.0.0.1"],
+        &["server", "0", "adress", "x"],
+        &["acl", "1", "deny", "A", "B"],
+        &["explain", "www"],
+        &["include", "/no/such/file"],
+        &["include", bad.to_str().unwrap()],
+        &["log", "/no/such/directory/log"],
+        &["write"],
+        &["write", "/no/such/directory/file"],
+        &["web_stats", "/no/such/directory/file"],
+        &["listen", "192.0.2.1:80"],
+        &["source", "nowhere"],
+        &["tcp_fastclose"],
+        &["help", "frob"],
+        &["no", "frob"],
+        &["peek"],
+        &["dsr_if", "eth0"],
+    ] {
+        assert_eq!(status(words), 2, "{words:?}");
+    }
+    // Several commands: the status is that of the worst, and all are carried out.
+    let (status, out, _) = penctl(&[&place], "blacklist x\ntimeout 7\ntimeout\n");
+    assert_eq!((status, out.ends_with("7\n7\n")), (2, true), "{out}");
+}
+
+#[test]
+fn a_pen_that_ends_on_command_says_that_it_does() {
+    let server = Backend::named("a");
+    let mut pen = Pen::builder().options(["-X"]).server(&server).control().start();
+    pen.ends_when(|pen| {
+        assert_eq!(penctl(&[&pen.control().to_string(), "exit"], ""), (0, String::new(), String::new()));
+    });
+}
+
+#[test]
+fn other_clients_of_the_port_see_nothing_of_it() {
+    let server = Backend::named("a");
+    let pen = Pen::builder().server(&server).control().start();
+    assert_eq!(pen.control().tell("blacklist"), "30\n");
+    assert_eq!(pen.control().tell("roundrobin"), "");
+    assert_eq!(pen.control().tell("frob"), "do_cmd: ignoring command starting with 'frob'\n");
+    assert_eq!(pen.control().tell("exit"), "Exit is not enabled; restart with -X flag\n");
+    assert_eq!(
+        pen.control().tell("sevrers"),
+        "do_cmd: ignoring command starting with 'sevrers'; did you mean 'servers'?\n"
+    );
 }
 
 #[test]
@@ -88,6 +215,9 @@ fn addresses_are_ports_of_hosts_or_paths() {
         let (status, out, complaint) = penctl(&[&format!("{form}:{number}"), "mode"], "");
         assert_eq!((status, out.as_str()), (0, "you said mode\n"), "{form}: {complaint}");
     }
+    let port = echoing("127.0.0.1:0");
+    let number = port.address.rsplit(':').next().unwrap();
+    assert_eq!(penctl(&[number, "mode"], ""), (0, "you said mode\n".to_owned(), String::new()), "a port alone");
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control");
     let listener = UnixListener::bind(&path).unwrap();
@@ -95,7 +225,8 @@ fn addresses_are_ports_of_hosts_or_paths() {
         let (mut connection, _) = listener.accept().unwrap();
         let mut line = String::new();
         BufReader::new(connection.try_clone().unwrap()).read_line(&mut line).unwrap();
-        connection.write_all(line.to_uppercase().as_bytes()).unwrap();
+        let command = line.strip_prefix("outcome ").unwrap();
+        connection.write_all(format!("outcome: ok\n{}", command.to_uppercase()).as_bytes()).unwrap();
     });
     assert_eq!(penctl(&[path.to_str().unwrap(), "mode"], "").1, "MODE\n");
 }
@@ -106,7 +237,7 @@ fn what_goes_wrong_is_one_line_and_status_1() {
     // No command, and none in the input either.
     complains(&["localhost:8888"], "usage: penctl ");
     complains(&["--json", "/no/such/socket"], "usage: penctl ");
-    complains(&["8888", "mode"], "no port given\n");
+    complains(&["www", "mode"], "no port given\n");
     complains(&["localhost:", "mode"], "no port given\n");
     let port = Port::reserve();
     complains(&[&port.address().to_string(), "mode"], "error connecting to server");
@@ -155,24 +286,45 @@ fn without_a_command_it_obeys_its_input_line_by_line() {
     assert_eq!((status, complaint.lines().count()), (1, 1), "it stops at the first that gets no reply");
 }
 
-#[test]
-fn on_a_terminal_it_prompts_and_goes_on_after_errors() {
-    let server = Backend::named("a");
-    let pen = Pen::builder().server(&server).control().start();
-    let command = format!("{PENCTL} {}", pen.control());
-    // script(1) gives it a terminal.
+/// What penctl shows on a terminal, which script(1) gives it, whose user types this.
+#[track_caller]
+fn on_a_terminal(words: &str, typed: &str) -> String {
     let mut child = Command::new("script")
-        .args(["-qec", &command, "/dev/null"])
+        .args(["-qec", &format!("{PENCTL} {words}"), "/dev/null"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let mut input = child.stdin.take().unwrap();
-    input.write_all(b"mode\nfrob\npid\n\x04").unwrap();
+    input.write_all(typed.as_bytes()).unwrap();
     let mut shown = String::new();
     child.stdout.take().unwrap().read_to_string(&mut shown).unwrap();
     drop(input);
     assert!(child.wait().unwrap().success(), "{shown}");
+    shown
+}
+
+#[test]
+fn exit_and_quit_leave_the_prompt_and_help_helps() {
+    let server = Backend::named("a");
+    let mut pen = Pen::builder().options(["-X"]).server(&server).control().start();
+    let place = pen.control().to_string();
+    for leave in ["exit", "quit", "  exit  "] {
+        let shown = on_a_terminal(&place, &format!("{leave}\n"));
+        assert!(!shown.contains("ignoring"), "{leave}: {shown}");
+    }
+    let shown = on_a_terminal(&place, "help\nhelp tracking\nexit pen\nn\nblacklist\nquit\n");
+    assert!(shown.contains("leaves this prompt") && shown.contains("explain ADDRESS"), "{shown}");
+    assert!(shown.contains("usage: tracking [SECONDS]"), "{shown}");
+    assert!(shown.contains("End pen itself") && shown.contains("30\r\n"), "it lives on: {shown}");
+    pen.ends_when(|pen| drop(on_a_terminal(&pen.control().to_string(), "exit pen\ny\nquit\n")));
+}
+
+#[test]
+fn on_a_terminal_it_prompts_and_goes_on_after_errors() {
+    let server = Backend::named("a");
+    let pen = Pen::builder().server(&server).control().start();
+    let shown = on_a_terminal(&pen.control().to_string(), "mode\nfrob\npid\n\x04");
     assert!(shown.contains("pen> ") && shown.contains("no hash no roundrobin"), "{shown}");
     assert!(shown.contains("ignoring command starting with 'frob'"), "{shown}");
     assert!(shown.contains(&pen.supervisor().pid().to_string()), "{shown}");

@@ -17,8 +17,10 @@ use crate::proxy::{ProxyOut, Senders};
 use crate::settings::{BufferSizes, Http};
 use crate::tls::SuiteList;
 
-pub use read::{COMMANDS, Entry, before_comment, is_well_formed, log_target, parse};
+pub use help::help;
+pub use read::{COMMANDS, Entry, SERVER_KEYS, before_comment, is_well_formed, log_target, parse};
 
+mod help;
 mod line;
 mod read;
 
@@ -61,6 +63,8 @@ pub enum Command {
     Exit,
     /// Which server an address would get, and why.
     Explain(IpAddr),
+    /// The list of commands, or what one does; its word is a command's.
+    Help(Option<String>),
     /// Runs the commands of a file.
     Include(PathBuf),
     /// Asks for the listen address, or moves the listener.
@@ -271,7 +275,7 @@ pub enum LogTarget {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum CommandError {
     /// The first word names no command.
-    #[error("do_cmd: ignoring command starting with '{}'", .0.escape_debug())]
+    #[error("do_cmd: ignoring command starting with '{}'{}", .0.escape_debug(), help::suggestion(.0, |_| true))]
     Unknown(String),
     /// A required argument is missing.
     #[error("usage: {word} {arguments}")]
@@ -312,7 +316,9 @@ impl CommandError {
     /// The error of a line in a file or an option, which is not ignored as the control port's replies to it say for the sake of scripts.
     pub fn of_configuration(&self) -> String {
         match self {
-            CommandError::Unknown(word) => format!("no such command: {}", quoted(word)),
+            CommandError::Unknown(word) => {
+                format!("no such command: {}{}", quoted(word), help::suggestion(word, |_| true))
+            }
             CommandError::FastcloseAlone => "usage: tcp_fastclose up|down|both|off".to_owned(),
             other => other.to_string(),
         }

@@ -360,6 +360,8 @@ pub enum ToControl {
     Reply {
         /// The command that this answers.
         ticket: u64,
+        /// How the command ended.
+        outcome: Outcome,
         /// The text if it is short; empty if a descriptor comes with the message, or if there is nothing to say.
         text: String,
     },
@@ -372,6 +374,29 @@ pub enum ToControl {
     },
     /// End: close all connections, exit with status 0.
     Stop,
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// It was carried out; the reply is its answer, or empty.
+    Done,
+    /// It was not, or not wholly; the reply says why.
+    Refused,
+}
+
+impl Outcome {
+    /// What an operator begins a line with that wants to be told the outcome. What follows it is a command as ever. A pen that does not know
+    /// the word answers that it ignores the command, and does nothing.
+    pub const ASKED: &str = "outcome ";
+
+    /// The first line of the reply to a line that began with [`Outcome::ASKED`], with its end; the reply to the command follows.
+    pub fn line(self) -> &'static str {
+        match self {
+            Outcome::Done => "outcome: ok\n",
+            Outcome::Refused => "outcome: error\n",
+        }
+    }
 }
 
 /// Longest reply inside a [`ToControl::Reply`], in bytes.

@@ -10,7 +10,7 @@ use proptest::sample::select;
 
 use crate::acl::{Acl, LISTS, Net, Verdict};
 use crate::address::{Address, Host, Local, Service};
-use crate::command::{BufferSide, Command, Fastclose, Form, LogTarget, Number, ServerChange, Switch};
+use crate::command::{BufferSide, COMMANDS, Command, Fastclose, Form, LogTarget, Number, ServerChange, Switch};
 use crate::grammar::COUNT;
 use crate::proxy::{MAX_SENDERS, ProxyOut, Senders};
 use crate::settings::{BufferSizes, Http, Selection, Server, Settings, SocketBuffers};
@@ -185,6 +185,7 @@ pub fn command() -> impl Strategy<Value = Command> {
         count().prop_map(Command::Connection),
         count().prop_map(Command::Socket),
         any::<IpAddr>().prop_map(Command::Explain),
+        of(select(COMMANDS)).prop_map(|entry| Command::Help(entry.map(|entry| entry.word.to_owned()))),
         path().prop_map(Command::Include),
         of(local()).prop_map(Command::Listen),
         of(log_target()).prop_map(Command::Log),

@@ -15,7 +15,7 @@ use pen_contract::address::{Address, Host, Local};
 use pen_contract::channel::{Channel, Sent};
 use pen_contract::command::{self, Command};
 use pen_contract::ids::ClientKey;
-use pen_contract::message::{FromControl, FromStartingWorker, PROTOCOL_VERSION, SHORT_REPLY, ToControl};
+use pen_contract::message::{FromControl, FromStartingWorker, Outcome, PROTOCOL_VERSION, SHORT_REPLY, ToControl};
 use pen_contract::start::ControlStart;
 use pen_table::LAYOUT_VERSION;
 
@@ -141,7 +141,14 @@ struct Process {
 
 /// What an operator gets.
 #[derive(Debug)]
-pub(crate) enum Reply {
+pub(crate) struct Reply {
+    pub(crate) outcome: Outcome,
+    pub(crate) body: Body,
+}
+
+/// What a reply says.
+#[derive(Debug)]
+pub(crate) enum Body {
     /// A text; any length.
     Text(String),
     /// The content of a memfd.
@@ -151,12 +158,22 @@ pub(crate) enum Reply {
 impl Reply {
     /// Nothing to say.
     pub(crate) fn none() -> Reply {
-        Reply::Text(String::new())
+        Reply::text(String::new())
     }
 
     /// One line.
     pub(crate) fn line(text: impl std::fmt::Display) -> Reply {
-        Reply::Text(format!("{text}\n"))
+        Reply::text(format!("{text}\n"))
+    }
+
+    /// Lines, each with its end.
+    pub(crate) fn text(text: String) -> Reply {
+        Reply { outcome: Outcome::Done, body: Body::Text(text) }
+    }
+
+    /// Why a command is not carried out: one line.
+    pub(crate) fn refusal(why: impl std::fmt::Display) -> Reply {
+        Reply { outcome: Outcome::Refused, body: Body::Text(format!("{why}\n")) }
     }
 }
 
@@ -403,24 +420,26 @@ impl Process {
 
     fn send_reply(&mut self) {
         let Some((ticket, reply)) = self.reply.take() else { return };
-        let reply = match reply {
-            Reply::Text(text) if text.len() > SHORT_REPLY => in_memory(&text),
+        let Reply { outcome, body } = reply;
+        let body = match body {
+            Body::Text(text) if text.len() > SHORT_REPLY => in_memory(&text),
             other => other,
         };
-        let sent = match &reply {
-            Reply::Text(text) => self.peer.send(&ToControl::Reply { ticket, text: text.clone() }, None),
-            Reply::Memory(memory) => {
-                self.peer.send(&ToControl::Reply { ticket, text: String::new() }, Some(memory.as_fd()))
+        let sent = match &body {
+            Body::Text(text) => self.peer.send(&ToControl::Reply { ticket, outcome, text: text.clone() }, None),
+            Body::Memory(memory) => {
+                let reply = ToControl::Reply { ticket, outcome, text: String::new() };
+                self.peer.send(&reply, Some(memory.as_fd()))
             }
         };
         if sent == Some(Sent::Full) {
-            self.reply = Some((ticket, reply));
+            self.reply = Some((ticket, Reply { outcome, body }));
         }
     }
 }
 
 /// A long text as a descriptor; cut if there is none.
-fn in_memory(text: &str) -> Reply {
+fn in_memory(text: &str) -> Body {
     let write = || -> io::Result<OwnedFd> {
         let mut memory = crate::memory::new()?;
         io::Write::write_all(&mut memory, text.as_bytes())?;
@@ -428,7 +447,7 @@ fn in_memory(text: &str) -> Reply {
     };
     write().map_or_else(
         |_| {
-            Reply::Text(
+            Body::Text(
                 text.chars()
                     .scan(0, |length, letter| {
                         *length += letter.len_utf8();
@@ -437,7 +456,7 @@ fn in_memory(text: &str) -> Reply {
                     .collect(),
             )
         },
-        Reply::Memory,
+        Body::Memory,
     )
 }
 

@@ -13,9 +13,10 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{Pid, Uid, getpid, getppid};
+use pen_contract::message::Outcome;
 
 use crate::child::Child;
-use crate::control::Reply;
+use crate::control::{Body, Reply};
 use crate::memory;
 use crate::sys;
 use crate::why::why;
@@ -91,15 +92,19 @@ impl Errand {
     /// The reply, once the child has been waited for.
     pub(crate) fn reply(self, word: &str, status: WaitStatus) -> Reply {
         let ended = match status {
-            WaitStatus::Exited(_, 0) => match self.reply.metadata() {
+            WaitStatus::Exited(_, status @ (0 | REFUSED)) => match self.reply.metadata() {
                 Ok(there) if there.len() == 0 => return Reply::none(),
-                _ => memory::seal(self.reply).map(Reply::Memory).map_err(|error| why(&error)),
+                _ => {
+                    let outcome = if status == REFUSED { Outcome::Refused } else { Outcome::Done };
+                    let sealed = memory::seal(self.reply).map(Body::Memory);
+                    sealed.map(|body| Reply { outcome, body }).map_err(|error| why(&error))
+                }
             },
             _ if self.late => Err(format!("not finished within {} s", PATIENCE.as_secs())),
             WaitStatus::Signaled(_, signal, _) => Err(format!("not finished: killed by signal {}", signal as i32)),
             _ => Err("not finished".into()),
         };
-        ended.unwrap_or_else(|why| Reply::line(format!("{word}: {why}")))
+        ended.unwrap_or_else(|why| Reply::refusal(format!("{word}: {why}")))
     }
 }
 
@@ -123,10 +128,14 @@ fn run(
         Err(error) => {
             // Not behind half a page.
             let told = reply.set_len(0).and_then(|()| io::Seek::rewind(&mut reply));
-            i32::from(told.and_then(|()| writeln!(reply, "{word}: {}", why(&error))).is_err())
+            let told = told.and_then(|()| writeln!(reply, "{word}: {}", why(&error)));
+            if told.is_ok() { REFUSED } else { 1 }
         }
     }
 }
+
+/// The exit status of a child that could not do it; the reply says why.
+const REFUSED: i32 = 3;
 
 /// How long a child may take.
 const PATIENCE: Duration = Duration::from_secs(30);

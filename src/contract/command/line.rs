@@ -28,6 +28,7 @@ impl fmt::Display for Command {
             Command::Control => f.write_str("control"),
             Command::Exit => f.write_str("exit"),
             Command::Explain(address) => write!(f, "explain {address}"),
+            Command::Help(word) => with(f, "help", word.as_ref()),
             Command::Include(path) => write!(f, "include {}", path.display()),
             Command::Listen(local) => with(f, "listen", local.as_ref()),
             Command::Log(target) => with(f, "log", target.as_ref()),

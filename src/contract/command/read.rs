@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use super::help::suggestion;
 use super::{BufferSide, Command, CommandError, Fastclose, Form, LogTarget, MAX_LINE, Number, ServerChange, Switch};
 use crate::acl::{Net, Verdict, is_mask};
 use crate::address::{Host, Local};
@@ -62,7 +63,9 @@ fn read(line: &str) -> Result<Command, CommandError> {
     let Some(entry) = found else {
         return Err(match negated {
             true => {
-                CommandError::Argument { word: "no", why: format!("nothing to switch off is called {}", quoted(word)) }
+                let meant = suggestion(word, |entry| entry.negatable);
+                let why = format!("nothing to switch off is called {}{meant}", quoted(word));
+                CommandError::Argument { word: "no", why }
             }
             false => CommandError::Unknown(word.chars().take(100).collect()),
         });
@@ -218,6 +221,7 @@ pub const COMMANDS: &[Entry] = &[
         w,
         no
     )),
+    command!("help", "[COMMAND]", false, "List the commands, or tell what one does.", help),
     command!(
         "http",
         "[on|off|mixed]",
@@ -574,6 +578,14 @@ fn explain(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, Com
     text.parse().map(Command::Explain).map_err(|_| entry.wrong(format!("{} is no IP address", quoted(text))))
 }
 
+fn help(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
+    let Some(word) = words.next() else { return Ok(Command::Help(None)) };
+    match COMMANDS.iter().find(|known| known.word == word) {
+        Some(known) => Ok(Command::Help(Some(known.word.to_owned()))),
+        None => Err(entry.wrong(format!("no command is called {}{}", quoted(word), suggestion(word, |_| true)))),
+    }
+}
+
 fn listen(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
     let local = words.next().map(|text| grammar::local(text).map_err(|why| entry.wrong(why))).transpose()?;
     Ok(Command::Listen(local))
@@ -662,7 +674,7 @@ fn fastclose(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, C
 }
 
 /// The keys of a server.
-const KEYS: &str = "acl, address, blacklist, hard, max, port, prio, weight";
+pub const SERVER_KEYS: &str = "acl, address, blacklist, hard, max, port, prio, weight";
 
 /// A server's address, which is a host alone, unlike that of an operand.
 fn address(entry: &Entry, text: &str) -> Result<Host, CommandError> {
@@ -689,7 +701,7 @@ fn server(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, Comm
             "port" => ServerChange::Port(grammar::service(value).map_err(|why| entry.wrong(why))?),
             "prio" => ServerChange::Prio(count()?),
             "weight" => ServerChange::Weight(count()?),
-            other => return Err(entry.wrong(format!("no key is called {}; there are {KEYS}", quoted(other)))),
+            other => return Err(entry.wrong(format!("no key is called {}; there are {SERVER_KEYS}", quoted(other)))),
         });
     }
     if changes.is_empty() {

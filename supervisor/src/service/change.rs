@@ -11,6 +11,7 @@ use pen_contract::command::{Command, LogTarget, Number};
 use pen_contract::configuration::Placed;
 use pen_contract::fold;
 use pen_contract::ids::{ServerId, Target};
+use pen_contract::message::Outcome;
 use pen_contract::settings::Settings;
 use pen_contract::start::RequestLog;
 use pen_contract::tls::Examined;
@@ -20,7 +21,7 @@ use super::desk::{PATIENCE, Progress, Settling, Stage, Then};
 use super::notices::Success;
 use super::prepare::{Change, Move, NewLog};
 use crate::config_file;
-use crate::control::Reply;
+use crate::control::{Body, Reply};
 use crate::examine::Examining;
 use crate::fetch::{Fetched, Fetching, JailedPath, Wanted};
 use crate::inheritance::Inheritance;
@@ -283,7 +284,8 @@ impl Service {
                 // know it.
                 let whole = |why: &str| why.split([':', ' ']).next() == Some(word) || why.starts_with("unable to ");
                 let line = |why: String| if whole(&why) { why + "\n" } else { format!("{word}: {why}\n") };
-                Progress::Done(Reply::Text(errors.into_iter().map(line).collect()))
+                let text = errors.into_iter().map(line).collect();
+                Progress::Done(Reply { outcome: Outcome::Refused, body: Body::Text(text) })
             }
         }
     }

@@ -129,7 +129,7 @@ pub(super) struct Explaining {
     pub(super) worker: WorkerId,
     pub(super) serial: u32,
     pub(super) deadline: Instant,
-    pub(super) answer: Option<String>,
+    pub(super) answer: Option<Reply>,
 }
 
 /// How far a job has come.
@@ -194,7 +194,8 @@ impl Desk {
         match self.job.as_mut().map(|job| &mut job.stage) {
             Some(Stage::Gathering(gathering, _)) => gathering.forget(worker),
             Some(Stage::Explaining(explaining)) if explaining.worker == worker => {
-                explaining.answer.get_or_insert("explain: the worker that was asked has ended; ask again\n".into());
+                let ended = || Reply::refusal("explain: the worker that was asked has ended; ask again");
+                explaining.answer.get_or_insert_with(ended);
             }
             _ => {}
         }
@@ -216,7 +217,7 @@ impl Desk {
         if let Some(Stage::Explaining(explaining)) = self.job.as_mut().map(|job| &mut job.stage)
             && (explaining.worker, explaining.serial) == (worker, serial)
         {
-            explaining.answer = Some(text);
+            explaining.answer = Some(Reply::text(text));
         }
     }
 
@@ -349,9 +350,9 @@ impl Service {
             },
             Stage::Settling(settling) => self.settle(settling, now),
             Stage::Explaining(explaining) => match explaining.answer {
-                Some(text) => Progress::Done(Reply::Text(text)),
+                Some(reply) => Progress::Done(reply),
                 None if now >= explaining.deadline => {
-                    Progress::Done(Reply::line(format!("explain: worker {} does not answer", explaining.worker)))
+                    Progress::Done(Reply::refusal(format!("explain: worker {} does not answer", explaining.worker)))
                 }
                 None => Progress::Wait(Stage::Explaining(explaining)),
             },

@@ -71,7 +71,7 @@ fn named(command: &Command) -> Option<&Path> {
 
 fn hear(channel: &Channel<FromControl, ToControl>, operator: &mut Option<UnixStream>, wanted: u64) -> Option<i32> {
     match channel.receive() {
-        Ok(Received::Message(ToControl::Reply { ticket, mut text }, memory)) => {
+        Ok(Received::Message(ToControl::Reply { ticket, mut text, .. }, memory)) => {
             assert_eq!(ticket, wanted);
             if let Some(memory) = memory {
                 // Whoever wrote it left the offset at the end.

@@ -27,7 +27,7 @@ use pen_contract::channel::{Channel, Received, Sent};
 use pen_contract::codec::{self, SETTINGS_LIMIT};
 use pen_contract::command::{Command, before_comment, parse};
 use pen_contract::ids::ClientKey;
-use pen_contract::message::{FromStartingControl, ToControl};
+use pen_contract::message::{FromStartingControl, Outcome, ToControl};
 use pen_contract::settings::Settings;
 use pen_contract::start::ControlStart;
 use rustix::io::Errno;
@@ -125,6 +125,8 @@ impl Control {
                 match event.token() {
                     CHANNEL => {
                         if let Some(status) = self.hear() {
+                            // Whoever ended pen is told so.
+                            self.go_on_with_ready();
                             return status;
                         }
                     }
@@ -132,9 +134,7 @@ impl Control {
                     Token(ticket) => self.on_operator(ticket as u64),
                 }
             }
-            for ticket in std::mem::take(&mut self.ready) {
-                self.on_operator(ticket);
-            }
+            self.go_on_with_ready();
             let now = Instant::now();
             if arrivals || self.accept_again.is_some_and(|at| at <= now) {
                 self.accept(now);
@@ -149,6 +149,13 @@ impl Control {
             if self.link.speak(|ticket| self.operators.contains_key(&ticket)).is_err() {
                 return 1;
             }
+        }
+    }
+
+    /// Gives those their turn whom no event will give one.
+    fn go_on_with_ready(&mut self) {
+        for ticket in std::mem::take(&mut self.ready) {
+            self.on_operator(ticket);
         }
     }
 
@@ -169,10 +176,10 @@ impl Control {
     fn hear(&mut self) -> Option<i32> {
         loop {
             match self.link.hear() {
-                Ok(Received::Message(ToControl::Reply { ticket, text }, descriptor)) => {
+                Ok(Received::Message(ToControl::Reply { ticket, outcome, text }, descriptor)) => {
                     let reply = match descriptor {
-                        Some(memory) => Reply::memory(memory),
-                        None => Reply::text(text),
+                        Some(memory) => Reply::memory(outcome, memory),
+                        None => Reply::text(outcome, text),
                     };
                     self.answer(ticket, reply);
                 }
@@ -257,14 +264,14 @@ impl Control {
             command => files::open(&command, ticket).map(|named| Some((command, named))),
         });
         match asked {
-            Ok(None) => self.answer(ticket, Reply::text(String::new())),
+            Ok(None) => self.answer(ticket, Reply::text(Outcome::Done, String::new())),
             Ok(Some((command, named))) => {
                 if let Some(operator) = self.operators.get_mut(&ticket) {
                     operator.asked(named.replacement);
                     self.link.ask(ticket, command, named.file);
                 }
             }
-            Err(why) => self.answer(ticket, Reply::text(why + "\n")),
+            Err(why) => self.answer(ticket, Reply::refusal(why)),
         }
     }
 

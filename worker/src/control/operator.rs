@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use pen_contract::command::{CommandError, MAX_LINE};
+use pen_contract::message::Outcome;
 use rustix::io::Errno;
 use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
@@ -37,6 +38,7 @@ const TURN: usize = 8;
 pub struct Operator {
     socket: OwnedFd,
     stage: Stage,
+    wants: Wants,
     /// When this stage ends at the latest.
     deadline: Instant,
     /// The operator has ended its side.
@@ -56,6 +58,15 @@ enum Stage {
     Lingering,
 }
 
+/// What an operator is sent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Wants {
+    /// The reply.
+    Reply,
+    /// A line with the outcome, and then the reply: [`Outcome::ASKED`].
+    Outcome,
+}
+
 /// What is to be done next about an operator.
 #[derive(Debug, Eq, PartialEq)]
 pub enum Next {
@@ -70,7 +81,11 @@ pub enum Next {
 /// A reply, and how much of it has been sent.
 #[derive(Debug)]
 pub struct Reply {
+    outcome: Outcome,
+    /// What goes before the text.
+    head: &'static str,
     source: Source,
+    /// Of both.
     sent: usize,
 }
 
@@ -82,13 +97,18 @@ enum Source {
 
 impl Reply {
     /// A short reply, with its line ends; may be empty.
-    pub fn text(text: String) -> Reply {
-        Reply { source: Source::Text(text.into_bytes()), sent: 0 }
+    pub fn text(outcome: Outcome, text: String) -> Reply {
+        Reply { outcome, head: "", source: Source::Text(text.into_bytes()), sent: 0 }
     }
 
     /// A reply that is the content of a memfd.
-    pub fn memory(memory: OwnedFd) -> Reply {
-        Reply { source: Source::Memory(memory), sent: 0 }
+    pub fn memory(outcome: Outcome, memory: OwnedFd) -> Reply {
+        Reply { outcome, head: "", source: Source::Memory(memory), sent: 0 }
+    }
+
+    /// Why a command is not carried out: one line, without its end.
+    pub fn refusal(why: String) -> Reply {
+        Reply::text(Outcome::Refused, why + "\n")
     }
 
     /// Whether there is nothing to say.
@@ -99,10 +119,11 @@ impl Reply {
     /// Sends the next piece. `Ok(0)`: all is sent.
     fn send_some(&mut self, socket: &OwnedFd) -> Result<usize, Errno> {
         let mut buffer = [0; CHUNK];
-        let piece = match &self.source {
-            Source::Text(text) => &text[self.sent..],
-            Source::Memory(memory) => {
-                let read = rustix::io::retry_on_intr(|| rustix::io::pread(memory, &mut buffer[..], self.sent as u64))?;
+        let piece = match (&self.source, self.sent.checked_sub(self.head.len())) {
+            (_, None) => &self.head.as_bytes()[self.sent..],
+            (Source::Text(text), Some(sent)) => &text[sent..],
+            (Source::Memory(memory), Some(sent)) => {
+                let read = rustix::io::retry_on_intr(|| rustix::io::pread(memory, &mut buffer[..], sent as u64))?;
                 &buffer[..read]
             }
         };
@@ -123,7 +144,7 @@ impl Operator {
     /// An operator that has just come.
     pub fn new(socket: OwnedFd, now: Instant) -> Operator {
         let stage = Stage::Reading(Vec::new());
-        Operator { socket, stage, deadline: now + LINE_TIME, finished: false, over: false }
+        Operator { socket, stage, wants: Wants::Reply, deadline: now + LINE_TIME, finished: false, over: false }
     }
 
     /// When its time is up, unless something happens.
@@ -173,7 +194,12 @@ impl Operator {
             Stage::Replying(_) | Stage::Lingering => return,
         };
         let failed = replacement.filter(|_| reply.is_empty()).and_then(|replacement| replacement.commit().err());
-        self.enter(Stage::Replying(failed.map_or(reply, |why| Reply::text(why + "\n"))), REPLY_TIME);
+        let mut reply = failed.map_or(reply, Reply::refusal);
+        reply.head = match self.wants {
+            Wants::Reply => "",
+            Wants::Outcome => reply.outcome.line(),
+        };
+        self.enter(Stage::Replying(reply), REPLY_TIME);
     }
 
     fn enter(&mut self, stage: Stage, time: Duration) {
@@ -184,7 +210,7 @@ impl Operator {
     fn read_line(&mut self) -> Next {
         let Stage::Reading(line) = &mut self.stage else { return Next::Wait };
         // One byte more than the longest line and CR LF shows that a line is too long.
-        let mut buffer = [0; MAX_LINE + 3];
+        let mut buffer = [0; Outcome::ASKED.len() + MAX_LINE + 3];
         loop {
             match recv(&self.socket, &mut buffer[line.len()..], RecvFlags::empty()) {
                 Ok((0, _)) => {
@@ -198,7 +224,8 @@ impl Operator {
                         line.truncate(from + end);
                         return self.take_line();
                     }
-                    if line.len() > MAX_LINE + 1 {
+                    let asked = line.starts_with(Outcome::ASKED.as_bytes());
+                    if line.len() > MAX_LINE + 1 + if asked { Outcome::ASKED.len() } else { 0 } {
                         return self.take_line();
                     }
                 }
@@ -216,8 +243,12 @@ impl Operator {
         if line.last() == Some(&b'\r') {
             line.pop();
         }
+        if let Some(command) = line.strip_prefix(Outcome::ASKED.as_bytes()) {
+            self.wants = Wants::Outcome;
+            line = command.to_vec();
+        }
         if line.len() > MAX_LINE {
-            self.answered(Reply::text(format!("{}\n", CommandError::TooLong)));
+            self.answered(Reply::refusal(CommandError::TooLong.to_string()));
             return Next::Again;
         }
         Next::Line(line)

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use pen_contract::acl::{Net, Verdict};
 use pen_contract::channel::{Channel, Received, Sent};
 use pen_contract::command::{Command, MAX_LINE};
-use pen_contract::message::{FromControl, FromStartingControl, ToControl};
+use pen_contract::message::{FromControl, FromStartingControl, Outcome, ToControl};
 use pen_contract::settings::Settings;
 use pen_contract::start::ControlStart;
 use rustix::fs::MemfdFlags;
@@ -64,13 +64,17 @@ impl Process {
     }
 
     fn answers(&self, ticket: u64, text: &str) {
-        let reply = ToControl::Reply { ticket, text: text.to_owned() };
+        self.answers_with(Outcome::Done, ticket, text);
+    }
+
+    fn answers_with(&self, outcome: Outcome, ticket: u64, text: &str) {
+        let reply = ToControl::Reply { ticket, outcome, text: text.to_owned() };
         assert_eq!(self.channel.send(&reply, None).unwrap(), Sent::Queued);
     }
 
     fn answers_at_length(&self, ticket: u64, text: &[u8]) {
         let memory = memory(text);
-        let reply = ToControl::Reply { ticket, text: String::new() };
+        let reply = ToControl::Reply { ticket, outcome: Outcome::Done, text: String::new() };
         assert_eq!(self.channel.send(&reply, Some(memory.as_fd())).unwrap(), Sent::Queued);
     }
 }
@@ -192,6 +196,52 @@ fn what_is_no_command_is_answered_here() {
         assert_eq!(said.is_empty(), reply.is_empty());
     }
     assert!(matches!(process.channel.receive().unwrap(), Received::Empty), "none of it reaches the supervisor");
+}
+
+#[test]
+fn who_asks_for_the_outcome_is_told_it_first_and_nobody_else_is() {
+    let process = Process::plain();
+    for (outcome, text, line) in [
+        (Outcome::Done, "30\n", "outcome: ok\n"),
+        (Outcome::Done, "", "outcome: ok\n"),
+        (Outcome::Refused, "Exit is not enabled; restart with -X flag\n", "outcome: error\n"),
+    ] {
+        for (asked, told) in [("outcome ", line), ("", "")] {
+            let mut operator = process.sends(format!("{asked}blacklist\r\n"));
+            let (ticket, command) = process.asked();
+            assert_eq!(command.to_string(), "blacklist");
+            process.answers_with(outcome, ticket, text);
+            assert_eq!(rest(&mut operator), format!("{told}{text}"));
+        }
+    }
+    let mut operator = process.sends("outcome servers\n");
+    let (ticket, _) = process.asked();
+    process.answers_at_length(ticket, &[b'x'; 300_000]);
+    assert_eq!(rest(&mut operator), format!("outcome: ok\n{}", "x".repeat(300_000)));
+    for (line, reply) in [
+        ("outcome frob it", "outcome: error\ndo_cmd: ignoring command starting with 'frob'\n"),
+        ("outcome write /no/such/file", "outcome: error\nwrite: /no/such/file: no such file or directory\n"),
+        ("outcome # nothing", "outcome: ok\n"),
+        ("outcome outcome pid", "outcome: error\ndo_cmd: ignoring command starting with 'outcome'\n"),
+        ("outcome", "do_cmd: ignoring command starting with 'outcome'\n"),
+    ] {
+        assert_eq!(rest(&mut process.sends(format!("{line}\n"))), reply, "{line}");
+    }
+    let longest = format!("outcome #{}", "x".repeat(MAX_LINE - 1));
+    assert_eq!(rest(&mut process.sends(format!("{longest}\r\n"))), "outcome: ok\n");
+    for longer in [format!("{longest}x\n"), longest.repeat(2)] {
+        assert_eq!(rest(&mut process.sends(longer)), "outcome: error\nline: longer than 4095 bytes\n");
+    }
+}
+
+#[test]
+fn a_reply_is_whole_although_the_order_to_end_comes_right_behind_it() {
+    let process = Process::plain();
+    let mut operator = process.sends("outcome exit\n");
+    let (ticket, _) = process.asked();
+    process.answers(ticket, "");
+    process.channel.send(&ToControl::Stop, None).unwrap();
+    assert_eq!(rest(&mut operator), "outcome: ok\n");
 }
 
 #[test]

@@ -1,0 +1,159 @@
+//! Commands from standard input, one a line: of a file or another program, or of a person, who gets a prompt.
+
+use std::io::{self, BufRead, Read, Write};
+
+use pen_contract::message::Outcome;
+
+use crate::place::Place;
+use crate::talk::{LONGEST, OVERLONG, plain};
+use crate::{Form, print, say};
+
+/// What the prompt looks like.
+const PROMPT: &str = "pen> ";
+
+/// What the prompt understands by itself.
+const AT_THE_PROMPT: &str = "\
+exit, quit or Ctrl-D leaves this prompt. exit pen ends pen itself, which asks once more (only with -X).
+
+";
+
+/// Commands from a file or another program, up to the first that gets no reply. None: there was no command.
+///
+/// # Errors
+/// A command got no reply: a line for the user.
+pub fn obey(place: &Place, form: Form, mut lines: impl BufRead) -> Result<Option<Outcome>, String> {
+    let mut sockets = None;
+    let mut all = None;
+    while let Some(line) = next_line(&mut lines)? {
+        if !is_idle(&line) {
+            if sockets.is_none() {
+                sockets = Some(place.sockets()?);
+            }
+            match say(sockets.as_deref().unwrap_or_default(), line, form)? {
+                Outcome::Refused => all = Some(Outcome::Refused),
+                Outcome::Done => all = all.or(Some(Outcome::Done)),
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Commands from a terminal; what goes wrong with one is said, and the next can be given.
+///
+/// # Errors
+/// The terminal cannot be read or written.
+pub fn converse(place: &Place, form: Form, mut lines: impl BufRead) -> Result<(), String> {
+    loop {
+        print(PROMPT.as_bytes())?;
+        let Some(mut line) = next_line(&mut lines)? else { return print(b"\n") };
+        let mut form = form;
+        match Said::read(&line) {
+            Said::Nothing => continue,
+            Said::Leave => return Ok(()),
+            Said::EndPen => {
+                print(b"End pen itself, and every connection with it? [y/N] ")?;
+                let Some(answer) = next_line(&mut lines)? else { return print(b"\n") };
+                if !matches!(answer.trim_ascii(), b"y" | b"Y" | b"yes") {
+                    continue;
+                }
+                (line, form) = (b"exit".to_vec(), Form::AsSaid);
+            }
+            Said::Help => {
+                print(AT_THE_PROMPT.as_bytes())?;
+                (line, form) = (b"help".to_vec(), Form::AsSaid);
+            }
+            Said::Command => {}
+        }
+        // Names are looked up anew: pen may have moved since.
+        if let Err(why) = place.sockets().and_then(|sockets| say(&sockets, line, form)) {
+            let _ = writeln!(io::stderr(), "{why}");
+        }
+    }
+}
+
+/// What a line at the prompt is.
+#[derive(Debug, Eq, PartialEq)]
+enum Said {
+    Nothing,
+    Leave,
+    EndPen,
+    /// The port's help, behind that of the prompt.
+    Help,
+    /// One for the port.
+    Command,
+}
+
+impl Said {
+    fn read(line: &[u8]) -> Said {
+        let words: Vec<&[u8]> = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect();
+        match words[..] {
+            _ if is_idle(line) => Said::Nothing,
+            [b"exit" | b"quit"] => Said::Leave,
+            [b"exit", b"pen"] => Said::EndPen,
+            [b"help" | b"?"] => Said::Help,
+            _ => Said::Command,
+        }
+    }
+}
+
+/// The next line, without its end.
+fn next_line(lines: &mut impl BufRead) -> Result<Option<Vec<u8>>, String> {
+    let mut line = Vec::new();
+    // A line without an end must not fill the memory.
+    let most = LONGEST as u64 + 2;
+    let read =
+        lines.take(most).read_until(b'\n', &mut line).map_err(|why| format!("standard input: {}", plain(&why)))?;
+    if line.last() == Some(&b'\n') {
+        line.pop();
+    }
+    if line.last() == Some(&b'\r') {
+        line.pop();
+    }
+    match read {
+        0 => Ok(None),
+        _ if line.len() > LONGEST => Err(OVERLONG.to_owned()),
+        _ => Ok(Some(line)),
+    }
+}
+
+/// Whether a line is empty or a comment.
+fn is_idle(line: &[u8]) -> bool {
+    matches!(line.trim_ascii_start().first(), None | Some(b'#'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_read_without_their_ends_and_within_a_bound() {
+        let mut text = &b"mode\r\n\npid"[..];
+        let mut next = || next_line(&mut text);
+        assert_eq!(next().unwrap().unwrap(), b"mode");
+        assert_eq!(next().unwrap().unwrap(), b"");
+        assert_eq!(next().unwrap().unwrap(), b"pid");
+        assert_eq!(next().unwrap(), None);
+        assert!(next_line(&mut &[b'x'; 10_000][..]).is_err());
+        let longest = [&[b'x'; LONGEST][..], b"\r\n"].concat();
+        assert_eq!(next_line(&mut &longest[..]).unwrap().unwrap().len(), LONGEST);
+        assert!(is_idle(b"") && is_idle(b"  # note") && !is_idle(b" mode"));
+    }
+
+    #[test]
+    fn the_prompt_has_words_of_its_own() {
+        for (line, said) in [
+            ("exit", Said::Leave),
+            (" quit\t", Said::Leave),
+            ("exit  pen", Said::EndPen),
+            ("help", Said::Help),
+            ("?", Said::Help),
+            ("help acl", Said::Command),
+            ("exit now", Said::Command),
+            ("mode", Said::Command),
+            ("", Said::Nothing),
+            ("# exit", Said::Nothing),
+        ] {
+            assert_eq!(Said::read(line.as_bytes()), said, "{line}");
+        }
+    }
+}

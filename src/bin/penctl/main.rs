@@ -1,0 +1,124 @@
+//! penctl: says a command to the control port of a running pen and prints the reply.
+//!
+//! One connection per command. Runs as whoever calls it and shares nothing with pen but the words that both know. `place` is where the port
+//! is, `talk` one command and its reply, `lines` the commands of standard input, with a prompt on a terminal.
+
+#![forbid(unsafe_code)]
+
+mod lines;
+mod place;
+mod talk;
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::ffi::OsStringExt;
+use std::process::ExitCode;
+
+use pen_contract::message::Outcome;
+use socket2::SockAddr;
+
+use place::Place;
+use talk::plain;
+
+const USAGE: &str = "usage: penctl [--json] [host:]port|/path [command [word ...]]";
+
+const HELP: &str = "\
+usage: penctl [--json] [host:]port|/path [command [word ...]]
+
+Sends a command to the control port (-C) of a running pen and prints its reply;
+the command help lists the commands. A port alone is one of 127.0.0.1.
+Without a command, commands are read from standard input, one a line; on a
+terminal, with a prompt, which help, exit and quit understand too.
+
+  --json       servers, status, recent, certificates and mode reply in JSON
+  --help       this text
+  --version    the version
+
+The status is 0 if the command was carried out, 1 if there was no reply, and 2
+if the reply says that it was not carried out.
+";
+
+/// Commands that have a JSON form.
+const JSON: [&[u8]; 5] = [b"servers", b"status", b"recent", b"certificates", b"mode"];
+
+fn main() -> ExitCode {
+    match run(std::env::args_os().skip(1).collect()) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Refused) => ExitCode::from(2),
+        Err(why) => {
+            // If standard error is closed or full there is no one to tell.
+            let _ = writeln!(io::stderr(), "{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(mut words: Vec<OsString>) -> Result<Outcome, String> {
+    let json = words.first().is_some_and(|word| word == "--json");
+    if json {
+        words.remove(0);
+    }
+    let form = if json { Form::Json } else { Form::AsSaid };
+    let Some(first) = words.first() else { return Err(USAGE.to_owned()) };
+    if first == "--help" || first == "--version" {
+        let text = if first == "--help" { HELP } else { concat!("penctl ", env!("CARGO_PKG_VERSION"), "\n") };
+        return print(text.as_bytes()).map(|()| Outcome::Done);
+    }
+    let place = Place::read(first)?;
+    if words.len() > 1 {
+        let command = words[1..].join(OsStr::new(" ")).into_vec();
+        return say(&place.sockets()?, command, form);
+    }
+    let stdin = io::stdin();
+    match stdin.is_terminal() {
+        true => lines::converse(&place, form, stdin.lock()).map(|()| Outcome::Done),
+        false => lines::obey(&place, form, stdin.lock())?.ok_or_else(|| USAGE.to_owned()),
+    }
+}
+
+/// How replies are wanted.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    /// As the command says.
+    AsSaid,
+    /// JSON.
+    Json,
+}
+
+/// Says one command and prints the reply.
+fn say(sockets: &[SockAddr], command: Vec<u8>, form: Form) -> Result<Outcome, String> {
+    let command = match form {
+        Form::AsSaid => command,
+        Form::Json => in_json(command)?,
+    };
+    talk::ask(sockets, &command, &mut print)
+}
+
+/// The command that asks for the same in JSON.
+fn in_json(command: Vec<u8>) -> Result<Vec<u8>, String> {
+    let word = command.trim_ascii().split(|byte| byte.is_ascii_whitespace()).next().unwrap_or_default();
+    if !JSON.contains(&word) {
+        return Err(format!(
+            "--json: only servers, status, recent, certificates and mode have a JSON form, not '{}'",
+            String::from_utf8_lossy(word).escape_debug()
+        ));
+    }
+    Ok([command.trim_ascii_end(), b" json"].concat())
+}
+
+fn print(text: &[u8]) -> Result<(), String> {
+    let mut out = io::stdout();
+    out.write_all(text).and_then(|()| out.flush()).map_err(|why| format!("standard output: {}", plain(&why)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_reports_have_a_json_form() {
+        assert_eq!(in_json(b"servers".to_vec()).unwrap(), b"servers json");
+        assert_eq!(in_json(b" recent 60 ".to_vec()).unwrap(), b" recent 60 json");
+        assert!(in_json(b"roundrobin".to_vec()).is_err() && in_json(b"".to_vec()).is_err());
+    }
+}

@@ -1,0 +1,126 @@
+//! What an operator is told about commands: the list, one command, and the word nearest to an unknown one.
+
+use super::read::{COMMANDS, Entry};
+
+/// The column at which the list says what a command does.
+const COLUMN: usize = 34;
+
+/// What the help of a command begins with that does nothing here, and of one that is refused.
+const IDLE: [(&str, &str); 2] =
+    [("No effect", "Accepted, without effect"), ("Refused", "Refused, each with its reason")];
+
+/// The list of all commands, or what there is to say of one. Lines, each with its end. A name that is none gives the list.
+pub fn help(word: Option<&str>) -> String {
+    match COMMANDS.iter().find(|entry| Some(entry.word) == word) {
+        Some(entry) => one(entry),
+        None => list(),
+    }
+}
+
+fn one(entry: &Entry) -> String {
+    let negated = format!("no {} {}", entry.word, entry.negated_arguments());
+    let mut text = format!("usage: {}\n", [entry.word, entry.arguments].join(" ").trim_end());
+    if entry.negatable {
+        text.push_str(&format!("       {}\n", negated.trim_end()));
+    }
+    text + entry.help + "\n"
+}
+
+fn list() -> String {
+    let mut text = "Commands; help NAME tells of one. Most that set something show it without a value.\n".to_owned();
+    let idle = |entry: &&Entry| IDLE.iter().any(|(beginning, _)| entry.help.starts_with(beginning));
+    for entry in COMMANDS.iter().filter(|entry| !idle(entry)) {
+        let form = [entry.word, entry.arguments].join(" ");
+        let gap = if form.len() < COLUMN { "" } else { "\n" };
+        let column = if gap.is_empty() { COLUMN - form.len() } else { COLUMN };
+        text.push_str(&format!("{form}{gap}{:column$}{}\n", "", entry.help));
+    }
+    for (beginning, title) in IDLE {
+        let words = COMMANDS.iter().filter(|entry| entry.help.starts_with(beginning)).map(|entry| entry.word);
+        text.push_str(&format!("{title}: {}\n", words.collect::<Vec<_>>().join(", ")));
+    }
+    text
+}
+
+/// The suggestion that ends the reply to an unknown word; empty if no command's word is near it.
+pub(super) fn suggestion(word: &str, among: impl Fn(&Entry) -> bool) -> String {
+    let word = word.to_lowercase();
+    let most = word.chars().count().div_ceil(2).min(3).saturating_sub(1);
+    let known = COMMANDS.iter().filter(|entry| among(entry)).map(|entry| entry.word);
+    let near = known.map(|known| (distance(&word, known), known)).filter(|(distance, _)| *distance <= most).min();
+    // A beginning is meant for a word, whatever its length.
+    let begun = || COMMANDS.iter().find(|entry| word.len() > 2 && among(entry) && entry.word.starts_with(&word));
+    let found = near.map(|(_, known)| known).or_else(|| begun().map(|entry| entry.word));
+    found.map_or(String::new(), |known| format!("; did you mean '{known}'?"))
+}
+
+/// How many letters are to be inserted, removed, replaced or swapped with their neighbour to make one word of the other (optimal string
+/// alignment). Both are short: a word of an operator is cut before it comes here, and one of ours has at most 40 letters.
+fn distance(from: &str, to: &str) -> usize {
+    let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());
+    let mut rows = vec![(0..=to.len()).collect::<Vec<usize>>()];
+    for (i, letter) in from.iter().enumerate() {
+        let mut row = vec![i + 1];
+        for (j, other) in to.iter().enumerate() {
+            let replaced = rows[i][j] + usize::from(letter != other);
+            let mut least = replaced.min(rows[i][j + 1] + 1).min(row[j] + 1);
+            if i > 0 && j > 0 && *letter == to[j - 1] && from[i - 1] == *other {
+                least = least.min(rows[i - 1][j - 1] + 1);
+            }
+            row.push(least);
+        }
+        rows.push(row);
+    }
+    rows[from.len()][to.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nearest(word: &str) -> String {
+        suggestion(word, |_| true)
+    }
+
+    #[test]
+    fn the_nearest_word_is_suggested_and_nothing_that_is_far() {
+        for (word, meant) in [
+            ("sevrers", "servers"),
+            ("MODE", "mode"),
+            ("statu", "status"),
+            ("balcklist", "blacklist"),
+            ("tcp_no_delay", "tcp_nodelay"),
+            ("exti", "exit"),
+            ("conn", "conn_max"),
+            ("client", "client_acl"),
+            ("hlep", "help"),
+        ] {
+            assert_eq!(nearest(word), format!("; did you mean '{meant}'?"), "{word}");
+        }
+        for word in ["frob", "nonsense", "", "x", "ls", "\u{7}", "reboot", "é"] {
+            assert_eq!(nearest(word), "", "{word}");
+        }
+        assert_eq!(suggestion("servers", |entry| entry.negatable && entry.word.starts_with('h')), "");
+    }
+
+    #[test]
+    fn every_command_is_in_the_list_and_tells_of_itself() {
+        let list = list();
+        for entry in COMMANDS {
+            assert!(list.split([' ', '\n', ',']).any(|word| word == entry.word), "{}", entry.word);
+            let one = help(Some(entry.word));
+            assert!(one.starts_with(&format!("usage: {}", entry.word)) && one.contains(entry.help), "{one}");
+        }
+        assert_eq!(help(Some("acl")).lines().nth(1), Some("       no acl N"));
+        assert_eq!((help(None), help(Some("frob"))), (list.clone(), list));
+    }
+
+    #[test]
+    fn letters_are_inserted_removed_replaced_and_swapped() {
+        for (from, to, steps) in
+            [("", "", 0), ("", "abc", 3), ("abc", "", 3), ("abc", "axc", 1), ("abc", "acb", 1), ("ca", "abc", 3)]
+        {
+            assert_eq!(distance(from, to), steps, "{from} {to}");
+        }
+    }
+}
