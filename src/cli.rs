@@ -22,6 +22,8 @@ mod commands;
 #[cfg(test)]
 mod manual;
 pub mod options;
+#[cfg(test)]
+mod penctl_words;
 mod shell;
 
 /// What the command line asks for.

@@ -1,4 +1,50 @@
-complete -c penctl -l json -d 'Reply in JSON'
-complete -c penctl -l help -d 'Print help'
-complete -c penctl -l version -d 'Print the version'
-complete -c penctl -n "test (count (string match -v -- '--*' (commandline -opc))) -eq 2" -f -a 'abort_on_error acl ascii blacklist block certificates client_acl clients_max close conn_max connection control control_acl debug delayed_forward dsr_if dsr_ip dummy epoll exit explain hash http idle_timeout idlers include keepalive kqueue listen log mode peek pending_max pid poll prio proxy_protocol recent roundrobin sandbox select server servers socket socket_buffers source ssl_ciphers ssl_client_renegotiation_interval ssl_ocsp_response ssl_option ssl_sni_path status stubborn tarpit_acl tcp_fastclose tcp_nodelay timeout tracking transparent web_stats weight workers write no'
+# Made of the table of commands: UPDATE_DOCS=1 cargo test -p pen manual
+function __penctl_said
+    for word in (commandline -opc)[2..]
+        string match -q -- '--*' $word; or echo $word
+    end
+end
+
+function __penctl_choices
+    set -l said (__penctl_said)
+    test (count $said) -eq 0; and return
+    set -l address $said[1]
+    set -l command "$said[2]"
+    set -l place (math (count $said) - 1)
+    if test "$command" = no; and test $place -gt 1
+        set command "no $said[3]"
+        set place (math $place - 1)
+    end
+    switch "$command:$place"
+        case ':0'
+            string split ' ' 'abort_on_error acl ascii blacklist block certificates client_acl clients_max close conn_max connection control control_acl debug delayed_forward dsr_if dsr_ip dummy epoll exit explain hash help http idle_timeout idlers include keepalive kqueue listen log mode peek pending_max pid poll prio proxy_protocol recent roundrobin sandbox select server servers socket socket_buffers source ssl_ciphers ssl_client_renegotiation_interval ssl_ocsp_response ssl_option ssl_sni_path status stubborn tarpit_acl tcp_fastclose tcp_nodelay timeout tracking transparent web_stats weight workers write no'
+        case 'no:1'
+            string split ' ' 'abort_on_error acl ascii block delayed_forward dummy hash http keepalive log peek prio roundrobin source stubborn tcp_nodelay transparent web_stats weight'
+        case 'help:1'
+            string split ' ' 'abort_on_error acl ascii blacklist block certificates client_acl clients_max close conn_max connection control control_acl debug delayed_forward dsr_if dsr_ip dummy epoll exit explain hash help http idle_timeout idlers include keepalive kqueue listen log mode peek pending_max pid poll prio proxy_protocol recent roundrobin sandbox select server servers socket socket_buffers source ssl_ciphers ssl_client_renegotiation_interval ssl_ocsp_response ssl_option ssl_sni_path status stubborn tarpit_acl tcp_fastclose tcp_nodelay timeout tracking transparent web_stats weight workers write'
+        case 'socket_buffers:1'
+            string split ' ' 'client server'
+        case 'proxy_protocol:2'
+            string split ' ' 'from off v1 v2'
+        case 'proxy_protocol:1'
+            string split ' ' 'in out'
+        case 'certificates:1' 'mode:1' 'recent:1' 'recent:2' 'servers:1' 'status:1'
+            string split ' ' 'json'
+        case 'abort_on_error:1' 'ascii:1' 'block:1' 'delayed_forward:1' 'dummy:1' 'hash:1' 'http:1' 'keepalive:1' 'peek:1' 'prio:1' 'roundrobin:1' 'stubborn:1' 'tcp_nodelay:1' 'transparent:1' 'weight:1'
+            string split ' ' 'on off'
+        case 'acl:2'
+            string split ' ' 'permit deny'
+        case 'tcp_fastclose:1'
+            string split ' ' 'up down both off'
+        case 'server:*0' 'server:*2' 'server:*4' 'server:*6' 'server:*8'
+            string split ' ' 'acl address blacklist hard max port prio weight'
+        case 'server:1' 'no server:1'
+            penctl "$address" servers 2>/dev/null | cut -d' ' -f1
+    end
+end
+
+complete -c penctl -n 'test (count (__penctl_said)) -eq 0' -l json -d 'Reply in JSON'
+complete -c penctl -n 'test (count (__penctl_said)) -eq 0' -l help -d 'Print help'
+complete -c penctl -n 'test (count (__penctl_said)) -eq 0' -l version -d 'Print the version'
+complete -c penctl -n 'test (count (__penctl_choices)) -gt 0' -f
+complete -c penctl -a '(__penctl_choices)'

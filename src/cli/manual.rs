@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use clap::builder::PossibleValuesParser;
 use clap_complete::Shell;
 use pen_contract::command::{COMMANDS, Entry};
 
@@ -174,41 +173,15 @@ fn the_manual_tells_of_every_option_and_command() {
     compare_part("penctl.1", "commands", &list());
 }
 
-/// penctl as its completions see it; its arguments are few enough to be read by hand.
-fn penctl() -> Command {
-    let words = PossibleValuesParser::new(COMMANDS.iter().map(|entry| entry.word).chain(["no"]));
-    Command::new("penctl")
-        .disable_help_flag(true)
-        .disable_help_subcommand(true)
-        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Reply in JSON"))
-        .arg(Arg::new("help").long("help").action(ArgAction::SetTrue).help("Print help"))
-        .arg(Arg::new("version").long("version").action(ArgAction::SetTrue).help("Print the version"))
-        .arg(Arg::new("address").value_hint(clap::ValueHint::FilePath))
-        .arg(Arg::new("command").value_parser(words))
-        .arg(Arg::new("words").num_args(0..))
-}
-
-/// For fish, clap completes options only: the command is the first word behind the address.
-fn words_for_fish() -> String {
-    let words: Vec<&str> = COMMANDS.iter().map(|entry| entry.word).chain(["no"]).collect();
-    let second = "test (count (string match -v -- '--*' (commandline -opc))) -eq 2";
-    format!("complete -c penctl -n \"{second}\" -f -a '{}'\n", words.join(" "))
-}
-
 #[test]
-fn completions_know_every_option_and_command_of_the_manual() {
-    for (name, program) in [("pen", command as fn() -> Command), ("penctl", penctl)] {
-        for (shell, file) in [
-            (Shell::Bash, format!("{name}.bash")),
-            (Shell::Zsh, format!("_{name}")),
-            (Shell::Fish, format!("{name}.fish")),
-        ] {
-            let mut made = Vec::new();
-            clap_complete::generate(shell, &mut program(), name, &mut made);
-            if file == "penctl.fish" {
-                made.extend(words_for_fish().bytes());
-            }
-            compare(&root().join("packaging/completions").join(file), str::from_utf8(&made).unwrap());
-        }
+fn completions_know_every_option_of_pen_and_every_word_of_penctl() {
+    let completions = |file: &str, made: &str| compare(&root().join("packaging/completions").join(file), made);
+    for (shell, file) in [(Shell::Bash, "pen.bash"), (Shell::Zsh, "_pen"), (Shell::Fish, "pen.fish")] {
+        let mut made = Vec::new();
+        clap_complete::generate(shell, &mut command(), "pen", &mut made);
+        completions(file, str::from_utf8(&made).unwrap());
     }
+    completions("penctl.bash", &penctl_words::bash());
+    completions("_penctl", &penctl_words::zsh());
+    completions("penctl.fish", &penctl_words::fish());
 }

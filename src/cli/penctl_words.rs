@@ -1,0 +1,180 @@
+//! The completions of penctl's words: which words may stand at which place behind a command, made of the table of commands, and the scripts
+//! that tell it to bash, zsh and fish. clap makes those of pen; it cannot let one word depend on those before it.
+
+use std::collections::BTreeMap;
+
+use pen_contract::command::{COMMANDS, Entry, SERVER_KEYS};
+
+/// What lists the numbers of servers. On no terminal, each is the first word of a line.
+const NUMBERS: &str = "penctl \"$address\" servers 2>/dev/null | cut -d' ' -f1";
+
+/// Options, which stand before the address.
+const OPTIONS: &str = "--json --help --version";
+
+/// The words of an argument that stand for themselves.
+fn literals(argument: &str) -> impl Iterator<Item = &str> {
+    let plain = |word: &&str| word.bytes().all(|byte| byte.is_ascii_lowercase() || b"0123456789_.".contains(&byte));
+    argument.trim_matches(['[', ']']).split('|').filter(|word| !word.is_empty()).filter(plain)
+}
+
+/// The words that may stand at a place, from 1, behind a command. One that may be left out makes room for the next.
+fn words_at(entry: &Entry, place: usize) -> Vec<&'static str> {
+    match (entry.word, place) {
+        ("help", 1) => COMMANDS.iter().map(|entry| entry.word).collect(),
+        ("proxy_protocol", 1) => vec!["in", "out"],
+        ("proxy_protocol", 2) => vec!["from", "off", "v1", "v2"],
+        ("help" | "proxy_protocol" | "server", _) => Vec::new(),
+        _ => {
+            let arguments: Vec<&'static str> = entry.arguments.split(' ').collect();
+            let from = place - 1;
+            let optional = arguments.get(from).is_some_and(|argument| argument.starts_with('['));
+            let until = from + 1 + usize::from(optional);
+            arguments.iter().take(until).skip(from).flat_map(|argument| literals(argument)).collect()
+        }
+    }
+}
+
+/// Every place with the words that may stand there: `COMMAND:PLACE`, and `:0` for the command itself.
+fn places() -> Vec<(Vec<String>, String)> {
+    let all = COMMANDS.iter().map(|entry| entry.word).chain(["no"]).collect::<Vec<_>>().join(" ");
+    let negatable: Vec<&str> = COMMANDS.iter().filter(|entry| entry.negatable).map(|entry| entry.word).collect();
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for entry in COMMANDS {
+        for place in 1..=entry.arguments.split(' ').count() {
+            let words = words_at(entry, place).join(" ");
+            if !words.is_empty() {
+                places.entry(words).or_default().push(format!("{}:{place}", entry.word));
+            }
+        }
+    }
+    let mut found = vec![(vec![":0".to_owned()], all), (vec!["no:1".to_owned()], negatable.join(" "))];
+    found.extend(places.into_iter().map(|(words, keys)| (keys, words)));
+    found.push((vec!["server:*[02468]".to_owned()], SERVER_KEYS.replace(',', "")));
+    found
+}
+
+/// The places where the number of a server stands.
+const SERVERS: [&str; 2] = ["server:1", "no server:1"];
+
+/// The arms of a `case`, for bash and zsh.
+fn arms() -> String {
+    // A colon ends no pattern, and a space has to be quoted.
+    let quoted = |keys: &[String]| keys.iter().map(|key| key.replace(' ', "\\ ")).collect::<Vec<_>>().join(" | ");
+    let fixed = places().into_iter().map(|(keys, words)| format!("    {}) choices='{words}' ;;\n", quoted(&keys)));
+    let servers = SERVERS.map(str::to_owned);
+    fixed.chain([format!("    {}) choices=$({NUMBERS}) ;;\n", quoted(&servers))]).collect()
+}
+
+/// For bash, whose own words end at colons: the line is split anew.
+pub(super) fn bash() -> String {
+    let arms = arms();
+    format!(
+        r#"# Made of the table of commands: UPDATE_DOCS=1 cargo test -p pen manual
+_penctl() {{
+    local line=${{COMP_LINE:0:COMP_POINT}} cur= word choices=
+    local -a words said
+    read -ra words <<<"$line"
+    if [[ $line != *[[:space:]] ]]; then
+        cur=${{words[${{#words[@]}}-1]}}
+        unset "words[${{#words[@]}}-1]"
+    fi
+    for word in "${{words[@]:1}}"; do
+        [[ $word == --* ]] || said+=("$word")
+    done
+    if ((${{#said[@]}} == 0)); then
+        [[ $cur == -* ]] && COMPREPLY=($(compgen -W '{OPTIONS}' -- "$cur"))
+        return
+    fi
+    local address=${{said[0]}} command=${{said[1]-}} place=$((${{#said[@]}} - 1))
+    if [[ $command == no ]] && ((place > 1)); then
+        command="no ${{said[2]}}" place=$((place - 1))
+    fi
+    case "$command:$place" in
+{arms}    esac
+    COMPREPLY=($(compgen -W "$choices" -- "$cur"))
+}}
+
+complete -o default -F _penctl penctl
+"#
+    )
+}
+
+/// For zsh.
+pub(super) fn zsh() -> String {
+    let arms = arms();
+    format!(
+        r#"#compdef penctl
+# Made of the table of commands: UPDATE_DOCS=1 cargo test -p pen manual
+_penctl() {{
+    local word choices=
+    local -a said
+    for word in "${{(@)words[2,CURRENT-1]}}"; do
+        [[ $word == --* ]] || said+=("$word")
+    done
+    if (( $#said == 0 )); then
+        [[ $PREFIX == -* ]] && compadd -- {OPTIONS}
+        _files
+        return
+    fi
+    local address=$said[1] command=$said[2]
+    local -i place=$(( $#said - 1 ))
+    if [[ $command == no ]] && (( place > 1 )); then
+        command="no $said[3]" place=$(( place - 1 ))
+    fi
+    case "$command:$place" in
+{arms}    esac
+    if [[ -n $choices ]]; then compadd -- ${{=choices}}; else _files; fi
+}}
+
+if [ "$funcstack[1]" = "_penctl" ]; then
+    _penctl "$@"
+else
+    compdef _penctl penctl
+fi
+"#
+    )
+}
+
+/// For fish.
+pub(super) fn fish() -> String {
+    let quoted = |keys: Vec<String>| keys.iter().map(|key| format!("'{key}'")).collect::<Vec<_>>().join(" ");
+    let mut arms = String::new();
+    for (keys, words) in places() {
+        // A pattern has no classes here.
+        let keys = keys.iter().flat_map(|key| match key.strip_suffix("[02468]") {
+            Some(begin) => ["0", "2", "4", "6", "8"].map(|digit| format!("{begin}{digit}")).to_vec(),
+            None => vec![key.clone()],
+        });
+        arms.push_str(&format!("        case {}\n            string split ' ' '{words}'\n", quoted(keys.collect())));
+    }
+    arms.push_str(&format!("        case {}\n            {NUMBERS}\n", quoted(SERVERS.map(str::to_owned).to_vec())));
+    format!(
+        r#"# Made of the table of commands: UPDATE_DOCS=1 cargo test -p pen manual
+function __penctl_said
+    for word in (commandline -opc)[2..]
+        string match -q -- '--*' $word; or echo $word
+    end
+end
+
+function __penctl_choices
+    set -l said (__penctl_said)
+    test (count $said) -eq 0; and return
+    set -l address $said[1]
+    set -l command "$said[2]"
+    set -l place (math (count $said) - 1)
+    if test "$command" = no; and test $place -gt 1
+        set command "no $said[3]"
+        set place (math $place - 1)
+    end
+    switch "$command:$place"
+{arms}    end
+end
+
+complete -c penctl -n 'test (count (__penctl_said)) -eq 0' -l json -d 'Reply in JSON'
+complete -c penctl -n 'test (count (__penctl_said)) -eq 0' -l help -d 'Print help'
+complete -c penctl -n 'test (count (__penctl_said)) -eq 0' -l version -d 'Print the version'
+complete -c penctl -n 'test (count (__penctl_choices)) -gt 0' -f
+complete -c penctl -a '(__penctl_choices)'
+"#
+    )
+}
