@@ -45,8 +45,8 @@ fn a_line_that_is_too_long_is_an_error() {
     let server = Backend::named("a");
     let pen = steered(&server);
     let pid = format!("{}\n", pen.supervisor().pid());
-    assert_eq!(pen.control().send(format!("pid {}\n", "x".repeat(4091))), pid);
-    for bytes in [format!("pid {}\n", "x".repeat(4092)), "x".repeat(4096), "x".repeat(1_000_000)] {
+    assert_eq!(pen.control().send(format!("pid #{}\n", "x".repeat(4090))), pid);
+    for bytes in [format!("pid #{}\n", "x".repeat(4091)), "x".repeat(4096), "x".repeat(1_000_000)] {
         assert_eq!(pen.control().send(bytes), "line: longer than 4095 bytes\n");
     }
 }
