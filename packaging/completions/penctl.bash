@@ -26,7 +26,8 @@ _penctl() {
     proxy_protocol:2) choices='from off v1 v2' ;;
     proxy_protocol:1) choices='in out' ;;
     certificates:1 | mode:1 | recent:1 | recent:2 | servers:1 | status:1) choices='json' ;;
-    abort_on_error:1 | ascii:1 | block:1 | delayed_forward:1 | dummy:1 | hash:1 | http:1 | keepalive:1 | peek:1 | prio:1 | roundrobin:1 | stubborn:1 | tcp_nodelay:1 | transparent:1 | weight:1) choices='on off' ;;
+    abort_on_error:1 | ascii:1 | block:1 | delayed_forward:1 | dummy:1 | hash:1 | keepalive:1 | peek:1 | prio:1 | roundrobin:1 | stubborn:1 | tcp_nodelay:1 | transparent:1 | weight:1) choices='on off' ;;
+    http:1) choices='on off mixed' ;;
     acl:2) choices='permit deny' ;;
     tcp_fastclose:1) choices='up down both off' ;;
     server:*[02468]) choices='acl address blacklist hard max port prio weight' ;;
