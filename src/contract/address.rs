@@ -1,7 +1,7 @@
 //! Addresses: as an operator writes them ([`Host`], [`Service`]), and resolved ([`Address`]).
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -9,11 +9,16 @@ use serde::{Deserialize, Serialize};
 /// Longest path of a Unix socket, in bytes: `sun_path` less its terminator (unix(7)).
 pub const MAX_UNIX_PATH: usize = 107;
 
-/// A host as an operator writes it. Only a name needs the resolver.
+/// Most addresses of one name that are used.
+pub const MOST_ADDRESSES: usize = 16;
+
+/// A host as an operator writes it. Only a name and a zone need the resolver.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub enum Host {
     /// A numeric address.
     Ip(IpAddr),
+    /// A link-local IPv6 address with its zone (RFC 4007, section 11): the name or index of an interface.
+    Zoned(Ipv6Addr, String),
     /// A name, resolved once outside the supervisor.
     Name(String),
     /// The path of a Unix stream socket.
@@ -41,6 +46,41 @@ pub enum Local {
     },
     /// A path.
     Unix(PathBuf),
+}
+
+/// An address of a host, as the resolver finds it.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize, Deserialize)]
+pub struct HostAddress {
+    /// The address.
+    pub ip: IpAddr,
+    /// The index of the interface that a link-local IPv6 address is on (`sin6_scope_id`, ipv6(7)); else 0.
+    pub scope: u32,
+}
+
+impl From<IpAddr> for HostAddress {
+    fn from(ip: IpAddr) -> HostAddress {
+        HostAddress { ip, scope: 0 }
+    }
+}
+
+impl From<SocketAddr> for HostAddress {
+    fn from(address: SocketAddr) -> HostAddress {
+        let scope = match address {
+            SocketAddr::V4(_) => 0,
+            SocketAddr::V6(v6) => v6.scope_id(),
+        };
+        HostAddress { ip: address.ip(), scope }
+    }
+}
+
+impl HostAddress {
+    /// With a port. IPv4 written as IPv6 (`::ffff:1.2.3.4`) is IPv4.
+    pub fn with_port(self, port: u16) -> Address {
+        Address::Inet(match self.ip.to_canonical() {
+            IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, self.scope).into(),
+            ip => SocketAddr::new(ip, port),
+        })
+    }
 }
 
 /// A resolved address that a socket can be bound or connected to.

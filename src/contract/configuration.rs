@@ -1,12 +1,12 @@
 //! What the operator asked for, still with names in it, and how it becomes [`Settings`].
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::address::{Address, Host, Local, Service};
+use crate::address::{Address, Local, Service};
 use crate::command::{Command, LogTarget, Number};
 use crate::fold;
 use crate::grammar::{ServerSpec, quoted};
@@ -14,8 +14,8 @@ use crate::ids::{MAX_SERVERS, ServerId};
 use crate::settings::{Server, Settings};
 use crate::tls::{self, Tls};
 
-pub use names::{Lookup, Names, resolve_local};
-pub(crate) use names::{inet, resolve_port, unknown_host};
+pub use names::{Lookup, Names, resolve_local, zoned};
+pub(crate) use names::{resolve_port, server_addresses};
 
 mod names;
 
@@ -58,8 +58,8 @@ pub struct Placed {
 pub struct Settled {
     /// Where pen listens, as the operator wrote it.
     pub local: Local,
-    /// Where pen listens.
-    pub listen: Address,
+    /// Where pen listens: the first of these addresses that can be bound; at least one, and all with one port.
+    pub listen: Vec<Address>,
     /// The settings.
     pub settings: Settings,
     /// The request log.
@@ -97,7 +97,7 @@ impl Configuration {
     pub fn settle(&self, names: &Names, file: &[Placed]) -> Result<Settled, Vec<ConfigurationError>> {
         let mut errors = Vec::new();
         let mut settled = self.beginning(names, file, &mut errors);
-        let port = settled.listen.inet_port();
+        let port = settled.listen.first().and_then(Address::inet_port);
         let slots = self.slots(file, &mut errors);
         let mut keep = |result: Result<Server, ConfigurationError>| result.map_err(|error| errors.push(error)).ok();
         let mut operands: Vec<_> = self.servers.iter().map(|spec| keep(server(spec, port, names))).collect();
@@ -175,7 +175,7 @@ impl Configuration {
         });
         let listen = resolve_local(&local, names).unwrap_or_else(|error| {
             errors.push(error);
-            inet(Ipv4Addr::UNSPECIFIED.into(), 1)
+            vec![Address::Inet((Ipv4Addr::UNSPECIFIED, 1).into())]
         });
         let mut settings = Settings { accept_batch: self.accept_batch, ..Settings::default() };
         settings.selection.hash_always = self.hash_always;
@@ -207,20 +207,26 @@ impl Configuration {
     }
 
     /// What an administrator should hear about but that does not stop the start, one line each.
-    pub fn warnings(&self, listen: &Address, settings: &Settings) -> Vec<String> {
+    pub fn warnings(&self, listen: &[Address], settings: &Settings) -> Vec<String> {
         let regular = settings.configured().map(|(id, server)| (format!("server {id}"), server));
         let others = [("emergency server", &settings.emergency), ("abuse server", &settings.abuse)];
         let others = others.into_iter().filter_map(|(what, server)| Some((what.to_owned(), server.as_ref()?)));
         let mut warnings = Vec::new();
         for (what, server) in regular.chain(others) {
-            let address = &server.address;
+            let address = server.place_at(0);
             if server.hard > 0 && server.soft == 0 {
                 let hard = server.hard;
                 warnings.push(format!(
                     "{what} ({address}): hard limit {hard} without a soft limit has no effect: soft limit 0 means unlimited"
                 ));
             }
-            if reaches(listen, address) {
+            if server.addresses().any(needs_zone) {
+                warnings.push(format!(
+                    "{what} ({address}): a link-local address is reached through an interface: add its name, as in [fe80::1%eth0]"
+                ));
+            }
+            let reached = listen.iter().find(|listen| server.addresses().any(|address| reaches(listen, address)));
+            if let Some(listen) = reached {
                 warnings.push(format!(
                     "{what} ({address}): pen itself listens there ({listen}); its connections would come back to it until all are in use"
                 ));
@@ -255,12 +261,16 @@ fn server(spec: &ServerSpec, listen_port: Option<u16>, names: &Names) -> Result<
             error(format!("{}: the port is missing, and a listener on a Unix socket has none to use", what()))
         }),
     };
-    let address = match &spec.host {
-        Host::Unix(path) => Address::Unix(path.clone()),
-        Host::Ip(ip) => inet(*ip, port()?),
-        Host::Name(name) => inet(*names.hosts.get(name).ok_or_else(|| unknown_host(what(), name))?, port()?),
-    };
-    Ok(Server { address, soft: spec.soft, hard: spec.hard, weight: spec.weight, prio: spec.prio, acl: 0 })
+    let ServerSpec { soft, hard, weight, prio, .. } = *spec;
+    let placeholder = Address::Unix(PathBuf::new());
+    let mut server = Server { soft, hard, weight, prio, ..Server::at(placeholder) };
+    server_addresses(&spec.host, port, names, what, |error| error)?.give_to(&mut server);
+    Ok(server)
+}
+
+/// Whether a connect must fail (EINVAL) for want of an interface.
+fn needs_zone(address: &Address) -> bool {
+    matches!(address, Address::Inet(SocketAddr::V6(v6)) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0)
 }
 
 /// Whether a connect to `server` certainly ends at the listener itself. Which other addresses are this machine's is not known here.

@@ -3,12 +3,11 @@
 //! Pure: names were looked up before, and nothing is opened. Every function checks the whole before it changes anything.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use crate::acl::{Acl, LISTS, MAX_ENTRIES};
 use crate::address::{Address, Host, Local, Service};
 use crate::command::{BufferSide, Command, Number, ServerChange, Switch};
-use crate::configuration::{ConfigurationError, Lookup, Names, Placed, inet, resolve_port, unknown_host};
+use crate::configuration::{ConfigurationError, Lookup, Names, Placed, resolve_port, server_addresses, zoned};
 use crate::ids::ServerId;
 use crate::settings::{Server, Settings};
 
@@ -199,6 +198,7 @@ pub(crate) fn of_local(local: &Local) -> Vec<Lookup> {
 
 pub(crate) fn of_host(host: &Host) -> Option<Lookup> {
     match host {
+        Host::Zoned(ip, zone) => Some(Lookup::Host(zoned(*ip, zone))),
         Host::Name(name) => Some(Lookup::Host(name.clone())),
         Host::Ip(_) | Host::Unix(_) => None,
     }
@@ -264,28 +264,16 @@ fn server(
 ) -> Result<Server, String> {
     let what = || format!("server: number {number}");
     let failed = |why: ConfigurationError| why.to_string();
-    let mut place = before.map(|server| server.address.clone());
-    let mut port = match &place {
+    let mut port = match before.map(|server| &server.address) {
         Some(Address::Inet(address)) => Some(address.port()),
         Some(Address::Unix(_)) | None => listen_port,
     };
     let mut host = None;
-    let mut server = before.cloned().unwrap_or(Server {
-        address: Address::Unix(Default::default()),
-        soft: 0,
-        hard: 0,
-        weight: 1,
-        prio: 0,
-        acl: 0,
-    });
+    let mut server = before.cloned().unwrap_or(Server::at(Address::Unix(Default::default())));
     for change in changes {
         match change {
             ServerChange::Acl(list) => server.acl = *list,
-            ServerChange::Address(Host::Unix(path)) => (host, place) = (None, Some(Address::Unix(path.clone()))),
-            ServerChange::Address(Host::Ip(ip)) => host = Some(*ip),
-            ServerChange::Address(Host::Name(name)) => {
-                host = Some(*names.hosts.get(name).ok_or_else(|| failed(unknown_host(what(), name)))?);
-            }
+            ServerChange::Address(given) => host = Some(given),
             ServerChange::Blacklist(_) => {}
             ServerChange::Hard(limit) => server.hard = *limit,
             ServerChange::Max(limit) => server.soft = *limit,
@@ -294,16 +282,15 @@ fn server(
             ServerChange::Weight(weight) => server.weight = *weight,
         }
     }
-    let ip: Option<IpAddr> = match (host, &place) {
-        (Some(ip), _) => Some(ip),
-        (None, Some(Address::Inet(address))) => Some(address.ip()),
-        (None, _) => None,
-    };
-    server.address = match (ip, place) {
-        (Some(ip), _) => inet(ip, port.ok_or_else(|| format!("{}: the port is missing", what()))?),
-        (None, Some(unix)) => unix,
-        (None, None) => return Err(format!("{} has no address yet; give it one: server {number} address ...", what())),
-    };
+    let port = || port.ok_or_else(|| format!("{}: the port is missing", what()));
+    match (host, before) {
+        (Some(host), _) => server_addresses(host, port, names, what, failed)?.give_to(&mut server),
+        (None, Some(Server { address: Address::Inet(_), .. })) => server.set_port(port()?),
+        (None, Some(_)) => {}
+        (None, None) => {
+            return Err(format!("{} has no address yet; give it one: server {number} address ...", what()));
+        }
+    }
     Ok(server)
 }
 

@@ -125,6 +125,7 @@ impl fmt::Display for Host {
         match self {
             Host::Ip(std::net::IpAddr::V6(ip)) => write!(f, "[{ip}]"),
             Host::Ip(ip) => ip.fmt(f),
+            Host::Zoned(ip, zone) => write!(f, "[{ip}%{zone}]"),
             Host::Name(name) => f.write_str(name),
             Host::Unix(path) => path.display().fmt(f),
         }
@@ -146,6 +147,7 @@ impl fmt::Display for Local {
             Local::Inet { host: None, port } => port.fmt(f),
             // Without brackets: the original's own form, which its scripts and files know.
             Local::Inet { host: Some(Host::Ip(std::net::IpAddr::V6(ip))), port } => write!(f, "{ip}:{port}"),
+            Local::Inet { host: Some(Host::Zoned(ip, zone)), port } => write!(f, "{ip}%{zone}:{port}"),
             Local::Inet { host: Some(host), port } => write!(f, "{host}:{port}"),
             Local::Unix(path) => path.display().fmt(f),
         }
@@ -200,7 +202,7 @@ fn server_host(text: &str) -> Result<(Host, Option<&str>), GrammarError> {
 
 /// The IPv6 address that the text begins with, up to a colon or its end; the longest if several fit.
 fn leading_ipv6(text: &str) -> Option<Ipv6Addr> {
-    let ends = std::iter::once(text.len()).chain(text.rmatch_indices(':').map(|(end, _)| end));
+    let ends = std::iter::once(text.len()).chain(text.rmatch_indices([':', '%']).map(|(end, _)| end));
     ends.filter_map(|end| text[..end].parse().ok()).next()
 }
 
@@ -224,11 +226,28 @@ fn bracketed(text: &str) -> Result<Host, GrammarError> {
 }
 
 fn ipv6(text: &str) -> Result<Host, GrammarError> {
-    match text.parse::<Ipv6Addr>() {
-        Ok(ip) => Ok(Host::Ip(ip.into())),
-        Err(_) if text.contains('%') => Err(error(format!("{}: IPv6 zones are not supported", quoted(text)))),
-        Err(_) => Err(error(format!("{} is no IPv6 address", quoted(text)))),
+    let (address, zone) = match text.split_once('%') {
+        None => (text, None),
+        Some((address, zone)) => (address, Some(zone)),
+    };
+    let ip: Ipv6Addr = address.parse().map_err(|_| error(format!("{} is no IPv6 address", quoted(text))))?;
+    match zone {
+        None => Ok(Host::Ip(ip.into())),
+        Some(zone) => zoned(text, ip, zone),
     }
+}
+
+/// A zone is the name of an interface as Linux has them (`dev_valid_name`), or its index.
+fn zoned(text: &str, ip: Ipv6Addr, zone: &str) -> Result<Host, GrammarError> {
+    const LONGEST: usize = 15;
+    let is_name = |byte: u8| byte.is_ascii_graphic() && !b"/:%[]".contains(&byte);
+    if zone.is_empty() || zone.len() > LONGEST || !zone.bytes().all(is_name) {
+        return Err(error(format!("{}: what follows '%' is no interface, as in fe80::1%eth0", quoted(text))));
+    }
+    if !ip.is_unicast_link_local() {
+        return Err(error(format!("{}: only a link-local address (fe80::...) has a zone", quoted(text))));
+    }
+    Ok(Host::Zoned(ip, zone.to_owned()))
 }
 
 /// A host name follows RFC 1123, section 2.1, with the underscore that is in use: labels of letters, digits and hyphens.
@@ -321,6 +340,10 @@ mod tests {
         Host::Ip(text.parse::<IpAddr>().unwrap())
     }
 
+    fn zoned(ip: &str, zone: &str) -> Host {
+        Host::Zoned(ip.parse().unwrap(), zone.to_owned())
+    }
+
     fn name(text: &str) -> Host {
         Host::Name(text.to_owned())
     }
@@ -360,6 +383,8 @@ mod tests {
             ("2001:db8::1:80", inet(Some(ip("2001:db8::1")), port80())),
             ("[::1]:80", inet(Some(ip("::1")), port80())),
             ("[::]:80", inet(Some(ip("::")), port80())),
+            ("fe80::1%eth0:80", inet(Some(zoned("fe80::1", "eth0")), port80())),
+            ("[fe80::1%eth0]:80", inet(Some(zoned("fe80::1", "eth0")), port80())),
             ("/run/pen/front.sock", Local::Unix("/run/pen/front.sock".into())),
             ("./front:1.sock", Local::Unix("./front:1.sock".into())),
         ];
@@ -388,7 +413,11 @@ mod tests {
             ("[::1:80", "'[' without ']'"),
             ("[]:80", "nothing between"),
             ("[:::]:80", "no IPv6 address"),
-            ("[fe80::1%eth0]:80", "zones"),
+            ("[2001:db8::1%eth0]:80", "only a link-local address"),
+            ("fe80::1%:80", "no interface"),
+            ("fe80::1%sixteen-letters!:80", "no interface"),
+            ("fe80::1%a%b:80", "no interface"),
+            ("[fe80::g%eth0]:80", "no IPv6 address"),
             ("::1", "no IPv6 address"),
             ("1:2:80", "no IPv6 address"),
             ("300.1.1.1:80", "IPv4"),
@@ -418,6 +447,8 @@ mod tests {
             ("host:http", spec(name("host"), Some(Service::Name("http".into())))),
             ("[::1]", spec(ip("::1"), None)),
             ("[::1]:80", spec(ip("::1"), port(80))),
+            ("[fe80::1%eth0.7]:80", spec(zoned("fe80::1", "eth0.7"), port(80))),
+            ("[fe80::1%3]", spec(zoned("fe80::1", "3"), None)),
             ("[10.0.0.1]:80", spec(ip("10.0.0.1"), port(80))),
             ("[host]:80", spec(name("host"), port(80))),
             ("host:80:10", ServerSpec { soft: 10, ..spec(name("host"), port(80)) }),
@@ -469,7 +500,9 @@ mod tests {
             ("[::1]80", "after ']'"),
             ("[]:80", "nothing between"),
             ("[::g]:80", "no IPv6 address"),
-            ("[fe80::1%lo]:80", "zones"),
+            ("[fe80::1%a b]:80", "no interface"),
+            ("[::1%lo]:80", "only a link-local address"),
+            ("fe80::1%eth0:80", "needs brackets in a server: [fe80::1]"),
             ("8080", "IPv4"),
             ("256.0.0.1:80", "IPv4"),
             ("010.0.0.1:80", "IPv4"),

@@ -94,6 +94,17 @@ pub enum Event {
         /// Why.
         reason: ConnectFailure,
     },
+    /// A server was connected to by another of its addresses, after the one in use had failed. Sent once per change.
+    AddressChanged {
+        /// The server's code.
+        server: i32,
+        /// The address that failed, by its position among the server's.
+        from: u32,
+        /// The address that is used now.
+        to: u32,
+        /// Why the first one failed.
+        reason: ConnectFailure,
+    },
     /// A server that had been blacklisted, or passed over, was connected to again.
     BackInUse {
         /// The server's code.

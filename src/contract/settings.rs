@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::acl::{Acl, LISTS};
-use crate::address::Address;
+use crate::address::{Address, Host};
 use crate::command::Fastclose;
 use crate::ids::{ServerId, Target};
 use crate::proxy::{ProxyOut, Senders};
@@ -108,8 +108,12 @@ pub struct SocketBuffers {
 /// A server, resolved and checked.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Server {
-    /// Where it is.
+    /// Where it is: the first address of its name.
     pub address: Address,
+    /// The further addresses of its name, in order: one is tried when those before it cannot be connected to. All are [`Address::Inet`].
+    pub alternatives: Vec<Address>,
+    /// The name, or the address with its zone, that the operator gave; none if the address says it all.
+    pub given: Option<Host>,
     /// Most simultaneous connections for clients that it does not know; 0 = unlimited.
     pub soft: u32,
     /// Most simultaneous connections for clients whose recorded server it is; matters only above `soft`.
@@ -123,6 +127,76 @@ pub struct Server {
 }
 
 impl Server {
+    /// A server at an address, without limits.
+    pub fn at(address: Address) -> Server {
+        let (alternatives, given) = (Vec::new(), None);
+        Server { address, alternatives, given, soft: 0, hard: 0, weight: 1, prio: 0, acl: 0 }
+    }
+
+    /// Gives it the addresses of a host that the operator gave. Those that it had by the same host keep their order: answers of a
+    /// name server that come in turns move nothing.
+    pub(crate) fn relocate(&mut self, found: Vec<Address>, given: Option<Host>) {
+        let is_same = given.is_some() && given == self.given;
+        let mut ordered: Vec<Address> =
+            self.addresses().filter(|address| is_same && found.contains(address)).cloned().collect();
+        for address in found {
+            if !ordered.contains(&address) {
+                ordered.push(address);
+            }
+        }
+        let mut ordered = ordered.into_iter();
+        if let Some(first) = ordered.next() {
+            (self.address, self.alternatives, self.given) = (first, ordered.collect(), given);
+        }
+    }
+
+    /// Gives all its addresses this port; a path has none.
+    pub(crate) fn set_port(&mut self, port: u16) {
+        for address in std::iter::once(&mut self.address).chain(&mut self.alternatives) {
+            match address {
+                Address::Inet(inet) => inet.set_port(port),
+                Address::Unix(_) => {}
+            }
+        }
+    }
+
+    /// All its addresses, in the order in which they are tried.
+    pub fn addresses(&self) -> impl Iterator<Item = &Address> {
+        std::iter::once(&self.address).chain(&self.alternatives)
+    }
+
+    /// The address at a position, which may come from shared memory: beyond the last it begins again.
+    pub fn address_at(&self, position: u32) -> &Address {
+        match self.alternatives.len() {
+            0 => &self.address,
+            others => match position as usize % (others + 1) {
+                0 => &self.address,
+                further => &self.alternatives[further - 1],
+            },
+        }
+    }
+
+    /// How many addresses it has.
+    pub fn address_count(&self) -> u32 {
+        1 + self.alternatives.len() as u32
+    }
+
+    /// The address at a position without its port, as reports and the request log show it.
+    pub fn host_at(&self, position: u32) -> String {
+        match &self.given {
+            Some(Host::Zoned(ip, zone)) => format!("{ip}%{zone}"),
+            _ => self.address_at(position).host().to_string(),
+        }
+    }
+
+    /// The address at a position as messages show it.
+    pub fn place_at(&self, position: u32) -> String {
+        match &self.given {
+            Some(host @ Host::Zoned(_, _)) => format!("{host}:{}", self.address.port()),
+            _ => self.address_at(position).to_string(),
+        }
+    }
+
     /// Most simultaneous connections for a client, by whether the server is its recorded one; none = no limit.
     pub fn limit(&self, known: bool) -> Option<u32> {
         match (self.soft, known) {

@@ -107,7 +107,9 @@ fn service() -> impl Strategy<Value = Service> {
 }
 
 fn remote() -> impl Strategy<Value = Host> {
-    prop_oneof![any::<IpAddr>().prop_map(Host::Ip), "[a-z][a-z0-9]{0,9}(\\.[a-z]{2,4})?".prop_map(Host::Name)]
+    let zoned = (any::<u64>(), "[a-z]{1,5}[0-9.@_-]{0,9}")
+        .prop_map(|(id, zone)| Host::Zoned((u128::from(id) | 0xfe80 << 112).into(), zone));
+    prop_oneof![any::<IpAddr>().prop_map(Host::Ip), zoned, "[a-z][a-z0-9]{0,9}(\\.[a-z]{2,4})?".prop_map(Host::Name)]
 }
 
 fn host() -> impl Strategy<Value = Host> {
@@ -225,8 +227,9 @@ fn tls() -> impl Strategy<Value = Tls> {
 fn server() -> impl Strategy<Value = Server> {
     let inet = (any::<IpAddr>(), 1u16..).prop_map(|(ip, port)| Address::Inet(SocketAddr::new(ip.to_canonical(), port)));
     let address = prop_oneof![4 => inet, 1 => path().prop_map(Address::Unix)];
-    (address, [count(), count(), count(), count()], list())
-        .prop_map(|(address, [soft, hard, weight, prio], acl)| Server { address, soft, hard, weight, prio, acl })
+    (address, [count(), count(), count(), count()], list()).prop_map(|(address, [soft, hard, weight, prio], acl)| {
+        Server { soft, hard, weight, prio, acl, ..Server::at(address) }
+    })
 }
 
 fn selection() -> impl Strategy<Value = Selection> {

@@ -153,9 +153,12 @@ fn tls(tls: &Tls, given: &Tls) -> impl Iterator<Item = Command> {
 }
 
 fn server(id: ServerId, server: &Server, given: Option<&Server>) -> Command {
-    let host = match &server.address {
-        Address::Inet(address) => Host::Ip(address.ip()),
-        Address::Unix(path) => Host::Unix(path.clone()),
+    let host = match (&server.given, &server.address) {
+        // A number would lose the other addresses, or the interface.
+        (Some(host @ Host::Zoned(_, _)), _) => host.clone(),
+        (Some(host), _) if !server.alternatives.is_empty() => host.clone(),
+        (_, Address::Inet(address)) => Host::Ip(address.ip()),
+        (_, Address::Unix(path)) => Host::Unix(path.clone()),
     };
     let mut changes = vec![
         ServerChange::Acl(server.acl),

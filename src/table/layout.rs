@@ -14,7 +14,7 @@
 //!                 high water    │ 60 free                                             no number at or above it was ever taken
 //!  Load           open          │ 60 free, and a line between                         one writer: the worker
 //!   per worker
-//!  ServerState    blacklisted, failed_at, two bases │ 32 free                         read at each selection
+//!  ServerState    blacklisted, failed_at, two bases, address │ 28 free                read at each selection
 //!   per server    lock           │ 60 free                                            taken only where there is a limit
 //!  Row            connections, spare, sent, received │ the next server's row          one writer: the worker
 //!   per worker and server; a worker's rows begin at a multiple of 128 bytes
@@ -43,7 +43,7 @@ use crate::sync::{AtomicU32, AtomicU64};
 use crate::{Shape, TableError};
 
 /// The version of the layout, in the header and in a worker's first message.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// Says what the memory is to whoever finds it in a core dump: "pentable".
 pub(crate) const MAGIC: u64 = u64::from_be_bytes(*b"pentable");
@@ -105,6 +105,8 @@ pub(crate) struct ServerState {
     /// Bytes that the rows hold and that are not this server's: see `servers.rs`.
     pub sent_before: AtomicU64,
     pub received_before: AtomicU64,
+    /// Which of its addresses is in use, of those that the settings give it.
+    pub address: AtomicU32,
     /// Held while a limited connection is counted.
     pub limits: Line<Lock>,
 }

@@ -106,6 +106,8 @@ pub struct ServerTotals {
     pub blacklisted_until: u64,
     /// Unix time, in seconds, of its last failure while blacklisted.
     pub failed_at: u64,
+    /// Which of its addresses is in use. Not to be trusted to be in range.
+    pub address: u32,
 }
 
 /// One client's entry.
@@ -229,6 +231,13 @@ impl Table {
     pub fn reset_server(&self, server: u32) {
         self.view().reset(server);
         self.clear_blacklist(server);
+    }
+
+    /// Has the first address of a server used again: it has other addresses now. Only the supervisor does this.
+    pub fn reset_address(&self, server: u32) {
+        if let Some(state) = self.view().servers.get(server as usize) {
+            state.address.store(0, Relaxed);
+        }
     }
 
     /// Enlarges the client table to so many slots, for all workers at once; it never shrinks. Returns how many it can have: less than what was

@@ -159,6 +159,18 @@ impl<'t> Seat<'t> {
         others.filter_map(|(_, load)| load.open.load(Relaxed).checked_sub(1)).min()
     }
 
+    /// Which of a server's addresses is in use. Not to be trusted to be in range.
+    pub fn address(&self, server: u32) -> u32 {
+        self.view.servers.get(server as usize).map_or(0, |state| state.address.load(Relaxed))
+    }
+
+    /// Has all workers use another address of a server; false: another worker was faster, or there is no such server. The change is to
+    /// be reported by whom this says true to.
+    pub fn move_address(&self, server: u32, from: u32, to: u32) -> bool {
+        let state = self.view.servers.get(server as usize);
+        state.is_some_and(|state| state.address.compare_exchange(from, to, Relaxed, Relaxed).is_ok())
+    }
+
     /// The round-robin cursor: the server that the last round-robin selection returned. Not to be trusted to be in range.
     pub fn cursor(&self) -> u32 {
         self.view.globals.cursor.0.load(Acquire)

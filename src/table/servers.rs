@@ -9,6 +9,8 @@
 //!
 //! **Bytes**: rows only grow. Where a number is given to another server, what they held then is kept beside the blacklist word and subtracted.
 //!
+//! **Address**: which of a server's addresses is in use. Any value is valid: readers take it modulo the number of addresses.
+//!
 //! **Limits**: raise the own row, then look at the sum, and lower the row again if it is too large. Between raise and look is a SeqCst
 //! fence, so of two workers that raise at the same time at least one sees both: never one too many. The lock makes it also never one too
 //! few, since nobody else raises and looks meanwhile. If the lock cannot be had, the limit still holds.
@@ -149,6 +151,7 @@ impl View<'_> {
             received: received.wrapping_sub(state.received_before.load(Relaxed)),
             blacklisted_until: state.blacklisted.load(Acquire) & !PROBE,
             failed_at: state.failed_at.load(Relaxed),
+            address: state.address.load(Relaxed),
         }
     }
 
@@ -242,6 +245,23 @@ mod tests {
         assert!(second.set_blacklist(1, 2500, 1));
         second.abandon_probe(1, 2100);
         assert_eq!(first.blacklist(1, 2100), Blacklist::Until(2500));
+    }
+
+    #[test]
+    fn the_address_in_use_is_moved_by_one_and_seen_by_all() {
+        let table = table();
+        let (first, second) = (table.seat(0), table.seat(1));
+        assert_eq!(first.address(1), 0);
+        assert!(first.move_address(1, 0, 2) && !second.move_address(1, 0, 1));
+        assert_eq!((second.address(1), second.address(0), table.server_totals(1).address), (2, 0, 2));
+        table.bury(0);
+        assert_eq!(second.address(1), 2);
+        table.reset_server(1);
+        assert_eq!(second.address(1), 2, "another number of bytes is not another address");
+        table.reset_address(1);
+        assert_eq!(second.address(1), 0);
+        assert_eq!((first.address(3), first.move_address(3, 0, 1)), (0, false));
+        table.reset_address(3);
     }
 
     #[test]

@@ -77,13 +77,30 @@ impl Activation {
     ///
     /// # Errors
     /// It cannot be made so.
-    pub(crate) fn claim(&mut self, address: &Address, backlog: u32) -> Result<Option<OwnedFd>, StartError> {
+    fn claim(&mut self, address: &Address, backlog: u32) -> Result<Option<OwnedFd>, StartError> {
         let Some(found) = self.0.iter().position(|passed| passed.is_for(address)) else { return Ok(None) };
         let Passed { socket, .. } = self.0.swap_remove(found);
         prepare_passed(&socket, backlog).map_err(|error| {
             StartError(format!("cannot listen on {address} with the socket passed: {}", why(&error)))
         })?;
         Ok(Some(socket))
+    }
+
+    /// The socket for the first of the addresses of one name for which one was passed.
+    ///
+    /// # Errors
+    /// As [`Activation::claim`].
+    pub(crate) fn claim_first(
+        &mut self,
+        addresses: &[Address],
+        backlog: u32,
+    ) -> Result<Option<(OwnedFd, Address)>, StartError> {
+        for address in addresses {
+            if let Some(socket) = self.claim(address, backlog)? {
+                return Ok(Some((socket, address.clone())));
+            }
+        }
+        Ok(None)
     }
 
     /// Makes sure that no socket is left over.

@@ -28,15 +28,19 @@ pub(crate) fn line_of_many(told: &Told, settings: &Settings) -> Option<String> {
 pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
     Some(match event {
         Event::Blacklisted { server, seconds, reason } => {
-            let reason = match reason {
-                ConnectFailure::Errno(number) => errno(*number),
-                ConnectFailure::Timeout => format!("no answer within {} s", settings.connect_timeout),
-            };
+            let reason = failure(*reason, settings);
             let name = name(*server, settings)?;
             match seconds {
                 0 => format!("{name} failed and is used all the same (-b 0): {reason}"),
                 _ => format!("blacklisting {name} for {seconds} s: {reason}"),
             }
+        }
+        Event::AddressChanged { server, from, to, reason } => {
+            let target = Target::from_code(*server)?;
+            let found = settings.target(target)?;
+            let given = found.given.as_ref().map_or(String::new(), |given| format!(" ({given})"));
+            let (title, reason) = (title(target), failure(*reason, settings));
+            format!("{title}{given}: {}: {reason}; using {}", found.place_at(*from), found.place_at(*to))
         }
         Event::BackInUse { server } => format!("{} is in use again", name(*server, settings)?),
         Event::PassedOver { server, obstacle, errno: number } => {
@@ -169,15 +173,32 @@ fn alert(number: u8) -> &'static str {
     }
 }
 
-/// How messages call a server.
+/// Why a server could not be connected to.
+fn failure(reason: ConnectFailure, settings: &Settings) -> String {
+    match reason {
+        ConnectFailure::Errno(number) => errno(number),
+        ConnectFailure::Timeout => format!("no answer within {} s", settings.connect_timeout),
+    }
+}
+
+/// How messages call a server, with its first address and how many others it has.
 fn name(code: i32, settings: &Settings) -> Option<String> {
     let target = Target::from_code(code)?;
-    let address = &settings.target(target)?.address;
-    Some(match target {
-        Target::Server(id) => format!("server {id} ({address})"),
-        Target::Emergency => format!("the emergency server ({address})"),
-        Target::Abuse => format!("the abuse server ({address})"),
+    let server = settings.target(target)?;
+    let (title, address) = (title(target), server.place_at(0));
+    Some(match server.alternatives.len() {
+        0 => format!("{title} ({address})"),
+        1 => format!("{title} ({address} and 1 more address)"),
+        more => format!("{title} ({address} and {more} more addresses)"),
     })
+}
+
+fn title(target: Target) -> String {
+    match target {
+        Target::Server(id) => format!("server {id}"),
+        Target::Emergency => "the emergency server".into(),
+        Target::Abuse => "the abuse server".into(),
+    }
 }
 
 #[cfg(test)]
@@ -189,14 +210,7 @@ mod tests {
     use super::*;
 
     fn settings() -> Settings {
-        let server = |address: &str| Server {
-            address: Address::Inet(address.parse().unwrap()),
-            soft: 0,
-            hard: 0,
-            weight: 1,
-            prio: 0,
-            acl: 0,
-        };
+        let server = |address: &str| Server::at(Address::Inet(address.parse().unwrap()));
         Settings {
             servers: vec![None, Some(server("10.0.0.1:80"))],
             emergency: Some(server("10.0.0.2:80")),
@@ -219,6 +233,20 @@ mod tests {
         assert_eq!(
             says(Event::Blacklisted { server: 1, seconds: 0, reason: refused }),
             "server 1 (10.0.0.1:80) failed and is used all the same (-b 0): connection refused"
+        );
+        let mut several = settings();
+        if let Some(server) = &mut several.servers[1] {
+            server.alternatives = vec![Address::Inet("10.0.0.9:80".parse().unwrap())];
+            server.given = Some(pen_contract::address::Host::Name("www3".into()));
+        }
+        let said = |event| line(&event, &several).unwrap();
+        assert_eq!(
+            said(Event::AddressChanged { server: 1, from: 0, to: 1, reason: refused }),
+            "server 1 (www3): 10.0.0.1:80: connection refused; using 10.0.0.9:80"
+        );
+        assert_eq!(
+            said(Event::Blacklisted { server: 1, seconds: 30, reason: refused }),
+            "blacklisting server 1 (10.0.0.1:80 and 1 more address) for 30 s: connection refused"
         );
         assert_eq!(says(Event::BackInUse { server: 1 }), "server 1 (10.0.0.1:80) is in use again");
         assert_eq!(

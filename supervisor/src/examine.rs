@@ -18,6 +18,7 @@ use pen_contract::tls::{Examined, Fact, MOST_CERTIFICATES, Purpose};
 use serde::{Deserialize, Serialize};
 
 use crate::child::Child;
+use crate::helper::Nothing;
 use crate::interrupt::Interrupts;
 use crate::jail::Jail;
 use crate::memory;
@@ -36,10 +37,6 @@ enum Finding {
     /// The file, and what is wrong with it.
     Bad(String),
 }
-
-/// The supervisor says nothing.
-#[derive(Debug, Serialize, Deserialize)]
-enum Nothing {}
 
 /// A child at work.
 #[derive(Debug)]

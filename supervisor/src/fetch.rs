@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::child::Child;
 use crate::config_file;
+use crate::helper::Nothing;
 use crate::jail::Jail;
 use crate::listen::{self, Listener, SocketPath};
 use crate::log_file;
@@ -57,10 +58,6 @@ enum Answer {
     /// Why not.
     Failed(String),
 }
-
-/// The supervisor says nothing.
-#[derive(Debug, Serialize, Deserialize)]
-enum Nothing {}
 
 /// What a file says, or everything that is wrong with it.
 pub(crate) type Commands = Result<Vec<Placed>, Vec<String>>;

@@ -36,6 +36,7 @@ mod events;
 mod examine;
 mod fetch;
 mod flood;
+mod helper;
 mod inheritance;
 mod interrupt;
 mod jail;

@@ -48,6 +48,48 @@ pub(crate) enum ListenError {
     NoSocket(PathBuf),
 }
 
+impl ListenError {
+    /// Whether this machine does not have the address: another of the same name may be had.
+    fn is_not_here(&self) -> bool {
+        match self {
+            ListenError::Failed { source, .. } => {
+                matches!(source.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT))
+            }
+            ListenError::NoSocket(_) => false,
+        }
+    }
+}
+
+/// What was bound, at which address, and what the administrator should know if that is not the first.
+#[derive(Debug)]
+pub(crate) struct Bound<T> {
+    pub(crate) what: T,
+    pub(crate) address: Address,
+    pub(crate) notice: Option<String>,
+}
+
+/// Binds the first of the addresses of one name that this machine has.
+///
+/// # Errors
+/// Why the first one cannot be bound, or one that the machine has.
+pub(crate) fn bind_first<T>(
+    addresses: &[Address],
+    mut bind: impl FnMut(&Address) -> Result<T, ListenError>,
+) -> Result<Bound<T>, ListenError> {
+    let mut first = None;
+    for address in addresses {
+        match bind(address) {
+            Ok(what) => {
+                let notice = first.map(|error: ListenError| format!("{error}; listening on {address} instead"));
+                return Ok(Bound { what, address: address.clone(), notice });
+            }
+            Err(error) if error.is_not_here() => first = first.or(Some(error)),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(first.unwrap_or(ListenError::NoSocket(PathBuf::new())))
+}
+
 impl Listener {
     /// Binds and listens, non-blocking.
     ///
@@ -281,6 +323,11 @@ fn hint(address: &Address, error: &io::Error) -> &'static str {
         }
         (_, Some(libc::EADDRINUSE)) => IN_USE,
         (_, Some(libc::EADDRNOTAVAIL)) => " (this machine has no such address)",
+        (Address::Inet(SocketAddr::V6(inet)), Some(libc::EINVAL))
+            if inet.ip().is_unicast_link_local() && inet.scope_id() == 0 =>
+        {
+            " (a link-local address needs its interface, as in [fe80::1%eth0]:80)"
+        }
         (Address::Inet(inet), Some(libc::EAFNOSUPPORT)) if inet.is_ipv6() => " (this machine has no IPv6)",
         _ => "",
     }
@@ -373,6 +420,26 @@ mod tests {
         assert!(fcntl_getfl(&socket).unwrap().contains(OFlags::NONBLOCK));
         assert!(fcntl_getfd(&socket).unwrap().contains(FdFlags::CLOEXEC));
         TcpStream::connect(local(&socket)).unwrap();
+    }
+
+    #[test]
+    fn the_first_address_that_is_here_is_taken() {
+        let elsewhere = inet("240.0.0.1:0");
+        let bind = |address: &Address| Listener::bind(address, 500);
+        let bound = bind_first(&[elsewhere.clone(), inet("127.0.0.1:0")], bind).unwrap();
+        assert_eq!(bound.address, inet("127.0.0.1:0"));
+        let notice = bound.notice.unwrap();
+        assert!(
+            notice.starts_with("cannot listen on 240.0.0.1:0: ") && notice.ends_with("on 127.0.0.1:0 instead"),
+            "{notice}"
+        );
+        assert!(bind_first(&[inet("127.0.0.1:0")], bind).unwrap().notice.is_none());
+        // One that is taken is a mistake that has to be told.
+        let taken = Address::Inet(local(&bound.what.into_parts().0.try_clone().unwrap()));
+        let (held, _) = Listener::bind(&inet("127.0.0.1:0"), 500).unwrap().into_parts();
+        assert!(bind_first(&[Address::Inet(local(&held)), taken], bind).is_err());
+        let none = bind_first(&[elsewhere.clone(), inet("240.0.0.2:0")], bind).unwrap_err().to_string();
+        assert!(none.contains("240.0.0.1"), "{none}");
     }
 
     #[test]

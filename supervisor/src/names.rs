@@ -5,9 +5,9 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use pen_contract::address::{Host, Service};
+use pen_contract::address::{Address, Host, HostAddress, Service};
 use pen_contract::command::{Command, LogTarget};
-use pen_contract::configuration::{Lookup, Names, Placed};
+use pen_contract::configuration::{Lookup, Names, Placed, zoned};
 use pen_contract::fold;
 
 use crate::resolve::{Answer, Question, Unresolved};
@@ -101,7 +101,7 @@ fn names(lookups: Vec<Lookup>, answers: Vec<Answer>) -> Names {
     let mut names = Names::default();
     for pair in lookups.into_iter().zip(answers) {
         match pair {
-            (Lookup::Host(name), Answer::Host(ip)) => drop(names.hosts.insert(name, ip)),
+            (Lookup::Host(name), Answer::Host(found)) => drop(names.hosts.insert(name, found)),
             (Lookup::Service(name), Answer::Service(port)) => drop(names.services.insert(name, port)),
             // The resolver's answers fit their questions; without one, the configuration cannot be settled.
             (Lookup::Host(_) | Lookup::Service(_), _) => {}
@@ -113,6 +113,7 @@ fn names(lookups: Vec<Lookup>, answers: Vec<Answer>) -> Names {
 fn log_questions(host: &Host, service: &Service) -> impl Iterator<Item = Question> + use<> {
     let host = match host {
         Host::Name(name) => Some(Question::Host(name.clone())),
+        Host::Zoned(ip, zone) => Some(Question::Host(zoned(*ip, zone))),
         Host::Ip(_) | Host::Unix(_) => None,
     };
     let service = match service {
@@ -123,10 +124,10 @@ fn log_questions(host: &Host, service: &Service) -> impl Iterator<Item = Questio
 }
 
 fn log_address(host: &Host, service: &Service, answers: Vec<Answer>) -> Result<SocketAddr, String> {
-    let (mut ip, mut port) = (None, None);
+    let (mut ip, mut port): (Option<HostAddress>, _) = (None, None);
     match host {
-        Host::Ip(numeric) => ip = Some(*numeric),
-        Host::Name(_) | Host::Unix(_) => {}
+        Host::Ip(numeric) => ip = Some((*numeric).into()),
+        Host::Name(_) | Host::Zoned(_, _) | Host::Unix(_) => {}
     }
     match service {
         Service::Port(numeric) => port = Some(*numeric),
@@ -134,26 +135,28 @@ fn log_address(host: &Host, service: &Service, answers: Vec<Answer>) -> Result<S
     }
     for answer in answers {
         match answer {
-            Answer::Host(found) => ip = Some(found),
+            Answer::Host(found) => ip = found.first().copied(),
             Answer::Service(found) => port = Some(found),
             Answer::Failed(_) => {}
         }
     }
-    match (ip, port) {
-        (Some(ip), Some(port)) => Ok((ip, port).into()),
-        _ => Err("log: the log host is not an address that UDP can reach".into()),
+    match ip.zip(port).map(|(ip, port)| ip.with_port(port)) {
+        Some(Address::Inet(address)) => Ok(address),
+        Some(Address::Unix(_)) | None => Err("log: the log host is not an address that UDP can reach".into()),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     #[test]
     fn answers_become_names() {
         let lookups = vec![Lookup::Host("www1".into()), Lookup::Service("http".into())];
-        let found = names(lookups, vec![Answer::Host([10, 0, 0, 1].into()), Answer::Service(80)]);
-        assert_eq!(found.hosts["www1"], std::net::IpAddr::from([10, 0, 0, 1]));
+        let found = names(lookups, vec![Answer::Host(vec![IpAddr::from([10, 0, 0, 1]).into()]), Answer::Service(80)]);
+        assert_eq!(found.hosts["www1"], [IpAddr::from([10, 0, 0, 1]).into()]);
         assert_eq!(found.services["http"], 80);
     }
 
@@ -161,7 +164,7 @@ mod tests {
     fn the_log_host_is_put_together_from_numbers_and_answers() {
         let (host, service) = (Host::Name("loghost".into()), Service::Name("penlog".into()));
         assert_eq!(log_questions(&host, &service).count(), 2);
-        let answers = vec![Answer::Host([10, 0, 0, 1].into()), Answer::Service(10000)];
+        let answers = vec![Answer::Host(vec![IpAddr::from([10, 0, 0, 1]).into()]), Answer::Service(10000)];
         assert_eq!(log_address(&host, &service, answers).unwrap(), "10.0.0.1:10000".parse().unwrap());
         let numeric = (Host::Ip([10, 0, 0, 2].into()), Service::Port(7));
         assert_eq!(log_questions(&numeric.0, &numeric.1).count(), 0);
@@ -215,7 +218,7 @@ mod tests {
         let commands = [placed(Command::NoLog), placed(network), placed(Command::Log(None))];
         let inquiry = Inquiry::new(BTreeSet::new(), commands.iter());
         assert_eq!(inquiry.questions(), [Question::Host("loghost".into())]);
-        let found = inquiry.found(vec![Answer::Host([10, 0, 0, 1].into())]).unwrap();
+        let found = inquiry.found(vec![Answer::Host(vec![IpAddr::from([10, 0, 0, 1]).into()])]).unwrap();
         assert_eq!(found.log, Some("10.0.0.1:7".parse().unwrap()));
     }
 }

@@ -110,7 +110,7 @@ impl Base {
                 *path = inside(path, &self.start, self.jail.as_deref())?;
                 check_length(path)
             }
-            Host::Ip(_) | Host::Name(_) => Ok(()),
+            Host::Ip(_) | Host::Zoned(_, _) | Host::Name(_) => Ok(()),
         }
     }
 }

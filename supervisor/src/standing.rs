@@ -58,15 +58,7 @@ pub(crate) struct Standing {
 impl Standing {
     /// The port of a server that is given none.
     pub(crate) fn port(&self) -> Option<u16> {
-        port(&self.listen)
-    }
-}
-
-/// The port of a listen address.
-pub(crate) fn port(listen: &Address) -> Option<u16> {
-    match listen {
-        Address::Inet(address) => Some(address.port()),
-        Address::Unix(_) => None,
+        self.listen.inet_port()
     }
 }
 

@@ -37,14 +37,14 @@ use crate::interrupt::Interrupts;
 use crate::jail::Jail;
 use crate::keys::{self, Keys};
 use crate::limits;
-use crate::listen::{self, Listener, MIN_BACKLOG};
+use crate::listen::{self, Listener, MIN_BACKLOG, bind_first};
 use crate::log_file;
 use crate::memory;
 use crate::names::{self, Found, Inquiry};
 use crate::notify::Notify;
 use crate::paths::Base;
 use crate::pid_file::{self, PidFile};
-use crate::resolve::{ResolveError, resolve};
+use crate::resolve::{Patience, ResolveError, resolve};
 use crate::sandbox::{self, Sandbox};
 use crate::say::Say;
 use crate::service::Service;
@@ -152,7 +152,7 @@ struct Plan {
     /// Where the request log goes, if it goes to the network.
     log: Option<SocketAddr>,
     /// `-C`, as it is shown and as it is bound.
-    control: Option<(Local, Address)>,
+    control: Option<(Local, Vec<Address>)>,
     /// The file's commands, where a message has to name a place.
     file: Vec<Placed>,
     /// The files of TLS and the certificates in them, if it is on.
@@ -232,8 +232,11 @@ impl Plan {
         if let Some(LogTarget::File(path)) = log {
             log_file::examine(path).map_err(refused)?;
         }
-        listen::examine(listen).map_err(refused)?;
-        self.control.as_ref().map_or(Ok(()), |(_, address)| listen::examine(address)).map_err(refused)?;
+        listen.iter().try_for_each(listen::examine).map_err(refused)?;
+        self.control
+            .as_ref()
+            .map_or(Ok(()), |(_, addresses)| addresses.iter().try_for_each(listen::examine))
+            .map_err(refused)?;
         if let Some(root) = &launch.jail {
             walk::directory(root).map_err(|error| StartError(format!("-j {}: {}", root.display(), why(&error))))?;
         }
@@ -308,17 +311,27 @@ impl Prepared {
         let commands: Vec<Placed> = options.iter().chain(&file).cloned().collect();
         settings.source.map_or(Ok(()), |address| source::check(address, &commands)).map_err(StartError)?;
         let log = open_log(log_target.as_ref(), log)?;
-        let (listener, socket_path) = match activation.claim(&listen, launch.backlog)? {
-            Some(passed) => (passed, None),
-            None => Listener::bind(&listen, launch.backlog).map_err(refused)?.into_parts(),
+        let (listener, socket_path, listen) = match activation.claim_first(&listen, launch.backlog)? {
+            Some((passed, address)) => (passed, None, address),
+            None => {
+                let bound = bind_first(&listen, |address| Listener::bind(address, launch.backlog)).map_err(refused)?;
+                notices.extend(bound.notice);
+                let (listener, path) = bound.what.into_parts();
+                (listener, path, bound.address)
+            }
         };
         let door = Door::new(&listener, socket_path.map(DoorPath::Own)).map_err(cannot("listener"))?;
-        let control = control.map(|(name, address)| match activation.claim(&address, control::BACKLOG)? {
-            Some(passed) => {
+        let control = control.map(|(name, addresses)| match activation.claim_first(&addresses, control::BACKLOG)? {
+            Some((passed, address)) => {
                 notices.extend(too_open(&address));
                 Ok(ControlPort::passed(&name, passed, entries.control))
             }
-            None => ControlPort::bind(&name, &address, &jail, entries.control).map_err(refused),
+            None => {
+                let bind = |address: &Address| ControlPort::bind(&name, address, &jail, entries.control);
+                let bound = bind_first(&addresses, bind).map_err(refused)?;
+                notices.extend(bound.notice);
+                Ok(bound.what)
+            }
         });
         let control = control.transpose()?;
         activation.all_claimed(&listen)?;
@@ -450,8 +463,8 @@ fn open_log(target: Option<&LogTarget>, network: Option<SocketAddr>) -> Result<O
     }
 }
 
-/// How long all names together may take.
-const RESOLVE_PATIENCE: Duration = Duration::from_secs(30);
+/// How long names may take: two name servers that do not answer, asked for a short name in two domains, cost 20 s (resolv.conf(5)).
+const RESOLVE_PATIENCE: Patience = Patience { each: Duration::from_secs(30) };
 
 #[cfg(test)]
 mod tests {

@@ -33,6 +33,14 @@ impl Port {
         Port { address: hold.local_addr().unwrap().as_socket().unwrap(), _hold: hold }
     }
 
+    /// Reserves this address; with port 0, a port of it.
+    pub fn reserve_at(address: SocketAddr) -> Port {
+        let hold = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        hold.set_reuse_address(true).unwrap();
+        hold.bind(&address.into()).unwrap();
+        Port { address: hold.local_addr().unwrap().as_socket().unwrap(), _hold: hold }
+    }
+
     /// The same port at another address of this machine, which `self` must cover: `self` is of the unspecified address.
     pub fn share(&self, ip: IpAddr) -> Port {
         let hold = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();

@@ -20,7 +20,7 @@ use pen_worker::parts::{Exchange, Others};
 
 fn settings(servers: u32, selection: Selection) -> Settings {
     let address = Address::Inet("127.0.0.1:80".parse().expect("an address"));
-    let server = Server { address, soft: 0, hard: 0, weight: 1, prio: 0, acl: 0 };
+    let server = Server::at(address);
     Settings { servers: vec![Some(server); servers as usize], selection, ..Settings::default() }
 }
 

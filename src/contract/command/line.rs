@@ -76,6 +76,7 @@ impl fmt::Display for ServerChange {
             ServerChange::Acl(list) => write!(f, "acl {list}"),
             // Without brackets, as the original writes it.
             ServerChange::Address(Host::Ip(IpAddr::V6(ip))) => write!(f, "address {ip}"),
+            ServerChange::Address(Host::Zoned(ip, zone)) => write!(f, "address {ip}%{zone}"),
             ServerChange::Address(host) => write!(f, "address {host}"),
             ServerChange::Blacklist(seconds) => write!(f, "blacklist {seconds}"),
             ServerChange::Hard(limit) => write!(f, "hard {limit}"),

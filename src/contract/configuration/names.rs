@@ -1,18 +1,19 @@
 //! Names: which have to be asked for, what was answered, and the addresses that come of it.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
 use super::{ConfigurationError, error};
-use crate::address::{Address, Host, Local, Service};
+use crate::address::{Address, Host, HostAddress, Local, Service};
 use crate::grammar::quoted;
+use crate::settings::Server;
 
 /// One question for the resolver.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub enum Lookup {
-    /// The address of a host name.
+    /// The addresses of a host name, or of an IPv6 address with a zone.
     Host(String),
     /// The TCP port of a service name.
     Service(String),
@@ -21,29 +22,83 @@ pub enum Lookup {
 /// The resolver's answers.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Names {
-    /// The first address of each host name.
-    pub hosts: BTreeMap<String, IpAddr>,
+    /// The addresses of each host name in the resolver's order: at least one, at most [`crate::address::MOST_ADDRESSES`].
+    pub hosts: BTreeMap<String, Vec<HostAddress>>,
     /// The port of each service name.
     pub services: BTreeMap<String, u16>,
 }
 
-/// The address that a local address stands for.
+/// The addresses that a local address stands for, at least one: the first that can be bound is to be used.
 ///
 /// # Errors
 /// `names` has no answer for one of its names.
-pub fn resolve_local(local: &Local, names: &Names) -> Result<Address, ConfigurationError> {
+pub fn resolve_local(local: &Local, names: &Names) -> Result<Vec<Address>, ConfigurationError> {
     let (host, port) = match local {
-        Local::Unix(path) => return Ok(Address::Unix(path.clone())),
+        Local::Unix(path) => return Ok(vec![Address::Unix(path.clone())]),
         Local::Inet { host, port } => (host, port),
     };
     let what = || format!("listen address {}", quoted(&local.to_string()));
-    let ip = match host {
-        None => Ipv4Addr::UNSPECIFIED.into(),
-        Some(Host::Ip(ip)) => *ip,
-        Some(Host::Name(name)) => *names.hosts.get(name).ok_or_else(|| unknown_host(what(), name))?,
-        Some(Host::Unix(path)) => return Ok(Address::Unix(path.clone())),
+    let found = match host {
+        None => vec![HostAddress::from(IpAddr::from(Ipv4Addr::UNSPECIFIED))],
+        Some(host) => host_addresses(host, names, what)?,
     };
-    Ok(inet(ip, resolve_port(port, names, what)?))
+    let port = resolve_port(port, names, what)?;
+    Ok(found.into_iter().map(|address| address.with_port(port)).collect())
+}
+
+/// The addresses of a host, at least one, but for a path.
+fn host_addresses(
+    host: &Host,
+    names: &Names,
+    what: impl Fn() -> String,
+) -> Result<Vec<HostAddress>, ConfigurationError> {
+    let answered = |name: &str| match names.hosts.get(name) {
+        Some(found) if !found.is_empty() => Ok(found.clone()),
+        _ => Err(unknown_host(what(), name)),
+    };
+    match host {
+        Host::Ip(ip) => Ok(vec![HostAddress::from(*ip)]),
+        Host::Zoned(ip, zone) => answered(&zoned(*ip, zone)),
+        Host::Name(name) => answered(name),
+        Host::Unix(path) => Err(error(format!("{}: {} is a path", what(), quoted(&path.display().to_string())))),
+    }
+}
+
+/// The addresses of a server's host.
+pub(crate) struct ServerAddresses {
+    found: Vec<Address>,
+    given: Option<Host>,
+}
+
+impl ServerAddresses {
+    pub(crate) fn give_to(self, server: &mut Server) {
+        server.relocate(self.found, self.given);
+    }
+}
+
+/// The addresses of a server's host at its port, which is asked for only if there is one.
+pub(crate) fn server_addresses<E>(
+    host: &Host,
+    port: impl FnOnce() -> Result<u16, E>,
+    names: &Names,
+    what: impl Fn() -> String,
+    failed: impl Fn(ConfigurationError) -> E,
+) -> Result<ServerAddresses, E> {
+    if let Host::Unix(path) = host {
+        return Ok(ServerAddresses { found: vec![Address::Unix(path.clone())], given: None });
+    }
+    let found = host_addresses(host, names, what).map_err(failed)?;
+    let port = port()?;
+    let given = match host {
+        Host::Zoned(_, _) | Host::Name(_) => Some(host.clone()),
+        Host::Ip(_) | Host::Unix(_) => None,
+    };
+    Ok(ServerAddresses { found: found.into_iter().map(|address| address.with_port(port)).collect(), given })
+}
+
+/// What the resolver is asked for an address with a zone.
+pub fn zoned(ip: std::net::Ipv6Addr, zone: &str) -> String {
+    format!("{ip}%{zone}")
 }
 
 pub(crate) fn resolve_port(
@@ -60,11 +115,6 @@ pub(crate) fn resolve_port(
     }
 }
 
-/// IPv4 written as IPv6 (`::ffff:1.2.3.4`) is IPv4.
-pub(crate) fn inet(ip: IpAddr, port: u16) -> Address {
-    Address::Inet(SocketAddr::new(ip.to_canonical(), port))
-}
-
-pub(crate) fn unknown_host(what: String, name: &str) -> ConfigurationError {
+fn unknown_host(what: String, name: &str) -> ConfigurationError {
     error(format!("{what}: no address found for host {}", quoted(name)))
 }

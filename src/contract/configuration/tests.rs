@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::address::{Host, HostAddress};
 use crate::{command, grammar};
 
 const NO_SERVER: &str = "no server: neither an operand nor a command gives one";
@@ -35,7 +36,7 @@ fn settle(configuration: &Configuration) -> Result<Settled, Vec<ConfigurationErr
 
 fn settled(local: &str, servers: &[&str]) -> (Address, Settings) {
     let settled = settle(&configuration(local, servers)).unwrap();
-    (settled.listen, settled.settings)
+    (settled.listen[0].clone(), settled.settings)
 }
 
 /// Options, operands and file.
@@ -59,7 +60,7 @@ fn failure(configuration: &Configuration) -> String {
 
 fn warnings(local: &str, servers: &[&str]) -> Vec<String> {
     let (listen, settings) = settled(local, servers);
-    configuration(local, servers).warnings(&listen, &settings)
+    configuration(local, servers).warnings(std::slice::from_ref(&listen), &settings)
 }
 
 #[test]
@@ -111,13 +112,13 @@ fn names_are_asked_for_once_and_replaced() {
     assert_eq!(asked.lookups(&[]), BTreeSet::from(expected));
     let mut names = Names::default();
     for (name, ip) in [("front", "127.0.0.5"), ("back", "::ffff:10.0.0.7"), ("last", "::1")] {
-        names.hosts.insert(name.to_owned(), ip.parse().unwrap());
+        names.hosts.insert(name.to_owned(), vec![HostAddress::from(ip.parse::<IpAddr>().unwrap())]);
     }
     names.services.insert("http".to_owned(), 80);
     assert!(asked.settle(&names, &[]).unwrap_err()[0].to_string().contains("'https' is neither a port nor"));
     names.services.insert("https".to_owned(), 443);
     let Settled { listen, settings, .. } = asked.settle(&names, &[]).unwrap();
-    assert_eq!(listen.to_string(), "127.0.0.5:80");
+    assert_eq!(listen[0].to_string(), "127.0.0.5:80");
     assert_eq!(settings.servers[0].as_ref().unwrap().address.to_string(), "10.0.0.7:80");
     assert_eq!(settings.servers[1].as_ref().unwrap().address.to_string(), "10.0.0.7:443");
     names.hosts.remove("back");
@@ -196,7 +197,7 @@ fn the_file_wins_over_operands_and_operands_over_options() {
 fn a_listen_command_takes_the_place_of_the_first_operand_for_all_servers() {
     let listen = |options: &[&str], local, file: &[&str]| {
         let settled = whole(options, local, &["10.0.0.1"], file).unwrap();
-        (settled.listen.to_string(), shown(&settled.settings)[0].clone(), settled.local.to_string())
+        (settled.listen[0].to_string(), shown(&settled.settings)[0].clone(), settled.local.to_string())
     };
     let at = |port: &str| (format!("0.0.0.0:{port}"), format!("0 10.0.0.1:{port}"), port.to_string());
     assert_eq!(listen(&[], Some("80"), &[]), at("80"));
@@ -297,8 +298,34 @@ proptest! {
         let [soft, hard, weight, prio] = counts.map(u32::from);
         let spec = ServerSpec { host: Host::Ip(ip), port: Some(Service::Port(port)), soft, hard, weight, prio };
         let (listen, settings) = settled("80", &[&spec.to_string()]);
-        let address = inet(ip, port);
-        prop_assert_eq!(settings.servers[0].as_ref(), Some(&Server { address, soft, hard, weight, prio, acl: 0 }));
-        let _ = configuration("80", &[&spec.to_string()]).warnings(&listen, &settings);
+        let address = HostAddress::from(ip).with_port(port);
+        prop_assert_eq!(settings.servers[0].as_ref(), Some(&Server { soft, hard, weight, prio, ..Server::at(address) }));
+        let _ = configuration("80", &[&spec.to_string()]).warnings(std::slice::from_ref(&listen), &settings);
     }
+}
+
+#[test]
+fn a_name_with_several_addresses_has_all_of_them_and_a_zone_its_interface() {
+    let mut names = Names::default();
+    let v6 = "fe80::1".parse::<IpAddr>().unwrap();
+    let found = |ips: [&str; 2]| ips.map(|ip| HostAddress::from(ip.parse::<IpAddr>().unwrap())).to_vec();
+    names.hosts.insert("localhost".to_owned(), found(["::1", "127.0.0.1"]));
+    names.hosts.insert("fe80::1%eth0".to_owned(), vec![HostAddress { ip: v6, scope: 7 }]);
+    let asked = configuration("localhost:80", &["localhost:81", "[fe80::1%eth0]"]);
+    let settled = asked.settle(&names, &[]).unwrap();
+    let shown: Vec<String> = settled.listen.iter().map(Address::to_string).collect();
+    assert_eq!(shown, ["[::1]:80", "127.0.0.1:80"]);
+    let servers: Vec<&Server> = settled.settings.servers.iter().flatten().collect();
+    assert_eq!((servers[0].place_at(0), servers[0].place_at(1)), ("[::1]:81".into(), "127.0.0.1:81".into()));
+    assert_eq!(servers[0].address_at(2), servers[0].address_at(0));
+    assert_eq!(servers[1].address.to_string(), "[fe80::1%7]:80");
+    assert_eq!((servers[1].host_at(0), servers[1].place_at(0)), ("fe80::1%eth0".into(), "[fe80::1%eth0]:80".into()));
+}
+
+#[test]
+fn a_link_local_address_without_an_interface_is_warned_of() {
+    let (listen, settings) = settled("80", &["[fe80::1]:80", "[2001:db8::1]:80"]);
+    let warnings = configuration("80", &[]).warnings(std::slice::from_ref(&listen), &settings);
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].starts_with("server 0 ([fe80::1]:80): a link-local address"), "{warnings:?}");
 }

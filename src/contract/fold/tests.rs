@@ -1,5 +1,7 @@
 //! What each command changes, and what it leaves.
 
+use std::net::IpAddr;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -9,7 +11,7 @@ use crate::strategies;
 
 fn names() -> Names {
     let mut names = Names::default();
-    names.hosts.insert("www1".into(), [10, 0, 0, 7].into());
+    names.hosts.insert("www1".into(), vec![IpAddr::from([10, 0, 0, 7]).into()]);
     names.services.insert("http".into(), 80);
     names
 }
@@ -21,6 +23,27 @@ fn with(settings: &Settings, line: &str) -> Result<Settings, String> {
         assert_eq!(&after, settings, "{line}");
     }
     result.map(|()| after)
+}
+
+#[test]
+fn answers_that_come_in_turns_move_nothing() {
+    let answered = |ips: &[u8]| {
+        let mut names = Names::default();
+        names.hosts.insert("farm".into(), ips.iter().map(|n| IpAddr::from([10, 0, 0, *n]).into()).collect());
+        names
+    };
+    let mut settings = empty(1);
+    let mut by = |line: &str, ips: &[u8]| {
+        apply(&mut settings, &parse(line).unwrap(), &answered(ips), Some(80)).unwrap();
+        let server = settings.servers[0].as_ref().unwrap();
+        server.addresses().map(Address::to_string).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(by("server 0 address farm", &[1, 2, 3]), "10.0.0.1:80 10.0.0.2:80 10.0.0.3:80");
+    assert_eq!(by("server 0 address farm", &[3, 1, 2]), "10.0.0.1:80 10.0.0.2:80 10.0.0.3:80");
+    assert_eq!(by("server 0 address farm", &[4, 3, 2]), "10.0.0.2:80 10.0.0.3:80 10.0.0.4:80");
+    assert_eq!(by("server 0 port 81", &[]), "10.0.0.2:81 10.0.0.3:81 10.0.0.4:81");
+    assert_eq!(by("server 0 address farm port 81", &[9, 9]), "10.0.0.9:81");
+    assert_eq!(by("server 0 address 10.0.0.3", &[]), "10.0.0.3:81");
 }
 
 fn empty(slots: usize) -> Settings {
@@ -144,7 +167,7 @@ fn access_lists_are_appended_to_and_emptied() {
 #[test]
 fn servers_are_made_and_changed() {
     let server = |settings: &Settings, n: usize| {
-        let Server { address, soft, hard, weight, prio, acl } = settings.servers[n].as_ref().unwrap();
+        let Server { address, soft, hard, weight, prio, acl, .. } = settings.servers[n].as_ref().unwrap();
         format!("{address} {soft} {hard} {weight} {prio} {acl}")
     };
     let mut settings = empty(3);
@@ -276,7 +299,7 @@ proptest! {
         let mut answered = Names::default();
         for lookup in lookups(&command) {
             match lookup {
-                Lookup::Host(name) => drop(answered.hosts.insert(name, [10, 0, 0, 1].into())),
+                Lookup::Host(name) => drop(answered.hosts.insert(name, vec![IpAddr::from([10, 0, 0, 1]).into()])),
                 Lookup::Service(name) => drop(answered.services.insert(name, 80)),
             }
         }

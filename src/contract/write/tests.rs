@@ -43,7 +43,7 @@ fn load(text: &str, like: &Settings) -> Settled {
 }
 
 fn server(address: &str, soft: u32, hard: u32) -> Option<Server> {
-    Some(Server { address: Address::Inet(address.parse().unwrap()), soft, hard, weight: 1, prio: 0, acl: 0 })
+    Some(Server { soft, hard, ..Server::at(Address::Inet(address.parse().unwrap())) })
 }
 
 #[test]
@@ -187,4 +187,31 @@ proptest! {
         // And so does a reload of what runs already.
         prop_assert_eq!(fold::reload(&settings, &[], &placed(&written), &Names::default(), None), Ok(settings));
     }
+}
+
+#[test]
+fn what_a_number_would_lose_is_written_as_it_was_given() {
+    let mut names = fold_names(&[("two", &["10.0.0.1", "10.0.0.2"]), ("one", &["10.0.0.3"])]);
+    let zoned = crate::address::HostAddress { ip: "fe80::1".parse().unwrap(), scope: 3 };
+    names.hosts.insert("fe80::1%eth0".into(), vec![zoned]);
+    let mut settings = Settings { servers: vec![None; 3], ..Settings::default() };
+    let lines = ["server 0 address two", "server 1 address one", "server 2 address fe80::1%eth0"];
+    for line in lines {
+        fold::apply(&mut settings, &crate::command::parse(line).unwrap(), &names, Some(80)).unwrap();
+    }
+    let written: Vec<String> =
+        settings.configured().map(|(id, each)| super::server(id, each, None).to_string()).collect();
+    assert!(written[0].contains(" address two port 80"), "{written:?}");
+    assert!(written[1].contains(" address 10.0.0.3 port 80"), "{written:?}");
+    assert!(written[2].contains(" address fe80::1%eth0 port 80"), "{written:?}");
+    assert!(fold::apply_all(&mut settings, &placed(&written.join("\n")), &names, Some(80)).is_empty());
+}
+
+fn fold_names(hosts: &[(&str, &[&str])]) -> Names {
+    let mut names = Names::default();
+    for (name, ips) in hosts {
+        let found = ips.iter().map(|ip| ip.parse::<std::net::IpAddr>().unwrap().into());
+        names.hosts.insert((*name).into(), found.collect());
+    }
+    names
 }

@@ -45,7 +45,10 @@ impl Topic {
         match event {
             Event::Blacklisted { server, seconds: 0, .. } => Some(Topic::Failed(*server)),
             Event::PassedOver { server, .. } => Some(Topic::PassedOver(*server)),
-            Event::Blacklisted { .. } | Event::BackInUse { .. } | Event::TableRebuilt { .. } => None,
+            Event::Blacklisted { .. }
+            | Event::BackInUse { .. }
+            | Event::AddressChanged { .. }
+            | Event::TableRebuilt { .. } => None,
             Event::Shortage { during, .. } => Some(match during {
                 ShortageDuring::Accept => Topic::ShortAtAccept,
                 ShortageDuring::Connect => Topic::ShortAtConnect,

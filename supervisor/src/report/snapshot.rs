@@ -130,7 +130,7 @@ fn row(number: usize, server: Option<&Server>, settings: &Settings, table: &Tabl
     let totals = table.server_totals(Target::Server(id).row(settings.table_size()));
     ServerRow {
         number: u32::from(id.0),
-        address: server.map(|server| server.address.host().to_string()),
+        address: server.map(|server| server.host_at(totals.address)),
         status: if totals.blacklisted_until > now { totals.failed_at } else { 0 },
         port: server.map_or(0, |server| server.address.port()),
         connections: totals.connections,

@@ -12,7 +12,7 @@ use pen_contract::configuration::Placed;
 use pen_contract::fold;
 use pen_contract::ids::{ServerId, Target};
 use pen_contract::message::Outcome;
-use pen_contract::settings::Settings;
+use pen_contract::settings::{Server, Settings};
 use pen_contract::start::RequestLog;
 use pen_contract::tls::Examined;
 
@@ -29,7 +29,7 @@ use crate::jail::Jail;
 use crate::keys::READING;
 use crate::memory;
 use crate::names::{Found, Inquiry};
-use crate::resolve::Asking;
+use crate::resolve::{Asking, Patience};
 use crate::start::{absolute, leave_out};
 use crate::user;
 use crate::why::why;
@@ -306,7 +306,14 @@ impl Service {
         let success = self.success(&change, batch, &blacklist);
         let Change { settings, encoded, listen, log, status, tls, certificates, ocsp, notices } = change;
         notices.iter().for_each(|notice| self.say.warning(notice));
-        let readdressed = readdressed(&self.inheritance.settings, &settings);
+        let (readdressed, rerouted) = (
+            changed(&self.inheritance.settings, &settings, |server| &server.address),
+            changed(&self.inheritance.settings, &settings, |server| &server.alternatives),
+        );
+        // Workers take any position, so that this can be done before they know of it.
+        for server in readdressed.iter().chain(&rerouted) {
+            self.inheritance.table.reset_address(Target::Server(*server).row(settings.table_size()));
+        }
         if let Some(Move { local, address, listener }) = listen {
             if let Some((socket, door)) = listener {
                 self.inheritance.listener = socket;
@@ -404,10 +411,14 @@ pub(super) fn in_jail(path: &Path) -> PathBuf {
     Path::new("/").join(path)
 }
 
-/// The numbers that stand for another server after the change.
-fn readdressed(before: &Settings, after: &Settings) -> Vec<ServerId> {
-    let address = |settings: &Settings, index: usize| Some(settings.servers.get(index)?.as_ref()?.address.clone());
-    let changed = (0..after.servers.len()).filter(|index| address(before, *index) != address(after, *index));
+/// The numbers of the servers of which `part` is another after the change: with the address, they stand for another server.
+fn changed<'s, T: PartialEq + 's>(
+    before: &'s Settings,
+    after: &'s Settings,
+    part: impl Fn(&'s Server) -> &'s T,
+) -> Vec<ServerId> {
+    let part = |settings: &'s Settings, index: usize| settings.servers.get(index)?.as_ref().map(&part);
+    let changed = (0..after.servers.len()).filter(|index| part(before, *index) != part(after, *index));
     // Below MAX_SERVERS.
     changed.map(|index| ServerId(index as u16)).collect()
 }
@@ -425,32 +436,24 @@ fn question(command: &Command) -> Option<Command> {
     }
 }
 
-/// How long all names of a command or a file together may take; other commands wait meanwhile.
-const RESOLVE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long names of a command or a file may take; other commands wait meanwhile.
+const RESOLVE_PATIENCE: Patience = Patience { each: Duration::from_secs(20) };
 
 #[cfg(test)]
 mod tests {
     use pen_contract::address::Address;
     use pen_contract::command::Switch;
-    use pen_contract::settings::Server;
 
     use super::*;
 
     #[test]
     fn other_addresses_are_other_servers() {
-        let server = |port| Server {
-            address: Address::Inet(([10, 0, 0, 1], port).into()),
-            soft: 0,
-            hard: 0,
-            weight: 1,
-            prio: 0,
-            acl: 0,
-        };
+        let server = |port| Server::at(Address::Inet(([10, 0, 0, 1], port).into()));
         let settings = |servers: [Option<Server>; 4]| Settings { servers: servers.into(), ..Settings::default() };
         let before = settings([Some(server(1)), Some(server(2)), None, None]);
         let other_limit = Server { soft: 9, ..server(2) };
         let after = settings([Some(server(9)), Some(other_limit), Some(server(3)), None]);
-        assert_eq!(readdressed(&before, &after), [ServerId(0), ServerId(2)]);
+        assert_eq!(changed(&before, &after, |server| &server.address), [ServerId(0), ServerId(2)]);
     }
 
     #[test]

@@ -236,13 +236,13 @@ impl Desk {
     }
 
     /// To be polled for reading.
-    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        match &self.job.as_ref()?.stage {
-            Stage::Asking(asking, _, _) => Some(asking.descriptor()),
-            Stage::Fetching(fetching, _) => Some(fetching.descriptor()),
-            Stage::Examining(examining, _) => Some(examining.descriptor()),
-            Stage::Errand(errand, _, _) => Some(errand.process()),
-            _ => None,
+    pub(super) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        match self.job.as_ref().map(|job| &job.stage) {
+            Some(Stage::Asking(asking, _, _)) => asking.descriptors().collect(),
+            Some(Stage::Fetching(fetching, _)) => vec![fetching.descriptor()],
+            Some(Stage::Examining(examining, _)) => vec![examining.descriptor()],
+            Some(Stage::Errand(errand, _, _)) => vec![errand.process()],
+            _ => Vec::new(),
         }
     }
 

@@ -21,11 +21,11 @@ use super::change::{Batch, Need, Source, in_jail};
 use crate::fetch::Wanted;
 use crate::keys;
 use crate::limits;
-use crate::listen::Listener;
+use crate::listen::{Bound, Listener, bind_first};
 use crate::log_file;
 use crate::memory;
 use crate::source;
-use crate::standing::{self, Door, DoorPath};
+use crate::standing::{Door, DoorPath};
 use crate::start::unknown_suites;
 use crate::status_file::{self, StatusFile};
 use crate::why::why;
@@ -50,7 +50,7 @@ pub(super) struct Change {
 /// What is checked, and not had yet.
 pub(super) struct Checked {
     settings: Settings,
-    address: Option<(Local, Address)>,
+    address: Option<(Local, Vec<Address>)>,
     notices: Vec<String>,
 }
 
@@ -86,7 +86,7 @@ impl Service {
         let encoded =
             memory::encoded(&settings).map_err(|error| one(format!("the settings cannot be sent: {}", why(&error))))?;
         let at = batch.last(listen).map_or(String::new(), |(_, at)| at);
-        let moved = address.map(|(local, address)| self.new_listener(batch, local, address));
+        let moved = address.map(|(local, addresses)| self.new_listener(batch, local, &addresses, &mut notices));
         let listen = moved.transpose().map_err(|why| one(at + &why))?;
         Ok(Change { settings, encoded, listen, log, status, tls, certificates: Vec::new(), ocsp, notices })
     }
@@ -95,7 +95,9 @@ impl Service {
     pub(super) fn checked(&self, batch: &Batch) -> Result<Checked, Vec<String>> {
         let one = |why: String| vec![why];
         let address = self.new_address(batch).map_err(one)?;
-        let port = address.as_ref().map_or(self.standing.port(), |(_, address)| standing::port(address));
+        let port = address
+            .as_ref()
+            .map_or(self.standing.port(), |(_, addresses)| addresses.first().and_then(Address::inet_port));
         let settings = self.new_settings(batch, port)?;
         let notices = self.check(batch, &settings).map_err(one)?;
         Ok(Checked { settings, address, notices })
@@ -125,12 +127,13 @@ impl Service {
     }
 
     /// The listen address, if the commands change it and may.
-    fn new_address(&self, batch: &Batch) -> Result<Option<(Local, Address)>, String> {
+    fn new_address(&self, batch: &Batch) -> Result<Option<(Local, Vec<Address>)>, String> {
         let last = batch.last(listen).filter(|(local, _)| **local != self.standing.local);
         let Some((local, at)) = last else { return Ok(None) };
-        let address = resolve_local(local, &batch.found.names).map_err(|error| format!("{at}listen: {error}"))?;
-        match (&batch.source, &address) {
-            (Source::Operator(_), Address::Inet(inet))
+        let addresses = resolve_local(local, &batch.found.names).map_err(|error| format!("{at}listen: {error}"))?;
+        // All have the same port.
+        match (&batch.source, addresses.first()) {
+            (Source::Operator(_), Some(Address::Inet(inet)))
                 if inet.port() < UNPRIVILEGED && self.standing.port() != Some(inet.port()) =>
             {
                 Err(format!(
@@ -138,24 +141,35 @@ impl Service {
                     inet.port()
                 ))
             }
-            _ => Ok(Some((local.clone(), address))),
+            _ => Ok(Some((local.clone(), addresses))),
         }
     }
 
-    fn new_listener(&self, batch: &mut Batch, local: Local, address: Address) -> Result<Move, String> {
-        if address == self.standing.listen {
-            return Ok(Move { local, address, listener: None });
+    fn new_listener(
+        &self,
+        batch: &mut Batch,
+        local: Local,
+        addresses: &[Address],
+        notices: &mut Vec<String>,
+    ) -> Result<Move, String> {
+        if addresses.contains(&self.standing.listen) {
+            return Ok(Move { local, address: self.standing.listen.clone(), listener: None });
         }
         let failed = |error| format!("listen: {}", why(&error));
-        let (socket, path) = match (&address, &batch.source) {
-            (Address::Unix(_), Source::Operator(_)) => {
+        let (socket, path, address) = match (addresses, &batch.source) {
+            ([address @ Address::Unix(_)], Source::Operator(_)) => {
                 let (socket, path) = batch.held.listener.take().ok_or("listen: the socket was not made")?;
-                (socket, Some(DoorPath::Jailed(path)))
+                (socket, Some(DoorPath::Jailed(path)), address.clone())
             }
-            (Address::Inet(_), _) | (Address::Unix(_), Source::File) => {
-                let listener = Listener::bind_beside(&address, self.standing.backlog, self.standing.door.as_fd());
-                let (socket, path) = listener.map_err(|error| format!("listen: {error}"))?.into_parts();
-                (socket, path.map(DoorPath::Own))
+            (_, Source::Operator(_) | Source::File) => {
+                let bind = |address: &Address| {
+                    Listener::bind_beside(address, self.standing.backlog, self.standing.door.as_fd())
+                };
+                let bound = bind_first(addresses, bind).map_err(|error| format!("listen: {error}"))?;
+                let Bound { what, address, notice } = bound;
+                notices.extend(notice.map(|notice| format!("listen: {notice}")));
+                let (socket, path) = what.into_parts();
+                (socket, path.map(DoorPath::Own), address)
             }
         };
         let door = Door::new(&socket, path).map_err(failed)?;

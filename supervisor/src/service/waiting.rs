@@ -32,7 +32,7 @@ impl Service {
         let channels = polled.len();
         let processes = self.crew.workers().map(|worker| worker.peer.process()).chain(self.reporter.process());
         let processes = processes.chain(self.control.as_ref().and_then(|control| control.descriptor()));
-        let others = processes.chain(self.desk.descriptor()).chain(sources.iter().copied());
+        let others = processes.chain(self.desk.descriptors()).chain(sources.iter().copied());
         polled.extend(others.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         let timeout = self.deadline(latest).map_or(PollTimeout::NONE, until);
         match poll(&mut polled, timeout) {

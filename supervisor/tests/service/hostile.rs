@@ -172,7 +172,13 @@ fn lie(random: &mut Random) -> FromWorker {
 
 fn event(random: &mut Random) -> Event {
     let during = [ShortageDuring::Accept, ShortageDuring::Connect, ShortageDuring::Watch][random.below(3) as usize];
-    match random.below(6) {
+    match random.below(7) {
+        5 => Event::AddressChanged {
+            server: random.odd() as i32,
+            from: random.odd() as u32,
+            to: random.odd() as u32,
+            reason: ConnectFailure::Timeout,
+        },
         0 => Event::LockStuck,
         1 => Event::Shortage { errno: random.odd() as i32, during },
         2 => Event::Blacklisted {

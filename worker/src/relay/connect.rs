@@ -193,6 +193,9 @@ impl Relay<'_> {
         connection.client = arrival.map_or(ClientRef::NOBODY, |arrival| arrival.client);
         connection.target = taken;
         connection.placement = placement;
+        if let Some(target) = taken {
+            self.begin_route(place, target);
+        }
         self.tell_of_table(is_locked);
         placed
     }
@@ -240,7 +243,7 @@ impl Relay<'_> {
             // Taken out of the settings meanwhile.
             return self.fail_over(place);
         };
-        match dial(&server.address, &self.settings, will_send) {
+        match dial(server.address_at(self.pool[place].route.position()), &self.settings, will_send) {
             Attempt::Pending(socket) => self.await_server(place, target, socket, will_send),
             Attempt::Failed(fault, errno) => {
                 self.effort += DIAL;
@@ -292,6 +295,7 @@ impl Relay<'_> {
         connection.state = if is_idler { State::Idler } else { State::Relaying };
         if let (Some(target), false) = (connection.target, connection.outdated) {
             self.praise(target);
+            self.settle_route(place, target);
         }
         if is_idler {
             self.pool[place].since = self.now;
@@ -329,7 +333,8 @@ pub fn take_next(
             continue;
         }
         // Only with a place there: a probe that is begun and not made would keep others away until its lease ends.
-        let lease = farm.now + u64::from(settings.connect_timeout) * 1000 + 1000;
+        let addresses = settings.target(target).map_or(1, |server| u64::from(server.address_count()));
+        let lease = farm.now + u64::from(settings.connect_timeout) * 1000 * addresses + 1000;
         let is_probe = eligible == Eligible::ForProbe && farm.seat.begin_probe(row, farm.now, lease);
         if eligible == Eligible::InUse || is_probe || probed == Probed::Join {
             return Some(target);

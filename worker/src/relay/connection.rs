@@ -14,6 +14,7 @@ use super::end::End;
 use super::http::{Exchange, Wait};
 use super::proxy::Origin;
 use super::queue::Links;
+use super::route::Route;
 use super::unfinished::Piece;
 
 /// Which end of a connection.
@@ -86,6 +87,8 @@ pub struct Connection {
     pub discarded: u32,
     /// The address of its server has changed since the connect began: the outcome says nothing about the new one.
     pub outdated: bool,
+    /// Which of its server's addresses were tried.
+    pub route: Route,
     /// Raised with every new owner of this place, so that events of the former owner are known.
     pub generation: u32,
     /// Its number among all connections of all workers.

@@ -172,7 +172,11 @@ fn name(settings: &Settings, target: Target) -> String {
         Target::Abuse => "abuse server".into(),
     };
     match settings.target(target) {
-        Some(server) => format!("{title} ({})", server.address),
+        Some(server) => match server.alternatives.len() {
+            0 => format!("{title} ({})", server.place_at(0)),
+            1 => format!("{title} ({} and 1 more address)", server.place_at(0)),
+            more => format!("{title} ({} and {more} more addresses)", server.place_at(0)),
+        },
         None => title,
     }
 }
@@ -252,7 +256,7 @@ mod tests {
 
     fn server(soft: u32, acl: u8) -> Option<Server> {
         let address = Address::Inet("10.0.0.1:80".parse().unwrap());
-        Some(Server { address, soft, hard: 0, weight: 1, prio: 0, acl })
+        Some(Server { soft, acl, ..Server::at(address) })
     }
 
     fn refusing() -> Acl {

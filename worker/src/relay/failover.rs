@@ -73,13 +73,25 @@ impl Relay<'_> {
     /// An attempt failed at once.
     pub(super) fn on_fault(&mut self, place: u32, target: Target, fault: Fault, errno: Errno) {
         match fault {
-            Fault::Server => {
-                self.blame(target, ConnectFailure::Errno(errno.raw_os_error()));
-                self.fail_over(place);
+            Fault::Server => self.on_failure(place, target, ConnectFailure::Errno(errno.raw_os_error())),
+            // Its other addresses may be of another family, or have ports left.
+            Fault::Obstacle(Obstacle::Ports | Obstacle::Source)
+                if self.next_address(place, target, ConnectFailure::Errno(errno.raw_os_error())) =>
+            {
+                self.try_later(place);
             }
             Fault::Obstacle(obstacle) => self.pass_over(place, target, obstacle, Some(errno)),
             Fault::Machine => self.give_up(place, ShortageDuring::Connect, errno),
         }
+    }
+
+    /// An address of a server failed: its next one is tried, or the server has failed.
+    fn on_failure(&mut self, place: u32, target: Target, reason: ConnectFailure) {
+        if self.next_address(place, target, reason) {
+            return self.try_later(place);
+        }
+        self.blame(target, reason);
+        self.fail_over(place);
     }
 
     /// Passes a server over that has not failed, and says so now and then.
@@ -138,14 +150,13 @@ impl Relay<'_> {
         connection.up = End::default();
         let Some(target) = connection.target.filter(|_| !is_outdated) else { return self.fail_over(place) };
         match failure {
-            ConnectFailure::Timeout => {
-                self.blame(target, failure);
-                self.fail_over(place);
-            }
+            ConnectFailure::Timeout => self.on_failure(place, target, failure),
             ConnectFailure::Errno(errno) => {
+                let position = self.pool[place].route.position();
                 let errno = Errno::from_raw_os_error(errno);
                 let server = self.settings.target(target);
-                let fault = server.map(|server| classify(Call::Connect, way(&server.address, &self.settings), errno));
+                let fault = server
+                    .map(|server| classify(Call::Connect, way(server.address_at(position), &self.settings), errno));
                 self.effort += DIAL;
                 self.on_fault(place, target, fault.unwrap_or(Fault::Server), errno);
             }
@@ -194,6 +205,7 @@ impl Relay<'_> {
         connection.target = taken;
         if let Some(target) = taken {
             self.seat.record(connection.client, target.code());
+            self.begin_route(place, target);
         }
         taken
     }

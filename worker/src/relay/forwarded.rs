@@ -7,6 +7,7 @@ use pen_contract::settings::Http;
 
 use super::connection::{LogDue, Side, State};
 use super::http::{Ending, Exchange, Others, Wait};
+use super::orders::shown_at;
 use super::supervisor::Rated;
 use super::{Relay, pump};
 
@@ -157,9 +158,8 @@ impl Relay<'_> {
         let connection = &mut self.pool[place];
         let (Some(log), Some(exchange)) = (&mut self.log, &mut connection.http) else { return };
         let Some(lines) = exchange.logged() else { return };
-        let server =
-            connection.target.and_then(|target| self.shown.get(target.row(self.settings.table_size()) as usize));
-        let (server, key) = (server.map_or("", String::as_str), connection.key.unwrap_or(ClientKey::UNIX));
+        let server = shown_at(&self.shown, connection.target, connection.route.position());
+        let key = connection.key.unwrap_or(ClientKey::UNIX);
         let time = super::clock::unix_time().0;
         for line in lines.split_inclusive(|byte| *byte == b'\n') {
             log.line(self.now, time, key, server, line);

@@ -112,7 +112,10 @@ impl Relay<'_> {
         connection.placement = Some(placement);
         self.idlers.open += 1;
         match taken {
-            Some(target) => self.attempt(place, target),
+            Some(target) => {
+                self.begin_route(place, target);
+                self.attempt(place, target);
+            }
             None => self.finish(place),
         }
         taken.is_some()

@@ -34,6 +34,7 @@ pub mod proxy;
 mod pump;
 pub mod queue;
 pub mod request_log;
+mod route;
 mod second_look;
 mod share;
 mod supervisor;
@@ -95,8 +96,8 @@ const LONG_ROUND: u64 = 50;
 struct Relay<'t> {
     poll: Poll,
     settings: Settings,
-    /// The address of each target as the request log shows it, by table row.
-    shown: Vec<String>,
+    /// The addresses of each target as the request log shows them, by table row and position.
+    shown: Vec<Vec<String>>,
     seat: Seat<'t>,
     freed: OwnedFd,
     vacancy: OwnedFd,

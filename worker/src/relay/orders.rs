@@ -9,7 +9,7 @@ use pen_contract::channel::Received;
 use pen_contract::codec::{SETTINGS_LIMIT, decode_settings};
 use pen_contract::ids::{ClientKey, ServerId, Target};
 use pen_contract::message::{Event, FromWorker, ToWorker};
-use pen_contract::settings::Settings;
+use pen_contract::settings::{Server, Settings};
 use pen_contract::start::RequestLog;
 use rustix::io::Errno;
 
@@ -131,22 +131,25 @@ impl Relay<'_> {
 
     /// Marks the connects that are under way to a server that is elsewhere now.
     fn mark_outdated(&mut self, old: &Settings) {
-        let address =
-            |settings: &Settings, target: Target| settings.target(target).map(|server| server.address.clone());
+        let moved = |old: Option<&Server>, new: Option<&Server>| match (old, new) {
+            (Some(old), Some(new)) => !old.addresses().eq(new.addresses()),
+            (None, None) => false,
+            (Some(_), None) | (None, Some(_)) => true,
+        };
         for place in 0..self.pool.places() {
             let connection = &mut self.pool[place];
             let (State::Connecting, Some(target), false) = (connection.state, connection.target, connection.outdated)
             else {
                 continue;
             };
-            connection.outdated = address(old, target) != address(&self.settings, target);
+            connection.outdated = moved(old.target(target), self.settings.target(target));
             if connection.outdated && connection.links[STEP].is_queued() {
                 self.upstreams.end(target.row(self.settings.table_size()));
             }
         }
         let regular = (0..self.settings.table_size()).map(|id| Target::Server(ServerId(id as u16)));
         for target in regular.chain([Target::Emergency, Target::Abuse]) {
-            if address(old, target) != address(&self.settings, target) {
+            if moved(old.target(target), self.settings.target(target)) {
                 self.upstreams.replace(target.row(self.settings.table_size()));
             }
         }
@@ -179,12 +182,23 @@ impl Relay<'_> {
     }
 }
 
-/// The address of each target as the request log shows it, by table row.
-pub fn shown(settings: &Settings) -> Vec<String> {
+/// The address of a target as the request log shows it; empty where there is none.
+pub fn shown_at(shown: &[Vec<String>], target: Option<Target>, position: u32) -> &str {
+    // The two last rows are the emergency and the abuse server's.
+    let row = |target: Target| shown.get(target.row(shown.len().saturating_sub(2) as u32) as usize);
+    let addresses = target.and_then(row).map_or(&[][..], Vec::as_slice);
+    addresses.get(position as usize % addresses.len().max(1)).map_or("", String::as_str)
+}
+
+/// The addresses of each target as the request log shows them, by table row and position.
+pub fn shown(settings: &Settings) -> Vec<Vec<String>> {
     let regular = settings.servers.iter();
     regular
         .chain([&settings.emergency, &settings.abuse])
-        .map(|server| server.as_ref().map_or(String::new(), |server| server.address.host().to_string()))
+        .map(|server| {
+            let server = server.as_ref();
+            server.map_or(Vec::new(), |server| (0..server.address_count()).map(|n| server.host_at(n)).collect())
+        })
         .collect()
 }
 

@@ -208,7 +208,7 @@ impl Supervisor {
 fn is_transition(event: &Event) -> bool {
     match event {
         Event::Blacklisted { seconds, .. } => *seconds > 0,
-        Event::BackInUse { .. } => true,
+        Event::BackInUse { .. } | Event::AddressChanged { .. } => true,
         Event::Shortage { .. }
         | Event::PassedOver { .. }
         | Event::LogLost { .. }

@@ -3,6 +3,7 @@
 use super::connection::{Connection, LogDue, Name, Side, State};
 use super::debug::Debug;
 use super::http::Turn;
+use super::orders::shown_at;
 use super::pump::{self, Manner, Tools};
 use super::request_log::LogWriter;
 use super::{Relay, clock};
@@ -149,7 +150,7 @@ fn move_bytes(
     tools: &mut Tools,
     log: &mut Option<LogWriter>,
     debug: &mut Debug,
-    shown: &[String],
+    shown: &[Vec<String>],
     now: u64,
 ) -> pump::Moved {
     let dumps = debug.dumps();
@@ -159,12 +160,12 @@ fn move_bytes(
     }
     let mut line = connection.line;
     let logs = log.is_some() && from == Side::Down && line == LogDue::Due && http.is_none();
-    let (key, target) = (connection.key, connection.target);
+    let (key, target, position) = (connection.key, connection.target, connection.route.position());
     let mut watch = |bytes: &[u8]| {
         if let (true, LogDue::Due, Some(log), Some(key)) = (logs, line, &mut *log, key) {
             line = LogDue::Later;
-            let server = target.and_then(|target| shown.get(target.row(shown.len() as u32 - 2) as usize));
-            log.line(now, clock::unix_time().0, key, server.map_or("", String::as_str), bytes);
+            let server = shown_at(shown, target, position);
+            log.line(now, clock::unix_time().0, key, server, bytes);
         }
         if dumps {
             debug.dump(bytes);

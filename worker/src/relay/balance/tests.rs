@@ -40,7 +40,7 @@ impl Farm for Model {
 }
 
 fn server() -> Server {
-    Server { address: Address::Inet("127.0.0.1:1".parse().unwrap()), soft: 0, hard: 0, weight: 1, prio: 0, acl: 0 }
+    Server::at(Address::Inet("127.0.0.1:1".parse().unwrap()))
 }
 
 fn settings(servers: Vec<Option<Server>>, selection: Selection) -> Settings {

@@ -234,7 +234,7 @@ impl Deaf {
 }
 
 fn at(address: SocketAddr) -> Server {
-    Server { address: Address::Inet(address), soft: 0, hard: 0, weight: 1, prio: 0, acl: 0 }
+    Server::at(Address::Inet(address))
 }
 
 /// Settings with some servers in a table of four.
