@@ -168,7 +168,7 @@ fn a_file_or_a_command_may_say_what_the_operands_do_not() {
     let line = ["-O", "listen 127.0.0.1:81", "-O", "server 0 address 127.0.0.1"].map(OsString::from);
     let Ok(Request::Run(launch, _)) = parse(line) else { panic!() };
     let settled = launch.configuration.settle(&Names::default(), &[]).unwrap();
-    assert_eq!(settled.listen.to_string(), "127.0.0.1:81");
+    assert_eq!(settled.listen[0].to_string(), "127.0.0.1:81");
     assert_eq!(settled.settings.servers[0].as_ref().unwrap().address.to_string(), "127.0.0.1:81");
 }
 

@@ -503,7 +503,8 @@ mod tests {
         let (found, unknown) = (Answer::Host(vec![localhost()]), Answer::Failed(Failure::Unknown));
         let read = |mut asking: Asking| asking.read(Instant::now()).unwrap();
         let words = |unresolved: Vec<Unresolved>| unresolved.iter().map(Unresolved::to_string).collect::<Vec<_>>();
-        let said: [&[Answer]; 3] = [&[unknown.clone()], &[found.clone()], &[unknown]];
+        let said: [&[Answer]; 3] =
+            [std::slice::from_ref(&unknown), std::slice::from_ref(&found), std::slice::from_ref(&unknown)];
         let all = words(read(asked(&["a", "b", "c"], &said)).unwrap_err());
         assert_eq!(all, ["cannot resolve a: no such host", "cannot resolve c: no such host"]);
         let ended = words(read(asked(&["a", "b"], &[said[0], &[]])).unwrap_err());
