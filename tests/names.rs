@@ -159,7 +159,8 @@ fn a_listener_takes_the_first_address_that_the_machine_has() {
     // The network is there, so that getaddrinfo(3) puts the address that is not first.
     let setup = [
         in_etc("hosts", "2001:db8::1 front\n127.0.0.1 front\n"),
-        "ip link add pen0 type dummy; ip link set pen0 up; ip addr add 2001:db8::2/64 dev pen0 nodad".to_owned(),
+        "ip link add pen0 type veth peer name pen1; ip addr add 2001:db8::2/64 dev pen0 nodad".to_owned(),
+        "ip link set pen0 up; ip link set pen1 up".to_owned(),
     ];
     if !in_own_network("a_listener_takes_the_first_address_that_the_machine_has", &setup) {
         return;
@@ -209,8 +210,4 @@ fn link_local_addresses_have_zones_on_either_side() {
     assert!(pen.tell("servers").starts_with(&format!("0 addr fe80::a%pen0 port {port} ")), "{}", pen.tell("servers"));
     pen.tells(&format!("server 1 address fe80::a%pen0 port {port}"), "");
     assert!(pen.refuses("server 1 address fe80::a%nowhere").contains("no such interface"));
-    let written = harness::steering::open_directory(&pen).join("written");
-    pen.tells(&format!("write {}", written.display()), "");
-    let written = fs::read_to_string(written).unwrap();
-    assert!(written.contains(&format!("address fe80::a%pen0 port {port}")), "{written}");
 }
