@@ -278,7 +278,6 @@ fn launch(given: &Given) -> Result<Launch, UsageError> {
             local: local?,
             servers: servers?,
         },
-        backlog: number("backlog")?.max(BACKLOG_MIN),
         foreground: given.flag("foreground"),
         jail: given.path("jail")?,
         user: given.text("user")?.map(|(_, user)| user.to_owned()),
@@ -288,8 +287,12 @@ fn launch(given: &Given) -> Result<Launch, UsageError> {
         allow_exit: given.flag("exit-command"),
         require_sandbox: given.flag("require-sandbox"),
         check: given.flag("check"),
+        show: given.flag("show"),
         command_line: shell::command_line(given, first),
     };
+    if launch.show && !launch.check {
+        return Err(usage("--show", "means nothing without --check, which changes nothing"));
+    }
     // What a file or a command will say cannot be known here.
     let configuration = &launch.configuration;
     if launch.config.is_none() && !commands::are_given(given) {
@@ -324,7 +327,7 @@ fn usage(what: impl Into<String>, why: impl Into<String>) -> UsageError {
 const OPERANDS: &str = "operands";
 
 /// A shorter listen backlog is raised to this, as the original does.
-const BACKLOG_MIN: u32 = 50;
+const BACKLOG_MIN: u32 = pen_contract::command::MIN_BACKLOG;
 
 /// What a usage error about missing operands shows.
 const FORM: &str = "give pen [options] [host:]port|/path server [server ...]; pen --help explains";

@@ -370,7 +370,7 @@ fn write_without_a_name_overwrites_the_file_of_the_command_line() {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
         std::os::unix::fs::chown(file.parent().unwrap(), Some(0), Some(0)).unwrap();
         pen.tells("timeout 8", "8");
-        assert!(pen.refuses("write").ends_with("permission denied"));
+        assert!(pen.refuses("write").ends_with("permission denied; write - replies with what would be written"));
         assert_eq!(settings_of(&file), written);
     }
 }

@@ -106,7 +106,7 @@ fn pen() -> ExitCode {
             hash_always: false,
             tls: Default::default(),
         },
-        backlog: 500,
+        show: false,
         foreground: true,
         jail: None,
         user: None,

@@ -4,6 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use pen_contract::address::{Local, Service};
+use pen_contract::command::{Command, Number};
 use pen_contract::configuration::{Configuration, Names, Placed, Settled};
 use pen_contract::settings::Settings;
 use pen_contract::write::{self, Written};
@@ -35,6 +36,11 @@ fuzz_target!(|text: &[u8]| {
     let Ok(Settled { local, settings, log, status_file, workers, .. }) = configuration.settle(&names, &loaded) else {
         return;
     };
+    let startup: Vec<Command> = loaded
+        .iter()
+        .map(|placed| placed.command.clone())
+        .filter(|command| matches!(command, Command::Startup(_) | Command::Number(Number::MaxServers, Some(_))))
+        .collect();
     let written = write::text(&Written {
         header: &[],
         settings: &settings,
@@ -43,6 +49,8 @@ fuzz_target!(|text: &[u8]| {
         status_file: status_file.as_deref(),
         listen: Some(&local),
         workers,
+        startup: &startup,
+        servers_only: fold::names_all(&loaded) == Some(true),
     });
     let again = commands(written.as_bytes()).expect("what is written is a file");
     let reloaded = fold::reload(&settings, &[], &again, &names, Some(80)).expect("what is written loads");

@@ -29,6 +29,7 @@ pub(super) const NUMBERS: &[(&str, Number)] = &[
     ("clients", Number::ClientsMax),
     ("max-connections", Number::ConnMax),
     ("workers", Number::Workers),
+    ("backlog", Number::Backlog),
 ];
 
 /// Options that say a target in words, or once more what they said.
@@ -64,7 +65,8 @@ pub(super) fn of(given: &Given) -> Result<Vec<Placed>, UsageError> {
         add("forwarded-for", given.place("forwarded-for"), Command::Http(Http::On));
     }
     for (long, number) in NUMBERS {
-        let value = given.number(long)?;
+        // Some that are too small are raised, with a notice.
+        let value = given.number(long)?.map(|value| value.max(*number.range().start()));
         if given.given(long) {
             add(long, given.place(long), Command::Number(*number, value));
         }

@@ -180,6 +180,13 @@ pub static OPTIONS: &[Opt] = &[
         group: Control,
         help: "Print ok or every error of the configuration, and do nothing",
     },
+    Opt {
+        letter: None,
+        long: "show",
+        value: Flag,
+        group: Control,
+        help: "With --check, print the settings that a start would have instead of ok",
+    },
     opt('n', "nonblocking", Flag, Obsolete, "No effect: sockets are always nonblocking"),
     opt('D', "delayed-forward", Flag, Obsolete, "No effect"),
     opt('P', "poll", Flag, Obsolete, "No effect"),

@@ -9,7 +9,7 @@ use super::{Given, commands};
 pub(super) fn command_line(given: &Given, listen: Option<&OsString>) -> String {
     let mut words = vec!["pen".to_owned()];
     for option in OPTIONS.iter().filter(|option| given.has(option)) {
-        if commands::expresses(option) || option.group == Group::Obsolete || option.long == CHECK {
+        if commands::expresses(option) || option.group == Group::Obsolete || CHECK.contains(&option.long) {
             continue;
         }
         words.push(option.name());
@@ -22,7 +22,7 @@ pub(super) fn command_line(given: &Given, listen: Option<&OsString>) -> String {
 }
 
 /// Not how pen runs.
-const CHECK: &str = "check";
+const CHECK: [&str; 2] = ["check", "show"];
 
 /// One word, in single quotes unless every shell takes it as it is.
 fn word(value: &OsString) -> String {

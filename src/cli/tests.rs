@@ -62,7 +62,8 @@ fn defaults_are_those_of_the_manual() {
     assert_eq!((configuration.server_slots, &configuration.emergency, &configuration.abuse), (None, &None, &None));
     assert_eq!((configuration.accept_batch, configuration.hash_always), (100, false));
     assert!(configuration.commands.is_empty());
-    assert_eq!((launch.backlog, launch.foreground, launch.allow_exit, launch.check), (500, false, false, false));
+    assert_eq!((launch.foreground, launch.allow_exit, launch.check, launch.show), (false, false, false, false));
+    assert_eq!(Settings::default().backlog, 500);
     assert_eq!((launch.jail, launch.user, launch.pid_file), (None, None, None));
     assert_eq!((launch.control, launch.config), (None, None));
     assert_eq!(launch.command_line, "pen 80");
@@ -102,7 +103,7 @@ fn every_option_has_its_effect() {
     assert_eq!(settings.abuse.as_ref().unwrap().address.to_string(), "10.0.0.2:2");
     assert_eq!((settings.blacklist, settings.tracking, settings.connect_timeout), (1, 2, 3));
     assert_eq!((settings.clients_max, settings.connections_max), (4, 5));
-    assert_eq!((settings.table_size(), settings.accept_batch, launch.backlog), (6, 7, 80));
+    assert_eq!((settings.table_size(), settings.accept_batch, settings.backlog), (6, 7, 80));
     assert_eq!((launch.foreground, launch.user.as_deref(), settled.workers), (true, Some("nobody"), Some(9)));
     assert_eq!((launch.jail, launch.pid_file), (Some("/jail".into()), Some("/pid".into())));
     assert_eq!((settled.log, settled.status_file), (Some(LogTarget::File("/log".into())), Some("/web".into())));
@@ -332,7 +333,7 @@ fn what_is_changed_or_dropped_is_noticed() {
     assert!(notices.is_empty());
     let Ok(Request::Run(launch, notices)) = parse(arguments("-D -q 49 80 host")) else { panic!() };
     assert_eq!(notices, ["-D: obsolete, it has no effect", "-q: 49 is too small, the listen backlog is 50"]);
-    assert_eq!(launch.backlog, 50);
+    assert_eq!(launch.configuration.settle(&Names::default(), &[]).unwrap().settings.backlog, 50);
 }
 
 #[test]

@@ -92,6 +92,16 @@ pub enum Address {
     Unix(PathBuf),
 }
 
+impl Service {
+    /// The name, if it is one.
+    pub fn name(&self) -> Option<String> {
+        match self {
+            Service::Port(_) => None,
+            Service::Name(name) => Some(name.clone()),
+        }
+    }
+}
+
 impl Address {
     /// The port that reports show: a Unix socket's is 1.
     pub fn port(&self) -> u16 {

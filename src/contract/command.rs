@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::acl::{LISTS, Net, Verdict};
 use crate::address::{Host, Local, Service};
-use crate::grammar::{COUNT, quoted};
-use crate::ids::MAX_WORKERS;
+use crate::grammar::{COUNT, ServerSpec, quoted};
+use crate::ids::{MAX_SERVERS, MAX_WORKERS};
 use crate::proxy::{ProxyOut, Senders};
 use crate::settings::{BufferSizes, Http};
 use crate::tls::SuiteList;
 
 pub use help::help;
-pub use read::{COMMANDS, Entry, SERVER_KEYS, before_comment, is_well_formed, log_target, parse};
+pub use read::{COMMANDS, Entry, SERVER_KEYS, SETTINGS, before_comment, is_well_formed, log_target, parse};
 
 mod help;
 mod line;
@@ -26,6 +26,9 @@ mod read;
 
 /// Longest line, in bytes, without its end.
 pub const MAX_LINE: usize = 4095;
+
+/// The smallest listen backlog; the original raises less to it.
+pub const MIN_BACKLOG: u32 = 50;
 
 /// One command, checked.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -59,6 +62,18 @@ pub enum Command {
     Socket(u32),
     /// The control address.
     Control,
+    /// The server of last resort; none = there is none.
+    Emergency(Option<ServerSpec>),
+    /// Where refused clients go; none = nowhere.
+    Abuse(Option<ServerSpec>),
+    /// The certificate of TLS, and its key if that is in another file; none = no TLS.
+    Certificate(Option<(PathBuf, Option<PathBuf>)>),
+    /// Whose client certificates are good: files or directories, two at most; none = whom the system trusts.
+    ClientCa(Vec<PathBuf>),
+    /// What only a start can give.
+    Startup(Startup),
+    /// All that is in force, or one setting by its word.
+    Show(Option<String>),
     /// Ends the program.
     Exit,
     /// Which server an address would get, and why.
@@ -77,6 +92,8 @@ pub enum Command {
     Mode(Form),
     /// The pid.
     Pid,
+    /// Takes a server away.
+    NoServer(u32),
     /// Who says whom its connections come from.
     ProxyIn(Senders),
     /// Whether servers are told whom a connection comes from.
@@ -106,10 +123,12 @@ pub enum Command {
     SslRenegotiation(u32),
     /// TLS 1.3 only.
     SslNoTls12,
-    /// The OCSP response for the certificate, or that it is to be read again.
-    SslOcsp(PathBuf),
-    /// The directory of certificates by server name, or that it is to be read again.
-    SslNames(PathBuf),
+    /// TLS 1.2 beside 1.3, which is the default.
+    SslTls12,
+    /// The OCSP response for the certificate, or that it is to be read again; none = there is none.
+    SslOcsp(Option<PathBuf>),
+    /// The directory of certificates by server name, or that it is to be read again; none = there is none.
+    SslNames(Option<PathBuf>),
     /// The status page.
     Status(Form),
     /// When an end of file closes both sides.
@@ -120,6 +139,39 @@ pub enum Command {
     NoWebStats,
     /// Writes the settings to a file; none = that of `-F`.
     Write(Option<PathBuf>),
+    /// The text that would be written is the reply.
+    WriteHere,
+}
+
+/// A command that only a start can carry out.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Startup {
+    /// The control port.
+    Control(Option<Local>),
+    /// Whether the command `exit` is allowed.
+    ExitCommand(bool),
+    /// The root directory of jailed processes.
+    Jail(Option<PathBuf>),
+    /// The pid file.
+    PidFile(Option<PathBuf>),
+    /// Whether a sandbox that is not whole is an error.
+    RequireSandbox(bool),
+    /// As whom jailed processes run: a name or a number.
+    User(Option<String>),
+}
+
+impl Startup {
+    /// The command's word.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Startup::Control(_) => "control",
+            Startup::ExitCommand(_) => "exit_command",
+            Startup::Jail(_) => "jail",
+            Startup::PidFile(_) => "pid_file",
+            Startup::RequireSandbox(_) => "require_sandbox",
+            Startup::User(_) => "user",
+        }
+    }
 }
 
 /// How a report is wanted.
@@ -141,12 +193,18 @@ pub enum Switch {
     Dummy,
     /// Hash mode.
     Hash,
+    /// Hash mode for every connection, whatever is recorded.
+    HashAlways,
     /// Keepalive towards servers.
     Keepalive,
     /// Prio mode.
     Prio,
+    /// Clients must present a valid certificate.
+    RequireClientCert,
     /// Round-robin mode.
     Roundrobin,
+    /// The configuration file names all servers: others go when it is read.
+    ServersOnly,
     /// Stubborn mode.
     Stubborn,
     /// TCP_NODELAY on both sides from the start.
@@ -158,6 +216,10 @@ pub enum Switch {
 /// What is a number.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Number {
+    /// Most connections accepted per wake-up.
+    AcceptBatch,
+    /// Connections that wait to be accepted.
+    Backlog,
     /// Blacklist time, seconds.
     Blacklist,
     /// Access list for clients.
@@ -174,6 +236,8 @@ pub enum Number {
     IdleTimeout,
     /// Connections to servers without a client.
     Idlers,
+    /// Slots of the server table.
+    MaxServers,
     /// Most connects under way per worker.
     PendingMax,
     /// Connect timeout, seconds.
@@ -188,6 +252,8 @@ impl Number {
     /// The command's word.
     pub fn word(self) -> &'static str {
         match self {
+            Number::AcceptBatch => "accept_batch",
+            Number::Backlog => "backlog",
             Number::Blacklist => "blacklist",
             Number::ClientAcl => "client_acl",
             Number::ClientsMax => "clients_max",
@@ -196,6 +262,7 @@ impl Number {
             Number::Debug => "debug",
             Number::IdleTimeout => "idle_timeout",
             Number::Idlers => "idlers",
+            Number::MaxServers => "max_servers",
             Number::PendingMax => "pending_max",
             Number::Timeout => "timeout",
             Number::Tracking => "tracking",
@@ -212,7 +279,9 @@ impl Number {
             Number::ConnMax => 1..=1_048_576,
             Number::Debug => 0..=9,
             Number::Idlers => 0..=1_048_576,
-            Number::PendingMax | Number::Timeout => 1..=i32::MAX as u32,
+            Number::AcceptBatch | Number::PendingMax | Number::Timeout => 1..=*COUNT.end(),
+            Number::Backlog => MIN_BACKLOG..=*COUNT.end(),
+            Number::MaxServers => 1..=MAX_SERVERS,
             Number::Workers => 1..=MAX_WORKERS,
         }
     }

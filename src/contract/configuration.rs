@@ -100,9 +100,9 @@ impl Configuration {
         let port = settled.listen.first().and_then(Address::inet_port);
         let slots = self.slots(file, &mut errors);
         let mut keep = |result: Result<Server, ConfigurationError>| result.map_err(|error| errors.push(error)).ok();
-        let mut operands: Vec<_> = self.servers.iter().map(|spec| keep(server(spec, port, names))).collect();
-        settled.settings.emergency = self.emergency.as_ref().and_then(|spec| keep(server(spec, port, names)));
-        settled.settings.abuse = self.abuse.as_ref().and_then(|spec| keep(server(spec, port, names)));
+        let mut operands: Vec<_> = self.servers.iter().map(|spec| keep(resolved(spec, port, names))).collect();
+        settled.settings.emergency = self.emergency.as_ref().and_then(|spec| keep(resolved(spec, port, names)));
+        settled.settings.abuse = self.abuse.as_ref().and_then(|spec| keep(resolved(spec, port, names)));
         operands.resize(slots, None);
         settled.settings.servers.clone_from(&operands);
         errors.extend(settled.take(&self.commands, names, port));
@@ -114,6 +114,7 @@ impl Configuration {
             }
         }
         settled.given.clone_from(&settled.settings);
+        fold::keep_named(&mut settled.settings.servers, file);
         errors.extend(settled.take(file, names, port));
         errors.extend(tls::check(&settled.settings.tls, self.commands.iter().chain(file)).err().into_iter().flatten());
         let settings = &settled.settings;
@@ -198,7 +199,12 @@ impl Configuration {
         });
         let count = self.servers.len();
         let needed = numbers.max().unwrap_or(0).max(u32::try_from(count).unwrap_or(u32::MAX));
-        let slots = self.server_slots.unwrap_or(needed.clamp(MIN_SLOTS, MAX_SERVERS)) as usize;
+        let said = self.last(file, |command| match command {
+            Command::Number(Number::MaxServers, slots) => *slots,
+            _ => None,
+        });
+        let said = said.or(self.server_slots);
+        let slots = said.unwrap_or(needed.clamp(MIN_SLOTS, MAX_SERVERS)) as usize;
         if count > slots {
             let hint = if slots < MAX_SERVERS as usize { format!("; -S {count} makes room") } else { String::new() };
             errors.push(error(format!("{count} servers, but the server table has {slots} slots{hint}")));
@@ -253,7 +259,11 @@ impl Settled {
 }
 
 /// A server with its names replaced by the answers. `listen_port` is for one that has no port.
-fn server(spec: &ServerSpec, listen_port: Option<u16>, names: &Names) -> Result<Server, ConfigurationError> {
+pub(crate) fn resolved(
+    spec: &ServerSpec,
+    listen_port: Option<u16>,
+    names: &Names,
+) -> Result<Server, ConfigurationError> {
     let what = || format!("server {}", quoted(&spec.to_string()));
     let port = || match &spec.port {
         Some(port) => resolve_port(port, names, what),
@@ -264,6 +274,7 @@ fn server(spec: &ServerSpec, listen_port: Option<u16>, names: &Names) -> Result<
     let ServerSpec { soft, hard, weight, prio, .. } = *spec;
     let placeholder = Address::Unix(PathBuf::new());
     let mut server = Server { soft, hard, weight, prio, ..Server::at(placeholder) };
+    server.service = spec.port.as_ref().and_then(Service::name);
     server_addresses(&spec.host, port, names, what, |error| error)?.give_to(&mut server);
     Ok(server)
 }

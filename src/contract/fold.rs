@@ -6,8 +6,11 @@ use std::collections::BTreeSet;
 
 use crate::acl::{Acl, LISTS, MAX_ENTRIES};
 use crate::address::{Address, Host, Local, Service};
-use crate::command::{BufferSide, Command, Number, ServerChange, Switch};
-use crate::configuration::{ConfigurationError, Lookup, Names, Placed, resolve_port, server_addresses, zoned};
+use crate::command::{BufferSide, Command, Number, ServerChange, Startup, Switch};
+use crate::configuration::{
+    ConfigurationError, Lookup, Names, Placed, resolve_port, resolved, server_addresses, zoned,
+};
+use crate::grammar::ServerSpec;
 use crate::ids::ServerId;
 use crate::settings::{Server, Settings};
 
@@ -34,7 +37,11 @@ pub fn apply(
         Command::NoAcl(list) => {
             *settings.acls.get_mut(usize::from(*list)).ok_or("acl: no such list")? = Acl::default();
         }
-        Command::Switch(which, on) => *switch(settings, *which) = *on,
+        Command::Switch(which, on) => {
+            if let Some(place) = switch(settings, *which) {
+                *place = *on;
+            }
+        }
         Command::Number(which, Some(value)) => {
             if let Some(present) = present(settings, *which).filter(|present| value < present) {
                 let word = which.word();
@@ -45,10 +52,22 @@ pub fn apply(
         Command::Http(http) => settings.http = *http,
         Command::Server { number, changes } => {
             let slots = settings.servers.len();
-            let too_large =
-                || format!("server: number {number} too large, this program was started for {slots} servers (-S)");
-            let slot = settings.servers.get_mut(*number as usize).ok_or_else(too_large)?;
+            let slot = settings.servers.get_mut(*number as usize).ok_or_else(|| beyond(*number, slots))?;
             *slot = Some(server(slot.as_ref(), *number, changes, names, listen_port)?);
+        }
+        Command::NoServer(number) => {
+            let slots = settings.servers.len();
+            *settings.servers.get_mut(*number as usize).ok_or_else(|| beyond(*number, slots))? = None;
+        }
+        Command::Emergency(spec) => settings.emergency = backup("emergency", spec.as_ref(), names, listen_port)?,
+        Command::Abuse(spec) => settings.abuse = backup("abuse", spec.as_ref(), names, listen_port)?,
+        Command::Certificate(files) => {
+            let (certificate, key) = files.clone().map_or((None, None), |(file, key)| (Some(file), key));
+            (settings.tls.certificate, settings.tls.key) = (certificate, key);
+        }
+        Command::ClientCa(paths) => {
+            let mut paths = paths.iter().cloned();
+            (settings.tls.ca_file, settings.tls.ca_directory) = (paths.next(), paths.next());
         }
         Command::Source(address) => settings.source = *address,
         Command::SocketBuffers(BufferSide::Client, sizes) => settings.buffers.client = *sizes,
@@ -60,11 +79,49 @@ pub fn apply(
             settings.tls.suites = list.as_ref().map_or(Vec::new(), |list| list.suites.clone());
         }
         Command::SslNoTls12 => settings.tls.tls12 = false,
-        Command::SslOcsp(path) => settings.tls.ocsp = Some(path.clone()),
-        Command::SslNames(path) => settings.tls.names = Some(path.clone()),
+        Command::SslTls12 => settings.tls.tls12 = true,
+        Command::SslOcsp(path) => settings.tls.ocsp.clone_from(path),
+        Command::SslNames(path) => settings.tls.names.clone_from(path),
         _ => {}
     }
     Ok(())
+}
+
+fn beyond(number: u32, slots: usize) -> String {
+    format!("server: number {number} too large, this program was started for {slots} servers (-S)")
+}
+
+/// A server that is none of the regular ones, resolved.
+fn backup(
+    word: &str,
+    spec: Option<&ServerSpec>,
+    names: &Names,
+    listen_port: Option<u16>,
+) -> Result<Option<Server>, String> {
+    spec.map(|spec| resolved(spec, listen_port, names)).transpose().map_err(|why| format!("{word}: {why}"))
+}
+
+/// Whether a file names all servers.
+pub fn names_all(file: &[Placed]) -> Option<bool> {
+    file.iter().rev().find_map(|placed| match placed.command {
+        Command::Switch(Switch::ServersOnly, on) => Some(on),
+        _ => None,
+    })
+}
+
+/// Takes the servers away that a file does not name, if it says that it names all.
+pub(crate) fn keep_named(servers: &mut [Option<Server>], file: &[Placed]) {
+    if names_all(file) != Some(true) {
+        return;
+    }
+    let number = |placed: &Placed| match placed.command {
+        Command::Server { number, .. } => Some(number as usize),
+        _ => None,
+    };
+    let named: BTreeSet<usize> = file.iter().filter_map(number).collect();
+    for (_, server) in servers.iter_mut().enumerate().filter(|(number, _)| !named.contains(number)) {
+        *server = None;
+    }
 }
 
 /// What a number is that cannot become less while pen runs: the size of a table.
@@ -72,12 +129,15 @@ pub fn present(settings: &Settings, which: Number) -> Option<u32> {
     match which {
         Number::ClientsMax => Some(settings.clients_max),
         Number::ConnMax => Some(settings.connections_max),
-        Number::Blacklist
+        Number::AcceptBatch
+        | Number::Backlog
+        | Number::Blacklist
         | Number::ClientAcl
         | Number::ControlAcl
         | Number::Debug
         | Number::IdleTimeout
         | Number::Idlers
+        | Number::MaxServers
         | Number::PendingMax
         | Number::Timeout
         | Number::Tracking
@@ -102,6 +162,7 @@ pub fn reload(
         Command::Acl { list, .. } | Command::NoAcl(list) => Some(usize::from(list)),
         _ => None,
     });
+    keep_named(&mut settings.servers, file);
     let given = lists(options);
     for list in mentioned.collect::<BTreeSet<_>>() {
         if let (Some(acl), Some(given)) = (settings.acls.get_mut(list), given.get(list)) {
@@ -152,7 +213,7 @@ fn only_at_the_control_port(command: &Command) -> Result<(), String> {
     let word = match command {
         Command::Close(_) => "close",
         Command::Exit => "exit",
-        Command::Write(_) => "write",
+        Command::Write(_) | Command::WriteHere => "write",
         _ => return Ok(()),
     };
     Err(format!("{word}: only the control port takes this command"))
@@ -184,7 +245,11 @@ pub fn blacklisting(command: &Command) -> Option<(ServerId, u32)> {
 pub fn lookups(command: &Command) -> Vec<Lookup> {
     match command {
         Command::Listen(Some(local)) => of_local(local),
+        Command::Startup(Startup::Control(Some(local))) => of_local(local),
         Command::Server { changes, .. } => changes.iter().filter_map(of_change).collect(),
+        Command::Emergency(Some(spec)) | Command::Abuse(Some(spec)) => {
+            of_host(&spec.host).into_iter().chain(spec.port.as_ref().and_then(of_service)).collect()
+        }
         _ => Vec::new(),
     }
 }
@@ -219,25 +284,30 @@ fn of_change(change: &ServerChange) -> Option<Lookup> {
     }
 }
 
-/// The place of a switch.
-fn switch(settings: &mut Settings, which: Switch) -> &mut bool {
-    match which {
+/// The place of a switch; none if it is the file's or the start's.
+fn switch(settings: &mut Settings, which: Switch) -> Option<&mut bool> {
+    Some(match which {
         Switch::Ascii => &mut settings.ascii,
         Switch::Dummy => &mut settings.dummy,
         Switch::Hash => &mut settings.selection.hash,
+        Switch::HashAlways => &mut settings.selection.hash_always,
         Switch::Keepalive => &mut settings.keepalive,
         Switch::Prio => &mut settings.selection.prio,
+        Switch::RequireClientCert => &mut settings.tls.required,
         Switch::Roundrobin => &mut settings.selection.roundrobin,
+        Switch::ServersOnly => return None,
         Switch::Stubborn => &mut settings.selection.stubborn,
         Switch::TcpNodelay => &mut settings.tcp_nodelay,
         Switch::Weight => &mut settings.selection.weight,
-    }
+    })
 }
 
 /// The parser keeps every number in its range.
 fn number(settings: &mut Settings, which: Number, value: u32) {
     let list = || u8::try_from(value).unwrap_or(0);
     match which {
+        Number::AcceptBatch => settings.accept_batch = value,
+        Number::Backlog => settings.backlog = value,
         Number::Blacklist => settings.blacklist = value,
         Number::ClientAcl => settings.client_acl = list(),
         Number::ClientsMax => settings.clients_max = value,
@@ -249,8 +319,8 @@ fn number(settings: &mut Settings, which: Number, value: u32) {
         Number::PendingMax => settings.pending_max = value,
         Number::Timeout => settings.connect_timeout = value,
         Number::Tracking => settings.tracking = value,
-        // Only the start can make workers; the supervisor says so.
-        Number::Workers => {}
+        // Only the start can make workers and the table of servers; the supervisor says so.
+        Number::MaxServers | Number::Workers => {}
     }
 }
 
@@ -277,7 +347,10 @@ fn server(
             ServerChange::Blacklist(_) => {}
             ServerChange::Hard(limit) => server.hard = *limit,
             ServerChange::Max(limit) => server.soft = *limit,
-            ServerChange::Port(service) => port = Some(resolve_port(service, names, what).map_err(failed)?),
+            ServerChange::Port(service) => {
+                port = Some(resolve_port(service, names, what).map_err(failed)?);
+                server.service = service.name();
+            }
             ServerChange::Prio(prio) => server.prio = *prio,
             ServerChange::Weight(weight) => server.weight = *weight,
         }

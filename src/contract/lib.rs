@@ -17,6 +17,7 @@ pub mod file;
 pub mod fold;
 pub mod grammar;
 pub mod ids;
+pub mod in_force;
 pub mod message;
 pub mod proxy;
 pub mod refusal;

@@ -51,6 +51,8 @@ pub struct Settings {
     pub pending_max: u32,
     /// Most connections accepted per wake-up (`-m`).
     pub accept_batch: u32,
+    /// Connections that wait to be accepted, at most (`-q`); the supervisor's business.
+    pub backlog: u32,
     /// How much is said: 0 failures only, 1 decisions, 2 connections and dumps, 3 everything (`-d`).
     pub debug: u8,
     /// Dumps in ASCII instead of hex (`-a`).
@@ -114,6 +116,8 @@ pub struct Server {
     pub alternatives: Vec<Address>,
     /// The name, or the address with its zone, that the operator gave; none if the address says it all.
     pub given: Option<Host>,
+    /// The name of its port's service, if the operator gave that.
+    pub service: Option<String>,
     /// Most simultaneous connections for clients that it does not know; 0 = unlimited.
     pub soft: u32,
     /// Most simultaneous connections for clients whose recorded server it is; matters only above `soft`.
@@ -130,7 +134,7 @@ impl Server {
     /// A server at an address, without limits.
     pub fn at(address: Address) -> Server {
         let (alternatives, given) = (Vec::new(), None);
-        Server { address, alternatives, given, soft: 0, hard: 0, weight: 1, prio: 0, acl: 0 }
+        Server { address, alternatives, given, service: None, soft: 0, hard: 0, weight: 1, prio: 0, acl: 0 }
     }
 
     /// Gives it the addresses of a host that the operator gave. Those that it had by the same host keep their order: answers of a
@@ -240,6 +244,7 @@ impl Default for Settings {
             clients_max: 2048,
             pending_max: 100,
             accept_batch: 100,
+            backlog: 500,
             debug: 0,
             ascii: false,
             acls: Default::default(),

@@ -10,14 +10,18 @@ use proptest::sample::select;
 
 use crate::acl::{Acl, LISTS, Net, Verdict};
 use crate::address::{Address, Host, Local, Service};
-use crate::command::{BufferSide, COMMANDS, Command, Fastclose, Form, LogTarget, Number, ServerChange, Switch};
-use crate::grammar::COUNT;
+use crate::command::{
+    BufferSide, COMMANDS, Command, Fastclose, Form, LogTarget, Number, SETTINGS, ServerChange, Startup, Switch,
+};
+use crate::grammar::{COUNT, ServerSpec};
 use crate::proxy::{MAX_SENDERS, ProxyOut, Senders};
 use crate::settings::{BufferSizes, Http, Selection, Server, Settings, SocketBuffers};
 use crate::tls::{Suite, SuiteList, Tls};
 
 /// Every number.
-pub const NUMBERS: [Number; 12] = [
+pub const NUMBERS: [Number; 15] = [
+    Number::AcceptBatch,
+    Number::Backlog,
     Number::Blacklist,
     Number::ClientAcl,
     Number::ClientsMax,
@@ -26,6 +30,7 @@ pub const NUMBERS: [Number; 12] = [
     Number::Debug,
     Number::IdleTimeout,
     Number::Idlers,
+    Number::MaxServers,
     Number::PendingMax,
     Number::Timeout,
     Number::Tracking,
@@ -33,13 +38,16 @@ pub const NUMBERS: [Number; 12] = [
 ];
 
 /// Every switch.
-pub const SWITCHES: [Switch; 9] = [
+pub const SWITCHES: [Switch; 12] = [
     Switch::Ascii,
     Switch::Dummy,
     Switch::Hash,
+    Switch::HashAlways,
     Switch::Keepalive,
     Switch::Prio,
+    Switch::RequireClientCert,
     Switch::Roundrobin,
+    Switch::ServersOnly,
     Switch::Stubborn,
     Switch::TcpNodelay,
     Switch::Weight,
@@ -176,6 +184,9 @@ pub fn command() -> impl Strategy<Value = Command> {
         Command::Exit,
         Command::SslAlways,
         Command::SslNoTls12,
+        Command::SslTls12,
+        Command::WriteHere,
+        Command::Certificate(None),
         Command::NoLog,
         Command::Pid,
         Command::Sandbox,
@@ -198,12 +209,47 @@ pub fn command() -> impl Strategy<Value = Command> {
         form().prop_map(Command::Servers),
         form().prop_map(Command::Status),
         of(suites()).prop_map(|list| Command::SslCiphers(list.map(|suites| SuiteList { suites, unknown: Vec::new() }))),
-        path().prop_map(Command::SslOcsp),
-        path().prop_map(Command::SslNames),
+        of(path()).prop_map(Command::SslOcsp),
+        of(path()).prop_map(Command::SslNames),
+        count().prop_map(Command::NoServer),
+        of(spec()).prop_map(Command::Emergency),
+        of(spec()).prop_map(Command::Abuse),
+        (path(), of(path())).prop_map(|files| Command::Certificate(Some(files))),
+        vec(path(), 0..=2).prop_map(Command::ClientCa),
+        startup().prop_map(Command::Startup),
+        of(select(SETTINGS)).prop_map(|word| Command::Show(word.map(str::to_owned))),
         of(path()).prop_map(Command::WebStats),
         of(path()).prop_map(Command::Write),
     ];
     prop_oneof![settings, others]
+}
+
+/// A server as an operand.
+fn spec() -> impl Strategy<Value = ServerSpec> {
+    // The path of a Unix socket has no colon here, and there is no port.
+    let host = prop_oneof![3 => remote(), 1 => "/[a-z.]{0,20}".prop_map(|path| Host::Unix(path.into()))];
+    (host, of(service()), [count(), count(), count(), count()]).prop_map(|(host, port, [soft, hard, weight, prio])| {
+        let has_port = soft > 0 || hard > 0 || weight != 1 || prio > 0;
+        let port = if matches!(host, Host::Unix(_)) { None } else { port.or(has_port.then_some(Service::Port(80))) };
+        ServerSpec { host, port, soft, hard, weight, prio }
+    })
+}
+
+/// A setting of the start.
+pub fn startup() -> impl Strategy<Value = Startup> {
+    // A port alone is completed when it is read.
+    let control = prop_oneof![
+        (remote(), service()).prop_map(|(host, port)| Local::Inet { host: Some(host), port }),
+        path().prop_map(Local::Unix),
+    ];
+    prop_oneof![
+        of(control).prop_map(Startup::Control),
+        any::<bool>().prop_map(Startup::ExitCommand),
+        of(path()).prop_map(Startup::Jail),
+        of(path()).prop_map(Startup::PidFile),
+        any::<bool>().prop_map(Startup::RequireSandbox),
+        of("[a-z0-9_-]{1,12}").prop_map(Startup::User),
+    ]
 }
 
 /// Suites, at least one, each once.
@@ -213,15 +259,19 @@ fn suites() -> impl Strategy<Value = Vec<Suite>> {
 
 /// What commands can say about TLS, which is on.
 fn tls() -> impl Strategy<Value = Tls> {
-    (of(suites()), any::<bool>(), of(path()), of(path())).prop_map(|(suites, tls12, ocsp, names)| Tls {
-        suites: suites.unwrap_or_default(),
-        tls12,
-        ocsp,
-        names,
-        // Without one, nothing may be said about TLS.
-        certificate: Some("certificate".into()),
-        ..Tls::default()
-    })
+    let authorities = of(vec(path(), 0..=2));
+    (of(suites()), any::<bool>(), of(path()), of(path()), (path(), of(path()), authorities)).prop_map(
+        |(suites, tls12, ocsp, names, (certificate, key, authorities))| {
+            // Nobody may be said to be good for what is not asked for.
+            let required = authorities.is_some();
+            let mut authorities = authorities.unwrap_or_default().into_iter();
+            let suites = suites.unwrap_or_default();
+            let (ca_file, ca_directory) = (authorities.next(), authorities.next());
+            // Without a certificate, nothing may be said about TLS.
+            let certificate = Some(certificate);
+            Tls { certificate, key, ca_file, ca_directory, required, names, ocsp, tls12, suites }
+        },
+    )
 }
 
 fn server() -> impl Strategy<Value = Server> {
@@ -229,6 +279,18 @@ fn server() -> impl Strategy<Value = Server> {
     let address = prop_oneof![4 => inet, 1 => path().prop_map(Address::Unix)];
     (address, [count(), count(), count(), count()], list()).prop_map(|(address, [soft, hard, weight, prio], acl)| {
         Server { soft, hard, weight, prio, acl, ..Server::at(address) }
+    })
+}
+
+/// An emergency or abuse server, which has no access list.
+fn backup() -> impl Strategy<Value = Server> {
+    let path = "/[a-z.]{0,20}".prop_map(|path| Address::Unix(path.into()));
+    (server(), of(path)).prop_map(|(server, path)| {
+        let address = match (path, &server.address) {
+            (None, Address::Inet(address)) => Address::Inet(*address),
+            (path, _) => path.unwrap_or(Address::Unix("/x".into())),
+        };
+        Server { acl: 0, address, ..server }
     })
 }
 
@@ -243,7 +305,7 @@ fn selection() -> impl Strategy<Value = Selection> {
     })
 }
 
-/// Settings with at least one server, and without those that only the command line can give (`-e`, `-B`).
+/// Settings with at least one server.
 pub fn settings() -> impl Strategy<Value = Settings> {
     let servers = (server(), vec(of(server()), 0..6), any::<usize>()).prop_map(|(one, mut servers, place)| {
         servers.insert(place % (servers.len() + 1), Some(one));
@@ -252,27 +314,29 @@ pub fn settings() -> impl Strategy<Value = Settings> {
     let lists: [_; LISTS] = std::array::from_fn(|_| acl());
     let numbers = NUMBERS.map(|number| prop_oneof![1 => Just(*number.range().start()), 3 => number.range()]);
     let fastclose = select(&[Fastclose::Off, Fastclose::Up, Fastclose::Down, Fastclose::Both][..]);
+    let backups = (of(backup()), of(backup()));
     let others = (
         fastclose,
         of(any::<IpAddr>()),
         any::<[bool; 4]>(),
         http(),
-        count(),
+        backups,
         senders(),
         proxy_out(),
         tls(),
         (buffers(), buffers()),
     );
     (servers, selection(), lists, numbers, others).prop_map(|(servers, selection, acls, numbers, others)| {
+        let [accept_batch, backlog, numbers @ ..] = numbers;
         let [blacklist, client_acl, clients_max, connections_max, control_acl, debug, idle_timeout, rest @ ..] =
             numbers;
-        let [idlers, pending_max, connect_timeout, tracking, _workers] = rest;
+        let [idlers, _max_servers, pending_max, connect_timeout, tracking, _workers] = rest;
         let (
             fastclose,
             source,
             [ascii, tcp_nodelay, keepalive, dummy],
             http,
-            accept_batch,
+            (emergency, abuse),
             proxy_in,
             proxy_out,
             tls,
@@ -282,8 +346,8 @@ pub fn settings() -> impl Strategy<Value = Settings> {
         Settings {
             generation: 0,
             servers,
-            emergency: None,
-            abuse: None,
+            emergency,
+            abuse,
             selection,
             blacklist,
             connect_timeout,
@@ -292,6 +356,7 @@ pub fn settings() -> impl Strategy<Value = Settings> {
             clients_max,
             pending_max,
             accept_batch,
+            backlog,
             debug: small(debug),
             ascii,
             acls,

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{CodecError, decode_long, encode_long};
-use crate::command::Command;
+use crate::command::{Command, Switch};
 use crate::configuration::{ConfigurationError, Placed};
 
 /// TLS towards clients.
@@ -66,6 +66,7 @@ impl Tls {
 /// One for each.
 pub fn check<'c>(tls: &Tls, commands: impl IntoIterator<Item = &'c Placed>) -> Result<(), Vec<ConfigurationError>> {
     let mut errors = Vec::new();
+    let commands: Vec<&Placed> = commands.into_iter().collect();
     let given = [
         ("-K", tls.key.is_some()),
         ("-R", tls.required),
@@ -73,9 +74,10 @@ pub fn check<'c>(tls: &Tls, commands: impl IntoIterator<Item = &'c Placed>) -> R
         ("-A", tls.ca_directory.is_some()),
     ];
     for (option, _) in given.iter().filter(|(_, given)| *given) {
+        let what = of_command(option, &commands).unwrap_or((*option).to_owned());
         match (tls.is_on(), tls.required, *option) {
-            (false, _, _) => errors.push(format!("{option}: {WITHOUT_CERTIFICATE}")),
-            (true, false, "-G" | "-A") => errors.push(format!("{option}: {WITHOUT_DEMAND}")),
+            (false, _, _) => errors.push(format!("{what}: {WITHOUT_CERTIFICATE}")),
+            (true, false, "-G" | "-A") => errors.push(format!("{what}: {WITHOUT_DEMAND}")),
             _ => {}
         }
     }
@@ -90,6 +92,21 @@ pub fn check<'c>(tls: &Tls, commands: impl IntoIterator<Item = &'c Placed>) -> R
     if errors.is_empty() { Ok(()) } else { Err(errors.into_iter().map(ConfigurationError).collect()) }
 }
 
+/// The command that says what an option says, with its place, if there is one.
+fn of_command(option: &str, commands: &[&Placed]) -> Option<String> {
+    let word = |command: &Command| match command {
+        Command::Switch(Switch::RequireClientCert, true) => Some(("-R", "require_client_cert")),
+        Command::ClientCa(paths) if !paths.is_empty() => Some(("-G", "client_ca")),
+        _ => None,
+    };
+    let option = if option == "-A" { "-G" } else { option };
+    commands.iter().rev().find_map(|placed| {
+        let (_, word) = word(&placed.command).filter(|(same, _)| *same == option)?;
+        let at = if placed.place.is_empty() { String::new() } else { format!("{}: ", placed.place) };
+        Some(at + word)
+    })
+}
+
 const WITHOUT_CERTIFICATE: &str = "means nothing without a certificate; add -E FILE";
 
 const WITHOUT_DEMAND: &str = "says whose client certificates are good, and without -R no client is asked for one; add -R, or, if it is for the issuers of \
@@ -100,9 +117,10 @@ fn word(command: &Command) -> Option<&'static str> {
     match command {
         Command::SslAlways | Command::SslNoTls12 => Some("ssl_option"),
         Command::SslRenegotiation(_) => Some("ssl_client_renegotiation_interval"),
-        Command::SslCiphers(_) => Some("ssl_ciphers"),
-        Command::SslOcsp(_) => Some("ssl_ocsp_response"),
-        Command::SslNames(_) => Some("ssl_sni_path"),
+        // What asks for nothing may be said anywhere.
+        Command::SslCiphers(Some(_)) => Some("ssl_ciphers"),
+        Command::SslOcsp(Some(_)) => Some("ssl_ocsp_response"),
+        Command::SslNames(Some(_)) => Some("ssl_sni_path"),
         _ => None,
     }
 }

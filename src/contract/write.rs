@@ -1,7 +1,7 @@
 //! The settings as a configuration file: what `write` writes.
 //!
-//! Every line is a [`Command`] shown, so the text loads again by construction. What no command can express (`-e`, `-B`, `-N`, `-S`, `-m`) is
-//! for the header that the caller gives.
+//! Every line is a [`Command`] shown, so the text loads again by construction. What the command line says in options that the original could
+//! not express as commands (`-e`, `-B`, `-N`, `-S`, `-m`, `-E` ...) is for the header that the caller gives, unless a command said something else.
 
 mod difference;
 
@@ -10,6 +10,7 @@ use std::path::Path;
 use crate::address::{Address, Host, Local, Service};
 use crate::command::{self, BufferSide, Command, LogTarget, Number, ServerChange, Switch};
 use crate::ids::{ServerId, Target};
+use crate::in_force;
 use crate::settings::{BufferSizes, Server, Settings, SocketBuffers};
 use crate::tls::{SuiteList, Tls};
 
@@ -32,6 +33,10 @@ pub struct Written<'a> {
     pub listen: Option<&'a Local>,
     /// The number of workers, if a command said so.
     pub workers: Option<u32>,
+    /// What only a start can give, where a command said so.
+    pub startup: &'a [Command],
+    /// Whether the configuration file names all servers.
+    pub servers_only: bool,
 }
 
 /// The text of the file, in the order of the original.
@@ -56,7 +61,7 @@ pub fn text(state: &Written<'_>) -> String {
     line(&mut text, &state.status_file.map_or(Command::NoWebStats, |path| Command::WebStats(Some(path.into()))));
     line(&mut text, &Command::Switch(Switch::Weight, settings.selection.weight));
     line(&mut text, &Command::Switch(Switch::Prio, settings.selection.prio));
-    for command in additions(state).chain(tls(&settings.tls, &state.given.tls)) {
+    for command in additions(state).chain(tls(&settings.tls, &state.given.tls)).chain(one_file(state)) {
         line(&mut text, &command);
     }
     text
@@ -64,7 +69,7 @@ pub fn text(state: &Written<'_>) -> String {
 
 /// Adds a command's line. A path with a space or a line's end in it, which only the command line can give, is no word of a command: it is
 /// left to the command line, and the reader is told.
-fn line(text: &mut String, command: &Command) {
+pub(crate) fn line(text: &mut String, command: &Command) {
     let line = command.to_string();
     if !line.contains('\n') && command::parse(&line).as_ref() == Ok(command) {
         text.push_str(&format!("{line}\n"));
@@ -73,7 +78,7 @@ fn line(text: &mut String, command: &Command) {
     }
 }
 
-fn access_lists(settings: &Settings) -> impl Iterator<Item = Command> {
+pub(crate) fn access_lists(settings: &Settings) -> impl Iterator<Item = Command> {
     (0u8..).zip(&settings.acls).flat_map(|(list, acl)| {
         let entries =
             acl.entries().iter().map(move |(verdict, net)| Command::Acl { list, verdict: *verdict, net: *net });
@@ -125,6 +130,7 @@ fn additions(state: &Written<'_>) -> impl Iterator<Item = Command> {
     [
         set(Number::IdleTimeout, |settings| settings.idle_timeout),
         set(Number::PendingMax, |settings| settings.pending_max),
+        set(Number::Backlog, |settings| settings.backlog),
         switched(Switch::Keepalive, now.keepalive, given.keepalive),
         now.source.or(given.source).map(|_| Command::Source(now.source)),
         buffers(|of| of.client).map(|sizes| Command::SocketBuffers(BufferSide::Client, sizes)),
@@ -147,26 +153,59 @@ fn tls(tls: &Tls, given: &Tls) -> impl Iterator<Item = Command> {
     let list = (!tls.suites.is_empty()).then(|| SuiteList { suites: tls.suites.clone(), unknown: Vec::new() });
     let suites = (list.is_some() || !given.suites.is_empty()).then_some(Command::SslCiphers(list));
     let only_new = (!tls.tls12).then_some(Command::SslNoTls12);
-    let ocsp = tls.ocsp.clone().map(Command::SslOcsp);
-    let names = tls.names.clone().map(Command::SslNames);
-    [suites, only_new, ocsp, names].into_iter().flatten()
+    let both = (tls.tls12 && !given.tls12).then_some(Command::SslTls12);
+    let ocsp = tls.ocsp.as_ref().or(given.ocsp.as_ref()).map(|_| Command::SslOcsp(tls.ocsp.clone()));
+    let names = tls.names.as_ref().or(given.names.as_ref()).map(|_| Command::SslNames(tls.names.clone()));
+    [suites, only_new, both, ocsp, names].into_iter().flatten()
+}
+
+/// What the original can only say with options, where it is not what the command line says, which the header repeats.
+fn one_file(state: &Written<'_>) -> impl Iterator<Item = Command> {
+    let (now, given) = (state.settings, state.given);
+    let differs = |is: bool, command: Command| is.then_some(command);
+    let (new_tls, old_tls) = (&now.tls, &given.tls);
+    let certificate = (&new_tls.certificate, &new_tls.key) != (&old_tls.certificate, &old_tls.key);
+    let authorities = (&new_tls.ca_file, &new_tls.ca_directory) != (&old_tls.ca_file, &old_tls.ca_directory);
+    let always = now.selection.hash_always;
+    let gone = given.configured().filter(|(id, _)| now.target(Target::Server(*id)).is_none());
+    let gone: Vec<Command> = gone.map(|(id, _)| Command::NoServer(id.0.into())).collect();
+    [
+        differs(now.accept_batch != given.accept_batch, number(Number::AcceptBatch, now.accept_batch)),
+        differs(always != given.selection.hash_always, Command::Switch(Switch::HashAlways, always)),
+        differs(certificate, in_force::certificate(new_tls)),
+        differs(authorities, in_force::client_ca(new_tls)),
+        differs(new_tls.required != old_tls.required, Command::Switch(Switch::RequireClientCert, new_tls.required)),
+        differs(now.emergency != given.emergency, Command::Emergency(now.emergency.as_ref().map(in_force::spec))),
+        differs(now.abuse != given.abuse, Command::Abuse(now.abuse.as_ref().map(in_force::spec))),
+        differs(state.servers_only, Command::Switch(Switch::ServersOnly, true)),
+    ]
+    .into_iter()
+    .flatten()
+    .chain(gone)
+    .chain(state.startup.iter().cloned())
+}
+
+/// Where a server is, as it was given: by a number, its other addresses, its interface or a later answer would be lost.
+pub(crate) fn place(server: &Server) -> Vec<ServerChange> {
+    let (host, port) = where_it_is(server);
+    vec![ServerChange::Address(host), ServerChange::Port(port)]
+}
+
+/// Host and port as they were given.
+pub(crate) fn where_it_is(server: &Server) -> (Host, Service) {
+    let host = match (&server.given, &server.address) {
+        (Some(host), _) => host.clone(),
+        (None, Address::Inet(address)) => Host::Ip(address.ip()),
+        (None, Address::Unix(path)) => Host::Unix(path.clone()),
+    };
+    let number = Service::Port(server.address.port());
+    (host, server.service.clone().map_or(number, Service::Name))
 }
 
 fn server(id: ServerId, server: &Server, given: Option<&Server>) -> Command {
-    let host = match (&server.given, &server.address) {
-        // A number would lose the other addresses, or the interface.
-        (Some(host @ Host::Zoned(_, _)), _) => host.clone(),
-        (Some(host), _) if !server.alternatives.is_empty() => host.clone(),
-        (_, Address::Inet(address)) => Host::Ip(address.ip()),
-        (_, Address::Unix(path)) => Host::Unix(path.clone()),
-    };
-    let mut changes = vec![
-        ServerChange::Acl(server.acl),
-        ServerChange::Address(host),
-        ServerChange::Port(Service::Port(server.address.port())),
-        ServerChange::Max(server.soft),
-        ServerChange::Hard(server.hard),
-    ];
+    let mut changes = vec![ServerChange::Acl(server.acl)];
+    changes.extend(place(server));
+    changes.extend([ServerChange::Max(server.soft), ServerChange::Hard(server.hard)]);
     let differs = |plain: fn(&Server) -> bool| !plain(server) || !given.is_none_or(plain);
     if differs(|server| server.weight == DEFAULT_WEIGHT) {
         changes.push(ServerChange::Weight(server.weight));

@@ -14,7 +14,7 @@ use pen_contract::walk;
 use crate::why::why;
 
 /// The commands of a file and of all that it includes, in order.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Loaded {
     /// The commands; none is an `include`.
     pub(crate) commands: Vec<Placed>,

@@ -96,11 +96,11 @@ pub(crate) fn gather(tls: &Tls, ocsp: Option<&OwnedFd>, serial: u64) -> Result<(
     if let Some(path) = &tls.key {
         gathering.add(path, Role::Key, FILE_LIMIT)?;
     }
-    if let Some(path) = &tls.ca_file {
-        gathering.add(path, Role::Authorities, AUTHORITIES_LIMIT)?;
-    }
-    if let Some(path) = &tls.ca_directory {
-        gathering.hashed(path)?;
+    for path in tls.ca_file.iter().chain(&tls.ca_directory) {
+        match path.is_dir() || Some(path) == tls.ca_directory.as_ref() {
+            true => gathering.hashed(path)?,
+            false => gathering.add(path, Role::Authorities, AUTHORITIES_LIMIT)?,
+        }
     }
     if tls.required && tls.ca_file.is_none() && tls.ca_directory.is_none() {
         let path = SYSTEM_AUTHORITIES.iter().map(Path::new).find(|path| path.exists());

@@ -6,7 +6,7 @@
 //!
 //! | Room | What for |
 //! |---|---|
-//! | `start` | the order of a start and its undoing; `background`, `interrupt`, `paths`, `limits` serve it |
+//! | `start` | the order of a start and its undoing; `startup` is what only a start can give; `background`, `interrupt`, `paths`, `limits` serve it |
 //! | `service` | the event loop and the commands; `signals`, `events` are its sources, `standing` is what it knows |
 //! | `activation`, `notify` | what a service manager passes in and is told |
 //! | `crew`, `workers`, `inheritance` | the workers: all, one, and what one is born with; `backoff`, `flood` bound them, `child` watches processes |
@@ -60,6 +60,7 @@ mod signals;
 mod source;
 mod standing;
 mod start;
+mod startup;
 mod status_file;
 mod sys;
 mod user;
@@ -107,8 +108,6 @@ pub struct Entries {
 pub struct Launch {
     /// What concerns balancing, and everything that a command can say too.
     pub configuration: Configuration,
-    /// `-q`.
-    pub backlog: u32,
     /// `-f`.
     pub foreground: bool,
     /// `-j`.
@@ -127,6 +126,8 @@ pub struct Launch {
     pub require_sandbox: bool,
     /// `--check`: say what is wrong with all this and do nothing.
     pub check: bool,
+    /// `--show`: with `check`, print the settings that a start would have.
+    pub show: bool,
     /// The command line, for the head of what `write` writes: the options that no command can express.
     pub command_line: String,
 }
@@ -155,20 +156,17 @@ pub fn line_for_stderr(text: &str, is_error: bool) -> String {
 ///
 /// # Errors
 /// The start failed; nothing is left behind.
-pub fn run(mut launch: Launch, entries: Entries) -> Result<(), StartError> {
+pub fn run(launch: Launch, entries: Entries) -> Result<(), StartError> {
     let environment = sys::Environment::find();
-    let base = paths::make_absolute(&mut launch, env::current_dir())?;
-    let identity = user::of_workers(launch.user.as_deref(), launch.jail.is_some())
-        .map_err(|error| StartError(error.to_string()))?;
     let (check, foreground) = (launch.check, launch.foreground);
-    let mut order =
-        start::Order { launch, base, identity, entries, activation: Activation::default(), notify: Notify::default() };
+    // Before any fork: the environment names this process.
+    let notify = if check { Notify::default() } else { Notify::take() };
+    let ordered = order(launch, entries, notify.clone()).inspect_err(|error| notify.failed(&error.0));
+    let mut order = ordered?;
     if check {
         return start::check(&order);
     }
-    // Before any fork: the environment names this process.
-    order.notify = Notify::take();
-    order.activation = Activation::take().inspect_err(|error| order.notify.failed(&error.0))?;
+    order.activation = Activation::take().inspect_err(|error| notify.failed(&error.0))?;
     environment.wipe(&VARIABLES);
     if foreground {
         return start::foreground(order);
@@ -180,4 +178,13 @@ pub fn run(mut launch: Launch, entries: Entries) -> Result<(), StartError> {
         // If standard error is closed there is no one to tell.
         let _ = writeln!(stderr(), "{}", line_for_stderr(notice, false));
     })
+}
+
+/// Reads what the start goes by, and makes it independent of where pen was started.
+fn order(mut launch: Launch, entries: Entries, notify: Notify) -> Result<start::Order, StartError> {
+    let here = env::current_dir();
+    let words = startup::Words::read(&mut launch, &here)?;
+    let base = paths::make_absolute(&mut launch, here)?;
+    let identity = words.identity(&launch)?;
+    Ok(start::Order { launch, words, base, identity, entries, activation: Activation::default(), notify })
 }

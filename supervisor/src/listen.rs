@@ -21,7 +21,7 @@ use crate::user::acting_as;
 use crate::why::why;
 
 /// Smallest backlog (`-q`).
-pub(crate) const MIN_BACKLOG: u32 = 50;
+const MIN_BACKLOG: u32 = pen_contract::command::MIN_BACKLOG;
 
 /// The listener.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use pen_contract::address::{Host, Local, MAX_UNIX_PATH};
-use pen_contract::command::{Command, LogTarget, ServerChange};
+use pen_contract::command::{Command, LogTarget, ServerChange, Startup};
 use pen_contract::configuration::Placed;
 
 use crate::why::why;
@@ -41,9 +41,6 @@ pub(crate) fn make_absolute(launch: &mut Launch, start: io::Result<PathBuf>) -> 
     for server in servers {
         base.server(&mut server.host).map_err(StartError)?;
     }
-    for placed in &mut configuration.commands {
-        base.command(placed).map_err(StartError)?;
-    }
     Ok(base)
 }
 
@@ -66,8 +63,16 @@ impl Base {
             Command::Log(Some(LogTarget::File(path))) | Command::WebStats(Some(path)) => {
                 return self.output(place, path);
             }
-            Command::Include(path) | Command::SslOcsp(path) | Command::SslNames(path) => self.outside(path),
-            Command::Listen(Some(local)) => self.local(local),
+            Command::Include(path)
+            | Command::SslOcsp(Some(path))
+            | Command::SslNames(Some(path))
+            | Command::Startup(Startup::Jail(Some(path)) | Startup::PidFile(Some(path))) => self.outside(path),
+            Command::Certificate(Some((file, key))) => {
+                std::iter::once(file).chain(key).try_for_each(|path| self.outside(path))
+            }
+            Command::ClientCa(paths) => paths.iter_mut().try_for_each(|path| self.outside(path)),
+            Command::Listen(Some(local)) | Command::Startup(Startup::Control(Some(local))) => self.local(local),
+            Command::Emergency(Some(spec)) | Command::Abuse(Some(spec)) => self.server(&mut spec.host),
             Command::Server { changes, .. } => changes.iter_mut().try_for_each(|change| match change {
                 ServerChange::Address(host) => self.server(host),
                 _ => Ok(()),
@@ -75,11 +80,6 @@ impl Base {
             _ => Ok(()),
         };
         done.map_err(|why| format!("{place}: {why}"))
-    }
-
-    /// The directory where the command was given; `/` if it is not known.
-    pub(crate) fn directory(&self) -> &Path {
-        self.start.as_deref().unwrap_or(Path::new("/"))
     }
 
     fn outside(&self, path: &mut PathBuf) -> Result<(), String> {
@@ -115,7 +115,11 @@ impl Base {
     }
 }
 
-fn absolute(path: &Path, start: &io::Result<PathBuf>) -> Result<PathBuf, String> {
+/// A path as seen from the directory where pen was started.
+///
+/// # Errors
+/// That directory is gone, and the path needs it.
+pub(crate) fn absolute(path: &Path, start: &io::Result<PathBuf>) -> Result<PathBuf, String> {
     match (path.is_absolute(), start) {
         (true, _) => Ok(path.into()),
         (false, Ok(start)) => Ok(start.join(path)),

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use pen_contract::address::{Address, Local};
-use pen_contract::command::LogTarget;
+use pen_contract::command::{Command, LogTarget, Startup};
 use pen_contract::configuration::Placed;
 use pen_contract::settings::Settings;
 
@@ -29,8 +29,6 @@ pub(crate) struct Standing {
     pub(crate) door: Door,
     /// Listeners that workers may still use.
     pub(crate) retired: Vec<Door>,
-    /// `-q`.
-    pub(crate) backlog: u32,
     /// Where the request log goes.
     pub(crate) log: Option<LogTarget>,
     /// Whether that is a file which the control process opened: its name means nothing to the supervisor.
@@ -39,6 +37,12 @@ pub(crate) struct Standing {
     pub(crate) ocsp: Option<OwnedFd>,
     /// Where status pages go.
     pub(crate) status: Option<StatusFile>,
+    /// What only a start can give: one of each kind.
+    pub(crate) startup: Vec<Startup>,
+    /// What of this commands said.
+    pub(crate) commanded: Vec<Command>,
+    /// Whether the configuration file names all servers.
+    pub(crate) servers_only: bool,
     /// `-F`.
     pub(crate) config: Option<PathBuf>,
     /// What the command line said in commands.

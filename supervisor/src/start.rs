@@ -18,6 +18,7 @@ use pen_contract::configuration::{Placed, Settled, resolve_local};
 use pen_contract::fold;
 use pen_contract::grammar::quoted;
 use pen_contract::ids::{MAX_WORKERS, Target};
+use pen_contract::in_force::InForce;
 use pen_contract::settings::Settings;
 use pen_contract::start::RequestLog;
 use pen_contract::tls::Fact;
@@ -37,7 +38,7 @@ use crate::interrupt::Interrupts;
 use crate::jail::Jail;
 use crate::keys::{self, Keys};
 use crate::limits;
-use crate::listen::{self, Listener, MIN_BACKLOG, bind_first};
+use crate::listen::{self, Listener, bind_first};
 use crate::log_file;
 use crate::memory;
 use crate::names::{self, Found, Inquiry};
@@ -51,6 +52,7 @@ use crate::service::Service;
 use crate::signals::Signals;
 use crate::source;
 use crate::standing::{Door, DoorPath, Standing};
+use crate::startup::{self, Words};
 use crate::status_file::{self, StatusFile};
 use crate::sys;
 use crate::user::{self, Identity};
@@ -61,6 +63,8 @@ use crate::{Entries, Launch, StartError};
 pub(crate) struct Order {
     /// The command line.
     pub(crate) launch: Launch,
+    /// The commands of command line and configuration file.
+    pub(crate) words: Words,
     /// Where its relative paths begin.
     pub(crate) base: Base,
     /// The jailed processes' user.
@@ -111,7 +115,8 @@ pub(crate) fn check(order: &Order) -> Result<(), StartError> {
     let plan = Plan::make(order, &Sandbox::none(), &mut Interrupts::new(signals, None))?;
     plan.examine_paths(order)?;
     plan.notices(order, limits::raise_descriptors()).iter().for_each(|notice| eprintln!("pen: {notice}"));
-    stdout().write_all(b"ok\n").map_err(|error| StartError(format!("standard output: {}", why(&error))))
+    let text = if order.launch.show { plan.shown(order) } else { "ok\n".to_owned() };
+    stdout().write_all(text.as_bytes()).map_err(|error| StartError(format!("standard output: {}", why(&error))))
 }
 
 /// From here on every descriptor above standard error is pen's own.
@@ -162,16 +167,14 @@ struct Plan {
 
 impl Plan {
     fn make(order: &Order, sandbox: &Sandbox, interrupts: &mut Interrupts) -> Result<Plan, StartError> {
-        let Order { launch, base, identity, .. } = order;
+        let Order { launch, words, base, identity, .. } = order;
+        let place = words.place("control", "-C");
         if launch.control.is_some() && geteuid().is_root() && launch.user.is_none() {
-            return Err(StartError(
-                "-C: as root, the control port needs a user to run as: add -u user (or -u root)".into(),
-            ));
+            let add = if place == "-C" { "add -u user (or -u root)" } else { "say user NAME (or user root)" };
+            return Err(StartError(format!("{place}: as root, the control port needs a user to run as: {add}")));
         }
         let mut configuration = launch.configuration.clone();
-        let given = config_file::expand(std::mem::take(&mut configuration.commands), base.directory());
-        let mut given = given.map_err(lines)?;
-        let mut file = launch.config.as_deref().map_or(Ok(Default::default()), config_file::load).map_err(lines)?;
+        let Words { mut given, mut file } = words.clone();
         absolute(base, &mut given.commands).and(absolute(base, &mut file.commands)).map_err(lines)?;
         configuration.commands = given.commands;
         let control = launch.control.as_ref().map(control::complete);
@@ -190,7 +193,7 @@ impl Plan {
         let settled = configuration.settle(&names, &file.commands);
         let settled = settled.map_err(|errors| lines(errors.into_iter().map(|error| error.0).collect()))?;
         let control = control.map(|local| resolve_local(&local, &names).map(|address| (local, address)));
-        let control = control.transpose().map_err(|error| StartError(format!("-C: {error}")))?;
+        let control = control.transpose().map_err(|error| StartError(format!("{place}: {error}")))?;
         let mut notices: Vec<String> = given.notices.into_iter().chain(file.notices).collect();
         let commands = || configuration.commands.iter().chain(&file.commands);
         notices.extend(commands().filter_map(unknown_suites));
@@ -243,15 +246,27 @@ impl Plan {
         launch.pid_file.as_deref().map_or(Ok(()), pid_file::examine).map_err(refused)
     }
 
+    /// The settings that the start would have, as a configuration file.
+    fn shown(&self, order: &Order) -> String {
+        let Settled { local, settings, log, status_file, workers, .. } = &self.settled;
+        InForce {
+            settings,
+            startup: &startup::in_force(&order.launch),
+            listen: local,
+            log: log.as_ref(),
+            status_file: status_file.as_deref(),
+            workers: worker_count(*workers).into(),
+            servers_only: fold::names_all(&self.file) == Some(true),
+        }
+        .text(None)
+    }
+
     /// What the administrator should know about a start that succeeds.
     fn notices(&self, order: &Order, descriptor_limit: u64) -> Vec<String> {
         let Order { launch, .. } = order;
         let Settled { listen, settings, .. } = &self.settled;
         let mut notices = self.notices.clone();
         notices.extend(launch.configuration.warnings(listen, settings));
-        if launch.backlog < MIN_BACKLOG {
-            notices.push(format!("-q {}: raised to {MIN_BACKLOG}, the smallest backlog", launch.backlog));
-        }
         if launch.jail.is_some() && launch.user.is_none() && geteuid().is_root() {
             notices
                 .push("-j without -u: the workers stay root in the jail, though without capabilities; add -u".into());
@@ -277,7 +292,7 @@ pub(crate) fn absolute(base: &Base, commands: &mut [Placed]) -> Result<(), Vec<S
 }
 
 /// Several errors as one, a line each.
-fn lines(errors: Vec<String>) -> StartError {
+pub(crate) fn lines(errors: Vec<String>) -> StartError {
     StartError(config_file::bounded(errors).join("\n"))
 }
 
@@ -297,7 +312,7 @@ impl Prepared {
         let plan = Plan::make(&order, &sandbox, interrupts)?;
         plan.examine_paths(&order)?;
         let mut notices = plan.notices(&order, descriptor_limit);
-        let Order { launch, base, identity, entries, mut activation, mut notify } = order;
+        let Order { launch, base, identity, entries, mut activation, mut notify, .. } = order;
         notices.extend(notify.complaint());
         notices.extend(incomplete.into_iter().chain(sandbox.suit(&plan.settled.settings)));
         let jail = Jail { root: launch.jail.clone(), identity, sandbox };
@@ -311,10 +326,11 @@ impl Prepared {
         let commands: Vec<Placed> = options.iter().chain(&file).cloned().collect();
         settings.source.map_or(Ok(()), |address| source::check(address, &commands)).map_err(StartError)?;
         let log = open_log(log_target.as_ref(), log)?;
-        let (listener, socket_path, listen) = match activation.claim_first(&listen, launch.backlog)? {
+        let (listener, socket_path, listen) = match activation.claim_first(&listen, settings.backlog)? {
             Some((passed, address)) => (passed, None, address),
             None => {
-                let bound = bind_first(&listen, |address| Listener::bind(address, launch.backlog)).map_err(refused)?;
+                let bound =
+                    bind_first(&listen, |address| Listener::bind(address, settings.backlog)).map_err(refused)?;
                 notices.extend(bound.notice);
                 let (listener, path) = bound.what.into_parts();
                 (listener, path, bound.address)
@@ -357,11 +373,13 @@ impl Prepared {
             listen_commanded,
             door,
             retired: Vec::new(),
-            backlog: launch.backlog,
             log: log_target,
             log_is_held: false,
             ocsp: None,
             status: status_file.map(StatusFile::Path),
+            startup: startup::in_force(&launch),
+            commanded: startup::commanded(commands.iter()),
+            servers_only: fold::names_all(&file) == Some(true),
             config: launch.config,
             options,
             given,

@@ -34,6 +34,8 @@ pub struct Builder {
     foreground: bool,
     status_file: bool,
     pid_file: Option<PathBuf>,
+    /// Nothing stands on the command line but what the test says.
+    alone: bool,
     port: Port,
     control: Option<Control>,
     directory: TempDir,
@@ -103,6 +105,23 @@ impl Builder {
         self.options([OsStr::new("-F"), path.as_os_str()])
     }
 
+    /// Has this configuration file, and nothing else on the command line but options of the test.
+    pub fn alone(mut self, path: &Path) -> Builder {
+        self.alone = true;
+        self.options([OsStr::new("-F"), path.as_os_str()])
+    }
+
+    /// Has a configuration file that says it all, at the end of which come a control socket, the user, the pid file and three workers.
+    pub fn one_file(mut self, text: &str) -> Builder {
+        let socket = self.directory.path().join("ctl");
+        let (control, pid) = (socket.display(), self.directory.path().join("pid"));
+        let user = if is_root() { "user nobody\n" } else { "" };
+        let rest = format!("control {control}\n{user}pid_file {}\nworkers 3\n", pid.display());
+        self.alone = true;
+        self.control = Some(Control::Unix(socket));
+        self.file(&format!("{text}\n{rest}"))
+    }
+
     /// Starts in the background, as without `-f`.
     pub fn background(mut self) -> Builder {
         self.foreground = false;
@@ -162,6 +181,10 @@ impl Builder {
         if self.foreground {
             words.push("-f".into());
         }
+        if self.alone {
+            words.extend(self.options.iter().cloned());
+            return self.of(&words);
+        }
         words.extend(["--workers".into(), self.workers.to_string().into()]);
         let pid_file = self.pid_file.clone().unwrap_or_else(|| self.directory.path().join("pid"));
         words.extend(["-p".into(), pid_file.into()]);
@@ -176,6 +199,10 @@ impl Builder {
             None => words.push(self.port.address().to_string().into()),
         }
         words.extend(self.servers.iter().cloned());
+        self.of(&words)
+    }
+
+    fn of(&self, words: &[OsString]) -> Command {
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).stdin(Stdio::null()).envs(self.environment.iter().cloned());
         let place = |(n, socket): (usize, &OwnedFd)| FdMapping {
@@ -256,6 +283,7 @@ impl Pen {
             foreground: true,
             status_file: true,
             pid_file: None,
+            alone: false,
             port: Port::reserve(),
             control: None,
             directory: TempDir::new().unwrap(),

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::{BufferSide, Command, Fastclose, Form, LogTarget, ServerChange, Switch};
+use super::{BufferSide, Command, Fastclose, Form, LogTarget, ServerChange, Startup, Switch};
 use crate::acl::Verdict;
 use crate::address::Host;
 use crate::settings::Http;
@@ -26,6 +26,19 @@ impl fmt::Display for Command {
             Command::Connection(number) => write!(f, "connection {number}"),
             Command::Socket(number) => write!(f, "socket {number}"),
             Command::Control => f.write_str("control"),
+            Command::Emergency(spec) => or_no(f, "emergency", spec.as_ref()),
+            Command::Abuse(spec) => or_no(f, "abuse", spec.as_ref()),
+            Command::Certificate(Some((file, Some(key)))) => {
+                write!(f, "certificate {} {}", file.display(), key.display())
+            }
+            Command::Certificate(file) => or_no(f, "certificate", file.as_ref().map(|(file, _)| file.display())),
+            Command::ClientCa(paths) if paths.is_empty() => f.write_str("no client_ca"),
+            Command::ClientCa(paths) => {
+                f.write_str("client_ca")?;
+                paths.iter().try_for_each(|path| write!(f, " {}", path.display()))
+            }
+            Command::Startup(startup) => startup.fmt(f),
+            Command::Show(word) => with(f, "show", word.as_ref()),
             Command::Exit => f.write_str("exit"),
             Command::Explain(address) => write!(f, "explain {address}"),
             Command::Help(word) => with(f, "help", word.as_ref()),
@@ -35,6 +48,7 @@ impl fmt::Display for Command {
             Command::NoLog => f.write_str("no log"),
             Command::Mode(form) => write!(f, "mode{}", form_word(*form)),
             Command::Pid => f.write_str("pid"),
+            Command::NoServer(number) => write!(f, "no server {number}"),
             Command::ProxyIn(senders) if senders.is_empty() => f.write_str("proxy_protocol in off"),
             Command::ProxyIn(senders) => write!(f, "proxy_protocol in from {senders}"),
             Command::ProxyOut(out) => write!(f, "proxy_protocol out {out}"),
@@ -51,8 +65,9 @@ impl fmt::Display for Command {
             Command::SslAlways => f.write_str("ssl_option no_sslv3"),
             Command::SslRenegotiation(seconds) => write!(f, "ssl_client_renegotiation_interval {seconds}"),
             Command::SslNoTls12 => f.write_str("ssl_option no_tlsv1.2"),
-            Command::SslOcsp(path) => write!(f, "ssl_ocsp_response {}", path.display()),
-            Command::SslNames(path) => write!(f, "ssl_sni_path {}", path.display()),
+            Command::SslTls12 => f.write_str("ssl_option tlsv1.2"),
+            Command::SslOcsp(path) => or_no(f, "ssl_ocsp_response", path.as_ref().map(|path| path.display())),
+            Command::SslNames(path) => or_no(f, "ssl_sni_path", path.as_ref().map(|path| path.display())),
             Command::Status(form) => write!(f, "status{}", form_word(*form)),
             Command::SocketBuffers(side, sizes) => {
                 let side = match side {
@@ -64,7 +79,21 @@ impl fmt::Display for Command {
             Command::Fastclose(which) => write!(f, "tcp_fastclose {}", fastclose_word(*which)),
             Command::WebStats(path) => with(f, "web_stats", path.as_ref().map(|path| path.display())),
             Command::NoWebStats => f.write_str("no web_stats"),
+            Command::WriteHere => f.write_str("write -"),
             Command::Write(path) => with(f, "write", path.as_ref().map(|path| path.display())),
+        }
+    }
+}
+
+impl fmt::Display for Startup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = self.word();
+        match self {
+            Startup::Control(local) => or_no(f, word, local.as_ref()),
+            Startup::ExitCommand(true) | Startup::RequireSandbox(true) => f.write_str(word),
+            Startup::ExitCommand(false) | Startup::RequireSandbox(false) => write!(f, "no {word}"),
+            Startup::Jail(path) | Startup::PidFile(path) => or_no(f, word, path.as_ref().map(|path| path.display())),
+            Startup::User(user) => or_no(f, word, user.as_ref()),
         }
     }
 }
@@ -105,13 +134,24 @@ impl Switch {
             Switch::Ascii => "ascii",
             Switch::Dummy => "dummy",
             Switch::Hash => "hash",
+            Switch::HashAlways => "hash_always",
             Switch::Keepalive => "keepalive",
             Switch::Prio => "prio",
+            Switch::RequireClientCert => "require_client_cert",
             Switch::Roundrobin => "roundrobin",
+            Switch::ServersOnly => "servers_only",
             Switch::Stubborn => "stubborn",
             Switch::TcpNodelay => "tcp_nodelay",
             Switch::Weight => "weight",
         }
+    }
+}
+
+/// The word with its argument, or the word after `no` without one.
+fn or_no(f: &mut fmt::Formatter<'_>, word: &str, argument: Option<impl fmt::Display>) -> fmt::Result {
+    match argument {
+        Some(argument) => write!(f, "{word} {argument}"),
+        None => write!(f, "no {word}"),
     }
 }
 

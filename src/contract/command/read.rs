@@ -5,10 +5,12 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::help::suggestion;
-use super::{BufferSide, Command, CommandError, Fastclose, Form, LogTarget, MAX_LINE, Number, ServerChange, Switch};
+use super::{
+    BufferSide, Command, CommandError, Fastclose, Form, LogTarget, MAX_LINE, Number, ServerChange, Startup, Switch,
+};
 use crate::acl::{Net, Verdict, is_mask};
 use crate::address::{Host, Local};
-use crate::grammar::{self, COUNT, GrammarError, quoted};
+use crate::grammar::{self, COUNT, GrammarError, ServerSpec, quoted};
 use crate::proxy::{ProxyOut, Senders};
 use crate::settings::{BufferSizes, Http};
 use crate::tls::{Suite, SuiteList};
@@ -109,8 +111,10 @@ impl<'l> Words<'l> {
 impl Entry {
     /// What follows `no` and the command's word.
     pub fn negated_arguments(&self) -> &'static str {
-        // The only one that needs an argument.
-        if self.word == "acl" { "N" } else { "" }
+        match self.word {
+            "acl" | "server" => "N",
+            _ => "",
+        }
     }
 
     fn surplus(&self, word: &str, negated: bool) -> CommandError {
@@ -146,9 +150,75 @@ macro_rules! command {
     };
 }
 
+/// The commands that `show` shows: all that set something which lasts. `status_file` is `web_stats`.
+pub const SETTINGS: &[&str] = &[
+    "abuse",
+    "accept_batch",
+    "acl",
+    "ascii",
+    "backlog",
+    "blacklist",
+    "certificate",
+    "client_acl",
+    "client_ca",
+    "clients_max",
+    "conn_max",
+    "control",
+    "control_acl",
+    "debug",
+    "dummy",
+    "emergency",
+    "exit_command",
+    "hash",
+    "hash_always",
+    "http",
+    "idle_timeout",
+    "idlers",
+    "jail",
+    "keepalive",
+    "listen",
+    "log",
+    "max_servers",
+    "pending_max",
+    "pid_file",
+    "prio",
+    "proxy_protocol",
+    "require_client_cert",
+    "require_sandbox",
+    "roundrobin",
+    "server",
+    "servers_only",
+    "socket_buffers",
+    "source",
+    "ssl_ciphers",
+    "ssl_ocsp_response",
+    "ssl_option",
+    "ssl_sni_path",
+    "status_file",
+    "stubborn",
+    "tcp_fastclose",
+    "tcp_nodelay",
+    "timeout",
+    "tracking",
+    "user",
+    "web_stats",
+    "weight",
+    "workers",
+];
+
 /// Every command there is, in alphabetical order: what the parser reads and what the manual lists.
 pub const COMMANDS: &[Entry] = &[
     command!("abort_on_error", "[on|off]", true, "No effect; accepted for old configuration files.", no_effect),
+    command!("abuse", "[SERVER]", true, "Show or set where clients go that client_acl refuses (-B).", |e, w, no| {
+        backup(Command::Abuse, e, w, no)
+    }),
+    command!(
+        "accept_batch",
+        "[N]",
+        false,
+        "Show or set how many connections are accepted per wake-up (-m).",
+        |e, w, _| { value(Number::AcceptBatch, e, w) }
+    ),
     command!(
         "acl",
         "N permit|deny ADDRESS [MASK]",
@@ -157,6 +227,9 @@ pub const COMMANDS: &[Entry] = &[
         acl
     ),
     command!("ascii", "[on|off]", true, "Dumps as text instead of hex.", |e, w, no| switch(Switch::Ascii, e, w, no)),
+    command!("backlog", "[N]", false, "Show or set how many connections may wait to be accepted (-q).", |e, w, _| {
+        value(Number::Backlog, e, w)
+    }),
     command!(
         "blacklist",
         "[SECONDS]",
@@ -165,6 +238,13 @@ pub const COMMANDS: &[Entry] = &[
         |e, w, _| value(Number::Blacklist, e, w)
     ),
     command!("block", "[on|off]", true, "No effect; accepted for old configuration files.", no_effect),
+    command!(
+        "certificate",
+        "[FILE [KEY]]",
+        true,
+        "Show or set the certificate and its key (-E, -K); only in a file or at the start.",
+        certificate
+    ),
     command!(
         "certificates",
         "[json]",
@@ -177,6 +257,13 @@ pub const COMMANDS: &[Entry] = &[
         e,
         w
     )),
+    command!(
+        "client_ca",
+        "[FILE|DIRECTORY [DIRECTORY]]",
+        true,
+        "Show or set whose client certificates are good (-G, -A); only in a file or at the start.",
+        client_ca
+    ),
     command!("clients_max", "[N]", false, "Show or enlarge the client table.", |e, w, _| value(
         Number::ClientsMax,
         e,
@@ -195,7 +282,7 @@ pub const COMMANDS: &[Entry] = &[
     command!("connection", "[N]", false, "Facts about connection N.", |e, w, _| Ok(Command::Connection(
         w.next().map_or(Ok(0), |n| e.ordinal(n, CONNECTION))?
     ))),
-    command!("control", "", false, "Show the control address.", |_, _, _| Ok(Command::Control)),
+    command!("control", "[ADDRESS]", true, "Show the control address; set it at the start (-C).", control),
     command!("control_acl", "[N]", false, "Show or set the access list for the control port.", |e, w, _| value(
         Number::ControlAcl,
         e,
@@ -212,8 +299,18 @@ pub const COMMANDS: &[Entry] = &[
         "Answer every client with a fixed page, without a server; for load tests.",
         |e, w, no| switch(Switch::Dummy, e, w, no)
     ),
+    command!("emergency", "[SERVER]", true, "Show or set the server of last resort (-e).", |e, w, no| {
+        backup(Command::Emergency, e, w, no)
+    }),
     command!("epoll", "", false, "No effect; accepted for old configuration files.", nothing),
     command!("exit", "", false, "End the program; only with -X.", |_, _, _| Ok(Command::Exit)),
+    command!(
+        "exit_command",
+        "[on|off]",
+        true,
+        "Allow exit at the control port (-X); only at the start.",
+        |e, w, no| { Ok(Command::Startup(Startup::ExitCommand(on(e, w, no)?))) }
+    ),
     command!("explain", "ADDRESS", false, "Which server a client with that address would get now, and why.", explain),
     command!("hash", "[on|off]", true, "A hash of the client's address chooses the first server.", |e, w, no| switch(
         Switch::Hash,
@@ -221,6 +318,13 @@ pub const COMMANDS: &[Entry] = &[
         w,
         no
     )),
+    command!(
+        "hash_always",
+        "[on|off]",
+        true,
+        "As hash, for every connection, whatever is remembered (-N).",
+        |e, w, no| switch(Switch::HashAlways, e, w, no)
+    ),
     command!("help", "[COMMAND]", false, "List the commands, or tell what one does.", help),
     command!(
         "http",
@@ -246,6 +350,13 @@ pub const COMMANDS: &[Entry] = &[
     command!("include", "FILE", false, "Run the commands of a file.", |e, w, _| Ok(Command::Include(
         e.required(w)?.into()
     ))),
+    command!(
+        "jail",
+        "[DIRECTORY]",
+        true,
+        "Show the root directory of jailed processes; set it at the start (-j).",
+        |e, w, no| { startup(|path| Startup::Jail(path.map(PathBuf::from)), e, w, no) }
+    ),
     command!("keepalive", "[on|off]", true, "TCP keepalive towards servers.", |e, w, no| switch(
         Switch::Keepalive,
         e,
@@ -255,6 +366,9 @@ pub const COMMANDS: &[Entry] = &[
     command!("kqueue", "", false, "No effect; accepted for old configuration files.", nothing),
     command!("listen", "[[HOST:]PORT|/PATH]", false, "Show or move the listen address; open connections stay.", listen),
     command!("log", "[FILE|HOST:PORT]", true, "Show or set the request log.", log),
+    command!("max_servers", "[N]", false, "Show the size of the server table; set it at the start (-S).", |e, w, _| {
+        value(Number::MaxServers, e, w)
+    }),
     command!("mode", "[json]", false, "Show the modes.", |_, w, _| Ok(Command::Mode(form(w)))),
     command!("peek", "[on|off]", true, "Refused: the original never finished it.", |e, w, no| off_only(
         e,
@@ -270,6 +384,9 @@ pub const COMMANDS: &[Entry] = &[
         |e, w, _| { value(Number::PendingMax, e, w) }
     ),
     command!("pid", "", false, "Show the supervisor's pid.", |_, _, _| Ok(Command::Pid)),
+    command!("pid_file", "[FILE]", true, "Show the pid file; set it at the start (-p).", |e, w, no| {
+        startup(|path| Startup::PidFile(path.map(PathBuf::from)), e, w, no)
+    }),
     command!("poll", "", false, "No effect; accepted for old configuration files.", nothing),
     command!("prio", "[on|off]", true, "The available server with the lowest prio comes first.", |e, w, no| switch(
         Switch::Prio,
@@ -285,6 +402,16 @@ pub const COMMANDS: &[Entry] = &[
         proxy_protocol
     ),
     command!("recent", "[SECONDS] [json]", false, "Clients seen within so many seconds (default 300).", recent),
+    command!("require_client_cert", "[on|off]", true, "Clients must present a valid certificate (-R).", |e, w, no| {
+        switch(Switch::RequireClientCert, e, w, no)
+    }),
+    command!(
+        "require_sandbox",
+        "[on|off]",
+        true,
+        "Do not start if the system cannot confine every process as it should; only at the start.",
+        |e, w, no| Ok(Command::Startup(Startup::RequireSandbox(on(e, w, no)?)))
+    ),
     command!("roundrobin", "[on|off]", true, "Round robin without tracking.", |e, w, no| switch(
         Switch::Roundrobin,
         e,
@@ -296,11 +423,25 @@ pub const COMMANDS: &[Entry] = &[
     command!(
         "server",
         "N KEY VALUE ...",
-        false,
-        "Change server N: acl, address, blacklist, hard, max, port, prio, weight; all pairs or none.",
+        true,
+        "Change server N: acl, address, blacklist, hard, max, port, prio, weight; all pairs or none. no server N takes it away.",
         server
     ),
     command!("servers", "[json]", false, "List the servers.", |_, w, _| Ok(Command::Servers(form(w)))),
+    command!(
+        "servers_only",
+        "[on|off]",
+        true,
+        "In a file: servers that it does not name are taken away when it is read.",
+        |e, w, no| switch(Switch::ServersOnly, e, w, no)
+    ),
+    command!(
+        "show",
+        "[SETTING]",
+        false,
+        "Show what is in force, as a configuration file: all of it, or one setting.",
+        show
+    ),
     command!(
         "socket",
         "N",
@@ -333,25 +474,26 @@ pub const COMMANDS: &[Entry] = &[
     command!(
         "ssl_ocsp_response",
         "FILE",
-        false,
+        true,
         "OCSP response (DER) to be stapled to the certificate of -E; repeat it to read the file again.",
-        |e, w, _| Ok(Command::SslOcsp(e.required(w)?.into()))
+        |e, w, no| Ok(Command::SslOcsp(path(e, w, no)?))
     ),
     command!(
         "ssl_option",
         "OPTION",
         false,
-        "no_tlsv1.2 leaves TLS 1.3 only; no_sslv2, no_sslv3, no_tlsv1, no_tlsv1.1 and cipher_server_preference are always so.",
+        "no_tlsv1.2 leaves TLS 1.3 only, tlsv1.2 takes 1.2 too; no_sslv2, no_sslv3, no_tlsv1, no_tlsv1.1 and cipher_server_preference are always so.",
         ssl_option
     ),
     command!(
         "ssl_sni_path",
         "DIRECTORY",
-        false,
+        true,
         "Certificates by server name: NAME.crt, NAME.key, and if they are there NAME.ca and NAME.ocsp.",
-        |e, w, _| Ok(Command::SslNames(e.required(w)?.into()))
+        |e, w, no| Ok(Command::SslNames(path(e, w, no)?))
     ),
     command!("status", "[json]", false, "The status page.", |_, w, _| Ok(Command::Status(form(w)))),
+    command!("status_file", "[FILE]", true, "As web_stats (-w).", web_stats),
     command!("stubborn", "[on|off]", true, "Close the client if its first choice cannot be used.", |e, w, no| switch(
         Switch::Stubborn,
         e,
@@ -387,6 +529,9 @@ pub const COMMANDS: &[Entry] = &[
         "Reach servers from the client's address. Not built in yet.",
         |e, w, no| off_only(e, LATER, w, no)
     ),
+    command!("user", "[NAME]", true, "Show as whom jailed processes run; set it at the start (-u).", |e, w, no| {
+        startup(|user| Startup::User(user.map(str::to_owned)), e, w, no)
+    }),
     command!("web_stats", "[FILE]", true, "Show or set the file for status reports.", web_stats),
     command!(
         "weight",
@@ -400,13 +545,25 @@ pub const COMMANDS: &[Entry] = &[
         e,
         w
     )),
-    command!("write", "[FILE]", false, "Write the settings as a configuration file.", |_, w, _| Ok(Command::Write(
-        w.next().map(PathBuf::from)
-    ))),
+    command!(
+        "write",
+        "[FILE|-]",
+        false,
+        "Write the settings as a configuration file; - replies with it.",
+        |_, w, _| {
+            Ok(match w.next() {
+                Some("-") => Command::WriteHere,
+                path => Command::Write(path.map(PathBuf::from)),
+            })
+        }
+    ),
 ];
 
 /// What the numbers of connections are.
 const CONNECTION: &str = "a connection, which begin at 0 and end below conn_max";
+
+/// What the numbers of servers are.
+const SERVER: &str = "a server, which begin at 0 and end below -S";
 
 const LATER: &str = "not built in yet";
 
@@ -450,6 +607,7 @@ fn ciphers(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, Com
 fn ssl_option(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
     match entry.required(words)? {
         "no_tlsv1.2" => Ok(Command::SslNoTls12),
+        "tlsv1.2" => Ok(Command::SslTls12),
         "no_sslv2" | "no_sslv3" | "no_tlsv1" | "no_tlsv1.1" | "cipher_server_preference" => Ok(Command::SslAlways),
         other => Err(entry.wrong(format!("{} is no option", quoted(other)))),
     }
@@ -457,6 +615,84 @@ fn ssl_option(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, 
 
 fn switch(switch: Switch, entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
     Ok(Command::Switch(switch, on(entry, words, no)?))
+}
+
+/// What a command shows that is given without an argument, where the original has no reply of its own for it.
+fn shown(entry: &Entry) -> Command {
+    Command::Show(Some(entry.word.to_owned()))
+}
+
+fn show(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
+    let Some(word) = words.next() else { return Ok(Command::Show(None)) };
+    match SETTINGS.iter().find(|known| **known == word) {
+        Some(word) => Ok(Command::Show(Some((*word).to_owned()))),
+        None => Err(entry.wrong(format!("{} is no setting; there are {}", quoted(word), SETTINGS.join(", ")))),
+    }
+}
+
+/// A server that is none of the regular ones.
+fn backup(
+    command: fn(Option<ServerSpec>) -> Command,
+    entry: &Entry,
+    words: &mut Words<'_>,
+    no: bool,
+) -> Result<Command, CommandError> {
+    if no {
+        return Ok(command(None));
+    }
+    match words.next() {
+        None => Ok(shown(entry)),
+        Some(text) => grammar::server(text).map(|spec| command(Some(spec))).map_err(|why| entry.wrong(why)),
+    }
+}
+
+fn certificate(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
+    if no {
+        return Ok(Command::Certificate(None));
+    }
+    Ok(match words.next() {
+        None => shown(entry),
+        Some(file) => Command::Certificate(Some((file.into(), words.next().map(PathBuf::from)))),
+    })
+}
+
+fn client_ca(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
+    if no {
+        return Ok(Command::ClientCa(Vec::new()));
+    }
+    let paths: Vec<PathBuf> = words.by_ref().take(2).map(PathBuf::from).collect();
+    Ok(if paths.is_empty() { shown(entry) } else { Command::ClientCa(paths) })
+}
+
+/// A port alone is one of this machine only: whoever reaches it, commands pen.
+fn control(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
+    if no {
+        return Ok(Command::Startup(Startup::Control(None)));
+    }
+    let Some(text) = words.next() else { return Ok(Command::Control) };
+    let local = match grammar::local(text).map_err(|why| entry.wrong(why))? {
+        Local::Inet { host: None, port } => Local::Inet { host: Some(Host::Ip(Ipv4Addr::LOCALHOST.into())), port },
+        local => local,
+    };
+    Ok(Command::Startup(Startup::Control(Some(local))))
+}
+
+/// A setting of the start that is one word.
+fn startup(
+    made: impl Fn(Option<&str>) -> Startup,
+    entry: &Entry,
+    words: &mut Words<'_>,
+    no: bool,
+) -> Result<Command, CommandError> {
+    Ok(match (no, words.peek()) {
+        (true, _) => Command::Startup(made(None)),
+        (false, None) => shown(entry),
+        (false, Some(_)) => Command::Startup(made(words.next())),
+    })
+}
+
+fn path(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Option<PathBuf>, CommandError> {
+    if no { Ok(None) } else { entry.required(words).map(|path| Some(path.into())) }
 }
 
 /// What every switch takes: nothing or `on`, `off`, or a `no` before its word, behind which nothing can follow.
@@ -686,8 +922,12 @@ fn address(entry: &Entry, text: &str) -> Result<Host, CommandError> {
     })
 }
 
-fn server(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
-    let number = entry.ordinal(entry.required(words)?, "a server, which begin at 0 and end below -S")?;
+fn server(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
+    if no {
+        let text = words.next().ok_or(CommandError::Usage { word: "no server", arguments: "N" })?;
+        return Ok(Command::NoServer(entry.ordinal(text, SERVER)?));
+    }
+    let number = entry.ordinal(entry.required(words)?, SERVER)?;
     let mut changes = Vec::new();
     while let Some(key) = words.next() {
         let value = entry.required(words)?;

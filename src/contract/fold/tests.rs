@@ -306,6 +306,10 @@ proptest! {
         let mut settings = with(&empty(1), "server 0 address 10.0.0.1").unwrap();
         let command = match command {
             Command::Server { changes, .. } => Command::Server { number: 0, changes },
+            Command::NoServer(_) => Command::NoServer(0),
+            // Such a size is one that there is already, or more.
+            Command::Number(Number::ClientsMax, Some(_)) => Command::Number(Number::ClientsMax, None),
+            Command::Number(Number::ConnMax, Some(_)) => Command::Number(Number::ConnMax, None),
             command => command,
         };
         prop_assert_eq!(apply(&mut settings, &command, &answered, Some(80)), Ok(()));

@@ -13,7 +13,17 @@ use crate::{file, fold, grammar, strategies};
 
 fn plain(settings: &Settings) -> Written<'_> {
     static NOTHING: LazyLock<Settings> = LazyLock::new(Settings::default);
-    Written { header: &[], settings, given: &NOTHING, log: None, status_file: None, listen: None, workers: None }
+    Written {
+        header: &[],
+        settings,
+        given: &NOTHING,
+        log: None,
+        status_file: None,
+        listen: None,
+        workers: None,
+        startup: &[],
+        servers_only: false,
+    }
 }
 
 fn placed(text: &str) -> Vec<Placed> {

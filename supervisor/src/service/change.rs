@@ -93,7 +93,7 @@ impl Batch {
         let held = match &command {
             Command::Log(Some(LogTarget::File(_))) => Held { log: file, ..Held::default() },
             Command::WebStats(Some(_)) => Held { status: file, ..Held::default() },
-            Command::SslOcsp(_) => Held { ocsp: file, ..Held::default() },
+            Command::SslOcsp(Some(_)) => Held { ocsp: file, ..Held::default() },
             _ => Held::default(),
         };
         let source = Source::Operator(command.clone());
@@ -312,7 +312,7 @@ impl Service {
         );
         // Workers take any position, so that this can be done before they know of it.
         for server in readdressed.iter().chain(&rerouted) {
-            self.inheritance.table.reset_address(Target::Server(*server).row(settings.table_size()));
+            self.inheritance.table.reset_address(server.row(settings.table_size()));
         }
         if let Some(Move { local, address, listener }) = listen {
             if let Some((socket, door)) = listener {
@@ -341,6 +341,9 @@ impl Service {
         if let Some(status) = status {
             self.standing.status = status;
         }
+        if let Source::File = batch.source {
+            self.standing.servers_only = fold::names_all(&batch.commands).unwrap_or(self.standing.servers_only);
+        }
         let then = match &batch.source {
             Source::File => Then::Reloaded,
             Source::Operator(command) => question(command).map_or(Then::Reply(Reply::none()), Then::Ask),
@@ -367,13 +370,18 @@ impl Service {
         &mut self,
         settings: Settings,
         encoded: OwnedFd,
-        (readdressed, blacklist): (Vec<ServerId>, Vec<(ServerId, u32)>),
+        (readdressed, blacklist): (Vec<Target>, Vec<(ServerId, u32)>),
         (then, success): (Then, Option<Success>),
         now: Instant,
     ) -> Progress {
         let generation = settings.generation;
         self.say.set_verbosity(settings.debug);
         self.inheritance.table.grow_clients(settings.clients_max);
+        if settings.backlog != self.inheritance.settings.backlog {
+            // On a listening socket, that only sets the length (listen(2)); it has just been one.
+            let backlog = i32::try_from(settings.backlog).unwrap_or(i32::MAX);
+            let _ = rustix::net::listen(&self.inheritance.listener, backlog);
+        }
         (self.inheritance.settings, self.inheritance.encoded) = (settings, encoded);
         self.crew.workers_mut().for_each(|worker| worker.renew_settings());
         self.control.iter_mut().for_each(|control| control.renew_settings());
@@ -387,7 +395,7 @@ impl Service {
         let Settling { readdressed, blacklist, then, success, .. } = settling;
         let (table, servers) = (&self.inheritance.table, self.inheritance.settings.table_size());
         for server in readdressed {
-            table.reset_server(Target::Server(server).row(servers));
+            table.reset_server(server.row(servers));
         }
         for (server, seconds) in blacklist {
             leave_out(table, Target::Server(server).row(servers), seconds);
@@ -411,16 +419,17 @@ pub(super) fn in_jail(path: &Path) -> PathBuf {
     Path::new("/").join(path)
 }
 
-/// The numbers of the servers of which `part` is another after the change: with the address, they stand for another server.
+/// Those of which `part` is another after the change: with the address, they stand for another server.
 fn changed<'s, T: PartialEq + 's>(
     before: &'s Settings,
     after: &'s Settings,
     part: impl Fn(&'s Server) -> &'s T,
-) -> Vec<ServerId> {
-    let part = |settings: &'s Settings, index: usize| settings.servers.get(index)?.as_ref().map(&part);
-    let changed = (0..after.servers.len()).filter(|index| part(before, *index) != part(after, *index));
+) -> Vec<Target> {
     // Below MAX_SERVERS.
-    changed.map(|index| ServerId(index as u16)).collect()
+    let regular = (0..after.servers.len()).map(|index| Target::Server(ServerId(index as u16)));
+    let part = |settings: &'s Settings, target| settings.target(target).map(&part);
+    let all = regular.chain([Target::Emergency, Target::Abuse]);
+    all.filter(|target| part(before, *target) != part(after, *target)).collect()
 }
 
 /// The question whose answer is the reply to a command that sets something.
@@ -453,7 +462,8 @@ mod tests {
         let before = settings([Some(server(1)), Some(server(2)), None, None]);
         let other_limit = Server { soft: 9, ..server(2) };
         let after = settings([Some(server(9)), Some(other_limit), Some(server(3)), None]);
-        assert_eq!(changed(&before, &after, |server| &server.address), [ServerId(0), ServerId(2)]);
+        let expected = [0, 2].map(|id| Target::Server(ServerId(id)));
+        assert_eq!(changed(&before, &after, |server| &server.address), expected);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use pen_contract::command::Command;
-use pen_contract::ids::{ServerId, WorkerId};
+use pen_contract::ids::{ServerId, Target, WorkerId};
 use pen_contract::message::ReportPage;
 
 use super::Service;
@@ -105,7 +105,7 @@ pub(super) struct Settling {
     pub(super) generation: u64,
     pub(super) deadline: Instant,
     /// What to do then: table rows that stand for another server now, and servers to be left out.
-    pub(super) readdressed: Vec<ServerId>,
+    pub(super) readdressed: Vec<Target>,
     pub(super) blacklist: Vec<(ServerId, u32)>,
     pub(super) then: Then,
     /// What is told of it.

@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use pen_contract::address::{Address, Local};
-use pen_contract::command::{Command, LogTarget, Number};
+use pen_contract::command::{Command, LogTarget, Number, Startup, Switch};
 use pen_contract::configuration::{Placed, resolve_local};
 use pen_contract::fold;
 use pen_contract::settings::Settings;
@@ -98,8 +98,17 @@ impl Service {
         let port = address
             .as_ref()
             .map_or(self.standing.port(), |(_, addresses)| addresses.first().and_then(Address::inet_port));
-        let settings = self.new_settings(batch, port)?;
-        let notices = self.check(batch, &settings).map_err(one)?;
+        let mut settings = self.new_settings(batch, port)?;
+        let mut notices = self.check(batch, &settings).map_err(one)?;
+        let running = &self.inheritance.settings;
+        if settings.tls.is_on() != running.tls.is_on() {
+            notices.push(format!("{}: needs a restart", in_words(settings.tls.is_on())));
+            settings.tls.clone_from(&running.tls);
+        }
+        let has_any = |settings: &Settings| settings.server_count() > 0 || settings.emergency.is_some();
+        if has_any(running) && !has_any(&settings) && !settings.dummy {
+            return Err(one("server: none would be left".into()));
+        }
         Ok(Checked { settings, address, notices })
     }
 
@@ -112,14 +121,14 @@ impl Service {
         if let (Some((Some(path), at)), None) = (batch.last(web_stats), &batch.held.status) {
             return Some((Wanted::Status(in_jail(path)), Need::Status, at + "web_stats: "));
         }
-        if let (Some((path, at)), None) = (batch.last(ocsp), &batch.held.ocsp)
+        if let (Some((Some(path), at)), None) = (batch.last(ocsp), &batch.held.ocsp)
             && !self.is_the_administrators(path)
         {
             return Some((Wanted::Ocsp(in_jail(path)), Need::Ocsp, at + "ssl_ocsp_response: "));
         }
         match (batch.last(listen), &batch.held.listener) {
             (Some((local @ Local::Unix(path), at)), None) if *local != self.standing.local => {
-                let wanted = Wanted::Listener(in_jail(path), self.standing.backlog);
+                let wanted = Wanted::Listener(in_jail(path), self.inheritance.settings.backlog);
                 Some((wanted, Need::Listener(path.clone()), at + "listen: "))
             }
             _ => None,
@@ -163,7 +172,7 @@ impl Service {
             }
             (_, Source::Operator(_) | Source::File) => {
                 let bind = |address: &Address| {
-                    Listener::bind_beside(address, self.standing.backlog, self.standing.door.as_fd())
+                    Listener::bind_beside(address, self.inheritance.settings.backlog, self.standing.door.as_fd())
                 };
                 let bound = bind_first(addresses, bind).map_err(|error| format!("listen: {error}"))?;
                 let Bound { what, address, notice } = bound;
@@ -207,21 +216,65 @@ impl Service {
                     let at = if place.is_empty() { String::new() } else { format!("{place}: ") };
                     return Err(format!("{at}workers: there are {here}; another number needs a restart"));
                 }
-                (Command::SslNames(path), Source::Operator(_))
-                    if Some(path) != self.inheritance.settings.tls.names.as_ref() =>
-                {
-                    return Err(format!(
-                        "ssl_sni_path: {}: at the control port the directory can only be read again; another one has to be in the file of -F",
-                        path.display()
-                    ));
-                }
-                _ => {}
+                (command, Source::File) => notices.extend(self.left_to_a_restart(place, command)),
+                (command, Source::Operator(_)) => self.offer_to_operators(command)?,
             }
         }
         notices.extend(self.inheritance.jail.sandbox.unreachable(&self.inheritance.settings, settings));
         let source = settings.source.filter(|source| Some(*source) != self.inheritance.settings.source);
         source.map_or(Ok(()), |address| source::check(address, &batch.commands))?;
         Ok(notices)
+    }
+
+    /// What of a file only a restart can put in force.
+    fn left_to_a_restart(&self, place: &str, command: &Command) -> Option<String> {
+        match command {
+            Command::Number(Number::MaxServers, Some(wanted)) => {
+                let here = self.inheritance.settings.table_size();
+                (*wanted != here).then(|| format!("{place}: max_servers: there are {here}; {wanted} need a restart"))
+            }
+            Command::Startup(wanted) if !self.standing.startup.contains(wanted) => {
+                let word = wanted.word();
+                let now = self.standing.startup.iter().find(|startup| startup.word() == word);
+                let now = now.map_or(String::new(), Startup::to_string);
+                Some(format!("{place}: {wanted}: needs a restart; until then: {now}"))
+            }
+            _ => None,
+        }
+    }
+
+    /// What is the administrator's to say, and not an operator's, and what means nothing here.
+    fn offer_to_operators(&self, command: &Command) -> Result<(), String> {
+        let settings = &self.inheritance.settings;
+        match command {
+            Command::Number(Number::MaxServers, Some(wanted)) if *wanted != settings.table_size() => {
+                Err(format!("max_servers: there are {}; another number needs a restart", settings.table_size()))
+            }
+            Command::Startup(wanted) if !self.standing.startup.contains(wanted) => {
+                let word = wanted.word();
+                Err(format!("{word}: only a start can give this: put it into the file of -F, and restart pen"))
+            }
+            Command::Certificate(_) | Command::ClientCa(_) => {
+                let word = if matches!(command, Command::Certificate(_)) { "certificate" } else { "client_ca" };
+                Err(format!(
+                    "{word}: only the file of -F can say this, because it is read with the rights of whoever started pen; then send HUP"
+                ))
+            }
+            Command::Switch(Switch::RequireClientCert, true) if !settings.tls.is_on() => {
+                Err("require_client_cert: means nothing without a certificate".into())
+            }
+            Command::Switch(Switch::ServersOnly, _) => {
+                Err("servers_only: only the file of -F can say this: it is about the servers in that file".into())
+            }
+            Command::NoServer(number) if settings.servers.get(*number as usize).is_some_and(Option::is_none) => {
+                Err(format!("server: there is no server {number}"))
+            }
+            Command::SslNames(path) if *path != settings.tls.names => Err(format!(
+                "ssl_sni_path: {}: at the control port the directory can only be read again; another one has to be in the file of -F",
+                path.as_deref().unwrap_or(Path::new("none")).display()
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Tables that a file wants smaller than they are, which only the start can make so.
@@ -239,7 +292,8 @@ impl Service {
 
     /// The OCSP response, if the commands change what it is.
     fn new_ocsp(&self, batch: &mut Batch) -> Result<Option<Option<OwnedFd>>, String> {
-        let Some((path, at)) = batch.last(ocsp).map(|(path, at)| (path.to_owned(), at)) else { return Ok(None) };
+        let Some((path, at)) = batch.last(ocsp) else { return Ok(None) };
+        let Some(path) = path.map(Path::to_owned) else { return Ok(Some(None)) };
         match (&batch.source, batch.held.ocsp.take()) {
             (Source::File, _) => Ok(Some(None)),
             // And not one of the same name in the jail.
@@ -332,10 +386,15 @@ fn log(command: &Command) -> Option<Option<&LogTarget>> {
     }
 }
 
+/// What turns TLS on or off.
+fn in_words(on: bool) -> &'static str {
+    if on { "certificate: TLS is off, and to turn it on" } else { "no certificate: TLS is on, and to turn it off" }
+}
+
 /// Where a command has an OCSP response be.
-fn ocsp(command: &Command) -> Option<&Path> {
+fn ocsp(command: &Command) -> Option<Option<&Path>> {
     match command {
-        Command::SslOcsp(path) => Some(path),
+        Command::SslOcsp(path) => Some(path.as_deref()),
         _ => None,
     }
 }

@@ -41,7 +41,7 @@ pub fn open(command: &Command, ticket: u64) -> Result<Named, String> {
         Command::WebStats(Some(path)) => ("web_stats", path, to_overwrite(path).map(plain)),
         Command::Write(Some(path)) => ("write", path, to_replace(path, ticket)),
         // If it is not there, the supervisor may know it: it reads those that the administrator named.
-        Command::SslOcsp(path) => return Ok(to_read(path).map(plain).unwrap_or_default()),
+        Command::SslOcsp(Some(path)) => return Ok(to_read(path).map(plain).unwrap_or_default()),
         _ => return Ok(Named::default()),
     };
     opened.map_err(|why| format!("{word}: {}: {why}", path.display()))
