@@ -38,6 +38,7 @@ complete -c pen -s a -l ascii -d 'With -dd, dump traffic in ASCII instead of hex
 complete -c pen -s R -l require-client-cert -d 'Clients must present a valid certificate'
 complete -c pen -s X -l exit-command -d 'Allow the exit command on the control port'
 complete -c pen -l check -d 'Print ok or every error of the configuration, and do nothing'
+complete -c pen -l show -d 'With --check, print the settings that a start would have instead of ok'
 complete -c pen -s n -l nonblocking -d 'No effect: sockets are always nonblocking'
 complete -c pen -s D -l delayed-forward -d 'No effect'
 complete -c pen -s P -l poll -d 'No effect'

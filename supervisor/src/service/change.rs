@@ -278,8 +278,8 @@ impl Service {
                 Progress::Done(Reply::none())
             }
             Source::Operator(command) => {
-                let word = command.to_string();
-                let word = word.split(' ').next().unwrap_or_default();
+                let line = command.to_string();
+                let word = line.strip_prefix("no ").unwrap_or(&line).split(' ').next().unwrap_or_default();
                 // Errors of a command begin with its word or are the original's own; those of names, and of the lines of a file, do not
                 // know it.
                 let whole = |why: &str| why.split([':', ' ']).next() == Some(word) || why.starts_with("unable to ");
