@@ -259,7 +259,7 @@ pub fn host() -> Option<i32> {
     }
     let launch = Launch {
         configuration: configuration(&get)?,
-        backlog: 500,
+        show: false,
         foreground: get("foreground").is_some(),
         jail: get("jail").map(PathBuf::from),
         user: get("user"),
