@@ -263,7 +263,7 @@ fn tls_is_in_the_file_and_other_files_need_no_restart() {
     eventually("without one there is no service", || other.client().ask(pen.address(), "localhost").is_none());
     let mut known = other.client().is(&first);
     assert_eq!(known.ask(pen.address(), "localhost").unwrap().0, "a");
-    rewrite(&pen, |text| text.replace(&new, "no certificate\n"));
+    rewrite(&pen, |text| text.replace(&new, "") + "no certificate\nno require_client_cert\nno client_ca\n");
     pen.hears("no certificate: TLS is on, and to turn it off: needs a restart");
     assert_eq!(known.ask(pen.address(), "localhost").unwrap().0, "a");
 }

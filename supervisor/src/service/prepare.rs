@@ -217,7 +217,7 @@ impl Service {
                     return Err(format!("{at}workers: there are {here}; another number needs a restart"));
                 }
                 (command, Source::File) => notices.extend(self.left_to_a_restart(place, command)),
-                (command, Source::Operator(_)) => self.offer_to_operators(command)?,
+                (_, Source::Operator(_)) => {}
             }
         }
         notices.extend(self.inheritance.jail.sandbox.unreachable(&self.inheritance.settings, settings));
