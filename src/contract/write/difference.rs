@@ -9,7 +9,17 @@ use crate::settings::Settings;
 /// the command that sets it. In the order of [`text`].
 pub fn difference(before: &Settings, after: &Settings) -> Vec<String> {
     let lines = |settings, given| {
-        text(&Written { header: &[], settings, given, log: None, status_file: None, listen: None, workers: None })
+        text(&Written {
+            header: &[],
+            settings,
+            given,
+            log: None,
+            status_file: None,
+            listen: None,
+            workers: None,
+            startup: &[],
+            servers_only: false,
+        })
     };
     // What is at its default on one side only is written on both.
     let (before, after) = (lines(before, after), lines(after, before));
@@ -59,8 +69,9 @@ fn phrase(thing: &Thing<'_>, before: Option<&Thing<'_>>) -> Option<String> {
     }
     match (thing.key.split(' ').next(), thing.lines.first()) {
         (Some("acl"), _) => Some(thing.key.clone()),
+        (Some("server"), Some(line)) if line.starts_with("no ") => Some((*line).to_owned()),
         (Some("server"), Some(line)) => {
-            let before = before.and_then(|before| before.lines.first());
+            let before = before.and_then(|before| before.lines.first()).filter(|line| !line.starts_with("no "));
             let old: Vec<(&str, &str)> = before.map_or(Vec::new(), |line| pairs(line));
             // Of a new server, what says something.
             let is_new = |(key, value): &(&str, &str)| match before {
