@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use pen_contract::command::{COMMANDS, Entry, SERVER_KEYS};
+use pen_contract::command::{COMMANDS, Entry, SERVER_KEYS, SETTINGS};
 
 /// What lists the numbers of servers. On no terminal, each is the first word of a line.
 const NUMBERS: &str = "penctl \"$address\" servers 2>/dev/null | cut -d' ' -f1";
@@ -21,9 +21,10 @@ fn literals(argument: &str) -> impl Iterator<Item = &str> {
 fn words_at(entry: &Entry, place: usize) -> Vec<&'static str> {
     match (entry.word, place) {
         ("help", 1) => COMMANDS.iter().map(|entry| entry.word).collect(),
+        ("show", 1) => SETTINGS.to_vec(),
         ("proxy_protocol", 1) => vec!["in", "out"],
         ("proxy_protocol", 2) => vec!["from", "off", "v1", "v2"],
-        ("help" | "proxy_protocol" | "server", _) => Vec::new(),
+        ("help" | "proxy_protocol" | "server" | "show", _) => Vec::new(),
         _ => {
             let arguments: Vec<&'static str> = entry.arguments.split(' ').collect();
             let from = place - 1;
