@@ -104,7 +104,17 @@ mod tests {
 
     fn server(port: u16) -> Server {
         let address = Address::Inet(([10, 0, 0, 1], port).into());
-        Server { address, soft: 0, hard: 0, weight: 1, prio: 0, acl: 0, alternatives: Vec::new(), given: None }
+        Server {
+            address,
+            soft: 0,
+            hard: 0,
+            weight: 1,
+            prio: 0,
+            acl: 0,
+            alternatives: Vec::new(),
+            given: None,
+            service: None,
+        }
     }
 
     #[test]

@@ -200,21 +200,36 @@ proptest! {
 }
 
 #[test]
-fn what_a_number_would_lose_is_written_as_it_was_given() {
+fn names_are_written_as_they_were_given() {
     let mut names = fold_names(&[("two", &["10.0.0.1", "10.0.0.2"]), ("one", &["10.0.0.3"])]);
     let zoned = crate::address::HostAddress { ip: "fe80::1".parse().unwrap(), scope: 3 };
     names.hosts.insert("fe80::1%eth0".into(), vec![zoned]);
     let mut settings = Settings { servers: vec![None; 3], ..Settings::default() };
-    let lines = ["server 0 address two", "server 1 address one", "server 2 address fe80::1%eth0"];
+    names.services.insert("http-alt".into(), 8080);
+    let lines = [
+        "server 0 address two",
+        "server 1 address one port http-alt",
+        "server 2 address fe80::1%eth0",
+        "emergency one:http-alt:5",
+        "abuse [fe80::1%eth0]",
+    ];
     for line in lines {
         fold::apply(&mut settings, &crate::command::parse(line).unwrap(), &names, Some(80)).unwrap();
     }
     let written: Vec<String> =
         settings.configured().map(|(id, each)| super::server(id, each, None).to_string()).collect();
     assert!(written[0].contains(" address two port 80"), "{written:?}");
-    assert!(written[1].contains(" address 10.0.0.3 port 80"), "{written:?}");
+    assert!(written[1].contains(" address one port http-alt"), "{written:?}");
     assert!(written[2].contains(" address fe80::1%eth0 port 80"), "{written:?}");
-    assert!(fold::apply_all(&mut settings, &placed(&written.join("\n")), &names, Some(80)).is_empty());
+    let whole = text(&plain(&settings));
+    assert!(whole.contains("\nemergency one:http-alt:5\nabuse [fe80::1%eth0]:80\n"), "{whole}");
+    let before = settings.clone();
+    assert!(fold::apply_all(&mut settings, &placed(&whole), &names, Some(80)).is_empty());
+    assert_eq!(settings, before);
+    // A number in the place of a name forgets it.
+    let command = crate::command::parse("server 1 port 8080 address 10.0.0.3").unwrap();
+    fold::apply(&mut settings, &command, &names, Some(80)).unwrap();
+    assert!(text(&plain(&settings)).contains(" address 10.0.0.3 port 8080 "));
 }
 
 fn fold_names(hosts: &[(&str, &[&str])]) -> Names {

@@ -98,6 +98,10 @@ impl Service {
         let port = address
             .as_ref()
             .map_or(self.standing.port(), |(_, addresses)| addresses.first().and_then(Address::inet_port));
+        if let Source::Operator(_) = batch.source {
+            let mut commands = batch.commands.iter().map(|placed| &placed.command);
+            commands.try_for_each(|command| self.offer_to_operators(command)).map_err(one)?;
+        }
         let mut settings = self.new_settings(batch, port)?;
         let mut notices = self.check(batch, &settings).map_err(one)?;
         let running = &self.inheritance.settings;
