@@ -178,9 +178,10 @@ fn script(interpreter: &str, name: &str) -> Program {
     })
 }
 
+/// Its workers are killed when they hang: a body that ends too early makes one of this version run in circles.
 fn gunicorn(address: SocketAddr, directory: &Path) -> Command {
     let mut command = Command::new("gunicorn");
-    command.args(["--bind", &address.to_string(), "--worker-class", "sync", "--workers", "2"]);
+    command.args(["--bind", &address.to_string(), "--workers", "3", "--timeout", "2"]);
     command.args(["--chdir", SCRIPTS, "--log-level", "critical", "--pid"]).arg(directory.join("pid")).arg("wsgi:app");
     command.env("PYTHONDONTWRITEBYTECODE", "1");
     command

@@ -73,8 +73,8 @@ struct Found {
 ///
 /// The lines pass unchanged but for these rules. Exactly one `X-Forwarded-For`, the last field, has all that the client's had and then the client's
 /// address; one `X-Forwarded-Proto` stands before it. Twins of the two are taken out, and their names where `Connection` has them. Protocols that
-/// carry HTTP are taken out of `Upgrade`, and `HTTP2-Settings` with them; HEAD loses all of `Upgrade`. A head with LF line ends has CR LF if there is a body:
-/// a server that sees no line end in LF would look for the head's end in the body. And where some servers leave a body unread and take it for the next request
+/// carry HTTP are taken out of `Upgrade`, and `HTTP2-Settings` with them; HEAD loses all of `Upgrade`. A head with LF line ends has CR LF if there is a body, or if
+/// another protocol is asked for: a server that sees no line end in LF would look for the head's end in what follows. And where some servers leave a body unread and take it for the next request
 /// (a body with GET and its like), or go by the parts of a `multipart` type, the connection is to end with the answer: `Connection: close`.
 ///
 /// # Errors
@@ -116,7 +116,7 @@ pub fn rebuild(head: &[u8], sender: &Sender, out: &mut Vec<u8>) -> Result<Reques
         "HEAD" => Asks::Head,
         _ => Asks::Answer,
     };
-    let build = Build { head, fields: parsed.headers, end, crlf: crlf || has_body, ends, upgrades };
+    let build = Build { head, fields: parsed.headers, end, crlf: crlf || has_body || asks.is_switch(), ends, upgrades };
     let last = head.len() - end;
     if found.alters || ends || upgrades != found.upgrades || build.crlf != crlf {
         build.lines(first_line, last, out);

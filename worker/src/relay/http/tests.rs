@@ -53,6 +53,7 @@ fn requests_get_their_lines_and_nothing_else_changes() {
         sent("PUT / HTTP/1.1\nContent-Length: 1\n\nx"),
         format!("PUT / HTTP/1.1\r\nContent-Length: 1\r\n{ADDED}\r\nx")
     );
+    assert_eq!(sent("GET / HTTP/1.1\nUpgrade: x\n\n"), format!("GET / HTTP/1.1\r\nUpgrade: x\r\n{ADDED}\r\n"));
 }
 
 #[test]
