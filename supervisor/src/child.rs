@@ -5,15 +5,18 @@
 
 #![forbid(unsafe_code)]
 
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
-use std::{fs, io};
 
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
-use nix::unistd::{Pid, Uid, getegid};
+use nix::unistd::{Pid, Uid, getegid, getpid};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::sys;
@@ -64,12 +67,25 @@ impl Child {
 pub(crate) struct Observed {
     pid: Pid,
     clock: Option<ClockId>,
+    /// Its /proc/PID/stat, opened while the child still is as its parent: once it is in its jail, `hidepid` (proc(5)) hides it.
+    stat: Option<File>,
 }
 
 impl Observed {
-    /// A child. Its clock needs no right and no /proc (clock_getcpuclockid(3)).
+    /// A child that was just born. Its clock needs no right and no /proc (clock_getcpuclockid(3)).
     pub(crate) fn new(child: Child) -> Observed {
-        Observed { pid: child.pid, clock: clock_getcpuclockid(child.pid).ok() }
+        let stat = stat_of(child.pid).ok().filter(|stat| are_plenty(stat));
+        Observed { pid: child.pid, clock: clock_getcpuclockid(child.pid).ok(), stat }
+    }
+
+    fn read(&self) -> io::Result<String> {
+        let mut bytes = [0; MOST_OF_STAT];
+        let length = match &self.stat {
+            Some(stat) => stat.read_at(&mut bytes, 0)?,
+            // Descriptors are short.
+            None => stat_of(self.pid)?.read_at(&mut bytes, 0)?,
+        };
+        Ok(String::from_utf8_lossy(&bytes[..length]).into_owned())
     }
 }
 
@@ -80,19 +96,43 @@ impl Subject for Observed {
 
     /// Looked up only when an answer is missing.
     fn state(&self) -> State {
-        fs::read_to_string(format!("/proc/{}/stat", self.pid)).map_or(State::Unknown, |stat| state(&stat))
+        match self.read() {
+            // Without a clock nobody can say that it got no processor time.
+            Ok(stat) if self.clock.is_some() => state(&stat, getpid()),
+            Ok(_) | Err(_) => State::Unknown,
+        }
     }
 }
 
-/// The third field of /proc/PID/stat (proc_pid_stat(5)); the second ends with the last parenthesis.
-fn state(stat: &str) -> State {
-    match stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next()) {
-        Some('R') => State::Runnable,
-        Some('T' | 't') => State::Stopped,
+/// Whether there are plenty of descriptors beside this one: what can be had without is not to be the one too much.
+fn are_plenty(file: &File) -> bool {
+    let number = u64::try_from(file.as_raw_fd()).unwrap_or(u64::MAX);
+    getrlimit(Resource::RLIMIT_NOFILE).is_ok_and(|(limit, _)| number < limit / 2)
+}
+
+fn stat_of(pid: Pid) -> io::Result<File> {
+    File::open(format!("/proc/{pid}/stat"))
+}
+
+/// The third and fourth field of /proc/PID/stat (proc_pid_stat(5)); the second ends with the last parenthesis. A child of another parent is
+/// a stranger: that /proc shows the processes of another namespace, which have other numbers.
+fn state(stat: &str, parent: Pid) -> State {
+    let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+    let (state, of) = (fields.next(), fields.next().and_then(|of| of.parse().ok()));
+    if of != Some(parent.as_raw()) {
+        return State::Unknown;
+    }
+    match state {
+        Some("R") => State::Runnable,
+        Some("T" | "t") => State::Stopped,
+        Some("D") => State::Blocked,
         Some(_) => State::Waiting,
         None => State::Unknown,
     }
 }
+
+/// Its first fields, which are all that is looked at, are far shorter.
+const MOST_OF_STAT: usize = 512;
 
 #[cfg(test)]
 mod tests {
@@ -100,12 +140,15 @@ mod tests {
 
     #[test]
     fn the_state_is_behind_a_name_that_may_have_anything_in_it() {
-        assert_eq!(state("1 (pen) R 1 1"), State::Runnable);
-        assert_eq!(state("1 (a) R) S 1 1"), State::Waiting);
-        assert_eq!(state("1 (pen) T 1"), State::Stopped);
-        assert_eq!(state("1 (pen) D 1"), State::Waiting);
+        let state = |stat| state(stat, Pid::from_raw(7));
+        assert_eq!(state("1 (pen) R 7 1"), State::Runnable);
+        assert_eq!(state("1 (a) R) S 7 1"), State::Waiting);
+        assert_eq!(state("1 (pen) T 7"), State::Stopped);
+        assert_eq!(state("1 (pen) D 7"), State::Blocked);
+        assert_eq!(state("1 (of another namespace) D 1 1"), State::Unknown);
         assert_eq!(state(""), State::Unknown);
         assert_eq!(state("1 (pen)"), State::Unknown);
+        assert_eq!(state("1 (pen) R"), State::Unknown);
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub(crate) enum State {
     Runnable,
     /// It waits for something else. A message would wake it, if it waited for messages.
     Waiting,
+    /// It waits for memory or a disk (uninterruptible sleep).
+    Blocked,
     /// Somebody has stopped it.
     Stopped,
     /// The kernel does not say.
@@ -151,15 +153,15 @@ impl Watch {
 ///
 /// A process that waits for a processor is charged with the time that it had, which is none where the machine, a container's
 /// quota or a frozen control group gives none. One that waits for something else, or is stopped, did not want a processor and
-/// is charged with the whole beat, unless it ran meanwhile: then it moves, though slowly (it is swapped out, or its log's
-/// disk is slow). In the first beat the time before it began to wait says nothing.
+/// is charged with the whole beat: also one that ran meanwhile, for it could have answered instead (a loop with a short sleep in it).
+/// Only if it waits for memory or a disk, and ran, it moves, though slowly (it is swapped out, or its log's disk is slow). In
+/// the first beat the time before it began to wait says nothing.
 fn charge(state: State, ran: Duration, first: bool) -> Duration {
     let moves = !ran.is_zero() && !first;
     match state {
         State::Runnable => ran.min(EVERY),
-        State::Stopped => EVERY,
-        State::Waiting if moves => EVERY / 4,
-        State::Waiting => EVERY,
+        State::Blocked if moves => EVERY / 4,
+        State::Stopped | State::Waiting | State::Blocked => EVERY,
         State::Unknown => ran.clamp(EVERY / 4, EVERY),
     }
 }
@@ -240,6 +242,8 @@ mod tests {
         assert_eq!(condemned(9, |_| (State::Waiting, Duration::ZERO)), Some(4), "in a system call, or a lock");
         let blocks = |n: u32| (State::Waiting, if n == 1 { EVERY / 2 } else { Duration::ZERO });
         assert_eq!(condemned(9, blocks), Some(4), "after it had worked for a while");
+        assert_eq!(condemned(9, |_| (State::Blocked, Duration::ZERO)), Some(4), "for a disk that never answers");
+        assert_eq!(condemned(9, |_| (State::Waiting, tick)), Some(4), "an endless loop with a short sleep in it");
         assert_eq!(condemned(9, |_| (State::Runnable, EVERY)), Some(4), "an endless loop");
         assert_eq!(condemned(9, |_| (State::Runnable, EVERY * 4 / 5)), Some(4), "an endless loop among others");
     }
@@ -252,7 +256,7 @@ mod tests {
         let beats = condemned(100_000, |_| (State::Runnable, share)).unwrap();
         assert_eq!(beats, (MOST_SILENCE.as_nanos().div_ceil(share.as_nanos())) as u32);
         // Swapped out, or a slow disk: it waits at each beat, and ran before.
-        let slow = |_| (State::Waiting, Duration::from_millis(1));
+        let slow = |_| (State::Blocked, Duration::from_millis(1));
         assert_eq!(condemned(100, slow), Some(10));
         assert_eq!(condemned(100, |_| (State::Unknown, Duration::ZERO)), Some(13), "without /proc");
         assert_eq!(condemned(100, |_| (State::Unknown, EVERY)), Some(4), "without /proc");
@@ -286,9 +290,10 @@ mod tests {
 
         #[test]
         fn who_is_silent_is_condemned_by_what_it_used_or_by_the_beats_in_which_it_wanted_nothing(
-            trace in prop::collection::vec((0..4_u8, 0..=900_u64), 1..400),
+            trace in prop::collection::vec((0..5_u8, 0..=900_u64), 1..400),
         ) {
-            let state = |n| [State::Runnable, State::Waiting, State::Stopped, State::Unknown][usize::from(n)];
+            let states = [State::Runnable, State::Waiting, State::Blocked, State::Stopped, State::Unknown];
+            let state = |n| states[usize::from(n)];
             let end = condemned(trace.len() as u32, |n| {
                 let (state_of, ran) = trace[n as usize - 1];
                 (state(state_of), Duration::from_millis(ran))
