@@ -118,11 +118,7 @@ fn queued_for(client: u16) -> usize {
 
 #[test]
 fn a_client_that_reads_nothing_has_little_in_the_kernel() {
-    let backend = Backend::with(|mut connection| {
-        loop {
-            connection.write_all(&[b'x'; 65536])?;
-        }
-    });
+    let backend = talkative();
     let pen = Pen::builder().workers(1).server(&backend).start();
     let client = pen.connect([127, 0, 0, 7]);
     let port = client.socket().local_addr().unwrap().as_socket().unwrap().port();
@@ -136,13 +132,52 @@ fn a_client_that_reads_nothing_has_little_in_the_kernel() {
     assert!(last < 1 << 20, "{last} bytes wait in the kernel");
 }
 
-#[test]
-fn socket_buffers_bound_both_sides_and_can_be_set_at_run_time() {
-    let backend = Backend::with(|mut connection| {
+/// A server that says much to everybody.
+fn talkative() -> Backend {
+    Backend::with(|mut connection| {
         loop {
             connection.write_all(&[b'x'; 65536])?;
         }
+    })
+}
+
+/// Has many clients read nothing of what comes for them. The worker has to stay small.
+fn stays_small_before_the_deaf<Client>(pen: &Pen, connect: impl FnMut(usize) -> Client) {
+    let before = pen.workers()[0].resident();
+    let deaf: Vec<Client> = (0..300).map(connect).collect();
+    let (mut last, mut equal) = (0, 0);
+    eventually("nothing more is taken", || {
+        let now = pen.workers()[0].resident();
+        equal = if now == last && pen.report().connections.len() == deaf.len() { equal + 1 } else { 0 };
+        last = now;
+        equal >= 10
     });
+    let grown = last.saturating_sub(before);
+    assert!(grown < 40 << 10, "the worker has grown by {grown} KiB");
+}
+
+#[test]
+fn what_clients_do_not_take_is_little_memory() {
+    let backend = talkative();
+    let pen = Pen::builder().workers(1).options(["-x", "1000"]).server(&backend).start();
+    stays_small_before_the_deaf(&pen, |_| TcpStream::connect(pen.address()).unwrap());
+}
+
+#[test]
+fn records_that_clients_do_not_take_are_little_memory() {
+    let root = Authority::root("root");
+    let identity = root.issue(&["localhost"]);
+    let (backend, builder) = (talkative(), Pen::builder());
+    let path = write(builder.directory(), "cert.pem", format!("{}{}", identity.chain, identity.key));
+    let options = ["-E".as_ref(), path.as_os_str(), "-x".as_ref(), "1000".as_ref()];
+    let pen = builder.workers(1).options(options).server(&backend).start();
+    let mut client = root.client();
+    stays_small_before_the_deaf(&pen, |_| client.connect(pen.address(), "localhost").unwrap());
+}
+
+#[test]
+fn socket_buffers_bound_both_sides_and_can_be_set_at_run_time() {
+    let backend = talkative();
     let pen = Pen::builder().control().workers(1).server(&backend).start();
     for line in ["socket_buffers client 16384 16384", "socket_buffers server 16384 0"] {
         pen.tells(line, "");

@@ -302,10 +302,12 @@ pub enum ToWorker {
     /// A new listener: the descriptor that comes with this message. The worker serves who waits at the old one, closes it, and answers
     /// with [`FromWorker::Listening`].
     Listen,
-    /// End the connection with this number at once, if it is this worker's.
+    /// End the connection with this number at once, if it is this worker's and began before the order was given: numbers are used again.
     Close {
         /// Its program-wide number.
         number: u32,
+        /// When the order was given, in nanoseconds of CLOCK_MONOTONIC, which all processes share.
+        before: u64,
     },
     /// Say which server a client would get now, and why; the worker answers with [`FromWorker::Explained`].
     Explain {

@@ -34,6 +34,13 @@ pub(crate) fn monotonic() -> u64 {
     seconds.unwrap_or(0) * 1000 + nanoseconds.unwrap_or(0) / 1_000_000
 }
 
+/// Nanoseconds of the same clock, for what has to be in order with what a worker does.
+pub(crate) fn precise() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let (seconds, nanoseconds) = (u64::try_from(now.tv_sec), u64::try_from(now.tv_nsec));
+    seconds.unwrap_or(0) * 1_000_000_000 + nanoseconds.unwrap_or(0)
+}
+
 /// Seconds east of UTC at a Unix time.
 ///
 /// The C library reads the zone file at the first call and keeps it, so a worker that is forked afterwards knows the zone

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
@@ -43,7 +43,8 @@ struct Due {
     secret: bool,
     /// Sent if there is a daemon; if not, the worker asks again.
     syslog: bool,
-    close: BTreeSet<u32>,
+    /// By number, and when it was ordered. A later order is meant for whoever had the number then: those before are gone.
+    close: BTreeMap<u32, u64>,
     restate: bool,
     freed: bool,
     stop: bool,
@@ -153,9 +154,10 @@ impl Worker {
         self.due.secret = true;
     }
 
-    /// Has the order to end a connection sent by [`Worker::send_due`], before any settings.
-    pub(crate) fn order_close(&mut self, number: u32) {
-        self.due.close.insert(number);
+    /// Has the order to end a connection sent by [`Worker::send_due`], before any settings. `before` is when its owner
+    /// was looked up ([`ToWorker::Close`]).
+    pub(crate) fn order_close(&mut self, number: u32, before: u64) {
+        self.due.close.insert(number, before);
     }
 
     /// Has the news that places are free again sent by [`Worker::send_due`].
@@ -227,7 +229,9 @@ impl Worker {
     /// Sends the orders to end connections, as far as the channel has room.
     fn send_closes(&mut self) {
         let Worker { peer, due, .. } = self;
-        due.close.retain(|number| peer.send(&ToWorker::Close { number: *number }, None) == Some(Sent::Full));
+        due.close.retain(|number, before| {
+            peer.send(&ToWorker::Close { number: *number, before: *before }, None) == Some(Sent::Full)
+        });
     }
 
     fn hear(&mut self, message: FromWorker) -> Option<News> {
@@ -292,8 +296,8 @@ mod tests {
                 let _ = go.read(&mut [0]);
                 loop {
                     match channel.receive() {
-                        Ok(Received::Message(ToWorker::Close { number }, _)) => {
-                            tell.write_all(&[number as u8]).unwrap()
+                        Ok(Received::Message(ToWorker::Close { number, before }, _)) => {
+                            tell.write_all(&[number as u8, before as u8]).unwrap()
                         }
                         Ok(Received::Message(_, _) | Received::Empty) => {}
                         Ok(Received::Closed) | Err(_) => return 0,
@@ -306,16 +310,16 @@ mod tests {
         let mut worker =
             Worker { id: WorkerId(0), peer, counters: Counters::default(), due, applied: 0, listeners_owed: 0 };
         while worker.ask_report(0) {}
-        [7, 8, 7, 9].into_iter().for_each(|number| worker.order_close(number));
+        [(7, 1), (8, 2), (7, 3), (9, 4)].into_iter().for_each(|(number, before)| worker.order_close(number, before));
         worker.send_closes();
         assert!(worker.channel().is_some_and(|(_, due)| due), "all wait");
         let_go.write_all(b"!").unwrap();
         while !worker.due.close.is_empty() {
             worker.send_closes();
         }
-        let mut numbers = [0; 3];
-        told.read_exact(&mut numbers).unwrap();
-        assert_eq!(numbers, [7, 8, 9]);
+        let mut orders = [0; 6];
+        told.read_exact(&mut orders).unwrap();
+        assert_eq!(orders, [7, 3, 8, 2, 9, 4]);
         worker.peer.kill();
         waitpid(worker.peer.pid(), None).unwrap();
     }

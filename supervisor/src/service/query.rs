@@ -148,10 +148,12 @@ impl Service {
             return Progress::Done(Reply::refusal(format!("Connection {number} out of range")));
         }
         let reply = Reply::line(format!("Forcibly closing connection {number}"));
+        // Before the look: whoever gets the number after it is not meant.
+        let before = clock::precise();
         let owner = self.owner(number).and_then(|owner| self.crew.worker_mut(owner));
         match owner {
             Some(worker) => {
-                worker.order_close(number);
+                worker.order_close(number, before);
                 self.tell_operator(&format!("close {number}"), now);
                 // Whoever has taken the settings that come behind the order has carried it out.
                 self.publish_anew(Then::Reply(reply), now)

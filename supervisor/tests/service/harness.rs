@@ -466,7 +466,7 @@ fn obey(
             }
             Ok(Received::Message(ToWorker::Freed, _)) => say(&mut log, "freed\n"),
             Ok(Received::Message(ToWorker::Restate, _)) => say(&mut log, "restated\n"),
-            Ok(Received::Message(ToWorker::Close { number }, _)) => say(&mut log, &format!("close {number}\n")),
+            Ok(Received::Message(ToWorker::Close { number, .. }, _)) => say(&mut log, &format!("close {number}\n")),
             Ok(Received::Message(ToWorker::Explain { serial, client }, _)) => {
                 // A worker that was taken over would tell the operator's terminal more.
                 let text = format!("explained {}\x1b[2J", pen_contract::ids::ClientKey::from_bytes(client));

@@ -8,6 +8,12 @@ pub fn now() -> u64 {
     (time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000).max(1)
 }
 
+/// Monotonic nanoseconds, for what has to be in order with what another process says.
+pub fn precise() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
 /// Unix time: seconds, nanoseconds.
 pub fn unix_time() -> (u64, u32) {
     let time = clock_gettime(ClockId::Realtime);

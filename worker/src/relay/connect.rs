@@ -92,7 +92,7 @@ impl Relay<'_> {
         let connection = &mut self.pool[place];
         connection.down = End::new(socket, unix);
         connection.state = State::Connecting;
-        connection.number = number;
+        (connection.number, connection.began) = (number, super::clock::precise());
         connection.key = Some(key);
         connection.port = port;
         connection.header_due = is_sender;

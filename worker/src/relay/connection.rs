@@ -93,6 +93,8 @@ pub struct Connection {
     pub generation: u32,
     /// Its number among all connections of all workers.
     pub number: u32,
+    /// When it got its number, in monotonic nanoseconds: an order that names the number may be older.
+    pub began: u64,
     /// Where it goes, while a place there is taken.
     pub target: Option<Target>,
     /// The client's entry in the table; nobody's if the table could not be used.
@@ -111,6 +113,8 @@ pub struct Connection {
     pub unfinished: Piece,
     /// What is waited for on it, since `since` (see `relay::forwarded`).
     pub head: Option<Wait>,
+    /// Bytes that are kept for it until its ends take them (`relay::untaken`).
+    pub untaken: u32,
     /// The choice of servers, until one is connected.
     pub placement: Option<Placement>,
     /// Its places in queues, one of each kind.
@@ -271,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_connection_stays_small() {
-        assert!(size_of::<Connection>() <= 224, "{}", size_of::<Connection>());
+        assert!(size_of::<Connection>() <= 240, "{}", size_of::<Connection>());
     }
 
     #[test]

@@ -63,6 +63,8 @@ pub struct Buffers {
     pub plain: Box<[u8]>,
     /// Records of TLS.
     pub cipher: Cipher,
+    /// The most that is read at once.
+    pub room: usize,
 }
 
 impl End {
@@ -104,24 +106,32 @@ impl Held {
             Held::Pipe { bytes, .. } => *bytes,
         }
     }
+
+    /// How many bytes of this process's memory it takes.
+    pub fn copied(&self) -> usize {
+        match self {
+            Held::Bytes { data, .. } => data.len(),
+            Held::Pipe { .. } => 0,
+        }
+    }
 }
 
 /// One read, with all that it says about the end; what it gave is at the beginning of the plain buffer. 0: nothing yet, end of
 /// file, or a failure.
 pub fn receive(from: &mut End, buffers: &mut Buffers) -> usize {
-    let Some(mut session) = from.session.take() else { return read(from, &mut buffers.plain) };
+    let Some(mut session) = from.session.take() else { return read(from, &mut buffers.plain[..buffers.room]) };
     let length = receive_records(from, &mut session, buffers);
     from.session = Some(session);
     length
 }
 
 fn receive_records(from: &mut End, session: &mut Session, buffers: &mut Buffers) -> usize {
-    let Buffers { plain, cipher } = buffers;
+    let Buffers { plain, cipher, room } = buffers;
     if let Some((length, ended)) = session.take_early(plain) {
         from.ended |= ended;
         return length;
     }
-    let length = read(from, session.room(cipher));
+    let length = read(from, session.room(cipher, *room));
     if length == 0 {
         return 0;
     }

@@ -140,6 +140,7 @@ impl Relay<'_> {
         if end.broken || end.failed || (end.ended && end.held.is_none()) {
             return self.finish(place);
         }
+        self.note_untaken(place);
         if is_active {
             self.idle.touch(&mut self.pool, place, self.now);
         }
@@ -171,10 +172,14 @@ impl Relay<'_> {
         self.cut(place);
     }
 
-    /// An operator wants a connection ended at once: both sides learn that it failed.
-    pub(super) fn close_numbered(&mut self, number: u32) {
+    /// An operator wants a connection ended at once: both sides learn that it failed. One that got the number only after the order
+    /// (monotonic nanoseconds) is not meant.
+    pub(super) fn close_numbered(&mut self, number: u32, before: u64) {
         let Some(place) = self.pool.numbered(number) else { return };
         let connection = &self.pool[place];
+        if connection.began >= before {
+            return;
+        }
         connection.up.socket.iter().chain(&connection.down.socket).for_each(reset_on_close);
         self.finish(place);
     }
@@ -205,6 +210,7 @@ impl Relay<'_> {
         self.untime_head(place);
         self.idle.leave(&mut self.pool, place);
         self.unfinished.forget(self.pool[place].unfinished);
+        self.forget_untaken(place);
         self.release_target(place);
         let Connection { number, state, since, key, .. } = self.pool[place];
         if self.debug.on(2) {

@@ -11,6 +11,15 @@ use super::pump;
 use super::supervisor::Rated;
 use super::tls::failure;
 
+/// Failed handshakes that the supervisor was not told of: the last one, and how many came before it.
+#[derive(Debug)]
+pub struct UntoldHandshakes {
+    client: ClientKey,
+    reason: HandshakeFailure,
+    certificate: Option<PeerCertificate>,
+    others: u64,
+}
+
 /// Reads and answers before others get their turn.
 const ROUNDS: u32 = 4;
 
@@ -88,21 +97,29 @@ impl Relay<'_> {
     ) {
         let late = reason == HandshakeFailure::Timeout;
         self.counters.failed_handshakes += 1;
-        self.untold_handshakes += 1;
+        let before = self.untold_handshakes.take().map_or(0, |untold| untold.others + 1);
         let key = self.pool[place].key.unwrap_or(ClientKey::UNIX);
         if self.debug.on(1) {
             self.debug.say(1, format_args!("client {key}: TLS handshake failed: {reason:?}"));
         }
-        if self.supervisor.may_tell(Rated::Handshake, self.now) {
-            let others = std::mem::take(&mut self.untold_handshakes) - 1;
-            let event = Event::HandshakeFailed { client: key.bytes(), reason, certificate, others };
-            self.supervisor.tell(event, &mut self.counters);
-        }
+        self.untold_handshakes = Some(UntoldHandshakes { client: key, reason, certificate, others: before });
+        self.tell_handshakes();
         if late {
             return self.finish(place);
         }
         self.greeting.leave(&mut self.pool, place);
         self.pool[place].down.failed = false;
         self.begin_linger(place);
+    }
+
+    /// Tells of failed handshakes, unless some were told of just now.
+    pub(super) fn tell_handshakes(&mut self) {
+        if self.untold_handshakes.is_none() || !self.supervisor.may_tell(Rated::Handshake, self.now) {
+            return;
+        }
+        if let Some(UntoldHandshakes { client, reason, certificate, others }) = self.untold_handshakes.take() {
+            let event = Event::HandshakeFailed { client: client.bytes(), reason, certificate, others };
+            self.supervisor.tell(event, &mut self.counters);
+        }
     }
 }

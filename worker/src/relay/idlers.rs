@@ -107,7 +107,7 @@ impl Relay<'_> {
         let taken = take_next(&mut placement, &self.settings, &farm, ClientKey::UNIX);
         let connection = &mut self.pool[place];
         connection.state = State::Connecting;
-        connection.number = number;
+        (connection.number, connection.began) = (number, super::clock::precise());
         connection.target = taken;
         connection.placement = Some(placement);
         self.idlers.open += 1;

@@ -5,7 +5,7 @@
 //! (whose it is, pure) and `upstreams` (what is in the way to a server) for those that fail,
 //! `traffic`, `pump` and `second_look` (bytes), `ending` and `idle` (how and when connections close). `http` (pure) and `forwarded` are `-H`, `proxy`
 //! (pure) and `origin` the PROXY protocol. `unfinished` bounds the memory of what
-//! clients begin. `dummy` and `idlers` are lives of other kinds; `orders` is what the supervisor says,
+//! clients begin, `untaken` that of what they do not take. `dummy` and `idlers` are lives of other kinds; `orders` is what the supervisor says,
 //! `explain` one of the answers; `supervisor`, `request_log` and `debug` are the ways out of the jail.
 
 mod accept;
@@ -43,6 +43,7 @@ mod tests;
 pub mod tls;
 mod traffic;
 mod unfinished;
+mod untaken;
 pub mod upstreams;
 
 use std::collections::VecDeque;
@@ -62,6 +63,7 @@ use pen_table::{Seat, Table};
 use accept::Accepting;
 use connection::{Name, Pool, State};
 use debug::Debug;
+use handshake::UntoldHandshakes;
 use idle::Idle;
 use idlers::Idlers;
 use pump::Tools;
@@ -71,6 +73,7 @@ use second_look::SecondLooks;
 use supervisor::{Rated, Supervisor};
 use tls::Tls;
 use unfinished::Unfinished;
+use untaken::Untaken;
 use upstreams::Upstreams;
 
 pub use tls::examine as examine_tls;
@@ -138,6 +141,8 @@ struct Relay<'t> {
     tools: Tools,
     /// What clients have begun and not finished.
     unfinished: Unfinished,
+    /// What was read and is not taken.
+    untaken: Untaken,
     log: Option<LogWriter>,
     debug: Debug,
     supervisor: Supervisor,
@@ -145,7 +150,7 @@ struct Relay<'t> {
     /// What TLS handshakes go by, if clients speak TLS.
     tls: Option<Tls>,
     /// Failed handshakes that the supervisor was not told of.
-    untold_handshakes: u64,
+    untold_handshakes: Option<UntoldHandshakes>,
     /// Refused requests that the supervisor was not told of.
     untold_refusals: u64,
     /// Open connections as the other workers know them.
@@ -201,12 +206,13 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         next_ready: Vec::new(),
         tools: Tools::new(pipes),
         unfinished: Unfinished::default(),
+        untaken: Untaken::default(),
         log: start.log.map(LogWriter::new),
         debug: Debug::new(&start.settings, start.debug, start.utc_offset),
         supervisor: Supervisor::new(channel.into_phase()),
         counters: Counters::default(),
         tls,
-        untold_handshakes: 0,
+        untold_handshakes: None,
         untold_refusals: 0,
         published: None,
         now: clock::now(),
@@ -320,6 +326,7 @@ impl Relay<'_> {
             self.accepting.resume_at(),
             self.supervisor.counters_due(),
             self.log.as_ref().and_then(LogWriter::due),
+            self.untold_due(),
         ];
         let next = deadlines.into_iter().flatten().min()?;
         Some(Duration::from_millis(next.saturating_sub(clock::now())))
@@ -368,15 +375,28 @@ impl Relay<'_> {
         if self.log.as_ref().and_then(LogWriter::due).is_some_and(|due| due <= self.now) {
             self.flush_log();
         }
+        if self.untold_due().is_some_and(|due| due <= self.now) {
+            self.tell_handshakes();
+            self.tell_crowded();
+        }
         if self.supervisor.counters_due().is_some_and(|due| due <= self.now) {
             self.give_memory_back();
             self.supervisor.send_counters(self.now, &self.counters);
         }
     }
 
+    /// When the supervisor is to be told of what it was not told at once: else the end of a flood would never be told.
+    fn untold_due(&self) -> Option<u64> {
+        let handshakes = self.untold_handshakes.as_ref().map(|_| Rated::Handshake);
+        let crowded = self.unfinished.is_untold().then_some(Rated::Crowded);
+        [handshakes, crowded].into_iter().flatten().map(|kind| self.supervisor.may_tell_from(kind)).min()
+    }
+
     /// Writes out the log and gives all places back; the sockets close with the process.
     fn stop(&mut self) {
         self.flush_log();
+        self.tell_handshakes();
+        self.tell_crowded();
         for place in 0..self.pool.places() {
             if self.pool[place].state != State::Free {
                 self.cut(place);

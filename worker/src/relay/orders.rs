@@ -71,7 +71,7 @@ impl Relay<'_> {
                 self.move_listener(listener).map_err(|_| Nonsense)?;
                 self.supervisor.answer(FromWorker::Listening);
             }
-            (ToWorker::Close { number }, _) => self.close_numbered(number),
+            (ToWorker::Close { number, before }, _) => self.close_numbered(number, before),
             (ToWorker::Explain { serial, client }, _) => {
                 let text = self.explain(ClientKey::from_bytes(client));
                 self.supervisor.answer(FromWorker::Explained { serial, text });

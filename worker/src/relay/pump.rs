@@ -39,13 +39,18 @@ pub struct Tools {
 impl Tools {
     /// The tools of one worker, which may have so many pipes. The buffer takes memory only as far as reads fill it.
     pub fn new(most_pipes: usize) -> Tools {
-        let buffers = Buffers { plain: vec![0; BUFFER].into_boxed_slice(), cipher: Cipher::default() };
+        let buffers = Buffers { plain: vec![0; BUFFER].into_boxed_slice(), cipher: Cipher::default(), room: BUFFER };
         Tools { buffers, altered: Vec::new(), pipes: Pipes::new(most_pipes) }
     }
 
     /// The buffers.
     pub fn buffers(&mut self) -> &mut Buffers {
         &mut self.buffers
+    }
+
+    /// Changes how much is read at once, at most [`BUFFER`].
+    pub fn set_room(&mut self, room: usize) {
+        self.buffers.room = room.min(BUFFER);
     }
 
     /// Changes how many pipes there may be; those in use stay.
@@ -177,7 +182,8 @@ fn by_copy(from: &mut End, to: &mut End, tools: &mut Tools, manner: &mut Manner<
     if length == 0 {
         return (0, 0);
     }
-    from.large_reads = if length >= tools.pipes.worth() { LARGE_READS.min(from.large_reads + 1) } else { 0 };
+    let large = tools.pipes.worth().min(tools.buffers.room);
+    from.large_reads = if length >= large { LARGE_READS.min(from.large_reads + 1) } else { 0 };
     let bytes = &tools.buffers.plain[..length];
     if let Some(watch) = &mut manner.watch {
         watch(bytes);

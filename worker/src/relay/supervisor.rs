@@ -140,6 +140,11 @@ impl Supervisor {
         may
     }
 
+    /// From when on an event of a rated kind may be told.
+    pub fn may_tell_from(&self, kind: Rated) -> u64 {
+        self.last_rated[kind as usize].map_or(0, |last| last + RATE)
+    }
+
     /// Begins to answer a request for a report. An unfinished one is given up: nobody waits for it any more.
     pub fn report(&mut self, serial: u32, counters: Counters, connections: Vec<ConnectionInfo>) {
         self.report = Some(Report { serial, counters, connections, sent: 0 });

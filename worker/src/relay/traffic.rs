@@ -117,6 +117,7 @@ impl Relay<'_> {
         if self.pool[place].end(from).is_unlisted_doubt() {
             self.look_later(place, from);
         }
+        self.note_untaken(place);
         if self.pool[place].down.session.is_some() || self.pool[place].http.is_some() {
             self.note_unfinished(place);
         }

@@ -59,6 +59,11 @@ impl Unfinished {
         self.bytes -= piece.bytes as usize;
     }
 
+    /// Whether connections went of which the supervisor was not told.
+    pub fn is_untold(&self) -> bool {
+        self.untold > 0
+    }
+
     /// Whether memory is to go back, now that so many connections are open.
     fn ebbs(&mut self, open: usize) -> bool {
         self.most_open = self.most_open.max(open);
@@ -89,7 +94,11 @@ fn oldest(mut pieces: Vec<(Piece, u32)>, mut bytes: usize, left: usize, now: u64
 impl Connection {
     /// Bytes that are kept for it until the client finishes what it has begun.
     fn unfinished_bytes(&self) -> usize {
-        let session = self.down.session.as_ref().map_or(0, |session| session.held_bytes());
+        let session = self.down.session.as_ref().map_or(0, |session| {
+            // What the client does not take of the server's part of a handshake is held for it, too.
+            let held = self.down.held.as_ref().filter(|_| session.is_handshaking());
+            session.held_bytes() + held.map_or(0, |held| held.copied())
+        });
         session + self.http.as_ref().map_or(0, |exchange| exchange.held_bytes())
     }
 }
@@ -118,7 +127,12 @@ impl Relay<'_> {
             self.unfinished.untold += 1;
             self.finish(place);
         }
-        if self.supervisor.may_tell(Rated::Crowded, self.now) {
+        self.tell_crowded();
+    }
+
+    /// Tells how many went, unless that was told just now.
+    pub(super) fn tell_crowded(&mut self) {
+        if self.unfinished.is_untold() && self.supervisor.may_tell(Rated::Crowded, self.now) {
             let clients = std::mem::take(&mut self.unfinished.untold);
             self.supervisor.tell(Event::Crowded { clients, kept: LEFT as u64 }, &mut self.counters);
         }
@@ -156,7 +170,7 @@ mod tests {
         let now = (1 << 32) + 10;
         let piece = |bytes, age: u32| Piece { bytes, since: (now as u32).wrapping_sub(age) };
         let pieces = || vec![(piece(10, 5), 1), (piece(10, 500), 2), (piece(10, 50), 3)];
-        assert_eq!(oldest(pieces(), 30, 30, now), []);
+        assert!(oldest(pieces(), 30, 30, now).is_empty());
         assert_eq!(oldest(pieces(), 30, 20, now), [2]);
         assert_eq!(oldest(pieces(), 30, 19, now), [2, 3]);
         assert_eq!(oldest(pieces(), 30, 0, now), [2, 3, 1]);

@@ -236,7 +236,7 @@ fn idlers_are_kept_and_counted() {
     assert_eq!(rig.table.server_totals(1).received, 5);
     rig.report_until(|report| report.len() == 3);
     let number = rig.report()[0].number;
-    rig.send(&ToWorker::Close { number }, None);
+    rig.send(&ToWorker::Close { number, before: u64::MAX }, None);
     rig.report_until(|report| report.len() == 3);
     rig.apply(|settings| settings.idlers = 1);
     rig.report_until(|report| report.len() == 1);

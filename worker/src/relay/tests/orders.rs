@@ -3,6 +3,7 @@
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::super::clock;
 use super::*;
 
 #[test]
@@ -307,14 +308,24 @@ fn a_connection_is_closed_by_its_number() {
     let mut rig = Rig::start(settings([backend.definition()]));
     let (mut other, mut other_server) = connected(&rig, &backend);
     let (mut client, mut server) = connected(&rig, &backend);
-    rig.send(&ToWorker::Close { number: 63 }, None);
-    rig.send(&ToWorker::Close { number: 1 }, None);
+    let old = clock::precise();
+    let close = |number, before| ToWorker::Close { number, before };
+    rig.send(&close(63, u64::MAX), None);
+    rig.send(&close(1, clock::precise()), None);
     assert_eq!((end_of(&mut client), end_of(&mut server)), ((vec![], true), (vec![], true)));
-    rig.send(&ToWorker::Close { number: 1 }, None);
+    rig.send(&close(1, clock::precise()), None);
     let numbers: Vec<u32> = rig.report().iter().map(|connection| connection.number).collect();
     assert_eq!((numbers, rig.table.server_totals(0).connections), (vec![0], 1));
     other.write_all(b"x").unwrap();
     assert_eq!(read(&mut other_server, 1), b"x");
+    // An order that was given before the number had its next owner.
+    let (mut next, mut next_server) = connected(&rig, &backend);
+    rig.send(&close(1, old), None);
+    assert_eq!(rig.report().len(), 2);
+    next.write_all(b"y").unwrap();
+    assert_eq!(read(&mut next_server, 1), b"y");
+    rig.send(&close(1, clock::precise()), None);
+    assert_eq!(end_of(&mut next), (vec![], true));
 }
 
 #[test]

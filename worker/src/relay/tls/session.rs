@@ -131,10 +131,10 @@ impl Session {
         self.peer_closed
     }
 
-    /// Where the next bytes from the socket go: behind those that are incomplete.
-    pub fn room<'c>(&self, cipher: &'c mut Cipher) -> &'c mut [u8] {
+    /// Where the next bytes from the socket go, at most so many: behind those that are incomplete.
+    pub fn room<'c>(&self, cipher: &'c mut Cipher, most: usize) -> &'c mut [u8] {
         let kept = self.incomplete.len();
-        let most = if self.is_handshaking() { GREETING } else { BUFFER - kept };
+        let most = most.min(if self.is_handshaking() { GREETING } else { BUFFER - kept });
         &mut cipher.all()[kept..kept + most]
     }
 

@@ -91,7 +91,7 @@ impl Side {
     /// Gives it bytes, and the client what it says. None: it has failed.
     fn give(&mut self, mut bytes: &[u8], client: &mut ClientConnection) -> Option<()> {
         while !bytes.is_empty() {
-            let room = self.session.room(&mut self.cipher);
+            let room = self.session.room(&mut self.cipher, BUFFER);
             let length = room.len().min(bytes.len());
             room[..length].copy_from_slice(&bytes[..length]);
             bytes = &bytes[length..];
@@ -206,7 +206,7 @@ fn no_bent_byte_does_more_harm_than_ending_the_session() {
 fn text_is_answered_with_one_alert() {
     let keyring = keyring();
     let (mut side, mut client) = (Side::new(&keyring), client(&rustls::version::TLS13));
-    let room = side.session.room(&mut side.cipher);
+    let room = side.session.room(&mut side.cipher, BUFFER);
     let text = b"GET / HTTP/1.0\r\n\r\n";
     room[..text.len()].copy_from_slice(text);
     let taken = side.session.take(text.len(), &mut side.cipher, &mut side.plain);
