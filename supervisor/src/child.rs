@@ -33,12 +33,16 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Forks a child that runs `live` and ends with its result as status.
+    /// Forks a child that runs `live` and ends with its result as status. ps(1) shows it as a helper, unless it says otherwise.
     ///
     /// # Errors
     /// No process or no memory can be had now.
     pub(crate) fn fork(user: Uid, live: impl FnOnce() -> i32) -> io::Result<Child> {
-        Ok(Child { pid: sys::fork(live)?, user })
+        let run = || {
+            sys::title::set("helper");
+            live()
+        };
+        Ok(Child { pid: sys::fork(run)?, user })
     }
 
     /// Kills it. It is still to be waited for.

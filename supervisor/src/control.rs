@@ -29,6 +29,7 @@ use crate::listen::{ListenError, Listener, SocketPath};
 use crate::peer::{Heard, Peer};
 use crate::sandbox::Kind;
 use crate::signals;
+use crate::sys;
 use crate::watchdog::Grace;
 use crate::why::why;
 
@@ -80,6 +81,7 @@ impl ControlPort {
     ///
     /// It inherits the mapping of the shared table, as every child does, but is not given it, and every descriptor but its two is closed.
     fn live(&self, inheritance: &Inheritance, channel: Channel<FromStartingWorker, ToControl>, supervisor: Pid) -> i32 {
+        sys::title::set("control");
         match self.prepare(&inheritance.jail, &channel, supervisor) {
             Ok(listener) => {
                 let hello = FromStartingWorker::Hello { protocol: PROTOCOL_VERSION, layout: LAYOUT_VERSION };

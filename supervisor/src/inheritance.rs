@@ -21,6 +21,7 @@ use crate::limits::why_within_limits;
 use crate::sandbox::Kind;
 use crate::say::{for_worker, journal, never_wait};
 use crate::signals;
+use crate::sys;
 use crate::{Examiner, WorkerEntry};
 
 /// The worker's end of its channel.
@@ -60,6 +61,7 @@ pub(crate) struct Inheritance {
 impl Inheritance {
     /// Lives the life of a worker; returns its exit status. Runs in the child that was forked for it.
     pub(crate) fn live(&self, id: WorkerId, channel: WorkerEnd, supervisor: Pid) -> i32 {
+        sys::title::set(&format!("worker {id}"));
         match self.prepare(&channel, supervisor) {
             Ok(belongings) => {
                 let hello = FromStartingWorker::Hello { protocol: PROTOCOL_VERSION, layout: LAYOUT_VERSION };

@@ -168,6 +168,7 @@ pub fn run(launch: Launch, entries: Entries) -> Result<(), StartError> {
     }
     order.activation = Activation::take().inspect_err(|error| notify.failed(&error.0))?;
     environment.wipe(&VARIABLES);
+    sys::title::begin();
     if foreground {
         return start::foreground(order);
     }

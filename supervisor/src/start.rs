@@ -267,9 +267,8 @@ impl Plan {
         let Settled { listen, settings, .. } = &self.settled;
         let mut notices = self.notices.clone();
         notices.extend(launch.configuration.warnings(listen, settings));
-        if launch.jail.is_some() && launch.user.is_none() && geteuid().is_root() {
-            notices
-                .push("-j without -u: the workers stay root in the jail, though without capabilities; add -u".into());
+        if launch.user.is_none() && geteuid().is_root() {
+            notices.push("without -u the workers are root, though without capabilities; add -u USER".into());
         }
         notices.extend(limits::too_few_descriptors(descriptor_limit, settings.connections_max));
         notices

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 mod environment;
+pub(crate) mod title;
 
 use std::ffi::OsString;
 use std::io;
