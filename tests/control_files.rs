@@ -50,7 +50,10 @@ fn the_status_page_is_complete_and_needs_no_file() {
     let pen = steered([&server]).without_status_file().start();
     let _held = pen.hold(client(1)).unwrap();
     let page = pen.tell("status");
-    assert!(page.starts_with("<html>\n<head>\n<title>Pen status page</title>"), "{page}");
+    assert!(
+        page.starts_with("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<title>Pen status page</title>\n"),
+        "{page}"
+    );
     let report = Report::parse(page);
     assert_eq!((report.in_use(), report.connections.len(), report.clients.len()), (1, 1, 1));
     pen.tells("web_stats", "");

@@ -31,9 +31,12 @@ fn html_has_the_titles_tables_and_columns_that_scripts_know() {
     let pen = Pen::builder().servers(&farm).start();
     let _held = pen.hold(client(1)).unwrap();
     let html = pen.report().html;
-    assert!(html.starts_with("<html>\n<head>\n<title>Pen status page</title>\n</head>\n"), "{html}");
+    assert!(
+        html.starts_with("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<title>Pen status page</title>\n"),
+        "{html}"
+    );
     assert!(html.contains("<body bgcolor=\"#ffffff\"><h1>Pen status page</h1>\nTime 20"), "{html}");
-    assert!(html.contains(", 2 servers, 1 current<p>\n<table bgcolor=\"#c0c0c0\">\n<tr>\n"), "{html}");
+    assert!(html.contains(", 2 servers, 1 current<p>\n"), "{html}");
     assert!(
         html.contains("<h2>Active clients</h2>Max number of clients: 2048<p><table bgcolor=\"#c0c0c0\">\n"),
         "{html}"
@@ -44,6 +47,12 @@ fn html_has_the_titles_tables_and_columns_that_scripts_know() {
     let end = html.rsplit_once("</table>\n").unwrap().1;
     assert!(end.starts_with("<p>Sandbox of the workers: system calls filtered, "), "{html}");
     assert!(end.ends_with("</p>\n</body>\n</html>\n"), "{html}");
+    for text in ["<meta charset=\"utf-8\">", "2 of 2</b> servers up", "1 of 256</b> connections in use", "<em>up</em>"]
+    {
+        assert!(html.contains(text), "{text} in {html}");
+    }
+    assert_eq!(html.matches("<caption>").count(), 3, "units");
+    assert!(!html.contains("<script"), "{html}");
     let servers = "server,address,status,port,connections,max soft,max hard,sent,received,weight,prio";
     let clients = "client,address,age(secs),last server,connects,sent,received";
     let connections = "connection,downfd,upfd,pending data down,pending data up,client,server";
@@ -111,7 +120,7 @@ fn the_status_file_is_replaced_whole_and_only_its_owner_may_write_it() {
     for _ in 0..30 {
         pen.supervisor().signal(Signal::USR1);
         let html = fs::read_to_string(&path).unwrap();
-        assert!(html.starts_with("<html>") && html.trim_end().ends_with("</html>"));
+        assert!(html.starts_with("<!DOCTYPE html>") && html.trim_end().ends_with("</html>"));
     }
 }
 

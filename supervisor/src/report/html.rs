@@ -1,4 +1,5 @@
-//! The HTML form of a report. Titles, tables, columns and their order are the original's: scripts read this page.
+//! The HTML form of a report. Titles, tables, columns and their order are the original's: scripts read this page. Each cell is a line of its
+//! own. For people there are a summary in front of the tables, units in their captions, and a style.
 
 #![forbid(unsafe_code)]
 
@@ -6,37 +7,25 @@ use std::fmt::{self, Display, Write as _};
 use std::io::{self, Write};
 
 use crate::clock;
-use crate::report::snapshot::Snapshot;
+use crate::report::snapshot::{ServerRow, Snapshot, State};
 
 /// Writes the page.
 pub(super) fn render(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
     let (time, servers, current) = (clock::full(snapshot.time), snapshot.servers.len(), snapshot.current);
-    to.write_all(b"<html>\n<head>\n<title>Pen status page</title>\n</head>\n")?;
+    to.write_all(b"<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<title>Pen status page</title>\n")?;
+    to.write_all(b"<meta charset=\"utf-8\">\n")?;
+    to.write_all(b"<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n")?;
+    write!(to, "<style>\n{STYLE}</style>\n</head>\n")?;
     to.write_all(b"<body bgcolor=\"#ffffff\"><h1>Pen status page</h1>\n")?;
-    write!(to, "Time {time}, {servers} servers, {current} current<p>\n<table bgcolor=\"#c0c0c0\">\n")?;
-    head(to, &SERVER_COLUMNS)?;
+    writeln!(to, "Time {time}, {servers} servers, {current} current<p>")?;
+    summary(&snapshot, to)?;
+    table(to, SERVER_UNITS, &SERVER_COLUMNS)?;
     for server in &snapshot.servers {
-        let address = Escaped(server.address.as_deref().unwrap_or("-"));
-        row(
-            to,
-            &[
-                &server.number,
-                &address,
-                &server.status,
-                &server.port,
-                &server.connections,
-                &server.soft,
-                &server.hard,
-                &server.sent,
-                &server.received,
-                &server.weight,
-                &server.prio,
-            ],
-        )?;
+        server_row(server, to)?;
     }
     let most = snapshot.clients_max;
-    write!(to, "</table>\n<h2>Active clients</h2>Max number of clients: {most}<p><table bgcolor=\"#c0c0c0\">\n")?;
-    head(to, &CLIENT_COLUMNS)?;
+    write!(to, "</table>\n<h2>Active clients</h2>Max number of clients: {most}<p>")?;
+    table(to, CLIENT_UNITS, &CLIENT_COLUMNS)?;
     let (connections, used, last) = (snapshot.connections, snapshot.connections_used, snapshot.connections_last());
     for client in snapshot.clients {
         let address = Escaped(&client.address);
@@ -47,8 +36,7 @@ pub(super) fn render(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<(
     }
     let most = snapshot.connections_max;
     write!(to, "</table>\n<h2>Active connections</h2>Number of connections: {most} max, {used} used, {last} last<p>")?;
-    to.write_all(b"<table bgcolor=\"#c0c0c0\">\n")?;
-    head(to, &CONNECTION_COLUMNS)?;
+    table(to, CONNECTION_UNITS, &CONNECTION_COLUMNS)?;
     for connection in connections {
         row(
             to,
@@ -72,6 +60,72 @@ pub(super) fn render(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<(
     }
     writeln!(to, "<p>Sandbox of the workers: {}</p>", snapshot.sandbox)?;
     to.write_all(b"</body>\n</html>\n")
+}
+
+/// What a reader wants to know first: lists and no table, for scripts count tables.
+fn summary(snapshot: &Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
+    let servers = &snapshot.servers;
+    let total = |bytes: fn(&ServerRow) -> u64| servers.iter().map(bytes).fold(0, u64::saturating_add);
+    let count = |state| servers.iter().filter(|server| server.state == state).count();
+    let known = count(State::Up) + count(State::Full) + count(State::Out);
+    to.write_all(b"<ul class=\"facts\">\n")?;
+    writeln!(to, "<li><b>{} of {known}</b> servers up</li>", count(State::Up))?;
+    let (used, most) = (snapshot.connections_used, snapshot.connections_max);
+    writeln!(to, "<li><b>{used} of {most}</b> connections in use</li>")?;
+    writeln!(to, "<li><b>{}</b> sent to servers</li>", Bytes(total(|server| server.sent)))?;
+    writeln!(to, "<li><b>{}</b> received from them</li>", Bytes(total(|server| server.received)))?;
+    writeln!(to, "<li><b>{}</b> version of pen</li>", env!("CARGO_PKG_VERSION"))?;
+    to.write_all(b"</ul>\n")?;
+    if let Some(remark) = snapshot.full_remark() {
+        writeln!(to, "<p class=\"alarm\">{remark}</p>")?;
+    }
+    to.write_all(b"<ul class=\"servers\">\n")?;
+    let unix = snapshot.time.unix_timestamp();
+    for server in servers.iter().filter(|server| server.state != State::Vacant) {
+        let class = match server.state {
+            State::Vacant | State::Up => "up",
+            State::Full => "full",
+            State::Out => "out",
+        };
+        let (number, state) = (server.number, server.in_words(unix));
+        let address = Escaped(server.address.as_deref().unwrap_or("-"));
+        let port = if server.port == 0 { String::new() } else { format!(" port {}", server.port) };
+        write!(to, "<li class=\"{class}\"><b>{number}</b> <span>{address}{port}</span> <em>{state}</em> ")?;
+        let (sent, received) = (Bytes(server.sent), Bytes(server.received));
+        let connections = match (server.connections, server.soft) {
+            (1, 0) => "1 connection".to_owned(),
+            (open, 0) => format!("{open} connections"),
+            (open, most) => format!("{open} of {most} connections"),
+        };
+        writeln!(to, "<small>{connections}, {sent} sent, {received} received</small></li>")?;
+    }
+    to.write_all(b"</ul>\n")
+}
+
+fn server_row(server: &ServerRow, to: &mut dyn Write) -> io::Result<()> {
+    let address = Escaped(server.address.as_deref().unwrap_or("-"));
+    row(
+        to,
+        &[
+            &server.number,
+            &address,
+            &server.status,
+            &server.port,
+            &server.connections,
+            &server.soft,
+            &server.hard,
+            &server.sent,
+            &server.received,
+            &server.weight,
+            &server.prio,
+        ],
+    )
+}
+
+/// Begins a table.
+fn table(to: &mut dyn Write, caption: &str, columns: &[&str]) -> io::Result<()> {
+    write!(to, "<table bgcolor=\"#c0c0c0\">\n<caption>{caption}</caption>\n")?;
+    head(to, columns)
 }
 
 fn head(to: &mut dyn Write, columns: &[&str]) -> io::Result<()> {
@@ -109,6 +163,31 @@ impl Display for Escaped<'_> {
     }
 }
 
+/// A number of bytes for a reader: `28 B`, `1.2 MiB`.
+struct Bytes(u64);
+
+impl Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+        let Some(power) = self.0.checked_ilog2().map(|log| log as usize / 10).filter(|power| *power > 0) else {
+            return write!(f, "{} B", self.0);
+        };
+        let tenths = (u128::from(self.0) * 10) >> (10 * power);
+        write!(f, "{}.{} {}", tenths / 10, tenths % 10, units[power - 1])
+    }
+}
+
+const SERVER_UNITS: &str = "Servers. Status: 0, or the Unix time of the last failure while the server is left out. Max: connections, 0 = no limit. \
+                            Sent, received: bytes to and from the server.";
+
+const CLIENT_UNITS: &str = "Clients. Age: seconds since the last use. Last server: -1 the emergency server, -2 the abuse server, -3 none. Sent, \
+                            received: bytes to and from the client.";
+
+const CONNECTION_UNITS: &str = "Connections. Down: the client's side, up: the server's. Pending data: bytes.";
+
+/// Light and dark, and legible on a phone. Colour is never the only sign.
+const STYLE: &str = include_str!("status.css");
+
 const SERVER_COLUMNS: [&str; 11] = [
     "server",
     "address",
@@ -142,48 +221,62 @@ mod tests {
     }
 
     #[test]
-    fn the_page_is_the_originals() {
+    fn titles_tables_columns_and_cells_are_the_originals() {
         let connections = [connection(1)];
         let mut small = snapshot(&connections, 1, &[]);
         small.servers.truncate(1);
-        // As Debian's pen 0.34.1 writes it, with other numbers.
-        let cells = |cells: &[&str]| {
-            let cells: String = cells.iter().map(|cell| format!("<td>{cell}</td>\n")).collect();
-            format!("<tr>\n{cells}</tr>\n")
-        };
-        let heads = |cells: &[&str]| {
-            let cells: String = cells.iter().map(|cell| format!("<td bgcolor=\"#80f080\">{cell}</td>\n")).collect();
-            format!("<tr>\n{cells}</tr>\n")
-        };
-        let expected = [
-            "<html>\n<head>\n<title>Pen status page</title>\n</head>\n",
-            "<body bgcolor=\"#ffffff\"><h1>Pen status page</h1>\n",
-            "Time 2026-11-24 04:10:21, 1 servers, 1 current<p>\n<table bgcolor=\"#c0c0c0\">\n",
-            &heads(&[
-                "server",
-                "address",
-                "status",
-                "port",
-                "connections",
-                "max soft",
-                "max hard",
-                "sent",
-                "received",
-                "weight",
-                "prio",
-            ]),
-            &cells(&["0", "127.0.0.1", "0", "21000", "0", "20", "30", "28", "41", "1", "2"]),
+        let page = rendered(small);
+        assert!(page.starts_with("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<title>Pen status page</title>\n"));
+        for text in [
+            "<h1>Pen status page</h1>\nTime 2026-11-24 04:10:21, 1 servers, 1 current<p>\n",
             "</table>\n<h2>Active clients</h2>Max number of clients: 2048<p><table bgcolor=\"#c0c0c0\">\n",
-            &heads(&["client", "address", "age(secs)", "last server", "connects", "sent", "received"]),
-            &cells(&["0", "127.0.0.1", "0", "1", "2", "41", "28"]),
-            "</table>\n<h2>Active connections</h2>Number of connections: 500 max, 1 used, 1 last<p>",
-            "<table bgcolor=\"#c0c0c0\">\n",
-            &heads(&["connection", "downfd", "upfd", "pending data down", "pending data up", "client", "server"]),
-            &cells(&["1", "7", "8", "3", "4", "0", "1"]),
-            "</table>\n<p>Sandbox of the workers: system calls filtered, Landlock 6, root directory empty</p>\n",
-            "</body>\n</html>\n",
+            "</table>\n<h2>Active connections</h2>Number of connections: 500 max, 1 used, 1 last<p><table",
+        ] {
+            assert!(page.contains(text), "{text}");
+        }
+        // As Debian's pen 0.34.1 writes them, with other numbers.
+        let cells = |cells: &[&str]| -> String { cells.iter().map(|cell| format!("<td>{cell}</td>\n")).collect() };
+        let heads = |cells: &[&str]| -> String {
+            cells.iter().map(|cell| format!("<td bgcolor=\"#80f080\">{cell}</td>\n")).collect()
+        };
+        let tables = [
+            (&SERVER_COLUMNS[..], &["0", "127.0.0.1", "0", "21000", "0", "20", "30", "28", "41", "1", "2"][..]),
+            (&CLIENT_COLUMNS, &["0", "127.0.0.1", "0", "1", "2", "41", "28"]),
+            (&CONNECTION_COLUMNS, &["1", "7", "8", "3", "4", "0", "1"]),
         ];
-        assert_eq!(rendered(small), expected.concat());
+        let found: Vec<&str> =
+            page.split("<table").skip(1).map(|table| table.split("</table>").next().unwrap()).collect();
+        assert_eq!(found.len(), tables.len());
+        for (table, (columns, row)) in found.into_iter().zip(tables) {
+            let rows = table.split_once("</caption>\n").unwrap().1;
+            assert_eq!(rows, format!("<tr>\n{}</tr>\n<tr>\n{}</tr>\n", heads(columns), cells(row)));
+        }
+    }
+
+    #[test]
+    fn the_summary_says_what_a_reader_wants_to_know_first() {
+        let mut farm = snapshot(&[], 0, &[]);
+        farm.servers[1].state = State::Out;
+        (farm.servers[1].status, farm.servers[1].blacklisted) = (1_795_493_409, 18);
+        farm.connections_used = 500;
+        let page = rendered(farm);
+        for text in [
+            "<li><b>1 of 2</b> servers up</li>",
+            "<li><b>500 of 500</b> connections in use</li>",
+            "<li><b>56 B</b> sent to servers</li>",
+            "<p class=\"alarm\">500 of 500 connections are in use: further clients wait (-x)</p>",
+            "<li class=\"up\"><b>0</b> <span>127.0.0.1 port 21000</span> <em>up</em> <small>0 of 20 connections, 28 B sent",
+            "<span>/run/&lt;&amp;&quot;&gt;.sock port 21001</span> <em>left out 12 s ago, for 18 s more</em>",
+        ] {
+            assert!(page.contains(text), "{text} in {page}");
+        }
+        assert!(page.contains(&format!("<li><b>{}</b> version of pen</li>", env!("CARGO_PKG_VERSION"))));
+    }
+
+    #[test]
+    fn bytes_have_a_unit() {
+        let shown = [0, 1023, 1024, 1536, 1 << 20, u64::MAX].map(|bytes| Bytes(bytes).to_string());
+        assert_eq!(shown, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1.0 MiB", "15.9 EiB"]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::report::snapshot::{ClientRow, ServerRow, Snapshot};
 
 /// The status page.
 pub(super) fn status(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
+    let full = snapshot.connections_full();
     let Snapshot { time, current, servers, clients_max, clients, connections_max, connections_used, .. } = snapshot;
     write!(to, "{{\"time\":")?;
     value(&clock::full(time), to)?;
@@ -24,7 +25,7 @@ pub(super) fn status(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<(
     array(clients, to)?;
     write!(to, ",\"connections_max\":{connections_max},\"connections_used\":{connections_used},\"connections\":")?;
     array(snapshot.connections.iter().map(Connection::from), to)?;
-    write!(to, ",\"workers_missing\":")?;
+    write!(to, ",\"connections_full\":{full},\"workers_missing\":")?;
     array(snapshot.missing.iter().map(|worker| worker.0), to)?;
     to.write_all(b",\"requests_refused\":")?;
     let refused: BTreeMap<&str, u64> = snapshot.refused.iter().map(|(why, count)| (why.name(), count)).collect();

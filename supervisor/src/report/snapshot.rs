@@ -55,6 +55,47 @@ pub(super) struct ServerRow {
     pub(super) acl: u8,
     /// Seconds for which it is left out.
     pub(super) blacklisted: u64,
+    /// Whether clients get it.
+    pub(super) state: State,
+}
+
+/// Whether clients get a server.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum State {
+    /// The number was never given an address.
+    Vacant,
+    /// They do.
+    Up,
+    /// New ones do not: it has as many connections as its limit allows.
+    Full,
+    /// None does: it is left out for a time.
+    Out,
+}
+
+impl ServerRow {
+    /// Its state for a reader; `unix` is now.
+    pub(super) fn in_words(&self, unix: i64) -> String {
+        match self.state {
+            State::Vacant => "no address".into(),
+            State::Up => "up".into(),
+            State::Full => "full".into(),
+            State::Out => {
+                let since = u64::try_from(unix).unwrap_or(0).saturating_sub(self.status);
+                format!("left out {} ago, for {} more", duration(since), duration(self.blacklisted))
+            }
+        }
+    }
+}
+
+/// A time for a reader: `12 s`, `3 min`, `5 h`, `4 days`.
+pub(super) fn duration(seconds: u64) -> String {
+    match seconds {
+        ..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
 }
 
 /// A client.
@@ -93,6 +134,17 @@ impl<'a> Snapshot<'a> {
         }
     }
 
+    /// Whether further clients wait for a connection to end.
+    pub(super) fn connections_full(&self) -> bool {
+        self.connections_used >= self.connections_max
+    }
+
+    /// That they do, for a reader.
+    pub(super) fn full_remark(&self) -> Option<String> {
+        let (used, most) = (self.connections_used, self.connections_max);
+        self.connections_full().then(|| format!("{used} of {most} connections are in use: further clients wait (-x)"))
+    }
+
     /// The highest number in use; 0 if none is.
     pub(super) fn connections_last(&self) -> u32 {
         self.connections.last().map_or(0, |connection| connection.number)
@@ -128,6 +180,13 @@ fn row(number: usize, server: Option<&Server>, settings: &Settings, table: &Tabl
     // Below MAX_SERVERS.
     let id = ServerId(number as u16);
     let totals = table.server_totals(Target::Server(id).row(settings.table_size()));
+    let limit = server.and_then(|server| server.limit(false));
+    let state = match (server, limit) {
+        (None, _) => State::Vacant,
+        (Some(_), _) if totals.blacklisted_until > now => State::Out,
+        (Some(_), Some(most)) if totals.connections >= most => State::Full,
+        (Some(_), _) => State::Up,
+    };
     ServerRow {
         number: u32::from(id.0),
         address: server.map(|server| server.host_at(totals.address)),
@@ -142,6 +201,7 @@ fn row(number: usize, server: Option<&Server>, settings: &Settings, table: &Tabl
         prio: server.map_or(0, |server| server.prio),
         acl: server.map_or(0, |server| server.acl),
         blacklisted: totals.blacklisted_until.saturating_sub(now).div_ceil(1000),
+        state,
     }
 }
 
@@ -188,6 +248,7 @@ pub(super) mod tests {
             prio: 2,
             acl: 0,
             blacklisted: 0,
+            state: State::Up,
         };
         Snapshot {
             time: OffsetDateTime::from_unix_timestamp(1_795_493_421).unwrap(),
@@ -202,6 +263,28 @@ pub(super) mod tests {
             refused: Refusals::default(),
             sandbox: &Summary { seccomp: true, landlock: 6, root: "empty" },
         }
+    }
+
+    #[test]
+    fn times_and_states_are_words() {
+        let times = [0, 119, 120, 7199, 7200, 172_800].map(duration);
+        assert_eq!(times, ["0 s", "119 s", "2 min", "119 min", "2 h", "2 days"]);
+        let mut row = snapshot(&[], 0, &[]).servers.remove(1);
+        assert_eq!(row.in_words(1000), "up");
+        (row.state, row.connections) = (State::Full, 20);
+        assert_eq!(row.in_words(1000), "full");
+        (row.state, row.status, row.blacklisted) = (State::Out, 988, 18);
+        assert_eq!(row.in_words(1000), "left out 12 s ago, for 18 s more");
+    }
+
+    #[test]
+    fn connections_are_full_when_all_are_in_use() {
+        let snapshot = Snapshot { connections_used: 500, ..snapshot(&[], 0, &[]) };
+        assert_eq!(
+            snapshot.full_remark().as_deref(),
+            Some("500 of 500 connections are in use: further clients wait (-x)")
+        );
+        assert_eq!(Snapshot { connections_used: 499, ..snapshot }.full_remark(), None);
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub(super) fn render(snapshot: Snapshot<'_>, say: &mut Say) {
 /// Hands over the blocks of the report, with at most `most` clients and `most` connections.
 fn blocks(mut snapshot: Snapshot<'_>, most: usize, block: &mut dyn FnMut(&str)) {
     let (time, servers, current) = (clock::full(snapshot.time), snapshot.servers.len(), snapshot.current);
+    let full = snapshot.full_remark();
     block(&format!("Time {time}, {servers} servers, {current} current"));
     for server in &snapshot.servers {
         block(&format!(
@@ -40,6 +41,7 @@ fn blocks(mut snapshot: Snapshot<'_>, most: usize, block: &mut dyn FnMut(&str)) 
     }
     left_out(snapshot.clients.count(), "clients", block);
     block(&format!("Max number of connections: {}", snapshot.connections_max));
+    full.iter().for_each(|remark| block(remark));
     block("Active connections:");
     for connection in snapshot.connections.iter().take(most) {
         block(&format!(
