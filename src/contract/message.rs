@@ -119,6 +119,13 @@ pub enum Event {
         /// The errno, if there was one; else 0.
         errno: i32,
     },
+    /// Every connection under `-x` is in use, and clients wait. Sent once a second for as long as that is so.
+    ConnectionsFull,
+    /// Clients were closed because no server could be used for them.
+    Unserved {
+        /// How many since the last such event.
+        clients: u64,
+    },
     /// Something on this machine ran short; clients wait or were closed, no server is to blame.
     Shortage {
         /// What was being done.
@@ -241,6 +248,8 @@ pub enum Obstacle {
     Backlog,
     /// As many connects to it are pending in a worker as there may be.
     Pending,
+    /// It has as many connections as its limit allows.
+    Limit,
 }
 
 /// Why a TLS handshake failed.

@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::hash::HashedKey;
 use crate::lock::{LockId, StuckLocks, Taken};
-use crate::numbers::Numbers;
+use crate::numbers::{self, Numbers};
 use crate::sync::Ordering::*;
 use crate::view::{Shard, View};
 use crate::{Arrival, Blacklist, ClientRef, LockStuck, NO_SERVER};
@@ -33,6 +33,11 @@ impl<'t> Seat<'t> {
     pub(crate) fn new(view: View<'t>, worker: u32) -> Seat<'t> {
         let slots = Cell::new(view.layout.share(view.layout.shape.clients));
         Seat { view, worker, waits: Cell::new(false), stuck: RefCell::default(), rebuilt: Cell::new(None), slots }
+    }
+
+    /// Connections in use, of all workers.
+    pub fn connections_open(&self) -> u32 {
+        numbers::taken(self.view)
     }
 
     /// Takes the lowest free connection number below `limit`: the place under -x. None: all in use.

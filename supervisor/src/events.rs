@@ -44,7 +44,24 @@ pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
         }
         Event::BackInUse { server } => format!("{} is in use again", name(*server, settings)?),
         Event::PassedOver { server, obstacle, errno: number } => {
-            format!("{} is passed over: {}", name(*server, settings)?, obstacle_line(*obstacle, *number, settings))
+            let limit = settings.target(Target::from_code(*server)?).and_then(|server| server.limit(false));
+            let why = match (obstacle, limit) {
+                (Obstacle::Limit, Some(limit)) => format!("it has {limit} of {limit} connections; raise its max"),
+                (obstacle, _) => obstacle_line(*obstacle, *number, settings),
+            };
+            format!("{} is passed over: {why}", name(*server, settings)?)
+        }
+        Event::ConnectionsFull => {
+            let most = settings.connections_max;
+            format!("{most} of {most} connections in use, clients wait; raise -x (conn_max)")
+        }
+        Event::Unserved { clients } => {
+            let (who, them) = match clients {
+                1 => ("1 client was", "it"),
+                _ => ("clients were", "them"),
+            };
+            let count = if *clients == 1 { String::new() } else { format!("{clients} ") };
+            format!("{count}{who} closed: no server could be used for {them}; see explain")
         }
         Event::Shortage { during, errno: number } => {
             let during = match during {
@@ -110,6 +127,7 @@ fn obstacle_line(obstacle: Obstacle, number: i32, settings: &Settings) -> String
         Obstacle::Backlog => {
             "the backlog of its socket is full; it should accept faster or listen with a longer one".into()
         }
+        Obstacle::Limit => "it has as many connections as it may have".into(),
         Obstacle::Pending => {
             format!("{} connects to it are pending in a worker (pending_max)", settings.pending_max)
         }

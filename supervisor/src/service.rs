@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod change;
+mod crowd;
 mod desk;
 mod hearing;
 mod notices;
@@ -26,6 +27,7 @@ use pen_contract::command::LogTarget;
 use pen_contract::ids::WorkerId;
 use pen_contract::stats::Counters;
 
+use self::crowd::Crowd;
 use self::desk::Desk;
 use self::notices::Notices;
 use crate::StartError;
@@ -61,6 +63,8 @@ pub(crate) struct Service {
     throttle: Throttle,
     /// On what operators cause.
     notices: Notices,
+    /// Who waits for a connection.
+    crowd: Crowd,
     /// Whether the configuration file was not used when it was last read.
     file_refused: bool,
     phase: Phase,
@@ -108,6 +112,7 @@ impl Service {
             beat,
             throttle,
             notices,
+            crowd: Crowd::default(),
             file_refused,
             phase,
         }

@@ -37,6 +37,8 @@ pub(crate) enum Topic {
     Crowded,
     /// Requests were refused.
     Request,
+    /// No server could be used for clients.
+    Unserved,
 }
 
 impl Topic {
@@ -60,13 +62,16 @@ impl Topic {
             Event::BadSender { .. } => Some(Topic::BadSender),
             Event::Crowded { .. } => Some(Topic::Crowded),
             Event::RequestRefused { .. } => Some(Topic::Request),
+            Event::Unserved { .. } => Some(Topic::Unserved),
+            // An episode (`service::crowd`).
+            Event::ConnectionsFull => None,
         }
     }
 
     fn period(self) -> Duration {
         match self {
             // There may be thousands of servers.
-            Topic::Failed(_) | Topic::PassedOver(_) => Duration::from_secs(10),
+            Topic::Failed(_) | Topic::PassedOver(_) | Topic::Unserved => Duration::from_secs(10),
             Topic::ShortAtAccept
             | Topic::ShortAtConnect
             | Topic::ShortAtWatch
@@ -109,6 +114,9 @@ impl Told {
             }
             (Event::Crowded { clients, .. }, Event::Crowded { clients: later, kept }) => {
                 Told { event: Event::Crowded { clients: clients.saturating_add(later), kept }, more }
+            }
+            (Event::Unserved { clients }, Event::Unserved { clients: later }) => {
+                Told { event: Event::Unserved { clients: clients.saturating_add(later) }, more }
             }
             (_, event) => Told { event, more: more.saturating_add(1) },
         }

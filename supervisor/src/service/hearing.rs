@@ -54,6 +54,9 @@ impl Service {
     /// Tells of an event: what clients cause at a limited rate for all workers together, all else each by itself.
     fn hear_event(&mut self, id: WorkerId, event: Event, now: Instant) {
         let Some(line) = events::line(&event, &self.inheritance.settings) else { return };
+        if event == Event::ConnectionsFull && !self.crowd.hear(now) {
+            return;
+        }
         match Topic::of(&event) {
             None => self.tell(id, &line, now),
             Some(topic) => {

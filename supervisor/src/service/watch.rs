@@ -19,6 +19,10 @@ impl Service {
         }
         let due = self.throttle.settle(now);
         self.tell_many(due);
+        if self.crowd.is_over(now) {
+            let (open, most) = (self.inheritance.table.connections_open(), self.inheritance.settings.connections_max);
+            self.say.notice(&format!("clients no longer wait for a connection: {open} of {most} in use"));
+        }
         let changes = self.notices.settle(now);
         changes.iter().for_each(|line| self.say.notice(line));
         // While the desk is full nobody reads what the control process says; unless it is itself the reason.

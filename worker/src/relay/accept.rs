@@ -257,6 +257,7 @@ impl Relay<'_> {
                 Ok(number) => number,
                 Err(pause) => {
                     self.pause(pause);
+                    self.tell_of_waiting();
                     return (accepted, Stopped::Paused);
                 }
             };
@@ -276,6 +277,16 @@ impl Relay<'_> {
             }
         }
         (most, Stopped::Enough)
+    }
+
+    /// Tells that clients wait for a place, if some do: looked at again every second for as long as accepting pauses.
+    fn tell_of_waiting(&mut self) {
+        if matches!(self.accepting.paused, Some(Pause::Full { .. }))
+            && self.accepting.has_clients()
+            && self.supervisor.may_tell(Rated::ConnectionsFull, self.now)
+        {
+            self.supervisor.tell(Event::ConnectionsFull, &mut self.counters);
+        }
     }
 
     /// Sees to a free place that others wait for: takes a client for it, or wakes one that waits.

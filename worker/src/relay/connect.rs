@@ -36,6 +36,8 @@ pub struct Servers<'a> {
     pub now: u64,
     /// How many servers were looked at.
     pub looks: Cell<u32>,
+    /// One that was passed over because it has as many connections as it may have, if that is to be told.
+    pub full: Cell<Option<Target>>,
 }
 
 impl Farm for Servers<'_> {
@@ -78,11 +80,34 @@ enum Placed {
     Nowhere,
 }
 
+impl Servers<'_> {
+    /// Notes that a server is passed over.
+    fn note(&self, target: Target, row: u32, refusal: Refusal) {
+        if let Refusal::Full { .. } = refusal {
+            self.note_full(target, row);
+        }
+    }
+
+    /// Notes that a server is full, if it is time to tell that of this one: where many are, each has its turn.
+    fn note_full(&self, target: Target, row: u32) {
+        if self.full.get().is_none() && self.upstreams.is_untold(row, self.now) {
+            self.full.set(Some(target));
+        }
+    }
+}
+
 impl Relay<'_> {
     /// The servers' state now.
     pub(super) fn farm(&self) -> Servers<'_> {
         let Relay { seat, upstreams, settings, now, .. } = self;
-        Servers { seat, upstreams, pending_max: settings.pending_max, now: *now, looks: Cell::new(0) }
+        Servers {
+            seat,
+            upstreams,
+            pending_max: settings.pending_max,
+            now: *now,
+            looks: Cell::new(0),
+            full: Cell::new(None),
+        }
     }
 
     /// Takes a client in and places it.
@@ -171,8 +196,12 @@ impl Relay<'_> {
         let recorded = arrival.and_then(|arrival| Target::from_code(arrival.recorded));
         let mut placement = None;
         if !settings.dummy {
-            placement =
-                Some(Placement::new(settings, &farm, Candidate { key, port, recorded, permitted }, &mut |_, _| ()));
+            let candidate = Candidate { key, port, recorded, permitted };
+            let passed_over = &mut |id, refusal| {
+                let target = Target::Server(id);
+                farm.note(target, target.row(settings.table_size()), refusal);
+            };
+            placement = Some(Placement::new(settings, &farm, candidate, passed_over));
         }
         let taken = placement.as_mut().and_then(|placement| take_next(placement, settings, &farm, key));
         if let (Some(table), Some(arrival), Some(target)) = (&mut locked, arrival, taken) {
@@ -186,7 +215,7 @@ impl Relay<'_> {
         };
         let is_locked = locked.is_some();
         drop(locked);
-        let looks = farm.looks.get();
+        let (looks, full) = (farm.looks.get(), farm.full.get());
         self.effort += looks;
         self.counters.refused += u64::from(!permitted);
         let connection = &mut self.pool[place];
@@ -197,6 +226,7 @@ impl Relay<'_> {
             self.begin_route(place, target);
         }
         self.tell_of_table(is_locked);
+        self.tell_of_limit(full);
         placed
     }
 
@@ -325,11 +355,15 @@ pub fn take_next(
                 placement.hold(target);
                 continue;
             }
-            Err(_) => continue,
+            Err(refusal) => {
+                farm.note(target, target.row(settings.table_size()), refusal);
+                continue;
+            }
         };
         let row = target.row(settings.table_size());
         // Only this is exact: another worker may have been faster.
         if !farm.seat.reserve(row, placement.limit(settings, target)) {
+            farm.note_full(target, row);
             continue;
         }
         // Only with a place there: a probe that is begun and not made would keep others away until its lease ends.

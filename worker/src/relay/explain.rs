@@ -57,7 +57,14 @@ impl Relay<'_> {
         let locked = self.seat.lock(client.bytes()).ok();
         let recorded = locked.map(|table| table.recorded(self.now, tracking));
         let farm = self.farm();
-        explanation(&self.settings, &farm, client, recorded, self.now)
+        let explained = explanation(&self.settings, &farm, client, recorded, self.now);
+        let (open, most) = (self.seat.connections_open(), self.settings.connections_max);
+        match open >= most {
+            true => format!(
+                "{open} of {most} connections are in use: the client would wait for one to end (-x)\n{explained}"
+            ),
+            false => explained,
+        }
     }
 }
 

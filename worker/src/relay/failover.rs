@@ -19,6 +19,7 @@ use super::dial::way;
 use super::end::End;
 use super::fault::{Call, Fault, classify};
 use super::queue::STEP;
+use super::supervisor::Rated;
 use super::upstreams::{Gate, Hindrance};
 use super::{Relay, clock};
 
@@ -103,7 +104,7 @@ impl Relay<'_> {
                 // The kernel's search has taken long.
                 self.effort += TURN;
             }
-            Obstacle::Source | Obstacle::Backlog => {}
+            Obstacle::Source | Obstacle::Backlog | Obstacle::Limit => {}
             Obstacle::Pending => {
                 if let Some(placement) = &mut self.pool[place].placement {
                     placement.hold(target);
@@ -134,6 +135,20 @@ impl Relay<'_> {
             let errno = errno.map_or(0, Errno::raw_os_error);
             self.supervisor.tell(Event::PassedOver { server: target.code(), obstacle, errno }, &mut self.counters);
         }
+    }
+
+    /// Says now and then that a server is passed over because of its limit.
+    pub(super) fn tell_of_limit(&mut self, full: Option<Target>) {
+        if let Some(target) = full {
+            self.tell_of_obstacle(target, Obstacle::Limit, None);
+        }
+    }
+
+    /// Whether a server that was just connected to had nearly as many connections as its limit allows before.
+    fn is_crowded(&self, target: Target, row: u32) -> bool {
+        let limit = self.settings.target(target).and_then(|server| server.limit(false));
+        let before = u64::from(self.seat.connections(row).saturating_sub(1));
+        limit.is_some_and(|limit| before * 4 > u64::from(limit) * 3)
     }
 
     /// No answer in time.
@@ -199,8 +214,9 @@ impl Relay<'_> {
         let farm = self.farm();
         let client = self.pool[place].key.unwrap_or(ClientKey::UNIX);
         let taken = take_next(placement, &self.settings, &farm, client);
-        let looks = farm.looks.get();
+        let (looks, full) = (farm.looks.get(), farm.full.get());
         self.effort += looks;
+        self.tell_of_limit(full);
         let connection = &mut self.pool[place];
         connection.target = taken;
         if let Some(target) = taken {
@@ -243,7 +259,10 @@ impl Relay<'_> {
     /// A server was connected to: if that was its probe, it is in use again.
     pub(super) fn praise(&mut self, target: Target) {
         let row = target.row(self.settings.table_size());
-        if self.upstreams.is_over(row, self.settings.pending_max, self.now) {
+        if self.upstreams.is_told(row)
+            && !self.is_crowded(target, row)
+            && self.upstreams.is_over(row, self.settings.pending_max, self.now)
+        {
             self.supervisor.tell(Event::BackInUse { server: target.code() }, &mut self.counters);
         }
         match self.seat.blacklist(row, self.now) {
@@ -272,8 +291,19 @@ impl Relay<'_> {
                 }
             }
         }
-        self.counters.unserved += u64::from(is_client);
+        if is_client {
+            self.count_unserved();
+        }
         self.finish(place);
+    }
+
+    /// Counts a client that no server could be used for, and says so now and then.
+    fn count_unserved(&mut self) {
+        self.counters.unserved += 1;
+        if self.supervisor.may_tell(Rated::Unserved, self.now) {
+            let clients = self.counters.unserved - std::mem::replace(&mut self.unserved_told, self.counters.unserved);
+            self.supervisor.tell(Event::Unserved { clients }, &mut self.counters);
+        }
     }
 
     /// Takes a connection out that waits for another's connect to end.
@@ -314,7 +344,7 @@ impl Relay<'_> {
 
     /// A connection has waited for as long as a connect may take.
     pub(super) fn waiting_ends(&mut self, place: u32) {
-        self.counters.unserved += 1;
+        self.count_unserved();
         self.finish(place);
     }
 

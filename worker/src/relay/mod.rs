@@ -153,6 +153,8 @@ struct Relay<'t> {
     untold_handshakes: Option<UntoldHandshakes>,
     /// Refused requests that the supervisor was not told of.
     untold_refusals: u64,
+    /// How many of the clients that no server could be used for the supervisor was told of.
+    unserved_told: u64,
     /// Open connections as the other workers know them.
     published: Option<u32>,
     /// Monotonic milliseconds, read once per round of events.
@@ -214,6 +216,7 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         tls,
         untold_handshakes: None,
         untold_refusals: 0,
+        unserved_told: 0,
         published: None,
         now: clock::now(),
         settings: start.settings,

@@ -62,6 +62,10 @@ pub enum Rated {
     Crowded,
     /// [`Event::RequestRefused`].
     Request,
+    /// [`Event::ConnectionsFull`].
+    ConnectionsFull,
+    /// [`Event::Unserved`].
+    Unserved,
     /// [`FromWorker::NoSyslog`].
     NoSyslog,
 }
@@ -222,7 +226,9 @@ fn is_transition(event: &Event) -> bool {
         | Event::BadSender { .. }
         | Event::Crowded { .. }
         | Event::RequestRefused { .. }
-        | Event::TableRebuilt { .. } => false,
+        | Event::TableRebuilt { .. }
+        | Event::ConnectionsFull
+        | Event::Unserved { .. } => false,
     }
 }
 

@@ -143,6 +143,16 @@ impl Upstreams {
         may
     }
 
+    /// Whether it is time to tell that a server is passed over.
+    pub fn is_untold(&self, row: u32, now: u64) -> bool {
+        self.rows.get(row as usize).is_some_and(|server| server.told_at.is_none_or(|told| now >= told + QUIET))
+    }
+
+    /// Whether something was told to be in the way, and is not over.
+    pub fn is_told(&self, row: u32) -> bool {
+        self.rows.get(row as usize).is_some_and(|server| server.is_told)
+    }
+
     /// A server was connected to. Whether something was told to be in the way, and that is over.
     pub fn is_over(&mut self, row: u32, most: u32, now: u64) -> bool {
         let Some(server) = self.rows.get_mut(row as usize).filter(|server| server.is_told) else { return false };
@@ -239,7 +249,9 @@ mod tests {
     fn what_is_in_the_way_is_told_now_and_then_and_its_end_once() {
         let mut servers = Upstreams::new(1);
         assert!(!servers.is_over(0, 4, 5));
+        assert!(servers.is_untold(0, 5) && !servers.is_told(0));
         assert!(servers.may_tell(0, 5) && !servers.may_tell(0, QUIET));
+        assert!(servers.is_told(0) && !servers.is_untold(0, QUIET) && servers.is_untold(0, QUIET + 5));
         servers.begin(0);
         servers.begin(0);
         assert_eq!([2, 4, 4].map(|most| servers.is_over(0, most, 5)), [false, true, false]);
