@@ -89,8 +89,9 @@ fn summary(snapshot: &Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
         };
         let (number, state) = (server.number, server.in_words(unix));
         let address = Escaped(server.address.as_deref().unwrap_or("-"));
+        let name = server.name.as_deref().map_or(String::new(), |name| format!("{} at ", Escaped(name)));
         let port = if server.port == 0 { String::new() } else { format!(" port {}", server.port) };
-        write!(to, "<li class=\"{class}\"><b>{number}</b> <span>{address}{port}</span> <em>{state}</em> ")?;
+        write!(to, "<li class=\"{class}\"><b>{number}</b> <span>{name}{address}{port}</span> <em>{state}</em> ")?;
         let (sent, received) = (Bytes(server.sent), Bytes(server.received));
         let connections = match (server.connections, server.soft) {
             (1, 0) => "1 connection".to_owned(),
@@ -258,6 +259,7 @@ mod tests {
         let mut farm = snapshot(&[], 0, &[]);
         farm.servers[1].state = State::Out;
         (farm.servers[1].status, farm.servers[1].blacklisted) = (1_795_493_409, 18);
+        farm.servers[0].name = Some("www<1>".into());
         farm.connections_used = 500;
         let page = rendered(farm);
         for text in [
@@ -265,7 +267,7 @@ mod tests {
             "<li><b>500 of 500</b> connections in use</li>",
             "<li><b>56 B</b> sent to servers</li>",
             "<p class=\"alarm\">500 of 500 connections are in use: further clients wait (-x)</p>",
-            "<li class=\"up\"><b>0</b> <span>127.0.0.1 port 21000</span> <em>up</em> <small>0 of 20 connections, 28 B sent",
+            "<li class=\"up\"><b>0</b> <span>www&lt;1&gt; at 127.0.0.1 port 21000</span> <em>up</em> <small>0 of 20 connections, 28 B sent",
             "<span>/run/&lt;&amp;&quot;&gt;.sock port 21001</span> <em>left out 12 s ago, for 18 s more</em>",
         ] {
             assert!(page.contains(text), "{text} in {page}");

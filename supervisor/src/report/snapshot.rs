@@ -57,6 +57,8 @@ pub(super) struct ServerRow {
     pub(super) blacklisted: u64,
     /// Whether clients get it.
     pub(super) state: State,
+    /// The name, or the address with its zone, that the operator gave; none if the address says it all.
+    pub(super) name: Option<String>,
 }
 
 /// Whether clients get a server.
@@ -202,6 +204,7 @@ fn row(number: usize, server: Option<&Server>, settings: &Settings, table: &Tabl
         acl: server.map_or(0, |server| server.acl),
         blacklisted: totals.blacklisted_until.saturating_sub(now).div_ceil(1000),
         state,
+        name: server.and_then(|server| server.given.as_ref()).map(ToString::to_string),
     }
 }
 
@@ -249,6 +252,7 @@ pub(super) mod tests {
             acl: 0,
             blacklisted: 0,
             state: State::Up,
+            name: None,
         };
         Snapshot {
             time: OffsetDateTime::from_unix_timestamp(1_795_493_421).unwrap(),
