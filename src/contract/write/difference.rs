@@ -130,7 +130,7 @@ mod tests {
             "acl 3",
             "roundrobin",
             "server 0 max 10, weight 7",
-            "server 2 address 10.0.0.1, port 4, weight 1, prio 3",
+            "server 2 address 10.0.0.1, port 4, prio 3",
             "idle_timeout 9",
         ];
         assert_eq!(difference(&before, &after), there);
