@@ -187,7 +187,7 @@ fn listen_addresses() {
         ("[::1] 127.0.0.1:1", "the port is missing"),
         ("[::1 127.0.0.1:1", "'[' without ']'"),
         ("[::g]:8080 127.0.0.1:1", "no IPv6 address"),
-        ("[fe80::1%lo]:8080 127.0.0.1:1", "zones are not supported"),
+        ("[fe80::1%lo]:8080 127.0.0.1:1", "this machine has no such address"),
         ("127.1:8080 127.0.0.1:1", "four numbers"),
         ("- 127.0.0.1:1", "listen address '-'"),
     ]);

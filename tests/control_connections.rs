@@ -183,7 +183,7 @@ fn facts_about_a_connection_and_its_end() {
     let number = &report.connections.last().unwrap()["connection"];
     pen.tells(&format!("close {number}"), &format!("Forcibly closing connection {number}"));
     assert!(other.read_to_end().unwrap_or_default().is_empty(), "the client is cut off");
-    pen.tells("close 5", "Forcibly closing connection 5");
+    pen.tells("close 5", "close: connection 5 is not in use");
     pen.tells("close 256", "Connection 256 out of range");
     pen.tells("socket 7", "Socket 7 belongs to connection -1");
     drop(held);
