@@ -229,9 +229,11 @@ impl Worker {
     /// Sends the orders to end connections, as far as the channel has room.
     fn send_closes(&mut self) {
         let Worker { peer, due, .. } = self;
-        due.close.retain(|number, before| {
-            peer.send(&ToWorker::Close { number: *number, before: *before }, None) == Some(Sent::Full)
-        });
+        while let Some((number, before)) = due.close.first_key_value().map(|(number, before)| (*number, *before))
+            && peer.send(&ToWorker::Close { number, before }, None) != Some(Sent::Full)
+        {
+            due.close.remove(&number);
+        }
     }
 
     fn hear(&mut self, message: FromWorker) -> Option<News> {
