@@ -43,6 +43,8 @@ pub struct Exchange {
     log: Option<Vec<u8>>,
     /// What is held has begun since the last [`Exchange::take_begun`].
     begun: bool,
+    /// The request that goes on is the last.
+    ends: bool,
     /// The refusal was taken by [`Exchange::take_refusal`].
     told: bool,
 }
@@ -91,6 +93,8 @@ enum Stage {
     Asking,
     /// In something else than HTTP/1.x.
     Passing,
+    /// Behind the last request that the server takes.
+    Ended,
     /// Behind something that was refused.
     Refused {
         why: Refusal,
@@ -117,6 +121,7 @@ impl Exchange {
             sender: Sender { address: address.into(), https },
             log: None,
             begun: false,
+            ends: false,
             told: false,
         }
     }
@@ -148,7 +153,7 @@ impl Exchange {
                 out.extend(&input[..taken]);
                 rest = &input[taken..];
             }
-            Stage::Head | Stage::Trailers(_) | Stage::Asking | Stage::Refused { .. } => {}
+            Stage::Head | Stage::Trailers(_) | Stage::Asking | Stage::Ended | Stage::Refused { .. } => {}
         }
         self.go_on(rest, out);
         out
@@ -175,7 +180,7 @@ impl Exchange {
             _ if self.held.is_empty() => None,
             Stage::Head if self.others == Others::Pass && self.line != Line::Whole => Some(Wait::Protocol),
             Stage::Head | Stage::Trailers(_) => Some(Wait::Head),
-            Stage::Body(..) | Stage::Asking | Stage::Passing => None,
+            Stage::Body(..) | Stage::Asking | Stage::Passing | Stage::Ended => None,
         }
     }
 
@@ -245,7 +250,7 @@ impl Exchange {
     pub fn refused(&self) -> Option<Refusal> {
         match self.stage {
             Stage::Refused { why, .. } => Some(why),
-            Stage::Head | Stage::Body(..) | Stage::Trailers(_) | Stage::Asking | Stage::Passing => None,
+            Stage::Head | Stage::Body(..) | Stage::Trailers(_) | Stage::Asking | Stage::Passing | Stage::Ended => None,
         }
     }
 
@@ -254,8 +259,12 @@ impl Exchange {
         self.refused().filter(|_| !std::mem::replace(&mut self.told, true))
     }
 
-    /// How the connection ends, if something was refused. `is_over`: the server says no more.
+    /// How the connection ends, if nothing more of the client passes. `is_over`: the server says no more.
     pub fn ending(&self, is_over: bool) -> Option<Ending> {
+        if self.stage == Stage::Ended {
+            let is_done = is_over || self.asked.is_answered();
+            return Some(if is_done { Ending::Silent } else { Ending::Later });
+        }
         let Stage::Refused { why, partly, owed } = self.stage else { return None };
         Some(match (partly, self.asked.is_answered(), is_over) {
             _ if self.asked.is_broken() => Ending::Silent,
@@ -288,7 +297,7 @@ impl Exchange {
         match &self.stage {
             Stage::Body(body, _) => body.certain(),
             Stage::Passing => u64::MAX,
-            Stage::Head | Stage::Trailers(_) | Stage::Asking | Stage::Refused { .. } => 0,
+            Stage::Head | Stage::Trailers(_) | Stage::Asking | Stage::Ended | Stage::Refused { .. } => 0,
         }
     }
 
@@ -318,7 +327,7 @@ impl Exchange {
                     out.extend(rest);
                     return;
                 }
-                Stage::Refused { .. } => return,
+                Stage::Ended | Stage::Refused { .. } => return,
                 Stage::Asking => {
                     self.held.extend(rest);
                     return;
@@ -359,7 +368,11 @@ impl Exchange {
     }
 
     fn after_message(&mut self, asks: Asks) {
-        self.stage = if asks.is_switch() { Stage::Asking } else { Stage::Head };
+        self.stage = match asks.is_switch() {
+            _ if self.ends => Stage::Ended,
+            true => Stage::Asking,
+            false => Stage::Head,
+        };
         self.heed_answer();
     }
 
@@ -459,6 +472,7 @@ impl Exchange {
             Ok(request) => {
                 self.note_line(bytes);
                 self.asked.request(request.asks, request.protocols);
+                self.ends = request.ends;
                 self.stage = Stage::Body(request.body, request.asks);
                 self.after_body();
             }

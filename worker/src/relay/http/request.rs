@@ -29,6 +29,8 @@ pub struct Request {
     pub asks: Asks,
     /// The protocols that its Upgrade fields name, joined by commas, if it asks for one.
     pub protocols: Box<str>,
+    /// The server is told to end the connection with its answer, and gets nothing behind this request.
+    pub ends: bool,
 }
 
 /// What a request asks for.
@@ -125,7 +127,7 @@ pub fn rebuild(head: &[u8], sender: &Sender, out: &mut Vec<u8>) -> Result<Reques
     }
     build.added(sender, found.alters, out);
     let protocols = if asks == Asks::Upgrade { asked(parsed.headers) } else { Box::default() };
-    Ok(Request { body: body.unwrap_or(Body::Length(0)), asks, protocols })
+    Ok(Request { body: body.unwrap_or(Body::Length(0)), asks, protocols, ends })
 }
 
 /// Where in `head` a part of it begins.

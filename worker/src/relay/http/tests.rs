@@ -127,6 +127,13 @@ fn a_body_that_servers_may_leave_unread_ends_the_connection() {
             format!("{line}\r\n{kept}{length}Connection: close\r\n{ADDED}\r\n{trap}")
         );
     }
+    // Nothing behind it reaches the server, and the connection ends with the answer.
+    let (mut exchange, mut out) = (exchange(), Vec::new());
+    exchange.request(b"GET / HTTP/1.1\r\nContent-Length: 1\r\n\r\nx", &mut out);
+    assert_eq!(exchange.request(trap.as_bytes(), &mut out), b"");
+    assert_eq!((exchange.ending(false), exchange.refused()), (Some(Ending::Later), None));
+    exchange.answer(b"HTTP/1.1 204 X\r\n\r\n");
+    assert_eq!(exchange.ending(false), Some(Ending::Silent));
     // Perl's HTTP::Daemon looks for the end of the parts where no length is.
     let parts = "POST / HTTP/1.1\r\nContent-Type: Multipart/form-data; boundary=x\r\n";
     assert_eq!(sent(&format!("{parts}\r\n")), format!("{parts}Connection: close\r\n{ADDED}\r\n"));

@@ -15,7 +15,7 @@ fn read(head: &str) -> Result<Request, Refusal> {
 
 #[test]
 fn requests_say_what_follows_them() {
-    let plain = || Request { body: Body::Length(0), asks: Asks::Answer, protocols: "".into() };
+    let plain = || Request { body: Body::Length(0), asks: Asks::Answer, protocols: "".into(), ends: false };
     assert_eq!(read("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), Ok(plain()));
     assert_eq!(read("x-odd!method /~ HTTP/1.0\n\n"), Ok(plain()));
     assert_eq!(read("OPTIONS * HTTP/1.1\r\n\r\n"), Ok(plain()));
