@@ -78,7 +78,7 @@ pub(crate) struct Observed {
 impl Observed {
     /// A child that was just born. Its clock needs no right and no /proc (clock_getcpuclockid(3)).
     pub(crate) fn new(child: Child) -> Observed {
-        let stat = stat_of(child.pid).ok().filter(|stat| are_plenty(stat));
+        let stat = stat_of(child.pid).ok().filter(are_plenty);
         Observed { pid: child.pid, clock: clock_getcpuclockid(child.pid).ok(), stat }
     }
 
