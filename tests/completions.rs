@@ -32,8 +32,8 @@ fn offered(line: &str) -> Vec<String> {
 #[test]
 fn completions_know_what_may_stand_behind_a_command() {
     for (line, words) in [
-        ("penctl /run/x serv", &["server", "servers"][..]),
-        ("penctl --json 127.0.0.1:8888 serv", &["server", "servers"]),
+        ("penctl /run/x serv", &["server", "servers", "servers_only"][..]),
+        ("penctl --json 127.0.0.1:8888 serv", &["server", "servers", "servers_only"]),
         ("penctl ::1:8888 acl 1 ", &["permit", "deny"]),
         ("penctl /run/x acl 1 d", &["deny"]),
         ("penctl /run/x server 1 ", &["acl", "address", "blacklist", "hard", "max", "port", "prio", "weight"]),

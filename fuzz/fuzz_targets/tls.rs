@@ -48,7 +48,7 @@ fn through<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) -> (Option<String>, b
     let mut said = false;
     for mut piece in pieces {
         while !piece.is_empty() {
-            let room = session.room(&mut cipher);
+            let room = session.room(&mut cipher, usize::MAX);
             let length = room.len().min(piece.len());
             room[..length].copy_from_slice(&piece[..length]);
             piece = &piece[length..];
