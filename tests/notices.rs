@@ -86,11 +86,11 @@ fn each_change_by_an_operator_is_told_and_questions_are_not() {
     assert_eq!(
         lines(&pen, "operator: "),
         [
-            "operator: server 0 max 10".to_string(),
-            "operator: timeout 9".to_string(),
-            format!("operator: include {}: blacklist 7; prio", extra.display()),
-            "operator: close 0".to_string(),
-            "operator: server 0 blacklist 3600".to_string(),
+            "operator: server 0 max 10, by 127.0.0.1".to_string(),
+            "operator: timeout 9, by 127.0.0.1".to_string(),
+            format!("operator: include {}: blacklist 7; prio, by 127.0.0.1", extra.display()),
+            "operator: close 0, by 127.0.0.1".to_string(),
+            "operator: server 0 blacklist 3600, by 127.0.0.1".to_string(),
         ]
     );
 }
@@ -111,7 +111,10 @@ fn a_script_that_changes_something_again_and_again_does_not_flood_the_log() {
     eventually("all are accounted for", || lines(&pen, "server 0 max ").iter().map(counted).sum::<usize>() == CHANGES);
     let told = lines(&pen, "server 0 max ");
     assert!(told.len() <= 50, "{} lines for {CHANGES} changes", told.len());
-    assert!(told.iter().any(|line| line.ends_with(&format!("server 0 max {CHANGES}"))), "the last is told: {told:?}");
+    assert!(
+        told.iter().any(|line| line.ends_with(&format!("server 0 max {CHANGES}, by 127.0.0.1"))),
+        "the last is told: {told:?}"
+    );
 }
 
 /// Says lines at once and reads the replies to the end.

@@ -193,6 +193,6 @@ fn what_went_well_is_a_notice() {
     pen.supervisor().signal(Signal::HUP);
     let heard = hears(&here, "nothing changed");
     let is_one = |line: &&String, text: &str| line.starts_with("<13>") && line.ends_with(text);
-    assert!(heard.iter().any(|line| is_one(&line, "pen: operator: timeout 9")), "{heard:?}");
+    assert!(heard.iter().any(|line| is_one(&line, "pen: operator: timeout 9, by 127.0.0.1")), "{heard:?}");
     assert!(heard.last().is_some_and(|line| is_one(&line, "pen.cfg: nothing changed")), "{heard:?}");
 }

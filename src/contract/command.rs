@@ -90,6 +90,8 @@ pub enum Command {
     NoLog,
     /// The modes.
     Mode(Form),
+    /// The program, its limits and all its servers.
+    Overview,
     /// The pid.
     Pid,
     /// Takes a server away.

@@ -2,9 +2,12 @@
 //!
 //! A worker's messages express no command: a worker in a stranger's hands can report nonsense about itself and no more.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::command::Command;
+use crate::ids::ClientKey;
 use crate::refusal::Refusal;
 use crate::stats::{ConnectionInfo, Counters};
 
@@ -237,6 +240,27 @@ pub enum CertificateFault {
     Constraint,
 }
 
+impl ConnectFailure {
+    /// A number for it, as the shared table keeps it; never 0.
+    pub fn code(self) -> u16 {
+        match self {
+            ConnectFailure::Errno(errno) => u16::try_from(errno).unwrap_or(0).clamp(1, TIMED_OUT - 1),
+            ConnectFailure::Timeout => TIMED_OUT,
+        }
+    }
+
+    /// What a number stands for, whoever wrote it there.
+    pub fn from_code(code: u16) -> ConnectFailure {
+        match code {
+            TIMED_OUT.. => ConnectFailure::Timeout,
+            errno => ConnectFailure::Errno(errno.into()),
+        }
+    }
+}
+
+/// The code of [`ConnectFailure::Timeout`]. Linux has no errno above 4095.
+const TIMED_OUT: u16 = 4096;
+
 /// What is in the way to a server that has not failed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Obstacle {
@@ -354,6 +378,8 @@ pub enum FromControl {
         ticket: u64,
         /// The command.
         command: Command,
+        /// Whose command it is.
+        by: Operator,
         /// For a command that names a file: the file, opened by the control process with its own rights, comes with this message.
         with_file: bool,
     },
@@ -372,6 +398,25 @@ pub enum FromControl {
         /// The ping that this answers.
         serial: u32,
     },
+}
+
+/// Who says a command at the control port.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Operator {
+    /// Somebody at this address ([`crate::ids::ClientKey::bytes`]).
+    Remote([u8; 16]),
+    /// A user of this machine, by a Unix socket; none: the kernel does not say which.
+    Local(Option<u32>),
+}
+
+impl fmt::Display for Operator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Operator::Remote(address) => ClientKey::from_bytes(*address).fmt(f),
+            Operator::Local(Some(uid)) => write!(f, "uid {uid}"),
+            Operator::Local(None) => f.write_str("a user of this machine"),
+        }
+    }
 }
 
 /// From the supervisor to the control process.

@@ -188,6 +188,7 @@ pub fn command() -> impl Strategy<Value = Command> {
         Command::WriteHere,
         Command::Certificate(None),
         Command::NoLog,
+        Command::Overview,
         Command::Pid,
         Command::Sandbox,
         Command::NoWebStats,

@@ -14,7 +14,7 @@
 //!                 high water    │ 60 free                                             no number at or above it was ever taken
 //!  Load           open          │ 60 free, and a line between                         one writer: the worker
 //!   per worker
-//!  ServerState    blacklisted, failed_at, two bases, address │ 28 free                read at each selection
+//!  ServerState    blacklisted, failed_at, two bases, failure, address │ 20 free       read at each selection
 //!   per server    lock           │ 60 free                                            taken only where there is a limit
 //!  Row            connections, spare, sent, received │ the next server's row          one writer: the worker
 //!   per worker and server; a worker's rows begin at a multiple of 128 bytes
@@ -100,11 +100,13 @@ pub(crate) struct Load {
 pub(crate) struct ServerState {
     /// Until when it is left out; see `servers.rs` for the encoding.
     pub blacklisted: AtomicU64,
-    /// Unix time of the failure.
+    /// Unix time at which it was left out.
     pub failed_at: AtomicU64,
     /// Bytes that the rows hold and that are not this server's: see `servers.rs`.
     pub sent_before: AtomicU64,
     pub received_before: AtomicU64,
+    /// When and why a connect to it failed last: see `servers.rs`.
+    pub last_failure: AtomicU64,
     /// Which of its addresses is in use, of those that the settings give it.
     pub address: AtomicU32,
     /// Held while a limited connection is counted.

@@ -104,10 +104,23 @@ pub struct ServerTotals {
     /// Monotonic milliseconds until which it is left out; 0 = it is not. May have passed: nobody has tried it since. While one
     /// connection tries it: the end of that one's time.
     pub blacklisted_until: u64,
-    /// Unix time, in seconds, of its last failure while blacklisted.
+    /// Whether it is an operator who left it out. Means nothing while it is not left out.
+    pub is_taken_out: bool,
+    /// Unix time, in seconds, at which it was left out last.
     pub failed_at: u64,
     /// Which of its addresses is in use. Not to be trusted to be in range.
     pub address: u32,
+    /// The last connect to it that failed.
+    pub last_failure: Option<Failure>,
+}
+
+/// When and why a connect to a server failed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Failure {
+    /// Unix time, in seconds.
+    pub at: u64,
+    /// What the caller noted.
+    pub cause: u16,
 }
 
 /// One client's entry.
@@ -211,11 +224,11 @@ impl Table {
         self.view().totals(server)
     }
 
-    /// Leaves a server row out until a time, monotonic milliseconds; `failed_at` is Unix time in seconds. Nothing for a row that does not
-    /// exist.
-    pub fn set_blacklist(&self, server: u32, until: u64, failed_at: u64) {
+    /// Leaves a server row out until a time, monotonic milliseconds, because an operator wants it; `at` is Unix time in seconds. Nothing for a
+    /// row that does not exist.
+    pub fn take_out(&self, server: u32, until: u64, at: u64) {
         if let Some(state) = self.view().servers.get(server as usize) {
-            state.set_blacklist(until, failed_at);
+            state.take_out(until, at);
         }
     }
 

@@ -8,7 +8,7 @@ use crate::lock::{LockId, StuckLocks, Taken};
 use crate::numbers::{self, Numbers};
 use crate::sync::Ordering::*;
 use crate::view::{Shard, View};
-use crate::{Arrival, Blacklist, ClientRef, LockStuck, NO_SERVER};
+use crate::{Arrival, Blacklist, ClientRef, Failure, LockStuck, NO_SERVER};
 
 /// A worker's seat: the only writer of its rows. One process has at most one seat of a worker's number.
 pub struct Seat<'t> {
@@ -204,6 +204,23 @@ impl<'t> Seat<'t> {
     /// before: the transition is to be reported once. A server that fails its probe was not. An `until` of 0 clears the blacklist.
     pub fn set_blacklist(&self, server: u32, until: u64, failed_at: u64) -> bool {
         self.view.servers.get(server as usize).is_some_and(|state| state.set_blacklist(until, failed_at))
+    }
+
+    /// Whether it is an operator who left a server out. Means nothing while it is not left out.
+    pub fn is_taken_out(&self, server: u32) -> bool {
+        self.view.servers.get(server as usize).is_some_and(|state| state.is_taken_out())
+    }
+
+    /// Notes that a connect to a server failed: Unix time in seconds, and a code for the reason.
+    pub fn note_failure(&self, server: u32, at: u64, cause: u16) {
+        if let Some(state) = self.view.servers.get(server as usize) {
+            state.note_failure(at, cause);
+        }
+    }
+
+    /// The last connect to a server that failed.
+    pub fn last_failure(&self, server: u32) -> Option<Failure> {
+        self.view.servers.get(server as usize)?.last_failure()
     }
 
     /// Makes this worker's attempt the one probe of a server whose time is up; others see [`Blacklist::Probed`] until `until`, and

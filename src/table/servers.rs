@@ -2,7 +2,10 @@
 //!
 //! **Blacklist word**: 0 = in use; bit 63 clear: left out until this monotonic millisecond; bit 63 set: the time was up, one connection
 //! is trying the server, and the other bits are the end of its lease. A lease that ends without an outcome (its worker died) leaves the
-//! server as it was: its time up, to be tried by the next.
+//! server as it was: its time up, to be tried by the next. Bit 62 says that an operator left it out, and stays until it is in use again or
+//! fails.
+//!
+//! **Last failure**: Unix time in bits 0–47, and in bits 48–63 a code for the reason that means something to the callers only; 0 = none yet.
 //!
 //! **Counts**: the truth is one row per worker and server with one writer; the total is the sum over the workers. A dead worker's rows
 //! are set to 0 and nothing else has to be undone.
@@ -19,28 +22,49 @@ use crate::layout::{Row, ServerState};
 use crate::lock::{LockId, StuckLocks};
 use crate::sync::{Ordering::*, fence};
 use crate::view::View;
-use crate::{Blacklist, ServerTotals};
+use crate::{Blacklist, Failure, ServerTotals};
 
 impl ServerState {
     pub fn blacklist(&self, now: u64) -> Blacklist {
         classify(self.blacklisted.load(Acquire), now)
     }
 
-    /// Returns whether the server was in use.
+    /// Returns whether the server was in use, or left out by an operator.
     pub fn set_blacklist(&self, until: u64, failed_at: u64) -> bool {
         if until == 0 {
             self.clear_blacklist();
             return false;
         }
         self.failed_at.store(failed_at, Relaxed);
-        self.blacklisted.swap(until & !PROBE, AcqRel) == 0
+        let before = self.blacklisted.swap(until & TIME, AcqRel);
+        before == 0 || before & OPERATOR != 0
+    }
+
+    /// As an operator wants it; a time of 0 would be no time.
+    pub fn take_out(&self, until: u64, at: u64) {
+        self.failed_at.store(at, Relaxed);
+        self.blacklisted.store((until & TIME).max(1) | OPERATOR, Release);
+    }
+
+    /// Whether it is an operator who left it out.
+    pub fn is_taken_out(&self) -> bool {
+        self.blacklisted.load(Acquire) & OPERATOR != 0
+    }
+
+    pub fn note_failure(&self, at: u64, cause: u16) {
+        self.last_failure.store(at & FAILURE_TIME | u64::from(cause) << FAILURE_TIME.count_ones(), Relaxed);
+    }
+
+    pub fn last_failure(&self) -> Option<Failure> {
+        let word = self.last_failure.load(Relaxed);
+        (word != 0).then_some(Failure { at: word & FAILURE_TIME, cause: (word >> FAILURE_TIME.count_ones()) as u16 })
     }
 
     /// Returns whether this caller is the one that may try the server.
     pub fn begin_probe(&self, now: u64, until: u64) -> bool {
         let seen = self.blacklisted.load(Acquire);
         classify(seen, now) == Blacklist::Expired
-            && self.blacklisted.compare_exchange(seen, until | PROBE, AcqRel, Relaxed).is_ok()
+            && self.blacklisted.compare_exchange(seen, until & TIME | seen & OPERATOR | PROBE, AcqRel, Relaxed).is_ok()
     }
 
     /// A probe that had no outcome is over: the server's time is up, as before it.
@@ -48,7 +72,7 @@ impl ServerState {
         let seen = self.blacklisted.load(Acquire);
         if classify(seen, now) == Blacklist::Probed {
             // Whoever changed it meanwhile knows more.
-            let _ = self.blacklisted.compare_exchange(seen, now.max(1) & !PROBE, AcqRel, Relaxed);
+            let _ = self.blacklisted.compare_exchange(seen, now.max(1) & TIME | seen & OPERATOR, AcqRel, Relaxed);
         }
     }
 
@@ -60,7 +84,7 @@ impl ServerState {
 }
 
 fn classify(word: u64, now: u64) -> Blacklist {
-    let until = word & !PROBE;
+    let until = word & TIME;
     match word {
         0 => Blacklist::Clear,
         _ if until <= now => Blacklist::Expired,
@@ -70,6 +94,14 @@ fn classify(word: u64, now: u64) -> Blacklist {
 }
 
 const PROBE: u64 = 1 << 63;
+
+const OPERATOR: u64 = 1 << 62;
+
+/// The bits of the blacklist word that are a time.
+const TIME: u64 = OPERATOR - 1;
+
+/// The bits of the last failure that are its time.
+const FAILURE_TIME: u64 = (1 << 48) - 1;
 
 impl Row {
     /// Counts one more; false if the number is at its end, which only a hostile worker can bring about.
@@ -149,9 +181,11 @@ impl View<'_> {
             connections: self.connections(server),
             sent: sent.wrapping_sub(state.sent_before.load(Relaxed)),
             received: received.wrapping_sub(state.received_before.load(Relaxed)),
-            blacklisted_until: state.blacklisted.load(Acquire) & !PROBE,
+            blacklisted_until: state.blacklisted.load(Acquire) & TIME,
+            is_taken_out: state.is_taken_out(),
             failed_at: state.failed_at.load(Relaxed),
             address: state.address.load(Relaxed),
+            last_failure: state.last_failure(),
         }
     }
 
@@ -161,6 +195,7 @@ impl View<'_> {
             let (sent, received) = self.bytes(server);
             state.sent_before.store(sent, Relaxed);
             state.received_before.store(received, Relaxed);
+            state.last_failure.store(0, Relaxed);
         }
     }
 
@@ -188,7 +223,7 @@ impl View<'_> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use crate::sync::Ordering::Relaxed;
-    use crate::{Blacklist, ServerTotals, Shape, Table};
+    use crate::{Blacklist, Failure, ServerTotals, Shape, Table};
 
     fn table() -> Table {
         Table::create(Shape { clients: 1, servers: 3, workers: 3, connections: 8 }).expect("memory for a table")
@@ -228,6 +263,37 @@ mod tests {
         assert!(!first.set_blacklist(0, 0, 3));
         assert_eq!(second.blacklist(0, 1500), Blacklist::Clear);
         assert!(second.set_blacklist(0, 4000, 4));
+    }
+
+    #[test]
+    fn an_operators_word_is_told_from_a_failure_until_the_server_is_in_use_again_or_fails() {
+        let table = table();
+        let (first, second) = (table.seat(0), table.seat(1));
+        table.take_out(1, 1000, 77);
+        assert!(first.is_taken_out(1) && !first.is_taken_out(0) && !first.is_taken_out(3));
+        assert_eq!(first.blacklist(1, 999), Blacklist::Until(1000));
+        let totals = table.server_totals(1);
+        assert!(totals.is_taken_out);
+        assert_eq!((totals.blacklisted_until, totals.failed_at, totals.last_failure), (1000, 77, None));
+        // Its time is up, and its probe fails: that is news.
+        assert!(first.begin_probe(1, 1000, 2000) && second.is_taken_out(1));
+        assert_eq!(second.blacklist(1, 1500), Blacklist::Probed);
+        first.note_failure(1, 88, 111);
+        assert!(first.set_blacklist(1, 3000, 88) && !second.is_taken_out(1));
+        assert!(!second.set_blacklist(1, 3000, 88));
+        assert_eq!(table.server_totals(1).last_failure, Some(Failure { at: 88, cause: 111 }));
+        table.take_out(1, 5000, 99);
+        table.clear_blacklist(1);
+        assert!(!first.is_taken_out(1));
+        assert_eq!(table.server_totals(1).last_failure, Some(Failure { at: 88, cause: 111 }), "it is history");
+        table.reset_server(1);
+        assert_eq!(table.server_totals(1).last_failure, None, "it was another server's");
+        first.note_failure(3, 1, 1);
+        table.take_out(3, 1, 1);
+        first.note_failure(0, u64::MAX, u16::MAX);
+        assert_eq!(table.server_totals(0).last_failure.map(|failure| failure.cause), Some(u16::MAX));
+        table.take_out(0, u64::MAX, 1);
+        assert_eq!(first.blacklist(0, 1), Blacklist::Until(super::TIME));
     }
 
     #[test]
@@ -285,14 +351,14 @@ mod tests {
         let table = table();
         let seats = [table.seat(0), table.seat(1)];
         seats.iter().for_each(|seat| seat.add_server_bytes(1, 10, 200));
-        table.set_blacklist(1, 1000, 77);
+        table.take_out(1, 1000, 77);
         assert!(seats[0].reserve(1, None));
         table.reset_server(1);
         assert_eq!(table.server_totals(1), ServerTotals { connections: 1, failed_at: 77, ..ServerTotals::default() });
         seats[1].add_server_bytes(1, 1, 2);
         assert_eq!((table.server_totals(1).sent, table.server_totals(1).received), (1, 2));
         table.reset_server(3);
-        table.set_blacklist(3, 1, 1);
+        table.take_out(3, 1, 1);
     }
 
     #[test]

@@ -15,7 +15,9 @@ use pen_contract::address::{Address, Host, Local};
 use pen_contract::channel::{Channel, Sent};
 use pen_contract::command::{self, Command};
 use pen_contract::ids::ClientKey;
-use pen_contract::message::{FromControl, FromStartingWorker, Outcome, PROTOCOL_VERSION, SHORT_REPLY, ToControl};
+use pen_contract::message::{
+    FromControl, FromStartingWorker, Operator, Outcome, PROTOCOL_VERSION, SHORT_REPLY, ToControl,
+};
 use pen_contract::start::ControlStart;
 use pen_table::LAYOUT_VERSION;
 
@@ -188,6 +190,8 @@ pub(crate) enum ControlNews {
     Command {
         /// Names the operator.
         ticket: u64,
+        /// Who the operator is.
+        by: Operator,
         /// The command.
         command: Command,
         /// The file that it names, if it came.
@@ -390,13 +394,13 @@ impl Control {
 impl Process {
     fn hear(&mut self, message: FromControl, file: Option<OwnedFd>, now: Instant) -> Option<ControlNews> {
         match message {
-            FromControl::Command { ticket, command, with_file } => {
+            FromControl::Command { ticket, command, by, with_file } => {
                 // All that comes from an operator was read by the parser.
                 if !command::is_well_formed(&command) {
                     self.peer.expel("it passes on what is no command");
                     return None;
                 }
-                Some(ControlNews::Command { ticket, command, file: file.filter(|_| with_file) })
+                Some(ControlNews::Command { ticket, by, command, file: file.filter(|_| with_file) })
             }
             FromControl::Refused { client } => match self.refusals.admit(now) {
                 Admission::Admitted { withheld_before } => {

@@ -22,7 +22,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{Pid, getpid, getppid};
 use pen_contract::command::Form;
-use pen_contract::ids::WorkerId;
+use pen_contract::ids::{Target, WorkerId};
 use pen_contract::message::ReportPage;
 use pen_contract::settings::Settings;
 use pen_contract::stats::Counters;
@@ -32,6 +32,7 @@ use pen_table::Table;
 pub(crate) use self::gather::{Gathered, Gathering, TooMany};
 use self::snapshot::Snapshot;
 use crate::child::Child;
+use crate::clock;
 use crate::inheritance::Inheritance;
 use crate::sandbox::Summary;
 use crate::say::Say;
@@ -246,9 +247,49 @@ pub(crate) fn certificates(form: Form, facts: &[Fact], to: &mut dyn Write) -> io
     }
 }
 
+/// What only the supervisor knows of the program.
+pub(crate) struct Program<'a> {
+    /// How long it has been there.
+    pub(crate) uptime: Duration,
+    /// Where it listens, as it was written.
+    pub(crate) listen: &'a str,
+    /// Its workers.
+    pub(crate) workers: usize,
+}
+
+/// What `overview` replies.
+pub(crate) fn overview(
+    program: &Program<'_>,
+    settings: &Settings,
+    table: &Table,
+    to: &mut dyn Write,
+) -> io::Result<()> {
+    let time = clock::now();
+    let overview = json::Overview {
+        version: env!("CARGO_PKG_VERSION"),
+        time: clock::full(time),
+        unix_time: time.unix_timestamp(),
+        uptime: program.uptime.as_secs(),
+        listen: program.listen,
+        workers: program.workers,
+        connections: table.connections_open(),
+        connections_max: settings.connections_max,
+        servers: snapshot::servers(settings, table).collect(),
+        emergency: snapshot::backup(Target::Emergency, settings, table),
+        abuse: snapshot::backup(Target::Abuse, settings, table),
+    };
+    json::overview(&overview, to)
+}
+
 /// What `recent` replies.
-pub(crate) fn recent(seconds: u32, form: Form, table: &Table, to: &mut dyn Write) -> io::Result<()> {
-    let rows = snapshot::clients(table);
+pub(crate) fn recent(
+    seconds: u32,
+    form: Form,
+    settings: &Settings,
+    table: &Table,
+    to: &mut dyn Write,
+) -> io::Result<()> {
+    let rows = snapshot::clients(settings, table);
     match form {
         Form::Plain => lists::recent(rows, seconds, to),
         Form::Json => json::recent(rows, seconds, to),

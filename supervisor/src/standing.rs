@@ -5,6 +5,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Instant;
 
 use pen_contract::address::{Address, Local};
 use pen_contract::command::{Command, LogTarget, Startup};
@@ -57,6 +58,8 @@ pub(crate) struct Standing {
     pub(crate) workers: Option<u32>,
     /// The command line.
     pub(crate) command_line: String,
+    /// When pen started.
+    pub(crate) started: Instant,
 }
 
 impl Standing {

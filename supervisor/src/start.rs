@@ -386,6 +386,7 @@ impl Prepared {
             allow_exit: launch.allow_exit,
             workers: wanted,
             command_line: launch.command_line,
+            started: Instant::now(),
         };
         let inheritance = Inheritance {
             entry: entries.relay,
@@ -433,7 +434,7 @@ pub(crate) fn leave_out(table: &Table, row: u32, seconds: u32) {
         seconds => {
             let unix = time::OffsetDateTime::now_utc().unix_timestamp();
             let until = clock::monotonic() + u64::from(seconds) * 1000;
-            table.set_blacklist(row, until, u64::try_from(unix).unwrap_or(0));
+            table.take_out(row, until, u64::try_from(unix).unwrap_or(0));
         }
     }
 }

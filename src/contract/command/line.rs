@@ -47,6 +47,7 @@ impl fmt::Display for Command {
             Command::Log(target) => with(f, "log", target.as_ref()),
             Command::NoLog => f.write_str("no log"),
             Command::Mode(form) => write!(f, "mode{}", form_word(*form)),
+            Command::Overview => f.write_str("overview"),
             Command::Pid => f.write_str("pid"),
             Command::NoServer(number) => write!(f, "no server {number}"),
             Command::ProxyIn(senders) if senders.is_empty() => f.write_str("proxy_protocol in off"),

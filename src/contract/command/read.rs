@@ -370,6 +370,13 @@ pub const COMMANDS: &[Entry] = &[
         value(Number::MaxServers, e, w)
     }),
     command!("mode", "[json]", false, "Show the modes.", |_, w, _| Ok(Command::Mode(form(w)))),
+    command!(
+        "overview",
+        "",
+        false,
+        "Version, time, limits and all servers, in JSON: what penctl makes its table of servers of.",
+        |_, _, _| Ok(Command::Overview)
+    ),
     command!("peek", "[on|off]", true, "Refused: the original never finished it.", |e, w, no| off_only(
         e,
         "not supported: it was never finished, clients would hang",

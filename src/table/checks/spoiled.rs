@@ -68,6 +68,7 @@ fn everything(table: &Table, seat: &Seat<'_>, now: u64) {
         seat.add_server_bytes(server, 1, u64::MAX);
         let _ = (seat.blacklist(server, now), seat.begin_probe(server, now, now + 1), seat.clear_blacklist(server));
         let _ = (seat.set_blacklist(server, now, 1), table.server_totals(server));
+        let _ = (seat.is_taken_out(server), seat.last_failure(server), seat.note_failure(server, now, 1));
     }
     let numbers: Vec<u32> = (0..25).filter_map(|_| seat.claim_connection(20)).collect();
     assert!(numbers.iter().all(|number| *number < 20));

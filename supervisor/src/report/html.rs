@@ -67,7 +67,7 @@ fn summary(snapshot: &Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
     let servers = &snapshot.servers;
     let total = |bytes: fn(&ServerRow) -> u64| servers.iter().map(bytes).fold(0, u64::saturating_add);
     let count = |state| servers.iter().filter(|server| server.state == state).count();
-    let known = count(State::Up) + count(State::Full) + count(State::Out);
+    let known = servers.iter().filter(|server| server.state != State::Vacant).count();
     to.write_all(b"<ul class=\"facts\">\n")?;
     writeln!(to, "<li><b>{} of {known}</b> servers up</li>", count(State::Up))?;
     let (used, most) = (snapshot.connections_used, snapshot.connections_max);
@@ -85,9 +85,9 @@ fn summary(snapshot: &Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
         let class = match server.state {
             State::Vacant | State::Up => "up",
             State::Full => "full",
-            State::Out => "out",
+            State::Out | State::Failed => "out",
         };
-        let (number, state) = (server.number, server.in_words(unix));
+        let (number, state) = (server.number(), server.in_words(unix));
         let address = Escaped(server.address.as_deref().unwrap_or("-"));
         let name = server.name.as_deref().map_or(String::new(), |name| format!("{} at ", Escaped(name)));
         let port = if server.port == 0 { String::new() } else { format!(" port {}", server.port) };
@@ -108,7 +108,7 @@ fn server_row(server: &ServerRow, to: &mut dyn Write) -> io::Result<()> {
     row(
         to,
         &[
-            &server.number,
+            &server.number(),
             &address,
             &server.status,
             &server.port,
@@ -178,7 +178,7 @@ impl Display for Bytes {
     }
 }
 
-const SERVER_UNITS: &str = "Servers. Status: 0, or the Unix time of the last failure while the server is left out. Max: connections, 0 = no limit. \
+const SERVER_UNITS: &str = "Servers. Status: 0, or the Unix time since which the server is left out. Max: connections, 0 = no limit. \
                             Sent, received: bytes to and from the server.";
 
 const CLIENT_UNITS: &str = "Clients. Age: seconds since the last use. Last server: -1 the emergency server, -2 the abuse server, -3 none. Sent, \
@@ -268,7 +268,7 @@ mod tests {
             "<li><b>56 B</b> sent to servers</li>",
             "<p class=\"alarm\">500 of 500 connections are in use: further clients wait (-x)</p>",
             "<li class=\"up\"><b>0</b> <span>www&lt;1&gt; at 127.0.0.1 port 21000</span> <em>up</em> <small>0 of 20 connections, 28 B sent",
-            "<span>/run/&lt;&amp;&quot;&gt;.sock port 21001</span> <em>left out 12 s ago, for 18 s more</em>",
+            "<span>/run/&lt;&amp;&quot;&gt;.sock port 21001</span> <em>taken out by an operator 12 s ago, for 18 s more</em>",
         ] {
             assert!(page.contains(text), "{text} in {page}");
         }

@@ -5,13 +5,14 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
+use pen_contract::ids::Target;
 use pen_contract::stats::ConnectionInfo;
 use pen_contract::tls::{Fact, Purpose};
 use serde::Serialize;
 
 use crate::certificates::moment;
 use crate::clock;
-use crate::report::snapshot::{ClientRow, ServerRow, Snapshot};
+use crate::report::snapshot::{ClientRow, ServerRow, Snapshot, code_or_null};
 
 /// The status page.
 pub(super) fn status(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
@@ -19,7 +20,9 @@ pub(super) fn status(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<(
     let Snapshot { time, current, servers, clients_max, clients, connections_max, connections_used, .. } = snapshot;
     write!(to, "{{\"time\":")?;
     value(&clock::full(time), to)?;
-    write!(to, ",\"unix_time\":{},\"current\":{current},\"servers\":", time.unix_timestamp())?;
+    write!(to, ",\"unix_time\":{},\"current\":", time.unix_timestamp())?;
+    value(&Target::from_code(current).map(Target::code), to)?;
+    to.write_all(b",\"servers\":")?;
     array(servers.into_iter(), to)?;
     write!(to, ",\"clients_max\":{clients_max},\"clients\":")?;
     array(clients, to)?;
@@ -45,6 +48,30 @@ pub(super) fn servers(rows: impl Iterator<Item = ServerRow>, to: &mut dyn Write)
 pub(super) fn certificates(facts: &[Fact], now: i64, to: &mut dyn Write) -> io::Result<()> {
     array(facts.iter().map(|fact| Certificate::new(fact, now)), to)?;
     to.write_all(b"\n")
+}
+
+/// The state at a glance: the program, its limits, and all its servers.
+pub(super) fn overview(overview: &Overview<'_>, to: &mut dyn Write) -> io::Result<()> {
+    value(overview, to)?;
+    to.write_all(b"\n")
+}
+
+/// What [`overview`] says.
+#[derive(Serialize)]
+pub(super) struct Overview<'a> {
+    pub(super) version: &'static str,
+    pub(super) time: String,
+    pub(super) unix_time: i64,
+    /// Seconds since the start.
+    pub(super) uptime: u64,
+    /// Where pen listens, as it was written.
+    pub(super) listen: &'a str,
+    pub(super) workers: usize,
+    pub(super) connections: u32,
+    pub(super) connections_max: u32,
+    pub(super) servers: Vec<ServerRow>,
+    pub(super) emergency: Option<ServerRow>,
+    pub(super) abuse: Option<ServerRow>,
 }
 
 /// The clients whose last use is within so many seconds.
@@ -98,17 +125,20 @@ impl<'f> Certificate<'f> {
 struct Connection {
     number: u32,
     state: u8,
-    downfd: i32,
-    upfd: i32,
+    downfd: Option<u32>,
+    upfd: Option<u32>,
     pending_down: u32,
     pending_up: u32,
-    client: i32,
+    client: Option<u32>,
+    #[serde(serialize_with = "code_or_null")]
     server: i32,
 }
 
 impl From<&ConnectionInfo> for Connection {
     fn from(info: &ConnectionInfo) -> Connection {
         let ConnectionInfo { number, state, downfd, upfd, pending_down, pending_up, client, server } = *info;
+        let there = |number: i32| u32::try_from(number).ok();
+        let (downfd, upfd, client) = (there(downfd), there(upfd), there(client));
         Connection { number, state, downfd, upfd, pending_down, pending_up, client, server }
     }
 }
@@ -172,13 +202,24 @@ mod tests {
         servers(rows.into_iter(), &mut text).unwrap();
         let value: Value = serde_json::from_slice(&text).unwrap();
         assert_eq!((&value[0]["sent"], &value[1]["address"]), (&json!(28), &Value::Null));
+        assert_eq!((&value[0]["state"], &value[0]["last_failure"]), (&json!("up"), &Value::Null));
         let mut text = Vec::new();
         recent([client(0), ClientRow { age: 2, ..client(1) }].into_iter(), 1, &mut text).unwrap();
         let value: Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(
             value,
-            json!([{ "slot": 0, "address": "127.0.0.1", "age": 0, "server": 1, "connects": 2, "sent": 41, "received": 28 }])
+            json!([{ "slot": 0, "address": "127.0.0.1", "age": 0, "server": 1, "server_name": "127.0.0.1:21001", "connects": 2, "sent": 41, "received": 28 }])
         );
+        let nobodys = ClientRow { server: -3, server_name: None, ..client(0) };
+        let mut text = Vec::new();
+        recent([nobodys].into_iter(), 1, &mut text).unwrap();
+        let value: Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!((&value[0]["server"], &value[0]["server_name"]), (&Value::Null, &Value::Null));
+        let none = ConnectionInfo { downfd: -1, upfd: -1, client: -1, server: -3, ..connection(1) };
+        let mut text = Vec::new();
+        status(Snapshot { current: -3, ..snapshot(&[none], 0, &[]) }, &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert!(!text.contains(":-"), "{text}");
         let mut text = Vec::new();
         recent(std::iter::empty(), 1, &mut text).unwrap();
         assert_eq!(text, b"[]\n");

@@ -7,6 +7,8 @@ use std::io::{self, Write};
 use pen_contract::tls::{Fact, Purpose};
 
 use crate::certificates::{left, moment};
+use pen_contract::ids::Target;
+
 use crate::report::snapshot::{ClientRow, ServerRow};
 
 /// One line per regular server.
@@ -15,7 +17,7 @@ pub(super) fn servers(rows: impl Iterator<Item = ServerRow>, to: &mut dyn Write)
         writeln!(
             to,
             "{} addr {} port {} conn {} max {} hard {} weight {} prio {} sx {} rx {}",
-            row.number,
+            row.number(),
             row.address.as_deref().unwrap_or("-"),
             row.port,
             row.connections,
@@ -33,7 +35,14 @@ pub(super) fn servers(rows: impl Iterator<Item = ServerRow>, to: &mut dyn Write)
 /// One line per client whose last use is within so many seconds.
 pub(super) fn recent(rows: impl Iterator<Item = ClientRow>, seconds: u32, to: &mut dyn Write) -> io::Result<()> {
     for row in rows.filter(|row| row.age <= seconds.into()) {
-        writeln!(to, "{} connects {} sx {} rx {}", row.address, row.connects, row.sent, row.received)?;
+        write!(to, "{} connects {} sx {} rx {}", row.address, row.connects, row.sent, row.received)?;
+        // Behind the words that scripts know.
+        match (Target::from_code(row.server), &row.server_name) {
+            (Some(Target::Server(id)), Some(name)) => writeln!(to, " server {id} {name}")?,
+            (Some(Target::Emergency), Some(name)) => writeln!(to, " server emergency {name}")?,
+            (Some(Target::Abuse), Some(name)) => writeln!(to, " server abuse {name}")?,
+            (None, _) | (_, None) => writeln!(to)?,
+        }
     }
     Ok(())
 }
@@ -106,6 +115,14 @@ mod tests {
         let old = ClientRow { age: 301, ..client(1) };
         let mut text = Vec::new();
         recent([client(0), old].into_iter(), 300, &mut text).unwrap();
-        assert_eq!(String::from_utf8(text).unwrap(), "127.0.0.1 connects 2 sx 41 rx 28\n");
+        assert_eq!(String::from_utf8(text).unwrap(), "127.0.0.1 connects 2 sx 41 rx 28 server 1 127.0.0.1:21001\n");
+        let backup = ClientRow { server: -1, server_name: Some("10.0.0.9:80".into()), ..client(0) };
+        let nobodys = ClientRow { server: -3, server_name: None, ..client(0) };
+        let mut text = Vec::new();
+        recent([backup, nobodys].into_iter(), 300, &mut text).unwrap();
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            "127.0.0.1 connects 2 sx 41 rx 28 server emergency 10.0.0.9:80\n127.0.0.1 connects 2 sx 41 rx 28\n"
+        );
     }
 }

@@ -3,16 +3,18 @@
 #![forbid(unsafe_code)]
 
 use pen_contract::ids::{ClientKey, ServerId, Target, WorkerId};
+use pen_contract::message::ConnectFailure;
 use pen_contract::refusal::Refusals;
 use pen_contract::settings::{Server, Settings};
 use pen_contract::stats::ConnectionInfo;
 use pen_table::{ClientEntry, Table};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 
 use crate::clock;
 use crate::report::gather::Gathered;
 use crate::sandbox::Summary;
+use crate::why::errno;
 
 /// The state of the whole program at one moment, as well as it can be had without stopping it.
 pub(super) struct Snapshot<'a> {
@@ -36,9 +38,12 @@ pub(super) struct Snapshot<'a> {
 /// A regular server.
 #[derive(Serialize)]
 pub(super) struct ServerRow {
-    pub(super) number: u32,
+    /// None: it is the emergency or the abuse server.
+    pub(super) number: Option<u32>,
     /// Without the port; none for a number that was never given an address.
     pub(super) address: Option<String>,
+    /// The last connect to it that failed.
+    pub(super) last_failure: Option<LastFailure>,
     /// 0, or the Unix time of its last failure while it is blacklisted.
     #[serde(rename = "failed_at")]
     pub(super) status: u64,
@@ -71,21 +76,25 @@ pub(super) enum State {
     Up,
     /// New ones do not: it has as many connections as its limit allows.
     Full,
-    /// None does: it is left out for a time.
+    /// None does: an operator, or the configuration, has it left out for a time.
     Out,
+    /// None does: it failed. When its time is up, one client tries it.
+    Failed,
 }
 
 impl ServerRow {
     /// Its state for a reader; `unix` is now.
     pub(super) fn in_words(&self, unix: i64) -> String {
+        let since = u64::try_from(unix).unwrap_or(0).saturating_sub(self.status);
+        let more = duration(self.blacklisted);
+        let reason = self.last_failure.as_ref().map_or("unknown", |failure| &failure.reason);
         match self.state {
             State::Vacant => "no address".into(),
             State::Up => "up".into(),
             State::Full => "full".into(),
-            State::Out => {
-                let since = u64::try_from(unix).unwrap_or(0).saturating_sub(self.status);
-                format!("left out {} ago, for {} more", duration(since), duration(self.blacklisted))
-            }
+            State::Out => format!("taken out by an operator {} ago, for {more} more", duration(since)),
+            State::Failed if self.blacklisted == 0 => format!("failed, the next client tries it: {reason}"),
+            State::Failed => format!("failed {} ago, left out for {more} more: {reason}", duration(since)),
         }
     }
 }
@@ -100,6 +109,21 @@ pub(super) fn duration(seconds: u64) -> String {
     }
 }
 
+/// When and why a connect to a server failed.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub(super) struct LastFailure {
+    /// Seconds.
+    pub(super) unix_time: u64,
+    pub(super) reason: String,
+}
+
+impl ServerRow {
+    /// The number of a regular server.
+    pub(super) fn number(&self) -> u32 {
+        self.number.unwrap_or_default()
+    }
+}
+
 /// A client.
 #[derive(Serialize)]
 pub(super) struct ClientRow {
@@ -107,8 +131,11 @@ pub(super) struct ClientRow {
     pub(super) address: String,
     /// Seconds since its last use.
     pub(super) age: u64,
-    /// The recorded server, or -1, -2, -3.
+    /// The recorded server, or -1, -2, -3, which is none.
+    #[serde(serialize_with = "code_or_null")]
     pub(super) server: i32,
+    /// As the operator gave it, with its port.
+    pub(super) server_name: Option<String>,
     pub(super) connects: u64,
     pub(super) sent: u64,
     pub(super) received: u64,
@@ -117,7 +144,7 @@ pub(super) struct ClientRow {
 impl<'a> Snapshot<'a> {
     pub(super) fn take(
         gathered: &'a Gathered,
-        settings: &Settings,
+        settings: &'a Settings,
         table: &'a Table,
         sandbox: &'a Summary,
     ) -> Snapshot<'a> {
@@ -126,7 +153,7 @@ impl<'a> Snapshot<'a> {
             current: table.current(),
             servers: servers(settings, table).collect(),
             clients_max: settings.clients_max,
-            clients: Box::new(clients(table)),
+            clients: Box::new(clients(settings, table)),
             connections_max: settings.connections_max,
             connections_used: table.connections_open(),
             connections: &gathered.connections,
@@ -169,28 +196,51 @@ impl<'a> Snapshot<'a> {
 pub(super) fn servers(settings: &Settings, table: &Table) -> impl Iterator<Item = ServerRow> {
     let now = clock::monotonic();
     let servers = settings.servers.iter().take(settings.server_count() as usize).enumerate();
-    servers.map(move |(number, server)| row(number, server.as_ref(), settings, table, now))
+    // Below MAX_SERVERS.
+    let target = |number| Target::Server(ServerId(number as u16));
+    servers.map(move |(number, server)| row(target(number), server.as_ref(), settings, table, now))
+}
+
+/// The emergency or the abuse server, if there is one.
+pub(super) fn backup(target: Target, settings: &Settings, table: &Table) -> Option<ServerRow> {
+    let server = settings.target(target)?;
+    Some(row(target, Some(server), settings, table, clock::monotonic()))
+}
+
+/// A server's code as JSON has it: null for none.
+pub(super) fn code_or_null<S: Serializer>(code: &i32, to: S) -> Result<S::Ok, S::Error> {
+    Target::from_code(*code).map(Target::code).serialize(to)
 }
 
 /// The used client slots.
-pub(super) fn clients(table: &Table) -> impl Iterator<Item = ClientRow> {
+pub(super) fn clients(settings: &Settings, table: &Table) -> impl Iterator<Item = ClientRow> {
     let now = clock::monotonic();
-    table.clients().map(move |entry| client(&entry, now))
+    table.clients().map(move |entry| client(&entry, settings, now))
 }
 
-fn row(number: usize, server: Option<&Server>, settings: &Settings, table: &Table, now: u64) -> ServerRow {
-    // Below MAX_SERVERS.
-    let id = ServerId(number as u16);
-    let totals = table.server_totals(Target::Server(id).row(settings.table_size()));
+fn row(target: Target, server: Option<&Server>, settings: &Settings, table: &Table, now: u64) -> ServerRow {
+    let totals = table.server_totals(target.row(settings.table_size()));
     let limit = server.and_then(|server| server.limit(false));
-    let state = match (server, limit) {
-        (None, _) => State::Vacant,
-        (Some(_), _) if totals.blacklisted_until > now => State::Out,
-        (Some(_), Some(most)) if totals.connections >= most => State::Full,
-        (Some(_), _) => State::Up,
+    let state = match (server, totals.blacklisted_until, limit) {
+        (None, _, _) => State::Vacant,
+        (Some(_), until, _) if until > now && totals.is_taken_out => State::Out,
+        // When an operator's time is up, the server is used like any other, by one client first.
+        (Some(_), until, _) if until > 0 && !totals.is_taken_out => State::Failed,
+        (Some(_), _, Some(most)) if totals.connections >= most => State::Full,
+        (Some(_), _, _) => State::Up,
     };
     ServerRow {
-        number: u32::from(id.0),
+        number: match target {
+            Target::Server(id) => Some(id.0.into()),
+            Target::Emergency | Target::Abuse => None,
+        },
+        last_failure: totals.last_failure.map(|failure| LastFailure {
+            unix_time: failure.at,
+            reason: match ConnectFailure::from_code(failure.cause) {
+                ConnectFailure::Errno(number) => errno(number),
+                ConnectFailure::Timeout => "no answer in time".into(),
+            },
+        }),
         address: server.map(|server| server.host_at(totals.address)),
         status: if totals.blacklisted_until > now { totals.failed_at } else { 0 },
         port: server.map_or(0, |server| server.address.port()),
@@ -208,16 +258,30 @@ fn row(number: usize, server: Option<&Server>, settings: &Settings, table: &Tabl
     }
 }
 
-fn client(entry: &ClientEntry, now: u64) -> ClientRow {
+fn client(entry: &ClientEntry, settings: &Settings, now: u64) -> ClientRow {
     ClientRow {
         slot: entry.slot,
         address: ClientKey::from_bytes(entry.key).to_string(),
         age: now.saturating_sub(entry.last_use) / 1000,
         server: entry.server,
+        server_name: name_of(entry.server, settings),
         connects: entry.connects,
         sent: entry.sent,
         received: entry.received,
     }
+}
+
+/// A server as the operator gave it, with its port.
+fn name(server: &Server) -> String {
+    match &server.given {
+        Some(host) => format!("{host}:{}", server.address.port()),
+        None => server.address.to_string(),
+    }
+}
+
+/// The name of the server that has this code.
+fn name_of(code: i32, settings: &Settings) -> Option<String> {
+    Some(name(settings.target(Target::from_code(code)?)?))
 }
 
 #[cfg(test)]
@@ -229,7 +293,16 @@ pub(super) mod tests {
     }
 
     pub(in crate::report) fn client(slot: u32) -> ClientRow {
-        ClientRow { slot, address: "127.0.0.1".into(), age: 0, server: 1, connects: 2, sent: 41, received: 28 }
+        ClientRow {
+            slot,
+            address: "127.0.0.1".into(),
+            age: 0,
+            server: 1,
+            server_name: Some("127.0.0.1:21001".into()),
+            connects: 2,
+            sent: 41,
+            received: 28,
+        }
     }
 
     pub(in crate::report) fn snapshot<'a>(
@@ -237,9 +310,10 @@ pub(super) mod tests {
         clients: u32,
         missing: &'a [WorkerId],
     ) -> Snapshot<'a> {
-        let server = |number, address: &str| ServerRow {
-            number,
+        let server = |number: u32, address: &str| ServerRow {
+            number: Some(number),
             address: Some(address.into()),
+            last_failure: None,
             status: 0,
             port: 21000 + number as u16,
             connections: number,
@@ -277,8 +351,14 @@ pub(super) mod tests {
         assert_eq!(row.in_words(1000), "up");
         (row.state, row.connections) = (State::Full, 20);
         assert_eq!(row.in_words(1000), "full");
+        row.last_failure = Some(LastFailure { unix_time: 7, reason: "connection refused".into() });
+        assert_eq!(row.in_words(1000), "full", "it is history");
         (row.state, row.status, row.blacklisted) = (State::Out, 988, 18);
-        assert_eq!(row.in_words(1000), "left out 12 s ago, for 18 s more");
+        assert_eq!(row.in_words(1000), "taken out by an operator 12 s ago, for 18 s more");
+        row.state = State::Failed;
+        assert_eq!(row.in_words(1000), "failed 12 s ago, left out for 18 s more: connection refused");
+        row.blacklisted = 0;
+        assert_eq!(row.in_words(1000), "failed, the next client tries it: connection refused");
     }
 
     #[test]
@@ -289,6 +369,39 @@ pub(super) mod tests {
             Some("500 of 500 connections are in use: further clients wait (-x)")
         );
         assert_eq!(Snapshot { connections_used: 499, ..snapshot }.full_remark(), None);
+    }
+
+    #[test]
+    fn states_come_from_the_table_and_the_limits() {
+        let address = pen_contract::address::Address::Inet("10.0.0.1:80".parse().unwrap());
+        let server = |soft| Some(Server { soft, ..Server::at(address.clone()) });
+        let settings = Settings {
+            servers: vec![server(0), server(0), server(1), None, server(0)],
+            emergency: server(0),
+            ..Settings::default()
+        };
+        let table = Table::create(pen_table::Shape { clients: 1, servers: 7, workers: 1, connections: 8 }).unwrap();
+        let (seat, now) = (table.seat(0), clock::monotonic());
+        seat.note_failure(0, 7, ConnectFailure::Errno(111).code());
+        assert!(seat.set_blacklist(0, now + 12_000, 7) && seat.reserve(2, None));
+        table.take_out(1, now + 60_000, 8);
+        // Its time is up.
+        assert!(seat.set_blacklist(4, 1, 9));
+        let rows: Vec<ServerRow> = servers(&settings, &table).collect();
+        let states: Vec<State> = rows.iter().map(|row| row.state).collect();
+        assert_eq!(states, [State::Failed, State::Out, State::Full, State::Vacant, State::Failed]);
+        assert_eq!(rows[0].last_failure.as_ref().unwrap().reason, "connection refused");
+        assert_eq!((rows[0].blacklisted, rows[1].blacklisted, rows[4].blacklisted), (12, 60, 0));
+        let backups = [Target::Emergency, Target::Abuse].map(|target| backup(target, &settings, &table));
+        assert_eq!(backups.map(|row| row.map(|row| (row.number, row.state))), [Some((None, State::Up)), None]);
+    }
+
+    #[test]
+    fn a_server_is_called_as_the_operator_gave_it() {
+        let mut server = Server::at(pen_contract::address::Address::Inet("10.0.0.1:80".parse().unwrap()));
+        assert_eq!(name(&server), "10.0.0.1:80");
+        server.given = Some(pen_contract::address::Host::Name("www3".into()));
+        assert_eq!(name(&server), "www3:80");
     }
 
     #[test]

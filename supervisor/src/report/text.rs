@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::clock;
-use crate::report::snapshot::Snapshot;
+use crate::report::snapshot::{ServerRow, Snapshot, State};
 use crate::say::Say;
 
 /// Says the report, a block at a time.
@@ -15,12 +15,12 @@ pub(super) fn render(snapshot: Snapshot<'_>, say: &mut Say) {
 /// Hands over the blocks of the report, with at most `most` clients and `most` connections.
 fn blocks(mut snapshot: Snapshot<'_>, most: usize, block: &mut dyn FnMut(&str)) {
     let (time, servers, current) = (clock::full(snapshot.time), snapshot.servers.len(), snapshot.current);
-    let full = snapshot.full_remark();
+    let (full, unix) = (snapshot.full_remark(), snapshot.time.unix_timestamp());
     block(&format!("Time {time}, {servers} servers, {current} current"));
     for server in &snapshot.servers {
         block(&format!(
-            "Server {} status:\naddress {}\n{}\nport {}\n{} connections ({} soft, {} hard)\n{} sent, {} received\n",
-            server.number,
+            "Server {} status:\naddress {}\n{}\nport {}\n{} connections ({} soft, {} hard)\n{} sent, {} received\n{}",
+            server.number(),
             server.address.as_deref().unwrap_or("-"),
             server.status,
             server.port,
@@ -28,7 +28,8 @@ fn blocks(mut snapshot: Snapshot<'_>, most: usize, block: &mut dyn FnMut(&str)) 
             server.soft,
             server.hard,
             server.sent,
-            server.received
+            server.received,
+            remark(server, unix)
         ));
     }
     block(&format!("Max number of clients: {}", snapshot.clients_max));
@@ -63,6 +64,14 @@ fn blocks(mut snapshot: Snapshot<'_>, most: usize, block: &mut dyn FnMut(&str)) 
         block(&refused);
     }
     block(&format!("Sandbox of the workers: {}", snapshot.sandbox));
+}
+
+/// A line about a server that clients do not get.
+fn remark(server: &ServerRow, unix: i64) -> String {
+    match server.state {
+        State::Vacant | State::Up => String::new(),
+        State::Full | State::Out | State::Failed => server.in_words(unix) + "\n",
+    }
 }
 
 fn left_out(number: usize, what: &str, block: &mut dyn FnMut(&str)) {
@@ -114,6 +123,16 @@ mod tests {
             refusing.refused.count(why);
         }
         assert!(rendered(refusing, usize::MAX).contains(&"Requests refused: 2 not_http, 1 late".to_string()));
+    }
+
+    #[test]
+    fn a_server_that_is_left_out_says_by_whom() {
+        let mut small = snapshot(&[], 0, &[]);
+        (small.servers[0].state, small.servers[0].status, small.servers[0].blacklisted) =
+            (State::Out, 1_795_493_409, 60);
+        assert!(
+            rendered(small, 9)[1].ends_with("28 sent, 41 received\ntaken out by an operator 12 s ago, for 60 s more\n")
+        );
     }
 
     #[test]

@@ -17,7 +17,7 @@ use pen_contract::start::RequestLog;
 use pen_contract::tls::Examined;
 
 use super::Service;
-use super::desk::{PATIENCE, Progress, Settling, Stage, Then};
+use super::desk::{By, PATIENCE, Progress, Settling, Stage, Then};
 use super::notices::Success;
 use super::prepare::{Change, Move, NewLog};
 use crate::config_file;
@@ -391,7 +391,7 @@ impl Service {
     }
 
     /// Everybody works by the new settings.
-    pub(super) fn settled(&mut self, settling: Settling, now: Instant) -> Progress {
+    pub(super) fn settled(&mut self, by: By, settling: Settling, now: Instant) -> Progress {
         let Settling { readdressed, blacklist, then, success, .. } = settling;
         let (table, servers) = (&self.inheritance.table, self.inheritance.settings.table_size());
         for server in readdressed {
@@ -401,7 +401,7 @@ impl Service {
             leave_out(table, Target::Server(server).row(servers), seconds);
         }
         if let Some(success) = success {
-            self.tell_success(success, now);
+            self.tell_success(success, by, now);
         }
         match then {
             Then::Reply(reply) => Progress::Done(reply),

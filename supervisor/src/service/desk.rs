@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use pen_contract::command::Command;
 use pen_contract::ids::{ServerId, Target, WorkerId};
-use pen_contract::message::ReportPage;
+use pen_contract::message::{Operator, ReportPage};
 
 use super::Service;
 use super::change::{Batch, Purpose};
@@ -61,6 +62,8 @@ pub(super) enum By {
         pid: Pid,
         /// The operator.
         ticket: u64,
+        /// Who that is.
+        who: Operator,
     },
     /// Nobody who waits: the signal HUP.
     Hangup,
@@ -145,8 +148,8 @@ pub(super) enum Progress {
 
 impl Desk {
     /// Takes a command in.
-    pub(super) fn enter(&mut self, pid: Pid, ticket: u64, command: Command, file: Option<OwnedFd>) {
-        self.queue.push_back(Request { by: By::Operator { pid, ticket }, command, file });
+    pub(super) fn enter(&mut self, by: By, command: Command, file: Option<OwnedFd>) {
+        self.queue.push_back(Request { by, command, file });
     }
 
     /// Has the configuration file read again.
@@ -319,7 +322,7 @@ impl Service {
 
     fn advance(&mut self, by: By, stage: Stage, now: Instant) -> Progress {
         match stage {
-            Stage::Begin(command, file) => self.begin(command, file, now),
+            Stage::Begin(command, file) => self.begin(by, command, file, now),
             Stage::Reopen => self.reopen_held_log(now),
             Stage::Reload => self.reload(now),
             Stage::RereadTls => self.reread_tls(now),
@@ -348,7 +351,7 @@ impl Service {
                     self.refuse(&batch, errors)
                 }
             },
-            Stage::Settling(settling) => self.settle(settling, now),
+            Stage::Settling(settling) => self.settle(by, settling, now),
             Stage::Explaining(explaining) => match explaining.answer {
                 Some(reply) => Progress::Done(reply),
                 None if now >= explaining.deadline => {
@@ -377,7 +380,7 @@ impl Service {
     }
 
     /// Waits until everybody works by the new settings, and not for ever.
-    fn settle(&mut self, settling: Settling, now: Instant) -> Progress {
+    fn settle(&mut self, by: By, settling: Settling, now: Instant) -> Progress {
         let generation = settling.generation;
         let control = self.control.as_ref().is_none_or(|control| control.has_applied(generation));
         let late = |worker: &&crate::workers::Worker| !worker.has_applied(generation) || !worker.has_moved();
@@ -395,16 +398,25 @@ impl Service {
         for name in silent {
             self.say.warning(&format!("{name} has not taken the new settings within {} s", PATIENCE.as_secs()));
         }
-        self.settled(settling, now)
+        self.settled(by, settling, now)
     }
 
     fn conclude(&mut self, by: By, reply: Reply) {
         match (by, &mut self.control) {
-            (By::Operator { pid, ticket }, Some(control)) => control.reply(pid, ticket, reply),
+            (By::Operator { pid, ticket, .. }, Some(control)) => control.reply(pid, ticket, reply),
             (By::Operator { .. }, None) => {}
             // One that came meanwhile has still to be answered for.
             (By::Hangup, _) if self.desk.hangup => {}
             (By::Hangup, _) => self.announce(Instant::now()),
+        }
+    }
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            By::Operator { who, .. } => who.fmt(f),
+            By::Hangup => f.write_str("the configuration file"),
         }
     }
 }
@@ -435,7 +447,8 @@ mod tests {
     /// A desk with so many commands on it.
     fn desk(commands: u64) -> Desk {
         let mut desk = Desk::default();
-        (0..commands).for_each(|ticket| desk.enter(Pid::from_raw(1), ticket, Command::Pid, None));
+        let by = |ticket| By::Operator { pid: Pid::from_raw(1), ticket, who: Operator::Local(None) };
+        (0..commands).for_each(|ticket| desk.enter(by(ticket), Command::Pid, None));
         desk
     }
 

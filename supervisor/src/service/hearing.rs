@@ -8,6 +8,7 @@ use pen_contract::ids::WorkerId;
 use pen_contract::message::Event;
 
 use super::Service;
+use super::desk::By;
 use crate::control::ControlNews;
 use crate::events;
 use crate::events::throttle::{Told, Topic};
@@ -22,7 +23,9 @@ impl Service {
         for news in control.read(self.desk.room(), now) {
             match news {
                 ControlNews::Ready => self.say.debug("the control process is ready"),
-                ControlNews::Command { ticket, command, file } => self.desk.enter(pid, ticket, command, file),
+                ControlNews::Command { ticket, by, command, file } => {
+                    self.desk.enter(By::Operator { pid, ticket, who: by }, command, file);
+                }
                 ControlNews::Line(line) => self.say.warning(&line),
             }
         }

@@ -10,6 +10,7 @@ use pen_contract::write::difference;
 
 use super::Service;
 use super::change::{Batch, Source};
+use super::desk::By;
 use super::prepare::Change;
 use crate::flood::{Admission, Flood};
 
@@ -104,9 +105,9 @@ impl Service {
     }
 
     /// Tells of what went well.
-    pub(super) fn tell_success(&mut self, success: Success, now: Instant) {
+    pub(super) fn tell_success(&mut self, success: Success, by: By, now: Instant) {
         match success {
-            Success::Operator(what) => self.tell_operator(&what, now),
+            Success::Operator(what) => self.tell_operator(&format!("{what}, by {by}"), now),
             Success::Reload(phrases) => {
                 // Files of TLS are read every hour, too: that is worth a line only if something changed.
                 let asked = self.desk.is_hangup();

@@ -20,7 +20,7 @@ use pen_contract::write::{Written, text};
 
 use super::Service;
 use super::change::{Batch, in_jail};
-use super::desk::{Explaining, PATIENCE, Progress, Stage, Then};
+use super::desk::{By, Explaining, PATIENCE, Progress, Stage, Then};
 use crate::clock;
 use crate::control::Reply;
 use crate::errand::{Employer, Errand};
@@ -44,12 +44,12 @@ pub(super) enum Wanted {
 
 impl Service {
     /// Begins to carry out an operator's command.
-    pub(super) fn begin(&mut self, command: Command, file: Option<OwnedFd>, now: Instant) -> Progress {
+    pub(super) fn begin(&mut self, by: By, command: Command, file: Option<OwnedFd>, now: Instant) -> Progress {
         if let Some(reply) = self.known(&command) {
             return Progress::Done(reply);
         }
         match command {
-            Command::Close(number) => self.close(number, now),
+            Command::Close(number) => self.close(number, by, now),
             Command::Connection(number) => self.connection(number, now),
             Command::Exit if self.standing.allow_exit => {
                 self.desk.exit();
@@ -73,11 +73,21 @@ impl Service {
                     report::certificates(form, facts, to)
                 })
             }
+            Command::Overview => {
+                let Inheritance { settings, table, jail, .. } = &self.inheritance;
+                let listen = self.standing.local.to_string();
+                let uptime = now.saturating_duration_since(self.standing.started);
+                let program = report::Program { uptime, listen: &listen, workers: self.crew.ids().count() };
+                errand("overview", jail, &[], now, |to, _| {
+                    jail.sandbox.enter_reporter()?;
+                    report::overview(&program, settings, table, to)
+                })
+            }
             Command::Recent(seconds, form) => {
-                let Inheritance { table, jail, .. } = &self.inheritance;
+                let Inheritance { settings, table, jail, .. } = &self.inheritance;
                 errand("recent", jail, &[], now, |to, _| {
                     jail.sandbox.enter_reporter()?;
-                    report::recent(seconds, form, table, to)
+                    report::recent(seconds, form, settings, table, to)
                 })
             }
             Command::Write(path) => self.write(path.as_deref(), file, now),
@@ -143,7 +153,7 @@ impl Service {
         })
     }
 
-    fn close(&mut self, number: u32, now: Instant) -> Progress {
+    fn close(&mut self, number: u32, by: By, now: Instant) -> Progress {
         if number >= self.inheritance.settings.connections_max {
             return Progress::Done(Reply::refusal(format!("Connection {number} out of range")));
         }
@@ -154,7 +164,7 @@ impl Service {
         match owner {
             Some(worker) => {
                 worker.order_close(number, before);
-                self.tell_operator(&format!("close {number}"), now);
+                self.tell_operator(&format!("close {number}, by {by}"), now);
                 // Whoever has taken the settings that come behind the order has carried it out.
                 self.publish_anew(Then::Reply(reply), now)
             }

@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pen_contract::channel::{Channel, Received};
 use pen_contract::command::{Command, LogTarget, Number, parse};
-use pen_contract::message::{FromControl, FromStartingControl, ToControl};
+use pen_contract::message::{FromControl, FromStartingControl, Operator, ToControl};
 use pen_contract::start::ControlStart;
 
 use crate::harness::read_settings;
@@ -47,7 +47,8 @@ pub fn serve(start: ControlStart) -> i32 {
             let file = named(&command).map(|path| {
                 std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap()
             });
-            let message = FromControl::Command { ticket, command, with_file: file.is_some() };
+            let message =
+                FromControl::Command { ticket, command, by: Operator::Local(None), with_file: file.is_some() };
             channel.send(&message, file.as_ref().map(AsFd::as_fd)).unwrap();
         }
         while operator.is_some() {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use pen_contract::channel::{Channel, ChannelError, Received, Sent};
 use pen_contract::command::Command;
 use pen_contract::ids::ClientKey;
-use pen_contract::message::{FromControl, ToControl};
+use pen_contract::message::{FromControl, Operator, ToControl};
 
 /// Time between two messages that an operator was refused: anybody who reaches the port can bring them about.
 const REFUSED_EVERY: Duration = Duration::from_secs(1);
@@ -29,6 +29,7 @@ pub struct Link {
 #[derive(Debug)]
 struct Asked {
     ticket: u64,
+    by: Operator,
     command: Command,
     file: Option<OwnedFd>,
 }
@@ -48,8 +49,8 @@ impl Link {
     }
 
     /// Queues a command, with the file that it names.
-    pub fn ask(&mut self, ticket: u64, command: Command, file: Option<OwnedFd>) {
-        self.commands.push_back(Asked { ticket, command, file });
+    pub fn ask(&mut self, ticket: u64, by: Operator, command: Command, file: Option<OwnedFd>) {
+        self.commands.push_back(Asked { ticket, by, command, file });
     }
 
     /// Queues the news that settings are in force.
@@ -94,14 +95,14 @@ impl Link {
                 Sent::Full => return Ok(()),
             }
         }
-        while let Some(Asked { ticket, command, file }) = self.commands.pop_front() {
+        while let Some(Asked { ticket, by, command, file }) = self.commands.pop_front() {
             let with_file = file.is_some();
-            let message = FromControl::Command { ticket, command, with_file };
+            let message = FromControl::Command { ticket, command, by, with_file };
             match self.channel.send(&message, file.as_ref().map(AsFd::as_fd))? {
                 Sent::Queued => {}
                 Sent::Full => {
                     if let FromControl::Command { ticket, command, .. } = message {
-                        self.commands.push_front(Asked { ticket, command, file });
+                        self.commands.push_front(Asked { ticket, by, command, file });
                     }
                     return Ok(());
                 }
@@ -115,6 +116,8 @@ impl Link {
 mod tests {
     use super::*;
 
+    const NOBODY: Operator = Operator::Local(None);
+
     fn link() -> (Link, Channel<ToControl, FromControl>) {
         let (ours, theirs) = Channel::pair().unwrap();
         (Link::new(ours), theirs)
@@ -125,14 +128,14 @@ mod tests {
         let (mut link, theirs) = link();
         let mut asked = 0;
         while !link.waits() {
-            link.ask(asked, Command::Pid, None);
+            link.ask(asked, NOBODY, Command::Pid, None);
             asked += 1;
             link.speak(|_| true).unwrap();
         }
         // The last one waits; one more whose operator leaves is never sent.
         let file = std::fs::File::open("/dev/null").unwrap();
-        link.ask(asked, Command::Include("x".into()), Some(file.into()));
-        link.ask(asked + 1, Command::Exit, None);
+        link.ask(asked, NOBODY, Command::Include("x".into()), Some(file.into()));
+        link.ask(asked + 1, NOBODY, Command::Exit, None);
         let mut seen = Vec::new();
         loop {
             link.speak(|ticket| ticket != asked + 1).unwrap();

@@ -27,11 +27,12 @@ use pen_contract::channel::{Channel, Received, Sent};
 use pen_contract::codec::{self, SETTINGS_LIMIT};
 use pen_contract::command::{Command, before_comment, parse};
 use pen_contract::ids::ClientKey;
-use pen_contract::message::{FromStartingControl, Outcome, ToControl};
+use pen_contract::message::{self, FromStartingControl, Outcome, ToControl};
 use pen_contract::settings::Settings;
 use pen_contract::start::ControlStart;
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
+use rustix::net::sockopt::socket_peercred;
 
 use link::Link;
 use operator::{Next, Operator, Reply};
@@ -206,7 +207,7 @@ impl Control {
             match rustix::net::acceptfrom_with(&self.listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok((socket, peer)) => {
                     let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
-                    self.on_arrival(socket, peer.map_or(ClientKey::UNIX, ClientKey::from_peer), now);
+                    self.on_arrival(socket, peer.map(ClientKey::from_peer), now);
                 }
                 Err(Errno::AGAIN) => return,
                 // Who waited is gone, or a signal came: the next one may be there (accept(2)).
@@ -221,7 +222,9 @@ impl Control {
         self.accept_again = Some(now);
     }
 
-    fn on_arrival(&mut self, socket: OwnedFd, peer: ClientKey, now: Instant) {
+    /// Takes an operator in; one of a Unix socket has no address.
+    fn on_arrival(&mut self, socket: OwnedFd, address: Option<ClientKey>, now: Instant) {
+        let peer = address.unwrap_or(ClientKey::UNIX);
         if !self.acl.permits(peer) {
             self.link.refused(peer, now);
             operator::reset(&socket);
@@ -234,7 +237,11 @@ impl Control {
         let both = Interest::READABLE | Interest::WRITABLE;
         if self.poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), Token(ticket as usize), both).is_ok() {
             self.next_ticket += 1;
-            self.operators.insert(ticket, Operator::new(socket, now));
+            let by = match address {
+                Some(address) => message::Operator::Remote(address.bytes()),
+                None => message::Operator::Local(socket_peercred(&socket).ok().map(|peer| peer.uid.as_raw())),
+            };
+            self.operators.insert(ticket, Operator::new(socket, by, now));
         }
     }
 
@@ -268,7 +275,7 @@ impl Control {
             Ok(Some((command, named))) => {
                 if let Some(operator) = self.operators.get_mut(&ticket) {
                     operator.asked(named.replacement);
-                    self.link.ask(ticket, command, named.file);
+                    self.link.ask(ticket, operator.by(), command, named.file);
                 }
             }
             Err(why) => self.answer(ticket, Reply::refusal(why)),

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use pen_contract::command::{CommandError, MAX_LINE};
-use pen_contract::message::Outcome;
+use pen_contract::message::{self, Outcome};
 use rustix::io::Errno;
 use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
@@ -37,6 +37,7 @@ const TURN: usize = 8;
 #[derive(Debug)]
 pub struct Operator {
     socket: OwnedFd,
+    by: message::Operator,
     stage: Stage,
     wants: Wants,
     /// When this stage ends at the latest.
@@ -142,9 +143,14 @@ impl Reply {
 
 impl Operator {
     /// An operator that has just come.
-    pub fn new(socket: OwnedFd, now: Instant) -> Operator {
+    pub fn new(socket: OwnedFd, by: message::Operator, now: Instant) -> Operator {
         let stage = Stage::Reading(Vec::new());
-        Operator { socket, stage, wants: Wants::Reply, deadline: now + LINE_TIME, finished: false, over: false }
+        Operator { socket, by, stage, wants: Wants::Reply, deadline: now + LINE_TIME, finished: false, over: false }
+    }
+
+    /// Who it is.
+    pub fn by(&self) -> message::Operator {
+        self.by
     }
 
     /// When its time is up, unless something happens.

@@ -117,7 +117,7 @@ fn rest(operator: &mut TcpStream) -> String {
 #[test]
 fn a_line_ends_at_lf_crlf_or_end_of_file_and_may_come_in_pieces() {
     let process = Process::plain();
-    for pieces in [&["pid\n"][..], &["pid\r\n"], &["pid"], &["p", "i", "d", "\n"], &["  pid\t x", " y\r", "\n"]] {
+    for pieces in [&["pid\n"][..], &["pid\r\n"], &["pid"], &["p", "i", "d", "\n"], &["  pid\t #x", " y\r", "\n"]] {
         let mut operator = process.operator();
         operator.set_nodelay(true).unwrap();
         for piece in pieces {
@@ -166,7 +166,7 @@ fn what_comes_after_the_line_is_ignored_and_does_not_cost_the_reply() {
 #[test]
 fn the_longest_line_is_a_command_and_a_longer_one_an_error() {
     let process = Process::plain();
-    let line = format!("pid {}", "x".repeat(MAX_LINE - 4));
+    let line = format!("pid #{}", "x".repeat(MAX_LINE - 5));
     for end in ["\n", "\r\n"] {
         let mut operator = process.sends(format!("{line}{end}"));
         let (ticket, command) = process.asked();

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::fmt::Write;
 
 use pen_contract::ids::{ClientKey, Target};
+use pen_contract::message::ConnectFailure;
 use pen_contract::message::EXPLANATION;
 use pen_contract::settings::Settings;
 use pen_table::Blacklist;
@@ -57,7 +58,7 @@ impl Relay<'_> {
         let locked = self.seat.lock(client.bytes()).ok();
         let recorded = locked.map(|table| table.recorded(self.now, tracking));
         let farm = self.farm();
-        let explained = explanation(&self.settings, &farm, client, recorded, self.now);
+        let explained = explanation(&self.settings, &farm, client, recorded, self.now, &|row| self.by_what(row));
         let (open, most) = (self.seat.connections_open(), self.settings.connections_max);
         match open >= most {
             true => format!(
@@ -66,10 +67,35 @@ impl Relay<'_> {
             false => explained,
         }
     }
+
+    /// How the line about a server that is left out ends: by whom, or why.
+    fn by_what(&self, row: u32) -> String {
+        if self.seat.is_taken_out(row) {
+            return " by an operator".into();
+        }
+        match self.seat.last_failure(row).map(|failure| ConnectFailure::from_code(failure.cause)) {
+            Some(ConnectFailure::Errno(errno)) => {
+                let why = std::io::Error::from_raw_os_error(errno).to_string().to_lowercase();
+                format!(": {}", why.split(" (os error").next().unwrap_or_default())
+            }
+            Some(ConnectFailure::Timeout) => ": no answer in time".into(),
+            None => String::new(),
+        }
+    }
 }
 
+/// How the line about a server that is left out ends, by row.
+type ByWhat<'w> = &'w dyn Fn(u32) -> String;
+
 /// The explanation; `recorded` is what the client table says, if it could be read.
-fn explanation(settings: &Settings, farm: &impl Farm, client: ClientKey, recorded: Option<i32>, now: u64) -> String {
+fn explanation(
+    settings: &Settings,
+    farm: &impl Farm,
+    client: ClientKey,
+    recorded: Option<i32>,
+    now: u64,
+    by_what: ByWhat<'_>,
+) -> String {
     let farm = Looked { farm, cursor: Cell::new(farm.cursor()) };
     let permitted = client_permitted(settings, client);
     let mut lines = Lines::default();
@@ -83,7 +109,7 @@ fn explanation(settings: &Settings, farm: &impl Farm, client: ClientKey, recorde
     let candidate = Candidate { key: client, port: 0, recorded, permitted };
     let mut placement = Placement::new(settings, &farm, candidate, &mut |id, refusal| passed_over.push((id, refusal)));
     for (id, refusal) in passed_over.into_iter().filter(|(_, refusal)| *refusal != Refusal::Absent) {
-        lines.add(why_not(settings, Target::Server(id), refusal, now));
+        lines.add(why_not(settings, Target::Server(id), refusal, now, by_what));
     }
     let mut waits = false;
     while let Some((target, probed)) = placement.next(settings, &farm).filter(|_| !settings.dummy) {
@@ -104,7 +130,7 @@ fn explanation(settings: &Settings, farm: &impl Farm, client: ClientKey, recorde
                     placement.hold(target);
                     waits |= hindrance == Hindrance::Pending;
                 }
-                lines.add(why_not(settings, target, refusal, now));
+                lines.add(why_not(settings, target, refusal, now, by_what));
             }
         }
     }
@@ -153,12 +179,13 @@ fn standing(settings: &Settings, client: ClientKey, permitted: bool, recorded: O
 }
 
 /// Why a server is not used.
-fn why_not(settings: &Settings, target: Target, refusal: Refusal, now: u64) -> String {
+fn why_not(settings: &Settings, target: Target, refusal: Refusal, now: u64, by_what: ByWhat<'_>) -> String {
     let name = name(settings, target);
     match refusal {
         Refusal::Absent => format!("{name}: has no address"),
         Refusal::Blacklisted(until) => {
-            format!("{name}: blacklisted for {} s more", until.saturating_sub(now).div_ceil(1000))
+            let seconds = until.saturating_sub(now).div_ceil(1000);
+            format!("{name}: blacklisted for {seconds} s more{}", by_what(target.row(settings.table_size())))
         }
         Refusal::Probed => format!("{name}: being tried by another connection after its blacklist time"),
         Refusal::Acl(list) => format!("{name}: refused by acl {list}"),
@@ -274,7 +301,7 @@ mod tests {
 
     fn explain(settings: &Settings, states: &[(Blacklist, u32)], recorded: Option<i32>) -> String {
         let client = ClientKey::from_ip("192.0.2.7".parse().unwrap());
-        explanation(settings, &Model(states.to_vec()), client, recorded, 10_000)
+        explanation(settings, &Model(states.to_vec()), client, recorded, 10_000, &|_| String::new())
     }
 
     const FINE: (Blacklist, u32) = (Blacklist::Clear, 0);

@@ -230,6 +230,8 @@ impl Relay<'_> {
     fn blame(&mut self, target: Target, reason: ConnectFailure) {
         self.counters.failed_connects += 1;
         let seconds = self.settings.blacklist;
+        let row = target.row(self.settings.table_size());
+        self.seat.note_failure(row, clock::unix_time().0, reason.code());
         if self.debug.on(1) {
             let why = match reason {
                 ConnectFailure::Errno(errno) => std::io::Error::from_raw_os_error(errno).to_string(),
@@ -245,7 +247,6 @@ impl Relay<'_> {
             return;
         }
         let until = self.now + u64::from(seconds) * 1000;
-        let row = target.row(self.settings.table_size());
         if matches!(self.seat.blacklist(row, self.now), Blacklist::Until(longer) if longer >= until) {
             // An operator took it out of service meanwhile.
             return;
