@@ -59,5 +59,6 @@ fn completions_know_the_numbers_of_the_servers() {
     let servers = [Backend::named("a"), Backend::named("b"), Backend::named("c")];
     let pen = Pen::builder().servers(&servers).control().start();
     assert_eq!(offered(&format!("penctl {} server ", pen.control())), ["0", "1", "2"]);
+    assert_eq!(offered(&format!("penctl {} no server ", pen.control())), ["0", "1", "2"]);
     assert_eq!(offered("penctl /no/such/pen server "), [""; 0]);
 }

@@ -289,7 +289,15 @@ fn without_a_command_it_obeys_its_input_line_by_line() {
 /// What penctl shows on a terminal, which script(1) gives it, whose user types this.
 #[track_caller]
 fn on_a_terminal(words: &str, typed: &str) -> String {
+    on_a_terminal_of("xterm", "", words, typed)
+}
+
+/// The same on a terminal of this kind, with this value of NO_COLOR.
+#[track_caller]
+fn on_a_terminal_of(kind: &str, no_color: &str, words: &str, typed: &str) -> String {
     let mut child = Command::new("script")
+        .env("TERM", kind)
+        .env("NO_COLOR", no_color)
         .args(["-qec", &format!("{PENCTL} {words}"), "/dev/null"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -318,6 +326,101 @@ fn exit_and_quit_leave_the_prompt_and_help_helps() {
     assert!(shown.contains("usage: tracking [SECONDS]"), "{shown}");
     assert!(shown.contains("End pen itself") && shown.contains("30\r\n"), "it lives on: {shown}");
     pen.ends_when(|pen| drop(on_a_terminal(&pen.control().to_string(), "exit pen\ny\nquit\n")));
+}
+
+/// A farm in which every state can occur: 0 up, 1 out by an operator, 2 failed, 3 full.
+fn in_every_state() -> (Vec<Backend>, Port, Pen) {
+    let servers: Vec<Backend> = ["a", "b", "d", "e"].map(Backend::named).into();
+    let closed = Port::reserve();
+    let pen = Pen::builder()
+        .options(["-r", "-e", &servers[3].address().to_string()])
+        .server(&servers[0])
+        .server(&servers[1])
+        .server_as(closed.address().to_string())
+        .server_as(format!("{}:1:1", servers[2].address()))
+        .control()
+        .start();
+    (servers, closed, pen)
+}
+
+/// Clients of so many that server 2 has failed and server 3 is full.
+fn three_clients(pen: &Pen) -> Vec<(harness::Client, String)> {
+    let clients: Vec<_> = (1..=3).map(|n| pen.hold([127, 0, 0, n]).unwrap()).collect();
+    assert!(clients.iter().any(|(_, name)| name == "d"));
+    clients
+}
+
+#[test]
+fn on_a_terminal_servers_is_a_table_and_elsewhere_the_list_of_ever() {
+    let (_servers, _closed, pen) = in_every_state();
+    let place = pen.control().to_string();
+    assert_eq!(penctl(&[&place, "server", "1", "blacklist", "4000"], ""), (0, String::new(), String::new()));
+    let _held = three_clients(&pen);
+    let shown = on_a_terminal_of("xterm", "1", &format!("{place} servers"), "");
+    let line = |begin: &str| shown.lines().find(|line| line.starts_with(begin)).unwrap_or_else(|| panic!("{shown}"));
+    assert!(line("0 ").contains(" up ") && line("emergency ").contains(" up "), "{shown}");
+    assert!(line("1 ").contains(" out 66 min by operator "), "{shown}");
+    assert!(line("2 ").contains(": connection refused ") && line("2 ").contains(" failed "), "{shown}");
+    assert!(line("2 ").contains(" ago: connection refused"), "{shown}");
+    assert!(line("3 ").contains(" full ") && line("3 ").contains("1 of 1") && line("3 ").contains("33%"), "{shown}");
+    assert!(shown.contains("3 of 256 connections; ") && shown.contains("2 of 4 servers up; running for "), "{shown}");
+    assert!(shown.contains(&format!("; pen {}", env!("CARGO_PKG_VERSION"))) && !shown.contains('\x1b'), "{shown}");
+    assert!(on_a_terminal(&format!("{place} servers"), "").contains("\x1b[33mout 66 min by operator"));
+    assert!(!on_a_terminal_of("dumb", "", &format!("{place} servers"), "").contains('\x1b'));
+    assert!(on_a_terminal(&place, "servers\nquit\n").contains("last failure"), "at the prompt too");
+    let (status, out, _) = penctl(&[&place, "servers"], "");
+    assert_eq!((status, out), (0, pen.control().tell("servers")));
+    assert!(pen.control().tell("servers").starts_with("0 addr 127.0.0.1 port "));
+    pen.tells("server 1 blacklist 0", "");
+    pen.hears("operator: server 1 blacklist 4000, by 127.0.0.1");
+    pen.hears("operator: server 1 blacklist 0, by 127.0.0.1");
+}
+
+#[test]
+fn failure_and_maintenance_are_told_apart_everywhere() {
+    let (_servers, _closed, pen) = in_every_state();
+    pen.tells("server 1 blacklist 4000", "");
+    let _held = three_clients(&pen);
+    let explained = pen.control().tell("explain 192.0.2.1");
+    assert!(explained.contains("s more by an operator\n"), "{explained}");
+    assert!(explained.contains("s more: connection refused\n"), "{explained}");
+    let page = pen.control().tell("status");
+    assert!(page.contains("<em>taken out by an operator ") && page.contains("<em>failed "), "{page}");
+    assert!(page.contains(" more: connection refused</em>"), "{page}");
+    let json: serde_json::Value = serde_json::from_str(&pen.control().tell("servers json")).unwrap();
+    let states: Vec<&str> = (0..4).map(|number| json[number]["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["up", "out", "failed", "full"]);
+    assert_eq!(json[2]["last_failure"]["reason"], "connection refused");
+}
+
+#[test]
+fn recent_says_each_clients_server() {
+    let (servers, _closed, pen) = in_every_state();
+    let (_held, name) = pen.hold([127, 0, 0, 7]).unwrap();
+    let number = ["a", "b"].iter().position(|known| *known == name).unwrap();
+    let server = servers[number].address();
+    let recent = pen.control().tell("recent");
+    assert!(recent.starts_with("127.0.0.7 connects 1 sx "), "{recent}");
+    assert!(recent.ends_with(&format!(" server {number} {server}\n")), "{recent}");
+}
+
+#[test]
+fn a_local_operator_is_told_by_its_uid() {
+    let server = Backend::named("a");
+    let directory = tempfile::tempdir().unwrap();
+    let pen = Pen::builder().server(&server).control_unix(&directory.path().join("control")).start();
+    pen.tells("server 0 blacklist 60", "");
+    pen.hears(&format!("operator: server 0 blacklist 60, by uid {}", rustix::process::getuid().as_raw()));
+}
+
+#[test]
+fn an_older_pen_gives_the_list_on_a_terminal_too() {
+    let port = answering("127.0.0.1:0", |line, connection| match line.trim() {
+        "servers" => connection.write_all(b"0 addr 127.0.0.1 port 80 conn 0\n").unwrap(),
+        word => connection.write_all(format!("do_cmd: ignoring command starting with '{word}'\n").as_bytes()).unwrap(),
+    });
+    let shown = on_a_terminal(&format!("{} servers", port.address), "");
+    assert_eq!(shown, "0 addr 127.0.0.1 port 80 conn 0\r\n");
 }
 
 #[test]

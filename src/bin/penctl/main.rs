@@ -1,12 +1,13 @@
 //! penctl: says a command to the control port of a running pen and prints the reply.
 //!
 //! One connection per command. Runs as whoever calls it and shares nothing with pen but the words that both know. `place` is where the port
-//! is, `talk` one command and its reply, `lines` the commands of standard input, with a prompt on a terminal.
+//! is, `talk` one command and its reply, `table` what `servers` looks like on a terminal, `lines` the commands of standard input, with a prompt on a terminal.
 
 #![forbid(unsafe_code)]
 
 mod lines;
 mod place;
+mod table;
 mod talk;
 
 use std::ffi::{OsStr, OsString};
@@ -18,6 +19,7 @@ use pen_contract::message::Outcome;
 use socket2::SockAddr;
 
 use place::Place;
+use table::Paint;
 use talk::plain;
 
 const USAGE: &str = "usage: penctl [--json] [host:]port|/path [command [word ...]]";
@@ -29,6 +31,9 @@ Sends a command to the control port (-C) of a running pen and prints its reply;
 the command help lists the commands. A port alone is one of 127.0.0.1.
 Without a command, commands are read from standard input, one a line; on a
 terminal, with a prompt, which help, exit and quit understand too.
+
+On a terminal, servers is a table, in colours unless NO_COLOR is set; elsewhere
+it has one line of words for each server, for scripts.
 
   --json       servers, status, recent, certificates and mode reply in JSON
   --help       this text
@@ -85,8 +90,34 @@ enum Form {
     Json,
 }
 
+/// The servers as a table. None: this pen does not say all that it takes.
+fn servers(sockets: &[SockAddr]) -> Result<Option<String>, String> {
+    let mut overview = Vec::new();
+    let mut take = |piece: &[u8]| {
+        overview.extend_from_slice(piece);
+        match overview.len() {
+            0..=MOST_OVERVIEW => Ok(()),
+            _ => Err("the reply is longer than any list of servers".to_owned()),
+        }
+    };
+    Ok(match talk::ask(sockets, table::OVERVIEW, &mut take)? {
+        Outcome::Done => table::render(&overview, Paint::wanted()),
+        Outcome::Refused => None,
+    })
+}
+
+/// Longest overview in bytes: far above 32767 servers with their longest names.
+const MOST_OVERVIEW: usize = 64 << 20;
+
 /// Says one command and prints the reply.
 fn say(sockets: &[SockAddr], command: Vec<u8>, form: Form) -> Result<Outcome, String> {
+    if matches!(form, Form::AsSaid)
+        && command.trim_ascii() == b"servers"
+        && io::stdout().is_terminal()
+        && let Some(table) = servers(sockets)?
+    {
+        return print(table.as_bytes()).map(|()| Outcome::Done);
+    }
     let command = match form {
         Form::AsSaid => command,
         Form::Json => in_json(command)?,

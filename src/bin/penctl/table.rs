@@ -1,0 +1,342 @@
+//! The servers as a table, for a person at a terminal. Made of the reply to `overview`, which is JSON; what a pen does not say is left empty.
+
+use serde_json::Value;
+
+/// What asks for all that the table shows.
+pub const OVERVIEW: &[u8] = b"overview";
+
+/// Whether colours may be used.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Paint {
+    /// Yes.
+    Colours,
+    /// No: the user does not want them (NO_COLOR), or the terminal has none.
+    Plain,
+}
+
+impl Paint {
+    /// What the environment says (<https://no-color.org>).
+    pub fn wanted() -> Paint {
+        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        match set("NO_COLOR").is_some() || set("TERM").is_none_or(|term| term == "dumb") {
+            true => Paint::Plain,
+            false => Paint::Colours,
+        }
+    }
+}
+
+/// The table, with its line ends. None: the text is not what an overview is.
+pub fn render(overview: &[u8], paint: Paint) -> Option<String> {
+    let overview: Value = serde_json::from_slice(overview).ok()?;
+    let servers = overview.get("servers")?.as_array()?;
+    let others = [("emergency", &overview["emergency"]), ("abuse", &overview["abuse"])];
+    let others = others.into_iter().filter(|(_, server)| server.is_object());
+    let numbered = servers.iter().map(|server| (number(&server["number"]), server));
+    let named: Vec<(String, &Value)> = numbered.chain(others.map(|(name, server)| (name.to_owned(), server))).collect();
+    let total = named.iter().map(|(_, server)| figure(&server["connections"])).sum();
+    let now = figure(&overview["unix_time"]);
+    let rows: Vec<Row> = named.iter().map(|(name, server)| Row::new(name, server, total, now)).collect();
+    let mut text = lines(&rows, paint);
+    text.push_str(&summary(&overview, servers, total));
+    Some(text)
+}
+
+/// A server's line.
+struct Row {
+    mood: Mood,
+    cells: [String; COLUMNS],
+}
+
+/// What a state means to whoever looks after the servers.
+#[derive(Clone, Copy)]
+enum Mood {
+    Good,
+    Full,
+    Out,
+    Failed,
+    Vacant,
+}
+
+const COLUMNS: usize = 9;
+
+const TITLES: [&str; COLUMNS] = ["", "server", "address", "state", "conn", "share", "sent", "received", "last failure"];
+
+/// The columns whose figures stand at the right.
+const FIGURES: [usize; 4] = [4, 5, 6, 7];
+
+/// The column of the state.
+const STATE: usize = 3;
+
+impl Row {
+    fn new(name: &str, server: &Value, total: u64, now: u64) -> Row {
+        let (mood, state) = state(server);
+        let connections = figure(&server["connections"]);
+        let share = match total {
+            0 => "-".to_owned(),
+            total => format!("{}%", (connections * 100 + total / 2) / total),
+        };
+        let limits = match (figure(&server["max"]), figure(&server["hard"])) {
+            (0, _) => String::new(),
+            (soft, hard) if hard <= soft => format!(" of {soft}"),
+            (soft, hard) => format!(" of {soft}/{hard}"),
+        };
+        let failure = &server["last_failure"];
+        let last = match (failure["unix_time"].as_u64(), failure["reason"].as_str()) {
+            (Some(at), Some(reason)) => format!("{} ago: {}", duration(now.saturating_sub(at)), shown(reason)),
+            _ => "-".to_owned(),
+        };
+        let address = address(server);
+        let given = server["name"].as_str().map(|name| match server["port"].as_u64() {
+            None | Some(0) => shown(name),
+            Some(port) => format!("{}:{port}", shown(name)),
+        });
+        let cells = [
+            name.to_owned(),
+            given.unwrap_or_else(|| address.clone()),
+            address,
+            state,
+            format!("{connections}{limits}"),
+            share,
+            bytes(figure(&server["sent"])),
+            bytes(figure(&server["received"])),
+            last,
+        ];
+        Row { mood, cells }
+    }
+}
+
+/// The state in words.
+fn state(server: &Value) -> (Mood, String) {
+    let seconds = figure(&server["blacklisted"]);
+    let reason = server["last_failure"]["reason"].as_str().map(shown).unwrap_or_else(|| "unknown".to_owned());
+    match server["state"].as_str() {
+        Some("up") => (Mood::Good, "up".to_owned()),
+        Some("full") => (Mood::Full, "full".to_owned()),
+        Some("out") => (Mood::Out, format!("out {} by operator", duration(seconds))),
+        Some("failed") if seconds == 0 => (Mood::Failed, format!("failed, to be tried: {reason}")),
+        Some("failed") => (Mood::Failed, format!("failed {}: {reason}", duration(seconds))),
+        Some("vacant") => (Mood::Vacant, "-".to_owned()),
+        // A pen that knows more states than this program.
+        Some(other) => (Mood::Vacant, shown(other)),
+        None if seconds > 0 => (Mood::Out, format!("out {}", duration(seconds))),
+        None => (Mood::Good, "up".to_owned()),
+    }
+}
+
+/// The rows in columns. Where every name is an address, one column is enough.
+fn lines(rows: &[Row], paint: Paint) -> String {
+    let same = rows.iter().all(|row| row.cells[1] == row.cells[2]);
+    let wanted = |column: &usize| !(same && *column == 2);
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row.cells[column].chars().count());
+        cells.chain([TITLES[column].len()]).max().unwrap_or(0)
+    };
+    let cell = |column: usize, text: &str| {
+        let gap = " ".repeat(width(column).saturating_sub(text.chars().count()));
+        if FIGURES.contains(&column) { gap + text } else { text.to_owned() + &gap }
+    };
+    let line = |of: &dyn Fn(usize) -> String| {
+        let cells: Vec<String> = (0..COLUMNS).filter(wanted).map(of).collect();
+        cells.join("  ").trim_end().to_owned() + "\n"
+    };
+    let mut text = line(&|column| cell(column, TITLES[column]));
+    for row in rows {
+        text.push_str(&line(&|column| {
+            let cell = cell(column, &row.cells[column]);
+            if column == STATE { row.mood.paint(&cell, paint) } else { cell }
+        }));
+    }
+    text
+}
+
+impl Mood {
+    /// The text in the colour of the mood (ECMA-48, SGR). The words say all; the colour says it faster.
+    fn paint(self, text: &str, paint: Paint) -> String {
+        let colour = match (paint, self) {
+            (Paint::Plain, _) | (_, Mood::Vacant) => return text.to_owned(),
+            (Paint::Colours, Mood::Good) => 32,
+            (Paint::Colours, Mood::Full | Mood::Out) => 33,
+            (Paint::Colours, Mood::Failed) => 31,
+        };
+        format!("\x1b[{colour}m{text}\x1b[0m")
+    }
+}
+
+/// The totals.
+fn summary(overview: &Value, servers: &[Value], total: u64) -> String {
+    let used = overview["connections"].as_u64().unwrap_or(total);
+    let mut parts = vec![match overview["connections_max"].as_u64() {
+        Some(most) => format!("{used} of {most} connections"),
+        None => format!("{used} connections"),
+    }];
+    let sum = |name: &str| servers.iter().map(|server| figure(&server[name])).fold(0, u64::saturating_add);
+    parts.push(format!("{} sent, {} received", bytes(sum("sent")), bytes(sum("received"))));
+    let up = servers.iter().filter(|server| matches!(server["state"].as_str(), Some("up" | "full"))).count();
+    let set = servers.iter().filter(|server| server["state"].as_str() != Some("vacant")).count();
+    parts.push(format!("{up} of {set} servers up"));
+    if let Some(seconds) = overview["uptime"].as_u64() {
+        parts.push(format!("running for {}", duration(seconds)));
+    }
+    if let Some(version) = overview["version"].as_str() {
+        parts.push(format!("pen {}", shown(version)));
+    }
+    let full = overview["connections_max"].as_u64().is_some_and(|most| used >= most);
+    parts.join("; ") + "\n" + if full { FULL } else { "" }
+}
+
+/// What is said while all connections are in use.
+const FULL: &str = "All connections are in use: further clients wait for one to end (-x).\n";
+
+fn number(value: &Value) -> String {
+    value.as_u64().map_or("-".to_owned(), |number| number.to_string())
+}
+
+fn figure(value: &Value) -> u64 {
+    value.as_u64().unwrap_or(0)
+}
+
+/// Address and port, as one writes them.
+fn address(server: &Value) -> String {
+    match (server["address"].as_str().map(shown), figure(&server["port"])) {
+        (None, _) => "-".to_owned(),
+        (Some(path), _) if path.starts_with('/') => path,
+        (Some(ip), port) if ip.contains(':') => format!("[{}]:{port}", ip.trim_matches(['[', ']'])),
+        (Some(ip), port) => format!("{ip}:{port}"),
+    }
+}
+
+/// Text that cannot move the cursor or end a line, whoever wrote it.
+fn shown(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
+}
+
+/// The largest unit that leaves at least one, and the next smaller one where that matters.
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// Bytes in units of 1000 (IEC 80000-13), with three figures at least from 1000 on.
+fn bytes(count: u64) -> String {
+    const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
+    if count < 1000 {
+        return format!("{count} B");
+    }
+    let (mut value, mut unit) = (count as f64 / 1000.0, 0);
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        (value, unit) = (value / 1000.0, unit + 1);
+    }
+    let digits = if value < 9.995 {
+        2
+    } else if value < 99.95 {
+        1
+    } else {
+        0
+    };
+    format!("{value:.digits$} {}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn rendered(overview: Value, paint: Paint) -> String {
+        render(overview.to_string().as_bytes(), paint).unwrap()
+    }
+
+    fn overview() -> Value {
+        let server = |number: u64, state: &str, blacklisted: u64, failure: Value| {
+            json!({
+                "number": number, "name": format!("www{number}"), "address": format!("10.0.0.{number}"), "port": 80,
+                "state": state, "blacklisted": blacklisted, "last_failure": failure, "connections": number * 10,
+                "max": 100, "hard": 120, "sent": 1_234_567, "received": 999, "weight": 1,
+            })
+        };
+        let refused = json!({ "unix_time": 1000, "reason": "connection refused" });
+        json!({
+            "version": "0.1.0", "unix_time": 1300, "uptime": 90_000, "connections": 61, "connections_max": 256,
+            "servers": [
+                server(0, "up", 0, Value::Null),
+                server(1, "failed", 12, refused.clone()),
+                server(2, "out", 86_400, refused.clone()),
+                server(3, "full", 0, Value::Null),
+                json!({ "number": 4, "address": null, "port": 0, "state": "vacant", "connections": 0 }),
+            ],
+            "emergency": { "number": null, "name": null, "address": "/run/sorry", "port": 0, "state": "up", "connections": 1 },
+            "abuse": null,
+        })
+    }
+
+    #[test]
+    fn every_server_has_a_line_and_the_totals_are_below() {
+        let expected = "
+           server      address      state                           conn  share     sent  received  last failure
+0          www0:80     10.0.0.0:80  up                      0 of 100/120     0%  1.23 MB     999 B  -
+1          www1:80     10.0.0.1:80  failed 12 s: connection refused  10 of 100/120    16%  1.23 MB     999 B  5 min ago: connection refused
+";
+        let table = rendered(overview(), Paint::Plain);
+        let cells = |line: &str| {
+            line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let lines: Vec<Vec<String>> = table.lines().map(cells).collect();
+        let wanted: Vec<Vec<String>> = expected.trim_start_matches('\n').lines().map(cells).collect();
+        assert_eq!(lines[..3], wanted[..], "{table}");
+        let state = |row: usize| lines[row][3].as_str();
+        assert_eq!([3, 4, 6].map(state), ["out 24 h by operator", "full", "up"]);
+        assert_eq!(lines[5][0..2], ["4", "-"]);
+        assert_eq!(lines[6][0..3], ["emergency", "/run/sorry", "/run/sorry"]);
+        let summary =
+            "61 of 256 connections; 4.94 MB sent, 4.00 kB received; 2 of 4 servers up; running for 25 h; pen 0.1.0";
+        assert_eq!(table.lines().last(), Some(summary));
+        assert!(table.lines().all(|line| line == line.trim_end()));
+        let full = rendered(json!({ "servers": [], "connections": 9, "connections_max": 9 }), Paint::Plain);
+        assert!(full.ends_with("further clients wait for one to end (-x).\n"), "{full}");
+    }
+
+    #[test]
+    fn colours_change_nothing_but_the_colour() {
+        let (plain, painted) = (rendered(overview(), Paint::Plain), rendered(overview(), Paint::Colours));
+        assert!(!plain.contains('\x1b') && painted.contains("\x1b[31mfailed 12 s"), "{painted}");
+        let mut stripped = painted;
+        for code in ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"] {
+            stripped = stripped.replace(code, "");
+        }
+        assert_eq!(stripped, plain);
+    }
+
+    #[test]
+    fn what_is_not_said_is_left_out_and_what_is_no_overview_is_none() {
+        let old =
+            json!({ "servers": [{ "number": 0, "address": "::1", "port": 80, "connections": 3, "blacklisted": 7 }] });
+        let table = rendered(old, Paint::Plain);
+        assert!(table.contains("[::1]:80") && table.contains("out 7 s") && table.contains("3 connections"), "{table}");
+        assert!(!table.contains("address"), "the names are the addresses: {table}");
+        for text in ["", "[]", "{}", "do_cmd: ignoring", "{\"servers\":3}", "null"] {
+            assert_eq!(render(text.as_bytes(), Paint::Plain), None, "{text}");
+        }
+        let sly = json!({ "servers": [{ "number": 0, "name": "a\u{1b}[2J\nb", "address": "x", "state": "up\r" }] });
+        assert!(!rendered(sly, Paint::Plain).contains(['\x1b', '\r']));
+    }
+
+    #[test]
+    fn figures_are_short() {
+        let rows = [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.00 kB"),
+            (12_345, "12.3 kB"),
+            (999_499, "999 kB"),
+            (999_500, "1.00 MB"),
+        ];
+        rows.iter().for_each(|(count, shown)| assert_eq!(bytes(*count), *shown));
+        assert_eq!(bytes(u64::MAX), "18.4 EB");
+        let rows = [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (172_800, "2 d")];
+        rows.iter().for_each(|(seconds, shown)| assert_eq!(duration(*seconds), *shown));
+    }
+}
