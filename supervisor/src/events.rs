@@ -15,7 +15,7 @@ pub(crate) mod throttle;
 
 use throttle::Told;
 
-/// The line for an event that stands for several; as [`line`].
+/// The line for an event that stands for several; as [`line()`].
 pub(crate) fn line_of_many(told: &Told, settings: &Settings) -> Option<String> {
     let line = line(&told.event, settings)?;
     Some(match told.more {
