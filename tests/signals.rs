@@ -90,7 +90,7 @@ fn an_interrupt_from_the_terminal_reaches_every_process_and_is_a_clean_end() {
     // The terminal signals the whole process group.
     pen.workers().iter().for_each(|worker| worker.signal(Signal::INT));
     pen.end_by(Signal::INT);
-    assert!(!pen.said().contains("worker"), "no worker's end is alarming: {}", pen.said());
+    assert!(!pen.said().contains("worker "), "no worker's end is alarming: {}", pen.said());
 }
 
 #[test]

@@ -16,7 +16,8 @@ const ME: Ipv4Addr = Ipv4Addr::new(127, 34, 0, 1);
 
 /// A pen in the background that sees a /dev of the test's own, and the path of the daemon's socket in it.
 fn logging() -> (Builder, PathBuf) {
-    let builder = Pen::builder().workers(2).background();
+    // -u root: what a start warns of is not the matter here.
+    let builder = Pen::builder().workers(2).background().options(["-u", "root"]);
     let dev = machine::directory(builder.directory(), "dev", 0o755, 0);
     let script = "set -e; for n in null zero random urandom; do touch $DEV/$n; mount --bind /dev/$n $DEV/$n; done; \
                   mount --bind $DEV /dev; exec \"$0\" \"$@\"";
