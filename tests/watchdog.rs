@@ -269,7 +269,7 @@ fn starve(test: &str, count: u32, beats: usize) {
         seconds(&manager, beats);
         over.store(true, SeqCst);
         let said = pen.said();
-        assert!(!said.contains("worker") && workers.iter().all(|worker| !worker.gone()), "{said}");
+        assert!(!said.contains("worker ") && workers.iter().all(|worker| !worker.gone()), "{said}");
     });
 }
 
