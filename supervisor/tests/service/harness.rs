@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -243,16 +244,24 @@ pub const NOBODY: u32 = 65534;
 
 // From here on: in the process under test.
 
+/// What the test wants of pen, and what kind of worker. Kept, because pen wipes its environment before it forks.
+static WANTED: OnceLock<Option<(String, String)>> = OnceLock::new();
+
+fn wanted() -> Option<&'static (String, String)> {
+    let read = || Some((std::env::var(LAUNCH).ok()?, std::env::var(WORKER).ok()?));
+    WANTED.get_or_init(read).as_ref()
+}
+
 /// What the test wants, by its key.
 pub fn setting(key: &str) -> Option<String> {
-    let settings = std::env::var(LAUNCH).ok()?;
+    let (settings, _) = wanted()?;
     let of_key = |line: &str| line.strip_prefix(key)?.strip_prefix('=').map(String::from);
     settings.lines().find_map(of_key)
 }
 
 /// Runs what the environment asks for; none if this is not the process under test.
 pub fn host() -> Option<i32> {
-    std::env::var_os(LAUNCH)?;
+    wanted()?;
     let get = setting;
     if let Some(what) = get("lack") {
         sandbox::lack(&what);
@@ -318,7 +327,7 @@ fn configuration(get: &dyn Fn(&str) -> Option<String>) -> Option<Configuration> 
 
 /// A worker that does what the test wants to see handled.
 fn serve(start: WorkerStart, table: &Table) -> i32 {
-    let kind = std::env::var(WORKER).unwrap();
+    let (_, kind) = wanted().unwrap();
     if let Some(reason) = sandbox::attempt("worker") {
         start.channel.send(&FromStartingWorker::Failed { reason }, None).unwrap();
         return 1;
