@@ -44,7 +44,7 @@ fn a_low_descriptor_limit_at_the_start_is_said_and_excess_clients_wait() {
 
 #[test]
 fn with_sixty_four_descriptors_and_four_workers_a_dozen_clients_each_are_served_at_once() {
-    for (limit, each) in [("64:64", 12), ("20:20", 1)] {
+    for (limit, each) in [("64:64", 12), ("24:24", 1)] {
         let farm = Backend::farm(["a"]);
         let limit = format!("--nofile={limit}");
         let pen = Pen::builder().workers(4).through(["prlimit", &limit]).options(["-x", "100"]).servers(&farm).start();

@@ -185,7 +185,8 @@ fn tls_is_never_off_without_a_word() {
     }
     let backend = Backend::named("one");
     let pen = Pen::builder().control().file("# nothing\n").server(&backend).start();
-    for line in lines {
+    // Which directory has the names is not for the control port to say at all.
+    for line in &lines[..2] {
         let word = line.split(' ').next().unwrap();
         let why = pen.refuses(line);
         assert_eq!(why, format!("{word}: means nothing without a certificate; add -E FILE"));
