@@ -26,6 +26,7 @@ const OTHERS: &[&str] = &[
     "exit",
     "explain",
     "help",
+    "overview",
     "include",
     "kqueue",
     "mode",
