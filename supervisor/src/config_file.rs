@@ -1,4 +1,4 @@
-//! Configuration files with what they include: read by the supervisor, outside the jail; those that an operator names, by a child in it.
+//! Configuration files with what they include. The start reads its own; later a child does it (`fetch`), in the jail if an operator names them.
 
 #![forbid(unsafe_code)]
 
@@ -10,11 +10,12 @@ use pen_contract::command::Command;
 use pen_contract::configuration::Placed;
 use pen_contract::file;
 use pen_contract::walk;
+use serde::{Deserialize, Serialize};
 
 use crate::why::why;
 
 /// The commands of a file and of all that it includes, in order.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Loaded {
     /// The commands; none is an `include`.
     pub(crate) commands: Vec<Placed>,

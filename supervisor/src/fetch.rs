@@ -1,6 +1,10 @@
-//! A file or a socket that an operator named, had by a child with the operator's rights: in the jail, as the user of `-u`.
+//! Files and sockets that a child opens, reads or makes for the supervisor.
 //!
-//! The supervisor never opens, reads, binds or removes such a path itself: its directory may be in a stranger's hands, and root's are not to be lent.
+//! What an operator named is opened with the operator's rights: in the jail, as the user of `-u`. The supervisor never opens, reads, binds or
+//! removes such a path itself: its directory may be in a stranger's hands, and root's rights are not to be lent.
+//!
+//! The configuration file and the files of TLS are read with the rights of whoever started pen. A child does it, because a file system that
+//! hangs keeps whoever reads from it: then the child is killed, and the supervisor goes on with what it had.
 
 #![forbid(unsafe_code)]
 
@@ -11,20 +15,24 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, getpid};
+use nix::unistd::{Pid, getpid, getppid};
 use pen_contract::address::Address;
 use pen_contract::channel::{Channel, Received};
 use pen_contract::codec::{self, LARGE_LIMIT};
 use pen_contract::command;
 use pen_contract::configuration::Placed;
+use pen_contract::tls::Tls;
 use pen_contract::walk;
 use serde::{Deserialize, Serialize};
 
 use crate::child::Child;
-use crate::config_file;
+use crate::config_file::{self, Loaded};
 use crate::helper::Nothing;
 use crate::jail::Jail;
+use crate::keys;
 use crate::listen::{self, Listener, SocketPath};
 use crate::log_file;
 use crate::memory;
@@ -36,7 +44,7 @@ use crate::sys;
 use crate::why::why;
 
 /// What to have.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) enum Wanted {
     /// A request log.
     Log(PathBuf),
@@ -46,32 +54,96 @@ pub(crate) enum Wanted {
     Ocsp(PathBuf),
     /// A listening Unix socket, with its backlog.
     Listener(PathBuf, u32),
-    /// The commands of a configuration file and of all that it includes.
+    /// The commands of an operator's file and of all that it includes.
     Commands(PathBuf),
+    /// The commands of the file of `-F` and of all that it includes.
+    Configuration(PathBuf),
+    /// The files of TLS, as [`keys::gather`] takes them: the settings, an OCSP response that an operator's process opened, and the serial number.
+    Keys(Box<Tls>, Option<OwnedFd>, u64),
+}
+
+/// Whose rights a child has.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Rights {
+    /// Those of the user of `-u`, in the jail.
+    Operator,
+    /// Those of whoever started pen, to read.
+    Starter,
+}
+
+impl Wanted {
+    fn rights(&self) -> Rights {
+        match self {
+            Wanted::Log(_) | Wanted::Status(_) | Wanted::Ocsp(_) | Wanted::Listener(_, _) | Wanted::Commands(_) => {
+                Rights::Operator
+            }
+            Wanted::Configuration(_) | Wanted::Keys(_, _, _) => Rights::Starter,
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        match self {
+            Wanted::Keys(_, _, _) => KEYS_PATIENCE,
+            Wanted::Log(_)
+            | Wanted::Status(_)
+            | Wanted::Ocsp(_)
+            | Wanted::Listener(_, _)
+            | Wanted::Commands(_)
+            | Wanted::Configuration(_) => PATIENCE,
+        }
+    }
+
+    /// What is said of a child that takes too long.
+    fn late(&self) -> String {
+        let seconds = self.patience().as_secs();
+        match self {
+            Wanted::Log(_) | Wanted::Status(_) | Wanted::Ocsp(_) | Wanted::Listener(_, _) | Wanted::Commands(_) => {
+                format!("not opened within {seconds} s")
+            }
+            Wanted::Configuration(path) => {
+                format!("{}: not read within {seconds} s: its file system does not answer", path.display())
+            }
+            Wanted::Keys(_, _, _) => {
+                format!("the files of TLS were not read within {seconds} s: a file system does not answer")
+            }
+        }
+    }
 }
 
 /// From the child; with a descriptor if it has one.
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
-    /// Here it is. For a socket: device and number of its file. For commands: memory with [`Commands`].
-    Here(u64, u64),
+    /// Here it is.
+    Here {
+        /// Device and number of a socket's file.
+        place: (u64, u64),
+        /// What the administrator should know about files of TLS.
+        notices: Vec<String>,
+    },
     /// Why not.
     Failed(String),
 }
 
 /// What a file says, or everything that is wrong with it.
-pub(crate) type Commands = Result<Vec<Placed>, Vec<String>>;
+pub(crate) type Commands = Result<Loaded, Vec<String>>;
 
 /// What was had.
 #[derive(Debug)]
 pub(crate) struct Fetched {
-    /// The descriptor.
+    /// A log, a file, a listener; for commands: memory with [`Commands`]; for files of TLS: sealed memory with all of them.
     pub(crate) descriptor: OwnedFd,
     /// The file of a socket: device and number.
     pub(crate) place: (u64, u64),
+    /// What the administrator should know about files of TLS.
+    pub(crate) notices: Vec<String>,
 }
 
 impl Fetched {
+    /// A descriptor, and nothing more to say.
+    fn descriptor(descriptor: impl Into<OwnedFd>) -> Fetched {
+        Fetched { descriptor: descriptor.into(), place: (0, 0), notices: Vec::new() }
+    }
+
     /// The commands that were asked for.
     ///
     /// # Errors
@@ -89,20 +161,21 @@ impl Fetched {
 /// Commands of a child, which may have been taken over by what is in the file: no more than an honest one sends, each one that the grammar makes,
 /// and words that harm no terminal.
 fn check(commands: Commands) -> io::Result<Commands> {
-    let mut commands = match commands {
-        Ok(commands) => commands,
+    let mut loaded = match commands {
+        Ok(loaded) => loaded,
         Err(errors) => return Ok(Err(config_file::bounded(errors).iter().map(|error| printable(error)).collect())),
     };
-    if commands.len() > config_file::MOST_COMMANDS {
+    if loaded.commands.len().max(loaded.notices.len()) > config_file::MOST_COMMANDS {
         return Err(io::Error::other("what was read is more than there can be"));
     }
-    for Placed { place, command } in &mut commands {
+    loaded.notices.iter_mut().for_each(|notice| *notice = printable(notice));
+    for Placed { place, command } in &mut loaded.commands {
         if !command::is_well_formed(command) {
             return Err(io::Error::other("what was read is no command"));
         }
         *place = printable(place);
     }
-    Ok(Ok(commands))
+    Ok(Ok(loaded))
 }
 
 /// A child at work.
@@ -112,6 +185,8 @@ pub(crate) struct Fetching {
     /// None once it was waited for: then the pid can be somebody else's.
     child: Option<Child>,
     deadline: Instant,
+    /// What is said if the deadline passes.
+    late: String,
 }
 
 impl Fetching {
@@ -123,7 +198,7 @@ impl Fetching {
         let (ours, theirs): (Channel<Nothing, Answer>, Channel<Answer, Nothing>) = Channel::pair()?;
         let supervisor = getpid();
         let child = Child::fork(jail.identity.uid, || answer(wanted, jail, supervisor, &theirs))?;
-        Ok(Fetching { channel: ours, child: Some(child), deadline: now + PATIENCE })
+        Ok(Fetching { channel: ours, child: Some(child), deadline: now + wanted.patience(), late: wanted.late() })
     }
 
     /// To be polled for reading.
@@ -139,13 +214,14 @@ impl Fetching {
     /// What came of it, once it is known.
     pub(crate) fn read(&self, now: Instant) -> Option<Result<Fetched, String>> {
         match self.channel.receive() {
-            Ok(Received::Message(Answer::Here(device, number), Some(descriptor))) => {
-                Some(Ok(Fetched { descriptor, place: (device, number) }))
+            Ok(Received::Message(Answer::Here { place, notices }, Some(descriptor))) => {
+                let notices = notices.iter().map(|notice| printable(notice)).collect();
+                Some(Ok(Fetched { descriptor, place, notices }))
             }
             Ok(Received::Message(Answer::Failed(why), _)) => Some(Err(printable(&why))),
             Ok(Received::Empty) if now < self.deadline => None,
-            Ok(Received::Empty) => Some(Err(format!("not opened within {} s", PATIENCE.as_secs()))),
-            Ok(Received::Message(Answer::Here(_, _), None) | Received::Closed) | Err(_) => {
+            Ok(Received::Empty) => Some(Err(self.late.clone())),
+            Ok(Received::Message(Answer::Here { .. }, None) | Received::Closed) | Err(_) => {
                 Some(Err("the process that was to open it ended".into()))
             }
         }
@@ -154,6 +230,11 @@ impl Fetching {
     /// Whether this child was the one; it has been waited for.
     pub(crate) fn reaped(&mut self, child: Pid) -> bool {
         self.child.take_if(|own| own.pid == child).is_some()
+    }
+
+    /// Ends it. Returns the child that is still to be reaped.
+    pub(crate) fn end(self) -> Option<Pid> {
+        self.child.map(|child| child.pid)
     }
 }
 
@@ -203,35 +284,68 @@ impl Drop for JailedPath {
 // From here on: in the child.
 
 fn answer(wanted: &Wanted, jail: &Jail, supervisor: Pid, channel: &Channel<Answer, Nothing>) -> i32 {
-    let (answer, descriptor) = match had(wanted, jail, supervisor, channel) {
-        Ok(Fetched { descriptor, place: (device, number) }) => (Answer::Here(device, number), Some(descriptor)),
+    let confined = match wanted.rights() {
+        Rights::Operator => confine_as_operator(jail, supervisor, channel),
+        Rights::Starter => confine_as_starter(wanted, jail, supervisor, channel),
+    };
+    let (answer, descriptor) = match confined.and_then(|()| had(wanted)) {
+        Ok(Fetched { descriptor, place, notices }) => (Answer::Here { place, notices }, Some(descriptor)),
         Err(why) => (Answer::Failed(why), None),
     };
     i32::from(channel.send(&answer, descriptor.as_ref().map(AsFd::as_fd)).is_err())
 }
 
-fn had(wanted: &Wanted, jail: &Jail, supervisor: Pid, channel: &Channel<Answer, Nothing>) -> Result<Fetched, String> {
+fn confine_as_operator(jail: &Jail, supervisor: Pid, channel: &Channel<Answer, Nothing>) -> Result<(), String> {
+    signals::settle_child().map_err(|error| format!("signals: {}", why(&error)))?;
+    jail.enter(Kind::Opener, supervisor, &[channel.as_fd()]).map_err(|error| error.to_string())
+}
+
+fn confine_as_starter(
+    wanted: &Wanted,
+    jail: &Jail,
+    supervisor: Pid,
+    channel: &Channel<Answer, Nothing>,
+) -> Result<(), String> {
     let at = |step: &'static str| move |error: io::Error| format!("{step}: {}", why(&error));
     signals::settle_child().map_err(at("signals"))?;
-    jail.enter(Kind::Opener, supervisor, &[channel.as_fd()]).map_err(|error| error.to_string())?;
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(|errno| at("parent death signal")(errno.into()))?;
+    if getppid() != supervisor {
+        return Err("the supervisor is gone".into());
+    }
+    let held = match wanted {
+        Wanted::Keys(_, held, _) => held.as_ref().map(AsFd::as_fd),
+        Wanted::Log(_)
+        | Wanted::Status(_)
+        | Wanted::Ocsp(_)
+        | Wanted::Listener(_, _)
+        | Wanted::Commands(_)
+        | Wanted::Configuration(_) => None,
+    };
+    let keep: Vec<_> = held.into_iter().chain([channel.as_fd()]).collect();
+    sys::close_all_but(&keep).map_err(at("close descriptors"))?;
+    jail.sandbox.enter_reader().map_err(at("sandbox"))
+}
+
+fn had(wanted: &Wanted) -> Result<Fetched, String> {
     match wanted {
         Wanted::Log(path) => {
             let log = log_file::open(path).map_err(|error| error.to_string())?;
-            Ok(Fetched { descriptor: crate::inheritance::into_descriptor(log), place: (0, 0) })
+            Ok(Fetched::descriptor(crate::inheritance::into_descriptor(log)))
         }
-        Wanted::Status(path) => {
-            let file = status_file::open(path).map_err(|error| error.to_string())?;
-            Ok(Fetched { descriptor: file.into(), place: (0, 0) })
-        }
+        Wanted::Status(path) => status_file::open(path).map(Fetched::descriptor).map_err(|error| error.to_string()),
         Wanted::Ocsp(path) => {
-            let file = walk::read(path).map_err(|error| format!("{}: {}", path.display(), why(&error)))?;
-            Ok(Fetched { descriptor: file.into(), place: (0, 0) })
+            walk::read(path).map(Fetched::descriptor).map_err(|error| format!("{}: {}", path.display(), why(&error)))
         }
-        Wanted::Commands(path) => {
-            let commands: Commands = config_file::load(path).map(|loaded| loaded.commands);
-            let descriptor =
-                memory::large(&commands).map_err(|error| format!("{}: {}", path.display(), why(&error)))?;
-            Ok(Fetched { descriptor, place: (0, 0) })
+        Wanted::Commands(path) | Wanted::Configuration(path) => {
+            let commands: Commands = config_file::load(path);
+            let memory = memory::large(&commands).map_err(|error| format!("{}: {}", path.display(), why(&error)))?;
+            Ok(Fetched::descriptor(memory))
+        }
+        Wanted::Keys(tls, held, serial) => {
+            let (memory, mut notices) = keys::gather(tls, held.as_ref(), *serial)?;
+            // They travel in one message.
+            notices.truncate(MOST_NOTICES);
+            Ok(Fetched { notices, ..Fetched::descriptor(memory) })
         }
         Wanted::Listener(path, backlog) => {
             let listener = Listener::bind(&Address::Unix(path.clone()), *backlog).map_err(|error| error.to_string())?;
@@ -239,13 +353,19 @@ fn had(wanted: &Wanted, jail: &Jail, supervisor: Pid, channel: &Channel<Answer, 
             let place = guard.as_ref().map_or((0, 0), SocketPath::place);
             // The file stays; the supervisor has it removed.
             std::mem::forget(guard);
-            Ok(Fetched { descriptor, place })
+            Ok(Fetched { place, ..Fetched::descriptor(descriptor) })
         }
     }
 }
 
-/// How long the child may take.
+/// How long a child may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a child may take for all files of TLS: 16384 of them on a disk that has to move its head for each.
+const KEYS_PATIENCE: Duration = Duration::from_secs(60);
+
+/// More notices than there are about files of TLS; each has one path in it.
+const MOST_NOTICES: usize = 12;
 
 /// How long the removal of a socket's file may take.
 const REMOVAL_PATIENCE: Duration = Duration::from_millis(200);
@@ -258,7 +378,11 @@ mod tests {
 
     /// What becomes of what a child read.
     fn read(commands: &Commands) -> io::Result<Commands> {
-        Fetched { descriptor: memory::large(commands).unwrap(), place: (0, 0) }.commands()
+        Fetched::descriptor(memory::large(commands).unwrap()).commands()
+    }
+
+    fn loaded(commands: Vec<Placed>) -> Commands {
+        Ok(Loaded { commands, notices: Vec::new() })
     }
 
     fn placed(place: &str, command: Command) -> Placed {
@@ -268,16 +392,16 @@ mod tests {
     #[test]
     fn only_commands_are_taken_and_no_more_than_there_can_be() {
         let commands = vec![placed("f:1", Command::Pid); config_file::MOST_COMMANDS];
-        assert_eq!(read(&Ok(commands.clone())).unwrap().unwrap(), commands);
+        assert_eq!(read(&loaded(commands.clone())).unwrap().unwrap().commands, commands);
         let more = [&commands[..], &commands[..1]].concat();
-        assert_eq!(read(&Ok(more)).unwrap_err().to_string(), "what was read is more than there can be");
+        assert_eq!(read(&loaded(more)).unwrap_err().to_string(), "what was read is more than there can be");
         let none = placed("f:1", Command::Number(Number::Blacklist, Some(u32::MAX)));
-        assert_eq!(read(&Ok(vec![none])).unwrap_err().to_string(), "what was read is no command");
+        assert_eq!(read(&loaded(vec![none])).unwrap_err().to_string(), "what was read is no command");
     }
 
     #[test]
     fn a_childs_words_are_made_harmless() {
-        let commands = read(&Ok(vec![placed("f\x1b[2J:1", Command::Pid)])).unwrap().unwrap();
+        let commands = read(&loaded(vec![placed("f\x1b[2J:1", Command::Pid)])).unwrap().unwrap().commands;
         assert_eq!(commands[0].place, "f.[2J:1");
         let errors = read(&Err(vec!["a\nb\x1b[2J".into(); 5000])).unwrap().unwrap_err();
         assert_eq!((errors[0].as_str(), errors.len()), ("a.b.[2J", 101));

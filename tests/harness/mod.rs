@@ -10,6 +10,7 @@
 pub mod backend;
 pub mod client;
 pub mod control;
+pub mod hanging;
 pub mod machine;
 pub mod manager;
 pub mod numbers;

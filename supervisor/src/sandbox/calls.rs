@@ -69,6 +69,14 @@ impl Kind {
                 // The commands of a file go to the supervisor in memory that is sealed.
                 calls.checked.push(only(libc::SYS_fcntl, 1, libc::F_ADD_SEALS.cast_unsigned()));
             }
+            Kind::Reader => {
+                calls.plain.extend(SOCKETS.iter().chain(FILES_LOOKED_FOR).chain(READER));
+                calls.plain.retain(|call| !FILES_OPENED.iter().any(|(opening, _)| opening == call));
+                calls.checked.extend(FILES_OPENED.iter().map(|(call, flags)| for_reading(*call, *flags)));
+                calls.checked.push(FCNTLS.checked(1));
+                // What was read goes to the supervisor in memory that is sealed.
+                calls.checked.push(only(libc::SYS_fcntl, 1, libc::F_ADD_SEALS.cast_unsigned()));
+            }
             Kind::Reporter => {
                 calls.plain.extend(SOCKETS.iter().chain(FILES_LOOKED_FOR).chain(FILES_WRITTEN).chain(REPORTER));
                 // The syslog daemon's socket is of either kind.
@@ -373,6 +381,10 @@ const OPENER: &[c_long] = &[
     libc::SYS_memfd_create,
     libc::SYS_umask,
 ];
+
+/// Memory, what is copied into it without being looked at, and by which user links are judged.
+const READER: &[c_long] =
+    &[libc::SYS_getegid, libc::SYS_geteuid, libc::SYS_getuid, libc::SYS_memfd_create, libc::SYS_sendfile];
 
 /// The syslog daemon, and standard error when it is slow.
 const REPORTER: &[c_long] = &[

@@ -59,8 +59,13 @@ fn files(kind: Kind) -> BitFlags<AccessFs> {
         Kind::Relay | Kind::Examiner => BitFlags::EMPTY,
         Kind::Control | Kind::Reporter => written,
         Kind::Opener => written | AccessFs::MakeSock,
-        Kind::Resolver => AccessFs::ReadFile | AccessFs::ReadDir,
+        Kind::Resolver | Kind::Reader => AccessFs::ReadFile | AccessFs::ReadDir,
     }
+}
+
+/// Whether a kind of process may read directories.
+pub(super) fn lists_directories(kind: Kind) -> bool {
+    files(kind).contains(AccessFs::ReadDir)
 }
 
 /// What may not be done with TCP, but for the rules above.
@@ -68,14 +73,18 @@ fn ports(kind: Kind) -> BitFlags<AccessNet> {
     match kind {
         // Servers may be anywhere, and the network's access lists know better.
         Kind::Relay | Kind::Resolver => AccessNet::BindTcp.into(),
-        Kind::Control | Kind::Examiner | Kind::Reporter | Kind::Opener => AccessNet::BindTcp | AccessNet::ConnectTcp,
+        Kind::Control | Kind::Examiner | Kind::Reader | Kind::Reporter | Kind::Opener => {
+            AccessNet::BindTcp | AccessNet::ConnectTcp
+        }
     }
 }
 
 /// What ends at the process: signals, and connections to abstract Unix sockets.
 fn scopes(kind: Kind) -> BitFlags<Scope> {
     match kind {
-        Kind::Relay | Kind::Examiner | Kind::Control | Kind::Opener => Scope::Signal | Scope::AbstractUnixSocket,
+        Kind::Relay | Kind::Examiner | Kind::Control | Kind::Opener | Kind::Reader => {
+            Scope::Signal | Scope::AbstractUnixSocket
+        }
         // Local daemons that resolve names or log may be met at such sockets.
         Kind::Resolver | Kind::Reporter => Scope::Signal.into(),
     }
@@ -88,13 +97,13 @@ pub(super) fn words(kind: Kind, version: i32) -> String {
         Kind::Relay | Kind::Examiner => "no file",
         Kind::Control | Kind::Reporter => "files read, written and removed",
         Kind::Opener => "files and sockets opened, made and removed",
-        Kind::Resolver => "files read",
+        Kind::Resolver | Kind::Reader => "files read",
     };
     let ports = match (kind, (ports(kind) & AccessNet::from_all(abi)).is_empty()) {
         (_, true) => ", any port",
         (Kind::Relay, _) => ", no port of its choice",
         (Kind::Resolver, _) => ", no TCP port of its own",
-        (Kind::Control | Kind::Examiner | Kind::Reporter | Kind::Opener, _) => ", no TCP",
+        (Kind::Control | Kind::Examiner | Kind::Reader | Kind::Reporter | Kind::Opener, _) => ", no TCP",
     };
     let signals = if (scopes(kind) & Scope::from_all(abi)).is_empty() { "" } else { ", no signals" };
     format!("{files}{ports}{signals}")

@@ -45,6 +45,8 @@ pub(crate) enum Kind {
     Resolver,
     /// A child that opens, makes or removes one file for an operator.
     Opener,
+    /// A child that reads the configuration file or the files of TLS as the supervisor's user.
+    Reader,
     /// A child that renders a report: it runs as the supervisor, and reads a table that a stranger may have written.
     Reporter,
 }
@@ -91,8 +93,8 @@ impl Sandbox {
     pub(crate) fn root(&self, kind: Kind) -> Option<BorrowedFd<'_>> {
         match kind {
             Kind::Relay | Kind::Examiner => self.empty_root.as_ref().map(|root| root.as_fd()),
-            // They look for files: of operators, and of the resolver.
-            Kind::Control | Kind::Resolver | Kind::Opener | Kind::Reporter => None,
+            // They look for files: of operators, of the resolver, and of whoever started pen.
+            Kind::Control | Kind::Resolver | Kind::Opener | Kind::Reader | Kind::Reporter => None,
         }
     }
 
@@ -107,7 +109,7 @@ impl Sandbox {
         }));
         if self.landlock > 0 {
             landlock::restrict(kind, self.landlock).map_err(at("landlock"))?;
-            if kind != Kind::Resolver && std::fs::read_dir("/").is_ok() {
+            if !landlock::lists_directories(kind) && std::fs::read_dir("/").is_ok() {
                 return Err(at("verify landlock")("a directory can still be read"));
             }
         }
@@ -122,6 +124,17 @@ impl Sandbox {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Reduces a child that goes on as the supervisor's user to reading files.
+    ///
+    /// # Errors
+    /// As [`Sandbox::enter`].
+    pub(crate) fn enter_reader(&self) -> io::Result<()> {
+        let witness = Witness::call();
+        supervisor::keep_capabilities(&supervisor::OF_READER, &[CapSet::Effective, CapSet::Permitted])
+            .map_err(at("capabilities"))?;
+        self.enter(Kind::Reader, &witness)
     }
 
     /// Reduces a child that goes on as the supervisor's user to what a report needs.

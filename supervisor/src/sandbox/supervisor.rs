@@ -67,6 +67,9 @@ const OF_SUPERVISOR: [Capability; 8] = [
     Capability::CAP_SYS_CHROOT,
 ];
 
+/// What a child needs that reads files of others.
+pub(super) const OF_READER: [Capability; 1] = [Capability::CAP_DAC_OVERRIDE];
+
 /// What a child needs that replaces the file of `-w`.
 pub(super) const OF_REPORTER: [Capability; 2] = [Capability::CAP_DAC_OVERRIDE, Capability::CAP_FOWNER];
 

@@ -20,7 +20,7 @@ use super::Service;
 use super::desk::{By, PATIENCE, Progress, Settling, Stage, Then};
 use super::notices::Success;
 use super::prepare::{Change, Move, NewLog};
-use crate::config_file;
+use crate::config_file::{self, Loaded};
 use crate::control::{Body, Reply};
 use crate::examine::Examining;
 use crate::fetch::{Fetched, Fetching, JailedPath, Wanted};
@@ -70,6 +70,10 @@ pub(super) enum Purpose {
     Reopen,
     /// The commands of an operator's `include`.
     Include(Command),
+    /// The commands of the configuration file, for HUP.
+    Reload,
+    /// The files of TLS for a change that is at hand otherwise.
+    Keys(Box<(Change, Batch)>),
     /// What commands need. The text is the beginning of what is said if it cannot be had.
     Need(Need, String, Box<Batch>),
 }
@@ -124,6 +128,10 @@ impl Service {
     }
 
     fn fetch(&mut self, wanted: &Wanted, purpose: Purpose, now: Instant) -> Progress {
+        if self.desk.hangs() {
+            let why = "not now: too many processes hang in a file system that does not answer";
+            return self.fetched(Err(why.into()), purpose, now);
+        }
         match Fetching::begin(wanted, &self.inheritance.jail, now) {
             Ok(fetching) => Progress::Wait(Stage::Fetching(fetching, purpose)),
             Err(error) => self.fetched(Err(format!("not now: {}", why(&error))), purpose, now),
@@ -134,18 +142,17 @@ impl Service {
     pub(super) fn fetched(&mut self, fetched: Result<Fetched, String>, purpose: Purpose, now: Instant) -> Progress {
         match (purpose, fetched) {
             (Purpose::Reopen, fetched) => self.held_log(fetched),
-            (Purpose::Include(include), fetched) => {
-                let commands = fetched.and_then(|fetched| fetched.commands().map_err(|error| why(&error)));
-                let (commands, errors) = match commands {
-                    Ok(Ok(commands)) => (commands, Vec::new()),
-                    Ok(Err(errors)) => (Vec::new(), errors),
-                    Err(why) => (Vec::new(), vec![why]),
-                };
-                let batch = Batch::new(Source::Operator(include), commands);
-                if errors.is_empty() { self.look_up(batch, now) } else { self.refuse(&batch, errors) }
+            (Purpose::Include(include), fetched) => match loaded(fetched) {
+                Ok(loaded) => self.look_up(Batch::new(Source::Operator(include), loaded.commands), now),
+                Err(errors) => self.refuse(&Batch::new(Source::Operator(include), Vec::new()), errors),
+            },
+            (Purpose::Reload, fetched) => self.reloaded(fetched, now),
+            (Purpose::Keys(waiting), fetched) => {
+                let (change, batch) = *waiting;
+                self.gathered_keys(fetched, change, batch, now)
             }
             (Purpose::Need(_, at, batch), Err(why)) => self.refuse(&batch, vec![at + &why]),
-            (Purpose::Need(need, _, mut batch), Ok(Fetched { descriptor, place })) => {
+            (Purpose::Need(need, _, mut batch), Ok(Fetched { descriptor, place, .. })) => {
                 match need {
                     Need::Log => batch.held.log = Some(descriptor),
                     Need::Status => batch.held.status = Some(descriptor),
@@ -182,7 +189,12 @@ impl Service {
                 None => Progress::Done(Reply::none()),
             };
         };
-        let loaded = config_file::load(path).and_then(|mut loaded| {
+        self.fetch(&Wanted::Configuration(path.clone()), Purpose::Reload, now)
+    }
+
+    /// Goes on with the configuration file.
+    fn reloaded(&mut self, fetched: Result<Fetched, String>, now: Instant) -> Progress {
+        let loaded = loaded(fetched).and_then(|mut loaded| {
             absolute(&self.standing.base, &mut loaded.commands)?;
             Ok(loaded)
         });
@@ -230,18 +242,44 @@ impl Service {
             };
         }
         match self.prepare(&mut batch) {
-            Ok(change) => self.examine(change, batch, now),
+            Ok((change, true)) => self.gather_keys(change, batch, now),
+            Ok((change, false)) => self.commit(change, &batch, now),
             Err(errors) => self.refuse(&batch, errors),
         }
     }
 
-    /// Has new files of TLS examined before anything is put in force.
-    fn examine(&mut self, change: Change, batch: Batch, now: Instant) -> Progress {
+    /// Has the files of TLS read before anything is put in force.
+    fn gather_keys(&mut self, change: Change, batch: Batch, now: Instant) -> Progress {
+        let held = change.ocsp.as_ref().map_or(self.standing.ocsp.as_ref(), Option::as_ref);
+        let held = held.map(OwnedFd::try_clone).transpose();
+        let tls = Box::new(change.settings.tls.clone());
+        let wanted = held.map(|held| Wanted::Keys(tls, held, change.settings.generation));
+        let purpose = Purpose::Keys(Box::new((change, batch)));
+        match wanted {
+            Ok(wanted) => self.fetch(&wanted, purpose, now),
+            Err(error) => {
+                self.fetched(Err(format!("the files of TLS cannot be read now: {}", why(&error))), purpose, now)
+            }
+        }
+    }
+
+    /// Has the files of TLS examined that were read.
+    fn gathered_keys(
+        &mut self,
+        fetched: Result<Fetched, String>,
+        mut change: Change,
+        batch: Batch,
+        now: Instant,
+    ) -> Progress {
         let Inheritance { jail, examine_tls, .. } = &self.inheritance;
-        match change.tls.as_ref().map(|files| Examining::begin(files, *examine_tls, jail, now)) {
-            None => self.commit(change, &batch, now),
-            Some(Ok(examining)) => Progress::Wait(Stage::Examining(examining, Box::new((change, batch)))),
-            Some(Err(why)) => self.refuse(&batch, vec![why]),
+        let begun = fetched.and_then(|Fetched { descriptor, notices, .. }| {
+            change.notices.extend(notices);
+            let files = change.tls.insert(descriptor);
+            Examining::begin(files, *examine_tls, jail, now)
+        });
+        match begun {
+            Ok(examining) => Progress::Wait(Stage::Examining(examining, Box::new((change, batch)))),
+            Err(why) => self.refuse(&batch, vec![why]),
         }
     }
 
@@ -412,6 +450,12 @@ impl Service {
             }
         }
     }
+}
+
+/// The commands that were fetched, or everything that is wrong with them.
+fn loaded(fetched: Result<Fetched, String>) -> Result<Loaded, Vec<String>> {
+    let commands = fetched.and_then(|fetched| fetched.commands().map_err(|error| why(&error)));
+    commands.unwrap_or_else(|why| Err(vec![why]))
 }
 
 /// Where a path leads that an operator named.

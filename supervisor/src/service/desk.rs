@@ -44,6 +44,8 @@ pub(super) struct Desk {
     /// The exit command was given.
     exit: bool,
     serial: u32,
+    /// Children of jobs that are over, still to be reaped: those that a file system keeps stay here.
+    leaving: Vec<Pid>,
 }
 
 #[derive(Debug)]
@@ -224,8 +226,17 @@ impl Desk {
         }
     }
 
+    /// Whether so many children of earlier jobs hang that there should not be another.
+    pub(super) fn hangs(&self) -> bool {
+        self.leaving.len() >= MOST_LEAVING
+    }
+
     /// Whether this child was one of a job.
     pub(super) fn reaped(&mut self, child: Pid, status: WaitStatus) -> bool {
+        if let Some(index) = self.leaving.iter().position(|leaving| *leaving == child) {
+            self.leaving.swap_remove(index);
+            return true;
+        }
         match self.job.as_mut().map(|job| &mut job.stage) {
             Some(Stage::Asking(asking, _, _)) => asking.reaped(child),
             Some(Stage::Fetching(fetching, _)) => fetching.reaped(child),
@@ -335,7 +346,10 @@ impl Service {
             },
             Stage::Fetching(fetching, purpose) => match fetching.read(now) {
                 None => Progress::Wait(Stage::Fetching(fetching, purpose)),
-                Some(fetched) => self.fetched(fetched, purpose, now),
+                Some(fetched) => {
+                    self.desk.leaving.extend(fetching.end());
+                    self.fetched(fetched, purpose, now)
+                }
             },
             Stage::Asking(mut asking, inquiry, mut batch) => match asking.read(now) {
                 None => Progress::Wait(Stage::Asking(asking, inquiry, batch)),
@@ -436,6 +450,9 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Most commands that wait: as many as the control process has operators.
 const MOST_WAITING: usize = 64;
+
+/// Most children that hang in file systems: each keeps a process and its memory, and a further one would hang too.
+const MOST_LEAVING: usize = 16;
 
 /// Most steps in one turn of the loop.
 const MOST_STEPS: usize = 32;

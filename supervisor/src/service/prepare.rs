@@ -38,7 +38,7 @@ pub(super) struct Change {
     pub(super) listen: Option<Move>,
     pub(super) log: Option<Option<NewLog>>,
     pub(super) status: Option<Option<StatusFile>>,
-    /// The files of TLS, still to be examined.
+    /// The files of TLS, once they were read; still to be examined.
     pub(super) tls: Option<OwnedFd>,
     /// The certificates in them, once they were.
     pub(super) certificates: Vec<Fact>,
@@ -70,14 +70,14 @@ pub(super) struct NewLog {
 }
 
 impl Service {
-    /// Checks everything, and gets hold of everything that is needed.
-    pub(super) fn prepare(&mut self, batch: &mut Batch) -> Result<Change, Vec<String>> {
+    /// Checks everything, and gets hold of everything that is needed but the files of TLS; says whether these are to be read.
+    pub(super) fn prepare(&mut self, batch: &mut Batch) -> Result<(Change, bool), Vec<String>> {
         let one = |why: String| vec![why];
         let Checked { mut settings, address, mut notices } = self.checked(batch)?;
         let log = self.new_log(batch).map_err(one)?;
         let status = self.new_status_file(batch).map_err(one)?;
         let ocsp = self.new_ocsp(batch).map_err(one)?;
-        let tls = self.new_tls(batch, &settings, ocsp.as_ref(), &mut notices).map_err(one)?;
+        let reads_keys = self.reads_keys(batch, &settings);
         let running = &self.inheritance.settings;
         settings.generation = running.generation + 1;
         if settings.connections_max > running.connections_max {
@@ -88,7 +88,8 @@ impl Service {
         let at = batch.last(listen).map_or(String::new(), |(_, at)| at);
         let moved = address.map(|(local, addresses)| self.new_listener(batch, local, &addresses, &mut notices));
         let listen = moved.transpose().map_err(|why| one(at + &why))?;
-        Ok(Change { settings, encoded, listen, log, status, tls, certificates: Vec::new(), ocsp, notices })
+        let (tls, certificates) = (None, Vec::new());
+        Ok((Change { settings, encoded, listen, log, status, tls, certificates, ocsp, notices }, reads_keys))
     }
 
     /// Checks what can be without opening anything.
@@ -315,23 +316,11 @@ impl Service {
         self.standing.ocsp.is_none() && Some(path) == self.inheritance.settings.tls.ocsp.as_deref()
     }
 
-    /// The files of TLS, if they are to be read again: whenever their reading was asked for, by HUP too, and when their use changes.
-    fn new_tls(
-        &self,
-        batch: &Batch,
-        settings: &Settings,
-        ocsp: Option<&Option<OwnedFd>>,
-        notices: &mut Vec<String>,
-    ) -> Result<Option<OwnedFd>, String> {
+    /// Whether the files of TLS are to be read again: whenever their reading was asked for, by HUP too, and when their use changes.
+    fn reads_keys(&self, batch: &Batch, settings: &Settings) -> bool {
         let names_files = |placed: &Placed| matches!(placed.command, Command::SslOcsp(_) | Command::SslNames(_));
         let is_asked = matches!(batch.source, Source::File) || batch.commands.iter().any(names_files);
-        if !settings.tls.is_on() || !(is_asked || settings.tls != self.inheritance.settings.tls) {
-            return Ok(None);
-        }
-        let held = ocsp.map_or(self.standing.ocsp.as_ref(), Option::as_ref);
-        let (files, about) = keys::gather(&settings.tls, held, settings.generation + 1)?;
-        notices.extend(about);
-        Ok(Some(files))
+        settings.tls.is_on() && (is_asked || settings.tls != self.inheritance.settings.tls)
     }
 
     /// The request log, if the commands change it.

@@ -34,43 +34,52 @@ enum Fate {
 
 use Fate::{Fails, Killed, Works};
 
-type Trial = (&'static str, fn() -> io::Result<()>, [Fate; 6]);
+type Trial = (&'static str, fn() -> io::Result<()>, [Fate; 7]);
 
-/// What is tried, and what comes of it in a worker, the examiner of TLS, the control process, the resolver, an opener and a reporter.
+/// What is tried, and what comes of it in a worker, the examiner of TLS, the control process, the resolver, an opener,
+/// a reader and a reporter.
 const TRIALS: &[Trial] = &[
-    ("open", || File::open("/etc/passwd").map(drop), [Fails, Fails, Works, Works, Works, Works]),
-    ("make a file", || made(File::create("/tmp/pen-trial").map(drop)), [Fails, Fails, Works, Killed, Works, Works]),
-    ("list a directory", || fs::read_dir("/").map(drop), [Fails, Fails, Fails, Works, Fails, Fails]),
-    ("make a directory", || fs::create_dir("/tmp/pen-trial.d"), [Killed; 6]),
-    ("make a link", || std::os::unix::fs::symlink("/etc/shadow", "/tmp/pen-trial.l"), [Killed; 6]),
-    ("make a fifo", fifo, [Killed; 6]),
-    ("execute", || Err(Command::new("/bin/true").exec()), [Killed; 6]),
-    ("fork", || Command::new("/bin/true").spawn().map(drop), [Killed; 6]),
-    ("trace another process", || Ok(ptrace::attach(getppid())?), [Killed; 6]),
-    ("be traced", || Ok(ptrace::traceme()?), [Killed; 6]),
-    ("signal another process", || Ok(kill(getppid(), None)?), [Killed; 6]),
-    ("signal a thread of another process", tgkill, [Killed; 6]),
-    ("become root", || Ok(setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0))?), [Killed; 6]),
-    ("change the root directory", || Ok(chroot("/")?), [Killed; 6]),
-    ("have a user namespace", || Ok(unshare(CloneFlags::CLONE_NEWUSER)?), [Killed; 6]),
-    ("leave a core", || Ok(prctl::set_dumpable(true)?), [Killed; 6]),
-    ("raise a limit", || Ok(setrlimit(Resource::RLIMIT_CORE, 1, 1)?), [Fails, Fails, Killed, Killed, Killed, Killed]),
-    ("have UDP", || UdpSocket::bind("127.0.0.1:0").map(drop), [Works, Killed, Killed, Works, Killed, Killed]),
-    ("have TCP", || socket(Domain::IPV4, Type::STREAM, None), [Works, Killed, Killed, Works, Killed, Killed]),
-    ("have Multipath TCP", || socket(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)), [Killed; 6]),
-    ("have raw IP", || socket(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)), [Killed; 6]),
-    ("have packets", || socket(Domain::PACKET, Type::RAW, None), [Killed; 6]),
-    ("have vsock", || socket(Domain::VSOCK, Type::STREAM, None), [Killed; 6]),
+    ("open", || File::open("/etc/passwd").map(drop), [Fails, Fails, Works, Works, Works, Works, Works]),
+    (
+        "make a file",
+        || made(File::create("/tmp/pen-trial").map(drop)),
+        [Fails, Fails, Works, Killed, Works, Killed, Works],
+    ),
+    ("list a directory", || fs::read_dir("/").map(drop), [Fails, Fails, Fails, Works, Fails, Works, Fails]),
+    ("make a directory", || fs::create_dir("/tmp/pen-trial.d"), [Killed; 7]),
+    ("make a link", || std::os::unix::fs::symlink("/etc/shadow", "/tmp/pen-trial.l"), [Killed; 7]),
+    ("make a fifo", fifo, [Killed; 7]),
+    ("execute", || Err(Command::new("/bin/true").exec()), [Killed; 7]),
+    ("fork", || Command::new("/bin/true").spawn().map(drop), [Killed; 7]),
+    ("trace another process", || Ok(ptrace::attach(getppid())?), [Killed; 7]),
+    ("be traced", || Ok(ptrace::traceme()?), [Killed; 7]),
+    ("signal another process", || Ok(kill(getppid(), None)?), [Killed; 7]),
+    ("signal a thread of another process", tgkill, [Killed; 7]),
+    ("become root", || Ok(setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0))?), [Killed; 7]),
+    ("change the root directory", || Ok(chroot("/")?), [Killed; 7]),
+    ("have a user namespace", || Ok(unshare(CloneFlags::CLONE_NEWUSER)?), [Killed; 7]),
+    ("leave a core", || Ok(prctl::set_dumpable(true)?), [Killed; 7]),
+    (
+        "raise a limit",
+        || Ok(setrlimit(Resource::RLIMIT_CORE, 1, 1)?),
+        [Fails, Fails, Killed, Killed, Killed, Killed, Killed],
+    ),
+    ("have UDP", || UdpSocket::bind("127.0.0.1:0").map(drop), [Works, Killed, Killed, Works, Killed, Killed, Killed]),
+    ("have TCP", || socket(Domain::IPV4, Type::STREAM, None), [Works, Killed, Killed, Works, Killed, Killed, Killed]),
+    ("have Multipath TCP", || socket(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)), [Killed; 7]),
+    ("have raw IP", || socket(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)), [Killed; 7]),
+    ("have packets", || socket(Domain::PACKET, Type::RAW, None), [Killed; 7]),
+    ("have vsock", || socket(Domain::VSOCK, Type::STREAM, None), [Killed; 7]),
     (
         "have a packet filter",
         || socket(Domain::from(libc::AF_NETLINK), Type::RAW, Some(Protocol::from(libc::NETLINK_NETFILTER))),
-        [Killed; 6],
+        [Killed; 7],
     ),
-    ("take a port", || bind(10_007), [Fails, Killed, Killed, Fails, Killed, Killed]),
-    ("take an address", || bind(0), [Works, Killed, Killed, Fails, Killed, Killed]),
-    ("connect", connect, [Works, Killed, Killed, Works, Killed, Killed]),
-    ("have others wait", others_wait, [Killed, Killed, Works, Works, Killed, Killed]),
-    ("panic", || panic!("on purpose"), [Fails; 6]),
+    ("take a port", || bind(10_007), [Fails, Killed, Killed, Fails, Killed, Killed, Killed]),
+    ("take an address", || bind(0), [Works, Killed, Killed, Fails, Killed, Killed, Killed]),
+    ("connect", connect, [Works, Killed, Killed, Works, Killed, Killed, Killed]),
+    ("have others wait", others_wait, [Killed, Killed, Works, Works, Killed, Killed, Killed]),
+    ("panic", || panic!("on purpose"), [Fails; 7]),
 ];
 
 fn made(result: io::Result<()>) -> io::Result<()> {
@@ -152,6 +161,7 @@ fn trial() {
         }
     };
     let entered = match kind {
+        Kind::Reader => sandbox.enter_reader().map_err(|error| error.to_string()),
         Kind::Reporter => sandbox.enter_reporter().map_err(|error| error.to_string()),
         kind => {
             // Its descriptors are closed, and must not be closed again.
