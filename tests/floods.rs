@@ -50,6 +50,28 @@ fn failed_handshakes_are_told_once_a_second_by_all_workers_together() {
     assert!(lines <= most, "{lines} lines in {most} s");
 }
 
+#[test]
+fn the_end_of_a_flood_of_refused_requests_is_told() {
+    const REQUESTS: usize = 20;
+    let server = Backend::named("one");
+    let pen = Pen::builder().workers(1).server(&server).options(["-H"]).start();
+    for _ in 0..REQUESTS {
+        let mut client = TcpStream::connect(pen.address()).unwrap();
+        client.write_all(b"this is no request\r\n\r\n").unwrap();
+        // Until it is refused.
+        let _ = std::io::copy(&mut client, &mut std::io::sink());
+    }
+    eventually("all are told of", || {
+        let said = pen.said();
+        let lines = said.lines().filter(|line| line.contains("request refused: "));
+        let told = |line: &str| {
+            let more = line.split_once(" (").and_then(|(_, more)| more.split_once(" more were refused"));
+            1 + more.map_or(0, |(number, _)| number.parse::<usize>().unwrap())
+        };
+        lines.map(told).sum::<usize>() == REQUESTS
+    });
+}
+
 /// Clients that send these bytes and nothing more.
 fn unfinished(pen: &Pen, clients: usize, bytes: &[u8]) -> Vec<TcpStream> {
     let client = |_| {

@@ -301,7 +301,12 @@ impl Relay<'_> {
     /// Counts a client that no server could be used for, and says so now and then.
     fn count_unserved(&mut self) {
         self.counters.unserved += 1;
-        if self.supervisor.may_tell(Rated::Unserved, self.now) {
+        self.tell_unserved();
+    }
+
+    /// Tells of clients that no server could be used for, unless some were told of just now.
+    pub(super) fn tell_unserved(&mut self) {
+        if self.counters.unserved > self.unserved_told && self.supervisor.may_tell(Rated::Unserved, self.now) {
             let clients = self.counters.unserved - std::mem::replace(&mut self.unserved_told, self.counters.unserved);
             self.supervisor.tell(Event::Unserved { clients }, &mut self.counters);
         }

@@ -21,6 +21,14 @@ pub const ANSWERS: u64 = 60_000;
 /// Milliseconds that bytes are held of which it cannot be told whether they are a request (`http mixed`).
 pub const PROTOCOL: u64 = 2_000;
 
+/// The last refused request, and how many others the supervisor was not told of.
+#[derive(Debug)]
+pub struct UntoldRefusals {
+    client: ClientKey,
+    reason: Refusal,
+    others: u64,
+}
+
 impl Relay<'_> {
     /// Begins to follow a connection whose server is connected, if that is asked for.
     pub(super) fn follow_http(&mut self, place: u32) {
@@ -83,15 +91,23 @@ impl Relay<'_> {
     /// Counts a refused request, and tells of it at a limited rate.
     fn tell_refusal(&mut self, place: u32, reason: Refusal) {
         self.counters.requests_refused.count(reason);
-        self.untold_refusals += 1;
         let connection = &self.pool[place];
         let client = connection.key.unwrap_or(ClientKey::UNIX);
         if self.debug.on(1) {
             let number = connection.number;
             self.debug.say(1, format_args!("connection {number}: request refused: {reason}"));
         }
-        if self.supervisor.may_tell(Rated::Request, self.now) {
-            let others = std::mem::take(&mut self.untold_refusals) - 1;
+        let others = self.untold_refusals.take().map_or(0, |untold| untold.others + 1);
+        self.untold_refusals = Some(UntoldRefusals { client, reason, others });
+        self.tell_refusals();
+    }
+
+    /// Tells of refused requests, unless some were told of just now.
+    pub(super) fn tell_refusals(&mut self) {
+        if self.untold_refusals.is_none() || !self.supervisor.may_tell(Rated::Request, self.now) {
+            return;
+        }
+        if let Some(UntoldRefusals { client, reason, others }) = self.untold_refusals.take() {
             let event = Event::RequestRefused { client: client.bytes(), reason, others };
             self.supervisor.tell(event, &mut self.counters);
         }

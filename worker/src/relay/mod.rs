@@ -63,6 +63,7 @@ use pen_table::{Seat, Table};
 use accept::Accepting;
 use connection::{Name, Pool, State};
 use debug::Debug;
+use forwarded::UntoldRefusals;
 use handshake::UntoldHandshakes;
 use idle::Idle;
 use idlers::Idlers;
@@ -152,7 +153,7 @@ struct Relay<'t> {
     /// Failed handshakes that the supervisor was not told of.
     untold_handshakes: Option<UntoldHandshakes>,
     /// Refused requests that the supervisor was not told of.
-    untold_refusals: u64,
+    untold_refusals: Option<UntoldRefusals>,
     /// How many of the clients that no server could be used for the supervisor was told of.
     unserved_told: u64,
     /// Open connections as the other workers know them.
@@ -215,7 +216,7 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         counters: Counters::default(),
         tls,
         untold_handshakes: None,
-        untold_refusals: 0,
+        untold_refusals: None,
         unserved_told: 0,
         published: None,
         now: clock::now(),
@@ -379,8 +380,7 @@ impl Relay<'_> {
             self.flush_log();
         }
         if self.untold_due().is_some_and(|due| due <= self.now) {
-            self.tell_handshakes();
-            self.tell_crowded();
+            self.tell_untold();
         }
         if self.supervisor.counters_due().is_some_and(|due| due <= self.now) {
             self.give_memory_back();
@@ -392,14 +392,24 @@ impl Relay<'_> {
     fn untold_due(&self) -> Option<u64> {
         let handshakes = self.untold_handshakes.as_ref().map(|_| Rated::Handshake);
         let crowded = self.unfinished.is_untold().then_some(Rated::Crowded);
-        [handshakes, crowded].into_iter().flatten().map(|kind| self.supervisor.may_tell_from(kind)).min()
+        let refusals = self.untold_refusals.as_ref().map(|_| Rated::Request);
+        let unserved = (self.counters.unserved > self.unserved_told).then_some(Rated::Unserved);
+        let kinds = [handshakes, crowded, refusals, unserved];
+        kinds.into_iter().flatten().map(|kind| self.supervisor.may_tell_from(kind)).min()
+    }
+
+    /// Tells what may be told by now.
+    fn tell_untold(&mut self) {
+        self.tell_handshakes();
+        self.tell_crowded();
+        self.tell_refusals();
+        self.tell_unserved();
     }
 
     /// Writes out the log and gives all places back; the sockets close with the process.
     fn stop(&mut self) {
         self.flush_log();
-        self.tell_handshakes();
-        self.tell_crowded();
+        self.tell_untold();
         for place in 0..self.pool.places() {
             if self.pool[place].state != State::Free {
                 self.cut(place);
