@@ -59,9 +59,13 @@ pub fn in_own_network(name: &str, setup: &[String]) -> bool {
     }
     let script = format!("set -e; ip link set lo up; {}; exec \"$0\" --exact {name} --nocapture", setup.join("; "));
     let test = std::env::current_exe().unwrap();
-    let status =
-        Command::new("unshare").args(["--net", "--mount", "sh", "-c", &script]).arg(test).env(INSIDE, "1").status();
-    assert!(status.unwrap().success(), "{name} failed in its own network");
+    let inner =
+        Command::new("unshare").args(["--net", "--mount", "sh", "-c", &script]).arg(test).env(INSIDE, "1").output();
+    let inner = inner.unwrap();
+    // Shown only if it says something that the outer run does not say by itself.
+    let said = [inner.stdout, inner.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+    said.lines().filter(|line| line.contains(": skipped, ")).for_each(|line| eprintln!("{line}"));
+    assert!(inner.status.success(), "{name} failed in its own network:\n{said}");
     false
 }
 
