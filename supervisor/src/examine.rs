@@ -10,15 +10,13 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
-use nix::sys::wait::waitpid;
-use nix::unistd::{Pid, getpid};
+use nix::unistd::Pid;
 use pen_contract::channel::{Channel, Received};
 use pen_contract::codec;
 use pen_contract::tls::{Examined, Fact, MOST_CERTIFICATES, Purpose};
 use serde::{Deserialize, Serialize};
 
-use crate::child::Child;
-use crate::helper::Nothing;
+use crate::helper::{Helper, Nothing};
 use crate::interrupt::Interrupts;
 use crate::jail::Jail;
 use crate::memory;
@@ -41,11 +39,9 @@ enum Finding {
 /// A child at work.
 #[derive(Debug)]
 pub(crate) struct Examining {
-    channel: Channel<Nothing, Finding>,
+    helper: Helper<Nothing, Finding>,
     /// Where the child writes what it found.
     memory: File,
-    /// None once it was waited for: then the pid can be somebody else's.
-    child: Option<Child>,
     deadline: Instant,
 }
 
@@ -70,13 +66,13 @@ pub(crate) fn examine(
                 let _ = poll(&mut polled, until(examining.deadline()));
                 drop(polled);
                 if let Err(error) = interrupts.check() {
-                    examining.end();
+                    examining.helper.end();
                     return Err(error);
                 }
             }
         }
     };
-    examining.end();
+    examining.helper.end();
     found.map_err(StartError)
 }
 
@@ -87,17 +83,17 @@ impl Examining {
     /// There can be no child now.
     pub(crate) fn begin(files: &OwnedFd, examiner: Examiner, jail: &Jail, now: Instant) -> Result<Examining, String> {
         let cannot = |error| format!("the files of TLS cannot be examined now: {}", why(&error));
-        let (ours, theirs): (Channel<Nothing, Finding>, Channel<Finding, Nothing>) = Channel::pair().map_err(cannot)?;
         let memory = memory::new().map_err(cannot)?;
-        let supervisor = getpid();
-        let work = || answer(files, examiner, jail, supervisor, &theirs, &memory);
-        let child = Child::fork(jail.identity.uid, work).map_err(cannot)?;
-        Ok(Examining { channel: ours, memory, child: Some(child), deadline: now + PATIENCE })
+        let work = |channel: &Channel<Finding, Nothing>, supervisor| {
+            answer(files, examiner, jail, supervisor, channel, &memory)
+        };
+        let helper = Helper::begin(jail.identity.uid, work).map_err(cannot)?;
+        Ok(Examining { helper, memory, deadline: now + PATIENCE })
     }
 
     /// To be polled for reading.
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
-        self.channel.as_fd()
+        self.helper.descriptor()
     }
 
     /// When it is to be read at the latest.
@@ -107,7 +103,7 @@ impl Examining {
 
     /// What came of it, once it is known.
     pub(crate) fn read(&self, now: Instant) -> Option<Result<Examined, String>> {
-        match self.channel.receive() {
+        match self.helper.receive() {
             Ok(Received::Message(Finding::Good, _)) => Some(
                 found(&self.memory).map_err(|error| format!("the files of TLS cannot be examined: {}", why(&error))),
             ),
@@ -120,24 +116,7 @@ impl Examining {
 
     /// Whether this child was the one; it has been waited for.
     pub(crate) fn reaped(&mut self, child: Pid) -> bool {
-        self.child.take_if(|own| own.pid == child).is_some()
-    }
-
-    /// Ends and reaps the child, which takes no time that matters.
-    fn end(mut self) {
-        if let Some(child) = self.child.take() {
-            child.kill();
-            let _ = waitpid(child.pid, None);
-        }
-    }
-}
-
-/// The child is killed; whoever waits for this process's children reaps it.
-impl Drop for Examining {
-    fn drop(&mut self) {
-        if let Some(child) = self.child {
-            child.kill();
-        }
+        self.helper.reaped(child)
     }
 }
 

@@ -28,9 +28,8 @@ use pen_contract::tls::Tls;
 use pen_contract::walk;
 use serde::{Deserialize, Serialize};
 
-use crate::child::Child;
 use crate::config_file::{self, Loaded};
-use crate::helper::Nothing;
+use crate::helper::{Helper, Nothing};
 use crate::jail::Jail;
 use crate::keys;
 use crate::listen::{self, Listener, SocketPath};
@@ -181,9 +180,7 @@ fn check(commands: Commands) -> io::Result<Commands> {
 /// A child at work.
 #[derive(Debug)]
 pub(crate) struct Fetching {
-    channel: Channel<Nothing, Answer>,
-    /// None once it was waited for: then the pid can be somebody else's.
-    child: Option<Child>,
+    helper: Helper<Nothing, Answer>,
     deadline: Instant,
     /// What is said if the deadline passes.
     late: String,
@@ -195,15 +192,13 @@ impl Fetching {
     /// # Errors
     /// There can be no child now.
     pub(crate) fn begin(wanted: &Wanted, jail: &Jail, now: Instant) -> io::Result<Fetching> {
-        let (ours, theirs): (Channel<Nothing, Answer>, Channel<Answer, Nothing>) = Channel::pair()?;
-        let supervisor = getpid();
-        let child = Child::fork(jail.identity.uid, || answer(wanted, jail, supervisor, &theirs))?;
-        Ok(Fetching { channel: ours, child: Some(child), deadline: now + wanted.patience(), late: wanted.late() })
+        let helper = Helper::begin(jail.identity.uid, |channel, supervisor| answer(wanted, jail, supervisor, channel))?;
+        Ok(Fetching { helper, deadline: now + wanted.patience(), late: wanted.late() })
     }
 
     /// To be polled for reading.
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
-        self.channel.as_fd()
+        self.helper.descriptor()
     }
 
     /// When it is to be read at the latest.
@@ -213,7 +208,7 @@ impl Fetching {
 
     /// What came of it, once it is known.
     pub(crate) fn read(&self, now: Instant) -> Option<Result<Fetched, String>> {
-        match self.channel.receive() {
+        match self.helper.receive() {
             Ok(Received::Message(Answer::Here { place, notices }, Some(descriptor))) => {
                 let notices = notices.iter().map(|notice| printable(notice)).collect();
                 Some(Ok(Fetched { descriptor, place, notices }))
@@ -229,21 +224,12 @@ impl Fetching {
 
     /// Whether this child was the one; it has been waited for.
     pub(crate) fn reaped(&mut self, child: Pid) -> bool {
-        self.child.take_if(|own| own.pid == child).is_some()
+        self.helper.reaped(child)
     }
 
-    /// Ends it. Returns the child that is still to be reaped.
+    /// Kills it. Returns the child that is still to be reaped.
     pub(crate) fn end(self) -> Option<Pid> {
-        self.child.map(|child| child.pid)
-    }
-}
-
-/// The child is killed; whoever waits for this process's children reaps it.
-impl Drop for Fetching {
-    fn drop(&mut self) {
-        if let Some(child) = self.child {
-            child.kill();
-        }
+        self.helper.child()
     }
 }
 

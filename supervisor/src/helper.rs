@@ -74,6 +74,11 @@ impl<Question, Answer> Helper<Question, Answer> {
         self.child.take_if(|own| own.pid == child).is_some()
     }
 
+    /// The child, unless it was waited for.
+    pub(crate) fn child(&self) -> Option<Pid> {
+        self.child.map(|child| child.pid)
+    }
+
     /// Kills the child, which is still to be reaped.
     pub(crate) fn kill(&self) {
         if let Some(child) = self.child {
