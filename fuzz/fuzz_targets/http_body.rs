@@ -9,7 +9,7 @@ use pen_worker::parts::Body;
 /// Where the body ends or fails; the number of bytes taken.
 fn follow(input: &[u8], size: usize, unseen: bool) -> Result<usize, (usize, Refusal)> {
     let (mut body, mut taken) = (Body::chunked(), 0);
-    while taken < input.len() && !body.is_over() && !body.is_before_trailers() {
+    while taken < input.len() && !body.is_over() {
         let rest = &input[taken..];
         let certain = usize::try_from(body.certain()).unwrap_or(usize::MAX).min(rest.len());
         if unseen && certain > 0 {
@@ -17,7 +17,10 @@ fn follow(input: &[u8], size: usize, unseen: bool) -> Result<usize, (usize, Refu
             taken += certain;
             continue;
         }
+        // Trailers stay where they are. That there are none is seen by two bytes at once.
+        let size = if body.is_before_trailers() { size.max(2) } else { size };
         match body.follow(&rest[..size.min(rest.len())]) {
+            Ok(0) if body.is_before_trailers() => break,
             Ok(step) => taken += step,
             Err((good, why)) => return Err((taken + good, why)),
         }
