@@ -39,7 +39,7 @@ pub fn look(records: &[u8]) -> Hello {
         at = piece.end;
         match (head[0], pieces.is_empty()) {
             // Sent for the sake of boxes in between (RFC 8446, D.4).
-            (CHANGE_CIPHER_SPEC, true) => continue,
+            (CHANGE_CIPHER_SPEC, true) if size == 1 => continue,
             (HANDSHAKE, _) if (1..=LONGEST_RECORD).contains(&size) => {}
             _ => return Hello::Other,
         }
@@ -233,6 +233,8 @@ mod tests {
         }
         assert_eq!(look(&[0x16, 3, 1, 0x40, 0, 1, 0xff, 0xff, 0xff]), Hello::Incomplete);
         assert_eq!(look(&[0x16, 3, 1, 0x40, 1, 1]), Hello::Other);
+        // One byte is all that such a record has; a longer one is not waited for.
+        assert_eq!(look(&[0x14, 3, 0x79, 0x80, 0xd6, 0xf9]), Hello::Other);
         assert!(matches!(look(&[&[20, 3, 3, 0, 1, 1][..], &whole].concat()), Hello::Illegal(_)));
     }
 }
