@@ -206,7 +206,7 @@ fn put_in_place(
     let temporary = temporary(&entry, writer)?;
     let file = match make(&temporary) {
         Ok(file) => file,
-        Err(error) if cannot_create(&error) => return overwrite(&entry, render),
+        Err(error) if cannot_create(&error) => return overwrite(&entry, render).and_then(|file| settle(&file)),
         Err(error) => return Err(error),
     };
     let written = file.set_permissions(Permissions::from_mode(mode(&entry))).and_then(|()| render_to(&file, render));
@@ -240,8 +240,10 @@ fn cannot_create(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }
 
-fn overwrite(entry: &Entry, render: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    fill(&entry.open(OFlags::WRONLY, 0)?, render)
+fn overwrite(entry: &Entry, render: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<File> {
+    let file = entry.open(OFlags::WRONLY, 0)?;
+    fill(&file, render)?;
+    Ok(file)
 }
 
 fn render_to(file: &File, render: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {

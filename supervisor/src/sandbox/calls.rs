@@ -69,6 +69,12 @@ impl Kind {
                 // The commands of a file go to the supervisor in memory that is sealed.
                 calls.checked.push(only(libc::SYS_fcntl, 1, libc::F_ADD_SEALS.cast_unsigned()));
             }
+            Kind::Writer => {
+                calls.plain.extend(FILES_LOOKED_FOR.iter().chain(FILES_WRITTEN));
+                calls.checked.push(FCNTLS.checked(1));
+                // A file that cannot be replaced is overwritten, under a lock.
+                calls.checked.push(only(libc::SYS_fcntl, 1, libc::F_SETLKW.cast_unsigned()));
+            }
             Kind::Reader => {
                 calls.plain.extend(SOCKETS.iter().chain(FILES_LOOKED_FOR).chain(READER));
                 calls.plain.retain(|call| !FILES_OPENED.iter().any(|(opening, _)| opening == call));

@@ -57,7 +57,7 @@ fn files(kind: Kind) -> BitFlags<AccessFs> {
         | AccessFs::IoctlDev;
     match kind {
         Kind::Relay | Kind::Examiner => BitFlags::EMPTY,
-        Kind::Control | Kind::Reporter => written,
+        Kind::Control | Kind::Writer | Kind::Reporter => written,
         Kind::Opener => written | AccessFs::MakeSock,
         Kind::Resolver | Kind::Reader => AccessFs::ReadFile | AccessFs::ReadDir,
     }
@@ -73,7 +73,7 @@ fn ports(kind: Kind) -> BitFlags<AccessNet> {
     match kind {
         // Servers may be anywhere, and the network's access lists know better.
         Kind::Relay | Kind::Resolver => AccessNet::BindTcp.into(),
-        Kind::Control | Kind::Examiner | Kind::Reader | Kind::Reporter | Kind::Opener => {
+        Kind::Control | Kind::Examiner | Kind::Reader | Kind::Reporter | Kind::Opener | Kind::Writer => {
             AccessNet::BindTcp | AccessNet::ConnectTcp
         }
     }
@@ -82,7 +82,7 @@ fn ports(kind: Kind) -> BitFlags<AccessNet> {
 /// What ends at the process: signals, and connections to abstract Unix sockets.
 fn scopes(kind: Kind) -> BitFlags<Scope> {
     match kind {
-        Kind::Relay | Kind::Examiner | Kind::Control | Kind::Opener | Kind::Reader => {
+        Kind::Relay | Kind::Examiner | Kind::Control | Kind::Opener | Kind::Writer | Kind::Reader => {
             Scope::Signal | Scope::AbstractUnixSocket
         }
         // Local daemons that resolve names or log may be met at such sockets.
@@ -95,7 +95,7 @@ pub(super) fn words(kind: Kind, version: i32) -> String {
     let abi = ABI::from(version.min(TESTED));
     let files = match kind {
         Kind::Relay | Kind::Examiner => "no file",
-        Kind::Control | Kind::Reporter => "files read, written and removed",
+        Kind::Control | Kind::Writer | Kind::Reporter => "files read, written and removed",
         Kind::Opener => "files and sockets opened, made and removed",
         Kind::Resolver | Kind::Reader => "files read",
     };
@@ -103,7 +103,7 @@ pub(super) fn words(kind: Kind, version: i32) -> String {
         (_, true) => ", any port",
         (Kind::Relay, _) => ", no port of its choice",
         (Kind::Resolver, _) => ", no TCP port of its own",
-        (Kind::Control | Kind::Examiner | Kind::Reader | Kind::Reporter | Kind::Opener, _) => ", no TCP",
+        (Kind::Control | Kind::Examiner | Kind::Reader | Kind::Reporter | Kind::Opener | Kind::Writer, _) => ", no TCP",
     };
     let signals = if (scopes(kind) & Scope::from_all(abi)).is_empty() { "" } else { ", no signals" };
     format!("{files}{ports}{signals}")

@@ -45,6 +45,8 @@ pub(crate) enum Kind {
     Resolver,
     /// A child that opens, makes or removes one file for an operator.
     Opener,
+    /// A child that writes the settings into the file of `-F` for an operator.
+    Writer,
     /// A child that reads the configuration file or the files of TLS as the supervisor's user.
     Reader,
     /// A child that renders a report: it runs as the supervisor, and reads a table that a stranger may have written.
@@ -94,7 +96,7 @@ impl Sandbox {
         match kind {
             Kind::Relay | Kind::Examiner => self.empty_root.as_ref().map(|root| root.as_fd()),
             // They look for files: of operators, of the resolver, and of whoever started pen.
-            Kind::Control | Kind::Resolver | Kind::Opener | Kind::Reader | Kind::Reporter => None,
+            Kind::Control | Kind::Resolver | Kind::Opener | Kind::Writer | Kind::Reader | Kind::Reporter => None,
         }
     }
 

@@ -59,6 +59,7 @@ pub(crate) fn table(jail: &Jail) -> String {
         ("control", Kind::Control),
         ("resolver", Kind::Resolver),
         ("opener", Kind::Opener),
+        ("writer", Kind::Writer),
         ("reader", Kind::Reader),
         ("reporter", Kind::Reporter),
     ];
@@ -73,7 +74,11 @@ pub(crate) fn table(jail: &Jail) -> String {
 fn line(jail: &Jail, kind: Kind) -> String {
     let Jail { root, identity, sandbox } = jail;
     let root = match (kind, root) {
-        (Kind::Resolver | Kind::Reader | Kind::Reporter, _) | (_, None) if sandbox.root(kind).is_none() => "/".into(),
+        (Kind::Resolver | Kind::Writer | Kind::Reader | Kind::Reporter, _) | (_, None)
+            if sandbox.root(kind).is_none() =>
+        {
+            "/".into()
+        }
         (_, Some(root)) => root.display().to_string(),
         _ => "an empty directory".into(),
     };
@@ -81,7 +86,7 @@ fn line(jail: &Jail, kind: Kind) -> String {
         Kind::Reader => "as the supervisor; capabilities dac_override at most".into(),
         Kind::Reporter => "as the supervisor; capabilities dac_override,fowner at most".into(),
         Kind::Resolver => format!("uid {}; {}; not dumpable; no core", user::of_resolver(identity).uid, of_jailed()),
-        Kind::Relay | Kind::Examiner | Kind::Control | Kind::Opener => {
+        Kind::Relay | Kind::Examiner | Kind::Control | Kind::Opener | Kind::Writer => {
             format!("uid {}; {}; not dumpable; no core", identity.uid, of_jailed())
         }
     };

@@ -322,7 +322,7 @@ impl Service {
                     // Where a link leads, that file is written; who may write it, the rights of the operators say.
                     let path = &std::fs::canonicalize(path).unwrap_or(path.to_path_buf());
                     // The reply's memory is written through a descriptor that has to stay.
-                    jail.enter(Kind::Opener, supervisor, &[reply]).map_err(io::Error::other)?;
+                    jail.enter(Kind::Writer, supervisor, &[reply]).map_err(io::Error::other)?;
                     status_file::rewrite(path, Writer::Command(supervisor.as_raw().unsigned_abs()), put)
                         .map_err(|error| not_written(path, error))
                 }

@@ -34,52 +34,61 @@ enum Fate {
 
 use Fate::{Fails, Killed, Works};
 
-type Trial = (&'static str, fn() -> io::Result<()>, [Fate; 7]);
+type Trial = (&'static str, fn() -> io::Result<()>, [Fate; 8]);
 
 /// What is tried, and what comes of it in a worker, the examiner of TLS, the control process, the resolver, an opener,
-/// a reader and a reporter.
+/// a writer, a reader and a reporter.
 const TRIALS: &[Trial] = &[
-    ("open", || File::open("/etc/passwd").map(drop), [Fails, Fails, Works, Works, Works, Works, Works]),
+    ("open", || File::open("/etc/passwd").map(drop), [Fails, Fails, Works, Works, Works, Works, Works, Works]),
     (
         "make a file",
         || made(File::create("/tmp/pen-trial").map(drop)),
-        [Fails, Fails, Works, Killed, Works, Killed, Works],
+        [Fails, Fails, Works, Killed, Works, Works, Killed, Works],
     ),
-    ("list a directory", || fs::read_dir("/").map(drop), [Fails, Fails, Fails, Works, Fails, Works, Fails]),
-    ("make a directory", || fs::create_dir("/tmp/pen-trial.d"), [Killed; 7]),
-    ("make a link", || std::os::unix::fs::symlink("/etc/shadow", "/tmp/pen-trial.l"), [Killed; 7]),
-    ("make a fifo", fifo, [Killed; 7]),
-    ("execute", || Err(Command::new("/bin/true").exec()), [Killed; 7]),
-    ("fork", || Command::new("/bin/true").spawn().map(drop), [Killed; 7]),
-    ("trace another process", || Ok(ptrace::attach(getppid())?), [Killed; 7]),
-    ("be traced", || Ok(ptrace::traceme()?), [Killed; 7]),
-    ("signal another process", || Ok(kill(getppid(), None)?), [Killed; 7]),
-    ("signal a thread of another process", tgkill, [Killed; 7]),
-    ("become root", || Ok(setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0))?), [Killed; 7]),
-    ("change the root directory", || Ok(chroot("/")?), [Killed; 7]),
-    ("have a user namespace", || Ok(unshare(CloneFlags::CLONE_NEWUSER)?), [Killed; 7]),
-    ("leave a core", || Ok(prctl::set_dumpable(true)?), [Killed; 7]),
+    ("list a directory", || fs::read_dir("/").map(drop), [Fails, Fails, Fails, Works, Fails, Fails, Works, Fails]),
+    ("make a directory", || fs::create_dir("/tmp/pen-trial.d"), [Killed; 8]),
+    ("make a link", || std::os::unix::fs::symlink("/etc/shadow", "/tmp/pen-trial.l"), [Killed; 8]),
+    ("make a fifo", fifo, [Killed; 8]),
+    ("execute", || Err(Command::new("/bin/true").exec()), [Killed; 8]),
+    ("fork", || Command::new("/bin/true").spawn().map(drop), [Killed; 8]),
+    ("trace another process", || Ok(ptrace::attach(getppid())?), [Killed; 8]),
+    ("be traced", || Ok(ptrace::traceme()?), [Killed; 8]),
+    ("signal another process", || Ok(kill(getppid(), None)?), [Killed; 8]),
+    ("signal a thread of another process", tgkill, [Killed; 8]),
+    ("become root", || Ok(setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0))?), [Killed; 8]),
+    ("change the root directory", || Ok(chroot("/")?), [Killed; 8]),
+    ("have a user namespace", || Ok(unshare(CloneFlags::CLONE_NEWUSER)?), [Killed; 8]),
+    ("leave a core", || Ok(prctl::set_dumpable(true)?), [Killed; 8]),
     (
         "raise a limit",
         || Ok(setrlimit(Resource::RLIMIT_CORE, 1, 1)?),
-        [Fails, Fails, Killed, Killed, Killed, Killed, Killed],
+        [Fails, Fails, Killed, Killed, Killed, Killed, Killed, Killed],
     ),
-    ("have UDP", || UdpSocket::bind("127.0.0.1:0").map(drop), [Works, Killed, Killed, Works, Killed, Killed, Killed]),
-    ("have TCP", || socket(Domain::IPV4, Type::STREAM, None), [Works, Killed, Killed, Works, Killed, Killed, Killed]),
-    ("have Multipath TCP", || socket(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)), [Killed; 7]),
-    ("have raw IP", || socket(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)), [Killed; 7]),
-    ("have packets", || socket(Domain::PACKET, Type::RAW, None), [Killed; 7]),
-    ("have vsock", || socket(Domain::VSOCK, Type::STREAM, None), [Killed; 7]),
+    (
+        "have UDP",
+        || UdpSocket::bind("127.0.0.1:0").map(drop),
+        [Works, Killed, Killed, Works, Killed, Killed, Killed, Killed],
+    ),
+    (
+        "have TCP",
+        || socket(Domain::IPV4, Type::STREAM, None),
+        [Works, Killed, Killed, Works, Killed, Killed, Killed, Killed],
+    ),
+    ("have Multipath TCP", || socket(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)), [Killed; 8]),
+    ("have raw IP", || socket(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)), [Killed; 8]),
+    ("have packets", || socket(Domain::PACKET, Type::RAW, None), [Killed; 8]),
+    ("have vsock", || socket(Domain::VSOCK, Type::STREAM, None), [Killed; 8]),
     (
         "have a packet filter",
         || socket(Domain::from(libc::AF_NETLINK), Type::RAW, Some(Protocol::from(libc::NETLINK_NETFILTER))),
-        [Killed; 7],
+        [Killed; 8],
     ),
-    ("take a port", || bind(10_007), [Fails, Killed, Killed, Fails, Killed, Killed, Killed]),
-    ("take an address", || bind(0), [Works, Killed, Killed, Fails, Killed, Killed, Killed]),
-    ("connect", connect, [Works, Killed, Killed, Works, Killed, Killed, Killed]),
-    ("have others wait", others_wait, [Killed, Killed, Works, Works, Killed, Killed, Killed]),
-    ("panic", || panic!("on purpose"), [Fails; 7]),
+    ("take a port", || bind(10_007), [Fails, Killed, Killed, Fails, Killed, Killed, Killed, Killed]),
+    ("take an address", || bind(0), [Works, Killed, Killed, Fails, Killed, Killed, Killed, Killed]),
+    ("connect", connect, [Works, Killed, Killed, Works, Killed, Killed, Killed, Killed]),
+    ("lock a file", lock, [Killed, Killed, Killed, Killed, Killed, Works, Killed, Works]),
+    ("have others wait", others_wait, [Killed, Killed, Works, Works, Killed, Killed, Killed, Killed]),
+    ("panic", || panic!("on purpose"), [Fails; 8]),
 ];
 
 fn made(result: io::Result<()>) -> io::Result<()> {
@@ -106,6 +115,10 @@ fn bind(port: u16) -> io::Result<()> {
 /// A descriptor that other processes have too no longer says at once that there is nothing.
 fn others_wait() -> io::Result<()> {
     Ok(rustix::io::ioctl_fionbio(io::stdin(), false)?)
+}
+
+fn lock() -> io::Result<()> {
+    Ok(rustix::fs::fcntl_lock(io::stdin(), rustix::fs::FlockOperation::LockShared)?)
 }
 
 /// That nobody is there is an answer too.

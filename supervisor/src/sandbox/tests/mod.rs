@@ -4,8 +4,16 @@ mod inside;
 
 use super::*;
 
-const KINDS: [Kind; 7] =
-    [Kind::Relay, Kind::Examiner, Kind::Control, Kind::Resolver, Kind::Opener, Kind::Reader, Kind::Reporter];
+const KINDS: [Kind; 8] = [
+    Kind::Relay,
+    Kind::Examiner,
+    Kind::Control,
+    Kind::Resolver,
+    Kind::Opener,
+    Kind::Writer,
+    Kind::Reader,
+    Kind::Reporter,
+];
 
 fn allowed(kind: Kind, call: libc::c_long) -> bool {
     let calls = kind.calls(1);
