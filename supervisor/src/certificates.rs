@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use pen_contract::tls::{Fact, Purpose};
@@ -39,21 +39,24 @@ impl Certificates {
         }
     }
 
-    /// What those of files that were read again are beside these, a phrase for each certificate that is new or gone. Of a new chain only the
-    /// server's own certificate is told.
+    /// What those of files that were read again are beside these: a phrase for each certificate that was renewed, is new or is gone,
+    /// chains and authorities included.
     pub(crate) fn renewed(&self, read: &[Fact]) -> Vec<String> {
-        let identity = |fact: &Fact| (fact.file.clone(), fact.issuer.clone(), fact.serial.clone(), fact.not_after);
-        let known: HashSet<_> = self.facts.iter().map(identity).collect();
-        let new: Vec<&Fact> = read.iter().filter(|fact| !known.contains(&identity(fact))).collect();
-        let own = |fact: &&&Fact| matches!(fact.purpose, Purpose::Server(_));
-        let has_own = new.iter().any(|fact| own(&fact));
-        let told = new.iter().filter(|fact| !has_own || own(fact)).map(|fact| {
-            let until = fact.not_after.map_or(String::new(), |end| format!(" until {}", moment(end)));
-            format!("certificate renewed: {} in {}{until}", fact.name, fact.file)
-        });
-        let files: HashSet<&str> = read.iter().map(|fact| fact.file.as_str()).collect();
-        let gone = self.facts.iter().filter(|fact| !files.contains(fact.file.as_str()));
-        told.chain(gone.map(|fact| format!("certificate gone: {} in {}", fact.name, fact.file))).collect()
+        let mut new = beyond(read, &self.facts);
+        let mut phrases = Vec::new();
+        for old in beyond(&self.facts, read) {
+            let line = match new.iter().position(|new| follows(new, old)).map(|place| new.remove(place)) {
+                Some(new) => format!("certificate renewed: {} in {}{}", new.name, new.file, until(new)),
+                None => format!("certificate gone: {} in {}", old.name, old.file),
+            };
+            phrases.push((old, line));
+        }
+        phrases.extend(
+            new.iter().map(|new| (*new, format!("certificate new: {} in {}{}", new.name, new.file, until(new)))),
+        );
+        // Of many only the first are told: what clients are shown first.
+        phrases.sort_by_key(|(fact, _)| !matches!(fact.purpose, Purpose::Server(_)));
+        phrases.into_iter().map(|(_, line)| line).collect()
     }
 
     /// What the administrator should hear now: once a day.
@@ -64,6 +67,44 @@ impl Certificates {
         self.due = now + DAY;
         warnings(&self.facts, OffsetDateTime::now_utc().unix_timestamp())
     }
+}
+
+/// The certificates of the first that are not among the second, each as often as it is there more often.
+fn beyond<'f>(these: &'f [Fact], others: &[Fact]) -> Vec<&'f Fact> {
+    let mut known: HashMap<_, usize> = HashMap::new();
+    others.iter().for_each(|fact| *known.entry(identity(fact)).or_default() += 1);
+    let mut beyond = Vec::new();
+    for fact in these {
+        match known.get_mut(&identity(fact)).filter(|count| **count > 0) {
+            Some(count) => *count -= 1,
+            None => beyond.push(fact),
+        }
+    }
+    beyond
+}
+
+/// What makes a certificate another one.
+fn identity(fact: &Fact) -> (&str, (u8, Option<&str>), &str, &str, Option<i64>) {
+    (&fact.file, what_for(&fact.purpose), &fact.issuer, &fact.serial, fact.not_after)
+}
+
+fn what_for(purpose: &Purpose) -> (u8, Option<&str>) {
+    match purpose {
+        Purpose::Server(name) => (0, name.as_deref()),
+        Purpose::Chain(name) => (1, name.as_deref()),
+        Purpose::Authority(name) => (2, name.as_deref()),
+    }
+}
+
+/// Whether one stands where the other stood: of a file's own certificate there is one, and others have their names.
+fn follows(new: &Fact, old: &Fact) -> bool {
+    let is_own = matches!(new.purpose, Purpose::Server(_));
+    new.file == old.file && what_for(&new.purpose) == what_for(&old.purpose) && (is_own || new.name == old.name)
+}
+
+/// Until when a certificate is valid, if that is known.
+fn until(fact: &Fact) -> String {
+    fact.not_after.map_or(String::new(), |end| format!(" until {}", moment(end)))
 }
 
 /// A line for each certificate that has expired, will within two weeks, or is not valid yet.
@@ -158,15 +199,30 @@ pub(crate) mod tests {
     #[test]
     fn certificates_that_are_new_or_gone_are_told() {
         let (old, now) = (fact(NOW, NOW), Instant::now());
-        let chain = |serial: &str| Fact { purpose: Purpose::Chain(None), serial: serial.into(), ..fact(NOW, NOW) };
+        let chain = |serial: &str| Fact {
+            purpose: Purpose::Chain(None),
+            serial: serial.into(),
+            name: "CN=Int".into(),
+            ..fact(NOW, NOW)
+        };
         let certificates = Certificates::new(vec![old.clone(), chain("01")], now);
         assert_eq!(certificates.renewed(&[old.clone(), chain("01")]), [""; 0]);
         let until = "in /etc/www.pem until 2026-11-02 04:10:21 UTC";
         let new = Fact { serial: "0B".into(), ..old.clone() };
-        assert_eq!(certificates.renewed(&[new, chain("02")]), [format!("certificate renewed: CN=www {until}")]);
+        let renewed = |name: &str| format!("certificate renewed: CN={name} {until}");
+        let gone = |name: &str| format!("certificate gone: CN={name} in /etc/www.pem");
+        assert_eq!(certificates.renewed(&[new.clone(), chain("01")]), [renewed("www")]);
+        assert_eq!(certificates.renewed(&[new.clone(), chain("02")]), [renewed("www"), renewed("Int")]);
+        assert_eq!(certificates.renewed(&[new]), [renewed("www"), gone("Int")], "the chain is lost");
         let other = Fact { name: "CN=CA".into(), ..chain("02") };
-        assert_eq!(certificates.renewed(&[old, other]), [format!("certificate renewed: CN=CA {until}")]);
-        assert_eq!(certificates.renewed(&[]), ["certificate gone: CN=www in /etc/www.pem"; 2]);
+        assert_eq!(
+            certificates.renewed(&[old.clone(), other]),
+            [gone("Int"), format!("certificate new: CN=CA {until}")]
+        );
+        assert_eq!(certificates.renewed(std::slice::from_ref(&old)), [gone("Int")]);
+        let twice = [old, chain("01"), chain("01")];
+        assert_eq!(certificates.renewed(&twice), [format!("certificate new: CN=Int {until}")]);
+        assert_eq!(certificates.renewed(&[]), [gone("www"), gone("Int")]);
     }
 
     #[test]
