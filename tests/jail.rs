@@ -219,3 +219,22 @@ fn jailed_workers_leave_when_the_supervisor_is_killed() {
     eventually("they are gone", || workers.iter().all(Process::gone));
     assert!(!held.read(1).is_ok_and(|bytes| !bytes.is_empty()));
 }
+
+#[test]
+fn an_error_about_an_operators_file_names_the_jail() {
+    if !needs_root("an_error_about_an_operators_file_names_the_jail") {
+        return;
+    }
+    let server = Backend::named("a");
+    let (builder, jail) = jailed(&server);
+    let pen = builder.control().start();
+    let place = format!("(in the jail {})", jail.display());
+    for word in ["log", "status_file", "web_stats", "write"] {
+        let why = format!("{word}: /no/such: no such file or directory {place}");
+        assert_eq!(pen.refuses(&format!("{word} /no/such")), why);
+    }
+    for line in ["include /no/such", "listen /no/such"] {
+        let why = pen.refuses(line);
+        assert!(why.ends_with(&place), "{line}: {why}");
+    }
+}

@@ -1,6 +1,7 @@
 //! What a worker is born with: the supervisor's side of the bargain at fork time.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use crate::channel::Channel;
 use crate::ids::WorkerId;
@@ -72,6 +73,8 @@ pub struct ControlStart {
     pub listener: OwnedFd,
     /// The settings in force.
     pub settings: Settings,
+    /// Its root directory as everybody else calls it (`-j`), for messages.
+    pub jail: Option<PathBuf>,
 }
 
 /// Where the request log goes.

@@ -88,8 +88,9 @@ impl ControlPort {
             Ok(listener) => {
                 let hello = FromStartingWorker::Hello { protocol: PROTOCOL_VERSION, layout: LAYOUT_VERSION };
                 let settings = inheritance.settings.clone();
+                let jail = inheritance.jail.root.clone();
                 match channel.send(&hello, None) {
-                    Ok(_) => (self.entry)(ControlStart { channel, listener, settings }),
+                    Ok(_) => (self.entry)(ControlStart { channel, listener, settings, jail }),
                     Err(_) => 1,
                 }
             }

@@ -144,14 +144,17 @@ impl Service {
             (Purpose::Reopen, fetched) => self.held_log(fetched),
             (Purpose::Include(include), fetched) => match loaded(fetched) {
                 Ok(loaded) => self.look_up(Batch::new(Source::Operator(include), loaded.commands), now),
-                Err(errors) => self.refuse(&Batch::new(Source::Operator(include), Vec::new()), errors),
+                Err(errors) => {
+                    let errors = errors.into_iter().map(|why| self.with_jail(&include, why)).collect();
+                    self.refuse(&Batch::new(Source::Operator(include), Vec::new()), errors)
+                }
             },
             (Purpose::Reload, fetched) => self.reloaded(fetched, now),
             (Purpose::Keys(waiting), fetched) => {
                 let (change, batch) = *waiting;
                 self.gathered_keys(fetched, change, batch, now)
             }
-            (Purpose::Need(_, at, batch), Err(why)) => self.refuse(&batch, vec![at + &why]),
+            (Purpose::Need(_, at, batch), Err(why)) => self.refuse(&batch, vec![at + &why + &self.in_the_jail()]),
             (Purpose::Need(need, _, mut batch), Ok(Fetched { descriptor, place, .. })) => {
                 match need {
                     Need::Log => batch.held.log = Some(descriptor),
@@ -164,6 +167,21 @@ impl Service {
                 }
                 self.change(*batch, now)
             }
+        }
+    }
+
+    /// Where the files are that operators name, for a message about one of them.
+    fn in_the_jail(&self) -> String {
+        self.inheritance.jail.root.as_ref().map_or(String::new(), |root| format!(" (in the jail {})", root.display()))
+    }
+
+    /// An error about an operator's file of commands; one that cannot be had is looked for in the jail.
+    fn with_jail(&self, include: &Command, error: String) -> String {
+        match include {
+            Command::Include(path) if error.starts_with(&format!("{}: ", in_jail(path).display())) => {
+                error + &self.in_the_jail()
+            }
+            _ => error,
         }
     }
 

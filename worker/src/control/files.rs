@@ -30,16 +30,16 @@ pub struct Named {
 /// Why a file cannot be had: a part of the reply.
 type Why = String;
 
-/// Opens the file that a command names, if it names one. `ticket` tells the temporary files of several operators apart.
+/// Opens the file that a command names, if it names one. `word` is what the operator called the command; `ticket` tells the temporary files of several operators apart.
 ///
 /// # Errors
 /// The reply: which command, which file, and why.
-pub fn open(command: &Command, ticket: u64) -> Result<Named, String> {
+pub fn open(command: &Command, word: &str, ticket: u64) -> Result<Named, String> {
     let plain = |file| Named { file: Some(file), replacement: None };
-    let (word, path, opened) = match command {
-        Command::Log(Some(LogTarget::File(path))) => ("log", path, to_append(path).map(plain)),
-        Command::WebStats(Some(path)) => ("web_stats", path, to_overwrite(path).map(plain)),
-        Command::Write(Some(path)) => ("write", path, to_replace(path, ticket)),
+    let (path, opened) = match command {
+        Command::Log(Some(LogTarget::File(path))) => (path, to_append(path).map(plain)),
+        Command::WebStats(Some(path)) => (path, to_overwrite(path).map(plain)),
+        Command::Write(Some(path)) => (path, to_replace(path, ticket)),
         // If it is not there, the supervisor may know it: it reads those that the administrator named.
         Command::SslOcsp(Some(path)) => return Ok(to_read(path).map(plain).unwrap_or_default()),
         _ => return Ok(Named::default()),
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn a_command_without_a_file_opens_none() {
         for command in [Command::Log(None), Command::Write(None), Command::WebStats(None), Command::Pid] {
-            assert!(open(&command, 0).unwrap().file.is_none());
+            assert!(open(&command, "", 0).unwrap().file.is_none());
         }
     }
 
@@ -247,11 +247,12 @@ mod tests {
         let missing = directory.path().join("no/such");
         let shown = missing.display();
         let log = Command::Log(Some(LogTarget::File(missing.clone())));
-        assert_eq!(open(&log, 0).unwrap_err(), format!("log: {shown}: no such file or directory"));
+        assert_eq!(open(&log, "log", 0).unwrap_err(), format!("log: {shown}: no such file or directory"));
+        let status = Command::WebStats(Some(missing.clone()));
         for (command, word) in
-            [(Command::Write(Some(missing.clone())), "write"), (Command::WebStats(Some(missing.clone())), "web_stats")]
+            [(Command::Write(Some(missing.clone())), "write"), (status.clone(), "web_stats"), (status, "status_file")]
         {
-            assert_eq!(open(&command, 0).unwrap_err(), format!("{word}: {shown}: no such file or directory"));
+            assert_eq!(open(&command, word, 0).unwrap_err(), format!("{word}: {shown}: no such file or directory"));
         }
     }
 

@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
@@ -62,6 +63,8 @@ struct Control {
     link: Link,
     /// The access list in force.
     acl: Acl,
+    /// Its root directory as everybody else calls it.
+    jail: Option<PathBuf>,
     /// By ticket, so in the order in which they came.
     operators: BTreeMap<u64, Operator>,
     next_ticket: u64,
@@ -73,7 +76,7 @@ struct Control {
 
 /// Runs the control process until the supervisor tells it to stop or is gone. Returns the exit status.
 pub fn run(start: ControlStart) -> i32 {
-    let ControlStart { channel, listener, settings } = start;
+    let ControlStart { channel, listener, settings, jail } = start;
     let poll = match Poll::new().and_then(|poll| watch_own(&poll, &channel, &listener).map(|()| poll)) {
         Ok(poll) => poll,
         Err(error) => {
@@ -92,6 +95,7 @@ pub fn run(start: ControlStart) -> i32 {
         listener,
         link: Link::new(channel.into_phase()),
         acl: governing(settings),
+        jail,
         operators: BTreeMap::new(),
         next_ticket: 0,
         ready: Vec::new(),
@@ -268,7 +272,9 @@ impl Control {
     fn on_line(&mut self, ticket: u64, line: &[u8]) {
         let asked = read(line).and_then(|command| match command {
             Command::Nothing => Ok(None),
-            command => files::open(&command, ticket).map(|named| Some((command, named))),
+            command => files::open(&command, word(line), ticket)
+                .map(|named| Some((command, named)))
+                .map_err(|why| why + &self.place()),
         });
         match asked {
             Ok(None) => self.answer(ticket, Reply::text(Outcome::Done, String::new())),
@@ -282,6 +288,11 @@ impl Control {
         }
     }
 
+    /// Where the files are that operators name, for a message about one of them.
+    fn place(&self) -> String {
+        self.jail.as_ref().map_or(String::new(), |jail| format!(" (in the jail {})", jail.display()))
+    }
+
     /// Gives an operator the reply.
     fn answer(&mut self, ticket: u64, reply: Reply) {
         if let Some(operator) = self.operators.get_mut(&ticket) {
@@ -289,6 +300,12 @@ impl Control {
             self.ready.push(ticket);
         }
     }
+}
+
+/// The word of a command, as it was given: some commands have two.
+fn word(line: &[u8]) -> &str {
+    let first = line.split(u8::is_ascii_whitespace).find(|word| !word.is_empty()).unwrap_or_default();
+    std::str::from_utf8(first).unwrap_or_default()
 }
 
 /// Reads a command. The error is the reply.

@@ -31,7 +31,8 @@ impl Process {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let (theirs, ours) = Channel::<FromStartingControl, ToControl>::pair().unwrap();
-        let start = ControlStart { channel: theirs, listener: listener.into(), settings };
+        let jail = None;
+        let start = ControlStart { channel: theirs, listener: listener.into(), settings, jail };
         let thread = thread::spawn(move || run(start));
         let FromStartingControl::Ready = message(&ours) else { panic!("the first message is Ready") };
         Process { channel: ours.into_phase(), address, thread: Some(thread) }
