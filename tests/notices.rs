@@ -143,10 +143,25 @@ fn renewed_certificates_are_told_and_others_are_not() {
     let begin = format!("certificate renewed: CN=a.test in {} until ", path.display());
     assert!(told.starts_with(&begin) && !told.contains(';'), "{told}");
     assert_eq!(reloaded(&pen, "blacklist 2\n"), "blacklist 2");
+    // A certificate of the chain comes and goes.
+    let own = fs::read_to_string(&path).unwrap();
+    fs::write(&path, own.clone() + authority.pem()).unwrap();
+    let told = reloaded(&pen, "blacklist 2\n");
+    assert!(told.starts_with("certificate new: CN=root in ") && !told.contains(';'), "{told}");
+    fs::write(&path, &own).unwrap();
+    assert_eq!(reloaded(&pen, "blacklist 2\n"), format!("certificate gone: CN=root in {}", path.display()));
     // A key alone that is bad is no success.
     write(&path, &Identity { key: authority.issue(&["b.test"]).key, ..authority.issue(&["a.test"]) });
     let before = lines(&pen, "reloaded ").len();
     pen.supervisor().signal(Signal::HUP);
     pen.hears("the configuration file is not used");
     assert_eq!(lines(&pen, "reloaded ").len(), before);
+}
+
+#[test]
+fn the_end_by_command_is_told_with_who_did_it() {
+    let server = Backend::named("a");
+    let mut pen = Pen::builder().server(&server).control().options(["-X"]).start();
+    pen.ends_when(|pen| pen.tells("exit", ""));
+    assert_eq!(lines(&pen, "operator: "), ["operator: exit, by 127.0.0.1"]);
 }

@@ -264,7 +264,16 @@ fn tls_is_in_the_file_and_other_files_need_no_restart() {
     let mut known = other.client().is(&first);
     assert_eq!(known.ask(pen.address(), "localhost").unwrap().0, "a");
     rewrite(&pen, |text| text.replace(&new, "") + "no certificate\nno require_client_cert\nno client_ca\n");
-    pen.hears("no certificate: TLS is on, and to turn it off: needs a restart");
+    let line = |said: &str| {
+        let text = fs::read_to_string(file(&pen)).unwrap();
+        let number = text.lines().position(|line| line == said).unwrap() + 1;
+        format!("pen.cfg:{number}: {said}: ")
+    };
+    pen.hears(&(line("no certificate") + "TLS is on, and turning it off needs a restart"));
+    for kept in ["no require_client_cert", "no client_ca"] {
+        pen.hears(&(line(kept) + "is not put in force, because turning TLS off needs a restart"));
+    }
+    pen.tells("show require_client_cert", "require_client_cert");
     assert_eq!(known.ask(pen.address(), "localhost").unwrap().0, "a");
 }
 
@@ -297,6 +306,12 @@ fn write_replies_with_the_file_and_follows_a_link_to_where_its_user_may_write() 
     assert!(pen.tell("write").is_empty() || !is_root());
     assert!(fs::symlink_metadata(file(&pen)).unwrap().is_symlink());
     assert!(fs::read_to_string(&target).unwrap().contains("\ntimeout 9\n"));
+    // The file may be written and its directory not: it is overwritten.
+    chown(&mine, Some(0), Some(0)).unwrap();
+    pen.tells("timeout 8", "8");
+    pen.tells("write", "");
+    assert!(fs::read_to_string(&target).unwrap().contains("\ntimeout 8\n"));
+    assert_eq!(fs::read_dir(&mine).unwrap().count(), 1);
     chown(&target, Some(0), Some(0)).unwrap();
     chown(&mine, Some(0), Some(0)).unwrap();
     assert!(pen.refuses("write").contains("permission denied"));

@@ -28,7 +28,7 @@ use pen_contract::ids::WorkerId;
 use pen_contract::stats::Counters;
 
 use self::crowd::Crowd;
-use self::desk::Desk;
+use self::desk::{By, Desk};
 use self::notices::Notices;
 use crate::StartError;
 use crate::control::Control;
@@ -71,10 +71,11 @@ pub(crate) struct Service {
 }
 
 /// Why serving ends.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 enum Stop {
     Signal(Signal),
-    Command,
+    /// The exit command, by whom.
+    Command(By),
 }
 
 /// What the death of a worker means.
@@ -166,14 +167,15 @@ impl Service {
             while let Some(request) = signals.next() {
                 stop = stop.or(self.obey(request));
             }
-            stop = stop.or(self.desk.ends().then_some(Stop::Command));
+            stop = stop.or(self.desk.ends().map(Stop::Command));
         }
         let why = match stop {
             Some(Stop::Signal(signal)) => format!("stopping on signal {signal}"),
-            Some(Stop::Command) | None => "stopping on the exit command".into(),
+            Some(Stop::Command(by)) => format!("stopping on the exit command, by {by}"),
+            None => "stopping".into(),
         };
         match stop {
-            Some(Stop::Command) => self.tell_operator("exit", Instant::now()),
+            Some(Stop::Command(by)) => self.tell_operator(&format!("exit, by {by}"), Instant::now()),
             Some(Stop::Signal(_)) | None => self.say.debug(&why),
         }
         self.notify.stopping(&why, Instant::now());

@@ -41,8 +41,8 @@ pub(super) struct Desk {
     reread: bool,
     /// Something is left to be begun at once.
     more: bool,
-    /// The exit command was given.
-    exit: bool,
+    /// Who gave the exit command.
+    exit: Option<By>,
     serial: u32,
     /// Children of jobs that are over, still to be reaped: those that a file system keeps stay here.
     leaving: Vec<Pid>,
@@ -180,13 +180,13 @@ impl Desk {
     }
 
     /// Whether pen is to end.
-    pub(super) fn ends(&self) -> bool {
+    pub(super) fn ends(&self) -> Option<By> {
         self.exit
     }
 
     /// Has pen end.
-    pub(super) fn exit(&mut self) {
-        self.exit = true;
+    pub(super) fn exit(&mut self, by: By) {
+        self.exit = Some(by);
     }
 
     /// The control process died, and its operators are gone. What is being done is finished all the same.
@@ -284,7 +284,7 @@ impl Desk {
     /// Takes what is to be begun next; a command only if it can be answered. Where both wait, commands and signals take turns: whoever sends
     /// HUP again and again must not shut operators out.
     fn next(&mut self, answerable: bool) -> Option<Job> {
-        let commands = answerable && !self.exit && !self.queue.is_empty();
+        let commands = answerable && self.exit.is_none() && !self.queue.is_empty();
         self.after_hangup = self.hangup && !(self.after_hangup && commands);
         if self.after_hangup {
             // It reads the files of TLS too.
@@ -505,7 +505,7 @@ mod tests {
         desk.hang_up();
         assert_eq!(begun(&mut desk, false), "H");
         assert_eq!(begun(&mut desk, false), "-");
-        desk.exit();
+        desk.exit(By::Hangup);
         assert_eq!(begun(&mut desk, true), "-", "pen ends");
     }
 }

@@ -107,7 +107,7 @@ impl Service {
         let mut notices = self.check(batch, &settings).map_err(one)?;
         let running = &self.inheritance.settings;
         if settings.tls.is_on() != running.tls.is_on() {
-            notices.push(format!("{}: needs a restart", in_words(settings.tls.is_on())));
+            notices.extend(self.kept_tls(batch, &settings, port));
             settings.tls.clone_from(&running.tls);
         }
         let has_any = |settings: &Settings| settings.server_count() > 0 || settings.emergency.is_some();
@@ -124,7 +124,7 @@ impl Service {
             return Some((Wanted::Log(in_jail(path)), Need::Log, at + "log: "));
         }
         if let (Some((Some(path), at)), None) = (batch.last(web_stats), &batch.held.status) {
-            return Some((Wanted::Status(in_jail(path)), Need::Status, at + "web_stats: "));
+            return Some((Wanted::Status(in_jail(path)), Need::Status, at));
         }
         if let (Some((Some(path), at)), None) = (batch.last(ocsp), &batch.held.ocsp)
             && !self.is_the_administrators(path)
@@ -248,6 +248,28 @@ impl Service {
         }
     }
 
+    /// What commands say of TLS that stays as it is, because it cannot be turned on or off.
+    fn kept_tls(&self, batch: &Batch, wanted: &Settings, port: Option<u16>) -> Vec<String> {
+        let running = &self.inheritance.settings;
+        let (state, turning) = if wanted.tls.is_on() { ("off", "on") } else { ("on", "off") };
+        let about = |placed: &Placed| {
+            let mut changed = running.clone();
+            fold::apply_all(&mut changed, [placed], &batch.found.names, port);
+            let at = if placed.place.is_empty() { String::new() } else { format!("{}: ", placed.place) };
+            let command = &placed.command;
+            match (changed.tls == running.tls, changed.tls.is_on() == running.tls.is_on()) {
+                (true, _) => None,
+                (false, false) => {
+                    Some(format!("{at}{command}: TLS is {state}, and turning it {turning} needs a restart"))
+                }
+                (false, true) => {
+                    Some(format!("{at}{command}: is not put in force, because turning TLS {turning} needs a restart"))
+                }
+            }
+        };
+        batch.commands.iter().filter_map(about).collect()
+    }
+
     /// What is the administrator's to say, and not an operator's, and what means nothing here.
     fn offer_to_operators(&self, command: &Command) -> Result<(), String> {
         let settings = &self.inheritance.settings;
@@ -359,8 +381,8 @@ impl Service {
         let file = match &batch.source {
             Source::Operator(_) => match batch.held.status.take() {
                 Some(file) => StatusFile::held(&path, File::from(file))
-                    .map_err(|error| format!("web_stats: {}: {}", path.display(), why(&error))),
-                None => Err("web_stats: it was not opened".into()),
+                    .map_err(|error| format!("status file {}: {}", path.display(), why(&error))),
+                None => Err(format!("status file {}: it was not opened", path.display())),
             },
             Source::File => {
                 status_file::check(&path).map(|()| StatusFile::Path(path)).map_err(|error| error.to_string())
@@ -377,11 +399,6 @@ fn log(command: &Command) -> Option<Option<&LogTarget>> {
         Command::NoLog => Some(None),
         _ => None,
     }
-}
-
-/// What turns TLS on or off.
-fn in_words(on: bool) -> &'static str {
-    if on { "certificate: TLS is off, and to turn it on" } else { "no certificate: TLS is on, and to turn it off" }
 }
 
 /// Where a command has an OCSP response be.

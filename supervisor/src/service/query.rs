@@ -52,7 +52,7 @@ impl Service {
             Command::Close(number) => self.close(number, by, now),
             Command::Connection(number) => self.connection(number, now),
             Command::Exit if self.standing.allow_exit => {
-                self.desk.exit();
+                self.desk.exit(by);
                 Progress::Done(Reply::none())
             }
             Command::Explain(ip) => self.explain(ClientKey::from_ip(ip), now),
