@@ -12,7 +12,7 @@ use crate::refusal::Refusal;
 use crate::stats::{ConnectionInfo, Counters};
 
 /// The version of the messages. Both ends are one binary, so a difference means a broken peer.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// From a worker to the supervisor, until it is ready.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -108,12 +108,17 @@ pub enum Event {
         /// Why the first one failed.
         reason: ConnectFailure,
     },
-    /// A server that had been blacklisted, or passed over, was connected to again.
+    /// A server that had been blacklisted was connected to again.
     BackInUse {
         /// The server's code.
         server: i32,
     },
-    /// A server was passed over that has not failed. Told now and then; its end by [`Event::BackInUse`].
+    /// A server was connected to again that had been passed over for what only a connect can tell: ports, source, backlog.
+    Reached {
+        /// The server's code.
+        server: i32,
+    },
+    /// A server was passed over that has not failed. Sent every few seconds for as long as that is so.
     PassedOver {
         /// The server's code.
         server: i32,

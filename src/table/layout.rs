@@ -16,7 +16,7 @@
 //!   per worker
 //!  ServerState    blacklisted, failed_at, two bases, failure, address │ 20 free       read at each selection
 //!   per server    lock           │ 60 free                                            taken only where there is a limit
-//!  Row            connections, spare, sent, received │ the next server's row          one writer: the worker
+//!  Row            connections, pending, sent, received │ the next server's row          one writer: the worker
 //!   per worker and server; a worker's rows begin at a multiple of 128 bytes
 //!  owners         64 numbers' owner bytes, 8 to a word                                worker + 1, or 0 = free
 //!  ShardState     lock, slots, wanted │ 52 free                                       waited for
@@ -43,7 +43,7 @@ use crate::sync::{AtomicU32, AtomicU64};
 use crate::{Shape, TableError};
 
 /// The version of the layout, in the header and in a worker's first message.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// Says what the memory is to whoever finds it in a core dump: "pentable".
 pub(crate) const MAGIC: u64 = u64::from_be_bytes(*b"pentable");
@@ -118,7 +118,8 @@ pub(crate) struct ServerState {
 #[derive(Debug, Default)]
 pub(crate) struct Row {
     pub connections: AtomicU32,
-    pub spare: AtomicU32,
+    /// Not 0: as many connects are pending there as may be, and clients are passed on.
+    pub pending: AtomicU32,
     pub sent: AtomicU64,
     pub received: AtomicU64,
 }

@@ -112,6 +112,8 @@ pub struct ServerTotals {
     pub address: u32,
     /// The last connect to it that failed.
     pub last_failure: Option<Failure>,
+    /// Whether as many connects to it are pending in a worker as there may be, so that clients are passed on.
+    pub is_pending: bool,
 }
 
 /// When and why a connect to a server failed.

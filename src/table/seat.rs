@@ -67,7 +67,7 @@ impl<'t> Seat<'t> {
     }
 
     /// Says anew all that the table holds in this worker's name: the number of each of its connections and, if it has a place at a
-    /// server, that one's row. For when a sibling may have written anything over the table: only this worker knows its own. `limit`: as for
+    /// server, that one's row; what was said by [`Seat::set_pending`] is to be said again. For when a sibling may have written anything over the table: only this worker knows its own. `limit`: as for
     /// [`Seat::claim_connection`]. Not while this seat has a lock. Returns whether a paused worker waits: places may be free by this.
     #[must_use]
     pub fn restate(&self, limit: u32, open: impl Iterator<Item = (u32, Option<u32>)>) -> bool {
@@ -82,6 +82,7 @@ impl<'t> Seat<'t> {
         }
         for (row, count) in rows.iter().zip(counts) {
             row.restate(count);
+            row.set_pending(false);
         }
         self.numbers().restate(&numbers, limit, self.waits.get());
         // It has no lock now, so what is locked in its name nobody would ever unlock.
@@ -140,6 +141,13 @@ impl<'t> Seat<'t> {
         match self.view.servers.get(server as usize) {
             Some(_) => self.view.connections(server),
             None => 0,
+        }
+    }
+
+    /// Says whether as many connects to a server are pending in this worker as there may be.
+    pub fn set_pending(&self, server: u32, pending: bool) {
+        if let Some(row) = self.view.rows(self.worker).get(server as usize) {
+            row.set_pending(pending);
         }
     }
 

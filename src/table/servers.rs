@@ -125,6 +125,14 @@ impl Row {
         }
     }
 
+    /// Says whether as many connects are pending as may be; what is right is not written.
+    pub fn set_pending(&self, pending: bool) {
+        let pending = u32::from(pending);
+        if self.pending.load(Relaxed) != pending {
+            self.pending.store(pending, Relaxed);
+        }
+    }
+
     pub fn add_bytes(&self, sent: u64, received: u64) {
         self.sent.store(self.sent.load(Relaxed).wrapping_add(sent), Relaxed);
         self.received.store(self.received.load(Relaxed).wrapping_add(received), Relaxed);
@@ -186,6 +194,7 @@ impl View<'_> {
             failed_at: state.failed_at.load(Relaxed),
             address: state.address.load(Relaxed),
             last_failure: state.last_failure(),
+            is_pending: self.column(server).any(|row| row.pending.load(Relaxed) != 0),
         }
     }
 
@@ -207,7 +216,10 @@ impl View<'_> {
 
     /// Takes back what a dead worker held of the servers.
     pub fn bury_counts(self, worker: u32) {
-        self.rows(worker).iter().for_each(|row| row.restate(0));
+        self.rows(worker).iter().for_each(|row| {
+            row.restate(0);
+            row.set_pending(false);
+        });
     }
 
     /// Makes orphans of all locks that are a worker's, or in the name of one that there is not.
@@ -344,6 +356,22 @@ mod tests {
         let totals = table.server_totals(2);
         assert_eq!(totals, ServerTotals { connections: 3, sent: 30, received: 600, ..ServerTotals::default() });
         assert_eq!(table.server_totals(1), ServerTotals::default());
+    }
+
+    #[test]
+    fn one_worker_with_too_many_pending_connects_is_enough_and_its_death_ends_it() {
+        let table = table();
+        table.seat(0).set_pending(1, true);
+        table.seat(2).set_pending(1, true);
+        table.seat(2).set_pending(3, true);
+        assert!(table.server_totals(1).is_pending && !table.server_totals(0).is_pending);
+        table.seat(0).set_pending(1, false);
+        assert!(table.server_totals(1).is_pending);
+        table.bury(2);
+        assert!(!table.server_totals(1).is_pending);
+        table.seat(0).set_pending(1, true);
+        let _ = table.seat(0).restate(8, std::iter::empty());
+        assert!(!table.server_totals(1).is_pending, "whoever restates says it anew");
     }
 
     #[test]

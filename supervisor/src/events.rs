@@ -42,7 +42,9 @@ pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
             let (title, reason) = (title(target), failure(*reason, settings));
             format!("{title}{given}: {}: {reason}; using {}", found.place_at(*from), found.place_at(*to))
         }
-        Event::BackInUse { server } => format!("{} is in use again", name(*server, settings)?),
+        Event::BackInUse { server } | Event::Reached { server } => {
+            format!("{} is in use again", name(*server, settings)?)
+        }
         Event::PassedOver { server, obstacle, errno: number } => {
             let limit = settings.target(Target::from_code(*server)?).and_then(|server| server.limit(false));
             let why = match (obstacle, limit) {

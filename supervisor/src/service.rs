@@ -11,6 +11,7 @@ mod crowd;
 mod desk;
 mod hearing;
 mod notices;
+mod obstructed;
 mod prepare;
 mod query;
 mod staff;
@@ -30,6 +31,7 @@ use pen_contract::stats::Counters;
 use self::crowd::Crowd;
 use self::desk::{By, Desk};
 use self::notices::Notices;
+use self::obstructed::Obstructed;
 use crate::StartError;
 use crate::control::Control;
 use crate::crew::Crew;
@@ -65,6 +67,8 @@ pub(crate) struct Service {
     notices: Notices,
     /// Who waits for a connection.
     crowd: Crowd,
+    /// Which servers are passed over.
+    obstructed: Obstructed,
     /// Whether the configuration file was not used when it was last read.
     file_refused: bool,
     phase: Phase,
@@ -114,6 +118,7 @@ impl Service {
             throttle,
             notices,
             crowd: Crowd::default(),
+            obstructed: Obstructed::new(Instant::now()),
             file_refused,
             phase,
         }
@@ -262,7 +267,9 @@ impl Service {
         self.reporter.expire(now, &mut self.say);
         if let Some(gathered) = self.reporter.gathered(&self.crew.totals(), now) {
             let file = self.standing.status.as_ref();
-            if let Err(error) = self.reporter.render(&gathered, &self.inheritance, file, &self.say, now) {
+            let listen = self.standing.local.to_string();
+            let (program, to) = (self.program(&listen, now), (file, &self.say));
+            if let Err(error) = self.reporter.render(&gathered, &program, &self.inheritance, to, now) {
                 self.say.warning(&format!("a report cannot be made now: {}", why(&error)));
             }
         }

@@ -29,7 +29,7 @@ fn client() -> ClientKey {
 }
 
 fn first(settings: &Settings, seat: &Seat<'_>, upstreams: &Upstreams, recorded: Option<Target>) -> Option<Target> {
-    let farm = Servers { seat, upstreams, pending_max: 100, now: 1, looks: Cell::new(0), full: Cell::new(None) };
+    let farm = Servers { seat, upstreams, pending_max: 100, now: 1, looks: Cell::new(0), passed: Cell::new(None) };
     let candidate = Candidate { key: client(), port: 4711, recorded, permitted: true };
     let mut placement = Placement::new(settings, &farm, candidate, &mut |_, _| ());
     placement.next(settings, &farm).map(|(target, _)| target)

@@ -17,8 +17,6 @@ use crate::flood::{Admission, Flood};
 pub(crate) enum Topic {
     /// This server failed and is used all the same (`-b 0`).
     Failed(i32),
-    /// This server was passed over.
-    PassedOver(i32),
     /// Something ran short while a client was accepted.
     ShortAtAccept,
     /// The same, while a server was connected.
@@ -46,7 +44,6 @@ impl Topic {
     pub(crate) fn of(event: &Event) -> Option<Topic> {
         match event {
             Event::Blacklisted { server, seconds: 0, .. } => Some(Topic::Failed(*server)),
-            Event::PassedOver { server, .. } => Some(Topic::PassedOver(*server)),
             Event::Blacklisted { .. }
             | Event::BackInUse { .. }
             | Event::AddressChanged { .. }
@@ -63,15 +60,15 @@ impl Topic {
             Event::Crowded { .. } => Some(Topic::Crowded),
             Event::RequestRefused { .. } => Some(Topic::Request),
             Event::Unserved { .. } => Some(Topic::Unserved),
-            // An episode (`service::crowd`).
-            Event::ConnectionsFull => None,
+            // Episodes (`service::crowd`, `service::obstructed`).
+            Event::ConnectionsFull | Event::PassedOver { .. } | Event::Reached { .. } => None,
         }
     }
 
     fn period(self) -> Duration {
         match self {
             // There may be thousands of servers.
-            Topic::Failed(_) | Topic::PassedOver(_) | Topic::Unserved => Duration::from_secs(10),
+            Topic::Failed(_) | Topic::Unserved => Duration::from_secs(10),
             Topic::ShortAtAccept
             | Topic::ShortAtConnect
             | Topic::ShortAtWatch
@@ -147,8 +144,7 @@ impl Throttle {
         let new = Told { event, more: 0 };
         match self.topics.get_mut(&topic) {
             None => {
-                let waits = matches!(topic, Topic::Failed(_) | Topic::PassedOver(_))
-                    && self.failed.admit(now) == Admission::Withheld;
+                let waits = matches!(topic, Topic::Failed(_)) && self.failed.admit(now) == Admission::Withheld;
                 let (now_told, pending) = if waits { (None, Some(new)) } else { (Some(new), None) };
                 self.topics.insert(topic, Entry { told: now, pending });
                 now_told
@@ -171,8 +167,7 @@ impl Throttle {
                 return true;
             }
             let Some(pending) = entry.pending.take() else { return false };
-            if matches!(topic, Topic::Failed(_) | Topic::PassedOver(_)) && self.failed.admit(now) == Admission::Withheld
-            {
+            if matches!(topic, Topic::Failed(_)) && self.failed.admit(now) == Admission::Withheld {
                 entry.pending = Some(pending);
                 return true;
             }
@@ -194,7 +189,7 @@ impl Throttle {
     }
 }
 
-/// Most lines in ten seconds about servers that failed and are used all the same, or that are passed over.
+/// Most lines in ten seconds about servers that failed and are used all the same.
 const MOST_FAILED: u32 = 100;
 
 #[cfg(test)]

@@ -452,6 +452,7 @@ impl Service {
         let (table, servers) = (&self.inheritance.table, self.inheritance.settings.table_size());
         for server in readdressed {
             table.reset_server(server.row(servers));
+            self.obstructed.forget(server.code());
         }
         for (server, seconds) in blacklist {
             leave_out(table, Target::Server(server).row(servers), seconds);

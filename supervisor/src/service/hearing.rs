@@ -4,11 +4,12 @@
 
 use std::time::Instant;
 
-use pen_contract::ids::WorkerId;
+use pen_contract::ids::{Target, WorkerId};
 use pen_contract::message::Event;
 
 use super::Service;
 use super::desk::By;
+use super::obstructed::Standing;
 use crate::control::ControlNews;
 use crate::events;
 use crate::events::throttle::{Told, Topic};
@@ -60,6 +61,28 @@ impl Service {
         if event == Event::ConnectionsFull && !self.crowd.hear(now) {
             return;
         }
+        match event {
+            Event::PassedOver { server, obstacle, .. } => {
+                if self.obstructed.hear(server, obstacle, event, now) {
+                    self.say.warning(&line);
+                }
+                return;
+            }
+            Event::Reached { server } => return self.obstructed.reached(server),
+            Event::Blacklisted { .. }
+            | Event::AddressChanged { .. }
+            | Event::BackInUse { .. }
+            | Event::ConnectionsFull
+            | Event::Unserved { .. }
+            | Event::Shortage { .. }
+            | Event::LogLost { .. }
+            | Event::HandshakeFailed { .. }
+            | Event::LockStuck
+            | Event::BadSender { .. }
+            | Event::Crowded { .. }
+            | Event::RequestRefused { .. }
+            | Event::TableRebuilt { .. } => {}
+        }
         match Topic::of(&event) {
             None => self.tell(id, &line, now),
             Some(topic) => {
@@ -73,6 +96,31 @@ impl Service {
     pub(super) fn tell_many(&mut self, told: impl IntoIterator<Item = Told>) {
         for told in told {
             if let Some(line) = events::line_of_many(&told, &self.inheritance.settings) {
+                self.say.warning(&line);
+            }
+        }
+    }
+
+    /// Tells which servers are passed over, and which are so no more.
+    pub(super) fn tell_obstructed(&mut self, now: Instant) {
+        let (settings, table) = (&self.inheritance.settings, &self.inheritance.table);
+        let standing = |code: i32| {
+            let Some((target, server)) =
+                Target::from_code(code).and_then(|target| Some((target, settings.target(target)?)))
+            else {
+                return Standing::Gone;
+            };
+            let totals = table.server_totals(target.row(settings.table_size()));
+            match totals.blacklisted_until {
+                0 => Standing::Room {
+                    connections: server.limit(false).is_none_or(|limit| totals.connections < limit),
+                    pending: !totals.is_pending,
+                },
+                _ => Standing::Gone,
+            }
+        };
+        for event in self.obstructed.settle(standing, now) {
+            if let Some(line) = events::line(&event, settings) {
                 self.say.warning(&line);
             }
         }

@@ -19,6 +19,7 @@ impl Service {
         }
         let due = self.throttle.settle(now);
         self.tell_many(due);
+        self.tell_obstructed(now);
         if self.crowd.is_over(now) {
             let (open, most) = (self.inheritance.table.connections_open(), self.inheritance.settings.connections_max);
             self.say.notice(&format!("clients no longer wait for a connection: {open} of {most} in use"));

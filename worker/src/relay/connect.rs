@@ -36,8 +36,8 @@ pub struct Servers<'a> {
     pub now: u64,
     /// How many servers were looked at.
     pub looks: Cell<u32>,
-    /// One that was passed over because it has as many connections as it may have, if that is to be told.
-    pub full: Cell<Option<Target>>,
+    /// One that was passed over because it has as many connections as it may have, or as many connects pending, if that is to be told.
+    pub passed: Cell<Option<(Target, Obstacle)>>,
 }
 
 impl Farm for Servers<'_> {
@@ -83,15 +83,20 @@ enum Placed {
 impl Servers<'_> {
     /// Notes that a server is passed over.
     fn note(&self, target: Target, row: u32, refusal: Refusal) {
-        if let Refusal::Full { .. } = refusal {
-            self.note_full(target, row);
+        match refusal {
+            Refusal::Full { .. } => self.note_obstacle(target, row, Obstacle::Limit),
+            Refusal::Hindered(Hindrance::Pending) => self.note_obstacle(target, row, Obstacle::Pending),
+            // Told of where it was found out.
+            Refusal::Hindered(Hindrance::Ports) => {}
+            Refusal::Absent | Refusal::Blacklisted(_) | Refusal::Probed | Refusal::Acl(_) | Refusal::NoWeight => {}
         }
     }
 
-    /// Notes that a server is full, if it is time to tell that of this one: where many are, each has its turn.
-    fn note_full(&self, target: Target, row: u32) {
-        if self.full.get().is_none() && self.upstreams.is_untold(row, self.now) {
-            self.full.set(Some(target));
+    /// Notes what is in the way to a server, if it is time to tell that of this one: where many are passed over, each has its turn.
+    fn note_obstacle(&self, target: Target, row: u32, obstacle: Obstacle) {
+        let is_new = obstacle == Obstacle::Pending && !self.upstreams.is_shut(row);
+        if self.passed.get().is_none() && (is_new || self.upstreams.is_untold(row, self.now)) {
+            self.passed.set(Some((target, obstacle)));
         }
     }
 }
@@ -106,7 +111,7 @@ impl Relay<'_> {
             pending_max: settings.pending_max,
             now: *now,
             looks: Cell::new(0),
-            full: Cell::new(None),
+            passed: Cell::new(None),
         }
     }
 
@@ -215,7 +220,7 @@ impl Relay<'_> {
         };
         let is_locked = locked.is_some();
         drop(locked);
-        let (looks, full) = (farm.looks.get(), farm.full.get());
+        let (looks, passed) = (farm.looks.get(), farm.passed.get());
         self.effort += looks;
         self.counters.refused += u64::from(!permitted);
         let connection = &mut self.pool[place];
@@ -226,7 +231,7 @@ impl Relay<'_> {
             self.begin_route(place, target);
         }
         self.tell_of_table(is_locked);
-        self.tell_of_limit(full);
+        self.tell_of_passed(passed);
         placed
     }
 
@@ -351,7 +356,8 @@ pub fn take_next(
     while let Some((target, probed)) = placement.next(settings, farm) {
         let eligible = match placement.judge(settings, farm, client, (target, probed)) {
             Ok(eligible) => eligible,
-            Err(Refusal::Hindered(_)) => {
+            Err(refusal @ Refusal::Hindered(_)) => {
+                farm.note(target, target.row(settings.table_size()), refusal);
                 placement.hold(target);
                 continue;
             }
@@ -363,7 +369,7 @@ pub fn take_next(
         let row = target.row(settings.table_size());
         // Only this is exact: another worker may have been faster.
         if !farm.seat.reserve(row, placement.limit(settings, target)) {
-            farm.note_full(target, row);
+            farm.note_obstacle(target, row, Obstacle::Limit);
             continue;
         }
         // Only with a place there: a probe that is begun and not made would keep others away until its lease ends.

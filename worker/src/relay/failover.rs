@@ -131,24 +131,33 @@ impl Relay<'_> {
 
     fn tell_of_obstacle(&mut self, target: Target, obstacle: Obstacle, errno: Option<Errno>) {
         let row = target.row(self.settings.table_size());
+        match obstacle {
+            Obstacle::Pending => {
+                if self.upstreams.shut(row) {
+                    self.seat.set_pending(row, true);
+                }
+            }
+            Obstacle::Ports | Obstacle::Source | Obstacle::Backlog => self.upstreams.await_connect(row),
+            Obstacle::Limit => {}
+        }
         if self.upstreams.may_tell(row, self.now) {
             let errno = errno.map_or(0, Errno::raw_os_error);
             self.supervisor.tell(Event::PassedOver { server: target.code(), obstacle, errno }, &mut self.counters);
         }
     }
 
-    /// Says now and then that a server is passed over because of its limit.
-    pub(super) fn tell_of_limit(&mut self, full: Option<Target>) {
-        if let Some(target) = full {
-            self.tell_of_obstacle(target, Obstacle::Limit, None);
+    /// Says now and then that a server is passed over by selection.
+    pub(super) fn tell_of_passed(&mut self, passed: Option<(Target, Obstacle)>) {
+        if let Some((target, obstacle)) = passed {
+            self.tell_of_obstacle(target, obstacle, None);
         }
     }
 
-    /// Whether a server that was just connected to had nearly as many connections as its limit allows before.
-    fn is_crowded(&self, target: Target, row: u32) -> bool {
-        let limit = self.settings.target(target).and_then(|server| server.limit(false));
-        let before = u64::from(self.seat.connections(row).saturating_sub(1));
-        limit.is_some_and(|limit| before * 4 > u64::from(limit) * 3)
+    /// A connect to a server has ended, or more may be pending: says if there is room for one more.
+    pub(super) fn reopen(&mut self, row: u32) {
+        if self.upstreams.reopens(row, self.settings.pending_max) {
+            self.seat.set_pending(row, false);
+        }
     }
 
     /// No answer in time.
@@ -185,7 +194,9 @@ impl Relay<'_> {
             return;
         }
         if let (Some(target), false) = (connection.target, connection.outdated) {
-            self.upstreams.end(target.row(self.settings.table_size()));
+            let row = target.row(self.settings.table_size());
+            self.upstreams.end(row);
+            self.reopen(row);
         }
         self.connecting.leave(&mut self.pool, place);
     }
@@ -214,9 +225,9 @@ impl Relay<'_> {
         let farm = self.farm();
         let client = self.pool[place].key.unwrap_or(ClientKey::UNIX);
         let taken = take_next(placement, &self.settings, &farm, client);
-        let (looks, full) = (farm.looks.get(), farm.full.get());
+        let (looks, passed) = (farm.looks.get(), farm.passed.get());
         self.effort += looks;
-        self.tell_of_limit(full);
+        self.tell_of_passed(passed);
         let connection = &mut self.pool[place];
         connection.target = taken;
         if let Some(target) = taken {
@@ -260,11 +271,8 @@ impl Relay<'_> {
     /// A server was connected to: if that was its probe, it is in use again.
     pub(super) fn praise(&mut self, target: Target) {
         let row = target.row(self.settings.table_size());
-        if self.upstreams.is_told(row)
-            && !self.is_crowded(target, row)
-            && self.upstreams.is_over(row, self.settings.pending_max, self.now)
-        {
-            self.supervisor.tell(Event::BackInUse { server: target.code() }, &mut self.counters);
+        if self.upstreams.is_reached(row, self.now) {
+            self.supervisor.tell(Event::Reached { server: target.code() }, &mut self.counters);
         }
         match self.seat.blacklist(row, self.now) {
             // Left out by somebody else meanwhile: that stands.

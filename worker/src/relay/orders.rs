@@ -101,6 +101,7 @@ impl Relay<'_> {
         let size = self.settings.table_size();
         let open = self.pool.iter().map(|open| (open.number, open.target.map(|target| target.row(size))));
         let wanted = self.seat.restate(self.settings.connections_max, open);
+        self.upstreams.shut_rows().for_each(|row| self.seat.set_pending(row, true));
         self.seat.set_open(self.published);
         if wanted {
             self.wake_workers();
@@ -152,6 +153,9 @@ impl Relay<'_> {
             if moved(old.target(target), self.settings.target(target)) {
                 self.upstreams.replace(target.row(self.settings.table_size()));
             }
+        }
+        for row in self.upstreams.shut_rows().collect::<Vec<_>>() {
+            self.reopen(row);
         }
         self.upstreams.all_due();
     }

@@ -217,7 +217,7 @@ impl Supervisor {
 fn is_transition(event: &Event) -> bool {
     match event {
         Event::Blacklisted { seconds, .. } => *seconds > 0,
-        Event::BackInUse { .. } | Event::AddressChanged { .. } => true,
+        Event::BackInUse { .. } | Event::Reached { .. } | Event::AddressChanged { .. } => true,
         Event::Shortage { .. }
         | Event::PassedOver { .. }
         | Event::LogLost { .. }

@@ -11,8 +11,8 @@ use super::queue::{Queue, STEP};
 /// milliseconds.
 const WITHOUT_PORT: u64 = 100;
 
-/// Milliseconds between two messages that a server is passed over.
-const QUIET: u64 = 30_000;
+/// Milliseconds between two messages that a server is passed over. The supervisor takes it for over if it hears none for twice as long.
+const QUIET: u64 = 5_000;
 
 /// Why a server is passed over by this worker, and by it alone.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -43,9 +43,12 @@ struct Upstream {
     begun: u64,
     /// No local port is looked for before this monotonic millisecond.
     ports_from: u64,
-    /// Whether something was told to be in the way and is not over; and when something was last told.
-    is_told: bool,
+    /// When something was last told to be in the way.
     told_at: Option<u64>,
+    /// Whether the next connect that succeeds is to be told.
+    is_awaited: bool,
+    /// Whether a client was passed on because too many connects were pending, and they still are.
+    is_shut: bool,
     /// Connections that wait for one of its connects to end, first come first.
     waiting: Queue<STEP>,
 }
@@ -129,7 +132,7 @@ impl Upstreams {
     /// Another server has this number now: nothing is in the way to it.
     pub fn replace(&mut self, row: u32) {
         if let Some(server) = self.rows.get_mut(row as usize) {
-            (server.ports_from, server.is_told) = (0, false);
+            (server.ports_from, server.told_at, server.is_awaited) = (0, None, false);
         }
     }
 
@@ -138,27 +141,51 @@ impl Upstreams {
         let Some(server) = self.rows.get_mut(row as usize) else { return false };
         let may = server.told_at.is_none_or(|told| now >= told + QUIET);
         if may {
-            (server.is_told, server.told_at) = (true, Some(now));
+            server.told_at = Some(now);
         }
         may
+    }
+
+    /// The next connect to a server that succeeds is to be told.
+    pub fn await_connect(&mut self, row: u32) {
+        if let Some(server) = self.rows.get_mut(row as usize) {
+            server.is_awaited = true;
+        }
+    }
+
+    /// A server was connected to. Whether that is to be told.
+    pub fn is_reached(&mut self, row: u32, now: u64) -> bool {
+        let reached = self.rows.get_mut(row as usize).filter(|server| server.is_awaited && server.ports_from <= now);
+        reached.is_some_and(|server| std::mem::take(&mut server.is_awaited))
+    }
+
+    /// A client was passed on because too many connects to a server are pending. Whether that is new.
+    pub fn shut(&mut self, row: u32) -> bool {
+        self.rows.get_mut(row as usize).is_some_and(|server| !std::mem::replace(&mut server.is_shut, true))
+    }
+
+    /// Whether a client was passed on so, and too many are still pending.
+    pub fn is_shut(&self, row: u32) -> bool {
+        self.rows.get(row as usize).is_some_and(|server| server.is_shut)
+    }
+
+    /// A connect has ended, or more may be pending. Whether a server is open again by that.
+    pub fn reopens(&mut self, row: u32, most: u32) -> bool {
+        let opens = self.is_shut(row) && self.gate(row, most) != Gate::Shut;
+        if let (true, Some(server)) = (opens, self.rows.get_mut(row as usize)) {
+            server.is_shut = false;
+        }
+        opens
+    }
+
+    /// The servers of which that is so.
+    pub fn shut_rows(&self) -> impl Iterator<Item = u32> {
+        (0..).zip(&self.rows).filter(|(_, server)| server.is_shut).map(|(row, _)| row)
     }
 
     /// Whether it is time to tell that a server is passed over.
     pub fn is_untold(&self, row: u32, now: u64) -> bool {
         self.rows.get(row as usize).is_some_and(|server| server.told_at.is_none_or(|told| now >= told + QUIET))
-    }
-
-    /// Whether something was told to be in the way, and is not over.
-    pub fn is_told(&self, row: u32) -> bool {
-        self.rows.get(row as usize).is_some_and(|server| server.is_told)
-    }
-
-    /// A server was connected to. Whether something was told to be in the way, and that is over.
-    pub fn is_over(&mut self, row: u32, most: u32, now: u64) -> bool {
-        let Some(server) = self.rows.get_mut(row as usize).filter(|server| server.is_told) else { return false };
-        // Half of what may be pending, so that it does not change with every connect.
-        server.is_told = server.pending > most / 2 || server.ports_from > now;
-        !server.is_told
     }
 
     /// Has a connection wait for a connect to a server to end. False: there is no such server.
@@ -246,16 +273,27 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_the_way_is_told_now_and_then_and_its_end_once() {
+    fn what_is_in_the_way_is_told_now_and_then_and_that_a_server_was_reached_once() {
         let mut servers = Upstreams::new(1);
-        assert!(!servers.is_over(0, 4, 5));
-        assert!(servers.is_untold(0, 5) && !servers.is_told(0));
+        assert!(servers.is_untold(0, 5) && !servers.is_reached(0, 5));
         assert!(servers.may_tell(0, 5) && !servers.may_tell(0, QUIET));
-        assert!(servers.is_told(0) && !servers.is_untold(0, QUIET) && servers.is_untold(0, QUIET + 5));
-        servers.begin(0);
-        servers.begin(0);
-        assert_eq!([2, 4, 4].map(|most| servers.is_over(0, most, 5)), [false, true, false]);
-        assert!(servers.may_tell(0, QUIET + 5));
+        assert!(!servers.is_untold(0, QUIET) && servers.is_untold(0, QUIET + 5) && servers.may_tell(0, QUIET + 5));
+        servers.lacks_port(0, 5);
+        servers.await_connect(0);
+        assert!(!servers.is_reached(0, 5), "a connect that was under way before");
+        assert!(servers.is_reached(0, 5 + WITHOUT_PORT) && !servers.is_reached(0, 5 + WITHOUT_PORT));
+    }
+
+    #[test]
+    fn a_server_is_shut_once_and_open_again_when_a_connect_ends() {
+        let mut servers = Upstreams::new(2);
+        servers.begin(1);
+        servers.next_turn();
+        assert!(servers.shut(1) && !servers.shut(1) && servers.is_shut(1) && !servers.shut(2));
+        assert_eq!(servers.shut_rows().collect::<Vec<_>>(), [1]);
+        assert!(!servers.reopens(1, 1), "it is still pending");
+        servers.end(1);
+        assert!(servers.reopens(1, 1) && !servers.reopens(1, 1) && !servers.is_shut(1));
     }
 
     #[test]
