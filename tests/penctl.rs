@@ -363,7 +363,10 @@ fn on_a_terminal_servers_is_a_table_and_elsewhere_the_list_of_ever() {
     assert!(line("2 ").contains(": connection refused ") && line("2 ").contains(" failed "), "{shown}");
     assert!(line("2 ").contains(" ago: connection refused"), "{shown}");
     assert!(line("3 ").contains(" full ") && line("3 ").contains("1 of 1") && line("3 ").contains("33%"), "{shown}");
-    assert!(shown.contains("3 of 256 connections; ") && shown.contains("2 of 4 servers up; running for "), "{shown}");
+    assert!(
+        shown.contains("3 of 256 connections; ") && shown.contains("2 of 4 servers up, 1 full; running for "),
+        "{shown}"
+    );
     assert!(shown.contains(&format!("; pen {}", env!("CARGO_PKG_VERSION"))) && !shown.contains('\x1b'), "{shown}");
     assert!(on_a_terminal(&format!("{place} servers"), "").contains("\x1b[33mout 66 min by operator"));
     assert!(!on_a_terminal_of("dumb", "", &format!("{place} servers"), "").contains('\x1b'));

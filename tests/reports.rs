@@ -53,6 +53,9 @@ fn html_has_the_titles_tables_and_columns_that_scripts_know() {
     }
     assert_eq!(html.matches("<caption>").count(), 3, "units");
     assert!(!html.contains("<script"), "{html}");
+    for text in ["</b> is where it listens</li>", "</b> since its start, 3 workers</li>", "<b>UTC"] {
+        assert!(html.contains(text), "{text} in {html}");
+    }
     let servers = "server,address,status,port,connections,max soft,max hard,sent,received,weight,prio";
     let clients = "client,address,age(secs),last server,connects,sent,received";
     let connections = "connection,downfd,upfd,pending data down,pending data up,client,server";
@@ -213,4 +216,27 @@ fn a_large_report_comes_whole() {
     assert_eq!((report.connections.len(), report.clients.len(), report.in_use()), (1500, 1500, 1500));
     drop(held);
     pen.settle();
+}
+
+#[test]
+fn the_page_lists_the_emergency_and_the_abuse_server() {
+    let farm = Backend::farm(["a", "last", "bad"]);
+    let operands = [1, 2].map(|n| farm[n].operand());
+    let pen = Pen::builder()
+        .options(["-e", &operands[0], "-B", &operands[1]])
+        .control()
+        .file("server 5 address 127.0.0.1 port 1\nserver 0 max 1\nserver 5 blacklist 99\n")
+        .server(&farm[0])
+        .start();
+    let _held = pen.hold(client(1)).unwrap();
+    let html = pen.report().html;
+    for (which, server) in [("0", &farm[0]), ("emergency", &farm[1]), ("abuse", &farm[2])] {
+        let port = server.address().port();
+        let text = format!("<b>{which}</b> <span>127.0.0.1 port {port}</span>");
+        assert!(html.contains(&text), "{text} in {html}");
+    }
+    // Four numbers have no server.
+    assert!(html.contains(", 2 servers, 0 current<p>\n"), "{html}");
+    assert!(html.contains("<b>1 of 2</b> servers up, 1 full</li>"), "{html}");
+    assert!(html.contains("<li class=\"taken\"><b>5</b> "), "{html}");
 }

@@ -74,8 +74,18 @@ fn a_silent_server_has_as_many_connects_pending_as_it_may_and_the_others_serve_a
     assert!((0..3).any(explains), "{}", pen.tell("explain 127.21.99.1"));
     pen.hears("pending_max");
     assert_eq!(pen.said().matches("pending_max").count(), 1, "told once: {}", pen.said());
+    let state = |line: &str, state: &str| pen.tell(line).contains(&format!("\"state\":\"{state}\""));
+    for line in ["servers json", "overview", "status json"] {
+        assert!(state(line, "pending"), "{line}: {}", pen.tell(line));
+    }
+    let page = pen.report().html;
+    assert!(page.contains("3 of 3</b> servers up, 1 passed over</li>"), "{page}");
+    assert!(page.contains("<em>passed over, too many connects to it are pending (pending_max)</em>"), "{page}");
     crowd.into_iter().for_each(Client::reset);
     pen.settle();
+    eventually("it has room", || !state("servers json", "pending"));
+    pen.hears(&format!("server 2 ({}) is in use again", port.address()));
+    assert_eq!(pen.said().matches("pending_max").count(), 1, "{}", pen.said());
 }
 
 #[test]

@@ -19,6 +19,13 @@ pub(crate) fn full(time: OffsetDateTime) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
 }
 
+/// `+01:00`
+pub(crate) fn zone(time: OffsetDateTime) -> String {
+    let minutes = i32::from(time.offset().whole_minutes());
+    let sign = if minutes < 0 { '-' } else { '+' };
+    format!("{sign}{:02}:{:02}", minutes.abs() / 60, minutes.abs() % 60)
+}
+
 /// `Nov 24 04:10:21`, the day padded with a space (RFC 3164, 4.1.2).
 pub(crate) fn syslog(time: OffsetDateTime) -> String {
     const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
@@ -62,6 +69,9 @@ mod tests {
         let time = OffsetDateTime::from_unix_timestamp(1_793_592_621).unwrap();
         assert_eq!(full(time), "2026-11-02 04:10:21");
         assert_eq!(syslog(time), "Nov  2 04:10:21");
+        let zones =
+            [0, -210, 345].map(|minutes| zone(time.to_offset(UtcOffset::from_whole_seconds(minutes * 60).unwrap())));
+        assert_eq!(zones, ["+00:00", "-03:30", "+05:45"]);
     }
 
     #[test]

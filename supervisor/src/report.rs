@@ -135,9 +135,9 @@ impl Reporter {
     pub(crate) fn render(
         &mut self,
         gathered: &Gathered,
+        program: &Program<'_>,
         Inheritance { settings, table, jail, .. }: &Inheritance,
-        file: Option<&StatusFile>,
-        say: &Say,
+        (file, say): (Option<&StatusFile>, &Say),
         now: Instant,
     ) -> io::Result<()> {
         let (supervisor, summary) = (getpid(), jail.sandbox.summary(jail.root.is_some()));
@@ -153,7 +153,7 @@ impl Reporter {
                 say.warning(&format!("a report cannot be made now: {}", why(&error)));
                 return 1;
             }
-            deliver(Snapshot::take(gathered, settings, table, &summary), file, supervisor, say)
+            deliver(Snapshot::take(gathered, program, (settings, table), &summary), file, supervisor, say)
         })?;
         let pidfd = child.watch()?;
         self.state = State::Rendering(Rendering { child, pidfd, deadline: Some(now + RENDER_PATIENCE) });
@@ -248,6 +248,7 @@ pub(crate) fn certificates(form: Form, facts: &[Fact], to: &mut dyn Write) -> io
 }
 
 /// What only the supervisor knows of the program.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Program<'a> {
     /// How long it has been there.
     pub(crate) uptime: Duration,
@@ -300,12 +301,12 @@ pub(crate) fn recent(
 pub(crate) fn status(
     form: Form,
     gathered: &Gathered,
-    settings: &Settings,
-    table: &Table,
+    program: &Program<'_>,
+    (settings, table): (&Settings, &Table),
     sandbox: &Summary,
     to: &mut dyn Write,
 ) -> io::Result<()> {
-    let snapshot = Snapshot::take(gathered, settings, table, sandbox);
+    let snapshot = Snapshot::take(gathered, program, (settings, table), sandbox);
     match form {
         Form::Plain => html::render(snapshot, to),
         Form::Json => json::status(snapshot, to),

@@ -112,6 +112,7 @@ fn state(server: &Value) -> (Mood, String) {
     match server["state"].as_str() {
         Some("up") => (Mood::Good, "up".to_owned()),
         Some("full") => (Mood::Full, "full".to_owned()),
+        Some("pending") => (Mood::Full, "passed over: pending_max".to_owned()),
         Some("out") => (Mood::Out, format!("out {} by operator", duration(seconds))),
         Some("failed") if seconds == 0 => (Mood::Failed, format!("failed, to be tried: {reason}")),
         Some("failed") => (Mood::Failed, format!("failed {}: {reason}", duration(seconds))),
@@ -171,9 +172,19 @@ fn summary(overview: &Value, servers: &[Value], total: u64) -> String {
     }];
     let sum = |name: &str| servers.iter().map(|server| figure(&server[name])).fold(0, u64::saturating_add);
     parts.push(format!("{} sent, {} received", bytes(sum("sent")), bytes(sum("received"))));
-    let up = servers.iter().filter(|server| matches!(server["state"].as_str(), Some("up" | "full"))).count();
+    let count = |states: &[&str]| {
+        servers.iter().filter(|server| server["state"].as_str().is_some_and(|state| states.contains(&state))).count()
+    };
+    // Neither failed nor taken out; what has no room is told beside it.
     let set = servers.iter().filter(|server| server["state"].as_str() != Some("vacant")).count();
-    parts.push(format!("{up} of {set} servers up"));
+    let mut up = format!("{} of {set} servers up", count(&["up", "full", "pending"]));
+    for (state, what) in [("full", "full"), ("pending", "passed over")] {
+        match count(&[state]) {
+            0 => {}
+            some => up.push_str(&format!(", {some} {what}")),
+        }
+    }
+    parts.push(up);
     if let Some(seconds) = overview["uptime"].as_u64() {
         parts.push(format!("running for {}", duration(seconds)));
     }
@@ -291,8 +302,7 @@ mod tests {
         assert_eq!([3, 4, 6].map(state), ["out 24 h by operator", "full", "up"]);
         assert_eq!(lines[5][0..2], ["4", "-"]);
         assert_eq!(lines[6][0..3], ["emergency", "/run/sorry", "/run/sorry"]);
-        let summary =
-            "61 of 256 connections; 4.94 MB sent, 4.00 kB received; 2 of 4 servers up; running for 25 h; pen 0.1.0";
+        let summary = "61 of 256 connections; 4.94 MB sent, 4.00 kB received; 2 of 4 servers up, 1 full; running for 25 h; pen 0.1.0";
         assert_eq!(table.lines().last(), Some(summary));
         assert!(table.lines().all(|line| line == line.trim_end()));
         let full = rendered(json!({ "servers": [], "connections": 9, "connections_max": 9 }), Paint::Plain);

@@ -7,11 +7,12 @@ use std::fmt::{self, Display, Write as _};
 use std::io::{self, Write};
 
 use crate::clock;
-use crate::report::snapshot::{ServerRow, Snapshot, State};
+use crate::report::Program;
+use crate::report::snapshot::{ServerRow, Snapshot, State, duration};
 
 /// Writes the page.
 pub(super) fn render(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
-    let (time, servers, current) = (clock::full(snapshot.time), snapshot.servers.len(), snapshot.current);
+    let (time, servers, current) = (clock::full(snapshot.time), snapshot.known(), snapshot.current);
     to.write_all(b"<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<title>Pen status page</title>\n")?;
     to.write_all(b"<meta charset=\"utf-8\">\n")?;
     to.write_all(b"<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n")?;
@@ -66,14 +67,21 @@ pub(super) fn render(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<(
 fn summary(snapshot: &Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
     let servers = &snapshot.servers;
     let total = |bytes: fn(&ServerRow) -> u64| servers.iter().map(bytes).fold(0, u64::saturating_add);
-    let count = |state| servers.iter().filter(|server| server.state == state).count();
-    let known = servers.iter().filter(|server| server.state != State::Vacant).count();
+    let up = servers.iter().filter(|server| server.state.is_up()).count();
+    let without_room = [(State::Full, "full"), (State::Pending, "passed over")].map(|(state, what)| {
+        let count = servers.iter().filter(|server| server.state == state).count();
+        if count == 0 { String::new() } else { format!(", {count} {what}") }
+    });
     to.write_all(b"<ul class=\"facts\">\n")?;
-    writeln!(to, "<li><b>{} of {known}</b> servers up</li>", count(State::Up))?;
+    let Program { uptime, listen, workers } = snapshot.program;
+    writeln!(to, "<li><b>{}</b> is where it listens</li>", Escaped(listen))?;
+    writeln!(to, "<li><b>{up} of {}</b> servers up{}</li>", snapshot.known(), without_room.concat())?;
     let (used, most) = (snapshot.connections_used, snapshot.connections_max);
     writeln!(to, "<li><b>{used} of {most}</b> connections in use</li>")?;
     writeln!(to, "<li><b>{}</b> sent to servers</li>", Bytes(total(|server| server.sent)))?;
     writeln!(to, "<li><b>{}</b> received from them</li>", Bytes(total(|server| server.received)))?;
+    writeln!(to, "<li><b>{}</b> since its start, {workers} workers</li>", duration(uptime.as_secs()))?;
+    writeln!(to, "<li><b>UTC{}</b> time zone of this page</li>", clock::zone(snapshot.time))?;
     writeln!(to, "<li><b>{}</b> version of pen</li>", env!("CARGO_PKG_VERSION"))?;
     to.write_all(b"</ul>\n")?;
     if let Some(remark) = snapshot.full_remark() {
@@ -81,17 +89,20 @@ fn summary(snapshot: &Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
     }
     to.write_all(b"<ul class=\"servers\">\n")?;
     let unix = snapshot.time.unix_timestamp();
-    for server in servers.iter().filter(|server| server.state != State::Vacant) {
+    let regular = servers.iter().filter(|server| server.state != State::Vacant);
+    let regular = regular.map(|server| (server.number().to_string(), server));
+    let backup = |what: &str, server| Option::map(server, |server| (what.to_owned(), server));
+    let (emergency, abuse) = (snapshot.emergency.as_ref(), snapshot.abuse.as_ref());
+    for (which, server) in regular.chain(backup("emergency", emergency)).chain(backup("abuse", abuse)) {
         let class = match server.state {
             State::Vacant | State::Up => "up",
-            State::Full => "full",
-            State::Out | State::Failed => "out",
+            State::Full | State::Pending => "full",
+            State::Out => "taken",
+            State::Failed => "out",
         };
-        let (number, state) = (server.number(), server.in_words(unix));
-        let address = Escaped(server.address.as_deref().unwrap_or("-"));
-        let name = server.name.as_deref().map_or(String::new(), |name| format!("{} at ", Escaped(name)));
-        let port = if server.port == 0 { String::new() } else { format!(" port {}", server.port) };
-        write!(to, "<li class=\"{class}\"><b>{number}</b> <span>{name}{address}{port}</span> <em>{state}</em> ")?;
+        let (place, state) = (server.place(), server.in_words(unix));
+        let (place, state) = (Escaped(&place), Escaped(&state));
+        write!(to, "<li class=\"{class}\"><b>{which}</b> <span>{place}</span> <em>{state}</em> ")?;
         let (sent, received) = (Bytes(server.sent), Bytes(server.received));
         let connections = match (server.connections, server.soft) {
             (1, 0) => "1 connection".to_owned(),
@@ -179,7 +190,8 @@ impl Display for Bytes {
 }
 
 const SERVER_UNITS: &str = "Servers. Status: 0, or the Unix time since which the server is left out. Max: connections, 0 = no limit. \
-                            Sent, received: bytes to and from the server.";
+                            Sent, received: bytes to and from the server. \
+                            Current, at the top: the number of the server that a connection was given last.";
 
 const CLIENT_UNITS: &str = "Clients. Age: seconds since the last use. Last server: -1 the emergency server, -2 the abuse server, -3 none. Sent, \
                             received: bytes to and from the client.";
@@ -263,16 +275,43 @@ mod tests {
         farm.connections_used = 500;
         let page = rendered(farm);
         for text in [
+            "<li><b>www:80</b> is where it listens</li>",
             "<li><b>1 of 2</b> servers up</li>",
+            "<li><b>2 h</b> since its start, 2 workers</li>",
+            "<li><b>UTC+00:00</b> time zone of this page</li>",
             "<li><b>500 of 500</b> connections in use</li>",
             "<li><b>56 B</b> sent to servers</li>",
             "<p class=\"alarm\">500 of 500 connections are in use: further clients wait (-x)</p>",
             "<li class=\"up\"><b>0</b> <span>www&lt;1&gt; at 127.0.0.1 port 21000</span> <em>up</em> <small>0 of 20 connections, 28 B sent",
-            "<span>/run/&lt;&amp;&quot;&gt;.sock port 21001</span> <em>taken out by an operator 12 s ago, for 18 s more</em>",
+            "<li class=\"taken\"><b>1</b> <span>/run/&lt;&amp;&quot;&gt;.sock</span> <em>taken out by an operator 12 s ago, for 18 s more</em>",
         ] {
             assert!(page.contains(text), "{text} in {page}");
         }
         assert!(page.contains(&format!("<li><b>{}</b> version of pen</li>", env!("CARGO_PKG_VERSION"))));
+    }
+
+    #[test]
+    fn a_gap_is_no_server_and_backups_are_listed_and_what_has_no_room_is_up() {
+        let mut farm = snapshot(&[], 0, &[]);
+        let mut row = |state, address: &str, name: Option<&str>| {
+            let mut row = farm.servers.remove(0);
+            (row.state, row.address, row.name) = (state, Some(address.into()), name.map(str::to_owned));
+            row
+        };
+        let emergency = row(State::Up, "fe80::1%lo", Some("[fe80::1%lo]"));
+        let full = row(State::Full, "10.0.0.1", None);
+        farm.servers = snapshot(&[], 0, &[]).servers;
+        (farm.servers[0].state, farm.servers[0].address) = (State::Vacant, None);
+        farm.servers[1] = full;
+        farm.emergency = Some(emergency);
+        let page = rendered(farm);
+        for text in [
+            ", 1 servers, 1 current<p>",
+            "<li><b>1 of 1</b> servers up, 1 full</li>",
+            "<li class=\"up\"><b>emergency</b> <span>fe80::1%lo port 21000</span>",
+        ] {
+            assert!(page.contains(text), "{text} in {page}");
+        }
     }
 
     #[test]

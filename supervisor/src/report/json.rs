@@ -12,18 +12,27 @@ use serde::Serialize;
 
 use crate::certificates::moment;
 use crate::clock;
+use crate::report::Program;
 use crate::report::snapshot::{ClientRow, ServerRow, Snapshot, code_or_null};
 
 /// The status page.
 pub(super) fn status(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
     let full = snapshot.connections_full();
     let Snapshot { time, current, servers, clients_max, clients, connections_max, connections_used, .. } = snapshot;
+    let Program { uptime, listen, workers } = snapshot.program;
     write!(to, "{{\"time\":")?;
     value(&clock::full(time), to)?;
     write!(to, ",\"unix_time\":{},\"current\":", time.unix_timestamp())?;
     value(&Target::from_code(current).map(Target::code), to)?;
     to.write_all(b",\"servers\":")?;
     array(servers.into_iter(), to)?;
+    for (name, backup) in [("emergency", &snapshot.emergency), ("abuse", &snapshot.abuse)] {
+        write!(to, ",\"{name}\":")?;
+        value(backup, to)?;
+    }
+    to.write_all(b",\"listen\":")?;
+    value(listen, to)?;
+    write!(to, ",\"uptime\":{},\"workers\":{workers}", uptime.as_secs())?;
     write!(to, ",\"clients_max\":{clients_max},\"clients\":")?;
     array(clients, to)?;
     write!(to, ",\"connections_max\":{connections_max},\"connections_used\":{connections_used},\"connections\":")?;
@@ -172,6 +181,11 @@ mod tests {
         assert_eq!(text.last(), Some(&b'\n'));
         let value: Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(value["servers"][1]["address"], "/run/<&\">.sock");
+        assert_eq!((&value["emergency"], &value["abuse"]), (&Value::Null, &Value::Null));
+        assert_eq!(
+            (&value["listen"], &value["uptime"], &value["workers"]),
+            (&json!("www:80"), &json!(7300), &json!(2))
+        );
         assert_eq!(value["clients"].as_array().unwrap().len(), 3);
         assert_eq!(value["connections"][1]["number"], 2);
         assert_eq!((&value["workers_missing"], &value["connections_max"]), (&json!([1]), &json!(500)));

@@ -12,6 +12,7 @@ use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 
 use crate::clock;
+use crate::report::Program;
 use crate::report::gather::Gathered;
 use crate::sandbox::Summary;
 use crate::why::errno;
@@ -19,6 +20,9 @@ use crate::why::errno;
 /// The state of the whole program at one moment, as well as it can be had without stopping it.
 pub(super) struct Snapshot<'a> {
     pub(super) time: OffsetDateTime,
+    pub(super) program: Program<'a>,
+    pub(super) emergency: Option<ServerRow>,
+    pub(super) abuse: Option<ServerRow>,
     /// The server that any connection was last given.
     pub(super) current: i32,
     pub(super) servers: Vec<ServerRow>,
@@ -76,10 +80,22 @@ pub(super) enum State {
     Up,
     /// New ones do not: it has as many connections as its limit allows.
     Full,
+    /// New ones mostly do not: as many connects to it are pending in a worker as there may be.
+    Pending,
     /// None does: an operator, or the configuration, has it left out for a time.
     Out,
     /// None does: it failed. When its time is up, one client tries it.
     Failed,
+}
+
+impl State {
+    /// Whether the server has neither failed nor is taken out. It may have no room.
+    pub(super) fn is_up(self) -> bool {
+        match self {
+            State::Up | State::Full | State::Pending => true,
+            State::Vacant | State::Out | State::Failed => false,
+        }
+    }
 }
 
 impl ServerRow {
@@ -92,6 +108,7 @@ impl ServerRow {
             State::Vacant => "no address".into(),
             State::Up => "up".into(),
             State::Full => "full".into(),
+            State::Pending => "passed over, too many connects to it are pending (pending_max)".into(),
             State::Out => format!("taken out by an operator {} ago, for {more} more", duration(since)),
             State::Failed if self.blacklisted == 0 => format!("failed, the next client tries it: {reason}"),
             State::Failed => format!("failed {} ago, left out for {more} more: {reason}", duration(since)),
@@ -118,6 +135,17 @@ pub(super) struct LastFailure {
 }
 
 impl ServerRow {
+    /// The name and the address for a reader; one where both are the same, and no port where there is none.
+    pub(super) fn place(&self) -> String {
+        let address = self.address.as_deref().unwrap_or("-");
+        let name = self.name.as_deref().filter(|name| name.trim_matches(['[', ']']) != address);
+        let name = name.map_or(String::new(), |name| format!("{name} at "));
+        match self.port == 0 || address.starts_with('/') {
+            true => format!("{name}{address}"),
+            false => format!("{name}{address} port {}", self.port),
+        }
+    }
+
     /// The number of a regular server.
     pub(super) fn number(&self) -> u32 {
         self.number.unwrap_or_default()
@@ -144,12 +172,15 @@ pub(super) struct ClientRow {
 impl<'a> Snapshot<'a> {
     pub(super) fn take(
         gathered: &'a Gathered,
-        settings: &'a Settings,
-        table: &'a Table,
+        program: &Program<'a>,
+        (settings, table): (&'a Settings, &'a Table),
         sandbox: &'a Summary,
     ) -> Snapshot<'a> {
         Snapshot {
             time: clock::now(),
+            program: *program,
+            emergency: backup(Target::Emergency, settings, table),
+            abuse: backup(Target::Abuse, settings, table),
             current: table.current(),
             servers: servers(settings, table).collect(),
             clients_max: settings.clients_max,
@@ -161,6 +192,11 @@ impl<'a> Snapshot<'a> {
             refused: gathered.refused,
             sandbox,
         }
+    }
+
+    /// How many regular servers there are: a number without one is none.
+    pub(super) fn known(&self) -> usize {
+        self.servers.iter().filter(|server| server.state != State::Vacant).count()
     }
 
     /// Whether further clients wait for a connection to end.
@@ -227,6 +263,7 @@ fn row(target: Target, server: Option<&Server>, settings: &Settings, table: &Tab
         // When an operator's time is up, the server is used like any other, by one client first.
         (Some(_), until, _) if until > 0 && !totals.is_taken_out => State::Failed,
         (Some(_), _, Some(most)) if totals.connections >= most => State::Full,
+        (Some(_), _, _) if totals.is_pending => State::Pending,
         (Some(_), _, _) => State::Up,
     };
     ServerRow {
@@ -330,6 +367,9 @@ pub(super) mod tests {
         };
         Snapshot {
             time: OffsetDateTime::from_unix_timestamp(1_795_493_421).unwrap(),
+            program: Program { uptime: std::time::Duration::from_secs(7300), listen: "www:80", workers: 2 },
+            emergency: None,
+            abuse: None,
             current: 1,
             servers: vec![server(0, "127.0.0.1"), server(1, "/run/<&\">.sock")],
             clients_max: 2048,
@@ -349,6 +389,10 @@ pub(super) mod tests {
         assert_eq!(times, ["0 s", "119 s", "2 min", "119 min", "2 h", "2 days"]);
         let mut row = snapshot(&[], 0, &[]).servers.remove(1);
         assert_eq!(row.in_words(1000), "up");
+        row.state = State::Pending;
+        assert_eq!(row.in_words(1000), "passed over, too many connects to it are pending (pending_max)");
+        let up = [State::Vacant, State::Up, State::Full, State::Pending, State::Out, State::Failed];
+        assert_eq!(up.map(State::is_up), [false, true, true, true, false, false]);
         (row.state, row.connections) = (State::Full, 20);
         assert_eq!(row.in_words(1000), "full");
         row.last_failure = Some(LastFailure { unix_time: 7, reason: "connection refused".into() });

@@ -14,7 +14,7 @@ pub(super) fn render(snapshot: Snapshot<'_>, say: &mut Say) {
 
 /// Hands over the blocks of the report, with at most `most` clients and `most` connections.
 fn blocks(mut snapshot: Snapshot<'_>, most: usize, block: &mut dyn FnMut(&str)) {
-    let (time, servers, current) = (clock::full(snapshot.time), snapshot.servers.len(), snapshot.current);
+    let (time, servers, current) = (clock::full(snapshot.time), snapshot.known(), snapshot.current);
     let (full, unix) = (snapshot.full_remark(), snapshot.time.unix_timestamp());
     block(&format!("Time {time}, {servers} servers, {current} current"));
     for server in &snapshot.servers {
@@ -31,6 +31,12 @@ fn blocks(mut snapshot: Snapshot<'_>, most: usize, block: &mut dyn FnMut(&str)) 
             server.received,
             remark(server, unix)
         ));
+    }
+    for (what, server) in [("Emergency", &snapshot.emergency), ("Abuse", &snapshot.abuse)] {
+        if let Some(server) = server {
+            let (place, state) = (server.place(), server.in_words(unix));
+            block(&format!("{what} server: {place}, {} connections, {state}", server.connections));
+        }
     }
     block(&format!("Max number of clients: {}", snapshot.clients_max));
     block("Active clients:");
@@ -70,7 +76,7 @@ fn blocks(mut snapshot: Snapshot<'_>, most: usize, block: &mut dyn FnMut(&str)) 
 fn remark(server: &ServerRow, unix: i64) -> String {
     match server.state {
         State::Vacant | State::Up => String::new(),
-        State::Full | State::Out | State::Failed => server.in_words(unix) + "\n",
+        State::Full | State::Pending | State::Out | State::Failed => server.in_words(unix) + "\n",
     }
 }
 

@@ -76,8 +76,7 @@ impl Service {
             Command::Overview => {
                 let Inheritance { settings, table, jail, .. } = &self.inheritance;
                 let listen = self.standing.local.to_string();
-                let uptime = now.saturating_duration_since(self.standing.started);
-                let program = report::Program { uptime, listen: &listen, workers: self.crew.ids().count() };
+                let program = self.program(&listen, now);
                 errand("overview", jail, &[], now, |to, _| {
                     jail.sandbox.enter_reporter()?;
                     report::overview(&program, settings, table, to)
@@ -130,6 +129,12 @@ impl Service {
             },
             _ => return None,
         })
+    }
+
+    /// What only this process knows of the program.
+    pub(super) fn program<'l>(&self, listen: &'l str, now: Instant) -> report::Program<'l> {
+        let uptime = now.saturating_duration_since(self.standing.started);
+        report::Program { uptime, listen, workers: self.crew.ids().count() }
     }
 
     fn number(&self, which: Number) -> Option<Reply> {
@@ -221,18 +226,20 @@ impl Service {
             Wanted::Status(form) => {
                 let (file, say) = (self.standing.status.as_ref(), &self.say);
                 let keep: Vec<_> = file.and_then(StatusFile::descriptor).into_iter().collect();
+                let listen = self.standing.local.to_string();
+                let (program, state) = (self.program(&listen, now), (settings, table));
                 errand("status", jail, &keep, now, |to, employer| {
                     jail.sandbox.enter_reporter()?;
                     let sandbox = jail.sandbox.summary(jail.root.is_some());
                     if let (Form::Plain, Some(file)) = (form, file) {
-                        let render = |to: &mut dyn Write| report::status(form, gathered, settings, table, &sandbox, to);
+                        let render = |to: &mut dyn Write| report::status(form, gathered, &program, state, &sandbox, to);
                         if let Err(error) =
                             file.put(Writer::Command(employer.supervisor.as_raw().unsigned_abs()), render)
                         {
                             say.anew().warning(&error.to_string());
                         }
                     }
-                    report::status(form, gathered, settings, table, &sandbox, to)
+                    report::status(form, gathered, &program, state, &sandbox, to)
                 })
             }
         }
