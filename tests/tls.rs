@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is how a failure is said")]
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 
+use rustix::process::Signal;
 use rustls::ProtocolVersion;
 
 use harness::tls::{Authority, Identity, ONLY_12, ONLY_13, openssl, write};
@@ -186,6 +188,29 @@ fn suites_and_protocols_are_as_chosen() {
     assert!(root.client().speaks(ONLY_12).connect(pen.address(), "localhost").is_err());
     assert!(root.client().speaks(ONLY_13).ask(pen.address(), "localhost").is_some());
     pen.hears("it offers no protocol, cipher suite or signature that is allowed here");
+}
+
+#[test]
+fn suites_that_do_not_fit_the_key_are_told_at_the_check_the_start_and_hup() {
+    let root = Authority::root("root");
+    let backend = Backend::named("one");
+    let told = "cert.pem: ssl_ciphers has no suite for its ECDSA key, so that clients without TLS 1.3 are refused; add one that \
+                begins with ECDHE-ECDSA";
+    let (good, bad) = ("ssl_ciphers ECDHE-ECDSA-AES128-GCM-SHA256\n", "ssl_ciphers ECDHE-RSA-AES256-GCM-SHA384\n");
+    let make = |file: &str| with_certificate(&root.issue(&["localhost"])).server(&backend).file(file);
+    for (file, warns) in [(good, false), (bad, true)] {
+        let output = make(file).options(["--check"]).runs();
+        assert_eq!(String::from_utf8_lossy(&output.stderr).contains(told), warns, "{output:?}");
+    }
+    make(bad).start().hears(told);
+    let pen = make(good).start();
+    let mut old = root.client().speaks(ONLY_12);
+    assert!(old.ask(pen.address(), "localhost").is_some() && !pen.said().contains(told));
+    fs::write(pen.directory().join("pen.cfg"), bad).unwrap();
+    pen.supervisor().signal(Signal::HUP);
+    pen.hears(told);
+    eventually("the list is in force", || root.client().speaks(ONLY_12).ask(pen.address(), "localhost").is_none());
+    pen.hears("that is allowed here, or ssl_ciphers has none for the certificate's key");
 }
 
 #[test]

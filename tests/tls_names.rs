@@ -317,3 +317,34 @@ fn of_many_names_that_cannot_be_used_the_first_are_told_and_the_rest_counted() {
     assert!(said.lines().filter(|line| line.contains(".example") || line.contains("directory")).count() < 20, "{said}");
     assert!(trusted(&root, &pen, "localhost"));
 }
+
+#[test]
+fn files_of_a_name_that_no_client_can_ask_for_are_told_and_not_listed() {
+    let root = Authority::root("root");
+    let backend = Backend::named("one");
+    let builder = with_certificate(&root.issue(&["localhost"]));
+    let names = directory(&builder);
+    let identity = root.issue(&["good.example"]);
+    put(&names, "good.example", &identity);
+    for name in ["web01-", "1.2.3"] {
+        put(&names, name, &identity);
+    }
+    let pen = builder.options(option("ssl_sni_path", &names)).server(&backend).control().start();
+    let told = |name: &str| {
+        let path = names.join(format!("{name}.crt"));
+        format!(
+            "{}: the file is not used, because no client can ask for {name:?}: it is no server name",
+            path.display()
+        )
+    };
+    for name in ["web01-", "1.2.3"] {
+        pen.hears(&told(name));
+    }
+    let listed = pen.tell("certificates");
+    assert!(listed.contains("for the server name good.example"), "{listed}");
+    assert!(!listed.contains("web01-") && !listed.contains("1.2.3"), "{listed}");
+    // Those that come later are told at HUP.
+    put(&names, "-x", &identity);
+    pen.supervisor().signal(Signal::HUP);
+    pen.hears(&told("-x"));
+}

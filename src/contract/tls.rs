@@ -159,6 +159,16 @@ suites! {
     RsaChacha "ECDHE-RSA-CHACHA20-POLY1305" "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
 }
 
+impl Suite {
+    /// Whether it is for certificates with an RSA key; else for those with a key on an elliptic curve.
+    pub fn is_rsa(self) -> bool {
+        match self {
+            Suite::RsaAes256 | Suite::RsaAes128 | Suite::RsaChacha => true,
+            Suite::EcdsaAes256 | Suite::EcdsaAes128 | Suite::EcdsaChacha => false,
+        }
+    }
+}
+
 /// What a list of suites says: those that exist here, and the words that mean nothing here.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct SuiteList {

@@ -141,7 +141,9 @@ fn handshake(reason: &HandshakeFailure) -> String {
         HandshakeFailure::NotTls => "what it sent is no TLS".into(),
         HandshakeFailure::Timeout => "not finished in time".into(),
         HandshakeFailure::NothingInCommon => {
-            "it offers no protocol, cipher suite or signature that is allowed here".into()
+            "it offers no protocol, cipher suite or signature that is allowed here, or ssl_ciphers has none for the \
+             certificate's key"
+                .into()
         }
         HandshakeFailure::NoCertificate => "it has no certificate".into(),
         HandshakeFailure::BadCertificate(fault) => fault_of_certificate(fault),

@@ -14,7 +14,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::version::{TLS12, TLS13};
-use rustls::{Error, RootCertStore, ServerConfig};
+use rustls::{Error, RootCertStore, ServerConfig, SignatureAlgorithm};
 use zeroize::Zeroize;
 
 use super::certificate::{self, Certificate};
@@ -136,6 +136,14 @@ pub struct Stack {
     ocsp: Option<Part>,
 }
 
+impl Stack {
+    /// The path of one of them.
+    pub fn path(&self) -> &str {
+        let files = self.certificate.iter().chain(&self.key).chain(&self.authorities).chain(&self.ocsp);
+        files.map(|part| part.path.as_str()).next().unwrap_or_default()
+    }
+}
+
 /// Certification authorities, and from where they are.
 #[derive(Debug, Default)]
 pub struct Authorities {
@@ -184,6 +192,7 @@ impl Source {
                 in_order(&part.path)
             ));
         }
+        notices.extend(self.without_suite(&part.path, key.algorithm()));
         if chain.len() == 1 {
             complete(&mut chain, &issuers.certificates);
         }
@@ -193,6 +202,25 @@ impl Source {
             None => None,
         };
         Ok(certified)
+    }
+
+    /// What is to be said if clients of TLS 1.2 cannot be served with a key, because none of the suites that were chosen is for such a key.
+    fn without_suite(&self, path: &str, key: SignatureAlgorithm) -> Option<String> {
+        let Index { tls12, suites, .. } = self.index();
+        let is_rsa = key == SignatureAlgorithm::RSA;
+        if !tls12 || suites.is_empty() || suites.iter().any(|suite| suite.is_rsa() == is_rsa) {
+            return None;
+        }
+        let kind = match key {
+            SignatureAlgorithm::RSA => "RSA",
+            SignatureAlgorithm::ECDSA => "ECDSA",
+            _ => "Ed25519",
+        };
+        let suites = if is_rsa { "ECDHE-RSA" } else { "ECDHE-ECDSA" };
+        Some(format!(
+            "{path}: ssl_ciphers has no suite for its {kind} key, so that clients without TLS 1.3 are refused; add one that \
+             begins with {suites}"
+        ))
     }
 
     /// The same for a server name, with authorities of its own if it has any.
@@ -205,8 +233,7 @@ impl Source {
             (Some(certificate), None) => return Err(format!("{}: there is no .key for it", certificate.path)),
             (None, Some(key)) => return Err(format!("{}: there is no .crt for it", key.path)),
             (None, None) => {
-                let any = files.authorities.first().or(files.ocsp.as_ref());
-                return Err(format!("{}: there is no .crt for it", any.map_or("", |part| &part.path)));
+                return Err(format!("{}: there is no .crt for it", files.path()));
             }
         }
         let own = match files.authorities.is_empty() {

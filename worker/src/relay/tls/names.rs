@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
+use rustls::pki_types::ServerName;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
@@ -66,8 +67,15 @@ impl Resolver {
     pub fn examine<'s>(&'s self, notices: &mut Notices) -> Vec<(&'s str, &'s Stack, Ready)> {
         let mut names: Vec<_> = self.names.iter().collect();
         names.sort_by_key(|(text, _)| *text);
-        let (mut good, mut broken, mut remarks) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut good, mut broken, mut remarks, mut unasked) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (text, name) in names {
+            if !can_be_asked_for(text) {
+                unasked.push(format!(
+                    "{}: the file is not used, because no client can ask for {text:?}: it is no server name",
+                    name.files.path()
+                ));
+                continue;
+            }
             match self.read(&name.files, &mut remarks) {
                 Ok(ready) => good.push((text.as_str(), &name.files, ready)),
                 Err(why) => broken.push(format!("{why}; the name {text} is served with the default certificate")),
@@ -78,9 +86,20 @@ impl Resolver {
             broken,
             "names are served with the default certificate, because their files are not in order",
         );
+        tell_first(notices, unasked, "names have files that are not used, because no client can ask for them");
         tell_first(notices, remarks, "messages about the files of certificates by name");
         good
     }
+}
+
+/// Whether a client can ask for a name, or, where that begins with `*.`, for one that it stands for. Of a name that ends with a dot the dot
+/// is left out when it is looked for ([`Resolver::find`]).
+fn can_be_asked_for(name: &str) -> bool {
+    let asked = match name.strip_prefix("*.") {
+        Some(rest) => format!("a.{rest}"),
+        None => name.to_owned(),
+    };
+    !name.ends_with('.') && matches!(ServerName::try_from(asked), Ok(ServerName::DnsName(_)))
 }
 
 /// Tells the first of many, and how many more there are.
@@ -100,5 +119,21 @@ impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let named = hello.server_name().and_then(|name| self.find(name));
         Some(named.map_or(&self.default, |(_, ready)| &ready.certified).clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_can_ask_for_is_a_name_of_the_domain_name_system() {
+        for name in ["localhost", "a_b.example", "*.example", "xn--mnchen-3ya.example", "1.example", "*.b.c"] {
+            assert!(can_be_asked_for(name), "{name}");
+        }
+        for name in ["web01-", "-x", "1.2.3", "127.0.0.1", "a..b", "a.", "*.a.", "*.1.2.3", ".a", "*.-x"] {
+            assert!(!can_be_asked_for(name), "{name}");
+        }
+        assert!(!can_be_asked_for(&format!("{}.example", "a".repeat(64))));
     }
 }
