@@ -129,11 +129,13 @@ fn unfinished_heads_of_many_clients_take_little_memory() {
     stays_small(&pen, &head, || pen.ask([127, 0, 0, 9]).as_deref() == Some("one"));
 }
 
-/// Bytes that the kernel has for a client of this port: those that were not acknowledged (proc_net_tcp(5)).
-fn queued_for(client: u16) -> usize {
+/// Bytes that the kernel has from pen for a client of this port: those that were not acknowledged (proc_net_tcp(5)).
+fn queued_for(pen: &Pen, client: u16) -> usize {
     let table = fs::read_to_string("/proc/net/tcp").unwrap();
-    let remote = format!(":{client:04X}");
-    let row = table.lines().find(|row| row.split_whitespace().nth(2).is_some_and(|address| address.ends_with(&remote)));
+    // Other tests' clients may have the same port at another address.
+    let ends = [pen.address().port(), client].map(|port| format!(":{port:04X}"));
+    let is_it = |row: &&str| row.split_whitespace().skip(1).zip(&ends).all(|(address, port)| address.ends_with(port));
+    let row = table.lines().find(is_it);
     let queues = row.and_then(|row| row.split_whitespace().nth(4)).map_or("0:0", |queues| queues);
     usize::from_str_radix(queues.split(':').next().unwrap(), 16).unwrap()
 }
@@ -146,7 +148,7 @@ fn a_client_that_reads_nothing_has_little_in_the_kernel() {
     let port = client.socket().local_addr().unwrap().as_socket().unwrap().port();
     let (mut last, mut equal) = (0, 0);
     eventually("nothing more goes to the client", || {
-        let now = queued_for(port);
+        let now = queued_for(&pen, port);
         equal = if now == last && now > 0 { equal + 1 } else { 0 };
         last = now;
         equal >= 20
@@ -206,7 +208,7 @@ fn socket_buffers_bound_both_sides_and_can_be_set_at_run_time() {
     }
     let client = pen.connect([127, 0, 0, 8]);
     let port = client.socket().local_addr().unwrap().as_socket().unwrap().port();
-    eventually("something waits for the client", || queued_for(port) > 0);
-    assert!(queued_for(port) < 256 << 10, "{} bytes wait in the kernel", queued_for(port));
+    eventually("something waits for the client", || queued_for(&pen, port) > 0);
+    assert!(queued_for(&pen, port) < 256 << 10, "{} bytes wait in the kernel", queued_for(&pen, port));
     pen.refuses("socket_buffers client many 1");
 }
