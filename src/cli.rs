@@ -92,7 +92,8 @@ fn argument(option: &'static Opt) -> Arg {
         // Not a count: each occurrence has its place among the other options.
         Value::Repeated => argument.action(ArgAction::Append).num_args(0).default_missing_value(""),
         Value::Number(name, ..) | Value::Text(name) | Value::Texts(name) => argument
-            .action(if matches!(option.value, Value::Texts(_)) { ArgAction::Append } else { ArgAction::Set })
+            // Where one counts, all are kept: the last counts, and it is told that there are others.
+            .action(ArgAction::Append)
             .value_name(name)
             .value_parser(ValueParser::os_string())
             // As getopt: what follows is the value, whatever it looks like.
@@ -163,7 +164,8 @@ impl Given {
         let raised = small.map(|backlog| format!("-q: {backlog} is too small, the listen backlog is {BACKLOG_MIN}"));
         let old = matches!(self.text("tls-floor")?, Some((_, "tls1")));
         let gone = old.then(|| "-L: TLS 1.0 and 1.1 do not exist here; clients get TLS 1.2 or 1.3".to_owned());
-        Ok(obsolete.into_iter().chain(raised).chain(gone).collect())
+        let repeated = OPTIONS.iter().filter_map(|option| self.repeated(option));
+        Ok(obsolete.into_iter().chain(raised).chain(gone).chain(repeated).collect())
     }
 
     fn has(&self, option: &'static Opt) -> bool {
@@ -188,9 +190,26 @@ impl Given {
         self.places(long).last().copied().unwrap_or_default()
     }
 
+    /// The values of an option, in order.
+    fn values(&self, long: &str) -> impl DoubleEndedIterator<Item = &OsString> {
+        self.0.get_many::<OsString>(long).unwrap_or_default()
+    }
+
+    /// What is said of an option of which one counts and several with different values were given.
+    fn repeated(&self, option: &Opt) -> Option<String> {
+        match option.value {
+            Value::Number(..) | Value::Text(_) => {}
+            Value::Flag | Value::Repeated | Value::Texts(_) => return None,
+        }
+        let last = self.values(option.long).next_back()?;
+        let others = self.values(option.long).any(|value| value != last);
+        let last = quoted(&last.to_string_lossy());
+        others.then(|| format!("{}: given several times; the last counts: {last}", option.name()))
+    }
+
     /// A text option's value; it may not be empty.
     fn raw(&self, long: &'static str) -> Result<Option<(String, &OsString)>, UsageError> {
-        let Some(value) = self.0.get_one::<OsString>(long) else { return Ok(None) };
+        let Some(value) = self.values(long).next_back() else { return Ok(None) };
         let name = find(long).map_or(long.to_owned(), Opt::name);
         if value.is_empty() {
             return Err(usage(name, "its value is empty"));
@@ -213,7 +232,7 @@ impl Given {
         let Some((option, Value::Number(_, range, default))) = find(long).map(|option| (option, &option.value)) else {
             return Ok(None);
         };
-        let Some(value) = self.0.get_one::<OsString>(long) else { return Ok(*default) };
+        let Some(value) = self.values(long).next_back() else { return Ok(*default) };
         match grammar::number(&value.to_string_lossy(), range.clone()) {
             Ok(number) => Ok(Some(number)),
             Err(why) => Err(usage(option.name(), why.to_string())),

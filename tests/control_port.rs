@@ -144,9 +144,10 @@ fn the_control_access_list_turns_away_without_reading() {
     }
     pen.hears("127.0.0.9");
     pen.tells("control_acl", "5");
-    // Whoever locks everybody out has to use a signal.
-    pen.tells("acl 5 permit 192.0.2.1", "");
-    assert!(!pen.control().try_tell("mode").is_ok_and(|reply| !reply.is_empty()));
+    // Nobody locks himself out.
+    let why = pen.refuses("acl 5 permit 192.0.2.1");
+    assert!(why.starts_with("acl: access list 5, which control_acl refers to, would refuse 127.0.0.1, "), "{why}");
+    pen.tells("control_acl", "5");
     assert_eq!(pen.ask(ME).as_deref(), Some("a"));
 }
 

@@ -322,8 +322,16 @@ fn exit_and_quit_leave_the_prompt_and_help_helps() {
         assert!(!shown.contains("ignoring"), "{leave}: {shown}");
     }
     let shown = on_a_terminal(&place, "help\nhelp tracking\nexit pen\nn\nblacklist\nquit\n");
-    assert!(shown.contains("leaves this prompt") && shown.contains("explain ADDRESS"), "{shown}");
+    assert!(
+        shown.contains("exit, quit or Ctrl-D leaves it. exit pen ends pen itself") && shown.contains("explain ADDRESS"),
+        "{shown}"
+    );
     assert!(shown.contains("usage: tracking [SECONDS]"), "{shown}");
+    let asked = on_a_terminal(&place, "help quit\nquit\n");
+    assert!(asked.contains("exit, quit or Ctrl-D leaves it") && !asked.contains("no command is called"), "{asked}");
+    assert!(on_a_terminal(&place, "help no\nquit\n").contains("usage: no COMMAND"));
+    let keys = on_a_terminal(&place, "\u{1b}[A\nquit\n");
+    assert!(!keys.contains("ignoring"), "what a key wrote is not sent: {keys}");
     assert!(shown.contains("End pen itself") && shown.contains("30\r\n"), "it lives on: {shown}");
     pen.ends_when(|pen| drop(on_a_terminal(&pen.control().to_string(), "exit pen\ny\nquit\n")));
 }
@@ -434,6 +442,21 @@ fn on_a_terminal_it_prompts_and_goes_on_after_errors() {
     assert!(shown.contains("pen> ") && shown.contains("no hash no roundrobin"), "{shown}");
     assert!(shown.contains("ignoring command starting with 'frob'"), "{shown}");
     assert!(shown.contains(&pen.supervisor().pid().to_string()), "{shown}");
+}
+
+#[test]
+fn an_argument_with_a_line_in_it_and_an_unknown_option_are_errors() {
+    let server = Backend::named("a");
+    let pen = Pen::builder().server(&server).control().start();
+    let place = pen.control().to_string();
+    let (status, said, why) = penctl(&[&place, "timeout 9\npid"], "");
+    assert_eq!((status, said.as_str()), (1, ""));
+    assert!(why.starts_with("'timeout 9\\npid': a line's end in an argument"), "{why}");
+    pen.tells("timeout", "5");
+    let (status, _, why) = penctl(&["-x", "8888"], "");
+    assert!(status == 1 && why.starts_with("unknown option '-x'; usage: penctl "), "{why}");
+    let (status, said, _) = penctl(&["--json", &place, "overview"], "");
+    assert!(status == 0 && said.starts_with('{'), "{said}");
 }
 
 #[test]

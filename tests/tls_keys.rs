@@ -179,7 +179,7 @@ fn tls_is_never_off_without_a_word() {
         let word = line.split(' ').next().unwrap();
         for check in [&[][..], &["--check"]] {
             let said = refusal(Pen::builder().server_as("127.0.0.1:1").file(&format!("\n{line}\n")).options(check));
-            let why = format!(":2: {word}: means nothing without a certificate; add -E FILE\n");
+            let why = format!(":2: {word}: means nothing without a certificate; add certificate FILE\n");
             assert!(said.ends_with(&why), "{line}: {said}");
         }
     }
@@ -189,12 +189,13 @@ fn tls_is_never_off_without_a_word() {
     for line in &lines[..2] {
         let word = line.split(' ').next().unwrap();
         let why = pen.refuses(line);
-        assert_eq!(why, format!("{word}: means nothing without a certificate; add -E FILE"));
+        let add = "only the file of -F, or a start, can give one";
+        assert_eq!(why, format!("{word}: means nothing without a certificate; {add}"));
     }
     let file = pen.directory().join("pen.cfg");
     fs::write(&file, "ssl_ciphers ECDHE-RSA-AES128-GCM-SHA256\ntimeout 7\n").unwrap();
     pen.supervisor().signal(Signal::HUP);
-    pen.hears(":1: ssl_ciphers: means nothing without a certificate; add -E FILE");
+    pen.hears(":1: ssl_ciphers: means nothing without a certificate; add certificate FILE");
     pen.tells("timeout", "5");
 }
 

@@ -111,7 +111,7 @@ fn held(given: &Given, long: &'static str) -> Result<Vec<(usize, Placed)>, Usage
     let one = |(place, text): (usize, &OsString)| {
         let what = format!("{name} {}", quoted(&text.to_string_lossy()));
         let text = utf8(text).map_err(|why| usage(&what, why))?;
-        let command = command::parse(text).map_err(|why| usage(&what, why.of_configuration()))?;
+        let command = command::parse_configuration(text).map_err(|why| usage(&what, why))?;
         Ok((place, Placed { place: what, command }))
     };
     given.places(long).into_iter().zip(texts).map(one).collect()

@@ -14,7 +14,7 @@ pub(super) fn command_line(given: &Given, listen: Option<&OsString>) -> String {
         }
         words.push(option.name());
         if !matches!(option.value, Value::Flag | Value::Repeated) {
-            words.extend(given.0.get_one::<OsString>(option.long).map(word));
+            words.extend(given.values(option.long).next_back().map(word));
         }
     }
     words.extend(listen.map(word));

@@ -215,7 +215,7 @@ fn each_debug_option_adds_one_to_what_was_said_before_it() {
     assert_eq!(commands("-ddd 80 host"), ["-d: debug 1", "-d: debug 2", "-d: debug 3"]);
     assert_eq!(settings("-d 80 127.0.0.1 -d").debug, 2);
     assert_eq!(settings("-dddddddddddd 80 127.0.0.1").debug, 9);
-    let line = ["-dd", "-O", "debug 7", "-d", "-o", "debug", "-rd", "80", "127.0.0.1"].map(OsString::from);
+    let line = ["-dd", "-O", "debug 7", "-d", "-rd", "80", "127.0.0.1"].map(OsString::from);
     let Ok(Request::Run(launch, _)) = parse(line) else { panic!() };
     assert_eq!(launch.configuration.debug(&[]), 9);
     assert_eq!(launch.configuration.settle(&Names::default(), &[]).unwrap().settings.debug, 9);
@@ -337,6 +337,18 @@ fn what_is_changed_or_dropped_is_noticed() {
     let Ok(Request::Run(_, notices)) = parse(arguments("-D -q 49 80 host")) else { panic!() };
     assert_eq!(notices, ["-D: obsolete, it has no effect", "-q: 49 is too small, the listen backlog is 50"]);
     assert_eq!(commands("-q 49 80 host"), ["-q: backlog 50"]);
+}
+
+#[test]
+fn of_an_option_that_is_given_several_times_the_last_counts_and_that_is_told() {
+    let Ok(Request::Run(launch, notices)) = parse(arguments("-e a:1 -t 5 -t 5 -e b:2 80 host -x 300 -x 301")) else {
+        panic!()
+    };
+    assert_eq!(launch.configuration.emergency.unwrap().to_string(), "b:2");
+    assert_eq!(
+        notices,
+        ["-e: given several times; the last counts: 'b:2'", "-x: given several times; the last counts: '301'"]
+    );
 }
 
 #[test]

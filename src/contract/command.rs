@@ -18,10 +18,14 @@ use crate::settings::{BufferSizes, Http};
 use crate::tls::SuiteList;
 
 pub use help::help;
-pub use read::{COMMANDS, Entry, SERVER_KEYS, SETTINGS, before_comment, is_well_formed, log_target, parse};
+pub use nature::Nature;
+pub use read::{
+    COMMANDS, Entry, SERVER_KEYS, SETTINGS, before_comment, is_well_formed, log_target, parse, parse_configuration,
+};
 
 mod help;
 mod line;
+mod nature;
 mod read;
 
 /// Longest line, in bytes, without its end.
@@ -72,7 +76,7 @@ pub enum Command {
     ClientCa(Vec<PathBuf>),
     /// What only a start can give.
     Startup(Startup),
-    /// All that is in force, or one setting by its word.
+    /// All that is in force, or one setting by its word, with a number if there are several of its kind.
     Show(Option<String>),
     /// Ends the program.
     Exit,
@@ -172,6 +176,16 @@ impl Startup {
             Startup::PidFile(_) => "pid_file",
             Startup::RequireSandbox(_) => "require_sandbox",
             Startup::User(_) => "user",
+        }
+    }
+
+    /// Whether it is there, or on.
+    pub fn is_set(&self) -> bool {
+        match self {
+            Startup::Control(local) => local.is_some(),
+            Startup::ExitCommand(on) | Startup::RequireSandbox(on) => *on,
+            Startup::Jail(path) | Startup::PidFile(path) => path.is_some(),
+            Startup::User(user) => user.is_some(),
         }
     }
 }

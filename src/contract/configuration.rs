@@ -1,7 +1,7 @@
 //! What the operator asked for, still with names in it, and how it becomes [`Settings`].
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -16,8 +16,10 @@ use crate::tls::{self, Tls};
 
 pub use names::{Lookup, Names, resolve_local, zoned};
 pub(crate) use names::{resolve_port, server_addresses};
+pub use warnings::{unused_lists, warnings};
 
 mod names;
+mod warnings;
 
 /// Everything that the command line says about balancing, checked but not resolved.
 ///
@@ -211,35 +213,6 @@ impl Configuration {
         }
         slots.max(count)
     }
-
-    /// What an administrator should hear about but that does not stop the start, one line each.
-    pub fn warnings(&self, listen: &[Address], settings: &Settings) -> Vec<String> {
-        let regular = settings.configured().map(|(id, server)| (format!("server {id}"), server));
-        let others = [("emergency server", &settings.emergency), ("abuse server", &settings.abuse)];
-        let others = others.into_iter().filter_map(|(what, server)| Some((what.to_owned(), server.as_ref()?)));
-        let mut warnings = Vec::new();
-        for (what, server) in regular.chain(others) {
-            let address = server.place_at(0);
-            if server.hard > 0 && server.soft == 0 {
-                let hard = server.hard;
-                warnings.push(format!(
-                    "{what} ({address}): hard limit {hard} without a soft limit has no effect: soft limit 0 means unlimited"
-                ));
-            }
-            if server.addresses().any(needs_zone) {
-                warnings.push(format!(
-                    "{what} ({address}): a link-local address is reached through an interface: add its name, as in [fe80::1%eth0]"
-                ));
-            }
-            let reached = listen.iter().find(|listen| server.addresses().any(|address| reaches(listen, address)));
-            if let Some(listen) = reached {
-                warnings.push(format!(
-                    "{what} ({address}): pen itself listens there ({listen}); its connections would come back to it until all are in use"
-                ));
-            }
-        }
-        warnings
-    }
 }
 
 impl Settled {
@@ -279,39 +252,12 @@ pub(crate) fn resolved(
     Ok(server)
 }
 
-/// Whether a connect must fail (EINVAL) for want of an interface.
-fn needs_zone(address: &Address) -> bool {
-    matches!(address, Address::Inet(SocketAddr::V6(v6)) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0)
-}
-
-/// Whether a connect to `server` certainly ends at the listener itself. Which other addresses are this machine's is not known here.
-fn reaches(listen: &Address, server: &Address) -> bool {
-    match (listen, server) {
-        (Address::Unix(listen), Address::Unix(server)) => listen == server,
-        (Address::Inet(listen), Address::Inet(server)) if listen.port() == server.port() => {
-            // Linux takes a connect to the unspecified address as one to loopback.
-            let target = match server.ip() {
-                IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-                IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-                ip => ip,
-            };
-            let wildcard = match listen.ip() {
-                IpAddr::V4(ip) => ip.is_unspecified() && target.is_ipv4(),
-                // Dual stack: IPv4 arrives here too.
-                IpAddr::V6(ip) => ip.is_unspecified(),
-            };
-            target == listen.ip() || (wildcard && target.is_loopback())
-        }
-        _ => false,
-    }
-}
-
 fn error(why: String) -> ConfigurationError {
     ConfigurationError(why)
 }
 
 /// Slots of the server table when `-S` does not say it and fewer are needed.
-const MIN_SLOTS: u32 = 16;
+pub(crate) const MIN_SLOTS: u32 = 16;
 
 #[cfg(test)]
 mod tests;

@@ -38,7 +38,10 @@ pub fn parse(text: &[u8]) -> Result<Vec<Line>, Vec<BadLine>> {
 }
 
 /// The lines of a file one after the other, as [`parse`] reads them: a file can have millions.
+///
+/// A byte order mark at the beginning, as some editors write it, says nothing here.
 pub fn lines(text: &[u8]) -> impl Iterator<Item = Result<Line, BadLine>> {
+    let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
     (1..).zip(text.split(|byte| *byte == b'\n')).filter_map(|(number, line)| match one(line) {
         Ok((Command::Nothing, None)) => None,
         Ok((command, notice)) => Some(Ok(Line { number, command, notice })),
@@ -56,7 +59,7 @@ fn one(line: &[u8]) -> Result<(Command, Option<&'static str>), String> {
     if is_unset_server(line) {
         return Ok((Command::Nothing, Some("skipped: a server without an address, as the original writes one")));
     }
-    command::parse(line).map(|command| (command, None)).map_err(|why| why.of_configuration())
+    command::parse_configuration(line).map(|command| (command, None))
 }
 
 /// The original writes `address (unknown address family 0` for a number that was never given an address.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use crate::acl::{Acl, LISTS, MAX_ENTRIES};
 use crate::address::{Address, Host, Local, Service};
-use crate::command::{BufferSide, Command, Number, ServerChange, Startup, Switch};
+use crate::command::{BufferSide, Command, Nature, Number, ServerChange, Startup, Switch};
 use crate::configuration::{
     ConfigurationError, Lookup, Names, Placed, resolve_port, resolved, server_addresses, zoned,
 };
@@ -208,15 +208,17 @@ pub fn apply_all<'c>(
     commands.into_iter().filter_map(one).collect()
 }
 
-/// Of the commands that are no settings, those that only ask do no harm in a file. These would do something at every start.
+/// In a file, the commands that are no settings would do something at every start. One that only shows something was refused
+/// when the file was read.
 fn only_at_the_control_port(command: &Command) -> Result<(), String> {
-    let word = match command {
-        Command::Close(_) => "close",
-        Command::Exit => "exit",
-        Command::Write(_) | Command::WriteHere => "write",
-        _ => return Ok(()),
-    };
-    Err(format!("{word}: only the control port takes this command"))
+    match command.nature() {
+        Nature::Sets | Nature::Shows => Ok(()),
+        Nature::Does => {
+            let line = command.to_string();
+            let word = line.split(' ').next().unwrap_or_default();
+            Err(format!("{word}: only the control port takes this command"))
+        }
+    }
 }
 
 /// The access lists that these commands make.

@@ -31,13 +31,13 @@ pub struct InForce<'a> {
 }
 
 impl InForce<'_> {
-    /// A line for each command that says it, or only those of the setting called `word`.
+    /// A line for each command that says it, or only those of the setting called `word`, behind which a number may stand.
     pub fn text(&self, word: Option<&str>) -> String {
         // Two words for one thing.
         let word = word.map(|word| if word == "status_file" { "web_stats" } else { word });
         let mut text = String::new();
         for command in self.commands() {
-            if word.is_none_or(|word| word == word_of(&command)) {
+            if word.is_none_or(|word| word == word_of(&command) || word == numbered(&command)) {
                 write::line(&mut text, &command);
                 if matches!(command, Command::SslCiphers(None)) {
                     // What the default is, cannot be seen in the line.
@@ -128,12 +128,12 @@ fn tls(tls: &Tls) -> [Command; 7] {
 }
 
 /// What says where the certificate is.
-pub(crate) fn certificate(tls: &Tls) -> Command {
+pub fn certificate(tls: &Tls) -> Command {
     Command::Certificate(tls.certificate.clone().map(|file| (file, tls.key.clone())))
 }
 
 /// What says whose client certificates are good.
-pub(crate) fn client_ca(tls: &Tls) -> Command {
+pub fn client_ca(tls: &Tls) -> Command {
     Command::ClientCa(tls.ca_file.iter().chain(&tls.ca_directory).cloned().collect())
 }
 
@@ -159,6 +159,13 @@ pub(crate) fn spec(server: &Server) -> ServerSpec {
     let port = (!matches!(host, Host::Unix(_))).then_some(port);
     let Server { soft, hard, weight, prio, .. } = *server;
     ServerSpec { host, port, soft, hard, weight, prio }
+}
+
+/// That word with the one behind it, which is a number for the settings of which there are several.
+fn numbered(command: &Command) -> String {
+    let line = command.to_string();
+    let words = line.strip_prefix("no ").unwrap_or(&line);
+    words.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
 /// The word that a command shows behind its `no`, if it has one.

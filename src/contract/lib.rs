@@ -27,5 +27,6 @@ pub mod stats;
 #[cfg(test)]
 mod strategies;
 pub mod tls;
+pub mod twice;
 pub mod walk;
 pub mod write;

@@ -170,7 +170,16 @@ pub fn command() -> impl Strategy<Value = Command> {
         list().prop_map(Command::NoAcl),
         (select(&SWITCHES[..]), any::<bool>()).prop_map(|(switch, on)| Command::Switch(switch, on)),
         number(),
-        (count(), vec(change(), 1..9)).prop_map(|(number, changes)| Command::Server { number, changes }),
+        (count(), vec(change(), 1..9)).prop_map(|(number, changes)| {
+            let mut each: Vec<ServerChange> = Vec::new();
+            for change in changes {
+                // No key stands twice in a line.
+                if each.iter().all(|other| std::mem::discriminant(other) != std::mem::discriminant(&change)) {
+                    each.push(change);
+                }
+            }
+            Command::Server { number, changes: each }
+        }),
         of(any::<IpAddr>()).prop_map(Command::Source),
         prop_oneof![fastclose.prop_map(Command::Fastclose), http().prop_map(Command::Http)],
         (select(&[BufferSide::Client, BufferSide::Server][..]), buffers())
@@ -219,6 +228,8 @@ pub fn command() -> impl Strategy<Value = Command> {
         vec(path(), 0..=2).prop_map(Command::ClientCa),
         startup().prop_map(Command::Startup),
         of(select(SETTINGS)).prop_map(|word| Command::Show(word.map(str::to_owned))),
+        list().prop_map(|list| Command::Show(Some(format!("acl {list}")))),
+        count().prop_map(|number| Command::Show(Some(format!("server {number}")))),
         of(path()).prop_map(Command::WebStats),
         of(path()).prop_map(Command::Write),
     ];

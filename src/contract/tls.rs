@@ -60,7 +60,7 @@ impl Tls {
 }
 
 /// What is said of TLS and has no effect: the beginning of a message about each, an option or a command's word. If TLS or the check of
-/// clients was meant to be on, it must not be off without a word.
+/// clients was meant to be on, it must not be off without a word. What `show` prints where TLS is off is none of it.
 ///
 /// # Errors
 /// One for each.
@@ -74,26 +74,86 @@ pub fn check<'c>(tls: &Tls, commands: impl IntoIterator<Item = &'c Placed>) -> R
         ("-A", tls.ca_directory.is_some()),
     ];
     for (option, _) in given.iter().filter(|(_, given)| *given) {
-        let what = of_command(option, &commands).unwrap_or((*option).to_owned());
+        let said = of_command(option, &commands);
+        let what = said.as_ref().map_or((*option).to_owned(), |(place, word)| at(place) + word);
+        let author = Author::of(said.map_or("-", |(place, _)| place));
         match (tls.is_on(), tls.required, *option) {
-            (false, _, _) => errors.push(format!("{what}: {WITHOUT_CERTIFICATE}")),
-            (true, false, "-G" | "-A") => errors.push(format!("{what}: {WITHOUT_DEMAND}")),
+            (false, _, _) => errors.push(format!("{what}: {}", author.without_certificate())),
+            (true, false, "-G" | "-A") => errors.push(match demand_ended(&commands) {
+                Some(place) => format!("{}{DEMAND_ENDED}", at(place)),
+                None => format!("{what}: {}", author.without_demand()),
+            }),
             _ => {}
         }
     }
     if !tls.is_on() {
         let of_tls = |placed: &Placed| {
             let word = word(&placed.command)?;
-            let at = if placed.place.is_empty() { String::new() } else { format!("{}: ", placed.place) };
-            Some(format!("{at}{word}: {WITHOUT_CERTIFICATE}"))
+            Some(format!("{}{word}: {}", at(&placed.place), Author::of(&placed.place).without_certificate()))
         };
         errors.extend(commands.into_iter().filter_map(of_tls));
     }
+    errors.dedup();
     if errors.is_empty() { Ok(()) } else { Err(errors.into_iter().map(ConfigurationError).collect()) }
 }
 
-/// The command that says what an option says, with its place, if there is one.
-fn of_command(option: &str, commands: &[&Placed]) -> Option<String> {
+/// The beginning of a message about a place.
+fn at(place: &str) -> String {
+    if place.is_empty() { String::new() } else { format!("{place}: ") }
+}
+
+/// Where something was said, and so where what is missing can be said.
+#[derive(Clone, Copy)]
+enum Author {
+    Operator,
+    CommandLine,
+    File,
+}
+
+impl Author {
+    fn of(place: &str) -> Author {
+        match place.bytes().next() {
+            None => Author::Operator,
+            Some(b'-') => Author::CommandLine,
+            Some(_) => Author::File,
+        }
+    }
+
+    fn without_certificate(self) -> String {
+        let add = match self {
+            Author::Operator => "only the file of -F, or a start, can give one",
+            Author::CommandLine => "add -E FILE",
+            Author::File => "add certificate FILE",
+        };
+        format!("means nothing without a certificate; {add}")
+    }
+
+    fn without_demand(self) -> String {
+        let (demand, add) = match self {
+            Author::CommandLine => ("-R", "-R"),
+            Author::Operator | Author::File => ("require_client_cert", "require_client_cert"),
+        };
+        format!(
+            "says whose client certificates are good, and without {demand} no client is asked for one; add {add}, or, if it is \
+             for the issuers of pen's own certificate, put them behind it in the file of -E"
+        )
+    }
+}
+
+/// Where the last of these commands ends the demand for client certificates, if one does and none says whose are good.
+fn demand_ended<'c>(commands: &[&'c Placed]) -> Option<&'c str> {
+    if of_command("-G", commands).is_some() {
+        return None;
+    }
+    let ends = |placed: &&&Placed| placed.command == Command::Switch(Switch::RequireClientCert, false);
+    commands.iter().rev().find(ends).map(|placed| placed.place.as_str())
+}
+
+const DEMAND_ENDED: &str = "require_client_cert: client_ca (-G, -A) says whose client certificates are good, and that means nothing if no client \
+                            is asked for one; say no client_ca too, in the file of -F";
+
+/// The command that says what an option says, and its place, if there is one.
+fn of_command<'c>(option: &str, commands: &[&'c Placed]) -> Option<(&'c str, &'static str)> {
     let word = |command: &Command| match command {
         Command::Switch(Switch::RequireClientCert, true) => Some(("-R", "require_client_cert")),
         Command::ClientCa(paths) if !paths.is_empty() => Some(("-G", "client_ca")),
@@ -102,15 +162,9 @@ fn of_command(option: &str, commands: &[&Placed]) -> Option<String> {
     let option = if option == "-A" { "-G" } else { option };
     commands.iter().rev().find_map(|placed| {
         let (_, word) = word(&placed.command).filter(|(same, _)| *same == option)?;
-        let at = if placed.place.is_empty() { String::new() } else { format!("{}: ", placed.place) };
-        Some(at + word)
+        Some((placed.place.as_str(), word))
     })
 }
-
-const WITHOUT_CERTIFICATE: &str = "means nothing without a certificate; add -E FILE";
-
-const WITHOUT_DEMAND: &str = "says whose client certificates are good, and without -R no client is asked for one; add -R, or, if it is for the issuers of \
-                              pen's own certificate, put them behind it in the file of -E";
 
 /// The word of a command that is about TLS.
 fn word(command: &Command) -> Option<&'static str> {

@@ -1,7 +1,7 @@
 //! The settings as a configuration file: what `write` writes.
 //!
-//! Every line is a [`Command`] shown, so the text loads again by construction. What the command line says in options that the original could
-//! not express as commands (`-e`, `-B`, `-N`, `-S`, `-m`, `-E` ...) is for the header that the caller gives, unless a command said something else.
+//! Every line is a [`Command`] shown, so the text loads again by construction. It starts by itself, too: what options say is in it as
+//! commands. What is the default is left out where the original leaves it out, unless the command line says something else.
 
 mod difference;
 
@@ -9,6 +9,7 @@ use std::path::Path;
 
 use crate::address::{Address, Host, Local, Service};
 use crate::command::{self, BufferSide, Command, LogTarget, Number, ServerChange, Switch};
+use crate::configuration::MIN_SLOTS;
 use crate::ids::{ServerId, Target};
 use crate::in_force;
 use crate::settings::{BufferSizes, Server, Settings, SocketBuffers};
@@ -29,11 +30,11 @@ pub struct Written<'a> {
     pub log: Option<&'a LogTarget>,
     /// The file for status reports.
     pub status_file: Option<&'a Path>,
-    /// Where pen listens, if a command said so; the first operand stays on the command line.
+    /// Where pen listens.
     pub listen: Option<&'a Local>,
     /// The number of workers, if a command said so.
     pub workers: Option<u32>,
-    /// What only a start can give, where a command said so.
+    /// What only a start can give, where it is set or a command said so.
     pub startup: &'a [Command],
     /// Whether the configuration file names all servers.
     pub servers_only: bool,
@@ -159,30 +160,35 @@ fn tls(tls: &Tls, given: &Tls) -> impl Iterator<Item = Command> {
     [suites, only_new, both, ocsp, names].into_iter().flatten()
 }
 
-/// What the original can only say with options, where it is not what the command line says, which the header repeats.
+/// What the original can only say with options, where it is not the default or would not be by the command line.
 fn one_file(state: &Written<'_>) -> impl Iterator<Item = Command> {
-    let (now, given) = (state.settings, state.given);
-    let differs = |is: bool, command: Command| is.then_some(command);
-    let (new_tls, old_tls) = (&now.tls, &given.tls);
-    let certificate = (&new_tls.certificate, &new_tls.key) != (&old_tls.certificate, &old_tls.key);
-    let authorities = (&new_tls.ca_file, &new_tls.ca_directory) != (&old_tls.ca_file, &old_tls.ca_directory);
+    let (now, given, default) = (state.settings, state.given, Settings::default());
+    let set = |part: fn(&Settings) -> bool, command: Command| (part(now) || part(given)).then_some(command);
     let always = now.selection.hash_always;
+    let batch = [now, given].iter().any(|settings| settings.accept_batch != default.accept_batch);
     let gone = given.configured().filter(|(id, _)| now.target(Target::Server(*id)).is_none());
     let gone: Vec<Command> = gone.map(|(id, _)| Command::NoServer(id.0.into())).collect();
+    let is_size = |command: &&Command| matches!(command, Command::Number(Number::MaxServers, _));
+    let sized = state.startup.iter().any(|command| is_size(&command));
+    let needed = now.server_count().max(MIN_SLOTS);
     [
-        differs(now.accept_batch != given.accept_batch, number(Number::AcceptBatch, now.accept_batch)),
-        differs(always != given.selection.hash_always, Command::Switch(Switch::HashAlways, always)),
-        differs(certificate, in_force::certificate(new_tls)),
-        differs(authorities, in_force::client_ca(new_tls)),
-        differs(new_tls.required != old_tls.required, Command::Switch(Switch::RequireClientCert, new_tls.required)),
-        differs(now.emergency != given.emergency, Command::Emergency(now.emergency.as_ref().map(in_force::spec))),
-        differs(now.abuse != given.abuse, Command::Abuse(now.abuse.as_ref().map(in_force::spec))),
-        differs(state.servers_only, Command::Switch(Switch::ServersOnly, true)),
+        batch.then(|| number(Number::AcceptBatch, now.accept_batch)),
+        (sized || now.table_size() != needed).then(|| number(Number::MaxServers, now.table_size())),
+        set(|settings| settings.selection.hash_always, Command::Switch(Switch::HashAlways, always)),
+        set(|settings| settings.tls.certificate.is_some(), in_force::certificate(&now.tls)),
+        set(
+            |settings| settings.tls.ca_file.is_some() || settings.tls.ca_directory.is_some(),
+            in_force::client_ca(&now.tls),
+        ),
+        set(|settings| settings.tls.required, Command::Switch(Switch::RequireClientCert, now.tls.required)),
+        set(|settings| settings.emergency.is_some(), Command::Emergency(now.emergency.as_ref().map(in_force::spec))),
+        set(|settings| settings.abuse.is_some(), Command::Abuse(now.abuse.as_ref().map(in_force::spec))),
+        state.servers_only.then_some(Command::Switch(Switch::ServersOnly, true)),
     ]
     .into_iter()
     .flatten()
     .chain(gone)
-    .chain(state.startup.iter().cloned())
+    .chain(state.startup.iter().filter(move |command| !is_size(command)).cloned())
 }
 
 /// Where a server is, as it was given: by a number, its other addresses, its interface or a later answer would be lost.

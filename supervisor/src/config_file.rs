@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -9,6 +10,7 @@ use std::path::Path;
 use pen_contract::command::Command;
 use pen_contract::configuration::Placed;
 use pen_contract::file;
+use pen_contract::twice::{Twice, twice};
 use pen_contract::walk;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +32,7 @@ pub(crate) struct Loaded {
 pub(crate) fn load(path: &Path) -> Result<Loaded, Vec<String>> {
     let mut loader = Loader::default();
     loader.file(path, "", 0);
+    loader.look_for_twins(0);
     loader.finish()
 }
 
@@ -40,7 +43,11 @@ pub(crate) fn load(path: &Path) -> Result<Loaded, Vec<String>> {
 pub(crate) fn expand(commands: Vec<Placed>, directory: &Path) -> Result<Loaded, Vec<String>> {
     let mut loader = Loader::default();
     for placed in commands {
+        let (first, is_file) = (loader.loaded.commands.len(), matches!(placed.command, Command::Include(_)));
         loader.command(placed, directory, 0);
+        if is_file {
+            loader.look_for_twins(first);
+        }
     }
     loader.finish()
 }
@@ -61,6 +68,13 @@ impl Loader {
             self.errors.push(more(self.surplus));
         }
         if self.errors.is_empty() { Ok(self.loaded) } else { Err(self.errors) }
+    }
+
+    /// Looks at the commands of one file, with what it includes: those from `first` on.
+    fn look_for_twins(&mut self, first: usize) {
+        let Twice { errors, warnings } = twice(self.loaded.commands.get(first..).unwrap_or_default());
+        errors.into_iter().for_each(|error| self.wrong(error));
+        self.loaded.notices.extend(warnings);
     }
 
     fn wrong(&mut self, error: String) {
@@ -109,6 +123,18 @@ impl Loader {
             _ => self.wrong(format!("{}: {TOO_MANY}", placed.place)),
         }
     }
+}
+
+/// Lines about commands in the order of the commands; those about none of them come first.
+pub(crate) fn in_order(mut lines: Vec<String>, commands: &[Placed]) -> Vec<String> {
+    if lines.len() > 1 {
+        let numbers: HashMap<&str, usize> =
+            (1..).zip(commands).map(|(number, placed)| (placed.place.as_str(), number)).collect();
+        let ends = |line: &str| line.match_indices(": ").map(|(end, _)| end).collect::<Vec<_>>();
+        let number = |line: &String| ends(line).into_iter().find_map(|end| numbers.get(&line[..end]).copied());
+        lines.sort_by_cached_key(|line| number(line).unwrap_or(0));
+    }
+    lines
 }
 
 /// No more errors of one configuration than somebody would read, and how many others there are.
@@ -168,6 +194,43 @@ mod tests {
             fs::write(path, text).unwrap();
         }
         directory
+    }
+
+    #[test]
+    fn lines_are_told_in_the_order_of_the_commands() {
+        let placed = |place: &str| Placed { place: place.into(), command: Command::Nothing };
+        let commands = ["-O 'x: y'", "/a:2", "/a:12", "/a:13"].map(placed);
+        let lines = ["/a:13: two", "/a:12: one: more", "of none", "-O 'x: y': zero", "/a:13: three"];
+        assert_eq!(
+            in_order(lines.map(str::to_owned).into(), &commands),
+            ["of none", "-O 'x: y': zero", "/a:12: one: more", "/a:13: two", "/a:13: three"]
+        );
+    }
+
+    #[test]
+    fn what_a_file_says_twice_is_found_across_what_it_includes_and_not_across_the_command_line() {
+        let directory = directory(&[
+            ("pen.cfg", "listen 80\nuser a\ninclude sub"),
+            ("sub", "user b\nlisten 81\n"),
+            ("alone", "listen 82"),
+        ]);
+        let at = |name: &str| directory.path().join(name).display().to_string();
+        let why = load(&directory.path().join("pen.cfg")).unwrap_err();
+        assert!(
+            why.len() == 1 && why[0].starts_with(&format!("{}:2: listen: {}:1 ", at("sub"), at("pen.cfg"))),
+            "{why:?}"
+        );
+        let included = |line: &str| Placed { place: "-O".into(), command: pen_contract::command::parse(line).unwrap() };
+        let commands = ["listen 83", "include alone", "listen 84"].map(included);
+        assert_eq!(expand(commands.into(), directory.path()).unwrap().commands.len(), 3);
+        let why = expand(vec![included("include pen.cfg")], directory.path()).unwrap_err();
+        assert_eq!(why.len(), 1, "{why:?}");
+        fs::write(directory.path().join("sub"), "user b\n").unwrap();
+        let notices = load(&directory.path().join("pen.cfg")).unwrap().notices;
+        assert_eq!(
+            notices,
+            [format!("{}:1: user: {}:2 says something else; the last counts: user b", at("sub"), at("pen.cfg"))]
+        );
     }
 
     #[test]

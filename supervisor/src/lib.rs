@@ -27,6 +27,7 @@ mod background;
 mod backoff;
 mod certificates;
 mod child;
+mod clashes;
 mod clock;
 mod config_file;
 mod control;

@@ -29,6 +29,19 @@ pub(crate) fn too_few_descriptors(limit: u64, connections: u32) -> Option<String
     })
 }
 
+/// The longest backlog that this machine gives a listener; none = it does not say.
+pub(crate) fn longest_backlog() -> Option<u32> {
+    std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok()?.trim().parse().ok()
+}
+
+/// What to tell the administrator if `-q` is more than the machine gives.
+pub(crate) fn cut_backlog(longest: Option<u32>, backlog: u32) -> Option<String> {
+    let longest = longest.filter(|longest| *longest < backlog)?;
+    Some(format!(
+        "backlog {backlog} (-q) is more than this machine gives, which is {longest}: raise net.core.somaxconn with sysctl, or lower it"
+    ))
+}
+
 /// What failed, and by which limit if it was that of descriptors. Not for a process in its jail, which may not ask.
 pub(crate) fn why_within_limits(error: &io::Error) -> String {
     match (error.raw_os_error(), getrlimit(Resource::RLIMIT_NOFILE)) {
@@ -53,6 +66,15 @@ mod tests {
         let warning = too_few_descriptors(591, 256).unwrap();
         assert!(warning.contains("-x 256") && warning.contains("592") && warning.contains("591"), "{warning}");
         assert!(too_few_descriptors(1 << 20, 1 << 20).is_some());
+    }
+
+    #[test]
+    fn a_backlog_that_the_machine_cuts_is_warned_of_with_both_numbers() {
+        assert_eq!(cut_backlog(None, 500), None);
+        assert_eq!(cut_backlog(Some(500), 500), None);
+        let warning = cut_backlog(Some(499), 500).unwrap();
+        assert!(["500", "499", "somaxconn"].iter().all(|word| warning.contains(word)), "{warning}");
+        assert!(longest_backlog().is_some());
     }
 
     #[test]

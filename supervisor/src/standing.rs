@@ -24,8 +24,6 @@ pub(crate) struct Standing {
     pub(crate) local: Local,
     /// Where pen listens.
     pub(crate) listen: Address,
-    /// Whether a command said so.
-    pub(crate) listen_commanded: bool,
     /// The listener.
     pub(crate) door: Door,
     /// Listeners that workers may still use.
@@ -54,6 +52,8 @@ pub(crate) struct Standing {
     pub(crate) base: Base,
     /// `-X`.
     pub(crate) allow_exit: bool,
+    /// The longest backlog that this machine gives.
+    pub(crate) longest_backlog: Option<u32>,
     /// How many workers were asked for.
     pub(crate) workers: Option<u32>,
     /// The command line.

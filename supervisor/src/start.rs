@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::geteuid;
 use pen_contract::address::{Address, Local};
 use pen_contract::command::{Command, LogTarget};
-use pen_contract::configuration::{Placed, Settled, resolve_local};
+use pen_contract::configuration::{Placed, Settled, resolve_local, unused_lists, warnings};
 use pen_contract::fold;
 use pen_contract::grammar::quoted;
 use pen_contract::ids::{MAX_WORKERS, Target};
@@ -29,6 +29,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::activation::{Activation, too_open};
 use crate::background::{StartLink, detach};
 use crate::certificates;
+use crate::clashes;
 use crate::clock;
 use crate::config_file;
 use crate::control::{self, Control, ControlPort};
@@ -152,8 +153,6 @@ struct Plan {
     settled: Settled,
     /// What `-O` says, files included, for access lists to be made anew.
     options: Vec<Placed>,
-    /// Whether the listen address was given by a command.
-    listen_commanded: bool,
     /// Where the request log goes, if it goes to the network.
     log: Option<SocketAddr>,
     /// `-C`, as it is shown and as it is bound.
@@ -191,7 +190,10 @@ impl Plan {
         })?;
         let Found { names, log } = inquiry.found(answers).map_err(StartError)?;
         let settled = configuration.settle(&names, &file.commands);
-        let settled = settled.map_err(|errors| lines(errors.into_iter().map(|error| error.0).collect()))?;
+        let commands: Vec<Placed> = configuration.commands.iter().chain(&file.commands).cloned().collect();
+        let settled = settled.map_err(|errors| {
+            lines(config_file::in_order(errors.into_iter().map(|error| error.0).collect(), &commands))
+        })?;
         let control = control.map(|local| resolve_local(&local, &names).map(|address| (local, address)));
         let control = control.transpose().map_err(|error| StartError(format!("{place}: {error}")))?;
         let mut notices: Vec<String> = given.notices.into_iter().chain(file.notices).collect();
@@ -214,22 +216,17 @@ impl Plan {
                 Some((files, found.certificates))
             }
         };
-        let listens = |placed: &Placed| matches!(placed.command, Command::Listen(Some(_)));
-        Ok(Plan {
-            settled,
-            listen_commanded: configuration.commands.iter().chain(&file.commands).any(listens),
-            options: configuration.commands,
-            file: file.commands,
-            log,
-            control,
-            tls,
-            notices,
-        })
+        Ok(Plan { settled, options: configuration.commands, file: file.commands, log, control, tls, notices })
     }
 
     /// Looks at the places of what a start would open, make or bind, and changes nothing.
     fn examine_paths(&self, order: &Order) -> Result<(), StartError> {
-        let Order { launch, .. } = order;
+        let Order { launch, words, .. } = order;
+        if let Some((_, addresses)) = &self.control {
+            clashes::of_addresses(&self.settled.listen, addresses)
+                .map_err(|why| StartError(format!("{}: {why}", words.place("control", "-C"))))?;
+        }
+        clashes::of_files(launch, &self.settled, self.control.as_ref().map(|(local, _)| local)).map_err(lines)?;
         let Settled { listen, log, status_file, .. } = &self.settled;
         status_file.as_deref().map_or(Ok(()), status_file::check).map_err(refused)?;
         if let Some(LogTarget::File(path)) = log {
@@ -263,10 +260,16 @@ impl Plan {
 
     /// What the administrator should know about a start that succeeds.
     fn notices(&self, order: &Order, descriptor_limit: u64) -> Vec<String> {
-        let Order { launch, .. } = order;
+        let Order { launch, words, .. } = order;
         let Settled { listen, settings, .. } = &self.settled;
         let mut notices = self.notices.clone();
-        notices.extend(launch.configuration.warnings(listen, settings));
+        notices.extend(warnings(listen, settings));
+        notices.extend(unused_lists(settings));
+        notices.extend(limits::cut_backlog(limits::longest_backlog(), settings.backlog));
+        if launch.allow_exit && launch.control.is_none() {
+            let place = words.place("exit_command", "-X");
+            notices.push(format!("{place}: means nothing without a control port (-C), where exit is said"));
+        }
         if launch.user.is_none() && geteuid().is_root() {
             notices.push("without -u the workers are root, though without capabilities; add -u USER".into());
         }
@@ -315,7 +318,7 @@ impl Prepared {
         notices.extend(notify.complaint());
         notices.extend(incomplete.into_iter().chain(sandbox.suit(&plan.settled.settings)));
         let jail = Jail { root: launch.jail.clone(), identity, sandbox };
-        let Plan { settled, options, file, listen_commanded, log, control, tls, .. } = plan;
+        let Plan { settled, options, file, log, control, tls, .. } = plan;
         let keys = tls
             .map(|(files, facts)| Keys::new(files, facts, Instant::now()))
             .transpose()
@@ -369,7 +372,7 @@ impl Prepared {
         let standing = Standing {
             local,
             listen,
-            listen_commanded,
+            longest_backlog: limits::longest_backlog(),
             door,
             retired: Vec::new(),
             log: log_target,

@@ -95,6 +95,16 @@ pub(crate) fn in_force(launch: &Launch) -> Vec<Startup> {
     ]
 }
 
+/// What `write` says of this: all that is set, and what commands switched off or took away, so that the text starts by itself.
+pub(crate) fn written(in_force: &[Startup], commanded: &[Command]) -> Vec<Command> {
+    let said = |word: &str| {
+        commanded.iter().any(|command| matches!(command, Command::Startup(startup) if startup.word() == word))
+    };
+    let startup = in_force.iter().filter(|startup| startup.is_set() || said(startup.word()));
+    let sizes = commanded.iter().filter(|command| matches!(command, Command::Number(Number::MaxServers, _)));
+    startup.cloned().map(Command::Startup).chain(sizes.cloned()).collect()
+}
+
 /// What of this commands said: the last of each kind.
 pub(crate) fn commanded<'c>(commands: impl DoubleEndedIterator<Item = &'c Placed>) -> Vec<Command> {
     let kind = |command: &Command| match command {
@@ -114,6 +124,20 @@ pub(crate) fn commanded<'c>(commands: impl DoubleEndedIterator<Item = &'c Placed
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_that_is_set_is_written_and_what_commands_took_away() {
+        let command = |line: &str| pen_contract::command::parse(line).unwrap();
+        let startup = |line: &str| match command(line) {
+            Command::Startup(startup) => startup,
+            other => panic!("{other}"),
+        };
+        let in_force =
+            ["user a", "no jail", "no require_sandbox", "control 1", "exit_command", "no pid_file"].map(startup);
+        let commanded = ["max_servers 3", "no jail", "user a"].map(command);
+        let lines: Vec<String> = written(&in_force, &commanded).iter().map(Command::to_string).collect();
+        assert_eq!(lines, ["user a", "no jail", "control 127.0.0.1:1", "exit_command", "max_servers 3"]);
+    }
 
     #[test]
     fn the_last_of_each_kind_counts() {

@@ -13,9 +13,11 @@ const PROMPT: &str = "pen> ";
 
 /// What the prompt understands by itself.
 const AT_THE_PROMPT: &str = "\
-exit, quit or Ctrl-D leaves this prompt. exit pen ends pen itself, which asks once more (only with -X).
-
+At this prompt: exit, quit or Ctrl-D leaves it. exit pen ends pen itself, which asks once more (only with -X).
 ";
+
+/// What a line is answered with that has more than text in it, as arrow keys write it.
+const NO_TEXT: &str = "not sent: there is a control character in this line; arrow keys and the like do nothing here";
 
 /// Commands from a file or another program, up to the first that gets no reply. None: there was no command.
 ///
@@ -58,15 +60,25 @@ pub fn converse(place: &Place, form: Form, mut lines: impl BufRead) -> Result<()
                 }
                 (line, form) = (b"exit".to_vec(), Form::AsSaid);
             }
-            Said::Help => {
+            Said::Help => (line, form) = (b"help".to_vec(), Form::AsSaid),
+            Said::HelpHere => {
                 print(AT_THE_PROMPT.as_bytes())?;
-                (line, form) = (b"help".to_vec(), Form::AsSaid);
+                continue;
+            }
+            Said::NoText => {
+                let _ = writeln!(io::stderr(), "{NO_TEXT}");
+                continue;
             }
             Said::Command => {}
         }
+        let is_help = line == b"help";
         // Names are looked up anew: pen may have moved since.
         if let Err(why) = place.sockets().and_then(|sockets| say(&sockets, line, form)) {
             let _ = writeln!(io::stderr(), "{why}");
+        }
+        if is_help {
+            // Below the list, which is longer than most screens.
+            print(AT_THE_PROMPT.as_bytes())?;
         }
     }
 }
@@ -77,8 +89,12 @@ enum Said {
     Nothing,
     Leave,
     EndPen,
-    /// The port's help, behind that of the prompt.
+    /// The port's help, and that of the prompt below it.
     Help,
+    /// The help of the prompt: it is asked about a word that means something else here than at the port.
+    HelpHere,
+    /// What a key wrote that is none of a text.
+    NoText,
     /// One for the port.
     Command,
 }
@@ -88,9 +104,11 @@ impl Said {
         let words: Vec<&[u8]> = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect();
         match words[..] {
             _ if is_idle(line) => Said::Nothing,
+            _ if line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') => Said::NoText,
             [b"exit" | b"quit"] => Said::Leave,
             [b"exit", b"pen"] => Said::EndPen,
             [b"help" | b"?"] => Said::Help,
+            [b"help" | b"?", b"exit" | b"quit"] | [b"help" | b"?", b"exit", b"pen"] => Said::HelpHere,
             _ => Said::Command,
         }
     }
@@ -148,6 +166,12 @@ mod tests {
             ("help", Said::Help),
             ("?", Said::Help),
             ("help acl", Said::Command),
+            ("help no", Said::Command),
+            ("help quit", Said::HelpHere),
+            ("help exit", Said::HelpHere),
+            ("? exit pen", Said::HelpHere),
+            ("\u{1b}[A", Said::NoText),
+            ("mode\u{c}", Said::NoText),
             ("exit now", Said::Command),
             ("mode", Said::Command),
             ("", Said::Nothing),

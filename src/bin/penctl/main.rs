@@ -12,7 +12,7 @@ mod talk;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::ExitCode;
 
 use pen_contract::message::Outcome;
@@ -35,7 +35,8 @@ terminal, with a prompt, which help, exit and quit understand too.
 On a terminal, servers is a table, in colours unless NO_COLOR is set; elsewhere
 it has one line of words for each server, for scripts.
 
-  --json       servers, status, recent, certificates and mode reply in JSON
+  --json       servers, status, recent, certificates and mode reply in JSON,
+               as overview always does
   --help       this text
   --version    the version
 
@@ -45,6 +46,9 @@ if the reply says that it was not carried out.
 
 /// Commands that have a JSON form.
 const JSON: [&[u8]; 5] = [b"servers", b"status", b"recent", b"certificates", b"mode"];
+
+/// The command whose only form is JSON.
+const JSON_ALONE: &[u8] = b"overview";
 
 fn main() -> ExitCode {
     match run(std::env::args_os().skip(1).collect()) {
@@ -69,7 +73,18 @@ fn run(mut words: Vec<OsString>) -> Result<Outcome, String> {
         let text = if first == "--help" { HELP } else { concat!("penctl ", env!("CARGO_PKG_VERSION"), "\n") };
         return print(text.as_bytes()).map(|()| Outcome::Done);
     }
+    if first.as_bytes().starts_with(b"-") && !first.as_bytes().contains(&b'/') {
+        return Err(format!("unknown option '{}'; {USAGE}", first.to_string_lossy().escape_debug()));
+    }
     let place = Place::read(first)?;
+    if let Some(word) = words[1..].iter().find(|word| word.as_bytes().iter().any(|byte| matches!(byte, b'\n' | b'\r')))
+    {
+        let word = word.to_string_lossy();
+        return Err(format!(
+            "'{}': a line's end in an argument; several commands go to standard input",
+            word.escape_debug()
+        ));
+    }
     if words.len() > 1 {
         let command = words[1..].join(OsStr::new(" ")).into_vec();
         return say(&place.sockets()?, command, form);
@@ -128,6 +143,9 @@ fn say(sockets: &[SockAddr], command: Vec<u8>, form: Form) -> Result<Outcome, St
 /// The command that asks for the same in JSON.
 fn in_json(command: Vec<u8>) -> Result<Vec<u8>, String> {
     let word = command.trim_ascii().split(|byte| byte.is_ascii_whitespace()).next().unwrap_or_default();
+    if word == JSON_ALONE {
+        return Ok(command);
+    }
     if !JSON.contains(&word) {
         return Err(format!(
             "--json: only servers, status, recent, certificates and mode have a JSON form, not '{}'",
@@ -150,6 +168,7 @@ mod tests {
     fn only_reports_have_a_json_form() {
         assert_eq!(in_json(b"servers".to_vec()).unwrap(), b"servers json");
         assert_eq!(in_json(b" recent 60 ".to_vec()).unwrap(), b" recent 60 json");
+        assert_eq!(in_json(b"overview".to_vec()).unwrap(), b"overview", "it has no other form");
         assert!(in_json(b"roundrobin".to_vec()).is_err() && in_json(b"".to_vec()).is_err());
     }
 }

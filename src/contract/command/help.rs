@@ -13,6 +13,7 @@ const IDLE: [(&str, &str); 2] =
 pub fn help(word: Option<&str>) -> String {
     match COMMANDS.iter().find(|entry| Some(entry.word) == word) {
         Some(entry) => one(entry),
+        None if word == Some("no") => negations(),
         None => list(),
     }
 }
@@ -26,10 +27,22 @@ fn one(entry: &Entry) -> String {
     text + entry.help + "\n"
 }
 
+/// What `no` is for.
+fn negations() -> String {
+    let words = COMMANDS.iter().filter(|entry| entry.negatable && !is_idle(entry)).map(|entry| entry.word);
+    let words = words.collect::<Vec<_>>().join(", ");
+    format!("usage: no COMMAND\nSwitch off, or take away, what COMMAND sets. It goes with {words}.\n")
+}
+
+fn is_idle(entry: &Entry) -> bool {
+    IDLE.iter().any(|(beginning, _)| entry.help.starts_with(beginning))
+}
+
 fn list() -> String {
-    let mut text = "Commands; help NAME tells of one. Most that set something show it without a value.\n".to_owned();
-    let idle = |entry: &&Entry| IDLE.iter().any(|(beginning, _)| entry.help.starts_with(beginning));
-    for entry in COMMANDS.iter().filter(|entry| !idle(entry)) {
+    let mut text =
+        "Commands; help NAME tells of one. A setting with [...] behind it shows it without; [on|off] switches on.\n"
+            .to_owned();
+    for entry in COMMANDS.iter().filter(|entry| !is_idle(entry)) {
         let form = [entry.word, entry.arguments].join(" ");
         let gap = if form.len() < COLUMN { "" } else { "\n" };
         let column = if gap.is_empty() { COLUMN - form.len() } else { COLUMN };

@@ -62,7 +62,7 @@ impl fmt::Display for Command {
             Command::Servers(form) => write!(f, "servers{}", form_word(*form)),
             Command::Source(Some(address)) => write!(f, "source {address}"),
             Command::Source(None) => f.write_str("no source"),
-            Command::SslCiphers(list) => with(f, "ssl_ciphers", list.as_ref()),
+            Command::SslCiphers(list) => or_no(f, "ssl_ciphers", list.as_ref()),
             Command::SslAlways => f.write_str("ssl_option no_sslv3"),
             Command::SslRenegotiation(seconds) => write!(f, "ssl_client_renegotiation_interval {seconds}"),
             Command::SslNoTls12 => f.write_str("ssl_option no_tlsv1.2"),

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use super::help::suggestion;
 use super::{
-    BufferSide, Command, CommandError, Fastclose, Form, LogTarget, MAX_LINE, Number, ServerChange, Startup, Switch,
+    BufferSide, Command, CommandError, Fastclose, Form, LogTarget, MAX_LINE, Nature, Number, ServerChange, Startup,
+    Switch,
 };
 use crate::acl::{Net, Verdict, is_mask};
 use crate::address::{Host, Local};
@@ -38,6 +39,23 @@ type Reader = fn(&Entry, &mut Words<'_>, bool) -> Result<Command, CommandError>;
 /// It is no command; nothing is to be done but to reply the error's text.
 pub fn parse(line: &str) -> Result<Command, CommandError> {
     if line.len() > MAX_LINE { Err(CommandError::TooLong) } else { read(line) }
+}
+
+/// Reads one line of a file, or the text of `-O`: there, nobody reads what a command shows.
+///
+/// # Errors
+/// It is no command, or one that only shows something: a setting without its value.
+pub fn parse_configuration(line: &str) -> Result<Command, String> {
+    let command = parse(line).map_err(|why| why.of_configuration())?;
+    let mut words = Words(&line[..before_comment(line.as_bytes())]);
+    let word = words.next().unwrap_or_default();
+    match command.nature() {
+        Nature::Sets | Nature::Does => Ok(command),
+        Nature::Shows if SETTINGS.contains(&word) => Err(format!("{word}: its value is missing")),
+        Nature::Shows => {
+            Err(format!("{word}: only the control port takes this command: nobody reads here what it shows"))
+        }
+    }
 }
 
 /// Whether a command is one that [`parse`] makes, with everything in its range: one that came from another process need not be.
@@ -444,9 +462,9 @@ pub const COMMANDS: &[Entry] = &[
     ),
     command!(
         "show",
-        "[SETTING]",
+        "[SETTING [N]]",
         false,
-        "Show what is in force, as a configuration file: all of it, or one setting.",
+        "Show what is in force, as a configuration file: all of it, or one setting; of acl and server also number N alone.",
         show
     ),
     command!(
@@ -467,8 +485,8 @@ pub const COMMANDS: &[Entry] = &[
     command!(
         "ssl_ciphers",
         "[LIST]",
-        false,
-        "Cipher suites of TLS 1.2 by their OpenSSL names, joined by colons, best first; without a list the default.",
+        true,
+        "Show or set the cipher suites of TLS 1.2 by their OpenSSL names, joined by colons, best first; with no, the default.",
         ciphers
     ),
     command!(
@@ -597,8 +615,11 @@ fn no_effect(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, 
     on(entry, words, no).map(|_| Command::Nothing)
 }
 
-fn ciphers(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
-    let Some(text) = words.next() else { return Ok(Command::SslCiphers(None)) };
+fn ciphers(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
+    if no {
+        return Ok(Command::SslCiphers(None));
+    }
+    let Some(text) = words.next() else { return Ok(shown(entry)) };
     let list = SuiteList::read(text);
     if list.suites.is_empty() {
         let known: Vec<&str> = Suite::ALL.iter().map(|suite| suite.name()).collect();
@@ -631,10 +652,21 @@ fn shown(entry: &Entry) -> Command {
 
 fn show(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
     let Some(word) = words.next() else { return Ok(Command::Show(None)) };
-    match SETTINGS.iter().find(|known| **known == word) {
-        Some(word) => Ok(Command::Show(Some((*word).to_owned()))),
-        None => Err(entry.wrong(format!("{} is no setting; there are {}", quoted(word), SETTINGS.join(", ")))),
-    }
+    let Some(word) = SETTINGS.iter().find(|known| **known == word) else {
+        let meant = suggestion(word, |entry| SETTINGS.contains(&entry.word));
+        let known = if meant.is_empty() { format!("; there are {}", SETTINGS.join(", ")) } else { meant };
+        return Err(entry.wrong(format!("{} is no setting{known}", quoted(word))));
+    };
+    // Of these two there are several, each with a number.
+    let number = match (*word, words.peek()) {
+        ("acl", Some(_)) => words.next().map(|text| list_number(entry, text).map(u32::from)),
+        ("server", Some(_)) => words.next().map(|text| entry.ordinal(text, SERVER)),
+        _ => None,
+    };
+    Ok(Command::Show(Some(match number.transpose()? {
+        Some(number) => format!("{word} {number}"),
+        None => (*word).to_owned(),
+    })))
 }
 
 /// A server that is none of the regular ones.
@@ -825,6 +857,7 @@ fn help(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, Comman
     let Some(word) = words.next() else { return Ok(Command::Help(None)) };
     match COMMANDS.iter().find(|known| known.word == word) {
         Some(known) => Ok(Command::Help(Some(known.word.to_owned()))),
+        None if word == "no" => Ok(Command::Help(Some(word.to_owned()))),
         None => Err(entry.wrong(format!("no command is called {}{}", quoted(word), suggestion(word, |_| true)))),
     }
 }
@@ -936,8 +969,13 @@ fn server(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, Com
     }
     let number = entry.ordinal(entry.required(words)?, SERVER)?;
     let mut changes = Vec::new();
+    let mut keys = Vec::new();
     while let Some(key) = words.next() {
         let value = entry.required(words)?;
+        if keys.contains(&key) {
+            return Err(entry.wrong(format!("{key} is given twice, the second time as {}", quoted(value))));
+        }
+        keys.push(key);
         let count = || entry.number(value, COUNT);
         changes.push(match key {
             "acl" => ServerChange::Acl(list_number(entry, value)?),

@@ -178,13 +178,13 @@ fn servers_are_made_and_changed() {
         ("server 1 address ::1", 1, "[::1]:80 5 6 0 8 9"),
         ("server 1 address ::ffff:10.0.0.2", 1, "10.0.0.2:80 5 6 0 8 9"),
         ("server 1 address www1 blacklist 3", 1, "10.0.0.7:80 5 6 0 8 9"),
-        ("server 1 port 3 port 4", 1, "10.0.0.7:4 5 6 0 8 9"),
+        ("server 1 port 4", 1, "10.0.0.7:4 5 6 0 8 9"),
         ("server 2 port 9 address 10.0.0.3", 2, "10.0.0.3:9 0 0 1 0 0"),
         ("server 0 address /run/a.sock max 3", 0, "/run/a.sock 3 0 1 0 0"),
         ("server 0 port 4", 0, "/run/a.sock 3 0 1 0 0"),
         ("server 0 address 10.0.0.4", 0, "10.0.0.4:8080 3 0 1 0 0"),
-        ("server 0 address 10.0.0.5 address /run/b.sock", 0, "/run/b.sock 3 0 1 0 0"),
-        ("server 0 address /run/b.sock address 10.0.0.6", 0, "10.0.0.6:8080 3 0 1 0 0"),
+        ("server 0 address /run/b.sock", 0, "/run/b.sock 3 0 1 0 0"),
+        ("server 0 address 10.0.0.6", 0, "10.0.0.6:8080 3 0 1 0 0"),
         ("server 2 blacklist 7", 2, "10.0.0.3:9 0 0 1 0 0"),
     ];
     for (line, number, expected) in rows {
@@ -223,7 +223,7 @@ fn a_server_is_checked_as_a_whole() {
 #[test]
 fn a_blacklisting_is_no_setting_but_can_be_found() {
     let found = |line: &str| blacklisting(&parse(line).unwrap());
-    assert_eq!(found("server 3 blacklist 5 max 2 blacklist 6"), Some((ServerId(3), 6)));
+    assert_eq!(found("server 3 max 2 blacklist 6"), Some((ServerId(3), 6)));
     assert_eq!(found("server 3 max 2"), None);
     assert_eq!(found("server 70000 blacklist 5"), None);
     assert_eq!(found("blacklist 5"), None);

@@ -137,7 +137,9 @@ fn every_command_is_a_setting_that_is_shown_or_none() {
         plain.text(Some("server")),
         "no server 0\nserver 1 address /a port 1 max 0 hard 0 weight 1 prio 0 acl 0\n"
     );
-    assert!(plain.text(Some("ssl_ciphers")).starts_with("ssl_ciphers # the default: ECDHE-"));
+    assert_eq!(plain.text(Some("server 0")), "no server 0\n");
+    assert_eq!(plain.text(Some("acl 3")), "no acl 3\n");
+    assert!(plain.text(Some("ssl_ciphers")).starts_with("no ssl_ciphers # the default: ECDHE-"));
 }
 
 proptest! {

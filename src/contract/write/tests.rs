@@ -101,6 +101,7 @@ tracking 0
 no web_stats
 no weight
 no prio
+max_servers 3
 ";
     assert_eq!(written, expected);
 }
@@ -126,7 +127,7 @@ fn what_the_original_forgets_follows_where_it_is_not_the_default() {
     assert!(written.contains("\nserver 0 acl 0 address 127.0.0.1 port 80 max 0 hard 0 weight 0 prio 3\n"), "{written}");
     assert!(written.contains("\nno log\n") && written.contains("\nweb_stats /w\n"), "{written}");
     let end = "no prio\nidle_timeout 1\npending_max 2\nkeepalive\nsource ::1\ndummy\nidlers 3\nclients_max 4\nconn_max 5\n\
-         workers 6\nlisten 127.0.0.1:http\n";
+         workers 6\nlisten 127.0.0.1:http\nmax_servers 1\n";
     assert!(written.ends_with(end), "{written}");
 }
 
@@ -152,6 +153,37 @@ fn what_the_command_line_would_change_is_written_though_it_is_the_default() {
     let settings = Settings { servers, tls: with_certificate(), ..Settings::default() };
     let written = text(&Written { given: &given, ..plain(&settings) });
     assert_eq!(configuration.settle(&Names::default(), &placed(&written)).unwrap().settings, settings, "{written}");
+}
+
+#[test]
+fn what_is_written_starts_without_the_command_line() {
+    let configuration = Configuration {
+        local: Some(grammar::local("80").unwrap()),
+        servers: vec![grammar::server("127.0.0.1:80:0:0:5:6").unwrap()],
+        commands: placed("acl 1 permit 10.0.0.0/8\nclient_acl 1\nhash\n"),
+        emergency: Some(grammar::server("127.0.0.1:81").unwrap()),
+        abuse: Some(grammar::server("127.0.0.1:82").unwrap()),
+        server_slots: Some(40),
+        accept_batch: 7,
+        hash_always: true,
+        tls: with_certificate(),
+    };
+    let settled = configuration.settle(&Names::default(), &[]).unwrap();
+    let state = Written { given: &settled.given, listen: Some(&settled.local), ..plain(&settled.settings) };
+    let written = text(&state);
+    let alone = Configuration {
+        local: None,
+        servers: Vec::new(),
+        commands: Vec::new(),
+        emergency: None,
+        abuse: None,
+        server_slots: None,
+        accept_batch: Settings::default().accept_batch,
+        hash_always: false,
+        tls: Tls::default(),
+    };
+    let again = alone.settle(&Names::default(), &placed(&written)).unwrap();
+    assert_eq!((&again.settings, &again.local), (&settled.settings, &settled.local), "{written}");
 }
 
 #[test]

@@ -376,7 +376,7 @@ impl Service {
                 self.crew.workers_mut().for_each(|worker| worker.renew_listener());
                 self.standing.retired.push(std::mem::replace(&mut self.standing.door, door));
             }
-            (self.standing.local, self.standing.listen, self.standing.listen_commanded) = (local, address, true);
+            (self.standing.local, self.standing.listen) = (local, address);
         }
         if let Some(new) = log {
             let (target, log, held) = match new {

@@ -39,6 +39,8 @@ pub(super) struct Desk {
     after_hangup: bool,
     /// The files of TLS are to be read again.
     reread: bool,
+    /// The operator whose job is being done.
+    serving: Option<Operator>,
     /// Something is left to be begun at once.
     more: bool,
     /// Who gave the exit command.
@@ -275,6 +277,11 @@ impl Desk {
         }
     }
 
+    /// The operator whose job is being done; none if it is nobody's.
+    pub(super) fn serving(&self) -> Option<Operator> {
+        self.serving
+    }
+
     /// A number for a question to workers: even, because those of reports by signal are odd.
     pub(super) fn next_serial(&mut self) -> u32 {
         self.serial = self.serial.wrapping_add(2) & !1;
@@ -332,6 +339,10 @@ impl Service {
     }
 
     fn advance(&mut self, by: By, stage: Stage, now: Instant) -> Progress {
+        self.desk.serving = match by {
+            By::Operator { who, .. } => Some(who),
+            By::Hangup => None,
+        };
         match stage {
             Stage::Begin(command, file) => self.begin(by, command, file, now),
             Stage::Reopen => self.reopen_held_log(now),

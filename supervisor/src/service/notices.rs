@@ -21,6 +21,8 @@ pub(super) enum Success {
     Reload(Vec<String>),
     /// What an operator did.
     Operator(String),
+    /// An operator said what is so anyway.
+    Nothing,
 }
 
 /// A bound on what operators cause in the log: a script may change something a thousand times a second.
@@ -74,7 +76,10 @@ impl Service {
             Source::Operator(include @ Command::Include(_)) => {
                 Success::Operator(format!("{include}: {}", listed(&self.phrases(change, blacklist))))
             }
-            Source::Operator(command) => Success::Operator(command.to_string()),
+            Source::Operator(command) => match is_renewed(command) || !self.phrases(change, blacklist).is_empty() {
+                true => Success::Operator(command.to_string()),
+                false => Success::Nothing,
+            },
         }
     }
 
@@ -108,6 +113,7 @@ impl Service {
     pub(super) fn tell_success(&mut self, success: Success, by: By, now: Instant) {
         match success {
             Success::Operator(what) => self.tell_operator(&format!("{what}, by {by}"), now),
+            Success::Nothing => {}
             Success::Reload(phrases) => {
                 // Files of TLS are read every hour, too: that is worth a line only if something changed.
                 let asked = self.desk.is_hangup();
@@ -129,6 +135,11 @@ impl Service {
             self.say.notice(&line);
         }
     }
+}
+
+/// Whether a command has a file opened or read anew, which is worth a line even if its name is the same.
+fn is_renewed(command: &Command) -> bool {
+    matches!(command, Command::Log(Some(_)) | Command::WebStats(Some(_)) | Command::SslOcsp(_) | Command::SslNames(_))
 }
 
 /// A line of log, whatever is in the paths that it names.

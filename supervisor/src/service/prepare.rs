@@ -9,8 +9,11 @@ use std::path::Path;
 
 use pen_contract::address::{Address, Local};
 use pen_contract::command::{Command, LogTarget, Number, Startup, Switch};
-use pen_contract::configuration::{Placed, resolve_local};
+use pen_contract::configuration::{Placed, resolve_local, unused_lists, warnings};
 use pen_contract::fold;
+use pen_contract::ids::ClientKey;
+use pen_contract::in_force::{certificate, client_ca};
+use pen_contract::message::Operator;
 use pen_contract::settings::Settings;
 use pen_contract::start::RequestLog;
 use pen_contract::tls::{self, Fact};
@@ -18,6 +21,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use super::Service;
 use super::change::{Batch, Need, Source, in_jail};
+use crate::config_file::in_order;
 use crate::fetch::Wanted;
 use crate::keys;
 use crate::limits;
@@ -104,7 +108,9 @@ impl Service {
             commands.try_for_each(|command| self.offer_to_operators(command)).map_err(one)?;
         }
         let mut settings = self.new_settings(batch, port)?;
+        self.admits_who_asks(&settings).map_err(one)?;
         let mut notices = self.check(batch, &settings).map_err(one)?;
+        notices.extend(self.warnings(batch, address.as_ref().map(|(_, addresses)| &addresses[..]), &settings));
         let running = &self.inheritance.settings;
         if settings.tls.is_on() != running.tls.is_on() {
             notices.extend(self.kept_tls(batch, &settings, port));
@@ -114,7 +120,46 @@ impl Service {
         if has_any(running) && !has_any(&settings) && !settings.dummy {
             return Err(one("server: none would be left".into()));
         }
-        Ok(Checked { settings, address, notices })
+        Ok(Checked { settings, address, notices: in_order(notices, &batch.commands) })
+    }
+
+    /// An operator who would shut himself out could not take it back.
+    fn admits_who_asks(&self, settings: &Settings) -> Result<(), String> {
+        let Some(Operator::Remote(bytes)) = self.desk.serving() else { return Ok(()) };
+        let list = settings.control_acl;
+        let admitted = |settings: &Settings| {
+            let acl = settings.acls.get(usize::from(settings.control_acl));
+            acl.is_none_or(|acl| acl.permits(ClientKey::from_bytes(bytes)))
+        };
+        match admitted(&self.inheritance.settings) && !admitted(settings) {
+            true => Err(format!(
+                "access list {list}, which control_acl refers to, would refuse {}, which this command came from, and nobody \
+                 there could take it back; permit that address first, or give the command from one that stays admitted",
+                ClientKey::from_bytes(bytes)
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// What the start would say of these settings: of a file all of it, and of an operator's change what that causes.
+    fn warnings(&self, batch: &Batch, moved: Option<&[Address]>, settings: &Settings) -> Vec<String> {
+        let here = std::slice::from_ref(&self.standing.listen);
+        let of = |listen: &[Address], settings: &Settings| {
+            let cut = limits::cut_backlog(self.standing.longest_backlog, settings.backlog);
+            warnings(listen, settings).into_iter().chain(cut).collect::<Vec<_>>()
+        };
+        if batch.commands.is_empty() {
+            return Vec::new();
+        }
+        let mut after = of(moved.unwrap_or(here), settings);
+        match &batch.source {
+            Source::File => after.extend(unused_lists(settings)),
+            Source::Operator(_) => {
+                let before = of(here, &self.inheritance.settings);
+                after.retain(|warning| !before.contains(warning));
+            }
+        }
+        after
     }
 
     /// What an operator's commands name and what is not there yet: what to have, for what, and where it is named.
@@ -201,7 +246,7 @@ impl Service {
             }
         };
         let checked = changed.and_then(|settings| tls::check(&settings.tls, &batch.commands).map(|()| settings));
-        checked.map_err(|errors| errors.into_iter().map(|error| error.0).collect())
+        checked.map_err(|errors| in_order(errors.into_iter().map(|error| error.0).collect(), &batch.commands))
     }
 
     /// What only the supervisor can check; returns what the administrator should hear.
@@ -281,6 +326,8 @@ impl Service {
                 let word = wanted.word();
                 Err(format!("{word}: only a start can give this: put it into the file of -F, and restart pen"))
             }
+            Command::Certificate(_) if *command == certificate(&settings.tls) => Ok(()),
+            Command::ClientCa(_) if *command == client_ca(&settings.tls) => Ok(()),
             Command::Certificate(_) | Command::ClientCa(_) => {
                 let word = if matches!(command, Command::Certificate(_)) { "certificate" } else { "client_ca" };
                 Err(format!(
@@ -290,6 +337,7 @@ impl Service {
             Command::Switch(Switch::RequireClientCert, true) if !settings.tls.is_on() => {
                 Err("require_client_cert: means nothing without a certificate".into())
             }
+            Command::Switch(Switch::ServersOnly, on) if *on == self.standing.servers_only => Ok(()),
             Command::Switch(Switch::ServersOnly, _) => {
                 Err("servers_only: only the file of -F can say this: it is about the servers in that file".into())
             }

@@ -28,6 +28,7 @@ use crate::inheritance::Inheritance;
 use crate::jail::Jail;
 use crate::report::{self, Gathered, Gathering};
 use crate::sandbox::{self, Kind};
+use crate::startup;
 use crate::status_file::{self, StatusFile, Writer};
 use crate::why::why;
 
@@ -275,6 +276,14 @@ impl Service {
             workers,
             servers_only: standing.servers_only,
         };
+        if let Some(number) = word.and_then(|word| word.strip_prefix("server "))
+            && number.parse().is_ok_and(|number: u32| number >= settings.table_size())
+        {
+            let slots = settings.table_size();
+            return Progress::Done(Reply::refusal(format!(
+                "show: there is no server {number}: the table has {slots} (-S)"
+            )));
+        }
         errand("show", jail, &[], now, |to, _| {
             jail.sandbox.enter_reporter()?;
             to.write_all(in_force.text(word).as_bytes())
@@ -300,15 +309,16 @@ impl Service {
         if let (Some(path), Some(_)) = (&self.inheritance.settings.tls.ocsp, &standing.ocsp) {
             settings.to_mut().tls.ocsp = Some(self.seen_from_outside(path));
         }
+        let startup = startup::written(&standing.startup, &standing.commanded);
         let written = Written {
             header: &header,
             settings: &settings,
             given: &standing.given,
             log: log.as_ref(),
             status_file: status_file.as_deref(),
-            listen: standing.listen_commanded.then_some(&listen),
+            listen: Some(&listen),
             workers: standing.workers,
-            startup: &standing.commanded,
+            startup: &startup,
             servers_only: standing.servers_only,
         };
         let jail = Jail { root: None, ..self.inheritance.jail.clone() };

@@ -1,0 +1,125 @@
+//! What a file says twice. On the command line the last counts, and a file overrides the command line: that is meant. Two lines of one
+//! file, with what it includes, are a copied line more often.
+
+use std::collections::HashMap;
+
+use crate::command::{Command, ServerChange};
+use crate::configuration::Placed;
+
+/// What is said twice in the commands of one file.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Twice {
+    /// What cannot be meant, one line each.
+    pub errors: Vec<String>,
+    /// What can be, one line each, which says what counts.
+    pub warnings: Vec<String>,
+}
+
+/// The settings that are one thing, and of which another line says something else.
+const SINGLE: [&str; 10] =
+    ["abuse", "certificate", "client_ca", "control", "emergency", "jail", "log", "pid_file", "user", "web_stats"];
+
+/// Finds it.
+pub fn twice(commands: &[Placed]) -> Twice {
+    let mut found = Twice::default();
+    let mut listen: Option<&str> = None;
+    let mut servers: HashMap<u32, &str> = HashMap::new();
+    let mut single: HashMap<&str, (&str, String)> = HashMap::new();
+    for Placed { place, command } in commands {
+        if let Command::Listen(Some(_)) = command {
+            if let Some(first) = listen {
+                found.errors.push(format!(
+                    "{place}: listen: {first} says already where pen listens; one pen listens at one address: take one out"
+                ));
+            }
+            listen = Some(place);
+        }
+        if let Command::NoServer(number) = command {
+            servers.remove(number);
+        }
+        if let Command::Server { number, changes } = command
+            && changes.iter().any(|change| matches!(change, ServerChange::Address(_)))
+            && let Some(first) = servers.insert(*number, place)
+        {
+            found.errors.push(format!(
+                "{place}: server: {first} gives server {number} an address already; give this one another number"
+            ));
+        }
+        let line = command.to_string();
+        let words = line.strip_prefix("no ").unwrap_or(&line);
+        let word = words.split(' ').next().unwrap_or_default();
+        if let Some(word) = SINGLE.iter().find(|single| **single == word)
+            && let Some((first, before)) = single.insert(word, (place, line.clone()))
+            && before != line
+        {
+            found.warnings.push(format!("{place}: {word}: {first} says something else; the last counts: {line}"));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(lines: &[&str]) -> Twice {
+        let placed = |(number, line): (usize, &&str)| Placed {
+            place: format!("f:{}", number + 1),
+            command: crate::command::parse(line).unwrap(),
+        };
+        twice(&lines.iter().enumerate().map(placed).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_second_listen_and_a_second_address_of_a_server_are_errors_that_name_both_lines() {
+        let found =
+            said(&["listen 8080", "server 1 address a", "server 2 address b", "listen 8081", "server 1 address c"]);
+        assert_eq!(
+            found.errors,
+            [
+                "f:4: listen: f:1 says already where pen listens; one pen listens at one address: take one out",
+                "f:5: server: f:2 gives server 1 an address already; give this one another number",
+            ]
+        );
+        assert_eq!(found.warnings, [""; 0]);
+    }
+
+    #[test]
+    fn further_keys_of_a_server_and_one_that_was_taken_away_are_no_second_address() {
+        let lines = [
+            "server 1 address a",
+            "server 1 port 80 max 5",
+            "no server 1",
+            "server 1 address b",
+            "timeout 1",
+            "timeout 2",
+        ];
+        assert_eq!(said(&lines), Twice::default());
+    }
+
+    #[test]
+    fn of_two_settings_of_a_kind_a_warning_says_which_counts() {
+        for (first, second) in [
+            ("control 8888", "control 8889"),
+            ("emergency a:80", "emergency b:80"),
+            ("abuse a:80", "no abuse"),
+            ("log /a", "log /b"),
+            ("status_file /a", "web_stats /b"),
+            ("pid_file /a", "pid_file /b"),
+            ("user a", "user b"),
+            ("jail /a", "jail /b"),
+            ("certificate /a", "certificate /b /c"),
+            ("no log", "log /a"),
+        ] {
+            let Twice { errors, warnings } = said(&[first, "timeout 5", second]);
+            assert!(errors.is_empty() && warnings.len() == 1, "{first}: {errors:?} {warnings:?}");
+            let line = crate::command::parse(second).unwrap().to_string();
+            assert!(
+                warnings[0].starts_with("f:3: ") && warnings[0].contains(" f:1 says something else"),
+                "{warnings:?}"
+            );
+            assert!(warnings[0].ends_with(&format!("the last counts: {line}")), "{warnings:?}");
+            assert_eq!(said(&[second, second]), Twice::default(), "the same once more");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What cannot be meant for two purposes at once: one address, and one file. Nothing is opened, made or changed here.
+
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+use pen_contract::address::{Address, Local};
+use pen_contract::command::LogTarget;
+use pen_contract::configuration::Settled;
+
+use crate::Launch;
+
+/// Whether the control port can be beside the listener. Of several addresses that a name stands for, one that is free is enough.
+///
+/// # Errors
+/// It cannot be: what a message says behind the place of the control port.
+pub(crate) fn of_addresses(listen: &[Address], control: &[Address]) -> Result<(), String> {
+    let all = listen.iter().all(|listen| control.iter().all(|control| meet(listen, control)));
+    match (listen.first(), control.first()) {
+        (Some(listen), Some(control)) if all => {
+            let what = if matches!(control, Address::Unix(_)) { "path" } else { "port" };
+            Err(format!(
+                "{control} is taken: pen listens for clients at {listen}; give the control port another {what}"
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether two listeners cannot be at these addresses at the same time.
+fn meet(one: &Address, other: &Address) -> bool {
+    match (one, other) {
+        (Address::Unix(one), Address::Unix(other)) => plain(one) == plain(other),
+        (Address::Inet(one), Address::Inet(other)) => {
+            let covers = |one: IpAddr, other: IpAddr| match one {
+                IpAddr::V4(ip) => ip.is_unspecified() && other.is_ipv4(),
+                // Dual stack.
+                IpAddr::V6(ip) => ip.is_unspecified(),
+            };
+            let (one_ip, other_ip) = (one.ip(), other.ip());
+            one.port() == other.port() && (one_ip == other_ip || covers(one_ip, other_ip) || covers(other_ip, one_ip))
+        }
+        (Address::Unix(_), Address::Inet(_)) | (Address::Inet(_), Address::Unix(_)) => false,
+    }
+}
+
+/// A file that a start would use.
+struct Used {
+    /// What for, with the option and the command that name it.
+    purpose: &'static str,
+    path: PathBuf,
+    /// Whether it is written, made or replaced, which nothing else survives.
+    is_written: bool,
+}
+
+/// Whether every file that is written has a path of its own.
+///
+/// # Errors
+/// One for each pair that has the same.
+pub(crate) fn of_files(launch: &Launch, settled: &Settled, control: Option<&Local>) -> Result<(), Vec<String>> {
+    let tls = &settled.settings.tls;
+    let log = match &settled.log {
+        Some(LogTarget::File(path)) => Some(path),
+        Some(LogTarget::Network(_, _)) | None => None,
+    };
+    let rows: [(&'static str, Option<&Path>, bool); 10] = [
+        ("the configuration file (-F)", launch.config.as_deref(), false),
+        ("the certificate (-E, certificate)", tls.certificate.as_deref(), false),
+        ("its key (-K, certificate)", tls.key.as_deref(), false),
+        ("the authorities of clients (-G, client_ca)", tls.ca_file.as_deref(), false),
+        ("the OCSP response (ssl_ocsp_response)", tls.ocsp.as_deref(), false),
+        ("the request log (-l, log)", log.map(PathBuf::as_path), true),
+        ("status reports (-w, status_file)", settled.status_file.as_deref(), true),
+        ("the pid file (-p, pid_file)", launch.pid_file.as_deref(), true),
+        ("the control port (-C, control)", control.and_then(socket), true),
+        ("the listen address", socket(&settled.local), true),
+    ];
+    let used = rows
+        .into_iter()
+        .filter_map(|(purpose, path, is_written)| path.map(|path| Used { purpose, path: plain(path), is_written }));
+    clashes(&used.collect::<Vec<_>>())
+}
+
+fn clashes(used: &[Used]) -> Result<(), Vec<String>> {
+    let mut errors = Vec::new();
+    for (index, one) in used.iter().enumerate() {
+        for other in used.iter().skip(index + 1).filter(|other| one.is_written || other.is_written) {
+            if is_same(&one.path, &other.path) {
+                let (path, first, second) = (one.path.display(), one.purpose, other.purpose);
+                errors.push(format!("{path}: one path for {first} and {second}: give each a path of its own"));
+            }
+        }
+    }
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+fn socket(local: &Local) -> Option<&Path> {
+    match local {
+        Local::Unix(path) => Some(path),
+        Local::Inet { .. } => None,
+    }
+}
+
+/// A path without `.` and doubled slashes.
+fn plain(path: &Path) -> PathBuf {
+    path.components().filter(|part| *part != Component::CurDir).collect()
+}
+
+/// Whether two paths name one file: by their words, or by what is there. A device may be written for two purposes.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let (here, there) = (fs::metadata(one), fs::metadata(other));
+    match (here, there) {
+        (Ok(here), Ok(there)) if here.is_file() => (here.dev(), here.ino()) == (there.dev(), there.ino()),
+        (Ok(here), Ok(_)) if is_device(&here) => false,
+        _ => one == other,
+    }
+}
+
+fn is_device(there: &fs::Metadata) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    there.file_type().is_char_device()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_control_port_where_pen_listens_is_an_error() {
+        let at = |text: &str| Address::Inet(text.parse().unwrap());
+        for (listen, control, clash) in [
+            ("0.0.0.0:8080", "127.0.0.1:8080", true),
+            ("[::]:8080", "127.0.0.1:8080", true),
+            ("127.0.0.1:8080", "0.0.0.0:8080", true),
+            ("127.0.0.1:8080", "127.0.0.1:8080", true),
+            ("0.0.0.0:8080", "[::1]:8080", false),
+            ("127.0.0.1:8080", "127.0.0.2:8080", false),
+            ("0.0.0.0:8080", "127.0.0.1:8081", false),
+        ] {
+            assert_eq!(of_addresses(&[at(listen)], &[at(control)]).is_err(), clash, "{listen} {control}");
+        }
+        let path = |text: &str| Address::Unix(text.into());
+        assert!(of_addresses(&[path("/run/a")], &[path("/run/./a")]).unwrap_err().contains("another path"));
+        assert_eq!(of_addresses(&[path("/run/a")], &[at("127.0.0.1:80")]), Ok(()));
+        let two = [at("[::1]:80"), at("127.0.0.1:80")];
+        assert_eq!(of_addresses(&[at("127.0.0.1:80")], &two), Ok(()), "the other can be bound");
+    }
+
+    #[test]
+    fn one_path_is_for_one_purpose_unless_both_only_read_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::write(at("file"), "").unwrap();
+        std::os::unix::fs::symlink("file", at("link")).unwrap();
+        let used = |path: PathBuf, is_written| Used { purpose: "something", path: plain(&path), is_written };
+        for (one, other) in [("file", "file"), ("file", "link"), ("new", "new"), ("new", "./new")] {
+            for (first, second) in [(true, true), (true, false), (false, true), (false, false)] {
+                let found = clashes(&[used(at(one), first), used(at("else"), true), used(at(other), second)]);
+                assert_eq!(found.is_err(), first || second, "{one} {other}: {found:?}");
+            }
+        }
+        let null = || used("/dev/null".into(), true);
+        assert_eq!(clashes(&[null(), null()]), Ok(()));
+    }
+}
