@@ -61,15 +61,33 @@ fn the_end_of_a_flood_of_refused_requests_is_told() {
         // Until it is refused.
         let _ = std::io::copy(&mut client, &mut std::io::sink());
     }
-    eventually("all are told of", || {
-        let said = pen.said();
-        let lines = said.lines().filter(|line| line.contains("request refused: "));
-        let told = |line: &str| {
-            let more = line.split_once(" (").and_then(|(_, more)| more.split_once(" more were refused"));
-            1 + more.map_or(0, |(number, _)| number.parse::<usize>().unwrap())
-        };
-        lines.map(told).sum::<usize>() == REQUESTS
-    });
+    eventually("all are told of", || told(&pen, "request refused: ", " more were refused") == REQUESTS);
+}
+
+/// How many the lines with `text` stand for, of which some count others before `more`.
+fn told(pen: &Pen, text: &str, more: &str) -> usize {
+    let said = pen.said();
+    let number = |line: &str| {
+        let others = line.split_once(" (").and_then(|(_, rest)| rest.split_once(more));
+        1 + others.map_or(0, |(number, _)| number.parse::<usize>().unwrap())
+    };
+    said.lines().filter(|line| line.contains(text)).map(number).sum()
+}
+
+#[test]
+fn the_end_of_a_flood_of_bad_senders_is_told() {
+    const SENDERS: usize = 20;
+    let server = Backend::named("one");
+    let file = "proxy_protocol in from 127.0.0.0/8\n";
+    let pen = Pen::builder().workers(1).server(&server).file(file).start();
+    for _ in 0..SENDERS {
+        let mut client = TcpStream::connect(pen.address()).unwrap();
+        client.write_all(b"this is no header\r\n\r\n").unwrap();
+        // Until it is closed.
+        let _ = std::io::copy(&mut client, &mut std::io::sink());
+    }
+    let text = "is listed by proxy_protocol in, but sent no PROXY protocol header first: closed";
+    eventually("all are told of", || told(&pen, text, " more were closed for this") == SENDERS);
 }
 
 /// Clients that send these bytes and nothing more.

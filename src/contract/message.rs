@@ -167,6 +167,8 @@ pub enum Event {
         sender: [u8; 16],
         /// What it did instead.
         fault: SenderFault,
+        /// How many more were closed for this since the last such event.
+        others: u64,
     },
     /// What clients had begun and not finished (TLS records, HTTP heads) was more than a worker keeps: the oldest were closed.
     Crowded {

@@ -95,13 +95,18 @@ pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
             };
             format!("client {}: request refused: {reason}{more}", ClientKey::from_bytes(*client))
         }
-        Event::BadSender { sender, fault } => {
+        Event::BadSender { sender, fault, others } => {
             let fault = match fault {
                 SenderFault::Malformed => "sent no PROXY protocol header first",
                 SenderFault::Unfinished => "ended within its PROXY protocol header",
                 SenderFault::Late => "sent no whole PROXY protocol header in time",
             };
-            format!("{} is listed by proxy_protocol in, but {fault}: closed", ClientKey::from_bytes(*sender))
+            let more = if *others > 0 {
+                format!(" ({others} more were closed for this since the last such message)")
+            } else {
+                String::new()
+            };
+            format!("{} is listed by proxy_protocol in, but {fault}: closed{more}", ClientKey::from_bytes(*sender))
         }
         Event::Crowded { clients, kept } => {
             let kept = kept >> 20;
@@ -285,7 +290,7 @@ mod tests {
             "client 10.0.0.7: request refused: header not whole in time (7 more were refused since the last such message)"
         );
         assert_eq!(
-            says(Event::BadSender { sender, fault: SenderFault::Malformed }),
+            says(Event::BadSender { sender, fault: SenderFault::Malformed, others: 0 }),
             "10.0.0.7 is listed by proxy_protocol in, but sent no PROXY protocol header first: closed"
         );
         let certificate = PeerCertificate { subject: "CN=me\n".into(), serial: "0A".into() };

@@ -109,6 +109,10 @@ impl Told {
                 let others = others.saturating_add(later).saturating_add(1);
                 Told { event: Event::RequestRefused { client, reason, others }, more }
             }
+            (Event::BadSender { others, .. }, Event::BadSender { sender, fault, others: later }) => {
+                let others = others.saturating_add(later).saturating_add(1);
+                Told { event: Event::BadSender { sender, fault, others }, more }
+            }
             (Event::Crowded { clients, .. }, Event::Crowded { clients: later, kept }) => {
                 Told { event: Event::Crowded { clients: clients.saturating_add(later), kept }, more }
             }
@@ -239,7 +243,9 @@ mod tests {
             take(&mut throttle, failed(1), start);
             take(&mut throttle, Event::LockStuck, start);
         }
-        for event in [failed(2), handshake(0), Event::BadSender { sender: [0; 16], fault: SenderFault::Late }] {
+        for event in
+            [failed(2), handshake(0), Event::BadSender { sender: [0; 16], fault: SenderFault::Late, others: 0 }]
+        {
             assert!(take(&mut throttle, event, start).is_some());
         }
         assert_eq!(throttle.settle(start + SECOND), [Told { event: Event::LockStuck, more: 98 }]);

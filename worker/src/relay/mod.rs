@@ -67,6 +67,7 @@ use forwarded::UntoldRefusals;
 use handshake::UntoldHandshakes;
 use idle::Idle;
 use idlers::Idlers;
+use origin::UntoldSenders;
 use pump::Tools;
 use queue::{Queue, STEP};
 use request_log::LogWriter;
@@ -152,6 +153,8 @@ struct Relay<'t> {
     tls: Option<Tls>,
     /// Failed handshakes that the supervisor was not told of.
     untold_handshakes: Option<UntoldHandshakes>,
+    /// Listed senders that were closed and that the supervisor was not told of.
+    untold_senders: Option<UntoldSenders>,
     /// Refused requests that the supervisor was not told of.
     untold_refusals: Option<UntoldRefusals>,
     /// How many of the clients that no server could be used for the supervisor was told of.
@@ -217,6 +220,7 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         tls,
         untold_handshakes: None,
         untold_refusals: None,
+        untold_senders: None,
         unserved_told: 0,
         published: None,
         now: clock::now(),
@@ -394,7 +398,8 @@ impl Relay<'_> {
         let crowded = self.unfinished.is_untold().then_some(Rated::Crowded);
         let refusals = self.untold_refusals.as_ref().map(|_| Rated::Request);
         let unserved = (self.counters.unserved > self.unserved_told).then_some(Rated::Unserved);
-        let kinds = [handshakes, crowded, refusals, unserved];
+        let senders = self.untold_senders.as_ref().map(|_| Rated::BadSender);
+        let kinds = [handshakes, crowded, refusals, unserved, senders];
         kinds.into_iter().flatten().map(|kind| self.supervisor.may_tell_from(kind)).min()
     }
 
@@ -404,6 +409,7 @@ impl Relay<'_> {
         self.tell_crowded();
         self.tell_refusals();
         self.tell_unserved();
+        self.tell_senders();
     }
 
     /// Writes out the log and gives all places back; the sockets close with the process.

@@ -13,6 +13,14 @@ use super::proxy::{self, Origin};
 use super::pump;
 use super::supervisor::Rated;
 
+/// The last listed sender that was closed, and how many others the supervisor was not told of.
+#[derive(Debug)]
+pub struct UntoldSenders {
+    sender: ClientKey,
+    fault: SenderFault,
+    others: u64,
+}
+
 /// How reading a header went.
 enum Heard {
     /// More of it has to come.
@@ -53,9 +61,20 @@ impl Relay<'_> {
 
     /// Reports, at a limited rate, a sender that did not keep to the protocol.
     pub(super) fn blame_sender(&mut self, place: u32, fault: SenderFault) {
-        if self.supervisor.may_tell(Rated::BadSender, self.now) {
-            let sender = self.pool[place].key.unwrap_or(ClientKey::UNIX).bytes();
-            self.supervisor.tell(Event::BadSender { sender, fault }, &mut self.counters);
+        let sender = self.pool[place].key.unwrap_or(ClientKey::UNIX);
+        let others = self.untold_senders.take().map_or(0, |untold| untold.others + 1);
+        self.untold_senders = Some(UntoldSenders { sender, fault, others });
+        self.tell_senders();
+    }
+
+    /// Tells of senders that were closed, unless some were told of just now.
+    pub(super) fn tell_senders(&mut self) {
+        if self.untold_senders.is_none() || !self.supervisor.may_tell(Rated::BadSender, self.now) {
+            return;
+        }
+        if let Some(UntoldSenders { sender, fault, others }) = self.untold_senders.take() {
+            let event = Event::BadSender { sender: sender.bytes(), fault, others };
+            self.supervisor.tell(event, &mut self.counters);
         }
     }
 
