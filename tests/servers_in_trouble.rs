@@ -89,6 +89,35 @@ fn a_silent_server_has_as_many_connects_pending_as_it_may_and_the_others_serve_a
 }
 
 #[test]
+fn a_server_that_one_worker_passes_over_is_known_to_the_others() {
+    let port = Port::reserve();
+    let _hole = Blackhole::on(&port);
+    let farm = Backend::farm(["a"]);
+    let pen = Pen::builder()
+        .workers(2)
+        .options(["-r", "-b", "0", "-t", "3600"])
+        .control()
+        .file("pending_max 2\n")
+        .servers(&farm)
+        .server_as(port.address().to_string())
+        .start();
+    // The other worker answers.
+    let explains = |pen: &Pen| {
+        pen.tell("explain 127.21.99.1").contains(": another worker passes it over, 2 connects to it are pending there")
+    };
+    assert!(!explains(&pen));
+    let crowd = pen.only(1, || {
+        let crowd = crowd(&pen, 12);
+        eventually("all are served but those that the silent server has", || served(&crowd) == 10);
+        crowd
+    });
+    eventually("the other worker says so", || explains(&pen));
+    crowd.into_iter().for_each(Client::reset);
+    pen.settle();
+    assert!(!explains(&pen), "{}", pen.tell("explain 127.21.99.1"));
+}
+
+#[test]
 fn clients_that_a_server_with_too_many_pending_connects_cannot_have_go_to_the_emergency_server() {
     let port = Port::reserve();
     let _hole = Blackhole::on(&port);

@@ -151,6 +151,11 @@ impl<'t> Seat<'t> {
         }
     }
 
+    /// Whether any worker said so of a server.
+    pub fn is_pending(&self, server: u32) -> bool {
+        self.view.is_pending(server)
+    }
+
     /// Adds relayed bytes to a server: `sent` to it, `received` from it.
     pub fn add_server_bytes(&self, server: u32, sent: u64, received: u64) {
         if let Some(row) = self.view.rows(self.worker).get(server as usize) {

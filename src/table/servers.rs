@@ -181,6 +181,11 @@ impl View<'_> {
         within
     }
 
+    /// Whether as many connects to a server are pending in a worker as there may be.
+    pub fn is_pending(self, server: u32) -> bool {
+        self.servers.get(server as usize).is_some() && self.column(server).any(|row| row.pending.load(Relaxed) != 0)
+    }
+
     /// The figures of a server.
     pub fn totals(self, server: u32) -> ServerTotals {
         let Some(state) = self.servers.get(server as usize) else { return ServerTotals::default() };
@@ -194,7 +199,7 @@ impl View<'_> {
             failed_at: state.failed_at.load(Relaxed),
             address: state.address.load(Relaxed),
             last_failure: state.last_failure(),
-            is_pending: self.column(server).any(|row| row.pending.load(Relaxed) != 0),
+            is_pending: self.is_pending(server),
         }
     }
 
@@ -365,6 +370,7 @@ mod tests {
         table.seat(2).set_pending(1, true);
         table.seat(2).set_pending(3, true);
         assert!(table.server_totals(1).is_pending && !table.server_totals(0).is_pending);
+        assert!(table.seat(1).is_pending(1) && !table.seat(1).is_pending(3));
         table.seat(0).set_pending(1, false);
         assert!(table.server_totals(1).is_pending);
         table.bury(2);

@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::fmt::Write;
 
-use pen_contract::ids::{ClientKey, Target};
+use pen_contract::ids::{ClientKey, ServerId, Target};
 use pen_contract::message::ConnectFailure;
 use pen_contract::message::EXPLANATION;
 use pen_contract::settings::Settings;
@@ -59,6 +59,7 @@ impl Relay<'_> {
         let recorded = locked.map(|table| table.recorded(self.now, tracking));
         let farm = self.farm();
         let explained = explanation(&self.settings, &farm, client, recorded, self.now, &|row| self.by_what(row));
+        let explained = self.passed_over_elsewhere() + &explained;
         let (open, most) = (self.seat.connections_open(), self.settings.connections_max);
         match open >= most {
             true => format!(
@@ -66,6 +67,22 @@ impl Relay<'_> {
             ),
             false => explained,
         }
+    }
+
+    /// The servers that another worker passes over and this one does not: the first of them.
+    fn passed_over_elsewhere(&self) -> String {
+        let settings = &self.settings;
+        let regular = (0..settings.server_count()).map(|id| Target::Server(ServerId(id as u16)));
+        let all = regular.chain([Target::Emergency, Target::Abuse]);
+        let elsewhere = all.filter(|target| settings.target(*target).is_some()).filter(|target| {
+            let row = target.row(settings.table_size());
+            self.seat.is_pending(row) && !self.upstreams.is_shut(row)
+        });
+        let line = |target| {
+            let (name, most) = (name(settings, target), settings.pending_max);
+            format!("{name}: another worker passes it over, {most} connects to it are pending there (pending_max)\n")
+        };
+        elsewhere.take(FEW).map(line).collect()
     }
 
     /// How the line about a server that is left out ends: by whom, or why.
@@ -83,6 +100,9 @@ impl Relay<'_> {
         }
     }
 }
+
+/// Of the servers that other workers pass over so many are named.
+const FEW: usize = 8;
 
 /// How the line about a server that is left out ends, by row.
 type ByWhat<'w> = &'w dyn Fn(u32) -> String;
@@ -248,8 +268,8 @@ impl Lines {
     }
 }
 
-/// Bytes kept for the last line and the one that says how many are missing.
-const RESERVE: usize = 512;
+/// Bytes kept for the last line, the one that says how many are missing, and those about other workers.
+const RESERVE: usize = 4096;
 
 #[cfg(test)]
 mod tests {
