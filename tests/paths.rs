@@ -220,7 +220,7 @@ fn a_link_to_what_is_no_regular_file_is_no_status_file() {
             .output()
             .unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
-        assert!(said.starts_with("pen: status file ") && said.contains("symbolic link"), "{target}: {said}");
+        assert!(said.starts_with("pen: -w: status file ") && said.contains("symbolic link"), "{target}: {said}");
         let builder = Pen::builder().without_status_file().options(["-w", link.to_str().unwrap()]).server(&server);
         fails_as_check_says(builder);
         fs::write(&file, format!("web_stats {}\n", link.display())).unwrap();

@@ -228,7 +228,10 @@ impl Plan {
         }
         clashes::of_files(launch, &self.settled, self.control.as_ref().map(|(local, _)| local)).map_err(lines)?;
         let Settled { listen, log, status_file, .. } = &self.settled;
-        status_file.as_deref().map_or(Ok(()), status_file::check).map_err(refused)?;
+        status_file
+            .as_deref()
+            .map_or(Ok(()), status_file::check)
+            .map_err(|error| StartError(format!("{}: {error}", words.place_of_status_file())))?;
         if let Some(LogTarget::File(path)) = log {
             log_file::examine(path).map_err(refused)?;
         }

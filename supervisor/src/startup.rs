@@ -58,6 +58,12 @@ impl Words {
         place.map_or(option.to_owned(), |place| format!("{place}: {word}"))
     }
 
+    /// Where the status file was named.
+    pub(crate) fn place_of_status_file(&self) -> &str {
+        let named = |placed: &&Placed| matches!(placed.command, Command::WebStats(Some(_)));
+        self.all().rev().find(named).map_or("-w", |placed| placed.place.as_str())
+    }
+
     /// The jailed processes' user.
     ///
     /// # Errors
