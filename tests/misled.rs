@@ -157,6 +157,18 @@ fn what_write_prints_starts_by_itself() {
 }
 
 #[test]
+fn one_server_and_one_list_of_several_are_shown_by_their_numbers() {
+    let pen = builder().control().start();
+    pen.tells("acl 1 permit 10.0.0.0/8", "");
+    pen.tells("show acl 1", "no acl 1\nacl 1 permit 10.0.0.0 255.0.0.0");
+    assert!(pen.tell("show server 0").starts_with("server 0 address 127.0.0.1 port 1 "));
+    assert!(pen.refuses("show server 99").starts_with("show: there is no server 99"));
+    assert!(pen.refuses("show tiemout").ends_with("did you mean 'timeout'?"));
+    // What the bare word shows is what is in force, and it sets nothing.
+    assert!(pen.tell("ssl_ciphers").starts_with("no ssl_ciphers # the default: "));
+}
+
+#[test]
 fn what_is_so_already_is_not_told_as_a_change() {
     let pen = builder().control().start();
     for line in ["workers 3", "no jail", "timeout 5", "no hash"] {

@@ -426,6 +426,39 @@ mod tests {
     }
 
     #[test]
+    fn what_means_nothing_is_told_with_what_is_missing_where_it_was_said() {
+        let placed =
+            |place: &str, line: &str| Placed { place: place.into(), command: crate::command::parse(line).unwrap() };
+        let said = |tls: &Tls, place: &str, lines: &[&str]| {
+            let commands: Vec<Placed> = lines.iter().map(|line| placed(place, line)).collect();
+            let errors = check(tls, &commands).err().unwrap_or_default();
+            errors.into_iter().map(|error| error.0).collect::<Vec<_>>()
+        };
+        let off = Tls::default();
+        for (place, add) in [
+            ("/f:1", "/f:1: ssl_ciphers: means nothing without a certificate; add certificate FILE"),
+            ("-O 'x'", "-O 'x': ssl_ciphers: means nothing without a certificate; add -E FILE"),
+            ("", "ssl_ciphers: means nothing without a certificate; only the file of -F, or a start, can give one"),
+        ] {
+            assert_eq!(said(&off, place, &["ssl_ciphers ECDHE-RSA-AES128-GCM-SHA256"]), [add]);
+        }
+        let shown =
+            ["no certificate", "no client_ca", "no require_client_cert", "ssl_option tlsv1.2", "no ssl_ciphers"];
+        assert_eq!(said(&off, "/f:1", &shown), [""; 0]);
+        assert_eq!(said(&off, "/f:1", &["no ssl_ocsp_response", "no ssl_sni_path"]), [""; 0]);
+        let on = Tls { certificate: Some("c".into()), ca_file: Some("a".into()), ..Tls::default() };
+        let why = said(&on, "", &["no require_client_cert"]);
+        assert!(why.len() == 1 && why[0].starts_with("require_client_cert: client_ca (-G, -A) says"), "{why:?}");
+        assert!(why[0].ends_with("say no client_ca too, in the file of -F"), "{why:?}");
+        let why = said(&on, "/f:2", &["client_ca a"]);
+        assert!(
+            why[0].starts_with("/f:2: client_ca: says whose") && why[0].contains("add require_client_cert"),
+            "{why:?}"
+        );
+        assert!(said(&on, "-", &[])[0].contains("add -R"));
+    }
+
+    #[test]
     fn an_index_comes_back_whole_or_not_at_all() {
         let index = Index {
             serial: 7,

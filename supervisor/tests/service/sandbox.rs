@@ -102,7 +102,8 @@ fn what_is_in_force_is_told() {
     let mut pen = if is_root() { pen.with("user", "nobody") } else { pen }.foreground();
     let told = crate::steering::ask(&pen, "sandbox");
     let names: Vec<&str> = told.lines().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
-    assert_eq!(names, ["supervisor", "worker", "examiner", "control", "resolver", "opener", "reader", "reporter"]);
+    let all = ["supervisor", "worker", "examiner", "control", "resolver", "opener", "writer", "reader", "reporter"];
+    assert_eq!(names, all);
     let worker = told.lines().find(|line| line.starts_with("worker: ")).unwrap();
     assert!(worker.contains("allowed, others end it; landlock"), "{worker}");
     assert!(crate::steering::ask(&pen, "status json").contains("\"sandbox\":{\"seccomp\":true,\"landlock\":"));
