@@ -286,7 +286,7 @@ fn without_a_command_it_obeys_its_input_line_by_line() {
     assert_eq!((status, complaint.lines().count()), (1, 1), "it stops at the first that gets no reply");
 }
 
-/// What penctl shows on a terminal, which script(1) gives it, whose user types this.
+/// What penctl shows on a terminal, which script(1) gives it, whose user types this. The terminal says nothing of its width.
 #[track_caller]
 fn on_a_terminal(words: &str, typed: &str) -> String {
     on_a_terminal_of("xterm", "", words, typed)
@@ -295,10 +295,16 @@ fn on_a_terminal(words: &str, typed: &str) -> String {
 /// The same on a terminal of this kind, with this value of NO_COLOR.
 #[track_caller]
 fn on_a_terminal_of(kind: &str, no_color: &str, words: &str, typed: &str) -> String {
+    in_a_terminal(kind, no_color, &format!("{PENCTL} {words}"), typed)
+}
+
+/// What a command of a shell shows there.
+#[track_caller]
+fn in_a_terminal(kind: &str, no_color: &str, command: &str, typed: &str) -> String {
     let mut child = Command::new("script")
         .env("TERM", kind)
         .env("NO_COLOR", no_color)
-        .args(["-qec", &format!("{PENCTL} {words}"), "/dev/null"])
+        .args(["-qec", command, "/dev/null"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -367,7 +373,7 @@ fn on_a_terminal_servers_is_a_table_and_elsewhere_the_list_of_ever() {
     let shown = on_a_terminal_of("xterm", "1", &format!("{place} servers"), "");
     let line = |begin: &str| shown.lines().find(|line| line.starts_with(begin)).unwrap_or_else(|| panic!("{shown}"));
     assert!(line("0 ").contains(" up ") && line("emergency ").contains(" up "), "{shown}");
-    assert!(line("1 ").contains(" out 66 min by operator "), "{shown}");
+    assert!(line("1 ").contains(" out 67 min by operator "), "{shown}");
     assert!(line("2 ").contains(": connection refused ") && line("2 ").contains(" failed "), "{shown}");
     assert!(line("2 ").contains(" ago: connection refused"), "{shown}");
     assert!(line("3 ").contains(" full ") && line("3 ").contains("1 of 1") && line("3 ").contains("33%"), "{shown}");
@@ -376,7 +382,7 @@ fn on_a_terminal_servers_is_a_table_and_elsewhere_the_list_of_ever() {
         "{shown}"
     );
     assert!(shown.contains(&format!("; pen {}", env!("CARGO_PKG_VERSION"))) && !shown.contains('\x1b'), "{shown}");
-    assert!(on_a_terminal(&format!("{place} servers"), "").contains("\x1b[33mout 66 min by operator"));
+    assert!(on_a_terminal(&format!("{place} servers"), "").contains("\x1b[33mout 67 min by operator"));
     assert!(!on_a_terminal_of("dumb", "", &format!("{place} servers"), "").contains('\x1b'));
     assert!(on_a_terminal(&place, "servers\nquit\n").contains("last failure"), "at the prompt too");
     let (status, out, _) = penctl(&[&place, "servers"], "");
@@ -385,6 +391,20 @@ fn on_a_terminal_servers_is_a_table_and_elsewhere_the_list_of_ever() {
     pen.tells("server 1 blacklist 0", "");
     pen.hears("operator: server 1 blacklist 4000, by 127.0.0.1");
     pen.hears("operator: server 1 blacklist 0, by 127.0.0.1");
+}
+
+#[test]
+fn no_line_of_the_table_is_longer_than_the_terminal_is_wide() {
+    let (_servers, _closed, pen) = in_every_state();
+    let place = pen.control().to_string();
+    pen.tells("server 1 blacklist 4000", "");
+    let _held = three_clients(&pen);
+    for columns in [40, 80, 100, 200] {
+        let shown = in_a_terminal("xterm", "1", &format!("stty columns {columns}; {PENCTL} {place} servers"), "");
+        let longest = shown.lines().map(|line| line.trim_end().chars().count()).max().unwrap();
+        assert!(longest <= columns, "{columns} columns, and one line has {longest}:\n{shown}");
+        assert!(columns < 80 || shown.contains("connection refused"), "{columns}: {shown}");
+    }
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! penctl: says a command to the control port of a running pen and prints the reply.
 //!
-//! One connection per command. Runs as whoever calls it and shares nothing with pen but the words that both know. `place` is where the port
-//! is, `talk` one command and its reply, `table` what `servers` looks like on a terminal, `lines` the commands of standard input, with a prompt on a terminal.
+//! One connection per command. Runs as whoever calls it and shares nothing with pen but the words that both know. `place` is
+//! where the port is, `talk` one command and its reply, `table` what `servers` looks like on a terminal and `columns` how wide
+//! that is, `lines` the commands of standard input, with a prompt on a terminal.
 
 #![forbid(unsafe_code)]
 
+mod columns;
 mod lines;
 mod place;
 mod table;
@@ -18,6 +20,7 @@ use std::process::ExitCode;
 use pen_contract::message::Outcome;
 use socket2::SockAddr;
 
+use columns::Width;
 use place::Place;
 use table::Paint;
 use talk::plain;
@@ -32,8 +35,8 @@ the command help lists the commands. A port alone is one of 127.0.0.1.
 Without a command, commands are read from standard input, one a line; on a
 terminal, with a prompt, which help, exit and quit understand too.
 
-On a terminal, servers is a table, in colours unless NO_COLOR is set; elsewhere
-it has one line of words for each server, for scripts.
+On a terminal, servers is a table as wide as that, in colours unless NO_COLOR is
+set; elsewhere it has one line of words for each server, for scripts.
 
   --json       servers, status, recent, certificates and mode reply in JSON,
                as overview always does
@@ -116,7 +119,7 @@ fn servers(sockets: &[SockAddr]) -> Result<Option<String>, String> {
         }
     };
     Ok(match talk::ask(sockets, table::OVERVIEW, &mut take)? {
-        Outcome::Done => table::render(&overview, Paint::wanted()),
+        Outcome::Done => table::render(&overview, Paint::wanted(), Width::of_terminal()),
         Outcome::Refused => None,
     })
 }

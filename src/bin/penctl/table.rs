@@ -1,6 +1,10 @@
 //! The servers as a table, for a person at a terminal. Made of the reply to `overview`, which is JSON; what a pen does not say is left empty.
+//!
+//! No line is longer than the terminal is wide: columns are left out in a fixed order until all lines fit.
 
 use serde_json::Value;
+
+use crate::columns::{Width, cut, fold};
 
 /// What asks for all that the table shows.
 pub const OVERVIEW: &[u8] = b"overview";
@@ -26,7 +30,7 @@ impl Paint {
 }
 
 /// The table, with its line ends. None: the text is not what an overview is.
-pub fn render(overview: &[u8], paint: Paint) -> Option<String> {
+pub fn render(overview: &[u8], paint: Paint, width: Width) -> Option<String> {
     let overview: Value = serde_json::from_slice(overview).ok()?;
     let servers = overview.get("servers")?.as_array()?;
     let others = [("emergency", &overview["emergency"]), ("abuse", &overview["abuse"])];
@@ -36,8 +40,8 @@ pub fn render(overview: &[u8], paint: Paint) -> Option<String> {
     let total = named.iter().map(|(_, server)| figure(&server["connections"])).sum();
     let now = figure(&overview["unix_time"]);
     let rows: Vec<Row> = named.iter().map(|(name, server)| Row::new(name, server, total, now)).collect();
-    let mut text = lines(&rows, paint);
-    text.push_str(&summary(&overview, servers, total));
+    let mut text = lines(&rows, paint, width);
+    text.push_str(&summary(&overview, servers, total, width));
     Some(text)
 }
 
@@ -57,19 +61,44 @@ enum Mood {
     Vacant,
 }
 
-const COLUMNS: usize = 9;
+const COLUMNS: usize = 10;
 
-const TITLES: [&str; COLUMNS] = ["", "server", "address", "state", "conn", "share", "sent", "received", "last failure"];
+const TITLES: [&str; COLUMNS] =
+    ["", "server", "address", "state", "state", "conn", "share", "sent", "received", "last failure"];
+
+const NUMBER: usize = 0;
+const SERVER: usize = 1;
+const ADDRESS: usize = 2;
+/// The state, and why.
+const STATE: usize = 3;
+/// The state alone.
+const BRIEF: usize = 4;
+const CONN: usize = 5;
+const SHARE: usize = 6;
+const SENT: usize = 7;
+const RECEIVED: usize = 8;
+const FAILURE: usize = 9;
 
 /// The columns whose figures stand at the right.
-const FIGURES: [usize; 4] = [4, 5, 6, 7];
+const FIGURES: [usize; 4] = [CONN, SHARE, SENT, RECEIVED];
 
-/// The column of the state.
-const STATE: usize = 3;
+/// What is shown: the first of these that the terminal has room for. Why a server failed is the last thing to be left out.
+const LAYOUTS: [&[usize]; 7] = [
+    &[NUMBER, SERVER, ADDRESS, STATE, CONN, SHARE, SENT, RECEIVED, FAILURE],
+    &[NUMBER, SERVER, STATE, CONN, SHARE, SENT, RECEIVED, FAILURE],
+    &[NUMBER, SERVER, BRIEF, CONN, SHARE, SENT, RECEIVED, FAILURE],
+    &[NUMBER, SERVER, BRIEF, CONN, SHARE, FAILURE],
+    &[NUMBER, SERVER, BRIEF, CONN, FAILURE],
+    &[NUMBER, SERVER, STATE, CONN],
+    &[NUMBER, SERVER, BRIEF, CONN],
+];
+
+/// Between two columns.
+const GAP: &str = "  ";
 
 impl Row {
     fn new(name: &str, server: &Value, total: u64, now: u64) -> Row {
-        let (mood, state) = state(server);
+        let (mood, brief, why) = state(server);
         let connections = figure(&server["connections"]);
         let share = match total {
             0 => "-".to_owned(),
@@ -94,7 +123,8 @@ impl Row {
             name.to_owned(),
             given.unwrap_or_else(|| address.clone()),
             address,
-            state,
+            brief.clone() + &why,
+            brief,
             format!("{connections}{limits}"),
             share,
             bytes(figure(&server["sent"])),
@@ -105,47 +135,73 @@ impl Row {
     }
 }
 
-/// The state in words.
-fn state(server: &Value) -> (Mood, String) {
+/// The state in words, and what there is to say of it beyond them.
+fn state(server: &Value) -> (Mood, String, String) {
     let seconds = figure(&server["blacklisted"]);
     let reason = server["last_failure"]["reason"].as_str().map(shown).unwrap_or_else(|| "unknown".to_owned());
+    let alone = |mood: Mood, word: &str| (mood, word.to_owned(), String::new());
     match server["state"].as_str() {
-        Some("up") => (Mood::Good, "up".to_owned()),
-        Some("full") => (Mood::Full, "full".to_owned()),
-        Some("pending") => (Mood::Full, "passed over: pending_max".to_owned()),
-        Some("out") => (Mood::Out, format!("out {} by operator", duration(seconds))),
-        Some("failed") if seconds == 0 => (Mood::Failed, format!("failed, to be tried: {reason}")),
-        Some("failed") => (Mood::Failed, format!("failed {}: {reason}", duration(seconds))),
-        Some("vacant") => (Mood::Vacant, "-".to_owned()),
+        Some("up") => alone(Mood::Good, "up"),
+        Some("full") => alone(Mood::Full, "full"),
+        Some("pending") => (Mood::Full, "passed over".to_owned(), ": pending_max".to_owned()),
+        Some("out") => (Mood::Out, format!("out {}", duration(seconds)), " by operator".to_owned()),
+        Some("failed") if seconds == 0 => (Mood::Failed, "failed, to be tried".to_owned(), format!(": {reason}")),
+        Some("failed") => (Mood::Failed, format!("failed {}", duration(seconds)), format!(": {reason}")),
+        Some("vacant") => alone(Mood::Vacant, "-"),
         // A pen that knows more states than this program.
-        Some(other) => (Mood::Vacant, shown(other)),
-        None if seconds > 0 => (Mood::Out, format!("out {}", duration(seconds))),
-        None => (Mood::Good, "up".to_owned()),
+        Some(other) => alone(Mood::Vacant, &shown(other)),
+        None if seconds > 0 => alone(Mood::Out, &format!("out {}", duration(seconds))),
+        None => alone(Mood::Good, "up"),
     }
 }
 
 /// The rows in columns. Where every name is an address, one column is enough.
-fn lines(rows: &[Row], paint: Paint) -> String {
-    let same = rows.iter().all(|row| row.cells[1] == row.cells[2]);
-    let wanted = |column: &usize| !(same && *column == 2);
-    let width = |column: usize| {
+fn lines(rows: &[Row], paint: Paint, room: Width) -> String {
+    let same = rows.iter().all(|row| row.cells[SERVER] == row.cells[ADDRESS]);
+    let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
         let cells = rows.iter().map(|row| row.cells[column].chars().count());
         cells.chain([TITLES[column].len()]).max().unwrap_or(0)
+    });
+    let layout = |layout: &[usize]| -> Vec<usize> {
+        layout.iter().copied().filter(|column| !(same && *column == ADDRESS)).collect()
     };
+    let taken = |columns: &[usize]| -> usize {
+        let gaps = GAP.len() * columns.len().saturating_sub(1);
+        columns.iter().map(|column| widths[*column]).sum::<usize>() + gaps
+    };
+    let fitting = LAYOUTS.iter().map(|columns| layout(columns)).find(|columns| room.holds(taken(columns)));
+    let columns = fitting.unwrap_or_else(|| layout(LAYOUTS[LAYOUTS.len() - 1]));
+    // Names are what can be cut if even that is too much.
+    let others = taken(&columns) - widths[SERVER];
+    let widest_name = room.left(others).map_or(widths[SERVER], |left| left.clamp(TITLES[SERVER].len(), widths[SERVER]));
     let cell = |column: usize, text: &str| {
-        let gap = " ".repeat(width(column).saturating_sub(text.chars().count()));
-        if FIGURES.contains(&column) { gap + text } else { text.to_owned() + &gap }
+        let width = if column == SERVER { widest_name } else { widths[column] };
+        let text = cut(text, width);
+        let gap = " ".repeat(width.saturating_sub(text.chars().count()));
+        if FIGURES.contains(&column) { gap + &text } else { text + &gap }
     };
-    let line = |of: &dyn Fn(usize) -> String| {
-        let cells: Vec<String> = (0..COLUMNS).filter(wanted).map(of).collect();
-        cells.join("  ").trim_end().to_owned() + "\n"
+    let line = |of: &dyn Fn(usize) -> String, paint: &dyn Fn(usize, &str) -> String| {
+        let mut text = String::new();
+        let mut used = 0;
+        for column in &columns {
+            let gap = if used == 0 { "" } else { GAP };
+            let cell = of(*column);
+            let cell = room.left(used + gap.len()).map_or(cell.clone(), |left| cut(&cell, left));
+            if cell.is_empty() && used > 0 {
+                break;
+            }
+            used += gap.len() + cell.chars().count();
+            text.extend([gap, &paint(*column, &cell)]);
+        }
+        text.trim_end().to_owned() + "\n"
     };
-    let mut text = line(&|column| cell(column, TITLES[column]));
+    let mut text = line(&|column| cell(column, TITLES[column]), &|_, text| text.to_owned());
     for row in rows {
-        text.push_str(&line(&|column| {
-            let cell = cell(column, &row.cells[column]);
-            if column == STATE { row.mood.paint(&cell, paint) } else { cell }
-        }));
+        let paint = |column: usize, text: &str| match column {
+            STATE | BRIEF => row.mood.paint(text, paint),
+            _ => text.to_owned(),
+        };
+        text.push_str(&line(&|column| cell(column, &row.cells[column]), &paint));
     }
     text
 }
@@ -159,12 +215,14 @@ impl Mood {
             (Paint::Colours, Mood::Full | Mood::Out) => 33,
             (Paint::Colours, Mood::Failed) => 31,
         };
-        format!("\x1b[{colour}m{text}\x1b[0m")
+        // The end of a line loses its spaces, which must stand behind the colour then.
+        let (word, gap) = text.split_at(text.trim_end().len());
+        format!("\x1b[{colour}m{word}\x1b[0m{gap}")
     }
 }
 
 /// The totals.
-fn summary(overview: &Value, servers: &[Value], total: u64) -> String {
+fn summary(overview: &Value, servers: &[Value], total: u64, room: Width) -> String {
     let used = overview["connections"].as_u64().unwrap_or(total);
     let mut parts = vec![match overview["connections_max"].as_u64() {
         Some(most) => format!("{used} of {most} connections"),
@@ -192,11 +250,14 @@ fn summary(overview: &Value, servers: &[Value], total: u64) -> String {
         parts.push(format!("pen {}", shown(version)));
     }
     let full = overview["connections_max"].as_u64().is_some_and(|most| used >= most);
-    parts.join("; ") + "\n" + if full { FULL } else { "" }
+    let last = parts.len() - 1;
+    let parts = parts.into_iter().enumerate().map(|(at, part)| if at == last { part } else { part + ";" });
+    let full = if full { fold(FULL.split(' ').map(str::to_owned), room) } else { String::new() };
+    fold(parts, room) + &full
 }
 
 /// What is said while all connections are in use.
-const FULL: &str = "All connections are in use: further clients wait for one to end (-x).\n";
+const FULL: &str = "All connections are in use: further clients wait for one to end (-x).";
 
 fn number(value: &Value) -> String {
     value.as_u64().map_or("-".to_owned(), |number| number.to_string())
@@ -221,13 +282,14 @@ fn shown(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
 }
 
-/// The largest unit that leaves at least one, and the next smaller one where that matters.
+/// In the largest unit of which there are at least two, to the nearest one: a day that has just begun is 24 hours, not 23.
 fn duration(seconds: u64) -> String {
+    let nearest = |unit: u64| seconds.saturating_add(unit / 2) / unit;
     match seconds {
         0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} d", seconds / 86_400),
+        120..7200 => format!("{} min", nearest(60)),
+        7200..172_800 => format!("{} h", nearest(3600)),
+        _ => format!("{} d", nearest(86_400)),
     }
 }
 
@@ -258,7 +320,11 @@ mod tests {
     use super::*;
 
     fn rendered(overview: Value, paint: Paint) -> String {
-        render(overview.to_string().as_bytes(), paint).unwrap()
+        render(overview.to_string().as_bytes(), paint, Width::Any).unwrap()
+    }
+
+    fn within(columns: usize, paint: Paint) -> String {
+        render(overview().to_string().as_bytes(), paint, Width::Columns(columns)).unwrap()
     }
 
     fn overview() -> Value {
@@ -310,14 +376,44 @@ mod tests {
     }
 
     #[test]
-    fn colours_change_nothing_but_the_colour() {
-        let (plain, painted) = (rendered(overview(), Paint::Plain), rendered(overview(), Paint::Colours));
-        assert!(!plain.contains('\x1b') && painted.contains("\x1b[31mfailed 12 s"), "{painted}");
-        let mut stripped = painted;
-        for code in ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"] {
-            stripped = stripped.replace(code, "");
+    fn no_line_is_longer_than_the_terminal_is_wide() {
+        for columns in 1..=220 {
+            let table = within(columns, Paint::Plain);
+            let longest = table.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+            assert!(longest <= columns, "{columns} columns, and one line has {longest}:\n{table}");
         }
-        assert_eq!(stripped, plain);
+        assert_eq!(within(200, Paint::Plain), rendered(overview(), Paint::Plain), "a wide one shows all");
+    }
+
+    #[test]
+    fn a_narrow_terminal_gets_what_matters_most() {
+        let row = |columns: usize| within(columns, Paint::Plain).lines().nth(2).unwrap().to_owned();
+        let cells = |line: &str| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).count();
+        assert_eq!(row(100), "1          www1:80     failed 12 s  10 of 100/120    16%  5 min ago: connection refused");
+        assert_eq!(row(80), "1          www1:80     failed 12 s  10 of 100/120  5 min ago: connection refused");
+        assert_eq!(row(60), "1          www1:80     failed 12 s  10 of 100/120");
+        assert_eq!(cells(&row(200)), 9);
+        assert!(row(40).contains("~"), "{}", row(40));
+        let narrow = within(80, Paint::Plain);
+        let first = "61 of 256 connections; 4.94 MB sent, 4.00 kB received;\n";
+        let second = "2 of 4 servers up, 1 full; running for 25 h; pen 0.1.0\n";
+        assert!(narrow.ends_with(&[first, second].concat()), "{narrow}");
+        let full = json!({ "servers": [], "connections": 9, "connections_max": 9 }).to_string();
+        let full = render(full.as_bytes(), Paint::Plain, Width::Columns(50)).unwrap();
+        assert!(full.ends_with("All connections are in use: further clients wait\nfor one to end (-x).\n"), "{full}");
+    }
+
+    #[test]
+    fn colours_change_nothing_but_the_colour() {
+        for columns in [30, 80, 100, 200] {
+            let (plain, painted) = (within(columns, Paint::Plain), within(columns, Paint::Colours));
+            assert!(!plain.contains('\x1b') && painted.contains("\x1b[31mfail"), "{painted}");
+            let mut stripped = painted;
+            for code in ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"] {
+                stripped = stripped.replace(code, "");
+            }
+            assert_eq!(stripped, plain);
+        }
     }
 
     #[test]
@@ -328,7 +424,7 @@ mod tests {
         assert!(table.contains("[::1]:80") && table.contains("out 7 s") && table.contains("3 connections"), "{table}");
         assert!(!table.contains("address"), "the names are the addresses: {table}");
         for text in ["", "[]", "{}", "do_cmd: ignoring", "{\"servers\":3}", "null"] {
-            assert_eq!(render(text.as_bytes(), Paint::Plain), None, "{text}");
+            assert_eq!(render(text.as_bytes(), Paint::Plain, Width::Any), None, "{text}");
         }
         let sly = json!({ "servers": [{ "number": 0, "name": "a\u{1b}[2J\nb", "address": "x", "state": "up\r" }] });
         assert!(!rendered(sly, Paint::Plain).contains(['\x1b', '\r']));
@@ -346,7 +442,7 @@ mod tests {
         ];
         rows.iter().for_each(|(count, shown)| assert_eq!(bytes(*count), *shown));
         assert_eq!(bytes(u64::MAX), "18.4 EB");
-        let rows = [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (172_800, "2 d")];
+        let rows = [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (86_399, "24 h"), (172_800, "2 d")];
         rows.iter().for_each(|(seconds, shown)| assert_eq!(duration(*seconds), *shown));
     }
 }

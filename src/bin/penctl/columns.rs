@@ -1,0 +1,89 @@
+//! How wide the terminal is, and text that fits into it. What is counted is characters, each of which takes one column.
+
+use std::io;
+
+/// How many columns a line may have.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Width {
+    /// As many as it needs.
+    Any,
+    /// So many at most, and at least one.
+    Columns(usize),
+}
+
+impl Width {
+    /// What the terminal of standard output says. One that says nothing, or 0, takes any width.
+    pub fn of_terminal() -> Width {
+        let size = rustix::termios::tcgetwinsize(io::stdout());
+        size.map_or(Width::Any, |size| match usize::from(size.ws_col) {
+            0 => Width::Any,
+            columns => Width::Columns(columns),
+        })
+    }
+
+    /// Whether so many columns are not too many.
+    pub fn holds(self, columns: usize) -> bool {
+        match self {
+            Width::Any => true,
+            Width::Columns(most) => columns <= most,
+        }
+    }
+
+    /// How many columns are left behind those that are used. None: any number.
+    pub fn left(self, used: usize) -> Option<usize> {
+        match self {
+            Width::Any => None,
+            Width::Columns(most) => Some(most.saturating_sub(used)),
+        }
+    }
+}
+
+/// The text, or as much of it as so many columns take, with a mark that something is missing.
+pub fn cut(text: &str, columns: usize) -> String {
+    if text.chars().count() <= columns {
+        return text.to_owned();
+    }
+    let kept = text.chars().take(columns.saturating_sub(1));
+    if columns == 0 { String::new() } else { kept.chain(['~']).collect() }
+}
+
+/// The pieces on as few lines as the terminal's width allows, with a space between two.
+pub fn fold(pieces: impl IntoIterator<Item = String>, room: Width) -> String {
+    let mut text = String::new();
+    let mut used = 0;
+    for piece in pieces {
+        let piece = room.left(0).map_or(piece.clone(), |left| cut(&piece, left));
+        let length = piece.chars().count();
+        if used > 0 {
+            let fits = room.holds(used + 1 + length);
+            text.push(if fits { ' ' } else { '\n' });
+            used = if fits { used + 1 } else { 0 };
+        }
+        text.push_str(&piece);
+        used += length;
+    }
+    text + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_cut_ends_with_a_mark() {
+        for (columns, shown) in [(9, "address"), (7, "address"), (6, "addre~"), (2, "a~"), (1, "~"), (0, "")] {
+            assert_eq!(cut("address", columns), shown, "{columns}");
+        }
+        assert_eq!(cut("überlang", 3), "üb~");
+    }
+
+    #[test]
+    fn pieces_stay_whole_where_they_can() {
+        let folded = |columns: usize| fold(["one two", "three", "4"].map(str::to_owned), Width::Columns(columns));
+        assert_eq!(folded(99), "one two three 4\n");
+        assert_eq!(folded(13), "one two three\n4\n");
+        assert_eq!(folded(7), "one two\nthree 4\n");
+        assert_eq!(folded(4), "one~\nthr~\n4\n");
+        assert_eq!(fold(["a".to_owned()], Width::Any), "a\n");
+    }
+}
