@@ -349,7 +349,8 @@ const OPERANDS: &str = "operands";
 const BACKLOG_MIN: u32 = pen_contract::command::MIN_BACKLOG;
 
 /// What a usage error about missing operands shows.
-const FORM: &str = "give pen [options] [host:]port|/path server [server ...]; pen --help explains";
+const FORM: &str =
+    "give pen [options] [host:]port|/path server [server ...], or pen [options] -F file; pen --help explains";
 
 const HELP_HEADING: &str = "Help";
 
@@ -357,6 +358,7 @@ const HELP: &str = "\
 {name} {version}: {about}
 
 Usage: pen [options] [host:]port|/path server [server ...]
+       pen [options] -F file
 
 The first operand is where pen listens: a port, host:port, [IPv6]:port or the path of a Unix socket.
 A server is host[:port[:soft[:hard[:weight[:prio]]]]]; its host is a name, IPv4, [IPv6] or a /path.

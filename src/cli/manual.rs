@@ -136,10 +136,14 @@ fn option_item(made: &mut String, option: &Opt, detail: Option<&str>) {
 
 /// A command's word and arguments, its negation, and what the table says of it.
 fn command_item(made: &mut String, entry: &Entry) {
-    let arguments = if entry.arguments.is_empty() { String::new() } else { format!(" Ar {}", entry.arguments) };
     // To mdoc, brackets and bars among macros are delimiters, and would be set apart from what they enclose.
-    let arguments = arguments.replace('[', "\\&[").replace('|', "\\&|");
-    let negation = if entry.negatable { format!(" , Ic no {}", entry.word) } else { String::new() };
+    let marked = |arguments: &str| match arguments {
+        "" => String::new(),
+        some => format!(" Ar {}", some.replace('[', "\\&[").replace('|', "\\&|")),
+    };
+    let arguments = marked(entry.arguments);
+    let negated = format!(" , Ic no {}{}", entry.word, marked(entry.negated_arguments()));
+    let negation = if entry.negatable { negated } else { String::new() };
     let _ = writeln!(made, ".It Ic {}{arguments}{negation}\n{}", entry.word, sentences(entry.help));
 }
 

@@ -426,7 +426,9 @@ fn help_and_version_are_texts() {
     for option in OPTIONS {
         assert!(help.contains(&option.help()) && help.contains(&format!("--{}", option.long)), "{}", option.name());
     }
-    assert!(help.contains("Usage: pen [options] [host:]port|/path server [server ...]"));
+    assert!(
+        help.contains("Usage: pen [options] [host:]port|/path server [server ...]\n       pen [options] -F file\n")
+    );
 }
 
 proptest! {

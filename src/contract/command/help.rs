@@ -19,23 +19,27 @@ pub fn help(word: Option<&str>) -> String {
 }
 
 fn one(entry: &Entry) -> String {
-    let negated = format!("no {} {}", entry.word, entry.negated_arguments());
     let mut text = format!("usage: {}\n", [entry.word, entry.arguments].join(" ").trim_end());
     if entry.negatable {
-        text.push_str(&format!("       {}\n", negated.trim_end()));
+        text.push_str(&format!("       no {}\n", behind_no(entry)));
     }
     text + entry.help + "\n"
 }
 
 /// What `no` is for.
 fn negations() -> String {
-    let words = COMMANDS.iter().filter(|entry| entry.negatable && !is_idle(entry)).map(|entry| entry.word);
-    let words = words.collect::<Vec<_>>().join(", ");
-    format!("usage: no COMMAND\nSwitch off, or take away, what COMMAND sets. It goes with {words}.\n")
+    let forms = COMMANDS.iter().filter(|entry| entry.negatable && !is_idle(entry)).map(behind_no);
+    let forms = forms.collect::<Vec<_>>().join(", ");
+    format!("usage: no COMMAND\nSwitch off, or take away, what COMMAND sets. It goes with {forms}.\n")
 }
 
 fn is_idle(entry: &Entry) -> bool {
     IDLE.iter().any(|(beginning, _)| entry.help.starts_with(beginning))
+}
+
+/// A command's form behind `no`.
+fn behind_no(entry: &Entry) -> String {
+    [entry.word, entry.negated_arguments()].join(" ").trim_end().to_owned()
 }
 
 fn list() -> String {
@@ -48,6 +52,10 @@ fn list() -> String {
         let column = if gap.is_empty() { COLUMN - form.len() } else { COLUMN };
         text.push_str(&format!("{form}{gap}{:column$}{}\n", "", entry.help));
     }
+    let switch = |entry: &&Entry| entry.arguments.starts_with("[on|off");
+    let taken_back = COMMANDS.iter().filter(|entry| entry.negatable && !is_idle(entry) && !switch(entry));
+    let taken_back: Vec<String> = taken_back.map(behind_no).collect();
+    text.push_str(&format!("no NAME switches off what has [on|off], and takes back: {}\n", taken_back.join(", ")));
     for (beginning, title) in IDLE {
         let words = COMMANDS.iter().filter(|entry| entry.help.starts_with(beginning)).map(|entry| entry.word);
         text.push_str(&format!("{title}: {}\n", words.collect::<Vec<_>>().join(", ")));
@@ -125,6 +133,13 @@ mod tests {
             assert!(one.starts_with(&format!("usage: {}", entry.word)) && one.contains(entry.help), "{one}");
         }
         assert_eq!(help(Some("acl")).lines().nth(1), Some("       no acl N"));
+        let negated = list.lines().find(|line| line.starts_with("no NAME ")).unwrap();
+        for form in [" acl N,", " server N,", " log,", " emergency,", " web_stats"] {
+            assert!(negated.contains(form), "{form}: {negated}");
+        }
+        assert!(!negated.contains("http") && !negated.contains("block"), "{negated}");
+        let all = help(Some("no"));
+        assert!(all.contains(" acl N, ") && all.contains(" http, ") && !all.contains(" block"), "{all}");
         assert_eq!((help(None), help(Some("frob"))), (list.clone(), list));
     }
 
