@@ -64,6 +64,48 @@ fn a_pen_without_an_environment_has_titles_as_far_as_there_is_room() {
     assert_eq!(title(&pen.workers()[0]), "pen: worker 0");
 }
 
+/// What a check says beyond `ok`.
+#[track_caller]
+fn checked(options: &[&str]) -> String {
+    let output = Command::new(harness::machine::BINARY).arg("--check").args(options).output().unwrap();
+    assert!(output.status.success() && output.stdout == b"ok\n", "{output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn a_check_says_that_options_are_not_those_of_the_running_pen() {
+    let server = Backend::named("a");
+    for background in [false, true] {
+        let builder = Pen::builder().workers(1);
+        let builder = if background { builder.background() } else { builder };
+        let pen = builder.server(&server).start();
+        let shown = title(pen.supervisor());
+        let options: Vec<&str> = shown.strip_prefix("pen: supervisor ").unwrap().split(' ').collect();
+        let with = |more: &[&str]| checked(&[&options[..], more].concat());
+        for same in [&[][..], &["-f"]] {
+            assert!(!with(same).contains("options changed"), "{same:?}: {}", with(same));
+        }
+        let pid = pen.supervisor().pid();
+        let line = format!("pen: options changed since the running pen (pid {pid}) was started: only a restart ");
+        for other in [&["-b", "7"][..], &["-r"]] {
+            assert!(with(other).contains(&line), "{other:?}: {}", with(other));
+        }
+    }
+}
+
+#[test]
+fn a_check_does_not_judge_options_of_which_it_sees_a_part_only() {
+    let server = Backend::named("a");
+    // A title takes the room of name, arguments and environment.
+    let short = ["env", "-i", "perl", "-e", "exec { $ARGV[0] } 'p', @ARGV[1 .. $#ARGV]"];
+    for (wrapper, told) in [(&["env"][..], true), (&short, false)] {
+        let pen = Pen::builder().workers(1).through(wrapper).server(&server).start();
+        let pid_file = pen.directory().join("pid");
+        let said = checked(&["-p", pid_file.to_str().unwrap(), "127.0.0.1:1", "127.0.0.1:2"]);
+        assert_eq!(said.contains("options changed"), told, "{wrapper:?}: {said}");
+    }
+}
+
 #[test]
 fn root_without_u_is_warned_of_with_and_without_a_jail() {
     if !needs_root("root_without_u_is_warned_of_with_and_without_a_jail") {

@@ -14,7 +14,7 @@
 //! | `config_file`, `names`, `resolve`, `memory` | what changes the settings: files, names, and how settings travel |
 //! | `jail`, `user`, `sandbox` | what a child gives up, as whom it goes on, and what is left to it |
 //! | `keys`, `examine`, `certificates` | the files of TLS, which are never read here, and what a child said of them |
-//! | `listen`, `log_file`, `pid_file`, `status_file`, `fetch` | what is opened, and by whom |
+//! | `listen`, `log_file`, `pid_file`, `status_file`, `fetch` | what is opened, and by whom; `running` is what a pid file leads to |
 //! | `report`, `errand`, `say` | what the administrator reads |
 //! | `sys` | the only unsafe code |
 //!
@@ -54,6 +54,7 @@ mod peer;
 mod pid_file;
 mod report;
 mod resolve;
+mod running;
 mod sandbox;
 mod say;
 mod service;

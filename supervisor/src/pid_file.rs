@@ -136,6 +136,14 @@ pub(crate) fn examine(path: &Path) -> Result<(), PidFileError> {
     }
 }
 
+/// The pid of the pen that runs with this file, as far as that can be told.
+pub(crate) fn running(path: &Path) -> Option<u32> {
+    let entry = Entry::find(path).ok()?;
+    check_kind(path, &entry.stat().ok()?).ok()?;
+    let file = entry.open(OFlags::RDONLY, 0).ok()?;
+    pid_in(&file).filter(|pid| fstat(&file).is_ok_and(|opened| is_pen_with(*pid, &opened)))
+}
+
 fn check_kind(path: &Path, there: &Stat) -> Result<(), PidFileError> {
     match FileType::from_raw_mode(there.st_mode) {
         FileType::Symlink => Err(PidFileError::Link(path.into())),

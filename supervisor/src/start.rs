@@ -47,6 +47,7 @@ use crate::notify::Notify;
 use crate::paths::Base;
 use crate::pid_file::{self, PidFile};
 use crate::resolve::{Patience, ResolveError, resolve};
+use crate::running;
 use crate::sandbox::{self, Sandbox};
 use crate::say::Say;
 use crate::service::Service;
@@ -115,7 +116,9 @@ pub(crate) fn check(order: &Order) -> Result<(), StartError> {
     let signals = Signals::take_over().map_err(cannot("cannot take signals"))?;
     let plan = Plan::make(order, &Sandbox::none(), &mut Interrupts::new(signals, None))?;
     plan.examine_paths(order)?;
-    plan.notices(order, limits::raise_descriptors()).iter().for_each(|notice| eprintln!("pen: {notice}"));
+    let mut notices = plan.notices(order, limits::raise_descriptors());
+    notices.extend(order.launch.pid_file.as_deref().and_then(running::has_other_options));
+    notices.iter().for_each(|notice| eprintln!("pen: {notice}"));
     let text = if order.launch.show { plan.shown(order) } else { "ok\n".to_owned() };
     stdout().write_all(text.as_bytes()).map_err(|error| StartError(format!("standard output: {}", why(&error))))
 }

@@ -30,13 +30,21 @@ pub(crate) fn begin() {
     let arguments: Vec<Vec<u8>> = env::args_os().skip(1).map(|word| word.as_bytes().to_vec()).collect();
     if let Some(room) = fs::read_to_string("/proc/self/stat").ok().and_then(|stat| room(&stat)) {
         let _ = ROOM.set(room);
-        set_bytes(&[b"supervisor".to_vec()].into_iter().chain(arguments).collect::<Vec<_>>().join(&b' '));
+        let role = SUPERVISOR.strip_prefix(PREFIX).unwrap_or_default().to_vec();
+        set_bytes(&[role].into_iter().chain(arguments).collect::<Vec<_>>().join(&b' '));
     }
 }
 
 /// Gives this process the title `pen: ROLE`, if [`begin`] found room for one.
 pub(crate) fn set(role: &str) {
     set_bytes(role.as_bytes());
+}
+
+/// Whether nothing of a process's title was cut off for want of room.
+pub(crate) fn is_whole(pid: u32, title: &[u8]) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Where the kernel does not say, there is an environment, which is room enough.
+    title.len() < room(&stat).map_or(LONGEST, |room| (room.whole - 1).min(LONGEST))
 }
 
 /// Where the kernel put arguments and environment, as proc_pid_stat(5) says in its fields 48 to 51.
@@ -52,7 +60,7 @@ fn room(stat: &str) -> Option<Room> {
 
 fn set_bytes(role: &[u8]) {
     let Some(Room { start, arguments, whole }) = ROOM.get() else { return };
-    let title = [b"pen: ", role].concat();
+    let title = [PREFIX, role].concat();
     let length = title.len().min(whole - 1).min(LONGEST);
     // Behind that it is zeros already.
     let mut content = vec![0; (*whole).min(LONGEST + 1).max(*arguments)];
@@ -71,6 +79,12 @@ fn set_bytes(role: &[u8]) {
 
 /// The kernel shows no more than a page of a title.
 const LONGEST: usize = 4095;
+
+/// What every title begins with.
+const PREFIX: &[u8] = b"pen: ";
+
+/// What the supervisor's begins with; its arguments follow, with spaces between them.
+pub(crate) const SUPERVISOR: &[u8] = b"pen: supervisor";
 
 #[cfg(test)]
 mod tests {
