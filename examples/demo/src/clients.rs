@@ -94,13 +94,19 @@ fn ask_until(stop: &AtomicBool, client: usize, target: SocketAddr, seen: &Mutex<
     }
 }
 
-/// One request on a connection of its own; returns the name of the server that answered.
-fn ask(from: Ipv4Addr, target: SocketAddr) -> io::Result<String> {
+/// A connection from this address.
+pub fn connect(from: Ipv4Addr, target: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::from((from, 0)).into())?;
     socket.connect_timeout(&target.into(), LIMIT)?;
-    let mut connection = TcpStream::from(socket);
+    let connection = TcpStream::from(socket);
     connection.set_read_timeout(Some(LIMIT))?;
+    Ok(connection)
+}
+
+/// One request on a connection of its own; returns the name of the server that answered.
+fn ask(from: Ipv4Addr, target: SocketAddr) -> io::Result<String> {
+    let mut connection = connect(from, target)?;
     connection.write_all(b"GET / HTTP/1.1\r\nHost: demo\r\n\r\n")?;
     let mut answer = String::new();
     connection.read_to_string(&mut answer)?;

@@ -2,7 +2,7 @@
 //!
 //! Starts three small web servers in this process and the real `pen` in front of them, lets twelve
 //! clients ask without a pause, and does to it what a bad day does. It touches loopback addresses
-//! and processes of its own only, needs no rights, and takes about half a minute. Exit status 1 if
+//! and processes of its own only, needs no rights, and takes some ten seconds. Exit status 1 if
 //! anything that it says did not happen.
 
 use std::error::Error;
@@ -10,14 +10,16 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, getuid, kill_process};
 
 mod clients;
+mod held;
 mod picture;
 mod servers;
 mod service;
 
 use clients::{CLIENTS, Clients, Seen, address_of};
+use held::Held;
 use picture::Picture;
 use servers::Server;
 use service::{Service, WORKERS};
@@ -89,7 +91,7 @@ impl<'a> Show<'a> {
     fn explain(&self) -> Outcome<()> {
         self.title("Ask pen why");
         let client = address_of(0).to_string();
-        println!("   $ penctl ADDRESS explain {client}");
+        println!("   $ {} explain {client}", self.service.penctl());
         let reply = self.service.command(&["explain", &client])?;
         self.quote("", reply.trim_end());
         self.claim("pen names the server that the client uses", reply.contains("server"))
@@ -114,18 +116,23 @@ impl<'a> Show<'a> {
 
     fn worker_dies(&mut self) -> Outcome<()> {
         self.title("A worker process is killed: kill -9");
-        let (before, children) = (self.clients.seen(), self.service.children());
-        // The control process is the youngest child.
-        let victim = *children.first().ok_or("pen has no worker")?;
+        let (before, workers) = (self.clients.seen(), self.service.workers());
+        let victim = *workers.first().ok_or("pen has no worker")?;
+        let mut held = Held::open(self.service.address, &workers)?;
+        let [all, its] = held.count(victim);
+        println!("   Each client holds a connection too: {all} in {WORKERS} workers, {its} in worker {victim}.");
+        println!("   $ kill -9 {victim}");
         kill_process(Pid::from_raw(victim).ok_or("pen has no worker")?, Signal::KILL)?;
         let service = &self.service;
         self.watch("the worker was replaced", |_| {
-            let now = service.children();
-            now.len() == WORKERS + 1 && !now.contains(&victim)
+            let now = service.workers();
+            now.len() == WORKERS && !now.contains(&victim)
         })?;
+        let (lost, only_its) = held.lost(victim);
+        let others = all - lost;
+        println!("   {lost} held connections were lost, {others} still carry data; a new worker is there");
+        self.claim("only the connections of the killed worker ended", only_its && lost == its && lost > 0)?;
         let seen = self.clients.seen();
-        let cut = seen.failed - before.failed;
-        println!("   it took {cut} of its connections along; worker {victim} has a successor");
         self.claim("every client is at the server that it knows", seen.server == before.server)
     }
 
@@ -149,14 +156,20 @@ impl<'a> Show<'a> {
         let programs = self.programs.as_path();
         let here = std::env::current_dir()?;
         let programs = programs.strip_prefix(&here).unwrap_or(programs);
-        let rows = [
-            (format!("{}/pen -f 8080 127.0.0.1:80", programs.display()), "your own servers, on port 8080"),
-            ("man docs/man/pen.8".to_string(), "the manual"),
-            ("packaging/build-deb".to_string(), "a package: service, user, log rotation"),
-        ];
-        let width = rows.iter().map(|(command, _)| command.len()).max().unwrap_or(0);
-        for (command, what) in rows {
-            println!("   {command:width$}   {what}");
+        let programs = programs.display();
+        // Root has to say as whom clients are served.
+        let user = if getuid().is_root() { "-u nobody " } else { "" };
+        for (what, command) in [
+            (
+                "a server of your own at port 80, for clients at port 8080",
+                format!("{programs}/pen {user}-C 8888 8080 127.0.0.1:80"),
+            ),
+            ("what pen knows of it", format!("{programs}/penctl 8888 servers")),
+            ("the end of that pen", format!("kill $({programs}/penctl 8888 pid)")),
+            ("the manual", "man docs/man/pen.8".to_owned()),
+            ("a Debian package: service, user, log rotation", "tools/setup ci && packaging/build-deb".to_owned()),
+        ] {
+            println!("   {}\n   {command}", self.picture.paint(2, &format!("# {what}")));
         }
         self.clients.stop();
         self.service.end()
@@ -178,7 +191,7 @@ impl<'a> Show<'a> {
         if !whose.is_empty() {
             println!("   {whose}:");
         }
-        for line in text.lines() {
+        for line in text.lines().flat_map(folded) {
             println!("   {} {line}", self.picture.paint(2, "|"));
         }
     }
@@ -190,6 +203,21 @@ impl<'a> Show<'a> {
         println!("   {} {claim}", self.picture.paint(32, "ok:"));
         Ok(())
     }
+}
+
+/// A line in pieces that a terminal of 80 columns has room for.
+fn folded(line: &str) -> Vec<String> {
+    const ROOM: usize = 74;
+    let mut pieces = vec![String::new()];
+    for word in line.split(' ') {
+        let last = pieces.last_mut().filter(|last| last.len() + 1 + word.len() <= ROOM || last.trim().is_empty());
+        match last {
+            Some(last) if last.is_empty() => last.push_str(word),
+            Some(last) => last.extend([" ", word]),
+            None => pieces.push(format!("  {word}")),
+        }
+    }
+    pieces
 }
 
 /// How many clients a server answered last.

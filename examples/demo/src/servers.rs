@@ -65,7 +65,7 @@ impl Server {
     }
 }
 
-/// Answers one request and closes.
+/// Answers one request and closes. One for `/hold` gets a line, and another for each that the client sends, until it goes.
 fn answer(mut connection: TcpStream, name: &str) -> io::Result<()> {
     connection.set_read_timeout(Some(LIMIT))?;
     let mut request = Vec::new();
@@ -73,6 +73,11 @@ fn answer(mut connection: TcpStream, name: &str) -> io::Result<()> {
         let mut byte = [0];
         connection.read_exact(&mut byte)?;
         request.push(byte[0]);
+    }
+    if request.starts_with(b"GET /hold ") {
+        connection.set_read_timeout(None)?;
+        writeln!(connection, "{name}")?;
+        return io::copy(&mut connection.try_clone()?, &mut connection).map(drop);
     }
     let length = name.len();
     write!(connection, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{name}")

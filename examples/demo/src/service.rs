@@ -87,14 +87,20 @@ impl Service {
         self.child.id()
     }
 
-    /// The process numbers of the supervisor's children: the workers and the control process.
-    pub fn children(&self) -> Vec<i32> {
+    /// The process numbers of the workers, as their titles tell them.
+    pub fn workers(&self) -> Vec<i32> {
         let me = self.child.id().to_string();
         let entries = fs::read_dir("/proc").into_iter().flatten();
         let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        let mut children: Vec<i32> = pids.filter(|pid| parent(*pid).as_ref() == Some(&me)).collect();
-        children.sort_unstable();
-        children
+        let mut workers: Vec<i32> =
+            pids.filter(|pid| parent(*pid).as_ref() == Some(&me) && title(*pid).starts_with(b"pen: worker")).collect();
+        workers.sort_unstable();
+        workers
+    }
+
+    /// The operator's tool with the address that it needs, as typed.
+    pub fn penctl(&self) -> String {
+        format!("penctl {}", self.control)
     }
 
     /// What `penctl` prints for a command, on either stream.
@@ -156,6 +162,11 @@ fn reserve() -> Outcome<Socket> {
 
 fn local(socket: &Socket) -> Outcome<SocketAddr> {
     Ok(socket.local_addr()?.as_socket().ok_or("the kernel chose no port")?)
+}
+
+/// What ps(1) shows of a process.
+fn title(pid: i32) -> Vec<u8> {
+    fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()
 }
 
 /// The parent of a process that has not ended, as /proc says.
