@@ -22,7 +22,7 @@ const SETUP: &[&str] = &[
      echo 192.0.2.1 $name; done >>/etc/hosts",
     "getent passwd pen >/dev/null || echo pen:x:996:996::/nonexistent:/usr/sbin/nologin >>/etc/passwd",
     "getent group pen >/dev/null || echo pen:x:996: >>/etc/group",
-    "mkdir -p /etc/pen/certs /etc/default /etc/ssl/certs /etc/ssl/private /var/lib/pen /var/log/pen /run/pen /run/app",
+    "mkdir -p /etc/pen/certs /etc/ssl/certs /etc/ssl/private /var/lib/pen /var/log/pen /run/pen /run/app",
     "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 9 -subj /CN=www.example.org \
      -keyout /etc/ssl/private/www.key -out /etc/ssl/certs/www.pem 2>/run/openssl || { cat /run/openssl >&2; exit 1; }",
     "cat /etc/ssl/certs/www.pem >/etc/ssl/www.pem; cp /etc/ssl/certs/www.pem /etc/pen/clients-ca.pem",
@@ -46,7 +46,7 @@ impl Examples {
         let text = fs::read_to_string(path).unwrap();
         let blocks = match path.extension().and_then(|extension| extension.to_str()) {
             Some("md") => blocks_of_markdown(&text),
-            Some("conf" | "default") => vec![text],
+            Some("conf") => vec![text],
             _ => blocks_of_mdoc(&text),
         };
         let mut found = Examples::default();
@@ -111,7 +111,7 @@ fn blocks_of_mdoc(text: &str) -> Vec<String> {
 fn documents() -> Vec<String> {
     let mut found = vec!["README.md".to_owned()];
     for (directory, extensions) in
-        [("docs/howto", &["md"][..]), ("docs/man", &["1", "5", "8"]), ("packaging/examples", &["conf", "default"])]
+        [("docs/howto", &["md"][..]), ("docs/man", &["1", "5", "8"]), ("packaging/examples", &["conf"])]
     {
         for entry in fs::read_dir(root().join(directory)).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
@@ -131,15 +131,6 @@ fn shell(pen: &str, script: &str) -> Output {
     Command::new("sh").args(["-c", &script]).output().unwrap()
 }
 
-/// Options of the service whose configuration this is, as /etc/default/pen-NAME says them.
-fn options_of(configuration: &Path) -> String {
-    let name = configuration.file_stem().unwrap().to_str().unwrap();
-    let path = Path::new("/etc/default").join(format!("pen-{name}"));
-    let text = fs::read_to_string(path).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("OPTIONS="));
-    line.unwrap_or_default().trim_matches('"').to_owned()
-}
-
 /// Whether pen finds nothing wrong.
 #[track_caller]
 fn check(script: &str, place: &str) {
@@ -155,7 +146,7 @@ fn steer(address: &str, commands: &[&String], place: &str) {
     let pid = "/run/pen/documents.pid";
     // Without a file of its own, a farm as the examples speak of one.
     let operands = match file.exists() {
-        true => format!("-F {} {}", file.display(), options_of(&file)),
+        true => format!("-F {}", file.display()),
         false => "127.0.0.1:8080 www1 www2 www3".to_owned(),
     };
     let started = shell(machine::BINARY, &format!("pen -u pen -j /var/lib/pen -p {pid} -C {address} {operands}"));
@@ -233,9 +224,8 @@ fn every_example_works() {
     let mut seen = 0;
     for (name, examples) in documents.iter().zip(&mut examples) {
         write(examples);
-        for path in examples.files.keys().filter(|path| !path.starts_with("/etc/default")) {
-            let options = options_of(path);
-            check(&format!("pen -u pen -j /var/lib/pen -F {} {options}", path.display()), name);
+        for path in examples.files.keys() {
+            check(&format!("pen -u pen -j /var/lib/pen -F {}", path.display()), name);
         }
         let (pen, penctl): (Vec<_>, Vec<_>) = examples.commands.iter().partition(|line| line.starts_with("pen "));
         pen.iter().for_each(|line| check(line, name));
