@@ -17,7 +17,7 @@ complete -c pen -s w -l status-file -d 'On signal USR1, write the HTML status re
 complete -c pen -s E -l cert -d 'Certificate and its chain (PEM), and the key unless -K names it; turns TLS on' -r
 complete -c pen -s K -l key -d 'Private key (PEM)' -r
 complete -c pen -s G -l ca-file -d 'Certification authorities of clients (PEM); with neither -G nor -A the system\'s' -r
-complete -c pen -s A -l ca-dir -d 'Directory of such, in files called hash.N' -r
+complete -c pen -s A -l ca-dir -d 'Directory of certification authorities of clients, in files called hash.N' -r
 complete -c pen -s L -l tls-floor -d 'ssl23 or tls1: TLS 1.2 and 1.3 either way' -r
 complete -c pen -s F -l config -d 'Configuration file, read after all options; read again on signal HUP' -r
 complete -c pen -s O -l command -d 'Run a command of the control port at the start; may be repeated' -r

@@ -208,7 +208,7 @@ pub static OPTIONS: &[Opt] = &[
         Tls,
         "Certification authorities of clients (PEM); with neither -G nor -A the system's",
     ),
-    opt('A', "ca-dir", Text("dir"), Tls, "Directory of such, in files called hash.N"),
+    opt('A', "ca-dir", Text("dir"), Tls, "Directory of certification authorities of clients, in files called hash.N"),
     opt('L', "tls-floor", Text("protocol"), Tls, "ssl23 or tls1: TLS 1.2 and 1.3 either way"),
     opt('Z', "tls-workarounds", Flag, Obsolete, "No effect"),
     opt('U', "udp", Flag, NotBuiltIn, "UDP instead of TCP"),
