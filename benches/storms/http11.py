@@ -25,7 +25,10 @@ def body_of(file, fields):
 
 
 def serve(connection):
-    """Answers METHOD /DOWN/SEED with DOWN bytes; X-Digest is the hash of the request's body."""
+    """Answers METHOD /DOWN/SEED with DOWN bytes; X-Digest is the hash of the request's body.
+
+    A body may be cut by a client that has gone. A head that is cut is a fault: pen passes whole ones.
+    """
     with connection.makefile("rb") as file:
         while line := file.readline():
             target, fields = line.split()[1].decode(), {}
@@ -35,7 +38,6 @@ def serve(connection):
             try:
                 got = body_of(file, fields)
             except ValueError:
-                # Cut by a client that has gone.
                 return
             down, seed = map(int, target.strip("/").split("/"))
             head = ("HTTP/1.1 200 OK", "Content-Length: %d" % down,

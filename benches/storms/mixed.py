@@ -141,7 +141,7 @@ def judge_clients(verdict, done, failures, ends):
 
 def judge_servers(verdict, servers):
     wrong = sum(server.wrong.value for server in servers)
-    verdict.check(not wrong, "servers got other bytes than were sent %d times", wrong)
+    verdict.check(not wrong, "servers got what no client sent %d times", wrong)
     # They see the end of a closed client a moment later.
     ground.until(lambda: not any(server.open.value for server in servers), 5)
     left = [server.open.value for server in servers]

@@ -75,7 +75,8 @@ class Flapping:
         with contextlib.suppress(OSError), connection:
             try:
                 self.handler(connection)
-            except Wrong:
+            except (Wrong, ValueError, LookupError):
+                # Other bytes than were sent, or what the handler cannot read at all.
                 self._count(self.wrong, 1)
         self._count(self.open, -1)
 
