@@ -27,7 +27,7 @@ def body_of(file, fields):
 def serve(connection):
     """Answers METHOD /DOWN/SEED with DOWN bytes; X-Digest is the hash of the request's body.
 
-    A body may be cut by a client that has gone. A head that is cut is a fault: pen passes whole ones.
+    A body may be cut by a client that has gone. A head may not: pen passes whole ones only.
     """
     with connection.makefile("rb") as file:
         while line := file.readline():
