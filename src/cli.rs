@@ -10,10 +10,10 @@ use std::path::PathBuf;
 use clap::builder::ValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use pen_contract::address::{Host, Local};
-use pen_contract::configuration::Configuration;
-use pen_contract::grammar::{self, GrammarError, ServerSpec, quoted};
-use pen_contract::tls::Tls;
+use pen_config::address::{Host, Local};
+use pen_config::configuration::Configuration;
+use pen_config::grammar::{self, GrammarError, ServerSpec, quoted};
+use pen_config::tls::Tls;
 use pen_supervisor::Launch;
 
 use options::{Group, OPTIONS, Opt, Value};
@@ -346,7 +346,7 @@ fn usage(what: impl Into<String>, why: impl Into<String>) -> UsageError {
 const OPERANDS: &str = "operands";
 
 /// A shorter listen backlog is raised to this, as the original does.
-const BACKLOG_MIN: u32 = pen_contract::command::MIN_BACKLOG;
+const BACKLOG_MIN: u32 = pen_config::command::MIN_BACKLOG;
 
 /// What a usage error about missing operands shows.
 const FORM: &str =

@@ -272,7 +272,7 @@ fn reply_to(pen: &Pen, word: &str) -> Option<String> {
 fn every_command_alone_replies_as_the_manual_says_to_either_penctl() {
     let server = Backend::named("a");
     let pen = steered([&server]).without_status_file().start();
-    for entry in pen_contract::command::COMMANDS {
+    for entry in pen_config::command::COMMANDS {
         for program in [PENCTL, DEBIAN_PENCTL] {
             let output = run_penctl(program, [pen.control().to_string().as_str(), entry.word], "");
             let reply = text(&output.stdout);

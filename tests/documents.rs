@@ -126,8 +126,7 @@ fn documents() -> Vec<String> {
 
 /// Runs a shell in which `pen` and `penctl` are those under test.
 fn shell(pen: &str, script: &str) -> Output {
-    let script =
-        format!("pen() {{ {pen} \"$@\"; }}\npenctl() {{ {} \"$@\"; }}\n{script}", env!("CARGO_BIN_EXE_penctl"));
+    let script = format!("pen() {{ {pen} \"$@\"; }}\npenctl() {{ {} \"$@\"; }}\n{script}", harness::control::PENCTL);
     Command::new("sh").args(["-c", &script]).output().unwrap()
 }
 
@@ -199,7 +198,7 @@ fn every_link_leads_somewhere_and_every_page_is_linked() {
 
 #[test]
 fn the_manual_of_penctl_tells_of_its_options() {
-    let help = Command::new(env!("CARGO_BIN_EXE_penctl")).arg("--help").output().unwrap();
+    let help = Command::new(harness::control::PENCTL).arg("--help").output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
     let page = fs::read_to_string(root().join("docs/man/penctl.1")).unwrap();
     let options: Vec<&str> = help.lines().filter_map(|line| line.trim_start().strip_prefix("--")).collect();

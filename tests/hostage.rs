@@ -13,12 +13,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use harness::{Backend, Pen, Process, eventually};
-use pen_contract::address::{Host, Local, Service};
-use pen_contract::command::{Command, Number};
-use pen_contract::configuration::{Configuration, Placed};
-use pen_contract::grammar::ServerSpec;
-use pen_contract::message::FromStartingWorker;
-use pen_contract::start::WorkerStart;
+use pen_config::address::{Host, Local, Service};
+use pen_config::command::{Command, Number};
+use pen_config::configuration::{Configuration, Placed};
+use pen_config::grammar::ServerSpec;
+use pen_ipc::message::FromStartingWorker;
+use pen_ipc::start::WorkerStart;
 use pen_supervisor::{Entries, Launch};
 use pen_table::Table;
 use rustix::process::Signal;

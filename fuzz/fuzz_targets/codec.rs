@@ -6,13 +6,13 @@
 use std::fmt::Debug;
 
 use libfuzzer_sys::fuzz_target;
-use pen_contract::codec::{self, LIMIT};
-use pen_contract::command::{self, Command};
-use pen_contract::configuration::{Names, Placed};
-use pen_contract::fold;
-use pen_contract::message::{FromControl, FromStartingWorker, FromWorker, ToControl, ToWorker};
-use pen_contract::settings::Settings;
-use pen_contract::tls::Index;
+use pen_ipc::codec::{self, LIMIT};
+use pen_config::command::{self, Command};
+use pen_config::configuration::{Names, Placed};
+use pen_config::fold;
+use pen_ipc::message::{FromControl, FromStartingWorker, FromWorker, ToControl, ToWorker};
+use pen_config::settings::Settings;
+use pen_ipc::tls_files::Index;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

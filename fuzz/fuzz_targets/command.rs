@@ -3,10 +3,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pen_contract::command::{self, Command};
-use pen_contract::configuration::Names;
-use pen_contract::fold;
-use pen_contract::settings::Settings;
+use pen_config::command::{self, Command};
+use pen_config::configuration::Names;
+use pen_config::fold;
+use pen_config::settings::Settings;
 
 fuzz_target!(|line: &str| {
     let command = match command::parse(line) {

@@ -3,12 +3,13 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pen_contract::address::{Local, Service};
-use pen_contract::command::{Command, Number};
-use pen_contract::configuration::{Configuration, Names, Placed, Settled};
-use pen_contract::settings::Settings;
-use pen_contract::write::{self, Written};
-use pen_contract::{file, fold};
+use pen_config::address::{Local, Service};
+use pen_config::command::{Command, Number};
+use pen_config::configuration::{Configuration, Names, Placed, Settled};
+use pen_config::settings::Settings;
+use pen_config::write::{self, Written};
+use pen_config::file;
+use pen_config::fold;
 
 /// The commands of a file.
 fn commands(text: &[u8]) -> Result<Vec<Placed>, Vec<file::BadLine>> {

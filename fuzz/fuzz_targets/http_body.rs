@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pen_contract::refusal::Refusal;
+use pen_ipc::refusal::Refusal;
 use pen_worker::parts::Body;
 
 /// Where the body ends or fails; the number of bytes taken.

@@ -4,8 +4,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pen_contract::ids::ClientKey;
-use pen_contract::refusal::Refusal;
+use pen_config::ids::ClientKey;
+use pen_ipc::refusal::Refusal;
 use pen_worker::parts::{Exchange, Others};
 
 fn exchange(others: Others) -> Exchange {

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pen_contract::proxy::ProxyOut;
+use pen_config::proxy::ProxyOut;
 use pen_worker::parts::{MOST, read, write};
 
 fuzz_target!(|data: &[u8]| {

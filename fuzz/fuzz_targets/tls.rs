@@ -8,8 +8,8 @@ use std::os::fd::OwnedFd;
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use pen_contract::start::TlsStart;
-use pen_contract::tls::{Index, NamedRole, Part, Role, TICKET_SECRET};
+use pen_ipc::start::TlsStart;
+use pen_ipc::tls_files::{Index, NamedRole, Part, Role, TICKET_SECRET};
 use pen_worker::parts::{Cipher, PLAIN, Tls};
 
 /// A key that nobody trusts, made for this, and its certificate: always the same, so that what is found once is found again.

@@ -2,11 +2,11 @@
 
 use std::ffi::OsString;
 
-use pen_contract::address::Local;
-use pen_contract::command::{self, Command, LogTarget, Number, Switch};
-use pen_contract::configuration::Placed;
-use pen_contract::grammar::{self, quoted};
-use pen_contract::settings::Http;
+use pen_config::address::Local;
+use pen_config::command::{self, Command, LogTarget, Number, Switch};
+use pen_config::configuration::Placed;
+use pen_config::grammar::{self, quoted};
+use pen_config::settings::Http;
 
 use super::options::Opt;
 use super::{Given, UsageError, find, usage, utf8};

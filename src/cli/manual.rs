@@ -9,7 +9,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use clap_complete::Shell;
-use pen_contract::command::{COMMANDS, Entry};
+use pen_config::command::{COMMANDS, Entry};
 
 use super::*;
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use pen_contract::command::{COMMANDS, Entry, SERVER_KEYS, SETTINGS};
+use pen_config::command::{COMMANDS, Entry, SERVER_KEYS, SETTINGS};
 
 /// What lists the numbers of servers. On no terminal, each is the first word of a line.
 const NUMBERS: &str = "penctl \"$address\" servers 2>/dev/null | cut -d' ' -f1";

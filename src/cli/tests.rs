@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStringExt;
 
-use pen_contract::address::{Host, Service};
-use pen_contract::command::{LogTarget, Number};
-use pen_contract::configuration::Names;
-use pen_contract::settings::{Selection, Settings};
+use pen_config::address::{Host, Service};
+use pen_config::command::{LogTarget, Number};
+use pen_config::configuration::Names;
+use pen_config::settings::{Selection, Settings};
 use proptest::prelude::*;
 
 use super::*;

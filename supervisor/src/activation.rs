@@ -15,7 +15,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use nix::unistd::getpid;
-use pen_contract::address::Address;
+use pen_config::address::Address;
 use socket2::{Domain, SockRef, Type};
 
 use crate::StartError;

@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
-use pen_contract::channel::{Channel, Received};
+use pen_ipc::channel::{Channel, Received};
 use serde::{Deserialize, Serialize};
 
 use crate::StartError;

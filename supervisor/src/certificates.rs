@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use pen_contract::tls::{Fact, Purpose};
+use pen_ipc::tls_files::{Fact, Purpose};
 use time::OffsetDateTime;
 
 use crate::clock;

@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-use pen_contract::address::{Address, Local};
-use pen_contract::command::LogTarget;
-use pen_contract::configuration::Settled;
+use pen_config::address::{Address, Local};
+use pen_config::command::LogTarget;
+use pen_config::configuration::Settled;
 
 use crate::Launch;
 

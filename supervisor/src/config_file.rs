@@ -7,11 +7,11 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use pen_contract::command::Command;
-use pen_contract::configuration::Placed;
-use pen_contract::file;
-use pen_contract::twice::{Twice, twice};
-use pen_contract::walk;
+use pen_config::command::Command;
+use pen_config::configuration::Placed;
+use pen_config::file;
+use pen_config::twice::{Twice, twice};
+use pen_walk as walk;
 use serde::{Deserialize, Serialize};
 
 use crate::why::why;
@@ -182,7 +182,7 @@ const MOST_ERRORS: usize = 100;
 mod tests {
     use std::fs;
 
-    use pen_contract::command::{Number, Switch};
+    use pen_config::command::{Number, Switch};
 
     use super::*;
 
@@ -220,7 +220,7 @@ mod tests {
             why.len() == 1 && why[0].starts_with(&format!("{}:2: listen: {}:1 ", at("sub"), at("pen.cfg"))),
             "{why:?}"
         );
-        let included = |line: &str| Placed { place: "-O".into(), command: pen_contract::command::parse(line).unwrap() };
+        let included = |line: &str| Placed { place: "-O".into(), command: pen_config::command::parse(line).unwrap() };
         let commands = ["listen 83", "include alone", "listen 84"].map(included);
         assert_eq!(expand(commands.into(), directory.path()).unwrap().commands.len(), 3);
         let why = expand(vec![included("include pen.cfg")], directory.path()).unwrap_err();

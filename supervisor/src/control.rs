@@ -11,14 +11,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
-use pen_contract::address::{Address, Host, Local};
-use pen_contract::channel::{Channel, Sent};
-use pen_contract::command::{self, Command};
-use pen_contract::ids::ClientKey;
-use pen_contract::message::{
-    FromControl, FromStartingWorker, Operator, Outcome, PROTOCOL_VERSION, SHORT_REPLY, ToControl,
-};
-use pen_contract::start::ControlStart;
+use pen_config::address::{Address, Host, Local};
+use pen_config::command::{self, Command};
+use pen_config::ids::ClientKey;
+use pen_ipc::channel::{Channel, Sent};
+use pen_ipc::message::{FromControl, FromStartingWorker, Operator, Outcome, PROTOCOL_VERSION, SHORT_REPLY, ToControl};
+use pen_ipc::start::ControlStart;
 use pen_table::LAYOUT_VERSION;
 
 use crate::ControlEntry;

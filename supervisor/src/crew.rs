@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
-use pen_contract::ids::WorkerId;
-use pen_contract::stats::Counters;
+use pen_config::ids::WorkerId;
+use pen_ipc::stats::Counters;
 
 use crate::backoff::Backoff;
 use crate::flood::{Admission, Flood};

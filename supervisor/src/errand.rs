@@ -13,7 +13,7 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{Pid, Uid, getpid, getppid};
-use pen_contract::message::Outcome;
+use pen_ipc::message::Outcome;
 
 use crate::child::Child;
 use crate::control::{Body, Reply};

@@ -2,11 +2,11 @@
 
 #![forbid(unsafe_code)]
 
-use pen_contract::ids::{ClientKey, Target};
-use pen_contract::message::{
+use pen_config::ids::{ClientKey, Target};
+use pen_config::settings::Settings;
+use pen_ipc::message::{
     CertificateFault, ConnectFailure, Event, HandshakeFailure, Obstacle, PeerCertificate, SenderFault, ShortageDuring,
 };
-use pen_contract::settings::Settings;
 
 use crate::peer::printable;
 use crate::why::errno;
@@ -230,9 +230,9 @@ fn title(target: Target) -> String {
 
 #[cfg(test)]
 mod tests {
-    use pen_contract::address::Address;
-    use pen_contract::refusal::Refusal;
-    use pen_contract::settings::Server;
+    use pen_config::address::Address;
+    use pen_config::settings::Server;
+    use pen_ipc::refusal::Refusal;
 
     use super::*;
 
@@ -264,7 +264,7 @@ mod tests {
         let mut several = settings();
         if let Some(server) = &mut several.servers[1] {
             server.alternatives = vec![Address::Inet("10.0.0.9:80".parse().unwrap())];
-            server.given = Some(pen_contract::address::Host::Name("www3".into()));
+            server.given = Some(pen_config::address::Host::Name("www3".into()));
         }
         let said = |event| line(&event, &several).unwrap();
         assert_eq!(

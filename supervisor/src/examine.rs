@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::unistd::Pid;
-use pen_contract::channel::{Channel, Received};
-use pen_contract::codec;
-use pen_contract::tls::{Examined, Fact, MOST_CERTIFICATES, Purpose};
+use pen_ipc::channel::{Channel, Received};
+use pen_ipc::codec;
+use pen_ipc::tls_files::{Examined, Fact, MOST_CERTIFICATES, Purpose};
 use serde::{Deserialize, Serialize};
 
 use crate::helper::{Helper, Nothing};

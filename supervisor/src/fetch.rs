@@ -19,13 +19,13 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, getppid};
-use pen_contract::address::Address;
-use pen_contract::channel::{Channel, Received};
-use pen_contract::codec::{self, LARGE_LIMIT};
-use pen_contract::command;
-use pen_contract::configuration::Placed;
-use pen_contract::tls::Tls;
-use pen_contract::walk;
+use pen_config::address::Address;
+use pen_config::command;
+use pen_config::configuration::Placed;
+use pen_config::tls::Tls;
+use pen_ipc::channel::{Channel, Received};
+use pen_ipc::codec::{self, LARGE_LIMIT};
+use pen_walk as walk;
 use serde::{Deserialize, Serialize};
 
 use crate::config_file::{self, Loaded};
@@ -358,7 +358,7 @@ const REMOVAL_PATIENCE: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
 mod tests {
-    use pen_contract::command::{Command, Number};
+    use pen_config::command::{Command, Number};
 
     use super::*;
 

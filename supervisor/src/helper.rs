@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, Uid, getpid};
-use pen_contract::channel::{Channel, ChannelError, Received, Sent};
+use pen_ipc::channel::{Channel, ChannelError, Received, Sent};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

@@ -7,11 +7,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::unistd::Pid;
-use pen_contract::channel::Channel;
-use pen_contract::ids::WorkerId;
-use pen_contract::message::{FromStartingWorker, PROTOCOL_VERSION, ToWorker};
-use pen_contract::settings::Settings;
-use pen_contract::start::{DebugOutput, RequestLog, TlsStart, WorkerStart};
+use pen_config::ids::WorkerId;
+use pen_config::settings::Settings;
+use pen_ipc::channel::Channel;
+use pen_ipc::message::{FromStartingWorker, PROTOCOL_VERSION, ToWorker};
+use pen_ipc::start::{DebugOutput, RequestLog, TlsStart, WorkerStart};
 use pen_table::{LAYOUT_VERSION, Table};
 
 use crate::clock;

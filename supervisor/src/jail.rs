@@ -18,7 +18,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{
     Gid, Pid, Uid, chdir, chroot, fchdir, getgroups, getppid, getresgid, getresuid, setgroups, setresgid, setresuid,
 };
-use pen_contract::walk;
+use pen_walk as walk;
 
 use crate::sandbox::{Kind, Sandbox, Witness};
 use crate::sys;

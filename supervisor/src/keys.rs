@@ -14,12 +14,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use pen_contract::start::TlsStart;
-use pen_contract::tls::{
+use pen_config::tls::Tls;
+use pen_ipc::start::TlsStart;
+use pen_ipc::tls_files::{
     AUTHORITIES_LIMIT, FILE_LIMIT, Fact, Index, MEMORY_LIMIT, MOST_FILES, NamedRole, OCSP_LIMIT, Part, Role,
-    TICKET_PERIOD, TICKET_SECRET, Tls,
+    TICKET_PERIOD, TICKET_SECRET,
 };
-use pen_contract::walk;
+use pen_walk as walk;
 use rustix::fs::{Dir, sendfile};
 use rustix::rand::{GetRandomFlags, getrandom};
 
@@ -331,7 +332,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::FileExt;
 
-    use pen_contract::tls::TRAILER;
+    use pen_ipc::tls_files::TRAILER;
 
     use super::*;
 

@@ -75,10 +75,10 @@ use std::io::{Write, stderr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use pen_contract::address::Local;
-use pen_contract::configuration::Configuration;
-use pen_contract::start::{ControlStart, WorkerStart};
-use pen_contract::tls::Examined;
+use pen_config::address::Local;
+use pen_config::configuration::Configuration;
+use pen_ipc::start::{ControlStart, WorkerStart};
+use pen_ipc::tls_files::Examined;
 use pen_table::Table;
 
 use crate::activation::Activation;

@@ -5,7 +5,7 @@
 use std::io;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use pen_contract::start::enough_descriptors;
+use pen_ipc::start::enough_descriptors;
 
 use crate::why::why;
 

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use caps::{CapSet, Capability};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, fchdir, geteuid};
-use pen_contract::address::Address;
-use pen_contract::walk::Entry;
+use pen_config::address::Address;
+use pen_walk::Entry;
 use rustix::fs::{AtFlags, FileType, OFlags, Stat, fstat};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
@@ -21,7 +21,7 @@ use crate::user::acting_as;
 use crate::why::why;
 
 /// Smallest backlog (`-q`).
-const MIN_BACKLOG: u32 = pen_contract::command::MIN_BACKLOG;
+const MIN_BACKLOG: u32 = pen_config::command::MIN_BACKLOG;
 
 /// The listener.
 #[derive(Debug)]

@@ -10,8 +10,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
-use pen_contract::start::RequestLog;
-use pen_contract::walk::{self, End, Entry, Strangers};
+use pen_ipc::start::RequestLog;
+use pen_walk::{self as walk, End, Entry, Strangers};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};

@@ -6,8 +6,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 
-use pen_contract::codec;
-use pen_contract::settings::Settings;
+use pen_config::settings::Settings;
+use pen_ipc::codec;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use serde::Serialize;
 

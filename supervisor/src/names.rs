@@ -5,10 +5,10 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use pen_contract::address::{Address, Host, HostAddress, Service};
-use pen_contract::command::{Command, LogTarget};
-use pen_contract::configuration::{Lookup, Names, Placed, zoned};
-use pen_contract::fold;
+use pen_config::address::{Address, Host, HostAddress, Service};
+use pen_config::command::{Command, LogTarget};
+use pen_config::configuration::{Lookup, Names, Placed, zoned};
+use pen_config::fold;
 
 use crate::resolve::{Answer, Question, Unresolved};
 
@@ -175,7 +175,7 @@ mod tests {
     fn names_that_are_not_found_are_told_with_the_places_of_their_commands() {
         let command = |place: &str, line: &str| Placed {
             place: place.into(),
-            command: pen_contract::command::parse(line).unwrap(),
+            command: pen_config::command::parse(line).unwrap(),
         };
         let commands = [
             command("f:1", "hash"),

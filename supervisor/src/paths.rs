@@ -5,9 +5,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use pen_contract::address::{Host, Local, MAX_UNIX_PATH};
-use pen_contract::command::{Command, LogTarget, ServerChange, Startup};
-use pen_contract::configuration::Placed;
+use pen_config::address::{Host, Local, MAX_UNIX_PATH};
+use pen_config::command::{Command, LogTarget, ServerChange, Startup};
+use pen_config::configuration::Placed;
 
 use crate::why::why;
 use crate::{Launch, StartError};

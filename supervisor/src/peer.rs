@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::unistd::{Pid, Uid, getpid};
-use pen_contract::channel::{Channel, ChannelError, Received, Sent};
-use pen_contract::message::{FromStartingWorker, PROTOCOL_VERSION};
+use pen_ipc::channel::{Channel, ChannelError, Received, Sent};
+use pen_ipc::message::{FromStartingWorker, PROTOCOL_VERSION};
 use pen_table::LAYOUT_VERSION;
 use serde::Serialize;
 use serde::de::DeserializeOwned;

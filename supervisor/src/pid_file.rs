@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::{geteuid, getuid};
-use pen_contract::walk::Entry;
+use pen_walk::Entry;
 use rustix::fs::{FileType, FlockOperation, OFlags, Stat, flock, fstat};
 
 use crate::why::why;

@@ -21,12 +21,12 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{Pid, getpid, getppid};
-use pen_contract::command::Form;
-use pen_contract::ids::{Target, WorkerId};
-use pen_contract::message::ReportPage;
-use pen_contract::settings::Settings;
-use pen_contract::stats::Counters;
-use pen_contract::tls::Fact;
+use pen_config::command::Form;
+use pen_config::ids::{Target, WorkerId};
+use pen_config::settings::Settings;
+use pen_ipc::message::ReportPage;
+use pen_ipc::stats::Counters;
+use pen_ipc::tls_files::Fact;
 use pen_table::Table;
 
 pub(crate) use self::gather::{Gathered, Gathering, TooMany};

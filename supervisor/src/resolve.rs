@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use dns_lookup::{AddrInfoHints, LookupError, LookupErrorKind, getaddrinfo};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
-use pen_contract::address::{HostAddress, MOST_ADDRESSES};
-use pen_contract::channel::{Channel, Received, Sent};
+use pen_config::address::{HostAddress, MOST_ADDRESSES};
+use pen_ipc::channel::{Channel, Received, Sent};
 use serde::{Deserialize, Serialize};
 
 use crate::StartError;

@@ -24,9 +24,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use pen_contract::command::LogTarget;
-use pen_contract::ids::WorkerId;
-use pen_contract::stats::Counters;
+use pen_config::command::LogTarget;
+use pen_config::ids::WorkerId;
+use pen_ipc::stats::Counters;
 
 use self::crowd::Crowd;
 use self::desk::{By, Desk};

@@ -4,8 +4,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use pen_contract::command::Command;
-use pen_contract::configuration::Placed;
+use pen_config::command::Command;
+use pen_config::configuration::Placed;
 use socket2::{Domain, Socket, Type};
 
 use crate::why::why;

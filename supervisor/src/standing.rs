@@ -7,10 +7,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use pen_contract::address::{Address, Local};
-use pen_contract::command::{Command, LogTarget, Startup};
-use pen_contract::configuration::Placed;
-use pen_contract::settings::Settings;
+use pen_config::address::{Address, Local};
+use pen_config::command::{Command, LogTarget, Startup};
+use pen_config::configuration::Placed;
+use pen_config::settings::Settings;
 
 use crate::fetch::JailedPath;
 use crate::listen::SocketPath;

@@ -6,8 +6,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use pen_contract::command::{Command, Number, Startup};
-use pen_contract::configuration::Placed;
+use pen_config::command::{Command, Number, Startup};
+use pen_config::configuration::Placed;
 
 use crate::config_file::{self, Loaded};
 use crate::paths::absolute;
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn all_that_is_set_is_written_and_what_commands_took_away() {
-        let command = |line: &str| pen_contract::command::parse(line).unwrap();
+        let command = |line: &str| pen_config::command::parse(line).unwrap();
         let startup = |line: &str| match command(line) {
             Command::Startup(startup) => startup,
             other => panic!("{other}"),
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn the_last_of_each_kind_counts() {
-        let placed = |line: &str| Placed { place: String::new(), command: pen_contract::command::parse(line).unwrap() };
+        let placed = |line: &str| Placed { place: String::new(), command: pen_config::command::parse(line).unwrap() };
         let commands = ["user a", "jail /x", "max_servers 3", "blacklist 3", "no user", "max_servers"].map(placed);
         let lines: Vec<String> = commanded(commands.iter()).iter().map(Command::to_string).collect();
         assert_eq!(lines, ["no user", "max_servers 3", "jail /x"]);

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use pen_contract::walk::{self, Entry, Kind};
+use pen_walk::{self as walk, Entry, Kind};
 use rustix::fs::{FileType, OFlags};
 
 use crate::why::why;

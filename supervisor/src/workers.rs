@@ -7,11 +7,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
-use pen_contract::channel::Sent;
-use pen_contract::ids::WorkerId;
-use pen_contract::message::{Event, FromWorker, ReportPage, ToWorker};
-use pen_contract::start::RequestLog;
-use pen_contract::stats::Counters;
+use pen_config::ids::WorkerId;
+use pen_ipc::channel::Sent;
+use pen_ipc::message::{Event, FromWorker, ReportPage, ToWorker};
+use pen_ipc::start::RequestLog;
+use pen_ipc::stats::Counters;
 
 use crate::inheritance::{Inheritance, descriptor};
 use crate::peer::{Heard, Peer, printable_lines};
@@ -282,7 +282,7 @@ mod tests {
 
     use nix::sys::wait::waitpid;
     use nix::unistd::Uid;
-    use pen_contract::channel::Received;
+    use pen_ipc::channel::Received;
 
     use super::*;
 

@@ -11,7 +11,8 @@ use super::client::Client;
 use super::port::Port;
 
 /// The project's penctl.
-pub const PENCTL: &str = env!("CARGO_BIN_EXE_penctl");
+// Beside pen, from a package of its own: `cargo build --bins --package penctl` makes it.
+pub const PENCTL: &str = concat!(env!("CARGO_BIN_EXE_pen"), "ctl");
 
 /// The penctl of Debian's package of the original.
 pub const DEBIAN_PENCTL: &str = "/usr/bin/penctl";

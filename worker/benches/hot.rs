@@ -1,14 +1,14 @@
 //! What the hot structures of a relay worker cost: selection, timers, log lines, heads of HTTP (`-H`). `cargo bench -p pen-worker`; the shared table has its
-//! own in `src/table/benches`.
+//! own in `crates/table/benches`.
 
 use std::cell::Cell;
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use pen_contract::address::Address;
-use pen_contract::ids::{ClientKey, ServerId, Target};
-use pen_contract::settings::{Selection, Server, Settings};
-use pen_contract::start::RequestLog;
+use pen_config::address::Address;
+use pen_config::ids::{ClientKey, ServerId, Target};
+use pen_config::settings::{Selection, Server, Settings};
+use pen_ipc::start::RequestLog;
 use pen_table::{Seat, Shape, Table};
 use pen_worker::measured::balance::{Candidate, Placement};
 use pen_worker::measured::connect::Servers;

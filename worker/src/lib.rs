@@ -12,8 +12,8 @@ mod sys;
 
 use std::os::fd::OwnedFd;
 
-use pen_contract::start::{ControlStart, WorkerStart};
-use pen_contract::tls::Examined;
+use pen_ipc::start::{ControlStart, WorkerStart};
+use pen_ipc::tls_files::Examined;
 use pen_table::Table;
 
 /// What `benches` measures. No interface: it may change with every version.
@@ -27,7 +27,7 @@ pub fn entry(start: WorkerStart, table: &Table) -> i32 {
     relay::run(start, table)
 }
 
-/// Says whether files of TLS, in sealed memory ([`pen_contract::tls`]), are good, and what the administrator should know about them. To be called in a
+/// Says whether files of TLS, in sealed memory ([`pen_config::tls`]), are good, and what the administrator should know about them. To be called in a
 /// jailed process that ends then: keys have been in its memory.
 ///
 /// # Errors

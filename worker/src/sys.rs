@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use mio::Poll;
-use pen_contract::settings::BufferSizes;
+use pen_config::settings::BufferSizes;
 use rustix::io::{Errno, Result};
 use rustix::ioctl::{Getter, ioctl};
 

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use pen_contract::message::{Event, ShortageDuring};
+use pen_ipc::message::{Event, ShortageDuring};
 
 use crate::flood::{Admission, Flood};
 
@@ -198,7 +198,7 @@ const MOST_FAILED: u32 = 100;
 
 #[cfg(test)]
 mod tests {
-    use pen_contract::message::{ConnectFailure, HandshakeFailure, SenderFault};
+    use pen_ipc::message::{ConnectFailure, HandshakeFailure, SenderFault};
 
     use super::*;
 

@@ -7,8 +7,8 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use pen_contract::tls::NamedRole;
-use pen_contract::walk;
+use pen_ipc::tls_files::NamedRole;
+use pen_walk as walk;
 use rustix::fs::Dir;
 
 use crate::why::why;

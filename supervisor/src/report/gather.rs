@@ -5,10 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use pen_contract::ids::WorkerId;
-use pen_contract::message::ReportPage;
-use pen_contract::refusal::Refusals;
-use pen_contract::stats::{ConnectionInfo, Counters};
+use pen_config::ids::WorkerId;
+use pen_ipc::message::ReportPage;
+use pen_ipc::refusal::Refusals;
+use pen_ipc::stats::{ConnectionInfo, Counters};
 
 /// Answers that are under way.
 #[derive(Debug)]

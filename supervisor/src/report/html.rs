@@ -222,7 +222,7 @@ const CONNECTION_COLUMNS: [&str; 7] =
 
 #[cfg(test)]
 mod tests {
-    use pen_contract::ids::WorkerId;
+    use pen_config::ids::WorkerId;
 
     use super::*;
     use crate::report::snapshot::tests::{connection, snapshot};

@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use pen_contract::ids::Target;
-use pen_contract::stats::ConnectionInfo;
-use pen_contract::tls::{Fact, Purpose};
+use pen_config::ids::Target;
+use pen_ipc::stats::ConnectionInfo;
+use pen_ipc::tls_files::{Fact, Purpose};
 use serde::Serialize;
 
 use crate::certificates::moment;
@@ -167,7 +167,7 @@ fn value<T: Serialize + ?Sized>(value: &T, to: &mut dyn Write) -> io::Result<()>
 
 #[cfg(test)]
 mod tests {
-    use pen_contract::ids::WorkerId;
+    use pen_config::ids::WorkerId;
     use serde_json::{Value, json};
 
     use super::*;

@@ -4,10 +4,10 @@
 
 use std::io::{self, Write};
 
-use pen_contract::tls::{Fact, Purpose};
+use pen_ipc::tls_files::{Fact, Purpose};
 
 use crate::certificates::{left, moment};
-use pen_contract::ids::Target;
+use pen_config::ids::Target;
 
 use crate::report::snapshot::{ClientRow, ServerRow};
 

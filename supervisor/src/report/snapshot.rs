@@ -2,11 +2,11 @@
 
 #![forbid(unsafe_code)]
 
-use pen_contract::ids::{ClientKey, ServerId, Target, WorkerId};
-use pen_contract::message::ConnectFailure;
-use pen_contract::refusal::Refusals;
-use pen_contract::settings::{Server, Settings};
-use pen_contract::stats::ConnectionInfo;
+use pen_config::ids::{ClientKey, ServerId, Target, WorkerId};
+use pen_config::settings::{Server, Settings};
+use pen_ipc::message::ConnectFailure;
+use pen_ipc::refusal::Refusals;
+use pen_ipc::stats::ConnectionInfo;
 use pen_table::{ClientEntry, Table};
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
@@ -417,7 +417,7 @@ pub(super) mod tests {
 
     #[test]
     fn states_come_from_the_table_and_the_limits() {
-        let address = pen_contract::address::Address::Inet("10.0.0.1:80".parse().unwrap());
+        let address = pen_config::address::Address::Inet("10.0.0.1:80".parse().unwrap());
         let server = |soft| Some(Server { soft, ..Server::at(address.clone()) });
         let settings = Settings {
             servers: vec![server(0), server(0), server(1), None, server(0)],
@@ -442,9 +442,9 @@ pub(super) mod tests {
 
     #[test]
     fn a_server_is_called_as_the_operator_gave_it() {
-        let mut server = Server::at(pen_contract::address::Address::Inet("10.0.0.1:80".parse().unwrap()));
+        let mut server = Server::at(pen_config::address::Address::Inet("10.0.0.1:80".parse().unwrap()));
         assert_eq!(name(&server), "10.0.0.1:80");
-        server.given = Some(pen_contract::address::Host::Name("www3".into()));
+        server.given = Some(pen_config::address::Host::Name("www3".into()));
         assert_eq!(name(&server), "www3:80");
     }
 

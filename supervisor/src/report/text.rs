@@ -91,8 +91,8 @@ const SYSLOG_ENTRIES: usize = 1000;
 
 #[cfg(test)]
 mod tests {
-    use pen_contract::ids::WorkerId;
-    use pen_contract::refusal::Refusal;
+    use pen_config::ids::WorkerId;
+    use pen_ipc::refusal::Refusal;
 
     use super::*;
     use crate::report::snapshot::tests::{connection, snapshot};

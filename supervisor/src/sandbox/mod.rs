@@ -24,8 +24,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use caps::CapSet;
-use pen_contract::address::Address;
-use pen_contract::settings::Settings;
+use pen_config::address::Address;
+use pen_config::settings::Settings;
 
 pub(crate) use self::supervisor::confine;
 pub(crate) use self::witness::Witness;

@@ -7,14 +7,14 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use pen_contract::command::{Command, LogTarget, Number};
-use pen_contract::configuration::Placed;
-use pen_contract::fold;
-use pen_contract::ids::{ServerId, Target};
-use pen_contract::message::Outcome;
-use pen_contract::settings::{Server, Settings};
-use pen_contract::start::RequestLog;
-use pen_contract::tls::Examined;
+use pen_config::command::{Command, LogTarget, Number};
+use pen_config::configuration::Placed;
+use pen_config::fold;
+use pen_config::ids::{ServerId, Target};
+use pen_config::settings::{Server, Settings};
+use pen_ipc::message::Outcome;
+use pen_ipc::start::RequestLog;
+use pen_ipc::tls_files::Examined;
 
 use super::Service;
 use super::desk::{By, PATIENCE, Progress, Settling, Stage, Then};
@@ -513,8 +513,8 @@ const RESOLVE_PATIENCE: Patience = Patience { each: Duration::from_secs(20) };
 
 #[cfg(test)]
 mod tests {
-    use pen_contract::address::Address;
-    use pen_contract::command::Switch;
+    use pen_config::address::Address;
+    use pen_config::command::Switch;
 
     use super::*;
 

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
-use pen_contract::command::Command;
-use pen_contract::ids::{ServerId, Target, WorkerId};
-use pen_contract::message::{Operator, ReportPage};
+use pen_config::command::Command;
+use pen_config::ids::{ServerId, Target, WorkerId};
+use pen_ipc::message::{Operator, ReportPage};
 
 use super::Service;
 use super::change::{Batch, Purpose};

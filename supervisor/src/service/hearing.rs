@@ -4,8 +4,8 @@
 
 use std::time::Instant;
 
-use pen_contract::ids::{Target, WorkerId};
-use pen_contract::message::Event;
+use pen_config::ids::{Target, WorkerId};
+use pen_ipc::message::Event;
 
 use super::Service;
 use super::desk::By;

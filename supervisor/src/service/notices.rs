@@ -4,9 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use pen_contract::command::{Command, LogTarget};
-use pen_contract::ids::ServerId;
-use pen_contract::write::difference;
+use pen_config::command::{Command, LogTarget};
+use pen_config::ids::ServerId;
+use pen_config::write::difference;
 
 use super::Service;
 use super::change::{Batch, Source};

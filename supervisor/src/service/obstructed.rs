@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use pen_contract::message::{Event, Obstacle};
+use pen_ipc::message::{Event, Obstacle};
 
 use crate::flood::{Admission, Flood};
 

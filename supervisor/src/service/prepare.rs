@@ -7,16 +7,17 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use pen_contract::address::{Address, Local};
-use pen_contract::command::{Command, LogTarget, Number, Startup, Switch};
-use pen_contract::configuration::{Placed, resolve_local, unused_lists, warnings};
-use pen_contract::fold;
-use pen_contract::ids::ClientKey;
-use pen_contract::in_force::{certificate, client_ca};
-use pen_contract::message::Operator;
-use pen_contract::settings::Settings;
-use pen_contract::start::RequestLog;
-use pen_contract::tls::{self, Fact};
+use pen_config::address::{Address, Local};
+use pen_config::command::{Command, LogTarget, Number, Startup, Switch};
+use pen_config::configuration::{Placed, resolve_local, unused_lists, warnings};
+use pen_config::fold;
+use pen_config::ids::ClientKey;
+use pen_config::in_force::{certificate, client_ca};
+use pen_config::settings::Settings;
+use pen_config::tls;
+use pen_ipc::message::Operator;
+use pen_ipc::start::RequestLog;
+use pen_ipc::tls_files::Fact;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use super::Service;

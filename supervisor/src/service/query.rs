@@ -10,13 +10,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use pen_contract::address::Local;
-use pen_contract::command::{Command, Form, LogTarget, Number, help};
-use pen_contract::ids::{ClientKey, WorkerId};
-use pen_contract::in_force::InForce;
-use pen_contract::settings::Selection;
-use pen_contract::stats::ConnectionInfo;
-use pen_contract::write::{Written, text};
+use pen_config::address::Local;
+use pen_config::command::{Command, Form, LogTarget, Number, help};
+use pen_config::ids::{ClientKey, WorkerId};
+use pen_config::in_force::InForce;
+use pen_config::settings::Selection;
+use pen_config::write::{Written, text};
+use pen_ipc::stats::ConnectionInfo;
 
 use super::Service;
 use super::change::{Batch, in_jail};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use pen_contract::ids::WorkerId;
+use pen_config::ids::WorkerId;
 
 use super::{Phase, Service};
 use crate::StartError;

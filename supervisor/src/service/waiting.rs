@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use pen_contract::ids::WorkerId;
+use pen_config::ids::WorkerId;
 
 use super::{Phase, Service};
 use crate::control::Control;

@@ -6,10 +6,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use pen_contract::channel::{Channel, Received};
-use pen_contract::command::{Command, LogTarget, Number, parse};
-use pen_contract::message::{FromControl, FromStartingControl, Operator, ToControl};
-use pen_contract::start::ControlStart;
+use pen_config::command::{Command, LogTarget, Number, parse};
+use pen_ipc::channel::{Channel, Received};
+use pen_ipc::message::{FromControl, FromStartingControl, Operator, ToControl};
+use pen_ipc::start::ControlStart;
 
 use crate::harness::read_settings;
 

@@ -15,16 +15,16 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
-use pen_contract::address::{Host, Local};
-use pen_contract::channel::{Channel, Received};
-use pen_contract::codec;
-use pen_contract::command::{Command as Setting, LogTarget, Number};
-use pen_contract::configuration::{Configuration, Placed};
-use pen_contract::grammar::ServerSpec;
-use pen_contract::message::{Event, FromStartingWorker, FromWorker, ReportPage, ToWorker};
-use pen_contract::settings::Settings;
-use pen_contract::start::{RequestLog, WorkerStart};
-use pen_contract::stats::{ConnectionInfo, Counters};
+use pen_config::address::{Host, Local};
+use pen_config::command::{Command as Setting, LogTarget, Number};
+use pen_config::configuration::{Configuration, Placed};
+use pen_config::grammar::ServerSpec;
+use pen_config::settings::Settings;
+use pen_ipc::channel::{Channel, Received};
+use pen_ipc::codec;
+use pen_ipc::message::{Event, FromStartingWorker, FromWorker, ReportPage, ToWorker};
+use pen_ipc::start::{RequestLog, WorkerStart};
+use pen_ipc::stats::{ConnectionInfo, Counters};
 use pen_supervisor::{Entries, Launch};
 use pen_table::Table;
 use serde::Serialize;
@@ -298,7 +298,7 @@ pub fn host() -> Option<i32> {
 fn configuration(get: &dyn Fn(&str) -> Option<String>) -> Option<Configuration> {
     let server = ServerSpec {
         host: Host::Ip([127, 0, 0, 1].into()),
-        port: Some(pen_contract::address::Service::Port(1)),
+        port: Some(pen_config::address::Service::Port(1)),
         soft: 0,
         hard: 0,
         weight: 1,
@@ -436,7 +436,7 @@ pub fn read_settings(memory: std::os::fd::OwnedFd) -> Settings {
 }
 
 fn obey(
-    channel: &pen_contract::channel::Channel<FromWorker, ToWorker>,
+    channel: &pen_ipc::channel::Channel<FromWorker, ToWorker>,
     mut log: Option<RequestLog>,
     page: Option<ReportPage>,
 ) -> i32 {
@@ -478,7 +478,7 @@ fn obey(
             Ok(Received::Message(ToWorker::Close { number, .. }, _)) => say(&mut log, &format!("close {number}\n")),
             Ok(Received::Message(ToWorker::Explain { serial, client }, _)) => {
                 // A worker that was taken over would tell the operator's terminal more.
-                let text = format!("explained {}\x1b[2J", pen_contract::ids::ClientKey::from_bytes(client));
+                let text = format!("explained {}\x1b[2J", pen_config::ids::ClientKey::from_bytes(client));
                 channel.send(&FromWorker::Explained { serial, text }, None).unwrap();
             }
             Ok(Received::Message(ToWorker::Syslog, daemon)) => assert!(daemon.is_some()),

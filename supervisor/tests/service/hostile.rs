@@ -9,12 +9,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use pen_contract::channel::Channel;
-use pen_contract::codec;
-use pen_contract::message::{
-    ConnectFailure, Event, FromStartingWorker, FromWorker, ReportPage, ShortageDuring, ToWorker,
-};
-use pen_contract::stats::{ConnectionInfo, Counters};
+use pen_ipc::channel::Channel;
+use pen_ipc::codec;
+use pen_ipc::message::{ConnectFailure, Event, FromStartingWorker, FromWorker, ReportPage, ShortageDuring, ToWorker};
+use pen_ipc::stats::{ConnectionInfo, Counters};
 use pen_table::Table;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 

@@ -2,15 +2,15 @@
 //! descriptors.
 //!
 //! Nothing here blocks (a fifo, a device), follows a symbolic link in the last place of what is to be written or a stranger's anywhere
-//! ([`pen_contract::walk`]), writes to a file that has a second name, or makes a file that others may write.
+//! ([`pen_walk`]), writes to a file that has a second name, or makes a file that others may write.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use pen_contract::command::{Command, LogTarget};
-use pen_contract::walk::{self, Entry};
+use pen_config::command::{Command, LogTarget};
+use pen_walk::{self as walk, Entry};
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::process::{geteuid, getpid};

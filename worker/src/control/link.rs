@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use pen_contract::channel::{Channel, ChannelError, Received, Sent};
-use pen_contract::command::Command;
-use pen_contract::ids::ClientKey;
-use pen_contract::message::{FromControl, Operator, ToControl};
+use pen_config::command::Command;
+use pen_config::ids::ClientKey;
+use pen_ipc::channel::{Channel, ChannelError, Received, Sent};
+use pen_ipc::message::{FromControl, Operator, ToControl};
 
 /// Time between two messages that an operator was refused: anybody who reaches the port can bring them about.
 const REFUSED_EVERY: Duration = Duration::from_secs(1);

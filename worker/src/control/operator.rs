@@ -7,8 +7,8 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use pen_contract::command::{CommandError, MAX_LINE};
-use pen_contract::message::{self, Outcome};
+use pen_config::command::{CommandError, MAX_LINE};
+use pen_ipc::message::{self, Outcome};
 use rustix::io::Errno;
 use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};

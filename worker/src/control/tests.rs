@@ -6,12 +6,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use pen_contract::acl::{Net, Verdict};
-use pen_contract::channel::{Channel, Received, Sent};
-use pen_contract::command::{Command, MAX_LINE};
-use pen_contract::message::{FromControl, FromStartingControl, Outcome, ToControl};
-use pen_contract::settings::Settings;
-use pen_contract::start::ControlStart;
+use pen_config::acl::{Net, Verdict};
+use pen_config::command::{Command, MAX_LINE};
+use pen_config::settings::Settings;
+use pen_ipc::channel::{Channel, Received, Sent};
+use pen_ipc::message::{FromControl, FromStartingControl, Outcome, ToControl};
+use pen_ipc::start::ControlStart;
 use rustix::fs::MemfdFlags;
 
 use super::{OPERATORS, codec, run};
@@ -323,7 +323,7 @@ fn the_access_list_turns_away_and_new_settings_change_it() {
     let error = refused.read(&mut [0]).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     let FromControl::Refused { client } = message(&process.channel) else { panic!() };
-    assert_eq!(pen_contract::ids::ClientKey::from_bytes(client).to_string(), "127.0.0.1");
+    assert_eq!(pen_config::ids::ClientKey::from_bytes(client).to_string(), "127.0.0.1");
     settings.control_acl = 0;
     settings.generation = 9;
     let memory = memory(&codec::encode_settings(&settings).unwrap());

@@ -15,10 +15,10 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use mio::Poll;
-use pen_contract::ids::ClientKey;
-use pen_contract::message::{Event, ShortageDuring};
-use pen_contract::settings::{BufferSizes, Settings};
-use pen_contract::start::{OWN_DESCRIPTORS, reserved_descriptors};
+use pen_config::ids::ClientKey;
+use pen_config::settings::{BufferSizes, Settings};
+use pen_ipc::message::{Event, ShortageDuring};
+use pen_ipc::start::{OWN_DESCRIPTORS, reserved_descriptors};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrAny, SocketFlags};

@@ -9,8 +9,8 @@ mod hash;
 mod tests;
 mod turns;
 
-use pen_contract::ids::{ClientKey, MAX_SERVERS, ServerId, Target};
-use pen_contract::settings::Settings;
+use pen_config::ids::{ClientKey, MAX_SERVERS, ServerId, Target};
+use pen_config::settings::Settings;
 use pen_table::Blacklist;
 
 use hash::hashed;

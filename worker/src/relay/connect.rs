@@ -8,10 +8,10 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Poll};
-use pen_contract::address::Address;
-use pen_contract::ids::{ClientKey, Target};
-use pen_contract::message::{ConnectFailure, Event, Obstacle, ShortageDuring};
-use pen_contract::settings::Settings;
+use pen_config::address::Address;
+use pen_config::ids::{ClientKey, Target};
+use pen_config::settings::Settings;
+use pen_ipc::message::{ConnectFailure, Event, Obstacle, ShortageDuring};
 use pen_table::{Blacklist, ClientRef, Seat};
 use rustix::io::Errno;
 

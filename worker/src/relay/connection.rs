@@ -5,8 +5,8 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use mio::Token;
-use pen_contract::ids::{ClientKey, NO_SERVER, Target};
-use pen_contract::stats::ConnectionInfo;
+use pen_config::ids::{ClientKey, NO_SERVER, Target};
+use pen_ipc::stats::ConnectionInfo;
 use pen_table::ClientRef;
 
 use super::balance::Placement;

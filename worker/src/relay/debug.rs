@@ -6,8 +6,8 @@
 use std::fmt::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use pen_contract::settings::Settings;
-use pen_contract::start::DebugOutput;
+use pen_config::settings::Settings;
+use pen_ipc::start::DebugOutput;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::SendFlags;

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
-use pen_contract::address::Address;
-use pen_contract::settings::{BufferSizes, Settings};
+use pen_config::address::Address;
+use pen_config::settings::{BufferSizes, Settings};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
@@ -122,7 +122,7 @@ fn has_source(server: &Address) -> bool {
 mod tests {
     use std::net::TcpListener;
 
-    use pen_contract::message::Obstacle;
+    use pen_ipc::message::Obstacle;
 
     use super::*;
 

@@ -13,7 +13,7 @@ use super::connection::{Connection, Side, State};
 use super::end::End;
 use super::pump;
 use crate::sys;
-use pen_contract::command::Fastclose;
+use pen_config::command::Fastclose;
 
 /// Milliseconds that a remaining end is given to end by itself once it has taken what it was sent.
 pub const LINGER: u64 = 5000;

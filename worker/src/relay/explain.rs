@@ -7,10 +7,10 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::fmt::Write;
 
-use pen_contract::ids::{ClientKey, ServerId, Target};
-use pen_contract::message::ConnectFailure;
-use pen_contract::message::EXPLANATION;
-use pen_contract::settings::Settings;
+use pen_config::ids::{ClientKey, ServerId, Target};
+use pen_config::settings::Settings;
+use pen_ipc::message::ConnectFailure;
+use pen_ipc::message::EXPLANATION;
 use pen_table::Blacklist;
 
 use super::Relay;
@@ -273,9 +273,9 @@ const RESERVE: usize = 4096;
 
 #[cfg(test)]
 mod tests {
-    use pen_contract::acl::{Acl, Net, Verdict};
-    use pen_contract::address::Address;
-    use pen_contract::settings::{Selection, Server};
+    use pen_config::acl::{Acl, Net, Verdict};
+    use pen_config::address::Address;
+    use pen_config::settings::{Selection, Server};
 
     use super::*;
 

@@ -7,8 +7,8 @@
 //! A client for whom nothing is left but a server with too many connects pending waits until one of those ends, as long as a
 //! connect may take.
 
-use pen_contract::ids::{ClientKey, Target};
-use pen_contract::message::{ConnectFailure, Event, Obstacle, ShortageDuring};
+use pen_config::ids::{ClientKey, Target};
+use pen_ipc::message::{ConnectFailure, Event, Obstacle, ShortageDuring};
 use pen_table::Blacklist;
 use rustix::io::Errno;
 

@@ -4,7 +4,7 @@
 //! no matter of the others: the next server is tried, and this one again soon. A machine that runs short has nothing for any
 //! server.
 
-use pen_contract::message::Obstacle;
+use pen_ipc::message::Obstacle;
 use rustix::io::Errno;
 
 /// The system call that failed.

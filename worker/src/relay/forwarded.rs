@@ -1,9 +1,9 @@
 //! `-H` on a relaying connection: when following begins, what an answer sets free, how long a head may take, and how a refused request ends.
 
-use pen_contract::ids::ClientKey;
-use pen_contract::message::Event;
-use pen_contract::refusal::Refusal;
-use pen_contract::settings::Http;
+use pen_config::ids::ClientKey;
+use pen_config::settings::Http;
+use pen_ipc::message::Event;
+use pen_ipc::refusal::Refusal;
 
 use super::connection::{LogDue, Side, State};
 use super::http::{Ending, Exchange, Others, Wait};

@@ -3,7 +3,7 @@
 //! Until then a client holds its place under `-x` and nothing else: no server is contacted, no entry of the table is taken. There is a
 //! deadline for the whole, so that clients who say nothing do not hold places for ever.
 
-use pen_contract::message::{HandshakeFailure, SenderFault};
+use pen_ipc::message::{HandshakeFailure, SenderFault};
 
 use super::Relay;
 use super::connection::State;

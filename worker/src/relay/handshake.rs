@@ -1,7 +1,7 @@
 //! TLS handshakes: what comes between accepting a client and choosing a server for it.
 
-use pen_contract::ids::ClientKey;
-use pen_contract::message::{Event, HandshakeFailure, PeerCertificate};
+use pen_config::ids::ClientKey;
+use pen_ipc::message::{Event, HandshakeFailure, PeerCertificate};
 
 use super::Relay;
 use super::balance::client_permitted;

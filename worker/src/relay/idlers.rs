@@ -3,7 +3,7 @@
 //! Each worker keeps its share of them. They are placed by round robin, count as connections in every way, and are opened again when they end: soon if
 //! they lived, more and more slowly while they do not.
 
-use pen_contract::ids::ClientKey;
+use pen_config::ids::ClientKey;
 
 use super::balance::Placement;
 use super::connect::take_next;

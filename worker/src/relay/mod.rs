@@ -53,11 +53,11 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use pen_contract::channel::{Channel, Sent};
-use pen_contract::message::{Event, FromStartingWorker, ToWorker};
-use pen_contract::settings::Settings;
-use pen_contract::start::WorkerStart;
-use pen_contract::stats::Counters;
+use pen_config::settings::Settings;
+use pen_ipc::channel::{Channel, Sent};
+use pen_ipc::message::{Event, FromStartingWorker, ToWorker};
+use pen_ipc::start::WorkerStart;
+use pen_ipc::stats::Counters;
 use pen_table::{Seat, Table};
 
 use accept::Accepting;

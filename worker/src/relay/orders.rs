@@ -5,12 +5,12 @@
 
 use std::os::fd::OwnedFd;
 
-use pen_contract::channel::Received;
-use pen_contract::codec::{SETTINGS_LIMIT, decode_settings};
-use pen_contract::ids::{ClientKey, ServerId, Target};
-use pen_contract::message::{Event, FromWorker, ToWorker};
-use pen_contract::settings::{Server, Settings};
-use pen_contract::start::RequestLog;
+use pen_config::ids::{ClientKey, ServerId, Target};
+use pen_config::settings::{Server, Settings};
+use pen_ipc::channel::Received;
+use pen_ipc::codec::{SETTINGS_LIMIT, decode_settings};
+use pen_ipc::message::{Event, FromWorker, ToWorker};
+use pen_ipc::start::RequestLog;
 use rustix::io::Errno;
 
 use super::Relay;
@@ -223,7 +223,7 @@ fn read_settings(memory: &OwnedFd) -> Option<Settings> {
 
 #[cfg(test)]
 mod tests {
-    use pen_contract::codec::encode_settings;
+    use pen_ipc::codec::encode_settings;
     use rustix::fs::{MemfdFlags, memfd_create};
 
     use super::*;

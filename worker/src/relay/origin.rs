@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use pen_contract::ids::ClientKey;
-use pen_contract::message::{Event, SenderFault};
-use pen_contract::proxy::ProxyOut;
+use pen_config::ids::ClientKey;
+use pen_config::proxy::ProxyOut;
+use pen_ipc::message::{Event, SenderFault};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 

@@ -7,8 +7,8 @@
 use std::io::Write;
 use std::os::fd::OwnedFd;
 
-use pen_contract::ids::ClientKey;
-use pen_contract::start::RequestLog;
+use pen_config::ids::ClientKey;
+use pen_ipc::start::RequestLog;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::net::SendFlags;

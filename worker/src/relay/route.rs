@@ -1,13 +1,13 @@
 //! Which of a server's addresses a connection is tried at. A name can have several: when one cannot be connected to, the next is tried for
 //! the same client, and the server has failed only when all have. All workers go on with the address that was found to be good.
 
-use pen_contract::ids::Target;
-use pen_contract::message::{ConnectFailure, Event};
+use pen_config::ids::Target;
+use pen_ipc::message::{ConnectFailure, Event};
 
 use super::Relay;
 
 /// The addresses that were tried for one client at one server. Small, for every connection has one: a server has at most
-/// [`pen_contract::address::MOST_ADDRESSES`].
+/// [`pen_config::address::MOST_ADDRESSES`].
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Route {
     /// The position that it began with: what stood in the shared table.

@@ -5,9 +5,9 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use pen_contract::channel::{Channel, ChannelError, Received, Sent};
-use pen_contract::message::{CONNECTIONS_PER_PAGE, Event, FromWorker, ReportPage, ToWorker};
-use pen_contract::stats::{ConnectionInfo, Counters};
+use pen_ipc::channel::{Channel, ChannelError, Received, Sent};
+use pen_ipc::message::{CONNECTIONS_PER_PAGE, Event, FromWorker, ReportPage, ToWorker};
+use pen_ipc::stats::{ConnectionInfo, Counters};
 
 /// Events that wait for the supervisor at most.
 const EVENTS: usize = 256;

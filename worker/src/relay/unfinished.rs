@@ -4,7 +4,7 @@
 //! who finish are served whatever the others do. An age is that of the unfinished piece: one that was finished since, and another
 //! begun, starts anew. When much was kept and little is left, the memory goes back to the system, which the allocator would not do.
 
-use pen_contract::message::Event;
+use pen_ipc::message::Event;
 
 use super::Relay;
 use super::connection::Connection;

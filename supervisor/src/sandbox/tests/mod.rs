@@ -83,7 +83,7 @@ fn a_relay_has_no_file_and_no_process() {
 
 #[test]
 fn a_unix_server_needs_the_root_directory() {
-    let server = |address| pen_contract::settings::Server::at(address);
+    let server = |address| pen_config::settings::Server::at(address);
     let mut settings = Settings { servers: vec![None, None], ..Settings::default() };
     let root = || Some(Rc::new(empty_root::make().unwrap()));
     let mut sandbox = Sandbox { empty_root: root(), ..Sandbox::none() };

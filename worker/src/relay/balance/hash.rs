@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use pen_contract::ids::{ClientKey, ServerId};
+use pen_config::ids::{ClientKey, ServerId};
 
 /// The server that a client's address hashes to: FNV-1a (64 bits) over the address's bytes, 4 for IPv4 and 16 for IPv6, and the port's two where it
 /// counts, then a jump consistent hash (Lamping and Veach, 2014) onto the servers, so that one more server moves as few clients as can be.

@@ -2,8 +2,8 @@
 
 use std::cell::Cell;
 
-use pen_contract::address::Address;
-use pen_contract::settings::{Selection, Server};
+use pen_config::address::Address;
+use pen_config::settings::{Selection, Server};
 use proptest::prelude::*;
 
 use super::*;
@@ -201,7 +201,7 @@ proptest! {
 
 #[test]
 fn a_refused_client_is_for_the_abuse_server_alone() {
-    use pen_contract::acl::{Acl, Net, Verdict};
+    use pen_config::acl::{Acl, Net, Verdict};
     let mut acl = Acl::default();
     assert!(acl.push(Verdict::Deny, Net::v4_prefix("10.0.0.0".parse().unwrap(), 8).unwrap()));
     let mut settings = farm_of(3, Selection::default());

@@ -3,8 +3,8 @@
 //! Clients that come one after the other leave every server at load 0. A tie that went to the lowest
 //! number would send all of them to server 0, so tied servers share the turns by their weights.
 
-use pen_contract::ids::ServerId;
-use pen_contract::settings::{Server, Settings};
+use pen_config::ids::ServerId;
+use pen_config::settings::{Server, Settings};
 
 use super::Farm;
 

@@ -4,7 +4,7 @@
 //! or the other way round; so everything that two parsers are known to read differently is an error here: line ends without CR,
 //! chunk sizes with signs, prefixes or too many digits, trailer lines that are no fields.
 
-use pen_contract::refusal::Refusal;
+use pen_ipc::refusal::Refusal;
 
 /// Most bytes of a chunk's line behind its size.
 const EXTENSION: u16 = 8 * 1024;

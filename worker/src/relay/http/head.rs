@@ -5,7 +5,7 @@
 
 use std::mem::MaybeUninit;
 
-use pen_contract::refusal::Refusal;
+use pen_ipc::refusal::Refusal;
 
 use super::body::Body;
 use super::field::{self, Field};

@@ -3,7 +3,7 @@
 //! Pure. One space stands between the parts, all bytes are printable ASCII, and the line ends with CR LF or LF: every server finds the same parts
 //! in such a line. Whatever else lenient servers take for a request line is none here.
 
-use pen_contract::refusal::Refusal;
+use pen_ipc::refusal::Refusal;
 
 use super::body::is_token;
 

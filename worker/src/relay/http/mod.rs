@@ -20,8 +20,8 @@ pub use turn::Turn;
 use asked::{Asked, Verdict};
 use body::Body;
 use line::Line;
-use pen_contract::ids::ClientKey;
-use pen_contract::refusal::Refusal;
+use pen_config::ids::ClientKey;
+use pen_ipc::refusal::Refusal;
 use request::{Asks, Sender};
 
 /// The two directions of a connection that `-H` is on for.

@@ -64,7 +64,7 @@ impl Pair {
 
 #[cfg(test)]
 mod tests {
-    use pen_contract::proxy::ProxyOut;
+    use pen_config::proxy::ProxyOut;
     use proptest::prelude::*;
 
     use super::*;

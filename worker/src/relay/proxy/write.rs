@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use pen_contract::proxy::ProxyOut;
+use pen_config::proxy::ProxyOut;
 
 use super::{FIXED, Origin, PROXY, Pair, SIGNATURE, TCP4, TCP6, UNSPECIFIED};
 

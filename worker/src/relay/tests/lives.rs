@@ -1,7 +1,7 @@
 //! Lives of other kinds: refused, silent, closed fast, answered by nobody, without a client.
 
-use pen_contract::acl::{Acl, Net, Verdict};
-use pen_contract::command::Fastclose;
+use pen_config::acl::{Acl, Net, Verdict};
+use pen_config::command::Fastclose;
 
 use super::*;
 

@@ -9,7 +9,7 @@ use rustls::pki_types::CertificateDer;
 use super::der::{
     BITS, BOOLEAN, CONTEXT_0, CONTEXT_3, INTEGER, OBJECT, OCTETS, SEQUENCE, SET, Value, Values, seconds, wrap,
 };
-use pen_contract::message::CertificateFault;
+use pen_ipc::message::CertificateFault;
 
 /// A certificate in its parts. Each is encoded, with tag and length, where nothing else is said.
 #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
 //! What went wrong in a handshake, as the administrator is told.
 
-use pen_contract::message::{CertificateFault, HandshakeFailure};
+use pen_ipc::message::{CertificateFault, HandshakeFailure};
 use rustls::{CertificateError, Error, InvalidMessage};
 
 /// The kind of an error.

@@ -7,7 +7,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use pen_contract::tls::{Fact, Index, MOST_CERTIFICATES, NamedRole, Part, Purpose, Role, Suite};
+use pen_config::tls::Suite;
+use pen_ipc::tls_files::{Fact, Index, MOST_CERTIFICATES, NamedRole, Part, Purpose, Role};
 use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
 use rustls::pki_types::pem::{self as rfc7468, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};

@@ -4,7 +4,7 @@
 
 use std::os::fd::OwnedFd;
 
-use pen_contract::tls::{AUTHORITIES_LIMIT, INDEX_LIMIT, Index, Part, TICKET_SECRET, TRAILER};
+use pen_ipc::tls_files::{AUTHORITIES_LIMIT, INDEX_LIMIT, Index, Part, TICKET_SECRET, TRAILER};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 

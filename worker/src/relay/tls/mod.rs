@@ -23,8 +23,8 @@ mod verifier;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use pen_contract::start::TlsStart;
-use pen_contract::tls::{Examined, TICKET_SECRET};
+use pen_ipc::start::TlsStart;
+use pen_ipc::tls_files::{Examined, TICKET_SECRET};
 
 use keyring::Keyring;
 use material::Material;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 use aws_lc_rs::rand;
-use pen_contract::tls::{TICKET_PERIOD, TICKET_SECRET};
+use pen_ipc::tls_files::{TICKET_PERIOD, TICKET_SECRET};
 use rustls::server::ProducesTickets;
 use zeroize::Zeroizing;
 

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 
-use pen_contract::message::{CertificateFault, HandshakeFailure, PeerCertificate};
+use pen_ipc::message::{CertificateFault, HandshakeFailure, PeerCertificate};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{

@@ -3,7 +3,7 @@
 use std::io::{Cursor, Read, Write};
 use std::sync::Arc;
 
-use pen_contract::tls::{Index, Part, Role, TICKET_SECRET};
+use pen_ipc::tls_files::{Index, Part, Role, TICKET_SECRET};
 use rcgen::{CertificateParams, KeyPair};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};

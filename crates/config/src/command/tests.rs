@@ -528,13 +528,13 @@ fn the_manual_shows_the_table_of_commands() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/commands.md");
     let manual = std::fs::read_to_string(path).unwrap();
     let (begin, end) =
-        ("<!-- The table is made of the program's own; UPDATE_DOCS=1 cargo test -p pen-contract -->\n\n", "\n## ");
+        ("<!-- The table is made of the program's own; UPDATE_DOCS=1 cargo test -p pen-config -->\n\n", "\n## ");
     let (head, rest) = manual.split_once(begin).unwrap();
     let (shown, tail) = rest.split_once(end).unwrap();
     if std::env::var_os("UPDATE_DOCS").is_some() {
         return std::fs::write(path, [head, begin, &table(), end, tail].concat()).unwrap();
     }
-    assert_eq!(shown, table(), "docs/commands.md is not up to date: UPDATE_DOCS=1 cargo test -p pen-contract");
+    assert_eq!(shown, table(), "docs/commands.md is not up to date: UPDATE_DOCS=1 cargo test -p pen-config");
 }
 
 proptest! {

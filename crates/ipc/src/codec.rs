@@ -6,7 +6,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::settings::Settings;
+use pen_config::settings::Settings;
 
 /// Longest encoded message, in bytes.
 pub const LIMIT: usize = 65536;

@@ -17,7 +17,7 @@ use std::io::{self, IsTerminal, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::ExitCode;
 
-use pen_contract::message::Outcome;
+use pen_ipc::message::Outcome;
 use socket2::SockAddr;
 
 use columns::Width;

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, Read, Write};
 
-use pen_contract::message::Outcome;
+use pen_ipc::message::Outcome;
 
 use crate::place::Place;
 use crate::talk::{LONGEST, OVERLONG, plain};

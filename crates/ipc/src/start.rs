@@ -4,9 +4,9 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use crate::channel::Channel;
-use crate::ids::WorkerId;
 use crate::message::{FromStartingWorker, ToControl, ToWorker};
-use crate::settings::Settings;
+use pen_config::ids::WorkerId;
+use pen_config::settings::Settings;
 
 /// Everything that a worker owns when its entry is called. It is already jailed; no other descriptor is open in it but
 /// those in here and standard input, output and error.
@@ -58,7 +58,7 @@ pub fn enough_descriptors(connections: u32) -> u64 {
 /// What TLS works by.
 #[derive(Debug)]
 pub struct TlsStart {
-    /// The files, in sealed memory ([`crate::tls`]).
+    /// The files, in sealed memory ([`pen_config::tls`]).
     pub files: OwnedFd,
     /// The ticket secrets, in sealed memory: the one that is given out, and the one before if there is one.
     pub secrets: (OwnedFd, Option<OwnedFd>),

@@ -107,6 +107,6 @@ pub struct ConnectionInfo {
     pub pending_up: u32,
     /// The client's slot in the client table; -1 if it has none.
     pub client: i32,
-    /// The server's code ([`crate::ids::Target::code`], or [`crate::ids::NO_SERVER`]).
+    /// The server's code ([`pen_config::ids::Target::code`], or [`pen_config::ids::NO_SERVER`]).
     pub server: i32,
 }

@@ -6,11 +6,11 @@
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
-use pen_contract::message::Outcome;
+use pen_ipc::message::Outcome;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 /// Longest command in bytes, as the control port takes it.
-pub const LONGEST: usize = pen_contract::command::MAX_LINE;
+pub const LONGEST: usize = pen_config::command::MAX_LINE;
 
 /// What is said of a longer one.
 pub const OVERLONG: &str = "Overlong argument list";

@@ -6,10 +6,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::Command;
-use crate::ids::ClientKey;
 use crate::refusal::Refusal;
 use crate::stats::{ConnectionInfo, Counters};
+use pen_config::command::Command;
+use pen_config::ids::ClientKey;
 
 /// The version of the messages. Both ends are one binary, so a difference means a broken peer.
 pub const PROTOCOL_VERSION: u32 = 5;
@@ -44,7 +44,7 @@ pub enum FromWorker {
     Event(Event),
     /// The settings of this generation are in force for all connections that begin from now on.
     Applied {
-        /// [`crate::settings::Settings::generation`].
+        /// [`pen_config::settings::Settings::generation`].
         generation: u64,
     },
     /// The listener that came with [`ToWorker::Listen`] is watched, and the old one is closed.
@@ -85,7 +85,7 @@ pub const CONNECTIONS_PER_PAGE: usize = 1024;
 pub const EXPLANATION: usize = 32 * 1024;
 
 /// Something that happened in a worker and that an administrator must know. Rate-limited by the worker where a
-/// client can bring it about. Servers are codes ([`crate::ids::Target::code`]).
+/// client can bring it about. Servers are codes ([`pen_config::ids::Target::code`]).
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Event {
     /// A server failed and is left out for a time. Sent once per transition, or, if it is not left out, now and then.
@@ -150,7 +150,7 @@ pub enum Event {
     },
     /// A client's TLS handshake failed.
     HandshakeFailed {
-        /// The client ([`crate::ids::ClientKey::bytes`]).
+        /// The client ([`pen_config::ids::ClientKey::bytes`]).
         client: [u8; 16],
         /// Why.
         reason: HandshakeFailure,
@@ -163,7 +163,7 @@ pub enum Event {
     LockStuck,
     /// A listed sender (`proxy_protocol in`) did not say whom its connection comes from, and was closed.
     BadSender {
-        /// Its address ([`crate::ids::ClientKey::bytes`]).
+        /// Its address ([`pen_config::ids::ClientKey::bytes`]).
         sender: [u8; 16],
         /// What it did instead.
         fault: SenderFault,
@@ -179,7 +179,7 @@ pub enum Event {
     },
     /// A client's request was refused (`-H`).
     RequestRefused {
-        /// The client ([`crate::ids::ClientKey::bytes`]).
+        /// The client ([`pen_config::ids::ClientKey::bytes`]).
         client: [u8; 16],
         /// Why.
         reason: Refusal,
@@ -332,7 +332,7 @@ pub enum ToWorker {
     },
     /// No request log from now on.
     NoLog,
-    /// The files of TLS, in the sealed memory that comes with this message ([`crate::tls`]): for all handshakes from now on. They were found to be good.
+    /// The files of TLS, in the sealed memory that comes with this message ([`pen_config::tls`]): for all handshakes from now on. They were found to be good.
     Tls,
     /// A ticket secret, in the sealed memory that comes with this message: tickets are given out with it from now on, and taken with it and the one before.
     TicketSecret,
@@ -353,7 +353,7 @@ pub enum ToWorker {
     Explain {
         /// Returned in the answer.
         serial: u32,
-        /// The client ([`crate::ids::ClientKey::bytes`]).
+        /// The client ([`pen_config::ids::ClientKey::bytes`]).
         client: [u8; 16],
     },
     /// The descriptor that comes with this message is a datagram socket connected to the syslog daemon, for debug output.
@@ -392,12 +392,12 @@ pub enum FromControl {
     },
     /// Something that an administrator must know: an operator was refused by the access list.
     Refused {
-        /// The operator's address ([`crate::ids::ClientKey::bytes`]).
+        /// The operator's address ([`pen_config::ids::ClientKey::bytes`]).
         client: [u8; 16],
     },
     /// The settings of this generation are in force (the control process needs the access lists).
     Applied {
-        /// [`crate::settings::Settings::generation`].
+        /// [`pen_config::settings::Settings::generation`].
         generation: u64,
     },
     /// As [`FromWorker::Pong`].
@@ -410,7 +410,7 @@ pub enum FromControl {
 /// Who says a command at the control port.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Operator {
-    /// Somebody at this address ([`crate::ids::ClientKey::bytes`]).
+    /// Somebody at this address ([`pen_config::ids::ClientKey::bytes`]).
     Remote([u8; 16]),
     /// A user of this machine, by a Unix socket; none: the kernel does not say which.
     Local(Option<u32>),

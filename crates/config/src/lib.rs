@@ -1,0 +1,22 @@
+//! What pen is told, and the settings that come of it: addresses and their grammar, commands, files of commands, and how settings are written.
+//!
+//! Pure: no file, no socket, no clock, and no other package of pen.
+
+#![forbid(unsafe_code)]
+
+pub mod acl;
+pub mod address;
+pub mod command;
+pub mod configuration;
+pub mod file;
+pub mod fold;
+pub mod grammar;
+pub mod ids;
+pub mod in_force;
+pub mod proxy;
+pub mod settings;
+#[cfg(test)]
+mod strategies;
+pub mod tls;
+pub mod twice;
+pub mod write;
