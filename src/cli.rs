@@ -12,7 +12,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use pen_config::address::{Host, Local};
 use pen_config::configuration::Configuration;
-use pen_config::grammar::{self, GrammarError, ServerSpec, quoted};
+use pen_config::parse::grammar::{self, GrammarError, ServerSpec, quoted};
 use pen_config::tls::Tls;
 use pen_supervisor::Launch;
 

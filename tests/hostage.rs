@@ -16,7 +16,7 @@ use harness::{Backend, Pen, Process, eventually};
 use pen_config::address::{Host, Local, Service};
 use pen_config::command::{Command, Number};
 use pen_config::configuration::{Configuration, Placed};
-use pen_config::grammar::ServerSpec;
+use pen_config::parse::grammar::ServerSpec;
 use pen_ipc::message::FromStartingWorker;
 use pen_ipc::start::WorkerStart;
 use pen_supervisor::{Entries, Launch};

@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use pen_ipc::codec::{self, LIMIT};
 use pen_config::command::{self, Command};
 use pen_config::configuration::{Names, Placed};
-use pen_config::fold;
+use pen_config::apply;
 use pen_ipc::message::{FromControl, FromStartingWorker, FromWorker, ToControl, ToWorker};
 use pen_config::settings::Settings;
 use pen_ipc::tls_files::Index;
@@ -29,11 +29,11 @@ fn carry_out(command: &Command) {
         return;
     }
     assert!(!command.to_string().contains(['\n', '\r', '\0']));
-    fold::lookups(command);
-    fold::blacklisting(command);
+    apply::lookups(command);
+    apply::blacklisting(command);
     let before = Settings { servers: vec![None; 16], ..Settings::default() };
     let mut after = before.clone();
-    if let Err(why) = fold::apply(&mut after, command, &Names::default(), Some(80)) {
+    if let Err(why) = apply::apply(&mut after, command, &Names::default(), Some(80)) {
         assert!(!why.contains('\n'));
         assert_eq!(after, before);
     }

@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use pen_config::command::{self, Command};
 use pen_config::configuration::Names;
-use pen_config::fold;
+use pen_config::apply;
 use pen_config::settings::Settings;
 
 fuzz_target!(|line: &str| {
@@ -16,11 +16,11 @@ fuzz_target!(|line: &str| {
     assert!(command::is_well_formed(&command));
     let before = Settings { servers: vec![None; 16], ..Settings::default() };
     let mut after = before.clone();
-    match fold::apply(&mut after, &command, &Names::default(), Some(80)) {
+    match apply::apply(&mut after, &command, &Names::default(), Some(80)) {
         Ok(()) if matches!(command, Command::Acl { .. }) => assert_ne!(after, before),
         Ok(()) => {
             let once = after.clone();
-            assert_eq!(fold::apply(&mut after, &command, &Names::default(), Some(80)), Ok(()));
+            assert_eq!(apply::apply(&mut after, &command, &Names::default(), Some(80)), Ok(()));
             assert_eq!(after, once);
         }
         Err(why) => {

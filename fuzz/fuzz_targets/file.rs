@@ -7,9 +7,9 @@ use pen_config::address::{Local, Service};
 use pen_config::command::{Command, Number};
 use pen_config::configuration::{Configuration, Names, Placed, Settled};
 use pen_config::settings::Settings;
-use pen_config::write::{self, Written};
-use pen_config::file;
-use pen_config::fold;
+use pen_config::print::{self, Written};
+use pen_config::parse::file;
+use pen_config::apply;
 
 /// The commands of a file.
 fn commands(text: &[u8]) -> Result<Vec<Placed>, Vec<file::BadLine>> {
@@ -42,7 +42,7 @@ fuzz_target!(|text: &[u8]| {
         .map(|placed| placed.command.clone())
         .filter(|command| matches!(command, Command::Startup(_) | Command::Number(Number::MaxServers, Some(_))))
         .collect();
-    let written = write::text(&Written {
+    let written = print::text(&Written {
         header: &[],
         settings: &settings,
         given: &Settings::default(),
@@ -51,10 +51,10 @@ fuzz_target!(|text: &[u8]| {
         listen: Some(&local),
         workers,
         startup: &startup,
-        servers_only: fold::names_all(&loaded) == Some(true),
+        servers_only: apply::names_all(&loaded) == Some(true),
     });
     let again = commands(written.as_bytes()).expect("what is written is a file");
-    let reloaded = fold::reload(&settings, &[], &again, &names, Some(80)).expect("what is written loads");
+    let reloaded = apply::reload(&settings, &[], &again, &names, Some(80)).expect("what is written loads");
     assert_eq!(reloaded, settings);
     let restarted = configuration.settle(&names, &again).expect("what is written starts");
     assert_eq!(

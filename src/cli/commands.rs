@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use pen_config::address::Local;
 use pen_config::command::{self, Command, LogTarget, Number, Switch};
 use pen_config::configuration::Placed;
-use pen_config::grammar::{self, quoted};
+use pen_config::parse::grammar::{self, quoted};
 use pen_config::settings::Http;
 
 use super::options::Opt;

@@ -4,8 +4,8 @@
 
 use std::ops::RangeInclusive;
 
-use pen_config::grammar::COUNT;
 use pen_config::ids::{MAX_SERVERS, MAX_WORKERS};
+use pen_config::parse::grammar::COUNT;
 
 use self::Group::{Control, Limits, NotBuiltIn, Obsolete, Process, Reports, Selection, Tls, Traffic};
 use self::Value::{Flag, Repeated, Text, Texts};

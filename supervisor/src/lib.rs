@@ -2,74 +2,44 @@
 //!
 //! It binds the listener, makes the shared table, forks and jails the workers and replaces those that die, answers signals,
 //! and opens every file that pen writes. It never reads a byte that a client or a server sent: names are resolved in a child
-//! (`resolve`), and workers speak in typed, bounded messages that express no command.
+//! (`helpers::resolve`), and workers speak in typed, bounded messages that express no command.
 //!
 //! | Room | What for |
 //! |---|---|
-//! | `start` | the order of a start and its undoing; `startup` is what only a start can give; `background`, `interrupt`, `paths`, `limits` serve it |
-//! | `service` | the event loop and the commands; `signals`, `events` are its sources, `standing` is what it knows |
-//! | `activation`, `notify` | what a service manager passes in and is told |
-//! | `crew`, `workers`, `inheritance` | the workers: all, one, and what one is born with; `backoff`, `flood` bound them, `child` watches processes |
-//! | `control` | the control process; `peer` is what it and a worker have in common, `watchdog` whether they still go on |
-//! | `config_file`, `names`, `resolve`, `memory` | what changes the settings: files, names, and how settings travel |
-//! | `jail`, `user`, `sandbox` | what a child gives up, as whom it goes on, and what is left to it |
-//! | `keys`, `examine`, `certificates` | the files of TLS, which are never read here, and what a child said of them |
-//! | `listen`, `log_file`, `pid_file`, `status_file`, `fetch` | what is opened, and by whom; `running` is what a pid file leads to |
-//! | `report`, `errand`, `say` | what the administrator reads |
+//! | `startup` | the order of a start and its undoing, and what only a start can give |
+//! | `event_loop` | what the supervisor waits for and does; `commands` is the queue of commands, `reload` what they change |
+//! | `processes` | workers and the control process: their pool, one of them, what it is born with, whether it lives |
+//! | `helpers` | children of the moment: names, files, certificates, long replies |
+//! | `jail` | what a child gives up, as whom it goes on, and its sandbox |
+//! | `files` | listeners, logs, status files, the pid file, files of TLS and of commands |
+//! | `systemd` | what a service manager passes in and is told |
+//! | `report` | what reports show, in each of their forms |
+//! | `log` | messages to the administrator, events in words, errors in words |
 //! | `sys` | the only unsafe code |
 //!
 //! The process has one thread for ever, because it forks.
 
 #![deny(unsafe_code)]
 
-mod activation;
-mod background;
-mod backoff;
-mod certificates;
-mod child;
-mod clashes;
 mod clock;
-mod config_file;
-mod control;
-mod crew;
-mod errand;
-mod events;
-mod examine;
-mod fetch;
-mod flood;
-mod helper;
-mod inheritance;
-mod interrupt;
-mod jail;
-mod keys;
+pub(crate) mod event_loop;
+pub(crate) mod files;
+pub(crate) mod helpers;
+pub(crate) mod jail;
 mod limits;
-mod listen;
-mod log_file;
-mod memory;
-mod names;
-mod notify;
-mod paths;
+pub(crate) mod log;
 mod patience;
-mod peer;
-mod pid_file;
-mod report;
-mod resolve;
-mod running;
-mod sandbox;
-mod say;
-mod service;
+pub(crate) mod processes;
+pub(crate) mod report;
 mod signals;
-mod source;
-mod standing;
-mod start;
-mod startup;
-mod status_file;
+pub(crate) mod startup;
 mod sys;
-mod user;
-mod watchdog;
-mod why;
-mod workers;
+pub(crate) mod systemd;
 
+use crate::log::errno;
+use crate::startup::background;
+use crate::startup::options;
+use crate::startup::paths;
 use std::env;
 use std::io::{Write, stderr};
 use std::os::fd::OwnedFd;
@@ -81,8 +51,8 @@ use pen_ipc::start::{ControlStart, WorkerStart};
 use pen_ipc::tls_files::Examined;
 use pen_table::Table;
 
-use crate::activation::Activation;
-use crate::notify::Notify;
+use crate::systemd::activation::Activation;
+use crate::systemd::notify::Notify;
 
 /// What a worker runs once it is jailed; returns its exit status.
 pub type WorkerEntry = fn(WorkerStart, &Table) -> i32;
@@ -144,9 +114,9 @@ pub struct StartError(pub String);
 
 /// A line about the start for standard error, without its end: `pen: ...`, and as the journal takes it if that is who reads it.
 pub fn line_for_stderr(text: &str, is_error: bool) -> String {
-    let severity = if is_error { say::Severity::Error } else { say::Severity::Warning };
-    match say::journal::reads_stderr() {
-        true => say::journal::lines(severity, text).trim_end().to_owned(),
+    let severity = if is_error { log::Severity::Error } else { log::Severity::Warning };
+    match log::journal::reads_stderr() {
+        true => log::journal::lines(severity, text).trim_end().to_owned(),
         false => format!("pen: {text}"),
     }
 }
@@ -166,17 +136,17 @@ pub fn run(launch: Launch, entries: Entries) -> Result<(), StartError> {
     let ordered = order(launch, entries, notify.clone()).inspect_err(|error| notify.failed(&error.0));
     let mut order = ordered?;
     if check {
-        return start::check(&order);
+        return startup::check(&order);
     }
     order.activation = Activation::take().inspect_err(|error| notify.failed(&error.0))?;
     environment.wipe(&VARIABLES);
     sys::title::begin();
     if foreground {
-        return start::foreground(order);
+        return startup::foreground(order);
     }
-    let cannot = |error| StartError(format!("cannot go to the background: {}", why::why(&error)));
+    let cannot = |error| StartError(format!("cannot go to the background: {}", errno::why(&error)));
     let (link, watch) = background::start_channel().map_err(cannot)?;
-    let supervisor = sys::fork(move || start::background(order, link)).map_err(cannot)?;
+    let supervisor = sys::fork(move || startup::background(order, link)).map_err(cannot)?;
     watch.wait(supervisor, |notice| {
         // If standard error is closed there is no one to tell.
         let _ = writeln!(stderr(), "{}", line_for_stderr(notice, false));
@@ -184,10 +154,10 @@ pub fn run(launch: Launch, entries: Entries) -> Result<(), StartError> {
 }
 
 /// Reads what the start goes by, and makes it independent of where pen was started.
-fn order(mut launch: Launch, entries: Entries, notify: Notify) -> Result<start::Order, StartError> {
+fn order(mut launch: Launch, entries: Entries, notify: Notify) -> Result<startup::Order, StartError> {
     let here = env::current_dir();
-    let words = startup::Words::read(&mut launch, &here)?;
+    let words = options::Words::read(&mut launch, &here)?;
     let base = paths::make_absolute(&mut launch, here)?;
     let identity = words.identity(&launch)?;
-    Ok(start::Order { launch, words, base, identity, entries, activation: Activation::default(), notify })
+    Ok(startup::Order { launch, words, base, identity, entries, activation: Activation::default(), notify })
 }

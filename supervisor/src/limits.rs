@@ -7,7 +7,7 @@ use std::io;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pen_ipc::start::enough_descriptors;
 
-use crate::why::why;
+use crate::log::errno::why;
 
 /// Raises the limit as far as it may be raised, and returns it. Workers inherit it.
 pub(crate) fn raise_descriptors() -> u64 {

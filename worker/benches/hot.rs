@@ -10,12 +10,12 @@ use pen_config::ids::{ClientKey, ServerId, Target};
 use pen_config::settings::{Selection, Server, Settings};
 use pen_ipc::start::RequestLog;
 use pen_table::{Seat, Shape, Table};
-use pen_worker::measured::balance::{Candidate, Placement};
-use pen_worker::measured::connect::Servers;
 use pen_worker::measured::connection::Pool;
-use pen_worker::measured::queue::{Queue, STEP};
+use pen_worker::measured::connection::timer_queue::{Queue, STEP};
 use pen_worker::measured::request_log::LogWriter;
-use pen_worker::measured::upstreams::Upstreams;
+use pen_worker::measured::upstream::Upstreams;
+use pen_worker::measured::upstream::connect::Servers;
+use pen_worker::measured::upstream::select::{Candidate, Placement};
 use pen_worker::parts::{Exchange, Others};
 
 fn settings(servers: u32, selection: Selection) -> Settings {

@@ -19,7 +19,9 @@ use pen_table::Table;
 /// What `benches` measures. No interface: it may change with every version.
 #[doc(hidden)]
 pub mod measured {
-    pub use crate::relay::{balance, connect, connection, queue, request_log, upstreams};
+    pub use crate::relay::connection::timer_queue;
+    pub use crate::relay::upstream::{connect, select};
+    pub use crate::relay::{connection, request_log, upstream};
 }
 
 /// Runs a worker until the supervisor tells it to stop or is gone. Returns the exit status: 0 for an orderly end.
@@ -44,7 +46,9 @@ pub fn control_entry(start: ControlStart) -> i32 {
 /// Pure parts that read what strangers send, for benchmarks and fuzzing: no interface for anybody else.
 #[doc(hidden)]
 pub mod parts {
-    pub use crate::relay::http::{Exchange, Others, body::Body, line::Line};
-    pub use crate::relay::proxy::{Bad, MOST, Origin, read, write};
+    pub use crate::relay::http::body::Body;
+    pub use crate::relay::http::line::Line;
+    pub use crate::relay::http::{Exchange, Others};
+    pub use crate::relay::preface::proxy::{Bad, MOST, Origin, read, write};
     pub use crate::relay::tls::{Cipher, PLAIN, Session, Tls};
 }

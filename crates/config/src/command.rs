@@ -11,15 +11,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::acl::{LISTS, Net, Verdict};
 use crate::address::{Host, Local, Service};
-use crate::grammar::{COUNT, ServerSpec, quoted};
 use crate::ids::{MAX_SERVERS, MAX_WORKERS};
+use crate::parse::grammar::{COUNT, ServerSpec, quoted};
 use crate::proxy::{ProxyOut, Senders};
 use crate::settings::{BufferSizes, Http};
 use crate::tls::SuiteList;
 
-pub use help::help;
-pub use nature::Nature;
-pub use read::{
+pub use crate::command::help::help;
+pub use crate::command::nature::Nature;
+pub use crate::command::read::{
     COMMANDS, Entry, SERVER_KEYS, SETTINGS, before_comment, is_well_formed, log_target, parse, parse_configuration,
 };
 

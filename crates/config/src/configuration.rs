@@ -7,18 +7,20 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::address::{Address, Local, Service};
+use crate::apply;
 use crate::command::{Command, LogTarget, Number};
-use crate::fold;
-use crate::grammar::{ServerSpec, quoted};
 use crate::ids::{MAX_SERVERS, ServerId};
+use crate::parse::grammar::{ServerSpec, quoted};
 use crate::settings::{Server, Settings};
-use crate::tls::{self, Tls};
+use crate::tls;
+use crate::tls::Tls;
 
-pub use names::{Lookup, Names, resolve_local, zoned};
-pub(crate) use names::{resolve_port, server_addresses};
-pub use warnings::{unused_lists, warnings};
+pub use crate::configuration::names::{Lookup, Names, resolve_local, zoned};
+pub(crate) use crate::configuration::names::{resolve_port, server_addresses};
+pub use crate::configuration::warnings::{unused_lists, warnings};
 
 mod names;
+pub mod twice;
 mod warnings;
 
 /// Everything that the command line says about balancing, checked but not resolved.
@@ -85,10 +87,10 @@ impl Configuration {
     /// The names that have to be resolved first, those of the file's commands included; empty if all addresses are numeric.
     pub fn lookups(&self, file: &[Placed]) -> BTreeSet<Lookup> {
         let specs = || self.servers.iter().chain(&self.emergency).chain(&self.abuse);
-        let hosts = specs().filter_map(|spec| fold::of_host(&spec.host));
-        let services = specs().filter_map(|spec| fold::of_service(spec.port.as_ref()?));
-        let commands = self.commands.iter().chain(file).flat_map(|placed| fold::lookups(&placed.command));
-        hosts.chain(services).chain(self.local.iter().flat_map(fold::of_local)).chain(commands).collect()
+        let hosts = specs().filter_map(|spec| apply::of_host(&spec.host));
+        let services = specs().filter_map(|spec| apply::of_service(spec.port.as_ref()?));
+        let commands = self.commands.iter().chain(file).flat_map(|placed| apply::lookups(&placed.command));
+        hosts.chain(services).chain(self.local.iter().flat_map(apply::of_local)).chain(commands).collect()
     }
 
     /// Puts the answers in, and the effects of options, operands and the file's commands in this order, and checks the whole.
@@ -116,7 +118,7 @@ impl Configuration {
             }
         }
         settled.given.clone_from(&settled.settings);
-        fold::keep_named(&mut settled.settings.servers, file);
+        apply::keep_named(&mut settled.settings.servers, file);
         errors.extend(settled.take(file, names, port));
         errors.extend(tls::check(&settled.settings.tls, self.commands.iter().chain(file)).err().into_iter().flatten());
         let settings = &settled.settings;
@@ -223,11 +225,11 @@ impl Settled {
                 // Before the tables are made, they may be smaller than the defaults.
                 Command::Number(Number::ClientsMax, Some(clients)) => self.settings.clients_max = *clients,
                 Command::Number(Number::ConnMax, Some(connections)) => self.settings.connections_max = *connections,
-                _ => self.blacklisted.extend(fold::blacklisting(command)),
+                _ => self.blacklisted.extend(apply::blacklisting(command)),
             }
         }
-        let others = commands.iter().filter(|placed| !fold::grows(&placed.command));
-        fold::apply_all(&mut self.settings, others, names, port)
+        let others = commands.iter().filter(|placed| !apply::grows(&placed.command));
+        apply::apply_all(&mut self.settings, others, names, port)
     }
 }
 

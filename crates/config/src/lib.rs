@@ -6,17 +6,14 @@
 
 pub mod acl;
 pub mod address;
+pub mod apply;
 pub mod command;
 pub mod configuration;
-pub mod file;
-pub mod fold;
-pub mod grammar;
 pub mod ids;
-pub mod in_force;
+pub mod parse;
+pub mod print;
 pub mod proxy;
 pub mod settings;
 #[cfg(test)]
 mod strategies;
 pub mod tls;
-pub mod twice;
-pub mod write;

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::acl::Net;
-use crate::grammar::{self, GrammarError, quoted};
+use crate::parse::grammar;
+use crate::parse::grammar::{GrammarError, quoted};
 
 /// Whether servers are told whom a connection comes from, and how.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]

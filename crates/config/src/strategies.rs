@@ -13,7 +13,7 @@ use crate::address::{Address, Host, Local, Service};
 use crate::command::{
     BufferSide, COMMANDS, Command, Fastclose, Form, LogTarget, Number, SETTINGS, ServerChange, Startup, Switch,
 };
-use crate::grammar::{COUNT, ServerSpec};
+use crate::parse::grammar::{COUNT, ServerSpec};
 use crate::proxy::{MAX_SENDERS, ProxyOut, Senders};
 use crate::settings::{BufferSizes, Http, Selection, Server, Settings, SocketBuffers};
 use crate::tls::{Suite, SuiteList, Tls};

@@ -10,8 +10,8 @@ use pen_ipc::stats::ConnectionInfo;
 use pen_ipc::tls_files::{Fact, Purpose};
 use serde::Serialize;
 
-use crate::certificates::moment;
 use crate::clock;
+use crate::files::certificates::moment;
 use crate::report::Program;
 use crate::report::snapshot::{ClientRow, ServerRow, Snapshot, code_or_null};
 
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn certificates_are_an_array() {
         let mut text = Vec::new();
-        certificates(&[crate::certificates::tests::fact(0, 1_793_592_621)], 1_793_592_600, &mut text).unwrap();
+        certificates(&[crate::files::certificates::tests::fact(0, 1_793_592_621)], 1_793_592_600, &mut text).unwrap();
         let value: Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(
             value,

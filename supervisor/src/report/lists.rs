@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use pen_ipc::tls_files::{Fact, Purpose};
 
-use crate::certificates::{left, moment};
+use crate::files::certificates::{left, moment};
 use pen_config::ids::Target;
 
 use crate::report::snapshot::{ClientRow, ServerRow};
@@ -79,7 +79,7 @@ pub(super) fn certificates(facts: &[Fact], now: i64, to: &mut dyn Write) -> io::
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::certificates::tests::fact;
+    use crate::files::certificates::tests::fact;
     use crate::report::snapshot::tests::{client, snapshot};
 
     #[test]

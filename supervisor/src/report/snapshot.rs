@@ -12,10 +12,10 @@ use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 
 use crate::clock;
+use crate::jail::sandbox::Summary;
+use crate::log::errno::errno;
 use crate::report::Program;
 use crate::report::gather::Gathered;
-use crate::sandbox::Summary;
-use crate::why::errno;
 
 /// The state of the whole program at one moment, as well as it can be had without stopping it.
 pub(super) struct Snapshot<'a> {

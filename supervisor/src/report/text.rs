@@ -3,8 +3,8 @@
 #![forbid(unsafe_code)]
 
 use crate::clock;
+use crate::log::Say;
 use crate::report::snapshot::{ServerRow, Snapshot, State};
-use crate::say::Say;
 
 /// Says the report, a block at a time.
 pub(super) fn render(snapshot: Snapshot<'_>, say: &mut Say) {

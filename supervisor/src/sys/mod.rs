@@ -16,7 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::{ForkResult, Pid};
 
-pub(crate) use self::environment::Environment;
+pub(crate) use crate::sys::environment::Environment;
 
 /// Exit status of a child that panicked, as Rust's own.
 const PANICKED: i32 = 101;

@@ -18,7 +18,7 @@ use nix::unistd::{Pid, geteuid};
 use pen_config::address::{Host, Local};
 use pen_config::command::{Command as Setting, LogTarget, Number};
 use pen_config::configuration::{Configuration, Placed};
-use pen_config::grammar::ServerSpec;
+use pen_config::parse::grammar::ServerSpec;
 use pen_config::settings::Settings;
 use pen_ipc::channel::{Channel, Received};
 use pen_ipc::codec;

@@ -35,8 +35,8 @@ use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use rustix::net::sockopt::socket_peercred;
 
-use link::Link;
-use operator::{Next, Operator, Reply};
+use crate::control::link::Link;
+use crate::control::operator::{Next, Operator, Reply};
 
 /// The channel to the supervisor has something, or takes something again.
 const CHANNEL: Token = Token(usize::MAX);

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
-use super::files::Replacement;
+use crate::control::files::Replacement;
 
 /// How long an operator may take for its line.
 const LINE_TIME: Duration = Duration::from_secs(10);

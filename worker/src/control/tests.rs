@@ -14,7 +14,7 @@ use pen_ipc::message::{FromControl, FromStartingControl, Outcome, ToControl};
 use pen_ipc::start::ControlStart;
 use rustix::fs::MemfdFlags;
 
-use super::{OPERATORS, codec, run};
+use crate::control::{OPERATORS, codec, run};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

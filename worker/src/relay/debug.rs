@@ -100,7 +100,7 @@ impl Debug {
 
     /// Writes one line; false if that would have had to wait, or if there is no daemon. One that is gone is asked for again.
     fn write(&mut self, text: &str) -> bool {
-        let (seconds, _) = super::clock::unix_time();
+        let (seconds, _) = crate::relay::clock::unix_time();
         let stamp = Stamp::of(seconds as i64 + i64::from((self.utc_offset)(seconds as i64)));
         match &self.output {
             DebugOutput::Stderr => write_now(std::io::stderr().as_fd(), &format!("{}: {text}\n", stamp.iso())),

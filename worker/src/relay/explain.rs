@@ -13,9 +13,9 @@ use pen_ipc::message::ConnectFailure;
 use pen_ipc::message::EXPLANATION;
 use pen_table::Blacklist;
 
-use super::Relay;
-use super::balance::{Candidate, Eligible, Farm, Placement, Refusal, client_permitted};
-use super::upstreams::Hindrance;
+use crate::relay::Relay;
+use crate::relay::upstream::Hindrance;
+use crate::relay::upstream::select::{Candidate, Eligible, Farm, Placement, Refusal, client_permitted};
 
 /// A farm that is only looked at.
 struct Looked<'f, F> {

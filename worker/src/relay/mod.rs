@@ -8,44 +8,24 @@
 //! clients begin, `untaken` that of what they do not take. `dummy` and `idlers` are lives of other kinds; `orders` is what the supervisor says,
 //! `explain` one of the answers; `supervisor`, `request_log` and `debug` are the ways out of the jail.
 
-mod accept;
-pub mod balance;
+pub(crate) mod accept;
 mod clock;
-pub mod connect;
+pub(crate) mod commands;
 pub mod connection;
 mod debug;
-mod dial;
-mod dummy;
-mod end;
-mod ending;
 mod explain;
-mod failover;
-mod fault;
-mod forwarded;
-mod greeting;
-mod handshake;
 pub mod http;
-mod idle;
-mod idlers;
-mod orders;
-mod origin;
-mod pipe;
-pub mod proxy;
-mod pump;
-pub mod queue;
+pub(crate) mod link;
+pub(crate) mod preface;
 pub mod request_log;
-mod route;
-mod second_look;
-mod share;
-mod supervisor;
 #[cfg(test)]
 mod tests;
 pub mod tls;
-mod traffic;
-mod unfinished;
-mod untaken;
-pub mod upstreams;
+pub(crate) mod transfer;
+pub mod upstream;
 
+use crate::relay::connection::closing;
+use crate::relay::http::xff;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -60,25 +40,25 @@ use pen_ipc::start::WorkerStart;
 use pen_ipc::stats::Counters;
 use pen_table::{Seat, Table};
 
-use accept::Accepting;
-use connection::{Name, Pool, State};
-use debug::Debug;
-use forwarded::UntoldRefusals;
-use handshake::UntoldHandshakes;
-use idle::Idle;
-use idlers::Idlers;
-use origin::UntoldSenders;
-use pump::Tools;
-use queue::{Queue, STEP};
-use request_log::LogWriter;
-use second_look::SecondLooks;
-use supervisor::{Rated, Supervisor};
-use tls::Tls;
-use unfinished::Unfinished;
-use untaken::Untaken;
-use upstreams::Upstreams;
+use crate::relay::accept::Accepting;
+use crate::relay::connection::idle_timeout::Idle;
+use crate::relay::connection::timer_queue::{Queue, STEP};
+use crate::relay::connection::{Name, Pool, State};
+use crate::relay::debug::Debug;
+use crate::relay::http::xff::UntoldRefusals;
+use crate::relay::link::{Rated, Supervisor};
+use crate::relay::preface::handshake::UntoldHandshakes;
+use crate::relay::preface::incomplete::Unfinished;
+use crate::relay::preface::proxy_header::UntoldSenders;
+use crate::relay::request_log::LogWriter;
+use crate::relay::tls::Tls;
+use crate::relay::transfer::pump::Tools;
+use crate::relay::transfer::splice_recheck::SecondLooks;
+use crate::relay::transfer::undelivered::Untaken;
+use crate::relay::upstream::Upstreams;
+use crate::relay::upstream::idlers::Idlers;
 
-pub use tls::examine as examine_tls;
+pub use crate::relay::tls::examine as examine_tls;
 
 /// The channel to the supervisor has something, or takes something again.
 const CHANNEL: Token = Token(usize::MAX);
@@ -187,7 +167,7 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
     }
     let mut relay = Relay {
         poll,
-        shown: orders::shown(&start.settings),
+        shown: commands::shown(&start.settings),
         seat: table.seat(u32::from(start.id.0)),
         freed,
         vacancy,
@@ -324,10 +304,10 @@ impl Relay<'_> {
             self.greeting.next_deadline(&self.pool, self.greeting_timeout()),
             self.connecting.next_deadline(&self.pool, self.connect_timeout()),
             self.upstreams.next_deadline(&self.pool, self.connect_timeout()),
-            self.lingering.next_deadline(&self.pool, ending::LINGER),
-            self.heads.next_deadline(&self.pool, forwarded::HEAD),
-            self.undecided.next_deadline(&self.pool, forwarded::PROTOCOL),
-            self.refused.next_deadline(&self.pool, forwarded::ANSWERS),
+            self.lingering.next_deadline(&self.pool, closing::LINGER),
+            self.heads.next_deadline(&self.pool, xff::HEAD),
+            self.undecided.next_deadline(&self.pool, xff::PROTOCOL),
+            self.refused.next_deadline(&self.pool, xff::ANSWERS),
             self.idle.next_deadline(&self.pool),
             self.idlers.retry_at(),
             self.second_looks.due(),
@@ -356,16 +336,16 @@ impl Relay<'_> {
         while let Some(place) = self.upstreams.overdue(&self.pool, self.connect_timeout(), self.now) {
             self.waiting_ends(place);
         }
-        while let Some(place) = self.lingering.due(&self.pool, ending::LINGER, self.now) {
+        while let Some(place) = self.lingering.due(&self.pool, closing::LINGER, self.now) {
             self.linger_ends(place);
         }
-        while let Some(place) = self.heads.due(&self.pool, forwarded::HEAD, self.now) {
+        while let Some(place) = self.heads.due(&self.pool, xff::HEAD, self.now) {
             self.head_is_late(place);
         }
-        while let Some(place) = self.undecided.due(&self.pool, forwarded::PROTOCOL, self.now) {
+        while let Some(place) = self.undecided.due(&self.pool, xff::PROTOCOL, self.now) {
             self.protocol_is_late(place);
         }
-        while let Some(place) = self.refused.due(&self.pool, forwarded::ANSWERS, self.now) {
+        while let Some(place) = self.refused.due(&self.pool, xff::ANSWERS, self.now) {
             self.answers_are_late(place);
         }
         while let Some(place) = self.idle.due(&self.pool, self.now) {
@@ -431,7 +411,7 @@ impl Relay<'_> {
             return;
         }
         if !self.supervisor.may_tell(Rated::LogLost, self.now) {
-            return log.remind(self.now + supervisor::RATE);
+            return log.remind(self.now + link::RATE);
         }
         if let Some((lines, errno)) = log.take_lost() {
             self.counters.log_lost += lines;

@@ -1,6 +1,6 @@
 //! What an operator is told about commands: the list, one command, and the word nearest to an unknown one.
 
-use super::read::{COMMANDS, Entry};
+use crate::command::read::{COMMANDS, Entry};
 
 /// The column at which the list says what a command does.
 const COLUMN: usize = 34;

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::{BufferSide, Command, Fastclose, Form, LogTarget, ServerChange, Startup, Switch};
 use crate::acl::Verdict;
 use crate::address::Host;
+use crate::command::{BufferSide, Command, Fastclose, Form, LogTarget, ServerChange, Startup, Switch};
 use crate::settings::Http;
 
 /// The shortest line that reads as the same command. Only a path or a name that no command can hold, since a space is in it, does not.

@@ -1,6 +1,6 @@
 //! What kind of command one is: where it may stand depends on it.
 
-use super::Command;
+use crate::command::Command;
 
 /// What a command is there for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -4,14 +4,15 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use super::help::suggestion;
-use super::{
+use crate::acl::{Net, Verdict, is_mask};
+use crate::address::{Host, Local};
+use crate::command::help::suggestion;
+use crate::command::{
     BufferSide, Command, CommandError, Fastclose, Form, LogTarget, MAX_LINE, Nature, Number, ServerChange, Startup,
     Switch,
 };
-use crate::acl::{Net, Verdict, is_mask};
-use crate::address::{Host, Local};
-use crate::grammar::{self, COUNT, GrammarError, ServerSpec, quoted};
+use crate::parse::grammar;
+use crate::parse::grammar::{COUNT, GrammarError, ServerSpec, quoted};
 use crate::proxy::{ProxyOut, Senders};
 use crate::settings::{BufferSizes, Http};
 use crate::tls::{Suite, SuiteList};

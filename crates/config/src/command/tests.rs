@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
 
-use super::*;
+use crate::command::*;
 use crate::strategies;
 
 fn failure(line: &str) -> String {
@@ -218,7 +218,10 @@ fn every_other_command_is_read() {
         ("connection", Command::Connection(0)),
         ("connection 3", Command::Connection(3)),
         ("control", Command::Control),
-        ("control 8888", Command::Startup(Startup::Control(Some(crate::grammar::local("127.0.0.1:8888").unwrap())))),
+        (
+            "control 8888",
+            Command::Startup(Startup::Control(Some(crate::parse::grammar::local("127.0.0.1:8888").unwrap()))),
+        ),
         ("no control", Command::Startup(Startup::Control(None))),
         ("no jail", Command::Startup(Startup::Jail(None))),
         ("pid_file", Command::Show(Some("pid_file".into()))),
@@ -279,7 +282,10 @@ fn every_other_command_is_read() {
         ("status json", Command::Status(Form::Json)),
         (
             "socket_buffers server 65536 0",
-            Command::SocketBuffers(super::BufferSide::Server, crate::settings::BufferSizes { receive: 65536, send: 0 }),
+            Command::SocketBuffers(
+                crate::command::BufferSide::Server,
+                crate::settings::BufferSizes { receive: 65536, send: 0 },
+            ),
         ),
         ("tcp_fastclose up", Command::Fastclose(Fastclose::Up)),
         ("proxy_protocol in off", Command::ProxyIn(Senders::default())),

@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigurationError, error};
 use crate::address::{Address, Host, HostAddress, Local, Service};
-use crate::grammar::quoted;
+use crate::configuration::{ConfigurationError, error};
+use crate::parse::grammar::quoted;
 use crate::settings::Server;
 
 /// One question for the resolver.

@@ -4,9 +4,10 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 
-use super::*;
 use crate::address::{Host, HostAddress};
-use crate::{command, grammar};
+use crate::command;
+use crate::configuration::*;
+use crate::parse::grammar;
 
 const NO_SERVER: &str = "no server: neither an operand nor a command gives one";
 
@@ -62,7 +63,7 @@ fn failure(configuration: &Configuration) -> String {
 
 fn warnings(local: &str, servers: &[&str]) -> Vec<String> {
     let (listen, settings) = settled(local, servers);
-    super::warnings(std::slice::from_ref(&listen), &settings)
+    crate::configuration::warnings(std::slice::from_ref(&listen), &settings)
 }
 
 #[test]
@@ -302,7 +303,7 @@ proptest! {
         let (listen, settings) = settled("80", &[&spec.to_string()]);
         let address = HostAddress::from(ip).with_port(port);
         prop_assert_eq!(settings.servers[0].as_ref(), Some(&Server { soft, hard, weight, prio, ..Server::at(address) }));
-        let _ = super::warnings(std::slice::from_ref(&listen), &settings);
+        let _ = crate::configuration::warnings(std::slice::from_ref(&listen), &settings);
     }
 }
 
@@ -327,7 +328,7 @@ fn a_name_with_several_addresses_has_all_of_them_and_a_zone_its_interface() {
 #[test]
 fn a_link_local_address_without_an_interface_is_warned_of() {
     let (listen, settings) = settled("80", &["[fe80::1]:80", "[2001:db8::1]:80"]);
-    let warnings = super::warnings(std::slice::from_ref(&listen), &settings);
+    let warnings = crate::configuration::warnings(std::slice::from_ref(&listen), &settings);
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].starts_with("server 0 ([fe80::1]:80): a link-local address"), "{warnings:?}");
 }

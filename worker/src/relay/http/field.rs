@@ -3,7 +3,7 @@
 //! Pure. Servers fold names: CGI and WSGI make one variable of `X-Forwarded-For` and `X_Forwarded_For`, others map every byte that is no letter or
 //! digit to `_`, or leave it out. Names that are the same without such bytes are *twins*.
 
-use super::body::is_token;
+use crate::relay::http::body::is_token;
 
 /// The field of the client's address.
 pub const FORWARDED_FOR: &str = "X-Forwarded-For";

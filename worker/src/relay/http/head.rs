@@ -7,8 +7,9 @@ use std::mem::MaybeUninit;
 
 use pen_ipc::refusal::Refusal;
 
-use super::body::Body;
-use super::field::{self, Field};
+use crate::relay::http::body::Body;
+use crate::relay::http::field;
+use crate::relay::http::field::Field;
 
 /// Most bytes of a head, empty lines before it not counted.
 pub const LIMIT: usize = 64 * 1024;

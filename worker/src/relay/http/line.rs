@@ -5,7 +5,7 @@
 
 use pen_ipc::refusal::Refusal;
 
-use super::body::is_token;
+use crate::relay::http::body::is_token;
 
 /// How far a line has come.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

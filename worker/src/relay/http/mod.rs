@@ -5,24 +5,25 @@
 //! follows a change of protocol that the server agreed to (`asked`). Everything else is refused. With `http mixed` what is not HTTP/1.x passes unchanged, and the
 //! promise does not hold.
 
-mod asked;
 pub mod body;
+pub(crate) mod direction;
 mod field;
 mod head;
 pub mod line;
 mod request;
+pub(crate) mod responses;
 #[cfg(test)]
 mod tests;
-mod turn;
+pub(crate) mod xff;
 
-pub use turn::Turn;
+pub use crate::relay::http::direction::Turn;
 
-use asked::{Asked, Verdict};
-use body::Body;
-use line::Line;
+use crate::relay::http::body::Body;
+use crate::relay::http::line::Line;
+use crate::relay::http::request::{Asks, Sender};
+use crate::relay::http::responses::{Asked, Verdict};
 use pen_config::ids::ClientKey;
 use pen_ipc::refusal::Refusal;
-use request::{Asks, Sender};
 
 /// The two directions of a connection that `-H` is on for.
 #[derive(Debug)]

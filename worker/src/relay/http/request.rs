@@ -7,9 +7,10 @@ use std::mem::MaybeUninit;
 
 use pen_ipc::refusal::Refusal;
 
-use super::body::Body;
-use super::field::{self, FORWARDED_FOR, FORWARDED_PROTO, Field, Named};
-use super::head::{FIELDS, Framing, LIMIT, line_ends};
+use crate::relay::http::body::Body;
+use crate::relay::http::field;
+use crate::relay::http::field::{FORWARDED_FOR, FORWARDED_PROTO, Field, Named};
+use crate::relay::http::head::{FIELDS, Framing, LIMIT, line_ends};
 
 /// What is said of the client.
 #[derive(Debug)]

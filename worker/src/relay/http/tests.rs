@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use crate::relay::http::*;
 
 /// How bytes are taken here: strictly, as with `-H`.
 const STRICT: Others = Others::Refused;

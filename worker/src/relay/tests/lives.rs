@@ -3,7 +3,7 @@
 use pen_config::acl::{Acl, Net, Verdict};
 use pen_config::command::Fastclose;
 
-use super::*;
+use crate::relay::tests::*;
 
 /// A list that refuses all IPv4 clients.
 fn none() -> Acl {

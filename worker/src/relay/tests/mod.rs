@@ -1,7 +1,7 @@
 //! A whole worker in a thread, with real sockets; the test is its supervisor.
 
+pub(crate) mod commands;
 mod lives;
-mod orders;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -66,7 +66,7 @@ impl Rig {
             descriptor_limit: 1024,
             utc_offset: |_| 0,
         };
-        let thread = std::thread::spawn(move || super::run(start, table));
+        let thread = std::thread::spawn(move || crate::relay::run(start, table));
         wait_readable(&ours);
         assert!(matches!(ours.receive().unwrap(), Received::Message(FromStartingWorker::Ready, None)));
         let channel = ours.into_phase();

@@ -6,7 +6,7 @@
 
 use rustls::pki_types::CertificateDer;
 
-use super::der::{
+use crate::relay::tls::der::{
     BITS, BOOLEAN, CONTEXT_0, CONTEXT_3, INTEGER, OBJECT, OCTETS, SEQUENCE, SET, Value, Values, seconds, wrap,
 };
 use pen_ipc::message::CertificateFault;
@@ -400,10 +400,10 @@ mod tests {
         let text = name(read.subject);
         assert!(text.contains(r"CN=a\,b\u{1b}[2J\u{202e}") && text.len() < 210 && text.ends_with("..."), "{text}");
         assert!(read.validity().unwrap().0 < read.validity().unwrap().1);
-        let own = super::super::signing::Key::new(&key.serialize_der().try_into().unwrap()).unwrap();
+        let own = crate::relay::tls::signing::Key::new(&key.serialize_der().try_into().unwrap()).unwrap();
         assert!(read.has_key(&own.public_key().unwrap()));
         let other = KeyPair::generate().unwrap();
-        let other = super::super::signing::Key::new(&other.serialize_der().try_into().unwrap()).unwrap();
+        let other = crate::relay::tls::signing::Key::new(&other.serialize_der().try_into().unwrap()).unwrap();
         assert!(!read.has_key(&other.public_key().unwrap()));
     }
 

@@ -18,15 +18,17 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{Error, RootCertStore, ServerConfig, SignatureAlgorithm};
 use zeroize::Zeroize;
 
-use super::certificate::{self, Certificate};
-use super::der::{self, Ocsp};
-use super::material::Material;
-use super::names::Resolver;
-use super::pem;
-use super::signing::Key;
-use super::tickets::{Secrets, Tickets};
-use super::transcript;
-use super::verifier::{Use, Verifier};
+use crate::relay::tls::certificate;
+use crate::relay::tls::certificate::Certificate;
+use crate::relay::tls::der;
+use crate::relay::tls::der::Ocsp;
+use crate::relay::tls::material::Material;
+use crate::relay::tls::names::Resolver;
+use crate::relay::tls::pem;
+use crate::relay::tls::signing::Key;
+use crate::relay::tls::tickets::{Secrets, Tickets};
+use crate::relay::tls::transcript;
+use crate::relay::tls::verifier::{Use, Verifier};
 
 /// What handshakes go by.
 #[derive(Debug)]

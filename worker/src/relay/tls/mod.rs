@@ -26,13 +26,13 @@ use std::sync::Arc;
 use pen_ipc::start::TlsStart;
 use pen_ipc::tls_files::{Examined, TICKET_SECRET};
 
-use keyring::Keyring;
-use material::Material;
-use tickets::Secrets;
+use crate::relay::tls::keyring::Keyring;
+use crate::relay::tls::material::Material;
+use crate::relay::tls::tickets::Secrets;
 
-pub use crate::relay::pump::BUFFER as PLAIN;
-pub use failure::failure;
-pub use session::{Cipher, Session};
+pub use crate::relay::tls::failure::failure;
+pub use crate::relay::tls::session::{Cipher, Session};
+pub use crate::relay::transfer::pump::BUFFER as PLAIN;
 
 /// What a worker's handshakes go by.
 #[derive(Debug)]

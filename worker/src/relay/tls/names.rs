@@ -8,7 +8,7 @@ use rustls::pki_types::ServerName;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use super::keyring::{Authorities, Notices, Source, Stack};
+use crate::relay::tls::keyring::{Authorities, Notices, Source, Stack};
 
 /// The certificate of every client: its name's, or the default.
 #[derive(Debug)]

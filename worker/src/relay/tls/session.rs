@@ -9,11 +9,11 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 use rustls::{HandshakeKind, ProtocolVersion};
 
-use super::hello::{Hello, look};
-use super::keyring::Keyring;
-use super::transcript::hide;
-use super::verifier::{Refused, refused};
-use crate::relay::pump::BUFFER;
+use crate::relay::tls::hello::{Hello, look};
+use crate::relay::tls::keyring::Keyring;
+use crate::relay::tls::transcript::hide;
+use crate::relay::tls::verifier::{Refused, refused};
+use crate::relay::transfer::pump::BUFFER;
 
 /// Bytes of the buffer for records: as many as [`BUFFER`] bytes of plain text become, each record of 16 KiB with its header, content type, nonce and
 /// tag (RFC 8446, 5.2; RFC 5288, 3), and some messages of the session itself.

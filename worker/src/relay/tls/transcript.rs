@@ -12,7 +12,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::hash::{Context, Hash, HashAlgorithm, Output};
 use rustls::{CipherSuite, CipherSuiteCommon, SupportedCipherSuite, Tls12CipherSuite, Tls13CipherSuite};
 
-use super::hello::{Extensions, SERVER_NAME, STAND_IN};
+use crate::relay::tls::hello::{Extensions, SERVER_NAME, STAND_IN};
 
 /// Takes the name out of a hello, whose extension's type is at these two places.
 pub fn hide(records: &mut [u8], places: [usize; 2]) {
@@ -24,7 +24,7 @@ pub fn hide(records: &mut [u8], places: [usize; 2]) {
 }
 
 /// Messages as the client sent them: if the first is a hello whose name was hidden, with the name. No other hello has such an extension:
-/// [`super::hello::look`] leaves one that has it as it is, and rustls refuses it for its name.
+/// [`crate::relay::tls::hello::look`] leaves one that has it as it is, and rustls refuses it for its name.
 pub fn as_it_came(messages: &[u8]) -> Cow<'_, [u8]> {
     let mut extensions = Extensions::of(messages).into_iter().flatten();
     match extensions.find(|(kind, _, _)| *kind == STAND_IN) {

@@ -16,8 +16,8 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 // The crate rustls_webpki.
 use webpki::{EndEntityCert, KeyUsage};
 
-use super::certificate::{Certificate, Place, Plain, name};
-use super::transcript;
+use crate::relay::tls::certificate::{Certificate, Place, Plain, name};
+use crate::relay::tls::transcript;
 
 /// By whom clients are verified.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! What a head says, and what is refused, told by examples. What becomes of the lines is told by the tests of the whole exchange.
 
-use super::*;
+use crate::relay::http::request::*;
 
 fn read(head: &str) -> Result<Request, Refusal> {
     let (sender, mut out) = (Sender { address: "10.0.0.1".into(), https: false }, b"before".to_vec());

@@ -11,8 +11,10 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, SupportedProtocolVersion};
 
-use super::super::{keyring, material::Material, tickets::Secrets};
-use super::*;
+use crate::relay::tls::keyring;
+use crate::relay::tls::material::Material;
+use crate::relay::tls::session::*;
+use crate::relay::tls::tickets::Secrets;
 
 fn keyring() -> Arc<Keyring> {
     let key = KeyPair::generate().unwrap();

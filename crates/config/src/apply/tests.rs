@@ -1,0 +1,320 @@
+//! What each command changes, and what it leaves.
+
+use std::net::IpAddr;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use crate::apply::*;
+use crate::command::parse;
+use crate::strategies;
+
+fn names() -> Names {
+    let mut names = Names::default();
+    names.hosts.insert("www1".into(), vec![IpAddr::from([10, 0, 0, 7]).into()]);
+    names.services.insert("http".into(), 80);
+    names
+}
+
+fn with(settings: &Settings, line: &str) -> Result<Settings, String> {
+    let mut after = settings.clone();
+    let result = apply(&mut after, &parse(line).unwrap(), &names(), Some(8080));
+    if result.is_err() {
+        assert_eq!(&after, settings, "{line}");
+    }
+    result.map(|()| after)
+}
+
+#[test]
+fn answers_that_come_in_turns_move_nothing() {
+    let answered = |ips: &[u8]| {
+        let mut names = Names::default();
+        names.hosts.insert("farm".into(), ips.iter().map(|n| IpAddr::from([10, 0, 0, *n]).into()).collect());
+        names
+    };
+    let mut settings = empty(1);
+    let mut by = |line: &str, ips: &[u8]| {
+        apply(&mut settings, &parse(line).unwrap(), &answered(ips), Some(80)).unwrap();
+        let server = settings.servers[0].as_ref().unwrap();
+        server.addresses().map(Address::to_string).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(by("server 0 address farm", &[1, 2, 3]), "10.0.0.1:80 10.0.0.2:80 10.0.0.3:80");
+    assert_eq!(by("server 0 address farm", &[3, 1, 2]), "10.0.0.1:80 10.0.0.2:80 10.0.0.3:80");
+    assert_eq!(by("server 0 address farm", &[4, 3, 2]), "10.0.0.2:80 10.0.0.3:80 10.0.0.4:80");
+    assert_eq!(by("server 0 port 81", &[]), "10.0.0.2:81 10.0.0.3:81 10.0.0.4:81");
+    assert_eq!(by("server 0 address farm port 81", &[9, 9]), "10.0.0.9:81");
+    assert_eq!(by("server 0 address 10.0.0.3", &[]), "10.0.0.3:81");
+}
+
+fn empty(slots: usize) -> Settings {
+    Settings { servers: vec![None; slots], ..Settings::default() }
+}
+
+fn file(lines: &[&str]) -> Vec<Placed> {
+    let one =
+        |(number, line): (usize, &&str)| Placed { place: format!("f:{}", number + 1), command: parse(line).unwrap() };
+    lines.iter().enumerate().map(one).collect()
+}
+
+#[test]
+fn settings_are_set_one_by_one() {
+    let before = Settings::default();
+    let changed = |line: &str, expected: Settings| {
+        assert_ne!(expected, before, "{line}");
+        assert_eq!(with(&before, line), Ok(expected), "{line}");
+    };
+    let selection = before.selection;
+    let base = || before.clone();
+    changed("ascii", Settings { ascii: true, ..base() });
+    changed("dummy", Settings { dummy: true, ..base() });
+    changed("keepalive", Settings { keepalive: true, ..base() });
+    changed("tcp_nodelay", Settings { tcp_nodelay: true, ..base() });
+    for (word, selection) in [
+        ("hash", crate::settings::Selection { hash: true, ..selection }),
+        ("prio", crate::settings::Selection { prio: true, ..selection }),
+        ("roundrobin", crate::settings::Selection { roundrobin: true, ..selection }),
+        ("stubborn", crate::settings::Selection { stubborn: true, ..selection }),
+        ("weight", crate::settings::Selection { weight: true, ..selection }),
+    ] {
+        changed(word, Settings { selection, ..base() });
+        assert_eq!(with(&with(&before, word).unwrap(), &format!("no {word}")), Ok(base()));
+    }
+    changed("blacklist 7", Settings { blacklist: 7, ..base() });
+    changed("client_acl 7", Settings { client_acl: 7, ..base() });
+    changed("clients_max 4096", Settings { clients_max: 4096, ..base() });
+    changed("conn_max 4096", Settings { connections_max: 4096, ..base() });
+    changed("control_acl 7", Settings { control_acl: 7, ..base() });
+    changed("debug 7", Settings { debug: 7, ..base() });
+    changed("idle_timeout 7", Settings { idle_timeout: 7, ..base() });
+    changed("idlers 7", Settings { idlers: 7, ..base() });
+    changed("pending_max 7", Settings { pending_max: 7, ..base() });
+    changed("timeout 7", Settings { connect_timeout: 7, ..base() });
+    changed("tracking 7", Settings { tracking: 7, ..base() });
+    changed("source ::1", Settings { source: Some("::1".parse().unwrap()), ..base() });
+    changed("tcp_fastclose both", Settings { fastclose: crate::command::Fastclose::Both, ..base() });
+    let source = with(&before, "source 10.0.0.1").unwrap();
+    assert_eq!(with(&source, "no source"), Ok(base()));
+}
+
+#[test]
+fn what_asks_or_is_no_setting_changes_nothing() {
+    let before = empty(3);
+    for line in [
+        "",
+        "blacklist",
+        "clients_max",
+        "close 3",
+        "connection",
+        "control",
+        "exit",
+        "explain ::1",
+        "include x",
+        "listen 81",
+        "log /x",
+        "no log",
+        "mode",
+        "pid",
+        "recent",
+        "servers",
+        "socket 3",
+        "status",
+        "web_stats x",
+        "no web_stats",
+        "workers 3",
+        "write",
+    ] {
+        assert_eq!(with(&before, line).as_ref(), Ok(&before), "{line}");
+    }
+}
+
+#[test]
+fn the_tables_only_grow() {
+    let before = Settings::default();
+    for line in ["clients_max 2048", "conn_max 256"] {
+        assert_eq!(with(&before, line).as_ref(), Ok(&before), "{line}");
+    }
+    for (line, why) in [
+        ("clients_max 2047", "clients_max: 2047 is below 2048, which is in force: it only grows"),
+        ("conn_max 10", "conn_max: 10 is below 256, which is in force: it only grows"),
+    ] {
+        assert_eq!(with(&before, line), Err(why.to_owned()));
+        // A file that is read again is not refused for it; its last word counts, as at the start.
+        let lines = file(&[line, "blacklist 3"]);
+        let blacklist = Settings { blacklist: 3, ..before.clone() };
+        assert_eq!(reload(&before, &[], &lines, &Names::default(), None), Ok(blacklist));
+    }
+    let lines = file(&["conn_max 900", "conn_max 500"]);
+    let grown = reload(&before, &[], &lines, &Names::default(), None).unwrap();
+    assert_eq!(grown.connections_max, 500);
+}
+
+#[test]
+fn access_lists_are_appended_to_and_emptied() {
+    let mut settings = Settings::default();
+    for line in ["acl 3 permit 1.2.3.4", "acl 3 deny ::1", "acl 9 permit 0.0.0.0/0"] {
+        settings = with(&settings, line).unwrap();
+    }
+    let count = |settings: &Settings| settings.acls.each_ref().map(|acl| acl.entries().len());
+    assert_eq!(count(&settings), [0, 0, 0, 2, 0, 0, 0, 0, 0, 1]);
+    assert_eq!(count(&with(&settings, "no acl 3").unwrap()), [0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    while let Ok(more) = with(&settings, "acl 0 permit 1.2.3.4") {
+        settings = more;
+    }
+    assert_eq!(settings.acls[0].entries().len(), MAX_ENTRIES);
+    assert_eq!(with(&settings, "acl 0 permit ::1").unwrap_err(), "acl: list 0 is full, it has 10000 entries");
+}
+
+#[test]
+fn servers_are_made_and_changed() {
+    let server = |settings: &Settings, n: usize| {
+        let Server { address, soft, hard, weight, prio, acl, .. } = settings.servers[n].as_ref().unwrap();
+        format!("{address} {soft} {hard} {weight} {prio} {acl}")
+    };
+    let mut settings = empty(3);
+    let rows = [
+        ("server 1 address 10.0.0.1", 1, "10.0.0.1:8080 0 0 1 0 0"),
+        ("server 1 max 5 hard 6 weight 0 prio 8 acl 9", 1, "10.0.0.1:8080 5 6 0 8 9"),
+        ("server 1 port http", 1, "10.0.0.1:80 5 6 0 8 9"),
+        ("server 1 address ::1", 1, "[::1]:80 5 6 0 8 9"),
+        ("server 1 address ::ffff:10.0.0.2", 1, "10.0.0.2:80 5 6 0 8 9"),
+        ("server 1 address www1 blacklist 3", 1, "10.0.0.7:80 5 6 0 8 9"),
+        ("server 1 port 4", 1, "10.0.0.7:4 5 6 0 8 9"),
+        ("server 2 port 9 address 10.0.0.3", 2, "10.0.0.3:9 0 0 1 0 0"),
+        ("server 0 address /run/a.sock max 3", 0, "/run/a.sock 3 0 1 0 0"),
+        ("server 0 port 4", 0, "/run/a.sock 3 0 1 0 0"),
+        ("server 0 address 10.0.0.4", 0, "10.0.0.4:8080 3 0 1 0 0"),
+        ("server 0 address /run/b.sock", 0, "/run/b.sock 3 0 1 0 0"),
+        ("server 0 address 10.0.0.6", 0, "10.0.0.6:8080 3 0 1 0 0"),
+        ("server 2 blacklist 7", 2, "10.0.0.3:9 0 0 1 0 0"),
+    ];
+    for (line, number, expected) in rows {
+        settings = with(&settings, line).unwrap();
+        assert_eq!(server(&settings, number), expected, "{line}");
+    }
+}
+
+#[test]
+fn a_server_is_checked_as_a_whole() {
+    let settings = with(&empty(2), "server 0 address 10.0.0.1").unwrap();
+    let too_large = |n: &str| format!("server: number {n} too large, this program was started for 2 servers (-S)");
+    let rows = [
+        ("server 2 address 10.0.0.1".to_owned(), too_large("2")),
+        ("server 1000000 max 3".to_owned(), too_large("1000000")),
+        (
+            "server 1 max 3".to_owned(),
+            "server: number 1 has no address yet; give it one: server 1 address ...".to_owned(),
+        ),
+        ("server 0 max 3 address gone".to_owned(), "server: number 0: no address found for host 'gone'".to_owned()),
+        (
+            "server 0 max 3 port gone".to_owned(),
+            "server: number 0: 'gone' is neither a port nor a known TCP service".to_owned(),
+        ),
+    ];
+    for (line, why) in rows {
+        assert_eq!(with(&settings, &line).unwrap_err(), why);
+    }
+    let mut behind_unix = empty(1);
+    let command = parse("server 0 address 10.0.0.1").unwrap();
+    let why = apply(&mut behind_unix, &command, &names(), None).unwrap_err();
+    assert_eq!(why, "server: number 0: the port is missing");
+    assert_eq!(behind_unix, empty(1));
+}
+
+#[test]
+fn a_blacklisting_is_no_setting_but_can_be_found() {
+    let found = |line: &str| blacklisting(&parse(line).unwrap());
+    assert_eq!(found("server 3 max 2 blacklist 6"), Some((ServerId(3), 6)));
+    assert_eq!(found("server 3 max 2"), None);
+    assert_eq!(found("server 70000 blacklist 5"), None);
+    assert_eq!(found("blacklist 5"), None);
+}
+
+#[test]
+fn a_reload_makes_the_lists_that_the_file_mentions_anew() {
+    let options = file(&["acl 1 permit 1.1.1.1", "acl 2 permit 2.2.2.2", "acl 3 permit 3.3.3.3", "blacklist 1"]);
+    let lines = file(&["acl 1 deny 1.1.1.2", "no acl 2", "acl 2 deny 2.2.2.3", "acl 4 deny 4.4.4.4"]);
+    let mut running = empty(1);
+    for placed in options.iter().chain(&lines) {
+        apply(&mut running, &placed.command, &names(), None).unwrap();
+    }
+    // What was said at the control port.
+    for line in ["acl 1 permit 9.9.9.9", "acl 3 permit 9.9.9.9", "acl 5 permit 9.9.9.9", "blacklist 9"] {
+        running = with(&running, line).unwrap();
+    }
+    let after = reload(&running, &options, &lines, &names(), None).unwrap();
+    let list = |n: usize| after.acls[n].entries().iter().map(|(_, net)| net.to_string()).collect::<Vec<_>>().join(",");
+    let mask = "255.255.255.255";
+    assert_eq!(list(1), format!("1.1.1.1 {mask},1.1.1.2 {mask}"));
+    assert_eq!(list(2), format!("2.2.2.3 {mask}"));
+    assert_eq!(list(3), format!("3.3.3.3 {mask},9.9.9.9 {mask}"));
+    assert_eq!((list(4), list(5)), (format!("4.4.4.4 {mask}"), format!("9.9.9.9 {mask}")));
+    assert_eq!(after.blacklist, 9);
+    assert_eq!(reload(&after, &options, &lines, &names(), None), Ok(after));
+}
+
+#[test]
+fn a_reload_is_all_or_nothing_and_tells_every_line() {
+    let lines = file(&["blacklist 3", "server 7 max 3", "hash", "exit", "server 0 address gone"]);
+    let errors = reload(&empty(1), &[], &lines, &names(), None).unwrap_err();
+    let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        errors,
+        [
+            "f:2: server: number 7 too large, this program was started for 1 servers (-S)",
+            "f:4: exit: only the control port takes this command",
+            "f:5: server: number 0: no address found for host 'gone'",
+        ]
+    );
+}
+
+proptest! {
+    #[test]
+    fn a_command_that_fails_changes_nothing_and_one_that_works_does_so_again(
+        settings in strategies::settings(),
+        commands in vec(strategies::command(), 1..6),
+        port in any::<Option<u16>>(),
+    ) {
+        let mut now = settings;
+        for command in commands {
+            let before = now.clone();
+            match apply(&mut now, &command, &names(), port) {
+                Err(why) => {
+                    prop_assert!(!why.contains('\n') && why.contains(':'), "{}", why);
+                    prop_assert_eq!(&now, &before);
+                }
+                Ok(()) => {
+                    let once = now.clone();
+                    prop_assert_eq!(apply(&mut now, &command, &names(), port), Ok(()));
+                    if !matches!(command, Command::Acl { .. }) {
+                        prop_assert_eq!(&now, &once);
+                    }
+                    prop_assert_eq!(now.table_size(), before.table_size());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_name_that_a_command_holds_is_asked_for(command in strategies::command()) {
+        let mut answered = Names::default();
+        for lookup in lookups(&command) {
+            match lookup {
+                Lookup::Host(name) => drop(answered.hosts.insert(name, vec![IpAddr::from([10, 0, 0, 1]).into()])),
+                Lookup::Service(name) => drop(answered.services.insert(name, 80)),
+            }
+        }
+        let mut settings = with(&empty(1), "server 0 address 10.0.0.1").unwrap();
+        let command = match command {
+            Command::Server { changes, .. } => Command::Server { number: 0, changes },
+            Command::NoServer(_) => Command::NoServer(0),
+            // Such a size is one that there is already, or more.
+            Command::Number(Number::ClientsMax, Some(_)) => Command::Number(Number::ClientsMax, None),
+            Command::Number(Number::ConnMax, Some(_)) => Command::Number(Number::ConnMax, None),
+            command => command,
+        };
+        prop_assert_eq!(apply(&mut settings, &command, &answered, Some(80)), Ok(()));
+        if let Command::Listen(Some(local)) = &command {
+            prop_assert!(crate::configuration::resolve_local(local, &answered).is_ok());
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! What is shown loads as what it was: all of it, and each setting alone.
+
+use std::collections::BTreeSet;
+
+use proptest::collection::vec;
+use proptest::option::of;
+use proptest::prelude::*;
+
+use crate::address::Address;
+use crate::command::{COMMANDS, SETTINGS, parse};
+use crate::configuration::{Configuration, Names, Placed};
+use crate::parse::{file, grammar};
+use crate::print::in_force::*;
+use crate::{apply, strategies};
+
+/// Commands that set nothing which lasts.
+const OTHERS: &[&str] = &[
+    "abort_on_error",
+    "block",
+    "certificates",
+    "close",
+    "connection",
+    "delayed_forward",
+    "dsr_if",
+    "dsr_ip",
+    "epoll",
+    "exit",
+    "explain",
+    "help",
+    "overview",
+    "include",
+    "kqueue",
+    "mode",
+    "peek",
+    "pid",
+    "poll",
+    "recent",
+    "sandbox",
+    "select",
+    "servers",
+    "show",
+    "socket",
+    "ssl_client_renegotiation_interval",
+    "status",
+    "tarpit_acl",
+    "transparent",
+    "write",
+];
+
+/// Settings that somebody asked for, with all that is beside them.
+#[derive(Debug)]
+struct State {
+    settings: Settings,
+    startup: Vec<Startup>,
+    log: Option<LogTarget>,
+    status_file: Option<std::path::PathBuf>,
+    workers: u32,
+    servers_only: bool,
+}
+
+impl State {
+    fn text(&self, word: Option<&str>) -> String {
+        let State { settings, startup, workers, servers_only, .. } = self;
+        let (log, status_file) = (self.log.as_ref(), self.status_file.as_deref());
+        let (listen, workers, servers_only) = (&local(), *workers, *servers_only);
+        InForce { settings, startup, listen, log, status_file, workers, servers_only }.text(word)
+    }
+}
+
+fn state() -> impl Strategy<Value = State> {
+    let log = of("/[a-z]{1,9}".prop_map(|path| LogTarget::File(path.into())));
+    let beside = (log, of("/[a-z]{1,9}"), 1u32..=64, any::<bool>(), vec(strategies::startup(), 0..9));
+    (strategies::settings(), beside).prop_map(|(settings, (log, status_file, workers, servers_only, said))| {
+        let startup = one_of_each(&said);
+        State { settings, startup, log, status_file: status_file.map(Into::into), workers, servers_only }
+    })
+}
+
+/// The last of each kind.
+fn one_of_each(said: &[Startup]) -> Vec<Startup> {
+    let words: BTreeSet<&str> = said.iter().map(Startup::word).collect();
+    let last = |word: &&str| said.iter().rev().find(|startup| startup.word() == *word).cloned();
+    words.iter().filter_map(last).collect()
+}
+
+fn placed(text: &str) -> Vec<Placed> {
+    let lines = file::parse(text.as_bytes()).unwrap();
+    lines.into_iter().map(|line| Placed { place: line.number.to_string(), command: line.command }).collect()
+}
+
+fn local() -> Local {
+    grammar::local("127.0.0.1:80").unwrap()
+}
+
+/// A start without a word on the command line.
+fn nothing() -> Configuration {
+    Configuration {
+        local: None,
+        servers: Vec::new(),
+        commands: Vec::new(),
+        emergency: None,
+        abuse: None,
+        server_slots: None,
+        accept_batch: 100,
+        hash_always: false,
+        tls: Tls::default(),
+    }
+}
+
+#[test]
+fn every_command_is_a_setting_that_is_shown_or_none() {
+    let words: BTreeSet<&str> = COMMANDS.iter().map(|entry| entry.word).collect();
+    assert!(SETTINGS.is_sorted() && SETTINGS.iter().all(|word| !OTHERS.contains(word)));
+    assert_eq!(words, SETTINGS.iter().chain(OTHERS).copied().collect());
+    let startup = [
+        Startup::Control(None),
+        Startup::ExitCommand(false),
+        Startup::Jail(None),
+        Startup::PidFile(None),
+        Startup::RequireSandbox(false),
+        Startup::User(None),
+    ];
+    let server = Server::at(Address::Unix("/a".into()));
+    let settings = Settings { servers: vec![None, Some(server)], ..Settings::default() };
+    let (log, status_file, workers, servers_only, listen) = (None, None, 2, false, &local());
+    let plain = InForce { settings: &settings, startup: &startup, listen, log, status_file, workers, servers_only };
+    for word in SETTINGS {
+        let text = plain.text(Some(word));
+        let word = if *word == "status_file" { "web_stats" } else { word };
+        assert!(!text.is_empty(), "{word} is shown");
+        for line in text.lines() {
+            assert!(line.strip_prefix("no ").unwrap_or(line).split(' ').next() == Some(word), "{line}");
+            parse(line).unwrap();
+        }
+        assert!(plain.text(None).contains(&text) || word == "proxy_protocol", "{word}");
+    }
+    assert_eq!(
+        plain.text(Some("server")),
+        "no server 0\nserver 1 address /a port 1 max 0 hard 0 weight 1 prio 0 acl 0\n"
+    );
+    assert_eq!(plain.text(Some("server 0")), "no server 0\n");
+    assert_eq!(plain.text(Some("acl 3")), "no acl 3\n");
+    assert!(plain.text(Some("ssl_ciphers")).starts_with("no ssl_ciphers # the default: ECDHE-"));
+}
+
+proptest! {
+    #[test]
+    fn all_that_is_shown_starts_as_what_it_was(state in state()) {
+        let shown = placed(&state.text(None));
+        let settled = nothing().settle(&Names::default(), &shown);
+        let mut settled = settled.map_err(|errors| TestCaseError::fail(format!("{errors:?}")))?;
+        settled.settings.generation = state.settings.generation;
+        prop_assert_eq!(&settled.settings, &state.settings);
+        prop_assert_eq!((settled.log, settled.status_file), (state.log, state.status_file));
+        prop_assert_eq!((settled.local, settled.workers), (local(), Some(state.workers)));
+        prop_assert_eq!(apply::names_all(&shown), Some(state.servers_only));
+        let said: Vec<Startup> = shown.into_iter().filter_map(|placed| match placed.command {
+            Command::Startup(startup) => Some(startup),
+            _ => None,
+        }).collect();
+        prop_assert_eq!(said, state.startup);
+    }
+
+    #[test]
+    fn each_setting_that_is_shown_is_already_in_force(state in state()) {
+        // Alone in a file, this one would take all servers away.
+        for word in SETTINGS.iter().filter(|word| **word != "servers_only") {
+            let lines = placed(&state.text(Some(word)));
+            let again = apply::reload(&state.settings, &[], &lines, &Names::default(), Some(80));
+            prop_assert_eq!(again.as_ref(), Ok(&state.settings), "{}", word);
+        }
+    }
+}

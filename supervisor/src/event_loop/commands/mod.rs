@@ -1,0 +1,529 @@
+//! Where commands are carried out: one at a time, in the order of their arrival, and never by waiting. A command that takes time is a job
+//! whose stage says what it waits for; every turn of the loop takes it a step further.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
+use pen_config::command::Command;
+use pen_config::ids::{ServerId, Target, WorkerId};
+use pen_ipc::message::{Operator, ReportPage};
+
+use crate::event_loop::Service;
+use crate::event_loop::commands::query::Wanted;
+use crate::event_loop::reload::notices::Success;
+use crate::event_loop::reload::prepare::Change;
+use crate::event_loop::reload::{Batch, Purpose};
+use crate::files::status_file::Writer;
+use crate::helpers::examine::Examining;
+use crate::helpers::names;
+use crate::helpers::names::Inquiry;
+use crate::helpers::open::Fetching;
+use crate::helpers::resolve::Asking;
+use crate::helpers::task::Errand;
+use crate::processes::control::Reply;
+use crate::report::{Gathering, TooMany};
+
+/// What waits to be done, and what is being done.
+#[derive(Debug, Default)]
+pub(in crate::event_loop) struct Desk {
+    queue: VecDeque<Request>,
+    job: Option<Job>,
+    /// The configuration file is to be read again.
+    hangup: bool,
+    /// The last that was begun was to read it again.
+    after_hangup: bool,
+    /// The files of TLS are to be read again.
+    reread: bool,
+    /// The operator whose job is being done.
+    serving: Option<Operator>,
+    /// Something is left to be begun at once.
+    more: bool,
+    /// Who gave the exit command.
+    exit: Option<By>,
+    serial: u32,
+    /// Children of jobs that are over, still to be reaped: those that a file system keeps stay here.
+    leaving: Vec<Pid>,
+}
+
+#[derive(Debug)]
+struct Request {
+    by: By,
+    command: Command,
+    file: Option<OwnedFd>,
+}
+
+/// Whom the outcome is for.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::event_loop) enum By {
+    /// An operator of the control process that has this pid.
+    Operator {
+        /// The process.
+        pid: Pid,
+        /// The operator.
+        ticket: u64,
+        /// Who that is.
+        who: Operator,
+    },
+    /// Nobody who waits: the signal HUP.
+    Hangup,
+}
+
+#[derive(Debug)]
+struct Job {
+    by: By,
+    stage: Stage,
+}
+
+/// What a job waits for.
+#[derive(Debug)]
+pub(in crate::event_loop) enum Stage {
+    /// To be begun.
+    Begin(Command, Option<OwnedFd>),
+    /// A log that an operator named is to be opened again.
+    Reopen,
+    /// The configuration file is to be read.
+    Reload,
+    /// What an operator named to be had.
+    Fetching(Fetching, Purpose),
+    /// Names.
+    Asking(Asking, Inquiry, Box<Batch>),
+    /// Files of TLS to be examined, before this change is put in force.
+    Examining(Examining, Box<(Change, Batch)>),
+    /// The files of TLS are to be read again.
+    RereadTls,
+    /// Everybody to work by the new settings.
+    Settling(Settling),
+    /// A worker's explanation.
+    Explaining(Explaining),
+    /// What workers report.
+    Gathering(Gathering, Wanted),
+    /// A child.
+    Errand(Errand, &'static str, Option<WaitStatus>),
+}
+
+/// New settings on their way.
+#[derive(Debug)]
+pub(in crate::event_loop) struct Settling {
+    pub(in crate::event_loop) generation: u64,
+    pub(in crate::event_loop) deadline: Instant,
+    /// What to do then: table rows that stand for another server now, and servers to be left out.
+    pub(in crate::event_loop) readdressed: Vec<Target>,
+    pub(in crate::event_loop) blacklist: Vec<(ServerId, u32)>,
+    pub(in crate::event_loop) then: Then,
+    /// What is told of it.
+    pub(in crate::event_loop) success: Option<Success>,
+}
+
+/// What is said when everybody works by the new settings.
+#[derive(Debug)]
+pub(in crate::event_loop) enum Then {
+    /// This.
+    Reply(Reply),
+    /// What this question has for an answer now.
+    Ask(Command),
+    /// That the configuration file was read again.
+    Reloaded,
+}
+
+/// A question to a worker.
+#[derive(Debug)]
+pub(in crate::event_loop) struct Explaining {
+    pub(in crate::event_loop) worker: WorkerId,
+    pub(in crate::event_loop) serial: u32,
+    pub(in crate::event_loop) deadline: Instant,
+    pub(in crate::event_loop) answer: Option<Reply>,
+}
+
+/// How far a job has come.
+#[derive(Debug)]
+pub(in crate::event_loop) enum Progress {
+    /// It waits.
+    Wait(Stage),
+    /// It goes on at once.
+    Next(Stage),
+    /// It is over.
+    Done(Reply),
+}
+
+impl Desk {
+    /// Takes a command in.
+    pub(in crate::event_loop) fn enter(&mut self, by: By, command: Command, file: Option<OwnedFd>) {
+        self.queue.push_back(Request { by, command, file });
+    }
+
+    /// Has the configuration file read again.
+    pub(in crate::event_loop) fn hang_up(&mut self) {
+        self.hangup = true;
+    }
+
+    /// Has the files of TLS read again.
+    pub(in crate::event_loop) fn reread_tls(&mut self) {
+        self.reread = true;
+    }
+
+    /// Whether no more commands are taken in for now.
+    pub(in crate::event_loop) fn is_full(&self) -> bool {
+        self.queue.len() >= MOST_WAITING
+    }
+
+    /// How many messages of the control process may be read now: at least one, to see that it is gone.
+    pub(in crate::event_loop) fn room(&self) -> usize {
+        MOST_WAITING.saturating_sub(self.queue.len()).max(1)
+    }
+
+    /// Whether what is being done was asked for by the signal HUP.
+    pub(in crate::event_loop) fn is_hangup(&self) -> bool {
+        self.after_hangup
+    }
+
+    /// Whether pen is to end.
+    pub(in crate::event_loop) fn ends(&self) -> Option<By> {
+        self.exit
+    }
+
+    /// Has pen end.
+    pub(in crate::event_loop) fn exit(&mut self, by: By) {
+        self.exit = Some(by);
+    }
+
+    /// The control process died, and its operators are gone. What is being done is finished all the same.
+    pub(in crate::event_loop) fn forget_operators(&mut self) {
+        self.queue.clear();
+    }
+
+    /// A worker died.
+    pub(in crate::event_loop) fn forget(&mut self, worker: WorkerId) {
+        match self.job.as_mut().map(|job| &mut job.stage) {
+            Some(Stage::Gathering(gathering, _)) => gathering.forget(worker),
+            Some(Stage::Explaining(explaining)) if explaining.worker == worker => {
+                let ended = || Reply::refusal("explain: the worker that was asked has ended; ask again");
+                explaining.answer.get_or_insert_with(ended);
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes a page of a report; one that answers no open question is dropped.
+    ///
+    /// # Errors
+    /// The worker reports more connections than `most`.
+    pub(in crate::event_loop) fn page(
+        &mut self,
+        worker: WorkerId,
+        page: &ReportPage,
+        most: usize,
+    ) -> Result<(), TooMany> {
+        match self.job.as_mut().map(|job| &mut job.stage) {
+            Some(Stage::Gathering(gathering, _)) => gathering.page(worker, page, most),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes an explanation.
+    pub(in crate::event_loop) fn explained(&mut self, worker: WorkerId, serial: u32, text: String) {
+        if let Some(Stage::Explaining(explaining)) = self.job.as_mut().map(|job| &mut job.stage)
+            && (explaining.worker, explaining.serial) == (worker, serial)
+        {
+            explaining.answer = Some(Reply::text(text));
+        }
+    }
+
+    /// Whether so many children of earlier jobs hang that there should not be another.
+    pub(in crate::event_loop) fn hangs(&self) -> bool {
+        self.leaving.len() >= MOST_LEAVING
+    }
+
+    /// Whether this child was one of a job.
+    pub(in crate::event_loop) fn reaped(&mut self, child: Pid, status: WaitStatus) -> bool {
+        if let Some(index) = self.leaving.iter().position(|leaving| *leaving == child) {
+            self.leaving.swap_remove(index);
+            return true;
+        }
+        match self.job.as_mut().map(|job| &mut job.stage) {
+            Some(Stage::Asking(asking, _, _)) => asking.reaped(child),
+            Some(Stage::Fetching(fetching, _)) => fetching.reaped(child),
+            Some(Stage::Examining(examining, _)) => examining.reaped(child),
+            Some(Stage::Errand(errand, _, ended)) if errand.is(child) => {
+                *ended = Some(status);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// To be polled for reading.
+    pub(in crate::event_loop) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        match self.job.as_ref().map(|job| &job.stage) {
+            Some(Stage::Asking(asking, _, _)) => asking.descriptors().collect(),
+            Some(Stage::Fetching(fetching, _)) => vec![fetching.descriptor()],
+            Some(Stage::Examining(examining, _)) => vec![examining.descriptor()],
+            Some(Stage::Errand(errand, _, _)) => vec![errand.process()],
+            _ => Vec::new(),
+        }
+    }
+
+    /// When something is to be done even if nothing happens.
+    pub(in crate::event_loop) fn deadline(&self) -> Option<Instant> {
+        let Some(job) = &self.job else { return self.more.then(Instant::now) };
+        match &job.stage {
+            Stage::Begin(_, _) | Stage::Reopen | Stage::Reload | Stage::RereadTls => Some(Instant::now()),
+            Stage::Fetching(fetching, _) => Some(fetching.deadline()),
+            Stage::Examining(examining, _) => Some(examining.deadline()),
+            Stage::Asking(asking, _, _) => Some(asking.deadline()),
+            Stage::Settling(settling) => Some(settling.deadline),
+            Stage::Explaining(explaining) => Some(explaining.deadline),
+            Stage::Gathering(gathering, _) => Some(gathering.deadline()),
+            Stage::Errand(errand, _, _) => errand.deadline(),
+        }
+    }
+
+    /// The operator whose job is being done; none if it is nobody's.
+    pub(in crate::event_loop) fn serving(&self) -> Option<Operator> {
+        self.serving
+    }
+
+    /// A number for a question to workers: even, because those of reports by signal are odd.
+    pub(in crate::event_loop) fn next_serial(&mut self) -> u32 {
+        self.serial = self.serial.wrapping_add(2) & !1;
+        self.serial
+    }
+
+    /// Takes what is to be begun next; a command only if it can be answered. Where both wait, commands and signals take turns: whoever sends
+    /// HUP again and again must not shut operators out.
+    fn next(&mut self, answerable: bool) -> Option<Job> {
+        let commands = answerable && self.exit.is_none() && !self.queue.is_empty();
+        self.after_hangup = self.hangup && !(self.after_hangup && commands);
+        if self.after_hangup {
+            // It reads the files of TLS too.
+            (self.hangup, self.reread) = (false, false);
+            return Some(Job { by: By::Hangup, stage: Stage::Reopen });
+        }
+        if !self.hangup && std::mem::take(&mut self.reread) {
+            return Some(Job { by: By::Hangup, stage: Stage::RereadTls });
+        }
+        let Request { by, command, file } = if commands { self.queue.pop_front()? } else { return None };
+        Some(Job { by, stage: Stage::Begin(command, file) })
+    }
+
+    /// Drops everything, because pen ends. A child is still to be reaped.
+    pub(in crate::event_loop) fn stop(&mut self) {
+        if let Some(Job { stage: Stage::Errand(errand, _, None), .. }) = &self.job {
+            errand.kill();
+        }
+        (self.job, self.hangup, self.reread, self.more) = (None, false, false, false);
+        self.queue.clear();
+    }
+}
+
+impl Service {
+    /// Takes the work a step further.
+    pub(in crate::event_loop) fn work(&mut self, now: Instant) {
+        self.desk.more = false;
+        for _ in 0..MOST_STEPS {
+            let Some(Job { by, stage }) = self.desk.job.take().or_else(|| self.next_job()) else { return };
+            match self.advance(by, stage, now) {
+                Progress::Wait(stage) => {
+                    self.desk.job = Some(Job { by, stage });
+                    return;
+                }
+                Progress::Next(stage) => self.desk.job = Some(Job { by, stage }),
+                Progress::Done(reply) => self.conclude(by, reply),
+            }
+        }
+        self.desk.more = true;
+    }
+
+    fn next_job(&mut self) -> Option<Job> {
+        let answerable = self.control.as_ref().is_some_and(|control| !control.is_choked());
+        self.desk.next(answerable)
+    }
+
+    fn advance(&mut self, by: By, stage: Stage, now: Instant) -> Progress {
+        self.desk.serving = match by {
+            By::Operator { who, .. } => Some(who),
+            By::Hangup => None,
+        };
+        match stage {
+            Stage::Begin(command, file) => self.begin(by, command, file, now),
+            Stage::Reopen => self.reopen_held_log(now),
+            Stage::Reload => self.reload(now),
+            Stage::RereadTls => self.reread_tls(now),
+            Stage::Examining(examining, waiting) => match examining.read(now) {
+                None => Progress::Wait(Stage::Examining(examining, waiting)),
+                Some(found) => {
+                    let (change, batch) = *waiting;
+                    self.examined(found, change, &batch, now)
+                }
+            },
+            Stage::Fetching(fetching, purpose) => match fetching.read(now) {
+                None => Progress::Wait(Stage::Fetching(fetching, purpose)),
+                Some(fetched) => {
+                    self.desk.leaving.extend(fetching.end());
+                    self.fetched(fetched, purpose, now)
+                }
+            },
+            Stage::Asking(mut asking, inquiry, mut batch) => match asking.read(now) {
+                None => Progress::Wait(Stage::Asking(asking, inquiry, batch)),
+                Some(Ok(answers)) => match inquiry.found(answers) {
+                    Ok(found) => {
+                        batch.found = found;
+                        self.change(*batch, now)
+                    }
+                    Err(why) => self.refuse(&batch, vec![why]),
+                },
+                Some(Err(unresolved)) => {
+                    let errors = names::placed(&unresolved, batch.commands.iter());
+                    self.refuse(&batch, errors)
+                }
+            },
+            Stage::Settling(settling) => self.settle(by, settling, now),
+            Stage::Explaining(explaining) => match explaining.answer {
+                Some(reply) => Progress::Done(reply),
+                None if now >= explaining.deadline => {
+                    Progress::Done(Reply::refusal(format!("explain: worker {} does not answer", explaining.worker)))
+                }
+                None => Progress::Wait(Stage::Explaining(explaining)),
+            },
+            Stage::Gathering(gathering, wanted) => match gathering.is_over(now) {
+                true => self.gathered(&gathering.finish(&self.crew.totals()), wanted, now),
+                false => Progress::Wait(Stage::Gathering(gathering, wanted)),
+            },
+            Stage::Errand(mut errand, word, ended) => match ended {
+                Some(status) => {
+                    if let (WaitStatus::Signaled(_, _, _), Some(file)) = (status, &self.standing.status) {
+                        file.forget(Writer::Command(std::process::id()));
+                    }
+                    Progress::Done(errand.reply(word, status))
+                }
+                None => {
+                    errand.expire(now);
+                    Progress::Wait(Stage::Errand(errand, word, None))
+                }
+            },
+        }
+        .told(by)
+    }
+
+    /// Waits until everybody works by the new settings, and not for ever.
+    fn settle(&mut self, by: By, settling: Settling, now: Instant) -> Progress {
+        let generation = settling.generation;
+        let control = self.control.as_ref().is_none_or(|control| control.has_applied(generation));
+        let late = |worker: &&crate::processes::worker::Worker| !worker.has_applied(generation) || !worker.has_moved();
+        if now < settling.deadline && (!control || self.crew.workers().any(|worker| late(&worker))) {
+            return Progress::Wait(Stage::Settling(settling));
+        }
+        let silent: Vec<String> = self
+            .crew
+            .workers()
+            .filter(|worker| worker.peer.is_ready())
+            .filter(late)
+            .map(|worker| format!("worker {} (pid {})", worker.id, worker.peer.pid()))
+            .chain((!control).then(|| "the control process".into()))
+            .collect();
+        for name in silent {
+            self.say.warning(&format!("{name} has not taken the new settings within {} s", PATIENCE.as_secs()));
+        }
+        self.settled(by, settling, now)
+    }
+
+    fn conclude(&mut self, by: By, reply: Reply) {
+        match (by, &mut self.control) {
+            (By::Operator { pid, ticket, .. }, Some(control)) => control.reply(pid, ticket, reply),
+            (By::Operator { .. }, None) => {}
+            // One that came meanwhile has still to be answered for.
+            (By::Hangup, _) if self.desk.hangup => {}
+            (By::Hangup, _) => self.announce(Instant::now()),
+        }
+    }
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            By::Operator { who, .. } => who.fmt(f),
+            By::Hangup => f.write_str("the configuration file"),
+        }
+    }
+}
+
+impl Progress {
+    /// Nobody waits for the reply to a signal.
+    fn told(self, by: By) -> Progress {
+        match (by, self) {
+            (By::Hangup, Progress::Done(_)) => Progress::Done(Reply::none()),
+            (_, progress) => progress,
+        }
+    }
+}
+
+/// How long everybody has to take new settings.
+pub(in crate::event_loop) const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Most commands that wait: as many as the control process has operators.
+const MOST_WAITING: usize = 64;
+
+/// Most children that hang in file systems: each keeps a process and its memory, and a further one would hang too.
+const MOST_LEAVING: usize = 16;
+
+/// Most steps in one turn of the loop.
+const MOST_STEPS: usize = 32;
+
+pub(crate) mod query;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A desk with so many commands on it.
+    fn desk(commands: u64) -> Desk {
+        let mut desk = Desk::default();
+        let by = |ticket| By::Operator { pid: Pid::from_raw(1), ticket, who: Operator::Local(None) };
+        (0..commands).for_each(|ticket| desk.enter(by(ticket), Command::Pid, None));
+        desk
+    }
+
+    /// What is begun next: H, the operator's ticket, or nothing.
+    fn begun(desk: &mut Desk, answerable: bool) -> String {
+        match desk.next(answerable).map(|job| (job.by, job.stage)) {
+            Some((By::Hangup, Stage::Reopen)) => "H".into(),
+            Some((By::Operator { ticket, .. }, Stage::Begin(_, None))) => ticket.to_string(),
+            None => "-".into(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn signals_without_end_and_commands_take_turns() {
+        let mut desk = desk(3);
+        let mut next = |answerable| {
+            desk.hang_up();
+            begun(&mut desk, answerable)
+        };
+        assert_eq!([true; 8].map(&mut next).join(" "), "H 0 H 1 H 2 H H");
+    }
+
+    #[test]
+    fn commands_go_on_in_order_when_no_signal_comes() {
+        let mut desk = desk(2);
+        assert_eq!([true; 3].map(|answerable| begun(&mut desk, answerable)).join(" "), "0 1 -");
+        desk.hang_up();
+        assert_eq!([true; 2].map(|answerable| begun(&mut desk, answerable)).join(" "), "H -");
+    }
+
+    #[test]
+    fn commands_that_cannot_be_answered_wait_and_signals_do_not() {
+        let mut desk = desk(1);
+        desk.hang_up();
+        assert_eq!(begun(&mut desk, false), "H");
+        desk.hang_up();
+        assert_eq!(begun(&mut desk, false), "H");
+        assert_eq!(begun(&mut desk, false), "-");
+        desk.exit(By::Hangup);
+        assert_eq!(begun(&mut desk, true), "-", "pen ends");
+    }
+}

@@ -1,0 +1,484 @@
+//! The commands that ask or do something now, and those that only begin here because they change settings (`change`).
+
+#![forbid(unsafe_code)]
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use pen_config::address::Local;
+use pen_config::command::{Command, Form, LogTarget, Number, help};
+use pen_config::ids::{ClientKey, WorkerId};
+use pen_config::print::in_force::InForce;
+use pen_config::print::{Written, text};
+use pen_config::settings::Selection;
+use pen_ipc::stats::ConnectionInfo;
+
+use crate::clock;
+use crate::event_loop::Service;
+use crate::event_loop::commands::{By, Explaining, PATIENCE, Progress, Stage, Then};
+use crate::event_loop::reload::{Batch, in_jail};
+use crate::files::status_file;
+use crate::files::status_file::{StatusFile, Writer};
+use crate::helpers::task::{Employer, Errand};
+use crate::jail::Jail;
+use crate::jail::sandbox;
+use crate::jail::sandbox::Kind;
+use crate::log::errno::why;
+use crate::processes::control::Reply;
+use crate::processes::spawn::Inheritance;
+use crate::report;
+use crate::report::{Gathered, Gathering};
+use crate::startup::options;
+
+/// What workers are asked for.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::event_loop) enum Wanted {
+    /// The status page.
+    Status(Form),
+    /// One connection.
+    Connection(u32),
+    /// How many idlers there are.
+    Idlers,
+}
+
+impl Service {
+    /// Begins to carry out an operator's command.
+    pub(in crate::event_loop) fn begin(
+        &mut self,
+        by: By,
+        command: Command,
+        file: Option<OwnedFd>,
+        now: Instant,
+    ) -> Progress {
+        if let Some(reply) = self.known(&command) {
+            return Progress::Done(reply);
+        }
+        match command {
+            Command::Close(number) => self.close(number, by, now),
+            Command::Connection(number) => self.connection(number, now),
+            Command::Exit if self.standing.allow_exit => {
+                self.desk.exit(by);
+                Progress::Done(Reply::none())
+            }
+            Command::Explain(ip) => self.explain(ClientKey::from_ip(ip), now),
+            Command::Number(Number::Idlers, None) => self.gather(Wanted::Idlers, |_| true, now),
+            Command::Status(form) => self.gather(Wanted::Status(form), |_| true, now),
+            Command::Servers(form) => {
+                let Inheritance { settings, table, jail, .. } = &self.inheritance;
+                errand("servers", jail, &[], now, |to, _| {
+                    jail.sandbox.enter_reporter()?;
+                    report::servers(form, settings, table, to)
+                })
+            }
+            Command::Certificates(form) => {
+                let Inheritance { keys, jail, .. } = &self.inheritance;
+                let facts = keys.as_ref().map_or(&[][..], |keys| &keys.certificates.facts);
+                errand("certificates", jail, &[], now, |to, _| {
+                    jail.sandbox.enter_reporter()?;
+                    report::certificates(form, facts, to)
+                })
+            }
+            Command::Overview => {
+                let Inheritance { settings, table, jail, .. } = &self.inheritance;
+                let listen = self.standing.local.to_string();
+                let program = self.program(&listen, now);
+                errand("overview", jail, &[], now, |to, _| {
+                    jail.sandbox.enter_reporter()?;
+                    report::overview(&program, settings, table, to)
+                })
+            }
+            Command::Recent(seconds, form) => {
+                let Inheritance { settings, table, jail, .. } = &self.inheritance;
+                errand("recent", jail, &[], now, |to, _| {
+                    jail.sandbox.enter_reporter()?;
+                    report::recent(seconds, form, settings, table, to)
+                })
+            }
+            Command::Write(path) => self.write(path.as_deref(), file, now),
+            Command::WriteHere => self.write_to(&Target::Reply, now),
+            Command::Show(word) => self.show(word.as_deref(), now),
+            Command::Include(path) => self.include(path, now),
+            command => {
+                let batch = Batch::single(command, file);
+                self.look_up(batch, now)
+            }
+        }
+    }
+
+    /// The reply to a question that needs nobody's help.
+    fn known(&self, command: &Command) -> Option<Reply> {
+        let (standing, settings) = (&self.standing, &self.inheritance.settings);
+        Some(match command {
+            Command::Nothing => Reply::none(),
+            Command::Number(which, None) => return self.number(*which),
+            Command::Control => match &self.control {
+                Some(control) => Reply::line(control.name()),
+                None => Reply::none(),
+            },
+            Command::Exit if !standing.allow_exit => Reply::refusal("Exit is not enabled; restart with -X flag"),
+            Command::Help(word) => Reply::text(help(word.as_deref())),
+            Command::Listen(None) => Reply::line(&standing.local),
+            Command::Log(None) => match &standing.log {
+                Some(target) => Reply::line(log_name(target)),
+                None => Reply::none(),
+            },
+            Command::Mode(Form::Plain) => Reply::line(mode(settings.selection)),
+            Command::Mode(Form::Json) => Reply::line(mode_json(settings.selection)),
+            Command::Pid => Reply::line(std::process::id()),
+            Command::Sandbox => Reply::text(sandbox::table(&self.inheritance.jail)),
+            // Descriptors are each worker's own, so that one number can mean several connections.
+            Command::Socket(number) => Reply::line(format!("Socket {number} belongs to connection -1")),
+            Command::WebStats(None) => match &standing.status {
+                Some(file) => Reply::line(file.name().display()),
+                None => Reply::none(),
+            },
+            _ => return None,
+        })
+    }
+
+    /// What only this process knows of the program.
+    pub(in crate::event_loop) fn program<'l>(&self, listen: &'l str, now: Instant) -> report::Program<'l> {
+        let uptime = now.saturating_duration_since(self.standing.started);
+        report::Program { uptime, listen, workers: self.crew.ids().count() }
+    }
+
+    fn number(&self, which: Number) -> Option<Reply> {
+        let settings = &self.inheritance.settings;
+        Some(match which {
+            Number::AcceptBatch => Reply::line(settings.accept_batch),
+            Number::Backlog => Reply::line(settings.backlog),
+            Number::Blacklist => Reply::line(settings.blacklist),
+            Number::ClientAcl => Reply::line(settings.client_acl),
+            Number::ClientsMax => Reply::line(settings.clients_max),
+            Number::ConnMax => Reply::line(settings.connections_max),
+            Number::ControlAcl => Reply::line(settings.control_acl),
+            Number::Debug => Reply::line(settings.debug),
+            Number::IdleTimeout => Reply::line(format!("Idle timeout: {} seconds", settings.idle_timeout)),
+            Number::Idlers => return None,
+            Number::MaxServers => Reply::line(settings.table_size()),
+            Number::PendingMax => Reply::line(settings.pending_max),
+            Number::Timeout => Reply::line(settings.connect_timeout),
+            Number::Tracking => Reply::line(settings.tracking),
+            Number::Workers => Reply::line(self.crew.ids().count()),
+        })
+    }
+
+    fn close(&mut self, number: u32, by: By, now: Instant) -> Progress {
+        if number >= self.inheritance.settings.connections_max {
+            return Progress::Done(Reply::refusal(format!("Connection {number} out of range")));
+        }
+        let reply = Reply::line(format!("Forcibly closing connection {number}"));
+        // Before the look: whoever gets the number after it is not meant.
+        let before = clock::precise();
+        let owner = self.owner(number).and_then(|owner| self.crew.worker_mut(owner));
+        match owner {
+            Some(worker) => {
+                worker.order_close(number, before);
+                self.tell_operator(&format!("close {number}, by {by}"), now);
+                // Whoever has taken the settings that come behind the order has carried it out.
+                self.publish_anew(Then::Reply(reply), now)
+            }
+            None => Progress::Done(Reply::refusal(format!("close: connection {number} is not in use"))),
+        }
+    }
+
+    fn owner(&self, number: u32) -> Option<WorkerId> {
+        let worker = self.inheritance.table.connection_owner(number)?;
+        u8::try_from(worker).ok().map(WorkerId)
+    }
+
+    fn connection(&mut self, number: u32, now: Instant) -> Progress {
+        if number >= self.inheritance.settings.connections_max {
+            return Progress::Done(Reply::refusal(format!("Connection {number} out of range")));
+        }
+        match self.owner(number) {
+            Some(owner) => self.gather(Wanted::Connection(number), |worker| worker == owner, now),
+            None => Progress::Done(connection(number, None)),
+        }
+    }
+
+    fn explain(&mut self, client: ClientKey, now: Instant) -> Progress {
+        let serial = self.desk.next_serial();
+        let asked = |worker: &&crate::processes::worker::Worker| {
+            worker.peer.is_ready() && worker.ask_explanation(serial, client.bytes())
+        };
+        match self.crew.workers().find(asked).map(|worker| worker.id) {
+            Some(worker) => {
+                let explaining = Explaining { worker, serial, deadline: now + PATIENCE, answer: None };
+                Progress::Wait(Stage::Explaining(explaining))
+            }
+            None => Progress::Done(Reply::refusal("explain: no worker can answer now")),
+        }
+    }
+
+    fn gather(&mut self, wanted: Wanted, of: impl Fn(WorkerId) -> bool, now: Instant) -> Progress {
+        let serial = self.desk.next_serial();
+        let (asked, unreachable): (BTreeSet<_>, BTreeSet<_>) = self.ask_reports(serial, of);
+        Progress::Wait(Stage::Gathering(Gathering::new(serial, asked, unreachable, now), wanted))
+    }
+
+    /// Replies with what workers reported.
+    pub(in crate::event_loop) fn gathered(&mut self, gathered: &Gathered, wanted: Wanted, now: Instant) -> Progress {
+        let Inheritance { settings, table, jail, .. } = &self.inheritance;
+        match wanted {
+            Wanted::Connection(number) => {
+                let found = gathered.connections.iter().find(|info| info.number == number);
+                Progress::Done(connection(number, found))
+            }
+            Wanted::Idlers => {
+                let present = gathered.connections.iter().filter(|info| is_idler(info)).count();
+                Progress::Done(Reply::line(format!("Idlers: {present}/{}", settings.idlers)))
+            }
+            Wanted::Status(form) => {
+                let (file, say) = (self.standing.status.as_ref(), &self.say);
+                let keep: Vec<_> = file.and_then(StatusFile::descriptor).into_iter().collect();
+                let listen = self.standing.local.to_string();
+                let (program, state) = (self.program(&listen, now), (settings, table));
+                errand("status", jail, &keep, now, |to, employer| {
+                    jail.sandbox.enter_reporter()?;
+                    let sandbox = jail.sandbox.summary(jail.root.is_some());
+                    if let (Form::Plain, Some(file)) = (form, file) {
+                        let render = |to: &mut dyn Write| report::status(form, gathered, &program, state, &sandbox, to);
+                        if let Err(error) =
+                            file.put(Writer::Command(employer.supervisor.as_raw().unsigned_abs()), render)
+                        {
+                            say.anew().warning(&error.to_string());
+                        }
+                    }
+                    report::status(form, gathered, &program, state, &sandbox, to)
+                })
+            }
+        }
+    }
+
+    /// Writes the settings where an operator wants them: to a file that the control process opened, or to that of `-F` with the rights that
+    /// the control process has, which are less than the supervisor's: what root reads at the next start must not be written by anybody else.
+    fn write(&self, path: Option<&Path>, file: Option<OwnedFd>, now: Instant) -> Progress {
+        let standing = &self.standing;
+        let target = match (path, file, &standing.config) {
+            (Some(path), Some(file), _) => Target::Held(path, File::from(file)),
+            (Some(path), None, _) => {
+                return Progress::Done(Reply::refusal(format!("write: {}: it was not opened", path.display())));
+            }
+            (None, _, Some(path)) => Target::Config(path),
+            (None, _, None) => {
+                return Progress::Done(Reply::refusal("write: which file? There is no -F; say write FILE"));
+            }
+        };
+        self.write_to(&target, now)
+    }
+
+    /// Shows what is in force.
+    fn show(&self, word: Option<&str>, now: Instant) -> Progress {
+        let (standing, Inheritance { settings, jail, .. }) = (&self.standing, &self.inheritance);
+        let workers = u32::try_from(self.crew.ids().count()).unwrap_or(u32::MAX);
+        let in_force = InForce {
+            settings,
+            startup: &standing.startup,
+            listen: &standing.local,
+            log: standing.log.as_ref(),
+            status_file: standing.status.as_ref().map(StatusFile::name),
+            workers,
+            servers_only: standing.servers_only,
+        };
+        if let Some(number) = word.and_then(|word| word.strip_prefix("server "))
+            && number.parse().is_ok_and(|number: u32| number >= settings.table_size())
+        {
+            let slots = settings.table_size();
+            return Progress::Done(Reply::refusal(format!(
+                "show: there is no server {number}: the table has {slots} (-S)"
+            )));
+        }
+        errand("show", jail, &[], now, |to, _| {
+            jail.sandbox.enter_reporter()?;
+            to.write_all(in_force.text(word).as_bytes())
+        })
+    }
+
+    fn write_to(&self, target: &Target<'_>, now: Instant) -> Progress {
+        let standing = &self.standing;
+        let header = [format!("Generated by pen {}", clock::full(clock::now())), standing.command_line.clone()];
+        let log = standing.log.as_ref().map(|target| match target {
+            LogTarget::File(path) if standing.log_is_held => LogTarget::File(self.seen_from_outside(path)),
+            other => other.clone(),
+        });
+        let status_file = standing.status.as_ref().map(|file| match file {
+            StatusFile::Held { name, .. } => self.seen_from_outside(name),
+            StatusFile::Path(path) => path.clone(),
+        });
+        let listen = match &standing.local {
+            Local::Unix(path) if standing.door.is_jailed() => Local::Unix(self.seen_from_outside(path)),
+            other => other.clone(),
+        };
+        let mut settings = Cow::Borrowed(&self.inheritance.settings);
+        if let (Some(path), Some(_)) = (&self.inheritance.settings.tls.ocsp, &standing.ocsp) {
+            settings.to_mut().tls.ocsp = Some(self.seen_from_outside(path));
+        }
+        let startup = options::written(&standing.startup, &standing.commanded);
+        let written = Written {
+            header: &header,
+            settings: &settings,
+            given: &standing.given,
+            log: log.as_ref(),
+            status_file: status_file.as_deref(),
+            listen: Some(&listen),
+            workers: standing.workers,
+            startup: &startup,
+            servers_only: standing.servers_only,
+        };
+        let jail = Jail { root: None, ..self.inheritance.jail.clone() };
+        let keep: Vec<_> = target.descriptor().into_iter().collect();
+        errand("write", &jail, &keep, now, |to, Employer { supervisor, reply }| {
+            let text = text(&written);
+            let put = |to: &mut dyn Write| to.write_all(text.as_bytes());
+            let named = |path: &Path, error| io::Error::other(format!("{}: {}", path.display(), why(&error)));
+            match target {
+                Target::Reply => {
+                    jail.sandbox.enter_reporter()?;
+                    to.write_all(text.as_bytes())
+                }
+                Target::Held(path, file) => {
+                    status_file::fill(file, put).and_then(|()| file.sync_all()).map_err(|error| named(path, error))
+                }
+                Target::Config(path) => {
+                    // Where a link leads, that file is written; who may write it, the rights of the operators say.
+                    let path = &std::fs::canonicalize(path).unwrap_or(path.to_path_buf());
+                    // The reply's memory is written through a descriptor that has to stay.
+                    jail.enter(Kind::Writer, supervisor, &[reply]).map_err(io::Error::other)?;
+                    status_file::rewrite(path, Writer::Command(supervisor.as_raw().unsigned_abs()), put)
+                        .map_err(|error| not_written(path, error))
+                }
+            }
+        })
+    }
+
+    /// The path that an operator named, as a configuration file has to call it.
+    fn seen_from_outside(&self, path: &Path) -> PathBuf {
+        let inside = in_jail(path);
+        match &self.inheritance.jail.root {
+            Some(root) => root.join(inside.strip_prefix("/").unwrap_or(&inside)),
+            None => inside,
+        }
+    }
+}
+
+enum Target<'a> {
+    Held(&'a Path, File),
+    Config(&'a Path),
+    Reply,
+}
+
+/// Why the file of `-F` was not written: as packaged, operators may not write it.
+fn not_written(path: &Path, error: io::Error) -> io::Error {
+    let hint = match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "; write - replies with what would be written"
+        }
+        _ => "",
+    };
+    io::Error::other(format!("{}: {}{hint}", path.display(), why(&error)))
+}
+
+impl Target<'_> {
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Target::Held(_, file) => Some(file.as_fd()),
+            Target::Config(_) | Target::Reply => None,
+        }
+    }
+}
+
+/// Has a child do it.
+fn errand(
+    word: &'static str,
+    jail: &Jail,
+    keep: &[BorrowedFd<'_>],
+    now: Instant,
+    work: impl FnOnce(&mut dyn Write, Employer<'_>) -> io::Result<()>,
+) -> Progress {
+    match Errand::begin(word, jail.identity.uid, keep, now, work) {
+        Ok(errand) => Progress::Wait(Stage::Errand(errand, word, None)),
+        Err(error) => Progress::Done(Reply::refusal(format!("{word}: not now: {}", why(&error)))),
+    }
+}
+
+/// Five lines, whose words and order scripts know.
+fn connection(number: u32, info: Option<&ConnectionInfo>) -> Reply {
+    let (state, downfd, upfd) = info.map_or((0, -1, -1), |info| (info.state, info.downfd, info.upfd));
+    let (client, server) = info.map_or((0, 0), |info| (info.client, info.server));
+    let pending = state & CONNECTING;
+    Reply::text(format!(
+        "Connection {number}:\nstate = {state}\ndownfd = {downfd}, upfd = {upfd}\nclient = {client}, server = {server}\npend = {pending}\n"
+    ))
+}
+
+/// Whether it is a connection to a server that belongs to no client.
+fn is_idler(info: &ConnectionInfo) -> bool {
+    info.downfd < 0 && info.client < 0 && info.state & CONNECTED != 0
+}
+
+/// The bit of a connection's state that says that its connect is under way.
+const CONNECTING: u8 = 1;
+
+/// The bit that says that it is connected.
+const CONNECTED: u8 = 2;
+
+fn log_name(target: &LogTarget) -> String {
+    match target {
+        LogTarget::File(path) => path.display().to_string(),
+        LogTarget::Network(host, port) => format!("{host}:{port}"),
+    }
+}
+
+/// The modes in the original's order.
+fn modes(selection: Selection) -> [(&'static str, bool); 5] {
+    let Selection { roundrobin, hash, weight, prio, stubborn, .. } = selection;
+    [("hash", hash), ("roundrobin", roundrobin), ("stubborn", stubborn), ("weight", weight), ("prio", prio)]
+}
+
+fn mode(selection: Selection) -> String {
+    modes(selection).map(|(name, on)| if on { name.to_owned() } else { format!("no {name}") }).join(" ")
+}
+
+fn mode_json(selection: Selection) -> String {
+    let fields = modes(selection).map(|(name, on)| format!("\"{name}\":{on}"));
+    format!("{{{},\"hash_always\":{}}}", fields.join(","), selection.hash_always)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::processes::control::Body;
+
+    #[test]
+    fn the_modes_are_one_line() {
+        let some = Selection { hash: true, weight: true, ..Selection::default() };
+        assert_eq!(mode(Selection::default()), "no hash no roundrobin no stubborn no weight no prio");
+        assert_eq!(mode(some), "hash no roundrobin no stubborn weight no prio");
+        let value: serde_json::Value = serde_json::from_str(&mode_json(some)).unwrap();
+        assert_eq!((&value["hash"], &value["prio"]), (&true.into(), &false.into()));
+    }
+
+    #[test]
+    fn a_connection_is_five_lines() {
+        let Body::Text(unused) = connection(7, None).body else { panic!() };
+        assert_eq!(unused, "Connection 7:\nstate = 0\ndownfd = -1, upfd = -1\nclient = 0, server = 0\npend = 0\n");
+        let info = ConnectionInfo {
+            number: 0,
+            state: 1,
+            downfd: 6,
+            upfd: 7,
+            pending_down: 0,
+            pending_up: 0,
+            client: 2,
+            server: -1,
+        };
+        let Body::Text(used) = connection(0, Some(&info)).body else { panic!() };
+        assert_eq!(used, "Connection 0:\nstate = 1\ndownfd = 6, upfd = 7\nclient = 2, server = -1\npend = 1\n");
+    }
+}

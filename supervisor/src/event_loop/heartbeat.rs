@@ -1,0 +1,60 @@
+//! Whether everybody still lives: the jailed processes are asked, and the service manager is told of the supervisor itself.
+
+#![forbid(unsafe_code)]
+
+use std::time::Instant;
+
+use crate::event_loop::Service;
+
+impl Service {
+    /// Asks and tells what is due. Called once in every turn of the loop, so that what is told is true.
+    pub(in crate::event_loop) fn beat(&mut self, now: Instant) {
+        self.notify.beat(now);
+        if !self.beat.falls(now) {
+            return;
+        }
+        self.crew.workers_mut().for_each(|worker| worker.beat());
+        for (id, withheld) in self.crew.withheld_events(now) {
+            self.tell_withheld(id, withheld);
+        }
+        let due = self.throttle.settle(now);
+        self.tell_many(due);
+        self.tell_obstructed(now);
+        if self.crowd.is_over(now) {
+            let (open, most) = (self.inheritance.table.connections_open(), self.inheritance.settings.connections_max);
+            self.say.notice(&format!("clients no longer wait for a connection: {open} of {most} in use"));
+        }
+        let changes = self.notices.settle(now);
+        changes.iter().for_each(|line| self.say.notice(line));
+        // While the desk is full nobody reads what the control process says; unless it is itself the reason.
+        let unheard = self.desk.is_full() && self.control.as_ref().is_some_and(|control| !control.is_choked());
+        self.control.iter_mut().for_each(|control| control.beat(unheard));
+        if self.notify.is_heard() {
+            let status = self.status();
+            self.notify.status(&status, now);
+        }
+    }
+
+    /// When [`Service::beat`] has something to do.
+    pub(in crate::event_loop) fn next_beat(&self) -> Option<Instant> {
+        [Some(self.beat.due()), self.notify.deadline()].into_iter().flatten().min()
+    }
+
+    /// Pen serves, and works by the settings that the administrator wants, or has said why not.
+    pub(in crate::event_loop) fn announce(&mut self, now: Instant) {
+        let status = self.status();
+        self.notify.ready(&status, now);
+    }
+
+    /// The state of the service in one line.
+    fn status(&self) -> String {
+        let all = self.crew.ids().count();
+        let ready = self.crew.workers().filter(|worker| worker.peer.is_ready()).count();
+        let open = self.crew.open();
+        let accepted = self.crew.totals().accepted;
+        let workers = if ready == all { format!("{all} workers") } else { format!("{ready} of {all} workers") };
+        let refused =
+            if self.file_refused { "; the configuration file has errors and was not used, see the log" } else { "" };
+        format!("{workers}, {open} connections, {accepted} clients accepted{refused}")
+    }
+}

@@ -1,0 +1,545 @@
+//! What commands change, whoever gave them: everything is checked and had before anything is put in force, and everybody works by it before
+//! anybody is told.
+
+#![forbid(unsafe_code)]
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use pen_config::apply;
+use pen_config::command::{Command, LogTarget, Number};
+use pen_config::configuration::Placed;
+use pen_config::ids::{ServerId, Target};
+use pen_config::settings::{Server, Settings};
+use pen_ipc::message::Outcome;
+use pen_ipc::start::RequestLog;
+use pen_ipc::tls_files::Examined;
+
+use crate::event_loop::Service;
+use crate::event_loop::commands::{By, PATIENCE, Progress, Settling, Stage, Then};
+use crate::event_loop::reload::notices::Success;
+use crate::event_loop::reload::prepare::{Change, Move, NewLog};
+use crate::files::configuration;
+use crate::files::configuration::Loaded;
+use crate::files::memory;
+use crate::files::tls_material::READING;
+use crate::helpers::examine::Examining;
+use crate::helpers::names::{Found, Inquiry};
+use crate::helpers::open::{Fetched, Fetching, JailedPath, Wanted};
+use crate::helpers::resolve::{Asking, Patience};
+use crate::jail::Jail;
+use crate::jail::user;
+use crate::log::errno::why;
+use crate::processes::control::{Body, Reply};
+use crate::processes::spawn::Inheritance;
+use crate::startup::{absolute, leave_out};
+
+/// Commands that take effect together or not at all.
+#[derive(Debug)]
+pub(in crate::event_loop) struct Batch {
+    pub(in crate::event_loop) source: Source,
+    pub(in crate::event_loop) commands: Vec<Placed>,
+    /// What the names in them stand for, once that is known.
+    pub(in crate::event_loop) found: Found,
+    /// What an operator's commands name, once it is there.
+    pub(in crate::event_loop) held: Held,
+}
+
+/// By whose authority.
+#[derive(Clone, Debug)]
+pub(in crate::event_loop) enum Source {
+    /// The configuration file: root's.
+    File,
+    /// An operator's, who gave this command.
+    Operator(Command),
+}
+
+/// What was opened with an operator's rights.
+#[derive(Debug, Default)]
+pub(in crate::event_loop) struct Held {
+    pub(in crate::event_loop) log: Option<OwnedFd>,
+    pub(in crate::event_loop) status: Option<OwnedFd>,
+    pub(in crate::event_loop) ocsp: Option<OwnedFd>,
+    pub(in crate::event_loop) listener: Option<(OwnedFd, JailedPath)>,
+}
+
+/// What is fetched for whom.
+#[derive(Debug)]
+pub(in crate::event_loop) enum Purpose {
+    /// The log that an operator had named, for HUP.
+    Reopen,
+    /// The commands of an operator's `include`.
+    Include(Command),
+    /// The commands of the configuration file, for HUP.
+    Reload,
+    /// The files of TLS for a change that is at hand otherwise.
+    Keys(Box<(Change, Batch)>),
+    /// What commands need. The text is the beginning of what is said if it cannot be had.
+    Need(Need, String, Box<Batch>),
+}
+
+/// What commands can need.
+#[derive(Clone, Debug)]
+pub(in crate::event_loop) enum Need {
+    Log,
+    Status,
+    Ocsp,
+    Listener(PathBuf),
+}
+
+impl Batch {
+    pub(in crate::event_loop) fn new(source: Source, commands: Vec<Placed>) -> Batch {
+        Batch { source, commands, found: Found::default(), held: Held::default() }
+    }
+
+    /// One command of an operator, with the file that it names.
+    pub(in crate::event_loop) fn single(command: Command, file: Option<OwnedFd>) -> Batch {
+        let held = match &command {
+            Command::Log(Some(LogTarget::File(_))) => Held { log: file, ..Held::default() },
+            Command::WebStats(Some(_)) => Held { status: file, ..Held::default() },
+            Command::SslOcsp(Some(_)) => Held { ocsp: file, ..Held::default() },
+            _ => Held::default(),
+        };
+        let source = Source::Operator(command.clone());
+        Batch { held, ..Batch::new(source, vec![Placed { place: String::new(), command }]) }
+    }
+
+    /// The last command that `pick` knows something of, with the beginning of a message about it.
+    pub(in crate::event_loop) fn last<'b, T>(&'b self, pick: impl Fn(&'b Command) -> Option<T>) -> Option<(T, String)> {
+        self.commands.iter().rev().find_map(|Placed { place, command }| {
+            let at = if place.is_empty() { String::new() } else { format!("{place}: ") };
+            Some((pick(command)?, at))
+        })
+    }
+}
+
+impl Service {
+    /// Has an operator's log opened again, and goes on to the configuration file.
+    pub(in crate::event_loop) fn reopen_held_log(&mut self, now: Instant) -> Progress {
+        let Some(LogTarget::File(path)) = self.standing.log.as_ref().filter(|_| self.standing.log_is_held) else {
+            return Progress::Next(Stage::Reload);
+        };
+        self.fetch(&Wanted::Log(in_jail(path)), Purpose::Reopen, now)
+    }
+
+    /// Has the commands of an operator's file read.
+    pub(in crate::event_loop) fn include(&mut self, path: PathBuf, now: Instant) -> Progress {
+        self.fetch(&Wanted::Commands(in_jail(&path)), Purpose::Include(Command::Include(path)), now)
+    }
+
+    fn fetch(&mut self, wanted: &Wanted, purpose: Purpose, now: Instant) -> Progress {
+        if self.desk.hangs() {
+            let why = "not now: too many processes hang in a file system that does not answer";
+            return self.fetched(Err(why.into()), purpose, now);
+        }
+        match Fetching::begin(wanted, &self.inheritance.jail, now) {
+            Ok(fetching) => Progress::Wait(Stage::Fetching(fetching, purpose)),
+            Err(error) => self.fetched(Err(format!("not now: {}", why(&error))), purpose, now),
+        }
+    }
+
+    /// Goes on with what was fetched.
+    pub(in crate::event_loop) fn fetched(
+        &mut self,
+        fetched: Result<Fetched, String>,
+        purpose: Purpose,
+        now: Instant,
+    ) -> Progress {
+        match (purpose, fetched) {
+            (Purpose::Reopen, fetched) => self.held_log(fetched),
+            (Purpose::Include(include), fetched) => match loaded(fetched) {
+                Ok(loaded) => self.look_up(Batch::new(Source::Operator(include), loaded.commands), now),
+                Err(errors) => {
+                    let errors = errors.into_iter().map(|why| self.with_jail(&include, why)).collect();
+                    self.refuse(&Batch::new(Source::Operator(include), Vec::new()), errors)
+                }
+            },
+            (Purpose::Reload, fetched) => self.reloaded(fetched, now),
+            (Purpose::Keys(waiting), fetched) => {
+                let (change, batch) = *waiting;
+                self.gathered_keys(fetched, change, batch, now)
+            }
+            (Purpose::Need(_, at, batch), Err(why)) => self.refuse(&batch, vec![at + &why + &self.in_the_jail()]),
+            (Purpose::Need(need, _, mut batch), Ok(Fetched { descriptor, place, .. })) => {
+                match need {
+                    Need::Log => batch.held.log = Some(descriptor),
+                    Need::Status => batch.held.status = Some(descriptor),
+                    Need::Ocsp => batch.held.ocsp = Some(descriptor),
+                    Need::Listener(path) => {
+                        let path = JailedPath::new(&path, place, &self.inheritance.jail);
+                        batch.held.listener = Some((descriptor, path));
+                    }
+                }
+                self.change(*batch, now)
+            }
+        }
+    }
+
+    /// Where the files are that operators name, for a message about one of them.
+    fn in_the_jail(&self) -> String {
+        self.inheritance.jail.root.as_ref().map_or(String::new(), |root| format!(" (in the jail {})", root.display()))
+    }
+
+    /// An error about an operator's file of commands; one that cannot be had is looked for in the jail.
+    fn with_jail(&self, include: &Command, error: String) -> String {
+        match include {
+            Command::Include(path) if error.starts_with(&format!("{}: ", in_jail(path).display())) => {
+                error + &self.in_the_jail()
+            }
+            _ => error,
+        }
+    }
+
+    fn held_log(&mut self, fetched: Result<Fetched, String>) -> Progress {
+        match fetched {
+            Ok(Fetched { descriptor, .. }) => {
+                self.inheritance.log = Some(RequestLog::File(descriptor));
+                self.crew.workers_mut().for_each(|worker| worker.renew_log());
+            }
+            Err(why) => self.say.warning(&format!("{why}; lines still go to the file that was opened before")),
+        }
+        Progress::Next(Stage::Reload)
+    }
+
+    /// Reads the configuration file again.
+    pub(in crate::event_loop) fn reload(&mut self, now: Instant) -> Progress {
+        if let Some(keys) = &mut self.inheritance.keys {
+            keys.certificates.ask();
+        }
+        let Some(path) = &self.standing.config else {
+            return match self.inheritance.keys {
+                Some(_) => self.reread_tls(now),
+                None => Progress::Done(Reply::none()),
+            };
+        };
+        self.fetch(&Wanted::Configuration(path.clone()), Purpose::Reload, now)
+    }
+
+    /// Goes on with the configuration file.
+    fn reloaded(&mut self, fetched: Result<Fetched, String>, now: Instant) -> Progress {
+        let loaded = loaded(fetched).and_then(|mut loaded| {
+            absolute(&self.standing.base, &mut loaded.commands)?;
+            Ok(loaded)
+        });
+        match loaded {
+            Ok(loaded) => {
+                loaded.notices.iter().for_each(|notice| self.say.warning(notice));
+                self.look_up(Batch::new(Source::File, loaded.commands), now)
+            }
+            Err(errors) => {
+                self.keep_running_settings(&errors, true);
+                Progress::Done(Reply::none())
+            }
+        }
+    }
+
+    /// Has the names in the commands looked up, and goes on.
+    pub(in crate::event_loop) fn look_up(&mut self, mut batch: Batch, now: Instant) -> Progress {
+        let lookups = batch.commands.iter().flat_map(|placed| apply::lookups(&placed.command)).collect();
+        let inquiry = Inquiry::new(lookups, batch.commands.iter());
+        let questions = inquiry.questions();
+        if questions.is_empty() {
+            return match inquiry.found(Vec::new()) {
+                Ok(found) => {
+                    batch.found = found;
+                    self.change(batch, now)
+                }
+                Err(why) => self.refuse(&batch, vec![why]),
+            };
+        }
+        let Jail { identity, sandbox, .. } = &self.inheritance.jail;
+        let jail = Jail { root: None, identity: user::of_resolver(identity), sandbox: sandbox.clone() };
+        match Asking::begin(questions, &jail, RESOLVE_PATIENCE) {
+            Ok(asking) => Progress::Wait(Stage::Asking(asking, inquiry, Box::new(batch))),
+            Err(why) => self.refuse(&batch, vec![why]),
+        }
+    }
+
+    /// Puts the commands in force, or says why not. What an operator's commands name is had first, but not for commands that cannot take
+    /// effect: a refused file of commands leaves no new log behind.
+    pub(in crate::event_loop) fn change(&mut self, mut batch: Batch, now: Instant) -> Progress {
+        if let Some((wanted, need, at)) = self.missing(&batch) {
+            return match self.checked(&batch) {
+                Ok(_) => self.fetch(&wanted, Purpose::Need(need, at, Box::new(batch)), now),
+                Err(errors) => self.refuse(&batch, errors),
+            };
+        }
+        match self.prepare(&mut batch) {
+            Ok((change, true)) => self.gather_keys(change, batch, now),
+            Ok((change, false)) => self.commit(change, &batch, now),
+            Err(errors) => self.refuse(&batch, errors),
+        }
+    }
+
+    /// Has the files of TLS read before anything is put in force.
+    fn gather_keys(&mut self, change: Change, batch: Batch, now: Instant) -> Progress {
+        let held = change.ocsp.as_ref().map_or(self.standing.ocsp.as_ref(), Option::as_ref);
+        let held = held.map(OwnedFd::try_clone).transpose();
+        let tls = Box::new(change.settings.tls.clone());
+        let wanted = held.map(|held| Wanted::Keys(tls, held, change.settings.generation));
+        let purpose = Purpose::Keys(Box::new((change, batch)));
+        match wanted {
+            Ok(wanted) => self.fetch(&wanted, purpose, now),
+            Err(error) => {
+                self.fetched(Err(format!("the files of TLS cannot be read now: {}", why(&error))), purpose, now)
+            }
+        }
+    }
+
+    /// Has the files of TLS examined that were read.
+    fn gathered_keys(
+        &mut self,
+        fetched: Result<Fetched, String>,
+        mut change: Change,
+        batch: Batch,
+        now: Instant,
+    ) -> Progress {
+        let Inheritance { jail, examine_tls, .. } = &self.inheritance;
+        let begun = fetched.and_then(|Fetched { descriptor, notices, .. }| {
+            change.notices.extend(notices);
+            let files = change.tls.insert(descriptor);
+            Examining::begin(files, *examine_tls, jail, now)
+        });
+        match begun {
+            Ok(examining) => Progress::Wait(Stage::Examining(examining, Box::new((change, batch)))),
+            Err(why) => self.refuse(&batch, vec![why]),
+        }
+    }
+
+    /// Goes on with files of TLS that were examined.
+    pub(in crate::event_loop) fn examined(
+        &mut self,
+        found: Result<Examined, String>,
+        mut change: Change,
+        batch: &Batch,
+        now: Instant,
+    ) -> Progress {
+        match found {
+            Ok(Examined { notices, certificates }) => {
+                change.notices.extend(notices);
+                change.certificates = certificates;
+                self.commit(change, batch, now)
+            }
+            Err(why) => self.refuse(batch, vec![why]),
+        }
+    }
+
+    /// Reads the files of TLS again although nobody asked.
+    pub(in crate::event_loop) fn reread_tls(&mut self, now: Instant) -> Progress {
+        self.look_up(Batch::new(Source::File, Vec::new()), now)
+    }
+
+    /// Says why nothing was changed.
+    pub(in crate::event_loop) fn refuse(&mut self, batch: &Batch, errors: Vec<String>) -> Progress {
+        let errors = configuration::bounded(errors);
+        match &batch.source {
+            Source::File => {
+                // Without a command, only the files of TLS were to be read.
+                self.keep_running_settings(&errors, !batch.commands.is_empty());
+                Progress::Done(Reply::none())
+            }
+            Source::Operator(command) => {
+                let line = command.to_string();
+                let word = line.strip_prefix("no ").unwrap_or(&line).split(' ').next().unwrap_or_default();
+                // Errors of a command begin with its word or are the original's own; those of names, and of the lines of a file, do not
+                // know it.
+                let whole = |why: &str| why.split([':', ' ']).next() == Some(word) || why.starts_with("unable to ");
+                let line = |why: String| if whole(&why) { why + "\n" } else { format!("{word}: {why}\n") };
+                let text = errors.into_iter().map(line).collect();
+                Progress::Done(Reply { outcome: Outcome::Refused, body: Body::Text(text) })
+            }
+        }
+    }
+
+    fn keep_running_settings(&mut self, errors: &[String], of_file: bool) {
+        self.file_refused = true;
+        errors.iter().for_each(|error| self.say.warning(error));
+        self.say.warning(match of_file {
+            true => "the configuration file is not used: the settings stay as they were, and so does TLS",
+            false => "the files of TLS are not used: it goes on with those that it had",
+        });
+    }
+
+    /// Puts a change in force, and waits until everybody works by it.
+    fn commit(&mut self, change: Change, batch: &Batch, now: Instant) -> Progress {
+        let blacklist: Vec<_> =
+            batch.commands.iter().filter_map(|placed| apply::blacklisting(&placed.command)).collect();
+        let success = self.success(&change, batch, &blacklist);
+        let Change { settings, encoded, listen, log, status, tls, certificates, ocsp, notices } = change;
+        notices.iter().for_each(|notice| self.say.warning(notice));
+        let (readdressed, rerouted) = (
+            changed(&self.inheritance.settings, &settings, |server| &server.address),
+            changed(&self.inheritance.settings, &settings, |server| &server.alternatives),
+        );
+        // Workers take any position, so that this can be done before they know of it.
+        for server in readdressed.iter().chain(&rerouted) {
+            self.inheritance.table.reset_address(server.row(settings.table_size()));
+        }
+        if let Some(Move { local, address, listener }) = listen {
+            if let Some((socket, door)) = listener {
+                self.inheritance.listener = socket;
+                self.crew.workers_mut().for_each(|worker| worker.renew_listener());
+                self.standing.retired.push(std::mem::replace(&mut self.standing.door, door));
+            }
+            (self.standing.local, self.standing.listen) = (local, address);
+        }
+        if let Some(new) = log {
+            let (target, log, held) = match new {
+                Some(NewLog { target, log, held }) => (Some(target), Some(log), held),
+                None => (None, None, false),
+            };
+            (self.standing.log, self.standing.log_is_held, self.inheritance.log) = (target, held, log);
+            self.crew.workers_mut().for_each(|worker| worker.renew_log());
+        }
+        if let Some(ocsp) = ocsp {
+            self.standing.ocsp = ocsp;
+        }
+        if let (Some(files), Some(keys)) = (tls, &mut self.inheritance.keys) {
+            (keys.files, keys.reading) = (files, now + READING);
+            keys.certificates.replace(certificates, matches!(batch.source, Source::Operator(_)), now);
+            self.crew.workers_mut().for_each(|worker| worker.renew_tls());
+        }
+        if let Some(status) = status {
+            self.standing.status = status;
+        }
+        if let Source::File = batch.source {
+            self.standing.servers_only = apply::names_all(&batch.commands).unwrap_or(self.standing.servers_only);
+        }
+        let then = match &batch.source {
+            Source::File => Then::Reloaded,
+            Source::Operator(command) => question(command).map_or(Then::Reply(Reply::none()), Then::Ask),
+        };
+        let rows = (readdressed, blacklist);
+        self.publish(settings, encoded, rows, (then, Some(success)), now)
+    }
+
+    /// Sends the settings in force to everybody once more, so that all that was sent before is known to have arrived.
+    pub(in crate::event_loop) fn publish_anew(&mut self, then: Then, now: Instant) -> Progress {
+        let running = &self.inheritance.settings;
+        let settings = Settings { generation: running.generation + 1, ..running.clone() };
+        match memory::encoded(&settings) {
+            Ok(encoded) => self.publish(settings, encoded, Default::default(), (then, None), now),
+            // Then nobody knows when, but it will arrive.
+            Err(_) => Progress::Done(match then {
+                Then::Reply(reply) => reply,
+                Then::Ask(_) | Then::Reloaded => Reply::none(),
+            }),
+        }
+    }
+
+    fn publish(
+        &mut self,
+        settings: Settings,
+        encoded: OwnedFd,
+        (readdressed, blacklist): (Vec<Target>, Vec<(ServerId, u32)>),
+        (then, success): (Then, Option<Success>),
+        now: Instant,
+    ) -> Progress {
+        let generation = settings.generation;
+        self.say.set_verbosity(settings.debug);
+        self.inheritance.table.grow_clients(settings.clients_max);
+        if settings.backlog != self.inheritance.settings.backlog {
+            // On a listening socket, that only sets the length (listen(2)); it has just been one.
+            let backlog = i32::try_from(settings.backlog).unwrap_or(i32::MAX);
+            let _ = rustix::net::listen(&self.inheritance.listener, backlog);
+        }
+        (self.inheritance.settings, self.inheritance.encoded) = (settings, encoded);
+        self.crew.workers_mut().for_each(|worker| worker.renew_settings());
+        self.control.iter_mut().for_each(|control| control.renew_settings());
+        self.send_due();
+        let deadline = now + PATIENCE;
+        Progress::Wait(Stage::Settling(Settling { generation, deadline, readdressed, blacklist, then, success }))
+    }
+
+    /// Everybody works by the new settings.
+    pub(in crate::event_loop) fn settled(&mut self, by: By, settling: Settling, now: Instant) -> Progress {
+        let Settling { readdressed, blacklist, then, success, .. } = settling;
+        let (table, servers) = (&self.inheritance.table, self.inheritance.settings.table_size());
+        for server in readdressed {
+            table.reset_server(server.row(servers));
+            self.obstructed.forget(server.code());
+        }
+        for (server, seconds) in blacklist {
+            leave_out(table, Target::Server(server).row(servers), seconds);
+        }
+        if let Some(success) = success {
+            self.tell_success(success, by, now);
+        }
+        match then {
+            Then::Reply(reply) => Progress::Done(reply),
+            Then::Ask(command) => Progress::Next(Stage::Begin(command, None)),
+            Then::Reloaded => {
+                self.file_refused = false;
+                Progress::Done(Reply::none())
+            }
+        }
+    }
+}
+
+/// The commands that were fetched, or everything that is wrong with them.
+fn loaded(fetched: Result<Fetched, String>) -> Result<Loaded, Vec<String>> {
+    let commands = fetched.and_then(|fetched| fetched.commands().map_err(|error| why(&error)));
+    commands.unwrap_or_else(|why| Err(vec![why]))
+}
+
+/// Where a path leads that an operator named.
+pub(in crate::event_loop) fn in_jail(path: &Path) -> PathBuf {
+    Path::new("/").join(path)
+}
+
+/// Those of which `part` is another after the change: with the address, they stand for another server.
+fn changed<'s, T: PartialEq + 's>(
+    before: &'s Settings,
+    after: &'s Settings,
+    part: impl Fn(&'s Server) -> &'s T,
+) -> Vec<Target> {
+    // Below MAX_SERVERS.
+    let regular = (0..after.servers.len()).map(|index| Target::Server(ServerId(index as u16)));
+    let part = |settings: &'s Settings, target| settings.target(target).map(&part);
+    let all = regular.chain([Target::Emergency, Target::Abuse]);
+    all.filter(|target| part(before, *target) != part(after, *target)).collect()
+}
+
+/// The question whose answer is the reply to a command that sets something.
+fn question(command: &Command) -> Option<Command> {
+    match command {
+        // The original says nothing.
+        Command::Number(Number::PendingMax, _) => None,
+        Command::Number(which, Some(_)) => Some(Command::Number(*which, None)),
+        Command::Listen(Some(_)) => Some(Command::Listen(None)),
+        Command::Log(Some(_)) => Some(Command::Log(None)),
+        Command::WebStats(Some(_)) => Some(Command::WebStats(None)),
+        _ => None,
+    }
+}
+
+/// How long names of a command or a file may take; other commands wait meanwhile.
+const RESOLVE_PATIENCE: Patience = Patience { each: Duration::from_secs(20) };
+
+pub(crate) mod notices;
+pub(crate) mod prepare;
+#[cfg(test)]
+mod tests {
+    use pen_config::address::Address;
+    use pen_config::command::Switch;
+
+    use super::*;
+
+    #[test]
+    fn other_addresses_are_other_servers() {
+        let server = |port| Server::at(Address::Inet(([10, 0, 0, 1], port).into()));
+        let settings = |servers: [Option<Server>; 4]| Settings { servers: servers.into(), ..Settings::default() };
+        let before = settings([Some(server(1)), Some(server(2)), None, None]);
+        let other_limit = Server { soft: 9, ..server(2) };
+        let after = settings([Some(server(9)), Some(other_limit), Some(server(3)), None]);
+        let expected = [0, 2].map(|id| Target::Server(ServerId(id)));
+        assert_eq!(changed(&before, &after, |server| &server.address), expected);
+    }
+
+    #[test]
+    fn commands_that_set_answer_with_what_was_set() {
+        assert_eq!(question(&Command::Number(Number::Timeout, Some(3))), Some(Command::Number(Number::Timeout, None)));
+        assert_eq!(question(&Command::Switch(Switch::Hash, true)), None);
+    }
+}

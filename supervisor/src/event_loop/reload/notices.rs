@@ -1,0 +1,208 @@
+//! What went well is told, too: what a reload changed, and each change by an operator, within a bound.
+
+#![forbid(unsafe_code)]
+
+use std::time::{Duration, Instant};
+
+use pen_config::command::{Command, LogTarget};
+use pen_config::ids::ServerId;
+use pen_config::print::difference;
+
+use crate::event_loop::Service;
+use crate::event_loop::commands::By;
+use crate::event_loop::reload::prepare::Change;
+use crate::event_loop::reload::{Batch, Source};
+use crate::processes::flood::{Admission, Flood};
+
+/// What is told once everybody works by new settings.
+#[derive(Debug)]
+pub(in crate::event_loop) enum Success {
+    /// The configuration file or the files of TLS were read again: what changed, a phrase for each thing.
+    Reload(Vec<String>),
+    /// What an operator did.
+    Operator(String),
+    /// An operator said what is so anyway.
+    Nothing,
+}
+
+/// A bound on what operators cause in the log: a script may change something a thousand times a second.
+#[derive(Debug)]
+pub(in crate::event_loop) struct Notices {
+    flood: Flood,
+    /// The last change that was not told.
+    last: Option<String>,
+}
+
+impl Notices {
+    pub(in crate::event_loop) fn new(now: Instant) -> Notices {
+        Notices { flood: Flood::new(MOST_CHANGES, PERIOD, now), last: None }
+    }
+
+    /// Takes a change by an operator; returns the lines that are told now.
+    fn take(&mut self, what: &str, now: Instant) -> Vec<String> {
+        match self.flood.admit(now) {
+            Admission::Admitted { withheld_before } => {
+                self.summary(withheld_before).into_iter().chain([format!("operator: {what}")]).collect()
+            }
+            Admission::Withheld => {
+                self.last = Some(what.to_owned());
+                Vec::new()
+            }
+        }
+    }
+
+    /// The line about what was not told, once its period is over.
+    pub(in crate::event_loop) fn settle(&mut self, now: Instant) -> Option<String> {
+        let withheld = self.flood.settle(now);
+        self.summary(withheld)
+    }
+
+    /// The line about all that is still untold.
+    pub(in crate::event_loop) fn finish(&mut self, now: Instant) -> Option<String> {
+        self.settle(now + PERIOD)
+    }
+
+    fn summary(&mut self, withheld: u64) -> Option<String> {
+        let last = self.last.take_if(|_| withheld > 0)?;
+        Some(format!("operator: {withheld} more changes, the last of them: {last}"))
+    }
+}
+
+impl Service {
+    /// What a change means to the administrator. To be called before it is put in force.
+    pub(in crate::event_loop) fn success(
+        &self,
+        change: &Change,
+        batch: &Batch,
+        blacklist: &[(ServerId, u32)],
+    ) -> Success {
+        match &batch.source {
+            Source::File => Success::Reload(self.phrases(change, blacklist)),
+            Source::Operator(include @ Command::Include(_)) => {
+                Success::Operator(format!("{include}: {}", listed(&self.phrases(change, blacklist))))
+            }
+            Source::Operator(command) => match is_renewed(command) || !self.phrases(change, blacklist).is_empty() {
+                true => Success::Operator(command.to_string()),
+                false => Success::Nothing,
+            },
+        }
+    }
+
+    /// What a change changes, a phrase for each thing.
+    fn phrases(&self, change: &Change, blacklist: &[(ServerId, u32)]) -> Vec<String> {
+        let standing = &self.standing;
+        let mut phrases = difference(&self.inheritance.settings, &change.settings);
+        phrases.extend(blacklist.iter().map(|(server, seconds)| format!("server {server} blacklist {seconds}")));
+        phrases.extend(change.listen.as_ref().map(|moved| format!("listen {}", moved.local)));
+        let log = |target: Option<&LogTarget>| target.map_or(Command::NoLog, |log| Command::Log(Some(log.clone())));
+        if let Some(new) = &change.log
+            && new.as_ref().map(|new| &new.target) != standing.log.as_ref()
+        {
+            phrases.push(log(new.as_ref().map(|new| &new.target)).to_string());
+        }
+        let page = |file: Option<&std::path::Path>| {
+            file.map_or(Command::NoWebStats, |path| Command::WebStats(Some(path.into())))
+        };
+        if let Some(new) = &change.status
+            && new.as_ref().map(|file| file.name()) != standing.status.as_ref().map(|file| file.name())
+        {
+            phrases.push(page(new.as_ref().map(|file| file.name())).to_string());
+        }
+        if let (Some(_), Some(keys)) = (&change.tls, &self.inheritance.keys) {
+            phrases.extend(keys.certificates.renewed(&change.certificates));
+        }
+        phrases
+    }
+
+    /// Tells of what went well.
+    pub(in crate::event_loop) fn tell_success(&mut self, success: Success, by: By, now: Instant) {
+        match success {
+            Success::Operator(what) => self.tell_operator(&format!("{what}, by {by}"), now),
+            Success::Nothing => {}
+            Success::Reload(phrases) => {
+                // Files of TLS are read every hour, too: that is worth a line only if something changed.
+                let asked = self.desk.is_hangup();
+                let what = match &self.standing.config {
+                    Some(path) if asked => Some(format!("reloaded {}", path.display())),
+                    _ if asked || !phrases.is_empty() => Some("the files of TLS were read again".to_owned()),
+                    _ => None,
+                };
+                if let Some(what) = what {
+                    self.say.notice(&printable(&format!("{what}: {}", listed(&phrases))));
+                }
+            }
+        }
+    }
+
+    /// Tells of what an operator did.
+    pub(in crate::event_loop) fn tell_operator(&mut self, what: &str, now: Instant) {
+        for line in self.notices.take(&printable(what), now) {
+            self.say.notice(&line);
+        }
+    }
+}
+
+/// Whether a command has a file opened or read anew, which is worth a line even if its name is the same.
+fn is_renewed(command: &Command) -> bool {
+    matches!(command, Command::Log(Some(_)) | Command::WebStats(Some(_)) | Command::SslOcsp(_) | Command::SslNames(_))
+}
+
+/// A line of log, whatever is in the paths that it names.
+fn printable(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
+}
+
+/// Phrases in one line: the first of many, and how many more there are.
+fn listed(phrases: &[String]) -> String {
+    let more = match phrases.len().saturating_sub(MOST_PHRASES) {
+        0 => None,
+        1 => Some("1 more setting changed".to_owned()),
+        more => Some(format!("{more} more settings changed")),
+    };
+    let first = phrases.iter().take(MOST_PHRASES).cloned().chain(more).collect::<Vec<_>>();
+    if first.is_empty() { "nothing changed".to_owned() } else { first.join("; ") }
+}
+
+/// Most changes by operators that are told one by one in a period.
+const MOST_CHANGES: u32 = 20;
+
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// Most phrases in a line.
+const MOST_PHRASES: usize = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_changes_by_operators_some_are_told_and_the_rest_is_counted_with_the_last() {
+        let start = Instant::now();
+        let mut notices = Notices::new(start);
+        let told = (0..2000).flat_map(|n| notices.take(&format!("timeout {n}"), start)).collect::<Vec<_>>();
+        assert_eq!((told.len(), told[19].as_str()), (20, "operator: timeout 19"));
+        assert_eq!(notices.settle(start + PERIOD / 2), None);
+        let summary = "operator: 1980 more changes, the last of them: timeout 1999";
+        assert_eq!(notices.settle(start + PERIOD).as_deref(), Some(summary));
+        assert_eq!(notices.settle(start + 2 * PERIOD), None);
+        (0..22).for_each(|n| drop(notices.take(&n.to_string(), start + 3 * PERIOD)));
+        assert_eq!(
+            notices.take("prio", start + 4 * PERIOD),
+            ["operator: 2 more changes, the last of them: 21", "operator: prio"]
+        );
+        (0..20).for_each(|n| drop(notices.take(&n.to_string(), start + 4 * PERIOD)));
+        assert_eq!(
+            notices.finish(start + 4 * PERIOD).as_deref(),
+            Some("operator: 1 more changes, the last of them: 19")
+        );
+    }
+
+    #[test]
+    fn a_line_lists_the_first_phrases_and_counts_the_rest() {
+        let phrases = |count: usize| (0..count).map(|n| n.to_string()).collect::<Vec<_>>();
+        assert_eq!(listed(&phrases(0)), "nothing changed");
+        assert_eq!(listed(&phrases(3)), "0; 1; 2");
+        assert!(listed(&phrases(11)).ends_with("; 9; 1 more setting changed"));
+        assert!(listed(&phrases(12)).ends_with("; 9; 2 more settings changed"));
+    }
+}

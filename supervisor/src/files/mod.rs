@@ -1,0 +1,12 @@
+//! Files and listeners that the supervisor opens, holds and gives on.
+
+pub(crate) mod certificates;
+pub(crate) mod configuration;
+pub(crate) mod listener;
+pub(crate) mod memory;
+pub(crate) mod pid_file;
+pub(crate) mod request_log;
+pub(crate) mod running;
+pub(crate) mod source;
+pub(crate) mod status_file;
+pub(crate) mod tls_material;

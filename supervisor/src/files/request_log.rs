@@ -1,0 +1,197 @@
+//! Where the request log goes: opened by the supervisor, outside the jail, and handed to the workers as a descriptor.
+
+#![forbid(unsafe_code)]
+
+use std::fs::{File, Permissions};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::geteuid;
+use pen_ipc::start::RequestLog;
+use pen_walk::{self as walk, End, Entry, Strangers};
+use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::log::errno::why;
+
+/// Why the log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LogError {
+    /// A system call failed, or a stranger's link is on the way.
+    #[error("request log {path}: {reason}", path = .0.display(), reason = why(.1))]
+    Io(PathBuf, io::Error),
+    /// Something that lines cannot be appended to.
+    #[error("request log {path}: {what} cannot be a log", path = .0.display(), what = .1)]
+    Kind(PathBuf, &'static str),
+    /// The UDP socket cannot be had.
+    #[error("request log {0}: {reason}", reason = why(.1))]
+    Network(SocketAddr, io::Error),
+}
+
+/// Opens a file for appending, or makes it. A fifo or a terminal neither blocks nor fails for want of a reader.
+///
+/// # Errors
+/// It cannot be opened, or must not be.
+pub(crate) fn open(path: &Path) -> Result<RequestLog, LogError> {
+    let failed = |error| LogError::Io(path.into(), error);
+    for _ in 0..ATTEMPTS {
+        let opened = match walk::follow(path, Strangers::Refused).map_err(failed)? {
+            End::Entry(entry) => open_entry(&entry),
+            // /dev/stdout and its like lead here.
+            End::OpenFile(entry) => entry.open_followed(OFlags::WRONLY | OFlags::APPEND),
+        };
+        match opened {
+            // Between the walk and the opening the file was made, removed, or replaced by a link.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EEXIST | libc::ENOENT | libc::ELOOP)) => {}
+            opened => return check(path, opened.map_err(failed)?).map(|file| RequestLog::File(file.into())),
+        }
+    }
+    Err(failed(io::Error::other("it is being replaced all the time by somebody else")))
+}
+
+/// Says whether [`open`] would do, as far as that can be told without opening or making anything.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn examine(path: &Path) -> Result<(), LogError> {
+    let failed = |error| LogError::Io(path.into(), error);
+    let End::Entry(entry) = walk::follow(path, Strangers::Refused).map_err(failed)? else { return Ok(()) };
+    match entry.stat() {
+        Ok(there) => check_kind(path, FileType::from_raw_mode(there.st_mode), there.st_nlink > 1),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Connects a UDP socket towards penlogd. Nobody needs to answer there.
+///
+/// # Errors
+/// There is no route or no socket.
+pub(crate) fn connect(address: SocketAddr) -> Result<RequestLog, LogError> {
+    let connect = || -> io::Result<OwnedFd> {
+        let kind = Type::DGRAM.nonblocking().cloexec();
+        let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::UDP))?;
+        socket.connect(&address.into())?;
+        Ok(socket.into())
+    };
+    connect().map(RequestLog::Network).map_err(|error| LogError::Network(address, error))
+}
+
+fn open_entry(entry: &Entry) -> io::Result<File> {
+    match entry.stat() {
+        // Opened for writing only, a fifo without a reader is an error, and one whose reader leaves is a broken pipe.
+        Ok(there) if FileType::from_raw_mode(there.st_mode) == FileType::Fifo => {
+            entry.open(OFlags::RDWR | OFlags::APPEND, 0)
+        }
+        Ok(_) => entry.open(OFlags::WRONLY | OFlags::APPEND, 0),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let file = entry.open(OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL, MODE)?;
+            let mode = file.metadata()?.permissions().mode();
+            if mode & OWNERS != OWNERS {
+                // A umask that takes the owner's own rights would keep pen from opening it again.
+                file.set_permissions(Permissions::from_mode(mode | OWNERS))?;
+            }
+            Ok(file)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn check(path: &Path, file: File) -> Result<File, LogError> {
+    let there = file.metadata().map_err(|error| LogError::Io(path.into(), error))?;
+    check_kind(path, FileType::from_raw_mode(there.mode()), there.nlink() > 1).map(|()| file)
+}
+
+fn check_kind(path: &Path, kind: FileType, has_several_names: bool) -> Result<(), LogError> {
+    match kind {
+        FileType::RegularFile if has_several_names && geteuid().is_root() => Err(LogError::Kind(
+            path.into(),
+            "a file with several names, of which one may be meant for root's eyes only,",
+        )),
+        FileType::RegularFile | FileType::Fifo | FileType::CharacterDevice => Ok(()),
+        FileType::Directory => Err(LogError::Io(path.into(), Errno::ISDIR.into())),
+        FileType::Symlink | FileType::Socket | FileType::BlockDevice | FileType::Unknown => {
+            Err(LogError::Kind(path.into(), "what is neither a file, a fifo nor a character device"))
+        }
+    }
+}
+
+/// Not writable by others, whatever the umask.
+const MODE: u32 = 0o644;
+
+/// What the owner of a log that pen makes can do with it, whatever the umask.
+const OWNERS: u32 = 0o600;
+
+/// Each attempt fails only if somebody acts at just that moment.
+const ATTEMPTS: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::{Read, Write};
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn file(log: RequestLog) -> File {
+        match log {
+            RequestLog::File(file) => file.into(),
+            RequestLog::Network(_) => panic!(),
+        }
+    }
+
+    #[test]
+    fn lines_are_appended() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pen.log");
+        fs::write(&path, "old\n").unwrap();
+        file(open(&path).unwrap()).write_all(b"new\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "old\nnew\n");
+        let made = directory.path().join("made.log");
+        open(&made).unwrap();
+        assert_eq!(fs::metadata(&made).unwrap().mode() & 0o133, 0);
+    }
+
+    #[test]
+    fn a_fifo_needs_no_reader_and_does_not_block() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("fifo");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let mut log = file(open(&path).unwrap());
+        log.write_all(b"line\n").unwrap();
+        let mut line = [0; 5];
+        File::open(&path).unwrap().read_exact(&mut line).unwrap();
+        let blocked = (0..10_000).find_map(|_| log.write(&[b'x'; 4096]).err());
+        assert_eq!(blocked.unwrap().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn links_of_the_starter_are_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        symlink("second", at("first")).unwrap();
+        symlink(at("target"), at("second")).unwrap();
+        file(open(&at("first")).unwrap()).write_all(b"line\n").unwrap();
+        assert_eq!(fs::read_to_string(at("target")).unwrap(), "line\n");
+        symlink("loop", at("loop")).unwrap();
+        assert!(matches!(open(&at("loop")), Err(LogError::Io(_, _))));
+    }
+
+    #[test]
+    fn devices_can_be_logs_and_directories_cannot() {
+        open(Path::new("/dev/null")).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        assert!(open(directory.path()).is_err());
+        let error = open(&directory.path().join("no/such")).unwrap_err().to_string();
+        assert!(error.starts_with("request log ") && error.ends_with("no such file or directory"), "{error}");
+    }
+
+    #[test]
+    fn a_log_host_needs_no_daemon() {
+        assert!(matches!(connect("127.0.0.1:9".parse().unwrap()), Ok(RequestLog::Network(_))));
+    }
+}

@@ -1,0 +1,46 @@
+//! The local address towards servers: whether this machine has it. A worker that finds out can only fail.
+
+#![forbid(unsafe_code)]
+
+use std::net::{IpAddr, SocketAddr};
+
+use pen_config::command::Command;
+use pen_config::configuration::Placed;
+use socket2::{Domain, Socket, Type};
+
+use crate::log::errno::why;
+
+/// Tries the address that `commands` set last.
+///
+/// # Errors
+/// This machine does not have it. An operator, whose command has no place, gets the original's words and no more; else the place and the
+/// reason are told too.
+pub(crate) fn check(address: IpAddr, commands: &[Placed]) -> Result<(), String> {
+    let Err(error) = bind(address) else { return Ok(()) };
+    let text = format!("unable to set source address to '{address}'");
+    let sets = |placed: &&Placed| placed.command == Command::Source(Some(address));
+    match commands.iter().rev().find(sets).map_or("", |placed| &placed.place) {
+        "" => Err(text),
+        place => Err(format!("{place}: source: {text}: {}", why(&error))),
+    }
+}
+
+fn bind(address: IpAddr) -> std::io::Result<()> {
+    let address = SocketAddr::new(address, 0);
+    Socket::new(Domain::for_address(address), Type::STREAM, None)?.bind(&address.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_must_be_an_address_of_this_machine() {
+        check([127, 0, 0, 1].into(), &[]).unwrap();
+        let foreign = IpAddr::from([192, 0, 2, 1]);
+        let set = |place: &str| vec![Placed { place: place.into(), command: Command::Source(Some(foreign)) }];
+        assert_eq!(check(foreign, &set("")).unwrap_err(), "unable to set source address to '192.0.2.1'");
+        let why = check(foreign, &set("f:3")).unwrap_err();
+        assert!(why.starts_with("f:3: source: unable to set source address to '192.0.2.1': "), "{why}");
+    }
+}

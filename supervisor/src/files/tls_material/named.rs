@@ -1,0 +1,145 @@
+//! The directory of certificates by server name: which of its entries are files of a name, and which are not.
+
+#![forbid(unsafe_code)]
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use pen_ipc::tls_files::NamedRole;
+use pen_walk as walk;
+use rustix::fs::Dir;
+
+use crate::log::errno::why;
+
+/// What is in the directory.
+#[derive(Debug, Default)]
+pub(in crate::files::tls_material) struct Listing {
+    /// The files of names: server name in lower case, role, path; in the order of their paths, at most as many as were asked for.
+    pub(in crate::files::tls_material) files: Vec<(PathBuf, String, NamedRole)>,
+    /// How many files of names there are in all.
+    pub(in crate::files::tls_material) found: usize,
+    /// Entries with the extension of a name's file whose name is no server name.
+    nameless: usize,
+    /// The first of them.
+    example: Option<OsString>,
+}
+
+impl Listing {
+    /// Reads the directory and keeps at most `most` files of names. Other entries cost no memory, however many there are.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub(in crate::files::tls_material) fn read(directory: &Path, most: usize) -> Result<Listing, String> {
+        let at = |error: io::Error| format!("{}: {}", directory.display(), why(&error));
+        let mut listing = Listing::default();
+        let entries = walk::list(directory).and_then(|directory| Ok(Dir::new(directory)?)).map_err(at)?;
+        for entry in entries {
+            let entry = entry.map_err(|errno| at(errno.into()))?;
+            let file = OsStr::from_bytes(entry.file_name().to_bytes()).to_os_string();
+            match server_name(&file) {
+                Entry::Named(name, role) => {
+                    listing.found += 1;
+                    if listing.files.len() < most {
+                        listing.files.push((directory.join(&file), name, role));
+                    }
+                }
+                Entry::Nameless => {
+                    listing.nameless += 1;
+                    listing.example.get_or_insert(file);
+                }
+                Entry::Other => {}
+            }
+        }
+        listing.files.sort_by(|(one, ..), (other, ..)| one.cmp(other));
+        Ok(listing)
+    }
+
+    /// What the administrator should know about entries that are passed over.
+    pub(in crate::files::tls_material) fn notice(&self, directory: &Path) -> Option<String> {
+        if let Some(example) = &self.example {
+            return Some(format!(
+                "{}: {} files are called after no server name and are not used, for example {:?}",
+                directory.display(),
+                self.nameless,
+                example
+            ));
+        }
+        let nothing = "no file is called NAME.crt; all names are served with the default certificate";
+        (self.found == 0).then(|| format!("{}: {nothing}", directory.display()))
+    }
+}
+
+/// What an entry's name says of it.
+#[derive(Debug, Eq, PartialEq)]
+enum Entry {
+    /// A file of this server name, in lower case.
+    Named(String, NamedRole),
+    /// It has the extension of such a file, but what stands before it is no server name.
+    Nameless,
+    /// Anything else.
+    Other,
+}
+
+fn server_name(file: &OsStr) -> Entry {
+    let path = Path::new(file);
+    let role = match path.extension().and_then(OsStr::to_str) {
+        Some("crt") => NamedRole::Certificate,
+        Some("key") => NamedRole::Key,
+        Some("ca") => NamedRole::Authorities,
+        Some("ocsp") => NamedRole::Ocsp,
+        Some(_) | None => return Entry::Other,
+    };
+    let Some(name) = path.file_stem().and_then(OsStr::to_str) else { return Entry::Nameless };
+    let plain = name.strip_prefix("*.").unwrap_or(name);
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    match !plain.is_empty() && plain.bytes().all(is_name) {
+        true => Entry::Named(name.to_ascii_lowercase(), role),
+        false => Entry::Nameless,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn only_server_names_with_a_known_extension_are_files_of_a_name() {
+        let named = |name: &str, role| Entry::Named(name.into(), role);
+        let rows = [
+            ("WWW.example.crt", named("www.example", NamedRole::Certificate)),
+            ("*.example.key", named("*.example", NamedRole::Key)),
+            ("a_b-c.ca", named("a_b-c", NamedRole::Authorities)),
+            ("one.ocsp", named("one", NamedRole::Ocsp)),
+            ("www.Example.CRT", Entry::Other),
+            ("README", Entry::Other),
+            (".crt", Entry::Other),
+            ("one.pem", Entry::Other),
+            ("a b.crt", Entry::Nameless),
+            ("x.*.crt", Entry::Nameless),
+            ("münchen.example.key", Entry::Nameless),
+        ];
+        for (file, entry) in rows {
+            assert_eq!(server_name(OsStr::new(file)), entry, "{file}");
+        }
+    }
+
+    #[test]
+    fn a_listing_counts_what_it_does_not_keep() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(Listing::read(directory.path(), 9).unwrap().notice(directory.path()).unwrap().contains("NAME.crt"));
+        for n in 0..20 {
+            fs::write(directory.path().join(format!("n{n:02}.crt")), "").unwrap();
+            fs::write(directory.path().join(format!("n{n:02}.txt")), "").unwrap();
+        }
+        let listing = Listing::read(directory.path(), 9).unwrap();
+        assert_eq!((listing.found, listing.files.len(), listing.notice(directory.path())), (20, 9, None));
+        assert!(listing.files.is_sorted_by_key(|(path, ..)| path));
+        fs::write(directory.path().join("a b.crt"), "").unwrap();
+        let notice = Listing::read(directory.path(), 9).unwrap().notice(directory.path()).unwrap();
+        assert!(notice.contains("1 files are called after no server name") && notice.contains("a b.crt"), "{notice}");
+    }
+}

@@ -1,0 +1,224 @@
+//! Which names have to be looked up before commands can take effect, and what the answers mean.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use pen_config::address::{Address, Host, HostAddress, Service};
+use pen_config::apply;
+use pen_config::command::{Command, LogTarget};
+use pen_config::configuration::{Lookup, Names, Placed, zoned};
+
+use crate::helpers::resolve::{Answer, Question, Unresolved};
+
+/// What is to be looked up.
+#[derive(Debug)]
+pub(crate) struct Inquiry {
+    lookups: Vec<Lookup>,
+    /// penlogd, which is reached by UDP.
+    log: Option<(Host, Service)>,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// Hosts and TCP services.
+    pub(crate) names: Names,
+    /// Where the request log goes, if it goes to the network.
+    pub(crate) log: Option<SocketAddr>,
+}
+
+impl Inquiry {
+    /// For commands that want these names, and for the last of them that says where the request log goes.
+    pub(crate) fn new<'c>(lookups: BTreeSet<Lookup>, commands: impl Iterator<Item = &'c Placed>) -> Inquiry {
+        let log = match last_log(commands) {
+            Some(Some(LogTarget::Network(host, service))) => Some((host, service)),
+            _ => None,
+        };
+        Inquiry { lookups: lookups.into_iter().collect(), log }
+    }
+
+    /// The questions; none if all is numeric.
+    pub(crate) fn questions(&self) -> Vec<Question> {
+        let lookups = self.lookups.iter().map(question);
+        let log = self.log.iter().flat_map(|(host, service)| log_questions(host, service));
+        lookups.chain(log).collect()
+    }
+
+    /// Puts the answers to the questions, which are in their order, together.
+    ///
+    /// # Errors
+    /// The log host cannot be reached by UDP.
+    pub(crate) fn found(self, mut answers: Vec<Answer>) -> Result<Found, String> {
+        let of_log = answers.split_off(self.lookups.len().min(answers.len()));
+        let log = self.log.map(|(host, service)| log_address(&host, &service, of_log)).transpose()?;
+        Ok(Found { names: names(self.lookups, answers), log })
+    }
+}
+
+/// Where the request log goes after these commands; none if they do not say.
+pub(crate) fn last_log<'c>(commands: impl Iterator<Item = &'c Placed>) -> Option<Option<LogTarget>> {
+    commands.fold(None, |last, placed| match &placed.command {
+        Command::Log(Some(target)) => Some(Some(target.clone())),
+        Command::NoLog => Some(None),
+        _ => last,
+    })
+}
+
+/// A line for each name that has no answer: with the place of each command that has this name; those of options and operands, which have no
+/// place, first.
+pub(crate) fn placed<'c>(unresolved: &[Unresolved], commands: impl Iterator<Item = &'c Placed>) -> Vec<String> {
+    let mut of_commands = BTreeSet::new();
+    let mut lines = Vec::new();
+    for Placed { place, command } in commands.filter(|placed| !placed.place.is_empty()) {
+        let questions = questions(command);
+        for (index, one) in unresolved.iter().enumerate().filter(|(_, one)| questions.contains(&one.question)) {
+            of_commands.insert(index);
+            lines.push(format!("{place}: {one}"));
+        }
+    }
+    let others = unresolved.iter().enumerate().filter(|(index, _)| !of_commands.contains(index));
+    others.map(|(_, one)| one.to_string()).chain(lines).collect()
+}
+
+/// The names in a command.
+fn questions(command: &Command) -> Vec<Question> {
+    match command {
+        Command::Log(Some(LogTarget::Network(host, service))) => log_questions(host, service).collect(),
+        other => apply::lookups(other).iter().map(question).collect(),
+    }
+}
+
+fn question(lookup: &Lookup) -> Question {
+    match lookup {
+        Lookup::Host(name) => Question::Host(name.clone()),
+        Lookup::Service(name) => Question::TcpService(name.clone()),
+    }
+}
+
+fn names(lookups: Vec<Lookup>, answers: Vec<Answer>) -> Names {
+    let mut names = Names::default();
+    for pair in lookups.into_iter().zip(answers) {
+        match pair {
+            (Lookup::Host(name), Answer::Host(found)) => drop(names.hosts.insert(name, found)),
+            (Lookup::Service(name), Answer::Service(port)) => drop(names.services.insert(name, port)),
+            // The resolver's answers fit their questions; without one, the configuration cannot be settled.
+            (Lookup::Host(_) | Lookup::Service(_), _) => {}
+        }
+    }
+    names
+}
+
+fn log_questions(host: &Host, service: &Service) -> impl Iterator<Item = Question> + use<> {
+    let host = match host {
+        Host::Name(name) => Some(Question::Host(name.clone())),
+        Host::Zoned(ip, zone) => Some(Question::Host(zoned(*ip, zone))),
+        Host::Ip(_) | Host::Unix(_) => None,
+    };
+    let service = match service {
+        Service::Name(name) => Some(Question::UdpService(name.clone())),
+        Service::Port(_) => None,
+    };
+    host.into_iter().chain(service)
+}
+
+fn log_address(host: &Host, service: &Service, answers: Vec<Answer>) -> Result<SocketAddr, String> {
+    let (mut ip, mut port): (Option<HostAddress>, _) = (None, None);
+    match host {
+        Host::Ip(numeric) => ip = Some((*numeric).into()),
+        Host::Name(_) | Host::Zoned(_, _) | Host::Unix(_) => {}
+    }
+    match service {
+        Service::Port(numeric) => port = Some(*numeric),
+        Service::Name(_) => {}
+    }
+    for answer in answers {
+        match answer {
+            Answer::Host(found) => ip = found.first().copied(),
+            Answer::Service(found) => port = Some(found),
+            Answer::Failed(_) => {}
+        }
+    }
+    match ip.zip(port).map(|(ip, port)| ip.with_port(port)) {
+        Some(Address::Inet(address)) => Ok(address),
+        Some(Address::Unix(_)) | None => Err("log: the log host is not an address that UDP can reach".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    #[test]
+    fn answers_become_names() {
+        let lookups = vec![Lookup::Host("www1".into()), Lookup::Service("http".into())];
+        let found = names(lookups, vec![Answer::Host(vec![IpAddr::from([10, 0, 0, 1]).into()]), Answer::Service(80)]);
+        assert_eq!(found.hosts["www1"], [IpAddr::from([10, 0, 0, 1]).into()]);
+        assert_eq!(found.services["http"], 80);
+    }
+
+    #[test]
+    fn the_log_host_is_put_together_from_numbers_and_answers() {
+        let (host, service) = (Host::Name("loghost".into()), Service::Name("penlog".into()));
+        assert_eq!(log_questions(&host, &service).count(), 2);
+        let answers = vec![Answer::Host(vec![IpAddr::from([10, 0, 0, 1]).into()]), Answer::Service(10000)];
+        assert_eq!(log_address(&host, &service, answers).unwrap(), "10.0.0.1:10000".parse().unwrap());
+        let numeric = (Host::Ip([10, 0, 0, 2].into()), Service::Port(7));
+        assert_eq!(log_questions(&numeric.0, &numeric.1).count(), 0);
+        assert_eq!(log_address(&numeric.0, &numeric.1, Vec::new()).unwrap(), "10.0.0.2:7".parse().unwrap());
+    }
+
+    #[test]
+    fn names_that_are_not_found_are_told_with_the_places_of_their_commands() {
+        let command = |place: &str, line: &str| Placed {
+            place: place.into(),
+            command: pen_config::command::parse(line).unwrap(),
+        };
+        let commands = [
+            command("f:1", "hash"),
+            command("f:2", "server 0 address www1 port web"),
+            command("f:3", "log loghost:web"),
+            command("f:4", "server 1 address www1"),
+            command("", "server 2 address elsewhere"),
+        ];
+        let host = |name: &str| Question::Host(name.into());
+        let unresolved = [
+            host("www1"),
+            host("operand"),
+            Question::UdpService("web".into()),
+            Question::TcpService("web".into()),
+            host("elsewhere"),
+            host("www"),
+        ];
+        let unresolved: Vec<Unresolved> = unresolved.into_iter().map(Unresolved::unknown).collect();
+        assert_eq!(
+            placed(&unresolved, commands.iter()),
+            [
+                "cannot resolve operand: unknown",
+                "cannot resolve elsewhere: unknown",
+                "cannot resolve www: unknown",
+                "f:2: cannot resolve www1: unknown",
+                "f:2: cannot resolve web: unknown",
+                "f:3: cannot resolve web: unknown",
+                "f:4: cannot resolve www1: unknown",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_last_word_about_the_log_counts() {
+        let placed = |command| Placed { place: String::new(), command };
+        let file = || Command::Log(Some(LogTarget::File("/log".into())));
+        let network = Command::Log(Some(LogTarget::Network(Host::Name("loghost".into()), Service::Port(7))));
+        assert_eq!(last_log([].iter()), None);
+        assert_eq!(last_log([placed(file()), placed(Command::NoLog)].iter()), Some(None));
+        let commands = [placed(Command::NoLog), placed(network), placed(Command::Log(None))];
+        let inquiry = Inquiry::new(BTreeSet::new(), commands.iter());
+        assert_eq!(inquiry.questions(), [Question::Host("loghost".into())]);
+        let found = inquiry.found(vec![Answer::Host(vec![IpAddr::from([10, 0, 0, 1]).into()])]).unwrap();
+        assert_eq!(found.log, Some("10.0.0.1:7".parse().unwrap()));
+    }
+}

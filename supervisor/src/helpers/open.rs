@@ -1,0 +1,398 @@
+//! Files and sockets that a child opens, reads or makes for the supervisor.
+//!
+//! What an operator named is opened with the operator's rights: in the jail, as the user of `-u`. The supervisor never opens, reads, binds or
+//! removes such a path itself: its directory may be in a stranger's hands, and root's rights are not to be lent.
+//!
+//! The configuration file and the files of TLS are read with the rights of whoever started pen. A child does it, because a file system that
+//! hangs keeps whoever reads from it: then the child is killed, and the supervisor goes on with what it had.
+
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, getpid, getppid};
+use pen_config::address::Address;
+use pen_config::command;
+use pen_config::configuration::Placed;
+use pen_config::tls::Tls;
+use pen_ipc::channel::{Channel, Received};
+use pen_ipc::codec::{self, LARGE_LIMIT};
+use pen_walk as walk;
+use serde::{Deserialize, Serialize};
+
+use crate::files::configuration;
+use crate::files::configuration::Loaded;
+use crate::files::listener;
+use crate::files::listener::{Listener, SocketPath};
+use crate::files::memory;
+use crate::files::request_log;
+use crate::files::status_file;
+use crate::files::tls_material;
+use crate::helpers::helper::{Helper, Nothing};
+use crate::jail::Jail;
+use crate::jail::sandbox::Kind;
+use crate::log::errno::why;
+use crate::processes::peer::printable;
+use crate::signals;
+use crate::sys;
+
+/// What to have.
+#[derive(Debug)]
+pub(crate) enum Wanted {
+    /// A request log.
+    Log(PathBuf),
+    /// A file for status pages.
+    Status(PathBuf),
+    /// An OCSP response, to be read.
+    Ocsp(PathBuf),
+    /// A listening Unix socket, with its backlog.
+    Listener(PathBuf, u32),
+    /// The commands of an operator's file and of all that it includes.
+    Commands(PathBuf),
+    /// The commands of the file of `-F` and of all that it includes.
+    Configuration(PathBuf),
+    /// The files of TLS, as [`tls_material::gather`] takes them: the settings, an OCSP response that an operator's process opened, and the serial number.
+    Keys(Box<Tls>, Option<OwnedFd>, u64),
+}
+
+/// Whose rights a child has.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Rights {
+    /// Those of the user of `-u`, in the jail.
+    Operator,
+    /// Those of whoever started pen, to read.
+    Starter,
+}
+
+impl Wanted {
+    fn rights(&self) -> Rights {
+        match self {
+            Wanted::Log(_) | Wanted::Status(_) | Wanted::Ocsp(_) | Wanted::Listener(_, _) | Wanted::Commands(_) => {
+                Rights::Operator
+            }
+            Wanted::Configuration(_) | Wanted::Keys(_, _, _) => Rights::Starter,
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        match self {
+            Wanted::Keys(_, _, _) => KEYS_PATIENCE,
+            Wanted::Log(_)
+            | Wanted::Status(_)
+            | Wanted::Ocsp(_)
+            | Wanted::Listener(_, _)
+            | Wanted::Commands(_)
+            | Wanted::Configuration(_) => PATIENCE,
+        }
+    }
+
+    /// What is said of a child that takes too long.
+    fn late(&self) -> String {
+        let seconds = self.patience().as_secs();
+        match self {
+            Wanted::Log(_) | Wanted::Status(_) | Wanted::Ocsp(_) | Wanted::Listener(_, _) | Wanted::Commands(_) => {
+                format!("not opened within {seconds} s")
+            }
+            Wanted::Configuration(path) => {
+                format!("{}: not read within {seconds} s: its file system does not answer", path.display())
+            }
+            Wanted::Keys(_, _, _) => {
+                format!("the files of TLS were not read within {seconds} s: a file system does not answer")
+            }
+        }
+    }
+}
+
+/// From the child; with a descriptor if it has one.
+#[derive(Debug, Serialize, Deserialize)]
+enum Answer {
+    /// Here it is.
+    Here {
+        /// Device and number of a socket's file.
+        place: (u64, u64),
+        /// What the administrator should know about files of TLS.
+        notices: Vec<String>,
+    },
+    /// Why not.
+    Failed(String),
+}
+
+/// What a file says, or everything that is wrong with it.
+pub(crate) type Commands = Result<Loaded, Vec<String>>;
+
+/// What was had.
+#[derive(Debug)]
+pub(crate) struct Fetched {
+    /// A log, a file, a listener; for commands: memory with [`Commands`]; for files of TLS: sealed memory with all of them.
+    pub(crate) descriptor: OwnedFd,
+    /// The file of a socket: device and number.
+    pub(crate) place: (u64, u64),
+    /// What the administrator should know about files of TLS.
+    pub(crate) notices: Vec<String>,
+}
+
+impl Fetched {
+    /// A descriptor, and nothing more to say.
+    fn descriptor(descriptor: impl Into<OwnedFd>) -> Fetched {
+        Fetched { descriptor: descriptor.into(), place: (0, 0), notices: Vec::new() }
+    }
+
+    /// The commands that were asked for.
+    ///
+    /// # Errors
+    /// There are none to be had.
+    pub(crate) fn commands(self) -> io::Result<Commands> {
+        let memory = File::from(self.descriptor);
+        let length = memory.metadata()?.len();
+        let mut bytes = vec![0; usize::try_from(length).ok().filter(|length| *length <= LARGE_LIMIT).unwrap_or(0)];
+        memory.read_exact_at(&mut bytes, 0)?;
+        let commands: Commands = codec::decode_large(&bytes).map_err(io::Error::other)?;
+        check(commands)
+    }
+}
+
+/// Commands of a child, which may have been taken over by what is in the file: no more than an honest one sends, each one that the grammar makes,
+/// and words that harm no terminal.
+fn check(commands: Commands) -> io::Result<Commands> {
+    let mut loaded = match commands {
+        Ok(loaded) => loaded,
+        Err(errors) => return Ok(Err(configuration::bounded(errors).iter().map(|error| printable(error)).collect())),
+    };
+    if loaded.commands.len().max(loaded.notices.len()) > configuration::MOST_COMMANDS {
+        return Err(io::Error::other("what was read is more than there can be"));
+    }
+    loaded.notices.iter_mut().for_each(|notice| *notice = printable(notice));
+    for Placed { place, command } in &mut loaded.commands {
+        if !command::is_well_formed(command) {
+            return Err(io::Error::other("what was read is no command"));
+        }
+        *place = printable(place);
+    }
+    Ok(Ok(loaded))
+}
+
+/// A child at work.
+#[derive(Debug)]
+pub(crate) struct Fetching {
+    helper: Helper<Nothing, Answer>,
+    deadline: Instant,
+    /// What is said if the deadline passes.
+    late: String,
+}
+
+impl Fetching {
+    /// Forks the child.
+    ///
+    /// # Errors
+    /// There can be no child now.
+    pub(crate) fn begin(wanted: &Wanted, jail: &Jail, now: Instant) -> io::Result<Fetching> {
+        let helper = Helper::begin(jail.identity.uid, |channel, supervisor| answer(wanted, jail, supervisor, channel))?;
+        Ok(Fetching { helper, deadline: now + wanted.patience(), late: wanted.late() })
+    }
+
+    /// To be polled for reading.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.helper.descriptor()
+    }
+
+    /// When it is to be read at the latest.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// What came of it, once it is known.
+    pub(crate) fn read(&self, now: Instant) -> Option<Result<Fetched, String>> {
+        match self.helper.receive() {
+            Ok(Received::Message(Answer::Here { place, notices }, Some(descriptor))) => {
+                let notices = notices.iter().map(|notice| printable(notice)).collect();
+                Some(Ok(Fetched { descriptor, place, notices }))
+            }
+            Ok(Received::Message(Answer::Failed(why), _)) => Some(Err(printable(&why))),
+            Ok(Received::Empty) if now < self.deadline => None,
+            Ok(Received::Empty) => Some(Err(self.late.clone())),
+            Ok(Received::Message(Answer::Here { .. }, None) | Received::Closed) | Err(_) => {
+                Some(Err("the process that was to open it ended".into()))
+            }
+        }
+    }
+
+    /// Whether this child was the one; it has been waited for.
+    pub(crate) fn reaped(&mut self, child: Pid) -> bool {
+        self.helper.reaped(child)
+    }
+
+    /// Kills it. Returns the child that is still to be reaped.
+    pub(crate) fn end(self) -> Option<Pid> {
+        self.helper.child()
+    }
+}
+
+/// The file of a listener in the jail, removed by a child when this is dropped by the process that had it made, if it is still the same file.
+#[derive(Debug)]
+pub(crate) struct JailedPath {
+    path: PathBuf,
+    place: (u64, u64),
+    jail: Jail,
+    maker: u32,
+}
+
+impl JailedPath {
+    pub(crate) fn new(path: &Path, place: (u64, u64), jail: &Jail) -> JailedPath {
+        JailedPath { path: path.into(), place, jail: jail.clone(), maker: std::process::id() }
+    }
+}
+
+impl Drop for JailedPath {
+    fn drop(&mut self) {
+        if self.maker != std::process::id() {
+            return;
+        }
+        let supervisor = getpid();
+        let remove = || {
+            let entered = signals::settle_child().is_ok() && self.jail.enter(Kind::Opener, supervisor, &[]).is_ok();
+            i32::from(!(entered && listener::remove(&self.path, self.place).is_ok()))
+        };
+        let Ok(child) = sys::fork(remove) else { return };
+        // It takes no time that matters; but a supervisor that ends takes its children with it.
+        let deadline = Instant::now() + REMOVAL_PATIENCE;
+        while waitpid(child, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+// From here on: in the child.
+
+fn answer(wanted: &Wanted, jail: &Jail, supervisor: Pid, channel: &Channel<Answer, Nothing>) -> i32 {
+    let confined = match wanted.rights() {
+        Rights::Operator => confine_as_operator(jail, supervisor, channel),
+        Rights::Starter => confine_as_starter(wanted, jail, supervisor, channel),
+    };
+    let (answer, descriptor) = match confined.and_then(|()| had(wanted)) {
+        Ok(Fetched { descriptor, place, notices }) => (Answer::Here { place, notices }, Some(descriptor)),
+        Err(why) => (Answer::Failed(why), None),
+    };
+    i32::from(channel.send(&answer, descriptor.as_ref().map(AsFd::as_fd)).is_err())
+}
+
+fn confine_as_operator(jail: &Jail, supervisor: Pid, channel: &Channel<Answer, Nothing>) -> Result<(), String> {
+    signals::settle_child().map_err(|error| format!("signals: {}", why(&error)))?;
+    jail.enter(Kind::Opener, supervisor, &[channel.as_fd()]).map_err(|error| error.to_string())
+}
+
+fn confine_as_starter(
+    wanted: &Wanted,
+    jail: &Jail,
+    supervisor: Pid,
+    channel: &Channel<Answer, Nothing>,
+) -> Result<(), String> {
+    let at = |step: &'static str| move |error: io::Error| format!("{step}: {}", why(&error));
+    signals::settle_child().map_err(at("signals"))?;
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(|errno| at("parent death signal")(errno.into()))?;
+    if getppid() != supervisor {
+        return Err("the supervisor is gone".into());
+    }
+    let held = match wanted {
+        Wanted::Keys(_, held, _) => held.as_ref().map(AsFd::as_fd),
+        Wanted::Log(_)
+        | Wanted::Status(_)
+        | Wanted::Ocsp(_)
+        | Wanted::Listener(_, _)
+        | Wanted::Commands(_)
+        | Wanted::Configuration(_) => None,
+    };
+    let keep: Vec<_> = held.into_iter().chain([channel.as_fd()]).collect();
+    sys::close_all_but(&keep).map_err(at("close descriptors"))?;
+    jail.sandbox.enter_reader().map_err(at("sandbox"))
+}
+
+fn had(wanted: &Wanted) -> Result<Fetched, String> {
+    match wanted {
+        Wanted::Log(path) => {
+            let log = request_log::open(path).map_err(|error| error.to_string())?;
+            Ok(Fetched::descriptor(crate::processes::spawn::into_descriptor(log)))
+        }
+        Wanted::Status(path) => status_file::open(path).map(Fetched::descriptor).map_err(|error| error.to_string()),
+        Wanted::Ocsp(path) => {
+            walk::read(path).map(Fetched::descriptor).map_err(|error| format!("{}: {}", path.display(), why(&error)))
+        }
+        Wanted::Commands(path) | Wanted::Configuration(path) => {
+            let commands: Commands = configuration::load(path);
+            let memory = memory::large(&commands).map_err(|error| format!("{}: {}", path.display(), why(&error)))?;
+            Ok(Fetched::descriptor(memory))
+        }
+        Wanted::Keys(tls, held, serial) => {
+            let (memory, mut notices) = tls_material::gather(tls, held.as_ref(), *serial)?;
+            // They travel in one message.
+            notices.truncate(MOST_NOTICES);
+            Ok(Fetched { notices, ..Fetched::descriptor(memory) })
+        }
+        Wanted::Listener(path, backlog) => {
+            let listener = Listener::bind(&Address::Unix(path.clone()), *backlog).map_err(|error| error.to_string())?;
+            let (descriptor, guard) = listener.into_parts();
+            let place = guard.as_ref().map_or((0, 0), SocketPath::place);
+            // The file stays; the supervisor has it removed.
+            std::mem::forget(guard);
+            Ok(Fetched { place, ..Fetched::descriptor(descriptor) })
+        }
+    }
+}
+
+/// How long a child may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a child may take for all files of TLS: 16384 of them on a disk that has to move its head for each.
+const KEYS_PATIENCE: Duration = Duration::from_secs(60);
+
+/// More notices than there are about files of TLS; each has one path in it.
+const MOST_NOTICES: usize = 12;
+
+/// How long the removal of a socket's file may take.
+const REMOVAL_PATIENCE: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use pen_config::command::{Command, Number};
+
+    use super::*;
+
+    /// What becomes of what a child read.
+    fn read(commands: &Commands) -> io::Result<Commands> {
+        Fetched::descriptor(memory::large(commands).unwrap()).commands()
+    }
+
+    fn loaded(commands: Vec<Placed>) -> Commands {
+        Ok(Loaded { commands, notices: Vec::new() })
+    }
+
+    fn placed(place: &str, command: Command) -> Placed {
+        Placed { place: place.into(), command }
+    }
+
+    #[test]
+    fn only_commands_are_taken_and_no_more_than_there_can_be() {
+        let commands = vec![placed("f:1", Command::Pid); configuration::MOST_COMMANDS];
+        assert_eq!(read(&loaded(commands.clone())).unwrap().unwrap().commands, commands);
+        let more = [&commands[..], &commands[..1]].concat();
+        assert_eq!(read(&loaded(more)).unwrap_err().to_string(), "what was read is more than there can be");
+        let none = placed("f:1", Command::Number(Number::Blacklist, Some(u32::MAX)));
+        assert_eq!(read(&loaded(vec![none])).unwrap_err().to_string(), "what was read is no command");
+    }
+
+    #[test]
+    fn a_childs_words_are_made_harmless() {
+        let commands = read(&loaded(vec![placed("f\x1b[2J:1", Command::Pid)])).unwrap().unwrap().commands;
+        assert_eq!(commands[0].place, "f.[2J:1");
+        let errors = read(&Err(vec!["a\nb\x1b[2J".into(); 5000])).unwrap().unwrap_err();
+        assert_eq!((errors[0].as_str(), errors.len()), ("a.b.[2J", 101));
+        assert_eq!(errors[100], "4900 more lines are wrong");
+    }
+}

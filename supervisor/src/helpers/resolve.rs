@@ -1,0 +1,522 @@
+//! Names become addresses in children, because getaddrinfo(3) reads what strangers on the network answer.
+//!
+//! Several names are asked for at once, each by a child and with a time of its own: a name server that does not answer costs each name
+//! five seconds (resolv.conf(5)), not their sum. A child that has answered is asked for the next name; one whose time is up is killed. It has the workers' identity (or `nobody`), no capabilities, and no descriptor but its channel. It keeps the root
+//! directory, where the resolver's own files are. It can answer with an address or a port and nothing else.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use dns_lookup::{AddrInfoHints, LookupError, LookupErrorKind, getaddrinfo};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::Pid;
+use pen_config::address::{HostAddress, MOST_ADDRESSES};
+use pen_ipc::channel::{Channel, Received, Sent};
+use serde::{Deserialize, Serialize};
+
+use crate::StartError;
+use crate::helpers::helper::Helper;
+use crate::jail::Jail;
+use crate::jail::sandbox::Kind;
+use crate::log::errno::why;
+use crate::patience::until;
+use crate::signals;
+use crate::startup::interrupt::Interrupts;
+
+/// One name.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Question {
+    /// The address of a host.
+    Host(String),
+    /// The port of a service over TCP.
+    TcpService(String),
+    /// The port of a service over UDP.
+    UdpService(String),
+}
+
+/// What became of it, from the child to the supervisor.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Answer {
+    /// The addresses of a host in the order in which they should be tried: at least one, at most [`MOST_ADDRESSES`].
+    Host(Vec<HostAddress>),
+    /// A port.
+    Service(u16),
+    /// Why there is none.
+    Failed(Failure),
+}
+
+/// Why a name has no answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Failure {
+    /// There is no such name.
+    Unknown,
+    /// The name servers do not answer now.
+    Unavailable,
+    /// The resolver failed otherwise.
+    Resolver,
+    /// The child could not be confined.
+    Confinement,
+}
+
+type ToSupervisor = Channel<Answer, Question>;
+
+/// A name without an answer.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("cannot resolve {}: {reason}", .question.word())]
+pub(crate) struct Unresolved {
+    /// The name.
+    pub(crate) question: Question,
+    reason: String,
+}
+
+#[cfg(test)]
+impl Unresolved {
+    /// A name that is not found.
+    pub(crate) fn unknown(question: Question) -> Unresolved {
+        Unresolved { question, reason: "unknown".into() }
+    }
+}
+
+/// Why a start has no answers.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ResolveError {
+    /// These names have none.
+    #[error("{}", .0.iter().map(Unresolved::to_string).collect::<Vec<_>>().join("\n"))]
+    Names(Vec<Unresolved>),
+    /// They cannot be asked for, or the start is interrupted.
+    #[error("{0}")]
+    Start(#[from] StartError),
+}
+
+/// How long names may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// Each.
+    pub(crate) each: Duration,
+}
+
+impl Patience {
+    /// All of so many together: as long as they take in turns, but not for ever.
+    fn all(self, names: usize) -> Duration {
+        let turns = names.div_ceil(MOST_AT_ONCE).clamp(1, MOST_TURNS);
+        // Below MOST_TURNS.
+        self.each * turns as u32
+    }
+}
+
+/// Resolves names, waiting for the answers, which are in the order of the questions; none is [`Answer::Failed`].
+///
+/// # Errors
+/// Names have no answer in time, or the start is interrupted.
+pub(crate) fn resolve(
+    questions: Vec<Question>,
+    jail: &Jail,
+    patience: Patience,
+    interrupts: &mut Interrupts,
+) -> Result<Vec<Answer>, ResolveError> {
+    if questions.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut asking = Asking::begin(questions, jail, patience).map_err(StartError)?;
+    let answers = loop {
+        match asking.read(Instant::now()) {
+            Some(answers) => break answers,
+            None => {
+                let descriptors = interrupts.descriptors().chain(asking.descriptors());
+                let mut polled: Vec<PollFd<'_>> = descriptors.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+                // Interrupted or not: everything is looked at again.
+                let _ = poll(&mut polled, until(asking.deadline()));
+                drop(polled);
+                if let Err(error) = interrupts.check() {
+                    asking.end();
+                    return Err(error.into());
+                }
+            }
+        }
+    };
+    asking.end();
+    answers.map_err(ResolveError::Names)
+}
+
+/// Names that are being looked up.
+#[derive(Debug)]
+pub(crate) struct Asking {
+    questions: Vec<Question>,
+    /// In their order; none = not known yet.
+    outcomes: Vec<Option<Result<Answer, String>>>,
+    /// How many questions have been put.
+    asked: usize,
+    resolvers: Vec<Resolver>,
+    jail: Jail,
+    patience: Patience,
+    deadline: Instant,
+}
+
+/// A child, and what it was asked last.
+#[derive(Debug)]
+struct Resolver {
+    helper: Helper<Question, Answer>,
+    question: usize,
+    deadline: Instant,
+}
+
+impl Asking {
+    /// Has children look names up, of which there is one at least.
+    ///
+    /// # Errors
+    /// There can be no child now.
+    pub(crate) fn begin(questions: Vec<Question>, jail: &Jail, patience: Patience) -> Result<Asking, String> {
+        let (now, count) = (Instant::now(), questions.len());
+        let mut asking = Asking {
+            outcomes: questions.iter().map(|_| None).collect(),
+            questions,
+            asked: 0,
+            resolvers: Vec::new(),
+            jail: jail.clone(),
+            patience,
+            deadline: now + patience.all(count),
+        };
+        match asking.hire(now) {
+            Err(error) if asking.resolvers.is_empty() => {
+                let first = asking.questions.first().map_or("", Question::word);
+                Err(format!("cannot resolve {first}: {}", why(&error)))
+            }
+            // With fewer it takes longer.
+            Ok(()) | Err(_) => Ok(asking),
+        }
+    }
+
+    /// Forks children as long as there are questions and not too many of them.
+    fn hire(&mut self, now: Instant) -> io::Result<()> {
+        while self.asked < self.questions.len() && self.resolvers.len() < MOST_AT_ONCE {
+            let jail = &self.jail;
+            let helper = Helper::begin(jail.identity.uid, |channel, supervisor| serve(jail, supervisor, channel))?;
+            let mut resolver = Resolver { helper, question: 0, deadline: now };
+            if !resolver.ask(&self.questions, &mut self.asked, now + self.patience.each) {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            self.resolvers.push(resolver);
+        }
+        Ok(())
+    }
+
+    /// To be polled for reading.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.resolvers.iter().map(|resolver| resolver.helper.descriptor())
+    }
+
+    /// When it is to be read at the latest.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.resolvers.iter().map(|resolver| resolver.deadline).fold(self.deadline, Instant::min)
+    }
+
+    /// The answers, in the order of the questions, once all are there; none of them is [`Answer::Failed`]. Or else every name that has no
+    /// answer, as far as it is known within the time.
+    pub(crate) fn read(&mut self, now: Instant) -> Option<Result<Vec<Answer>, Vec<Unresolved>>> {
+        let Asking { questions, outcomes, asked, patience, .. } = self;
+        let mut is_last = false;
+        self.resolvers.retain_mut(|resolver| {
+            loop {
+                let Some((outcome, state)) = resolver.hear(questions, *patience, now) else { return true };
+                is_last |= state == State::Unfit;
+                if let Some(open) = outcomes.get_mut(resolver.question) {
+                    *open = Some(outcome);
+                }
+                if state != State::Idle || !resolver.ask(questions, asked, now + patience.each) {
+                    return false;
+                }
+            }
+        });
+        // Where a child had to go, another asks for the names that are left.
+        let hired = if is_last { Ok(()) } else { self.hire(now) };
+        let reason = match hired {
+            _ if is_last => None,
+            Err(error) if self.resolvers.is_empty() => Some(format!("not asked: {}", why(&error))),
+            _ if now >= self.deadline => {
+                Some(format!("not within {} s", self.patience.all(self.questions.len()).as_secs()))
+            }
+            _ if self.outcomes.iter().all(Option::is_some) => None,
+            _ => return None,
+        };
+        self.resolvers.clear();
+        Some(self.outcome(reason.as_deref()))
+    }
+
+    /// All answers, or all names without one; those whose outcome is not known are left out or have this reason.
+    fn outcome(&mut self, missing: Option<&str>) -> Result<Vec<Answer>, Vec<Unresolved>> {
+        let (mut answers, mut unresolved) = (Vec::new(), Vec::new());
+        for (question, outcome) in self.questions.iter().zip(std::mem::take(&mut self.outcomes)) {
+            let reason = match (outcome, missing) {
+                (Some(Ok(answer)), _) => {
+                    answers.push(answer);
+                    continue;
+                }
+                (Some(Err(reason)), _) => reason,
+                (None, Some(reason)) => reason.into(),
+                (None, None) => continue,
+            };
+            unresolved.push(Unresolved { question: question.clone(), reason });
+        }
+        if unresolved.is_empty() && answers.len() == self.questions.len() { Ok(answers) } else { Err(unresolved) }
+    }
+
+    /// Whether this child was one of them; it has been waited for.
+    pub(crate) fn reaped(&mut self, child: Pid) -> bool {
+        self.resolvers.iter_mut().any(|resolver| resolver.helper.reaped(child))
+    }
+
+    /// Ends and reaps the children.
+    pub(crate) fn end(self) {
+        self.resolvers.into_iter().for_each(|resolver| resolver.helper.end());
+    }
+}
+
+/// What a child is good for after an answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum State {
+    /// The next question.
+    Idle,
+    /// Nothing: it has ended, or does not answer.
+    Gone,
+    /// Nothing, and no other child would be: they cannot be confined.
+    Unfit,
+}
+
+impl Resolver {
+    /// Puts the next question; false: there is none, or it cannot be put.
+    fn ask(&mut self, questions: &[Question], asked: &mut usize, deadline: Instant) -> bool {
+        let Some(question) = questions.get(*asked) else { return false };
+        if !self.helper.ask(question) {
+            return false;
+        }
+        (self.question, self.deadline) = (*asked, deadline);
+        *asked += 1;
+        true
+    }
+
+    /// What became of the question, once that is known.
+    fn hear(
+        &self,
+        questions: &[Question],
+        patience: Patience,
+        now: Instant,
+    ) -> Option<(Result<Answer, String>, State)> {
+        let question = questions.get(self.question)?;
+        Some(match self.helper.receive() {
+            Ok(Received::Message(answer, _)) => match question.check(answer) {
+                Ok(answer) => (Ok(answer), State::Idle),
+                Err(Refused { reason, is_last }) => {
+                    (Err(reason.into()), if is_last { State::Unfit } else { State::Idle })
+                }
+            },
+            Ok(Received::Empty) if now < self.deadline => return None,
+            Ok(Received::Empty) => (Err(format!("no answer within {} s", patience.each.as_secs())), State::Gone),
+            Ok(Received::Closed) | Err(_) => (Err("the resolver ended without an answer".into()), State::Gone),
+        })
+    }
+}
+
+impl Question {
+    fn word(&self) -> &str {
+        match self {
+            Question::Host(name) | Question::TcpService(name) | Question::UdpService(name) => name,
+        }
+    }
+
+    /// Passes an answer that fits.
+    fn check(&self, answer: Answer) -> Result<Answer, Refused> {
+        let reason = match (self, answer) {
+            (Question::Host(_), Answer::Host(found)) if (1..=MOST_ADDRESSES).contains(&found.len()) => {
+                return Ok(Answer::Host(found));
+            }
+            (Question::TcpService(_) | Question::UdpService(_), answer @ Answer::Service(1..)) => return Ok(answer),
+            (Question::Host(name), Answer::Failed(Failure::Unknown)) if name.contains('%') => "no such interface",
+            (Question::Host(_), Answer::Failed(Failure::Unknown)) => "no such host",
+            (Question::TcpService(_), Answer::Failed(Failure::Unknown)) => "no such service (tcp)",
+            (Question::UdpService(_), Answer::Failed(Failure::Unknown)) => "no such service (udp or tcp)",
+            (_, Answer::Failed(Failure::Unavailable)) => "the name server does not answer",
+            (_, Answer::Failed(Failure::Confinement)) => {
+                return Err(Refused { reason: "the resolver process could not be confined", is_last: true });
+            }
+            (_, Answer::Failed(Failure::Resolver) | Answer::Host(_) | Answer::Service(_)) => "the resolver failed",
+        };
+        Err(Refused { reason, is_last: false })
+    }
+}
+
+/// Why a name has no answer, and whether no further answers come.
+#[derive(Debug, Eq, PartialEq)]
+struct Refused {
+    reason: &'static str,
+    is_last: bool,
+}
+
+// From here on: in the child.
+
+/// Answers question after question, until there is nobody to ask.
+fn serve(jail: &Jail, supervisor: Pid, channel: &ToSupervisor) -> i32 {
+    if confine(jail, supervisor, channel).is_err() {
+        let _ = channel.send(&Answer::Failed(Failure::Confinement), None);
+        return 1;
+    }
+    loop {
+        let told = match channel.receive() {
+            Ok(Received::Message(question, _)) => say(channel, &answer(&question).unwrap_or_else(Answer::Failed)),
+            Ok(Received::Empty) => {
+                let _ = poll(&mut [PollFd::new(channel.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
+                true
+            }
+            Ok(Received::Closed) | Err(_) => false,
+        };
+        if !told {
+            return 0;
+        }
+    }
+}
+
+fn confine(jail: &Jail, supervisor: Pid, channel: &ToSupervisor) -> io::Result<()> {
+    signals::settle_child()?;
+    jail.enter(Kind::Resolver, supervisor, &[channel.as_fd()]).map_err(io::Error::other)
+}
+
+/// The child has nothing else to do, so it may wait for room.
+fn say(channel: &ToSupervisor, answer: &Answer) -> bool {
+    loop {
+        match channel.send(answer, None) {
+            Ok(Sent::Queued) => return true,
+            Ok(Sent::Full) => {
+                let _ = poll(&mut [PollFd::new(channel.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE);
+            }
+            Err(_) => return false,
+        }
+    }
+}
+
+fn answer(question: &Question) -> Result<Answer, Failure> {
+    match (question, look_up(question)) {
+        // Many a services database knows a service for TCP alone, though its number is registered for both.
+        (Question::UdpService(name), Err(Failure::Unknown)) => look_up(&Question::TcpService(name.clone())),
+        (_, answer) => answer,
+    }
+}
+
+fn look_up(question: &Question) -> Result<Answer, Failure> {
+    // No AI_ADDRCONFIG: an address counts whatever families this machine's interfaces have.
+    let hints = |socktype| AddrInfoHints { socktype, ..AddrInfoHints::default() };
+    let (host, service, socktype) = match question {
+        Question::Host(name) => (Some(name.as_str()), None, libc::SOCK_STREAM),
+        Question::TcpService(name) => (None, Some(name.as_str()), libc::SOCK_STREAM),
+        Question::UdpService(name) => (None, Some(name.as_str()), libc::SOCK_DGRAM),
+    };
+    let mut found = Vec::new();
+    for each in getaddrinfo(host, service, Some(hints(socktype))).map_err(failure)? {
+        let address = each.map_err(|_| Failure::Resolver)?.sockaddr;
+        if !found.contains(&address) && found.len() < MOST_ADDRESSES {
+            found.push(address);
+        }
+    }
+    let first = found.first().ok_or(Failure::Unknown)?;
+    Ok(match question {
+        Question::TcpService(_) | Question::UdpService(_) => Answer::Service(first.port()),
+        Question::Host(_) => Answer::Host(found.into_iter().map(HostAddress::from).collect()),
+    })
+}
+
+fn failure(error: LookupError) -> Failure {
+    match error.kind() {
+        LookupErrorKind::NoName | LookupErrorKind::NoData | LookupErrorKind::Service => Failure::Unknown,
+        LookupErrorKind::Again => Failure::Unavailable,
+        _ => Failure::Resolver,
+    }
+}
+
+/// Most names that are asked for at once.
+const MOST_AT_ONCE: usize = 16;
+
+/// No more turns than this are waited for: four times the time of one name.
+const MOST_TURNS: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    #[test]
+    fn names_of_the_local_databases_are_found() {
+        let localhost = answer(&Question::Host("localhost".into())).unwrap();
+        assert!(
+            matches!(localhost, Answer::Host(found) if !found.is_empty() && found.iter().all(|one| one.ip.is_loopback()))
+        );
+        let Ok(Answer::Host(zoned)) = answer(&Question::Host("fe80::1%lo".into())) else { panic!("lo is everywhere") };
+        assert_eq!(zoned, [HostAddress { ip: "fe80::1".parse().unwrap(), scope: 1 }]);
+        assert_eq!(answer(&Question::Host("fe80::1%no-such-one".into())), Err(Failure::Unknown));
+        assert_eq!(answer(&Question::TcpService("0".into())), Ok(Answer::Service(0)));
+        assert_eq!(answer(&Question::TcpService("no-such-service".into())), Err(Failure::Unknown));
+    }
+
+    #[test]
+    fn an_answer_must_fit_its_question() {
+        let (host, service) = (Question::Host("www1".into()), Question::TcpService("http".into()));
+        let ip = Answer::Host(vec![localhost()]);
+        assert!(host.check(Answer::Host(Vec::new())).is_err());
+        assert!(host.check(Answer::Host(vec![localhost(); MOST_ADDRESSES + 1])).is_err());
+        assert_eq!(host.check(ip.clone()).unwrap(), ip);
+        assert!(host.check(Answer::Service(80)).is_err());
+        assert!(service.check(Answer::Service(0)).is_err());
+        assert!(service.check(ip).is_err());
+        let unknown = host.check(Answer::Failed(Failure::Unknown)).unwrap_err();
+        assert_eq!(unknown, Refused { reason: "no such host", is_last: false });
+        assert!(host.check(Answer::Failed(Failure::Confinement)).unwrap_err().is_last);
+    }
+
+    fn localhost() -> HostAddress {
+        IpAddr::from([127, 0, 0, 1]).into()
+    }
+
+    /// Names that were asked of children, each of which says this and ends.
+    fn asked(questions: &[&str], said: &[&[Answer]]) -> Asking {
+        let now = Instant::now();
+        let resolvers = said.iter().enumerate().map(|(question, said)| {
+            let (channel, child): (Channel<Question, Answer>, ToSupervisor) = Channel::pair().unwrap();
+            said.iter().for_each(|answer| assert!(say(&child, answer)));
+            Resolver { helper: Helper::without_child(channel), question, deadline: now }
+        });
+        let identity =
+            crate::jail::user::Identity { uid: nix::unistd::getuid(), gid: nix::unistd::getgid(), groups: Vec::new() };
+        Asking {
+            questions: questions.iter().map(|name| Question::Host((*name).into())).collect(),
+            outcomes: vec![None; questions.len()],
+            asked: questions.len(),
+            resolvers: resolvers.collect(),
+            jail: Jail { root: None, identity, sandbox: crate::jail::sandbox::Sandbox::none() },
+            patience: Patience { each: Duration::ZERO },
+            deadline: now,
+        }
+    }
+
+    #[test]
+    fn every_name_without_an_answer_is_told() {
+        let (found, unknown) = (Answer::Host(vec![localhost()]), Answer::Failed(Failure::Unknown));
+        let read = |mut asking: Asking| asking.read(Instant::now()).unwrap();
+        let words = |unresolved: Vec<Unresolved>| unresolved.iter().map(Unresolved::to_string).collect::<Vec<_>>();
+        let said: [&[Answer]; 3] =
+            [std::slice::from_ref(&unknown), std::slice::from_ref(&found), std::slice::from_ref(&unknown)];
+        let all = words(read(asked(&["a", "b", "c"], &said)).unwrap_err());
+        assert_eq!(all, ["cannot resolve a: no such host", "cannot resolve c: no such host"]);
+        let ended = words(read(asked(&["a", "b"], &[said[0], &[]])).unwrap_err());
+        assert_eq!(ended, ["cannot resolve a: no such host", "cannot resolve b: the resolver ended without an answer"]);
+        let unconfined = words(read(asked(&["a", "b"], &[&[Answer::Failed(Failure::Confinement)]])).unwrap_err());
+        assert_eq!(unconfined, ["cannot resolve a: the resolver process could not be confined"]);
+        assert_eq!(read(asked(&["a"], &[std::slice::from_ref(&found)])), Ok(vec![found]));
+    }
+
+    #[test]
+    fn many_names_have_more_time_but_not_for_ever() {
+        let all = |names| Patience { each: Duration::from_secs(30) }.all(names).as_secs();
+        assert_eq!([1, 16, 17, 64, 65, 4096].map(all), [30, 30, 60, 120, 120, 120]);
+    }
+}

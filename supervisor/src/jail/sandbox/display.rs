@@ -1,0 +1,135 @@
+//! What is in force, in words: the reply to `sandbox`, and what reports say.
+
+#![forbid(unsafe_code)]
+
+use std::fmt::{self, Display, Formatter, Write};
+
+use caps::{CapSet, Capability};
+use serde::Serialize;
+
+use crate::jail::Jail;
+use crate::jail::sandbox::{Kind, Sandbox, landlock};
+use crate::jail::user;
+
+/// What the workers have, for reports.
+#[derive(Debug, Serialize)]
+pub(crate) struct Summary {
+    /// Whether a system call that no worker needs ends it.
+    pub(crate) seccomp: bool,
+    /// The version of Landlock in force; 0 = none.
+    pub(crate) landlock: i32,
+    /// `jail`, `empty`, or `kept`.
+    pub(crate) root: &'static str,
+}
+
+/// `system calls filtered, Landlock 6, root directory empty`
+impl Display for Summary {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.seccomp { "system calls filtered, " } else { "system calls not filtered, " })?;
+        match self.landlock {
+            0 => f.write_str("no Landlock")?,
+            version => write!(f, "Landlock {version}")?,
+        }
+        let root = match self.root {
+            "jail" => "that of -j",
+            other => other,
+        };
+        write!(f, ", root directory {root}")
+    }
+}
+
+impl Sandbox {
+    /// Of the workers.
+    pub(crate) fn summary(&self, jailed: bool) -> Summary {
+        let root = match (jailed, &self.empty_root) {
+            (true, _) => "jail",
+            (false, Some(_)) => "empty",
+            (false, None) => "kept",
+        };
+        Summary { seccomp: self.filters.is_some(), landlock: self.landlock.min(landlock::TESTED), root }
+    }
+}
+
+/// The reply to `sandbox`: a line for each kind of process.
+pub(crate) fn table(jail: &Jail) -> String {
+    let mut text = String::new();
+    let kinds = [
+        ("worker", Kind::Relay),
+        ("examiner", Kind::Examiner),
+        ("control", Kind::Control),
+        ("resolver", Kind::Resolver),
+        ("opener", Kind::Opener),
+        ("writer", Kind::Writer),
+        ("reader", Kind::Reader),
+        ("reporter", Kind::Reporter),
+    ];
+    // A string takes everything.
+    let _ = writeln!(text, "supervisor: root /; {}; {}", capabilities(), refused(&jail.sandbox));
+    for (name, kind) in kinds {
+        let _ = writeln!(text, "{name}: {}", line(jail, kind));
+    }
+    text
+}
+
+fn line(jail: &Jail, kind: Kind) -> String {
+    let Jail { root, identity, sandbox } = jail;
+    let root = match (kind, root) {
+        (Kind::Resolver | Kind::Writer | Kind::Reader | Kind::Reporter, _) | (_, None)
+            if sandbox.root(kind).is_none() =>
+        {
+            "/".into()
+        }
+        (_, Some(root)) => root.display().to_string(),
+        _ => "an empty directory".into(),
+    };
+    let whose = match kind {
+        Kind::Reader => "as the supervisor; capabilities dac_override at most".into(),
+        Kind::Reporter => "as the supervisor; capabilities dac_override,fowner at most".into(),
+        Kind::Resolver => format!("uid {}; {}; not dumpable; no core", user::of_resolver(identity).uid, of_jailed()),
+        Kind::Relay | Kind::Examiner | Kind::Control | Kind::Opener | Kind::Writer => {
+            format!("uid {}; {}; not dumpable; no core", identity.uid, of_jailed())
+        }
+    };
+    let calls = match sandbox.filters {
+        Some(_) => {
+            let calls = kind.calls(0);
+            let count = calls.plain.len() + calls.checked.len();
+            format!("system calls: {count} allowed, others end it")
+        }
+        None => "system calls: unfiltered".into(),
+    };
+    let landlock = match sandbox.landlock {
+        0 => "landlock: no".into(),
+        version => format!("landlock {}: {}", version.min(landlock::TESTED), landlock::words(kind, version)),
+    };
+    format!("root {root}; {whose}; {calls}; {landlock}")
+}
+
+/// Those of a jailed process. What is left in the bounding set can be had by nobody who executes nothing and has no_new_privs set.
+fn of_jailed() -> &'static str {
+    match caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP) {
+        Ok(true) => "capabilities none",
+        _ => "capabilities none (the bounding set is the supervisor's: CAP_SETPCAP is missing)",
+    }
+}
+
+/// Those that the supervisor has at the moment.
+fn capabilities() -> String {
+    let Ok(held) = caps::read(None, CapSet::Permitted) else { return "capabilities unknown".into() };
+    let mut names: Vec<String> = held.iter().map(|held| held.to_string().to_lowercase()).collect();
+    names.sort();
+    match names.is_empty() {
+        true => "capabilities none".into(),
+        false => format!("capabilities {}", names.join(",").replace("cap_", "")),
+    }
+}
+
+fn refused(sandbox: &Sandbox) -> String {
+    match sandbox.filters {
+        Some(_) => {
+            let calls = crate::jail::sandbox::calls::never();
+            format!("system calls: {} refused", calls.plain.len() + calls.checked.len())
+        }
+        None => "system calls: unfiltered".into(),
+    }
+}

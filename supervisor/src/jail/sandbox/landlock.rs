@@ -1,0 +1,113 @@
+//! What a jailed process may do with files, ports and other processes by the kernel's Landlock (landlock(7)): it asks about every name,
+//! whatever user the process is and whatever root directory it has.
+
+#![forbid(unsafe_code)]
+
+use ::landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, path_beneath_rules,
+};
+
+use crate::jail::sandbox::Kind;
+
+/// Restricts this process for ever. `version` is the kernel's.
+///
+/// # Errors
+/// The kernel refuses, or enforces less than it was asked for.
+pub(in crate::jail::sandbox) fn restrict(kind: Kind, version: i32) -> Result<(), String> {
+    match enforce(kind, ABI::from(version.min(TESTED))) {
+        Ok(RulesetStatus::FullyEnforced) => Ok(()),
+        Ok(RulesetStatus::PartiallyEnforced | RulesetStatus::NotEnforced) => Err("not all of it is in force".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn enforce(kind: Kind, abi: ABI) -> Result<RulesetStatus, RulesetError> {
+    let all = AccessFs::from_all(abi);
+    // Everything asked for here is known to this version, so nothing may be left out in silence.
+    let mut ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement).handle_access(all)?;
+    let ports = ports(kind) & AccessNet::from_all(abi);
+    if !ports.is_empty() {
+        ruleset = ruleset.handle_access(ports)?;
+    }
+    let scopes = scopes(kind) & Scope::from_all(abi);
+    if !scopes.is_empty() {
+        ruleset = ruleset.scope(scopes)?;
+    }
+    let mut ruleset = ruleset.create()?;
+    let files = files(kind) & all;
+    if !files.is_empty() {
+        ruleset = ruleset.add_rules(path_beneath_rules(["/"], files))?;
+    }
+    if kind == Kind::Relay && !ports.is_empty() {
+        // `source` binds an address and leaves the port to the kernel.
+        ruleset = ruleset.add_rule(NetPort::new(0, AccessNet::BindTcp))?;
+    }
+    Ok(ruleset.restrict_self()?.ruleset)
+}
+
+/// What may be done with files anywhere below the process's root directory, as far as its user may. Never: execute, make directories,
+/// devices, fifos or links, or move a file to another directory.
+fn files(kind: Kind) -> BitFlags<AccessFs> {
+    let written = AccessFs::ReadFile
+        | AccessFs::WriteFile
+        | AccessFs::MakeReg
+        | AccessFs::RemoveFile
+        | AccessFs::Truncate
+        | AccessFs::IoctlDev;
+    match kind {
+        Kind::Relay | Kind::Examiner => BitFlags::EMPTY,
+        Kind::Control | Kind::Writer | Kind::Reporter => written,
+        Kind::Opener => written | AccessFs::MakeSock,
+        Kind::Resolver | Kind::Reader => AccessFs::ReadFile | AccessFs::ReadDir,
+    }
+}
+
+/// Whether a kind of process may read directories.
+pub(in crate::jail::sandbox) fn lists_directories(kind: Kind) -> bool {
+    files(kind).contains(AccessFs::ReadDir)
+}
+
+/// What may not be done with TCP, but for the rules above.
+fn ports(kind: Kind) -> BitFlags<AccessNet> {
+    match kind {
+        // Servers may be anywhere, and the network's access lists know better.
+        Kind::Relay | Kind::Resolver => AccessNet::BindTcp.into(),
+        Kind::Control | Kind::Examiner | Kind::Reader | Kind::Reporter | Kind::Opener | Kind::Writer => {
+            AccessNet::BindTcp | AccessNet::ConnectTcp
+        }
+    }
+}
+
+/// What ends at the process: signals, and connections to abstract Unix sockets.
+fn scopes(kind: Kind) -> BitFlags<Scope> {
+    match kind {
+        Kind::Relay | Kind::Examiner | Kind::Control | Kind::Opener | Kind::Writer | Kind::Reader => {
+            Scope::Signal | Scope::AbstractUnixSocket
+        }
+        // Local daemons that resolve names or log may be met at such sockets.
+        Kind::Resolver | Kind::Reporter => Scope::Signal.into(),
+    }
+}
+
+/// What is in force in words.
+pub(in crate::jail::sandbox) fn words(kind: Kind, version: i32) -> String {
+    let abi = ABI::from(version.min(TESTED));
+    let files = match kind {
+        Kind::Relay | Kind::Examiner => "no file",
+        Kind::Control | Kind::Writer | Kind::Reporter => "files read, written and removed",
+        Kind::Opener => "files and sockets opened, made and removed",
+        Kind::Resolver | Kind::Reader => "files read",
+    };
+    let ports = match (kind, (ports(kind) & AccessNet::from_all(abi)).is_empty()) {
+        (_, true) => ", any port",
+        (Kind::Relay, _) => ", no port of its choice",
+        (Kind::Resolver, _) => ", no TCP port of its own",
+        (Kind::Control | Kind::Examiner | Kind::Reader | Kind::Reporter | Kind::Opener | Kind::Writer, _) => ", no TCP",
+    };
+    let signals = if (scopes(kind) & Scope::from_all(abi)).is_empty() { "" } else { ", no signals" };
+    format!("{files}{ports}{signals}")
+}
+
+/// The newest version that was tested; more is not asked for.
+pub(in crate::jail::sandbox) const TESTED: i32 = 6;

@@ -1,0 +1,205 @@
+//! Every kind of process from inside: what a stranger would try who runs code in it.
+//!
+//! The process that tries is this program once more, because nobody comes back from a sandbox.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, Stdio};
+
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::kill;
+use nix::sys::{prctl, ptrace};
+use nix::unistd::{Gid, Uid, chroot, geteuid, getgroups, getppid, setresuid};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::jail::Jail;
+use crate::jail::sandbox::tests::KINDS;
+use crate::jail::sandbox::*;
+use crate::jail::user::Identity;
+use crate::sys;
+
+/// What comes of a trial.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Fate {
+    /// The process is killed.
+    Killed,
+    /// It fails.
+    Fails,
+    /// It is what the process is for.
+    Works,
+}
+
+use Fate::{Fails, Killed, Works};
+
+type Trial = (&'static str, fn() -> io::Result<()>, [Fate; 8]);
+
+/// What is tried, and what comes of it in a worker, the examiner of TLS, the control process, the resolver, an opener,
+/// a writer, a reader and a reporter.
+const TRIALS: &[Trial] = &[
+    ("open", || File::open("/etc/passwd").map(drop), [Fails, Fails, Works, Works, Works, Works, Works, Works]),
+    (
+        "make a file",
+        || made(File::create("/tmp/pen-trial").map(drop)),
+        [Fails, Fails, Works, Killed, Works, Works, Killed, Works],
+    ),
+    ("list a directory", || fs::read_dir("/").map(drop), [Fails, Fails, Fails, Works, Fails, Fails, Works, Fails]),
+    ("make a directory", || fs::create_dir("/tmp/pen-trial.d"), [Killed; 8]),
+    ("make a link", || std::os::unix::fs::symlink("/etc/shadow", "/tmp/pen-trial.l"), [Killed; 8]),
+    ("make a fifo", fifo, [Killed; 8]),
+    ("execute", || Err(Command::new("/bin/true").exec()), [Killed; 8]),
+    ("fork", || Command::new("/bin/true").spawn().map(drop), [Killed; 8]),
+    ("trace another process", || Ok(ptrace::attach(getppid())?), [Killed; 8]),
+    ("be traced", || Ok(ptrace::traceme()?), [Killed; 8]),
+    ("signal another process", || Ok(kill(getppid(), None)?), [Killed; 8]),
+    ("signal a thread of another process", tgkill, [Killed; 8]),
+    ("become root", || Ok(setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0))?), [Killed; 8]),
+    ("change the root directory", || Ok(chroot("/")?), [Killed; 8]),
+    ("have a user namespace", || Ok(unshare(CloneFlags::CLONE_NEWUSER)?), [Killed; 8]),
+    ("leave a core", || Ok(prctl::set_dumpable(true)?), [Killed; 8]),
+    (
+        "raise a limit",
+        || Ok(setrlimit(Resource::RLIMIT_CORE, 1, 1)?),
+        [Fails, Fails, Killed, Killed, Killed, Killed, Killed, Killed],
+    ),
+    (
+        "have UDP",
+        || UdpSocket::bind("127.0.0.1:0").map(drop),
+        [Works, Killed, Killed, Works, Killed, Killed, Killed, Killed],
+    ),
+    (
+        "have TCP",
+        || socket(Domain::IPV4, Type::STREAM, None),
+        [Works, Killed, Killed, Works, Killed, Killed, Killed, Killed],
+    ),
+    ("have Multipath TCP", || socket(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)), [Killed; 8]),
+    ("have raw IP", || socket(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)), [Killed; 8]),
+    ("have packets", || socket(Domain::PACKET, Type::RAW, None), [Killed; 8]),
+    ("have vsock", || socket(Domain::VSOCK, Type::STREAM, None), [Killed; 8]),
+    (
+        "have a packet filter",
+        || socket(Domain::from(libc::AF_NETLINK), Type::RAW, Some(Protocol::from(libc::NETLINK_NETFILTER))),
+        [Killed; 8],
+    ),
+    ("take a port", || bind(10_007), [Fails, Killed, Killed, Fails, Killed, Killed, Killed, Killed]),
+    ("take an address", || bind(0), [Works, Killed, Killed, Fails, Killed, Killed, Killed, Killed]),
+    ("connect", connect, [Works, Killed, Killed, Works, Killed, Killed, Killed, Killed]),
+    ("lock a file", lock, [Killed, Killed, Killed, Killed, Killed, Works, Killed, Works]),
+    ("have others wait", others_wait, [Killed, Killed, Works, Works, Killed, Killed, Killed, Killed]),
+    ("panic", || panic!("on purpose"), [Fails; 8]),
+];
+
+fn made(result: io::Result<()>) -> io::Result<()> {
+    result.and_then(|()| fs::remove_file("/tmp/pen-trial"))
+}
+
+fn tgkill() -> io::Result<()> {
+    sys::ask_for_thread(getppid())
+}
+
+fn fifo() -> io::Result<()> {
+    Ok(nix::unistd::mkfifo("/tmp/pen-trial.f", nix::sys::stat::Mode::S_IRWXU)?)
+}
+
+fn socket(domain: Domain, of: Type, protocol: Option<Protocol>) -> io::Result<()> {
+    Socket::new(domain, of, protocol).map(drop)
+}
+
+fn bind(port: u16) -> io::Result<()> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], port)).into())
+}
+
+/// A descriptor that other processes have too no longer says at once that there is nothing.
+fn others_wait() -> io::Result<()> {
+    Ok(rustix::io::ioctl_fionbio(io::stdin(), false)?)
+}
+
+fn lock() -> io::Result<()> {
+    Ok(rustix::fs::fcntl_lock(io::stdin(), rustix::fs::FlockOperation::LockShared)?)
+}
+
+/// That nobody is there is an answer too.
+fn connect() -> io::Result<()> {
+    match TcpStream::connect("127.0.0.1:1") {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+#[test]
+fn what_a_stranger_tries_fails_in_every_process() {
+    let mut wrong = Vec::new();
+    let trials =
+        TRIALS.iter().flat_map(|trial| KINDS.iter().zip(trial.2).map(move |(kind, fate)| (trial.0, *kind, fate)));
+    for (name, kind, expected) in trials {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "sandbox::tests::inside::trial", "--nocapture", "--test-threads=1", "--quiet"])
+            .env(TRIAL, format!("{name}/{kind:?}"))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        if said.contains(INCOMPLETE) {
+            eprintln!("skipped: {said}");
+            return;
+        }
+        let fate = match (output.status.signal(), output.status.success()) {
+            (Some(libc::SIGSYS), _) => Killed,
+            (None, true) => Works,
+            (None, false) => Fails,
+            other => panic!("{name} in {kind:?}: {other:?} {said}"),
+        };
+        if fate != expected || !said.contains(ENTERED) {
+            wrong.push(format!("{name} in {kind:?}: {fate:?} and not {expected:?}: {said}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// In the process that tries; in any other it does nothing.
+#[test]
+fn trial() {
+    let Ok(wanted) = std::env::var(TRIAL) else { return };
+    let (name, kind) = wanted.split_once('/').unwrap();
+    let kind = KINDS.into_iter().find(|known| format!("{known:?}") == kind).unwrap();
+    let (_, attempt, _) = TRIALS.iter().find(|(known, _, _)| *known == name).unwrap();
+    let sandbox = match confine(false, true) {
+        Ok((sandbox, _)) => sandbox,
+        Err(why) => {
+            eprintln!("{INCOMPLETE}: {why}");
+            return;
+        }
+    };
+    let entered = match kind {
+        Kind::Reader => sandbox.enter_reader().map_err(|error| error.to_string()),
+        Kind::Reporter => sandbox.enter_reporter().map_err(|error| error.to_string()),
+        kind => {
+            // Its descriptors are closed, and must not be closed again.
+            let jail = Box::leak(Box::new(Jail { root: None, identity: identity(), sandbox }));
+            jail.enter(kind, getppid(), &[]).map_err(|error| error.to_string())
+        }
+    };
+    eprintln!("{}", entered.map_or_else(|why| why, |()| ENTERED.to_owned()));
+    let status = match attempt() {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("{error}");
+            1
+        }
+    };
+    std::process::exit(status);
+}
+
+fn identity() -> Identity {
+    match geteuid().is_root() {
+        true => Identity { uid: Uid::from_raw(65534), gid: Gid::from_raw(65534), groups: Vec::new() },
+        false => Identity { uid: geteuid(), gid: nix::unistd::getegid(), groups: getgroups().unwrap() },
+    }
+}
+
+const TRIAL: &str = "PEN_TEST_TRIAL";
+const ENTERED: &str = "in the sandbox now";
+const INCOMPLETE: &str = "no whole sandbox here";

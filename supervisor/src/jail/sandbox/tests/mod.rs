@@ -1,0 +1,97 @@
+//! The lists, looked at from outside: what they must never hold.
+
+pub(crate) mod inside;
+
+use crate::jail::sandbox::*;
+
+const KINDS: [Kind; 8] = [
+    Kind::Relay,
+    Kind::Examiner,
+    Kind::Control,
+    Kind::Resolver,
+    Kind::Opener,
+    Kind::Writer,
+    Kind::Reader,
+    Kind::Reporter,
+];
+
+fn allowed(kind: Kind, call: libc::c_long) -> bool {
+    let calls = kind.calls(1);
+    calls.plain.contains(&call) || calls.checked.iter().any(|checked| checked.call == call)
+}
+
+#[test]
+fn nobody_gets_what_nobody_needs() {
+    let never = [
+        libc::SYS_execve,
+        libc::SYS_execveat,
+        libc::SYS_kill,
+        libc::SYS_tkill,
+        libc::SYS_ptrace,
+        libc::SYS_setresuid,
+        libc::SYS_setns,
+        libc::SYS_unshare,
+        libc::SYS_mount,
+        libc::SYS_chroot,
+        libc::SYS_bpf,
+        libc::SYS_pidfd_send_signal,
+        libc::SYS_mknodat,
+        libc::SYS_io_uring_setup,
+        libc::SYS_userfaultfd,
+    ];
+    for kind in KINDS {
+        for call in never {
+            assert!(!allowed(kind, call), "{kind:?} has {call}");
+        }
+    }
+}
+
+#[test]
+fn a_list_names_a_call_once_and_refuses_none_that_it_allows() {
+    for calls in KINDS.iter().map(|kind| kind.calls(1)).chain([calls::never()]) {
+        let checked = calls.checked.iter().map(|checked| &checked.call);
+        let mut all: Vec<_> = calls.plain.iter().chain(&calls.refused).chain(checked).collect();
+        let named = all.len();
+        all.sort();
+        all.dedup();
+        // Calls that two rooms of the list need are in both.
+        assert!(calls.refused.iter().all(|call| !calls.plain.contains(call)), "{calls:?}");
+        assert!(
+            calls.checked.iter().all(|checked| !calls.plain.contains(&checked.call)),
+            "a condition that does nothing"
+        );
+        assert!(named - all.len() <= 4, "{calls:?}");
+    }
+}
+
+#[test]
+fn what_jailed_processes_need_is_not_denied_to_their_parent() {
+    let never = calls::never();
+    for kind in KINDS {
+        assert!(kind.calls(1).plain.iter().all(|call| !never.plain.contains(call)), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_relay_has_no_file_and_no_process() {
+    for call in [libc::SYS_openat, libc::SYS_statx, libc::SYS_clone, libc::SYS_clone3, libc::SYS_listen] {
+        assert!(!allowed(Kind::Relay, call));
+    }
+    assert!(Kind::Relay.calls(1).refused.contains(&libc::SYS_openat));
+    assert!(!allowed(Kind::Control, libc::SYS_socket) && !allowed(Kind::Control, libc::SYS_connect));
+}
+
+#[test]
+fn a_unix_server_needs_the_root_directory() {
+    let server = |address| pen_config::settings::Server::at(address);
+    let mut settings = Settings { servers: vec![None, None], ..Settings::default() };
+    let root = || Some(Rc::new(empty_root::make().unwrap()));
+    let mut sandbox = Sandbox { empty_root: root(), ..Sandbox::none() };
+    let before = settings.clone();
+    assert!(sandbox.suit(&settings).is_none() && sandbox.root(Kind::Relay).is_some());
+    settings.servers[1] = Some(server(Address::Unix("/run/server.sock".into())));
+    assert!(sandbox.unreachable(&before, &settings).unwrap().contains("/run/server.sock"));
+    assert!(sandbox.unreachable(&settings, &settings).is_none());
+    assert!(sandbox.suit(&settings).unwrap().contains("/run/server.sock"));
+    assert!(sandbox.root(Kind::Relay).is_none() && sandbox.unreachable(&before, &settings).is_none());
+}

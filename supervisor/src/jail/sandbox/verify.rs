@@ -1,0 +1,59 @@
+//! What the kernel says of this process, read through a descriptor that was opened before the process lost the way to it.
+
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// /proc/thread-self/status, open.
+#[derive(Debug)]
+pub(crate) struct Witness(Option<File>);
+
+/// What it says that concerns a sandbox.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(in crate::jail::sandbox) struct Testimony {
+    pub(in crate::jail::sandbox) no_new_privileges: bool,
+    /// Filters of system calls, all of which count.
+    pub(in crate::jail::sandbox) filters: u32,
+}
+
+impl Witness {
+    /// Calls it. Without /proc there is none, and what the system calls returned has to do.
+    pub(crate) fn call() -> Witness {
+        Witness(File::open("/proc/thread-self/status").ok())
+    }
+
+    /// What it says now.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(in crate::jail::sandbox) fn testify(&self) -> io::Result<Option<Testimony>> {
+        let Some(file) = &self.0 else { return Ok(None) };
+        let mut text = vec![0; LONGEST];
+        let length = file.read_at(&mut text, 0)?;
+        Ok(Some(read(&String::from_utf8_lossy(&text[..length]))))
+    }
+}
+
+fn read(status: &str) -> Testimony {
+    let number = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+    };
+    Testimony { no_new_privileges: number("NoNewPrivs") == 1, filters: number("Seccomp_filters") }
+}
+
+const LONGEST: usize = 1 << 14;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_words_are_understood() {
+        let text = "Name:\tpen\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t4\n";
+        assert_eq!(read(text), Testimony { no_new_privileges: true, filters: 4 });
+        assert_eq!(read(""), Testimony::default());
+    }
+}

@@ -1,0 +1,311 @@
+//! What workers report, in words for the administrator.
+
+#![forbid(unsafe_code)]
+
+use pen_config::ids::{ClientKey, Target};
+use pen_config::settings::Settings;
+use pen_ipc::message::{
+    CertificateFault, ConnectFailure, Event, HandshakeFailure, Obstacle, PeerCertificate, SenderFault, ShortageDuring,
+};
+
+use crate::log::errno::errno;
+use crate::processes::peer::printable;
+
+pub(crate) mod throttle;
+
+use crate::log::events::throttle::Told;
+
+/// The line for an event that stands for several; as [`line()`].
+pub(crate) fn line_of_many(told: &Told, settings: &Settings) -> Option<String> {
+    let line = line(&told.event, settings)?;
+    Some(match told.more {
+        0 => line,
+        more => format!("{line} ({more} more such messages were left out)"),
+    })
+}
+
+/// The line for an event; none for one that is about no server of ours, which only a broken worker sends.
+pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
+    Some(match event {
+        Event::Blacklisted { server, seconds, reason } => {
+            let reason = failure(*reason, settings);
+            let name = name(*server, settings)?;
+            match seconds {
+                0 => format!("{name} failed and is used all the same (-b 0): {reason}"),
+                _ => format!("blacklisting {name} for {seconds} s: {reason}"),
+            }
+        }
+        Event::AddressChanged { server, from, to, reason } => {
+            let target = Target::from_code(*server)?;
+            let found = settings.target(target)?;
+            let given = found.given.as_ref().map_or(String::new(), |given| format!(" ({given})"));
+            let (title, reason) = (title(target), failure(*reason, settings));
+            format!("{title}{given}: {}: {reason}; using {}", found.place_at(*from), found.place_at(*to))
+        }
+        Event::BackInUse { server } | Event::Reached { server } => {
+            format!("{} is in use again", name(*server, settings)?)
+        }
+        Event::PassedOver { server, obstacle, errno: number } => {
+            let limit = settings.target(Target::from_code(*server)?).and_then(|server| server.limit(false));
+            let why = match (obstacle, limit) {
+                (Obstacle::Limit, Some(limit)) => format!("it has {limit} of {limit} connections; raise its max"),
+                (obstacle, _) => obstacle_line(*obstacle, *number, settings),
+            };
+            format!("{} is passed over: {why}", name(*server, settings)?)
+        }
+        Event::ConnectionsFull => {
+            let most = settings.connections_max;
+            format!("{most} of {most} connections in use, clients wait; raise -x (conn_max)")
+        }
+        Event::Unserved { clients } => {
+            let (who, them) = match clients {
+                1 => ("1 client was", "it"),
+                _ => ("clients were", "them"),
+            };
+            let count = if *clients == 1 { String::new() } else { format!("{clients} ") };
+            format!("{count}{who} closed: no server could be used for {them}; see explain")
+        }
+        Event::Shortage { during, errno: number } => {
+            let during = match during {
+                ShortageDuring::Accept => "accepting clients pauses",
+                ShortageDuring::Connect => "a server cannot be connected to for lack of means here",
+                ShortageDuring::Watch => "a connection cannot be watched",
+            };
+            format!("{during}: {}", errno(*number))
+        }
+        Event::LogLost { lines, errno: number } => format!("{lines} request log lines were lost: {}", errno(*number)),
+        Event::LockStuck => "the client table is locked by a worker that does not go on; clients are placed without \
+                             being remembered until that worker goes on or is killed"
+            .into(),
+        Event::HandshakeFailed { client, reason, certificate, others } => {
+            let reason = handshake(reason);
+            let whose = certificate.as_ref().map_or(String::new(), whose);
+            let more = if *others > 0 {
+                format!(" ({others} more failed since the last such message)")
+            } else {
+                String::new()
+            };
+            format!("client {}: TLS handshake failed: {reason}{whose}{more}", ClientKey::from_bytes(*client))
+        }
+        Event::RequestRefused { client, reason, others } => {
+            let more = if *others > 0 {
+                format!(" ({others} more were refused since the last such message)")
+            } else {
+                String::new()
+            };
+            format!("client {}: request refused: {reason}{more}", ClientKey::from_bytes(*client))
+        }
+        Event::BadSender { sender, fault, others } => {
+            let fault = match fault {
+                SenderFault::Malformed => "sent no PROXY protocol header first",
+                SenderFault::Unfinished => "ended within its PROXY protocol header",
+                SenderFault::Late => "sent no whole PROXY protocol header in time",
+            };
+            let more = if *others > 0 {
+                format!(" ({others} more were closed for this since the last such message)")
+            } else {
+                String::new()
+            };
+            format!("{} is listed by proxy_protocol in, but {fault}: closed{more}", ClientKey::from_bytes(*sender))
+        }
+        Event::Crowded { clients, kept } => {
+            let kept = kept >> 20;
+            format!(
+                "{clients} clients were closed whose TLS records or HTTP headers had been unfinished for longest: all such \
+                 together took too much memory in a worker, which keeps {kept} MiB of them"
+            )
+        }
+        Event::TableRebuilt { kept } => {
+            format!("the client table was rebuilt after the death of a worker; {kept} clients were kept")
+        }
+    })
+}
+
+/// What is in the way, and what to do about it.
+fn obstacle_line(obstacle: Obstacle, number: i32, settings: &Settings) -> String {
+    match obstacle {
+        Obstacle::Ports => "no local port is free towards it, those in TIME_WAIT included; widen \
+                            net.ipv4.ip_local_port_range, or see \"Local ports\" in pen(8)"
+            .into(),
+        Obstacle::Source => match settings.source {
+            Some(source) => format!("it cannot be connected to from {source} (source): {}", errno(number)),
+            None => format!("it could not be connected to from the source that was set: {}", errno(number)),
+        },
+        Obstacle::Backlog => {
+            "the backlog of its socket is full; it should accept faster or listen with a longer one".into()
+        }
+        Obstacle::Limit => "it has as many connections as it may have".into(),
+        Obstacle::Pending => {
+            format!("{} connects to it are pending in a worker (pending_max)", settings.pending_max)
+        }
+    }
+}
+
+fn handshake(reason: &HandshakeFailure) -> String {
+    match reason {
+        HandshakeFailure::NotTls => "what it sent is no TLS".into(),
+        HandshakeFailure::Timeout => "not finished in time".into(),
+        HandshakeFailure::NothingInCommon => {
+            "it offers no protocol, cipher suite or signature that is allowed here, or ssl_ciphers has none for the \
+             certificate's key"
+                .into()
+        }
+        HandshakeFailure::NoCertificate => "it has no certificate".into(),
+        HandshakeFailure::BadCertificate(fault) => fault_of_certificate(fault),
+        HandshakeFailure::CertificateTime => "its certificate is not valid now".into(),
+        HandshakeFailure::UnknownAuthority => "its certificate comes from an authority that is not known here".into(),
+        HandshakeFailure::Alert(number) => format!("it gave up with alert {number}{}", alert(*number)),
+        HandshakeFailure::Protocol => "it broke the protocol".into(),
+    }
+}
+
+fn fault_of_certificate(fault: &CertificateFault) -> String {
+    match fault {
+        CertificateFault::Unreadable => "its certificate is not in order (X.509)".into(),
+        CertificateFault::CriticalExtension(id) => format!(
+            "its certificate has a critical extension that is not known here (object identifier {})",
+            printable(id)
+        ),
+        CertificateFault::NetscapeType => "its certificate is not for clients (critical nsCertType)".into(),
+        CertificateFault::Authority => {
+            "its certificate is that of an authority (CA:TRUE), whose key may not sign for a client (keyUsage)".into()
+        }
+        CertificateFault::Purpose => "its certificate is not for clients (extKeyUsage without clientAuth)".into(),
+        CertificateFault::Signature => "its certificate was not signed by its issuer".into(),
+        CertificateFault::Algorithm => "its certificate is signed in a way that is not taken here".into(),
+        CertificateFault::Issuer => "a certificate above its own is that of no authority (CA:FALSE)".into(),
+        CertificateFault::IssuerVersion(version) => {
+            format!(
+                "a certificate above its own is of version {version} of X.509, which does not tell authorities apart"
+            )
+        }
+        CertificateFault::Constraint => "an authority above its certificate may not give such a one".into(),
+    }
+}
+
+/// Whose a certificate is, as it says itself.
+fn whose(certificate: &PeerCertificate) -> String {
+    format!(" (subject '{}', serial {})", printable(&certificate.subject), printable(&certificate.serial))
+}
+
+/// What the more frequent alerts mean (RFC 8446, 6.2).
+fn alert(number: u8) -> &'static str {
+    match number {
+        42 => " (bad certificate)",
+        45 => " (certificate expired)",
+        46 => " (certificate unknown)",
+        48 => " (unknown authority)",
+        70 => " (protocol version)",
+        _ => "",
+    }
+}
+
+/// Why a server could not be connected to.
+fn failure(reason: ConnectFailure, settings: &Settings) -> String {
+    match reason {
+        ConnectFailure::Errno(number) => errno(number),
+        ConnectFailure::Timeout => format!("no answer within {} s", settings.connect_timeout),
+    }
+}
+
+/// How messages call a server, with its first address and how many others it has.
+fn name(code: i32, settings: &Settings) -> Option<String> {
+    let target = Target::from_code(code)?;
+    let server = settings.target(target)?;
+    let (title, address) = (title(target), server.place_at(0));
+    Some(match server.alternatives.len() {
+        0 => format!("{title} ({address})"),
+        1 => format!("{title} ({address} and 1 more address)"),
+        more => format!("{title} ({address} and {more} more addresses)"),
+    })
+}
+
+fn title(target: Target) -> String {
+    match target {
+        Target::Server(id) => format!("server {id}"),
+        Target::Emergency => "the emergency server".into(),
+        Target::Abuse => "the abuse server".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pen_config::address::Address;
+    use pen_config::settings::Server;
+    use pen_ipc::refusal::Refusal;
+
+    use super::*;
+
+    fn settings() -> Settings {
+        let server = |address: &str| Server::at(Address::Inet(address.parse().unwrap()));
+        Settings {
+            servers: vec![None, Some(server("10.0.0.1:80"))],
+            emergency: Some(server("10.0.0.2:80")),
+            ..Settings::default()
+        }
+    }
+
+    #[test]
+    fn events_are_lines() {
+        let says = |event| line(&event, &settings()).unwrap();
+        let refused = ConnectFailure::Errno(libc::ECONNREFUSED);
+        assert_eq!(
+            says(Event::Blacklisted { server: 1, seconds: 30, reason: refused }),
+            "blacklisting server 1 (10.0.0.1:80) for 30 s: connection refused"
+        );
+        assert_eq!(
+            says(Event::Blacklisted { server: -1, seconds: 30, reason: ConnectFailure::Timeout }),
+            "blacklisting the emergency server (10.0.0.2:80) for 30 s: no answer within 5 s"
+        );
+        assert_eq!(
+            says(Event::Blacklisted { server: 1, seconds: 0, reason: refused }),
+            "server 1 (10.0.0.1:80) failed and is used all the same (-b 0): connection refused"
+        );
+        let mut several = settings();
+        if let Some(server) = &mut several.servers[1] {
+            server.alternatives = vec![Address::Inet("10.0.0.9:80".parse().unwrap())];
+            server.given = Some(pen_config::address::Host::Name("www3".into()));
+        }
+        let said = |event| line(&event, &several).unwrap();
+        assert_eq!(
+            said(Event::AddressChanged { server: 1, from: 0, to: 1, reason: refused }),
+            "server 1 (www3): 10.0.0.1:80: connection refused; using 10.0.0.9:80"
+        );
+        assert_eq!(
+            said(Event::Blacklisted { server: 1, seconds: 30, reason: refused }),
+            "blacklisting server 1 (10.0.0.1:80 and 1 more address) for 30 s: connection refused"
+        );
+        assert_eq!(says(Event::BackInUse { server: 1 }), "server 1 (10.0.0.1:80) is in use again");
+        assert_eq!(
+            says(Event::LogLost { lines: 5, errno: libc::ENOSPC }),
+            "5 request log lines were lost: no space left on device"
+        );
+        let sender = ClientKey::from_ip("10.0.0.7".parse().unwrap()).bytes();
+        assert_eq!(
+            says(Event::RequestRefused { client: sender, reason: Refusal::NotHttp, others: 0 }),
+            "client 10.0.0.7: request refused: not an HTTP/1.x request line"
+        );
+        assert_eq!(
+            says(Event::RequestRefused { client: sender, reason: Refusal::Late, others: 7 }),
+            "client 10.0.0.7: request refused: header not whole in time (7 more were refused since the last such message)"
+        );
+        assert_eq!(
+            says(Event::BadSender { sender, fault: SenderFault::Malformed, others: 0 }),
+            "10.0.0.7 is listed by proxy_protocol in, but sent no PROXY protocol header first: closed"
+        );
+        let certificate = PeerCertificate { subject: "CN=me\n".into(), serial: "0A".into() };
+        let reason = HandshakeFailure::BadCertificate(CertificateFault::CriticalExtension("1.2.3".into()));
+        assert_eq!(
+            says(Event::HandshakeFailed { client: sender, reason, certificate: Some(certificate), others: 2 }),
+            "client 10.0.0.7: TLS handshake failed: its certificate has a critical extension that is not known here \
+             (object identifier 1.2.3) (subject 'CN=me.', serial 0A) (2 more failed since the last such message)"
+        );
+    }
+
+    #[test]
+    fn nonsense_is_no_line() {
+        for server in [0, 2, -2, -3, i32::MIN, i32::MAX] {
+            assert_eq!(line(&Event::BackInUse { server }, &settings()), None);
+        }
+    }
+}

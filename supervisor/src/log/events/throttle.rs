@@ -1,0 +1,274 @@
+//! How often the administrator is told of what clients cause: once in a period for each topic, whatever the number of workers.
+//!
+//! What comes in between is merged into one event that is told when the period is over, with its numbers added up, so that a
+//! flood of one topic loses nothing and keeps nothing else from being told. Transitions of servers are no topic here.
+
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use pen_ipc::message::{Event, ShortageDuring};
+
+use crate::processes::flood::{Admission, Flood};
+
+/// What is told at most once in a period.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) enum Topic {
+    /// This server failed and is used all the same (`-b 0`).
+    Failed(i32),
+    /// Something ran short while a client was accepted.
+    ShortAtAccept,
+    /// The same, while a server was connected.
+    ShortAtConnect,
+    /// The same, while a socket was registered.
+    ShortAtWatch,
+    /// Lines of the request log were lost.
+    LogLost,
+    /// The client table's lock could not be had.
+    LockStuck,
+    /// TLS handshakes failed.
+    Handshake,
+    /// Listed senders did not keep to the PROXY protocol.
+    BadSender,
+    /// Too much was unfinished.
+    Crowded,
+    /// Requests were refused.
+    Request,
+    /// No server could be used for clients.
+    Unserved,
+}
+
+impl Topic {
+    /// The topic of an event; none for those that are told each by itself.
+    pub(crate) fn of(event: &Event) -> Option<Topic> {
+        match event {
+            Event::Blacklisted { server, seconds: 0, .. } => Some(Topic::Failed(*server)),
+            Event::Blacklisted { .. }
+            | Event::BackInUse { .. }
+            | Event::AddressChanged { .. }
+            | Event::TableRebuilt { .. } => None,
+            Event::Shortage { during, .. } => Some(match during {
+                ShortageDuring::Accept => Topic::ShortAtAccept,
+                ShortageDuring::Connect => Topic::ShortAtConnect,
+                ShortageDuring::Watch => Topic::ShortAtWatch,
+            }),
+            Event::LogLost { .. } => Some(Topic::LogLost),
+            Event::LockStuck => Some(Topic::LockStuck),
+            Event::HandshakeFailed { .. } => Some(Topic::Handshake),
+            Event::BadSender { .. } => Some(Topic::BadSender),
+            Event::Crowded { .. } => Some(Topic::Crowded),
+            Event::RequestRefused { .. } => Some(Topic::Request),
+            Event::Unserved { .. } => Some(Topic::Unserved),
+            // Episodes (`service::crowd`, `service::obstructed`).
+            Event::ConnectionsFull | Event::PassedOver { .. } | Event::Reached { .. } => None,
+        }
+    }
+
+    fn period(self) -> Duration {
+        match self {
+            // There may be thousands of servers.
+            Topic::Failed(_) | Topic::Unserved => Duration::from_secs(10),
+            Topic::ShortAtAccept
+            | Topic::ShortAtConnect
+            | Topic::ShortAtWatch
+            | Topic::LogLost
+            | Topic::LockStuck
+            | Topic::Handshake
+            | Topic::BadSender
+            | Topic::Crowded
+            | Topic::Request => Duration::from_secs(1),
+        }
+    }
+}
+
+/// An event that stands for several: the last one, with the numbers of all.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Told {
+    pub(crate) event: Event,
+    /// How many more there were, as far as the event does not say so itself.
+    pub(crate) more: u64,
+}
+
+impl Told {
+    /// Both as one.
+    fn followed_by(self, later: Event) -> Told {
+        let Told { event: earlier, more } = self;
+        match (earlier, later) {
+            (Event::LogLost { lines, .. }, Event::LogLost { lines: later, errno }) => {
+                Told { event: Event::LogLost { lines: lines.saturating_add(later), errno }, more }
+            }
+            (
+                Event::HandshakeFailed { others, .. },
+                Event::HandshakeFailed { client, reason, certificate, others: later },
+            ) => {
+                let others = others.saturating_add(later).saturating_add(1);
+                Told { event: Event::HandshakeFailed { client, reason, certificate, others }, more }
+            }
+            (Event::RequestRefused { others, .. }, Event::RequestRefused { client, reason, others: later }) => {
+                let others = others.saturating_add(later).saturating_add(1);
+                Told { event: Event::RequestRefused { client, reason, others }, more }
+            }
+            (Event::BadSender { others, .. }, Event::BadSender { sender, fault, others: later }) => {
+                let others = others.saturating_add(later).saturating_add(1);
+                Told { event: Event::BadSender { sender, fault, others }, more }
+            }
+            (Event::Crowded { clients, .. }, Event::Crowded { clients: later, kept }) => {
+                Told { event: Event::Crowded { clients: clients.saturating_add(later), kept }, more }
+            }
+            (Event::Unserved { clients }, Event::Unserved { clients: later }) => {
+                Told { event: Event::Unserved { clients: clients.saturating_add(later) }, more }
+            }
+            (_, event) => Told { event, more: more.saturating_add(1) },
+        }
+    }
+}
+
+/// When each topic was last told, and what is still to be told.
+#[derive(Debug)]
+pub(crate) struct Throttle {
+    topics: HashMap<Topic, Entry>,
+    /// A bound on failed servers together; what is beyond waits.
+    failed: Flood,
+}
+
+#[derive(Debug)]
+struct Entry {
+    told: Instant,
+    pending: Option<Told>,
+}
+
+impl Throttle {
+    pub(crate) fn new(now: Instant) -> Throttle {
+        Throttle { topics: HashMap::new(), failed: Flood::new(MOST_FAILED, Duration::from_secs(10), now) }
+    }
+
+    /// Takes an event; some: it is to be told now.
+    pub(crate) fn take(&mut self, topic: Topic, event: Event, now: Instant) -> Option<Told> {
+        let new = Told { event, more: 0 };
+        match self.topics.get_mut(&topic) {
+            None => {
+                let waits = matches!(topic, Topic::Failed(_)) && self.failed.admit(now) == Admission::Withheld;
+                let (now_told, pending) = if waits { (None, Some(new)) } else { (Some(new), None) };
+                self.topics.insert(topic, Entry { told: now, pending });
+                now_told
+            }
+            Some(entry) => {
+                entry.pending = Some(match entry.pending.take() {
+                    Some(pending) => pending.followed_by(new.event),
+                    None => new,
+                });
+                None
+            }
+        }
+    }
+
+    /// What is to be told because its period is over.
+    pub(crate) fn settle(&mut self, now: Instant) -> Vec<Told> {
+        let mut due = Vec::new();
+        self.topics.retain(|topic, entry| {
+            if now.saturating_duration_since(entry.told) < topic.period() {
+                return true;
+            }
+            let Some(pending) = entry.pending.take() else { return false };
+            if matches!(topic, Topic::Failed(_)) && self.failed.admit(now) == Admission::Withheld {
+                entry.pending = Some(pending);
+                return true;
+            }
+            entry.told = now;
+            due.push(pending);
+            true
+        });
+        due
+    }
+
+    /// All that is still to be told.
+    pub(crate) fn finish(&mut self) -> Vec<Told> {
+        self.topics.drain().filter_map(|(_, entry)| entry.pending).collect()
+    }
+
+    #[cfg(test)]
+    fn is_pending(&self) -> bool {
+        self.topics.values().any(|entry| entry.pending.is_some())
+    }
+}
+
+/// Most lines in ten seconds about servers that failed and are used all the same.
+const MOST_FAILED: u32 = 100;
+
+#[cfg(test)]
+mod tests {
+    use pen_ipc::message::{ConnectFailure, HandshakeFailure, SenderFault};
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn handshake(others: u64) -> Event {
+        Event::HandshakeFailed { client: [0; 16], reason: HandshakeFailure::NotTls, certificate: None, others }
+    }
+
+    fn failed(server: i32) -> Event {
+        Event::Blacklisted { server, seconds: 0, reason: ConnectFailure::Timeout }
+    }
+
+    fn take(throttle: &mut Throttle, event: Event, now: Instant) -> Option<Told> {
+        throttle.take(Topic::of(&event).unwrap(), event, now)
+    }
+
+    #[test]
+    fn all_workers_together_are_told_once_in_a_period_and_nothing_is_lost() {
+        let start = Instant::now();
+        let mut throttle = Throttle::new(start);
+        let first = take(&mut throttle, handshake(0), start);
+        assert_eq!(first, Some(Told { event: handshake(0), more: 0 }));
+        (0..64).for_each(|_| assert_eq!(take(&mut throttle, handshake(2), start), None));
+        assert!(throttle.settle(start + SECOND / 2).is_empty() && throttle.is_pending());
+        // 64 events of 3 failures each.
+        assert_eq!(throttle.settle(start + SECOND), [Told { event: handshake(191), more: 0 }]);
+        assert!(throttle.settle(start + 3 * SECOND).is_empty() && !throttle.is_pending());
+        // After a quiet time the next one is told at once.
+        assert!(take(&mut throttle, handshake(0), start + 3 * SECOND).is_some());
+        let lost = |lines| Event::LogLost { lines, errno: 28 };
+        assert!(take(&mut throttle, lost(5), start).is_some());
+        assert_eq!((take(&mut throttle, lost(6), start), take(&mut throttle, lost(7), start)), (None, None));
+        assert_eq!(throttle.finish(), [Told { event: lost(13), more: 0 }]);
+    }
+
+    #[test]
+    fn one_topic_and_one_server_keep_no_other_from_being_told() {
+        let start = Instant::now();
+        let mut throttle = Throttle::new(start);
+        for _ in 0..100 {
+            take(&mut throttle, failed(1), start);
+            take(&mut throttle, Event::LockStuck, start);
+        }
+        for event in
+            [failed(2), handshake(0), Event::BadSender { sender: [0; 16], fault: SenderFault::Late, others: 0 }]
+        {
+            assert!(take(&mut throttle, event, start).is_some());
+        }
+        assert_eq!(throttle.settle(start + SECOND), [Told { event: Event::LockStuck, more: 98 }]);
+        assert_eq!(throttle.settle(start + 10 * SECOND), [Told { event: failed(1), more: 98 }]);
+    }
+
+    #[test]
+    fn thousands_of_failed_servers_are_told_of_in_time_and_not_at_once() {
+        let start = Instant::now();
+        let mut throttle = Throttle::new(start);
+        let at_once = (0..250).filter(|server| take(&mut throttle, failed(*server), start).is_some()).count();
+        assert_eq!(at_once, 100);
+        assert!((0..250).all(|server| take(&mut throttle, failed(server), start).is_none()));
+        let told = (1..=5).map(|period| throttle.settle(start + 10 * period * SECOND).len()).collect::<Vec<_>>();
+        assert_eq!(told, [100, 100, 50, 0, 0]);
+        assert!(!throttle.is_pending());
+    }
+
+    #[test]
+    fn transitions_of_servers_are_always_told() {
+        let blacklisted = Event::Blacklisted { server: 1, seconds: 30, reason: ConnectFailure::Timeout };
+        for event in [blacklisted, Event::BackInUse { server: 1 }, Event::TableRebuilt { kept: 1 }] {
+            assert_eq!(Topic::of(&event), None);
+        }
+    }
+}

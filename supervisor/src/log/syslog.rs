@@ -1,0 +1,259 @@
+//! The syslog daemon, in the form of RFC 3164 that the original has: `<15>Nov 24 04:18:59 pen: text`.
+//!
+//! Daemons listen at a datagram socket, but for some that have a stream there, as syslog(3) knows: messages end with a zero byte then.
+
+#![forbid(unsafe_code)]
+
+use std::io::{self, BufWriter, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use syslog::{Facility, LogFormat, Logger, LoggerBackend};
+
+use crate::clock;
+use crate::log::{HURRIED, PATIENT, Severity};
+use crate::patience::until;
+
+/// Where the daemon listens.
+pub(crate) const DAEMON: &str = "/dev/log";
+
+/// A connection to the daemon, which comes and goes with it.
+pub(crate) struct Syslog {
+    path: PathBuf,
+    logger: Option<Logger<LoggerBackend, Format>>,
+    /// How long to wait for room in the daemon's queue.
+    patience: Duration,
+    /// When the daemon's queue was last full for as long as we wait.
+    stuck: Option<Instant>,
+}
+
+/// `<priority>time pen: text`
+struct Format;
+
+impl LogFormat<&str> for Format {
+    fn format<W: Write>(&self, to: &mut W, severity: syslog::Severity, text: &str) -> syslog::Result<()> {
+        let priority = Facility::LOG_USER as u32 | severity as u32;
+        write!(to, "<{priority}>{} pen: {text}", clock::syslog(clock::now())).map_err(syslog::Error::Write)
+    }
+}
+
+impl Syslog {
+    pub(crate) fn new(path: impl AsRef<Path>) -> Syslog {
+        Syslog { path: path.as_ref().into(), logger: None, patience: HURRIED, stuck: None }
+    }
+
+    pub(crate) fn be_patient(&mut self) {
+        self.patience = PATIENT;
+    }
+
+    /// Sends a message. A daemon that was restarted, or appears late, is found. False if there is none or it is too slow: once there is
+    /// one that listens, it is told how many messages it missed.
+    pub(crate) fn send(&mut self, severity: Severity, text: &str) -> bool {
+        let text = shortened(text.trim_end());
+        for _ in 0..ATTEMPTS {
+            if self.logger.is_none() {
+                self.logger = reach(&self.path).map(|daemon| Logger::new(daemon, Format)).ok();
+            }
+            let Some(logger) = &mut self.logger else { return false };
+            let sent = match severity {
+                Severity::Error => logger.err(text),
+                Severity::Warning => logger.warning(text),
+                Severity::Notice => logger.notice(text),
+                Severity::Debug => logger.debug(text),
+            };
+            match sent {
+                Ok(()) => {
+                    self.stuck = None;
+                    return true;
+                }
+                Err(syslog::Error::Write(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if !self.wait() {
+                        self.abandon();
+                        return false;
+                    }
+                    if self.finish() {
+                        return true;
+                    }
+                }
+                Err(_) => self.logger = None,
+            }
+        }
+        false
+    }
+
+    /// Waits a little for the daemon to empty its queue; not again and again.
+    fn wait(&mut self) -> bool {
+        if self.stuck.is_some_and(|since| since.elapsed() < RELIEF) {
+            return false;
+        }
+        let socket = match &self.logger {
+            Some(Logger { backend: LoggerBackend::Unix(socket), .. }) => socket.as_fd(),
+            Some(Logger { backend: LoggerBackend::UnixStream(stream), .. }) => stream.get_ref().as_fd(),
+            _ => return false,
+        };
+        let timeout = until(Instant::now() + self.patience);
+        let ready = poll(&mut [PollFd::new(socket, PollFlags::POLLOUT)], timeout).is_ok_and(|ready| ready > 0);
+        self.stuck = (!ready).then(Instant::now);
+        ready
+    }
+
+    /// Sends the rest of a message that a stream took in part; false if nothing was taken yet.
+    fn finish(&mut self) -> bool {
+        let Some(Logger { backend: LoggerBackend::UnixStream(stream), .. }) = &mut self.logger else { return false };
+        let finished = stream.flush().is_ok();
+        if !finished {
+            self.abandon();
+        }
+        finished
+    }
+
+    /// Gives a stream up that took a message in part, perhaps: what follows would be read as its end.
+    fn abandon(&mut self) {
+        self.logger.take_if(|logger| matches!(logger.backend, LoggerBackend::UnixStream(_)));
+    }
+}
+
+impl std::fmt::Debug for Syslog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Syslog").field("path", &self.path).field("connected", &self.logger.is_some()).finish()
+    }
+}
+
+/// A socket of its own for a worker, which cannot reach the daemon from its jail; none where there is no daemon, or a stream, in which the
+/// lines of several processes are not kept apart.
+pub(crate) fn for_worker() -> Option<OwnedFd> {
+    socket(Path::new(DAEMON), SocketType::DGRAM).ok()
+}
+
+fn reach(path: &Path) -> rustix::io::Result<LoggerBackend> {
+    match socket(path, SocketType::DGRAM) {
+        Ok(socket) => Ok(LoggerBackend::Unix(UnixDatagram::from(socket))),
+        Err(Errno::PROTOTYPE) => {
+            let stream = UnixStream::from(socket(path, SocketType::STREAM)?);
+            Ok(LoggerBackend::UnixStream(BufWriter::new(stream)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn socket(path: &Path, kind: SocketType) -> rustix::io::Result<OwnedFd> {
+    // Non-blocking from the start: a reporter may make a socket, but may not change one (ioctl) afterwards.
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, kind, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
+}
+
+/// Cut where the daemons cut, at a character.
+fn shortened(text: &str) -> &str {
+    let end = (0..=text.len().min(LONGEST)).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
+}
+
+/// Longest text, in bytes: rsyslogd and journald cut near here.
+const LONGEST: usize = 8000;
+
+/// One for the connection that has been lost, one for the new one, one after a wait.
+const ATTEMPTS: usize = 3;
+
+/// How long a daemon that was waited for in vain is not waited for again.
+const RELIEF: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    fn receive(daemon: &UnixDatagram) -> String {
+        daemon.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut buffer = [0; 65536];
+        let length = daemon.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn messages_have_the_originals_form_and_priorities() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let daemon = UnixDatagram::bind(&path).unwrap();
+        let mut syslog = Syslog::new(&path);
+        for (severity, priority) in [(Severity::Debug, "<15>"), (Severity::Warning, "<12>"), (Severity::Error, "<11>")]
+        {
+            assert!(syslog.send(severity, "text"));
+            let message = receive(&daemon);
+            assert!(message.starts_with(priority) && message.ends_with(" pen: text"), "{message}");
+            // `<15>Nov 24 04:18:59`
+            assert_eq!(message.find(" pen: "), Some(4 + 15), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_daemon_that_was_restarted_or_appears_late_is_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mut syslog = Syslog::new(&path);
+        assert!(!syslog.send(Severity::Warning, "nobody"));
+        let daemon = UnixDatagram::bind(&path).unwrap();
+        assert!(syslog.send(Severity::Warning, "first"));
+        assert!(receive(&daemon).ends_with("first"));
+        drop(daemon);
+        std::fs::remove_file(&path).unwrap();
+        let daemon = UnixDatagram::bind(&path).unwrap();
+        assert!(syslog.send(Severity::Warning, "second"));
+        assert!(receive(&daemon).ends_with("second"));
+    }
+
+    #[test]
+    fn a_daemon_that_does_not_read_costs_messages_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let _daemon = UnixDatagram::bind(&path).unwrap();
+        let mut syslog = Syslog::new(&path);
+        assert!((0..100_000).any(|_| !syslog.send(Severity::Warning, "text")));
+    }
+
+    #[test]
+    fn a_daemon_that_listens_at_a_stream_is_found_too_and_waited_for_no_longer() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let daemon = UnixListener::bind(&path).unwrap();
+        let mut syslog = Syslog::new(&path);
+        assert!(syslog.send(Severity::Warning, "first") && syslog.send(Severity::Warning, "second"));
+        let (mut stream, _) = daemon.accept().unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut heard = Vec::new();
+        while heard.iter().filter(|byte| **byte == 0).count() < 2 {
+            let mut some = [0; 100];
+            let length = stream.read(&mut some).unwrap();
+            heard.extend_from_slice(&some[..length]);
+        }
+        let text = String::from_utf8(heard).unwrap();
+        let messages: Vec<&str> = text.split_terminator('\0').collect();
+        assert!(messages[0].starts_with("<12>") && messages[0].ends_with(" pen: first"), "{text:?}");
+        assert!(messages[1].starts_with("<12>") && messages[1].ends_with(" pen: second"), "{text:?}");
+        // It stops reading, and its successor hears whole messages only.
+        let long = "x".repeat(LONGEST);
+        assert!((0..100_000).any(|_| !syslog.send(Severity::Warning, &long)));
+        drop(stream);
+        assert!(syslog.send(Severity::Warning, "third"));
+        let (mut stream, _) = daemon.accept().unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut some = [0; 4];
+        stream.read_exact(&mut some).unwrap();
+        assert_eq!(&some, b"<12>");
+    }
+
+    #[test]
+    fn a_long_text_is_cut_at_a_character() {
+        assert_eq!(shortened("text"), "text");
+        let long = "é".repeat(LONGEST);
+        assert_eq!(shortened(&long).len(), LONGEST);
+    }
+}

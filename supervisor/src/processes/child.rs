@@ -1,0 +1,178 @@
+//! A child of the supervisor: its start, what it does, its end, and how its end is told.
+//!
+//! Children that are jailed have another user, and the supervisor does not keep the right to signal whom it likes (CAP_KILL): it kills
+//! such a child as that user.
+
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
+use nix::unistd::{Pid, Uid, getegid, getpid};
+use rustix::process::{PidfdFlags, pidfd_open};
+
+use crate::jail::user;
+use crate::processes::liveness::{State, Subject};
+use crate::sys;
+
+/// A child that has not been waited for, so that its pid is its own, dead or alive: nobody else waits for this process's children.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Child {
+    /// Its number.
+    pub(crate) pid: Pid,
+    /// Who it becomes if it enters its jail.
+    user: Uid,
+}
+
+impl Child {
+    /// Forks a child that runs `live` and ends with its result as status. ps(1) shows it as a helper, unless it says otherwise.
+    ///
+    /// # Errors
+    /// No process or no memory can be had now.
+    pub(crate) fn fork(user: Uid, live: impl FnOnce() -> i32) -> io::Result<Child> {
+        let run = || {
+            sys::title::set("helper");
+            live()
+        };
+        Ok(Child { pid: sys::fork(run)?, user })
+    }
+
+    /// Kills it. It is still to be waited for.
+    pub(crate) fn kill(self) {
+        // Until it is in its jail it is the supervisor's own user's; in there it never becomes that again.
+        if kill(self.pid, Signal::SIGKILL) == Err(Errno::EPERM) {
+            let _ = user::acting_as(self.user, getegid(), || kill(self.pid, Signal::SIGKILL));
+        }
+    }
+
+    /// Opens a pidfd of it; it becomes readable when the child ends, or at once if it has.
+    ///
+    /// # Errors
+    /// No descriptors left. The child, which could not be watched, is killed and reaped.
+    pub(crate) fn watch(self) -> io::Result<OwnedFd> {
+        let pid = rustix::process::Pid::from_raw(self.pid.as_raw()).ok_or(io::ErrorKind::NotFound)?;
+        Ok(pidfd_open(pid, PidfdFlags::empty()).inspect_err(|_| {
+            self.kill();
+            let _ = waitpid(self.pid, None);
+        })?)
+    }
+}
+
+/// The kernel's word about a child that has not been waited for.
+#[derive(Debug)]
+pub(crate) struct Observed {
+    pid: Pid,
+    clock: Option<ClockId>,
+    /// Its /proc/PID/stat, opened while the child still is as its parent: once it is in its jail, `hidepid` (proc(5)) hides it.
+    stat: Option<File>,
+}
+
+impl Observed {
+    /// A child that was just born. Its clock needs no right and no /proc (clock_getcpuclockid(3)).
+    pub(crate) fn new(child: Child) -> Observed {
+        let stat = stat_of(child.pid).ok().filter(are_plenty);
+        Observed { pid: child.pid, clock: clock_getcpuclockid(child.pid).ok(), stat }
+    }
+
+    fn read(&self) -> io::Result<String> {
+        let mut bytes = [0; MOST_OF_STAT];
+        let length = match &self.stat {
+            Some(stat) => stat.read_at(&mut bytes, 0)?,
+            // Descriptors are short.
+            None => stat_of(self.pid)?.read_at(&mut bytes, 0)?,
+        };
+        Ok(String::from_utf8_lossy(&bytes[..length]).into_owned())
+    }
+}
+
+impl Subject for Observed {
+    fn used(&self) -> Duration {
+        self.clock.and_then(|clock| clock_gettime(clock).ok()).map_or(Duration::ZERO, Duration::from)
+    }
+
+    /// Looked up only when an answer is missing.
+    fn state(&self) -> State {
+        match self.read() {
+            // Without a clock nobody can say that it got no processor time.
+            Ok(stat) if self.clock.is_some() => state(&stat, getpid()),
+            Ok(_) | Err(_) => State::Unknown,
+        }
+    }
+}
+
+/// Whether there are plenty of descriptors beside this one: what can be had without is not to be the one too much.
+fn are_plenty(file: &File) -> bool {
+    let number = u64::try_from(file.as_raw_fd()).unwrap_or(u64::MAX);
+    getrlimit(Resource::RLIMIT_NOFILE).is_ok_and(|(limit, _)| number < limit / 2)
+}
+
+fn stat_of(pid: Pid) -> io::Result<File> {
+    File::open(format!("/proc/{pid}/stat"))
+}
+
+/// The third and fourth field of /proc/PID/stat (proc_pid_stat(5)); the second ends with the last parenthesis. A child of another parent is
+/// a stranger: that /proc shows the processes of another namespace, which have other numbers.
+fn state(stat: &str, parent: Pid) -> State {
+    let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+    let (state, of) = (fields.next(), fields.next().and_then(|of| of.parse().ok()));
+    if of != Some(parent.as_raw()) {
+        return State::Unknown;
+    }
+    match state {
+        Some("R") => State::Runnable,
+        Some("T" | "t") => State::Stopped,
+        Some("D") => State::Blocked,
+        Some(_) => State::Waiting,
+        None => State::Unknown,
+    }
+}
+
+/// Its first fields, which are all that is looked at, are far shorter.
+const MOST_OF_STAT: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_is_behind_a_name_that_may_have_anything_in_it() {
+        let state = |stat| state(stat, Pid::from_raw(7));
+        assert_eq!(state("1 (pen) R 7 1"), State::Runnable);
+        assert_eq!(state("1 (a) R) S 7 1"), State::Waiting);
+        assert_eq!(state("1 (pen) T 7"), State::Stopped);
+        assert_eq!(state("1 (pen) D 7"), State::Blocked);
+        assert_eq!(state("1 (of another namespace) D 1 1"), State::Unknown);
+        assert_eq!(state(""), State::Unknown);
+        assert_eq!(state("1 (pen)"), State::Unknown);
+        assert_eq!(state("1 (pen) R"), State::Unknown);
+    }
+
+    #[test]
+    fn the_kernel_tells_what_a_child_does() {
+        let child = Child::fork(Uid::current(), || {
+            loop {
+                std::hint::spin_loop();
+            }
+        });
+        let (child, short) = (child.unwrap(), Duration::from_millis(20));
+        let observed = Observed::new(child);
+        while observed.used() < short {
+            assert_eq!(observed.state(), State::Runnable);
+        }
+        kill(child.pid, Signal::SIGSTOP).unwrap();
+        waitpid(child.pid, Some(nix::sys::wait::WaitPidFlag::WUNTRACED)).unwrap();
+        assert_eq!(observed.state(), State::Stopped);
+        assert_eq!(observed.used(), observed.used());
+        child.kill();
+        waitpid(child.pid, None).unwrap();
+        assert_eq!(observed.state(), State::Unknown);
+    }
+}

@@ -1,0 +1,477 @@
+//! The control process as its supervisor sees it: the port that it serves, its post, and what it is still to be told.
+//!
+//! Authority belongs to the channel: whatever comes over it has the rights of an operator at the control port and no more. A process that
+//! dies is replaced; relaying never notices.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
+use pen_config::address::{Address, Host, Local};
+use pen_config::command::{self, Command};
+use pen_config::ids::ClientKey;
+use pen_ipc::channel::{Channel, Sent};
+use pen_ipc::message::{FromControl, FromStartingWorker, Operator, Outcome, PROTOCOL_VERSION, SHORT_REPLY, ToControl};
+use pen_ipc::start::ControlStart;
+use pen_table::LAYOUT_VERSION;
+
+use crate::ControlEntry;
+use crate::files::listener::{ListenError, Listener, SocketPath};
+use crate::jail::Jail;
+use crate::jail::sandbox::Kind;
+use crate::log::errno::why;
+use crate::processes::backoff::Backoff;
+use crate::processes::flood::{Admission, Flood, Pace};
+use crate::processes::liveness::Grace;
+use crate::processes::peer::{Heard, Peer};
+use crate::processes::pool::killed_by;
+use crate::processes::spawn::Inheritance;
+use crate::signals;
+use crate::sys;
+
+/// The control port, bound. Its file goes while its socket is open.
+#[derive(Debug)]
+pub(crate) struct ControlPort {
+    _path: Option<SocketPath>,
+    socket: OwnedFd,
+    /// As `control` shows it.
+    pub(crate) name: String,
+    entry: ControlEntry,
+}
+
+/// `-C`, with the address that a bare port means.
+pub(crate) fn complete(local: &Local) -> Local {
+    match local {
+        Local::Inet { host: None, port } => {
+            Local::Inet { host: Some(Host::Ip([127, 0, 0, 1].into())), port: port.clone() }
+        }
+        other => other.clone(),
+    }
+}
+
+impl ControlPort {
+    /// Binds it. A file belongs to the user whom the control process runs as, and to nobody else.
+    ///
+    /// # Errors
+    /// The address is taken, not ours, or not permitted.
+    pub(crate) fn bind(
+        name: &Local,
+        address: &Address,
+        jail: &Jail,
+        entry: ControlEntry,
+    ) -> Result<ControlPort, ListenError> {
+        let listener = match address {
+            Address::Inet(_) => Listener::bind(address, BACKLOG)?,
+            Address::Unix(_) => Listener::bind_private(address, BACKLOG, jail.identity.uid, jail.identity.gid)?,
+        };
+        let (socket, path) = listener.into_parts();
+        Ok(ControlPort { _path: path, socket, name: name.to_string(), entry })
+    }
+
+    /// One that was passed to pen, bound and listening.
+    pub(crate) fn passed(name: &Local, socket: OwnedFd, entry: ControlEntry) -> ControlPort {
+        ControlPort { _path: None, socket, name: name.to_string(), entry }
+    }
+
+    /// Lives the life of the control process; returns its exit status. Runs in the child that was forked for it.
+    ///
+    /// It inherits the mapping of the shared table, as every child does, but is not given it, and every descriptor but its two is closed.
+    fn live(&self, inheritance: &Inheritance, channel: Channel<FromStartingWorker, ToControl>, supervisor: Pid) -> i32 {
+        sys::title::set("control");
+        match self.prepare(&inheritance.jail, &channel, supervisor) {
+            Ok(listener) => {
+                let hello = FromStartingWorker::Hello { protocol: PROTOCOL_VERSION, layout: LAYOUT_VERSION };
+                let settings = inheritance.settings.clone();
+                let jail = inheritance.jail.root.clone();
+                match channel.send(&hello, None) {
+                    Ok(_) => (self.entry)(ControlStart { channel, listener, settings, jail }),
+                    Err(_) => 1,
+                }
+            }
+            Err(reason) => {
+                let place = inheritance.jail.place();
+                let reason = format!("cannot jail the control process{place}: {reason}");
+                let _ = channel.send(&FromStartingWorker::Failed { reason }, None);
+                1
+            }
+        }
+    }
+
+    fn prepare(
+        &self,
+        jail: &Jail,
+        channel: &Channel<FromStartingWorker, ToControl>,
+        supervisor: Pid,
+    ) -> Result<OwnedFd, String> {
+        let at = |step: &'static str| move |error: io::Error| format!("{step}: {}", why(&error));
+        signals::settle_child().map_err(at("signals"))?;
+        let listener = self.socket.try_clone().map_err(at("control port"))?;
+        let keep = [channel.as_fd(), listener.as_fd()];
+        jail.enter(Kind::Control, supervisor, &keep).map_err(|error| error.to_string())?;
+        Ok(listener)
+    }
+}
+
+/// The post of the control process.
+#[derive(Debug)]
+pub(crate) struct Control {
+    port: ControlPort,
+    process: Option<Process>,
+    backoff: Backoff,
+    /// With whoever comes next.
+    grace: Grace,
+    /// When to fill the post, if it is empty and to be filled.
+    due: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Process {
+    peer: Peer<ToControl, FromControl>,
+    settings_due: bool,
+    stop_due: bool,
+    applied: u64,
+    /// A reply that found no room. While it waits, no further command is begun, so there is at most one.
+    reply: Option<(u64, Reply)>,
+    /// A bound on what the administrator hears from it.
+    refusals: Flood,
+    /// How fast it is listened to: who reaches the port must not keep the supervisor, and a processor, busy.
+    pace: Pace,
+}
+
+/// What an operator gets.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) outcome: Outcome,
+    pub(crate) body: Body,
+}
+
+/// What a reply says.
+#[derive(Debug)]
+pub(crate) enum Body {
+    /// A text; any length.
+    Text(String),
+    /// The content of a memfd.
+    Memory(OwnedFd),
+}
+
+impl Reply {
+    /// Nothing to say.
+    pub(crate) fn none() -> Reply {
+        Reply::text(String::new())
+    }
+
+    /// One line.
+    pub(crate) fn line(text: impl std::fmt::Display) -> Reply {
+        Reply::text(format!("{text}\n"))
+    }
+
+    /// Lines, each with its end.
+    pub(crate) fn text(text: String) -> Reply {
+        Reply { outcome: Outcome::Done, body: Body::Text(text) }
+    }
+
+    /// Why a command is not carried out: one line.
+    pub(crate) fn refusal(why: impl std::fmt::Display) -> Reply {
+        Reply { outcome: Outcome::Refused, body: Body::Text(format!("{why}\n")) }
+    }
+}
+
+/// What the control process said.
+#[derive(Debug)]
+pub(crate) enum ControlNews {
+    /// It serves operators.
+    Ready,
+    /// A command.
+    Command {
+        /// Names the operator.
+        ticket: u64,
+        /// Who the operator is.
+        by: Operator,
+        /// The command.
+        command: Command,
+        /// The file that it names, if it came.
+        file: Option<OwnedFd>,
+    },
+    /// A line for the administrator.
+    Line(String),
+}
+
+impl Control {
+    pub(crate) fn new(port: ControlPort) -> Control {
+        Control { port, process: None, backoff: Backoff::default(), grace: Grace::default(), due: None }
+    }
+
+    /// The control address.
+    pub(crate) fn name(&self) -> &str {
+        &self.port.name
+    }
+
+    /// Fills the post.
+    ///
+    /// # Errors
+    /// There can be no process now.
+    pub(crate) fn hire(&mut self, inheritance: &Inheritance, now: Instant) -> io::Result<Pid> {
+        let peer = Peer::spawn(
+            inheritance.jail.identity.uid,
+            self.grace,
+            |channel, supervisor| self.port.live(inheritance, channel, supervisor),
+            now,
+        )?;
+        let pid = peer.pid();
+        self.process = Some(Process {
+            peer,
+            settings_due: false,
+            stop_due: false,
+            applied: inheritance.settings.generation,
+            reply: None,
+            refusals: Flood::new(MOST_REFUSALS, Duration::from_secs(10), now),
+            pace: Pace::new(MOST_MESSAGES, PERIOD, now),
+        });
+        self.due = None;
+        Ok(pid)
+    }
+
+    /// Takes the dead process from its post, if it was the one, and decides when it is replaced. Returns a line about its death, and why it
+    /// could not start if it said so.
+    pub(crate) fn discharge(&mut self, pid: Pid, status: WaitStatus, now: Instant) -> Option<(String, Option<String>)> {
+        let process = self.process.take_if(|process| process.peer.pid() == pid)?;
+        let delay = self.backoff.after(now.saturating_duration_since(process.peer.born));
+        self.due = Some(now + delay);
+        self.grace = self.grace.after(process.peer.was_ready);
+        let how = match status {
+            WaitStatus::Signaled(_, signal, _) => killed_by(signal),
+            WaitStatus::Exited(_, status) => format!("ended with status {status}"),
+            _ => "ended".into(),
+        };
+        let reason = process.peer.failed.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+        Some((format!("the control process (pid {pid}) {how}{reason}"), process.peer.failed))
+    }
+
+    /// When the post is to be filled.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Has the post filled later, because it cannot be now. Returns the delay.
+    pub(crate) fn postpone(&mut self, now: Instant) -> Duration {
+        let delay = self.backoff.after(Duration::ZERO);
+        self.due = Some(now + delay);
+        delay
+    }
+
+    /// Whether it serves operators.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| process.peer.is_ready())
+    }
+
+    /// Whether there is no process.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.process.is_none()
+    }
+
+    /// The pid of the process, if there is one.
+    pub(crate) fn pid(&self) -> Option<Pid> {
+        self.process.as_ref().map(|process| process.peer.pid())
+    }
+
+    /// The channel, to be polled for reading, and for writing too if something waits to be sent.
+    pub(crate) fn channel(&self) -> Option<(BorrowedFd<'_>, bool)> {
+        let process = self.process.as_ref()?;
+        let due = process.settings_due || process.stop_due || process.reply.is_some();
+        Some((process.peer.channel()?, due))
+    }
+
+    /// When it is listened to again, if that is not now.
+    pub(crate) fn rests_until(&self, now: Instant) -> Option<Instant> {
+        self.process.as_ref().and_then(|process| process.pace.rests_until(now))
+    }
+
+    /// To be polled for the end of the process.
+    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.process.as_ref().map(|process| process.peer.process())
+    }
+
+    /// When [`Control::kill_overdue`] has to be called.
+    pub(crate) fn overdue(&self) -> Option<Instant> {
+        self.process.as_ref().and_then(|process| process.peer.overdue())
+    }
+
+    /// Kills it if it lives on without a channel.
+    pub(crate) fn kill_overdue(&mut self, now: Instant) {
+        if let Some(process) = &mut self.process {
+            process.peer.kill_overdue(now);
+        }
+    }
+
+    /// Asks it for a sign of life, and kills it if it has given none for too long. If it was not listened to (`unheard`), it is not judged.
+    pub(crate) fn beat(&mut self, unheard: bool) {
+        if let Some(process) = &mut self.process {
+            if unheard {
+                process.peer.watch.begin_anew();
+            }
+            process.peer.beat(|serial| ToControl::Ping { serial });
+        }
+    }
+
+    /// Reads at most `most` messages.
+    pub(crate) fn read(&mut self, most: usize, now: Instant) -> Vec<ControlNews> {
+        let mut news = Vec::new();
+        let Some(process) = &mut self.process else { return news };
+        for _ in 0..most {
+            if process.pace.rests_until(now).is_some() {
+                break;
+            }
+            let Some(heard) = process.peer.read(now) else { break };
+            process.pace.count(now);
+            match heard {
+                Heard::Ready => news.push(ControlNews::Ready),
+                Heard::Message(message, file) => news.extend(process.hear(message, file, now)),
+                Heard::Nothing => {}
+            }
+        }
+        news
+    }
+
+    /// Has the settings in force sent by [`Control::send_due`].
+    pub(crate) fn renew_settings(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.settings_due = true;
+        }
+    }
+
+    /// Has the order to end sent by [`Control::send_due`].
+    pub(crate) fn order_stop(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.stop_due = true;
+        }
+    }
+
+    /// Answers a command of the process that has this pid; an operator whose process is gone is gone too.
+    pub(crate) fn reply(&mut self, pid: Pid, ticket: u64, reply: Reply) {
+        if let Some(process) = self.process.as_mut().filter(|process| process.peer.pid() == pid) {
+            process.reply = Some((ticket, reply));
+            process.send_reply();
+        }
+    }
+
+    /// Whether a reply waits for room.
+    pub(crate) fn is_choked(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| process.reply.is_some())
+    }
+
+    /// Whether it works by the settings of this generation.
+    pub(crate) fn has_applied(&self, generation: u64) -> bool {
+        let process = self.process.as_ref().filter(|process| process.peer.channel().is_some());
+        process.is_none_or(|process| process.applied >= generation)
+    }
+
+    /// Sends what waits to be sent, as far as the channel has room.
+    pub(crate) fn send_due(&mut self, inheritance: &Inheritance) {
+        let Some(process) = &mut self.process else { return };
+        if process.settings_due {
+            let encoded = Some(inheritance.encoded.as_fd());
+            process.settings_due = process.peer.send(&ToControl::Settings, encoded) == Some(Sent::Full);
+        }
+        process.send_reply();
+        if process.stop_due && process.reply.is_none() {
+            process.stop_due = process.peer.send(&ToControl::Stop, None) == Some(Sent::Full);
+        }
+    }
+
+    /// Kills it.
+    pub(crate) fn kill(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.peer.kill();
+        }
+    }
+}
+
+impl Process {
+    fn hear(&mut self, message: FromControl, file: Option<OwnedFd>, now: Instant) -> Option<ControlNews> {
+        match message {
+            FromControl::Command { ticket, command, by, with_file } => {
+                // All that comes from an operator was read by the parser.
+                if !command::is_well_formed(&command) {
+                    self.peer.expel("it passes on what is no command");
+                    return None;
+                }
+                Some(ControlNews::Command { ticket, by, command, file: file.filter(|_| with_file) })
+            }
+            FromControl::Refused { client } => match self.refusals.admit(now) {
+                Admission::Admitted { withheld_before } => {
+                    let client = ClientKey::from_bytes(client);
+                    let more = match withheld_before {
+                        0 => String::new(),
+                        more => format!(", and {more} others before"),
+                    };
+                    Some(ControlNews::Line(format!("control port: {client} was refused by control_acl{more}")))
+                }
+                Admission::Withheld => None,
+            },
+            FromControl::Pong { serial } => {
+                self.peer.watch.answered(serial);
+                None
+            }
+            FromControl::Applied { generation } => {
+                self.applied = generation;
+                None
+            }
+        }
+    }
+
+    fn send_reply(&mut self) {
+        let Some((ticket, reply)) = self.reply.take() else { return };
+        let Reply { outcome, body } = reply;
+        let body = match body {
+            Body::Text(text) if text.len() > SHORT_REPLY => in_memory(&text),
+            other => other,
+        };
+        let sent = match &body {
+            Body::Text(text) => self.peer.send(&ToControl::Reply { ticket, outcome, text: text.clone() }, None),
+            Body::Memory(memory) => {
+                let reply = ToControl::Reply { ticket, outcome, text: String::new() };
+                self.peer.send(&reply, Some(memory.as_fd()))
+            }
+        };
+        if sent == Some(Sent::Full) {
+            self.reply = Some((ticket, Reply { outcome, body }));
+        }
+    }
+}
+
+/// A long text as a descriptor; cut if there is none.
+fn in_memory(text: &str) -> Body {
+    let write = || -> io::Result<OwnedFd> {
+        let mut memory = crate::files::memory::new()?;
+        io::Write::write_all(&mut memory, text.as_bytes())?;
+        crate::files::memory::seal(memory)
+    };
+    write().map_or_else(
+        |_| {
+            Body::Text(
+                text.chars()
+                    .scan(0, |length, letter| {
+                        *length += letter.len_utf8();
+                        (*length <= SHORT_REPLY).then_some(letter)
+                    })
+                    .collect(),
+            )
+        },
+        Body::Memory,
+    )
+}
+
+/// Operators who wait to be accepted.
+pub(crate) const BACKLOG: u32 = 64;
+
+/// Most refused operators in ten seconds that the administrator hears of.
+const MOST_REFUSALS: u32 = 20;
+
+/// Most messages in a [`PERIOD`]. What is beyond waits, and so do the operators.
+const MOST_MESSAGES: u32 = 200;
+
+const PERIOD: Duration = Duration::from_millis(100);

@@ -1,0 +1,260 @@
+//! All workers: one post per number, who holds it, and when an empty one is filled again.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
+use pen_config::ids::WorkerId;
+use pen_ipc::stats::Counters;
+
+use crate::processes::backoff::Backoff;
+use crate::processes::flood::{Admission, Flood};
+use crate::processes::liveness::Grace;
+use crate::processes::spawn::Inheritance;
+use crate::processes::worker::{News, Worker};
+
+/// The workers.
+#[derive(Debug)]
+pub(crate) struct Crew {
+    posts: Vec<Post>,
+    /// What dead workers had counted.
+    retired: Counters,
+}
+
+#[derive(Debug)]
+struct Post {
+    worker: Option<Worker>,
+    backoff: Backoff,
+    /// With whoever comes next.
+    grace: Grace,
+    /// A bound on what the administrator hears from whoever holds it, so that no worker gets a new measure by dying.
+    events: Flood,
+    /// When to fill it, if it is empty and to be filled.
+    due: Option<Instant>,
+}
+
+/// A worker that has been waited for.
+#[derive(Debug)]
+pub(crate) struct Death {
+    pub(crate) id: WorkerId,
+    pub(crate) pid: Pid,
+    pub(crate) lived: Duration,
+    /// Whether it had served clients.
+    pub(crate) was_ready: bool,
+    /// What it had still said.
+    pub(crate) news: Vec<News>,
+    status: WaitStatus,
+    failed: Option<String>,
+}
+
+impl Crew {
+    /// Empty posts.
+    pub(crate) fn new(posts: u8) -> Crew {
+        let now = Instant::now();
+        let post = |_| Post {
+            worker: None,
+            backoff: Backoff::default(),
+            grace: Grace::default(),
+            events: Flood::new(MOST_EVENTS, Duration::from_secs(10), now),
+            due: None,
+        };
+        Crew { posts: (0..posts).map(post).collect(), retired: Counters::default() }
+    }
+
+    /// Fills a post.
+    ///
+    /// # Errors
+    /// There can be no process now.
+    pub(crate) fn hire(&mut self, id: WorkerId, inheritance: &Inheritance, now: Instant) -> io::Result<Pid> {
+        let Some(post) = self.posts.get_mut(usize::from(id.0)) else { return Err(io::ErrorKind::NotFound.into()) };
+        let worker = Worker::spawn(id, post.grace, inheritance, now)?;
+        let pid = worker.peer.pid();
+        (post.worker, post.due) = (Some(worker), None);
+        Ok(pid)
+    }
+
+    /// Takes a dead worker from its post, if the process was one.
+    pub(crate) fn discharge(&mut self, pid: Pid, status: WaitStatus, now: Instant) -> Option<Death> {
+        let is_it = |worker: &mut Worker| worker.peer.pid() == pid;
+        let (mut worker, grace) =
+            self.posts.iter_mut().find_map(|post| Some((post.worker.take_if(is_it)?, &mut post.grace)))?;
+        let news = worker.read(LAST_WORDS, now);
+        let was_ready = worker.peer.was_ready;
+        *grace = grace.after(was_ready);
+        self.retired.add(&worker.counters);
+        Some(Death {
+            id: worker.id,
+            pid,
+            lived: now.saturating_duration_since(worker.peer.born),
+            was_ready,
+            news,
+            status,
+            failed: worker.peer.failed,
+        })
+    }
+
+    /// Whether the administrator is told of one more event of a worker, dead or alive, that knows so many servers. A working one
+    /// tells of two transitions for each server in the shortest blacklist time, which is a second.
+    pub(crate) fn admit_event(&mut self, id: WorkerId, servers: u32, now: Instant) -> Admission {
+        let Some(post) = self.posts.get_mut(usize::from(id.0)) else { return Admission::Withheld };
+        post.events.set_most(MOST_EVENTS.saturating_add(servers.saturating_mul(20)));
+        post.events.admit(now)
+    }
+
+    /// How many events the administrator was not told of, by worker, as far as that is still to be said.
+    pub(crate) fn withheld_events(&mut self, now: Instant) -> Vec<(WorkerId, u64)> {
+        let withheld = self.posts.iter_mut().map(|post| post.events.settle(now)).collect::<Vec<u64>>();
+        self.ids().zip(withheld).filter(|(_, withheld)| *withheld > 0).collect()
+    }
+
+    /// Decides when a post is filled again whose worker lived so long; returns the delay.
+    pub(crate) fn refill(&mut self, id: WorkerId, lived: Duration, now: Instant) -> Duration {
+        let Some(post) = self.posts.get_mut(usize::from(id.0)) else { return Duration::ZERO };
+        let delay = post.backoff.after(lived);
+        post.due = Some(now + delay);
+        delay
+    }
+
+    /// The posts to be filled now.
+    pub(crate) fn due(&self, now: Instant) -> Vec<WorkerId> {
+        self.ids().filter(|id| self.posts[usize::from(id.0)].due.is_some_and(|due| due <= now)).collect()
+    }
+
+    /// When the next post is to be filled.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.posts.iter().filter_map(|post| post.due).min()
+    }
+
+    /// The numbers of all posts.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = WorkerId> + use<> {
+        // At most MAX_WORKERS.
+        (0..self.posts.len() as u8).map(WorkerId)
+    }
+
+    /// The workers that are not known to be dead.
+    pub(crate) fn workers(&self) -> impl Iterator<Item = &Worker> {
+        self.posts.iter().filter_map(|post| post.worker.as_ref())
+    }
+
+    /// The workers that are not known to be dead.
+    pub(crate) fn workers_mut(&mut self) -> impl Iterator<Item = &mut Worker> {
+        self.posts.iter_mut().filter_map(|post| post.worker.as_mut())
+    }
+
+    /// The holder of a post.
+    pub(crate) fn worker_mut(&mut self, id: WorkerId) -> Option<&mut Worker> {
+        self.posts.get_mut(usize::from(id.0))?.worker.as_mut()
+    }
+
+    /// Whether every post is held by a worker that serves clients.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.posts.iter().all(|post| post.worker.as_ref().is_some_and(|worker| worker.peer.is_ready()))
+    }
+
+    /// Whether nobody is left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.posts.iter().all(|post| post.worker.is_none())
+    }
+
+    /// Connections that living workers have open, as they say.
+    pub(crate) fn open(&self) -> u64 {
+        self.workers().fold(0, |sum, worker| sum.saturating_add(worker.counters.open()))
+    }
+
+    /// What all workers, dead and alive, have counted.
+    pub(crate) fn totals(&self) -> Counters {
+        let mut totals = self.retired;
+        self.workers().for_each(|worker| totals.add(&worker.counters));
+        totals
+    }
+}
+
+impl Death {
+    /// `worker 1 (pid 123) was killed by signal 9`
+    pub(crate) fn line(&self) -> String {
+        let how = match self.status {
+            WaitStatus::Signaled(_, signal, _) => killed_by(signal),
+            WaitStatus::Exited(_, status) => format!("ended with status {status}"),
+            _ => "is gone".into(),
+        };
+        let why = self.failed.as_ref().map_or(String::new(), |why| format!(": {why}"));
+        format!("worker {} (pid {}) {how}{why}", self.id, self.pid)
+    }
+
+    /// The reason of a start that failed because of this death.
+    pub(crate) fn start_failure(self) -> String {
+        match (self.status, self.failed) {
+            (WaitStatus::Exited(_, _), Some(why)) => why,
+            (status, failed) => format!("{} before it was ready", Death { status, failed, ..self }.line()),
+        }
+    }
+}
+
+/// `was killed by signal 9`
+pub(crate) fn killed_by(signal: Signal) -> String {
+    let why = if signal == Signal::SIGSYS { ": its sandbox has no such system call" } else { "" };
+    format!("was killed by signal {}{why}", signal as i32)
+}
+
+/// Most events in ten seconds of a worker without servers that are passed on to the administrator.
+const MOST_EVENTS: u32 = 100;
+
+/// Most messages of a dead worker that are still read; its channel holds fewer.
+const LAST_WORDS: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn death(status: WaitStatus, failed: Option<&str>) -> Death {
+        Death {
+            id: WorkerId(1),
+            pid: Pid::from_raw(123),
+            lived: Duration::ZERO,
+            was_ready: false,
+            news: Vec::new(),
+            status,
+            failed: failed.map(Into::into),
+        }
+    }
+
+    #[test]
+    fn a_death_is_one_line() {
+        let pid = Pid::from_raw(123);
+        let killed = death(WaitStatus::Signaled(pid, Signal::SIGKILL, false), None);
+        assert_eq!(killed.line(), "worker 1 (pid 123) was killed by signal 9");
+        assert_eq!(killed.start_failure(), "worker 1 (pid 123) was killed by signal 9 before it was ready");
+        let failed = death(WaitStatus::Exited(pid, 1), Some("cannot jail worker 1: setgroups: denied"));
+        assert!(failed.line().ends_with("ended with status 1: cannot jail worker 1: setgroups: denied"));
+        assert_eq!(failed.start_failure(), "cannot jail worker 1: setgroups: denied");
+    }
+
+    #[test]
+    fn who_comes_next_has_no_new_measure_of_events() {
+        let (mut crew, now) = (Crew::new(2), Instant::now());
+        let admitted = (0..300).filter(|_| crew.admit_event(WorkerId(1), 0, now) != Admission::Withheld).count();
+        assert_eq!(admitted as u32, MOST_EVENTS);
+        assert_ne!(crew.admit_event(WorkerId(1), 1, now), Admission::Withheld, "with servers there is more to tell");
+        assert_ne!(crew.admit_event(WorkerId(0), 0, now), Admission::Withheld, "another one's is its own");
+        assert_eq!(crew.admit_event(WorkerId(7), 0, now), Admission::Withheld, "there is no such worker");
+        assert_eq!(crew.withheld_events(now), []);
+        let later = now + Duration::from_secs(60);
+        assert_eq!(crew.withheld_events(later), [(WorkerId(1), 200)]);
+        assert_eq!(crew.withheld_events(later), []);
+    }
+
+    #[test]
+    fn a_post_is_refilled_when_it_is_due() {
+        let (mut crew, now) = (Crew::new(2), Instant::now());
+        assert!(crew.is_empty() && !crew.is_complete());
+        assert_eq!(crew.refill(WorkerId(1), Duration::from_secs(2), now), Duration::ZERO);
+        assert_eq!(crew.due(now), [WorkerId(1)]);
+        let delay = crew.refill(WorkerId(0), Duration::ZERO, now);
+        assert_eq!(crew.due(now + delay), [WorkerId(0), WorkerId(1)]);
+        assert_eq!(crew.next_due(), Some(now));
+    }
+}

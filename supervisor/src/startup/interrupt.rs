@@ -1,0 +1,62 @@
+//! What can end a start before its time: TERM and INT, and the end of the command that waits for it.
+//!
+//! Other signals wait until the service is ready.
+
+#![forbid(unsafe_code)]
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use crate::StartError;
+use crate::signals::{Request, Signals};
+use crate::startup::background::StartLink;
+
+/// The sources of interruption, and what they asked for that can wait.
+#[derive(Debug)]
+pub(crate) struct Interrupts {
+    signals: Signals,
+    link: Option<StartLink>,
+    deferred: Vec<Request>,
+}
+
+impl Interrupts {
+    pub(crate) fn new(signals: Signals, link: Option<StartLink>) -> Interrupts {
+        Interrupts { signals, link, deferred: Vec::new() }
+    }
+
+    /// What to poll for reading before [`Interrupts::check`].
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        [Some(self.signals.as_fd()), self.link.as_ref().map(|link| link.as_fd())].into_iter().flatten()
+    }
+
+    /// Reads what came.
+    ///
+    /// # Errors
+    /// The start is to be given up.
+    pub(crate) fn check(&mut self) -> Result<(), StartError> {
+        while let Some(request) = self.signals.next() {
+            match request {
+                Request::Stop(signal) => return Err(StartError(format!("the start was ended by signal {signal}"))),
+                Request::Child => {}
+                Request::Reopen | Request::Report if self.deferred.contains(&request) => {}
+                Request::Reopen | Request::Report => self.deferred.push(request),
+            }
+        }
+        match &self.link {
+            Some(link) if !link.is_watched() => Err(StartError("the start was given up by whoever ran it".into())),
+            _ => Ok(()),
+        }
+    }
+
+    /// The end of the command that waits, if there is one.
+    pub(crate) fn link(&self) -> Option<&StartLink> {
+        self.link.as_ref()
+    }
+
+    /// Ends the start: reports readiness, and hands over the signals and what they asked for meanwhile.
+    pub(crate) fn ready(self) -> (Signals, Vec<Request>) {
+        if let Some(link) = self.link {
+            link.ready();
+        }
+        (self.signals, self.deferred)
+    }
+}

@@ -1,0 +1,157 @@
+//! What only a start can give. The command line says it in options; commands say it anew, those of the configuration file last, so that one
+//! file can say it all. It has to be known before anything else: in which jail paths are, and as whom children run.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use pen_config::command::{Command, Number, Startup};
+use pen_config::configuration::Placed;
+
+use crate::files::configuration;
+use crate::files::configuration::Loaded;
+use crate::jail::user;
+use crate::jail::user::Identity;
+use crate::startup::lines;
+use crate::startup::paths::absolute;
+use crate::{Launch, StartError};
+
+/// The commands of a start, still as they were written.
+#[derive(Clone, Debug)]
+pub(crate) struct Words {
+    /// Those of the command line, files that they include among them.
+    pub(crate) given: Loaded,
+    /// Those of the configuration file.
+    pub(crate) file: Loaded,
+}
+
+impl Words {
+    /// Reads the files, and puts into `launch` what only a start can give.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the files.
+    pub(crate) fn read(launch: &mut Launch, start: &io::Result<PathBuf>) -> Result<Words, StartError> {
+        let mut commands = std::mem::take(&mut launch.configuration.commands);
+        let includes = commands.iter_mut().filter_map(|placed| match &mut placed.command {
+            Command::Include(path) => Some(path),
+            _ => None,
+        });
+        for path in includes.chain(&mut launch.config) {
+            *path = absolute(path, start).map_err(StartError)?;
+        }
+        let directory = start.as_deref().unwrap_or(Path::new("/"));
+        let given = configuration::expand(commands, directory).map_err(lines)?;
+        let file = launch.config.as_deref().map_or(Ok(Loaded::default()), configuration::load).map_err(lines)?;
+        let words = Words { given, file };
+        words.all().for_each(|placed| take(launch, &placed.command));
+        Ok(words)
+    }
+
+    /// All commands in their order.
+    fn all(&self) -> impl DoubleEndedIterator<Item = &Placed> {
+        self.given.commands.iter().chain(&self.file.commands)
+    }
+
+    /// How a message names what was said of a setting: the place of its last command, or else the option.
+    pub(crate) fn place(&self, word: &str, option: &str) -> String {
+        let said = |placed: &&Placed| matches!(&placed.command, Command::Startup(startup) if startup.word() == word);
+        let place = self.all().rev().find(said).map(|placed| placed.place.as_str());
+        place.map_or(option.to_owned(), |place| format!("{place}: {word}"))
+    }
+
+    /// Where the status file was named.
+    pub(crate) fn place_of_status_file(&self) -> &str {
+        let named = |placed: &&Placed| matches!(placed.command, Command::WebStats(Some(_)));
+        self.all().rev().find(named).map_or("-w", |placed| placed.place.as_str())
+    }
+
+    /// The jailed processes' user.
+    ///
+    /// # Errors
+    /// There is no such user, or only root may have it so.
+    pub(crate) fn identity(&self, launch: &Launch) -> Result<Identity, StartError> {
+        user::of_workers(launch.user.as_deref(), launch.jail.is_some()).map_err(|error| {
+            let text = error.to_string();
+            let moved = |option: &str, word| Some(self.place(word, option) + text.strip_prefix(option)?);
+            StartError(moved("-u", "user").or_else(|| moved("-j", "jail")).unwrap_or(text))
+        })
+    }
+}
+
+fn take(launch: &mut Launch, command: &Command) {
+    let Command::Startup(startup) = command else { return };
+    match startup.clone() {
+        Startup::Control(local) => launch.control = local,
+        Startup::ExitCommand(on) => launch.allow_exit = on,
+        Startup::Jail(path) => launch.jail = path,
+        Startup::PidFile(path) => launch.pid_file = path,
+        Startup::RequireSandbox(on) => launch.require_sandbox = on,
+        Startup::User(user) => launch.user = user,
+    }
+}
+
+/// What is in force: one of each kind.
+pub(crate) fn in_force(launch: &Launch) -> Vec<Startup> {
+    vec![
+        Startup::User(launch.user.clone()),
+        Startup::Jail(launch.jail.clone()),
+        Startup::RequireSandbox(launch.require_sandbox),
+        Startup::Control(launch.control.clone()),
+        Startup::ExitCommand(launch.allow_exit),
+        Startup::PidFile(launch.pid_file.clone()),
+    ]
+}
+
+/// What `write` says of this: all that is set, and what commands switched off or took away, so that the text starts by itself.
+pub(crate) fn written(in_force: &[Startup], commanded: &[Command]) -> Vec<Command> {
+    let said = |word: &str| {
+        commanded.iter().any(|command| matches!(command, Command::Startup(startup) if startup.word() == word))
+    };
+    let startup = in_force.iter().filter(|startup| startup.is_set() || said(startup.word()));
+    let sizes = commanded.iter().filter(|command| matches!(command, Command::Number(Number::MaxServers, _)));
+    startup.cloned().map(Command::Startup).chain(sizes.cloned()).collect()
+}
+
+/// What of this commands said: the last of each kind.
+pub(crate) fn commanded<'c>(commands: impl DoubleEndedIterator<Item = &'c Placed>) -> Vec<Command> {
+    let kind = |command: &Command| match command {
+        Command::Startup(startup) => Some(startup.word()),
+        Command::Number(Number::MaxServers, Some(_)) => Some(Number::MaxServers.word()),
+        _ => None,
+    };
+    let mut last: Vec<Command> = Vec::new();
+    for Placed { command, .. } in commands.rev() {
+        if kind(command).is_some() && last.iter().all(|known| kind(known) != kind(command)) {
+            last.push(command.clone());
+        }
+    }
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_is_set_is_written_and_what_commands_took_away() {
+        let command = |line: &str| pen_config::command::parse(line).unwrap();
+        let startup = |line: &str| match command(line) {
+            Command::Startup(startup) => startup,
+            other => panic!("{other}"),
+        };
+        let in_force =
+            ["user a", "no jail", "no require_sandbox", "control 1", "exit_command", "no pid_file"].map(startup);
+        let commanded = ["max_servers 3", "no jail", "user a"].map(command);
+        let lines: Vec<String> = written(&in_force, &commanded).iter().map(Command::to_string).collect();
+        assert_eq!(lines, ["user a", "no jail", "control 127.0.0.1:1", "exit_command", "max_servers 3"]);
+    }
+
+    #[test]
+    fn the_last_of_each_kind_counts() {
+        let placed = |line: &str| Placed { place: String::new(), command: pen_config::command::parse(line).unwrap() };
+        let commands = ["user a", "jail /x", "max_servers 3", "blacklist 3", "no user", "max_servers"].map(placed);
+        let lines: Vec<String> = commanded(commands.iter()).iter().map(Command::to_string).collect();
+        assert_eq!(lines, ["no user", "max_servers 3", "jail /x"]);
+    }
+}

@@ -1,0 +1,208 @@
+//! The paths of the command line, made independent of the working directory before pen leaves it.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use pen_config::address::{Host, Local, MAX_UNIX_PATH};
+use pen_config::command::{Command, LogTarget, ServerChange, Startup};
+use pen_config::configuration::Placed;
+
+use crate::log::errno::why;
+use crate::{Launch, StartError};
+
+/// Makes every path absolute, as seen from the directory where the command was given.
+///
+/// Paths of servers are those that a worker sees. With `-j` it sees the jail directory as `/`, so a relative path that leads
+/// into the jail loses the jail directory.
+///
+/// # Errors
+/// There is no such directory any more and a path needs it, a socket's path is too long, or with `-j` a path was meant
+/// inside the jail, as releases before this one took it.
+pub(crate) fn make_absolute(launch: &mut Launch, start: io::Result<PathBuf>) -> Result<Base, StartError> {
+    if let Some(jail) = &mut launch.jail {
+        *jail = absolute(jail, &start).map_err(StartError)?;
+    }
+    let base = Base { start, jail: launch.jail.clone() };
+    let outside = |path: &mut PathBuf| base.outside(path).map_err(StartError);
+    for path in [&mut launch.pid_file, &mut launch.config].into_iter().flatten() {
+        outside(path)?;
+    }
+    let tls = &mut launch.configuration.tls;
+    for path in [&mut tls.certificate, &mut tls.key, &mut tls.ca_file, &mut tls.ca_directory].into_iter().flatten() {
+        outside(path)?;
+    }
+    for local in [&mut launch.configuration.local, &mut launch.control].into_iter().flatten() {
+        base.local(local).map_err(StartError)?;
+    }
+    let configuration = &mut launch.configuration;
+    let servers = configuration.servers.iter_mut().chain(&mut configuration.emergency).chain(&mut configuration.abuse);
+    for server in servers {
+        base.server(&mut server.host).map_err(StartError)?;
+    }
+    Ok(base)
+}
+
+/// Where relative paths begin, for as long as pen runs.
+#[derive(Debug)]
+pub(crate) struct Base {
+    /// The directory where the command was given.
+    start: io::Result<PathBuf>,
+    jail: Option<PathBuf>,
+}
+
+impl Base {
+    /// Makes the paths of a command absolute, which was given on the command line or in a file.
+    ///
+    /// # Errors
+    /// As [`make_absolute`]; the error names the place of the command.
+    pub(crate) fn command(&self, placed: &mut Placed) -> Result<(), String> {
+        let Placed { place, command } = placed;
+        let done = match command {
+            Command::Log(Some(LogTarget::File(path))) | Command::WebStats(Some(path)) => {
+                return self.output(place, path);
+            }
+            Command::Include(path)
+            | Command::SslOcsp(Some(path))
+            | Command::SslNames(Some(path))
+            | Command::Startup(Startup::Jail(Some(path)) | Startup::PidFile(Some(path))) => self.outside(path),
+            Command::Certificate(Some((file, key))) => {
+                std::iter::once(file).chain(key).try_for_each(|path| self.outside(path))
+            }
+            Command::ClientCa(paths) => paths.iter_mut().try_for_each(|path| self.outside(path)),
+            Command::Listen(Some(local)) | Command::Startup(Startup::Control(Some(local))) => self.local(local),
+            Command::Emergency(Some(spec)) | Command::Abuse(Some(spec)) => self.server(&mut spec.host),
+            Command::Server { changes, .. } => changes.iter_mut().try_for_each(|change| match change {
+                ServerChange::Address(host) => self.server(host),
+                _ => Ok(()),
+            }),
+            _ => Ok(()),
+        };
+        done.map_err(|why| format!("{place}: {why}"))
+    }
+
+    fn outside(&self, path: &mut PathBuf) -> Result<(), String> {
+        absolute(path, &self.start).map(|absolute| *path = absolute)
+    }
+
+    fn output(&self, place: &str, path: &mut PathBuf) -> Result<(), String> {
+        self.outside(path).map_err(|why| format!("{place}: {why}"))?;
+        match &self.jail {
+            Some(jail) => check_not_meant_inside(place, path, jail),
+            None => Ok(()),
+        }
+    }
+
+    fn local(&self, local: &mut Local) -> Result<(), String> {
+        match local {
+            Local::Unix(path) => {
+                self.outside(path)?;
+                check_length(path)
+            }
+            Local::Inet { .. } => Ok(()),
+        }
+    }
+
+    fn server(&self, host: &mut Host) -> Result<(), String> {
+        match host {
+            Host::Unix(path) => {
+                *path = inside(path, &self.start, self.jail.as_deref())?;
+                check_length(path)
+            }
+            Host::Ip(_) | Host::Zoned(_, _) | Host::Name(_) => Ok(()),
+        }
+    }
+}
+
+/// A path as seen from the directory where pen was started.
+///
+/// # Errors
+/// That directory is gone, and the path needs it.
+pub(crate) fn absolute(path: &Path, start: &io::Result<PathBuf>) -> Result<PathBuf, String> {
+    match (path.is_absolute(), start) {
+        (true, _) => Ok(path.into()),
+        (false, Ok(start)) => Ok(start.join(path)),
+        (false, Err(error)) => {
+            Err(format!("{}: the current directory cannot be found: {}", path.display(), why(error)))
+        }
+    }
+}
+
+fn inside(path: &Path, start: &io::Result<PathBuf>, jail: Option<&Path>) -> Result<PathBuf, String> {
+    let outside = absolute(path, start)?;
+    Ok(match jail.and_then(|jail| outside.strip_prefix(jail).ok()) {
+        Some(inside) if path.is_relative() => Path::new("/").join(inside),
+        _ => outside,
+    })
+}
+
+fn check_length(path: &Path) -> Result<(), String> {
+    match path.as_os_str().len() {
+        0..=MAX_UNIX_PATH => Ok(()),
+        length => Err(format!(
+            "{}: the path of a socket is at most {MAX_UNIX_PATH} bytes long, this one is {length}",
+            path.display()
+        )),
+    }
+}
+
+/// The original took `-l` and `-w` inside the jail. Whoever still writes that is told, rather than left without a log.
+fn check_not_meant_inside(option: &str, path: &Path, jail: &Path) -> Result<(), String> {
+    let (Some(directory), Ok(below)) = (path.parent(), path.strip_prefix("/")) else { return Ok(()) };
+    let meant = jail.join(below);
+    if directory.is_dir() || !meant.parent().is_some_and(Path::is_dir) {
+        return Ok(());
+    }
+    // After an option comes its value; after the place of a command, a colon.
+    let (colon, say) = if option.len() == 2 { ("", option) } else { (":", "the path") };
+    Err(format!(
+        "{option}{colon} {}: no directory {}; with -j this path is still one outside the jail: say {say} {}",
+        path.display(),
+        directory.display(),
+        meant.display()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start() -> io::Result<PathBuf> {
+        Ok("/srv/pen".into())
+    }
+
+    #[test]
+    fn relative_paths_start_where_the_command_was_given() {
+        assert_eq!(absolute(Path::new("a/b"), &start()).unwrap(), Path::new("/srv/pen/a/b"));
+        assert_eq!(absolute(Path::new("/a"), &start()).unwrap(), Path::new("/a"));
+        let gone = Err(io::Error::from_raw_os_error(libc::ENOENT));
+        assert!(absolute(Path::new("a"), &gone).unwrap_err().to_string().contains("current directory"));
+    }
+
+    #[test]
+    fn servers_are_seen_from_inside_the_jail() {
+        let jail = Some(Path::new("/srv/pen"));
+        assert_eq!(inside(Path::new("./a.sock"), &start(), jail).unwrap(), Path::new("/a.sock"));
+        assert_eq!(inside(Path::new("/srv/pen/a"), &start(), jail).unwrap(), Path::new("/srv/pen/a"));
+        assert_eq!(inside(Path::new("./a.sock"), &start(), None).unwrap(), Path::new("/srv/pen/./a.sock"));
+        assert_eq!(inside(Path::new("a/b"), &start(), Some(Path::new("/jail"))).unwrap(), Path::new("/srv/pen/a/b"));
+    }
+
+    #[test]
+    fn a_path_that_was_meant_inside_the_jail_is_explained() {
+        let jail = tempfile::tempdir().unwrap();
+        std::fs::create_dir(jail.path().join("only-inside")).unwrap();
+        let error = check_not_meant_inside("-l", Path::new("/only-inside/pen.log"), jail.path()).unwrap_err();
+        let meant = jail.path().join("only-inside/pen.log");
+        assert!(error.to_string().ends_with(&format!("say -l {}", meant.display())), "{error}");
+        check_not_meant_inside("-l", Path::new("/tmp/pen.log"), jail.path()).unwrap();
+        check_not_meant_inside("-l", Path::new("/nowhere/pen.log"), jail.path()).unwrap();
+    }
+
+    #[test]
+    fn a_socket_has_room_for_107_bytes() {
+        check_length(Path::new(&format!("/{}", "x".repeat(106)))).unwrap();
+        assert!(check_length(Path::new(&format!("/{}", "x".repeat(107)))).is_err());
+    }
+}

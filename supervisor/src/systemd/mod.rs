@@ -1,0 +1,4 @@
+//! What a service manager passes on, and what it is told.
+
+pub(crate) mod activation;
+pub(crate) mod notify;

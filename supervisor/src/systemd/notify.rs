@@ -1,0 +1,279 @@
+//! What the service manager is told: sd_notify(3), the protocol of `Type=notify` and `WatchdogSec=`.
+//!
+//! Nothing here waits. What the manager does not take now is kept and sent at the next beat if it is a change of state, and dropped if it
+//! is only news. Without `NOTIFY_SOCKET` nothing is done at all. The crates for this block while the manager is busy, look at the
+//! environment each time, and know no abstract sockets.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::{Duration, Instant};
+
+use nix::unistd::getpid;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::log::errno::why;
+use crate::sys::take_variable;
+
+/// The way to the service manager, if there is one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Notify {
+    to: Option<SocketAddr>,
+    /// How often it wants to hear that pen lives: twice in its time.
+    alive_every: Option<Duration>,
+    alive_next: Option<Instant>,
+    /// The line that it shows, and since when.
+    shown: Option<(String, Instant)>,
+    /// Changes of state that it has not taken yet.
+    owed: VecDeque<String>,
+    /// What is wrong with the environment.
+    complaint: Option<String>,
+}
+
+impl Notify {
+    /// Takes what the environment says out of it, so that no child believes to be meant.
+    pub(crate) fn take() -> Notify {
+        let (socket, usec, pid) =
+            (take_variable("NOTIFY_SOCKET"), take_variable("WATCHDOG_USEC"), take_variable("WATCHDOG_PID"));
+        let Some(socket) = socket.filter(|socket| !socket.is_empty()) else { return Notify::default() };
+        let number = |text: &OsStr| text.to_str()?.parse::<u64>().ok();
+        // Asked before any fork: a supervisor in the background is meant as well as one in the foreground.
+        let meant = pid.is_none_or(|pid| number(&pid) == u64::try_from(getpid().as_raw()).ok());
+        let usec = usec.and_then(|usec| number(&usec)).filter(|usec| *usec > 0 && meant);
+        let (to, complaint) = match address(&socket) {
+            Ok(to) => (Some(to), None),
+            Err(error) => (
+                None,
+                Some(format!(
+                    "NOTIFY_SOCKET={}: {}; the service manager is told nothing",
+                    socket.display(),
+                    why(&error)
+                )),
+            ),
+        };
+        let alive_every = usec.filter(|_| to.is_some()).map(|usec| Duration::from_micros(usec) / 2);
+        Notify { to, alive_every, complaint, ..Notify::default() }
+    }
+
+    /// What the administrator should hear about the environment; once.
+    pub(crate) fn complaint(&mut self) -> Option<String> {
+        self.complaint.take()
+    }
+
+    /// Whether anybody listens; if not, nothing has to be put into words.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.to.is_some()
+    }
+
+    /// Pen serves: after the start, and after each reload, whatever came of it.
+    pub(crate) fn ready(&mut self, status: &str, now: Instant) {
+        self.change(format!("READY=1\nMAINPID={}", getpid()), status, now);
+        self.alive_next = self.alive_every.map(|_| now);
+    }
+
+    /// Pen was asked to read its configuration again.
+    pub(crate) fn reloading(&mut self, status: &str, now: Instant) {
+        let time = clock_gettime(ClockId::Monotonic);
+        let usec = i128::from(time.tv_sec) * 1_000_000 + i128::from(time.tv_nsec) / 1000;
+        self.change(format!("RELOADING=1\nMONOTONIC_USEC={usec}"), status, now);
+    }
+
+    /// Pen ends.
+    pub(crate) fn stopping(&mut self, status: &str, now: Instant) {
+        self.change("STOPPING=1".into(), status, now);
+        self.alive_next = None;
+    }
+
+    /// Pen did not start.
+    pub(crate) fn failed(&self, reason: &str) {
+        if let Some(to) = &self.to {
+            // The exit status says it too.
+            let _ = send(to, &format!("STATUS={}", one_line(reason)));
+        }
+    }
+
+    /// Keeps the line that the manager shows up to date.
+    pub(crate) fn status(&mut self, status: &str, now: Instant) {
+        let fresh = |(shown, since): &(String, Instant)| shown == status || now < *since + STATUS_EVERY;
+        if self.shown.as_ref().is_some_and(fresh) || !self.owed.is_empty() {
+            return;
+        }
+        if let Some(to) = &self.to
+            && send(to, &format!("STATUS={}", one_line(status))).is_ok()
+        {
+            self.shown = Some((status.into(), now));
+        }
+    }
+
+    /// When [`Notify::beat`] has to be called.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.alive_next
+    }
+
+    /// Says that pen lives if it is time. To be called by the loop whose life it is, and nowhere else.
+    pub(crate) fn beat(&mut self, now: Instant) {
+        self.settle();
+        if let (Some(every), Some(next), Some(to)) = (self.alive_every, self.alive_next, &self.to)
+            && next <= now
+        {
+            // A manager that does not take it now is asked again soon: half of its time is left.
+            let sent = send(to, "WATCHDOG=1").is_ok();
+            self.alive_next = Some(now + if sent { every } else { every.min(AGAIN) });
+        }
+    }
+
+    fn change(&mut self, state: String, status: &str, now: Instant) {
+        if self.to.is_none() {
+            return;
+        }
+        if self.owed.len() == MOST_OWED {
+            self.owed.pop_front();
+        }
+        self.owed.push_back(format!("{state}\nSTATUS={}", one_line(status)));
+        self.shown = Some((status.into(), now));
+        self.settle();
+    }
+
+    /// Tells what is owed, as far as the manager takes it.
+    pub(crate) fn settle(&mut self) {
+        while let (Some(to), Some(next)) = (&self.to, self.owed.front()) {
+            if send(to, next).is_err() {
+                return;
+            }
+            self.owed.pop_front();
+        }
+    }
+}
+
+/// The address of a notification socket: a path, or an abstract name after `@`.
+fn address(name: &OsStr) -> io::Result<SocketAddr> {
+    match name.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+        [b'/', ..] => SocketAddr::from_pathname(name),
+        _ => Err(io::Error::new(io::ErrorKind::Unsupported, "neither a path nor an abstract name")),
+    }
+}
+
+/// Sends a datagram, from a socket of its own: messages are rare, and so no child inherits one.
+fn send(to: &SocketAddr, text: &str) -> io::Result<()> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    socket.send_to_addr(text.as_bytes(), to).map(|_| ())
+}
+
+/// A message has a line for each variable.
+fn one_line(text: &str) -> String {
+    text.trim_end().replace(['\n', '\r'], "; ")
+}
+
+/// Time between two changes of the status line that nobody asked for.
+const STATUS_EVERY: Duration = Duration::from_secs(5);
+
+/// How soon a manager that had no room is told again that pen lives.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// Most changes of state that are kept; of more, the oldest do not matter any more.
+const MOST_OWED: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manager() -> (tempfile::TempDir, UnixDatagram, Notify) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let notify = Notify { to: Some(address(path.as_os_str()).unwrap()), ..Notify::default() };
+        (directory, socket, notify)
+    }
+
+    fn heard(socket: &UnixDatagram) -> Vec<String> {
+        let mut buffer = [0; 4096];
+        std::iter::from_fn(|| {
+            let length = socket.recv(&mut buffer).ok()?;
+            Some(String::from_utf8(buffer[..length].to_vec()).unwrap())
+        })
+        .collect()
+    }
+
+    #[test]
+    fn states_have_the_managers_words() {
+        let (_directory, socket, mut notify) = manager();
+        let (now, pid) = (Instant::now(), getpid());
+        notify.ready("serving", now);
+        notify.reloading("reading", now);
+        notify.stopping("stopping\non TERM\n", now);
+        let heard = heard(&socket);
+        assert_eq!(heard[0], format!("READY=1\nMAINPID={pid}\nSTATUS=serving"));
+        let time = heard[1].strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap().strip_suffix("\nSTATUS=reading");
+        assert!(time.unwrap().parse::<u64>().unwrap() > 0);
+        assert_eq!(heard[2], "STOPPING=1\nSTATUS=stopping; on TERM");
+    }
+
+    #[test]
+    fn the_status_is_told_when_it_changes_and_not_too_often() {
+        let (_directory, socket, mut notify) = manager();
+        let now = Instant::now();
+        notify.ready("a", now);
+        notify.status("a", now + STATUS_EVERY);
+        notify.status("b", now + STATUS_EVERY / 2);
+        notify.status("b", now + STATUS_EVERY);
+        notify.status("b", now + 3 * STATUS_EVERY);
+        assert_eq!(heard(&socket)[1..], ["STATUS=b"]);
+    }
+
+    #[test]
+    fn the_watchdog_is_fed_twice_in_its_time_from_ready_to_stopping() {
+        let (_directory, socket, notify) = manager();
+        let mut notify = Notify { alive_every: Some(Duration::from_secs(10)), ..notify };
+        let now = Instant::now();
+        notify.beat(now);
+        assert_eq!((notify.deadline(), heard(&socket).len()), (None, 0));
+        notify.ready("", now);
+        for second in 0..25 {
+            notify.beat(now + Duration::from_secs(second));
+        }
+        assert_eq!(heard(&socket)[1..], ["WATCHDOG=1"; 3]);
+        notify.stopping("", now);
+        notify.beat(now + Duration::from_secs(60));
+        assert_eq!(heard(&socket).len(), 1);
+    }
+
+    #[test]
+    fn a_manager_that_is_busy_or_away_gets_every_change_later() {
+        let (directory, socket, mut notify) = manager();
+        let now = Instant::now();
+        while send(notify.to.as_ref().unwrap(), "noise").is_ok() {}
+        notify.ready("1", now);
+        notify.status("2", now + STATUS_EVERY);
+        assert!(heard(&socket).iter().all(|text| text == "noise"));
+        drop(socket);
+        std::fs::remove_file(directory.path().join("notify")).unwrap();
+        for _ in 0..2 * MOST_OWED {
+            notify.reloading("3", now);
+        }
+        notify.stopping("4", now);
+        assert_eq!(notify.owed.len(), MOST_OWED);
+        let socket = UnixDatagram::bind(directory.path().join("notify")).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        notify.beat(now);
+        let heard = heard(&socket);
+        assert!(!heard.is_empty());
+        // What the queue of a socket holds is the system's business (net.unix.max_dgram_qlen).
+        assert_eq!(heard.len() + notify.owed.len(), MOST_OWED);
+    }
+
+    #[test]
+    fn addresses_are_paths_or_abstract() {
+        assert_eq!(address(OsStr::new("/run/x")).unwrap().as_pathname().unwrap().to_str(), Some("/run/x"));
+        assert_eq!(address(OsStr::new("@pen/x")).unwrap().as_abstract_name(), Some(&b"pen/x"[..]));
+        assert!(address(OsStr::new("vsock:2:1234")).is_err());
+        assert!(address(OsStr::new(&format!("/{}", "x".repeat(200)))).is_err());
+    }
+}

@@ -1,0 +1,44 @@
+//! `dummy`: every client gets the same answer, and no server is used. For load tests.
+
+use crate::relay::Relay;
+use crate::relay::connection::State;
+use crate::relay::transfer::pump;
+
+/// What a client gets for whatever it sends first; then the connection closes.
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\nContent-Type: text/html\r\n\r\nUlric was here.";
+
+/// What the request log shows in place of a server.
+const NO_SERVER: &str = "-";
+
+impl Relay<'_> {
+    /// Waits for what a client sends.
+    pub(in crate::relay) fn await_request(&mut self, place: u32) {
+        self.pool[place].state = State::Dummy;
+        self.idle.join(&mut self.pool, place, self.now);
+        if self.pool[place].down.readable {
+            // It came before there was anybody to take it.
+            self.answer(place);
+        }
+    }
+
+    /// Answers a client that has sent something.
+    pub(in crate::relay) fn answer(&mut self, place: u32) {
+        let connection = &mut self.pool[place];
+        let request = pump::take(&mut connection.down, &mut self.tools);
+        if request.is_empty() {
+            if connection.down.ended || connection.down.failed {
+                self.finish(place);
+            }
+            return;
+        }
+        if self.debug.dumps() {
+            self.debug.dump(request);
+        }
+        if let (Some(log), Some(key)) = (&mut self.log, connection.key) {
+            log.line(self.now, crate::relay::clock::unix_time().0, key, NO_SERVER, request);
+        }
+        self.seat.add_client_bytes(connection.client, ANSWER.len() as u64, request.len() as u64);
+        pump::give(&mut connection.down, ANSWER, &mut self.tools);
+        self.begin_linger(place);
+    }
+}

@@ -1,0 +1,578 @@
+//! Accepting clients, and when not to.
+//!
+//! All workers watch one listener, with EPOLLEXCLUSIVE so that a client wakes one of them and not the herd; mio does not know that flag, hence the
+//! registration goes to its epoll directly. Level-triggered: who leaves clients waiting is told again. Such a registration cannot be
+//! changed, only removed and made anew: that is how accepting pauses.
+//!
+//! A worker that has more than its share of the open connections pauses, too (`relay::share`).
+//!
+//! A place under `-x` is claimed before accept(2), so that a client is never accepted without one: those for whom there is none wait in the
+//! kernel's backlog, with no answer and at no cost, until any worker frees a place. The worker that frees one looks for a client itself:
+//! mostly there is one, and nobody has to be woken. If it may not take clients, or if nobody waits, it wakes one worker that waits for a
+//! place, and that one does the same. So a freed place wakes one worker at most.
+pub(crate) mod dummy;
+pub(crate) mod fair_share;
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use mio::Poll;
+use pen_config::ids::ClientKey;
+use pen_config::settings::{BufferSizes, Settings};
+use pen_ipc::message::{Event, ShortageDuring};
+use pen_ipc::start::{OWN_DESCRIPTORS, reserved_descriptors};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrAny, SocketFlags};
+
+use crate::relay::accept::fair_share::{Next, Share};
+use crate::relay::connection::closing::reset_on_close;
+use crate::relay::link::Rated;
+use crate::relay::{LISTENER, Relay, VACANCY};
+use crate::sys;
+
+/// Bytes that wait unsent in the kernel for a client at most. A client that reads nothing would else have as much as
+/// `net.ipv4.tcp_wmem` allows, mostly 4 MB. Half of it has to be sent before there is an event, which is a large write or two.
+const MOST_UNSENT: i32 = 256 << 10;
+
+/// Milliseconds that accepting pauses when something ran short.
+const SHORTAGE_PAUSE: u64 = 100;
+
+/// Milliseconds after which a worker that waits for a place looks for one by itself: who was to take it or to pass it on may hang.
+const LOOK: u64 = 1000;
+
+/// Milliseconds for which a place is left to a worker with clearly fewer connections, before this one takes it after all.
+const YIELD: u64 = 10;
+
+/// More clients than can wait at a listener: its queue is bounded by net.core.somaxconn, mostly 4096, and by 16 bits in old kernels.
+const LONGEST_QUEUE: u32 = 1 << 16;
+
+/// The listener, and whether this worker takes clients from it.
+#[derive(Debug)]
+pub struct Accepting {
+    listener: OwnedFd,
+    unix: bool,
+    /// Connections that this worker's descriptors allow, two each.
+    allowed: usize,
+    /// Connections that it may have: as many are allowed, but no more than `-x`.
+    most: usize,
+    descriptor_limit: u64,
+    /// Clients that are accepted before others get their turn; follows what comes, so that accept(2) seldom finds nobody.
+    batch: u32,
+    /// The last round took a whole batch: somebody may be left.
+    filled: bool,
+    share: Share,
+    paused: Option<Pause>,
+    /// A place is free, and others wait for one: this worker has to see that somebody takes it, or that nobody needs it.
+    has_vacancy: bool,
+}
+
+/// Why accepting pauses.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Pause {
+    /// Every connection under `-x` is in use. A worker that frees one sees to it that somebody takes it; this one looks by itself, too, at
+    /// this time, in monotonic milliseconds.
+    Full {
+        /// When it looks.
+        look_at: u64,
+        /// Whether the last free place was left to a worker with clearly fewer connections.
+        has_left: bool,
+    },
+    /// As many descriptors are in use as this worker may have; ends with one of its own connections.
+    Busy,
+    /// Something ran short; tried again at this time, in monotonic milliseconds.
+    Shortage(u64),
+    /// This worker is ahead of the others; looked at again at this time, or when a client has come: till then the listener is watched, without
+    /// EPOLLEXCLUSIVE, for this worker is not the one to be woken.
+    Ahead(Option<u64>),
+}
+
+impl Accepting {
+    /// Begins to watch the listener.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    pub fn new(
+        poll: &Poll,
+        listener: OwnedFd,
+        settings: &Settings,
+        descriptor_limit: u64,
+    ) -> std::io::Result<Accepting> {
+        let allowed = (descriptor_limit.saturating_sub(reserved_descriptors(descriptor_limit)) / 2).max(1);
+        let allowed = usize::try_from(allowed).unwrap_or(usize::MAX);
+        let unix = is_unix(&listener)?;
+        limit_unsent(&listener, unix);
+        if settings.buffers.client != BufferSizes::default() {
+            sys::set_buffers(&listener, settings.buffers.client)?;
+        }
+        let mut accepting = Accepting {
+            listener,
+            unix,
+            allowed,
+            most: 0,
+            descriptor_limit,
+            batch: 1,
+            filled: false,
+            share: Share::default(),
+            paused: None,
+            has_vacancy: false,
+        };
+        accepting.set_most(settings);
+        accepting.watch(poll)?;
+        Ok(accepting)
+    }
+
+    /// Has clients' sockets inherit other sizes of buffers from now on.
+    pub fn set_buffers(&self, sizes: BufferSizes) {
+        // A size cannot be refused: the kernel cuts it to what is allowed.
+        let _ = sys::set_buffers(&self.listener, sizes);
+    }
+
+    /// Takes over the limit of new settings. What is open stays open.
+    pub fn set_most(&mut self, settings: &Settings) {
+        self.most = self.allowed.min(settings.connections_max as usize);
+    }
+
+    /// How many pipes a worker may have, of two descriptors each: all descriptors that it never needs for anything else.
+    pub fn pipes(&self) -> usize {
+        let spare = self.descriptor_limit.saturating_sub(OWN_DESCRIPTORS + 2 * self.most as u64) / 2;
+        usize::try_from(spare).unwrap_or(usize::MAX)
+    }
+
+    /// When a pause that ends by itself is over.
+    pub fn resume_at(&self) -> Option<u64> {
+        match self.paused {
+            Some(Pause::Shortage(at) | Pause::Full { look_at: at, .. }) => Some(at),
+            Some(Pause::Ahead(at)) => at,
+            Some(Pause::Busy) | None => None,
+        }
+    }
+
+    fn watch(&self, poll: &Poll) -> rustix::io::Result<()> {
+        self.watch_for(poll, epoll::EventFlags::IN | epoll::EventFlags::EXCLUSIVE)
+    }
+
+    fn watch_for(&self, poll: &Poll, events: epoll::EventFlags) -> rustix::io::Result<()> {
+        epoll::add(sys::epoll(poll), &self.listener, epoll::EventData::new_u64(LISTENER.0 as u64), events)
+    }
+
+    /// Whether a free place has to be seen to.
+    pub fn has_vacancy(&self) -> bool {
+        self.has_vacancy
+    }
+
+    fn is_full(&self) -> bool {
+        matches!(self.paused, Some(Pause::Full { .. }))
+    }
+
+    fn is_watched(&self) -> bool {
+        matches!(self.paused, None | Some(Pause::Ahead(None)))
+    }
+
+    /// Leaves clients to others, and looks again when one has come: at once if one is there already.
+    fn rest(&mut self, poll: &Poll, now: u64) {
+        let is_watched = self.watch_for(poll, epoll::EventFlags::IN).is_ok();
+        self.paused = Some(Pause::Ahead(if is_watched { None } else { Some(self.share.rest_ends(now)) }));
+    }
+
+    /// A client has come while this worker rests.
+    fn rest_ends(&mut self, poll: &Poll, now: u64) {
+        self.unwatch(poll);
+        self.paused = Some(Pause::Ahead(Some(self.share.rest_ends(now))));
+    }
+
+    /// Whether a client waits now. Asked before a place is claimed for one: claiming and giving back wakes who waits for a place.
+    fn has_clients(&self) -> bool {
+        let mut ready = [PollFd::new(&self.listener, PollFlags::IN)];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        !matches!(rustix::event::poll(&mut ready, Some(&at_once)), Ok(0))
+    }
+
+    fn unwatch(&self, poll: &Poll) {
+        // It is watched, so this can only fail for a listener that is not there.
+        let _ = epoll::delete(sys::epoll(poll), &self.listener);
+    }
+}
+
+/// Why no more clients are accepted in a turn.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stopped {
+    /// As many were as may be in one turn.
+    Enough,
+    /// Nobody waits.
+    NoClient,
+    /// Accepting pauses.
+    Paused,
+}
+
+/// Whether a listener is a Unix socket.
+fn is_unix(listener: &OwnedFd) -> rustix::io::Result<bool> {
+    Ok(rustix::net::sockopt::socket_domain(listener)? == AddressFamily::UNIX)
+}
+
+/// Bounds what waits unsent for each client, by what clients' sockets inherit: at no cost for a connection.
+fn limit_unsent(listener: &OwnedFd, unix: bool) {
+    if !unix {
+        // Every kernel that pen runs on knows it; without it clients are served all the same.
+        let _ = sys::limit_unsent(listener, MOST_UNSENT);
+    }
+}
+
+impl Relay<'_> {
+    /// Accepts clients that wait, up to the batch; the kernel tells of those that are left. The batch doubles while whole ones are
+    /// followed by more, and shrinks to what came.
+    pub(in crate::relay) fn accept(&mut self) {
+        match self.accepting.paused {
+            None => {}
+            Some(Pause::Ahead(None)) => {
+                if fair_share::is_ahead(self.pool.open() as u32, self.seat.fewest_open()) {
+                    return self.accepting.rest_ends(&self.poll, self.now);
+                }
+                // Meanwhile the others have caught up, or take no more.
+                self.accepting.unwatch(&self.poll);
+                self.watch_again();
+            }
+            Some(_) => return,
+        }
+        if self.accepting.filled {
+            self.accepting.batch = self.accepting.batch.saturating_mul(2);
+        }
+        let most = if self.crew.1 > 1 { fair_share::BATCH } else { u32::MAX };
+        let batch = self.accepting.batch.clamp(1, self.settings.accept_batch.clamp(1, most));
+        let (accepted, _) = self.accept_some(batch);
+        self.accepting.filled = accepted == batch;
+        self.accepting.batch = accepted;
+        self.keep_to_share();
+    }
+
+    /// Accepts clients that wait, at most so many, and says how many were there, and why no more.
+    fn accept_some(&mut self, most: u32) -> (u32, Stopped) {
+        for accepted in 0..most {
+            if self.is_exhausted() {
+                return (accepted, Stopped::Enough);
+            }
+            let number = match self.is_busy() {
+                true => Err(Pause::Busy),
+                false => self.claim_or_wait().ok_or(Pause::Full { look_at: self.now + LOOK, has_left: false }),
+            };
+            let number = match number {
+                Ok(number) => number,
+                Err(pause) => {
+                    self.pause(pause);
+                    self.tell_of_waiting();
+                    return (accepted, Stopped::Paused);
+                }
+            };
+            match self.accept_one() {
+                Ok((socket, peer)) => self.on_client(socket, peer, number),
+                Err(errno) => {
+                    self.return_unused(number);
+                    match errno {
+                        errno if is_passing(errno) => {}
+                        Errno::AGAIN => return (accepted, Stopped::NoClient),
+                        errno => {
+                            self.short_of(ShortageDuring::Accept, errno);
+                            return (accepted, Stopped::Paused);
+                        }
+                    }
+                }
+            }
+        }
+        (most, Stopped::Enough)
+    }
+
+    /// Tells that clients wait for a place, if some do: looked at again every second for as long as accepting pauses.
+    fn tell_of_waiting(&mut self) {
+        if matches!(self.accepting.paused, Some(Pause::Full { .. }))
+            && self.accepting.has_clients()
+            && self.supervisor.may_tell(Rated::ConnectionsFull, self.now)
+        {
+            self.supervisor.tell(Event::ConnectionsFull, &mut self.counters);
+        }
+    }
+
+    /// Sees to a free place that others wait for: takes a client for it, or wakes one that waits.
+    pub(in crate::relay) fn fill_place(&mut self) {
+        if !std::mem::take(&mut self.accepting.has_vacancy) {
+            return;
+        }
+        match self.accepting.paused {
+            None | Some(Pause::Full { has_left: true, .. }) => {}
+            Some(Pause::Full { has_left: false, .. }) => {
+                if fair_share::is_ahead(self.pool.open() as u32, self.seat.fewest_open()) {
+                    self.accepting.paused = Some(Pause::Full { look_at: self.now + YIELD, has_left: true });
+                    return self.wake_one();
+                }
+            }
+            Some(Pause::Busy | Pause::Shortage(_) | Pause::Ahead(_)) => return self.wake_one(),
+        }
+        let most = if self.crew.1 > 1 { fair_share::BATCH } else { u32::MAX };
+        let (_, stopped) = self.accept_some(self.settings.accept_batch.clamp(1, most));
+        match stopped {
+            Stopped::NoClient | Stopped::Enough => self.resume_accepting(),
+            Stopped::Paused => {}
+        }
+        self.keep_to_share();
+    }
+
+    /// Leaves clients to the others if this worker is ahead of them.
+    fn keep_to_share(&mut self) {
+        let open = self.pool.open() as u32;
+        if self.accepting.paused.is_some() || !self.accepting.share.is_due(open, self.counters.closed, self.now) {
+            return;
+        }
+        if let Some(end) = self.accepting.share.pause(open, self.seat.fewest_open(), self.now) {
+            self.accepting.unwatch(&self.poll);
+            self.accepting.paused = Some(Pause::Ahead(Some(end)));
+            if self.accepting.has_clients() {
+                // The kernel may have woken this worker alone for them.
+                self.wake_workers();
+            }
+        }
+    }
+
+    /// A pause that ends by itself is over, unless clients are better left to the others.
+    pub(in crate::relay) fn pause_ends(&mut self) {
+        if let Some(Pause::Full { look_at, .. }) = &mut self.accepting.paused {
+            *look_at = self.now + LOOK;
+            self.accepting.has_vacancy = true;
+            return;
+        }
+        if let Some(Pause::Ahead(_)) = self.accepting.paused {
+            let (open, fewest) = (self.pool.open() as u32, self.seat.fewest_open());
+            match self.accepting.share.next(open, fewest, self.accepting.has_clients(), self.now) {
+                Next::Resume => {}
+                Next::Rest => return self.accepting.rest(&self.poll, self.now),
+                Next::Pause(few, end) => {
+                    self.accepting.paused = Some(Pause::Ahead(Some(end)));
+                    let _ = self.accept_some(few.min(self.settings.accept_batch));
+                    return;
+                }
+            }
+        }
+        self.resume_accepting();
+    }
+
+    /// Has the other workers know how many connections this one has; none while it takes no more.
+    pub(in crate::relay) fn publish(&mut self) {
+        let open = match self.accepting.paused {
+            // At `-x` it takes the next client for which there is a place.
+            None | Some(Pause::Ahead(_) | Pause::Full { .. }) => Some(self.pool.open() as u32),
+            Some(Pause::Busy | Pause::Shortage(_)) => None,
+        };
+        if open != self.published {
+            self.seat.set_open(open);
+            self.published = open;
+        }
+    }
+
+    /// There was nobody to accept in this round.
+    pub(in crate::relay) fn no_client(&mut self) {
+        self.accepting.filled = false;
+    }
+
+    fn accept_one(&self) -> rustix::io::Result<(OwnedFd, Option<SocketAddrAny>)> {
+        rustix::net::acceptfrom_with(&self.accepting.listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)
+    }
+
+    /// Moves to another listener. Whoever waits at the old one is served, or reset if there is no place: its queue goes with it.
+    ///
+    /// # Errors
+    /// The new one is no listener.
+    pub(in crate::relay) fn move_listener(&mut self, listener: OwnedFd) -> rustix::io::Result<()> {
+        let unix = is_unix(&listener)?;
+        limit_unsent(&listener, unix);
+        if self.settings.buffers.client != BufferSizes::default() {
+            sys::set_buffers(&listener, self.settings.buffers.client)?;
+        }
+        self.serve_queue();
+        if self.accepting.is_watched() {
+            self.accepting.unwatch(&self.poll);
+        }
+        self.accepting.listener = listener;
+        self.accepting.unix = unix;
+        match self.accepting.paused {
+            None => self.watch_again(),
+            Some(Pause::Ahead(None)) => self.accepting.rest(&self.poll, self.now),
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Accepts all who wait, whether or not accepting pauses.
+    fn serve_queue(&mut self) {
+        for _ in 0..LONGEST_QUEUE {
+            match self.accept_one() {
+                // Not so busy that it matters: these are no more than a queue.
+                Ok((socket, peer)) if self.pool.open() < self.accepting.most => match self.claim() {
+                    Some(number) => self.on_client(socket, peer, number),
+                    None => reset_on_close(&socket),
+                },
+                Ok((socket, _)) => reset_on_close(&socket),
+                Err(errno) if is_passing(errno) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Limits have changed: accepting that waited for room tries again.
+    pub(in crate::relay) fn limits_changed(&mut self) {
+        self.accepting.set_most(&self.settings);
+        match self.accepting.paused {
+            Some(Pause::Full { .. }) => self.resume_accepting(),
+            Some(Pause::Busy) if !self.is_busy() => self.resume_accepting(),
+            Some(Pause::Busy | Pause::Shortage(_) | Pause::Ahead(_)) | None => {}
+        }
+    }
+
+    fn on_client(&mut self, socket: OwnedFd, peer: Option<SocketAddrAny>, number: u32) {
+        self.counters.accepted += 1;
+        let address = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+        let (key, port) = address.map_or((ClientKey::UNIX, 0), |peer| (ClientKey::from_peer(peer), peer.port()));
+        let unix = self.accepting.unix;
+        self.begin(socket, unix, key, port, number);
+    }
+
+    /// Claims a place among the connections of all workers.
+    fn claim(&self) -> Option<u32> {
+        self.seat.claim_connection(self.settings.connections_max)
+    }
+
+    /// Claims a place, or puts up the sign that this worker has to be woken when one is free. The sign stays up for as long as accepting pauses
+    /// for that reason, whatever places this worker gets meanwhile.
+    fn claim_or_wait(&self) -> Option<u32> {
+        self.claim().or_else(|| {
+            // Who frees a place after this looks at the sign; who did before it, left a place for the second try.
+            self.seat.await_connection();
+            self.claim().inspect(|_| self.seat.stop_waiting())
+        })
+    }
+
+    /// Gives a place back. If others wait for one, this worker sees to that at the end of the turn.
+    pub(in crate::relay) fn give_back(&mut self, number: u32) {
+        if self.seat.release_connection(number) {
+            self.accepting.has_vacancy = true;
+        }
+        if self.accepting.paused == Some(Pause::Busy) && !self.is_busy() {
+            self.resume_accepting();
+        }
+    }
+
+    /// Gives a place back for which there was no client. Another worker that waits may have found none meanwhile, and one that has waited since
+    /// there were too many clients does not have to wait any longer.
+    fn return_unused(&mut self, number: u32) {
+        // This worker watches the listener from now on, or waits anew.
+        self.seat.stop_waiting();
+        if self.seat.release_connection(number) {
+            self.wake_one();
+        }
+    }
+
+    /// Whether this worker has all that it may have.
+    pub(in crate::relay) fn is_busy(&self) -> bool {
+        self.pool.open() >= self.accepting.most
+    }
+
+    fn pause(&mut self, pause: Pause) {
+        if self.accepting.is_watched() {
+            self.accepting.unwatch(&self.poll);
+        }
+        self.counters.pauses += u64::from(self.accepting.paused.is_none());
+        let was_full = self.accepting.is_full();
+        self.accepting.paused = Some(pause);
+        self.await_vacancy(was_full);
+        if !self.accepting.is_full() {
+            self.seat.stop_waiting();
+            // The kernel has woken this worker alone for the clients that wait now; others may have room for them.
+            self.wake_workers();
+        }
+    }
+
+    /// Has the kernel wake this worker for a free place while it waits for one: it alone, if it sleeps, and else another.
+    fn await_vacancy(&self, was_full: bool) {
+        let epoll = sys::epoll(&self.poll);
+        // What cannot be registered looks by itself, once in a while.
+        let _ = match (was_full, self.accepting.is_full()) {
+            (false, true) => {
+                let flags = epoll::EventFlags::IN | epoll::EventFlags::ET | epoll::EventFlags::EXCLUSIVE;
+                epoll::add(epoll, &self.vacancy, epoll::EventData::new_u64(VACANCY.0 as u64), flags)
+            }
+            (true, false) => epoll::delete(epoll, &self.vacancy),
+            (true, true) | (false, false) => Ok(()),
+        };
+    }
+
+    /// Has every worker look for clients.
+    pub(in crate::relay) fn wake_workers(&self) {
+        wake(&self.freed);
+    }
+
+    /// Has one worker that waits for a place look for a client: one that sleeps, so that none which hangs is waited for.
+    fn wake_one(&self) {
+        wake(&self.vacancy);
+    }
+
+    /// A place may be free, and this worker is the one to see to it.
+    pub(in crate::relay) fn on_vacancy(&mut self) {
+        self.accepting.has_vacancy |= self.accepting.is_full();
+    }
+
+    /// Places of a dead worker are free, or clients are left to this worker: it looks whether there is one.
+    pub(in crate::relay) fn on_freed(&mut self) {
+        match self.accepting.paused {
+            None => self.look_for_clients(),
+            Some(Pause::Full { .. }) => self.accepting.has_vacancy = true,
+            Some(Pause::Busy | Pause::Shortage(_) | Pause::Ahead(_)) => {}
+        }
+    }
+
+    /// Watches the listener again; if clients wait, the next round of events says so.
+    pub(in crate::relay) fn resume_accepting(&mut self) {
+        if self.accepting.paused.is_none() {
+            return;
+        }
+        self.seat.stop_waiting();
+        let was_full = self.accepting.is_full();
+        self.watch_again();
+        self.await_vacancy(was_full);
+    }
+
+    /// Has the kernel tell this worker, too, of clients that wait. It may have woken another one alone for them, which left them or died.
+    pub(in crate::relay) fn look_for_clients(&mut self) {
+        if self.accepting.paused.is_none() && self.accepting.has_clients() {
+            self.accepting.unwatch(&self.poll);
+            self.watch_again();
+        }
+    }
+
+    fn watch_again(&mut self) {
+        self.accepting.paused = match self.accepting.watch(&self.poll) {
+            Ok(()) => None,
+            Err(_) => Some(Pause::Shortage(self.now + SHORTAGE_PAUSE)),
+        };
+    }
+
+    /// Something on this machine ran short: say so, and let what is open go on before more is accepted.
+    pub(in crate::relay) fn short_of(&mut self, during: ShortageDuring, errno: Errno) {
+        if self.supervisor.may_tell(Rated::Shortage, self.now) {
+            let event = Event::Shortage { during, errno: errno.raw_os_error() };
+            self.supervisor.tell(event, &mut self.counters);
+        }
+        self.pause(Pause::Shortage(self.now + SHORTAGE_PAUSE));
+    }
+}
+
+/// Whether accept(2) may find the next client at once: the one that waited is gone, or a signal came.
+fn is_passing(errno: Errno) -> bool {
+    matches!(errno, Errno::INTR | Errno::CONNABORTED | Errno::PERM | Errno::PROTO)
+}
+
+/// Has an eventfd wake those who watch it.
+fn wake(eventfd: &OwnedFd) {
+    let wake = || rustix::io::write(eventfd, &1u64.to_ne_bytes());
+    // Nobody counts so far; but a worker that was taken over can fill the counter, so that no write wakes anybody until it is read.
+    if wake() == Err(Errno::AGAIN) {
+        let _ = rustix::io::read(eventfd, &mut [0; 8]);
+        let _ = wake();
+    }
+}

@@ -1,0 +1,241 @@
+//! How connections end.
+//!
+//! In good order: both ends have sent their end of file, each was passed on after the last byte, both sockets close. Out of order: one end
+//! is gone while the other is still there. What was read from the lost end is still delivered. If nothing is under way to the remaining end the loss is
+//! passed on as a reset. Otherwise the remaining end gets its bytes and an end of file, and what it still sends is read and thrown away for a while:
+//! closing a socket with unread data would reset it, and a reset destroys what its peer has not read yet (RFC 9293, 3.10.4).
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use crate::relay::Relay;
+use crate::relay::connection::endpoint::End;
+use crate::relay::connection::{Connection, Side, State};
+use crate::relay::transfer::pump;
+use crate::sys;
+use pen_config::command::Fastclose;
+
+/// Milliseconds that a remaining end is given to end by itself once it has taken what it was sent.
+pub const LINGER: u64 = 5000;
+
+/// Bytes that a remaining end is read for, so that its close can be in good order. One that sends more sends to nobody without end: reading
+/// that would cost as much as relaying it, so it is left unread, and reset when the time is up.
+const DISCARD: u32 = 4 << 20;
+
+/// How often that time is prolonged for an end that has not taken everything.
+const PROLONGED: u8 = 5;
+
+impl Relay<'_> {
+    /// Closes what is done on a relaying connection.
+    pub(in crate::relay) fn settle(&mut self, place: u32) {
+        let connection = &mut self.pool[place];
+        let goes_on = |end: &End| !(end.ended || end.failed || end.broken);
+        if goes_on(&connection.up) && goes_on(&connection.down) {
+            return;
+        }
+        for side in [Side::Up, Side::Down] {
+            let (end, other) = connection.ends(side);
+            if end.failed {
+                return self.part(place, side);
+            }
+            if end.broken && end.ended && end.held.is_none() && (other.shut || other.broken) {
+                return self.part(place, side);
+            }
+        }
+        let done = |end: &End| end.ended && end.held.is_none();
+        if done(&connection.up) && done(&connection.down) && connection.up.shut && connection.down.shut {
+            return self.finish(place);
+        }
+        if connection.up.broken && connection.down.broken {
+            return self.finish(place);
+        }
+        if let Some(side) = self.closes_fast(place) {
+            self.part_fast(place, side);
+        }
+    }
+
+    /// The side whose end of file is to close both: if `tcp_fastclose` says so and all that was read has been sent.
+    fn closes_fast(&self, place: u32) -> Option<Side> {
+        let connection = &self.pool[place];
+        let (up, down) = match self.settings.fastclose {
+            Fastclose::Off => return None,
+            Fastclose::Up => (true, false),
+            Fastclose::Down => (false, true),
+            Fastclose::Both => (true, true),
+        };
+        let nothing_held = connection.up.held.is_none() && connection.down.held.is_none();
+        // Closing says nothing about the end of a TLS session.
+        let is_untold = connection.up.ended && connection.down.session.is_some() && !connection.down.shut;
+        match (up && connection.up.ended, down && connection.down.ended) {
+            _ if !nothing_held || is_untold => None,
+            (true, _) => Some(Side::Up),
+            (_, true) => Some(Side::Down),
+            (false, false) => None,
+        }
+    }
+
+    /// Closes both sides after the end of file of one. A side that has sent what was not read would be reset by that, which
+    /// could destroy the last that was sent to it: it lingers.
+    fn part_fast(&mut self, place: u32, ended: Side) {
+        let unread = self.pool[place].end(ended.other()).has_unread();
+        if unread { self.part(place, ended) } else { self.finish(place) }
+    }
+
+    /// One end is gone: closes it, and ends the connection or lets the other end linger.
+    pub(in crate::relay) fn part(&mut self, place: u32, gone: Side) {
+        self.untime_head(place);
+        let connection = &mut self.pool[place];
+        let (lost, rest) = connection.ends(gone);
+        let was_reset = lost.failed;
+        lost.socket = None;
+        lost.held = None;
+        rest.broken |= rest.socket.is_none();
+        let nothing_under_way = rest.held.is_none() && rest.socket.as_ref().is_none_or(|s| sys::unsent(s) == Ok(0));
+        if gone == Side::Up {
+            self.release_target(place);
+        }
+        let connection = &mut self.pool[place];
+        let rest = connection.end(gone.other());
+        if rest.broken || rest.failed || (rest.ended && nothing_under_way && !was_reset) {
+            return self.finish(place);
+        }
+        if was_reset && let Some(session) = &mut rest.session {
+            session.cut();
+        }
+        if was_reset && nothing_under_way && !rest.shut {
+            if let Some(socket) = &rest.socket {
+                reset_on_close(socket);
+            }
+            return self.finish(place);
+        }
+        self.begin_linger(place);
+    }
+
+    /// Has the one end that is left linger.
+    pub(in crate::relay) fn begin_linger(&mut self, place: u32) {
+        self.pool[place].state = State::Lingering;
+        self.lingering.wait(&mut self.pool, place, self.now);
+        self.linger(place);
+    }
+
+    /// Delivers what is left for the remaining end, then its end of file, then waits for its own.
+    pub(in crate::relay) fn linger(&mut self, place: u32) {
+        let connection = &mut self.pool[place];
+        let side = if connection.down.socket.is_some() { Side::Down } else { Side::Up };
+        let Connection { down, up, discarded, .. } = connection;
+        let end = if side == Side::Down { down } else { up };
+        let held = end.held_bytes();
+        let is_flushed = pump::flush(end, &mut self.tools);
+        let is_active = end.held_bytes() < held;
+        if is_flushed && !end.shut && !end.broken {
+            pump::shut(end, &mut self.tools);
+        }
+        let more = if *discarded < DISCARD {
+            let moved = pump::discard(end, &mut self.tools);
+            *discarded = discarded.saturating_add(u32::try_from(moved.bytes).unwrap_or(u32::MAX));
+            moved.more
+        } else {
+            false
+        };
+        if end.broken || end.failed || (end.ended && end.held.is_none()) {
+            return self.finish(place);
+        }
+        self.note_untaken(place);
+        if is_active {
+            self.idle.touch(&mut self.pool, place, self.now);
+        }
+        if more {
+            self.come_back(place, side);
+        }
+    }
+
+    /// The time for lingering is up: ends the connection, unless the remaining end still has to take what it was sent. That cannot go on for
+    /// ever: nobody is left who could be told that it does not.
+    pub(in crate::relay) fn linger_ends(&mut self, place: u32) {
+        let connection = &self.pool[place];
+        let end = if connection.down.socket.is_some() { &connection.down } else { &connection.up };
+        let under_way = end.held.is_some() || end.socket.as_ref().is_some_and(|s| sys::unsent(s).is_ok_and(|n| n > 0));
+        if !under_way || connection.prolonged >= PROLONGED {
+            return self.cut(place);
+        }
+        self.pool[place].prolonged += 1;
+        self.lingering.leave(&mut self.pool, place);
+        self.lingering.wait(&mut self.pool, place, self.now);
+    }
+
+    /// A connection was silent for too long.
+    pub(in crate::relay) fn idle_ends(&mut self, place: u32) {
+        if self.debug.on(2) {
+            let number = self.pool[place].number;
+            self.debug.say(2, format_args!("connection {number} was idle for {} s", self.settings.idle_timeout));
+        }
+        self.cut(place);
+    }
+
+    /// An operator wants a connection ended at once: both sides learn that it failed. One that got the number only after the order
+    /// (monotonic nanoseconds) is not meant.
+    pub(in crate::relay) fn close_numbered(&mut self, number: u32, before: u64) {
+        let Some(place) = self.pool.numbered(number) else { return };
+        let connection = &self.pool[place];
+        if connection.began >= before {
+            return;
+        }
+        connection.up.socket.iter().chain(&connection.down.socket).for_each(reset_on_close);
+        self.finish(place);
+    }
+
+    /// Ends a connection before its time. An end that was not given all that came for it is reset: after an end of file it would take
+    /// what it got for the whole.
+    pub(in crate::relay) fn cut(&mut self, place: u32) {
+        let Connection { down, up, .. } = &self.pool[place];
+        for (end, other) in [(down, up), (up, down)] {
+            if let Some(socket) = &end.socket
+                && (end.held.is_some() || other.has_unread())
+            {
+                reset_on_close(socket);
+            }
+        }
+        self.finish(place);
+    }
+
+    /// Ends a connection, in whatever state, and gives back exactly what it took.
+    pub(in crate::relay) fn finish(&mut self, place: u32) {
+        match self.pool[place].state {
+            State::Connecting => self.end_connect(place),
+            State::Waiting => self.leave_waiting(place),
+            State::Greeting => self.greeting.leave(&mut self.pool, place),
+            State::Lingering => self.lingering.leave(&mut self.pool, place),
+            State::Relaying | State::Dummy | State::Idler | State::Free => {}
+        }
+        self.untime_head(place);
+        self.idle.leave(&mut self.pool, place);
+        self.unfinished.forget(self.pool[place].unfinished);
+        self.forget_untaken(place);
+        self.release_target(place);
+        let Connection { number, state, since, key, .. } = self.pool[place];
+        if self.debug.on(2) {
+            let session = self.pool[place].down.session.as_ref();
+            let cut = session.is_some_and(|session| !session.is_handshaking() && !session.peer_closed());
+            let cut = if cut { "; the client sent no close_notify" } else { "" };
+            self.debug.say(2, format_args!("connection {number} ends{cut}"));
+        }
+        self.pool.free(place);
+        match key {
+            Some(_) => self.counters.closed += 1,
+            None => self.idlers.ended((state == State::Idler).then(|| self.now.saturating_sub(since)), self.now),
+        }
+        self.give_back(number);
+    }
+
+    /// Gives back the place at the server.
+    pub(in crate::relay) fn release_target(&mut self, place: u32) {
+        if let Some(target) = self.pool[place].target.take() {
+            self.seat.release(target.row(self.settings.table_size()));
+        }
+    }
+}
+
+/// Makes the coming close a reset.
+pub fn reset_on_close(socket: &OwnedFd) {
+    let _ = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO));
+}

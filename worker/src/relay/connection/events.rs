@@ -1,0 +1,187 @@
+//! What happens on connections: events of their sockets, and the bytes that they bring.
+
+use crate::relay::commands::shown_at;
+use crate::relay::connection::{Connection, LogDue, Name, Side, State};
+use crate::relay::debug::Debug;
+use crate::relay::http::Turn;
+use crate::relay::request_log::LogWriter;
+use crate::relay::transfer::pump;
+use crate::relay::transfer::pump::{Manner, Tools};
+use crate::relay::{Relay, clock};
+
+impl Relay<'_> {
+    /// Something happened on a connection's socket.
+    pub(in crate::relay) fn on_event(&mut self, event: &mio::event::Event) {
+        let name = Name::of(event.token());
+        let Some(connection) = self.pool.named(name) else { return };
+        let state = connection.state;
+        let end = connection.end(name.side);
+        let readable = event.is_readable() || event.is_read_closed() || event.is_error();
+        let writable = event.is_writable() || event.is_error();
+        if readable {
+            end.was_told();
+        }
+        // After an error a short read is not the end: the next one says what happened.
+        end.careful |= event.is_priority() || event.is_error();
+        end.hung_up |= event.is_read_closed() && !event.is_error();
+        match (state, name.side) {
+            (State::Greeting, _) => {
+                if event.is_error() {
+                    self.finish(name.place);
+                } else {
+                    self.greet(name.place);
+                }
+            }
+            (State::Connecting, Side::Up) => self.connect_progress(name.place, event),
+            (State::Connecting, Side::Down) | (State::Waiting, _) => {
+                if event.is_error() {
+                    self.finish(name.place);
+                }
+            }
+            (State::Relaying, side) => {
+                if readable {
+                    self.relay(name.place, side);
+                }
+                if writable && self.wants_to_send(name, side) {
+                    self.relay(name.place, side.other());
+                }
+            }
+            (State::Lingering, _) => self.linger(name.place),
+            (State::Dummy, _) => self.answer(name.place),
+            (State::Idler, _) => self.drain_idler(name.place),
+            (State::Free, _) => {}
+        }
+    }
+
+    /// Whether a relaying connection has something for an end that takes bytes again.
+    fn wants_to_send(&mut self, name: Name, side: Side) -> bool {
+        self.pool.named(name).is_some_and(|connection| {
+            if connection.state != State::Relaying {
+                return false;
+            }
+            let (to, from) = connection.ends(side);
+            to.held.is_some() || from.readable || (from.ended && !to.shut)
+        })
+    }
+
+    /// Those whose turn came to an end before they were done. Some: leave with this status.
+    pub(in crate::relay) fn on_ready(&mut self) -> Option<i32> {
+        let room = std::mem::take(&mut self.next_ready);
+        let mut ready = std::mem::replace(&mut self.ready, room);
+        for (step, name) in ready.drain(..).enumerate() {
+            if let Some(status) = self.breathe(step) {
+                return Some(status);
+            }
+            let Some(connection) = self.pool.named(name) else { continue };
+            connection.end(name.side).queued = false;
+            match connection.state {
+                State::Relaying => self.relay(name.place, name.side),
+                State::Lingering => self.linger(name.place),
+                State::Idler => self.drain_idler(name.place),
+                State::Greeting => self.greet(name.place),
+                State::Connecting | State::Waiting | State::Dummy | State::Free => {}
+            }
+            self.bound_unfinished();
+        }
+        self.next_ready = ready;
+        None
+    }
+
+    /// Gives an end another turn in the next round.
+    pub(in crate::relay) fn come_back(&mut self, place: u32, side: Side) {
+        let connection = &mut self.pool[place];
+        let name = Name { place, generation: connection.generation, side };
+        let end = connection.end(side);
+        if !std::mem::replace(&mut end.queued, true) {
+            self.ready.push(name);
+        }
+    }
+
+    /// Moves what one end has sent to the other, counts it, and closes what is done.
+    pub(in crate::relay) fn relay(&mut self, place: u32, from: Side) {
+        let connection = &mut self.pool[place];
+        let is_timed = self.idle.is_on();
+        let held = if is_timed { connection.end(from.other()).held_bytes() } else { 0 };
+        let moved =
+            move_bytes(connection, from, &mut self.tools, &mut self.log, &mut self.debug, &self.shown, self.now);
+        // A slow reader that takes what was held is not silent.
+        let is_active = is_timed && (moved.bytes > 0 || connection.end(from.other()).held_bytes() < held);
+        if moved.given > 0 {
+            self.count(place, from, moved.given);
+        }
+        if is_active {
+            self.idle.touch(&mut self.pool, place, self.now);
+        }
+        if moved.more {
+            self.come_back(place, from);
+        }
+        if self.pool[place].end(from).is_unlisted_doubt() {
+            self.look_later(place, from);
+        }
+        self.note_untaken(place);
+        if self.pool[place].down.session.is_some() || self.pool[place].http.is_some() {
+            self.note_unfinished(place);
+        }
+        if self.pool[place].http.is_some() {
+            self.log_requests(place);
+            if !self.after_http(place, from) {
+                return;
+            }
+        }
+        self.settle(place);
+    }
+
+    /// Adds relayed bytes to the figures of the client and of the server.
+    pub(in crate::relay) fn count(&mut self, place: u32, from: Side, bytes: u64) {
+        let connection = &self.pool[place];
+        let (up, down) = match from {
+            Side::Down => (bytes, 0),
+            Side::Up => (0, bytes),
+        };
+        if let Some(target) = connection.target {
+            self.seat.add_server_bytes(target.row(self.settings.table_size()), up, down);
+        }
+        self.seat.add_client_bytes(connection.client, down, up);
+    }
+}
+
+/// Pumps one direction, with whoever has to see the bytes.
+fn move_bytes(
+    connection: &mut Connection,
+    from: Side,
+    tools: &mut Tools,
+    log: &mut Option<LogWriter>,
+    debug: &mut Debug,
+    shown: &[Vec<String>],
+    now: u64,
+) -> pump::Moved {
+    let dumps = debug.dumps();
+    let mut http = connection.http.take();
+    if let Some(exchange) = &mut http {
+        exchange.keep_lines(log.is_some());
+    }
+    let mut line = connection.line;
+    let logs = log.is_some() && from == Side::Down && line == LogDue::Due && http.is_none();
+    let (key, target, position) = (connection.key, connection.target, connection.route.position());
+    let mut watch = |bytes: &[u8]| {
+        if let (true, LogDue::Due, Some(log), Some(key)) = (logs, line, &mut *log, key) {
+            line = LogDue::Later;
+            let server = shown_at(shown, target, position);
+            log.line(now, clock::unix_time().0, key, server, bytes);
+        }
+        if dumps {
+            debug.dump(bytes);
+        }
+    };
+    let watch: Option<pump::Watch<'_>> = if logs || dumps { Some(&mut watch) } else { None };
+    let may_splice = connection.down.session.is_none();
+    let turn = http.as_deref_mut().map(|exchange| Turn::of(exchange, from == Side::Down));
+    let (source, sink) = connection.ends(from);
+    let moved = pump::pump(source, sink, tools, Manner { may_splice, watch, http: turn, now });
+    connection.http = http;
+    connection.line = match line {
+        LogDue::Later if from == Side::Up && moved.bytes > 0 => LogDue::Due,
+        line => line,
+    };
+    moved
+}

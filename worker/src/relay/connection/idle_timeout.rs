@@ -1,0 +1,135 @@
+//! `idle_timeout`: established connections in order of their last traffic, to the second.
+//!
+//! A connection moves to the end at most once a second, however busy it is; while the timeout is off nothing is kept and
+//! nothing costs. Half-closed and lingering connections are in the order too; idlers (`relay::idlers`) are not.
+
+use crate::relay::connection::timer_queue::{IDLE, Queue};
+use crate::relay::connection::{Pool, State};
+
+/// The order, and the timeout.
+#[derive(Debug, Default)]
+pub struct Idle {
+    queue: Queue<IDLE>,
+    /// In seconds; 0 = never.
+    timeout: u32,
+}
+
+impl Idle {
+    /// An order without connections.
+    pub fn new(timeout: u32) -> Idle {
+        Idle { queue: Queue::default(), timeout }
+    }
+
+    /// Whether silent connections are closed.
+    pub fn is_on(&self) -> bool {
+        self.timeout != 0
+    }
+
+    /// Takes in a connection that is established now.
+    pub fn join(&mut self, pool: &mut Pool, place: u32, now: u64) {
+        if self.is_on() {
+            pool[place].active = second(now);
+            self.queue.join(pool, place);
+        }
+    }
+
+    /// There was traffic on a connection.
+    pub fn touch(&mut self, pool: &mut Pool, place: u32, now: u64) {
+        let connection = &mut pool[place];
+        if connection.links[IDLE].is_queued() && connection.active != second(now) {
+            self.queue.leave(pool, place);
+            self.join(pool, place, now);
+        }
+    }
+
+    /// Takes out a connection that ends.
+    pub fn leave(&mut self, pool: &mut Pool, place: u32) {
+        if pool[place].links[IDLE].is_queued() {
+            self.queue.leave(pool, place);
+        }
+    }
+
+    /// Changes the timeout, for open connections too. Those that were not watched count as active now.
+    pub fn set_timeout(&mut self, pool: &mut Pool, timeout: u32, now: u64) {
+        let was_on = self.is_on();
+        self.timeout = timeout;
+        match (was_on, self.is_on()) {
+            (true, false) => {
+                while let Some(place) = self.queue.first() {
+                    self.queue.leave(pool, place);
+                }
+            }
+            (false, true) => {
+                for place in 0..pool.places() {
+                    match pool[place].state {
+                        State::Relaying | State::Lingering | State::Dummy => self.join(pool, place, now),
+                        State::Free | State::Greeting | State::Connecting | State::Waiting | State::Idler => {}
+                    }
+                }
+            }
+            (true, true) | (false, false) => {}
+        }
+    }
+
+    /// When the first connection will have been silent for too long, in monotonic milliseconds.
+    pub fn next_deadline(&self, pool: &Pool) -> Option<u64> {
+        // The traffic may have been at the end of its second.
+        self.queue.first().map(|place| (u64::from(pool[place].active) + 1 + u64::from(self.timeout)) * 1000)
+    }
+
+    /// A connection that has been silent for too long.
+    pub fn due(&self, pool: &Pool, now: u64) -> Option<u32> {
+        self.queue.first().filter(|_| self.next_deadline(pool).is_some_and(|deadline| deadline <= now))
+    }
+}
+
+/// The second of a monotonic millisecond; enough for 136 years without a restart of the machine.
+fn second(now: u64) -> u32 {
+    (now / 1000) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn established(pool: &mut Pool) -> u32 {
+        let place = pool.take();
+        pool[place].state = State::Relaying;
+        place
+    }
+
+    #[test]
+    fn who_was_silent_longest_is_due_first_and_never_early() {
+        let (mut pool, mut idle) = (Pool::default(), Idle::new(2));
+        let (one, two) = (established(&mut pool), established(&mut pool));
+        idle.join(&mut pool, one, 1_000);
+        idle.join(&mut pool, two, 1_999);
+        assert_eq!((idle.due(&pool, 3_999), idle.due(&pool, 4_000)), (None, Some(one)));
+        // In the same second nothing moves, in the next it does.
+        idle.touch(&mut pool, one, 1_500);
+        assert_eq!(idle.due(&pool, 4_000), Some(one));
+        idle.touch(&mut pool, one, 2_000);
+        assert_eq!(idle.due(&pool, 4_000), Some(two));
+        idle.leave(&mut pool, two);
+        idle.leave(&mut pool, two);
+        assert_eq!((idle.due(&pool, 4_999), idle.due(&pool, 5_000)), (None, Some(one)));
+    }
+
+    #[test]
+    fn a_change_holds_for_open_connections() {
+        let (mut pool, mut idle) = (Pool::default(), Idle::new(0));
+        let (one, two) = (established(&mut pool), established(&mut pool));
+        pool[two].state = State::Connecting;
+        idle.join(&mut pool, one, 0);
+        idle.touch(&mut pool, one, 5_000);
+        assert_eq!(idle.next_deadline(&pool), None);
+        idle.set_timeout(&mut pool, 10, 7_000);
+        assert_eq!(idle.next_deadline(&pool), Some(18_000));
+        assert!(!pool[two].links[IDLE].is_queued());
+        idle.set_timeout(&mut pool, 1, 8_000);
+        assert_eq!((idle.next_deadline(&pool), idle.due(&pool, 9_000)), (Some(9_000), Some(one)));
+        idle.set_timeout(&mut pool, 0, 9_000);
+        assert_eq!((idle.due(&pool, u64::MAX), pool[one].links[IDLE].is_queued()), (None, false));
+        idle.leave(&mut pool, one);
+    }
+}

@@ -1,0 +1,272 @@
+//! Which answer belongs to which request: what was asked and not answered yet, and where in its answers the server is.
+//!
+//! It is known from here whether the server agreed to a change of protocol, and whether it owes anything. No answer is altered or
+//! delayed. Where the answers cannot be followed they are *lost*: from then on no change of protocol is possible.
+
+use std::collections::VecDeque;
+
+use crate::relay::http::body::Body;
+use crate::relay::http::field;
+use crate::relay::http::head;
+use crate::relay::http::request::Asks;
+
+/// Most runs of like requests that are remembered; more only come of a client that does not wait for answers and means no good.
+const RUNS: usize = 1024;
+
+/// What was asked, and where the answers are.
+#[derive(Debug, Default)]
+pub struct Asked {
+    /// Requests without an answer, the oldest first, as runs of like ones.
+    open: VecDeque<(Asks, u32)>,
+    at: At,
+    /// The beginning of a head that is not whole yet.
+    held: Vec<u8>,
+    /// How much of it was looked at.
+    seen: usize,
+    /// The protocols that were asked for last, joined by commas.
+    protocols: Box<str>,
+    /// The server's word on the switch that was asked for last.
+    verdict: Option<Verdict>,
+    /// Something of an answer to the oldest request has come.
+    begun: bool,
+}
+
+/// What a server made of a request for another protocol.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// It goes on with HTTP.
+    Stays,
+    /// It speaks the other protocol.
+    Switched,
+    /// What it said cannot be understood, and so the connection ends.
+    Unclear,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum At {
+    /// In a head, or before one.
+    #[default]
+    Head,
+    /// In a body.
+    Body(Body),
+    /// In a body that ends with the connection.
+    UntilEnd,
+    /// Nobody knows.
+    Lost,
+    /// Behind a change of protocol.
+    Switched,
+    /// Behind a change of protocol that nobody asked for, or that is not understood: nothing of it passes.
+    Broken,
+}
+
+impl Asked {
+    /// Whether the answer to a request of this kind could be told from others.
+    pub fn has_room(&self, asks: Asks) -> bool {
+        self.open.len() < RUNS || self.open.back().is_some_and(|(kind, count)| *kind == asks && *count < u32::MAX)
+    }
+
+    /// Whether a change of protocol would be noticed.
+    pub fn is_followed(&self) -> bool {
+        matches!(self.at, At::Head | At::Body(_))
+    }
+
+    /// A request goes to the server; if it asks for other protocols, these.
+    pub fn request(&mut self, asks: Asks, protocols: Box<str>) {
+        (self.verdict, self.protocols) = (None, protocols);
+        if !self.is_followed() {
+            return;
+        }
+        match self.open.back_mut() {
+            Some((kind, count)) if *kind == asks && *count < u32::MAX => *count += 1,
+            _ => self.open.push_back((asks, 1)),
+        }
+    }
+
+    /// What the server made of the request for a switch that was made last; none: it has not said so yet.
+    pub fn verdict(&self) -> Option<Verdict> {
+        self.verdict.or(match self.at {
+            At::Head | At::Body(_) => None,
+            At::UntilEnd => Some(Verdict::Stays),
+            At::Lost | At::Switched | At::Broken => Some(Verdict::Unclear),
+        })
+    }
+
+    /// The server's next bytes. How many of them are for the client: all, unless a change of protocol is not understood.
+    pub fn answer(&mut self, bytes: &[u8]) -> usize {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let before = bytes.len() - rest.len();
+            match &mut self.at {
+                At::UntilEnd | At::Lost | At::Switched => break,
+                At::Broken => return before,
+                At::Head => {
+                    rest = self.head(rest);
+                    if self.at == At::Broken {
+                        return before;
+                    }
+                }
+                At::Body(body) => match body.follow(rest) {
+                    Ok(taken) => {
+                        rest = &rest[taken..];
+                        self.after_body();
+                    }
+                    Err(_) => self.lose(),
+                },
+            }
+        }
+        bytes.len()
+    }
+
+    /// Whether the server changed the protocol in a way that is not understood: the connection must end.
+    pub fn is_broken(&self) -> bool {
+        self.at == At::Broken
+    }
+
+    /// How many of the server's bytes may pass unseen.
+    pub fn unseen(&self) -> u64 {
+        match &self.at {
+            At::UntilEnd | At::Lost | At::Switched => u64::MAX,
+            At::Body(body) => body.certain(),
+            At::Head | At::Broken => 0,
+        }
+    }
+
+    /// So many of them did.
+    pub fn skip(&mut self, bytes: u64) {
+        if let At::Body(body) = &mut self.at {
+            body.skip(bytes);
+            self.after_body();
+        }
+    }
+
+    fn after_body(&mut self) {
+        if matches!(&self.at, At::Body(body) if body.is_over()) {
+            self.at = At::Head;
+        }
+    }
+
+    /// Takes what belongs to a head, and returns what is left.
+    fn head<'i>(&mut self, input: &'i [u8]) -> &'i [u8] {
+        if self.open.is_empty() {
+            self.lose();
+            return &[];
+        }
+        self.begun = true;
+        if self.held.is_empty()
+            && let Some(length) = head::end(input, 0)
+        {
+            self.whole_head(&input[..length]);
+            return &input[length..];
+        }
+        let before = self.held.len();
+        let taken = input.len().min(head::LIMIT + 1 - before);
+        self.held.extend(&input[..taken]);
+        let Some(length) = head::end(&self.held, self.seen) else {
+            self.seen = self.held.len();
+            let is_answer = self.held.iter().zip(b"HTTP/1.").all(|(found, wanted)| found == wanted);
+            if !is_answer || self.held.len() > head::LIMIT {
+                self.lose();
+            }
+            return &input[taken..];
+        };
+        let held = std::mem::take(&mut self.held);
+        self.seen = 0;
+        self.whole_head(&held[..length]);
+        &input[length - before..]
+    }
+
+    fn whole_head(&mut self, bytes: &[u8]) {
+        let Some(answer) = head::answer(bytes) else { return self.lose() };
+        if matches!(answer.status, 100 | 102..=199) {
+            // Word in between; the answer follows.
+            self.begun = false;
+            return;
+        }
+        let Some(asks) = self.answered() else { return self.lose() };
+        self.begun = false;
+        if answer.status == 101 {
+            return self.switched(asks == Asks::Upgrade && self.open.is_empty() && self.was_asked(&answer.protocols));
+        }
+        // The answer that begins a tunnel has no length (RFC 9110, 9.3.6). Servers to which CONNECT is a method like any other say one,
+        // or that there is no content, and go on with requests.
+        let is_tunnel = matches!(answer.status, 200..=203 | 206..=299) && answer.body.is_none();
+        if asks == Asks::Tunnel && is_tunnel {
+            return self.switched(self.open.is_empty());
+        }
+        if self.open.is_empty() {
+            self.verdict = Some(Verdict::Stays);
+        }
+        let is_bare = asks == Asks::Head || matches!(answer.status, 204 | 304);
+        match answer.body {
+            _ if is_bare => {}
+            Some(body) => {
+                self.at = At::Body(body);
+                self.after_body();
+            }
+            // It ends with the connection, and so there are no more answers.
+            None => self.leave(At::UntilEnd),
+        }
+    }
+
+    /// The server has changed the protocol: to one that was asked for, or to nobody knows what.
+    fn switched(&mut self, is_understood: bool) {
+        self.verdict = Some(if is_understood { Verdict::Switched } else { Verdict::Unclear });
+        self.leave(if is_understood { At::Switched } else { At::Broken });
+    }
+
+    /// Whether these protocols, joined by commas, are among those that were asked for last. An answer that names none means what was asked for: nothing
+    /// that carries HTTP ever is.
+    fn was_asked(&self, protocols: &str) -> bool {
+        protocols.split(',').filter(|name| !name.is_empty()).all(|name| {
+            !field::carries_http(name)
+                && self.protocols.split(',').any(|asked| field::base(asked).eq_ignore_ascii_case(field::base(name)))
+        })
+    }
+
+    /// Takes out the oldest request.
+    fn answered(&mut self) -> Option<Asks> {
+        let (asks, count) = self.open.front_mut()?;
+        let asks = *asks;
+        *count -= 1;
+        if *count == 0 {
+            self.open.pop_front();
+        }
+        Some(asks)
+    }
+
+    /// Whether the server is known to owe nothing.
+    pub fn is_answered(&self) -> bool {
+        self.at == At::Head && self.open.is_empty() && self.held.is_empty()
+    }
+
+    /// Whether nothing of an answer to the last request has come, and all others are answered.
+    pub fn owes_last_only(&self) -> bool {
+        let is_last = self.open.len() == 1 && self.open.front().is_some_and(|(_, count)| *count == 1);
+        self.at == At::Head && is_last && !self.begun
+    }
+
+    /// No more answers come.
+    pub fn end(&mut self) {
+        if self.is_followed() {
+            self.leave(At::UntilEnd);
+        }
+    }
+
+    /// The answers cannot be followed any more.
+    fn lose(&mut self) {
+        if self.is_followed() {
+            self.leave(At::Lost);
+        }
+    }
+
+    /// The connection is to end.
+    pub fn break_off(&mut self) {
+        self.leave(At::Broken);
+    }
+
+    fn leave(&mut self, at: At) {
+        self.at = at;
+        self.open = VecDeque::new();
+        self.held = Vec::new();
+    }
+}

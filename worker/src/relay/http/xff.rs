@@ -1,0 +1,200 @@
+//! `-H` on a relaying connection: when following begins, what an answer sets free, how long a head may take, and how a refused request ends.
+
+use pen_config::ids::ClientKey;
+use pen_config::settings::Http;
+use pen_ipc::message::Event;
+use pen_ipc::refusal::Refusal;
+
+use crate::relay::Relay;
+use crate::relay::commands::shown_at;
+use crate::relay::connection::{LogDue, Side, State};
+use crate::relay::http::{Ending, Exchange, Others, Wait};
+use crate::relay::link::Rated;
+use crate::relay::transfer::pump;
+
+/// Milliseconds from the first byte of a head to its last.
+pub const HEAD: u64 = 10_000;
+
+/// Milliseconds that the requests before a refused one are given for their answers. A server that waits for what was refused would
+/// otherwise be held for as long as the client likes.
+pub const ANSWERS: u64 = 60_000;
+
+/// Milliseconds that bytes are held of which it cannot be told whether they are a request (`http mixed`).
+pub const PROTOCOL: u64 = 2_000;
+
+/// The last refused request, and how many others the supervisor was not told of.
+#[derive(Debug)]
+pub struct UntoldRefusals {
+    client: ClientKey,
+    reason: Refusal,
+    others: u64,
+}
+
+impl Relay<'_> {
+    /// Begins to follow a connection whose server is connected, if that is asked for.
+    pub(in crate::relay) fn follow_http(&mut self, place: u32) {
+        let others = match self.settings.http {
+            Http::Off => return,
+            Http::On => Others::Refused,
+            Http::Mixed => Others::Pass,
+        };
+        let connection = &mut self.pool[place];
+        let https = connection.down.session.is_some();
+        let client = connection.key.unwrap_or(ClientKey::UNIX);
+        connection.http = Some(Box::new(Exchange::new(client, https, others)));
+    }
+
+    /// What is to be done after bytes of a followed connection were moved. False: it is closed, or was seen to in another way.
+    pub(in crate::relay) fn after_http(&mut self, place: u32, from: Side) -> bool {
+        self.time_head(place);
+        let connection = &mut self.pool[place];
+        let Some(exchange) = &mut connection.http else { return true };
+        let is_over = connection.up.ended || connection.up.failed;
+        let ending = exchange.ending(is_over);
+        if is_over && ending.is_none() {
+            exchange.answers_end();
+        }
+        if exchange.is_over() {
+            // From here on it is a connection like any other. A tunnel has no requests that could be logged.
+            connection.line = if exchange.is_strict() { LogDue::Never } else { LogDue::Later };
+            connection.http = None;
+        } else if from == Side::Up && exchange.is_resumed() {
+            // Even if no bytes waited for the answer: the client's end of file may have.
+            self.relay(place, Side::Down);
+            return self.pool[place].state == State::Relaying;
+        }
+        self.after_refusal(place)
+    }
+
+    /// Ends a connection on which a request was refused, once the requests before it are answered. False: it is closed.
+    fn after_refusal(&mut self, place: u32) -> bool {
+        let Some(exchange) = &mut self.pool[place].http else { return true };
+        if let Some(why) = exchange.take_refusal() {
+            self.tell_refusal(place, why);
+            self.note_unfinished(place);
+        }
+        let connection = &mut self.pool[place];
+        let is_over = connection.up.ended || connection.up.failed;
+        let ending = connection.http.as_ref().and_then(|exchange| exchange.ending(is_over));
+        match ending {
+            None | Some(Ending::Later) => return true,
+            Some(Ending::Status(_)) if connection.down.held.is_some() => return true,
+            Some(Ending::Status(why)) => {
+                let answer = status(why);
+                pump::give(&mut connection.down, answer.as_bytes(), &mut self.tools);
+            }
+            Some(Ending::Silent) => {}
+        }
+        self.part(place, Side::Up);
+        false
+    }
+
+    /// Counts a refused request, and tells of it at a limited rate.
+    fn tell_refusal(&mut self, place: u32, reason: Refusal) {
+        self.counters.requests_refused.count(reason);
+        let connection = &self.pool[place];
+        let client = connection.key.unwrap_or(ClientKey::UNIX);
+        if self.debug.on(1) {
+            let number = connection.number;
+            self.debug.say(1, format_args!("connection {number}: request refused: {reason}"));
+        }
+        let others = self.untold_refusals.take().map_or(0, |untold| untold.others + 1);
+        self.untold_refusals = Some(UntoldRefusals { client, reason, others });
+        self.tell_refusals();
+    }
+
+    /// Tells of refused requests, unless some were told of just now.
+    pub(in crate::relay) fn tell_refusals(&mut self) {
+        if self.untold_refusals.is_none() || !self.supervisor.may_tell(Rated::Request, self.now) {
+            return;
+        }
+        if let Some(UntoldRefusals { client, reason, others }) = self.untold_refusals.take() {
+            let event = Event::RequestRefused { client: client.bytes(), reason, others };
+            self.supervisor.tell(event, &mut self.counters);
+        }
+    }
+
+    /// Begins or ends the time that an unfinished head may take.
+    fn time_head(&mut self, place: u32) {
+        let connection = &mut self.pool[place];
+        let Some(exchange) = &mut connection.http else { return };
+        let (waits, has_begun) = (exchange.waits(), exchange.take_begun());
+        if waits == connection.head && !(has_begun && waits.is_some()) {
+            return;
+        }
+        self.untime_head(place);
+        self.pool[place].head = waits;
+        match waits {
+            Some(Wait::Head) => self.heads.wait(&mut self.pool, place, self.now),
+            Some(Wait::Protocol) => self.undecided.wait(&mut self.pool, place, self.now),
+            Some(Wait::Answers) => self.refused.wait(&mut self.pool, place, self.now),
+            None => {}
+        }
+    }
+
+    /// A connection waits for nothing of this kind any more.
+    pub(in crate::relay) fn untime_head(&mut self, place: u32) {
+        match self.pool[place].head.take() {
+            Some(Wait::Head) => self.heads.leave(&mut self.pool, place),
+            Some(Wait::Protocol) => self.undecided.leave(&mut self.pool, place),
+            Some(Wait::Answers) => self.refused.leave(&mut self.pool, place),
+            None => {}
+        }
+    }
+
+    /// A head was not whole in time.
+    pub(in crate::relay) fn head_is_late(&mut self, place: u32) {
+        self.untime_head(place);
+        if let Some(exchange) = &mut self.pool[place].http {
+            exchange.give_up();
+        }
+        if self.after_refusal(place) {
+            self.time_head(place);
+            self.settle(place);
+        }
+    }
+
+    /// The requests before a refused one were not answered in time.
+    pub(in crate::relay) fn answers_are_late(&mut self, place: u32) {
+        self.part(place, Side::Up);
+    }
+
+    /// Nobody can tell in time whether bytes are a request: they pass.
+    pub(in crate::relay) fn protocol_is_late(&mut self, place: u32) {
+        self.untime_head(place);
+        let connection = &mut self.pool[place];
+        let Some(mut exchange) = connection.http.take() else { return };
+        let given = pump::give_undecided(&mut exchange, &mut connection.up, &mut self.tools);
+        connection.http = Some(exchange);
+        self.count(place, Side::Down, given);
+        self.relay(place, Side::Down);
+    }
+
+    /// Writes the log lines of the requests that passed.
+    pub(in crate::relay) fn log_requests(&mut self, place: u32) {
+        let connection = &mut self.pool[place];
+        let (Some(log), Some(exchange)) = (&mut self.log, &mut connection.http) else { return };
+        let Some(lines) = exchange.logged() else { return };
+        let server = shown_at(&self.shown, connection.target, connection.route.position());
+        let key = connection.key.unwrap_or(ClientKey::UNIX);
+        let time = crate::relay::clock::unix_time().0;
+        for line in lines.split_inclusive(|byte| *byte == b'\n') {
+            log.line(self.now, time, key, server, line);
+        }
+        lines.clear();
+    }
+}
+
+/// The answer that says why a request is refused.
+fn status(why: Refusal) -> String {
+    let reason = match why.status() {
+        408 => "Request Timeout",
+        413 => "Content Too Large",
+        417 => "Expectation Failed",
+        431 => "Request Header Fields Too Large",
+        501 => "Not Implemented",
+        505 => "HTTP Version Not Supported",
+        _ => "Bad Request",
+    };
+    format!("HTTP/1.1 {} {reason}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", why.status())
+}

@@ -1,0 +1,125 @@
+//! TLS handshakes: what comes between accepting a client and choosing a server for it.
+
+use pen_config::ids::ClientKey;
+use pen_ipc::message::{Event, HandshakeFailure, PeerCertificate};
+
+use crate::relay::Relay;
+use crate::relay::connection::State;
+use crate::relay::connection::endpoint::receive;
+use crate::relay::link::Rated;
+use crate::relay::tls::failure;
+use crate::relay::transfer::pump;
+use crate::relay::upstream::select::client_permitted;
+
+/// Failed handshakes that the supervisor was not told of: the last one, and how many came before it.
+#[derive(Debug)]
+pub struct UntoldHandshakes {
+    client: ClientKey,
+    reason: HandshakeFailure,
+    certificate: Option<PeerCertificate>,
+    others: u64,
+}
+
+/// Reads and answers before others get their turn.
+const ROUNDS: u32 = 4;
+
+impl Relay<'_> {
+    /// Takes a handshake as far as it goes now. True: it is over, and the client is to be placed; or there is none.
+    pub(in crate::relay) fn shake_hands(&mut self, place: u32) -> bool {
+        let Some(tls) = &self.tls else { return true };
+        let connection = &mut self.pool[place];
+        if connection.down.session.is_none() {
+            let key = connection.key.unwrap_or(ClientKey::UNIX);
+            if self.settings.abuse.is_none() && !client_permitted(&self.settings, key) {
+                // It gets nothing in any case, so it is not worth the keys' work.
+                return true;
+            }
+            connection.down.session = Some(Box::new(tls.session()));
+        }
+        self.go_on(place)
+    }
+
+    fn go_on(&mut self, place: u32) -> bool {
+        let is_over = self.take_steps(place);
+        if self.pool[place].state != State::Free {
+            self.note_unfinished(place);
+        }
+        is_over
+    }
+
+    fn take_steps(&mut self, place: u32) -> bool {
+        let down = &mut self.pool[place].down;
+        for round in 0..=ROUNDS {
+            // Who does not take what was said is not listened to.
+            if !pump::flush(down, &mut self.tools) {
+                break;
+            }
+            let Some(session) = down.session.as_mut() else { break };
+            if !session.is_handshaking() && session.error().is_none() {
+                self.counters.handshakes += 1;
+                self.counters.resumed += u64::from(session.is_resumed());
+                if session.has_early() {
+                    // It stands in front of what the socket has, and of the end.
+                    (down.readable, down.ended) = (true, false);
+                }
+                return true;
+            }
+            // The last round only looks at what the one before has read: no event may tell of it again.
+            if !down.readable || down.failed || round == ROUNDS {
+                break;
+            }
+            let buffers = self.tools.buffers();
+            let length = receive(down, buffers);
+            if let (Some(session), 1..) = (&mut down.session, length) {
+                session.keep_early(&buffers.plain[..length], down.ended);
+            }
+        }
+        let failed = down.session.as_mut().and_then(|session| {
+            let reason = failure(session.error()?);
+            // What was wrong with the certificate is known better than rustls can say it.
+            Some(session.take_refused().unwrap_or((reason, None)))
+        });
+        match failed {
+            Some((reason, certificate)) => self.handshake_failed(place, reason, certificate),
+            None if down.failed || down.broken || down.ended => self.finish(place),
+            None if down.readable && down.held.is_none() => self.come_back(place, crate::relay::connection::Side::Down),
+            None => {}
+        }
+        false
+    }
+
+    /// Closes a client whose handshake failed. It is given time to read why.
+    pub(in crate::relay) fn handshake_failed(
+        &mut self,
+        place: u32,
+        reason: HandshakeFailure,
+        certificate: Option<PeerCertificate>,
+    ) {
+        let late = reason == HandshakeFailure::Timeout;
+        self.counters.failed_handshakes += 1;
+        let before = self.untold_handshakes.take().map_or(0, |untold| untold.others + 1);
+        let key = self.pool[place].key.unwrap_or(ClientKey::UNIX);
+        if self.debug.on(1) {
+            self.debug.say(1, format_args!("client {key}: TLS handshake failed: {reason:?}"));
+        }
+        self.untold_handshakes = Some(UntoldHandshakes { client: key, reason, certificate, others: before });
+        self.tell_handshakes();
+        if late {
+            return self.finish(place);
+        }
+        self.greeting.leave(&mut self.pool, place);
+        self.pool[place].down.failed = false;
+        self.begin_linger(place);
+    }
+
+    /// Tells of failed handshakes, unless some were told of just now.
+    pub(in crate::relay) fn tell_handshakes(&mut self) {
+        if self.untold_handshakes.is_none() || !self.supervisor.may_tell(Rated::Handshake, self.now) {
+            return;
+        }
+        if let Some(UntoldHandshakes { client, reason, certificate, others }) = self.untold_handshakes.take() {
+            let event = Event::HandshakeFailed { client: client.bytes(), reason, certificate, others };
+            self.supervisor.tell(event, &mut self.counters);
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The PROXY protocol on connections: hearing from listed senders whom a connection comes from, and telling servers.
+
+use std::net::SocketAddr;
+
+use pen_config::ids::ClientKey;
+use pen_config::proxy::ProxyOut;
+use pen_ipc::message::{Event, SenderFault};
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+
+use crate::relay::Relay;
+use crate::relay::link::Rated;
+use crate::relay::preface::proxy;
+use crate::relay::preface::proxy::Origin;
+use crate::relay::transfer::pump;
+
+/// The last listed sender that was closed, and how many others the supervisor was not told of.
+#[derive(Debug)]
+pub struct UntoldSenders {
+    sender: ClientKey,
+    fault: SenderFault,
+    others: u64,
+}
+
+/// How reading a header went.
+enum Heard {
+    /// More of it has to come.
+    Part,
+    /// It was read, and taken out of the socket.
+    Header(Option<Origin>),
+    /// There will be none; none to blame the sender for if it went away without a word, as one that only looks whether pen is there.
+    Nothing(Option<SenderFault>),
+}
+
+impl Relay<'_> {
+    /// Whether a client that is `key` by its socket has to say first whom its connection comes from.
+    pub(in crate::relay) fn is_sender(&self, key: ClientKey) -> bool {
+        !self.settings.proxy_in.is_empty() && key.ip().is_some_and(|ip| self.settings.proxy_in.lists(ip))
+    }
+
+    /// Hears a listed sender. True: it has said whom the connection comes from, who is the client from here on.
+    pub(in crate::relay) fn hear_sender(&mut self, place: u32) -> bool {
+        match self.read_header(place) {
+            Heard::Part => return false,
+            Heard::Header(origin) => {
+                let connection = &mut self.pool[place];
+                connection.header_due = false;
+                // The unspecified address is nobody's, and a client without an address would pass every access list.
+                if let Some(origin) = origin.filter(|origin| !origin.client.ip().to_canonical().is_unspecified()) {
+                    connection.key = Some(ClientKey::from_peer(origin.client));
+                    connection.port = origin.client.port();
+                    connection.origin = Some(Box::new(origin));
+                }
+                return true;
+            }
+            Heard::Nothing(Some(fault)) => self.blame_sender(place, fault),
+            Heard::Nothing(None) => {}
+        }
+        self.finish(place);
+        false
+    }
+
+    /// Reports, at a limited rate, a sender that did not keep to the protocol.
+    pub(in crate::relay) fn blame_sender(&mut self, place: u32, fault: SenderFault) {
+        let sender = self.pool[place].key.unwrap_or(ClientKey::UNIX);
+        let others = self.untold_senders.take().map_or(0, |untold| untold.others + 1);
+        self.untold_senders = Some(UntoldSenders { sender, fault, others });
+        self.tell_senders();
+    }
+
+    /// Tells of senders that were closed, unless some were told of just now.
+    pub(in crate::relay) fn tell_senders(&mut self) {
+        if self.untold_senders.is_none() || !self.supervisor.may_tell(Rated::BadSender, self.now) {
+            return;
+        }
+        if let Some(UntoldSenders { sender, fault, others }) = self.untold_senders.take() {
+            let event = Event::BadSender { sender: sender.bytes(), fault, others };
+            self.supervisor.tell(event, &mut self.counters);
+        }
+    }
+
+    /// Reads a header if it is whole. What is not stays in the socket, so that nothing has to be kept here.
+    fn read_header(&mut self, place: u32) -> Heard {
+        let end = &mut self.pool[place].down;
+        let Some(socket) = &end.socket else { return Heard::Nothing(None) };
+        let mut bytes = [0; proxy::MOST];
+        let length = match rustix::net::recv(socket, &mut bytes[..], RecvFlags::PEEK) {
+            Ok((0, _)) => return Heard::Nothing(None),
+            Ok((length, _)) => length,
+            Err(Errno::AGAIN | Errno::INTR) => return Heard::Part,
+            Err(_) => return Heard::Nothing(None),
+        };
+        match proxy::read(&bytes[..length]) {
+            Ok(Some((length, origin))) => match rustix::net::recv(socket, &mut bytes[..length], RecvFlags::empty()) {
+                Ok((taken, _)) if taken == length => Heard::Header(origin),
+                // Only a Unix socket could do so, whose messages end where they like; nobody there is listed.
+                Ok(_) | Err(_) => Heard::Nothing(Some(SenderFault::Malformed)),
+            },
+            Ok(None) if end.hung_up => Heard::Nothing(Some(SenderFault::Unfinished)),
+            Ok(None) => Heard::Part,
+            Err(_) => Heard::Nothing(Some(SenderFault::Malformed)),
+        }
+    }
+
+    /// Tells a server that is connected whom the connection comes from, if that is asked for.
+    pub(in crate::relay) fn introduce(&mut self, place: u32) {
+        let version = self.settings.proxy_out;
+        if version == ProxyOut::Off {
+            return;
+        }
+        let mut header = Vec::new();
+        proxy::write(version, self.origin(place).as_ref(), &mut header);
+        pump::give(&mut self.pool[place].up, &header, &mut self.tools);
+    }
+
+    /// Whom a connection comes from and where it went to: by the word of a listed sender, else by its socket. None: over a Unix socket.
+    fn origin(&self, place: u32) -> Option<Origin> {
+        let connection = &self.pool[place];
+        if let Some(origin) = &connection.origin {
+            return Some(**origin);
+        }
+        let client = SocketAddr::new(connection.key?.ip()?, connection.port);
+        let local = rustix::net::getsockname(connection.down.socket.as_ref()?).ok()?;
+        Some(Origin { client, local: local.try_into().ok()? })
+    }
+}

@@ -1,0 +1,174 @@
+//! The pump against real sockets: what is held, what ends, what breaks.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+
+use std::os::fd::AsFd;
+
+use rustix::net::SendFlags;
+
+use crate::relay::transfer::pump::*;
+use crate::relay::transfer::splice::POOLED_PIPES;
+
+fn pair() -> (TcpStream, End) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (ours, _) = listener.accept().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    let mut end = End::new(ours.into(), false);
+    end.readable = true;
+    (peer, end)
+}
+
+fn wait_readable(end: &End) {
+    let mut poll = [rustix::event::PollFd::new(end.socket.as_ref().unwrap(), rustix::event::PollFlags::IN)];
+    rustix::event::poll(&mut poll, None).unwrap();
+}
+
+fn plain() -> Manner<'static> {
+    Manner { may_splice: true, watch: None, http: None, now: 0 }
+}
+
+#[test]
+fn what_one_side_does_not_take_is_held_and_comes_out_whole() {
+    let (mut source, mut from) = pair();
+    let (mut sink, mut to) = pair();
+    let mut tools = Tools::new(POOLED_PIPES);
+    let total = 24 << 20;
+    let data: Vec<u8> = (0..total).map(|n: u32| (n / 3) as u8).collect();
+    let expected = data.clone();
+    let writer = std::thread::spawn(move || source.write_all(&data));
+    // Nobody reads: the receiving socket fills up and the rest is held.
+    while to.held.is_none() {
+        wait_readable(&from);
+        from.readable = true;
+        pump(&mut from, &mut to, &mut tools, plain());
+    }
+    assert!(to.held.as_ref().unwrap().len() <= BUFFER);
+    let reader = std::thread::spawn(move || {
+        let mut got = Vec::new();
+        sink.read_to_end(&mut got).map(|_| got)
+    });
+    while !to.shut {
+        if to.held.is_some() {
+            let mut poll = [rustix::event::PollFd::new(to.socket.as_ref().unwrap(), rustix::event::PollFlags::OUT)];
+            rustix::event::poll(&mut poll, None).unwrap();
+        } else if !from.ended {
+            wait_readable(&from);
+        }
+        from.readable = true;
+        pump(&mut from, &mut to, &mut tools, plain());
+    }
+    writer.join().unwrap().unwrap();
+    assert!(reader.join().unwrap().unwrap() == expected);
+}
+
+#[test]
+fn a_short_read_after_a_hang_up_is_the_end() {
+    let (mut source, mut from) = pair();
+    let (mut sink, mut to) = pair();
+    source.write_all(b"last words").unwrap();
+    drop(source);
+    from.hung_up = true;
+    wait_readable(&from);
+    let moved = pump(&mut from, &mut to, &mut Tools::new(POOLED_PIPES), plain());
+    assert_eq!(moved, Moved { bytes: 10, given: 10, more: false });
+    assert!(from.ended && to.shut && !from.failed);
+    let mut got = String::new();
+    sink.read_to_string(&mut got).unwrap();
+    assert_eq!(got, "last words");
+}
+
+#[test]
+fn a_peer_that_takes_nothing_breaks_its_end_only() {
+    let (mut source, mut from) = pair();
+    let (sink, mut to) = pair();
+    drop(sink);
+    while !to.broken {
+        source.write_all(b"x").unwrap();
+        wait_readable(&from);
+        from.readable = true;
+        pump(&mut from, &mut to, &mut Tools::new(POOLED_PIPES), plain());
+    }
+    assert!(!from.failed && !from.ended && to.held.is_none());
+}
+
+#[test]
+fn the_end_of_file_is_passed_on_in_whatever_round_it_is_found() {
+    for pieces in 1..2 * ROUNDS {
+        let (source, ours) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut from = End { readable: true, hung_up: true, ..End::new(ours.into(), true) };
+        let (mut sink, mut to) = pair();
+        let mut tools = Tools::new(POOLED_PIPES);
+        for _ in 0..pieces {
+            // A read stops at a message that carries a descriptor.
+            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = rustix::net::SendAncillaryBuffer::new(&mut space);
+            let descriptors = [source.as_fd()];
+            assert!(control.push(rustix::net::SendAncillaryMessage::ScmRights(&descriptors)));
+            let piece = [std::io::IoSlice::new(b"x")];
+            rustix::net::sendmsg(&source, &piece, &mut control, SendFlags::empty()).unwrap();
+        }
+        drop(source);
+        // Nobody but the pump itself says that there is more: the kernel has told everything already.
+        while pump(&mut from, &mut to, &mut tools, plain()).more {}
+        assert!(from.ended && to.shut, "{pieces} pieces");
+        drop(to);
+        let mut got = Vec::new();
+        sink.read_to_end(&mut got).unwrap();
+        assert_eq!(got.len(), pieces as usize);
+    }
+}
+
+#[test]
+fn urgent_data_is_no_end_of_file_for_splice() {
+    let (mut source, mut from) = pair();
+    let (mut sink, mut to) = pair();
+    rustix::net::send(&source, b"!", SendFlags::OOB).unwrap();
+    source.write_all(b"and more").unwrap();
+    drop(source);
+    wait_readable(&from);
+    // As it is when the urgent byte comes while much is being moved, before an event tells of it.
+    from.large_reads = LARGE_READS;
+    let mut tools = Tools::new(POOLED_PIPES);
+    while !to.shut {
+        from.readable = true;
+        pump(&mut from, &mut to, &mut tools, plain());
+    }
+    let mut got = String::new();
+    sink.read_to_string(&mut got).unwrap();
+    assert_eq!(got, "and more");
+}
+
+#[test]
+fn a_reset_that_sending_found_out_is_no_end_of_file() {
+    let (sink, mut to) = pair();
+    rustix::net::sockopt::set_socket_linger(&sink, Some(std::time::Duration::ZERO)).unwrap();
+    drop(sink);
+    let (mut source, mut from) = pair();
+    source.write_all(b"x").unwrap();
+    wait_readable(&from);
+    pump(&mut from, &mut to, &mut Tools::new(POOLED_PIPES), plain());
+    assert!(to.broken && to.reset);
+    // Then the other way.
+    pump(&mut to, &mut from, &mut Tools::new(POOLED_PIPES), plain());
+    assert!(to.failed && !to.ended && !from.shut);
+}
+
+#[test]
+fn watchers_see_every_byte_in_order() {
+    let (mut source, mut from) = pair();
+    let (_sink, mut to) = pair();
+    source.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    wait_readable(&from);
+    let mut seen = Vec::new();
+    let mut watch = |bytes: &[u8]| seen.extend_from_slice(bytes);
+    pump(
+        &mut from,
+        &mut to,
+        &mut Tools::new(POOLED_PIPES),
+        Manner { may_splice: true, watch: Some(&mut watch), http: None, now: 0 },
+    );
+    assert_eq!(seen, b"GET / HTTP/1.0\r\n\r\n");
+}

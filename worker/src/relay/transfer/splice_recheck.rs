@@ -1,0 +1,221 @@
+//! Second looks at sockets that a short splice(2) is believed to have emptied.
+//!
+//! A read(2) that gives less than asked has emptied the socket. A splice(2) that does may also have used up the places of the pipe,
+//! and epoll(7), edge-triggered, never tells of what is left then. Asking the kernel every time is a call for each answer. So where bytes
+//! come one soon after the other, a splice that hardly can have used up the places is believed to have emptied the socket, and
+//! the socket is looked at when nothing came from it for a few milliseconds. If something is found that way, the socket is asked every
+//! time for a while. Where bytes come seldom, asking is cheaper than a timer.
+
+use crate::relay::Relay;
+use crate::relay::connection::endpoint::End;
+use crate::relay::connection::{Name, Side, State};
+
+/// Milliseconds between rounds of looks: a socket is looked at in the second round after its last bytes.
+const PERIOD: u64 = 2;
+
+/// Bytes that come no later than so many milliseconds after those before come soon.
+const SOON: u32 = 3;
+
+/// So many times an end is asked after a look has found something, which may also have come just then.
+const WARY: u8 = 32;
+
+/// How far an end that is not `readable` is known to have nothing.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Doubt {
+    /// The kernel said so.
+    #[default]
+    None,
+    /// A short splice(2) said so, since the last round of looks.
+    Fresh,
+    /// A short splice(2) said so, before that.
+    Old,
+    /// It is being looked at.
+    Looking,
+    /// A short splice(2) was wrong: the kernel is asked, so many times more.
+    Wary(u8),
+}
+
+impl End {
+    /// A splice(2) has taken bytes at this monotonic millisecond; `was_short` if it took less than asked and did not use up the pipe's
+    /// places, as far as one can tell.
+    pub fn has_spliced(&mut self, was_short: bool, now: u64) {
+        let now = now as u32;
+        let came_soon = now.wrapping_sub(self.spliced_at) <= SOON;
+        self.spliced_at = now;
+        self.doubt = match self.doubt {
+            Doubt::Looking => Doubt::Wary(WARY),
+            Doubt::Wary(times) => Doubt::Wary(times),
+            // Behind these bytes the end of file waits, of which no event will tell again.
+            _ if !was_short || !came_soon || self.hung_up => Doubt::None,
+            _ => {
+                self.readable = false;
+                Doubt::Fresh
+            }
+        };
+    }
+
+    /// A read has taken bytes.
+    pub fn has_read(&mut self) {
+        if self.doubt == Doubt::Looking {
+            self.doubt = Doubt::Wary(WARY);
+        }
+    }
+
+    /// The kernel said that there is nothing.
+    pub fn found_empty(&mut self) {
+        self.readable = false;
+        self.doubt = match self.doubt {
+            Doubt::Wary(times @ 1..) => Doubt::Wary(times - 1),
+            _ => Doubt::None,
+        };
+    }
+
+    /// An event said that there is something: what a splice left is read with it.
+    pub fn was_told(&mut self) {
+        self.readable = true;
+        if self.is_doubted() {
+            self.doubt = Doubt::None;
+        }
+    }
+
+    /// Whether it is believed, but not known, to have nothing.
+    fn is_doubted(&self) -> bool {
+        matches!(self.doubt, Doubt::Fresh | Doubt::Old | Doubt::Looking)
+    }
+
+    /// Whether there is something to read. Where that is in doubt, the kernel is asked (FIONREAD, ioctl_tty(2)).
+    pub fn has_unread(&self) -> bool {
+        let asked = || self.socket.as_ref().is_some_and(|socket| rustix::io::ioctl_fionread(socket) != Ok(0));
+        if self.is_doubted() { asked() } else { self.readable }
+    }
+
+    /// Whether it has to be put on the list of those that are looked at.
+    pub fn is_unlisted_doubt(&self) -> bool {
+        self.doubt == Doubt::Fresh && !self.listed
+    }
+
+    fn can_be_looked_at(&self) -> bool {
+        !(self.readable || self.ended || self.failed) && self.socket.is_some()
+    }
+}
+
+/// The ends that are to be looked at.
+#[derive(Debug, Default)]
+pub struct SecondLooks {
+    names: Vec<Name>,
+    /// When the next round is, in monotonic milliseconds.
+    due: Option<u64>,
+}
+
+impl SecondLooks {
+    /// When there is something to be done.
+    pub fn due(&self) -> Option<u64> {
+        self.due
+    }
+}
+
+impl Relay<'_> {
+    /// Puts an end on the list.
+    pub(in crate::relay) fn look_later(&mut self, place: u32, side: Side) {
+        let connection = &mut self.pool[place];
+        let name = Name { place, generation: connection.generation, side };
+        connection.end(side).listed = true;
+        self.second_looks.names.push(name);
+        self.second_looks.due.get_or_insert(self.now + PERIOD);
+    }
+
+    /// A round of looks: those that were silent since the last one get a turn.
+    pub(in crate::relay) fn look_again(&mut self) {
+        let mut names = std::mem::take(&mut self.second_looks.names);
+        names.retain(|name| {
+            let Some(connection) = self.pool.named(*name) else { return false };
+            let is_open = matches!(connection.state, State::Relaying | State::Lingering);
+            let end = connection.end(name.side);
+            match end.doubt {
+                Doubt::Fresh if is_open && end.can_be_looked_at() => {
+                    end.doubt = Doubt::Old;
+                    return true;
+                }
+                Doubt::Old if is_open && end.can_be_looked_at() => {
+                    (end.doubt, end.readable, end.listed) = (Doubt::Looking, true, false);
+                    self.come_back(name.place, name.side);
+                }
+                Doubt::Wary(_) => end.listed = false,
+                _ => (end.doubt, end.listed) = (Doubt::None, false),
+            }
+            false
+        });
+        self.second_looks.due = (!names.is_empty()).then_some(self.now + PERIOD);
+        self.second_looks.names = names;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = (1 << 33) + 1000;
+
+    fn busy() -> End {
+        let mut end = End { readable: true, ..End::default() };
+        end.has_spliced(true, NOW);
+        assert!(end.readable && !end.is_unlisted_doubt(), "nothing came before");
+        end
+    }
+
+    fn is_believed(end: &mut End) -> bool {
+        end.readable = true;
+        end.has_spliced(true, NOW);
+        assert_eq!(end.is_unlisted_doubt(), !end.readable);
+        !end.readable
+    }
+
+    #[test]
+    fn a_short_splice_is_believed_where_bytes_come_soon() {
+        let mut end = busy();
+        assert!(is_believed(&mut end));
+        end.was_told();
+        end.has_spliced(false, NOW);
+        assert!(end.readable, "it was not short");
+        end.has_spliced(true, NOW + u64::from(SOON) + 1);
+        assert!(end.readable, "it came late");
+        end.hung_up = true;
+        end.has_spliced(true, NOW + u64::from(SOON) + 1);
+        assert!(end.readable, "the end of file is behind it");
+    }
+
+    #[test]
+    fn a_look_that_finds_something_has_the_kernel_asked_for_a_while() {
+        for by_splice in [true, false] {
+            let mut end = busy();
+            assert!(is_believed(&mut end));
+            (end.doubt, end.readable) = (Doubt::Looking, true);
+            if by_splice {
+                end.has_spliced(true, NOW)
+            } else {
+                end.has_read()
+            }
+            assert!(end.readable, "there may be more");
+            for _ in 0..WARY {
+                end.found_empty();
+                assert!(!end.readable && !is_believed(&mut end));
+            }
+            end.found_empty();
+            assert!(is_believed(&mut end));
+        }
+    }
+
+    #[test]
+    fn a_look_that_finds_nothing_or_an_event_settles_the_doubt() {
+        let mut end = busy();
+        assert!(is_believed(&mut end));
+        (end.doubt, end.readable) = (Doubt::Looking, true);
+        end.found_empty();
+        assert_eq!((end.doubt, end.readable), (Doubt::None, false));
+        for doubt in [Doubt::Fresh, Doubt::Old, Doubt::Looking] {
+            (end.doubt, end.readable) = (doubt, doubt == Doubt::Looking);
+            end.was_told();
+            assert_eq!((end.doubt, end.readable), (Doubt::None, true));
+        }
+    }
+}

@@ -1,0 +1,397 @@
+//! From an accepted client to a connected server: placing and attempts. What follows when one fails is `relay::failover`.
+//!
+//! The first choice is made, taken and recorded under the lock of the client's part of the table, so that connections which a client opens
+//! at once go together. A further choice after a failure needs no lock.
+
+use std::cell::Cell;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Poll};
+use pen_config::address::Address;
+use pen_config::ids::{ClientKey, Target};
+use pen_config::settings::Settings;
+use pen_ipc::message::{ConnectFailure, Event, Obstacle, ShortageDuring};
+use pen_table::{Blacklist, ClientRef, Seat};
+use rustix::io::Errno;
+
+use crate::relay::Relay;
+use crate::relay::connection::endpoint::End;
+use crate::relay::connection::{Name, Side, State};
+use crate::relay::link::Rated;
+use crate::relay::upstream::dial::{Attempt, dial};
+use crate::relay::upstream::failover::DIAL;
+use crate::relay::upstream::select::{Candidate, Eligible, Farm, Placement, Probed, Refusal, client_permitted};
+use crate::relay::upstream::{Gate, Hindrance, Upstreams};
+
+/// The servers' state in the shared table, at one time.
+pub struct Servers<'a> {
+    /// The worker's seat at the table.
+    pub seat: &'a Seat<'a>,
+    /// What this worker alone knows of them.
+    pub upstreams: &'a Upstreams,
+    /// Connects that may be pending to each.
+    pub pending_max: u32,
+    /// Monotonic milliseconds.
+    pub now: u64,
+    /// How many servers were looked at.
+    pub looks: Cell<u32>,
+    /// One that was passed over because it has as many connections as it may have, or as many connects pending, if that is to be told.
+    pub passed: Cell<Option<(Target, Obstacle)>>,
+}
+
+impl Farm for Servers<'_> {
+    fn blacklist(&self, row: u32) -> Blacklist {
+        self.looks.set(self.looks.get() + 1);
+        self.seat.blacklist(row, self.now)
+    }
+
+    fn connections(&self, row: u32) -> u32 {
+        self.seat.connections(row)
+    }
+
+    fn cursor(&self) -> u32 {
+        self.seat.cursor()
+    }
+
+    fn advance_cursor(&self, from: u32, to: u32) -> bool {
+        self.seat.advance_cursor(from, to)
+    }
+
+    fn hindrance(&self, row: u32) -> Option<Hindrance> {
+        self.upstreams.hindrance(row, self.pending_max, self.now)
+    }
+
+    fn is_left_out(&self, row: u32) -> bool {
+        matches!(self.blacklist(row), Blacklist::Until(_))
+    }
+}
+
+/// What a client that arrived gets.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Placed {
+    /// The server that was taken.
+    Server,
+    /// The answer that all get.
+    Dummy,
+    /// Nothing: the access list refuses it, and there is no abuse server that can be used.
+    Refused,
+    /// Nothing: no server can be used.
+    Nowhere,
+}
+
+impl Servers<'_> {
+    /// Notes that a server is passed over.
+    fn note(&self, target: Target, row: u32, refusal: Refusal) {
+        match refusal {
+            Refusal::Full { .. } => self.note_obstacle(target, row, Obstacle::Limit),
+            Refusal::Hindered(Hindrance::Pending) => self.note_obstacle(target, row, Obstacle::Pending),
+            // Told of where it was found out.
+            Refusal::Hindered(Hindrance::Ports) => {}
+            Refusal::Absent | Refusal::Blacklisted(_) | Refusal::Probed | Refusal::Acl(_) | Refusal::NoWeight => {}
+        }
+    }
+
+    /// Notes what is in the way to a server, if it is time to tell that of this one: where many are passed over, each has its turn.
+    fn note_obstacle(&self, target: Target, row: u32, obstacle: Obstacle) {
+        let is_new = obstacle == Obstacle::Pending && !self.upstreams.is_shut(row);
+        if self.passed.get().is_none() && (is_new || self.upstreams.is_untold(row, self.now)) {
+            self.passed.set(Some((target, obstacle)));
+        }
+    }
+}
+
+impl Relay<'_> {
+    /// The servers' state now.
+    pub(in crate::relay) fn farm(&self) -> Servers<'_> {
+        let Relay { seat, upstreams, settings, now, .. } = self;
+        Servers {
+            seat,
+            upstreams,
+            pending_max: settings.pending_max,
+            now: *now,
+            looks: Cell::new(0),
+            passed: Cell::new(None),
+        }
+    }
+
+    /// Takes a client in and places it.
+    pub(in crate::relay) fn begin(&mut self, socket: OwnedFd, unix: bool, key: ClientKey, port: u16, number: u32) {
+        let is_sender = self.is_sender(key);
+        let place = self.pool.take();
+        let connection = &mut self.pool[place];
+        connection.down = End::new(socket, unix);
+        connection.state = State::Connecting;
+        (connection.number, connection.began) = (number, crate::relay::clock::precise());
+        connection.key = Some(key);
+        connection.port = port;
+        connection.header_due = is_sender;
+        if self.expects_greeting(place) {
+            if self.watch_client(place) {
+                self.await_greeting(place);
+            }
+            return;
+        }
+        if !self.place_client(place) {
+            if self.pool[place].state == State::Waiting {
+                self.watch_client(place);
+            }
+        } else if self.watch_client(place) {
+            self.serve_client(place);
+        }
+    }
+
+    /// Places a client whose greeting is over.
+    pub(in crate::relay) fn welcome(&mut self, place: u32) {
+        if self.place_client(place) {
+            self.serve_client(place);
+        }
+    }
+
+    /// Watches a client's socket. False: it cannot be, and the connection is closed.
+    fn watch_client(&mut self, place: u32) -> bool {
+        let connection = &self.pool[place];
+        let name = Name { place, generation: connection.generation, side: Side::Down };
+        match watch(&self.poll, connection.down.socket.as_ref(), name) {
+            Ok(()) => true,
+            Err(error) => {
+                self.give_up(place, ShortageDuring::Watch, error);
+                false
+            }
+        }
+    }
+
+    /// Gives a client what it was placed for.
+    fn serve_client(&mut self, place: u32) {
+        match self.pool[place].target {
+            Some(_) => self.newcomers.push(Name { place, generation: self.pool[place].generation, side: Side::Down }),
+            None => self.await_request(place),
+        }
+    }
+
+    /// Connects the clients of the last round to their servers. The events since then said which of them have sent a request already.
+    pub(in crate::relay) fn on_newcomers(&mut self) {
+        for index in 0..self.newcomers.len() {
+            let Some(target) = self.pool.named(self.newcomers[index]).and_then(|connection| connection.target) else {
+                continue;
+            };
+            self.attempt(self.newcomers[index].place, target);
+        }
+        self.newcomers.clear();
+    }
+
+    /// Enters a client that arrived in the table, and chooses and takes a server for it. False: it gets nothing and is closed.
+    fn place_client(&mut self, place: u32) -> bool {
+        let connection = &self.pool[place];
+        let placed = self.choose(place, connection.key.unwrap_or(ClientKey::UNIX), connection.port);
+        let is_served = matches!(placed, Placed::Server | Placed::Dummy);
+        if !is_served {
+            self.turn_away(place, placed);
+        }
+        is_served
+    }
+
+    fn choose(&mut self, place: u32, key: ClientKey, port: u16) -> Placed {
+        let farm = self.farm();
+        let Relay { seat, settings, now, .. } = &*self;
+        let tracking = u64::from(settings.tracking) * 1000;
+        let permitted = client_permitted(settings, key);
+        let mut locked = seat.lock(key.bytes()).ok();
+        let arrival = locked.as_mut().map(|table| table.arrive(*now, tracking));
+        let recorded = arrival.and_then(|arrival| Target::from_code(arrival.recorded));
+        let mut placement = None;
+        if !settings.dummy {
+            let candidate = Candidate { key, port, recorded, permitted };
+            let passed_over = &mut |id, refusal| {
+                let target = Target::Server(id);
+                farm.note(target, target.row(settings.table_size()), refusal);
+            };
+            placement = Some(Placement::new(settings, &farm, candidate, passed_over));
+        }
+        let taken = placement.as_mut().and_then(|placement| take_next(placement, settings, &farm, key));
+        if let (Some(table), Some(arrival), Some(target)) = (&mut locked, arrival, taken) {
+            table.record(arrival.client, target.code());
+        }
+        let placed = match (taken, permitted) {
+            (Some(_), _) => Placed::Server,
+            (None, false) => Placed::Refused,
+            (None, true) if settings.dummy => Placed::Dummy,
+            (None, true) => Placed::Nowhere,
+        };
+        let is_locked = locked.is_some();
+        drop(locked);
+        let (looks, passed) = (farm.looks.get(), farm.passed.get());
+        self.effort += looks;
+        self.counters.refused += u64::from(!permitted);
+        let connection = &mut self.pool[place];
+        connection.client = arrival.map_or(ClientRef::NOBODY, |arrival| arrival.client);
+        connection.target = taken;
+        connection.placement = placement;
+        if let Some(target) = taken {
+            self.begin_route(place, target);
+        }
+        self.tell_of_table(is_locked);
+        self.tell_of_passed(passed);
+        placed
+    }
+
+    /// Closes a client that gets nothing.
+    fn turn_away(&mut self, place: u32, placed: Placed) {
+        if placed == Placed::Nowhere {
+            return self.unserved(place);
+        }
+        if self.debug.on(1) {
+            let key = self.pool[place].key.unwrap_or(ClientKey::UNIX);
+            let list = self.settings.client_acl;
+            self.debug.say(1, format_args!("client {key} is refused by access list {list}"));
+        }
+        self.finish(place);
+    }
+
+    /// Reports what was noticed about the shared table.
+    fn tell_of_table(&mut self, is_locked: bool) {
+        if let Some(kept) = self.seat.take_rebuilt() {
+            self.supervisor.tell(Event::TableRebuilt { kept }, &mut self.counters);
+        }
+        if !is_locked {
+            self.counters.lock_timeouts += 1;
+            if self.supervisor.may_tell(Rated::LockStuck, self.now) {
+                self.supervisor.tell(Event::LockStuck, &mut self.counters);
+            }
+        }
+    }
+
+    /// Connects to the target that was taken. What fails at once goes on to the next one by and by.
+    pub(in crate::relay) fn attempt(&mut self, place: u32, target: Target) {
+        let row = target.row(self.settings.table_size());
+        match self.upstreams.gate(row, self.settings.pending_max) {
+            Gate::Open => {}
+            Gate::NextTurn => return self.try_next_turn(place),
+            Gate::Shut => return self.pass_over(place, target, Obstacle::Pending, None),
+        }
+        if self.lacks_port(place, row) {
+            return self.fail_over(place);
+        }
+        self.seat.set_current(target.code());
+        let will_send = self.pool[place].down.readable;
+        let Some(server) = self.settings.target(target) else {
+            // Taken out of the settings meanwhile.
+            return self.fail_over(place);
+        };
+        match dial(server.address_at(self.pool[place].route.position()), &self.settings, will_send) {
+            Attempt::Pending(socket) => self.await_server(place, target, socket, will_send),
+            Attempt::Failed(fault, errno) => {
+                self.effort += DIAL;
+                self.on_fault(place, target, fault, errno);
+            }
+        }
+    }
+
+    /// Watches the socket of a connect that is under way.
+    fn await_server(&mut self, place: u32, target: Target, socket: OwnedFd, withholds_acks: bool) {
+        let unix = self.settings.target(target).is_some_and(|server| matches!(server.address, Address::Unix(_)));
+        let connection = &mut self.pool[place];
+        let nagle = !unix && !self.settings.tcp_nodelay;
+        connection.up = End { nagle, withholds_acks: withholds_acks && !unix, ..End::new(socket, unix) };
+        connection.outdated = false;
+        let name = Name { place, generation: connection.generation, side: Side::Up };
+        if let Err(error) = watch(&self.poll, connection.up.socket.as_ref(), name) {
+            return self.give_up(place, ShortageDuring::Watch, error);
+        }
+        self.connecting.wait(&mut self.pool, place, self.now);
+        self.upstreams.begin(target.row(self.settings.table_size()));
+        if self.debug.on(1) {
+            match self.pool[place].key {
+                Some(key) => self.debug.say(1, format_args!("client {key} goes to server {}", target.code())),
+                None => self.debug.say(1, format_args!("an idler goes to server {}", target.code())),
+            }
+        }
+    }
+
+    /// An event on the socket of a connect that was under way.
+    pub(in crate::relay) fn connect_progress(&mut self, place: u32, event: &mio::event::Event) {
+        // A hang-up alone is a server behind a Unix socket that has already answered and closed.
+        if event.is_error() {
+            let errno = self.pool[place].up.socket.as_ref().map(rustix::net::sockopt::socket_error);
+            let errno = match errno {
+                Some(Ok(Err(errno)) | Err(errno)) => errno,
+                // Up and gone again: nothing was sent yet, so another server may still serve this client.
+                Some(Ok(Ok(()))) | None => Errno::CONNRESET,
+            };
+            return self.connect_failed(place, ConnectFailure::Errno(errno.raw_os_error()));
+        }
+        if !event.is_writable() {
+            return;
+        }
+        self.end_connect(place);
+        let connection = &mut self.pool[place];
+        connection.placement = None;
+        let is_idler = connection.key.is_none();
+        connection.state = if is_idler { State::Idler } else { State::Relaying };
+        if let (Some(target), false) = (connection.target, connection.outdated) {
+            self.praise(target);
+            self.settle_route(place, target);
+        }
+        if is_idler {
+            self.pool[place].since = self.now;
+            return self.drain_idler(place);
+        }
+        self.idle.join(&mut self.pool, place, self.now);
+        self.introduce(place);
+        self.follow_http(place);
+        self.relay(place, Side::Down);
+        if self.pool[place].state == State::Relaying && self.pool[place].up.readable {
+            self.relay(place, Side::Up);
+        }
+    }
+}
+
+/// Takes the next target of a placement that can be used now.
+pub fn take_next(
+    placement: &mut Placement,
+    settings: &Settings,
+    farm: &Servers<'_>,
+    client: ClientKey,
+) -> Option<Target> {
+    while let Some((target, probed)) = placement.next(settings, farm) {
+        let eligible = match placement.judge(settings, farm, client, (target, probed)) {
+            Ok(eligible) => eligible,
+            Err(refusal @ Refusal::Hindered(_)) => {
+                farm.note(target, target.row(settings.table_size()), refusal);
+                placement.hold(target);
+                continue;
+            }
+            Err(refusal) => {
+                farm.note(target, target.row(settings.table_size()), refusal);
+                continue;
+            }
+        };
+        let row = target.row(settings.table_size());
+        // Only this is exact: another worker may have been faster.
+        if !farm.seat.reserve(row, placement.limit(settings, target)) {
+            farm.note_obstacle(target, row, Obstacle::Limit);
+            continue;
+        }
+        // Only with a place there: a probe that is begun and not made would keep others away until its lease ends.
+        let addresses = settings.target(target).map_or(1, |server| u64::from(server.address_count()));
+        let lease = farm.now + u64::from(settings.connect_timeout) * 1000 * addresses + 1000;
+        let is_probe = eligible == Eligible::ForProbe && farm.seat.begin_probe(row, farm.now, lease);
+        if eligible == Eligible::InUse || is_probe || probed == Probed::Join {
+            return Some(target);
+        }
+        farm.seat.release(row);
+    }
+    None
+}
+
+/// All that a connection's socket is watched for, once and for life.
+fn interest() -> Interest {
+    Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY
+}
+
+fn watch(poll: &Poll, socket: Option<&OwnedFd>, name: Name) -> Result<(), Errno> {
+    let Some(socket) = socket else { return Ok(()) };
+    poll.registry()
+        .register(&mut SourceFd(&socket.as_raw_fd()), name.token(), interest())
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+}

@@ -1,0 +1,182 @@
+//! `idlers`: connections to servers that belong to no client, to see what servers do with idle connections.
+//!
+//! Each worker keeps its share of them. They are placed by round robin, count as connections in every way, and are opened again when they end: soon if
+//! they lived, more and more slowly while they do not.
+
+use pen_config::ids::ClientKey;
+
+use crate::relay::Relay;
+use crate::relay::connection::{Side, State};
+use crate::relay::transfer::pump;
+use crate::relay::upstream::connect::take_next;
+use crate::relay::upstream::select::Placement;
+
+/// Milliseconds until the next try after one that lived, or that could not be made for lack of room here.
+const SOON: u64 = 100;
+
+/// Milliseconds between tries at most.
+const SELDOM: u64 = 10_000;
+
+/// An idler that was up for so many milliseconds did live.
+const LIVED: u64 = 1000;
+
+/// What a worker knows of its idlers.
+#[derive(Debug)]
+pub struct Idlers {
+    wanted: u32,
+    /// Connected or connecting.
+    open: u32,
+    /// When to open those that are missing.
+    retry: Option<u64>,
+    delay: u64,
+}
+
+impl Default for Idlers {
+    fn default() -> Idlers {
+        Idlers { wanted: 0, open: 0, retry: None, delay: SOON }
+    }
+}
+
+impl Idlers {
+    /// When those that are missing are to be opened.
+    pub fn retry_at(&self) -> Option<u64> {
+        self.retry
+    }
+
+    /// One ended at `now`, after having been up for `lived` milliseconds; none: it never was.
+    pub fn ended(&mut self, lived: Option<u64>, now: u64) {
+        self.open = self.open.saturating_sub(1);
+        if lived.is_some_and(|lived| lived >= LIVED) {
+            self.delay = SOON;
+        }
+        if self.open < self.wanted {
+            self.put_off(now);
+        }
+    }
+
+    /// Tries again later; the later, the more often in a row.
+    fn put_off(&mut self, now: u64) {
+        if self.retry.is_none() {
+            self.retry = Some(now + self.delay);
+            self.delay = (self.delay * 2).min(SELDOM);
+        }
+    }
+}
+
+/// A worker's part of what all workers are to have: the parts add up to the whole.
+fn share(all: u32, worker: u32, workers: u32) -> u32 {
+    let workers = workers.max(1);
+    all / workers + u32::from(worker < all % workers)
+}
+
+impl Relay<'_> {
+    /// Opens or closes idlers until there are as many as the settings ask for.
+    pub(in crate::relay) fn adjust_idlers(&mut self) {
+        let (worker, workers) = self.crew;
+        self.idlers.wanted = share(self.settings.idlers, worker, workers);
+        self.idlers.delay = SOON;
+        let surplus = self.idlers.open.saturating_sub(self.idlers.wanted);
+        if surplus > 0 {
+            let is_idler = |place: &u32| self.pool[*place].state != State::Free && self.pool[*place].key.is_none();
+            let close: Vec<u32> = (0..self.pool.places()).filter(is_idler).take(surplus as usize).collect();
+            close.into_iter().for_each(|place| self.finish(place));
+        }
+        self.open_idlers();
+    }
+
+    /// Opens those that are missing, as far as there is room.
+    pub(in crate::relay) fn open_idlers(&mut self) {
+        self.idlers.retry = None;
+        for opened in 0..self.idlers.wanted.saturating_sub(self.idlers.open) {
+            // No more at once than can be pending at one server.
+            if self.is_busy() || opened >= self.settings.pending_max {
+                self.idlers.retry = Some(self.now + SOON);
+                return;
+            }
+            if !self.open_idler() {
+                return self.idlers.put_off(self.now);
+            }
+        }
+    }
+
+    /// Begins to open one. False: there is no room for it, or no server.
+    fn open_idler(&mut self) -> bool {
+        let Some(number) = self.seat.claim_connection(self.settings.connections_max) else { return false };
+        let place = self.pool.take();
+        let farm = self.farm();
+        let mut placement = Placement::without_client(&self.settings, &farm);
+        let taken = take_next(&mut placement, &self.settings, &farm, ClientKey::UNIX);
+        let connection = &mut self.pool[place];
+        connection.state = State::Connecting;
+        (connection.number, connection.began) = (number, crate::relay::clock::precise());
+        connection.target = taken;
+        connection.placement = Some(placement);
+        self.idlers.open += 1;
+        match taken {
+            Some(target) => {
+                self.begin_route(place, target);
+                self.attempt(place, target);
+            }
+            None => self.finish(place),
+        }
+        taken.is_some()
+    }
+
+    /// Throws away what a server sends to nobody, until it ends.
+    pub(in crate::relay) fn drain_idler(&mut self, place: u32) {
+        let connection = &mut self.pool[place];
+        let moved = pump::discard(&mut connection.up, &mut self.tools);
+        let is_over = connection.up.ended || connection.up.failed;
+        if moved.bytes > 0 {
+            self.count(place, Side::Up, moved.bytes);
+        }
+        if is_over {
+            self.finish(place);
+        } else if moved.more {
+            self.come_back(place, Side::Up);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shares_add_up() {
+        for workers in 1..=64 {
+            for all in [0, 1, 2, 3, 63, 64, 65, 1000, u32::MAX] {
+                let shares: Vec<u32> = (0..workers).map(|worker| share(all, worker, workers)).collect();
+                assert_eq!(shares.iter().map(|share| u64::from(*share)).sum::<u64>(), u64::from(all));
+                assert!(shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1);
+            }
+        }
+    }
+
+    #[test]
+    fn those_that_do_not_live_come_back_ever_more_slowly() {
+        let mut idlers = Idlers { wanted: 1, ..Idlers::default() };
+        let mut now = 0;
+        let mut waits = Vec::new();
+        for _ in 0..10 {
+            idlers.open = 1;
+            idlers.ended(Some(LIVED - 1), now);
+            let at = idlers.retry.take().unwrap();
+            waits.push(at - now);
+            now = at;
+        }
+        assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000, 10_000]);
+        idlers.ended(Some(LIVED), now);
+        assert_eq!(idlers.retry_at(), Some(now + SOON));
+        // Several that end before the next try are one failure.
+        idlers.ended(None, now + 1);
+        assert_eq!(idlers.retry_at(), Some(now + SOON));
+    }
+
+    #[test]
+    fn those_not_wanted_do_not_come_back() {
+        let mut idlers = Idlers { wanted: 0, open: 1, ..Idlers::default() };
+        idlers.ended(Some(9), 5);
+        assert_eq!((idlers.retry_at(), idlers.open), (None, 0));
+    }
+}

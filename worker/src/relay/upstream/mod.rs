@@ -1,0 +1,329 @@
+//! What a worker alone knows of each server: how many of its connects are pending there, and what is in the way to it.
+//!
+//! At most `pending_max` connects to one server are under way in a worker. A server with that many is passed over, as a full one
+//! is. Connects that were begun in this very turn of the event loop say nothing of the server yet, so that a burst which a server
+//! answers at once is no reason to pass it over. Pure: turn and time are arguments.
+
+use crate::relay::connection::Pool;
+use crate::relay::connection::timer_queue::{Queue, STEP};
+
+/// Milliseconds for which a server is passed over after no local port was free towards it: the kernel's search for one costs
+/// milliseconds.
+const WITHOUT_PORT: u64 = 100;
+
+/// Milliseconds between two messages that a server is passed over. The supervisor takes it for over if it hears none for twice as long.
+const QUIET: u64 = 5_000;
+
+/// Why a server is passed over by this worker, and by it alone.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Hindrance {
+    /// As many connects are pending as there may be.
+    Pending,
+    /// No local port was free towards it a moment ago.
+    Ports,
+}
+
+/// Whether a connect may begin.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Gate {
+    /// It may.
+    Open,
+    /// Too many have begun in this turn; how they fare is known in the next one.
+    NextTurn,
+    /// As many are pending as there may be.
+    Shut,
+}
+
+/// A server, as a worker knows it.
+#[derive(Debug, Default)]
+struct Upstream {
+    /// Connects that are under way.
+    pending: u32,
+    /// The turn in which the last of them began.
+    begun: u64,
+    /// No local port is looked for before this monotonic millisecond.
+    ports_from: u64,
+    /// When something was last told to be in the way.
+    told_at: Option<u64>,
+    /// Whether the next connect that succeeds is to be told.
+    is_awaited: bool,
+    /// Whether a client was passed on because too many connects were pending, and they still are.
+    is_shut: bool,
+    /// Connections that wait for one of its connects to end, first come first.
+    waiting: Queue<STEP>,
+}
+
+/// All servers, by row of the table.
+#[derive(Debug, Default)]
+pub struct Upstreams {
+    rows: Vec<Upstream>,
+    /// Rows with connections that wait.
+    waited_for: Vec<u32>,
+    /// Rows whose waiting connections may go on.
+    due: Vec<u32>,
+    /// Which turn of the event loop it is.
+    turn: u64,
+}
+
+impl Upstreams {
+    /// So many rows of a table.
+    pub fn new(rows: u32) -> Upstreams {
+        let rows = std::iter::repeat_with(Upstream::default).take(rows as usize).collect();
+        Upstreams { rows, waited_for: Vec::new(), due: Vec::new(), turn: 1 }
+    }
+
+    /// Another turn of the event loop: what became of the connects of the last one is known.
+    pub fn next_turn(&mut self) {
+        self.turn += 1;
+    }
+
+    /// Whether one more connect to a server may begin, if `most` may be pending.
+    pub fn gate(&self, row: u32, most: u32) -> Gate {
+        match self.rows.get(row as usize) {
+            Some(server) if server.pending < most.max(1) => Gate::Open,
+            Some(server) if server.begun == self.turn => Gate::NextTurn,
+            Some(_) => Gate::Shut,
+            None => Gate::Open,
+        }
+    }
+
+    /// Why a server is to be passed over.
+    pub fn hindrance(&self, row: u32, most: u32, now: u64) -> Option<Hindrance> {
+        match self.gate(row, most) {
+            Gate::Shut => Some(Hindrance::Pending),
+            Gate::Open | Gate::NextTurn => {
+                self.rows.get(row as usize).filter(|server| server.ports_from > now).map(|_| Hindrance::Ports)
+            }
+        }
+    }
+
+    /// A connect has begun.
+    pub fn begin(&mut self, row: u32) {
+        if let Some(server) = self.rows.get_mut(row as usize) {
+            server.pending += 1;
+            server.begun = self.turn;
+        }
+    }
+
+    /// A connect is no longer under way.
+    pub fn end(&mut self, row: u32) {
+        if let Some(server) = self.rows.get_mut(row as usize) {
+            server.pending = server.pending.saturating_sub(1);
+            if server.waiting.first().is_some() {
+                self.is_due(row);
+            }
+        }
+    }
+
+    /// Those who wait for a server may go on.
+    pub fn is_due(&mut self, row: u32) {
+        if !self.due.contains(&row) {
+            self.due.push(row);
+        }
+    }
+
+    /// No local port was free towards a server.
+    pub fn lacks_port(&mut self, row: u32, now: u64) {
+        if let Some(server) = self.rows.get_mut(row as usize) {
+            server.ports_from = now + WITHOUT_PORT;
+        }
+    }
+
+    /// Another server has this number now: nothing is in the way to it.
+    pub fn replace(&mut self, row: u32) {
+        if let Some(server) = self.rows.get_mut(row as usize) {
+            (server.ports_from, server.told_at, server.is_awaited) = (0, None, false);
+        }
+    }
+
+    /// A server is passed over; whether that is to be told now.
+    pub fn may_tell(&mut self, row: u32, now: u64) -> bool {
+        let Some(server) = self.rows.get_mut(row as usize) else { return false };
+        let may = server.told_at.is_none_or(|told| now >= told + QUIET);
+        if may {
+            server.told_at = Some(now);
+        }
+        may
+    }
+
+    /// The next connect to a server that succeeds is to be told.
+    pub fn await_connect(&mut self, row: u32) {
+        if let Some(server) = self.rows.get_mut(row as usize) {
+            server.is_awaited = true;
+        }
+    }
+
+    /// A server was connected to. Whether that is to be told.
+    pub fn is_reached(&mut self, row: u32, now: u64) -> bool {
+        let reached = self.rows.get_mut(row as usize).filter(|server| server.is_awaited && server.ports_from <= now);
+        reached.is_some_and(|server| std::mem::take(&mut server.is_awaited))
+    }
+
+    /// A client was passed on because too many connects to a server are pending. Whether that is new.
+    pub fn shut(&mut self, row: u32) -> bool {
+        self.rows.get_mut(row as usize).is_some_and(|server| !std::mem::replace(&mut server.is_shut, true))
+    }
+
+    /// Whether a client was passed on so, and too many are still pending.
+    pub fn is_shut(&self, row: u32) -> bool {
+        self.rows.get(row as usize).is_some_and(|server| server.is_shut)
+    }
+
+    /// A connect has ended, or more may be pending. Whether a server is open again by that.
+    pub fn reopens(&mut self, row: u32, most: u32) -> bool {
+        let opens = self.is_shut(row) && self.gate(row, most) != Gate::Shut;
+        if let (true, Some(server)) = (opens, self.rows.get_mut(row as usize)) {
+            server.is_shut = false;
+        }
+        opens
+    }
+
+    /// The servers of which that is so.
+    pub fn shut_rows(&self) -> impl Iterator<Item = u32> {
+        (0..).zip(&self.rows).filter(|(_, server)| server.is_shut).map(|(row, _)| row)
+    }
+
+    /// Whether it is time to tell that a server is passed over.
+    pub fn is_untold(&self, row: u32, now: u64) -> bool {
+        self.rows.get(row as usize).is_some_and(|server| server.told_at.is_none_or(|told| now >= told + QUIET))
+    }
+
+    /// Has a connection wait for a connect to a server to end. False: there is no such server.
+    pub fn wait(&mut self, pool: &mut Pool, place: u32, row: u32, now: u64) -> bool {
+        let Some(server) = self.rows.get_mut(row as usize) else { return false };
+        if server.waiting.first().is_none() {
+            self.waited_for.push(row);
+        }
+        server.waiting.wait(pool, place, now);
+        true
+    }
+
+    /// Takes a connection out that waits for a server.
+    pub fn leave(&mut self, pool: &mut Pool, place: u32, row: u32) {
+        let Some(server) = self.rows.get_mut(row as usize) else { return };
+        server.waiting.leave(pool, place);
+        if server.waiting.first().is_none() {
+            self.waited_for.retain(|other| *other != row);
+        }
+    }
+
+    /// The connection that has waited longest for a server.
+    pub fn first_waiting(&self, row: u32) -> Option<u32> {
+        self.rows.get(row as usize)?.waiting.first()
+    }
+
+    /// The settings have changed: all that wait may go on.
+    pub fn all_due(&mut self) {
+        self.due.clone_from(&self.waited_for);
+    }
+
+    /// A server with waiting connections that may go on.
+    pub fn next_due(&mut self) -> Option<u32> {
+        self.due.pop()
+    }
+
+    /// Whether there is one.
+    pub fn has_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
+    /// When the first of all that wait will have waited for `time` milliseconds.
+    pub fn next_deadline(&self, pool: &Pool, time: u64) -> Option<u64> {
+        let queues = self.waited_for.iter().filter_map(|row| self.rows.get(*row as usize));
+        queues.filter_map(|server| server.waiting.next_deadline(pool, time)).min()
+    }
+
+    /// A connection that has waited for `time` milliseconds.
+    pub fn overdue(&self, pool: &Pool, time: u64, now: u64) -> Option<u32> {
+        let queues = self.waited_for.iter().filter_map(|row| self.rows.get(*row as usize));
+        queues.filter_map(|server| server.waiting.due(pool, time, now)).next()
+    }
+}
+
+pub(crate) mod addresses;
+pub mod connect;
+pub(crate) mod dial;
+pub(crate) mod failover;
+pub(crate) mod fault;
+pub(crate) mod idlers;
+pub mod select;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_with_as_many_pending_connects_as_may_be_is_passed_over_from_the_next_turn_on() {
+        let mut servers = Upstreams::new(2);
+        servers.begin(0);
+        assert_eq!((servers.gate(0, 2), servers.gate(0, 1)), (Gate::Open, Gate::NextTurn));
+        servers.begin(0);
+        assert_eq!((servers.gate(0, 2), servers.hindrance(0, 2, 0)), (Gate::NextTurn, None));
+        servers.next_turn();
+        assert_eq!((servers.gate(0, 2), servers.hindrance(0, 2, 0)), (Gate::Shut, Some(Hindrance::Pending)));
+        assert_eq!((servers.gate(1, 2), servers.gate(9, 2)), (Gate::Open, Gate::Open));
+        servers.end(0);
+        assert_eq!((servers.gate(0, 2), servers.gate(0, 0)), (Gate::Open, Gate::Shut), "1 at least");
+        servers.end(0);
+        servers.end(0);
+        assert_eq!(servers.gate(0, 0), Gate::Open);
+    }
+
+    #[test]
+    fn a_server_without_a_local_port_is_passed_over_for_a_moment() {
+        let mut servers = Upstreams::new(1);
+        servers.lacks_port(0, 1000);
+        assert_eq!(servers.hindrance(0, 1, 1000 + WITHOUT_PORT - 1), Some(Hindrance::Ports));
+        assert_eq!(servers.hindrance(0, 1, 1000 + WITHOUT_PORT), None);
+        servers.lacks_port(0, 1000);
+        servers.replace(0);
+        assert_eq!(servers.hindrance(0, 1, 1000), None);
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_told_now_and_then_and_that_a_server_was_reached_once() {
+        let mut servers = Upstreams::new(1);
+        assert!(servers.is_untold(0, 5) && !servers.is_reached(0, 5));
+        assert!(servers.may_tell(0, 5) && !servers.may_tell(0, QUIET));
+        assert!(!servers.is_untold(0, QUIET) && servers.is_untold(0, QUIET + 5) && servers.may_tell(0, QUIET + 5));
+        servers.lacks_port(0, 5);
+        servers.await_connect(0);
+        assert!(!servers.is_reached(0, 5), "a connect that was under way before");
+        assert!(servers.is_reached(0, 5 + WITHOUT_PORT) && !servers.is_reached(0, 5 + WITHOUT_PORT));
+    }
+
+    #[test]
+    fn a_server_is_shut_once_and_open_again_when_a_connect_ends() {
+        let mut servers = Upstreams::new(2);
+        servers.begin(1);
+        servers.next_turn();
+        assert!(servers.shut(1) && !servers.shut(1) && servers.is_shut(1) && !servers.shut(2));
+        assert_eq!(servers.shut_rows().collect::<Vec<_>>(), [1]);
+        assert!(!servers.reopens(1, 1), "it is still pending");
+        servers.end(1);
+        assert!(servers.reopens(1, 1) && !servers.reopens(1, 1) && !servers.is_shut(1));
+    }
+
+    #[test]
+    fn whoever_waits_may_go_on_when_a_connect_ends() {
+        let (mut servers, mut pool) = (Upstreams::new(2), Pool::default());
+        let places = [pool.take(), pool.take(), pool.take()];
+        for (n, place) in places.into_iter().enumerate() {
+            assert!(servers.wait(&mut pool, place, n as u32 % 2, 10 * n as u64));
+        }
+        assert!(!servers.wait(&mut pool, 0, 2, 0));
+        assert_eq!((servers.next_deadline(&pool, 5), servers.overdue(&pool, 5, 14)), (Some(5), Some(places[0])));
+        servers.begin(1);
+        servers.end(1);
+        assert!(servers.has_due());
+        assert_eq!((servers.next_due(), servers.next_due()), (Some(1), None));
+        assert_eq!(servers.first_waiting(1), Some(places[1]));
+        servers.leave(&mut pool, places[1], 1);
+        assert_eq!(servers.first_waiting(1), None);
+        servers.end(1);
+        assert!(!servers.has_due());
+        servers.leave(&mut pool, places[0], 0);
+        assert_eq!(servers.next_deadline(&pool, 5), Some(25));
+        servers.all_due();
+        assert_eq!(servers.next_due(), Some(0));
+    }
+}

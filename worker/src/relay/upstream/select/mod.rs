@@ -1,0 +1,381 @@
+//! Which server a client gets: the order in which servers are tried, and whether one can be used.
+//!
+//! A pure choice over the settings and what the shared table says of the servers ([`Farm`]); no clock, no socket. The caller
+//! tries each target that [`Placement::next`] yields and that is [eligible](Placement::judge), until one takes the client. The explanation of a choice
+//! (`relay::explain`) follows the same steps.
+
+pub(crate) mod hash;
+#[cfg(test)]
+mod tests;
+pub(crate) mod weight;
+
+use pen_config::ids::{ClientKey, MAX_SERVERS, ServerId, Target};
+use pen_config::settings::Settings;
+use pen_table::Blacklist;
+
+use crate::relay::upstream::select::hash::hashed;
+use crate::relay::upstream::select::weight::least_loaded;
+
+use crate::relay::upstream::Hindrance;
+
+/// What a choice needs to know about the servers, by row of the shared table.
+pub trait Farm {
+    /// Whether a server is left out.
+    fn blacklist(&self, row: u32) -> Blacklist;
+    /// Connections to a server, of all workers.
+    fn connections(&self, row: u32) -> u32;
+    /// The server that the last round-robin selection returned.
+    fn cursor(&self) -> u32;
+    /// Moves the cursor; false if another was faster.
+    fn advance_cursor(&self, from: u32, to: u32) -> bool;
+    /// Why this worker has to pass a server over that is in use.
+    fn hindrance(&self, row: u32) -> Option<Hindrance>;
+    /// Whether failover need not even look at a server: it is left out.
+    fn is_left_out(&self, row: u32) -> bool;
+}
+
+/// The client that is to be placed.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate {
+    /// Who it is.
+    pub key: ClientKey,
+    /// Its source port; counts only where a hash is used for every connection.
+    pub port: u16,
+    /// Its recorded server.
+    pub recorded: Option<Target>,
+    /// Whether it is permitted ([`client_permitted`]): judged by the caller, before it locks the client table, because a list may be long.
+    pub permitted: bool,
+}
+
+/// Whether a target may be tried although another connection is probing it after its blacklist time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Probed {
+    /// No: the probe's outcome is awaited.
+    Skip,
+    /// Yes: there is nothing else for this client.
+    Join,
+}
+
+/// How a target can be used.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Eligible {
+    /// It is in use.
+    InUse,
+    /// Its blacklist time is up: one connection is to try it before others do.
+    ForProbe,
+}
+
+/// Why a target cannot be used for a client now.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Refusal {
+    /// It has no address.
+    Absent,
+    /// It is left out until this monotonic millisecond.
+    Blacklisted(u64),
+    /// Another connection is trying it after its blacklist time.
+    Probed,
+    /// Its access list refuses the client.
+    Acl(u8),
+    /// It has as many connections as it may have for this client.
+    Full {
+        /// How many it has.
+        connections: u32,
+        /// How many it may have.
+        most: u32,
+    },
+    /// This worker has to pass it over now.
+    Hindered(Hindrance),
+    /// In weight mode it is no first choice; it may be tried when the others cannot be used.
+    NoWeight,
+}
+
+/// The order of servers for one client, and how far it has been followed. Every server comes at most once, but one that another
+/// connection is probing comes again at the end, when nothing else is left.
+#[derive(Debug)]
+pub struct Placement {
+    step: Step,
+    known: Option<ServerId>,
+    /// The servers that were tried: the first one, and only if there are more, a bit for each. Most clients are served by the first.
+    tried: Option<ServerId>,
+    tried_more: Option<Box<[u64; TRIED_WORDS]>>,
+    /// The first target that was passed over because of a hindrance: what is left when nothing else is.
+    held: Option<Target>,
+}
+
+/// A bit for every server there can be.
+const TRIED_WORDS: usize = MAX_SERVERS as usize / 64;
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Step {
+    /// Nothing was tried yet; all servers may be.
+    First(Option<ServerId>),
+    /// Nothing was tried yet; nothing but this may be.
+    Only(Target),
+    /// The servers after this one, round once.
+    Scan(u32),
+    /// Servers under probe, from this one on.
+    Probed(u32),
+    /// The emergency server.
+    Emergency,
+    /// The target that was passed over because of a hindrance.
+    Held,
+    /// Nothing is left.
+    Done,
+}
+
+impl Placement {
+    /// The order for a client; moves the round-robin cursor if that is how the first server is chosen. `note` is told which servers the
+    /// first choice passes over, and why.
+    pub fn new(
+        settings: &Settings,
+        farm: &impl Farm,
+        client: Candidate,
+        note: &mut impl FnMut(ServerId, Refusal),
+    ) -> Placement {
+        if !client.permitted {
+            return Placement::starting(Step::Only(Target::Abuse), None);
+        }
+        let recorded = match client.recorded {
+            Some(Target::Server(id)) if settings.target(Target::Server(id)).is_some() => Some(id),
+            _ => None,
+        };
+        let first = first(settings, farm, client, recorded, note);
+        let step = match (settings.selection.stubborn, first) {
+            (false, first) => Step::First(first),
+            (true, Some(id)) => Step::Only(Target::Server(id)),
+            (true, None) => Step::Done,
+        };
+        Placement::starting(step, recorded)
+    }
+
+    /// The order for a connection without a client: the next server of the rotation, and no other.
+    pub fn without_client(settings: &Settings, farm: &impl Farm) -> Placement {
+        let only = round_robin(settings, farm, &mut |id| {
+            eligible(settings, farm, Target::Server(id), ClientKey::UNIX, false, Probed::Skip).is_ok()
+        });
+        Placement::starting(only.map_or(Step::Done, |id| Step::Only(Target::Server(id))), None)
+    }
+
+    fn starting(step: Step, known: Option<ServerId>) -> Placement {
+        Placement { step, known, tried: None, tried_more: None, held: None }
+    }
+
+    /// Whether the client is known to a target: then the target's hard limit holds.
+    fn knows(&self, target: Target) -> bool {
+        matches!((target, self.known), (Target::Server(id), Some(known)) if id == known)
+    }
+
+    /// The most connections that a target may have for this client; none = no limit.
+    pub fn limit(&self, settings: &Settings, target: Target) -> Option<u32> {
+        settings.target(target).and_then(|server| server.limit(self.knows(target)))
+    }
+
+    /// Whether a target of this placement can be used for its client now.
+    pub fn judge(
+        &self,
+        settings: &Settings,
+        farm: &impl Farm,
+        client: ClientKey,
+        (target, probed): (Target, Probed),
+    ) -> Result<Eligible, Refusal> {
+        eligible(settings, farm, target, client, self.knows(target), probed)
+    }
+
+    /// Notes that a target was passed over because of a hindrance.
+    pub fn hold(&mut self, target: Target) {
+        self.held.get_or_insert(target);
+    }
+
+    /// The target that is left when nothing else is.
+    pub fn held(&self) -> Option<Target> {
+        self.held
+    }
+
+    /// Whether no further target can come.
+    pub fn is_over(&self) -> bool {
+        self.step == Step::Done
+    }
+
+    /// Has the target that is left, and no other, come next.
+    pub fn retry_held(&mut self) {
+        self.step = Step::Held;
+    }
+
+    /// The next target to try.
+    pub fn next(&mut self, settings: &Settings, farm: &impl Farm) -> Option<(Target, Probed)> {
+        loop {
+            match self.step {
+                Step::First(Some(id)) => return Some(self.pass(id)),
+                Step::First(None) => self.step = Step::Scan(farm.cursor()),
+                Step::Only(target) => {
+                    self.step = Step::Done;
+                    return Some((target, Probed::Join));
+                }
+                Step::Scan(after) => match self.scan(settings, farm, after) {
+                    Some(id) => return Some(self.pass(id)),
+                    None => self.step = Step::Probed(0),
+                },
+                Step::Probed(from) => match under_probe(settings, farm, from) {
+                    Some(id) => {
+                        self.step = Step::Probed(u32::from(id.0) + 1);
+                        return Some((Target::Server(id), Probed::Join));
+                    }
+                    None => self.step = Step::Emergency,
+                },
+                Step::Emergency => {
+                    self.step = Step::Held;
+                    if settings.emergency.is_some() {
+                        return Some((Target::Emergency, Probed::Join));
+                    }
+                }
+                Step::Held => {
+                    self.step = Step::Done;
+                    if let Some(target) = self.held.take() {
+                        return Some((target, Probed::Join));
+                    }
+                }
+                Step::Done => return None,
+            }
+        }
+    }
+
+    /// Goes on to a server; the scan continues after it.
+    fn pass(&mut self, id: ServerId) -> (Target, Probed) {
+        self.step = Step::Scan(u32::from(id.0));
+        match self.tried {
+            None => self.tried = Some(id),
+            Some(_) => {
+                let bits = self.tried_more.get_or_insert_with(|| Box::new([0; TRIED_WORDS]));
+                bits[id.index() / 64 % TRIED_WORDS] |= 1 << (id.index() % 64);
+            }
+        }
+        (Target::Server(id), Probed::Skip)
+    }
+
+    fn has_tried(&self, id: ServerId) -> bool {
+        let in_bits = |bits: &[u64; TRIED_WORDS]| bits[id.index() / 64 % TRIED_WORDS] >> (id.index() % 64) & 1 == 1;
+        self.tried == Some(id) || self.tried_more.as_deref().is_some_and(in_bits)
+    }
+
+    /// The untried server that failover tries after `after`: by prio in prio mode, those without weight last in weight mode.
+    fn scan(&self, settings: &Settings, farm: &impl Farm, after: u32) -> Option<ServerId> {
+        let untried = rotation(settings.server_count(), after)
+            .filter(|id| !self.has_tried(*id))
+            .filter_map(|id| Some((id, settings.target(Target::Server(id))?)));
+        // Each step of these two modes looks at all servers: thousands that are left out must not be a step each.
+        let usable = untried.clone().filter(|(id, _)| !farm.is_left_out(u32::from(id.0)));
+        if settings.selection.prio {
+            usable.min_by_key(|(id, server)| (server.prio, id.0)).map(|(id, _)| id)
+        } else if settings.selection.weight {
+            // The first of the least: false (has a weight) is less than true.
+            usable.min_by_key(|(_, server)| server.weight == 0).map(|(id, _)| id)
+        } else {
+            untried.map(|(id, _)| id).next()
+        }
+    }
+}
+
+/// Whether a target can be used for a client now; `known`: it is the client's recorded server. The one place that says so.
+fn eligible(
+    settings: &Settings,
+    farm: &impl Farm,
+    target: Target,
+    client: ClientKey,
+    known: bool,
+    probed: Probed,
+) -> Result<Eligible, Refusal> {
+    let server = settings.target(target).filter(|server| server.address.port() != 0).ok_or(Refusal::Absent)?;
+    let row = target.row(settings.table_size());
+    let eligible = match (farm.blacklist(row), probed) {
+        (Blacklist::Clear, _) | (Blacklist::Probed, Probed::Join) => Eligible::InUse,
+        (Blacklist::Expired, _) => Eligible::ForProbe,
+        (Blacklist::Until(time), _) => return Err(Refusal::Blacklisted(time)),
+        (Blacklist::Probed, Probed::Skip) => return Err(Refusal::Probed),
+    };
+    // The abuse server is there for those whom a list refuses.
+    if target != Target::Abuse && !permits(settings, server.acl, client) {
+        return Err(Refusal::Acl(server.acl));
+    }
+    if let Some(most) = server.limit(known) {
+        let connections = farm.connections(row);
+        if connections >= most {
+            return Err(Refusal::Full { connections, most });
+        }
+    }
+    match (farm.hindrance(row), probed) {
+        // Nothing else is left: it is worth a look.
+        (None, _) | (Some(Hindrance::Ports), Probed::Join) => Ok(eligible),
+        (Some(hindrance), _) => Err(Refusal::Hindered(hindrance)),
+    }
+}
+
+/// Whether the access list for clients permits one; else nothing but the abuse server is for it.
+pub fn client_permitted(settings: &Settings, client: ClientKey) -> bool {
+    permits(settings, settings.client_acl, client)
+}
+
+fn permits(settings: &Settings, list: u8, client: ClientKey) -> bool {
+    settings.acls.get(usize::from(list)).is_none_or(|acl| acl.permits(client))
+}
+
+/// The server that is tried first.
+fn first(
+    settings: &Settings,
+    farm: &impl Farm,
+    client: Candidate,
+    recorded: Option<ServerId>,
+    note: &mut impl FnMut(ServerId, Refusal),
+) -> Option<ServerId> {
+    let modes = settings.selection;
+    if let (Some(id), false) = (recorded, modes.roundrobin || modes.hash_always) {
+        return Some(id);
+    }
+    let mut is_available = |id: ServerId| {
+        let known = recorded == Some(id);
+        let refusal = match settings.target(Target::Server(id)) {
+            Some(server) if modes.weight && !modes.prio && server.weight == 0 => Some(Refusal::NoWeight),
+            _ => eligible(settings, farm, Target::Server(id), client.key, known, Probed::Skip).err(),
+        };
+        refusal.inspect(|refusal| note(id, *refusal)).is_none()
+    };
+    if modes.prio {
+        let available = settings.configured().filter(|(id, _)| is_available(*id));
+        available.min_by_key(|(id, server)| (server.prio, id.0)).map(|(id, _)| id)
+    } else if modes.weight {
+        least_loaded(settings, farm, &mut is_available)
+    } else if modes.hash || modes.hash_always {
+        let port = modes.roundrobin.then_some(client.port);
+        hashed(client.key, port, settings.server_count())
+    } else {
+        round_robin(settings, farm, &mut is_available)
+    }
+}
+
+/// The next available server after the cursor, which moves there: one sequence for all workers.
+fn round_robin(
+    settings: &Settings,
+    farm: &impl Farm,
+    is_available: &mut impl FnMut(ServerId) -> bool,
+) -> Option<ServerId> {
+    loop {
+        let cursor = farm.cursor();
+        let id = rotation(settings.server_count(), cursor).find(|id| is_available(*id))?;
+        if farm.advance_cursor(cursor, u32::from(id.0)) {
+            return Some(id);
+        }
+    }
+}
+
+/// The numbers from the one after `after` on, round once. `after` may be any number.
+fn rotation(count: u32, after: u32) -> impl Iterator<Item = ServerId> + Clone {
+    (1..=count).map(move |step| ServerId(((u64::from(after) + u64::from(step)) % u64::from(count)) as u16))
+}
+
+/// The first server from `from` on that another connection is probing.
+fn under_probe(settings: &Settings, farm: &impl Farm, from: u32) -> Option<ServerId> {
+    settings
+        .configured()
+        .skip_while(|(id, _)| u32::from(id.0) < from)
+        .map(|(id, _)| id)
+        .find(|id| farm.blacklist(u32::from(id.0)) == Blacklist::Probed)
+}
