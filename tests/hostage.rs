@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is how a failure is said")]
 
+#[path = "it/harness/mod.rs"]
 mod harness;
 
 use std::net::Ipv4Addr;

@@ -1,0 +1,68 @@
+//! A file system that hangs under the files that HUP reads again: it keeps a child for a while, and nobody else.
+
+use std::fs;
+use std::path::Path;
+
+use crate::harness::hanging::Hanging;
+use crate::harness::machine::in_own_network;
+use crate::harness::tls::{Authority, write};
+use crate::harness::{Backend, Pen, eventually};
+use rustix::process::Signal;
+
+/// The supervisor is at work: it replaces a worker that dies.
+fn replaces_a_worker(pen: &Pen) {
+    let before = pen.workers();
+    before[0].signal(Signal::KILL);
+    eventually("the worker is replaced", || {
+        let now = pen.workers();
+        now.len() == before.len() && now.iter().all(|worker| worker.pid() != before[0].pid())
+    });
+}
+
+#[test]
+fn a_configuration_file_that_cannot_be_read_leaves_the_settings_and_keeps_nobody() {
+    const NAME: &str = "a_configuration_file_that_cannot_be_read_leaves_the_settings_and_keeps_nobody";
+    if !in_own_network(NAME, &["mount -t tmpfs none /mnt".into()]) {
+        return;
+    }
+    let (server, path) = (Backend::named("a"), Path::new("/mnt/pen.cfg"));
+    fs::write(path, "blacklist 1\n").unwrap();
+    let pen = Pen::builder().server(&server).options(["-F", "/mnt/pen.cfg"]).control().start();
+    let (held, _) = pen.hold([127, 0, 0, 1]).unwrap();
+    let Some(hanging) = Hanging::over(Path::new("/mnt"), NAME) else { return };
+    pen.supervisor().signal(Signal::HUP);
+    replaces_a_worker(&pen);
+    assert_eq!(pen.ask([127, 0, 0, 2]).as_deref(), Some("a"));
+    pen.hears("/mnt/pen.cfg: not read within 5 s: its file system does not answer");
+    pen.hears("the configuration file is not used: the settings stay as they were");
+    pen.tells("blacklist", "1");
+    drop(hanging);
+    fs::write(path, "blacklist 2\n").unwrap();
+    pen.supervisor().signal(Signal::HUP);
+    eventually("the file is read again", || pen.tell("blacklist") == "2\n");
+    drop(held);
+    assert_eq!(pen.supervisor().children().len(), pen.workers().len() + 1, "workers and the control process");
+}
+
+#[test]
+fn files_of_tls_that_cannot_be_read_leave_those_that_were_and_keep_nobody() {
+    const NAME: &str = "files_of_tls_that_cannot_be_read_leave_those_that_were_and_keep_nobody";
+    if !in_own_network(NAME, &["mount -t tmpfs none /mnt".into()]) {
+        return;
+    }
+    let root = Authority::root("root");
+    let identity = root.issue(&["localhost"]);
+    write(Path::new("/mnt"), "pem", format!("{}{}", identity.key, identity.chain));
+    let server = Backend::named("a");
+    let pen = Pen::builder().server(&server).options(["-E", "/mnt/pem"]).control().start();
+    let Some(hanging) = Hanging::over(Path::new("/mnt"), NAME) else { return };
+    pen.supervisor().signal(Signal::HUP);
+    eventually("a child waits for the file", || pen.supervisor().children().len() > pen.workers().len() + 1);
+    replaces_a_worker(&pen);
+    // What waited in the file system fails when it goes.
+    drop(hanging);
+    pen.hears("/mnt/pem: ");
+    pen.hears("the files of TLS are not used: it goes on with those that it had");
+    pen.supervisor().signal(Signal::HUP);
+    pen.tells("pid", &pen.supervisor().pid().to_string());
+}

@@ -1,0 +1,5 @@
+//! What documents and packages promise, and what cannot be started.
+
+mod bad_input;
+mod examples;
+mod packaging;

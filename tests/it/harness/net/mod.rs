@@ -1,0 +1,9 @@
+//! What the tests talk with: servers, clients, operators.
+
+pub mod backend;
+pub mod client;
+pub mod control;
+pub mod port;
+pub mod recorder;
+pub mod steering;
+pub mod tls;

@@ -1,0 +1,4 @@
+//! `-H`: who the client is, in every request.
+
+mod forwarded_for;
+mod servers;

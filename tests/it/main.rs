@@ -1,0 +1,12 @@
+//! The black-box tests: the real programs, real clients, and servers of the tests' own or of Debian. A folder for each kind, one harness for all.
+
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is how a failure is said")]
+
+mod control;
+mod documents;
+mod harness;
+mod http;
+mod process;
+mod relay;
+mod reports;
+mod tls;

@@ -1,0 +1,15 @@
+//! Processes: how they start, live, are confined and end.
+
+mod background;
+mod circumstances;
+mod crash;
+mod jail;
+mod paths;
+mod share;
+mod shortage;
+mod signals;
+mod syscalls;
+mod syslog;
+mod systemd;
+mod titles;
+mod watchdog;

@@ -1,0 +1,8 @@
+//! TLS towards clients.
+
+mod certificates;
+mod clients;
+mod keys;
+mod names;
+mod resumption;
+mod sessions;
