@@ -186,7 +186,7 @@ impl Given {
     }
 
     /// Where its last occurrence is.
-    fn place(&self, long: &str) -> usize {
+    fn source_line(&self, long: &str) -> usize {
         self.places(long).last().copied().unwrap_or_default()
     }
 

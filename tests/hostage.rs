@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use harness::{Backend, Pen, Process, eventually};
 use pen_config::address::{Host, Local, Service};
 use pen_config::command::{Command, Number};
-use pen_config::configuration::{Configuration, Placed};
+use pen_config::configuration::{Configuration, SourcedCommand};
 use pen_config::parse::grammar::ServerSpec;
 use pen_ipc::message::FromStartingWorker;
 use pen_ipc::start::WorkerStart;
@@ -91,7 +91,7 @@ fn pen() -> ExitCode {
         ServerSpec { host, port: Some(port), soft: 0, hard: 0, weight: 1, prio: 0 }
     };
     let (host, port) = inet(listen);
-    let placed = |command| Placed { place: "a test".into(), command };
+    let placed = |command| SourcedCommand { source_line: "a test".into(), command };
     let launch = Launch {
         configuration: Configuration {
             local: Some(Local::Inet { host: Some(host), port }),
@@ -131,14 +131,14 @@ fn pen() -> ExitCode {
 
 /// The real worker, unless it is the first life of the first one.
 fn relay(start: WorkerStart, table: &Table) -> i32 {
-    let seat = table.seat(0);
+    let worker_table = table.worker_table(0);
     // Bytes survive a worker, and nothing else can be known of an earlier life: a jailed process makes no file.
     if start.id.0 != 0 || table.server_totals(1).sent > 0 {
         return pen_worker::entry(start, table);
     }
-    seat.add_server_bytes(1, 1, 0);
+    worker_table.add_server_bytes(1, 1, 0);
     start.channel.send(&FromStartingWorker::Ready, None).unwrap();
-    let _locked = seat.lock([0; 16]).unwrap();
+    let _locked = worker_table.lock([0; 16]).unwrap();
     eprintln!("{LOCKED}");
     loop {
         // Nor does it stop itself: it may signal nobody.

@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use libfuzzer_sys::fuzz_target;
 use pen_ipc::codec::{self, LIMIT};
 use pen_config::command::{self, Command};
-use pen_config::configuration::{Names, Placed};
+use pen_config::configuration::{Names, SourcedCommand};
 use pen_config::apply;
 use pen_ipc::message::{FromControl, FromStartingWorker, FromWorker, ToControl, ToWorker};
 use pen_config::settings::Settings;
@@ -55,7 +55,7 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(FromControl::Command { command, .. }) = codec::decode(bytes) {
         carry_out(&command);
     }
-    if let Ok(Ok(commands)) = codec::decode_large::<Result<Vec<Placed>, Vec<String>>>(bytes) {
+    if let Ok(Ok(commands)) = codec::decode_large::<Result<Vec<SourcedCommand>, Vec<String>>>(bytes) {
         commands.iter().for_each(|placed| carry_out(&placed.command));
     }
 });

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use pen_config::address::Local;
 use pen_config::command::{self, Command, LogTarget, Number, Switch};
-use pen_config::configuration::Placed;
+use pen_config::configuration::SourcedCommand;
 use pen_config::parse::grammar::{self, quoted};
 use pen_config::settings::Http;
 
@@ -53,48 +53,51 @@ pub(super) fn are_given(given: &Given) -> bool {
 }
 
 /// The commands in the order of the command line.
-pub(super) fn of(given: &Given) -> Result<Vec<Placed>, UsageError> {
-    let mut found: Vec<(usize, Placed)> = Vec::new();
-    let mut add = |long: &str, place: usize, command: Command| {
-        found.push((place, Placed { place: find(long).map_or(long.to_owned(), Opt::name), command }));
+pub(super) fn of(given: &Given) -> Result<Vec<SourcedCommand>, UsageError> {
+    let mut found: Vec<(usize, SourcedCommand)> = Vec::new();
+    let mut add = |long: &str, source_line: usize, command: Command| {
+        found.push((
+            source_line,
+            SourcedCommand { source_line: find(long).map_or(long.to_owned(), Opt::name), command },
+        ));
     };
     for (long, switch) in SWITCHES.iter().filter(|(long, _)| given.flag(long)) {
-        add(long, given.place(long), Command::Switch(*switch, true));
+        add(long, given.source_line(long), Command::Switch(*switch, true));
     }
     if given.flag("forwarded-for") {
-        add("forwarded-for", given.place("forwarded-for"), Command::Http(Http::On));
+        add("forwarded-for", given.source_line("forwarded-for"), Command::Http(Http::On));
     }
     for (long, number) in NUMBERS {
         // Some that are too small are raised, with a notice.
         let value = given.number(long)?.map(|value| value.max(*number.range().start()));
         if given.given(long) {
-            add(long, given.place(long), Command::Number(*number, value));
+            add(long, given.source_line(long), Command::Number(*number, value));
         }
     }
     if let Some(target) = log(given)? {
-        add("log", given.place("log"), Command::Log(Some(target)));
+        add("log", given.source_line("log"), Command::Log(Some(target)));
     }
     if let Some(path) = given.path("status-file")? {
-        add("status-file", given.place("status-file"), Command::WebStats(Some(path)));
+        add("status-file", given.source_line("status-file"), Command::WebStats(Some(path)));
     }
-    for place in given.places("debug") {
-        add("debug", place, Command::Number(Number::Debug, None));
+    for source_line in given.places("debug") {
+        add("debug", source_line, Command::Number(Number::Debug, None));
     }
     for long in HOLDERS {
         found.extend(held(given, long)?);
     }
-    found.sort_by_key(|(place, _)| *place);
-    let mut commands: Vec<Placed> = found.into_iter().map(|(_, placed)| placed).collect();
+    found.sort_by_key(|(source_line, _)| *source_line);
+    let mut commands: Vec<SourcedCommand> = found.into_iter().map(|(_, placed)| placed).collect();
     raise_debug(&mut commands);
     Ok(commands)
 }
 
 /// Each `-d` says one more than what was said before it.
-fn raise_debug(commands: &mut [Placed]) {
+fn raise_debug(commands: &mut [SourcedCommand]) {
     let mut level = 0;
-    for Placed { place, command } in commands {
+    for SourcedCommand { source_line, command } in commands {
         match command {
-            Command::Number(Number::Debug, value @ None) if place == "-d" => {
+            Command::Number(Number::Debug, value @ None) if source_line == "-d" => {
                 level = (level + 1).min(*Number::Debug.range().end());
                 *value = Some(level);
             }
@@ -105,14 +108,14 @@ fn raise_debug(commands: &mut [Placed]) {
 }
 
 /// The commands that an option's occurrences hold.
-fn held(given: &Given, long: &'static str) -> Result<Vec<(usize, Placed)>, UsageError> {
+fn held(given: &Given, long: &'static str) -> Result<Vec<(usize, SourcedCommand)>, UsageError> {
     let name = find(long).map_or(long.to_owned(), Opt::name);
     let texts = given.0.get_many::<OsString>(long).unwrap_or_default();
-    let one = |(place, text): (usize, &OsString)| {
+    let one = |(source_line, text): (usize, &OsString)| {
         let what = format!("{name} {}", quoted(&text.to_string_lossy()));
         let text = utf8(text).map_err(|why| usage(&what, why))?;
         let command = command::parse_configuration(text).map_err(|why| usage(&what, why))?;
-        Ok((place, Placed { place: what, command }))
+        Ok((source_line, SourcedCommand { source_line: what, command }))
     };
     given.places(long).into_iter().zip(texts).map(one).collect()
 }

@@ -18,8 +18,8 @@ fn literals(argument: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The words that may stand at a place, from 1, behind a command. One that may be left out makes room for the next.
-fn words_at(entry: &Entry, place: usize) -> Vec<&'static str> {
-    match (entry.word, place) {
+fn words_at(entry: &Entry, source_line: usize) -> Vec<&'static str> {
+    match (entry.word, source_line) {
         ("help", 1) => COMMANDS.iter().map(|entry| entry.word).collect(),
         ("show", 1) => SETTINGS.to_vec(),
         ("proxy_protocol", 1) => vec!["in", "out"],
@@ -27,7 +27,7 @@ fn words_at(entry: &Entry, place: usize) -> Vec<&'static str> {
         ("help" | "proxy_protocol" | "server" | "show", _) => Vec::new(),
         _ => {
             let arguments: Vec<&'static str> = entry.arguments.split(' ').collect();
-            let from = place - 1;
+            let from = source_line - 1;
             let optional = arguments.get(from).is_some_and(|argument| argument.starts_with('['));
             let until = from + 1 + usize::from(optional);
             arguments.iter().take(until).skip(from).flat_map(|argument| literals(argument)).collect()
@@ -41,10 +41,10 @@ fn places() -> Vec<(Vec<String>, String)> {
     let negatable: Vec<&str> = COMMANDS.iter().filter(|entry| entry.negatable).map(|entry| entry.word).collect();
     let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for entry in COMMANDS {
-        for place in 1..=entry.arguments.split(' ').count() {
-            let words = words_at(entry, place).join(" ");
+        for source_line in 1..=entry.arguments.split(' ').count() {
+            let words = words_at(entry, source_line).join(" ");
             if !words.is_empty() {
-                places.entry(words).or_default().push(format!("{}:{place}", entry.word));
+                places.entry(words).or_default().push(format!("{}:{source_line}", entry.word));
             }
         }
     }

@@ -45,7 +45,12 @@ fn every_letter_of_both_manuals_is_there() {
 
 /// The commands in a short form: place and line.
 fn commands(line: &str) -> Vec<String> {
-    run(line).configuration.commands.iter().map(|placed| format!("{}: {}", placed.place, placed.command)).collect()
+    run(line)
+        .configuration
+        .commands
+        .iter()
+        .map(|placed| format!("{}: {}", placed.source_line, placed.command))
+        .collect()
 }
 
 /// What the options mean, without a file.
@@ -135,7 +140,8 @@ fn options_and_commands_count_in_the_order_in_which_they_are_given() {
         "3",
     ];
     let Ok(Request::Run(launch, _)) = parse(words.map(OsString::from)) else { panic!() };
-    let commands = launch.configuration.commands.iter().map(|placed| format!("{}: {}", placed.place, placed.command));
+    let commands =
+        launch.configuration.commands.iter().map(|placed| format!("{}: {}", placed.source_line, placed.command));
     assert_eq!(
         commands.collect::<Vec<_>>(),
         [

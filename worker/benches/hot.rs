@@ -9,7 +9,7 @@ use pen_config::address::Address;
 use pen_config::ids::{ClientKey, ServerId, Target};
 use pen_config::settings::{Selection, Server, Settings};
 use pen_ipc::start::RequestLog;
-use pen_table::{Seat, Shape, Table};
+use pen_table::{Shape, Table, WorkerTable};
 use pen_worker::measured::connection::Pool;
 use pen_worker::measured::connection::timer_queue::{Queue, STEP};
 use pen_worker::measured::request_log::LogWriter;
@@ -28,8 +28,14 @@ fn client() -> ClientKey {
     ClientKey::from_ip("192.0.2.7".parse().expect("an address"))
 }
 
-fn first(settings: &Settings, seat: &Seat<'_>, upstreams: &Upstreams, recorded: Option<Target>) -> Option<Target> {
-    let farm = Servers { seat, upstreams, pending_max: 100, now: 1, looks: Cell::new(0), passed: Cell::new(None) };
+fn first(
+    settings: &Settings,
+    worker_table: &WorkerTable<'_>,
+    upstreams: &Upstreams,
+    recorded: Option<Target>,
+) -> Option<Target> {
+    let farm =
+        Servers { worker_table, upstreams, pending_max: 100, now: 1, looks: Cell::new(0), passed: Cell::new(None) };
     let candidate = Candidate { key: client(), port: 4711, recorded, permitted: true };
     let mut placement = Placement::new(settings, &farm, candidate, &mut |_, _| ());
     placement.next(settings, &farm).map(|(target, _)| target)
@@ -46,12 +52,12 @@ fn selection(criterion: &mut Criterion) {
     for servers in [2, 16, 200, 1000] {
         let shape = Shape { clients: 64, servers: servers + 2, workers: 4, connections: 64 };
         let table = Table::create(shape).expect("memory for a table");
-        let seat = table.seat(0);
+        let worker_table = table.worker_table(0);
         let upstreams = Upstreams::new(servers + 2);
         for (name, selection, recorded) in modes {
             let settings = settings(servers, selection);
             group.bench_function(BenchmarkId::new(name, servers), |bencher| {
-                bencher.iter(|| first(&settings, &seat, &upstreams, black_box(recorded)));
+                bencher.iter(|| first(&settings, &worker_table, &upstreams, black_box(recorded)));
             });
         }
     }
@@ -61,14 +67,14 @@ fn timers(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("timers");
     for waiting in [10, 10_000] {
         let (mut pool, mut queue) = (Pool::default(), Queue::<STEP>::default());
-        let places: Vec<u32> = (0..waiting).map(|_| pool.take()).collect();
-        places.iter().for_each(|place| queue.wait(&mut pool, *place, 0));
-        let mut turn = places.iter().cycle();
+        let slots: Vec<u32> = (0..waiting).map(|_| pool.take()).collect();
+        slots.iter().for_each(|slot| queue.wait(&mut pool, *slot, 0));
+        let mut turn = slots.iter().cycle();
         group.bench_function(BenchmarkId::new("stop and start", waiting), |bencher| {
             bencher.iter(|| {
-                let place = *turn.next().expect("a cycle");
-                queue.leave(&mut pool, place);
-                queue.wait(&mut pool, place, 1);
+                let slot = *turn.next().expect("a cycle");
+                queue.leave(&mut pool, slot);
+                queue.wait(&mut pool, slot, 1);
             });
         });
         group.bench_function(BenchmarkId::new("next deadline", waiting), |bencher| {

@@ -33,7 +33,7 @@ pub struct Configuration {
     /// The servers in the order of the operands.
     pub servers: Vec<ServerSpec>,
     /// The commands that the options stand for or hold (`-O`), in order. An `include` has to be replaced by the commands of its file.
-    pub commands: Vec<Placed>,
+    pub commands: Vec<SourcedCommand>,
     /// `-e`.
     pub emergency: Option<ServerSpec>,
     /// `-B`.
@@ -50,9 +50,9 @@ pub struct Configuration {
 
 /// A command with the place where the operator wrote it.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct Placed {
+pub struct SourcedCommand {
     /// How a message names the place: `FILE:LINE`, or the option.
-    pub place: String,
+    pub source_line: String,
     /// The command.
     pub command: Command,
 }
@@ -85,7 +85,7 @@ pub struct ConfigurationError(pub String);
 
 impl Configuration {
     /// The names that have to be resolved first, those of the file's commands included; empty if all addresses are numeric.
-    pub fn lookups(&self, file: &[Placed]) -> BTreeSet<Lookup> {
+    pub fn lookups(&self, file: &[SourcedCommand]) -> BTreeSet<Lookup> {
         let specs = || self.servers.iter().chain(&self.emergency).chain(&self.abuse);
         let hosts = specs().filter_map(|spec| apply::of_host(&spec.host));
         let services = specs().filter_map(|spec| apply::of_service(spec.port.as_ref()?));
@@ -98,7 +98,7 @@ impl Configuration {
     /// # Errors
     /// Everything that is wrong: no listen address or no server, more servers than slots, a server without a port behind a Unix listener, a
     /// name without an answer, a command that cannot take effect.
-    pub fn settle(&self, names: &Names, file: &[Placed]) -> Result<Settled, Vec<ConfigurationError>> {
+    pub fn settle(&self, names: &Names, file: &[SourcedCommand]) -> Result<Settled, Vec<ConfigurationError>> {
         let mut errors = Vec::new();
         let mut settled = self.beginning(names, file, &mut errors);
         let port = settled.listen.first().and_then(Address::inet_port);
@@ -129,12 +129,12 @@ impl Configuration {
     }
 
     /// The last that options and file say of something.
-    fn last<'c, T>(&'c self, file: &'c [Placed], pick: impl Fn(&'c Command) -> Option<T>) -> Option<T> {
+    fn last<'c, T>(&'c self, file: &'c [SourcedCommand], pick: impl Fn(&'c Command) -> Option<T>) -> Option<T> {
         self.commands.iter().chain(file).rev().find_map(|placed| pick(&placed.command))
     }
 
     /// The request log.
-    pub fn log<'c>(&'c self, file: &'c [Placed]) -> Option<&'c LogTarget> {
+    pub fn log<'c>(&'c self, file: &'c [SourcedCommand]) -> Option<&'c LogTarget> {
         let pick = |command: &'c Command| match command {
             Command::Log(Some(target)) => Some(Some(target)),
             Command::NoLog => Some(None),
@@ -144,7 +144,7 @@ impl Configuration {
     }
 
     /// The file for status reports.
-    pub fn status_file<'c>(&'c self, file: &'c [Placed]) -> Option<&'c Path> {
+    pub fn status_file<'c>(&'c self, file: &'c [SourcedCommand]) -> Option<&'c Path> {
         let pick = |command: &'c Command| match command {
             Command::WebStats(Some(path)) => Some(Some(path.as_path())),
             Command::NoWebStats => Some(None),
@@ -154,7 +154,7 @@ impl Configuration {
     }
 
     /// The debug level.
-    pub fn debug(&self, file: &[Placed]) -> u8 {
+    pub fn debug(&self, file: &[SourcedCommand]) -> u8 {
         let pick = |command: &Command| match command {
             Command::Number(Number::Debug, level) => level.and_then(|level| u8::try_from(level).ok()),
             _ => None,
@@ -163,7 +163,7 @@ impl Configuration {
     }
 
     /// Where pen listens, as the operator wrote it.
-    pub fn listen<'c>(&'c self, file: &'c [Placed]) -> Option<&'c Local> {
+    pub fn listen<'c>(&'c self, file: &'c [SourcedCommand]) -> Option<&'c Local> {
         let pick = |command: &'c Command| match command {
             Command::Listen(local) => local.as_ref(),
             _ => None,
@@ -172,7 +172,7 @@ impl Configuration {
     }
 
     /// All that can be said without an effect of a command. After an error, the listen address is a stand-in.
-    fn beginning(&self, names: &Names, file: &[Placed], errors: &mut Vec<ConfigurationError>) -> Settled {
+    fn beginning(&self, names: &Names, file: &[SourcedCommand], errors: &mut Vec<ConfigurationError>) -> Settled {
         let local = self.listen(file).cloned().unwrap_or_else(|| {
             let nowhere = "no listen address: neither an operand nor a listen command gives one";
             errors.push(error(nowhere.to_owned()));
@@ -196,7 +196,7 @@ impl Configuration {
     }
 
     /// The size of the server table; enough for the operands even after an error.
-    fn slots(&self, file: &[Placed], errors: &mut Vec<ConfigurationError>) -> usize {
+    fn slots(&self, file: &[SourcedCommand], errors: &mut Vec<ConfigurationError>) -> usize {
         let numbers = self.commands.iter().chain(file).filter_map(|placed| match placed.command {
             Command::Server { number, .. } => Some(number.saturating_add(1)),
             _ => None,
@@ -219,8 +219,8 @@ impl Configuration {
 
 impl Settled {
     /// Lets commands take effect in order; returns what cannot.
-    fn take(&mut self, commands: &[Placed], names: &Names, port: Option<u16>) -> Vec<ConfigurationError> {
-        for Placed { command, .. } in commands {
+    fn take(&mut self, commands: &[SourcedCommand], names: &Names, port: Option<u16>) -> Vec<ConfigurationError> {
+        for SourcedCommand { command, .. } in commands {
             match command {
                 // Before the tables are made, they may be smaller than the defaults.
                 Command::Number(Number::ClientsMax, Some(clients)) => self.settings.clients_max = *clients,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Command, Switch};
-use crate::configuration::{ConfigurationError, Placed};
+use crate::configuration::{ConfigurationError, SourcedCommand};
 
 /// TLS towards clients.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -60,9 +60,12 @@ impl Tls {
 ///
 /// # Errors
 /// One for each.
-pub fn check<'c>(tls: &Tls, commands: impl IntoIterator<Item = &'c Placed>) -> Result<(), Vec<ConfigurationError>> {
+pub fn check<'c>(
+    tls: &Tls,
+    commands: impl IntoIterator<Item = &'c SourcedCommand>,
+) -> Result<(), Vec<ConfigurationError>> {
     let mut errors = Vec::new();
-    let commands: Vec<&Placed> = commands.into_iter().collect();
+    let commands: Vec<&SourcedCommand> = commands.into_iter().collect();
     let given = [
         ("-K", tls.key.is_some()),
         ("-R", tls.required),
@@ -71,21 +74,25 @@ pub fn check<'c>(tls: &Tls, commands: impl IntoIterator<Item = &'c Placed>) -> R
     ];
     for (option, _) in given.iter().filter(|(_, given)| *given) {
         let said = of_command(option, &commands);
-        let what = said.as_ref().map_or((*option).to_owned(), |(place, word)| at(place) + word);
-        let author = Author::of(said.map_or("-", |(place, _)| place));
+        let what = said.as_ref().map_or((*option).to_owned(), |(source_line, word)| at(source_line) + word);
+        let author = Author::of(said.map_or("-", |(source_line, _)| source_line));
         match (tls.is_on(), tls.required, *option) {
             (false, _, _) => errors.push(format!("{what}: {}", author.without_certificate())),
             (true, false, "-G" | "-A") => errors.push(match demand_ended(&commands) {
-                Some(place) => format!("{}{DEMAND_ENDED}", at(place)),
+                Some(source_line) => format!("{}{DEMAND_ENDED}", at(source_line)),
                 None => format!("{what}: {}", author.without_demand()),
             }),
             _ => {}
         }
     }
     if !tls.is_on() {
-        let of_tls = |placed: &Placed| {
+        let of_tls = |placed: &SourcedCommand| {
             let word = word(&placed.command)?;
-            Some(format!("{}{word}: {}", at(&placed.place), Author::of(&placed.place).without_certificate()))
+            Some(format!(
+                "{}{word}: {}",
+                at(&placed.source_line),
+                Author::of(&placed.source_line).without_certificate()
+            ))
         };
         errors.extend(commands.into_iter().filter_map(of_tls));
     }
@@ -94,8 +101,8 @@ pub fn check<'c>(tls: &Tls, commands: impl IntoIterator<Item = &'c Placed>) -> R
 }
 
 /// The beginning of a message about a place.
-fn at(place: &str) -> String {
-    if place.is_empty() { String::new() } else { format!("{place}: ") }
+fn at(source_line: &str) -> String {
+    if source_line.is_empty() { String::new() } else { format!("{source_line}: ") }
 }
 
 /// Where something was said, and so where what is missing can be said.
@@ -107,8 +114,8 @@ enum Author {
 }
 
 impl Author {
-    fn of(place: &str) -> Author {
-        match place.bytes().next() {
+    fn of(source_line: &str) -> Author {
+        match source_line.bytes().next() {
             None => Author::Operator,
             Some(b'-') => Author::CommandLine,
             Some(_) => Author::File,
@@ -137,19 +144,19 @@ impl Author {
 }
 
 /// Where the last of these commands ends the demand for client certificates, if one does and none says whose are good.
-fn demand_ended<'c>(commands: &[&'c Placed]) -> Option<&'c str> {
+fn demand_ended<'c>(commands: &[&'c SourcedCommand]) -> Option<&'c str> {
     if of_command("-G", commands).is_some() {
         return None;
     }
-    let ends = |placed: &&&Placed| placed.command == Command::Switch(Switch::RequireClientCert, false);
-    commands.iter().rev().find(ends).map(|placed| placed.place.as_str())
+    let ends = |placed: &&&SourcedCommand| placed.command == Command::Switch(Switch::RequireClientCert, false);
+    commands.iter().rev().find(ends).map(|placed| placed.source_line.as_str())
 }
 
 const DEMAND_ENDED: &str = "require_client_cert: client_ca (-G, -A) says whose client certificates are good, and that means nothing if no client \
                             is asked for one; say no client_ca too, in the file of -F";
 
 /// The command that says what an option says, and its place, if there is one.
-fn of_command<'c>(option: &str, commands: &[&'c Placed]) -> Option<(&'c str, &'static str)> {
+fn of_command<'c>(option: &str, commands: &[&'c SourcedCommand]) -> Option<(&'c str, &'static str)> {
     let word = |command: &Command| match command {
         Command::Switch(Switch::RequireClientCert, true) => Some(("-R", "require_client_cert")),
         Command::ClientCa(paths) if !paths.is_empty() => Some(("-G", "client_ca")),
@@ -158,7 +165,7 @@ fn of_command<'c>(option: &str, commands: &[&'c Placed]) -> Option<(&'c str, &'s
     let option = if option == "-A" { "-G" } else { option };
     commands.iter().rev().find_map(|placed| {
         let (_, word) = word(&placed.command).filter(|(same, _)| *same == option)?;
-        Some((placed.place.as_str(), word))
+        Some((placed.source_line.as_str(), word))
     })
 }
 
@@ -273,20 +280,22 @@ mod tests {
 
     #[test]
     fn what_means_nothing_is_told_with_what_is_missing_where_it_was_said() {
-        let placed =
-            |place: &str, line: &str| Placed { place: place.into(), command: crate::command::parse(line).unwrap() };
-        let said = |tls: &Tls, place: &str, lines: &[&str]| {
-            let commands: Vec<Placed> = lines.iter().map(|line| placed(place, line)).collect();
+        let placed = |source_line: &str, line: &str| SourcedCommand {
+            source_line: source_line.into(),
+            command: crate::command::parse(line).unwrap(),
+        };
+        let said = |tls: &Tls, source_line: &str, lines: &[&str]| {
+            let commands: Vec<SourcedCommand> = lines.iter().map(|line| placed(source_line, line)).collect();
             let errors = check(tls, &commands).err().unwrap_or_default();
             errors.into_iter().map(|error| error.0).collect::<Vec<_>>()
         };
         let off = Tls::default();
-        for (place, add) in [
+        for (source_line, add) in [
             ("/f:1", "/f:1: ssl_ciphers: means nothing without a certificate; add certificate FILE"),
             ("-O 'x'", "-O 'x': ssl_ciphers: means nothing without a certificate; add -E FILE"),
             ("", "ssl_ciphers: means nothing without a certificate; only the file of -F, or a start, can give one"),
         ] {
-            assert_eq!(said(&off, place, &["ssl_ciphers ECDHE-RSA-AES128-GCM-SHA256"]), [add]);
+            assert_eq!(said(&off, source_line, &["ssl_ciphers ECDHE-RSA-AES128-GCM-SHA256"]), [add]);
         }
         let shown =
             ["no certificate", "no client_ca", "no require_client_cert", "ssl_option tlsv1.2", "no ssl_ciphers"];

@@ -369,7 +369,7 @@ pub enum ToWorker {
     /// a worker that was taken over could have it wait.
     Freed,
     /// A sibling has died, and may have written anything over the table before: say anew there what only this worker knows about itself.
-    Restate,
+    Republish,
 }
 
 /// From the control process to the supervisor, until it is ready: as a worker.

@@ -31,21 +31,21 @@ fn clients(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("lock and arrive");
     for size in SIZES {
         let table = table(size);
-        let seat = table.seat(0);
+        let worker_table = table.worker_table(0);
         // Nine tenths full, so that no shard of a large table is over-full.
         let live = size / 10 * 9;
         for n in 0..live {
-            seat.lock(key(n)).expect("nobody else").arrive(0, 0);
+            worker_table.lock(key(n)).expect("nobody else").arrive(0, 0);
         }
         let mut next = shuffled(live);
         group.bench_function(BenchmarkId::new("known, same second", size), |bencher| {
-            bencher.iter(|| seat.lock(key(next())).expect("nobody else").arrive(0, 3_600_000));
+            bencher.iter(|| worker_table.lock(key(next())).expect("nobody else").arrive(0, 3_600_000));
         });
         let mut now = 0;
         group.bench_function(BenchmarkId::new("known, another second", size), |bencher| {
             bencher.iter(|| {
                 now += 1000;
-                seat.lock(key(next())).expect("nobody else").arrive(now, 0)
+                worker_table.lock(key(next())).expect("nobody else").arrive(now, 0)
             });
         });
         let mut client = live;
@@ -53,24 +53,24 @@ fn clients(criterion: &mut Criterion) {
             bencher.iter(|| {
                 client = client.wrapping_add(1);
                 now += 1;
-                seat.lock(key(client)).expect("nobody else").arrive(now, 0)
+                worker_table.lock(key(client)).expect("nobody else").arrive(now, 0)
             });
         });
         let mut lone = shuffled(16);
         group.bench_function(BenchmarkId::new("16 busy clients", size), |bencher| {
-            bencher.iter(|| seat.lock(key(lone())).expect("nobody else").arrive(now, 0));
+            bencher.iter(|| worker_table.lock(key(lone())).expect("nobody else").arrive(now, 0));
         });
     }
 }
 
 fn servers(criterion: &mut Criterion) {
     let table = table(2048);
-    let seat = table.seat(0);
+    let worker_table = table.worker_table(0);
     for (name, limit) in [("reserve and release, unlimited", None), ("reserve and release, limited", Some(100))] {
         criterion.bench_function(name, |bencher| {
             bencher.iter(|| {
-                assert!(seat.reserve(black_box(3), limit));
-                seat.release(3);
+                assert!(worker_table.reserve(black_box(3), limit));
+                worker_table.release(3);
             });
         });
     }
@@ -78,18 +78,18 @@ fn servers(criterion: &mut Criterion) {
 
 fn numbers(criterion: &mut Criterion) {
     let table = table(2048);
-    let seat = table.seat(0);
+    let worker_table = table.worker_table(0);
     // Half of them in use.
-    (0..512).for_each(|_| assert!(seat.claim_connection(1024).is_some()));
+    (0..512).for_each(|_| assert!(worker_table.claim_connection(1024).is_some()));
     criterion.bench_function("claim and release a connection", |bencher| {
         bencher.iter(|| {
-            let number = seat.claim_connection(1024).expect("half are free");
-            seat.release_connection(black_box(number))
+            let number = worker_table.claim_connection(1024).expect("half are free");
+            worker_table.release_connection(black_box(number))
         });
     });
-    while seat.claim_connection(1024).is_some() {}
+    while worker_table.claim_connection(1024).is_some() {}
     criterion.bench_function("claim when all 1024 are in use", |bencher| {
-        bencher.iter(|| seat.claim_connection(black_box(1024)));
+        bencher.iter(|| worker_table.claim_connection(black_box(1024)));
     });
 }
 

@@ -77,7 +77,7 @@ pub(crate) struct Globals {
     pub cursor: Line<AtomicU32>,
     /// The code of the server that a connection was last given, as an `i32`.
     pub current: Line<AtomicU32>,
-    /// Bit n: worker n waits for a free connection number. Set and cleared by that worker alone (and at its burial).
+    /// Bit n: worker n waits for a free connection number. Set and cleared by that worker alone (and at its reclaim).
     pub waiting: Line<AtomicU64>,
     /// Bits 0–31: the lowest number that may be free; bits 32–63: how often it was lowered. Only a hint: a search that finds nothing
     /// from there on begins again at 0.
@@ -86,7 +86,7 @@ pub(crate) struct Globals {
     pub high_water: Line<AtomicU32>,
 }
 
-/// How busy a worker is, for the others to compare. Written by that worker, at most once per round of events; also at its burial.
+/// How busy a worker is, for the others to compare. Written by that worker, at most once per round of events; also at its reclaim.
 #[repr(C, align(128))]
 #[derive(Debug, Default)]
 pub(crate) struct Load {
@@ -113,7 +113,7 @@ pub(crate) struct ServerState {
     pub limits: Line<Lock>,
 }
 
-/// What one worker has with one server. Written by that worker alone; `connections` also at its burial.
+/// What one worker has with one server. Written by that worker alone; `connections` also at its reclaim.
 #[repr(C, align(32))]
 #[derive(Debug, Default)]
 pub(crate) struct Row {
@@ -268,16 +268,16 @@ impl Layout {
             buckets_per_shard,
             connections,
             row_stride,
-            header: plan.place(1, 1),
-            globals: plan.place(1, 1),
-            loads: plan.place(shape.workers, 1),
-            servers: plan.place(shape.servers, 1),
-            rows: plan.place(shape.workers, row_stride),
-            owners: plan.place(connections.div_ceil(8), 1),
-            shard_states: plan.place(shards, 1),
-            buckets: plan.place(shards, buckets_per_shard),
-            lru: plan.place(shards, slots_per_shard),
-            entries: plan.place(shards, slots_per_shard),
+            header: plan.area(1, 1),
+            globals: plan.area(1, 1),
+            loads: plan.area(shape.workers, 1),
+            servers: plan.area(shape.servers, 1),
+            rows: plan.area(shape.workers, row_stride),
+            owners: plan.area(connections.div_ceil(8), 1),
+            shard_states: plan.area(shards, 1),
+            buckets: plan.area(shards, buckets_per_shard),
+            lru: plan.area(shards, slots_per_shard),
+            entries: plan.area(shards, slots_per_shard),
             bytes: 0,
         };
         layout.bytes = plan.end.ok_or(TableError::Shape("more memory than this machine can address"))?;
@@ -332,7 +332,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn place<T>(&mut self, count: u32, times: u32) -> Region<T> {
+    fn area<T>(&mut self, count: u32, times: u32) -> Region<T> {
         const { assert!(align_of::<T>() <= ALIGNMENT || cfg!(loom)) };
         let offset = self.end.and_then(|end| end.checked_next_multiple_of(ALIGNMENT));
         let count = usize::try_from(u64::from(count) * u64::from(times)).ok();

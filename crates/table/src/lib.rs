@@ -1,9 +1,9 @@
 //! The shared-memory table: what all workers know together. Clients and the servers they belong to, the state of the servers, counts
 //! and limits, connection numbers.
 //!
-//! The supervisor makes a [`Table`] before it forks; each worker takes its [`Seat`] at it. Nothing in the memory is trusted, for any
+//! The supervisor makes a [`Table`] before it forks; each worker takes its [`WorkerTable`] at it. Nothing in the memory is trusted, for any
 //! worker can write any byte of it: what is read is checked, loops are bounded, and whatever is in there, the worst is lost stickiness
-//! or a wrong count, never a panic, a hang, or an access outside. A worker can die at any instruction: `Table::bury` gives back what it
+//! or a wrong count, never a panic, a hang, or an access outside. A worker can die at any instruction: `Table::reclaim` gives back what it
 //! held.
 //!
 //! | File | What |
@@ -11,12 +11,12 @@
 //! | `layout` | what lies where |
 //! | `map` | the mapping; the only unsafe file |
 //! | `view` | the parts as slices |
-//! | `lock` | a futex whose dead owner can be buried |
+//! | `lock` | a futex whose dead owner can be reclaimed |
 //! | `entry`, `clients`, `rebuild` | one client, a shard of them, and how a shard is made whole again |
 //! | `hash` | the keyed hash that places clients |
 //! | `numbers` | connection numbers, which are the places under `-x` |
 //! | `servers` | blacklist, counts, limits |
-//! | `seat` | what workers do with it |
+//! | `worker_table` | what workers do with it |
 //! | `sync` | atomics: the real ones, or a model checker's |
 
 #![deny(unsafe_code)]
@@ -32,12 +32,12 @@ mod lock;
 mod map;
 mod numbers;
 mod rebuild;
-mod seat;
 mod servers;
 #[cfg(all(test, not(loom)))]
 mod steps;
 mod sync;
 mod view;
+mod worker_table;
 
 use std::fmt;
 
@@ -48,7 +48,7 @@ use crate::sync::Ordering::*;
 use crate::view::{Memory, View};
 
 pub use crate::layout::LAYOUT_VERSION;
-pub use crate::seat::{Locked, Seat};
+pub use crate::worker_table::{Locked, WorkerTable};
 
 /// How large a table is when it is made.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -209,13 +209,13 @@ impl Table {
 
     /// Takes back all that a dead worker held: its connection counts, connection numbers and locks. Call after waitpid(2) and before
     /// a replacement starts. Returns whether a paused worker waits for a connection: then tell the workers.
-    pub fn bury(&self, worker: u32) -> bool {
+    pub fn reclaim(&self, worker: u32) -> bool {
         let numbers = Numbers { view: self.view(), worker };
         if worker < self.layout.shape.workers {
             self.view().bury_locks(worker);
             self.view().bury_counts(worker);
             self.view().loads[worker as usize].open.store(0, Relaxed);
-            numbers.bury();
+            numbers.reclaim();
         }
         // Also if nothing was freed here: the dead worker may have freed a number and died before it woke anybody.
         numbers.anyone_waits()
@@ -294,9 +294,9 @@ impl Table {
     ///
     /// # Panics
     /// There is no such worker: the caller's mistake.
-    pub fn seat(&self, worker: u32) -> Seat<'_> {
+    pub fn worker_table(&self, worker: u32) -> WorkerTable<'_> {
         assert!(worker < self.layout.shape.workers, "worker {worker} of {}", self.layout.shape.workers);
-        Seat::new(self.view(), worker)
+        WorkerTable::new(self.view(), worker)
     }
 
     fn view(&self) -> View<'_> {

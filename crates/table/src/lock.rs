@@ -2,11 +2,11 @@
 //! on.
 //!
 //! The word: bits 0–15 the owner, worker + 1, or 0 = free; bit 30 ORPHANED: the owner died, what the lock guards may be half-changed;
-//! bit 31 WAITERS: somebody may sleep. A dead worker's locks become orphaned when the supervisor buries it; whoever gets such a lock
+//! bit 31 WAITERS: somebody may sleep. A dead worker's locks become orphaned when the supervisor reclaims it; whoever gets such a lock
 //! owns it and repairs first. (A robust pthread mutex would do the same, but its list of held locks is made of pointers inside the
 //! shared memory, through which a hostile worker could write into its siblings.)
 //!
-//! Nobody waits for long: an owner that is stopped, or dead and not yet buried, costs each other worker [`WAIT`] once per
+//! Nobody waits for long: an owner that is stopped, or dead and not yet reclaimed, costs each other worker [`WAIT`] once per
 //! [`DISTRUST`], and after that a lock that is known to be stuck is only tried. The supervisor never takes a lock.
 //!
 //! Orderings: taking is Acquire, giving back and burying Release, so that an owner sees all that its predecessors did.
@@ -73,7 +73,7 @@ impl Lock {
     }
 
     /// Makes the lock of a dead worker, if it is its, available as orphaned.
-    pub fn bury(&self, worker: u32) {
+    pub fn reclaim(&self, worker: u32) {
         self.leave(worker + 1, ORPHANED);
     }
 

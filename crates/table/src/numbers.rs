@@ -2,11 +2,11 @@
 //! number of the worker that has the connection + 1, or 0.
 //!
 //! There is no count that could go wrong: a place is taken by one compare-and-swap and given back by another, so a worker that dies
-//! leaves each of its places either taken in its name, and the burial frees it, or free.
+//! leaves each of its places either taken in its name, and the reclaim frees it, or free.
 //!
 //! Waiting: a worker that finds no place sets its bit in `waiting` and tries once more. Whoever frees a place looks at `waiting`
 //! afterwards. Between the write and the look there is a SeqCst fence on both sides, so at least one of the two sees the other's write:
-//! no wake-up is lost. Only its own worker (or its burial) clears a bit, never the one that wakes: so a worker that dies between
+//! no wake-up is lost. Only its own worker (or its reclaim) clears a bit, never the one that wakes: so a worker that dies between
 //! freeing and waking leaves the bit for the supervisor to see.
 
 use crate::sync::{AtomicU64, Ordering::*, fence};
@@ -72,12 +72,12 @@ impl Numbers<'_> {
     }
 
     /// Frees all numbers of this, dead, worker.
-    pub fn bury(self) {
+    pub fn reclaim(self) {
         self.stop_waiting();
         for (index, word) in (0u32..).zip(used_words(self.view)) {
             let seen = word.load(Relaxed);
-            for place in (0..8).filter(|place| seen >> (place * 8) & 0xff == self.byte()) {
-                self.release(index * 8 + place);
+            for slot in (0..8).filter(|slot| seen >> (slot * 8) & 0xff == self.byte()) {
+                self.release(index * 8 + slot);
             }
         }
         // It may have freed a number and died before it lowered the hint.
@@ -99,14 +99,14 @@ impl Numbers<'_> {
         let mut seen = word.load(Relaxed);
         // A failed exchange means that somebody else got or freed a place here; see `release` for the bound.
         for _ in 0..TRIES {
-            let place = lowest_zero_byte(seen | outside)?;
-            let number = index * 8 + place;
-            // First of all: a burial looks for the dead worker's numbers only below.
+            let slot = lowest_zero_byte(seen | outside)?;
+            let number = index * 8 + slot;
+            // First of all: a reclaim looks for the dead worker's numbers only below.
             let high_water = &self.view.globals.high_water.0;
             if high_water.load(Relaxed) <= number {
                 high_water.fetch_max(number + 1, Relaxed);
             }
-            match word.compare_exchange(seen, seen | self.byte() << (place * 8), AcqRel, Relaxed) {
+            match word.compare_exchange(seen, seen | self.byte() << (slot * 8), AcqRel, Relaxed) {
                 Ok(_) => return Some(number),
                 Err(now) => seen = now,
             }
@@ -116,7 +116,7 @@ impl Numbers<'_> {
 
     /// Makes the numbers that are noted as this worker's those that it has: `mine`, a word for each of the array. Numbers of workers that
     /// cannot be are freed too: of those nobody else is rid.
-    pub fn restate(self, mine: &[u64], limit: u32, waits: bool) {
+    pub fn republish(self, mine: &[u64], limit: u32, waits: bool) {
         let globals = self.view.globals;
         let highest = (0u32..).zip(mine).filter(|(_, word)| **word != 0).map(|(index, _)| index * 8 + 8).max();
         globals.high_water.0.fetch_max(highest.unwrap_or(0), Relaxed);
@@ -127,7 +127,7 @@ impl Numbers<'_> {
             let mut seen = word.load(Relaxed);
             // As in `release`.
             for _ in 0..TRIES {
-                let right = self.restated(seen, mine);
+                let right = self.republished(seen, mine);
                 match word.compare_exchange(seen, right, AcqRel, Relaxed) {
                     _ if right == seen => break,
                     Ok(_) => break,
@@ -145,15 +145,15 @@ impl Numbers<'_> {
     }
 
     /// A word of owner bytes as it should be, as far as this worker knows.
-    fn restated(self, seen: u64, mine: u64) -> u64 {
-        (0..8).map(|place| place * 8).fold(0, |word, shift| {
+    fn republished(self, seen: u64, mine: u64) -> u64 {
+        (0..8).map(|slot| slot * 8).fold(0, |word, shift| {
             let (owner, own) = (seen >> shift & 0xff, mine >> shift & 0xff);
             let others = owner != self.byte() && owner <= u64::from(self.view.layout.shape.workers);
             word | if own == 0 && others { owner } else { own } << shift
         })
     }
 
-    /// The words that [`Numbers::restate`] wants.
+    /// The words that [`Numbers::republish`] wants.
     pub fn note(self, mine: &mut [u64], number: u32) {
         if let Some(word) = mine.get_mut(number as usize / 8) {
             *word |= self.byte() << (number % 8 * 8);

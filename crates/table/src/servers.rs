@@ -119,7 +119,7 @@ impl Row {
     }
 
     /// Sets the count to what its worker knows; what is right is not written, for others read it.
-    pub fn restate(&self, connections: u32) {
+    pub fn republish(&self, connections: u32) {
         if self.connections.load(Relaxed) != connections {
             self.connections.store(connections, Release);
         }
@@ -222,7 +222,7 @@ impl View<'_> {
     /// Takes back what a dead worker held of the servers.
     pub fn bury_counts(self, worker: u32) {
         self.rows(worker).iter().for_each(|row| {
-            row.restate(0);
+            row.republish(0);
             row.set_pending(false);
         });
     }
@@ -231,7 +231,7 @@ impl View<'_> {
     pub fn bury_locks(self, worker: u32) {
         let shards = self.shards().map(|shard| &shard.state.lock.0.lock);
         for lock in shards.chain(self.servers.iter().map(|server| &server.limits.0)) {
-            lock.bury(worker);
+            lock.reclaim(worker);
             lock.bury_impossible(self.layout.shape.workers);
         }
     }
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn a_server_is_left_out_for_its_time_and_then_tried_by_one() {
         let table = table();
-        let (first, second) = (table.seat(0), table.seat(1));
+        let (first, second) = (table.worker_table(0), table.worker_table(1));
         assert_eq!(first.blacklist(1, 0), Blacklist::Clear);
         assert!(first.set_blacklist(1, 1000, 77));
         assert_eq!(second.blacklist(1, 999), Blacklist::Until(1000));
@@ -269,7 +269,7 @@ mod tests {
     #[test]
     fn a_transition_is_reported_once() {
         let table = table();
-        let (first, second) = (table.seat(0), table.seat(1));
+        let (first, second) = (table.worker_table(0), table.worker_table(1));
         assert!(first.set_blacklist(0, 1000, 1));
         assert!(!second.set_blacklist(0, 1100, 1));
         assert_eq!(first.blacklist(0, 1050), Blacklist::Until(1100));
@@ -285,7 +285,7 @@ mod tests {
     #[test]
     fn an_operators_word_is_told_from_a_failure_until_the_server_is_in_use_again_or_fails() {
         let table = table();
-        let (first, second) = (table.seat(0), table.seat(1));
+        let (first, second) = (table.worker_table(0), table.worker_table(1));
         table.take_out(1, 1000, 77);
         assert!(first.is_taken_out(1) && !first.is_taken_out(0) && !first.is_taken_out(3));
         assert_eq!(first.blacklist(1, 999), Blacklist::Until(1000));
@@ -316,10 +316,10 @@ mod tests {
     #[test]
     fn a_probe_without_outcome_ends_with_its_lease() {
         let table = table();
-        let (first, second) = (table.seat(0), table.seat(1));
+        let (first, second) = (table.worker_table(0), table.worker_table(1));
         first.set_blacklist(0, 1000, 1);
         assert!(first.begin_probe(0, 1000, 2000));
-        table.bury(0);
+        table.reclaim(0);
         assert_eq!(second.blacklist(0, 1999), Blacklist::Probed);
         assert_eq!(second.blacklist(0, 2000), Blacklist::Expired);
         assert!(second.begin_probe(0, 2000, 3000));
@@ -333,11 +333,11 @@ mod tests {
     #[test]
     fn the_address_in_use_is_moved_by_one_and_seen_by_all() {
         let table = table();
-        let (first, second) = (table.seat(0), table.seat(1));
+        let (first, second) = (table.worker_table(0), table.worker_table(1));
         assert_eq!(first.address(1), 0);
         assert!(first.move_address(1, 0, 2) && !second.move_address(1, 0, 1));
         assert_eq!((second.address(1), second.address(0), table.server_totals(1).address), (2, 0, 2));
-        table.bury(0);
+        table.reclaim(0);
         assert_eq!(second.address(1), 2);
         table.reset_server(1);
         assert_eq!(second.address(1), 2, "another number of bytes is not another address");
@@ -351,13 +351,13 @@ mod tests {
     fn totals_are_sums_over_the_workers_and_bytes_outlive_them() {
         let table = table();
         for worker in 0..3 {
-            let seat = table.seat(worker);
-            assert!(seat.reserve(2, None) && seat.reserve(2, Some(10)));
-            seat.add_server_bytes(2, 10, 200);
+            let worker_table = table.worker_table(worker);
+            assert!(worker_table.reserve(2, None) && worker_table.reserve(2, Some(10)));
+            worker_table.add_server_bytes(2, 10, 200);
         }
-        table.seat(1).release(2);
-        assert_eq!(table.seat(0).connections(2), 5);
-        table.bury(2);
+        table.worker_table(1).release(2);
+        assert_eq!(table.worker_table(0).connections(2), 5);
+        table.reclaim(2);
         let totals = table.server_totals(2);
         assert_eq!(totals, ServerTotals { connections: 3, sent: 30, received: 600, ..ServerTotals::default() });
         assert_eq!(table.server_totals(1), ServerTotals::default());
@@ -366,25 +366,25 @@ mod tests {
     #[test]
     fn one_worker_with_too_many_pending_connects_is_enough_and_its_death_ends_it() {
         let table = table();
-        table.seat(0).set_pending(1, true);
-        table.seat(2).set_pending(1, true);
-        table.seat(2).set_pending(3, true);
+        table.worker_table(0).set_pending(1, true);
+        table.worker_table(2).set_pending(1, true);
+        table.worker_table(2).set_pending(3, true);
         assert!(table.server_totals(1).is_pending && !table.server_totals(0).is_pending);
-        assert!(table.seat(1).is_pending(1) && !table.seat(1).is_pending(3));
-        table.seat(0).set_pending(1, false);
+        assert!(table.worker_table(1).is_pending(1) && !table.worker_table(1).is_pending(3));
+        table.worker_table(0).set_pending(1, false);
         assert!(table.server_totals(1).is_pending);
-        table.bury(2);
+        table.reclaim(2);
         assert!(!table.server_totals(1).is_pending);
-        table.seat(0).set_pending(1, true);
-        let _ = table.seat(0).restate(8, std::iter::empty());
+        table.worker_table(0).set_pending(1, true);
+        let _ = table.worker_table(0).republish(8, std::iter::empty());
         assert!(!table.server_totals(1).is_pending, "whoever restates says it anew");
     }
 
     #[test]
     fn another_server_under_a_number_begins_at_0() {
         let table = table();
-        let seats = [table.seat(0), table.seat(1)];
-        seats.iter().for_each(|seat| seat.add_server_bytes(1, 10, 200));
+        let seats = [table.worker_table(0), table.worker_table(1)];
+        seats.iter().for_each(|worker_table| worker_table.add_server_bytes(1, 10, 200));
         table.take_out(1, 1000, 77);
         assert!(seats[0].reserve(1, None));
         table.reset_server(1);
@@ -398,7 +398,7 @@ mod tests {
     #[test]
     fn workers_compare_what_they_have_open() {
         let table = table();
-        let (first, second, third) = (table.seat(0), table.seat(1), table.seat(2));
+        let (first, second, third) = (table.worker_table(0), table.worker_table(1), table.worker_table(2));
         assert_eq!(first.fewest_open(), None);
         first.set_open(Some(0));
         second.set_open(Some(7));
@@ -406,7 +406,7 @@ mod tests {
         assert_eq!((first.fewest_open(), second.fewest_open()), (Some(7), Some(0)));
         first.set_open(None);
         assert_eq!(second.fewest_open(), Some(u32::MAX - 1));
-        table.bury(2);
+        table.reclaim(2);
         assert_eq!((first.fewest_open(), second.fewest_open()), (Some(7), None));
     }
 
@@ -414,19 +414,19 @@ mod tests {
     fn what_a_stranger_wrote_over_everything_is_put_right_by_the_living() {
         for word in [1, 2, 3, 4, 0x0101, 0x0102, 0x4141] {
             let table = table();
-            let seats = [table.seat(0), table.seat(1)];
-            let numbers = seats.each_ref().map(|seat| seat.claim_connection(8).unwrap());
+            let seats = [table.worker_table(0), table.worker_table(1)];
+            let numbers = seats.each_ref().map(|worker_table| worker_table.claim_connection(8).unwrap());
             assert!(seats[0].reserve(1, None));
             table.memory.words().iter().take(1 << 21).for_each(|each| each.store(word, Relaxed));
-            table.bury(2);
-            let _ = seats[0].restate(8, [(numbers[0], Some(1))].into_iter());
-            let _ = seats[1].restate(8, [(numbers[1], None)].into_iter());
+            table.reclaim(2);
+            let _ = seats[0].republish(8, [(numbers[0], Some(1))].into_iter());
+            let _ = seats[1].republish(8, [(numbers[1], None)].into_iter());
             let counts = [0, 1, 2].map(|server| table.server_totals(server).connections);
             assert_eq!(counts, [0, 1, 0], "{word:x}");
             assert_eq!(numbers.map(|number| table.connection_owner(number)), [Some(0), Some(1)], "{word:x}");
             assert_eq!(table.connections_open(), 2, "{word:x}");
             assert_eq!(seats[0].claim_connection(8), Some(2), "{word:x}");
-            assert!(!table.bury(2), "{word:x}: nobody waits");
+            assert!(!table.reclaim(2), "{word:x}: nobody waits");
             assert!(seats[1].reserve(1, Some(2)) && !seats[1].reserve(1, Some(2)), "{word:x}");
             assert!(seats[1].lock([1; 16]).is_ok(), "{word:x}");
         }
@@ -435,7 +435,7 @@ mod tests {
     #[test]
     fn a_number_has_its_worker() {
         let table = table();
-        let (first, second) = (table.seat(0), table.seat(2));
+        let (first, second) = (table.worker_table(0), table.worker_table(2));
         assert_eq!((first.claim_connection(8), second.claim_connection(8)), (Some(0), Some(1)));
         let owners: Vec<_> = [0, 1, 2, u32::MAX].into_iter().map(|number| table.connection_owner(number)).collect();
         assert_eq!(owners, [Some(0), Some(2), None, None]);
@@ -444,7 +444,7 @@ mod tests {
     #[test]
     fn a_limit_counts_all_workers_and_limits_may_differ_by_client() {
         let table = table();
-        let (first, second) = (table.seat(0), table.seat(1));
+        let (first, second) = (table.worker_table(0), table.worker_table(1));
         assert!(first.reserve(0, Some(2)) && second.reserve(0, Some(2)));
         assert!(!first.reserve(0, Some(2)) && !second.reserve(0, Some(2)));
         // A known client, up to the hard limit.
@@ -459,10 +459,14 @@ mod tests {
     #[test]
     fn a_server_that_does_not_exist_is_nothing() {
         let table = table();
-        let seat = table.seat(0);
-        assert!(!seat.reserve(3, None) && !seat.reserve(u32::MAX, Some(1)));
-        assert!(!seat.set_blacklist(3, 1, 1) && !seat.begin_probe(3, 1, 1) && !seat.clear_blacklist(3));
-        assert_eq!((seat.connections(3), seat.blacklist(3, 1)), (0, Blacklist::Clear));
+        let worker_table = table.worker_table(0);
+        assert!(!worker_table.reserve(3, None) && !worker_table.reserve(u32::MAX, Some(1)));
+        assert!(
+            !worker_table.set_blacklist(3, 1, 1)
+                && !worker_table.begin_probe(3, 1, 1)
+                && !worker_table.clear_blacklist(3)
+        );
+        assert_eq!((worker_table.connections(3), worker_table.blacklist(3, 1)), (0, Blacklist::Clear));
         assert_eq!(table.server_totals(3), ServerTotals::default());
     }
 }

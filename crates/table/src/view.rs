@@ -83,7 +83,7 @@ impl<'t> View<'t> {
 
 impl ShardLock {
     /// Whether there are so many slots and no more are wanted. For the owner of the lock.
-    pub fn are(&self, slots: u32) -> bool {
+    pub fn has_size(&self, slots: u32) -> bool {
         self.slots.load(Relaxed) == slots && self.wanted.load(Relaxed) == slots
     }
 

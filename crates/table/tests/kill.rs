@@ -11,7 +11,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
-use pen_table::{LockStuck, Seat, Shape, Table};
+use pen_table::{LockStuck, Shape, Table, WorkerTable};
 
 const WORKERS: u32 = 4;
 /// A seat that no forked worker has: for the test itself.
@@ -57,14 +57,14 @@ fn killed_workers_leave_nothing_behind() {
         std::thread::sleep(Duration::from_micros(u64::from(random.below(2000))));
         let worker = random.below(WORKERS);
         end(children[worker as usize]);
-        table.bury(worker);
+        table.reclaim(worker);
         kills += 1;
         rebuilds += observe(&table);
         children[worker as usize] = start_worker(&table, worker, random.next());
         if kills % KILLS_BETWEEN_CHECKS == 0 {
             children.iter().for_each(|child| end(*child));
             (0..WORKERS).for_each(|worker| {
-                let _ = table.bury(worker);
+                let _ = table.reclaim(worker);
             });
             nothing_is_left(&table, u64::from(kills));
             children = (0..WORKERS).map(|worker| start_worker(&table, worker, random.next())).collect();
@@ -72,7 +72,7 @@ fn killed_workers_leave_nothing_behind() {
     }
     children.iter().for_each(|child| end(*child));
     (0..WORKERS).for_each(|worker| {
-        let _ = table.bury(worker);
+        let _ = table.reclaim(worker);
     });
     nothing_is_left(&table, u64::from(kills) + 1);
     print!("{kills} kills, at least {rebuilds} of them with a lock held ... ");
@@ -87,51 +87,51 @@ fn observe(table: &Table) -> u32 {
     let keys: Vec<_> = table.clients().map(|entry| entry.key).collect();
     assert!(keys.len() <= SLOTS as usize);
     assert!(keys.iter().all(|key| *key == client(u32::from_le_bytes(key[..4].try_into().unwrap()))), "a torn entry");
-    let seat = table.seat(OBSERVER);
+    let worker_table = table.worker_table(OBSERVER);
     // Another worker may have been faster, and on a busy machine it may even have the lock and no processor. That no dead worker keeps a
     // lock is seen when all are dead.
-    drop(seat.lock(client(0)));
-    u32::from(seat.take_rebuilt().is_some())
+    drop(worker_table.lock(client(0)));
+    u32::from(worker_table.take_rebuilt().is_some())
 }
 
-/// With every worker dead and buried: no count, no number, no lock; every client is found where it is listed, and the list of the least
+/// With every worker dead and reclaimed: no count, no number, no lock; every client is found where it is listed, and the list of the least
 /// recently used is complete. It happens in a minute of its own, later than any before: what was used in the same second has no order, and on
 /// a busy machine clients of one check may still be there in the next.
 fn nothing_is_left(table: &Table, minute: u64) {
     let now = u64::MAX / 2 + minute * 60_000;
-    let seat = table.seat(OBSERVER);
+    let worker_table = table.worker_table(OBSERVER);
     assert_eq!(table.connections_open(), 0);
     for server in 0..3 {
         assert_eq!(table.server_totals(server).connections, 0);
-        assert!((0..5).all(|_| seat.reserve(server, Some(5))));
-        assert!(!seat.reserve(server, Some(5)));
-        (0..5).for_each(|_| seat.release(server));
+        assert!((0..5).all(|_| worker_table.reserve(server, Some(5))));
+        assert!(!worker_table.reserve(server, Some(5)));
+        (0..5).for_each(|_| worker_table.release(server));
     }
-    drop(seat.lock(client(0)).unwrap());
-    let _ = seat.take_rebuilt();
+    drop(worker_table.lock(client(0)).unwrap());
+    let _ = worker_table.take_rebuilt();
     let listed: Vec<_> = table.clients().collect();
     for entry in &listed {
-        let arrival = seat.lock(entry.key).unwrap().arrive(now, 0);
+        let arrival = worker_table.lock(entry.key).unwrap().arrive(now, 0);
         assert_eq!((arrival.client.slot, arrival.recorded), (entry.slot, entry.server));
     }
     assert_eq!(table.clients().count(), listed.len(), "a client was listed but not found");
     // As many new ones replace all the old ones, each slot once.
     for n in 1000..1000 + SLOTS {
-        seat.lock(client(n)).unwrap().arrive(now + 1000, 0);
+        worker_table.lock(client(n)).unwrap().arrive(now + 1000, 0);
     }
     let mut keys: Vec<_> = table.clients().map(|entry| entry.key).collect();
     let mut wanted: Vec<_> = (1000..1000 + SLOTS).map(client).collect();
     keys.sort_unstable();
     wanted.sort_unstable();
     assert_eq!(keys, wanted);
-    assert_eq!(seat.take_rebuilt(), None, "the table contradicted itself");
+    assert_eq!(worker_table.take_rebuilt(), None, "the table contradicted itself");
 }
 
 fn a_stopped_owner_stops_nobody_else() {
     let table = Table::create(Shape { clients: SLOTS, servers: 3, workers: WORKERS + 1, connections: 32 }).unwrap();
     let child = start(|| {
-        let seat = table.seat(0);
-        let mut locked = seat.lock(client(1)).expect("nobody else yet");
+        let worker_table = table.worker_table(0);
+        let mut locked = worker_table.lock(client(1)).expect("nobody else yet");
         locked.arrive(0, 0);
         raise(Signal::SIGSTOP).expect("stopping itself");
         drop(locked);
@@ -142,55 +142,55 @@ fn a_stopped_owner_stops_nobody_else() {
     });
     let stopped = waitpid(child, Some(WaitPidFlag::WUNTRACED)).unwrap();
     assert_eq!(stopped, WaitStatus::Stopped(child, Signal::SIGSTOP));
-    let seat = table.seat(1);
-    assert_eq!(seat.lock(client(2)).unwrap_err(), LockStuck);
-    assert_eq!(seat.lock(client(2)).unwrap_err(), LockStuck);
+    let worker_table = table.worker_table(1);
+    assert_eq!(worker_table.lock(client(2)).unwrap_err(), LockStuck);
+    assert_eq!(worker_table.lock(client(2)).unwrap_err(), LockStuck);
     // Everything that needs no such lock goes on, the supervisor's reports too.
-    assert!(seat.reserve(0, Some(1)) && !seat.reserve(0, Some(1)));
-    assert_eq!(seat.claim_connection(32), Some(0));
+    assert!(worker_table.reserve(0, Some(1)) && !worker_table.reserve(0, Some(1)));
+    assert_eq!(worker_table.claim_connection(32), Some(0));
     assert_eq!(table.clients().count(), 1);
     kill(child, Signal::SIGCONT).unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
-    while seat.lock(client(2)).is_err() {
+    while worker_table.lock(client(2)).is_err() {
         assert!(Instant::now() < deadline, "the lock stays stuck after its owner went on");
         std::thread::yield_now();
     }
-    assert_eq!(seat.take_rebuilt(), None);
+    assert_eq!(worker_table.take_rebuilt(), None);
     end(child);
 }
 
 /// A worker that does everything, at random, for ever.
 fn work(table: &Table, worker: u32, seed: u64) {
-    let seat = table.seat(worker);
+    let worker_table = table.worker_table(worker);
     let mut random = Random(seed | 1);
     let (mut numbers, mut reserved) = (Vec::with_capacity(32), Vec::with_capacity(32));
     let mut now = 0;
     loop {
         now += u64::from(random.below(700));
         match random.below(8) {
-            0 => numbers.extend(seat.claim_connection(32)),
-            1 => drop(numbers.pop().map(|number| seat.release_connection(number))),
-            2 => reserve(&seat, &mut reserved, random.below(3)),
-            3 => drop(reserved.pop().map(|server| seat.release(server))),
+            0 => numbers.extend(worker_table.claim_connection(32)),
+            1 => drop(numbers.pop().map(|number| worker_table.release_connection(number))),
+            2 => reserve(&worker_table, &mut reserved, random.below(3)),
+            3 => drop(reserved.pop().map(|server| worker_table.release(server))),
             4 => {
-                assert!(seat.connections(random.below(3)) <= MOST_OPEN);
+                assert!(worker_table.connections(random.below(3)) <= MOST_OPEN);
             }
             _ => {
-                let Ok(mut locked) = seat.lock(client(random.below(100))) else { continue };
+                let Ok(mut locked) = worker_table.lock(client(random.below(100))) else { continue };
                 let arrival = locked.arrive(now, 60_000);
                 locked.record(arrival.client, random.below(3) as i32);
                 drop(locked);
-                seat.record(arrival.client, random.below(3) as i32);
-                seat.add_client_bytes(arrival.client, 1, 2);
+                worker_table.record(arrival.client, random.below(3) as i32);
+                worker_table.add_client_bytes(arrival.client, 1, 2);
             }
         }
     }
 }
 
 /// Two servers have limits, one has none.
-fn reserve(seat: &Seat<'_>, reserved: &mut Vec<u32>, server: u32) {
+fn reserve(worker_table: &WorkerTable<'_>, reserved: &mut Vec<u32>, server: u32) {
     let limit = [Some(3), Some(5), None][server as usize];
-    if reserved.len() < RESERVED && seat.reserve(server, limit) {
+    if reserved.len() < RESERVED && worker_table.reserve(server, limit) {
         reserved.push(server);
     }
 }

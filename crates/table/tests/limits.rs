@@ -26,14 +26,14 @@ fn a_server_never_has_more_connections_than_its_limit() {
     let table = table();
     let open = AtomicU32::new(0);
     in_every_worker(|worker| {
-        let seat = table.seat(worker);
+        let worker_table = table.worker_table(worker);
         for _ in 0..ROUNDS {
-            if seat.reserve(0, Some(LIMIT)) {
+            if worker_table.reserve(0, Some(LIMIT)) {
                 // From after the reservation to before the release: if this is ever above the limit, so was the table's count.
                 assert!(open.fetch_add(1, SeqCst) < LIMIT);
                 std::thread::yield_now();
                 open.fetch_sub(1, SeqCst);
-                seat.release(0);
+                worker_table.release(0);
             }
         }
     });
@@ -43,8 +43,9 @@ fn a_server_never_has_more_connections_than_its_limit() {
 #[test]
 fn a_worker_waits_until_it_says_that_it_does_not() {
     let table = table();
-    let (one, two) = (table.seat(0), table.seat(1));
-    let claim = |seat: &pen_table::Seat<'_>| seat.claim_connection(LIMIT).expect("a free number");
+    let (one, two) = (table.worker_table(0), table.worker_table(1));
+    let claim =
+        |worker_table: &pen_table::WorkerTable<'_>| worker_table.claim_connection(LIMIT).expect("a free number");
     assert!(!one.release_connection(claim(&one)));
     two.await_connection();
     assert!(one.release_connection(claim(&one)));
@@ -54,7 +55,7 @@ fn a_worker_waits_until_it_says_that_it_does_not() {
     assert!(!one.release_connection(claim(&one)));
     two.stop_waiting();
     two.await_connection();
-    assert!(!table.bury(1), "a dead worker does not wait");
+    assert!(!table.reclaim(1), "a dead worker does not wait");
 }
 
 #[test]
@@ -62,20 +63,20 @@ fn a_number_never_has_two_owners() {
     let table = table();
     let owned: [AtomicBool; LIMIT as usize] = Default::default();
     in_every_worker(|worker| {
-        let seat = table.seat(worker);
+        let worker_table = table.worker_table(worker);
         for _ in 0..ROUNDS {
-            if let Some(number) = seat.claim_connection(LIMIT) {
+            if let Some(number) = worker_table.claim_connection(LIMIT) {
                 assert!(!owned[number as usize].swap(true, SeqCst));
                 std::thread::yield_now();
                 owned[number as usize].store(false, SeqCst);
-                let _ = seat.release_connection(number);
+                let _ = worker_table.release_connection(number);
             }
         }
     });
     assert_eq!(table.connections_open(), 0);
     // Nothing was lost: all are there, from the lowest on.
-    let seat = table.seat(0);
-    assert_eq!(Vec::from_iter(std::iter::from_fn(|| seat.claim_connection(LIMIT))), [0, 1, 2]);
+    let worker_table = table.worker_table(0);
+    assert_eq!(Vec::from_iter(std::iter::from_fn(|| worker_table.claim_connection(LIMIT))), [0, 1, 2]);
 }
 
 #[test]
@@ -83,12 +84,12 @@ fn the_round_robin_sequence_has_no_gap_and_no_repetition() {
     let table = table();
     let turns: [AtomicU32; 3] = Default::default();
     in_every_worker(|worker| {
-        let seat = table.seat(worker);
+        let worker_table = table.worker_table(worker);
         for _ in 0..3000 {
             let next = loop {
-                let last = seat.cursor();
+                let last = worker_table.cursor();
                 let next = (last + 1) % 3;
-                if seat.advance_cursor(last, next) {
+                if worker_table.advance_cursor(last, next) {
                     break next;
                 }
             };
@@ -102,11 +103,11 @@ fn the_round_robin_sequence_has_no_gap_and_no_repetition() {
 fn every_arrival_is_counted_once_in_one_entry() {
     let table = table();
     in_every_worker(|worker| {
-        let seat = table.seat(worker);
+        let worker_table = table.worker_table(worker);
         let (mut arrivals, mut now) = (0, 0);
         while arrivals < 2000 {
             // A machine that is busy enough may make a lock look stuck.
-            if let Ok(mut locked) = seat.lock([7; 16]) {
+            if let Ok(mut locked) = worker_table.lock([7; 16]) {
                 locked.arrive(now, 0);
                 (arrivals, now) = (arrivals + 1, now + 100);
             }

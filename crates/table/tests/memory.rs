@@ -15,12 +15,12 @@ fn shared_memory() -> u64 {
 fn a_large_table_takes_memory_as_it_is_used() {
     let before = shared_memory();
     let table = Table::create(Shape { clients: 2_000_000, servers: 4098, workers: 64, connections: 1 << 20 }).unwrap();
-    let seat = table.seat(3);
+    let worker_table = table.worker_table(3);
     for n in 0u128..10 {
-        let arrival = seat.lock(n.to_le_bytes()).unwrap().arrive(0, 0);
-        seat.record(arrival.client, 1);
-        assert!(seat.reserve(0, Some(100)));
-        assert_eq!(seat.claim_connection(1 << 20), Some(n as u32));
+        let arrival = worker_table.lock(n.to_le_bytes()).unwrap().arrive(0, 0);
+        worker_table.record(arrival.client, 1);
+        assert!(worker_table.reserve(0, Some(100)));
+        assert_eq!(worker_table.claim_connection(1 << 20), Some(n as u32));
     }
     assert_eq!(table.clients().count(), 10);
     assert_eq!(table.connections_open(), 10);
@@ -29,13 +29,13 @@ fn a_large_table_takes_memory_as_it_is_used() {
     let used = shared_memory() - before;
     assert_eq!(table.grow_clients(1 << 24), 1 << 24);
     assert!(used < 1024, "{used} KiB for ten clients");
-    table.bury(3);
-    // A burial also looks at every server's lock.
+    table.reclaim(3);
+    // A reclaim also looks at every server's lock.
     let used = shared_memory() - before;
     assert!(used < 2048, "{used} KiB after a burial");
     // Ten shards of the grown table, in each of which the old buckets (256 KiB) were looked at.
     for n in 0u128..10 {
-        table.seat(3).lock(n.to_le_bytes()).unwrap().arrive(0, 0);
+        table.worker_table(3).lock(n.to_le_bytes()).unwrap().arrive(0, 0);
     }
     let used = shared_memory() - before;
     assert!(used < 2048 + 10 * 256 + 1024, "{used} KiB in the grown table");

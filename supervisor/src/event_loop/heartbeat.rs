@@ -13,21 +13,21 @@ impl Service {
         if !self.beat.falls(now) {
             return;
         }
-        self.crew.workers_mut().for_each(|worker| worker.beat());
-        for (id, withheld) in self.crew.withheld_events(now) {
+        self.pool.workers_mut().for_each(|worker| worker.beat());
+        for (id, withheld) in self.pool.withheld_events(now) {
             self.tell_withheld(id, withheld);
         }
         let due = self.throttle.settle(now);
         self.tell_many(due);
         self.tell_obstructed(now);
         if self.crowd.is_over(now) {
-            let (open, most) = (self.inheritance.table.connections_open(), self.inheritance.settings.connections_max);
-            self.say.notice(&format!("clients no longer wait for a connection: {open} of {most} in use"));
+            let (open, most) = (self.context.table.connections_open(), self.context.settings.connections_max);
+            self.logger.notice(&format!("clients no longer wait for a connection: {open} of {most} in use"));
         }
         let changes = self.notices.settle(now);
-        changes.iter().for_each(|line| self.say.notice(line));
+        changes.iter().for_each(|line| self.logger.notice(line));
         // While the desk is full nobody reads what the control process says; unless it is itself the reason.
-        let unheard = self.desk.is_full() && self.control.as_ref().is_some_and(|control| !control.is_choked());
+        let unheard = self.queue.is_full() && self.control.as_ref().is_some_and(|control| !control.is_choked());
         self.control.iter_mut().for_each(|control| control.beat(unheard));
         if self.notify.is_heard() {
             let status = self.status();
@@ -48,10 +48,10 @@ impl Service {
 
     /// The state of the service in one line.
     fn status(&self) -> String {
-        let all = self.crew.ids().count();
-        let ready = self.crew.workers().filter(|worker| worker.peer.is_ready()).count();
-        let open = self.crew.open();
-        let accepted = self.crew.totals().accepted;
+        let all = self.pool.ids().count();
+        let ready = self.pool.workers().filter(|worker| worker.peer.is_ready()).count();
+        let open = self.pool.open();
+        let accepted = self.pool.totals().accepted;
         let workers = if ready == all { format!("{all} workers") } else { format!("{ready} of {all} workers") };
         let refused =
             if self.file_refused { "; the configuration file has errors and was not used, see the log" } else { "" };

@@ -1,6 +1,6 @@
 //! The supervisor's event loop: signals, messages, deaths, replacements, reports and commands.
 //!
-//! `waiting`, `hearing`, `staff` and `watch` are the steps of one turn of the loop. `desk` carries out commands one at a time, `query` answers questions,
+//! `waiting`, `hearing`, `staff` and `watch` are the steps of one turn of the loop. `queue` carries out commands one at a time, `query` answers questions,
 //! and `prepare` gets hold of what `change` puts in force. One thread, poll(2), nothing that waits for a worker. poll and not epoll, because an epoll set would be shared with every
 //! child that is forked.
 
@@ -27,20 +27,20 @@ use pen_config::ids::WorkerId;
 use pen_ipc::stats::Counters;
 
 use crate::StartError;
-use crate::event_loop::commands::{By, Desk};
+use crate::event_loop::commands::{CommandQueue, Requester};
 use crate::event_loop::full::Crowd;
 use crate::event_loop::obstructed::Obstructed;
 use crate::event_loop::reload::notices::Notices;
-use crate::event_loop::state::Standing;
+use crate::event_loop::state::RuntimeState;
 use crate::files::request_log;
 use crate::limits::why_within_limits;
-use crate::log::Say;
+use crate::log::Logger;
 use crate::log::errno::why;
 use crate::log::events::throttle::Throttle;
 use crate::processes::control::Control;
 use crate::processes::liveness::Beat;
-use crate::processes::pool::Crew;
-use crate::processes::spawn::Inheritance;
+use crate::processes::pool::WorkerPool;
+use crate::processes::spawn::SpawnContext;
 use crate::report::Reporter;
 use crate::signals::{Request, Signals};
 use crate::startup::interrupt::Interrupts;
@@ -49,14 +49,14 @@ use crate::systemd::notify::Notify;
 /// The running pen.
 #[derive(Debug)]
 pub(crate) struct Service {
-    standing: Standing,
-    inheritance: Inheritance,
-    crew: Crew,
+    state: RuntimeState,
+    context: SpawnContext,
+    pool: WorkerPool,
     /// With `-C`.
     control: Option<Control>,
     reporter: Reporter,
-    desk: Desk,
-    say: Say,
+    queue: CommandQueue,
+    logger: Logger,
     notify: Notify,
     beat: Beat,
     /// On what workers tell and clients cause.
@@ -77,7 +77,7 @@ pub(crate) struct Service {
 enum Stop {
     Signal(Signal),
     /// The exit command, by whom.
-    Command(By),
+    Command(Requester),
 }
 
 /// What the death of a worker means.
@@ -93,24 +93,25 @@ enum Phase {
 
 impl Service {
     pub(crate) fn new(
-        standing: Standing,
-        inheritance: Inheritance,
+        state: RuntimeState,
+        context: SpawnContext,
         workers: u8,
         control: Option<Control>,
-        say: Say,
+        logger: Logger,
         notify: Notify,
     ) -> Service {
-        let (crew, reporter, desk, beat) = (Crew::new(workers), Reporter::new(), Desk::default(), Beat::default());
+        let (pool, reporter, queue, beat) =
+            (WorkerPool::new(workers), Reporter::new(), CommandQueue::default(), Beat::default());
         let (throttle, notices) = (Throttle::new(Instant::now()), Notices::new(Instant::now()));
         let (file_refused, phase) = (false, Phase::Starting);
         Service {
-            standing,
-            inheritance,
-            crew,
+            state,
+            context,
+            pool,
             control,
             reporter,
-            desk,
-            say,
+            queue,
+            logger,
             notify,
             beat,
             throttle,
@@ -128,19 +129,19 @@ impl Service {
     /// A process cannot be forked, jailed or readied, or the start is interrupted. All are gone then.
     pub(crate) fn start(&mut self, interrupts: &mut Interrupts) -> Result<(), StartError> {
         let now = Instant::now();
-        for id in self.crew.ids() {
+        for id in self.pool.ids() {
             let cannot = |error| StartError(format!("cannot start worker {id}: {}", why_within_limits(&error)));
-            self.crew.hire(id, &self.inheritance, now).map_err(cannot)?;
+            self.pool.spawn(id, &self.context, now).map_err(cannot)?;
         }
         let deadline = now + START_PATIENCE;
-        while !self.crew.is_complete() {
+        while !self.pool.is_complete() {
             self.start_turn(interrupts, deadline)?;
         }
         if let Some(control) = &mut self.control {
             let cannot = |error| StartError(format!("cannot start the control process: {}", why_within_limits(&error)));
-            control.hire(&self.inheritance, Instant::now()).map_err(cannot)?;
+            control.spawn(&self.context, Instant::now()).map_err(cannot)?;
         }
-        while self.control.as_ref().is_some_and(|control| !control.is_ready()) || !self.crew.is_complete() {
+        while self.control.as_ref().is_some_and(|control| !control.is_ready()) || !self.pool.is_complete() {
             self.start_turn(interrupts, deadline)?;
         }
         Ok(())
@@ -152,7 +153,7 @@ impl Service {
         drop(sources);
         interrupts.check()?;
         if Instant::now() >= deadline {
-            let late = self.crew.workers().find(|worker| !worker.peer.is_ready());
+            let late = self.pool.workers().find(|worker| !worker.peer.is_ready());
             let late = late.map_or("the control process".into(), |worker| format!("worker {}", worker.id));
             return Err(StartError(format!("{late} was not ready within {} s", START_PATIENCE.as_secs())));
         }
@@ -170,7 +171,7 @@ impl Service {
             while let Some(request) = signals.next() {
                 stop = stop.or(self.obey(request));
             }
-            stop = stop.or(self.desk.ends().map(Stop::Command));
+            stop = stop.or(self.queue.ends().map(Stop::Command));
         }
         let why = match stop {
             Some(Stop::Signal(signal)) => format!("stopping on signal {signal}"),
@@ -179,22 +180,22 @@ impl Service {
         };
         match stop {
             Some(Stop::Command(by)) => self.tell_operator(&format!("exit, by {by}"), Instant::now()),
-            Some(Stop::Signal(_)) | None => self.say.debug(&why),
+            Some(Stop::Signal(_)) | None => self.logger.debug(&why),
         }
         self.notify.stopping(&why, Instant::now());
         self.stop(signals);
     }
 
     /// To the administrator.
-    pub(crate) fn say(&mut self) -> &mut Say {
-        &mut self.say
+    pub(crate) fn logger(&mut self) -> &mut Logger {
+        &mut self.logger
     }
 
     /// Says where pen listens.
     pub(crate) fn say_where(&mut self) {
-        self.say.debug(&format!("listening on {}", self.standing.listen));
+        self.logger.debug(&format!("listening on {}", self.state.listen));
         if let Some(control) = &self.control {
-            self.say.debug(&format!("control port {}", control.name()));
+            self.logger.debug(&format!("control port {}", control.name()));
         }
     }
 
@@ -204,7 +205,7 @@ impl Service {
             Request::Reopen => {
                 self.notify.reloading("reading the configuration again", Instant::now());
                 self.reopen_log();
-                self.desk.hang_up();
+                self.queue.hang_up();
                 self.work(Instant::now());
             }
             Request::Report => {
@@ -226,17 +227,17 @@ impl Service {
         let (speakers, control) = self.wait(sources, latest);
         let now = Instant::now();
         for id in speakers {
-            let news = self.crew.worker_mut(id).map(|worker| worker.read(MOST_AT_ONCE, now));
-            self.hear(id, news.unwrap_or_default(), now);
+            let reports = self.pool.worker_mut(id).map(|worker| worker.read(MOST_AT_ONCE, now));
+            self.hear(id, reports.unwrap_or_default(), now);
         }
         if control {
             self.hear_control(now);
         }
-        self.crew.workers_mut().for_each(|worker| worker.peer.kill_overdue(now));
+        self.pool.workers_mut().for_each(|worker| worker.peer.kill_overdue(now));
         self.control.iter_mut().for_each(|control| control.kill_overdue(now));
         self.reap(now)?;
         if self.phase != Phase::Stopping {
-            for id in self.crew.due(now) {
+            for id in self.pool.due(now) {
                 self.fill(id, None, now);
             }
             self.keep_keys(now);
@@ -253,22 +254,22 @@ impl Service {
 
     /// Sends all processes what waits to be sent to them, and lets go of listeners that nobody uses any more.
     fn send_due(&mut self) {
-        self.crew.workers_mut().for_each(|worker| worker.send_due(&self.inheritance));
-        self.control.iter_mut().for_each(|control| control.send_due(&self.inheritance));
-        if !self.standing.retired.is_empty() && self.crew.workers().all(|worker| worker.has_moved()) {
-            self.standing.retired.clear();
+        self.pool.workers_mut().for_each(|worker| worker.send_due(&self.context));
+        self.control.iter_mut().for_each(|control| control.send_due(&self.context));
+        if !self.state.retired.is_empty() && self.pool.workers().all(|worker| worker.has_moved()) {
+            self.state.retired.clear();
         }
     }
 
     /// Takes a report a step further.
     fn report(&mut self, now: Instant) {
-        self.reporter.expire(now, &mut self.say);
-        if let Some(gathered) = self.reporter.gathered(&self.crew.totals(), now) {
-            let file = self.standing.status.as_ref();
-            let listen = self.standing.local.to_string();
-            let (program, to) = (self.program(&listen, now), (file, &self.say));
-            if let Err(error) = self.reporter.render(&gathered, &program, &self.inheritance, to, now) {
-                self.say.warning(&format!("a report cannot be made now: {}", why(&error)));
+        self.reporter.expire(now, &mut self.logger);
+        if let Some(gathered) = self.reporter.gathered(&self.pool.totals(), now) {
+            let file = self.state.status.as_ref();
+            let listen = self.state.local.to_string();
+            let (program, to) = (self.program(&listen, now), (file, &self.logger));
+            if let Err(error) = self.reporter.render(&gathered, &program, &self.context, to, now) {
+                self.logger.warning(&format!("a report cannot be made now: {}", why(&error)));
             }
         }
         let Some(serial) = self.reporter.due() else { return };
@@ -278,7 +279,7 @@ impl Service {
 
     /// Asks workers for reports; returns those that were asked and those whose channel is full.
     fn ask_reports(&self, serial: u32, of: impl Fn(WorkerId) -> bool) -> (BTreeSet<WorkerId>, BTreeSet<WorkerId>) {
-        let serving = self.crew.workers().filter(|worker| worker.peer.is_ready() && of(worker.id));
+        let serving = self.pool.workers().filter(|worker| worker.peer.is_ready() && of(worker.id));
         let (asked, unreachable): (Vec<_>, Vec<_>) = serving.partition(|worker| worker.ask_report(serial));
         let ids =
             |workers: Vec<&crate::processes::worker::Worker>| workers.into_iter().map(|worker| worker.id).collect();
@@ -288,16 +289,16 @@ impl Service {
     /// Opens the request log again and hands it to every worker, replacements included.
     fn reopen_log(&mut self) {
         // One that an operator named is known by its descriptor alone.
-        let Some(LogTarget::File(path)) = self.standing.log.as_ref().filter(|_| !self.standing.log_is_held) else {
+        let Some(LogTarget::File(path)) = self.state.log.as_ref().filter(|_| !self.state.log_is_held) else {
             return;
         };
         match request_log::open(path) {
             Ok(log) => {
-                self.inheritance.log = Some(log);
-                self.crew.workers_mut().for_each(|worker| worker.renew_log());
-                self.say.debug(&format!("request log {} is reopened", path.display()));
+                self.context.log = Some(log);
+                self.pool.workers_mut().for_each(|worker| worker.renew_log());
+                self.logger.debug(&format!("request log {} is reopened", path.display()));
             }
-            Err(error) => self.say.warning(&format!("{error}; lines still go to the file that was opened before")),
+            Err(error) => self.logger.warning(&format!("{error}; lines still go to the file that was opened before")),
         }
     }
 
@@ -305,7 +306,7 @@ impl Service {
     fn stop(&mut self, signals: &Signals) {
         self.phase = Phase::Stopping;
         let deadline = Instant::now() + STOP_PATIENCE;
-        self.crew.workers_mut().for_each(|worker| worker.order_stop());
+        self.pool.workers_mut().for_each(|worker| worker.order_stop());
         self.control.iter_mut().for_each(|control| control.order_stop());
         self.send_due();
         while !self.is_alone() && Instant::now() < deadline {
@@ -313,22 +314,26 @@ impl Service {
             self.notify.settle();
             while signals.next().is_some() {}
         }
-        for worker in self.crew.workers() {
-            self.say.warning(&format!("worker {} (pid {}) did not stop in time; killed", worker.id, worker.peer.pid()));
+        for worker in self.pool.workers() {
+            self.logger.warning(&format!(
+                "worker {} (pid {}) did not stop in time; killed",
+                worker.id,
+                worker.peer.pid()
+            ));
         }
         self.end();
         let untold = self.throttle.finish();
         self.tell_many(untold);
         let untold = self.notices.finish(Instant::now());
-        untold.iter().for_each(|line| self.say.notice(line));
-        let totals = self.crew.totals();
-        self.say.debug(&format!("stopped; {} clients accepted, {} unserved", totals.accepted, totals.unserved));
+        untold.iter().for_each(|line| self.logger.notice(line));
+        let totals = self.pool.totals();
+        self.logger.debug(&format!("stopped; {} clients accepted, {} unserved", totals.accepted, totals.unserved));
         if totals.crowded > 0 {
-            self.say.debug(&format!("{} clients were closed for memory", totals.crowded));
+            self.logger.debug(&format!("{} clients were closed for memory", totals.crowded));
         }
-        if self.inheritance.keys.is_some() {
+        if self.context.keys.is_some() {
             let Counters { handshakes, resumed, failed_handshakes, .. } = totals;
-            self.say
+            self.logger
                 .debug(&format!("TLS: {handshakes} handshakes, {resumed} of them resumed, {failed_handshakes} failed"));
         }
     }
@@ -337,8 +342,8 @@ impl Service {
     fn end(&mut self) {
         self.phase = Phase::Stopping;
         self.reporter.stop();
-        self.desk.stop();
-        self.crew.workers_mut().for_each(|worker| worker.peer.kill());
+        self.queue.stop();
+        self.pool.workers_mut().for_each(|worker| worker.peer.kill());
         self.control.iter_mut().for_each(|control| control.kill());
         // SIGKILL needs no help; only a process in the midst of a device's work takes its time, and is left to it.
         let deadline = Instant::now() + KILL_PATIENCE;
@@ -349,7 +354,7 @@ impl Service {
 
     /// Whether no jailed process is left.
     fn is_alone(&self) -> bool {
-        self.crew.is_empty() && self.control.as_ref().is_none_or(Control::is_empty)
+        self.pool.is_empty() && self.control.as_ref().is_none_or(Control::is_empty)
     }
 }
 

@@ -36,7 +36,7 @@ struct Episode {
 
 /// What is known of a server without its workers' word.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(in crate::event_loop) enum Standing {
+pub(in crate::event_loop) enum RuntimeState {
     /// It has room by its limit, and by its pending connects.
     Room {
         /// Fewer connections than its limit.
@@ -78,11 +78,11 @@ impl Obstructed {
     }
 
     /// What is to be told now: what waited for that, and what is over.
-    pub(in crate::event_loop) fn settle(&mut self, standing: impl Fn(i32) -> Standing, now: Instant) -> Vec<Event> {
+    pub(in crate::event_loop) fn settle(&mut self, state: impl Fn(i32) -> RuntimeState, now: Instant) -> Vec<Event> {
         let Obstructed { servers, flood } = self;
         let mut due = Vec::new();
         servers.retain(|server, episode| {
-            let Standing::Room { connections, pending } = standing(*server) else { return false };
+            let RuntimeState::Room { connections, pending } = state(*server) else { return false };
             let is_free = match episode.obstacle {
                 Obstacle::Limit => connections,
                 Obstacle::Pending => pending,
@@ -112,8 +112,8 @@ const MOST: u32 = 100;
 mod tests {
     use super::*;
 
-    const FULL: Standing = Standing::Room { connections: false, pending: true };
-    const FREE: Standing = Standing::Room { connections: true, pending: true };
+    const FULL: RuntimeState = RuntimeState::Room { connections: false, pending: true };
+    const FREE: RuntimeState = RuntimeState::Room { connections: true, pending: true };
 
     fn passed_over(server: i32, obstacle: Obstacle) -> Event {
         Event::PassedOver { server, obstacle, errno: 0 }
@@ -145,7 +145,7 @@ mod tests {
         let start = Instant::now();
         let mut obstructed = Obstructed::new(start);
         assert!(hear(&mut obstructed, 1, Obstacle::Pending, start) && hear(&mut obstructed, 2, Obstacle::Ports, start));
-        let shut = Standing::Room { connections: true, pending: false };
+        let shut = RuntimeState::Room { connections: true, pending: false };
         assert_eq!(obstructed.settle(|_| shut, start + QUIET), []);
         assert_eq!(obstructed.settle(|_| FREE, start + QUIET), [Event::Reached { server: 1 }]);
         obstructed.reached(2);
@@ -155,7 +155,7 @@ mod tests {
         obstructed.reached(3);
         assert_eq!(obstructed.settle(|_| FREE, start + 3 * QUIET), [Event::Reached { server: 2 }]);
         assert!(hear(&mut obstructed, 2, Obstacle::Ports, start + 3 * QUIET));
-        assert_eq!(obstructed.settle(|_| Standing::Gone, start + 9 * QUIET), []);
+        assert_eq!(obstructed.settle(|_| RuntimeState::Gone, start + 9 * QUIET), []);
         assert!(hear(&mut obstructed, 2, Obstacle::Ports, start + 9 * QUIET));
         obstructed.forget(2);
         assert!(hear(&mut obstructed, 2, Obstacle::Ports, start + 9 * QUIET));

@@ -22,7 +22,7 @@ impl Service {
     ) -> (Vec<WorkerId>, bool) {
         let mut polled = Vec::new();
         let mut speakers = Vec::new();
-        for worker in self.crew.workers() {
+        for worker in self.pool.workers() {
             if let Some((channel, due)) = worker.channel() {
                 polled.push(PollFd::new(channel, events(true, due)));
                 speakers.push(worker.id);
@@ -31,12 +31,12 @@ impl Service {
         // A control process that asks for more than can be done is left to wait.
         let rests = self.control.as_ref().is_some_and(|control| control.rests_until(Instant::now()).is_some());
         let control = self.control.as_ref().and_then(|control| control.channel());
-        let listening = control.is_some() && !rests && !self.desk.is_full();
+        let listening = control.is_some() && !rests && !self.queue.is_full();
         polled.extend(control.map(|(channel, due)| PollFd::new(channel, events(listening, due))));
         let channels = polled.len();
-        let processes = self.crew.workers().map(|worker| worker.peer.process()).chain(self.reporter.process());
+        let processes = self.pool.workers().map(|worker| worker.peer.process()).chain(self.reporter.process());
         let processes = processes.chain(self.control.as_ref().and_then(|control| control.descriptor()));
-        let others = processes.chain(self.desk.descriptors()).chain(sources.iter().copied());
+        let others = processes.chain(self.queue.descriptors()).chain(sources.iter().copied());
         polled.extend(others.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         let timeout = self.deadline(latest).map_or(PollTimeout::NONE, until);
         match poll(&mut polled, timeout) {
@@ -55,18 +55,18 @@ impl Service {
 
     /// When something is to be done even if nothing happens.
     fn deadline(&self, latest: Option<Instant>) -> Option<Instant> {
-        let overdue = self.crew.workers().filter_map(|worker| worker.peer.overdue()).min();
+        let overdue = self.pool.workers().filter_map(|worker| worker.peer.overdue()).min();
         let control = self.control.as_ref();
         let rest = control.and_then(|control| control.rests_until(Instant::now()));
-        let keys = self.inheritance.keys.as_ref().filter(|_| self.phase == Phase::Serving);
+        let keys = self.context.keys.as_ref().filter(|_| self.phase == Phase::Serving);
         let keys = keys.map(|keys| keys.rotation.min(keys.reading));
         let always = [latest, overdue, control.and_then(Control::overdue), rest, keys];
         let due = match self.phase {
-            Phase::Starting => [self.crew.next_due(), None, None, None, None],
+            Phase::Starting => [self.pool.next_due(), None, None, None, None],
             Phase::Serving => [
-                self.crew.next_due(),
+                self.pool.next_due(),
                 self.reporter.deadline(),
-                self.desk.deadline(),
+                self.queue.deadline(),
                 control.and_then(Control::due),
                 self.next_beat(),
             ],

@@ -31,34 +31,34 @@ impl Service {
     }
 
     fn dead(&mut self, pid: Pid, status: WaitStatus, now: Instant) -> Result<(), StartError> {
-        if self.reporter.reaped(pid, status, self.standing.status.as_ref(), &mut self.say)
-            || self.desk.reaped(pid, status)
+        if self.reporter.reaped(pid, status, self.state.status.as_ref(), &mut self.logger)
+            || self.queue.reaped(pid, status)
         {
             return Ok(());
         }
         if let Some((line, reason)) = self.control.as_mut().and_then(|control| control.discharge(pid, status, now)) {
-            self.desk.forget_operators();
+            self.queue.forget_operators();
             return match self.phase {
                 Phase::Starting => Err(StartError(reason.unwrap_or(format!("{line} before it was ready")))),
                 Phase::Serving => {
-                    self.say.warning(&format!("{line}; it is replaced, clients are served all the time"));
+                    self.logger.warning(&format!("{line}; it is replaced, clients are served all the time"));
                     Ok(())
                 }
                 Phase::Stopping => Ok(()),
             };
         }
         // Others' orphans come to a supervisor that is process 1 of a container.
-        let Some(mut death) = self.crew.discharge(pid, status, now) else { return Ok(()) };
-        let last_words = std::mem::take(&mut death.news);
+        let Some(mut death) = self.pool.discharge(pid, status, now) else { return Ok(()) };
+        let last_words = std::mem::take(&mut death.reports);
         self.hear(death.id, last_words, now);
         self.reporter.forget(death.id);
-        self.desk.forget(death.id);
+        self.queue.forget(death.id);
         // Before a replacement writes to the same rows.
-        if self.inheritance.table.bury(u32::from(death.id.0)) {
-            self.crew.workers_mut().for_each(|worker| worker.tell_freed());
+        if self.context.table.reclaim(u32::from(death.id.0)) {
+            self.pool.workers_mut().for_each(|worker| worker.tell_freed());
         }
         // Nobody can tell whether it was in a stranger's hands; what is wrong in the names of the living only they can put right.
-        self.crew.workers_mut().for_each(|worker| worker.order_restatement());
+        self.pool.workers_mut().for_each(|worker| worker.order_republish());
         match self.phase {
             Phase::Starting if !death.was_ready => return Err(StartError(death.start_failure())),
             Phase::Starting | Phase::Serving => self.replace(&death, now),
@@ -69,23 +69,23 @@ impl Service {
 
     /// Replaces a dead worker, now or later, and says so in one line.
     fn replace(&mut self, death: &Death, now: Instant) {
-        let delay = self.crew.refill(death.id, death.lived, now);
+        let delay = self.pool.refill(death.id, death.lived, now);
         match delay.is_zero() {
             true => self.fill(death.id, Some(death), now),
-            false => self.say.warning(&format!("{}; to be replaced in {} ms", death.line(), delay.as_millis())),
+            false => self.logger.warning(&format!("{}; to be replaced in {} ms", death.line(), delay.as_millis())),
         }
     }
 
     /// Fills a post; if that is impossible now, tries again later.
     pub(in crate::event_loop) fn fill(&mut self, id: WorkerId, predecessor: Option<&Death>, now: Instant) {
         let line = predecessor.map_or(format!("worker {id}"), Death::line);
-        match self.crew.hire(id, &self.inheritance, now) {
-            Ok(_) if predecessor.is_some() => self.say.warning(&format!("{line}; replaced")),
-            Ok(pid) => self.say.debug(&format!("worker {id} is replaced by pid {pid}")),
+        match self.pool.spawn(id, &self.context, now) {
+            Ok(_) if predecessor.is_some() => self.logger.warning(&format!("{line}; replaced")),
+            Ok(pid) => self.logger.debug(&format!("worker {id} is replaced by pid {pid}")),
             Err(error) => {
-                let delay = self.crew.refill(id, Duration::ZERO, now).as_millis();
+                let delay = self.pool.refill(id, Duration::ZERO, now).as_millis();
                 let reason = why_within_limits(&error);
-                self.say.warning(&format!("{line}; cannot be replaced: {reason}; tried again in {delay} ms"));
+                self.logger.warning(&format!("{line}; cannot be replaced: {reason}; tried again in {delay} ms"));
             }
         }
     }
@@ -96,11 +96,11 @@ impl Service {
         if control.due().is_none_or(|due| due > now) {
             return;
         }
-        match control.hire(&self.inheritance, now) {
-            Ok(pid) => self.say.debug(&format!("the control process is replaced by pid {pid}")),
+        match control.spawn(&self.context, now) {
+            Ok(pid) => self.logger.debug(&format!("the control process is replaced by pid {pid}")),
             Err(error) => {
                 let delay = control.postpone(now).as_millis();
-                self.say.warning(&format!(
+                self.logger.warning(&format!(
                     "the control process cannot be replaced: {}; tried again in {delay} ms",
                     why(&error)
                 ));

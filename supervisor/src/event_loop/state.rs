@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use pen_config::address::{Address, Local};
 use pen_config::command::{Command, LogTarget, Startup};
-use pen_config::configuration::Placed;
+use pen_config::configuration::SourcedCommand;
 use pen_config::settings::Settings;
 
 use crate::files::listener::SocketPath;
@@ -19,15 +19,15 @@ use crate::startup::paths::Base;
 
 /// The present state.
 #[derive(Debug)]
-pub(crate) struct Standing {
+pub(crate) struct RuntimeState {
     /// Where pen listens, as it was written.
     pub(crate) local: Local,
     /// Where pen listens.
     pub(crate) listen: Address,
     /// The listener.
-    pub(crate) door: Door,
+    pub(crate) guard: ListenerGuard,
     /// Listeners that workers may still use.
-    pub(crate) retired: Vec<Door>,
+    pub(crate) retired: Vec<ListenerGuard>,
     /// Where the request log goes.
     pub(crate) log: Option<LogTarget>,
     /// Whether that is a file which the control process opened: its name means nothing to the supervisor.
@@ -45,7 +45,7 @@ pub(crate) struct Standing {
     /// `-F`.
     pub(crate) config: Option<PathBuf>,
     /// What the command line said in commands.
-    pub(crate) options: Vec<Placed>,
+    pub(crate) options: Vec<SourcedCommand>,
     /// The settings that the command line alone gives.
     pub(crate) given: Settings,
     /// Where relative paths begin.
@@ -62,7 +62,7 @@ pub(crate) struct Standing {
     pub(crate) started: Instant,
 }
 
-impl Standing {
+impl RuntimeState {
     /// The port of a server that is given none.
     pub(crate) fn port(&self) -> Option<u16> {
         self.listen.inet_port()
@@ -72,36 +72,36 @@ impl Standing {
 /// The supervisor's hold on a listener: its file, if it has one, goes while its socket is open, because until then no other file can have
 /// its number.
 #[derive(Debug)]
-pub(crate) struct Door {
-    path: Option<DoorPath>,
+pub(crate) struct ListenerGuard {
+    path: Option<SocketGuard>,
     socket: OwnedFd,
 }
 
 /// The file of a listener, removed when it is dropped.
 #[derive(Debug)]
-pub(crate) enum DoorPath {
+pub(crate) enum SocketGuard {
     /// Made by the supervisor.
     Own(#[expect(dead_code, reason = "kept for its end")] SocketPath),
     /// Made in the jail.
     Jailed(#[expect(dead_code, reason = "kept for its end")] JailedPath),
 }
 
-impl Door {
+impl ListenerGuard {
     /// Takes hold.
     ///
     /// # Errors
     /// No descriptors left.
-    pub(crate) fn new(listener: &OwnedFd, path: Option<DoorPath>) -> io::Result<Door> {
-        Ok(Door { path, socket: listener.try_clone()? })
+    pub(crate) fn new(listener: &OwnedFd, path: Option<SocketGuard>) -> io::Result<ListenerGuard> {
+        Ok(ListenerGuard { path, socket: listener.try_clone()? })
     }
 
     /// Whether its file was made in the jail.
     pub(crate) fn is_jailed(&self) -> bool {
-        matches!(self.path, Some(DoorPath::Jailed(_)))
+        matches!(self.path, Some(SocketGuard::Jailed(_)))
     }
 }
 
-impl AsFd for Door {
+impl AsFd for ListenerGuard {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

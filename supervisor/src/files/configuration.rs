@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use pen_config::command::Command;
-use pen_config::configuration::Placed;
+use pen_config::configuration::SourcedCommand;
 use pen_config::configuration::twice::{Twice, twice};
 use pen_config::parse::file;
 use pen_walk as walk;
@@ -20,7 +20,7 @@ use crate::log::errno::why;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Loaded {
     /// The commands; none is an `include`.
-    pub(crate) commands: Vec<Placed>,
+    pub(crate) commands: Vec<SourcedCommand>,
     /// What the administrator should hear, `FILE:LINE: text`.
     pub(crate) notices: Vec<String>,
 }
@@ -40,7 +40,7 @@ pub(crate) fn load(path: &Path) -> Result<Loaded, Vec<String>> {
 ///
 /// # Errors
 /// Everything that is wrong with the files.
-pub(crate) fn expand(commands: Vec<Placed>, directory: &Path) -> Result<Loaded, Vec<String>> {
+pub(crate) fn expand(commands: Vec<SourcedCommand>, directory: &Path) -> Result<Loaded, Vec<String>> {
     let mut loader = Loader::default();
     for placed in commands {
         let (first, is_file) = (loader.loaded.commands.len(), matches!(placed.command, Command::Include(_)));
@@ -99,37 +99,37 @@ impl Loader {
 
     /// All or nothing: where a line is wrong, no other counts.
     fn text(&mut self, text: &[u8], path: &Path, depth: u32) {
-        let place = |number| format!("{}:{number}", path.display());
+        let source_line = |number| format!("{}:{number}", path.display());
         let mut is_good = true;
         for bad in file::lines(text).filter_map(Result::err) {
             is_good = false;
-            self.wrong(format!("{}: {}", place(bad.number), bad.why));
+            self.wrong(format!("{}: {}", source_line(bad.number), bad.why));
         }
         let directory = path.parent().unwrap_or(path);
         for line in file::lines(text).flatten().take_while(|_| is_good) {
-            let place = place(line.number);
-            self.loaded.notices.extend(line.notice.map(|notice| format!("{place}: {notice}")));
+            let source_line = source_line(line.number);
+            self.loaded.notices.extend(line.notice.map(|notice| format!("{source_line}: {notice}")));
             if line.command != Command::Nothing {
-                self.command(Placed { place, command: line.command }, directory, depth);
+                self.command(SourcedCommand { source_line, command: line.command }, directory, depth);
             }
         }
     }
 
-    fn command(&mut self, placed: Placed, directory: &Path, depth: u32) {
+    fn command(&mut self, placed: SourcedCommand, directory: &Path, depth: u32) {
         match &placed.command {
-            Command::Include(name) => self.file(&directory.join(name), &format!("{}: ", placed.place), depth + 1),
+            Command::Include(name) => self.file(&directory.join(name), &format!("{}: ", placed.source_line), depth + 1),
             _ if self.loaded.commands.len() < MOST_COMMANDS => self.loaded.commands.push(placed),
             _ if self.errors.last().is_some_and(|last| last.ends_with(TOO_MANY)) => {}
-            _ => self.wrong(format!("{}: {TOO_MANY}", placed.place)),
+            _ => self.wrong(format!("{}: {TOO_MANY}", placed.source_line)),
         }
     }
 }
 
 /// Lines about commands in the order of the commands; those about none of them come first.
-pub(crate) fn in_order(mut lines: Vec<String>, commands: &[Placed]) -> Vec<String> {
+pub(crate) fn in_order(mut lines: Vec<String>, commands: &[SourcedCommand]) -> Vec<String> {
     if lines.len() > 1 {
         let numbers: HashMap<&str, usize> =
-            (1..).zip(commands).map(|(number, placed)| (placed.place.as_str(), number)).collect();
+            (1..).zip(commands).map(|(number, placed)| (placed.source_line.as_str(), number)).collect();
         let ends = |line: &str| line.match_indices(": ").map(|(end, _)| end).collect::<Vec<_>>();
         let number = |line: &String| ends(line).into_iter().find_map(|end| numbers.get(&line[..end]).copied());
         lines.sort_by_cached_key(|line| number(line).unwrap_or(0));
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn lines_are_told_in_the_order_of_the_commands() {
-        let placed = |place: &str| Placed { place: place.into(), command: Command::Nothing };
+        let placed = |source_line: &str| SourcedCommand { source_line: source_line.into(), command: Command::Nothing };
         let commands = ["-O 'x: y'", "/a:2", "/a:12", "/a:13"].map(placed);
         let lines = ["/a:13: two", "/a:12: one: more", "of none", "-O 'x: y': zero", "/a:13: three"];
         assert_eq!(
@@ -220,7 +220,10 @@ mod tests {
             why.len() == 1 && why[0].starts_with(&format!("{}:2: listen: {}:1 ", at("sub"), at("pen.cfg"))),
             "{why:?}"
         );
-        let included = |line: &str| Placed { place: "-O".into(), command: pen_config::command::parse(line).unwrap() };
+        let included = |line: &str| SourcedCommand {
+            source_line: "-O".into(),
+            command: pen_config::command::parse(line).unwrap(),
+        };
         let commands = ["listen 83", "include alone", "listen 84"].map(included);
         assert_eq!(expand(commands.into(), directory.path()).unwrap().commands.len(), 3);
         let why = expand(vec![included("include pen.cfg")], directory.path()).unwrap_err();
@@ -244,7 +247,7 @@ mod tests {
         let blacklist = |time| Command::Number(Number::Blacklist, Some(time));
         let commands: Vec<Command> = loaded.commands.iter().map(|placed| placed.command.clone()).collect();
         assert_eq!(commands, [blacklist(1), blacklist(2), Command::Switch(Switch::Hash, true), blacklist(4)]);
-        assert!(loaded.commands[1].place.ends_with("/sub/a:1"), "{:?}", loaded.commands[1]);
+        assert!(loaded.commands[1].source_line.ends_with("/sub/a:1"), "{:?}", loaded.commands[1]);
     }
 
     #[test]

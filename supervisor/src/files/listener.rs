@@ -274,7 +274,7 @@ pub(crate) fn examine(address: &Address) -> Result<(), ListenError> {
 pub(crate) fn remove(path: &Path, was: (u64, u64)) -> io::Result<()> {
     let entry = Entry::find(path)?;
     let there = entry.stat()?;
-    match FileType::from_raw_mode(there.st_mode) == FileType::Socket && place(&there) == was {
+    match FileType::from_raw_mode(there.st_mode) == FileType::Socket && file_id(&there) == was {
         true => entry.remove(),
         false => Err(io::ErrorKind::NotFound.into()),
     }
@@ -298,7 +298,7 @@ fn remove_if_dead(path: &Path) -> Result<Entry, ListenError> {
     // the number of the first.
     match entry.stat() {
         Ok(now)
-            if place(&now) == place(&found)
+            if file_id(&now) == file_id(&found)
                 && (now.st_ctime, now.st_ctime_nsec) == (found.st_ctime, found.st_ctime_nsec) =>
         {
             entry.remove().map_err(|error| failed(error, " (while removing a socket that nobody answers on)"))?;
@@ -342,19 +342,19 @@ const IN_USE: &str = " (another process, perhaps another pen, listens there)";
 #[derive(Debug)]
 pub(crate) struct SocketPath {
     entry: Entry,
-    place: (u64, u64),
+    file_id: (u64, u64),
     maker: u32,
 }
 
 impl SocketPath {
     fn new(entry: Entry) -> io::Result<SocketPath> {
-        let place = place(&entry.stat()?);
-        Ok(SocketPath { entry, place, maker: std::process::id() })
+        let file_id = file_id(&entry.stat()?);
+        Ok(SocketPath { entry, file_id, maker: std::process::id() })
     }
 
     /// The file: device and number.
-    pub(crate) fn place(&self) -> (u64, u64) {
-        self.place
+    pub(crate) fn file_id(&self) -> (u64, u64) {
+        self.file_id
     }
 
     /// Gives the file away. Whoever may write the directory may have put something else there since: that is not given away.
@@ -362,7 +362,7 @@ impl SocketPath {
         let file = self.entry.open(OFlags::PATH, 0)?;
         let there = fstat(&file)?;
         let is_socket = FileType::from_raw_mode(there.st_mode) == FileType::Socket;
-        if place(&there) != self.place || !is_socket || there.st_nlink != 1 {
+        if file_id(&there) != self.file_id || !is_socket || there.st_nlink != 1 {
             return Err(io::Error::other("the socket was replaced"));
         }
         if (there.st_uid, there.st_gid) == (user.as_raw(), group.as_raw()) {
@@ -375,7 +375,7 @@ impl SocketPath {
 
 impl Drop for SocketPath {
     fn drop(&mut self) {
-        let ours = || self.entry.stat().is_ok_and(|now| place(&now) == self.place);
+        let ours = || self.entry.stat().is_ok_and(|now| file_id(&now) == self.file_id);
         if self.maker == std::process::id() && ours() {
             let _ = self.entry.remove();
         }
@@ -383,7 +383,7 @@ impl Drop for SocketPath {
 }
 
 /// Which file it is, as long as it exists.
-fn place(file: &Stat) -> (u64, u64) {
+fn file_id(file: &Stat) -> (u64, u64) {
     (file.st_dev, file.st_ino)
 }
 

@@ -5,7 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use pen_config::command::Command;
-use pen_config::configuration::Placed;
+use pen_config::configuration::SourcedCommand;
 use socket2::{Domain, Socket, Type};
 
 use crate::log::errno::why;
@@ -15,13 +15,13 @@ use crate::log::errno::why;
 /// # Errors
 /// This machine does not have it. An operator, whose command has no place, gets the original's words and no more; else the place and the
 /// reason are told too.
-pub(crate) fn check(address: IpAddr, commands: &[Placed]) -> Result<(), String> {
+pub(crate) fn check(address: IpAddr, commands: &[SourcedCommand]) -> Result<(), String> {
     let Err(error) = bind(address) else { return Ok(()) };
     let text = format!("unable to set source address to '{address}'");
-    let sets = |placed: &&Placed| placed.command == Command::Source(Some(address));
-    match commands.iter().rev().find(sets).map_or("", |placed| &placed.place) {
+    let sets = |placed: &&SourcedCommand| placed.command == Command::Source(Some(address));
+    match commands.iter().rev().find(sets).map_or("", |placed| &placed.source_line) {
         "" => Err(text),
-        place => Err(format!("{place}: source: {text}: {}", why(&error))),
+        source_line => Err(format!("{source_line}: source: {text}: {}", why(&error))),
     }
 }
 
@@ -38,7 +38,9 @@ mod tests {
     fn a_source_must_be_an_address_of_this_machine() {
         check([127, 0, 0, 1].into(), &[]).unwrap();
         let foreign = IpAddr::from([192, 0, 2, 1]);
-        let set = |place: &str| vec![Placed { place: place.into(), command: Command::Source(Some(foreign)) }];
+        let set = |source_line: &str| {
+            vec![SourcedCommand { source_line: source_line.into(), command: Command::Source(Some(foreign)) }]
+        };
         assert_eq!(check(foreign, &set("")).unwrap_err(), "unable to set source address to '192.0.2.1'");
         let why = check(foreign, &set("f:3")).unwrap_err();
         assert!(why.starts_with("f:3: source: unable to set source address to '192.0.2.1': "), "{why}");

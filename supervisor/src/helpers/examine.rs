@@ -17,7 +17,7 @@ use pen_ipc::tls_files::{Examined, Fact, MOST_CERTIFICATES, Purpose};
 use serde::{Deserialize, Serialize};
 
 use crate::files::memory;
-use crate::helpers::helper::{Helper, Nothing};
+use crate::helpers::helper::{Helper, NoQuestion};
 use crate::jail::Jail;
 use crate::jail::sandbox::Kind;
 use crate::log::errno::why;
@@ -39,7 +39,7 @@ enum Finding {
 /// A child at work.
 #[derive(Debug)]
 pub(crate) struct Examining {
-    helper: Helper<Nothing, Finding>,
+    helper: Helper<NoQuestion, Finding>,
     /// Where the child writes what it found.
     memory: File,
     deadline: Instant,
@@ -84,7 +84,7 @@ impl Examining {
     pub(crate) fn begin(files: &OwnedFd, examiner: Examiner, jail: &Jail, now: Instant) -> Result<Examining, String> {
         let cannot = |error| format!("the files of TLS cannot be examined now: {}", why(&error));
         let memory = memory::new().map_err(cannot)?;
-        let work = |channel: &Channel<Finding, Nothing>, supervisor| {
+        let work = |channel: &Channel<Finding, NoQuestion>, supervisor| {
             answer(files, examiner, jail, supervisor, channel, &memory)
         };
         let helper = Helper::begin(jail.identity.uid, work).map_err(cannot)?;
@@ -148,7 +148,7 @@ fn answer(
     examiner: Examiner,
     jail: &Jail,
     supervisor: Pid,
-    channel: &Channel<Finding, Nothing>,
+    channel: &Channel<Finding, NoQuestion>,
     memory: &File,
 ) -> i32 {
     let keep = [channel.as_fd(), memory.as_fd()];

@@ -16,7 +16,7 @@ use crate::processes::child::Child;
 
 /// A helper that is born with its question is told nothing.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
-pub(crate) enum Nothing {}
+pub(crate) enum NoQuestion {}
 
 /// The supervisor's hold on a child that is told `Question`s and says `Answer`s. The child is killed when this is dropped; whoever waits
 /// for this process's children reaps it.

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use pen_config::address::{Address, Host, HostAddress, Service};
 use pen_config::apply;
 use pen_config::command::{Command, LogTarget};
-use pen_config::configuration::{Lookup, Names, Placed, zoned};
+use pen_config::configuration::{Lookup, Names, SourcedCommand, zoned};
 
 use crate::helpers::resolve::{Answer, Question, Unresolved};
 
@@ -31,7 +31,7 @@ pub(crate) struct Found {
 
 impl Inquiry {
     /// For commands that want these names, and for the last of them that says where the request log goes.
-    pub(crate) fn new<'c>(lookups: BTreeSet<Lookup>, commands: impl Iterator<Item = &'c Placed>) -> Inquiry {
+    pub(crate) fn new<'c>(lookups: BTreeSet<Lookup>, commands: impl Iterator<Item = &'c SourcedCommand>) -> Inquiry {
         let log = match last_log(commands) {
             Some(Some(LogTarget::Network(host, service))) => Some((host, service)),
             _ => None,
@@ -58,7 +58,7 @@ impl Inquiry {
 }
 
 /// Where the request log goes after these commands; none if they do not say.
-pub(crate) fn last_log<'c>(commands: impl Iterator<Item = &'c Placed>) -> Option<Option<LogTarget>> {
+pub(crate) fn last_log<'c>(commands: impl Iterator<Item = &'c SourcedCommand>) -> Option<Option<LogTarget>> {
     commands.fold(None, |last, placed| match &placed.command {
         Command::Log(Some(target)) => Some(Some(target.clone())),
         Command::NoLog => Some(None),
@@ -68,14 +68,14 @@ pub(crate) fn last_log<'c>(commands: impl Iterator<Item = &'c Placed>) -> Option
 
 /// A line for each name that has no answer: with the place of each command that has this name; those of options and operands, which have no
 /// place, first.
-pub(crate) fn placed<'c>(unresolved: &[Unresolved], commands: impl Iterator<Item = &'c Placed>) -> Vec<String> {
+pub(crate) fn placed<'c>(unresolved: &[Unresolved], commands: impl Iterator<Item = &'c SourcedCommand>) -> Vec<String> {
     let mut of_commands = BTreeSet::new();
     let mut lines = Vec::new();
-    for Placed { place, command } in commands.filter(|placed| !placed.place.is_empty()) {
+    for SourcedCommand { source_line, command } in commands.filter(|placed| !placed.source_line.is_empty()) {
         let questions = questions(command);
         for (index, one) in unresolved.iter().enumerate().filter(|(_, one)| questions.contains(&one.question)) {
             of_commands.insert(index);
-            lines.push(format!("{place}: {one}"));
+            lines.push(format!("{source_line}: {one}"));
         }
     }
     let others = unresolved.iter().enumerate().filter(|(index, _)| !of_commands.contains(index));
@@ -173,8 +173,8 @@ mod tests {
 
     #[test]
     fn names_that_are_not_found_are_told_with_the_places_of_their_commands() {
-        let command = |place: &str, line: &str| Placed {
-            place: place.into(),
+        let command = |source_line: &str, line: &str| SourcedCommand {
+            source_line: source_line.into(),
             command: pen_config::command::parse(line).unwrap(),
         };
         let commands = [
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn the_last_word_about_the_log_counts() {
-        let placed = |command| Placed { place: String::new(), command };
+        let placed = |command| SourcedCommand { source_line: String::new(), command };
         let file = || Command::Log(Some(LogTarget::File("/log".into())));
         let network = Command::Log(Some(LogTarget::Network(Host::Name("loghost".into()), Service::Port(7))));
         assert_eq!(last_log([].iter()), None);

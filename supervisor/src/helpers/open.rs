@@ -21,7 +21,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, getppid};
 use pen_config::address::Address;
 use pen_config::command;
-use pen_config::configuration::Placed;
+use pen_config::configuration::SourcedCommand;
 use pen_config::tls::Tls;
 use pen_ipc::channel::{Channel, Received};
 use pen_ipc::codec::{self, LARGE_LIMIT};
@@ -36,7 +36,7 @@ use crate::files::memory;
 use crate::files::request_log;
 use crate::files::status_file;
 use crate::files::tls_material;
-use crate::helpers::helper::{Helper, Nothing};
+use crate::helpers::helper::{Helper, NoQuestion};
 use crate::jail::Jail;
 use crate::jail::sandbox::Kind;
 use crate::log::errno::why;
@@ -46,7 +46,7 @@ use crate::sys;
 
 /// What to have.
 #[derive(Debug)]
-pub(crate) enum Wanted {
+pub(crate) enum OpenRequest {
     /// A request log.
     Log(PathBuf),
     /// A file for status pages.
@@ -72,25 +72,27 @@ enum Rights {
     Starter,
 }
 
-impl Wanted {
+impl OpenRequest {
     fn rights(&self) -> Rights {
         match self {
-            Wanted::Log(_) | Wanted::Status(_) | Wanted::Ocsp(_) | Wanted::Listener(_, _) | Wanted::Commands(_) => {
-                Rights::Operator
-            }
-            Wanted::Configuration(_) | Wanted::Keys(_, _, _) => Rights::Starter,
+            OpenRequest::Log(_)
+            | OpenRequest::Status(_)
+            | OpenRequest::Ocsp(_)
+            | OpenRequest::Listener(_, _)
+            | OpenRequest::Commands(_) => Rights::Operator,
+            OpenRequest::Configuration(_) | OpenRequest::Keys(_, _, _) => Rights::Starter,
         }
     }
 
     fn patience(&self) -> Duration {
         match self {
-            Wanted::Keys(_, _, _) => KEYS_PATIENCE,
-            Wanted::Log(_)
-            | Wanted::Status(_)
-            | Wanted::Ocsp(_)
-            | Wanted::Listener(_, _)
-            | Wanted::Commands(_)
-            | Wanted::Configuration(_) => PATIENCE,
+            OpenRequest::Keys(_, _, _) => KEYS_PATIENCE,
+            OpenRequest::Log(_)
+            | OpenRequest::Status(_)
+            | OpenRequest::Ocsp(_)
+            | OpenRequest::Listener(_, _)
+            | OpenRequest::Commands(_)
+            | OpenRequest::Configuration(_) => PATIENCE,
         }
     }
 
@@ -98,13 +100,17 @@ impl Wanted {
     fn late(&self) -> String {
         let seconds = self.patience().as_secs();
         match self {
-            Wanted::Log(_) | Wanted::Status(_) | Wanted::Ocsp(_) | Wanted::Listener(_, _) | Wanted::Commands(_) => {
+            OpenRequest::Log(_)
+            | OpenRequest::Status(_)
+            | OpenRequest::Ocsp(_)
+            | OpenRequest::Listener(_, _)
+            | OpenRequest::Commands(_) => {
                 format!("not opened within {seconds} s")
             }
-            Wanted::Configuration(path) => {
+            OpenRequest::Configuration(path) => {
                 format!("{}: not read within {seconds} s: its file system does not answer", path.display())
             }
-            Wanted::Keys(_, _, _) => {
+            OpenRequest::Keys(_, _, _) => {
                 format!("the files of TLS were not read within {seconds} s: a file system does not answer")
             }
         }
@@ -117,7 +123,7 @@ enum Answer {
     /// Here it is.
     Here {
         /// Device and number of a socket's file.
-        place: (u64, u64),
+        file_id: (u64, u64),
         /// What the administrator should know about files of TLS.
         notices: Vec<String>,
     },
@@ -134,7 +140,7 @@ pub(crate) struct Fetched {
     /// A log, a file, a listener; for commands: memory with [`Commands`]; for files of TLS: sealed memory with all of them.
     pub(crate) descriptor: OwnedFd,
     /// The file of a socket: device and number.
-    pub(crate) place: (u64, u64),
+    pub(crate) file_id: (u64, u64),
     /// What the administrator should know about files of TLS.
     pub(crate) notices: Vec<String>,
 }
@@ -142,7 +148,7 @@ pub(crate) struct Fetched {
 impl Fetched {
     /// A descriptor, and nothing more to say.
     fn descriptor(descriptor: impl Into<OwnedFd>) -> Fetched {
-        Fetched { descriptor: descriptor.into(), place: (0, 0), notices: Vec::new() }
+        Fetched { descriptor: descriptor.into(), file_id: (0, 0), notices: Vec::new() }
     }
 
     /// The commands that were asked for.
@@ -170,11 +176,11 @@ fn check(commands: Commands) -> io::Result<Commands> {
         return Err(io::Error::other("what was read is more than there can be"));
     }
     loaded.notices.iter_mut().for_each(|notice| *notice = printable(notice));
-    for Placed { place, command } in &mut loaded.commands {
+    for SourcedCommand { source_line, command } in &mut loaded.commands {
         if !command::is_well_formed(command) {
             return Err(io::Error::other("what was read is no command"));
         }
-        *place = printable(place);
+        *source_line = printable(source_line);
     }
     Ok(Ok(loaded))
 }
@@ -182,7 +188,7 @@ fn check(commands: Commands) -> io::Result<Commands> {
 /// A child at work.
 #[derive(Debug)]
 pub(crate) struct Fetching {
-    helper: Helper<Nothing, Answer>,
+    helper: Helper<NoQuestion, Answer>,
     deadline: Instant,
     /// What is said if the deadline passes.
     late: String,
@@ -193,7 +199,7 @@ impl Fetching {
     ///
     /// # Errors
     /// There can be no child now.
-    pub(crate) fn begin(wanted: &Wanted, jail: &Jail, now: Instant) -> io::Result<Fetching> {
+    pub(crate) fn begin(wanted: &OpenRequest, jail: &Jail, now: Instant) -> io::Result<Fetching> {
         let helper = Helper::begin(jail.identity.uid, |channel, supervisor| answer(wanted, jail, supervisor, channel))?;
         Ok(Fetching { helper, deadline: now + wanted.patience(), late: wanted.late() })
     }
@@ -211,9 +217,9 @@ impl Fetching {
     /// What came of it, once it is known.
     pub(crate) fn read(&self, now: Instant) -> Option<Result<Fetched, String>> {
         match self.helper.receive() {
-            Ok(Received::Message(Answer::Here { place, notices }, Some(descriptor))) => {
+            Ok(Received::Message(Answer::Here { file_id, notices }, Some(descriptor))) => {
                 let notices = notices.iter().map(|notice| printable(notice)).collect();
-                Some(Ok(Fetched { descriptor, place, notices }))
+                Some(Ok(Fetched { descriptor, file_id, notices }))
             }
             Ok(Received::Message(Answer::Failed(why), _)) => Some(Err(printable(&why))),
             Ok(Received::Empty) if now < self.deadline => None,
@@ -239,14 +245,14 @@ impl Fetching {
 #[derive(Debug)]
 pub(crate) struct JailedPath {
     path: PathBuf,
-    place: (u64, u64),
+    file_id: (u64, u64),
     jail: Jail,
     maker: u32,
 }
 
 impl JailedPath {
-    pub(crate) fn new(path: &Path, place: (u64, u64), jail: &Jail) -> JailedPath {
-        JailedPath { path: path.into(), place, jail: jail.clone(), maker: std::process::id() }
+    pub(crate) fn new(path: &Path, file_id: (u64, u64), jail: &Jail) -> JailedPath {
+        JailedPath { path: path.into(), file_id, jail: jail.clone(), maker: std::process::id() }
     }
 }
 
@@ -258,7 +264,7 @@ impl Drop for JailedPath {
         let supervisor = getpid();
         let remove = || {
             let entered = signals::settle_child().is_ok() && self.jail.enter(Kind::Opener, supervisor, &[]).is_ok();
-            i32::from(!(entered && listener::remove(&self.path, self.place).is_ok()))
+            i32::from(!(entered && listener::remove(&self.path, self.file_id).is_ok()))
         };
         let Ok(child) = sys::fork(remove) else { return };
         // It takes no time that matters; but a supervisor that ends takes its children with it.
@@ -271,28 +277,28 @@ impl Drop for JailedPath {
 
 // From here on: in the child.
 
-fn answer(wanted: &Wanted, jail: &Jail, supervisor: Pid, channel: &Channel<Answer, Nothing>) -> i32 {
+fn answer(wanted: &OpenRequest, jail: &Jail, supervisor: Pid, channel: &Channel<Answer, NoQuestion>) -> i32 {
     let confined = match wanted.rights() {
         Rights::Operator => confine_as_operator(jail, supervisor, channel),
         Rights::Starter => confine_as_starter(wanted, jail, supervisor, channel),
     };
     let (answer, descriptor) = match confined.and_then(|()| had(wanted)) {
-        Ok(Fetched { descriptor, place, notices }) => (Answer::Here { place, notices }, Some(descriptor)),
+        Ok(Fetched { descriptor, file_id, notices }) => (Answer::Here { file_id, notices }, Some(descriptor)),
         Err(why) => (Answer::Failed(why), None),
     };
     i32::from(channel.send(&answer, descriptor.as_ref().map(AsFd::as_fd)).is_err())
 }
 
-fn confine_as_operator(jail: &Jail, supervisor: Pid, channel: &Channel<Answer, Nothing>) -> Result<(), String> {
+fn confine_as_operator(jail: &Jail, supervisor: Pid, channel: &Channel<Answer, NoQuestion>) -> Result<(), String> {
     signals::settle_child().map_err(|error| format!("signals: {}", why(&error)))?;
     jail.enter(Kind::Opener, supervisor, &[channel.as_fd()]).map_err(|error| error.to_string())
 }
 
 fn confine_as_starter(
-    wanted: &Wanted,
+    wanted: &OpenRequest,
     jail: &Jail,
     supervisor: Pid,
-    channel: &Channel<Answer, Nothing>,
+    channel: &Channel<Answer, NoQuestion>,
 ) -> Result<(), String> {
     let at = |step: &'static str| move |error: io::Error| format!("{step}: {}", why(&error));
     signals::settle_child().map_err(at("signals"))?;
@@ -301,47 +307,49 @@ fn confine_as_starter(
         return Err("the supervisor is gone".into());
     }
     let held = match wanted {
-        Wanted::Keys(_, held, _) => held.as_ref().map(AsFd::as_fd),
-        Wanted::Log(_)
-        | Wanted::Status(_)
-        | Wanted::Ocsp(_)
-        | Wanted::Listener(_, _)
-        | Wanted::Commands(_)
-        | Wanted::Configuration(_) => None,
+        OpenRequest::Keys(_, held, _) => held.as_ref().map(AsFd::as_fd),
+        OpenRequest::Log(_)
+        | OpenRequest::Status(_)
+        | OpenRequest::Ocsp(_)
+        | OpenRequest::Listener(_, _)
+        | OpenRequest::Commands(_)
+        | OpenRequest::Configuration(_) => None,
     };
     let keep: Vec<_> = held.into_iter().chain([channel.as_fd()]).collect();
     sys::close_all_but(&keep).map_err(at("close descriptors"))?;
     jail.sandbox.enter_reader().map_err(at("sandbox"))
 }
 
-fn had(wanted: &Wanted) -> Result<Fetched, String> {
+fn had(wanted: &OpenRequest) -> Result<Fetched, String> {
     match wanted {
-        Wanted::Log(path) => {
+        OpenRequest::Log(path) => {
             let log = request_log::open(path).map_err(|error| error.to_string())?;
             Ok(Fetched::descriptor(crate::processes::spawn::into_descriptor(log)))
         }
-        Wanted::Status(path) => status_file::open(path).map(Fetched::descriptor).map_err(|error| error.to_string()),
-        Wanted::Ocsp(path) => {
+        OpenRequest::Status(path) => {
+            status_file::open(path).map(Fetched::descriptor).map_err(|error| error.to_string())
+        }
+        OpenRequest::Ocsp(path) => {
             walk::read(path).map(Fetched::descriptor).map_err(|error| format!("{}: {}", path.display(), why(&error)))
         }
-        Wanted::Commands(path) | Wanted::Configuration(path) => {
+        OpenRequest::Commands(path) | OpenRequest::Configuration(path) => {
             let commands: Commands = configuration::load(path);
             let memory = memory::large(&commands).map_err(|error| format!("{}: {}", path.display(), why(&error)))?;
             Ok(Fetched::descriptor(memory))
         }
-        Wanted::Keys(tls, held, serial) => {
+        OpenRequest::Keys(tls, held, serial) => {
             let (memory, mut notices) = tls_material::gather(tls, held.as_ref(), *serial)?;
             // They travel in one message.
             notices.truncate(MOST_NOTICES);
             Ok(Fetched { notices, ..Fetched::descriptor(memory) })
         }
-        Wanted::Listener(path, backlog) => {
+        OpenRequest::Listener(path, backlog) => {
             let listener = Listener::bind(&Address::Unix(path.clone()), *backlog).map_err(|error| error.to_string())?;
             let (descriptor, guard) = listener.into_parts();
-            let place = guard.as_ref().map_or((0, 0), SocketPath::place);
+            let file_id = guard.as_ref().map_or((0, 0), SocketPath::file_id);
             // The file stays; the supervisor has it removed.
             std::mem::forget(guard);
-            Ok(Fetched { place, ..Fetched::descriptor(descriptor) })
+            Ok(Fetched { file_id, ..Fetched::descriptor(descriptor) })
         }
     }
 }
@@ -369,12 +377,12 @@ mod tests {
         Fetched::descriptor(memory::large(commands).unwrap()).commands()
     }
 
-    fn loaded(commands: Vec<Placed>) -> Commands {
+    fn loaded(commands: Vec<SourcedCommand>) -> Commands {
         Ok(Loaded { commands, notices: Vec::new() })
     }
 
-    fn placed(place: &str, command: Command) -> Placed {
-        Placed { place: place.into(), command }
+    fn placed(source_line: &str, command: Command) -> SourcedCommand {
+        SourcedCommand { source_line: source_line.into(), command }
     }
 
     #[test]
@@ -390,7 +398,7 @@ mod tests {
     #[test]
     fn a_childs_words_are_made_harmless() {
         let commands = read(&loaded(vec![placed("f\x1b[2J:1", Command::Pid)])).unwrap().unwrap().commands;
-        assert_eq!(commands[0].place, "f.[2J:1");
+        assert_eq!(commands[0].source_line, "f.[2J:1");
         let errors = read(&Err(vec!["a\nb\x1b[2J".into(); 5000])).unwrap().unwrap_err();
         assert_eq!((errors[0].as_str(), errors.len()), ("a.b.[2J", 101));
         assert_eq!(errors[100], "4900 more lines are wrong");

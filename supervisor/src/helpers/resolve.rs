@@ -179,7 +179,7 @@ impl Asking {
             patience,
             deadline: now + patience.all(count),
         };
-        match asking.hire(now) {
+        match asking.spawn(now) {
             Err(error) if asking.resolvers.is_empty() => {
                 let first = asking.questions.first().map_or("", Question::word);
                 Err(format!("cannot resolve {first}: {}", why(&error)))
@@ -190,7 +190,7 @@ impl Asking {
     }
 
     /// Forks children as long as there are questions and not too many of them.
-    fn hire(&mut self, now: Instant) -> io::Result<()> {
+    fn spawn(&mut self, now: Instant) -> io::Result<()> {
         while self.asked < self.questions.len() && self.resolvers.len() < MOST_AT_ONCE {
             let jail = &self.jail;
             let helper = Helper::begin(jail.identity.uid, |channel, supervisor| serve(jail, supervisor, channel))?;
@@ -231,7 +231,7 @@ impl Asking {
             }
         });
         // Where a child had to go, another asks for the names that are left.
-        let hired = if is_last { Ok(()) } else { self.hire(now) };
+        let hired = if is_last { Ok(()) } else { self.spawn(now) };
         let reason = match hired {
             _ if is_last => None,
             Err(error) if self.resolvers.is_empty() => Some(format!("not asked: {}", why(&error))),

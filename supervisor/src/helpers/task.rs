@@ -23,7 +23,7 @@ use crate::sys;
 
 /// A child at work.
 #[derive(Debug)]
-pub(crate) struct Errand {
+pub(crate) struct HelperTask {
     child: Child,
     /// Readable once the child has ended.
     pidfd: OwnedFd,
@@ -34,14 +34,14 @@ pub(crate) struct Errand {
 
 /// For whom a child works.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Employer<'r> {
+pub(crate) struct TaskContext<'r> {
     /// Its parent.
     pub(crate) supervisor: Pid,
     /// The memory that the reply is written to, which has to stay open.
     pub(crate) reply: BorrowedFd<'r>,
 }
 
-impl Errand {
+impl HelperTask {
     /// Forks the child, which has no descriptors but those in `keep`. What `work` writes is the reply; if it fails, its error is the reply,
     /// after `word`. `user` is who it becomes if it enters a jail.
     ///
@@ -52,13 +52,13 @@ impl Errand {
         user: Uid,
         keep: &[BorrowedFd<'_>],
         now: Instant,
-        work: impl FnOnce(&mut dyn Write, Employer<'_>) -> io::Result<()>,
-    ) -> io::Result<Errand> {
+        work: impl FnOnce(&mut dyn Write, TaskContext<'_>) -> io::Result<()>,
+    ) -> io::Result<HelperTask> {
         let reply = memory::new()?;
         let supervisor = getpid();
         let child = Child::fork(user, || run(word, keep, &reply, supervisor, work))?;
         let pidfd = child.watch()?;
-        Ok(Errand { child, pidfd, reply, deadline: now + PATIENCE, late: false })
+        Ok(HelperTask { child, pidfd, reply, deadline: now + PATIENCE, late: false })
     }
 
     /// To be polled for the end of the child.
@@ -66,7 +66,7 @@ impl Errand {
         self.pidfd.as_fd()
     }
 
-    /// When [`Errand::expire`] has to be called.
+    /// When [`HelperTask::expire`] has to be called.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         (!self.late).then_some(self.deadline)
     }
@@ -113,15 +113,15 @@ fn run(
     keep: &[BorrowedFd<'_>],
     mut reply: &File,
     supervisor: Pid,
-    work: impl FnOnce(&mut dyn Write, Employer<'_>) -> io::Result<()>,
+    work: impl FnOnce(&mut dyn Write, TaskContext<'_>) -> io::Result<()>,
 ) -> i32 {
     let keep: Vec<_> = keep.iter().copied().chain([reply.as_fd()]).collect();
     if prctl::set_pdeathsig(Signal::SIGKILL).is_err() || getppid() != supervisor || sys::close_all_but(&keep).is_err() {
         return 1;
     }
     let mut buffered = BufWriter::with_capacity(1 << 16, reply);
-    let employer = Employer { supervisor, reply: reply.as_fd() };
-    let done = work(&mut buffered, employer).and_then(|()| buffered.flush());
+    let context = TaskContext { supervisor, reply: reply.as_fd() };
+    let done = work(&mut buffered, context).and_then(|()| buffered.flush());
     drop(buffered);
     match done {
         Ok(()) => 0,

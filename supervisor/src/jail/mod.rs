@@ -20,7 +20,7 @@ use nix::unistd::{
 };
 use pen_walk as walk;
 
-use crate::jail::sandbox::{Kind, Sandbox, Witness};
+use crate::jail::sandbox::{Kind, Sandbox, Verifier};
 use crate::jail::user::Identity;
 use crate::log::errno::why;
 use crate::sys;
@@ -60,7 +60,7 @@ impl Jail {
             fchdir(root).map_err(at("chdir to the empty root"))?;
         }
         sys::close_all_but(keep).map_err(at_io("close descriptors"))?;
-        let witness = Witness::call();
+        let verifier = Verifier::call();
         let may_drop_bounding = holds(caps::Capability::CAP_SETPCAP)?;
         let inside = self.change_root(kind)?;
         if may_drop_bounding {
@@ -84,12 +84,12 @@ impl Jail {
         // Keys and traffic belong in no core file, not even in one that a handler of the system is given.
         setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(at("no core"))?;
         self.verify(inside, may_drop_bounding)?;
-        self.sandbox.enter(kind, &witness).map_err(at_io("sandbox"))
+        self.sandbox.enter(kind, &verifier).map_err(at_io("sandbox"))
     }
 
     /// Changes the root directory, and the working directory to it: a working directory outside would be a way out.
     /// Returns which directory must be the root afterwards.
-    fn change_root(&self, kind: Kind) -> Result<Place, JailError> {
+    fn change_root(&self, kind: Kind) -> Result<FileId, JailError> {
         if let Some(root) = &self.root {
             // Held by a descriptor: the directory above it may be a stranger's.
             let root = walk::directory(root).map_err(|error| match error.kind() {
@@ -102,7 +102,7 @@ impl Jail {
             chroot(".").map_err(at("chroot to the empty root"))?;
         }
         chdir("/").map_err(at("chdir to the new root"))?;
-        place(".").map_err(at_io("look at the new root"))
+        file_id(".").map_err(at_io("look at the new root"))
     }
 
     fn change_ids(&self) -> Result<(), JailError> {
@@ -115,7 +115,7 @@ impl Jail {
         setresuid(*uid, *uid, *uid).map_err(at("setresuid"))
     }
 
-    fn verify(&self, inside: Place, bounding_dropped: bool) -> Result<(), JailError> {
+    fn verify(&self, inside: FileId, bounding_dropped: bool) -> Result<(), JailError> {
         let Identity { uid, gid, groups } = &self.identity;
         let users = getresuid().map_err(at("verify user"))?;
         if [users.real, users.effective, users.saved] != [*uid; 3] {
@@ -144,7 +144,7 @@ impl Jail {
         {
             return Err(refused("verify not dumpable", "it can leave a core"));
         }
-        match (place("/").map_err(at_io("verify root"))?, place(".").map_err(at_io("verify root"))?) {
+        match (file_id("/").map_err(at_io("verify root"))?, file_id(".").map_err(at_io("verify root"))?) {
             (root, work) if root == inside && work == inside => Ok(()),
             _ => Err(refused("verify root", "the root or working directory is another than the jail")),
         }
@@ -152,9 +152,9 @@ impl Jail {
 }
 
 /// A directory's device and inode.
-type Place = (u64, u64);
+type FileId = (u64, u64);
 
-fn place(path: &str) -> io::Result<Place> {
+fn file_id(path: &str) -> io::Result<FileId> {
     std::fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
 

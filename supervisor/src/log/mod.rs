@@ -31,7 +31,7 @@ pub(crate) enum Severity {
 
 /// Where messages go.
 #[derive(Debug)]
-pub(crate) struct Say {
+pub(crate) struct Logger {
     sink: Sink,
     /// `-d`.
     verbosity: u8,
@@ -51,22 +51,22 @@ const HURRIED: Duration = Duration::from_millis(50);
 /// How long by a child that only writes a report.
 const PATIENT: Duration = Duration::from_secs(5);
 
-impl Say {
+impl Logger {
     /// To standard error.
-    pub(crate) fn foreground(verbosity: u8) -> Say {
-        Say { sink: Sink::Stderr(Stderr::open()), verbosity, lost: 0 }
+    pub(crate) fn foreground(verbosity: u8) -> Logger {
+        Logger { sink: Sink::Stderr(Stderr::open()), verbosity, lost: 0 }
     }
 
     /// To the syslog daemon.
-    pub(crate) fn background(verbosity: u8) -> Say {
-        Say { sink: Sink::Syslog(Syslog::new(syslog::DAEMON)), verbosity, lost: 0 }
+    pub(crate) fn background(verbosity: u8) -> Logger {
+        Logger { sink: Sink::Syslog(Syslog::new(syslog::DAEMON)), verbosity, lost: 0 }
     }
 
     /// The same way to the administrator, opened again: for a child that has closed what it inherited.
-    pub(crate) fn anew(&self) -> Say {
+    pub(crate) fn anew(&self) -> Logger {
         match self.sink {
-            Sink::Stderr(_) => Say::foreground(self.verbosity),
-            Sink::Syslog(_) => Say::background(self.verbosity),
+            Sink::Stderr(_) => Logger::foreground(self.verbosity),
+            Sink::Syslog(_) => Logger::background(self.verbosity),
         }
     }
 

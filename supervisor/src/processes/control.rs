@@ -27,9 +27,9 @@ use crate::log::errno::why;
 use crate::processes::backoff::Backoff;
 use crate::processes::flood::{Admission, Flood, Pace};
 use crate::processes::liveness::Grace;
-use crate::processes::peer::{Heard, Peer};
+use crate::processes::peer::{Peer, PeerMessage};
 use crate::processes::pool::killed_by;
-use crate::processes::spawn::Inheritance;
+use crate::processes::spawn::SpawnContext;
 use crate::signals;
 use crate::sys;
 
@@ -80,20 +80,20 @@ impl ControlPort {
     /// Lives the life of the control process; returns its exit status. Runs in the child that was forked for it.
     ///
     /// It inherits the mapping of the shared table, as every child does, but is not given it, and every descriptor but its two is closed.
-    fn live(&self, inheritance: &Inheritance, channel: Channel<FromStartingWorker, ToControl>, supervisor: Pid) -> i32 {
+    fn live(&self, context: &SpawnContext, channel: Channel<FromStartingWorker, ToControl>, supervisor: Pid) -> i32 {
         sys::title::set("control");
-        match self.prepare(&inheritance.jail, &channel, supervisor) {
+        match self.prepare(&context.jail, &channel, supervisor) {
             Ok(listener) => {
                 let hello = FromStartingWorker::Hello { protocol: PROTOCOL_VERSION, layout: LAYOUT_VERSION };
-                let settings = inheritance.settings.clone();
-                let jail = inheritance.jail.root.clone();
+                let settings = context.settings.clone();
+                let jail = context.jail.root.clone();
                 match channel.send(&hello, None) {
                     Ok(_) => (self.entry)(ControlStart { channel, listener, settings, jail }),
                     Err(_) => 1,
                 }
             }
             Err(reason) => {
-                let place = inheritance.jail.place();
+                let place = context.jail.place();
                 let reason = format!("cannot jail the control process{place}: {reason}");
                 let _ = channel.send(&FromStartingWorker::Failed { reason }, None);
                 1
@@ -182,7 +182,7 @@ impl Reply {
 
 /// What the control process said.
 #[derive(Debug)]
-pub(crate) enum ControlNews {
+pub(crate) enum ControlReport {
     /// It serves operators.
     Ready,
     /// A command.
@@ -214,11 +214,11 @@ impl Control {
     ///
     /// # Errors
     /// There can be no process now.
-    pub(crate) fn hire(&mut self, inheritance: &Inheritance, now: Instant) -> io::Result<Pid> {
+    pub(crate) fn spawn(&mut self, context: &SpawnContext, now: Instant) -> io::Result<Pid> {
         let peer = Peer::spawn(
-            inheritance.jail.identity.uid,
+            context.jail.identity.uid,
             self.grace,
-            |channel, supervisor| self.port.live(inheritance, channel, supervisor),
+            |channel, supervisor| self.port.live(context, channel, supervisor),
             now,
         )?;
         let pid = peer.pid();
@@ -226,7 +226,7 @@ impl Control {
             peer,
             settings_due: false,
             stop_due: false,
-            applied: inheritance.settings.generation,
+            applied: context.settings.generation,
             reply: None,
             refusals: Flood::new(MOST_REFUSALS, Duration::from_secs(10), now),
             pace: Pace::new(MOST_MESSAGES, PERIOD, now),
@@ -318,9 +318,9 @@ impl Control {
     }
 
     /// Reads at most `most` messages.
-    pub(crate) fn read(&mut self, most: usize, now: Instant) -> Vec<ControlNews> {
-        let mut news = Vec::new();
-        let Some(process) = &mut self.process else { return news };
+    pub(crate) fn read(&mut self, most: usize, now: Instant) -> Vec<ControlReport> {
+        let mut reports = Vec::new();
+        let Some(process) = &mut self.process else { return reports };
         for _ in 0..most {
             if process.pace.rests_until(now).is_some() {
                 break;
@@ -328,12 +328,12 @@ impl Control {
             let Some(heard) = process.peer.read(now) else { break };
             process.pace.count(now);
             match heard {
-                Heard::Ready => news.push(ControlNews::Ready),
-                Heard::Message(message, file) => news.extend(process.hear(message, file, now)),
-                Heard::Nothing => {}
+                PeerMessage::Ready => reports.push(ControlReport::Ready),
+                PeerMessage::Message(message, file) => reports.extend(process.hear(message, file, now)),
+                PeerMessage::Nothing => {}
             }
         }
-        news
+        reports
     }
 
     /// Has the settings in force sent by [`Control::send_due`].
@@ -370,10 +370,10 @@ impl Control {
     }
 
     /// Sends what waits to be sent, as far as the channel has room.
-    pub(crate) fn send_due(&mut self, inheritance: &Inheritance) {
+    pub(crate) fn send_due(&mut self, context: &SpawnContext) {
         let Some(process) = &mut self.process else { return };
         if process.settings_due {
-            let encoded = Some(inheritance.encoded.as_fd());
+            let encoded = Some(context.encoded.as_fd());
             process.settings_due = process.peer.send(&ToControl::Settings, encoded) == Some(Sent::Full);
         }
         process.send_reply();
@@ -391,7 +391,7 @@ impl Control {
 }
 
 impl Process {
-    fn hear(&mut self, message: FromControl, file: Option<OwnedFd>, now: Instant) -> Option<ControlNews> {
+    fn hear(&mut self, message: FromControl, file: Option<OwnedFd>, now: Instant) -> Option<ControlReport> {
         match message {
             FromControl::Command { ticket, command, by, with_file } => {
                 // All that comes from an operator was read by the parser.
@@ -399,7 +399,7 @@ impl Process {
                     self.peer.expel("it passes on what is no command");
                     return None;
                 }
-                Some(ControlNews::Command { ticket, by, command, file: file.filter(|_| with_file) })
+                Some(ControlReport::Command { ticket, by, command, file: file.filter(|_| with_file) })
             }
             FromControl::Refused { client } => match self.refusals.admit(now) {
                 Admission::Admitted { withheld_before } => {
@@ -408,7 +408,7 @@ impl Process {
                         0 => String::new(),
                         more => format!(", and {more} others before"),
                     };
-                    Some(ControlNews::Line(format!("control port: {client} was refused by control_acl{more}")))
+                    Some(ControlReport::Line(format!("control port: {client} was refused by control_acl{more}")))
                 }
                 Admission::Withheld => None,
             },

@@ -53,7 +53,7 @@ enum Link<Tx, Rx> {
 
 /// What a process said.
 #[derive(Debug)]
-pub(crate) enum Heard<Rx> {
+pub(crate) enum PeerMessage<Rx> {
     /// It is ready.
     Ready,
     /// A message, with the descriptor that came with it.
@@ -116,7 +116,7 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
     }
 
     /// Reads one message; none: nothing now, or never again. A process that breaks the rules is expelled.
-    pub(crate) fn read(&mut self, now: Instant) -> Option<Heard<Rx>> {
+    pub(crate) fn read(&mut self, now: Instant) -> Option<PeerMessage<Rx>> {
         match self.read_one() {
             Ok(Some(_)) if self.messages.admit(now) == Admission::Withheld => {
                 self.expel("it floods its channel");
@@ -178,7 +178,7 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
         self.child.kill();
     }
 
-    fn read_one(&mut self) -> Result<Option<Heard<Rx>>, String> {
+    fn read_one(&mut self) -> Result<Option<PeerMessage<Rx>>, String> {
         match &self.link {
             Link::Cut => Ok(None),
             Link::Starting { channel, .. } => match channel.receive() {
@@ -186,13 +186,16 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
                 other => self.nothing(other),
             },
             Link::Ready(channel) => match channel.receive() {
-                Ok(Received::Message(message, descriptor)) => Ok(Some(Heard::Message(message, descriptor))),
+                Ok(Received::Message(message, descriptor)) => Ok(Some(PeerMessage::Message(message, descriptor))),
                 other => self.nothing(other),
             },
         }
     }
 
-    fn nothing<Said>(&mut self, received: Result<Received<Said>, ChannelError>) -> Result<Option<Heard<Rx>>, String> {
+    fn nothing<Said>(
+        &mut self,
+        received: Result<Received<Said>, ChannelError>,
+    ) -> Result<Option<PeerMessage<Rx>>, String> {
         match received {
             Ok(Received::Closed) => {
                 // It ends, perhaps with a log to be written out first.
@@ -204,25 +207,25 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
         }
     }
 
-    fn hear_starting(&mut self, message: FromStartingWorker) -> Result<Heard<Rx>, String> {
+    fn hear_starting(&mut self, message: FromStartingWorker) -> Result<PeerMessage<Rx>, String> {
         match (message, std::mem::replace(&mut self.link, Link::Cut)) {
             (FromStartingWorker::Hello { protocol, layout }, Link::Starting { channel, greeted: false }) => {
                 if (protocol, layout) != (PROTOCOL_VERSION, LAYOUT_VERSION) {
                     return Err(format!("it speaks protocol {protocol} and layout {layout}"));
                 }
                 self.link = Link::Starting { channel, greeted: true };
-                Ok(Heard::Nothing)
+                Ok(PeerMessage::Nothing)
             }
             (FromStartingWorker::Ready, Link::Starting { channel, greeted: true }) => {
                 self.link = Link::Ready(channel.into_phase());
                 self.was_ready = true;
                 self.watch.begin_anew();
-                Ok(Heard::Ready)
+                Ok(PeerMessage::Ready)
             }
             (FromStartingWorker::Failed { reason }, link) => {
                 self.failed = Some(printable(&reason));
                 self.link = link;
-                Ok(Heard::Nothing)
+                Ok(PeerMessage::Nothing)
             }
             _ => Err("its first messages are out of order".into()),
         }

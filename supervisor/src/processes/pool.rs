@@ -14,19 +14,19 @@ use pen_ipc::stats::Counters;
 use crate::processes::backoff::Backoff;
 use crate::processes::flood::{Admission, Flood};
 use crate::processes::liveness::Grace;
-use crate::processes::spawn::Inheritance;
-use crate::processes::worker::{News, Worker};
+use crate::processes::spawn::SpawnContext;
+use crate::processes::worker::{Worker, WorkerReport};
 
 /// The workers.
 #[derive(Debug)]
-pub(crate) struct Crew {
-    posts: Vec<Post>,
+pub(crate) struct WorkerPool {
+    slots: Vec<WorkerSlot>,
     /// What dead workers had counted.
     retired: Counters,
 }
 
 #[derive(Debug)]
-struct Post {
+struct WorkerSlot {
     worker: Option<Worker>,
     backoff: Backoff,
     /// With whoever comes next.
@@ -46,34 +46,34 @@ pub(crate) struct Death {
     /// Whether it had served clients.
     pub(crate) was_ready: bool,
     /// What it had still said.
-    pub(crate) news: Vec<News>,
+    pub(crate) reports: Vec<WorkerReport>,
     status: WaitStatus,
     failed: Option<String>,
 }
 
-impl Crew {
+impl WorkerPool {
     /// Empty posts.
-    pub(crate) fn new(posts: u8) -> Crew {
+    pub(crate) fn new(slots: u8) -> WorkerPool {
         let now = Instant::now();
-        let post = |_| Post {
+        let slot = |_| WorkerSlot {
             worker: None,
             backoff: Backoff::default(),
             grace: Grace::default(),
             events: Flood::new(MOST_EVENTS, Duration::from_secs(10), now),
             due: None,
         };
-        Crew { posts: (0..posts).map(post).collect(), retired: Counters::default() }
+        WorkerPool { slots: (0..slots).map(slot).collect(), retired: Counters::default() }
     }
 
     /// Fills a post.
     ///
     /// # Errors
     /// There can be no process now.
-    pub(crate) fn hire(&mut self, id: WorkerId, inheritance: &Inheritance, now: Instant) -> io::Result<Pid> {
-        let Some(post) = self.posts.get_mut(usize::from(id.0)) else { return Err(io::ErrorKind::NotFound.into()) };
-        let worker = Worker::spawn(id, post.grace, inheritance, now)?;
+    pub(crate) fn spawn(&mut self, id: WorkerId, context: &SpawnContext, now: Instant) -> io::Result<Pid> {
+        let Some(slot) = self.slots.get_mut(usize::from(id.0)) else { return Err(io::ErrorKind::NotFound.into()) };
+        let worker = Worker::spawn(id, slot.grace, context, now)?;
         let pid = worker.peer.pid();
-        (post.worker, post.due) = (Some(worker), None);
+        (slot.worker, slot.due) = (Some(worker), None);
         Ok(pid)
     }
 
@@ -81,8 +81,8 @@ impl Crew {
     pub(crate) fn discharge(&mut self, pid: Pid, status: WaitStatus, now: Instant) -> Option<Death> {
         let is_it = |worker: &mut Worker| worker.peer.pid() == pid;
         let (mut worker, grace) =
-            self.posts.iter_mut().find_map(|post| Some((post.worker.take_if(is_it)?, &mut post.grace)))?;
-        let news = worker.read(LAST_WORDS, now);
+            self.slots.iter_mut().find_map(|slot| Some((slot.worker.take_if(is_it)?, &mut slot.grace)))?;
+        let reports = worker.read(LAST_WORDS, now);
         let was_ready = worker.peer.was_ready;
         *grace = grace.after(was_ready);
         self.retired.add(&worker.counters);
@@ -91,7 +91,7 @@ impl Crew {
             pid,
             lived: now.saturating_duration_since(worker.peer.born),
             was_ready,
-            news,
+            reports,
             status,
             failed: worker.peer.failed,
         })
@@ -100,64 +100,64 @@ impl Crew {
     /// Whether the administrator is told of one more event of a worker, dead or alive, that knows so many servers. A working one
     /// tells of two transitions for each server in the shortest blacklist time, which is a second.
     pub(crate) fn admit_event(&mut self, id: WorkerId, servers: u32, now: Instant) -> Admission {
-        let Some(post) = self.posts.get_mut(usize::from(id.0)) else { return Admission::Withheld };
-        post.events.set_most(MOST_EVENTS.saturating_add(servers.saturating_mul(20)));
-        post.events.admit(now)
+        let Some(slot) = self.slots.get_mut(usize::from(id.0)) else { return Admission::Withheld };
+        slot.events.set_most(MOST_EVENTS.saturating_add(servers.saturating_mul(20)));
+        slot.events.admit(now)
     }
 
     /// How many events the administrator was not told of, by worker, as far as that is still to be said.
     pub(crate) fn withheld_events(&mut self, now: Instant) -> Vec<(WorkerId, u64)> {
-        let withheld = self.posts.iter_mut().map(|post| post.events.settle(now)).collect::<Vec<u64>>();
+        let withheld = self.slots.iter_mut().map(|slot| slot.events.settle(now)).collect::<Vec<u64>>();
         self.ids().zip(withheld).filter(|(_, withheld)| *withheld > 0).collect()
     }
 
     /// Decides when a post is filled again whose worker lived so long; returns the delay.
     pub(crate) fn refill(&mut self, id: WorkerId, lived: Duration, now: Instant) -> Duration {
-        let Some(post) = self.posts.get_mut(usize::from(id.0)) else { return Duration::ZERO };
-        let delay = post.backoff.after(lived);
-        post.due = Some(now + delay);
+        let Some(slot) = self.slots.get_mut(usize::from(id.0)) else { return Duration::ZERO };
+        let delay = slot.backoff.after(lived);
+        slot.due = Some(now + delay);
         delay
     }
 
     /// The posts to be filled now.
     pub(crate) fn due(&self, now: Instant) -> Vec<WorkerId> {
-        self.ids().filter(|id| self.posts[usize::from(id.0)].due.is_some_and(|due| due <= now)).collect()
+        self.ids().filter(|id| self.slots[usize::from(id.0)].due.is_some_and(|due| due <= now)).collect()
     }
 
     /// When the next post is to be filled.
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        self.posts.iter().filter_map(|post| post.due).min()
+        self.slots.iter().filter_map(|slot| slot.due).min()
     }
 
     /// The numbers of all posts.
     pub(crate) fn ids(&self) -> impl Iterator<Item = WorkerId> + use<> {
         // At most MAX_WORKERS.
-        (0..self.posts.len() as u8).map(WorkerId)
+        (0..self.slots.len() as u8).map(WorkerId)
     }
 
     /// The workers that are not known to be dead.
     pub(crate) fn workers(&self) -> impl Iterator<Item = &Worker> {
-        self.posts.iter().filter_map(|post| post.worker.as_ref())
+        self.slots.iter().filter_map(|slot| slot.worker.as_ref())
     }
 
     /// The workers that are not known to be dead.
     pub(crate) fn workers_mut(&mut self) -> impl Iterator<Item = &mut Worker> {
-        self.posts.iter_mut().filter_map(|post| post.worker.as_mut())
+        self.slots.iter_mut().filter_map(|slot| slot.worker.as_mut())
     }
 
     /// The holder of a post.
     pub(crate) fn worker_mut(&mut self, id: WorkerId) -> Option<&mut Worker> {
-        self.posts.get_mut(usize::from(id.0))?.worker.as_mut()
+        self.slots.get_mut(usize::from(id.0))?.worker.as_mut()
     }
 
     /// Whether every post is held by a worker that serves clients.
     pub(crate) fn is_complete(&self) -> bool {
-        self.posts.iter().all(|post| post.worker.as_ref().is_some_and(|worker| worker.peer.is_ready()))
+        self.slots.iter().all(|slot| slot.worker.as_ref().is_some_and(|worker| worker.peer.is_ready()))
     }
 
     /// Whether nobody is left.
     pub(crate) fn is_empty(&self) -> bool {
-        self.posts.iter().all(|post| post.worker.is_none())
+        self.slots.iter().all(|slot| slot.worker.is_none())
     }
 
     /// Connections that living workers have open, as they say.
@@ -216,7 +216,7 @@ mod tests {
             pid: Pid::from_raw(123),
             lived: Duration::ZERO,
             was_ready: false,
-            news: Vec::new(),
+            reports: Vec::new(),
             status,
             failed: failed.map(Into::into),
         }
@@ -235,26 +235,26 @@ mod tests {
 
     #[test]
     fn who_comes_next_has_no_new_measure_of_events() {
-        let (mut crew, now) = (Crew::new(2), Instant::now());
-        let admitted = (0..300).filter(|_| crew.admit_event(WorkerId(1), 0, now) != Admission::Withheld).count();
+        let (mut pool, now) = (WorkerPool::new(2), Instant::now());
+        let admitted = (0..300).filter(|_| pool.admit_event(WorkerId(1), 0, now) != Admission::Withheld).count();
         assert_eq!(admitted as u32, MOST_EVENTS);
-        assert_ne!(crew.admit_event(WorkerId(1), 1, now), Admission::Withheld, "with servers there is more to tell");
-        assert_ne!(crew.admit_event(WorkerId(0), 0, now), Admission::Withheld, "another one's is its own");
-        assert_eq!(crew.admit_event(WorkerId(7), 0, now), Admission::Withheld, "there is no such worker");
-        assert_eq!(crew.withheld_events(now), []);
+        assert_ne!(pool.admit_event(WorkerId(1), 1, now), Admission::Withheld, "with servers there is more to tell");
+        assert_ne!(pool.admit_event(WorkerId(0), 0, now), Admission::Withheld, "another one's is its own");
+        assert_eq!(pool.admit_event(WorkerId(7), 0, now), Admission::Withheld, "there is no such worker");
+        assert_eq!(pool.withheld_events(now), []);
         let later = now + Duration::from_secs(60);
-        assert_eq!(crew.withheld_events(later), [(WorkerId(1), 200)]);
-        assert_eq!(crew.withheld_events(later), []);
+        assert_eq!(pool.withheld_events(later), [(WorkerId(1), 200)]);
+        assert_eq!(pool.withheld_events(later), []);
     }
 
     #[test]
     fn a_post_is_refilled_when_it_is_due() {
-        let (mut crew, now) = (Crew::new(2), Instant::now());
-        assert!(crew.is_empty() && !crew.is_complete());
-        assert_eq!(crew.refill(WorkerId(1), Duration::from_secs(2), now), Duration::ZERO);
-        assert_eq!(crew.due(now), [WorkerId(1)]);
-        let delay = crew.refill(WorkerId(0), Duration::ZERO, now);
-        assert_eq!(crew.due(now + delay), [WorkerId(0), WorkerId(1)]);
-        assert_eq!(crew.next_due(), Some(now));
+        let (mut pool, now) = (WorkerPool::new(2), Instant::now());
+        assert!(pool.is_empty() && !pool.is_complete());
+        assert_eq!(pool.refill(WorkerId(1), Duration::from_secs(2), now), Duration::ZERO);
+        assert_eq!(pool.due(now), [WorkerId(1)]);
+        let delay = pool.refill(WorkerId(0), Duration::ZERO, now);
+        assert_eq!(pool.due(now + delay), [WorkerId(0), WorkerId(1)]);
+        assert_eq!(pool.next_due(), Some(now));
     }
 }

@@ -29,7 +29,7 @@ pub(crate) type WorkerEnd = Channel<FromStartingWorker, ToWorker>;
 
 /// What is the same for all workers.
 #[derive(Debug)]
-pub(crate) struct Inheritance {
+pub(crate) struct SpawnContext {
     /// The worker's own code.
     pub(crate) entry: WorkerEntry,
     /// The code that examines files of TLS.
@@ -58,7 +58,7 @@ pub(crate) struct Inheritance {
     pub(crate) descriptor_limit: u64,
 }
 
-impl Inheritance {
+impl SpawnContext {
     /// Lives the life of a worker; returns its exit status. Runs in the child that was forked for it.
     pub(crate) fn live(&self, id: WorkerId, channel: WorkerEnd, supervisor: Pid) -> i32 {
         sys::title::set(&format!("worker {id}"));

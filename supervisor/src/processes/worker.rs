@@ -15,8 +15,8 @@ use pen_ipc::stats::Counters;
 
 use crate::log::for_worker;
 use crate::processes::liveness::Grace;
-use crate::processes::peer::{Heard, Peer, printable_lines};
-use crate::processes::spawn::{Inheritance, descriptor};
+use crate::processes::peer::{Peer, PeerMessage, printable_lines};
+use crate::processes::spawn::{SpawnContext, descriptor};
 
 /// A worker that is not known to be dead.
 #[derive(Debug)]
@@ -45,14 +45,14 @@ struct Due {
     syslog: bool,
     /// By number, and when it was ordered. A later order is meant for whoever had the number then: those before are gone.
     close: BTreeMap<u32, u64>,
-    restate: bool,
+    republish: bool,
     freed: bool,
     stop: bool,
 }
 
 /// What a worker said that concerns others.
 #[derive(Debug)]
-pub(crate) enum News {
+pub(crate) enum WorkerReport {
     /// It serves clients.
     Ready,
     /// Part of its report.
@@ -75,43 +75,43 @@ impl Worker {
     ///
     /// # Errors
     /// No process, no descriptor or no memory can be had now.
-    pub(crate) fn spawn(id: WorkerId, grace: Grace, inheritance: &Inheritance, now: Instant) -> io::Result<Worker> {
+    pub(crate) fn spawn(id: WorkerId, grace: Grace, context: &SpawnContext, now: Instant) -> io::Result<Worker> {
         Ok(Worker {
             id,
             peer: Peer::spawn(
-                inheritance.jail.identity.uid,
+                context.jail.identity.uid,
                 grace,
-                |channel, supervisor| inheritance.live(id, channel, supervisor),
+                |channel, supervisor| context.live(id, channel, supervisor),
                 now,
             )?,
             counters: Counters::default(),
             due: Due::default(),
-            applied: inheritance.settings.generation,
+            applied: context.settings.generation,
             listeners_owed: 0,
         })
     }
 
     /// The channel, to be polled for reading, and for writing too if something waits to be sent.
     pub(crate) fn channel(&self) -> Option<(BorrowedFd<'_>, bool)> {
-        let Due { settings, listener, log, tls, secret, ref close, restate, freed, stop, .. } = self.due;
-        let due = settings || listener || log || tls || secret || !close.is_empty() || restate || freed || stop;
+        let Due { settings, listener, log, tls, secret, ref close, republish, freed, stop, .. } = self.due;
+        let due = settings || listener || log || tls || secret || !close.is_empty() || republish || freed || stop;
         Some((self.peer.channel()?, due))
     }
 
     /// Reads at most `most` messages, so that one worker cannot keep the supervisor from the others.
-    pub(crate) fn read(&mut self, most: usize, now: Instant) -> Vec<News> {
-        let mut news = Vec::new();
+    pub(crate) fn read(&mut self, most: usize, now: Instant) -> Vec<WorkerReport> {
+        let mut reports = Vec::new();
         for _ in 0..most {
             match self.peer.read(now) {
-                Some(Heard::Ready) => news.push(News::Ready),
-                Some(Heard::Message(message, _)) => news.extend(self.hear(message)),
-                Some(Heard::Nothing) => {}
-                None => return news,
+                Some(PeerMessage::Ready) => reports.push(WorkerReport::Ready),
+                Some(PeerMessage::Message(message, _)) => reports.extend(self.hear(message)),
+                Some(PeerMessage::Nothing) => {}
+                None => return reports,
             }
         }
         // Its answer to a ping may be among what is still to be read.
         self.peer.watch.begin_anew();
-        news
+        reports
     }
 
     /// Asks for a report; false if it cannot be asked now.
@@ -166,8 +166,8 @@ impl Worker {
     }
 
     /// Has the order to say anew what it holds sent by [`Worker::send_due`].
-    pub(crate) fn order_restatement(&mut self) {
-        self.due.restate = true;
+    pub(crate) fn order_republish(&mut self) {
+        self.due.republish = true;
     }
 
     /// Has the order to end sent by [`Worker::send_due`].
@@ -186,36 +186,36 @@ impl Worker {
     }
 
     /// Sends what waits to be sent, as far as the channel has room.
-    pub(crate) fn send_due(&mut self, inheritance: &Inheritance) {
+    pub(crate) fn send_due(&mut self, context: &SpawnContext) {
         // In this order: the acknowledgement of settings is one of what was sent before, too.
         self.send_closes();
         let Worker { peer, due, .. } = self;
         let full = |message, descriptor| peer.send(&message, descriptor) == Some(Sent::Full);
-        if due.listener && !full(ToWorker::Listen, Some(inheritance.listener.as_fd())) {
+        if due.listener && !full(ToWorker::Listen, Some(context.listener.as_fd())) {
             due.listener = false;
             self.listeners_owed += 1;
         }
         if due.log {
-            due.log = match &inheritance.log {
+            due.log = match &context.log {
                 Some(log) => full(ToWorker::Log { network: is_network(log) }, Some(descriptor(log))),
                 None => full(ToWorker::NoLog, None),
             };
         }
-        if let Some(keys) = &inheritance.keys {
+        if let Some(keys) = &context.keys {
             due.secret = due.secret && full(ToWorker::TicketSecret, Some(keys.secrets.0.as_fd()));
             due.tls = due.tls && full(ToWorker::Tls, Some(keys.files.as_fd()));
         }
         if due.settings && due.close.is_empty() && !due.log && !due.tls {
-            due.settings = full(ToWorker::Settings, Some(inheritance.encoded.as_fd()));
+            due.settings = full(ToWorker::Settings, Some(context.encoded.as_fd()));
         }
-        if due.restate {
-            due.restate = full(ToWorker::Restate, None);
+        if due.republish {
+            due.republish = full(ToWorker::Republish, None);
         }
         if due.freed {
             due.freed = full(ToWorker::Freed, None);
         }
         if std::mem::take(&mut due.syslog)
-            && !inheritance.foreground
+            && !context.foreground
             && let Some(daemon) = for_worker()
         {
             // Without room the worker asks again.
@@ -236,18 +236,18 @@ impl Worker {
         }
     }
 
-    fn hear(&mut self, message: FromWorker) -> Option<News> {
+    fn hear(&mut self, message: FromWorker) -> Option<WorkerReport> {
         match message {
             FromWorker::Counters(counters) => {
                 let dropped = counters.events_dropped.saturating_sub(self.counters.events_dropped);
                 self.counters = counters;
-                (dropped > 0).then_some(News::Dropped(dropped))
+                (dropped > 0).then_some(WorkerReport::Dropped(dropped))
             }
             FromWorker::Report(page) => {
                 self.counters = page.counters;
-                Some(News::Page(Box::new(page)))
+                Some(WorkerReport::Page(Box::new(page)))
             }
-            FromWorker::Event(event) => Some(News::Event(event)),
+            FromWorker::Event(event) => Some(WorkerReport::Event(event)),
             FromWorker::Applied { generation } => {
                 self.applied = generation;
                 None
@@ -264,7 +264,9 @@ impl Worker {
                 self.peer.watch.answered(serial);
                 None
             }
-            FromWorker::Explained { serial, text } => Some(News::Explained { serial, text: printable_lines(&text) }),
+            FromWorker::Explained { serial, text } => {
+                Some(WorkerReport::Explained { serial, text: printable_lines(&text) })
+            }
         }
     }
 }

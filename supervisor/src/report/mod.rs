@@ -32,10 +32,10 @@ use pen_table::Table;
 use crate::clock;
 use crate::files::status_file::{StatusFile, Writer};
 use crate::jail::sandbox::Summary;
-use crate::log::Say;
+use crate::log::Logger;
 use crate::log::errno::why;
 use crate::processes::child::Child;
-use crate::processes::spawn::Inheritance;
+use crate::processes::spawn::SpawnContext;
 pub(crate) use crate::report::gather::{Gathered, Gathering, TooMany};
 use crate::report::snapshot::Snapshot;
 use crate::sys;
@@ -136,8 +136,8 @@ impl Reporter {
         &mut self,
         gathered: &Gathered,
         program: &Program<'_>,
-        Inheritance { settings, table, jail, .. }: &Inheritance,
-        (file, say): (Option<&StatusFile>, &Say),
+        SpawnContext { settings, table, jail, .. }: &SpawnContext,
+        (file, logger): (Option<&StatusFile>, &Logger),
         now: Instant,
     ) -> io::Result<()> {
         let (supervisor, summary) = (getpid(), jail.sandbox.summary(jail.root.is_some()));
@@ -148,12 +148,12 @@ impl Reporter {
             if !is_alone || sys::close_all_but(&keep).is_err() {
                 return 1;
             }
-            let mut say = say.anew();
+            let mut logger = logger.anew();
             if let Err(error) = jail.sandbox.enter_reporter() {
-                say.warning(&format!("a report cannot be made now: {}", why(&error)));
+                logger.warning(&format!("a report cannot be made now: {}", why(&error)));
                 return 1;
             }
-            deliver(Snapshot::take(gathered, program, (settings, table), &summary), file, supervisor, say)
+            deliver(Snapshot::take(gathered, program, (settings, table), &summary), file, supervisor, logger)
         })?;
         let pidfd = child.watch()?;
         self.state = State::Rendering(Rendering { child, pidfd, deadline: Some(now + RENDER_PATIENCE) });
@@ -169,17 +169,23 @@ impl Reporter {
     }
 
     /// Ends a rendering that takes too long.
-    pub(crate) fn expire(&mut self, now: Instant, say: &mut Say) {
+    pub(crate) fn expire(&mut self, now: Instant, logger: &mut Logger) {
         if let State::Rendering(rendering) = &mut self.state
             && rendering.deadline.is_some_and(|deadline| deadline <= now)
         {
             rendering.kill();
-            say.warning(&format!("the report was not finished within {} s", RENDER_PATIENCE.as_secs()));
+            logger.warning(&format!("the report was not finished within {} s", RENDER_PATIENCE.as_secs()));
         }
     }
 
     /// Whether this child was the one that renders; if so it is over. It has told its own failures.
-    pub(crate) fn reaped(&mut self, child: Pid, status: WaitStatus, file: Option<&StatusFile>, say: &mut Say) -> bool {
+    pub(crate) fn reaped(
+        &mut self,
+        child: Pid,
+        status: WaitStatus,
+        file: Option<&StatusFile>,
+        logger: &mut Logger,
+    ) -> bool {
         let killed = match &self.state {
             State::Rendering(rendering) if rendering.child.pid == child => rendering.deadline.is_none(),
             State::Idle | State::Gathering(_) | State::Rendering(_) => return false,
@@ -188,11 +194,11 @@ impl Reporter {
         if let WaitStatus::Signaled(_, signal, _) = status {
             file.iter().for_each(|file| file.forget(Writer::Report(std::process::id())));
             if !killed {
-                say.warning(&format!("the report was not finished: killed by signal {}", signal as i32));
+                logger.warning(&format!("the report was not finished: killed by signal {}", signal as i32));
             }
         }
         if matches!(status, WaitStatus::Exited(_, LOST)) {
-            say.warning("the end of the report was lost: it has no reader, or too slow a one");
+            logger.warning("the end of the report was lost: it has no reader, or too slow a one");
         }
         true
     }
@@ -214,16 +220,16 @@ impl Rendering {
 }
 
 /// In the child: writes the report where it belongs.
-fn deliver(snapshot: Snapshot<'_>, file: Option<&StatusFile>, supervisor: Pid, mut say: Say) -> i32 {
-    say.be_patient();
+fn deliver(snapshot: Snapshot<'_>, file: Option<&StatusFile>, supervisor: Pid, mut logger: Logger) -> i32 {
+    logger.be_patient();
     let Some(file) = file else {
-        text::render(snapshot, &mut say);
-        return if say.has_lost() { LOST } else { 0 };
+        text::render(snapshot, &mut logger);
+        return if logger.has_lost() { LOST } else { 0 };
     };
     match file.put(Writer::Report(supervisor.as_raw().unsigned_abs()), |to| html::render(snapshot, to)) {
         Ok(()) => 0,
         Err(error) => {
-            say.warning(&error.to_string());
+            logger.warning(&error.to_string());
             1
         }
     }

@@ -425,12 +425,12 @@ pub(super) mod tests {
             ..Settings::default()
         };
         let table = Table::create(pen_table::Shape { clients: 1, servers: 7, workers: 1, connections: 8 }).unwrap();
-        let (seat, now) = (table.seat(0), clock::monotonic());
-        seat.note_failure(0, 7, ConnectFailure::Errno(111).code());
-        assert!(seat.set_blacklist(0, now + 12_000, 7) && seat.reserve(2, None));
+        let (worker_table, now) = (table.worker_table(0), clock::monotonic());
+        worker_table.note_failure(0, 7, ConnectFailure::Errno(111).code());
+        assert!(worker_table.set_blacklist(0, now + 12_000, 7) && worker_table.reserve(2, None));
         table.take_out(1, now + 60_000, 8);
         // Its time is up.
-        assert!(seat.set_blacklist(4, 1, 9));
+        assert!(worker_table.set_blacklist(4, 1, 9));
         let rows: Vec<ServerRow> = servers(&settings, &table).collect();
         let states: Vec<State> = rows.iter().map(|row| row.state).collect();
         assert_eq!(states, [State::Failed, State::Out, State::Full, State::Vacant, State::Failed]);

@@ -3,13 +3,13 @@
 #![forbid(unsafe_code)]
 
 use crate::clock;
-use crate::log::Say;
+use crate::log::Logger;
 use crate::report::snapshot::{ServerRow, Snapshot, State};
 
 /// Says the report, a block at a time.
-pub(super) fn render(snapshot: Snapshot<'_>, say: &mut Say) {
-    let most = if say.is_syslog() { SYSLOG_ENTRIES } else { usize::MAX };
-    blocks(snapshot, most, &mut |block| say.report(block));
+pub(super) fn render(snapshot: Snapshot<'_>, logger: &mut Logger) {
+    let most = if logger.is_syslog() { SYSLOG_ENTRIES } else { usize::MAX };
+    blocks(snapshot, most, &mut |block| logger.report(block));
 }
 
 /// Hands over the blocks of the report, with at most `most` clients and `most` connections.

@@ -33,15 +33,15 @@ enum StartReport {
 
 /// The command never says anything.
 #[derive(Debug, Serialize, Deserialize)]
-enum Nothing {}
+enum NoMessage {}
 
 /// The supervisor's end of the start channel.
 #[derive(Debug)]
-pub(crate) struct StartLink(Channel<StartReport, Nothing>);
+pub(crate) struct StartLink(Channel<StartReport, NoMessage>);
 
 /// The command's end.
 #[derive(Debug)]
-pub(crate) struct StartWatch(Channel<Nothing, StartReport>);
+pub(crate) struct StartWatch(Channel<NoMessage, StartReport>);
 
 /// Makes the start channel.
 ///

@@ -15,7 +15,7 @@ use nix::unistd::geteuid;
 use pen_config::address::{Address, Local};
 use pen_config::apply;
 use pen_config::command::{Command, LogTarget};
-use pen_config::configuration::{Placed, Settled, resolve_local, unused_lists, warnings};
+use pen_config::configuration::{Settled, SourcedCommand, resolve_local, unused_lists, warnings};
 use pen_config::ids::{MAX_WORKERS, Target};
 use pen_config::parse::grammar::quoted;
 use pen_config::print::in_force::InForce;
@@ -28,7 +28,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::clock;
 use crate::event_loop::Service;
-use crate::event_loop::state::{Door, DoorPath, Standing};
+use crate::event_loop::state::{ListenerGuard, RuntimeState, SocketGuard};
 use crate::files::certificates;
 use crate::files::configuration;
 use crate::files::listener;
@@ -53,11 +53,11 @@ use crate::jail::sandbox::Sandbox;
 use crate::jail::user;
 use crate::jail::user::Identity;
 use crate::limits;
-use crate::log::Say;
+use crate::log::Logger;
 use crate::log::errno::why;
 use crate::processes::control;
 use crate::processes::control::{Control, ControlPort};
-use crate::processes::spawn::Inheritance;
+use crate::processes::spawn::SpawnContext;
 use crate::signals::Signals;
 use crate::startup::background::{StartLink, detach};
 use crate::startup::interrupt::Interrupts;
@@ -108,8 +108,8 @@ pub(crate) fn background(order: Order, link: StartLink) -> i32 {
     match failed {
         None => 0,
         Some(error) => {
-            let mut say = Say::background(0);
-            error.0.lines().for_each(|line| say.error(line));
+            let mut logger = Logger::background(0);
+            error.0.lines().for_each(|line| logger.error(line));
             1
         }
     }
@@ -162,13 +162,13 @@ fn supervise(order: Order, link: Option<StartLink>) -> Result<(), StartError> {
 struct Plan {
     settled: Settled,
     /// What `-O` says, files included, for access lists to be made anew.
-    options: Vec<Placed>,
+    options: Vec<SourcedCommand>,
     /// Where the request log goes, if it goes to the network.
     log: Option<SocketAddr>,
     /// `-C`, as it is shown and as it is bound.
     control: Option<(Local, Vec<Address>)>,
     /// The file's commands, where a message has to name a place.
-    file: Vec<Placed>,
+    file: Vec<SourcedCommand>,
     /// The files of TLS and the certificates in them, if it is on.
     tls: Option<(OwnedFd, Vec<Fact>)>,
     notices: Vec<String>,
@@ -177,10 +177,10 @@ struct Plan {
 impl Plan {
     fn make(order: &Order, sandbox: &Sandbox, interrupts: &mut Interrupts) -> Result<Plan, StartError> {
         let Order { launch, words, base, identity, .. } = order;
-        let place = words.place("control", "-C");
+        let source_line = words.source_line("control", "-C");
         if launch.control.is_some() && geteuid().is_root() && launch.user.is_none() {
-            let add = if place == "-C" { "add -u user (or -u root)" } else { "say user NAME (or user root)" };
-            return Err(StartError(format!("{place}: as root, the control port needs a user to run as: {add}")));
+            let add = if source_line == "-C" { "add -u user (or -u root)" } else { "say user NAME (or user root)" };
+            return Err(StartError(format!("{source_line}: as root, the control port needs a user to run as: {add}")));
         }
         let mut configuration = launch.configuration.clone();
         let Words { mut given, mut file } = words.clone();
@@ -200,12 +200,12 @@ impl Plan {
         })?;
         let Found { names, log } = inquiry.found(answers).map_err(StartError)?;
         let settled = configuration.settle(&names, &file.commands);
-        let commands: Vec<Placed> = configuration.commands.iter().chain(&file.commands).cloned().collect();
+        let commands: Vec<SourcedCommand> = configuration.commands.iter().chain(&file.commands).cloned().collect();
         let settled = settled.map_err(|errors| {
             lines(configuration::in_order(errors.into_iter().map(|error| error.0).collect(), &commands))
         })?;
         let control = control.map(|local| resolve_local(&local, &names).map(|address| (local, address)));
-        let control = control.transpose().map_err(|error| StartError(format!("{place}: {error}")))?;
+        let control = control.transpose().map_err(|error| StartError(format!("{source_line}: {error}")))?;
         let mut notices: Vec<String> = given.notices.into_iter().chain(file.notices).collect();
         let commands = || configuration.commands.iter().chain(&file.commands);
         notices.extend(commands().filter_map(unknown_suites));
@@ -234,7 +234,7 @@ impl Plan {
         let Order { launch, words, .. } = order;
         if let Some((_, addresses)) = &self.control {
             clashes::of_addresses(&self.settled.listen, addresses)
-                .map_err(|why| StartError(format!("{}: {why}", words.place("control", "-C"))))?;
+                .map_err(|why| StartError(format!("{}: {why}", words.source_line("control", "-C"))))?;
         }
         clashes::of_files(launch, &self.settled, self.control.as_ref().map(|(local, _)| local)).map_err(lines)?;
         let Settled { listen, log, status_file, .. } = &self.settled;
@@ -280,8 +280,8 @@ impl Plan {
         notices.extend(unused_lists(settings));
         notices.extend(limits::cut_backlog(limits::longest_backlog(), settings.backlog));
         if launch.allow_exit && launch.control.is_none() {
-            let place = words.place("exit_command", "-X");
-            notices.push(format!("{place}: means nothing without a control port (-C), where exit is said"));
+            let source_line = words.source_line("exit_command", "-X");
+            notices.push(format!("{source_line}: means nothing without a control port (-C), where exit is said"));
         }
         if launch.user.is_none() && geteuid().is_root() {
             notices.push("without -u the workers are root, though without capabilities; add -u USER".into());
@@ -292,16 +292,16 @@ impl Plan {
 }
 
 /// Words of a list of cipher suites that mean nothing here.
-pub(crate) fn unknown_suites(placed: &Placed) -> Option<String> {
+pub(crate) fn unknown_suites(placed: &SourcedCommand) -> Option<String> {
     let Command::SslCiphers(Some(list)) = &placed.command else { return None };
-    let at = if placed.place.is_empty() { String::new() } else { format!("{}: ", placed.place) };
+    let at = if placed.source_line.is_empty() { String::new() } else { format!("{}: ", placed.source_line) };
     let unknown = list.unknown.join(":");
     (!unknown.is_empty())
         .then(|| format!("{at}ssl_ciphers: {} names no suite that is here: passed over", quoted(&unknown)))
 }
 
 /// Makes the paths in commands absolute.
-pub(crate) fn absolute(base: &Base, commands: &mut [Placed]) -> Result<(), Vec<String>> {
+pub(crate) fn absolute(base: &Base, commands: &mut [SourcedCommand]) -> Result<(), Vec<String>> {
     let errors: Vec<String> = commands.iter_mut().filter_map(|placed| base.command(placed).err()).collect();
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
@@ -338,7 +338,7 @@ impl Prepared {
             .map_err(cannot("files of TLS"))?;
         let Settled { local, listen, settings, log: log_target, status_file, workers: wanted, given, blacklisted } =
             settled;
-        let commands: Vec<Placed> = options.iter().chain(&file).cloned().collect();
+        let commands: Vec<SourcedCommand> = options.iter().chain(&file).cloned().collect();
         settings.source.map_or(Ok(()), |address| source::check(address, &commands)).map_err(StartError)?;
         let log = open_log(log_target.as_ref(), log)?;
         let (listener, socket_path, listen) = match activation.claim_first(&listen, settings.backlog)? {
@@ -351,7 +351,7 @@ impl Prepared {
                 (listener, path, bound.address)
             }
         };
-        let door = Door::new(&listener, socket_path.map(DoorPath::Own)).map_err(cannot("listener"))?;
+        let guard = ListenerGuard::new(&listener, socket_path.map(SocketGuard::Own)).map_err(cannot("listener"))?;
         let control = control.map(|(name, addresses)| match activation.claim_first(&addresses, control::BACKLOG)? {
             Some((passed, address)) => {
                 notices.extend(too_open(&address));
@@ -378,15 +378,15 @@ impl Prepared {
         };
         let (freed, vacancy) = (wakes()?, wakes()?);
         let encoded = memory::encoded(&settings).map_err(cannot("settings"))?;
-        let say = match launch.foreground {
-            true => Say::foreground(settings.debug),
-            false => Say::background(settings.debug),
+        let logger = match launch.foreground {
+            true => Logger::foreground(settings.debug),
+            false => Logger::background(settings.debug),
         };
-        let standing = Standing {
+        let state = RuntimeState {
             local,
             listen,
             longest_backlog: limits::longest_backlog(),
-            door,
+            guard,
             retired: Vec::new(),
             log: log_target,
             log_is_held: false,
@@ -404,7 +404,7 @@ impl Prepared {
             command_line: launch.command_line,
             started: Instant::now(),
         };
-        let inheritance = Inheritance {
+        let context = SpawnContext {
             entry: entries.relay,
             examine_tls: entries.examine_tls,
             table,
@@ -419,7 +419,7 @@ impl Prepared {
             foreground: launch.foreground,
             descriptor_limit,
         };
-        let service = Service::new(standing, inheritance, workers, control.map(Control::new), say, notify);
+        let service = Service::new(state, context, workers, control.map(Control::new), logger, notify);
         Ok(Prepared { service, pid_file, notices })
     }
 
@@ -435,7 +435,7 @@ impl Prepared {
     fn serve(mut self, interrupts: Interrupts) {
         for notice in std::mem::take(&mut self.notices) {
             interrupts.link().iter().for_each(|link| link.notice(&notice));
-            self.service.say().warning(&notice);
+            self.service.logger().warning(&notice);
         }
         self.service.say_where();
         let (signals, deferred) = interrupts.ready();

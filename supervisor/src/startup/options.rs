@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use pen_config::command::{Command, Number, Startup};
-use pen_config::configuration::Placed;
+use pen_config::configuration::SourcedCommand;
 
 use crate::files::configuration;
 use crate::files::configuration::Loaded;
@@ -49,21 +49,22 @@ impl Words {
     }
 
     /// All commands in their order.
-    fn all(&self) -> impl DoubleEndedIterator<Item = &Placed> {
+    fn all(&self) -> impl DoubleEndedIterator<Item = &SourcedCommand> {
         self.given.commands.iter().chain(&self.file.commands)
     }
 
     /// How a message names what was said of a setting: the place of its last command, or else the option.
-    pub(crate) fn place(&self, word: &str, option: &str) -> String {
-        let said = |placed: &&Placed| matches!(&placed.command, Command::Startup(startup) if startup.word() == word);
-        let place = self.all().rev().find(said).map(|placed| placed.place.as_str());
-        place.map_or(option.to_owned(), |place| format!("{place}: {word}"))
+    pub(crate) fn source_line(&self, word: &str, option: &str) -> String {
+        let said =
+            |placed: &&SourcedCommand| matches!(&placed.command, Command::Startup(startup) if startup.word() == word);
+        let source_line = self.all().rev().find(said).map(|placed| placed.source_line.as_str());
+        source_line.map_or(option.to_owned(), |source_line| format!("{source_line}: {word}"))
     }
 
     /// Where the status file was named.
     pub(crate) fn place_of_status_file(&self) -> &str {
-        let named = |placed: &&Placed| matches!(placed.command, Command::WebStats(Some(_)));
-        self.all().rev().find(named).map_or("-w", |placed| placed.place.as_str())
+        let named = |placed: &&SourcedCommand| matches!(placed.command, Command::WebStats(Some(_)));
+        self.all().rev().find(named).map_or("-w", |placed| placed.source_line.as_str())
     }
 
     /// The jailed processes' user.
@@ -73,7 +74,7 @@ impl Words {
     pub(crate) fn identity(&self, launch: &Launch) -> Result<Identity, StartError> {
         user::of_workers(launch.user.as_deref(), launch.jail.is_some()).map_err(|error| {
             let text = error.to_string();
-            let moved = |option: &str, word| Some(self.place(word, option) + text.strip_prefix(option)?);
+            let moved = |option: &str, word| Some(self.source_line(word, option) + text.strip_prefix(option)?);
             StartError(moved("-u", "user").or_else(|| moved("-j", "jail")).unwrap_or(text))
         })
     }
@@ -114,14 +115,14 @@ pub(crate) fn written(in_force: &[Startup], commanded: &[Command]) -> Vec<Comman
 }
 
 /// What of this commands said: the last of each kind.
-pub(crate) fn commanded<'c>(commands: impl DoubleEndedIterator<Item = &'c Placed>) -> Vec<Command> {
+pub(crate) fn commanded<'c>(commands: impl DoubleEndedIterator<Item = &'c SourcedCommand>) -> Vec<Command> {
     let kind = |command: &Command| match command {
         Command::Startup(startup) => Some(startup.word()),
         Command::Number(Number::MaxServers, Some(_)) => Some(Number::MaxServers.word()),
         _ => None,
     };
     let mut last: Vec<Command> = Vec::new();
-    for Placed { command, .. } in commands.rev() {
+    for SourcedCommand { command, .. } in commands.rev() {
         if kind(command).is_some() && last.iter().all(|known| kind(known) != kind(command)) {
             last.push(command.clone());
         }
@@ -149,7 +150,10 @@ mod tests {
 
     #[test]
     fn the_last_of_each_kind_counts() {
-        let placed = |line: &str| Placed { place: String::new(), command: pen_config::command::parse(line).unwrap() };
+        let placed = |line: &str| SourcedCommand {
+            source_line: String::new(),
+            command: pen_config::command::parse(line).unwrap(),
+        };
         let commands = ["user a", "jail /x", "max_servers 3", "blacklist 3", "no user", "max_servers"].map(placed);
         let lines: Vec<String> = commanded(commands.iter()).iter().map(Command::to_string).collect();
         assert_eq!(lines, ["no user", "max_servers 3", "jail /x"]);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use pen_config::address::{Host, Local, MAX_UNIX_PATH};
 use pen_config::command::{Command, LogTarget, ServerChange, Startup};
-use pen_config::configuration::Placed;
+use pen_config::configuration::SourcedCommand;
 
 use crate::log::errno::why;
 use crate::{Launch, StartError};
@@ -57,11 +57,11 @@ impl Base {
     ///
     /// # Errors
     /// As [`make_absolute`]; the error names the place of the command.
-    pub(crate) fn command(&self, placed: &mut Placed) -> Result<(), String> {
-        let Placed { place, command } = placed;
+    pub(crate) fn command(&self, placed: &mut SourcedCommand) -> Result<(), String> {
+        let SourcedCommand { source_line, command } = placed;
         let done = match command {
             Command::Log(Some(LogTarget::File(path))) | Command::WebStats(Some(path)) => {
-                return self.output(place, path);
+                return self.output(source_line, path);
             }
             Command::Include(path)
             | Command::SslOcsp(Some(path))
@@ -79,17 +79,17 @@ impl Base {
             }),
             _ => Ok(()),
         };
-        done.map_err(|why| format!("{place}: {why}"))
+        done.map_err(|why| format!("{source_line}: {why}"))
     }
 
     fn outside(&self, path: &mut PathBuf) -> Result<(), String> {
         absolute(path, &self.start).map(|absolute| *path = absolute)
     }
 
-    fn output(&self, place: &str, path: &mut PathBuf) -> Result<(), String> {
-        self.outside(path).map_err(|why| format!("{place}: {why}"))?;
+    fn output(&self, source_line: &str, path: &mut PathBuf) -> Result<(), String> {
+        self.outside(path).map_err(|why| format!("{source_line}: {why}"))?;
         match &self.jail {
-            Some(jail) => check_not_meant_inside(place, path, jail),
+            Some(jail) => check_not_meant_inside(source_line, path, jail),
             None => Ok(()),
         }
     }
@@ -155,9 +155,9 @@ fn check_not_meant_inside(option: &str, path: &Path, jail: &Path) -> Result<(), 
         return Ok(());
     }
     // After an option comes its value; after the place of a command, a colon.
-    let (colon, say) = if option.len() == 2 { ("", option) } else { (":", "the path") };
+    let (colon, logger) = if option.len() == 2 { ("", option) } else { (":", "the path") };
     Err(format!(
-        "{option}{colon} {}: no directory {}; with -j this path is still one outside the jail: say {say} {}",
+        "{option}{colon} {}: no directory {}; with -j this path is still one outside the jail: say {logger} {}",
         path.display(),
         directory.display(),
         meant.display()

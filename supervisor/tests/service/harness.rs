@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use pen_config::address::{Host, Local};
 use pen_config::command::{Command as Setting, LogTarget, Number};
-use pen_config::configuration::{Configuration, Placed};
+use pen_config::configuration::{Configuration, SourcedCommand};
 use pen_config::parse::grammar::ServerSpec;
 use pen_config::settings::Settings;
 use pen_ipc::channel::{Channel, Received};
@@ -311,7 +311,7 @@ fn configuration(get: &dyn Fn(&str) -> Option<String>) -> Option<Configuration> 
         get("log").map(|path| Setting::Log(Some(LogTarget::File(path.into())))),
         get("status").map(|path| Setting::WebStats(Some(path.into()))),
     ];
-    let placed = |command| Placed { place: "a test".into(), command };
+    let placed = |command| SourcedCommand { source_line: "a test".into(), command };
     Some(Configuration {
         local: Some(Local::Unix(get("local")?.into())),
         servers: vec![server],
@@ -407,7 +407,7 @@ fn serve(start: WorkerStart, table: &Table) -> i32 {
         "jams and dies" if start.id.0 == 0 => {
             let is_first_life = rustix::io::read(&start.freed, &mut [0; 8]) == Err(rustix::io::Errno::AGAIN);
             if is_first_life {
-                table.seat(1).await_connection();
+                table.worker_table(1).await_connection();
                 rustix::io::write(&start.freed, &(u64::MAX - 1).to_ne_bytes()).unwrap();
                 return 1;
             }
@@ -474,7 +474,7 @@ fn obey(
                 channel.send(&FromWorker::Listening, None).unwrap();
             }
             Ok(Received::Message(ToWorker::Freed, _)) => say(&mut log, "freed\n"),
-            Ok(Received::Message(ToWorker::Restate, _)) => say(&mut log, "restated\n"),
+            Ok(Received::Message(ToWorker::Republish, _)) => say(&mut log, "restated\n"),
             Ok(Received::Message(ToWorker::Close { number, .. }, _)) => say(&mut log, &format!("close {number}\n")),
             Ok(Received::Message(ToWorker::Explain { serial, client }, _)) => {
                 // A worker that was taken over would tell the operator's terminal more.

@@ -38,7 +38,7 @@ const TURN: usize = 8;
 pub struct Operator {
     socket: OwnedFd,
     by: message::Operator,
-    stage: Stage,
+    stage: OperatorStage,
     wants: Wants,
     /// When this stage ends at the latest.
     deadline: Instant,
@@ -48,7 +48,7 @@ pub struct Operator {
 }
 
 #[derive(Debug)]
-enum Stage {
+enum OperatorStage {
     /// Reads the line.
     Reading(Vec<u8>),
     /// Waits for the supervisor.
@@ -144,7 +144,7 @@ impl Reply {
 impl Operator {
     /// An operator that has just come.
     pub fn new(socket: OwnedFd, by: message::Operator, now: Instant) -> Operator {
-        let stage = Stage::Reading(Vec::new());
+        let stage = OperatorStage::Reading(Vec::new());
         Operator { socket, by, stage, wants: Wants::Reply, deadline: now + LINE_TIME, finished: false, over: false }
     }
 
@@ -165,13 +165,13 @@ impl Operator {
 
     /// Whether it has its whole reply.
     pub fn is_answered(&self) -> bool {
-        matches!(self.stage, Stage::Lingering)
+        matches!(self.stage, OperatorStage::Lingering)
     }
 
     /// To be called before it is let go before its time. One that waits for the rest of a reply is reset: an end of file would look like the
     /// end of the reply.
     pub fn cut_off(&self) {
-        if matches!(self.stage, Stage::Asked(_) | Stage::Replying(_)) {
+        if matches!(self.stage, OperatorStage::Asked(_) | OperatorStage::Replying(_)) {
             reset(&self.socket);
         }
     }
@@ -179,25 +179,25 @@ impl Operator {
     /// Does what its socket allows now.
     pub fn go_on(&mut self) -> Next {
         match &mut self.stage {
-            Stage::Reading(_) => self.read_line(),
-            Stage::Asked(_) => Next::Wait,
-            Stage::Replying(_) => self.reply(),
-            Stage::Lingering => self.linger(),
+            OperatorStage::Reading(_) => self.read_line(),
+            OperatorStage::Asked(_) => Next::Wait,
+            OperatorStage::Replying(_) => self.reply(),
+            OperatorStage::Lingering => self.linger(),
         }
     }
 
     /// The supervisor has been asked. What `replacement` holds is put in its place if the answer is silence, which is success.
     pub fn asked(&mut self, replacement: Option<Replacement>) {
-        self.enter(Stage::Asked(replacement), ANSWER_TIME);
+        self.enter(OperatorStage::Asked(replacement), ANSWER_TIME);
     }
 
     /// The reply is there; [`Operator::go_on`] sends it.
     pub fn answered(&mut self, reply: Reply) {
         let replacement = match &mut self.stage {
-            Stage::Asked(replacement) => replacement.take(),
-            Stage::Reading(_) => None,
+            OperatorStage::Asked(replacement) => replacement.take(),
+            OperatorStage::Reading(_) => None,
             // One command, one reply.
-            Stage::Replying(_) | Stage::Lingering => return,
+            OperatorStage::Replying(_) | OperatorStage::Lingering => return,
         };
         let failed = replacement.filter(|_| reply.is_empty()).and_then(|replacement| replacement.commit().err());
         let mut reply = failed.map_or(reply, Reply::refusal);
@@ -205,16 +205,16 @@ impl Operator {
             Wants::Reply => "",
             Wants::Outcome => reply.outcome.line(),
         };
-        self.enter(Stage::Replying(reply), REPLY_TIME);
+        self.enter(OperatorStage::Replying(reply), REPLY_TIME);
     }
 
-    fn enter(&mut self, stage: Stage, time: Duration) {
+    fn enter(&mut self, stage: OperatorStage, time: Duration) {
         self.stage = stage;
         self.deadline = Instant::now() + time;
     }
 
     fn read_line(&mut self) -> Next {
-        let Stage::Reading(line) = &mut self.stage else { return Next::Wait };
+        let OperatorStage::Reading(line) = &mut self.stage else { return Next::Wait };
         // One byte more than the longest line and CR LF shows that a line is too long.
         let mut buffer = [0; Outcome::ASKED.len() + MAX_LINE + 3];
         loop {
@@ -244,7 +244,7 @@ impl Operator {
 
     /// The line that has been read, or that it is too long.
     fn take_line(&mut self) -> Next {
-        let Stage::Reading(line) = &mut self.stage else { return Next::Wait };
+        let OperatorStage::Reading(line) = &mut self.stage else { return Next::Wait };
         let mut line = std::mem::take(line);
         if line.last() == Some(&b'\r') {
             line.pop();
@@ -261,13 +261,13 @@ impl Operator {
     }
 
     fn reply(&mut self) -> Next {
-        let Stage::Replying(reply) = &mut self.stage else { return Next::Wait };
+        let OperatorStage::Replying(reply) = &mut self.stage else { return Next::Wait };
         for _ in 0..TURN {
             match reply.send_some(&self.socket) {
                 Ok(0) => {
                     // Fails if the operator is gone, which the next read says.
                     let _ = shutdown(&self.socket, Shutdown::Write);
-                    self.enter(Stage::Lingering, LINGER_TIME);
+                    self.enter(OperatorStage::Lingering, LINGER_TIME);
                     return self.linger();
                 }
                 Ok(_) => self.deadline = Instant::now() + REPLY_TIME,

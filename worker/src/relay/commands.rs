@@ -77,7 +77,7 @@ impl Relay<'_> {
                 self.supervisor.answer(FromWorker::Explained { serial, text });
             }
             (ToWorker::Freed, _) => self.on_freed(),
-            (ToWorker::Restate, _) => self.restate(),
+            (ToWorker::Republish, _) => self.republish(),
             (ToWorker::Syslog, Some(daemon)) => self.debug.connect(daemon),
             (ToWorker::Ping { serial }, _) => self.supervisor.answer(FromWorker::Pong { serial }),
             (
@@ -97,12 +97,12 @@ impl Relay<'_> {
     }
 
     /// A sibling has died: says anew in the table what is open here, and sees to the client for whom the kernel may have woken it.
-    fn restate(&mut self) {
+    fn republish(&mut self) {
         let size = self.settings.table_size();
         let open = self.pool.iter().map(|open| (open.number, open.target.map(|target| target.row(size))));
-        let wanted = self.seat.restate(self.settings.connections_max, open);
-        self.upstreams.shut_rows().for_each(|row| self.seat.set_pending(row, true));
-        self.seat.set_open(self.published);
+        let wanted = self.worker_table.republish(self.settings.connections_max, open);
+        self.upstreams.shut_rows().for_each(|row| self.worker_table.set_pending(row, true));
+        self.worker_table.set_open(self.published);
         if wanted {
             self.wake_workers();
         }
@@ -137,8 +137,8 @@ impl Relay<'_> {
             (None, None) => false,
             (Some(_), None) | (None, Some(_)) => true,
         };
-        for place in 0..self.pool.places() {
-            let connection = &mut self.pool[place];
+        for slot in 0..self.pool.slots() {
+            let connection = &mut self.pool[slot];
             let (State::Connecting, Some(target), false) = (connection.state, connection.target, connection.outdated)
             else {
                 continue;

@@ -55,12 +55,12 @@ impl Relay<'_> {
     /// Explains what a client would get now.
     pub(super) fn explain(&self, client: ClientKey) -> String {
         let tracking = u64::from(self.settings.tracking) * 1000;
-        let locked = self.seat.lock(client.bytes()).ok();
+        let locked = self.worker_table.lock(client.bytes()).ok();
         let recorded = locked.map(|table| table.recorded(self.now, tracking));
         let farm = self.farm();
         let explained = explanation(&self.settings, &farm, client, recorded, self.now, &|row| self.by_what(row));
         let explained = self.passed_over_elsewhere() + &explained;
-        let (open, most) = (self.seat.connections_open(), self.settings.connections_max);
+        let (open, most) = (self.worker_table.connections_open(), self.settings.connections_max);
         match open >= most {
             true => format!(
                 "{open} of {most} connections are in use: the client would wait for one to end (-x)\n{explained}"
@@ -76,7 +76,7 @@ impl Relay<'_> {
         let all = regular.chain([Target::Emergency, Target::Abuse]);
         let elsewhere = all.filter(|target| settings.target(*target).is_some()).filter(|target| {
             let row = target.row(settings.table_size());
-            self.seat.is_pending(row) && !self.upstreams.is_shut(row)
+            self.worker_table.is_pending(row) && !self.upstreams.is_shut(row)
         });
         let line = |target| {
             let (name, most) = (name(settings, target), settings.pending_max);
@@ -87,10 +87,10 @@ impl Relay<'_> {
 
     /// How the line about a server that is left out ends: by whom, or why.
     fn by_what(&self, row: u32) -> String {
-        if self.seat.is_taken_out(row) {
+        if self.worker_table.is_taken_out(row) {
             return " by an operator".into();
         }
-        match self.seat.last_failure(row).map(|failure| ConnectFailure::from_code(failure.cause)) {
+        match self.worker_table.last_failure(row).map(|failure| ConnectFailure::from_code(failure.cause)) {
             Some(ConnectFailure::Errno(errno)) => {
                 let why = std::io::Error::from_raw_os_error(errno).to_string().to_lowercase();
                 format!(": {}", why.split(" (os error").next().unwrap_or_default())

@@ -38,7 +38,7 @@ use pen_ipc::channel::{Channel, Sent};
 use pen_ipc::message::{Event, FromStartingWorker, ToWorker};
 use pen_ipc::start::WorkerStart;
 use pen_ipc::stats::Counters;
-use pen_table::{Seat, Table};
+use pen_table::{Table, WorkerTable};
 
 use crate::relay::accept::Accepting;
 use crate::relay::connection::idle_timeout::Idle;
@@ -53,7 +53,7 @@ use crate::relay::preface::proxy_header::UntoldSenders;
 use crate::relay::request_log::LogWriter;
 use crate::relay::tls::Tls;
 use crate::relay::transfer::pump::Tools;
-use crate::relay::transfer::splice_recheck::SecondLooks;
+use crate::relay::transfer::splice_recheck::SpliceRechecks;
 use crate::relay::transfer::undelivered::Untaken;
 use crate::relay::upstream::Upstreams;
 use crate::relay::upstream::idlers::Idlers;
@@ -83,7 +83,7 @@ struct Relay<'t> {
     settings: Settings,
     /// The addresses of each target as the request log shows them, by table row and position.
     shown: Vec<Vec<String>>,
-    seat: Seat<'t>,
+    worker_table: WorkerTable<'t>,
     freed: OwnedFd,
     vacancy: OwnedFd,
     accepting: Accepting,
@@ -114,7 +114,7 @@ struct Relay<'t> {
     idle: Idle,
     idlers: Idlers,
     /// Ends that a short splice(2) is taken to have emptied.
-    second_looks: SecondLooks,
+    splice_rechecks: SpliceRechecks,
     /// Which worker this is, and how many there are.
     crew: (u32, u32),
     /// Ends that have more to read although no event will say so; and room for those of the next round.
@@ -168,7 +168,7 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
     let mut relay = Relay {
         poll,
         shown: commands::shown(&start.settings),
-        seat: table.seat(u32::from(start.id.0)),
+        worker_table: table.worker_table(u32::from(start.id.0)),
         freed,
         vacancy,
         accepting,
@@ -186,7 +186,7 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         refused: Queue::default(),
         idle: Idle::new(start.settings.idle_timeout),
         idlers: Idlers::default(),
-        second_looks: SecondLooks::default(),
+        splice_rechecks: SpliceRechecks::default(),
         crew: (u32::from(start.id.0), table.shape().workers),
         ready: Vec::new(),
         next_ready: Vec::new(),
@@ -242,7 +242,7 @@ impl Relay<'_> {
             self.upstreams.next_turn();
             let mut listener = false;
             for (step, event) in events.iter().enumerate() {
-                if let Some(status) = self.breathe(step) {
+                if let Some(status) = self.poll_control(step) {
                     return status;
                 }
                 match event.token() {
@@ -282,7 +282,7 @@ impl Relay<'_> {
     }
 
     /// Listens to the supervisor in the midst of a round that takes long. Some: leave with this status.
-    fn breathe(&mut self, step: usize) -> Option<i32> {
+    fn poll_control(&mut self, step: usize) -> Option<i32> {
         if step % BREATH != BREATH - 1 {
             return None;
         }
@@ -310,7 +310,7 @@ impl Relay<'_> {
             self.refused.next_deadline(&self.pool, xff::ANSWERS),
             self.idle.next_deadline(&self.pool),
             self.idlers.retry_at(),
-            self.second_looks.due(),
+            self.splice_rechecks.due(),
             self.accepting.resume_at(),
             self.supervisor.counters_due(),
             self.log.as_ref().and_then(LogWriter::due),
@@ -327,35 +327,35 @@ impl Relay<'_> {
 
     /// All that is due.
     fn on_time(&mut self) {
-        while let Some(place) = self.greeting.due(&self.pool, self.greeting_timeout(), self.now) {
-            self.greeting_ends(place);
+        while let Some(slot) = self.greeting.due(&self.pool, self.greeting_timeout(), self.now) {
+            self.greeting_ends(slot);
         }
-        while let Some(place) = self.connecting.due(&self.pool, self.connect_timeout(), self.now) {
-            self.connect_timed_out(place);
+        while let Some(slot) = self.connecting.due(&self.pool, self.connect_timeout(), self.now) {
+            self.connect_timed_out(slot);
         }
-        while let Some(place) = self.upstreams.overdue(&self.pool, self.connect_timeout(), self.now) {
-            self.waiting_ends(place);
+        while let Some(slot) = self.upstreams.overdue(&self.pool, self.connect_timeout(), self.now) {
+            self.waiting_ends(slot);
         }
-        while let Some(place) = self.lingering.due(&self.pool, closing::LINGER, self.now) {
-            self.linger_ends(place);
+        while let Some(slot) = self.lingering.due(&self.pool, closing::LINGER, self.now) {
+            self.linger_ends(slot);
         }
-        while let Some(place) = self.heads.due(&self.pool, xff::HEAD, self.now) {
-            self.head_is_late(place);
+        while let Some(slot) = self.heads.due(&self.pool, xff::HEAD, self.now) {
+            self.head_is_late(slot);
         }
-        while let Some(place) = self.undecided.due(&self.pool, xff::PROTOCOL, self.now) {
-            self.protocol_is_late(place);
+        while let Some(slot) = self.undecided.due(&self.pool, xff::PROTOCOL, self.now) {
+            self.protocol_is_late(slot);
         }
-        while let Some(place) = self.refused.due(&self.pool, xff::ANSWERS, self.now) {
-            self.answers_are_late(place);
+        while let Some(slot) = self.refused.due(&self.pool, xff::ANSWERS, self.now) {
+            self.answers_are_late(slot);
         }
-        while let Some(place) = self.idle.due(&self.pool, self.now) {
-            self.idle_ends(place);
+        while let Some(slot) = self.idle.due(&self.pool, self.now) {
+            self.idle_ends(slot);
         }
         if self.idlers.retry_at().is_some_and(|at| at <= self.now) {
             self.open_idlers();
         }
-        if self.second_looks.due().is_some_and(|at| at <= self.now) {
-            self.look_again();
+        if self.splice_rechecks.due().is_some_and(|at| at <= self.now) {
+            self.recheck();
         }
         if self.accepting.resume_at().is_some_and(|at| at <= self.now) {
             self.pause_ends();
@@ -396,9 +396,9 @@ impl Relay<'_> {
     fn stop(&mut self) {
         self.flush_log();
         self.tell_untold();
-        for place in 0..self.pool.places() {
-            if self.pool[place].state != State::Free {
-                self.cut(place);
+        for slot in 0..self.pool.slots() {
+            if self.pool[slot].state != State::Free {
+                self.cut(slot);
             }
         }
         self.supervisor.send_counters(self.now, &self.counters);

@@ -8,7 +8,7 @@ use crate::acl::{Acl, LISTS, MAX_ENTRIES};
 use crate::address::{Address, Host, Local, Service};
 use crate::command::{BufferSide, Command, Nature, Number, ServerChange, Startup, Switch};
 use crate::configuration::{
-    ConfigurationError, Lookup, Names, Placed, resolve_port, resolved, server_addresses, zoned,
+    ConfigurationError, Lookup, Names, SourcedCommand, resolve_port, resolved, server_addresses, zoned,
 };
 use crate::ids::ServerId;
 use crate::parse::grammar::ServerSpec;
@@ -38,8 +38,8 @@ pub fn apply(
             *settings.acls.get_mut(usize::from(*list)).ok_or("acl: no such list")? = Acl::default();
         }
         Command::Switch(which, on) => {
-            if let Some(place) = switch(settings, *which) {
-                *place = *on;
+            if let Some(source_line) = switch(settings, *which) {
+                *source_line = *on;
             }
         }
         Command::Number(which, Some(value)) => {
@@ -102,7 +102,7 @@ fn backup(
 }
 
 /// Whether a file names all servers.
-pub fn names_all(file: &[Placed]) -> Option<bool> {
+pub fn names_all(file: &[SourcedCommand]) -> Option<bool> {
     file.iter().rev().find_map(|placed| match placed.command {
         Command::Switch(Switch::ServersOnly, on) => Some(on),
         _ => None,
@@ -110,11 +110,11 @@ pub fn names_all(file: &[Placed]) -> Option<bool> {
 }
 
 /// Takes the servers away that a file does not name, if it says that it names all.
-pub(crate) fn keep_named(servers: &mut [Option<Server>], file: &[Placed]) {
+pub(crate) fn keep_named(servers: &mut [Option<Server>], file: &[SourcedCommand]) {
     if names_all(file) != Some(true) {
         return;
     }
-    let number = |placed: &Placed| match placed.command {
+    let number = |placed: &SourcedCommand| match placed.command {
         Command::Server { number, .. } => Some(number as usize),
         _ => None,
     };
@@ -152,8 +152,8 @@ pub fn present(settings: &Settings, which: Number) -> Option<u32> {
 /// One for each command that cannot take effect.
 pub fn reload(
     running: &Settings,
-    options: &[Placed],
-    file: &[Placed],
+    options: &[SourcedCommand],
+    file: &[SourcedCommand],
     names: &Names,
     listen_port: Option<u16>,
 ) -> Result<Settings, Vec<ConfigurationError>> {
@@ -186,7 +186,7 @@ pub fn grows(command: &Command) -> bool {
 }
 
 /// The last that a file says a number is.
-pub fn last_number(file: &[Placed], which: Number) -> Option<u32> {
+pub fn last_number(file: &[SourcedCommand], which: Number) -> Option<u32> {
     file.iter().rev().find_map(|placed| match placed.command {
         Command::Number(said, value) if said == which => value,
         _ => None,
@@ -196,13 +196,13 @@ pub fn last_number(file: &[Placed], which: Number) -> Option<u32> {
 /// Applies commands of a file one after the other; returns what could not be, each with its place.
 pub fn apply_all<'c>(
     settings: &mut Settings,
-    commands: impl IntoIterator<Item = &'c Placed>,
+    commands: impl IntoIterator<Item = &'c SourcedCommand>,
     names: &Names,
     listen_port: Option<u16>,
 ) -> Vec<ConfigurationError> {
-    let one = |Placed { place, command }: &Placed| {
+    let one = |SourcedCommand { source_line, command }: &SourcedCommand| {
         let taken = only_at_the_control_port(command).and_then(|()| apply(settings, command, names, listen_port));
-        let at = if place.is_empty() { String::new() } else { format!("{place}: ") };
+        let at = if source_line.is_empty() { String::new() } else { format!("{source_line}: ") };
         taken.err().map(|why| ConfigurationError(at + &why))
     };
     commands.into_iter().filter_map(one).collect()
@@ -222,9 +222,9 @@ fn only_at_the_control_port(command: &Command) -> Result<(), String> {
 }
 
 /// The access lists that these commands make.
-fn lists(commands: &[Placed]) -> [Acl; LISTS] {
+fn lists(commands: &[SourcedCommand]) -> [Acl; LISTS] {
     let mut settings = Settings::default();
-    for Placed { command, .. } in commands {
+    for SourcedCommand { command, .. } in commands {
         if let Command::Acl { .. } | Command::NoAcl(_) = command {
             // They took effect at the start already, so they can now.
             let _ = apply(&mut settings, command, &Names::default(), None);

@@ -50,9 +50,11 @@ fn empty(slots: usize) -> Settings {
     Settings { servers: vec![None; slots], ..Settings::default() }
 }
 
-fn file(lines: &[&str]) -> Vec<Placed> {
-    let one =
-        |(number, line): (usize, &&str)| Placed { place: format!("f:{}", number + 1), command: parse(line).unwrap() };
+fn file(lines: &[&str]) -> Vec<SourcedCommand> {
+    let one = |(number, line): (usize, &&str)| SourcedCommand {
+        source_line: format!("f:{}", number + 1),
+        command: parse(line).unwrap(),
+    };
     lines.iter().enumerate().map(one).collect()
 }
 

@@ -25,9 +25,9 @@ fn configuration(local: &str, servers: &[&str]) -> Configuration {
     }
 }
 
-fn placed(lines: &[&str]) -> Vec<Placed> {
-    let one = |(number, line): (usize, &&str)| Placed {
-        place: format!("pen.cfg:{}", number + 1),
+fn placed(lines: &[&str]) -> Vec<SourcedCommand> {
+    let one = |(number, line): (usize, &&str)| SourcedCommand {
+        source_line: format!("pen.cfg:{}", number + 1),
         command: command::parse(line).unwrap(),
     };
     lines.iter().enumerate().map(one).collect()

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use crate::command::{Command, ServerChange};
-use crate::configuration::Placed;
+use crate::configuration::SourcedCommand;
 
 /// What is said twice in the commands of one file.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -20,39 +20,39 @@ const SINGLE: [&str; 10] =
     ["abuse", "certificate", "client_ca", "control", "emergency", "jail", "log", "pid_file", "user", "web_stats"];
 
 /// Finds it.
-pub fn twice(commands: &[Placed]) -> Twice {
+pub fn twice(commands: &[SourcedCommand]) -> Twice {
     let mut found = Twice::default();
     let mut listen: Option<&str> = None;
     let mut servers: HashMap<u32, &str> = HashMap::new();
     let mut single: HashMap<&str, (&str, String)> = HashMap::new();
-    for Placed { place, command } in commands {
+    for SourcedCommand { source_line, command } in commands {
         if let Command::Listen(Some(_)) = command {
             if let Some(first) = listen {
                 found.errors.push(format!(
-                    "{place}: listen: {first} says already where pen listens; one pen listens at one address: take one out"
+                    "{source_line}: listen: {first} says already where pen listens; one pen listens at one address: take one out"
                 ));
             }
-            listen = Some(place);
+            listen = Some(source_line);
         }
         if let Command::NoServer(number) = command {
             servers.remove(number);
         }
         if let Command::Server { number, changes } = command
             && changes.iter().any(|change| matches!(change, ServerChange::Address(_)))
-            && let Some(first) = servers.insert(*number, place)
+            && let Some(first) = servers.insert(*number, source_line)
         {
             found.errors.push(format!(
-                "{place}: server: {first} gives server {number} an address already; give this one another number"
+                "{source_line}: server: {first} gives server {number} an address already; give this one another number"
             ));
         }
         let line = command.to_string();
         let words = line.strip_prefix("no ").unwrap_or(&line);
         let word = words.split(' ').next().unwrap_or_default();
         if let Some(word) = SINGLE.iter().find(|single| **single == word)
-            && let Some((first, before)) = single.insert(word, (place, line.clone()))
+            && let Some((first, before)) = single.insert(word, (source_line, line.clone()))
             && before != line
         {
-            found.warnings.push(format!("{place}: {word}: {first} says something else; the last counts: {line}"));
+            found.warnings.push(format!("{source_line}: {word}: {first} says something else; the last counts: {line}"));
         }
     }
     found
@@ -63,8 +63,8 @@ mod tests {
     use super::*;
 
     fn said(lines: &[&str]) -> Twice {
-        let placed = |(number, line): (usize, &&str)| Placed {
-            place: format!("f:{}", number + 1),
+        let placed = |(number, line): (usize, &&str)| SourcedCommand {
+            source_line: format!("f:{}", number + 1),
             command: crate::command::parse(line).unwrap(),
         };
         twice(&lines.iter().enumerate().map(placed).collect::<Vec<_>>())

@@ -193,7 +193,7 @@ fn one_file(state: &Written<'_>) -> impl Iterator<Item = Command> {
 }
 
 /// Where a server is, as it was given: by a number, its other addresses, its interface or a later answer would be lost.
-pub(crate) fn place(server: &Server) -> Vec<ServerChange> {
+pub(crate) fn address_of(server: &Server) -> Vec<ServerChange> {
     let (host, port) = where_it_is(server);
     vec![ServerChange::Address(host), ServerChange::Port(port)]
 }
@@ -211,7 +211,7 @@ pub(crate) fn where_it_is(server: &Server) -> (Host, Service) {
 
 fn server(id: ServerId, server: &Server, given: Option<&Server>) -> Command {
     let mut changes = vec![ServerChange::Acl(server.acl)];
-    changes.extend(place(server));
+    changes.extend(address_of(server));
     changes.extend([ServerChange::Max(server.soft), ServerChange::Hard(server.hard)]);
     let differs = |plain: fn(&Server) -> bool| !plain(server) || !given.is_none_or(plain);
     if differs(|server| server.weight == DEFAULT_WEIGHT) {

@@ -7,7 +7,7 @@ use proptest::option::of;
 use proptest::prelude::*;
 
 use crate::acl::{Net, Verdict};
-use crate::configuration::{Configuration, Names, Placed, Settled};
+use crate::configuration::{Configuration, Names, Settled, SourcedCommand};
 use crate::parse::{file, grammar};
 use crate::print::*;
 use crate::{apply, strategies};
@@ -27,9 +27,12 @@ fn plain(settings: &Settings) -> Written<'_> {
     }
 }
 
-fn placed(text: &str) -> Vec<Placed> {
+fn placed(text: &str) -> Vec<SourcedCommand> {
     let lines = file::parse(text.as_bytes()).unwrap();
-    lines.into_iter().map(|line| Placed { place: line.number.to_string(), command: line.command }).collect()
+    lines
+        .into_iter()
+        .map(|line| SourcedCommand { source_line: line.number.to_string(), command: line.command })
+        .collect()
 }
 
 /// Commands about TLS are errors without one, which only the command line gives.

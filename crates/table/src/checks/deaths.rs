@@ -1,28 +1,28 @@
-//! A worker dies after each store of each operation; it is buried, and another one carries on.
+//! A worker dies after each store of each operation; it is reclaimed, and another one carries on.
 
 use super::verify::verify;
 use super::{growing_table, key, table};
 use crate::steps::dying_after;
-use crate::{Blacklist, ClientRef, LockStuck, NO_SERVER, Seat, Table};
+use crate::{Blacklist, ClientRef, LockStuck, NO_SERVER, Table, WorkerTable};
 
 /// Runs `operation` as worker 0 on a table that `prepare` made, dying after 0, 1, 2, ... stores until it survives; after each death, as
-/// after the survival, buries the worker and has `check` look at what is left. Returns how many deaths there were.
+/// after the survival, reclaims the worker and has `check` look at what is left. Returns how many deaths there were.
 fn die_everywhere<P>(
     clients: u32,
     prepare: impl Fn(&Table) -> P,
-    operation: impl Fn(&Seat<'_>, &P),
+    operation: impl Fn(&WorkerTable<'_>, &P),
     check: impl Fn(&Table, &P),
 ) -> u32 {
     for deaths in 0.. {
         let table = growing_table(clients, 65536, 24);
         let prepared = prepare(&table);
         let survived = {
-            let seat = table.seat(0);
-            dying_after(deaths, || operation(&seat, &prepared)).is_some()
+            let worker_table = table.worker_table(0);
+            dying_after(deaths, || operation(&worker_table, &prepared)).is_some()
         };
-        table.bury(0);
+        table.reclaim(0);
         // Repairs, if there is something to repair.
-        drop(table.seat(1).lock(key(0)).unwrap());
+        drop(table.worker_table(1).lock(key(0)).unwrap());
         verify(table.view());
         check(&table, &prepared);
         if survived {
@@ -33,17 +33,17 @@ fn die_everywhere<P>(
     unreachable!()
 }
 
-fn arrive(seat: &Seat<'_>, n: u32, now: u64) -> ClientRef {
-    seat.lock(key(n)).unwrap().arrive(now, 0).client
+fn arrive(worker_table: &WorkerTable<'_>, n: u32, now: u64) -> ClientRef {
+    worker_table.lock(key(n)).unwrap().arrive(now, 0).client
 }
 
 /// Three clients, entered by worker 1: 0 is the oldest.
 fn three_clients(table: &Table) -> [ClientRef; 3] {
-    let seat = table.seat(1);
+    let worker_table = table.worker_table(1);
     [0, 1, 2].map(|n| {
-        let client = arrive(&seat, n, 1000 * u64::from(n + 1));
-        seat.record(client, n as i32);
-        seat.add_client_bytes(client, 100, 200);
+        let client = arrive(&worker_table, n, 1000 * u64::from(n + 1));
+        worker_table.record(client, n as i32);
+        worker_table.add_client_bytes(client, 100, 200);
         client
     })
 }
@@ -68,8 +68,8 @@ fn entering_the_first_client() {
     let deaths = die_everywhere(
         4,
         |_| (),
-        |seat, ()| {
-            arrive(seat, 7, 1000);
+        |worker_table, ()| {
+            arrive(worker_table, 7, 1000);
         },
         |table, ()| assert!(numbers(table).iter().all(|n| *n == 7)),
     );
@@ -81,8 +81,8 @@ fn entering_a_client_in_a_fresh_slot() {
     let deaths = die_everywhere(
         4,
         three_clients,
-        |seat, _| {
-            arrive(seat, 7, 9000);
+        |worker_table, _| {
+            arrive(worker_table, 7, 9000);
         },
         |table, clients| {
             (0..3).for_each(|n| untouched(table, clients, n));
@@ -98,8 +98,8 @@ fn entering_a_client_in_place_of_the_oldest() {
     let deaths = die_everywhere(
         3,
         three_clients,
-        |seat, _| {
-            arrive(seat, 7, 9000);
+        |worker_table, _| {
+            arrive(worker_table, 7, 9000);
         },
         |table, clients| {
             (1..3).for_each(|n| untouched(table, clients, n));
@@ -107,13 +107,13 @@ fn entering_a_client_in_place_of_the_oldest() {
             assert!([&[0, 1, 2][..], &[1, 2], &[1, 2, 7]].contains(&&numbers[..]), "{numbers:?}");
             // What the old client's connections still write goes nowhere.
             if !numbers.contains(&0) {
-                table.seat(1).record(clients[0], 5);
-                table.seat(1).add_client_bytes(clients[0], 5, 5);
+                table.worker_table(1).record(clients[0], 5);
+                table.worker_table(1).add_client_bytes(clients[0], 5, 5);
                 assert!(table.clients().all(|entry| entry.server != 5 && entry.sent != 5));
             }
             // An empty slot is used before anybody is replaced.
-            let seat = table.seat(1);
-            arrive(&seat, 8, 10_000);
+            let worker_table = table.worker_table(1);
+            arrive(&worker_table, 8, 10_000);
             assert!((1..3).all(|n| table.clients().any(|entry| entry.key == key(n))) || numbers.contains(&7));
             verify(table.view());
         },
@@ -126,8 +126,8 @@ fn a_known_client_arrives() {
     let deaths = die_everywhere(
         3,
         three_clients,
-        |seat, _| {
-            arrive(seat, 0, 9000);
+        |worker_table, _| {
+            arrive(worker_table, 0, 9000);
         },
         |table, clients| {
             (1..3).for_each(|n| untouched(table, clients, n));
@@ -144,8 +144,8 @@ fn a_client_is_forgotten() {
     let deaths = die_everywhere(
         3,
         three_clients,
-        |seat, _| {
-            seat.lock(key(0)).unwrap().arrive(9000, 2000);
+        |worker_table, _| {
+            worker_table.lock(key(0)).unwrap().arrive(9000, 2000);
         },
         |table, clients| {
             (1..3).for_each(|n| untouched(table, clients, n));
@@ -165,16 +165,16 @@ fn a_table_is_rebuilt() {
         |table| {
             let clients = three_clients(table);
             // Worker 2 dies with the lock in its hand.
-            std::mem::forget(table.seat(2).lock(key(0)).unwrap());
-            table.bury(2);
+            std::mem::forget(table.worker_table(2).lock(key(0)).unwrap());
+            table.reclaim(2);
             clients
         },
-        |seat, _| drop(seat.lock(key(0)).unwrap()),
+        |worker_table, _| drop(worker_table.lock(key(0)).unwrap()),
         |table, clients| {
             (0..3).for_each(|n| untouched(table, clients, n));
-            let seat = table.seat(1);
-            assert_eq!(arrive(&seat, 1, 10_000), clients[1]);
-            assert_eq!(seat.take_rebuilt(), None);
+            let worker_table = table.worker_table(1);
+            assert_eq!(arrive(&worker_table, 1, 10_000), clients[1]);
+            assert_eq!(worker_table.take_rebuilt(), None);
         },
     );
     assert!(deaths > 10);
@@ -189,14 +189,14 @@ fn a_table_grows() {
             assert_eq!(table.grow_clients(10), 10);
             clients
         },
-        |seat, _| {
-            arrive(seat, 7, 9000);
+        |worker_table, _| {
+            arrive(worker_table, 7, 9000);
         },
         |table, clients| {
             (0..3).for_each(|n| untouched(table, clients, n));
-            let seat = table.seat(1);
+            let worker_table = table.worker_table(1);
             for n in 10..16 {
-                arrive(&seat, n, 10_000);
+                arrive(&worker_table, n, 10_000);
             }
             (0..3).for_each(|n| untouched(table, clients, n));
             verify(table.view());
@@ -210,9 +210,9 @@ fn recording_and_adding_bytes() {
     die_everywhere(
         3,
         three_clients,
-        |seat, clients| {
-            seat.record(clients[0], 2);
-            seat.add_client_bytes(clients[0], 1, 1);
+        |worker_table, clients| {
+            worker_table.record(clients[0], 2);
+            worker_table.add_client_bytes(clients[0], 1, 1);
         },
         |table, clients| {
             (1..3).for_each(|n| untouched(table, clients, n));
@@ -227,21 +227,21 @@ fn reserving_and_releasing() {
     let deaths = die_everywhere(
         3,
         |table| {
-            let seat = table.seat(1);
-            assert!(seat.reserve(0, Some(2)));
+            let worker_table = table.worker_table(1);
+            assert!(worker_table.reserve(0, Some(2)));
         },
-        |seat, ()| {
-            assert!(seat.reserve(0, Some(2)));
-            assert!(!seat.reserve(0, Some(2)));
-            assert!(seat.reserve(1, None));
-            seat.add_server_bytes(1, 10, 20);
-            seat.release(0);
+        |worker_table, ()| {
+            assert!(worker_table.reserve(0, Some(2)));
+            assert!(!worker_table.reserve(0, Some(2)));
+            assert!(worker_table.reserve(1, None));
+            worker_table.add_server_bytes(1, 10, 20);
+            worker_table.release(0);
         },
         |table, ()| {
-            let seat = table.seat(1);
-            assert_eq!((seat.connections(0), seat.connections(1)), (1, 0));
-            assert!(seat.reserve(0, Some(2)));
-            assert!(!seat.reserve(0, Some(2)));
+            let worker_table = table.worker_table(1);
+            assert_eq!((worker_table.connections(0), worker_table.connections(1)), (1, 0));
+            assert!(worker_table.reserve(0, Some(2)));
+            assert!(!worker_table.reserve(0, Some(2)));
         },
     );
     assert!(deaths > 8);
@@ -252,27 +252,27 @@ fn claiming_and_releasing_numbers() {
     let deaths = die_everywhere(
         3,
         |table| {
-            let seat = table.seat(1);
-            let numbers: Vec<u32> = (0..9).map(|_| seat.claim_connection(20).unwrap()).collect();
-            assert!(!seat.release_connection(3));
+            let worker_table = table.worker_table(1);
+            let numbers: Vec<u32> = (0..9).map(|_| worker_table.claim_connection(20).unwrap()).collect();
+            assert!(!worker_table.release_connection(3));
             assert_eq!(numbers, Vec::from_iter(0..9));
         },
-        |seat, ()| {
-            assert_eq!(seat.claim_connection(20), Some(3));
-            assert_eq!(seat.claim_connection(20), Some(9));
-            assert_eq!(seat.claim_connection(10), None);
-            seat.await_connection();
-            assert!(seat.release_connection(3));
-            assert_eq!(seat.claim_connection(10), Some(3));
+        |worker_table, ()| {
+            assert_eq!(worker_table.claim_connection(20), Some(3));
+            assert_eq!(worker_table.claim_connection(20), Some(9));
+            assert_eq!(worker_table.claim_connection(10), None);
+            worker_table.await_connection();
+            assert!(worker_table.release_connection(3));
+            assert_eq!(worker_table.claim_connection(10), Some(3));
         },
         |table, ()| {
             assert_eq!(table.connections_open(), 8);
-            let seat = table.seat(1);
-            let mut rest: Vec<u32> = std::iter::from_fn(|| seat.claim_connection(20)).collect();
+            let worker_table = table.worker_table(1);
+            let mut rest: Vec<u32> = std::iter::from_fn(|| worker_table.claim_connection(20)).collect();
             rest.sort_unstable();
             assert_eq!(rest, [vec![3], Vec::from_iter(9..20)].concat());
             // The dead do not wait.
-            assert!(!seat.release_connection(5));
+            assert!(!worker_table.release_connection(5));
         },
     );
     assert!(deaths > 8);
@@ -282,15 +282,15 @@ fn claiming_and_releasing_numbers() {
 fn whoever_waits_is_seen_after_any_death_of_the_releaser() {
     for deaths in 0.. {
         let table = table(3, 65536);
-        let seat = table.seat(0);
-        assert_eq!(seat.claim_connection(1), Some(0));
-        let waiter = table.seat(1);
+        let worker_table = table.worker_table(0);
+        assert_eq!(worker_table.claim_connection(1), Some(0));
+        let waiter = table.worker_table(1);
         waiter.await_connection();
         assert_eq!(waiter.claim_connection(1), None);
-        let told = dying_after(deaths, || seat.release_connection(0));
+        let told = dying_after(deaths, || worker_table.release_connection(0));
         assert!(told.unwrap_or(true));
         // If it died, even right after freeing the number, the supervisor wakes the waiter.
-        assert!(table.bury(0));
+        assert!(table.reclaim(0));
         assert_eq!(waiter.claim_connection(1), Some(0));
         if told.is_some() {
             assert!(deaths > 0);
@@ -304,14 +304,14 @@ fn blacklisting_and_probing() {
     die_everywhere(
         3,
         |_| (),
-        |seat, ()| {
-            assert!(seat.set_blacklist(0, 1000, 77));
-            assert!(seat.begin_probe(0, 1000, 2000));
-            assert!(seat.clear_blacklist(0));
+        |worker_table, ()| {
+            assert!(worker_table.set_blacklist(0, 1000, 77));
+            assert!(worker_table.begin_probe(0, 1000, 2000));
+            assert!(worker_table.clear_blacklist(0));
         },
         |table, ()| {
             // Wherever it died, nothing of it lasts longer than the lease.
-            assert!(matches!(table.seat(1).blacklist(0, 2000), Blacklist::Clear | Blacklist::Expired));
+            assert!(matches!(table.worker_table(1).blacklist(0, 2000), Blacklist::Clear | Blacklist::Expired));
         },
     );
 }
@@ -319,10 +319,10 @@ fn blacklisting_and_probing() {
 #[test]
 fn a_living_owner_keeps_its_lock() {
     let table = table(3, 65536);
-    let owner = table.seat(0);
+    let owner = table.worker_table(0);
     let locked = owner.lock(key(0)).unwrap();
-    table.bury(1);
-    let other = table.seat(2);
+    table.reclaim(1);
+    let other = table.worker_table(2);
     assert_eq!(other.lock(key(0)).unwrap_err(), LockStuck);
     // Known to be stuck: at once.
     assert_eq!(other.lock(key(0)).unwrap_err(), LockStuck);
@@ -334,13 +334,13 @@ fn a_living_owner_keeps_its_lock() {
 #[test]
 fn an_owner_that_was_buried_by_mistake_does_not_unlock_for_its_successor() {
     let table = table(3, 65536);
-    let (first, second, third) = (table.seat(0), table.seat(1), table.seat(2));
-    let buried = first.lock(key(0)).unwrap();
-    table.bury(0);
+    let (first, second, third) = (table.worker_table(0), table.worker_table(1), table.worker_table(2));
+    let reclaimed = first.lock(key(0)).unwrap();
+    table.reclaim(0);
     let locked = second.lock(key(0)).unwrap();
     assert_eq!(second.take_rebuilt(), Some(0));
     assert_eq!(second.take_rebuilt(), None);
-    drop(buried);
+    drop(reclaimed);
     assert_eq!(third.lock(key(0)).unwrap_err(), LockStuck);
     drop(locked);
     assert!(third.lock(key(0)).is_ok());

@@ -63,8 +63,8 @@ fn one_client_that_arrives_twice_at_once_is_one_entry() {
         let table = Arc::new(table(2, 65536));
         let arrive = |worker: u32| -> Box<dyn FnOnce(&Table) + Send> {
             Box::new(move |table| {
-                let seat = table.seat(worker);
-                seat.lock(key(1)).unwrap().arrive(0, 0);
+                let worker_table = table.worker_table(worker);
+                worker_table.lock(key(1)).unwrap().arrive(0, 0);
             })
         };
         workers(&table, vec![arrive(0), arrive(1)]);
@@ -79,7 +79,7 @@ fn three_that_want_the_lock_all_get_it() {
     bounded(3, || {
         let table = Arc::new(table(1, 65536));
         let lock = |worker: u32| -> Box<dyn FnOnce(&Table) + Send> {
-            Box::new(move |table| drop(table.seat(worker).lock(key(1)).unwrap()))
+            Box::new(move |table| drop(table.worker_table(worker).lock(key(1)).unwrap()))
         };
         workers(&table, vec![lock(0), lock(1), lock(2)]);
     });
@@ -90,16 +90,16 @@ fn a_dead_owners_lock_goes_to_one_that_waits_and_then_to_the_other() {
     bounded(2, || {
         let table = Arc::new(table(2, 65536));
         {
-            let dying = table.seat(0);
+            let dying = table.worker_table(0);
             let mut locked = dying.lock(key(1)).unwrap();
             locked.arrive(0, 0);
             std::mem::forget(locked);
         }
         let wait = |worker: u32, rebuilt: Arc<Mutex<u32>>| -> Box<dyn FnOnce(&Table) + Send> {
             Box::new(move |table| {
-                let seat = table.seat(worker);
-                seat.lock(key(1)).unwrap().arrive(0, 0);
-                if let Some(kept) = seat.take_rebuilt() {
+                let worker_table = table.worker_table(worker);
+                worker_table.lock(key(1)).unwrap().arrive(0, 0);
+                if let Some(kept) = worker_table.take_rebuilt() {
                     assert!(kept >= 1);
                     *rebuilt.lock().unwrap() += 1;
                 }
@@ -107,7 +107,7 @@ fn a_dead_owners_lock_goes_to_one_that_waits_and_then_to_the_other() {
         };
         let rebuilt = Arc::new(Mutex::new(0));
         let supervisor = Box::new(|table: &Table| {
-            table.bury(0);
+            table.reclaim(0);
         });
         workers(&table, vec![wait(1, rebuilt.clone()), wait(2, rebuilt.clone()), supervisor]);
         assert_eq!(*rebuilt.lock().unwrap(), 1);
@@ -124,20 +124,20 @@ fn claim_at_once(count: u32, preemptions: usize) {
         let claim = |worker: u32| -> Box<dyn FnOnce(&Table) + Send> {
             let held = held.clone();
             Box::new(move |table| {
-                let seat = table.seat(worker);
-                let Some(number) = seat.claim_connection(2) else { return };
+                let worker_table = table.worker_table(worker);
+                let Some(number) = worker_table.claim_connection(2) else { return };
                 // Indexing checks the limit.
                 assert!(!held[number as usize].swap(true, SeqCst));
                 thread::yield_now();
                 held[number as usize].store(false, SeqCst);
-                let _ = seat.release_connection(number);
+                let _ = worker_table.release_connection(number);
             })
         };
         workers(&table, (0..count).map(claim).collect());
         assert_eq!(table.connections_open(), 0);
         // The lowest one first, again.
-        let seat = table.seat(0);
-        assert_eq!([2, 2, 2].map(|limit| seat.claim_connection(limit)), [Some(0), Some(1), None]);
+        let worker_table = table.worker_table(0);
+        assert_eq!([2, 2, 2].map(|limit| worker_table.claim_connection(limit)), [Some(0), Some(1), None]);
     });
 }
 
@@ -156,22 +156,22 @@ fn whoever_waits_for_a_number_is_woken() {
     exhaust(|| {
         let table = Arc::new(table(1, 65536));
         let eventfd = Arc::new(Eventfd::default());
-        assert_eq!(table.seat(0).claim_connection(1), Some(0));
+        assert_eq!(table.worker_table(0).claim_connection(1), Some(0));
         let (writer, sleeper) = (eventfd.clone(), eventfd);
         let release = Box::new(move |table: &Table| {
-            if table.seat(0).release_connection(0) {
+            if table.worker_table(0).release_connection(0) {
                 writer.write();
             }
         });
         let wait = Box::new(move |table: &Table| {
-            let seat = table.seat(1);
-            if seat.claim_connection(1).is_some() {
+            let worker_table = table.worker_table(1);
+            if worker_table.claim_connection(1).is_some() {
                 return;
             }
-            seat.await_connection();
-            if seat.claim_connection(1).is_none() {
+            worker_table.await_connection();
+            if worker_table.claim_connection(1).is_none() {
                 sleeper.sleep();
-                assert_eq!(seat.claim_connection(1), Some(0));
+                assert_eq!(worker_table.claim_connection(1), Some(0));
             }
         });
         workers(&table, vec![release, wait]);
@@ -183,22 +183,22 @@ fn whoever_waits_for_a_dead_workers_number_is_woken_by_the_burial() {
     exhaust(|| {
         let table = Arc::new(table(1, 65536));
         let eventfd = Arc::new(Eventfd::default());
-        assert_eq!(table.seat(0).claim_connection(1), Some(0));
+        assert_eq!(table.worker_table(0).claim_connection(1), Some(0));
         let (writer, sleeper) = (eventfd.clone(), eventfd);
-        let bury = Box::new(move |table: &Table| {
-            if table.bury(0) {
+        let reclaim = Box::new(move |table: &Table| {
+            if table.reclaim(0) {
                 writer.write();
             }
         });
         let wait = Box::new(move |table: &Table| {
-            let seat = table.seat(1);
-            seat.await_connection();
-            if seat.claim_connection(1).is_none() {
+            let worker_table = table.worker_table(1);
+            worker_table.await_connection();
+            if worker_table.claim_connection(1).is_none() {
                 sleeper.sleep();
-                assert_eq!(seat.claim_connection(1), Some(0));
+                assert_eq!(worker_table.claim_connection(1), Some(0));
             }
         });
-        workers(&table, vec![bury, wait]);
+        workers(&table, vec![reclaim, wait]);
     });
 }
 
@@ -255,11 +255,11 @@ impl Vacancy {
 
 /// A worker that takes clients one after the other, each for a place, until nobody waits: what `relay::accept` does at `-x`.
 fn take_clients(table: &Table, worker: u32, clients: &std::sync::atomic::AtomicI32, vacancy: &Vacancy) {
-    let seat = table.seat(worker);
+    let worker_table = table.worker_table(worker);
     loop {
-        let number = seat.claim_connection(1).or_else(|| {
-            seat.await_connection();
-            seat.claim_connection(1).inspect(|_| seat.stop_waiting())
+        let number = worker_table.claim_connection(1).or_else(|| {
+            worker_table.await_connection();
+            worker_table.claim_connection(1).inspect(|_| worker_table.stop_waiting())
         });
         let Some(number) = number else {
             vacancy.sleep(worker as usize);
@@ -267,11 +267,11 @@ fn take_clients(table: &Table, worker: u32, clients: &std::sync::atomic::AtomicI
         };
         if clients.fetch_sub(1, SeqCst) > 0 {
             // Served, and over. Whoever waits: this worker looks for the next client itself.
-            let _ = seat.release_connection(number);
+            let _ = worker_table.release_connection(number);
             continue;
         }
-        seat.stop_waiting();
-        if seat.release_connection(number) {
+        worker_table.stop_waiting();
+        if worker_table.release_connection(number) {
             vacancy.write();
         }
         return vacancy.leave(worker as usize);
@@ -282,7 +282,7 @@ fn take_clients(table: &Table, worker: u32, clients: &std::sync::atomic::AtomicI
 fn one_place_for_all(clients: i32, free: fn(&Table, &Vacancy)) {
     bounded(1, move || {
         let table = Arc::new(table(1, 65536));
-        assert_eq!(table.seat(0).claim_connection(1), Some(0));
+        assert_eq!(table.worker_table(0).claim_connection(1), Some(0));
         let vacancy = Arc::new(Vacancy::default());
         // Not loom's: the listener's queue is the kernel's.
         let queue = std::sync::Arc::new(std::sync::atomic::AtomicI32::new(clients));
@@ -300,7 +300,7 @@ fn one_place_for_all(clients: i32, free: fn(&Table, &Vacancy)) {
 #[test]
 fn a_place_that_its_worker_leaves_to_others_wakes_one_and_in_the_end_all() {
     one_place_for_all(1, |table, vacancy| {
-        if table.seat(0).release_connection(0) {
+        if table.worker_table(0).release_connection(0) {
             vacancy.write();
         }
     });
@@ -309,7 +309,7 @@ fn a_place_that_its_worker_leaves_to_others_wakes_one_and_in_the_end_all() {
 #[test]
 fn clients_are_served_by_whoever_gets_the_place() {
     one_place_for_all(2, |table, vacancy| {
-        if table.seat(0).release_connection(0) {
+        if table.worker_table(0).release_connection(0) {
             vacancy.write();
         }
     });
@@ -318,9 +318,9 @@ fn clients_are_served_by_whoever_gets_the_place() {
 #[test]
 fn a_place_whose_worker_died_before_it_woke_anybody_is_not_lost() {
     one_place_for_all(1, |table, vacancy| {
-        let _ = table.seat(0).release_connection(0);
+        let _ = table.worker_table(0).release_connection(0);
         // The supervisor tells all.
-        if table.bury(0) {
+        if table.reclaim(0) {
             vacancy.write();
         }
     });
@@ -341,13 +341,13 @@ fn reserve_twice(reserve: fn(&Table, u32) -> bool, possible: &'static [u32]) {
         workers(&table, vec![one(0, reserved.clone()), one(1, reserved.clone())]);
         let reserved = *reserved.lock().unwrap();
         assert!(possible.contains(&reserved), "{reserved} reserved");
-        assert_eq!(table.seat(2).connections(0), reserved);
+        assert_eq!(table.worker_table(2).connections(0), reserved);
     });
 }
 
 #[test]
 fn a_limit_of_one_is_reached_and_not_exceeded() {
-    reserve_twice(|table, worker| table.seat(worker).reserve(0, Some(1)), &[1]);
+    reserve_twice(|table, worker| table.worker_table(worker).reserve(0, Some(1)), &[1]);
 }
 
 #[test]
@@ -358,7 +358,7 @@ fn a_limit_of_one_is_not_exceeded_without_the_lock() {
 #[test]
 fn a_limit_of_one_is_not_exceeded_with_and_without_the_lock() {
     let one = |table: &Table, worker: u32| match worker {
-        0 => table.seat(0).reserve(0, Some(1)),
+        0 => table.worker_table(0).reserve(0, Some(1)),
         _ => table.view().reserve_unlocked(worker, 0, 1),
     };
     reserve_twice(one, &[0, 1]);
@@ -371,10 +371,10 @@ fn the_cursor_gives_each_turn_once() {
         let turns = Arc::new(Mutex::new(Vec::new()));
         let choose = |worker: u32, turns: Arc<Mutex<Vec<u32>>>| -> Box<dyn FnOnce(&Table) + Send> {
             Box::new(move |table| {
-                let seat = table.seat(worker);
+                let worker_table = table.worker_table(worker);
                 loop {
-                    let last = seat.cursor();
-                    if seat.advance_cursor(last, last + 1) {
+                    let last = worker_table.cursor();
+                    if worker_table.advance_cursor(last, last + 1) {
                         return turns.lock().unwrap().push(last + 1);
                     }
                 }
@@ -391,8 +391,8 @@ fn the_cursor_gives_each_turn_once() {
 fn one_client() -> (Arc<Table>, ClientRef) {
     let table = Arc::new(table(1, 65536));
     let client = {
-        let seat = table.seat(0);
-        let mut locked = seat.lock(key(1)).unwrap();
+        let worker_table = table.worker_table(0);
+        let mut locked = worker_table.lock(key(1)).unwrap();
         locked.arrive(1000, 0);
         locked.arrive(1000, 0).client
     };
@@ -400,14 +400,14 @@ fn one_client() -> (Arc<Table>, ClientRef) {
 }
 
 fn replace_by_client_2(table: &Table) {
-    table.seat(1).lock(key(2)).unwrap().arrive(2000, 0);
+    table.worker_table(1).lock(key(2)).unwrap().arrive(2000, 0);
 }
 
 #[test]
 fn a_replaced_clients_server_is_not_recorded_for_its_successor() {
     exhaust(|| {
         let (table, old) = one_client();
-        let record = Box::new(move |table: &Table| table.seat(0).record(old, 5));
+        let record = Box::new(move |table: &Table| table.worker_table(0).record(old, 5));
         workers(&table, vec![record, Box::new(replace_by_client_2)]);
         let entry = table.clients().next().unwrap();
         assert_eq!((entry.key, entry.connects, entry.server), (key(2), 1, NO_SERVER));
@@ -433,7 +433,7 @@ fn all_connections_of_a_client_record_servers_at_once() {
     exhaust(|| {
         let (table, client) = one_client();
         let record = |worker: u32| -> Box<dyn FnOnce(&Table) + Send> {
-            Box::new(move |table| table.seat(worker).record(client, worker as i32))
+            Box::new(move |table| table.worker_table(worker).record(client, worker as i32))
         };
         workers(&table, vec![record(0), record(1)]);
         assert!([0, 1].contains(&table.clients().next().unwrap().server));

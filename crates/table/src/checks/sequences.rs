@@ -54,14 +54,14 @@ impl Model {
             }
             Operation::Record(at, server) => {
                 let Some(client) = self.arrivals.get(at).copied() else { return };
-                table.seat(0).record(client, server);
+                table.worker_table(0).record(client, server);
                 if let Some(entry) = self.entry(client) {
                     entry.server = server;
                 }
             }
             Operation::Bytes(at, bytes) => {
                 let Some(client) = self.arrivals.get(at).copied() else { return };
-                table.seat(0).add_client_bytes(client, bytes, 2 * bytes);
+                table.worker_table(0).add_client_bytes(client, bytes, 2 * bytes);
                 if let Some(entry) = self.entry(client) {
                     entry.sent += bytes;
                     entry.received += 2 * bytes;
@@ -80,7 +80,7 @@ impl Model {
 
     fn arrive(&mut self, table: &Table, worker: u32, key: [u8; 16], tracking: u64) {
         let now = self.now;
-        let arrival = table.seat(worker).lock(key).unwrap().arrive(now, tracking);
+        let arrival = table.worker_table(worker).lock(key).unwrap().arrive(now, tracking);
         self.arrivals.push(arrival.client);
         let fresh = ClientEntry {
             slot: arrival.client.slot,
@@ -158,22 +158,22 @@ proptest! {
 fn a_table_grows_far_and_loses_nobody() {
     let shape = crate::Shape { clients: 10, servers: 1, workers: 1, connections: 1 };
     let table = Table::create(shape).unwrap();
-    let seat = table.seat(0);
-    let first: Vec<_> = (0..10).map(|n| seat.lock(key(n)).unwrap().arrive(u64::from(n), 0).client).collect();
+    let worker_table = table.worker_table(0);
+    let first: Vec<_> = (0..10).map(|n| worker_table.lock(key(n)).unwrap().arrive(u64::from(n), 0).client).collect();
     for slots in [11, 5, 100_000] {
         table.grow_clients(slots);
     }
     for n in 10..100_000 {
-        seat.lock(key(n)).unwrap().arrive(1_000_000 + u64::from(n), 0);
+        worker_table.lock(key(n)).unwrap().arrive(1_000_000 + u64::from(n), 0);
     }
     assert_eq!(table.clients().count(), 100_000);
     for (n, client) in (0..).zip(first) {
-        assert_eq!(seat.lock(key(n)).unwrap().arrive(5_000_000, 0).client, client);
+        assert_eq!(worker_table.lock(key(n)).unwrap().arrive(5_000_000, 0).client, client);
     }
-    assert_eq!(seat.take_rebuilt(), None);
+    assert_eq!(worker_table.take_rebuilt(), None);
     verify(table.view());
     // Full again: the oldest goes.
-    seat.lock(key(100_000)).unwrap().arrive(6_000_000, 0);
+    worker_table.lock(key(100_000)).unwrap().arrive(6_000_000, 0);
     assert_eq!(table.clients().count(), 100_000);
     assert!(!table.clients().any(|entry| entry.key == key(10)));
 }
@@ -184,16 +184,16 @@ fn large_tables_keep_every_client_until_a_shard_is_full() {
     let shape = crate::Shape { clients: 80_000, servers: 1, workers: 1, connections: 1 };
     let table = Table::create(shape).unwrap();
     assert_eq!(table.layout.shards, 2);
-    let seat = table.seat(0);
-    let first: Vec<_> = (0..40_000).map(|n| seat.lock(key(n)).unwrap().arrive(u64::from(n), 0)).collect();
-    let second: Vec<_> = (0..40_000).map(|n| seat.lock(key(n)).unwrap().arrive(60_000, 0)).collect();
+    let worker_table = table.worker_table(0);
+    let first: Vec<_> = (0..40_000).map(|n| worker_table.lock(key(n)).unwrap().arrive(u64::from(n), 0)).collect();
+    let second: Vec<_> = (0..40_000).map(|n| worker_table.lock(key(n)).unwrap().arrive(60_000, 0)).collect();
     assert_eq!(first, second);
     assert_eq!(table.clients().count(), 40_000);
     // Overfull: never more clients than slots, each shard full.
     for n in 0..300_000 {
-        seat.lock(key(n)).unwrap().arrive(90_000, 0);
+        worker_table.lock(key(n)).unwrap().arrive(90_000, 0);
     }
     assert_eq!(table.clients().count(), 80_000);
-    assert_eq!(seat.take_rebuilt(), None);
+    assert_eq!(worker_table.take_rebuilt(), None);
     verify(table.view());
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::verify::verify;
 use super::{growing_table, key};
 use crate::sync::Ordering::*;
-use crate::{ClientRef, Seat, Table};
+use crate::{ClientRef, Table, WorkerTable};
 
 /// How the memory is spoiled.
 #[derive(Clone, Debug)]
@@ -48,36 +48,48 @@ impl Spoil {
 }
 
 /// Everything that a worker and the supervisor can do.
-fn everything(table: &Table, seat: &Seat<'_>, now: u64) {
+fn everything(table: &Table, worker_table: &WorkerTable<'_>, now: u64) {
     let mut clients = vec![ClientRef::NOBODY];
     for n in 0..20 {
         // A lock may be in the hands of somebody who will never give it back.
-        if let Ok(mut locked) = seat.lock(key(n)) {
+        if let Ok(mut locked) = worker_table.lock(key(n)) {
             let arrival = locked.arrive(now, 5000);
             locked.record(arrival.client, n as i32);
             clients.push(arrival.client);
         }
     }
     for client in clients {
-        seat.record(client, 1);
-        seat.add_client_bytes(client, 10, u64::MAX);
+        worker_table.record(client, 1);
+        worker_table.add_client_bytes(client, 10, u64::MAX);
     }
     for server in [0, 1, 2, 3, u32::MAX] {
-        let _ = (seat.reserve(server, Some(2)), seat.reserve(server, None), seat.connections(server));
-        seat.release(server);
-        seat.add_server_bytes(server, 1, u64::MAX);
-        let _ = (seat.blacklist(server, now), seat.begin_probe(server, now, now + 1), seat.clear_blacklist(server));
-        let _ = (seat.set_blacklist(server, now, 1), table.server_totals(server));
-        let _ = (seat.is_taken_out(server), seat.last_failure(server), seat.note_failure(server, now, 1));
+        let _ = (
+            worker_table.reserve(server, Some(2)),
+            worker_table.reserve(server, None),
+            worker_table.connections(server),
+        );
+        worker_table.release(server);
+        worker_table.add_server_bytes(server, 1, u64::MAX);
+        let _ = (
+            worker_table.blacklist(server, now),
+            worker_table.begin_probe(server, now, now + 1),
+            worker_table.clear_blacklist(server),
+        );
+        let _ = (worker_table.set_blacklist(server, now, 1), table.server_totals(server));
+        let _ = (
+            worker_table.is_taken_out(server),
+            worker_table.last_failure(server),
+            worker_table.note_failure(server, now, 1),
+        );
     }
-    let numbers: Vec<u32> = (0..25).filter_map(|_| seat.claim_connection(20)).collect();
+    let numbers: Vec<u32> = (0..25).filter_map(|_| worker_table.claim_connection(20)).collect();
     assert!(numbers.iter().all(|number| *number < 20));
-    seat.await_connection();
+    worker_table.await_connection();
     for number in numbers.into_iter().chain([u32::MAX]) {
-        let _ = seat.release_connection(number);
+        let _ = worker_table.release_connection(number);
     }
-    let _ = seat.advance_cursor(seat.cursor(), 1);
-    seat.set_current(table.current() ^ 1);
+    let _ = worker_table.advance_cursor(worker_table.cursor(), 1);
+    worker_table.set_current(table.current() ^ 1);
     assert!(table.connections_open() <= 24);
     assert!(table.grow_clients(u32::MAX) <= 24);
     assert!(table.clients().count() <= 24);
@@ -87,19 +99,19 @@ proptest! {
     #[test]
     fn nobody_panics_or_hangs(spoils in prop::collection::vec(spoil(), 1..4), shard_slots in prop_oneof![Just(3u32), Just(65536)]) {
         let table = growing_table(9, shard_slots, 24);
-        everything(&table, &table.seat(1), 1000);
+        everything(&table, &table.worker_table(1), 1000);
         for spoil in spoils {
             spoil.apply(&table);
-            everything(&table, &table.seat(1), 9000);
+            everything(&table, &table.worker_table(1), 9000);
             // The hostile worker is found and killed, and so are the rest.
-            (0..4).for_each(|worker| { table.bury(worker); });
+            (0..4).for_each(|worker| { table.reclaim(worker); });
         }
         // A rebuild makes the client table whole again.
         for shard in table.view().shards() {
             shard.state.lock.0.lock.orphan();
         }
-        let seat = table.seat(2);
-        (0..20).for_each(|n| drop(seat.lock(key(n)).unwrap()));
+        let worker_table = table.worker_table(2);
+        (0..20).for_each(|n| drop(worker_table.lock(key(n)).unwrap()));
         if table.layout.shards == 1 {
             verify(table.view());
         }

@@ -15,7 +15,7 @@ use pen_config::ids::{ServerId, Target, WorkerId};
 use pen_ipc::message::{Operator, ReportPage};
 
 use crate::event_loop::Service;
-use crate::event_loop::commands::query::Wanted;
+use crate::event_loop::commands::query::ReportRequest;
 use crate::event_loop::reload::notices::Success;
 use crate::event_loop::reload::prepare::Change;
 use crate::event_loop::reload::{Batch, Purpose};
@@ -25,13 +25,13 @@ use crate::helpers::names;
 use crate::helpers::names::Inquiry;
 use crate::helpers::open::Fetching;
 use crate::helpers::resolve::Asking;
-use crate::helpers::task::Errand;
+use crate::helpers::task::HelperTask;
 use crate::processes::control::Reply;
 use crate::report::{Gathering, TooMany};
 
 /// What waits to be done, and what is being done.
 #[derive(Debug, Default)]
-pub(in crate::event_loop) struct Desk {
+pub(in crate::event_loop) struct CommandQueue {
     queue: VecDeque<Request>,
     job: Option<Job>,
     /// The configuration file is to be read again.
@@ -45,7 +45,7 @@ pub(in crate::event_loop) struct Desk {
     /// Something is left to be begun at once.
     more: bool,
     /// Who gave the exit command.
-    exit: Option<By>,
+    exit: Option<Requester>,
     serial: u32,
     /// Children of jobs that are over, still to be reaped: those that a file system keeps stay here.
     leaving: Vec<Pid>,
@@ -53,14 +53,14 @@ pub(in crate::event_loop) struct Desk {
 
 #[derive(Debug)]
 struct Request {
-    by: By,
+    by: Requester,
     command: Command,
     file: Option<OwnedFd>,
 }
 
 /// Whom the outcome is for.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::event_loop) enum By {
+pub(in crate::event_loop) enum Requester {
     /// An operator of the control process that has this pid.
     Operator {
         /// The process.
@@ -76,13 +76,13 @@ pub(in crate::event_loop) enum By {
 
 #[derive(Debug)]
 struct Job {
-    by: By,
-    stage: Stage,
+    by: Requester,
+    stage: JobStage,
 }
 
 /// What a job waits for.
 #[derive(Debug)]
-pub(in crate::event_loop) enum Stage {
+pub(in crate::event_loop) enum JobStage {
     /// To be begun.
     Begin(Command, Option<OwnedFd>),
     /// A log that an operator named is to be opened again.
@@ -102,9 +102,9 @@ pub(in crate::event_loop) enum Stage {
     /// A worker's explanation.
     Explaining(Explaining),
     /// What workers report.
-    Gathering(Gathering, Wanted),
+    Gathering(Gathering, ReportRequest),
     /// A child.
-    Errand(Errand, &'static str, Option<WaitStatus>),
+    HelperTask(HelperTask, &'static str, Option<WaitStatus>),
 }
 
 /// New settings on their way.
@@ -115,14 +115,14 @@ pub(in crate::event_loop) struct Settling {
     /// What to do then: table rows that stand for another server now, and servers to be left out.
     pub(in crate::event_loop) readdressed: Vec<Target>,
     pub(in crate::event_loop) blacklist: Vec<(ServerId, u32)>,
-    pub(in crate::event_loop) then: Then,
+    pub(in crate::event_loop) then: AfterApply,
     /// What is told of it.
     pub(in crate::event_loop) success: Option<Success>,
 }
 
 /// What is said when everybody works by the new settings.
 #[derive(Debug)]
-pub(in crate::event_loop) enum Then {
+pub(in crate::event_loop) enum AfterApply {
     /// This.
     Reply(Reply),
     /// What this question has for an answer now.
@@ -144,16 +144,16 @@ pub(in crate::event_loop) struct Explaining {
 #[derive(Debug)]
 pub(in crate::event_loop) enum Progress {
     /// It waits.
-    Wait(Stage),
+    Wait(JobStage),
     /// It goes on at once.
-    Next(Stage),
+    Next(JobStage),
     /// It is over.
     Done(Reply),
 }
 
-impl Desk {
+impl CommandQueue {
     /// Takes a command in.
-    pub(in crate::event_loop) fn enter(&mut self, by: By, command: Command, file: Option<OwnedFd>) {
+    pub(in crate::event_loop) fn enter(&mut self, by: Requester, command: Command, file: Option<OwnedFd>) {
         self.queue.push_back(Request { by, command, file });
     }
 
@@ -183,12 +183,12 @@ impl Desk {
     }
 
     /// Whether pen is to end.
-    pub(in crate::event_loop) fn ends(&self) -> Option<By> {
+    pub(in crate::event_loop) fn ends(&self) -> Option<Requester> {
         self.exit
     }
 
     /// Has pen end.
-    pub(in crate::event_loop) fn exit(&mut self, by: By) {
+    pub(in crate::event_loop) fn exit(&mut self, by: Requester) {
         self.exit = Some(by);
     }
 
@@ -200,8 +200,8 @@ impl Desk {
     /// A worker died.
     pub(in crate::event_loop) fn forget(&mut self, worker: WorkerId) {
         match self.job.as_mut().map(|job| &mut job.stage) {
-            Some(Stage::Gathering(gathering, _)) => gathering.forget(worker),
-            Some(Stage::Explaining(explaining)) if explaining.worker == worker => {
+            Some(JobStage::Gathering(gathering, _)) => gathering.forget(worker),
+            Some(JobStage::Explaining(explaining)) if explaining.worker == worker => {
                 let ended = || Reply::refusal("explain: the worker that was asked has ended; ask again");
                 explaining.answer.get_or_insert_with(ended);
             }
@@ -220,14 +220,14 @@ impl Desk {
         most: usize,
     ) -> Result<(), TooMany> {
         match self.job.as_mut().map(|job| &mut job.stage) {
-            Some(Stage::Gathering(gathering, _)) => gathering.page(worker, page, most),
+            Some(JobStage::Gathering(gathering, _)) => gathering.page(worker, page, most),
             _ => Ok(()),
         }
     }
 
     /// Takes an explanation.
     pub(in crate::event_loop) fn explained(&mut self, worker: WorkerId, serial: u32, text: String) {
-        if let Some(Stage::Explaining(explaining)) = self.job.as_mut().map(|job| &mut job.stage)
+        if let Some(JobStage::Explaining(explaining)) = self.job.as_mut().map(|job| &mut job.stage)
             && (explaining.worker, explaining.serial) == (worker, serial)
         {
             explaining.answer = Some(Reply::text(text));
@@ -246,10 +246,10 @@ impl Desk {
             return true;
         }
         match self.job.as_mut().map(|job| &mut job.stage) {
-            Some(Stage::Asking(asking, _, _)) => asking.reaped(child),
-            Some(Stage::Fetching(fetching, _)) => fetching.reaped(child),
-            Some(Stage::Examining(examining, _)) => examining.reaped(child),
-            Some(Stage::Errand(errand, _, ended)) if errand.is(child) => {
+            Some(JobStage::Asking(asking, _, _)) => asking.reaped(child),
+            Some(JobStage::Fetching(fetching, _)) => fetching.reaped(child),
+            Some(JobStage::Examining(examining, _)) => examining.reaped(child),
+            Some(JobStage::HelperTask(task, _, ended)) if task.is(child) => {
                 *ended = Some(status);
                 true
             }
@@ -260,10 +260,10 @@ impl Desk {
     /// To be polled for reading.
     pub(in crate::event_loop) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         match self.job.as_ref().map(|job| &job.stage) {
-            Some(Stage::Asking(asking, _, _)) => asking.descriptors().collect(),
-            Some(Stage::Fetching(fetching, _)) => vec![fetching.descriptor()],
-            Some(Stage::Examining(examining, _)) => vec![examining.descriptor()],
-            Some(Stage::Errand(errand, _, _)) => vec![errand.process()],
+            Some(JobStage::Asking(asking, _, _)) => asking.descriptors().collect(),
+            Some(JobStage::Fetching(fetching, _)) => vec![fetching.descriptor()],
+            Some(JobStage::Examining(examining, _)) => vec![examining.descriptor()],
+            Some(JobStage::HelperTask(task, _, _)) => vec![task.process()],
             _ => Vec::new(),
         }
     }
@@ -272,14 +272,14 @@ impl Desk {
     pub(in crate::event_loop) fn deadline(&self) -> Option<Instant> {
         let Some(job) = &self.job else { return self.more.then(Instant::now) };
         match &job.stage {
-            Stage::Begin(_, _) | Stage::Reopen | Stage::Reload | Stage::RereadTls => Some(Instant::now()),
-            Stage::Fetching(fetching, _) => Some(fetching.deadline()),
-            Stage::Examining(examining, _) => Some(examining.deadline()),
-            Stage::Asking(asking, _, _) => Some(asking.deadline()),
-            Stage::Settling(settling) => Some(settling.deadline),
-            Stage::Explaining(explaining) => Some(explaining.deadline),
-            Stage::Gathering(gathering, _) => Some(gathering.deadline()),
-            Stage::Errand(errand, _, _) => errand.deadline(),
+            JobStage::Begin(_, _) | JobStage::Reopen | JobStage::Reload | JobStage::RereadTls => Some(Instant::now()),
+            JobStage::Fetching(fetching, _) => Some(fetching.deadline()),
+            JobStage::Examining(examining, _) => Some(examining.deadline()),
+            JobStage::Asking(asking, _, _) => Some(asking.deadline()),
+            JobStage::Settling(settling) => Some(settling.deadline),
+            JobStage::Explaining(explaining) => Some(explaining.deadline),
+            JobStage::Gathering(gathering, _) => Some(gathering.deadline()),
+            JobStage::HelperTask(task, _, _) => task.deadline(),
         }
     }
 
@@ -302,19 +302,19 @@ impl Desk {
         if self.after_hangup {
             // It reads the files of TLS too.
             (self.hangup, self.reread) = (false, false);
-            return Some(Job { by: By::Hangup, stage: Stage::Reopen });
+            return Some(Job { by: Requester::Hangup, stage: JobStage::Reopen });
         }
         if !self.hangup && std::mem::take(&mut self.reread) {
-            return Some(Job { by: By::Hangup, stage: Stage::RereadTls });
+            return Some(Job { by: Requester::Hangup, stage: JobStage::RereadTls });
         }
         let Request { by, command, file } = if commands { self.queue.pop_front()? } else { return None };
-        Some(Job { by, stage: Stage::Begin(command, file) })
+        Some(Job { by, stage: JobStage::Begin(command, file) })
     }
 
     /// Drops everything, because pen ends. A child is still to be reaped.
     pub(in crate::event_loop) fn stop(&mut self) {
-        if let Some(Job { stage: Stage::Errand(errand, _, None), .. }) = &self.job {
-            errand.kill();
+        if let Some(Job { stage: JobStage::HelperTask(task, _, None), .. }) = &self.job {
+            task.kill();
         }
         (self.job, self.hangup, self.reread, self.more) = (None, false, false, false);
         self.queue.clear();
@@ -324,52 +324,52 @@ impl Desk {
 impl Service {
     /// Takes the work a step further.
     pub(in crate::event_loop) fn work(&mut self, now: Instant) {
-        self.desk.more = false;
+        self.queue.more = false;
         for _ in 0..MOST_STEPS {
-            let Some(Job { by, stage }) = self.desk.job.take().or_else(|| self.next_job()) else { return };
+            let Some(Job { by, stage }) = self.queue.job.take().or_else(|| self.next_job()) else { return };
             match self.advance(by, stage, now) {
                 Progress::Wait(stage) => {
-                    self.desk.job = Some(Job { by, stage });
+                    self.queue.job = Some(Job { by, stage });
                     return;
                 }
-                Progress::Next(stage) => self.desk.job = Some(Job { by, stage }),
+                Progress::Next(stage) => self.queue.job = Some(Job { by, stage }),
                 Progress::Done(reply) => self.conclude(by, reply),
             }
         }
-        self.desk.more = true;
+        self.queue.more = true;
     }
 
     fn next_job(&mut self) -> Option<Job> {
         let answerable = self.control.as_ref().is_some_and(|control| !control.is_choked());
-        self.desk.next(answerable)
+        self.queue.next(answerable)
     }
 
-    fn advance(&mut self, by: By, stage: Stage, now: Instant) -> Progress {
-        self.desk.serving = match by {
-            By::Operator { who, .. } => Some(who),
-            By::Hangup => None,
+    fn advance(&mut self, by: Requester, stage: JobStage, now: Instant) -> Progress {
+        self.queue.serving = match by {
+            Requester::Operator { who, .. } => Some(who),
+            Requester::Hangup => None,
         };
         match stage {
-            Stage::Begin(command, file) => self.begin(by, command, file, now),
-            Stage::Reopen => self.reopen_held_log(now),
-            Stage::Reload => self.reload(now),
-            Stage::RereadTls => self.reread_tls(now),
-            Stage::Examining(examining, waiting) => match examining.read(now) {
-                None => Progress::Wait(Stage::Examining(examining, waiting)),
+            JobStage::Begin(command, file) => self.begin(by, command, file, now),
+            JobStage::Reopen => self.reopen_held_log(now),
+            JobStage::Reload => self.reload(now),
+            JobStage::RereadTls => self.reread_tls(now),
+            JobStage::Examining(examining, waiting) => match examining.read(now) {
+                None => Progress::Wait(JobStage::Examining(examining, waiting)),
                 Some(found) => {
                     let (change, batch) = *waiting;
                     self.examined(found, change, &batch, now)
                 }
             },
-            Stage::Fetching(fetching, purpose) => match fetching.read(now) {
-                None => Progress::Wait(Stage::Fetching(fetching, purpose)),
+            JobStage::Fetching(fetching, purpose) => match fetching.read(now) {
+                None => Progress::Wait(JobStage::Fetching(fetching, purpose)),
                 Some(fetched) => {
-                    self.desk.leaving.extend(fetching.end());
+                    self.queue.leaving.extend(fetching.end());
                     self.fetched(fetched, purpose, now)
                 }
             },
-            Stage::Asking(mut asking, inquiry, mut batch) => match asking.read(now) {
-                None => Progress::Wait(Stage::Asking(asking, inquiry, batch)),
+            JobStage::Asking(mut asking, inquiry, mut batch) => match asking.read(now) {
+                None => Progress::Wait(JobStage::Asking(asking, inquiry, batch)),
                 Some(Ok(answers)) => match inquiry.found(answers) {
                     Ok(found) => {
                         batch.found = found;
@@ -382,28 +382,28 @@ impl Service {
                     self.refuse(&batch, errors)
                 }
             },
-            Stage::Settling(settling) => self.settle(by, settling, now),
-            Stage::Explaining(explaining) => match explaining.answer {
+            JobStage::Settling(settling) => self.settle(by, settling, now),
+            JobStage::Explaining(explaining) => match explaining.answer {
                 Some(reply) => Progress::Done(reply),
                 None if now >= explaining.deadline => {
                     Progress::Done(Reply::refusal(format!("explain: worker {} does not answer", explaining.worker)))
                 }
-                None => Progress::Wait(Stage::Explaining(explaining)),
+                None => Progress::Wait(JobStage::Explaining(explaining)),
             },
-            Stage::Gathering(gathering, wanted) => match gathering.is_over(now) {
-                true => self.gathered(&gathering.finish(&self.crew.totals()), wanted, now),
-                false => Progress::Wait(Stage::Gathering(gathering, wanted)),
+            JobStage::Gathering(gathering, wanted) => match gathering.is_over(now) {
+                true => self.gathered(&gathering.finish(&self.pool.totals()), wanted, now),
+                false => Progress::Wait(JobStage::Gathering(gathering, wanted)),
             },
-            Stage::Errand(mut errand, word, ended) => match ended {
+            JobStage::HelperTask(mut task, word, ended) => match ended {
                 Some(status) => {
-                    if let (WaitStatus::Signaled(_, _, _), Some(file)) = (status, &self.standing.status) {
+                    if let (WaitStatus::Signaled(_, _, _), Some(file)) = (status, &self.state.status) {
                         file.forget(Writer::Command(std::process::id()));
                     }
-                    Progress::Done(errand.reply(word, status))
+                    Progress::Done(task.reply(word, status))
                 }
                 None => {
-                    errand.expire(now);
-                    Progress::Wait(Stage::Errand(errand, word, None))
+                    task.expire(now);
+                    Progress::Wait(JobStage::HelperTask(task, word, None))
                 }
             },
         }
@@ -411,15 +411,15 @@ impl Service {
     }
 
     /// Waits until everybody works by the new settings, and not for ever.
-    fn settle(&mut self, by: By, settling: Settling, now: Instant) -> Progress {
+    fn settle(&mut self, by: Requester, settling: Settling, now: Instant) -> Progress {
         let generation = settling.generation;
         let control = self.control.as_ref().is_none_or(|control| control.has_applied(generation));
         let late = |worker: &&crate::processes::worker::Worker| !worker.has_applied(generation) || !worker.has_moved();
-        if now < settling.deadline && (!control || self.crew.workers().any(|worker| late(&worker))) {
-            return Progress::Wait(Stage::Settling(settling));
+        if now < settling.deadline && (!control || self.pool.workers().any(|worker| late(&worker))) {
+            return Progress::Wait(JobStage::Settling(settling));
         }
         let silent: Vec<String> = self
-            .crew
+            .pool
             .workers()
             .filter(|worker| worker.peer.is_ready())
             .filter(late)
@@ -427,36 +427,36 @@ impl Service {
             .chain((!control).then(|| "the control process".into()))
             .collect();
         for name in silent {
-            self.say.warning(&format!("{name} has not taken the new settings within {} s", PATIENCE.as_secs()));
+            self.logger.warning(&format!("{name} has not taken the new settings within {} s", PATIENCE.as_secs()));
         }
         self.settled(by, settling, now)
     }
 
-    fn conclude(&mut self, by: By, reply: Reply) {
+    fn conclude(&mut self, by: Requester, reply: Reply) {
         match (by, &mut self.control) {
-            (By::Operator { pid, ticket, .. }, Some(control)) => control.reply(pid, ticket, reply),
-            (By::Operator { .. }, None) => {}
+            (Requester::Operator { pid, ticket, .. }, Some(control)) => control.reply(pid, ticket, reply),
+            (Requester::Operator { .. }, None) => {}
             // One that came meanwhile has still to be answered for.
-            (By::Hangup, _) if self.desk.hangup => {}
-            (By::Hangup, _) => self.announce(Instant::now()),
+            (Requester::Hangup, _) if self.queue.hangup => {}
+            (Requester::Hangup, _) => self.announce(Instant::now()),
         }
     }
 }
 
-impl fmt::Display for By {
+impl fmt::Display for Requester {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            By::Operator { who, .. } => who.fmt(f),
-            By::Hangup => f.write_str("the configuration file"),
+            Requester::Operator { who, .. } => who.fmt(f),
+            Requester::Hangup => f.write_str("the configuration file"),
         }
     }
 }
 
 impl Progress {
     /// Nobody waits for the reply to a signal.
-    fn told(self, by: By) -> Progress {
+    fn told(self, by: Requester) -> Progress {
         match (by, self) {
-            (By::Hangup, Progress::Done(_)) => Progress::Done(Reply::none()),
+            (Requester::Hangup, Progress::Done(_)) => Progress::Done(Reply::none()),
             (_, progress) => progress,
         }
     }
@@ -480,18 +480,18 @@ mod tests {
     use super::*;
 
     /// A desk with so many commands on it.
-    fn desk(commands: u64) -> Desk {
-        let mut desk = Desk::default();
-        let by = |ticket| By::Operator { pid: Pid::from_raw(1), ticket, who: Operator::Local(None) };
-        (0..commands).for_each(|ticket| desk.enter(by(ticket), Command::Pid, None));
-        desk
+    fn queue(commands: u64) -> CommandQueue {
+        let mut queue = CommandQueue::default();
+        let by = |ticket| Requester::Operator { pid: Pid::from_raw(1), ticket, who: Operator::Local(None) };
+        (0..commands).for_each(|ticket| queue.enter(by(ticket), Command::Pid, None));
+        queue
     }
 
     /// What is begun next: H, the operator's ticket, or nothing.
-    fn begun(desk: &mut Desk, answerable: bool) -> String {
-        match desk.next(answerable).map(|job| (job.by, job.stage)) {
-            Some((By::Hangup, Stage::Reopen)) => "H".into(),
-            Some((By::Operator { ticket, .. }, Stage::Begin(_, None))) => ticket.to_string(),
+    fn begun(queue: &mut CommandQueue, answerable: bool) -> String {
+        match queue.next(answerable).map(|job| (job.by, job.stage)) {
+            Some((Requester::Hangup, JobStage::Reopen)) => "H".into(),
+            Some((Requester::Operator { ticket, .. }, JobStage::Begin(_, None))) => ticket.to_string(),
             None => "-".into(),
             other => panic!("{other:?}"),
         }
@@ -499,31 +499,31 @@ mod tests {
 
     #[test]
     fn signals_without_end_and_commands_take_turns() {
-        let mut desk = desk(3);
+        let mut queue = queue(3);
         let mut next = |answerable| {
-            desk.hang_up();
-            begun(&mut desk, answerable)
+            queue.hang_up();
+            begun(&mut queue, answerable)
         };
         assert_eq!([true; 8].map(&mut next).join(" "), "H 0 H 1 H 2 H H");
     }
 
     #[test]
     fn commands_go_on_in_order_when_no_signal_comes() {
-        let mut desk = desk(2);
-        assert_eq!([true; 3].map(|answerable| begun(&mut desk, answerable)).join(" "), "0 1 -");
-        desk.hang_up();
-        assert_eq!([true; 2].map(|answerable| begun(&mut desk, answerable)).join(" "), "H -");
+        let mut queue = queue(2);
+        assert_eq!([true; 3].map(|answerable| begun(&mut queue, answerable)).join(" "), "0 1 -");
+        queue.hang_up();
+        assert_eq!([true; 2].map(|answerable| begun(&mut queue, answerable)).join(" "), "H -");
     }
 
     #[test]
     fn commands_that_cannot_be_answered_wait_and_signals_do_not() {
-        let mut desk = desk(1);
-        desk.hang_up();
-        assert_eq!(begun(&mut desk, false), "H");
-        desk.hang_up();
-        assert_eq!(begun(&mut desk, false), "H");
-        assert_eq!(begun(&mut desk, false), "-");
-        desk.exit(By::Hangup);
-        assert_eq!(begun(&mut desk, true), "-", "pen ends");
+        let mut queue = queue(1);
+        queue.hang_up();
+        assert_eq!(begun(&mut queue, false), "H");
+        queue.hang_up();
+        assert_eq!(begun(&mut queue, false), "H");
+        assert_eq!(begun(&mut queue, false), "-");
+        queue.exit(Requester::Hangup);
+        assert_eq!(begun(&mut queue, true), "-", "pen ends");
     }
 }

@@ -20,24 +20,24 @@ use pen_ipc::stats::ConnectionInfo;
 
 use crate::clock;
 use crate::event_loop::Service;
-use crate::event_loop::commands::{By, Explaining, PATIENCE, Progress, Stage, Then};
+use crate::event_loop::commands::{AfterApply, Explaining, JobStage, PATIENCE, Progress, Requester};
 use crate::event_loop::reload::{Batch, in_jail};
 use crate::files::status_file;
 use crate::files::status_file::{StatusFile, Writer};
-use crate::helpers::task::{Employer, Errand};
+use crate::helpers::task::{HelperTask, TaskContext};
 use crate::jail::Jail;
 use crate::jail::sandbox;
 use crate::jail::sandbox::Kind;
 use crate::log::errno::why;
 use crate::processes::control::Reply;
-use crate::processes::spawn::Inheritance;
+use crate::processes::spawn::SpawnContext;
 use crate::report;
 use crate::report::{Gathered, Gathering};
 use crate::startup::options;
 
 /// What workers are asked for.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::event_loop) enum Wanted {
+pub(in crate::event_loop) enum ReportRequest {
     /// The status page.
     Status(Form),
     /// One connection.
@@ -50,7 +50,7 @@ impl Service {
     /// Begins to carry out an operator's command.
     pub(in crate::event_loop) fn begin(
         &mut self,
-        by: By,
+        by: Requester,
         command: Command,
         file: Option<OwnedFd>,
         now: Instant,
@@ -61,40 +61,40 @@ impl Service {
         match command {
             Command::Close(number) => self.close(number, by, now),
             Command::Connection(number) => self.connection(number, now),
-            Command::Exit if self.standing.allow_exit => {
-                self.desk.exit(by);
+            Command::Exit if self.state.allow_exit => {
+                self.queue.exit(by);
                 Progress::Done(Reply::none())
             }
             Command::Explain(ip) => self.explain(ClientKey::from_ip(ip), now),
-            Command::Number(Number::Idlers, None) => self.gather(Wanted::Idlers, |_| true, now),
-            Command::Status(form) => self.gather(Wanted::Status(form), |_| true, now),
+            Command::Number(Number::Idlers, None) => self.gather(ReportRequest::Idlers, |_| true, now),
+            Command::Status(form) => self.gather(ReportRequest::Status(form), |_| true, now),
             Command::Servers(form) => {
-                let Inheritance { settings, table, jail, .. } = &self.inheritance;
-                errand("servers", jail, &[], now, |to, _| {
+                let SpawnContext { settings, table, jail, .. } = &self.context;
+                task("servers", jail, &[], now, |to, _| {
                     jail.sandbox.enter_reporter()?;
                     report::servers(form, settings, table, to)
                 })
             }
             Command::Certificates(form) => {
-                let Inheritance { keys, jail, .. } = &self.inheritance;
+                let SpawnContext { keys, jail, .. } = &self.context;
                 let facts = keys.as_ref().map_or(&[][..], |keys| &keys.certificates.facts);
-                errand("certificates", jail, &[], now, |to, _| {
+                task("certificates", jail, &[], now, |to, _| {
                     jail.sandbox.enter_reporter()?;
                     report::certificates(form, facts, to)
                 })
             }
             Command::Overview => {
-                let Inheritance { settings, table, jail, .. } = &self.inheritance;
-                let listen = self.standing.local.to_string();
+                let SpawnContext { settings, table, jail, .. } = &self.context;
+                let listen = self.state.local.to_string();
                 let program = self.program(&listen, now);
-                errand("overview", jail, &[], now, |to, _| {
+                task("overview", jail, &[], now, |to, _| {
                     jail.sandbox.enter_reporter()?;
                     report::overview(&program, settings, table, to)
                 })
             }
             Command::Recent(seconds, form) => {
-                let Inheritance { settings, table, jail, .. } = &self.inheritance;
-                errand("recent", jail, &[], now, |to, _| {
+                let SpawnContext { settings, table, jail, .. } = &self.context;
+                task("recent", jail, &[], now, |to, _| {
                     jail.sandbox.enter_reporter()?;
                     report::recent(seconds, form, settings, table, to)
                 })
@@ -112,7 +112,7 @@ impl Service {
 
     /// The reply to a question that needs nobody's help.
     fn known(&self, command: &Command) -> Option<Reply> {
-        let (standing, settings) = (&self.standing, &self.inheritance.settings);
+        let (state, settings) = (&self.state, &self.context.settings);
         Some(match command {
             Command::Nothing => Reply::none(),
             Command::Number(which, None) => return self.number(*which),
@@ -120,20 +120,20 @@ impl Service {
                 Some(control) => Reply::line(control.name()),
                 None => Reply::none(),
             },
-            Command::Exit if !standing.allow_exit => Reply::refusal("Exit is not enabled; restart with -X flag"),
+            Command::Exit if !state.allow_exit => Reply::refusal("Exit is not enabled; restart with -X flag"),
             Command::Help(word) => Reply::text(help(word.as_deref())),
-            Command::Listen(None) => Reply::line(&standing.local),
-            Command::Log(None) => match &standing.log {
+            Command::Listen(None) => Reply::line(&state.local),
+            Command::Log(None) => match &state.log {
                 Some(target) => Reply::line(log_name(target)),
                 None => Reply::none(),
             },
             Command::Mode(Form::Plain) => Reply::line(mode(settings.selection)),
             Command::Mode(Form::Json) => Reply::line(mode_json(settings.selection)),
             Command::Pid => Reply::line(std::process::id()),
-            Command::Sandbox => Reply::text(sandbox::table(&self.inheritance.jail)),
+            Command::Sandbox => Reply::text(sandbox::table(&self.context.jail)),
             // Descriptors are each worker's own, so that one number can mean several connections.
             Command::Socket(number) => Reply::line(format!("Socket {number} belongs to connection -1")),
-            Command::WebStats(None) => match &standing.status {
+            Command::WebStats(None) => match &state.status {
                 Some(file) => Reply::line(file.name().display()),
                 None => Reply::none(),
             },
@@ -143,12 +143,12 @@ impl Service {
 
     /// What only this process knows of the program.
     pub(in crate::event_loop) fn program<'l>(&self, listen: &'l str, now: Instant) -> report::Program<'l> {
-        let uptime = now.saturating_duration_since(self.standing.started);
-        report::Program { uptime, listen, workers: self.crew.ids().count() }
+        let uptime = now.saturating_duration_since(self.state.started);
+        report::Program { uptime, listen, workers: self.pool.ids().count() }
     }
 
     fn number(&self, which: Number) -> Option<Reply> {
-        let settings = &self.inheritance.settings;
+        let settings = &self.context.settings;
         Some(match which {
             Number::AcceptBatch => Reply::line(settings.accept_batch),
             Number::Backlog => Reply::line(settings.backlog),
@@ -164,90 +164,95 @@ impl Service {
             Number::PendingMax => Reply::line(settings.pending_max),
             Number::Timeout => Reply::line(settings.connect_timeout),
             Number::Tracking => Reply::line(settings.tracking),
-            Number::Workers => Reply::line(self.crew.ids().count()),
+            Number::Workers => Reply::line(self.pool.ids().count()),
         })
     }
 
-    fn close(&mut self, number: u32, by: By, now: Instant) -> Progress {
-        if number >= self.inheritance.settings.connections_max {
+    fn close(&mut self, number: u32, by: Requester, now: Instant) -> Progress {
+        if number >= self.context.settings.connections_max {
             return Progress::Done(Reply::refusal(format!("Connection {number} out of range")));
         }
         let reply = Reply::line(format!("Forcibly closing connection {number}"));
         // Before the look: whoever gets the number after it is not meant.
         let before = clock::precise();
-        let owner = self.owner(number).and_then(|owner| self.crew.worker_mut(owner));
+        let owner = self.owner(number).and_then(|owner| self.pool.worker_mut(owner));
         match owner {
             Some(worker) => {
                 worker.order_close(number, before);
                 self.tell_operator(&format!("close {number}, by {by}"), now);
                 // Whoever has taken the settings that come behind the order has carried it out.
-                self.publish_anew(Then::Reply(reply), now)
+                self.publish_anew(AfterApply::Reply(reply), now)
             }
             None => Progress::Done(Reply::refusal(format!("close: connection {number} is not in use"))),
         }
     }
 
     fn owner(&self, number: u32) -> Option<WorkerId> {
-        let worker = self.inheritance.table.connection_owner(number)?;
+        let worker = self.context.table.connection_owner(number)?;
         u8::try_from(worker).ok().map(WorkerId)
     }
 
     fn connection(&mut self, number: u32, now: Instant) -> Progress {
-        if number >= self.inheritance.settings.connections_max {
+        if number >= self.context.settings.connections_max {
             return Progress::Done(Reply::refusal(format!("Connection {number} out of range")));
         }
         match self.owner(number) {
-            Some(owner) => self.gather(Wanted::Connection(number), |worker| worker == owner, now),
+            Some(owner) => self.gather(ReportRequest::Connection(number), |worker| worker == owner, now),
             None => Progress::Done(connection(number, None)),
         }
     }
 
     fn explain(&mut self, client: ClientKey, now: Instant) -> Progress {
-        let serial = self.desk.next_serial();
+        let serial = self.queue.next_serial();
         let asked = |worker: &&crate::processes::worker::Worker| {
             worker.peer.is_ready() && worker.ask_explanation(serial, client.bytes())
         };
-        match self.crew.workers().find(asked).map(|worker| worker.id) {
+        match self.pool.workers().find(asked).map(|worker| worker.id) {
             Some(worker) => {
                 let explaining = Explaining { worker, serial, deadline: now + PATIENCE, answer: None };
-                Progress::Wait(Stage::Explaining(explaining))
+                Progress::Wait(JobStage::Explaining(explaining))
             }
             None => Progress::Done(Reply::refusal("explain: no worker can answer now")),
         }
     }
 
-    fn gather(&mut self, wanted: Wanted, of: impl Fn(WorkerId) -> bool, now: Instant) -> Progress {
-        let serial = self.desk.next_serial();
+    fn gather(&mut self, wanted: ReportRequest, of: impl Fn(WorkerId) -> bool, now: Instant) -> Progress {
+        let serial = self.queue.next_serial();
         let (asked, unreachable): (BTreeSet<_>, BTreeSet<_>) = self.ask_reports(serial, of);
-        Progress::Wait(Stage::Gathering(Gathering::new(serial, asked, unreachable, now), wanted))
+        Progress::Wait(JobStage::Gathering(Gathering::new(serial, asked, unreachable, now), wanted))
     }
 
     /// Replies with what workers reported.
-    pub(in crate::event_loop) fn gathered(&mut self, gathered: &Gathered, wanted: Wanted, now: Instant) -> Progress {
-        let Inheritance { settings, table, jail, .. } = &self.inheritance;
+    pub(in crate::event_loop) fn gathered(
+        &mut self,
+        gathered: &Gathered,
+        wanted: ReportRequest,
+        now: Instant,
+    ) -> Progress {
+        let SpawnContext { settings, table, jail, .. } = &self.context;
         match wanted {
-            Wanted::Connection(number) => {
+            ReportRequest::Connection(number) => {
                 let found = gathered.connections.iter().find(|info| info.number == number);
                 Progress::Done(connection(number, found))
             }
-            Wanted::Idlers => {
+            ReportRequest::Idlers => {
                 let present = gathered.connections.iter().filter(|info| is_idler(info)).count();
                 Progress::Done(Reply::line(format!("Idlers: {present}/{}", settings.idlers)))
             }
-            Wanted::Status(form) => {
-                let (file, say) = (self.standing.status.as_ref(), &self.say);
+            ReportRequest::Status(form) => {
+                let (file, logger) = (self.state.status.as_ref(), &self.logger);
                 let keep: Vec<_> = file.and_then(StatusFile::descriptor).into_iter().collect();
-                let listen = self.standing.local.to_string();
+                let listen = self.state.local.to_string();
                 let (program, state) = (self.program(&listen, now), (settings, table));
-                errand("status", jail, &keep, now, |to, employer| {
+                task("status", jail, &keep, now, |to, context| {
                     jail.sandbox.enter_reporter()?;
                     let sandbox = jail.sandbox.summary(jail.root.is_some());
                     if let (Form::Plain, Some(file)) = (form, file) {
                         let render = |to: &mut dyn Write| report::status(form, gathered, &program, state, &sandbox, to);
                         if let Err(error) =
-                            file.put(Writer::Command(employer.supervisor.as_raw().unsigned_abs()), render)
+                            file.put(Writer::Command(context.supervisor.as_raw().unsigned_abs()), render)
                         {
-                            say.anew().warning(&error.to_string());
+                            logger.anew().warning(&error.to_string());
                         }
                     }
                     report::status(form, gathered, &program, state, &sandbox, to)
@@ -259,8 +264,8 @@ impl Service {
     /// Writes the settings where an operator wants them: to a file that the control process opened, or to that of `-F` with the rights that
     /// the control process has, which are less than the supervisor's: what root reads at the next start must not be written by anybody else.
     fn write(&self, path: Option<&Path>, file: Option<OwnedFd>, now: Instant) -> Progress {
-        let standing = &self.standing;
-        let target = match (path, file, &standing.config) {
+        let state = &self.state;
+        let target = match (path, file, &state.config) {
             (Some(path), Some(file), _) => Target::Held(path, File::from(file)),
             (Some(path), None, _) => {
                 return Progress::Done(Reply::refusal(format!("write: {}: it was not opened", path.display())));
@@ -275,16 +280,16 @@ impl Service {
 
     /// Shows what is in force.
     fn show(&self, word: Option<&str>, now: Instant) -> Progress {
-        let (standing, Inheritance { settings, jail, .. }) = (&self.standing, &self.inheritance);
-        let workers = u32::try_from(self.crew.ids().count()).unwrap_or(u32::MAX);
+        let (state, SpawnContext { settings, jail, .. }) = (&self.state, &self.context);
+        let workers = u32::try_from(self.pool.ids().count()).unwrap_or(u32::MAX);
         let in_force = InForce {
             settings,
-            startup: &standing.startup,
-            listen: &standing.local,
-            log: standing.log.as_ref(),
-            status_file: standing.status.as_ref().map(StatusFile::name),
+            startup: &state.startup,
+            listen: &state.local,
+            log: state.log.as_ref(),
+            status_file: state.status.as_ref().map(StatusFile::name),
             workers,
-            servers_only: standing.servers_only,
+            servers_only: state.servers_only,
         };
         if let Some(number) = word.and_then(|word| word.strip_prefix("server "))
             && number.parse().is_ok_and(|number: u32| number >= settings.table_size())
@@ -294,46 +299,46 @@ impl Service {
                 "show: there is no server {number}: the table has {slots} (-S)"
             )));
         }
-        errand("show", jail, &[], now, |to, _| {
+        task("show", jail, &[], now, |to, _| {
             jail.sandbox.enter_reporter()?;
             to.write_all(in_force.text(word).as_bytes())
         })
     }
 
     fn write_to(&self, target: &Target<'_>, now: Instant) -> Progress {
-        let standing = &self.standing;
-        let header = [format!("Generated by pen {}", clock::full(clock::now())), standing.command_line.clone()];
-        let log = standing.log.as_ref().map(|target| match target {
-            LogTarget::File(path) if standing.log_is_held => LogTarget::File(self.seen_from_outside(path)),
+        let state = &self.state;
+        let header = [format!("Generated by pen {}", clock::full(clock::now())), state.command_line.clone()];
+        let log = state.log.as_ref().map(|target| match target {
+            LogTarget::File(path) if state.log_is_held => LogTarget::File(self.seen_from_outside(path)),
             other => other.clone(),
         });
-        let status_file = standing.status.as_ref().map(|file| match file {
+        let status_file = state.status.as_ref().map(|file| match file {
             StatusFile::Held { name, .. } => self.seen_from_outside(name),
             StatusFile::Path(path) => path.clone(),
         });
-        let listen = match &standing.local {
-            Local::Unix(path) if standing.door.is_jailed() => Local::Unix(self.seen_from_outside(path)),
+        let listen = match &state.local {
+            Local::Unix(path) if state.guard.is_jailed() => Local::Unix(self.seen_from_outside(path)),
             other => other.clone(),
         };
-        let mut settings = Cow::Borrowed(&self.inheritance.settings);
-        if let (Some(path), Some(_)) = (&self.inheritance.settings.tls.ocsp, &standing.ocsp) {
+        let mut settings = Cow::Borrowed(&self.context.settings);
+        if let (Some(path), Some(_)) = (&self.context.settings.tls.ocsp, &state.ocsp) {
             settings.to_mut().tls.ocsp = Some(self.seen_from_outside(path));
         }
-        let startup = options::written(&standing.startup, &standing.commanded);
+        let startup = options::written(&state.startup, &state.commanded);
         let written = Written {
             header: &header,
             settings: &settings,
-            given: &standing.given,
+            given: &state.given,
             log: log.as_ref(),
             status_file: status_file.as_deref(),
             listen: Some(&listen),
-            workers: standing.workers,
+            workers: state.workers,
             startup: &startup,
-            servers_only: standing.servers_only,
+            servers_only: state.servers_only,
         };
-        let jail = Jail { root: None, ..self.inheritance.jail.clone() };
+        let jail = Jail { root: None, ..self.context.jail.clone() };
         let keep: Vec<_> = target.descriptor().into_iter().collect();
-        errand("write", &jail, &keep, now, |to, Employer { supervisor, reply }| {
+        task("write", &jail, &keep, now, |to, TaskContext { supervisor, reply }| {
             let text = text(&written);
             let put = |to: &mut dyn Write| to.write_all(text.as_bytes());
             let named = |path: &Path, error| io::Error::other(format!("{}: {}", path.display(), why(&error)));
@@ -360,7 +365,7 @@ impl Service {
     /// The path that an operator named, as a configuration file has to call it.
     fn seen_from_outside(&self, path: &Path) -> PathBuf {
         let inside = in_jail(path);
-        match &self.inheritance.jail.root {
+        match &self.context.jail.root {
             Some(root) => root.join(inside.strip_prefix("/").unwrap_or(&inside)),
             None => inside,
         }
@@ -394,15 +399,15 @@ impl Target<'_> {
 }
 
 /// Has a child do it.
-fn errand(
+fn task(
     word: &'static str,
     jail: &Jail,
     keep: &[BorrowedFd<'_>],
     now: Instant,
-    work: impl FnOnce(&mut dyn Write, Employer<'_>) -> io::Result<()>,
+    work: impl FnOnce(&mut dyn Write, TaskContext<'_>) -> io::Result<()>,
 ) -> Progress {
-    match Errand::begin(word, jail.identity.uid, keep, now, work) {
-        Ok(errand) => Progress::Wait(Stage::Errand(errand, word, None)),
+    match HelperTask::begin(word, jail.identity.uid, keep, now, work) {
+        Ok(task) => Progress::Wait(JobStage::HelperTask(task, word, None)),
         Err(error) => Progress::Done(Reply::refusal(format!("{word}: not now: {}", why(&error)))),
     }
 }

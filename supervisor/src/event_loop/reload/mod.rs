@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use pen_config::apply;
 use pen_config::command::{Command, LogTarget, Number};
-use pen_config::configuration::Placed;
+use pen_config::configuration::SourcedCommand;
 use pen_config::ids::{ServerId, Target};
 use pen_config::settings::{Server, Settings};
 use pen_ipc::message::Outcome;
@@ -17,7 +17,7 @@ use pen_ipc::start::RequestLog;
 use pen_ipc::tls_files::Examined;
 
 use crate::event_loop::Service;
-use crate::event_loop::commands::{By, PATIENCE, Progress, Settling, Stage, Then};
+use crate::event_loop::commands::{AfterApply, JobStage, PATIENCE, Progress, Requester, Settling};
 use crate::event_loop::reload::notices::Success;
 use crate::event_loop::reload::prepare::{Change, Move, NewLog};
 use crate::files::configuration;
@@ -26,20 +26,20 @@ use crate::files::memory;
 use crate::files::tls_material::READING;
 use crate::helpers::examine::Examining;
 use crate::helpers::names::{Found, Inquiry};
-use crate::helpers::open::{Fetched, Fetching, JailedPath, Wanted};
+use crate::helpers::open::{Fetched, Fetching, JailedPath, OpenRequest};
 use crate::helpers::resolve::{Asking, Patience};
 use crate::jail::Jail;
 use crate::jail::user;
 use crate::log::errno::why;
 use crate::processes::control::{Body, Reply};
-use crate::processes::spawn::Inheritance;
+use crate::processes::spawn::SpawnContext;
 use crate::startup::{absolute, leave_out};
 
 /// Commands that take effect together or not at all.
 #[derive(Debug)]
 pub(in crate::event_loop) struct Batch {
     pub(in crate::event_loop) source: Source,
-    pub(in crate::event_loop) commands: Vec<Placed>,
+    pub(in crate::event_loop) commands: Vec<SourcedCommand>,
     /// What the names in them stand for, once that is known.
     pub(in crate::event_loop) found: Found,
     /// What an operator's commands name, once it is there.
@@ -89,7 +89,7 @@ pub(in crate::event_loop) enum Need {
 }
 
 impl Batch {
-    pub(in crate::event_loop) fn new(source: Source, commands: Vec<Placed>) -> Batch {
+    pub(in crate::event_loop) fn new(source: Source, commands: Vec<SourcedCommand>) -> Batch {
         Batch { source, commands, found: Found::default(), held: Held::default() }
     }
 
@@ -102,13 +102,13 @@ impl Batch {
             _ => Held::default(),
         };
         let source = Source::Operator(command.clone());
-        Batch { held, ..Batch::new(source, vec![Placed { place: String::new(), command }]) }
+        Batch { held, ..Batch::new(source, vec![SourcedCommand { source_line: String::new(), command }]) }
     }
 
     /// The last command that `pick` knows something of, with the beginning of a message about it.
     pub(in crate::event_loop) fn last<'b, T>(&'b self, pick: impl Fn(&'b Command) -> Option<T>) -> Option<(T, String)> {
-        self.commands.iter().rev().find_map(|Placed { place, command }| {
-            let at = if place.is_empty() { String::new() } else { format!("{place}: ") };
+        self.commands.iter().rev().find_map(|SourcedCommand { source_line, command }| {
+            let at = if source_line.is_empty() { String::new() } else { format!("{source_line}: ") };
             Some((pick(command)?, at))
         })
     }
@@ -117,24 +117,24 @@ impl Batch {
 impl Service {
     /// Has an operator's log opened again, and goes on to the configuration file.
     pub(in crate::event_loop) fn reopen_held_log(&mut self, now: Instant) -> Progress {
-        let Some(LogTarget::File(path)) = self.standing.log.as_ref().filter(|_| self.standing.log_is_held) else {
-            return Progress::Next(Stage::Reload);
+        let Some(LogTarget::File(path)) = self.state.log.as_ref().filter(|_| self.state.log_is_held) else {
+            return Progress::Next(JobStage::Reload);
         };
-        self.fetch(&Wanted::Log(in_jail(path)), Purpose::Reopen, now)
+        self.fetch(&OpenRequest::Log(in_jail(path)), Purpose::Reopen, now)
     }
 
     /// Has the commands of an operator's file read.
     pub(in crate::event_loop) fn include(&mut self, path: PathBuf, now: Instant) -> Progress {
-        self.fetch(&Wanted::Commands(in_jail(&path)), Purpose::Include(Command::Include(path)), now)
+        self.fetch(&OpenRequest::Commands(in_jail(&path)), Purpose::Include(Command::Include(path)), now)
     }
 
-    fn fetch(&mut self, wanted: &Wanted, purpose: Purpose, now: Instant) -> Progress {
-        if self.desk.hangs() {
+    fn fetch(&mut self, wanted: &OpenRequest, purpose: Purpose, now: Instant) -> Progress {
+        if self.queue.hangs() {
             let why = "not now: too many processes hang in a file system that does not answer";
             return self.fetched(Err(why.into()), purpose, now);
         }
-        match Fetching::begin(wanted, &self.inheritance.jail, now) {
-            Ok(fetching) => Progress::Wait(Stage::Fetching(fetching, purpose)),
+        match Fetching::begin(wanted, &self.context.jail, now) {
+            Ok(fetching) => Progress::Wait(JobStage::Fetching(fetching, purpose)),
             Err(error) => self.fetched(Err(format!("not now: {}", why(&error))), purpose, now),
         }
     }
@@ -161,13 +161,13 @@ impl Service {
                 self.gathered_keys(fetched, change, batch, now)
             }
             (Purpose::Need(_, at, batch), Err(why)) => self.refuse(&batch, vec![at + &why + &self.in_the_jail()]),
-            (Purpose::Need(need, _, mut batch), Ok(Fetched { descriptor, place, .. })) => {
+            (Purpose::Need(need, _, mut batch), Ok(Fetched { descriptor, file_id, .. })) => {
                 match need {
                     Need::Log => batch.held.log = Some(descriptor),
                     Need::Status => batch.held.status = Some(descriptor),
                     Need::Ocsp => batch.held.ocsp = Some(descriptor),
                     Need::Listener(path) => {
-                        let path = JailedPath::new(&path, place, &self.inheritance.jail);
+                        let path = JailedPath::new(&path, file_id, &self.context.jail);
                         batch.held.listener = Some((descriptor, path));
                     }
                 }
@@ -178,7 +178,7 @@ impl Service {
 
     /// Where the files are that operators name, for a message about one of them.
     fn in_the_jail(&self) -> String {
-        self.inheritance.jail.root.as_ref().map_or(String::new(), |root| format!(" (in the jail {})", root.display()))
+        self.context.jail.root.as_ref().map_or(String::new(), |root| format!(" (in the jail {})", root.display()))
     }
 
     /// An error about an operator's file of commands; one that cannot be had is looked for in the jail.
@@ -194,37 +194,37 @@ impl Service {
     fn held_log(&mut self, fetched: Result<Fetched, String>) -> Progress {
         match fetched {
             Ok(Fetched { descriptor, .. }) => {
-                self.inheritance.log = Some(RequestLog::File(descriptor));
-                self.crew.workers_mut().for_each(|worker| worker.renew_log());
+                self.context.log = Some(RequestLog::File(descriptor));
+                self.pool.workers_mut().for_each(|worker| worker.renew_log());
             }
-            Err(why) => self.say.warning(&format!("{why}; lines still go to the file that was opened before")),
+            Err(why) => self.logger.warning(&format!("{why}; lines still go to the file that was opened before")),
         }
-        Progress::Next(Stage::Reload)
+        Progress::Next(JobStage::Reload)
     }
 
     /// Reads the configuration file again.
     pub(in crate::event_loop) fn reload(&mut self, now: Instant) -> Progress {
-        if let Some(keys) = &mut self.inheritance.keys {
+        if let Some(keys) = &mut self.context.keys {
             keys.certificates.ask();
         }
-        let Some(path) = &self.standing.config else {
-            return match self.inheritance.keys {
+        let Some(path) = &self.state.config else {
+            return match self.context.keys {
                 Some(_) => self.reread_tls(now),
                 None => Progress::Done(Reply::none()),
             };
         };
-        self.fetch(&Wanted::Configuration(path.clone()), Purpose::Reload, now)
+        self.fetch(&OpenRequest::Configuration(path.clone()), Purpose::Reload, now)
     }
 
     /// Goes on with the configuration file.
     fn reloaded(&mut self, fetched: Result<Fetched, String>, now: Instant) -> Progress {
         let loaded = loaded(fetched).and_then(|mut loaded| {
-            absolute(&self.standing.base, &mut loaded.commands)?;
+            absolute(&self.state.base, &mut loaded.commands)?;
             Ok(loaded)
         });
         match loaded {
             Ok(loaded) => {
-                loaded.notices.iter().for_each(|notice| self.say.warning(notice));
+                loaded.notices.iter().for_each(|notice| self.logger.warning(notice));
                 self.look_up(Batch::new(Source::File, loaded.commands), now)
             }
             Err(errors) => {
@@ -248,10 +248,10 @@ impl Service {
                 Err(why) => self.refuse(&batch, vec![why]),
             };
         }
-        let Jail { identity, sandbox, .. } = &self.inheritance.jail;
+        let Jail { identity, sandbox, .. } = &self.context.jail;
         let jail = Jail { root: None, identity: user::of_resolver(identity), sandbox: sandbox.clone() };
         match Asking::begin(questions, &jail, RESOLVE_PATIENCE) {
-            Ok(asking) => Progress::Wait(Stage::Asking(asking, inquiry, Box::new(batch))),
+            Ok(asking) => Progress::Wait(JobStage::Asking(asking, inquiry, Box::new(batch))),
             Err(why) => self.refuse(&batch, vec![why]),
         }
     }
@@ -274,10 +274,10 @@ impl Service {
 
     /// Has the files of TLS read before anything is put in force.
     fn gather_keys(&mut self, change: Change, batch: Batch, now: Instant) -> Progress {
-        let held = change.ocsp.as_ref().map_or(self.standing.ocsp.as_ref(), Option::as_ref);
+        let held = change.ocsp.as_ref().map_or(self.state.ocsp.as_ref(), Option::as_ref);
         let held = held.map(OwnedFd::try_clone).transpose();
         let tls = Box::new(change.settings.tls.clone());
-        let wanted = held.map(|held| Wanted::Keys(tls, held, change.settings.generation));
+        let wanted = held.map(|held| OpenRequest::Keys(tls, held, change.settings.generation));
         let purpose = Purpose::Keys(Box::new((change, batch)));
         match wanted {
             Ok(wanted) => self.fetch(&wanted, purpose, now),
@@ -295,14 +295,14 @@ impl Service {
         batch: Batch,
         now: Instant,
     ) -> Progress {
-        let Inheritance { jail, examine_tls, .. } = &self.inheritance;
+        let SpawnContext { jail, examine_tls, .. } = &self.context;
         let begun = fetched.and_then(|Fetched { descriptor, notices, .. }| {
             change.notices.extend(notices);
             let files = change.tls.insert(descriptor);
             Examining::begin(files, *examine_tls, jail, now)
         });
         match begun {
-            Ok(examining) => Progress::Wait(Stage::Examining(examining, Box::new((change, batch)))),
+            Ok(examining) => Progress::Wait(JobStage::Examining(examining, Box::new((change, batch)))),
             Err(why) => self.refuse(&batch, vec![why]),
         }
     }
@@ -354,8 +354,8 @@ impl Service {
 
     fn keep_running_settings(&mut self, errors: &[String], of_file: bool) {
         self.file_refused = true;
-        errors.iter().for_each(|error| self.say.warning(error));
-        self.say.warning(match of_file {
+        errors.iter().for_each(|error| self.logger.warning(error));
+        self.logger.warning(match of_file {
             true => "the configuration file is not used: the settings stay as they were, and so does TLS",
             false => "the files of TLS are not used: it goes on with those that it had",
         });
@@ -367,63 +367,63 @@ impl Service {
             batch.commands.iter().filter_map(|placed| apply::blacklisting(&placed.command)).collect();
         let success = self.success(&change, batch, &blacklist);
         let Change { settings, encoded, listen, log, status, tls, certificates, ocsp, notices } = change;
-        notices.iter().for_each(|notice| self.say.warning(notice));
+        notices.iter().for_each(|notice| self.logger.warning(notice));
         let (readdressed, rerouted) = (
-            changed(&self.inheritance.settings, &settings, |server| &server.address),
-            changed(&self.inheritance.settings, &settings, |server| &server.alternatives),
+            changed(&self.context.settings, &settings, |server| &server.address),
+            changed(&self.context.settings, &settings, |server| &server.alternatives),
         );
         // Workers take any position, so that this can be done before they know of it.
         for server in readdressed.iter().chain(&rerouted) {
-            self.inheritance.table.reset_address(server.row(settings.table_size()));
+            self.context.table.reset_address(server.row(settings.table_size()));
         }
         if let Some(Move { local, address, listener }) = listen {
-            if let Some((socket, door)) = listener {
-                self.inheritance.listener = socket;
-                self.crew.workers_mut().for_each(|worker| worker.renew_listener());
-                self.standing.retired.push(std::mem::replace(&mut self.standing.door, door));
+            if let Some((socket, guard)) = listener {
+                self.context.listener = socket;
+                self.pool.workers_mut().for_each(|worker| worker.renew_listener());
+                self.state.retired.push(std::mem::replace(&mut self.state.guard, guard));
             }
-            (self.standing.local, self.standing.listen) = (local, address);
+            (self.state.local, self.state.listen) = (local, address);
         }
         if let Some(new) = log {
             let (target, log, held) = match new {
                 Some(NewLog { target, log, held }) => (Some(target), Some(log), held),
                 None => (None, None, false),
             };
-            (self.standing.log, self.standing.log_is_held, self.inheritance.log) = (target, held, log);
-            self.crew.workers_mut().for_each(|worker| worker.renew_log());
+            (self.state.log, self.state.log_is_held, self.context.log) = (target, held, log);
+            self.pool.workers_mut().for_each(|worker| worker.renew_log());
         }
         if let Some(ocsp) = ocsp {
-            self.standing.ocsp = ocsp;
+            self.state.ocsp = ocsp;
         }
-        if let (Some(files), Some(keys)) = (tls, &mut self.inheritance.keys) {
+        if let (Some(files), Some(keys)) = (tls, &mut self.context.keys) {
             (keys.files, keys.reading) = (files, now + READING);
             keys.certificates.replace(certificates, matches!(batch.source, Source::Operator(_)), now);
-            self.crew.workers_mut().for_each(|worker| worker.renew_tls());
+            self.pool.workers_mut().for_each(|worker| worker.renew_tls());
         }
         if let Some(status) = status {
-            self.standing.status = status;
+            self.state.status = status;
         }
         if let Source::File = batch.source {
-            self.standing.servers_only = apply::names_all(&batch.commands).unwrap_or(self.standing.servers_only);
+            self.state.servers_only = apply::names_all(&batch.commands).unwrap_or(self.state.servers_only);
         }
         let then = match &batch.source {
-            Source::File => Then::Reloaded,
-            Source::Operator(command) => question(command).map_or(Then::Reply(Reply::none()), Then::Ask),
+            Source::File => AfterApply::Reloaded,
+            Source::Operator(command) => question(command).map_or(AfterApply::Reply(Reply::none()), AfterApply::Ask),
         };
         let rows = (readdressed, blacklist);
         self.publish(settings, encoded, rows, (then, Some(success)), now)
     }
 
     /// Sends the settings in force to everybody once more, so that all that was sent before is known to have arrived.
-    pub(in crate::event_loop) fn publish_anew(&mut self, then: Then, now: Instant) -> Progress {
-        let running = &self.inheritance.settings;
+    pub(in crate::event_loop) fn publish_anew(&mut self, then: AfterApply, now: Instant) -> Progress {
+        let running = &self.context.settings;
         let settings = Settings { generation: running.generation + 1, ..running.clone() };
         match memory::encoded(&settings) {
             Ok(encoded) => self.publish(settings, encoded, Default::default(), (then, None), now),
             // Then nobody knows when, but it will arrive.
             Err(_) => Progress::Done(match then {
-                Then::Reply(reply) => reply,
-                Then::Ask(_) | Then::Reloaded => Reply::none(),
+                AfterApply::Reply(reply) => reply,
+                AfterApply::Ask(_) | AfterApply::Reloaded => Reply::none(),
             }),
         }
     }
@@ -433,29 +433,29 @@ impl Service {
         settings: Settings,
         encoded: OwnedFd,
         (readdressed, blacklist): (Vec<Target>, Vec<(ServerId, u32)>),
-        (then, success): (Then, Option<Success>),
+        (then, success): (AfterApply, Option<Success>),
         now: Instant,
     ) -> Progress {
         let generation = settings.generation;
-        self.say.set_verbosity(settings.debug);
-        self.inheritance.table.grow_clients(settings.clients_max);
-        if settings.backlog != self.inheritance.settings.backlog {
+        self.logger.set_verbosity(settings.debug);
+        self.context.table.grow_clients(settings.clients_max);
+        if settings.backlog != self.context.settings.backlog {
             // On a listening socket, that only sets the length (listen(2)); it has just been one.
             let backlog = i32::try_from(settings.backlog).unwrap_or(i32::MAX);
-            let _ = rustix::net::listen(&self.inheritance.listener, backlog);
+            let _ = rustix::net::listen(&self.context.listener, backlog);
         }
-        (self.inheritance.settings, self.inheritance.encoded) = (settings, encoded);
-        self.crew.workers_mut().for_each(|worker| worker.renew_settings());
+        (self.context.settings, self.context.encoded) = (settings, encoded);
+        self.pool.workers_mut().for_each(|worker| worker.renew_settings());
         self.control.iter_mut().for_each(|control| control.renew_settings());
         self.send_due();
         let deadline = now + PATIENCE;
-        Progress::Wait(Stage::Settling(Settling { generation, deadline, readdressed, blacklist, then, success }))
+        Progress::Wait(JobStage::Settling(Settling { generation, deadline, readdressed, blacklist, then, success }))
     }
 
     /// Everybody works by the new settings.
-    pub(in crate::event_loop) fn settled(&mut self, by: By, settling: Settling, now: Instant) -> Progress {
+    pub(in crate::event_loop) fn settled(&mut self, by: Requester, settling: Settling, now: Instant) -> Progress {
         let Settling { readdressed, blacklist, then, success, .. } = settling;
-        let (table, servers) = (&self.inheritance.table, self.inheritance.settings.table_size());
+        let (table, servers) = (&self.context.table, self.context.settings.table_size());
         for server in readdressed {
             table.reset_server(server.row(servers));
             self.obstructed.forget(server.code());
@@ -467,9 +467,9 @@ impl Service {
             self.tell_success(success, by, now);
         }
         match then {
-            Then::Reply(reply) => Progress::Done(reply),
-            Then::Ask(command) => Progress::Next(Stage::Begin(command, None)),
-            Then::Reloaded => {
+            AfterApply::Reply(reply) => Progress::Done(reply),
+            AfterApply::Ask(command) => Progress::Next(JobStage::Begin(command, None)),
+            AfterApply::Reloaded => {
                 self.file_refused = false;
                 Progress::Done(Reply::none())
             }

@@ -9,7 +9,7 @@ use pen_config::ids::ServerId;
 use pen_config::print::difference;
 
 use crate::event_loop::Service;
-use crate::event_loop::commands::By;
+use crate::event_loop::commands::Requester;
 use crate::event_loop::reload::prepare::Change;
 use crate::event_loop::reload::{Batch, Source};
 use crate::processes::flood::{Admission, Flood};
@@ -90,13 +90,13 @@ impl Service {
 
     /// What a change changes, a phrase for each thing.
     fn phrases(&self, change: &Change, blacklist: &[(ServerId, u32)]) -> Vec<String> {
-        let standing = &self.standing;
-        let mut phrases = difference(&self.inheritance.settings, &change.settings);
+        let state = &self.state;
+        let mut phrases = difference(&self.context.settings, &change.settings);
         phrases.extend(blacklist.iter().map(|(server, seconds)| format!("server {server} blacklist {seconds}")));
         phrases.extend(change.listen.as_ref().map(|moved| format!("listen {}", moved.local)));
         let log = |target: Option<&LogTarget>| target.map_or(Command::NoLog, |log| Command::Log(Some(log.clone())));
         if let Some(new) = &change.log
-            && new.as_ref().map(|new| &new.target) != standing.log.as_ref()
+            && new.as_ref().map(|new| &new.target) != state.log.as_ref()
         {
             phrases.push(log(new.as_ref().map(|new| &new.target)).to_string());
         }
@@ -104,31 +104,31 @@ impl Service {
             file.map_or(Command::NoWebStats, |path| Command::WebStats(Some(path.into())))
         };
         if let Some(new) = &change.status
-            && new.as_ref().map(|file| file.name()) != standing.status.as_ref().map(|file| file.name())
+            && new.as_ref().map(|file| file.name()) != state.status.as_ref().map(|file| file.name())
         {
             phrases.push(page(new.as_ref().map(|file| file.name())).to_string());
         }
-        if let (Some(_), Some(keys)) = (&change.tls, &self.inheritance.keys) {
+        if let (Some(_), Some(keys)) = (&change.tls, &self.context.keys) {
             phrases.extend(keys.certificates.renewed(&change.certificates));
         }
         phrases
     }
 
     /// Tells of what went well.
-    pub(in crate::event_loop) fn tell_success(&mut self, success: Success, by: By, now: Instant) {
+    pub(in crate::event_loop) fn tell_success(&mut self, success: Success, by: Requester, now: Instant) {
         match success {
             Success::Operator(what) => self.tell_operator(&format!("{what}, by {by}"), now),
             Success::Nothing => {}
             Success::Reload(phrases) => {
                 // Files of TLS are read every hour, too: that is worth a line only if something changed.
-                let asked = self.desk.is_hangup();
-                let what = match &self.standing.config {
+                let asked = self.queue.is_hangup();
+                let what = match &self.state.config {
                     Some(path) if asked => Some(format!("reloaded {}", path.display())),
                     _ if asked || !phrases.is_empty() => Some("the files of TLS were read again".to_owned()),
                     _ => None,
                 };
                 if let Some(what) = what {
-                    self.say.notice(&printable(&format!("{what}: {}", listed(&phrases))));
+                    self.logger.notice(&printable(&format!("{what}: {}", listed(&phrases))));
                 }
             }
         }
@@ -137,7 +137,7 @@ impl Service {
     /// Tells of what an operator did.
     pub(in crate::event_loop) fn tell_operator(&mut self, what: &str, now: Instant) {
         for line in self.notices.take(&printable(what), now) {
-            self.say.notice(&line);
+            self.logger.notice(&line);
         }
     }
 }

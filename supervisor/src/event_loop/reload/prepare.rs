@@ -10,7 +10,7 @@ use std::path::Path;
 use pen_config::address::{Address, Local};
 use pen_config::apply;
 use pen_config::command::{Command, LogTarget, Number, Startup, Switch};
-use pen_config::configuration::{Placed, resolve_local, unused_lists, warnings};
+use pen_config::configuration::{SourcedCommand, resolve_local, unused_lists, warnings};
 use pen_config::ids::ClientKey;
 use pen_config::print::in_force::{certificate, client_ca};
 use pen_config::settings::Settings;
@@ -22,7 +22,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use crate::event_loop::Service;
 use crate::event_loop::reload::{Batch, Need, Source, in_jail};
-use crate::event_loop::state::{Door, DoorPath};
+use crate::event_loop::state::{ListenerGuard, SocketGuard};
 use crate::files::configuration::in_order;
 use crate::files::listener::{Bound, Listener, bind_first};
 use crate::files::memory;
@@ -31,7 +31,7 @@ use crate::files::source;
 use crate::files::status_file;
 use crate::files::status_file::StatusFile;
 use crate::files::tls_material;
-use crate::helpers::open::Wanted;
+use crate::helpers::open::OpenRequest;
 use crate::limits;
 use crate::log::errno::why;
 use crate::startup::unknown_suites;
@@ -65,7 +65,7 @@ pub(in crate::event_loop) struct Checked {
 pub(in crate::event_loop) struct Move {
     pub(in crate::event_loop) local: Local,
     pub(in crate::event_loop) address: Address,
-    pub(in crate::event_loop) listener: Option<(OwnedFd, Door)>,
+    pub(in crate::event_loop) listener: Option<(OwnedFd, ListenerGuard)>,
 }
 
 #[derive(Debug)]
@@ -84,10 +84,10 @@ impl Service {
         let status = self.new_status_file(batch).map_err(one)?;
         let ocsp = self.new_ocsp(batch).map_err(one)?;
         let reads_keys = self.reads_keys(batch, &settings);
-        let running = &self.inheritance.settings;
+        let running = &self.context.settings;
         settings.generation = running.generation + 1;
         if settings.connections_max > running.connections_max {
-            notices.extend(limits::too_few_descriptors(self.inheritance.descriptor_limit, settings.connections_max));
+            notices.extend(limits::too_few_descriptors(self.context.descriptor_limit, settings.connections_max));
         }
         let encoded =
             memory::encoded(&settings).map_err(|error| one(format!("the settings cannot be sent: {}", why(&error))))?;
@@ -102,9 +102,8 @@ impl Service {
     pub(in crate::event_loop) fn checked(&self, batch: &Batch) -> Result<Checked, Vec<String>> {
         let one = |why: String| vec![why];
         let address = self.new_address(batch).map_err(one)?;
-        let port = address
-            .as_ref()
-            .map_or(self.standing.port(), |(_, addresses)| addresses.first().and_then(Address::inet_port));
+        let port =
+            address.as_ref().map_or(self.state.port(), |(_, addresses)| addresses.first().and_then(Address::inet_port));
         if let Source::Operator(_) = batch.source {
             let mut commands = batch.commands.iter().map(|placed| &placed.command);
             commands.try_for_each(|command| self.offer_to_operators(command)).map_err(one)?;
@@ -113,7 +112,7 @@ impl Service {
         self.admits_who_asks(&settings).map_err(one)?;
         let mut notices = self.check(batch, &settings).map_err(one)?;
         notices.extend(self.warnings(batch, address.as_ref().map(|(_, addresses)| &addresses[..]), &settings));
-        let running = &self.inheritance.settings;
+        let running = &self.context.settings;
         if settings.tls.is_on() != running.tls.is_on() {
             notices.extend(self.kept_tls(batch, &settings, port));
             settings.tls.clone_from(&running.tls);
@@ -127,13 +126,13 @@ impl Service {
 
     /// An operator who would shut himself out could not take it back.
     fn admits_who_asks(&self, settings: &Settings) -> Result<(), String> {
-        let Some(Operator::Remote(bytes)) = self.desk.serving() else { return Ok(()) };
+        let Some(Operator::Remote(bytes)) = self.queue.serving() else { return Ok(()) };
         let list = settings.control_acl;
         let admitted = |settings: &Settings| {
             let acl = settings.acls.get(usize::from(settings.control_acl));
             acl.is_none_or(|acl| acl.permits(ClientKey::from_bytes(bytes)))
         };
-        match admitted(&self.inheritance.settings) && !admitted(settings) {
+        match admitted(&self.context.settings) && !admitted(settings) {
             true => Err(format!(
                 "access list {list}, which control_acl refers to, would refuse {}, which this command came from, and nobody \
                  there could take it back; permit that address first, or give the command from one that stays admitted",
@@ -145,9 +144,9 @@ impl Service {
 
     /// What the start would say of these settings: of a file all of it, and of an operator's change what that causes.
     fn warnings(&self, batch: &Batch, moved: Option<&[Address]>, settings: &Settings) -> Vec<String> {
-        let here = std::slice::from_ref(&self.standing.listen);
+        let here = std::slice::from_ref(&self.state.listen);
         let of = |listen: &[Address], settings: &Settings| {
-            let cut = limits::cut_backlog(self.standing.longest_backlog, settings.backlog);
+            let cut = limits::cut_backlog(self.state.longest_backlog, settings.backlog);
             warnings(listen, settings).into_iter().chain(cut).collect::<Vec<_>>()
         };
         if batch.commands.is_empty() {
@@ -157,7 +156,7 @@ impl Service {
         match &batch.source {
             Source::File => after.extend(unused_lists(settings)),
             Source::Operator(_) => {
-                let before = of(here, &self.inheritance.settings);
+                let before = of(here, &self.context.settings);
                 after.retain(|warning| !before.contains(warning));
             }
         }
@@ -165,22 +164,22 @@ impl Service {
     }
 
     /// What an operator's commands name and what is not there yet: what to have, for what, and where it is named.
-    pub(in crate::event_loop) fn missing(&self, batch: &Batch) -> Option<(Wanted, Need, String)> {
+    pub(in crate::event_loop) fn missing(&self, batch: &Batch) -> Option<(OpenRequest, Need, String)> {
         let Source::Operator(_) = batch.source else { return None };
         if let (Some((Some(LogTarget::File(path)), at)), None) = (batch.last(log), &batch.held.log) {
-            return Some((Wanted::Log(in_jail(path)), Need::Log, at + "log: "));
+            return Some((OpenRequest::Log(in_jail(path)), Need::Log, at + "log: "));
         }
         if let (Some((Some(path), at)), None) = (batch.last(web_stats), &batch.held.status) {
-            return Some((Wanted::Status(in_jail(path)), Need::Status, at));
+            return Some((OpenRequest::Status(in_jail(path)), Need::Status, at));
         }
         if let (Some((Some(path), at)), None) = (batch.last(ocsp), &batch.held.ocsp)
             && !self.is_the_administrators(path)
         {
-            return Some((Wanted::Ocsp(in_jail(path)), Need::Ocsp, at + "ssl_ocsp_response: "));
+            return Some((OpenRequest::Ocsp(in_jail(path)), Need::Ocsp, at + "ssl_ocsp_response: "));
         }
         match (batch.last(listen), &batch.held.listener) {
-            (Some((local @ Local::Unix(path), at)), None) if *local != self.standing.local => {
-                let wanted = Wanted::Listener(in_jail(path), self.inheritance.settings.backlog);
+            (Some((local @ Local::Unix(path), at)), None) if *local != self.state.local => {
+                let wanted = OpenRequest::Listener(in_jail(path), self.context.settings.backlog);
                 Some((wanted, Need::Listener(path.clone()), at + "listen: "))
             }
             _ => None,
@@ -189,13 +188,13 @@ impl Service {
 
     /// The listen address, if the commands change it and may.
     fn new_address(&self, batch: &Batch) -> Result<Option<(Local, Vec<Address>)>, String> {
-        let last = batch.last(listen).filter(|(local, _)| **local != self.standing.local);
+        let last = batch.last(listen).filter(|(local, _)| **local != self.state.local);
         let Some((local, at)) = last else { return Ok(None) };
         let addresses = resolve_local(local, &batch.found.names).map_err(|error| format!("{at}listen: {error}"))?;
         // All have the same port.
         match (&batch.source, addresses.first()) {
             (Source::Operator(_), Some(Address::Inet(inet)))
-                if inet.port() < UNPRIVILEGED && self.standing.port() != Some(inet.port()) =>
+                if inet.port() < UNPRIVILEGED && self.state.port() != Some(inet.port()) =>
             {
                 Err(format!(
                     "{at}listen: port {} is privileged: at the control port it can only be kept; use the file of -F",
@@ -213,34 +212,34 @@ impl Service {
         addresses: &[Address],
         notices: &mut Vec<String>,
     ) -> Result<Move, String> {
-        if addresses.contains(&self.standing.listen) {
-            return Ok(Move { local, address: self.standing.listen.clone(), listener: None });
+        if addresses.contains(&self.state.listen) {
+            return Ok(Move { local, address: self.state.listen.clone(), listener: None });
         }
         let failed = |error| format!("listen: {}", why(&error));
         let (socket, path, address) = match (addresses, &batch.source) {
             ([address @ Address::Unix(_)], Source::Operator(_)) => {
                 let (socket, path) = batch.held.listener.take().ok_or("listen: the socket was not made")?;
-                (socket, Some(DoorPath::Jailed(path)), address.clone())
+                (socket, Some(SocketGuard::Jailed(path)), address.clone())
             }
             (_, Source::Operator(_) | Source::File) => {
                 let bind = |address: &Address| {
-                    Listener::bind_beside(address, self.inheritance.settings.backlog, self.standing.door.as_fd())
+                    Listener::bind_beside(address, self.context.settings.backlog, self.state.guard.as_fd())
                 };
                 let bound = bind_first(addresses, bind).map_err(|error| format!("listen: {error}"))?;
                 let Bound { what, address, notice } = bound;
                 notices.extend(notice.map(|notice| format!("listen: {notice}")));
                 let (socket, path) = what.into_parts();
-                (socket, path.map(DoorPath::Own), address)
+                (socket, path.map(SocketGuard::Own), address)
             }
         };
-        let door = Door::new(&socket, path).map_err(failed)?;
-        Ok(Move { local, address, listener: Some((socket, door)) })
+        let guard = ListenerGuard::new(&socket, path).map_err(failed)?;
+        Ok(Move { local, address, listener: Some((socket, guard)) })
     }
 
     fn new_settings(&self, batch: &Batch, port: Option<u16>) -> Result<Settings, Vec<String>> {
-        let (running, names) = (&self.inheritance.settings, &batch.found.names);
+        let (running, names) = (&self.context.settings, &batch.found.names);
         let changed = match &batch.source {
-            Source::File => apply::reload(running, &self.standing.options, &batch.commands, names, port),
+            Source::File => apply::reload(running, &self.state.options, &batch.commands, names, port),
             Source::Operator(_) => {
                 let mut settings = running.clone();
                 let errors = apply::apply_all(&mut settings, &batch.commands, names, port);
@@ -257,39 +256,40 @@ impl Service {
         if let Source::File = batch.source {
             notices.extend(self.kept_sizes(&batch.commands));
         }
-        let here = self.crew.ids().count();
-        for Placed { place, command } in &batch.commands {
+        let here = self.pool.ids().count();
+        for SourcedCommand { source_line, command } in &batch.commands {
             match (command, &batch.source) {
                 (Command::Number(Number::Workers, Some(wanted)), _) if usize::try_from(*wanted) == Ok(here) => {}
                 (Command::Number(Number::Workers, Some(wanted)), Source::File) => {
-                    notices.push(format!("{place}: workers: there are {here}; {wanted} need a restart"));
+                    notices.push(format!("{source_line}: workers: there are {here}; {wanted} need a restart"));
                 }
                 (Command::Number(Number::Workers, Some(_)), Source::Operator(_)) => {
-                    let at = if place.is_empty() { String::new() } else { format!("{place}: ") };
+                    let at = if source_line.is_empty() { String::new() } else { format!("{source_line}: ") };
                     return Err(format!("{at}workers: there are {here}; another number needs a restart"));
                 }
-                (command, Source::File) => notices.extend(self.left_to_a_restart(place, command)),
+                (command, Source::File) => notices.extend(self.left_to_a_restart(source_line, command)),
                 (_, Source::Operator(_)) => {}
             }
         }
-        notices.extend(self.inheritance.jail.sandbox.unreachable(&self.inheritance.settings, settings));
-        let source = settings.source.filter(|source| Some(*source) != self.inheritance.settings.source);
+        notices.extend(self.context.jail.sandbox.unreachable(&self.context.settings, settings));
+        let source = settings.source.filter(|source| Some(*source) != self.context.settings.source);
         source.map_or(Ok(()), |address| source::check(address, &batch.commands))?;
         Ok(notices)
     }
 
     /// What of a file only a restart can put in force.
-    fn left_to_a_restart(&self, place: &str, command: &Command) -> Option<String> {
+    fn left_to_a_restart(&self, source_line: &str, command: &Command) -> Option<String> {
         match command {
             Command::Number(Number::MaxServers, Some(wanted)) => {
-                let here = self.inheritance.settings.table_size();
-                (*wanted != here).then(|| format!("{place}: max_servers: there are {here}; {wanted} need a restart"))
+                let here = self.context.settings.table_size();
+                (*wanted != here)
+                    .then(|| format!("{source_line}: max_servers: there are {here}; {wanted} need a restart"))
             }
-            Command::Startup(wanted) if !self.standing.startup.contains(wanted) => {
+            Command::Startup(wanted) if !self.state.startup.contains(wanted) => {
                 let word = wanted.word();
-                let now = self.standing.startup.iter().find(|startup| startup.word() == word);
+                let now = self.state.startup.iter().find(|startup| startup.word() == word);
                 let now = now.map_or(String::new(), Startup::to_string);
-                Some(format!("{place}: {wanted}: needs a restart; until then: {now}"))
+                Some(format!("{source_line}: {wanted}: needs a restart; until then: {now}"))
             }
             _ => None,
         }
@@ -297,12 +297,12 @@ impl Service {
 
     /// What commands say of TLS that stays as it is, because it cannot be turned on or off.
     fn kept_tls(&self, batch: &Batch, wanted: &Settings, port: Option<u16>) -> Vec<String> {
-        let running = &self.inheritance.settings;
+        let running = &self.context.settings;
         let (state, turning) = if wanted.tls.is_on() { ("off", "on") } else { ("on", "off") };
-        let about = |placed: &Placed| {
+        let about = |placed: &SourcedCommand| {
             let mut changed = running.clone();
             apply::apply_all(&mut changed, [placed], &batch.found.names, port);
-            let at = if placed.place.is_empty() { String::new() } else { format!("{}: ", placed.place) };
+            let at = if placed.source_line.is_empty() { String::new() } else { format!("{}: ", placed.source_line) };
             let command = &placed.command;
             match (changed.tls == running.tls, changed.tls.is_on() == running.tls.is_on()) {
                 (true, _) => None,
@@ -319,12 +319,12 @@ impl Service {
 
     /// What is the administrator's to say, and not an operator's, and what means nothing here.
     fn offer_to_operators(&self, command: &Command) -> Result<(), String> {
-        let settings = &self.inheritance.settings;
+        let settings = &self.context.settings;
         match command {
             Command::Number(Number::MaxServers, Some(wanted)) if *wanted != settings.table_size() => {
                 Err(format!("max_servers: there are {}; another number needs a restart", settings.table_size()))
             }
-            Command::Startup(wanted) if !self.standing.startup.contains(wanted) => {
+            Command::Startup(wanted) if !self.state.startup.contains(wanted) => {
                 let word = wanted.word();
                 Err(format!("{word}: only a start can give this: put it into the file of -F, and restart pen"))
             }
@@ -339,7 +339,7 @@ impl Service {
             Command::Switch(Switch::RequireClientCert, true) if !settings.tls.is_on() => {
                 Err("require_client_cert: means nothing without a certificate".into())
             }
-            Command::Switch(Switch::ServersOnly, on) if *on == self.standing.servers_only => Ok(()),
+            Command::Switch(Switch::ServersOnly, on) if *on == self.state.servers_only => Ok(()),
             Command::Switch(Switch::ServersOnly, _) => {
                 Err("servers_only: only the file of -F can say this: it is about the servers in that file".into())
             }
@@ -355,14 +355,15 @@ impl Service {
     }
 
     /// Tables that a file wants smaller than they are, which only the start can make so.
-    fn kept_sizes(&self, file: &[Placed]) -> Vec<String> {
+    fn kept_sizes(&self, file: &[SourcedCommand]) -> Vec<String> {
         let kept = |which: Number| {
-            let present = apply::present(&self.inheritance.settings, which)?;
-            let said = |placed: &&Placed| matches!(placed.command, Command::Number(word, Some(_)) if word == which);
-            let Placed { place, command } = file.iter().rev().find(said)?;
+            let present = apply::present(&self.context.settings, which)?;
+            let said =
+                |placed: &&SourcedCommand| matches!(placed.command, Command::Number(word, Some(_)) if word == which);
+            let SourcedCommand { source_line, command } = file.iter().rev().find(said)?;
             let Command::Number(_, Some(wanted)) = *command else { return None };
             let word = which.word();
-            (wanted < present).then(|| format!("{place}: {word}: there are {present}; {wanted} need a restart"))
+            (wanted < present).then(|| format!("{source_line}: {word}: there are {present}; {wanted} need a restart"))
         };
         [Number::ClientsMax, Number::ConnMax].into_iter().filter_map(kept).collect()
     }
@@ -385,14 +386,15 @@ impl Service {
 
     /// Whether the OCSP response of this name is one that the administrator named, and not an operator.
     fn is_the_administrators(&self, path: &Path) -> bool {
-        self.standing.ocsp.is_none() && Some(path) == self.inheritance.settings.tls.ocsp.as_deref()
+        self.state.ocsp.is_none() && Some(path) == self.context.settings.tls.ocsp.as_deref()
     }
 
     /// Whether the files of TLS are to be read again: whenever their reading was asked for, by HUP too, and when their use changes.
     fn reads_keys(&self, batch: &Batch, settings: &Settings) -> bool {
-        let names_files = |placed: &Placed| matches!(placed.command, Command::SslOcsp(_) | Command::SslNames(_));
+        let names_files =
+            |placed: &SourcedCommand| matches!(placed.command, Command::SslOcsp(_) | Command::SslNames(_));
         let is_asked = matches!(batch.source, Source::File) || batch.commands.iter().any(names_files);
-        settings.tls.is_on() && (is_asked || settings.tls != self.inheritance.settings.tls)
+        settings.tls.is_on() && (is_asked || settings.tls != self.context.settings.tls)
     }
 
     /// The request log, if the commands change it.
@@ -420,7 +422,7 @@ impl Service {
 
     /// Whether that is where lines go already: HUP has just opened it again.
     fn has_log(&self, target: &LogTarget) -> bool {
-        self.standing.log.as_ref() == Some(target) && !self.standing.log_is_held
+        self.state.log.as_ref() == Some(target) && !self.state.log_is_held
     }
 
     /// The file for status pages, if the commands change it.

@@ -6,7 +6,7 @@
 //! not offer is told once, at the start, and is fatal with `--require-sandbox`.
 //!
 //! `calls` says which system calls each kind of process may make, and `filter` has the kernel enforce it; `landlock` is about names, ports
-//! and signals; `empty_root` is a root directory without `-j`; `witness` is how it is verified; `words` how it is told.
+//! and signals; `empty_root` is a root directory without `-j`; `verifier` is how it is verified; `words` how it is told.
 
 #![forbid(unsafe_code)]
 
@@ -31,7 +31,7 @@ use pen_config::settings::Settings;
 
 pub(crate) use crate::jail::sandbox::display::{Summary, table};
 pub(crate) use crate::jail::sandbox::supervisor::confine;
-pub(crate) use crate::jail::sandbox::verify::Witness;
+pub(crate) use crate::jail::sandbox::verify::Verifier;
 use crate::log::errno::why;
 
 /// A kind of process, by what it needs.
@@ -106,7 +106,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// A step failed that the kernel offers; the process must end.
-    pub(crate) fn enter(&self, kind: Kind, witness: &Witness) -> io::Result<()> {
+    pub(crate) fn enter(&self, kind: Kind, verifier: &Verifier) -> io::Result<()> {
         // The usual one opens files for a backtrace, which would end the process before it has said why.
         std::panic::set_hook(Box::new(|panic| {
             let _ = writeln!(stderr(), "pen: {panic}");
@@ -119,7 +119,7 @@ impl Sandbox {
         }
         let Some(inherited) = self.filters else { return Ok(()) };
         let added = filter::allow(kind.calls(std::process::id())).map_err(|error| at("seccomp")(why(&error)))?;
-        let testimony = witness.testify().map_err(|error| at("verify seccomp")(why(&error)))?;
+        let testimony = verifier.read_status().map_err(|error| at("verify seccomp")(why(&error)))?;
         match (testimony, inherited) {
             (Some(found), _) if !found.no_new_privileges => Err(at("verify seccomp")("no_new_privs is not set")),
             (Some(found), Some(inherited)) if found.filters != inherited + added => {
@@ -135,10 +135,10 @@ impl Sandbox {
     /// # Errors
     /// As [`Sandbox::enter`].
     pub(crate) fn enter_reader(&self) -> io::Result<()> {
-        let witness = Witness::call();
+        let verifier = Verifier::call();
         supervisor::keep_capabilities(&supervisor::OF_READER, &[CapSet::Effective, CapSet::Permitted])
             .map_err(at("capabilities"))?;
-        self.enter(Kind::Reader, &witness)
+        self.enter(Kind::Reader, &verifier)
     }
 
     /// Reduces a child that goes on as the supervisor's user to what a report needs.
@@ -146,10 +146,10 @@ impl Sandbox {
     /// # Errors
     /// As [`Sandbox::enter`].
     pub(crate) fn enter_reporter(&self) -> io::Result<()> {
-        let witness = Witness::call();
+        let verifier = Verifier::call();
         supervisor::keep_capabilities(&supervisor::OF_REPORTER, &[CapSet::Effective, CapSet::Permitted])
             .map_err(at("capabilities"))?;
-        self.enter(Kind::Reporter, &witness)
+        self.enter(Kind::Reporter, &verifier)
     }
 }
 

@@ -10,7 +10,7 @@ use nix::unistd::geteuid;
 
 use crate::StartError;
 use crate::clock;
-use crate::jail::sandbox::verify::Witness;
+use crate::jail::sandbox::verify::Verifier;
 use crate::jail::sandbox::{Sandbox, calls, empty_root, filter};
 use crate::log::errno::why;
 use crate::sys;
@@ -107,13 +107,13 @@ pub(in crate::jail::sandbox) fn keep_capabilities(kept: &[Capability], sets: &[C
 
 /// Installs what neither the supervisor nor its children can do. Returns how many filters there are now, if that can be known.
 fn filter_system_calls() -> Result<Option<u32>, String> {
-    let witness = Witness::call();
-    let testify = || witness.testify().map_err(|error| why(&error));
+    let verifier = Verifier::call();
+    let read_status = || verifier.read_status().map_err(|error| why(&error));
     // No program is ever executed, so nothing can be gained by doing so; and the kernel wants it where root's capabilities are few.
     prctl::set_no_new_privs().map_err(|errno| why(&errno.into()))?;
-    let before = testify()?;
+    let before = read_status()?;
     let added = filter::deny(calls::never()).map_err(|error| why(&error))?;
-    match (before, testify()?) {
+    match (before, read_status()?) {
         (Some(before), Some(after)) if after.filters != before.filters + added => Err("they are not in force".into()),
         (_, after) => Ok(after.map(|after| after.filters)),
     }

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 
 /// /proc/thread-self/status, open.
 #[derive(Debug)]
-pub(crate) struct Witness(Option<File>);
+pub(crate) struct Verifier(Option<File>);
 
 /// What it says that concerns a sandbox.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -18,17 +18,17 @@ pub(in crate::jail::sandbox) struct Testimony {
     pub(in crate::jail::sandbox) filters: u32,
 }
 
-impl Witness {
+impl Verifier {
     /// Calls it. Without /proc there is none, and what the system calls returned has to do.
-    pub(crate) fn call() -> Witness {
-        Witness(File::open("/proc/thread-self/status").ok())
+    pub(crate) fn call() -> Verifier {
+        Verifier(File::open("/proc/thread-self/status").ok())
     }
 
     /// What it says now.
     ///
     /// # Errors
     /// It cannot be read.
-    pub(in crate::jail::sandbox) fn testify(&self) -> io::Result<Option<Testimony>> {
+    pub(in crate::jail::sandbox) fn read_status(&self) -> io::Result<Option<Testimony>> {
         let Some(file) = &self.0 else { return Ok(None) };
         let mut text = vec![0; LONGEST];
         let length = file.read_at(&mut text, 0)?;

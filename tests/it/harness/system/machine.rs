@@ -65,6 +65,7 @@ pub fn in_own_network(name: &str, setup: &[String]) -> bool {
     // Shown only if it says something that the outer run does not say by itself.
     let said = [inner.stdout, inner.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
     said.lines().filter(|line| line.contains(": skipped, ")).for_each(|line| eprintln!("{line}"));
+    assert!(said.contains("running 1 test"), "{name} is the name of one test:\n{said}");
     assert!(inner.status.success(), "{name} failed in its own network:\n{said}");
     false
 }

@@ -12,22 +12,22 @@ const NO_SERVER: &str = "-";
 
 impl Relay<'_> {
     /// Waits for what a client sends.
-    pub(in crate::relay) fn await_request(&mut self, place: u32) {
-        self.pool[place].state = State::Dummy;
-        self.idle.join(&mut self.pool, place, self.now);
-        if self.pool[place].down.readable {
+    pub(in crate::relay) fn await_request(&mut self, slot: u32) {
+        self.pool[slot].state = State::Dummy;
+        self.idle.join(&mut self.pool, slot, self.now);
+        if self.pool[slot].down.readable {
             // It came before there was anybody to take it.
-            self.answer(place);
+            self.answer(slot);
         }
     }
 
     /// Answers a client that has sent something.
-    pub(in crate::relay) fn answer(&mut self, place: u32) {
-        let connection = &mut self.pool[place];
+    pub(in crate::relay) fn answer(&mut self, slot: u32) {
+        let connection = &mut self.pool[slot];
         let request = pump::take(&mut connection.down, &mut self.tools);
         if request.is_empty() {
             if connection.down.ended || connection.down.failed {
-                self.finish(place);
+                self.finish(slot);
             }
             return;
         }
@@ -37,8 +37,8 @@ impl Relay<'_> {
         if let (Some(log), Some(key)) = (&mut self.log, connection.key) {
             log.line(self.now, crate::relay::clock::unix_time().0, key, NO_SERVER, request);
         }
-        self.seat.add_client_bytes(connection.client, ANSWER.len() as u64, request.len() as u64);
+        self.worker_table.add_client_bytes(connection.client, ANSWER.len() as u64, request.len() as u64);
         pump::give(&mut connection.down, ANSWER, &mut self.tools);
-        self.begin_linger(place);
+        self.begin_linger(slot);
     }
 }

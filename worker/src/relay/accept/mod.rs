@@ -225,7 +225,7 @@ impl Relay<'_> {
         match self.accepting.paused {
             None => {}
             Some(Pause::Ahead(None)) => {
-                if fair_share::is_ahead(self.pool.open() as u32, self.seat.fewest_open()) {
+                if fair_share::is_ahead(self.pool.open() as u32, self.worker_table.fewest_open()) {
                     return self.accepting.rest_ends(&self.poll, self.now);
                 }
                 // Meanwhile the others have caught up, or take no more.
@@ -299,7 +299,7 @@ impl Relay<'_> {
         match self.accepting.paused {
             None | Some(Pause::Full { has_left: true, .. }) => {}
             Some(Pause::Full { has_left: false, .. }) => {
-                if fair_share::is_ahead(self.pool.open() as u32, self.seat.fewest_open()) {
+                if fair_share::is_ahead(self.pool.open() as u32, self.worker_table.fewest_open()) {
                     self.accepting.paused = Some(Pause::Full { look_at: self.now + YIELD, has_left: true });
                     return self.wake_one();
                 }
@@ -321,7 +321,7 @@ impl Relay<'_> {
         if self.accepting.paused.is_some() || !self.accepting.share.is_due(open, self.counters.closed, self.now) {
             return;
         }
-        if let Some(end) = self.accepting.share.pause(open, self.seat.fewest_open(), self.now) {
+        if let Some(end) = self.accepting.share.pause(open, self.worker_table.fewest_open(), self.now) {
             self.accepting.unwatch(&self.poll);
             self.accepting.paused = Some(Pause::Ahead(Some(end)));
             if self.accepting.has_clients() {
@@ -339,7 +339,7 @@ impl Relay<'_> {
             return;
         }
         if let Some(Pause::Ahead(_)) = self.accepting.paused {
-            let (open, fewest) = (self.pool.open() as u32, self.seat.fewest_open());
+            let (open, fewest) = (self.pool.open() as u32, self.worker_table.fewest_open());
             match self.accepting.share.next(open, fewest, self.accepting.has_clients(), self.now) {
                 Next::Resume => {}
                 Next::Rest => return self.accepting.rest(&self.poll, self.now),
@@ -361,7 +361,7 @@ impl Relay<'_> {
             Some(Pause::Busy | Pause::Shortage(_)) => None,
         };
         if open != self.published {
-            self.seat.set_open(open);
+            self.worker_table.set_open(open);
             self.published = open;
         }
     }
@@ -435,7 +435,7 @@ impl Relay<'_> {
 
     /// Claims a place among the connections of all workers.
     fn claim(&self) -> Option<u32> {
-        self.seat.claim_connection(self.settings.connections_max)
+        self.worker_table.claim_connection(self.settings.connections_max)
     }
 
     /// Claims a place, or puts up the sign that this worker has to be woken when one is free. The sign stays up for as long as accepting pauses
@@ -443,14 +443,14 @@ impl Relay<'_> {
     fn claim_or_wait(&self) -> Option<u32> {
         self.claim().or_else(|| {
             // Who frees a place after this looks at the sign; who did before it, left a place for the second try.
-            self.seat.await_connection();
-            self.claim().inspect(|_| self.seat.stop_waiting())
+            self.worker_table.await_connection();
+            self.claim().inspect(|_| self.worker_table.stop_waiting())
         })
     }
 
     /// Gives a place back. If others wait for one, this worker sees to that at the end of the turn.
     pub(in crate::relay) fn give_back(&mut self, number: u32) {
-        if self.seat.release_connection(number) {
+        if self.worker_table.release_connection(number) {
             self.accepting.has_vacancy = true;
         }
         if self.accepting.paused == Some(Pause::Busy) && !self.is_busy() {
@@ -462,8 +462,8 @@ impl Relay<'_> {
     /// there were too many clients does not have to wait any longer.
     fn return_unused(&mut self, number: u32) {
         // This worker watches the listener from now on, or waits anew.
-        self.seat.stop_waiting();
-        if self.seat.release_connection(number) {
+        self.worker_table.stop_waiting();
+        if self.worker_table.release_connection(number) {
             self.wake_one();
         }
     }
@@ -482,7 +482,7 @@ impl Relay<'_> {
         self.accepting.paused = Some(pause);
         self.await_vacancy(was_full);
         if !self.accepting.is_full() {
-            self.seat.stop_waiting();
+            self.worker_table.stop_waiting();
             // The kernel has woken this worker alone for the clients that wait now; others may have room for them.
             self.wake_workers();
         }
@@ -531,7 +531,7 @@ impl Relay<'_> {
         if self.accepting.paused.is_none() {
             return;
         }
-        self.seat.stop_waiting();
+        self.worker_table.stop_waiting();
         let was_full = self.accepting.is_full();
         self.watch_again();
         self.await_vacancy(was_full);

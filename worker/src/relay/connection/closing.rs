@@ -27,8 +27,8 @@ const PROLONGED: u8 = 5;
 
 impl Relay<'_> {
     /// Closes what is done on a relaying connection.
-    pub(in crate::relay) fn settle(&mut self, place: u32) {
-        let connection = &mut self.pool[place];
+    pub(in crate::relay) fn settle(&mut self, slot: u32) {
+        let connection = &mut self.pool[slot];
         let goes_on = |end: &End| !(end.ended || end.failed || end.broken);
         if goes_on(&connection.up) && goes_on(&connection.down) {
             return;
@@ -36,27 +36,27 @@ impl Relay<'_> {
         for side in [Side::Up, Side::Down] {
             let (end, other) = connection.ends(side);
             if end.failed {
-                return self.part(place, side);
+                return self.part(slot, side);
             }
             if end.broken && end.ended && end.held.is_none() && (other.shut || other.broken) {
-                return self.part(place, side);
+                return self.part(slot, side);
             }
         }
         let done = |end: &End| end.ended && end.held.is_none();
         if done(&connection.up) && done(&connection.down) && connection.up.shut && connection.down.shut {
-            return self.finish(place);
+            return self.finish(slot);
         }
         if connection.up.broken && connection.down.broken {
-            return self.finish(place);
+            return self.finish(slot);
         }
-        if let Some(side) = self.closes_fast(place) {
-            self.part_fast(place, side);
+        if let Some(side) = self.closes_fast(slot) {
+            self.part_fast(slot, side);
         }
     }
 
     /// The side whose end of file is to close both: if `tcp_fastclose` says so and all that was read has been sent.
-    fn closes_fast(&self, place: u32) -> Option<Side> {
-        let connection = &self.pool[place];
+    fn closes_fast(&self, slot: u32) -> Option<Side> {
+        let connection = &self.pool[slot];
         let (up, down) = match self.settings.fastclose {
             Fastclose::Off => return None,
             Fastclose::Up => (true, false),
@@ -76,15 +76,15 @@ impl Relay<'_> {
 
     /// Closes both sides after the end of file of one. A side that has sent what was not read would be reset by that, which
     /// could destroy the last that was sent to it: it lingers.
-    fn part_fast(&mut self, place: u32, ended: Side) {
-        let unread = self.pool[place].end(ended.other()).has_unread();
-        if unread { self.part(place, ended) } else { self.finish(place) }
+    fn part_fast(&mut self, slot: u32, ended: Side) {
+        let unread = self.pool[slot].end(ended.other()).has_unread();
+        if unread { self.part(slot, ended) } else { self.finish(slot) }
     }
 
     /// One end is gone: closes it, and ends the connection or lets the other end linger.
-    pub(in crate::relay) fn part(&mut self, place: u32, gone: Side) {
-        self.untime_head(place);
-        let connection = &mut self.pool[place];
+    pub(in crate::relay) fn part(&mut self, slot: u32, gone: Side) {
+        self.untime_head(slot);
+        let connection = &mut self.pool[slot];
         let (lost, rest) = connection.ends(gone);
         let was_reset = lost.failed;
         lost.socket = None;
@@ -92,12 +92,12 @@ impl Relay<'_> {
         rest.broken |= rest.socket.is_none();
         let nothing_under_way = rest.held.is_none() && rest.socket.as_ref().is_none_or(|s| sys::unsent(s) == Ok(0));
         if gone == Side::Up {
-            self.release_target(place);
+            self.release_target(slot);
         }
-        let connection = &mut self.pool[place];
+        let connection = &mut self.pool[slot];
         let rest = connection.end(gone.other());
         if rest.broken || rest.failed || (rest.ended && nothing_under_way && !was_reset) {
-            return self.finish(place);
+            return self.finish(slot);
         }
         if was_reset && let Some(session) = &mut rest.session {
             session.cut();
@@ -106,21 +106,21 @@ impl Relay<'_> {
             if let Some(socket) = &rest.socket {
                 reset_on_close(socket);
             }
-            return self.finish(place);
+            return self.finish(slot);
         }
-        self.begin_linger(place);
+        self.begin_linger(slot);
     }
 
     /// Has the one end that is left linger.
-    pub(in crate::relay) fn begin_linger(&mut self, place: u32) {
-        self.pool[place].state = State::Lingering;
-        self.lingering.wait(&mut self.pool, place, self.now);
-        self.linger(place);
+    pub(in crate::relay) fn begin_linger(&mut self, slot: u32) {
+        self.pool[slot].state = State::Lingering;
+        self.lingering.wait(&mut self.pool, slot, self.now);
+        self.linger(slot);
     }
 
     /// Delivers what is left for the remaining end, then its end of file, then waits for its own.
-    pub(in crate::relay) fn linger(&mut self, place: u32) {
-        let connection = &mut self.pool[place];
+    pub(in crate::relay) fn linger(&mut self, slot: u32) {
+        let connection = &mut self.pool[slot];
         let side = if connection.down.socket.is_some() { Side::Down } else { Side::Up };
         let Connection { down, up, discarded, .. } = connection;
         let end = if side == Side::Down { down } else { up };
@@ -138,56 +138,56 @@ impl Relay<'_> {
             false
         };
         if end.broken || end.failed || (end.ended && end.held.is_none()) {
-            return self.finish(place);
+            return self.finish(slot);
         }
-        self.note_untaken(place);
+        self.note_untaken(slot);
         if is_active {
-            self.idle.touch(&mut self.pool, place, self.now);
+            self.idle.touch(&mut self.pool, slot, self.now);
         }
         if more {
-            self.come_back(place, side);
+            self.come_back(slot, side);
         }
     }
 
     /// The time for lingering is up: ends the connection, unless the remaining end still has to take what it was sent. That cannot go on for
     /// ever: nobody is left who could be told that it does not.
-    pub(in crate::relay) fn linger_ends(&mut self, place: u32) {
-        let connection = &self.pool[place];
+    pub(in crate::relay) fn linger_ends(&mut self, slot: u32) {
+        let connection = &self.pool[slot];
         let end = if connection.down.socket.is_some() { &connection.down } else { &connection.up };
         let under_way = end.held.is_some() || end.socket.as_ref().is_some_and(|s| sys::unsent(s).is_ok_and(|n| n > 0));
         if !under_way || connection.prolonged >= PROLONGED {
-            return self.cut(place);
+            return self.cut(slot);
         }
-        self.pool[place].prolonged += 1;
-        self.lingering.leave(&mut self.pool, place);
-        self.lingering.wait(&mut self.pool, place, self.now);
+        self.pool[slot].prolonged += 1;
+        self.lingering.leave(&mut self.pool, slot);
+        self.lingering.wait(&mut self.pool, slot, self.now);
     }
 
     /// A connection was silent for too long.
-    pub(in crate::relay) fn idle_ends(&mut self, place: u32) {
+    pub(in crate::relay) fn idle_ends(&mut self, slot: u32) {
         if self.debug.on(2) {
-            let number = self.pool[place].number;
+            let number = self.pool[slot].number;
             self.debug.say(2, format_args!("connection {number} was idle for {} s", self.settings.idle_timeout));
         }
-        self.cut(place);
+        self.cut(slot);
     }
 
     /// An operator wants a connection ended at once: both sides learn that it failed. One that got the number only after the order
     /// (monotonic nanoseconds) is not meant.
     pub(in crate::relay) fn close_numbered(&mut self, number: u32, before: u64) {
-        let Some(place) = self.pool.numbered(number) else { return };
-        let connection = &self.pool[place];
+        let Some(slot) = self.pool.numbered(number) else { return };
+        let connection = &self.pool[slot];
         if connection.began >= before {
             return;
         }
         connection.up.socket.iter().chain(&connection.down.socket).for_each(reset_on_close);
-        self.finish(place);
+        self.finish(slot);
     }
 
     /// Ends a connection before its time. An end that was not given all that came for it is reset: after an end of file it would take
     /// what it got for the whole.
-    pub(in crate::relay) fn cut(&mut self, place: u32) {
-        let Connection { down, up, .. } = &self.pool[place];
+    pub(in crate::relay) fn cut(&mut self, slot: u32) {
+        let Connection { down, up, .. } = &self.pool[slot];
         for (end, other) in [(down, up), (up, down)] {
             if let Some(socket) = &end.socket
                 && (end.held.is_some() || other.has_unread())
@@ -195,31 +195,31 @@ impl Relay<'_> {
                 reset_on_close(socket);
             }
         }
-        self.finish(place);
+        self.finish(slot);
     }
 
     /// Ends a connection, in whatever state, and gives back exactly what it took.
-    pub(in crate::relay) fn finish(&mut self, place: u32) {
-        match self.pool[place].state {
-            State::Connecting => self.end_connect(place),
-            State::Waiting => self.leave_waiting(place),
-            State::Greeting => self.greeting.leave(&mut self.pool, place),
-            State::Lingering => self.lingering.leave(&mut self.pool, place),
+    pub(in crate::relay) fn finish(&mut self, slot: u32) {
+        match self.pool[slot].state {
+            State::Connecting => self.end_connect(slot),
+            State::Waiting => self.leave_waiting(slot),
+            State::Greeting => self.greeting.leave(&mut self.pool, slot),
+            State::Lingering => self.lingering.leave(&mut self.pool, slot),
             State::Relaying | State::Dummy | State::Idler | State::Free => {}
         }
-        self.untime_head(place);
-        self.idle.leave(&mut self.pool, place);
-        self.unfinished.forget(self.pool[place].unfinished);
-        self.forget_untaken(place);
-        self.release_target(place);
-        let Connection { number, state, since, key, .. } = self.pool[place];
+        self.untime_head(slot);
+        self.idle.leave(&mut self.pool, slot);
+        self.unfinished.forget(self.pool[slot].unfinished);
+        self.forget_untaken(slot);
+        self.release_target(slot);
+        let Connection { number, state, since, key, .. } = self.pool[slot];
         if self.debug.on(2) {
-            let session = self.pool[place].down.session.as_ref();
+            let session = self.pool[slot].down.session.as_ref();
             let cut = session.is_some_and(|session| !session.is_handshaking() && !session.peer_closed());
             let cut = if cut { "; the client sent no close_notify" } else { "" };
             self.debug.say(2, format_args!("connection {number} ends{cut}"));
         }
-        self.pool.free(place);
+        self.pool.free(slot);
         match key {
             Some(_) => self.counters.closed += 1,
             None => self.idlers.ended((state == State::Idler).then(|| self.now.saturating_sub(since)), self.now),
@@ -228,9 +228,9 @@ impl Relay<'_> {
     }
 
     /// Gives back the place at the server.
-    pub(in crate::relay) fn release_target(&mut self, place: u32) {
-        if let Some(target) = self.pool[place].target.take() {
-            self.seat.release(target.row(self.settings.table_size()));
+    pub(in crate::relay) fn release_target(&mut self, slot: u32) {
+        if let Some(target) = self.pool[slot].target.take() {
+            self.worker_table.release(target.row(self.settings.table_size()));
         }
     }
 }

@@ -10,7 +10,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
 use crate::relay::tls::{Cipher, Session};
 use crate::relay::transfer::splice::Pipe;
-use crate::relay::transfer::splice_recheck::Doubt;
+use crate::relay::transfer::splice_recheck::DrainState;
 
 /// One socket of a connection, and what waits to be sent to it.
 #[derive(Debug, Default)]
@@ -45,7 +45,7 @@ pub struct End {
     /// Waits on the list of those that have more to read now.
     pub queued: bool,
     /// Whether `readable` is without doubt where it is not set.
-    pub doubt: Doubt,
+    pub doubt: DrainState,
     /// Is on the list of those that are looked at again because of the doubt.
     pub listed: bool,
     /// The monotonic millisecond of the last splice(2) from it, without the upper half.

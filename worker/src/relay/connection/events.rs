@@ -6,7 +6,7 @@ use crate::relay::debug::Debug;
 use crate::relay::http::Turn;
 use crate::relay::request_log::LogWriter;
 use crate::relay::transfer::pump;
-use crate::relay::transfer::pump::{Manner, Tools};
+use crate::relay::transfer::pump::{PumpOptions, Tools};
 use crate::relay::{Relay, clock};
 
 impl Relay<'_> {
@@ -27,28 +27,28 @@ impl Relay<'_> {
         match (state, name.side) {
             (State::Greeting, _) => {
                 if event.is_error() {
-                    self.finish(name.place);
+                    self.finish(name.slot);
                 } else {
-                    self.greet(name.place);
+                    self.greet(name.slot);
                 }
             }
-            (State::Connecting, Side::Up) => self.connect_progress(name.place, event),
+            (State::Connecting, Side::Up) => self.connect_progress(name.slot, event),
             (State::Connecting, Side::Down) | (State::Waiting, _) => {
                 if event.is_error() {
-                    self.finish(name.place);
+                    self.finish(name.slot);
                 }
             }
             (State::Relaying, side) => {
                 if readable {
-                    self.relay(name.place, side);
+                    self.relay(name.slot, side);
                 }
                 if writable && self.wants_to_send(name, side) {
-                    self.relay(name.place, side.other());
+                    self.relay(name.slot, side.other());
                 }
             }
-            (State::Lingering, _) => self.linger(name.place),
-            (State::Dummy, _) => self.answer(name.place),
-            (State::Idler, _) => self.drain_idler(name.place),
+            (State::Lingering, _) => self.linger(name.slot),
+            (State::Dummy, _) => self.answer(name.slot),
+            (State::Idler, _) => self.drain_idler(name.slot),
             (State::Free, _) => {}
         }
     }
@@ -69,16 +69,16 @@ impl Relay<'_> {
         let room = std::mem::take(&mut self.next_ready);
         let mut ready = std::mem::replace(&mut self.ready, room);
         for (step, name) in ready.drain(..).enumerate() {
-            if let Some(status) = self.breathe(step) {
+            if let Some(status) = self.poll_control(step) {
                 return Some(status);
             }
             let Some(connection) = self.pool.named(name) else { continue };
             connection.end(name.side).queued = false;
             match connection.state {
-                State::Relaying => self.relay(name.place, name.side),
-                State::Lingering => self.linger(name.place),
-                State::Idler => self.drain_idler(name.place),
-                State::Greeting => self.greet(name.place),
+                State::Relaying => self.relay(name.slot, name.side),
+                State::Lingering => self.linger(name.slot),
+                State::Idler => self.drain_idler(name.slot),
+                State::Greeting => self.greet(name.slot),
                 State::Connecting | State::Waiting | State::Dummy | State::Free => {}
             }
             self.bound_unfinished();
@@ -88,9 +88,9 @@ impl Relay<'_> {
     }
 
     /// Gives an end another turn in the next round.
-    pub(in crate::relay) fn come_back(&mut self, place: u32, side: Side) {
-        let connection = &mut self.pool[place];
-        let name = Name { place, generation: connection.generation, side };
+    pub(in crate::relay) fn come_back(&mut self, slot: u32, side: Side) {
+        let connection = &mut self.pool[slot];
+        let name = Name { slot, generation: connection.generation, side };
         let end = connection.end(side);
         if !std::mem::replace(&mut end.queued, true) {
             self.ready.push(name);
@@ -98,8 +98,8 @@ impl Relay<'_> {
     }
 
     /// Moves what one end has sent to the other, counts it, and closes what is done.
-    pub(in crate::relay) fn relay(&mut self, place: u32, from: Side) {
-        let connection = &mut self.pool[place];
+    pub(in crate::relay) fn relay(&mut self, slot: u32, from: Side) {
+        let connection = &mut self.pool[slot];
         let is_timed = self.idle.is_on();
         let held = if is_timed { connection.end(from.other()).held_bytes() } else { 0 };
         let moved =
@@ -107,41 +107,41 @@ impl Relay<'_> {
         // A slow reader that takes what was held is not silent.
         let is_active = is_timed && (moved.bytes > 0 || connection.end(from.other()).held_bytes() < held);
         if moved.given > 0 {
-            self.count(place, from, moved.given);
+            self.count(slot, from, moved.given);
         }
         if is_active {
-            self.idle.touch(&mut self.pool, place, self.now);
+            self.idle.touch(&mut self.pool, slot, self.now);
         }
         if moved.more {
-            self.come_back(place, from);
+            self.come_back(slot, from);
         }
-        if self.pool[place].end(from).is_unlisted_doubt() {
-            self.look_later(place, from);
+        if self.pool[slot].end(from).is_unlisted_doubt() {
+            self.look_later(slot, from);
         }
-        self.note_untaken(place);
-        if self.pool[place].down.session.is_some() || self.pool[place].http.is_some() {
-            self.note_unfinished(place);
+        self.note_untaken(slot);
+        if self.pool[slot].down.session.is_some() || self.pool[slot].http.is_some() {
+            self.note_unfinished(slot);
         }
-        if self.pool[place].http.is_some() {
-            self.log_requests(place);
-            if !self.after_http(place, from) {
+        if self.pool[slot].http.is_some() {
+            self.log_requests(slot);
+            if !self.after_http(slot, from) {
                 return;
             }
         }
-        self.settle(place);
+        self.settle(slot);
     }
 
     /// Adds relayed bytes to the figures of the client and of the server.
-    pub(in crate::relay) fn count(&mut self, place: u32, from: Side, bytes: u64) {
-        let connection = &self.pool[place];
+    pub(in crate::relay) fn count(&mut self, slot: u32, from: Side, bytes: u64) {
+        let connection = &self.pool[slot];
         let (up, down) = match from {
             Side::Down => (bytes, 0),
             Side::Up => (0, bytes),
         };
         if let Some(target) = connection.target {
-            self.seat.add_server_bytes(target.row(self.settings.table_size()), up, down);
+            self.worker_table.add_server_bytes(target.row(self.settings.table_size()), up, down);
         }
-        self.seat.add_client_bytes(connection.client, down, up);
+        self.worker_table.add_client_bytes(connection.client, down, up);
     }
 }
 
@@ -177,7 +177,7 @@ fn move_bytes(
     let may_splice = connection.down.session.is_none();
     let turn = http.as_deref_mut().map(|exchange| Turn::of(exchange, from == Side::Down));
     let (source, sink) = connection.ends(from);
-    let moved = pump::pump(source, sink, tools, Manner { may_splice, watch, http: turn, now });
+    let moved = pump::pump(source, sink, tools, PumpOptions { may_splice, watch, http: turn, now });
     connection.http = http;
     connection.line = match line {
         LogDue::Later if from == Side::Up && moved.bytes > 0 => LogDue::Due,

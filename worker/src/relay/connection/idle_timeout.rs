@@ -26,26 +26,26 @@ impl Idle {
     }
 
     /// Takes in a connection that is established now.
-    pub fn join(&mut self, pool: &mut Pool, place: u32, now: u64) {
+    pub fn join(&mut self, pool: &mut Pool, slot: u32, now: u64) {
         if self.is_on() {
-            pool[place].active = second(now);
-            self.queue.join(pool, place);
+            pool[slot].active = second(now);
+            self.queue.join(pool, slot);
         }
     }
 
     /// There was traffic on a connection.
-    pub fn touch(&mut self, pool: &mut Pool, place: u32, now: u64) {
-        let connection = &mut pool[place];
+    pub fn touch(&mut self, pool: &mut Pool, slot: u32, now: u64) {
+        let connection = &mut pool[slot];
         if connection.links[IDLE].is_queued() && connection.active != second(now) {
-            self.queue.leave(pool, place);
-            self.join(pool, place, now);
+            self.queue.leave(pool, slot);
+            self.join(pool, slot, now);
         }
     }
 
     /// Takes out a connection that ends.
-    pub fn leave(&mut self, pool: &mut Pool, place: u32) {
-        if pool[place].links[IDLE].is_queued() {
-            self.queue.leave(pool, place);
+    pub fn leave(&mut self, pool: &mut Pool, slot: u32) {
+        if pool[slot].links[IDLE].is_queued() {
+            self.queue.leave(pool, slot);
         }
     }
 
@@ -55,14 +55,14 @@ impl Idle {
         self.timeout = timeout;
         match (was_on, self.is_on()) {
             (true, false) => {
-                while let Some(place) = self.queue.first() {
-                    self.queue.leave(pool, place);
+                while let Some(slot) = self.queue.first() {
+                    self.queue.leave(pool, slot);
                 }
             }
             (false, true) => {
-                for place in 0..pool.places() {
-                    match pool[place].state {
-                        State::Relaying | State::Lingering | State::Dummy => self.join(pool, place, now),
+                for slot in 0..pool.slots() {
+                    match pool[slot].state {
+                        State::Relaying | State::Lingering | State::Dummy => self.join(pool, slot, now),
                         State::Free | State::Greeting | State::Connecting | State::Waiting | State::Idler => {}
                     }
                 }
@@ -74,7 +74,7 @@ impl Idle {
     /// When the first connection will have been silent for too long, in monotonic milliseconds.
     pub fn next_deadline(&self, pool: &Pool) -> Option<u64> {
         // The traffic may have been at the end of its second.
-        self.queue.first().map(|place| (u64::from(pool[place].active) + 1 + u64::from(self.timeout)) * 1000)
+        self.queue.first().map(|slot| (u64::from(pool[slot].active) + 1 + u64::from(self.timeout)) * 1000)
     }
 
     /// A connection that has been silent for too long.
@@ -93,9 +93,9 @@ mod tests {
     use super::*;
 
     fn established(pool: &mut Pool) -> u32 {
-        let place = pool.take();
-        pool[place].state = State::Relaying;
-        place
+        let slot = pool.take();
+        pool[slot].state = State::Relaying;
+        slot
     }
 
     #[test]

@@ -167,7 +167,7 @@ impl Connection {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Name {
     /// Its place in the pool.
-    pub place: u32,
+    pub slot: u32,
     /// The generation of that place.
     pub generation: u32,
     /// Which socket.
@@ -181,20 +181,20 @@ compile_error!(
 );
 
 /// Places fit 31 bits; the tokens above are the event loop's own.
-const PLACES: usize = (1 << 31) - 8;
+const SLOTS: usize = (1 << 31) - 8;
 
 impl Name {
     /// The token for the poll.
     pub fn token(self) -> Token {
         let side = u64::from(self.side == Side::Up);
-        Token((u64::from(self.generation) << 32 | u64::from(self.place) << 1 | side) as usize)
+        Token((u64::from(self.generation) << 32 | u64::from(self.slot) << 1 | side) as usize)
     }
 
     /// The name in a token that [`Name::token`] made.
     pub fn of(token: Token) -> Name {
         let bits = token.0 as u64;
         Name {
-            place: (bits as u32) >> 1,
+            slot: (bits as u32) >> 1,
             generation: (bits >> 32) as u32,
             side: if bits & 1 == 1 { Side::Up } else { Side::Down },
         }
@@ -204,53 +204,53 @@ impl Name {
 /// All connections of a worker. Places are used again, lowest last freed first; memory grows with the most ever open.
 #[derive(Debug, Default)]
 pub struct Pool {
-    places: Vec<Connection>,
+    slots: Vec<Connection>,
     free: Vec<u32>,
 }
 
 impl Pool {
     /// Takes a place for a new connection.
     pub fn take(&mut self) -> u32 {
-        if let Some(place) = self.free.pop() {
-            return place;
+        if let Some(slot) = self.free.pop() {
+            return slot;
         }
-        debug_assert!(self.places.len() < PLACES);
-        self.places.push(Connection::default());
-        self.places.len() as u32 - 1
+        debug_assert!(self.slots.len() < SLOTS);
+        self.slots.push(Connection::default());
+        self.slots.len() as u32 - 1
     }
 
     /// Frees a place: its sockets close, its generation moves on.
-    pub fn free(&mut self, place: u32) {
-        let generation = self.places[place as usize].generation.wrapping_add(1);
-        self.places[place as usize] = Connection { generation, ..Connection::default() };
-        self.free.push(place);
+    pub fn free(&mut self, slot: u32) {
+        let generation = self.slots[slot as usize].generation.wrapping_add(1);
+        self.slots[slot as usize] = Connection { generation, ..Connection::default() };
+        self.free.push(slot);
     }
 
     /// Open connections.
     pub fn open(&self) -> usize {
-        self.places.len() - self.free.len()
+        self.slots.len() - self.free.len()
     }
 
     /// The number of places there are, used or not.
-    pub fn places(&self) -> u32 {
-        self.places.len() as u32
+    pub fn slots(&self) -> u32 {
+        self.slots.len() as u32
     }
 
     /// The place of the connection with a number.
     pub fn numbered(&self, number: u32) -> Option<u32> {
         let at = |connection: &Connection| connection.state != State::Free && connection.number == number;
-        self.places.iter().position(at).map(|place| place as u32)
+        self.slots.iter().position(at).map(|slot| slot as u32)
     }
 
     /// The connections that are open.
     pub fn iter(&self) -> impl Iterator<Item = &Connection> {
-        self.places.iter().filter(|connection| connection.state != State::Free)
+        self.slots.iter().filter(|connection| connection.state != State::Free)
     }
 
     /// The connection that a name still names.
     pub fn named(&mut self, name: Name) -> Option<&mut Connection> {
-        self.places
-            .get_mut(name.place as usize)
+        self.slots
+            .get_mut(name.slot as usize)
             .filter(|connection| connection.generation == name.generation && connection.state != State::Free)
     }
 }
@@ -258,14 +258,14 @@ impl Pool {
 impl std::ops::Index<u32> for Pool {
     type Output = Connection;
 
-    fn index(&self, place: u32) -> &Connection {
-        &self.places[place as usize]
+    fn index(&self, slot: u32) -> &Connection {
+        &self.slots[slot as usize]
     }
 }
 
 impl std::ops::IndexMut<u32> for Pool {
-    fn index_mut(&mut self, place: u32) -> &mut Connection {
-        &mut self.places[place as usize]
+    fn index_mut(&mut self, slot: u32) -> &mut Connection {
+        &mut self.slots[slot as usize]
     }
 }
 
@@ -286,9 +286,9 @@ mod tests {
     #[test]
     fn names_survive_the_token() {
         for side in [Side::Down, Side::Up] {
-            let name = Name { place: PLACES as u32 - 1, generation: u32::MAX, side };
+            let name = Name { slot: SLOTS as u32 - 1, generation: u32::MAX, side };
             assert_eq!(Name::of(name.token()), name);
-            let name = Name { place: 0, generation: 7, side };
+            let name = Name { slot: 0, generation: 7, side };
             assert_eq!(Name::of(name.token()), name);
         }
     }
@@ -296,14 +296,14 @@ mod tests {
     #[test]
     fn a_former_owner_names_nothing() {
         let mut pool = Pool::default();
-        let place = pool.take();
-        pool[place].state = State::Relaying;
-        let name = Name { place, generation: pool[place].generation, side: Side::Up };
+        let slot = pool.take();
+        pool[slot].state = State::Relaying;
+        let name = Name { slot, generation: pool[slot].generation, side: Side::Up };
         assert!(pool.named(name).is_some());
-        pool.free(place);
+        pool.free(slot);
         assert!(pool.named(name).is_none());
-        assert_eq!(pool.take(), place);
-        pool[place].state = State::Connecting;
+        assert_eq!(pool.take(), slot);
+        pool[slot].state = State::Connecting;
         assert!(pool.named(name).is_none());
         assert_eq!(pool.open(), 1);
     }

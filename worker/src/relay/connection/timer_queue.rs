@@ -52,19 +52,19 @@ impl<const KIND: usize> Default for Queue<KIND> {
 
 impl<const KIND: usize> Queue<KIND> {
     /// Puts a connection at the end.
-    pub fn join(&mut self, pool: &mut Pool, place: u32) {
-        debug_assert!(!pool[place].links[KIND].is_queued());
-        pool[place].links[KIND] = Links { before: self.last, after: NONE };
+    pub fn join(&mut self, pool: &mut Pool, slot: u32) {
+        debug_assert!(!pool[slot].links[KIND].is_queued());
+        pool[slot].links[KIND] = Links { before: self.last, after: NONE };
         match self.last {
-            NONE => self.first = place,
-            last => pool[last].links[KIND].after = place,
+            NONE => self.first = slot,
+            last => pool[last].links[KIND].after = slot,
         }
-        self.last = place;
+        self.last = slot;
     }
 
     /// Takes a connection out.
-    pub fn leave(&mut self, pool: &mut Pool, place: u32) {
-        let Links { before, after } = std::mem::take(&mut pool[place].links[KIND]);
+    pub fn leave(&mut self, pool: &mut Pool, slot: u32) {
+        let Links { before, after } = std::mem::take(&mut pool[slot].links[KIND]);
         debug_assert!(before != UNQUEUED);
         match before {
             NONE => self.first = after,
@@ -84,9 +84,9 @@ impl<const KIND: usize> Queue<KIND> {
 
 impl Queue<STEP> {
     /// Puts a connection at the end, where it waits from now on.
-    pub fn wait(&mut self, pool: &mut Pool, place: u32, now: u64) {
-        pool[place].since = now;
-        self.join(pool, place);
+    pub fn wait(&mut self, pool: &mut Pool, slot: u32, now: u64) {
+        pool[slot].since = now;
+        self.join(pool, slot);
     }
 
     /// The first connection, if it has waited for `time` milliseconds.
@@ -96,7 +96,7 @@ impl Queue<STEP> {
 
     /// When the first connection will have waited for `time` milliseconds.
     pub fn next_deadline(&self, pool: &Pool, time: u64) -> Option<u64> {
-        self.first().map(|place| pool[place].since + time)
+        self.first().map(|slot| pool[slot].since + time)
     }
 }
 
@@ -107,24 +107,24 @@ mod tests {
     #[test]
     fn first_in_first_due_and_anyone_may_leave() {
         let (mut pool, mut queue) = (Pool::default(), Queue::<STEP>::default());
-        let places: Vec<u32> = (0..5).map(|_| pool.take()).collect();
-        for (n, place) in places.iter().enumerate() {
-            queue.wait(&mut pool, *place, 10 * n as u64);
+        let slots: Vec<u32> = (0..5).map(|_| pool.take()).collect();
+        for (n, slot) in slots.iter().enumerate() {
+            queue.wait(&mut pool, *slot, 10 * n as u64);
         }
-        queue.leave(&mut pool, places[2]);
-        queue.leave(&mut pool, places[0]);
-        queue.leave(&mut pool, places[4]);
+        queue.leave(&mut pool, slots[2]);
+        queue.leave(&mut pool, slots[0]);
+        queue.leave(&mut pool, slots[4]);
         assert_eq!(queue.next_deadline(&pool, 5), Some(15));
         assert_eq!(queue.due(&pool, 5, 14), None);
-        assert_eq!(queue.due(&pool, 5, 30), Some(places[1]));
+        assert_eq!(queue.due(&pool, 5, 30), Some(slots[1]));
         // The time may change at any moment.
-        assert_eq!((queue.due(&pool, 21, 30), queue.due(&pool, 20, 30)), (None, Some(places[1])));
-        queue.leave(&mut pool, places[1]);
-        assert_eq!(queue.due(&pool, 0, 30), Some(places[3]));
-        queue.leave(&mut pool, places[3]);
+        assert_eq!((queue.due(&pool, 21, 30), queue.due(&pool, 20, 30)), (None, Some(slots[1])));
+        queue.leave(&mut pool, slots[1]);
+        assert_eq!(queue.due(&pool, 0, 30), Some(slots[3]));
+        queue.leave(&mut pool, slots[3]);
         assert_eq!((queue.due(&pool, 0, 99), queue.first()), (None, None));
-        queue.wait(&mut pool, places[4], 7);
-        assert_eq!(queue.due(&pool, 0, 7), Some(places[4]));
+        queue.wait(&mut pool, slots[4], 7);
+        assert_eq!(queue.due(&pool, 0, 7), Some(slots[4]));
     }
 
     #[test]

@@ -58,14 +58,14 @@ impl Line {
 }
 
 fn version(at: u8, byte: u8) -> Line {
-    let place = usize::from(at);
-    match (VERSION.get(place), byte) {
+    let position = usize::from(at);
+    match (VERSION.get(position), byte) {
         (Some(wanted), byte) if *wanted == byte => Line::Version(at + 1),
-        (None, b'0' | b'1') if place == VERSION.len() => Line::Version(at + 1),
-        (None, b'\r') if place > VERSION.len() => Line::Return,
-        (None, b'\n') if place > VERSION.len() => Line::Whole,
+        (None, b'0' | b'1') if position == VERSION.len() => Line::Version(at + 1),
+        (None, b'\r') if position > VERSION.len() => Line::Return,
+        (None, b'\n') if position > VERSION.len() => Line::Whole,
         // Where the number of the version stands, and another stands there.
-        (Some(b'1') | None, b'0'..=b'9') if place <= VERSION.len() => Line::Not(Refusal::Version),
+        (Some(b'1') | None, b'0'..=b'9') if position <= VERSION.len() => Line::Not(Refusal::Version),
         _ => Line::Not(Refusal::NotHttp),
     }
 }

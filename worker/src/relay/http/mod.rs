@@ -28,7 +28,7 @@ use pen_ipc::refusal::Refusal;
 /// The two directions of a connection that `-H` is on for.
 #[derive(Debug)]
 pub struct Exchange {
-    stage: Stage,
+    stage: ExchangeStage,
     others: Others,
     /// The beginning of a head, or of a trailer section, that is not whole yet; while a server is asked for a switch, what came behind the asking request.
     held: Vec<u8>,
@@ -83,7 +83,7 @@ pub enum Ending {
 
 /// Where in what the client sends the next byte is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Stage {
+enum ExchangeStage {
     /// In a head, or before one.
     Head,
     /// In a body.
@@ -112,7 +112,7 @@ impl Exchange {
     pub fn new(client: ClientKey, https: bool, others: Others) -> Exchange {
         let address = client.ip().map_or_else(|| "unknown".to_owned(), |ip| ip.to_string());
         Exchange {
-            stage: Stage::Head,
+            stage: ExchangeStage::Head,
             others,
             held: Vec::new(),
             seen: 0,
@@ -145,8 +145,8 @@ impl Exchange {
         let mut rest = input;
         // What passes whole is not copied.
         match &mut self.stage {
-            Stage::Passing => return input,
-            Stage::Body(..) => {
+            ExchangeStage::Passing => return input,
+            ExchangeStage::Body(..) => {
                 let taken = self.follow(input);
                 if taken == input.len() || self.refused().is_some() {
                     return &input[..taken];
@@ -154,7 +154,11 @@ impl Exchange {
                 out.extend(&input[..taken]);
                 rest = &input[taken..];
             }
-            Stage::Head | Stage::Trailers(_) | Stage::Asking | Stage::Ended | Stage::Refused { .. } => {}
+            ExchangeStage::Head
+            | ExchangeStage::Trailers(_)
+            | ExchangeStage::Asking
+            | ExchangeStage::Ended
+            | ExchangeStage::Refused { .. } => {}
         }
         self.go_on(rest, out);
         out
@@ -177,11 +181,11 @@ impl Exchange {
     /// What is waited for, if a head or trailer section has begun and is not whole, or something was refused.
     pub fn waits(&self) -> Option<Wait> {
         match self.stage {
-            Stage::Refused { .. } => Some(Wait::Answers),
+            ExchangeStage::Refused { .. } => Some(Wait::Answers),
             _ if self.held.is_empty() => None,
-            Stage::Head if self.others == Others::Pass && self.line != Line::Whole => Some(Wait::Protocol),
-            Stage::Head | Stage::Trailers(_) => Some(Wait::Head),
-            Stage::Body(..) | Stage::Asking | Stage::Passing | Stage::Ended => None,
+            ExchangeStage::Head if self.others == Others::Pass && self.line != Line::Whole => Some(Wait::Protocol),
+            ExchangeStage::Head | ExchangeStage::Trailers(_) => Some(Wait::Head),
+            ExchangeStage::Body(..) | ExchangeStage::Asking | ExchangeStage::Passing | ExchangeStage::Ended => None,
         }
     }
 
@@ -202,7 +206,7 @@ impl Exchange {
 
     /// Whether the client's bytes have to wait for the server's answer.
     pub fn is_asking(&self) -> bool {
-        self.stage == Stage::Asking
+        self.stage == ExchangeStage::Asking
     }
 
     /// Whether so many bytes wait for the answer that no more may be taken from the client.
@@ -250,8 +254,13 @@ impl Exchange {
     /// Why a request was refused, if one was: nothing more of this client goes to the server.
     pub fn refused(&self) -> Option<Refusal> {
         match self.stage {
-            Stage::Refused { why, .. } => Some(why),
-            Stage::Head | Stage::Body(..) | Stage::Trailers(_) | Stage::Asking | Stage::Passing | Stage::Ended => None,
+            ExchangeStage::Refused { why, .. } => Some(why),
+            ExchangeStage::Head
+            | ExchangeStage::Body(..)
+            | ExchangeStage::Trailers(_)
+            | ExchangeStage::Asking
+            | ExchangeStage::Passing
+            | ExchangeStage::Ended => None,
         }
     }
 
@@ -262,11 +271,11 @@ impl Exchange {
 
     /// How the connection ends, if nothing more of the client passes. `is_over`: the server says no more.
     pub fn ending(&self, is_over: bool) -> Option<Ending> {
-        if self.stage == Stage::Ended {
+        if self.stage == ExchangeStage::Ended {
             let is_done = is_over || self.asked.is_answered();
             return Some(if is_done { Ending::Silent } else { Ending::Later });
         }
-        let Stage::Refused { why, partly, owed } = self.stage else { return None };
+        let ExchangeStage::Refused { why, partly, owed } = self.stage else { return None };
         Some(match (partly, self.asked.is_answered(), is_over) {
             _ if self.asked.is_broken() => Ending::Silent,
             (false, true, _) if !owed => Ending::Status(why),
@@ -290,21 +299,25 @@ impl Exchange {
 
     /// Whether nothing is to be done any more, whatever comes.
     pub fn is_over(&self) -> bool {
-        self.stage == Stage::Passing && self.held.is_empty()
+        self.stage == ExchangeStage::Passing && self.held.is_empty()
     }
 
     /// How many bytes of the client may pass unseen from here; [`Exchange::skip_request`] says how many did.
     pub fn unseen_request(&self) -> u64 {
         match &self.stage {
-            Stage::Body(body, _) => body.certain(),
-            Stage::Passing => u64::MAX,
-            Stage::Head | Stage::Trailers(_) | Stage::Asking | Stage::Ended | Stage::Refused { .. } => 0,
+            ExchangeStage::Body(body, _) => body.certain(),
+            ExchangeStage::Passing => u64::MAX,
+            ExchangeStage::Head
+            | ExchangeStage::Trailers(_)
+            | ExchangeStage::Asking
+            | ExchangeStage::Ended
+            | ExchangeStage::Refused { .. } => 0,
         }
     }
 
     /// So many bytes of the client have passed unseen.
     pub fn skip_request(&mut self, bytes: u64) {
-        if let Stage::Body(body, _) = &mut self.stage {
+        if let ExchangeStage::Body(body, _) = &mut self.stage {
             body.skip(bytes);
             self.after_body();
         }
@@ -324,18 +337,18 @@ impl Exchange {
     fn go_on(&mut self, mut rest: &[u8], out: &mut Vec<u8>) {
         while !rest.is_empty() {
             match &self.stage {
-                Stage::Passing => {
+                ExchangeStage::Passing => {
                     out.extend(rest);
                     return;
                 }
-                Stage::Ended | Stage::Refused { .. } => return,
-                Stage::Asking => {
+                ExchangeStage::Ended | ExchangeStage::Refused { .. } => return,
+                ExchangeStage::Asking => {
                     self.held.extend(rest);
                     return;
                 }
-                Stage::Head => rest = self.head(rest, out),
-                Stage::Trailers(asks) => rest = self.trailers(rest, *asks, out),
-                Stage::Body(..) => {
+                ExchangeStage::Head => rest = self.head(rest, out),
+                ExchangeStage::Trailers(asks) => rest = self.trailers(rest, *asks, out),
+                ExchangeStage::Body(..) => {
                     let taken = self.follow(rest);
                     out.extend(&rest[..taken]);
                     rest = &rest[taken..];
@@ -346,7 +359,7 @@ impl Exchange {
 
     /// Goes on in a body by what it has of `input`, which is the returned number of bytes.
     fn follow(&mut self, input: &[u8]) -> usize {
-        let Stage::Body(body, _) = &mut self.stage else { return 0 };
+        let ExchangeStage::Body(body, _) = &mut self.stage else { return 0 };
         match body.follow(input) {
             Ok(taken) => {
                 self.after_body();
@@ -360,9 +373,9 @@ impl Exchange {
     }
 
     fn after_body(&mut self) {
-        let Stage::Body(body, asks) = self.stage else { return };
+        let ExchangeStage::Body(body, asks) = self.stage else { return };
         if body.is_before_trailers() {
-            self.stage = Stage::Trailers(asks);
+            self.stage = ExchangeStage::Trailers(asks);
         } else if body.is_over() {
             self.after_message(asks);
         }
@@ -370,22 +383,22 @@ impl Exchange {
 
     fn after_message(&mut self, asks: Asks) {
         self.stage = match asks.is_switch() {
-            _ if self.ends => Stage::Ended,
-            true => Stage::Asking,
-            false => Stage::Head,
+            _ if self.ends => ExchangeStage::Ended,
+            true => ExchangeStage::Asking,
+            false => ExchangeStage::Head,
         };
         self.heed_answer();
     }
 
     /// Goes on if the answer that is awaited is there.
     fn heed_answer(&mut self) {
-        if self.stage != Stage::Asking {
+        if self.stage != ExchangeStage::Asking {
             return;
         }
         match self.asked.verdict() {
             None => {}
-            Some(Verdict::Stays) => self.stage = Stage::Head,
-            Some(Verdict::Switched) => self.stage = Stage::Passing,
+            Some(Verdict::Stays) => self.stage = ExchangeStage::Head,
+            Some(Verdict::Switched) => self.stage = ExchangeStage::Passing,
             Some(Verdict::Unclear) => {
                 self.asked.break_off();
                 self.refuse(Refusal::Switch);
@@ -454,7 +467,7 @@ impl Exchange {
     fn pass(&mut self, out: &mut Vec<u8>) {
         let held = self.take_held();
         self.note_line(&held);
-        self.stage = Stage::Passing;
+        self.stage = ExchangeStage::Passing;
         out.extend(held);
     }
 
@@ -474,13 +487,13 @@ impl Exchange {
                 self.note_line(bytes);
                 self.asked.request(request.asks, request.protocols);
                 self.ends = request.ends;
-                self.stage = Stage::Body(request.body, request.asks);
+                self.stage = ExchangeStage::Body(request.body, request.asks);
                 self.after_body();
             }
             Err(why) => match (Line::Start.follow(bytes), self.others) {
                 (Line::Not(_), Others::Pass) => {
                     self.note_line(bytes);
-                    self.stage = Stage::Passing;
+                    self.stage = ExchangeStage::Passing;
                     out.extend(bytes);
                 }
                 (Line::Not(why), Others::Refused) => self.refuse(why),
@@ -525,9 +538,9 @@ impl Exchange {
     }
 
     fn refuse(&mut self, why: Refusal) {
-        let partly = matches!(self.stage, Stage::Body(..) | Stage::Trailers(_));
+        let partly = matches!(self.stage, ExchangeStage::Body(..) | ExchangeStage::Trailers(_));
         let owed = if partly { !self.asked.owes_last_only() } else { !self.asked.is_answered() };
-        self.stage = Stage::Refused { why, partly, owed };
+        self.stage = ExchangeStage::Refused { why, partly, owed };
         self.take_held();
     }
 }

@@ -249,9 +249,9 @@ impl Build<'_> {
     fn lines(&self, first: usize, last: usize, out: &mut Vec<u8>) {
         out.extend(&self.head[..first - self.end]);
         out.extend(self.line_end());
-        for (place, field) in self.fields.iter().enumerate() {
+        for (slot, field) in self.fields.iter().enumerate() {
             let from = offset(self.head, field.name);
-            let to = self.fields.get(place + 1).map_or(last, |next| offset(self.head, next.name)) - self.end;
+            let to = self.fields.get(slot + 1).map_or(last, |next| offset(self.head, next.name)) - self.end;
             match Field::of(field.name) {
                 Field::ForwardedFor | Field::Removed => {}
                 Field::Connection if !self.ends => self.members(field, field::options(field.value), out),
@@ -357,9 +357,9 @@ pub fn rebuild_trailers(section: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal
         return Err(Refusal::Trailer);
     }
     let last = section.len() - 2;
-    for (place, field) in fields.iter().enumerate() {
+    for (slot, field) in fields.iter().enumerate() {
         let from = offset(section, field.name);
-        let to = fields.get(place + 1).map_or(last, |next| offset(section, next.name));
+        let to = fields.get(slot + 1).map_or(last, |next| offset(section, next.name));
         if !matches!(Field::of(field.name), Field::ForwardedFor | Field::Removed) {
             out.extend(&section[from..to]);
         }

@@ -535,11 +535,11 @@ fn request() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
         any::<bool>(),
         any::<prop::sample::Index>(),
     )
-        .prop_map(|(method, target, mut fields, (length, body), forwarded, lf, place)| {
+        .prop_map(|(method, target, mut fields, (length, body), forwarded, lf, position)| {
             let line_end = if lf { "\n" } else { "\r\n" };
             let has_body = length.is_some() && !body.is_empty();
             fields.extend(length);
-            let place = place.index(fields.len() + 1);
+            let position = position.index(fields.len() + 1);
             let text = |fields: &[String], line_end: &str| {
                 let mut head = format!("{method} {target} HTTP/1.1{line_end}");
                 fields.iter().for_each(|field| head.push_str(&format!("{field}{line_end}")));
@@ -548,7 +548,7 @@ fn request() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
             let (mut before, mut after) = (fields.clone(), fields);
             let list = forwarded.as_ref().map_or(String::new(), |list| format!("{list}, "));
             if let Some(list) = &forwarded {
-                before.insert(place, format!("X-forwarded-for: {list}"));
+                before.insert(position, format!("X-forwarded-for: {list}"));
             }
             after.extend(["X-Forwarded-Proto: http".into(), format!("X-Forwarded-For: {list}{CLIENT}")]);
             let end_after = if has_body { "\r\n" } else { line_end };
@@ -572,9 +572,9 @@ fn nearly() -> impl Strategy<Value = Vec<u8>> {
 
 /// Cuts a text at these places.
 fn pieces<'t>(text: &'t [u8], cuts: &[prop::sample::Index]) -> Vec<&'t [u8]> {
-    let mut places: Vec<usize> = cuts.iter().map(|cut| cut.index(text.len() + 1)).chain([0, text.len()]).collect();
-    places.sort_unstable();
-    places.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect()
+    let mut slots: Vec<usize> = cuts.iter().map(|cut| cut.index(text.len() + 1)).chain([0, text.len()]).collect();
+    slots.sort_unstable();
+    slots.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect()
 }
 
 /// Reads what a server got as generously as some server does, body for body, and checks that each request has one field, the client's address last.

@@ -32,22 +32,22 @@ pub struct UntoldRefusals {
 
 impl Relay<'_> {
     /// Begins to follow a connection whose server is connected, if that is asked for.
-    pub(in crate::relay) fn follow_http(&mut self, place: u32) {
+    pub(in crate::relay) fn follow_http(&mut self, slot: u32) {
         let others = match self.settings.http {
             Http::Off => return,
             Http::On => Others::Refused,
             Http::Mixed => Others::Pass,
         };
-        let connection = &mut self.pool[place];
+        let connection = &mut self.pool[slot];
         let https = connection.down.session.is_some();
         let client = connection.key.unwrap_or(ClientKey::UNIX);
         connection.http = Some(Box::new(Exchange::new(client, https, others)));
     }
 
     /// What is to be done after bytes of a followed connection were moved. False: it is closed, or was seen to in another way.
-    pub(in crate::relay) fn after_http(&mut self, place: u32, from: Side) -> bool {
-        self.time_head(place);
-        let connection = &mut self.pool[place];
+    pub(in crate::relay) fn after_http(&mut self, slot: u32, from: Side) -> bool {
+        self.time_head(slot);
+        let connection = &mut self.pool[slot];
         let Some(exchange) = &mut connection.http else { return true };
         let is_over = connection.up.ended || connection.up.failed;
         let ending = exchange.ending(is_over);
@@ -60,20 +60,20 @@ impl Relay<'_> {
             connection.http = None;
         } else if from == Side::Up && exchange.is_resumed() {
             // Even if no bytes waited for the answer: the client's end of file may have.
-            self.relay(place, Side::Down);
-            return self.pool[place].state == State::Relaying;
+            self.relay(slot, Side::Down);
+            return self.pool[slot].state == State::Relaying;
         }
-        self.after_refusal(place)
+        self.after_refusal(slot)
     }
 
     /// Ends a connection on which a request was refused, once the requests before it are answered. False: it is closed.
-    fn after_refusal(&mut self, place: u32) -> bool {
-        let Some(exchange) = &mut self.pool[place].http else { return true };
+    fn after_refusal(&mut self, slot: u32) -> bool {
+        let Some(exchange) = &mut self.pool[slot].http else { return true };
         if let Some(why) = exchange.take_refusal() {
-            self.tell_refusal(place, why);
-            self.note_unfinished(place);
+            self.tell_refusal(slot, why);
+            self.note_unfinished(slot);
         }
-        let connection = &mut self.pool[place];
+        let connection = &mut self.pool[slot];
         let is_over = connection.up.ended || connection.up.failed;
         let ending = connection.http.as_ref().and_then(|exchange| exchange.ending(is_over));
         match ending {
@@ -85,14 +85,14 @@ impl Relay<'_> {
             }
             Some(Ending::Silent) => {}
         }
-        self.part(place, Side::Up);
+        self.part(slot, Side::Up);
         false
     }
 
     /// Counts a refused request, and tells of it at a limited rate.
-    fn tell_refusal(&mut self, place: u32, reason: Refusal) {
+    fn tell_refusal(&mut self, slot: u32, reason: Refusal) {
         self.counters.requests_refused.count(reason);
-        let connection = &self.pool[place];
+        let connection = &self.pool[slot];
         let client = connection.key.unwrap_or(ClientKey::UNIX);
         if self.debug.on(1) {
             let number = connection.number;
@@ -115,64 +115,64 @@ impl Relay<'_> {
     }
 
     /// Begins or ends the time that an unfinished head may take.
-    fn time_head(&mut self, place: u32) {
-        let connection = &mut self.pool[place];
+    fn time_head(&mut self, slot: u32) {
+        let connection = &mut self.pool[slot];
         let Some(exchange) = &mut connection.http else { return };
         let (waits, has_begun) = (exchange.waits(), exchange.take_begun());
         if waits == connection.head && !(has_begun && waits.is_some()) {
             return;
         }
-        self.untime_head(place);
-        self.pool[place].head = waits;
+        self.untime_head(slot);
+        self.pool[slot].head = waits;
         match waits {
-            Some(Wait::Head) => self.heads.wait(&mut self.pool, place, self.now),
-            Some(Wait::Protocol) => self.undecided.wait(&mut self.pool, place, self.now),
-            Some(Wait::Answers) => self.refused.wait(&mut self.pool, place, self.now),
+            Some(Wait::Head) => self.heads.wait(&mut self.pool, slot, self.now),
+            Some(Wait::Protocol) => self.undecided.wait(&mut self.pool, slot, self.now),
+            Some(Wait::Answers) => self.refused.wait(&mut self.pool, slot, self.now),
             None => {}
         }
     }
 
     /// A connection waits for nothing of this kind any more.
-    pub(in crate::relay) fn untime_head(&mut self, place: u32) {
-        match self.pool[place].head.take() {
-            Some(Wait::Head) => self.heads.leave(&mut self.pool, place),
-            Some(Wait::Protocol) => self.undecided.leave(&mut self.pool, place),
-            Some(Wait::Answers) => self.refused.leave(&mut self.pool, place),
+    pub(in crate::relay) fn untime_head(&mut self, slot: u32) {
+        match self.pool[slot].head.take() {
+            Some(Wait::Head) => self.heads.leave(&mut self.pool, slot),
+            Some(Wait::Protocol) => self.undecided.leave(&mut self.pool, slot),
+            Some(Wait::Answers) => self.refused.leave(&mut self.pool, slot),
             None => {}
         }
     }
 
     /// A head was not whole in time.
-    pub(in crate::relay) fn head_is_late(&mut self, place: u32) {
-        self.untime_head(place);
-        if let Some(exchange) = &mut self.pool[place].http {
+    pub(in crate::relay) fn head_is_late(&mut self, slot: u32) {
+        self.untime_head(slot);
+        if let Some(exchange) = &mut self.pool[slot].http {
             exchange.give_up();
         }
-        if self.after_refusal(place) {
-            self.time_head(place);
-            self.settle(place);
+        if self.after_refusal(slot) {
+            self.time_head(slot);
+            self.settle(slot);
         }
     }
 
     /// The requests before a refused one were not answered in time.
-    pub(in crate::relay) fn answers_are_late(&mut self, place: u32) {
-        self.part(place, Side::Up);
+    pub(in crate::relay) fn answers_are_late(&mut self, slot: u32) {
+        self.part(slot, Side::Up);
     }
 
     /// Nobody can tell in time whether bytes are a request: they pass.
-    pub(in crate::relay) fn protocol_is_late(&mut self, place: u32) {
-        self.untime_head(place);
-        let connection = &mut self.pool[place];
+    pub(in crate::relay) fn protocol_is_late(&mut self, slot: u32) {
+        self.untime_head(slot);
+        let connection = &mut self.pool[slot];
         let Some(mut exchange) = connection.http.take() else { return };
         let given = pump::give_undecided(&mut exchange, &mut connection.up, &mut self.tools);
         connection.http = Some(exchange);
-        self.count(place, Side::Down, given);
-        self.relay(place, Side::Down);
+        self.count(slot, Side::Down, given);
+        self.relay(slot, Side::Down);
     }
 
     /// Writes the log lines of the requests that passed.
-    pub(in crate::relay) fn log_requests(&mut self, place: u32) {
-        let connection = &mut self.pool[place];
+    pub(in crate::relay) fn log_requests(&mut self, slot: u32) {
+        let connection = &mut self.pool[slot];
         let (Some(log), Some(exchange)) = (&mut self.log, &mut connection.http) else { return };
         let Some(lines) = exchange.logged() else { return };
         let server = shown_at(&self.shown, connection.target, connection.route.position());

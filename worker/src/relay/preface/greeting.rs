@@ -13,8 +13,8 @@ const AT_LEAST: u64 = 10_000;
 
 impl Relay<'_> {
     /// Whether a client has to say something before it is placed.
-    pub(in crate::relay) fn expects_greeting(&self, place: u32) -> bool {
-        self.pool[place].header_due || self.tls.is_some()
+    pub(in crate::relay) fn expects_greeting(&self, slot: u32) -> bool {
+        self.pool[slot].header_due || self.tls.is_some()
     }
 
     /// Milliseconds that a greeting may take.
@@ -23,36 +23,36 @@ impl Relay<'_> {
     }
 
     /// Waits for what a client says first; its socket is watched already.
-    pub(in crate::relay) fn await_greeting(&mut self, place: u32) {
-        self.pool[place].state = State::Greeting;
-        self.greeting.wait(&mut self.pool, place, self.now);
+    pub(in crate::relay) fn await_greeting(&mut self, slot: u32) {
+        self.pool[slot].state = State::Greeting;
+        self.greeting.wait(&mut self.pool, slot, self.now);
     }
 
     /// A client that is being greeted has sent something, or takes something again.
-    pub(in crate::relay) fn greet(&mut self, place: u32) {
+    pub(in crate::relay) fn greet(&mut self, slot: u32) {
         // In front of all else, TLS included.
-        if self.pool[place].header_due && !self.hear_sender(place) {
+        if self.pool[slot].header_due && !self.hear_sender(slot) {
             return;
         }
-        if self.shake_hands(place) {
-            self.greeted(place);
+        if self.shake_hands(slot) {
+            self.greeted(slot);
         }
     }
 
     /// The greeting is over: the client is placed.
-    fn greeted(&mut self, place: u32) {
-        self.greeting.leave(&mut self.pool, place);
-        self.pool[place].state = State::Connecting;
-        self.welcome(place);
+    fn greeted(&mut self, slot: u32) {
+        self.greeting.leave(&mut self.pool, slot);
+        self.pool[slot].state = State::Connecting;
+        self.welcome(slot);
     }
 
     /// The greeting took too long.
-    pub(in crate::relay) fn greeting_ends(&mut self, place: u32) {
-        if self.pool[place].header_due {
-            self.blame_sender(place, SenderFault::Late);
+    pub(in crate::relay) fn greeting_ends(&mut self, slot: u32) {
+        if self.pool[slot].header_due {
+            self.blame_sender(slot, SenderFault::Late);
         } else if self.tls.is_some() {
-            return self.handshake_failed(place, HandshakeFailure::Timeout, None);
+            return self.handshake_failed(slot, HandshakeFailure::Timeout, None);
         }
-        self.finish(place);
+        self.finish(slot);
     }
 }

@@ -25,9 +25,9 @@ const ROUNDS: u32 = 4;
 
 impl Relay<'_> {
     /// Takes a handshake as far as it goes now. True: it is over, and the client is to be placed; or there is none.
-    pub(in crate::relay) fn shake_hands(&mut self, place: u32) -> bool {
+    pub(in crate::relay) fn shake_hands(&mut self, slot: u32) -> bool {
         let Some(tls) = &self.tls else { return true };
-        let connection = &mut self.pool[place];
+        let connection = &mut self.pool[slot];
         if connection.down.session.is_none() {
             let key = connection.key.unwrap_or(ClientKey::UNIX);
             if self.settings.abuse.is_none() && !client_permitted(&self.settings, key) {
@@ -36,19 +36,19 @@ impl Relay<'_> {
             }
             connection.down.session = Some(Box::new(tls.session()));
         }
-        self.go_on(place)
+        self.go_on(slot)
     }
 
-    fn go_on(&mut self, place: u32) -> bool {
-        let is_over = self.take_steps(place);
-        if self.pool[place].state != State::Free {
-            self.note_unfinished(place);
+    fn go_on(&mut self, slot: u32) -> bool {
+        let is_over = self.take_steps(slot);
+        if self.pool[slot].state != State::Free {
+            self.note_unfinished(slot);
         }
         is_over
     }
 
-    fn take_steps(&mut self, place: u32) -> bool {
-        let down = &mut self.pool[place].down;
+    fn take_steps(&mut self, slot: u32) -> bool {
+        let down = &mut self.pool[slot].down;
         for round in 0..=ROUNDS {
             // Who does not take what was said is not listened to.
             if !pump::flush(down, &mut self.tools) {
@@ -80,9 +80,9 @@ impl Relay<'_> {
             Some(session.take_refused().unwrap_or((reason, None)))
         });
         match failed {
-            Some((reason, certificate)) => self.handshake_failed(place, reason, certificate),
-            None if down.failed || down.broken || down.ended => self.finish(place),
-            None if down.readable && down.held.is_none() => self.come_back(place, crate::relay::connection::Side::Down),
+            Some((reason, certificate)) => self.handshake_failed(slot, reason, certificate),
+            None if down.failed || down.broken || down.ended => self.finish(slot),
+            None if down.readable && down.held.is_none() => self.come_back(slot, crate::relay::connection::Side::Down),
             None => {}
         }
         false
@@ -91,25 +91,25 @@ impl Relay<'_> {
     /// Closes a client whose handshake failed. It is given time to read why.
     pub(in crate::relay) fn handshake_failed(
         &mut self,
-        place: u32,
+        slot: u32,
         reason: HandshakeFailure,
         certificate: Option<PeerCertificate>,
     ) {
         let late = reason == HandshakeFailure::Timeout;
         self.counters.failed_handshakes += 1;
         let before = self.untold_handshakes.take().map_or(0, |untold| untold.others + 1);
-        let key = self.pool[place].key.unwrap_or(ClientKey::UNIX);
+        let key = self.pool[slot].key.unwrap_or(ClientKey::UNIX);
         if self.debug.on(1) {
             self.debug.say(1, format_args!("client {key}: TLS handshake failed: {reason:?}"));
         }
         self.untold_handshakes = Some(UntoldHandshakes { client: key, reason, certificate, others: before });
         self.tell_handshakes();
         if late {
-            return self.finish(place);
+            return self.finish(slot);
         }
-        self.greeting.leave(&mut self.pool, place);
-        self.pool[place].down.failed = false;
-        self.begin_linger(place);
+        self.greeting.leave(&mut self.pool, slot);
+        self.pool[slot].down.failed = false;
+        self.begin_linger(slot);
     }
 
     /// Tells of failed handshakes, unless some were told of just now.

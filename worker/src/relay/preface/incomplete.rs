@@ -81,12 +81,12 @@ fn oldest(mut pieces: Vec<(Piece, u32)>, mut bytes: usize, left: usize, now: u64
     // Ages, because the upper half of the time is not kept.
     pieces.sort_by_key(|(piece, _)| std::cmp::Reverse((now as u32).wrapping_sub(piece.since)));
     let mut gone = Vec::new();
-    for (piece, place) in pieces {
+    for (piece, slot) in pieces {
         if bytes <= left {
             break;
         }
         bytes = bytes.saturating_sub(piece.bytes as usize);
-        gone.push(place);
+        gone.push(slot);
     }
     gone
 }
@@ -105,8 +105,8 @@ impl Connection {
 
 impl Relay<'_> {
     /// Notes what of a connection is unfinished, after something came from its client.
-    pub(in crate::relay) fn note_unfinished(&mut self, place: u32) {
-        let connection = &mut self.pool[place];
+    pub(in crate::relay) fn note_unfinished(&mut self, slot: u32) {
+        let connection = &mut self.pool[slot];
         let bytes = connection.unfinished_bytes();
         if bytes != connection.unfinished.bytes as usize {
             self.unfinished.note(&mut connection.unfinished, bytes, self.now);
@@ -118,14 +118,14 @@ impl Relay<'_> {
         if self.unfinished.bytes <= MOST {
             return;
         }
-        let places = (0..self.pool.places()).map(|place| (self.pool[place].unfinished, place));
-        let pieces: Vec<(Piece, u32)> = places.filter(|(piece, _)| piece.bytes > 0).collect();
-        for place in oldest(pieces, self.unfinished.bytes, LEFT, self.now) {
-            let connection = &self.pool[place];
+        let slots = (0..self.pool.slots()).map(|slot| (self.pool[slot].unfinished, slot));
+        let pieces: Vec<(Piece, u32)> = slots.filter(|(piece, _)| piece.bytes > 0).collect();
+        for slot in oldest(pieces, self.unfinished.bytes, LEFT, self.now) {
+            let connection = &self.pool[slot];
             connection.up.socket.iter().chain(&connection.down.socket).for_each(reset_on_close);
             self.counters.crowded += 1;
             self.unfinished.untold += 1;
-            self.finish(place);
+            self.finish(slot);
         }
         self.tell_crowded();
     }

@@ -23,7 +23,7 @@ pub struct UntoldSenders {
 }
 
 /// How reading a header went.
-enum Heard {
+enum HeaderRead {
     /// More of it has to come.
     Part,
     /// It was read, and taken out of the socket.
@@ -39,11 +39,11 @@ impl Relay<'_> {
     }
 
     /// Hears a listed sender. True: it has said whom the connection comes from, who is the client from here on.
-    pub(in crate::relay) fn hear_sender(&mut self, place: u32) -> bool {
-        match self.read_header(place) {
-            Heard::Part => return false,
-            Heard::Header(origin) => {
-                let connection = &mut self.pool[place];
+    pub(in crate::relay) fn hear_sender(&mut self, slot: u32) -> bool {
+        match self.read_header(slot) {
+            HeaderRead::Part => return false,
+            HeaderRead::Header(origin) => {
+                let connection = &mut self.pool[slot];
                 connection.header_due = false;
                 // The unspecified address is nobody's, and a client without an address would pass every access list.
                 if let Some(origin) = origin.filter(|origin| !origin.client.ip().to_canonical().is_unspecified()) {
@@ -53,16 +53,16 @@ impl Relay<'_> {
                 }
                 return true;
             }
-            Heard::Nothing(Some(fault)) => self.blame_sender(place, fault),
-            Heard::Nothing(None) => {}
+            HeaderRead::Nothing(Some(fault)) => self.blame_sender(slot, fault),
+            HeaderRead::Nothing(None) => {}
         }
-        self.finish(place);
+        self.finish(slot);
         false
     }
 
     /// Reports, at a limited rate, a sender that did not keep to the protocol.
-    pub(in crate::relay) fn blame_sender(&mut self, place: u32, fault: SenderFault) {
-        let sender = self.pool[place].key.unwrap_or(ClientKey::UNIX);
+    pub(in crate::relay) fn blame_sender(&mut self, slot: u32, fault: SenderFault) {
+        let sender = self.pool[slot].key.unwrap_or(ClientKey::UNIX);
         let others = self.untold_senders.take().map_or(0, |untold| untold.others + 1);
         self.untold_senders = Some(UntoldSenders { sender, fault, others });
         self.tell_senders();
@@ -80,42 +80,42 @@ impl Relay<'_> {
     }
 
     /// Reads a header if it is whole. What is not stays in the socket, so that nothing has to be kept here.
-    fn read_header(&mut self, place: u32) -> Heard {
-        let end = &mut self.pool[place].down;
-        let Some(socket) = &end.socket else { return Heard::Nothing(None) };
+    fn read_header(&mut self, slot: u32) -> HeaderRead {
+        let end = &mut self.pool[slot].down;
+        let Some(socket) = &end.socket else { return HeaderRead::Nothing(None) };
         let mut bytes = [0; proxy::MOST];
         let length = match rustix::net::recv(socket, &mut bytes[..], RecvFlags::PEEK) {
-            Ok((0, _)) => return Heard::Nothing(None),
+            Ok((0, _)) => return HeaderRead::Nothing(None),
             Ok((length, _)) => length,
-            Err(Errno::AGAIN | Errno::INTR) => return Heard::Part,
-            Err(_) => return Heard::Nothing(None),
+            Err(Errno::AGAIN | Errno::INTR) => return HeaderRead::Part,
+            Err(_) => return HeaderRead::Nothing(None),
         };
         match proxy::read(&bytes[..length]) {
             Ok(Some((length, origin))) => match rustix::net::recv(socket, &mut bytes[..length], RecvFlags::empty()) {
-                Ok((taken, _)) if taken == length => Heard::Header(origin),
+                Ok((taken, _)) if taken == length => HeaderRead::Header(origin),
                 // Only a Unix socket could do so, whose messages end where they like; nobody there is listed.
-                Ok(_) | Err(_) => Heard::Nothing(Some(SenderFault::Malformed)),
+                Ok(_) | Err(_) => HeaderRead::Nothing(Some(SenderFault::Malformed)),
             },
-            Ok(None) if end.hung_up => Heard::Nothing(Some(SenderFault::Unfinished)),
-            Ok(None) => Heard::Part,
-            Err(_) => Heard::Nothing(Some(SenderFault::Malformed)),
+            Ok(None) if end.hung_up => HeaderRead::Nothing(Some(SenderFault::Unfinished)),
+            Ok(None) => HeaderRead::Part,
+            Err(_) => HeaderRead::Nothing(Some(SenderFault::Malformed)),
         }
     }
 
     /// Tells a server that is connected whom the connection comes from, if that is asked for.
-    pub(in crate::relay) fn introduce(&mut self, place: u32) {
+    pub(in crate::relay) fn introduce(&mut self, slot: u32) {
         let version = self.settings.proxy_out;
         if version == ProxyOut::Off {
             return;
         }
         let mut header = Vec::new();
-        proxy::write(version, self.origin(place).as_ref(), &mut header);
-        pump::give(&mut self.pool[place].up, &header, &mut self.tools);
+        proxy::write(version, self.origin(slot).as_ref(), &mut header);
+        pump::give(&mut self.pool[slot].up, &header, &mut self.tools);
     }
 
     /// Whom a connection comes from and where it went to: by the word of a listed sender, else by its socket. None: over a Unix socket.
-    fn origin(&self, place: u32) -> Option<Origin> {
-        let connection = &self.pool[place];
+    fn origin(&self, slot: u32) -> Option<Origin> {
+        let connection = &self.pool[slot];
         if let Some(origin) = &connection.origin {
             return Some(**origin);
         }

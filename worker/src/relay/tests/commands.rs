@@ -83,10 +83,10 @@ fn what_a_stranger_wrote_over_the_table_is_put_right_when_he_is_gone() {
         // More than this small table uses.
         rig.table.words().iter().take(1 << 21).for_each(|each| each.store(word, Relaxed));
         assert_ne!(rig.table.server_totals(0).connections, 1);
-        rig.table.bury(1);
+        rig.table.reclaim(1);
         // What is said about servers, nobody knows better; operators put them back into use.
         rig.table.clear_blacklist(0);
-        rig.send(&ToWorker::Restate, None);
+        rig.send(&ToWorker::Republish, None);
         assert_eq!(rig.report().len(), 1);
         assert_eq!(rig.table.server_totals(0).connections, 1, "{word:x}");
         assert_eq!((rig.table.connection_owner(number), rig.table.connections_open()), (Some(0), 1), "{word:x}");
@@ -129,8 +129,8 @@ fn a_client_for_whom_the_kernel_woke_a_sibling_that_died_is_served_when_its_deat
     let _client = rig.client();
     assert_eq!(sibling.join().unwrap(), 1, "the sibling is woken");
     assert_eq!(rig.report().len(), 0, "and nobody else");
-    rig.table.bury(1);
-    rig.send(&ToWorker::Restate, None);
+    rig.table.reclaim(1);
+    rig.send(&ToWorker::Republish, None);
     backend.accept();
 }
 
@@ -139,7 +139,7 @@ fn an_eventfd_that_was_filled_is_emptied_so_that_it_wakes_again() {
     let backend = Backend::new();
     let mut rig = Rig::start_among(2, settings([backend.definition()]));
     let first = connected(&rig, &backend);
-    rig.table.seat(1).await_connection();
+    rig.table.worker_table(1).await_connection();
     rustix::io::write(&rig.vacancy, &(u64::MAX - 1).to_ne_bytes()).unwrap();
     assert_eq!(rig.report().len(), 1);
     // The worker finds no client for the place, and wakes one that waits.
@@ -372,7 +372,7 @@ fn an_explanation_is_what_happens_and_changes_nothing() {
     let backends = [Backend::new(), Backend::new(), Backend::new()];
     let [one, two, three] = &backends;
     let mut rig = Rig::start(settings([one.definition(), two.definition(), three.definition()]));
-    rig.table.seat(0).set_blacklist(1, u64::MAX >> 2, 0);
+    rig.table.worker_table(0).set_blacklist(1, u64::MAX >> 2, 0);
     let address = three.listener.local_addr().unwrap();
     for _ in 0..3 {
         let text = rig.explain("127.0.0.1");

@@ -17,7 +17,7 @@ use pen_ipc::codec::encode_settings;
 use pen_ipc::message::{Event, FromStartingWorker, FromWorker, ToWorker};
 use pen_ipc::start::{DebugOutput, WorkerStart};
 use pen_ipc::stats::ConnectionInfo;
-use pen_table::{Seat, Shape, Table};
+use pen_table::{Shape, Table, WorkerTable};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::fs::{MemfdFlags, memfd_create};
 
@@ -129,14 +129,14 @@ impl Rig {
     }
 
     /// A sibling that the test plays, and the number of its connection, which takes the one place that there is.
-    fn sibling_with_the_only_place(&self) -> (Seat<'static>, u32) {
-        let sibling = self.table.seat(1);
+    fn sibling_with_the_only_place(&self) -> (WorkerTable<'static>, u32) {
+        let sibling = self.table.worker_table(1);
         let number = sibling.claim_connection(1).unwrap();
         (sibling, number)
     }
 
     /// Waits until the worker has found that there is no place for a client and waits for the one that the sibling has.
-    fn wait_until_it_waits(&mut self, sibling: &Seat<'_>) {
+    fn wait_until_it_waits(&mut self, sibling: &WorkerTable<'_>) {
         let deadline = Instant::now() + PATIENCE;
         // Giving back a second place, which the worker may not have, tells whether anybody waits and frees nothing for it.
         while !sibling.claim_connection(2).is_some_and(|second| sibling.release_connection(second)) {

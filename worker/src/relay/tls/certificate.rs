@@ -44,7 +44,7 @@ struct Extension<'d> {
 
 /// Where a certificate stands in a client's chain.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Place {
+pub enum Position {
     /// It is the client's own.
     End,
     /// It is an issuer's.
@@ -159,10 +159,10 @@ impl<'d> Certificate<'d> {
     ///
     /// # Errors
     /// It has something that nobody passes over.
-    pub fn plain(&self, bytes: &'d [u8], place: Place) -> Result<Plain<'d>, CertificateFault> {
-        let netscape = match place {
-            Place::End => NETSCAPE_CLIENT,
-            Place::Above => NETSCAPE_AUTHORITY,
+    pub fn plain(&self, bytes: &'d [u8], position: Position) -> Result<Plain<'d>, CertificateFault> {
+        let netscape = match position {
+            Position::End => NETSCAPE_CLIENT,
+            Position::Above => NETSCAPE_AUTHORITY,
         };
         let mut kept: Vec<&[u8]> = Vec::new();
         for extension in &self.extensions {
@@ -175,7 +175,7 @@ impl<'d> Certificate<'d> {
                     }
                 }
                 // An authority may speak for itself, if its key is one to sign with.
-                BASIC_CONSTRAINTS if place == Place::End && self.is_authority() => {
+                BASIC_CONSTRAINTS if position == Position::End && self.is_authority() => {
                     if self.has_bit(KEY_USAGE, SIGNS_OR_AGREES) == Some(false) {
                         return Err(CertificateFault::Authority);
                     }
@@ -186,7 +186,7 @@ impl<'d> Certificate<'d> {
                 _ => kept.push(extension.whole),
             }
         }
-        if place == Place::Above && self.version != 3 {
+        if position == Position::Above && self.version != 3 {
             return Err(CertificateFault::IssuerVersion(self.version));
         }
         if self.version == 3 && kept.len() == self.extensions.len() {
@@ -414,18 +414,18 @@ mod tests {
             extension.set_criticality(true);
             extension
         };
-        let plain = |extensions, place| {
+        let plain = |extensions, position| {
             let (der, _) = certificate(extensions);
             let read = Certificate::read(&der).unwrap();
-            read.plain(&der, place).map(|plain| (plain.signed.is_some(), plain.certificate.to_vec() != der))
+            read.plain(&der, position).map(|plain| (plain.signed.is_some(), plain.certificate.to_vec() != der))
         };
-        assert_eq!(plain(Vec::new(), Place::End), Ok((false, false)));
-        assert_eq!(plain(vec![critical(&[2, 5, 29, 32], &[0x30, 0])], Place::End), Ok((true, true)));
+        assert_eq!(plain(Vec::new(), Position::End), Ok((false, false)));
+        assert_eq!(plain(vec![critical(&[2, 5, 29, 32], &[0x30, 0])], Position::End), Ok((true, true)));
         let netscape = |bits: u8| vec![critical(&[2, 16, 840, 1, 113730, 1, 1], &[3, 2, 0, bits])];
-        assert_eq!(plain(netscape(0x80), Place::End), Ok((true, true)));
-        assert_eq!(plain(netscape(0x40), Place::End), Err(CertificateFault::NetscapeType));
+        assert_eq!(plain(netscape(0x80), Position::End), Ok((true, true)));
+        assert_eq!(plain(netscape(0x40), Position::End), Err(CertificateFault::NetscapeType));
         let unknown = vec![critical(&[1, 2, 3, 4], &[5, 0])];
-        assert_eq!(plain(unknown, Place::End), Err(CertificateFault::CriticalExtension("1.2.3.4".into())));
+        assert_eq!(plain(unknown, Position::End), Err(CertificateFault::CriticalExtension("1.2.3.4".into())));
     }
 
     #[test]
@@ -433,7 +433,7 @@ mod tests {
         let (whole, _) = certificate(Vec::new());
         let look = |bytes: &[u8]| {
             if let Some(read) = Certificate::read(bytes) {
-                let _ = read.plain(bytes, Place::End);
+                let _ = read.plain(bytes, Position::End);
                 let _ = (read.validity(), read.serial(), read.key_kind(), name(read.subject), name(read.issuer));
                 let _ = (read.denies_authority(), read.has_key(&whole));
             }

@@ -56,7 +56,7 @@ pub fn look(records: &[u8]) -> Hello {
         if pieces.len() > 1 {
             let joined: Vec<u8> = pieces.iter().flat_map(|piece| &records[piece.clone()]).copied().collect();
             if let Some(found) = whole(&joined) {
-                return found.map_or(Hello::Other, |message| name(message, |offset| place(&pieces, offset)));
+                return found.map_or(Hello::Other, |message| name(message, |offset| record_offset(&pieces, offset)));
             }
         }
         if length > LONGEST {
@@ -86,7 +86,7 @@ fn whole(bytes: &[u8]) -> Option<Option<&[u8]>> {
 }
 
 /// Where a byte of the message is in the records.
-fn place(pieces: &[Range<usize>], mut offset: usize) -> usize {
+fn record_offset(pieces: &[Range<usize>], mut offset: usize) -> usize {
     for piece in pieces {
         if offset < piece.len() {
             return piece.start + offset;
@@ -96,8 +96,8 @@ fn place(pieces: &[Range<usize>], mut offset: usize) -> usize {
     0
 }
 
-/// What a whole hello asks for; `place` says where in the records a byte of it is.
-fn name(message: &[u8], place: impl Fn(usize) -> usize) -> Hello {
+/// What a whole hello asks for; `record_offset` says where in the records a byte of it is.
+fn name(message: &[u8], record_offset: impl Fn(usize) -> usize) -> Hello {
     let mut found = Hello::Nameless;
     let Some(extensions) = Extensions::of(message) else { return Hello::Other };
     for (kind, at, contents) in extensions {
@@ -115,7 +115,7 @@ fn name(message: &[u8], place: impl Fn(usize) -> usize) -> Hello {
                 found = match ServerName::try_from(text) {
                     Ok(ServerName::DnsName(name)) => Hello::For(name.as_ref().to_owned()),
                     Ok(_) => Hello::Nameless,
-                    Err(_) => Hello::Illegal([place(at), place(at + 1)]),
+                    Err(_) => Hello::Illegal([record_offset(at), record_offset(at + 1)]),
                 };
             }
             _ => {}

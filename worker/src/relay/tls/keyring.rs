@@ -251,11 +251,11 @@ impl Source {
     fn facts(&self, files: &Stack, name: Option<&str>) -> Vec<Fact> {
         let Some(part) = &files.certificate else { return Vec::new() };
         let chain = self.certificates(part).unwrap_or_default();
-        let purpose = |place| match place {
+        let purpose = |position| match position {
             0 => Purpose::Server(name.map(str::to_owned)),
             _ => Purpose::Chain(name.map(str::to_owned)),
         };
-        chain.iter().enumerate().map(|(place, one)| fact(one, &part.path, purpose(place))).collect()
+        chain.iter().enumerate().map(|(position, one)| fact(one, &part.path, purpose(position))).collect()
     }
 
     fn certificates(&self, part: &Part) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -416,9 +416,9 @@ fn matches(chain: &[CertificateDer<'_>], key: &Key, part: &Part, key_part: &Part
         Some(Some(true)) => Ok(()),
         None | Some(None) => Err(format!("{}: the first certificate in it is not in order (X.509)", part.path)),
         Some(Some(false)) => Err(match chain.iter().position(|certificate| has(certificate) == Some(true)) {
-            Some(place) => format!(
+            Some(position) => format!(
                 "{path}: the key belongs to certificate {} in it, which has to be the first; {}",
-                place + 1,
+                position + 1,
                 in_order(&part.path),
                 path = part.path
             ),
@@ -430,10 +430,10 @@ fn matches(chain: &[CertificateDer<'_>], key: &Key, part: &Part, key_part: &Part
 /// The number of the first certificate that is not its predecessor's issuer (RFC 5246, section 7.4.2).
 fn stranger(chain: &[CertificateDer<'_>]) -> Option<usize> {
     let is_stranger = |pair: &[CertificateDer<'_>]| {
-        let [one, next] = [0, 1].map(|place| pair.get(place).and_then(|der| Certificate::read(der)));
+        let [one, next] = [0, 1].map(|position| pair.get(position).and_then(|der| Certificate::read(der)));
         matches!((one, next), (Some(one), Some(next)) if one.issuer != next.subject)
     };
-    chain.windows(2).position(is_stranger).map(|place| place + 2)
+    chain.windows(2).position(is_stranger).map(|position| position + 2)
 }
 
 /// Puts the issuers behind a certificate that stands alone, as far as they are known. The last, which signed itself, every client has or

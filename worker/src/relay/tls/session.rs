@@ -45,7 +45,7 @@ impl Cipher {
 
 /// A session.
 pub struct Session {
-    stage: Stage,
+    stage: SessionStage,
     /// The beginning of a record, or of a handshake message, of which the rest is still to come.
     incomplete: Vec<u8>,
     /// Plain text that came along with the end of the handshake.
@@ -65,7 +65,7 @@ pub struct Session {
 }
 
 #[expect(clippy::large_enum_variant, reason = "a session is in a box, and served all its life but the first bytes")]
-enum Stage {
+enum SessionStage {
     /// The name that the client asks for decides by which configuration it is served.
     Choosing(Arc<Keyring>),
     Serving(UnbufferedServerConnection, Name),
@@ -101,7 +101,7 @@ impl Session {
     /// A session with a client that has said nothing yet.
     pub fn new(keyring: Arc<Keyring>) -> Session {
         Session {
-            stage: Stage::Choosing(keyring),
+            stage: SessionStage::Choosing(keyring),
             incomplete: Vec::new(),
             early: Vec::new(),
             early_end: false,
@@ -116,14 +116,14 @@ impl Session {
     /// Whether the handshake is still to be finished.
     pub fn is_handshaking(&self) -> bool {
         match &self.stage {
-            Stage::Choosing(_) => true,
-            Stage::Serving(tls, _) => tls.is_handshaking(),
+            SessionStage::Choosing(_) => true,
+            SessionStage::Serving(tls, _) => tls.is_handshaking(),
         }
     }
 
     /// Whether the session came out of an earlier one.
     pub fn is_resumed(&self) -> bool {
-        matches!(&self.stage, Stage::Serving(tls, _) if tls.handshake_kind() == Some(HandshakeKind::Resumed))
+        matches!(&self.stage, SessionStage::Serving(tls, _) if tls.handshake_kind() == Some(HandshakeKind::Resumed))
     }
 
     /// Whether the peer said that it sends no more, before it ended.
@@ -259,7 +259,7 @@ impl Session {
         if self.closed {
             return None;
         }
-        let Stage::Serving(tls, _) = &mut self.stage else { return None };
+        let SessionStage::Serving(tls, _) = &mut self.stage else { return None };
         // With the incomplete bytes: rustls knows how far into them it has come.
         match tls.process_tls_records(&mut self.incomplete).state {
             Ok(ConnectionState::WriteTraffic(mut traffic)) => say(&mut traffic, cipher.all()).ok(),
@@ -294,43 +294,43 @@ impl Session {
     }
 }
 
-impl Stage {
+impl SessionStage {
     /// The session as rustls knows it, which is made when the client's hello is there. None: that is still to come.
     ///
     /// # Errors
     /// The configuration cannot serve anybody.
     fn tls(&mut self, records: &mut [u8]) -> Result<Option<&mut UnbufferedServerConnection>, rustls::Error> {
         match self {
-            Stage::Choosing(keyring) => {
+            SessionStage::Choosing(keyring) => {
                 let (config, name) = match look(records) {
                     Hello::Incomplete if records.len() < INCOMPLETE => return Ok(None),
-                    Hello::Illegal(places) => {
-                        hide(records, places);
+                    Hello::Illegal(slots) => {
+                        hide(records, slots);
                         (keyring.nameless(), Name::Hidden)
                     }
                     Hello::For(name) => (keyring.config(Some(&name)), Name::Shown),
                     // What is no hello finds its error in any configuration.
                     Hello::Nameless | Hello::Other | Hello::Incomplete => (keyring.config(None), Name::Shown),
                 };
-                *self = Stage::Serving(UnbufferedServerConnection::new(config.clone())?, name);
+                *self = SessionStage::Serving(UnbufferedServerConnection::new(config.clone())?, name);
             }
-            Stage::Serving(_, Name::Shown) => {}
+            SessionStage::Serving(_, Name::Shown) => {}
             // TLS 1.2 knows no second hello.
-            Stage::Serving(tls, name) if tls.protocol_version() == Some(ProtocolVersion::TLSv1_2) => {
+            SessionStage::Serving(tls, name) if tls.protocol_version() == Some(ProtocolVersion::TLSv1_2) => {
                 *name = Name::Shown
             }
-            Stage::Serving(_, name) => match look(records) {
+            SessionStage::Serving(_, name) => match look(records) {
                 Hello::Incomplete if records.len() < INCOMPLETE => return Ok(None),
-                Hello::Illegal(places) => {
-                    hide(records, places);
+                Hello::Illegal(slots) => {
+                    hide(records, slots);
                     *name = Name::Shown;
                 }
                 Hello::Nameless | Hello::For(_) | Hello::Other | Hello::Incomplete => *name = Name::Shown,
             },
         }
         match self {
-            Stage::Choosing(_) => Ok(None),
-            Stage::Serving(tls, _) => Ok(Some(tls)),
+            SessionStage::Choosing(_) => Ok(None),
+            SessionStage::Serving(tls, _) => Ok(Some(tls)),
         }
     }
 }

@@ -15,9 +15,9 @@ use rustls::{CipherSuite, CipherSuiteCommon, SupportedCipherSuite, Tls12CipherSu
 use crate::relay::tls::hello::{Extensions, SERVER_NAME, STAND_IN};
 
 /// Takes the name out of a hello, whose extension's type is at these two places.
-pub fn hide(records: &mut [u8], places: [usize; 2]) {
-    for (place, byte) in places.into_iter().zip(STAND_IN.to_be_bytes()) {
-        if let Some(there) = records.get_mut(place) {
+pub fn hide(records: &mut [u8], slots: [usize; 2]) {
+    for (position, byte) in slots.into_iter().zip(STAND_IN.to_be_bytes()) {
+        if let Some(there) = records.get_mut(position) {
             *there = byte;
         }
     }

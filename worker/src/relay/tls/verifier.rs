@@ -16,7 +16,7 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 // The crate rustls_webpki.
 use webpki::{EndEntityCert, KeyUsage};
 
-use crate::relay::tls::certificate::{Certificate, Place, Plain, name};
+use crate::relay::tls::certificate::{Certificate, Plain, Position, name};
 use crate::relay::tls::transcript;
 
 /// By whom clients are verified.
@@ -94,12 +94,12 @@ impl Verifier {
     ) -> Result<(), HandshakeFailure> {
         let fault = HandshakeFailure::BadCertificate;
         let read = Certificate::read(leaf).ok_or(fault(CertificateFault::Unreadable))?;
-        let own = read.plain(leaf, Place::End).map_err(fault)?;
+        let own = read.plain(leaf, Position::End).map_err(fault)?;
         // Issuers that are not used do no harm, whatever is wrong with them.
         let mut wrong = None;
         let mut issuers = Vec::new();
         for certificate in above {
-            match Certificate::read(certificate).map(|read| read.plain(certificate, Place::Above)) {
+            match Certificate::read(certificate).map(|read| read.plain(certificate, Position::Above)) {
                 Some(Ok(plain)) => issuers.push(plain),
                 Some(Err(why)) => wrong = wrong.or(Some(why)),
                 None => wrong = wrong.or(Some(CertificateFault::Unreadable)),
@@ -127,7 +127,7 @@ impl Verifier {
     fn plain<'c>(certificate: &'c CertificateDer<'_>) -> Result<CertificateDer<'c>, Error> {
         let bad = || Error::InvalidCertificate(CertificateError::BadEncoding);
         let read = Certificate::read(certificate).ok_or_else(bad)?;
-        read.plain(certificate, Place::End).map(|plain| plain.certificate).map_err(|_| bad())
+        read.plain(certificate, Position::End).map(|plain| plain.certificate).map_err(|_| bad())
     }
 }
 

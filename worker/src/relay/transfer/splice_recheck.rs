@@ -21,7 +21,7 @@ const WARY: u8 = 32;
 
 /// How far an end that is not `readable` is known to have nothing.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Doubt {
+pub enum DrainState {
     /// The kernel said so.
     #[default]
     None,
@@ -43,21 +43,21 @@ impl End {
         let came_soon = now.wrapping_sub(self.spliced_at) <= SOON;
         self.spliced_at = now;
         self.doubt = match self.doubt {
-            Doubt::Looking => Doubt::Wary(WARY),
-            Doubt::Wary(times) => Doubt::Wary(times),
+            DrainState::Looking => DrainState::Wary(WARY),
+            DrainState::Wary(times) => DrainState::Wary(times),
             // Behind these bytes the end of file waits, of which no event will tell again.
-            _ if !was_short || !came_soon || self.hung_up => Doubt::None,
+            _ if !was_short || !came_soon || self.hung_up => DrainState::None,
             _ => {
                 self.readable = false;
-                Doubt::Fresh
+                DrainState::Fresh
             }
         };
     }
 
     /// A read has taken bytes.
     pub fn has_read(&mut self) {
-        if self.doubt == Doubt::Looking {
-            self.doubt = Doubt::Wary(WARY);
+        if self.doubt == DrainState::Looking {
+            self.doubt = DrainState::Wary(WARY);
         }
     }
 
@@ -65,8 +65,8 @@ impl End {
     pub fn found_empty(&mut self) {
         self.readable = false;
         self.doubt = match self.doubt {
-            Doubt::Wary(times @ 1..) => Doubt::Wary(times - 1),
-            _ => Doubt::None,
+            DrainState::Wary(times @ 1..) => DrainState::Wary(times - 1),
+            _ => DrainState::None,
         };
     }
 
@@ -74,13 +74,13 @@ impl End {
     pub fn was_told(&mut self) {
         self.readable = true;
         if self.is_doubted() {
-            self.doubt = Doubt::None;
+            self.doubt = DrainState::None;
         }
     }
 
     /// Whether it is believed, but not known, to have nothing.
     fn is_doubted(&self) -> bool {
-        matches!(self.doubt, Doubt::Fresh | Doubt::Old | Doubt::Looking)
+        matches!(self.doubt, DrainState::Fresh | DrainState::Old | DrainState::Looking)
     }
 
     /// Whether there is something to read. Where that is in doubt, the kernel is asked (FIONREAD, ioctl_tty(2)).
@@ -91,7 +91,7 @@ impl End {
 
     /// Whether it has to be put on the list of those that are looked at.
     pub fn is_unlisted_doubt(&self) -> bool {
-        self.doubt == Doubt::Fresh && !self.listed
+        self.doubt == DrainState::Fresh && !self.listed
     }
 
     fn can_be_looked_at(&self) -> bool {
@@ -101,13 +101,13 @@ impl End {
 
 /// The ends that are to be looked at.
 #[derive(Debug, Default)]
-pub struct SecondLooks {
+pub struct SpliceRechecks {
     names: Vec<Name>,
     /// When the next round is, in monotonic milliseconds.
     due: Option<u64>,
 }
 
-impl SecondLooks {
+impl SpliceRechecks {
     /// When there is something to be done.
     pub fn due(&self) -> Option<u64> {
         self.due
@@ -116,37 +116,37 @@ impl SecondLooks {
 
 impl Relay<'_> {
     /// Puts an end on the list.
-    pub(in crate::relay) fn look_later(&mut self, place: u32, side: Side) {
-        let connection = &mut self.pool[place];
-        let name = Name { place, generation: connection.generation, side };
+    pub(in crate::relay) fn look_later(&mut self, slot: u32, side: Side) {
+        let connection = &mut self.pool[slot];
+        let name = Name { slot, generation: connection.generation, side };
         connection.end(side).listed = true;
-        self.second_looks.names.push(name);
-        self.second_looks.due.get_or_insert(self.now + PERIOD);
+        self.splice_rechecks.names.push(name);
+        self.splice_rechecks.due.get_or_insert(self.now + PERIOD);
     }
 
     /// A round of looks: those that were silent since the last one get a turn.
-    pub(in crate::relay) fn look_again(&mut self) {
-        let mut names = std::mem::take(&mut self.second_looks.names);
+    pub(in crate::relay) fn recheck(&mut self) {
+        let mut names = std::mem::take(&mut self.splice_rechecks.names);
         names.retain(|name| {
             let Some(connection) = self.pool.named(*name) else { return false };
             let is_open = matches!(connection.state, State::Relaying | State::Lingering);
             let end = connection.end(name.side);
             match end.doubt {
-                Doubt::Fresh if is_open && end.can_be_looked_at() => {
-                    end.doubt = Doubt::Old;
+                DrainState::Fresh if is_open && end.can_be_looked_at() => {
+                    end.doubt = DrainState::Old;
                     return true;
                 }
-                Doubt::Old if is_open && end.can_be_looked_at() => {
-                    (end.doubt, end.readable, end.listed) = (Doubt::Looking, true, false);
-                    self.come_back(name.place, name.side);
+                DrainState::Old if is_open && end.can_be_looked_at() => {
+                    (end.doubt, end.readable, end.listed) = (DrainState::Looking, true, false);
+                    self.come_back(name.slot, name.side);
                 }
-                Doubt::Wary(_) => end.listed = false,
-                _ => (end.doubt, end.listed) = (Doubt::None, false),
+                DrainState::Wary(_) => end.listed = false,
+                _ => (end.doubt, end.listed) = (DrainState::None, false),
             }
             false
         });
-        self.second_looks.due = (!names.is_empty()).then_some(self.now + PERIOD);
-        self.second_looks.names = names;
+        self.splice_rechecks.due = (!names.is_empty()).then_some(self.now + PERIOD);
+        self.splice_rechecks.names = names;
     }
 }
 
@@ -189,7 +189,7 @@ mod tests {
         for by_splice in [true, false] {
             let mut end = busy();
             assert!(is_believed(&mut end));
-            (end.doubt, end.readable) = (Doubt::Looking, true);
+            (end.doubt, end.readable) = (DrainState::Looking, true);
             if by_splice {
                 end.has_spliced(true, NOW)
             } else {
@@ -209,13 +209,13 @@ mod tests {
     fn a_look_that_finds_nothing_or_an_event_settles_the_doubt() {
         let mut end = busy();
         assert!(is_believed(&mut end));
-        (end.doubt, end.readable) = (Doubt::Looking, true);
+        (end.doubt, end.readable) = (DrainState::Looking, true);
         end.found_empty();
-        assert_eq!((end.doubt, end.readable), (Doubt::None, false));
-        for doubt in [Doubt::Fresh, Doubt::Old, Doubt::Looking] {
-            (end.doubt, end.readable) = (doubt, doubt == Doubt::Looking);
+        assert_eq!((end.doubt, end.readable), (DrainState::None, false));
+        for doubt in [DrainState::Fresh, DrainState::Old, DrainState::Looking] {
+            (end.doubt, end.readable) = (doubt, doubt == DrainState::Looking);
             end.was_told();
-            assert_eq!((end.doubt, end.readable), (Doubt::None, true));
+            assert_eq!((end.doubt, end.readable), (DrainState::None, true));
         }
     }
 }

@@ -43,8 +43,8 @@ impl Connection {
 
 impl Relay<'_> {
     /// Notes what is kept for a connection now, after bytes were moved.
-    pub(in crate::relay) fn note_untaken(&mut self, place: u32) {
-        let connection = &mut self.pool[place];
+    pub(in crate::relay) fn note_untaken(&mut self, slot: u32) {
+        let connection = &mut self.pool[slot];
         let bytes = connection.untaken_bytes();
         if bytes != connection.untaken {
             self.untaken.note(&mut connection.untaken, bytes);
@@ -53,8 +53,8 @@ impl Relay<'_> {
     }
 
     /// A connection ends.
-    pub(in crate::relay) fn forget_untaken(&mut self, place: u32) {
-        let connection = &mut self.pool[place];
+    pub(in crate::relay) fn forget_untaken(&mut self, slot: u32) {
+        let connection = &mut self.pool[slot];
         if connection.untaken > 0 {
             self.untaken.note(&mut connection.untaken, 0);
             self.tools.set_room(self.untaken.room());

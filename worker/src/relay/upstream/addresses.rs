@@ -56,24 +56,24 @@ impl Route {
 
 impl Relay<'_> {
     /// Begins with the address of a server that all workers use now.
-    pub(in crate::relay) fn begin_route(&mut self, place: u32, target: Target) {
+    pub(in crate::relay) fn begin_route(&mut self, slot: u32, target: Target) {
         let row = target.row(self.settings.table_size());
-        self.pool[place].route = match self.settings.target(target) {
+        self.pool[slot].route = match self.settings.target(target) {
             Some(server) if !server.alternatives.is_empty() => {
-                Route::begin(self.seat.address(row), server.address_count())
+                Route::begin(self.worker_table.address(row), server.address_count())
             }
             Some(_) | None => Route::default(),
         };
     }
 
     /// Goes on to a server's next address for a client; false: it has failed at all of them.
-    pub(in crate::relay) fn next_address(&mut self, place: u32, target: Target, reason: ConnectFailure) -> bool {
+    pub(in crate::relay) fn next_address(&mut self, slot: u32, target: Target, reason: ConnectFailure) -> bool {
         let addresses = self.settings.target(target).map_or(0, |server| server.address_count());
-        let route = &mut self.pool[place].route;
+        let route = &mut self.pool[slot].route;
         let failed = route.position();
         let goes_on = route.next(addresses, reason);
         if goes_on && self.debug.on(1) {
-            let next = self.pool[place].route.position();
+            let next = self.pool[slot].route.position();
             if let Some(server) = self.settings.target(target) {
                 let (failed, next) = (server.place_at(failed), server.place_at(next));
                 self.debug.say(1, format_args!("server {}: {failed} failed, trying {next}", target.code()));
@@ -83,13 +83,13 @@ impl Relay<'_> {
     }
 
     /// A server was connected to: if that was by another address than the one in use, all workers use this one from now on.
-    pub(in crate::relay) fn settle_route(&mut self, place: u32, target: Target) {
-        let route = self.pool[place].route;
+    pub(in crate::relay) fn settle_route(&mut self, slot: u32, target: Target) {
+        let route = self.pool[slot].route;
         let (Some(reason), Some(server)) = (route.reason(), self.settings.target(target)) else { return };
         let (addresses, start) = (server.address_count(), u32::from(route.start));
         let (row, to) = (target.row(self.settings.table_size()), route.position() % addresses);
-        let stands = self.seat.address(row);
-        if stands % addresses == start && self.seat.move_address(row, stands, to) {
+        let stands = self.worker_table.address(row);
+        if stands % addresses == start && self.worker_table.move_address(row, stands, to) {
             let event = Event::AddressChanged { server: target.code(), from: start, to, reason };
             self.supervisor.tell(event, &mut self.counters);
         }

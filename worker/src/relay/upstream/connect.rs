@@ -12,7 +12,7 @@ use pen_config::address::Address;
 use pen_config::ids::{ClientKey, Target};
 use pen_config::settings::Settings;
 use pen_ipc::message::{ConnectFailure, Event, Obstacle, ShortageDuring};
-use pen_table::{Blacklist, ClientRef, Seat};
+use pen_table::{Blacklist, ClientRef, WorkerTable};
 use rustix::io::Errno;
 
 use crate::relay::Relay;
@@ -27,7 +27,7 @@ use crate::relay::upstream::{Gate, Hindrance, Upstreams};
 /// The servers' state in the shared table, at one time.
 pub struct Servers<'a> {
     /// The worker's seat at the table.
-    pub seat: &'a Seat<'a>,
+    pub worker_table: &'a WorkerTable<'a>,
     /// What this worker alone knows of them.
     pub upstreams: &'a Upstreams,
     /// Connects that may be pending to each.
@@ -43,19 +43,19 @@ pub struct Servers<'a> {
 impl Farm for Servers<'_> {
     fn blacklist(&self, row: u32) -> Blacklist {
         self.looks.set(self.looks.get() + 1);
-        self.seat.blacklist(row, self.now)
+        self.worker_table.blacklist(row, self.now)
     }
 
     fn connections(&self, row: u32) -> u32 {
-        self.seat.connections(row)
+        self.worker_table.connections(row)
     }
 
     fn cursor(&self) -> u32 {
-        self.seat.cursor()
+        self.worker_table.cursor()
     }
 
     fn advance_cursor(&self, from: u32, to: u32) -> bool {
-        self.seat.advance_cursor(from, to)
+        self.worker_table.advance_cursor(from, to)
     }
 
     fn hindrance(&self, row: u32) -> Option<Hindrance> {
@@ -69,7 +69,7 @@ impl Farm for Servers<'_> {
 
 /// What a client that arrived gets.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Placed {
+enum Assigned {
     /// The server that was taken.
     Server,
     /// The answer that all get.
@@ -104,9 +104,9 @@ impl Servers<'_> {
 impl Relay<'_> {
     /// The servers' state now.
     pub(in crate::relay) fn farm(&self) -> Servers<'_> {
-        let Relay { seat, upstreams, settings, now, .. } = self;
+        let Relay { worker_table, upstreams, settings, now, .. } = self;
         Servers {
-            seat,
+            worker_table,
             upstreams,
             pending_max: settings.pending_max,
             now: *now,
@@ -118,54 +118,54 @@ impl Relay<'_> {
     /// Takes a client in and places it.
     pub(in crate::relay) fn begin(&mut self, socket: OwnedFd, unix: bool, key: ClientKey, port: u16, number: u32) {
         let is_sender = self.is_sender(key);
-        let place = self.pool.take();
-        let connection = &mut self.pool[place];
+        let slot = self.pool.take();
+        let connection = &mut self.pool[slot];
         connection.down = End::new(socket, unix);
         connection.state = State::Connecting;
         (connection.number, connection.began) = (number, crate::relay::clock::precise());
         connection.key = Some(key);
         connection.port = port;
         connection.header_due = is_sender;
-        if self.expects_greeting(place) {
-            if self.watch_client(place) {
-                self.await_greeting(place);
+        if self.expects_greeting(slot) {
+            if self.watch_client(slot) {
+                self.await_greeting(slot);
             }
             return;
         }
-        if !self.place_client(place) {
-            if self.pool[place].state == State::Waiting {
-                self.watch_client(place);
+        if !self.place_client(slot) {
+            if self.pool[slot].state == State::Waiting {
+                self.watch_client(slot);
             }
-        } else if self.watch_client(place) {
-            self.serve_client(place);
+        } else if self.watch_client(slot) {
+            self.serve_client(slot);
         }
     }
 
     /// Places a client whose greeting is over.
-    pub(in crate::relay) fn welcome(&mut self, place: u32) {
-        if self.place_client(place) {
-            self.serve_client(place);
+    pub(in crate::relay) fn welcome(&mut self, slot: u32) {
+        if self.place_client(slot) {
+            self.serve_client(slot);
         }
     }
 
     /// Watches a client's socket. False: it cannot be, and the connection is closed.
-    fn watch_client(&mut self, place: u32) -> bool {
-        let connection = &self.pool[place];
-        let name = Name { place, generation: connection.generation, side: Side::Down };
+    fn watch_client(&mut self, slot: u32) -> bool {
+        let connection = &self.pool[slot];
+        let name = Name { slot, generation: connection.generation, side: Side::Down };
         match watch(&self.poll, connection.down.socket.as_ref(), name) {
             Ok(()) => true,
             Err(error) => {
-                self.give_up(place, ShortageDuring::Watch, error);
+                self.give_up(slot, ShortageDuring::Watch, error);
                 false
             }
         }
     }
 
     /// Gives a client what it was placed for.
-    fn serve_client(&mut self, place: u32) {
-        match self.pool[place].target {
-            Some(_) => self.newcomers.push(Name { place, generation: self.pool[place].generation, side: Side::Down }),
-            None => self.await_request(place),
+    fn serve_client(&mut self, slot: u32) {
+        match self.pool[slot].target {
+            Some(_) => self.newcomers.push(Name { slot, generation: self.pool[slot].generation, side: Side::Down }),
+            None => self.await_request(slot),
         }
     }
 
@@ -175,28 +175,28 @@ impl Relay<'_> {
             let Some(target) = self.pool.named(self.newcomers[index]).and_then(|connection| connection.target) else {
                 continue;
             };
-            self.attempt(self.newcomers[index].place, target);
+            self.attempt(self.newcomers[index].slot, target);
         }
         self.newcomers.clear();
     }
 
     /// Enters a client that arrived in the table, and chooses and takes a server for it. False: it gets nothing and is closed.
-    fn place_client(&mut self, place: u32) -> bool {
-        let connection = &self.pool[place];
-        let placed = self.choose(place, connection.key.unwrap_or(ClientKey::UNIX), connection.port);
-        let is_served = matches!(placed, Placed::Server | Placed::Dummy);
+    fn place_client(&mut self, slot: u32) -> bool {
+        let connection = &self.pool[slot];
+        let placed = self.choose(slot, connection.key.unwrap_or(ClientKey::UNIX), connection.port);
+        let is_served = matches!(placed, Assigned::Server | Assigned::Dummy);
         if !is_served {
-            self.turn_away(place, placed);
+            self.turn_away(slot, placed);
         }
         is_served
     }
 
-    fn choose(&mut self, place: u32, key: ClientKey, port: u16) -> Placed {
+    fn choose(&mut self, slot: u32, key: ClientKey, port: u16) -> Assigned {
         let farm = self.farm();
-        let Relay { seat, settings, now, .. } = &*self;
+        let Relay { worker_table, settings, now, .. } = &*self;
         let tracking = u64::from(settings.tracking) * 1000;
         let permitted = client_permitted(settings, key);
-        let mut locked = seat.lock(key.bytes()).ok();
+        let mut locked = worker_table.lock(key.bytes()).ok();
         let arrival = locked.as_mut().map(|table| table.arrive(*now, tracking));
         let recorded = arrival.and_then(|arrival| Target::from_code(arrival.recorded));
         let mut placement = None;
@@ -213,22 +213,22 @@ impl Relay<'_> {
             table.record(arrival.client, target.code());
         }
         let placed = match (taken, permitted) {
-            (Some(_), _) => Placed::Server,
-            (None, false) => Placed::Refused,
-            (None, true) if settings.dummy => Placed::Dummy,
-            (None, true) => Placed::Nowhere,
+            (Some(_), _) => Assigned::Server,
+            (None, false) => Assigned::Refused,
+            (None, true) if settings.dummy => Assigned::Dummy,
+            (None, true) => Assigned::Nowhere,
         };
         let is_locked = locked.is_some();
         drop(locked);
         let (looks, passed) = (farm.looks.get(), farm.passed.get());
         self.effort += looks;
         self.counters.refused += u64::from(!permitted);
-        let connection = &mut self.pool[place];
+        let connection = &mut self.pool[slot];
         connection.client = arrival.map_or(ClientRef::NOBODY, |arrival| arrival.client);
         connection.target = taken;
         connection.placement = placement;
         if let Some(target) = taken {
-            self.begin_route(place, target);
+            self.begin_route(slot, target);
         }
         self.tell_of_table(is_locked);
         self.tell_of_passed(passed);
@@ -236,21 +236,21 @@ impl Relay<'_> {
     }
 
     /// Closes a client that gets nothing.
-    fn turn_away(&mut self, place: u32, placed: Placed) {
-        if placed == Placed::Nowhere {
-            return self.unserved(place);
+    fn turn_away(&mut self, slot: u32, placed: Assigned) {
+        if placed == Assigned::Nowhere {
+            return self.unserved(slot);
         }
         if self.debug.on(1) {
-            let key = self.pool[place].key.unwrap_or(ClientKey::UNIX);
+            let key = self.pool[slot].key.unwrap_or(ClientKey::UNIX);
             let list = self.settings.client_acl;
             self.debug.say(1, format_args!("client {key} is refused by access list {list}"));
         }
-        self.finish(place);
+        self.finish(slot);
     }
 
     /// Reports what was noticed about the shared table.
     fn tell_of_table(&mut self, is_locked: bool) {
-        if let Some(kept) = self.seat.take_rebuilt() {
+        if let Some(kept) = self.worker_table.take_rebuilt() {
             self.supervisor.tell(Event::TableRebuilt { kept }, &mut self.counters);
         }
         if !is_locked {
@@ -262,46 +262,46 @@ impl Relay<'_> {
     }
 
     /// Connects to the target that was taken. What fails at once goes on to the next one by and by.
-    pub(in crate::relay) fn attempt(&mut self, place: u32, target: Target) {
+    pub(in crate::relay) fn attempt(&mut self, slot: u32, target: Target) {
         let row = target.row(self.settings.table_size());
         match self.upstreams.gate(row, self.settings.pending_max) {
             Gate::Open => {}
-            Gate::NextTurn => return self.try_next_turn(place),
-            Gate::Shut => return self.pass_over(place, target, Obstacle::Pending, None),
+            Gate::NextTurn => return self.try_next_turn(slot),
+            Gate::Shut => return self.pass_over(slot, target, Obstacle::Pending, None),
         }
-        if self.lacks_port(place, row) {
-            return self.fail_over(place);
+        if self.lacks_port(slot, row) {
+            return self.fail_over(slot);
         }
-        self.seat.set_current(target.code());
-        let will_send = self.pool[place].down.readable;
+        self.worker_table.set_current(target.code());
+        let will_send = self.pool[slot].down.readable;
         let Some(server) = self.settings.target(target) else {
             // Taken out of the settings meanwhile.
-            return self.fail_over(place);
+            return self.fail_over(slot);
         };
-        match dial(server.address_at(self.pool[place].route.position()), &self.settings, will_send) {
-            Attempt::Pending(socket) => self.await_server(place, target, socket, will_send),
+        match dial(server.address_at(self.pool[slot].route.position()), &self.settings, will_send) {
+            Attempt::Pending(socket) => self.await_server(slot, target, socket, will_send),
             Attempt::Failed(fault, errno) => {
                 self.effort += DIAL;
-                self.on_fault(place, target, fault, errno);
+                self.on_fault(slot, target, fault, errno);
             }
         }
     }
 
     /// Watches the socket of a connect that is under way.
-    fn await_server(&mut self, place: u32, target: Target, socket: OwnedFd, withholds_acks: bool) {
+    fn await_server(&mut self, slot: u32, target: Target, socket: OwnedFd, withholds_acks: bool) {
         let unix = self.settings.target(target).is_some_and(|server| matches!(server.address, Address::Unix(_)));
-        let connection = &mut self.pool[place];
+        let connection = &mut self.pool[slot];
         let nagle = !unix && !self.settings.tcp_nodelay;
         connection.up = End { nagle, withholds_acks: withholds_acks && !unix, ..End::new(socket, unix) };
         connection.outdated = false;
-        let name = Name { place, generation: connection.generation, side: Side::Up };
+        let name = Name { slot, generation: connection.generation, side: Side::Up };
         if let Err(error) = watch(&self.poll, connection.up.socket.as_ref(), name) {
-            return self.give_up(place, ShortageDuring::Watch, error);
+            return self.give_up(slot, ShortageDuring::Watch, error);
         }
-        self.connecting.wait(&mut self.pool, place, self.now);
+        self.connecting.wait(&mut self.pool, slot, self.now);
         self.upstreams.begin(target.row(self.settings.table_size()));
         if self.debug.on(1) {
-            match self.pool[place].key {
+            match self.pool[slot].key {
                 Some(key) => self.debug.say(1, format_args!("client {key} goes to server {}", target.code())),
                 None => self.debug.say(1, format_args!("an idler goes to server {}", target.code())),
             }
@@ -309,39 +309,39 @@ impl Relay<'_> {
     }
 
     /// An event on the socket of a connect that was under way.
-    pub(in crate::relay) fn connect_progress(&mut self, place: u32, event: &mio::event::Event) {
+    pub(in crate::relay) fn connect_progress(&mut self, slot: u32, event: &mio::event::Event) {
         // A hang-up alone is a server behind a Unix socket that has already answered and closed.
         if event.is_error() {
-            let errno = self.pool[place].up.socket.as_ref().map(rustix::net::sockopt::socket_error);
+            let errno = self.pool[slot].up.socket.as_ref().map(rustix::net::sockopt::socket_error);
             let errno = match errno {
                 Some(Ok(Err(errno)) | Err(errno)) => errno,
                 // Up and gone again: nothing was sent yet, so another server may still serve this client.
                 Some(Ok(Ok(()))) | None => Errno::CONNRESET,
             };
-            return self.connect_failed(place, ConnectFailure::Errno(errno.raw_os_error()));
+            return self.connect_failed(slot, ConnectFailure::Errno(errno.raw_os_error()));
         }
         if !event.is_writable() {
             return;
         }
-        self.end_connect(place);
-        let connection = &mut self.pool[place];
+        self.end_connect(slot);
+        let connection = &mut self.pool[slot];
         connection.placement = None;
         let is_idler = connection.key.is_none();
         connection.state = if is_idler { State::Idler } else { State::Relaying };
         if let (Some(target), false) = (connection.target, connection.outdated) {
             self.praise(target);
-            self.settle_route(place, target);
+            self.settle_route(slot, target);
         }
         if is_idler {
-            self.pool[place].since = self.now;
-            return self.drain_idler(place);
+            self.pool[slot].since = self.now;
+            return self.drain_idler(slot);
         }
-        self.idle.join(&mut self.pool, place, self.now);
-        self.introduce(place);
-        self.follow_http(place);
-        self.relay(place, Side::Down);
-        if self.pool[place].state == State::Relaying && self.pool[place].up.readable {
-            self.relay(place, Side::Up);
+        self.idle.join(&mut self.pool, slot, self.now);
+        self.introduce(slot);
+        self.follow_http(slot);
+        self.relay(slot, Side::Down);
+        if self.pool[slot].state == State::Relaying && self.pool[slot].up.readable {
+            self.relay(slot, Side::Up);
         }
     }
 }
@@ -368,18 +368,18 @@ pub fn take_next(
         };
         let row = target.row(settings.table_size());
         // Only this is exact: another worker may have been faster.
-        if !farm.seat.reserve(row, placement.limit(settings, target)) {
+        if !farm.worker_table.reserve(row, placement.limit(settings, target)) {
             farm.note_obstacle(target, row, Obstacle::Limit);
             continue;
         }
         // Only with a place there: a probe that is begun and not made would keep others away until its lease ends.
         let addresses = settings.target(target).map_or(1, |server| u64::from(server.address_count()));
         let lease = farm.now + u64::from(settings.connect_timeout) * 1000 * addresses + 1000;
-        let is_probe = eligible == Eligible::ForProbe && farm.seat.begin_probe(row, farm.now, lease);
+        let is_probe = eligible == Eligible::ForProbe && farm.worker_table.begin_probe(row, farm.now, lease);
         if eligible == Eligible::InUse || is_probe || probed == Probed::Join {
             return Some(target);
         }
-        farm.seat.release(row);
+        farm.worker_table.release(row);
     }
     None
 }

@@ -47,7 +47,7 @@ impl Relay<'_> {
             if let Some(name) = self.retries.pop_front() {
                 let named = self.pool.named(name).filter(|connection| connection.state == State::Connecting);
                 if let Some(target) = named.and_then(|connection| connection.target) {
-                    self.attempt(name.place, target);
+                    self.attempt(name.slot, target);
                 }
             } else if let Some(row) = self.upstreams.next_due() {
                 self.serve_waiting(row);
@@ -58,45 +58,45 @@ impl Relay<'_> {
     }
 
     /// Has the target that was taken for a connection tried later in this turn, or in the next.
-    fn try_later(&mut self, place: u32) {
-        self.retries.push_back(self.name_of(place));
+    fn try_later(&mut self, slot: u32) {
+        self.retries.push_back(self.name_of(slot));
     }
 
     /// Has the target that was taken for a connection tried in the next turn.
-    pub(in crate::relay) fn try_next_turn(&mut self, place: u32) {
-        self.next_turn.push(self.name_of(place));
+    pub(in crate::relay) fn try_next_turn(&mut self, slot: u32) {
+        self.next_turn.push(self.name_of(slot));
     }
 
-    fn name_of(&self, place: u32) -> Name {
-        Name { place, generation: self.pool[place].generation, side: Side::Up }
+    fn name_of(&self, slot: u32) -> Name {
+        Name { slot, generation: self.pool[slot].generation, side: Side::Up }
     }
 
     /// An attempt failed at once.
-    pub(in crate::relay) fn on_fault(&mut self, place: u32, target: Target, fault: Fault, errno: Errno) {
+    pub(in crate::relay) fn on_fault(&mut self, slot: u32, target: Target, fault: Fault, errno: Errno) {
         match fault {
-            Fault::Server => self.on_failure(place, target, ConnectFailure::Errno(errno.raw_os_error())),
+            Fault::Server => self.on_failure(slot, target, ConnectFailure::Errno(errno.raw_os_error())),
             // Its other addresses may be of another family, or have ports left.
             Fault::Obstacle(Obstacle::Ports | Obstacle::Source)
-                if self.next_address(place, target, ConnectFailure::Errno(errno.raw_os_error())) =>
+                if self.next_address(slot, target, ConnectFailure::Errno(errno.raw_os_error())) =>
             {
-                self.try_later(place);
+                self.try_later(slot);
             }
-            Fault::Obstacle(obstacle) => self.pass_over(place, target, obstacle, Some(errno)),
-            Fault::Machine => self.give_up(place, ShortageDuring::Connect, errno),
+            Fault::Obstacle(obstacle) => self.pass_over(slot, target, obstacle, Some(errno)),
+            Fault::Machine => self.give_up(slot, ShortageDuring::Connect, errno),
         }
     }
 
     /// An address of a server failed: its next one is tried, or the server has failed.
-    fn on_failure(&mut self, place: u32, target: Target, reason: ConnectFailure) {
-        if self.next_address(place, target, reason) {
-            return self.try_later(place);
+    fn on_failure(&mut self, slot: u32, target: Target, reason: ConnectFailure) {
+        if self.next_address(slot, target, reason) {
+            return self.try_later(slot);
         }
         self.blame(target, reason);
-        self.fail_over(place);
+        self.fail_over(slot);
     }
 
     /// Passes a server over that has not failed, and says so now and then.
-    pub(in crate::relay) fn pass_over(&mut self, place: u32, target: Target, obstacle: Obstacle, errno: Option<Errno>) {
+    pub(in crate::relay) fn pass_over(&mut self, slot: u32, target: Target, obstacle: Obstacle, errno: Option<Errno>) {
         let row = target.row(self.settings.table_size());
         match obstacle {
             Obstacle::Ports => {
@@ -106,19 +106,19 @@ impl Relay<'_> {
             }
             Obstacle::Source | Obstacle::Backlog | Obstacle::Limit => {}
             Obstacle::Pending => {
-                if let Some(placement) = &mut self.pool[place].placement {
+                if let Some(placement) = &mut self.pool[slot].placement {
                     placement.hold(target);
                 }
             }
         }
-        self.seat.abandon_probe(row, self.now);
+        self.worker_table.abandon_probe(row, self.now);
         self.tell_of_obstacle(target, obstacle, errno);
-        self.fail_over(place);
+        self.fail_over(slot);
     }
 
     /// Whether a server is better not connected to, because no local port was free towards it a moment ago and the client may get another.
-    pub(in crate::relay) fn lacks_port(&mut self, place: u32, row: u32) -> bool {
-        let connection = &mut self.pool[place];
+    pub(in crate::relay) fn lacks_port(&mut self, slot: u32, row: u32) -> bool {
+        let connection = &mut self.pool[slot];
         let lacks = self.upstreams.hindrance(row, self.settings.pending_max, self.now) == Some(Hindrance::Ports);
         match (&mut connection.placement, connection.target) {
             (Some(placement), Some(target)) if lacks && !placement.is_over() => {
@@ -134,7 +134,7 @@ impl Relay<'_> {
         match obstacle {
             Obstacle::Pending => {
                 if self.upstreams.shut(row) {
-                    self.seat.set_pending(row, true);
+                    self.worker_table.set_pending(row, true);
                 }
             }
             Obstacle::Ports | Obstacle::Source | Obstacle::Backlog => self.upstreams.await_connect(row),
@@ -156,40 +156,40 @@ impl Relay<'_> {
     /// A connect to a server has ended, or more may be pending: says if there is room for one more.
     pub(in crate::relay) fn reopen(&mut self, row: u32) {
         if self.upstreams.reopens(row, self.settings.pending_max) {
-            self.seat.set_pending(row, false);
+            self.worker_table.set_pending(row, false);
         }
     }
 
     /// No answer in time.
-    pub(in crate::relay) fn connect_timed_out(&mut self, place: u32) {
-        self.connect_failed(place, ConnectFailure::Timeout);
+    pub(in crate::relay) fn connect_timed_out(&mut self, slot: u32) {
+        self.connect_failed(slot, ConnectFailure::Timeout);
     }
 
     /// A connect that was under way failed: its socket closes before the next one is made. Its name passes to the next: the kernel reports a
     /// socket once per round, and this one has been.
-    pub(in crate::relay) fn connect_failed(&mut self, place: u32, failure: ConnectFailure) {
-        let is_outdated = self.pool[place].outdated;
-        self.end_connect(place);
-        let connection = &mut self.pool[place];
+    pub(in crate::relay) fn connect_failed(&mut self, slot: u32, failure: ConnectFailure) {
+        let is_outdated = self.pool[slot].outdated;
+        self.end_connect(slot);
+        let connection = &mut self.pool[slot];
         connection.up = End::default();
-        let Some(target) = connection.target.filter(|_| !is_outdated) else { return self.fail_over(place) };
+        let Some(target) = connection.target.filter(|_| !is_outdated) else { return self.fail_over(slot) };
         match failure {
-            ConnectFailure::Timeout => self.on_failure(place, target, failure),
+            ConnectFailure::Timeout => self.on_failure(slot, target, failure),
             ConnectFailure::Errno(errno) => {
-                let position = self.pool[place].route.position();
+                let position = self.pool[slot].route.position();
                 let errno = Errno::from_raw_os_error(errno);
                 let server = self.settings.target(target);
                 let fault = server
                     .map(|server| classify(Call::Connect, way(server.address_at(position), &self.settings), errno));
                 self.effort += DIAL;
-                self.on_fault(place, target, fault.unwrap_or(Fault::Server), errno);
+                self.on_fault(slot, target, fault.unwrap_or(Fault::Server), errno);
             }
         }
     }
 
     /// A connect is no longer under way.
-    pub(in crate::relay) fn end_connect(&mut self, place: u32) {
-        let connection = &self.pool[place];
+    pub(in crate::relay) fn end_connect(&mut self, slot: u32) {
+        let connection = &self.pool[slot];
         if connection.state != State::Connecting || !connection.links[STEP].is_queued() {
             return;
         }
@@ -198,41 +198,41 @@ impl Relay<'_> {
             self.upstreams.end(row);
             self.reopen(row);
         }
-        self.connecting.leave(&mut self.pool, place);
+        self.connecting.leave(&mut self.pool, slot);
     }
 
     /// Takes the next server for a connection whose attempt failed, and has it tried; without one it is closed, or waits.
-    pub(in crate::relay) fn fail_over(&mut self, place: u32) {
-        match self.another(place) {
-            Some(_) => self.try_later(place),
-            None => self.unserved(place),
+    pub(in crate::relay) fn fail_over(&mut self, slot: u32) {
+        match self.another(slot) {
+            Some(_) => self.try_later(slot),
+            None => self.unserved(slot),
         }
     }
 
     /// Takes the next server after one that could not be used.
-    fn another(&mut self, place: u32) -> Option<Target> {
-        self.release_target(place);
-        self.pool[place].outdated = false;
-        let mut placement = self.pool[place].placement.take()?;
-        let taken = self.take(place, &mut placement);
+    fn another(&mut self, slot: u32) -> Option<Target> {
+        self.release_target(slot);
+        self.pool[slot].outdated = false;
+        let mut placement = self.pool[slot].placement.take()?;
+        let taken = self.take(slot, &mut placement);
         self.counters.failovers += u64::from(taken.is_some());
-        self.pool[place].placement = Some(placement);
+        self.pool[slot].placement = Some(placement);
         taken
     }
 
     /// Takes the next server of a placement that can be used now.
-    fn take(&mut self, place: u32, placement: &mut Placement) -> Option<Target> {
+    fn take(&mut self, slot: u32, placement: &mut Placement) -> Option<Target> {
         let farm = self.farm();
-        let client = self.pool[place].key.unwrap_or(ClientKey::UNIX);
+        let client = self.pool[slot].key.unwrap_or(ClientKey::UNIX);
         let taken = take_next(placement, &self.settings, &farm, client);
         let (looks, passed) = (farm.looks.get(), farm.passed.get());
         self.effort += looks;
         self.tell_of_passed(passed);
-        let connection = &mut self.pool[place];
+        let connection = &mut self.pool[slot];
         connection.target = taken;
         if let Some(target) = taken {
-            self.seat.record(connection.client, target.code());
-            self.begin_route(place, target);
+            self.worker_table.record(connection.client, target.code());
+            self.begin_route(slot, target);
         }
         taken
     }
@@ -242,7 +242,7 @@ impl Relay<'_> {
         self.counters.failed_connects += 1;
         let seconds = self.settings.blacklist;
         let row = target.row(self.settings.table_size());
-        self.seat.note_failure(row, clock::unix_time().0, reason.code());
+        self.worker_table.note_failure(row, clock::unix_time().0, reason.code());
         if self.debug.on(1) {
             let why = match reason {
                 ConnectFailure::Errno(errno) => std::io::Error::from_raw_os_error(errno).to_string(),
@@ -258,11 +258,11 @@ impl Relay<'_> {
             return;
         }
         let until = self.now + u64::from(seconds) * 1000;
-        if matches!(self.seat.blacklist(row, self.now), Blacklist::Until(longer) if longer >= until) {
+        if matches!(self.worker_table.blacklist(row, self.now), Blacklist::Until(longer) if longer >= until) {
             // An operator took it out of service meanwhile.
             return;
         }
-        if self.seat.set_blacklist(row, until, clock::unix_time().0) {
+        if self.worker_table.set_blacklist(row, until, clock::unix_time().0) {
             let event = Event::Blacklisted { server: target.code(), seconds, reason };
             self.supervisor.tell(event, &mut self.counters);
         }
@@ -274,11 +274,11 @@ impl Relay<'_> {
         if self.upstreams.is_reached(row, self.now) {
             self.supervisor.tell(Event::Reached { server: target.code() }, &mut self.counters);
         }
-        match self.seat.blacklist(row, self.now) {
+        match self.worker_table.blacklist(row, self.now) {
             // Left out by somebody else meanwhile: that stands.
             Blacklist::Clear | Blacklist::Until(_) => {}
             Blacklist::Expired | Blacklist::Probed => {
-                if self.seat.clear_blacklist(row) {
+                if self.worker_table.clear_blacklist(row) {
                     self.supervisor.tell(Event::BackInUse { server: target.code() }, &mut self.counters);
                 }
             }
@@ -286,16 +286,16 @@ impl Relay<'_> {
     }
 
     /// No server can be used. The client is closed, unless one server has nothing against it but too many connects pending.
-    pub(in crate::relay) fn unserved(&mut self, place: u32) {
-        let connection = &self.pool[place];
+    pub(in crate::relay) fn unserved(&mut self, slot: u32) {
+        let connection = &self.pool[slot];
         let is_client = connection.key.is_some();
         if is_client && let Some(target) = connection.placement.as_ref().and_then(Placement::held) {
             let row = target.row(self.settings.table_size());
             let hindrance = self.upstreams.hindrance(row, self.settings.pending_max, self.now);
             if hindrance == Some(Hindrance::Pending) {
                 self.tell_of_obstacle(target, Obstacle::Pending, None);
-                if self.upstreams.wait(&mut self.pool, place, row, self.now) {
-                    self.pool[place].state = State::Waiting;
+                if self.upstreams.wait(&mut self.pool, slot, row, self.now) {
+                    self.pool[slot].state = State::Waiting;
                     return;
                 }
             }
@@ -303,7 +303,7 @@ impl Relay<'_> {
         if is_client {
             self.count_unserved();
         }
-        self.finish(place);
+        self.finish(slot);
     }
 
     /// Counts a client that no server could be used for, and says so now and then.
@@ -321,20 +321,20 @@ impl Relay<'_> {
     }
 
     /// Takes a connection out that waits for another's connect to end.
-    pub(in crate::relay) fn leave_waiting(&mut self, place: u32) {
-        let held = self.pool[place].placement.as_ref().and_then(Placement::held);
+    pub(in crate::relay) fn leave_waiting(&mut self, slot: u32) {
+        let held = self.pool[slot].placement.as_ref().and_then(Placement::held);
         if let Some(target) = held {
-            self.upstreams.leave(&mut self.pool, place, target.row(self.settings.table_size()));
+            self.upstreams.leave(&mut self.pool, slot, target.row(self.settings.table_size()));
         }
     }
 
     /// A connect to a server has ended: those who wait for that go on, as far as they can.
     fn serve_waiting(&mut self, row: u32) {
         let most = self.settings.pending_max;
-        while let Some(place) = self.upstreams.first_waiting(row) {
+        while let Some(slot) = self.upstreams.first_waiting(row) {
             match self.upstreams.gate(row, most) {
                 Gate::Open if self.is_exhausted() => return self.upstreams.is_due(row),
-                Gate::Open => self.resume_waiting(place),
+                Gate::Open => self.resume_waiting(slot),
                 // Another of its connects will end.
                 Gate::NextTurn | Gate::Shut => return,
             }
@@ -342,30 +342,30 @@ impl Relay<'_> {
     }
 
     /// Has a connection that waits go on, if its server can be used.
-    fn resume_waiting(&mut self, place: u32) {
-        self.leave_waiting(place);
-        self.pool[place].state = State::Connecting;
-        let Some(mut placement) = self.pool[place].placement.take() else { return self.finish(place) };
+    fn resume_waiting(&mut self, slot: u32) {
+        self.leave_waiting(slot);
+        self.pool[slot].state = State::Connecting;
+        let Some(mut placement) = self.pool[slot].placement.take() else { return self.finish(slot) };
         placement.retry_held();
-        let taken = self.take(place, &mut placement);
-        self.pool[place].placement = Some(placement);
+        let taken = self.take(slot, &mut placement);
+        self.pool[slot].placement = Some(placement);
         match taken {
             // Not later: the gate is open now.
-            Some(target) => self.attempt(place, target),
-            None => self.unserved(place),
+            Some(target) => self.attempt(slot, target),
+            None => self.unserved(slot),
         }
     }
 
     /// A connection has waited for as long as a connect may take.
-    pub(in crate::relay) fn waiting_ends(&mut self, place: u32) {
+    pub(in crate::relay) fn waiting_ends(&mut self, slot: u32) {
         self.count_unserved();
-        self.finish(place);
+        self.finish(slot);
     }
 
     /// Closes a client because this machine ran short; no server is to blame and none is tried.
-    pub(in crate::relay) fn give_up(&mut self, place: u32, during: ShortageDuring, errno: Errno) {
+    pub(in crate::relay) fn give_up(&mut self, slot: u32, during: ShortageDuring, errno: Errno) {
         self.counters.shortages += 1;
         self.short_of(during, errno);
-        self.finish(place);
+        self.finish(slot);
     }
 }

@@ -77,9 +77,9 @@ impl Relay<'_> {
         self.idlers.delay = SOON;
         let surplus = self.idlers.open.saturating_sub(self.idlers.wanted);
         if surplus > 0 {
-            let is_idler = |place: &u32| self.pool[*place].state != State::Free && self.pool[*place].key.is_none();
-            let close: Vec<u32> = (0..self.pool.places()).filter(is_idler).take(surplus as usize).collect();
-            close.into_iter().for_each(|place| self.finish(place));
+            let is_idler = |slot: &u32| self.pool[*slot].state != State::Free && self.pool[*slot].key.is_none();
+            let close: Vec<u32> = (0..self.pool.slots()).filter(is_idler).take(surplus as usize).collect();
+            close.into_iter().for_each(|slot| self.finish(slot));
         }
         self.open_idlers();
     }
@@ -101,12 +101,12 @@ impl Relay<'_> {
 
     /// Begins to open one. False: there is no room for it, or no server.
     fn open_idler(&mut self) -> bool {
-        let Some(number) = self.seat.claim_connection(self.settings.connections_max) else { return false };
-        let place = self.pool.take();
+        let Some(number) = self.worker_table.claim_connection(self.settings.connections_max) else { return false };
+        let slot = self.pool.take();
         let farm = self.farm();
         let mut placement = Placement::without_client(&self.settings, &farm);
         let taken = take_next(&mut placement, &self.settings, &farm, ClientKey::UNIX);
-        let connection = &mut self.pool[place];
+        let connection = &mut self.pool[slot];
         connection.state = State::Connecting;
         (connection.number, connection.began) = (number, crate::relay::clock::precise());
         connection.target = taken;
@@ -114,26 +114,26 @@ impl Relay<'_> {
         self.idlers.open += 1;
         match taken {
             Some(target) => {
-                self.begin_route(place, target);
-                self.attempt(place, target);
+                self.begin_route(slot, target);
+                self.attempt(slot, target);
             }
-            None => self.finish(place),
+            None => self.finish(slot),
         }
         taken.is_some()
     }
 
     /// Throws away what a server sends to nobody, until it ends.
-    pub(in crate::relay) fn drain_idler(&mut self, place: u32) {
-        let connection = &mut self.pool[place];
+    pub(in crate::relay) fn drain_idler(&mut self, slot: u32) {
+        let connection = &mut self.pool[slot];
         let moved = pump::discard(&mut connection.up, &mut self.tools);
         let is_over = connection.up.ended || connection.up.failed;
         if moved.bytes > 0 {
-            self.count(place, Side::Up, moved.bytes);
+            self.count(slot, Side::Up, moved.bytes);
         }
         if is_over {
-            self.finish(place);
+            self.finish(slot);
         } else if moved.more {
-            self.come_back(place, Side::Up);
+            self.come_back(slot, Side::Up);
         }
     }
 }

@@ -189,19 +189,19 @@ impl Upstreams {
     }
 
     /// Has a connection wait for a connect to a server to end. False: there is no such server.
-    pub fn wait(&mut self, pool: &mut Pool, place: u32, row: u32, now: u64) -> bool {
+    pub fn wait(&mut self, pool: &mut Pool, slot: u32, row: u32, now: u64) -> bool {
         let Some(server) = self.rows.get_mut(row as usize) else { return false };
         if server.waiting.first().is_none() {
             self.waited_for.push(row);
         }
-        server.waiting.wait(pool, place, now);
+        server.waiting.wait(pool, slot, now);
         true
     }
 
     /// Takes a connection out that waits for a server.
-    pub fn leave(&mut self, pool: &mut Pool, place: u32, row: u32) {
+    pub fn leave(&mut self, pool: &mut Pool, slot: u32, row: u32) {
         let Some(server) = self.rows.get_mut(row as usize) else { return };
-        server.waiting.leave(pool, place);
+        server.waiting.leave(pool, slot);
         if server.waiting.first().is_none() {
             self.waited_for.retain(|other| *other != row);
         }
@@ -306,22 +306,22 @@ mod tests {
     #[test]
     fn whoever_waits_may_go_on_when_a_connect_ends() {
         let (mut servers, mut pool) = (Upstreams::new(2), Pool::default());
-        let places = [pool.take(), pool.take(), pool.take()];
-        for (n, place) in places.into_iter().enumerate() {
-            assert!(servers.wait(&mut pool, place, n as u32 % 2, 10 * n as u64));
+        let slots = [pool.take(), pool.take(), pool.take()];
+        for (n, slot) in slots.into_iter().enumerate() {
+            assert!(servers.wait(&mut pool, slot, n as u32 % 2, 10 * n as u64));
         }
         assert!(!servers.wait(&mut pool, 0, 2, 0));
-        assert_eq!((servers.next_deadline(&pool, 5), servers.overdue(&pool, 5, 14)), (Some(5), Some(places[0])));
+        assert_eq!((servers.next_deadline(&pool, 5), servers.overdue(&pool, 5, 14)), (Some(5), Some(slots[0])));
         servers.begin(1);
         servers.end(1);
         assert!(servers.has_due());
         assert_eq!((servers.next_due(), servers.next_due()), (Some(1), None));
-        assert_eq!(servers.first_waiting(1), Some(places[1]));
-        servers.leave(&mut pool, places[1], 1);
+        assert_eq!(servers.first_waiting(1), Some(slots[1]));
+        servers.leave(&mut pool, slots[1], 1);
         assert_eq!(servers.first_waiting(1), None);
         servers.end(1);
         assert!(!servers.has_due());
-        servers.leave(&mut pool, places[0], 0);
+        servers.leave(&mut pool, slots[0], 0);
         assert_eq!(servers.next_deadline(&pool, 5), Some(25));
         servers.all_due();
         assert_eq!(servers.next_due(), Some(0));

@@ -142,7 +142,7 @@ fn server(number: u32, settings: &Settings) -> Command {
     let Some(server) = settings.servers.get(number as usize).and_then(Option::as_ref) else {
         return Command::NoServer(number);
     };
-    let mut changes = print::place(server);
+    let mut changes = print::address_of(server);
     changes.extend([
         ServerChange::Max(server.soft),
         ServerChange::Hard(server.hard),

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use crate::address::Address;
 use crate::command::{COMMANDS, SETTINGS, parse};
-use crate::configuration::{Configuration, Names, Placed};
+use crate::configuration::{Configuration, Names, SourcedCommand};
 use crate::parse::{file, grammar};
 use crate::print::in_force::*;
 use crate::{apply, strategies};
@@ -83,9 +83,12 @@ fn one_of_each(said: &[Startup]) -> Vec<Startup> {
     words.iter().filter_map(last).collect()
 }
 
-fn placed(text: &str) -> Vec<Placed> {
+fn placed(text: &str) -> Vec<SourcedCommand> {
     let lines = file::parse(text.as_bytes()).unwrap();
-    lines.into_iter().map(|line| Placed { place: line.number.to_string(), command: line.command }).collect()
+    lines
+        .into_iter()
+        .map(|line| SourcedCommand { source_line: line.number.to_string(), command: line.command })
+        .collect()
 }
 
 fn local() -> Local {

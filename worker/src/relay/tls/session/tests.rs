@@ -183,16 +183,16 @@ fn no_bent_byte_does_more_harm_than_ending_the_session() {
             flights.push(bytes.len());
         }
         for (flight, length) in flights.into_iter().enumerate() {
-            for place in 0..length {
+            for position in 0..length {
                 // Each place of the first flight costs a handshake of the client; a part of them will do.
-                if place > 64 && place % 7 != 0 {
+                if position > 64 && position % 7 != 0 {
                     continue;
                 }
                 let (mut side, mut client) = (Side::new(&keyring), client(version));
                 for number in 0..=flight {
                     let mut bytes = said(&mut client);
-                    if number == flight && place < bytes.len() {
-                        bytes[place] ^= 1 << (place % 8);
+                    if number == flight && position < bytes.len() {
+                        bytes[position] ^= 1 << (position % 8);
                     }
                     // What follows is thrown away, whatever it is.
                     let _ = side.give(&bytes, &mut client);

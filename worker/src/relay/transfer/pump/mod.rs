@@ -61,7 +61,7 @@ impl Tools {
 }
 
 /// How a direction is to be moved.
-pub struct Manner<'w> {
+pub struct PumpOptions<'w> {
     /// splice(2) may be used: nobody needs to see the bytes.
     pub may_splice: bool,
     /// Sees the bytes of each read before they are sent.
@@ -88,7 +88,7 @@ pub struct Moved {
 
 /// Moves bytes from one end to the other, end of file included. What happened to the ends is in their flags: `ended` or `failed` of
 /// `from`, `broken` of `to`.
-pub fn pump(from: &mut End, to: &mut End, tools: &mut Tools, mut manner: Manner<'_>) -> Moved {
+pub fn pump(from: &mut End, to: &mut End, tools: &mut Tools, mut manner: PumpOptions<'_>) -> Moved {
     let mut moved = Moved::default();
     for _ in 0..ROUNDS {
         if to.held.is_some() && !flush(to, tools) {
@@ -178,7 +178,7 @@ pub fn take<'t>(from: &mut End, tools: &'t mut Tools) -> &'t [u8] {
 }
 
 /// How many bytes were read, and how many given to the other end.
-fn by_copy(from: &mut End, to: &mut End, tools: &mut Tools, manner: &mut Manner<'_>) -> (u64, u64) {
+fn by_copy(from: &mut End, to: &mut End, tools: &mut Tools, manner: &mut PumpOptions<'_>) -> (u64, u64) {
     let length = receive(from, &mut tools.buffers);
     if length == 0 {
         return (0, 0);
@@ -236,7 +236,7 @@ fn before_reading(turn: &mut Turn<'_>, from: &End, to: &mut End, tools: &mut Too
 }
 
 /// Moves a direction that carries much through a pipe. None: it is to be copied.
-fn by_splice(from: &mut End, to: &mut End, tools: &mut Tools, manner: &mut Manner<'_>) -> Option<u64> {
+fn by_splice(from: &mut End, to: &mut End, tools: &mut Tools, manner: &mut PumpOptions<'_>) -> Option<u64> {
     if from.large_reads < LARGE_READS || !manner.may_splice || manner.watch.is_some() || from.careful {
         return None;
     }

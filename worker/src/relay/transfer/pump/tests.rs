@@ -25,8 +25,8 @@ fn wait_readable(end: &End) {
     rustix::event::poll(&mut poll, None).unwrap();
 }
 
-fn plain() -> Manner<'static> {
-    Manner { may_splice: true, watch: None, http: None, now: 0 }
+fn plain() -> PumpOptions<'static> {
+    PumpOptions { may_splice: true, watch: None, http: None, now: 0 }
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn watchers_see_every_byte_in_order() {
         &mut from,
         &mut to,
         &mut Tools::new(POOLED_PIPES),
-        Manner { may_splice: true, watch: Some(&mut watch), http: None, now: 0 },
+        PumpOptions { may_splice: true, watch: Some(&mut watch), http: None, now: 0 },
     );
     assert_eq!(seen, b"GET / HTTP/1.0\r\n\r\n");
 }

@@ -54,10 +54,10 @@ fn next_turn(farm: &impl Farm) -> u32 {
 fn owner_of_turn(servers: &[(ServerId, u64)], turn: u32) -> Option<ServerId> {
     let total: u64 = servers.iter().map(|(_, weight)| weight).sum();
     let spread = u128::from(turn) * u128::from(stride(total)) % u128::from(total.max(1));
-    let mut place = u64::try_from(spread).unwrap_or(0);
+    let mut rank = u64::try_from(spread).unwrap_or(0);
     for (id, weight) in servers {
-        match place.checked_sub(*weight) {
-            Some(rest) => place = rest,
+        match rank.checked_sub(*weight) {
+            Some(rest) => rank = rest,
             None => return Some(*id),
         }
     }

@@ -11,7 +11,7 @@ use crate::view::{Shard, View};
 use crate::{Arrival, Blacklist, ClientRef, Failure, LockStuck, NO_SERVER};
 
 /// A worker's seat: the only writer of its rows. One process has at most one seat of a worker's number.
-pub struct Seat<'t> {
+pub struct WorkerTable<'t> {
     view: View<'t>,
     worker: u32,
     /// Whether the worker's bit in `waiting` is set.
@@ -24,15 +24,22 @@ pub struct Seat<'t> {
 
 /// The table of one client's shard, locked. Dropping it unlocks.
 pub struct Locked<'s> {
-    seat: &'s Seat<'s>,
+    worker_table: &'s WorkerTable<'s>,
     shard: Shard<'s>,
     key: HashedKey,
 }
 
-impl<'t> Seat<'t> {
-    pub(crate) fn new(view: View<'t>, worker: u32) -> Seat<'t> {
+impl<'t> WorkerTable<'t> {
+    pub(crate) fn new(view: View<'t>, worker: u32) -> WorkerTable<'t> {
         let slots = Cell::new(view.layout.share(view.layout.shape.clients));
-        Seat { view, worker, waits: Cell::new(false), stuck: RefCell::default(), rebuilt: Cell::new(None), slots }
+        WorkerTable {
+            view,
+            worker,
+            waits: Cell::new(false),
+            stuck: RefCell::default(),
+            rebuilt: Cell::new(None),
+            slots,
+        }
     }
 
     /// Connections in use, of all workers.
@@ -67,10 +74,10 @@ impl<'t> Seat<'t> {
     }
 
     /// Says anew all that the table holds in this worker's name: the number of each of its connections and, if it has a place at a
-    /// server, that one's row; what was said by [`Seat::set_pending`] is to be said again. For when a sibling may have written anything over the table: only this worker knows its own. `limit`: as for
-    /// [`Seat::claim_connection`]. Not while this seat has a lock. Returns whether a paused worker waits: places may be free by this.
+    /// server, that one's row; what was said by [`WorkerTable::set_pending`] is to be said again. For when a sibling may have written anything over the table: only this worker knows its own. `limit`: as for
+    /// [`WorkerTable::claim_connection`]. Not while this seat has a lock. Returns whether a paused worker waits: places may be free by this.
     #[must_use]
-    pub fn restate(&self, limit: u32, open: impl Iterator<Item = (u32, Option<u32>)>) -> bool {
+    pub fn republish(&self, limit: u32, open: impl Iterator<Item = (u32, Option<u32>)>) -> bool {
         let rows = self.view.rows(self.worker);
         let mut numbers = vec![0; self.view.owners.len()];
         let mut counts = vec![0u32; rows.len()];
@@ -81,10 +88,10 @@ impl<'t> Seat<'t> {
             }
         }
         for (row, count) in rows.iter().zip(counts) {
-            row.restate(count);
+            row.republish(count);
             row.set_pending(false);
         }
-        self.numbers().restate(&numbers, limit, self.waits.get());
+        self.numbers().republish(&numbers, limit, self.waits.get());
         // It has no lock now, so what is locked in its name nobody would ever unlock.
         self.view.bury_locks(self.worker);
         self.numbers().anyone_waits()
@@ -94,7 +101,7 @@ impl<'t> Seat<'t> {
     /// to be stuck, not at all.
     ///
     /// # Errors
-    /// The lock's holder does not let go (it is stopped, or was killed and not yet buried). Also while this seat itself has the lock.
+    /// The lock's holder does not let go (it is stopped, or was killed and not yet reclaimed). Also while this seat itself has the lock.
     pub fn lock(&self, key: [u8; 16]) -> Result<Locked<'_>, LockStuck> {
         let key = self.view.hash_key.of(key);
         let number = self.view.shard_of(key.hash);
@@ -102,8 +109,8 @@ impl<'t> Seat<'t> {
         let shard = self.view.shard(number, slots);
         let state = &shard.state.lock.0;
         let taken = state.lock.take(self.worker, LockId::Shard(number), &mut self.stuck.borrow_mut())?;
-        let mut locked = Locked { seat: self, shard, key };
-        if !state.are(slots) || taken == Taken::Orphaned {
+        let mut locked = Locked { worker_table: self, shard, key };
+        if !state.has_size(slots) || taken == Taken::Orphaned {
             locked.repair(number, taken);
         }
         Ok(locked)
@@ -285,7 +292,7 @@ impl Locked<'_> {
 
     /// Records the server that the client is given.
     pub fn record(&mut self, client: ClientRef, server: i32) {
-        self.seat.record(client, server);
+        self.worker_table.record(client, server);
     }
 
     /// Makes the shard as large as it should be, and whole.
@@ -293,8 +300,8 @@ impl Locked<'_> {
     fn repair(&mut self, number: u32, taken: Taken) {
         // Whoever dies between this and the rebuild leaves an orphaned lock, and the next one rebuilds.
         let (slots, grown) = self.shard.state.lock.0.settle();
-        self.seat.slots.set(slots);
-        self.shard = self.seat.view.shard(number, slots);
+        self.worker_table.slots.set(slots);
+        self.shard = self.worker_table.view.shard(number, slots);
         match (taken, grown) {
             (Taken::Whole, None) => {}
             (Taken::Whole, Some(buckets)) => {
@@ -305,17 +312,17 @@ impl Locked<'_> {
     }
 
     fn rebuild(&self) {
-        self.seat.rebuilt.set(Some(self.shard.rebuild()));
+        self.worker_table.rebuilt.set(Some(self.shard.rebuild()));
     }
 }
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        self.shard.state.lock.0.lock.give_back(self.seat.worker);
+        self.shard.state.lock.0.lock.give_back(self.worker_table.worker);
     }
 }
 
-impl fmt::Debug for Seat<'_> {
+impl fmt::Debug for WorkerTable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Seat").field("worker", &self.worker).finish_non_exhaustive()
     }
@@ -323,6 +330,6 @@ impl fmt::Debug for Seat<'_> {
 
 impl fmt::Debug for Locked<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Locked").field("worker", &self.seat.worker).finish_non_exhaustive()
+        f.debug_struct("Locked").field("worker", &self.worker_table.worker).finish_non_exhaustive()
     }
 }
