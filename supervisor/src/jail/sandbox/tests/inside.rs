@@ -136,7 +136,7 @@ fn what_a_stranger_tries_fails_in_every_process() {
         TRIALS.iter().flat_map(|trial| KINDS.iter().zip(trial.2).map(move |(kind, fate)| (trial.0, *kind, fate)));
     for (name, kind, expected) in trials {
         let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "sandbox::tests::inside::trial", "--nocapture", "--test-threads=1", "--quiet"])
+            .args(["--exact", "jail::sandbox::tests::inside::trial", "--nocapture", "--test-threads=1", "--quiet"])
             .env(TRIAL, format!("{name}/{kind:?}"))
             .stdin(Stdio::null())
             .output()
