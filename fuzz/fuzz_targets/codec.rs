@@ -6,12 +6,12 @@
 use std::fmt::Debug;
 
 use libfuzzer_sys::fuzz_target;
-use pen_ipc::codec::{self, LIMIT};
+use pen_config::apply;
 use pen_config::command::{self, Command};
 use pen_config::configuration::{Names, SourcedCommand};
-use pen_config::apply;
-use pen_ipc::message::{FromControl, FromStartingWorker, FromWorker, ToControl, ToWorker};
 use pen_config::settings::Settings;
+use pen_ipc::codec::{self, LIMIT};
+use pen_ipc::message::{FromControl, FromStartingWorker, FromWorker, ToControl, ToWorker};
 use pen_ipc::tls_files::Index;
 use serde::Serialize;
 use serde::de::DeserializeOwned;

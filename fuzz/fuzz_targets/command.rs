@@ -3,9 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use pen_config::apply;
 use pen_config::command::{self, Command};
 use pen_config::configuration::Names;
-use pen_config::apply;
 use pen_config::settings::Settings;
 
 fuzz_target!(|line: &str| {

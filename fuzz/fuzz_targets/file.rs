@@ -4,16 +4,17 @@
 
 use libfuzzer_sys::fuzz_target;
 use pen_config::address::{Local, Service};
-use pen_config::command::{Command, Number};
-use pen_config::configuration::{Configuration, Names, SourcedCommand, Settled};
-use pen_config::settings::Settings;
-use pen_config::print::{self, Written};
-use pen_config::parse::file;
 use pen_config::apply;
+use pen_config::command::{Command, Number};
+use pen_config::configuration::{Configuration, Names, Settled, SourcedCommand};
+use pen_config::parse::file;
+use pen_config::print::{self, Written};
+use pen_config::settings::Settings;
 
 /// The commands of a file.
 fn commands(text: &[u8]) -> Result<Vec<SourcedCommand>, Vec<file::BadLine>> {
-    let placed = |line: file::Line| SourcedCommand { source_line: format!("fuzz:{}", line.number), command: line.command };
+    let placed =
+        |line: file::Line| SourcedCommand { source_line: format!("fuzz:{}", line.number), command: line.command };
     Ok(file::parse(text)?.into_iter().map(placed).collect())
 }
 

@@ -32,29 +32,29 @@ fuzz_target!(|image: &[u8]| {
 });
 
 fn operate(table: &Table, operation: u8, now: u64) {
-    let (seat, number) = (table.seat(1), u32::from(operation >> 4));
+    let (worker_table, number) = (table.worker_table(1), u32::from(operation >> 4));
     match operation % 16 {
         0..=3 => {
             // A lock may be in the hands of somebody who will never give it back.
-            if let Ok(mut locked) = seat.lock([operation; 16]) {
+            if let Ok(mut locked) = worker_table.lock([operation; 16]) {
                 let arrival = locked.arrive(now, 5000);
                 locked.record(arrival.client, number as i32);
             }
         }
-        4 => seat.release(number),
-        5 => drop((seat.reserve(number, Some(2)), seat.connections(number))),
-        6 => drop((seat.blacklist(number, now), seat.begin_probe(number, now, now + 1))),
-        7 => drop((seat.set_blacklist(number, now, 1), seat.clear_blacklist(number))),
-        8 => assert!(seat.claim_connection(CONNECTIONS).is_none_or(|claimed| claimed < CONNECTIONS)),
-        9 => drop(seat.release_connection(number)),
-        10 => drop(seat.advance_cursor(seat.cursor(), 1)),
+        4 => worker_table.release(number),
+        5 => drop((worker_table.reserve(number, Some(2)), worker_table.connections(number))),
+        6 => drop((worker_table.blacklist(number, now), worker_table.begin_probe(number, now, now + 1))),
+        7 => drop((worker_table.set_blacklist(number, now, 1), worker_table.clear_blacklist(number))),
+        8 => assert!(worker_table.claim_connection(CONNECTIONS).is_none_or(|claimed| claimed < CONNECTIONS)),
+        9 => drop(worker_table.release_connection(number)),
+        10 => drop(worker_table.advance_cursor(worker_table.cursor(), 1)),
         11 => drop(table.server_totals(number)),
         12 => {
             assert!(table.grow_clients(number) <= ROOM);
             assert!(table.clients().all(|client| client.slot < ROOM));
         }
-        13 => drop(table.bury(number)),
-        14 => drop((seat.await_connection(), table.connections_open())),
+        13 => drop(table.reclaim(number)),
+        14 => drop((worker_table.await_connection(), table.connections_open())),
         _ => drop((table.current(), table.connection_owner(number))),
     }
 }
