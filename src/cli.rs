@@ -1,7 +1,8 @@
 //! The command line: arguments to a [`Launch`], or one line that says what is wrong with them.
 //!
-//! clap splits arguments into options and operands as getopt(3) did for the original: flags joined, values attached or apart, options
-//! after operands, the last value wins. What the values mean is checked here. Nothing is opened, looked up or changed.
+//! clap splits arguments into options and operands as getopt(3) did for the original: flags joined,
+//! values attached or apart, options after operands, the last value wins. What the values mean is
+//! checked here. Nothing is opened, looked up or changed.
 
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
@@ -54,7 +55,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
             given.refuse()?;
             Ok(Request::Run(Box::new(launch(&given)?), given.notices()?))
         }
-        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+        Err(error)
+            if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) =>
+        {
             Ok(Request::Show(error.render().to_string()))
         }
         Err(error) => Err(one_line(&error)),
@@ -74,7 +77,13 @@ fn command() -> Command {
         .args_override_self(true)
         .help_template(HELP)
         .args(groups.into_iter().map(argument))
-        .arg(Arg::new("help").long("help").action(ArgAction::Help).help("Print this help").help_heading(HELP_HEADING))
+        .arg(
+            Arg::new("help")
+                .long("help")
+                .action(ArgAction::Help)
+                .help("Print this help")
+                .help_heading(HELP_HEADING),
+        )
         .arg(
             Arg::new("version")
                 .long("version")
@@ -82,17 +91,26 @@ fn command() -> Command {
                 .help("Print the version")
                 .help_heading(HELP_HEADING),
         )
-        .arg(Arg::new(OPERANDS).action(ArgAction::Append).value_parser(ValueParser::os_string()).hide(true))
+        .arg(
+            Arg::new(OPERANDS)
+                .action(ArgAction::Append)
+                .value_parser(ValueParser::os_string())
+                .hide(true),
+        )
 }
 
 fn argument(option: &'static Opt) -> Arg {
-    let argument = Arg::new(option.long).long(option.long).help(option.help()).help_heading(option.group.heading());
+    let argument = Arg::new(option.long)
+        .long(option.long)
+        .help(option.help())
+        .help_heading(option.group.heading());
     let argument = match option.value {
         Value::Flag => argument.action(ArgAction::SetTrue),
         // Not a count: each occurrence has its place among the other options.
         Value::Repeated => argument.action(ArgAction::Append).num_args(0).default_missing_value(""),
         Value::Number(name, ..) | Value::Text(name) | Value::Texts(name) => argument
-            // Where one counts, all are kept: the last counts, and it is told that there are others.
+            // Where one counts, all are kept: the last counts, and it is told that there are
+            // others.
             .action(ArgAction::Append)
             .value_name(name)
             .value_parser(ValueParser::os_string())
@@ -119,9 +137,10 @@ fn one_line(error: &clap::Error) -> UsageError {
     match (error.kind(), option.map(|option| &option.value)) {
         (ErrorKind::UnknownArgument, _) => usage(name, "unknown option; pen --help lists them"),
         (ErrorKind::TooManyValues, _) => usage(name, "takes no value"),
-        (ErrorKind::InvalidValue, Some(Value::Number(value, ..) | Value::Text(value) | Value::Texts(value))) => {
-            usage(name, format!("its value is missing ({value})"))
-        }
+        (
+            ErrorKind::InvalidValue,
+            Some(Value::Number(value, ..) | Value::Text(value) | Value::Texts(value)),
+        ) => usage(name, format!("its value is missing ({value})")),
         (kind, _) => {
             let why = kind.as_str().unwrap_or("not understood");
             usage(if argument.is_empty() { "command line".to_owned() } else { name }, why)
@@ -159,11 +178,16 @@ impl Given {
 
     /// What is accepted, but not as it was given.
     fn notices(&self) -> Result<Vec<String>, UsageError> {
-        let obsolete = self.flag("delayed-forward").then(|| "-D: obsolete, it has no effect".to_owned());
+        let obsolete =
+            self.flag("delayed-forward").then(|| "-D: obsolete, it has no effect".to_owned());
         let small = self.number("backlog")?.filter(|backlog| *backlog < BACKLOG_MIN);
-        let raised = small.map(|backlog| format!("-q: {backlog} is too small, the listen backlog is {BACKLOG_MIN}"));
+        let raised = small.map(|backlog| {
+            format!("-q: {backlog} is too small, the listen backlog is {BACKLOG_MIN}")
+        });
         let old = matches!(self.text("tls-floor")?, Some((_, "tls1")));
-        let gone = old.then(|| "-L: TLS 1.0 and 1.1 do not exist here; clients get TLS 1.2 or 1.3".to_owned());
+        let gone = old.then(|| {
+            "-L: TLS 1.0 and 1.1 do not exist here; clients get TLS 1.2 or 1.3".to_owned()
+        });
         let repeated = OPTIONS.iter().filter_map(|option| self.repeated(option));
         Ok(obsolete.into_iter().chain(raised).chain(gone).chain(repeated).collect())
     }
@@ -182,7 +206,11 @@ impl Given {
 
     /// Where the option's occurrences are, in the order of the whole command line.
     fn places(&self, long: &str) -> Vec<usize> {
-        if self.given(long) { self.0.indices_of(long).into_iter().flatten().collect() } else { Vec::new() }
+        if self.given(long) {
+            self.0.indices_of(long).into_iter().flatten().collect()
+        } else {
+            Vec::new()
+        }
     }
 
     /// Where its last occurrence is.
@@ -229,7 +257,9 @@ impl Given {
 
     /// A number option's value, or its default.
     fn number(&self, long: &'static str) -> Result<Option<u32>, UsageError> {
-        let Some((option, Value::Number(_, range, default))) = find(long).map(|option| (option, &option.value)) else {
+        let Some((option, Value::Number(_, range, default))) =
+            find(long).map(|option| (option, &option.value))
+        else {
             return Ok(None);
         };
         let Some(value) = self.values(long).next_back() else { return Ok(*default) };
@@ -241,10 +271,13 @@ impl Given {
 
     fn server(&self, long: &'static str) -> Result<Option<ServerSpec>, UsageError> {
         let Some((name, text)) = self.text(long)? else { return Ok(None) };
-        grammar::server(text).map(Some).map_err(|why| usage(format!("{name} {}", quoted(text)), why.to_string()))
+        grammar::server(text)
+            .map(Some)
+            .map_err(|why| usage(format!("{name} {}", quoted(text)), why.to_string()))
     }
 
-    /// `-E` and what goes with it. `-L` is checked and changes nothing: only two protocols exist here, and both are on.
+    /// `-E` and what goes with it. `-L` is checked and changes nothing: only two protocols exist
+    /// here, and both are on.
     fn tls(&self) -> Result<Tls, UsageError> {
         let tls = Tls {
             certificate: self.path("cert")?,
@@ -256,10 +289,16 @@ impl Given {
         };
         match self.text("tls-floor")? {
             None | Some((_, "ssl23" | "tls1")) => {}
-            Some((name, "ssl3" | "ssl2")) => return Err(usage(name, "SSLv3 is not supported; use tls1 or ssl23")),
+            Some((name, "ssl3" | "ssl2")) => {
+                return Err(usage(name, "SSLv3 is not supported; use tls1 or ssl23"));
+            }
             Some((name, other)) => {
-                let known = "-L takes ssl23 or tls1, and clients get TLS 1.2 or 1.3 either way; for 1.3 alone add";
-                let why = format!("protocol version {} not known; {known} -O 'ssl_option no_tlsv1.2'", shown(other));
+                let known = "-L takes ssl23 or tls1, and clients get TLS 1.2 or 1.3 either way; \
+                    for 1.3 alone add";
+                let why = format!(
+                    "protocol version {} not known; {known} -O 'ssl_option no_tlsv1.2'",
+                    shown(other)
+                );
                 return Err(usage(name, why));
             }
         }
@@ -327,12 +366,18 @@ fn launch(given: &Given) -> Result<Launch, UsageError> {
 
 fn local(operand: &OsString) -> Result<Local, UsageError> {
     let what = || format!("listen address {}", quoted(&operand.to_string_lossy()));
-    utf8(operand).map_err(GrammarError).and_then(grammar::local).map_err(|why| usage(what(), why.to_string()))
+    utf8(operand)
+        .map_err(GrammarError)
+        .and_then(grammar::local)
+        .map_err(|why| usage(what(), why.to_string()))
 }
 
 fn server(operand: &OsString) -> Result<ServerSpec, UsageError> {
     let what = || format!("server {}", quoted(&operand.to_string_lossy()));
-    utf8(operand).map_err(GrammarError).and_then(grammar::server).map_err(|why| usage(what(), why.to_string()))
+    utf8(operand)
+        .map_err(GrammarError)
+        .and_then(grammar::server)
+        .map_err(|why| usage(what(), why.to_string()))
 }
 
 fn utf8(value: &OsString) -> Result<&str, String> {
@@ -349,8 +394,8 @@ const OPERANDS: &str = "operands";
 const BACKLOG_MIN: u32 = pen_config::command::MIN_BACKLOG;
 
 /// What a usage error about missing operands shows.
-const FORM: &str =
-    "give pen [options] [host:]port|/path server [server ...], or pen [options] -F file; pen --help explains";
+const FORM: &str = "give pen [options] [host:]port|/path server [server ...], or pen [options] -F \
+    file; pen --help explains";
 
 const HELP_HEADING: &str = "Help";
 

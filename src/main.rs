@@ -24,7 +24,9 @@ fn start() -> Result<(), String> {
     match cli::parse(std::env::args_os().skip(1)).map_err(|why| why.to_string())? {
         Request::Show(text) => {
             let mut out = io::stdout();
-            out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|why| format!("standard output: {why}"))
+            out.write_all(text.as_bytes())
+                .and_then(|()| out.flush())
+                .map_err(|why| format!("standard output: {why}"))
         }
         Request::Run(launch, notices) => {
             notices.iter().for_each(|notice| say(notice, false));

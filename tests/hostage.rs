@@ -1,8 +1,9 @@
-//! A worker that stops while it holds the lock of the client table: the others serve on, and once it is killed and replaced the table
-//! is as it was.
+//! A worker that stops while it holds the lock of the client table: the others serve on, and once
+//! it is killed and replaced the table is as it was.
 //!
-//! The program under test is this one again: the real relay in all workers but the first, which takes the lock and stops itself. It
-//! must have a single thread, so this file has a harness of its own.
+//! The program under test is this one again: the real relay in all workers but the first, which
+//! takes the lock and stops itself. It must have a single thread, so this file has a harness of its
+//! own.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is how a failure is said")]
 
@@ -31,7 +32,8 @@ fn main() -> ExitCode {
     if std::env::var_os(HOSTAGE).is_some() {
         return pen();
     }
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let name = "a_worker_that_stops_with_the_lock_of_the_table_stops_nobody_else";
     if wanted.is_empty() || wanted.iter().any(|part| name.contains(part)) {
         a_worker_that_stops_with_the_lock_of_the_table_stops_nobody_else();
@@ -57,11 +59,18 @@ fn a_worker_that_stops_with_the_lock_of_the_table_stops_nobody_else() {
     eventually("it has stopped", || hostage.state() == Some('T'));
     let mut served = 0_u32;
     eventually("it is replaced", || {
-        assert!(pen.ask(client((served % 250) as u8)).is_some(), "clients are served without being remembered");
+        assert!(
+            pen.ask(client((served % 250) as u8)).is_some(),
+            "clients are served without being remembered"
+        );
         served += 1;
         hostage.gone()
     });
-    assert!(pen.said().contains("the client table is locked by a worker that does not go on"), "{}", pen.said());
+    assert!(
+        pen.said().contains("the client table is locked by a worker that does not go on"),
+        "{}",
+        pen.said()
+    );
     pen.hears("it hung");
     // From now on clients are remembered again, by all workers.
     let homes: Vec<String> = (0..10).map(|n| pen.ask(client(n)).unwrap()).collect();
@@ -80,7 +89,9 @@ fn a_worker_that_stops_with_the_lock_of_the_table_stops_nobody_else() {
 
 fn pen() -> ExitCode {
     let words: Vec<String> = std::env::args().collect();
-    let after = |option: &str| PathBuf::from(&words[words.iter().position(|word| word == option).unwrap() + 1]);
+    let after = |option: &str| {
+        PathBuf::from(&words[words.iter().position(|word| word == option).unwrap() + 1])
+    };
     let [listen, first, second] = words.last_chunk().unwrap();
     let inet = |word: &str| {
         let address: std::net::SocketAddr = word.parse().unwrap();
@@ -119,7 +130,8 @@ fn pen() -> ExitCode {
         check: false,
         command_line: "pen of the tests".into(),
     };
-    let entries = Entries { relay, control: pen_worker::control_entry, examine_tls: pen_worker::examine_tls };
+    let entries =
+        Entries { relay, control: pen_worker::control_entry, examine_tls: pen_worker::examine_tls };
     match pen_supervisor::run(launch, entries) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
@@ -132,7 +144,8 @@ fn pen() -> ExitCode {
 /// The real worker, unless it is the first life of the first one.
 fn relay(start: WorkerStart, table: &Table) -> i32 {
     let worker_table = table.worker_table(0);
-    // Bytes survive a worker, and nothing else can be known of an earlier life: a jailed process makes no file.
+    // Bytes survive a worker, and nothing else can be known of an earlier life: a jailed process
+    // makes no file.
     if start.id.0 != 0 || table.server_totals(1).sent > 0 {
         return pen_worker::entry(start, table);
     }

@@ -20,7 +20,10 @@ fn holds<T: Serialize + DeserializeOwned + Debug>(bytes: &[u8]) {
     let Ok(message) = codec::decode::<T>(bytes) else { return };
     let mut buffer = vec![0; LIMIT];
     let length = codec::encode(&message, &mut buffer).unwrap();
-    assert_eq!(format!("{:?}", codec::decode::<T>(&buffer[..length]).unwrap()), format!("{message:?}"));
+    assert_eq!(
+        format!("{:?}", codec::decode::<T>(&buffer[..length]).unwrap()),
+        format!("{message:?}")
+    );
 }
 
 /// As the supervisor takes a command that came from a process with fewer rights.
@@ -46,7 +49,10 @@ fuzz_target!(|bytes: &[u8]| {
     holds::<ToWorker>(bytes);
     holds::<ToControl>(bytes);
     if let Ok(settings) = codec::decode_settings(bytes) {
-        assert_eq!(codec::decode_settings(&codec::encode_settings(&settings).unwrap()).unwrap(), settings);
+        assert_eq!(
+            codec::decode_settings(&codec::encode_settings(&settings).unwrap()).unwrap(),
+            settings
+        );
     }
     if let Ok(index) = Index::decode(bytes) {
         let encoded = index.encode().unwrap();
@@ -55,7 +61,8 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(FromControl::Command { command, .. }) = codec::decode(bytes) {
         carry_out(&command);
     }
-    if let Ok(Ok(commands)) = codec::decode_large::<Result<Vec<SourcedCommand>, Vec<String>>>(bytes) {
+    if let Ok(Ok(commands)) = codec::decode_large::<Result<Vec<SourcedCommand>, Vec<String>>>(bytes)
+    {
         commands.iter().for_each(|placed| carry_out(&placed.command));
     }
 });

@@ -13,15 +13,19 @@ use pen_config::settings::Settings;
 
 /// The commands of a file.
 fn commands(text: &[u8]) -> Result<Vec<SourcedCommand>, Vec<file::BadLine>> {
-    let placed =
-        |line: file::Line| SourcedCommand { source_line: format!("fuzz:{}", line.number), command: line.command };
+    let placed = |line: file::Line| SourcedCommand {
+        source_line: format!("fuzz:{}", line.number),
+        command: line.command,
+    };
     Ok(file::parse(text)?.into_iter().map(placed).collect())
 }
 
 fuzz_target!(|text: &[u8]| {
     let loaded = match commands(text) {
         Ok(loaded) => loaded,
-        Err(bad) => return assert!(!bad.is_empty() && bad.iter().all(|line| !line.why.contains('\n'))),
+        Err(bad) => {
+            return assert!(!bad.is_empty() && bad.iter().all(|line| !line.why.contains('\n')));
+        }
     };
     let configuration = Configuration {
         local: Some(Local::Inet { host: None, port: Service::Port(80) }),
@@ -35,13 +39,17 @@ fuzz_target!(|text: &[u8]| {
         tls: Default::default(),
     };
     let names = Names::default();
-    let Ok(Settled { local, settings, log, status_file, workers, .. }) = configuration.settle(&names, &loaded) else {
+    let Ok(Settled { local, settings, log, status_file, workers, .. }) =
+        configuration.settle(&names, &loaded)
+    else {
         return;
     };
     let startup: Vec<Command> = loaded
         .iter()
         .map(|placed| placed.command.clone())
-        .filter(|command| matches!(command, Command::Startup(_) | Command::Number(Number::MaxServers, Some(_))))
+        .filter(|command| {
+            matches!(command, Command::Startup(_) | Command::Number(Number::MaxServers, Some(_)))
+        })
         .collect();
     let written = print::text(&Written {
         header: &[],
@@ -55,7 +63,10 @@ fuzz_target!(|text: &[u8]| {
         servers_only: apply::names_all(&loaded) == Some(true),
     });
     let again = commands(written.as_bytes()).expect("what is written is a file");
-    let reloaded = apply::reload(&settings, &[], &again, &names, Some(80)).expect("what is written loads");
+    let reloaded = apply::reload(&settings, &[], &again, &names, Some(80)).expect(
+        "what is written \
+        loads",
+    );
     assert_eq!(reloaded, settings);
     let restarted = configuration.settle(&names, &again).expect("what is written starts");
     assert_eq!(

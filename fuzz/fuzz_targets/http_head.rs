@@ -12,7 +12,10 @@ fn exchange(others: Others) -> Exchange {
     Exchange::new(ClientKey::from_ip([127, 0, 0, 5].into()), false, others)
 }
 
-fn through<'p>(others: Others, pieces: impl IntoIterator<Item = &'p [u8]>) -> (Vec<u8>, Option<Refusal>) {
+fn through<'p>(
+    others: Others,
+    pieces: impl IntoIterator<Item = &'p [u8]>,
+) -> (Vec<u8>, Option<Refusal>) {
     let (mut exchange, mut out, mut got) = (exchange(others), Vec::new(), Vec::new());
     for piece in pieces {
         got.extend(exchange.request(piece, &mut out));
@@ -27,10 +30,12 @@ fn assert_named(mut rest: &[u8]) {
         let head = &rest[..end];
         let is_named = |line: &&[u8]| {
             let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
-            let letters = name.iter().filter(|byte| byte.is_ascii_alphanumeric()).map(u8::to_ascii_lowercase);
+            let letters =
+                name.iter().filter(|byte| byte.is_ascii_alphanumeric()).map(u8::to_ascii_lowercase);
             letters.eq(b"xforwardedfor".iter().copied())
         };
-        let lists: Vec<&[u8]> = head.split(|byte| *byte == b'\n').skip(1).filter(is_named).collect();
+        let lists: Vec<&[u8]> =
+            head.split(|byte| *byte == b'\n').skip(1).filter(is_named).collect();
         assert!(lists.len() == 1 && lists[0].trim_ascii_end().ends_with(b"127.0.0.5"));
         let field = |wanted: &str| {
             head.split(|byte| *byte == b'\n').find_map(|line| {
@@ -41,13 +46,16 @@ fn assert_named(mut rest: &[u8]) {
         if field("transfer-encoding:").is_some() {
             return;
         }
-        let length = field("content-length:").and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
+        let length = field("content-length:")
+            .and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
         rest = rest[end..].get(length.unwrap_or(0)..).unwrap_or_default();
     }
 }
 
 fn head_end(bytes: &[u8]) -> Option<usize> {
-    let found = |end: &[u8]| bytes.windows(end.len()).position(|window| window == end).map(|at| at + end.len());
+    let found = |end: &[u8]| {
+        bytes.windows(end.len()).position(|window| window == end).map(|at| at + end.len())
+    };
     found(b"\r\n\r\n").into_iter().chain(found(b"\n\n")).min()
 }
 

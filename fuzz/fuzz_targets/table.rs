@@ -43,9 +43,16 @@ fn operate(table: &Table, operation: u8, now: u64) {
         }
         4 => worker_table.release(number),
         5 => drop((worker_table.reserve(number, Some(2)), worker_table.connections(number))),
-        6 => drop((worker_table.blacklist(number, now), worker_table.begin_probe(number, now, now + 1))),
-        7 => drop((worker_table.set_blacklist(number, now, 1), worker_table.clear_blacklist(number))),
-        8 => assert!(worker_table.claim_connection(CONNECTIONS).is_none_or(|claimed| claimed < CONNECTIONS)),
+        6 => drop((
+            worker_table.blacklist(number, now),
+            worker_table.begin_probe(number, now, now + 1),
+        )),
+        7 => {
+            drop((worker_table.set_blacklist(number, now, 1), worker_table.clear_blacklist(number)))
+        }
+        8 => assert!(
+            worker_table.claim_connection(CONNECTIONS).is_none_or(|claimed| claimed < CONNECTIONS)
+        ),
         9 => drop(worker_table.release_connection(number)),
         10 => drop(worker_table.advance_cursor(worker_table.cursor(), 1)),
         11 => drop(table.server_totals(number)),

@@ -1,4 +1,5 @@
-//! How wide the terminal is, and text that fits into it. What is counted is characters, each of which takes one column.
+//! How wide the terminal is, and text that fits into it. What is counted is characters, each of
+//! which takes one column.
 
 use std::io;
 
@@ -71,7 +72,9 @@ mod tests {
 
     #[test]
     fn what_is_cut_ends_with_a_mark() {
-        for (columns, shown) in [(9, "address"), (7, "address"), (6, "addre~"), (2, "a~"), (1, "~"), (0, "")] {
+        for (columns, shown) in
+            [(9, "address"), (7, "address"), (6, "addre~"), (2, "a~"), (1, "~"), (0, "")]
+        {
             assert_eq!(cut("address", columns), shown, "{columns}");
         }
         assert_eq!(cut("überlang", 3), "üb~");
@@ -79,7 +82,9 @@ mod tests {
 
     #[test]
     fn pieces_stay_whole_where_they_can() {
-        let folded = |columns: usize| fold(["one two", "three", "4"].map(str::to_owned), Width::Columns(columns));
+        let folded = |columns: usize| {
+            fold(["one two", "three", "4"].map(str::to_owned), Width::Columns(columns))
+        };
         assert_eq!(folded(99), "one two three 4\n");
         assert_eq!(folded(13), "one two three\n4\n");
         assert_eq!(folded(7), "one two\nthree 4\n");

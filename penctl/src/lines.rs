@@ -1,4 +1,5 @@
-//! Commands from standard input, one a line: of a file or another program, or of a person, who gets a prompt.
+//! Commands from standard input, one a line: of a file or another program, or of a person, who gets
+//! a prompt.
 
 use std::io::{self, BufRead, Read, Write};
 
@@ -13,13 +14,16 @@ const PROMPT: &str = "pen> ";
 
 /// What the prompt understands by itself.
 const AT_THE_PROMPT: &str = "\
-At this prompt: exit, quit or Ctrl-D leaves it. exit pen ends pen itself, which asks once more (only with -X).
+At this prompt: exit, quit or Ctrl-D leaves it. exit pen ends pen itself, which asks once more \
+(only with -X).
 ";
 
 /// What a line is answered with that has more than text in it, as arrow keys write it.
-const NO_TEXT: &str = "not sent: there is a control character in this line; arrow keys and the like do nothing here";
+const NO_TEXT: &str =
+    "not sent: there is a control character in this line; arrow keys and the like do nothing here";
 
-/// Commands from a file or another program, up to the first that gets no reply. None: there was no command.
+/// Commands from a file or another program, up to the first that gets no reply. None: there was no
+/// command.
 ///
 /// # Errors
 /// A command got no reply: a line for the user.
@@ -91,7 +95,8 @@ enum Said {
     EndPen,
     /// The port's help, and that of the prompt below it.
     Help,
-    /// The help of the prompt: it is asked about a word that means something else here than at the port.
+    /// The help of the prompt: it is asked about a word that means something else here than at the
+    /// port.
     HelpHere,
     /// What a key wrote that is none of a text.
     NoText,
@@ -101,14 +106,17 @@ enum Said {
 
 impl Said {
     fn read(line: &[u8]) -> Said {
-        let words: Vec<&[u8]> = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect();
+        let words: Vec<&[u8]> =
+            line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect();
         match words[..] {
             _ if is_idle(line) => Said::Nothing,
             _ if line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') => Said::NoText,
             [b"exit" | b"quit"] => Said::Leave,
             [b"exit", b"pen"] => Said::EndPen,
             [b"help" | b"?"] => Said::Help,
-            [b"help" | b"?", b"exit" | b"quit"] | [b"help" | b"?", b"exit", b"pen"] => Said::HelpHere,
+            [b"help" | b"?", b"exit" | b"quit"] | [b"help" | b"?", b"exit", b"pen"] => {
+                Said::HelpHere
+            }
             _ => Said::Command,
         }
     }
@@ -119,8 +127,10 @@ fn next_line(lines: &mut impl BufRead) -> Result<Option<Vec<u8>>, String> {
     let mut line = Vec::new();
     // A line without an end must not fill the memory.
     let most = LONGEST as u64 + 2;
-    let read =
-        lines.take(most).read_until(b'\n', &mut line).map_err(|why| format!("standard input: {}", plain(&why)))?;
+    let read = lines
+        .take(most)
+        .read_until(b'\n', &mut line)
+        .map_err(|why| format!("standard input: {}", plain(&why)))?;
     if line.last() == Some(&b'\n') {
         line.pop();
     }

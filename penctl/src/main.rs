@@ -1,8 +1,9 @@
 //! penctl: says a command to the control port of a running pen and prints the reply.
 //!
-//! One connection per command. Runs as whoever calls it and shares nothing with pen but the words that both know. `place` is
-//! where the port is, `talk` one command and its reply, `table` what `servers` looks like on a terminal and `columns` how wide
-//! that is, `lines` the commands of standard input, with a prompt on a terminal.
+//! One connection per command. Runs as whoever calls it and shares nothing with pen but the words
+//! that both know. `place` is where the port is, `talk` one command and its reply, `table` what
+//! `servers` looks like on a terminal and `columns` how wide that is, `lines` the commands of
+//! standard input, with a prompt on a terminal.
 
 #![forbid(unsafe_code)]
 
@@ -73,14 +74,23 @@ fn run(mut words: Vec<OsString>) -> Result<Outcome, String> {
     let form = if json { Form::Json } else { Form::AsSaid };
     let Some(first) = words.first() else { return Err(USAGE.to_owned()) };
     if first == "--help" || first == "--version" {
-        let text = if first == "--help" { HELP } else { concat!("penctl ", env!("CARGO_PKG_VERSION"), "\n") };
+        let text = if first == "--help" {
+            HELP
+        } else {
+            concat!("penctl ", env!("CARGO_PKG_VERSION"), "\n")
+        };
         return print(text.as_bytes()).map(|()| Outcome::Done);
     }
     if first.as_bytes().starts_with(b"-") && !first.as_bytes().contains(&b'/') {
-        return Err(format!("unknown option '{}'; {USAGE}", first.to_string_lossy().escape_debug()));
+        return Err(format!(
+            "unknown option '{}'; {USAGE}",
+            first.to_string_lossy().escape_debug()
+        ));
     }
     let place = Place::read(first)?;
-    if let Some(word) = words[1..].iter().find(|word| word.as_bytes().iter().any(|byte| matches!(byte, b'\n' | b'\r')))
+    if let Some(word) = words[1..]
+        .iter()
+        .find(|word| word.as_bytes().iter().any(|byte| matches!(byte, b'\n' | b'\r')))
     {
         let word = word.to_string_lossy();
         return Err(format!(
@@ -145,13 +155,15 @@ fn say(sockets: &[SockAddr], command: Vec<u8>, form: Form) -> Result<Outcome, St
 
 /// The command that asks for the same in JSON.
 fn in_json(command: Vec<u8>) -> Result<Vec<u8>, String> {
-    let word = command.trim_ascii().split(|byte| byte.is_ascii_whitespace()).next().unwrap_or_default();
+    let word =
+        command.trim_ascii().split(|byte| byte.is_ascii_whitespace()).next().unwrap_or_default();
     if word == JSON_ALONE {
         return Ok(command);
     }
     if !JSON.contains(&word) {
         return Err(format!(
-            "--json: only servers, status, recent, certificates and mode have a JSON form, not '{}'",
+            "--json: only servers, status, recent, certificates and mode have a JSON form, not \
+             '{}'",
             String::from_utf8_lossy(word).escape_debug()
         ));
     }
@@ -160,7 +172,9 @@ fn in_json(command: Vec<u8>) -> Result<Vec<u8>, String> {
 
 fn print(text: &[u8]) -> Result<(), String> {
     let mut out = io::stdout();
-    out.write_all(text).and_then(|()| out.flush()).map_err(|why| format!("standard output: {}", plain(&why)))
+    out.write_all(text)
+        .and_then(|()| out.flush())
+        .map_err(|why| format!("standard output: {}", plain(&why)))
 }
 
 #[cfg(test)]

@@ -25,8 +25,8 @@ pub enum Place {
 }
 
 impl Place {
-    /// Reads `/path`, `port` or `host:port`, split at the last colon; an IPv6 address may stand in brackets. A port alone is one of 127.0.0.1,
-    /// as it is for `-C`.
+    /// Reads `/path`, `port` or `host:port`, split at the last colon; an IPv6 address may stand in
+    /// brackets. A port alone is one of 127.0.0.1, as it is for `-C`.
     ///
     /// # Errors
     /// It is none of these: a line for the user.
@@ -69,10 +69,15 @@ impl Place {
         if let (Ok(ip), Ok(port)) = (host.parse::<IpAddr>(), port.parse::<u16>()) {
             return Ok(vec![SocketAddr::new(ip, port).into()]);
         }
-        let hints = dns_lookup::AddrInfoHints { socktype: dns_lookup::SockType::Stream.into(), ..Default::default() };
+        let hints = dns_lookup::AddrInfoHints {
+            socktype: dns_lookup::SockType::Stream.into(),
+            ..Default::default()
+        };
         let failed = |why: io::Error| format!("getaddrinfo: {host}:{port}: {}", plain(&why));
-        let found = dns_lookup::getaddrinfo(Some(host), Some(port), Some(hints)).map_err(|why| failed(why.into()))?;
-        let found: Vec<SockAddr> = found.filter_map(|answer| Some(answer.ok()?.sockaddr.into())).collect();
+        let found = dns_lookup::getaddrinfo(Some(host), Some(port), Some(hints))
+            .map_err(|why| failed(why.into()))?;
+        let found: Vec<SockAddr> =
+            found.filter_map(|answer| Some(answer.ok()?.sockaddr.into())).collect();
         match found.is_empty() {
             true => Err(format!("getaddrinfo: {host}:{port}: no address")),
             false => Ok(found),

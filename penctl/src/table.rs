@@ -1,6 +1,8 @@
-//! The servers as a table, for a person at a terminal. Made of the reply to `overview`, which is JSON; what a pen does not say is left empty.
+//! The servers as a table, for a person at a terminal. Made of the reply to `overview`, which is
+//! JSON; what a pen does not say is left empty.
 //!
-//! No line is longer than the terminal is wide: columns are left out in a fixed order until all lines fit.
+//! No line is longer than the terminal is wide: columns are left out in a fixed order until all
+//! lines fit.
 
 use serde_json::Value;
 
@@ -36,10 +38,12 @@ pub fn render(overview: &[u8], paint: Paint, width: Width) -> Option<String> {
     let others = [("emergency", &overview["emergency"]), ("abuse", &overview["abuse"])];
     let others = others.into_iter().filter(|(_, server)| server.is_object());
     let numbered = servers.iter().map(|server| (number(&server["number"]), server));
-    let named: Vec<(String, &Value)> = numbered.chain(others.map(|(name, server)| (name.to_owned(), server))).collect();
+    let named: Vec<(String, &Value)> =
+        numbered.chain(others.map(|(name, server)| (name.to_owned(), server))).collect();
     let total = named.iter().map(|(_, server)| figure(&server["connections"])).sum();
     let now = figure(&overview["unix_time"]);
-    let rows: Vec<Row> = named.iter().map(|(name, server)| Row::new(name, server, total, now)).collect();
+    let rows: Vec<Row> =
+        named.iter().map(|(name, server)| Row::new(name, server, total, now)).collect();
     let mut text = lines(&rows, paint, width);
     text.push_str(&summary(&overview, servers, total, width));
     Some(text)
@@ -63,8 +67,18 @@ enum Mood {
 
 const COLUMNS: usize = 10;
 
-const TITLES: [&str; COLUMNS] =
-    ["", "server", "address", "state", "state", "conn", "share", "sent", "received", "last failure"];
+const TITLES: [&str; COLUMNS] = [
+    "",
+    "server",
+    "address",
+    "state",
+    "state",
+    "conn",
+    "share",
+    "sent",
+    "received",
+    "last failure",
+];
 
 const NUMBER: usize = 0;
 const SERVER: usize = 1;
@@ -82,7 +96,8 @@ const FAILURE: usize = 9;
 /// The columns whose figures stand at the right.
 const FIGURES: [usize; 4] = [CONN, SHARE, SENT, RECEIVED];
 
-/// What is shown: the first of these that the terminal has room for. Why a server failed is the last thing to be left out.
+/// What is shown: the first of these that the terminal has room for. Why a server failed is the
+/// last thing to be left out.
 const LAYOUTS: [&[usize]; 7] = [
     &[NUMBER, SERVER, ADDRESS, STATE, CONN, SHARE, SENT, RECEIVED, FAILURE],
     &[NUMBER, SERVER, STATE, CONN, SHARE, SENT, RECEIVED, FAILURE],
@@ -111,7 +126,9 @@ impl Row {
         };
         let failure = &server["last_failure"];
         let last = match (failure["unix_time"].as_u64(), failure["reason"].as_str()) {
-            (Some(at), Some(reason)) => format!("{} ago: {}", duration(now.saturating_sub(at)), shown(reason)),
+            (Some(at), Some(reason)) => {
+                format!("{} ago: {}", duration(now.saturating_sub(at)), shown(reason))
+            }
             _ => "-".to_owned(),
         };
         let address = address(server);
@@ -138,15 +155,22 @@ impl Row {
 /// The state in words, and what there is to say of it beyond them.
 fn state(server: &Value) -> (Mood, String, String) {
     let seconds = figure(&server["blacklisted"]);
-    let reason = server["last_failure"]["reason"].as_str().map(shown).unwrap_or_else(|| "unknown".to_owned());
+    let reason = server["last_failure"]["reason"]
+        .as_str()
+        .map(shown)
+        .unwrap_or_else(|| "unknown".to_owned());
     let alone = |mood: Mood, word: &str| (mood, word.to_owned(), String::new());
     match server["state"].as_str() {
         Some("up") => alone(Mood::Good, "up"),
         Some("full") => alone(Mood::Full, "full"),
         Some("pending") => (Mood::Full, "passed over".to_owned(), ": pending_max".to_owned()),
         Some("out") => (Mood::Out, format!("out {}", duration(seconds)), " by operator".to_owned()),
-        Some("failed") if seconds == 0 => (Mood::Failed, "failed, to be tried".to_owned(), format!(": {reason}")),
-        Some("failed") => (Mood::Failed, format!("failed {}", duration(seconds)), format!(": {reason}")),
+        Some("failed") if seconds == 0 => {
+            (Mood::Failed, "failed, to be tried".to_owned(), format!(": {reason}"))
+        }
+        Some("failed") => {
+            (Mood::Failed, format!("failed {}", duration(seconds)), format!(": {reason}"))
+        }
         Some("vacant") => alone(Mood::Vacant, "-"),
         // A pen that knows more states than this program.
         Some(other) => alone(Mood::Vacant, &shown(other)),
@@ -169,11 +193,14 @@ fn lines(rows: &[Row], paint: Paint, room: Width) -> String {
         let gaps = GAP.len() * columns.len().saturating_sub(1);
         columns.iter().map(|column| widths[*column]).sum::<usize>() + gaps
     };
-    let fitting = LAYOUTS.iter().map(|columns| layout(columns)).find(|columns| room.holds(taken(columns)));
+    let fitting =
+        LAYOUTS.iter().map(|columns| layout(columns)).find(|columns| room.holds(taken(columns)));
     let columns = fitting.unwrap_or_else(|| layout(LAYOUTS[LAYOUTS.len() - 1]));
     // Names are what can be cut if even that is too much.
     let others = taken(&columns) - widths[SERVER];
-    let widest_name = room.left(others).map_or(widths[SERVER], |left| left.clamp(TITLES[SERVER].len(), widths[SERVER]));
+    let widest_name = room
+        .left(others)
+        .map_or(widths[SERVER], |left| left.clamp(TITLES[SERVER].len(), widths[SERVER]));
     let cell = |column: usize, text: &str| {
         let width = if column == SERVER { widest_name } else { widths[column] };
         let text = cut(text, width);
@@ -207,7 +234,8 @@ fn lines(rows: &[Row], paint: Paint, room: Width) -> String {
 }
 
 impl Mood {
-    /// The text in the colour of the mood (ECMA-48, SGR). The words say all; the colour says it faster.
+    /// The text in the colour of the mood (ECMA-48, SGR). The words say all; the colour says it
+    /// faster.
     fn paint(self, text: &str, paint: Paint) -> String {
         let colour = match (paint, self) {
             (Paint::Plain, _) | (_, Mood::Vacant) => return text.to_owned(),
@@ -228,10 +256,15 @@ fn summary(overview: &Value, servers: &[Value], total: u64, room: Width) -> Stri
         Some(most) => format!("{used} of {most} connections"),
         None => format!("{used} connections"),
     }];
-    let sum = |name: &str| servers.iter().map(|server| figure(&server[name])).fold(0, u64::saturating_add);
+    let sum = |name: &str| {
+        servers.iter().map(|server| figure(&server[name])).fold(0, u64::saturating_add)
+    };
     parts.push(format!("{} sent, {} received", bytes(sum("sent")), bytes(sum("received"))));
     let count = |states: &[&str]| {
-        servers.iter().filter(|server| server["state"].as_str().is_some_and(|state| states.contains(&state))).count()
+        servers
+            .iter()
+            .filter(|server| server["state"].as_str().is_some_and(|state| states.contains(&state)))
+            .count()
     };
     // Neither failed nor taken out; what has no room is told beside it.
     let set = servers.iter().filter(|server| server["state"].as_str() != Some("vacant")).count();
@@ -251,7 +284,8 @@ fn summary(overview: &Value, servers: &[Value], total: u64, room: Width) -> Stri
     }
     let full = overview["connections_max"].as_u64().is_some_and(|most| used >= most);
     let last = parts.len() - 1;
-    let parts = parts.into_iter().enumerate().map(|(at, part)| if at == last { part } else { part + ";" });
+    let parts =
+        parts.into_iter().enumerate().map(|(at, part)| if at == last { part } else { part + ";" });
     let full = if full { fold(FULL.split(' ').map(str::to_owned), room) } else { String::new() };
     fold(parts, room) + &full
 }
@@ -282,7 +316,8 @@ fn shown(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
 }
 
-/// In the largest unit of which there are at least two, to the nearest one: a day that has just begun is 24 hours, not 23.
+/// In the largest unit of which there are at least two, to the nearest one: a day that has just
+/// begun is 24 hours, not 23.
 fn duration(seconds: u64) -> String {
     let nearest = |unit: u64| seconds.saturating_add(unit / 2) / unit;
     match seconds {
@@ -354,24 +389,35 @@ mod tests {
     fn every_server_has_a_line_and_the_totals_are_below() {
         let expected = "
            server      address      state                           conn  share     sent  received  last failure
-0          www0:80     10.0.0.0:80  up                      0 of 100/120     0%  1.23 MB     999 B  -
-1          www1:80     10.0.0.1:80  failed 12 s: connection refused  10 of 100/120    16%  1.23 MB     999 B  5 min ago: connection refused
+0          www0:80     10.0.0.0:80  up                      0 of 100/120     0%  1.23 MB     999 \
+B  -
+1          www1:80     10.0.0.1:80  failed 12 s: connection refused  10 of 100/120    16%  1.23 \
+MB     999 B  5 min ago: connection refused
 ";
         let table = rendered(overview(), Paint::Plain);
         let cells = |line: &str| {
-            line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+            line.split("  ")
+                .map(str::trim)
+                .filter(|cell| !cell.is_empty())
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
         };
         let lines: Vec<Vec<String>> = table.lines().map(cells).collect();
-        let wanted: Vec<Vec<String>> = expected.trim_start_matches('\n').lines().map(cells).collect();
+        let wanted: Vec<Vec<String>> =
+            expected.trim_start_matches('\n').lines().map(cells).collect();
         assert_eq!(lines[..3], wanted[..], "{table}");
         let state = |row: usize| lines[row][3].as_str();
         assert_eq!([3, 4, 6].map(state), ["out 24 h by operator", "full", "up"]);
         assert_eq!(lines[5][0..2], ["4", "-"]);
         assert_eq!(lines[6][0..3], ["emergency", "/run/sorry", "/run/sorry"]);
-        let summary = "61 of 256 connections; 4.94 MB sent, 4.00 kB received; 2 of 4 servers up, 1 full; running for 25 h; pen 0.1.0";
+        let summary = "61 of 256 connections; 4.94 MB sent, 4.00 kB received; 2 of 4 servers up, 1 \
+            full; running for 25 h; pen 0.1.0";
         assert_eq!(table.lines().last(), Some(summary));
         assert!(table.lines().all(|line| line == line.trim_end()));
-        let full = rendered(json!({ "servers": [], "connections": 9, "connections_max": 9 }), Paint::Plain);
+        let full = rendered(
+            json!({ "servers": [], "connections": 9, "connections_max": 9 }),
+            Paint::Plain,
+        );
         assert!(full.ends_with("further clients wait for one to end (-x).\n"), "{full}");
     }
 
@@ -382,15 +428,27 @@ mod tests {
             let longest = table.lines().map(|line| line.chars().count()).max().unwrap_or(0);
             assert!(longest <= columns, "{columns} columns, and one line has {longest}:\n{table}");
         }
-        assert_eq!(within(200, Paint::Plain), rendered(overview(), Paint::Plain), "a wide one shows all");
+        assert_eq!(
+            within(200, Paint::Plain),
+            rendered(overview(), Paint::Plain),
+            "a wide one shows all"
+        );
     }
 
     #[test]
     fn a_narrow_terminal_gets_what_matters_most() {
         let row = |columns: usize| within(columns, Paint::Plain).lines().nth(2).unwrap().to_owned();
-        let cells = |line: &str| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).count();
-        assert_eq!(row(100), "1          www1:80     failed 12 s  10 of 100/120    16%  5 min ago: connection refused");
-        assert_eq!(row(80), "1          www1:80     failed 12 s  10 of 100/120  5 min ago: connection refused");
+        let cells =
+            |line: &str| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).count();
+        assert_eq!(
+            row(100),
+            "1          www1:80     failed 12 s  10 of 100/120    16%  5 min ago: connection \
+             refused"
+        );
+        assert_eq!(
+            row(80),
+            "1          www1:80     failed 12 s  10 of 100/120  5 min ago: connection refused"
+        );
         assert_eq!(row(60), "1          www1:80     failed 12 s  10 of 100/120");
         assert_eq!(cells(&row(200)), 9);
         assert!(row(40).contains("~"), "{}", row(40));
@@ -400,7 +458,12 @@ mod tests {
         assert!(narrow.ends_with(&[first, second].concat()), "{narrow}");
         let full = json!({ "servers": [], "connections": 9, "connections_max": 9 }).to_string();
         let full = render(full.as_bytes(), Paint::Plain, Width::Columns(50)).unwrap();
-        assert!(full.ends_with("All connections are in use: further clients wait\nfor one to end (-x).\n"), "{full}");
+        assert!(
+            full.ends_with(
+                "All connections are in use: further clients wait\nfor one to end (-x).\n"
+            ),
+            "{full}"
+        );
     }
 
     #[test]
@@ -418,10 +481,14 @@ mod tests {
 
     #[test]
     fn what_is_not_said_is_left_out_and_what_is_no_overview_is_none() {
-        let old =
-            json!({ "servers": [{ "number": 0, "address": "::1", "port": 80, "connections": 3, "blacklisted": 7 }] });
+        let old = json!({ "servers": [{ "number": 0, "address": "::1", "port": 80, "connections": 3, "blacklisted": 7 }] });
         let table = rendered(old, Paint::Plain);
-        assert!(table.contains("[::1]:80") && table.contains("out 7 s") && table.contains("3 connections"), "{table}");
+        assert!(
+            table.contains("[::1]:80")
+                && table.contains("out 7 s")
+                && table.contains("3 connections"),
+            "{table}"
+        );
         assert!(!table.contains("address"), "the names are the addresses: {table}");
         for text in ["", "[]", "{}", "do_cmd: ignoring", "{\"servers\":3}", "null"] {
             assert_eq!(render(text.as_bytes(), Paint::Plain, Width::Any), None, "{text}");
@@ -442,7 +509,14 @@ mod tests {
         ];
         rows.iter().for_each(|(count, shown)| assert_eq!(bytes(*count), *shown));
         assert_eq!(bytes(u64::MAX), "18.4 EB");
-        let rows = [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (86_399, "24 h"), (172_800, "2 d")];
+        let rows = [
+            (0, "0 s"),
+            (119, "119 s"),
+            (120, "2 min"),
+            (7200, "2 h"),
+            (86_399, "24 h"),
+            (172_800, "2 d"),
+        ];
         rows.iter().for_each(|(seconds, shown)| assert_eq!(duration(*seconds), *shown));
     }
 }

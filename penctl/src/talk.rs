@@ -1,7 +1,8 @@
 //! One command to one control port: a line out, the reply in until end of file.
 //!
-//! The line begins with a word that asks for the outcome too ([`Outcome::ASKED`]), which nobody but penctl says. A pen that does not know it
-//! ignores the whole line, so the command is then said once more without it, and its outcome is not known.
+//! The line begins with a word that asks for the outcome too ([`Outcome::ASKED`]), which nobody but
+//! penctl says. A pen that does not know it ignores the whole line, so the command is then said
+//! once more without it, and its outcome is not known.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;
@@ -21,7 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Takes a reply, piece by piece.
 type Taker<'t> = &'t mut dyn FnMut(&[u8]) -> Result<(), String>;
 
-/// Says one command and hands over the reply piece by piece. A pen that cannot tell the outcome has `Done`.
+/// Says one command and hands over the reply piece by piece. A pen that cannot tell the outcome has
+/// `Done`.
 ///
 /// # Errors
 /// There is no reply, or it could not be taken: a line for the user.
@@ -29,7 +31,12 @@ pub fn ask(sockets: &[SockAddr], command: &[u8], take: Taker<'_>) -> Result<Outc
     ask_patiently(sockets, command, PATIENCE, take)
 }
 
-fn ask_patiently(sockets: &[SockAddr], command: &[u8], patience: Duration, take: Taker<'_>) -> Result<Outcome, String> {
+fn ask_patiently(
+    sockets: &[SockAddr],
+    command: &[u8],
+    patience: Duration,
+    take: Taker<'_>,
+) -> Result<Outcome, String> {
     if command.len() > LONGEST {
         return Err(OVERLONG.to_owned());
     }
@@ -41,7 +48,8 @@ fn ask_patiently(sockets: &[SockAddr], command: &[u8], patience: Duration, take:
         Head::Unread(_) => Err(format!("no reply from {place}: the connection was closed")),
         Head::Unknown => {
             let plain = [command, b"\n"].concat();
-            exchange(sockets, &plain, patience, &mut |piece| take(piece).map(|()| Flow::On)).map(|_| Outcome::Done)
+            exchange(sockets, &plain, patience, &mut |piece| take(piece).map(|()| Flow::On))
+                .map(|_| Outcome::Done)
         }
     }
 }
@@ -82,7 +90,8 @@ impl Head {
     }
 }
 
-/// Sends a line and hands over the reply piece by piece; says who replied. Gives up when nothing happens for as long as `patience`.
+/// Sends a line and hands over the reply piece by piece; says who replied. Gives up when nothing
+/// happens for as long as `patience`.
 fn exchange(
     sockets: &[SockAddr],
     line: &[u8],
@@ -91,7 +100,8 @@ fn exchange(
 ) -> Result<String, String> {
     let (socket, place) = connect(sockets, patience)?;
     let failed = |why: io::Error| format!("no reply from {place}: {}", plain(&why));
-    // Where the other end has closed already, that it has is what reading says, perhaps after a reply.
+    // Where the other end has closed already, that it has is what reading says, perhaps after a
+    // reply.
     if let Err(why) = (&socket).write_all(line)
         && !matches!(why.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
     {
@@ -185,7 +195,11 @@ mod tests {
                     Head::Unknown => None,
                     Head::Unread(_) => panic!("{reply:?} at {cut}"),
                 };
-                assert_eq!((found, str::from_utf8(&got).unwrap()), (outcome, text), "{reply:?} at {cut}");
+                assert_eq!(
+                    (found, str::from_utf8(&got).unwrap()),
+                    (outcome, text),
+                    "{reply:?} at {cut}"
+                );
             }
         }
     }
@@ -193,7 +207,9 @@ mod tests {
     #[test]
     fn silence_is_given_up_at_every_step() {
         let patience = Duration::from_millis(50);
-        let ask = |address: SockAddr, line: &[u8]| exchange(&[address], line, patience, &mut |_| Ok(Flow::On));
+        let ask = |address: SockAddr, line: &[u8]| {
+            exchange(&[address], line, patience, &mut |_| Ok(Flow::On))
+        };
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let place = silent.local_addr().unwrap();
         let complaint = format!("no reply from {place}: gave up after 30 seconds without progress");
@@ -206,6 +222,9 @@ mod tests {
         listener.listen(0).unwrap();
         let _waiting = connect_to(&name, patience).unwrap();
         let why = ask(name, b"mode\n").unwrap_err();
-        assert!(why.starts_with("error connecting to server: ") && why.ends_with("without progress"), "{why}");
+        assert!(
+            why.starts_with("error connecting to server: ") && why.ends_with("without progress"),
+            "{why}"
+        );
     }
 }

@@ -1,8 +1,10 @@
-//! What is written about options and commands is made of the tables that the parsers use: these tests make it and compare it with the files
-//! in `docs/man` and `packaging/completions`. `UPDATE_DOCS=1 cargo test -p pen manual` writes them anew.
+//! What is written about options and commands is made of the tables that the parsers use: these
+//! tests make it and compare it with the files in `docs/man` and `packaging/completions`.
+//! `UPDATE_DOCS=1 cargo test -p pen manual` writes them anew.
 //!
-//! A manual page is written by hand but for the parts between `.\" begin NAME` and `.\" end NAME`. What there is to say of an option or
-//! command beyond its line in the table stands in `options.mdoc` and `commands.mdoc`, below a line `@ NAME`.
+//! A manual page is written by hand but for the parts between `.\" begin NAME` and `.\" end NAME`.
+//! What there is to say of an option or command beyond its line in the table stands in
+//! `options.mdoc` and `commands.mdoc`, below a line `@ NAME`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -35,7 +37,10 @@ fn compare(path: &Path, wanted: &str) {
         std::fs::write(path, wanted).unwrap();
     }
     let name = path.strip_prefix(root()).unwrap().display();
-    assert!(read(path) == wanted, "{name} is not up to date: UPDATE_DOCS=1 cargo test -p pen manual");
+    assert!(
+        read(path) == wanted,
+        "{name} is not up to date: UPDATE_DOCS=1 cargo test -p pen manual"
+    );
 }
 
 /// Compares a page with itself after the part called `part` has been made anew.
@@ -57,7 +62,10 @@ fn details(file: &str) -> BTreeMap<String, String> {
     for line in text.lines().filter(|line| !line.starts_with(".\\\"")) {
         match (line.strip_prefix("@ "), &current) {
             (Some(name), _) => {
-                assert!(found.insert(name.to_owned(), String::new()).is_none(), "{file}: {name} twice");
+                assert!(
+                    found.insert(name.to_owned(), String::new()).is_none(),
+                    "{file}: {name} twice"
+                );
                 current = Some(name.to_owned());
             }
             (None, Some(name)) => found.get_mut(name).unwrap().extend([line, "\n"]),
@@ -67,7 +75,8 @@ fn details(file: &str) -> BTreeMap<String, String> {
     found
 }
 
-/// Plain text as roff: a hyphen that begins an option is a minus sign, and nothing is taken for a request.
+/// Plain text as roff: a hyphen that begins an option is a minus sign, and nothing is taken for a
+/// request.
 fn roff(text: &str) -> String {
     let mut made = String::new();
     let mut before = ' ';
@@ -82,7 +91,8 @@ fn roff(text: &str) -> String {
     if made.starts_with(['.', '\'']) { format!("\\&{made}") } else { made }
 }
 
-/// What the table says, as whole sentences, each on lines of its own as mdoc wants them, none longer than a terminal's.
+/// What the table says, as whole sentences, each on lines of its own as mdoc wants them, none
+/// longer than a terminal's.
 fn sentences(text: &str) -> String {
     let mut made = String::new();
     let mut column = 0;
@@ -114,19 +124,26 @@ fn options() -> String {
         }
         made.push_str(".El\n");
     }
-    assert!(details.is_empty(), "options.mdoc tells of options that there are not: {:?}", details.keys());
+    assert!(
+        details.is_empty(),
+        "options.mdoc tells of options that there are not: {:?}",
+        details.keys()
+    );
     made
 }
 
 fn option_item(made: &mut String, option: &Opt, detail: Option<&str>) {
     let value = match option.value {
         Value::Flag | Value::Repeated => String::new(),
-        Value::Number(name, ..) | Value::Text(name) | Value::Texts(name) => format!(" Ar {}", name.replace('|', " | ")),
+        Value::Number(name, ..) | Value::Text(name) | Value::Texts(name) => {
+            format!(" Ar {}", name.replace('|', " | "))
+        }
     };
     let letter = option.letter.map_or(String::new(), |letter| format!(" Fl {letter}{value} ,"));
     let _ = writeln!(made, ".It{letter} Fl \\-{}{value}\n{}", option.long, sentences(option.help));
     if let Value::Number(_, range, default) = &option.value {
-        let default = default.map_or(String::new(), |default| format!("; the default is {default}"));
+        let default =
+            default.map_or(String::new(), |default| format!("; the default is {default}"));
         let _ = writeln!(made, "From {} to {}{default}.", range.start(), range.end());
     }
     if option.group != Group::NotBuiltIn {
@@ -136,7 +153,8 @@ fn option_item(made: &mut String, option: &Opt, detail: Option<&str>) {
 
 /// A command's word and arguments, its negation, and what the table says of it.
 fn command_item(made: &mut String, entry: &Entry) {
-    // To mdoc, brackets and bars among macros are delimiters, and would be set apart from what they enclose.
+    // To mdoc, brackets and bars among macros are delimiters, and would be set apart from what they
+    // enclose.
     let marked = |arguments: &str| match arguments {
         "" => String::new(),
         some => format!(" Ar {}", some.replace('[', "\\&[").replace('|', "\\&|")),
@@ -159,7 +177,11 @@ fn commands() -> String {
             made.push_str(&detail);
         }
     }
-    assert!(details.is_empty(), "commands.mdoc tells of commands that there are not: {:?}", details.keys());
+    assert!(
+        details.is_empty(),
+        "commands.mdoc tells of commands that there are not: {:?}",
+        details.keys()
+    );
     made + ".El\n"
 }
 
@@ -179,8 +201,11 @@ fn the_manual_tells_of_every_option_and_command() {
 
 #[test]
 fn completions_know_every_option_of_pen_and_every_word_of_penctl() {
-    let completions = |file: &str, made: &str| compare(&root().join("packaging/completions").join(file), made);
-    for (shell, file) in [(Shell::Bash, "pen.bash"), (Shell::Zsh, "_pen"), (Shell::Fish, "pen.fish")] {
+    let completions =
+        |file: &str, made: &str| compare(&root().join("packaging/completions").join(file), made);
+    for (shell, file) in
+        [(Shell::Bash, "pen.bash"), (Shell::Zsh, "_pen"), (Shell::Fish, "pen.fish")]
+    {
         let mut made = Vec::new();
         clap_complete::generate(shell, &mut command(), "pen", &mut made);
         completions(file, str::from_utf8(&made).unwrap());

@@ -1,4 +1,5 @@
-//! The one table of pen's options: clap's command is built from it, `--help` shows it, and a manual page has to agree with it.
+//! The one table of pen's options: clap's command is built from it, `--help` shows it, and a manual
+//! page has to agree with it.
 //!
 //! Pure data: what is done with a value is decided in [`super`].
 
@@ -7,7 +8,9 @@ use std::ops::RangeInclusive;
 use pen_config::ids::{MAX_SERVERS, MAX_WORKERS};
 use pen_config::parse::grammar::COUNT;
 
-use self::Group::{Control, Limits, NotBuiltIn, Obsolete, Process, Reports, Selection, Tls, Traffic};
+use self::Group::{
+    Control, Limits, NotBuiltIn, Obsolete, Process, Reports, Selection, Tls, Traffic,
+};
 use self::Value::{Flag, Repeated, Text, Texts};
 
 /// One option.
@@ -95,13 +98,23 @@ impl Opt {
             Value::Number(_, range, Some(default)) => {
                 format!("{} [{} to {}; default {default}]", self.help, range.start(), range.end())
             }
-            Value::Number(_, range, None) => format!("{} [{} to {}]", self.help, range.start(), range.end()),
-            Value::Flag | Value::Repeated | Value::Text(_) | Value::Texts(_) => self.help.to_owned(),
+            Value::Number(_, range, None) => {
+                format!("{} [{} to {}]", self.help, range.start(), range.end())
+            }
+            Value::Flag | Value::Repeated | Value::Text(_) | Value::Texts(_) => {
+                self.help.to_owned()
+            }
         }
     }
 }
 
-const fn opt(letter: char, long: &'static str, value: Value, group: Group, help: &'static str) -> Opt {
+const fn opt(
+    letter: char,
+    long: &'static str,
+    value: Value,
+    group: Group,
+    help: &'static str,
+) -> Opt {
     Opt { letter: Some(letter), long, value, group, help }
 }
 
@@ -115,12 +128,25 @@ const fn amount(most: u32, default: Option<u32>) -> Value {
     Value::Number("N", 1..=most, default)
 }
 
-/// All options. Defaults are those of the manual page of release 0.13; ranges are the specification's.
+/// All options. Defaults are those of the manual page of release 0.13; ranges are the
+/// specification's.
 pub static OPTIONS: &[Opt] = &[
-    opt('r', "round-robin", Flag, Selection, "Round robin, without looking up which server a client used"),
+    opt(
+        'r',
+        "round-robin",
+        Flag,
+        Selection,
+        "Round robin, without looking up which server a client used",
+    ),
     opt('h', "hash", Flag, Selection, "A hash of the client's address chooses the first server"),
     opt('N', "hash-always", Flag, Selection, "As -h, for every connection, without tracking"),
-    opt('W', "weight", Flag, Selection, "The server with the least load for its weight comes first"),
+    opt(
+        'W',
+        "weight",
+        Flag,
+        Selection,
+        "The server with the least load for its weight comes first",
+    ),
     Opt {
         letter: None,
         long: "prio",
@@ -128,15 +154,57 @@ pub static OPTIONS: &[Opt] = &[
         group: Selection,
         help: "The available server with the lowest prio comes first",
     },
-    opt('s', "stubborn", Flag, Selection, "If the first choice cannot be used, close the client; no failover"),
-    opt('e', "emergency", Text("server"), Selection, "The server of last resort, when no other can be used"),
-    opt('B', "abuse", Text("server"), Selection, "Where clients go that the client access list refuses"),
-    opt('H', "forwarded-for", Flag, Traffic, "Say in every HTTP request who the client is: X-Forwarded-For"),
-    opt('b', "blacklist-time", seconds(30), Limits, "How long a server that failed is left out; 0 = never"),
+    opt(
+        's',
+        "stubborn",
+        Flag,
+        Selection,
+        "If the first choice cannot be used, close the client; no failover",
+    ),
+    opt(
+        'e',
+        "emergency",
+        Text("server"),
+        Selection,
+        "The server of last resort, when no other can be used",
+    ),
+    opt(
+        'B',
+        "abuse",
+        Text("server"),
+        Selection,
+        "Where clients go that the client access list refuses",
+    ),
+    opt(
+        'H',
+        "forwarded-for",
+        Flag,
+        Traffic,
+        "Say in every HTTP request who the client is: X-Forwarded-For",
+    ),
+    opt(
+        'b',
+        "blacklist-time",
+        seconds(30),
+        Limits,
+        "How long a server that failed is left out; 0 = never",
+    ),
     opt('T', "tracking", seconds(0), Limits, "How long a client is remembered; 0 = for ever"),
-    opt('t', "timeout", Value::Number("sec", 1..=*COUNT.end(), Some(5)), Limits, "How long a connect may take"),
+    opt(
+        't',
+        "timeout",
+        Value::Number("sec", 1..=*COUNT.end(), Some(5)),
+        Limits,
+        "How long a connect may take",
+    ),
     opt('c', "clients", amount(16_777_216, Some(2048)), Limits, "Slots of the client table"),
-    opt('x', "max-connections", amount(1_048_576, Some(256)), Limits, "Most simultaneous connections"),
+    opt(
+        'x',
+        "max-connections",
+        amount(1_048_576, Some(256)),
+        Limits,
+        "Most simultaneous connections",
+    ),
     opt(
         'S',
         "max-servers",
@@ -144,8 +212,20 @@ pub static OPTIONS: &[Opt] = &[
         Limits,
         "Slots of the server table; 16 or what is needed if not given",
     ),
-    opt('m', "accept-batch", amount(*COUNT.end(), Some(100)), Limits, "Most connections accepted per wake-up"),
-    opt('q', "backlog", Value::Number("N", COUNT, Some(500)), Limits, "Listen backlog; at least 50"),
+    opt(
+        'm',
+        "accept-batch",
+        amount(*COUNT.end(), Some(100)),
+        Limits,
+        "Most connections accepted per wake-up",
+    ),
+    opt(
+        'q',
+        "backlog",
+        Value::Number("N", COUNT, Some(500)),
+        Limits,
+        "Listen backlog; at least 50",
+    ),
     opt('f', "foreground", Flag, Process, "Stay in the foreground"),
     opt('u', "user", Text("user"), Process, "Run the workers as this user and its groups"),
     opt('j', "jail", Text("dir"), Process, "Run the workers in this root directory"),
@@ -164,14 +244,44 @@ pub static OPTIONS: &[Opt] = &[
         group: Process,
         help: "Do not start if the system cannot confine every process as it should",
     },
-    opt('l', "log", Text("file|host:port"), Reports, "Log requests to a file, or by UDP to penlogd"),
-    opt('w', "status-file", Text("file"), Reports, "On signal USR1, write the HTML status report to this file"),
+    opt(
+        'l',
+        "log",
+        Text("file|host:port"),
+        Reports,
+        "Log requests to a file, or by UDP to penlogd",
+    ),
+    opt(
+        'w',
+        "status-file",
+        Text("file"),
+        Reports,
+        "On signal USR1, write the HTML status report to this file",
+    ),
     opt('d', "debug", Repeated, Reports, "Say more; repeat for still more"),
     opt('a', "ascii", Flag, Reports, "With -dd, dump traffic in ASCII instead of hexadecimal"),
-    opt('F', "config", Text("file"), Control, "Configuration file, read after all options; read again on signal HUP"),
-    opt('O', "command", Texts("command"), Control, "Run a command of the control port at the start; may be repeated"),
+    opt(
+        'F',
+        "config",
+        Text("file"),
+        Control,
+        "Configuration file, read after all options; read again on signal HUP",
+    ),
+    opt(
+        'O',
+        "command",
+        Texts("command"),
+        Control,
+        "Run a command of the control port at the start; may be repeated",
+    ),
     opt('o', "option", Texts("command"), Control, "As -O"),
-    opt('C', "control", Text("port|host:port|path"), Control, "Control port; a port alone is one of 127.0.0.1"),
+    opt(
+        'C',
+        "control",
+        Text("port|host:port|path"),
+        Control,
+        "Control port; a port alone is one of 127.0.0.1",
+    ),
     opt('X', "exit-command", Flag, Control, "Allow the exit command on the control port"),
     Opt {
         letter: None,
@@ -208,7 +318,13 @@ pub static OPTIONS: &[Opt] = &[
         Tls,
         "Certification authorities of clients (PEM); with neither -G nor -A the system's",
     ),
-    opt('A', "ca-dir", Text("dir"), Tls, "Directory of certification authorities of clients, in files called hash.N"),
+    opt(
+        'A',
+        "ca-dir",
+        Text("dir"),
+        Tls,
+        "Directory of certification authorities of clients, in files called hash.N",
+    ),
     opt('L', "tls-floor", Text("protocol"), Tls, "ssl23 or tls1: TLS 1.2 and 1.3 either way"),
     opt('Z', "tls-workarounds", Flag, Obsolete, "No effect"),
     opt('U', "udp", Flag, NotBuiltIn, "UDP instead of TCP"),

@@ -1,5 +1,6 @@
-//! The completions of penctl's words: which words may stand at which place behind a command, made of the table of commands, and the scripts
-//! that tell it to bash, zsh and fish. clap makes those of pen; it cannot let one word depend on those before it.
+//! The completions of penctl's words: which words may stand at which place behind a command, made
+//! of the table of commands, and the scripts that tell it to bash, zsh and fish. clap makes those
+//! of pen; it cannot let one word depend on those before it.
 
 use std::collections::BTreeMap;
 
@@ -13,11 +14,14 @@ const OPTIONS: &str = "--json --help --version";
 
 /// The words of an argument that stand for themselves.
 fn literals(argument: &str) -> impl Iterator<Item = &str> {
-    let plain = |word: &&str| word.bytes().all(|byte| byte.is_ascii_lowercase() || b"0123456789_.".contains(&byte));
+    let plain = |word: &&str| {
+        word.bytes().all(|byte| byte.is_ascii_lowercase() || b"0123456789_.".contains(&byte))
+    };
     argument.trim_matches(['[', ']']).split('|').filter(|word| !word.is_empty()).filter(plain)
 }
 
-/// The words that may stand at a place, from 1, behind a command. One that may be left out makes room for the next.
+/// The words that may stand at a place, from 1, behind a command. One that may be left out makes
+/// room for the next.
 fn words_at(entry: &Entry, source_line: usize) -> Vec<&'static str> {
     match (entry.word, source_line) {
         ("help", 1) => COMMANDS.iter().map(|entry| entry.word).collect(),
@@ -30,15 +34,22 @@ fn words_at(entry: &Entry, source_line: usize) -> Vec<&'static str> {
             let from = source_line - 1;
             let optional = arguments.get(from).is_some_and(|argument| argument.starts_with('['));
             let until = from + 1 + usize::from(optional);
-            arguments.iter().take(until).skip(from).flat_map(|argument| literals(argument)).collect()
+            arguments
+                .iter()
+                .take(until)
+                .skip(from)
+                .flat_map(|argument| literals(argument))
+                .collect()
         }
     }
 }
 
-/// Every place with the words that may stand there: `COMMAND:PLACE`, and `:0` for the command itself.
+/// Every place with the words that may stand there: `COMMAND:PLACE`, and `:0` for the command
+/// itself.
 fn places() -> Vec<(Vec<String>, String)> {
     let all = COMMANDS.iter().map(|entry| entry.word).chain(["no"]).collect::<Vec<_>>().join(" ");
-    let negatable: Vec<&str> = COMMANDS.iter().filter(|entry| entry.negatable).map(|entry| entry.word).collect();
+    let negatable: Vec<&str> =
+        COMMANDS.iter().filter(|entry| entry.negatable).map(|entry| entry.word).collect();
     let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for entry in COMMANDS {
         for source_line in 1..=entry.arguments.split(' ').count() {
@@ -48,7 +59,8 @@ fn places() -> Vec<(Vec<String>, String)> {
             }
         }
     }
-    let mut found = vec![(vec![":0".to_owned()], all), (vec!["no:1".to_owned()], negatable.join(" "))];
+    let mut found =
+        vec![(vec![":0".to_owned()], all), (vec!["no:1".to_owned()], negatable.join(" "))];
     found.extend(places.into_iter().map(|(words, keys)| (keys, words)));
     found.push((vec!["server:*[02468]".to_owned()], SERVER_KEYS.replace(',', "")));
     found
@@ -60,8 +72,12 @@ const SERVERS: [&str; 2] = ["server:1", "no server:1"];
 /// The arms of a `case`, for bash and zsh.
 fn arms() -> String {
     // A colon ends no pattern, and a space has to be quoted.
-    let quoted = |keys: &[String]| keys.iter().map(|key| key.replace(' ', "\\ ")).collect::<Vec<_>>().join(" | ");
-    let fixed = places().into_iter().map(|(keys, words)| format!("    {}) choices='{words}' ;;\n", quoted(&keys)));
+    let quoted = |keys: &[String]| {
+        keys.iter().map(|key| key.replace(' ', "\\ ")).collect::<Vec<_>>().join(" | ")
+    };
+    let fixed = places()
+        .into_iter()
+        .map(|(keys, words)| format!("    {}) choices='{words}' ;;\n", quoted(&keys)));
     let servers = SERVERS.map(str::to_owned);
     fixed.chain([format!("    {}) choices=$({NUMBERS}) ;;\n", quoted(&servers))]).collect()
 }
@@ -138,17 +154,26 @@ fi
 
 /// For fish.
 pub(super) fn fish() -> String {
-    let quoted = |keys: Vec<String>| keys.iter().map(|key| format!("'{key}'")).collect::<Vec<_>>().join(" ");
+    let quoted =
+        |keys: Vec<String>| keys.iter().map(|key| format!("'{key}'")).collect::<Vec<_>>().join(" ");
     let mut arms = String::new();
     for (keys, words) in places() {
         // A pattern has no classes here.
         let keys = keys.iter().flat_map(|key| match key.strip_suffix("[02468]") {
-            Some(begin) => ["0", "2", "4", "6", "8"].map(|digit| format!("{begin}{digit}")).to_vec(),
+            Some(begin) => {
+                ["0", "2", "4", "6", "8"].map(|digit| format!("{begin}{digit}")).to_vec()
+            }
             None => vec![key.clone()],
         });
-        arms.push_str(&format!("        case {}\n            string split ' ' '{words}'\n", quoted(keys.collect())));
+        arms.push_str(&format!(
+            "        case {}\n            string split ' ' '{words}'\n",
+            quoted(keys.collect())
+        ));
     }
-    arms.push_str(&format!("        case {}\n            {NUMBERS}\n", quoted(SERVERS.map(str::to_owned).to_vec())));
+    arms.push_str(&format!(
+        "        case {}\n            {NUMBERS}\n",
+        quoted(SERVERS.map(str::to_owned).to_vec())
+    ));
     format!(
         r#"# Made of the table of commands: UPDATE_DOCS=1 cargo test -p pen manual
 function __penctl_said

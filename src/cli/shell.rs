@@ -9,7 +9,10 @@ use super::{Given, commands};
 pub(super) fn command_line(given: &Given, listen: Option<&OsString>) -> String {
     let mut words = vec!["pen".to_owned()];
     for option in OPTIONS.iter().filter(|option| given.has(option)) {
-        if commands::expresses(option) || option.group == Group::Obsolete || CHECK.contains(&option.long) {
+        if commands::expresses(option)
+            || option.group == Group::Obsolete
+            || CHECK.contains(&option.long)
+        {
             continue;
         }
         words.push(option.name());

@@ -64,10 +64,16 @@ fn defaults_are_those_of_the_manual() {
     let configuration = &launch.configuration;
     assert_eq!(configuration.local, Some(grammar::local("80").unwrap()));
     assert_eq!(configuration.servers, [grammar::server("host").unwrap()]);
-    assert_eq!((configuration.server_slots, &configuration.emergency, &configuration.abuse), (None, &None, &None));
+    assert_eq!(
+        (configuration.server_slots, &configuration.emergency, &configuration.abuse),
+        (None, &None, &None)
+    );
     assert_eq!((configuration.accept_batch, configuration.hash_always), (100, false));
     assert!(configuration.commands.is_empty());
-    assert_eq!((launch.foreground, launch.allow_exit, launch.check, launch.show), (false, false, false, false));
+    assert_eq!(
+        (launch.foreground, launch.allow_exit, launch.check, launch.show),
+        (false, false, false, false)
+    );
     assert_eq!(Settings::default().backlog, 500);
     assert_eq!((launch.jail, launch.user, launch.pid_file), (None, None, None));
     assert_eq!((launch.control, launch.config), (None, None));
@@ -79,10 +85,15 @@ fn defaults_are_those_of_the_manual() {
 #[test]
 fn defaults_that_the_help_shows_are_those_in_force() {
     for (long, number) in commands::NUMBERS {
-        let Some(Value::Number(_, range, default)) = find(long).map(|option| &option.value) else { panic!("{long}") };
+        let Some(Value::Number(_, range, default)) = find(long).map(|option| &option.value) else {
+            panic!("{long}")
+        };
         // One that is too small is raised.
         let raised = *number == Number::Backlog;
-        assert!(*range == number.range() || raised && range.end() == number.range().end(), "{long}");
+        assert!(
+            *range == number.range() || raised && range.end() == number.range().end(),
+            "{long}"
+        );
         let settings = Settings::default();
         let in_force = match number {
             Number::Blacklist => settings.blacklist,
@@ -100,21 +111,36 @@ fn defaults_that_the_help_shows_are_those_in_force() {
 
 #[test]
 fn every_option_has_its_effect() {
-    let line = "-r -h -N -W --prio -s -e 10.0.0.1:1 -B 10.0.0.2:2 -b 1 -T 2 -t 3 -c 4 -x 5 -S 6 -m 7 -q 80 -f -u nobody -j /jail \
-         -p /pid --workers 9 -l /log -w /web -d -d -a -n -P -Q -C 8888 -X -F /cfg --check 80 127.0.0.1";
+    let line = "-r -h -N -W --prio -s -e 10.0.0.1:1 -B 10.0.0.2:2 -b 1 -T 2 -t 3 -c 4 -x 5 -S 6 -m \
+        7 -q 80 -f -u nobody -j /jail \
+         -p /pid --workers 9 -l /log -w /web -d -d -a -n -P -Q -C 8888 -X -F /cfg --check 80 \
+         127.0.0.1";
     let launch = run(line);
     let settled = launch.configuration.settle(&Names::default(), &[]).unwrap();
     let settings = settled.settings;
-    let all = Selection { roundrobin: true, hash: true, hash_always: true, weight: true, prio: true, stubborn: true };
+    let all = Selection {
+        roundrobin: true,
+        hash: true,
+        hash_always: true,
+        weight: true,
+        prio: true,
+        stubborn: true,
+    };
     assert_eq!(settings.selection, all);
     assert_eq!(settings.emergency.as_ref().unwrap().address.to_string(), "10.0.0.1:1");
     assert_eq!(settings.abuse.as_ref().unwrap().address.to_string(), "10.0.0.2:2");
     assert_eq!((settings.blacklist, settings.tracking, settings.connect_timeout), (1, 2, 3));
     assert_eq!((settings.clients_max, settings.connections_max), (4, 5));
     assert_eq!((settings.table_size(), settings.accept_batch, settings.backlog), (6, 7, 80));
-    assert_eq!((launch.foreground, launch.user.as_deref(), settled.workers), (true, Some("nobody"), Some(9)));
+    assert_eq!(
+        (launch.foreground, launch.user.as_deref(), settled.workers),
+        (true, Some("nobody"), Some(9))
+    );
     assert_eq!((launch.jail, launch.pid_file), (Some("/jail".into()), Some("/pid".into())));
-    assert_eq!((settled.log, settled.status_file), (Some(LogTarget::File("/log".into())), Some("/web".into())));
+    assert_eq!(
+        (settled.log, settled.status_file),
+        (Some(LogTarget::File("/log".into())), Some("/web".into()))
+    );
     assert_eq!((settings.debug, settings.ascii), (2, true));
     assert_eq!(launch.control, Some(grammar::local("127.0.0.1:8888").unwrap()));
     assert_eq!((launch.allow_exit, launch.config, launch.check), (true, Some("/cfg".into()), true));
@@ -140,8 +166,11 @@ fn options_and_commands_count_in_the_order_in_which_they_are_given() {
         "3",
     ];
     let Ok(Request::Run(launch, _)) = parse(words.map(OsString::from)) else { panic!() };
-    let commands =
-        launch.configuration.commands.iter().map(|placed| format!("{}: {}", placed.source_line, placed.command));
+    let commands = launch
+        .configuration
+        .commands
+        .iter()
+        .map(|placed| format!("{}: {}", placed.source_line, placed.command));
     assert_eq!(
         commands.collect::<Vec<_>>(),
         [
@@ -155,7 +184,10 @@ fn options_and_commands_count_in_the_order_in_which_they_are_given() {
         ]
     );
     let settings = launch.configuration.settle(&Names::default(), &[]).unwrap().settings;
-    assert_eq!((settings.blacklist, settings.selection.hash, settings.selection.roundrobin), (3, true, false));
+    assert_eq!(
+        (settings.blacklist, settings.selection.hash, settings.selection.roundrobin),
+        (3, true, false)
+    );
 }
 
 #[test]
@@ -169,13 +201,17 @@ fn a_command_that_is_none_is_named_with_its_option() {
         assert_eq!(failure(["-O", command, "80", "host"]), why);
         assert_eq!(failure(["-o", "hash", "-o", command, "80", "host"]), why.replace("-O", "-o"));
     }
-    assert!(failure([OsString::from("-O"), OsString::from_vec(b"a\xff".into())]).ends_with("not valid UTF-8"));
+    assert!(
+        failure([OsString::from("-O"), OsString::from_vec(b"a\xff".into())])
+            .ends_with("not valid UTF-8")
+    );
 }
 
 #[test]
 fn a_file_or_a_command_may_say_what_the_operands_do_not() {
     assert_eq!(run("-F pen.cfg").configuration.local, None);
-    let line = ["-O", "listen 127.0.0.1:81", "-O", "server 0 address 127.0.0.1"].map(OsString::from);
+    let line =
+        ["-O", "listen 127.0.0.1:81", "-O", "server 0 address 127.0.0.1"].map(OsString::from);
     let Ok(Request::Run(launch, _)) = parse(line) else { panic!() };
     let settled = launch.configuration.settle(&Names::default(), &[]).unwrap();
     assert_eq!(settled.listen[0].to_string(), "127.0.0.1:81");
@@ -229,14 +265,18 @@ fn each_debug_option_adds_one_to_what_was_said_before_it() {
 
 #[test]
 fn long_names_are_the_same_options() {
-    let short = "-r -h -N -W -s -e last:1 -B bad:2 -b 1 -T 2 -t 3 -c 4 -x 5 -S 6 -m 7 -q 80 -f -u nobody -j /jail -p /pid \
+    let short = "-r -h -N -W -s -e last:1 -B bad:2 -b 1 -T 2 -t 3 -c 4 -x 5 -S 6 -m 7 -q 80 -f -u \
+        nobody -j /jail -p /pid \
                  -l /log -w /web -d -a -n -P -Q 80 host";
     let long = short.split(' ').map(|word| {
         let letter = word.strip_prefix('-').and_then(|letter| letter.chars().next());
         let option = OPTIONS.iter().find(|option| letter.is_some() && option.letter == letter);
         option.map_or(word.to_owned(), |option| format!("--{}", option.long))
     });
-    assert_eq!(format!("{:?}", run(&long.collect::<Vec<_>>().join(" "))), format!("{:?}", run(short)));
+    assert_eq!(
+        format!("{:?}", run(&long.collect::<Vec<_>>().join(" "))),
+        format!("{:?}", run(short))
+    );
 }
 
 #[test]
@@ -264,10 +304,19 @@ fn the_log_is_a_file_or_a_host_and_port() {
     let log = |value| run(&format!("-l {value} 80 host")).configuration.log(&[]).cloned().unwrap();
     assert_eq!(log("/var/log/pen:1"), LogTarget::File("/var/log/pen:1".into()));
     assert_eq!(log("pen.log"), LogTarget::File("pen.log".into()));
-    assert_eq!(log("loghost:514"), LogTarget::Network(Host::Name("loghost".into()), Service::Port(514)));
-    assert_eq!(log("[::1]:514"), LogTarget::Network(Host::Ip("::1".parse().unwrap()), Service::Port(514)));
+    assert_eq!(
+        log("loghost:514"),
+        LogTarget::Network(Host::Name("loghost".into()), Service::Port(514))
+    );
+    assert_eq!(
+        log("[::1]:514"),
+        LogTarget::Network(Host::Ip("::1".parse().unwrap()), Service::Port(514))
+    );
     assert!(failure(["-l", "logs/a:b", "80", "host"]).contains("must begin with '/'"));
-    assert!(failure(["-l", "loghost:", "80", "host"]).starts_with("-l 'loghost:': the port after ':' is empty"));
+    assert!(
+        failure(["-l", "loghost:", "80", "host"])
+            .starts_with("-l 'loghost:': the port after ':' is empty")
+    );
     assert!(failure(["-l", ":514", "80", "host"]).contains("host before ':' is empty"));
 }
 
@@ -288,12 +337,29 @@ fn numbers_out_of_their_range_name_it() {
     for (option, low, high) in rows {
         let below = low.parse::<i64>().unwrap() - 1;
         let above = high.parse::<i64>().unwrap() + 1;
-        for value in [&*below.to_string(), &*above.to_string(), "", "5x", "abc", "-4", " 5", "--", "--help", "1.5"] {
+        for value in [
+            &*below.to_string(),
+            &*above.to_string(),
+            "",
+            "5x",
+            "abc",
+            "-4",
+            " 5",
+            "--",
+            "--help",
+            "1.5",
+        ] {
             let why = failure([option, value, "80", "host"]);
-            assert_eq!(why, format!("{option}: {} is not a number from {low} to {high}", quoted(value)));
+            assert_eq!(
+                why,
+                format!("{option}: {} is not a number from {low} to {high}", quoted(value))
+            );
         }
         for value in [low, high] {
-            assert!(parse([option, value, "80", "host"].map(OsString::from)).is_ok(), "{option} {value}");
+            assert!(
+                parse([option, value, "80", "host"].map(OsString::from)).is_ok(),
+                "{option} {value}"
+            );
         }
     }
 }
@@ -301,24 +367,37 @@ fn numbers_out_of_their_range_name_it() {
 #[test]
 fn tls_needs_a_certificate_and_a_protocol_that_exists() {
     let tls = |arguments: &[&str]| {
-        let Ok(Request::Run(launch, notices)) = parse(arguments.iter().map(OsString::from)) else { panic!() };
+        let Ok(Request::Run(launch, notices)) = parse(arguments.iter().map(OsString::from)) else {
+            panic!()
+        };
         (launch.configuration.tls, notices)
     };
     assert!(!tls(&["-Z", "80", "host"]).0.is_on());
-    let (all, notices) = tls(&["-E", "e", "-K", "k", "-G", "g", "-A", "a", "-R", "-L", "tls1", "80", "host"]);
+    let (all, notices) =
+        tls(&["-E", "e", "-K", "k", "-G", "g", "-A", "a", "-R", "-L", "tls1", "80", "host"]);
     assert!(all.is_on() && all.required && all.tls12);
     assert_eq!(all.key.as_deref(), Some("k".as_ref()));
-    assert_eq!((all.ca_file.as_deref(), all.ca_directory.as_deref()), (Some("g".as_ref()), Some("a".as_ref())));
+    assert_eq!(
+        (all.ca_file.as_deref(), all.ca_directory.as_deref()),
+        (Some("g".as_ref()), Some("a".as_ref()))
+    );
     assert!(notices[0].starts_with("-L: TLS 1.0 and 1.1 do not exist here"), "{notices:?}");
     for option in ["-E", "-K", "-G", "-A", "-L"] {
-        assert_eq!(failure([option]), format!("{option}: its value is missing ({})", value_name(option)));
+        assert_eq!(
+            failure([option]),
+            format!("{option}: its value is missing ({})", value_name(option))
+        );
     }
     for old in ["ssl2", "ssl3"] {
-        assert_eq!(failure(["-L", old, "80", "host"]), "-L: SSLv3 is not supported; use tls1 or ssl23");
+        assert_eq!(
+            failure(["-L", old, "80", "host"]),
+            "-L: SSLv3 is not supported; use tls1 or ssl23"
+        );
     }
     let why = failure(["-L", "tls1.3", "80", "host"]);
     assert!(
-        why.starts_with("-L: protocol version tls1.3 not known; ") && why.contains("ssl_option no_tlsv1.2"),
+        why.starts_with("-L: protocol version tls1.3 not known; ")
+            && why.contains("ssl_option no_tlsv1.2"),
         "{why}"
     );
 }
@@ -341,19 +420,27 @@ fn what_is_changed_or_dropped_is_noticed() {
     let Ok(Request::Run(_, notices)) = parse(arguments("-n -P -Q 80 host")) else { panic!() };
     assert!(notices.is_empty());
     let Ok(Request::Run(_, notices)) = parse(arguments("-D -q 49 80 host")) else { panic!() };
-    assert_eq!(notices, ["-D: obsolete, it has no effect", "-q: 49 is too small, the listen backlog is 50"]);
+    assert_eq!(
+        notices,
+        ["-D: obsolete, it has no effect", "-q: 49 is too small, the listen backlog is 50"]
+    );
     assert_eq!(commands("-q 49 80 host"), ["-q: backlog 50"]);
 }
 
 #[test]
 fn of_an_option_that_is_given_several_times_the_last_counts_and_that_is_told() {
-    let Ok(Request::Run(launch, notices)) = parse(arguments("-e a:1 -t 5 -t 5 -e b:2 80 host -x 300 -x 301")) else {
+    let Ok(Request::Run(launch, notices)) =
+        parse(arguments("-e a:1 -t 5 -t 5 -e b:2 80 host -x 300 -x 301"))
+    else {
         panic!()
     };
     assert_eq!(launch.configuration.emergency.unwrap().to_string(), "b:2");
     assert_eq!(
         notices,
-        ["-e: given several times; the last counts: 'b:2'", "-x: given several times; the last counts: '301'"]
+        [
+            "-e: given several times; the last counts: 'b:2'",
+            "-x: given several times; the last counts: '301'"
+        ]
     );
 }
 
@@ -407,17 +494,30 @@ fn arguments_that_are_no_utf8_are_errors() {
             format!("{option}: not valid UTF-8")
         );
     }
-    assert!(failure(["-b".into(), broken(), "80".into(), "host".into()]).contains("is not a number from"));
-    assert!(failure([broken(), "host".into()]).starts_with("listen address 'a\u{fffd}b': not valid UTF-8"));
+    assert!(
+        failure(["-b".into(), broken(), "80".into(), "host".into()])
+            .contains("is not a number from")
+    );
+    assert!(
+        failure([broken(), "host".into()])
+            .starts_with("listen address 'a\u{fffd}b': not valid UTF-8")
+    );
     assert!(failure(["80".into(), broken()]).starts_with("server 'a\u{fffd}b': not valid UTF-8"));
-    for unknown in [b"-\xff".to_vec(), b"--\xff".to_vec(), b"--log\xff=1".to_vec(), b"-f\xff".to_vec()] {
+    for unknown in
+        [b"-\xff".to_vec(), b"--\xff".to_vec(), b"--log\xff=1".to_vec(), b"-f\xff".to_vec()]
+    {
         assert!(
-            failure([OsString::from_vec(unknown.clone()), "80".into(), "host".into()]).contains("unknown option"),
+            failure([OsString::from_vec(unknown.clone()), "80".into(), "host".into()])
+                .contains("unknown option"),
             "{unknown:?}"
         );
     }
     let path = OsString::from_vec(b"/a\xffb".to_vec());
-    let Ok(Request::Run(launch, _)) = parse(["-p".into(), path.clone(), "80".into(), "host".into()]) else { panic!() };
+    let Ok(Request::Run(launch, _)) =
+        parse(["-p".into(), path.clone(), "80".into(), "host".into()])
+    else {
+        panic!()
+    };
     assert_eq!(launch.pid_file, Some(PathBuf::from(path)));
 }
 
@@ -430,11 +530,15 @@ fn help_and_version_are_texts() {
     assert_eq!(show("--version"), format!("pen {}\n", env!("CARGO_PKG_VERSION")));
     let help = show("80 --help");
     for option in OPTIONS {
-        assert!(help.contains(&option.help()) && help.contains(&format!("--{}", option.long)), "{}", option.name());
+        assert!(
+            help.contains(&option.help()) && help.contains(&format!("--{}", option.long)),
+            "{}",
+            option.name()
+        );
     }
-    assert!(
-        help.contains("Usage: pen [options] [host:]port|/path server [server ...]\n       pen [options] -F file\n")
-    );
+    assert!(help.contains(
+        "Usage: pen [options] [host:]port|/path server [server ...]\n       pen [options] -F file\n"
+    ));
 }
 
 proptest! {

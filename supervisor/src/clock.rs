@@ -1,4 +1,5 @@
-//! The time of day for messages and reports, and the monotonic clock that the shared table counts by.
+//! The time of day for messages and reports, and the monotonic clock that the shared table counts
+//! by.
 
 #![forbid(unsafe_code)]
 
@@ -28,7 +29,8 @@ pub(crate) fn zone(time: OffsetDateTime) -> String {
 
 /// `Nov 24 04:10:21`, the day padded with a space (RFC 3164, 4.1.2).
 pub(crate) fn syslog(time: OffsetDateTime) -> String {
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let (hour, minute, second) = time.time().as_hms();
     let month = MONTHS[usize::from(u8::from(time.month())) - 1];
     format!("{month} {:2} {hour:02}:{minute:02}:{second:02}", time.day())
@@ -50,8 +52,8 @@ pub(crate) fn precise() -> u64 {
 
 /// Seconds east of UTC at a Unix time.
 ///
-/// The C library reads the zone file at the first call and keeps it, so a worker that is forked afterwards knows the zone
-/// though its jail has no such file.
+/// The C library reads the zone file at the first call and keeps it, so a worker that is forked
+/// afterwards knows the zone though its jail has no such file.
 pub(crate) fn utc_offset(unix: i64) -> i32 {
     OffsetDateTime::from_unix_timestamp(unix).map_or(0, |utc| offset_at(utc).whole_seconds())
 }
@@ -69,8 +71,9 @@ mod tests {
         let time = OffsetDateTime::from_unix_timestamp(1_793_592_621).unwrap();
         assert_eq!(full(time), "2026-11-02 04:10:21");
         assert_eq!(syslog(time), "Nov  2 04:10:21");
-        let zones =
-            [0, -210, 345].map(|minutes| zone(time.to_offset(UtcOffset::from_whole_seconds(minutes * 60).unwrap())));
+        let zones = [0, -210, 345].map(|minutes| {
+            zone(time.to_offset(UtcOffset::from_whole_seconds(minutes * 60).unwrap()))
+        });
         assert_eq!(zones, ["+00:00", "-03:30", "+05:45"]);
     }
 

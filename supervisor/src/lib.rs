@@ -1,8 +1,9 @@
 //! Everything that runs with privilege: pen's supervisor.
 //!
-//! It binds the listener, makes the shared table, forks and jails the workers and replaces those that die, answers signals,
-//! and opens every file that pen writes. It never reads a byte that a client or a server sent: names are resolved in a child
-//! (`helpers::resolve`), and workers speak in typed, bounded messages that express no command.
+//! It binds the listener, makes the shared table, forks and jails the workers and replaces those
+//! that die, answers signals, and opens every file that pen writes. It never reads a byte that a
+//! client or a server sent: names are resolved in a child (`helpers::resolve`), and workers speak
+//! in typed, bounded messages that express no command.
 //!
 //! | Room | What for |
 //! |---|---|
@@ -60,8 +61,8 @@ pub type WorkerEntry = fn(WorkerStart, &Table) -> i32;
 /// What the control process runs once it is jailed; returns its exit status.
 pub type ControlEntry = fn(ControlStart) -> i32;
 
-/// Says whether files of TLS are good, what the administrator should know about them, and which certificates there are; or the file, and what is wrong with it. Run in a
-/// jailed child.
+/// Says whether files of TLS are good, what the administrator should know about them, and which
+/// certificates there are; or the file, and what is wrong with it. Run in a jailed child.
 pub type Examiner = fn(OwnedFd) -> Result<Examined, String>;
 
 /// The code of the jailed processes.
@@ -100,19 +101,24 @@ pub struct Launch {
     pub check: bool,
     /// `--show`: with `check`, print the settings that a start would have.
     pub show: bool,
-    /// The command line, for the head of what `write` writes: the options that no command can express.
+    /// The command line, for the head of what `write` writes: the options that no command can
+    /// express.
     pub command_line: String,
 }
 
-/// The variables that pen goes on needing: of the time zone, of names (resolver(3)), and of where standard error leads.
-const VARIABLES: [&str; 6] = ["TZ", "TZDIR", "LOCALDOMAIN", "RES_OPTIONS", "HOSTALIASES", "JOURNAL_STREAM"];
+/// The variables that pen goes on needing: of the time zone, of names (resolver(3)), and of where
+/// standard error leads.
+const VARIABLES: [&str; 6] =
+    ["TZ", "TZDIR", "LOCALDOMAIN", "RES_OPTIONS", "HOSTALIASES", "JOURNAL_STREAM"];
 
-/// Why pen did not start: one clear line, or for a configuration file one for each line that is wrong.
+/// Why pen did not start: one clear line, or for a configuration file one for each line that is
+/// wrong.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct StartError(pub String);
 
-/// A line about the start for standard error, without its end: `pen: ...`, and as the journal takes it if that is who reads it.
+/// A line about the start for standard error, without its end: `pen: ...`, and as the journal takes
+/// it if that is who reads it.
 pub fn line_for_stderr(text: &str, is_error: bool) -> String {
     let severity = if is_error { log::Severity::Error } else { log::Severity::Warning };
     match log::journal::reads_stderr() {
@@ -121,10 +127,13 @@ pub fn line_for_stderr(text: &str, is_error: bool) -> String {
     }
 }
 
-/// Runs pen. With `check`, says `ok` on standard output if it could start. With `foreground`, returns when it ended; otherwise the calling process returns when the service is ready, and the service ends on its own.
+/// Runs pen. With `check`, says `ok` on standard output if it could start. With `foreground`,
+/// returns when it ended; otherwise the calling process returns when the service is ready, and the
+/// service ends on its own.
 ///
-/// The process must have a single thread and own no descriptor but its standard streams: whatever else is open is a socket that a
-/// service manager passed, or was inherited by mistake and is closed. Signals are handled here from now on.
+/// The process must have a single thread and own no descriptor but its standard streams: whatever
+/// else is open is a socket that a service manager passed, or was inherited by mistake and is
+/// closed. Signals are handled here from now on.
 ///
 /// # Errors
 /// The start failed; nothing is left behind.
@@ -133,7 +142,8 @@ pub fn run(launch: Launch, entries: Entries) -> Result<(), StartError> {
     let (check, foreground) = (launch.check, launch.foreground);
     // Before any fork: the environment names this process.
     let notify = if check { Notify::default() } else { Notify::take() };
-    let ordered = order(launch, entries, notify.clone()).inspect_err(|error| notify.failed(&error.0));
+    let ordered =
+        order(launch, entries, notify.clone()).inspect_err(|error| notify.failed(&error.0));
     let mut order = ordered?;
     if check {
         return startup::check(&order);
@@ -154,10 +164,22 @@ pub fn run(launch: Launch, entries: Entries) -> Result<(), StartError> {
 }
 
 /// Reads what the start goes by, and makes it independent of where pen was started.
-fn order(mut launch: Launch, entries: Entries, notify: Notify) -> Result<startup::Order, StartError> {
+fn order(
+    mut launch: Launch,
+    entries: Entries,
+    notify: Notify,
+) -> Result<startup::Order, StartError> {
     let here = env::current_dir();
     let words = options::Words::read(&mut launch, &here)?;
     let base = paths::make_absolute(&mut launch, here)?;
     let identity = words.identity(&launch)?;
-    Ok(startup::Order { launch, words, base, identity, entries, activation: Activation::default(), notify })
+    Ok(startup::Order {
+        launch,
+        words,
+        base,
+        identity,
+        entries,
+        activation: Activation::default(),
+        notify,
+    })
 }

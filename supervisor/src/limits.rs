@@ -18,12 +18,14 @@ pub(crate) fn raise_descriptors() -> u64 {
     }
 }
 
-/// What to tell the administrator if `-x` is more than the limit allows for. One worker may hold all connections.
+/// What to tell the administrator if `-x` is more than the limit allows for. One worker may hold
+/// all connections.
 pub(crate) fn too_few_descriptors(limit: u64, connections: u32) -> Option<String> {
     let needed = enough_descriptors(connections);
     (needed > limit).then(|| {
         format!(
-            "-x {connections} can need {needed} descriptors in a worker, but the limit is {limit}: beyond it, clients will \
+            "-x {connections} can need {needed} descriptors in a worker, but the limit is {limit}: \
+             beyond it, clients will \
              have to wait (raise it with ulimit -n or LimitNOFILE=, or lower -x)"
         )
     })
@@ -38,15 +40,20 @@ pub(crate) fn longest_backlog() -> Option<u32> {
 pub(crate) fn cut_backlog(longest: Option<u32>, backlog: u32) -> Option<String> {
     let longest = longest.filter(|longest| *longest < backlog)?;
     Some(format!(
-        "backlog {backlog} (-q) is more than this machine gives, which is {longest}: raise net.core.somaxconn with sysctl, or lower it"
+        "backlog {backlog} (-q) is more than this machine gives, which is {longest}: raise \
+         net.core.somaxconn with sysctl, or lower it"
     ))
 }
 
-/// What failed, and by which limit if it was that of descriptors. Not for a process in its jail, which may not ask.
+/// What failed, and by which limit if it was that of descriptors. Not for a process in its jail,
+/// which may not ask.
 pub(crate) fn why_within_limits(error: &io::Error) -> String {
     match (error.raw_os_error(), getrlimit(Resource::RLIMIT_NOFILE)) {
         (Some(libc::EMFILE), Ok((limit, _))) => {
-            format!("{} (the limit is {limit}: raise it with ulimit -n or LimitNOFILE=)", why(error))
+            format!(
+                "{} (the limit is {limit}: raise it with ulimit -n or LimitNOFILE=)",
+                why(error)
+            )
         }
         _ => why(error),
     }
@@ -64,7 +71,10 @@ mod tests {
         assert_eq!(too_few_descriptors(1024, 256), None);
         assert_eq!(too_few_descriptors(592, 256), None);
         let warning = too_few_descriptors(591, 256).unwrap();
-        assert!(warning.contains("-x 256") && warning.contains("592") && warning.contains("591"), "{warning}");
+        assert!(
+            warning.contains("-x 256") && warning.contains("592") && warning.contains("591"),
+            "{warning}"
+        );
         assert!(too_few_descriptors(1 << 20, 1 << 20).is_some());
     }
 
@@ -80,7 +90,10 @@ mod tests {
     #[test]
     fn a_want_of_descriptors_names_the_limit_and_nothing_else_does() {
         let told = why_within_limits(&io::Error::from_raw_os_error(libc::EMFILE));
-        assert!(told.starts_with("too many open files (the limit is ") && told.contains("ulimit -n"), "{told}");
+        assert!(
+            told.starts_with("too many open files (the limit is ") && told.contains("ulimit -n"),
+            "{told}"
+        );
         assert_eq!(
             why_within_limits(&io::Error::from_raw_os_error(libc::EAGAIN)),
             why(&io::Error::from_raw_os_error(libc::EAGAIN))

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use nix::poll::PollTimeout;
 
-/// The time from now to a deadline, rounded up: rounded down, the last millisecond would be spent spinning.
+/// The time from now to a deadline, rounded up: rounded down, the last millisecond would be spent
+/// spinning.
 pub(crate) fn until(deadline: Instant) -> PollTimeout {
     let left = deadline.saturating_duration_since(Instant::now());
     let rounded = left.saturating_add(Duration::from_nanos(999_999));

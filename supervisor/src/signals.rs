@@ -1,6 +1,7 @@
 //! Signals as events of the supervisor's loop, and the signal state that children are born with.
 //!
-//! What was inherited (blocked or ignored signals, as nohup(1) or a careless parent leave them) is replaced, not added to.
+//! What was inherited (blocked or ignored signals, as nohup(1) or a careless parent leave them) is
+//! replaced, not added to.
 
 #![forbid(unsafe_code)]
 
@@ -37,14 +38,16 @@ impl Signals {
     pub(crate) fn take_over() -> io::Result<Signals> {
         let mut handled = SigSet::empty();
         for signal in HANDLED {
-            // An inherited SIG_IGN would make children reap themselves (CHLD) or be all that a nohup'd pen hears (HUP).
+            // An inherited SIG_IGN would make children reap themselves (CHLD) or be all that a
+            // nohup'd pen hears (HUP).
             dispose(signal, Disposition::Default);
             handled.add(signal);
         }
         for signal in IGNORED {
             dispose(signal, Disposition::Ignore);
         }
-        let signals = SignalFd::with_flags(&handled, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        let signals =
+            SignalFd::with_flags(&handled, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&handled), None)?;
         Ok(Signals(signals))
     }
@@ -52,7 +55,9 @@ impl Signals {
     /// The next signal that waits, if there is one.
     pub(crate) fn next(&self) -> Option<Request> {
         let information = self.0.read_signal().ok()??;
-        let signal = i32::try_from(information.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok())?;
+        let signal = i32::try_from(information.ssi_signo)
+            .ok()
+            .and_then(|number| Signal::try_from(number).ok())?;
         match signal {
             Signal::SIGHUP => Some(Request::Reopen),
             Signal::SIGUSR1 => Some(Request::Report),
@@ -68,14 +73,17 @@ impl AsFd for Signals {
     }
 }
 
-/// Gives a child a signal state of its own: nothing is blocked, and what the supervisor answers for is ignored, because
-/// Ctrl-C and a hangup reach every process of the terminal's group.
+/// Gives a child a signal state of its own: nothing is blocked, and what the supervisor answers for
+/// is ignored, because Ctrl-C and a hangup reach every process of the terminal's group.
 pub(crate) fn settle_child() -> io::Result<()> {
     for signal in Signal::iterator() {
         match signal {
             // Rust reports an overflowing stack from its handlers of these two.
             Signal::SIGSEGV | Signal::SIGBUS => {}
-            signal if signal != Signal::SIGCHLD && (HANDLED.contains(&signal) || IGNORED.contains(&signal)) => {
+            signal
+                if signal != Signal::SIGCHLD
+                    && (HANDLED.contains(&signal) || IGNORED.contains(&signal)) =>
+            {
                 dispose(signal, Disposition::Ignore);
             }
             other => dispose(other, Disposition::Default),
@@ -84,8 +92,14 @@ pub(crate) fn settle_child() -> io::Result<()> {
     Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?)
 }
 
-const HANDLED: [Signal; 6] =
-    [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGCHLD];
+const HANDLED: [Signal; 6] = [
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGCHLD,
+];
 
 /// XFSZ: a limit on the size of files (`ulimit -f`) is to each writer what a full disk is (EFBIG).
 const IGNORED: [Signal; 4] = [Signal::SIGUSR2, Signal::SIGALRM, Signal::SIGPIPE, Signal::SIGXFSZ];

@@ -2,7 +2,8 @@
 
 #![allow(
     clippy::unwrap_used,
-    reason = "clippy.toml exempts functions marked as tests; ours are called by a harness of our own"
+    reason = "clippy.toml exempts functions marked as tests; ours are called by a harness of our \
+        own"
 )]
 
 #[path = "service/control.rs"]
@@ -29,15 +30,18 @@ macro_rules! tests {
 }
 pub(crate) use tests;
 
-/// A test harness of our own, because the process under test is this program again and must have a single thread, which
-/// libtest's tests do not. Arguments are parts of names, as with libtest.
+/// A test harness of our own, because the process under test is this program again and must have a
+/// single thread, which libtest's tests do not. Arguments are parts of names, as with libtest.
 fn main() -> ExitCode {
     if let Some(status) = harness::host() {
         std::process::exit(status);
     }
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let mut failures = 0;
-    for (name, test) in TESTS.iter().chain(steering::TESTS).chain(sandbox::TESTS).chain(hostile::TESTS) {
+    for (name, test) in
+        TESTS.iter().chain(steering::TESTS).chain(sandbox::TESTS).chain(hostile::TESTS)
+    {
         if wanted.is_empty() || wanted.iter().any(|part| name.contains(part)) {
             let passed = std::panic::catch_unwind(test).is_ok();
             println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
@@ -86,7 +90,8 @@ fn without_f_the_command_returns_when_the_service_is_ready() {
     assert_eq!(workers.len(), 3);
     std::os::unix::net::UnixStream::connect(pen.path("front.sock")).unwrap();
     for process in workers.iter().chain([&pid]) {
-        let streams: Vec<_> = descriptors(*process).into_iter().filter(|(number, _)| *number < 3).collect();
+        let streams: Vec<_> =
+            descriptors(*process).into_iter().filter(|(number, _)| *number < 3).collect();
         assert!(streams.iter().all(|(_, target)| target == "/dev/null"), "{streams:?}");
     }
     assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).unwrap().to_str(), Some("/"));
@@ -114,7 +119,11 @@ fn a_failed_start_is_one_line_and_leaves_nothing() {
 fn a_start_can_be_interrupted() {
     let pen = Pen::new("is never ready").with("foreground", "yes").without("pid");
     let mut command = pen.shell("true");
-    let child = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let child = command
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
     let pid = Pid::from_raw(child.id() as i32);
     wait_for("workers", || children(pid).len() == 2);
     let workers = children(pid);
@@ -124,7 +133,10 @@ fn a_start_can_be_interrupted() {
     kill(pid, Signal::SIGTERM).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(String::from_utf8(output.stderr).unwrap(), "pen: the start was ended by signal SIGTERM\n");
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "pen: the start was ended by signal SIGTERM\n"
+    );
     assert!(workers.iter().all(|worker| !is_alive(*worker)) && !pen.path("front.sock").exists());
 }
 
@@ -150,7 +162,9 @@ fn a_worker_that_lived_is_replaced_at_once() {
     let seen = std::time::Instant::now();
     wait_for("an age at which nobody dies of the start", || seen.elapsed().as_millis() > 1100);
     kill(victim, Signal::SIGKILL).unwrap();
-    wait_for("a message", || pen.errors().contains(&format!("(pid {victim}) was killed by signal 9; replaced\n")));
+    wait_for("a message", || {
+        pen.errors().contains(&format!("(pid {victim}) was killed by signal 9; replaced\n"))
+    });
     pen.signal(Signal::SIGTERM);
     assert_eq!(pen.wait(), Some(0));
 }
@@ -203,9 +217,13 @@ fn workers_that_boast_make_large_sums_and_no_panic() {
 fn a_worker_that_jams_the_shared_eventfd_holds_up_no_supervisor() {
     let mut pen = Pen::new("jams and dies").foreground();
     // The sibling hears of the dead worker's places all the same, and is asked for what it has.
-    wait_for("the news", || ["freed\n", "restated\n"].iter().all(|line| pen.pen.read("pen.log").contains(line)));
+    wait_for("the news", || {
+        ["freed\n", "restated\n"].iter().all(|line| pen.pen.read("pen.log").contains(line))
+    });
     wait_for("a message", || pen.errors().contains("worker 0 (pid "));
-    wait_for("a replacement", || pen.workers().len() == 2 && pen.pen.read("pen.log").matches("started\n").count() == 2);
+    wait_for("a replacement", || {
+        pen.workers().len() == 2 && pen.pen.read("pen.log").matches("started\n").count() == 2
+    });
     pen.signal(Signal::SIGTERM);
     assert_eq!(pen.wait(), Some(0));
     assert_eq!(pen.pen.read("pen.log").matches("stopped\n").count(), 2);
@@ -214,7 +232,9 @@ fn a_worker_that_jams_the_shared_eventfd_holds_up_no_supervisor() {
 fn a_worker_that_spins_is_killed_and_the_other_is_not() {
     let mut pen = Pen::new("spins").foreground();
     let workers = pen.workers();
-    wait_for("a message", || pen.errors().contains(&format!("(pid {}) was killed by signal 9: it hung", workers[0])));
+    wait_for("a message", || {
+        pen.errors().contains(&format!("(pid {}) was killed by signal 9: it hung", workers[0]))
+    });
     wait_for("a replacement", || pen.workers().len() == 2 && !pen.workers().contains(&workers[0]));
     assert!(pen.workers().contains(&workers[1]), "{}", pen.errors());
     pen.signal(Signal::SIGTERM);
@@ -225,15 +245,20 @@ fn a_replacement_that_is_not_ready_in_time_is_replaced() {
     let mut pen = Pen::new("oversleeps").foreground();
     let workers = pen.workers();
     kill(workers[0], Signal::SIGKILL).unwrap();
-    wait_for("a message", || pen.errors().contains("was killed by signal 9: it was not ready in time; replaced"));
-    wait_for("the start of the next one", || pen.pen.read("pen.log").matches("started\n").count() == 3);
+    wait_for("a message", || {
+        pen.errors().contains("was killed by signal 9: it was not ready in time; replaced")
+    });
+    wait_for("the start of the next one", || {
+        pen.pen.read("pen.log").matches("started\n").count() == 3
+    });
     assert!(pen.workers().contains(&workers[1]), "{}", pen.errors());
     pen.signal(Signal::SIGTERM);
     assert_eq!(pen.wait(), Some(0));
 }
 
 fn what_a_service_manager_says_is_for_the_supervisor_alone() {
-    let variables = "export NOTIFY_SOCKET=@nobody WATCHDOG_USEC=9000000 WATCHDOG_PID=$$ LISTEN_PID=$$ LISTEN_FDS=0 \
+    let variables = "export NOTIFY_SOCKET=@nobody WATCHDOG_USEC=9000000 WATCHDOG_PID=$$ \
+        LISTEN_PID=$$ LISTEN_FDS=0 \
                      LISTEN_FDNAMES=";
     let pen = Pen::new("looks for a service manager").with("foreground", "yes");
     let mut command = pen.shell(variables);
@@ -282,7 +307,8 @@ fn a_child_that_reports_holds_nothing_of_the_supervisors() {
     rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).unwrap();
     while rustix::io::write(&writer, &[b'x'; 4096]).is_ok() {}
     while rustix::io::write(&writer, b"x").is_ok() {}
-    let child = pen.shell("true").stdout(std::process::Stdio::null()).stderr(writer).spawn().unwrap();
+    let child =
+        pen.shell("true").stdout(std::process::Stdio::null()).stderr(writer).spawn().unwrap();
     let mut running = Running { pen, child };
     wait_for("the pid file", || running.pen.read("pen.pid").ends_with('\n'));
     let workers = running.workers();
@@ -290,10 +316,16 @@ fn a_child_that_reports_holds_nothing_of_the_supervisors() {
     let reporter = || running.workers().into_iter().find(|child| !workers.contains(child));
     wait_for("the report", || reporter().is_some());
     let reporter = reporter().unwrap();
-    let held = || descriptors(reporter).into_iter().filter(|(number, _)| *number > 2).collect::<Vec<_>>();
-    // Of its own it has its way to standard error. A listener, above all, must not outlive its move.
+    let held =
+        || descriptors(reporter).into_iter().filter(|(number, _)| *number > 2).collect::<Vec<_>>();
+    // Of its own it has its way to standard error. A listener, above all, must not outlive its
+    // move.
     wait_for("the others to be closed", || held().len() <= 1);
-    assert!(is_alive(reporter) && held().iter().all(|(_, target)| target.starts_with("pipe:")), "{:?}", held());
+    assert!(
+        is_alive(reporter) && held().iter().all(|(_, target)| target.starts_with("pipe:")),
+        "{:?}",
+        held()
+    );
     running.signal(Signal::SIGTERM);
     assert_eq!(running.wait(), Some(0));
 }
@@ -312,7 +344,9 @@ fn a_hangup_reopens_the_log_in_every_worker() {
     fs::remove_file(&log).unwrap();
     fs::create_dir(&log).unwrap();
     pen.signal(Signal::SIGHUP);
-    wait_for("a message", || pen.errors().contains("lines still go to the file that was opened before"));
+    wait_for("a message", || {
+        pen.errors().contains("lines still go to the file that was opened before")
+    });
     pen.signal(Signal::SIGTERM);
     assert_eq!(pen.wait(), Some(0));
     assert_eq!(pen.pen.read("old.log"), "started\nstarted\n");
@@ -330,7 +364,9 @@ fn inherited_signal_states_and_descriptors_change_nothing() {
     }
     // The terminal's signals reach the workers too, and mean nothing to them.
     for worker in pen.workers() {
-        for signal in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1] {
+        for signal in
+            [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1]
+        {
             kill(worker, signal).unwrap();
         }
         assert_eq!(field(worker, "SigBlk").unwrap(), "0000000000000000");
@@ -376,7 +412,11 @@ fn a_jailed_worker_has_nothing_left() {
         let nobody = harness::NOBODY.to_string();
         for name in ["Uid", "Gid"] {
             let ids = field(worker, name).unwrap();
-            assert!(ids.split_whitespace().count() == 4 && ids.split_whitespace().all(|id| id == nobody), "{ids}");
+            assert!(
+                ids.split_whitespace().count() == 4
+                    && ids.split_whitespace().all(|id| id == nobody),
+                "{ids}"
+            );
         }
         assert!(!field(worker, "Groups").unwrap().split_whitespace().any(|group| group == "0"));
         for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
@@ -412,7 +452,8 @@ fn a_missing_jail_is_named() {
     if !is_root() {
         return;
     }
-    let output = Pen::new("works").with("jail", "/no/such/jail").with("user", "nobody").background();
+    let output =
+        Pen::new("works").with("jail", "/no/such/jail").with("user", "nobody").background();
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(errors, "pen: -j /no/such/jail: no such file or directory\n");
 }
@@ -425,7 +466,9 @@ fn an_ordinary_user_needs_no_privilege_and_gets_none() {
     assert_eq!(pen.workers().len(), 2);
     pen.signal(Signal::SIGTERM);
     assert_eq!(pen.wait(), Some(0));
-    for (key, value, expected) in [("jail", "/tmp", "-j: only root"), ("user", "root", "-u root: only root")] {
+    for (key, value, expected) in
+        [("jail", "/tmp", "-j: only root"), ("user", "root", "-u root: only root")]
+    {
         let output = Pen::new("works").run_by_nobody().with(key, value).background();
         let errors = String::from_utf8(output.stderr).unwrap();
         assert!(errors.starts_with(&format!("pen: {expected}")), "{errors}");

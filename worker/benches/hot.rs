@@ -1,5 +1,5 @@
-//! What the hot structures of a relay worker cost: selection, timers, log lines, heads of HTTP (`-H`). `cargo bench -p pen-worker`; the shared table has its
-//! own in `crates/table/benches`.
+//! What the hot structures of a relay worker cost: selection, timers, log lines, heads of HTTP
+//! (`-H`). `cargo bench -p pen-worker`; the shared table has its own in `crates/table/benches`.
 
 use std::cell::Cell;
 use std::hint::black_box;
@@ -34,8 +34,14 @@ fn first(
     upstreams: &Upstreams,
     recorded: Option<Target>,
 ) -> Option<Target> {
-    let farm =
-        Servers { worker_table, upstreams, pending_max: 100, now: 1, looks: Cell::new(0), passed: Cell::new(None) };
+    let farm = Servers {
+        worker_table,
+        upstreams,
+        pending_max: 100,
+        now: 1,
+        looks: Cell::new(0),
+        passed: Cell::new(None),
+    };
     let candidate = Candidate { key: client(), port: 4711, recorded, permitted: true };
     let mut placement = Placement::new(settings, &farm, candidate, &mut |_, _| ());
     placement.next(settings, &farm).map(|(target, _)| target)

@@ -1,7 +1,8 @@
 //! A client's end of a connection: a socket, and with `tls` a session of rustls on it.
 //!
-//! The session trusts whatever certificate comes: it is the server's work that is measured. It offers AES-128-GCM and,
-//! as browsers do, X25519 before P-256, so that all servers do the same work.
+//! The session trusts whatever certificate comes: it is the server's work that is measured. It
+//! offers AES-128-GCM and, as browsers do, X25519 before P-256, so that all servers do the same
+//! work.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -15,7 +16,8 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind, SignatureScheme, SupportedProtocolVersion,
+    ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind, SignatureScheme,
+    SupportedProtocolVersion,
 };
 
 /// How clients speak TLS.
@@ -27,7 +29,8 @@ pub struct Tls {
     pub resumes: bool,
 }
 
-/// Makes sessions. Each place at which a client can be has a memory of its own: TLS 1.3 tickets are good for one connection.
+/// Makes sessions. Each place at which a client can be has a memory of its own: TLS 1.3 tickets are
+/// good for one connection.
 #[derive(Debug)]
 pub struct Sessions {
     tls: Tls,
@@ -65,15 +68,22 @@ impl Sessions {
     }
 
     fn config(&self) -> Arc<ClientConfig> {
-        let versions: &[&SupportedProtocolVersion] =
-            if self.tls.version == 12 { &[&rustls::version::TLS12] } else { &[&rustls::version::TLS13] };
+        let versions: &[&SupportedProtocolVersion] = if self.tls.version == 12 {
+            &[&rustls::version::TLS12]
+        } else {
+            &[&rustls::version::TLS13]
+        };
         let mut config = ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(versions)
             .unwrap()
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Credulous))
             .with_no_client_auth();
-        config.resumption = if self.tls.resumes { Resumption::in_memory_sessions(8) } else { Resumption::disabled() };
+        config.resumption = if self.tls.resumes {
+            Resumption::in_memory_sessions(8)
+        } else {
+            Resumption::disabled()
+        };
         Arc::new(config)
     }
 }
@@ -90,7 +100,9 @@ impl Link {
 
     /// Whether the session went on from an earlier one.
     pub fn is_resumed(&self) -> bool {
-        self.session.as_ref().is_some_and(|session| session.handshake_kind() == Some(HandshakeKind::Resumed))
+        self.session
+            .as_ref()
+            .is_some_and(|session| session.handshake_kind() == Some(HandshakeKind::Resumed))
     }
 
     /// Sends, once the handshake is over.
@@ -113,7 +125,8 @@ impl Link {
         }
     }
 
-    /// Reads. Without TLS a stream may be thrown away in the kernel (tcp(7)): the receiver is not what is measured.
+    /// Reads. Without TLS a stream may be thrown away in the kernel (tcp(7)): the receiver is not
+    /// what is measured.
     pub fn receive(&mut self, buffer: &mut [u8], unseen: bool) -> Result<usize, Errno> {
         let Some(session) = &mut self.session else {
             let flags = if unseen { RecvFlags::TRUNC } else { RecvFlags::empty() };
@@ -192,6 +205,10 @@ impl ServerCertVerifier for Credulous {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ECDSA_NISTP256_SHA256, SignatureScheme::RSA_PSS_SHA256, SignatureScheme::RSA_PKCS1_SHA256]
+        vec![
+            SignatureScheme::ECDSA_NISTP256_SHA256,
+            SignatureScheme::RSA_PSS_SHA256,
+            SignatureScheme::RSA_PKCS1_SHA256,
+        ]
     }
 }

@@ -138,7 +138,8 @@ impl Run<'_> {
         let mut events = Vec::with_capacity(512);
         loop {
             let now = Instant::now();
-            let is_over = now >= end || (self.load.work == Work::Hold && self.done >= self.load.at_once as u64);
+            let is_over = now >= end
+                || (self.load.work == Work::Hold && self.done >= self.load.at_once as u64);
             if !is_over {
                 self.start(now.duration_since(began));
             }
@@ -154,7 +155,11 @@ impl Run<'_> {
             }
             let wait = if self.load.rate.is_some() { 1 } else { 20 };
             let timeout = Timespec { tv_sec: 0, tv_nsec: wait * 1_000_000 };
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout)) {
+            match epoll::wait(
+                &self.epoll,
+                rustix::buffer::spare_capacity(&mut events),
+                Some(&timeout),
+            ) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => panic!("epoll_wait: {errno}"),
             }
@@ -167,7 +172,9 @@ impl Run<'_> {
     /// Opens the connections that are missing now.
     fn start(&mut self, elapsed: Duration) {
         let wanted = match (self.load.work, self.load.rate) {
-            (Work::Short, Some(rate)) => (elapsed.as_micros() as u64 * rate / 1_000_000).saturating_sub(self.started),
+            (Work::Short, Some(rate)) => {
+                (elapsed.as_micros() as u64 * rate / 1_000_000).saturating_sub(self.started)
+            }
             (Work::Hold, _) => {
                 // A few at a time: this is no test of how fast.
                 let missing = self.load.at_once as u64 - self.started.min(self.load.at_once as u64);
@@ -175,8 +182,11 @@ impl Run<'_> {
             }
             _ => (self.load.at_once - self.open.min(self.load.at_once)) as u64,
         };
-        let most =
-            if self.load.work == Work::Short { self.load.units - self.started.min(self.load.units) } else { u64::MAX };
+        let most = if self.load.work == Work::Short {
+            self.load.units - self.started.min(self.load.units)
+        } else {
+            u64::MAX
+        };
         for _ in 0..wanted.min(most) {
             self.connect();
         }
@@ -184,7 +194,8 @@ impl Run<'_> {
 
     fn connect(&mut self) {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
+        let socket =
+            rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
         let number = self.started as u32 % self.load.clients.max(1);
         self.started += 1;
         if self.load.clients > 1 {
@@ -201,8 +212,10 @@ impl Run<'_> {
         let place = self.free.pop().unwrap_or(self.clients.len());
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         epoll::add(&self.epoll, &socket, EventData::new_u64(place as u64), flags).unwrap();
-        let link = Link::new(socket, self.sessions.as_mut().map(|sessions| sessions.session(place)));
-        let client = Client { link, began: Instant::now(), has_asked: false, got: 0, is_silent: false };
+        let link =
+            Link::new(socket, self.sessions.as_mut().map(|sessions| sessions.session(place)));
+        let client =
+            Client { link, began: Instant::now(), has_asked: false, got: 0, is_silent: false };
         match self.clients.get_mut(place) {
             Some(free) => *free = Some(client),
             None => self.clients.push(Some(client)),

@@ -1,5 +1,5 @@
-//! The load generator of the side-by-side benchmark: clients and servers in one program, each a single thread around epoll(7), so that
-//! little of the machine goes to them.
+//! The load generator of the side-by-side benchmark: clients and servers in one program, each a
+//! single thread around epoll(7), so that little of the machine goes to them.
 //!
 //! ```text
 //! generator serve ADDRESS COUNT                servers on COUNT ports from ADDRESS on
@@ -9,10 +9,12 @@
 //! generator hold ADDRESS [options]             one exchange on each connection, then silence until standard input ends
 //! ```
 //!
-//! Options are `name=value`, all of them numbers: `at-once` connections at a time (64), `milliseconds` to go on (2000), `units` to stop
-//! after, `clients` of different addresses 127.1.x.y (1), `bytes` of an answer (1024), `pieces` that it is written in (1), `rate` of new
-//! connections a second, instead of `at-once` at a time; `tls` 12 or 13 is the version of TLS that clients speak, and with `resume` 1 they
-//! go on with their last session. What was measured comes out as one line of JSON.
+//! Options are `name=value`, all of them numbers: `at-once` connections at a time (64),
+//! `milliseconds` to go on (2000), `units` to stop after, `clients` of different addresses
+//! 127.1.x.y (1), `bytes` of an answer (1024), `pieces` that it is written in (1), `rate` of new
+//! connections a second, instead of `at-once` at a time; `tls` 12 or 13 is the version of TLS that
+//! clients speak, and with `resume` 1 they go on with their last session. What was measured comes
+//! out as one line of JSON.
 //!
 //! Runs on the tester's machine alone; what it reads is its own.
 
@@ -60,13 +62,17 @@ fn main() {
         bytes: option("bytes", 1024) as usize,
         pieces: option("pieces", 1) as u8,
         rate: options.get("rate").copied(),
-        tls: options.get("tls").map(|version| Tls { version: *version, resumes: option("resume", 0) != 0 }),
+        tls: options
+            .get("tls")
+            .map(|version| Tls { version: *version, resumes: option("resume", 0) != 0 }),
     };
     println!("{}", load.run());
 }
 
 fn usage() -> ! {
-    eprintln!("usage: generator serve|short|requests|down|up|hold ADDRESS:PORT [COUNT | name=value ...]");
+    eprintln!(
+        "usage: generator serve|short|requests|down|up|hold ADDRESS:PORT [COUNT | name=value ...]"
+    );
     std::process::exit(1)
 }
 

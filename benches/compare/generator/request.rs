@@ -1,4 +1,5 @@
-//! The request: 64 bytes that say what the server is to do. `K....` and decimal numbers, padded with dots.
+//! The request: 64 bytes that say what the server is to do. `K....` and decimal numbers, padded
+//! with dots.
 
 /// Bytes of a request.
 pub const LENGTH: usize = 64;
@@ -27,12 +28,16 @@ pub struct Request {
     pub pieces: u8,
 }
 
-const KINDS: [(u8, Kind); 4] = [(b'C', Kind::Close), (b'K', Kind::Keep), (b'S', Kind::Stream), (b'D', Kind::Discard)];
+const KINDS: [(u8, Kind); 4] =
+    [(b'C', Kind::Close), (b'K', Kind::Keep), (b'S', Kind::Stream), (b'D', Kind::Discard)];
 
 impl Request {
     /// As it is sent.
     pub fn encode(self) -> [u8; LENGTH] {
-        let letter = KINDS.iter().find(|(_, kind)| *kind == self.kind).map_or('C', |(letter, _)| char::from(*letter));
+        let letter = KINDS
+            .iter()
+            .find(|(_, kind)| *kind == self.kind)
+            .map_or('C', |(letter, _)| char::from(*letter));
         let text = format!("{letter} {} {} ", self.bytes, self.pieces);
         let mut request = [b'.'; LENGTH];
         request[..text.len()].copy_from_slice(text.as_bytes());
@@ -45,6 +50,10 @@ impl Request {
         let mut words = text.split(' ');
         let letter = *words.next()?.as_bytes().first()?;
         let kind = KINDS.iter().find(|(known, _)| *known == letter)?.1;
-        Some(Request { kind, bytes: words.next()?.parse().ok()?, pieces: words.next()?.parse::<u8>().ok()?.max(1) })
+        Some(Request {
+            kind,
+            bytes: words.next()?.parse().ok()?,
+            pieces: words.next()?.parse::<u8>().ok()?.max(1),
+        })
     }
 }

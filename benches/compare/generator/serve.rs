@@ -30,7 +30,8 @@ pub fn serve(address: SocketAddrV4, count: u16) {
         listener.set_nonblocking(true).unwrap();
         // Longer than the standard library makes it.
         rustix::net::listen(&listener, 4096).unwrap();
-        epoll::add(&epoll, &listener, EventData::new_u64(LISTENERS + u64::from(n)), EventFlags::IN).unwrap();
+        epoll::add(&epoll, &listener, EventData::new_u64(LISTENERS + u64::from(n)), EventFlags::IN)
+            .unwrap();
         listener
     };
     let listeners: Vec<TcpListener> = (0..count).map(listen).collect();
@@ -48,7 +49,12 @@ pub fn serve(address: SocketAddrV4, count: u16) {
         for event in events.drain(..) {
             let token = event.data.u64();
             if token >= LISTENERS {
-                accept(&listeners[(token - LISTENERS) as usize], &epoll, &mut connections, &mut free);
+                accept(
+                    &listeners[(token - LISTENERS) as usize],
+                    &epoll,
+                    &mut connections,
+                    &mut free,
+                );
                 continue;
             }
             let place = &mut connections[token as usize];
@@ -60,9 +66,16 @@ pub fn serve(address: SocketAddrV4, count: u16) {
     }
 }
 
-fn accept(listener: &TcpListener, epoll: &OwnedFd, connections: &mut Vec<Option<Connection>>, free: &mut Vec<usize>) {
+fn accept(
+    listener: &TcpListener,
+    epoll: &OwnedFd,
+    connections: &mut Vec<Option<Connection>>,
+    free: &mut Vec<usize>,
+) {
     for _ in 0..64 {
-        let Ok(socket) = rustix::net::accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) else {
+        let Ok(socket) =
+            rustix::net::accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)
+        else {
             return;
         };
         let place = free.pop().unwrap_or(connections.len());
@@ -79,7 +92,9 @@ fn accept(listener: &TcpListener, epoll: &OwnedFd, connections: &mut Vec<Option<
 /// Reads and writes what can be. False: the connection is over.
 fn go_on(connection: &mut Connection, buffer: &mut [u8]) -> bool {
     loop {
-        if connection.request.is_none_or(|request| request.kind == Kind::Discard) || connection.left == 0 {
+        if connection.request.is_none_or(|request| request.kind == Kind::Discard)
+            || connection.left == 0
+        {
             match rustix::net::recv(&connection.socket, &mut *buffer, RecvFlags::empty()) {
                 Ok((0, _)) => return false,
                 Ok((length, _)) => {
@@ -88,7 +103,9 @@ fn go_on(connection: &mut Connection, buffer: &mut [u8]) -> bool {
                         if connection.got.len() < LENGTH {
                             continue;
                         }
-                        let Some(request) = Request::decode(&connection.got[..LENGTH]) else { return false };
+                        let Some(request) = Request::decode(&connection.got[..LENGTH]) else {
+                            return false;
+                        };
                         connection.got.drain(..LENGTH);
                         connection.request = Some(request);
                         connection.left = match request.kind {

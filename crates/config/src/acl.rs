@@ -22,7 +22,8 @@ pub enum Verdict {
     Deny,
 }
 
-/// A set of addresses of one family: those that agree with `address` in the bits of `mask`. An IPv4 mask need not be a prefix.
+/// A set of addresses of one family: those that agree with `address` in the bits of `mask`. An IPv4
+/// mask need not be a prefix.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Net {
     /// IPv4.
@@ -41,7 +42,8 @@ pub enum Net {
     },
 }
 
-/// Whether an IPv4 address can be meant as a mask: a prefix, or one with holes behind a whole first byte.
+/// Whether an IPv4 address can be meant as a mask: a prefix, or one with holes behind a whole first
+/// byte.
 pub fn is_mask(mask: Ipv4Addr) -> bool {
     let bits = mask.to_bits();
     bits.leading_ones() + bits.trailing_zeros() >= 32 || bits.leading_ones() >= 8
@@ -59,8 +61,9 @@ impl Net {
         (length <= 32).then(|| Net::v4(address, Ipv4Addr::from(mask)))
     }
 
-    /// IPv6 addresses with a common prefix of `length` bits; none if that is above 128. A prefix of mapped IPv4 addresses is one of IPv4
-    /// addresses, since that is what such clients are everywhere.
+    /// IPv6 addresses with a common prefix of `length` bits; none if that is above 128. A prefix of
+    /// mapped IPv4 addresses is one of IPv4 addresses, since that is what such clients are
+    /// everywhere.
     pub fn v6_prefix(address: Ipv6Addr, length: u8) -> Option<Net> {
         if let (Some(v4), 96..=128) = (address.to_ipv4_mapped(), length) {
             return Net::v4_prefix(v4, length - 96);
@@ -72,7 +75,9 @@ impl Net {
     /// Whether an address is in the set.
     pub fn contains(&self, ip: IpAddr) -> bool {
         match (*self, ip) {
-            (Net::V4 { address, mask }, IpAddr::V4(ip)) => ip.to_bits() & mask.to_bits() == address.to_bits(),
+            (Net::V4 { address, mask }, IpAddr::V4(ip)) => {
+                ip.to_bits() & mask.to_bits() == address.to_bits()
+            }
             (Net::V6 { address, length }, IpAddr::V6(ip)) => {
                 prefix_mask(length).is_some_and(|mask| ip.to_bits() & mask == address.to_bits())
             }
@@ -117,8 +122,9 @@ impl Acl {
         &self.entries
     }
 
-    /// The verdict for a client: that of the first entry that matches; without one, the opposite of the last entry's. An empty list permits,
-    /// and so does every list for a client that has no IP address.
+    /// The verdict for a client: that of the first entry that matches; without one, the opposite of
+    /// the last entry's. An empty list permits, and so does every list for a client that has no
+    /// IP address.
     pub fn permits(&self, client: ClientKey) -> bool {
         // Most lists are empty, and each connection asks: nothing else is looked at first.
         let Some((last, _)) = self.entries.last() else { return true };
@@ -174,13 +180,23 @@ mod tests {
         assert_eq!(net.to_string(), "1.2.3.0 255.255.255.0");
         assert!(net.contains("1.2.3.99".parse().unwrap()));
         assert!(
-            Net::v4("1.0.3.0".parse().unwrap(), "255.0.255.0".parse().unwrap()).contains("1.7.3.9".parse().unwrap())
+            Net::v4("1.0.3.0".parse().unwrap(), "255.0.255.0".parse().unwrap())
+                .contains("1.7.3.9".parse().unwrap())
         );
         assert_eq!(Net::v4_prefix("1.2.3.4".parse().unwrap(), 33), None);
         assert_eq!(Net::v6_prefix("::1".parse().unwrap(), 129), None);
-        assert!(Net::v6_prefix("::1".parse().unwrap(), 0).unwrap().contains("fd00::1".parse().unwrap()));
-        assert!(Net::v4_prefix("1.2.3.4".parse().unwrap(), 0).unwrap().contains("9.9.9.9".parse().unwrap()));
-        assert_eq!(Net::v6_prefix("fd00::ff".parse().unwrap(), 64).unwrap().to_string(), "fd00::/64");
+        assert!(
+            Net::v6_prefix("::1".parse().unwrap(), 0).unwrap().contains("fd00::1".parse().unwrap())
+        );
+        assert!(
+            Net::v4_prefix("1.2.3.4".parse().unwrap(), 0)
+                .unwrap()
+                .contains("9.9.9.9".parse().unwrap())
+        );
+        assert_eq!(
+            Net::v6_prefix("fd00::ff".parse().unwrap(), 64).unwrap().to_string(),
+            "fd00::/64"
+        );
         assert_eq!(
             Net::v6_prefix("::ffff:1.2.3.4".parse().unwrap(), 120).unwrap().to_string(),
             "1.2.3.0 255.255.255.0"
@@ -199,9 +215,10 @@ mod tests {
     fn naive_contains(net: &Net, ip: IpAddr) -> bool {
         let (address, mask) = match net {
             Net::V4 { address, mask } => (IpAddr::V4(*address), bits(IpAddr::V4(*mask)).1),
-            Net::V6 { address, length } => {
-                (IpAddr::V6(*address), "1".repeat(usize::from(*length)) + &"0".repeat(128 - usize::from(*length)))
-            }
+            Net::V6 { address, length } => (
+                IpAddr::V6(*address),
+                "1".repeat(usize::from(*length)) + &"0".repeat(128 - usize::from(*length)),
+            ),
         };
         let ((family, wanted), (its_family, its)) = (bits(address), bits(ip));
         let agree = |((bit, wanted), its): ((char, char), char)| bit == '0' || wanted == its;

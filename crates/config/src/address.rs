@@ -17,7 +17,8 @@ pub const MOST_ADDRESSES: usize = 16;
 pub enum Host {
     /// A numeric address.
     Ip(IpAddr),
-    /// A link-local IPv6 address with its zone (RFC 4007, section 11): the name or index of an interface.
+    /// A link-local IPv6 address with its zone (RFC 4007, section 11): the name or index of an
+    /// interface.
     Zoned(Ipv6Addr, String),
     /// A name, resolved once outside the supervisor.
     Name(String),
@@ -53,7 +54,8 @@ pub enum Local {
 pub struct HostAddress {
     /// The address.
     pub ip: IpAddr,
-    /// The index of the interface that a link-local IPv6 address is on (`sin6_scope_id`, ipv6(7)); else 0.
+    /// The index of the interface that a link-local IPv6 address is on (`sin6_scope_id`, ipv6(7));
+    /// else 0.
     pub scope: u32,
 }
 
@@ -119,7 +121,8 @@ impl Address {
         }
     }
 
-    /// The address without its port, as logs and reports show it: IPv6 without brackets, or the path.
+    /// The address without its port, as logs and reports show it: IPv6 without brackets, or the
+    /// path.
     pub fn host(&self) -> AddressHost<'_> {
         match self {
             Address::Inet(address) => AddressHost::Ip(address.ip().to_canonical()),

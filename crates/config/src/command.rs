@@ -1,7 +1,9 @@
-//! The commands of the control port, the configuration file and `-O`: one grammar, read once, typed from here on.
+//! The commands of the control port, the configuration file and `-O`: one grammar, read once, typed
+//! from here on.
 //!
-//! Words are separated by spaces or tabs; there is no quoting; a word that begins with `#` begins a comment. Nothing is guessed, nothing is
-//! passed over and nothing is looked up: what is malformed, or left over, is an error whose text is the reply.
+//! Words are separated by spaces or tabs; there is no quoting; a word that begins with `#` begins a
+//! comment. Nothing is guessed, nothing is passed over and nothing is looked up: what is malformed,
+//! or left over, is an error whose text is the reply.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -20,7 +22,8 @@ use crate::tls::SuiteList;
 pub use crate::command::help::help;
 pub use crate::command::nature::Nature;
 pub use crate::command::read::{
-    COMMANDS, Entry, SERVER_KEYS, SETTINGS, before_comment, is_well_formed, log_target, parse, parse_configuration,
+    COMMANDS, Entry, SERVER_KEYS, SETTINGS, before_comment, is_well_formed, log_target, parse,
+    parse_configuration,
 };
 
 mod help;
@@ -72,11 +75,13 @@ pub enum Command {
     Abuse(Option<ServerSpec>),
     /// The certificate of TLS, and its key if that is in another file; none = no TLS.
     Certificate(Option<(PathBuf, Option<PathBuf>)>),
-    /// Whose client certificates are good: files or directories, two at most; none = whom the system trusts.
+    /// Whose client certificates are good: files or directories, two at most; none = whom the
+    /// system trusts.
     ClientCa(Vec<PathBuf>),
     /// What only a start can give.
     Startup(Startup),
-    /// All that is in force, or one setting by its word, with a number if there are several of its kind.
+    /// All that is in force, or one setting by its word, with a number if there are several of its
+    /// kind.
     Show(Option<String>),
     /// Ends the program.
     Exit,
@@ -133,7 +138,8 @@ pub enum Command {
     SslTls12,
     /// The OCSP response for the certificate, or that it is to be read again; none = there is none.
     SslOcsp(Option<PathBuf>),
-    /// The directory of certificates by server name, or that it is to be read again; none = there is none.
+    /// The directory of certificates by server name, or that it is to be read again; none = there
+    /// is none.
     SslNames(Option<PathBuf>),
     /// The status page.
     Status(Form),
@@ -360,7 +366,8 @@ pub enum LogTarget {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum CommandError {
     /// The first word names no command.
-    #[error("do_cmd: ignoring command starting with '{}'{}", .0.escape_debug(), help::suggestion(.0, |_| true))]
+    #[error("do_cmd: ignoring command starting with \
+        '{}'{}", .0.escape_debug(), help::suggestion(.0, |_| true))]
     Unknown(String),
     /// A required argument is missing.
     #[error("usage: {word} {arguments}")]
@@ -398,7 +405,8 @@ pub enum CommandError {
 }
 
 impl CommandError {
-    /// The error of a line in a file or an option, which is not ignored as the control port's replies to it say for the sake of scripts.
+    /// The error of a line in a file or an option, which is not ignored as the control port's
+    /// replies to it say for the sake of scripts.
     pub fn of_configuration(&self) -> String {
         match self {
             CommandError::Unknown(word) => {

@@ -25,14 +25,16 @@ mod warnings;
 
 /// Everything that the command line says about balancing, checked but not resolved.
 ///
-/// An option that a command can express is that command, so that options and `-O` count in the order in which they were given.
+/// An option that a command can express is that command, so that options and `-O` count in the
+/// order in which they were given.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Configuration {
     /// The first operand: where pen listens unless a command says otherwise.
     pub local: Option<Local>,
     /// The servers in the order of the operands.
     pub servers: Vec<ServerSpec>,
-    /// The commands that the options stand for or hold (`-O`), in order. An `include` has to be replaced by the commands of its file.
+    /// The commands that the options stand for or hold (`-O`), in order. An `include` has to be
+    /// replaced by the commands of its file.
     pub commands: Vec<SourcedCommand>,
     /// `-e`.
     pub emergency: Option<ServerSpec>,
@@ -62,7 +64,8 @@ pub struct SourcedCommand {
 pub struct Settled {
     /// Where pen listens, as the operator wrote it.
     pub local: Local,
-    /// Where pen listens: the first of these addresses that can be bound; at least one, and all with one port.
+    /// Where pen listens: the first of these addresses that can be bound; at least one, and all
+    /// with one port.
     pub listen: Vec<Address>,
     /// The settings.
     pub settings: Settings,
@@ -84,33 +87,51 @@ pub struct Settled {
 pub struct ConfigurationError(pub String);
 
 impl Configuration {
-    /// The names that have to be resolved first, those of the file's commands included; empty if all addresses are numeric.
+    /// The names that have to be resolved first, those of the file's commands included; empty if
+    /// all addresses are numeric.
     pub fn lookups(&self, file: &[SourcedCommand]) -> BTreeSet<Lookup> {
         let specs = || self.servers.iter().chain(&self.emergency).chain(&self.abuse);
         let hosts = specs().filter_map(|spec| apply::of_host(&spec.host));
         let services = specs().filter_map(|spec| apply::of_service(spec.port.as_ref()?));
-        let commands = self.commands.iter().chain(file).flat_map(|placed| apply::lookups(&placed.command));
-        hosts.chain(services).chain(self.local.iter().flat_map(apply::of_local)).chain(commands).collect()
+        let commands =
+            self.commands.iter().chain(file).flat_map(|placed| apply::lookups(&placed.command));
+        hosts
+            .chain(services)
+            .chain(self.local.iter().flat_map(apply::of_local))
+            .chain(commands)
+            .collect()
     }
 
-    /// Puts the answers in, and the effects of options, operands and the file's commands in this order, and checks the whole.
+    /// Puts the answers in, and the effects of options, operands and the file's commands in this
+    /// order, and checks the whole.
     ///
     /// # Errors
-    /// Everything that is wrong: no listen address or no server, more servers than slots, a server without a port behind a Unix listener, a
-    /// name without an answer, a command that cannot take effect.
-    pub fn settle(&self, names: &Names, file: &[SourcedCommand]) -> Result<Settled, Vec<ConfigurationError>> {
+    /// Everything that is wrong: no listen address or no server, more servers than slots, a server
+    /// without a port behind a Unix listener, a name without an answer, a command that cannot
+    /// take effect.
+    pub fn settle(
+        &self,
+        names: &Names,
+        file: &[SourcedCommand],
+    ) -> Result<Settled, Vec<ConfigurationError>> {
         let mut errors = Vec::new();
         let mut settled = self.beginning(names, file, &mut errors);
         let port = settled.listen.first().and_then(Address::inet_port);
         let slots = self.slots(file, &mut errors);
-        let mut keep = |result: Result<Server, ConfigurationError>| result.map_err(|error| errors.push(error)).ok();
-        let mut operands: Vec<_> = self.servers.iter().map(|spec| keep(resolved(spec, port, names))).collect();
-        settled.settings.emergency = self.emergency.as_ref().and_then(|spec| keep(resolved(spec, port, names)));
-        settled.settings.abuse = self.abuse.as_ref().and_then(|spec| keep(resolved(spec, port, names)));
+        let mut keep = |result: Result<Server, ConfigurationError>| {
+            result.map_err(|error| errors.push(error)).ok()
+        };
+        let mut operands: Vec<_> =
+            self.servers.iter().map(|spec| keep(resolved(spec, port, names))).collect();
+        settled.settings.emergency =
+            self.emergency.as_ref().and_then(|spec| keep(resolved(spec, port, names)));
+        settled.settings.abuse =
+            self.abuse.as_ref().and_then(|spec| keep(resolved(spec, port, names)));
         operands.resize(slots, None);
         settled.settings.servers.clone_from(&operands);
         errors.extend(settled.take(&self.commands, names, port));
-        // The operands come after the options: their fields win over those that -O gave. An access list is none of their fields.
+        // The operands come after the options: their fields win over those that -O gave. An access
+        // list is none of their fields.
         for (server, operand) in settled.settings.servers.iter_mut().zip(operands) {
             if let Some(operand) = operand {
                 let acl = server.as_ref().map_or(0, |server| server.acl);
@@ -120,16 +141,29 @@ impl Configuration {
         settled.given.clone_from(&settled.settings);
         apply::keep_named(&mut settled.settings.servers, file);
         errors.extend(settled.take(file, names, port));
-        errors.extend(tls::check(&settled.settings.tls, self.commands.iter().chain(file)).err().into_iter().flatten());
+        errors.extend(
+            tls::check(&settled.settings.tls, self.commands.iter().chain(file))
+                .err()
+                .into_iter()
+                .flatten(),
+        );
         let settings = &settled.settings;
-        if errors.is_empty() && settings.server_count() == 0 && settings.emergency.is_none() && !settings.dummy {
+        if errors.is_empty()
+            && settings.server_count() == 0
+            && settings.emergency.is_none()
+            && !settings.dummy
+        {
             errors.push(error("no server: neither an operand nor a command gives one".to_owned()));
         }
         if errors.is_empty() { Ok(settled) } else { Err(errors) }
     }
 
     /// The last that options and file say of something.
-    fn last<'c, T>(&'c self, file: &'c [SourcedCommand], pick: impl Fn(&'c Command) -> Option<T>) -> Option<T> {
+    fn last<'c, T>(
+        &'c self,
+        file: &'c [SourcedCommand],
+        pick: impl Fn(&'c Command) -> Option<T>,
+    ) -> Option<T> {
         self.commands.iter().chain(file).rev().find_map(|placed| pick(&placed.command))
     }
 
@@ -156,7 +190,9 @@ impl Configuration {
     /// The debug level.
     pub fn debug(&self, file: &[SourcedCommand]) -> u8 {
         let pick = |command: &Command| match command {
-            Command::Number(Number::Debug, level) => level.and_then(|level| u8::try_from(level).ok()),
+            Command::Number(Number::Debug, level) => {
+                level.and_then(|level| u8::try_from(level).ok())
+            }
             _ => None,
         };
         self.last(file, pick).unwrap_or_default()
@@ -171,8 +207,14 @@ impl Configuration {
         self.last(file, pick).or(self.local.as_ref())
     }
 
-    /// All that can be said without an effect of a command. After an error, the listen address is a stand-in.
-    fn beginning(&self, names: &Names, file: &[SourcedCommand], errors: &mut Vec<ConfigurationError>) -> Settled {
+    /// All that can be said without an effect of a command. After an error, the listen address is a
+    /// stand-in.
+    fn beginning(
+        &self,
+        names: &Names,
+        file: &[SourcedCommand],
+        errors: &mut Vec<ConfigurationError>,
+    ) -> Settled {
         let local = self.listen(file).cloned().unwrap_or_else(|| {
             let nowhere = "no listen address: neither an operand nor a listen command gives one";
             errors.push(error(nowhere.to_owned()));
@@ -210,8 +252,14 @@ impl Configuration {
         let said = said.or(self.server_slots);
         let slots = said.unwrap_or(needed.clamp(MIN_SLOTS, MAX_SERVERS)) as usize;
         if count > slots {
-            let hint = if slots < MAX_SERVERS as usize { format!("; -S {count} makes room") } else { String::new() };
-            errors.push(error(format!("{count} servers, but the server table has {slots} slots{hint}")));
+            let hint = if slots < MAX_SERVERS as usize {
+                format!("; -S {count} makes room")
+            } else {
+                String::new()
+            };
+            errors.push(error(format!(
+                "{count} servers, but the server table has {slots} slots{hint}"
+            )));
         }
         slots.max(count)
     }
@@ -219,12 +267,21 @@ impl Configuration {
 
 impl Settled {
     /// Lets commands take effect in order; returns what cannot.
-    fn take(&mut self, commands: &[SourcedCommand], names: &Names, port: Option<u16>) -> Vec<ConfigurationError> {
+    fn take(
+        &mut self,
+        commands: &[SourcedCommand],
+        names: &Names,
+        port: Option<u16>,
+    ) -> Vec<ConfigurationError> {
         for SourcedCommand { command, .. } in commands {
             match command {
                 // Before the tables are made, they may be smaller than the defaults.
-                Command::Number(Number::ClientsMax, Some(clients)) => self.settings.clients_max = *clients,
-                Command::Number(Number::ConnMax, Some(connections)) => self.settings.connections_max = *connections,
+                Command::Number(Number::ClientsMax, Some(clients)) => {
+                    self.settings.clients_max = *clients
+                }
+                Command::Number(Number::ConnMax, Some(connections)) => {
+                    self.settings.connections_max = *connections
+                }
                 _ => self.blacklisted.extend(apply::blacklisting(command)),
             }
         }
@@ -243,7 +300,10 @@ pub(crate) fn resolved(
     let port = || match &spec.port {
         Some(port) => resolve_port(port, names, what),
         None => listen_port.ok_or_else(|| {
-            error(format!("{}: the port is missing, and a listener on a Unix socket has none to use", what()))
+            error(format!(
+                "{}: the port is missing, and a listener on a Unix socket has none to use",
+                what()
+            ))
         }),
     };
     let ServerSpec { soft, hard, weight, prio, .. } = *spec;

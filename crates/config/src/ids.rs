@@ -57,15 +57,16 @@ impl Target {
         match code {
             -1 => Some(Target::Emergency),
             -2 => Some(Target::Abuse),
-            0.. => {
-                u16::try_from(code).ok().filter(|n| u32::from(*n) < MAX_SERVERS).map(|n| Target::Server(ServerId(n)))
-            }
+            0.. => u16::try_from(code)
+                .ok()
+                .filter(|n| u32::from(*n) < MAX_SERVERS)
+                .map(|n| Target::Server(ServerId(n))),
             _ => None,
         }
     }
 
-    /// The target's row in the shared table, which has `servers` regular rows, then one for the emergency
-    /// server and one for the abuse server.
+    /// The target's row in the shared table, which has `servers` regular rows, then one for the
+    /// emergency server and one for the abuse server.
     pub fn row(self, servers: u32) -> u32 {
         match self {
             Target::Server(id) => u32::from(id.0),
@@ -75,7 +76,8 @@ impl Target {
     }
 }
 
-/// The number of a worker process, from 0. A replacement takes the number of the worker it replaces.
+/// The number of a worker process, from 0. A replacement takes the number of the worker it
+/// replaces.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub struct WorkerId(pub u8);
 
@@ -85,8 +87,9 @@ impl fmt::Display for WorkerId {
     }
 }
 
-/// Who a client is: its IP address alone, IPv4 in its IPv6-mapped form (RFC 4291, 2.5.5.2), so that a client
-/// of a dual-stack listener and one of an IPv4 listener are the same. All clients of a Unix listener are one.
+/// Who a client is: its IP address alone, IPv4 in its IPv6-mapped form (RFC 4291, 2.5.5.2), so that
+/// a client of a dual-stack listener and one of an IPv4 listener are the same. All clients of a
+/// Unix listener are one.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ClientKey([u8; 16]);
 
@@ -147,7 +150,12 @@ mod tests {
 
     #[test]
     fn codes_round_trip_and_out_of_range_is_nothing() {
-        for target in [Target::Server(ServerId(0)), Target::Server(ServerId(4095)), Target::Emergency, Target::Abuse] {
+        for target in [
+            Target::Server(ServerId(0)),
+            Target::Server(ServerId(4095)),
+            Target::Emergency,
+            Target::Abuse,
+        ] {
             assert_eq!(Target::from_code(target.code()), Some(target));
         }
         for code in [NO_SERVER, i32::MIN, 4096, 65536, i32::MAX] {

@@ -1,4 +1,5 @@
-//! What pen is told, and the settings that come of it: addresses and their grammar, commands, files of commands, and how settings are written.
+//! What pen is told, and the settings that come of it: addresses and their grammar, commands, files
+//! of commands, and how settings are written.
 //!
 //! Pure: no file, no socket, no clock, and no other package of pen.
 

@@ -1,4 +1,5 @@
-//! The PROXY protocol as the operator asks for it: who may say whom a connection comes from, and whether servers are told.
+//! The PROXY protocol as the operator asks for it: who may say whom a connection comes from, and
+//! whether servers are told.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -23,7 +24,8 @@ pub enum ProxyOut {
 
 impl ProxyOut {
     /// The word of each.
-    pub const WORDS: [(&str, ProxyOut); 3] = [("off", ProxyOut::Off), ("v1", ProxyOut::V1), ("v2", ProxyOut::V2)];
+    pub const WORDS: [(&str, ProxyOut); 3] =
+        [("off", ProxyOut::Off), ("v1", ProxyOut::V1), ("v2", ProxyOut::V2)];
 }
 
 impl fmt::Display for ProxyOut {
@@ -39,7 +41,8 @@ impl fmt::Display for ProxyOut {
 /// Most networks of senders.
 pub const MAX_SENDERS: usize = 64;
 
-/// Who begins each connection with a header that says whom it comes from, and is believed. Nobody, unless told otherwise.
+/// Who begins each connection with a header that says whom it comes from, and is believed. Nobody,
+/// unless told otherwise.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Senders {
     nets: Vec<Net>,
@@ -76,8 +79,11 @@ impl Senders {
 }
 
 fn net(text: &str) -> Result<Net, GrammarError> {
-    let (address, length) = text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
-    let ip: IpAddr = address.parse().map_err(|_| GrammarError(format!("{} is no IP address", quoted(address))))?;
+    let (address, length) =
+        text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
+    let ip: IpAddr = address
+        .parse()
+        .map_err(|_| GrammarError(format!("{} is no IP address", quoted(address))))?;
     let longest = if ip.is_ipv4() { 32 } else { 128 };
     let length = length.map_or(Ok(longest), |length| grammar::number(length, 0..=longest))? as u8;
     let net = match ip {
@@ -96,7 +102,9 @@ impl fmt::Display for Senders {
             }
             match net {
                 // Made of a prefix, so its ones are the length.
-                Net::V4 { address, mask } => write!(f, "{address}/{}", mask.to_bits().count_ones())?,
+                Net::V4 { address, mask } => {
+                    write!(f, "{address}/{}", mask.to_bits().count_ones())?
+                }
                 Net::V6 { address, length } => write!(f, "{address}/{length}")?,
             }
         }
@@ -124,11 +132,23 @@ mod tests {
             assert_eq!(senders.lists(ip.parse().unwrap()), listed, "{ip}");
         }
         assert!(!Senders::default().lists("10.0.0.1".parse().unwrap()));
-        for text in ["", ",", "10.0.0.1,", "10.0.0.0/33", "::/129", "host", "10.0.0.1/", "10.0.0.0/255.0.0.0", "[::1]"]
-        {
+        for text in [
+            "",
+            ",",
+            "10.0.0.1,",
+            "10.0.0.0/33",
+            "::/129",
+            "host",
+            "10.0.0.1/",
+            "10.0.0.0/255.0.0.0",
+            "[::1]",
+        ] {
             assert!(Senders::read(text).is_err(), "{text:?}");
         }
         let many = |count| vec!["10.0.0.1"; count].join(",");
-        assert!(Senders::read(&many(MAX_SENDERS)).is_ok() && Senders::read(&many(MAX_SENDERS + 1)).is_err());
+        assert!(
+            Senders::read(&many(MAX_SENDERS)).is_ok()
+                && Senders::read(&many(MAX_SENDERS + 1)).is_err()
+        );
     }
 }

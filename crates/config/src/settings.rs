@@ -1,4 +1,5 @@
-//! What every process works by: one validated snapshot, made by the supervisor, never changed in place.
+//! What every process works by: one validated snapshot, made by the supervisor, never changed in
+//! place.
 
 use std::net::IpAddr;
 
@@ -28,8 +29,9 @@ pub enum Http {
 pub struct Settings {
     /// Raised with every change; workers acknowledge it.
     pub generation: u64,
-    /// The regular servers by number. Its length is the size of the server table (`-S`), which is fixed after
-    /// the start; a number that was never given an address is `None` and is never selected.
+    /// The regular servers by number. Its length is the size of the server table (`-S`), which is
+    /// fixed after the start; a number that was never given an address is `None` and is never
+    /// selected.
     pub servers: Vec<Option<Server>>,
     /// The server of last resort (`-e`).
     pub emergency: Option<Server>,
@@ -47,13 +49,15 @@ pub struct Settings {
     pub connections_max: u32,
     /// Slots of the client table (`-c`).
     pub clients_max: u32,
-    /// Most connects under way per worker and server; a server with so many is passed over, as a full one is.
+    /// Most connects under way per worker and server; a server with so many is passed over, as a
+    /// full one is.
     pub pending_max: u32,
     /// Most connections accepted per wake-up (`-m`).
     pub accept_batch: u32,
     /// Connections that wait to be accepted, at most (`-q`); the supervisor's business.
     pub backlog: u32,
-    /// How much is said: 0 failures only, 1 decisions, 2 connections and dumps, 3 everything (`-d`).
+    /// How much is said: 0 failures only, 1 decisions, 2 connections and dumps, 3 everything
+    /// (`-d`).
     pub debug: u8,
     /// Dumps in ASCII instead of hex (`-a`).
     pub ascii: bool,
@@ -89,7 +93,8 @@ pub struct Settings {
     pub tls: Tls,
 }
 
-/// Sizes of the kernel's buffers of a socket, in bytes (socket(7)); 0 = the kernel's own choice, which follows the traffic.
+/// Sizes of the kernel's buffers of a socket, in bytes (socket(7)); 0 = the kernel's own choice,
+/// which follows the traffic.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct BufferSizes {
     /// SO_RCVBUF.
@@ -112,15 +117,18 @@ pub struct SocketBuffers {
 pub struct Server {
     /// Where it is: the first address of its name.
     pub address: Address,
-    /// The further addresses of its name, in order: one is tried when those before it cannot be connected to. All are [`Address::Inet`].
+    /// The further addresses of its name, in order: one is tried when those before it cannot be
+    /// connected to. All are [`Address::Inet`].
     pub alternatives: Vec<Address>,
-    /// The name, or the address with its zone, that the operator gave; none if the address says it all.
+    /// The name, or the address with its zone, that the operator gave; none if the address says it
+    /// all.
     pub given: Option<Host>,
     /// The name of its port's service, if the operator gave that.
     pub service: Option<String>,
     /// Most simultaneous connections for clients that it does not know; 0 = unlimited.
     pub soft: u32,
-    /// Most simultaneous connections for clients whose recorded server it is; matters only above `soft`.
+    /// Most simultaneous connections for clients whose recorded server it is; matters only above
+    /// `soft`.
     pub hard: u32,
     /// Relative capacity; used only in weight mode, where 0 keeps new clients away.
     pub weight: u32,
@@ -134,15 +142,28 @@ impl Server {
     /// A server at an address, without limits.
     pub fn at(address: Address) -> Server {
         let (alternatives, given) = (Vec::new(), None);
-        Server { address, alternatives, given, service: None, soft: 0, hard: 0, weight: 1, prio: 0, acl: 0 }
+        Server {
+            address,
+            alternatives,
+            given,
+            service: None,
+            soft: 0,
+            hard: 0,
+            weight: 1,
+            prio: 0,
+            acl: 0,
+        }
     }
 
-    /// Gives it the addresses of a host that the operator gave. Those that it had by the same host keep their order: answers of a
-    /// name server that come in turns move nothing.
+    /// Gives it the addresses of a host that the operator gave. Those that it had by the same host
+    /// keep their order: answers of a name server that come in turns move nothing.
     pub(crate) fn relocate(&mut self, found: Vec<Address>, given: Option<Host>) {
         let is_same = given.is_some() && given == self.given;
-        let mut ordered: Vec<Address> =
-            self.addresses().filter(|address| is_same && found.contains(address)).cloned().collect();
+        let mut ordered: Vec<Address> = self
+            .addresses()
+            .filter(|address| is_same && found.contains(address))
+            .cloned()
+            .collect();
         for address in found {
             if !ordered.contains(&address) {
                 ordered.push(address);
@@ -169,7 +190,8 @@ impl Server {
         std::iter::once(&self.address).chain(&self.alternatives)
     }
 
-    /// The address at a position, which may come from shared memory: beyond the last it begins again.
+    /// The address at a position, which may come from shared memory: beyond the last it begins
+    /// again.
     pub fn address_at(&self, position: u32) -> &Address {
         match self.alternatives.len() {
             0 => &self.address,
@@ -201,7 +223,8 @@ impl Server {
         }
     }
 
-    /// Most simultaneous connections for a client, by whether the server is its recorded one; none = no limit.
+    /// Most simultaneous connections for a client, by whether the server is its recorded one; none
+    /// = no limit.
     pub fn limit(&self, known: bool) -> Option<u32> {
         match (self.soft, known) {
             (0, _) => None,
@@ -211,7 +234,8 @@ impl Server {
     }
 }
 
-/// The modes of selection, independent of each other; the order of precedence is that of the algorithm.
+/// The modes of selection, independent of each other; the order of precedence is that of the
+/// algorithm.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Selection {
     /// No tracking: round robin straight away (`-r`).
@@ -283,10 +307,14 @@ impl Settings {
 
     /// The servers that have an address, with their numbers.
     pub fn configured(&self) -> impl Iterator<Item = (ServerId, &Server)> {
-        self.servers.iter().enumerate().filter_map(|(n, server)| Some((ServerId(n as u16), server.as_ref()?)))
+        self.servers
+            .iter()
+            .enumerate()
+            .filter_map(|(n, server)| Some((ServerId(n as u16), server.as_ref()?)))
     }
 
-    /// One more than the highest number that has an address: the modulus of rotation and of the hash.
+    /// One more than the highest number that has an address: the modulus of rotation and of the
+    /// hash.
     pub fn server_count(&self) -> u32 {
         self.servers.iter().rposition(Option::is_some).map_or(0, |last| last as u32 + 1)
     }

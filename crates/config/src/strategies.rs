@@ -11,7 +11,8 @@ use proptest::sample::select;
 use crate::acl::{Acl, LISTS, Net, Verdict};
 use crate::address::{Address, Host, Local, Service};
 use crate::command::{
-    BufferSide, COMMANDS, Command, Fastclose, Form, LogTarget, Number, SETTINGS, ServerChange, Startup, Switch,
+    BufferSide, COMMANDS, Command, Fastclose, Form, LogTarget, Number, SETTINGS, ServerChange,
+    Startup, Switch,
 };
 use crate::parse::grammar::{COUNT, ServerSpec};
 use crate::proxy::{MAX_SENDERS, ProxyOut, Senders};
@@ -56,24 +57,45 @@ pub const SWITCHES: [Switch; 12] = [
 pub fn net() -> impl Strategy<Value = Net> {
     prop_oneof![
         // A mask with holes.
-        (any::<u32>(), any::<u32>()).prop_map(|(address, mask)| Net::v4(address.into(), (mask | 0xff00_0000).into())),
-        (any::<u32>(), 0u8..=32).prop_map(|(address, length)| Net::v4_prefix(address.into(), length).unwrap()),
-        (any::<u128>(), 0u8..=128).prop_map(|(address, length)| Net::v6_prefix(address.into(), length).unwrap()),
+        (any::<u32>(), any::<u32>())
+            .prop_map(|(address, mask)| Net::v4(address.into(), (mask | 0xff00_0000).into())),
+        (any::<u32>(), 0u8..=32).prop_map(|(address, length)| Net::v4_prefix(
+            address.into(),
+            length
+        )
+        .unwrap()),
+        (any::<u128>(), 0u8..=128).prop_map(|(address, length)| Net::v6_prefix(
+            address.into(),
+            length
+        )
+        .unwrap()),
         // Mapped IPv4, and few addresses, so that some meet.
         (any::<u8>(), 96u8..=128).prop_map(|(last, length)| Net::v6_prefix(
             (0xffff_0102_0300 | u128::from(last)).into(),
             length
         )
         .unwrap()),
-        (0u128..8, 120u8..=128).prop_map(|(address, length)| Net::v6_prefix(address.into(), length).unwrap()),
+        (0u128..8, 120u8..=128).prop_map(|(address, length)| Net::v6_prefix(
+            address.into(),
+            length
+        )
+        .unwrap()),
     ]
 }
 
 /// Networks that have a prefix, as senders do.
 fn senders() -> impl Strategy<Value = Senders> {
     let net = prop_oneof![
-        (any::<u32>(), 0u8..=32).prop_map(|(address, length)| Net::v4_prefix(address.into(), length).unwrap()),
-        (any::<u128>(), 0u8..=128).prop_map(|(address, length)| Net::v6_prefix(address.into(), length).unwrap()),
+        (any::<u32>(), 0u8..=32).prop_map(|(address, length)| Net::v4_prefix(
+            address.into(),
+            length
+        )
+        .unwrap()),
+        (any::<u128>(), 0u8..=128).prop_map(|(address, length)| Net::v6_prefix(
+            address.into(),
+            length
+        )
+        .unwrap()),
     ];
     vec(net, 0..MAX_SENDERS).prop_map(Senders::new)
 }
@@ -117,7 +139,11 @@ fn service() -> impl Strategy<Value = Service> {
 fn remote() -> impl Strategy<Value = Host> {
     let zoned = (any::<u64>(), "[a-z]{1,5}[0-9.@_-]{0,9}")
         .prop_map(|(id, zone)| Host::Zoned((u128::from(id) | 0xfe80 << 112).into(), zone));
-    prop_oneof![any::<IpAddr>().prop_map(Host::Ip), zoned, "[a-z][a-z0-9]{0,9}(\\.[a-z]{2,4})?".prop_map(Host::Name)]
+    prop_oneof![
+        any::<IpAddr>().prop_map(Host::Ip),
+        zoned,
+        "[a-z][a-z0-9]{0,9}(\\.[a-z]{2,4})?".prop_map(Host::Name)
+    ]
 }
 
 fn host() -> impl Strategy<Value = Host> {
@@ -153,7 +179,8 @@ fn change() -> impl Strategy<Value = ServerChange> {
 }
 
 fn number() -> impl Strategy<Value = Command> {
-    let value = |number: Number| of(number.range()).prop_map(move |value| Command::Number(number, value));
+    let value =
+        |number: Number| of(number.range()).prop_map(move |value| Command::Number(number, value));
     select(&NUMBERS[..]).prop_flat_map(value)
 }
 
@@ -166,7 +193,11 @@ pub fn command() -> impl Strategy<Value = Command> {
     let form = || select(&[Form::Plain, Form::Json][..]);
     let fastclose = select(&[Fastclose::Off, Fastclose::Up, Fastclose::Down, Fastclose::Both][..]);
     let settings = prop_oneof![
-        (list(), verdict(), net()).prop_map(|(list, verdict, net)| Command::Acl { list, verdict, net }),
+        (list(), verdict(), net()).prop_map(|(list, verdict, net)| Command::Acl {
+            list,
+            verdict,
+            net
+        }),
         list().prop_map(Command::NoAcl),
         (select(&SWITCHES[..]), any::<bool>()).prop_map(|(switch, on)| Command::Switch(switch, on)),
         number(),
@@ -174,7 +205,10 @@ pub fn command() -> impl Strategy<Value = Command> {
             let mut each: Vec<ServerChange> = Vec::new();
             for change in changes {
                 // No key stands twice in a line.
-                if each.iter().all(|other| std::mem::discriminant(other) != std::mem::discriminant(&change)) {
+                if each
+                    .iter()
+                    .all(|other| std::mem::discriminant(other) != std::mem::discriminant(&change))
+                {
                     each.push(change);
                 }
             }
@@ -208,7 +242,8 @@ pub fn command() -> impl Strategy<Value = Command> {
         count().prop_map(Command::Connection),
         count().prop_map(Command::Socket),
         any::<IpAddr>().prop_map(Command::Explain),
-        of(select(COMMANDS)).prop_map(|entry| Command::Help(entry.map(|entry| entry.word.to_owned()))),
+        of(select(COMMANDS))
+            .prop_map(|entry| Command::Help(entry.map(|entry| entry.word.to_owned()))),
         path().prop_map(Command::Include),
         of(local()).prop_map(Command::Listen),
         of(log_target()).prop_map(Command::Log),
@@ -218,7 +253,9 @@ pub fn command() -> impl Strategy<Value = Command> {
         (count(), form()).prop_map(|(seconds, form)| Command::Recent(seconds, form)),
         form().prop_map(Command::Servers),
         form().prop_map(Command::Status),
-        of(suites()).prop_map(|list| Command::SslCiphers(list.map(|suites| SuiteList { suites, unknown: Vec::new() }))),
+        of(suites()).prop_map(|list| Command::SslCiphers(
+            list.map(|suites| SuiteList { suites, unknown: Vec::new() })
+        )),
         of(path()).prop_map(Command::SslOcsp),
         of(path()).prop_map(Command::SslNames),
         count().prop_map(Command::NoServer),
@@ -239,12 +276,19 @@ pub fn command() -> impl Strategy<Value = Command> {
 /// A server as an operand.
 fn spec() -> impl Strategy<Value = ServerSpec> {
     // The path of a Unix socket has no colon here, and there is no port.
-    let host = prop_oneof![3 => remote(), 1 => "/[a-z.]{0,20}".prop_map(|path| Host::Unix(path.into()))];
-    (host, of(service()), [count(), count(), count(), count()]).prop_map(|(host, port, [soft, hard, weight, prio])| {
-        let has_port = soft > 0 || hard > 0 || weight != 1 || prio > 0;
-        let port = if matches!(host, Host::Unix(_)) { None } else { port.or(has_port.then_some(Service::Port(80))) };
-        ServerSpec { host, port, soft, hard, weight, prio }
-    })
+    let host =
+        prop_oneof![3 => remote(), 1 => "/[a-z.]{0,20}".prop_map(|path| Host::Unix(path.into()))];
+    (host, of(service()), [count(), count(), count(), count()]).prop_map(
+        |(host, port, [soft, hard, weight, prio])| {
+            let has_port = soft > 0 || hard > 0 || weight != 1 || prio > 0;
+            let port = if matches!(host, Host::Unix(_)) {
+                None
+            } else {
+                port.or(has_port.then_some(Service::Port(80)))
+            };
+            ServerSpec { host, port, soft, hard, weight, prio }
+        },
+    )
 }
 
 /// A setting of the start.
@@ -272,8 +316,8 @@ fn suites() -> impl Strategy<Value = Vec<Suite>> {
 /// What commands can say about TLS, which is on.
 fn tls() -> impl Strategy<Value = Tls> {
     let authorities = of(vec(path(), 0..=2));
-    (of(suites()), any::<bool>(), of(path()), of(path()), (path(), of(path()), authorities)).prop_map(
-        |(suites, tls12, ocsp, names, (certificate, key, authorities))| {
+    (of(suites()), any::<bool>(), of(path()), of(path()), (path(), of(path()), authorities))
+        .prop_map(|(suites, tls12, ocsp, names, (certificate, key, authorities))| {
             // Nobody may be said to be good for what is not asked for.
             let required = authorities.is_some();
             let mut authorities = authorities.unwrap_or_default().into_iter();
@@ -282,16 +326,23 @@ fn tls() -> impl Strategy<Value = Tls> {
             // Without a certificate, nothing may be said about TLS.
             let certificate = Some(certificate);
             Tls { certificate, key, ca_file, ca_directory, required, names, ocsp, tls12, suites }
-        },
-    )
+        })
 }
 
 fn server() -> impl Strategy<Value = Server> {
-    let inet = (any::<IpAddr>(), 1u16..).prop_map(|(ip, port)| Address::Inet(SocketAddr::new(ip.to_canonical(), port)));
+    let inet = (any::<IpAddr>(), 1u16..)
+        .prop_map(|(ip, port)| Address::Inet(SocketAddr::new(ip.to_canonical(), port)));
     let address = prop_oneof![4 => inet, 1 => path().prop_map(Address::Unix)];
-    (address, [count(), count(), count(), count()], list()).prop_map(|(address, [soft, hard, weight, prio], acl)| {
-        Server { soft, hard, weight, prio, acl, ..Server::at(address) }
-    })
+    (address, [count(), count(), count(), count()], list()).prop_map(
+        |(address, [soft, hard, weight, prio], acl)| Server {
+            soft,
+            hard,
+            weight,
+            prio,
+            acl,
+            ..Server::at(address)
+        },
+    )
 }
 
 /// An emergency or abuse server, which has no access list.
@@ -307,24 +358,22 @@ fn backup() -> impl Strategy<Value = Server> {
 }
 
 fn selection() -> impl Strategy<Value = Selection> {
-    any::<[bool; 6]>().prop_map(|[roundrobin, hash, hash_always, weight, prio, stubborn]| Selection {
-        roundrobin,
-        hash,
-        hash_always,
-        weight,
-        prio,
-        stubborn,
+    any::<[bool; 6]>().prop_map(|[roundrobin, hash, hash_always, weight, prio, stubborn]| {
+        Selection { roundrobin, hash, hash_always, weight, prio, stubborn }
     })
 }
 
 /// Settings with at least one server.
 pub fn settings() -> impl Strategy<Value = Settings> {
-    let servers = (server(), vec(of(server()), 0..6), any::<usize>()).prop_map(|(one, mut servers, place)| {
-        servers.insert(place % (servers.len() + 1), Some(one));
-        servers
-    });
+    let servers = (server(), vec(of(server()), 0..6), any::<usize>()).prop_map(
+        |(one, mut servers, place)| {
+            servers.insert(place % (servers.len() + 1), Some(one));
+            servers
+        },
+    );
     let lists: [_; LISTS] = std::array::from_fn(|_| acl());
-    let numbers = NUMBERS.map(|number| prop_oneof![1 => Just(*number.range().start()), 3 => number.range()]);
+    let numbers =
+        NUMBERS.map(|number| prop_oneof![1 => Just(*number.range().start()), 3 => number.range()]);
     let fastclose = select(&[Fastclose::Off, Fastclose::Up, Fastclose::Down, Fastclose::Both][..]);
     let backups = (of(backup()), of(backup()));
     let others = (
@@ -338,54 +387,64 @@ pub fn settings() -> impl Strategy<Value = Settings> {
         tls(),
         (buffers(), buffers()),
     );
-    (servers, selection(), lists, numbers, others).prop_map(|(servers, selection, acls, numbers, others)| {
-        let [accept_batch, backlog, numbers @ ..] = numbers;
-        let [blacklist, client_acl, clients_max, connections_max, control_acl, debug, idle_timeout, rest @ ..] =
-            numbers;
-        let [idlers, _max_servers, pending_max, connect_timeout, tracking, _workers] = rest;
-        let (
-            fastclose,
-            source,
-            [ascii, tcp_nodelay, keepalive, dummy],
-            http,
-            (emergency, abuse),
-            proxy_in,
-            proxy_out,
-            tls,
-            (client, server),
-        ) = others;
-        let small = |number: u32| u8::try_from(number).unwrap();
-        Settings {
-            generation: 0,
-            servers,
-            emergency,
-            abuse,
-            selection,
-            blacklist,
-            connect_timeout,
-            tracking,
-            connections_max,
-            clients_max,
-            pending_max,
-            accept_batch,
-            backlog,
-            debug: small(debug),
-            ascii,
-            acls,
-            client_acl: small(client_acl),
-            control_acl: small(control_acl),
-            idle_timeout,
-            fastclose,
-            tcp_nodelay,
-            keepalive,
-            source,
-            buffers: SocketBuffers { client, server },
-            dummy,
-            idlers,
-            http,
-            proxy_in,
-            proxy_out,
-            tls,
-        }
-    })
+    (servers, selection(), lists, numbers, others).prop_map(
+        |(servers, selection, acls, numbers, others)| {
+            let [accept_batch, backlog, numbers @ ..] = numbers;
+            let [
+                blacklist,
+                client_acl,
+                clients_max,
+                connections_max,
+                control_acl,
+                debug,
+                idle_timeout,
+                rest @ ..,
+            ] = numbers;
+            let [idlers, _max_servers, pending_max, connect_timeout, tracking, _workers] = rest;
+            let (
+                fastclose,
+                source,
+                [ascii, tcp_nodelay, keepalive, dummy],
+                http,
+                (emergency, abuse),
+                proxy_in,
+                proxy_out,
+                tls,
+                (client, server),
+            ) = others;
+            let small = |number: u32| u8::try_from(number).unwrap();
+            Settings {
+                generation: 0,
+                servers,
+                emergency,
+                abuse,
+                selection,
+                blacklist,
+                connect_timeout,
+                tracking,
+                connections_max,
+                clients_max,
+                pending_max,
+                accept_batch,
+                backlog,
+                debug: small(debug),
+                ascii,
+                acls,
+                client_acl: small(client_acl),
+                control_acl: small(control_acl),
+                idle_timeout,
+                fastclose,
+                tcp_nodelay,
+                keepalive,
+                source,
+                buffers: SocketBuffers { client, server },
+                dummy,
+                idlers,
+                http,
+                proxy_in,
+                proxy_out,
+                tls,
+            }
+        },
+    )
 }

@@ -55,8 +55,9 @@ impl Tls {
     }
 }
 
-/// What is said of TLS and has no effect: the beginning of a message about each, an option or a command's word. If TLS or the check of
-/// clients was meant to be on, it must not be off without a word. What `show` prints where TLS is off is none of it.
+/// What is said of TLS and has no effect: the beginning of a message about each, an option or a
+/// command's word. If TLS or the check of clients was meant to be on, it must not be off without a
+/// word. What `show` prints where TLS is off is none of it.
 ///
 /// # Errors
 /// One for each.
@@ -74,7 +75,9 @@ pub fn check<'c>(
     ];
     for (option, _) in given.iter().filter(|(_, given)| *given) {
         let said = of_command(option, &commands);
-        let what = said.as_ref().map_or((*option).to_owned(), |(source_line, word)| at(source_line) + word);
+        let what = said
+            .as_ref()
+            .map_or((*option).to_owned(), |(source_line, word)| at(source_line) + word);
         let author = Author::of(said.map_or("-", |(source_line, _)| source_line));
         match (tls.is_on(), tls.required, *option) {
             (false, _, _) => errors.push(format!("{what}: {}", author.without_certificate())),
@@ -97,7 +100,11 @@ pub fn check<'c>(
         errors.extend(commands.into_iter().filter_map(of_tls));
     }
     errors.dedup();
-    if errors.is_empty() { Ok(()) } else { Err(errors.into_iter().map(ConfigurationError).collect()) }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(errors.into_iter().map(ConfigurationError).collect())
+    }
 }
 
 /// The beginning of a message about a place.
@@ -137,26 +144,34 @@ impl Author {
             Author::Operator | Author::File => ("require_client_cert", "require_client_cert"),
         };
         format!(
-            "says whose client certificates are good, and without {demand} no client is asked for one; add {add}, or, if it is \
+            "says whose client certificates are good, and without {demand} no client is asked for \
+             one; add {add}, or, if it is \
              for the issuers of pen's own certificate, put them behind it in the file of -E"
         )
     }
 }
 
-/// Where the last of these commands ends the demand for client certificates, if one does and none says whose are good.
+/// Where the last of these commands ends the demand for client certificates, if one does and none
+/// says whose are good.
 fn demand_ended<'c>(commands: &[&'c SourcedCommand]) -> Option<&'c str> {
     if of_command("-G", commands).is_some() {
         return None;
     }
-    let ends = |placed: &&&SourcedCommand| placed.command == Command::Switch(Switch::RequireClientCert, false);
+    let ends = |placed: &&&SourcedCommand| {
+        placed.command == Command::Switch(Switch::RequireClientCert, false)
+    };
     commands.iter().rev().find(ends).map(|placed| placed.source_line.as_str())
 }
 
-const DEMAND_ENDED: &str = "require_client_cert: client_ca (-G, -A) says whose client certificates are good, and that means nothing if no client \
+const DEMAND_ENDED: &str = "require_client_cert: client_ca (-G, -A) says whose client certificates \
+    are good, and that means nothing if no client \
                             is asked for one; say no client_ca too, in the file of -F";
 
 /// The command that says what an option says, and its place, if there is one.
-fn of_command<'c>(option: &str, commands: &[&'c SourcedCommand]) -> Option<(&'c str, &'static str)> {
+fn of_command<'c>(
+    option: &str,
+    commands: &[&'c SourcedCommand],
+) -> Option<(&'c str, &'static str)> {
     let word = |command: &Command| match command {
         Command::Switch(Switch::RequireClientCert, true) => Some(("-R", "require_client_cert")),
         Command::ClientCa(paths) if !paths.is_empty() => Some(("-G", "client_ca")),
@@ -217,7 +232,8 @@ suites! {
 }
 
 impl Suite {
-    /// Whether it is for certificates with an RSA key; else for those with a key on an elliptic curve.
+    /// Whether it is for certificates with an RSA key; else for those with a key on an elliptic
+    /// curve.
     pub fn is_rsa(self) -> bool {
         match self {
             Suite::RsaAes256 | Suite::RsaAes128 | Suite::RsaChacha => true,
@@ -236,13 +252,16 @@ pub struct SuiteList {
 }
 
 impl SuiteList {
-    /// Reads names joined by colons. Names of suites of TLS 1.3, which are not chosen here, are passed over.
+    /// Reads names joined by colons. Names of suites of TLS 1.3, which are not chosen here, are
+    /// passed over.
     pub fn read(text: &str) -> SuiteList {
         let mut list = SuiteList::default();
-        for word in
-            text.split(':').filter(|word| !word.is_empty() && !word.starts_with("TLS_AES_") && *word != TLS13_CHACHA)
-        {
-            let named = |suite: &&Suite| word.eq_ignore_ascii_case(suite.name()) || word == suite.standard_name();
+        for word in text.split(':').filter(|word| {
+            !word.is_empty() && !word.starts_with("TLS_AES_") && *word != TLS13_CHACHA
+        }) {
+            let named = |suite: &&Suite| {
+                word.eq_ignore_ascii_case(suite.name()) || word == suite.standard_name()
+            };
             match Suite::ALL.iter().find(named) {
                 Some(suite) if list.suites.contains(suite) => {}
                 Some(suite) => list.suites.push(*suite),
@@ -256,7 +275,11 @@ impl SuiteList {
 /// As it is read.
 impl fmt::Display for SuiteList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let words = self.suites.iter().map(|suite| suite.name()).chain(self.unknown.iter().map(String::as_str));
+        let words = self
+            .suites
+            .iter()
+            .map(|suite| suite.name())
+            .chain(self.unknown.iter().map(String::as_str));
         f.write_str(&words.collect::<Vec<_>>().join(":"))
     }
 }
@@ -285,29 +308,49 @@ mod tests {
             command: crate::command::parse(line).unwrap(),
         };
         let said = |tls: &Tls, source_line: &str, lines: &[&str]| {
-            let commands: Vec<SourcedCommand> = lines.iter().map(|line| placed(source_line, line)).collect();
+            let commands: Vec<SourcedCommand> =
+                lines.iter().map(|line| placed(source_line, line)).collect();
             let errors = check(tls, &commands).err().unwrap_or_default();
             errors.into_iter().map(|error| error.0).collect::<Vec<_>>()
         };
         let off = Tls::default();
         for (source_line, add) in [
-            ("/f:1", "/f:1: ssl_ciphers: means nothing without a certificate; add certificate FILE"),
+            (
+                "/f:1",
+                "/f:1: ssl_ciphers: means nothing without a certificate; add certificate FILE",
+            ),
             ("-O 'x'", "-O 'x': ssl_ciphers: means nothing without a certificate; add -E FILE"),
-            ("", "ssl_ciphers: means nothing without a certificate; only the file of -F, or a start, can give one"),
+            (
+                "",
+                "ssl_ciphers: means nothing without a certificate; only the file of -F, or a \
+                 start, can give one",
+            ),
         ] {
-            assert_eq!(said(&off, source_line, &["ssl_ciphers ECDHE-RSA-AES128-GCM-SHA256"]), [add]);
+            assert_eq!(
+                said(&off, source_line, &["ssl_ciphers ECDHE-RSA-AES128-GCM-SHA256"]),
+                [add]
+            );
         }
-        let shown =
-            ["no certificate", "no client_ca", "no require_client_cert", "ssl_option tlsv1.2", "no ssl_ciphers"];
+        let shown = [
+            "no certificate",
+            "no client_ca",
+            "no require_client_cert",
+            "ssl_option tlsv1.2",
+            "no ssl_ciphers",
+        ];
         assert_eq!(said(&off, "/f:1", &shown), [""; 0]);
         assert_eq!(said(&off, "/f:1", &["no ssl_ocsp_response", "no ssl_sni_path"]), [""; 0]);
         let on = Tls { certificate: Some("c".into()), ca_file: Some("a".into()), ..Tls::default() };
         let why = said(&on, "", &["no require_client_cert"]);
-        assert!(why.len() == 1 && why[0].starts_with("require_client_cert: client_ca (-G, -A) says"), "{why:?}");
+        assert!(
+            why.len() == 1 && why[0].starts_with("require_client_cert: client_ca (-G, -A) says"),
+            "{why:?}"
+        );
         assert!(why[0].ends_with("say no client_ca too, in the file of -F"), "{why:?}");
         let why = said(&on, "/f:2", &["client_ca a"]);
         assert!(
-            why[0].starts_with("/f:2: client_ca: says whose") && why[0].contains("add require_client_cert"),
+            why[0].starts_with("/f:2: client_ca: says whose")
+                && why[0].contains("add require_client_cert"),
             "{why:?}"
         );
         assert!(said(&on, "-", &[])[0].contains("add -R"));

@@ -1,7 +1,8 @@
 //! A pair of connected ends that carry typed messages, with at most one descriptor each.
 //!
-//! SOCK_SEQPACKET (unix(7)) keeps message boundaries and keeps a descriptor with its message. Both ends are non-blocking and
-//! close-on-exec: nobody ever waits for a peer here; whoever gets [`Sent::Full`] coalesces, queues within bounds, or drops and counts.
+//! SOCK_SEQPACKET (unix(7)) keeps message boundaries and keeps a descriptor with its message. Both
+//! ends are non-blocking and close-on-exec: nobody ever waits for a peer here; whoever gets
+//! [`Sent::Full`] coalesces, queues within bounds, or drops and counts.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::marker::PhantomData;
@@ -10,8 +11,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+    sendmsg, socketpair,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -65,9 +67,16 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
     /// # Errors
     /// socketpair(2) failed: no descriptors or memory left.
     pub fn pair() -> io::Result<(Channel<Tx, Rx>, Channel<Rx, Tx>)> {
-        let (left, right) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
-        Ok((Channel { socket: left, types: PhantomData }, Channel { socket: right, types: PhantomData }))
+        let (left, right) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            None,
+        )?;
+        Ok((
+            Channel { socket: left, types: PhantomData },
+            Channel { socket: right, types: PhantomData },
+        ))
     }
 
     /// The same end in the next phase of its life, where other messages are allowed.
@@ -79,7 +88,11 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
     ///
     /// # Errors
     /// The message does not encode, or the peer is gone.
-    pub fn send(&self, message: &Tx, descriptor: Option<BorrowedFd<'_>>) -> Result<Sent, ChannelError> {
+    pub fn send(
+        &self,
+        message: &Tx,
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> Result<Sent, ChannelError> {
         let mut buffer = [0; LIMIT];
         let length = codec::encode(message, &mut buffer)?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -89,7 +102,12 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
             return Err(io::Error::from(Errno::NOBUFS).into());
         }
         loop {
-            match sendmsg(&self.socket, &[IoSlice::new(&buffer[..length])], &mut control, SendFlags::NOSIGNAL) {
+            match sendmsg(
+                &self.socket,
+                &[IoSlice::new(&buffer[..length])],
+                &mut control,
+                SendFlags::NOSIGNAL,
+            ) {
                 Ok(_) => return Ok(Sent::Queued),
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN | Errno::NOBUFS) => return Ok(Sent::Full),
@@ -101,13 +119,19 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
     /// Receives one message if there is one.
     ///
     /// # Errors
-    /// The socket failed, or the peer sent something that is no `Rx`: it cannot be trusted any more.
+    /// The socket failed, or the peer sent something that is no `Rx`: it cannot be trusted any
+    /// more.
     pub fn receive(&self) -> Result<Received<Rx>, ChannelError> {
         let mut buffer = [0; LIMIT];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let (length, flags) = loop {
-            match recvmsg(&self.socket, &mut [IoSliceMut::new(&mut buffer)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            match recvmsg(
+                &self.socket,
+                &mut [IoSliceMut::new(&mut buffer)],
+                &mut control,
+                RecvFlags::CMSG_CLOEXEC,
+            ) {
                 Ok(received) => break (received.bytes, received.flags),
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => return Ok(Received::Empty),
@@ -146,9 +170,18 @@ mod tests {
         let (here, there) = Channel::<ToWorker, FromWorker>::pair().unwrap();
         let file = tempfile();
         assert_eq!(here.send(&ToWorker::Report { serial: 7 }, None).unwrap(), Sent::Queued);
-        assert_eq!(here.send(&ToWorker::Log { network: false }, Some(file.as_fd())).unwrap(), Sent::Queued);
-        let Received::Message(ToWorker::Report { serial: 7 }, None) = there.receive().unwrap() else { panic!() };
-        let Received::Message(ToWorker::Log { network: false }, Some(_)) = there.receive().unwrap() else { panic!() };
+        assert_eq!(
+            here.send(&ToWorker::Log { network: false }, Some(file.as_fd())).unwrap(),
+            Sent::Queued
+        );
+        let Received::Message(ToWorker::Report { serial: 7 }, None) = there.receive().unwrap()
+        else {
+            panic!()
+        };
+        let Received::Message(ToWorker::Log { network: false }, Some(_)) = there.receive().unwrap()
+        else {
+            panic!()
+        };
         assert!(matches!(there.receive().unwrap(), Received::Empty));
         drop(here);
         assert!(matches!(there.receive().unwrap(), Received::Closed));
@@ -157,9 +190,14 @@ mod tests {
     #[test]
     fn a_full_queue_is_said_and_nothing_waits() {
         let (here, there) = Channel::<ToWorker, FromWorker>::pair().unwrap();
-        let queued = (0..).find(|serial| here.send(&ToWorker::Report { serial: *serial }, None).unwrap() == Sent::Full);
+        let queued = (0..).find(|serial| {
+            here.send(&ToWorker::Report { serial: *serial }, None).unwrap() == Sent::Full
+        });
         assert!(queued.unwrap() > 100);
-        let Received::Message(ToWorker::Report { serial: 0 }, None) = there.receive().unwrap() else { panic!() };
+        let Received::Message(ToWorker::Report { serial: 0 }, None) = there.receive().unwrap()
+        else {
+            panic!()
+        };
     }
 
     #[test]

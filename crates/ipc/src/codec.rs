@@ -1,7 +1,7 @@
 //! Messages to bytes and back: the one place that knows bincode.
 //!
-//! The decoder is bounded: a message of more than [`LIMIT`] bytes, a length field that promises more, and bytes left over
-//! after a message are errors.
+//! The decoder is bounded: a message of more than [`LIMIT`] bytes, a length field that promises
+//! more, and bytes left over after a message are errors.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -42,12 +42,16 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
 }
 
 /// Encodes what may be longer than a message.
-pub(crate) fn encode_long<const LIMIT: usize>(what: &impl Serialize) -> Result<Vec<u8>, CodecError> {
+pub(crate) fn encode_long<const LIMIT: usize>(
+    what: &impl Serialize,
+) -> Result<Vec<u8>, CodecError> {
     Ok(bincode::serde::encode_to_vec(what, bincode::config::standard().with_limit::<LIMIT>())?)
 }
 
 /// Decodes what may be longer than a message: the whole, which promises no more than `LIMIT` bytes.
-pub(crate) fn decode_long<const LIMIT: usize, T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+pub(crate) fn decode_long<const LIMIT: usize, T: DeserializeOwned>(
+    bytes: &[u8],
+) -> Result<T, CodecError> {
     let config = bincode::config::standard().with_limit::<LIMIT>();
     let (what, used) = bincode::serde::decode_from_slice(bytes, config)?;
     match bytes.len() - used {
@@ -84,7 +88,8 @@ pub fn decode_large<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> 
     }
 }
 
-/// Longest encoded [`Settings`], in bytes: 4096 servers and ten full access lists at their widest are below it.
+/// Longest encoded [`Settings`], in bytes: 4096 servers and ten full access lists at their widest
+/// are below it.
 pub const SETTINGS_LIMIT: usize = 8 * 1024 * 1024;
 
 /// Encodes settings.
@@ -122,7 +127,10 @@ mod tests {
         let Ok(message) = decode::<T>(bytes) else { return };
         let mut buffer = vec![0; LIMIT];
         let length = encode(&message, &mut buffer).unwrap();
-        assert_eq!(format!("{:?}", decode::<T>(&buffer[..length]).unwrap()), format!("{message:?}"));
+        assert_eq!(
+            format!("{:?}", decode::<T>(&buffer[..length]).unwrap()),
+            format!("{message:?}")
+        );
     }
 
     fn holds_for_all(bytes: &[u8]) {

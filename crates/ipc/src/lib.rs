@@ -1,4 +1,5 @@
-//! What pen's processes say to each other: the messages between the supervisor and its children, their codec, and the channel.
+//! What pen's processes say to each other: the messages between the supervisor and its children,
+//! their codec, and the channel.
 //!
 //! No grammar: what a line means is `pen_config`'s. Only [`channel`] touches a descriptor.
 

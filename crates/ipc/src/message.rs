@@ -1,6 +1,7 @@
 //! The messages between the supervisor and a worker: one enum per direction and phase.
 //!
-//! A worker's messages express no command: a worker in a stranger's hands can report nonsense about itself and no more.
+//! A worker's messages express no command: a worker in a stranger's hands can report nonsense about
+//! itself and no more.
 
 use std::fmt;
 
@@ -24,9 +25,11 @@ pub enum FromStartingWorker {
         /// The layout version of the shared table.
         layout: u32,
     },
-    /// The worker is jailed and accepts clients; the channel changes to [`FromWorker`]. The supervisor counts it in.
+    /// The worker is jailed and accepts clients; the channel changes to [`FromWorker`]. The
+    /// supervisor counts it in.
     Ready,
-    /// A step of the start failed; the worker exits. At the first start, this ends the program with this reason.
+    /// A step of the start failed; the worker exits. At the first start, this ends the program with
+    /// this reason.
     Failed {
         /// One clear line: what failed, on which object, why.
         reason: String,
@@ -49,14 +52,16 @@ pub enum FromWorker {
     },
     /// The listener that came with [`ToWorker::Listen`] is watched, and the old one is closed.
     Listening,
-    /// The answer to [`ToWorker::Explain`]: one line a step, each ended with LF, at most [`EXPLANATION`] bytes.
+    /// The answer to [`ToWorker::Explain`]: one line a step, each ended with LF, at most
+    /// [`EXPLANATION`] bytes.
     Explained {
         /// The request that this answers.
         serial: u32,
         /// The explanation.
         text: String,
     },
-    /// Debug output finds no syslog daemon. Said at most once a second; answered with [`ToWorker::Syslog`] once there is one.
+    /// Debug output finds no syslog daemon. Said at most once a second; answered with
+    /// [`ToWorker::Syslog`] once there is one.
     NoSyslog,
     /// The answer to [`ToWorker::Ping`]: the worker goes round its event loop.
     Pong {
@@ -78,17 +83,19 @@ pub struct ReportPage {
     pub connections: Vec<ConnectionInfo>,
 }
 
-/// Most connections in one [`ReportPage`]: with every field at its widest, a page stays below the codec's limit.
+/// Most connections in one [`ReportPage`]: with every field at its widest, a page stays below the
+/// codec's limit.
 pub const CONNECTIONS_PER_PAGE: usize = 1024;
 
 /// Most bytes of an explanation; what is longer is cut at a line.
 pub const EXPLANATION: usize = 32 * 1024;
 
-/// Something that happened in a worker and that an administrator must know. Rate-limited by the worker where a
-/// client can bring it about. Servers are codes ([`pen_config::ids::Target::code`]).
+/// Something that happened in a worker and that an administrator must know. Rate-limited by the
+/// worker where a client can bring it about. Servers are codes ([`pen_config::ids::Target::code`]).
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Event {
-    /// A server failed and is left out for a time. Sent once per transition, or, if it is not left out, now and then.
+    /// A server failed and is left out for a time. Sent once per transition, or, if it is not left
+    /// out, now and then.
     Blacklisted {
         /// The server's code.
         server: i32,
@@ -97,7 +104,8 @@ pub enum Event {
         /// Why.
         reason: ConnectFailure,
     },
-    /// A server was connected to by another of its addresses, after the one in use had failed. Sent once per change.
+    /// A server was connected to by another of its addresses, after the one in use had failed. Sent
+    /// once per change.
     AddressChanged {
         /// The server's code.
         server: i32,
@@ -113,12 +121,14 @@ pub enum Event {
         /// The server's code.
         server: i32,
     },
-    /// A server was connected to again that had been passed over for what only a connect can tell: ports, source, backlog.
+    /// A server was connected to again that had been passed over for what only a connect can tell:
+    /// ports, source, backlog.
     Reached {
         /// The server's code.
         server: i32,
     },
-    /// A server was passed over that has not failed. Sent every few seconds for as long as that is so.
+    /// A server was passed over that has not failed. Sent every few seconds for as long as that is
+    /// so.
     PassedOver {
         /// The server's code.
         server: i32,
@@ -127,7 +137,8 @@ pub enum Event {
         /// The errno, if there was one; else 0.
         errno: i32,
     },
-    /// Every connection under `-x` is in use, and clients wait. Sent once a second for as long as that is so.
+    /// Every connection under `-x` is in use, and clients wait. Sent once a second for as long as
+    /// that is so.
     ConnectionsFull,
     /// Clients were closed because no server could be used for them.
     Unserved {
@@ -159,9 +170,11 @@ pub enum Event {
         /// How many more failed since the last such event.
         others: u64,
     },
-    /// The client table's lock could not be had in time; clients were placed without being remembered.
+    /// The client table's lock could not be had in time; clients were placed without being
+    /// remembered.
     LockStuck,
-    /// A listed sender (`proxy_protocol in`) did not say whom its connection comes from, and was closed.
+    /// A listed sender (`proxy_protocol in`) did not say whom its connection comes from, and was
+    /// closed.
     BadSender {
         /// Its address ([`pen_config::ids::ClientKey::bytes`]).
         sender: [u8; 16],
@@ -170,7 +183,8 @@ pub enum Event {
         /// How many more were closed for this since the last such event.
         others: u64,
     },
-    /// What clients had begun and not finished (TLS records, HTTP heads) was more than a worker keeps: the oldest were closed.
+    /// What clients had begun and not finished (TLS records, HTTP heads) was more than a worker
+    /// keeps: the oldest were closed.
     Crowded {
         /// How many since the last such event.
         clients: u64,
@@ -213,7 +227,8 @@ pub enum ConnectFailure {
     Timeout,
 }
 
-/// A client's certificate, as it calls itself: in a few hundred bytes, and without anything that does not print.
+/// A client's certificate, as it calls itself: in a few hundred bytes, and without anything that
+/// does not print.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct PeerCertificate {
     /// Its subject.
@@ -241,7 +256,8 @@ pub enum CertificateFault {
     Algorithm,
     /// A certificate between it and the authority is that of no authority.
     Issuer,
-    /// A certificate between it and the authority is of this old version of X.509, in which authorities cannot be told from others.
+    /// A certificate between it and the authority is of this old version of X.509, in which
+    /// authorities cannot be told from others.
     IssuerVersion(u8),
     /// An authority may give no certificate for such a name, or none so far below it.
     Constraint,
@@ -251,7 +267,9 @@ impl ConnectFailure {
     /// A number for it, as the shared table keeps it; never 0.
     pub fn code(self) -> u16 {
         match self {
-            ConnectFailure::Errno(errno) => u16::try_from(errno).unwrap_or(0).clamp(1, TIMED_OUT - 1),
+            ConnectFailure::Errno(errno) => {
+                u16::try_from(errno).unwrap_or(0).clamp(1, TIMED_OUT - 1)
+            }
             ConnectFailure::Timeout => TIMED_OUT,
         }
     }
@@ -325,61 +343,73 @@ pub enum ToWorker {
         /// Returned in each page.
         serial: u32,
     },
-    /// The request log was opened anew: the descriptor that comes with this message replaces the old one, at a line's end.
+    /// The request log was opened anew: the descriptor that comes with this message replaces the
+    /// old one, at a line's end.
     Log {
         /// It is a UDP socket towards penlogd, not a file.
         network: bool,
     },
     /// No request log from now on.
     NoLog,
-    /// The files of TLS, in the sealed memory that comes with this message ([`pen_config::tls`]): for all handshakes from now on. They were found to be good.
+    /// The files of TLS, in the sealed memory that comes with this message ([`pen_config::tls`]):
+    /// for all handshakes from now on. They were found to be good.
     Tls,
-    /// A ticket secret, in the sealed memory that comes with this message: tickets are given out with it from now on, and taken with it and the one before.
+    /// A ticket secret, in the sealed memory that comes with this message: tickets are given out
+    /// with it from now on, and taken with it and the one before.
     TicketSecret,
-    /// New settings: the descriptor that comes with this message is a sealed memfd with their encoding
-    /// ([`crate::codec::decode_settings`]). The worker answers with [`FromWorker::Applied`].
+    /// New settings: the descriptor that comes with this message is a sealed memfd with their
+    /// encoding ([`crate::codec::decode_settings`]). The worker answers with
+    /// [`FromWorker::Applied`].
     Settings,
-    /// A new listener: the descriptor that comes with this message. The worker serves who waits at the old one, closes it, and answers
-    /// with [`FromWorker::Listening`].
+    /// A new listener: the descriptor that comes with this message. The worker serves who waits at
+    /// the old one, closes it, and answers with [`FromWorker::Listening`].
     Listen,
-    /// End the connection with this number at once, if it is this worker's and began before the order was given: numbers are used again.
+    /// End the connection with this number at once, if it is this worker's and began before the
+    /// order was given: numbers are used again.
     Close {
         /// Its program-wide number.
         number: u32,
         /// When the order was given, in nanoseconds of CLOCK_MONOTONIC, which all processes share.
         before: u64,
     },
-    /// Say which server a client would get now, and why; the worker answers with [`FromWorker::Explained`].
+    /// Say which server a client would get now, and why; the worker answers with
+    /// [`FromWorker::Explained`].
     Explain {
         /// Returned in the answer.
         serial: u32,
         /// The client ([`pen_config::ids::ClientKey::bytes`]).
         client: [u8; 16],
     },
-    /// The descriptor that comes with this message is a datagram socket connected to the syslog daemon, for debug output.
+    /// The descriptor that comes with this message is a datagram socket connected to the syslog
+    /// daemon, for debug output.
     Syslog,
-    /// Asks whether the worker goes round its event loop; it answers at once with [`FromWorker::Pong`]. One that does not is killed.
+    /// Asks whether the worker goes round its event loop; it answers at once with
+    /// [`FromWorker::Pong`]. One that does not is killed.
     Ping {
         /// Returned in the answer.
         serial: u32,
     },
-    /// End: stop accepting, close all connections, write out the log, send the last counters, exit with status 0.
+    /// End: stop accepting, close all connections, write out the log, send the last counters, exit
+    /// with status 0.
     Stop,
-    /// Places of a dead worker are free again: what the shared eventfd says when a worker frees one. The supervisor does not write there, where
-    /// a worker that was taken over could have it wait.
+    /// Places of a dead worker are free again: what the shared eventfd says when a worker frees
+    /// one. The supervisor does not write there, where a worker that was taken over could have
+    /// it wait.
     Freed,
-    /// A sibling has died, and may have written anything over the table before: say anew there what only this worker knows about itself.
+    /// A sibling has died, and may have written anything over the table before: say anew there what
+    /// only this worker knows about itself.
     Republish,
 }
 
 /// From the control process to the supervisor, until it is ready: as a worker.
 pub type FromStartingControl = FromStartingWorker;
 
-/// From the control process to the supervisor. Authority belongs to this channel: whatever comes over it has the rights of an operator at the
-/// control port and no more.
+/// From the control process to the supervisor. Authority belongs to this channel: whatever comes
+/// over it has the rights of an operator at the control port and no more.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum FromControl {
-    /// An operator's command, read and checked. Answered by [`ToControl::Reply`] with the same ticket.
+    /// An operator's command, read and checked. Answered by [`ToControl::Reply`] with the same
+    /// ticket.
     Command {
         /// Names the operator's connection; returned in the reply.
         ticket: u64,
@@ -387,7 +417,8 @@ pub enum FromControl {
         command: Command,
         /// Whose command it is.
         by: Operator,
-        /// For a command that names a file: the file, opened by the control process with its own rights, comes with this message.
+        /// For a command that names a file: the file, opened by the control process with its own
+        /// rights, comes with this message.
         with_file: bool,
     },
     /// Something that an administrator must know: an operator was refused by the access list.
@@ -429,14 +460,15 @@ impl fmt::Display for Operator {
 /// From the supervisor to the control process.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum ToControl {
-    /// The whole reply to a command. A short one is in the message; a long one comes as the descriptor of a memfd, to be sent from its
-    /// beginning.
+    /// The whole reply to a command. A short one is in the message; a long one comes as the
+    /// descriptor of a memfd, to be sent from its beginning.
     Reply {
         /// The command that this answers.
         ticket: u64,
         /// How the command ended.
         outcome: Outcome,
-        /// The text if it is short; empty if a descriptor comes with the message, or if there is nothing to say.
+        /// The text if it is short; empty if a descriptor comes with the message, or if there is
+        /// nothing to say.
         text: String,
     },
     /// New settings, as [`ToWorker::Settings`].
@@ -460,11 +492,13 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// What an operator begins a line with that wants to be told the outcome. What follows it is a command as ever. A pen that does not know
-    /// the word answers that it ignores the command, and does nothing.
+    /// What an operator begins a line with that wants to be told the outcome. What follows it is a
+    /// command as ever. A pen that does not know the word answers that it ignores the command,
+    /// and does nothing.
     pub const ASKED: &str = "outcome ";
 
-    /// The first line of the reply to a line that began with [`Outcome::ASKED`], with its end; the reply to the command follows.
+    /// The first line of the reply to a line that began with [`Outcome::ASKED`], with its end; the
+    /// reply to the command follows.
     pub fn line(self) -> &'static str {
         match self {
             Outcome::Done => "outcome: ok\n",

@@ -1,4 +1,5 @@
-//! Why `-H` refuses a request: what is counted, shown and told, and the status that the client gets.
+//! Why `-H` refuses a request: what is counted, shown and told, and the status that the client
+//! gets.
 
 use std::fmt;
 

@@ -19,7 +19,8 @@ pub struct Counters {
     pub failed_connects: u64,
     /// Clients that were passed on to another server after the first choice could not be used.
     pub failovers: u64,
-    /// Times that accepting paused: all connections in use, too many connects pending, or a local shortage.
+    /// Times that accepting paused: all connections in use, too many connects pending, or a local
+    /// shortage.
     pub pauses: u64,
     /// Connections closed for a local shortage (descriptors, memory, ports).
     pub shortages: u64,

@@ -1,7 +1,9 @@
-//! How the files of TLS travel to the workers: in one sealed memory that holds them all, whole or not at all.
+//! How the files of TLS travel to the workers: in one sealed memory that holds them all, whole or
+//! not at all.
 //!
-//! The supervisor copies the files into that memory within the kernel and never reads them; workers read them and nobody else. Behind the files
-//! comes an [`Index`], which says what is where and holds no secret.
+//! The supervisor copies the files into that memory within the kernel and never reads them; workers
+//! read them and nobody else. Behind the files comes an [`Index`], which says what is where and
+//! holds no secret.
 
 use pen_config::tls::Suite;
 use serde::{Deserialize, Serialize};
@@ -75,7 +77,8 @@ pub struct Examined {
     pub certificates: Vec<Fact>,
 }
 
-/// A certificate as its administrator knows it. Its texts have a few hundred bytes and nothing that does not print.
+/// A certificate as its administrator knows it. Its texts have a few hundred bytes and nothing that
+/// does not print.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Fact {
     /// The file that it is in.
@@ -134,7 +137,8 @@ pub const TRAILER: u64 = 8;
 /// Bytes of a ticket secret: what one generation of session tickets is protected with.
 pub const TICKET_SECRET: usize = 64;
 
-/// Seconds that one generation of tickets is given out. It is taken for as long again, and then forgotten.
+/// Seconds that one generation of tickets is given out. It is taken for as long again, and then
+/// forgotten.
 pub const TICKET_PERIOD: u64 = 6 * 3600;
 
 impl Index {

@@ -8,7 +8,8 @@ use pen_table::{Shape, Table};
 const SIZES: [u32; 2] = [2048, 2_000_000];
 
 fn table(clients: u32) -> Table {
-    Table::create(Shape { clients, servers: 18, workers: 4, connections: 1024 }).expect("memory for a table")
+    Table::create(Shape { clients, servers: 18, workers: 4, connections: 1024 })
+        .expect("memory for a table")
 }
 
 /// The key of client `n`.
@@ -39,7 +40,8 @@ fn clients(criterion: &mut Criterion) {
         }
         let mut next = shuffled(live);
         group.bench_function(BenchmarkId::new("known, same second", size), |bencher| {
-            bencher.iter(|| worker_table.lock(key(next())).expect("nobody else").arrive(0, 3_600_000));
+            bencher
+                .iter(|| worker_table.lock(key(next())).expect("nobody else").arrive(0, 3_600_000));
         });
         let mut now = 0;
         group.bench_function(BenchmarkId::new("known, another second", size), |bencher| {
@@ -66,7 +68,9 @@ fn clients(criterion: &mut Criterion) {
 fn servers(criterion: &mut Criterion) {
     let table = table(2048);
     let worker_table = table.worker_table(0);
-    for (name, limit) in [("reserve and release, unlimited", None), ("reserve and release, limited", Some(100))] {
+    for (name, limit) in
+        [("reserve and release, unlimited", None), ("reserve and release, limited", Some(100))]
+    {
         criterion.bench_function(name, |bencher| {
             bencher.iter(|| {
                 assert!(worker_table.reserve(black_box(3), limit));

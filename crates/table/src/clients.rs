@@ -1,13 +1,16 @@
-//! The clients of one shard: find or enter, and the LRU order. Everything here runs in a worker that holds the shard's lock.
+//! The clients of one shard: find or enter, and the LRU order. Everything here runs in a worker
+//! that holds the shard's lock.
 //!
-//! A bucket holds the head of a chain through the entries' `chain`; the LRU list goes through `lru`. Slots are handed out one after the
-//! other, and when all are, the least recently used one is given to the next client.
+//! A bucket holds the head of a chain through the entries' `chain`; the LRU list goes through
+//! `lru`. Slots are handed out one after the other, and when all are, the least recently used one
+//! is given to the next client.
 //!
-//! The order of the LRU list is exact to the second: an entry that was last used in the same second stays where it is, so that a busy
-//! client costs one cache line instead of five.
+//! The order of the LRU list is exact to the second: an entry that was last used in the same second
+//! stays where it is, so that a busy client costs one cache line instead of five.
 //!
-//! Nothing that is read here is trusted. A link that leads nowhere, or that its target does not return, is [`Corrupt`]: the derived data
-//! is rebuilt and the operation begins again, once. Walks along a chain are bounded.
+//! Nothing that is read here is trusted. A link that leads nowhere, or that its target does not
+//! return, is [`Corrupt`]: the derived data is rebuilt and the operation begins again, once. Walks
+//! along a chain are bounded.
 
 use crate::hash::HashedKey;
 use crate::layout::{Entry, LruLinks};
@@ -19,7 +22,8 @@ use crate::{Arrival, ClientRef, NO_SERVER};
 #[derive(Debug)]
 pub(crate) struct Corrupt;
 
-/// What is longer is no chain that the hash made: with at least as many buckets as slots, the chance is below 10^-80.
+/// What is longer is no chain that the hash made: with at least as many buckets as slots, the
+/// chance is below 10^-80.
 pub(crate) const CHAIN_MAX: u32 = 64;
 
 impl<'t> Shard<'t> {
@@ -50,7 +54,8 @@ impl<'t> Shard<'t> {
     pub fn recorded(self, key: HashedKey, now: u64, tracking: u64) -> Result<i32, Corrupt> {
         let Some(slot) = self.find(key)? else { return Ok(NO_SERVER) };
         let entry = self.entry(slot)?;
-        let is_forgotten = tracking != 0 && now.saturating_sub(entry.last_use.load(Relaxed)) > tracking;
+        let is_forgotten =
+            tracking != 0 && now.saturating_sub(entry.last_use.load(Relaxed)) > tracking;
         Ok(if is_forgotten { NO_SERVER } else { entry.owner().server() })
     }
 
@@ -77,7 +82,10 @@ impl<'t> Shard<'t> {
     }
 
     /// The slots of a chain, from a link on: at most [`CHAIN_MAX`], whatever the links say.
-    pub fn chain(self, head: &AtomicU32) -> impl Iterator<Item = Result<(u32, &'t Entry), Corrupt>> {
+    pub fn chain(
+        self,
+        head: &AtomicU32,
+    ) -> impl Iterator<Item = Result<(u32, &'t Entry), Corrupt>> {
         let mut link = head.load(Relaxed);
         let mut left = CHAIN_MAX;
         std::iter::from_fn(move || {
@@ -114,7 +122,8 @@ impl<'t> Shard<'t> {
         Ok(None)
     }
 
-    /// A slot for a new client: a fresh one, or else the least recently used one, taken out of chain and list.
+    /// A slot for a new client: a fresh one, or else the least recently used one, taken out of
+    /// chain and list.
     fn vacate(self) -> Result<u32, Corrupt> {
         let used = self.used();
         if used < self.slots() {

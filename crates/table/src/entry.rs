@@ -1,14 +1,18 @@
-//! One client's entry: how it is written so that it is whole or empty at any instruction, and how it is read without a lock.
+//! One client's entry: how it is written so that it is whole or empty at any instruction, and how
+//! it is read without a lock.
 //!
-//! The owner word holds generation (bits 32–63), recorded server (bits 16–31, an `i16`) and state (bits 0–15: [`WHOLE`], anything else
-//! is empty). A slot gets a new owner under the shard's lock in three steps: owner word to the next generation and empty; the fields;
-//! owner word to whole. So a worker that dies in between leaves an empty slot, and a reader that finds the same whole owner word before
-//! and after it read the fields has read one owner's fields (Boehm, "Can seqlocks get along with programming language memory models?",
-//! 2012: Release fence after the first step, Release store at the last; Acquire load first, Acquire fence before the second look).
+//! The owner word holds generation (bits 32–63), recorded server (bits 16–31, an `i16`) and state
+//! (bits 0–15: [`WHOLE`], anything else is empty). A slot gets a new owner under the shard's lock
+//! in three steps: owner word to the next generation and empty; the fields; owner word to whole. So
+//! a worker that dies in between leaves an empty slot, and a reader that finds the same whole owner
+//! word before and after it read the fields has read one owner's fields (Boehm, "Can seqlocks get
+//! along with programming language memory models?", 2012: Release fence after the first step,
+//! Release store at the last; Acquire load first, Acquire fence before the second look).
 //!
-//! Without the lock, a connection that outlived its client's entry is kept away by the generation: recording a server is a
-//! compare-and-swap of the owner word. Adding bytes looks at the generation first; an addition that falls between this look and a
-//! new owner's first store is credited to the new owner. That is once, by a worker that was interrupted between two instructions, and
+//! Without the lock, a connection that outlived its client's entry is kept away by the generation:
+//! recording a server is a compare-and-swap of the owner word. Adding bytes looks at the generation
+//! first; an addition that falls between this look and a new owner's first store is credited to the
+//! new owner. That is once, by a worker that was interrupted between two instructions, and
 //! cheaper than a lock per relayed buffer.
 
 use crate::layout::Entry;
@@ -57,7 +61,8 @@ impl Entry {
         Owner(self.owner.load(Acquire))
     }
 
-    /// The key, as it is this moment: only the holder of the shard's lock gets one key's two halves.
+    /// The key, as it is this moment: only the holder of the shard's lock gets one key's two
+    /// halves.
     pub fn key(&self) -> [u64; 2] {
         [self.key[0].load(Relaxed), self.key[1].load(Relaxed)]
     }
@@ -68,7 +73,8 @@ impl Entry {
         owner.is_whole() && owner.generation() == generation
     }
 
-    /// Gives the slot to a client that connects for the first time. Under the lock. Returns the new generation.
+    /// Gives the slot to a client that connects for the first time. Under the lock. Returns the new
+    /// generation.
     pub fn give_to(&self, key: [u64; 2], now: u64) -> u32 {
         let generation = self.owner().generation().wrapping_add(1);
         self.make_empty(generation);
@@ -88,7 +94,8 @@ impl Entry {
     }
 
     fn make_empty(&self, generation: u32) {
-        // An exchange, not a store: it and a concurrent `record` come one after the other in the word's history without further argument.
+        // An exchange, not a store: it and a concurrent `record` come one after the other in the
+        // word's history without further argument.
         self.owner.swap(Owner::empty(generation).0, Relaxed);
         fence(Release);
     }
@@ -101,8 +108,8 @@ impl Entry {
 
     /// Records a server, unless the slot has another owner.
     pub fn record(&self, generation: u32, server: i32) {
-        // It fails only when another connection of the client records a server, or the slot gets a new owner. The bound is for what a
-        // hostile worker may do.
+        // It fails only when another connection of the client records a server, or the slot gets a
+        // new owner. The bound is for what a hostile worker may do.
         for _ in 0..RECORD_TRIES {
             let owner = self.owner();
             let next = owner.with_server(server);

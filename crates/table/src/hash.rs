@@ -1,5 +1,6 @@
-//! The hash that places a client in the table: SipHash-1-3 (Aumasson and Bernstein, 2012) with a key that is drawn anew for each
-//! table, so that clients, who may choose among 2^64 IPv6 addresses, cannot aim at one chain or shard. (Not the hash of `-h`, which is
+//! The hash that places a client in the table: SipHash-1-3 (Aumasson and Bernstein, 2012) with a
+//! key that is drawn anew for each table, so that clients, who may choose among 2^64 IPv6
+//! addresses, cannot aim at one chain or shard. (Not the hash of `-h`, which is
 //! the same everywhere.)
 
 use std::io;

@@ -1,7 +1,9 @@
-//! What lies where in the shared memory: the types of its parts, and their places for a given [`Shape`].
+//! What lies where in the shared memory: the types of its parts, and their places for a given
+//! [`Shape`].
 //!
-//! Every part is made of atomics and valid when all its bytes are zero: zero means empty, free, none. So a new table needs no
-//! initialisation, and a page that was never used costs no memory. Links are "slot + 1" for that reason.
+//! Every part is made of atomics and valid when all its bytes are zero: zero means empty, free,
+//! none. So a new table needs no initialisation, and a page that was never used costs no memory.
+//! Links are "slot + 1" for that reason.
 //!
 //! ```text
 //!  one row = one cache line of 64 bytes
@@ -27,13 +29,16 @@
 //!   per slot
 //! ```
 //!
-//! Room for growth is address space: clients, their buckets and links, and owner bytes have places for the most that there can ever be,
-//! each shard its own, one behind the other. So nothing moves when the table grows, and what is not used yet is no memory.
+//! Room for growth is address space: clients, their buckets and links, and owner bytes have places
+//! for the most that there can ever be, each shard its own, one behind the other. So nothing moves
+//! when the table grows, and what is not used yet is no memory.
 //!
-//! Lines that different workers write at the same time are 128 bytes apart where they are hot: processors fetch lines in pairs.
+//! Lines that different workers write at the same time are 128 bytes apart where they are hot:
+//! processors fetch lines in pairs.
 //!
-//! The truth is in the entries, the rows, the owner bytes and the server states. Buckets, chains and the LRU list are derived, and are
-//! made anew from the entries when a worker died while it changed them.
+//! The truth is in the entries, the rows, the owner bytes and the server states. Buckets, chains
+//! and the LRU list are derived, and are made anew from the entries when a worker died while it
+//! changed them.
 
 use std::marker::PhantomData;
 use std::mem::{align_of, size_of};
@@ -48,8 +53,8 @@ pub const LAYOUT_VERSION: u32 = 5;
 /// Says what the memory is to whoever finds it in a core dump: "pentable".
 pub(crate) const MAGIC: u64 = u64::from_be_bytes(*b"pentable");
 
-/// Most slots of a shard. Smaller tables have one shard and are exactly LRU; larger ones are LRU within each shard, so that many
-/// processors do not queue for one lock.
+/// Most slots of a shard. Smaller tables have one shard and are exactly LRU; larger ones are LRU
+/// within each shard, so that many processors do not queue for one lock.
 pub(crate) const SHARD_SLOTS: u32 = 65536;
 
 /// Something on cache lines of its own.
@@ -57,7 +62,8 @@ pub(crate) const SHARD_SLOTS: u32 = 65536;
 #[derive(Debug, Default)]
 pub(crate) struct Line<T>(pub T);
 
-/// What the memory is, for whoever looks at it from outside: each process of ours keeps its own copy of the shape, out of reach of the others.
+/// What the memory is, for whoever looks at it from outside: each process of ours keeps its own
+/// copy of the shape, out of reach of the others.
 #[repr(C, align(128))]
 #[derive(Debug, Default)]
 pub(crate) struct Header {
@@ -77,16 +83,18 @@ pub(crate) struct Globals {
     pub cursor: Line<AtomicU32>,
     /// The code of the server that a connection was last given, as an `i32`.
     pub current: Line<AtomicU32>,
-    /// Bit n: worker n waits for a free connection number. Set and cleared by that worker alone (and at its reclaim).
+    /// Bit n: worker n waits for a free connection number. Set and cleared by that worker alone
+    /// (and at its reclaim).
     pub waiting: Line<AtomicU64>,
-    /// Bits 0–31: the lowest number that may be free; bits 32–63: how often it was lowered. Only a hint: a search that finds nothing
-    /// from there on begins again at 0.
+    /// Bits 0–31: the lowest number that may be free; bits 32–63: how often it was lowered. Only a
+    /// hint: a search that finds nothing from there on begins again at 0.
     pub lowest_free: Line<AtomicU64>,
     /// All numbers ever taken are below. Raised before a number is taken.
     pub high_water: Line<AtomicU32>,
 }
 
-/// How busy a worker is, for the others to compare. Written by that worker, at most once per round of events; also at its reclaim.
+/// How busy a worker is, for the others to compare. Written by that worker, at most once per round
+/// of events; also at its reclaim.
 #[repr(C, align(128))]
 #[derive(Debug, Default)]
 pub(crate) struct Load {
@@ -113,7 +121,8 @@ pub(crate) struct ServerState {
     pub limits: Line<Lock>,
 }
 
-/// What one worker has with one server. Written by that worker alone; `connections` also at its reclaim.
+/// What one worker has with one server. Written by that worker alone; `connections` also at its
+/// reclaim.
 #[repr(C, align(32))]
 #[derive(Debug, Default)]
 pub(crate) struct Row {
@@ -129,7 +138,8 @@ pub(crate) struct Row {
 #[derive(Debug, Default)]
 pub(crate) struct ShardLock {
     pub lock: Lock,
-    /// Slots in use by the derived data: how many can be handed out, and by that how many buckets there are. Changed under the lock.
+    /// Slots in use by the derived data: how many can be handed out, and by that how many buckets
+    /// there are. Changed under the lock.
     pub slots: AtomicU32,
     /// How many there should be. Written by the supervisor; the next owner of the lock sees to it.
     pub wanted: AtomicU32,
@@ -169,7 +179,8 @@ pub(crate) struct Entry {
     pub connects: AtomicU64,
     pub sent: AtomicU64,
     pub received: AtomicU64,
-    /// The next slot + 1 of the same bucket. Derived; it is here because a walk along the chain needs this line anyway.
+    /// The next slot + 1 of the same bucket. Derived; it is here because a walk along the chain
+    /// needs this line anyway.
     pub chain: AtomicU32,
     pub spare: AtomicU32,
 }
@@ -239,7 +250,8 @@ impl Layout {
     /// # Errors
     /// The shape is out of range, or so much room is more than this machine can address.
     pub fn growing(shape: Shape) -> Result<Layout, TableError> {
-        let room = Room { shard_slots: SHARD_SLOTS, clients: MAX_CLIENTS, connections: MAX_CONNECTIONS };
+        let room =
+            Room { shard_slots: SHARD_SLOTS, clients: MAX_CLIENTS, connections: MAX_CONNECTIONS };
         Layout::new(shape, room)
     }
 
@@ -248,7 +260,11 @@ impl Layout {
     /// # Errors
     /// The shape is out of range.
     pub fn fixed(shape: Shape) -> Result<Layout, TableError> {
-        let room = Room { shard_slots: SHARD_SLOTS, clients: shape.clients, connections: shape.connections };
+        let room = Room {
+            shard_slots: SHARD_SLOTS,
+            clients: shape.clients,
+            connections: shape.connections,
+        };
         Layout::new(shape, room)
     }
 
@@ -280,7 +296,8 @@ impl Layout {
             entries: plan.area(shards, slots_per_shard),
             bytes: 0,
         };
-        layout.bytes = plan.end.ok_or(TableError::Shape("more memory than this machine can address"))?;
+        layout.bytes =
+            plan.end.ok_or(TableError::Shape("more memory than this machine can address"))?;
         Ok(layout)
     }
 
@@ -290,7 +307,8 @@ impl Layout {
         shard * self.slots_per_shard
     }
 
-    /// How many slots each shard has in a table of at least so many: all have as many, so that whoever knows one shard knows them all.
+    /// How many slots each shard has in a table of at least so many: all have as many, so that
+    /// whoever knows one shard knows them all.
     pub fn share(&self, clients: u32) -> u32 {
         clients.div_ceil(self.shards).min(self.slots_per_shard)
     }
@@ -366,7 +384,9 @@ mod tests {
     #[test]
     fn parts_follow_each_other_without_overlap() {
         let sizes = [1, 7, 2048, 65536, 65537, 2_000_000, MAX_CLIENTS];
-        for layout in sizes.into_iter().flat_map(|n| [Layout::fixed(shape(n)), Layout::growing(shape(n))]) {
+        for layout in
+            sizes.into_iter().flat_map(|n| [Layout::fixed(shape(n)), Layout::growing(shape(n))])
+        {
             let layout = layout.unwrap();
             let parts = [
                 (layout.header.offset, layout.header.count * 128),
@@ -391,7 +411,9 @@ mod tests {
     #[test]
     fn shards_share_the_slots_out_and_stay_small() {
         for clients in [1, 65536, 65537, 131_073, 2_000_000, MAX_CLIENTS] {
-            for layout in [Layout::fixed(shape(clients)).unwrap(), Layout::growing(shape(clients)).unwrap()] {
+            for layout in
+                [Layout::fixed(shape(clients)).unwrap(), Layout::growing(shape(clients)).unwrap()]
+            {
                 let share = layout.share(clients);
                 assert!((clients..clients + layout.shards).contains(&(share * layout.shards)));
                 assert!((1..=SHARD_SLOTS).contains(&share) && share <= layout.slots_per_shard);

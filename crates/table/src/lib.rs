@@ -1,10 +1,11 @@
-//! The shared-memory table: what all workers know together. Clients and the servers they belong to, the state of the servers, counts
-//! and limits, connection numbers.
+//! The shared-memory table: what all workers know together. Clients and the servers they belong to,
+//! the state of the servers, counts and limits, connection numbers.
 //!
-//! The supervisor makes a [`Table`] before it forks; each worker takes its [`WorkerTable`] at it. Nothing in the memory is trusted, for any
-//! worker can write any byte of it: what is read is checked, loops are bounded, and whatever is in there, the worst is lost stickiness
-//! or a wrong count, never a panic, a hang, or an access outside. A worker can die at any instruction: `Table::reclaim` gives back what it
-//! held.
+//! The supervisor makes a [`Table`] before it forks; each worker takes its [`WorkerTable`] at it.
+//! Nothing in the memory is trusted, for any worker can write any byte of it: what is read is
+//! checked, loops are bounded, and whatever is in there, the worst is lost stickiness or a wrong
+//! count, never a panic, a hang, or an access outside. A worker can die at any instruction:
+//! `Table::reclaim` gives back what it held.
 //!
 //! | File | What |
 //! |---|---|
@@ -53,15 +54,16 @@ pub use crate::worker_table::{Locked, WorkerTable};
 /// How large a table is when it is made.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Shape {
-    /// Client slots, 1 to 16777216. Up to 65536 slots the replacement is exactly LRU to the second; larger tables are divided in equal shards
-    /// of at most 65536 slots by a hash of the client, each LRU by itself. [`Table::grow_clients`] makes the shards larger, not more.
+    /// Client slots, 1 to 16777216. Up to 65536 slots the replacement is exactly LRU to the
+    /// second; larger tables are divided in equal shards of at most 65536 slots by a hash of
+    /// the client, each LRU by itself. [`Table::grow_clients`] makes the shards larger, not more.
     pub clients: u32,
     /// Server rows: regular servers, then emergency, then abuse; 1 to 4098.
     pub servers: u32,
     /// Workers, 1 to 64.
     pub workers: u32,
-    /// Most connections at the beginning, 1 to 1048576. There is room for all 1048576 numbers, so that a higher limit is all that it takes to
-    /// have more.
+    /// Most connections at the beginning, 1 to 1048576. There is room for all 1048576 numbers, so
+    /// that a higher limit is all that it takes to have more.
     pub connections: u32,
 }
 
@@ -83,8 +85,8 @@ pub enum TableError {
     Shape(&'static str),
 }
 
-/// The table: made by the supervisor, inherited by workers through fork(2). The supervisor uses it only through the methods here; none
-/// of them waits for anybody.
+/// The table: made by the supervisor, inherited by workers through fork(2). The supervisor uses it
+/// only through the methods here; none of them waits for anybody.
 pub struct Table {
     // These three are private to each process. A worker cannot change the supervisor's.
     layout: Layout,
@@ -101,8 +103,8 @@ pub struct ServerTotals {
     pub sent: u64,
     /// Bytes received from it.
     pub received: u64,
-    /// Monotonic milliseconds until which it is left out; 0 = it is not. May have passed: nobody has tried it since. While one
-    /// connection tries it: the end of that one's time.
+    /// Monotonic milliseconds until which it is left out; 0 = it is not. May have passed: nobody
+    /// has tried it since. While one connection tries it: the end of that one's time.
     pub blacklisted_until: u64,
     /// Whether it is an operator who left it out. Means nothing while it is not left out.
     pub is_taken_out: bool,
@@ -112,7 +114,8 @@ pub struct ServerTotals {
     pub address: u32,
     /// The last connect to it that failed.
     pub last_failure: Option<Failure>,
-    /// Whether as many connects to it are pending in a worker as there may be, so that clients are passed on.
+    /// Whether as many connects to it are pending in a worker as there may be, so that clients are
+    /// passed on.
     pub is_pending: bool,
 }
 
@@ -145,8 +148,8 @@ pub struct ClientEntry {
 }
 
 impl Table {
-    /// Makes a table. Its memory is taken page by page as it is used. It has address space for all that it can grow to (1.2 GB); where that
-    /// cannot be had, it cannot grow.
+    /// Makes a table. Its memory is taken page by page as it is used. It has address space for all
+    /// that it can grow to (1.2 GB); where that cannot be had, it cannot grow.
     ///
     /// # Errors
     /// The shape is out of range, or the memory cannot be had.
@@ -184,8 +187,10 @@ impl Table {
         Ok(table)
     }
 
-    /// A table with shards of few slots and little room to grow, for tests that write into it: of all that a real one can grow to, next to nothing
-    /// is in use, and hardly a word written anywhere would be seen by anybody. Always the same, so that what is found once is found again.
+    /// A table with shards of few slots and little room to grow, for tests that write into it: of
+    /// all that a real one can grow to, next to nothing is in use, and hardly a word written
+    /// anywhere would be seen by anybody. Always the same, so that what is found once is found
+    /// again.
     ///
     /// # Errors
     /// As for [`Table::create`].
@@ -207,8 +212,9 @@ impl Table {
         self.layout.shape
     }
 
-    /// Takes back all that a dead worker held: its connection counts, connection numbers and locks. Call after waitpid(2) and before
-    /// a replacement starts. Returns whether a paused worker waits for a connection: then tell the workers.
+    /// Takes back all that a dead worker held: its connection counts, connection numbers and locks.
+    /// Call after waitpid(2) and before a replacement starts. Returns whether a paused worker
+    /// waits for a connection: then tell the workers.
     pub fn reclaim(&self, worker: u32) -> bool {
         let numbers = Numbers { view: self.view(), worker };
         if worker < self.layout.shape.workers {
@@ -217,7 +223,8 @@ impl Table {
             self.view().loads[worker as usize].open.store(0, Relaxed);
             numbers.reclaim();
         }
-        // Also if nothing was freed here: the dead worker may have freed a number and died before it woke anybody.
+        // Also if nothing was freed here: the dead worker may have freed a number and died before
+        // it woke anybody.
         numbers.anyone_waits()
     }
 
@@ -226,8 +233,8 @@ impl Table {
         self.view().totals(server)
     }
 
-    /// Leaves a server row out until a time, monotonic milliseconds, because an operator wants it; `at` is Unix time in seconds. Nothing for a
-    /// row that does not exist.
+    /// Leaves a server row out until a time, monotonic milliseconds, because an operator wants it;
+    /// `at` is Unix time in seconds. Nothing for a row that does not exist.
     pub fn take_out(&self, server: u32, until: u64, at: u64) {
         if let Some(state) = self.view().servers.get(server as usize) {
             state.take_out(until, at);
@@ -241,23 +248,26 @@ impl Table {
         }
     }
 
-    /// Has the bytes of a server row counted from 0 again, and puts it back into use: it stands for another server now. Only the supervisor
-    /// does this. The workers' rows are not touched, which have one writer: what they held so far is subtracted from now on.
+    /// Has the bytes of a server row counted from 0 again, and puts it back into use: it stands for
+    /// another server now. Only the supervisor does this. The workers' rows are not touched,
+    /// which have one writer: what they held so far is subtracted from now on.
     pub fn reset_server(&self, server: u32) {
         self.view().reset(server);
         self.clear_blacklist(server);
     }
 
-    /// Has the first address of a server used again: it has other addresses now. Only the supervisor does this.
+    /// Has the first address of a server used again: it has other addresses now. Only the
+    /// supervisor does this.
     pub fn reset_address(&self, server: u32) {
         if let Some(state) = self.view().servers.get(server as usize) {
             state.address.store(0, Relaxed);
         }
     }
 
-    /// Enlarges the client table to so many slots, for all workers at once; it never shrinks. Returns how many it can have: less than what was
-    /// asked for where it has no room. Only the supervisor does this, and waits for nobody: whoever next locks a shard makes its links anew,
-    /// which takes as long as after a death (a shard of 65536 slots: 5 ms).
+    /// Enlarges the client table to so many slots, for all workers at once; it never shrinks.
+    /// Returns how many it can have: less than what was asked for where it has no room. Only
+    /// the supervisor does this, and waits for nobody: whoever next locks a shard makes its links
+    /// anew, which takes as long as after a death (a shard of 65536 slots: 5 ms).
     pub fn grow_clients(&self, clients: u32) -> u32 {
         let clients = clients.min(self.layout.most_clients());
         let share = self.layout.share(clients);
@@ -295,7 +305,11 @@ impl Table {
     /// # Panics
     /// There is no such worker: the caller's mistake.
     pub fn worker_table(&self, worker: u32) -> WorkerTable<'_> {
-        assert!(worker < self.layout.shape.workers, "worker {worker} of {}", self.layout.shape.workers);
+        assert!(
+            worker < self.layout.shape.workers,
+            "worker {worker} of {}",
+            self.layout.shape.workers
+        );
         WorkerTable::new(self.view(), worker)
     }
 
@@ -310,7 +324,8 @@ impl fmt::Debug for Table {
     }
 }
 
-/// A client's entry as it was when the client arrived; outlives the entry harmlessly (what is written through it afterwards is dropped).
+/// A client's entry as it was when the client arrived; outlives the entry harmlessly (what is
+/// written through it afterwards is dropped).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ClientRef {
     /// Slot.
@@ -320,7 +335,8 @@ pub struct ClientRef {
 }
 
 impl ClientRef {
-    /// No client's entry: what is written through it is dropped. For a client that could not be remembered.
+    /// No client's entry: what is written through it is dropped. For a client that could not be
+    /// remembered.
     pub const NOBODY: ClientRef = ClientRef { slot: u32::MAX, generation: 0 };
 }
 

@@ -1,15 +1,18 @@
-//! The lock of a shard and of a server's limit: a futex word (futex(2)) that names its owner, so that a dead owner's lock can be given
-//! on.
+//! The lock of a shard and of a server's limit: a futex word (futex(2)) that names its owner, so
+//! that a dead owner's lock can be given on.
 //!
-//! The word: bits 0–15 the owner, worker + 1, or 0 = free; bit 30 ORPHANED: the owner died, what the lock guards may be half-changed;
-//! bit 31 WAITERS: somebody may sleep. A dead worker's locks become orphaned when the supervisor reclaims it; whoever gets such a lock
-//! owns it and repairs first. (A robust pthread mutex would do the same, but its list of held locks is made of pointers inside the
-//! shared memory, through which a hostile worker could write into its siblings.)
+//! The word: bits 0–15 the owner, worker + 1, or 0 = free; bit 30 ORPHANED: the owner died, what
+//! the lock guards may be half-changed; bit 31 WAITERS: somebody may sleep. A dead worker's locks
+//! become orphaned when the supervisor reclaims it; whoever gets such a lock owns it and repairs
+//! first. (A robust pthread mutex would do the same, but its list of held locks is made of pointers
+//! inside the shared memory, through which a hostile worker could write into its siblings.)
 //!
-//! Nobody waits for long: an owner that is stopped, or dead and not yet reclaimed, costs each other worker [`WAIT`] once per
-//! [`DISTRUST`], and after that a lock that is known to be stuck is only tried. The supervisor never takes a lock.
+//! Nobody waits for long: an owner that is stopped, or dead and not yet reclaimed, costs each other
+//! worker [`WAIT`] once per [`DISTRUST`], and after that a lock that is known to be stuck is only
+//! tried. The supervisor never takes a lock.
 //!
-//! Orderings: taking is Acquire, giving back and burying Release, so that an owner sees all that its predecessors did.
+//! Orderings: taking is Acquire, giving back and burying Release, so that an owner sees all that
+//! its predecessors did.
 
 use std::time::{Duration, Instant};
 
@@ -47,7 +50,12 @@ impl Lock {
     ///
     /// # Errors
     /// Another one holds it and does not let go.
-    pub fn take(&self, worker: u32, id: LockId, stuck: &mut StuckLocks) -> Result<Taken, LockStuck> {
+    pub fn take(
+        &self,
+        worker: u32,
+        id: LockId,
+        stuck: &mut StuckLocks,
+    ) -> Result<Taken, LockStuck> {
         let me = worker + 1;
         if self.0.word.compare_exchange(0, me, Acquire, Relaxed).is_ok() {
             return Ok(Taken::Whole);
@@ -77,7 +85,8 @@ impl Lock {
         self.leave(worker + 1, ORPHANED);
     }
 
-    /// Makes the lock, if it is in the name of a worker beyond `workers`, available as orphaned: there is no such worker.
+    /// Makes the lock, if it is in the name of a worker beyond `workers`, available as orphaned:
+    /// there is no such worker.
     pub fn bury_impossible(&self, workers: u32) {
         let owner = self.0.word.load(Relaxed) & (OWNER | ORPHANED);
         if owner > workers && owner & ORPHANED == 0 {
@@ -91,7 +100,8 @@ impl Lock {
         self.0.word.store(ORPHANED, Release);
     }
 
-    /// Takes the lock if nobody living has it, and leaves `mark` on it; else says what the word was.
+    /// Takes the lock if nobody living has it, and leaves `mark` on it; else says what the word
+    /// was.
     fn attempt(&self, me: u32, mark: u32) -> Result<Taken, u32> {
         let seen = self.0.word.load(Relaxed);
         if held(seen) {
@@ -104,13 +114,16 @@ impl Lock {
     fn wait(&self, me: u32) -> Result<Taken, LockStuck> {
         let patience = Patience::new(WAIT);
         while let Some(left) = patience.left() {
-            // Only one sleeper is woken when the lock is given back, and the mark goes with it. So whoever may have slept leaves the
-            // mark again when it takes the lock, for those who sleep on.
+            // Only one sleeper is woken when the lock is given back, and the mark goes with it. So
+            // whoever may have slept leaves the mark again when it takes the lock, for
+            // those who sleep on.
             match self.attempt(me, WAITERS) {
                 Ok(taken) => return Ok(taken),
                 Err(seen) if held(seen) => {
                     let marked = seen | WAITERS;
-                    if seen == marked || self.0.word.compare_exchange(seen, marked, Relaxed, Relaxed).is_ok() {
+                    if seen == marked
+                        || self.0.word.compare_exchange(seen, marked, Relaxed, Relaxed).is_ok()
+                    {
                         self.0.wait(marked, left.min(SLICE));
                     }
                 }
@@ -123,7 +136,8 @@ impl Lock {
     /// Replaces the owner `me` by `next` and wakes a waiter.
     fn leave(&self, me: u32, next: u32) {
         let mut seen = self.0.word.load(Relaxed);
-        // It can change under its owner only by a waiter's mark, once; the bound is for what a hostile worker may do.
+        // It can change under its owner only by a waiter's mark, once; the bound is for what a
+        // hostile worker may do.
         for _ in 0..LEAVE_TRIES {
             if seen & (OWNER | ORPHANED) != me {
                 return;
@@ -139,8 +153,8 @@ impl Lock {
     }
 }
 
-/// Whether a living worker has the lock. No worker has a number above the most that there can be, so nobody will ever give such a lock
-/// back: it is as good as orphaned.
+/// Whether a living worker has the lock. No worker has a number above the most that there can be,
+/// so nobody will ever give such a lock back: it is as good as orphaned.
 fn held(word: u32) -> bool {
     word & ORPHANED == 0 && (1..=MAX_WORKERS).contains(&(word & OWNER))
 }

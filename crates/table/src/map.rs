@@ -1,7 +1,9 @@
-//! The mapping: the only unsafe file of this crate. It owns memory shared by all processes and hands out slices of atomics in it.
+//! The mapping: the only unsafe file of this crate. It owns memory shared by all processes and
+//! hands out slices of atomics in it.
 //!
-//! Soundness rests on three things: the types that are handed out consist of atomics only, so any bytes are valid values and anyone may
-//! write at any time ([`Plain`]); each slice is checked to lie inside the mapping and to be aligned; and the mapping keeps its size: it
+//! Soundness rests on three things: the types that are handed out consist of atomics only, so any
+//! bytes are valid values and anyone may write at any time ([`Plain`]); each slice is checked to
+//! lie inside the mapping and to be aligned; and the mapping keeps its size: it
 //! is sealed (memfd_create(2)), and its descriptor is closed as soon as it is mapped.
 
 #![allow(unsafe_code)]
@@ -17,13 +19,15 @@ use crate::TableError;
 use crate::layout::{Entry, Globals, Header, Load, LruLinks, Region, Row, ServerState, ShardState};
 use crate::sync::{AtomicU32, AtomicU64};
 
-/// A type of which a shared `&[Self]` may refer to memory with any bytes that others change at any time.
+/// A type of which a shared `&[Self]` may refer to memory with any bytes that others change at any
+/// time.
 ///
 /// # Safety
 /// The type consists of atomics (and padding that nothing reads) and has no destructor.
 pub(crate) unsafe trait Plain {}
 
-// SAFETY: an integer atomic: every bit pattern is a value, and concurrent changes are what it is for.
+// SAFETY: an integer atomic: every bit pattern is a value, and concurrent changes are what it is
+// for.
 unsafe impl Plain for AtomicU32 {}
 // SAFETY: as above.
 unsafe impl Plain for AtomicU64 {}
@@ -33,11 +37,13 @@ unsafe impl Plain for Header {}
 unsafe impl Plain for Globals {}
 // SAFETY: its fields are atomics and padding, as layout.rs shows.
 unsafe impl Plain for Load {}
-// SAFETY: its fields are atomics, a lock that is one atomic, and padding, as layout.rs and lock.rs show.
+// SAFETY: its fields are atomics, a lock that is one atomic, and padding, as layout.rs and lock.rs
+// show.
 unsafe impl Plain for ServerState {}
 // SAFETY: its fields are atomics, as layout.rs shows.
 unsafe impl Plain for Row {}
-// SAFETY: its fields are atomics, a lock that is one atomic, and padding, as layout.rs and lock.rs show.
+// SAFETY: its fields are atomics, a lock that is one atomic, and padding, as layout.rs and lock.rs
+// show.
 unsafe impl Plain for ShardState {}
 // SAFETY: its fields are atomics, as layout.rs shows.
 unsafe impl Plain for LruLinks {}
@@ -51,7 +57,8 @@ pub(crate) struct Mapping {
     bytes: usize,
 }
 
-// SAFETY: the mapping belongs to the process, not to a thread; it only ever hands out shared slices of atomics.
+// SAFETY: the mapping belongs to the process, not to a thread; it only ever hands out shared slices
+// of atomics.
 unsafe impl Send for Mapping {}
 // SAFETY: as above; `slice` only reads `self`.
 unsafe impl Sync for Mapping {}
@@ -59,16 +66,27 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Maps `bytes` of zeroes. Pages take memory only when they are first touched.
     pub fn new(bytes: usize) -> Result<Mapping, TableError> {
-        let failed = |step| move |errno: rustix::io::Errno| TableError::System { step, bytes, source: errno.into() };
+        let failed = |step| {
+            move |errno: rustix::io::Errno| TableError::System { step, bytes, source: errno.into() }
+        };
         let memory = memfd_create(c"pen-table", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
             .map_err(failed("memfd_create"))?;
         ftruncate(&memory, bytes as u64).map_err(failed("ftruncate"))?;
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         fcntl_add_seals(&memory, seals).map_err(failed("sealing"))?;
-        // SAFETY: a new mapping at an address of the kernel's choice; nothing that exists is touched.
-        let start =
-            unsafe { mmap(null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &memory, 0) }
-                .map_err(failed("mmap"))?;
+        // SAFETY: a new mapping at an address of the kernel's choice; nothing that exists is
+        // touched.
+        let start = unsafe {
+            mmap(
+                null_mut(),
+                bytes,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                &memory,
+                0,
+            )
+        }
+        .map_err(failed("mmap"))?;
         let start = NonNull::new(start).ok_or(TableError::Shape("mapped at address 0"))?;
         Ok(Mapping { start, bytes })
     }
@@ -78,13 +96,17 @@ impl Mapping {
     /// # Panics
     /// The region does not lie in the mapping: it was planned for another one.
     pub fn slice<T: Plain>(&self, region: &Region<T>) -> &[T] {
-        let end = region.count.checked_mul(size_of::<T>()).and_then(|bytes| bytes.checked_add(region.offset));
+        let end = region
+            .count
+            .checked_mul(size_of::<T>())
+            .and_then(|bytes| bytes.checked_add(region.offset));
         assert!(end.is_some_and(|end| end <= self.bytes), "a region outside the mapping");
         // SAFETY: offset <= end <= bytes, so the result lies in the mapping or one past its end.
         let start = unsafe { self.start.cast::<u8>().add(region.offset) }.cast::<T>();
         assert_eq!(start.as_ptr().addr() % align_of::<T>(), 0, "a misaligned region");
-        // SAFETY: `count` elements from `start` on lie in the mapping and are aligned (both checked above); the mapping lives, and keeps
-        // its size, as long as `self` is borrowed; T is Plain, so any bytes in there are valid and others may change them.
+        // SAFETY: `count` elements from `start` on lie in the mapping and are aligned (both checked
+        // above); the mapping lives, and keeps its size, as long as `self` is borrowed; T
+        // is Plain, so any bytes in there are valid and others may change them.
         unsafe { std::slice::from_raw_parts(start.as_ptr(), region.count) }
     }
 
@@ -97,8 +119,9 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: start and length are those of our own mmap; slices of it borrow `self`, so none is left. Failure is impossible for a
-        // whole mapping (munmap(2)), and nothing could be done about it.
+        // SAFETY: start and length are those of our own mmap; slices of it borrow `self`, so none
+        // is left. Failure is impossible for a whole mapping (munmap(2)), and nothing could
+        // be done about it.
         let _ = unsafe { munmap(self.start.as_ptr(), self.bytes) };
     }
 }

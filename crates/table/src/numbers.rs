@@ -1,13 +1,15 @@
-//! Connection numbers, which are at the same time the places under `-x`: an array of owner bytes, eight to a word. A byte holds the
-//! number of the worker that has the connection + 1, or 0.
+//! Connection numbers, which are at the same time the places under `-x`: an array of owner bytes,
+//! eight to a word. A byte holds the number of the worker that has the connection + 1, or 0.
 //!
-//! There is no count that could go wrong: a place is taken by one compare-and-swap and given back by another, so a worker that dies
-//! leaves each of its places either taken in its name, and the reclaim frees it, or free.
+//! There is no count that could go wrong: a place is taken by one compare-and-swap and given back
+//! by another, so a worker that dies leaves each of its places either taken in its name, and the
+//! reclaim frees it, or free.
 //!
-//! Waiting: a worker that finds no place sets its bit in `waiting` and tries once more. Whoever frees a place looks at `waiting`
-//! afterwards. Between the write and the look there is a SeqCst fence on both sides, so at least one of the two sees the other's write:
-//! no wake-up is lost. Only its own worker (or its reclaim) clears a bit, never the one that wakes: so a worker that dies between
-//! freeing and waking leaves the bit for the supervisor to see.
+//! Waiting: a worker that finds no place sets its bit in `waiting` and tries once more. Whoever
+//! frees a place looks at `waiting` afterwards. Between the write and the look there is a SeqCst
+//! fence on both sides, so at least one of the two sees the other's write: no wake-up is lost. Only
+//! its own worker (or its reclaim) clears a bit, never the one that wakes: so a worker that dies
+//! between freeing and waking leaves the bit for the supervisor to see.
 
 use crate::sync::{AtomicU64, Ordering::*, fence};
 use crate::view::View;
@@ -27,7 +29,8 @@ impl Numbers<'_> {
         let hint = globals.lowest_free.0.load(Acquire);
         let start = if (hint as u32) < limit { hint as u32 } else { 0 };
         let number = self.claim_within(start, limit).or_else(|| self.claim_within(0, start))?;
-        // All below the number were taken when they were looked at. If one was freed since, the hint says so or is about to be lowered.
+        // All below the number were taken when they were looked at. If one was freed since, the
+        // hint says so or is about to be lowered.
         let raised = hint >> 32 << 32 | u64::from(number + 1);
         let _ = globals.lowest_free.0.compare_exchange(hint, raised, AcqRel, Relaxed);
         Some(number)
@@ -38,7 +41,8 @@ impl Numbers<'_> {
         let Some(word) = self.view.owners.get(number as usize / 8) else { return false };
         let shift = number % 8 * 8;
         let mut seen = word.load(Relaxed);
-        // A failed exchange means that a neighbour in the word changed. The bound is for what a hostile worker may do.
+        // A failed exchange means that a neighbour in the word changed. The bound is for what a
+        // hostile worker may do.
         for _ in 0..TRIES {
             if seen >> shift & 0xff != self.byte() {
                 return false;
@@ -97,7 +101,8 @@ impl Numbers<'_> {
     /// Takes the lowest free number of a word, leaving out the bytes that are set in `outside`.
     fn claim_in_word(self, index: u32, word: &AtomicU64, outside: u64) -> Option<u32> {
         let mut seen = word.load(Relaxed);
-        // A failed exchange means that somebody else got or freed a place here; see `release` for the bound.
+        // A failed exchange means that somebody else got or freed a place here; see `release` for
+        // the bound.
         for _ in 0..TRIES {
             let slot = lowest_zero_byte(seen | outside)?;
             let number = index * 8 + slot;
@@ -114,11 +119,16 @@ impl Numbers<'_> {
         None
     }
 
-    /// Makes the numbers that are noted as this worker's those that it has: `mine`, a word for each of the array. Numbers of workers that
-    /// cannot be are freed too: of those nobody else is rid.
+    /// Makes the numbers that are noted as this worker's those that it has: `mine`, a word for each
+    /// of the array. Numbers of workers that cannot be are freed too: of those nobody else is
+    /// rid.
     pub fn republish(self, mine: &[u64], limit: u32, waits: bool) {
         let globals = self.view.globals;
-        let highest = (0u32..).zip(mine).filter(|(_, word)| **word != 0).map(|(index, _)| index * 8 + 8).max();
+        let highest = (0u32..)
+            .zip(mine)
+            .filter(|(_, word)| **word != 0)
+            .map(|(index, _)| index * 8 + 8)
+            .max();
         globals.high_water.0.fetch_max(highest.unwrap_or(0), Relaxed);
         // Below the limit also what the high water is silent about, if that was lowered.
         let used = globals.high_water.0.load(Relaxed).max(limit).div_ceil(8) as usize;
@@ -165,7 +175,8 @@ impl Numbers<'_> {
         let hint = &self.view.globals.lowest_free.0;
         let mut seen = hint.load(Relaxed);
         for _ in 0..TRIES {
-            // Counted even if the number stays the same: whoever looked before this one was free must not raise the hint past it.
+            // Counted even if the number stays the same: whoever looked before this one was free
+            // must not raise the hint past it.
             let lowered = (seen >> 32).wrapping_add(1) << 32 | u64::from(number.min(seen as u32));
             match hint.compare_exchange(seen, lowered, AcqRel, Relaxed) {
                 Ok(_) => return,
@@ -194,7 +205,8 @@ pub(crate) fn taken(view: View<'_>) -> u32 {
     used_words(view).map(|word| nonzero_bytes(word.load(Relaxed))).sum()
 }
 
-/// The words of which anything was ever taken: the others are not touched, for that would cost memory.
+/// The words of which anything was ever taken: the others are not touched, for that would cost
+/// memory.
 fn used_words<'t>(view: View<'t>) -> impl Iterator<Item = &'t AtomicU64> {
     view.owners.iter().take(view.globals.high_water.0.load(Relaxed).div_ceil(8) as usize)
 }
@@ -228,16 +240,26 @@ mod tests {
 
     #[test]
     fn bytes_of_a_word() {
-        for word in
-            [0u64, 1, 0x8000_0000_0000_0000, 0x0100_0080_00ff_0001, u64::MAX, 0x0101_0101_0101_0101, 0x00ff_ffff]
-        {
+        for word in [
+            0u64,
+            1,
+            0x8000_0000_0000_0000,
+            0x0100_0080_00ff_0001,
+            u64::MAX,
+            0x0101_0101_0101_0101,
+            0x00ff_ffff,
+        ] {
             let bytes = word.to_le_bytes();
             assert_eq!(
                 lowest_zero_byte(word),
                 bytes.iter().position(|byte| *byte == 0).map(|at| at as u32),
                 "{word:x}"
             );
-            assert_eq!(nonzero_bytes(word), bytes.iter().filter(|byte| **byte != 0).count() as u32, "{word:x}");
+            assert_eq!(
+                nonzero_bytes(word),
+                bytes.iter().filter(|byte| **byte != 0).count() as u32,
+                "{word:x}"
+            );
         }
         assert_eq!(bytes_between(0, 8), u64::MAX);
         assert_eq!(bytes_between(0, 100), u64::MAX);

@@ -1,9 +1,11 @@
-//! Makes a shard's derived data anew from its entries: after a worker died while it held the lock, when the table has grown, and whenever a
-//! link is found to contradict another. Runs in the worker that holds the lock; whoever dies here leaves the lock orphaned again, and the next one
+//! Makes a shard's derived data anew from its entries: after a worker died while it held the lock,
+//! when the table has grown, and whenever a link is found to contradict another. Runs in the worker
+//! that holds the lock; whoever dies here leaves the lock orphaned again, and the next one
 //! begins from the start.
 //!
-//! Kept is every whole entry, in the order of last use. What is not whole stays in the list as the oldest, to be given out next. If
-//! entries contradict each other, as only a hostile worker can make them, the most recently used one of a client is kept.
+//! Kept is every whole entry, in the order of last use. What is not whole stays in the list as the
+//! oldest, to be given out next. If entries contradict each other, as only a hostile worker can
+//! make them, the most recently used one of a client is kept.
 //!
 //! Measured: 2048 entries in 0.1 ms, a full shard of 65536 in about 5 ms.
 
@@ -20,7 +22,8 @@ impl Shard<'_> {
         self.rebuild_grown(self.buckets.len())
     }
 
-    /// Rebuilds a shard in which only so many buckets were ever used; the others are not even looked at, for that would cost memory.
+    /// Rebuilds a shard in which only so many buckets were ever used; the others are not even
+    /// looked at, for that would cost memory.
     pub fn rebuild_grown(self, buckets: usize) -> u32 {
         for bucket in self.buckets.iter().take(buckets).filter(|bucket| bucket.load(Relaxed) != 0) {
             bucket.store(0, Relaxed);
@@ -47,7 +50,8 @@ impl Shard<'_> {
         whole.len() as u32
     }
 
-    /// Puts a whole entry in its chain, unless its client is there already or the chain is longer than any hash makes it.
+    /// Puts a whole entry in its chain, unless its client is there already or the chain is longer
+    /// than any hash makes it.
     fn chain_anew(self, slot: u32, entry: &Entry) -> Result<(), Corrupt> {
         let key = self.hash_key.of_words(entry.key());
         let mut length = 0;

@@ -1,22 +1,27 @@
 //! What all workers share about the servers: blacklist, probe, counts and limits.
 //!
-//! **Blacklist word**: 0 = in use; bit 63 clear: left out until this monotonic millisecond; bit 63 set: the time was up, one connection
-//! is trying the server, and the other bits are the end of its lease. A lease that ends without an outcome (its worker died) leaves the
-//! server as it was: its time up, to be tried by the next. Bit 62 says that an operator left it out, and stays until it is in use again or
-//! fails.
+//! **Blacklist word**: 0 = in use; bit 63 clear: left out until this monotonic millisecond; bit 63
+//! set: the time was up, one connection is trying the server, and the other bits are the end of its
+//! lease. A lease that ends without an outcome (its worker died) leaves the server as it was: its
+//! time up, to be tried by the next. Bit 62 says that an operator left it out, and stays until it
+//! is in use again or fails.
 //!
-//! **Last failure**: Unix time in bits 0–47, and in bits 48–63 a code for the reason that means something to the callers only; 0 = none yet.
+//! **Last failure**: Unix time in bits 0–47, and in bits 48–63 a code for the reason that means
+//! something to the callers only; 0 = none yet.
 //!
-//! **Counts**: the truth is one row per worker and server with one writer; the total is the sum over the workers. A dead worker's rows
-//! are set to 0 and nothing else has to be undone.
+//! **Counts**: the truth is one row per worker and server with one writer; the total is the sum
+//! over the workers. A dead worker's rows are set to 0 and nothing else has to be undone.
 //!
-//! **Bytes**: rows only grow. Where a number is given to another server, what they held then is kept beside the blacklist word and subtracted.
+//! **Bytes**: rows only grow. Where a number is given to another server, what they held then is
+//! kept beside the blacklist word and subtracted.
 //!
-//! **Address**: which of a server's addresses is in use. Any value is valid: readers take it modulo the number of addresses.
+//! **Address**: which of a server's addresses is in use. Any value is valid: readers take it modulo
+//! the number of addresses.
 //!
-//! **Limits**: raise the own row, then look at the sum, and lower the row again if it is too large. Between raise and look is a SeqCst
-//! fence, so of two workers that raise at the same time at least one sees both: never one too many. The lock makes it also never one too
-//! few, since nobody else raises and looks meanwhile. If the lock cannot be had, the limit still holds.
+//! **Limits**: raise the own row, then look at the sum, and lower the row again if it is too large.
+//! Between raise and look is a SeqCst fence, so of two workers that raise at the same time at least
+//! one sees both: never one too many. The lock makes it also never one too few, since nobody else
+//! raises and looks meanwhile. If the lock cannot be had, the limit still holds.
 
 use crate::layout::{Row, ServerState};
 use crate::lock::{LockId, StuckLocks};
@@ -52,19 +57,26 @@ impl ServerState {
     }
 
     pub fn note_failure(&self, at: u64, cause: u16) {
-        self.last_failure.store(at & FAILURE_TIME | u64::from(cause) << FAILURE_TIME.count_ones(), Relaxed);
+        self.last_failure
+            .store(at & FAILURE_TIME | u64::from(cause) << FAILURE_TIME.count_ones(), Relaxed);
     }
 
     pub fn last_failure(&self) -> Option<Failure> {
         let word = self.last_failure.load(Relaxed);
-        (word != 0).then_some(Failure { at: word & FAILURE_TIME, cause: (word >> FAILURE_TIME.count_ones()) as u16 })
+        (word != 0).then_some(Failure {
+            at: word & FAILURE_TIME,
+            cause: (word >> FAILURE_TIME.count_ones()) as u16,
+        })
     }
 
     /// Returns whether this caller is the one that may try the server.
     pub fn begin_probe(&self, now: u64, until: u64) -> bool {
         let seen = self.blacklisted.load(Acquire);
         classify(seen, now) == Blacklist::Expired
-            && self.blacklisted.compare_exchange(seen, until & TIME | seen & OPERATOR | PROBE, AcqRel, Relaxed).is_ok()
+            && self
+                .blacklisted
+                .compare_exchange(seen, until & TIME | seen & OPERATOR | PROBE, AcqRel, Relaxed)
+                .is_ok()
     }
 
     /// A probe that had no outcome is over: the server's time is up, as before it.
@@ -72,13 +84,19 @@ impl ServerState {
         let seen = self.blacklisted.load(Acquire);
         if classify(seen, now) == Blacklist::Probed {
             // Whoever changed it meanwhile knows more.
-            let _ = self.blacklisted.compare_exchange(seen, now.max(1) & TIME | seen & OPERATOR, AcqRel, Relaxed);
+            let _ = self.blacklisted.compare_exchange(
+                seen,
+                now.max(1) & TIME | seen & OPERATOR,
+                AcqRel,
+                Relaxed,
+            );
         }
     }
 
     /// Returns whether the server was blacklisted.
     pub fn clear_blacklist(&self) -> bool {
-        // A successful connect is the common case and must not write to a line that everybody reads.
+        // A successful connect is the common case and must not write to a line that everybody
+        // reads.
         self.blacklisted.load(Acquire) != 0 && self.blacklisted.swap(0, AcqRel) != 0
     }
 }
@@ -104,7 +122,8 @@ const TIME: u64 = OPERATOR - 1;
 const FAILURE_TIME: u64 = (1 << 48) - 1;
 
 impl Row {
-    /// Counts one more; false if the number is at its end, which only a hostile worker can bring about.
+    /// Counts one more; false if the number is at its end, which only a hostile worker can bring
+    /// about.
     fn raise(&self) -> bool {
         let raised = self.connections.load(Relaxed).checked_add(1);
         if let Some(raised) = raised {
@@ -142,13 +161,21 @@ impl Row {
 impl View<'_> {
     /// Connections to a server, of all workers.
     pub fn connections(self, server: u32) -> u32 {
-        let sum = self.column(server).map(|row| u64::from(row.connections.load(Acquire))).sum::<u64>();
+        let sum =
+            self.column(server).map(|row| u64::from(row.connections.load(Acquire))).sum::<u64>();
         u32::try_from(sum).unwrap_or(u32::MAX)
     }
 
     /// Counts a connection of a worker to a server, if fewer than `limit` are counted.
-    pub fn reserve(self, worker: u32, server: u32, limit: Option<u32>, stuck: &mut StuckLocks) -> bool {
-        let (Some(row), Some(state)) = (self.rows(worker).get(server as usize), self.servers.get(server as usize))
+    pub fn reserve(
+        self,
+        worker: u32,
+        server: u32,
+        limit: Option<u32>,
+        stuck: &mut StuckLocks,
+    ) -> bool {
+        let (Some(row), Some(state)) =
+            (self.rows(worker).get(server as usize), self.servers.get(server as usize))
         else {
             return false;
         };
@@ -183,7 +210,8 @@ impl View<'_> {
 
     /// Whether as many connects to a server are pending in a worker as there may be.
     pub fn is_pending(self, server: u32) -> bool {
-        self.servers.get(server as usize).is_some() && self.column(server).any(|row| row.pending.load(Relaxed) != 0)
+        self.servers.get(server as usize).is_some()
+            && self.column(server).any(|row| row.pending.load(Relaxed) != 0)
     }
 
     /// The figures of a server.
@@ -215,7 +243,9 @@ impl View<'_> {
 
     /// All bytes that the rows of a server hold: sent, received.
     fn bytes(self, server: u32) -> (u64, u64) {
-        let sum = |bytes: fn(&Row) -> u64| self.column(server).fold(0u64, |sum, row| sum.wrapping_add(bytes(row)));
+        let sum = |bytes: fn(&Row) -> u64| {
+            self.column(server).fold(0u64, |sum, row| sum.wrapping_add(bytes(row)))
+        };
         (sum(|row| row.sent.load(Relaxed)), sum(|row| row.received.load(Relaxed)))
     }
 
@@ -243,7 +273,8 @@ mod tests {
     use crate::{Blacklist, Failure, ServerTotals, Shape, Table};
 
     fn table() -> Table {
-        Table::create(Shape { clients: 1, servers: 3, workers: 3, connections: 8 }).expect("memory for a table")
+        Table::create(Shape { clients: 1, servers: 3, workers: 3, connections: 8 })
+            .expect("memory for a table")
     }
 
     #[test]
@@ -291,7 +322,10 @@ mod tests {
         assert_eq!(first.blacklist(1, 999), Blacklist::Until(1000));
         let totals = table.server_totals(1);
         assert!(totals.is_taken_out);
-        assert_eq!((totals.blacklisted_until, totals.failed_at, totals.last_failure), (1000, 77, None));
+        assert_eq!(
+            (totals.blacklisted_until, totals.failed_at, totals.last_failure),
+            (1000, 77, None)
+        );
         // Its time is up, and its probe fails: that is news.
         assert!(first.begin_probe(1, 1000, 2000) && second.is_taken_out(1));
         assert_eq!(second.blacklist(1, 1500), Blacklist::Probed);
@@ -302,13 +336,20 @@ mod tests {
         table.take_out(1, 5000, 99);
         table.clear_blacklist(1);
         assert!(!first.is_taken_out(1));
-        assert_eq!(table.server_totals(1).last_failure, Some(Failure { at: 88, cause: 111 }), "it is history");
+        assert_eq!(
+            table.server_totals(1).last_failure,
+            Some(Failure { at: 88, cause: 111 }),
+            "it is history"
+        );
         table.reset_server(1);
         assert_eq!(table.server_totals(1).last_failure, None, "it was another server's");
         first.note_failure(3, 1, 1);
         table.take_out(3, 1, 1);
         first.note_failure(0, u64::MAX, u16::MAX);
-        assert_eq!(table.server_totals(0).last_failure.map(|failure| failure.cause), Some(u16::MAX));
+        assert_eq!(
+            table.server_totals(0).last_failure.map(|failure| failure.cause),
+            Some(u16::MAX)
+        );
         table.take_out(0, u64::MAX, 1);
         assert_eq!(first.blacklist(0, 1), Blacklist::Until(super::TIME));
     }
@@ -336,7 +377,10 @@ mod tests {
         let (first, second) = (table.worker_table(0), table.worker_table(1));
         assert_eq!(first.address(1), 0);
         assert!(first.move_address(1, 0, 2) && !second.move_address(1, 0, 1));
-        assert_eq!((second.address(1), second.address(0), table.server_totals(1).address), (2, 0, 2));
+        assert_eq!(
+            (second.address(1), second.address(0), table.server_totals(1).address),
+            (2, 0, 2)
+        );
         table.reclaim(0);
         assert_eq!(second.address(1), 2);
         table.reset_server(1);
@@ -359,7 +403,10 @@ mod tests {
         assert_eq!(table.worker_table(0).connections(2), 5);
         table.reclaim(2);
         let totals = table.server_totals(2);
-        assert_eq!(totals, ServerTotals { connections: 3, sent: 30, received: 600, ..ServerTotals::default() });
+        assert_eq!(
+            totals,
+            ServerTotals { connections: 3, sent: 30, received: 600, ..ServerTotals::default() }
+        );
         assert_eq!(table.server_totals(1), ServerTotals::default());
     }
 
@@ -388,7 +435,10 @@ mod tests {
         table.take_out(1, 1000, 77);
         assert!(seats[0].reserve(1, None));
         table.reset_server(1);
-        assert_eq!(table.server_totals(1), ServerTotals { connections: 1, failed_at: 77, ..ServerTotals::default() });
+        assert_eq!(
+            table.server_totals(1),
+            ServerTotals { connections: 1, failed_at: 77, ..ServerTotals::default() }
+        );
         seats[1].add_server_bytes(1, 1, 2);
         assert_eq!((table.server_totals(1).sent, table.server_totals(1).received), (1, 2));
         table.reset_server(3);
@@ -398,7 +448,8 @@ mod tests {
     #[test]
     fn workers_compare_what_they_have_open() {
         let table = table();
-        let (first, second, third) = (table.worker_table(0), table.worker_table(1), table.worker_table(2));
+        let (first, second, third) =
+            (table.worker_table(0), table.worker_table(1), table.worker_table(2));
         assert_eq!(first.fewest_open(), None);
         first.set_open(Some(0));
         second.set_open(Some(7));
@@ -415,7 +466,8 @@ mod tests {
         for word in [1, 2, 3, 4, 0x0101, 0x0102, 0x4141] {
             let table = table();
             let seats = [table.worker_table(0), table.worker_table(1)];
-            let numbers = seats.each_ref().map(|worker_table| worker_table.claim_connection(8).unwrap());
+            let numbers =
+                seats.each_ref().map(|worker_table| worker_table.claim_connection(8).unwrap());
             assert!(seats[0].reserve(1, None));
             table.memory.words().iter().take(1 << 21).for_each(|each| each.store(word, Relaxed));
             table.reclaim(2);
@@ -423,7 +475,11 @@ mod tests {
             let _ = seats[1].republish(8, [(numbers[1], None)].into_iter());
             let counts = [0, 1, 2].map(|server| table.server_totals(server).connections);
             assert_eq!(counts, [0, 1, 0], "{word:x}");
-            assert_eq!(numbers.map(|number| table.connection_owner(number)), [Some(0), Some(1)], "{word:x}");
+            assert_eq!(
+                numbers.map(|number| table.connection_owner(number)),
+                [Some(0), Some(1)],
+                "{word:x}"
+            );
             assert_eq!(table.connections_open(), 2, "{word:x}");
             assert_eq!(seats[0].claim_connection(8), Some(2), "{word:x}");
             assert!(!table.reclaim(2), "{word:x}: nobody waits");
@@ -437,7 +493,8 @@ mod tests {
         let table = table();
         let (first, second) = (table.worker_table(0), table.worker_table(2));
         assert_eq!((first.claim_connection(8), second.claim_connection(8)), (Some(0), Some(1)));
-        let owners: Vec<_> = [0, 1, 2, u32::MAX].into_iter().map(|number| table.connection_owner(number)).collect();
+        let owners: Vec<_> =
+            [0, 1, 2, u32::MAX].into_iter().map(|number| table.connection_owner(number)).collect();
         assert_eq!(owners, [Some(0), Some(2), None, None]);
     }
 
@@ -466,7 +523,10 @@ mod tests {
                 && !worker_table.begin_probe(3, 1, 1)
                 && !worker_table.clear_blacklist(3)
         );
-        assert_eq!((worker_table.connections(3), worker_table.blacklist(3, 1)), (0, Blacklist::Clear));
+        assert_eq!(
+            (worker_table.connections(3), worker_table.blacklist(3, 1)),
+            (0, Blacklist::Clear)
+        );
         assert_eq!(table.server_totals(3), ServerTotals::default());
     }
 }

@@ -1,7 +1,8 @@
-//! Atomics for unit tests: they count what they store, so that a test can let a worker die after the n-th store of an operation.
+//! Atomics for unit tests: they count what they store, so that a test can let a worker die after
+//! the n-th store of an operation.
 //!
-//! Dying is a panic that the test catches. Between it and [`survive`] this thread stores nothing more, as the dead do not: the
-//! destructors that the panic runs leave the memory alone.
+//! Dying is a panic that the test catches. Between it and [`survive`] this thread stores nothing
+//! more, as the dead do not: the destructors that the panic runs leave the memory alone.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -15,7 +16,8 @@ thread_local! {
 /// The reason of such a panic.
 struct Died;
 
-/// Runs an operation that dies when it is about to do its store number `steps`, from 0. None: it died; otherwise it had fewer stores.
+/// Runs an operation that dies when it is about to do its store number `steps`, from 0. None: it
+/// died; otherwise it had fewer stores.
 pub(crate) fn dying_after<R>(steps: u32, operation: impl FnOnce() -> R) -> Option<R> {
     LEFT.set(Some(steps));
     let outcome = catch_unwind(AssertUnwindSafe(operation));

@@ -1,5 +1,6 @@
-//! The atomics that everything else is written with: the standard ones; a model checker's under `cfg(loom)`; and in unit tests ones
-//! that count their stores, so that a test can let a worker die after any of them.
+//! The atomics that everything else is written with: the standard ones; a model checker's under
+//! `cfg(loom)`; and in unit tests ones that count their stores, so that a test can let a worker die
+//! after any of them.
 //!
 //! Also the futex, and the patience with which one waits for it.
 
@@ -39,7 +40,8 @@ impl Patience {
 
     /// What is left of it, if anything.
     pub fn left(&self) -> Option<Duration> {
-        // Under a model checker time does not pass: whoever is never woken is a deadlock that it finds.
+        // Under a model checker time does not pass: whoever is never woken is a deadlock that it
+        // finds.
         if cfg!(loom) {
             return Some(Duration::MAX);
         }
@@ -49,11 +51,14 @@ impl Patience {
 
 #[cfg(not(loom))]
 impl Futex {
-    /// Waits until somebody wakes this word, the time is up, or for no reason; not at all unless it holds `expected`.
+    /// Waits until somebody wakes this word, the time is up, or for no reason; not at all unless it
+    /// holds `expected`.
     pub fn wait(&self, expected: u32, timeout: Duration) {
         use rustix::thread::{Timespec, futex};
-        let timeout = Timespec { tv_sec: timeout.as_secs() as _, tv_nsec: timeout.subsec_nanos().into() };
-        // Not FUTEX_PRIVATE: the word is shared by processes. Any error means the same to the caller: look again.
+        let timeout =
+            Timespec { tv_sec: timeout.as_secs() as _, tv_nsec: timeout.subsec_nanos().into() };
+        // Not FUTEX_PRIVATE: the word is shared by processes. Any error means the same to the
+        // caller: look again.
         let _ = futex::wait(as_std(&self.word), futex::Flags::empty(), expected, Some(&timeout));
     }
 

@@ -1,9 +1,11 @@
-//! The table as slices: what everything safe is written over. They come from the mapping, or from the heap under a model checker, whose
-//! atomics cannot live in shared memory.
+//! The table as slices: what everything safe is written over. They come from the mapping, or from
+//! the heap under a model checker, whose atomics cannot live in shared memory.
 
 use crate::TableError;
 use crate::hash::HashKey;
-use crate::layout::{Entry, Globals, Header, Layout, Load, LruLinks, Row, ServerState, ShardLock, ShardState};
+use crate::layout::{
+    Entry, Globals, Header, Layout, Load, LruLinks, Row, ServerState, ShardLock, ShardState,
+};
 use crate::sync::{AtomicU32, AtomicU64, Ordering::*};
 
 /// All parts of a table.
@@ -55,7 +57,8 @@ impl<'t> View<'t> {
 
     /// The shards as they are now, in order of their slots.
     pub fn shards(self) -> impl Iterator<Item = Shard<'t>> {
-        (0..self.layout.shards).map(move |shard| self.shard(shard, self.state(shard).lock.0.slots.load(Relaxed)))
+        (0..self.layout.shards)
+            .map(move |shard| self.shard(shard, self.state(shard).lock.0.slots.load(Relaxed)))
     }
 
     /// The state of a shard; its number must be below the number of shards.
@@ -63,7 +66,8 @@ impl<'t> View<'t> {
         &self.shard_states[shard as usize]
     }
 
-    /// A shard that has so many slots, as the memory says: taken within bounds, as everything. Its number must be below the number of shards.
+    /// A shard that has so many slots, as the memory says: taken within bounds, as everything. Its
+    /// number must be below the number of shards.
     #[inline(always)] // At each arrival; as a call it costs a tenth of one.
     pub fn shard(self, shard: u32, slots: u32) -> Shard<'t> {
         let first = self.layout.first_slot(shard);
@@ -87,8 +91,9 @@ impl ShardLock {
         self.slots.load(Relaxed) == slots && self.wanted.load(Relaxed) == slots
     }
 
-    /// How many slots there are from now on; and if more were wanted than there were, how many buckets there were: those above were never
-    /// used, and what is derived has to be made anew. For the owner of the lock.
+    /// How many slots there are from now on; and if more were wanted than there were, how many
+    /// buckets there were: those above were never used, and what is derived has to be made
+    /// anew. For the owner of the lock.
     pub fn settle(&self) -> (u32, Option<usize>) {
         let (slots, wanted) = (self.slots.load(Relaxed), self.wanted.load(Relaxed));
         if wanted <= slots {

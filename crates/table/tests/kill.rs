@@ -1,5 +1,6 @@
-//! Real processes: killed at random moments while they use the table, and stopped while they hold a lock. A program of its own without
-//! a test harness: a process that forks had better have one thread.
+//! Real processes: killed at random moments while they use the table, and stopped while they hold a
+//! lock. A program of its own without a test harness: a process that forks had better have one
+//! thread.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is how a failure is said")]
 
@@ -17,8 +18,8 @@ const WORKERS: u32 = 4;
 /// A seat that no forked worker has: for the test itself.
 const OBSERVER: u32 = WORKERS;
 const SLOTS: u32 = 64;
-/// Most connections to servers that a worker holds. (The limits themselves are proved elsewhere: a sum that is taken while others
-/// reserve and release is no single moment's.)
+/// Most connections to servers that a worker holds. (The limits themselves are proved elsewhere: a
+/// sum that is taken while others reserve and release is no single moment's.)
 const RESERVED: usize = 6;
 const MOST_OPEN: u32 = (RESERVED as u32 + 1) * WORKERS;
 /// Kills in all; each is a moment that the scheduler and the sleep before it choose.
@@ -28,7 +29,8 @@ const KILLS_BETWEEN_CHECKS: u32 = 50;
 const ENOUGH: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
-    // Under a model checker the atomics are no real ones. And `cargo test -- --list` asks what tests there are.
+    // Under a model checker the atomics are no real ones. And `cargo test -- --list` asks what
+    // tests there are.
     if cfg!(loom) || std::env::args().any(|argument| argument == "--list") {
         return ExitCode::SUCCESS;
     }
@@ -48,9 +50,12 @@ const TESTS: [(&str, fn()); 2] = [
 ];
 
 fn killed_workers_leave_nothing_behind() {
-    let table = Table::create(Shape { clients: SLOTS, servers: 3, workers: WORKERS + 1, connections: 32 }).unwrap();
+    let table =
+        Table::create(Shape { clients: SLOTS, servers: 3, workers: WORKERS + 1, connections: 32 })
+            .unwrap();
     let mut random = Random(0x5eed);
-    let mut children: Vec<Pid> = (0..WORKERS).map(|worker| start_worker(&table, worker, random.next())).collect();
+    let mut children: Vec<Pid> =
+        (0..WORKERS).map(|worker| start_worker(&table, worker, random.next())).collect();
     let (started, mut kills, mut rebuilds) = (Instant::now(), 0, 0);
     while kills < KILLS && started.elapsed() < ENOUGH {
         // Not to wait for anything: to choose a moment.
@@ -67,7 +72,8 @@ fn killed_workers_leave_nothing_behind() {
                 let _ = table.reclaim(worker);
             });
             nothing_is_left(&table, u64::from(kills));
-            children = (0..WORKERS).map(|worker| start_worker(&table, worker, random.next())).collect();
+            children =
+                (0..WORKERS).map(|worker| start_worker(&table, worker, random.next())).collect();
         }
     }
     children.iter().for_each(|child| end(*child));
@@ -79,24 +85,29 @@ fn killed_workers_leave_nothing_behind() {
     assert!(kills >= KILLS_BETWEEN_CHECKS && rebuilds > 0);
 }
 
-/// Looks at the table while the other workers go on. Returns whether the dead worker's lock was found as it left it.
+/// Looks at the table while the other workers go on. Returns whether the dead worker's lock was
+/// found as it left it.
 fn observe(table: &Table) -> u32 {
     for server in 0..3 {
         assert!(table.server_totals(server).connections <= MOST_OPEN);
     }
     let keys: Vec<_> = table.clients().map(|entry| entry.key).collect();
     assert!(keys.len() <= SLOTS as usize);
-    assert!(keys.iter().all(|key| *key == client(u32::from_le_bytes(key[..4].try_into().unwrap()))), "a torn entry");
+    assert!(
+        keys.iter().all(|key| *key == client(u32::from_le_bytes(key[..4].try_into().unwrap()))),
+        "a torn entry"
+    );
     let worker_table = table.worker_table(OBSERVER);
-    // Another worker may have been faster, and on a busy machine it may even have the lock and no processor. That no dead worker keeps a
-    // lock is seen when all are dead.
+    // Another worker may have been faster, and on a busy machine it may even have the lock and no
+    // processor. That no dead worker keeps a lock is seen when all are dead.
     drop(worker_table.lock(client(0)));
     u32::from(worker_table.take_rebuilt().is_some())
 }
 
-/// With every worker dead and reclaimed: no count, no number, no lock; every client is found where it is listed, and the list of the least
-/// recently used is complete. It happens in a minute of its own, later than any before: what was used in the same second has no order, and on
-/// a busy machine clients of one check may still be there in the next.
+/// With every worker dead and reclaimed: no count, no number, no lock; every client is found where
+/// it is listed, and the list of the least recently used is complete. It happens in a minute of its
+/// own, later than any before: what was used in the same second has no order, and on a busy machine
+/// clients of one check may still be there in the next.
 fn nothing_is_left(table: &Table, minute: u64) {
     let now = u64::MAX / 2 + minute * 60_000;
     let worker_table = table.worker_table(OBSERVER);
@@ -128,7 +139,9 @@ fn nothing_is_left(table: &Table, minute: u64) {
 }
 
 fn a_stopped_owner_stops_nobody_else() {
-    let table = Table::create(Shape { clients: SLOTS, servers: 3, workers: WORKERS + 1, connections: 32 }).unwrap();
+    let table =
+        Table::create(Shape { clients: SLOTS, servers: 3, workers: WORKERS + 1, connections: 32 })
+            .unwrap();
     let child = start(|| {
         let worker_table = table.worker_table(0);
         let mut locked = worker_table.lock(client(1)).expect("nobody else yet");
@@ -203,8 +216,9 @@ fn start_worker(table: &Table, worker: u32, seed: u64) -> Pid {
 #[allow(unsafe_code)]
 fn start(child: impl FnOnce()) -> Pid {
     let parent = getpid();
-    // SAFETY: this program has one thread (no test harness), so the child's copy of it is whole: no lock of the allocator or the standard
-    // library is in the hands of a thread that the child does not have.
+    // SAFETY: this program has one thread (no test harness), so the child's copy of it is whole: no
+    // lock of the allocator or the standard library is in the hands of a thread that the child
+    // does not have.
     match unsafe { fork() }.unwrap() {
         ForkResult::Parent { child } => child,
         ForkResult::Child => {

@@ -1,4 +1,5 @@
-//! Many workers at once: limits and numbers are exact. Threads stand for processes here; the table cannot tell the difference.
+//! Many workers at once: limits and numbers are exact. Threads stand for processes here; the table
+//! cannot tell the difference.
 
 #![cfg(not(loom))]
 
@@ -11,7 +12,8 @@ const ROUNDS: u32 = 20_000;
 const LIMIT: u32 = 3;
 
 fn table() -> Table {
-    Table::create(Shape { clients: 16, servers: 3, workers: WORKERS, connections: 64 }).expect("memory for a table")
+    Table::create(Shape { clients: 16, servers: 3, workers: WORKERS, connections: 64 })
+        .expect("memory for a table")
 }
 
 fn in_every_worker(work: impl Fn(u32) + Sync) {
@@ -29,7 +31,8 @@ fn a_server_never_has_more_connections_than_its_limit() {
         let worker_table = table.worker_table(worker);
         for _ in 0..ROUNDS {
             if worker_table.reserve(0, Some(LIMIT)) {
-                // From after the reservation to before the release: if this is ever above the limit, so was the table's count.
+                // From after the reservation to before the release: if this is ever above the
+                // limit, so was the table's count.
                 assert!(open.fetch_add(1, SeqCst) < LIMIT);
                 std::thread::yield_now();
                 open.fetch_sub(1, SeqCst);
@@ -44,8 +47,9 @@ fn a_server_never_has_more_connections_than_its_limit() {
 fn a_worker_waits_until_it_says_that_it_does_not() {
     let table = table();
     let (one, two) = (table.worker_table(0), table.worker_table(1));
-    let claim =
-        |worker_table: &pen_table::WorkerTable<'_>| worker_table.claim_connection(LIMIT).expect("a free number");
+    let claim = |worker_table: &pen_table::WorkerTable<'_>| {
+        worker_table.claim_connection(LIMIT).expect("a free number")
+    };
     assert!(!one.release_connection(claim(&one)));
     two.await_connection();
     assert!(one.release_connection(claim(&one)));
@@ -76,7 +80,10 @@ fn a_number_never_has_two_owners() {
     assert_eq!(table.connections_open(), 0);
     // Nothing was lost: all are there, from the lowest on.
     let worker_table = table.worker_table(0);
-    assert_eq!(Vec::from_iter(std::iter::from_fn(|| worker_table.claim_connection(LIMIT))), [0, 1, 2]);
+    assert_eq!(
+        Vec::from_iter(std::iter::from_fn(|| worker_table.claim_connection(LIMIT))),
+        [0, 1, 2]
+    );
 }
 
 #[test]

@@ -1,20 +1,29 @@
-//! Memory is taken only for what is used: a supervisor and its workers share a table that may be sized for the worst day.
+//! Memory is taken only for what is used: a supervisor and its workers share a table that may be
+//! sized for the worst day.
 
 #![cfg(not(loom))]
 
 use pen_table::{Shape, Table};
 
-/// Shared memory that this process has touched, in KiB: `RssShmem` (proc_pid_status(5)). No other test may run in this process.
+/// Shared memory that this process has touched, in KiB: `RssShmem` (proc_pid_status(5)). No other
+/// test may run in this process.
 fn shared_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("/proc");
-    let line = status.lines().find_map(|line| line.strip_prefix("RssShmem:")).expect("Linux 4.5 or later");
+    let line =
+        status.lines().find_map(|line| line.strip_prefix("RssShmem:")).expect("Linux 4.5 or later");
     line.trim().trim_end_matches(" kB").parse().expect("a number of kB")
 }
 
 #[test]
 fn a_large_table_takes_memory_as_it_is_used() {
     let before = shared_memory();
-    let table = Table::create(Shape { clients: 2_000_000, servers: 4098, workers: 64, connections: 1 << 20 }).unwrap();
+    let table = Table::create(Shape {
+        clients: 2_000_000,
+        servers: 4098,
+        workers: 64,
+        connections: 1 << 20,
+    })
+    .unwrap();
     let worker_table = table.worker_table(3);
     for n in 0u128..10 {
         let arrival = worker_table.lock(n.to_le_bytes()).unwrap().arrive(0, 0);
@@ -25,7 +34,8 @@ fn a_large_table_takes_memory_as_it_is_used() {
     assert_eq!(table.clients().count(), 10);
     assert_eq!(table.connections_open(), 10);
     assert_eq!(table.server_totals(0).connections, 10);
-    // Ten entries, links and buckets in ten shards, a page of each worker's rows: each on a page of its own at worst.
+    // Ten entries, links and buckets in ten shards, a page of each worker's rows: each on a page of
+    // its own at worst.
     let used = shared_memory() - before;
     assert_eq!(table.grow_clients(1 << 24), 1 << 24);
     assert!(used < 1024, "{used} KiB for ten clients");

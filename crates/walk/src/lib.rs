@@ -1,12 +1,16 @@
-//! The way to a file whose path was given to pen: component by component, so that no stranger's symbolic link leads root elsewhere.
+//! The way to a file whose path was given to pen: component by component, so that no stranger's
+//! symbolic link leads root elsewhere.
 //!
-//! A symbolic link is followed if it belongs to root or to the user who started pen, and if nobody else can put another one in its place.
-//! The first is its owner; for the second, each directory on the way has to belong to these users and must not be writable by others. In a
-//! directory with the sticky bit (/tmp) the owner of a link is enough, for nobody else may rename it. Directories that are no links are
-//! entered whoever owns them: nobody can move another user's directory to his own (rename(2) needs the right to write both).
+//! A symbolic link is followed if it belongs to root or to the user who started pen, and if nobody
+//! else can put another one in its place. The first is its owner; for the second, each directory on
+//! the way has to belong to these users and must not be writable by others. In a directory with the
+//! sticky bit (/tmp) the owner of a link is enough, for nobody else may rename it. Directories that
+//! are no links are entered whoever owns them: nobody can move another user's directory to his own
+//! (rename(2) needs the right to write both).
 //!
-//! What was reached is held by a descriptor of its directory. Files are opened, renamed and removed relative to that, so that a path that
-//! changes afterwards changes nothing. Each use of a path walks anew, and so finds a directory that was made again.
+//! What was reached is held by a descriptor of its directory. Files are opened, renamed and removed
+//! relative to that, so that a path that changes afterwards changes nothing. Each use of a path
+//! walks anew, and so finds a directory that was made again.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -16,8 +20,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, fstatfs, getxattr, openat, readlinkat, renameat, statat,
-    unlinkat,
+    AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, fstatfs, getxattr, openat, readlinkat,
+    renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid, getuid};
@@ -27,7 +31,8 @@ use rustix::process::{getegid, geteuid, getuid};
 pub enum Strangers {
     /// None: what is there is to be written, or is a directory to rely on.
     Refused,
-    /// Those to files of the link's own owner, who could as well have put such a file there: what is there is only read.
+    /// Those to files of the link's own owner, who could as well have put such a file there: what
+    /// is there is only read.
     ToTheirOwn,
     /// All: nothing is opened.
     Looked,
@@ -49,7 +54,8 @@ pub struct Entry {
 pub enum End {
     /// At a name that is no link.
     Entry(Entry),
-    /// At a link of /proc that stands for an open file and not for a name (proc(5)). Only the kernel can follow it.
+    /// At a link of /proc that stands for an open file and not for a name (proc(5)). Only the
+    /// kernel can follow it.
     OpenFile(Entry),
 }
 
@@ -141,7 +147,13 @@ impl Entry {
     /// The file system cannot do it (EINVAL), or one of them is gone.
     pub fn exchange_with(&self, other: &Entry) -> io::Result<()> {
         let flags = rustix::fs::RenameFlags::EXCHANGE;
-        Ok(rustix::fs::renameat_with(&other.directory, &other.name, &self.directory, &self.name, flags)?)
+        Ok(rustix::fs::renameat_with(
+            &other.directory,
+            &other.name,
+            &self.directory,
+            &self.name,
+            flags,
+        )?)
     }
 
     /// The directory.
@@ -154,7 +166,8 @@ impl Entry {
         Path::new(&self.name)
     }
 
-    /// Whether only trusted users can put another directory in the place of this one: then its path may be used again as it was given.
+    /// Whether only trusted users can put another directory in the place of this one: then its path
+    /// may be used again as it was given.
     pub fn is_fixed(&self) -> bool {
         self.is_fixed
     }
@@ -181,7 +194,8 @@ pub fn read(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Opens a directory that is relied on, over links that may be followed, without the right to read it.
+/// Opens a directory that is relied on, over links that may be followed, without the right to read
+/// it.
 ///
 /// # Errors
 /// It is missing, closed, or no directory, or a stranger's link is on the way.
@@ -214,7 +228,9 @@ pub fn kind(path: &Path) -> io::Result<Kind> {
         Err(error) => return Err(error),
     };
     match entry.stat() {
-        Ok(there) if FileType::from_raw_mode(there.st_mode) == FileType::RegularFile => Ok(Kind::Regular),
+        Ok(there) if FileType::from_raw_mode(there.st_mode) == FileType::RegularFile => {
+            Ok(Kind::Regular)
+        }
         Ok(_) => Ok(Kind::Other),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Kind::Missing),
         Err(error) => Err(error),
@@ -259,7 +275,10 @@ struct Trusted {
 
 impl Trusted {
     fn here() -> Trusted {
-        Trusted { users: [0, geteuid().as_raw(), getuid().as_raw()], groups: [0, getegid().as_raw()] }
+        Trusted {
+            users: [0, geteuid().as_raw(), getuid().as_raw()],
+            groups: [0, getegid().as_raw()],
+        }
     }
 
     fn owns(&self, file: &Stat) -> bool {
@@ -269,8 +288,8 @@ impl Trusted {
     fn links(&self, directory: &OwnedFd, is_fixed: bool) -> io::Result<Links> {
         let there = fstat(directory)?;
         let mode = Mode::from_raw_mode(there.st_mode);
-        let group_may_write =
-            mode.contains(Mode::WGRP) && !(self.groups.contains(&there.st_gid) && has_no_list(directory));
+        let group_may_write = mode.contains(Mode::WGRP)
+            && !(self.groups.contains(&there.st_gid) && has_no_list(directory));
         Ok(match is_fixed && self.owns(&there) {
             false => Links::Strange,
             true if !mode.contains(Mode::WOTH) && !group_may_write => Links::Trusted,
@@ -280,13 +299,17 @@ impl Trusted {
     }
 }
 
-/// Whether a directory has no access list (acl(5)): with one, the mode's bits of the group speak of everybody on the list.
+/// Whether a directory has no access list (acl(5)): with one, the mode's bits of the group speak of
+/// everybody on the list.
 fn has_no_list(directory: &OwnedFd) -> bool {
     use std::os::fd::AsRawFd;
     // Extended attributes cannot be asked for by a descriptor that was opened with O_PATH.
     let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
     let nothing: &mut [u8] = &mut [];
-    matches!(getxattr(path, "system.posix_acl_access", nothing), Err(Errno::NODATA | Errno::OPNOTSUPP))
+    matches!(
+        getxattr(path, "system.posix_acl_access", nothing),
+        Err(Errno::NODATA | Errno::OPNOTSUPP)
+    )
 }
 
 struct Walk {
@@ -299,7 +322,8 @@ struct Walk {
 }
 
 fn walk(path: &Path, last: Last, strangers: Strangers) -> io::Result<End> {
-    let mut walk = Walk { trusted: Trusted::here(), strangers, steps: Vec::new(), links: 0, lender: None };
+    let mut walk =
+        Walk { trusted: Trusted::here(), strangers, steps: Vec::new(), links: 0, lender: None };
     walk.begin()?;
     let mut rest = components(path);
     while let Some(name) = rest.pop() {
@@ -311,7 +335,12 @@ fn walk(path: &Path, last: Last, strangers: Strangers) -> io::Result<End> {
             return walk.end(name).map(End::Entry);
         }
         let directory = walk.here()?;
-        let found = match openat(directory, &name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+        let found = match openat(
+            directory,
+            &name,
+            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
             Err(Errno::NOENT) if rest.is_empty() => return walk.end(name).map(End::Entry),
             found => found?,
         };
@@ -321,7 +350,8 @@ fn walk(path: &Path, last: Last, strangers: Strangers) -> io::Result<End> {
                 walk.may_follow(&name, &there)?;
                 let text = readlinkat(&found, "", Vec::new())?;
                 let text = Path::new(OsStr::from_bytes(text.as_bytes()));
-                // Links such as /proc/self/fd/1 and /proc/1/cwd are no text: only the kernel follows them, and only it changes them.
+                // Links such as /proc/self/fd/1 and /proc/1/cwd are no text: only the kernel
+                // follows them, and only it changes them.
                 let is_text = text.is_relative() && !text.as_os_str().as_bytes().contains(&b':');
                 if fstatfs(&found)?.f_type == PROC_SUPER_MAGIC && !is_text {
                     if rest.is_empty() {
@@ -347,7 +377,8 @@ fn walk(path: &Path, last: Last, strangers: Strangers) -> io::Result<End> {
 impl Walk {
     fn begin(&mut self) -> io::Result<()> {
         self.steps.clear();
-        let root = openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let root =
+            openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         self.push(root, OsString::new(), true)
     }
 
@@ -373,7 +404,9 @@ impl Walk {
     /// To the directory that was entered before, wherever the present one is now.
     fn back(&mut self) -> io::Result<()> {
         match self.steps.len() {
-            0 | 1 if self.steps.first().is_some_and(|step| !step.name.is_empty()) => Err(Errno::NOENT.into()),
+            0 | 1 if self.steps.first().is_some_and(|step| !step.name.is_empty()) => {
+                Err(Errno::NOENT.into())
+            }
             0 | 1 => Ok(()),
             _ => {
                 self.steps.pop();
@@ -412,7 +445,8 @@ impl Walk {
             }
             Strangers::ToTheirOwn => Err(strange_target()),
             Strangers::Refused => Err(io::Error::other(format!(
-                "the symbolic link {} is not followed, because others than root and the user who started pen can change \
+                "the symbolic link {} is not followed, because others than root and the user who \
+                 started pen can change \
                  it; give the path that it leads to",
                 self.path(name).display()
             ))),
@@ -491,7 +525,14 @@ mod tests {
         symlink(at("to-b"), at("whole")).unwrap();
         symlink("../a/file", at("a/to-file")).unwrap();
         symlink("loop", at("loop")).unwrap();
-        for path in ["a/file", "a/./b/../file", "to-b/../file", "whole/../file", "a/to-file", "whole/..//to-file"] {
+        for path in [
+            "a/file",
+            "a/./b/../file",
+            "to-b/../file",
+            "whole/../file",
+            "a/to-file",
+            "whole/..//to-file",
+        ] {
             assert_eq!(fs::read(at(path)).unwrap(), b"x");
             read(&at(path)).unwrap();
             assert_eq!(kind(&at(path)).unwrap(), Kind::Regular, "{path}");
@@ -502,8 +543,13 @@ mod tests {
         for path in ["/", "/..", "/../../", "/proc/self/cwd", "/proc/self/fd/../fd"] {
             super::directory(Path::new(path)).unwrap();
         }
-        assert!(Entry::find(Path::new("/proc/self/cwd/../x")).is_err(), "nobody knows what is above");
-        for (path, expected) in [("a", Kind::Other), ("a/x", Kind::Missing), ("/dev/null", Kind::Other)] {
+        assert!(
+            Entry::find(Path::new("/proc/self/cwd/../x")).is_err(),
+            "nobody knows what is above"
+        );
+        for (path, expected) in
+            [("a", Kind::Other), ("a/x", Kind::Missing), ("/dev/null", Kind::Other)]
+        {
             assert_eq!(kind(&at(path)).unwrap(), expected, "{path}");
         }
     }
@@ -517,7 +563,10 @@ mod tests {
         assert_eq!(kind(&path).unwrap(), Kind::Other);
         assert!(matches!(follow(&path, Strangers::Refused).unwrap(), End::OpenFile(_)));
         symlink(&path, root.path().join("link")).unwrap();
-        let End::OpenFile(entry) = follow(&root.path().join("link"), Strangers::Refused).unwrap() else { panic!() };
+        let End::OpenFile(entry) = follow(&root.path().join("link"), Strangers::Refused).unwrap()
+        else {
+            panic!()
+        };
         entry.open_followed(OFlags::WRONLY).unwrap();
     }
 
@@ -562,12 +611,22 @@ mod tests {
     #[test]
     fn a_group_on_an_access_list_counts_as_others() {
         let root = tempfile::tempdir().unwrap();
-        // user::rwx, user:65534:rwx, group::r-x, mask::rwx, other::r-x (acl(5), as the kernel has it).
+        // user::rwx, user:65534:rwx, group::r-x, mask::rwx, other::r-x (acl(5), as the kernel has
+        // it).
         let mut list = 2_u32.to_le_bytes().to_vec();
-        for (tag, rights, id) in
-            [(1, 7, u32::MAX), (2, 7, STRANGER), (4, 5, u32::MAX), (0x10, 7, u32::MAX), (0x20, 5, u32::MAX)]
-        {
-            list.extend(u16::to_le_bytes(tag).into_iter().chain(u16::to_le_bytes(rights)).chain(id.to_le_bytes()));
+        for (tag, rights, id) in [
+            (1, 7, u32::MAX),
+            (2, 7, STRANGER),
+            (4, 5, u32::MAX),
+            (0x10, 7, u32::MAX),
+            (0x20, 5, u32::MAX),
+        ] {
+            list.extend(
+                u16::to_le_bytes(tag)
+                    .into_iter()
+                    .chain(u16::to_le_bytes(rights))
+                    .chain(id.to_le_bytes()),
+            );
         }
         let flags = rustix::fs::XattrFlags::empty();
         if rustix::fs::setxattr(root.path(), "system.posix_acl_access", &list, flags).is_err() {

@@ -1,4 +1,5 @@
-//! Twelve clients with addresses of their own, each on a thread: they ask again and again, and note who answered.
+//! Twelve clients with addresses of their own, each on a thread: they ask again and again, and note
+//! who answered.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -14,7 +15,8 @@ use crate::LIMIT;
 /// How many clients there are.
 pub const CLIENTS: usize = 12;
 
-/// The pause of a client between two requests: slow enough to watch, short enough to notice every change at once.
+/// The pause of a client between two requests: slow enough to watch, short enough to notice every
+/// change at once.
 const PAUSE: Duration = Duration::from_millis(60);
 
 /// What the clients have seen so far.

@@ -1,4 +1,5 @@
-//! Connections that stay open, as long downloads do: what a worker takes along when it dies, and what the others keep.
+//! Connections that stay open, as long downloads do: what a worker takes along when it dies, and
+//! what the others keep.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -15,7 +16,8 @@ pub struct Held {
 }
 
 impl Held {
-    /// Opens a connection for each client. While it opens those that a worker is to carry, the other workers are stopped.
+    /// Opens a connection for each client. While it opens those that a worker is to carry, the
+    /// other workers are stopped.
     pub fn open(target: SocketAddr, workers: &[i32]) -> Outcome<Held> {
         let mut carried = Vec::new();
         let share = CLIENTS.div_ceil(workers.len().max(1));
@@ -38,7 +40,8 @@ impl Held {
         [self.carried.len(), self.carried.iter().filter(|(by, _)| *by == worker).count()]
     }
 
-    /// Asks on every connection for one line more; returns how many gave none, and whether these are just those of one worker.
+    /// Asks on every connection for one line more; returns how many gave none, and whether these
+    /// are just those of one worker.
     pub fn lost(&mut self, worker: i32) -> (usize, bool) {
         let mut lost = 0;
         let mut only_its = true;
@@ -51,7 +54,8 @@ impl Held {
     }
 }
 
-/// Workers that are stopped as long as this lives: a moment, so that pen does not take them for hung.
+/// Workers that are stopped as long as this lives: a moment, so that pen does not take them for
+/// hung.
 struct Stopped(Vec<i32>);
 
 impl Stopped {
@@ -59,7 +63,9 @@ impl Stopped {
         let others: Vec<i32> = workers.iter().copied().filter(|worker| *worker != one).collect();
         let stopped = Stopped(others);
         stopped.signal(Signal::STOP)?;
-        until("the other workers stand still", || stopped.0.iter().all(|worker| is_stopped(*worker)).then_some(()))?;
+        until("the other workers stand still", || {
+            stopped.0.iter().all(|worker| is_stopped(*worker)).then_some(())
+        })?;
         Ok(stopped)
     }
 
@@ -80,7 +86,8 @@ impl Drop for Stopped {
 
 /// Whether a process stands still, as proc_pid_stat(5) says.
 fn is_stopped(process: i32) -> bool {
-    let stat = std::fs::read_to_string(Path::new("/proc").join(process.to_string()).join("stat")).unwrap_or_default();
+    let stat = std::fs::read_to_string(Path::new("/proc").join(process.to_string()).join("stat"))
+        .unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
 }
 

@@ -62,7 +62,8 @@ impl<'a> Show<'a> {
                 return Err(format!("{} is missing: run tools/demo", path.display()).into());
             }
         }
-        let servers: Vec<Server> = SERVERS.iter().map(|name| Server::start(name)).collect::<Result<_, _>>()?;
+        let servers: Vec<Server> =
+            SERVERS.iter().map(|name| Server::start(name)).collect::<Result<_, _>>()?;
         let service = Service::start(&programs, &servers)?;
         let clients = Clients::start(service.address);
         Ok(Show { picture, programs, servers, clients, service })
@@ -84,7 +85,10 @@ impl<'a> Show<'a> {
         self.watch("every client was answered", |seen| seen.server.iter().all(Option::is_some))?;
         let placed = self.clients.seen();
         let each = SERVERS.map(|name| count(&placed, name));
-        self.claim("the clients are spread evenly", each == [CLIENTS / SERVERS.len(); SERVERS.len()])?;
+        self.claim(
+            "the clients are spread evenly",
+            each == [CLIENTS / SERVERS.len(); SERVERS.len()],
+        )?;
         Ok(placed)
     }
 
@@ -120,7 +124,10 @@ impl<'a> Show<'a> {
         let victim = *workers.first().ok_or("pen has no worker")?;
         let mut held = Held::open(self.service.address, &workers)?;
         let [all, its] = held.count(victim);
-        println!("   Each client holds a connection too: {all} in {WORKERS} workers, {its} in worker {victim}.");
+        println!(
+            "   Each client holds a connection too: {all} in {WORKERS} workers, {its} in worker \
+             {victim}."
+        );
         println!("   $ kill -9 {victim}");
         kill_process(Pid::from_raw(victim).ok_or("pen has no worker")?, Signal::KILL)?;
         let service = &self.service;
@@ -130,8 +137,13 @@ impl<'a> Show<'a> {
         })?;
         let (lost, only_its) = held.lost(victim);
         let others = all - lost;
-        println!("   {lost} held connections were lost, {others} still carry data; a new worker is there");
-        self.claim("only the connections of the killed worker ended", only_its && lost == its && lost > 0)?;
+        println!(
+            "   {lost} held connections were lost, {others} still carry data; a new worker is there"
+        );
+        self.claim(
+            "only the connections of the killed worker ended",
+            only_its && lost == its && lost > 0,
+        )?;
         let seen = self.clients.seen();
         self.claim("every client is at the server that it knows", seen.server == before.server)
     }
@@ -139,7 +151,10 @@ impl<'a> Show<'a> {
     fn bad_reload(&mut self) -> Outcome<()> {
         self.title("A mistake in the file, and a reload: kill -HUP");
         let before = self.clients.seen();
-        println!("   $ echo 'server 1 adress 127.0.0.1' >> pen.conf; kill -HUP {}", self.service.pid());
+        println!(
+            "   $ echo 'server 1 adress 127.0.0.1' >> pen.conf; kill -HUP {}",
+            self.service.pid()
+        );
         self.service.reload_with("server 1 adress 127.0.0.1")?;
         let message = until("pen refuses it", || self.service.last_message("adress"))?;
         self.quote("pen says", &message);
@@ -167,7 +182,10 @@ impl<'a> Show<'a> {
             ("what pen knows of it", format!("{programs}/penctl 8888 servers")),
             ("the end of that pen", format!("kill $({programs}/penctl 8888 pid)")),
             ("the manual", "man docs/man/pen.8".to_owned()),
-            ("a Debian package: service, user, log rotation", "tools/setup ci && packaging/build-deb".to_owned()),
+            (
+                "a Debian package: service, user, log rotation",
+                "tools/setup ci && packaging/build-deb".to_owned(),
+            ),
         ] {
             println!("   {}\n   {command}", self.picture.paint(2, &format!("# {what}")));
         }
@@ -210,7 +228,9 @@ fn folded(line: &str) -> Vec<String> {
     const ROOM: usize = 74;
     let mut pieces = vec![String::new()];
     for word in line.split(' ') {
-        let last = pieces.last_mut().filter(|last| last.len() + 1 + word.len() <= ROOM || last.trim().is_empty());
+        let last = pieces
+            .last_mut()
+            .filter(|last| last.len() + 1 + word.len() <= ROOM || last.trim().is_empty());
         match last {
             Some(last) if last.is_empty() => last.push_str(word),
             Some(last) => last.extend([" ", word]),

@@ -1,5 +1,6 @@
-//! The small live picture: a row for each server with the clients that it answers, drawn anew ten times a second.
-//! Where standard output is no terminal, each scene is drawn once, at its end, and without colour.
+//! The small live picture: a row for each server with the clients that it answers, drawn anew ten
+//! times a second. Where standard output is no terminal, each scene is drawn once, at its end, and
+//! without colour.
 
 use std::env;
 use std::io::{self, IsTerminal, Write};
@@ -10,7 +11,8 @@ use crate::servers::Server;
 
 const FRAME: Duration = Duration::from_millis(100);
 
-/// Colours of the clients, so that the eye can follow one: the terminal's own, without black and white.
+/// Colours of the clients, so that the eye can follow one: the terminal's own, without black and
+/// white.
 const COLOURS: [u8; 12] = [31, 32, 33, 34, 35, 36, 91, 92, 93, 94, 95, 96];
 
 /// How much the terminal can show.
@@ -49,7 +51,8 @@ impl Picture {
         }
     }
 
-    /// Shows the clients at work until `done` holds and `least` is over; false if that takes longer than `most`.
+    /// Shows the clients at work until `done` holds and `least` is over; false if that takes longer
+    /// than `most`.
     pub fn watch(
         &self,
         clients: &Clients,
@@ -74,7 +77,13 @@ impl Picture {
     }
 
     /// Draws one frame over the last one, and returns its number of lines.
-    fn draw(&self, seen: &Seen, before: &Seen, servers: &[Server], drawn: usize) -> io::Result<usize> {
+    fn draw(
+        &self,
+        seen: &Seen,
+        before: &Seen,
+        servers: &[Server],
+        drawn: usize,
+    ) -> io::Result<usize> {
         let mut frame = String::new();
         if drawn > 0 {
             frame.push_str(&format!("\x1b[{drawn}A"));

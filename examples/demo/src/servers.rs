@@ -1,4 +1,5 @@
-//! Three small web servers in this process: each answers with its name, and can be stopped and started again.
+//! Three small web servers in this process: each answers with its name, and can be stopped and
+//! started again.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -52,7 +53,8 @@ impl Server {
     /// Stops listening: further connections are refused.
     pub fn stop(&mut self) {
         if let Some(running) = self.running.take() {
-            // The listener is closed by the thread and here; nothing is left to do where shutdown(2) fails.
+            // The listener is closed by the thread and here; nothing is left to do where
+            // shutdown(2) fails.
             let _ = Socket::from(running.listener).shutdown(Shutdown::Both);
             let _ = running.thread.join();
         }
@@ -65,7 +67,8 @@ impl Server {
     }
 }
 
-/// Answers one request and closes. One for `/hold` gets a line, and another for each that the client sends, until it goes.
+/// Answers one request and closes. One for `/hold` gets a line, and another for each that the
+/// client sends, until it goes.
 fn answer(mut connection: TcpStream, name: &str) -> io::Result<()> {
     connection.set_read_timeout(Some(LIMIT))?;
     let mut request = Vec::new();
@@ -80,5 +83,8 @@ fn answer(mut connection: TcpStream, name: &str) -> io::Result<()> {
         return io::copy(&mut connection.try_clone()?, &mut connection).map(drop);
     }
     let length = name.len();
-    write!(connection, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{name}")
+    write!(
+        connection,
+        "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{name}"
+    )
 }

@@ -33,7 +33,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts `pen` from the directory `programs`, with a configuration file that names the servers.
+    /// Starts `pen` from the directory `programs`, with a configuration file that names the
+    /// servers.
     pub fn start(programs: &Path, servers: &[Server]) -> Outcome<Service> {
         let directory = tempfile::tempdir()?;
         let (front, control) = (reserve()?, reserve()?);
@@ -92,8 +93,11 @@ impl Service {
         let me = self.child.id().to_string();
         let entries = fs::read_dir("/proc").into_iter().flatten();
         let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        let mut workers: Vec<i32> =
-            pids.filter(|pid| parent(*pid).as_ref() == Some(&me) && title(*pid).starts_with(b"pen: worker")).collect();
+        let mut workers: Vec<i32> = pids
+            .filter(|pid| {
+                parent(*pid).as_ref() == Some(&me) && title(*pid).starts_with(b"pen: worker")
+            })
+            .collect();
         workers.sort_unstable();
         workers
     }

@@ -1,4 +1,5 @@
-//! Whether clients wait because every connection under `-x` is in use: told once when that begins, and once when it is over.
+//! Whether clients wait because every connection under `-x` is in use: told once when that begins,
+//! and once when it is over.
 
 #![forbid(unsafe_code)]
 
@@ -36,7 +37,10 @@ mod tests {
         let mut crowd = Crowd::default();
         assert!(!crowd.is_over(start + QUIET));
         assert!(crowd.hear(start));
-        assert!(!crowd.hear(start + QUIET / 2) && !crowd.is_over(start + QUIET), "the last word counts");
+        assert!(
+            !crowd.hear(start + QUIET / 2) && !crowd.is_over(start + QUIET),
+            "the last word counts"
+        );
         assert!(crowd.is_over(start + QUIET / 2 + QUIET));
         assert!(!crowd.is_over(start + 3 * QUIET) && crowd.hear(start + 3 * QUIET));
     }

@@ -1,4 +1,5 @@
-//! Whether everybody still lives: the jailed processes are asked, and the service manager is told of the supervisor itself.
+//! Whether everybody still lives: the jailed processes are asked, and the service manager is told
+//! of the supervisor itself.
 
 #![forbid(unsafe_code)]
 
@@ -7,7 +8,8 @@ use std::time::Instant;
 use crate::event_loop::Service;
 
 impl Service {
-    /// Asks and tells what is due. Called once in every turn of the loop, so that what is told is true.
+    /// Asks and tells what is due. Called once in every turn of the loop, so that what is told is
+    /// true.
     pub(in crate::event_loop) fn beat(&mut self, now: Instant) {
         self.notify.beat(now);
         if !self.beat.falls(now) {
@@ -21,13 +23,18 @@ impl Service {
         self.tell_many(due);
         self.tell_obstructed(now);
         if self.crowd.is_over(now) {
-            let (open, most) = (self.context.table.connections_open(), self.context.settings.connections_max);
-            self.logger.notice(&format!("clients no longer wait for a connection: {open} of {most} in use"));
+            let (open, most) =
+                (self.context.table.connections_open(), self.context.settings.connections_max);
+            self.logger.notice(&format!(
+                "clients no longer wait for a connection: {open} of {most} in use"
+            ));
         }
         let changes = self.notices.settle(now);
         changes.iter().for_each(|line| self.logger.notice(line));
-        // While the desk is full nobody reads what the control process says; unless it is itself the reason.
-        let unheard = self.queue.is_full() && self.control.as_ref().is_some_and(|control| !control.is_choked());
+        // While the desk is full nobody reads what the control process says; unless it is itself
+        // the reason.
+        let unheard = self.queue.is_full()
+            && self.control.as_ref().is_some_and(|control| !control.is_choked());
         self.control.iter_mut().for_each(|control| control.beat(unheard));
         if self.notify.is_heard() {
             let status = self.status();
@@ -52,9 +59,16 @@ impl Service {
         let ready = self.pool.workers().filter(|worker| worker.peer.is_ready()).count();
         let open = self.pool.open();
         let accepted = self.pool.totals().accepted;
-        let workers = if ready == all { format!("{all} workers") } else { format!("{ready} of {all} workers") };
-        let refused =
-            if self.file_refused { "; the configuration file has errors and was not used, see the log" } else { "" };
+        let workers = if ready == all {
+            format!("{all} workers")
+        } else {
+            format!("{ready} of {all} workers")
+        };
+        let refused = if self.file_refused {
+            "; the configuration file has errors and was not used, see the log"
+        } else {
+            ""
+        };
         format!("{workers}, {open} connections, {accepted} clients accepted{refused}")
     }
 }

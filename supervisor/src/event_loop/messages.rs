@@ -33,17 +33,27 @@ impl Service {
     }
 
     /// Deals with what a worker said.
-    pub(in crate::event_loop) fn hear(&mut self, id: WorkerId, reports: Vec<WorkerReport>, now: Instant) {
+    pub(in crate::event_loop) fn hear(
+        &mut self,
+        id: WorkerId,
+        reports: Vec<WorkerReport>,
+        now: Instant,
+    ) {
         for reports in reports {
             match reports {
                 WorkerReport::Ready => self.logger.debug(&format!("worker {id} is ready")),
                 WorkerReport::Event(event) => self.hear_event(id, event, now),
                 WorkerReport::Dropped(events) => {
-                    self.tell(id, &format!("worker {id} could not tell of {events} more events"), now);
+                    self.tell(
+                        id,
+                        &format!("worker {id} could not tell of {events} more events"),
+                        now,
+                    );
                 }
                 WorkerReport::Page(page) => {
                     let most = self.context.settings.connections_max as usize;
-                    let taken = self.reporter.page(id, &page, most).and(self.queue.page(id, &page, most));
+                    let taken =
+                        self.reporter.page(id, &page, most).and(self.queue.page(id, &page, most));
                     if taken.is_err()
                         && let Some(worker) = self.pool.worker_mut(id)
                     {
@@ -55,7 +65,8 @@ impl Service {
         }
     }
 
-    /// Tells of an event: what clients cause at a limited rate for all workers together, all else each by itself.
+    /// Tells of an event: what clients cause at a limited rate for all workers together, all else
+    /// each by itself.
     fn hear_event(&mut self, id: WorkerId, event: Event, now: Instant) {
         let Some(line) = events::line(&event, &self.context.settings) else { return };
         if event == Event::ConnectionsFull && !self.crowd.hear(now) {

@@ -1,8 +1,9 @@
 //! The supervisor's event loop: signals, messages, deaths, replacements, reports and commands.
 //!
-//! `waiting`, `hearing`, `staff` and `watch` are the steps of one turn of the loop. `queue` carries out commands one at a time, `query` answers questions,
-//! and `prepare` gets hold of what `change` puts in force. One thread, poll(2), nothing that waits for a worker. poll and not epoll, because an epoll set would be shared with every
-//! child that is forked.
+//! `waiting`, `hearing`, `staff` and `watch` are the steps of one turn of the loop. `queue` carries
+//! out commands one at a time, `query` answers questions, and `prepare` gets hold of what `change`
+//! puts in force. One thread, poll(2), nothing that waits for a worker. poll and not epoll, because
+//! an epoll set would be shared with every child that is forked.
 
 #![forbid(unsafe_code)]
 
@@ -126,11 +127,14 @@ impl Service {
     /// Forks the workers and waits until all are ready, and then the control process.
     ///
     /// # Errors
-    /// A process cannot be forked, jailed or readied, or the start is interrupted. All are gone then.
+    /// A process cannot be forked, jailed or readied, or the start is interrupted. All are gone
+    /// then.
     pub(crate) fn start(&mut self, interrupts: &mut Interrupts) -> Result<(), StartError> {
         let now = Instant::now();
         for id in self.pool.ids() {
-            let cannot = |error| StartError(format!("cannot start worker {id}: {}", why_within_limits(&error)));
+            let cannot = |error| {
+                StartError(format!("cannot start worker {id}: {}", why_within_limits(&error)))
+            };
             self.pool.spawn(id, &self.context, now).map_err(cannot)?;
         }
         let deadline = now + START_PATIENCE;
@@ -138,24 +142,39 @@ impl Service {
             self.start_turn(interrupts, deadline)?;
         }
         if let Some(control) = &mut self.control {
-            let cannot = |error| StartError(format!("cannot start the control process: {}", why_within_limits(&error)));
+            let cannot = |error| {
+                StartError(format!(
+                    "cannot start the control process: {}",
+                    why_within_limits(&error)
+                ))
+            };
             control.spawn(&self.context, Instant::now()).map_err(cannot)?;
         }
-        while self.control.as_ref().is_some_and(|control| !control.is_ready()) || !self.pool.is_complete() {
+        while self.control.as_ref().is_some_and(|control| !control.is_ready())
+            || !self.pool.is_complete()
+        {
             self.start_turn(interrupts, deadline)?;
         }
         Ok(())
     }
 
-    fn start_turn(&mut self, interrupts: &mut Interrupts, deadline: Instant) -> Result<(), StartError> {
+    fn start_turn(
+        &mut self,
+        interrupts: &mut Interrupts,
+        deadline: Instant,
+    ) -> Result<(), StartError> {
         let sources: Vec<BorrowedFd<'_>> = interrupts.descriptors().collect();
         self.turn(&sources, Some(deadline))?;
         drop(sources);
         interrupts.check()?;
         if Instant::now() >= deadline {
             let late = self.pool.workers().find(|worker| !worker.peer.is_ready());
-            let late = late.map_or("the control process".into(), |worker| format!("worker {}", worker.id));
-            return Err(StartError(format!("{late} was not ready within {} s", START_PATIENCE.as_secs())));
+            let late =
+                late.map_or("the control process".into(), |worker| format!("worker {}", worker.id));
+            return Err(StartError(format!(
+                "{late} was not ready within {} s",
+                START_PATIENCE.as_secs()
+            )));
         }
         Ok(())
     }
@@ -179,7 +198,9 @@ impl Service {
             None => "stopping".into(),
         };
         match stop {
-            Some(Stop::Command(by)) => self.tell_operator(&format!("exit, by {by}"), Instant::now()),
+            Some(Stop::Command(by)) => {
+                self.tell_operator(&format!("exit, by {by}"), Instant::now())
+            }
             Some(Stop::Signal(_)) | None => self.logger.debug(&why),
         }
         self.notify.stopping(&why, Instant::now());
@@ -223,7 +244,11 @@ impl Service {
     ///
     /// # Errors
     /// A worker died during the start.
-    fn turn(&mut self, sources: &[BorrowedFd<'_>], latest: Option<Instant>) -> Result<(), StartError> {
+    fn turn(
+        &mut self,
+        sources: &[BorrowedFd<'_>],
+        latest: Option<Instant>,
+    ) -> Result<(), StartError> {
         let (speakers, control) = self.wait(sources, latest);
         let now = Instant::now();
         for id in speakers {
@@ -252,7 +277,8 @@ impl Service {
         Ok(())
     }
 
-    /// Sends all processes what waits to be sent to them, and lets go of listeners that nobody uses any more.
+    /// Sends all processes what waits to be sent to them, and lets go of listeners that nobody uses
+    /// any more.
     fn send_due(&mut self) {
         self.pool.workers_mut().for_each(|worker| worker.send_due(&self.context));
         self.control.iter_mut().for_each(|control| control.send_due(&self.context));
@@ -278,18 +304,26 @@ impl Service {
     }
 
     /// Asks workers for reports; returns those that were asked and those whose channel is full.
-    fn ask_reports(&self, serial: u32, of: impl Fn(WorkerId) -> bool) -> (BTreeSet<WorkerId>, BTreeSet<WorkerId>) {
+    fn ask_reports(
+        &self,
+        serial: u32,
+        of: impl Fn(WorkerId) -> bool,
+    ) -> (BTreeSet<WorkerId>, BTreeSet<WorkerId>) {
         let serving = self.pool.workers().filter(|worker| worker.peer.is_ready() && of(worker.id));
-        let (asked, unreachable): (Vec<_>, Vec<_>) = serving.partition(|worker| worker.ask_report(serial));
-        let ids =
-            |workers: Vec<&crate::processes::worker::Worker>| workers.into_iter().map(|worker| worker.id).collect();
+        let (asked, unreachable): (Vec<_>, Vec<_>) =
+            serving.partition(|worker| worker.ask_report(serial));
+        let ids = |workers: Vec<&crate::processes::worker::Worker>| {
+            workers.into_iter().map(|worker| worker.id).collect()
+        };
         (ids(asked), ids(unreachable))
     }
 
     /// Opens the request log again and hands it to every worker, replacements included.
     fn reopen_log(&mut self) {
         // One that an operator named is known by its descriptor alone.
-        let Some(LogTarget::File(path)) = self.state.log.as_ref().filter(|_| !self.state.log_is_held) else {
+        let Some(LogTarget::File(path)) =
+            self.state.log.as_ref().filter(|_| !self.state.log_is_held)
+        else {
             return;
         };
         match request_log::open(path) {
@@ -298,11 +332,14 @@ impl Service {
                 self.pool.workers_mut().for_each(|worker| worker.renew_log());
                 self.logger.debug(&format!("request log {} is reopened", path.display()));
             }
-            Err(error) => self.logger.warning(&format!("{error}; lines still go to the file that was opened before")),
+            Err(error) => self
+                .logger
+                .warning(&format!("{error}; lines still go to the file that was opened before")),
         }
     }
 
-    /// Ends all workers: by order, and after a time by force. A second signal is no reason to lose what workers still write out.
+    /// Ends all workers: by order, and after a time by force. A second signal is no reason to lose
+    /// what workers still write out.
     fn stop(&mut self, signals: &Signals) {
         self.phase = Phase::Stopping;
         let deadline = Instant::now() + STOP_PATIENCE;
@@ -327,14 +364,19 @@ impl Service {
         let untold = self.notices.finish(Instant::now());
         untold.iter().for_each(|line| self.logger.notice(line));
         let totals = self.pool.totals();
-        self.logger.debug(&format!("stopped; {} clients accepted, {} unserved", totals.accepted, totals.unserved));
+        self.logger.debug(&format!(
+            "stopped; {} clients accepted, {} unserved",
+            totals.accepted, totals.unserved
+        ));
         if totals.crowded > 0 {
             self.logger.debug(&format!("{} clients were closed for memory", totals.crowded));
         }
         if self.context.keys.is_some() {
             let Counters { handshakes, resumed, failed_handshakes, .. } = totals;
-            self.logger
-                .debug(&format!("TLS: {handshakes} handshakes, {resumed} of them resumed, {failed_handshakes} failed"));
+            self.logger.debug(&format!(
+                "TLS: {handshakes} handshakes, {resumed} of them resumed, \
+                    {failed_handshakes} failed"
+            ));
         }
     }
 
@@ -345,7 +387,8 @@ impl Service {
         self.queue.stop();
         self.pool.workers_mut().for_each(|worker| worker.peer.kill());
         self.control.iter_mut().for_each(|control| control.kill());
-        // SIGKILL needs no help; only a process in the midst of a device's work takes its time, and is left to it.
+        // SIGKILL needs no help; only a process in the midst of a device's work takes its time, and
+        // is left to it.
         let deadline = Instant::now() + KILL_PATIENCE;
         while !(self.is_alone() && self.reporter.process().is_none()) && Instant::now() < deadline {
             let _ = self.turn(&[], Some(deadline));
@@ -368,7 +411,8 @@ impl Drop for Service {
 /// How long all processes may take to become ready.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long workers may take to stop; with [`KILL_PATIENCE`] it is within the three seconds that the manual promises.
+/// How long workers may take to stop; with [`KILL_PATIENCE`] it is within the three seconds that
+/// the manual promises.
 const STOP_PATIENCE: Duration = Duration::from_millis(2500);
 
 /// How long killed workers may take to be gone.

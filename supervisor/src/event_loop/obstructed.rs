@@ -1,7 +1,9 @@
-//! Servers that are passed over although they have not failed: each is told of once when that begins, and once when it is over.
+//! Servers that are passed over although they have not failed: each is told of once when that
+//! begins, and once when it is over.
 //!
-//! Workers say every few seconds that it is so. Whether a limit or pending connects are still in the way, the shared table says; of all else
-//! a worker says when a connect has succeeded. Beginning and end always come in pairs: what was too much to be told when it began is not
+//! Workers say every few seconds that it is so. Whether a limit or pending connects are still in
+//! the way, the shared table says; of all else a worker says when a connect has succeeded.
+//! Beginning and end always come in pairs: what was too much to be told when it began is not
 //! told when it ends.
 
 #![forbid(unsafe_code)]
@@ -54,7 +56,13 @@ impl Obstructed {
     }
 
     /// A worker passes a server over. Whether that is to be told now.
-    pub(in crate::event_loop) fn hear(&mut self, server: i32, obstacle: Obstacle, event: Event, now: Instant) -> bool {
+    pub(in crate::event_loop) fn hear(
+        &mut self,
+        server: i32,
+        obstacle: Obstacle,
+        event: Event,
+        now: Instant,
+    ) -> bool {
         let new = Episode { event, obstacle, heard: now, reached: false, told: false };
         let episode = match self.servers.remove(&server) {
             Some(Episode { told, .. }) => Episode { told, ..new },
@@ -78,7 +86,11 @@ impl Obstructed {
     }
 
     /// What is to be told now: what waited for that, and what is over.
-    pub(in crate::event_loop) fn settle(&mut self, state: impl Fn(i32) -> RuntimeState, now: Instant) -> Vec<Event> {
+    pub(in crate::event_loop) fn settle(
+        &mut self,
+        state: impl Fn(i32) -> RuntimeState,
+        now: Instant,
+    ) -> Vec<Event> {
         let Obstructed { servers, flood } = self;
         let mut due = Vec::new();
         servers.retain(|server, episode| {
@@ -129,7 +141,11 @@ mod tests {
         let mut obstructed = Obstructed::new(start);
         assert!(hear(&mut obstructed, 1, Obstacle::Limit, start));
         assert!(!hear(&mut obstructed, 1, Obstacle::Limit, start + QUIET / 2));
-        assert_eq!(obstructed.settle(|_| FULL, start + 9 * QUIET), [], "nobody comes, and it is full");
+        assert_eq!(
+            obstructed.settle(|_| FULL, start + 9 * QUIET),
+            [],
+            "nobody comes, and it is full"
+        );
         assert_eq!(obstructed.settle(|_| FREE, start + 9 * QUIET), [Event::Reached { server: 1 }]);
         assert_eq!(obstructed.settle(|_| FREE, start + 9 * QUIET), []);
         // It is full now and then: that is one time.
@@ -144,13 +160,20 @@ mod tests {
     fn pending_connects_and_what_only_a_connect_tells_have_an_end_of_their_own() {
         let start = Instant::now();
         let mut obstructed = Obstructed::new(start);
-        assert!(hear(&mut obstructed, 1, Obstacle::Pending, start) && hear(&mut obstructed, 2, Obstacle::Ports, start));
+        assert!(
+            hear(&mut obstructed, 1, Obstacle::Pending, start)
+                && hear(&mut obstructed, 2, Obstacle::Ports, start)
+        );
         let shut = RuntimeState::Room { connections: true, pending: false };
         assert_eq!(obstructed.settle(|_| shut, start + QUIET), []);
         assert_eq!(obstructed.settle(|_| FREE, start + QUIET), [Event::Reached { server: 1 }]);
         obstructed.reached(2);
         assert!(!hear(&mut obstructed, 2, Obstacle::Ports, start + QUIET));
-        assert_eq!(obstructed.settle(|_| FREE, start + 3 * QUIET), [], "it was passed over once more");
+        assert_eq!(
+            obstructed.settle(|_| FREE, start + 3 * QUIET),
+            [],
+            "it was passed over once more"
+        );
         obstructed.reached(2);
         obstructed.reached(3);
         assert_eq!(obstructed.settle(|_| FREE, start + 3 * QUIET), [Event::Reached { server: 2 }]);
@@ -165,10 +188,15 @@ mod tests {
     fn of_thousands_all_are_told_by_and_by_and_every_end_has_its_beginning() {
         let start = Instant::now();
         let mut obstructed = Obstructed::new(start);
-        let at_once = (0..250).filter(|server| hear(&mut obstructed, *server, Obstacle::Limit, start)).count();
+        let at_once = (0..250)
+            .filter(|server| hear(&mut obstructed, *server, Obstacle::Limit, start))
+            .count();
         assert_eq!(at_once, 100);
         let later = obstructed.settle(|_| FULL, start + QUIET);
-        assert!(later.len() == 100 && later.iter().all(|event| matches!(event, Event::PassedOver { .. })));
+        assert!(
+            later.len() == 100
+                && later.iter().all(|event| matches!(event, Event::PassedOver { .. }))
+        );
         let ends = obstructed.settle(|_| FREE, start + QUIET);
         assert_eq!(ends.len(), 200, "those that were told");
     }

@@ -14,7 +14,8 @@ use crate::patience::until;
 use crate::processes::control::Control;
 
 impl Service {
-    /// Returns the workers that have something to say, and whether the control process has. A death or a signal just ends the waiting.
+    /// Returns the workers that have something to say, and whether the control process has. A death
+    /// or a signal just ends the waiting.
     pub(in crate::event_loop) fn wait(
         &self,
         sources: &[BorrowedFd<'_>],
@@ -29,22 +30,29 @@ impl Service {
             }
         }
         // A control process that asks for more than can be done is left to wait.
-        let rests = self.control.as_ref().is_some_and(|control| control.rests_until(Instant::now()).is_some());
+        let rests = self
+            .control
+            .as_ref()
+            .is_some_and(|control| control.rests_until(Instant::now()).is_some());
         let control = self.control.as_ref().and_then(|control| control.channel());
         let listening = control.is_some() && !rests && !self.queue.is_full();
         polled.extend(control.map(|(channel, due)| PollFd::new(channel, events(listening, due))));
         let channels = polled.len();
-        let processes = self.pool.workers().map(|worker| worker.peer.process()).chain(self.reporter.process());
-        let processes = processes.chain(self.control.as_ref().and_then(|control| control.descriptor()));
+        let processes =
+            self.pool.workers().map(|worker| worker.peer.process()).chain(self.reporter.process());
+        let processes =
+            processes.chain(self.control.as_ref().and_then(|control| control.descriptor()));
         let others = processes.chain(self.queue.descriptors()).chain(sources.iter().copied());
         polled.extend(others.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         let timeout = self.deadline(latest).map_or(PollTimeout::NONE, until);
         match poll(&mut polled, timeout) {
             Ok(_) => {
-                let readable =
-                    |polled: &PollFd<'_>| polled.revents().is_some_and(|events| events.intersects(!PollFlags::POLLOUT));
+                let readable = |polled: &PollFd<'_>| {
+                    polled.revents().is_some_and(|events| events.intersects(!PollFlags::POLLOUT))
+                };
                 let heard = control.is_some() && polled.get(channels - 1).is_some_and(readable);
-                let speaking = speakers.into_iter().zip(&polled).filter(|(_, polled)| readable(polled));
+                let speaking =
+                    speakers.into_iter().zip(&polled).filter(|(_, polled)| readable(polled));
                 (speaking.map(|(id, _)| id).collect(), heard)
             }
             Err(Errno::EINTR) => (Vec::new(), false),

@@ -36,12 +36,18 @@ impl Service {
         {
             return Ok(());
         }
-        if let Some((line, reason)) = self.control.as_mut().and_then(|control| control.discharge(pid, status, now)) {
+        if let Some((line, reason)) =
+            self.control.as_mut().and_then(|control| control.discharge(pid, status, now))
+        {
             self.queue.forget_operators();
             return match self.phase {
-                Phase::Starting => Err(StartError(reason.unwrap_or(format!("{line} before it was ready")))),
+                Phase::Starting => {
+                    Err(StartError(reason.unwrap_or(format!("{line} before it was ready"))))
+                }
                 Phase::Serving => {
-                    self.logger.warning(&format!("{line}; it is replaced, clients are served all the time"));
+                    self.logger.warning(&format!(
+                        "{line}; it is replaced, clients are served all the time"
+                    ));
                     Ok(())
                 }
                 Phase::Stopping => Ok(()),
@@ -57,7 +63,8 @@ impl Service {
         if self.context.table.reclaim(u32::from(death.id.0)) {
             self.pool.workers_mut().for_each(|worker| worker.tell_freed());
         }
-        // Nobody can tell whether it was in a stranger's hands; what is wrong in the names of the living only they can put right.
+        // Nobody can tell whether it was in a stranger's hands; what is wrong in the names of the
+        // living only they can put right.
         self.pool.workers_mut().for_each(|worker| worker.order_republish());
         match self.phase {
             Phase::Starting if !death.was_ready => return Err(StartError(death.start_failure())),
@@ -72,12 +79,21 @@ impl Service {
         let delay = self.pool.refill(death.id, death.lived, now);
         match delay.is_zero() {
             true => self.fill(death.id, Some(death), now),
-            false => self.logger.warning(&format!("{}; to be replaced in {} ms", death.line(), delay.as_millis())),
+            false => self.logger.warning(&format!(
+                "{}; to be replaced in {} ms",
+                death.line(),
+                delay.as_millis()
+            )),
         }
     }
 
     /// Fills a post; if that is impossible now, tries again later.
-    pub(in crate::event_loop) fn fill(&mut self, id: WorkerId, predecessor: Option<&Death>, now: Instant) {
+    pub(in crate::event_loop) fn fill(
+        &mut self,
+        id: WorkerId,
+        predecessor: Option<&Death>,
+        now: Instant,
+    ) {
         let line = predecessor.map_or(format!("worker {id}"), Death::line);
         match self.pool.spawn(id, &self.context, now) {
             Ok(_) if predecessor.is_some() => self.logger.warning(&format!("{line}; replaced")),
@@ -85,7 +101,9 @@ impl Service {
             Err(error) => {
                 let delay = self.pool.refill(id, Duration::ZERO, now).as_millis();
                 let reason = why_within_limits(&error);
-                self.logger.warning(&format!("{line}; cannot be replaced: {reason}; tried again in {delay} ms"));
+                self.logger.warning(&format!(
+                    "{line}; cannot be replaced: {reason}; tried again in {delay} ms"
+                ));
             }
         }
     }

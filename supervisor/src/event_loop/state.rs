@@ -30,7 +30,8 @@ pub(crate) struct RuntimeState {
     pub(crate) retired: Vec<ListenerGuard>,
     /// Where the request log goes.
     pub(crate) log: Option<LogTarget>,
-    /// Whether that is a file which the control process opened: its name means nothing to the supervisor.
+    /// Whether that is a file which the control process opened: its name means nothing to the
+    /// supervisor.
     pub(crate) log_is_held: bool,
     /// An OCSP response that the control process opened: its name means nothing to the supervisor.
     pub(crate) ocsp: Option<OwnedFd>,
@@ -69,8 +70,8 @@ impl RuntimeState {
     }
 }
 
-/// The supervisor's hold on a listener: its file, if it has one, goes while its socket is open, because until then no other file can have
-/// its number.
+/// The supervisor's hold on a listener: its file, if it has one, goes while its socket is open,
+/// because until then no other file can have its number.
 #[derive(Debug)]
 pub(crate) struct ListenerGuard {
     path: Option<SocketGuard>,

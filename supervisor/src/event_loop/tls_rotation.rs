@@ -1,5 +1,5 @@
-//! What has to be done about TLS as time goes by: ticket secrets are replaced, files that others renew are read again, and certificates that
-//! expire are told of.
+//! What has to be done about TLS as time goes by: ticket secrets are replaced, files that others
+//! renew are read again, and certificates that expire are told of.
 
 #![forbid(unsafe_code)]
 
@@ -17,8 +17,10 @@ impl Service {
             match keys.rotate(now) {
                 Ok(()) => self.pool.workers_mut().for_each(|worker| worker.renew_secret()),
                 Err(error) => {
-                    self.logger
-                        .warning(&format!("TLS: no new ticket secret now: {}; tried again in a minute", why(&error)));
+                    self.logger.warning(&format!(
+                        "TLS: no new ticket secret now: {}; tried again in a minute",
+                        why(&error)
+                    ));
                 }
             }
         }

@@ -1,4 +1,5 @@
-//! The certificates of TLS, as a child found them in the files (`examine`): what is told of those that have expired, or soon will.
+//! The certificates of TLS, as a child found them in the files (`examine`): what is told of those
+//! that have expired, or soon will.
 
 #![forbid(unsafe_code)]
 
@@ -31,7 +32,8 @@ impl Certificates {
         self.asked = true;
     }
 
-    /// Takes those of files that were read again. What is to be said is due at once if somebody asked for that.
+    /// Takes those of files that were read again. What is to be said is due at once if somebody
+    /// asked for that.
     pub(crate) fn replace(&mut self, facts: Vec<Fact>, asked: bool, now: Instant) {
         self.facts = facts;
         if std::mem::take(&mut self.asked) || asked {
@@ -39,21 +41,24 @@ impl Certificates {
         }
     }
 
-    /// What those of files that were read again are beside these: a phrase for each certificate that was renewed, is new or is gone,
-    /// chains and authorities included.
+    /// What those of files that were read again are beside these: a phrase for each certificate
+    /// that was renewed, is new or is gone, chains and authorities included.
     pub(crate) fn renewed(&self, read: &[Fact]) -> Vec<String> {
         let mut new = beyond(read, &self.facts);
         let mut phrases = Vec::new();
         for old in beyond(&self.facts, read) {
-            let line = match new.iter().position(|new| follows(new, old)).map(|place| new.remove(place)) {
-                Some(new) => format!("certificate renewed: {} in {}{}", new.name, new.file, until(new)),
-                None => format!("certificate gone: {} in {}", old.name, old.file),
-            };
+            let line =
+                match new.iter().position(|new| follows(new, old)).map(|place| new.remove(place)) {
+                    Some(new) => {
+                        format!("certificate renewed: {} in {}{}", new.name, new.file, until(new))
+                    }
+                    None => format!("certificate gone: {} in {}", old.name, old.file),
+                };
             phrases.push((old, line));
         }
-        phrases.extend(
-            new.iter().map(|new| (*new, format!("certificate new: {} in {}{}", new.name, new.file, until(new)))),
-        );
+        phrases.extend(new.iter().map(|new| {
+            (*new, format!("certificate new: {} in {}{}", new.name, new.file, until(new)))
+        }));
         // Of many only the first are told: what clients are shown first.
         phrases.sort_by_key(|(fact, _)| !matches!(fact.purpose, Purpose::Server(_)));
         phrases.into_iter().map(|(_, line)| line).collect()
@@ -69,7 +74,8 @@ impl Certificates {
     }
 }
 
-/// The certificates of the first that are not among the second, each as often as it is there more often.
+/// The certificates of the first that are not among the second, each as often as it is there more
+/// often.
 fn beyond<'f>(these: &'f [Fact], others: &[Fact]) -> Vec<&'f Fact> {
     let mut known: HashMap<_, usize> = HashMap::new();
     others.iter().for_each(|fact| *known.entry(identity(fact)).or_default() += 1);
@@ -96,10 +102,13 @@ fn what_for(purpose: &Purpose) -> (u8, Option<&str>) {
     }
 }
 
-/// Whether one stands where the other stood: of a file's own certificate there is one, and others have their names.
+/// Whether one stands where the other stood: of a file's own certificate there is one, and others
+/// have their names.
 fn follows(new: &Fact, old: &Fact) -> bool {
     let is_own = matches!(new.purpose, Purpose::Server(_));
-    new.file == old.file && what_for(&new.purpose) == what_for(&old.purpose) && (is_own || new.name == old.name)
+    new.file == old.file
+        && what_for(&new.purpose) == what_for(&old.purpose)
+        && (is_own || new.name == old.name)
 }
 
 /// Until when a certificate is valid, if that is known.
@@ -113,7 +122,10 @@ pub(crate) fn warnings(facts: &[Fact], now: i64) -> Vec<String> {
     let mut lines: Vec<String> = wrong.by_ref().take(MOST_WARNINGS).collect();
     let more = wrong.count();
     if more > 0 {
-        lines.push(format!("{more} more certificates have expired or soon will; the command certificates lists them"));
+        lines.push(format!(
+            "{more} more certificates have expired or soon will; the command \
+            certificates lists them"
+        ));
     }
     lines
 }
@@ -122,7 +134,9 @@ fn warning(fact: &Fact, now: i64) -> Option<String> {
     let state = match (fact.not_before, fact.not_after) {
         (_, Some(end)) if end < now => format!("has expired: it was valid until {}", moment(end)),
         (Some(begin), _) if begin > now => format!("is not valid yet: only from {}", moment(begin)),
-        (_, Some(end)) if end - now < SOON => format!("expires in {}, at {}", left(end - now), moment(end)),
+        (_, Some(end)) if end - now < SOON => {
+            format!("expires in {}, at {}", left(end - now), moment(end))
+        }
         _ => return None,
     };
     let what = match &fact.purpose {
@@ -135,7 +149,8 @@ fn warning(fact: &Fact, now: i64) -> Option<String> {
 
 /// `2026-11-24 04:10:21 UTC`
 pub(crate) fn moment(unix: i64) -> String {
-    OffsetDateTime::from_unix_timestamp(unix).map_or_else(|_| unix.to_string(), |time| clock::full(time) + " UTC")
+    OffsetDateTime::from_unix_timestamp(unix)
+        .map_or_else(|_| unix.to_string(), |time| clock::full(time) + " UTC")
 }
 
 /// How long that is, in days, or in hours where it is less than two days.
@@ -181,13 +196,15 @@ pub(crate) mod tests {
         assert_eq!(says(-9, SOON), "");
         assert_eq!(
             says(-9, SOON - 1),
-            "/etc/www.pem: the certificate of 'CN=www' expires in 13 days, at 2026-11-16 04:10:20 UTC"
+            "/etc/www.pem: the certificate of 'CN=www' expires in 13 days, at 2026-11-16 04:10:20 \
+             UTC"
         );
         assert!(says(-9, 7300).contains("expires in 2 h, at "));
         assert!(says(-9, 0).contains("expires in less than an hour"));
         assert_eq!(
             says(-9, -1),
-            "/etc/www.pem: the certificate of 'CN=www' has expired: it was valid until 2026-11-02 04:10:20 UTC"
+            "/etc/www.pem: the certificate of 'CN=www' has expired: it was valid until 2026-11-02 \
+             04:10:20 UTC"
         );
         assert!(says(9, 99).contains("is not valid yet: only from 2026-11-02 04:10:30 UTC"));
         assert_eq!(warnings(&[Fact { not_after: None, ..fact(NOW, NOW) }], NOW), [""; 0]);
@@ -212,8 +229,15 @@ pub(crate) mod tests {
         let renewed = |name: &str| format!("certificate renewed: CN={name} {until}");
         let gone = |name: &str| format!("certificate gone: CN={name} in /etc/www.pem");
         assert_eq!(certificates.renewed(&[new.clone(), chain("01")]), [renewed("www")]);
-        assert_eq!(certificates.renewed(&[new.clone(), chain("02")]), [renewed("www"), renewed("Int")]);
-        assert_eq!(certificates.renewed(&[new]), [renewed("www"), gone("Int")], "the chain is lost");
+        assert_eq!(
+            certificates.renewed(&[new.clone(), chain("02")]),
+            [renewed("www"), renewed("Int")]
+        );
+        assert_eq!(
+            certificates.renewed(&[new]),
+            [renewed("www"), gone("Int")],
+            "the chain is lost"
+        );
         let other = Fact { name: "CN=CA".into(), ..chain("02") };
         assert_eq!(
             certificates.renewed(&[old.clone(), other]),
@@ -233,7 +257,10 @@ pub(crate) mod tests {
         assert_eq!(certificates.warnings(now + DAY).len(), 1);
         assert!(certificates.warnings(now + DAY).is_empty());
         certificates.replace(vec![fact(0, 1)], false, now + DAY);
-        assert!(certificates.warnings(now + DAY).is_empty(), "the files were read without being asked for");
+        assert!(
+            certificates.warnings(now + DAY).is_empty(),
+            "the files were read without being asked for"
+        );
         certificates.ask();
         certificates.replace(vec![fact(0, 1)], false, now + DAY);
         assert_eq!(certificates.warnings(now + DAY).len(), 1);

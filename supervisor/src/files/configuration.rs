@@ -1,4 +1,5 @@
-//! Configuration files with what they include. The start reads its own; later a child does it (`fetch`), in the jail if an operator names them.
+//! Configuration files with what they include. The start reads its own; later a child does it
+//! (`fetch`), in the jail if an operator names them.
 
 #![forbid(unsafe_code)]
 
@@ -36,14 +37,19 @@ pub(crate) fn load(path: &Path) -> Result<Loaded, Vec<String>> {
     loader.finish()
 }
 
-/// Puts the commands of files in the place of the `include` commands that name them. Relative names are those of files in `directory`.
+/// Puts the commands of files in the place of the `include` commands that name them. Relative names
+/// are those of files in `directory`.
 ///
 /// # Errors
 /// Everything that is wrong with the files.
-pub(crate) fn expand(commands: Vec<SourcedCommand>, directory: &Path) -> Result<Loaded, Vec<String>> {
+pub(crate) fn expand(
+    commands: Vec<SourcedCommand>,
+    directory: &Path,
+) -> Result<Loaded, Vec<String>> {
     let mut loader = Loader::default();
     for placed in commands {
-        let (first, is_file) = (loader.loaded.commands.len(), matches!(placed.command, Command::Include(_)));
+        let (first, is_file) =
+            (loader.loaded.commands.len(), matches!(placed.command, Command::Include(_)));
         loader.command(placed, directory, 0);
         if is_file {
             loader.look_for_twins(first);
@@ -72,7 +78,8 @@ impl Loader {
 
     /// Looks at the commands of one file, with what it includes: those from `first` on.
     fn look_for_twins(&mut self, first: usize) {
-        let Twice { errors, warnings } = twice(self.loaded.commands.get(first..).unwrap_or_default());
+        let Twice { errors, warnings } =
+            twice(self.loaded.commands.get(first..).unwrap_or_default());
         errors.into_iter().for_each(|error| self.wrong(error));
         self.loaded.notices.extend(warnings);
     }
@@ -88,7 +95,11 @@ impl Loader {
     fn file(&mut self, path: &Path, at: &str, depth: u32) {
         self.files += 1;
         if depth > DEEPEST || self.files > MOST_FILES {
-            let why = if depth > DEEPEST { "more than 16 files deep" } else { "more than 1024 files in all" };
+            let why = if depth > DEEPEST {
+                "more than 16 files deep"
+            } else {
+                "more than 1024 files in all"
+            };
             return self.wrong(format!("{at}{}: not included: {why}", path.display()));
         }
         match walk::read(path).and_then(text) {
@@ -108,16 +119,24 @@ impl Loader {
         let directory = path.parent().unwrap_or(path);
         for line in file::lines(text).flatten().take_while(|_| is_good) {
             let source_line = source_line(line.number);
-            self.loaded.notices.extend(line.notice.map(|notice| format!("{source_line}: {notice}")));
+            self.loaded
+                .notices
+                .extend(line.notice.map(|notice| format!("{source_line}: {notice}")));
             if line.command != Command::Nothing {
-                self.command(SourcedCommand { source_line, command: line.command }, directory, depth);
+                self.command(
+                    SourcedCommand { source_line, command: line.command },
+                    directory,
+                    depth,
+                );
             }
         }
     }
 
     fn command(&mut self, placed: SourcedCommand, directory: &Path, depth: u32) {
         match &placed.command {
-            Command::Include(name) => self.file(&directory.join(name), &format!("{}: ", placed.source_line), depth + 1),
+            Command::Include(name) => {
+                self.file(&directory.join(name), &format!("{}: ", placed.source_line), depth + 1)
+            }
             _ if self.loaded.commands.len() < MOST_COMMANDS => self.loaded.commands.push(placed),
             _ if self.errors.last().is_some_and(|last| last.ends_with(TOO_MANY)) => {}
             _ => self.wrong(format!("{}: {TOO_MANY}", placed.source_line)),
@@ -128,10 +147,14 @@ impl Loader {
 /// Lines about commands in the order of the commands; those about none of them come first.
 pub(crate) fn in_order(mut lines: Vec<String>, commands: &[SourcedCommand]) -> Vec<String> {
     if lines.len() > 1 {
-        let numbers: HashMap<&str, usize> =
-            (1..).zip(commands).map(|(number, placed)| (placed.source_line.as_str(), number)).collect();
+        let numbers: HashMap<&str, usize> = (1..)
+            .zip(commands)
+            .map(|(number, placed)| (placed.source_line.as_str(), number))
+            .collect();
         let ends = |line: &str| line.match_indices(": ").map(|(end, _)| end).collect::<Vec<_>>();
-        let number = |line: &String| ends(line).into_iter().find_map(|end| numbers.get(&line[..end]).copied());
+        let number = |line: &String| {
+            ends(line).into_iter().find_map(|end| numbers.get(&line[..end]).copied())
+        };
         lines.sort_by_cached_key(|line| number(line).unwrap_or(0));
     }
     lines
@@ -152,7 +175,8 @@ fn more(errors: usize) -> String {
     format!("{errors} more lines are wrong")
 }
 
-/// The whole of a regular file: nothing else can be read again at each HUP, and without waiting for anybody.
+/// The whole of a regular file: nothing else can be read again at each HUP, and without waiting for
+/// anybody.
 fn text(file: File) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     file.take(LONGEST + 1).read_to_end(&mut text)?;
@@ -198,9 +222,13 @@ mod tests {
 
     #[test]
     fn lines_are_told_in_the_order_of_the_commands() {
-        let placed = |source_line: &str| SourcedCommand { source_line: source_line.into(), command: Command::Nothing };
+        let placed = |source_line: &str| SourcedCommand {
+            source_line: source_line.into(),
+            command: Command::Nothing,
+        };
         let commands = ["-O 'x: y'", "/a:2", "/a:12", "/a:13"].map(placed);
-        let lines = ["/a:13: two", "/a:12: one: more", "of none", "-O 'x: y': zero", "/a:13: three"];
+        let lines =
+            ["/a:13: two", "/a:12: one: more", "of none", "-O 'x: y': zero", "/a:13: three"];
         assert_eq!(
             in_order(lines.map(str::to_owned).into(), &commands),
             ["of none", "-O 'x: y': zero", "/a:12: one: more", "/a:13: two", "/a:13: three"]
@@ -217,7 +245,8 @@ mod tests {
         let at = |name: &str| directory.path().join(name).display().to_string();
         let why = load(&directory.path().join("pen.cfg")).unwrap_err();
         assert!(
-            why.len() == 1 && why[0].starts_with(&format!("{}:2: listen: {}:1 ", at("sub"), at("pen.cfg"))),
+            why.len() == 1
+                && why[0].starts_with(&format!("{}:2: listen: {}:1 ", at("sub"), at("pen.cfg"))),
             "{why:?}"
         );
         let included = |line: &str| SourcedCommand {
@@ -232,7 +261,11 @@ mod tests {
         let notices = load(&directory.path().join("pen.cfg")).unwrap().notices;
         assert_eq!(
             notices,
-            [format!("{}:1: user: {}:2 says something else; the last counts: user b", at("sub"), at("pen.cfg"))]
+            [format!(
+                "{}:1: user: {}:2 says something else; the last counts: user b",
+                at("sub"),
+                at("pen.cfg")
+            )]
         );
     }
 
@@ -245,8 +278,12 @@ mod tests {
         ]);
         let loaded = load(&directory.path().join("pen.cfg")).unwrap();
         let blacklist = |time| Command::Number(Number::Blacklist, Some(time));
-        let commands: Vec<Command> = loaded.commands.iter().map(|placed| placed.command.clone()).collect();
-        assert_eq!(commands, [blacklist(1), blacklist(2), Command::Switch(Switch::Hash, true), blacklist(4)]);
+        let commands: Vec<Command> =
+            loaded.commands.iter().map(|placed| placed.command.clone()).collect();
+        assert_eq!(
+            commands,
+            [blacklist(1), blacklist(2), Command::Switch(Switch::Hash, true), blacklist(4)]
+        );
         assert!(loaded.commands[1].source_line.ends_with("/sub/a:1"), "{:?}", loaded.commands[1]);
     }
 
@@ -259,7 +296,10 @@ mod tests {
         ]);
         let errors = load(&directory.path().join("pen.cfg")).unwrap_err();
         assert_eq!(errors.len(), 2, "{errors:?}");
-        assert!(errors[0].contains("/pen.cfg:1: ") && errors[1].contains("/pen.cfg:3: "), "{errors:?}");
+        assert!(
+            errors[0].contains("/pen.cfg:1: ") && errors[1].contains("/pen.cfg:3: "),
+            "{errors:?}"
+        );
         let errors = load(&directory.path().join("good")).unwrap_err();
         assert!(errors.len() == 2 && errors[1].contains("/bad:2: "), "{errors:?}");
         let missing = load(&directory.path().join("missing")).unwrap_err();
@@ -268,7 +308,10 @@ mod tests {
 
     #[test]
     fn a_file_that_includes_itself_is_an_error_and_ends() {
-        let directory = directory(&[("loop", "hash\ninclude loop\n"), ("tree", "include tree\ninclude tree\n")]);
+        let directory = directory(&[
+            ("loop", "hash\ninclude loop\n"),
+            ("tree", "include tree\ninclude tree\n"),
+        ]);
         let errors = load(&directory.path().join("loop")).unwrap_err();
         assert!(errors.len() == 1 && errors[0].contains("16 files deep"), "{errors:?}");
         let errors = load(&directory.path().join("tree")).unwrap_err();
@@ -280,7 +323,10 @@ mod tests {
         let errors = |count: usize| vec!["wrong".to_owned(); count];
         assert_eq!(bounded(errors(MOST_ERRORS + 1)).len(), MOST_ERRORS + 1);
         let many = bounded(errors(5000));
-        assert_eq!((many.len(), many[MOST_ERRORS].as_str()), (MOST_ERRORS + 1, "4900 more lines are wrong"));
+        assert_eq!(
+            (many.len(), many[MOST_ERRORS].as_str()),
+            (MOST_ERRORS + 1, "4900 more lines are wrong")
+        );
         assert_eq!(bounded(many.clone()), many);
     }
 

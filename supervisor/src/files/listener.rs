@@ -1,4 +1,5 @@
-//! The listening socket: bound by the supervisor before anything is forked, inherited by every worker.
+//! The listening socket: bound by the supervisor before anything is forked, inherited by every
+//! worker.
 //!
 //! What clients' sockets should have is set on the listener, because accepted sockets inherit it.
 
@@ -60,7 +61,8 @@ impl ListenError {
     }
 }
 
-/// What was bound, at which address, and what the administrator should know if that is not the first.
+/// What was bound, at which address, and what the administrator should know if that is not the
+/// first.
 #[derive(Debug)]
 pub(crate) struct Bound<T> {
     pub(crate) what: T,
@@ -80,7 +82,8 @@ pub(crate) fn bind_first<T>(
     for address in addresses {
         match bind(address) {
             Ok(what) => {
-                let notice = first.map(|error: ListenError| format!("{error}; listening on {address} instead"));
+                let notice = first
+                    .map(|error: ListenError| format!("{error}; listening on {address} instead"));
                 return Ok(Bound { what, address: address.clone(), notice });
             }
             Err(error) if error.is_not_here() => first = first.or(Some(error)),
@@ -96,7 +99,11 @@ impl Listener {
     /// # Errors
     /// The address is taken, not ours, or not permitted.
     pub(crate) fn bind(address: &Address, backlog: u32) -> Result<Listener, ListenError> {
-        let failed = |source| ListenError::Failed { address: address.clone(), hint: hint(address, &source), source };
+        let failed = |source| ListenError::Failed {
+            address: address.clone(),
+            hint: hint(address, &source),
+            source,
+        };
         match address {
             Address::Inet(inet) => {
                 let socket = bind_inet(*inet, backlog, Sharing::WithNobody).map_err(failed)?;
@@ -110,7 +117,8 @@ impl Listener {
         }
     }
 
-    /// Binds and listens at a path that belongs to this user and group and that nobody else can connect to.
+    /// Binds and listens at a path that belongs to this user and group and that nobody else can
+    /// connect to.
     ///
     /// # Errors
     /// As [`Listener::bind`], or the file cannot be given away.
@@ -122,12 +130,17 @@ impl Listener {
     ) -> Result<Listener, ListenError> {
         // The file must never be there with another mode, not for a moment. There is one thread.
         let before = umask(Mode::S_IRWXG | Mode::S_IRWXO | Mode::S_IXUSR);
-        // Who may not give files away can still make one as the user himself, where he may make files; then nothing is left to give.
-        let may_give = || caps::has_cap(None, CapSet::Effective, Capability::CAP_CHOWN).unwrap_or(true);
+        // Who may not give files away can still make one as the user himself, where he may make
+        // files; then nothing is left to give.
+        let may_give =
+            || caps::has_cap(None, CapSet::Effective, Capability::CAP_CHOWN).unwrap_or(true);
         let bound = if geteuid().is_root() && !user.is_root() && !may_give() {
-            let failed = |source| ListenError::Failed { address: address.clone(), source, hint: AS_USER };
+            let failed =
+                |source| ListenError::Failed { address: address.clone(), source, hint: AS_USER };
             match acting_as(user, group, || Listener::bind(address, backlog)).map_err(failed) {
-                Ok(Err(ListenError::Failed { source, .. })) if source.kind() == io::ErrorKind::PermissionDenied => {
+                Ok(Err(ListenError::Failed { source, .. }))
+                    if source.kind() == io::ErrorKind::PermissionDenied =>
+                {
                     Err(failed(source))
                 }
                 other => other.and_then(|bound| bound),
@@ -147,15 +160,21 @@ impl Listener {
         Ok(bound)
     }
 
-    /// Binds and listens while `old` still listens, also where the two addresses overlap, which the kernel takes for a conflict unless both
-    /// sockets agree to share the port. They do, for the moment of the bind.
+    /// Binds and listens while `old` still listens, also where the two addresses overlap, which the
+    /// kernel takes for a conflict unless both sockets agree to share the port. They do, for
+    /// the moment of the bind.
     ///
     /// # Errors
     /// As [`Listener::bind`].
-    pub(crate) fn bind_beside(address: &Address, backlog: u32, old: BorrowedFd<'_>) -> Result<Listener, ListenError> {
+    pub(crate) fn bind_beside(
+        address: &Address,
+        backlog: u32,
+        old: BorrowedFd<'_>,
+    ) -> Result<Listener, ListenError> {
         let taken = match (Listener::bind(address, backlog), address) {
             (Err(ListenError::Failed { source, hint, .. }), Address::Inet(inet))
-                if source.raw_os_error() == Some(libc::EADDRINUSE) && port_of(old) == Some(inet.port()) =>
+                if source.raw_os_error() == Some(libc::EADDRINUSE)
+                    && port_of(old) == Some(inet.port()) =>
             {
                 (*inet, hint)
             }
@@ -163,9 +182,14 @@ impl Listener {
         };
         let (inet, hint) = taken;
         let old = SockRef::from(&old);
-        let shared = old.set_reuse_port(true).and_then(|()| bind_inet(inet, backlog, Sharing::WithOurself));
+        let shared =
+            old.set_reuse_port(true).and_then(|()| bind_inet(inet, backlog, Sharing::WithOurself));
         let _ = old.set_reuse_port(false);
-        let socket = shared.map_err(|source| ListenError::Failed { address: address.clone(), source, hint })?;
+        let socket = shared.map_err(|source| ListenError::Failed {
+            address: address.clone(),
+            source,
+            hint,
+        })?;
         Ok(Listener { socket: socket.into(), path: None })
     }
 
@@ -230,9 +254,14 @@ fn bind_unix(path: &Path, entry: Entry, backlog: u32) -> io::Result<(Socket, Soc
     Ok((socket, path))
 }
 
-/// Calls `act` with a path that leads to this entry and nowhere else: the path as it was given, which is what `ss -xl` shows, where
-/// only trusted users can change it; elsewhere the name alone, seen from its directory. There is one thread.
-fn at_place<T>(path: &Path, entry: &Entry, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+/// Calls `act` with a path that leads to this entry and nowhere else: the path as it was given,
+/// which is what `ss -xl` shows, where only trusted users can change it; elsewhere the name alone,
+/// seen from its directory. There is one thread.
+fn at_place<T>(
+    path: &Path,
+    entry: &Entry,
+    act: impl FnOnce(&Path) -> io::Result<T>,
+) -> io::Result<T> {
     if entry.is_fixed() {
         return act(path);
     }
@@ -246,17 +275,21 @@ fn at_place<T>(path: &Path, entry: &Entry, act: impl FnOnce(&Path) -> io::Result
 
 /// Finds the place of a socket, and refuses one where something else is.
 fn find(path: &Path) -> Result<(Entry, Option<Stat>), ListenError> {
-    let failed = |source| ListenError::Failed { address: Address::Unix(path.into()), source, hint: "" };
+    let failed =
+        |source| ListenError::Failed { address: Address::Unix(path.into()), source, hint: "" };
     let entry = Entry::find(path).map_err(failed)?;
     match entry.stat() {
-        Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::Socket => Ok((entry, Some(found))),
+        Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::Socket => {
+            Ok((entry, Some(found)))
+        }
         Ok(_) => Err(ListenError::NoSocket(path.into())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((entry, None)),
         Err(error) => Err(failed(error)),
     }
 }
 
-/// Says whether pen could listen there, as far as that can be told without binding or removing anything.
+/// Says whether pen could listen there, as far as that can be told without binding or removing
+/// anything.
 ///
 /// # Errors
 /// The directory is missing, something is in the way, or a stranger's link leads there.
@@ -282,7 +315,8 @@ pub(crate) fn remove(path: &Path, was: (u64, u64)) -> io::Result<()> {
 
 /// A socket that nobody answers on is what a killed process left behind.
 fn remove_if_dead(path: &Path) -> Result<Entry, ListenError> {
-    let failed = |source, hint| ListenError::Failed { address: Address::Unix(path.into()), source, hint };
+    let failed =
+        |source, hint| ListenError::Failed { address: Address::Unix(path.into()), source, hint };
     let (entry, found) = find(path)?;
     let Some(found) = found else { return Ok(entry) };
     let probe = |source| failed(source, " (while asking the socket there whether anybody answers)");
@@ -294,14 +328,16 @@ fn remove_if_dead(path: &Path) -> Result<Entry, ListenError> {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(probe(error)),
         _ => return Err(failed(io::Error::from_raw_os_error(libc::EADDRINUSE), IN_USE)),
     }
-    // Another pen may have replaced it meanwhile: its socket is not to be removed. The time tells a file from a later one that was given
-    // the number of the first.
+    // Another pen may have replaced it meanwhile: its socket is not to be removed. The time tells a
+    // file from a later one that was given the number of the first.
     match entry.stat() {
         Ok(now)
             if file_id(&now) == file_id(&found)
                 && (now.st_ctime, now.st_ctime_nsec) == (found.st_ctime, found.st_ctime_nsec) =>
         {
-            entry.remove().map_err(|error| failed(error, " (while removing a socket that nobody answers on)"))?;
+            entry.remove().map_err(|error| {
+                failed(error, " (while removing a socket that nobody answers on)")
+            })?;
         }
         _ => {}
     }
@@ -328,17 +364,21 @@ fn hint(address: &Address, error: &io::Error) -> &'static str {
         {
             " (a link-local address needs its interface, as in [fe80::1%eth0]:80)"
         }
-        (Address::Inet(inet), Some(libc::EAFNOSUPPORT)) if inet.is_ipv6() => " (this machine has no IPv6)",
+        (Address::Inet(inet), Some(libc::EAFNOSUPPORT)) if inet.is_ipv6() => {
+            " (this machine has no IPv6)"
+        }
         _ => "",
     }
 }
 
-const AS_USER: &str = " (without CAP_CHOWN the user of -u has to be allowed to make files in that directory)";
+const AS_USER: &str =
+    " (without CAP_CHOWN the user of -u has to be allowed to make files in that directory)";
 
 const IN_USE: &str = " (another process, perhaps another pen, listens there)";
 
-/// The file of a Unix listener, removed when this is dropped by the process that made it, if it is still the same file.
-/// Drop it while the socket is still open: until then no other file can have its number.
+/// The file of a Unix listener, removed when this is dropped by the process that made it, if it is
+/// still the same file. Drop it while the socket is still open: until then no other file can have
+/// its number.
 #[derive(Debug)]
 pub(crate) struct SocketPath {
     entry: Entry,
@@ -357,7 +397,8 @@ impl SocketPath {
         self.file_id
     }
 
-    /// Gives the file away. Whoever may write the directory may have put something else there since: that is not given away.
+    /// Gives the file away. Whoever may write the directory may have put something else there
+    /// since: that is not given away.
     fn give_to(&self, user: Uid, group: Gid) -> io::Result<()> {
         let file = self.entry.open(OFlags::PATH, 0)?;
         let there = fstat(&file)?;
@@ -368,7 +409,8 @@ impl SocketPath {
         if (there.st_uid, there.st_gid) == (user.as_raw(), group.as_raw()) {
             return Ok(());
         }
-        let (user, group) = (rustix::fs::Uid::from_raw(user.as_raw()), rustix::fs::Gid::from_raw(group.as_raw()));
+        let (user, group) =
+            (rustix::fs::Uid::from_raw(user.as_raw()), rustix::fs::Gid::from_raw(group.as_raw()));
         Ok(rustix::fs::chownat(&file, "", Some(user), Some(group), AtFlags::EMPTY_PATH)?)
     }
 }
@@ -430,7 +472,8 @@ mod tests {
         assert_eq!(bound.address, inet("127.0.0.1:0"));
         let notice = bound.notice.unwrap();
         assert!(
-            notice.starts_with("cannot listen on 240.0.0.1:0: ") && notice.ends_with("on 127.0.0.1:0 instead"),
+            notice.starts_with("cannot listen on 240.0.0.1:0: ")
+                && notice.ends_with("on 127.0.0.1:0 instead"),
             "{notice}"
         );
         assert!(bind_first(&[inet("127.0.0.1:0")], bind).unwrap().notice.is_none());
@@ -438,7 +481,8 @@ mod tests {
         let taken = Address::Inet(local(&bound.what.into_parts().0.try_clone().unwrap()));
         let (held, _) = Listener::bind(&inet("127.0.0.1:0"), 500).unwrap().into_parts();
         assert!(bind_first(&[Address::Inet(local(&held)), taken], bind).is_err());
-        let none = bind_first(&[elsewhere.clone(), inet("240.0.0.2:0")], bind).unwrap_err().to_string();
+        let none =
+            bind_first(&[elsewhere.clone(), inet("240.0.0.2:0")], bind).unwrap_err().to_string();
         assert!(none.contains("240.0.0.1"), "{none}");
     }
 
@@ -446,7 +490,10 @@ mod tests {
     fn a_second_listener_on_a_port_is_refused() {
         let (socket, _) = Listener::bind(&inet("127.0.0.1:0"), 500).unwrap().into_parts();
         let error = Listener::bind(&Address::Inet(local(&socket)), 500).unwrap_err().to_string();
-        assert!(error.contains("cannot listen on 127.0.0.1:") && error.contains("address in use"), "{error}");
+        assert!(
+            error.contains("cannot listen on 127.0.0.1:") && error.contains("address in use"),
+            "{error}"
+        );
         let error = Listener::bind(&inet("192.0.2.1:1"), 500).unwrap_err().to_string();
         assert!(error.starts_with("cannot listen on 192.0.2.1:1: "), "{error}");
     }
@@ -455,11 +502,15 @@ mod tests {
     fn a_listener_can_move_between_addresses_that_overlap_and_shares_with_nobody_else() {
         // Below the ports that the kernel gives to clients, one of which could be in the way.
         let first = 20_000 + std::process::id() % 10_000;
-        let free = |port: u32| Some((port, Listener::bind(&inet(&format!("0.0.0.0:{port}")), 500).ok()?));
+        let free =
+            |port: u32| Some((port, Listener::bind(&inet(&format!("0.0.0.0:{port}")), 500).ok()?));
         let (port, listener) = (first..first + 1000).find_map(free).unwrap();
         let (mut now, _) = listener.into_parts();
-        for next in [format!("127.0.0.1:{port}"), format!("0.0.0.0:{port}"), format!("127.0.0.2:{port}")] {
-            let (socket, _) = Listener::bind_beside(&inet(&next), 500, now.as_fd()).unwrap().into_parts();
+        for next in
+            [format!("127.0.0.1:{port}"), format!("0.0.0.0:{port}"), format!("127.0.0.2:{port}")]
+        {
+            let (socket, _) =
+                Listener::bind_beside(&inet(&next), 500, now.as_fd()).unwrap().into_parts();
             for socket in [&now, &socket] {
                 assert!(!sockopt::socket_reuseport(socket).unwrap());
             }
@@ -482,7 +533,8 @@ mod tests {
             true => (Uid::from_raw(65534), Gid::from_raw(65534)),
             false => (nix::unistd::geteuid(), nix::unistd::getegid()),
         };
-        let _listener = Listener::bind_private(&Address::Unix(path.clone()), 64, user, group).unwrap();
+        let _listener =
+            Listener::bind_private(&Address::Unix(path.clone()), 64, user, group).unwrap();
         let there = fs::symlink_metadata(&path).unwrap();
         assert_eq!((there.uid(), there.gid()), (user.as_raw(), group.as_raw()));
         assert_eq!(there.mode() & 0o777, 0o600);
@@ -500,7 +552,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("front.sock");
         drop(UnixListener::bind(&path).unwrap());
-        let (_socket, guard) = Listener::bind(&Address::Unix(path.clone()), 500).unwrap().into_parts();
+        let (_socket, guard) =
+            Listener::bind(&Address::Unix(path.clone()), 500).unwrap().into_parts();
         UnixStream::connect(&path).unwrap();
         let error = Listener::bind(&Address::Unix(path.clone()), 500).unwrap_err().to_string();
         assert!(error.contains("address in use"), "{error}");
@@ -515,7 +568,10 @@ mod tests {
         fs::write(&file, "precious").unwrap();
         std::os::unix::fs::symlink("nowhere", &link).unwrap();
         for path in [&file, &link, &directory.path().to_path_buf()] {
-            assert!(matches!(Listener::bind(&Address::Unix(path.clone()), 500), Err(ListenError::NoSocket(_))));
+            assert!(matches!(
+                Listener::bind(&Address::Unix(path.clone()), 500),
+                Err(ListenError::NoSocket(_))
+            ));
         }
         assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
     }
@@ -524,7 +580,8 @@ mod tests {
     fn a_successors_socket_is_not_removed() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("front.sock");
-        let (socket, guard) = Listener::bind(&Address::Unix(path.clone()), 500).unwrap().into_parts();
+        let (socket, guard) =
+            Listener::bind(&Address::Unix(path.clone()), 500).unwrap().into_parts();
         drop(socket);
         fs::rename(&path, directory.path().join("old")).unwrap();
         let _successor = UnixListener::bind(&path).unwrap();

@@ -24,7 +24,10 @@ pub(crate) fn new() -> io::Result<File> {
 /// # Errors
 /// Somebody has it mapped for writing.
 pub(crate) fn seal(memory: File) -> io::Result<OwnedFd> {
-    fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL)?;
+    fcntl_add_seals(
+        &memory,
+        SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL,
+    )?;
     Ok(memory.into())
 }
 

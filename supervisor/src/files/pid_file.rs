@@ -1,11 +1,13 @@
 //! The pid file: who takes the signals, and a lock by which two pens do not share one file.
 //!
-//! Written by the supervisor with the rights of whoever started pen, outside the jail: a pid that an unprivileged process can
-//! rewrite makes `kill $(cat file)` dangerous.
+//! Written by the supervisor with the rights of whoever started pen, outside the jail: a pid that
+//! an unprivileged process can rewrite makes `kill $(cat file)` dangerous.
 //!
-//! Everybody may read the file, and whoever may read a file may take a flock(2) or a read lock on it. Neither keeps pen from starting.
-//! What counts is a write lock of the open file description (F_OFD_SETLK, fcntl(2)): only a process that may write the file can have one,
-//! and it lasts over execve(2). Releases before 0.1.0 took flock(2): that is respected if the pid in the file is a pen's.
+//! Everybody may read the file, and whoever may read a file may take a flock(2) or a read lock on
+//! it. Neither keeps pen from starting. What counts is a write lock of the open file description
+//! (F_OFD_SETLK, fcntl(2)): only a process that may write the file can have one, and it lasts over
+//! execve(2). Releases before 0.1.0 took flock(2): that is respected if the pid in the file is a
+//! pen's.
 
 #![forbid(unsafe_code)]
 
@@ -22,7 +24,8 @@ use rustix::fs::{FileType, FlockOperation, OFlags, Stat, flock, fstat};
 
 use crate::log::errno::why;
 
-/// A locked pid file. Once something was written it is removed when this is dropped, by the process that made it.
+/// A locked pid file. Once something was written it is removed when this is dropped, by the process
+/// that made it.
 #[derive(Debug)]
 pub(crate) struct PidFile {
     path: PathBuf,
@@ -45,7 +48,8 @@ pub(crate) enum PidFileError {
     #[error("pid file {0}: not a regular file with a single name; remove it, or choose another")]
     Odd(PathBuf),
     /// It belongs to a running pen.
-    #[error("pid file {path}: a running pen{which} holds it; stop that one, or choose another file", path = .0.display(), which = pid(.1))]
+    #[error("pid file {path}: a running pen{which} holds it; stop that one, or choose another \
+        file", path = .0.display(), which = pid(.1))]
     Held(PathBuf, Option<u32>),
     /// Somebody has a read lock, and the file system cannot exchange two files to get rid of it.
     #[error("pid file {0}: another process, which is no pen, holds a lock on it; remove the file")]
@@ -121,8 +125,8 @@ impl PidFile {
     }
 }
 
-/// Says whether [`PidFile::lock`] would do, as far as that can be told without making or locking anything. A running pen is no
-/// error here: it is asked about its next start.
+/// Says whether [`PidFile::lock`] would do, as far as that can be told without making or locking
+/// anything. A running pen is no error here: it is asked about its next start.
 ///
 /// # Errors
 /// As [`PidFile::lock`].
@@ -131,7 +135,9 @@ pub(crate) fn examine(path: &Path) -> Result<(), PidFileError> {
     match Entry::find(path).and_then(|entry| entry.stat()) {
         Ok(there) => check_kind(path, &there),
         // The directory has to be there.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Entry::find(path).map(drop).map_err(failed),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Entry::find(path).map(drop).map_err(failed)
+        }
         Err(error) => Err(failed(error)),
     }
 }
@@ -162,7 +168,9 @@ fn open(path: &Path, entry: &Entry) -> Result<Option<(File, bool)>, PidFileError
     match entry.open(OFlags::RDWR, 0) {
         Ok(file) => Ok(Some((file, false))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => Err(PidFileError::Link(path.into())),
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+            Err(PidFileError::Link(path.into()))
+        }
         Err(error) => Err(PidFileError::Io(path.into(), error)),
     }
 }
@@ -199,11 +207,18 @@ fn lock(file: &File) -> io::Result<Lock> {
 fn whole(kind: i32) -> libc::flock {
     let small = |number: i32| i16::try_from(number).unwrap_or_default();
     // The kernel wants the pid to be 0.
-    libc::flock { l_type: small(kind), l_whence: small(libc::SEEK_SET), l_start: 0, l_len: 0, l_pid: 0 }
+    libc::flock {
+        l_type: small(kind),
+        l_whence: small(libc::SEEK_SET),
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
 }
 
-/// Puts a locked file of our own in the place of one on which somebody has a read lock. Two that do it at once do not remove each
-/// other's: what was exchanged is looked at, and exchanged back. None: the file was replaced meanwhile.
+/// Puts a locked file of our own in the place of one on which somebody has a read lock. Two that do
+/// it at once do not remove each other's: what was exchanged is looked at, and exchanged back.
+/// None: the file was replaced meanwhile.
 fn replaced(path: &Path, entry: &Entry, opened: &Stat) -> Result<Option<File>, PidFileError> {
     let failed = |error| PidFileError::Io(path.into(), error);
     let own = entry.beside(format!(".pen-pid-{}", std::process::id())).map_err(failed)?;
@@ -221,26 +236,36 @@ fn replaced(path: &Path, entry: &Entry, opened: &Stat) -> Result<Option<File>, P
     let _ = own.remove();
     match exchanged {
         Ok(()) => Ok(is_ours.then_some(file)),
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(PidFileError::Locked(path.into())),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            Err(PidFileError::Locked(path.into()))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed(error)),
     }
 }
 
-/// Takes the lock of earlier releases too. Whether such a release runs with this file, and not a stranger just has the lock.
+/// Takes the lock of earlier releases too. Whether such a release runs with this file, and not a
+/// stranger just has the lock.
 fn is_flocked_by_a_pen(file: &File, opened: &Stat) -> bool {
     match flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => false,
-        Err(_) => pid_in(file).is_some_and(|pid| pid != std::process::id() && is_pen_with(pid, opened)),
+        Err(_) => {
+            pid_in(file).is_some_and(|pid| pid != std::process::id() && is_pen_with(pid, opened))
+        }
     }
 }
 
-/// Whether a process is a pen of root's or the starter's that has this file open. What cannot be found out counts as yes, but for the
-/// user: a stranger's process may have the number of a pen that was killed, and any name.
+/// Whether a process is a pen of root's or the starter's that has this file open. What cannot be
+/// found out counts as yes, but for the user: a stranger's process may have the number of a pen
+/// that was killed, and any name.
 fn is_pen_with(pid: u32, file: &Stat) -> bool {
     let proc = |name: &str| format!("/proc/{pid}/{name}");
-    let Ok(status) = fs::read_to_string(proc("status")) else { return !Path::new("/proc/self/status").exists() };
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+    let Ok(status) = fs::read_to_string(proc("status")) else {
+        return !Path::new("/proc/self/status").exists();
+    };
+    let field = |name: &str| {
+        status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next())
+    };
     let user = field("Uid:").and_then(|user| user.parse().ok());
     if user.is_none_or(|user| ![0, geteuid().as_raw(), getuid().as_raw()].contains(&user)) {
         return false;
@@ -249,7 +274,9 @@ fn is_pen_with(pid: u32, file: &Stat) -> bool {
         let open = fs::metadata(descriptor?.path())?;
         Ok::<bool, io::Error>((open.dev(), open.ino()) == (file.st_dev, file.st_ino))
     };
-    match fs::read_dir(proc("fd")).and_then(|descriptors| descriptors.map(has_it).collect::<io::Result<Vec<_>>>()) {
+    match fs::read_dir(proc("fd"))
+        .and_then(|descriptors| descriptors.map(has_it).collect::<io::Result<Vec<_>>>())
+    {
         Ok(descriptors) => descriptors.contains(&true),
         // It has more capabilities than are left here, and cannot be looked into.
         Err(_) => {
@@ -340,9 +367,11 @@ mod tests {
     fn a_lock_that_takes_no_right_to_write_keeps_nobody_from_starting() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pen.pid");
-        let read_lock = |file: &File| fcntl(file, FcntlArg::F_OFD_SETLK(&whole(libc::F_RDLCK))).unwrap();
+        let read_lock =
+            |file: &File| fcntl(file, FcntlArg::F_OFD_SETLK(&whole(libc::F_RDLCK))).unwrap();
         let flocked = |file: &File| flock(file, FlockOperation::NonBlockingLockExclusive).unwrap();
-        // Also a stranger's process that has the number of the dead pen: this one's parent is no pen.
+        // Also a stranger's process that has the number of the dead pen: this one's parent is no
+        // pen.
         for left in ["", "2147483647\n", &format!("{}\n", std::os::unix::process::parent_id())] {
             fs::write(&path, left).unwrap();
             let (reader, other) = (File::open(&path).unwrap(), File::open(&path).unwrap());
@@ -365,11 +394,13 @@ mod tests {
             fs::write(&path, "1\n").unwrap();
             let reader = File::open(&path).unwrap();
             fcntl(&reader, FcntlArg::F_OFD_SETLK(&whole(libc::F_RDLCK))).unwrap();
-            // Forked, because the temporary name is a process's own; each holds until all have tried.
+            // Forked, because the temporary name is a process's own; each holds until all have
+            // tried.
             let (read, write) = nix::unistd::pipe().unwrap();
             let children = [(); 4].map(|()| {
                 crate::sys::fork(|| {
-                    let held = PidFile::lock(&path).map_err(|error| matches!(error, PidFileError::Held(_, _)));
+                    let held = PidFile::lock(&path)
+                        .map_err(|error| matches!(error, PidFileError::Held(_, _)));
                     let _ = nix::unistd::write(&write, &[b'0' + u8::from(held.is_ok())]);
                     nix::unistd::pause();
                     0

@@ -1,4 +1,5 @@
-//! Where the request log goes: opened by the supervisor, outside the jail, and handed to the workers as a descriptor.
+//! Where the request log goes: opened by the supervisor, outside the jail, and handed to the
+//! workers as a descriptor.
 
 #![forbid(unsafe_code)]
 
@@ -32,7 +33,8 @@ pub(crate) enum LogError {
     Network(SocketAddr, io::Error),
 }
 
-/// Opens a file for appending, or makes it. A fifo or a terminal neither blocks nor fails for want of a reader.
+/// Opens a file for appending, or makes it. A fifo or a terminal neither blocks nor fails for want
+/// of a reader.
 ///
 /// # Errors
 /// It cannot be opened, or must not be.
@@ -46,8 +48,15 @@ pub(crate) fn open(path: &Path) -> Result<RequestLog, LogError> {
         };
         match opened {
             // Between the walk and the opening the file was made, removed, or replaced by a link.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EEXIST | libc::ENOENT | libc::ELOOP)) => {}
-            opened => return check(path, opened.map_err(failed)?).map(|file| RequestLog::File(file.into())),
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EEXIST | libc::ENOENT | libc::ELOOP)
+                ) => {}
+            opened => {
+                return check(path, opened.map_err(failed)?)
+                    .map(|file| RequestLog::File(file.into()));
+            }
         }
     }
     Err(failed(io::Error::other("it is being replaced all the time by somebody else")))
@@ -59,7 +68,9 @@ pub(crate) fn open(path: &Path) -> Result<RequestLog, LogError> {
 /// As [`open`].
 pub(crate) fn examine(path: &Path) -> Result<(), LogError> {
     let failed = |error| LogError::Io(path.into(), error);
-    let End::Entry(entry) = walk::follow(path, Strangers::Refused).map_err(failed)? else { return Ok(()) };
+    let End::Entry(entry) = walk::follow(path, Strangers::Refused).map_err(failed)? else {
+        return Ok(());
+    };
     match entry.stat() {
         Ok(there) => check_kind(path, FileType::from_raw_mode(there.st_mode), there.st_nlink > 1),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -83,13 +94,15 @@ pub(crate) fn connect(address: SocketAddr) -> Result<RequestLog, LogError> {
 
 fn open_entry(entry: &Entry) -> io::Result<File> {
     match entry.stat() {
-        // Opened for writing only, a fifo without a reader is an error, and one whose reader leaves is a broken pipe.
+        // Opened for writing only, a fifo without a reader is an error, and one whose reader leaves
+        // is a broken pipe.
         Ok(there) if FileType::from_raw_mode(there.st_mode) == FileType::Fifo => {
             entry.open(OFlags::RDWR | OFlags::APPEND, 0)
         }
         Ok(_) => entry.open(OFlags::WRONLY | OFlags::APPEND, 0),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let file = entry.open(OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL, MODE)?;
+            let file = entry
+                .open(OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL, MODE)?;
             let mode = file.metadata()?.permissions().mode();
             if mode & OWNERS != OWNERS {
                 // A umask that takes the owner's own rights would keep pen from opening it again.
@@ -114,9 +127,9 @@ fn check_kind(path: &Path, kind: FileType, has_several_names: bool) -> Result<()
         )),
         FileType::RegularFile | FileType::Fifo | FileType::CharacterDevice => Ok(()),
         FileType::Directory => Err(LogError::Io(path.into(), Errno::ISDIR.into())),
-        FileType::Symlink | FileType::Socket | FileType::BlockDevice | FileType::Unknown => {
-            Err(LogError::Kind(path.into(), "what is neither a file, a fifo nor a character device"))
-        }
+        FileType::Symlink | FileType::Socket | FileType::BlockDevice | FileType::Unknown => Err(
+            LogError::Kind(path.into(), "what is neither a file, a fifo nor a character device"),
+        ),
     }
 }
 
@@ -187,7 +200,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         assert!(open(directory.path()).is_err());
         let error = open(&directory.path().join("no/such")).unwrap_err().to_string();
-        assert!(error.starts_with("request log ") && error.ends_with("no such file or directory"), "{error}");
+        assert!(
+            error.starts_with("request log ") && error.ends_with("no such file or directory"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Whether the pen that runs was started with other options than a `--check` is given.
 //!
-//! A reload reads files again, and no options. Where somebody changed options and reloads, everything succeeds and nothing of it
-//! is in force, which can leave a service open that was to be closed. The check before the reload therefore says so.
+//! A reload reads files again, and no options. Where somebody changed options and reloads,
+//! everything succeeds and nothing of it is in force, which can leave a service open that was to be
+//! closed. The check before the reload therefore says so.
 
 #![forbid(unsafe_code)]
 
@@ -13,15 +14,19 @@ use crate::files::pid_file;
 use crate::sys::title;
 use crate::sys::title::SUPERVISOR;
 
-/// The line for the administrator if the pen of this pid file runs with other options than those of this process. None also
-/// where that cannot be found out.
+/// The line for the administrator if the pen of this pid file runs with other options than those of
+/// this process. None also where that cannot be found out.
 pub(crate) fn has_other_options(file: &Path) -> Option<String> {
     let pid = pid_file::running(file)?;
     let shown = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let title = shown.split(|byte| *byte == 0).next().unwrap_or_default();
-    let given: Vec<Vec<u8>> = std::env::args_os().skip(1).map(|word| word.as_bytes().to_vec()).collect();
+    let given: Vec<Vec<u8>> =
+        std::env::args_os().skip(1).map(|word| word.as_bytes().to_vec()).collect();
     (title::is_whole(pid, title) && differ(title, &given)).then(|| {
-        format!("options changed since the running pen (pid {pid}) was started: only a restart puts them in force")
+        format!(
+            "options changed since the running pen (pid {pid}) was started: only a restart \
+            puts them in force"
+        )
     })
 }
 

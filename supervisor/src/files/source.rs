@@ -1,4 +1,5 @@
-//! The local address towards servers: whether this machine has it. A worker that finds out can only fail.
+//! The local address towards servers: whether this machine has it. A worker that finds out can only
+//! fail.
 
 #![forbid(unsafe_code)]
 
@@ -13,8 +14,8 @@ use crate::log::errno::why;
 /// Tries the address that `commands` set last.
 ///
 /// # Errors
-/// This machine does not have it. An operator, whose command has no place, gets the original's words and no more; else the place and the
-/// reason are told too.
+/// This machine does not have it. An operator, whose command has no place, gets the original's
+/// words and no more; else the place and the reason are told too.
 pub(crate) fn check(address: IpAddr, commands: &[SourcedCommand]) -> Result<(), String> {
     let Err(error) = bind(address) else { return Ok(()) };
     let text = format!("unable to set source address to '{address}'");
@@ -39,10 +40,19 @@ mod tests {
         check([127, 0, 0, 1].into(), &[]).unwrap();
         let foreign = IpAddr::from([192, 0, 2, 1]);
         let set = |source_line: &str| {
-            vec![SourcedCommand { source_line: source_line.into(), command: Command::Source(Some(foreign)) }]
+            vec![SourcedCommand {
+                source_line: source_line.into(),
+                command: Command::Source(Some(foreign)),
+            }]
         };
-        assert_eq!(check(foreign, &set("")).unwrap_err(), "unable to set source address to '192.0.2.1'");
+        assert_eq!(
+            check(foreign, &set("")).unwrap_err(),
+            "unable to set source address to '192.0.2.1'"
+        );
         let why = check(foreign, &set("f:3")).unwrap_err();
-        assert!(why.starts_with("f:3: source: unable to set source address to '192.0.2.1': "), "{why}");
+        assert!(
+            why.starts_with("f:3: source: unable to set source address to '192.0.2.1': "),
+            "{why}"
+        );
     }
 }

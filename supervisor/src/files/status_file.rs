@@ -1,6 +1,7 @@
-//! The file of `-w` and `web_stats`: replaced as a whole, so that a reader never sees half a page; or, if it was named at the control port,
-//! overwritten through the descriptor that came from there, because its name means nothing outside the jail and its directory is not the
-//! supervisor's to write to. Whoever removes or renames such a file has to name it again.
+//! The file of `-w` and `web_stats`: replaced as a whole, so that a reader never sees half a page;
+//! or, if it was named at the control port, overwritten through the descriptor that came from
+//! there, because its name means nothing outside the jail and its directory is not the supervisor's
+//! to write to. Whoever removes or renames such a file has to name it again.
 
 #![forbid(unsafe_code)]
 
@@ -46,7 +47,8 @@ impl StatusFile {
         }
     }
 
-    /// Writes a page. `writer` tells the temporary files of several pens, and of the two children of one that may write at the same time, apart.
+    /// Writes a page. `writer` tells the temporary files of several pens, and of the two children
+    /// of one that may write at the same time, apart.
     ///
     /// # Errors
     /// The disk is full, or nothing there may be written.
@@ -56,9 +58,8 @@ impl StatusFile {
         render: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<(), StatusFileError> {
         match self {
-            StatusFile::Path(path) => {
-                replace(path, writer, render).map_err(|source| StatusFileError { path: path.clone(), source })
-            }
+            StatusFile::Path(path) => replace(path, writer, render)
+                .map_err(|source| StatusFileError { path: path.clone(), source }),
             StatusFile::Held { name, file } => {
                 fill(file, render).map_err(|source| StatusFileError { path: name.clone(), source })
             }
@@ -103,7 +104,9 @@ pub(crate) fn open(path: &Path) -> Result<File, StatusFileError> {
                 file.set_permissions(Permissions::from_mode(MODE))?;
                 file
             }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => entry.open(OFlags::WRONLY, 0)?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                entry.open(OFlags::WRONLY, 0)?
+            }
             Err(error) => return Err(error),
         };
         writable(&made).map(|()| made)
@@ -115,16 +118,21 @@ pub(crate) fn open(path: &Path) -> Result<File, StatusFileError> {
 ///
 /// # Errors
 /// The file cannot be written.
-pub(crate) fn fill(file: &File, render: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+pub(crate) fn fill(
+    file: &File,
+    render: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
     writable(file)?;
-    // The report by signal and that of a command may come at the same time, and both have this very descriptor: a lock of the process's own.
+    // The report by signal and that of a command may come at the same time, and both have this very
+    // descriptor: a lock of the process's own.
     rustix::fs::fcntl_lock(file, rustix::fs::FlockOperation::LockExclusive)?;
     file.set_len(0)?;
     io::Seek::rewind(&mut &*file)?;
     render_to(file, render)
 }
 
-/// A file that came from elsewhere: nothing but a regular one can be written without waiting for anybody.
+/// A file that came from elsewhere: nothing but a regular one can be written without waiting for
+/// anybody.
 fn writable(file: &File) -> io::Result<()> {
     let there = file.metadata()?;
     if !there.is_file() || there.nlink() > 1 {
@@ -141,8 +149,8 @@ pub(crate) struct StatusFileError {
     source: io::Error,
 }
 
-/// Whether a page can be put there at all, as far as that can be told without writing one: for the start, where a mistyped path should be
-/// told to whoever typed it.
+/// Whether a page can be put there at all, as far as that can be told without writing one: for the
+/// start, where a mistyped path should be told to whoever typed it.
 ///
 /// # Errors
 /// The directory is missing, something is in the way, or a stranger's link leads there.
@@ -151,7 +159,8 @@ pub(crate) fn check(path: &Path) -> Result<(), StatusFileError> {
     checked.map_err(|source| StatusFileError { path: path.into(), source })
 }
 
-/// A device or a fifo must not be replaced by a file, nor a link to one: /dev/stdout is the machine's.
+/// A device or a fifo must not be replaced by a file, nor a link to one: /dev/stdout is the
+/// machine's.
 fn in_the_way(path: &Path, entry: &Entry) -> io::Result<()> {
     let kind = match entry.stat() {
         Ok(there) => FileType::from_raw_mode(there.st_mode),
@@ -161,7 +170,9 @@ fn in_the_way(path: &Path, entry: &Entry) -> io::Result<()> {
     match kind {
         FileType::RegularFile => Ok(()),
         FileType::Symlink if walk::kind(path)? == Kind::Regular => Ok(()),
-        FileType::Symlink => Err(io::Error::other("it is a symbolic link to what is no regular file")),
+        FileType::Symlink => {
+            Err(io::Error::other("it is a symbolic link to what is no regular file"))
+        }
         FileType::Directory
         | FileType::Fifo
         | FileType::Socket
@@ -171,17 +182,23 @@ fn in_the_way(path: &Path, entry: &Entry) -> io::Result<()> {
     }
 }
 
-/// Writes the page that `render` produces, by a temporary file and a rename. A symbolic link at the path is replaced, not
-/// followed. Where the directory is not writable but the file is, the file is overwritten.
+/// Writes the page that `render` produces, by a temporary file and a rename. A symbolic link at the
+/// path is replaced, not followed. Where the directory is not writable but the file is, the file is
+/// overwritten.
 ///
 /// # Errors
 /// The disk is full, or nothing there may be written.
-fn replace(path: &Path, writer: Writer, render: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+fn replace(
+    path: &Path,
+    writer: Writer,
+    render: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
     put_in_place(path, writer, render, |_| MODE, |_| Ok(()))
 }
 
-/// Puts a text in the place of a file with the rights of this process: replaces it where a file can be made beside it, keeping who may read
-/// it, and else overwrites it. The text is on the disk before its name is.
+/// Puts a text in the place of a file with the rights of this process: replaces it where a file can
+/// be made beside it, keeping who may read it, and else overwrites it. The text is on the disk
+/// before its name is.
 ///
 /// # Errors
 /// Neither is possible.
@@ -206,10 +223,14 @@ fn put_in_place(
     let temporary = temporary(&entry, writer)?;
     let file = match make(&temporary) {
         Ok(file) => file,
-        Err(error) if cannot_create(&error) => return overwrite(&entry, render).and_then(|file| settle(&file)),
+        Err(error) if cannot_create(&error) => {
+            return overwrite(&entry, render).and_then(|file| settle(&file));
+        }
         Err(error) => return Err(error),
     };
-    let written = file.set_permissions(Permissions::from_mode(mode(&entry))).and_then(|()| render_to(&file, render));
+    let written = file
+        .set_permissions(Permissions::from_mode(mode(&entry)))
+        .and_then(|()| render_to(&file, render));
     let replaced = written.and_then(|()| settle(&file)).and_then(|()| entry.replace_by(&temporary));
     replaced.inspect_err(|_| {
         let _ = temporary.remove();
@@ -240,7 +261,10 @@ fn cannot_create(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }
 
-fn overwrite(entry: &Entry, render: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<File> {
+fn overwrite(
+    entry: &Entry,
+    render: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<File> {
     let file = entry.open(OFlags::WRONLY, 0)?;
     fill(&file, render)?;
     Ok(file)
@@ -283,7 +307,8 @@ mod tests {
     #[test]
     fn links_are_replaced_not_followed() {
         let directory = tempfile::tempdir().unwrap();
-        let (path, target) = (directory.path().join("status.html"), directory.path().join("target"));
+        let (path, target) =
+            (directory.path().join("status.html"), directory.path().join("target"));
         fs::write(&target, "precious").unwrap();
         symlink(&target, &path).unwrap();
         symlink(&target, directory.path().join(".pen-status-1")).unwrap();
@@ -320,7 +345,8 @@ mod tests {
         let path = directory.path().join("status.html");
         put(&path, "old").unwrap();
         let full = |_: &mut dyn Write| Err(io::Error::from_raw_os_error(libc::ENOSPC));
-        let error = StatusFile::Path(path.clone()).put(Writer::Report(1), full).unwrap_err().to_string();
+        let error =
+            StatusFile::Path(path.clone()).put(Writer::Report(1), full).unwrap_err().to_string();
         assert!(error.ends_with("no space left on device"), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
@@ -347,7 +373,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("status.html");
         fs::write(&path, "something longer").unwrap();
-        let overwrite = |path: &Path, text| Entry::find(path).and_then(|entry| overwrite(&entry, page(text)));
+        let overwrite =
+            |path: &Path, text| Entry::find(path).and_then(|entry| overwrite(&entry, page(text)));
         overwrite(&path, "page").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "page");
         let link = directory.path().join("link");

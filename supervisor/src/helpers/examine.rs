@@ -1,5 +1,6 @@
-//! Whether files of TLS are good, found out by a child, because certificates and keys are not read here: in the jail, as the workers' user, and
-//! with their code. What it finds to be good is good for every worker: they read the same memory.
+//! Whether files of TLS are good, found out by a child, because certificates and keys are not read
+//! here: in the jail, as the workers' user, and with their code. What it finds to be good is good
+//! for every worker: they read the same memory.
 
 #![forbid(unsafe_code)]
 
@@ -61,7 +62,8 @@ pub(crate) fn examine(
             Some(found) => break found,
             None => {
                 let descriptors = interrupts.descriptors().chain([examining.descriptor()]);
-                let mut polled: Vec<PollFd<'_>> = descriptors.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+                let mut polled: Vec<PollFd<'_>> =
+                    descriptors.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
                 // Interrupted or not: everything is looked at again.
                 let _ = poll(&mut polled, until(examining.deadline()));
                 drop(polled);
@@ -81,7 +83,12 @@ impl Examining {
     ///
     /// # Errors
     /// There can be no child now.
-    pub(crate) fn begin(files: &OwnedFd, examiner: Examiner, jail: &Jail, now: Instant) -> Result<Examining, String> {
+    pub(crate) fn begin(
+        files: &OwnedFd,
+        examiner: Examiner,
+        jail: &Jail,
+        now: Instant,
+    ) -> Result<Examining, String> {
         let cannot = |error| format!("the files of TLS cannot be examined now: {}", why(&error));
         let memory = memory::new().map_err(cannot)?;
         let work = |channel: &Channel<Finding, NoQuestion>, supervisor| {
@@ -104,13 +111,19 @@ impl Examining {
     /// What came of it, once it is known.
     pub(crate) fn read(&self, now: Instant) -> Option<Result<Examined, String>> {
         match self.helper.receive() {
-            Ok(Received::Message(Finding::Good, _)) => Some(
-                found(&self.memory).map_err(|error| format!("the files of TLS cannot be examined: {}", why(&error))),
-            ),
+            Ok(Received::Message(Finding::Good, _)) => {
+                Some(found(&self.memory).map_err(|error| {
+                    format!("the files of TLS cannot be examined: {}", why(&error))
+                }))
+            }
             Ok(Received::Message(Finding::Bad(why), _)) => Some(Err(printable(&why))),
             Ok(Received::Empty) if now < self.deadline => None,
-            Ok(Received::Empty) => Some(Err(format!("the files of TLS took more than {} s", PATIENCE.as_secs()))),
-            Ok(Received::Closed) | Err(_) => Some(Err("the process that examines the files of TLS ended".into())),
+            Ok(Received::Empty) => {
+                Some(Err(format!("the files of TLS took more than {} s", PATIENCE.as_secs())))
+            }
+            Ok(Received::Closed) | Err(_) => {
+                Some(Err("the process that examines the files of TLS ended".into()))
+            }
         }
     }
 
@@ -120,8 +133,8 @@ impl Examining {
     }
 }
 
-/// What a child found, who may have been taken over by what is in the files: no more than an honest one writes, and words that harm no
-/// terminal.
+/// What a child found, who may have been taken over by what is in the files: no more than an honest
+/// one writes, and words that harm no terminal.
 fn found(memory: &File) -> io::Result<Examined> {
     let length = memory.metadata()?.len();
     let length = usize::try_from(length).ok().filter(|length| *length <= codec::LARGE_LIMIT);
@@ -155,7 +168,9 @@ fn answer(
     let found = confine(files, jail, supervisor, &keep).and_then(examiner).and_then(|mut found| {
         found.notices = first(&found.notices);
         let bytes = codec::encode_large(&found).map_err(|error| error.to_string())?;
-        memory.write_all_at(&bytes, 0).map_err(|error| format!("cannot examine the files of TLS: {}", why(&error)))
+        memory
+            .write_all_at(&bytes, 0)
+            .map_err(|error| format!("cannot examine the files of TLS: {}", why(&error)))
     });
     let finding = match found {
         Ok(()) => Finding::Good,
@@ -171,7 +186,12 @@ fn first(notices: &[String]) -> Vec<String> {
     notices.iter().take(MOST_NOTICES).map(|notice| printable(notice)).chain(rest).collect()
 }
 
-fn confine(files: &OwnedFd, jail: &Jail, supervisor: Pid, keep: &[BorrowedFd<'_>]) -> Result<OwnedFd, String> {
+fn confine(
+    files: &OwnedFd,
+    jail: &Jail,
+    supervisor: Pid,
+    keep: &[BorrowedFd<'_>],
+) -> Result<OwnedFd, String> {
     let at = |step: &'static str| {
         move |error: io::Error| format!("cannot examine the files of TLS: {step}: {}", why(&error))
     };
@@ -183,7 +203,8 @@ fn confine(files: &OwnedFd, jail: &Jail, supervisor: Pid, keep: &[BorrowedFd<'_>
     Ok(files)
 }
 
-/// How long the child may take. A key of RSA takes a millisecond or two: 8192 of them, on a slow or busy machine, half a minute.
+/// How long the child may take. A key of RSA takes a millisecond or two: 8192 of them, on a slow or
+/// busy machine, half a minute.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Most notices about one set of files.

@@ -1,4 +1,5 @@
-//! A child of the supervisor that answers over a channel and ends: the process, its channel, and its end.
+//! A child of the supervisor that answers over a channel and ends: the process, its channel, and
+//! its end.
 
 #![forbid(unsafe_code)]
 
@@ -18,8 +19,8 @@ use crate::processes::child::Child;
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) enum NoQuestion {}
 
-/// The supervisor's hold on a child that is told `Question`s and says `Answer`s. The child is killed when this is dropped; whoever waits
-/// for this process's children reaps it.
+/// The supervisor's hold on a child that is told `Question`s and says `Answer`s. The child is
+/// killed when this is dropped; whoever waits for this process's children reaps it.
 #[derive(Debug)]
 pub(crate) struct Helper<Question, Answer> {
     channel: Channel<Question, Answer>,
@@ -32,13 +33,17 @@ where
     Question: Serialize + DeserializeOwned,
     Answer: Serialize + DeserializeOwned,
 {
-    /// Forks a child that runs `work`, with its end of the channel and its parent's pid, and ends with its result as status. `user` is who
-    /// it becomes if it enters a jail.
+    /// Forks a child that runs `work`, with its end of the channel and its parent's pid, and ends
+    /// with its result as status. `user` is who it becomes if it enters a jail.
     ///
     /// # Errors
     /// No process, descriptor or memory can be had now.
-    pub(crate) fn begin(user: Uid, work: impl FnOnce(&Channel<Answer, Question>, Pid) -> i32) -> io::Result<Self> {
-        let (channel, theirs): (Channel<Question, Answer>, Channel<Answer, Question>) = Channel::pair()?;
+    pub(crate) fn begin(
+        user: Uid,
+        work: impl FnOnce(&Channel<Answer, Question>, Pid) -> i32,
+    ) -> io::Result<Self> {
+        let (channel, theirs): (Channel<Question, Answer>, Channel<Answer, Question>) =
+            Channel::pair()?;
         let supervisor = getpid();
         let child = Child::fork(user, || work(&theirs, supervisor))?;
         Ok(Helper { channel, child: Some(child) })
@@ -86,12 +91,14 @@ impl<Question, Answer> Helper<Question, Answer> {
         }
     }
 
-    /// Ends the child and reaps it, where nobody else waits for children yet. One that the kernel does not let go is left alone.
+    /// Ends the child and reaps it, where nobody else waits for children yet. One that the kernel
+    /// does not let go is left alone.
     pub(crate) fn end(mut self) {
         let Some(child) = self.child.take() else { return };
         child.kill();
         let deadline = Instant::now() + END_PATIENCE;
-        while waitpid(child.pid, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive) && Instant::now() < deadline
+        while waitpid(child.pid, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive)
+            && Instant::now() < deadline
         {
             std::thread::sleep(Duration::from_millis(1));
         }

@@ -30,8 +30,12 @@ pub(crate) struct Found {
 }
 
 impl Inquiry {
-    /// For commands that want these names, and for the last of them that says where the request log goes.
-    pub(crate) fn new<'c>(lookups: BTreeSet<Lookup>, commands: impl Iterator<Item = &'c SourcedCommand>) -> Inquiry {
+    /// For commands that want these names, and for the last of them that says where the request log
+    /// goes.
+    pub(crate) fn new<'c>(
+        lookups: BTreeSet<Lookup>,
+        commands: impl Iterator<Item = &'c SourcedCommand>,
+    ) -> Inquiry {
         let log = match last_log(commands) {
             Some(Some(LogTarget::Network(host, service))) => Some((host, service)),
             _ => None,
@@ -52,13 +56,16 @@ impl Inquiry {
     /// The log host cannot be reached by UDP.
     pub(crate) fn found(self, mut answers: Vec<Answer>) -> Result<Found, String> {
         let of_log = answers.split_off(self.lookups.len().min(answers.len()));
-        let log = self.log.map(|(host, service)| log_address(&host, &service, of_log)).transpose()?;
+        let log =
+            self.log.map(|(host, service)| log_address(&host, &service, of_log)).transpose()?;
         Ok(Found { names: names(self.lookups, answers), log })
     }
 }
 
 /// Where the request log goes after these commands; none if they do not say.
-pub(crate) fn last_log<'c>(commands: impl Iterator<Item = &'c SourcedCommand>) -> Option<Option<LogTarget>> {
+pub(crate) fn last_log<'c>(
+    commands: impl Iterator<Item = &'c SourcedCommand>,
+) -> Option<Option<LogTarget>> {
     commands.fold(None, |last, placed| match &placed.command {
         Command::Log(Some(target)) => Some(Some(target.clone())),
         Command::NoLog => Some(None),
@@ -66,14 +73,21 @@ pub(crate) fn last_log<'c>(commands: impl Iterator<Item = &'c SourcedCommand>) -
     })
 }
 
-/// A line for each name that has no answer: with the place of each command that has this name; those of options and operands, which have no
-/// place, first.
-pub(crate) fn placed<'c>(unresolved: &[Unresolved], commands: impl Iterator<Item = &'c SourcedCommand>) -> Vec<String> {
+/// A line for each name that has no answer: with the place of each command that has this name;
+/// those of options and operands, which have no place, first.
+pub(crate) fn placed<'c>(
+    unresolved: &[Unresolved],
+    commands: impl Iterator<Item = &'c SourcedCommand>,
+) -> Vec<String> {
     let mut of_commands = BTreeSet::new();
     let mut lines = Vec::new();
-    for SourcedCommand { source_line, command } in commands.filter(|placed| !placed.source_line.is_empty()) {
+    for SourcedCommand { source_line, command } in
+        commands.filter(|placed| !placed.source_line.is_empty())
+    {
         let questions = questions(command);
-        for (index, one) in unresolved.iter().enumerate().filter(|(_, one)| questions.contains(&one.question)) {
+        for (index, one) in
+            unresolved.iter().enumerate().filter(|(_, one)| questions.contains(&one.question))
+        {
             of_commands.insert(index);
             lines.push(format!("{source_line}: {one}"));
         }
@@ -85,7 +99,9 @@ pub(crate) fn placed<'c>(unresolved: &[Unresolved], commands: impl Iterator<Item
 /// The names in a command.
 fn questions(command: &Command) -> Vec<Question> {
     match command {
-        Command::Log(Some(LogTarget::Network(host, service))) => log_questions(host, service).collect(),
+        Command::Log(Some(LogTarget::Network(host, service))) => {
+            log_questions(host, service).collect()
+        }
         other => apply::lookups(other).iter().map(question).collect(),
     }
 }
@@ -102,8 +118,11 @@ fn names(lookups: Vec<Lookup>, answers: Vec<Answer>) -> Names {
     for pair in lookups.into_iter().zip(answers) {
         match pair {
             (Lookup::Host(name), Answer::Host(found)) => drop(names.hosts.insert(name, found)),
-            (Lookup::Service(name), Answer::Service(port)) => drop(names.services.insert(name, port)),
-            // The resolver's answers fit their questions; without one, the configuration cannot be settled.
+            (Lookup::Service(name), Answer::Service(port)) => {
+                names.services.insert(name, port);
+            }
+            // The resolver's answers fit their questions; without one, the configuration cannot be
+            // settled.
             (Lookup::Host(_) | Lookup::Service(_), _) => {}
         }
     }
@@ -142,7 +161,9 @@ fn log_address(host: &Host, service: &Service, answers: Vec<Answer>) -> Result<S
     }
     match ip.zip(port).map(|(ip, port)| ip.with_port(port)) {
         Some(Address::Inet(address)) => Ok(address),
-        Some(Address::Unix(_)) | None => Err("log: the log host is not an address that UDP can reach".into()),
+        Some(Address::Unix(_)) | None => {
+            Err("log: the log host is not an address that UDP can reach".into())
+        }
     }
 }
 
@@ -155,7 +176,10 @@ mod tests {
     #[test]
     fn answers_become_names() {
         let lookups = vec![Lookup::Host("www1".into()), Lookup::Service("http".into())];
-        let found = names(lookups, vec![Answer::Host(vec![IpAddr::from([10, 0, 0, 1]).into()]), Answer::Service(80)]);
+        let found = names(
+            lookups,
+            vec![Answer::Host(vec![IpAddr::from([10, 0, 0, 1]).into()]), Answer::Service(80)],
+        );
         assert_eq!(found.hosts["www1"], [IpAddr::from([10, 0, 0, 1]).into()]);
         assert_eq!(found.services["http"], 80);
     }
@@ -164,11 +188,18 @@ mod tests {
     fn the_log_host_is_put_together_from_numbers_and_answers() {
         let (host, service) = (Host::Name("loghost".into()), Service::Name("penlog".into()));
         assert_eq!(log_questions(&host, &service).count(), 2);
-        let answers = vec![Answer::Host(vec![IpAddr::from([10, 0, 0, 1]).into()]), Answer::Service(10000)];
-        assert_eq!(log_address(&host, &service, answers).unwrap(), "10.0.0.1:10000".parse().unwrap());
+        let answers =
+            vec![Answer::Host(vec![IpAddr::from([10, 0, 0, 1]).into()]), Answer::Service(10000)];
+        assert_eq!(
+            log_address(&host, &service, answers).unwrap(),
+            "10.0.0.1:10000".parse().unwrap()
+        );
         let numeric = (Host::Ip([10, 0, 0, 2].into()), Service::Port(7));
         assert_eq!(log_questions(&numeric.0, &numeric.1).count(), 0);
-        assert_eq!(log_address(&numeric.0, &numeric.1, Vec::new()).unwrap(), "10.0.0.2:7".parse().unwrap());
+        assert_eq!(
+            log_address(&numeric.0, &numeric.1, Vec::new()).unwrap(),
+            "10.0.0.2:7".parse().unwrap()
+        );
     }
 
     #[test]
@@ -212,13 +243,15 @@ mod tests {
     fn the_last_word_about_the_log_counts() {
         let placed = |command| SourcedCommand { source_line: String::new(), command };
         let file = || Command::Log(Some(LogTarget::File("/log".into())));
-        let network = Command::Log(Some(LogTarget::Network(Host::Name("loghost".into()), Service::Port(7))));
+        let network =
+            Command::Log(Some(LogTarget::Network(Host::Name("loghost".into()), Service::Port(7))));
         assert_eq!(last_log([].iter()), None);
         assert_eq!(last_log([placed(file()), placed(Command::NoLog)].iter()), Some(None));
         let commands = [placed(Command::NoLog), placed(network), placed(Command::Log(None))];
         let inquiry = Inquiry::new(BTreeSet::new(), commands.iter());
         assert_eq!(inquiry.questions(), [Question::Host("loghost".into())]);
-        let found = inquiry.found(vec![Answer::Host(vec![IpAddr::from([10, 0, 0, 1]).into()])]).unwrap();
+        let found =
+            inquiry.found(vec![Answer::Host(vec![IpAddr::from([10, 0, 0, 1]).into()])]).unwrap();
         assert_eq!(found.log, Some("10.0.0.1:7".parse().unwrap()));
     }
 }

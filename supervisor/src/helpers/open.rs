@@ -1,10 +1,12 @@
 //! Files and sockets that a child opens, reads or makes for the supervisor.
 //!
-//! What an operator named is opened with the operator's rights: in the jail, as the user of `-u`. The supervisor never opens, reads, binds or
-//! removes such a path itself: its directory may be in a stranger's hands, and root's rights are not to be lent.
+//! What an operator named is opened with the operator's rights: in the jail, as the user of `-u`.
+//! The supervisor never opens, reads, binds or removes such a path itself: its directory may be in
+//! a stranger's hands, and root's rights are not to be lent.
 //!
-//! The configuration file and the files of TLS are read with the rights of whoever started pen. A child does it, because a file system that
-//! hangs keeps whoever reads from it: then the child is killed, and the supervisor goes on with what it had.
+//! The configuration file and the files of TLS are read with the rights of whoever started pen. A
+//! child does it, because a file system that hangs keeps whoever reads from it: then the child is
+//! killed, and the supervisor goes on with what it had.
 
 #![forbid(unsafe_code)]
 
@@ -59,7 +61,8 @@ pub(crate) enum OpenRequest {
     Commands(PathBuf),
     /// The commands of the file of `-F` and of all that it includes.
     Configuration(PathBuf),
-    /// The files of TLS, as [`tls_material::gather`] takes them: the settings, an OCSP response that an operator's process opened, and the serial number.
+    /// The files of TLS, as [`tls_material::gather`] takes them: the settings, an OCSP response
+    /// that an operator's process opened, and the serial number.
     Keys(Box<Tls>, Option<OwnedFd>, u64),
 }
 
@@ -108,10 +111,16 @@ impl OpenRequest {
                 format!("not opened within {seconds} s")
             }
             OpenRequest::Configuration(path) => {
-                format!("{}: not read within {seconds} s: its file system does not answer", path.display())
+                format!(
+                    "{}: not read within {seconds} s: its file system does not answer",
+                    path.display()
+                )
             }
             OpenRequest::Keys(_, _, _) => {
-                format!("the files of TLS were not read within {seconds} s: a file system does not answer")
+                format!(
+                    "the files of TLS were not read within {seconds} s: a file system does not \
+                     answer"
+                )
             }
         }
     }
@@ -137,7 +146,8 @@ pub(crate) type Commands = Result<Loaded, Vec<String>>;
 /// What was had.
 #[derive(Debug)]
 pub(crate) struct Fetched {
-    /// A log, a file, a listener; for commands: memory with [`Commands`]; for files of TLS: sealed memory with all of them.
+    /// A log, a file, a listener; for commands: memory with [`Commands`]; for files of TLS: sealed
+    /// memory with all of them.
     pub(crate) descriptor: OwnedFd,
     /// The file of a socket: device and number.
     pub(crate) file_id: (u64, u64),
@@ -158,19 +168,28 @@ impl Fetched {
     pub(crate) fn commands(self) -> io::Result<Commands> {
         let memory = File::from(self.descriptor);
         let length = memory.metadata()?.len();
-        let mut bytes = vec![0; usize::try_from(length).ok().filter(|length| *length <= LARGE_LIMIT).unwrap_or(0)];
+        let mut bytes =
+            vec![
+                0;
+                usize::try_from(length).ok().filter(|length| *length <= LARGE_LIMIT).unwrap_or(0)
+            ];
         memory.read_exact_at(&mut bytes, 0)?;
         let commands: Commands = codec::decode_large(&bytes).map_err(io::Error::other)?;
         check(commands)
     }
 }
 
-/// Commands of a child, which may have been taken over by what is in the file: no more than an honest one sends, each one that the grammar makes,
-/// and words that harm no terminal.
+/// Commands of a child, which may have been taken over by what is in the file: no more than an
+/// honest one sends, each one that the grammar makes, and words that harm no terminal.
 fn check(commands: Commands) -> io::Result<Commands> {
     let mut loaded = match commands {
         Ok(loaded) => loaded,
-        Err(errors) => return Ok(Err(configuration::bounded(errors).iter().map(|error| printable(error)).collect())),
+        Err(errors) => {
+            return Ok(Err(configuration::bounded(errors)
+                .iter()
+                .map(|error| printable(error))
+                .collect()));
+        }
     };
     if loaded.commands.len().max(loaded.notices.len()) > configuration::MOST_COMMANDS {
         return Err(io::Error::other("what was read is more than there can be"));
@@ -200,7 +219,9 @@ impl Fetching {
     /// # Errors
     /// There can be no child now.
     pub(crate) fn begin(wanted: &OpenRequest, jail: &Jail, now: Instant) -> io::Result<Fetching> {
-        let helper = Helper::begin(jail.identity.uid, |channel, supervisor| answer(wanted, jail, supervisor, channel))?;
+        let helper = Helper::begin(jail.identity.uid, |channel, supervisor| {
+            answer(wanted, jail, supervisor, channel)
+        })?;
         Ok(Fetching { helper, deadline: now + wanted.patience(), late: wanted.late() })
     }
 
@@ -241,7 +262,8 @@ impl Fetching {
     }
 }
 
-/// The file of a listener in the jail, removed by a child when this is dropped by the process that had it made, if it is still the same file.
+/// The file of a listener in the jail, removed by a child when this is dropped by the process that
+/// had it made, if it is still the same file.
 #[derive(Debug)]
 pub(crate) struct JailedPath {
     path: PathBuf,
@@ -263,13 +285,16 @@ impl Drop for JailedPath {
         }
         let supervisor = getpid();
         let remove = || {
-            let entered = signals::settle_child().is_ok() && self.jail.enter(Kind::Opener, supervisor, &[]).is_ok();
+            let entered = signals::settle_child().is_ok()
+                && self.jail.enter(Kind::Opener, supervisor, &[]).is_ok();
             i32::from(!(entered && listener::remove(&self.path, self.file_id).is_ok()))
         };
         let Ok(child) = sys::fork(remove) else { return };
         // It takes no time that matters; but a supervisor that ends takes its children with it.
         let deadline = Instant::now() + REMOVAL_PATIENCE;
-        while waitpid(child, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive) && Instant::now() < deadline {
+        while waitpid(child, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive)
+            && Instant::now() < deadline
+        {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -277,19 +302,30 @@ impl Drop for JailedPath {
 
 // From here on: in the child.
 
-fn answer(wanted: &OpenRequest, jail: &Jail, supervisor: Pid, channel: &Channel<Answer, NoQuestion>) -> i32 {
+fn answer(
+    wanted: &OpenRequest,
+    jail: &Jail,
+    supervisor: Pid,
+    channel: &Channel<Answer, NoQuestion>,
+) -> i32 {
     let confined = match wanted.rights() {
         Rights::Operator => confine_as_operator(jail, supervisor, channel),
         Rights::Starter => confine_as_starter(wanted, jail, supervisor, channel),
     };
     let (answer, descriptor) = match confined.and_then(|()| had(wanted)) {
-        Ok(Fetched { descriptor, file_id, notices }) => (Answer::Here { file_id, notices }, Some(descriptor)),
+        Ok(Fetched { descriptor, file_id, notices }) => {
+            (Answer::Here { file_id, notices }, Some(descriptor))
+        }
         Err(why) => (Answer::Failed(why), None),
     };
     i32::from(channel.send(&answer, descriptor.as_ref().map(AsFd::as_fd)).is_err())
 }
 
-fn confine_as_operator(jail: &Jail, supervisor: Pid, channel: &Channel<Answer, NoQuestion>) -> Result<(), String> {
+fn confine_as_operator(
+    jail: &Jail,
+    supervisor: Pid,
+    channel: &Channel<Answer, NoQuestion>,
+) -> Result<(), String> {
     signals::settle_child().map_err(|error| format!("signals: {}", why(&error)))?;
     jail.enter(Kind::Opener, supervisor, &[channel.as_fd()]).map_err(|error| error.to_string())
 }
@@ -302,7 +338,8 @@ fn confine_as_starter(
 ) -> Result<(), String> {
     let at = |step: &'static str| move |error: io::Error| format!("{step}: {}", why(&error));
     signals::settle_child().map_err(at("signals"))?;
-    prctl::set_pdeathsig(Signal::SIGKILL).map_err(|errno| at("parent death signal")(errno.into()))?;
+    prctl::set_pdeathsig(Signal::SIGKILL)
+        .map_err(|errno| at("parent death signal")(errno.into()))?;
     if getppid() != supervisor {
         return Err("the supervisor is gone".into());
     }
@@ -329,12 +366,13 @@ fn had(wanted: &OpenRequest) -> Result<Fetched, String> {
         OpenRequest::Status(path) => {
             status_file::open(path).map(Fetched::descriptor).map_err(|error| error.to_string())
         }
-        OpenRequest::Ocsp(path) => {
-            walk::read(path).map(Fetched::descriptor).map_err(|error| format!("{}: {}", path.display(), why(&error)))
-        }
+        OpenRequest::Ocsp(path) => walk::read(path)
+            .map(Fetched::descriptor)
+            .map_err(|error| format!("{}: {}", path.display(), why(&error))),
         OpenRequest::Commands(path) | OpenRequest::Configuration(path) => {
             let commands: Commands = configuration::load(path);
-            let memory = memory::large(&commands).map_err(|error| format!("{}: {}", path.display(), why(&error)))?;
+            let memory = memory::large(&commands)
+                .map_err(|error| format!("{}: {}", path.display(), why(&error)))?;
             Ok(Fetched::descriptor(memory))
         }
         OpenRequest::Keys(tls, held, serial) => {
@@ -344,7 +382,8 @@ fn had(wanted: &OpenRequest) -> Result<Fetched, String> {
             Ok(Fetched { notices, ..Fetched::descriptor(memory) })
         }
         OpenRequest::Listener(path, backlog) => {
-            let listener = Listener::bind(&Address::Unix(path.clone()), *backlog).map_err(|error| error.to_string())?;
+            let listener = Listener::bind(&Address::Unix(path.clone()), *backlog)
+                .map_err(|error| error.to_string())?;
             let (descriptor, guard) = listener.into_parts();
             let file_id = guard.as_ref().map_or((0, 0), SocketPath::file_id);
             // The file stays; the supervisor has it removed.
@@ -357,7 +396,8 @@ fn had(wanted: &OpenRequest) -> Result<Fetched, String> {
 /// How long a child may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a child may take for all files of TLS: 16384 of them on a disk that has to move its head for each.
+/// How long a child may take for all files of TLS: 16384 of them on a disk that has to move its
+/// head for each.
 const KEYS_PATIENCE: Duration = Duration::from_secs(60);
 
 /// More notices than there are about files of TLS; each has one path in it.
@@ -390,14 +430,21 @@ mod tests {
         let commands = vec![placed("f:1", Command::Pid); configuration::MOST_COMMANDS];
         assert_eq!(read(&loaded(commands.clone())).unwrap().unwrap().commands, commands);
         let more = [&commands[..], &commands[..1]].concat();
-        assert_eq!(read(&loaded(more)).unwrap_err().to_string(), "what was read is more than there can be");
+        assert_eq!(
+            read(&loaded(more)).unwrap_err().to_string(),
+            "what was read is more than there can be"
+        );
         let none = placed("f:1", Command::Number(Number::Blacklist, Some(u32::MAX)));
-        assert_eq!(read(&loaded(vec![none])).unwrap_err().to_string(), "what was read is no command");
+        assert_eq!(
+            read(&loaded(vec![none])).unwrap_err().to_string(),
+            "what was read is no command"
+        );
     }
 
     #[test]
     fn a_childs_words_are_made_harmless() {
-        let commands = read(&loaded(vec![placed("f\x1b[2J:1", Command::Pid)])).unwrap().unwrap().commands;
+        let commands =
+            read(&loaded(vec![placed("f\x1b[2J:1", Command::Pid)])).unwrap().unwrap().commands;
         assert_eq!(commands[0].source_line, "f.[2J:1");
         let errors = read(&Err(vec!["a\nb\x1b[2J".into(); 5000])).unwrap().unwrap_err();
         assert_eq!((errors[0].as_str(), errors.len()), ("a.b.[2J", 101));

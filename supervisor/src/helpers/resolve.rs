@@ -1,8 +1,12 @@
-//! Names become addresses in children, because getaddrinfo(3) reads what strangers on the network answer.
+//! Names become addresses in children, because getaddrinfo(3) reads what strangers on the network
+//! answer.
 //!
-//! Several names are asked for at once, each by a child and with a time of its own: a name server that does not answer costs each name
-//! five seconds (resolv.conf(5)), not their sum. A child that has answered is asked for the next name; one whose time is up is killed. It has the workers' identity (or `nobody`), no capabilities, and no descriptor but its channel. It keeps the root
-//! directory, where the resolver's own files are. It can answer with an address or a port and nothing else.
+//! Several names are asked for at once, each by a child and with a time of its own: a name server
+//! that does not answer costs each name five seconds (resolv.conf(5)), not their sum. A child that
+//! has answered is asked for the next name; one whose time is up is killed. It has the workers'
+//! identity (or `nobody`), no capabilities, and no descriptor but its channel. It keeps the root
+//! directory, where the resolver's own files are. It can answer with an address or a port and
+//! nothing else.
 
 #![forbid(unsafe_code)]
 
@@ -40,7 +44,8 @@ pub(crate) enum Question {
 /// What became of it, from the child to the supervisor.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Answer {
-    /// The addresses of a host in the order in which they should be tried: at least one, at most [`MOST_ADDRESSES`].
+    /// The addresses of a host in the order in which they should be tried: at least one, at most
+    /// [`MOST_ADDRESSES`].
     Host(Vec<HostAddress>),
     /// A port.
     Service(u16),
@@ -107,7 +112,8 @@ impl Patience {
     }
 }
 
-/// Resolves names, waiting for the answers, which are in the order of the questions; none is [`Answer::Failed`].
+/// Resolves names, waiting for the answers, which are in the order of the questions; none is
+/// [`Answer::Failed`].
 ///
 /// # Errors
 /// Names have no answer in time, or the start is interrupted.
@@ -126,7 +132,8 @@ pub(crate) fn resolve(
             Some(answers) => break answers,
             None => {
                 let descriptors = interrupts.descriptors().chain(asking.descriptors());
-                let mut polled: Vec<PollFd<'_>> = descriptors.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+                let mut polled: Vec<PollFd<'_>> =
+                    descriptors.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
                 // Interrupted or not: everything is looked at again.
                 let _ = poll(&mut polled, until(asking.deadline()));
                 drop(polled);
@@ -168,7 +175,11 @@ impl Asking {
     ///
     /// # Errors
     /// There can be no child now.
-    pub(crate) fn begin(questions: Vec<Question>, jail: &Jail, patience: Patience) -> Result<Asking, String> {
+    pub(crate) fn begin(
+        questions: Vec<Question>,
+        jail: &Jail,
+        patience: Patience,
+    ) -> Result<Asking, String> {
         let (now, count) = (Instant::now(), questions.len());
         let mut asking = Asking {
             outcomes: questions.iter().map(|_| None).collect(),
@@ -193,7 +204,9 @@ impl Asking {
     fn spawn(&mut self, now: Instant) -> io::Result<()> {
         while self.asked < self.questions.len() && self.resolvers.len() < MOST_AT_ONCE {
             let jail = &self.jail;
-            let helper = Helper::begin(jail.identity.uid, |channel, supervisor| serve(jail, supervisor, channel))?;
+            let helper = Helper::begin(jail.identity.uid, |channel, supervisor| {
+                serve(jail, supervisor, channel)
+            })?;
             let mut resolver = Resolver { helper, question: 0, deadline: now };
             if !resolver.ask(&self.questions, &mut self.asked, now + self.patience.each) {
                 return Err(io::ErrorKind::BrokenPipe.into());
@@ -213,14 +226,17 @@ impl Asking {
         self.resolvers.iter().map(|resolver| resolver.deadline).fold(self.deadline, Instant::min)
     }
 
-    /// The answers, in the order of the questions, once all are there; none of them is [`Answer::Failed`]. Or else every name that has no
-    /// answer, as far as it is known within the time.
+    /// The answers, in the order of the questions, once all are there; none of them is
+    /// [`Answer::Failed`]. Or else every name that has no answer, as far as it is known within
+    /// the time.
     pub(crate) fn read(&mut self, now: Instant) -> Option<Result<Vec<Answer>, Vec<Unresolved>>> {
         let Asking { questions, outcomes, asked, patience, .. } = self;
         let mut is_last = false;
         self.resolvers.retain_mut(|resolver| {
             loop {
-                let Some((outcome, state)) = resolver.hear(questions, *patience, now) else { return true };
+                let Some((outcome, state)) = resolver.hear(questions, *patience, now) else {
+                    return true;
+                };
                 is_last |= state == State::Unfit;
                 if let Some(open) = outcomes.get_mut(resolver.question) {
                     *open = Some(outcome);
@@ -245,7 +261,8 @@ impl Asking {
         Some(self.outcome(reason.as_deref()))
     }
 
-    /// All answers, or all names without one; those whose outcome is not known are left out or have this reason.
+    /// All answers, or all names without one; those whose outcome is not known are left out or have
+    /// this reason.
     fn outcome(&mut self, missing: Option<&str>) -> Result<Vec<Answer>, Vec<Unresolved>> {
         let (mut answers, mut unresolved) = (Vec::new(), Vec::new());
         for (question, outcome) in self.questions.iter().zip(std::mem::take(&mut self.outcomes)) {
@@ -260,7 +277,11 @@ impl Asking {
             };
             unresolved.push(Unresolved { question: question.clone(), reason });
         }
-        if unresolved.is_empty() && answers.len() == self.questions.len() { Ok(answers) } else { Err(unresolved) }
+        if unresolved.is_empty() && answers.len() == self.questions.len() {
+            Ok(answers)
+        } else {
+            Err(unresolved)
+        }
     }
 
     /// Whether this child was one of them; it has been waited for.
@@ -313,8 +334,12 @@ impl Resolver {
                 }
             },
             Ok(Received::Empty) if now < self.deadline => return None,
-            Ok(Received::Empty) => (Err(format!("no answer within {} s", patience.each.as_secs())), State::Gone),
-            Ok(Received::Closed) | Err(_) => (Err("the resolver ended without an answer".into()), State::Gone),
+            Ok(Received::Empty) => {
+                (Err(format!("no answer within {} s", patience.each.as_secs())), State::Gone)
+            }
+            Ok(Received::Closed) | Err(_) => {
+                (Err("the resolver ended without an answer".into()), State::Gone)
+            }
         })
     }
 }
@@ -329,19 +354,32 @@ impl Question {
     /// Passes an answer that fits.
     fn check(&self, answer: Answer) -> Result<Answer, Refused> {
         let reason = match (self, answer) {
-            (Question::Host(_), Answer::Host(found)) if (1..=MOST_ADDRESSES).contains(&found.len()) => {
+            (Question::Host(_), Answer::Host(found))
+                if (1..=MOST_ADDRESSES).contains(&found.len()) =>
+            {
                 return Ok(Answer::Host(found));
             }
-            (Question::TcpService(_) | Question::UdpService(_), answer @ Answer::Service(1..)) => return Ok(answer),
-            (Question::Host(name), Answer::Failed(Failure::Unknown)) if name.contains('%') => "no such interface",
+            (Question::TcpService(_) | Question::UdpService(_), answer @ Answer::Service(1..)) => {
+                return Ok(answer);
+            }
+            (Question::Host(name), Answer::Failed(Failure::Unknown)) if name.contains('%') => {
+                "no such interface"
+            }
             (Question::Host(_), Answer::Failed(Failure::Unknown)) => "no such host",
             (Question::TcpService(_), Answer::Failed(Failure::Unknown)) => "no such service (tcp)",
-            (Question::UdpService(_), Answer::Failed(Failure::Unknown)) => "no such service (udp or tcp)",
+            (Question::UdpService(_), Answer::Failed(Failure::Unknown)) => {
+                "no such service (udp or tcp)"
+            }
             (_, Answer::Failed(Failure::Unavailable)) => "the name server does not answer",
             (_, Answer::Failed(Failure::Confinement)) => {
-                return Err(Refused { reason: "the resolver process could not be confined", is_last: true });
+                return Err(Refused {
+                    reason: "the resolver process could not be confined",
+                    is_last: true,
+                });
             }
-            (_, Answer::Failed(Failure::Resolver) | Answer::Host(_) | Answer::Service(_)) => "the resolver failed",
+            (_, Answer::Failed(Failure::Resolver) | Answer::Host(_) | Answer::Service(_)) => {
+                "the resolver failed"
+            }
         };
         Err(Refused { reason, is_last: false })
     }
@@ -364,9 +402,12 @@ fn serve(jail: &Jail, supervisor: Pid, channel: &ToSupervisor) -> i32 {
     }
     loop {
         let told = match channel.receive() {
-            Ok(Received::Message(question, _)) => say(channel, &answer(&question).unwrap_or_else(Answer::Failed)),
+            Ok(Received::Message(question, _)) => {
+                say(channel, &answer(&question).unwrap_or_else(Answer::Failed))
+            }
             Ok(Received::Empty) => {
-                let _ = poll(&mut [PollFd::new(channel.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
+                let _ =
+                    poll(&mut [PollFd::new(channel.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
                 true
             }
             Ok(Received::Closed) | Err(_) => false,
@@ -388,7 +429,10 @@ fn say(channel: &ToSupervisor, answer: &Answer) -> bool {
         match channel.send(answer, None) {
             Ok(Sent::Queued) => return true,
             Ok(Sent::Full) => {
-                let _ = poll(&mut [PollFd::new(channel.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE);
+                let _ = poll(
+                    &mut [PollFd::new(channel.as_fd(), PollFlags::POLLOUT)],
+                    PollTimeout::NONE,
+                );
             }
             Err(_) => return false,
         }
@@ -397,8 +441,11 @@ fn say(channel: &ToSupervisor, answer: &Answer) -> bool {
 
 fn answer(question: &Question) -> Result<Answer, Failure> {
     match (question, look_up(question)) {
-        // Many a services database knows a service for TCP alone, though its number is registered for both.
-        (Question::UdpService(name), Err(Failure::Unknown)) => look_up(&Question::TcpService(name.clone())),
+        // Many a services database knows a service for TCP alone, though its number is registered
+        // for both.
+        (Question::UdpService(name), Err(Failure::Unknown)) => {
+            look_up(&Question::TcpService(name.clone()))
+        }
         (_, answer) => answer,
     }
 }
@@ -427,7 +474,9 @@ fn look_up(question: &Question) -> Result<Answer, Failure> {
 
 fn failure(error: LookupError) -> Failure {
     match error.kind() {
-        LookupErrorKind::NoName | LookupErrorKind::NoData | LookupErrorKind::Service => Failure::Unknown,
+        LookupErrorKind::NoName | LookupErrorKind::NoData | LookupErrorKind::Service => {
+            Failure::Unknown
+        }
         LookupErrorKind::Again => Failure::Unavailable,
         _ => Failure::Resolver,
     }
@@ -451,7 +500,9 @@ mod tests {
         assert!(
             matches!(localhost, Answer::Host(found) if !found.is_empty() && found.iter().all(|one| one.ip.is_loopback()))
         );
-        let Ok(Answer::Host(zoned)) = answer(&Question::Host("fe80::1%lo".into())) else { panic!("lo is everywhere") };
+        let Ok(Answer::Host(zoned)) = answer(&Question::Host("fe80::1%lo".into())) else {
+            panic!("lo is everywhere")
+        };
         assert_eq!(zoned, [HostAddress { ip: "fe80::1".parse().unwrap(), scope: 1 }]);
         assert_eq!(answer(&Question::Host("fe80::1%no-such-one".into())), Err(Failure::Unknown));
         assert_eq!(answer(&Question::TcpService("0".into())), Ok(Answer::Service(0)));
@@ -481,12 +532,16 @@ mod tests {
     fn asked(questions: &[&str], said: &[&[Answer]]) -> Asking {
         let now = Instant::now();
         let resolvers = said.iter().enumerate().map(|(question, said)| {
-            let (channel, child): (Channel<Question, Answer>, ToSupervisor) = Channel::pair().unwrap();
+            let (channel, child): (Channel<Question, Answer>, ToSupervisor) =
+                Channel::pair().unwrap();
             said.iter().for_each(|answer| assert!(say(&child, answer)));
             Resolver { helper: Helper::without_child(channel), question, deadline: now }
         });
-        let identity =
-            crate::jail::user::Identity { uid: nix::unistd::getuid(), gid: nix::unistd::getgid(), groups: Vec::new() };
+        let identity = crate::jail::user::Identity {
+            uid: nix::unistd::getuid(),
+            gid: nix::unistd::getgid(),
+            groups: Vec::new(),
+        };
         Asking {
             questions: questions.iter().map(|name| Question::Host((*name).into())).collect(),
             outcomes: vec![None; questions.len()],
@@ -502,14 +557,27 @@ mod tests {
     fn every_name_without_an_answer_is_told() {
         let (found, unknown) = (Answer::Host(vec![localhost()]), Answer::Failed(Failure::Unknown));
         let read = |mut asking: Asking| asking.read(Instant::now()).unwrap();
-        let words = |unresolved: Vec<Unresolved>| unresolved.iter().map(Unresolved::to_string).collect::<Vec<_>>();
-        let said: [&[Answer]; 3] =
-            [std::slice::from_ref(&unknown), std::slice::from_ref(&found), std::slice::from_ref(&unknown)];
+        let words = |unresolved: Vec<Unresolved>| {
+            unresolved.iter().map(Unresolved::to_string).collect::<Vec<_>>()
+        };
+        let said: [&[Answer]; 3] = [
+            std::slice::from_ref(&unknown),
+            std::slice::from_ref(&found),
+            std::slice::from_ref(&unknown),
+        ];
         let all = words(read(asked(&["a", "b", "c"], &said)).unwrap_err());
         assert_eq!(all, ["cannot resolve a: no such host", "cannot resolve c: no such host"]);
         let ended = words(read(asked(&["a", "b"], &[said[0], &[]])).unwrap_err());
-        assert_eq!(ended, ["cannot resolve a: no such host", "cannot resolve b: the resolver ended without an answer"]);
-        let unconfined = words(read(asked(&["a", "b"], &[&[Answer::Failed(Failure::Confinement)]])).unwrap_err());
+        assert_eq!(
+            ended,
+            [
+                "cannot resolve a: no such host",
+                "cannot resolve b: the resolver ended without an answer"
+            ]
+        );
+        let unconfined = words(
+            read(asked(&["a", "b"], &[&[Answer::Failed(Failure::Confinement)]])).unwrap_err(),
+        );
         assert_eq!(unconfined, ["cannot resolve a: the resolver process could not be confined"]);
         assert_eq!(read(asked(&["a"], &[std::slice::from_ref(&found)])), Ok(vec![found]));
     }

@@ -1,4 +1,5 @@
-//! Work for a child of its own: a long reply, or a file to be written, that must not keep the supervisor from its other work.
+//! Work for a child of its own: a long reply, or a file to be written, that must not keep the
+//! supervisor from its other work.
 //!
 //! The child writes the reply into a memfd and ends. It is killed if it takes too long.
 
@@ -42,8 +43,9 @@ pub(crate) struct TaskContext<'r> {
 }
 
 impl HelperTask {
-    /// Forks the child, which has no descriptors but those in `keep`. What `work` writes is the reply; if it fails, its error is the reply,
-    /// after `word`. `user` is who it becomes if it enters a jail.
+    /// Forks the child, which has no descriptors but those in `keep`. What `work` writes is the
+    /// reply; if it fails, its error is the reply, after `word`. `user` is who it becomes if it
+    /// enters a jail.
     ///
     /// # Errors
     /// There can be no child now.
@@ -101,7 +103,9 @@ impl HelperTask {
                 }
             },
             _ if self.late => Err(format!("not finished within {} s", PATIENCE.as_secs())),
-            WaitStatus::Signaled(_, signal, _) => Err(format!("not finished: killed by signal {}", signal as i32)),
+            WaitStatus::Signaled(_, signal, _) => {
+                Err(format!("not finished: killed by signal {}", signal as i32))
+            }
             _ => Err("not finished".into()),
         };
         ended.unwrap_or_else(|why| Reply::refusal(format!("{word}: {why}")))
@@ -116,7 +120,10 @@ fn run(
     work: impl FnOnce(&mut dyn Write, TaskContext<'_>) -> io::Result<()>,
 ) -> i32 {
     let keep: Vec<_> = keep.iter().copied().chain([reply.as_fd()]).collect();
-    if prctl::set_pdeathsig(Signal::SIGKILL).is_err() || getppid() != supervisor || sys::close_all_but(&keep).is_err() {
+    if prctl::set_pdeathsig(Signal::SIGKILL).is_err()
+        || getppid() != supervisor
+        || sys::close_all_but(&keep).is_err()
+    {
         return 1;
     }
     let mut buffered = BufWriter::with_capacity(1 << 16, reply);

@@ -1,7 +1,8 @@
-//! The jail: how a child of the supervisor gives up everything that it does not need, before it touches a stranger's byte.
+//! The jail: how a child of the supervisor gives up everything that it does not need, before it
+//! touches a stranger's byte.
 //!
-//! Runs in the child, right after the fork. Every step is fatal and has its own message; the result is verified rather than believed. The
-//! last step is the sandbox.
+//! Runs in the child, right after the fork. Every step is fatal and has its own message; the result
+//! is verified rather than believed. The last step is the sandbox.
 
 #![forbid(unsafe_code)]
 
@@ -16,7 +17,8 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{
-    Gid, Pid, Uid, chdir, chroot, fchdir, getgroups, getppid, getresgid, getresuid, setgroups, setresgid, setresuid,
+    Gid, Pid, Uid, chdir, chroot, fchdir, getgroups, getppid, getresgid, getresuid, setgroups,
+    setresgid, setresuid,
 };
 use pen_walk as walk;
 
@@ -50,11 +52,17 @@ impl Jail {
         self.root.as_ref().map_or(String::new(), |root| format!(" in {}", root.display()))
     }
 
-    /// Enters the jail, with no descriptors but these and the standard streams. `supervisor` is the parent, with which the child dies.
+    /// Enters the jail, with no descriptors but these and the standard streams. `supervisor` is the
+    /// parent, with which the child dies.
     ///
     /// # Errors
     /// A step failed; the process must end.
-    pub(crate) fn enter(&self, kind: Kind, supervisor: Pid, keep: &[BorrowedFd<'_>]) -> Result<(), JailError> {
+    pub(crate) fn enter(
+        &self,
+        kind: Kind,
+        supervisor: Pid,
+        keep: &[BorrowedFd<'_>],
+    ) -> Result<(), JailError> {
         if let Some(root) = self.sandbox.root(kind) {
             // Before its descriptor is closed, for it is the supervisor's.
             fchdir(root).map_err(at("chdir to the empty root"))?;
@@ -64,9 +72,10 @@ impl Jail {
         let may_drop_bounding = holds(caps::Capability::CAP_SETPCAP)?;
         let inside = self.change_root(kind)?;
         if may_drop_bounding {
-            // While the child is still root: this needs a capability that setresuid(2) takes away. A supervisor that was
-            // itself started without that capability leaves the set alone; with the other sets empty and
-            // no_new_privs set it gives nothing.
+            // While the child is still root: this needs a capability that setresuid(2) takes away.
+            // A supervisor that was itself started without that capability leaves the
+            // set alone; with the other sets empty and no_new_privs set it gives
+            // nothing.
             clear(CapSet::Bounding, "capability bounding set")?;
         }
         self.change_ids()?;
@@ -81,14 +90,15 @@ impl Jail {
             return Err(refused("parent death signal", "the supervisor is gone"));
         }
         prctl::set_dumpable(false).map_err(at("not dumpable"))?;
-        // Keys and traffic belong in no core file, not even in one that a handler of the system is given.
+        // Keys and traffic belong in no core file, not even in one that a handler of the system is
+        // given.
         setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(at("no core"))?;
         self.verify(inside, may_drop_bounding)?;
         self.sandbox.enter(kind, &verifier).map_err(at_io("sandbox"))
     }
 
-    /// Changes the root directory, and the working directory to it: a working directory outside would be a way out.
-    /// Returns which directory must be the root afterwards.
+    /// Changes the root directory, and the working directory to it: a working directory outside
+    /// would be a way out. Returns which directory must be the root afterwards.
     fn change_root(&self, kind: Kind) -> Result<FileId, JailError> {
         if let Some(root) = &self.root {
             // Held by a descriptor: the directory above it may be a stranger's.
@@ -107,7 +117,8 @@ impl Jail {
 
     fn change_ids(&self) -> Result<(), JailError> {
         let Identity { uid, gid, groups } = &self.identity;
-        // Where nothing changes nothing is asked: an ordinary user, or a container, may not be allowed to.
+        // Where nothing changes nothing is asked: an ordinary user, or a container, may not be
+        // allowed to.
         if !same(&getgroups().map_err(at("getgroups"))?, groups) {
             setgroups(groups).map_err(at("setgroups"))?;
         }
@@ -136,7 +147,10 @@ impl Jail {
         for set in sets.into_iter().chain(bounding_dropped.then_some(CapSet::Bounding)) {
             let left = caps::read(None, set).map_err(at_caps("verify capabilities"))?;
             if let Some(capability) = left.iter().next() {
-                return Err(refused("verify capabilities", &format!("{capability} is left in {set:?}")));
+                return Err(refused(
+                    "verify capabilities",
+                    &format!("{capability} is left in {set:?}"),
+                ));
             }
         }
         if prctl::get_dumpable().map_err(at("verify not dumpable"))?
@@ -144,9 +158,15 @@ impl Jail {
         {
             return Err(refused("verify not dumpable", "it can leave a core"));
         }
-        match (file_id("/").map_err(at_io("verify root"))?, file_id(".").map_err(at_io("verify root"))?) {
+        match (
+            file_id("/").map_err(at_io("verify root"))?,
+            file_id(".").map_err(at_io("verify root"))?,
+        ) {
             (root, work) if root == inside && work == inside => Ok(()),
-            _ => Err(refused("verify root", "the root or working directory is another than the jail")),
+            _ => Err(refused(
+                "verify root",
+                "the root or working directory is another than the jail",
+            )),
         }
     }
 }
@@ -201,7 +221,8 @@ mod tests {
 
     #[test]
     fn groups_are_compared_as_sets() {
-        let groups = |raw: &[u32]| raw.iter().map(|group| Gid::from_raw(*group)).collect::<Vec<_>>();
+        let groups =
+            |raw: &[u32]| raw.iter().map(|group| Gid::from_raw(*group)).collect::<Vec<_>>();
         assert!(same(&groups(&[1, 2, 2]), &groups(&[2, 1])));
         assert!(!same(&groups(&[1]), &groups(&[])));
     }

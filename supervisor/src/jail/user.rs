@@ -44,7 +44,8 @@ pub(crate) enum UserError {
 /// The identity of the workers: that of `-u`, or without it that of whoever starts pen.
 ///
 /// # Errors
-/// The account does not exist or must not be used, or an ordinary user asks for what only root can have.
+/// The account does not exist or must not be used, or an ordinary user asks for what only root can
+/// have.
 pub(crate) fn of_workers(user: Option<&str>, jailed: bool) -> Result<Identity, UserError> {
     let (uid, gid) = (geteuid(), getegid());
     if jailed && !uid.is_root() {
@@ -65,7 +66,8 @@ pub(crate) fn of_workers(user: Option<&str>, jailed: bool) -> Result<Identity, U
     }
 }
 
-/// The identity of the resolver: the workers', but `nobody` rather than root if there is such an account.
+/// The identity of the resolver: the workers', but `nobody` rather than root if there is such an
+/// account.
 pub(crate) fn of_resolver(workers: &Identity) -> Identity {
     let nobody = || of_account(NOBODY, &account(NOBODY).ok()?).ok();
     match workers.uid.is_root() {
@@ -74,8 +76,9 @@ pub(crate) fn of_resolver(workers: &Identity) -> Identity {
     }
 }
 
-/// Does something as somebody else, whose files and processes the supervisor has no right of its own to. There is one thread. The real and the
-/// saved ids stay, so that nobody else can signal or trace this process meanwhile.
+/// Does something as somebody else, whose files and processes the supervisor has no right of its
+/// own to. There is one thread. The real and the saved ids stay, so that nobody else can signal or
+/// trace this process meanwhile.
 ///
 /// # Errors
 /// Only root can do so.
@@ -85,7 +88,8 @@ pub(crate) fn acting_as<R>(user: Uid, group: Gid, act: impl FnOnce() -> R) -> io
     let done = seteuid(user).map(|()| act());
     // The user first, for with it come back the capabilities that the group needs.
     if seteuid(own_user).and_then(|()| setegid(own_group)).is_err() {
-        // It cannot be, for the saved ids are these. A supervisor that is somebody else could not look after its workers; they end with it.
+        // It cannot be, for the saved ids are these. A supervisor that is somebody else could not
+        // look after its workers; they end with it.
         std::process::abort();
     }
     Ok(done?)
@@ -99,11 +103,14 @@ fn own(uid: Uid, gid: Gid) -> Identity {
 fn account(user: &str) -> Result<User, UserError> {
     let failed = |errno: Errno| UserError::Lookup(user.into(), errno.into());
     let by_name = User::from_name(user).map_err(failed)?;
-    let by_number = || match user.bytes().all(|byte| byte.is_ascii_digit()).then(|| user.parse::<u32>()) {
-        Some(Ok(number)) => User::from_uid(Uid::from_raw(number)).map_err(failed),
-        _ => Ok(None),
-    };
-    by_name.map_or_else(by_number, |found| Ok(Some(found)))?.ok_or_else(|| UserError::Unknown(user.into()))
+    let by_number =
+        || match user.bytes().all(|byte| byte.is_ascii_digit()).then(|| user.parse::<u32>()) {
+            Some(Ok(number)) => User::from_uid(Uid::from_raw(number)).map_err(failed),
+            _ => Ok(None),
+        };
+    by_name
+        .map_or_else(by_number, |found| Ok(Some(found)))?
+        .ok_or_else(|| UserError::Unknown(user.into()))
 }
 
 fn of_account(user: &str, account: &User) -> Result<Identity, UserError> {
@@ -111,7 +118,8 @@ fn of_account(user: &str, account: &User) -> Result<Identity, UserError> {
         return Err(UserError::RootGroup(user.into()));
     }
     let name = CString::new(account.name.as_str()).map_err(|_| UserError::Unknown(user.into()))?;
-    let mut groups = getgrouplist(&name, account.gid).map_err(|errno| UserError::Lookup(user.into(), errno.into()))?;
+    let mut groups = getgrouplist(&name, account.gid)
+        .map_err(|errno| UserError::Lookup(user.into(), errno.into()))?;
     groups.retain(|group| account.uid.is_root() || group.as_raw() != 0);
     Ok(Identity { uid: account.uid, gid: account.gid, groups })
 }
@@ -147,7 +155,8 @@ mod tests {
     fn the_resolver_is_not_root_if_it_can_be_helped() {
         let root = Identity { uid: Uid::from_raw(0), gid: Gid::from_raw(0), groups: Vec::new() };
         assert!(!of_resolver(&root).uid.is_root());
-        let user = Identity { uid: Uid::from_raw(1000), gid: Gid::from_raw(1000), groups: Vec::new() };
+        let user =
+            Identity { uid: Uid::from_raw(1000), gid: Gid::from_raw(1000), groups: Vec::new() };
         assert_eq!(of_resolver(&user), user);
     }
 

@@ -1,6 +1,7 @@
 //! Standard error that the journal reads: systemd.exec(5), `JOURNAL_STREAM`.
 //!
-//! The journal has the time itself, and takes the priority of a line from `<N>` in front of it (sd-daemon(3)).
+//! The journal has the time itself, and takes the priority of a line from `<N>` in front of it
+//! (sd-daemon(3)).
 
 #![forbid(unsafe_code)]
 
@@ -8,10 +9,12 @@ use std::ffi::OsStr;
 
 use crate::log::Severity;
 
-/// Whether standard error goes to the journal, and not to where somebody redirected it after the variable was set.
+/// Whether standard error goes to the journal, and not to where somebody redirected it after the
+/// variable was set.
 pub(crate) fn reads_stderr() -> bool {
     let Ok(there) = rustix::fs::fstat(std::io::stderr()) else { return false };
-    std::env::var_os("JOURNAL_STREAM").is_some_and(|stream| names(&stream, there.st_dev, there.st_ino))
+    std::env::var_os("JOURNAL_STREAM")
+        .is_some_and(|stream| names(&stream, there.st_dev, there.st_ino))
 }
 
 /// Whether `device:inode` is this one.

@@ -1,7 +1,8 @@
-//! Messages to the administrator: standard error (which may be the journal's) in the foreground, the syslog daemon otherwise.
+//! Messages to the administrator: standard error (which may be the journal's) in the foreground,
+//! the syslog daemon otherwise.
 //!
-//! Nothing here waits for long: a terminal that is stopped, a pipe that nobody reads or a daemon that is gone costs messages,
-//! which are counted, never service.
+//! Nothing here waits for long: a terminal that is stopped, a pipe that nobody reads or a daemon
+//! that is gone costs messages, which are counted, never service.
 
 #![forbid(unsafe_code)]
 
@@ -62,7 +63,8 @@ impl Logger {
         Logger { sink: Sink::Syslog(Syslog::new(syslog::DAEMON)), verbosity, lost: 0 }
     }
 
-    /// The same way to the administrator, opened again: for a child that has closed what it inherited.
+    /// The same way to the administrator, opened again: for a child that has closed what it
+    /// inherited.
     pub(crate) fn anew(&self) -> Logger {
         match self.sink {
             Sink::Stderr(_) => Logger::foreground(self.verbosity),

@@ -17,8 +17,8 @@ use crate::patience::until;
 /// Standard error.
 #[derive(Debug)]
 pub(crate) struct Stderr {
-    /// A description of our own of the same pipe or terminal, where one can be had: the inherited one is shared with other
-    /// processes, so it cannot be made non-blocking.
+    /// A description of our own of the same pipe or terminal, where one can be had: the inherited
+    /// one is shared with other processes, so it cannot be made non-blocking.
     own: Option<File>,
     /// Whether the journal reads it.
     journal: bool,
@@ -37,7 +37,8 @@ impl Stderr {
         self.patience = PATIENT;
     }
 
-    /// Writes a message with its time, or as the journal takes it; false if it could not be written.
+    /// Writes a message with its time, or as the journal takes it; false if it could not be
+    /// written.
     pub(crate) fn send(&mut self, severity: Severity, text: &str) -> bool {
         let message = match self.journal {
             true => journal::lines(severity, text),
@@ -60,7 +61,8 @@ impl Stderr {
     }
 }
 
-/// Gives a child, whose standard error is shared with everybody else's, a description of its own that never makes it wait, where one can be had.
+/// Gives a child, whose standard error is shared with everybody else's, a description of its own
+/// that never makes it wait, where one can be had.
 pub(crate) fn never_wait() {
     if let Some(own) = reopen() {
         // If it fails all stays as it was.
@@ -79,8 +81,14 @@ fn reopen() -> Option<File> {
     OpenOptions::new().write(true).custom_flags(flags).open(ITSELF).ok()
 }
 
-/// Writes in pieces that a pipe which is ready takes whole, and waits before each for at most `patience` in all.
-fn write(mut file: impl Write, fd: BorrowedFd<'_>, mut bytes: &[u8], patience: Duration) -> io::Result<()> {
+/// Writes in pieces that a pipe which is ready takes whole, and waits before each for at most
+/// `patience` in all.
+fn write(
+    mut file: impl Write,
+    fd: BorrowedFd<'_>,
+    mut bytes: &[u8],
+    patience: Duration,
+) -> io::Result<()> {
     let deadline = Instant::now() + patience;
     while !bytes.is_empty() {
         if poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], until(deadline))? == 0 {
@@ -90,7 +98,8 @@ fn write(mut file: impl Write, fd: BorrowedFd<'_>, mut bytes: &[u8], patience: D
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => bytes = &bytes[written..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {}
+            Err(error)
+                if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {}
             Err(error) => return Err(error),
         }
     }
@@ -131,6 +140,8 @@ mod tests {
         let result = write(writer.try_clone().unwrap(), writer.as_fd(), &text, Duration::ZERO);
         assert_eq!(result.unwrap_err().kind(), io::ErrorKind::WouldBlock);
         drop(reader);
-        assert!(write(writer.try_clone().unwrap(), writer.as_fd(), b"gone", Duration::ZERO).is_err());
+        assert!(
+            write(writer.try_clone().unwrap(), writer.as_fd(), b"gone", Duration::ZERO).is_err()
+        );
     }
 }

@@ -1,6 +1,8 @@
-//! The syslog daemon, in the form of RFC 3164 that the original has: `<15>Nov 24 04:18:59 pen: text`.
+//! The syslog daemon, in the form of RFC 3164 that the original has: `<15>Nov 24 04:18:59 pen:
+//! text`.
 //!
-//! Daemons listen at a datagram socket, but for some that have a stream there, as syslog(3) knows: messages end with a zero byte then.
+//! Daemons listen at a datagram socket, but for some that have a stream there, as syslog(3) knows:
+//! messages end with a zero byte then.
 
 #![forbid(unsafe_code)]
 
@@ -36,9 +38,15 @@ pub(crate) struct Syslog {
 struct Format;
 
 impl LogFormat<&str> for Format {
-    fn format<W: Write>(&self, to: &mut W, severity: syslog::Severity, text: &str) -> syslog::Result<()> {
+    fn format<W: Write>(
+        &self,
+        to: &mut W,
+        severity: syslog::Severity,
+        text: &str,
+    ) -> syslog::Result<()> {
         let priority = Facility::LOG_USER as u32 | severity as u32;
-        write!(to, "<{priority}>{} pen: {text}", clock::syslog(clock::now())).map_err(syslog::Error::Write)
+        write!(to, "<{priority}>{} pen: {text}", clock::syslog(clock::now()))
+            .map_err(syslog::Error::Write)
     }
 }
 
@@ -51,8 +59,9 @@ impl Syslog {
         self.patience = PATIENT;
     }
 
-    /// Sends a message. A daemon that was restarted, or appears late, is found. False if there is none or it is too slow: once there is
-    /// one that listens, it is told how many messages it missed.
+    /// Sends a message. A daemon that was restarted, or appears late, is found. False if there is
+    /// none or it is too slow: once there is one that listens, it is told how many messages it
+    /// missed.
     pub(crate) fn send(&mut self, severity: Severity, text: &str) -> bool {
         let text = shortened(text.trim_end());
         for _ in 0..ATTEMPTS {
@@ -93,18 +102,24 @@ impl Syslog {
         }
         let socket = match &self.logger {
             Some(Logger { backend: LoggerBackend::Unix(socket), .. }) => socket.as_fd(),
-            Some(Logger { backend: LoggerBackend::UnixStream(stream), .. }) => stream.get_ref().as_fd(),
+            Some(Logger { backend: LoggerBackend::UnixStream(stream), .. }) => {
+                stream.get_ref().as_fd()
+            }
             _ => return false,
         };
         let timeout = until(Instant::now() + self.patience);
-        let ready = poll(&mut [PollFd::new(socket, PollFlags::POLLOUT)], timeout).is_ok_and(|ready| ready > 0);
+        let ready = poll(&mut [PollFd::new(socket, PollFlags::POLLOUT)], timeout)
+            .is_ok_and(|ready| ready > 0);
         self.stuck = (!ready).then(Instant::now);
         ready
     }
 
     /// Sends the rest of a message that a stream took in part; false if nothing was taken yet.
     fn finish(&mut self) -> bool {
-        let Some(Logger { backend: LoggerBackend::UnixStream(stream), .. }) = &mut self.logger else { return false };
+        let Some(Logger { backend: LoggerBackend::UnixStream(stream), .. }) = &mut self.logger
+        else {
+            return false;
+        };
         let finished = stream.flush().is_ok();
         if !finished {
             self.abandon();
@@ -112,7 +127,8 @@ impl Syslog {
         finished
     }
 
-    /// Gives a stream up that took a message in part, perhaps: what follows would be read as its end.
+    /// Gives a stream up that took a message in part, perhaps: what follows would be read as its
+    /// end.
     fn abandon(&mut self) {
         self.logger.take_if(|logger| matches!(logger.backend, LoggerBackend::UnixStream(_)));
     }
@@ -120,12 +136,15 @@ impl Syslog {
 
 impl std::fmt::Debug for Syslog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Syslog").field("path", &self.path).field("connected", &self.logger.is_some()).finish()
+        f.debug_struct("Syslog")
+            .field("path", &self.path)
+            .field("connected", &self.logger.is_some())
+            .finish()
     }
 }
 
-/// A socket of its own for a worker, which cannot reach the daemon from its jail; none where there is no daemon, or a stream, in which the
-/// lines of several processes are not kept apart.
+/// A socket of its own for a worker, which cannot reach the daemon from its jail; none where there
+/// is no daemon, or a stream, in which the lines of several processes are not kept apart.
 pub(crate) fn for_worker() -> Option<OwnedFd> {
     socket(Path::new(DAEMON), SocketType::DGRAM).ok()
 }
@@ -142,7 +161,8 @@ fn reach(path: &Path) -> rustix::io::Result<LoggerBackend> {
 }
 
 fn socket(path: &Path, kind: SocketType) -> rustix::io::Result<OwnedFd> {
-    // Non-blocking from the start: a reporter may make a socket, but may not change one (ioctl) afterwards.
+    // Non-blocking from the start: a reporter may make a socket, but may not change one (ioctl)
+    // afterwards.
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, kind, flags, None)?;
     connect(&socket, &SocketAddrUnix::new(path)?)?;
@@ -184,7 +204,8 @@ mod tests {
         let path = directory.path().join("log");
         let daemon = UnixDatagram::bind(&path).unwrap();
         let mut syslog = Syslog::new(&path);
-        for (severity, priority) in [(Severity::Debug, "<15>"), (Severity::Warning, "<12>"), (Severity::Error, "<11>")]
+        for (severity, priority) in
+            [(Severity::Debug, "<15>"), (Severity::Warning, "<12>"), (Severity::Error, "<11>")]
         {
             assert!(syslog.send(severity, "text"));
             let message = receive(&daemon);
@@ -225,7 +246,9 @@ mod tests {
         let path = directory.path().join("log");
         let daemon = UnixListener::bind(&path).unwrap();
         let mut syslog = Syslog::new(&path);
-        assert!(syslog.send(Severity::Warning, "first") && syslog.send(Severity::Warning, "second"));
+        assert!(
+            syslog.send(Severity::Warning, "first") && syslog.send(Severity::Warning, "second")
+        );
         let (mut stream, _) = daemon.accept().unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let mut heard = Vec::new();
@@ -236,8 +259,14 @@ mod tests {
         }
         let text = String::from_utf8(heard).unwrap();
         let messages: Vec<&str> = text.split_terminator('\0').collect();
-        assert!(messages[0].starts_with("<12>") && messages[0].ends_with(" pen: first"), "{text:?}");
-        assert!(messages[1].starts_with("<12>") && messages[1].ends_with(" pen: second"), "{text:?}");
+        assert!(
+            messages[0].starts_with("<12>") && messages[0].ends_with(" pen: first"),
+            "{text:?}"
+        );
+        assert!(
+            messages[1].starts_with("<12>") && messages[1].ends_with(" pen: second"),
+            "{text:?}"
+        );
         // It stops reading, and its successor hears whole messages only.
         let long = "x".repeat(LONGEST);
         assert!((0..100_000).any(|_| !syslog.send(Severity::Warning, &long)));

@@ -1,4 +1,5 @@
-//! When a dead worker is replaced: at once if it had lived, later and later if it keeps dying young.
+//! When a dead worker is replaced: at once if it had lived, later and later if it keeps dying
+//! young.
 
 #![forbid(unsafe_code)]
 
@@ -37,7 +38,8 @@ mod tests {
     fn early_deaths_back_off_and_a_life_resets() {
         let mut backoff = Backoff::default();
         assert_eq!(backoff.after(GROWN_UP), Duration::ZERO);
-        let delays: Vec<u128> = (0..11).map(|_| backoff.after(Duration::ZERO).as_millis()).collect();
+        let delays: Vec<u128> =
+            (0..11).map(|_| backoff.after(Duration::ZERO).as_millis()).collect();
         assert_eq!(delays, [10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5000, 5000]);
         assert_eq!(backoff.after(GROWN_UP), Duration::ZERO);
         assert_eq!(backoff.after(Duration::ZERO), SHORTEST);

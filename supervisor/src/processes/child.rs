@@ -1,7 +1,7 @@
 //! A child of the supervisor: its start, what it does, its end, and how its end is told.
 //!
-//! Children that are jailed have another user, and the supervisor does not keep the right to signal whom it likes (CAP_KILL): it kills
-//! such a child as that user.
+//! Children that are jailed have another user, and the supervisor does not keep the right to signal
+//! whom it likes (CAP_KILL): it kills such a child as that user.
 
 #![forbid(unsafe_code)]
 
@@ -23,7 +23,8 @@ use crate::jail::user;
 use crate::processes::liveness::{State, Subject};
 use crate::sys;
 
-/// A child that has not been waited for, so that its pid is its own, dead or alive: nobody else waits for this process's children.
+/// A child that has not been waited for, so that its pid is its own, dead or alive: nobody else
+/// waits for this process's children.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Child {
     /// Its number.
@@ -33,7 +34,8 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Forks a child that runs `live` and ends with its result as status. ps(1) shows it as a helper, unless it says otherwise.
+    /// Forks a child that runs `live` and ends with its result as status. ps(1) shows it as a
+    /// helper, unless it says otherwise.
     ///
     /// # Errors
     /// No process or no memory can be had now.
@@ -47,7 +49,8 @@ impl Child {
 
     /// Kills it. It is still to be waited for.
     pub(crate) fn kill(self) {
-        // Until it is in its jail it is the supervisor's own user's; in there it never becomes that again.
+        // Until it is in its jail it is the supervisor's own user's; in there it never becomes that
+        // again.
         if kill(self.pid, Signal::SIGKILL) == Err(Errno::EPERM) {
             let _ = user::acting_as(self.user, getegid(), || kill(self.pid, Signal::SIGKILL));
         }
@@ -58,7 +61,8 @@ impl Child {
     /// # Errors
     /// No descriptors left. The child, which could not be watched, is killed and reaped.
     pub(crate) fn watch(self) -> io::Result<OwnedFd> {
-        let pid = rustix::process::Pid::from_raw(self.pid.as_raw()).ok_or(io::ErrorKind::NotFound)?;
+        let pid =
+            rustix::process::Pid::from_raw(self.pid.as_raw()).ok_or(io::ErrorKind::NotFound)?;
         Ok(pidfd_open(pid, PidfdFlags::empty()).inspect_err(|_| {
             self.kill();
             let _ = waitpid(self.pid, None);
@@ -71,7 +75,8 @@ impl Child {
 pub(crate) struct Observed {
     pid: Pid,
     clock: Option<ClockId>,
-    /// Its /proc/PID/stat, opened while the child still is as its parent: once it is in its jail, `hidepid` (proc(5)) hides it.
+    /// Its /proc/PID/stat, opened while the child still is as its parent: once it is in its jail,
+    /// `hidepid` (proc(5)) hides it.
     stat: Option<File>,
 }
 
@@ -95,7 +100,9 @@ impl Observed {
 
 impl Subject for Observed {
     fn used(&self) -> Duration {
-        self.clock.and_then(|clock| clock_gettime(clock).ok()).map_or(Duration::ZERO, Duration::from)
+        self.clock
+            .and_then(|clock| clock_gettime(clock).ok())
+            .map_or(Duration::ZERO, Duration::from)
     }
 
     /// Looked up only when an answer is missing.
@@ -108,7 +115,8 @@ impl Subject for Observed {
     }
 }
 
-/// Whether there are plenty of descriptors beside this one: what can be had without is not to be the one too much.
+/// Whether there are plenty of descriptors beside this one: what can be had without is not to be
+/// the one too much.
 fn are_plenty(file: &File) -> bool {
     let number = u64::try_from(file.as_raw_fd()).unwrap_or(u64::MAX);
     getrlimit(Resource::RLIMIT_NOFILE).is_ok_and(|(limit, _)| number < limit / 2)
@@ -118,8 +126,9 @@ fn stat_of(pid: Pid) -> io::Result<File> {
     File::open(format!("/proc/{pid}/stat"))
 }
 
-/// The third and fourth field of /proc/PID/stat (proc_pid_stat(5)); the second ends with the last parenthesis. A child of another parent is
-/// a stranger: that /proc shows the processes of another namespace, which have other numbers.
+/// The third and fourth field of /proc/PID/stat (proc_pid_stat(5)); the second ends with the last
+/// parenthesis. A child of another parent is a stranger: that /proc shows the processes of another
+/// namespace, which have other numbers.
 fn state(stat: &str, parent: Pid) -> State {
     let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
     let (state, of) = (fields.next(), fields.next().and_then(|of| of.parse().ok()));

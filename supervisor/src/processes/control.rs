@@ -1,7 +1,8 @@
-//! The control process as its supervisor sees it: the port that it serves, its post, and what it is still to be told.
+//! The control process as its supervisor sees it: the port that it serves, its post, and what it is
+//! still to be told.
 //!
-//! Authority belongs to the channel: whatever comes over it has the rights of an operator at the control port and no more. A process that
-//! dies is replaced; relaying never notices.
+//! Authority belongs to the channel: whatever comes over it has the rights of an operator at the
+//! control port and no more. A process that dies is replaced; relaying never notices.
 
 #![forbid(unsafe_code)]
 
@@ -15,7 +16,9 @@ use pen_config::address::{Address, Host, Local};
 use pen_config::command::{self, Command};
 use pen_config::ids::ClientKey;
 use pen_ipc::channel::{Channel, Sent};
-use pen_ipc::message::{FromControl, FromStartingWorker, Operator, Outcome, PROTOCOL_VERSION, SHORT_REPLY, ToControl};
+use pen_ipc::message::{
+    FromControl, FromStartingWorker, Operator, Outcome, PROTOCOL_VERSION, SHORT_REPLY, ToControl,
+};
 use pen_ipc::start::ControlStart;
 use pen_table::LAYOUT_VERSION;
 
@@ -66,7 +69,9 @@ impl ControlPort {
     ) -> Result<ControlPort, ListenError> {
         let listener = match address {
             Address::Inet(_) => Listener::bind(address, BACKLOG)?,
-            Address::Unix(_) => Listener::bind_private(address, BACKLOG, jail.identity.uid, jail.identity.gid)?,
+            Address::Unix(_) => {
+                Listener::bind_private(address, BACKLOG, jail.identity.uid, jail.identity.gid)?
+            }
         };
         let (socket, path) = listener.into_parts();
         Ok(ControlPort { _path: path, socket, name: name.to_string(), entry })
@@ -77,14 +82,24 @@ impl ControlPort {
         ControlPort { _path: None, socket, name: name.to_string(), entry }
     }
 
-    /// Lives the life of the control process; returns its exit status. Runs in the child that was forked for it.
+    /// Lives the life of the control process; returns its exit status. Runs in the child that was
+    /// forked for it.
     ///
-    /// It inherits the mapping of the shared table, as every child does, but is not given it, and every descriptor but its two is closed.
-    fn live(&self, context: &SpawnContext, channel: Channel<FromStartingWorker, ToControl>, supervisor: Pid) -> i32 {
+    /// It inherits the mapping of the shared table, as every child does, but is not given it, and
+    /// every descriptor but its two is closed.
+    fn live(
+        &self,
+        context: &SpawnContext,
+        channel: Channel<FromStartingWorker, ToControl>,
+        supervisor: Pid,
+    ) -> i32 {
         sys::title::set("control");
         match self.prepare(&context.jail, &channel, supervisor) {
             Ok(listener) => {
-                let hello = FromStartingWorker::Hello { protocol: PROTOCOL_VERSION, layout: LAYOUT_VERSION };
+                let hello = FromStartingWorker::Hello {
+                    protocol: PROTOCOL_VERSION,
+                    layout: LAYOUT_VERSION,
+                };
                 let settings = context.settings.clone();
                 let jail = context.jail.root.clone();
                 match channel.send(&hello, None) {
@@ -134,11 +149,13 @@ struct Process {
     settings_due: bool,
     stop_due: bool,
     applied: u64,
-    /// A reply that found no room. While it waits, no further command is begun, so there is at most one.
+    /// A reply that found no room. While it waits, no further command is begun, so there is at
+    /// most one.
     reply: Option<(u64, Reply)>,
     /// A bound on what the administrator hears from it.
     refusals: Flood,
-    /// How fast it is listened to: who reaches the port must not keep the supervisor, and a processor, busy.
+    /// How fast it is listened to: who reaches the port must not keep the supervisor, and a
+    /// processor, busy.
     pace: Pace,
 }
 
@@ -202,7 +219,13 @@ pub(crate) enum ControlReport {
 
 impl Control {
     pub(crate) fn new(port: ControlPort) -> Control {
-        Control { port, process: None, backoff: Backoff::default(), grace: Grace::default(), due: None }
+        Control {
+            port,
+            process: None,
+            backoff: Backoff::default(),
+            grace: Grace::default(),
+            due: None,
+        }
     }
 
     /// The control address.
@@ -235,9 +258,14 @@ impl Control {
         Ok(pid)
     }
 
-    /// Takes the dead process from its post, if it was the one, and decides when it is replaced. Returns a line about its death, and why it
-    /// could not start if it said so.
-    pub(crate) fn discharge(&mut self, pid: Pid, status: WaitStatus, now: Instant) -> Option<(String, Option<String>)> {
+    /// Takes the dead process from its post, if it was the one, and decides when it is replaced.
+    /// Returns a line about its death, and why it could not start if it said so.
+    pub(crate) fn discharge(
+        &mut self,
+        pid: Pid,
+        status: WaitStatus,
+        now: Instant,
+    ) -> Option<(String, Option<String>)> {
         let process = self.process.take_if(|process| process.peer.pid() == pid)?;
         let delay = self.backoff.after(now.saturating_duration_since(process.peer.born));
         self.due = Some(now + delay);
@@ -247,7 +275,8 @@ impl Control {
             WaitStatus::Exited(_, status) => format!("ended with status {status}"),
             _ => "ended".into(),
         };
-        let reason = process.peer.failed.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+        let reason =
+            process.peer.failed.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
         Some((format!("the control process (pid {pid}) {how}{reason}"), process.peer.failed))
     }
 
@@ -307,7 +336,8 @@ impl Control {
         }
     }
 
-    /// Asks it for a sign of life, and kills it if it has given none for too long. If it was not listened to (`unheard`), it is not judged.
+    /// Asks it for a sign of life, and kills it if it has given none for too long. If it was not
+    /// listened to (`unheard`), it is not judged.
     pub(crate) fn beat(&mut self, unheard: bool) {
         if let Some(process) = &mut self.process {
             if unheard {
@@ -329,7 +359,9 @@ impl Control {
             process.pace.count(now);
             match heard {
                 PeerMessage::Ready => reports.push(ControlReport::Ready),
-                PeerMessage::Message(message, file) => reports.extend(process.hear(message, file, now)),
+                PeerMessage::Message(message, file) => {
+                    reports.extend(process.hear(message, file, now))
+                }
                 PeerMessage::Nothing => {}
             }
         }
@@ -350,7 +382,8 @@ impl Control {
         }
     }
 
-    /// Answers a command of the process that has this pid; an operator whose process is gone is gone too.
+    /// Answers a command of the process that has this pid; an operator whose process is gone is
+    /// gone too.
     pub(crate) fn reply(&mut self, pid: Pid, ticket: u64, reply: Reply) {
         if let Some(process) = self.process.as_mut().filter(|process| process.peer.pid() == pid) {
             process.reply = Some((ticket, reply));
@@ -374,7 +407,8 @@ impl Control {
         let Some(process) = &mut self.process else { return };
         if process.settings_due {
             let encoded = Some(context.encoded.as_fd());
-            process.settings_due = process.peer.send(&ToControl::Settings, encoded) == Some(Sent::Full);
+            process.settings_due =
+                process.peer.send(&ToControl::Settings, encoded) == Some(Sent::Full);
         }
         process.send_reply();
         if process.stop_due && process.reply.is_none() {
@@ -391,7 +425,12 @@ impl Control {
 }
 
 impl Process {
-    fn hear(&mut self, message: FromControl, file: Option<OwnedFd>, now: Instant) -> Option<ControlReport> {
+    fn hear(
+        &mut self,
+        message: FromControl,
+        file: Option<OwnedFd>,
+        now: Instant,
+    ) -> Option<ControlReport> {
         match message {
             FromControl::Command { ticket, command, by, with_file } => {
                 // All that comes from an operator was read by the parser.
@@ -399,7 +438,12 @@ impl Process {
                     self.peer.expel("it passes on what is no command");
                     return None;
                 }
-                Some(ControlReport::Command { ticket, by, command, file: file.filter(|_| with_file) })
+                Some(ControlReport::Command {
+                    ticket,
+                    by,
+                    command,
+                    file: file.filter(|_| with_file),
+                })
             }
             FromControl::Refused { client } => match self.refusals.admit(now) {
                 Admission::Admitted { withheld_before } => {
@@ -408,7 +452,9 @@ impl Process {
                         0 => String::new(),
                         more => format!(", and {more} others before"),
                     };
-                    Some(ControlReport::Line(format!("control port: {client} was refused by control_acl{more}")))
+                    Some(ControlReport::Line(format!(
+                        "control port: {client} was refused by control_acl{more}"
+                    )))
                 }
                 Admission::Withheld => None,
             },
@@ -431,7 +477,9 @@ impl Process {
             other => other,
         };
         let sent = match &body {
-            Body::Text(text) => self.peer.send(&ToControl::Reply { ticket, outcome, text: text.clone() }, None),
+            Body::Text(text) => {
+                self.peer.send(&ToControl::Reply { ticket, outcome, text: text.clone() }, None)
+            }
             Body::Memory(memory) => {
                 let reply = ToControl::Reply { ticket, outcome, text: String::new() };
                 self.peer.send(&reply, Some(memory.as_fd()))

@@ -17,7 +17,8 @@ pub(crate) struct Flood {
 /// Whether one more is within the bound.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Admission {
-    /// It is; so many were withheld in the period before this one, if it is the first of a new period.
+    /// It is; so many were withheld in the period before this one, if it is the first of a new
+    /// period.
     Admitted {
         /// How many to account for now.
         withheld_before: u64,
@@ -51,7 +52,8 @@ impl Flood {
         Admission::Withheld
     }
 
-    /// How many were withheld, once their period is over, if nothing that was admitted since has accounted for them.
+    /// How many were withheld, once their period is over, if nothing that was admitted since has
+    /// accounted for them.
     pub(crate) fn settle(&mut self, now: Instant) -> u64 {
         match now.saturating_duration_since(self.since) >= self.period {
             true => std::mem::take(&mut self.withheld),
@@ -60,7 +62,8 @@ impl Flood {
     }
 }
 
-/// Spreads over time what is not to be refused: so many in each period, and what is beyond waits where it is.
+/// Spreads over time what is not to be refused: so many in each period, and what is beyond waits
+/// where it is.
 #[derive(Debug)]
 pub(crate) struct Pace {
     most: u32,

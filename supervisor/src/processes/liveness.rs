@@ -1,14 +1,17 @@
 //! Whether a jailed process still goes round its event loop, and when the supervisor asks.
 //!
-//! Time is counted in beats of the supervisor's own loop, not by the clock: if the supervisor itself could not run (it was stopped, its
-//! machine or its container was suspended), one beat has passed for everybody, however long that took, and nobody is judged by it. And
-//! a beat counts only as far as the process could have answered in it: one that waits for a processor is not to blame ([`charge`]).
+//! Time is counted in beats of the supervisor's own loop, not by the clock: if the supervisor
+//! itself could not run (it was stopped, its machine or its container was suspended), one beat has
+//! passed for everybody, however long that took, and nobody is judged by it. And a beat counts only
+//! as far as the process could have answered in it: one that waits for a processor is not to blame
+//! ([`charge`]).
 
 #![forbid(unsafe_code)]
 
 use std::time::{Duration, Instant};
 
-/// The rhythm in which all processes are asked, together, so that an idle pen wakes up about once a second and no more.
+/// The rhythm in which all processes are asked, together, so that an idle pen wakes up about once a
+/// second and no more.
 #[derive(Debug, Default)]
 pub(crate) struct Beat {
     /// When the next one is; none before the first.
@@ -70,9 +73,10 @@ pub(crate) struct Watch {
     grace: Grace,
 }
 
-/// Beats that a process may take to become ready, counted as [`charge`] does. The first of a pen has as long as the start; a replacement,
-/// which takes milliseconds, no longer than others may hang; but one that follows another that was not ready in time has twice as long,
-/// for the machine may be slow.
+/// Beats that a process may take to become ready, counted as [`charge`] does. The first of a pen
+/// has as long as the start; a replacement, which takes milliseconds, no longer than others may
+/// hang; but one that follows another that was not ready in time has twice as long, for the machine
+/// may be slow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Grace(u32);
 
@@ -105,8 +109,8 @@ impl Watch {
         Watch { grace, fresh: true, ..Watch::default() }
     }
 
-    /// A beat of a process that serves: asks it unless it is asked already. `ask` sends a ping and says whether it could be
-    /// sent. False if the process hangs.
+    /// A beat of a process that serves: asks it unless it is asked already. `ask` sends a ping and
+    /// says whether it could be sent. False if the process hangs.
     pub(crate) fn beat(&mut self, subject: &impl Subject, ask: impl FnOnce(u32) -> bool) -> bool {
         match self.ping {
             Ping::Answered => {
@@ -135,7 +139,8 @@ impl Watch {
         }
     }
 
-    /// Judges by nothing that was before: the process may have answered without being heard, or has become ready.
+    /// Judges by nothing that was before: the process may have answered without being heard, or has
+    /// become ready.
     pub(crate) fn begin_anew(&mut self) {
         (self.silence, self.fresh) = (Duration::ZERO, true);
     }
@@ -148,14 +153,15 @@ impl Watch {
     }
 }
 
-/// How much of a beat a process could have used for an answer, from what it does at the end of the beat and from the
-/// processor time that it had in it.
+/// How much of a beat a process could have used for an answer, from what it does at the end of the
+/// beat and from the processor time that it had in it.
 ///
-/// A process that waits for a processor is charged with the time that it had, which is none where the machine, a container's
-/// quota or a frozen control group gives none. One that waits for something else, or is stopped, did not want a processor and
-/// is charged with the whole beat: also one that ran meanwhile, for it could have answered instead (a loop with a short sleep in it).
-/// Only if it waits for memory or a disk, and ran, it moves, though slowly (it is swapped out, or its log's disk is slow). In
-/// the first beat the time before it began to wait says nothing.
+/// A process that waits for a processor is charged with the time that it had, which is none where
+/// the machine, a container's quota or a frozen control group gives none. One that waits for
+/// something else, or is stopped, did not want a processor and is charged with the whole beat: also
+/// one that ran meanwhile, for it could have answered instead (a loop with a short sleep in it).
+/// Only if it waits for memory or a disk, and ran, it moves, though slowly (it is swapped out, or
+/// its log's disk is slow). In the first beat the time before it began to wait says nothing.
 fn charge(state: State, ran: Duration, first: bool) -> Duration {
     let moves = !ran.is_zero() && !first;
     match state {
@@ -166,23 +172,25 @@ fn charge(state: State, ran: Duration, first: bool) -> Duration {
     }
 }
 
-/// Time between two beats. Five of them, which is the longest that a process can hang, are less than the five seconds that are promised, however
-/// late each is.
+/// Time between two beats. Five of them, which is the longest that a process can hang, are less
+/// than the five seconds that are promised, however late each is.
 const EVERY: Duration = Duration::from_millis(900);
 
-/// For how long a process can leave a ping without an answer until it hangs, as [`charge`] counts: four beats, also for one
-/// that runs all the time and now and then shares its processor with others. One that works answers within 50 ms and the
-/// time of sixteen steps of its loop.
+/// For how long a process can leave a ping without an answer until it hangs, as [`charge`] counts:
+/// four beats, also for one that runs all the time and now and then shares its processor with
+/// others. One that works answers within 50 ms and the time of sixteen steps of its loop.
 const MOST_SILENCE: Duration = Duration::from_millis(2750);
 
 /// Beats that a replacement may take to become ready.
 const MOST_OF_REPLACEMENT: u32 = 4;
 
-/// Beats that the first process may take to become ready, and any other at most: as long as a start may take.
+/// Beats that the first process may take to become ready, and any other at most: as long as a start
+/// may take.
 const MOST_OF_START: u32 = 30;
 
 /// What is said of a process that hangs.
-pub(crate) const HUNG: &str = "it hung: no sign of life for 3 s and more in which it was not short of processor time";
+pub(crate) const HUNG: &str =
+    "it hung: no sign of life for 3 s and more in which it was not short of processor time";
 
 /// What is said of a replacement that does not become ready.
 pub(crate) const NEVER_READY: &str = "it was not ready in time";
@@ -221,7 +229,8 @@ mod tests {
         ask_of(watch, &STOPPED)
     }
 
-    /// The beat at which a process is condemned that answers no more after the first ping; `beat` says what it does in each.
+    /// The beat at which a process is condemned that answers no more after the first ping; `beat`
+    /// says what it does in each.
     fn condemned(beats: u32, beat: impl Fn(u32) -> (State, Duration)) -> Option<u32> {
         let (mut watch, mut used) = (Watch::default(), Duration::from_secs(1000));
         ask_of(&mut watch, &Seen(State::Waiting, used));
@@ -238,19 +247,43 @@ mod tests {
         assert!(EVERY * (4 + 1) + Duration::from_millis(500) <= Duration::from_secs(5));
         let tick = Duration::from_micros(1);
         assert_eq!(condemned(9, |_| (State::Stopped, Duration::ZERO)), Some(4));
-        assert_eq!(condemned(9, |_| (State::Stopped, tick)), Some(4), "who is stopped may have run before");
-        assert_eq!(condemned(9, |_| (State::Waiting, Duration::ZERO)), Some(4), "in a system call, or a lock");
+        assert_eq!(
+            condemned(9, |_| (State::Stopped, tick)),
+            Some(4),
+            "who is stopped may have run before"
+        );
+        assert_eq!(
+            condemned(9, |_| (State::Waiting, Duration::ZERO)),
+            Some(4),
+            "in a system call, or a lock"
+        );
         let blocks = |n: u32| (State::Waiting, if n == 1 { EVERY / 2 } else { Duration::ZERO });
         assert_eq!(condemned(9, blocks), Some(4), "after it had worked for a while");
-        assert_eq!(condemned(9, |_| (State::Blocked, Duration::ZERO)), Some(4), "for a disk that never answers");
-        assert_eq!(condemned(9, |_| (State::Waiting, tick)), Some(4), "an endless loop with a short sleep in it");
+        assert_eq!(
+            condemned(9, |_| (State::Blocked, Duration::ZERO)),
+            Some(4),
+            "for a disk that never answers"
+        );
+        assert_eq!(
+            condemned(9, |_| (State::Waiting, tick)),
+            Some(4),
+            "an endless loop with a short sleep in it"
+        );
         assert_eq!(condemned(9, |_| (State::Runnable, EVERY)), Some(4), "an endless loop");
-        assert_eq!(condemned(9, |_| (State::Runnable, EVERY * 4 / 5)), Some(4), "an endless loop among others");
+        assert_eq!(
+            condemned(9, |_| (State::Runnable, EVERY * 4 / 5)),
+            Some(4),
+            "an endless loop among others"
+        );
     }
 
     #[test]
     fn who_gets_no_processor_is_not_judged_and_who_gets_little_has_longer() {
-        assert_eq!(condemned(100_000, |_| (State::Runnable, Duration::ZERO)), None, "a quota, or a frozen group");
+        assert_eq!(
+            condemned(100_000, |_| (State::Runnable, Duration::ZERO)),
+            None,
+            "a quota, or a frozen group"
+        );
         // A sixty-fourth of a tenth of a processor.
         let share = EVERY / 640;
         let beats = condemned(100_000, |_| (State::Runnable, share)).unwrap();
@@ -301,7 +334,8 @@ mod tests {
             let lived = &trace[..end.map_or(trace.len(), |end| end as usize - 1)];
             let looped: u64 = lived.iter().filter(|(state, _)| *state == 0).map(|(_, ran)| ran).sum();
             let idle = lived.iter().filter(|(state, _)| *state != 0).count() as u64;
-            prop_assert!(Duration::from_millis(looped + 225 * idle) < MOST_SILENCE, "{end:?} of {lived:?}");
+            prop_assert!(Duration::from_millis(looped + 225 * idle) < MOST_SILENCE, "{end:?} of \
+                {lived:?}");
         }
     }
 
@@ -375,7 +409,10 @@ mod tests {
         assert!((1..MOST_OF_START).all(|_| watch.beat_of_start(&STOPPED)));
         watch.begin_anew();
         assert!((1..=4).all(|_| ask(&mut watch).0));
-        assert!(!(0..MOST_OF_START).all(|_| Watch::default().beat_of_start(&STOPPED) && watch.beat_of_start(&STOPPED)));
+        assert!(
+            !(0..MOST_OF_START)
+                .all(|_| Watch::default().beat_of_start(&STOPPED) && watch.beat_of_start(&STOPPED))
+        );
     }
 
     #[test]

@@ -1,6 +1,8 @@
-//! A jailed process as its supervisor sees it: a process, a channel, and the order in which it may speak.
+//! A jailed process as its supervisor sees it: a process, a channel, and the order in which it may
+//! speak.
 //!
-//! The process may be in a stranger's hands: whatever it sends is bounded, checked and never makes the supervisor wait or panic.
+//! The process may be in a stranger's hands: whatever it sends is bounded, checked and never makes
+//! the supervisor wait or panic.
 
 #![forbid(unsafe_code)]
 
@@ -63,7 +65,8 @@ pub(crate) enum PeerMessage<Rx> {
 }
 
 impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx, Rx> {
-    /// Forks a process that runs `live` with its end of the channel and the supervisor's pid. `user` is who it becomes.
+    /// Forks a process that runs `live` with its end of the channel and the supervisor's pid.
+    /// `user` is who it becomes.
     ///
     /// # Errors
     /// No process, no descriptor or no memory can be had now.
@@ -115,7 +118,8 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
         matches!(self.link, Link::Ready(_))
     }
 
-    /// Reads one message; none: nothing now, or never again. A process that breaks the rules is expelled.
+    /// Reads one message; none: nothing now, or never again. A process that breaks the rules is
+    /// expelled.
     pub(crate) fn read(&mut self, now: Instant) -> Option<PeerMessage<Rx>> {
         match self.read_one() {
             Ok(Some(_)) if self.messages.admit(now) == Admission::Withheld => {
@@ -151,11 +155,14 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
         }
     }
 
-    /// Asks it for a sign of life, and kills it if it has given none for too long. One without a channel is ending already.
+    /// Asks it for a sign of life, and kills it if it has given none for too long. One without a
+    /// channel is ending already.
     pub(crate) fn beat(&mut self, ping: impl FnOnce(u32) -> Tx) {
         let hung = match &self.link {
             Link::Cut => return,
-            Link::Starting { .. } => (!self.watch.beat_of_start(&self.observed)).then_some(NEVER_READY),
+            Link::Starting { .. } => {
+                (!self.watch.beat_of_start(&self.observed)).then_some(NEVER_READY)
+            }
             Link::Ready(channel) => {
                 let ask = |serial| matches!(channel.send(&ping(serial), None), Ok(Sent::Queued));
                 (!self.watch.beat(&self.observed, ask)).then_some(HUNG)
@@ -186,7 +193,9 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
                 other => self.nothing(other),
             },
             Link::Ready(channel) => match channel.receive() {
-                Ok(Received::Message(message, descriptor)) => Ok(Some(PeerMessage::Message(message, descriptor))),
+                Ok(Received::Message(message, descriptor)) => {
+                    Ok(Some(PeerMessage::Message(message, descriptor)))
+                }
                 other => self.nothing(other),
             },
         }
@@ -209,7 +218,10 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
 
     fn hear_starting(&mut self, message: FromStartingWorker) -> Result<PeerMessage<Rx>, String> {
         match (message, std::mem::replace(&mut self.link, Link::Cut)) {
-            (FromStartingWorker::Hello { protocol, layout }, Link::Starting { channel, greeted: false }) => {
+            (
+                FromStartingWorker::Hello { protocol, layout },
+                Link::Starting { channel, greeted: false },
+            ) => {
                 if (protocol, layout) != (PROTOCOL_VERSION, LAYOUT_VERSION) {
                     return Err(format!("it speaks protocol {protocol} and layout {layout}"));
                 }

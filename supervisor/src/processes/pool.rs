@@ -31,7 +31,8 @@ struct WorkerSlot {
     backoff: Backoff,
     /// With whoever comes next.
     grace: Grace,
-    /// A bound on what the administrator hears from whoever holds it, so that no worker gets a new measure by dying.
+    /// A bound on what the administrator hears from whoever holds it, so that no worker gets a new
+    /// measure by dying.
     events: Flood,
     /// When to fill it, if it is empty and to be filled.
     due: Option<Instant>,
@@ -69,8 +70,15 @@ impl WorkerPool {
     ///
     /// # Errors
     /// There can be no process now.
-    pub(crate) fn spawn(&mut self, id: WorkerId, context: &SpawnContext, now: Instant) -> io::Result<Pid> {
-        let Some(slot) = self.slots.get_mut(usize::from(id.0)) else { return Err(io::ErrorKind::NotFound.into()) };
+    pub(crate) fn spawn(
+        &mut self,
+        id: WorkerId,
+        context: &SpawnContext,
+        now: Instant,
+    ) -> io::Result<Pid> {
+        let Some(slot) = self.slots.get_mut(usize::from(id.0)) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
         let worker = Worker::spawn(id, slot.grace, context, now)?;
         let pid = worker.peer.pid();
         (slot.worker, slot.due) = (Some(worker), None);
@@ -78,10 +86,17 @@ impl WorkerPool {
     }
 
     /// Takes a dead worker from its post, if the process was one.
-    pub(crate) fn discharge(&mut self, pid: Pid, status: WaitStatus, now: Instant) -> Option<Death> {
+    pub(crate) fn discharge(
+        &mut self,
+        pid: Pid,
+        status: WaitStatus,
+        now: Instant,
+    ) -> Option<Death> {
         let is_it = |worker: &mut Worker| worker.peer.pid() == pid;
-        let (mut worker, grace) =
-            self.slots.iter_mut().find_map(|slot| Some((slot.worker.take_if(is_it)?, &mut slot.grace)))?;
+        let (mut worker, grace) = self
+            .slots
+            .iter_mut()
+            .find_map(|slot| Some((slot.worker.take_if(is_it)?, &mut slot.grace)))?;
         let reports = worker.read(LAST_WORDS, now);
         let was_ready = worker.peer.was_ready;
         *grace = grace.after(was_ready);
@@ -97,17 +112,20 @@ impl WorkerPool {
         })
     }
 
-    /// Whether the administrator is told of one more event of a worker, dead or alive, that knows so many servers. A working one
-    /// tells of two transitions for each server in the shortest blacklist time, which is a second.
+    /// Whether the administrator is told of one more event of a worker, dead or alive, that knows
+    /// so many servers. A working one tells of two transitions for each server in the shortest
+    /// blacklist time, which is a second.
     pub(crate) fn admit_event(&mut self, id: WorkerId, servers: u32, now: Instant) -> Admission {
         let Some(slot) = self.slots.get_mut(usize::from(id.0)) else { return Admission::Withheld };
         slot.events.set_most(MOST_EVENTS.saturating_add(servers.saturating_mul(20)));
         slot.events.admit(now)
     }
 
-    /// How many events the administrator was not told of, by worker, as far as that is still to be said.
+    /// How many events the administrator was not told of, by worker, as far as that is still to be
+    /// said.
     pub(crate) fn withheld_events(&mut self, now: Instant) -> Vec<(WorkerId, u64)> {
-        let withheld = self.slots.iter_mut().map(|slot| slot.events.settle(now)).collect::<Vec<u64>>();
+        let withheld =
+            self.slots.iter_mut().map(|slot| slot.events.settle(now)).collect::<Vec<u64>>();
         self.ids().zip(withheld).filter(|(_, withheld)| *withheld > 0).collect()
     }
 
@@ -121,7 +139,9 @@ impl WorkerPool {
 
     /// The posts to be filled now.
     pub(crate) fn due(&self, now: Instant) -> Vec<WorkerId> {
-        self.ids().filter(|id| self.slots[usize::from(id.0)].due.is_some_and(|due| due <= now)).collect()
+        self.ids()
+            .filter(|id| self.slots[usize::from(id.0)].due.is_some_and(|due| due <= now))
+            .collect()
     }
 
     /// When the next post is to be filled.
@@ -152,7 +172,9 @@ impl WorkerPool {
 
     /// Whether every post is held by a worker that serves clients.
     pub(crate) fn is_complete(&self) -> bool {
-        self.slots.iter().all(|slot| slot.worker.as_ref().is_some_and(|worker| worker.peer.is_ready()))
+        self.slots
+            .iter()
+            .all(|slot| slot.worker.as_ref().is_some_and(|worker| worker.peer.is_ready()))
     }
 
     /// Whether nobody is left.
@@ -189,7 +211,9 @@ impl Death {
     pub(crate) fn start_failure(self) -> String {
         match (self.status, self.failed) {
             (WaitStatus::Exited(_, _), Some(why)) => why,
-            (status, failed) => format!("{} before it was ready", Death { status, failed, ..self }.line()),
+            (status, failed) => {
+                format!("{} before it was ready", Death { status, failed, ..self }.line())
+            }
         }
     }
 }
@@ -227,20 +251,40 @@ mod tests {
         let pid = Pid::from_raw(123);
         let killed = death(WaitStatus::Signaled(pid, Signal::SIGKILL, false), None);
         assert_eq!(killed.line(), "worker 1 (pid 123) was killed by signal 9");
-        assert_eq!(killed.start_failure(), "worker 1 (pid 123) was killed by signal 9 before it was ready");
-        let failed = death(WaitStatus::Exited(pid, 1), Some("cannot jail worker 1: setgroups: denied"));
-        assert!(failed.line().ends_with("ended with status 1: cannot jail worker 1: setgroups: denied"));
+        assert_eq!(
+            killed.start_failure(),
+            "worker 1 (pid 123) was killed by signal 9 before it was ready"
+        );
+        let failed =
+            death(WaitStatus::Exited(pid, 1), Some("cannot jail worker 1: setgroups: denied"));
+        assert!(
+            failed.line().ends_with("ended with status 1: cannot jail worker 1: setgroups: denied")
+        );
         assert_eq!(failed.start_failure(), "cannot jail worker 1: setgroups: denied");
     }
 
     #[test]
     fn who_comes_next_has_no_new_measure_of_events() {
         let (mut pool, now) = (WorkerPool::new(2), Instant::now());
-        let admitted = (0..300).filter(|_| pool.admit_event(WorkerId(1), 0, now) != Admission::Withheld).count();
+        let admitted = (0..300)
+            .filter(|_| pool.admit_event(WorkerId(1), 0, now) != Admission::Withheld)
+            .count();
         assert_eq!(admitted as u32, MOST_EVENTS);
-        assert_ne!(pool.admit_event(WorkerId(1), 1, now), Admission::Withheld, "with servers there is more to tell");
-        assert_ne!(pool.admit_event(WorkerId(0), 0, now), Admission::Withheld, "another one's is its own");
-        assert_eq!(pool.admit_event(WorkerId(7), 0, now), Admission::Withheld, "there is no such worker");
+        assert_ne!(
+            pool.admit_event(WorkerId(1), 1, now),
+            Admission::Withheld,
+            "with servers there is more to tell"
+        );
+        assert_ne!(
+            pool.admit_event(WorkerId(0), 0, now),
+            Admission::Withheld,
+            "another one's is its own"
+        );
+        assert_eq!(
+            pool.admit_event(WorkerId(7), 0, now),
+            Admission::Withheld,
+            "there is no such worker"
+        );
         assert_eq!(pool.withheld_events(now), []);
         let later = now + Duration::from_secs(60);
         assert_eq!(pool.withheld_events(later), [(WorkerId(1), 200)]);

@@ -1,5 +1,5 @@
-//! What every worker inherits through fork(2), and the part of a worker's life that is still the supervisor's code: from the
-//! fork to the call of its entry.
+//! What every worker inherits through fork(2), and the part of a worker's life that is still the
+//! supervisor's code: from the fork to the call of its entry.
 
 #![forbid(unsafe_code)]
 
@@ -59,12 +59,16 @@ pub(crate) struct SpawnContext {
 }
 
 impl SpawnContext {
-    /// Lives the life of a worker; returns its exit status. Runs in the child that was forked for it.
+    /// Lives the life of a worker; returns its exit status. Runs in the child that was forked for
+    /// it.
     pub(crate) fn live(&self, id: WorkerId, channel: WorkerEnd, supervisor: Pid) -> i32 {
         sys::title::set(&format!("worker {id}"));
         match self.prepare(&channel, supervisor) {
             Ok(belongings) => {
-                let hello = FromStartingWorker::Hello { protocol: PROTOCOL_VERSION, layout: LAYOUT_VERSION };
+                let hello = FromStartingWorker::Hello {
+                    protocol: PROTOCOL_VERSION,
+                    layout: LAYOUT_VERSION,
+                };
                 match channel.send(&hello, None) {
                     Ok(_) => (self.entry)(self.start(id, channel, belongings), &self.table),
                     Err(_) => 1,
@@ -81,7 +85,9 @@ impl SpawnContext {
 
     /// Reduces the process to what a worker may have.
     fn prepare(&self, channel: &WorkerEnd, supervisor: Pid) -> Result<Belongings, String> {
-        let at = |step: &'static str| move |error: io::Error| format!("{step}: {}", why_within_limits(&error));
+        let at = |step: &'static str| {
+            move |error: io::Error| format!("{step}: {}", why_within_limits(&error))
+        };
         signals::settle_child().map_err(at("signals"))?;
         if self.foreground {
             never_wait();
@@ -99,7 +105,8 @@ impl SpawnContext {
                 false => DebugOutput::Syslog(for_worker()),
             },
         };
-        // The originals of the descriptors above are closed too: their owners are the supervisor's, never used here.
+        // The originals of the descriptors above are closed too: their owners are the supervisor's,
+        // never used here.
         let keep = belongings.descriptors(channel);
         self.jail.enter(Kind::Relay, supervisor, &keep).map_err(|error| error.to_string())?;
         Ok(belongings)
@@ -139,11 +146,17 @@ impl Belongings {
             DebugOutput::Syslog(Some(socket)) => Some(socket.as_fd()),
             DebugOutput::Syslog(None) | DebugOutput::Stderr | DebugOutput::Journal => None,
         };
-        let always = [channel.as_fd(), self.listener.as_fd(), self.freed.as_fd(), self.vacancy.as_fd()];
+        let always =
+            [channel.as_fd(), self.listener.as_fd(), self.freed.as_fd(), self.vacancy.as_fd()];
         let tls = self.tls.iter().flat_map(|TlsStart { files, secrets: (current, previous) }| {
             [files, current].into_iter().chain(previous).map(AsFd::as_fd)
         });
-        always.into_iter().chain(self.log.as_ref().map(descriptor)).chain(tls).chain(debug).collect()
+        always
+            .into_iter()
+            .chain(self.log.as_ref().map(descriptor))
+            .chain(tls)
+            .chain(debug)
+            .collect()
     }
 }
 

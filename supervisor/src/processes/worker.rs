@@ -1,4 +1,5 @@
-//! One worker as its supervisor sees it: a jailed process, what it last said of itself, and what it is still to be told.
+//! One worker as its supervisor sees it: a jailed process, what it last said of itself, and what it
+//! is still to be told.
 
 #![forbid(unsafe_code)]
 
@@ -32,8 +33,8 @@ pub(crate) struct Worker {
     listeners_owed: u32,
 }
 
-/// What waits to be sent. All but the connections to be closed is a state, of which only the last counts; of those there are no more than
-/// connections: nothing here can grow without bound.
+/// What waits to be sent. All but the connections to be closed is a state, of which only the last
+/// counts; of those there are no more than connections: nothing here can grow without bound.
 #[derive(Debug, Default)]
 struct Due {
     settings: bool,
@@ -43,7 +44,8 @@ struct Due {
     secret: bool,
     /// Sent if there is a daemon; if not, the worker asks again.
     syslog: bool,
-    /// By number, and when it was ordered. A later order is meant for whoever had the number then: those before are gone.
+    /// By number, and when it was ordered. A later order is meant for whoever had the number then:
+    /// those before are gone.
     close: BTreeMap<u32, u64>,
     republish: bool,
     freed: bool,
@@ -75,7 +77,12 @@ impl Worker {
     ///
     /// # Errors
     /// No process, no descriptor or no memory can be had now.
-    pub(crate) fn spawn(id: WorkerId, grace: Grace, context: &SpawnContext, now: Instant) -> io::Result<Worker> {
+    pub(crate) fn spawn(
+        id: WorkerId,
+        grace: Grace,
+        context: &SpawnContext,
+        now: Instant,
+    ) -> io::Result<Worker> {
         Ok(Worker {
             id,
             peer: Peer::spawn(
@@ -93,12 +100,22 @@ impl Worker {
 
     /// The channel, to be polled for reading, and for writing too if something waits to be sent.
     pub(crate) fn channel(&self) -> Option<(BorrowedFd<'_>, bool)> {
-        let Due { settings, listener, log, tls, secret, ref close, republish, freed, stop, .. } = self.due;
-        let due = settings || listener || log || tls || secret || !close.is_empty() || republish || freed || stop;
+        let Due { settings, listener, log, tls, secret, ref close, republish, freed, stop, .. } =
+            self.due;
+        let due = settings
+            || listener
+            || log
+            || tls
+            || secret
+            || !close.is_empty()
+            || republish
+            || freed
+            || stop;
         Some((self.peer.channel()?, due))
     }
 
-    /// Reads at most `most` messages, so that one worker cannot keep the supervisor from the others.
+    /// Reads at most `most` messages, so that one worker cannot keep the supervisor from the
+    /// others.
     pub(crate) fn read(&mut self, most: usize, now: Instant) -> Vec<WorkerReport> {
         let mut reports = Vec::new();
         for _ in 0..most {
@@ -154,8 +171,8 @@ impl Worker {
         self.due.secret = true;
     }
 
-    /// Has the order to end a connection sent by [`Worker::send_due`], before any settings. `before` is when its owner
-    /// was looked up ([`ToWorker::Close`]).
+    /// Has the order to end a connection sent by [`Worker::send_due`], before any settings.
+    /// `before` is when its owner was looked up ([`ToWorker::Close`]).
     pub(crate) fn order_close(&mut self, number: u32, before: u64) {
         self.due.close.insert(number, before);
     }
@@ -197,7 +214,9 @@ impl Worker {
         }
         if due.log {
             due.log = match &context.log {
-                Some(log) => full(ToWorker::Log { network: is_network(log) }, Some(descriptor(log))),
+                Some(log) => {
+                    full(ToWorker::Log { network: is_network(log) }, Some(descriptor(log)))
+                }
                 None => full(ToWorker::NoLog, None),
             };
         }
@@ -229,7 +248,8 @@ impl Worker {
     /// Sends the orders to end connections, as far as the channel has room.
     fn send_closes(&mut self) {
         let Worker { peer, due, .. } = self;
-        while let Some((number, before)) = due.close.first_key_value().map(|(number, before)| (*number, *before))
+        while let Some((number, before)) =
+            due.close.first_key_value().map(|(number, before)| (*number, *before))
             && peer.send(&ToWorker::Close { number, before }, None) != Some(Sent::Full)
         {
             due.close.remove(&number);
@@ -311,10 +331,18 @@ mod tests {
             Instant::now(),
         );
         let (peer, due) = (peer.unwrap(), Due::default());
-        let mut worker =
-            Worker { id: WorkerId(0), peer, counters: Counters::default(), due, applied: 0, listeners_owed: 0 };
+        let mut worker = Worker {
+            id: WorkerId(0),
+            peer,
+            counters: Counters::default(),
+            due,
+            applied: 0,
+            listeners_owed: 0,
+        };
         while worker.ask_report(0) {}
-        [(7, 1), (8, 2), (7, 3), (9, 4)].into_iter().for_each(|(number, before)| worker.order_close(number, before));
+        [(7, 1), (8, 2), (7, 3), (9, 4)]
+            .into_iter()
+            .for_each(|(number, before)| worker.order_close(number, before));
         worker.send_closes();
         assert!(worker.channel().is_some_and(|(_, due)| due), "all wait");
         let_go.write_all(b"!").unwrap();

@@ -44,14 +44,25 @@ impl Gathering {
         now: Instant,
     ) -> Gathering {
         let deadline = now + PATIENCE;
-        Gathering { serial, deadline, waiting: asked, connections: BTreeMap::new(), missing: unreachable }
+        Gathering {
+            serial,
+            deadline,
+            waiting: asked,
+            connections: BTreeMap::new(),
+            missing: unreachable,
+        }
     }
 
     /// Takes a page; one that answers no open question is dropped.
     ///
     /// # Errors
     /// The worker reports more connections than `most`.
-    pub(crate) fn page(&mut self, worker: WorkerId, page: &ReportPage, most: usize) -> Result<(), TooMany> {
+    pub(crate) fn page(
+        &mut self,
+        worker: WorkerId,
+        page: &ReportPage,
+        most: usize,
+    ) -> Result<(), TooMany> {
         if page.serial != self.serial || !self.waiting.contains(&worker) {
             return Ok(());
         }
@@ -86,14 +97,21 @@ impl Gathering {
     /// What was gathered, with what the workers counted.
     pub(crate) fn finish(mut self, counters: &Counters) -> Gathered {
         self.missing.append(&mut self.waiting);
-        let whole = self.connections.into_iter().filter(|(worker, _)| !self.missing.contains(worker));
-        let mut connections: Vec<ConnectionInfo> = whole.flat_map(|(_, connections)| connections).collect();
+        let whole =
+            self.connections.into_iter().filter(|(worker, _)| !self.missing.contains(worker));
+        let mut connections: Vec<ConnectionInfo> =
+            whole.flat_map(|(_, connections)| connections).collect();
         connections.sort_unstable_by_key(|connection| connection.number);
-        Gathered { connections, missing: self.missing.into_iter().collect(), refused: counters.requests_refused }
+        Gathered {
+            connections,
+            missing: self.missing.into_iter().collect(),
+            refused: counters.requests_refused,
+        }
     }
 }
 
-/// How long workers have to answer (SPEC: a report is made without one that does not answer within a second).
+/// How long workers have to answer (SPEC: a report is made without one that does not answer within
+/// a second).
 const PATIENCE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

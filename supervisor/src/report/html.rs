@@ -1,5 +1,6 @@
-//! The HTML form of a report. Titles, tables, columns and their order are the original's: scripts read this page. Each cell is a line of its
-//! own. For people there are a summary in front of the tables, units in their captions, and a style.
+//! The HTML form of a report. Titles, tables, columns and their order are the original's: scripts
+//! read this page. Each cell is a line of its own. For people there are a summary in front of the
+//! tables, units in their captions, and a style.
 
 #![forbid(unsafe_code)]
 
@@ -27,16 +28,29 @@ pub(super) fn render(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<(
     let most = snapshot.clients_max;
     write!(to, "</table>\n<h2>Active clients</h2>Max number of clients: {most}<p>")?;
     table(to, CLIENT_UNITS, &CLIENT_COLUMNS)?;
-    let (connections, used, last) = (snapshot.connections, snapshot.connections_used, snapshot.connections_last());
+    let (connections, used, last) =
+        (snapshot.connections, snapshot.connections_used, snapshot.connections_last());
     for client in snapshot.clients {
         let address = Escaped(&client.address);
         row(
             to,
-            &[&client.slot, &address, &client.age, &client.server, &client.connects, &client.sent, &client.received],
+            &[
+                &client.slot,
+                &address,
+                &client.age,
+                &client.server,
+                &client.connects,
+                &client.sent,
+                &client.received,
+            ],
         )?;
     }
     let most = snapshot.connections_max;
-    write!(to, "</table>\n<h2>Active connections</h2>Number of connections: {most} max, {used} used, {last} last<p>")?;
+    write!(
+        to,
+        "</table>\n<h2>Active connections</h2>Number of connections: {most} max, {used} used, \
+         {last} last<p>"
+    )?;
     table(to, CONNECTION_UNITS, &CONNECTION_COLUMNS)?;
     for connection in connections {
         row(
@@ -66,21 +80,32 @@ pub(super) fn render(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<(
 /// What a reader wants to know first: lists and no table, for scripts count tables.
 fn summary(snapshot: &Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
     let servers = &snapshot.servers;
-    let total = |bytes: fn(&ServerRow) -> u64| servers.iter().map(bytes).fold(0, u64::saturating_add);
+    let total =
+        |bytes: fn(&ServerRow) -> u64| servers.iter().map(bytes).fold(0, u64::saturating_add);
     let up = servers.iter().filter(|server| server.state.is_up()).count();
-    let without_room = [(State::Full, "full"), (State::Pending, "passed over")].map(|(state, what)| {
-        let count = servers.iter().filter(|server| server.state == state).count();
-        if count == 0 { String::new() } else { format!(", {count} {what}") }
-    });
+    let without_room =
+        [(State::Full, "full"), (State::Pending, "passed over")].map(|(state, what)| {
+            let count = servers.iter().filter(|server| server.state == state).count();
+            if count == 0 { String::new() } else { format!(", {count} {what}") }
+        });
     to.write_all(b"<ul class=\"facts\">\n")?;
     let Program { uptime, listen, workers } = snapshot.program;
     writeln!(to, "<li><b>{}</b> is where it listens</li>", Escaped(listen))?;
-    writeln!(to, "<li><b>{up} of {}</b> servers up{}</li>", snapshot.known(), without_room.concat())?;
+    writeln!(
+        to,
+        "<li><b>{up} of {}</b> servers up{}</li>",
+        snapshot.known(),
+        without_room.concat()
+    )?;
     let (used, most) = (snapshot.connections_used, snapshot.connections_max);
     writeln!(to, "<li><b>{used} of {most}</b> connections in use</li>")?;
     writeln!(to, "<li><b>{}</b> sent to servers</li>", Bytes(total(|server| server.sent)))?;
     writeln!(to, "<li><b>{}</b> received from them</li>", Bytes(total(|server| server.received)))?;
-    writeln!(to, "<li><b>{}</b> since its start, {workers} workers</li>", duration(uptime.as_secs()))?;
+    writeln!(
+        to,
+        "<li><b>{}</b> since its start, {workers} workers</li>",
+        duration(uptime.as_secs())
+    )?;
     writeln!(to, "<li><b>UTC{}</b> time zone of this page</li>", clock::zone(snapshot.time))?;
     writeln!(to, "<li><b>{}</b> version of pen</li>", env!("CARGO_PKG_VERSION"))?;
     to.write_all(b"</ul>\n")?;
@@ -93,7 +118,9 @@ fn summary(snapshot: &Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
     let regular = regular.map(|server| (server.number().to_string(), server));
     let backup = |what: &str, server| Option::map(server, |server| (what.to_owned(), server));
     let (emergency, abuse) = (snapshot.emergency.as_ref(), snapshot.abuse.as_ref());
-    for (which, server) in regular.chain(backup("emergency", emergency)).chain(backup("abuse", abuse)) {
+    for (which, server) in
+        regular.chain(backup("emergency", emergency)).chain(backup("abuse", abuse))
+    {
         let class = match server.state {
             State::Vacant | State::Up => "up",
             State::Full | State::Pending => "full",
@@ -181,7 +208,9 @@ struct Bytes(u64);
 impl Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-        let Some(power) = self.0.checked_ilog2().map(|log| log as usize / 10).filter(|power| *power > 0) else {
+        let Some(power) =
+            self.0.checked_ilog2().map(|log| log as usize / 10).filter(|power| *power > 0)
+        else {
             return write!(f, "{} B", self.0);
         };
         let tenths = (u128::from(self.0) * 10) >> (10 * power);
@@ -189,14 +218,18 @@ impl Display for Bytes {
     }
 }
 
-const SERVER_UNITS: &str = "Servers. Status: 0, or the Unix time since which the server is left out. Max: connections, 0 = no limit. \
+const SERVER_UNITS: &str = "Servers. Status: 0, or the Unix time since which the server is left \
+    out. Max: connections, 0 = no limit. \
                             Sent, received: bytes to and from the server. \
-                            Current, at the top: the number of the server that a connection was given last.";
+                            Current, at the top: the number of the server that a connection was \
+                            given last.";
 
-const CLIENT_UNITS: &str = "Clients. Age: seconds since the last use. Last server: -1 the emergency server, -2 the abuse server, -3 none. Sent, \
+const CLIENT_UNITS: &str = "Clients. Age: seconds since the last use. Last server: -1 the \
+    emergency server, -2 the abuse server, -3 none. Sent, \
                             received: bytes to and from the client.";
 
-const CONNECTION_UNITS: &str = "Connections. Down: the client's side, up: the server's. Pending data: bytes.";
+const CONNECTION_UNITS: &str =
+    "Connections. Down: the client's side, up: the server's. Pending data: bytes.";
 
 /// Light and dark, and legible on a phone. Colour is never the only sign.
 const STYLE: &str = include_str!("status.css");
@@ -215,7 +248,8 @@ const SERVER_COLUMNS: [&str; 11] = [
     "prio",
 ];
 
-const CLIENT_COLUMNS: [&str; 7] = ["client", "address", "age(secs)", "last server", "connects", "sent", "received"];
+const CLIENT_COLUMNS: [&str; 7] =
+    ["client", "address", "age(secs)", "last server", "connects", "sent", "received"];
 
 const CONNECTION_COLUMNS: [&str; 7] =
     ["connection", "downfd", "upfd", "pending data down", "pending data up", "client", "server"];
@@ -239,26 +273,38 @@ mod tests {
         let mut small = snapshot(&connections, 1, &[]);
         small.servers.truncate(1);
         let page = rendered(small);
-        assert!(page.starts_with("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<title>Pen status page</title>\n"));
+        assert!(page.starts_with(
+            "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<title>Pen status page</title>\n"
+        ));
         for text in [
             "<h1>Pen status page</h1>\nTime 2026-11-24 04:10:21, 1 servers, 1 current<p>\n",
-            "</table>\n<h2>Active clients</h2>Max number of clients: 2048<p><table bgcolor=\"#c0c0c0\">\n",
-            "</table>\n<h2>Active connections</h2>Number of connections: 500 max, 1 used, 1 last<p><table",
+            "</table>\n<h2>Active clients</h2>Max number of clients: 2048<p><table \
+             bgcolor=\"#c0c0c0\">\n",
+            "</table>\n<h2>Active connections</h2>Number of connections: 500 max, 1 used, 1 \
+             last<p><table",
         ] {
             assert!(page.contains(text), "{text}");
         }
         // As Debian's pen 0.34.1 writes them, with other numbers.
-        let cells = |cells: &[&str]| -> String { cells.iter().map(|cell| format!("<td>{cell}</td>\n")).collect() };
+        let cells = |cells: &[&str]| -> String {
+            cells.iter().map(|cell| format!("<td>{cell}</td>\n")).collect()
+        };
         let heads = |cells: &[&str]| -> String {
             cells.iter().map(|cell| format!("<td bgcolor=\"#80f080\">{cell}</td>\n")).collect()
         };
         let tables = [
-            (&SERVER_COLUMNS[..], &["0", "127.0.0.1", "0", "21000", "0", "20", "30", "28", "41", "1", "2"][..]),
+            (
+                &SERVER_COLUMNS[..],
+                &["0", "127.0.0.1", "0", "21000", "0", "20", "30", "28", "41", "1", "2"][..],
+            ),
             (&CLIENT_COLUMNS, &["0", "127.0.0.1", "0", "1", "2", "41", "28"]),
             (&CONNECTION_COLUMNS, &["1", "7", "8", "3", "4", "0", "1"]),
         ];
-        let found: Vec<&str> =
-            page.split("<table").skip(1).map(|table| table.split("</table>").next().unwrap()).collect();
+        let found: Vec<&str> = page
+            .split("<table")
+            .skip(1)
+            .map(|table| table.split("</table>").next().unwrap())
+            .collect();
         assert_eq!(found.len(), tables.len());
         for (table, (columns, row)) in found.into_iter().zip(tables) {
             let rows = table.split_once("</caption>\n").unwrap().1;
@@ -282,12 +328,16 @@ mod tests {
             "<li><b>500 of 500</b> connections in use</li>",
             "<li><b>56 B</b> sent to servers</li>",
             "<p class=\"alarm\">500 of 500 connections are in use: further clients wait (-x)</p>",
-            "<li class=\"up\"><b>0</b> <span>www&lt;1&gt; at 127.0.0.1 port 21000</span> <em>up</em> <small>0 of 20 connections, 28 B sent",
-            "<li class=\"taken\"><b>1</b> <span>/run/&lt;&amp;&quot;&gt;.sock</span> <em>taken out by an operator 12 s ago, for 18 s more</em>",
+            "<li class=\"up\"><b>0</b> <span>www&lt;1&gt; at 127.0.0.1 port 21000</span> \
+             <em>up</em> <small>0 of 20 connections, 28 B sent",
+            "<li class=\"taken\"><b>1</b> <span>/run/&lt;&amp;&quot;&gt;.sock</span> <em>taken out \
+             by an operator 12 s ago, for 18 s more</em>",
         ] {
             assert!(page.contains(text), "{text} in {page}");
         }
-        assert!(page.contains(&format!("<li><b>{}</b> version of pen</li>", env!("CARGO_PKG_VERSION"))));
+        assert!(
+            page.contains(&format!("<li><b>{}</b> version of pen</li>", env!("CARGO_PKG_VERSION")))
+        );
     }
 
     #[test]
@@ -295,7 +345,8 @@ mod tests {
         let mut farm = snapshot(&[], 0, &[]);
         let mut row = |state, address: &str, name: Option<&str>| {
             let mut row = farm.servers.remove(0);
-            (row.state, row.address, row.name) = (state, Some(address.into()), name.map(str::to_owned));
+            (row.state, row.address, row.name) =
+                (state, Some(address.into()), name.map(str::to_owned));
             row
         };
         let emergency = row(State::Up, "fe80::1%lo", Some("[fe80::1%lo]"));

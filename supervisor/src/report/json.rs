@@ -18,7 +18,16 @@ use crate::report::snapshot::{ClientRow, ServerRow, Snapshot, code_or_null};
 /// The status page.
 pub(super) fn status(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
     let full = snapshot.connections_full();
-    let Snapshot { time, current, servers, clients_max, clients, connections_max, connections_used, .. } = snapshot;
+    let Snapshot {
+        time,
+        current,
+        servers,
+        clients_max,
+        clients,
+        connections_max,
+        connections_used,
+        ..
+    } = snapshot;
     let Program { uptime, listen, workers } = snapshot.program;
     write!(to, "{{\"time\":")?;
     value(&clock::full(time), to)?;
@@ -35,12 +44,16 @@ pub(super) fn status(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<(
     write!(to, ",\"uptime\":{},\"workers\":{workers}", uptime.as_secs())?;
     write!(to, ",\"clients_max\":{clients_max},\"clients\":")?;
     array(clients, to)?;
-    write!(to, ",\"connections_max\":{connections_max},\"connections_used\":{connections_used},\"connections\":")?;
+    write!(
+        to,
+        ",\"connections_max\":{connections_max},\"connections_used\":{connections_used},\"connections\":"
+    )?;
     array(snapshot.connections.iter().map(Connection::from), to)?;
     write!(to, ",\"connections_full\":{full},\"workers_missing\":")?;
     array(snapshot.missing.iter().map(|worker| worker.0), to)?;
     to.write_all(b",\"requests_refused\":")?;
-    let refused: BTreeMap<&str, u64> = snapshot.refused.iter().map(|(why, count)| (why.name(), count)).collect();
+    let refused: BTreeMap<&str, u64> =
+        snapshot.refused.iter().map(|(why, count)| (why.name(), count)).collect();
     value(&refused, to)?;
     to.write_all(b",\"sandbox\":")?;
     value(snapshot.sandbox, to)?;
@@ -84,7 +97,11 @@ pub(super) struct Overview<'a> {
 }
 
 /// The clients whose last use is within so many seconds.
-pub(super) fn recent(rows: impl Iterator<Item = ClientRow>, seconds: u32, to: &mut dyn Write) -> io::Result<()> {
+pub(super) fn recent(
+    rows: impl Iterator<Item = ClientRow>,
+    seconds: u32,
+    to: &mut dyn Write,
+) -> io::Result<()> {
     array(rows.filter(|row| row.age <= seconds.into()), to)?;
     to.write_all(b"\n")
 }
@@ -145,7 +162,16 @@ struct Connection {
 
 impl From<&ConnectionInfo> for Connection {
     fn from(info: &ConnectionInfo) -> Connection {
-        let ConnectionInfo { number, state, downfd, upfd, pending_down, pending_up, client, server } = *info;
+        let ConnectionInfo {
+            number,
+            state,
+            downfd,
+            upfd,
+            pending_down,
+            pending_up,
+            client,
+            server,
+        } = *info;
         let there = |number: i32| u32::try_from(number).ok();
         let (downfd, upfd, client) = (there(downfd), there(upfd), there(client));
         Connection { number, state, downfd, upfd, pending_down, pending_up, client, server }
@@ -188,7 +214,10 @@ mod tests {
         );
         assert_eq!(value["clients"].as_array().unwrap().len(), 3);
         assert_eq!(value["connections"][1]["number"], 2);
-        assert_eq!((&value["workers_missing"], &value["connections_max"]), (&json!([1]), &json!(500)));
+        assert_eq!(
+            (&value["workers_missing"], &value["connections_max"]),
+            (&json!([1]), &json!(500))
+        );
         assert_eq!(value["requests_refused"]["late"], 0);
         assert_eq!(value["sandbox"], json!({ "seccomp": true, "landlock": 6, "root": "empty" }));
     }
@@ -196,13 +225,19 @@ mod tests {
     #[test]
     fn certificates_are_an_array() {
         let mut text = Vec::new();
-        certificates(&[crate::files::certificates::tests::fact(0, 1_793_592_621)], 1_793_592_600, &mut text).unwrap();
+        certificates(
+            &[crate::files::certificates::tests::fact(0, 1_793_592_621)],
+            1_793_592_600,
+            &mut text,
+        )
+        .unwrap();
         let value: Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(
             value,
             json!([{
                 "name": "CN=www", "issuer": "CN=Test \"CA\"", "serial": "0A", "not_before": "1970-01-01 00:00:00 UTC",
-                "not_after": "2026-11-02 04:10:21 UTC", "not_after_unix": 1_793_592_621, "seconds_left": 21,
+                "not_after": "2026-11-02 04:10:21 \
+                 UTC", "not_after_unix": 1_793_592_621, "seconds_left": 21,
                 "key": "ECDSA P-256", "used": "server", "server_name": null, "file": "/etc/www.pem"
             }])
         );

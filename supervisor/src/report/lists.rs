@@ -1,4 +1,5 @@
-//! What `servers` and `recent` reply, whose lines scripts split by words; and `certificates`, for people.
+//! What `servers` and `recent` reply, whose lines scripts split by words; and `certificates`, for
+//! people.
 
 #![forbid(unsafe_code)]
 
@@ -33,9 +34,17 @@ pub(super) fn servers(rows: impl Iterator<Item = ServerRow>, to: &mut dyn Write)
 }
 
 /// One line per client whose last use is within so many seconds.
-pub(super) fn recent(rows: impl Iterator<Item = ClientRow>, seconds: u32, to: &mut dyn Write) -> io::Result<()> {
+pub(super) fn recent(
+    rows: impl Iterator<Item = ClientRow>,
+    seconds: u32,
+    to: &mut dyn Write,
+) -> io::Result<()> {
     for row in rows.filter(|row| row.age <= seconds.into()) {
-        write!(to, "{} connects {} sx {} rx {}", row.address, row.connects, row.sent, row.received)?;
+        write!(
+            to,
+            "{} connects {} sx {} rx {}",
+            row.address, row.connects, row.sent, row.received
+        )?;
         // Behind the words that scripts know.
         match (Target::from_code(row.server), &row.server_name) {
             (Some(Target::Server(id)), Some(name)) => writeln!(to, " server {id} {name}")?,
@@ -69,7 +78,8 @@ pub(super) fn certificates(facts: &[Fact], now: i64, to: &mut dyn Write) -> io::
             Purpose::Chain(name) => ("sent in the chain", name),
             Purpose::Authority(name) => ("authority of client certificates", name),
         };
-        let whom = name.as_ref().map_or(String::new(), |name| format!(", for the server name {name}"));
+        let whom =
+            name.as_ref().map_or(String::new(), |name| format!(", for the server name {name}"));
         writeln!(to, "    used       {what}{whom}")?;
         writeln!(to, "    file       {}", fact.file)?;
     }
@@ -92,9 +102,12 @@ mod tests {
         certificates(&facts, 1_793_592_621 - 86_400 * 3, &mut text).unwrap();
         assert_eq!(
             String::from_utf8(text).unwrap(),
-            "CN=www\n    issuer     CN=Test \"CA\"\n    not after  2026-11-02 04:10:21 UTC (3 days left)\n    \
-             key        ECDSA P-256\n    used       shown to clients\n    file       /etc/www.pem\n(without a name)\n    \
-             issuer     CN=Test \"CA\"\n    not after  1970-01-01 00:00:01 UTC (expired)\n    key        ECDSA P-256\n    \
+            "CN=www\n    issuer     CN=Test \"CA\"\n    not after  2026-11-02 04:10:21 UTC (3 days \
+             left)\n    \
+             key        ECDSA P-256\n    used       shown to \
+             clients\n    file       /etc/www.pem\n(without a name)\n    \
+             issuer     CN=Test \"CA\"\n    not after  1970-01-01 00:00:01 UTC \
+             (expired)\n    key        ECDSA P-256\n    \
              used       sent in the chain, for the server name www\n    file       /etc/www.pem\n"
         );
         let mut text = Vec::new();
@@ -115,14 +128,18 @@ mod tests {
         let old = ClientRow { age: 301, ..client(1) };
         let mut text = Vec::new();
         recent([client(0), old].into_iter(), 300, &mut text).unwrap();
-        assert_eq!(String::from_utf8(text).unwrap(), "127.0.0.1 connects 2 sx 41 rx 28 server 1 127.0.0.1:21001\n");
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            "127.0.0.1 connects 2 sx 41 rx 28 server 1 127.0.0.1:21001\n"
+        );
         let backup = ClientRow { server: -1, server_name: Some("10.0.0.9:80".into()), ..client(0) };
         let nobodys = ClientRow { server: -3, server_name: None, ..client(0) };
         let mut text = Vec::new();
         recent([backup, nobodys].into_iter(), 300, &mut text).unwrap();
         assert_eq!(
             String::from_utf8(text).unwrap(),
-            "127.0.0.1 connects 2 sx 41 rx 28 server emergency 10.0.0.9:80\n127.0.0.1 connects 2 sx 41 rx 28\n"
+            "127.0.0.1 connects 2 sx 41 rx 28 server emergency 10.0.0.9:80\n127.0.0.1 connects 2 \
+             sx 41 rx 28\n"
         );
     }
 }

@@ -1,7 +1,8 @@
 //! Reports: on request by signal (USR1), and as replies to commands.
 //!
-//! Rendering is a child's work. That is what makes a report harmless: a table of millions of clients, a slow disk under `-w` or a terminal
-//! that is stopped keeps that child busy, while the supervisor goes on replacing workers and hearing signals.
+//! Rendering is a child's work. That is what makes a report harmless: a table of millions of
+//! clients, a slow disk under `-w` or a terminal that is stopped keeps that child busy, while the
+//! supervisor goes on replacing workers and hearing signals.
 
 #![forbid(unsafe_code)]
 
@@ -70,12 +71,14 @@ impl Reporter {
         Reporter { state: State::Idle, again: false, serial: u32::MAX }
     }
 
-    /// Notes that a report is wanted. Requests that come while one is under way are answered by one more.
+    /// Notes that a report is wanted. Requests that come while one is under way are answered by one
+    /// more.
     pub(crate) fn request(&mut self) {
         self.again = true;
     }
 
-    /// Whether a report should begin now: then ask the workers with this serial. It is odd; commands have the even ones.
+    /// Whether a report should begin now: then ask the workers with this serial. It is odd;
+    /// commands have the even ones.
     pub(crate) fn due(&mut self) -> Option<u32> {
         if !self.again || !matches!(self.state, State::Idle) {
             return None;
@@ -86,7 +89,12 @@ impl Reporter {
     }
 
     /// Begins a report with the workers that were asked and those whose channel is full.
-    pub(crate) fn begin(&mut self, asked: BTreeSet<WorkerId>, unreachable: BTreeSet<WorkerId>, now: Instant) {
+    pub(crate) fn begin(
+        &mut self,
+        asked: BTreeSet<WorkerId>,
+        unreachable: BTreeSet<WorkerId>,
+        now: Instant,
+    ) {
         self.state = State::Gathering(Gathering::new(self.serial, asked, unreachable, now));
     }
 
@@ -94,7 +102,12 @@ impl Reporter {
     ///
     /// # Errors
     /// The worker reports more connections than `most`.
-    pub(crate) fn page(&mut self, worker: WorkerId, page: &ReportPage, most: usize) -> Result<(), TooMany> {
+    pub(crate) fn page(
+        &mut self,
+        worker: WorkerId,
+        page: &ReportPage,
+        most: usize,
+    ) -> Result<(), TooMany> {
         match &mut self.state {
             State::Gathering(gathering) => gathering.page(worker, page, most),
             State::Idle | State::Rendering(_) => Ok(()),
@@ -108,7 +121,8 @@ impl Reporter {
         }
     }
 
-    /// When [`Reporter::gathered`] or [`Reporter::expire`] has to be looked at again without any message.
+    /// When [`Reporter::gathered`] or [`Reporter::expire`] has to be looked at again without any
+    /// message.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Idle => None,
@@ -120,7 +134,9 @@ impl Reporter {
     /// What was gathered, once all have answered or the time is up.
     pub(crate) fn gathered(&mut self, counters: &Counters, now: Instant) -> Option<Gathered> {
         match std::mem::replace(&mut self.state, State::Idle) {
-            State::Gathering(gathering) if gathering.is_over(now) => Some(gathering.finish(counters)),
+            State::Gathering(gathering) if gathering.is_over(now) => {
+                Some(gathering.finish(counters))
+            }
             other => {
                 self.state = other;
                 None
@@ -142,7 +158,8 @@ impl Reporter {
     ) -> io::Result<()> {
         let (supervisor, summary) = (getpid(), jail.sandbox.summary(jail.root.is_some()));
         let child = Child::fork(jail.identity.uid, || {
-            // A copy of a listener, above all, would hold the old address after a move for as long as this takes.
+            // A copy of a listener, above all, would hold the old address after a move for as long
+            // as this takes.
             let keep: Vec<_> = file.and_then(StatusFile::descriptor).into_iter().collect();
             let is_alone = prctl::set_pdeathsig(Signal::SIGKILL).is_ok() && getppid() == supervisor;
             if !is_alone || sys::close_all_but(&keep).is_err() {
@@ -153,10 +170,16 @@ impl Reporter {
                 logger.warning(&format!("a report cannot be made now: {}", why(&error)));
                 return 1;
             }
-            deliver(Snapshot::take(gathered, program, (settings, table), &summary), file, supervisor, logger)
+            deliver(
+                Snapshot::take(gathered, program, (settings, table), &summary),
+                file,
+                supervisor,
+                logger,
+            )
         })?;
         let pidfd = child.watch()?;
-        self.state = State::Rendering(Rendering { child, pidfd, deadline: Some(now + RENDER_PATIENCE) });
+        self.state =
+            State::Rendering(Rendering { child, pidfd, deadline: Some(now + RENDER_PATIENCE) });
         Ok(())
     }
 
@@ -174,7 +197,10 @@ impl Reporter {
             && rendering.deadline.is_some_and(|deadline| deadline <= now)
         {
             rendering.kill();
-            logger.warning(&format!("the report was not finished within {} s", RENDER_PATIENCE.as_secs()));
+            logger.warning(&format!(
+                "the report was not finished within {} s",
+                RENDER_PATIENCE.as_secs()
+            ));
         }
     }
 
@@ -187,14 +213,19 @@ impl Reporter {
         logger: &mut Logger,
     ) -> bool {
         let killed = match &self.state {
-            State::Rendering(rendering) if rendering.child.pid == child => rendering.deadline.is_none(),
+            State::Rendering(rendering) if rendering.child.pid == child => {
+                rendering.deadline.is_none()
+            }
             State::Idle | State::Gathering(_) | State::Rendering(_) => return false,
         };
         self.state = State::Idle;
         if let WaitStatus::Signaled(_, signal, _) = status {
             file.iter().for_each(|file| file.forget(Writer::Report(std::process::id())));
             if !killed {
-                logger.warning(&format!("the report was not finished: killed by signal {}", signal as i32));
+                logger.warning(&format!(
+                    "the report was not finished: killed by signal {}",
+                    signal as i32
+                ));
             }
         }
         if matches!(status, WaitStatus::Exited(_, LOST)) {
@@ -220,13 +251,20 @@ impl Rendering {
 }
 
 /// In the child: writes the report where it belongs.
-fn deliver(snapshot: Snapshot<'_>, file: Option<&StatusFile>, supervisor: Pid, mut logger: Logger) -> i32 {
+fn deliver(
+    snapshot: Snapshot<'_>,
+    file: Option<&StatusFile>,
+    supervisor: Pid,
+    mut logger: Logger,
+) -> i32 {
     logger.be_patient();
     let Some(file) = file else {
         text::render(snapshot, &mut logger);
         return if logger.has_lost() { LOST } else { 0 };
     };
-    match file.put(Writer::Report(supervisor.as_raw().unsigned_abs()), |to| html::render(snapshot, to)) {
+    match file
+        .put(Writer::Report(supervisor.as_raw().unsigned_abs()), |to| html::render(snapshot, to))
+    {
         Ok(()) => 0,
         Err(error) => {
             logger.warning(&error.to_string());
@@ -236,7 +274,12 @@ fn deliver(snapshot: Snapshot<'_>, file: Option<&StatusFile>, supervisor: Pid, m
 }
 
 /// What `servers` replies.
-pub(crate) fn servers(form: Form, settings: &Settings, table: &Table, to: &mut dyn Write) -> io::Result<()> {
+pub(crate) fn servers(
+    form: Form,
+    settings: &Settings,
+    table: &Table,
+    to: &mut dyn Write,
+) -> io::Result<()> {
     let rows = snapshot::servers(settings, table);
     match form {
         Form::Plain => lists::servers(rows, to),

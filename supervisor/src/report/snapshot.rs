@@ -66,7 +66,8 @@ pub(super) struct ServerRow {
     pub(super) blacklisted: u64,
     /// Whether clients get it.
     pub(super) state: State,
-    /// The name, or the address with its zone, that the operator gave; none if the address says it all.
+    /// The name, or the address with its zone, that the operator gave; none if the address says it
+    /// all.
     pub(super) name: Option<String>,
 }
 
@@ -108,10 +109,18 @@ impl ServerRow {
             State::Vacant => "no address".into(),
             State::Up => "up".into(),
             State::Full => "full".into(),
-            State::Pending => "passed over, too many connects to it are pending (pending_max)".into(),
-            State::Out => format!("taken out by an operator {} ago, for {more} more", duration(since)),
-            State::Failed if self.blacklisted == 0 => format!("failed, the next client tries it: {reason}"),
-            State::Failed => format!("failed {} ago, left out for {more} more: {reason}", duration(since)),
+            State::Pending => {
+                "passed over, too many connects to it are pending (pending_max)".into()
+            }
+            State::Out => {
+                format!("taken out by an operator {} ago, for {more} more", duration(since))
+            }
+            State::Failed if self.blacklisted == 0 => {
+                format!("failed, the next client tries it: {reason}")
+            }
+            State::Failed => {
+                format!("failed {} ago, left out for {more} more: {reason}", duration(since))
+            }
         }
     }
 }
@@ -135,7 +144,8 @@ pub(super) struct LastFailure {
 }
 
 impl ServerRow {
-    /// The name and the address for a reader; one where both are the same, and no port where there is none.
+    /// The name and the address for a reader; one where both are the same, and no port where there
+    /// is none.
     pub(super) fn place(&self) -> String {
         let address = self.address.as_deref().unwrap_or("-");
         let name = self.name.as_deref().filter(|name| name.trim_matches(['[', ']']) != address);
@@ -207,7 +217,8 @@ impl<'a> Snapshot<'a> {
     /// That they do, for a reader.
     pub(super) fn full_remark(&self) -> Option<String> {
         let (used, most) = (self.connections_used, self.connections_max);
-        self.connections_full().then(|| format!("{used} of {most} connections are in use: further clients wait (-x)"))
+        self.connections_full()
+            .then(|| format!("{used} of {most} connections are in use: further clients wait (-x)"))
     }
 
     /// The highest number in use; 0 if none is.
@@ -218,7 +229,8 @@ impl<'a> Snapshot<'a> {
     /// How many requests were refused, each reason with its count; none if none was.
     pub(super) fn refusals(refused: &Refusals) -> Option<String> {
         let counts = refused.iter().filter(|(_, count)| *count > 0);
-        let all: Vec<String> = counts.map(|(why, count)| format!("{count} {}", why.name())).collect();
+        let all: Vec<String> =
+            counts.map(|(why, count)| format!("{count} {}", why.name())).collect();
         (!all.is_empty()).then(|| format!("Requests refused: {}", all.join(", ")))
     }
 
@@ -254,7 +266,13 @@ pub(super) fn clients(settings: &Settings, table: &Table) -> impl Iterator<Item 
     table.clients().map(move |entry| client(&entry, settings, now))
 }
 
-fn row(target: Target, server: Option<&Server>, settings: &Settings, table: &Table, now: u64) -> ServerRow {
+fn row(
+    target: Target,
+    server: Option<&Server>,
+    settings: &Settings,
+    table: &Table,
+    now: u64,
+) -> ServerRow {
     let totals = table.server_totals(target.row(settings.table_size()));
     let limit = server.and_then(|server| server.limit(false));
     let state = match (server, totals.blacklisted_until, limit) {
@@ -326,7 +344,16 @@ pub(super) mod tests {
     use super::*;
 
     pub(in crate::report) fn connection(number: u32) -> ConnectionInfo {
-        ConnectionInfo { number, state: 2, downfd: 7, upfd: 8, pending_down: 3, pending_up: 4, client: 0, server: 1 }
+        ConnectionInfo {
+            number,
+            state: 2,
+            downfd: 7,
+            upfd: 8,
+            pending_down: 3,
+            pending_up: 4,
+            client: 0,
+            server: 1,
+        }
     }
 
     pub(in crate::report) fn client(slot: u32) -> ClientRow {
@@ -367,7 +394,11 @@ pub(super) mod tests {
         };
         Snapshot {
             time: OffsetDateTime::from_unix_timestamp(1_795_493_421).unwrap(),
-            program: Program { uptime: std::time::Duration::from_secs(7300), listen: "www:80", workers: 2 },
+            program: Program {
+                uptime: std::time::Duration::from_secs(7300),
+                listen: "www:80",
+                workers: 2,
+            },
             emergency: None,
             abuse: None,
             current: 1,
@@ -390,7 +421,10 @@ pub(super) mod tests {
         let mut row = snapshot(&[], 0, &[]).servers.remove(1);
         assert_eq!(row.in_words(1000), "up");
         row.state = State::Pending;
-        assert_eq!(row.in_words(1000), "passed over, too many connects to it are pending (pending_max)");
+        assert_eq!(
+            row.in_words(1000),
+            "passed over, too many connects to it are pending (pending_max)"
+        );
         let up = [State::Vacant, State::Up, State::Full, State::Pending, State::Out, State::Failed];
         assert_eq!(up.map(State::is_up), [false, true, true, true, false, false]);
         (row.state, row.connections) = (State::Full, 20);
@@ -400,7 +434,10 @@ pub(super) mod tests {
         (row.state, row.status, row.blacklisted) = (State::Out, 988, 18);
         assert_eq!(row.in_words(1000), "taken out by an operator 12 s ago, for 18 s more");
         row.state = State::Failed;
-        assert_eq!(row.in_words(1000), "failed 12 s ago, left out for 18 s more: connection refused");
+        assert_eq!(
+            row.in_words(1000),
+            "failed 12 s ago, left out for 18 s more: connection refused"
+        );
         row.blacklisted = 0;
         assert_eq!(row.in_words(1000), "failed, the next client tries it: connection refused");
     }
@@ -424,7 +461,9 @@ pub(super) mod tests {
             emergency: server(0),
             ..Settings::default()
         };
-        let table = Table::create(pen_table::Shape { clients: 1, servers: 7, workers: 1, connections: 8 }).unwrap();
+        let table =
+            Table::create(pen_table::Shape { clients: 1, servers: 7, workers: 1, connections: 8 })
+                .unwrap();
         let (worker_table, now) = (table.worker_table(0), clock::monotonic());
         worker_table.note_failure(0, 7, ConnectFailure::Errno(111).code());
         assert!(worker_table.set_blacklist(0, now + 12_000, 7) && worker_table.reserve(2, None));
@@ -436,13 +475,18 @@ pub(super) mod tests {
         assert_eq!(states, [State::Failed, State::Out, State::Full, State::Vacant, State::Failed]);
         assert_eq!(rows[0].last_failure.as_ref().unwrap().reason, "connection refused");
         assert_eq!((rows[0].blacklisted, rows[1].blacklisted, rows[4].blacklisted), (12, 60, 0));
-        let backups = [Target::Emergency, Target::Abuse].map(|target| backup(target, &settings, &table));
-        assert_eq!(backups.map(|row| row.map(|row| (row.number, row.state))), [Some((None, State::Up)), None]);
+        let backups =
+            [Target::Emergency, Target::Abuse].map(|target| backup(target, &settings, &table));
+        assert_eq!(
+            backups.map(|row| row.map(|row| (row.number, row.state))),
+            [Some((None, State::Up)), None]
+        );
     }
 
     #[test]
     fn a_server_is_called_as_the_operator_gave_it() {
-        let mut server = Server::at(pen_config::address::Address::Inet("10.0.0.1:80".parse().unwrap()));
+        let mut server =
+            Server::at(pen_config::address::Address::Inet("10.0.0.1:80".parse().unwrap()));
         assert_eq!(name(&server), "10.0.0.1:80");
         server.given = Some(pen_config::address::Host::Name("www3".into()));
         assert_eq!(name(&server), "www3:80");

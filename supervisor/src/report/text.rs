@@ -19,7 +19,8 @@ fn blocks(mut snapshot: Snapshot<'_>, most: usize, block: &mut dyn FnMut(&str)) 
     block(&format!("Time {time}, {servers} servers, {current} current"));
     for server in &snapshot.servers {
         block(&format!(
-            "Server {} status:\naddress {}\n{}\nport {}\n{} connections ({} soft, {} hard)\n{} sent, {} received\n{}",
+            "Server {} status:\naddress {}\n{}\nport {}\n{} connections ({} soft, {} hard)\n{} \
+             sent, {} received\n{}",
             server.number(),
             server.address.as_deref().unwrap_or("-"),
             server.status,
@@ -42,8 +43,15 @@ fn blocks(mut snapshot: Snapshot<'_>, most: usize, block: &mut dyn FnMut(&str)) 
     block("Active clients:");
     for client in snapshot.clients.by_ref().take(most) {
         block(&format!(
-            "Client {} status:\naddress {}\nlast used {}\nlast server {}\nconnects  {}\nsent  {}\nreceived  {}\n",
-            client.slot, client.address, client.age, client.server, client.connects, client.sent, client.received
+            "Client {} status:\naddress {}\nlast used {}\nlast server \
+             {}\nconnects  {}\nsent  {}\nreceived  {}\n",
+            client.slot,
+            client.address,
+            client.age,
+            client.server,
+            client.connects,
+            client.sent,
+            client.received
         ));
     }
     left_out(snapshot.clients.count(), "clients", block);
@@ -52,7 +60,8 @@ fn blocks(mut snapshot: Snapshot<'_>, most: usize, block: &mut dyn FnMut(&str)) 
     block("Active connections:");
     for connection in snapshot.connections.iter().take(most) {
         block(&format!(
-            "Connection {} status:\ndownfd = {}, upfd = {}\npending data {} down, {} up\nclient {}, server {}\n",
+            "Connection {} status:\ndownfd = {}, upfd = {}\npending data {} down, {} up\nclient \
+             {}, server {}\n",
             connection.number,
             connection.downfd,
             connection.upfd,
@@ -110,13 +119,16 @@ mod tests {
         small.servers.truncate(1);
         let expected = [
             "Time 2026-11-24 04:10:21, 1 servers, 1 current",
-            "Server 0 status:\naddress 127.0.0.1\n0\nport 21000\n0 connections (20 soft, 30 hard)\n28 sent, 41 received\n",
+            "Server 0 status:\naddress 127.0.0.1\n0\nport 21000\n0 connections (20 soft, 30 \
+             hard)\n28 sent, 41 received\n",
             "Max number of clients: 2048",
             "Active clients:",
-            "Client 0 status:\naddress 127.0.0.1\nlast used 0\nlast server 1\nconnects  2\nsent  41\nreceived  28\n",
+            "Client 0 status:\naddress 127.0.0.1\nlast used 0\nlast server \
+             1\nconnects  2\nsent  41\nreceived  28\n",
             "Max number of connections: 500",
             "Active connections:",
-            "Connection 1 status:\ndownfd = 7, upfd = 8\npending data 3 down, 4 up\nclient 0, server 1\n",
+            "Connection 1 status:\ndownfd = 7, upfd = 8\npending data 3 down, 4 up\nclient 0, \
+             server 1\n",
             "Sandbox of the workers: system calls filtered, Landlock 6, root directory empty",
         ];
         assert_eq!(rendered(small, usize::MAX), expected);
@@ -128,7 +140,10 @@ mod tests {
         for why in [Refusal::NotHttp, Refusal::Late, Refusal::NotHttp] {
             refusing.refused.count(why);
         }
-        assert!(rendered(refusing, usize::MAX).contains(&"Requests refused: 2 not_http, 1 late".to_string()));
+        assert!(
+            rendered(refusing, usize::MAX)
+                .contains(&"Requests refused: 2 not_http, 1 late".to_string())
+        );
     }
 
     #[test]
@@ -137,7 +152,9 @@ mod tests {
         (small.servers[0].state, small.servers[0].status, small.servers[0].blacklisted) =
             (State::Out, 1_795_493_409, 60);
         assert!(
-            rendered(small, 9)[1].ends_with("28 sent, 41 received\ntaken out by an operator 12 s ago, for 60 s more\n")
+            rendered(small, 9)[1].ends_with(
+                "28 sent, 41 received\ntaken out by an operator 12 s ago, for 60 s more\n"
+            )
         );
     }
 

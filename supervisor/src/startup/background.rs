@@ -1,8 +1,9 @@
-//! Pen without `-f`: the command forks the supervisor and waits until it is ready or has failed; the supervisor leaves the
-//! terminal.
+//! Pen without `-f`: the command forks the supervisor and waits until it is ready or has failed;
+//! the supervisor leaves the terminal.
 //!
-//! The start channel between the two is the only way by which a starting supervisor speaks to whoever called pen: its own
-//! standard streams are /dev/null from the start, so that neither it nor a worker keeps the caller's pipe or terminal open.
+//! The start channel between the two is the only way by which a starting supervisor speaks to
+//! whoever called pen: its own standard streams are /dev/null from the start, so that neither it
+//! nor a worker keeps the caller's pipe or terminal open.
 
 #![forbid(unsafe_code)]
 
@@ -57,12 +58,17 @@ pub(crate) fn start_channel() -> io::Result<(StartLink, StartWatch)> {
 /// One line that names the step.
 pub(crate) fn detach() -> Result<(), StartError> {
     let at = |step: &'static str| {
-        move |errno: Errno| StartError(format!("cannot go to the background: {step}: {}", why(&errno.into())))
+        move |errno: Errno| {
+            StartError(format!("cannot go to the background: {step}: {}", why(&errno.into())))
+        }
     };
-    // A process that fork(2) has just made leads no group, so this cannot fail for its usual reason.
+    // A process that fork(2) has just made leads no group, so this cannot fail for its usual
+    // reason.
     setsid().map_err(at("setsid"))?;
     let null = OpenOptions::new().read(true).write(true).open("/dev/null");
-    let null = null.map_err(|error| StartError(format!("cannot go to the background: /dev/null: {}", why(&error))))?;
+    let null = null.map_err(|error| {
+        StartError(format!("cannot go to the background: /dev/null: {}", why(&error)))
+    })?;
     dup2_stdin(&null).map_err(at("standard input"))?;
     dup2_stdout(&null).map_err(at("standard output"))?;
     dup2_stderr(&null).map_err(at("standard error"))?;
@@ -83,8 +89,18 @@ impl StartLink {
     /// The start failed.
     pub(crate) fn failed(&self, why: &StartError) {
         // A configuration file may have many long lines; one message has to hold them.
-        let end = why.0.char_indices().map(|(at, _)| at).take_while(|at| *at <= LONGEST_FAILURE).last().unwrap_or(0);
-        let text = if why.0.len() <= LONGEST_FAILURE { why.0.clone() } else { format!("{}...", &why.0[..end]) };
+        let end = why
+            .0
+            .char_indices()
+            .map(|(at, _)| at)
+            .take_while(|at| *at <= LONGEST_FAILURE)
+            .last()
+            .unwrap_or(0);
+        let text = if why.0.len() <= LONGEST_FAILURE {
+            why.0.clone()
+        } else {
+            format!("{}...", &why.0[..end])
+        };
         self.send(&StartReport::Failed(text));
     }
 
@@ -110,18 +126,26 @@ impl StartWatch {
     ///
     /// # Errors
     /// Why the start failed.
-    pub(crate) fn wait(self, supervisor: Pid, mut notice: impl FnMut(&str)) -> Result<(), StartError> {
+    pub(crate) fn wait(
+        self,
+        supervisor: Pid,
+        mut notice: impl FnMut(&str),
+    ) -> Result<(), StartError> {
         loop {
             match self.0.receive() {
                 Ok(Received::Message(StartReport::Notice(text), _)) => notice(&text),
                 Ok(Received::Message(StartReport::Ready, _)) => return Ok(()),
                 Ok(Received::Message(StartReport::Failed(why), _)) => {
-                    // Wait for its end: once the command says that the start failed, nothing is left running.
+                    // Wait for its end: once the command says that the start failed, nothing is
+                    // left running.
                     let _ = waitpid(supervisor, None);
                     return Err(StartError(why));
                 }
                 Ok(Received::Empty) => {
-                    let _ = poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
+                    let _ = poll(
+                        &mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)],
+                        PollTimeout::NONE,
+                    );
                 }
                 Ok(Received::Closed) | Err(_) => return Err(StartError(ended(supervisor))),
             }
@@ -132,8 +156,12 @@ impl StartWatch {
 /// How a supervisor ended that said nothing.
 fn ended(supervisor: Pid) -> String {
     match waitpid(supervisor, None) {
-        Ok(WaitStatus::Signaled(_, signal, _)) => format!("the start was ended by signal {}", signal as i32),
-        Ok(WaitStatus::Exited(_, status)) => format!("the start ended without a reason, with status {status}"),
+        Ok(WaitStatus::Signaled(_, signal, _)) => {
+            format!("the start was ended by signal {}", signal as i32)
+        }
+        Ok(WaitStatus::Exited(_, status)) => {
+            format!("the start ended without a reason, with status {status}")
+        }
         _ => "the start ended without a reason".into(),
     }
 }

@@ -1,4 +1,5 @@
-//! What cannot be meant for two purposes at once: one address, and one file. Nothing is opened, made or changed here.
+//! What cannot be meant for two purposes at once: one address, and one file. Nothing is opened,
+//! made or changed here.
 
 #![forbid(unsafe_code)]
 
@@ -13,7 +14,8 @@ use pen_config::configuration::Settled;
 
 use crate::Launch;
 
-/// Whether the control port can be beside the listener. Of several addresses that a name stands for, one that is free is enough.
+/// Whether the control port can be beside the listener. Of several addresses that a name stands
+/// for, one that is free is enough.
 ///
 /// # Errors
 /// It cannot be: what a message says behind the place of the control port.
@@ -23,7 +25,8 @@ pub(crate) fn of_addresses(listen: &[Address], control: &[Address]) -> Result<()
         (Some(listen), Some(control)) if all => {
             let what = if matches!(control, Address::Unix(_)) { "path" } else { "port" };
             Err(format!(
-                "{control} is taken: pen listens for clients at {listen}; give the control port another {what}"
+                "{control} is taken: pen listens for clients at {listen}; give the control port \
+                 another {what}"
             ))
         }
         _ => Ok(()),
@@ -41,7 +44,8 @@ fn meet(one: &Address, other: &Address) -> bool {
                 IpAddr::V6(ip) => ip.is_unspecified(),
             };
             let (one_ip, other_ip) = (one.ip(), other.ip());
-            one.port() == other.port() && (one_ip == other_ip || covers(one_ip, other_ip) || covers(other_ip, one_ip))
+            one.port() == other.port()
+                && (one_ip == other_ip || covers(one_ip, other_ip) || covers(other_ip, one_ip))
         }
         (Address::Unix(_), Address::Inet(_)) | (Address::Inet(_), Address::Unix(_)) => false,
     }
@@ -60,7 +64,11 @@ struct Used {
 ///
 /// # Errors
 /// One for each pair that has the same.
-pub(crate) fn of_files(launch: &Launch, settled: &Settled, control: Option<&Local>) -> Result<(), Vec<String>> {
+pub(crate) fn of_files(
+    launch: &Launch,
+    settled: &Settled,
+    control: Option<&Local>,
+) -> Result<(), Vec<String>> {
     let tls = &settled.settings.tls;
     let log = match &settled.log {
         Some(LogTarget::File(path)) => Some(path),
@@ -78,19 +86,22 @@ pub(crate) fn of_files(launch: &Launch, settled: &Settled, control: Option<&Loca
         ("the control port (-C, control)", control.and_then(socket), true),
         ("the listen address", socket(&settled.local), true),
     ];
-    let used = rows
-        .into_iter()
-        .filter_map(|(purpose, path, is_written)| path.map(|path| Used { purpose, path: plain(path), is_written }));
+    let used = rows.into_iter().filter_map(|(purpose, path, is_written)| {
+        path.map(|path| Used { purpose, path: plain(path), is_written })
+    });
     clashes(&used.collect::<Vec<_>>())
 }
 
 fn clashes(used: &[Used]) -> Result<(), Vec<String>> {
     let mut errors = Vec::new();
     for (index, one) in used.iter().enumerate() {
-        for other in used.iter().skip(index + 1).filter(|other| one.is_written || other.is_written) {
+        for other in used.iter().skip(index + 1).filter(|other| one.is_written || other.is_written)
+        {
             if is_same(&one.path, &other.path) {
                 let (path, first, second) = (one.path.display(), one.purpose, other.purpose);
-                errors.push(format!("{path}: one path for {first} and {second}: give each a path of its own"));
+                errors.push(format!(
+                    "{path}: one path for {first} and {second}: give each a path of its own"
+                ));
             }
         }
     }
@@ -109,11 +120,14 @@ fn plain(path: &Path) -> PathBuf {
     path.components().filter(|part| *part != Component::CurDir).collect()
 }
 
-/// Whether two paths name one file: by their words, or by what is there. A device may be written for two purposes.
+/// Whether two paths name one file: by their words, or by what is there. A device may be written
+/// for two purposes.
 fn is_same(one: &Path, other: &Path) -> bool {
     let (here, there) = (fs::metadata(one), fs::metadata(other));
     match (here, there) {
-        (Ok(here), Ok(there)) if here.is_file() => (here.dev(), here.ino()) == (there.dev(), there.ino()),
+        (Ok(here), Ok(there)) if here.is_file() => {
+            (here.dev(), here.ino()) == (there.dev(), there.ino())
+        }
         (Ok(here), Ok(_)) if is_device(&here) => false,
         _ => one == other,
     }
@@ -140,10 +154,18 @@ mod tests {
             ("127.0.0.1:8080", "127.0.0.2:8080", false),
             ("0.0.0.0:8080", "127.0.0.1:8081", false),
         ] {
-            assert_eq!(of_addresses(&[at(listen)], &[at(control)]).is_err(), clash, "{listen} {control}");
+            assert_eq!(
+                of_addresses(&[at(listen)], &[at(control)]).is_err(),
+                clash,
+                "{listen} {control}"
+            );
         }
         let path = |text: &str| Address::Unix(text.into());
-        assert!(of_addresses(&[path("/run/a")], &[path("/run/./a")]).unwrap_err().contains("another path"));
+        assert!(
+            of_addresses(&[path("/run/a")], &[path("/run/./a")])
+                .unwrap_err()
+                .contains("another path")
+        );
         assert_eq!(of_addresses(&[path("/run/a")], &[at("127.0.0.1:80")]), Ok(()));
         let two = [at("[::1]:80"), at("127.0.0.1:80")];
         assert_eq!(of_addresses(&[at("127.0.0.1:80")], &two), Ok(()), "the other can be bound");
@@ -155,10 +177,18 @@ mod tests {
         let at = |name: &str| directory.path().join(name);
         fs::write(at("file"), "").unwrap();
         std::os::unix::fs::symlink("file", at("link")).unwrap();
-        let used = |path: PathBuf, is_written| Used { purpose: "something", path: plain(&path), is_written };
+        let used = |path: PathBuf, is_written| Used {
+            purpose: "something",
+            path: plain(&path),
+            is_written,
+        };
         for (one, other) in [("file", "file"), ("file", "link"), ("new", "new"), ("new", "./new")] {
             for (first, second) in [(true, true), (true, false), (false, true), (false, false)] {
-                let found = clashes(&[used(at(one), first), used(at("else"), true), used(at(other), second)]);
+                let found = clashes(&[
+                    used(at(one), first),
+                    used(at("else"), true),
+                    used(at(other), second),
+                ]);
                 assert_eq!(found.is_err(), first || second, "{one} {other}: {found:?}");
             }
         }

@@ -1,4 +1,5 @@
-//! What can end a start before its time: TERM and INT, and the end of the command that waits for it.
+//! What can end a start before its time: TERM and INT, and the end of the command that waits for
+//! it.
 //!
 //! Other signals wait until the service is ready.
 
@@ -25,7 +26,9 @@ impl Interrupts {
 
     /// What to poll for reading before [`Interrupts::check`].
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        [Some(self.signals.as_fd()), self.link.as_ref().map(|link| link.as_fd())].into_iter().flatten()
+        [Some(self.signals.as_fd()), self.link.as_ref().map(|link| link.as_fd())]
+            .into_iter()
+            .flatten()
     }
 
     /// Reads what came.
@@ -35,14 +38,18 @@ impl Interrupts {
     pub(crate) fn check(&mut self) -> Result<(), StartError> {
         while let Some(request) = self.signals.next() {
             match request {
-                Request::Stop(signal) => return Err(StartError(format!("the start was ended by signal {signal}"))),
+                Request::Stop(signal) => {
+                    return Err(StartError(format!("the start was ended by signal {signal}")));
+                }
                 Request::Child => {}
                 Request::Reopen | Request::Report if self.deferred.contains(&request) => {}
                 Request::Reopen | Request::Report => self.deferred.push(request),
             }
         }
         match &self.link {
-            Some(link) if !link.is_watched() => Err(StartError("the start was given up by whoever ran it".into())),
+            Some(link) if !link.is_watched() => {
+                Err(StartError("the start was given up by whoever ran it".into()))
+            }
             _ => Ok(()),
         }
     }
@@ -52,7 +59,8 @@ impl Interrupts {
         self.link.as_ref()
     }
 
-    /// Ends the start: reports readiness, and hands over the signals and what they asked for meanwhile.
+    /// Ends the start: reports readiness, and hands over the signals and what they asked for
+    /// meanwhile.
     pub(crate) fn ready(self) -> (Signals, Vec<Request>) {
         if let Some(link) = self.link {
             link.ready();

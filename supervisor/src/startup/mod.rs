@@ -1,7 +1,8 @@
 //! The order of a start. Whatever was done is undone by its owner's drop when a later step fails.
 //!
-//! Nothing is bound before all that can be wrong on the command line is known to be right; no client is accepted before all
-//! workers are ready; nobody is told that pen is ready before the pid file is written.
+//! Nothing is bound before all that can be wrong on the command line is known to be right; no
+//! client is accepted before all workers are ready; nobody is told that pen is ready before the pid
+//! file is written.
 
 #![forbid(unsafe_code)]
 
@@ -95,7 +96,8 @@ pub(crate) fn foreground(order: Order) -> Result<(), StartError> {
     supervise(order, None)
 }
 
-/// Runs the supervisor in a process of its own; returns its exit status. A failed start is told through the link.
+/// Runs the supervisor in a process of its own; returns its exit status. A failed start is told
+/// through the link.
 pub(crate) fn background(order: Order, link: StartLink) -> i32 {
     let result = close_inherited(Some(&link), &order.activation).and_then(|()| detach());
     let failed = match result {
@@ -115,7 +117,8 @@ pub(crate) fn background(order: Order, link: StartLink) -> i32 {
     }
 }
 
-/// Says whether pen would start, as far as that can be told without opening, binding or changing anything.
+/// Says whether pen would start, as far as that can be told without opening, binding or changing
+/// anything.
 ///
 /// # Errors
 /// Everything that is wrong.
@@ -127,14 +130,20 @@ pub(crate) fn check(order: &Order) -> Result<(), StartError> {
     notices.extend(order.launch.pid_file.as_deref().and_then(running::has_other_options));
     notices.iter().for_each(|notice| eprintln!("pen: {notice}"));
     let text = if order.launch.show { plan.shown(order) } else { "ok\n".to_owned() };
-    stdout().write_all(text.as_bytes()).map_err(|error| StartError(format!("standard output: {}", why(&error))))
+    stdout()
+        .write_all(text.as_bytes())
+        .map_err(|error| StartError(format!("standard output: {}", why(&error))))
 }
 
 /// From here on every descriptor above standard error is pen's own.
 fn close_inherited(link: Option<&StartLink>, activation: &Activation) -> Result<(), StartError> {
-    let keep: Vec<_> = link.into_iter().map(|link| link.as_fd()).chain(activation.descriptors()).collect();
+    let keep: Vec<_> =
+        link.into_iter().map(|link| link.as_fd()).chain(activation.descriptors()).collect();
     sys::close_all_but(&keep).map_err(|error| {
-        StartError(format!("cannot close inherited descriptors: {} (pen needs Linux 5.9 or later)", why(&error)))
+        StartError(format!(
+            "cannot close inherited descriptors: {} (pen needs Linux 5.9 or later)",
+            why(&error)
+        ))
     })
 }
 
@@ -144,7 +153,8 @@ fn supervise(order: Order, link: Option<StartLink>) -> Result<(), StartError> {
         .inspect_err(|error| link.iter().for_each(|link| link.failed(error)))?;
     let mut interrupts = Interrupts::new(signals, link);
     let notify = order.notify.clone();
-    match Prepared::new(order, &mut interrupts).and_then(|prepared| prepared.start(&mut interrupts)) {
+    match Prepared::new(order, &mut interrupts).and_then(|prepared| prepared.start(&mut interrupts))
+    {
         Ok(running) => {
             running.serve(interrupts);
             Ok(())
@@ -158,7 +168,8 @@ fn supervise(order: Order, link: Option<StartLink>) -> Result<(), StartError> {
     }
 }
 
-/// All that the command line and the configuration file say, read, resolved and checked; nothing is opened yet.
+/// All that the command line and the configuration file say, read, resolved and checked; nothing is
+/// opened yet.
 struct Plan {
     settled: Settled,
     /// What `-O` says, files included, for access lists to be made anew.
@@ -175,37 +186,59 @@ struct Plan {
 }
 
 impl Plan {
-    fn make(order: &Order, sandbox: &Sandbox, interrupts: &mut Interrupts) -> Result<Plan, StartError> {
+    fn make(
+        order: &Order,
+        sandbox: &Sandbox,
+        interrupts: &mut Interrupts,
+    ) -> Result<Plan, StartError> {
         let Order { launch, words, base, identity, .. } = order;
         let source_line = words.source_line("control", "-C");
         if launch.control.is_some() && geteuid().is_root() && launch.user.is_none() {
-            let add = if source_line == "-C" { "add -u user (or -u root)" } else { "say user NAME (or user root)" };
-            return Err(StartError(format!("{source_line}: as root, the control port needs a user to run as: {add}")));
+            let add = if source_line == "-C" {
+                "add -u user (or -u root)"
+            } else {
+                "say user NAME (or user root)"
+            };
+            return Err(StartError(format!(
+                "{source_line}: as root, the control port needs a user to run as: {add}"
+            )));
         }
         let mut configuration = launch.configuration.clone();
         let Words { mut given, mut file } = words.clone();
-        absolute(base, &mut given.commands).and(absolute(base, &mut file.commands)).map_err(lines)?;
+        absolute(base, &mut given.commands)
+            .and(absolute(base, &mut file.commands))
+            .map_err(lines)?;
         configuration.commands = given.commands;
         let control = launch.control.as_ref().map(control::complete);
         let mut lookups = configuration.lookups(&file.commands);
-        lookups.extend(control.iter().flat_map(|local| apply::lookups(&Command::Listen(Some(local.clone())))));
+        lookups.extend(
+            control.iter().flat_map(|local| apply::lookups(&Command::Listen(Some(local.clone())))),
+        );
         let inquiry = Inquiry::new(lookups, configuration.commands.iter().chain(&file.commands));
-        let resolver = Jail { root: None, identity: user::of_resolver(identity), sandbox: sandbox.clone() };
+        let resolver =
+            Jail { root: None, identity: user::of_resolver(identity), sandbox: sandbox.clone() };
         let answers = resolve(inquiry.questions(), &resolver, RESOLVE_PATIENCE, interrupts);
         let answers = answers.map_err(|error| match error {
             ResolveError::Start(error) => error,
-            ResolveError::Names(unresolved) => {
-                lines(names::placed(&unresolved, configuration.commands.iter().chain(&file.commands)))
-            }
+            ResolveError::Names(unresolved) => lines(names::placed(
+                &unresolved,
+                configuration.commands.iter().chain(&file.commands),
+            )),
         })?;
         let Found { names, log } = inquiry.found(answers).map_err(StartError)?;
         let settled = configuration.settle(&names, &file.commands);
-        let commands: Vec<SourcedCommand> = configuration.commands.iter().chain(&file.commands).cloned().collect();
+        let commands: Vec<SourcedCommand> =
+            configuration.commands.iter().chain(&file.commands).cloned().collect();
         let settled = settled.map_err(|errors| {
-            lines(configuration::in_order(errors.into_iter().map(|error| error.0).collect(), &commands))
+            lines(configuration::in_order(
+                errors.into_iter().map(|error| error.0).collect(),
+                &commands,
+            ))
         })?;
-        let control = control.map(|local| resolve_local(&local, &names).map(|address| (local, address)));
-        let control = control.transpose().map_err(|error| StartError(format!("{source_line}: {error}")))?;
+        let control =
+            control.map(|local| resolve_local(&local, &names).map(|address| (local, address)));
+        let control =
+            control.transpose().map_err(|error| StartError(format!("{source_line}: {error}")))?;
         let mut notices: Vec<String> = given.notices.into_iter().chain(file.notices).collect();
         let commands = || configuration.commands.iter().chain(&file.commands);
         notices.extend(commands().filter_map(unknown_suites));
@@ -217,7 +250,8 @@ impl Plan {
                 notices.extend(about);
                 // Without changing anything, as far as that is possible.
                 let root = if launch.check { None } else { launch.jail.clone() };
-                let identity = if launch.check { user::of_resolver(identity) } else { identity.clone() };
+                let identity =
+                    if launch.check { user::of_resolver(identity) } else { identity.clone() };
                 let jail = Jail { root, identity, sandbox: sandbox.clone() };
                 let found = examine(&files, order.entries.examine_tls, &jail, interrupts)?;
                 notices.extend(found.notices);
@@ -226,17 +260,27 @@ impl Plan {
                 Some((files, found.certificates))
             }
         };
-        Ok(Plan { settled, options: configuration.commands, file: file.commands, log, control, tls, notices })
+        Ok(Plan {
+            settled,
+            options: configuration.commands,
+            file: file.commands,
+            log,
+            control,
+            tls,
+            notices,
+        })
     }
 
     /// Looks at the places of what a start would open, make or bind, and changes nothing.
     fn examine_paths(&self, order: &Order) -> Result<(), StartError> {
         let Order { launch, words, .. } = order;
         if let Some((_, addresses)) = &self.control {
-            clashes::of_addresses(&self.settled.listen, addresses)
-                .map_err(|why| StartError(format!("{}: {why}", words.source_line("control", "-C"))))?;
+            clashes::of_addresses(&self.settled.listen, addresses).map_err(|why| {
+                StartError(format!("{}: {why}", words.source_line("control", "-C")))
+            })?;
         }
-        clashes::of_files(launch, &self.settled, self.control.as_ref().map(|(local, _)| local)).map_err(lines)?;
+        clashes::of_files(launch, &self.settled, self.control.as_ref().map(|(local, _)| local))
+            .map_err(lines)?;
         let Settled { listen, log, status_file, .. } = &self.settled;
         status_file
             .as_deref()
@@ -251,7 +295,8 @@ impl Plan {
             .map_or(Ok(()), |(_, addresses)| addresses.iter().try_for_each(listener::examine))
             .map_err(refused)?;
         if let Some(root) = &launch.jail {
-            walk::directory(root).map_err(|error| StartError(format!("-j {}: {}", root.display(), why(&error))))?;
+            walk::directory(root)
+                .map_err(|error| StartError(format!("-j {}: {}", root.display(), why(&error))))?;
         }
         launch.pid_file.as_deref().map_or(Ok(()), pid_file::examine).map_err(refused)
     }
@@ -281,10 +326,14 @@ impl Plan {
         notices.extend(limits::cut_backlog(limits::longest_backlog(), settings.backlog));
         if launch.allow_exit && launch.control.is_none() {
             let source_line = words.source_line("exit_command", "-X");
-            notices.push(format!("{source_line}: means nothing without a control port (-C), where exit is said"));
+            notices.push(format!(
+                "{source_line}: means nothing without a control port (-C), where exit is said"
+            ));
         }
         if launch.user.is_none() && geteuid().is_root() {
-            notices.push("without -u the workers are root, though without capabilities; add -u USER".into());
+            notices.push(
+                "without -u the workers are root, though without capabilities; add -u USER".into(),
+            );
         }
         notices.extend(limits::too_few_descriptors(descriptor_limit, settings.connections_max));
         notices
@@ -294,15 +343,21 @@ impl Plan {
 /// Words of a list of cipher suites that mean nothing here.
 pub(crate) fn unknown_suites(placed: &SourcedCommand) -> Option<String> {
     let Command::SslCiphers(Some(list)) = &placed.command else { return None };
-    let at = if placed.source_line.is_empty() { String::new() } else { format!("{}: ", placed.source_line) };
+    let at = if placed.source_line.is_empty() {
+        String::new()
+    } else {
+        format!("{}: ", placed.source_line)
+    };
     let unknown = list.unknown.join(":");
-    (!unknown.is_empty())
-        .then(|| format!("{at}ssl_ciphers: {} names no suite that is here: passed over", quoted(&unknown)))
+    (!unknown.is_empty()).then(|| {
+        format!("{at}ssl_ciphers: {} names no suite that is here: passed over", quoted(&unknown))
+    })
 }
 
 /// Makes the paths in commands absolute.
 pub(crate) fn absolute(base: &Base, commands: &mut [SourcedCommand]) -> Result<(), Vec<String>> {
-    let errors: Vec<String> = commands.iter_mut().filter_map(|placed| base.command(placed).err()).collect();
+    let errors: Vec<String> =
+        commands.iter_mut().filter_map(|placed| base.command(placed).err()).collect();
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
@@ -311,7 +366,8 @@ pub(crate) fn lines(errors: Vec<String>) -> StartError {
     StartError(configuration::bounded(errors).join("\n"))
 }
 
-/// Everything that can be had without a worker. Fields are dropped in their order, the pid file last.
+/// Everything that can be had without a worker. Fields are dropped in their order, the pid file
+/// last.
 struct Prepared {
     service: Service,
     pid_file: Option<PidFile>,
@@ -323,7 +379,8 @@ impl Prepared {
         // Has the C library read the time zone, which no jail holds.
         clock::utc_offset(0);
         let descriptor_limit = limits::raise_descriptors();
-        let (mut sandbox, incomplete) = sandbox::confine(order.launch.jail.is_some(), order.launch.require_sandbox)?;
+        let (mut sandbox, incomplete) =
+            sandbox::confine(order.launch.jail.is_some(), order.launch.require_sandbox)?;
         let plan = Plan::make(&order, &sandbox, interrupts)?;
         plan.examine_paths(&order)?;
         let mut notices = plan.notices(&order, descriptor_limit);
@@ -336,37 +393,56 @@ impl Prepared {
             .map(|(files, facts)| Keys::new(files, facts, Instant::now()))
             .transpose()
             .map_err(cannot("files of TLS"))?;
-        let Settled { local, listen, settings, log: log_target, status_file, workers: wanted, given, blacklisted } =
-            settled;
+        let Settled {
+            local,
+            listen,
+            settings,
+            log: log_target,
+            status_file,
+            workers: wanted,
+            given,
+            blacklisted,
+        } = settled;
         let commands: Vec<SourcedCommand> = options.iter().chain(&file).cloned().collect();
-        settings.source.map_or(Ok(()), |address| source::check(address, &commands)).map_err(StartError)?;
+        settings
+            .source
+            .map_or(Ok(()), |address| source::check(address, &commands))
+            .map_err(StartError)?;
         let log = open_log(log_target.as_ref(), log)?;
-        let (listener, socket_path, listen) = match activation.claim_first(&listen, settings.backlog)? {
-            Some((passed, address)) => (passed, None, address),
-            None => {
-                let bound =
-                    bind_first(&listen, |address| Listener::bind(address, settings.backlog)).map_err(refused)?;
-                notices.extend(bound.notice);
-                let (listener, path) = bound.what.into_parts();
-                (listener, path, bound.address)
-            }
-        };
-        let guard = ListenerGuard::new(&listener, socket_path.map(SocketGuard::Own)).map_err(cannot("listener"))?;
-        let control = control.map(|(name, addresses)| match activation.claim_first(&addresses, control::BACKLOG)? {
-            Some((passed, address)) => {
-                notices.extend(too_open(&address));
-                Ok(ControlPort::passed(&name, passed, entries.control))
-            }
-            None => {
-                let bind = |address: &Address| ControlPort::bind(&name, address, &jail, entries.control);
-                let bound = bind_first(&addresses, bind).map_err(refused)?;
-                notices.extend(bound.notice);
-                Ok(bound.what)
+        let (listener, socket_path, listen) =
+            match activation.claim_first(&listen, settings.backlog)? {
+                Some((passed, address)) => (passed, None, address),
+                None => {
+                    let bound =
+                        bind_first(&listen, |address| Listener::bind(address, settings.backlog))
+                            .map_err(refused)?;
+                    notices.extend(bound.notice);
+                    let (listener, path) = bound.what.into_parts();
+                    (listener, path, bound.address)
+                }
+            };
+        let guard = ListenerGuard::new(&listener, socket_path.map(SocketGuard::Own))
+            .map_err(cannot("listener"))?;
+        let control = control.map(|(name, addresses)| {
+            match activation.claim_first(&addresses, control::BACKLOG)? {
+                Some((passed, address)) => {
+                    notices.extend(too_open(&address));
+                    Ok(ControlPort::passed(&name, passed, entries.control))
+                }
+                None => {
+                    let bind = |address: &Address| {
+                        ControlPort::bind(&name, address, &jail, entries.control)
+                    };
+                    let bound = bind_first(&addresses, bind).map_err(refused)?;
+                    notices.extend(bound.notice);
+                    Ok(bound.what)
+                }
             }
         });
         let control = control.transpose()?;
         activation.all_claimed(&listen)?;
-        let pid_file = launch.pid_file.as_deref().map(PidFile::lock).transpose().map_err(refused)?;
+        let pid_file =
+            launch.pid_file.as_deref().map(PidFile::lock).transpose().map_err(refused)?;
         let workers = worker_count(wanted);
         let table = Table::create(shape(&settings, workers)).map_err(no_table)?;
         for (server, seconds) in blacklisted {
@@ -419,7 +495,8 @@ impl Prepared {
             foreground: launch.foreground,
             descriptor_limit,
         };
-        let service = Service::new(state, context, workers, control.map(Control::new), logger, notify);
+        let service =
+            Service::new(state, context, workers, control.map(Control::new), logger, notify);
         Ok(Prepared { service, pid_file, notices })
     }
 
@@ -484,20 +561,28 @@ fn shape(settings: &Settings, workers: u8) -> Shape {
 
 /// One worker per processor that pen may use, unless told otherwise.
 fn worker_count(wanted: Option<u32>) -> u8 {
-    let processors = || available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(MAX_WORKERS));
+    let processors = || {
+        available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(MAX_WORKERS))
+    };
     let count = wanted.unwrap_or_else(processors).clamp(1, MAX_WORKERS);
     u8::try_from(count).unwrap_or(u8::MAX)
 }
 
-fn open_log(target: Option<&LogTarget>, network: Option<SocketAddr>) -> Result<Option<RequestLog>, StartError> {
+fn open_log(
+    target: Option<&LogTarget>,
+    network: Option<SocketAddr>,
+) -> Result<Option<RequestLog>, StartError> {
     match (target, network) {
         (Some(LogTarget::File(path)), _) => request_log::open(path).map(Some).map_err(refused),
-        (Some(LogTarget::Network(_, _)), Some(address)) => request_log::connect(address).map(Some).map_err(refused),
+        (Some(LogTarget::Network(_, _)), Some(address)) => {
+            request_log::connect(address).map(Some).map_err(refused)
+        }
         (Some(LogTarget::Network(_, _)) | None, _) => Ok(None),
     }
 }
 
-/// How long names may take: two name servers that do not answer, asked for a short name in two domains, cost 20 s (resolv.conf(5)).
+/// How long names may take: two name servers that do not answer, asked for a short name in two
+/// domains, cost 20 s (resolv.conf(5)).
 const RESOLVE_PATIENCE: Patience = Patience { each: Duration::from_secs(30) };
 
 pub(crate) mod background;

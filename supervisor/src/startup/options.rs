@@ -1,5 +1,6 @@
-//! What only a start can give. The command line says it in options; commands say it anew, those of the configuration file last, so that one
-//! file can say it all. It has to be known before anything else: in which jail paths are, and as whom children run.
+//! What only a start can give. The command line says it in options; commands say it anew, those of
+//! the configuration file last, so that one file can say it all. It has to be known before anything
+//! else: in which jail paths are, and as whom children run.
 
 #![forbid(unsafe_code)]
 
@@ -31,7 +32,10 @@ impl Words {
     ///
     /// # Errors
     /// Everything that is wrong with the files.
-    pub(crate) fn read(launch: &mut Launch, start: &io::Result<PathBuf>) -> Result<Words, StartError> {
+    pub(crate) fn read(
+        launch: &mut Launch,
+        start: &io::Result<PathBuf>,
+    ) -> Result<Words, StartError> {
         let mut commands = std::mem::take(&mut launch.configuration.commands);
         let includes = commands.iter_mut().filter_map(|placed| match &mut placed.command {
             Command::Include(path) => Some(path),
@@ -42,7 +46,11 @@ impl Words {
         }
         let directory = start.as_deref().unwrap_or(Path::new("/"));
         let given = configuration::expand(commands, directory).map_err(lines)?;
-        let file = launch.config.as_deref().map_or(Ok(Loaded::default()), configuration::load).map_err(lines)?;
+        let file = launch
+            .config
+            .as_deref()
+            .map_or(Ok(Loaded::default()), configuration::load)
+            .map_err(lines)?;
         let words = Words { given, file };
         words.all().for_each(|placed| take(launch, &placed.command));
         Ok(words)
@@ -53,10 +61,10 @@ impl Words {
         self.given.commands.iter().chain(&self.file.commands)
     }
 
-    /// How a message names what was said of a setting: the place of its last command, or else the option.
+    /// How a message names what was said of a setting: the place of its last command, or else the
+    /// option.
     pub(crate) fn source_line(&self, word: &str, option: &str) -> String {
-        let said =
-            |placed: &&SourcedCommand| matches!(&placed.command, Command::Startup(startup) if startup.word() == word);
+        let said = |placed: &&SourcedCommand| matches!(&placed.command, Command::Startup(startup) if startup.word() == word);
         let source_line = self.all().rev().find(said).map(|placed| placed.source_line.as_str());
         source_line.map_or(option.to_owned(), |source_line| format!("{source_line}: {word}"))
     }
@@ -74,7 +82,9 @@ impl Words {
     pub(crate) fn identity(&self, launch: &Launch) -> Result<Identity, StartError> {
         user::of_workers(launch.user.as_deref(), launch.jail.is_some()).map_err(|error| {
             let text = error.to_string();
-            let moved = |option: &str, word| Some(self.source_line(word, option) + text.strip_prefix(option)?);
+            let moved = |option: &str, word| {
+                Some(self.source_line(word, option) + text.strip_prefix(option)?)
+            };
             StartError(moved("-u", "user").or_else(|| moved("-j", "jail")).unwrap_or(text))
         })
     }
@@ -104,18 +114,25 @@ pub(crate) fn in_force(launch: &Launch) -> Vec<Startup> {
     ]
 }
 
-/// What `write` says of this: all that is set, and what commands switched off or took away, so that the text starts by itself.
+/// What `write` says of this: all that is set, and what commands switched off or took away, so that
+/// the text starts by itself.
 pub(crate) fn written(in_force: &[Startup], commanded: &[Command]) -> Vec<Command> {
     let said = |word: &str| {
-        commanded.iter().any(|command| matches!(command, Command::Startup(startup) if startup.word() == word))
+        commanded
+            .iter()
+            .any(|command| matches!(command, Command::Startup(startup) if startup.word() == word))
     };
     let startup = in_force.iter().filter(|startup| startup.is_set() || said(startup.word()));
-    let sizes = commanded.iter().filter(|command| matches!(command, Command::Number(Number::MaxServers, _)));
+    let sizes = commanded
+        .iter()
+        .filter(|command| matches!(command, Command::Number(Number::MaxServers, _)));
     startup.cloned().map(Command::Startup).chain(sizes.cloned()).collect()
 }
 
 /// What of this commands said: the last of each kind.
-pub(crate) fn commanded<'c>(commands: impl DoubleEndedIterator<Item = &'c SourcedCommand>) -> Vec<Command> {
+pub(crate) fn commanded<'c>(
+    commands: impl DoubleEndedIterator<Item = &'c SourcedCommand>,
+) -> Vec<Command> {
     let kind = |command: &Command| match command {
         Command::Startup(startup) => Some(startup.word()),
         Command::Number(Number::MaxServers, Some(_)) => Some(Number::MaxServers.word()),
@@ -142,10 +159,15 @@ mod tests {
             other => panic!("{other}"),
         };
         let in_force =
-            ["user a", "no jail", "no require_sandbox", "control 1", "exit_command", "no pid_file"].map(startup);
+            ["user a", "no jail", "no require_sandbox", "control 1", "exit_command", "no pid_file"]
+                .map(startup);
         let commanded = ["max_servers 3", "no jail", "user a"].map(command);
-        let lines: Vec<String> = written(&in_force, &commanded).iter().map(Command::to_string).collect();
-        assert_eq!(lines, ["user a", "no jail", "control 127.0.0.1:1", "exit_command", "max_servers 3"]);
+        let lines: Vec<String> =
+            written(&in_force, &commanded).iter().map(Command::to_string).collect();
+        assert_eq!(
+            lines,
+            ["user a", "no jail", "control 127.0.0.1:1", "exit_command", "max_servers 3"]
+        );
     }
 
     #[test]
@@ -154,8 +176,11 @@ mod tests {
             source_line: String::new(),
             command: pen_config::command::parse(line).unwrap(),
         };
-        let commands = ["user a", "jail /x", "max_servers 3", "blacklist 3", "no user", "max_servers"].map(placed);
-        let lines: Vec<String> = commanded(commands.iter()).iter().map(Command::to_string).collect();
+        let commands =
+            ["user a", "jail /x", "max_servers 3", "blacklist 3", "no user", "max_servers"]
+                .map(placed);
+        let lines: Vec<String> =
+            commanded(commands.iter()).iter().map(Command::to_string).collect();
         assert_eq!(lines, ["no user", "max_servers 3", "jail /x"]);
     }
 }

@@ -14,13 +14,16 @@ use crate::{Launch, StartError};
 
 /// Makes every path absolute, as seen from the directory where the command was given.
 ///
-/// Paths of servers are those that a worker sees. With `-j` it sees the jail directory as `/`, so a relative path that leads
-/// into the jail loses the jail directory.
+/// Paths of servers are those that a worker sees. With `-j` it sees the jail directory as `/`, so a
+/// relative path that leads into the jail loses the jail directory.
 ///
 /// # Errors
-/// There is no such directory any more and a path needs it, a socket's path is too long, or with `-j` a path was meant
-/// inside the jail, as releases before this one took it.
-pub(crate) fn make_absolute(launch: &mut Launch, start: io::Result<PathBuf>) -> Result<Base, StartError> {
+/// There is no such directory any more and a path needs it, a socket's path is too long, or with
+/// `-j` a path was meant inside the jail, as releases before this one took it.
+pub(crate) fn make_absolute(
+    launch: &mut Launch,
+    start: io::Result<PathBuf>,
+) -> Result<Base, StartError> {
     if let Some(jail) = &mut launch.jail {
         *jail = absolute(jail, &start).map_err(StartError)?;
     }
@@ -30,14 +33,21 @@ pub(crate) fn make_absolute(launch: &mut Launch, start: io::Result<PathBuf>) -> 
         outside(path)?;
     }
     let tls = &mut launch.configuration.tls;
-    for path in [&mut tls.certificate, &mut tls.key, &mut tls.ca_file, &mut tls.ca_directory].into_iter().flatten() {
+    for path in [&mut tls.certificate, &mut tls.key, &mut tls.ca_file, &mut tls.ca_directory]
+        .into_iter()
+        .flatten()
+    {
         outside(path)?;
     }
     for local in [&mut launch.configuration.local, &mut launch.control].into_iter().flatten() {
         base.local(local).map_err(StartError)?;
     }
     let configuration = &mut launch.configuration;
-    let servers = configuration.servers.iter_mut().chain(&mut configuration.emergency).chain(&mut configuration.abuse);
+    let servers = configuration
+        .servers
+        .iter_mut()
+        .chain(&mut configuration.emergency)
+        .chain(&mut configuration.abuse);
     for server in servers {
         base.server(&mut server.host).map_err(StartError)?;
     }
@@ -66,17 +76,25 @@ impl Base {
             Command::Include(path)
             | Command::SslOcsp(Some(path))
             | Command::SslNames(Some(path))
-            | Command::Startup(Startup::Jail(Some(path)) | Startup::PidFile(Some(path))) => self.outside(path),
+            | Command::Startup(Startup::Jail(Some(path)) | Startup::PidFile(Some(path))) => {
+                self.outside(path)
+            }
             Command::Certificate(Some((file, key))) => {
                 std::iter::once(file).chain(key).try_for_each(|path| self.outside(path))
             }
             Command::ClientCa(paths) => paths.iter_mut().try_for_each(|path| self.outside(path)),
-            Command::Listen(Some(local)) | Command::Startup(Startup::Control(Some(local))) => self.local(local),
-            Command::Emergency(Some(spec)) | Command::Abuse(Some(spec)) => self.server(&mut spec.host),
-            Command::Server { changes, .. } => changes.iter_mut().try_for_each(|change| match change {
-                ServerChange::Address(host) => self.server(host),
-                _ => Ok(()),
-            }),
+            Command::Listen(Some(local)) | Command::Startup(Startup::Control(Some(local))) => {
+                self.local(local)
+            }
+            Command::Emergency(Some(spec)) | Command::Abuse(Some(spec)) => {
+                self.server(&mut spec.host)
+            }
+            Command::Server { changes, .. } => {
+                changes.iter_mut().try_for_each(|change| match change {
+                    ServerChange::Address(host) => self.server(host),
+                    _ => Ok(()),
+                })
+            }
             _ => Ok(()),
         };
         done.map_err(|why| format!("{source_line}: {why}"))
@@ -123,13 +141,19 @@ pub(crate) fn absolute(path: &Path, start: &io::Result<PathBuf>) -> Result<PathB
     match (path.is_absolute(), start) {
         (true, _) => Ok(path.into()),
         (false, Ok(start)) => Ok(start.join(path)),
-        (false, Err(error)) => {
-            Err(format!("{}: the current directory cannot be found: {}", path.display(), why(error)))
-        }
+        (false, Err(error)) => Err(format!(
+            "{}: the current directory cannot be found: {}",
+            path.display(),
+            why(error)
+        )),
     }
 }
 
-fn inside(path: &Path, start: &io::Result<PathBuf>, jail: Option<&Path>) -> Result<PathBuf, String> {
+fn inside(
+    path: &Path,
+    start: &io::Result<PathBuf>,
+    jail: Option<&Path>,
+) -> Result<PathBuf, String> {
     let outside = absolute(path, start)?;
     Ok(match jail.and_then(|jail| outside.strip_prefix(jail).ok()) {
         Some(inside) if path.is_relative() => Path::new("/").join(inside),
@@ -147,9 +171,12 @@ fn check_length(path: &Path) -> Result<(), String> {
     }
 }
 
-/// The original took `-l` and `-w` inside the jail. Whoever still writes that is told, rather than left without a log.
+/// The original took `-l` and `-w` inside the jail. Whoever still writes that is told, rather than
+/// left without a log.
 fn check_not_meant_inside(option: &str, path: &Path, jail: &Path) -> Result<(), String> {
-    let (Some(directory), Ok(below)) = (path.parent(), path.strip_prefix("/")) else { return Ok(()) };
+    let (Some(directory), Ok(below)) = (path.parent(), path.strip_prefix("/")) else {
+        return Ok(());
+    };
     let meant = jail.join(below);
     if directory.is_dir() || !meant.parent().is_some_and(Path::is_dir) {
         return Ok(());
@@ -157,7 +184,8 @@ fn check_not_meant_inside(option: &str, path: &Path, jail: &Path) -> Result<(), 
     // After an option comes its value; after the place of a command, a colon.
     let (colon, logger) = if option.len() == 2 { ("", option) } else { (":", "the path") };
     Err(format!(
-        "{option}{colon} {}: no directory {}; with -j this path is still one outside the jail: say {logger} {}",
+        "{option}{colon} {}: no directory {}; with -j this path is still one outside the jail: say \
+         {logger} {}",
         path.display(),
         directory.display(),
         meant.display()
@@ -177,23 +205,35 @@ mod tests {
         assert_eq!(absolute(Path::new("a/b"), &start()).unwrap(), Path::new("/srv/pen/a/b"));
         assert_eq!(absolute(Path::new("/a"), &start()).unwrap(), Path::new("/a"));
         let gone = Err(io::Error::from_raw_os_error(libc::ENOENT));
-        assert!(absolute(Path::new("a"), &gone).unwrap_err().to_string().contains("current directory"));
+        assert!(
+            absolute(Path::new("a"), &gone).unwrap_err().to_string().contains("current directory")
+        );
     }
 
     #[test]
     fn servers_are_seen_from_inside_the_jail() {
         let jail = Some(Path::new("/srv/pen"));
         assert_eq!(inside(Path::new("./a.sock"), &start(), jail).unwrap(), Path::new("/a.sock"));
-        assert_eq!(inside(Path::new("/srv/pen/a"), &start(), jail).unwrap(), Path::new("/srv/pen/a"));
-        assert_eq!(inside(Path::new("./a.sock"), &start(), None).unwrap(), Path::new("/srv/pen/./a.sock"));
-        assert_eq!(inside(Path::new("a/b"), &start(), Some(Path::new("/jail"))).unwrap(), Path::new("/srv/pen/a/b"));
+        assert_eq!(
+            inside(Path::new("/srv/pen/a"), &start(), jail).unwrap(),
+            Path::new("/srv/pen/a")
+        );
+        assert_eq!(
+            inside(Path::new("./a.sock"), &start(), None).unwrap(),
+            Path::new("/srv/pen/./a.sock")
+        );
+        assert_eq!(
+            inside(Path::new("a/b"), &start(), Some(Path::new("/jail"))).unwrap(),
+            Path::new("/srv/pen/a/b")
+        );
     }
 
     #[test]
     fn a_path_that_was_meant_inside_the_jail_is_explained() {
         let jail = tempfile::tempdir().unwrap();
         std::fs::create_dir(jail.path().join("only-inside")).unwrap();
-        let error = check_not_meant_inside("-l", Path::new("/only-inside/pen.log"), jail.path()).unwrap_err();
+        let error = check_not_meant_inside("-l", Path::new("/only-inside/pen.log"), jail.path())
+            .unwrap_err();
         let meant = jail.path().join("only-inside/pen.log");
         assert!(error.to_string().ends_with(&format!("say -l {}", meant.display())), "{error}");
         check_not_meant_inside("-l", Path::new("/tmp/pen.log"), jail.path()).unwrap();

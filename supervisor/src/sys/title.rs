@@ -1,7 +1,8 @@
 //! How ps(1) shows a process: the memory of its arguments, which is written over.
 //!
-//! The kernel shows that memory in /proc/PID/cmdline. If its last byte is not NUL, it shows a string instead, which may go on into the memory
-//! of the environment (setproctitle(3); get_mm_cmdline in the kernel's fs/proc/base.c). /proc/PID/comm stays: pidof(8), `pkill -x` and
+//! The kernel shows that memory in /proc/PID/cmdline. If its last byte is not NUL, it shows a
+//! string instead, which may go on into the memory of the environment (setproctitle(3);
+//! get_mm_cmdline in the kernel's fs/proc/base.c). /proc/PID/comm stays: pidof(8), `pkill -x` and
 //! `start-stop-daemon --name` go by it.
 
 #![allow(unsafe_code)]
@@ -24,10 +25,12 @@ struct Room {
 /// Of this process and all that it forks.
 static ROOM: OnceLock<Room> = OnceLock::new();
 
-/// Gives the process the title `pen: supervisor` with the arguments that it was started with. To be called when nobody needs the arguments or
-/// the environment in their old place any more. Without /proc everything stays as it was.
+/// Gives the process the title `pen: supervisor` with the arguments that it was started with. To be
+/// called when nobody needs the arguments or the environment in their old place any more. Without
+/// /proc everything stays as it was.
 pub(crate) fn begin() {
-    let arguments: Vec<Vec<u8>> = env::args_os().skip(1).map(|word| word.as_bytes().to_vec()).collect();
+    let arguments: Vec<Vec<u8>> =
+        env::args_os().skip(1).map(|word| word.as_bytes().to_vec()).collect();
     if let Some(room) = fs::read_to_string("/proc/self/stat").ok().and_then(|stat| room(&stat)) {
         let _ = ROOM.set(room);
         let role = SUPERVISOR.strip_prefix(PREFIX).unwrap_or_default().to_vec();
@@ -54,7 +57,11 @@ fn room(stat: &str) -> Option<Room> {
     let mut next = || fields.next()?.ok().filter(|address| *address > 0);
     let (start, arguments_end, environment, end) = (next()?, next()?, next()?, next()?);
     let whole = if environment == arguments_end { end } else { arguments_end };
-    let room = Room { start, arguments: arguments_end.checked_sub(start)?, whole: whole.checked_sub(start)? };
+    let room = Room {
+        start,
+        arguments: arguments_end.checked_sub(start)?,
+        whole: whole.checked_sub(start)?,
+    };
     (room.arguments > 0 && room.whole >= room.arguments).then_some(room)
 }
 
@@ -70,10 +77,12 @@ fn set_bytes(role: &[u8]) {
         content[arguments - 1] = 1;
     }
     let memory: *mut u8 = ptr::with_exposed_provenance_mut(*start);
-    // SAFETY: the kernel says that the arguments of this process are here, with its environment behind them, which `begin` was told nobody
-    // needs in its old place any more. It is writable memory above all frames of the stack (execve(2)), and stays the process's as long as
-    // it lives; a fork has a copy of it at the same place. No reference to it exists: `std::env` copies what it returns. There is
-    // one thread. `content` is no longer than the memory, and elsewhere.
+    // SAFETY: the kernel says that the arguments of this process are here, with its environment
+    // behind them, which `begin` was told nobody needs in its old place any more. It is
+    // writable memory above all frames of the stack (execve(2)), and stays the process's as long as
+    // it lives; a fork has a copy of it at the same place. No reference to it exists: `std::env`
+    // copies what it returns. There is one thread. `content` is no longer than the memory, and
+    // elsewhere.
     unsafe { ptr::copy_nonoverlapping(content.as_ptr(), memory, content.len()) };
 }
 
@@ -93,11 +102,15 @@ mod tests {
     #[test]
     fn the_room_is_what_the_kernel_says() {
         let stat = |addresses: &str| format!("7 (a) b (c) S {} {addresses} 0", ["1"; 44].join(" "));
-        let found = |addresses: &str| room(&stat(addresses)).map(|room| (room.start, room.arguments, room.whole));
+        let found = |addresses: &str| {
+            room(&stat(addresses)).map(|room| (room.start, room.arguments, room.whole))
+        };
         assert_eq!(found("100 130 130 200"), Some((100, 30, 100)));
         assert_eq!(found("100 130 140 200"), Some((100, 30, 30)), "the environment is elsewhere");
         // To whom it may not be shown.
-        for nonsense in ["0 0 0 0", "100 100 100 200", "100 90 90 200", "100 130", "100 130 130 120", "x 1 1 2"] {
+        for nonsense in
+            ["0 0 0 0", "100 100 100 200", "100 90 90 200", "100 130", "100 130 130 120", "x 1 1 2"]
+        {
             assert_eq!(found(nonsense), None, "{nonsense}");
         }
         let own = fs::read_to_string("/proc/self/stat").unwrap();

@@ -1,8 +1,9 @@
 //! Listening sockets that a service manager made and passed on: sd_listen_fds(3).
 //!
-//! A socket is used instead of a new one if it listens at the very address that pen is to listen at, or its control port. The address
-//! decides, not the socket's name. One that is for nothing of both stops the start, because its clients would wait for ever. What the
-//! manager made, its file included, stays the manager's: it is never removed here.
+//! A socket is used instead of a new one if it listens at the very address that pen is to listen
+//! at, or its control port. The address decides, not the socket's name. One that is for nothing of
+//! both stops the start, because its clients would wait for ever. What the manager made, its file
+//! included, stays the manager's: it is never removed here.
 
 #![forbid(unsafe_code)]
 
@@ -38,31 +39,44 @@ struct Passed {
 }
 
 impl Activation {
-    /// Takes the sockets, and what the environment says of them out of it. To be called in the process that was started, before anything
-    /// is opened: the descriptors are numbered from 3.
+    /// Takes the sockets, and what the environment says of them out of it. To be called in the
+    /// process that was started, before anything is opened: the descriptors are numbered from
+    /// 3.
     ///
     /// # Errors
     /// What was passed is no listening stream socket.
     pub(crate) fn take() -> Result<Activation, StartError> {
-        let (pid, count, names) =
-            (take_variable("LISTEN_PID"), take_variable("LISTEN_FDS"), take_variable("LISTEN_FDNAMES"));
+        let (pid, count, names) = (
+            take_variable("LISTEN_PID"),
+            take_variable("LISTEN_FDS"),
+            take_variable("LISTEN_FDNAMES"),
+        );
         let number = |text: &OsStr| text.to_str()?.parse::<i32>().ok();
         // Those of somebody else were inherited by mistake.
         let (Some(pid), Some(count)) = (pid, count) else { return Ok(Activation::default()) };
         if number(&pid) != Some(getpid().as_raw()) {
             return Ok(Activation::default());
         }
-        let count = number(&count).and_then(|count| u32::try_from(count).ok()).filter(|count| *count <= MOST);
-        let count = count.ok_or_else(|| StartError(format!("LISTEN_FDS: not a number up to {MOST}")))?;
+        let count = number(&count)
+            .and_then(|count| u32::try_from(count).ok())
+            .filter(|count| *count <= MOST);
+        let count =
+            count.ok_or_else(|| StartError(format!("LISTEN_FDS: not a number up to {MOST}")))?;
         let sockets = adopt(count).map_err(|error| {
-            StartError(format!("LISTEN_FDS={count}: not all of these descriptors are open: {}", why(&error)))
+            StartError(format!(
+                "LISTEN_FDS={count}: not all of these descriptors are open: {}",
+                why(&error)
+            ))
         })?;
         let names = names.unwrap_or_default();
         let mut names = names.to_str().unwrap_or_default().split(':');
         let passed = sockets.into_iter().enumerate().map(|(index, socket)| {
             let name = names.next().filter(|name| !name.is_empty()).unwrap_or("unknown").to_owned();
             Passed::new(name, socket).map_err(|reason| {
-                StartError(format!("descriptor {} that was passed to pen (LISTEN_FDS): {reason}", index + 3))
+                StartError(format!(
+                    "descriptor {} that was passed to pen (LISTEN_FDS): {reason}",
+                    index + 3
+                ))
             })
         });
         passed.collect::<Result<_, _>>().map(Activation)
@@ -78,10 +92,15 @@ impl Activation {
     /// # Errors
     /// It cannot be made so.
     fn claim(&mut self, address: &Address, backlog: u32) -> Result<Option<OwnedFd>, StartError> {
-        let Some(found) = self.0.iter().position(|passed| passed.is_for(address)) else { return Ok(None) };
+        let Some(found) = self.0.iter().position(|passed| passed.is_for(address)) else {
+            return Ok(None);
+        };
         let Passed { socket, .. } = self.0.swap_remove(found);
         prepare_passed(&socket, backlog).map_err(|error| {
-            StartError(format!("cannot listen on {address} with the socket passed: {}", why(&error)))
+            StartError(format!(
+                "cannot listen on {address} with the socket passed: {}",
+                why(&error)
+            ))
         })?;
         Ok(Some(socket))
     }
@@ -110,20 +129,23 @@ impl Activation {
     pub(crate) fn all_claimed(&self, listen: &Address) -> Result<(), StartError> {
         self.0.first().map_or(Ok(()), |Passed { name, address, .. }| {
             Err(StartError(format!(
-                "the socket {address} that was passed to pen (LISTEN_FDS, name {name}) is neither where pen listens \
+                "the socket {address} that was passed to pen (LISTEN_FDS, name {name}) is neither \
+                 where pen listens \
                  ({listen}) nor its control port: ListenStream= and pen must name the same address"
             )))
         })
     }
 }
 
-/// What the administrator should know about a control port that was passed: whom its file lets in is not pen's to say.
+/// What the administrator should know about a control port that was passed: whom its file lets in
+/// is not pen's to say.
 pub(crate) fn too_open(address: &Address) -> Option<String> {
     let Address::Unix(path) = address else { return None };
     let mode = fs::metadata(path).ok()?.permissions().mode();
     (mode & 0o002 != 0).then(|| {
         format!(
-            "-C {}: everybody on this machine can steer pen: add SocketMode=0600 and SocketUser= to the socket unit",
+            "-C {}: everybody on this machine can steer pen: add SocketMode=0600 and SocketUser= \
+             to the socket unit",
             path.display()
         )
     })
@@ -147,8 +169,8 @@ impl Passed {
         Ok(Passed { name, address, only_v6, socket })
     }
 
-    /// Whether it takes exactly the clients that a socket of pen's own at this address would, or for all IPv4 addresses also those of all
-    /// IPv6 addresses: `ListenStream=80` means both.
+    /// Whether it takes exactly the clients that a socket of pen's own at this address would, or
+    /// for all IPv4 addresses also those of all IPv6 addresses: `ListenStream=80` means both.
     fn is_for(&self, wanted: &Address) -> bool {
         match (&self.address, wanted) {
             (Address::Inet(here), Address::Inet(wanted)) if here.port() == wanted.port() => {
@@ -156,10 +178,15 @@ impl Passed {
                 match wanted.ip().is_unspecified() {
                     true if wanted.is_ipv4() => all || here.ip() == wanted.ip(),
                     true => all,
-                    false => here.ip().to_canonical() == wanted.ip().to_canonical() && same_scope(here, wanted),
+                    false => {
+                        here.ip().to_canonical() == wanted.ip().to_canonical()
+                            && same_scope(here, wanted)
+                    }
                 }
             }
-            (Address::Unix(here), Address::Unix(wanted)) => here == wanted || same_file(here, wanted),
+            (Address::Unix(here), Address::Unix(wanted)) => {
+                here == wanted || same_file(here, wanted)
+            }
             (Address::Inet(_) | Address::Unix(_), _) => false,
         }
     }
@@ -177,7 +204,8 @@ fn same_scope(here: &SocketAddr, wanted: &SocketAddr) -> bool {
 
 /// Whether two paths lead to one file (`/var/run` and `/run`).
 fn same_file(here: &Path, wanted: &Path) -> bool {
-    let place = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
+    let place =
+        |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
     place(here).is_some_and(|here| place(wanted) == Some(here))
 }
 
@@ -193,7 +221,12 @@ mod tests {
 
     fn passed(address: &str, only_v6: bool) -> Passed {
         let address = Address::Inet(address.parse().unwrap());
-        Passed { name: "web".into(), address, only_v6, socket: fs::File::open("/dev/null").unwrap().into() }
+        Passed {
+            name: "web".into(),
+            address,
+            only_v6,
+            socket: fs::File::open("/dev/null").unwrap().into(),
+        }
     }
 
     #[test]
@@ -204,13 +237,19 @@ mod tests {
         assert!(is_for("127.0.0.1:80", false, "127.0.0.1:80"));
         assert!(!is_for("127.0.0.1:80", false, "127.0.0.1:81"));
         assert!(!is_for("127.0.0.1:80", false, "127.0.0.2:80"));
-        assert!(!is_for("127.0.0.1:80", false, "0.0.0.0:80") && !is_for("0.0.0.0:80", false, "127.0.0.1:80"));
+        assert!(
+            !is_for("127.0.0.1:80", false, "0.0.0.0:80")
+                && !is_for("0.0.0.0:80", false, "127.0.0.1:80")
+        );
         assert!(is_for("0.0.0.0:80", false, "0.0.0.0:80"));
         assert!(is_for("[::]:80", false, "0.0.0.0:80") && is_for("[::]:80", false, "[::]:80"));
         assert!(!is_for("[::]:80", true, "0.0.0.0:80") && !is_for("[::]:80", true, "[::]:80"));
         assert!(!is_for("0.0.0.0:80", false, "[::]:80"));
         assert!(is_for("[::ffff:10.0.0.1]:80", false, "10.0.0.1:80"));
-        assert!(is_for("[fe80::1%2]:80", true, "[fe80::1%2]:80") && !is_for("[fe80::1%2]:80", true, "[fe80::1%3]:80"));
+        assert!(
+            is_for("[fe80::1%2]:80", true, "[fe80::1%2]:80")
+                && !is_for("[fe80::1%2]:80", true, "[fe80::1%3]:80")
+        );
     }
 
     #[test]
@@ -221,7 +260,10 @@ mod tests {
         std::os::unix::fs::symlink(&real, &link).unwrap();
         let listener = UnixListener::bind(real.join("front")).unwrap();
         let passed = Passed::new("front".into(), listener.into()).unwrap();
-        assert!(passed.is_for(&Address::Unix(real.join("front"))) && passed.is_for(&Address::Unix(link.join("front"))));
+        assert!(
+            passed.is_for(&Address::Unix(real.join("front")))
+                && passed.is_for(&Address::Unix(link.join("front")))
+        );
         assert!(!passed.is_for(&Address::Unix(real.join("other"))));
         assert!(!passed.is_for(&Address::Inet(([127, 0, 0, 1], 80).into())));
     }
@@ -245,7 +287,12 @@ mod tests {
         let other = Address::Unix("/front".into());
         assert!(activation.claim(&other, 500).unwrap().is_none());
         let why = activation.all_claimed(&other).unwrap_err().to_string();
-        assert!(why.contains(&address.to_string()) && why.contains("name web") && why.contains("/front"), "{why}");
+        assert!(
+            why.contains(&address.to_string())
+                && why.contains("name web")
+                && why.contains("/front"),
+            "{why}"
+        );
         let socket = activation.claim(&address, 500).unwrap().unwrap();
         assert!(rustix::fs::fcntl_getfl(&socket).unwrap().contains(rustix::fs::OFlags::NONBLOCK));
         assert!(rustix::net::sockopt::tcp_nodelay(&socket).unwrap());

@@ -1,8 +1,10 @@
-//! What the service manager is told: sd_notify(3), the protocol of `Type=notify` and `WatchdogSec=`.
+//! What the service manager is told: sd_notify(3), the protocol of `Type=notify` and
+//! `WatchdogSec=`.
 //!
-//! Nothing here waits. What the manager does not take now is kept and sent at the next beat if it is a change of state, and dropped if it
-//! is only news. Without `NOTIFY_SOCKET` nothing is done at all. The crates for this block while the manager is busy, look at the
-//! environment each time, and know no abstract sockets.
+//! Nothing here waits. What the manager does not take now is kept and sent at the next beat if it
+//! is a change of state, and dropped if it is only news. Without `NOTIFY_SOCKET` nothing is done at
+//! all. The crates for this block while the manager is busy, look at the environment each time, and
+//! know no abstract sockets.
 
 #![forbid(unsafe_code)]
 
@@ -38,11 +40,17 @@ pub(crate) struct Notify {
 impl Notify {
     /// Takes what the environment says out of it, so that no child believes to be meant.
     pub(crate) fn take() -> Notify {
-        let (socket, usec, pid) =
-            (take_variable("NOTIFY_SOCKET"), take_variable("WATCHDOG_USEC"), take_variable("WATCHDOG_PID"));
-        let Some(socket) = socket.filter(|socket| !socket.is_empty()) else { return Notify::default() };
+        let (socket, usec, pid) = (
+            take_variable("NOTIFY_SOCKET"),
+            take_variable("WATCHDOG_USEC"),
+            take_variable("WATCHDOG_PID"),
+        );
+        let Some(socket) = socket.filter(|socket| !socket.is_empty()) else {
+            return Notify::default();
+        };
         let number = |text: &OsStr| text.to_str()?.parse::<u64>().ok();
-        // Asked before any fork: a supervisor in the background is meant as well as one in the foreground.
+        // Asked before any fork: a supervisor in the background is meant as well as one in the
+        // foreground.
         let meant = pid.is_none_or(|pid| number(&pid) == u64::try_from(getpid().as_raw()).ok());
         let usec = usec.and_then(|usec| number(&usec)).filter(|usec| *usec > 0 && meant);
         let (to, complaint) = match address(&socket) {
@@ -99,7 +107,8 @@ impl Notify {
 
     /// Keeps the line that the manager shows up to date.
     pub(crate) fn status(&mut self, status: &str, now: Instant) {
-        let fresh = |(shown, since): &(String, Instant)| shown == status || now < *since + STATUS_EVERY;
+        let fresh =
+            |(shown, since): &(String, Instant)| shown == status || now < *since + STATUS_EVERY;
         if self.shown.as_ref().is_some_and(fresh) || !self.owed.is_empty() {
             return;
         }
@@ -115,7 +124,8 @@ impl Notify {
         self.alive_next
     }
 
-    /// Says that pen lives if it is time. To be called by the loop whose life it is, and nowhere else.
+    /// Says that pen lives if it is time. To be called by the loop whose life it is, and nowhere
+    /// else.
     pub(crate) fn beat(&mut self, now: Instant) {
         self.settle();
         if let (Some(every), Some(next), Some(to)) = (self.alive_every, self.alive_next, &self.to)
@@ -211,7 +221,10 @@ mod tests {
         notify.stopping("stopping\non TERM\n", now);
         let heard = heard(&socket);
         assert_eq!(heard[0], format!("READY=1\nMAINPID={pid}\nSTATUS=serving"));
-        let time = heard[1].strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap().strip_suffix("\nSTATUS=reading");
+        let time = heard[1]
+            .strip_prefix("RELOADING=1\nMONOTONIC_USEC=")
+            .unwrap()
+            .strip_suffix("\nSTATUS=reading");
         assert!(time.unwrap().parse::<u64>().unwrap() > 0);
         assert_eq!(heard[2], "STOPPING=1\nSTATUS=stopping; on TERM");
     }
@@ -271,7 +284,10 @@ mod tests {
 
     #[test]
     fn addresses_are_paths_or_abstract() {
-        assert_eq!(address(OsStr::new("/run/x")).unwrap().as_pathname().unwrap().to_str(), Some("/run/x"));
+        assert_eq!(
+            address(OsStr::new("/run/x")).unwrap().as_pathname().unwrap().to_str(),
+            Some("/run/x")
+        );
         assert_eq!(address(OsStr::new("@pen/x")).unwrap().as_abstract_name(), Some(&b"pen/x"[..]));
         assert!(address(OsStr::new("vsock:2:1234")).is_err());
         assert!(address(OsStr::new(&format!("/{}", "x".repeat(200)))).is_err());

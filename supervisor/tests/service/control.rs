@@ -1,4 +1,5 @@
-//! A control process of the tests' own: one operator at a time, at the port that the supervisor bound.
+//! A control process of the tests' own: one operator at a time, at the port that the supervisor
+//! bound.
 
 use std::io::{Read, Seek, Write};
 use std::os::fd::AsFd;
@@ -43,12 +44,26 @@ pub fn serve(start: ControlStart) -> i32 {
                 rustix::net::send(&channel, b"\xff\xff", rustix::net::SendFlags::empty()).unwrap();
             }
             let impossible = || Command::Number(Number::ConnMax, Some(u32::MAX));
-            let command = if line == "impossible" { impossible() } else { parse(&line).unwrap_or(Command::Nothing) };
+            let command = if line == "impossible" {
+                impossible()
+            } else {
+                parse(&line).unwrap_or(Command::Nothing)
+            };
             let file = named(&command).map(|path| {
-                std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap()
+                std::fs::OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .create(true)
+                    .truncate(false)
+                    .open(path)
+                    .unwrap()
             });
-            let message =
-                FromControl::Command { ticket, command, by: Operator::Local(None), with_file: file.is_some() };
+            let message = FromControl::Command {
+                ticket,
+                command,
+                by: Operator::Local(None),
+                with_file: file.is_some(),
+            };
             channel.send(&message, file.as_ref().map(AsFd::as_fd)).unwrap();
         }
         while operator.is_some() {
@@ -63,14 +78,18 @@ pub fn serve(start: ControlStart) -> i32 {
 
 fn named(command: &Command) -> Option<&Path> {
     match command {
-        Command::Log(Some(LogTarget::File(path))) | Command::WebStats(Some(path)) | Command::Write(Some(path)) => {
-            Some(path)
-        }
+        Command::Log(Some(LogTarget::File(path)))
+        | Command::WebStats(Some(path))
+        | Command::Write(Some(path)) => Some(path),
         _ => None,
     }
 }
 
-fn hear(channel: &Channel<FromControl, ToControl>, operator: &mut Option<UnixStream>, wanted: u64) -> Option<i32> {
+fn hear(
+    channel: &Channel<FromControl, ToControl>,
+    operator: &mut Option<UnixStream>,
+    wanted: u64,
+) -> Option<i32> {
     match channel.receive() {
         Ok(Received::Message(ToControl::Reply { ticket, mut text, .. }, memory)) => {
             assert_eq!(ticket, wanted);
@@ -98,6 +117,7 @@ fn hear(channel: &Channel<FromControl, ToControl>, operator: &mut Option<UnixStr
 }
 
 fn wait(fds: &[std::os::fd::BorrowedFd<'_>]) {
-    let mut polled: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    let mut polled: Vec<PollFd<'_>> =
+        fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
     let _ = poll(&mut polled, PollTimeout::NONE);
 }

@@ -1,6 +1,8 @@
-//! Runs a supervisor with a small worker of the tests' own in a process of its own, and looks at it from outside.
+//! Runs a supervisor with a small worker of the tests' own in a process of its own, and looks at it
+//! from outside.
 //!
-//! The process is this program again, told by its environment what to run: one thread, because a supervisor forks.
+//! The process is this program again, told by its environment what to run: one thread, because a
+//! supervisor forks.
 
 use std::fs;
 use std::io::Write;
@@ -47,8 +49,12 @@ impl Pen {
     pub fn new(worker: &'static str) -> Pen {
         let directory = tempfile::tempdir().unwrap();
         let mut pen = Pen { directory, settings: Vec::new(), worker, ordinary: false };
-        for (key, file) in [("local", "front.sock"), ("pid", "pen.pid"), ("log", "pen.log"), ("status", "status.html")]
-        {
+        for (key, file) in [
+            ("local", "front.sock"),
+            ("pid", "pen.pid"),
+            ("log", "pen.log"),
+            ("status", "status.html"),
+        ] {
             pen.settings.push((key, pen.path(file).display().to_string()));
         }
         pen
@@ -103,7 +109,8 @@ impl Pen {
     }
 
     fn prepare(&self, command: &mut Command) {
-        let settings: Vec<String> = self.settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let settings: Vec<String> =
+            self.settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
         command.env(LAUNCH, settings.join("\n")).env(WORKER, self.worker).stdin(Stdio::null());
         if self.ordinary {
             command.uid(NOBODY).gid(NOBODY);
@@ -200,7 +207,10 @@ pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
 pub fn children(parent: Pid) -> Vec<Pid> {
     let path = format!("/proc/{parent}/task/{parent}/children");
     let list = fs::read_to_string(path).unwrap_or_default();
-    list.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap())).filter(|pid| is_alive(*pid)).collect()
+    list.split_whitespace()
+        .map(|pid| Pid::from_raw(pid.parse().unwrap()))
+        .filter(|pid| is_alive(*pid))
+        .collect()
 }
 
 pub fn is_alive(pid: Pid) -> bool {
@@ -214,10 +224,13 @@ pub fn field(pid: Pid, name: &str) -> Option<String> {
     Some(line.split_once(':')?.1.trim().into())
 }
 
-/// The open descriptors of a process by number, with what they are. A worker is not dumpable: only root sees its.
+/// The open descriptors of a process by number, with what they are. A worker is not dumpable: only
+/// root sees its.
 pub fn descriptors(pid: Pid) -> Vec<(i32, String)> {
     let entries = match fs::read_dir(format!("/proc/{pid}/fd")) {
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied && !geteuid().is_root() => {
+        Err(error)
+            if error.kind() == std::io::ErrorKind::PermissionDenied && !geteuid().is_root() =>
+        {
             return Vec::new();
         }
         entries => entries.unwrap().flatten(),
@@ -244,7 +257,8 @@ pub const NOBODY: u32 = 65534;
 
 // From here on: in the process under test.
 
-/// What the test wants of pen, and what kind of worker. Kept, because pen wipes its environment before it forks.
+/// What the test wants of pen, and what kind of worker. Kept, because pen wipes its environment
+/// before it forks.
 static WANTED: OnceLock<Option<(String, String)>> = OnceLock::new();
 
 fn wanted() -> Option<&'static (String, String)> {
@@ -284,7 +298,11 @@ pub fn host() -> Option<i32> {
     Some(
         match pen_supervisor::run(
             launch,
-            Entries { relay: serve, control: control::serve, examine_tls: |_| Ok(Default::default()) },
+            Entries {
+                relay: serve,
+                control: control::serve,
+                examine_tls: |_| Ok(Default::default()),
+            },
         ) {
             Ok(()) => 0,
             Err(why) => {
@@ -343,10 +361,17 @@ fn serve(start: WorkerStart, table: &Table) -> i32 {
             std::thread::park();
         },
         // Not in its first life, which the start waits for, and not in its third.
-        "oversleeps" if start.id.0 == 0 && hostile::marks(table).next().unwrap().fetch_add(1, Relaxed) == 1 => loop {
-            std::thread::park();
-        },
-        "is hostile" if start.id.0 == 0 && hostile::is_first(table) => return hostile::live(start.channel, table),
+        "oversleeps"
+            if start.id.0 == 0
+                && hostile::marks(table).next().unwrap().fetch_add(1, Relaxed) == 1 =>
+        {
+            loop {
+                std::thread::park();
+            }
+        }
+        "is hostile" if start.id.0 == 0 && hostile::is_first(table) => {
+            return hostile::live(start.channel, table);
+        }
         _ => {}
     }
     start.channel.send(&FromStartingWorker::Ready, None).unwrap();
@@ -363,10 +388,16 @@ fn serve(start: WorkerStart, table: &Table) -> i32 {
             std::hint::spin_loop();
         },
         "looks for a service manager" => {
-            let found =
-                ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"]
-                    .iter()
-                    .find(|name| std::env::var_os(name).is_some());
+            let found = [
+                "NOTIFY_SOCKET",
+                "WATCHDOG_USEC",
+                "WATCHDOG_PID",
+                "LISTEN_PID",
+                "LISTEN_FDS",
+                "LISTEN_FDNAMES",
+            ]
+            .iter()
+            .find(|name| std::env::var_os(name).is_some());
             if let Some(RequestLog::File(file)) = &start.log {
                 let line = found.map_or("no manager\n".into(), |name| format!("{name}\n"));
                 fs::File::from(file.try_clone().unwrap()).write_all(line.as_bytes()).unwrap();
@@ -403,9 +434,11 @@ fn serve(start: WorkerStart, table: &Table) -> i32 {
             let counters = Counters { accepted, ..Counters::default() };
             channel.send(&FromWorker::Counters(counters), None).unwrap();
         }
-        // Fills the shared eventfd, so that nobody can write to it, and dies while its sibling waits for a place.
+        // Fills the shared eventfd, so that nobody can write to it, and dies while its sibling
+        // waits for a place.
         "jams and dies" if start.id.0 == 0 => {
-            let is_first_life = rustix::io::read(&start.freed, &mut [0; 8]) == Err(rustix::io::Errno::AGAIN);
+            let is_first_life =
+                rustix::io::read(&start.freed, &mut [0; 8]) == Err(rustix::io::Errno::AGAIN);
             if is_first_life {
                 table.worker_table(1).await_connection();
                 rustix::io::write(&start.freed, &(u64::MAX - 1).to_ne_bytes()).unwrap();
@@ -457,12 +490,20 @@ fn obey(
                 say(&mut log, "reopened\n");
             }
             Ok(Received::Message(ToWorker::Report { serial }, _)) => {
-                let empty =
-                    || ReportPage { serial, last: true, counters: Counters::default(), connections: Vec::new() };
-                channel.send(&FromWorker::Report(page.clone().unwrap_or_else(empty)), None).unwrap();
+                let empty = || ReportPage {
+                    serial,
+                    last: true,
+                    counters: Counters::default(),
+                    connections: Vec::new(),
+                };
+                channel
+                    .send(&FromWorker::Report(page.clone().unwrap_or_else(empty)), None)
+                    .unwrap();
             }
             Ok(Received::Message(ToWorker::NoLog, _)) => log = None,
-            Ok(Received::Message(ToWorker::Tls | ToWorker::TicketSecret, _)) => say(&mut log, "keys\n"),
+            Ok(Received::Message(ToWorker::Tls | ToWorker::TicketSecret, _)) => {
+                say(&mut log, "keys\n")
+            }
             Ok(Received::Message(ToWorker::Settings, memory)) => {
                 let Settings { generation, blacklist, .. } = read_settings(memory.unwrap());
                 say(&mut log, &format!("settings {generation} {blacklist}\n"));
@@ -475,10 +516,13 @@ fn obey(
             }
             Ok(Received::Message(ToWorker::Freed, _)) => say(&mut log, "freed\n"),
             Ok(Received::Message(ToWorker::Republish, _)) => say(&mut log, "restated\n"),
-            Ok(Received::Message(ToWorker::Close { number, .. }, _)) => say(&mut log, &format!("close {number}\n")),
+            Ok(Received::Message(ToWorker::Close { number, .. }, _)) => {
+                say(&mut log, &format!("close {number}\n"))
+            }
             Ok(Received::Message(ToWorker::Explain { serial, client }, _)) => {
                 // A worker that was taken over would tell the operator's terminal more.
-                let text = format!("explained {}\x1b[2J", pen_config::ids::ClientKey::from_bytes(client));
+                let text =
+                    format!("explained {}\x1b[2J", pen_config::ids::ClientKey::from_bytes(client));
                 channel.send(&FromWorker::Explained { serial, text }, None).unwrap();
             }
             Ok(Received::Message(ToWorker::Syslog, daemon)) => assert!(daemon.is_some()),
@@ -486,7 +530,8 @@ fn obey(
                 channel.send(&FromWorker::Pong { serial }, None).unwrap();
             }
             Ok(Received::Empty) => {
-                let mut polled = [nix::poll::PollFd::new(channel.as_fd(), nix::poll::PollFlags::POLLIN)];
+                let mut polled =
+                    [nix::poll::PollFd::new(channel.as_fd(), nix::poll::PollFlags::POLLIN)];
                 let _ = nix::poll::poll(&mut polled, nix::poll::PollTimeout::NONE);
             }
             Ok(Received::Closed) | Err(_) => return 1,

@@ -1,5 +1,6 @@
-//! A worker in a stranger's hands, who writes whatever there is to write: over the whole table, and into the channel. The supervisor and
-//! the other worker go on, the bad one is replaced, and nothing panics.
+//! A worker in a stranger's hands, who writes whatever there is to write: over the whole table, and
+//! into the channel. The supervisor and the other worker go on, the bad one is replaced, and
+//! nothing panics.
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
@@ -11,7 +12,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use pen_ipc::channel::Channel;
 use pen_ipc::codec;
-use pen_ipc::message::{ConnectFailure, Event, FromStartingWorker, FromWorker, ReportPage, ShortageDuring, ToWorker};
+use pen_ipc::message::{
+    ConnectFailure, Event, FromStartingWorker, FromWorker, ReportPage, ShortageDuring, ToWorker,
+};
 use pen_ipc::stats::{ConnectionInfo, Counters};
 use pen_table::Table;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -40,7 +43,15 @@ fn a_hostile_worker_is_replaced_and_nobody_else_is() {
         let deadline = Instant::now() + Duration::from_secs(30);
         while is_alive(stranger) {
             assert!(Instant::now() < deadline, "seed {seed}: the stranger lives: {}", pen.errors());
-            for line in ["status", "status json", "servers", "recent", "connection 0", "close 1", "clients_max 64"] {
+            for line in [
+                "status",
+                "status json",
+                "servers",
+                "recent",
+                "connection 0",
+                "close 1",
+                "clients_max 64",
+            ] {
                 assert!(!ask(&pen, line).contains("killed"), "seed {seed}: {line}");
             }
             pen.signal(Signal::SIGUSR1);
@@ -58,7 +69,8 @@ fn a_hostile_worker_is_replaced_and_nobody_else_is() {
 
 // From here on: in the process under test.
 
-/// Whether no stranger was there before: one is enough. Anything may stand in the table afterwards, but not nothing everywhere.
+/// Whether no stranger was there before: one is enough. Anything may stand in the table afterwards,
+/// but not nothing everywhere.
 pub fn is_first(table: &Table) -> bool {
     marks(table).all(|mark| mark.load(Relaxed) == 0)
 }
@@ -101,7 +113,8 @@ pub fn live(channel: Channel<FromStartingWorker, ToWorker>, table: &Table) -> i3
     101
 }
 
-/// Writes over all that is used of the table, and here and there over what it has room for: filling all of that would only fill memory.
+/// Writes over all that is used of the table, and here and there over what it has room for: filling
+/// all of that would only fill memory.
 fn spoil(table: &Table, random: &mut Random) {
     const USED: usize = 1 << 21;
     let words = table.words();
@@ -127,7 +140,12 @@ fn send(channel: &Channel<FromStartingWorker, ToWorker>, bytes: &[u8], random: &
         control.push(SendAncillaryMessage::ScmRights(gifts));
     }
     // Full or closed: then not.
-    let _ = sendmsg(channel, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+    let _ = sendmsg(
+        channel,
+        &[IoSlice::new(bytes)],
+        &mut control,
+        SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+    );
 }
 
 fn encoded(message: &FromWorker) -> Vec<u8> {
@@ -169,7 +187,8 @@ fn lie(random: &mut Random) -> FromWorker {
 }
 
 fn event(random: &mut Random) -> Event {
-    let during = [ShortageDuring::Accept, ShortageDuring::Connect, ShortageDuring::Watch][random.below(3) as usize];
+    let during = [ShortageDuring::Accept, ShortageDuring::Connect, ShortageDuring::Watch]
+        [random.below(3) as usize];
     match random.below(7) {
         5 => Event::AddressChanged {
             server: random.odd() as i32,
@@ -182,7 +201,8 @@ fn event(random: &mut Random) -> Event {
         2 => Event::Blacklisted {
             server: random.odd() as i32,
             seconds: random.odd() as u32,
-            reason: [ConnectFailure::Errno(random.odd() as i32), ConnectFailure::Timeout][random.below(2) as usize],
+            reason: [ConnectFailure::Errno(random.odd() as i32), ConnectFailure::Timeout]
+                [random.below(2) as usize],
         },
         3 => Event::LogLost { lines: random.odd(), errno: random.odd() as i32 },
         4 => Event::BackInUse { server: random.odd() as i32 },

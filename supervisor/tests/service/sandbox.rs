@@ -1,4 +1,5 @@
-//! The sandbox of the processes as they run: what they try before they are ready, and a system that cannot confine them.
+//! The sandbox of the processes as they run: what they try before they are ready, and a system that
+//! cannot confine them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,7 +29,8 @@ const TRIALS: &[(&str, &str)] = &[
     ("root", KILLED),
 ];
 
-const KILLED: &str = "was killed by signal 31: its sandbox has no such system call before it was ready";
+const KILLED: &str =
+    "was killed by signal 31: its sandbox has no such system call before it was ready";
 
 fn what_jailed_processes_try_fails_or_kills_them() {
     for (trial, expected) in TRIALS {
@@ -37,7 +39,9 @@ fn what_jailed_processes_try_fails_or_kills_them() {
             if (*trial, process) == ("open", "control") {
                 continue;
             }
-            let pen = Pen::new("works").with("foreground", "yes").with("try", format!("{process} {trial}"));
+            let pen = Pen::new("works")
+                .with("foreground", "yes")
+                .with("try", format!("{process} {trial}"));
             let path = pen.path("control.sock").display().to_string();
             let pen = pen.with("control", path);
             let pen = if is_root() { pen.with("user", "nobody") } else { pen };
@@ -64,11 +68,15 @@ fn every_process_is_filtered() {
     }
     for worker in pen.workers().into_iter().take(2).filter(|_| is_root()) {
         let root = fs::read_link(format!("/proc/{worker}/root")).unwrap();
-        assert!(root.to_str().unwrap().ends_with(" (deleted)"), "an empty directory that is no file: {root:?}");
+        assert!(
+            root.to_str().unwrap().ends_with(" (deleted)"),
+            "an empty directory that is no file: {root:?}"
+        );
     }
     assert_eq!(field(pen.pid(), "NoNewPrivs").unwrap(), "1");
     if is_root() {
-        // chown, dac_override, fowner, setgid, setuid, setpcap, net_bind_service and sys_chroot (capability.h), or fewer.
+        // chown, dac_override, fowner, setgid, setuid, setpcap, net_bind_service and sys_chroot
+        // (capability.h), or fewer.
         let most = [0, 1, 3, 6, 7, 8, 10, 18].iter().fold(0_u64, |set, bit| set | 1 << bit);
         for set in ["CapBnd", "CapPrm", "CapEff"] {
             let held = u64::from_str_radix(&field(pen.pid(), set).unwrap(), 16).unwrap();
@@ -84,7 +92,12 @@ fn a_system_that_cannot_confine_is_told_once_or_is_an_error() {
         let mut pen = Pen::new("works").with("lack", lack).foreground();
         let warning = format!("the sandbox is not whole: this system has no {name} (");
         wait_for("the warning", || pen.errors().contains(&warning));
-        assert_eq!(pen.errors().matches("sandbox").count(), 2, "one line, and the option in it: {}", pen.errors());
+        assert_eq!(
+            pen.errors().matches("sandbox").count(),
+            2,
+            "one line, and the option in it: {}",
+            pen.errors()
+        );
         pen.signal(Signal::SIGTERM);
         assert_eq!(pen.wait(), Some(0));
         let output = Pen::new("works").with("lack", lack).with("require", "yes").background();
@@ -102,18 +115,32 @@ fn what_is_in_force_is_told() {
     let mut pen = if is_root() { pen.with("user", "nobody") } else { pen }.foreground();
     let told = crate::steering::ask(&pen, "sandbox");
     let names: Vec<&str> = told.lines().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
-    let all = ["supervisor", "worker", "examiner", "control", "resolver", "opener", "writer", "reader", "reporter"];
+    let all = [
+        "supervisor",
+        "worker",
+        "examiner",
+        "control",
+        "resolver",
+        "opener",
+        "writer",
+        "reader",
+        "reporter",
+    ];
     assert_eq!(names, all);
     let worker = told.lines().find(|line| line.starts_with("worker: ")).unwrap();
     assert!(worker.contains("allowed, others end it; landlock"), "{worker}");
-    assert!(crate::steering::ask(&pen, "status json").contains("\"sandbox\":{\"seccomp\":true,\"landlock\":"));
+    assert!(
+        crate::steering::ask(&pen, "status json")
+            .contains("\"sandbox\":{\"seccomp\":true,\"landlock\":")
+    );
     pen.signal(Signal::SIGTERM);
     assert_eq!(pen.wait(), Some(0));
 }
 
 // From here on: in the process under test.
 
-/// Takes something away from this process that a sandbox is made of, as an old kernel or a container would.
+/// Takes something away from this process that a sandbox is made of, as an old kernel or a
+/// container would.
 pub fn lack(what: &str) {
     let (call, errno) = match what {
         "landlock" => (libc::SYS_landlock_create_ruleset, libc::ENOSYS),
@@ -121,11 +148,14 @@ pub fn lack(what: &str) {
     };
     let rules = BTreeMap::from([(call, Vec::new())]);
     let arch = std::env::consts::ARCH.try_into().unwrap();
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(errno as u32), arch).unwrap();
+    let filter =
+        SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(errno as u32), arch)
+            .unwrap();
     apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
 }
 
-/// Tries it, in the worker or the control process; none if it is not for this one. The answer is what the start then says.
+/// Tries it, in the worker or the control process; none if it is not for this one. The answer is
+/// what the start then says.
 pub fn attempt(process: &str) -> Option<String> {
     let wanted = crate::harness::setting("try")?;
     let tried: std::io::Result<()> = match wanted.strip_prefix(process)?.strip_prefix(' ')? {
@@ -134,8 +164,12 @@ pub fn attempt(process: &str) -> Option<String> {
         "kill" => kill(getppid(), None).map_err(Into::into),
         // The process group: siblings among them.
         "kill the crew" => kill(nix::unistd::Pid::from_raw(0), None).map_err(Into::into),
-        "packets" => socket2::Socket::new(socket2::Domain::PACKET, socket2::Type::RAW, None).map(drop),
-        "root" => setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0)).map_err(Into::into),
+        "packets" => {
+            socket2::Socket::new(socket2::Domain::PACKET, socket2::Type::RAW, None).map(drop)
+        }
+        "root" => {
+            setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0)).map_err(Into::into)
+        }
         other => panic!("{other}"),
     };
     Some(tried.map_or_else(|error| error.to_string(), |()| "it worked".into()))

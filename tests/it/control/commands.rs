@@ -1,4 +1,5 @@
-//! The control port's words: what each command replies, what is malformed, and what only the start can do.
+//! The control port's words: what each command replies, what is malformed, and what only the start
+//! can do.
 
 use crate::harness::control::{DEBIAN_PENCTL, PENCTL, run_penctl, text};
 use crate::harness::steering::{client, steered};
@@ -228,23 +229,28 @@ fn workers_can_be_asked_for_but_not_changed() {
     pen.tells("workers", "3");
 }
 
-/// What a command alone replies, with a line's end; none: nothing. `None` here: see the tests of what it does.
+/// What a command alone replies, with a line's end; none: nothing. `None` here: see the tests of
+/// what it does.
 fn reply_to(pen: &Pen, word: &str) -> Option<String> {
     let usage = |arguments: &str| Some(format!("usage: {word} {arguments}\n"));
     let line = |text: &str| Some(format!("{text}\n"));
     match word {
-        "abort_on_error" | "ascii" | "block" | "delayed_forward" | "dummy" | "epoll" | "hash" | "keepalive"
-        | "kqueue" | "log" | "poll" | "prio" | "recent" | "roundrobin" | "select" | "stubborn" | "tcp_nodelay"
-        | "weight" => Some(String::new()),
+        "abort_on_error" | "ascii" | "block" | "delayed_forward" | "dummy" | "epoll" | "hash"
+        | "keepalive" | "kqueue" | "log" | "poll" | "prio" | "recent" | "roundrobin" | "select"
+        | "stubborn" | "tcp_nodelay" | "weight" => Some(String::new()),
         "acl" => usage("N permit|deny ADDRESS [MASK]"),
         "blacklist" => line("30"),
         "client_acl" | "control_acl" | "debug" | "tracking" => line("0"),
         "clients_max" => line("2048"),
         "close" | "socket" => usage("N"),
         "conn_max" => line("256"),
-        "connection" => line("Connection 0:\nstate = 0\ndownfd = -1, upfd = -1\nclient = 0, server = 0\npend = 0"),
+        "connection" => line(
+            "Connection 0:\nstate = 0\ndownfd = -1, upfd = -1\nclient = 0, server = 0\npend = 0",
+        ),
         "control" => line(&pen.control().to_string()),
-        "dsr_if" | "dsr_ip" | "tarpit_acl" => line(&format!("{word}: direct server return is not supported")),
+        "dsr_if" | "dsr_ip" | "tarpit_acl" => {
+            line(&format!("{word}: direct server return is not supported"))
+        }
         "exit" => line("Exit is not enabled; restart with -X flag"),
         "explain" | "source" => usage("ADDRESS"),
         "idle_timeout" => line("Idle timeout: 0 seconds"),
@@ -273,11 +279,14 @@ fn every_command_alone_replies_as_the_manual_says_to_either_penctl() {
             let output = run_penctl(program, [pen.control().to_string().as_str(), entry.word], "");
             let reply = text(&output.stdout);
             // The original knows no status but 0 for a reply.
-            let told = output.status.code() == Some(0) || program == PENCTL && output.status.code() == Some(2);
+            let told = output.status.code() == Some(0)
+                || program == PENCTL && output.status.code() == Some(2);
             assert!(told && output.stderr.is_empty(), "{}: {output:?}", entry.word);
             match reply_to(&pen, entry.word) {
                 Some(expected) => assert_eq!(reply, expected, "{}", entry.word),
-                None => assert!(reply.is_empty() || reply.ends_with('\n'), "{}: {reply}", entry.word),
+                None => {
+                    assert!(reply.is_empty() || reply.ends_with('\n'), "{}: {reply}", entry.word)
+                }
             }
         }
         if entry.negatable {
@@ -285,13 +294,22 @@ fn every_command_alone_replies_as_the_manual_says_to_either_penctl() {
             let start = match entry.word {
                 "acl" | "server" => format!("usage: no {} N\n", entry.word),
                 "control" | "pid_file" => format!("{}: only a start can give this", entry.word),
-                "user" if crate::harness::machine::is_root() => "user: only a start can give this".to_owned(),
+                "user" if crate::harness::machine::is_root() => {
+                    "user: only a start can give this".to_owned()
+                }
                 _ => String::new(),
             };
-            assert!(reply.starts_with(&start) && reply.is_empty() == start.is_empty(), "no {}: {reply}", entry.word);
+            assert!(
+                reply.starts_with(&start) && reply.is_empty() == start.is_empty(),
+                "no {}: {reply}",
+                entry.word
+            );
         } else {
             let reply = pen.refuses(&format!("no {}", entry.word));
-            assert!(reply.starts_with(&format!("no: nothing to switch off is called '{}'", entry.word)), "{reply}");
+            assert!(
+                reply.starts_with(&format!("no: nothing to switch off is called '{}'", entry.word)),
+                "{reply}"
+            );
         }
     }
 }

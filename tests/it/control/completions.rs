@@ -18,7 +18,10 @@ fn offered(line: &str) -> Vec<String> {
     let output = Command::new("bash")
         .args(["-c", script, "bash", line])
         .env("PENCTL", PENCTL)
-        .env("COMPLETIONS", concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/completions/penctl.bash"))
+        .env(
+            "COMPLETIONS",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/completions/penctl.bash"),
+        )
         .output()
         .unwrap();
     assert!(output.stderr.is_empty(), "{line}: {}", text(&output.stderr));
@@ -32,7 +35,10 @@ fn completions_know_what_may_stand_behind_a_command() {
         ("penctl --json 127.0.0.1:8888 serv", &["server", "servers", "servers_only"]),
         ("penctl ::1:8888 acl 1 ", &["permit", "deny"]),
         ("penctl /run/x acl 1 d", &["deny"]),
-        ("penctl /run/x server 1 ", &["acl", "address", "blacklist", "hard", "max", "port", "prio", "weight"]),
+        (
+            "penctl /run/x server 1 ",
+            &["acl", "address", "blacklist", "hard", "max", "port", "prio", "weight"],
+        ),
         ("penctl /run/x server 1 max 5 h", &["hard"]),
         ("penctl /run/x server 1 max ", &[]),
         ("penctl /run/x roundrobin ", &["on", "off"]),

@@ -1,4 +1,5 @@
-//! The configuration file and `-O`: precedence, errors by line, `--check`, and what `write` makes of it all.
+//! The configuration file and `-O`: precedence, errors by line, `--check`, and what `write` makes
+//! of it all.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -24,7 +25,8 @@ fn complaints(builder: &Builder) -> Vec<String> {
     let output = builder.runs();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let said = text(&output.stderr);
-    let lines: Option<Vec<String>> = said.lines().map(|line| line.strip_prefix("pen: ").map(str::to_owned)).collect();
+    let lines: Option<Vec<String>> =
+        said.lines().map(|line| line.strip_prefix("pen: ").map(str::to_owned)).collect();
     lines.unwrap_or_else(|| panic!("every line begins with pen: {said}"))
 }
 
@@ -49,7 +51,9 @@ fn the_file_wins_over_options_and_operands() {
 #[test]
 fn options_apply_in_their_order() {
     let server = Backend::named("a");
-    for (options, time) in [(["-b", "1", "-O", "blacklist 2"], "2"), (["-o", "blacklist 2", "-b", "1"], "1")] {
+    for (options, time) in
+        [(["-b", "1", "-O", "blacklist 2"], "2"), (["-o", "blacklist 2", "-b", "1"], "1")]
+    {
         let pen = Pen::builder().options(options).server(&server).control().start();
         pen.tells("blacklist", time);
     }
@@ -61,7 +65,11 @@ fn a_file_can_say_everything_that_is_needed() {
     let port = Port::reserve();
     let pen = Pen::builder()
         .listen("")
-        .file(&format!("listen {}\nserver 4 address 127.0.0.1 port {}\n", port.address(), server.address().port()))
+        .file(&format!(
+            "listen {}\nserver 4 address 127.0.0.1 port {}\n",
+            port.address(),
+            server.address().port()
+        ))
         .start();
     assert_eq!(ask(port.address(), ME.into()).as_deref(), Some("a"));
     drop(pen);
@@ -78,21 +86,29 @@ fn a_file_can_say_everything_that_is_needed() {
 fn a_listen_in_the_file_beats_the_operand() {
     let server = Backend::named("a");
     let port = Port::reserve();
-    let pen = Pen::builder().server(&server).file(&format!("listen {}\n", port.address())).control().start();
+    let pen = Pen::builder()
+        .server(&server)
+        .file(&format!("listen {}\n", port.address()))
+        .control()
+        .start();
     assert_eq!(ask(port.address(), ME.into()).as_deref(), Some("a"));
     pen.tells("listen", &port.address().to_string());
-    assert!(crate::harness::Client::connect(ME.into(), pen.address()).is_err(), "the operand is not listened at");
+    assert!(
+        crate::harness::Client::connect(ME.into(), pen.address()).is_err(),
+        "the operand is not listened at"
+    );
 }
 
 #[test]
 fn every_bad_line_is_told_with_its_number_and_nothing_starts() {
     let server = Backend::named("a");
-    let builder = Pen::builder()
-        .server(&server)
-        .file("blacklist 5\nfrob\n# fine\ntimeout 0\nserver 0 max x\nroundrobin\nlisten\x07\nno nothing");
+    let builder = Pen::builder().server(&server).file(
+        "blacklist 5\nfrob\n# fine\ntimeout 0\nserver 0 max x\nroundrobin\nlisten\x07\nno nothing",
+    );
     let file = builder.directory().join("pen.cfg").display().to_string();
     let said = complaints(&builder);
-    let places: Vec<String> = [2, 4, 5, 7, 8].iter().map(|line| format!("{file}:{line}: ")).collect();
+    let places: Vec<String> =
+        [2, 4, 5, 7, 8].iter().map(|line| format!("{file}:{line}: ")).collect();
     assert_eq!(said.len(), places.len(), "{said:#?}");
     for (line, place) in said.iter().zip(places) {
         assert!(line.starts_with(&place) && line.len() > place.len(), "{line}");
@@ -114,7 +130,8 @@ fn a_line_that_cannot_take_effect_is_told_with_its_number() {
         "log /no/such/directory/log",
         "source 192.0.2.1",
     ] {
-        let builder = Pen::builder().server(&server).options(["-S", "16"]).file(&format!("# one\n{line}\n"));
+        let builder =
+            Pen::builder().server(&server).options(["-S", "16"]).file(&format!("# one\n{line}\n"));
         let file = builder.directory().join("pen.cfg").display().to_string();
         let said = complaints(&builder);
         let placed = said.iter().any(|said| said.starts_with(&format!("{file}:2: ")));
@@ -127,9 +144,16 @@ fn a_line_that_cannot_take_effect_is_told_with_its_number() {
 #[test]
 fn every_name_that_is_not_found_is_told_with_its_line() {
     let server = Backend::named("a");
-    let builder =
-        Pen::builder().server(&server).options(["-O", "server 4 address 127.0.0.1 port no-such-option"]).file(
-            "server 0 port no-such-a\nserver 1 address localhost port 5\nlog 127.0.0.1:no-such-log\n\
+    let builder = Pen::builder()
+        .server(&server)
+        .options([
+            "-O",
+            "server 4 address 127.0.0.1 port \
+            no-such-option",
+        ])
+        .file(
+            "server 0 port no-such-a\nserver 1 address localhost port 5\nlog \
+             127.0.0.1:no-such-log\n\
          server 2 address 127.0.0.1 port no-such-b\nserver 3 address 127.0.0.1 port no-such-a\n",
         );
     let file = builder.directory().join("pen.cfg").display().to_string();
@@ -137,7 +161,10 @@ fn every_name_that_is_not_found_is_told_with_its_line() {
     assert_eq!(
         complaints(&builder),
         [
-            format!("-O 'server 4 address 127.0.0.1 port no-such-option': cannot resolve no-such-option: {tcp}"),
+            format!(
+                "-O 'server 4 address 127.0.0.1 port no-such-option': cannot resolve \
+                 no-such-option: {tcp}"
+            ),
             format!("{file}:1: cannot resolve no-such-a: {tcp}"),
             format!("{file}:3: cannot resolve no-such-log: no such service (udp or tcp)"),
             format!("{file}:4: cannot resolve no-such-b: {tcp}"),
@@ -153,9 +180,13 @@ fn a_file_that_cannot_be_read_stops_the_start() {
     let directory = builder.directory().display().to_string();
     builder.options(["-F", &directory]).fails();
     let output = Pen::builder().server(&server).options(["-F", "/no/such/file"]).fails();
-    assert!(text(&output.stderr).contains("/no/such/file: no such file or directory"), "{output:?}");
+    assert!(
+        text(&output.stderr).contains("/no/such/file: no such file or directory"),
+        "{output:?}"
+    );
     Pen::builder().server(&server).options(["-F", "/no/such/file"]).background().fails();
-    let builder = Pen::builder().server(&server).file(&format!("roundrobin {}\n", "x".repeat(4095)));
+    let builder =
+        Pen::builder().server(&server).file(&format!("roundrobin {}\n", "x".repeat(4095)));
     assert!(complaints(&builder)[0].contains("pen.cfg:1: "));
 }
 
@@ -167,7 +198,12 @@ fn a_bad_command_on_the_command_line_stops_the_start() {
         assert!(text(&output.stderr).starts_with("pen: -O"), "{output:?}");
     }
     // Options may follow the operands.
-    let pen = Pen::builder().server_as(server.operand()).server_as("-O").server_as("debug 1").control().start();
+    let pen = Pen::builder()
+        .server_as(server.operand())
+        .server_as("-O")
+        .server_as("debug 1")
+        .control()
+        .start();
     pen.tells("debug", "1");
 }
 
@@ -176,7 +212,8 @@ fn included_files_are_found_beside_the_including_one() {
     let server = Backend::named("a");
     let builder = Pen::builder().server(&server);
     fs::create_dir(builder.directory().join("sub")).unwrap();
-    fs::write(builder.directory().join("sub/more.cfg"), "blacklist 8\ninclude even-more.cfg\n").unwrap();
+    fs::write(builder.directory().join("sub/more.cfg"), "blacklist 8\ninclude even-more.cfg\n")
+        .unwrap();
     fs::write(builder.directory().join("sub/even-more.cfg"), "timeout 8").unwrap();
     let pen = builder.file("include sub/more.cfg\nhash\n").control().start();
     pen.tells("blacklist", "8");
@@ -205,17 +242,30 @@ fn check(builder: &Builder) -> (i32, String) {
 #[test]
 fn check_says_ok_or_every_error_and_touches_nothing() {
     let server = Backend::named("a");
-    let builder = Pen::builder().options(["--check"]).server(&server).file("blacklist 5\nlog /no/such/directory/log\n");
+    let builder = Pen::builder()
+        .options(["--check"])
+        .server(&server)
+        .file("blacklist 5\nlog /no/such/directory/log\n");
     let builder = builder.control();
     let (status, said) = check(&builder);
     // A missing directory for the log may be told; all else is fine.
-    assert!(status == 0 && said == "ok\n" || said.contains("/no/such/directory/log"), "{status} {said}");
-    let builder = Pen::builder().options(["--check"]).server(&server).file("blacklist 5\nroundrobin\n").control();
+    assert!(
+        status == 0 && said == "ok\n" || said.contains("/no/such/directory/log"),
+        "{status} {said}"
+    );
+    let builder = Pen::builder()
+        .options(["--check"])
+        .server(&server)
+        .file("blacklist 5\nroundrobin\n")
+        .control();
     // The port is taken, and that is nobody's business.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let builder = builder.listen(taken.local_addr().unwrap().to_string());
     assert_eq!(check(&builder), (0, "ok\n".into()));
-    let left: Vec<_> = fs::read_dir(builder.directory()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let left: Vec<_> = fs::read_dir(builder.directory())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
     assert_eq!(left, ["pen.cfg"], "nothing is made");
     assert_eq!(server.accepted(), 0);
     let builder = Pen::builder().options(["--check"]).server(&server).file("frob\ntimeout 0\n");
@@ -230,11 +280,15 @@ fn check_says_ok_or_every_error_and_touches_nothing() {
 fn settings_of(path: &Path) -> Vec<String> {
     let text = fs::read_to_string(path).unwrap();
     let lines: Vec<&str> = text.lines().collect();
-    assert!(lines[0].starts_with("# Generated by pen 20") && lines[1].starts_with("# pen "), "{text}");
+    assert!(
+        lines[0].starts_with("# Generated by pen 20") && lines[1].starts_with("# pen "),
+        "{text}"
+    );
     lines[2..].iter().map(|line| (*line).to_owned()).collect()
 }
 
-/// The lines that a second pen can have beside the one that wrote them: they say nothing of its place.
+/// The lines that a second pen can have beside the one that wrote them: they say nothing of its
+/// place.
 fn elsewhere(lines: &[String]) -> Vec<String> {
     let own = ["listen ", "control ", "pid_file "];
     lines.iter().filter(|line| !own.iter().any(|word| line.starts_with(word))).cloned().collect()
@@ -254,12 +308,15 @@ fn what_write_writes_is_in_the_order_of_old() {
     pen.tells(&format!("write {}", path.display()), "");
     let ports = [0, 1].map(|n| farm[n].address().port());
     let expected = format!(
-        "no acl 0\nno acl 1\nacl 1 permit 1.2.3.0 255.255.255.0\nacl 1 deny ::/64\nno acl 2\nno acl 3\nno acl 4\nno acl 5\n\
-         no acl 6\nno acl 7\nno acl 8\nno acl 9\nno ascii\nblacklist 30\nclient_acl 0\ncontrol_acl 0\ndebug 0\nno hash\n\
+        "no acl 0\nno acl 1\nacl 1 permit 1.2.3.0 255.255.255.0\nacl 1 deny ::/64\nno acl 2\nno \
+         acl 3\nno acl 4\nno acl 5\n\
+         no acl 6\nno acl 7\nno acl 8\nno acl 9\nno ascii\nblacklist 30\nclient_acl 0\ncontrol_acl \
+         0\ndebug 0\nno hash\n\
          no http\nno log\nno roundrobin\n\
          server 0 acl 0 address 127.0.0.1 port {} max 10 hard 0\n\
          server 1 acl 0 address 127.0.0.1 port {} max 20 hard 30 weight 2 prio 1\n\
-         no stubborn\ntcp_fastclose off\nno tcp_nodelay\ntimeout 5\ntracking 0\nno web_stats\nno weight\nno prio",
+         no stubborn\ntcp_fastclose off\nno tcp_nodelay\ntimeout 5\ntracking 0\nno web_stats\nno \
+         weight\nno prio",
         ports[0], ports[1]
     );
     let written = settings_of(&path);
@@ -308,7 +365,12 @@ fn what_write_wrote_gives_the_same_settings_when_loaded() {
     }
     first.tells(&format!("write {}", mine.join("first.cfg").display()), "");
     let written = elsewhere(&settings_of(&mine.join("first.cfg")));
-    let second = Pen::builder().servers(&farm).options(["-S", "20"]).file(&written.join("\n")).control().start();
+    let second = Pen::builder()
+        .servers(&farm)
+        .options(["-S", "20"])
+        .file(&written.join("\n"))
+        .control()
+        .start();
     let theirs = writable(second.directory());
     second.tells(&format!("write {}", theirs.join("second.cfg").display()), "");
     assert_eq!(elsewhere(&settings_of(&theirs.join("second.cfg"))), written);
@@ -360,7 +422,10 @@ fn write_without_a_name_overwrites_the_file_of_the_command_line() {
     pen.tells("timeout 9", "9");
     pen.tells("write", "");
     let written = settings_of(&file);
-    assert!(written.contains(&"timeout 9".to_owned()) && written.contains(&"blacklist 4".to_owned()), "{written:?}");
+    assert!(
+        written.contains(&"timeout 9".to_owned()) && written.contains(&"blacklist 4".to_owned()),
+        "{written:?}"
+    );
     if machine::is_root() {
         // Root reads it at the next start: an operator writes it with the user's rights only.
         use std::os::unix::fs::PermissionsExt;
@@ -368,7 +433,10 @@ fn write_without_a_name_overwrites_the_file_of_the_command_line() {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
         std::os::unix::fs::chown(file.parent().unwrap(), Some(0), Some(0)).unwrap();
         pen.tells("timeout 8", "8");
-        assert!(pen.refuses("write").ends_with("permission denied; write - replies with what would be written"));
+        assert!(
+            pen.refuses("write")
+                .ends_with("permission denied; write - replies with what would be written")
+        );
         assert_eq!(settings_of(&file), written);
     }
 }
@@ -416,10 +484,16 @@ no prio
 fn files_that_the_original_wrote_load() {
     let farm = Backend::farm(["a", "b"]);
     let [first, second] = [0, 1].map(|n| farm[n].address().port().to_string());
-    let pen = Pen::builder().file(&ORIGINAL.replace("PORT0", &first).replace("PORT1", &second)).control().start();
+    let pen = Pen::builder()
+        .file(&ORIGINAL.replace("PORT0", &first).replace("PORT1", &second))
+        .control()
+        .start();
     pen.tells("timeout", "3");
     let listed = pen.tell("servers");
-    assert!(listed.contains(&format!("1 addr 127.0.0.1 port {second} conn 0 max 20 hard 30 ")), "{listed}");
+    assert!(
+        listed.contains(&format!("1 addr 127.0.0.1 port {second} conn 0 max 20 hard 30 ")),
+        "{listed}"
+    );
     assert_eq!(listed.lines().count(), 2, "{listed}");
     pen.hears("pen.cfg:26: ");
     assert_eq!(pen.ask(ME).as_deref(), Some("b"));

@@ -1,4 +1,5 @@
-//! Commands about connections and clients: times, limits, sockets, and what becomes of those that are open.
+//! Commands about connections and clients: times, limits, sockets, and what becomes of those that
+//! are open.
 
 use std::collections::BTreeSet;
 
@@ -26,7 +27,9 @@ fn tracking_time_and_blacklist_time_apply_from_now_on() {
     }
     assert!(!pen.said().contains("blacklisting"), "{}", pen.said());
     pen.tells("blacklist 40", "40");
-    eventually("the dead server is found dead", || pen.ask(client(30)).is_some() && pen.said().contains("for 40 s"));
+    eventually("the dead server is found dead", || {
+        pen.ask(client(30)).is_some() && pen.said().contains("for 40 s")
+    });
 }
 
 #[test]
@@ -72,8 +75,14 @@ fn fastclose_makes_one_end_the_end_of_both() {
         held.finish();
         assert_eq!(held.read_to_end().unwrap(), b"");
     }
-    for quiet in ["tcp_fastclose up", "tcp_fastclose off", "tcp_nodelay", "no tcp_nodelay", "keepalive", "no keepalive"]
-    {
+    for quiet in [
+        "tcp_fastclose up",
+        "tcp_fastclose off",
+        "tcp_nodelay",
+        "no tcp_nodelay",
+        "keepalive",
+        "no keepalive",
+    ] {
         pen.tells(quiet, "");
     }
     assert_eq!(pen.ask(client(1)).as_deref(), Some("a"));
@@ -106,8 +115,14 @@ fn dummy_answers_without_a_server() {
             client.send("GET / HTTP/1.0\r\n\r\n");
             String::from_utf8(client.read_to_end().unwrap()).unwrap()
         });
-        assert!(page.starts_with("HTTP/1.1 200 OK\r\n") && page.ends_with("\r\n\r\nUlric was here."), "{page:?}");
-        assert!(page.contains("Content-Length: 15\r\n") && page.contains("Content-Type: text/html\r\n"), "{page:?}");
+        assert!(
+            page.starts_with("HTTP/1.1 200 OK\r\n") && page.ends_with("\r\n\r\nUlric was here."),
+            "{page:?}"
+        );
+        assert!(
+            page.contains("Content-Length: 15\r\n") && page.contains("Content-Type: text/html\r\n"),
+            "{page:?}"
+        );
     }
     assert_eq!(server.accepted(), 0);
     pen.tells("no dummy", "");
@@ -119,15 +134,23 @@ fn idlers_are_opened_kept_and_closed() {
     let farm = Backend::farm(["a", "b"]);
     let pen = steered(&farm).start();
     pen.tell("idlers 6");
-    eventually("six idlers are open", || pen.tell("idlers") == "Idlers: 6/6\n" && farm[0].open() + farm[1].open() == 6);
+    eventually("six idlers are open", || {
+        pen.tell("idlers") == "Idlers: 6/6\n" && farm[0].open() + farm[1].open() == 6
+    });
     farm[0].die();
     farm[0].start();
     eventually("they are opened again", || {
         pen.tell("idlers") == "Idlers: 6/6\n" && farm[0].open() + farm[1].open() == 6
     });
-    assert_eq!(pen.ask(client(1)).map(|name| name.len()), Some(1), "clients get servers of their own");
+    assert_eq!(
+        pen.ask(client(1)).map(|name| name.len()),
+        Some(1),
+        "clients get servers of their own"
+    );
     pen.tell("idlers 0");
-    eventually("they are closed", || pen.tell("idlers") == "Idlers: 0/0\n" && farm[0].open() + farm[1].open() == 0);
+    eventually("they are closed", || {
+        pen.tell("idlers") == "Idlers: 0/0\n" && farm[0].open() + farm[1].open() == 0
+    });
 }
 
 #[test]
@@ -151,7 +174,8 @@ fn a_larger_client_table_keeps_its_clients_and_holds_more() {
         pen.ask(client(n)).unwrap();
     }
     for worker in 0..3 {
-        let after: Vec<String> = pen.only(worker, || (1..=4).map(|n| pen.ask(client(n)).unwrap()).collect());
+        let after: Vec<String> =
+            pen.only(worker, || (1..=4).map(|n| pen.ask(client(n)).unwrap()).collect());
         assert_eq!(after, before, "worker {worker}");
     }
     assert_eq!(pen.tell("recent").lines().count(), 60);
@@ -161,13 +185,19 @@ fn a_larger_client_table_keeps_its_clients_and_holds_more() {
 fn facts_about_a_connection_and_its_end() {
     let server = Backend::named("a");
     let pen = steered([&server]).start();
-    let unused = "Connection 0:\nstate = 0\ndownfd = -1, upfd = -1\nclient = 0, server = 0\npend = 0";
+    let unused =
+        "Connection 0:\nstate = 0\ndownfd = -1, upfd = -1\nclient = 0, server = 0\npend = 0";
     pen.tells("connection", unused);
     let (held, _) = pen.only(1, || pen.hold(client(1)).unwrap());
     let facts = pen.tell("connection 0");
     let lines: Vec<&str> = facts.lines().collect();
     assert_eq!((lines.len(), lines[0], lines[1]), (5, "Connection 0:", "state = 2"), "{facts}");
-    assert!(lines[2].starts_with("downfd = ") && lines[2].contains(", upfd = ") && !lines[2].contains("-1"), "{facts}");
+    assert!(
+        lines[2].starts_with("downfd = ")
+            && lines[2].contains(", upfd = ")
+            && !lines[2].contains("-1"),
+        "{facts}"
+    );
     assert_eq!(lines[3..], ["client = 0, server = 0", "pend = 0"]);
     held.finish();
     eventually("the client's end is seen", || {

@@ -36,7 +36,9 @@ fn recent_lists_clients_with_what_they_moved() {
     let (held, _) = pen.hold(client(7)).unwrap();
     held.echoes("four");
     pen.ask(client(7)).unwrap();
-    eventually("the bytes are counted", || pen.tell("recent").starts_with("127.20.0.7 connects 2 sx 9 rx 5 server 0 "));
+    eventually("the bytes are counted", || {
+        pen.tell("recent").starts_with("127.20.0.7 connects 2 sx 9 rx 5 server 0 ")
+    });
     assert_eq!(pen.tell("recent 60"), pen.tell("recent"));
 }
 
@@ -47,7 +49,9 @@ fn the_status_page_is_complete_and_needs_no_file() {
     let _held = pen.hold(client(1)).unwrap();
     let page = pen.tell("status");
     assert!(
-        page.starts_with("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<title>Pen status page</title>\n"),
+        page.starts_with(
+            "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<title>Pen status page</title>\n"
+        ),
         "{page}"
     );
     let report = Report::parse(page);
@@ -67,9 +71,13 @@ fn status_refreshes_the_file_too_and_web_stats_moves_it() {
     });
     pen.tells("no web_stats", "");
     pen.tells("web_stats", "");
-    let mine =
-        crate::harness::machine::directory(&open_directory(&pen), "mine", 0o755, crate::harness::machine::NOBODY)
-            .join("page.html");
+    let mine = crate::harness::machine::directory(
+        &open_directory(&pen),
+        "mine",
+        0o755,
+        crate::harness::machine::NOBODY,
+    )
+    .join("page.html");
     pen.tells(&format!("web_stats {}", mine.display()), mine.to_str().unwrap());
     pen.supervisor().signal(Signal::USR1);
     eventually("reports go to the new file", || {
@@ -81,15 +89,21 @@ fn status_refreshes_the_file_too_and_web_stats_moves_it() {
 fn the_log_is_set_shown_moved_and_stopped() {
     let server = Backend::named("a");
     let pen = steered([&server]).start();
-    let directory =
-        crate::harness::machine::directory(&open_directory(&pen), "mine", 0o755, crate::harness::machine::NOBODY);
+    let directory = crate::harness::machine::directory(
+        &open_directory(&pen),
+        "mine",
+        0o755,
+        crate::harness::machine::NOBODY,
+    );
     let talk = |text: &str, worker: usize| {
         pen.only(worker, || {
             let (held, _) = pen.hold(client(1)).unwrap();
             held.echoes(text);
         });
     };
-    let holds = |path: &std::path::Path, text: &str| fs::read_to_string(path).is_ok_and(|log| log.contains(text));
+    let holds = |path: &std::path::Path, text: &str| {
+        fs::read_to_string(path).is_ok_and(|log| log.contains(text))
+    };
     pen.tells("log", "");
     let [first, second] = ["first.log", "second.log"].map(|name| directory.join(name));
     for (path, word) in [(&first, "one"), (&second, "two")] {
@@ -98,7 +112,9 @@ fn the_log_is_set_shown_moved_and_stopped() {
         for worker in 0..3 {
             talk(&format!("{word}{worker}"), worker);
         }
-        eventually("the lines are there", || (0..3).all(|worker| holds(path, &format!("{word}{worker}"))));
+        eventually("the lines are there", || {
+            (0..3).all(|worker| holds(path, &format!("{word}{worker}")))
+        });
     }
     assert!(!holds(&first, "two"));
     let reply = pen.refuses(&format!("log {}/no/such", directory.display()));
@@ -132,7 +148,9 @@ fn listen_moves_the_listener_and_a_failure_leaves_it() {
         let name = pen.only(worker, || crate::harness::ask(other.address(), client(2).into()));
         assert_eq!(name.as_deref(), Some("a"));
     }
-    eventually("the old port refuses", || Client::connect(client(1).into(), pen.address()).is_err());
+    eventually("the old port refuses", || {
+        Client::connect(client(1).into(), pen.address()).is_err()
+    });
     held.echoes("open connections stay");
     let taken = Backend::named("taken");
     let reply = pen.refuses(&format!("listen {}", taken.operand()));
@@ -141,7 +159,10 @@ fn listen_moves_the_listener_and_a_failure_leaves_it() {
     assert_eq!(crate::harness::ask(other.address(), client(2).into()).as_deref(), Some("a"));
     if crate::harness::machine::is_root() {
         let reply = pen.refuses("listen 127.0.0.1:81");
-        assert!(reply.starts_with("listen: "), "a privileged port is not an operator's to take: {reply}");
+        assert!(
+            reply.starts_with("listen: "),
+            "a privileged port is not an operator's to take: {reply}"
+        );
     }
 }
 
@@ -170,7 +191,8 @@ fn include_runs_the_commands_of_a_file() {
     pen.tells("timeout", "37");
     let reply = pen.refuses(&format!("include {}", first.display()));
     assert!(
-        reply.starts_with("include: ") && reply.ends_with("18.cfg: not included: more than 16 files deep"),
+        reply.starts_with("include: ")
+            && reply.ends_with("18.cfg: not included: more than 16 files deep"),
         "{reply}"
     );
     pen.tells("timeout", "37");

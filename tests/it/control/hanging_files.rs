@@ -1,4 +1,5 @@
-//! A file system that hangs under the files that HUP reads again: it keeps a child for a while, and nobody else.
+//! A file system that hangs under the files that HUP reads again: it keeps a child for a while, and
+//! nobody else.
 
 use std::fs;
 use std::path::Path;
@@ -21,7 +22,8 @@ fn replaces_a_worker(pen: &Pen) {
 
 #[test]
 fn a_configuration_file_that_cannot_be_read_leaves_the_settings_and_keeps_nobody() {
-    const NAME: &str = "a_configuration_file_that_cannot_be_read_leaves_the_settings_and_keeps_nobody";
+    const NAME: &str =
+        "a_configuration_file_that_cannot_be_read_leaves_the_settings_and_keeps_nobody";
     if !in_own_network(NAME, &["mount -t tmpfs none /mnt".into()]) {
         return;
     }
@@ -41,7 +43,11 @@ fn a_configuration_file_that_cannot_be_read_leaves_the_settings_and_keeps_nobody
     pen.supervisor().signal(Signal::HUP);
     eventually("the file is read again", || pen.tell("blacklist") == "2\n");
     drop(held);
-    assert_eq!(pen.supervisor().children().len(), pen.workers().len() + 1, "workers and the control process");
+    assert_eq!(
+        pen.supervisor().children().len(),
+        pen.workers().len() + 1,
+        "workers and the control process"
+    );
 }
 
 #[test]
@@ -57,7 +63,9 @@ fn files_of_tls_that_cannot_be_read_leave_those_that_were_and_keep_nobody() {
     let pen = Pen::builder().server(&server).options(["-E", "/mnt/pem"]).control().start();
     let Some(hanging) = Hanging::over(Path::new("/mnt"), NAME) else { return };
     pen.supervisor().signal(Signal::HUP);
-    eventually("a child waits for the file", || pen.supervisor().children().len() > pen.workers().len() + 1);
+    eventually("a child waits for the file", || {
+        pen.supervisor().children().len() > pen.workers().len() + 1
+    });
     replaces_a_worker(&pen);
     // What waited in the file system fails when it goes.
     drop(hanging);

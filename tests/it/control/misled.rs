@@ -1,4 +1,5 @@
-//! What an operator must not be misled by: settings that contradict each other, that say nothing, or that shut him out.
+//! What an operator must not be misled by: settings that contradict each other, that say nothing,
+//! or that shut him out.
 
 use std::fs;
 
@@ -29,7 +30,10 @@ fn what_a_file_says_twice_or_leaves_out_is_told() {
     for (lines, why) in [
         ("listen 1\nlisten 2\n", "pen.cfg:2: listen: "),
         ("server 1 address a\n\nserver 1 address b\n", "pen.cfg:3: server: "),
-        ("server 1 address 127.0.0.1 port 1 max 5 max 50\n", "pen.cfg:1: server: max is given twice"),
+        (
+            "server 1 address 127.0.0.1 port 1 max 5 max 50\n",
+            "pen.cfg:1: server: max is given twice",
+        ),
         ("\n\ncertificate # www.pem\n", "pen.cfg:3: certificate: its value is missing"),
         ("timeout #5\n", "pen.cfg:1: timeout: its value is missing"),
     ] {
@@ -37,15 +41,22 @@ fn what_a_file_says_twice_or_leaves_out_is_told() {
         assert!(said.contains(why), "{lines}: {said}");
     }
     let said = refusal(builder().options(["-O", "user"]));
-    assert!(said.contains("-O 'user': user: its value is missing") || said.contains("its value is missing"), "{said}");
+    assert!(
+        said.contains("-O 'user': user: its value is missing")
+            || said.contains("its value is missing"),
+        "{said}"
+    );
     let said = warned(builder().file("\u{feff}emergency 127.0.0.1:2\nemergency 127.0.0.1:3\n"));
     assert!(
-        said.contains("pen.cfg:2: emergency: ") && said.contains("the last counts: emergency 127.0.0.1:3"),
+        said.contains("pen.cfg:2: emergency: ")
+            && said.contains("the last counts: emergency 127.0.0.1:3"),
         "{said}"
     );
     // A file overrides the command line without a word.
     assert_eq!(
-        warned(builder().options(["-e", "127.0.0.1:2"]).file("emergency 127.0.0.1:3\n")).matches("counts").count(),
+        warned(builder().options(["-e", "127.0.0.1:2"]).file("emergency 127.0.0.1:3\n"))
+            .matches("counts")
+            .count(),
         0
     );
 }
@@ -61,7 +72,11 @@ fn what_does_not_do_what_it_seems_to_is_warned_of_at_the_check_and_at_hup() {
         (&["-X"], "", "-X: means nothing without a control port"),
         (&["-B", "127.0.0.1:2"], "", "the abuse server (-B) gets no client"),
         (&["-q", "2147483647"], "", "net.core.somaxconn"),
-        (&[], "acl 1 permit 10.0.0.0/8\nclient_acl 2\n", "client_acl refers to access list 2, which is empty"),
+        (
+            &[],
+            "acl 1 permit 10.0.0.0/8\nclient_acl 2\n",
+            "client_acl refers to access list 2, which is empty",
+        ),
         (&[], "acl 1 permit 10.0.0.0/8\n", "access list 1 has no effect"),
         (&[], "server 0 acl 5\n", "server 0 acl refers to access list 5, which is empty"),
         (&[], "server 0 max 9 hard 5\n", "hard limit 5 is below soft limit 9"),
@@ -104,7 +119,9 @@ fn who_would_shut_himself_out_is_told_so() {
     pen.tells("acl 5 permit 10.0.0.0/8", "");
     let why = pen.refuses("control_acl 5");
     assert!(
-        why.starts_with("control_acl: access list 5, which control_acl refers to, would refuse 127.0.0.1, "),
+        why.starts_with(
+            "control_acl: access list 5, which control_acl refers to, would refuse 127.0.0.1, "
+        ),
         "{why}"
     );
     pen.tells("control_acl", "0");
@@ -116,8 +133,13 @@ fn who_would_shut_himself_out_is_told_so() {
 fn one_address_and_one_path_are_not_for_two_purposes() {
     let address = builder().address().to_string();
     for check in [&["--check"][..], &[]] {
-        let said = refusal(builder().listen(&address).options(["-u", "root", "-C", &address]).options(check));
-        assert!(said.contains(&format!("-C: {address} is taken: pen listens for clients at {address}")), "{said}");
+        let said = refusal(
+            builder().listen(&address).options(["-u", "root", "-C", &address]).options(check),
+        );
+        assert!(
+            said.contains(&format!("-C: {address} is taken: pen listens for clients at {address}")),
+            "{said}"
+        );
     }
     for (first, second) in [("-l", "-p"), ("-l", "-F"), ("-p", "-F"), ("-w", "-F"), ("-w", "-l")] {
         let builder = builder().without_status_file();

@@ -1,4 +1,5 @@
-//! Success is told, too: what a reload changed, what an operator changed, and that certificates were renewed.
+//! Success is told, too: what a reload changed, what an operator changed, and that certificates
+//! were renewed.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -36,23 +37,42 @@ fn reloaded(pen: &Pen, text: &str) -> String {
 #[test]
 fn a_reload_tells_what_changed() {
     let server = Backend::named("a");
-    let pen = Pen::builder().servers([&server, &server]).file("blacklist 1\nacl 3 permit 10.0.0.0/8\n").start();
+    let pen = Pen::builder()
+        .servers([&server, &server])
+        .file("blacklist 1\nacl 3 permit 10.0.0.0/8\n")
+        .start();
     assert!(lines(&pen, "reloaded").is_empty(), "a start is no reload");
     assert_eq!(reloaded(&pen, "blacklist 1\nacl 3 permit 10.0.0.0/8\n"), "nothing changed");
     assert_eq!(
-        reloaded(&pen, "blacklist 1\nserver 1 max 10 weight 7\nacl 3 permit 10.0.0.0/9\nidle_timeout 9\n"),
+        reloaded(
+            &pen,
+            "blacklist 1\nserver 1 max 10 weight 7\nacl 3 permit 10.0.0.0/9\nidle_timeout 9\n"
+        ),
         "acl 3; server 1 max 10, weight 7; idle_timeout 9"
     );
-    assert_eq!(reloaded(&pen, "idle_timeout 0\nroundrobin\nacl 3 permit 10.0.0.0/9\n"), "roundrobin; idle_timeout 0");
+    assert_eq!(
+        reloaded(&pen, "idle_timeout 0\nroundrobin\nacl 3 permit 10.0.0.0/9\n"),
+        "roundrobin; idle_timeout 0"
+    );
     let log = pen.directory().join("requests.log");
     let acl = "acl 3 permit 10.0.0.0/9\n";
-    assert_eq!(reloaded(&pen, &format!("{acl}log {}\n", log.display())), format!("log {}", log.display()));
+    assert_eq!(
+        reloaded(&pen, &format!("{acl}log {}\n", log.display())),
+        format!("log {}", log.display())
+    );
     assert_eq!(reloaded(&pen, &format!("{acl}log {}\n", log.display())), "nothing changed");
     assert_eq!(reloaded(&pen, &format!("{acl}no log\n")), "no log");
     // Of very many changes the first are told and the rest is counted.
-    let many: String = (0..10).map(|list| format!("acl {list} permit 10.9.{list}.0/24\n")).collect();
-    let told = reloaded(&pen, &format!("{many}timeout 8\nblacklist 2\nhash\nserver 0 prio 1\nserver 1 prio 1\n"));
-    assert!(told.starts_with("acl 0; acl 1; ") && told.ends_with("; 5 more settings changed"), "{told}");
+    let many: String =
+        (0..10).map(|list| format!("acl {list} permit 10.9.{list}.0/24\n")).collect();
+    let told = reloaded(
+        &pen,
+        &format!("{many}timeout 8\nblacklist 2\nhash\nserver 0 prio 1\nserver 1 prio 1\n"),
+    );
+    assert!(
+        told.starts_with("acl 0; acl 1; ") && told.ends_with("; 5 more settings changed"),
+        "{told}"
+    );
     // A refused file is no success.
     fs::write(pen.directory().join("pen.cfg"), "nonsense\n").unwrap();
     let before = lines(&pen, "reloaded ").len();
@@ -73,7 +93,9 @@ fn each_change_by_an_operator_is_told_and_questions_are_not() {
         fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     }
     pen.tells(&format!("include {}", extra.display()), "");
-    for question in ["timeout", "servers", "mode", "status", "close 1", "blacklist x", "include /no/such/file"] {
+    for question in
+        ["timeout", "servers", "mode", "status", "close 1", "blacklist x", "include /no/such/file"]
+    {
         pen.tell(question);
     }
     let (_held, _) = pen.hold(std::net::Ipv4Addr::LOCALHOST).unwrap();
@@ -97,14 +119,19 @@ fn a_script_that_changes_something_again_and_again_does_not_flood_the_log() {
     let server = Backend::named("a");
     let pen = Pen::builder().server(&server).control().start();
     let Control::Tcp(port) = pen.control() else { panic!("a TCP port") };
-    say(port.address(), &(0..CHANGES).map(|n| format!("server 0 max {}\n", n + 1)).collect::<String>());
+    say(
+        port.address(),
+        &(0..CHANGES).map(|n| format!("server 0 max {}\n", n + 1)).collect::<String>(),
+    );
     let counted = |line: &String| -> usize {
         match line.split_once(" more changes, the last of them: server 0 max ") {
             Some((count, _)) => count.trim_start_matches("operator: ").parse().unwrap(),
             None => 1,
         }
     };
-    eventually("all are accounted for", || lines(&pen, "server 0 max ").iter().map(counted).sum::<usize>() == CHANGES);
+    eventually("all are accounted for", || {
+        lines(&pen, "server 0 max ").iter().map(counted).sum::<usize>() == CHANGES
+    });
     let told = lines(&pen, "server 0 max ");
     assert!(told.len() <= 50, "{} lines for {CHANGES} changes", told.len());
     assert!(
@@ -145,9 +172,15 @@ fn renewed_certificates_are_told_and_others_are_not() {
     let told = reloaded(&pen, "blacklist 2\n");
     assert!(told.starts_with("certificate new: CN=root in ") && !told.contains(';'), "{told}");
     fs::write(&path, &own).unwrap();
-    assert_eq!(reloaded(&pen, "blacklist 2\n"), format!("certificate gone: CN=root in {}", path.display()));
+    assert_eq!(
+        reloaded(&pen, "blacklist 2\n"),
+        format!("certificate gone: CN=root in {}", path.display())
+    );
     // A key alone that is bad is no success.
-    write(&path, &Identity { key: authority.issue(&["b.test"]).key, ..authority.issue(&["a.test"]) });
+    write(
+        &path,
+        &Identity { key: authority.issue(&["b.test"]).key, ..authority.issue(&["a.test"]) },
+    );
     let before = lines(&pen, "reloaded ").len();
     pen.supervisor().signal(Signal::HUP);
     pen.hears("the configuration file is not used");

@@ -1,4 +1,5 @@
-//! One file says it all: `pen -F FILE` is a whole service, `show` prints what is in force, and what needs a restart says so.
+//! One file says it all: `pen -F FILE` is a whole service, `show` prints what is in force, and what
+//! needs a restart says so.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -50,7 +51,8 @@ fn a_file_alone_is_a_service() {
     let status = builder.directory().join("status.html").display().to_string();
     let emergency = farm[1].operand();
     let lines = format!(
-        "{}{}backlog 77\naccept_batch 9\nmax_servers 3\nhash_always\nexit_command\nstatus_file {status}\nemergency {emergency}\n",
+        "{}{}backlog 77\naccept_batch 9\nmax_servers 3\nhash_always\nexit_command\nstatus_file \
+         {status}\nemergency {emergency}\n",
         listen(&builder),
         server(0, &farm[0])
     );
@@ -78,7 +80,12 @@ fn a_file_alone_is_a_service() {
     }
     if is_root() {
         pen.tells("user", "user nobody");
-        assert!(pen.control_process().status("Uid").split_whitespace().all(|id| id == NOBODY.to_string()));
+        assert!(
+            pen.control_process()
+                .status("Uid")
+                .split_whitespace()
+                .all(|id| id == NOBODY.to_string())
+        );
     }
     pen.ends_when(|pen| pen.tells("exit", ""));
 }
@@ -86,10 +93,26 @@ fn a_file_alone_is_a_service() {
 #[test]
 fn the_file_wins_over_options_for_what_only_a_start_can_give() {
     let builder = Pen::builder();
-    let lines = format!("{}server 0 address 127.0.0.1 port 1\nno jail\nmax_servers 5\n", listen(&builder));
-    let builder = builder.one_file(&lines).options(["-j", "/nowhere", "-p", "/nowhere/pid", "-S", "2", "-q", "60"]);
+    let lines =
+        format!("{}server 0 address 127.0.0.1 port 1\nno jail\nmax_servers 5\n", listen(&builder));
+    let builder = builder.one_file(&lines).options([
+        "-j",
+        "/nowhere",
+        "-p",
+        "/nowhere/pid",
+        "-S",
+        "2",
+        "-q",
+        "60",
+    ]);
     let text = shown(&builder.options(["--check", "--show"]));
-    for line in ["no jail", "max_servers 5", "backlog 60", "workers 3", "server 0 address 127.0.0.1 port 1 max 0"] {
+    for line in [
+        "no jail",
+        "max_servers 5",
+        "backlog 60",
+        "workers 3",
+        "server 0 address 127.0.0.1 port 1 max 0",
+    ] {
         assert!(text.lines().any(|shown| shown.starts_with(line)), "{line}: {text}");
     }
     assert!(!text.contains("nowhere"), "{text}");
@@ -121,7 +144,8 @@ fn what_is_shown_is_a_file_that_starts_as_the_same() {
     let farm = Backend::farm(["a", "b"]);
     let builder = Pen::builder();
     let lines = format!(
-        "{}{}acl 3 deny 10.0.0.0/8 # ten\nserver 2 address 127.0.0.1 port {} max 3 weight 2\nhttp\nsource 127.0.0.1\n\
+        "{}{}acl 3 deny 10.0.0.0/8 # ten\nserver 2 address 127.0.0.1 port {} max 3 weight \
+         2\nhttp\nsource 127.0.0.1\n\
          emergency 127.0.0.1:9:1\nproxy_protocol in from 10.0.0.0/8\nlog {}/log\n",
         listen(&builder),
         server(0, &farm[0]),
@@ -130,20 +154,29 @@ fn what_is_shown_is_a_file_that_starts_as_the_same() {
     );
     let builder = builder.one_file(&lines).options(["-b", "7", "-x", "300"]);
     let path = builder.directory().join("pen.cfg");
-    let checked = shown(&Pen::builder().options(["--check", "--show", "-b", "7", "-x", "300"]).alone(&path));
+    let checked =
+        shown(&Pen::builder().options(["--check", "--show", "-b", "7", "-x", "300"]).alone(&path));
     let pen = builder.start();
     let in_force = pen.tell("show");
     assert_eq!(checked, in_force);
     let control = pen.control().to_string();
     assert_eq!(text(&run_penctl(PENCTL, [control.as_str(), "show"], "").stdout), in_force);
-    for line in ["no server 1", "acl 3 deny 10.0.0.0 255.0.0.0", "blacklist 7", "emergency 127.0.0.1:9:1", "no hash"] {
+    for line in [
+        "no server 1",
+        "acl 3 deny 10.0.0.0 255.0.0.0",
+        "blacklist 7",
+        "emergency 127.0.0.1:9:1",
+        "no hash",
+    ] {
         assert!(in_force.lines().any(|shown| shown == line), "{line}: {in_force}");
     }
     let path = pen.directory().join("shown.cfg");
     fs::write(&path, &in_force).unwrap();
     let output = Pen::builder().options(["--check", "--show"]).alone(&path).runs();
     assert_eq!(text(&output.stdout), in_force, "{output:?}");
-    assert!(pen.refuses("show nothing").starts_with("show: 'nothing' is no setting; there are abuse, "));
+    assert!(
+        pen.refuses("show nothing").starts_with("show: 'nothing' is no setting; there are abuse, ")
+    );
 }
 
 #[test]
@@ -152,7 +185,9 @@ fn what_needs_a_restart_says_so_and_the_rest_is_put_in_force() {
     let builder = Pen::builder();
     let lines = format!("{}{}", listen(&builder), server(0, &a));
     let pen = builder.one_file(&lines).start();
-    rewrite(&pen, |text| text + "jail /nowhere\nmax_servers 99\nworkers 9\nconn_max 10\nblacklist 7\nbacklog 88\n");
+    rewrite(&pen, |text| {
+        text + "jail /nowhere\nmax_servers 99\nworkers 9\nconn_max 10\nblacklist 7\nbacklog 88\n"
+    });
     eventually("the rest is in force", || pen.tell("blacklist") == "7\n");
     pen.tells("backlog", "88");
     pen.tells("show jail", "no jail");
@@ -198,7 +233,10 @@ fn a_server_is_taken_away_and_its_connections_live_on() {
     pen.tells("no server 1", "");
     assert!(pen.tell("servers").lines().nth(1).unwrap().starts_with("1 addr - port 0 "));
     pen.tells("no server 1", "server: there is no server 1");
-    pen.tells("no server 16", "server: number 16 too large, this program was started for 16 servers (-S)");
+    pen.tells(
+        "no server 16",
+        "server: number 16 too large, this program was started for 16 servers (-S)",
+    );
     assert!(pen.tell("show server").contains("\nno server 1\n"));
     // Its client is placed anew; nobody else comes to it; what is open stays.
     let known = client(on_b as u8 + 1);
@@ -222,7 +260,9 @@ fn a_server_is_taken_away_and_its_connections_live_on() {
     rewrite(&pen, |text| text.replace(&third, ""));
     eventually("server 2 is gone", || pen.tell("servers").lines().count() == 2);
     rewrite(&pen, |text| {
-        text.lines().filter(|line| !line.starts_with("server ")).fold(String::new(), |all, line| all + line + "\n")
+        text.lines()
+            .filter(|line| !line.starts_with("server "))
+            .fold(String::new(), |all, line| all + line + "\n")
     });
     pen.hears("server: none would be left");
     assert_eq!(pen.tell("servers").lines().count(), 2);
@@ -252,14 +292,22 @@ fn tls_is_in_the_file_and_other_files_need_no_restart() {
     let new = format!("certificate {} {}\n", at("two.pem"), at("two.key"));
     rewrite(&pen, |text| text.replace(&tls, &new));
     eventually("the other certificate is in force", || pen.tell("certificate") == new);
-    eventually("it is shown to clients", || other.client().ask(pen.address(), "localhost").is_some());
+    eventually("it is shown to clients", || {
+        other.client().ask(pen.address(), "localhost").is_some()
+    });
     rewrite(&pen, |text| format!("{text}client_ca {}\nrequire_client_cert\n", at("ca.pem")));
-    eventually("clients need one", || pen.tell("show require_client_cert") == "require_client_cert\n");
+    eventually("clients need one", || {
+        pen.tell("show require_client_cert") == "require_client_cert\n"
+    });
     pen.tells("client_ca", &format!("client_ca {}", at("ca.pem")));
-    eventually("without one there is no service", || other.client().ask(pen.address(), "localhost").is_none());
+    eventually("without one there is no service", || {
+        other.client().ask(pen.address(), "localhost").is_none()
+    });
     let mut known = other.client().is(&first);
     assert_eq!(known.ask(pen.address(), "localhost").unwrap().0, "a");
-    rewrite(&pen, |text| text.replace(&new, "") + "no certificate\nno require_client_cert\nno client_ca\n");
+    rewrite(&pen, |text| {
+        text.replace(&new, "") + "no certificate\nno require_client_cert\nno client_ca\n"
+    });
     let line = |said: &str| {
         let text = fs::read_to_string(file(&pen)).unwrap();
         let number = text.lines().position(|line| line == said).unwrap() + 1;
@@ -277,7 +325,8 @@ fn tls_is_in_the_file_and_other_files_need_no_restart() {
 fn write_replies_with_the_file_and_follows_a_link_to_where_its_user_may_write() {
     let a = Backend::named("a");
     let builder = Pen::builder();
-    let lines = format!("{}{}servers_only\nemergency 127.0.0.1:9\n", listen(&builder), server(0, &a));
+    let lines =
+        format!("{}{}servers_only\nemergency 127.0.0.1:9\n", listen(&builder), server(0, &a));
     let pen = builder.one_file(&lines).start();
     pen.tells("timeout 9", "9");
     let written = pen.tell("write -");
@@ -294,7 +343,10 @@ fn write_replies_with_the_file_and_follows_a_link_to_where_its_user_may_write() 
     }
     // As packaged: the file is root's, and so is its directory.
     let why = pen.refuses("write");
-    assert!(why.ends_with("permission denied; write - replies with what would be written"), "{why}");
+    assert!(
+        why.ends_with("permission denied; write - replies with what would be written"),
+        "{why}"
+    );
     let mine = machine::directory(pen.directory(), "mine", 0o755, NOBODY);
     let target = mine.join("real.cfg");
     fs::rename(file(&pen), &target).unwrap();

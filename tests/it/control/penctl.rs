@@ -42,7 +42,9 @@ fn answering(on: &str, answer: impl Fn(&str, &mut TcpStream) + Send + 'static) -
 
 /// One that answers with what it was asked.
 fn echoing(on: &str) -> Fake {
-    answering(on, |line, connection| connection.write_all(format!("you said {line}").as_bytes()).unwrap())
+    answering(on, |line, connection| {
+        connection.write_all(format!("you said {line}").as_bytes()).unwrap()
+    })
 }
 
 /// Runs penctl: its status, output and complaint.
@@ -56,7 +58,10 @@ fn penctl(words: &[&str], input: &str) -> (i32, String, String) {
 fn complains(words: &[&str], complaint: &str) {
     let (status, out, complained) = penctl(words, "");
     assert_eq!((status, out.as_str()), (1, ""), "{words:?}");
-    assert!(complained.starts_with(complaint) && complained.lines().count() == 1, "{words:?}: {complained:?}");
+    assert!(
+        complained.starts_with(complaint) && complained.lines().count() == 1,
+        "{words:?}: {complained:?}"
+    );
 }
 
 #[test]
@@ -81,7 +86,8 @@ fn a_reply_may_be_empty_or_large_or_an_error() {
     assert_eq!(complaint, "");
 }
 
-/// What each control port of the original, and of older releases, replies to a line whose first word it does not know.
+/// What each control port of the original, and of older releases, replies to a line whose first
+/// word it does not know.
 #[test]
 fn a_pen_that_does_not_tell_outcomes_is_asked_once_more_without() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -107,7 +113,14 @@ fn a_pen_that_does_not_tell_outcomes_is_asked_once_more_without() {
     assert_eq!(penctl(&[&address, "roundrobin"], ""), (0, String::new(), String::new()));
     let unknown = "do_cmd: ignoring command starting with 'frob'\n".to_owned();
     assert_eq!(penctl(&[&address, "frob"], ""), (0, unknown, String::new()));
-    let commands = ["outcome blacklist", "blacklist", "outcome roundrobin", "roundrobin", "outcome frob", "frob"];
+    let commands = [
+        "outcome blacklist",
+        "blacklist",
+        "outcome roundrobin",
+        "roundrobin",
+        "outcome frob",
+        "frob",
+    ];
     assert_eq!(asked.join().unwrap(), commands.map(|command| format!("{command}\n")));
 }
 
@@ -119,7 +132,10 @@ fn a_reply_that_never_begins_is_none() {
         let (connection, _) = listener.accept().unwrap();
         BufReader::new(connection).read_line(&mut String::new()).unwrap();
     });
-    complains(&[&port.address().to_string(), "acl", "1", "deny", "10.0.0.1"], "no reply from 127.0.0.1:");
+    complains(
+        &[&port.address().to_string(), "acl", "1", "deny", "10.0.0.1"],
+        "no reply from 127.0.0.1:",
+    );
 }
 
 #[test]
@@ -183,7 +199,10 @@ fn a_pen_that_ends_on_command_says_that_it_does() {
     let server = Backend::named("a");
     let mut pen = Pen::builder().options(["-X"]).server(&server).control().start();
     pen.ends_when(|pen| {
-        assert_eq!(penctl(&[&pen.control().to_string(), "exit"], ""), (0, String::new(), String::new()));
+        assert_eq!(
+            penctl(&[&pen.control().to_string(), "exit"], ""),
+            (0, String::new(), String::new())
+        );
     });
 }
 
@@ -203,9 +222,12 @@ fn other_clients_of_the_port_see_nothing_of_it() {
 
 #[test]
 fn addresses_are_ports_of_hosts_or_paths() {
-    for (on, form) in
-        [("127.0.0.1:0", "127.0.0.1"), ("127.0.0.1:0", "localhost"), ("[::1]:0", "::1"), ("[::1]:0", "[::1]")]
-    {
+    for (on, form) in [
+        ("127.0.0.1:0", "127.0.0.1"),
+        ("127.0.0.1:0", "localhost"),
+        ("[::1]:0", "::1"),
+        ("[::1]:0", "[::1]"),
+    ] {
         let port = echoing(on);
         let number = port.address.rsplit(':').next().unwrap();
         let (status, out, complaint) = penctl(&[&format!("{form}:{number}"), "mode"], "");
@@ -213,7 +235,11 @@ fn addresses_are_ports_of_hosts_or_paths() {
     }
     let port = echoing("127.0.0.1:0");
     let number = port.address.rsplit(':').next().unwrap();
-    assert_eq!(penctl(&[number, "mode"], ""), (0, "you said mode\n".to_owned(), String::new()), "a port alone");
+    assert_eq!(
+        penctl(&[number, "mode"], ""),
+        (0, "you said mode\n".to_owned(), String::new()),
+        "a port alone"
+    );
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control");
     let listener = UnixListener::bind(&path).unwrap();
@@ -222,7 +248,9 @@ fn addresses_are_ports_of_hosts_or_paths() {
         let mut line = String::new();
         BufReader::new(connection.try_clone().unwrap()).read_line(&mut line).unwrap();
         let command = line.strip_prefix("outcome ").unwrap();
-        connection.write_all(format!("outcome: ok\n{}", command.to_uppercase()).as_bytes()).unwrap();
+        connection
+            .write_all(format!("outcome: ok\n{}", command.to_uppercase()).as_bytes())
+            .unwrap();
     });
     assert_eq!(penctl(&[path.to_str().unwrap(), "mode"], "").1, "MODE\n");
 }
@@ -261,9 +289,11 @@ fn a_connection_that_breaks_before_the_end_is_no_reply() {
 #[test]
 fn json_asks_for_the_json_form() {
     let port = echoing("127.0.0.1:0");
-    for (words, asked) in
-        [(&["servers"][..], "servers json"), (&["recent", "60"], "recent 60 json"), (&["mode"], "mode json")]
-    {
+    for (words, asked) in [
+        (&["servers"][..], "servers json"),
+        (&["recent", "60"], "recent 60 json"),
+        (&["mode"], "mode json"),
+    ] {
         let mut all = vec!["--json", &port.address];
         all.extend(words);
         assert_eq!(penctl(&all, "").1, format!("you said {asked}\n"));
@@ -279,10 +309,15 @@ fn without_a_command_it_obeys_its_input_line_by_line() {
     assert_eq!(asked, ["mode\n", "  servers\n", "pid\n"]);
     let closed = Port::reserve();
     let (status, _, complaint) = penctl(&[&closed.address().to_string()], "mode\nmode\n");
-    assert_eq!((status, complaint.lines().count()), (1, 1), "it stops at the first that gets no reply");
+    assert_eq!(
+        (status, complaint.lines().count()),
+        (1, 1),
+        "it stops at the first that gets no reply"
+    );
 }
 
-/// What penctl shows on a terminal, which script(1) gives it, whose user types this. The terminal says nothing of its width.
+/// What penctl shows on a terminal, which script(1) gives it, whose user types this. The terminal
+/// says nothing of its width.
 #[track_caller]
 fn on_a_terminal(words: &str, typed: &str) -> String {
     on_a_terminal_of("xterm", "", words, typed)
@@ -325,12 +360,16 @@ fn exit_and_quit_leave_the_prompt_and_help_helps() {
     }
     let shown = on_a_terminal(&place, "help\nhelp tracking\nexit pen\nn\nblacklist\nquit\n");
     assert!(
-        shown.contains("exit, quit or Ctrl-D leaves it. exit pen ends pen itself") && shown.contains("explain ADDRESS"),
+        shown.contains("exit, quit or Ctrl-D leaves it. exit pen ends pen itself")
+            && shown.contains("explain ADDRESS"),
         "{shown}"
     );
     assert!(shown.contains("usage: tracking [SECONDS]"), "{shown}");
     let asked = on_a_terminal(&place, "help quit\nquit\n");
-    assert!(asked.contains("exit, quit or Ctrl-D leaves it") && !asked.contains("no command is called"), "{asked}");
+    assert!(
+        asked.contains("exit, quit or Ctrl-D leaves it") && !asked.contains("no command is called"),
+        "{asked}"
+    );
     assert!(on_a_terminal(&place, "help no\nquit\n").contains("usage: no COMMAND"));
     let keys = on_a_terminal(&place, "\u{1b}[A\nquit\n");
     assert!(!keys.contains("ignoring"), "what a key wrote is not sent: {keys}");
@@ -364,21 +403,40 @@ fn three_clients(pen: &Pen) -> Vec<(crate::harness::Client, String)> {
 fn on_a_terminal_servers_is_a_table_and_elsewhere_the_list_of_ever() {
     let (_servers, _closed, pen) = in_every_state();
     let place = pen.control().to_string();
-    assert_eq!(penctl(&[&place, "server", "1", "blacklist", "4000"], ""), (0, String::new(), String::new()));
+    assert_eq!(
+        penctl(&[&place, "server", "1", "blacklist", "4000"], ""),
+        (0, String::new(), String::new())
+    );
     let _held = three_clients(&pen);
     let shown = on_a_terminal_of("xterm", "1", &format!("{place} servers"), "");
-    let line = |begin: &str| shown.lines().find(|line| line.starts_with(begin)).unwrap_or_else(|| panic!("{shown}"));
+    let line = |begin: &str| {
+        shown.lines().find(|line| line.starts_with(begin)).unwrap_or_else(|| panic!("{shown}"))
+    };
     assert!(line("0 ").contains(" up ") && line("emergency ").contains(" up "), "{shown}");
     assert!(line("1 ").contains(" out 67 min by operator "), "{shown}");
-    assert!(line("2 ").contains(": connection refused ") && line("2 ").contains(" failed "), "{shown}");
-    assert!(line("2 ").contains(" ago: connection refused"), "{shown}");
-    assert!(line("3 ").contains(" full ") && line("3 ").contains("1 of 1") && line("3 ").contains("33%"), "{shown}");
     assert!(
-        shown.contains("3 of 256 connections; ") && shown.contains("2 of 4 servers up, 1 full; running for "),
+        line("2 ").contains(": connection refused ") && line("2 ").contains(" failed "),
         "{shown}"
     );
-    assert!(shown.contains(&format!("; pen {}", env!("CARGO_PKG_VERSION"))) && !shown.contains('\x1b'), "{shown}");
-    assert!(on_a_terminal(&format!("{place} servers"), "").contains("\x1b[33mout 67 min by operator"));
+    assert!(line("2 ").contains(" ago: connection refused"), "{shown}");
+    assert!(
+        line("3 ").contains(" full ")
+            && line("3 ").contains("1 of 1")
+            && line("3 ").contains("33%"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("3 of 256 connections; ")
+            && shown.contains("2 of 4 servers up, 1 full; running for "),
+        "{shown}"
+    );
+    assert!(
+        shown.contains(&format!("; pen {}", env!("CARGO_PKG_VERSION"))) && !shown.contains('\x1b'),
+        "{shown}"
+    );
+    assert!(
+        on_a_terminal(&format!("{place} servers"), "").contains("\x1b[33mout 67 min by operator")
+    );
     assert!(!on_a_terminal_of("dumb", "", &format!("{place} servers"), "").contains('\x1b'));
     assert!(on_a_terminal(&place, "servers\nquit\n").contains("last failure"), "at the prompt too");
     let (status, out, _) = penctl(&[&place, "servers"], "");
@@ -396,7 +454,12 @@ fn no_line_of_the_table_is_longer_than_the_terminal_is_wide() {
     pen.tells("server 1 blacklist 4000", "");
     let _held = three_clients(&pen);
     for columns in [40, 80, 100, 200] {
-        let shown = in_a_terminal("xterm", "1", &format!("stty columns {columns}; {PENCTL} {place} servers"), "");
+        let shown = in_a_terminal(
+            "xterm",
+            "1",
+            &format!("stty columns {columns}; {PENCTL} {place} servers"),
+            "",
+        );
         let longest = shown.lines().map(|line| line.trim_end().chars().count()).max().unwrap();
         assert!(longest <= columns, "{columns} columns, and one line has {longest}:\n{shown}");
         assert!(columns < 80 || shown.contains("connection refused"), "{columns}: {shown}");
@@ -412,9 +475,13 @@ fn failure_and_maintenance_are_told_apart_everywhere() {
     assert!(explained.contains("s more by an operator\n"), "{explained}");
     assert!(explained.contains("s more: connection refused\n"), "{explained}");
     let page = pen.control().tell("status");
-    assert!(page.contains("<em>taken out by an operator ") && page.contains("<em>failed "), "{page}");
+    assert!(
+        page.contains("<em>taken out by an operator ") && page.contains("<em>failed "),
+        "{page}"
+    );
     assert!(page.contains(" more: connection refused</em>"), "{page}");
-    let json: serde_json::Value = serde_json::from_str(&pen.control().tell("servers json")).unwrap();
+    let json: serde_json::Value =
+        serde_json::from_str(&pen.control().tell("servers json")).unwrap();
     let states: Vec<&str> = (0..4).map(|number| json[number]["state"].as_str().unwrap()).collect();
     assert_eq!(states, ["up", "out", "failed", "full"]);
     assert_eq!(json[2]["last_failure"]["reason"], "connection refused");
@@ -435,16 +502,22 @@ fn recent_says_each_clients_server() {
 fn a_local_operator_is_told_by_its_uid() {
     let server = Backend::named("a");
     let directory = tempfile::tempdir().unwrap();
-    let pen = Pen::builder().server(&server).control_unix(&directory.path().join("control")).start();
+    let pen =
+        Pen::builder().server(&server).control_unix(&directory.path().join("control")).start();
     pen.tells("server 0 blacklist 60", "");
-    pen.hears(&format!("operator: server 0 blacklist 60, by uid {}", rustix::process::getuid().as_raw()));
+    pen.hears(&format!(
+        "operator: server 0 blacklist 60, by uid {}",
+        rustix::process::getuid().as_raw()
+    ));
 }
 
 #[test]
 fn an_older_pen_gives_the_list_on_a_terminal_too() {
     let port = answering("127.0.0.1:0", |line, connection| match line.trim() {
         "servers" => connection.write_all(b"0 addr 127.0.0.1 port 80 conn 0\n").unwrap(),
-        word => connection.write_all(format!("do_cmd: ignoring command starting with '{word}'\n").as_bytes()).unwrap(),
+        word => connection
+            .write_all(format!("do_cmd: ignoring command starting with '{word}'\n").as_bytes())
+            .unwrap(),
     });
     let shown = on_a_terminal(&format!("{} servers", port.address), "");
     assert_eq!(shown, "0 addr 127.0.0.1 port 80 conn 0\r\n");
@@ -478,5 +551,8 @@ fn an_argument_with_a_line_in_it_and_an_unknown_option_are_errors() {
 #[test]
 fn help_and_version_are_no_errors() {
     assert!(penctl(&["--help"], "").1.starts_with("usage: penctl "));
-    assert_eq!(penctl(&["--version"], ""), (0, format!("penctl {}\n", env!("CARGO_PKG_VERSION")), String::new()));
+    assert_eq!(
+        penctl(&["--version"], ""),
+        (0, format!("penctl {}\n", env!("CARGO_PKG_VERSION")), String::new())
+    );
 }

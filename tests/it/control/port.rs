@@ -1,4 +1,5 @@
-//! The control port itself: who may connect, what a line is, and that no operator, however ill-behaved, harms anybody.
+//! The control port itself: who may connect, what a line is, and that no operator, however
+//! ill-behaved, harms anybody.
 
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -47,7 +48,8 @@ fn a_line_that_is_too_long_is_an_error() {
     }
 }
 
-/// Clients that connect again and again, all the while `act` runs. Returns how many were served; each one has to be.
+/// Clients that connect again and again, all the while `act` runs. Returns how many were served;
+/// each one has to be.
 fn with_traffic(pen: &Pen, act: impl FnOnce()) -> usize {
     let (over, served, address) = (AtomicBool::new(false), AtomicUsize::new(0), pen.address());
     thread::scope(|scope| {
@@ -76,7 +78,8 @@ fn hostile_operators_harm_nobody() {
     let pen = steered(&server);
     let served = with_traffic(&pen, || {
         let control = pen.control();
-        // Silent ones, ones in the middle of a line, ones that send without end, half-open ones, ones that read nothing.
+        // Silent ones, ones in the middle of a line, ones that send without end, half-open ones,
+        // ones that read nothing.
         let silent: Vec<Client> = (0..10).map(|_| control.connect().unwrap()).collect();
         let slow = control.connect().unwrap();
         slow.send("mo");
@@ -93,9 +96,15 @@ fn hostile_operators_harm_nobody() {
             })
             .collect();
         pen.tells("mode", "no hash no roundrobin no stubborn no weight no prio");
-        assert!(text(&half.read_to_end().unwrap()).ends_with("</html>\n"), "a half-closed operator gets its reply");
+        assert!(
+            text(&half.read_to_end().unwrap()).ends_with("</html>\n"),
+            "a half-closed operator gets its reply"
+        );
         slow.send("de\n");
-        assert_eq!(slow.line().as_deref(), Some("no hash no roundrobin no stubborn no weight no prio"));
+        assert_eq!(
+            slow.line().as_deref(),
+            Some("no hash no roundrobin no stubborn no weight no prio")
+        );
         // Many at once: the oldest have to go, the newest are served.
         let crowd: Vec<Client> = (0..200).map(|_| control.connect().unwrap()).collect();
         pen.tells("mode", "no hash no roundrobin no stubborn no weight no prio");
@@ -142,7 +151,12 @@ fn the_control_access_list_turns_away_without_reading() {
     pen.tells("control_acl", "5");
     // Nobody locks himself out.
     let why = pen.refuses("acl 5 permit 192.0.2.1");
-    assert!(why.starts_with("acl: access list 5, which control_acl refers to, would refuse 127.0.0.1, "), "{why}");
+    assert!(
+        why.starts_with(
+            "acl: access list 5, which control_acl refers to, would refuse 127.0.0.1, "
+        ),
+        "{why}"
+    );
     pen.tells("control_acl", "5");
     assert_eq!(pen.ask(ME).as_deref(), Some("a"));
 }
@@ -150,12 +164,17 @@ fn the_control_access_list_turns_away_without_reading() {
 #[test]
 fn a_control_socket_is_the_users_and_nobody_elses() {
     let server = Backend::named("a");
-    let builder = Pen::builder().through(["sh", "-c", "umask 0; exec \"$0\" \"$@\""]).server(&server);
+    let builder =
+        Pen::builder().through(["sh", "-c", "umask 0; exec \"$0\" \"$@\""]).server(&server);
     let path = builder.directory().join("control.sock");
     let mut pen = builder.control_unix(&path).start();
     let there = fs::symlink_metadata(&path).unwrap();
     assert!(there.file_type().is_socket());
-    assert!([0o600, 0o660].contains(&(there.permissions().mode() & 0o777)), "{:o}", there.permissions().mode());
+    assert!(
+        [0o600, 0o660].contains(&(there.permissions().mode() & 0o777)),
+        "{:o}",
+        there.permissions().mode()
+    );
     if is_root() {
         assert_eq!(there.uid(), NOBODY);
     }
@@ -213,7 +232,12 @@ fn a_port_alone_is_one_of_this_machine_only() {
 fn a_control_port_that_cannot_be_had_stops_the_start() {
     let server = Backend::named("a");
     let user: &[&str] = if is_root() { &["-u", "nobody"] } else { &[] };
-    for place in [server.operand(), "/no/such/directory/socket".into(), "192.0.2.1:7".into(), "127.0.0.1:0".into()] {
+    for place in [
+        server.operand(),
+        "/no/such/directory/socket".into(),
+        "192.0.2.1:7".into(),
+        "127.0.0.1:0".into(),
+    ] {
         Pen::builder().server(&server).options(["-C", &place]).options(user).fails();
     }
 }
@@ -238,7 +262,8 @@ fn the_control_process_is_jailed_and_holds_nothing_of_clients() {
         assert_eq!(control.status(set), "0000000000000000", "{set}");
     }
     assert_eq!(control.status("NoNewPrivs"), "1");
-    let sockets = control.descriptors().iter().filter(|(_, target)| target.starts_with("socket:")).count();
+    let sockets =
+        control.descriptors().iter().filter(|(_, target)| target.starts_with("socket:")).count();
     assert_eq!(sockets, 2, "the channel and the port: {:?}", control.descriptors());
     // What an operator names is looked for inside.
     fs::write(jail.join("inside.cfg"), "blacklist 77\n").unwrap();
@@ -256,14 +281,18 @@ fn what_operators_write_has_the_users_rights() {
     let pen = steered(&server);
     fs::set_permissions(pen.directory(), fs::Permissions::from_mode(0o755)).unwrap();
     let mine = crate::harness::machine::directory(pen.directory(), "mine", 0o755, NOBODY);
-    let (secret, victim, link) = (pen.directory().join("secret"), pen.directory().join("victim"), mine.join("link"));
+    let (secret, victim, link) =
+        (pen.directory().join("secret"), pen.directory().join("victim"), mine.join("link"));
     fs::write(&secret, "blacklist 1\n").unwrap();
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
     fs::write(&victim, "precious").unwrap();
     std::os::unix::fs::symlink(&victim, &link).unwrap();
     for word in ["write", "log", "web_stats"] {
         let reply = pen.refuses(&format!("{word} {}", victim.display()));
-        assert!(reply.starts_with(&format!("{word}: ")) && reply.ends_with("permission denied"), "{reply}");
+        assert!(
+            reply.starts_with(&format!("{word}: ")) && reply.ends_with("permission denied"),
+            "{reply}"
+        );
         pen.refuses(&format!("{word} {}", link.display()));
     }
     assert!(pen.refuses(&format!("include {}", secret.display())).ends_with("permission denied"));
@@ -338,7 +367,9 @@ fn a_hanging_worker_does_not_keep_an_operator_waiting_for_long() {
 #[test]
 fn debians_own_penctl_is_understood() {
     if !Path::new(DEBIAN_PENCTL).exists() {
-        eprintln!("debians_own_penctl_is_understood: skipped, it needs {DEBIAN_PENCTL} (package pen)");
+        eprintln!(
+            "debians_own_penctl_is_understood: skipped, it needs {DEBIAN_PENCTL} (package pen)"
+        );
         return;
     }
     let server = Backend::named("a");
@@ -392,7 +423,8 @@ fn is_json(text: &str) -> bool {
             _ => {
                 let end = text.find([',', '}', ']', ' ', '\n']).unwrap_or(text.len());
                 let word = &text[..end];
-                let known = ["true", "false", "null"].contains(&word) || word.parse::<f64>().is_ok();
+                let known =
+                    ["true", "false", "null"].contains(&word) || word.parse::<f64>().is_ok();
                 known.then(|| &text[end..])
             }
         }

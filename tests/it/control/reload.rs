@@ -1,4 +1,5 @@
-//! HUP: the configuration file is read again, all of it or none, and nobody who is being served notices.
+//! HUP: the configuration file is read again, all of it or none, and nobody who is being served
+//! notices.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -43,14 +44,18 @@ fn what_the_file_says_is_in_force_and_what_it_does_not_mention_stays() {
     pen.tells("server 0 max 77", "");
     edit(
         &pen,
-        &format!("blacklist 2\nserver 1 address 127.0.0.1 port {}\nprio\nserver 0 prio 1", farm[1].address().port()),
+        &format!(
+            "blacklist 2\nserver 1 address 127.0.0.1 port {}\nprio\nserver 0 prio 1",
+            farm[1].address().port()
+        ),
     );
     reload(&pen, "blacklist", "2");
     pen.tells("timeout", "9");
     pen.tells("mode", "no hash no roundrobin stubborn no weight prio");
-    assert!(
-        pen.tell("servers").starts_with(&format!("0 addr 127.0.0.1 port {} conn 1 max 77 ", farm[0].address().port()))
-    );
+    assert!(pen.tell("servers").starts_with(&format!(
+        "0 addr 127.0.0.1 port {} conn 1 max 77 ",
+        farm[0].address().port()
+    )));
     for worker in 0..3 {
         assert_eq!(pen.only(worker, || pen.ask(client(10 + worker as u8))).as_deref(), Some("b"));
     }
@@ -74,18 +79,28 @@ fn a_bad_line_leaves_everything_as_it_is_and_every_bad_line_is_told() {
     pen.tells("blacklist", "1");
     pen.tells("mode", "no hash no roundrobin no stubborn no weight no prio");
     // Lines that read, and that still cannot take effect.
-    for line in
-        ["server 99 address 127.0.0.1", "server 5 max 1", "server 3 address no.such.host.invalid", "include gone"]
-    {
+    for line in [
+        "server 99 address 127.0.0.1",
+        "server 5 max 1",
+        "server 3 address no.such.host.invalid",
+        "include gone",
+    ] {
         edit(&pen, &format!("blacklist 3\n\n# {line}\n{line}\n"));
         let before = pen.said().lines().count();
         pen.supervisor().signal(Signal::HUP);
         eventually("the bad line is told", || {
-            pen.said().lines().skip(before).any(|said| said.contains(&format!("{}:4: ", path.display())))
+            pen.said()
+                .lines()
+                .skip(before)
+                .any(|said| said.contains(&format!("{}:4: ", path.display())))
         });
         pen.tells("blacklist", "1");
     }
-    edit(&pen, "blacklist 3\nserver 3 address 127.0.0.1 port no-such-a\nserver 4 address 127.0.0.1 port no-such-b\n");
+    edit(
+        &pen,
+        "blacklist 3\nserver 3 address 127.0.0.1 port no-such-a\nserver 4 address 127.0.0.1 port \
+         no-such-b\n",
+    );
     pen.supervisor().signal(Signal::HUP);
     pen.hears(&format!("{}:2: cannot resolve no-such-a: ", path.display()));
     pen.hears(&format!("{}:3: cannot resolve no-such-b: ", path.display()));
@@ -93,12 +108,17 @@ fn a_bad_line_leaves_everything_as_it_is_and_every_bad_line_is_told() {
     // What cannot be had at once: the lines are told too.
     let taken = crate::harness::Port::reserve();
     let _taken = std::net::TcpListener::bind(taken.address()).unwrap();
-    for line in ["log /no/such/log", "web_stats /no/such/page", &format!("listen {}", taken.address())] {
+    for line in
+        ["log /no/such/log", "web_stats /no/such/page", &format!("listen {}", taken.address())]
+    {
         edit(&pen, &format!("blacklist 3\n{line}\n"));
         let before = pen.said().lines().count();
         pen.supervisor().signal(Signal::HUP);
         eventually("the line is told", || {
-            pen.said().lines().skip(before).any(|said| said.contains(&format!("{}:2: ", path.display())))
+            pen.said()
+                .lines()
+                .skip(before)
+                .any(|said| said.contains(&format!("{}:2: ", path.display())))
         });
         pen.tells("blacklist", "1");
     }
@@ -131,12 +151,20 @@ fn access_lists_are_rebuilt_not_appended_to() {
         .control()
         .start();
     fs::set_permissions(pen.directory(), fs::Permissions::from_mode(0o755)).unwrap();
-    let mine = crate::harness::machine::directory(pen.directory(), "mine", 0o755, crate::harness::machine::NOBODY)
-        .join("now.cfg");
+    let mine = crate::harness::machine::directory(
+        pen.directory(),
+        "mine",
+        0o755,
+        crate::harness::machine::NOBODY,
+    )
+    .join("now.cfg");
     let lists = || {
         pen.tells(&format!("write {}", mine.display()), "");
         let text = fs::read_to_string(&mine).unwrap();
-        text.lines().filter(|line| line.starts_with("acl ")).map(str::to_owned).collect::<Vec<String>>()
+        text.lines()
+            .filter(|line| line.starts_with("acl "))
+            .map(str::to_owned)
+            .collect::<Vec<String>>()
     };
     let given = [
         "acl 1 deny 127.23.0.1 255.255.255.255",
@@ -191,8 +219,12 @@ fn nobody_who_is_served_notices_reloads() {
     const BOUND: Duration = Duration::from_secs(10);
     const EVERY: Duration = Duration::from_millis(200);
     let farm = Backend::farm(["a", "b"]);
-    let pen =
-        Pen::builder().servers(&farm).options(["-x", "1000", "-q", "1000"]).file("blacklist 1\n").control().start();
+    let pen = Pen::builder()
+        .servers(&farm)
+        .options(["-x", "1000", "-q", "1000"])
+        .file("blacklist 1\n")
+        .control()
+        .start();
     let (address, workers) = (pen.address(), pen.workers());
     let (over, served) = (AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {
@@ -216,13 +248,19 @@ fn nobody_who_is_served_notices_reloads() {
         let _over = Over(&over);
         while start.elapsed() < BOUND {
             reloads += 1;
-            let modes = if reloads.is_multiple_of(2) { "roundrobin\n" } else { "no roundrobin\nserver 0 max 0\n" };
+            let modes = if reloads.is_multiple_of(2) {
+                "roundrobin\n"
+            } else {
+                "no roundrobin\nserver 0 max 0\n"
+            };
             edit(&pen, &format!("blacklist {reloads}\n{modes}"));
             pen.supervisor().signal(Signal::HUP);
             let due = start + EVERY * reloads;
             within(due.saturating_duration_since(Instant::now()), || false);
         }
-        eventually("the last reload is in force", || pen.tell("blacklist") == format!("{reloads}\n"));
+        eventually("the last reload is in force", || {
+            pen.tell("blacklist") == format!("{reloads}\n")
+        });
         assert!(reloads > 10);
     });
     let served = served.load(SeqCst);
@@ -247,7 +285,12 @@ fn many_reloads_cost_neither_descriptors_nor_memory() {
     let server = Backend::named("a");
     let builder = Pen::builder();
     let log = builder.directory().join("log");
-    let pen = builder.server(&server).options(["-l", log.to_str().unwrap()]).file("blacklist 1\n").control().start();
+    let pen = builder
+        .server(&server)
+        .options(["-l", log.to_str().unwrap()])
+        .file("blacklist 1\n")
+        .control()
+        .start();
     let processes = || {
         let mut all = pen.workers();
         all.push(pen.control_process());
@@ -259,7 +302,8 @@ fn many_reloads_cost_neither_descriptors_nor_memory() {
     };
     let reloads = |range: std::ops::Range<u32>| {
         for n in range {
-            let entries: String = (0..50).map(|k| format!("acl 3 deny 10.0.{k}.{}\n", n % 256)).collect();
+            let entries: String =
+                (0..50).map(|k| format!("acl 3 deny 10.0.{k}.{}\n", n % 256)).collect();
             edit(&pen, &format!("blacklist {n}\n{entries}"));
             reload(&pen, "blacklist", &n.to_string());
         }
@@ -268,14 +312,20 @@ fn many_reloads_cost_neither_descriptors_nor_memory() {
     let before = figures();
     let pids: Vec<i32> = processes().iter().map(Process::pid).collect();
     reloads(2000..2900);
-    eventually("nothing of a reload is left", || figures().iter().zip(&before).all(|(now, before)| now.0 <= before.0));
+    eventually("nothing of a reload is left", || {
+        figures().iter().zip(&before).all(|(now, before)| now.0 <= before.0)
+    });
     for (now, before) in figures().iter().zip(&before) {
-        assert!(now.1 <= before.1 + 1024, "memory grows: {before:?} before, {now:?} after 900 reloads (KiB)");
+        assert!(
+            now.1 <= before.1 + 1024,
+            "memory grows: {before:?} before, {now:?} after 900 reloads (KiB)"
+        );
     }
     assert_eq!(processes().iter().map(Process::pid).collect::<Vec<i32>>(), pids);
 }
 
-/// A client that knows both addresses of a listener that moves: it tries the one and, turned away there, the other.
+/// A client that knows both addresses of a listener that moves: it tries the one and, turned away
+/// there, the other.
 fn at_either(old: SocketAddr, new: SocketAddr, from: Ipv4Addr) -> Option<String> {
     let at = |address| {
         let client = Client::connect(from.into(), address).ok()?;
@@ -305,9 +355,11 @@ fn a_listener_that_moves_turns_nobody_away() {
                     if over.load(SeqCst) {
                         break;
                     }
-                    // Which is the new one changes all the time; who is turned away at one is served at the other.
+                    // Which is the new one changes all the time; who is turned away at one is
+                    // served at the other.
                     let (old, new) = if round % 2 == 0 { (first, second) } else { (second, first) };
-                    let name = at_either(old, new, client(10 + n)).or_else(|| at_either(old, new, client(10 + n)));
+                    let name = at_either(old, new, client(10 + n))
+                        .or_else(|| at_either(old, new, client(10 + n)));
                     assert!(name.is_some(), "a client was turned away at both");
                     served.fetch_add(1, SeqCst);
                 }
@@ -343,12 +395,16 @@ fn a_listener_that_moves_turns_nobody_away() {
 #[test]
 fn a_worker_that_dies_in_the_middle_of_a_reload_changes_nothing() {
     let farm = Backend::farm(["a", "b"]);
-    let pen = Pen::builder().servers(&farm).options(["--prio"]).file("blacklist 1\n").control().start();
+    let pen =
+        Pen::builder().servers(&farm).options(["--prio"]).file("blacklist 1\n").control().start();
     let (steady, _) = pen.hold(client(1)).unwrap();
     drop(steady);
     for round in 2..14u32 {
         let first = round % 2;
-        edit(&pen, &format!("blacklist {round}\nserver {first} prio 0\nserver {} prio 5\n", 1 - first));
+        edit(
+            &pen,
+            &format!("blacklist {round}\nserver {first} prio 0\nserver {} prio 5\n", 1 - first),
+        );
         let workers = pen.workers();
         let victim = &workers[round as usize % workers.len()];
         if round % 3 == 0 {
@@ -358,10 +414,17 @@ fn a_worker_that_dies_in_the_middle_of_a_reload_changes_nothing() {
         pen.supervisor().signal(Signal::HUP);
         victim.signal(Signal::KILL);
         eventually("the reload is in force", || pen.tell("blacklist") == format!("{round}\n"));
-        eventually("the worker is replaced", || pen.workers().iter().all(|worker| worker.pid() != victim.pid()));
+        eventually("the worker is replaced", || {
+            pen.workers().iter().all(|worker| worker.pid() != victim.pid())
+        });
         for worker in 0..3 {
-            let name = pen.only(worker, || pen.ask(Ipv4Addr::new(127, 25, round as u8, worker as u8 + 1)));
-            assert_eq!(name.as_deref(), Some(["a", "b"][first as usize]), "worker {worker} in round {round}");
+            let name =
+                pen.only(worker, || pen.ask(Ipv4Addr::new(127, 25, round as u8, worker as u8 + 1)));
+            assert_eq!(
+                name.as_deref(),
+                Some(["a", "b"][first as usize]),
+                "worker {worker} in round {round}"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Commands about servers and who may use them: each is in force in all workers before its reply is there.
+//! Commands about servers and who may use them: each is in force in all workers before its reply is
+//! there.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -30,10 +31,14 @@ fn servers_are_listed_in_words_that_scripts_split() {
     let lines: Vec<&str> = listed.lines().collect();
     assert_eq!(lines.len(), 4, "{listed}");
     assert!(
-        lines[2].starts_with("2 addr - port 0 conn 0 max 0 hard 0 ") && lines[2].ends_with(" sx 0 rx 0"),
+        lines[2].starts_with("2 addr - port 0 conn 0 max 0 hard 0 ")
+            && lines[2].ends_with(" sx 0 rx 0"),
         "{listed}"
     );
-    assert_eq!(lines[3], format!("3 addr 127.0.0.1 port {} conn 0 max 0 hard 0 weight 1 prio 0 sx 0 rx 0", ports[0]));
+    assert_eq!(
+        lines[3],
+        format!("3 addr 127.0.0.1 port {} conn 0 max 0 hard 0 weight 1 prio 0 sx 0 rx 0", ports[0])
+    );
 }
 
 #[test]
@@ -43,7 +48,8 @@ fn round_robin_is_in_force_in_all_workers() {
     pen.ask(client(1)).unwrap();
     pen.tells("roundrobin", "");
     for worker in 0..3 {
-        let names: BTreeSet<String> = pen.only(worker, || (0..2).map(|_| pen.ask(client(1)).unwrap()).collect());
+        let names: BTreeSet<String> =
+            pen.only(worker, || (0..2).map(|_| pen.ask(client(1)).unwrap()).collect());
         assert_eq!(names.len(), 2, "worker {worker} does not track");
     }
     pen.tells("no roundrobin", "");
@@ -92,7 +98,10 @@ fn limits_hold_in_all_workers_as_soon_as_they_are_set() {
     pen.tells("server 0 max 1", "");
     pen.tells("server 1 max 1 hard 2", "");
     let held: Vec<(Client, String)> = (1..=2).map(|n| pen.hold(client(n)).unwrap()).collect();
-    assert_eq!(held.iter().map(|(_, name)| name.as_str()).collect::<BTreeSet<_>>(), BTreeSet::from(["a", "b"]));
+    assert_eq!(
+        held.iter().map(|(_, name)| name.as_str()).collect::<BTreeSet<_>>(),
+        BTreeSet::from(["a", "b"])
+    );
     all_refuse(&pen, 10);
     let of_b = held.iter().position(|(_, name)| name == "b").unwrap() as u8 + 1;
     let known = pen.hold(client(of_b)).unwrap();
@@ -182,7 +191,10 @@ fn explain_says_which_server_and_why_and_changes_nothing() {
     assert!(known.contains(&format!("server {number}")), "{known}");
     pen.tells(&format!("server {number} blacklist 100"), "");
     let moved = pen.tell("explain 127.20.0.1");
-    assert!(moved.contains("blacklist") && moved.contains(&format!("server {}", 1 - number)), "{moved}");
+    assert!(
+        moved.contains("blacklist") && moved.contains(&format!("server {}", 1 - number)),
+        "{moved}"
+    );
     assert_ne!(moved, known);
     let stranger = pen.tell("explain 192.0.2.1");
     assert!(stranger.contains(&format!("server {}", 1 - number)), "{stranger}");
@@ -192,5 +204,9 @@ fn explain_says_which_server_and_why_and_changes_nothing() {
     assert!(refused.contains("acl"), "{refused}");
     assert!(pen.tell("explain ::1").ends_with('\n'));
     assert_eq!((pen.tell("servers"), pen.tell("recent").lines().count()), before);
-    assert_eq!(pen.ask(client(1)).as_deref(), Some(if number == 0 { "b" } else { "a" }), "and so it happens");
+    assert_eq!(
+        pen.ask(client(1)).as_deref(),
+        Some(if number == 0 { "b" } else { "a" }),
+        "and so it happens"
+    );
 }

@@ -1,7 +1,8 @@
-//! What cannot be started: every malformed form of the command line, of addresses and of servers, and what the system refuses.
+//! What cannot be started: every malformed form of the command line, of addresses and of servers,
+//! and what the system refuses.
 //!
-//! Each ends with one line on standard error and status 1, in the foreground and in the background alike; nothing listens
-//! afterwards, and no process is left.
+//! Each ends with one line on standard error and status 1, in the foreground and in the background
+//! alike; nothing listens afterwards, and no process is left.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -28,8 +29,10 @@ struct Refusal {
 #[track_caller]
 fn run(arguments: &[OsString]) -> Refusal {
     static RUNS: AtomicU32 = AtomicU32::new(0);
-    // Forks inherit the environment, so that it tells whose they are, even if they left their session.
-    let mark = format!("PEN_TEST_RUN={}.{}", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed));
+    // Forks inherit the environment, so that it tells whose they are, even if they left their
+    // session.
+    let mark =
+        format!("PEN_TEST_RUN={}.{}", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed));
     let (variable, value) = mark.split_once('=').unwrap();
     let directory = TempDir::new().unwrap();
     let (out, err) = (directory.path().join("out"), directory.path().join("err"));
@@ -49,7 +52,11 @@ fn run(arguments: &[OsString]) -> Refusal {
     let clean = within(PATIENCE, || marked(&mark).is_empty());
     marked(&mark).iter().for_each(|process| process.signal(rustix::process::Signal::KILL));
     let read = |path: &Path| fs::read_to_string(path).unwrap();
-    let refusal = Refusal { status: status.and_then(|status| status.code()), said: read(&err), printed: read(&out) };
+    let refusal = Refusal {
+        status: status.and_then(|status| status.code()),
+        said: read(&err),
+        printed: read(&out),
+    };
     if status.is_none() {
         child.wait().unwrap();
     }
@@ -60,7 +67,9 @@ fn run(arguments: &[OsString]) -> Refusal {
 
 /// The processes that have `mark` in their environment.
 fn marked(mark: &str) -> Vec<Process> {
-    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let pids = fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     pids.filter(|pid: &i32| {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes())
@@ -85,7 +94,8 @@ fn refused_raw(arguments: &[OsString], why: &str) {
 
 #[track_caller]
 fn refused<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>, why: &str) {
-    let arguments: Vec<OsString> = arguments.into_iter().map(|argument| argument.as_ref().to_os_string()).collect();
+    let arguments: Vec<OsString> =
+        arguments.into_iter().map(|argument| argument.as_ref().to_os_string()).collect();
     refused_raw(&arguments, why);
 }
 
@@ -98,7 +108,8 @@ fn free(port: &Port) {
     socket.listen(1).expect("nobody else listens at the port");
 }
 
-/// Checks every row, `PORT` standing for `127.0.0.1:` and a reserved port that must be free afterwards.
+/// Checks every row, `PORT` standing for `127.0.0.1:` and a reserved port that must be free
+/// afterwards.
 #[track_caller]
 fn rows(rows: &[(&str, &str)]) {
     let port = Port::reserve();
@@ -187,7 +198,10 @@ fn listen_addresses() {
         ("127.1:8080 127.0.0.1:1", "four numbers"),
         ("- 127.0.0.1:1", "listen address '-'"),
     ]);
-    refused([format!("/{}", "x".repeat(107)), "127.0.0.1:1".into()], "107 bytes at most, this one has 108");
+    refused(
+        [format!("/{}", "x".repeat(107)), "127.0.0.1:1".into()],
+        "107 bytes at most, this one has 108",
+    );
 }
 
 #[test]
@@ -219,11 +233,20 @@ fn servers() {
         ("PORT run/a.sock", "must begin with '/'"),
         ("PORT /run/a.sock:", "the port after ':' is empty"),
         ("PORT 127.0.0.1:1 127.0.0.1:2 127.0.0.1:0", "server '127.0.0.1:0'"),
-        ("-S 1 PORT 127.0.0.1:1 127.0.0.1:2", "2 servers, but the server table has 1 slots; -S 2 makes room"),
+        (
+            "-S 1 PORT 127.0.0.1:1 127.0.0.1:2",
+            "2 servers, but the server table has 1 slots; -S 2 makes room",
+        ),
     ]);
     let port = Port::reserve();
-    refused([port.address().to_string(), format!("/{}", "x".repeat(107))], "107 bytes at most, this one has 108");
-    refused(["PORT", "a\nb:80"].map(|word| word.replace("PORT", &port.address().to_string())), r"server 'a\nb:80'");
+    refused(
+        [port.address().to_string(), format!("/{}", "x".repeat(107))],
+        "107 bytes at most, this one has 108",
+    );
+    refused(
+        ["PORT", "a\nb:80"].map(|word| word.replace("PORT", &port.address().to_string())),
+        r"server 'a\nb:80'",
+    );
     free(&port);
 }
 
@@ -236,8 +259,14 @@ fn bytes_that_are_no_text() {
     refused_raw(&[listen(), broken()], "not valid UTF-8");
     refused_raw(&["-u".into(), broken(), listen(), "127.0.0.1:1".into()], "-u: not valid UTF-8");
     refused_raw(&["-b".into(), broken(), listen(), "127.0.0.1:1".into()], "-b: ");
-    refused_raw(&[OsStr::from_bytes(b"-\xff").into(), listen(), "127.0.0.1:1".into()], "unknown option");
-    refused_raw(&[OsStr::from_bytes(b"--\xff\n").into(), listen(), "127.0.0.1:1".into()], "unknown option");
+    refused_raw(
+        &[OsStr::from_bytes(b"-\xff").into(), listen(), "127.0.0.1:1".into()],
+        "unknown option",
+    );
+    refused_raw(
+        &[OsStr::from_bytes(b"--\xff\n").into(), listen(), "127.0.0.1:1".into()],
+        "unknown option",
+    );
     free(&port);
 }
 
@@ -308,7 +337,15 @@ fn a_closed_standard_error_changes_nothing_else() {
     let script = "exec \"$@\" >&- 2>&-";
     for mode in ["-r", "-f"] {
         let mut command = Command::new("sh");
-        command.args(["-c", script, "sh", BINARY, mode, &port.address().to_string(), "127.0.0.1:0"]);
+        command.args([
+            "-c",
+            script,
+            "sh",
+            BINARY,
+            mode,
+            &port.address().to_string(),
+            "127.0.0.1:0",
+        ]);
         let mut child = command.stdin(Stdio::null()).spawn().unwrap();
         eventually("pen has ended", || child.try_wait().unwrap().is_some());
         assert_eq!(child.wait().unwrap().code(), Some(1));
@@ -318,7 +355,9 @@ fn a_closed_standard_error_changes_nothing_else() {
 
 #[test]
 fn help_and_version_are_no_errors() {
-    for (option, start) in [("--help", "pen "), ("--version", concat!("pen ", env!("CARGO_PKG_VERSION"), "\n"))] {
+    for (option, start) in
+        [("--help", "pen "), ("--version", concat!("pen ", env!("CARGO_PKG_VERSION"), "\n"))]
+    {
         let Refusal { status, said, printed } = run(&[OsString::from(option)]);
         assert_eq!((status, &*said), (Some(0), ""), "{option}");
         assert!(printed.starts_with(start), "{option}: {printed}");

@@ -1,5 +1,6 @@
-//! Every example in README, HOWTOs, manual pages and packages: command lines of pen are checked by pen, files with them, and penctl's
-//! commands said to a pen that runs. Needs root, for a network and an /etc of its own in which the names of the examples exist.
+//! Every example in README, HOWTOs, manual pages and packages: command lines of pen are checked by
+//! pen, files with them, and penctl's commands said to a pen that runs. Needs root, for a network
+//! and an /etc of its own in which the names of the examples exist.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,20 +9,29 @@ use std::process::{Command, Output};
 
 use crate::harness::machine;
 
-/// What a machine has to have for the examples: servers by name, pen's user, an empty jail, and places to write.
+/// What a machine has to have for the examples: servers by name, pen's user, an empty jail, and
+/// places to write.
 const SETUP: &[&str] = &[
     // What follows must never reach the machine itself.
     "[ \"$(readlink /proc/self/ns/mnt)\" != \"$(readlink /proc/$PPID/ns/mnt)\" ]",
-    "for place in /etc /var/lib /var/log /run; do mount -t tmpfs none /mnt; mkdir /mnt/upper /mnt/work; \
-     mount -t overlay -o lowerdir=$place,upperdir=/mnt/upper,workdir=/mnt/work overlay $place; umount -l /mnt; done",
-    "for name in www1 www2 www3 www4 relay1 relay2 relay3 backup ldap1 ldap2 mbox1 mbox2 mbox3 db1 db2 db3 db4; do \
+    "for place in /etc /var/lib /var/log /run; do mount -t tmpfs none /mnt; mkdir /mnt/upper \
+     /mnt/work; \
+     mount -t overlay -o lowerdir=$place,upperdir=/mnt/upper,workdir=/mnt/work overlay $place; \
+     umount -l /mnt; done",
+    "for name in www1 www2 www3 www4 relay1 relay2 relay3 backup ldap1 ldap2 mbox1 mbox2 mbox3 db1 \
+     db2 db3 db4; do \
      echo 192.0.2.1 $name; done >>/etc/hosts",
-    "getent passwd pen >/dev/null || echo pen:x:996:996::/nonexistent:/usr/sbin/nologin >>/etc/passwd",
+    "getent passwd pen >/dev/null || echo pen:x:996:996::/nonexistent:/usr/sbin/nologin \
+     >>/etc/passwd",
     "getent group pen >/dev/null || echo pen:x:996: >>/etc/group",
-    "mkdir -p /etc/pen/certs /etc/ssl/certs /etc/ssl/private /var/lib/pen /var/log/pen /run/pen /run/app",
-    "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 9 -subj /CN=www.example.org \
-     -keyout /etc/ssl/private/www.key -out /etc/ssl/certs/www.pem 2>/run/openssl || { cat /run/openssl >&2; exit 1; }",
-    "cat /etc/ssl/certs/www.pem >/etc/ssl/www.pem; cp /etc/ssl/certs/www.pem /etc/pen/clients-ca.pem",
+    "mkdir -p /etc/pen/certs /etc/ssl/certs /etc/ssl/private /var/lib/pen /var/log/pen /run/pen \
+     /run/app",
+    "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 9 -subj \
+     /CN=www.example.org \
+     -keyout /etc/ssl/private/www.key -out /etc/ssl/certs/www.pem 2>/run/openssl || \
+     { cat /run/openssl >&2; exit 1; }",
+    "cat /etc/ssl/certs/www.pem >/etc/ssl/www.pem; cp /etc/ssl/certs/www.pem \
+     /etc/pen/clients-ca.pem",
 ];
 
 fn root() -> &'static Path {
@@ -65,7 +75,9 @@ impl Examples {
                 command.extend(["\n", lines.next().unwrap()]);
             }
             if command.contains("<<END") {
-                command.extend(lines.by_ref().take_while(|line| *line != "END").flat_map(|line| ["\n", line]));
+                command.extend(
+                    lines.by_ref().take_while(|line| *line != "END").flat_map(|line| ["\n", line]),
+                );
                 command.push_str("\nEND");
             }
             self.commands.push(command);
@@ -100,15 +112,19 @@ fn blocks_of_mdoc(text: &str) -> Vec<String> {
         let (display, _) = rest.split_once(".Ed\n").unwrap();
         display.split_once('\n').unwrap().1.to_owned()
     });
-    displays.chain(text.lines().filter_map(|line| Some(line.strip_prefix(".Dl ")?.to_owned() + "\n"))).collect()
+    displays
+        .chain(text.lines().filter_map(|line| Some(line.strip_prefix(".Dl ")?.to_owned() + "\n")))
+        .collect()
 }
 
 /// All documents, as they are called in the repository.
 fn documents() -> Vec<String> {
     let mut found = vec!["README.md".to_owned()];
-    for (directory, extensions) in
-        [("docs/howto", &["md"][..]), ("docs/man", &["1", "5", "8"]), ("packaging/examples", &["conf"])]
-    {
+    for (directory, extensions) in [
+        ("docs/howto", &["md"][..]),
+        ("docs/man", &["1", "5", "8"]),
+        ("packaging/examples", &["conf"]),
+    ] {
         for entry in fs::read_dir(root().join(directory)).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
             if extensions.contains(&name.rsplit('.').next().unwrap()) && name != "keepalived.conf" {
@@ -122,8 +138,10 @@ fn documents() -> Vec<String> {
 
 /// Runs a shell in which `pen` and `penctl` are those under test.
 fn shell(pen: &str, script: &str) -> Output {
-    let script =
-        format!("pen() {{ {pen} \"$@\"; }}\npenctl() {{ {} \"$@\"; }}\n{script}", crate::harness::control::PENCTL);
+    let script = format!(
+        "pen() {{ {pen} \"$@\"; }}\npenctl() {{ {} \"$@\"; }}\n{script}",
+        crate::harness::control::PENCTL
+    );
     Command::new("sh").args(["-c", &script]).output().unwrap()
 }
 
@@ -131,7 +149,11 @@ fn shell(pen: &str, script: &str) -> Output {
 #[track_caller]
 fn check(script: &str, place: &str) {
     let output = shell(&format!("{} --check", machine::BINARY), script);
-    assert!(output.status.success(), "{place}: {script}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{place}: {script}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// Says the commands for one control port to a pen that has it.
@@ -145,8 +167,15 @@ fn steer(address: &str, commands: &[&String], place: &str) {
         true => format!("-F {}", file.display()),
         false => "127.0.0.1:8080 www1 www2 www3".to_owned(),
     };
-    let started = shell(machine::BINARY, &format!("pen -u pen -j /var/lib/pen -p {pid} -C {address} {operands}"));
-    assert!(started.status.success(), "{place}: {address}: {}", String::from_utf8_lossy(&started.stderr));
+    let started = shell(
+        machine::BINARY,
+        &format!("pen -u pen -j /var/lib/pen -p {pid} -C {address} {operands}"),
+    );
+    assert!(
+        started.status.success(),
+        "{place}: {address}: {}",
+        String::from_utf8_lossy(&started.stderr)
+    );
     for command in commands {
         let output = shell("false", command);
         let reply = String::from_utf8_lossy(&output.stdout);
@@ -155,7 +184,9 @@ fn steer(address: &str, commands: &[&String], place: &str) {
         let nobody = reply.starts_with("close: connection ") && reply.ends_with(" is not in use\n");
         assert!(output.status.success() || nobody, "{place}: {command}\n{reply}{complaint}");
     }
-    let process = crate::harness::Process::open(fs::read_to_string(pid).unwrap().trim().parse().unwrap()).unwrap();
+    let process =
+        crate::harness::Process::open(fs::read_to_string(pid).unwrap().trim().parse().unwrap())
+            .unwrap();
     process.signal(rustix::process::Signal::TERM);
     crate::harness::eventually("pen ends", || process.gone());
 }
@@ -174,22 +205,38 @@ fn every_link_leads_somewhere_and_every_page_is_linked() {
     }
     for page in &pages {
         let text = fs::read_to_string(page).unwrap();
-        let links = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link);
+        let links =
+            text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link);
         for link in links.filter(|link| !link.contains("://")) {
             let (file, heading) = link.split_once('#').unwrap_or((link, ""));
-            let target = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
-            let target = target.canonicalize().unwrap_or_else(|why| panic!("{}: {link}: {why}", page.display()));
+            let target =
+                if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
+            let target = target
+                .canonicalize()
+                .unwrap_or_else(|why| panic!("{}: {link}: {why}", page.display()));
             if !heading.is_empty() {
                 let text = fs::read_to_string(&target).unwrap();
                 let mut headings = text.lines().filter(|line| line.starts_with('#'));
-                let anchor = |line: &str| line.trim_start_matches(['#', ' ']).to_lowercase().replace(' ', "-");
-                assert!(headings.any(|line| anchor(line) == heading), "{}: no heading for {link}", page.display());
+                let anchor = |line: &str| {
+                    line.trim_start_matches(['#', ' ']).to_lowercase().replace(' ', "-")
+                };
+                assert!(
+                    headings.any(|line| anchor(line) == heading),
+                    "{}: no heading for {link}",
+                    page.display()
+                );
             }
             linked.push(target);
         }
     }
-    for page in pages.iter().filter(|page| page.starts_with(root().canonicalize().unwrap().join("docs"))) {
-        assert!(linked.contains(page) || page.ends_with("howto/README.md"), "nothing links {}", page.display());
+    for page in
+        pages.iter().filter(|page| page.starts_with(root().canonicalize().unwrap().join("docs")))
+    {
+        assert!(
+            linked.contains(page) || page.ends_with("howto/README.md"),
+            "nothing links {}",
+            page.display()
+        );
     }
 }
 
@@ -198,7 +245,8 @@ fn the_manual_of_penctl_tells_of_its_options() {
     let help = Command::new(crate::harness::control::PENCTL).arg("--help").output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
     let page = fs::read_to_string(root().join("docs/man/penctl.1")).unwrap();
-    let options: Vec<&str> = help.lines().filter_map(|line| line.trim_start().strip_prefix("--")).collect();
+    let options: Vec<&str> =
+        help.lines().filter_map(|line| line.trim_start().strip_prefix("--")).collect();
     assert!(options.len() >= 3, "{help}");
     for option in options {
         let name = option.split(' ').next().unwrap();
@@ -213,9 +261,13 @@ fn every_example_works() {
         return;
     }
     let documents = documents();
-    let mut examples: Vec<Examples> = documents.iter().map(|name| Examples::of(&root().join(name))).collect();
-    // One document may use another's file, so all are there first; where two call theirs alike, each is there for its own.
-    let write = |examples: &Examples| examples.files.iter().for_each(|(path, text)| fs::write(path, text).unwrap());
+    let mut examples: Vec<Examples> =
+        documents.iter().map(|name| Examples::of(&root().join(name))).collect();
+    // One document may use another's file, so all are there first; where two call theirs alike,
+    // each is there for its own.
+    let write = |examples: &Examples| {
+        examples.files.iter().for_each(|(path, text)| fs::write(path, text).unwrap())
+    };
     examples.iter().for_each(write);
     let mut seen = 0;
     for (name, examples) in documents.iter().zip(&mut examples) {
@@ -223,7 +275,8 @@ fn every_example_works() {
         for path in examples.files.keys() {
             check(&format!("pen -u pen -j /var/lib/pen -F {}", path.display()), name);
         }
-        let (pen, penctl): (Vec<_>, Vec<_>) = examples.commands.iter().partition(|line| line.starts_with("pen "));
+        let (pen, penctl): (Vec<_>, Vec<_>) =
+            examples.commands.iter().partition(|line| line.starts_with("pen "));
         pen.iter().for_each(|line| check(line, name));
         let mut by_address: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
         for line in penctl {

@@ -1,4 +1,5 @@
-//! What the packages promise about the program: that the systemd unit leaves pen the rights that it needs, and none that it does not. Needs root.
+//! What the packages promise about the program: that the systemd unit leaves pen the rights that it
+//! needs, and none that it does not. Needs root.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -19,14 +20,17 @@ const CONTROL: &str = "control";
 
 /// The capabilities that the unit leaves, as setpriv(1) calls them.
 fn capabilities() -> Vec<String> {
-    let unit = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/systemd/pen.service")).unwrap();
+    let unit =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/systemd/pen.service"))
+            .unwrap();
     let mut lines = unit.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet="));
     let set = lines.next().unwrap();
     assert_eq!(lines.next(), None);
     set.split(' ').map(|name| name.strip_prefix("CAP_").unwrap().to_lowercase()).collect()
 }
 
-/// A pen as the unit starts one, with these capabilities to be had, and a directory for its socket in which this group may make files.
+/// A pen as the unit starts one, with these capabilities to be had, and a directory for its socket
+/// in which this group may make files.
 fn with_only(capabilities: &[String], server: &Backend, group: u32) -> Builder {
     let set: String = capabilities.iter().map(|name| format!(",+{name}")).collect();
     let builder = Pen::builder();
@@ -46,7 +50,8 @@ fn with_only(capabilities: &[String], server: &Backend, group: u32) -> Builder {
 
 #[test]
 fn the_unit_leaves_the_capabilities_that_pen_needs() {
-    if !machine::in_own_network("the_unit_leaves_the_capabilities_that_pen_needs", &["true".into()]) {
+    if !machine::in_own_network("the_unit_leaves_the_capabilities_that_pen_needs", &["true".into()])
+    {
         return;
     }
     let server = Backend::named("a");
@@ -73,7 +78,10 @@ fn the_unit_leaves_the_capabilities_that_pen_needs() {
 
 #[test]
 fn the_unit_leaves_no_capability_that_pen_does_not_need() {
-    if !machine::in_own_network("the_unit_leaves_no_capability_that_pen_does_not_need", &["true".into()]) {
+    if !machine::in_own_network(
+        "the_unit_leaves_no_capability_that_pen_does_not_need",
+        &["true".into()],
+    ) {
         return;
     }
     let server = Backend::named("a");
@@ -82,7 +90,8 @@ fn the_unit_leaves_no_capability_that_pen_does_not_need() {
         let rest: Vec<String> = all.iter().filter(|name| *name != left_out).cloned().collect();
         let builder = with_only(&rest, &server, NOBODY);
         match left_out.as_str() {
-            // Not fatal: workers then could have rights again if they could execute what gives them, which no_new_privs forbids too.
+            // Not fatal: workers then could have rights again if they could execute what gives
+            // them, which no_new_privs forbids too.
             "setpcap" => {
                 let pen = builder.start();
                 assert_ne!(pen.workers()[0].status("CapBnd"), "0000000000000000");
@@ -97,10 +106,16 @@ fn the_unit_leaves_no_capability_that_pen_does_not_need() {
 
 #[test]
 fn a_control_socket_that_its_user_cannot_make_is_told_of() {
-    if !machine::in_own_network("a_control_socket_that_its_user_cannot_make_is_told_of", &["true".into()]) {
+    if !machine::in_own_network(
+        "a_control_socket_that_its_user_cannot_make_is_told_of",
+        &["true".into()],
+    ) {
         return;
     }
     let said = with_only(&capabilities(), &Backend::named("a"), 0).fails().stderr;
     let said = String::from_utf8(said).unwrap();
-    assert!(said.contains("permission denied (without CAP_CHOWN the user of -u has to be allowed to"), "{said}");
+    assert!(
+        said.contains("permission denied (without CAP_CHOWN the user of -u has to be allowed to"),
+        "{said}"
+    );
 }

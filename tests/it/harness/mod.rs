@@ -1,8 +1,9 @@
-//! What the black-box tests share: the real program in its own directory, backends and clients to talk to it, and waiting
-//! for conditions within a bound.
+//! What the black-box tests share: the real program in its own directory, backends and clients to
+//! talk to it, and waiting for conditions within a bound.
 //!
-//! Nothing here sleeps for a fixed time, uses a fixed port, or touches a process that it did not start. Tests run side by
-//! side, so every test has its own ports, its own directory and its own client addresses on the loopback network.
+//! Nothing here sleeps for a fixed time, uses a fixed port, or touches a process that it did not
+//! start. Tests run side by side, so every test has its own ports, its own directory and its own
+//! client addresses on the loopback network.
 
 #![allow(dead_code, reason = "the tests and the one that is apart use a part each")]
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is how a failure is said")]

@@ -72,8 +72,14 @@ impl Builder {
     }
 
     /// Adds servers with the same limits, written as in an operand: `soft` or `soft:hard`.
-    pub fn servers_with_limits<'b>(self, backends: impl IntoIterator<Item = &'b Backend>, limits: &str) -> Builder {
-        backends.into_iter().fold(self, |builder, backend| builder.server_as(format!("{}:{limits}", backend.operand())))
+    pub fn servers_with_limits<'b>(
+        self,
+        backends: impl IntoIterator<Item = &'b Backend>,
+        limits: &str,
+    ) -> Builder {
+        backends.into_iter().fold(self, |builder, backend| {
+            builder.server_as(format!("{}:{limits}", backend.operand()))
+        })
     }
 
     /// Listens somewhere else than at a free port of 127.0.0.1.
@@ -111,7 +117,8 @@ impl Builder {
         self.options([OsStr::new("-F"), path.as_os_str()])
     }
 
-    /// Has a configuration file that says it all, at the end of which come a control socket, the user, the pid file and three workers.
+    /// Has a configuration file that says it all, at the end of which come a control socket, the
+    /// user, the pid file and three workers.
     pub fn one_file(mut self, text: &str) -> Builder {
         let socket = self.directory.path().join("ctl");
         let (control, pid) = (socket.display(), self.directory.path().join("pid"));
@@ -146,7 +153,8 @@ impl Builder {
         self
     }
 
-    /// Starts it through a program that sets something up and then executes the rest of its command line.
+    /// Starts it through a program that sets something up and then executes the rest of its command
+    /// line.
     pub fn through<S: AsRef<OsStr>>(mut self, wrapper: impl IntoIterator<Item = S>) -> Builder {
         self.wrapper = wrapper.into_iter().map(|word| word.as_ref().to_os_string()).collect();
         self
@@ -158,7 +166,8 @@ impl Builder {
         self
     }
 
-    /// Starts it with a descriptor more, the first of which is number 3, as a service manager passes sockets.
+    /// Starts it with a descriptor more, the first of which is number 3, as a service manager
+    /// passes sockets.
     pub fn socket(mut self, socket: impl Into<OwnedFd>) -> Builder {
         self.sockets.push(socket.into());
         self
@@ -213,13 +222,17 @@ impl Builder {
         command
     }
 
-    /// Runs a command line that is expected to fail, in the foreground or background, and returns what it said.
+    /// Runs a command line that is expected to fail, in the foreground or background, and returns
+    /// what it said.
     #[track_caller]
     pub fn fails(self) -> Output {
         let output = self.runs();
         assert_eq!(output.status.code(), Some(1), "a failed start has status 1: {output:?}");
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(said.starts_with("pen: ") && said.lines().count() == 1, "a failed start is one line: {said:?}");
+        assert!(
+            said.starts_with("pen: ") && said.lines().count() == 1,
+            "a failed start is one line: {said:?}"
+        );
         output
     }
 
@@ -305,14 +318,16 @@ impl Pen {
         &self.supervisor
     }
 
-    /// The workers, in order of their process numbers: all of them, waiting for replacements that are on their way.
+    /// The workers, in order of their process numbers: all of them, waiting for replacements that
+    /// are on their way.
     #[track_caller]
     pub fn workers(&self) -> Vec<Process> {
         until("all workers run", || {
             let mut workers = self.supervisor.children();
             workers.retain(is_worker);
             if self.control.is_some() && !is_root() {
-                // Nobody but root can tell them apart by looking; the control process is forked last.
+                // Nobody but root can tell them apart by looking; the control process is forked
+                // last.
                 workers.truncate(self.workers as usize);
             }
             (workers.len() == self.workers as usize).then_some(workers)
@@ -322,7 +337,9 @@ impl Pen {
     /// The control process, waiting for it if it is on its way. For root.
     #[track_caller]
     pub fn control_process(&self) -> Process {
-        until("the control process runs", || self.supervisor.children().into_iter().find(is_control))
+        until("the control process runs", || {
+            self.supervisor.children().into_iter().find(is_control)
+        })
     }
 
     /// Where the control port is.
@@ -337,18 +354,23 @@ impl Pen {
         self.control().tell(line)
     }
 
-    /// [`Pen::tell`], and checks the reply; one that is not empty is given without its last line end.
+    /// [`Pen::tell`], and checks the reply; one that is not empty is given without its last line
+    /// end.
     #[track_caller]
     pub fn tells(&self, line: &str, reply: &str) {
         let expected = if reply.is_empty() { String::new() } else { format!("{reply}\n") };
         assert_eq!(self.tell(line), expected, "the reply to {line:?}");
     }
 
-    /// Says a command that is expected to be refused: the reply is one line. Returns it without its end.
+    /// Says a command that is expected to be refused: the reply is one line. Returns it without its
+    /// end.
     #[track_caller]
     pub fn refuses(&self, line: &str) -> String {
         let reply = self.tell(line);
-        assert!(reply.ends_with('\n') && reply.lines().count() == 1, "{line:?} is refused in one line: {reply:?}");
+        assert!(
+            reply.ends_with('\n') && reply.lines().count() == 1,
+            "{line:?} is refused in one line: {reply:?}"
+        );
         reply.trim_end().to_string()
     }
 
@@ -374,20 +396,24 @@ impl Pen {
     #[track_caller]
     pub fn only<T>(&self, chosen: usize, act: impl FnOnce() -> T) -> T {
         let workers = self.workers();
-        let others: Vec<&Process> = workers.iter().enumerate().filter(|(n, _)| *n != chosen).map(|(_, w)| w).collect();
+        let others: Vec<&Process> =
+            workers.iter().enumerate().filter(|(n, _)| *n != chosen).map(|(_, w)| w).collect();
         others.iter().for_each(|worker| worker.stop());
         let result = act();
         others.iter().for_each(|worker| worker.resume());
         result
     }
 
-    /// Waits until a client's last connection is so many seconds ago, by pen's own clock, or its entry is gone.
+    /// Waits until a client's last connection is so many seconds ago, by pen's own clock, or its
+    /// entry is gone.
     #[track_caller]
     pub fn await_age(&self, client: impl Into<IpAddr>, seconds: u32) {
         let client = client.into().to_string();
         eventually("a client's entry is old", || {
             let report = self.report();
-            report.client(&client).is_none_or(|row| row["age(secs)"].parse::<u32>().unwrap() >= seconds)
+            report
+                .client(&client)
+                .is_none_or(|row| row["age(secs)"].parse::<u32>().unwrap() >= seconds)
         });
     }
 
@@ -434,11 +460,13 @@ impl Pen {
     #[track_caller]
     pub fn ends_when(&mut self, act: impl FnOnce(&Pen)) {
         let workers = self.supervisor.children();
-        let lasting: Vec<bool> = workers.iter().map(|child| is_worker(child) || is_control(child)).collect();
+        let lasting: Vec<bool> =
+            workers.iter().map(|child| is_worker(child) || is_control(child)).collect();
         act(self);
         // SPEC: at most 3 s, even if a worker hangs. The rest is for a busy machine.
         let gone = within(Duration::from_secs(10), || self.supervisor.gone());
-        let leftover = workers.iter().zip(lasting).filter(|(child, lasts)| *lasts && !child.gone()).count();
+        let leftover =
+            workers.iter().zip(lasting).filter(|(child, lasts)| *lasts && !child.gone()).count();
         // A child of the moment is killed with the supervisor and may be gone a moment later.
         let alone = within(Duration::from_secs(5), || workers.iter().all(Process::gone));
         self.over = true;
@@ -452,7 +480,8 @@ impl Pen {
         assert!(!self.directory().join("pid").exists(), "the pid file is removed");
     }
 
-    /// Kills the supervisor, as nothing in an orderly life does; its workers are left to themselves.
+    /// Kills the supervisor, as nothing in an orderly life does; its workers are left to
+    /// themselves.
     #[track_caller]
     pub fn kill_supervisor(&mut self) {
         self.over = true;
@@ -470,7 +499,10 @@ impl Pen {
         if !self.supervisor.gone() {
             self.supervisor.signal(Signal::KILL);
         }
-        workers.iter().filter(|worker| !worker.gone()).for_each(|worker| worker.signal(Signal::KILL));
+        workers
+            .iter()
+            .filter(|worker| !worker.gone())
+            .for_each(|worker| worker.signal(Signal::KILL));
     }
 }
 
@@ -496,8 +528,9 @@ impl Drop for Pen {
     }
 }
 
-/// Whether a child of the supervisor is a worker that has begun its work, and not one that is being born, that writes a report or that serves
-/// operators: only a worker waits with epoll(7) and has the eventfd(2) of freed places. What cannot be looked into counts as one.
+/// Whether a child of the supervisor is a worker that has begun its work, and not one that is being
+/// born, that writes a report or that serves operators: only a worker waits with epoll(7) and has
+/// the eventfd(2) of freed places. What cannot be looked into counts as one.
 fn is_worker(child: &Process) -> bool {
     let descriptors = child.descriptors();
     descriptors.is_empty() || (has(&descriptors, "[eventpoll]") && has(&descriptors, "[eventfd]"))

@@ -48,10 +48,17 @@ impl Report {
 /// The rows of one table; the first names the columns.
 fn table(html: &str) -> Vec<Row> {
     let html = html.split("</table>").next().unwrap();
-    let mut rows = html.split("<tr>").skip(1).map(|row| row.split("<td").skip(1).map(cell).collect::<Vec<_>>());
+    let mut rows = html
+        .split("<tr>")
+        .skip(1)
+        .map(|row| row.split("<td").skip(1).map(cell).collect::<Vec<_>>());
     let names = rows.next().expect("a table names its columns");
     rows.map(|row| {
-        assert_eq!(row.len(), names.len(), "a row has as many cells as the table has columns: {row:?}");
+        assert_eq!(
+            row.len(),
+            names.len(),
+            "a row has as many cells as the table has columns: {row:?}"
+        );
         names.iter().cloned().zip(row).collect()
     })
     .collect()

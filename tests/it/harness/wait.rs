@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// How long a test waits for something that should come at once: generous, because the machine may be busy.
+/// How long a test waits for something that should come at once: generous, because the machine may
+/// be busy.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits until `condition` holds; panics with `what` if it does not within [`PATIENCE`].
@@ -11,7 +12,8 @@ pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
     assert!(within(PATIENCE, condition), "waited in vain until {what}");
 }
 
-/// Waits until `look` finds something and returns it; panics with `what` if it does not within [`PATIENCE`].
+/// Waits until `look` finds something and returns it; panics with `what` if it does not within
+/// [`PATIENCE`].
 #[track_caller]
 pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let mut found = None;

@@ -1,4 +1,5 @@
-//! `-H`: every HTTP request says who the client is, and nothing else is changed (SPEC: X-Forwarded-For).
+//! `-H`: every HTTP request says who the client is, and nothing else is changed (SPEC:
+//! X-Forwarded-For).
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -18,7 +19,8 @@ const ADDED: &str = "X-Forwarded-Proto: http\r\nX-Forwarded-For: 127.12.0.1\r\n"
 const FORGED: &str = "GET /forged HTTP/1.1\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n";
 
 /// What becomes of it.
-const NAMED: &str = "GET /forged HTTP/1.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-For: 6.6.6.6, 127.12.0.1\r\n\r\n";
+const NAMED: &str = "GET /forged HTTP/1.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-For: 6.6.6.6, \
+    127.12.0.1\r\n\r\n";
 
 fn pen(server: &Backend) -> Pen {
     Pen::builder().options(["-H", "-d"]).server(server).start()
@@ -36,18 +38,25 @@ fn requests_come_out_as_the_manual_says() {
     let body = get("/trap", "");
     let put = |length: &str, added: &str| format!("PUT /p HTTP/1.1\r\n{length}\r\n{added}\r\n");
     let long = "X: ".to_owned() + &"y".repeat(40_000) + "\r\n";
-    let chunks = format!("5\r\nhello\r\n{:x};ext=\"1\"\r\n{body}\r\n0\r\nTrailer: x\r\n\r\n", body.len());
+    let chunks =
+        format!("5\r\nhello\r\n{:x};ext=\"1\"\r\n{body}\r\n0\r\nTrailer: x\r\n\r\n", body.len());
     let length = format!("Content-Length: {}", body.len());
     let rows = [
         (get("/", ""), get("/", ADDED)),
-        (get("/1", "") + &get("/2", "") + &get("/3", ""), get("/1", ADDED) + &get("/2", ADDED) + &get("/3", ADDED)),
+        (
+            get("/1", "") + &get("/2", "") + &get("/3", ""),
+            get("/1", ADDED) + &get("/2", ADDED) + &get("/3", ADDED),
+        ),
         (put(&length, "") + &body + FORGED, put(&length, ADDED) + &body + NAMED),
         (
             put("Transfer-Encoding: chunked", "") + &chunks + FORGED,
             put("Transfer-Encoding: chunked", ADDED) + &chunks + NAMED,
         ),
         ("odd!method /x HTTP/1.0\r\n\r\n".into(), format!("odd!method /x HTTP/1.0\r\n{ADDED}\r\n")),
-        ("GET / HTTP/1.1\nHost: x\n\n".into(), format!("GET / HTTP/1.1\nHost: x\n{}\n", ADDED.replace('\r', ""))),
+        (
+            "GET / HTTP/1.1\nHost: x\n\n".into(),
+            format!("GET / HTTP/1.1\nHost: x\n{}\n", ADDED.replace('\r', "")),
+        ),
         // Empty lines before a request are no part of it.
         ("\r\n\n".to_owned() + FORGED, NAMED.to_owned()),
         (format!("GET / HTTP/1.1\r\n{long}\r\n"), format!("GET / HTTP/1.1\r\n{long}{ADDED}\r\n")),
@@ -75,11 +84,13 @@ fn mixed_passes_what_is_not_http() {
 
 #[test]
 fn mixed_holds_nothing_back_for_long() {
-    // MySQL's request for TLS, LDAP's bind: no request can begin so, and the client waits for an answer.
+    // MySQL's request for TLS, LDAP's bind: no request can begin so, and the client waits for an
+    // answer.
     let server = Recorder::silent();
     let pen = Pen::builder().options(["-O", "http mixed"]).server(&server.backend).start();
     let ssl_request = b" \0\0\x01\x85\xae\xff\0\0\0\0\x01\xff".as_slice();
-    let rows = [ssl_request, b"0\x0c\x02\x01\x01\x60\x07", b"{\"id\":1}", b"PING", b"GET / HTTP/1.1\r"];
+    let rows =
+        [ssl_request, b"0\x0c\x02\x01\x01\x60\x07", b"{\"id\":1}", b"PING", b"GET / HTTP/1.1\r"];
     for (connection, sent) in rows.into_iter().enumerate() {
         let client = pen.connect(ME);
         client.send(sent);
@@ -89,7 +100,8 @@ fn mixed_holds_nothing_back_for_long() {
     }
 }
 
-/// Checks what the server gets for what a client sends: in one piece, cut anywhere, and byte by byte (unless that takes for ever).
+/// Checks what the server gets for what a client sends: in one piece, cut anywhere, and byte by
+/// byte (unless that takes for ever).
 #[track_caller]
 fn comes_out(server: &Recorder, pen: &Pen, rows: &[(String, String)]) {
     let mut connection = 0;
@@ -102,7 +114,12 @@ fn comes_out(server: &Recorder, pen: &Pen, rows: &[(String, String)]) {
             client.finish();
             assert_eq!(client.read_to_end().unwrap(), b"", "a silent server");
             let got = server.whole(connection);
-            assert_eq!(shown(&got), shown(expected.as_bytes()), "{:.200?} in pieces of {size}", sent);
+            assert_eq!(
+                shown(&got),
+                shown(expected.as_bytes()),
+                "{:.200?} in pieces of {size}",
+                sent
+            );
             connection += 1;
         }
     }
@@ -111,7 +128,8 @@ fn comes_out(server: &Recorder, pen: &Pen, rows: &[(String, String)]) {
 #[test]
 fn what_is_not_quite_http_reaches_no_server() {
     const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-    let server = Recorder::answering(|_, before| if before == 0 { ANSWER.to_vec() } else { Vec::new() });
+    let server =
+        Recorder::answering(|_, before| if before == 0 { ANSWER.to_vec() } else { Vec::new() });
     let pen = pen(&server.backend);
     let post = |lines: &str| format!("POST / HTTP/1.1\r\nHost: x\r\n{lines}\r\n");
     let chunked = post("Transfer-Encoding: chunked\r\n");
@@ -183,11 +201,17 @@ fn what_is_not_quite_http_reaches_no_server() {
             // Closed, although this side has not ended.
             let said = client.read_to_end().unwrap_or_default();
             assert!(
-                said.is_empty() || said.starts_with(b"HTTP/1.1 4") || said.starts_with(b"HTTP/1.1 5"),
+                said.is_empty()
+                    || said.starts_with(b"HTTP/1.1 4")
+                    || said.starts_with(b"HTTP/1.1 5"),
                 "{bad:.200?}"
             );
             let got = server.whole(connection);
-            assert_eq!(shown(&got), shown((NAMED.to_owned() + expected).as_bytes()), "{bad:.200?} by {size}");
+            assert_eq!(
+                shown(&got),
+                shown((NAMED.to_owned() + expected).as_bytes()),
+                "{bad:.200?} by {size}"
+            );
             connection += 1;
         }
     }
@@ -203,14 +227,18 @@ fn a_refused_request_gets_a_status_and_is_counted() {
         ("GET /\r\n", "400 Bad Request"),
         ("\x16\x03\x01", "400 Bad Request"),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "505 HTTP Version Not Supported"),
-        ("POST / HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n", "413 Content Too Large"),
+        (
+            "POST / HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n",
+            "413 Content Too Large",
+        ),
         ("POST / HTTP/1.1\r\nExpect: x\r\n\r\n", "417 Expectation Failed"),
         ("POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", "501 Not Implemented"),
         ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nx", "400 Bad Request"),
     ] {
         let client = pen.connect(ME);
         client.send(sent);
-        let expected = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        let expected =
+            format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
         assert_eq!(shown(&client.read_to_end().unwrap()), shown(expected.as_bytes()), "{sent:?}");
     }
     let client = pen.connect(ME);
@@ -219,8 +247,12 @@ fn a_refused_request_gets_a_status_and_is_counted() {
     assert!(client.read_to_end().unwrap().starts_with(b"HTTP/1.1 431 "));
     pen.settle();
     let report = pen.tell("status json");
-    let counts = |name: &str, count: u32| assert!(report.contains(&format!("\"{name}\":{count}")), "{name}: {report}");
-    for (name, count) in [("not_http", 2), ("version", 1), ("too_large", 1), ("too_long", 1), ("chunk", 1)] {
+    let counts = |name: &str, count: u32| {
+        assert!(report.contains(&format!("\"{name}\":{count}")), "{name}: {report}")
+    };
+    for (name, count) in
+        [("not_http", 2), ("version", 1), ("too_large", 1), ("too_long", 1), ("chunk", 1)]
+    {
         counts(name, count);
     }
 }
@@ -233,14 +265,16 @@ fn a_head_has_ten_seconds() {
     });
     let pen = Pen::builder().options(["-H"]).server(&server.backend).start();
     // One that has said nothing, and one that has had an answer, wait as long as they like.
-    let (silent, idle, late, later) = (pen.connect(ME), pen.connect(ME), pen.connect(ME), pen.connect(ME));
+    let (silent, idle, late, later) =
+        (pen.connect(ME), pen.connect(ME), pen.connect(ME), pen.connect(ME));
     for client in [&idle, &later] {
         client.send(get("/", ""));
         assert!(client.read_exactly(15).starts_with(b"HTTP/1.1 200 OK"));
     }
     late.send("GET / HT");
     later.send("GET / HTTP/1.1\r\nHost: x\r\n");
-    let expected = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    let expected =
+        b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
     assert_eq!(shown(&late.read_to_end().unwrap()), shown(expected));
     let rest = later.read_to_end().unwrap();
     assert!(rest.ends_with(expected), "{}", shown(&rest));
@@ -284,7 +318,9 @@ fn a_head_goes_on_when_it_is_whole_and_a_body_at_once() {
     });
     let pen = pen(&server.backend);
     let client = pen.connect(ME);
-    let head = |added: &str| format!("PUT / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 10\r\n{added}\r\n");
+    let head = |added: &str| {
+        format!("PUT / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 10\r\n{added}\r\n")
+    };
     client.send(head(""));
     assert_eq!(client.read_exactly(25), b"HTTP/1.1 100 Continue\r\n\r\n");
     for (sent, so_far) in [("01234", "01234"), ("5", "012345"), ("6789GET", "0123456789")] {
@@ -300,7 +336,8 @@ fn large_bodies_pass_unaltered_both_ways() {
     let answer = Bytes::new(7).take(LENGTH);
     let reply = answer.clone();
     let server = Recorder::answering(move |bytes, _| match bytes.ends_with(b"the last") {
-        true => [format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n").as_bytes(), &reply].concat(),
+        true => [format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n").as_bytes(), &reply]
+            .concat(),
         false => Vec::new(),
     });
     let pen = pen(&server.backend);
@@ -311,8 +348,10 @@ fn large_bodies_pass_unaltered_both_ways() {
     body.extend(b"the last");
     let length = format!("Content-Length: {}", body.len());
     let coding = "Transfer-Encoding: chunked";
-    let sent = [head(coding, "").as_bytes(), &chunked, head(&length, "").as_bytes(), &body].concat();
-    let expected = [head(coding, ADDED).as_bytes(), &chunked, head(&length, ADDED).as_bytes(), &body].concat();
+    let sent =
+        [head(coding, "").as_bytes(), &chunked, head(&length, "").as_bytes(), &body].concat();
+    let expected =
+        [head(coding, ADDED).as_bytes(), &chunked, head(&length, ADDED).as_bytes(), &body].concat();
     let client = pen.connect(ME);
     let writer = client.twin();
     let writing = std::thread::spawn(move || {
@@ -354,7 +393,10 @@ fn a_protocol_that_the_server_agreed_to_is_left_alone() {
         client.send(FORGED);
         client.finish();
         assert_eq!(client.read_to_end().unwrap(), b"");
-        assert_eq!(shown(&server.whole(0)), shown(format!("{request}{ADDED}\r\n{follows}{follows}").as_bytes()));
+        assert_eq!(
+            shown(&server.whole(0)),
+            shown(format!("{request}{ADDED}\r\n{follows}{follows}").as_bytes())
+        );
     }
 }
 
@@ -373,7 +415,10 @@ fn answers_once(reply: &'static str, gate: &Gate) -> Recorder {
 #[test]
 fn an_end_behind_a_request_for_a_switch_is_passed_on_when_the_server_agreed() {
     for (request, reply) in [
-        ("GET / HTTP/1.1\r\nUpgrade: x\r\n", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"),
+        (
+            "GET / HTTP/1.1\r\nUpgrade: x\r\n",
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
+        ),
         ("CONNECT there:1 HTTP/1.1\r\n", "HTTP/1.1 200 OK\r\n\r\n"),
         ("CONNECT there:1 HTTP/1.1\r\n", "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"),
     ] {
@@ -423,7 +468,10 @@ fn requests_before_a_refused_one_are_answered_and_the_server_is_not_ended() {
         passing.pass();
         // The client's side has not ended: servers abort what they do for one that has.
         connection.set_nonblocking(true)?;
-        assert_eq!(connection.read(&mut buffer).map_err(|error| error.kind()), Err(std::io::ErrorKind::WouldBlock));
+        assert_eq!(
+            connection.read(&mut buffer).map_err(|error| error.kind()),
+            Err(std::io::ErrorKind::WouldBlock)
+        );
         connection.set_nonblocking(false)?;
         connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel")?;
         connection.write_all(b"lo")?;
@@ -436,7 +484,10 @@ fn requests_before_a_refused_one_are_answered_and_the_server_is_not_ended() {
     client.send(get("/", "") + "BAD / HTTP/9\r\n\r\n" + &get("/", ""));
     eventually("the good one has arrived", || server.accepted() == 1);
     gate.open();
-    assert_eq!(shown(&client.read_to_end().unwrap()), shown(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"));
+    assert_eq!(
+        shown(&client.read_to_end().unwrap()),
+        shown(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+    );
 }
 
 #[test]
@@ -473,7 +524,10 @@ fn floods_of_heads_are_bounded() {
     });
     assert_eq!(client.read_to_end().unwrap(), b"");
     writing.join().unwrap();
-    assert!(server.whole(server.count() - 1) == format!("GET / HTTP/1.1\r\n{ADDED}\r\n").repeat(100_000).into_bytes());
+    assert!(
+        server.whole(server.count() - 1)
+            == format!("GET / HTTP/1.1\r\n{ADDED}\r\n").repeat(100_000).into_bytes()
+    );
 }
 
 #[test]
@@ -531,13 +585,15 @@ fn what_comes_by_tls_is_said_to() {
     let identity = root.issue(&["localhost"]);
     let server = Recorder::silent();
     let builder = Pen::builder();
-    let path = write(builder.directory(), "cert.pem", format!("{}{}", identity.key, identity.chain));
+    let path =
+        write(builder.directory(), "cert.pem", format!("{}{}", identity.key, identity.chain));
     let pen = builder.options(["-H", "-E", path.to_str().unwrap()]).server(&server.backend).start();
     let mut client = root.client().connect(pen.address(), "localhost").unwrap();
     let mut large = format!("PUT / HTTP/1.1\r\nContent-Length: {}\r\n\r\n", 3 << 20).into_bytes();
     large.extend(Bytes::new(4).take(3 << 20));
     client.send([get("/", "").as_bytes(), &large, FORGED.as_bytes()].concat());
-    let https = |text: &str| text.replace("Proto: http", "Proto: https").replace("127.12.0.1", "127.0.0.1");
+    let https =
+        |text: &str| text.replace("Proto: http", "Proto: https").replace("127.12.0.1", "127.0.0.1");
     let head = format!("PUT / HTTP/1.1\r\nContent-Length: {}\r\n", 3 << 20);
     let named = [
         https(&get("/", ADDED)).as_bytes(),
@@ -558,7 +614,8 @@ fn what_comes_by_tls_is_said_to() {
 fn nginx() -> Program {
     Program::nginx(
         "",
-        "location / { return 200 \"$request_method $request_uri $http_x_forwarded_for $http_x_forwarded_proto\\n\"; }\n\
+        "location / \
+         { return 200 \"$request_method $request_uri $http_x_forwarded_for $http_x_forwarded_proto\\n\"; }\n\
          location /files/ { dav_methods PUT; create_full_put_path on; }",
     )
 }
@@ -580,7 +637,10 @@ fn nginx_and_curl_understand_each_other() {
     // HTTP/2 that nginx does not take up, and three requests over one connection.
     let many = [url("/e"), url("/f"), url("/g")];
     let many: Vec<&str> = ["--http2"].into_iter().chain(many.iter().map(String::as_str)).collect();
-    assert_eq!(ask(&many), "GET /e 127.12.0.1 http\nGET /f 127.12.0.1 http\nGET /g 127.12.0.1 http\n");
+    assert_eq!(
+        ask(&many),
+        "GET /e 127.12.0.1 http\nGET /f 127.12.0.1 http\nGET /g 127.12.0.1 http\n"
+    );
     // Files, with a length and in chunks, told to go on before the body.
     let data = [Bytes::new(3).take(5 << 20), FORGED.repeat(20_000).into_bytes()].concat();
     let file = nginx.directory().join("sent");
@@ -588,8 +648,19 @@ fn nginx_and_curl_understand_each_other() {
     for (name, coding) in [("length", "X: y"), ("chunks", "Transfer-Encoding: chunked")] {
         let (path, place) = (file.to_str().unwrap(), url(&format!("/files/{name}")));
         let more = url("/after");
-        let said =
-            ask(&["-H", coding, "-H", "Expect: 100-continue", "-T", path, &place, "--next", from[0], from[1], &more]);
+        let said = ask(&[
+            "-H",
+            coding,
+            "-H",
+            "Expect: 100-continue",
+            "-T",
+            path,
+            &place,
+            "--next",
+            from[0],
+            from[1],
+            &more,
+        ]);
         assert!(said.ends_with("GET /after 127.12.0.1 http\n"), "{said}");
         assert!(fs::read(nginx.directory().join("files").join(name)).unwrap() == data, "{name}");
         // And back.
@@ -608,10 +679,12 @@ fn nginx_answers_what_is_pipelined() {
         sent.push_str(&match n % 4 {
             0 => format!("GET /{n} HTTP/1.1\r\nHost: x\r\n\r\n"),
             1 => format!(
-                "POST /{n} HTTP/1.1\r\nHost: x\r\nContent-Length: 30\r\n\r\nGET /trap HTTP/1.1\r\nHost: x\r\n\r\n"
+                "POST /{n} HTTP/1.1\r\nHost: x\r\nContent-Length: 30\r\n\r\nGET /trap \
+                 HTTP/1.1\r\nHost: x\r\n\r\n"
             ),
             2 => format!(
-                "POST /{n} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\n\r\n\r\n0\r\nT: 1\r\n\r\n"
+                "POST /{n} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: \
+                 chunked\r\n\r\n2;x=y\r\n\r\n\r\n0\r\nT: 1\r\n\r\n"
             ),
             _ => format!("HEAD /{n} HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n"),
         });

@@ -1,8 +1,10 @@
-//! The promise of `-H`, with real servers: whatever a client sends, no server takes anything for a request whose only X-Forwarded-For does not end with
-//! that client (SPEC: X-Forwarded-For); and what honest clients send arrives whole.
+//! The promise of `-H`, with real servers: whatever a client sends, no server takes anything for a
+//! request whose only X-Forwarded-For does not end with that client (SPEC: X-Forwarded-For); and
+//! what honest clients send arrives whole.
 //!
-//! Several thousand messages, the same at every run, go through pen to servers that read requests each in its own way, as leniently as they can be set.
-//! Each writes down every request that it took.
+//! Several thousand messages, the same at every run, go through pen to servers that read requests
+//! each in its own way, as leniently as they can be set. Each writes down every request that it
+//! took.
 
 use std::collections::HashMap;
 use std::fs;
@@ -21,7 +23,8 @@ const ME: Ipv4Addr = Ipv4Addr::new(127, 12, 0, 1);
 /// How many messages each server gets.
 const MESSAGES: usize = 3000;
 
-/// A server's own answer is not waited for longer than this: some wait for more of what will never come.
+/// A server's own answer is not waited for longer than this: some wait for more of what will never
+/// come.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Scripts are found here.
@@ -106,7 +109,11 @@ fn judge(name: &str, ability: Ability, start: impl FnOnce() -> Program) {
             let honest = corpus::honest(number, ability, &mut numbers);
             let got = send(&pen, &honest.pieces, false);
             let answers = String::from_utf8_lossy(&got).matches("HTTP/1.").count();
-            assert_eq!(answers, honest.requests.len(), "{name} answers all of message {number}: {honest:?}");
+            assert_eq!(
+                answers,
+                honest.requests.len(),
+                "{name} answers all of message {number}: {honest:?}"
+            );
             expected.extend(honest.requests);
         } else {
             send(&pen, &corpus::wild(&mut numbers), true);
@@ -127,11 +134,16 @@ fn judge(name: &str, ability: Ability, start: impl FnOnce() -> Program) {
         }
     }
     println!("{name}: {requests} requests seen, {} of them not named", forged.len());
-    assert!(forged.is_empty(), "{name} saw requests without their client: {:#?}", &forged[..forged.len().min(9)]);
+    assert!(
+        forged.is_empty(),
+        "{name} saw requests without their client: {:#?}",
+        &forged[..forged.len().min(9)]
+    );
     assert!(expected.is_empty(), "{name} did not see {expected:?}");
 }
 
-/// Sends the pieces one by one and returns what was answered. What pen does not take any more is left.
+/// Sends the pieces one by one and returns what was answered. What pen does not take any more is
+/// left.
 fn send(pen: &Pen, pieces: &[Vec<u8>], finishes: bool) -> Vec<u8> {
     let client = Client::connect(ME.into(), pen.address()).unwrap();
     let socket = client.socket();
@@ -149,17 +161,20 @@ fn send(pen: &Pen, pieces: &[Vec<u8>], finishes: bool) -> Vec<u8> {
     got
 }
 
-/// What a server wrote down: lines of words that are parted by tabs, of requests that it did not refuse itself.
+/// What a server wrote down: lines of words that are parted by tabs, of requests that it did not
+/// refuse itself.
 fn seen(directory: &Path) -> Vec<Seen> {
     let file = directory.join("seen");
     let text = fs::read(if file.exists() { file } else { directory.join("log") }).unwrap();
     let text = String::from_utf8_lossy(&text);
     let read = |line: &str| {
         let mut words = line.strip_prefix("SEEN\t")?.split('\t');
-        let (status, path, length, crc) = (words.next()?, words.next()?, words.next()?, words.next()?);
+        let (status, path, length, crc) =
+            (words.next()?, words.next()?, words.next()?, words.next()?);
         let is_refused = ["400", "408", "413", "414", "431", "501", "505"].contains(&status);
         let body = length.parse().ok().zip(crc.parse().ok());
-        let lists = words.filter(|list| !list.is_empty() && *list != "-").map(String::from).collect();
+        let lists =
+            words.filter(|list| !list.is_empty() && *list != "-").map(String::from).collect();
         (!is_refused).then(|| Seen { path: path.to_owned(), body, lists })
     };
     text.lines().filter_map(read).collect()
@@ -173,11 +188,15 @@ fn script(interpreter: &str, name: &str) -> Program {
     })
 }
 
-/// Its workers are killed when they hang: a body that ends too early makes one of this version run in circles.
+/// Its workers are killed when they hang: a body that ends too early makes one of this version run
+/// in circles.
 fn gunicorn(address: SocketAddr, directory: &Path) -> Command {
     let mut command = Command::new("gunicorn");
     command.args(["--bind", &address.to_string(), "--workers", "3", "--timeout", "2"]);
-    command.args(["--chdir", SCRIPTS, "--log-level", "critical", "--pid"]).arg(directory.join("pid")).arg("wsgi:app");
+    command
+        .args(["--chdir", SCRIPTS, "--log-level", "critical", "--pid"])
+        .arg(directory.join("pid"))
+        .arg("wsgi:app");
     command.env("PYTHONDONTWRITEBYTECODE", "1");
     command
 }
@@ -188,9 +207,12 @@ fn nginx(address: SocketAddr, directory: &Path) -> Command {
     let user = if crate::harness::machine::is_root() { "user root;" } else { "" };
     let text = format!(
         "{user} daemon off; master_process off; pid {root}/pid; error_log /dev/null; events {{ }}\n\
-         http {{ client_body_temp_path {root}/b; proxy_temp_path {root}/p; fastcgi_temp_path {root}/f; uwsgi_temp_path {root}/u;\n\
-         scgi_temp_path {root}/s; underscores_in_headers on; ignore_invalid_headers off; lingering_close off;\n\
-         log_format seen escape=json \"SEEN\\t$status\\t$uri\\t-\\t-\\t$http_x_forwarded_for\"; access_log {root}/seen seen;\n\
+         http \
+         {{ client_body_temp_path {root}/b; proxy_temp_path {root}/p; fastcgi_temp_path {root}/f; uwsgi_temp_path {root}/u;\n\
+         scgi_temp_path {root}/s; underscores_in_headers on; ignore_invalid_headers off; \
+         lingering_close off;\n\
+         log_format seen escape=json \"SEEN\\t$status\\t$uri\\t-\\t-\\t$http_x_forwarded_for\"; \
+         access_log {root}/seen seen;\n\
          server {{ listen {address} backlog=511; location / {{ return 200 ok; }} }} }}\n"
     );
     let file = directory.join("nginx.conf");
@@ -205,11 +227,14 @@ fn apache(address: SocketAddr, directory: &Path) -> Command {
     let root = directory.display();
     let user = if crate::harness::machine::is_root() { "User nobody\nGroup nogroup" } else { "" };
     let text = format!(
-        "ServerRoot {root}\nServerName x\nListen {address}\nPidFile {root}/pid\nErrorLog /dev/null\n{user}\n\
+        "ServerRoot {root}\nServerName x\nListen {address}\nPidFile {root}/pid\nErrorLog \
+         /dev/null\n{user}\n\
          LoadModule mpm_event_module /usr/lib/apache2/modules/mod_mpm_event.so\n\
          LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so\n\
-         HttpProtocolOptions Unsafe LenientMethods Allow0.9\nDocumentRoot {root}\nMergeTrailers On\n\
-         LogFormat \"SEEN\\t%>s\\t%U\\t-\\t-\\t%{{X-Forwarded-For}}i\" seen\nCustomLog {root}/seen seen\n"
+         HttpProtocolOptions Unsafe LenientMethods Allow0.9\nDocumentRoot {root}\nMergeTrailers \
+         On\n\
+         LogFormat \"SEEN\\t%>s\\t%U\\t-\\t-\\t%{{X-Forwarded-For}}i\" seen\nCustomLog {root}/seen \
+         seen\n"
     );
     let file = directory.join("apache.conf");
     fs::write(&file, text).unwrap();
@@ -221,9 +246,12 @@ fn apache(address: SocketAddr, directory: &Path) -> Command {
 /// Odd requests are taken as far as the option goes.
 fn haproxy(address: SocketAddr, directory: &Path) -> Command {
     let text = format!(
-        "global\n log stdout format raw local0\ndefaults\n mode http\n timeout client 30s\n timeout http-request 5s\n\
-         frontend f\n bind {address}\n option accept-invalid-http-request\n log global\n http-request set-var(txn.path) path\n\
-         http-request set-var(txn.first) req.fhdr(x-forwarded-for,1)\n http-request set-var(txn.last) req.fhdr(x-forwarded-for)\n\
+        "global\n log stdout format raw local0\ndefaults\n mode http\n timeout client 30s\n \
+         timeout http-request 5s\n\
+         frontend f\n bind {address}\n option accept-invalid-http-request\n log global\n \
+         http-request set-var(txn.path) path\n\
+         http-request set-var(txn.first) req.fhdr(x-forwarded-for,1)\n http-request \
+         set-var(txn.last) req.fhdr(x-forwarded-for)\n\
          log-format SEEN\\t%ST\\t%[var(txn.path)]\\t-\\t-\\t%[var(txn.first)]\\t%[var(txn.last)]\n\
          http-request return status 200 content-type text/plain string ok\n"
     );

@@ -1,4 +1,5 @@
-//! Starting: in the background, as an ordinary user, with its pid file and its words to syslog (SPEC: background, pid file).
+//! Starting: in the background, as an ordinary user, with its pid file and its words to syslog
+//! (SPEC: background, pid file).
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -26,18 +27,21 @@ fn the_command_returns_when_clients_are_served_and_leaves_the_terminal() {
     let supervisor = pen.supervisor();
     let stat = fs::read_to_string(supervisor.proc("stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    // Field 3 is the session. In a container this test's own may be led by a process outside, which is then numbered 0.
+    // Field 3 is the session. In a container this test's own may be led by a process outside, which
+    // is then numbered 0.
     assert_ne!(fields[3], "0", "a session that was begun here");
     assert_ne!(fields[3], session_of("self"), "a session of its own");
     assert_eq!(fields[4], "0", "no terminal");
     assert_eq!(fs::read_link(supervisor.proc("cwd")).unwrap(), Path::new("/"));
     for process in std::iter::once(supervisor).chain(&pen.workers()) {
-        for (number, target) in process.descriptors().into_iter().filter(|(number, _)| *number < 3) {
+        for (number, target) in process.descriptors().into_iter().filter(|(number, _)| *number < 3)
+        {
             assert_eq!(target, "/dev/null", "{number}");
         }
     }
     let said = pen.said();
-    let warnings: Vec<&str> = said.lines().filter(|line| !line.contains("without -u the workers are root")).collect();
+    let warnings: Vec<&str> =
+        said.lines().filter(|line| !line.contains("without -u the workers are root")).collect();
     assert_eq!(warnings, [""; 0], "all is well");
 }
 
@@ -66,7 +70,11 @@ fn the_command_fails_with_the_reason_when_the_port_is_taken() {
 #[test]
 fn the_pid_file_names_the_supervisor_and_only_its_owner_may_write_it() {
     let server = Backend::named("a");
-    let pen = Pen::builder().through(["sh", "-c", "umask 0; exec \"$0\" \"$@\""]).background().server(&server).start();
+    let pen = Pen::builder()
+        .through(["sh", "-c", "umask 0; exec \"$0\" \"$@\""])
+        .background()
+        .server(&server)
+        .start();
     let path = pen.directory().join("pid");
     assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", pen.supervisor().pid()));
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
@@ -90,7 +98,11 @@ fn a_pid_file_of_a_running_pen_stops_the_start() {
     let second = Pen::builder().pid_file(&pid_file).server(&server);
     let said = String::from_utf8(second.fails().stderr).unwrap();
     assert!(said.contains(pid_file.to_str().unwrap()), "{said}");
-    assert_eq!(fs::read_to_string(&pid_file).unwrap(), format!("{}\n", running.supervisor().pid()), "untouched");
+    assert_eq!(
+        fs::read_to_string(&pid_file).unwrap(),
+        format!("{}\n", running.supervisor().pid()),
+        "untouched"
+    );
     assert_eq!(running.ask(ME).as_deref(), Some("a"));
 }
 
@@ -109,7 +121,8 @@ fn a_pid_file_that_is_a_symbolic_link_is_not_followed() {
 fn a_pid_file_that_cannot_be_written_stops_the_start() {
     let server = Backend::named("a");
     for path in ["/proc/pid", "/nowhere/at/all/pid"] {
-        let said = String::from_utf8(Pen::builder().pid_file(path).server(&server).fails().stderr).unwrap();
+        let said = String::from_utf8(Pen::builder().pid_file(path).server(&server).fails().stderr)
+            .unwrap();
         assert!(said.contains(path), "{said}");
     }
 }
@@ -139,8 +152,9 @@ fn an_ordinary_user_can_run_it() {
 #[test]
 fn an_ordinary_user_can_have_neither_jail_nor_another_user_nor_a_privileged_port() {
     let server = Backend::named("a");
-    let start_of_privileged: u16 = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")
-        .map_or(1024, |text| text.trim().parse().unwrap());
+    let start_of_privileged: u16 =
+        fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+            .map_or(1024, |text| text.trim().parse().unwrap());
     let jail = tempfile::tempdir().unwrap();
     let jail_path = jail.path().to_str().unwrap();
     let mut cases = vec![(["-j", jail_path], None), (["-u", "root"], None)];
@@ -177,10 +191,12 @@ fn in_the_background_it_speaks_to_syslog_from_inside_the_jail_too() {
         let dev = machine::directory(builder.directory(), "dev", 0o755, 0);
         let syslog = UnixDatagram::bind(dev.join("log")).unwrap();
         syslog.set_read_timeout(Some(PATIENCE)).unwrap();
-        let script = "set -e; for n in null zero random urandom; do touch $DEV/$n; mount --bind /dev/$n $DEV/$n; done; \
+        let script = "set -e; for n in null zero random urandom; do touch $DEV/$n; mount --bind \
+            /dev/$n $DEV/$n; done; \
                       mount --bind $DEV /dev; exec \"$0\" \"$@\"";
         let setting = format!("DEV={}", dev.display());
-        let mut builder = builder.through(["env", &setting, "unshare", "--mount", "sh", "-c", script]);
+        let mut builder =
+            builder.through(["env", &setting, "unshare", "--mount", "sh", "-c", script]);
         if jailed {
             let jail = machine::directory(builder.directory(), "jail", 0o755, 0);
             builder = builder.options(["-j", jail.to_str().unwrap(), "-u", "nobody"]);

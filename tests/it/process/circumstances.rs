@@ -1,4 +1,5 @@
-//! Whatever pen is started from - umask, limits, environment, descriptors, signals - it starts, or says why in one line.
+//! Whatever pen is started from - umask, limits, environment, descriptors, signals - it starts, or
+//! says why in one line.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -15,12 +16,14 @@ fn under(setup: &str) -> Builder {
     Pen::builder().workers(2).through(["bash", "-c", &format!("{setup} \"$0\" \"$@\"")])
 }
 
-/// What pen has to do under all circumstances: serve, log, report, read again, replace a worker, end.
+/// What pen has to do under all circumstances: serve, log, report, read again, replace a worker,
+/// end.
 #[track_caller]
 fn lives(name: &str, builder: Builder, server: &Backend) {
     let log = builder.directory().join("log");
     let as_user: &[&str] = if crate::harness::machine::is_root() { &["-u", "nobody"] } else { &[] };
-    let pen = builder.options(["-l", log.to_str().unwrap()]).options(as_user).server(server).start();
+    let pen =
+        builder.options(["-l", log.to_str().unwrap()]).options(as_user).server(server).start();
     for n in 0..2 {
         assert_eq!(pen.only(n, || pen.ask(ME)).as_deref(), Some("a"), "{name}");
     }
@@ -38,8 +41,10 @@ fn lives(name: &str, builder: Builder, server: &Backend) {
 fn it_starts_and_lives_whatever_it_was_started_from() {
     let server = Backend::named("a");
     let descriptors = "for n in {3..200}; do eval \"exec $n</dev/null\"; done; exec";
-    let ignored = "trap '' HUP INT QUIT TERM USR1 USR2 PIPE ALRM CHLD XFSZ XCPU TTIN TTOU TSTP WINCH; exec";
-    let blocked = "exec perl -MPOSIX -e 'sigprocmask(SIG_SETMASK, POSIX::SigSet->new(1 .. 31)); exec @ARGV'";
+    let ignored =
+        "trap '' HUP INT QUIT TERM USR1 USR2 PIPE ALRM CHLD XFSZ XCPU TTIN TTOU TSTP WINCH; exec";
+    let blocked =
+        "exec perl -MPOSIX -e 'sigprocmask(SIG_SETMASK, POSIX::SigSet->new(1 .. 31)); exec @ARGV'";
     let large = "exec env A=$(head -c 100000 /dev/zero | tr '\\0' x)";
     for setup in [
         "umask 0; exec",
@@ -55,7 +60,8 @@ fn it_starts_and_lives_whatever_it_was_started_from() {
         "exec env -i",
         large,
         "exec env A= B=",
-        "exec env LD_PRELOAD= MALLOC_ARENA_MAX=0 MALLOC_PERTURB_=7 GLIBC_TUNABLES=x LC_ALL=xx TZ=:no/where TMPDIR=/no",
+        "exec env LD_PRELOAD= MALLOC_ARENA_MAX=0 MALLOC_PERTURB_=7 GLIBC_TUNABLES=x LC_ALL=xx \
+         TZ=:no/where TMPDIR=/no",
         "exec 0<&- 1>&-; exec",
         descriptors,
         ignored,
@@ -120,15 +126,24 @@ fn what_pen_makes_can_be_used_by_whom_it_is_for_whatever_the_umask() {
     let server = Backend::named("a");
     for umask in ["0", "077", "0777"] {
         let builder = under(&format!("umask {umask}; exec")).control();
-        let (log, page) = (builder.directory().join("log"), builder.directory().join("status.html"));
+        let (log, page) =
+            (builder.directory().join("log"), builder.directory().join("status.html"));
         let pen = builder.options(["-l", log.to_str().unwrap()]).server(&server).start();
         pen.report();
-        let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
-        assert_eq!((mode(&page), mode(&pen.directory().join("pid"))), (0o644, 0o644), "umask {umask}");
+        let mode =
+            |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(
+            (mode(&page), mode(&pen.directory().join("pid"))),
+            (0o644, 0o644),
+            "umask {umask}"
+        );
         assert_eq!(mode(&log) & 0o622, 0o600, "umask {umask}");
         let open = crate::harness::machine::directory(pen.directory(), "open", 0o777, 0);
         fs::set_permissions(pen.directory(), fs::Permissions::from_mode(0o755)).unwrap();
-        pen.tells(&format!("web_stats {0}", open.join("page").display()), open.join("page").to_str().unwrap());
+        pen.tells(
+            &format!("web_stats {0}", open.join("page").display()),
+            open.join("page").to_str().unwrap(),
+        );
         assert_eq!(mode(&open.join("page")), 0o644, "umask {umask}");
         assert!(Command::new("test").arg("-r").arg(open.join("page")).status().unwrap().success());
     }

@@ -14,7 +14,9 @@ fn client(number: usize) -> Ipv4Addr {
 
 /// A client that tries once and does not mind being cut off. Says whether it was served.
 fn try_once(pen: &Pen, from: Ipv4Addr) -> bool {
-    let Ok(client) = Client::connect(from.into(), pen.address()) else { panic!("the listener closed") };
+    let Ok(client) = Client::connect(from.into(), pen.address()) else {
+        panic!("the listener closed")
+    };
     use std::io::Write;
     let Some(_) = client.line() else { return false };
     client.socket().write_all(b"ping\n").is_ok() && client.line().as_deref() == Some("ping")
@@ -43,7 +45,8 @@ fn under_load<T>(pen: &Pen, served: &AtomicUsize, act: impl FnOnce() -> T) -> T 
     })
 }
 
-/// Kills workers again and again while clients come and go; each time, the service goes on before the next one dies.
+/// Kills workers again and again while clients come and go; each time, the service goes on before
+/// the next one dies.
 fn storm(pen: &Pen, deaths: usize) {
     let served = AtomicUsize::new(0);
     under_load(pen, &served, || {
@@ -72,12 +75,18 @@ fn killing_workers_loses_no_client_entry_no_count_and_no_descriptor() {
     storm(&pen, 12);
     pen.settle();
     for (n, home) in homes.iter().enumerate() {
-        assert_eq!(pen.only(n % 3, || pen.ask(client(n))).as_ref(), Some(home), "client {n} is still known");
+        assert_eq!(
+            pen.only(n % 3, || pen.ask(client(n))).as_ref(),
+            Some(home),
+            "client {n} is still known"
+        );
     }
     pen.settle();
     let report = pen.report();
     assert!((0..3).all(|n| report.server(n, "connections") == 0));
-    eventually("the supervisor holds no more than before", || pen.supervisor().descriptors().len() <= supervisor);
+    eventually("the supervisor holds no more than before", || {
+        pen.supervisor().descriptors().len() <= supervisor
+    });
     eventually("no worker holds more than an idle one", || {
         pen.workers().iter().all(|worker| worker.descriptors().len() == idle)
     });
@@ -89,7 +98,8 @@ fn limits_are_exact_after_many_deaths() {
     let pen = Pen::builder().options(["-x", "50"]).servers_with_limits(&farm, "4:6").start();
     storm(&pen, 8);
     pen.settle();
-    let held: Vec<(Client, String)> = (0..20).filter_map(|n| pen.only(n % 3, || pen.hold(client(60000 + n)))).collect();
+    let held: Vec<(Client, String)> =
+        (0..20).filter_map(|n| pen.only(n % 3, || pen.hold(client(60000 + n)))).collect();
     assert_eq!(held.len(), 8, "soft limits 4 and 4");
     assert_eq!(farm.iter().map(Backend::open).collect::<Vec<_>>(), [4, 4]);
 }
@@ -97,10 +107,12 @@ fn limits_are_exact_after_many_deaths() {
 #[test]
 fn what_a_worker_held_is_given_back_when_it_dies() {
     let farm = Backend::farm(["a"]);
-    let pen = Pen::builder().workers(2).options(["-x", "6"]).servers_with_limits(&farm, "6").start();
+    let pen =
+        Pen::builder().workers(2).options(["-x", "6"]).servers_with_limits(&farm, "6").start();
     for round in 0..4 {
-        let held: Vec<(Client, String)> =
-            (0..6).map(|n| pen.only(n / 3, || pen.hold(client(round * 100 + n)).unwrap())).collect();
+        let held: Vec<(Client, String)> = (0..6)
+            .map(|n| pen.only(n / 3, || pen.hold(client(round * 100 + n)).unwrap()))
+            .collect();
         let waiting = pen.connect(client(50));
         assert!(!waiting.has_news(), "all places are taken");
         pen.workers()[0].kill();

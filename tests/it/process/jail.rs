@@ -21,7 +21,8 @@ fn jailed(server: &Backend) -> (Builder, PathBuf) {
 /// The user and primary group that `nobody` has here.
 fn nobody() -> (String, String) {
     let passwd = fs::read_to_string("/etc/passwd").unwrap();
-    let fields: Vec<&str> = passwd.lines().find(|line| line.starts_with("nobody:")).unwrap().split(':').collect();
+    let fields: Vec<&str> =
+        passwd.lines().find(|line| line.starts_with("nobody:")).unwrap().split(':').collect();
     (fields[2].to_string(), fields[3].to_string())
 }
 
@@ -29,7 +30,11 @@ fn nobody() -> (String, String) {
 #[track_caller]
 fn assert_jailed(worker: &Process, jail: &Path) {
     let (user, group) = nobody();
-    assert_eq!(worker.status("Uid"), [user.as_str(); 4].join(" "), "real, effective, saved and file system user");
+    assert_eq!(
+        worker.status("Uid"),
+        [user.as_str(); 4].join(" "),
+        "real, effective, saved and file system user"
+    );
     assert_eq!(worker.status("Gid"), [group.as_str(); 4].join(" "));
     let groups = worker.status("Groups");
     assert!(groups.is_empty() || groups == group, "no group of root's: {groups}");
@@ -90,7 +95,9 @@ fn the_supervisor_is_not_jailed_and_holds_its_files_outside() {
     eventually("the log is made again, outside", || log.exists());
     let (client, _) = pen.hold(ME).unwrap();
     client.echoes("logged");
-    eventually("a jailed worker writes to it", || fs::read_to_string(&log).unwrap().ends_with("logged\n"));
+    eventually("a jailed worker writes to it", || {
+        fs::read_to_string(&log).unwrap().ends_with("logged\n")
+    });
     drop(client);
     assert_eq!(fs::read_dir(&jail).unwrap().count(), 0);
     pen.end_by(Signal::TERM);
@@ -116,7 +123,10 @@ fn a_worker_has_only_the_descriptors_that_it_needs() {
                 let known = ["/dev/null", "anon_inode:[eventpoll]", "anon_inode:[eventfd]"];
                 let stderr = pen.directory().join("stderr");
                 let ours = [log.to_str().unwrap(), stderr.to_str().unwrap()];
-                assert!(known.contains(&target.as_str()) || ours.contains(&target.as_str()), "{number} is {target}");
+                assert!(
+                    known.contains(&target.as_str()) || ours.contains(&target.as_str()),
+                    "{number} is {target}"
+                );
             }
         }
         assert_eq!(sockets.len(), 2, "the listener and the channel: {sockets:?}");
@@ -182,23 +192,30 @@ fn a_jail_that_cannot_be_had_stops_the_start() {
             assert!(said.contains(jail), "{said}");
         }
     }
-    let said =
-        String::from_utf8(Pen::builder().options(["-u", "no-such-user"]).server(&server).fails().stderr).unwrap();
+    let said = String::from_utf8(
+        Pen::builder().options(["-u", "no-such-user"]).server(&server).fails().stderr,
+    )
+    .unwrap();
     assert!(said.contains("no-such-user"), "{said}");
 }
 
 #[test]
 fn unix_servers_outside_the_jail_cannot_be_reached_but_names_and_tcp_servers_can() {
-    if !needs_root("unix_servers_outside_the_jail_cannot_be_reached_but_names_and_tcp_servers_can") {
+    if !needs_root("unix_servers_outside_the_jail_cannot_be_reached_but_names_and_tcp_servers_can")
+    {
         return;
     }
     let server = Backend::named("a");
     let builder = Pen::builder();
     let jail = machine::directory(builder.directory(), "jail", 0o755, 0);
     let name = format!("localhost:{}", server.address().port());
-    let pen = builder.options(["-j", jail.to_str().unwrap(), "-u", "nobody"]).server_as(name).start();
+    let pen =
+        builder.options(["-j", jail.to_str().unwrap(), "-u", "nobody"]).server_as(name).start();
     let address = pen.report().servers[0]["address"].clone();
-    assert!(["127.0.0.1", "::1"].contains(&address.as_str()), "resolved without resolver files in the jail: {address}");
+    assert!(
+        ["127.0.0.1", "::1"].contains(&address.as_str()),
+        "resolved without resolver files in the jail: {address}"
+    );
 }
 
 #[test]

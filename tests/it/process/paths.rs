@@ -1,4 +1,5 @@
-//! Whose symbolic links pen follows, what it replaces, and who can keep it from its pid file (SPEC 3.1, 9.6, 10.2, 10.3).
+//! Whose symbolic links pen follows, what it replaces, and who can keep it from its pid file (SPEC
+//! 3.1, 9.6, 10.2, 10.3).
 
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
@@ -14,7 +15,8 @@ use tempfile::TempDir;
 
 const ME: Ipv4Addr = Ipv4Addr::new(127, 61, 0, 1);
 
-/// A stranger's directory `home`, in which `www` can be a link to `precious`, a directory of root's.
+/// A stranger's directory `home`, in which `www` can be a link to `precious`, a directory of
+/// root's.
 struct Trap {
     home: PathBuf,
     precious: PathBuf,
@@ -45,7 +47,8 @@ impl Trap {
 
     #[track_caller]
     fn assert_untouched(&self) {
-        let names: Vec<_> = fs::read_dir(&self.precious).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let names: Vec<_> =
+            fs::read_dir(&self.precious).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["pen.cfg"], "nothing is made where the link leads");
     }
 }
@@ -88,7 +91,10 @@ fn a_strangers_link_in_the_middle_of_a_path_leads_nowhere() {
     ];
     for builder in builders {
         let said = fails_as_check_says(builder);
-        assert!(said.contains(trap.home.to_str().unwrap()) && said.contains("symbolic link"), "{said}");
+        assert!(
+            said.contains(trap.home.to_str().unwrap()) && said.contains("symbolic link"),
+            "{said}"
+        );
         trap.assert_untouched();
     }
 }
@@ -128,7 +134,8 @@ struct Attacker(Child);
 impl Attacker {
     fn new(trap: &Trap) -> Attacker {
         let script = "chdir shift; my $to = shift; $| = 1; print \"x\"; \
-                      while (1) { rename 'www', 'd'; symlink $to, 'www'; unlink 'www'; rename 'd', 'www' }";
+                      while (1) \
+                      { rename 'www', 'd'; symlink $to, 'www'; unlink 'www'; rename 'd', 'www' }";
         let mut child = Command::new("setpriv")
             .args(["--reuid=65534", "--regid=65534", "--clear-groups", "perl", "-e", script])
             .args([&trap.home, &trap.precious])
@@ -149,7 +156,9 @@ impl Drop for Attacker {
 
 #[test]
 fn a_stranger_who_swaps_directory_and_link_all_the_time_gets_nothing_written_elsewhere() {
-    if !needs_root("a_stranger_who_swaps_directory_and_link_all_the_time_gets_nothing_written_elsewhere") {
+    if !needs_root(
+        "a_stranger_who_swaps_directory_and_link_all_the_time_gets_nothing_written_elsewhere",
+    ) {
         return;
     }
     let server = Backend::named("a");
@@ -175,15 +184,28 @@ fn a_stranger_who_swaps_directory_and_link_all_the_time_gets_nothing_written_els
 fn start_and_stop(trap: &Trap, server: &Backend) {
     let stderr = tempfile::NamedTempFile::new().unwrap();
     let mut child = Command::new(BINARY)
-        .args(["-f", "--workers", "1", "-u", "nobody", "-p", &trap.www("pid"), "-l", &trap.www("log")])
+        .args([
+            "-f",
+            "--workers",
+            "1",
+            "-u",
+            "nobody",
+            "-p",
+            &trap.www("pid"),
+            "-l",
+            &trap.www("log"),
+        ])
         .args(["-w", &trap.www("index.html"), "-C", &trap.www("control"), &trap.www("front")])
         .arg(server.operand())
         .stderr(File::create(stderr.path()).unwrap())
         .spawn()
         .unwrap();
     let process = Process::open(child.id() as i32).unwrap();
-    let is_ready =
-        || ["www/pid", "d/pid"].iter().any(|name| fs::read(trap.home.join(name)).is_ok_and(|pid| !pid.is_empty()));
+    let is_ready = || {
+        ["www/pid", "d/pid"]
+            .iter()
+            .any(|name| fs::read(trap.home.join(name)).is_ok_and(|pid| !pid.is_empty()))
+    };
     eventually("it has started, or has not", || process.gone() || is_ready());
     process.signal(Signal::TERM);
     eventually("it has ended", || process.gone());
@@ -206,18 +228,38 @@ fn a_link_to_what_is_no_regular_file_is_no_status_file() {
     let file = directory.join("pen.cfg");
     let mut pen = builder.file("").server(&server).start();
     // The last two are what /dev/stdout is, with a regular file behind it.
-    for target in ["/dev/null", fifo.to_str().unwrap(), "/", "nowhere", "link", "/proc/self/fd/1", "/dev/stdout"] {
+    for target in [
+        "/dev/null",
+        fifo.to_str().unwrap(),
+        "/",
+        "nowhere",
+        "link",
+        "/proc/self/fd/1",
+        "/dev/stdout",
+    ] {
         symlink(target, &link).unwrap();
         let with_file = tempfile::tempfile().unwrap();
         let output = Command::new(BINARY)
-            .args(["-f", "--check", "-w", link.to_str().unwrap(), &Port::reserve().address().to_string()])
+            .args([
+                "-f",
+                "--check",
+                "-w",
+                link.to_str().unwrap(),
+                &Port::reserve().address().to_string(),
+            ])
             .arg(server.operand())
             .stdout(with_file)
             .output()
             .unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
-        assert!(said.starts_with("pen: -w: status file ") && said.contains("symbolic link"), "{target}: {said}");
-        let builder = Pen::builder().without_status_file().options(["-w", link.to_str().unwrap()]).server(&server);
+        assert!(
+            said.starts_with("pen: -w: status file ") && said.contains("symbolic link"),
+            "{target}: {said}"
+        );
+        let builder = Pen::builder()
+            .without_status_file()
+            .options(["-w", link.to_str().unwrap()])
+            .server(&server);
         fails_as_check_says(builder);
         fs::write(&file, format!("web_stats {}\n", link.display())).unwrap();
         let before = pen.said().len();
@@ -227,7 +269,10 @@ fn a_link_to_what_is_no_regular_file_is_no_status_file() {
         fs::remove_file(&link).unwrap();
     }
     for odd in [&fifo, Path::new("/dev/null"), &directory] {
-        let builder = Pen::builder().without_status_file().options(["-w", odd.to_str().unwrap()]).server(&server);
+        let builder = Pen::builder()
+            .without_status_file()
+            .options(["-w", odd.to_str().unwrap()])
+            .server(&server);
         assert!(fails_as_check_says(builder).contains("no file"), "{odd:?}");
     }
     pen.end_by(Signal::TERM);
@@ -274,7 +319,10 @@ fn a_link_of_another_user_is_read_if_it_leads_to_that_users_own_file() {
         let link = trap.home.join("link.cfg");
         symlink(target, &link).unwrap();
         std::os::unix::fs::lchown(&link, Some(NOBODY), Some(NOBODY)).unwrap();
-        let output = Pen::builder().options(["--check", "-F", link.to_str().unwrap()]).server(&server).runs();
+        let output = Pen::builder()
+            .options(["--check", "-F", link.to_str().unwrap()])
+            .server(&server)
+            .runs();
         assert_eq!(output.status.success(), is_read, "{output:?}");
         fs::remove_file(&link).unwrap();
     }
@@ -294,7 +342,14 @@ fn nobody_who_can_only_read_the_pid_file_keeps_a_crashed_pen_from_starting() {
     fcntl_lock(&reader, FlockOperation::NonBlockingLockShared).unwrap();
     flock(&other, FlockOperation::NonBlockingLockExclusive).unwrap();
     let mut child = Command::new(BINARY)
-        .args(["-f", "--workers", "1", "-p", pid_file.to_str().unwrap(), &Port::reserve().address().to_string()])
+        .args([
+            "-f",
+            "--workers",
+            "1",
+            "-p",
+            pid_file.to_str().unwrap(),
+            &Port::reserve().address().to_string(),
+        ])
         .arg(server.operand())
         .spawn()
         .unwrap();
@@ -305,7 +360,10 @@ fn nobody_who_can_only_read_the_pid_file_keeps_a_crashed_pen_from_starting() {
     });
     assert_eq!(fs::metadata(&pid_file).unwrap().permissions().mode() & 0o7777, 0o644);
     let said = String::from_utf8(builder().pid_file(&pid_file).fails().stderr).unwrap();
-    assert!(said.contains(&format!("pid {}", child.id())), "a second one is told who holds it: {said}");
+    assert!(
+        said.contains(&format!("pid {}", child.id())),
+        "a second one is told who holds it: {said}"
+    );
     Process::open(child.id() as i32).unwrap().signal(Signal::TERM);
     assert!(child.wait().unwrap().success());
     assert!(!pid_file.exists());
@@ -318,7 +376,8 @@ fn the_starters_environment_is_to_be_seen_in_no_process() {
     }
     let server = Backend::named("a");
     for background in [false, true] {
-        let mut builder = Pen::builder().control().env("DATABASE_PASSWORD", "secret").env("TZ", "Asia/Tokyo");
+        let mut builder =
+            Pen::builder().control().env("DATABASE_PASSWORD", "secret").env("TZ", "Asia/Tokyo");
         builder = if background { builder.background() } else { builder };
         let pen = builder.server(&server).start();
         let processes = || pen.workers().into_iter().chain([pen.control_process()]);
@@ -332,7 +391,11 @@ fn the_starters_environment_is_to_be_seen_in_no_process() {
             left[end..].to_vec()
         };
         for process in processes() {
-            assert!(look(&process).iter().all(|byte| *byte == 0), "{:?}", String::from_utf8_lossy(&look(&process)));
+            assert!(
+                look(&process).iter().all(|byte| *byte == 0),
+                "{:?}",
+                String::from_utf8_lossy(&look(&process))
+            );
         }
         assert!(look(pen.supervisor()).iter().all(|byte| *byte == 0));
         pen.workers()[0].kill();
@@ -342,7 +405,8 @@ fn the_starters_environment_is_to_be_seen_in_no_process() {
         // The time zone stays.
         let hour = |text: &str| text.split_once("Time ").unwrap().1[11..13].parse::<u64>().unwrap();
         let status = pen.tell("status");
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        let now =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
         let ahead = (hour(&status) + 24 - now / 3600 % 24) % 24;
         assert!([8, 9].contains(&ahead), "{ahead} hours before UTC: {status}");
     }

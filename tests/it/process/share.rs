@@ -11,7 +11,8 @@ use socket2::{Domain, Socket, Type};
 
 const WORKERS: u32 = 8;
 
-/// A server whose kernel takes connections and that never looks at them: they cost the test one descriptor for all.
+/// A server whose kernel takes connections and that never looks at them: they cost the test one
+/// descriptor for all.
 struct Silent {
     listener: Socket,
     port: Port,
@@ -28,7 +29,8 @@ impl Silent {
     }
 }
 
-/// Raises the limit of descriptors as far as it goes and says how many clients that allows, at most `wanted`.
+/// Raises the limit of descriptors as far as it goes and says how many clients that allows, at most
+/// `wanted`.
 fn clients_possible(wanted: usize) -> usize {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
@@ -55,13 +57,16 @@ fn has_news(client: &TcpStream) -> bool {
 
 #[test]
 fn thousands_of_connections_are_shared_out_evenly_and_a_death_costs_no_other_one() {
-    if !needs_root("thousands_of_connections_are_shared_out_evenly_and_a_death_costs_no_other_one") {
+    if !needs_root("thousands_of_connections_are_shared_out_evenly_and_a_death_costs_no_other_one")
+    {
         return;
     }
     let all = clients_possible(10_000);
     let servers: Vec<Silent> = (0..all.div_ceil(4000)).map(|_| Silent::new()).collect();
     let builder = Pen::builder().workers(WORKERS).options(["-r", "-x", "11000"]);
-    let builder = servers.iter().fold(builder, |builder, server| builder.server_as(server.port.address().to_string()));
+    let builder = servers
+        .iter()
+        .fold(builder, |builder, server| builder.server_as(server.port.address().to_string()));
     let pen = builder.start();
     let workers = pen.workers();
     let own = sockets(&workers)[0];
@@ -80,7 +85,9 @@ fn thousands_of_connections_are_shared_out_evenly_and_a_death_costs_no_other_one
         clients.iter().filter(|client| has_news(client)).count() == open_now[0]
     });
     let workers = pen.workers();
-    eventually("the others keep theirs", || connections(&workers).iter().sum::<usize>() == all - open_now[0]);
+    eventually("the others keep theirs", || {
+        connections(&workers).iter().sum::<usize>() == all - open_now[0]
+    });
     assert!(servers.iter().all(|server| server.listener.take_error().unwrap().is_none()));
 }
 
@@ -113,7 +120,8 @@ fn a_lead_costs_nothing_while_all_is_quiet() {
     let workers = pen.workers();
     // One of them cannot keep up, so the other one gets ahead.
     workers[1].stop();
-    let _clients: Vec<_> = (0..40).map(|_| pen.hold(ANYONE).expect("a server takes the client")).collect();
+    let _clients: Vec<_> =
+        (0..40).map(|_| pen.hold(ANYONE).expect("a server takes the client")).collect();
     workers[1].resume();
     let before = [sleeps(&workers[0]), sleeps(&workers[1])];
     // Each is woken once a second, to be asked for a sign of life.
@@ -136,13 +144,16 @@ fn a_client_wakes_one_worker_and_not_the_herd() {
     let pen = Pen::builder().workers(WORKERS).server(&backend).start();
     pen.ask(ANYONE);
     let workers = pen.workers();
-    let before: HashMap<i32, u64> = workers.iter().map(|worker| (worker.pid(), sleeps(worker))).collect();
+    let before: HashMap<i32, u64> =
+        workers.iter().map(|worker| (worker.pid(), sleeps(worker))).collect();
     for _ in 0..CLIENTS {
         assert_eq!(pen.ask(ANYONE).as_deref(), Some("one"));
     }
-    let mut woken: Vec<u64> = workers.iter().map(|worker| sleeps(worker) - before[&worker.pid()]).collect();
+    let mut woken: Vec<u64> =
+        workers.iter().map(|worker| sleeps(worker) - before[&worker.pid()]).collect();
     woken.sort_unstable();
-    // Who serves a client sleeps several times meanwhile. With a herd each of the others would be woken by each client.
+    // Who serves a client sleeps several times meanwhile. With a herd each of the others would be
+    // woken by each client.
     let others: u64 = woken.iter().sum::<u64>();
     assert!(others < CLIENTS * 10, "{woken:?} wake-ups for {CLIENTS} clients");
     let least = woken[0];

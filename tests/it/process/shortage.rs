@@ -23,10 +23,15 @@ fn a_low_descriptor_limit_at_the_start_is_said_and_excess_clients_wait() {
         .servers(&farm)
         .start();
     pen.hears("-x");
-    assert!(pen.said().contains("1000") && pen.said().contains("128"), "the warning says the numbers: {}", pen.said());
+    assert!(
+        pen.said().contains("1000") && pen.said().contains("128"),
+        "the warning says the numbers: {}",
+        pen.said()
+    );
     let crowd: Vec<Client> = (0..200).map(|n| pen.connect(client(n))).collect();
     eventually("many are served", || crowd.iter().filter(|client| client.has_news()).count() >= 15);
-    let (inside, outside): (Vec<Client>, Vec<Client>) = crowd.into_iter().partition(Client::has_news);
+    let (inside, outside): (Vec<Client>, Vec<Client>) =
+        crowd.into_iter().partition(Client::has_news);
     for client in &inside {
         client.echoes_after_greeting("unaffected");
     }
@@ -43,17 +48,27 @@ fn with_sixty_four_descriptors_and_four_workers_a_dozen_clients_each_are_served_
     for (limit, each) in [("64:64", 12), ("24:24", 1)] {
         let farm = Backend::farm(["a"]);
         let limit = format!("--nofile={limit}");
-        let pen = Pen::builder().workers(4).through(["prlimit", &limit]).options(["-x", "100"]).servers(&farm).start();
+        let pen = Pen::builder()
+            .workers(4)
+            .through(["prlimit", &limit])
+            .options(["-x", "100"])
+            .servers(&farm)
+            .start();
         let mut held = Vec::new();
         for worker in 0..4 {
-            pen.only(worker, || held.extend((0..each).map(|n| pen.hold(client(n)).expect("served at once"))));
+            pen.only(worker, || {
+                held.extend((0..each).map(|n| pen.hold(client(n)).expect("served at once")))
+            });
         }
         for (client, _) in &held {
             client.echoes("unaffected");
         }
         let said = pen.said();
         let low: Vec<&str> = said.lines().filter(|line| !line.ends_with("add -u USER")).collect();
-        assert!(matches!(low[..], [line] if line.contains("-x 100 can need")), "what is too low is told: {said}");
+        assert!(
+            matches!(low[..], [line] if line.contains("-x 100 can need")),
+            "what is too low is told: {said}"
+        );
         drop(held);
         pen.settle();
     }
@@ -64,15 +79,21 @@ fn a_start_for_which_there_are_too_few_descriptors_names_the_limit() {
     for limit in [12, 18] {
         let farm = Backend::farm(["a"]);
         let through = format!("--nofile={limit}:{limit}");
-        let failed = Pen::builder().workers(4).through(["prlimit", &through]).servers(&farm).fails();
+        let failed =
+            Pen::builder().workers(4).through(["prlimit", &through]).servers(&farm).fails();
         let said = String::from_utf8(failed.stderr).unwrap();
-        assert!(said.contains("worker") && said.contains(&format!("the limit is {limit}: raise it")), "{said}");
+        assert!(
+            said.contains("worker") && said.contains(&format!("the limit is {limit}: raise it")),
+            "{said}"
+        );
     }
 }
 
 #[test]
 fn running_out_of_descriptors_pauses_accepting_harms_no_connection_and_ends_by_itself() {
-    if !needs_root("running_out_of_descriptors_pauses_accepting_harms_no_connection_and_ends_by_itself") {
+    if !needs_root(
+        "running_out_of_descriptors_pauses_accepting_harms_no_connection_and_ends_by_itself",
+    ) {
         return;
     }
     let farm = Backend::farm(["a", "b"]);
@@ -80,7 +101,8 @@ fn running_out_of_descriptors_pauses_accepting_harms_no_connection_and_ends_by_i
     let held: Vec<(Client, String)> = (0..10).map(|n| pen.hold(client(n)).unwrap()).collect();
     let worker = pen.workers().remove(0);
     let highest = worker.descriptors().last().unwrap().0 as u64;
-    // With no room at all clients wait; with room for one socket, a client gets in that cannot be given a server.
+    // With no room at all clients wait; with room for one socket, a client gets in that cannot be
+    // given a server.
     for room in [1, 2] {
         let usual = worker.limit_descriptors(highest + room);
         let waiting: Vec<Client> = (100..110).map(|n| pen.connect(client(n))).collect();
@@ -128,8 +150,11 @@ fn a_server_with_too_many_connects_pending_keeps_no_worker_from_accepting() {
     const PENDING_MAX: i64 = 100;
     let port = Port::reserve();
     let _hole = Blackhole::on(&port);
-    let pen =
-        Pen::builder().workers(2).options(["-t", "3600", "-m", "1"]).server_as(port.address().to_string()).start();
+    let pen = Pen::builder()
+        .workers(2)
+        .options(["-t", "3600", "-m", "1"])
+        .server_as(port.address().to_string())
+        .start();
     let mut waiting: Vec<Client> = pen.only(0, || {
         let crowd = (0..PENDING_MAX).map(|_| pen.connect(client(1))).collect();
         eventually("one worker has all that it may have", || pen.report().in_use() == PENDING_MAX);
@@ -137,7 +162,9 @@ fn a_server_with_too_many_connects_pending_keeps_no_worker_from_accepting() {
     });
     for more in 1..=20 {
         waiting.push(pen.connect(client(2)));
-        eventually("a worker takes the next one", || pen.report().connections.len() as i64 == PENDING_MAX + more);
+        eventually("a worker takes the next one", || {
+            pen.report().connections.len() as i64 == PENDING_MAX + more
+        });
     }
     waiting.into_iter().for_each(Client::reset);
     pen.settle();
@@ -163,7 +190,9 @@ fn a_full_disk_under_the_log_costs_lines_and_nothing_else() {
     let seen = pen.supervisor().proc("root").join(log.strip_prefix("/").unwrap());
     let held = pen.connect(client(1));
     held.echoes("while there is room");
-    eventually("a line is written", || fs::read_to_string(&seen).is_ok_and(|text| text.ends_with("room\n")));
+    eventually("a line is written", || {
+        fs::read_to_string(&seen).is_ok_and(|text| text.ends_with("room\n"))
+    });
     for n in 0..600 {
         held.echoes(&format!("{n} {}", "x".repeat(80)));
     }
@@ -189,7 +218,8 @@ fn a_full_disk_under_the_log_costs_lines_and_nothing_else() {
 #[test]
 fn clients_that_do_not_read_leave_descriptors_for_the_others() {
     // 2 x 80 and what a worker needs for itself are fewer than 256, so -x 80 is promised.
-    let server = Backend::with(|mut connection| io::copy(&mut io::repeat(7), &mut connection).map(drop));
+    let server =
+        Backend::with(|mut connection| io::copy(&mut io::repeat(7), &mut connection).map(drop));
     let pen = Pen::builder()
         .workers(1)
         .through(["prlimit", "--nofile=256:256"])

@@ -17,7 +17,10 @@ fn term_int_and_quit_end_it_cleanly_with_connections_open() {
         let held: Vec<(Client, String)> = (0..10).map(|_| pen.hold(ME).unwrap()).collect();
         pen.end_by(signal);
         for (client, _) in held {
-            assert!(client.read(1).is_ok_and(|bytes| bytes.is_empty()) || client.read(1).is_err(), "closed");
+            assert!(
+                client.read(1).is_ok_and(|bytes| bytes.is_empty()) || client.read(1).is_err(),
+                "closed"
+            );
         }
         assert!(Client::connect(ME.into(), pen.address()).is_err(), "nobody listens any more");
         eventually("the backends' connections are closed", || server.open() == 0);
@@ -64,7 +67,9 @@ fn a_second_term_loses_no_line_and_blames_nobody() {
     worker.stop();
     let taken = |pen: &Pen| {
         eventually("the signal is taken", || {
-            ["SigPnd", "ShdPnd"].iter().all(|field| pen.supervisor().status(field).trim_matches('0').is_empty())
+            ["SigPnd", "ShdPnd"]
+                .iter()
+                .all(|field| pen.supervisor().status(field).trim_matches('0').is_empty())
         });
     };
     pen.supervisor().signal(Signal::TERM);
@@ -161,7 +166,8 @@ fn closed_standard_streams_harm_nobody() {
     for process in pen.workers() {
         let descriptors = process.descriptors();
         for number in 0..3 {
-            let target = &descriptors.iter().find(|(n, _)| *n == number).expect("0, 1 and 2 are open").1;
+            let target =
+                &descriptors.iter().find(|(n, _)| *n == number).expect("0, 1 and 2 are open").1;
             assert_eq!(target, "/dev/null");
         }
     }
@@ -177,7 +183,10 @@ fn inherited_descriptors_reach_no_worker() {
     let pen = Pen::builder().through(leaking).server(&server).start();
     for worker in pen.workers() {
         for (number, target) in worker.descriptors() {
-            assert!(!["/etc/passwd", "/dev/full", "/"].contains(&target.as_str()), "{number} is {target}");
+            assert!(
+                !["/etc/passwd", "/dev/full", "/"].contains(&target.as_str()),
+                "{number} is {target}"
+            );
         }
     }
 }
@@ -216,7 +225,8 @@ fn it_ends_cleanly_under_load_and_the_log_is_complete() {
         crowd.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<Vec<String>>()
     });
     let text = fs::read_to_string(&log).unwrap();
-    let logged: std::collections::HashSet<&str> = text.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
+    let logged: std::collections::HashSet<&str> =
+        text.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
     assert!(served.len() >= 100);
     for request in &served {
         assert!(logged.contains(request.as_str()), "{request:?} was served and is not in the log");

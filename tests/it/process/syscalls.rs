@@ -1,8 +1,8 @@
 //! What a connection costs in system calls, each one known: strace(1) counts those of a worker.
 //!
-//! The worker is stopped while clients connect and send, and traced when it goes on: so it finds everything in place, and the
-//! numbers are the same every time. Calls per round of events (epoll_wait(2), the clock) are shared by all connections of a
-//! round and not counted here.
+//! The worker is stopped while clients connect and send, and traced when it goes on: so it finds
+//! everything in place, and the numbers are the same every time. Calls per round of events
+//! (epoll_wait(2), the clock) are shared by all connections of a round and not counted here.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -42,7 +42,8 @@ impl Trace {
             .spawn()
             .expect("strace is installed (tools/setup)");
         let said = BufReader::new(strace.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let attached = said.inspect(|line| eprintln!("{line}")).any(|line| line.contains("attached"));
+        let attached =
+            said.inspect(|line| eprintln!("{line}")).any(|line| line.contains("attached"));
         assert!(attached, "strace traces the worker");
         Trace { strace, output }
     }
@@ -61,12 +62,16 @@ impl Trace {
         self.strace.wait().unwrap();
         let mut calls = Calls::new();
         for line in self.lines() {
-            // "1234  recvfrom(5, ..., 0, NULL, NULL) = 64", "... = -1 EAGAIN (Resource temporarily unavailable)"
-            let Some((name, rest)) = line.split_once(' ').and_then(|(_, call)| call.trim_start().split_once('('))
+            // "1234  recvfrom(5, ..., 0, NULL, NULL) = 64", "... = -1 EAGAIN (Resource temporarily
+            // unavailable)"
+            let Some((name, rest)) =
+                line.split_once(' ').and_then(|(_, call)| call.trim_start().split_once('('))
             else {
                 continue;
             };
-            let errno = rest.rsplit_once(" = -1 ").map(|(_, errno)| errno.split(' ').next().unwrap_or_default());
+            let errno = rest
+                .rsplit_once(" = -1 ")
+                .map(|(_, errno)| errno.split(' ').next().unwrap_or_default());
             let name = match (name, errno) {
                 // connect(2) under way is no failure.
                 (name, None | Some("EINPROGRESS")) => name.to_string(),
@@ -78,7 +83,8 @@ impl Trace {
     }
 }
 
-/// What is left of the calls when those of rounds, of the channel to the supervisor and of memory are taken out.
+/// What is left of the calls when those of rounds, of the channel to the supervisor and of memory
+/// are taken out.
 fn per_connection(mut calls: Calls) -> Calls {
     // How many clients come is found out by accepting until nobody is left, in ever larger batches.
     assert!(calls.remove("accept4 EAGAIN").unwrap_or(0) <= 3, "accept(2) seldom finds nobody");
@@ -101,7 +107,8 @@ fn table(expected: &[(&str, usize)]) -> Calls {
     expected.iter().map(|(name, times)| (name.to_string(), times * CLIENTS)).collect()
 }
 
-/// Takes a request, and sends an answer and its end in one segment, as a kernel does whose server writes and closes at once.
+/// Takes a request, and sends an answer and its end in one segment, as a kernel does whose server
+/// writes and closes at once.
 fn answer_and_end(mut connection: &Socket) -> std::io::Result<()> {
     connection.read_exact(&mut [0; REQUEST])?;
     connection.send_with_flags(&[b'a'; ANSWER], rustix::net::SendFlags::MORE.bits() as i32)?;
@@ -135,15 +142,18 @@ fn a_short_connection_makes_fourteen_calls() {
     for client in clients {
         assert_eq!(client.read_to_end().unwrap().len(), ANSWER);
     }
-    let calls = trace.end("both ends of each connection are closed", 2 * CLIENTS, |line| line.contains(" close("));
+    let calls = trace.end("both ends of each connection are closed", 2 * CLIENTS, |line| {
+        line.contains(" close(")
+    });
     let expected = [
         ("accept4", 1),    // the client, non-blocking from the start
         ("epoll_ctl", 2),  // each socket, once and for life
         ("socket", 1),     // the server's, non-blocking from the start
         ("setsockopt", 1), // TCP_QUICKACK off: the request acknowledges the handshake
         ("connect", 1),
-        ("recvfrom", 3), // the request; the answer, with the news that it is the last; the client's end of file
-        ("sendto", 2),   // the request; the answer, kept back for the end of file that follows
+        ("recvfrom", 3), /* the request; the answer, with the news that it is the last; the
+                          * client's end of file */
+        ("sendto", 2), // the request; the answer, kept back for the end of file that follows
         ("shutdown", 1), // the server's end of file passed on
         ("close", 2),
     ];
@@ -169,9 +179,10 @@ fn a_client_that_waits_for_the_server_to_speak_makes_eleven_calls() {
     for client in clients {
         assert_eq!(client.read_to_end().unwrap().len(), ANSWER);
     }
-    let calls = per_connection(
-        trace.end("both ends of each connection are closed", 2 * CLIENTS, |line| line.contains(" close(")),
-    );
+    let calls =
+        per_connection(trace.end("both ends of each connection are closed", 2 * CLIENTS, |line| {
+            line.contains(" close(")
+        }));
     let expected = [
         ("accept4", 1),
         ("epoll_ctl", 2),
@@ -255,10 +266,16 @@ fn an_answer_of_16_kb_makes_four_calls_and_is_not_copied() {
     calls.remove("epoll_wait");
     calls.remove("splice EAGAIN");
     let expected = [("recvfrom", EXCHANGES), ("sendto", EXCHANGES), ("splice", 2 * EXCHANGES)];
-    assert_eq!(per_connection(calls), expected.map(|(name, times)| (name.to_string(), times)).into());
-    // Whether the socket is empty is asked at once only where an answer comes late; else by a look in a round of its own.
-    let asked =
-        lines.windows(2).filter(|pair| has_moved(&pair[0]) && is_splice(&pair[1]) && !has_moved(&pair[1])).count();
+    assert_eq!(
+        per_connection(calls),
+        expected.map(|(name, times)| (name.to_string(), times)).into()
+    );
+    // Whether the socket is empty is asked at once only where an answer comes late; else by a look
+    // in a round of its own.
+    let asked = lines
+        .windows(2)
+        .filter(|pair| has_moved(&pair[0]) && is_splice(&pair[1]) && !has_moved(&pair[1]))
+        .count();
     assert!(asked < EXCHANGES * 9 / 10, "asked {asked} times");
     drop(pen);
 }
@@ -268,7 +285,8 @@ fn acknowledgements_are_kept_back_no_longer_than_to_the_first_bytes() {
     if !needs_root("acknowledgements_are_kept_back_no_longer_than_to_the_first_bytes") {
         return;
     }
-    // A server with Nagle's algorithm that answers in several writes and goes on: the second waits for the first's acknowledgement.
+    // A server with Nagle's algorithm that answers in several writes and goes on: the second waits
+    // for the first's acknowledgement.
     let backend = Backend::with(|mut connection: &Socket| {
         connection.set_tcp_nodelay(false)?;
         connection.read_exact(&mut [0; REQUEST])?;

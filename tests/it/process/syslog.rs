@@ -1,4 +1,5 @@
-//! A syslog daemon that comes late, goes, and does not read (SPEC: debug output). The test is the daemon, in a /dev of its own.
+//! A syslog daemon that comes late, goes, and does not read (SPEC: debug output). The test is the
+//! daemon, in a /dev of its own.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -10,12 +11,14 @@ use rustix::process::Signal;
 
 const ME: Ipv4Addr = Ipv4Addr::new(127, 34, 0, 1);
 
-/// A pen in the background that sees a /dev of the test's own, and the path of the daemon's socket in it.
+/// A pen in the background that sees a /dev of the test's own, and the path of the daemon's socket
+/// in it.
 fn logging() -> (Builder, PathBuf) {
     // -u root: what a start warns of is not the matter here.
     let builder = Pen::builder().workers(2).background().options(["-u", "root"]);
     let dev = machine::directory(builder.directory(), "dev", 0o755, 0);
-    let script = "set -e; for n in null zero random urandom; do touch $DEV/$n; mount --bind /dev/$n $DEV/$n; done; \
+    let script = "set -e; for n in null zero random urandom; do touch $DEV/$n; mount --bind \
+        /dev/$n $DEV/$n; done; \
                   mount --bind $DEV /dev; exec \"$0\" \"$@\"";
     let builder = builder.env("DEV", &dev).through(["unshare", "--mount", "sh", "-c", script]);
     (builder, dev.join("log"))
@@ -33,7 +36,9 @@ fn hears(daemon: &UnixDatagram, text: &str) -> Vec<String> {
     let mut heard: Vec<String> = Vec::new();
     while !heard.last().is_some_and(|last| last.contains(text)) {
         let mut buffer = [0; 8192];
-        let length = daemon.recv(&mut buffer).unwrap_or_else(|why| panic!("no {text:?} but {heard:?}: {why}"));
+        let length = daemon
+            .recv(&mut buffer)
+            .unwrap_or_else(|why| panic!("no {text:?} but {heard:?}: {why}"));
         heard.push(String::from_utf8(buffer[..length].to_vec()).unwrap());
     }
     heard
@@ -43,13 +48,17 @@ fn hears(daemon: &UnixDatagram, text: &str) -> Vec<String> {
 fn kill_a_worker(pen: &Pen) -> String {
     let victim = pen.workers().remove(0);
     victim.kill();
-    eventually("it is replaced", || pen.workers().iter().all(|worker| worker.pid() != victim.pid()));
+    eventually("it is replaced", || {
+        pen.workers().iter().all(|worker| worker.pid() != victim.pid())
+    });
     format!("(pid {})", victim.pid())
 }
 
 #[test]
 fn a_daemon_that_appears_late_or_is_restarted_hears_pen_and_is_told_what_it_missed() {
-    if !needs_root("a_daemon_that_appears_late_or_is_restarted_hears_pen_and_is_told_what_it_missed") {
+    if !needs_root(
+        "a_daemon_that_appears_late_or_is_restarted_hears_pen_and_is_told_what_it_missed",
+    ) {
         return;
     }
     let (builder, path) = logging();
@@ -60,7 +69,10 @@ fn a_daemon_that_appears_late_or_is_restarted_hears_pen_and_is_told_what_it_miss
         let here = daemon(&path);
         let heard = hears(&here, &kill_a_worker(&pen));
         assert!(heard.iter().any(|line| line.ends_with("pen: 1 message was lost")), "{heard:?}");
-        assert!(heard.iter().all(|line| line.starts_with("<12>") && !line.contains(&unheard)), "{heard:?}");
+        assert!(
+            heard.iter().all(|line| line.starts_with("<12>") && !line.contains(&unheard)),
+            "{heard:?}"
+        );
         let heard = hears(&here, &kill_a_worker(&pen));
         assert!(!heard.iter().any(|line| line.ends_with(" lost")), "once: {heard:?}");
         drop(here);
@@ -111,7 +123,8 @@ fn a_daemon_that_does_not_read_holds_up_nobody_and_is_told_how_much_it_missed() 
     let mut pen = builder.file("blacklist 1\n").control().server(&server).start();
     fs::write(pen.directory().join("pen.cfg"), "nonsense\n").unwrap();
     // More than any queue holds: a bad file is two messages.
-    let longest: usize = fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").unwrap().trim().parse().unwrap();
+    let longest: usize =
+        fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").unwrap().trim().parse().unwrap();
     for round in 0..longest {
         pen.supervisor().signal(Signal::HUP);
         pen.tells("blacklist", "1");
@@ -119,7 +132,8 @@ fn a_daemon_that_does_not_read_holds_up_nobody_and_is_told_how_much_it_missed() 
             assert_eq!(pen.ask(ME).as_deref(), Some("a"));
         }
     }
-    // Emptied again and again the queue has room for one of these deaths at last, and for what is said with it.
+    // Emptied again and again the queue has room for one of these deaths at last, and for what is
+    // said with it.
     here.set_nonblocking(true).unwrap();
     let mut heard: Vec<String> = Vec::new();
     eventually("what was lost is told, and what comes then", || {
@@ -129,7 +143,9 @@ fn a_daemon_that_does_not_read_holds_up_nobody_and_is_told_how_much_it_missed() 
             heard.push(String::from_utf8(buffer[..length].to_vec()).unwrap());
         }
         let lost = heard.iter().position(|line| line.contains(" messages were lost"));
-        lost.is_some_and(|lost| heard[lost..].iter().any(|line| line.contains(" was killed by signal 9")))
+        lost.is_some_and(|lost| {
+            heard[lost..].iter().any(|line| line.contains(" was killed by signal 9"))
+        })
     });
     pen.end_by(Signal::TERM);
 }
@@ -148,7 +164,12 @@ fn a_report_goes_to_the_daemon() {
         pen.supervisor().signal(Signal::USR1);
         let heard = hears(&here, "Active connections:");
         assert!(heard.iter().all(|line| line.starts_with("<15>")), "{heard:?}");
-        assert!(heard.iter().any(|line| line.contains("Time ") && line.ends_with("1 servers, 0 current")), "{heard:?}");
+        assert!(
+            heard
+                .iter()
+                .any(|line| line.contains("Time ") && line.ends_with("1 servers, 0 current")),
+            "{heard:?}"
+        );
         assert!(heard.iter().any(|line| line.contains(&format!("address {ME}\n"))), "{heard:?}");
     }
 }
@@ -173,7 +194,10 @@ fn a_report_that_the_daemon_did_not_take_to_the_end_is_said_to_be_lost() {
     (0..filled).for_each(|_| assert_eq!(here.recv(&mut [0; 100]).unwrap(), b"<13>other".len()));
     // Either there was room by then for saying so, or it is counted and told with the next message.
     let heard = hears(&here, &kill_a_worker(&pen));
-    let said = ["pen: the end of the report was lost: it has no reader, or too slow a one", "pen: 1 message was lost"];
+    let said = [
+        "pen: the end of the report was lost: it has no reader, or too slow a one",
+        "pen: 1 message was lost",
+    ];
     assert!(heard.iter().any(|line| said.iter().any(|said| line.ends_with(said))), "{heard:?}");
 }
 
@@ -190,6 +214,12 @@ fn what_went_well_is_a_notice() {
     pen.supervisor().signal(Signal::HUP);
     let heard = hears(&here, "nothing changed");
     let is_one = |line: &&String, text: &str| line.starts_with("<13>") && line.ends_with(text);
-    assert!(heard.iter().any(|line| is_one(&line, "pen: operator: timeout 9, by 127.0.0.1")), "{heard:?}");
-    assert!(heard.last().is_some_and(|line| is_one(&line, "pen.cfg: nothing changed")), "{heard:?}");
+    assert!(
+        heard.iter().any(|line| is_one(&line, "pen: operator: timeout 9, by 127.0.0.1")),
+        "{heard:?}"
+    );
+    assert!(
+        heard.last().is_some_and(|line| is_one(&line, "pen.cfg: nothing changed")),
+        "{heard:?}"
+    );
 }

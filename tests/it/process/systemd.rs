@@ -1,5 +1,5 @@
-//! Under a service manager, whose part the tests play: what it is told (sd_notify(3)), and the sockets that it passes
-//! (sd_listen_fds(3)).
+//! Under a service manager, whose part the tests play: what it is told (sd_notify(3)), and the
+//! sockets that it passes (sd_listen_fds(3)).
 
 use std::fs;
 use std::io::Read;
@@ -8,7 +8,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 
 use crate::harness::manager::{NAMED, value};
-use crate::harness::{Backend, Builder, Client, Manager, PATIENCE, Pen, Port, eventually, needs_root};
+use crate::harness::{
+    Backend, Builder, Client, Manager, PATIENCE, Pen, Port, eventually, needs_root,
+};
 use rustix::process::Signal;
 use rustix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Socket, Type};
@@ -22,7 +24,11 @@ fn managed(manager: &Manager) -> Builder {
 
 /// A pen to which these sockets were passed.
 fn activated(sockets: usize) -> Builder {
-    Pen::builder().workers(2).through(NAMED).env("NAME_ME", "LISTEN_PID").env("LISTEN_FDS", sockets.to_string())
+    Pen::builder()
+        .workers(2)
+        .through(NAMED)
+        .env("NAME_ME", "LISTEN_PID")
+        .env("LISTEN_FDS", sockets.to_string())
 }
 
 fn monotonic_usec() -> u64 {
@@ -33,9 +39,11 @@ fn monotonic_usec() -> u64 {
 #[test]
 fn ready_is_said_when_all_is_ready_by_the_supervisor_that_stays() {
     let server = Backend::named("a");
-    for (manager, background) in
-        [(Manager::at_path(), false), (Manager::abstract_named("ready"), false), (Manager::at_path(), true)]
-    {
+    for (manager, background) in [
+        (Manager::at_path(), false),
+        (Manager::abstract_named("ready"), false),
+        (Manager::at_path(), true),
+    ] {
         let builder = managed(&manager).server(&server);
         let address = builder.address();
         let mut pen = if background { builder.background() } else { builder }.start();
@@ -87,7 +95,8 @@ fn a_reload_without_a_file_ends_too_and_many_at_once_end_ready() {
         pen.end_by(Signal::TERM);
         all.join().unwrap()
     });
-    let states: Vec<&String> = before.iter().flatten().filter(|line| line.ends_with("=1")).collect();
+    let states: Vec<&String> =
+        before.iter().flatten().filter(|line| line.ends_with("=1")).collect();
     assert_eq!(states.last().map(|state| state.as_str()), Some("READY=1"), "{states:?}");
 }
 
@@ -108,7 +117,10 @@ fn the_watchdog_is_fed_by_the_loop_that_serves_and_not_when_that_stands_still() 
     let server = Backend::named("a");
     let (manager, other) = (Manager::at_path(), Manager::at_path());
     let fed = |manager: &Manager| {
-        let builder = managed(manager).env("WATCHDOG_USEC", "200000").through(NAMED).env("NAME_ME", "WATCHDOG_PID");
+        let builder = managed(manager)
+            .env("WATCHDOG_USEC", "200000")
+            .through(NAMED)
+            .env("NAME_ME", "WATCHDOG_PID");
         builder.server(&server).start()
     };
     let (pen, _clock) = (fed(&manager), fed(&other));
@@ -138,7 +150,11 @@ fn the_watchdog_is_fed_by_the_loop_that_serves_and_not_when_that_stands_still() 
 fn the_watchdog_of_another_process_is_not_fed() {
     let server = Backend::named("a");
     let manager = Manager::at_path();
-    let pen = managed(&manager).env("WATCHDOG_USEC", "20000").env("WATCHDOG_PID", "1").server(&server).start();
+    let pen = managed(&manager)
+        .env("WATCHDOG_USEC", "20000")
+        .env("WATCHDOG_PID", "1")
+        .server(&server)
+        .start();
     manager.hears("READY=1");
     let _held = pen.hold(ME).unwrap();
     // Some seconds later.
@@ -150,8 +166,12 @@ fn the_watchdog_of_another_process_is_not_fed() {
 fn a_manager_that_reads_nothing_delays_nothing() {
     let server = Backend::named("a");
     let manager = Manager::at_path();
-    let mut pen =
-        managed(&manager).env("WATCHDOG_USEC", "2000").server(&server).file("blacklist 1\n").control().start();
+    let mut pen = managed(&manager)
+        .env("WATCHDOG_USEC", "2000")
+        .server(&server)
+        .file("blacklist 1\n")
+        .control()
+        .start();
     for round in 2..40 {
         fs::write(pen.directory().join("pen.cfg"), format!("blacklist {round}\n")).unwrap();
         pen.supervisor().signal(Signal::HUP);
@@ -191,14 +211,20 @@ fn a_passed_socket_is_used_and_outlives_pen() {
         // Somebody who came while there was no pen is served by the next one.
         let early = TcpStream::connect(address).unwrap();
         early.set_read_timeout(Some(PATIENCE)).unwrap();
-        let builder = activated(1).socket(listener.try_clone().unwrap()).listen(address.to_string()).server(&server);
+        let builder = activated(1)
+            .socket(listener.try_clone().unwrap())
+            .listen(address.to_string())
+            .server(&server);
         let mut pen = if background { builder.background() } else { builder }.start();
         early.shutdown(Shutdown::Write).unwrap();
         let mut said = String::new();
         (&early).read_to_string(&mut said).unwrap();
         assert_eq!(said, "a\n");
         for worker in 0..2 {
-            assert_eq!(pen.only(worker, || crate::harness::ask(address, ME.into())).as_deref(), Some("a"));
+            assert_eq!(
+                pen.only(worker, || crate::harness::ask(address, ME.into())).as_deref(),
+                Some("a")
+            );
         }
         pen.end_by(Signal::TERM);
     }
@@ -210,7 +236,11 @@ fn a_passed_socket_is_made_like_one_of_pens_own_and_no_process_holds_it_twice() 
     let plain = Pen::builder().workers(2).server(&server).start();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let pen = activated(1).socket(listener.try_clone().unwrap()).listen(address.to_string()).server(&server).start();
+    let pen = activated(1)
+        .socket(listener.try_clone().unwrap())
+        .listen(address.to_string())
+        .server(&server)
+        .start();
     assert!(rustix::net::sockopt::tcp_nodelay(&listener).unwrap());
     assert!(rustix::net::sockopt::socket_keepalive(&listener).unwrap());
     assert!(rustix::fs::fcntl_getfl(&listener).unwrap().contains(rustix::fs::OFlags::NONBLOCK));
@@ -231,8 +261,15 @@ fn a_socket_for_all_addresses_of_both_families_is_that_of_a_bare_port() {
     socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into()).unwrap();
     socket.listen(10).unwrap();
     for operand in [port.to_string(), format!("[::]:{port}")] {
-        let _pen = activated(1).socket(socket.try_clone().unwrap()).listen(operand).server(&server).start();
-        assert_eq!(crate::harness::ask(SocketAddr::from(([127, 0, 0, 1], port)), ME.into()).as_deref(), Some("a"));
+        let _pen = activated(1)
+            .socket(socket.try_clone().unwrap())
+            .listen(operand)
+            .server(&server)
+            .start();
+        assert_eq!(
+            crate::harness::ask(SocketAddr::from(([127, 0, 0, 1], port)), ME.into()).as_deref(),
+            Some("a")
+        );
     }
 }
 
@@ -244,7 +281,11 @@ fn the_file_of_a_passed_unix_socket_stays() {
     let listener = UnixListener::bind(&path).unwrap();
     let there = fs::metadata(&path).unwrap().ino();
     for signal in [Signal::TERM, Signal::INT] {
-        let mut pen = activated(1).socket(listener.try_clone().unwrap()).listen(&path).server(&server).start();
+        let mut pen = activated(1)
+            .socket(listener.try_clone().unwrap())
+            .listen(&path)
+            .server(&server)
+            .start();
         assert_eq!(Client::connect_unix(&path).unwrap().line().as_deref(), Some("a"));
         pen.end_by(signal);
         assert_eq!(fs::metadata(&path).unwrap().ino(), there);
@@ -262,7 +303,10 @@ fn the_control_port_can_be_passed_too_in_any_order() {
     let address = listener.local_addr().unwrap();
     for (mode, control_first) in [(0o666, false), (0o600, true)] {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        let builder = activated(2).env("LISTEN_FDNAMES", "one:two").listen(address.to_string()).server(&server);
+        let builder = activated(2)
+            .env("LISTEN_FDNAMES", "one:two")
+            .listen(address.to_string())
+            .server(&server);
         let (control, listener) = (control.try_clone().unwrap(), listener.try_clone().unwrap());
         let builder = match control_first {
             true => builder.socket(control).socket(listener),
@@ -271,7 +315,12 @@ fn the_control_port_can_be_passed_too_in_any_order() {
         let pen = builder.control_unix(&path).start();
         pen.tells("pid", &pen.supervisor().pid().to_string());
         assert_eq!(crate::harness::ask(address, ME.into()).as_deref(), Some("a"));
-        assert_eq!(pen.said().contains("everybody on this machine can steer pen"), mode == 0o666, "{}", pen.said());
+        assert_eq!(
+            pen.said().contains("everybody on this machine can steer pen"),
+            mode == 0o666,
+            "{}",
+            pen.said()
+        );
     }
     assert!(path.exists());
 }
@@ -283,11 +332,15 @@ fn a_pen_moves_away_from_a_passed_socket_and_back() {
     let first = listener.local_addr().unwrap();
     let other = Port::reserve();
     let second = other.address();
-    let pen = activated(1).socket(listener).listen(first.to_string()).server(&server).control().start();
+    let pen =
+        activated(1).socket(listener).listen(first.to_string()).server(&server).control().start();
     for address in [second, first, second] {
         pen.tells(&format!("listen {address}"), &address.to_string());
         for worker in 0..2 {
-            assert_eq!(pen.only(worker, || crate::harness::ask(address, ME.into())).as_deref(), Some("a"));
+            assert_eq!(
+                pen.only(worker, || crate::harness::ask(address, ME.into())).as_deref(),
+                Some("a")
+            );
         }
     }
 }
@@ -298,7 +351,8 @@ fn a_socket_that_is_for_nothing_stops_the_start() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (passed, port) = (listener.local_addr().unwrap(), Port::reserve());
     for background in [false, true] {
-        let builder = activated(1).env("LISTEN_FDNAMES", "web").socket(listener.try_clone().unwrap());
+        let builder =
+            activated(1).env("LISTEN_FDNAMES", "web").socket(listener.try_clone().unwrap());
         let builder = builder.listen(port.address().to_string()).server(&server);
         let said = if background { builder.background() } else { builder }.fails().stderr;
         let said = String::from_utf8(said).unwrap();
@@ -306,9 +360,14 @@ fn a_socket_that_is_for_nothing_stops_the_start() {
             assert!(said.contains(&part), "{part} in {said}");
         }
     }
-    let said = activated(1).socket(std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).server(&server).fails().stderr;
+    let said = activated(1)
+        .socket(std::net::UdpSocket::bind("127.0.0.1:0").unwrap())
+        .server(&server)
+        .fails()
+        .stderr;
     assert!(String::from_utf8(said).unwrap().contains("ListenStream="));
-    let said = activated(2).socket(listener).listen(passed.to_string()).server(&server).fails().stderr;
+    let said =
+        activated(2).socket(listener).listen(passed.to_string()).server(&server).fails().stderr;
     assert!(String::from_utf8(said).unwrap().contains("LISTEN_FDS=2"));
 }
 
@@ -316,7 +375,11 @@ fn a_socket_that_is_for_nothing_stops_the_start() {
 fn sockets_that_are_for_another_process_are_none() {
     let server = Backend::named("a");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let builder = Pen::builder().env("LISTEN_PID", "1").env("LISTEN_FDS", "1").socket(listener).server(&server);
+    let builder = Pen::builder()
+        .env("LISTEN_PID", "1")
+        .env("LISTEN_FDS", "1")
+        .socket(listener)
+        .server(&server);
     let pen = builder.start();
     assert_eq!(pen.ask(ME).as_deref(), Some("a"));
 }
@@ -326,8 +389,11 @@ fn a_check_takes_no_socket_and_tells_nobody() {
     let manager = Manager::at_path();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let server = Backend::named("a");
-    let builder =
-        activated(1).env("NOTIFY_SOCKET", manager.name()).socket(listener).options(["--check"]).server(&server);
+    let builder = activated(1)
+        .env("NOTIFY_SOCKET", manager.name())
+        .socket(listener)
+        .options(["--check"])
+        .server(&server);
     let output = builder.runs();
     assert_eq!((output.status.code(), output.stdout), (Some(0), b"ok\n".to_vec()));
     let pen = managed(&manager).server(&server).start();
@@ -337,10 +403,18 @@ fn a_check_takes_no_socket_and_tells_nobody() {
 
 #[test]
 fn the_journal_gets_a_priority_for_each_line_and_no_time() {
-    const JOURNAL: [&str; 3] =
-        ["sh", "-c", "export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2); exec \"$0\" \"$@\""];
+    const JOURNAL: [&str; 3] = [
+        "sh",
+        "-c",
+        "export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2); exec \"$0\" \"$@\"",
+    ];
     let farm = [Backend::named("a"), Backend::down("b")];
-    let pen = Pen::builder().through(JOURNAL).options(["-dd"]).without_status_file().servers(&farm).start();
+    let pen = Pen::builder()
+        .through(JOURNAL)
+        .options(["-dd"])
+        .without_status_file()
+        .servers(&farm)
+        .start();
     for _ in 0..3 {
         assert!(pen.ask(ME).is_some());
     }
@@ -350,10 +424,13 @@ fn the_journal_gets_a_priority_for_each_line_and_no_time() {
     pen.hears("<7>Active connections:");
     let said = pen.said();
     assert!(
-        said.lines().filter(|line| !line.is_empty()).all(|line| line.starts_with("<7>") || line.starts_with("<4>")),
+        said.lines()
+            .filter(|line| !line.is_empty())
+            .all(|line| line.starts_with("<7>") || line.starts_with("<4>")),
         "{said}"
     );
-    let failed = Pen::builder().through(JOURNAL).options(["-x", "nonsense"]).server(&farm[0]).runs();
+    let failed =
+        Pen::builder().through(JOURNAL).options(["-x", "nonsense"]).server(&farm[0]).runs();
     assert!(failed.stderr.starts_with(b"<3>"), "{failed:?}");
     // Standard error that was redirected since is no journal.
     let pen = Pen::builder().env("JOURNAL_STREAM", "1:2").options(["-d"]).server(&farm[0]).start();

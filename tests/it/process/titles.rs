@@ -23,7 +23,11 @@ fn each_process_has_its_title_and_is_called_pen() {
         let builder = Pen::builder().workers(2).control().env("SECRET", "hidden");
         let builder = if background { builder.background() } else { builder };
         let pen = builder.server(&server).start();
-        let begin = if background { "pen: supervisor --workers 2 -p " } else { "pen: supervisor -f --workers 2 -p " };
+        let begin = if background {
+            "pen: supervisor --workers 2 -p "
+        } else {
+            "pen: supervisor -f --workers 2 -p "
+        };
         let supervisor = title(pen.supervisor());
         let end = format!(" {} {}", pen.address(), server.operand());
         assert!(supervisor.starts_with(begin) && supervisor.ends_with(&end), "{supervisor}");
@@ -42,11 +46,17 @@ fn each_process_has_its_title_and_is_called_pen() {
         for process in pen.workers().iter().chain([pen.supervisor(), &pen.control_process()]) {
             assert_eq!(fs::read_to_string(process.proc("comm")).unwrap(), format!("{name}\n"));
             let line = fs::read(process.proc("cmdline")).unwrap();
-            assert!(line.iter().rposition(|byte| *byte != 0).is_some_and(|last| last + 2 == line.len()), "{line:?}");
+            assert!(
+                line.iter().rposition(|byte| *byte != 0).is_some_and(|last| last + 2 == line.len()),
+                "{line:?}"
+            );
         }
         let pidof = Command::new("pidof").arg("pen").output().unwrap();
         let pids = String::from_utf8(pidof.stdout).unwrap();
-        assert!(pids.split_whitespace().any(|pid| pid == pen.supervisor().pid().to_string()), "{pids}");
+        assert!(
+            pids.split_whitespace().any(|pid| pid == pen.supervisor().pid().to_string()),
+            "{pids}"
+        );
         assert_eq!(pen.ask(Ipv4Addr::LOCALHOST).as_deref(), Some("a"));
     }
 }
@@ -63,7 +73,11 @@ fn a_pen_without_an_environment_has_titles_as_far_as_there_is_room() {
 /// What a check says beyond `ok`.
 #[track_caller]
 fn checked(options: &[&str]) -> String {
-    let output = Command::new(crate::harness::machine::BINARY).arg("--check").args(options).output().unwrap();
+    let output = Command::new(crate::harness::machine::BINARY)
+        .arg("--check")
+        .args(options)
+        .output()
+        .unwrap();
     assert!(output.status.success() && output.stdout == b"ok\n", "{output:?}");
     String::from_utf8(output.stderr).unwrap()
 }
@@ -76,13 +90,16 @@ fn a_check_says_that_options_are_not_those_of_the_running_pen() {
         let builder = if background { builder.background() } else { builder };
         let pen = builder.server(&server).start();
         let shown = title(pen.supervisor());
-        let options: Vec<&str> = shown.strip_prefix("pen: supervisor ").unwrap().split(' ').collect();
+        let options: Vec<&str> =
+            shown.strip_prefix("pen: supervisor ").unwrap().split(' ').collect();
         let with = |more: &[&str]| checked(&[&options[..], more].concat());
         for same in [&[][..], &["-f"]] {
             assert!(!with(same).contains("options changed"), "{same:?}: {}", with(same));
         }
         let pid = pen.supervisor().pid();
-        let line = format!("pen: options changed since the running pen (pid {pid}) was started: only a restart ");
+        let line = format!(
+            "pen: options changed since the running pen (pid {pid}) was started: only a restart "
+        );
         for other in [&["-b", "7"][..], &["-r"]] {
             assert!(with(other).contains(&line), "{other:?}: {}", with(other));
         }
@@ -117,11 +134,21 @@ fn root_without_u_is_warned_of_with_and_without_a_jail() {
         (&["-j", jail, "-u", "nobody"], false),
         (&["-u", "root"], false),
     ] {
-        let warning = "pen: without -u the workers are root, though without capabilities; add -u USER";
+        let warning =
+            "pen: without -u the workers are root, though without capabilities; add -u USER";
         let output = Pen::builder().server(&server).options(options).options(["--check"]).runs();
         let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(said.lines().filter(|line| *line == warning).count(), usize::from(warned), "{options:?}: {said}");
+        assert_eq!(
+            said.lines().filter(|line| *line == warning).count(),
+            usize::from(warned),
+            "{options:?}: {said}"
+        );
         let pen = Pen::builder().server(&server).options(options).start();
-        assert_eq!(pen.said().contains("without -u the workers are root"), warned, "{options:?}: {}", pen.said());
+        assert_eq!(
+            pen.said().contains("without -u the workers are root"),
+            warned,
+            "{options:?}: {}",
+            pen.said()
+        );
     }
 }

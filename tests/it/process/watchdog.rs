@@ -52,12 +52,22 @@ fn a_stopped_worker_is_replaced_and_the_others_serve_meanwhile() {
     });
     assert!(served > 20, "the others served {served}");
     let line = obituary(&pen, &workers[0]);
-    assert!(line.contains("worker 0") && line.contains("it hung") && line.ends_with("; replaced"), "{line}");
-    assert!(of_hung.read(1).map_or(true, |bytes| bytes.is_empty()), "its clients know that it is gone");
+    assert!(
+        line.contains("worker 0") && line.contains("it hung") && line.ends_with("; replaced"),
+        "{line}"
+    );
+    assert!(
+        of_hung.read(1).map_or(true, |bytes| bytes.is_empty()),
+        "its clients know that it is gone"
+    );
     drop((held, of_hung));
     pen.settle();
     for worker in 0..3 {
-        assert_eq!(pen.only(worker, || pen.ask(client(1))).as_ref(), Some(&home), "clients are where they were");
+        assert_eq!(
+            pen.only(worker, || pen.ask(client(1))).as_ref(),
+            Some(&home),
+            "clients are where they were"
+        );
     }
     assert!(workers[1..].iter().all(|worker| !worker.gone()));
 }
@@ -83,14 +93,18 @@ fn a_control_process_that_hangs_is_replaced() {
     let (workers, control) = (pen.workers(), pen.control_process());
     control.stop();
     // Asked of the one, answered by the other.
-    eventually("operators are served", || pen.control().try_tell("pid").is_ok_and(|reply| !reply.is_empty()));
+    eventually("operators are served", || {
+        pen.control().try_tell("pid").is_ok_and(|reply| !reply.is_empty())
+    });
     assert!(obituary(&pen, &control).contains("it hung"));
     assert!(workers.iter().all(|worker| !worker.gone()), "the workers are left alone");
 }
 
 #[test]
 fn operators_who_keep_the_supervisor_busy_are_no_reason_to_kill_the_control_process() {
-    if !needs_root("operators_who_keep_the_supervisor_busy_are_no_reason_to_kill_the_control_process") {
+    if !needs_root(
+        "operators_who_keep_the_supervisor_busy_are_no_reason_to_kill_the_control_process",
+    ) {
         return;
     }
     let manager = Manager::at_path();
@@ -154,12 +168,15 @@ fn workers_that_are_busy_are_left_alone() {
 #[test]
 fn a_herd_of_handshakes_is_no_reason_to_kill_a_worker() {
     let server = Backend::named("a");
-    let (root, builder) = (Authority::root("root"), Pen::builder().workers(1).options(["-x", "400"]));
+    let (root, builder) =
+        (Authority::root("root"), Pen::builder().workers(1).options(["-x", "400"]));
     let identity = root.issue_slow(&["localhost"]);
-    let certificate = write(builder.directory(), "cert.pem", format!("{}{}", identity.key, identity.chain));
+    let certificate =
+        write(builder.directory(), "cert.pem", format!("{}{}", identity.key, identity.chain));
     let pen = builder.options([OsStr::new("-E"), certificate.as_os_str()]).server(&server).start();
     let worker = &pen.workers()[0];
-    let mut clients: Vec<_> = (0..300).map(|_| TcpStream::connect(pen.address()).unwrap()).collect();
+    let mut clients: Vec<_> =
+        (0..300).map(|_| TcpStream::connect(pen.address()).unwrap()).collect();
     eventually("all are accepted", || pen.report().connections.len() == clients.len());
     // All speak at once, and each takes 20 ms.
     let mut client = root.client();
@@ -239,14 +256,17 @@ fn wherever_a_worker_is_stopped_the_others_serve_on() {
     assert!(!pen.said().contains("it hung"), "{}", pen.said());
 }
 
-/// Has so many workers shake hands for so many beats with a tenth of one processor for all of them and their supervisor.
+/// Has so many workers shake hands for so many beats with a tenth of one processor for all of them
+/// and their supervisor.
 fn starve(test: &str, count: u32, beats: usize) {
     let Some(share) = Share::of_processor(10, test) else { return };
     let manager = Manager::at_path();
     let server = Backend::named("a");
-    let (root, builder) = (Authority::root("root"), counted(&manager).workers(count).through(share.wrapper()));
+    let (root, builder) =
+        (Authority::root("root"), counted(&manager).workers(count).through(share.wrapper()));
     let identity = root.issue(&["localhost"]);
-    let certificate = write(builder.directory(), "cert.pem", format!("{}{}", identity.key, identity.chain));
+    let certificate =
+        write(builder.directory(), "cert.pem", format!("{}{}", identity.key, identity.chain));
     let pen = builder.options([OsStr::new("-E"), certificate.as_os_str()]).server(&server).start();
     let workers = pen.workers();
     let hello = root.client().hello("localhost");

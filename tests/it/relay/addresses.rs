@@ -30,7 +30,10 @@ fn ipv6_clients_and_servers_with_either_form_of_the_local_address() {
         let pen = Pen::builder().listen(local).server(&server).start();
         assert_eq!(ask(port.address(), V6).as_deref(), Some("six"));
         let report = pen.report();
-        assert_eq!((report.servers[0]["address"].as_str(), report.clients[0]["address"].as_str()), ("::1", "::1"));
+        assert_eq!(
+            (report.servers[0]["address"].as_str(), report.clients[0]["address"].as_str()),
+            ("::1", "::1")
+        );
     }
 }
 
@@ -51,18 +54,31 @@ fn a_dual_stack_listener_treats_ipv4_clients_as_ipv4() {
     let number = port.address().port();
     let builder = Pen::builder();
     let log = builder.directory().join("log");
-    let pen = builder.listen(format!(":::{number}")).options(["-l", log.to_str().unwrap()]).servers(&farm).start();
+    let pen = builder
+        .listen(format!(":::{number}"))
+        .options(["-l", log.to_str().unwrap()])
+        .servers(&farm)
+        .start();
     let four = SocketAddr::from((Ipv4Addr::LOCALHOST, number));
     let six = SocketAddr::from((Ipv6Addr::LOCALHOST, number));
     assert_eq!(ask(four, V4).as_deref(), Some("b"));
     assert_eq!(ask(six, V6).as_deref(), Some("c"));
     for worker in 0..3 {
-        assert_eq!(pen.only(worker, || (ask(four, V4), ask(six, V6))), (Some("b".into()), Some("c".into())));
+        assert_eq!(
+            pen.only(worker, || (ask(four, V4), ask(six, V6))),
+            (Some("b".into()), Some("c".into()))
+        );
     }
     let report = pen.report();
-    assert!(report.client("127.7.0.1").is_some() && report.client("::1").is_some(), "{}", report.html);
+    assert!(
+        report.client("127.7.0.1").is_some() && report.client("::1").is_some(),
+        "{}",
+        report.html
+    );
     Client::connect(V4, four).unwrap().echoes_after_greeting("GET / HTTP/1.0");
-    crate::harness::eventually("it is logged", || fs::read_to_string(&log).is_ok_and(|text| text.ends_with('\n')));
+    crate::harness::eventually("it is logged", || {
+        fs::read_to_string(&log).is_ok_and(|text| text.ends_with('\n'))
+    });
     assert!(fs::read_to_string(&log).unwrap().starts_with("127.7.0.1 "));
 }
 
@@ -162,7 +178,8 @@ fn any_other_file_in_the_way_is_an_error_and_is_left_alone() {
     let front = kept.path().join("front");
     fs::write(&front, "precious").unwrap();
     let server = Backend::named("a");
-    let said = String::from_utf8(Pen::builder().listen(&front).server(&server).fails().stderr).unwrap();
+    let said =
+        String::from_utf8(Pen::builder().listen(&front).server(&server).fails().stderr).unwrap();
     assert!(said.contains("front"), "{said}");
     assert_eq!(fs::read_to_string(front).unwrap(), "precious");
 }
@@ -173,7 +190,11 @@ fn a_unix_listener_survives_the_death_of_a_worker() {
     let builder = Pen::builder();
     let front = builder.directory().join("front");
     let pen = builder.workers(1).listen(&front).server(&server).start();
-    assert_eq!(fs::symlink_metadata(&front).unwrap().permissions().mode() & 0o002, 0, "others may not write");
+    assert_eq!(
+        fs::symlink_metadata(&front).unwrap().permissions().mode() & 0o002,
+        0,
+        "others may not write"
+    );
     pen.workers()[0].kill();
     assert_eq!(ask_unix(&front), "a\n");
 }
@@ -190,8 +211,12 @@ fn two_programs_cannot_share_a_port() {
 
 #[test]
 fn a_server_that_this_machine_has_no_address_for_is_failed_over() {
-    let off = ["all", "lo"].map(|name| format!("echo 1 > /proc/sys/net/ipv6/conf/{name}/disable_ipv6"));
-    if !machine::in_own_network("a_server_that_this_machine_has_no_address_for_is_failed_over", &off) {
+    let off =
+        ["all", "lo"].map(|name| format!("echo 1 > /proc/sys/net/ipv6/conf/{name}/disable_ipv6"));
+    if !machine::in_own_network(
+        "a_server_that_this_machine_has_no_address_for_is_failed_over",
+        &off,
+    ) {
         return;
     }
     let farm = Backend::farm(["a"]);

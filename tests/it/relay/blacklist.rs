@@ -1,4 +1,5 @@
-//! Servers that fail: how long they are left out, who tries them again, and what is said (SPEC: blacklisting, timeout).
+//! Servers that fail: how long they are left out, who tries them again, and what is said (SPEC:
+//! blacklisting, timeout).
 
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
@@ -79,18 +80,28 @@ fn a_server_that_is_still_dead_after_its_time_costs_no_client_its_answer() {
 fn after_its_time_one_client_tries_a_server_and_the_others_do_not_wait_for_it() {
     let a = Backend::named("a");
     let port = Port::reserve();
-    let pen =
-        Pen::builder().options(["-r", "-b", "1", "-t", "60"]).server(&a).server_as(port.address().to_string()).start();
+    let pen = Pen::builder()
+        .options(["-r", "-b", "1", "-t", "60"])
+        .server(&a)
+        .server_as(port.address().to_string())
+        .start();
     // It refuses, and is blacklisted for a second; from now on it does not answer at all.
     assert_eq!(pen.ask(client(1)).as_deref(), Some("a"));
     let hole = Blackhole::on(&port);
     eventually("its time is over", || pen.report().server(1, "status") == 0);
-    let waiting: Vec<_> = (1..=12).map(|n| pen.only(n % 3, || pen.connect(client(n as u8)))).collect();
-    eventually("all but one are answered", || waiting.iter().filter(|client| client.has_news()).count() >= 11);
+    let waiting: Vec<_> =
+        (1..=12).map(|n| pen.only(n % 3, || pen.connect(client(n as u8)))).collect();
+    eventually("all but one are answered", || {
+        waiting.iter().filter(|client| client.has_news()).count() >= 11
+    });
     assert_eq!(pen.report().server(1, "connections"), 1, "one connection tries it");
     let prober = waiting.iter().find(|client| !client.has_news()).expect("one waits");
     let _revived = hole.revive(greeter("b"));
-    assert_eq!(prober.line().as_deref(), Some("b"), "who waited is served by the server that came back");
+    assert_eq!(
+        prober.line().as_deref(),
+        Some("b"),
+        "who waited is served by the server that came back"
+    );
     prober.finish();
     eventually("it is in rotation again", || pen.ask(client(50)).as_deref() == Some("b"));
 }
@@ -100,7 +111,11 @@ fn a_server_that_does_not_answer_is_given_up_after_the_connect_timeout() {
     let a = Backend::named("a");
     let port = Port::reserve();
     let _hole = Blackhole::on(&port);
-    let pen = Pen::builder().options(["-t", "1"]).server(&a).server_as(port.address().to_string()).start();
+    let pen = Pen::builder()
+        .options(["-t", "1"])
+        .server(&a)
+        .server_as(port.address().to_string())
+        .start();
     assert_eq!(pen.ask(client(1)).as_deref(), Some("a"));
     pen.hears(&format!("blacklisting server 1 ({}) for 30 s: ", port.address()));
     assert_eq!(pen.ask(client(1)).as_deref(), Some("a"), "and remembered there");
@@ -122,7 +137,9 @@ fn a_client_that_waits_for_a_silent_server_delays_nobody() {
     eventually("its connect is pending", || pen.report().server(1, "connections") == 1);
     // Every other selection is the silent server; nobody knows that yet.
     let crowd: Vec<_> = (0..20).map(|_| pen.connect(client(2))).collect();
-    eventually("half of them are served", || crowd.iter().filter(|client| client.has_news()).count() == 10);
+    eventually("half of them are served", || {
+        crowd.iter().filter(|client| client.has_news()).count() == 10
+    });
     assert!(!waiting.has_news());
     waiting.reset();
     crowd.into_iter().for_each(Client::reset);

@@ -1,4 +1,5 @@
-//! What happens to the bytes: nothing, at any speed, in any order of closing (SPEC: relaying, half-close).
+//! What happens to the bytes: nothing, at any speed, in any order of closing (SPEC: relaying,
+//! half-close).
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -146,7 +147,9 @@ fn a_client_that_half_closes_without_a_word_gets_its_answer() {
     let pen = Pen::builder().server(&server).start();
     let client = pen.connect(ME);
     client.finish();
-    eventually("the connection is half-closed", || pen.report().in_use() == 1 && server.open() == 1);
+    eventually("the connection is half-closed", || {
+        pen.report().in_use() == 1 && server.open() == 1
+    });
     gate.open();
     assert_eq!(client.read_to_end().unwrap(), b"late answer");
     pen.settle();
@@ -208,7 +211,10 @@ fn a_client_that_sends_and_closes_at_once_is_heard_to_the_end() {
         client.send(Bytes::new(6).take(size));
         drop(client);
         eventually("the server has it", || received.lock().unwrap().len() == 1);
-        assert!(received.lock().unwrap().pop().unwrap() == Bytes::new(6).take(size), "{size} bytes");
+        assert!(
+            received.lock().unwrap().pop().unwrap() == Bytes::new(6).take(size),
+            "{size} bytes"
+        );
     }
     pen.settle();
 }
@@ -233,7 +239,9 @@ fn every_transfer_ends_whatever_its_size() {
                     client.send((size as u32).to_be_bytes());
                     let mut buffer = vec![0; 1 << 20];
                     let mut got = 0;
-                    while let read @ 1.. = Read::read(&mut client.socket(), &mut buffer).expect("bytes or an end") {
+                    while let read @ 1.. =
+                        Read::read(&mut client.socket(), &mut buffer).expect("bytes or an end")
+                    {
                         got += read;
                     }
                     assert_eq!(got, size);
@@ -401,9 +409,15 @@ fn a_reset_in_the_midst_of_an_upload_is_no_orderly_end() {
     for _ in 0..40 {
         let client = pen.connect(ME);
         // It fails here or, if all is in pen's hands already, there: but it does fail.
-        let sent = client.socket().write_all(&upload).and_then(|()| client.socket().shutdown(Shutdown::Write));
+        let sent = client
+            .socket()
+            .write_all(&upload)
+            .and_then(|()| client.socket().shutdown(Shutdown::Write));
         let ended = sent.and_then(|()| client.read_to_end());
-        assert!(ended.is_err(), "a client that lost most of its upload must not believe that it was taken");
+        assert!(
+            ended.is_err(),
+            "a client that lost most of its upload must not believe that it was taken"
+        );
     }
     pen.settle();
 }
@@ -411,7 +425,9 @@ fn a_reset_in_the_midst_of_an_upload_is_no_orderly_end() {
 #[test]
 fn a_unix_server_that_answers_and_closes_at_once_is_heard() {
     let directory = tempfile::tempdir().unwrap();
-    let server = Backend::with_unix(&directory.path().join("s"), |mut connection| connection.write_all(b"answer"));
+    let server = Backend::with_unix(&directory.path().join("s"), |mut connection| {
+        connection.write_all(b"answer")
+    });
     let pen = Pen::builder().server(&server).start();
     for _ in 0..200 {
         assert_eq!(pen.connect(ME).read_to_end().unwrap(), b"answer");
@@ -442,10 +458,12 @@ fn an_end_of_file_behind_any_number_of_pieces_is_passed_on() {
     }
 }
 
-/// Bytes that wait to be read at the other end of a connection on this machine (proc_net_tcp in the kernel's documentation).
+/// Bytes that wait to be read at the other end of a connection on this machine (proc_net_tcp in the
+/// kernel's documentation).
 fn unread_by_peer(socket: &Socket) -> usize {
-    let port =
-        |address: io::Result<socket2::SockAddr>| format!(":{:04X}", address.unwrap().as_socket().unwrap().port());
+    let port = |address: io::Result<socket2::SockAddr>| {
+        format!(":{:04X}", address.unwrap().as_socket().unwrap().port())
+    };
     let (here, there) = (port(socket.local_addr()), port(socket.peer_addr()));
     let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
     let mut lines = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<&str>>());
@@ -456,7 +474,8 @@ fn unread_by_peer(socket: &Socket) -> usize {
 /// Ends of pipes that a process has open.
 fn ends_of_pipes(process: &Process) -> usize {
     let descriptors = fs::read_dir(process.proc("fd")).unwrap();
-    let targets = descriptors.filter_map(|descriptor| fs::read_link(descriptor.unwrap().path()).ok());
+    let targets =
+        descriptors.filter_map(|descriptor| fs::read_link(descriptor.unwrap().path()).ok());
     targets.filter(|target| target.to_string_lossy().starts_with("pipe:")).count()
 }
 
@@ -474,8 +493,9 @@ fn more_pieces_than_a_pipe_has_places_for_pass_without_an_event() {
             connection.write_all(&[1; LARGE])?;
         }
         open.pass();
-        // From pages of their own, so that the kernel does not join them. A pipe has places for 64: the first splice is followed by
-        // another, for nothing came before it for long; the second one is believed.
+        // From pages of their own, so that the kernel does not join them. A pipe has places for 64:
+        // the first splice is followed by another, for nothing came before it for long; the
+        // second one is believed.
         let pages = tempfile::tempfile()?;
         pages.set_len(4096 * PIECES as u64)?;
         for n in 0..PIECES as u64 {

@@ -35,14 +35,18 @@ fn a_server_that_is_full_is_told_of_and_that_clients_were_closed() {
     let farm = Backend::farm(["a", "b"]);
     let pen = Pen::builder().options(["-r"]).servers_with_limits(&farm, "1").control().start();
     let held: Vec<_> = (0..2).map(|n| pen.hold(client(n)).unwrap()).collect();
-    let states = |pen: &Pen, state: &str| pen.tell("servers json").matches(&format!("\"state\":\"{state}\"")).count();
+    let states = |pen: &Pen, state: &str| {
+        pen.tell("servers json").matches(&format!("\"state\":\"{state}\"")).count()
+    };
     assert_eq!(states(&pen, "full"), 2, "{}", pen.tell("servers json"));
     for n in 0..30 {
         assert_eq!(pen.ask(client(10 + n)), None);
     }
     for (n, server) in farm.iter().enumerate() {
-        let told =
-            format!("server {n} ({}) is passed over: it has 1 of 1 connections; raise its max", server.operand());
+        let told = format!(
+            "server {n} ({}) is passed over: it has 1 of 1 connections; raise its max",
+            server.operand()
+        );
         pen.hears(&told);
         assert_eq!(pen.said().matches(&told).count(), 1, "{}", pen.said());
     }

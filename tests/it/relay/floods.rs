@@ -14,7 +14,8 @@ use crate::harness::{Backend, Builder, Pen, eventually};
 fn with_tls() -> Builder {
     let identity = Authority::root("root").issue(&["localhost"]);
     let builder = Pen::builder();
-    let path = write(builder.directory(), "cert.pem", format!("{}{}", identity.chain, identity.key));
+    let path =
+        write(builder.directory(), "cert.pem", format!("{}{}", identity.chain, identity.key));
     builder.options(["-E".as_ref(), path.as_os_str()])
 }
 
@@ -57,7 +58,9 @@ fn the_end_of_a_flood_of_refused_requests_is_told() {
         // Until it is refused.
         let _ = std::io::copy(&mut client, &mut std::io::sink());
     }
-    eventually("all are told of", || told(&pen, "request refused: ", " more were refused") == REQUESTS);
+    eventually("all are told of", || {
+        told(&pen, "request refused: ", " more were refused") == REQUESTS
+    });
 }
 
 /// How many the lines with `text` stand for, of which some count others before `more`.
@@ -97,7 +100,8 @@ fn unfinished(pen: &Pen, clients: usize, bytes: &[u8]) -> Vec<TcpStream> {
     (0..clients).map(client).collect()
 }
 
-/// Has many clients begin something of 60 kB. The worker has to stay small, serve others meanwhile, and be small again afterwards.
+/// Has many clients begin something of 60 kB. The worker has to stay small, serve others meanwhile,
+/// and be small again afterwards.
 fn stays_small(pen: &Pen, begun: &[u8], serves: impl Fn() -> bool) {
     assert!(serves());
     let before = pen.workers()[0].resident();
@@ -112,7 +116,11 @@ fn stays_small(pen: &Pen, begun: &[u8], serves: impl Fn() -> bool) {
         assert!(serves());
         pen.workers()[0].resident().saturating_sub(before) < 6 << 10
     };
-    assert!(within(crate::harness::PATIENCE, small), "still {} KiB instead of {before}", pen.workers()[0].resident());
+    assert!(
+        within(crate::harness::PATIENCE, small),
+        "still {} KiB instead of {before}",
+        pen.workers()[0].resident()
+    );
     pen.settle();
 }
 
@@ -124,13 +132,22 @@ fn unfinished_hellos_of_many_clients_take_little_memory() {
     let identity = root.issue(&["localhost"]);
     let backend = Backend::named("one");
     let builder = Pen::builder();
-    let path = write(builder.directory(), "cert.pem", format!("{}{}", identity.chain, identity.key));
-    let options = ["-E".as_ref(), path.as_os_str(), "-x".as_ref(), "2000".as_ref(), "-t".as_ref(), "600".as_ref()];
+    let path =
+        write(builder.directory(), "cert.pem", format!("{}{}", identity.chain, identity.key));
+    let options = [
+        "-E".as_ref(),
+        path.as_os_str(),
+        "-x".as_ref(),
+        "2000".as_ref(),
+        "-t".as_ref(),
+        "600".as_ref(),
+    ];
     let pen = builder.workers(1).options(options).server(&backend).start();
     // A hello of 60000 bytes in records of 16384, of which the last 2 kB do not come.
     let mut hello = vec![1, 0, 60000_u32.to_be_bytes()[2], 60000_u32.to_be_bytes()[3]];
     hello.resize(58_000, 0);
-    let record = |bytes: &[u8]| [&[22, 3, 1], &(bytes.len() as u16).to_be_bytes()[..], bytes].concat();
+    let record =
+        |bytes: &[u8]| [&[22, 3, 1], &(bytes.len() as u16).to_be_bytes()[..], bytes].concat();
     let records: Vec<u8> = hello.chunks(16384).flat_map(record).collect();
     stays_small(&pen, &records, || root.client().ask(pen.address(), "localhost").is_some());
 }
@@ -143,12 +160,15 @@ fn unfinished_heads_of_many_clients_take_little_memory() {
     stays_small(&pen, &head, || pen.ask([127, 0, 0, 9]).as_deref() == Some("one"));
 }
 
-/// Bytes that the kernel has from pen for a client of this port: those that were not acknowledged (proc_net_tcp(5)).
+/// Bytes that the kernel has from pen for a client of this port: those that were not acknowledged
+/// (proc_net_tcp(5)).
 fn queued_for(pen: &Pen, client: u16) -> usize {
     let table = fs::read_to_string("/proc/net/tcp").unwrap();
     // Other tests' clients may have the same port at another address.
     let ends = [pen.address().port(), client].map(|port| format!(":{port:04X}"));
-    let is_it = |row: &&str| row.split_whitespace().skip(1).zip(&ends).all(|(address, port)| address.ends_with(port));
+    let is_it = |row: &&str| {
+        row.split_whitespace().skip(1).zip(&ends).all(|(address, port)| address.ends_with(port))
+    };
     let row = table.lines().find(is_it);
     let queues = row.and_then(|row| row.split_whitespace().nth(4)).map_or("0:0", |queues| queues);
     usize::from_str_radix(queues.split(':').next().unwrap(), 16).unwrap()
@@ -186,7 +206,8 @@ fn stays_small_before_the_deaf<Client>(pen: &Pen, connect: impl FnMut(usize) -> 
     let (mut last, mut equal) = (0, 0);
     eventually("nothing more is taken", || {
         let now = pen.workers()[0].resident();
-        equal = if now == last && pen.report().connections.len() == deaf.len() { equal + 1 } else { 0 };
+        equal =
+            if now == last && pen.report().connections.len() == deaf.len() { equal + 1 } else { 0 };
         last = now;
         equal >= 10
     });
@@ -206,7 +227,8 @@ fn records_that_clients_do_not_take_are_little_memory() {
     let root = Authority::root("root");
     let identity = root.issue(&["localhost"]);
     let (backend, builder) = (talkative(), Pen::builder());
-    let path = write(builder.directory(), "cert.pem", format!("{}{}", identity.chain, identity.key));
+    let path =
+        write(builder.directory(), "cert.pem", format!("{}{}", identity.chain, identity.key));
     let options = ["-E".as_ref(), path.as_os_str(), "-x".as_ref(), "1000".as_ref()];
     let pen = builder.workers(1).options(options).server(&backend).start();
     let mut client = root.client();
@@ -223,6 +245,10 @@ fn socket_buffers_bound_both_sides_and_can_be_set_at_run_time() {
     let client = pen.connect([127, 0, 0, 8]);
     let port = client.socket().local_addr().unwrap().as_socket().unwrap().port();
     eventually("something waits for the client", || queued_for(&pen, port) > 0);
-    assert!(queued_for(&pen, port) < 256 << 10, "{} bytes wait in the kernel", queued_for(&pen, port));
+    assert!(
+        queued_for(&pen, port) < 256 << 10,
+        "{} bytes wait in the kernel",
+        queued_for(&pen, port)
+    );
     pen.refuses("socket_buffers client many 1");
 }

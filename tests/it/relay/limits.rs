@@ -19,7 +19,8 @@ fn known_clients_may_use_the_hard_limit_and_new_ones_the_soft_limit() {
     // The example of the specification: two servers with limits 2 and 3.
     let farm = Backend::farm(["a", "b"]);
     let pen = Pen::builder().servers_with_limits(&farm, "2:3").start();
-    let x: Vec<(Client, String)> = (0..5).map(|n| pen.only(n % 3, || pen.hold(client(1)).unwrap())).collect();
+    let x: Vec<(Client, String)> =
+        (0..5).map(|n| pen.only(n % 3, || pen.hold(client(1)).unwrap())).collect();
     let names: String = x.iter().map(|(_, name)| name.as_str()).collect();
     assert_eq!(names, "bbbaa", "three on its server, then two on the other, where it is new");
     assert!(pen.hold(client(2)).is_none(), "another new client is refused");
@@ -52,7 +53,8 @@ fn a_hard_limit_without_a_soft_limit_is_no_limit_and_warned_of() {
 fn a_full_server_is_passed_over_but_not_blacklisted() {
     let farm = Backend::farm(["a", "b"]);
     let operands = [0, 1].map(|n| farm[n].operand());
-    let pen = Pen::builder().server_as(&operands[0]).server_as(format!("{}:1", operands[1])).start();
+    let pen =
+        Pen::builder().server_as(&operands[0]).server_as(format!("{}:1", operands[1])).start();
     let (held, name) = pen.hold(client(1)).unwrap();
     assert_eq!(name, "b");
     for n in 2..8 {
@@ -61,7 +63,9 @@ fn a_full_server_is_passed_over_but_not_blacklisted() {
     drop(held);
     pen.settle();
     let mut newcomers = 20..;
-    eventually("it is used again", || pen.ask(client(newcomers.next().unwrap())).as_deref() == Some("b"));
+    eventually("it is used again", || {
+        pen.ask(client(newcomers.next().unwrap())).as_deref() == Some("b")
+    });
     assert!(!pen.said().contains("blacklisting"));
 }
 
@@ -91,7 +95,8 @@ fn a_refused_client_does_not_make_room_for_another() {
 #[test]
 fn hundreds_at_once_get_exactly_the_places_there_are() {
     let farm = Backend::farm(["a", "b"]);
-    let pen = Pen::builder().workers(4).options(["-x", "2000"]).servers_with_limits(&farm, "5:8").start();
+    let pen =
+        Pen::builder().workers(4).options(["-x", "2000"]).servers_with_limits(&farm, "5:8").start();
     for round in 0..3 {
         let gate = Gate::closed();
         let held: Vec<_> = thread::scope(|scope| {
@@ -120,7 +125,8 @@ fn hundreds_at_once_get_exactly_the_places_there_are() {
 #[test]
 fn known_clients_in_a_rush_get_exactly_the_hard_limit() {
     let farm = Backend::farm(["a"]);
-    let pen = Pen::builder().workers(4).options(["-x", "2000"]).servers_with_limits(&farm, "3:7").start();
+    let pen =
+        Pen::builder().workers(4).options(["-x", "2000"]).servers_with_limits(&farm, "3:7").start();
     assert_eq!(pen.ask(client(1)).as_deref(), Some("a"));
     pen.settle();
     let held: Vec<_> = thread::scope(|scope| {
@@ -137,7 +143,8 @@ fn a_server_never_sees_more_than_its_limit_while_clients_come_and_go() {
     let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (counter, record) = (now.clone(), most.clone());
     let server = Backend::with(move |mut connection| {
-        // Counted from the accept to just before the answer, for which the client waits: never longer than pen counts it.
+        // Counted from the accept to just before the answer, for which the client waits: never
+        // longer than pen counts it.
         record.fetch_max(counter.fetch_add(1, SeqCst) + 1, SeqCst);
         thread::yield_now();
         counter.fetch_sub(1, SeqCst);
@@ -155,7 +162,8 @@ fn a_server_never_sees_more_than_its_limit_while_clients_come_and_go() {
                 eventually("everybody is served often enough", || {
                     asked += 1;
                     let client = pen.connect(client(n * 1000 + asked % 1000));
-                    served += usize::from(client.read_to_end().is_ok_and(|answer| answer == b"served\n"));
+                    served +=
+                        usize::from(client.read_to_end().is_ok_and(|answer| answer == b"served\n"));
                     served == EACH
                 });
             });
@@ -170,18 +178,24 @@ fn a_server_never_sees_more_than_its_limit_while_clients_come_and_go() {
 fn clients_above_x_wait_and_are_served_when_places_become_free() {
     let farm = Backend::farm(["a", "b"]);
     let pen = Pen::builder().options(["-x", "6"]).servers(&farm).start();
-    let mut held: Vec<_> = (0..6).map(|n| pen.only(n % 3, || pen.hold(client(n)).unwrap())).collect();
+    let mut held: Vec<_> =
+        (0..6).map(|n| pen.only(n % 3, || pen.hold(client(n)).unwrap())).collect();
     let waiting: Vec<Client> = (10..30).map(|n| pen.connect(client(n))).collect();
     let report = pen.report();
     assert_eq!((report.connections.len(), report.in_use()), (6, 6));
     for (client, _) in &held {
         client.echoes("those inside go on");
     }
-    assert!(!waiting.iter().any(Client::has_news), "those outside wait, connected and neither answered nor closed");
+    assert!(
+        !waiting.iter().any(Client::has_news),
+        "those outside wait, connected and neither answered nor closed"
+    );
     // Whoever leaves lets in exactly one more, whatever worker the place belonged to.
     for served in 1..=waiting.len() {
         held.pop();
-        eventually("the next one is let in", || waiting.iter().filter(|client| client.has_news()).count() >= served);
+        eventually("the next one is let in", || {
+            waiting.iter().filter(|client| client.has_news()).count() >= served
+        });
         let inside: Vec<&Client> = waiting.iter().filter(|client| client.has_news()).collect();
         if held.is_empty() {
             // From now on it is the waiting ones who leave.
@@ -225,7 +239,8 @@ fn a_full_pen_uses_no_processor_time() {
     let ticks = || pen.workers().iter().map(crate::harness::Process::ticks).sum::<u64>();
     let before = ticks();
     eventually("two seconds have passed", || {
-        pen.report().client(&client(1).to_string()).unwrap()["age(secs)"].parse::<u32>().unwrap() >= 2
+        pen.report().client(&client(1).to_string()).unwrap()["age(secs)"].parse::<u32>().unwrap()
+            >= 2
     });
     let used = ticks() - before;
     assert!(used < 50, "{used} hundredths of a second while there was nothing to do but reports");
@@ -238,7 +253,8 @@ fn a_hung_worker_that_waited_for_a_place_keeps_nobody_busy() {
     let workers = pen.workers();
     let (held, _) = pen.only(1, || pen.hold(client(1)).unwrap());
     let (other, _) = pen.only(1, || pen.hold(client(2)).unwrap());
-    // This one finds no place, and says that it waits; with the report it has gone through its loop.
+    // This one finds no place, and says that it waits; with the report it has gone through its
+    // loop.
     let waiting = pen.only(0, || {
         let waiting = pen.connect(client(3));
         pen.report();
@@ -255,7 +271,8 @@ fn a_hung_worker_that_waited_for_a_place_keeps_nobody_busy() {
     }
     let idle_from = workers[1].ticks();
     eventually("two seconds have passed", || {
-        pen.report().client(&client(29).to_string()).unwrap()["age(secs)"].parse::<u32>().unwrap() >= 2
+        pen.report().client(&client(29).to_string()).unwrap()["age(secs)"].parse::<u32>().unwrap()
+            >= 2
     });
     let used = workers[1].ticks() - idle_from;
     workers[0].resume();

@@ -1,4 +1,5 @@
-//! Names: asked for in parallel past name servers that do not answer, with all their addresses, and zones (SPEC: server, local address).
+//! Names: asked for in parallel past name servers that do not answer, with all their addresses, and
+//! zones (SPEC: server, local address).
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket};
@@ -27,7 +28,8 @@ fn resolv_conf() -> String {
     in_etc("resolv.conf", "nameserver 127.0.0.52\nnameserver 127.0.0.53\n")
 }
 
-/// A name server (RFC 1035, section 4.1): every name is at 127.0.0.1, but for those that begin with `no` and `fail`.
+/// A name server (RFC 1035, section 4.1): every name is at 127.0.0.1, but for those that begin with
+/// `no` and `fail`.
 fn name_servers() -> UdpSocket {
     let socket = UdpSocket::bind(ANSWERING).unwrap();
     thread::spawn(move || {
@@ -67,11 +69,17 @@ fn a_dead_name_server_delays_many_names_no_more_than_one() {
         builder = builder.server_as(format!("server{number}.test:{port}"));
     }
     let pen = builder.start();
-    assert_eq!(pen.tell("servers").lines().filter(|line| line.contains(" addr 127.0.0.1 ")).count(), 20);
+    assert_eq!(
+        pen.tell("servers").lines().filter(|line| line.contains(" addr 127.0.0.1 ")).count(),
+        20
+    );
     assert_eq!(pen.ask(Ipv4Addr::LOCALHOST).as_deref(), Some("a"));
     let file = pen.directory().join("pen.cfg");
     let lines = |names: &[&str]| {
-        let lines = names.iter().enumerate().map(|(n, name)| format!("server {} address {name} port {port}\n", 30 + n));
+        let lines = names
+            .iter()
+            .enumerate()
+            .map(|(n, name)| format!("server {} address {name} port {port}\n", 30 + n));
         format!("blacklist 2\n{}", lines.collect::<String>())
     };
     fs::write(&file, lines(&["new1.test", "new2.test", "new3.test"])).unwrap();
@@ -81,12 +89,16 @@ fn a_dead_name_server_delays_many_names_no_more_than_one() {
     // Each name that has no address is told in a line with the reason, and nothing is changed.
     fs::write(
         &file,
-        lines(&["other.test", "no1.test", "fail1.test", "no2.test"]).replace("blacklist 2", "blacklist 3"),
+        lines(&["other.test", "no1.test", "fail1.test", "no2.test"])
+            .replace("blacklist 2", "blacklist 3"),
     )
     .unwrap();
     pen.supervisor().signal(Signal::HUP);
     pen.hears(&format!("{}:3: cannot resolve no1.test: no such host", file.display()));
-    pen.hears(&format!("{}:4: cannot resolve fail1.test: the name server does not answer", file.display()));
+    pen.hears(&format!(
+        "{}:4: cannot resolve fail1.test: the name server does not answer",
+        file.display()
+    ));
     pen.hears(&format!("{}:5: cannot resolve no2.test: no such host", file.display()));
     pen.hears("the settings stay as they were");
     pen.tells("blacklist", "2");
@@ -101,27 +113,36 @@ fn hosts() -> Vec<String> {
 
 #[test]
 fn the_next_address_of_a_name_is_tried_and_all_workers_go_on_with_it() {
-    if !in_own_network("the_next_address_of_a_name_is_tried_and_all_workers_go_on_with_it", &hosts()) {
+    if !in_own_network(
+        "the_next_address_of_a_name_is_tried_and_all_workers_go_on_with_it",
+        &hosts(),
+    ) {
         return;
     }
     let server = Backend::named_on(Ipv4Addr::LOCALHOST.into(), "a");
     let port = server.address().port();
-    let pen = Pen::builder().server_as(format!("both:{port}")).options(["-b", "60"]).control().start();
+    let pen =
+        Pen::builder().server_as(format!("both:{port}")).options(["-b", "60"]).control().start();
     assert!(pen.tell("servers").starts_with("0 addr ::1 "));
     for worker in 0..3 {
         for _ in 0..3 {
             assert_eq!(pen.only(worker, || pen.ask(Ipv4Addr::LOCALHOST)).as_deref(), Some("a"));
         }
     }
-    pen.hears(&format!("server 0 (both): [::1]:{port}: connection refused; using 127.0.0.1:{port}"));
+    pen.hears(&format!(
+        "server 0 (both): [::1]:{port}: connection refused; using 127.0.0.1:{port}"
+    ));
     assert_eq!(pen.said().matches("using 127.0.0.1").count(), 1, "it is told once: {}", pen.said());
     assert!(!pen.said().contains("blacklisting"));
     assert!(pen.tell("servers").starts_with("0 addr 127.0.0.1 "), "{}", pen.tell("servers"));
     // When the good one fails, the first is the next.
     server.stop();
-    let six = Backend::named_at(Port::reserve_at(SocketAddr::from((Ipv6Addr::LOCALHOST, port))), "six");
+    let six =
+        Backend::named_at(Port::reserve_at(SocketAddr::from((Ipv6Addr::LOCALHOST, port))), "six");
     assert_eq!(pen.ask(Ipv4Addr::LOCALHOST).as_deref(), Some("six"));
-    pen.hears(&format!("server 0 (both): 127.0.0.1:{port}: connection refused; using [::1]:{port}"));
+    pen.hears(&format!(
+        "server 0 (both): 127.0.0.1:{port}: connection refused; using [::1]:{port}"
+    ));
     assert!(!pen.said().contains("blacklisting"));
     // Only when all have failed is the server left out.
     six.stop();
@@ -136,13 +157,21 @@ fn emergency_and_abuse_servers_have_all_their_addresses_too() {
     if !in_own_network("emergency_and_abuse_servers_have_all_their_addresses_too", &hosts()) {
         return;
     }
-    let [emergency, abuse] = ["emergency", "abuse"].map(|name| Backend::named_on(Ipv4Addr::LOCALHOST.into(), name));
+    let [emergency, abuse] =
+        ["emergency", "abuse"].map(|name| Backend::named_on(Ipv4Addr::LOCALHOST.into(), name));
     let name = |server: &Backend| format!("both:{}", server.address().port());
     let down = Backend::down("down");
     let pen = Pen::builder()
         .server(&down)
         .options(["-e", &name(&emergency), "-B", &name(&abuse)])
-        .options(["-O", "acl 1 deny 127.9.0.0/16", "-O", "acl 1 permit 0.0.0.0/0", "-O", "client_acl 1"])
+        .options([
+            "-O",
+            "acl 1 deny 127.9.0.0/16",
+            "-O",
+            "acl 1 permit 0.0.0.0/0",
+            "-O",
+            "client_acl 1",
+        ])
         .start();
     assert_eq!(pen.ask(Ipv4Addr::LOCALHOST).as_deref(), Some("emergency"));
     assert_eq!(pen.ask(Ipv4Addr::new(127, 9, 0, 1)).as_deref(), Some("abuse"));
@@ -155,7 +184,8 @@ fn a_listener_takes_the_first_address_that_the_machine_has() {
     // The network is there, so that getaddrinfo(3) puts the address that is not first.
     let setup = [
         in_etc("hosts", "2001:db8::1 front\n127.0.0.1 front\n"),
-        "ip link add pen0 type veth peer name pen1; ip addr add 2001:db8::2/64 dev pen0 nodad".to_owned(),
+        "ip link add pen0 type veth peer name pen1; ip addr add 2001:db8::2/64 dev pen0 nodad"
+            .to_owned(),
         "ip link set pen0 up; ip link set pen1 up".to_owned(),
     ];
     if !in_own_network("a_listener_takes_the_first_address_that_the_machine_has", &setup) {
@@ -203,7 +233,11 @@ fn link_local_addresses_have_zones_on_either_side() {
         text
     });
     assert_eq!(answer.unwrap().trim(), "zoned");
-    assert!(pen.tell("servers").starts_with(&format!("0 addr fe80::a%pen0 port {port} ")), "{}", pen.tell("servers"));
+    assert!(
+        pen.tell("servers").starts_with(&format!("0 addr fe80::a%pen0 port {port} ")),
+        "{}",
+        pen.tell("servers")
+    );
     pen.tells(&format!("server 1 address fe80::a%pen0 port {port}"), "");
     assert!(pen.refuses("server 1 address fe80::a%nowhere").contains("no such interface"));
 }

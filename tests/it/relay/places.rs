@@ -1,4 +1,5 @@
-//! Places under `-x` that become free: who takes the next client, and who is woken for it (SPEC: at `-x`).
+//! Places under `-x` that become free: who takes the next client, and who is woken for it (SPEC: at
+//! `-x`).
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -13,7 +14,8 @@ fn client(number: usize) -> Ipv4Addr {
 
 /// How often all these have gone to sleep.
 fn sleeps(workers: &[Process]) -> u64 {
-    let sleeps = |worker: &Process| worker.status("voluntary_ctxt_switches").parse::<u64>().unwrap();
+    let sleeps =
+        |worker: &Process| worker.status("voluntary_ctxt_switches").parse::<u64>().unwrap();
     workers.iter().map(sleeps).sum()
 }
 
@@ -30,17 +32,21 @@ fn a_freed_place_wakes_one_worker_and_not_the_herd() {
         thread::scope(|scope| {
             for n in 0..clients {
                 let pen = &pen;
-                scope.spawn(move || (0..each).for_each(|_| assert_eq!(pen.ask(client(n)).as_deref(), Some("a"))));
+                scope.spawn(move || {
+                    (0..each).for_each(|_| assert_eq!(pen.ask(client(n)).as_deref(), Some("a")))
+                });
             }
         });
     };
-    // Twice as many clients as places: somebody always waits, and each worker has found that out once.
+    // Twice as many clients as places: somebody always waits, and each worker has found that out
+    // once.
     ask(CLIENTS, 5);
     let workers = pen.workers();
     let before = sleeps(&workers);
     ask(CLIENTS, EACH);
     let slept = sleeps(&workers) - before;
-    // Who serves a client sleeps several times meanwhile. With a herd each freed place wakes all that wait, some 30.
+    // Who serves a client sleeps several times meanwhile. With a herd each freed place wakes all
+    // that wait, some 30.
     let per_place = slept as f64 / (CLIENTS * EACH) as f64;
     eprintln!("{per_place} wake-ups of workers per client");
     assert!(per_place < 12.0, "{per_place} wake-ups of workers per client");
@@ -56,7 +62,8 @@ fn nobody_waits_for_ever_at_the_limit_while_workers_hang_and_die() {
         for n in 0..CLIENTS {
             let (pen, served, ended) = (&pen, &served, &ended);
             scope.spawn(move || {
-                // A worker that dies takes its clients along; whoever waits for longer than the bound fails here.
+                // A worker that dies takes its clients along; whoever waits for longer than the
+                // bound fails here.
                 while served.load(SeqCst) < 1500 {
                     served.fetch_add(usize::from(pen.connect(client(n)).line().is_some()), SeqCst);
                 }

@@ -1,4 +1,5 @@
-//! The PROXY protocol in both directions (proxy_protocol): who is believed, who is the client then, and what servers are told.
+//! The PROXY protocol in both directions (proxy_protocol): who is believed, who is the client then,
+//! and what servers are told.
 
 use std::fs;
 use std::io::Write;
@@ -39,13 +40,15 @@ fn servers_are_told_in_either_version() {
     for (number, (version, unix)) in kinds.into_iter().enumerate() {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("pen");
-        let mut builder =
-            Pen::builder().options(["-O", &format!("proxy_protocol out {version}")]).server(&server.backend);
+        let mut builder = Pen::builder()
+            .options(["-O", &format!("proxy_protocol out {version}")])
+            .server(&server.backend);
         if unix {
             builder = builder.listen(&socket);
         }
         let pen = builder.start();
-        let client = if unix { Client::connect_unix(&socket).unwrap() } else { pen.connect(ANYONE) };
+        let client =
+            if unix { Client::connect_unix(&socket).unwrap() } else { pen.connect(ANYONE) };
         let header = if unix {
             match version {
                 "v1" => b"PROXY UNKNOWN\r\n".to_vec(),
@@ -56,11 +59,14 @@ fn servers_are_told_in_either_version() {
             match version {
                 "v1" => {
                     let (ip, port) = (from.ip(), from.port());
-                    format!("PROXY TCP4 {ip} 127.0.0.1 {port} {}\r\n", pen.address().port()).into_bytes()
+                    format!("PROXY TCP4 {ip} 127.0.0.1 {port} {}\r\n", pen.address().port())
+                        .into_bytes()
                 }
                 _ => {
-                    let ports = [from.port().to_be_bytes(), pen.address().port().to_be_bytes()].concat();
-                    [SIGNATURE, &[0x21, 0x11, 0, 12], &from.ip().octets(), &[127, 0, 0, 1], &ports].concat()
+                    let ports =
+                        [from.port().to_be_bytes(), pen.address().port().to_be_bytes()].concat();
+                    [SIGNATURE, &[0x21, 0x11, 0, 12], &from.ip().octets(), &[127, 0, 0, 1], &ports]
+                        .concat()
                 }
             }
         };
@@ -86,7 +92,8 @@ fn ipv6_clients_are_told_as_such_and_ipv4_ones_too() {
         let to = SocketAddr::new(ip.parse().unwrap(), port.address().port());
         let client = Client::connect(ip.parse().unwrap(), to).unwrap();
         let from = client.socket().local_addr().unwrap().as_socket().unwrap().port();
-        server.has(number, format!("PROXY {family} {ip} {ip} {from} {}\r\n", port.address().port()));
+        server
+            .has(number, format!("PROXY {family} {ip} {ip} {from} {}\r\n", port.address().port()));
     }
     drop(pen);
 }
@@ -94,15 +101,22 @@ fn ipv6_clients_are_told_as_such_and_ipv4_ones_too() {
 #[test]
 fn the_next_server_is_told_as_well() {
     let (down, server) = (Backend::down("down"), Recorder::silent());
-    let pen =
-        Pen::builder().options(["-r", "-O", "proxy_protocol out v2"]).server(&down).server(&server.backend).start();
+    let pen = Pen::builder()
+        .options(["-r", "-O", "proxy_protocol out v2"])
+        .server(&down)
+        .server(&server.backend)
+        .start();
     for number in 0..4 {
         let client = pen.connect(ANYONE);
         client.send("hello");
         client.finish();
         assert_eq!(client.read_to_end().unwrap(), b"");
         let got = server.whole(number);
-        assert!(got.starts_with(SIGNATURE) && got.len() == 16 + 12 + 5 && got.ends_with(b"hello"), "{}", shown(&got));
+        assert!(
+            got.starts_with(SIGNATURE) && got.len() == 16 + 12 + 5 && got.ends_with(b"hello"),
+            "{}",
+            shown(&got)
+        );
     }
 }
 
@@ -118,9 +132,12 @@ fn whom_a_sender_names_is_the_client_everywhere() {
         .servers(servers.iter().map(|server| &server.backend))
         .start();
     let request = "GET / HTTP/1.1\r\n\r\n";
-    // Always the same server for the same named client, whatever the version and wherever the sender is.
+    // Always the same server for the same named client, whatever the version and wherever the
+    // sender is.
     let mut chosen = None;
-    for (place, header) in [line("9.9.9.9", 7), binary([9, 9, 9, 9], 8), line("9.9.9.9", 9)].into_iter().enumerate() {
+    for (place, header) in
+        [line("9.9.9.9", 7), binary([9, 9, 9, 9], 8), line("9.9.9.9", 9)].into_iter().enumerate()
+    {
         let client = pen.connect(Ipv4Addr::new(127, 13, 0, 1 + place as u8));
         client.send([&header[..], request.as_bytes()].concat());
         client.finish();
@@ -128,7 +145,8 @@ fn whom_a_sender_names_is_the_client_everywhere() {
         let found = servers.iter().position(|server| server.count() > 0).unwrap();
         assert_eq!(*chosen.get_or_insert(found), found);
         let got = servers[found].whole(place);
-        let expected = "GET / HTTP/1.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-For: 9.9.9.9\r\n\r\n";
+        let expected =
+            "GET / HTTP/1.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-For: 9.9.9.9\r\n\r\n";
         assert_eq!(shown(&got), shown(expected.as_bytes()));
     }
     assert_eq!(servers.iter().map(Recorder::count).sum::<usize>(), 3);
@@ -137,10 +155,14 @@ fn whom_a_sender_names_is_the_client_everywhere() {
     assert!(recent.starts_with("9.9.9.9 connects 3 ") && recent.lines().count() == 1, "{recent}");
     pen.tells(
         "explain 9.9.9.9",
-        &format!("client 9.9.9.9: tracked on server {chosen}\n{}: would be used", pen_name(chosen, &servers)),
+        &format!(
+            "client 9.9.9.9: tracked on server {chosen}\n{}: would be used",
+            pen_name(chosen, &servers)
+        ),
     );
     eventually("the log names the client", || {
-        fs::read_to_string(&log).is_ok_and(|text| text.lines().filter(|line| line.starts_with("9.9.9.9 ")).count() == 3)
+        fs::read_to_string(&log)
+            .is_ok_and(|text| text.lines().filter(|line| line.starts_with("9.9.9.9 ")).count() == 3)
     });
     // The access list looks at the named client, and not at the sender.
     let client = pen.connect(SENDER);
@@ -156,7 +178,10 @@ fn pen_name(number: usize, servers: &[Recorder]) -> String {
 #[test]
 fn headers_come_in_any_pieces_and_nothing_behind_them_is_lost() {
     let server = Recorder::silent();
-    let pen = Pen::builder().options(["-O", IN, "-O", "proxy_protocol out v1"]).server(&server.backend).start();
+    let pen = Pen::builder()
+        .options(["-O", IN, "-O", "proxy_protocol out v1"])
+        .server(&server.backend)
+        .start();
     let mut connections = 0;
     let told = "PROXY TCP4 9.9.9.9 192.0.2.1 7 80\r\n";
     for header in [line("9.9.9.9", 7), binary([9, 9, 9, 9], 7)] {
@@ -169,7 +194,11 @@ fn headers_come_in_any_pieces_and_nothing_behind_them_is_lost() {
             assert_eq!(client.read_to_end().unwrap(), b"");
             // A second header is data.
             let expected = format!("{told}helloPROXY TCP4 6.6.6.6 192.0.2.1 6 80\r\n");
-            assert_eq!(shown(&server.whole(connections)), shown(expected.as_bytes()), "in pieces of {size}");
+            assert_eq!(
+                shown(&server.whole(connections)),
+                shown(expected.as_bytes()),
+                "in pieces of {size}"
+            );
             connections += 1;
         }
     }
@@ -217,7 +246,8 @@ fn headers_that_name_nobody_leave_the_sender_the_client() {
         client.finish();
         assert_eq!(client.read_to_end().unwrap(), b"");
         let got = server.whole(number);
-        let expected = "GET / HTTP/1.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-For: 127.13.0.1\r\n\r\n";
+        let expected =
+            "GET / HTTP/1.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-For: 127.13.0.1\r\n\r\n";
         assert_eq!(shown(&got), shown(expected.as_bytes()), "{}", shown(&header));
     }
 }
@@ -270,7 +300,10 @@ fn a_sender_that_sends_something_else_is_closed_and_told_of() {
         client.send(bytes);
         assert_eq!(client.read_to_end().unwrap_or_default(), b"", "{}", shown(bytes));
     }
-    pen.hears("127.13.0.1 is listed by proxy_protocol in, but sent no PROXY protocol header first: closed");
+    pen.hears(
+        "127.13.0.1 is listed by proxy_protocol in, but sent no PROXY protocol header first: \
+        closed",
+    );
     // One that ends within it; one that only looks whether somebody is there is no news.
     let client = pen.connect(SENDER);
     client.send("PROXY TCP4 ");
@@ -321,11 +354,23 @@ fn a_chain_of_pens_keeps_the_client() {
     for version in ["v1", "v2"] {
         let inner = Pen::builder()
             .control()
-            .options(["-O", "proxy_protocol in from 127.0.0.1", "-O", "acl 3 deny 127.15.6.0/24", "-O", "client_acl 3"])
+            .options([
+                "-O",
+                "proxy_protocol in from 127.0.0.1",
+                "-O",
+                "acl 3 deny 127.15.6.0/24",
+                "-O",
+                "client_acl 3",
+            ])
             .servers(&servers)
             .start();
         let middle = Pen::builder()
-            .options(["-O", "proxy_protocol in from 127.0.0.1,::1", "-O", &format!("proxy_protocol out {version}")])
+            .options([
+                "-O",
+                "proxy_protocol in from 127.0.0.1,::1",
+                "-O",
+                &format!("proxy_protocol out {version}"),
+            ])
             .server_as(inner.address().to_string())
             .start();
         let outer = Pen::builder()
@@ -334,10 +379,13 @@ fn a_chain_of_pens_keeps_the_client() {
             .start();
         // Ten clients, each twice: sticky by their own addresses.
         let clients: Vec<Ipv4Addr> = (1..=10).map(|n| Ipv4Addr::new(127, 15, 0, n)).collect();
-        let names =
-            |_: &str| -> Vec<_> { clients.iter().map(|ip| hold(outer.address(), (*ip).into()).unwrap()).collect() };
+        let names = |_: &str| -> Vec<_> {
+            clients.iter().map(|ip| hold(outer.address(), (*ip).into()).unwrap()).collect()
+        };
         let (first, second) = (names("first"), names("second"));
-        let servers_of = |held: &[(Client, String)]| held.iter().map(|(_, name)| name.clone()).collect::<Vec<_>>();
+        let servers_of = |held: &[(Client, String)]| {
+            held.iter().map(|(_, name)| name.clone()).collect::<Vec<_>>()
+        };
         assert_eq!(servers_of(&first), servers_of(&second));
         assert!(servers_of(&first).iter().any(|name| *name != first[0].1), "not all the same");
         let recent = inner.tell("recent");
@@ -345,7 +393,10 @@ fn a_chain_of_pens_keeps_the_client() {
             assert!(recent.contains(&format!("{ip} connects 2 ")), "{recent}");
         }
         assert!(!recent.contains("127.0.0.1 "), "{recent}");
-        assert!(hold(outer.address(), Ipv4Addr::new(127, 15, 6, 6).into()).is_none(), "refused by its own address");
+        assert!(
+            hold(outer.address(), Ipv4Addr::new(127, 15, 6, 6).into()).is_none(),
+            "refused by its own address"
+        );
     }
     gate.open();
 }
@@ -354,7 +405,8 @@ fn a_chain_of_pens_keeps_the_client() {
 fn nginx_takes_what_pen_tells() {
     let nginx = Program::nginx(
         "proxy_protocol",
-        "location / { return 200 \"$proxy_protocol_addr $proxy_protocol_port $proxy_protocol_server_addr $proxy_protocol_server_port $http_x_forwarded_for\\n\"; }",
+        "location / \
+         { return 200 \"$proxy_protocol_addr $proxy_protocol_port $proxy_protocol_server_addr $proxy_protocol_server_port $http_x_forwarded_for\\n\"; }",
     );
     for version in ["v1", "v2"] {
         let pen = Pen::builder()
@@ -362,9 +414,19 @@ fn nginx_takes_what_pen_tells() {
             .server_as(nginx.address().to_string())
             .start();
         let (address, port) = (pen.address(), pen.address().port());
-        let said = curl(["--interface", "127.13.0.5", "--local-port", "20000-30000", &format!("http://{address}/")]);
+        let said = curl([
+            "--interface",
+            "127.13.0.5",
+            "--local-port",
+            "20000-30000",
+            &format!("http://{address}/"),
+        ]);
         let words: Vec<&str> = said.split_whitespace().collect();
-        assert_eq!((words[0], words[2], words[3]), ("127.13.0.5", "127.0.0.1", port.to_string().as_str()), "{said}");
+        assert_eq!(
+            (words[0], words[2], words[3]),
+            ("127.13.0.5", "127.0.0.1", port.to_string().as_str()),
+            "{said}"
+        );
         assert!((20000..=30000).contains(&words[1].parse().unwrap()), "{said}");
         assert_eq!(words[4], "127.13.0.5");
     }
@@ -378,7 +440,8 @@ fn a_header_stands_in_front_of_tls() {
         "location / { return 200 \"$proxy_protocol_addr $http_x_forwarded_proto\\n\"; }",
     );
     let builder = Pen::builder();
-    let path = write(builder.directory(), "cert.pem", format!("{}{}", identity.key, identity.chain));
+    let path =
+        write(builder.directory(), "cert.pem", format!("{}{}", identity.key, identity.chain));
     let pen = builder
         .options(["-H", "-E", path.to_str().unwrap(), "-O", IN, "-O", "proxy_protocol out v2"])
         .server_as(nginx.address().to_string())
@@ -388,7 +451,10 @@ fn a_header_stands_in_front_of_tls() {
     let said = curl(["-k", "--haproxy-protocol", "--interface", "127.13.0.1", &url]);
     assert_eq!(said, "127.13.0.1 https\n");
     assert_eq!(curl(["-k", "--interface", "127.14.0.1", &url]), "127.14.0.1 https\n");
-    let without = std::process::Command::new("curl").args(["-sk", "--interface", "127.13.0.1", &url]).status().unwrap();
+    let without = std::process::Command::new("curl")
+        .args(["-sk", "--interface", "127.13.0.1", &url])
+        .status()
+        .unwrap();
     assert!(!without.success());
     pen.hears("sent no PROXY protocol header first");
 }
@@ -403,23 +469,34 @@ fn haproxy(pen: SocketAddr, sends: &str) -> Program {
 
 #[test]
 fn pen_takes_what_haproxy_tells_and_the_other_way_round() {
-    for sends in
-        ["send-proxy", "send-proxy-v2", "send-proxy-v2-ssl-cn", "send-proxy-v2 proxy-v2-options unique-id,crc32c"]
-    {
+    for sends in [
+        "send-proxy",
+        "send-proxy-v2",
+        "send-proxy-v2-ssl-cn",
+        "send-proxy-v2 proxy-v2-options unique-id,crc32c",
+    ] {
         let server = Recorder::silent();
-        let mut pen =
-            Pen::builder().options(["-H", "-O", "proxy_protocol in from 127.0.0.1"]).server(&server.backend).start();
+        let mut pen = Pen::builder()
+            .options(["-H", "-O", "proxy_protocol in from 127.0.0.1"])
+            .server(&server.backend)
+            .start();
         let haproxy = haproxy(pen.address(), sends);
-        let client = Client::connect(Ipv4Addr::new(127, 13, 0, 9).into(), haproxy.address()).unwrap();
+        let client =
+            Client::connect(Ipv4Addr::new(127, 13, 0, 9).into(), haproxy.address()).unwrap();
         client.send("GET / HTTP/1.1\r\n\r\n");
-        let expected = b"GET / HTTP/1.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-For: 127.13.0.9\r\n\r\n";
+        let expected =
+            b"GET / HTTP/1.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-For: 127.13.0.9\r\n\r\n";
         eventually("the request has come through", || {
             // Health checks are connections too, without a byte.
             (0..server.count()).any(|number| server.so_far(number).bytes == expected)
         });
         drop((client, haproxy));
         pen.end_by(Signal::TERM);
-        assert!(!pen.said().contains("malformed") && !pen.said().contains("no PROXY"), "{sends}: {}", pen.said());
+        assert!(
+            !pen.said().contains("malformed") && !pen.said().contains("no PROXY"),
+            "{sends}: {}",
+            pen.said()
+        );
     }
     let server = Recorder::silent();
     let receiver = Program::haproxy(&format!(
@@ -438,7 +515,10 @@ fn pen_takes_what_haproxy_tells_and_the_other_way_round() {
         assert_eq!(client.read_to_end().unwrap(), b"");
         let got = String::from_utf8(server.whole(number)).unwrap();
         let port = client.socket().local_addr().unwrap().as_socket().unwrap().port();
-        assert_eq!(got, format!("PROXY TCP4 127.13.0.1 127.0.0.1 {port} {}\r\nhello", pen.address().port()));
+        assert_eq!(
+            got,
+            format!("PROXY TCP4 127.13.0.1 127.0.0.1 {port} {}\r\nhello", pen.address().port())
+        );
     }
 }
 
@@ -458,7 +538,10 @@ fn the_file_takes_it_and_write_keeps_it() {
     let why = pen.refuses("proxy_protocol in from here");
     assert_eq!(why, "proxy_protocol: 'here' is no IP address");
     assert_eq!(pen.refuses("proxy_protocol out v3"), "proxy_protocol: 'v3' is none of v1, v2, off");
-    assert_eq!(pen.refuses("proxy_protocol in"), "usage: proxy_protocol in from NET[,NET...]|off, or out v1|v2|off");
+    assert_eq!(
+        pen.refuses("proxy_protocol in"),
+        "usage: proxy_protocol in from NET[,NET...]|off, or out v1|v2|off"
+    );
     // Off again, by the file.
     let file = pen.directory().join("pen.cfg");
     fs::write(&file, "proxy_protocol in off\nproxy_protocol out off\nno http\n").unwrap();

@@ -1,4 +1,5 @@
-//! Which server a client is given (SPEC: server selection), as one program however many workers it has.
+//! Which server a client is given (SPEC: server selection), as one program however many workers it
+//! has.
 
 use std::net::Ipv4Addr;
 
@@ -12,7 +13,11 @@ fn client(number: u8) -> Ipv4Addr {
 /// The answers to clients 1 to `count`, each new, each taken by the next worker in turn.
 fn answers(pen: &Pen, workers: usize, count: u8) -> String {
     (1..=count)
-        .map(|n| pen.only(usize::from(n) % workers, || pen.ask(client(n)).unwrap_or_else(|| "-".to_string())))
+        .map(|n| {
+            pen.only(usize::from(n) % workers, || {
+                pen.ask(client(n)).unwrap_or_else(|| "-".to_string())
+            })
+        })
         .collect()
 }
 
@@ -64,7 +69,8 @@ fn a_single_server_serves_everybody() {
 #[test]
 fn the_same_server_given_twice_is_two_servers() {
     let farm = Backend::farm(["a", "b"]);
-    let pen = Pen::builder().options(["-r"]).server(&farm[0]).server(&farm[0]).server(&farm[1]).start();
+    let pen =
+        Pen::builder().options(["-r"]).server(&farm[0]).server(&farm[0]).server(&farm[1]).start();
     assert_eq!(answers(&pen, 3, 6), "abaaba");
     let report = pen.report();
     assert_eq!(report.servers.len(), 3);
@@ -111,7 +117,9 @@ fn a_client_moved_by_failover_stays_where_it_is_when_its_old_server_recovers() {
     farm[1].start();
     // Somebody new finds b in use again ...
     let mut newcomers = 10..;
-    eventually("b is in use again", || pen.ask(client(newcomers.next().unwrap())).as_deref() == Some("b"));
+    eventually("b is in use again", || {
+        pen.ask(client(newcomers.next().unwrap())).as_deref() == Some("b")
+    });
     // ... and nobody who has a server is moved.
     assert_eq!(pen.ask(client(1)).as_deref(), Some("c"));
     assert_eq!(pen.ask(client(2)).as_deref(), Some("c"));
@@ -124,7 +132,11 @@ fn clients_of_other_servers_do_not_notice_a_dead_server() {
     let pen = Pen::builder().servers(&farm).start();
     assert_eq!(answers(&pen, 3, 6), "bcabca");
     farm[0].die();
-    assert_eq!(answers(&pen, 3, 6), "bcbbcb", "the clients of a go to the next server, the others stay");
+    assert_eq!(
+        answers(&pen, 3, 6),
+        "bcbbcb",
+        "the clients of a go to the next server, the others stay"
+    );
 }
 
 #[test]
@@ -186,7 +198,11 @@ fn a_hashed_client_is_tracked_but_with_n_it_returns_to_its_hashed_server() {
         eventually("the server is in use again", || {
             pen.ask(client(others.next().unwrap())).as_deref() == Some(home.as_str())
         });
-        assert_eq!(pen.ask(client(1)).unwrap(), if comes_back { home.as_str() } else { new }, "{option}");
+        assert_eq!(
+            pen.ask(client(1)).unwrap(),
+            if comes_back { home.as_str() } else { new },
+            "{option}"
+        );
     }
 }
 
@@ -204,7 +220,11 @@ fn with_round_robin_the_hash_takes_the_port_too() {
 fn weight_splits_open_connections_two_to_one() {
     let farm = Backend::farm(["a", "b"]);
     let [a, b] = [0, 1].map(|n| farm[n].operand());
-    let pen = Pen::builder().options(["-W"]).server_as(format!("{a}:0:0:2")).server_as(format!("{b}:0:0:1")).start();
+    let pen = Pen::builder()
+        .options(["-W"])
+        .server_as(format!("{a}:0:0:2"))
+        .server_as(format!("{b}:0:0:1"))
+        .start();
     let held: Vec<(Client, String)> =
         (1..=6).map(|n| pen.only(usize::from(n) % 3, || pen.hold(client(n)).unwrap())).collect();
     let of_a = held.iter().filter(|(_, name)| name == "a").count();
@@ -257,7 +277,8 @@ fn the_weight_and_prio_fields_mean_nothing_without_their_modes() {
 fn the_emergency_server_takes_clients_only_while_nobody_else_can() {
     let farm = [Backend::named("a"), Backend::named("b")];
     let emergency = Backend::named("e");
-    let pen = Pen::builder().options(["-b", "1", "-e", &emergency.operand()]).servers(&farm).start();
+    let pen =
+        Pen::builder().options(["-b", "1", "-e", &emergency.operand()]).servers(&farm).start();
     assert_eq!(answers(&pen, 3, 2), "ba");
     farm.iter().for_each(Backend::die);
     assert_eq!(answers(&pen, 3, 4), "eeee");

@@ -1,5 +1,5 @@
-//! One server's trouble is nobody else's: silent, without a local port, without a source, with a full backlog, or by the
-//! thousand (SPEC: pending connects, shortage, failure of a server).
+//! One server's trouble is nobody else's: silent, without a local port, without a source, with a
+//! full backlog, or by the thousand (SPEC: pending connects, shortage, failure of a server).
 
 use std::net::Ipv4Addr;
 use std::process::Command;
@@ -65,18 +65,23 @@ fn a_silent_server_has_as_many_connects_pending_as_it_may_and_the_others_serve_a
     // Round robin offers the silent one to every third client.
     let explains = |n: usize| {
         assert!(pen.ask(client(1000 + n)).is_some());
-        pen.tell("explain 127.21.99.1").contains("passed over, 3 connects to it are pending (pending_max)")
+        pen.tell("explain 127.21.99.1")
+            .contains("passed over, 3 connects to it are pending (pending_max)")
     };
     assert!((0..3).any(explains), "{}", pen.tell("explain 127.21.99.1"));
     pen.hears("pending_max");
     assert_eq!(pen.said().matches("pending_max").count(), 1, "told once: {}", pen.said());
-    let state = |line: &str, state: &str| pen.tell(line).contains(&format!("\"state\":\"{state}\""));
+    let state =
+        |line: &str, state: &str| pen.tell(line).contains(&format!("\"state\":\"{state}\""));
     for line in ["servers json", "overview", "status json"] {
         assert!(state(line, "pending"), "{line}: {}", pen.tell(line));
     }
     let page = pen.report().html;
     assert!(page.contains("3 of 3</b> servers up, 1 passed over</li>"), "{page}");
-    assert!(page.contains("<em>passed over, too many connects to it are pending (pending_max)</em>"), "{page}");
+    assert!(
+        page.contains("<em>passed over, too many connects to it are pending (pending_max)</em>"),
+        "{page}"
+    );
     crowd.into_iter().for_each(Client::reset);
     pen.settle();
     eventually("it has room", || !state("servers json", "pending"));
@@ -99,7 +104,8 @@ fn a_server_that_one_worker_passes_over_is_known_to_the_others() {
         .start();
     // The other worker answers.
     let explains = |pen: &Pen| {
-        pen.tell("explain 127.21.99.1").contains(": another worker passes it over, 2 connects to it are pending there")
+        pen.tell("explain 127.21.99.1")
+            .contains(": another worker passes it over, 2 connects to it are pending there")
     };
     assert!(!explains(&pen));
     let crowd = pen.only(1, || {
@@ -135,7 +141,12 @@ fn clients_that_a_server_with_too_many_pending_connects_cannot_have_go_to_the_em
 #[test]
 fn a_server_that_is_well_gets_all_clients_of_a_burst() {
     let farm = Backend::farm(["a"]);
-    let pen = Pen::builder().workers(1).options(["-x", "500"]).file("pending_max 1\n").servers(&farm).start();
+    let pen = Pen::builder()
+        .workers(1)
+        .options(["-x", "500"])
+        .file("pending_max 1\n")
+        .servers(&farm)
+        .start();
     let worker = pen.workers().remove(0);
     worker.stop();
     let crowd = crowd(&pen, 200);
@@ -156,20 +167,36 @@ fn a_source_that_is_gone_is_a_matter_of_the_servers_that_it_leads_to() {
     let path = builder.directory().join("server.sock");
     let unix = Backend::named_unix(&path, "u");
     let farm = Backend::farm(["a"]);
-    let pen = builder.workers(1).options(["-r"]).file("source 192.0.2.77\n").servers(&farm).server(&unix).start();
+    let pen = builder
+        .workers(1)
+        .options(["-r"])
+        .file("source 192.0.2.77\n")
+        .servers(&farm)
+        .server(&unix)
+        .start();
     assert_eq!(names(&pen, 2), "ua", "while it is there");
-    let gone = Command::new("ip").args(["address", "delete", "192.0.2.77/32", "dev", "lo"]).status().unwrap();
+    let gone = Command::new("ip")
+        .args(["address", "delete", "192.0.2.77/32", "dev", "lo"])
+        .status()
+        .unwrap();
     assert!(gone.success());
     assert_eq!(names(&pen, 30), "u".repeat(30));
     pen.hears("192.0.2.77");
-    assert!(!pen.said().contains("pauses") && !pen.said().contains("blacklisting"), "{}", pen.said());
+    assert!(
+        !pen.said().contains("pauses") && !pen.said().contains("blacklisting"),
+        "{}",
+        pen.said()
+    );
     assert!(pen.said().matches("192.0.2.77").count() < 4, "at a limited rate: {}", pen.said());
 }
 
 #[test]
 fn local_ports_that_are_used_up_towards_one_server_are_no_matter_of_another() {
     let name = "local_ports_that_are_used_up_towards_one_server_are_no_matter_of_another";
-    if !machine::in_own_network(name, &["echo 50000 50019 > /proc/sys/net/ipv4/ip_local_port_range".into()]) {
+    if !machine::in_own_network(
+        name,
+        &["echo 50000 50019 > /proc/sys/net/ipv4/ip_local_port_range".into()],
+    ) {
         return;
     }
     let farm = Backend::farm(["a", "b"]);
@@ -184,7 +211,11 @@ fn local_ports_that_are_used_up_towards_one_server_are_no_matter_of_another() {
     assert_eq!(names(&pen, 8), "b".repeat(8));
     pen.hears("ip_local_port_range");
     assert!(pen.said().contains("server 0"), "{}", pen.said());
-    assert!(!pen.said().contains("pauses") && !pen.said().contains("blacklisting"), "{}", pen.said());
+    assert!(
+        !pen.said().contains("pauses") && !pen.said().contains("blacklisting"),
+        "{}",
+        pen.said()
+    );
     drop(taken);
     let report = pen.report();
     assert_eq!((report.server(0, "connections"), report.server(1, "connections")), (0, 0));
@@ -199,7 +230,11 @@ fn a_full_backlog_of_a_unix_socket_is_passed_over_and_told_of() {
     let pen = builder.workers(1).options(["-r"]).server_as(&path).servers(&farm).start();
     assert_eq!(names(&pen, 30), "a".repeat(30));
     pen.hears("backlog");
-    assert!(!pen.said().contains("pauses") && !pen.said().contains("blacklisting"), "{}", pen.said());
+    assert!(
+        !pen.said().contains("pauses") && !pen.said().contains("blacklisting"),
+        "{}",
+        pen.said()
+    );
     assert!(pen.said().matches("backlog").count() < 4, "at a limited rate: {}", pen.said());
 }
 
@@ -211,7 +246,8 @@ fn thousands_of_servers_that_fail_at_once_leave_time_for_others() {
     let good = Backend::named("a");
     let nowhere = builder.directory().join("nobody");
     let missing = (0..SERVERS).map(|n| format!("{}{n}", nowhere.display()));
-    let builder = builder.workers(1).options(["-b", "0", "-x", "500", "-S", "2100", "-r"]).server(&good);
+    let builder =
+        builder.workers(1).options(["-b", "0", "-x", "500", "-S", "2100", "-r"]).server(&good);
     let pen = missing.fold(builder, |builder, server| builder.server_as(server)).start();
     // Round robin begins behind server 0; who was there before can tell.
     let held = std::iter::repeat_with(|| pen.hold(client(9999))).flatten().next().unwrap().0;
@@ -224,6 +260,12 @@ fn thousands_of_servers_that_fail_at_once_leave_time_for_others() {
         held.echoes("meanwhile");
         echoes += 1;
     }
-    assert!(echoes > CLIENTS, "{echoes} answers while {CLIENTS} clients tried {SERVERS} servers each");
-    assert!(crowd.iter().all(|client| client.line().as_deref() == Some("a")), "and each of them is served");
+    assert!(
+        echoes > CLIENTS,
+        "{echoes} answers while {CLIENTS} clients tried {SERVERS} servers each"
+    );
+    assert!(
+        crowd.iter().all(|client| client.line().as_deref() == Some("a")),
+        "and each of them is served"
+    );
 }

@@ -15,9 +15,11 @@ fn client(number: u16) -> Ipv4Addr {
 fn a_client_returns_to_its_server_whatever_worker_accepts_it() {
     let farm = Backend::farm(["a", "b", "c"]);
     let pen = Pen::builder().servers(&farm).start();
-    let homes: Vec<String> = (1..=9).map(|n| pen.only(usize::from(n) % 3, || pen.ask(client(n)).unwrap())).collect();
+    let homes: Vec<String> =
+        (1..=9).map(|n| pen.only(usize::from(n) % 3, || pen.ask(client(n)).unwrap())).collect();
     for worker in 0..3 {
-        let again: Vec<String> = pen.only(worker, || (1..=9).map(|n| pen.ask(client(n)).unwrap()).collect());
+        let again: Vec<String> =
+            pen.only(worker, || (1..=9).map(|n| pen.ask(client(n)).unwrap()).collect());
         assert_eq!(again, homes);
     }
 }
@@ -28,7 +30,8 @@ fn parallel_first_connections_of_one_client_go_to_one_server() {
     let pen = Pen::builder().servers(&farm).start();
     for n in 1..=10 {
         let names: Vec<String> = thread::scope(|scope| {
-            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| pen.ask(client(n)).unwrap())).collect();
+            let threads: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| pen.ask(client(n)).unwrap())).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         assert!(names.iter().all(|name| *name == names[0]), "client {n}: {names:?}");
@@ -45,13 +48,16 @@ fn a_thousand_clients_keep_their_servers() {
     let report = pen.report();
     assert_eq!(report.clients.len(), 1000);
     let row = report.client(&client(7).to_string()).unwrap();
-    assert_eq!((row["connects"].as_str(), row["sent"].as_str(), row["received"].as_str()), ("2", "4", "0"));
+    assert_eq!(
+        (row["connects"].as_str(), row["sent"].as_str(), row["received"].as_str()),
+        ("2", "4", "0")
+    );
 }
 
 #[test]
 fn ipv6_clients_are_told_apart_by_their_whole_address() {
-    // A loopback interface has one IPv6 address; more of them need a network of the test's own. Without nodad they are
-    // tentative at first, and nobody can bind to them.
+    // A loopback interface has one IPv6 address; more of them need a network of the test's own.
+    // Without nodad they are tentative at first, and nobody can bind to them.
     let name = "ipv6_clients_are_told_apart_by_their_whole_address";
     let addresses = ["fd00::15", "fd00::16", "fd01::15", "fd00:0:0:1::15"];
     let setup = addresses.map(|address| format!("ip -6 address add {address}/128 dev lo nodad"));
@@ -64,7 +70,11 @@ fn ipv6_clients_are_told_apart_by_their_whole_address() {
     for worker in 0..3 {
         let homes: Vec<String> = addresses
             .iter()
-            .map(|address| pen.only(worker, || crate::harness::ask(port.address(), address.parse().unwrap()).unwrap()))
+            .map(|address| {
+                pen.only(worker, || {
+                    crate::harness::ask(port.address(), address.parse().unwrap()).unwrap()
+                })
+            })
             .collect();
         assert_eq!(homes, ["b", "c", "d", "a"]);
     }
@@ -82,9 +92,17 @@ fn a_full_table_forgets_the_client_that_was_used_least_recently() {
     assert_eq!(pen.ask(client(2)).as_deref(), Some("c"));
     // "Least recently" is promised to the second.
     pen.await_age(client(2), 2);
-    assert_eq!(pen.only(2, || pen.ask(client(1))).as_deref(), Some("b"), "1 is used again, by another worker");
+    assert_eq!(
+        pen.only(2, || pen.ask(client(1))).as_deref(),
+        Some("b"),
+        "1 is used again, by another worker"
+    );
     assert_eq!(pen.only(1, || pen.ask(client(3))).as_deref(), Some("d"), "3 takes the place of 2");
-    assert_eq!(pen.ask(client(1)).as_deref(), Some("b"), "1 is still known; as a new client it would go to a");
+    assert_eq!(
+        pen.ask(client(1)).as_deref(),
+        Some("b"),
+        "1 is still known; as a new client it would go to a"
+    );
     assert_eq!(pen.report().clients.len(), 2);
     assert!(pen.report().client(&client(2).to_string()).is_none());
     assert_eq!(pen.ask(client(2)).as_deref(), Some("a"), "2 is placed as a new client");
@@ -100,7 +118,11 @@ fn open_connections_of_a_forgotten_client_go_on_and_count_for_nobody() {
     let report = pen.report();
     assert_eq!(report.clients.len(), 1);
     let row = report.client(&client(2).to_string()).unwrap();
-    assert_eq!(row["sent"], (other.len() + 1).to_string(), "the new owner of the slot has its own bytes only");
+    assert_eq!(
+        row["sent"],
+        (other.len() + 1).to_string(),
+        "the new owner of the slot has its own bytes only"
+    );
 }
 
 #[test]
@@ -111,7 +133,11 @@ fn a_client_is_forgotten_after_the_tracking_time() {
     assert_eq!(pen.ask(client(2)).as_deref(), Some("c"));
     pen.await_age(client(1), 2);
     assert_eq!(pen.ask(client(1)).as_deref(), Some("a"), "placed as a new client");
-    assert_eq!(pen.report().client(&client(1).to_string()).unwrap()["connects"], "1", "its counters restart");
+    assert_eq!(
+        pen.report().client(&client(1).to_string()).unwrap()["connects"],
+        "1",
+        "its counters restart"
+    );
 }
 
 #[test]

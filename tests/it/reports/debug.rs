@@ -58,7 +58,8 @@ fn lines_begin_with_the_time() {
     let said = said_with(&["-d"]);
     for line in said.lines() {
         let (time, _) = line.split_at(21.min(line.len()));
-        let shape: String = time.chars().map(|c| if c.is_ascii_digit() { '9' } else { c }).collect();
+        let shape: String =
+            time.chars().map(|c| if c.is_ascii_digit() { '9' } else { c }).collect();
         assert_eq!(shape, "9999-99-99 99:99:99: ", "{line}");
     }
 }
@@ -106,7 +107,13 @@ fn a_terminal_that_is_stopped_holds_up_nobody() {
     let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
     let server = Backend::with(crate::harness::backend::echo);
     let wrapper = ["sh", "-c", "exec \"$@\" 2>\"$TERMINAL\"", "sh"];
-    let pen = Pen::builder().workers(2).options(["-dd"]).env("TERMINAL", name).through(wrapper).server(&server).start();
+    let pen = Pen::builder()
+        .workers(2)
+        .options(["-dd"])
+        .env("TERMINAL", name)
+        .through(wrapper)
+        .server(&server)
+        .start();
     let workers = pen.workers();
     // Each says more than a terminal takes.
     for _ in 0..40 {
@@ -115,5 +122,8 @@ fn a_terminal_that_is_stopped_holds_up_nobody() {
         client.finish();
         assert_eq!(client.read_to_end().unwrap().len(), 3000);
     }
-    assert!(workers.iter().all(|worker| !worker.gone()), "one that waits for the terminal would have been replaced");
+    assert!(
+        workers.iter().all(|worker| !worker.gone()),
+        "one that waits for the terminal would have been replaced"
+    );
 }

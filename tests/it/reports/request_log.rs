@@ -18,10 +18,12 @@ const ME: Ipv4Addr = Ipv4Addr::new(127, 10, 1, 5);
 
 /// A server that echoes without a greeting, and a pen that logs in front of it.
 fn logging(options: &[&str]) -> (Backend, Pen, PathBuf) {
-    let server = Backend::with_on(Ipv4Addr::new(127, 0, 0, 2).into(), crate::harness::backend::echo);
+    let server =
+        Backend::with_on(Ipv4Addr::new(127, 0, 0, 2).into(), crate::harness::backend::echo);
     let builder = Pen::builder();
     let log = builder.directory().join("pen.log");
-    let pen = builder.options(["-l", log.to_str().unwrap()]).options(options).server(&server).start();
+    let pen =
+        builder.options(["-l", log.to_str().unwrap()]).options(options).server(&server).start();
     (server, pen, log)
 }
 
@@ -37,8 +39,10 @@ fn lines(log: &PathBuf, count: usize) -> Vec<String> {
     until("the lines are in the log", || {
         let text = fs::read(log).ok()?;
         let whole = text.is_empty() || text.ends_with(b"\n");
-        let lines: Vec<String> =
-            text.split(|byte| *byte == b'\n').map(|line| String::from_utf8_lossy(line).into()).collect();
+        let lines: Vec<String> = text
+            .split(|byte| *byte == b'\n')
+            .map(|line| String::from_utf8_lossy(line).into())
+            .collect();
         (whole && lines.len() > count).then(|| lines[..lines.len() - 1].to_vec())
     })
 }
@@ -54,7 +58,10 @@ fn a_line_has_client_time_server_and_the_first_line_of_the_request() {
     request(&pen.connect(ME), "GET /hello?x=1 HTTP/1.0\r\nHost: x\r\n\r\n");
     let lines = lines(&log, 1);
     let words: Vec<&str> = lines[0].splitn(4, ' ').collect();
-    assert_eq!((words[0], words[2], words[3]), ("127.10.1.5", "127.0.0.2", "GET /hello?x=1 HTTP/1.0"));
+    assert_eq!(
+        (words[0], words[2], words[3]),
+        ("127.10.1.5", "127.0.0.2", "GET /hello?x=1 HTTP/1.0")
+    );
     let time: u64 = words[1].parse().unwrap();
     assert!((before..=now()).contains(&time), "{time} is the time");
     assert_eq!(lines.len(), 1);
@@ -126,7 +133,8 @@ fn a_client_of_a_unix_listener_is_called_unix() {
     let server = Backend::with(crate::harness::backend::echo);
     let builder = Pen::builder();
     let (log, front) = (builder.directory().join("log"), builder.directory().join("front"));
-    let _pen = builder.listen(&front).options(["-l", log.to_str().unwrap()]).server(&server).start();
+    let _pen =
+        builder.listen(&front).options(["-l", log.to_str().unwrap()]).server(&server).start();
     request(&Client::connect_unix(&front).unwrap(), "hello\n");
     let line = lines(&log, 1).remove(0);
     assert!(line.starts_with("unix ") && line.ends_with(" 127.0.0.1 hello"), "{line}");
@@ -197,7 +205,11 @@ fn hup_reopens_the_log_and_no_line_is_lost_or_torn_under_load() {
     for n in 0..=20 {
         let path = if n == 0 { log.clone() } else { log.with_extension(n.to_string()) };
         let text = fs::read_to_string(&path).unwrap();
-        assert!(text.is_empty() || text.ends_with('\n'), "{} ends with a whole line", path.display());
+        assert!(
+            text.is_empty() || text.ends_with('\n'),
+            "{} ends with a whole line",
+            path.display()
+        );
         files.insert(n, text.lines().count());
         for line in text.lines() {
             let words: Vec<&str> = line.splitn(4, ' ').collect();
@@ -244,10 +256,13 @@ fn the_log_is_never_writable_by_others_whatever_the_umask() {
     assert_eq!(fs::metadata(&log).unwrap().permissions().mode() & 0o022, 0);
 }
 
-/// A fifo in a directory, opened for reading as it must be before anybody can write to it without waiting.
+/// A fifo in a directory, opened for reading as it must be before anybody can write to it without
+/// waiting.
 fn fifo(path: &Path) -> File {
     mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-    rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).unwrap().into()
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
+        .unwrap()
+        .into()
 }
 
 #[test]

@@ -17,7 +17,11 @@ fn client(number: u8) -> Ipv4Addr {
 fn columns(html: &str) -> Vec<Vec<&str>> {
     let heads = html.split("<table").skip(1).map(|table| table.split("</tr>").next().unwrap());
     heads
-        .map(|head| head.lines().filter_map(|line| line.strip_suffix("</td>")?.rsplit_once('>').map(|x| x.1)).collect())
+        .map(|head| {
+            head.lines()
+                .filter_map(|line| line.strip_suffix("</td>")?.rsplit_once('>').map(|x| x.1))
+                .collect()
+        })
         .collect()
 }
 
@@ -28,34 +32,48 @@ fn html_has_the_titles_tables_and_columns_that_scripts_know() {
     let _held = pen.hold(client(1)).unwrap();
     let html = pen.report().html;
     assert!(
-        html.starts_with("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<title>Pen status page</title>\n"),
+        html.starts_with(
+            "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<title>Pen status page</title>\n"
+        ),
         "{html}"
     );
     assert!(html.contains("<body bgcolor=\"#ffffff\"><h1>Pen status page</h1>\nTime 20"), "{html}");
     assert!(html.contains(", 2 servers, 1 current<p>\n"), "{html}");
     assert!(
-        html.contains("<h2>Active clients</h2>Max number of clients: 2048<p><table bgcolor=\"#c0c0c0\">\n"),
+        html.contains(
+            "<h2>Active clients</h2>Max number of clients: 2048<p><table bgcolor=\"#c0c0c0\">\n"
+        ),
         "{html}"
     );
     let line = html.lines().find(|line| line.starts_with("<h2>Active connections</h2>")).unwrap();
-    assert!(line.starts_with("<h2>Active connections</h2>Number of connections: 256 max, 1 used, "), "{line}");
+    assert!(
+        line.starts_with("<h2>Active connections</h2>Number of connections: 256 max, 1 used, "),
+        "{line}"
+    );
     assert!(line.ends_with(" last<p><table bgcolor=\"#c0c0c0\">"), "{line}");
     let end = html.rsplit_once("</table>\n").unwrap().1;
     assert!(end.starts_with("<p>Sandbox of the workers: system calls filtered, "), "{html}");
     assert!(end.ends_with("</p>\n</body>\n</html>\n"), "{html}");
-    for text in ["<meta charset=\"utf-8\">", "2 of 2</b> servers up", "1 of 256</b> connections in use", "<em>up</em>"]
-    {
+    for text in [
+        "<meta charset=\"utf-8\">",
+        "2 of 2</b> servers up",
+        "1 of 256</b> connections in use",
+        "<em>up</em>",
+    ] {
         assert!(html.contains(text), "{text} in {html}");
     }
     assert_eq!(html.matches("<caption>").count(), 3, "units");
     assert!(!html.contains("<script"), "{html}");
-    for text in ["</b> is where it listens</li>", "</b> since its start, 3 workers</li>", "<b>UTC"] {
+    for text in ["</b> is where it listens</li>", "</b> since its start, 3 workers</li>", "<b>UTC"]
+    {
         assert!(html.contains(text), "{text} in {html}");
     }
-    let servers = "server,address,status,port,connections,max soft,max hard,sent,received,weight,prio";
+    let servers =
+        "server,address,status,port,connections,max soft,max hard,sent,received,weight,prio";
     let clients = "client,address,age(secs),last server,connects,sent,received";
     let connections = "connection,downfd,upfd,pending data down,pending data up,client,server";
-    let expected: Vec<Vec<&str>> = [servers, clients, connections].map(|names| names.split(',').collect()).to_vec();
+    let expected: Vec<Vec<&str>> =
+        [servers, clients, connections].map(|names| names.split(',').collect()).to_vec();
     assert_eq!(columns(&html), expected);
 }
 
@@ -63,7 +81,10 @@ fn html_has_the_titles_tables_and_columns_that_scripts_know() {
 fn one_report_covers_all_workers() {
     let farm = Backend::farm(["a", "b"]);
     let operands = [0, 1].map(|n| farm[n].operand());
-    let pen = Pen::builder().server_as(&operands[0]).server_as(format!("{}:20:30:2:1", operands[1])).start();
+    let pen = Pen::builder()
+        .server_as(&operands[0])
+        .server_as(format!("{}:20:30:2:1", operands[1]))
+        .start();
     let held: Vec<(Client, String)> =
         (0..6).map(|n| pen.only(usize::from(n) % 3, || pen.hold(client(n)).unwrap())).collect();
     held[0].0.echoes("four");
@@ -74,16 +95,22 @@ fn one_report_covers_all_workers() {
     let fields = ["max soft", "max hard", "weight", "prio"].map(|column| report.server(1, column));
     assert_eq!(fields, [20, 30, 2, 1]);
     assert_eq!(report.connections.len(), 6);
-    let numbers: BTreeSet<i64> = report.connections.iter().map(|row| row["connection"].parse().unwrap()).collect();
+    let numbers: BTreeSet<i64> =
+        report.connections.iter().map(|row| row["connection"].parse().unwrap()).collect();
     assert_eq!(numbers, (0..6).collect(), "numbers are the program's, unique, the lowest first");
-    let slots: BTreeSet<&str> = report.connections.iter().map(|row| row["client"].as_str()).collect();
+    let slots: BTreeSet<&str> =
+        report.connections.iter().map(|row| row["client"].as_str()).collect();
     assert_eq!(slots.len(), 6);
     for row in &report.connections {
         let owner = report.clients.iter().find(|client| client["client"] == row["client"]).unwrap();
         assert_eq!(owner["last server"], row["server"]);
     }
     let row = report.client(&client(0).to_string()).unwrap();
-    assert_eq!([&row["connects"], &row["sent"], &row["received"]], ["1", "7", "5"], "bytes of an open connection");
+    assert_eq!(
+        [&row["connects"], &row["sent"], &row["received"]],
+        ["1", "7", "5"],
+        "bytes of an open connection"
+    );
     drop(held);
     pen.settle();
     assert_eq!(pen.report().clients.len(), 6);
@@ -111,7 +138,8 @@ fn counters_outlive_a_worker() {
 #[test]
 fn the_status_file_is_replaced_whole_and_only_its_owner_may_write_it() {
     let farm = Backend::farm(["a"]);
-    let pen = Pen::builder().through(["sh", "-c", "umask 0; exec \"$0\" \"$@\""]).servers(&farm).start();
+    let pen =
+        Pen::builder().through(["sh", "-c", "umask 0; exec \"$0\" \"$@\""]).servers(&farm).start();
     pen.report();
     let path = pen.directory().join("status.html");
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
@@ -165,12 +193,14 @@ fn text_goes_to_standard_error_in_the_form_of_the_manual() {
     held.echoes("four");
     pen.supervisor().signal(Signal::USR1);
     pen.hears("Sandbox of the workers: ");
-    let text: String = pen.said().lines().map(|line| without_time(line).to_string() + "\n").collect();
+    let text: String =
+        pen.said().lines().map(|line| without_time(line).to_string() + "\n").collect();
     let port = farm[1].address().port();
     let blocks = [
         "Server 0 status:\naddress 127.0.0.1\n0\nport ".to_string(),
         format!(
-            "Server 1 status:\naddress 127.0.0.1\n0\nport {port}\n1 connections (20 soft, 30 hard)\n5 sent, 7 received\n"
+            "Server 1 status:\naddress 127.0.0.1\n0\nport {port}\n1 connections (20 soft, 30 \
+             hard)\n5 sent, 7 received\n"
         ),
         "Max number of clients: 2048\n".to_string(),
         "Active clients:\nClient 0 status:\naddress 127.9.0.1\nlast used ".to_string(),
@@ -180,7 +210,11 @@ fn text_goes_to_standard_error_in_the_form_of_the_manual() {
         "pending data 0 down, 0 up\nclient 0, server 1\n".to_string(),
         "Sandbox of the workers: system calls filtered, ".to_string(),
     ];
-    assert!(text.lines().any(|line| line.starts_with("Time 20") && line.ends_with(", 2 servers, 1 current")), "{text}");
+    assert!(
+        text.lines()
+            .any(|line| line.starts_with("Time 20") && line.ends_with(", 2 servers, 1 current")),
+        "{text}"
+    );
     let mut rest = text.as_str();
     for block in blocks {
         let Some((_, after)) = rest.split_once(block.as_str()) else {
@@ -203,13 +237,17 @@ fn a_large_report_comes_whole() {
     let pen = Pen::builder().options(["-x", "3000"]).servers(&farm).start();
     // More connections than fit one message between a worker and the supervisor.
     let held: Vec<Client> = pen.only(0, || {
-        let crowd: Vec<Client> =
-            (0..1500_u16).map(|n| pen.connect(Ipv4Addr::new(127, 9, (1 + n / 250) as u8, (n % 250) as u8))).collect();
+        let crowd: Vec<Client> = (0..1500_u16)
+            .map(|n| pen.connect(Ipv4Addr::new(127, 9, (1 + n / 250) as u8, (n % 250) as u8)))
+            .collect();
         crowd.iter().for_each(|client| assert!(client.line().is_some()));
         crowd
     });
     let report = pen.report();
-    assert_eq!((report.connections.len(), report.clients.len(), report.in_use()), (1500, 1500, 1500));
+    assert_eq!(
+        (report.connections.len(), report.clients.len(), report.in_use()),
+        (1500, 1500, 1500)
+    );
     drop(held);
     pen.settle();
 }

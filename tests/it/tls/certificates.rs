@@ -1,4 +1,5 @@
-//! Certificates as the world's tools make them: which are served, which are let in, what is told of them.
+//! Certificates as the world's tools make them: which are served, which are let in, what is told of
+//! them.
 
 use std::fs;
 use std::io::Write;
@@ -12,7 +13,12 @@ use rustix::process::Signal;
 /// What openssl(1) makes in this directory, in the order of the lines.
 fn make(directory: &Path, lines: &str) {
     for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        let shell = Command::new("sh").args(["-c", line]).current_dir(directory).stdin(Stdio::null()).output().unwrap();
+        let shell = Command::new("sh")
+            .args(["-c", line])
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
         assert!(shell.status.success(), "{line}: {}", String::from_utf8_lossy(&shell.stderr));
     }
 }
@@ -31,7 +37,8 @@ fn issue(directory: &Path, name: &str, issuer: &str, extensions: Option<&str>, d
         &format!(
             "openssl ecparam -name prime256v1 -genkey -out {name}.key
             openssl req -new -key {name}.key -subj /O=Test/CN={name} -out {name}.csr
-            openssl x509 -req -in {name}.csr -CA {issuer}.pem -CAkey {issuer}.key -set_serial 77 -days {days} {extended} -out {name}.pem"
+            openssl x509 -req -in {name}.csr -CA {issuer}.pem -CAkey {issuer}.key -set_serial 77 \
+            -days {days} {extended} -out {name}.pem"
         ),
     );
 }
@@ -42,7 +49,8 @@ fn authority(directory: &Path, name: &str, more: &str) {
         directory,
         &format!(
             "openssl ecparam -name prime256v1 -genkey -noout -out {name}.key
-            openssl req -x509 -new -key {name}.key -subj /CN={name} -days 3650 -out {name}.pem {more}"
+            openssl req -x509 -new -key {name}.key -subj /CN={name} -days 3650 -out {name}.pem \
+            {more}"
         ),
     );
 }
@@ -50,7 +58,9 @@ fn authority(directory: &Path, name: &str, more: &str) {
 /// Serves with `NAME.pem` and `NAME.key`.
 fn serving(name: &str) -> Builder {
     let builder = Pen::builder();
-    let path = |kind: &str| builder.directory().join(format!("{name}.{kind}")).to_str().unwrap().to_owned();
+    let path = |kind: &str| {
+        builder.directory().join(format!("{name}.{kind}")).to_str().unwrap().to_owned()
+    };
     let options = ["-E".to_owned(), path("pem"), "-K".to_owned(), path("key")];
     builder.options(options)
 }
@@ -119,11 +129,15 @@ fn clients_are_let_in_and_refused_as_by_openssl_and_each_refusal_says_why() {
     issue(&directory, "below", "ca", Some(policies), 300);
     issue(&directory, "old", "ca", None, 300);
     let trusted = directory.join("trusted.pem");
-    let pen =
-        builder.options(["-d".as_ref(), "-R".as_ref(), "-G".as_ref(), trusted.as_os_str()]).server(&backend).start();
+    let pen = builder
+        .options(["-d".as_ref(), "-R".as_ref(), "-G".as_ref(), trusted.as_os_str()])
+        .server(&backend)
+        .start();
     let asks = |name: &str, above: Option<&str>, version: &str| {
-        let (cert, key) = (directory.join(format!("{name}.pem")), directory.join(format!("{name}.key")));
-        let mut words = vec![version, "-cert", cert.to_str().unwrap(), "-key", key.to_str().unwrap()];
+        let (cert, key) =
+            (directory.join(format!("{name}.pem")), directory.join(format!("{name}.key")));
+        let mut words =
+            vec![version, "-cert", cert.to_str().unwrap(), "-key", key.to_str().unwrap()];
         let above = above.map(|above| directory.join(format!("{above}.pem")));
         if let Some(above) = &above {
             words.extend(["-cert_chain", above.to_str().unwrap()]);
@@ -153,7 +167,12 @@ fn clients_are_let_in_and_refused_as_by_openssl_and_each_refusal_says_why() {
     let bad = [
         ("unknown", "ca", Some("1.2.3.4=critical,DER:0500\n"), "CriticalExtension(\"1.2.3.4\")"),
         ("ofserver", "ca", Some("nsCertType=critical,server\n"), "NetscapeType"),
-        ("signsonly", "ca", Some("basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign\n"), "Authority"),
+        (
+            "signsonly",
+            "ca",
+            Some("basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign\n"),
+            "Authority",
+        ),
         ("purpose", "ca", Some("extendedKeyUsage=serverAuth\n"), "Purpose"),
         ("bynone", "plain", Some("basicConstraints=CA:FALSE\n"), "BadCertificate(Issuer)"),
         ("byold", "old", Some("basicConstraints=CA:FALSE\n"), "IssuerVersion(1)"),
@@ -169,7 +188,10 @@ fn clients_are_let_in_and_refused_as_by_openssl_and_each_refusal_says_why() {
     }
     assert_eq!(backend.accepted(), before, "nobody who was refused reached a server");
     // The first was told in an event; others may fall under its limit.
-    pen.hears("its certificate has a critical extension that is not known here (object identifier 1.2.3.4) (subject 'O=Test, CN=unknown', serial 4D)");
+    pen.hears(
+        "its certificate has a critical extension that is not known here (object identifier \
+        1.2.3.4) (subject 'O=Test, CN=unknown', serial 4D)",
+    );
     // Another key than the certificate's is no way in, whatever the certificate is.
     make(&directory, "cp v1.pem forged.pem; cp ca.key forged.key");
     assert!(!asks("forged", None, "-tls1_2").0 && !asks("forged", None, "-tls1_3").0);
@@ -185,15 +207,25 @@ fn nobody_forges_what_is_left_out_of_a_certificate() {
     make(&directory, "mkdir other");
     authority(&directory.join("other"), "ca", "");
     issue(&directory, "server", "ca", Some("subjectAltName=DNS:localhost\n"), 300);
-    for (name, extensions) in [("v1", None), ("policies", Some("certificatePolicies=critical,1.2.3.4\n"))] {
+    for (name, extensions) in
+        [("v1", None), ("policies", Some("certificatePolicies=critical,1.2.3.4\n"))]
+    {
         issue(&directory.join("other"), name, "ca", extensions, 300);
     }
     let trusted = directory.join("ca.pem");
-    let pen = builder.options(["-R".as_ref(), "-G".as_ref(), trusted.as_os_str()]).server(&backend).start();
+    let pen = builder
+        .options(["-R".as_ref(), "-G".as_ref(), trusted.as_os_str()])
+        .server(&backend)
+        .start();
     for name in ["v1", "policies"] {
-        let path = |kind: &str| directory.join(format!("other/{name}.{kind}")).to_str().unwrap().to_owned();
+        let path = |kind: &str| {
+            directory.join(format!("other/{name}.{kind}")).to_str().unwrap().to_owned()
+        };
         for version in ["-tls1_2", "-tls1_3"] {
-            assert!(!ask(&pen, &[version, "-cert", &path("pem"), "-key", &path("key")]).0, "{name}");
+            assert!(
+                !ask(&pen, &[version, "-cert", &path("pem"), "-key", &path("key")]).0,
+                "{name}"
+            );
         }
     }
     assert_eq!(backend.accepted(), 0);
@@ -208,7 +240,10 @@ fn without_a_certificate_each_protocol_has_its_own_alert() {
     authority(&directory, "ca", "");
     issue(&directory, "server", "ca", Some("subjectAltName=DNS:localhost\n"), 300);
     let trusted = directory.join("ca.pem");
-    let pen = builder.options(["-R".as_ref(), "-G".as_ref(), trusted.as_os_str()]).server(&backend).start();
+    let pen = builder
+        .options(["-R".as_ref(), "-G".as_ref(), trusted.as_os_str()])
+        .server(&backend)
+        .start();
     let (served, said) = ask(&pen, &["-tls1_2"]);
     assert!(!served && said.contains("alert handshake failure"), "{said}");
     let (served, said) = ask(&pen, &["-tls1_3"]);
@@ -224,8 +259,13 @@ fn pem_may_have_a_mark_and_the_labels_of_openssl() {
     let old = identity.chain.replace(" CERTIFICATE-", " X509 CERTIFICATE-");
     let trusted = |directory: &Path| {
         let plain = write(directory, "plain.pem", &identity.leaf);
-        let words =
-            ["x509".as_ref(), "-trustout".as_ref(), "-addtrust".as_ref(), "serverAuth".as_ref(), "-in".as_ref()];
+        let words = [
+            "x509".as_ref(),
+            "-trustout".as_ref(),
+            "-addtrust".as_ref(),
+            "serverAuth".as_ref(),
+            "-in".as_ref(),
+        ];
         let text = openssl([&words[..], &[plain.as_os_str()]].concat());
         assert!(text.contains("BEGIN TRUSTED CERTIFICATE"), "{text}");
         text
@@ -234,7 +274,10 @@ fn pem_may_have_a_mark_and_the_labels_of_openssl() {
         let plain = write(directory, "plain.key", &identity.key);
         let text = openssl(["ec".as_ref(), "-in".as_ref(), plain.as_os_str()]);
         let parameters = openssl(["ecparam", "-name", "prime256v1"]);
-        assert!(text.contains("BEGIN EC PRIVATE KEY") && parameters.contains("BEGIN EC PARAMETERS"), "{text}");
+        assert!(
+            text.contains("BEGIN EC PRIVATE KEY") && parameters.contains("BEGIN EC PARAMETERS"),
+            "{text}"
+        );
         parameters + &text[text.find("-----").unwrap()..]
     };
     let wide = |text: &str| {
@@ -247,7 +290,9 @@ fn pem_may_have_a_mark_and_the_labels_of_openssl() {
         &|_| format!("\u{feff}{both}").into_bytes(),
         &|_| format!("{old}\u{feff}{}", identity.key).into_bytes(),
         &|directory| format!("{}{}", trusted(directory), identity.key).into_bytes(),
-        &|directory| format!("{}{}", ec(directory), identity.chain).replace('\n', "\r\n").into_bytes(),
+        &|directory| {
+            format!("{}{}", ec(directory), identity.chain).replace('\n', "\r\n").into_bytes()
+        },
         &|_| wide(&both),
     ];
     for (n, text) in rows.into_iter().enumerate() {
@@ -277,28 +322,43 @@ fn a_certificate_that_expires_is_told_of_and_all_are_listed() {
     make(&directory, "cp named.pem names/www.example.crt; cp named.key names/www.example.key");
     let trusted = directory.join("ca.pem");
     let names = format!("ssl_sni_path {}", names.display());
-    let options = ["-R".as_ref(), "-G".as_ref(), trusted.as_os_str(), "-O".as_ref(), names.as_ref()];
+    let options =
+        ["-R".as_ref(), "-G".as_ref(), trusted.as_os_str(), "-O".as_ref(), names.as_ref()];
     let pen = builder.control().options(options).server(&backend).start();
     pen.hears(soon);
     let listed = pen.tell("certificates");
     let server = "O=Test, CN=server\n    issuer     CN=ca\n    not after  ";
     assert!(
         listed.starts_with(server)
-            && listed
-                .contains(" days left)\n    key        ECDSA P-256\n    used       shown to clients\n    file       "),
+            && listed.contains(
+                " days left)\n    key        ECDSA P-256\n    used       shown to \
+                    clients\n    file       "
+            ),
         "{listed}"
     );
     assert!(listed.contains("    used       authority of client certificates\n"), "{listed}");
-    assert!(listed.contains("O=Test, CN=named\n") && listed.contains("for the server name www.example\n"), "{listed}");
+    assert!(
+        listed.contains("O=Test, CN=named\n")
+            && listed.contains("for the server name www.example\n"),
+        "{listed}"
+    );
     let json = pen.tell("certificates json");
-    assert!(json.starts_with("[\n{\"name\":\"O=Test, CN=server\",\"issuer\":\"CN=ca\",\"serial\":\"4D\","), "{json}");
+    assert!(
+        json.starts_with(
+            "[\n{\"name\":\"O=Test, CN=server\",\"issuer\":\"CN=ca\",\"serial\":\"4D\","
+        ),
+        "{json}"
+    );
     assert!(json.contains("\"used\":\"server\",\"server_name\":\"www.example\""), "{json}");
     // HUP tells of what is there then, and tells it again at every HUP.
     issue(&directory, "server", "ca", Some("subjectAltName=DNS:localhost\n"), -1);
-    let expired = "server.pem: the certificate of 'O=Test, CN=server' has expired: it was valid until ";
+    let expired =
+        "server.pem: the certificate of 'O=Test, CN=server' has expired: it was valid until ";
     for told in 1..3 {
         pen.supervisor().signal(Signal::HUP);
-        crate::harness::eventually("HUP tells of it", || pen.said().matches(expired).count() == told);
+        crate::harness::eventually("HUP tells of it", || {
+            pen.said().matches(expired).count() == told
+        });
     }
     assert!(pen.tell("certificates").contains(" UTC (expired)\n"));
     assert!(

@@ -13,7 +13,13 @@ fn strict(root: &Authority) -> Builder {
     let identity = root.issue(&["localhost"]);
     let certificate = write(builder.directory(), "cert.pem", &identity.chain);
     let key = write(builder.directory(), "key.pem", &identity.key);
-    builder.options(["-R".as_ref(), "-E".as_ref(), certificate.as_os_str(), "-K".as_ref(), key.as_os_str()])
+    builder.options([
+        "-R".as_ref(),
+        "-E".as_ref(),
+        certificate.as_os_str(),
+        "-K".as_ref(),
+        key.as_os_str(),
+    ])
 }
 
 #[test]
@@ -24,7 +30,10 @@ fn a_certificate_of_the_file_is_let_in_and_no_other() {
     let authorities = write(builder.directory(), "ca.pem", other.pem());
     let pen = builder.options(["-G".as_ref(), authorities.as_os_str()]).server(&backend).start();
     for versions in [ONLY_12, ONLY_13] {
-        for refused in [root.client().speaks(versions), root.client().speaks(versions).is(&root.issue(&["me"]))] {
+        for refused in [
+            root.client().speaks(versions),
+            root.client().speaks(versions).is(&root.issue(&["me"])),
+        ] {
             let mut refused = refused;
             assert!(refused.ask(pen.address(), "localhost").is_none());
         }
@@ -65,7 +74,13 @@ fn a_hashed_directory_is_read_and_other_files_in_it_are_not() {
     let pem = write(&directory, "other.pem", other.pem());
     write(&directory, "root.pem", root.pem());
     write(&directory, "README", "no certificate");
-    let hash = openssl(["x509".as_ref(), "-hash".as_ref(), "-noout".as_ref(), "-in".as_ref(), pem.as_os_str()]);
+    let hash = openssl([
+        "x509".as_ref(),
+        "-hash".as_ref(),
+        "-noout".as_ref(),
+        "-in".as_ref(),
+        pem.as_os_str(),
+    ]);
     symlink(Path::new("other.pem"), directory.join(format!("{}.0", hash.trim()))).unwrap();
     let pen = builder.options(["-A".as_ref(), directory.as_os_str()]).server(&backend).start();
     assert!(root.client().is(&root.issue(&["me"])).ask(pen.address(), "localhost").is_none());
@@ -93,7 +108,8 @@ fn without_r_nobody_is_asked_and_authorities_are_refused() {
     let backend = Backend::named("one");
     let builder = Pen::builder();
     let identity = root.issue(&["localhost"]);
-    let certificate = write(builder.directory(), "cert.pem", format!("{}{}", identity.chain, identity.key));
+    let certificate =
+        write(builder.directory(), "cert.pem", format!("{}{}", identity.chain, identity.key));
     let options = ["-E".as_ref(), certificate.as_os_str()];
     let pen = builder.options(options).server(&backend).start();
     assert!(root.client().ask(pen.address(), "localhost").is_some());
@@ -101,10 +117,12 @@ fn without_r_nobody_is_asked_and_authorities_are_refused() {
     assert!(said.contains("No client certificate CA names sent"), "{said}");
     for option in ["-G", "-A"] {
         for check in [&[][..], &["--check"]] {
-            let options = ["-E".as_ref(), certificate.as_os_str(), option.as_ref(), "/nowhere".as_ref()];
+            let options =
+                ["-E".as_ref(), certificate.as_os_str(), option.as_ref(), "/nowhere".as_ref()];
             let builder = Pen::builder().server(&backend).options(options).options(check);
             let said = String::from_utf8(builder.fails().stderr).unwrap();
-            let why = "says whose client certificates are good, and without -R no client is asked for one; add -R, or";
+            let why = "says whose client certificates are good, and without -R no client is asked \
+                for one; add -R, or";
             assert!(said.starts_with(&format!("pen: {option}: {why}")), "{said}");
         }
     }
@@ -121,12 +139,16 @@ fn a_session_is_no_way_around_new_rules() {
         fs::write(&authorities, root.pem()).unwrap();
         let mut client = root.client().speaks(versions).is(&root.issue(&["me"]));
         pen.supervisor().signal(rustix::process::Signal::HUP);
-        crate::harness::eventually("the client is let in", || client.ask(pen.address(), "localhost").is_some());
+        crate::harness::eventually("the client is let in", || {
+            client.ask(pen.address(), "localhost").is_some()
+        });
         let resumed = client.ask(pen.address(), "localhost").map(|(_, kind)| kind);
         assert_eq!(resumed, Some(rustls::HandshakeKind::Resumed), "the rules are the same");
         // The client's authority is not known any more, and its session means nothing.
         fs::write(&authorities, other.pem()).unwrap();
         pen.supervisor().signal(rustix::process::Signal::HUP);
-        crate::harness::eventually("the client is refused", || client.ask(pen.address(), "localhost").is_none());
+        crate::harness::eventually("the client is refused", || {
+            client.ask(pen.address(), "localhost").is_none()
+        });
     }
 }

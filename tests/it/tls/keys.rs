@@ -1,4 +1,5 @@
-//! Where keys come from and where they are not; what is wrong with them at the start; how they are replaced.
+//! Where keys come from and where they are not; what is wrong with them at the start; how they are
+//! replaced.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -19,17 +20,29 @@ fn what_is_wrong_with_a_file_is_said_at_the_start() {
     let (identity, other) = (root.issue(&["localhost"]), root.issue(&["localhost"]));
     let encrypted = |directory: &Path| {
         let plain = write(directory, "plain.pem", &identity.key);
-        let words = ["pkcs8".as_ref(), "-topk8".as_ref(), "-passout".as_ref(), "pass:x".as_ref(), "-in".as_ref()];
+        let words = [
+            "pkcs8".as_ref(),
+            "-topk8".as_ref(),
+            "-passout".as_ref(),
+            "pass:x".as_ref(),
+            "-in".as_ref(),
+        ];
         openssl([&words[..], &[plain.as_os_str()]].concat())
     };
     let bent = identity.chain.replacen("\nM", "\n!", 1);
     type Row<'r> = (&'r [&'r str], &'r dyn Fn(&Path), &'r str);
-    let put = |name: &'static str, text: String| move |directory: &Path| drop(write(directory, name, &text));
+    let put = |name: &'static str, text: String| {
+        move |directory: &Path| drop(write(directory, name, &text))
+    };
     let certificate = put("E", identity.chain.clone());
     let both = put("E", format!("{}{}", identity.key, identity.chain));
     let rows: [Row<'_>; 12] = [
         (&["-E"], &|_| (), "E: no such file or directory"),
-        (&["-E"], &|directory| fs::create_dir(directory.join("E")).unwrap(), "E: not a regular file"),
+        (
+            &["-E"],
+            &|directory| fs::create_dir(directory.join("E")).unwrap(),
+            "E: not a regular file",
+        ),
         (&["-E"], &put("E", identity.key.clone()), "E: there is no certificate (PEM) in it"),
         (&["-E"], &certificate, "E: there is no private key (PEM) in it"),
         (&["-E"], &put("E", bent), "E: a section (PEM) is not in base 64"),
@@ -75,12 +88,16 @@ fn what_is_wrong_with_a_file_is_said_at_the_start() {
             let directory = builder.directory().to_path_buf();
             prepare(&directory);
             let words = options.iter().flat_map(|option| {
-                let path = (*option != "-R").then(|| directory.join(&option[1..]).to_str().unwrap().to_owned());
+                let path = (*option != "-R")
+                    .then(|| directory.join(&option[1..]).to_str().unwrap().to_owned());
                 [(*option).to_owned()].into_iter().chain(path)
             });
             let words: Vec<String> = words.chain(check.then(|| "--check".to_owned())).collect();
             let said = refusal(builder.options(words));
-            assert!(said.starts_with(&format!("pen: {}/", directory.display())) && said.contains(why), "{why}: {said}");
+            assert!(
+                said.starts_with(&format!("pen: {}/", directory.display())) && said.contains(why),
+                "{why}: {said}"
+            );
         }
     }
 }
@@ -100,14 +117,20 @@ fn what_openssl_can_mend_is_said_with_the_words_to_it() {
     let other = root.issue(&["other"]).chain;
     write(&directory, "wrong.pem", format!("{other}{chain}"));
     for line in [
-        format!("pkcs12 -export -passout pass: -inkey {plain} -in {certificate} -out {}", at("all.p12")),
+        format!(
+            "pkcs12 -export -passout pass: -inkey {plain} -in {certificate} -out {}",
+            at("all.p12")
+        ),
         format!("x509 -outform DER -in {certificate} -out {}", at("one.der")),
         format!("pkey -outform DER -in {plain} -out {}", at("key.der")),
     ] {
         openssl(line.split(' '));
     }
     let refused = |options: &[&str]| {
-        let builder = Pen::builder().server_as("127.0.0.1:1").options(options.iter().copied()).options(["--check"]);
+        let builder = Pen::builder()
+            .server_as("127.0.0.1:1")
+            .options(options.iter().copied())
+            .options(["--check"]);
         refusal(builder)
     };
     let p12 = at("all.p12");
@@ -126,9 +149,14 @@ fn what_openssl_can_mend_is_said_with_the_words_to_it() {
     openssl(mend.split(' ').skip(1));
     let wrong = at("wrong.pem");
     let said = refused(&["-E", &wrong, "-K", &plain]);
-    assert!(said.contains("the key belongs to certificate 2 in it, which has to be the first"), "{said}");
     assert!(
-        said.contains(&format!("openssl crl2pkcs7 -nocrl -certfile {wrong} | openssl pkcs7 -print_certs")),
+        said.contains("the key belongs to certificate 2 in it, which has to be the first"),
+        "{said}"
+    );
+    assert!(
+        said.contains(&format!(
+            "openssl crl2pkcs7 -nocrl -certfile {wrong} | openssl pkcs7 -print_certs"
+        )),
         "{said}"
     );
     // What came of the lines is good, and a stranger behind the leaf is only told.
@@ -154,11 +182,13 @@ fn options_without_their_sense_are_refused() {
         (&["-L", "ssl2"], "pen: -L: SSLv3 is not supported; use tls1 or ssl23\n"),
         (
             &["-O", "ssl_option no_tlsv1.2"],
-            "pen: -O 'ssl_option no_tlsv1.2': ssl_option: means nothing without a certificate; add -E FILE\n",
+            "pen: -O 'ssl_option no_tlsv1.2': ssl_option: means nothing without a certificate; add \
+             -E FILE\n",
         ),
         (
             &["-O", "ssl_option no_sslv3"],
-            "pen: -O 'ssl_option no_sslv3': ssl_option: means nothing without a certificate; add -E FILE\n",
+            "pen: -O 'ssl_option no_sslv3': ssl_option: means nothing without a certificate; add \
+             -E FILE\n",
         ),
     ] {
         assert_eq!(refusal(Pen::builder().server_as("127.0.0.1:1").options(options)), why);
@@ -170,12 +200,18 @@ fn options_without_their_sense_are_refused() {
 
 #[test]
 fn tls_is_never_off_without_a_word() {
-    let lines = ["ssl_ciphers ECDHE-RSA-AES128-GCM-SHA256", "ssl_ocsp_response /x", "ssl_sni_path /x"];
-    for line in lines.into_iter().chain(["ssl_option no_tlsv1.2", "ssl_client_renegotiation_interval 5"]) {
+    let lines =
+        ["ssl_ciphers ECDHE-RSA-AES128-GCM-SHA256", "ssl_ocsp_response /x", "ssl_sni_path /x"];
+    for line in
+        lines.into_iter().chain(["ssl_option no_tlsv1.2", "ssl_client_renegotiation_interval 5"])
+    {
         let word = line.split(' ').next().unwrap();
         for check in [&[][..], &["--check"]] {
-            let said = refusal(Pen::builder().server_as("127.0.0.1:1").file(&format!("\n{line}\n")).options(check));
-            let why = format!(":2: {word}: means nothing without a certificate; add certificate FILE\n");
+            let said = refusal(
+                Pen::builder().server_as("127.0.0.1:1").file(&format!("\n{line}\n")).options(check),
+            );
+            let why =
+                format!(":2: {word}: means nothing without a certificate; add certificate FILE\n");
             assert!(said.ends_with(&why), "{line}: {said}");
         }
     }
@@ -200,11 +236,21 @@ fn a_checked_configuration_with_good_keys_is_ok() {
     let root = Authority::root("root");
     let builder = Pen::builder().server_as("127.0.0.1:1");
     let identity = root.issue_rsa(&["localhost"]);
-    let path = write(builder.directory(), "cert.pem", format!("{}{}", identity.chain, identity.key));
-    let output =
-        builder.options(["--check".as_ref(), "-L".as_ref(), "tls1".as_ref(), "-E".as_ref(), path.as_os_str()]).runs();
+    let path =
+        write(builder.directory(), "cert.pem", format!("{}{}", identity.chain, identity.key));
+    let output = builder
+        .options([
+            "--check".as_ref(),
+            "-L".as_ref(),
+            "tls1".as_ref(),
+            "-E".as_ref(),
+            path.as_os_str(),
+        ])
+        .runs();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "ok\n");
-    assert!(String::from_utf8(output.stderr).unwrap().contains("TLS 1.0 and 1.1 do not exist here"));
+    assert!(
+        String::from_utf8(output.stderr).unwrap().contains("TLS 1.0 and 1.1 do not exist here")
+    );
 }
 
 #[test]
@@ -217,7 +263,8 @@ fn a_new_certificate_is_taken_without_losing_a_client() {
         format!("{}{}", identity.chain, identity.key)
     };
     let path = write(builder.directory(), "cert.pem", text(&old));
-    let pen = builder.options(["-d".as_ref(), "-E".as_ref(), path.as_os_str()]).server(&backend).start();
+    let pen =
+        builder.options(["-d".as_ref(), "-E".as_ref(), path.as_os_str()]).server(&backend).start();
     let mut held = old.client().connect(pen.address(), "localhost").unwrap();
     held.line().unwrap();
     let (over, served) = (AtomicBool::new(false), AtomicU32::new(0));
@@ -225,8 +272,10 @@ fn a_new_certificate_is_taken_without_losing_a_client() {
         for _ in 0..3 {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
-                    // One of the two must be served at any time; in between the certificate may change once.
-                    let ask = |root: &Authority| root.client().ask(pen.address(), "localhost").is_some();
+                    // One of the two must be served at any time; in between the certificate may
+                    // change once.
+                    let ask =
+                        |root: &Authority| root.client().ask(pen.address(), "localhost").is_some();
                     assert!(ask(&old) || ask(&new) || ask(&old), "a client was lost");
                     served.fetch_add(1, Ordering::Relaxed);
                 }
@@ -238,7 +287,9 @@ fn a_new_certificate_is_taken_without_losing_a_client() {
             fs::rename(next, &path).unwrap();
             let before = served.load(Ordering::Relaxed);
             pen.supervisor().signal(Signal::HUP);
-            eventually("the new certificate is used", || root.client().ask(pen.address(), "localhost").is_some());
+            eventually("the new certificate is used", || {
+                root.client().ask(pen.address(), "localhost").is_some()
+            });
             eventually("clients come all the time", || served.load(Ordering::Relaxed) > before + 5);
         }
         over.store(true, Ordering::Relaxed);
@@ -270,12 +321,16 @@ fn holds(process: &Process, bytes: &[u8]) -> bool {
         let (start, end) = range.split_once('-').unwrap();
         let [start, end] = [start, end].map(|number| u64::from_str_radix(number, 16).unwrap());
         // Not the kernel's own pages, nor the table, which is large and empty.
-        if !rest.starts_with('r') || line.ends_with("[vvar]") || line.ends_with("[vsyscall]") || end - start > 64 << 20
+        if !rest.starts_with('r')
+            || line.ends_with("[vvar]")
+            || line.ends_with("[vsyscall]")
+            || end - start > 64 << 20
         {
             return false;
         }
         let mut piece = vec![0; (end - start) as usize];
-        memory.read_exact_at(&mut piece, start).is_ok() && piece.windows(bytes.len()).any(|window| window == bytes)
+        memory.read_exact_at(&mut piece, start).is_ok()
+            && piece.windows(bytes.len()).any(|window| window == bytes)
     })
 }
 
@@ -292,7 +347,8 @@ fn no_process_but_workers_ever_has_a_key() {
     let key = write(builder.directory(), "key.pem", &identity.key);
     // Nobody but root may read it, and the workers are not root.
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
-    let options = ["-E".as_ref(), certificate.as_os_str(), "-K".as_ref(), key.as_os_str(), "-dd".as_ref()];
+    let options =
+        ["-E".as_ref(), certificate.as_os_str(), "-K".as_ref(), key.as_os_str(), "-dd".as_ref()];
     let wrapper = ["sh", "-c", "ulimit -S -c $(ulimit -H -c) && exec \"$@\"", "sh"];
     let pen = builder.options(options).through(wrapper).server(&backend).start();
     assert!(root.client().ask(pen.address(), "localhost").is_some());
@@ -301,12 +357,16 @@ fn no_process_but_workers_ever_has_a_key() {
     pen.workers()[0].kill();
     pen.tells("timeout", "5");
     assert!(root.client().ask(pen.address(), "localhost").is_some());
-    // A part of the text of the file, and the largest prime in it, which the worker's library keeps as it is used: least significant byte first.
+    // A part of the text of the file, and the largest prime in it, which the worker's library keeps
+    // as it is used: least significant byte first.
     let lines: Vec<&str> = identity.key.lines().collect();
     let text = lines[lines.len() / 2].as_bytes();
     let prime = prime(&identity.key_der);
     let reversed: Vec<u8> = prime.iter().rev().copied().collect();
-    assert!(holds(&Process::open(std::process::id() as i32).unwrap(), text), "the search finds what is there");
+    assert!(
+        holds(&Process::open(std::process::id() as i32).unwrap(), text),
+        "the search finds what is there"
+    );
     assert!(
         pen.workers().iter().any(|worker| holds(worker, &prime) || holds(worker, &reversed)),
         "the search finds the key where it is used"
@@ -322,7 +382,9 @@ fn no_process_but_workers_ever_has_a_key() {
         assert!(core.split_whitespace().nth(4) == Some("0"), "{core}");
         // Only root may look into them: they are not dumpable.
         assert_eq!(
-            fs::metadata(worker.proc("mem")).map(|there| std::os::unix::fs::MetadataExt::uid(&there)).unwrap(),
+            fs::metadata(worker.proc("mem"))
+                .map(|there| std::os::unix::fs::MetadataExt::uid(&there))
+                .unwrap(),
             0
         );
     }
@@ -332,8 +394,12 @@ fn no_process_but_workers_ever_has_a_key() {
 
 /// The first prime of an RSA key (PKCS #8, RFC 5208; RFC 8017, A.1.2).
 fn prime(der: &[u8]) -> Vec<u8> {
-    // The last long numbers are primes, exponents and coefficient, of 128 or 129 bytes each; the first of them is a prime.
-    let start = der.windows(3).position(|window| window == [0x02, 0x81, 0x81] || window == [0x02, 0x81, 0x80]).unwrap();
+    // The last long numbers are primes, exponents and coefficient, of 128 or 129 bytes each; the
+    // first of them is a prime.
+    let start = der
+        .windows(3)
+        .position(|window| window == [0x02, 0x81, 0x81] || window == [0x02, 0x81, 0x80])
+        .unwrap();
     let length = usize::from(der[start + 2]);
     let number = &der[start + 3..][..length];
     number.strip_prefix(&[0]).unwrap_or(number).to_vec()

@@ -12,7 +12,8 @@ use rustix::process::Signal;
 
 fn with_certificate(identity: &Identity) -> Builder {
     let builder = Pen::builder();
-    let path = write(builder.directory(), "cert.pem", format!("{}{}", identity.chain, identity.key));
+    let path =
+        write(builder.directory(), "cert.pem", format!("{}{}", identity.chain, identity.key));
     builder.options(["-E".as_ref(), path.as_os_str()])
 }
 
@@ -40,8 +41,12 @@ fn trusted(authority: &Authority, pen: &Pen, name: &str) -> bool {
 fn each_name_has_its_certificate_and_all_others_the_default() {
     let [default, first, wild] = ["default", "first", "wild"].map(Authority::root);
     let backend = Backend::named("one");
-    let builder =
-        with_certificate(&default.issue(&["localhost", "unknown.example", "a.b.wild.example", "wild.example"]));
+    let builder = with_certificate(&default.issue(&[
+        "localhost",
+        "unknown.example",
+        "a.b.wild.example",
+        "wild.example",
+    ]));
     let names = directory(&builder);
     put(&names, "First.Example", &first.issue(&["first.example"]));
     put(&names, "*.wild.example", &wild.issue(&["*.wild.example"]));
@@ -54,7 +59,10 @@ fn each_name_has_its_certificate_and_all_others_the_default() {
     for name in ["localhost", "unknown.example", "a.b.wild.example", "wild.example"] {
         assert!(trusted(&default, &pen, name), "{name}");
     }
-    pen.hears("broken.example.key: there is no private key (PEM) in it; the name broken.example is served with");
+    pen.hears(
+        "broken.example.key: there is no private key (PEM) in it; the name broken.example is \
+        served with",
+    );
     pen.hears("alone.example.crt: there is no .key for it");
     // No name is a path.
     let to = pen.address().to_string();
@@ -79,7 +87,8 @@ fn a_name_may_have_authorities_of_its_own() {
     put(&names, "one.wild.example", &root.issue(&["one.wild.example"]));
     let authorities = write(builder.directory(), "ca.pem", other.pem());
     let options = ["-R".as_ref(), "-G".as_ref(), authorities.as_os_str()];
-    let pen = builder.options(options).options(option("ssl_sni_path", &names)).server(&backend).start();
+    let pen =
+        builder.options(options).options(option("ssl_sni_path", &names)).server(&backend).start();
     let (of_own, of_other) = (own.issue(&["me"]), other.issue(&["me"]));
     let let_in = |identity, name| root.client().is(identity).ask(pen.address(), name).is_some();
     assert!(let_in(&of_own, "own.example") && let_in(&of_other, "localhost"));
@@ -97,11 +106,22 @@ fn response(authority: &Authority, identity: &Identity, place: &Path, days: &str
     let ca = write(place, "ocsp-ca.pem", authority.pem());
     let key = write(place, "ocsp-ca.key", authority.key());
     let leaf = write(place, "ocsp-leaf.pem", &identity.leaf);
-    let serial = openssl(["x509".as_ref(), "-serial".as_ref(), "-noout".as_ref(), "-in".as_ref(), leaf.as_os_str()]);
+    let serial = openssl([
+        "x509".as_ref(),
+        "-serial".as_ref(),
+        "-noout".as_ref(),
+        "-in".as_ref(),
+        leaf.as_os_str(),
+    ]);
     let serial = serial.trim().trim_start_matches("serial=");
-    let index = write(place, "index.txt", format!("V\t491231235959Z\t\t{serial}\tunknown\t/CN=localhost\n"));
+    let index = write(
+        place,
+        "index.txt",
+        format!("V\t491231235959Z\t\t{serial}\tunknown\t/CN=localhost\n"),
+    );
     let out = place.join("response.der");
-    let (ca, key, leaf, index) = (ca.as_os_str(), key.as_os_str(), leaf.as_os_str(), index.as_os_str());
+    let (ca, key, leaf, index) =
+        (ca.as_os_str(), key.as_os_str(), leaf.as_os_str(), index.as_os_str());
     let words: [&OsStr; 18] = [
         "ocsp".as_ref(),
         "-index".as_ref(),
@@ -127,7 +147,14 @@ fn response(authority: &Authority, identity: &Identity, place: &Path, days: &str
 }
 
 fn stapled(pen: &Pen, name: &str) -> bool {
-    let said = openssl(["s_client", "-connect", &pen.address().to_string(), "-servername", name, "-status"]);
+    let said = openssl([
+        "s_client",
+        "-connect",
+        &pen.address().to_string(),
+        "-servername",
+        name,
+        "-status",
+    ]);
     match said.contains("OCSP Response Status: successful") {
         true => true,
         false => {
@@ -146,7 +173,8 @@ fn responses_are_stapled_to_their_certificates() {
     let names = directory(&builder);
     put(&names, "named.example", &named);
     let file = builder.directory().join("ocsp.der");
-    let options = option("ssl_ocsp_response", &file).into_iter().chain(option("ssl_sni_path", &names));
+    let options =
+        option("ssl_ocsp_response", &file).into_iter().chain(option("ssl_sni_path", &names));
     let options: Vec<String> = options.collect();
     let pen = builder.control().options(options).server(&backend).start();
     pen.hears("ocsp.der: there is no OCSP response yet");
@@ -165,7 +193,9 @@ fn responses_are_stapled_to_their_certificates() {
     assert!(!stapled(&pen, "localhost") && stapled(&pen, "named.example"));
     let why = pen.refuses("ssl_sni_path /somewhere/else");
     assert!(why.starts_with("ssl_sni_path: /somewhere/else: at the control port"), "{why}");
-    assert!(pen.refuses("ssl_ocsp_response /not/there").starts_with("ssl_ocsp_response: /not/there: "));
+    assert!(
+        pen.refuses("ssl_ocsp_response /not/there").starts_with("ssl_ocsp_response: /not/there: ")
+    );
     // A response of an operator's own, in a file of commands too.
     let [own, commands] = ["own.der", "commands.cfg"].map(|name| pen.directory().join(name));
     fs::write(&own, response(&root, &default, pen.directory(), "7")).unwrap();
@@ -175,7 +205,10 @@ fn responses_are_stapled_to_their_certificates() {
     assert!(stapled(&pen, "localhost"));
     fs::write(&commands, "timeout 7\nssl_ocsp_response /not/there\n").unwrap();
     let why = pen.refuses(&format!("include {}", commands.display()));
-    assert!(why.contains("commands.cfg:2: ssl_ocsp_response: /not/there: no such file or directory"), "{why}");
+    assert!(
+        why.contains("commands.cfg:2: ssl_ocsp_response: /not/there: no such file or directory"),
+        "{why}"
+    );
     // It is kept until another is named.
     fs::remove_file(&own).unwrap();
     pen.supervisor().signal(Signal::HUP);
@@ -217,20 +250,37 @@ fn what_is_no_name_gets_the_default_certificate() {
     // With authorities of its own, so that the name is looked for by whoever verifies.
     write(&names, "*.example.ca", named.pem());
     let me = default.issue(&["me"]);
-    let [certificate, key] =
-        [("me.pem", &me.leaf), ("me.key", &me.key)].map(|(name, text)| write(builder.directory(), name, text));
+    let [certificate, key] = [("me.pem", &me.leaf), ("me.key", &me.key)]
+        .map(|(name, text)| write(builder.directory(), name, text));
     let trusted = write(builder.directory(), "ca.pem", default.pem());
     let strict = ["-R".as_ref(), "-G".as_ref(), trusted.as_os_str()];
-    let pen = builder.options(option("ssl_sni_path", &names)).options(strict).server(&backend).start();
+    let pen =
+        builder.options(option("ssl_sni_path", &names)).options(strict).server(&backend).start();
     let is = ["-cert", certificate.to_str().unwrap(), "-key", key.to_str().unwrap()];
     let mut accepted = 0;
-    for name in
-        ["web01-", "1.2.3", "a.test:443", "b\u{fc}cher.example", "a..example", "-", "*.example", "a b", "192.0.2.1"]
-    {
+    for name in [
+        "web01-",
+        "1.2.3",
+        "a.test:443",
+        "b\u{fc}cher.example",
+        "a..example",
+        "-",
+        "*.example",
+        "a b",
+        "192.0.2.1",
+    ] {
         // The last two are asked for another hello (HelloRetryRequest).
-        for words in [&["-tls1_2"][..], &["-tls1_3"], &["-groups", "P-521:X25519"], &["-groups", "P-521:P-256"]] {
+        for words in [
+            &["-tls1_2"][..],
+            &["-tls1_3"],
+            &["-groups", "P-521:X25519"],
+            &["-groups", "P-521:P-256"],
+        ] {
             let said = asks_for(&pen, name, &[words, &is].concat());
-            assert!(said.contains("issuer=CN = default\n") && !said.contains("alert"), "{name} {words:?}: {said}");
+            assert!(
+                said.contains("issuer=CN = default\n") && !said.contains("alert"),
+                "{name} {words:?}: {said}"
+            );
             accepted += 1;
             eventually("the client has reached its server", || backend.accepted() == accepted);
         }
@@ -244,7 +294,8 @@ fn what_is_no_name_gets_the_default_certificate() {
         let first = [&[version, "-sess_out", &session][..], &is].concat();
         asks_for(&pen, "web01-", &first);
         if Path::new(&session).exists() {
-            let said = asks_for(&pen, "web01-", &[&[version, "-sess_in", &session][..], &is].concat());
+            let said =
+                asks_for(&pen, "web01-", &[&[version, "-sess_in", &session][..], &is].concat());
             assert!(said.contains("Reused, TLSv1"), "{version}: {said}");
             fs::remove_file(&session).unwrap();
         } else {
@@ -257,12 +308,15 @@ fn what_is_no_name_gets_the_default_certificate() {
 /// Lets the user of `-u` read everything in a directory.
 fn readable(directory: &Path) {
     fs::set_permissions(directory, Permissions::from_mode(0o755)).unwrap();
-    for entry in fs::read_dir(directory).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
+    for entry in
+        fs::read_dir(directory).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file())
+    {
         fs::set_permissions(entry.path(), Permissions::from_mode(0o644)).unwrap();
     }
 }
 
-/// The same pair under so many names, by links: what is told of many files is tested, not many keys.
+/// The same pair under so many names, by links: what is told of many files is tested, not many
+/// keys.
 fn put_many(directory: &Path, names: usize, identity: &Identity, key: &str) {
     let place = directory.parent().unwrap();
     let certificate = write(place, "one.crt", &identity.chain);
@@ -281,7 +335,8 @@ fn more_names_than_pen_takes_are_refused_in_one_line_by_start_and_check() {
     let names = directory(&builder);
     let identity = root.issue(&["localhost"]);
     put_many(&names, 8200, &identity, &identity.key);
-    let builder = builder.through(["timeout", "60"]).options(option("ssl_sni_path", &names)).server(&backend);
+    let builder =
+        builder.through(["timeout", "60"]).options(option("ssl_sni_path", &names)).server(&backend);
     let started = builder.runs();
     let checked = builder.options(["--check"]).fails();
     for output in [started, checked] {
@@ -307,10 +362,17 @@ fn of_many_names_that_cannot_be_used_the_first_are_told_and_the_rest_counted() {
     pen.hears("directory0.crt: not a regular file");
     pen.hears("195 more files of certificates by name cannot be used");
     pen.hears("200 files are called after no server name");
-    pen.hears("n00000.example.key: there is no private key (PEM) in it; the name n00000.example is served with");
+    pen.hears(
+        "n00000.example.key: there is no private key (PEM) in it; the name n00000.example is \
+        served with",
+    );
     pen.hears("295 more names are served with the default certificate");
     let said = pen.said();
-    assert!(said.lines().filter(|line| line.contains(".example") || line.contains("directory")).count() < 20, "{said}");
+    assert!(
+        said.lines().filter(|line| line.contains(".example") || line.contains("directory")).count()
+            < 20,
+        "{said}"
+    );
     assert!(trusted(&root, &pen, "localhost"));
 }
 
@@ -329,7 +391,8 @@ fn files_of_a_name_that_no_client_can_ask_for_are_told_and_not_listed() {
     let told = |name: &str| {
         let path = names.join(format!("{name}.crt"));
         format!(
-            "{}: the file is not used, because no client can ask for {name:?}: it is no server name",
+            "{}: the file is not used, because no client can ask for {name:?}: it is no server \
+             name",
             path.display()
         )
     };

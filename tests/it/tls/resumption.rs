@@ -14,7 +14,8 @@ fn a_session_of_any_worker_resumes_at_every_other() {
     let backend = Backend::named("one");
     let builder = Pen::builder();
     let identity = root.issue(&["localhost"]);
-    let path = write(builder.directory(), "cert.pem", format!("{}{}", identity.chain, identity.key));
+    let path =
+        write(builder.directory(), "cert.pem", format!("{}{}", identity.chain, identity.key));
     let pen = builder.options(["-E".as_ref(), path.as_os_str()]).server(&backend).start();
     for versions in [ONLY_12, ONLY_13] {
         let mut resumed = 0;
@@ -22,7 +23,9 @@ fn a_session_of_any_worker_resumes_at_every_other() {
             for taker in 0..3 {
                 let mut client = root.client().speaks(versions);
                 assert_eq!(pen.only(maker, || kind(&mut client, &pen)), HandshakeKind::Full);
-                resumed += u32::from(pen.only(taker, || kind(&mut client, &pen)) == HandshakeKind::Resumed);
+                resumed += u32::from(
+                    pen.only(taker, || kind(&mut client, &pen)) == HandshakeKind::Resumed,
+                );
             }
         }
         assert_eq!(resumed, 9, "{versions:?}");
@@ -36,6 +39,10 @@ fn a_session_of_any_worker_resumes_at_every_other() {
         crate::harness::eventually("all workers are new", || {
             pen.workers().iter().all(|worker| !born.contains(&worker.pid()))
         });
-        assert_eq!(kind(&mut client, &pen), HandshakeKind::Resumed, "no worker that knew the client is left");
+        assert_eq!(
+            kind(&mut client, &pen),
+            HandshakeKind::Resumed,
+            "no worker that knew the client is left"
+        );
     }
 }

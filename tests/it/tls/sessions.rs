@@ -14,7 +14,8 @@ use crate::harness::{Backend, Builder, PATIENCE, Pen, eventually};
 /// A pen with a certificate for `localhost`, its chain and key in one file.
 fn with_certificate(identity: &Identity) -> Builder {
     let builder = Pen::builder();
-    let path = write(builder.directory(), "cert.pem", format!("{}{}", identity.key, identity.chain));
+    let path =
+        write(builder.directory(), "cert.pem", format!("{}{}", identity.key, identity.chain));
     builder.options(["-E".as_ref(), path.as_os_str()])
 }
 
@@ -23,14 +24,17 @@ fn both_protocols_carry_bytes_both_ways_and_end_in_order() {
     let root = Authority::root("root");
     let backend = Backend::named("one");
     let pen = with_certificate(&root.issue(&["localhost"])).server(&backend).start();
-    for (versions, version) in [(ONLY_12, ProtocolVersion::TLSv1_2), (ONLY_13, ProtocolVersion::TLSv1_3)] {
+    for (versions, version) in
+        [(ONLY_12, ProtocolVersion::TLSv1_2), (ONLY_13, ProtocolVersion::TLSv1_3)]
+    {
         let mut client = root.client().speaks(versions);
         let mut connection = client.connect(pen.address(), "localhost").unwrap();
         assert_eq!(connection.session.protocol_version(), Some(version));
         assert_eq!(connection.line().unwrap(), "one");
         connection.send("hello\n");
         assert_eq!(connection.line().unwrap(), "hello");
-        // The client's close_notify is a half-close towards the server, whose end comes back as one.
+        // The client's close_notify is a half-close towards the server, whose end comes back as
+        // one.
         connection.send("last");
         connection.finish();
         assert_eq!(connection.read_to_end().unwrap(), b"last");
@@ -57,14 +61,19 @@ fn the_server_may_end_first_and_still_be_told_everything() {
     let long = vec![b'x'; 1 << 20];
     connection.send(&long);
     connection.finish();
-    eventually("the server has all that was sent after its end", || *told.lock().unwrap() == [long.clone()]);
+    eventually("the server has all that was sent after its end", || {
+        *told.lock().unwrap() == [long.clone()]
+    });
 }
 
 #[test]
 fn an_end_without_close_notify_is_an_end_of_data() {
     let root = Authority::root("root");
     let backend = Backend::named("one");
-    let pen = with_certificate(&root.issue(&["localhost"])).options(["-dd", "-a"]).server(&backend).start();
+    let pen = with_certificate(&root.issue(&["localhost"]))
+        .options(["-dd", "-a"])
+        .server(&backend)
+        .start();
     let mut connection = root.client().connect(pen.address(), "localhost").unwrap();
     connection.line().unwrap();
     connection.send("unfinished");
@@ -109,8 +118,13 @@ fn what_is_no_tls_reaches_no_server() {
     let backend = Backend::named("one");
     let pen = with_certificate(&root.issue(&["localhost"])).server(&backend).start();
     let garbage: Vec<u8> = (0..100_000_u32).map(|n| (n * 7 / 3) as u8).collect();
-    for bytes in [b"GET / HTTP/1.0\r\n\r\n" as &[u8], b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", &garbage, b"\n", b""]
-    {
+    for bytes in [
+        b"GET / HTTP/1.0\r\n\r\n" as &[u8],
+        b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00",
+        &garbage,
+        b"\n",
+        b"",
+    ] {
         let mut client = TcpStream::connect(pen.address()).unwrap();
         client.set_read_timeout(Some(PATIENCE)).unwrap();
         let _ = client.write_all(bytes);
@@ -160,8 +174,10 @@ fn chains_are_sent_whole_and_completed_from_the_authorities() {
     assert!(root.client().ask(alone.address(), "localhost").is_none());
     let builder = Pen::builder();
     let leaf = write(builder.directory(), "leaf.pem", format!("{}{}", identity.leaf, identity.key));
-    let authorities = write(builder.directory(), "ca.pem", format!("{}{}", root.pem(), below.pem()));
-    let options = ["-R".as_ref(), "-E".as_ref(), leaf.as_os_str(), "-G".as_ref(), authorities.as_os_str()];
+    let authorities =
+        write(builder.directory(), "ca.pem", format!("{}{}", root.pem(), below.pem()));
+    let options =
+        ["-R".as_ref(), "-E".as_ref(), leaf.as_os_str(), "-G".as_ref(), authorities.as_os_str()];
     let completed = builder.options(options).server(&backend).start();
     let mut client = root.client().is(&root.issue(&["me"]));
     assert!(client.ask(completed.address(), "localhost").is_some());
@@ -177,9 +193,14 @@ fn suites_and_protocols_are_as_chosen() {
     let to = pen.address().to_string();
     let connect = |words: &[&str]| openssl([&["s_client", "-connect", &to], words].concat());
     assert!(connect(&["-tls1_2"]).contains("Cipher is ECDHE-RSA-CHACHA20-POLY1305"));
-    assert!(connect(&["-tls1_2", "-cipher", "ECDHE-RSA-AES256-GCM-SHA384"]).contains("Cipher is (NONE)"));
+    assert!(
+        connect(&["-tls1_2", "-cipher", "ECDHE-RSA-AES256-GCM-SHA384"])
+            .contains("Cipher is (NONE)")
+    );
     assert!(connect(&["-tls1_3"]).contains("New, TLSv1.3"));
-    let pen = with_certificate(&root.issue(&["localhost"])).options(["-O", "ssl_option no_tlsv1.2"]).server(&backend);
+    let pen = with_certificate(&root.issue(&["localhost"]))
+        .options(["-O", "ssl_option no_tlsv1.2"])
+        .server(&backend);
     let pen = pen.start();
     assert!(root.client().speaks(ONLY_12).connect(pen.address(), "localhost").is_err());
     assert!(root.client().speaks(ONLY_13).ask(pen.address(), "localhost").is_some());
@@ -190,10 +211,15 @@ fn suites_and_protocols_are_as_chosen() {
 fn suites_that_do_not_fit_the_key_are_told_at_the_check_the_start_and_hup() {
     let root = Authority::root("root");
     let backend = Backend::named("one");
-    let told = "cert.pem: ssl_ciphers has no suite for its ECDSA key, so that clients without TLS 1.3 are refused; add one that \
+    let told = "cert.pem: ssl_ciphers has no suite for its ECDSA key, so that clients without TLS \
+        1.3 are refused; add one that \
                 begins with ECDHE-ECDSA";
-    let (good, bad) = ("ssl_ciphers ECDHE-ECDSA-AES128-GCM-SHA256\n", "ssl_ciphers ECDHE-RSA-AES256-GCM-SHA384\n");
-    let make = |file: &str| with_certificate(&root.issue(&["localhost"])).server(&backend).file(file);
+    let (good, bad) = (
+        "ssl_ciphers ECDHE-ECDSA-AES128-GCM-SHA256\n",
+        "ssl_ciphers ECDHE-RSA-AES256-GCM-SHA384\n",
+    );
+    let make =
+        |file: &str| with_certificate(&root.issue(&["localhost"])).server(&backend).file(file);
     for (file, warns) in [(good, false), (bad, true)] {
         let output = make(file).options(["--check"]).runs();
         assert_eq!(String::from_utf8_lossy(&output.stderr).contains(told), warns, "{output:?}");
@@ -205,7 +231,9 @@ fn suites_that_do_not_fit_the_key_are_told_at_the_check_the_start_and_hup() {
     fs::write(pen.directory().join("pen.cfg"), bad).unwrap();
     pen.supervisor().signal(Signal::HUP);
     pen.hears(told);
-    eventually("the list is in force", || root.client().speaks(ONLY_12).ask(pen.address(), "localhost").is_none());
+    eventually("the list is in force", || {
+        root.client().speaks(ONLY_12).ask(pen.address(), "localhost").is_none()
+    });
     pen.hears("that is allowed here, or ssl_ciphers has none for the certificate's key");
 }
 
@@ -219,7 +247,8 @@ fn the_clear_text_is_logged() {
     let mut connection = root.client().connect(pen.address(), "localhost").unwrap();
     connection.send("GET /secret HTTP/1.0\r\n\r\n");
     eventually("the request is logged", || {
-        std::fs::read_to_string(&log).is_ok_and(|text| text.contains("127.0.0.1 GET /secret HTTP/1.0"))
+        std::fs::read_to_string(&log)
+            .is_ok_and(|text| text.contains("127.0.0.1 GET /secret HTTP/1.0"))
     });
 }
 

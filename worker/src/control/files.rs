@@ -1,8 +1,9 @@
-//! Files that operators name: opened here, inside the jail and with the rights of the `-u` user, and handed to the supervisor as
-//! descriptors.
+//! Files that operators name: opened here, inside the jail and with the rights of the `-u` user,
+//! and handed to the supervisor as descriptors.
 //!
-//! Nothing here blocks (a fifo, a device), follows a symbolic link in the last place of what is to be written or a stranger's anywhere
-//! ([`pen_walk`]), writes to a file that has a second name, or makes a file that others may write.
+//! Nothing here blocks (a fifo, a device), follows a symbolic link in the last place of what is to
+//! be written or a stranger's anywhere ([`pen_walk`]), writes to a file that has a second name, or
+//! makes a file that others may write.
 
 use std::fs::File;
 use std::io;
@@ -30,7 +31,8 @@ pub struct Named {
 /// Why a file cannot be had: a part of the reply.
 type Why = String;
 
-/// Opens the file that a command names, if it names one. `word` is what the operator called the command; `ticket` tells the temporary files of several operators apart.
+/// Opens the file that a command names, if it names one. `word` is what the operator called the
+/// command; `ticket` tells the temporary files of several operators apart.
 ///
 /// # Errors
 /// The reply: which command, which file, and why.
@@ -40,7 +42,8 @@ pub fn open(command: &Command, word: &str, ticket: u64) -> Result<Named, String>
         Command::Log(Some(LogTarget::File(path))) => (path, to_append(path).map(plain)),
         Command::WebStats(Some(path)) => (path, to_overwrite(path).map(plain)),
         Command::Write(Some(path)) => (path, to_replace(path, ticket)),
-        // If it is not there, the supervisor may know it: it reads those that the administrator named.
+        // If it is not there, the supervisor may know it: it reads those that the administrator
+        // named.
         Command::SslOcsp(Some(path)) => return Ok(to_read(path).map(plain).unwrap_or_default()),
         _ => return Ok(Named::default()),
     };
@@ -55,7 +58,8 @@ fn to_read(path: &Path) -> Result<OwnedFd, Why> {
 /// A log.
 fn to_append(path: &Path) -> Result<OwnedFd, Why> {
     let entry = Entry::find(path).map_err(in_words)?;
-    // Opened for writing only, a fifo without a reader is an error, and one whose reader leaves is a broken pipe.
+    // Opened for writing only, a fifo without a reader is an error, and one whose reader leaves is
+    // a broken pipe.
     let is_fifo = entry.stat().is_ok_and(|there| kind(&there) == FileType::Fifo);
     let access = if is_fifo { OFlags::RDWR } else { OFlags::WRONLY };
     let file = open_or_make(&entry, access | OFlags::APPEND)?;
@@ -76,7 +80,9 @@ fn to_overwrite(path: &Path) -> Result<OwnedFd, Why> {
 /// Opens a file, or makes one that everybody can read and its owner can write, whatever the umask.
 fn open_or_make(entry: &Entry, access: OFlags) -> Result<OwnedFd, Why> {
     match entry.open(access | OFlags::CREATE | OFlags::EXCL, MODE) {
-        Ok(file) => rustix::fs::fchmod(&file, Mode::from_raw_mode(MODE)).map(|()| file.into()).map_err(errno_in_words),
+        Ok(file) => rustix::fs::fchmod(&file, Mode::from_raw_mode(MODE))
+            .map(|()| file.into())
+            .map_err(errno_in_words),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             entry.open(access, 0).map(OwnedFd::from).map_err(in_words)
         }
@@ -84,8 +90,8 @@ fn open_or_make(entry: &Entry, access: OFlags) -> Result<OwnedFd, Why> {
     }
 }
 
-/// A file that is replaced as a whole where that is possible: where this user may make files and the file that is there, if there is one, is
-/// its own. Else it is overwritten.
+/// A file that is replaced as a whole where that is possible: where this user may make files and
+/// the file that is there, if there is one, is its own. Else it is overwritten.
 fn to_replace(path: &Path, ticket: u64) -> Result<Named, Why> {
     let entry = Entry::find(path).map_err(in_words)?;
     let mode = match entry.stat() {
@@ -102,14 +108,16 @@ fn to_replace(path: &Path, ticket: u64) -> Result<Named, Why> {
     if path.file_name().is_none() {
         return Err("names no file".to_owned());
     }
-    let temporary = entry.beside(format!(".pen-write-{}-{ticket}", getpid().as_raw_pid())).map_err(in_words)?;
+    let temporary =
+        entry.beside(format!(".pen-write-{}-{ticket}", getpid().as_raw_pid())).map_err(in_words)?;
     let file = match make(&temporary) {
         Ok(file) => OwnedFd::from(file),
         Err(error) if mode.is_some() && may_not_make(&error) => return to_rewrite(&entry),
         Err(error) => return Err(in_words(error)),
     };
     let twin = rustix::io::fcntl_dupfd_cloexec(&file, 0).map_err(errno_in_words);
-    let replacement = Replacement { path: path.to_path_buf(), entry, temporary, file, in_place: false };
+    let replacement =
+        Replacement { path: path.to_path_buf(), entry, temporary, file, in_place: false };
     let mode = Mode::from_raw_mode(mode.unwrap_or(MODE));
     rustix::fs::fchmod(&replacement.file, mode).map_err(errno_in_words)?;
     Ok(Named { file: Some(twin?), replacement: Some(replacement) })
@@ -151,7 +159,8 @@ pub struct Replacement {
 }
 
 impl Replacement {
-    /// Puts it in its place, safe on the disk first: a power cut must not leave an empty configuration.
+    /// Puts it in its place, safe on the disk first: a power cut must not leave an empty
+    /// configuration.
     ///
     /// # Errors
     /// The reply: it cannot be put there, and the old file is as it was.
@@ -236,7 +245,9 @@ mod tests {
 
     #[test]
     fn a_command_without_a_file_opens_none() {
-        for command in [Command::Log(None), Command::Write(None), Command::WebStats(None), Command::Pid] {
+        for command in
+            [Command::Log(None), Command::Write(None), Command::WebStats(None), Command::Pid]
+        {
             assert!(open(&command, "", 0).unwrap().file.is_none());
         }
     }
@@ -247,12 +258,20 @@ mod tests {
         let missing = directory.path().join("no/such");
         let shown = missing.display();
         let log = Command::Log(Some(LogTarget::File(missing.clone())));
-        assert_eq!(open(&log, "log", 0).unwrap_err(), format!("log: {shown}: no such file or directory"));
+        assert_eq!(
+            open(&log, "log", 0).unwrap_err(),
+            format!("log: {shown}: no such file or directory")
+        );
         let status = Command::WebStats(Some(missing.clone()));
-        for (command, word) in
-            [(Command::Write(Some(missing.clone())), "write"), (status.clone(), "web_stats"), (status, "status_file")]
-        {
-            assert_eq!(open(&command, word, 0).unwrap_err(), format!("{word}: {shown}: no such file or directory"));
+        for (command, word) in [
+            (Command::Write(Some(missing.clone())), "write"),
+            (status.clone(), "web_stats"),
+            (status, "status_file"),
+        ] {
+            assert_eq!(
+                open(&command, word, 0).unwrap_err(),
+                format!("{word}: {shown}: no such file or directory")
+            );
         }
     }
 
@@ -297,7 +316,11 @@ mod tests {
         write_named(&mut named, "second");
         named.replacement.take().unwrap().commit().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "second");
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o644, "others may not write it any more");
+        assert_eq!(
+            fs::metadata(&path).unwrap().mode() & 0o777,
+            0o644,
+            "others may not write it any more"
+        );
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside it");
     }
 

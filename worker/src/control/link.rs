@@ -1,4 +1,5 @@
-//! The channel to the supervisor: what operators ask waits here, in order, for as long as the supervisor takes nothing.
+//! The channel to the supervisor: what operators ask waits here, in order, for as long as the
+//! supervisor takes nothing.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,7 +10,8 @@ use pen_config::ids::ClientKey;
 use pen_ipc::channel::{Channel, ChannelError, Received, Sent};
 use pen_ipc::message::{FromControl, Operator, ToControl};
 
-/// Time between two messages that an operator was refused: anybody who reaches the port can bring them about.
+/// Time between two messages that an operator was refused: anybody who reaches the port can bring
+/// them about.
 const REFUSED_EVERY: Duration = Duration::from_secs(1);
 
 /// This end of the channel, with all that waits to be sent.
@@ -77,7 +79,8 @@ impl Link {
         !self.commands.is_empty() || self.applied.is_some() || self.pong.is_some()
     }
 
-    /// Sends what waits, as far as the channel takes it. A command whose operator is not `there` any more is dropped.
+    /// Sends what waits, as far as the channel takes it. A command whose operator is not `there`
+    /// any more is dropped.
     ///
     /// # Errors
     /// The supervisor is gone.
@@ -159,7 +162,11 @@ mod tests {
             link.refused(peer, start + Duration::from_millis(after));
         }
         for _ in 0..2 {
-            let Received::Message(FromControl::Refused { client }, None) = theirs.receive().unwrap() else { panic!() };
+            let Received::Message(FromControl::Refused { client }, None) =
+                theirs.receive().unwrap()
+            else {
+                panic!()
+            };
             assert_eq!(client, peer.bytes());
         }
         assert!(matches!(theirs.receive().unwrap(), Received::Empty));

@@ -1,11 +1,12 @@
 //! The control process: the only one that reads what operators write, and jailed as a worker is.
 //!
-//! It reads one line from each connection, parses it, opens the file that it names with its own rights, and passes the typed command to the
-//! supervisor, which decides; then it writes the reply and closes. It holds no power: whoever takes it over can say what any operator at the
+//! It reads one line from each connection, parses it, opens the file that it names with its own
+//! rights, and passes the typed command to the supervisor, which decides; then it writes the reply
+//! and closes. It holds no power: whoever takes it over can say what any operator at the
 //! control port can say.
 //!
-//! One thread, one event loop, nothing that waits. `operator` is one connection's life, `link` the channel to the supervisor, `files` what is
-//! opened here.
+//! One thread, one event loop, nothing that waits. `operator` is one connection's life, `link` the
+//! channel to the supervisor, `files` what is opened here.
 
 mod files;
 mod link;
@@ -52,8 +53,8 @@ const ACCEPT_BATCH: usize = 2 * OPERATORS;
 /// How long accepting pauses when something ran short.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 
-/// After how long a message is tried again that the supervisor's queue had no room for. An event says so too; this is for a queue that is
-/// full for another reason than its length.
+/// After how long a message is tried again that the supervisor's queue had no room for. An event
+/// says so too; this is for a queue that is full for another reason than its length.
 const RETRY: Duration = Duration::from_millis(100);
 
 /// The control process and all that it owns.
@@ -74,18 +75,20 @@ struct Control {
     accept_again: Option<Instant>,
 }
 
-/// Runs the control process until the supervisor tells it to stop or is gone. Returns the exit status.
+/// Runs the control process until the supervisor tells it to stop or is gone. Returns the exit
+/// status.
 pub fn run(start: ControlStart) -> i32 {
     let ControlStart { channel, listener, settings, jail } = start;
-    let poll = match Poll::new().and_then(|poll| watch_own(&poll, &channel, &listener).map(|()| poll)) {
-        Ok(poll) => poll,
-        Err(error) => {
-            let reason = format!("control port: cannot wait for events: {error}");
-            // If the supervisor cannot be told, the exit status still says that the start failed.
-            let _ = channel.send(&FromStartingControl::Failed { reason }, None);
-            return 1;
-        }
-    };
+    let poll =
+        match Poll::new().and_then(|poll| watch_own(&poll, &channel, &listener).map(|()| poll)) {
+            Ok(poll) => poll,
+            Err(error) => {
+                let reason = format!("control port: cannot wait for events: {error}");
+                // If the supervisor cannot be told, the exit status still says that the start failed.
+                let _ = channel.send(&FromStartingControl::Failed { reason }, None);
+                return 1;
+            }
+        };
     match channel.send(&FromStartingControl::Ready, None) {
         Ok(Sent::Queued) => {}
         Ok(Sent::Full) | Err(_) => return 1,
@@ -104,7 +107,11 @@ pub fn run(start: ControlStart) -> i32 {
     control.serve()
 }
 
-fn watch_own(poll: &Poll, channel: &Channel<FromStartingControl, ToControl>, listener: &OwnedFd) -> io::Result<()> {
+fn watch_own(
+    poll: &Poll,
+    channel: &Channel<FromStartingControl, ToControl>,
+    listener: &OwnedFd,
+) -> io::Result<()> {
     let both = Interest::READABLE | Interest::WRITABLE;
     poll.registry().register(&mut SourceFd(&channel.as_fd().as_raw_fd()), CHANNEL, both)?;
     poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), LISTENER, Interest::READABLE)
@@ -173,7 +180,8 @@ impl Control {
         let operators = self.operators.values().map(Operator::deadline);
         let retry = self.link.waits().then(|| now + RETRY);
         let next = operators.chain(self.accept_again).chain(retry).min()?;
-        // mio counts whole milliseconds; one more, rather than to be woken too early again and again.
+        // mio counts whole milliseconds; one more, rather than to be woken too early again and
+        // again.
         Some(next.saturating_duration_since(now) + Duration::from_millis(1))
     }
 
@@ -188,13 +196,15 @@ impl Control {
                     };
                     self.answer(ticket, reply);
                 }
-                Ok(Received::Message(ToControl::Settings, Some(memory))) => match read_settings(memory) {
-                    Some(settings) => {
-                        self.link.applied(settings.generation);
-                        self.acl = governing(settings);
+                Ok(Received::Message(ToControl::Settings, Some(memory))) => {
+                    match read_settings(memory) {
+                        Some(settings) => {
+                            self.link.applied(settings.generation);
+                            self.acl = governing(settings);
+                        }
+                        None => return Some(1),
                     }
-                    None => return Some(1),
-                },
+                }
                 Ok(Received::Message(ToControl::Ping { serial }, _)) => self.link.pong(serial),
                 // A supervisor that is gone: without it there is nobody to command.
                 Ok(Received::Message(ToControl::Stop, _) | Received::Closed) => return Some(0),
@@ -208,7 +218,10 @@ impl Control {
     fn accept(&mut self, now: Instant) {
         self.accept_again = None;
         for _ in 0..ACCEPT_BATCH {
-            match rustix::net::acceptfrom_with(&self.listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            match rustix::net::acceptfrom_with(
+                &self.listener,
+                SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
+            ) {
                 Ok((socket, peer)) => {
                     let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
                     self.on_arrival(socket, peer.map(ClientKey::from_peer), now);
@@ -239,11 +252,18 @@ impl Control {
         }
         let ticket = self.next_ticket;
         let both = Interest::READABLE | Interest::WRITABLE;
-        if self.poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), Token(ticket as usize), both).is_ok() {
+        if self
+            .poll
+            .registry()
+            .register(&mut SourceFd(&socket.as_raw_fd()), Token(ticket as usize), both)
+            .is_ok()
+        {
             self.next_ticket += 1;
             let by = match address {
                 Some(address) => message::Operator::Remote(address.bytes()),
-                None => message::Operator::Local(socket_peercred(&socket).ok().map(|peer| peer.uid.as_raw())),
+                None => message::Operator::Local(
+                    socket_peercred(&socket).ok().map(|peer| peer.uid.as_raw()),
+                ),
             };
             self.operators.insert(ticket, Operator::new(socket, by, now));
         }
@@ -258,7 +278,8 @@ impl Control {
         }
     }
 
-    /// Something happened at an operator's socket, or it has more to do. One that has left in the meantime is not known any more.
+    /// Something happened at an operator's socket, or it has more to do. One that has left in the
+    /// meantime is not known any more.
     fn on_operator(&mut self, ticket: u64) {
         let Some(operator) = self.operators.get_mut(&ticket) else { return };
         match operator.go_on() {
@@ -290,7 +311,9 @@ impl Control {
 
     /// Where the files are that operators name, for a message about one of them.
     fn place(&self) -> String {
-        self.jail.as_ref().map_or(String::new(), |jail| format!(" (in the jail {})", jail.display()))
+        self.jail
+            .as_ref()
+            .map_or(String::new(), |jail| format!(" (in the jail {})", jail.display()))
     }
 
     /// Gives an operator the reply.
@@ -304,13 +327,15 @@ impl Control {
 
 /// The word of a command, as it was given: some commands have two.
 fn word(line: &[u8]) -> &str {
-    let first = line.split(u8::is_ascii_whitespace).find(|word| !word.is_empty()).unwrap_or_default();
+    let first =
+        line.split(u8::is_ascii_whitespace).find(|word| !word.is_empty()).unwrap_or_default();
     std::str::from_utf8(first).unwrap_or_default()
 }
 
 /// Reads a command. The error is the reply.
 fn read(line: &[u8]) -> Result<Command, String> {
-    // What is not UTF-8 may still be no command at all, which is said in the words that scripts look for. A comment may be in any encoding.
+    // What is not UTF-8 may still be no command at all, which is said in the words that scripts
+    // look for. A comment may be in any encoding.
     let text = String::from_utf8_lossy(&line[..before_comment(line)]);
     let command = parse(&text).map_err(|why| why.to_string())?;
     match text {
@@ -321,7 +346,9 @@ fn read(line: &[u8]) -> Result<Command, String> {
 
 /// Reads the settings from the memory that came with the message. None: they are none.
 fn read_settings(memory: OwnedFd) -> Option<Settings> {
-    let length = usize::try_from(rustix::fs::fstat(&memory).ok()?.st_size).ok().filter(|n| *n <= SETTINGS_LIMIT)?;
+    let length = usize::try_from(rustix::fs::fstat(&memory).ok()?.st_size)
+        .ok()
+        .filter(|n| *n <= SETTINGS_LIMIT)?;
     let mut bytes = vec![0; length];
     let mut filled = 0;
     while filled < length {

@@ -1,7 +1,8 @@
 //! One operator's connection: a line in, a reply out, closed.
 //!
-//! Edge-triggered: every step goes on until the socket has no more, or says that it wants another turn. The reply is followed by an end of
-//! file, and what the operator still sends is read and dropped for a while: closing a socket with unread bytes resets the connection, and a
+//! Edge-triggered: every step goes on until the socket has no more, or says that it wants another
+//! turn. The reply is followed by an end of file, and what the operator still sends is read and
+//! dropped for a while: closing a socket with unread bytes resets the connection, and a
 //! reset overtakes the reply (tcp(7)).
 
 use std::os::fd::OwnedFd;
@@ -18,7 +19,8 @@ use crate::control::files::Replacement;
 /// How long an operator may take for its line.
 const LINE_TIME: Duration = Duration::from_secs(10);
 
-/// How long the supervisor may take to answer. It has a deadline of its own for everything; this is for its end.
+/// How long the supervisor may take to answer. It has a deadline of its own for everything; this is
+/// for its end.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
 
 /// How long an operator may take none of its reply.
@@ -124,7 +126,9 @@ impl Reply {
             (_, None) => &self.head.as_bytes()[self.sent..],
             (Source::Text(text), Some(sent)) => &text[sent..],
             (Source::Memory(memory), Some(sent)) => {
-                let read = rustix::io::retry_on_intr(|| rustix::io::pread(memory, &mut buffer[..], sent as u64))?;
+                let read = rustix::io::retry_on_intr(|| {
+                    rustix::io::pread(memory, &mut buffer[..], sent as u64)
+                })?;
                 &buffer[..read]
             }
         };
@@ -145,7 +149,15 @@ impl Operator {
     /// An operator that has just come.
     pub fn new(socket: OwnedFd, by: message::Operator, now: Instant) -> Operator {
         let stage = OperatorStage::Reading(Vec::new());
-        Operator { socket, by, stage, wants: Wants::Reply, deadline: now + LINE_TIME, finished: false, over: false }
+        Operator {
+            socket,
+            by,
+            stage,
+            wants: Wants::Reply,
+            deadline: now + LINE_TIME,
+            finished: false,
+            over: false,
+        }
     }
 
     /// Who it is.
@@ -168,8 +180,8 @@ impl Operator {
         matches!(self.stage, OperatorStage::Lingering)
     }
 
-    /// To be called before it is let go before its time. One that waits for the rest of a reply is reset: an end of file would look like the
-    /// end of the reply.
+    /// To be called before it is let go before its time. One that waits for the rest of a reply is
+    /// reset: an end of file would look like the end of the reply.
     pub fn cut_off(&self) {
         if matches!(self.stage, OperatorStage::Asked(_) | OperatorStage::Replying(_)) {
             reset(&self.socket);
@@ -186,7 +198,8 @@ impl Operator {
         }
     }
 
-    /// The supervisor has been asked. What `replacement` holds is put in its place if the answer is silence, which is success.
+    /// The supervisor has been asked. What `replacement` holds is put in its place if the answer is
+    /// silence, which is success.
     pub fn asked(&mut self, replacement: Option<Replacement>) {
         self.enter(OperatorStage::Asked(replacement), ANSWER_TIME);
     }
@@ -199,7 +212,9 @@ impl Operator {
             // One command, one reply.
             OperatorStage::Replying(_) | OperatorStage::Lingering => return,
         };
-        let failed = replacement.filter(|_| reply.is_empty()).and_then(|replacement| replacement.commit().err());
+        let failed = replacement
+            .filter(|_| reply.is_empty())
+            .and_then(|replacement| replacement.commit().err());
         let mut reply = failed.map_or(reply, Reply::refusal);
         reply.head = match self.wants {
             Wants::Reply => "",
@@ -301,8 +316,8 @@ impl Operator {
     }
 }
 
-/// Has the close of a TCP connection be a reset. To an operator, an end of file without a byte is a command that has been carried out in
-/// silence; who is turned away must not believe that.
+/// Has the close of a TCP connection be a reset. To an operator, an end of file without a byte is a
+/// command that has been carried out in silence; who is turned away must not believe that.
 pub fn reset(socket: &OwnedFd) {
     // Without it, the close is an ordinary one.
     let _ = set_socket_linger(socket, Some(Duration::ZERO));

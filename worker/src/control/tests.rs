@@ -34,7 +34,9 @@ impl Process {
         let jail = None;
         let start = ControlStart { channel: theirs, listener: listener.into(), settings, jail };
         let thread = thread::spawn(move || run(start));
-        let FromStartingControl::Ready = message(&ours) else { panic!("the first message is Ready") };
+        let FromStartingControl::Ready = message(&ours) else {
+            panic!("the first message is Ready")
+        };
         Process { channel: ours.into_phase(), address, thread: Some(thread) }
     }
 
@@ -118,7 +120,13 @@ fn rest(operator: &mut TcpStream) -> String {
 #[test]
 fn a_line_ends_at_lf_crlf_or_end_of_file_and_may_come_in_pieces() {
     let process = Process::plain();
-    for pieces in [&["pid\n"][..], &["pid\r\n"], &["pid"], &["p", "i", "d", "\n"], &["  pid\t #x", " y\r", "\n"]] {
+    for pieces in [
+        &["pid\n"][..],
+        &["pid\r\n"],
+        &["pid"],
+        &["p", "i", "d", "\n"],
+        &["  pid\t #x", " y\r", "\n"],
+    ] {
         let mut operator = process.operator();
         operator.set_nodelay(true).unwrap();
         for piece in pieces {
@@ -193,10 +201,16 @@ fn what_is_no_command_is_answered_here() {
         (b"write /no/such/file\n", "write: /no/such/file: no such file or directory\n"),
     ] {
         let said = rest(&mut process.sends(bytes));
-        assert!(said.starts_with(reply) && (said.is_empty() || said.ends_with('\n')), "{bytes:?}: {said:?}");
+        assert!(
+            said.starts_with(reply) && (said.is_empty() || said.ends_with('\n')),
+            "{bytes:?}: {said:?}"
+        );
         assert_eq!(said.is_empty(), reply.is_empty());
     }
-    assert!(matches!(process.channel.receive().unwrap(), Received::Empty), "none of it reaches the supervisor");
+    assert!(
+        matches!(process.channel.receive().unwrap(), Received::Empty),
+        "none of it reaches the supervisor"
+    );
 }
 
 #[test]
@@ -221,9 +235,15 @@ fn who_asks_for_the_outcome_is_told_it_first_and_nobody_else_is() {
     assert_eq!(rest(&mut operator), format!("outcome: ok\n{}", "x".repeat(300_000)));
     for (line, reply) in [
         ("outcome frob it", "outcome: error\ndo_cmd: ignoring command starting with 'frob'\n"),
-        ("outcome write /no/such/file", "outcome: error\nwrite: /no/such/file: no such file or directory\n"),
+        (
+            "outcome write /no/such/file",
+            "outcome: error\nwrite: /no/such/file: no such file or directory\n",
+        ),
         ("outcome # nothing", "outcome: ok\n"),
-        ("outcome outcome pid", "outcome: error\ndo_cmd: ignoring command starting with 'outcome'\n"),
+        (
+            "outcome outcome pid",
+            "outcome: error\ndo_cmd: ignoring command starting with 'outcome'\n",
+        ),
         ("outcome", "do_cmd: ignoring command starting with 'outcome'\n"),
     ] {
         assert_eq!(rest(&mut process.sends(format!("{line}\n"))), reply, "{line}");
@@ -231,7 +251,10 @@ fn who_asks_for_the_outcome_is_told_it_first_and_nobody_else_is() {
     let longest = format!("outcome #{}", "x".repeat(MAX_LINE - 1));
     assert_eq!(rest(&mut process.sends(format!("{longest}\r\n"))), "outcome: ok\n");
     for longer in [format!("{longest}x\n"), longest.repeat(2)] {
-        assert_eq!(rest(&mut process.sends(longer)), "outcome: error\nline: longer than 4095 bytes\n");
+        assert_eq!(
+            rest(&mut process.sends(longer)),
+            "outcome: error\nline: longer than 4095 bytes\n"
+        );
     }
 }
 
@@ -327,7 +350,10 @@ fn the_access_list_turns_away_and_new_settings_change_it() {
     settings.control_acl = 0;
     settings.generation = 9;
     let memory = memory(&codec::encode_settings(&settings).unwrap());
-    assert_eq!(process.channel.send(&ToControl::Settings, Some(memory.as_fd())).unwrap(), Sent::Queued);
+    assert_eq!(
+        process.channel.send(&ToControl::Settings, Some(memory.as_fd())).unwrap(),
+        Sent::Queued
+    );
     assert_eq!(message(&process.channel), FromControl::Applied { generation: 9 });
     let mut operator = process.sends("pid\n");
     let (ticket, _) = process.asked();
@@ -339,7 +365,10 @@ fn the_access_list_turns_away_and_new_settings_change_it() {
 fn it_leaves_when_the_supervisor_says_nonsense_or_is_gone() {
     let mut process = Process::plain();
     let memory = memory(b"no settings");
-    assert_eq!(process.channel.send(&ToControl::Settings, Some(memory.as_fd())).unwrap(), Sent::Queued);
+    assert_eq!(
+        process.channel.send(&ToControl::Settings, Some(memory.as_fd())).unwrap(),
+        Sent::Queued
+    );
     assert_eq!(process.thread.take().unwrap().join().unwrap(), 1);
     std::mem::forget(process);
     let mut process = Process::plain();

@@ -1,7 +1,8 @@
-//! What the supervisor orders: new settings, another listener, another log, the end of a connection, a report, an explanation.
+//! What the supervisor orders: new settings, another listener, another log, the end of a
+//! connection, a report, an explanation.
 //!
-//! Nothing here is taken by halves. A message that makes no sense comes from no supervisor of ours: the worker leaves, and is replaced by one that
-//! is born with the settings in force.
+//! Nothing here is taken by halves. A message that makes no sense comes from no supervisor of ours:
+//! the worker leaves, and is replaced by one that is born with the settings in force.
 
 use std::os::fd::OwnedFd;
 
@@ -50,8 +51,12 @@ impl Relay<'_> {
                 let connections = self.pool.iter().map(Connection::info).collect();
                 self.supervisor.report(serial, self.counters, connections);
             }
-            (ToWorker::Log { network: false }, Some(file)) => self.change_log(RequestLog::File(file)),
-            (ToWorker::Log { network: true }, Some(socket)) => self.change_log(RequestLog::Network(socket)),
+            (ToWorker::Log { network: false }, Some(file)) => {
+                self.change_log(RequestLog::File(file))
+            }
+            (ToWorker::Log { network: true }, Some(socket)) => {
+                self.change_log(RequestLog::Network(socket))
+            }
             (ToWorker::NoLog, _) => self.end_log(),
             (ToWorker::Settings, Some(memory)) => {
                 let settings = read_settings(&memory).ok_or(Nonsense)?;
@@ -96,10 +101,12 @@ impl Relay<'_> {
         Ok(())
     }
 
-    /// A sibling has died: says anew in the table what is open here, and sees to the client for whom the kernel may have woken it.
+    /// A sibling has died: says anew in the table what is open here, and sees to the client for
+    /// whom the kernel may have woken it.
     fn republish(&mut self) {
         let size = self.settings.table_size();
-        let open = self.pool.iter().map(|open| (open.number, open.target.map(|target| target.row(size))));
+        let open =
+            self.pool.iter().map(|open| (open.number, open.target.map(|target| target.row(size))));
         let wanted = self.worker_table.republish(self.settings.connections_max, open);
         self.upstreams.shut_rows().for_each(|row| self.worker_table.set_pending(row, true));
         self.worker_table.set_open(self.published);
@@ -139,7 +146,8 @@ impl Relay<'_> {
         };
         for slot in 0..self.pool.slots() {
             let connection = &mut self.pool[slot];
-            let (State::Connecting, Some(target), false) = (connection.state, connection.target, connection.outdated)
+            let (State::Connecting, Some(target), false) =
+                (connection.state, connection.target, connection.outdated)
             else {
                 continue;
             };
@@ -201,7 +209,9 @@ pub fn shown(settings: &Settings) -> Vec<Vec<String>> {
         .chain([&settings.emergency, &settings.abuse])
         .map(|server| {
             let server = server.as_ref();
-            server.map_or(Vec::new(), |server| (0..server.address_count()).map(|n| server.host_at(n)).collect())
+            server.map_or(Vec::new(), |server| {
+                (0..server.address_count()).map(|n| server.host_at(n)).collect()
+            })
         })
         .collect()
 }

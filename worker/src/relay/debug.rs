@@ -1,5 +1,5 @@
-//! Debug output of a worker (`-d`): straight to standard error or to the syslog daemon, never through the supervisor, since it holds what
-//! strangers sent.
+//! Debug output of a worker (`-d`): straight to standard error or to the syslog daemon, never
+//! through the supervisor, since it holds what strangers sent.
 //!
 //! Nothing here waits: a line that its reader does not take at once is dropped and counted.
 
@@ -12,7 +12,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 
-/// Bytes of a line at most: what a pipe takes in one piece (PIPE_BUF), and less than a syslog datagram.
+/// Bytes of a line at most: what a pipe takes in one piece (PIPE_BUF), and less than a syslog
+/// datagram.
 const LINE: usize = 4000;
 
 /// Says what is asked for.
@@ -60,7 +61,8 @@ impl Debug {
         self.dropped > 0 && matches!(self.output, DebugOutput::Syslog(None))
     }
 
-    /// Goes over to a connection to the daemon. A worker in the foreground keeps its standard error.
+    /// Goes over to a connection to the daemon. A worker in the foreground keeps its standard
+    /// error.
     pub fn connect(&mut self, daemon: OwnedFd) {
         if let DebugOutput::Syslog(socket) = &mut self.output {
             *socket = Some(daemon);
@@ -90,7 +92,9 @@ impl Debug {
     fn line(&mut self, text: &str) {
         let dropped = std::mem::take(&mut self.dropped);
         if dropped > 0
-            && !self.write(&format!("{dropped} lines of debug output were dropped: no reader, or too slow a one"))
+            && !self.write(&format!(
+                "{dropped} lines of debug output were dropped: no reader, or too slow a one"
+            ))
         {
             self.dropped = dropped + 1;
         } else if !self.write(text) {
@@ -98,12 +102,15 @@ impl Debug {
         }
     }
 
-    /// Writes one line; false if that would have had to wait, or if there is no daemon. One that is gone is asked for again.
+    /// Writes one line; false if that would have had to wait, or if there is no daemon. One that is
+    /// gone is asked for again.
     fn write(&mut self, text: &str) -> bool {
         let (seconds, _) = crate::relay::clock::unix_time();
         let stamp = Stamp::of(seconds as i64 + i64::from((self.utc_offset)(seconds as i64)));
         match &self.output {
-            DebugOutput::Stderr => write_now(std::io::stderr().as_fd(), &format!("{}: {text}\n", stamp.iso())),
+            DebugOutput::Stderr => {
+                write_now(std::io::stderr().as_fd(), &format!("{}: {text}\n", stamp.iso()))
+            }
             DebugOutput::Journal => write_now(std::io::stderr().as_fd(), &format!("<7>{text}\n")),
             DebugOutput::Syslog(Some(socket)) => {
                 let sent = send_now(socket, &format!("<15>{} pen: {text}", stamp.syslog()));
@@ -117,8 +124,9 @@ impl Debug {
     }
 }
 
-/// Writes a line unless that would have to wait. The supervisor has made standard error one that never waits if it is a pipe or a terminal;
-/// a socket (the journal's) is told not to each time; and it is asked first, in case neither could be done.
+/// Writes a line unless that would have to wait. The supervisor has made standard error one that
+/// never waits if it is a pipe or a terminal; a socket (the journal's) is told not to each time;
+/// and it is asked first, in case neither could be done.
 fn write_now(stderr: BorrowedFd<'_>, line: &str) -> bool {
     let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -146,12 +154,15 @@ struct Stamp {
 }
 
 impl Stamp {
-    /// The civil calendar, after Howard Hinnant's `civil_from_days`: years begin in March, so that the leap day is the last.
+    /// The civil calendar, after Howard Hinnant's `civil_from_days`: years begin in March, so that
+    /// the leap day is the last.
     fn of(local_seconds: i64) -> Stamp {
         let (days, rest) = (local_seconds.div_euclid(86400), local_seconds.rem_euclid(86400));
         let from_era_start = days + 719_468;
-        let (era, day_of_era) = (from_era_start.div_euclid(146_097), from_era_start.rem_euclid(146_097));
-        let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146_096) / 365;
+        let (era, day_of_era) =
+            (from_era_start.div_euclid(146_097), from_era_start.rem_euclid(146_097));
+        let year_of_era =
+            (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146_096) / 365;
         let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let month_from_march = (5 * day_of_year + 2) / 153;
         let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
@@ -171,7 +182,8 @@ impl Stamp {
     }
 
     fn syslog(self) -> String {
-        const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+        const MONTHS: [&str; 12] =
+            ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
         let Stamp { month, day, hour, minute, second, .. } = self;
         format!("{} {day:>2} {hour:02}:{minute:02}:{second:02}", MONTHS[(month - 1) % 12])
     }

@@ -1,7 +1,8 @@
 //! `explain ADDRESS`: which server a client would get now, and why, a line a step.
 //!
-//! It follows the very choice that serves clients ([`Placement`]) over the very state, but through a view that changes nothing: no place is taken, no
-//! probe begun, the cursor stays, the client is not entered in the table.
+//! It follows the very choice that serves clients ([`Placement`]) over the very state, but through
+//! a view that changes nothing: no place is taken, no probe begun, the cursor stays, the client is
+//! not entered in the table.
 
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -15,7 +16,9 @@ use pen_table::Blacklist;
 
 use crate::relay::Relay;
 use crate::relay::upstream::Hindrance;
-use crate::relay::upstream::select::{Candidate, Eligible, Farm, Placement, Refusal, client_permitted};
+use crate::relay::upstream::select::{
+    Candidate, Eligible, Farm, Placement, Refusal, client_permitted,
+};
 
 /// A farm that is only looked at.
 struct Looked<'f, F> {
@@ -58,12 +61,15 @@ impl Relay<'_> {
         let locked = self.worker_table.lock(client.bytes()).ok();
         let recorded = locked.map(|table| table.recorded(self.now, tracking));
         let farm = self.farm();
-        let explained = explanation(&self.settings, &farm, client, recorded, self.now, &|row| self.by_what(row));
+        let explained = explanation(&self.settings, &farm, client, recorded, self.now, &|row| {
+            self.by_what(row)
+        });
         let explained = self.passed_over_elsewhere() + &explained;
         let (open, most) = (self.worker_table.connections_open(), self.settings.connections_max);
         match open >= most {
             true => format!(
-                "{open} of {most} connections are in use: the client would wait for one to end (-x)\n{explained}"
+                "{open} of {most} connections are in use: the client would wait for one to end \
+                 (-x)\n{explained}"
             ),
             false => explained,
         }
@@ -80,7 +86,10 @@ impl Relay<'_> {
         });
         let line = |target| {
             let (name, most) = (name(settings, target), settings.pending_max);
-            format!("{name}: another worker passes it over, {most} connects to it are pending there (pending_max)\n")
+            format!(
+                "{name}: another worker passes it over, {most} connects to it are pending there \
+                 (pending_max)\n"
+            )
         };
         elsewhere.take(FEW).map(line).collect()
     }
@@ -90,7 +99,11 @@ impl Relay<'_> {
         if self.worker_table.is_taken_out(row) {
             return " by an operator".into();
         }
-        match self.worker_table.last_failure(row).map(|failure| ConnectFailure::from_code(failure.cause)) {
+        match self
+            .worker_table
+            .last_failure(row)
+            .map(|failure| ConnectFailure::from_code(failure.cause))
+        {
             Some(ConnectFailure::Errno(errno)) => {
                 let why = std::io::Error::from_raw_os_error(errno).to_string().to_lowercase();
                 format!(": {}", why.split(" (os error").next().unwrap_or_default())
@@ -127,8 +140,11 @@ fn explanation(
     let recorded = recorded.and_then(Target::from_code);
     let mut passed_over = Vec::new();
     let candidate = Candidate { key: client, port: 0, recorded, permitted };
-    let mut placement = Placement::new(settings, &farm, candidate, &mut |id, refusal| passed_over.push((id, refusal)));
-    for (id, refusal) in passed_over.into_iter().filter(|(_, refusal)| *refusal != Refusal::Absent) {
+    let mut placement = Placement::new(settings, &farm, candidate, &mut |id, refusal| {
+        passed_over.push((id, refusal))
+    });
+    for (id, refusal) in passed_over.into_iter().filter(|(_, refusal)| *refusal != Refusal::Absent)
+    {
         lines.add(why_not(settings, Target::Server(id), refusal, now, by_what));
     }
     let mut waits = false;
@@ -140,7 +156,9 @@ fn explanation(
             }
             Ok(Eligible::ForProbe) => {
                 let name = name(settings, target);
-                lines.add(format!("{name}: would be used, the first to try it after its blacklist time"));
+                lines.add(format!(
+                    "{name}: would be used, the first to try it after its blacklist time"
+                ));
                 return lines.text();
             }
             // A number without a server, or no abuse server.
@@ -164,7 +182,12 @@ fn explanation(
 }
 
 /// What is known of the client itself, and how its first server is chosen.
-fn standing(settings: &Settings, client: ClientKey, permitted: bool, recorded: Option<i32>) -> String {
+fn standing(
+    settings: &Settings,
+    client: ClientKey,
+    permitted: bool,
+    recorded: Option<i32>,
+) -> String {
     if !permitted {
         let instead = match (settings.dummy, &settings.abuse) {
             (true, _) => ", and dummy uses no abuse server",
@@ -185,35 +208,57 @@ fn standing(settings: &Settings, client: ClientKey, permitted: bool, recorded: O
     let recorded = match recorded.map(Target::from_code) {
         None => return format!("client {client}: the client table is locked; by {choice}"),
         Some(Some(Target::Server(id))) => id,
-        Some(Some(Target::Emergency)) => return format!("client {client}: was on the emergency server; by {choice}"),
-        Some(Some(Target::Abuse)) => return format!("client {client}: was on the abuse server; by {choice}"),
+        Some(Some(Target::Emergency)) => {
+            return format!("client {client}: was on the emergency server; by {choice}");
+        }
+        Some(Some(Target::Abuse)) => {
+            return format!("client {client}: was on the abuse server; by {choice}");
+        }
         Some(None) => return format!("client {client}: not tracked; by {choice}"),
     };
     if settings.target(Target::Server(recorded)).is_none() {
         format!("client {client}: tracked on server {recorded}, which is no more; by {choice}")
     } else if modes.roundrobin || modes.hash_always {
-        format!("client {client}: was on server {recorded}, but clients are not tracked; by {choice}")
+        format!(
+            "client {client}: was on server {recorded}, but clients are not tracked; by {choice}"
+        )
     } else {
         format!("client {client}: tracked on server {recorded}")
     }
 }
 
 /// Why a server is not used.
-fn why_not(settings: &Settings, target: Target, refusal: Refusal, now: u64, by_what: ByWhat<'_>) -> String {
+fn why_not(
+    settings: &Settings,
+    target: Target,
+    refusal: Refusal,
+    now: u64,
+    by_what: ByWhat<'_>,
+) -> String {
     let name = name(settings, target);
     match refusal {
         Refusal::Absent => format!("{name}: has no address"),
         Refusal::Blacklisted(until) => {
             let seconds = until.saturating_sub(now).div_ceil(1000);
-            format!("{name}: blacklisted for {seconds} s more{}", by_what(target.row(settings.table_size())))
+            format!(
+                "{name}: blacklisted for {seconds} s more{}",
+                by_what(target.row(settings.table_size()))
+            )
         }
-        Refusal::Probed => format!("{name}: being tried by another connection after its blacklist time"),
+        Refusal::Probed => {
+            format!("{name}: being tried by another connection after its blacklist time")
+        }
         Refusal::Acl(list) => format!("{name}: refused by acl {list}"),
         Refusal::Full { connections, most } => format!("{name}: full ({connections} of {most})"),
         Refusal::Hindered(Hindrance::Pending) => {
-            format!("{name}: passed over, {} connects to it are pending (pending_max)", settings.pending_max)
+            format!(
+                "{name}: passed over, {} connects to it are pending (pending_max)",
+                settings.pending_max
+            )
         }
-        Refusal::Hindered(Hindrance::Ports) => format!("{name}: passed over, no local port was free towards it"),
+        Refusal::Hindered(Hindrance::Ports) => {
+            format!("{name}: passed over, no local port was free towards it")
+        }
         Refusal::NoWeight => format!("{name}: weight 0, only when no other can be used"),
     }
 }
@@ -268,7 +313,8 @@ impl Lines {
     }
 }
 
-/// Bytes kept for the last line, the one that says how many are missing, and those about other workers.
+/// Bytes kept for the last line, the one that says how many are missing, and those about other
+/// workers.
 const RESERVE: usize = 4096;
 
 #[cfg(test)]
@@ -334,7 +380,8 @@ mod tests {
             ..Settings::default()
         };
         settings.acls[1] = refusing();
-        let states = [(Blacklist::Probed, 0), OUT, (Blacklist::Clear, 10), FINE, (Blacklist::Expired, 0)];
+        let states =
+            [(Blacklist::Probed, 0), OUT, (Blacklist::Clear, 10), FINE, (Blacklist::Expired, 0)];
         assert_eq!(
             explain(&settings, &states, Some(1)),
             "client 192.0.2.7: tracked on server 1\n\
@@ -343,7 +390,10 @@ mod tests {
              server 3 (10.0.0.1:80): refused by acl 1\n\
              server 4 (10.0.0.1:80): would be used, the first to try it after its blacklist time\n"
         );
-        assert!(explain(&settings, &states, Some(-3)).starts_with("client 192.0.2.7: not tracked; by round robin\n"));
+        assert!(
+            explain(&settings, &states, Some(-3))
+                .starts_with("client 192.0.2.7: not tracked; by round robin\n")
+        );
         // At last, who waits for another's probe joins it.
         settings.servers.truncate(2);
         assert_eq!(
@@ -357,18 +407,25 @@ mod tests {
 
     #[test]
     fn the_last_resorts_and_none() {
-        let mut settings = Settings { servers: vec![server(0, 0)], emergency: server(1, 0), ..Settings::default() };
+        let mut settings = Settings {
+            servers: vec![server(0, 0)],
+            emergency: server(1, 0),
+            ..Settings::default()
+        };
         let states = [OUT, FINE, FINE];
-        assert!(explain(&settings, &states, Some(-1)).ends_with("emergency server (10.0.0.1:80): would be used\n"));
-        let states = [OUT, (Blacklist::Clear, 1), FINE];
         assert!(
-            explain(&settings, &states, Some(0))
-                .ends_with("emergency server (10.0.0.1:80): full (1 of 1)\nno server: the client would be closed\n")
+            explain(&settings, &states, Some(-1))
+                .ends_with("emergency server (10.0.0.1:80): would be used\n")
         );
+        let states = [OUT, (Blacklist::Clear, 1), FINE];
+        assert!(explain(&settings, &states, Some(0)).ends_with(
+            "emergency server (10.0.0.1:80): full (1 of 1)\nno server: the client would be closed\n"
+        ));
         settings.selection.stubborn = true;
         assert_eq!(
             explain(&settings, &states, Some(0)),
-            "client 192.0.2.7: tracked on server 0\nserver 0 (10.0.0.1:80): blacklisted for 12 s more\n\
+            "client 192.0.2.7: tracked on server 0\nserver 0 (10.0.0.1:80): blacklisted for 12 s \
+             more\n\
              no server: the client would be closed (stubborn)\n"
         );
         settings.acls[9] = refusing();
@@ -376,7 +433,8 @@ mod tests {
         settings.dummy = true;
         assert_eq!(
             explain(&settings, &states, Some(0)),
-            "client 192.0.2.7: refused by acl 9, and dummy uses no abuse server\nno server: the client would be closed\n"
+            "client 192.0.2.7: refused by acl 9, and dummy uses no abuse server\nno server: the \
+             client would be closed\n"
         );
         settings.dummy = false;
         assert_eq!(
@@ -387,7 +445,8 @@ mod tests {
 
     #[test]
     fn modes_are_named_and_what_they_pass_over() {
-        let mut settings = Settings { servers: vec![server(0, 0), server(0, 0), None], ..Settings::default() };
+        let mut settings =
+            Settings { servers: vec![server(0, 0), server(0, 0), None], ..Settings::default() };
         settings.servers[0].as_mut().unwrap().weight = 0;
         let modes = |settings: &mut Settings, weight, prio, roundrobin| {
             settings.selection = Selection { weight, prio, roundrobin, ..Selection::default() };
@@ -402,7 +461,8 @@ mod tests {
         modes(&mut settings, true, true, true);
         assert_eq!(
             explain(&settings, &[], Some(1)),
-            "client 192.0.2.7: was on server 1, but clients are not tracked; by prio\nserver 0 (10.0.0.1:80): would be used\n"
+            "client 192.0.2.7: was on server 1, but clients are not tracked; by prio\nserver 0 \
+             (10.0.0.1:80): would be used\n"
         );
     }
 
@@ -410,7 +470,11 @@ mod tests {
     fn what_is_too_long_is_cut_before_the_outcome() {
         let settings = Settings { servers: vec![server(0, 0); 4096], ..Settings::default() };
         let text = explain(&settings, &vec![OUT; 4096], None);
-        assert!(text.len() <= EXPLANATION && text.len() > EXPLANATION - 2 * RESERVE, "{}", text.len());
+        assert!(
+            text.len() <= EXPLANATION && text.len() > EXPLANATION - 2 * RESERVE,
+            "{}",
+            text.len()
+        );
         let lines: Vec<&str> = text.lines().collect();
         let [first, .., more, last] = lines[..] else { panic!() };
         assert!(first.starts_with("client "));

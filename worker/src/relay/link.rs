@@ -1,7 +1,8 @@
 //! The link to the supervisor: what a worker says to it, and what it is told.
 //!
-//! Nothing here waits. Events queue up to a bound and are counted when dropped; a report goes out page by page, as fast as the supervisor
-//! takes it; counters are sent at most once a second and only if they changed.
+//! Nothing here waits. Events queue up to a bound and are counted when dropped; a report goes out
+//! page by page, as fast as the supervisor takes it; counters are sent at most once a second and
+//! only if they changed.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -97,7 +98,8 @@ impl Supervisor {
         self.channel.receive()
     }
 
-    /// Answers an order. Kept until the supervisor takes it: there are no more of them than it asks for.
+    /// Answers an order. Kept until the supervisor takes it: there are no more of them than it asks
+    /// for.
     pub fn answer(&mut self, answer: FromWorker) {
         self.answers.push_back(answer);
         self.speak();
@@ -110,7 +112,8 @@ impl Supervisor {
         }
     }
 
-    /// Tells of an event. If too many wait, one that clients caused gives way to a transition of a server.
+    /// Tells of an event. If too many wait, one that clients caused gives way to a transition of a
+    /// server.
     pub fn tell(&mut self, event: Event, counters: &mut Counters) {
         if self.events.len() >= EVENTS {
             counters.events_dropped += 1;
@@ -124,7 +127,8 @@ impl Supervisor {
         self.speak();
     }
 
-    /// Whether it may be told now that a server failed that is not left out for it (`-b 0`), so that every client finds out anew.
+    /// Whether it may be told now that a server failed that is not left out for it (`-b 0`), so
+    /// that every client finds out anew.
     pub fn may_tell_failed(&mut self, server: i32, now: u64) -> bool {
         let last = self.last_failed.get(&server);
         let may = last.is_none_or(|last| now >= last + FAILED_RATE);
@@ -149,7 +153,8 @@ impl Supervisor {
         self.last_rated[kind as usize].map_or(0, |last| last + RATE)
     }
 
-    /// Begins to answer a request for a report. An unfinished one is given up: nobody waits for it any more.
+    /// Begins to answer a request for a report. An unfinished one is given up: nobody waits for it
+    /// any more.
     pub fn report(&mut self, serial: u32, counters: Counters, connections: Vec<ConnectionInfo>) {
         self.report = Some(Report { serial, counters, connections, sent: 0 });
         self.speak();
@@ -177,7 +182,8 @@ impl Supervisor {
         }
     }
 
-    /// Sends what waits, as far as the channel takes it; to be called again when the channel is writable.
+    /// Sends what waits, as far as the channel takes it; to be called again when the channel is
+    /// writable.
     pub fn speak(&mut self) {
         while let Some(answer) = self.answers.front() {
             match self.channel.send(answer, None) {
@@ -279,7 +285,9 @@ mod tests {
         let mut received = Vec::new();
         loop {
             match theirs.receive().unwrap() {
-                Received::Message(FromWorker::Event(Event::BackInUse { server }), None) => received.push(server),
+                Received::Message(FromWorker::Event(Event::BackInUse { server }), None) => {
+                    received.push(server)
+                }
                 Received::Empty if link.events.is_empty() => break,
                 Received::Empty => link.speak(),
                 other => panic!("{other:?}"),
@@ -298,7 +306,9 @@ mod tests {
         let (mut received, mut last) = (0, None);
         loop {
             match theirs.receive().unwrap() {
-                Received::Message(FromWorker::Event(event), None) => (received, last) = (received + 1, Some(event)),
+                Received::Message(FromWorker::Event(event), None) => {
+                    (received, last) = (received + 1, Some(event))
+                }
                 Received::Empty if link.events.is_empty() => break,
                 Received::Empty => link.speak(),
                 other => panic!("{other:?}"),

@@ -1,12 +1,15 @@
-//! The relay worker: accepts clients, finds each a server, and moves bytes between them until both are done.
+//! The relay worker: accepts clients, finds each a server, and moves bytes between them until both
+//! are done.
 //!
 //! One thread, one event loop, nothing that waits. Each room holds one step of a connection's life:
-//! `accept` and `share` (listener, `-x`, pauses), `balance` (which server, pure), `connect` and `dial` (attempts), `failover`, `fault`
-//! (whose it is, pure) and `upstreams` (what is in the way to a server) for those that fail,
-//! `traffic`, `pump` and `second_look` (bytes), `ending` and `idle` (how and when connections close). `http` (pure) and `forwarded` are `-H`, `proxy`
+//! `accept` and `share` (listener, `-x`, pauses), `balance` (which server, pure), `connect` and
+//! `dial` (attempts), `failover`, `fault` (whose it is, pure) and `upstreams` (what is in the way
+//! to a server) for those that fail, `traffic`, `pump` and `second_look` (bytes), `ending` and
+//! `idle` (how and when connections close). `http` (pure) and `forwarded` are `-H`, `proxy`
 //! (pure) and `origin` the PROXY protocol. `unfinished` bounds the memory of what
-//! clients begin, `untaken` that of what they do not take. `dummy` and `idlers` are lives of other kinds; `orders` is what the supervisor says,
-//! `explain` one of the answers; `supervisor`, `request_log` and `debug` are the ways out of the jail.
+//! clients begin, `untaken` that of what they do not take. `dummy` and `idlers` are lives of other
+//! kinds; `orders` is what the supervisor says, `explain` one of the answers; `supervisor`,
+//! `request_log` and `debug` are the ways out of the jail.
 
 pub(crate) mod accept;
 mod clock;
@@ -72,8 +75,9 @@ const VACANCY: Token = Token(usize::MAX - 3);
 /// Events taken from the kernel at a time.
 const EVENTS: usize = 512;
 
-/// After so many steps of a round the clock is looked at, and after so many milliseconds the supervisor is listened to: each step may be
-/// a TLS handshake, hundreds of which would leave it without a sign of life for seconds.
+/// After so many steps of a round the clock is looked at, and after so many milliseconds the
+/// supervisor is listened to: each step may be a TLS handshake, hundreds of which would leave it
+/// without a sign of life for seconds.
 const BREATH: usize = 16;
 const LONG_ROUND: u64 = 50;
 
@@ -92,7 +96,8 @@ struct Relay<'t> {
     greeting: Queue<STEP>,
     /// Clients that were accepted in this round; their servers are connected to in the next one.
     newcomers: Vec<Name>,
-    /// Connections whose last attempt failed: the next target is tried in this turn, or in those to come.
+    /// Connections whose last attempt failed: the next target is tried in this turn, or in those
+    /// to come.
     retries: VecDeque<Name>,
     /// Connections whose target is tried in the next turn.
     next_turn: Vec<Name>,
@@ -108,7 +113,8 @@ struct Relay<'t> {
     heads: Queue<STEP>,
     /// Relaying connections of which it cannot be told yet whether they are HTTP (`http mixed`).
     undecided: Queue<STEP>,
-    /// Relaying connections on which a request was refused, and which wait for the answers to those before it.
+    /// Relaying connections on which a request was refused, and which wait for the answers to
+    /// those before it.
     refused: Queue<STEP>,
     /// Connections that are closed when they are silent for too long.
     idle: Idle,
@@ -117,7 +123,8 @@ struct Relay<'t> {
     splice_rechecks: SpliceRechecks,
     /// Which worker this is, and how many there are.
     crew: (u32, u32),
-    /// Ends that have more to read although no event will say so; and room for those of the next round.
+    /// Ends that have more to read although no event will say so; and room for those of the next
+    /// round.
     ready: Vec<Name>,
     next_ready: Vec<Name>,
     tools: Tools,
@@ -147,8 +154,10 @@ struct Relay<'t> {
 
 /// Runs a relay worker until the supervisor tells it to stop or is gone. Returns the exit status.
 pub fn run(start: WorkerStart, table: &Table) -> i32 {
-    let (channel, freed, vacancy, listener) = (start.channel, start.freed, start.vacancy, start.listener);
-    let poll = match Poll::new().and_then(|poll| watch_own(&poll, &channel, &freed).map(|()| poll)) {
+    let (channel, freed, vacancy, listener) =
+        (start.channel, start.freed, start.vacancy, start.listener);
+    let poll = match Poll::new().and_then(|poll| watch_own(&poll, &channel, &freed).map(|()| poll))
+    {
         Ok(poll) => poll,
         Err(error) => return fail(&channel, format!("cannot wait for events: {error}")),
     };
@@ -217,7 +226,11 @@ fn fail(channel: &Channel<FromStartingWorker, ToWorker>, reason: String) -> i32 
     1
 }
 
-fn watch_own(poll: &Poll, channel: &Channel<FromStartingWorker, ToWorker>, freed: &OwnedFd) -> io::Result<()> {
+fn watch_own(
+    poll: &Poll,
+    channel: &Channel<FromStartingWorker, ToWorker>,
+    freed: &OwnedFd,
+) -> io::Result<()> {
     let registry = poll.registry();
     let both = Interest::READABLE | Interest::WRITABLE;
     registry.register(&mut SourceFd(&channel.as_fd().as_raw_fd()), CHANNEL, both)?;
@@ -281,7 +294,8 @@ impl Relay<'_> {
         }
     }
 
-    /// Listens to the supervisor in the midst of a round that takes long. Some: leave with this status.
+    /// Listens to the supervisor in the midst of a round that takes long. Some: leave with this
+    /// status.
     fn poll_control(&mut self, step: usize) -> Option<i32> {
         if step % BREATH != BREATH - 1 {
             return None;
@@ -333,7 +347,8 @@ impl Relay<'_> {
         while let Some(slot) = self.connecting.due(&self.pool, self.connect_timeout(), self.now) {
             self.connect_timed_out(slot);
         }
-        while let Some(slot) = self.upstreams.overdue(&self.pool, self.connect_timeout(), self.now) {
+        while let Some(slot) = self.upstreams.overdue(&self.pool, self.connect_timeout(), self.now)
+        {
             self.waiting_ends(slot);
         }
         while let Some(slot) = self.lingering.due(&self.pool, closing::LINGER, self.now) {
@@ -372,7 +387,8 @@ impl Relay<'_> {
         }
     }
 
-    /// When the supervisor is to be told of what it was not told at once: else the end of a flood would never be told.
+    /// When the supervisor is to be told of what it was not told at once: else the end of a flood
+    /// would never be told.
     fn untold_due(&self) -> Option<u64> {
         let handshakes = self.untold_handshakes.as_ref().map(|_| Rated::Handshake);
         let crowded = self.unfinished.is_untold().then_some(Rated::Crowded);

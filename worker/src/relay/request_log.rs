@@ -1,8 +1,10 @@
-//! The request log (`-l`): one line for the first data of a connection and for the first data after each answer.
+//! The request log (`-l`): one line for the first data of a connection and for the first data after
+//! each answer.
 //!
-//! To a file, lines gather in a buffer and go out in one write(2) of whole lines to a descriptor opened for appending, so that lines of
-//! different workers never mix; at latest `FLUSH_AFTER` after the first of them. To penlogd, each line is a datagram. Nothing
-//! here waits: what cannot be written is counted and lost.
+//! To a file, lines gather in a buffer and go out in one write(2) of whole lines to a descriptor
+//! opened for appending, so that lines of different workers never mix; at latest `FLUSH_AFTER`
+//! after the first of them. To penlogd, each line is a datagram. Nothing here waits: what cannot be
+//! written is counted and lost.
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -87,7 +89,11 @@ impl LogWriter {
             }
             RequestLog::Network(socket) => {
                 // A lost datagram is nobody's fault: penlogd may be away.
-                let _ = rustix::net::send(socket, &self.buffer[start..], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+                let _ = rustix::net::send(
+                    socket,
+                    &self.buffer[start..],
+                    SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+                );
                 self.buffer.clear();
             }
         }
@@ -160,7 +166,8 @@ impl LogWriter {
         self.lost > 0
     }
 
-    /// Has [`LogWriter::flush`] called at a time, even if there is nothing to write: the loss of lines is still to be told.
+    /// Has [`LogWriter::flush`] called at a time, even if there is nothing to write: the loss of
+    /// lines is still to be told.
     pub fn remind(&mut self, at: u64) {
         self.due.get_or_insert(at);
     }
@@ -178,23 +185,27 @@ impl LogWriter {
     }
 }
 
-/// How much may be written at a time. A pipe takes at most PIPE_BUF bytes in one piece (pipe(7)), and what is more could mix
-/// with the lines of other workers; a file opened for appending takes any write in one piece.
+/// How much may be written at a time. A pipe takes at most PIPE_BUF bytes in one piece (pipe(7)),
+/// and what is more could mix with the lines of other workers; a file opened for appending takes
+/// any write in one piece.
 fn piece(target: &RequestLog) -> usize {
     const PIPE_BUF: usize = 4096;
     let (RequestLog::File(log) | RequestLog::Network(log)) = target;
-    let is_pipe = rustix::fs::fstat(log).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
+    let is_pipe = rustix::fs::fstat(log)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
     if is_pipe { PIPE_BUF } else { usize::MAX }
 }
 
-/// The whole lines at the beginning of a text that fit into `most` bytes; lines are shorter than that.
+/// The whole lines at the beginning of a text that fit into `most` bytes; lines are shorter than
+/// that.
 fn whole_lines(text: &[u8], most: usize) -> &[u8] {
     let fits = &text[..text.len().min(most)];
     let end = fits.iter().rposition(|byte| *byte == b'\n').map_or(fits.len(), |last| last + 1);
     &fits[..end]
 }
 
-/// The first line of what a client sent, at most `most` bytes, with a dot for each byte that is not printable ASCII.
+/// The first line of what a client sent, at most `most` bytes, with a dot for each byte that is not
+/// printable ASCII.
 fn first_line(data: &[u8], most: usize) -> impl Iterator<Item = u8> + '_ {
     data.iter()
         .take(most)
@@ -222,7 +233,13 @@ mod tests {
     fn a_line_is_client_time_server_request() {
         let (mut read, write) = pipe();
         let mut log = LogWriter::new(RequestLog::File(write));
-        log.line(5, 1_795_493_747, client(), "127.0.0.2", b"GET /hello?x=1 HTTP/1.0\r\nHost: x\r\n\r\n");
+        log.line(
+            5,
+            1_795_493_747,
+            client(),
+            "127.0.0.2",
+            b"GET /hello?x=1 HTTP/1.0\r\nHost: x\r\n\r\n",
+        );
         log.line(6, 1_795_493_748, client(), "127.0.0.2", b"\r\n");
         log.line(7, 1_795_493_748, client(), "127.0.0.2", &[b'a'; 300]);
         log.line(8, 1_795_493_748, client(), "127.0.0.2", b"caf\xc3\xa9\x1b[31m\t!");
@@ -236,8 +253,10 @@ mod tests {
         assert_eq!(
             text,
             format!(
-                "127.0.1.5 1795493747 127.0.0.2 GET /hello?x=1 HTTP/1.0\n127.0.1.5 1795493748 127.0.0.2 \n\
-                 127.0.1.5 1795493748 127.0.0.2 {long}\n127.0.1.5 1795493748 127.0.0.2 caf...[31m.!\n"
+                "127.0.1.5 1795493747 127.0.0.2 GET /hello?x=1 HTTP/1.0\n127.0.1.5 1795493748 \
+                 127.0.0.2 \n\
+                 127.0.1.5 1795493748 127.0.0.2 {long}\n127.0.1.5 1795493748 127.0.0.2 \
+                 caf...[31m.!\n"
             )
         );
     }
@@ -254,7 +273,10 @@ mod tests {
         let (mut before, mut after) = (String::new(), String::new());
         old.read_to_string(&mut before).unwrap();
         new.read_to_string(&mut after).unwrap();
-        assert_eq!((before.as_str(), after.as_str()), ("127.0.1.5 1 s before\n", "127.0.1.5 1 s after\n"));
+        assert_eq!(
+            (before.as_str(), after.as_str()),
+            ("127.0.1.5 1 s before\n", "127.0.1.5 1 s after\n")
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What a command changes in the [`Settings`]: the one place where commands take effect on them.
 //!
-//! Pure: names were looked up before, and nothing is opened. Every function checks the whole before it changes anything.
+//! Pure: names were looked up before, and nothing is opened. Every function checks the whole before
+//! it changes anything.
 
 use std::collections::BTreeSet;
 
@@ -8,19 +9,22 @@ use crate::acl::{Acl, LISTS, MAX_ENTRIES};
 use crate::address::{Address, Host, Local, Service};
 use crate::command::{BufferSide, Command, Nature, Number, ServerChange, Startup, Switch};
 use crate::configuration::{
-    ConfigurationError, Lookup, Names, SourcedCommand, resolve_port, resolved, server_addresses, zoned,
+    ConfigurationError, Lookup, Names, SourcedCommand, resolve_port, resolved, server_addresses,
+    zoned,
 };
 use crate::ids::ServerId;
 use crate::parse::grammar::ServerSpec;
 use crate::settings::{Server, Settings};
 
-/// Puts the effect of one command into `settings`. A command that is no setting, such as `log`, `listen` or `exit`, leaves them as they are:
-/// it is the supervisor's to carry out. So is `blacklist` among the changes of a server, which is a fact about now and no setting.
+/// Puts the effect of one command into `settings`. A command that is no setting, such as `log`,
+/// `listen` or `exit`, leaves them as they are: it is the supervisor's to carry out. So is
+/// `blacklist` among the changes of a server, which is a fact about now and no setting.
 ///
 /// `listen_port` is for a new server without a port; none = pen listens at a Unix socket.
 ///
 /// # Errors
-/// The command cannot take effect: `settings` are as before, and the text, which begins with the command's word, is the reply.
+/// The command cannot take effect: `settings` are as before, and the text, which begins with the
+/// command's word, is the reply.
 pub fn apply(
     settings: &mut Settings,
     command: &Command,
@@ -45,24 +49,33 @@ pub fn apply(
         Command::Number(which, Some(value)) => {
             if let Some(present) = present(settings, *which).filter(|present| value < present) {
                 let word = which.word();
-                return Err(format!("{word}: {value} is below {present}, which is in force: it only grows"));
+                return Err(format!(
+                    "{word}: {value} is below {present}, which is in force: it only grows"
+                ));
             }
             number(settings, *which, *value);
         }
         Command::Http(http) => settings.http = *http,
         Command::Server { number, changes } => {
             let slots = settings.servers.len();
-            let slot = settings.servers.get_mut(*number as usize).ok_or_else(|| beyond(*number, slots))?;
+            let slot =
+                settings.servers.get_mut(*number as usize).ok_or_else(|| beyond(*number, slots))?;
             *slot = Some(server(slot.as_ref(), *number, changes, names, listen_port)?);
         }
         Command::NoServer(number) => {
             let slots = settings.servers.len();
-            *settings.servers.get_mut(*number as usize).ok_or_else(|| beyond(*number, slots))? = None;
+            *settings.servers.get_mut(*number as usize).ok_or_else(|| beyond(*number, slots))? =
+                None;
         }
-        Command::Emergency(spec) => settings.emergency = backup("emergency", spec.as_ref(), names, listen_port)?,
-        Command::Abuse(spec) => settings.abuse = backup("abuse", spec.as_ref(), names, listen_port)?,
+        Command::Emergency(spec) => {
+            settings.emergency = backup("emergency", spec.as_ref(), names, listen_port)?
+        }
+        Command::Abuse(spec) => {
+            settings.abuse = backup("abuse", spec.as_ref(), names, listen_port)?
+        }
         Command::Certificate(files) => {
-            let (certificate, key) = files.clone().map_or((None, None), |(file, key)| (Some(file), key));
+            let (certificate, key) =
+                files.clone().map_or((None, None), |(file, key)| (Some(file), key));
             (settings.tls.certificate, settings.tls.key) = (certificate, key);
         }
         Command::ClientCa(paths) => {
@@ -98,7 +111,9 @@ fn backup(
     names: &Names,
     listen_port: Option<u16>,
 ) -> Result<Option<Server>, String> {
-    spec.map(|spec| resolved(spec, listen_port, names)).transpose().map_err(|why| format!("{word}: {why}"))
+    spec.map(|spec| resolved(spec, listen_port, names))
+        .transpose()
+        .map_err(|why| format!("{word}: {why}"))
 }
 
 /// Whether a file names all servers.
@@ -119,7 +134,8 @@ pub(crate) fn keep_named(servers: &mut [Option<Server>], file: &[SourcedCommand]
         _ => None,
     };
     let named: BTreeSet<usize> = file.iter().filter_map(number).collect();
-    for (_, server) in servers.iter_mut().enumerate().filter(|(number, _)| !named.contains(number)) {
+    for (_, server) in servers.iter_mut().enumerate().filter(|(number, _)| !named.contains(number))
+    {
         *server = None;
     }
 }
@@ -145,8 +161,9 @@ pub fn present(settings: &Settings, which: Number) -> Option<u32> {
     }
 }
 
-/// The settings after a configuration file was read again (HUP): those in force, changed by the file's commands, all or none. Of the access
-/// lists, each one that the file mentions is made anew of the entries given with `-O`, which are among `options`, and of those of the file.
+/// The settings after a configuration file was read again (HUP): those in force, changed by the
+/// file's commands, all or none. Of the access lists, each one that the file mentions is made anew
+/// of the entries given with `-O`, which are among `options`, and of those of the file.
 ///
 /// # Errors
 /// One for each command that cannot take effect.
@@ -171,7 +188,9 @@ pub fn reload(
     }
     for which in [Number::ClientsMax, Number::ConnMax] {
         // The last counts, as at the start; one that is less needs a restart.
-        if let Some(wanted) = last_number(file, which).filter(|wanted| Some(*wanted) > present(&settings, which)) {
+        if let Some(wanted) =
+            last_number(file, which).filter(|wanted| Some(*wanted) > present(&settings, which))
+        {
             number(&mut settings, which, wanted);
         }
     }
@@ -201,15 +220,16 @@ pub fn apply_all<'c>(
     listen_port: Option<u16>,
 ) -> Vec<ConfigurationError> {
     let one = |SourcedCommand { source_line, command }: &SourcedCommand| {
-        let taken = only_at_the_control_port(command).and_then(|()| apply(settings, command, names, listen_port));
+        let taken = only_at_the_control_port(command)
+            .and_then(|()| apply(settings, command, names, listen_port));
         let at = if source_line.is_empty() { String::new() } else { format!("{source_line}: ") };
         taken.err().map(|why| ConfigurationError(at + &why))
     };
     commands.into_iter().filter_map(one).collect()
 }
 
-/// In a file, the commands that are no settings would do something at every start. One that only shows something was refused
-/// when the file was read.
+/// In a file, the commands that are no settings would do something at every start. One that only
+/// shows something was refused when the file was read.
 fn only_at_the_control_port(command: &Command) -> Result<(), String> {
     match command.nature() {
         Nature::Sets | Nature::Shows => Ok(()),
@@ -243,7 +263,8 @@ pub fn blacklisting(command: &Command) -> Option<(ServerId, u32)> {
     Some((ServerId(u16::try_from(*number).ok()?), seconds?))
 }
 
-/// The names that have to be resolved before the command can take effect. Those of `log` are not among them: its service is one of UDP.
+/// The names that have to be resolved before the command can take effect. Those of `log` are not
+/// among them: its service is one of UDP.
 pub fn lookups(command: &Command) -> Vec<Lookup> {
     match command {
         Command::Listen(Some(local)) => of_local(local),
@@ -258,7 +279,9 @@ pub fn lookups(command: &Command) -> Vec<Lookup> {
 
 pub(crate) fn of_local(local: &Local) -> Vec<Lookup> {
     match local {
-        Local::Inet { host, port } => host.iter().filter_map(of_host).chain(of_service(port)).collect(),
+        Local::Inet { host, port } => {
+            host.iter().filter_map(of_host).chain(of_service(port)).collect()
+        }
         Local::Unix(_) => Vec::new(),
     }
 }
@@ -363,7 +386,10 @@ fn server(
         (None, Some(Server { address: Address::Inet(_), .. })) => server.set_port(port()?),
         (None, Some(_)) => {}
         (None, None) => {
-            return Err(format!("{} has no address yet; give it one: server {number} address ...", what()));
+            return Err(format!(
+                "{} has no address yet; give it one: server {number} address ...",
+                what()
+            ));
         }
     }
     Ok(server)

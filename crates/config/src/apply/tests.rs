@@ -29,7 +29,10 @@ fn with(settings: &Settings, line: &str) -> Result<Settings, String> {
 fn answers_that_come_in_turns_move_nothing() {
     let answered = |ips: &[u8]| {
         let mut names = Names::default();
-        names.hosts.insert("farm".into(), ips.iter().map(|n| IpAddr::from([10, 0, 0, *n]).into()).collect());
+        names.hosts.insert(
+            "farm".into(),
+            ips.iter().map(|n| IpAddr::from([10, 0, 0, *n]).into()).collect(),
+        );
         names
     };
     let mut settings = empty(1);
@@ -93,7 +96,10 @@ fn settings_are_set_one_by_one() {
     changed("timeout 7", Settings { connect_timeout: 7, ..base() });
     changed("tracking 7", Settings { tracking: 7, ..base() });
     changed("source ::1", Settings { source: Some("::1".parse().unwrap()), ..base() });
-    changed("tcp_fastclose both", Settings { fastclose: crate::command::Fastclose::Both, ..base() });
+    changed(
+        "tcp_fastclose both",
+        Settings { fastclose: crate::command::Fastclose::Both, ..base() },
+    );
     let source = with(&before, "source 10.0.0.1").unwrap();
     assert_eq!(with(&source, "no source"), Ok(base()));
 }
@@ -163,13 +169,17 @@ fn access_lists_are_appended_to_and_emptied() {
         settings = more;
     }
     assert_eq!(settings.acls[0].entries().len(), MAX_ENTRIES);
-    assert_eq!(with(&settings, "acl 0 permit ::1").unwrap_err(), "acl: list 0 is full, it has 10000 entries");
+    assert_eq!(
+        with(&settings, "acl 0 permit ::1").unwrap_err(),
+        "acl: list 0 is full, it has 10000 entries"
+    );
 }
 
 #[test]
 fn servers_are_made_and_changed() {
     let server = |settings: &Settings, n: usize| {
-        let Server { address, soft, hard, weight, prio, acl, .. } = settings.servers[n].as_ref().unwrap();
+        let Server { address, soft, hard, weight, prio, acl, .. } =
+            settings.servers[n].as_ref().unwrap();
         format!("{address} {soft} {hard} {weight} {prio} {acl}")
     };
     let mut settings = empty(3);
@@ -198,7 +208,9 @@ fn servers_are_made_and_changed() {
 #[test]
 fn a_server_is_checked_as_a_whole() {
     let settings = with(&empty(2), "server 0 address 10.0.0.1").unwrap();
-    let too_large = |n: &str| format!("server: number {n} too large, this program was started for 2 servers (-S)");
+    let too_large = |n: &str| {
+        format!("server: number {n} too large, this program was started for 2 servers (-S)")
+    };
     let rows = [
         ("server 2 address 10.0.0.1".to_owned(), too_large("2")),
         ("server 1000000 max 3".to_owned(), too_large("1000000")),
@@ -206,7 +218,10 @@ fn a_server_is_checked_as_a_whole() {
             "server 1 max 3".to_owned(),
             "server: number 1 has no address yet; give it one: server 1 address ...".to_owned(),
         ),
-        ("server 0 max 3 address gone".to_owned(), "server: number 0: no address found for host 'gone'".to_owned()),
+        (
+            "server 0 max 3 address gone".to_owned(),
+            "server: number 0: no address found for host 'gone'".to_owned(),
+        ),
         (
             "server 0 max 3 port gone".to_owned(),
             "server: number 0: 'gone' is neither a port nor a known TCP service".to_owned(),
@@ -233,18 +248,28 @@ fn a_blacklisting_is_no_setting_but_can_be_found() {
 
 #[test]
 fn a_reload_makes_the_lists_that_the_file_mentions_anew() {
-    let options = file(&["acl 1 permit 1.1.1.1", "acl 2 permit 2.2.2.2", "acl 3 permit 3.3.3.3", "blacklist 1"]);
-    let lines = file(&["acl 1 deny 1.1.1.2", "no acl 2", "acl 2 deny 2.2.2.3", "acl 4 deny 4.4.4.4"]);
+    let options = file(&[
+        "acl 1 permit 1.1.1.1",
+        "acl 2 permit 2.2.2.2",
+        "acl 3 permit 3.3.3.3",
+        "blacklist 1",
+    ]);
+    let lines =
+        file(&["acl 1 deny 1.1.1.2", "no acl 2", "acl 2 deny 2.2.2.3", "acl 4 deny 4.4.4.4"]);
     let mut running = empty(1);
     for placed in options.iter().chain(&lines) {
         apply(&mut running, &placed.command, &names(), None).unwrap();
     }
     // What was said at the control port.
-    for line in ["acl 1 permit 9.9.9.9", "acl 3 permit 9.9.9.9", "acl 5 permit 9.9.9.9", "blacklist 9"] {
+    for line in
+        ["acl 1 permit 9.9.9.9", "acl 3 permit 9.9.9.9", "acl 5 permit 9.9.9.9", "blacklist 9"]
+    {
         running = with(&running, line).unwrap();
     }
     let after = reload(&running, &options, &lines, &names(), None).unwrap();
-    let list = |n: usize| after.acls[n].entries().iter().map(|(_, net)| net.to_string()).collect::<Vec<_>>().join(",");
+    let list = |n: usize| {
+        after.acls[n].entries().iter().map(|(_, net)| net.to_string()).collect::<Vec<_>>().join(",")
+    };
     let mask = "255.255.255.255";
     assert_eq!(list(1), format!("1.1.1.1 {mask},1.1.1.2 {mask}"));
     assert_eq!(list(2), format!("2.2.2.3 {mask}"));

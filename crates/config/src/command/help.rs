@@ -1,4 +1,5 @@
-//! What an operator is told about commands: the list, one command, and the word nearest to an unknown one.
+//! What an operator is told about commands: the list, one command, and the word nearest to an
+//! unknown one.
 
 use crate::command::read::{COMMANDS, Entry};
 
@@ -9,7 +10,8 @@ const COLUMN: usize = 34;
 const IDLE: [(&str, &str); 2] =
     [("No effect", "Accepted, without effect"), ("Refused", "Refused, each with its reason")];
 
-/// The list of all commands, or what there is to say of one. Lines, each with its end. A name that is none gives the list.
+/// The list of all commands, or what there is to say of one. Lines, each with its end. A name that
+/// is none gives the list.
 pub fn help(word: Option<&str>) -> String {
     match COMMANDS.iter().find(|entry| Some(entry.word) == word) {
         Some(entry) => one(entry),
@@ -30,7 +32,9 @@ fn one(entry: &Entry) -> String {
 fn negations() -> String {
     let forms = COMMANDS.iter().filter(|entry| entry.negatable && !is_idle(entry)).map(behind_no);
     let forms = forms.collect::<Vec<_>>().join(", ");
-    format!("usage: no COMMAND\nSwitch off, or take away, what COMMAND sets. It goes with {forms}.\n")
+    format!(
+        "usage: no COMMAND\nSwitch off, or take away, what COMMAND sets. It goes with {forms}.\n"
+    )
 }
 
 fn is_idle(entry: &Entry) -> bool {
@@ -44,7 +48,8 @@ fn behind_no(entry: &Entry) -> String {
 
 fn list() -> String {
     let mut text =
-        "Commands; help NAME tells of one. A setting with [...] behind it shows it without; [on|off] switches on.\n"
+        "Commands; help NAME tells of one. A setting with [...] behind it shows it without; \
+         [on|off] switches on.\n"
             .to_owned();
     for entry in COMMANDS.iter().filter(|entry| !is_idle(entry)) {
         let form = [entry.word, entry.arguments].join(" ");
@@ -53,11 +58,18 @@ fn list() -> String {
         text.push_str(&format!("{form}{gap}{:column$}{}\n", "", entry.help));
     }
     let switch = |entry: &&Entry| entry.arguments.starts_with("[on|off");
-    let taken_back = COMMANDS.iter().filter(|entry| entry.negatable && !is_idle(entry) && !switch(entry));
+    let taken_back =
+        COMMANDS.iter().filter(|entry| entry.negatable && !is_idle(entry) && !switch(entry));
     let taken_back: Vec<String> = taken_back.map(behind_no).collect();
-    text.push_str(&format!("no NAME switches off what has [on|off], and takes back: {}\n", taken_back.join(", ")));
+    text.push_str(&format!(
+        "no NAME switches off what has [on|off], and takes back: {}\n",
+        taken_back.join(", ")
+    ));
     for (beginning, title) in IDLE {
-        let words = COMMANDS.iter().filter(|entry| entry.help.starts_with(beginning)).map(|entry| entry.word);
+        let words = COMMANDS
+            .iter()
+            .filter(|entry| entry.help.starts_with(beginning))
+            .map(|entry| entry.word);
         text.push_str(&format!("{title}: {}\n", words.collect::<Vec<_>>().join(", ")));
     }
     text
@@ -68,15 +80,23 @@ pub(super) fn suggestion(word: &str, among: impl Fn(&Entry) -> bool) -> String {
     let word = word.to_lowercase();
     let most = word.chars().count().div_ceil(2).min(3).saturating_sub(1);
     let known = COMMANDS.iter().filter(|entry| among(entry)).map(|entry| entry.word);
-    let near = known.map(|known| (distance(&word, known), known)).filter(|(distance, _)| *distance <= most).min();
+    let near = known
+        .map(|known| (distance(&word, known), known))
+        .filter(|(distance, _)| *distance <= most)
+        .min();
     // A beginning is meant for a word, whatever its length.
-    let begun = || COMMANDS.iter().find(|entry| word.len() > 2 && among(entry) && entry.word.starts_with(&word));
+    let begun = || {
+        COMMANDS
+            .iter()
+            .find(|entry| word.len() > 2 && among(entry) && entry.word.starts_with(&word))
+    };
     let found = near.map(|(_, known)| known).or_else(|| begun().map(|entry| entry.word));
     found.map_or(String::new(), |known| format!("; did you mean '{known}'?"))
 }
 
-/// How many letters are to be inserted, removed, replaced or swapped with their neighbour to make one word of the other (optimal string
-/// alignment). Both are short: a word of an operator is cut before it comes here, and one of ours has at most 40 letters.
+/// How many letters are to be inserted, removed, replaced or swapped with their neighbour to make
+/// one word of the other (optimal string alignment). Both are short: a word of an operator is cut
+/// before it comes here, and one of ours has at most 40 letters.
 fn distance(from: &str, to: &str) -> usize {
     let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());
     let mut rows = vec![(0..=to.len()).collect::<Vec<usize>>()];
@@ -121,7 +141,10 @@ mod tests {
         for word in ["frob", "nonsense", "", "x", "ls", "\u{7}", "reboot", "é"] {
             assert_eq!(nearest(word), "", "{word}");
         }
-        assert_eq!(suggestion("servers", |entry| entry.negatable && entry.word.starts_with('h')), "");
+        assert_eq!(
+            suggestion("servers", |entry| entry.negatable && entry.word.starts_with('h')),
+            ""
+        );
     }
 
     #[test]
@@ -130,7 +153,10 @@ mod tests {
         for entry in COMMANDS {
             assert!(list.split([' ', '\n', ',']).any(|word| word == entry.word), "{}", entry.word);
             let one = help(Some(entry.word));
-            assert!(one.starts_with(&format!("usage: {}", entry.word)) && one.contains(entry.help), "{one}");
+            assert!(
+                one.starts_with(&format!("usage: {}", entry.word)) && one.contains(entry.help),
+                "{one}"
+            );
         }
         assert_eq!(help(Some("acl")).lines().nth(1), Some("       no acl N"));
         let negated = list.lines().find(|line| line.starts_with("no NAME ")).unwrap();
@@ -139,15 +165,23 @@ mod tests {
         }
         assert!(!negated.contains("http") && !negated.contains("block"), "{negated}");
         let all = help(Some("no"));
-        assert!(all.contains(" acl N, ") && all.contains(" http, ") && !all.contains(" block"), "{all}");
+        assert!(
+            all.contains(" acl N, ") && all.contains(" http, ") && !all.contains(" block"),
+            "{all}"
+        );
         assert_eq!((help(None), help(Some("frob"))), (list.clone(), list));
     }
 
     #[test]
     fn letters_are_inserted_removed_replaced_and_swapped() {
-        for (from, to, steps) in
-            [("", "", 0), ("", "abc", 3), ("abc", "", 3), ("abc", "axc", 1), ("abc", "acb", 1), ("ca", "abc", 3)]
-        {
+        for (from, to, steps) in [
+            ("", "", 0),
+            ("", "abc", 3),
+            ("abc", "", 3),
+            ("abc", "axc", 1),
+            ("abc", "acb", 1),
+            ("ca", "abc", 3),
+        ] {
             assert_eq!(distance(from, to), steps, "{from} {to}");
         }
     }

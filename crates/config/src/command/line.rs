@@ -5,15 +5,20 @@ use std::net::IpAddr;
 
 use crate::acl::Verdict;
 use crate::address::Host;
-use crate::command::{BufferSide, Command, Fastclose, Form, LogTarget, ServerChange, Startup, Switch};
+use crate::command::{
+    BufferSide, Command, Fastclose, Form, LogTarget, ServerChange, Startup, Switch,
+};
 use crate::settings::Http;
 
-/// The shortest line that reads as the same command. Only a path or a name that no command can hold, since a space is in it, does not.
+/// The shortest line that reads as the same command. Only a path or a name that no command can
+/// hold, since a space is in it, does not.
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Command::Nothing => Ok(()),
-            Command::Acl { list, verdict, net } => write!(f, "acl {list} {} {net}", verdict_word(*verdict)),
+            Command::Acl { list, verdict, net } => {
+                write!(f, "acl {list} {} {net}", verdict_word(*verdict))
+            }
             Command::NoAcl(list) => write!(f, "no acl {list}"),
             Command::Switch(switch, true) => f.write_str(switch.word()),
             Command::Http(Http::Off) => f.write_str("no http"),
@@ -31,7 +36,9 @@ impl fmt::Display for Command {
             Command::Certificate(Some((file, Some(key)))) => {
                 write!(f, "certificate {} {}", file.display(), key.display())
             }
-            Command::Certificate(file) => or_no(f, "certificate", file.as_ref().map(|(file, _)| file.display())),
+            Command::Certificate(file) => {
+                or_no(f, "certificate", file.as_ref().map(|(file, _)| file.display()))
+            }
             Command::ClientCa(paths) if paths.is_empty() => f.write_str("no client_ca"),
             Command::ClientCa(paths) => {
                 f.write_str("client_ca")?;
@@ -64,11 +71,17 @@ impl fmt::Display for Command {
             Command::Source(None) => f.write_str("no source"),
             Command::SslCiphers(list) => or_no(f, "ssl_ciphers", list.as_ref()),
             Command::SslAlways => f.write_str("ssl_option no_sslv3"),
-            Command::SslRenegotiation(seconds) => write!(f, "ssl_client_renegotiation_interval {seconds}"),
+            Command::SslRenegotiation(seconds) => {
+                write!(f, "ssl_client_renegotiation_interval {seconds}")
+            }
             Command::SslNoTls12 => f.write_str("ssl_option no_tlsv1.2"),
             Command::SslTls12 => f.write_str("ssl_option tlsv1.2"),
-            Command::SslOcsp(path) => or_no(f, "ssl_ocsp_response", path.as_ref().map(|path| path.display())),
-            Command::SslNames(path) => or_no(f, "ssl_sni_path", path.as_ref().map(|path| path.display())),
+            Command::SslOcsp(path) => {
+                or_no(f, "ssl_ocsp_response", path.as_ref().map(|path| path.display()))
+            }
+            Command::SslNames(path) => {
+                or_no(f, "ssl_sni_path", path.as_ref().map(|path| path.display()))
+            }
             Command::Status(form) => write!(f, "status{}", form_word(*form)),
             Command::SocketBuffers(side, sizes) => {
                 let side = match side {
@@ -78,7 +91,9 @@ impl fmt::Display for Command {
                 write!(f, "socket_buffers {side} {} {}", sizes.receive, sizes.send)
             }
             Command::Fastclose(which) => write!(f, "tcp_fastclose {}", fastclose_word(*which)),
-            Command::WebStats(path) => with(f, "web_stats", path.as_ref().map(|path| path.display())),
+            Command::WebStats(path) => {
+                with(f, "web_stats", path.as_ref().map(|path| path.display()))
+            }
             Command::NoWebStats => f.write_str("no web_stats"),
             Command::WriteHere => f.write_str("write -"),
             Command::Write(path) => with(f, "write", path.as_ref().map(|path| path.display())),
@@ -93,7 +108,9 @@ impl fmt::Display for Startup {
             Startup::Control(local) => or_no(f, word, local.as_ref()),
             Startup::ExitCommand(true) | Startup::RequireSandbox(true) => f.write_str(word),
             Startup::ExitCommand(false) | Startup::RequireSandbox(false) => write!(f, "no {word}"),
-            Startup::Jail(path) | Startup::PidFile(path) => or_no(f, word, path.as_ref().map(|path| path.display())),
+            Startup::Jail(path) | Startup::PidFile(path) => {
+                or_no(f, word, path.as_ref().map(|path| path.display()))
+            }
             Startup::User(user) => or_no(f, word, user.as_ref()),
         }
     }
@@ -149,14 +166,22 @@ impl Switch {
 }
 
 /// The word with its argument, or the word after `no` without one.
-fn or_no(f: &mut fmt::Formatter<'_>, word: &str, argument: Option<impl fmt::Display>) -> fmt::Result {
+fn or_no(
+    f: &mut fmt::Formatter<'_>,
+    word: &str,
+    argument: Option<impl fmt::Display>,
+) -> fmt::Result {
     match argument {
         Some(argument) => write!(f, "{word} {argument}"),
         None => write!(f, "no {word}"),
     }
 }
 
-fn with(f: &mut fmt::Formatter<'_>, word: &str, argument: Option<impl fmt::Display>) -> fmt::Result {
+fn with(
+    f: &mut fmt::Formatter<'_>,
+    word: &str,
+    argument: Option<impl fmt::Display>,
+) -> fmt::Result {
     match argument {
         Some(argument) => write!(f, "{word} {argument}"),
         None => f.write_str(word),

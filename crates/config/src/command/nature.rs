@@ -35,7 +35,9 @@ impl Command {
             | Command::Recent(_, _)
             | Command::Servers(_)
             | Command::Status(_) => Nature::Shows,
-            Command::Close(_) | Command::Exit | Command::Write(_) | Command::WriteHere => Nature::Does,
+            Command::Close(_) | Command::Exit | Command::Write(_) | Command::WriteHere => {
+                Nature::Does
+            }
             Command::Nothing
             | Command::Number(_, Some(_))
             | Command::Listen(Some(_))

@@ -8,8 +8,8 @@ use crate::acl::{Net, Verdict, is_mask};
 use crate::address::{Host, Local};
 use crate::command::help::suggestion;
 use crate::command::{
-    BufferSide, Command, CommandError, Fastclose, Form, LogTarget, MAX_LINE, Nature, Number, ServerChange, Startup,
-    Switch,
+    BufferSide, Command, CommandError, Fastclose, Form, LogTarget, MAX_LINE, Nature, Number,
+    ServerChange, Startup, Switch,
 };
 use crate::parse::grammar;
 use crate::parse::grammar::{COUNT, GrammarError, ServerSpec, quoted};
@@ -53,21 +53,25 @@ pub fn parse_configuration(line: &str) -> Result<Command, String> {
     match command.nature() {
         Nature::Sets | Nature::Does => Ok(command),
         Nature::Shows if SETTINGS.contains(&word) => Err(format!("{word}: its value is missing")),
-        Nature::Shows => {
-            Err(format!("{word}: only the control port takes this command: nobody reads here what it shows"))
-        }
+        Nature::Shows => Err(format!(
+            "{word}: only the control port takes this command: nobody reads here what it shows"
+        )),
     }
 }
 
-/// Whether a command is one that [`parse`] makes, with everything in its range: one that came from another process need not be.
+/// Whether a command is one that [`parse`] makes, with everything in its range: one that came from
+/// another process need not be.
 pub fn is_well_formed(command: &Command) -> bool {
     // It may show longer than it was written (`1::2:3:4:5:6:7` is `1:0:2:3:4:5:6:7`).
     read(&command.to_string()).as_ref() == Ok(command)
 }
 
-/// The length of a line without its comment, which a word that begins with `#` begins, wherever it stands.
+/// The length of a line without its comment, which a word that begins with `#` begins, wherever it
+/// stands.
 pub fn before_comment(line: &[u8]) -> usize {
-    let begins = |place: usize| line[place] == b'#' && (place == 0 || matches!(line[place - 1], b' ' | b'\t'));
+    let begins = |place: usize| {
+        line[place] == b'#' && (place == 0 || matches!(line[place - 1], b' ' | b'\t'))
+    };
     (0..line.len()).find(|place| begins(*place)).unwrap_or(line.len())
 }
 
@@ -77,7 +81,9 @@ fn read(line: &str) -> Result<Command, CommandError> {
     let mut words = Words(&line[..before_comment(line.as_bytes())]);
     let Some(first) = words.next() else { return Ok(Command::Nothing) };
     let (word, negated) = match first {
-        "no" => (words.next().ok_or(CommandError::Usage { word: "no", arguments: "COMMAND" })?, true),
+        "no" => {
+            (words.next().ok_or(CommandError::Usage { word: "no", arguments: "COMMAND" })?, true)
+        }
         word => (word, false),
     };
     let found = COMMANDS.iter().find(|entry| entry.word == word && (entry.negatable || !negated));
@@ -93,12 +99,14 @@ fn read(line: &str) -> Result<Command, CommandError> {
     };
     // None belongs in a name or a path, and some would make two lines of one.
     if let Some(control) = words.0.chars().find(|found| found.is_control() && *found != '\t') {
-        return Err(
-            entry.wrong(format!("control character {} in its arguments", quoted(control.encode_utf8(&mut [0; 4]))))
-        );
+        return Err(entry.wrong(format!(
+            "control character {} in its arguments",
+            quoted(control.encode_utf8(&mut [0; 4]))
+        )));
     }
     let command = (entry.reader)(entry, &mut words, negated)?;
-    // Here and nowhere else, so that no reader can forget it: what it left over was meant for something.
+    // Here and nowhere else, so that no reader can forget it: what it left over was meant for
+    // something.
     match words.next() {
         None => Ok(command),
         Some(word) => Err(entry.surplus(word, negated)),
@@ -153,9 +161,11 @@ impl Entry {
         CommandError::Argument { word: self.word, why: why.to_string() }
     }
 
-    /// A number of something of which only the program that runs knows how many there are: its limit is not said here.
+    /// A number of something of which only the program that runs knows how many there are: its
+    /// limit is not said here.
     fn ordinal(&self, text: &str, of: &str) -> Result<u32, CommandError> {
-        grammar::number(text, COUNT).map_err(|_| self.wrong(format!("{} is not the number of {of}", quoted(text))))
+        grammar::number(text, COUNT)
+            .map_err(|_| self.wrong(format!("{} is not the number of {of}", quoted(text))))
     }
 
     fn number(&self, text: &str, range: RangeInclusive<u32>) -> Result<u32, CommandError> {
@@ -165,11 +175,18 @@ impl Entry {
 
 macro_rules! command {
     ($word:literal, $arguments:literal, $negatable:literal, $help:literal, $reader:expr) => {
-        Entry { word: $word, arguments: $arguments, negatable: $negatable, help: $help, reader: $reader }
+        Entry {
+            word: $word,
+            arguments: $arguments,
+            negatable: $negatable,
+            help: $help,
+            reader: $reader,
+        }
     };
 }
 
-/// The commands that `show` shows: all that set something which lasts. `status_file` is `web_stats`.
+/// The commands that `show` shows: all that set something which lasts. `status_file` is
+/// `web_stats`.
 pub const SETTINGS: &[&str] = &[
     "abuse",
     "accept_batch",
@@ -227,10 +244,20 @@ pub const SETTINGS: &[&str] = &[
 
 /// Every command there is, in alphabetical order: what the parser reads and what the manual lists.
 pub const COMMANDS: &[Entry] = &[
-    command!("abort_on_error", "[on|off]", true, "No effect; accepted for old configuration files.", no_effect),
-    command!("abuse", "[SERVER]", true, "Show or set where clients go that client_acl refuses (-B).", |e, w, no| {
-        backup(Command::Abuse, e, w, no)
-    }),
+    command!(
+        "abort_on_error",
+        "[on|off]",
+        true,
+        "No effect; accepted for old configuration files.",
+        no_effect
+    ),
+    command!(
+        "abuse",
+        "[SERVER]",
+        true,
+        "Show or set where clients go that client_acl refuses (-B).",
+        |e, w, no| { backup(Command::Abuse, e, w, no) }
+    ),
     command!(
         "accept_batch",
         "[N]",
@@ -242,13 +269,23 @@ pub const COMMANDS: &[Entry] = &[
         "acl",
         "N permit|deny ADDRESS [MASK]",
         true,
-        "Add an entry to access list N (0-9): IPv4 with a mask or /length, IPv6 with /length. no acl N empties the list.",
+        "Add an entry to access list N (0-9): IPv4 with a mask or /length, IPv6 with /length. no \
+         acl N empties the list.",
         acl
     ),
-    command!("ascii", "[on|off]", true, "Dumps as text instead of hex.", |e, w, no| switch(Switch::Ascii, e, w, no)),
-    command!("backlog", "[N]", false, "Show or set how many connections may wait to be accepted (-q).", |e, w, _| {
-        value(Number::Backlog, e, w)
-    }),
+    command!("ascii", "[on|off]", true, "Dumps as text instead of hex.", |e, w, no| switch(
+        Switch::Ascii,
+        e,
+        w,
+        no
+    )),
+    command!(
+        "backlog",
+        "[N]",
+        false,
+        "Show or set how many connections may wait to be accepted (-q).",
+        |e, w, _| { value(Number::Backlog, e, w) }
+    ),
     command!(
         "blacklist",
         "[SECONDS]",
@@ -256,7 +293,13 @@ pub const COMMANDS: &[Entry] = &[
         "Show or set how long a server that failed is left out; 0 = it never is.",
         |e, w, _| value(Number::Blacklist, e, w)
     ),
-    command!("block", "[on|off]", true, "No effect; accepted for old configuration files.", no_effect),
+    command!(
+        "block",
+        "[on|off]",
+        true,
+        "No effect; accepted for old configuration files.",
+        no_effect
+    ),
     command!(
         "certificate",
         "[FILE [KEY]]",
@@ -271,11 +314,9 @@ pub const COMMANDS: &[Entry] = &[
         "The certificates of TLS: whose, by whom, until when, with what kind of key, and what for.",
         |_, w, _| Ok(Command::Certificates(form(w)))
     ),
-    command!("client_acl", "[N]", false, "Show or set the access list for clients.", |e, w, _| value(
-        Number::ClientAcl,
-        e,
-        w
-    )),
+    command!("client_acl", "[N]", false, "Show or set the access list for clients.", |e, w, _| {
+        value(Number::ClientAcl, e, w)
+    }),
     command!(
         "client_ca",
         "[FILE|DIRECTORY [DIRECTORY]]",
@@ -298,19 +339,41 @@ pub const COMMANDS: &[Entry] = &[
         "Show or enlarge the number of simultaneous connections (-x).",
         |e, w, _| value(Number::ConnMax, e, w)
     ),
-    command!("connection", "[N]", false, "Facts about connection N.", |e, w, _| Ok(Command::Connection(
-        w.next().map_or(Ok(0), |n| e.ordinal(n, CONNECTION))?
-    ))),
-    command!("control", "[ADDRESS]", true, "Show the control address; set it at the start (-C).", control),
-    command!("control_acl", "[N]", false, "Show or set the access list for the control port.", |e, w, _| value(
-        Number::ControlAcl,
+    command!("connection", "[N]", false, "Facts about connection N.", |e, w, _| Ok(
+        Command::Connection(w.next().map_or(Ok(0), |n| e.ordinal(n, CONNECTION))?)
+    )),
+    command!(
+        "control",
+        "[ADDRESS]",
+        true,
+        "Show the control address; set it at the start (-C).",
+        control
+    ),
+    command!(
+        "control_acl",
+        "[N]",
+        false,
+        "Show or set the access list for the control port.",
+        |e, w, _| value(Number::ControlAcl, e, w)
+    ),
+    command!("debug", "[N]", false, "Show or set the debug level.", |e, w, _| value(
+        Number::Debug,
         e,
         w
     )),
-    command!("debug", "[N]", false, "Show or set the debug level.", |e, w, _| value(Number::Debug, e, w)),
-    command!("delayed_forward", "[on|off]", true, "No effect; accepted for old configuration files.", no_effect),
-    command!("dsr_if", "INTERFACE", false, "Refused: no direct server return.", |e, _, _| refused(e, NO_DSR)),
-    command!("dsr_ip", "ADDRESS", false, "Refused: no direct server return.", |e, _, _| refused(e, NO_DSR)),
+    command!(
+        "delayed_forward",
+        "[on|off]",
+        true,
+        "No effect; accepted for old configuration files.",
+        no_effect
+    ),
+    command!("dsr_if", "INTERFACE", false, "Refused: no direct server return.", |e, _, _| refused(
+        e, NO_DSR
+    )),
+    command!("dsr_ip", "ADDRESS", false, "Refused: no direct server return.", |e, _, _| refused(
+        e, NO_DSR
+    )),
     command!(
         "dummy",
         "[on|off]",
@@ -318,9 +381,13 @@ pub const COMMANDS: &[Entry] = &[
         "Answer every client with a fixed page, without a server; for load tests.",
         |e, w, no| switch(Switch::Dummy, e, w, no)
     ),
-    command!("emergency", "[SERVER]", true, "Show or set the server of last resort (-e).", |e, w, no| {
-        backup(Command::Emergency, e, w, no)
-    }),
+    command!(
+        "emergency",
+        "[SERVER]",
+        true,
+        "Show or set the server of last resort (-e).",
+        |e, w, no| { backup(Command::Emergency, e, w, no) }
+    ),
     command!("epoll", "", false, "No effect; accepted for old configuration files.", nothing),
     command!("exit", "", false, "End the program; only with -X.", |_, _, _| Ok(Command::Exit)),
     command!(
@@ -330,13 +397,20 @@ pub const COMMANDS: &[Entry] = &[
         "Allow exit at the control port (-X); only at the start.",
         |e, w, no| { Ok(Command::Startup(Startup::ExitCommand(on(e, w, no)?))) }
     ),
-    command!("explain", "ADDRESS", false, "Which server a client with that address would get now, and why.", explain),
-    command!("hash", "[on|off]", true, "A hash of the client's address chooses the first server.", |e, w, no| switch(
-        Switch::Hash,
-        e,
-        w,
-        no
-    )),
+    command!(
+        "explain",
+        "ADDRESS",
+        false,
+        "Which server a client with that address would get now, and why.",
+        explain
+    ),
+    command!(
+        "hash",
+        "[on|off]",
+        true,
+        "A hash of the client's address chooses the first server.",
+        |e, w, no| switch(Switch::Hash, e, w, no)
+    ),
     command!(
         "hash_always",
         "[on|off]",
@@ -349,7 +423,8 @@ pub const COMMANDS: &[Entry] = &[
         "http",
         "[on|off|mixed]",
         true,
-        "Say in every HTTP request who the client is: X-Forwarded-For. What is not HTTP/1.x is refused; with mixed it passes.",
+        "Say in every HTTP request who the client is: X-Forwarded-For. What is not HTTP/1.x is \
+         refused; with mixed it passes.",
         http
     ),
     command!(
@@ -366,9 +441,9 @@ pub const COMMANDS: &[Entry] = &[
         "Show or set how many connections to servers are kept open without a client; for tests.",
         |e, w, _| value(Number::Idlers, e, w)
     ),
-    command!("include", "FILE", false, "Run the commands of a file.", |e, w, _| Ok(Command::Include(
-        e.required(w)?.into()
-    ))),
+    command!("include", "FILE", false, "Run the commands of a file.", |e, w, _| Ok(
+        Command::Include(e.required(w)?.into())
+    )),
     command!(
         "jail",
         "[DIRECTORY]",
@@ -383,54 +458,79 @@ pub const COMMANDS: &[Entry] = &[
         no
     )),
     command!("kqueue", "", false, "No effect; accepted for old configuration files.", nothing),
-    command!("listen", "[[HOST:]PORT|/PATH]", false, "Show or move the listen address; open connections stay.", listen),
+    command!(
+        "listen",
+        "[[HOST:]PORT|/PATH]",
+        false,
+        "Show or move the listen address; open connections stay.",
+        listen
+    ),
     command!("log", "[FILE|HOST:PORT]", true, "Show or set the request log.", log),
-    command!("max_servers", "[N]", false, "Show the size of the server table; set it at the start (-S).", |e, w, _| {
-        value(Number::MaxServers, e, w)
-    }),
+    command!(
+        "max_servers",
+        "[N]",
+        false,
+        "Show the size of the server table; set it at the start (-S).",
+        |e, w, _| { value(Number::MaxServers, e, w) }
+    ),
     command!("mode", "[json]", false, "Show the modes.", |_, w, _| Ok(Command::Mode(form(w)))),
     command!(
         "overview",
         "",
         false,
-        "Version, time, limits and all servers, in JSON: what penctl makes its table of servers of.",
+        "Version, time, limits and all servers, in JSON: what penctl makes its table of servers \
+         of.",
         |_, _, _| Ok(Command::Overview)
     ),
-    command!("peek", "[on|off]", true, "Refused: the original never finished it.", |e, w, no| off_only(
-        e,
-        "not supported: it was never finished, clients would hang",
-        w,
-        no
-    )),
+    command!("peek", "[on|off]", true, "Refused: the original never finished it.", |e, w, no| {
+        off_only(e, "not supported: it was never finished, clients would hang", w, no)
+    }),
     command!(
         "pending_max",
         "[N]",
         false,
-        "Show or set how many connects to one server may be pending per worker; a server with that many is passed over.",
+        "Show or set how many connects to one server may be pending per worker; a server with that \
+         many is passed over.",
         |e, w, _| { value(Number::PendingMax, e, w) }
     ),
     command!("pid", "", false, "Show the supervisor's pid.", |_, _, _| Ok(Command::Pid)),
-    command!("pid_file", "[FILE]", true, "Show the pid file; set it at the start (-p).", |e, w, no| {
-        startup(|path| Startup::PidFile(path.map(PathBuf::from)), e, w, no)
-    }),
+    command!(
+        "pid_file",
+        "[FILE]",
+        true,
+        "Show the pid file; set it at the start (-p).",
+        |e, w, no| { startup(|path| Startup::PidFile(path.map(PathBuf::from)), e, w, no) }
+    ),
     command!("poll", "", false, "No effect; accepted for old configuration files.", nothing),
-    command!("prio", "[on|off]", true, "The available server with the lowest prio comes first.", |e, w, no| switch(
-        Switch::Prio,
-        e,
-        w,
-        no
-    )),
+    command!(
+        "prio",
+        "[on|off]",
+        true,
+        "The available server with the lowest prio comes first.",
+        |e, w, no| switch(Switch::Prio, e, w, no)
+    ),
     command!(
         "proxy_protocol",
         "in from NET[,NET...]|off, or out v1|v2|off",
         false,
-        "PROXY protocol: believe these senders whom their connections come from; tell servers whom connections come from.",
+        "PROXY protocol: believe these senders whom their connections come from; tell servers whom \
+         connections come from.",
         proxy_protocol
     ),
-    command!("recent", "[SECONDS] [json]", false, "Clients seen within so many seconds (default 300).", recent),
-    command!("require_client_cert", "[on|off]", true, "Clients must present a valid certificate (-R).", |e, w, no| {
-        switch(Switch::RequireClientCert, e, w, no)
-    }),
+    command!(
+        "recent",
+        "[SECONDS] [json]",
+        false,
+        "Clients seen within so many seconds (default 300).",
+        recent
+    ),
+    command!(
+        "require_client_cert",
+        "[on|off]",
+        true,
+        "Clients must present a valid certificate (-R).",
+        |e, w, no| { switch(Switch::RequireClientCert, e, w, no) }
+    ),
     command!(
         "require_sandbox",
         "[on|off]",
@@ -444,16 +544,21 @@ pub const COMMANDS: &[Entry] = &[
         w,
         no
     )),
-    command!("sandbox", "", false, "What every process is confined by.", |_, _, _| Ok(Command::Sandbox)),
+    command!("sandbox", "", false, "What every process is confined by.", |_, _, _| Ok(
+        Command::Sandbox
+    )),
     command!("select", "", false, "No effect; accepted for old configuration files.", nothing),
     command!(
         "server",
         "N KEY VALUE ...",
         true,
-        "Change server N: acl, address, blacklist, hard, max, port, prio, weight; all pairs or none. no server N takes it away.",
+        "Change server N: acl, address, blacklist, hard, max, port, prio, weight; all pairs or \
+         none. no server N takes it away.",
         server
     ),
-    command!("servers", "[json]", false, "List the servers.", |_, w, _| Ok(Command::Servers(form(w)))),
+    command!("servers", "[json]", false, "List the servers.", |_, w, _| Ok(Command::Servers(
+        form(w)
+    ))),
     command!(
         "servers_only",
         "[on|off]",
@@ -465,21 +570,24 @@ pub const COMMANDS: &[Entry] = &[
         "show",
         "[SETTING [N]]",
         false,
-        "Show what is in force, as a configuration file: all of it, or one setting; of acl and server also number N alone.",
+        "Show what is in force, as a configuration file: all of it, or one setting; of acl and \
+         server also number N alone.",
         show
     ),
     command!(
         "socket",
         "N",
         false,
-        "To which connection a descriptor belongs; always -1, since descriptors are a worker's own.",
+        "To which connection a descriptor belongs; always -1, since descriptors are a worker's \
+         own.",
         |e, w, _| Ok(Command::Socket(e.ordinal(e.required(w)?, "a descriptor")?))
     ),
     command!(
         "socket_buffers",
         "client|server RX TX",
         false,
-        "Bytes of the kernel's receive and send buffers of each connection on that side; 0 = as the kernel likes.",
+        "Bytes of the kernel's receive and send buffers of each connection on that side; 0 = as \
+         the kernel likes.",
         socket_buffers
     ),
     command!("source", "ADDRESS", true, "Local address for connections to servers.", source),
@@ -487,7 +595,8 @@ pub const COMMANDS: &[Entry] = &[
         "ssl_ciphers",
         "[LIST]",
         true,
-        "Show or set the cipher suites of TLS 1.2 by their OpenSSL names, joined by colons, best first; with no, the default.",
+        "Show or set the cipher suites of TLS 1.2 by their OpenSSL names, joined by colons, best \
+         first; with no, the default.",
         ciphers
     ),
     command!(
@@ -501,32 +610,38 @@ pub const COMMANDS: &[Entry] = &[
         "ssl_ocsp_response",
         "FILE",
         true,
-        "OCSP response (DER) to be stapled to the certificate of -E; repeat it to read the file again.",
+        "OCSP response (DER) to be stapled to the certificate of -E; repeat it to read the file \
+         again.",
         |e, w, no| Ok(Command::SslOcsp(path(e, w, no)?))
     ),
     command!(
         "ssl_option",
         "OPTION",
         false,
-        "no_tlsv1.2 leaves TLS 1.3 only, tlsv1.2 takes 1.2 too; no_sslv2, no_sslv3, no_tlsv1, no_tlsv1.1 and cipher_server_preference are always so.",
+        "no_tlsv1.2 leaves TLS 1.3 only, tlsv1.2 takes 1.2 too; no_sslv2, no_sslv3, no_tlsv1, \
+         no_tlsv1.1 and cipher_server_preference are always so.",
         ssl_option
     ),
     command!(
         "ssl_sni_path",
         "DIRECTORY",
         true,
-        "Certificates by server name: NAME.crt, NAME.key, and if they are there NAME.ca and NAME.ocsp.",
+        "Certificates by server name: NAME.crt, NAME.key, and if they are there NAME.ca and \
+         NAME.ocsp.",
         |e, w, no| Ok(Command::SslNames(path(e, w, no)?))
     ),
     command!("status", "[json]", false, "The status page.", |_, w, _| Ok(Command::Status(form(w)))),
     command!("status_file", "[FILE]", true, "As web_stats (-w).", web_stats),
-    command!("stubborn", "[on|off]", true, "Close the client if its first choice cannot be used.", |e, w, no| switch(
-        Switch::Stubborn,
-        e,
-        w,
-        no
+    command!(
+        "stubborn",
+        "[on|off]",
+        true,
+        "Close the client if its first choice cannot be used.",
+        |e, w, no| switch(Switch::Stubborn, e, w, no)
+    ),
+    command!("tarpit_acl", "[N]", false, "Refused: no direct server return.", |e, _, _| refused(
+        e, NO_DSR
     )),
-    command!("tarpit_acl", "[N]", false, "Refused: no direct server return.", |e, _, _| refused(e, NO_DSR)),
     command!(
         "tcp_fastclose",
         "up|down|both|off",
@@ -534,13 +649,18 @@ pub const COMMANDS: &[Entry] = &[
         "When the server (up), the client (down) or either ends its side, close both.",
         fastclose
     ),
-    command!("tcp_nodelay", "[on|off]", true, "TCP_NODELAY on both sides from the first byte.", |e, w, no| switch(
-        Switch::TcpNodelay,
+    command!(
+        "tcp_nodelay",
+        "[on|off]",
+        true,
+        "TCP_NODELAY on both sides from the first byte.",
+        |e, w, no| switch(Switch::TcpNodelay, e, w, no)
+    ),
+    command!("timeout", "[SECONDS]", false, "Show or set the connect timeout.", |e, w, _| value(
+        Number::Timeout,
         e,
-        w,
-        no
+        w
     )),
-    command!("timeout", "[SECONDS]", false, "Show or set the connect timeout.", |e, w, _| value(Number::Timeout, e, w)),
     command!(
         "tracking",
         "[SECONDS]",
@@ -555,9 +675,13 @@ pub const COMMANDS: &[Entry] = &[
         "Reach servers from the client's address. Not built in yet.",
         |e, w, no| off_only(e, LATER, w, no)
     ),
-    command!("user", "[NAME]", true, "Show as whom jailed processes run; set it at the start (-u).", |e, w, no| {
-        startup(|user| Startup::User(user.map(str::to_owned)), e, w, no)
-    }),
+    command!(
+        "user",
+        "[NAME]",
+        true,
+        "Show as whom jailed processes run; set it at the start (-u).",
+        |e, w, no| { startup(|user| Startup::User(user.map(str::to_owned)), e, w, no) }
+    ),
     command!("web_stats", "[FILE]", true, "Show or set the file for status reports.", web_stats),
     command!(
         "weight",
@@ -566,11 +690,9 @@ pub const COMMANDS: &[Entry] = &[
         "The server with the fewest connections by weight comes first.",
         |e, w, no| switch(Switch::Weight, e, w, no)
     ),
-    command!("workers", "[N]", false, "Show the number of workers; set it at start.", |e, w, _| value(
-        Number::Workers,
-        e,
-        w
-    )),
+    command!("workers", "[N]", false, "Show the number of workers; set it at start.", |e, w, _| {
+        value(Number::Workers, e, w)
+    }),
     command!(
         "write",
         "[FILE|-]",
@@ -604,7 +726,12 @@ fn refused(entry: &Entry, why: &'static str) -> Result<Command, CommandError> {
 }
 
 /// What is not there is off.
-fn off_only(entry: &Entry, why: &'static str, words: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
+fn off_only(
+    entry: &Entry,
+    why: &'static str,
+    words: &mut Words<'_>,
+    no: bool,
+) -> Result<Command, CommandError> {
     match on(entry, words, no)? {
         false => Ok(Command::Nothing),
         true => refused(entry, why),
@@ -637,16 +764,24 @@ fn ssl_option(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, 
     match entry.required(words)? {
         "no_tlsv1.2" => Ok(Command::SslNoTls12),
         "tlsv1.2" => Ok(Command::SslTls12),
-        "no_sslv2" | "no_sslv3" | "no_tlsv1" | "no_tlsv1.1" | "cipher_server_preference" => Ok(Command::SslAlways),
+        "no_sslv2" | "no_sslv3" | "no_tlsv1" | "no_tlsv1.1" | "cipher_server_preference" => {
+            Ok(Command::SslAlways)
+        }
         other => Err(entry.wrong(format!("{} is no option", quoted(other)))),
     }
 }
 
-fn switch(switch: Switch, entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
+fn switch(
+    switch: Switch,
+    entry: &Entry,
+    words: &mut Words<'_>,
+    no: bool,
+) -> Result<Command, CommandError> {
     Ok(Command::Switch(switch, on(entry, words, no)?))
 }
 
-/// What a command shows that is given without an argument, where the original has no reply of its own for it.
+/// What a command shows that is given without an argument, where the original has no reply of its
+/// own for it.
 fn shown(entry: &Entry) -> Command {
     Command::Show(Some(entry.word.to_owned()))
 }
@@ -655,7 +790,8 @@ fn show(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, Comman
     let Some(word) = words.next() else { return Ok(Command::Show(None)) };
     let Some(word) = SETTINGS.iter().find(|known| **known == word) else {
         let meant = suggestion(word, |entry| SETTINGS.contains(&entry.word));
-        let known = if meant.is_empty() { format!("; there are {}", SETTINGS.join(", ")) } else { meant };
+        let known =
+            if meant.is_empty() { format!("; there are {}", SETTINGS.join(", ")) } else { meant };
         return Err(entry.wrong(format!("{} is no setting{known}", quoted(word))));
     };
     // Of these two there are several, each with a number.
@@ -682,7 +818,9 @@ fn backup(
     }
     match words.next() {
         None => Ok(shown(entry)),
-        Some(text) => grammar::server(text).map(|spec| command(Some(spec))).map_err(|why| entry.wrong(why)),
+        Some(text) => {
+            grammar::server(text).map(|spec| command(Some(spec))).map_err(|why| entry.wrong(why))
+        }
     }
 }
 
@@ -711,7 +849,9 @@ fn control(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, Co
     }
     let Some(text) = words.next() else { return Ok(Command::Control) };
     let local = match grammar::local(text).map_err(|why| entry.wrong(why))? {
-        Local::Inet { host: None, port } => Local::Inet { host: Some(Host::Ip(Ipv4Addr::LOCALHOST.into())), port },
+        Local::Inet { host: None, port } => {
+            Local::Inet { host: Some(Host::Ip(Ipv4Addr::LOCALHOST.into())), port }
+        }
         local => local,
     };
     Ok(Command::Startup(Startup::Control(Some(local))))
@@ -735,7 +875,8 @@ fn path(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Option<PathBuf
     if no { Ok(None) } else { entry.required(words).map(|path| Some(path.into())) }
 }
 
-/// What every switch takes: nothing or `on`, `off`, or a `no` before its word, behind which nothing can follow.
+/// What every switch takes: nothing or `on`, `off`, or a `no` before its word, behind which nothing
+/// can follow.
 fn on(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<bool, CommandError> {
     if no {
         return Ok(false);
@@ -760,7 +901,9 @@ fn http(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, Comma
         None | Some("on") => Http::On,
         Some("off") => Http::Off,
         Some("mixed") => Http::Mixed,
-        Some(other) => return Err(entry.wrong(format!("{} is none of on, off, mixed", quoted(other)))),
+        Some(other) => {
+            return Err(entry.wrong(format!("{} is none of on, off, mixed", quoted(other))));
+        }
     }))
 }
 
@@ -823,7 +966,9 @@ fn net(entry: &Entry, text: &str, words: &mut Words<'_>) -> Result<Net, CommandE
         Some((address, length)) => (address, Some(length)),
         None => (text, None),
     };
-    let ip: IpAddr = address.parse().map_err(|_| entry.wrong(format!("{} is no IP address", quoted(address))))?;
+    let ip: IpAddr = address
+        .parse()
+        .map_err(|_| entry.wrong(format!("{} is no IP address", quoted(address))))?;
     let longest = if ip.is_ipv4() { 32 } else { 128 };
     let length = length.map(|text| entry.number(text, 0..=longest)).transpose()?;
     let net = match ip {
@@ -839,7 +984,8 @@ fn net(entry: &Entry, text: &str, words: &mut Words<'_>) -> Result<Net, CommandE
     net.ok_or_else(|| entry.wrong("the prefix is too long"))
 }
 
-/// A second address is no mask: it would be taken for one, and permit or deny addresses that nobody named.
+/// A second address is no mask: it would be taken for one, and permit or deny addresses that nobody
+/// named.
 fn mask(entry: &Entry, text: &str) -> Result<Ipv4Addr, CommandError> {
     let why = format!("{} is no IPv4 mask such as 255.255.255.0", quoted(text));
     match text.parse() {
@@ -851,7 +997,9 @@ fn mask(entry: &Entry, text: &str) -> Result<Ipv4Addr, CommandError> {
 
 fn explain(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
     let text = entry.required(words)?;
-    text.parse().map(Command::Explain).map_err(|_| entry.wrong(format!("{} is no IP address", quoted(text))))
+    text.parse()
+        .map(Command::Explain)
+        .map_err(|_| entry.wrong(format!("{} is no IP address", quoted(text))))
 }
 
 fn help(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
@@ -859,12 +1007,19 @@ fn help(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, Comman
     match COMMANDS.iter().find(|known| known.word == word) {
         Some(known) => Ok(Command::Help(Some(known.word.to_owned()))),
         None if word == "no" => Ok(Command::Help(Some(word.to_owned()))),
-        None => Err(entry.wrong(format!("no command is called {}{}", quoted(word), suggestion(word, |_| true)))),
+        None => Err(entry.wrong(format!(
+            "no command is called {}{}",
+            quoted(word),
+            suggestion(word, |_| true)
+        ))),
     }
 }
 
 fn listen(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
-    let local = words.next().map(|text| grammar::local(text).map_err(|why| entry.wrong(why))).transpose()?;
+    let local = words
+        .next()
+        .map(|text| grammar::local(text).map_err(|why| entry.wrong(why)))
+        .transpose()?;
     Ok(Command::Listen(local))
 }
 
@@ -872,11 +1027,13 @@ fn log(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, Comman
     if no {
         return Ok(Command::NoLog);
     }
-    let target = words.next().map(|text| log_target(text).map_err(|why| entry.wrong(why))).transpose()?;
+    let target =
+        words.next().map(|text| log_target(text).map_err(|why| entry.wrong(why))).transpose()?;
     Ok(Command::Log(target))
 }
 
-/// Reads where the request log goes: host:port if there is a colon and no leading slash, else a file.
+/// Reads where the request log goes: host:port if there is a colon and no leading slash, else a
+/// file.
 ///
 /// # Errors
 /// The text is neither; the error says why.
@@ -904,7 +1061,9 @@ fn source(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, Com
         return Ok(Command::Source(None));
     }
     let text = entry.required(words)?;
-    text.parse().map(|ip| Command::Source(Some(ip))).map_err(|_| CommandError::Source(text.to_owned()))
+    text.parse()
+        .map(|ip| Command::Source(Some(ip)))
+        .map_err(|_| CommandError::Source(text.to_owned()))
 }
 
 fn proxy_protocol(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
@@ -916,7 +1075,9 @@ fn proxy_protocol(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Comma
         }
         ("out", version) => {
             let known = ProxyOut::WORDS.iter().find(|(word, _)| *word == version);
-            let (_, out) = known.ok_or_else(|| entry.wrong(format!("{} is none of v1, v2, off", quoted(version))))?;
+            let (_, out) = known.ok_or_else(|| {
+                entry.wrong(format!("{} is none of v1, v2, off", quoted(version)))
+            })?;
             Ok(Command::ProxyOut(*out))
         }
         ("in", other) => Err(entry.wrong(format!("{} is neither from nor off", quoted(other)))),
@@ -935,7 +1096,8 @@ fn socket_buffers(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Comma
     Ok(Command::SocketBuffers(side, BufferSizes { receive, send }))
 }
 
-/// What the size of a socket buffer may be. The kernel cuts it to `net.core.rmem_max` and `wmem_max`.
+/// What the size of a socket buffer may be. The kernel cuts it to `net.core.rmem_max` and
+/// `wmem_max`.
 pub(crate) const BUFFER: std::ops::RangeInclusive<u32> = 0..=64 << 20;
 
 fn fastclose(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
@@ -945,7 +1107,9 @@ fn fastclose(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, C
         Some("up") => Fastclose::Up,
         Some("down") => Fastclose::Down,
         Some("both") => Fastclose::Both,
-        Some(other) => return Err(entry.wrong(format!("{} is none of up, down, both, off", quoted(other)))),
+        Some(other) => {
+            return Err(entry.wrong(format!("{} is none of up, down, both, off", quoted(other))));
+        }
     };
     Ok(Command::Fastclose(which))
 }
@@ -956,8 +1120,12 @@ pub const SERVER_KEYS: &str = "acl, address, blacklist, hard, max, port, prio, w
 /// A server's address, which is a host alone, unlike that of an operand.
 fn address(entry: &Entry, text: &str) -> Result<Host, CommandError> {
     grammar::server_address(text).map_err(|why| match text.rsplit_once(':') {
-        Some((host, port)) if grammar::server_address(host).is_ok() && grammar::service(port).is_ok() => {
-            entry.wrong(format!("address {text}: an address has no port here; write address {host} port {port}"))
+        Some((host, port))
+            if grammar::server_address(host).is_ok() && grammar::service(port).is_ok() =>
+        {
+            entry.wrong(format!(
+                "address {text}: an address has no port here; write address {host} port {port}"
+            ))
         }
         Some(_) | None => entry.wrong(why),
     })
@@ -974,7 +1142,9 @@ fn server(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, Com
     while let Some(key) = words.next() {
         let value = entry.required(words)?;
         if keys.contains(&key) {
-            return Err(entry.wrong(format!("{key} is given twice, the second time as {}", quoted(value))));
+            return Err(
+                entry.wrong(format!("{key} is given twice, the second time as {}", quoted(value)))
+            );
         }
         keys.push(key);
         let count = || entry.number(value, COUNT);
@@ -987,7 +1157,12 @@ fn server(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, Com
             "port" => ServerChange::Port(grammar::service(value).map_err(|why| entry.wrong(why))?),
             "prio" => ServerChange::Prio(count()?),
             "weight" => ServerChange::Weight(count()?),
-            other => return Err(entry.wrong(format!("no key is called {}; there are {SERVER_KEYS}", quoted(other)))),
+            other => {
+                return Err(entry.wrong(format!(
+                    "no key is called {}; there are {SERVER_KEYS}",
+                    quoted(other)
+                )));
+            }
         });
     }
     if changes.is_empty() {

@@ -29,11 +29,16 @@ fn the_table_is_sorted_and_says_what_each_command_does() {
 fn switches_and_numbers_are_commands_of_their_words() {
     for switch in strategies::SWITCHES {
         let word = switch.word();
-        for (line, on) in [(word.to_owned(), true), (format!("{word} on"), true), (format!("{word} off"), false)] {
+        for (line, on) in
+            [(word.to_owned(), true), (format!("{word} on"), true), (format!("{word} off"), false)]
+        {
             assert_eq!(parse(&line), Ok(Command::Switch(switch, on)), "{line}");
         }
         assert_eq!(parse(&format!("no {word}")), Ok(Command::Switch(switch, false)));
-        assert_eq!(failure(&format!("{word} maybe")), format!("{word}: 'maybe' is neither on nor off"));
+        assert_eq!(
+            failure(&format!("{word} maybe")),
+            format!("{word}: 'maybe' is neither on nor off")
+        );
         let surplus = format!("{word}: one word too many: 'off'; usage: no {word}");
         assert_eq!(failure(&format!("no {word} off")), surplus);
     }
@@ -44,7 +49,12 @@ fn switches_and_numbers_are_commands_of_their_words() {
         for value in [low, high] {
             assert_eq!(parse(&format!("{word} {value}")), Ok(Command::Number(number, Some(value))));
         }
-        for value in [(i64::from(low) - 1).to_string(), (u64::from(high) + 1).to_string(), "x".into(), "5x".into()] {
+        for value in [
+            (i64::from(low) - 1).to_string(),
+            (u64::from(high) + 1).to_string(),
+            "x".into(),
+            "5x".into(),
+        ] {
             if !(number == Number::IdleTimeout && value == "-1") {
                 let text = format!("{word}: '{value}' is not a number from {low} to {high}");
                 assert_eq!(failure(&format!("{word} {value}")), text);
@@ -96,15 +106,27 @@ fn what_is_refused_says_why() {
         ("ssl_option no_tlsv1.3", "ssl_option: 'no_tlsv1.3' is no option"),
         ("ssl_sni_path", "usage: ssl_sni_path DIRECTORY"),
         ("nonsense", "do_cmd: ignoring command starting with 'nonsense'"),
-        ("Blacklist 3", "do_cmd: ignoring command starting with 'Blacklist'; did you mean 'blacklist'?"),
+        (
+            "Blacklist 3",
+            "do_cmd: ignoring command starting with 'Blacklist'; did you mean 'blacklist'?",
+        ),
         ("non\u{7}sense", "do_cmd: ignoring command starting with 'non\\u{7}sense'"),
         ("no nonsense", "no: nothing to switch off is called 'nonsense'"),
         ("no servers", "no: nothing to switch off is called 'servers'; did you mean 'server'?"),
         ("no server", "usage: no server N"),
-        ("no server x", "server: 'x' is not the number of a server, which begin at 0 and end below -S"),
+        (
+            "no server x",
+            "server: 'x' is not the number of a server, which begin at 0 and end below -S",
+        ),
         ("backlog 49", "backlog: '49' is not a number from 50 to 2147483647"),
-        ("emergency www:0", "emergency: port: '0' is not a number from 1 to 65535, nor the name of a service"),
-        ("control www:0", "control: port: '0' is not a number from 1 to 65535, nor the name of a service"),
+        (
+            "emergency www:0",
+            "emergency: port: '0' is not a number from 1 to 65535, nor the name of a service",
+        ),
+        (
+            "control www:0",
+            "control: port: '0' is not a number from 1 to 65535, nor the name of a service",
+        ),
         ("no", "usage: no COMMAND"),
         ("tcp_fastclose", "do_cmd: ignoring tcp_fastclose without argument"),
         ("socket_buffers", "usage: socket_buffers client|server RX TX"),
@@ -131,9 +153,13 @@ fn what_is_refused_says_why() {
         ),
         (
             "acl 1 deny 127.0.1.1 127.0.2.1",
-            "acl: '127.0.2.1' is no IPv4 mask such as 255.255.255.0; a second address needs a line of its own",
+            "acl: '127.0.2.1' is no IPv4 mask such as 255.255.255.0; a second address needs a line \
+             of its own",
         ),
-        ("acl 1 deny ::1 ::2", "acl: one word too many: '::2'; usage: acl N permit|deny ADDRESS [MASK]"),
+        (
+            "acl 1 deny ::1 ::2",
+            "acl: one word too many: '::2'; usage: acl N permit|deny ADDRESS [MASK]",
+        ),
         ("no acl 1 2", "acl: one word too many: '2'; usage: no acl N"),
         ("mode other", "mode: one word too many: 'other'; usage: mode [json]"),
         ("recent 5 6", "recent: one word too many: '6'; usage: recent [SECONDS] [json]"),
@@ -145,8 +171,16 @@ fn what_is_refused_says_why() {
         ("acl 0 permit ::1/129", "acl: '129' is not a number from 0 to 128"),
         ("acl 0 permit ::1/", "acl: '' is not a number from 0 to 128"),
         ("close", "usage: close N"),
-        ("close -1", "close: '-1' is not the number of a connection, which begin at 0 and end below conn_max"),
-        ("connection x", "connection: 'x' is not the number of a connection, which begin at 0 and end below conn_max"),
+        (
+            "close -1",
+            "close: '-1' is not the number of a connection, which begin at 0 and end below \
+             conn_max",
+        ),
+        (
+            "connection x",
+            "connection: 'x' is not the number of a connection, which begin at 0 and end below \
+             conn_max",
+        ),
         ("socket", "usage: socket N"),
         ("explain", "usage: explain ADDRESS"),
         ("explain www", "explain: 'www' is no IP address"),
@@ -155,11 +189,17 @@ fn what_is_refused_says_why() {
         ("no hsah", "no: nothing to switch off is called 'hsah'; did you mean 'hash'?"),
         ("include", "usage: include FILE"),
         ("idle_timeout -x", "idle_timeout: 'x' is not a number from 0 to 2147483647"),
-        ("listen 0", "listen: port: '0' is not a number from 1 to 65535, nor the name of a service"),
+        (
+            "listen 0",
+            "listen: port: '0' is not a number from 1 to 65535, nor the name of a service",
+        ),
         ("log a:b:c", "log: 'a:b' is no IPv6 address"),
         ("proxy_protocol", "usage: proxy_protocol in from NET[,NET...]|off, or out v1|v2|off"),
         ("proxy_protocol in", "usage: proxy_protocol in from NET[,NET...]|off, or out v1|v2|off"),
-        ("proxy_protocol in from", "usage: proxy_protocol in from NET[,NET...]|off, or out v1|v2|off"),
+        (
+            "proxy_protocol in from",
+            "usage: proxy_protocol in from NET[,NET...]|off, or out v1|v2|off",
+        ),
         ("proxy_protocol in from here", "proxy_protocol: 'here' is no IP address"),
         ("proxy_protocol in from 10.0.0.0/33", "proxy_protocol: '33' is not a number from 0 to 32"),
         ("proxy_protocol in on", "proxy_protocol: 'on' is neither from nor off"),
@@ -171,11 +211,15 @@ fn what_is_refused_says_why() {
         ("server 0", "usage: server N KEY VALUE ..."),
         ("server 0 max", "usage: server N KEY VALUE ..."),
         ("server 0 max 3 hard", "usage: server N KEY VALUE ..."),
-        ("server x max 3", "server: 'x' is not the number of a server, which begin at 0 and end below -S"),
+        (
+            "server x max 3",
+            "server: 'x' is not the number of a server, which begin at 0 and end below -S",
+        ),
         ("server 0 max -1", "server: '-1' is not a number from 0 to 2147483647"),
         (
             "server 1 adress x",
-            "server: no key is called 'adress'; there are acl, address, blacklist, hard, max, port, prio, weight",
+            "server: no key is called 'adress'; there are acl, address, blacklist, hard, max, \
+             port, prio, weight",
         ),
         (
             "server 0 address www1:80",
@@ -183,16 +227,26 @@ fn what_is_refused_says_why() {
         ),
         (
             "server 0 address [::1]:http",
-            "server: address [::1]:http: an address has no port here; write address [::1] port http",
+            "server: address [::1]:http: an address has no port here; write address [::1] port \
+             http",
         ),
         ("server 0 max 3 acl 10", "server: '10' is not a number from 0 to 9"),
         ("server 0 max 5 max 50", "server: max is given twice, the second time as '50'"),
-        ("server 0 address a max 5 address b", "server: address is given twice, the second time as 'b'"),
+        (
+            "server 0 address a max 5 address b",
+            "server: address is given twice, the second time as 'b'",
+        ),
         ("show tiemout", "show: 'tiemout' is no setting; did you mean 'timeout'?"),
         ("show acl 10", "show: '10' is not a number from 0 to 9"),
-        ("show server x", "show: 'x' is not the number of a server, which begin at 0 and end below -S"),
+        (
+            "show server x",
+            "show: 'x' is not the number of a server, which begin at 0 and end below -S",
+        ),
         ("show timeout 5", "show: one word too many: '5'; usage: show [SETTING [N]]"),
-        ("server 0 port 0", "server: port: '0' is not a number from 1 to 65535, nor the name of a service"),
+        (
+            "server 0 port 0",
+            "server: port: '0' is not a number from 1 to 65535, nor the name of a service",
+        ),
         ("server 0 address a_b:0", "server: 'a_b:0' is no IPv6 address"),
         ("write a\0b", "write: control character '\\0' in its arguments"),
         ("web_stats a\nexit", "web_stats: control character '\\n' in its arguments"),
@@ -210,9 +264,18 @@ fn every_other_command_is_read() {
     let deny = Verdict::Deny;
     let rows = [
         ("acl 9 deny 1.2.3.4", Command::Acl { list: 9, verdict: deny, net: v4([1, 2, 3, 4], 32) }),
-        ("acl 9 deny 1.2.3.4 255.255.255.0", Command::Acl { list: 9, verdict: deny, net: v4([1, 2, 3, 0], 24) }),
-        ("acl 9 deny 1.2.3.4/8 # ten", Command::Acl { list: 9, verdict: deny, net: v4([1, 0, 0, 0], 8) }),
-        ("acl 9 deny 1.2.3.4 # one", Command::Acl { list: 9, verdict: deny, net: v4([1, 2, 3, 4], 32) }),
+        (
+            "acl 9 deny 1.2.3.4 255.255.255.0",
+            Command::Acl { list: 9, verdict: deny, net: v4([1, 2, 3, 0], 24) },
+        ),
+        (
+            "acl 9 deny 1.2.3.4/8 # ten",
+            Command::Acl { list: 9, verdict: deny, net: v4([1, 0, 0, 0], 8) },
+        ),
+        (
+            "acl 9 deny 1.2.3.4 # one",
+            Command::Acl { list: 9, verdict: deny, net: v4([1, 2, 3, 4], 32) },
+        ),
         ("no acl 3", Command::NoAcl(3)),
         ("close 3", Command::Close(3)),
         ("connection", Command::Connection(0)),
@@ -220,7 +283,9 @@ fn every_other_command_is_read() {
         ("control", Command::Control),
         (
             "control 8888",
-            Command::Startup(Startup::Control(Some(crate::parse::grammar::local("127.0.0.1:8888").unwrap()))),
+            Command::Startup(Startup::Control(Some(
+                crate::parse::grammar::local("127.0.0.1:8888").unwrap(),
+            ))),
         ),
         ("no control", Command::Startup(Startup::Control(None))),
         ("no jail", Command::Startup(Startup::Jail(None))),
@@ -255,16 +320,26 @@ fn every_other_command_is_read() {
         ("log", Command::Log(None)),
         ("log /a:1", Command::Log(Some(LogTarget::File("/a:1".into())))),
         ("log a", Command::Log(Some(LogTarget::File("a".into())))),
-        ("log h:5", Command::Log(Some(LogTarget::Network(Host::Name("h".into()), Service::Port(5))))),
+        (
+            "log h:5",
+            Command::Log(Some(LogTarget::Network(Host::Name("h".into()), Service::Port(5)))),
+        ),
         ("no log", Command::NoLog),
         ("log # none", Command::Log(None)),
         ("log a#b", Command::Log(Some(LogTarget::File("a#b".into())))),
         (
             "acl 9 deny 1.2.3.4 255.0.255.0",
-            Command::Acl { list: 9, verdict: deny, net: Net::v4([1, 0, 3, 0].into(), [255, 0, 255, 0].into()) },
+            Command::Acl {
+                list: 9,
+                verdict: deny,
+                net: Net::v4([1, 0, 3, 0].into(), [255, 0, 255, 0].into()),
+            },
         ),
         ("acl 9 deny 1.2.3.4 0.0.0.0", Command::Acl { list: 9, verdict: deny, net: v4([0; 4], 0) }),
-        ("acl 9 deny 1.2.3.4 128.0.0.0", Command::Acl { list: 9, verdict: deny, net: v4([0; 4], 1) }),
+        (
+            "acl 9 deny 1.2.3.4 128.0.0.0",
+            Command::Acl { list: 9, verdict: deny, net: v4([0; 4], 1) },
+        ),
         ("mode", Command::Mode(Form::Plain)),
         ("mode json", Command::Mode(Form::Json)),
         ("overview", Command::Overview),
@@ -289,7 +364,10 @@ fn every_other_command_is_read() {
         ),
         ("tcp_fastclose up", Command::Fastclose(Fastclose::Up)),
         ("proxy_protocol in off", Command::ProxyIn(Senders::default())),
-        ("proxy_protocol in from 10.0.0.0/8,::1", Command::ProxyIn(Senders::read("10.0.0.0/8,::1").unwrap())),
+        (
+            "proxy_protocol in from 10.0.0.0/8,::1",
+            Command::ProxyIn(Senders::read("10.0.0.0/8,::1").unwrap()),
+        ),
         ("proxy_protocol out v2 # and more", Command::ProxyOut(ProxyOut::V2)),
         ("proxy_protocol out off", Command::ProxyOut(ProxyOut::Off)),
         ("tcp_fastclose down", Command::Fastclose(Fastclose::Down)),
@@ -428,7 +506,11 @@ const LONGEST: &[&str] = &[
 #[test]
 fn one_word_too_many_is_an_error_of_every_command() {
     let words: Vec<&str> = LONGEST.iter().filter_map(|line| line.split(' ').next()).collect();
-    assert_eq!(words, COMMANDS.iter().map(|entry| entry.word).collect::<Vec<_>>(), "a line for each command");
+    assert_eq!(
+        words,
+        COMMANDS.iter().map(|entry| entry.word).collect::<Vec<_>>(),
+        "a line for each command"
+    );
     for (line, entry) in LONGEST.iter().zip(COMMANDS) {
         let refused = matches!(parse(line), Err(CommandError::Refused { .. }));
         assert!(refused || parse(line).is_ok(), "{line}");
@@ -451,8 +533,11 @@ fn one_word_too_many_is_an_error_of_every_command() {
 fn long_lines_and_words_make_short_errors() {
     assert!(parse(&format!("#{}", "x".repeat(MAX_LINE - 1))).is_ok());
     assert_eq!(failure(&format!("#{}", "x".repeat(MAX_LINE))), "line: longer than 4095 bytes");
-    for line in ["x".repeat(MAX_LINE), format!("no {}", "é".repeat(2000)), format!("source {}", "\u{1}".repeat(4000))]
-    {
+    for line in [
+        "x".repeat(MAX_LINE),
+        format!("no {}", "é".repeat(2000)),
+        format!("source {}", "\u{1}".repeat(4000)),
+    ] {
         assert!(failure(&line).len() < 1200, "{}", failure(&line).len());
     }
 }
@@ -463,8 +548,16 @@ fn what_no_line_can_say_is_not_well_formed() {
     for command in [
         Command::Number(Number::ConnMax, Some(u32::MAX)),
         Command::Number(Number::Timeout, Some(0)),
-        Command::Acl { list: 10, verdict: Verdict::Deny, net: Net::v4_prefix([1, 2, 3, 4].into(), 32).unwrap() },
-        Command::Acl { list: 0, verdict: Verdict::Deny, net: Net::V6 { address: 1.into(), length: 129 } },
+        Command::Acl {
+            list: 10,
+            verdict: Verdict::Deny,
+            net: Net::v4_prefix([1, 2, 3, 4].into(), 32).unwrap(),
+        },
+        Command::Acl {
+            list: 0,
+            verdict: Verdict::Deny,
+            net: Net::V6 { address: 1.into(), length: 129 },
+        },
         Command::Listen(Some(Local::Inet { host: None, port: Service::Port(0) })),
         Command::Log(Some(LogTarget::File("a b".into()))),
         Command::Include("a\nb".into()),
@@ -485,7 +578,11 @@ fn a_command_without_its_optional_argument_shows_and_never_sets() {
         assert_eq!(parse(entry.word).unwrap().nature(), Nature::Shows, "{}", entry.word);
     }
     for switch in COMMANDS.iter().filter(|entry| entry.arguments.starts_with("[on|off")) {
-        assert!(parse(switch.word).map_or(true, |command| command.nature() == Nature::Sets), "{}", switch.word);
+        assert!(
+            parse(switch.word).map_or(true, |command| command.nature() == Nature::Sets),
+            "{}",
+            switch.word
+        );
     }
 }
 
@@ -497,17 +594,39 @@ fn where_nobody_reads_it_a_command_that_shows_is_a_value_that_is_missing() {
             assert!(parse_configuration(&format!("{word}\t# a.pem")).is_err(), "{word}");
         }
     }
-    for word in
-        ["certificate", "user", "jail", "control", "emergency", "log", "blacklist", "client_acl", "timeout", "listen"]
-    {
+    for word in [
+        "certificate",
+        "user",
+        "jail",
+        "control",
+        "emergency",
+        "log",
+        "blacklist",
+        "client_acl",
+        "timeout",
+        "listen",
+    ] {
         assert_eq!(parse_configuration(word), Err(format!("{word}: its value is missing")));
     }
-    for line in ["show certificate", "servers", "pid", "mode json", "explain ::1", "help", "connection 3"] {
+    for line in
+        ["show certificate", "servers", "pid", "mode json", "explain ::1", "help", "connection 3"]
+    {
         let word = line.split(' ').next().unwrap();
-        let why = format!("{word}: only the control port takes this command: nobody reads here what it shows");
+        let why = format!(
+            "{word}: only the control port takes this command: nobody reads here what it shows"
+        );
         assert_eq!(parse_configuration(line), Err(why));
     }
-    for line in ["no certificate", "hash", "timeout 5", "# timeout", "", "http", "no ssl_ciphers", "include a"] {
+    for line in [
+        "no certificate",
+        "hash",
+        "timeout 5",
+        "# timeout",
+        "",
+        "http",
+        "no ssl_ciphers",
+        "include a",
+    ] {
         assert!(parse_configuration(line).is_ok(), "{line}");
     }
 }
@@ -517,7 +636,8 @@ fn table() -> String {
     let mut table = "| Command | What it does |\n|---|---|\n".to_owned();
     for entry in COMMANDS {
         let arguments = entry.arguments.replace('|', "\\|");
-        let forms = [Some(format!("`{}`", [entry.word, &arguments].join(" ").trim_end())), negated(entry)];
+        let forms =
+            [Some(format!("`{}`", [entry.word, &arguments].join(" ").trim_end())), negated(entry)];
         let forms: Vec<String> = forms.into_iter().flatten().collect();
         table.push_str(&format!("| {} | {} |\n", forms.join(", "), entry.help));
     }
@@ -533,14 +653,21 @@ fn negated(entry: &Entry) -> Option<String> {
 fn the_manual_shows_the_table_of_commands() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/commands.md");
     let manual = std::fs::read_to_string(path).unwrap();
-    let (begin, end) =
-        ("<!-- The table is made of the program's own; UPDATE_DOCS=1 cargo test -p pen-config -->\n\n", "\n## ");
+    let (begin, end) = (
+        "<!-- The table is made of the program's own; UPDATE_DOCS=1 cargo test -p pen-config \
+         -->\n\n",
+        "\n## ",
+    );
     let (head, rest) = manual.split_once(begin).unwrap();
     let (shown, tail) = rest.split_once(end).unwrap();
     if std::env::var_os("UPDATE_DOCS").is_some() {
         return std::fs::write(path, [head, begin, &table(), end, tail].concat()).unwrap();
     }
-    assert_eq!(shown, table(), "docs/commands.md is not up to date: UPDATE_DOCS=1 cargo test -p pen-config");
+    assert_eq!(
+        shown,
+        table(),
+        "docs/commands.md is not up to date: UPDATE_DOCS=1 cargo test -p pen-config"
+    );
 }
 
 proptest! {
@@ -567,7 +694,8 @@ proptest! {
         line in prop_oneof![
             any::<String>(),
             "(no )?[a-z_]{2,12}( [!-~]{0,12}){0,6}",
-            (prop::sample::select(COMMANDS), "(no )?", "( -?[0-9]{1,11}| [a-z:./0-9#]{0,9}|\t|\\PC){0,8}")
+            (prop::sample::select(COMMANDS), "(no )?", "( -?[0-9]{1,11}| \
+                [a-z:./0-9#]{0,9}|\t|\\PC){0,8}")
                 .prop_map(|(entry, no, rest)| format!("{no}{}{rest}", entry.word)),
         ],
     ) {

@@ -22,13 +22,15 @@ pub enum Lookup {
 /// The resolver's answers.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Names {
-    /// The addresses of each host name in the resolver's order: at least one, at most [`crate::address::MOST_ADDRESSES`].
+    /// The addresses of each host name in the resolver's order: at least one, at most
+    /// [`crate::address::MOST_ADDRESSES`].
     pub hosts: BTreeMap<String, Vec<HostAddress>>,
     /// The port of each service name.
     pub services: BTreeMap<String, u16>,
 }
 
-/// The addresses that a local address stands for, at least one: the first that can be bound is to be used.
+/// The addresses that a local address stands for, at least one: the first that can be bound is to
+/// be used.
 ///
 /// # Errors
 /// `names` has no answer for one of its names.
@@ -60,7 +62,9 @@ fn host_addresses(
         Host::Ip(ip) => Ok(vec![HostAddress::from(*ip)]),
         Host::Zoned(ip, zone) => answered(&zoned(*ip, zone)),
         Host::Name(name) => answered(name),
-        Host::Unix(path) => Err(error(format!("{}: {} is a path", what(), quoted(&path.display().to_string())))),
+        Host::Unix(path) => {
+            Err(error(format!("{}: {} is a path", what(), quoted(&path.display().to_string()))))
+        }
     }
 }
 
@@ -93,7 +97,10 @@ pub(crate) fn server_addresses<E>(
         Host::Zoned(_, _) | Host::Name(_) => Some(host.clone()),
         Host::Ip(_) | Host::Unix(_) => None,
     };
-    Ok(ServerAddresses { found: found.into_iter().map(|address| address.with_port(port)).collect(), given })
+    Ok(ServerAddresses {
+        found: found.into_iter().map(|address| address.with_port(port)).collect(),
+        given,
+    })
 }
 
 /// What the resolver is asked for an address with a zone.
@@ -110,7 +117,11 @@ pub(crate) fn resolve_port(
         Service::Port(port) => Ok(*port),
         Service::Name(name) => match names.services.get(name) {
             Some(port) if *port != 0 => Ok(*port),
-            _ => Err(error(format!("{}: {} is neither a port nor a known TCP service", what(), quoted(name)))),
+            _ => Err(error(format!(
+                "{}: {} is neither a port nor a known TCP service",
+                what(),
+                quoted(name)
+            ))),
         },
     }
 }

@@ -43,12 +43,19 @@ fn settled(local: &str, servers: &[&str]) -> (Address, Settings) {
 }
 
 /// Options, operands and file.
-fn whole(options: &[&str], local: Option<&str>, servers: &[&str], file: &[&str]) -> Result<Settled, Vec<String>> {
+fn whole(
+    options: &[&str],
+    local: Option<&str>,
+    servers: &[&str],
+    file: &[&str],
+) -> Result<Settled, Vec<String>> {
     let mut configuration = configuration("80", servers);
     configuration.local = local.map(|text| grammar::local(text).unwrap());
     configuration.commands = placed(options);
     let names = Names::default();
-    configuration.settle(&names, &placed(file)).map_err(|errors| errors.iter().map(ToString::to_string).collect())
+    configuration
+        .settle(&names, &placed(file))
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect())
 }
 
 fn shown(settings: &Settings) -> Vec<String> {
@@ -68,17 +75,23 @@ fn warnings(local: &str, servers: &[&str]) -> Vec<String> {
 
 #[test]
 fn a_server_without_a_port_has_the_listen_port() {
-    let (listen, settings) = settled("8080", &["10.0.0.1", "10.0.0.2:81:1:2:3:4", "[::1]", "/run/a.sock"]);
+    let (listen, settings) =
+        settled("8080", &["10.0.0.1", "10.0.0.2:81:1:2:3:4", "[::1]", "/run/a.sock"]);
     assert_eq!(listen.to_string(), "0.0.0.0:8080");
-    let shown: Vec<String> = settings.configured().map(|(id, s)| format!("{id} {}", s.address)).collect();
+    let shown: Vec<String> =
+        settings.configured().map(|(id, s)| format!("{id} {}", s.address)).collect();
     assert_eq!(shown, ["0 10.0.0.1:8080", "1 10.0.0.2:81", "2 [::1]:8080", "3 /run/a.sock"]);
-    let Some(Server { soft: 1, hard: 2, weight: 3, prio: 4, .. }) = settings.servers[1] else { panic!() };
+    let Some(Server { soft: 1, hard: 2, weight: 3, prio: 4, .. }) = settings.servers[1] else {
+        panic!()
+    };
     assert_eq!(settings.pending_max, 100);
 }
 
 #[test]
 fn a_unix_listener_has_no_port_to_lend() {
-    assert!(failure(&configuration("/run/front.sock", &["10.0.0.1"])).contains("the port is missing"));
+    assert!(
+        failure(&configuration("/run/front.sock", &["10.0.0.1"])).contains("the port is missing")
+    );
     let (listen, settings) = settled("/run/front.sock", &["10.0.0.1:80", "/run/back.sock"]);
     assert_eq!(listen, Address::Unix("/run/front.sock".into()));
     assert_eq!(settings.server_count(), 2);
@@ -118,7 +131,11 @@ fn names_are_asked_for_once_and_replaced() {
         names.hosts.insert(name.to_owned(), vec![HostAddress::from(ip.parse::<IpAddr>().unwrap())]);
     }
     names.services.insert("http".to_owned(), 80);
-    assert!(asked.settle(&names, &[]).unwrap_err()[0].to_string().contains("'https' is neither a port nor"));
+    assert!(
+        asked.settle(&names, &[]).unwrap_err()[0]
+            .to_string()
+            .contains("'https' is neither a port nor")
+    );
     names.services.insert("https".to_owned(), 443);
     let Settled { listen, settings, .. } = asked.settle(&names, &[]).unwrap();
     assert_eq!(listen[0].to_string(), "127.0.0.5:80");
@@ -132,12 +149,18 @@ fn names_are_asked_for_once_and_replaced() {
 
 #[test]
 fn nothing_is_asked_for_numeric_addresses() {
-    assert!(configuration("[::1]:80", &["10.0.0.1:80", "[::2]", "/run/a.sock:1:5"]).lookups(&[]).is_empty());
+    assert!(
+        configuration("[::1]:80", &["10.0.0.1:80", "[::2]", "/run/a.sock:1:5"])
+            .lookups(&[])
+            .is_empty()
+    );
 }
 
 #[test]
 fn words_that_are_no_ports_are_named() {
-    for (local, server, word) in [("smpt", "10.0.0.1:80", "'smpt'"), ("80", "10.0.0.1:21000x", "'21000x'")] {
+    for (local, server, word) in
+        [("smpt", "10.0.0.1:80", "'smpt'"), ("80", "10.0.0.1:21000x", "'21000x'")]
+    {
         let why = failure(&configuration(local, &[server]));
         assert!(why.contains(word) && why.contains("neither a port"), "{why}");
     }
@@ -147,7 +170,10 @@ fn words_that_are_no_ports_are_named() {
 fn a_hard_limit_needs_a_soft_limit() {
     assert_eq!(warnings("80", &["10.0.0.1:81:5:9", "10.0.0.1:81:5"]).len(), 0);
     let warned = warnings("80", &["10.0.0.1:81", "10.0.0.1:81:0:9"]);
-    assert!(warned.len() == 1 && warned[0].starts_with("server 1 (10.0.0.1:81): hard limit 9"), "{warned:?}");
+    assert!(
+        warned.len() == 1 && warned[0].starts_with("server 1 (10.0.0.1:81): hard limit 9"),
+        "{warned:?}"
+    );
 }
 
 #[test]
@@ -200,9 +226,14 @@ fn the_file_wins_over_operands_and_operands_over_options() {
 fn a_listen_command_takes_the_place_of_the_first_operand_for_all_servers() {
     let listen = |options: &[&str], local, file: &[&str]| {
         let settled = whole(options, local, &["10.0.0.1"], file).unwrap();
-        (settled.listen[0].to_string(), shown(&settled.settings)[0].clone(), settled.local.to_string())
+        (
+            settled.listen[0].to_string(),
+            shown(&settled.settings)[0].clone(),
+            settled.local.to_string(),
+        )
     };
-    let at = |port: &str| (format!("0.0.0.0:{port}"), format!("0 10.0.0.1:{port}"), port.to_string());
+    let at =
+        |port: &str| (format!("0.0.0.0:{port}"), format!("0 10.0.0.1:{port}"), port.to_string());
     assert_eq!(listen(&[], Some("80"), &[]), at("80"));
     assert_eq!(listen(&["listen 81"], Some("80"), &[]), at("81"));
     assert_eq!(listen(&["listen 81", "listen 82"], Some("80"), &["listen"]), at("82"));
@@ -210,7 +241,8 @@ fn a_listen_command_takes_the_place_of_the_first_operand_for_all_servers() {
     assert_eq!(listen(&[], None, &["listen 83"]), at("83"));
     assert_eq!(whole(&[], None, &["10.0.0.1"], &["listen"]).unwrap_err().len(), 1);
     assert!(
-        whole(&[], Some("80"), &["10.0.0.1"], &["listen /run/pen.sock"]).unwrap_err()[0].contains("port is missing")
+        whole(&[], Some("80"), &["10.0.0.1"], &["listen /run/pen.sock"]).unwrap_err()[0]
+            .contains("port is missing")
     );
 }
 
@@ -224,12 +256,18 @@ fn the_table_has_room_for_the_highest_number_that_a_command_names() {
     assert_eq!(size(&["server 99 address 10.0.0.1"], &["10.0.0.1"; 17], &[]), 100);
     assert_eq!(size(&[], &[], &["server 4095 address 10.0.0.1"]), 4096);
     let text = "server: number 4096 too large, this program was started for 4096 servers (-S)";
-    let errors = whole(&[], Some("80"), &[], &["hash", "server 4096 address 10.0.0.1"]).unwrap_err();
+    let errors =
+        whole(&[], Some("80"), &[], &["hash", "server 4096 address 10.0.0.1"]).unwrap_err();
     assert_eq!(errors, [format!("pen.cfg:2: {text}")]);
     let mut two = configuration("80", &["10.0.0.1"]);
     two.server_slots = Some(2);
-    let errors = two.settle(&Names::default(), &placed(&["server 2 address 10.0.0.1"])).unwrap_err();
-    assert!(errors[0].to_string().ends_with("number 2 too large, this program was started for 2 servers (-S)"));
+    let errors =
+        two.settle(&Names::default(), &placed(&["server 2 address 10.0.0.1"])).unwrap_err();
+    assert!(
+        errors[0]
+            .to_string()
+            .ends_with("number 2 too large, this program was started for 2 servers (-S)")
+    );
 }
 
 #[test]
@@ -238,7 +276,14 @@ fn every_error_is_told_with_its_place() {
         &["server 1 address nowhere"],
         None,
         &["10.0.0.1:nonsense"],
-        &["hash", "server 7 max 3", "exit", "close 3", "write", "server 2 address 10.0.0.1 port word"],
+        &[
+            "hash",
+            "server 7 max 3",
+            "exit",
+            "close 3",
+            "write",
+            "server 2 address 10.0.0.1 port word",
+        ],
     );
     assert_eq!(
         errors.unwrap_err(),
@@ -258,7 +303,14 @@ fn every_error_is_told_with_its_place() {
 #[test]
 fn what_is_no_setting_is_settled_too_and_the_last_word_counts() {
     let settled = whole(
-        &["log /a", "web_stats /b", "workers 3", "clients_max 10", "conn_max 20", "server 0 blacklist 9"],
+        &[
+            "log /a",
+            "web_stats /b",
+            "workers 3",
+            "clients_max 10",
+            "conn_max 20",
+            "server 0 blacklist 9",
+        ],
         Some("80"),
         &["10.0.0.1"],
         &["log", "server 0 blacklist 5 max 2"],
@@ -269,7 +321,9 @@ fn what_is_no_setting_is_settled_too_and_the_last_word_counts() {
     assert_eq!((settled.settings.clients_max, settled.settings.connections_max), (10, 20));
     assert_eq!(settled.blacklisted, [(ServerId(0), 9), (ServerId(0), 5)]);
     let file = ["no log", "no web_stats", "workers 4", "clients_max 5", "debug 2"];
-    let settled = whole(&["log /a", "web_stats /b", "clients_max 10"], Some("80"), &["10.0.0.1"], &file).unwrap();
+    let settled =
+        whole(&["log /a", "web_stats /b", "clients_max 10"], Some("80"), &["10.0.0.1"], &file)
+            .unwrap();
     assert_eq!((settled.log, settled.status_file, settled.workers), (None, None, Some(4)));
     assert_eq!((settled.settings.clients_max, settled.settings.debug), (5, 2));
 }
@@ -288,7 +342,10 @@ fn names_in_commands_are_asked_for() {
     let file = placed(&["listen front:https", "server 1 address 10.0.0.2", "log loghost:514"]);
     let host = |name: &str| Lookup::Host(name.to_owned());
     let service = |name: &str| Lookup::Service(name.to_owned());
-    assert_eq!(asked.lookups(&file), BTreeSet::from([host("www1"), service("http"), host("front"), service("https")]));
+    assert_eq!(
+        asked.lookups(&file),
+        BTreeSet::from([host("www1"), service("http"), host("front"), service("https")])
+    );
 }
 
 proptest! {
@@ -311,7 +368,8 @@ proptest! {
 fn a_name_with_several_addresses_has_all_of_them_and_a_zone_its_interface() {
     let mut names = Names::default();
     let v6 = "fe80::1".parse::<IpAddr>().unwrap();
-    let found = |ips: [&str; 2]| ips.map(|ip| HostAddress::from(ip.parse::<IpAddr>().unwrap())).to_vec();
+    let found =
+        |ips: [&str; 2]| ips.map(|ip| HostAddress::from(ip.parse::<IpAddr>().unwrap())).to_vec();
     names.hosts.insert("localhost".to_owned(), found(["::1", "127.0.0.1"]));
     names.hosts.insert("fe80::1%eth0".to_owned(), vec![HostAddress { ip: v6, scope: 7 }]);
     let asked = configuration("localhost:80", &["localhost:81", "[fe80::1%eth0]"]);
@@ -319,10 +377,16 @@ fn a_name_with_several_addresses_has_all_of_them_and_a_zone_its_interface() {
     let shown: Vec<String> = settled.listen.iter().map(Address::to_string).collect();
     assert_eq!(shown, ["[::1]:80", "127.0.0.1:80"]);
     let servers: Vec<&Server> = settled.settings.servers.iter().flatten().collect();
-    assert_eq!((servers[0].place_at(0), servers[0].place_at(1)), ("[::1]:81".into(), "127.0.0.1:81".into()));
+    assert_eq!(
+        (servers[0].place_at(0), servers[0].place_at(1)),
+        ("[::1]:81".into(), "127.0.0.1:81".into())
+    );
     assert_eq!(servers[0].address_at(2), servers[0].address_at(0));
     assert_eq!(servers[1].address.to_string(), "[fe80::1%7]:80");
-    assert_eq!((servers[1].host_at(0), servers[1].place_at(0)), ("fe80::1%eth0".into(), "[fe80::1%eth0]:80".into()));
+    assert_eq!(
+        (servers[1].host_at(0), servers[1].place_at(0)),
+        ("fe80::1%eth0".into(), "[fe80::1%eth0]:80".into())
+    );
 }
 
 #[test]
@@ -330,5 +394,8 @@ fn a_link_local_address_without_an_interface_is_warned_of() {
     let (listen, settings) = settled("80", &["[fe80::1]:80", "[2001:db8::1]:80"]);
     let warnings = crate::configuration::warnings(std::slice::from_ref(&listen), &settings);
     assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(warnings[0].starts_with("server 0 ([fe80::1]:80): a link-local address"), "{warnings:?}");
+    assert!(
+        warnings[0].starts_with("server 0 ([fe80::1]:80): a link-local address"),
+        "{warnings:?}"
+    );
 }

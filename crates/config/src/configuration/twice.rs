@@ -1,5 +1,5 @@
-//! What a file says twice. On the command line the last counts, and a file overrides the command line: that is meant. Two lines of one
-//! file, with what it includes, are a copied line more often.
+//! What a file says twice. On the command line the last counts, and a file overrides the command
+//! line: that is meant. Two lines of one file, with what it includes, are a copied line more often.
 
 use std::collections::HashMap;
 
@@ -16,8 +16,18 @@ pub struct Twice {
 }
 
 /// The settings that are one thing, and of which another line says something else.
-const SINGLE: [&str; 10] =
-    ["abuse", "certificate", "client_ca", "control", "emergency", "jail", "log", "pid_file", "user", "web_stats"];
+const SINGLE: [&str; 10] = [
+    "abuse",
+    "certificate",
+    "client_ca",
+    "control",
+    "emergency",
+    "jail",
+    "log",
+    "pid_file",
+    "user",
+    "web_stats",
+];
 
 /// Finds it.
 pub fn twice(commands: &[SourcedCommand]) -> Twice {
@@ -29,7 +39,8 @@ pub fn twice(commands: &[SourcedCommand]) -> Twice {
         if let Command::Listen(Some(_)) = command {
             if let Some(first) = listen {
                 found.errors.push(format!(
-                    "{source_line}: listen: {first} says already where pen listens; one pen listens at one address: take one out"
+                    "{source_line}: listen: {first} says already where pen listens; one pen \
+                     listens at one address: take one out"
                 ));
             }
             listen = Some(source_line);
@@ -42,7 +53,8 @@ pub fn twice(commands: &[SourcedCommand]) -> Twice {
             && let Some(first) = servers.insert(*number, source_line)
         {
             found.errors.push(format!(
-                "{source_line}: server: {first} gives server {number} an address already; give this one another number"
+                "{source_line}: server: {first} gives server {number} an address already; give \
+                 this one another number"
             ));
         }
         let line = command.to_string();
@@ -52,7 +64,9 @@ pub fn twice(commands: &[SourcedCommand]) -> Twice {
             && let Some((first, before)) = single.insert(word, (source_line, line.clone()))
             && before != line
         {
-            found.warnings.push(format!("{source_line}: {word}: {first} says something else; the last counts: {line}"));
+            found.warnings.push(format!(
+                "{source_line}: {word}: {first} says something else; the last counts: {line}"
+            ));
         }
     }
     found
@@ -72,12 +86,18 @@ mod tests {
 
     #[test]
     fn a_second_listen_and_a_second_address_of_a_server_are_errors_that_name_both_lines() {
-        let found =
-            said(&["listen 8080", "server 1 address a", "server 2 address b", "listen 8081", "server 1 address c"]);
+        let found = said(&[
+            "listen 8080",
+            "server 1 address a",
+            "server 2 address b",
+            "listen 8081",
+            "server 1 address c",
+        ]);
         assert_eq!(
             found.errors,
             [
-                "f:4: listen: f:1 says already where pen listens; one pen listens at one address: take one out",
+                "f:4: listen: f:1 says already where pen listens; one pen listens at one address: \
+                 take one out",
                 "f:5: server: f:2 gives server 1 an address already; give this one another number",
             ]
         );
@@ -115,7 +135,8 @@ mod tests {
             assert!(errors.is_empty() && warnings.len() == 1, "{first}: {errors:?} {warnings:?}");
             let line = crate::command::parse(second).unwrap().to_string();
             assert!(
-                warnings[0].starts_with("f:3: ") && warnings[0].contains(" f:1 says something else"),
+                warnings[0].starts_with("f:3: ")
+                    && warnings[0].contains(" f:1 says something else"),
                 "{warnings:?}"
             );
             assert!(warnings[0].ends_with(&format!("the last counts: {line}")), "{warnings:?}");

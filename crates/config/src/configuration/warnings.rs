@@ -15,24 +15,33 @@ pub fn warnings(listen: &[Address], settings: &Settings) -> Vec<String> {
     modes(settings, &mut warnings);
     for (list, what) in lists_in_use(settings) {
         if list > 0 && is_empty(settings, list) {
-            warnings.push(format!("{what} refers to access list {list}, which is empty and refuses nobody; see acl"));
+            warnings.push(format!(
+                "{what} refers to access list {list}, which is empty and refuses nobody; see acl"
+            ));
         }
     }
     if settings.abuse.is_some() && is_empty(settings, settings.client_acl) {
         let list = settings.client_acl;
         warnings.push(format!(
-            "the abuse server (-B) gets no client: client_acl refers to list {list}, which is empty and refuses nobody"
+            "the abuse server (-B) gets no client: client_acl refers to list {list}, which is \
+             empty and refuses nobody"
         ));
     }
     warnings
 }
 
-/// Access lists with entries to which nothing refers, one line each: not for commands that make a list before it is used.
+/// Access lists with entries to which nothing refers, one line each: not for commands that make a
+/// list before it is used.
 pub fn unused_lists(settings: &Settings) -> Vec<String> {
     let used: Vec<u8> = lists_in_use(settings).map(|(list, _)| list).collect();
-    let lists = (0u8..).zip(&settings.acls).filter(|(list, acl)| !acl.entries().is_empty() && !used.contains(list));
+    let lists = (0u8..)
+        .zip(&settings.acls)
+        .filter(|(list, acl)| !acl.entries().is_empty() && !used.contains(list));
     let line = |(list, _): (u8, &Acl)| {
-        format!("access list {list} has no effect: neither client_acl, control_acl nor a server's acl refers to it")
+        format!(
+            "access list {list} has no effect: neither client_acl, control_acl nor a server's acl \
+             refers to it"
+        )
     };
     lists.map(line).collect()
 }
@@ -41,13 +50,20 @@ pub fn unused_lists(settings: &Settings) -> Vec<String> {
 fn all_servers(settings: &Settings) -> impl Iterator<Item = (String, &Server)> {
     let regular = settings.configured().map(|(id, server)| (format!("server {id}"), server));
     let others = [("emergency server", &settings.emergency), ("abuse server", &settings.abuse)];
-    regular.chain(others.into_iter().filter_map(|(what, server)| Some((what.to_owned(), server.as_ref()?))))
+    regular.chain(
+        others.into_iter().filter_map(|(what, server)| Some((what.to_owned(), server.as_ref()?))),
+    )
 }
 
-/// The access lists that something refers to, and what that is. The abuse server is for those whom a list refuses: it has none.
+/// The access lists that something refers to, and what that is. The abuse server is for those whom
+/// a list refuses: it has none.
 fn lists_in_use(settings: &Settings) -> impl Iterator<Item = (u8, String)> {
-    let own = [(settings.client_acl, "client_acl".to_owned()), (settings.control_acl, "control_acl".to_owned())];
-    let servers = settings.configured().map(|(id, server)| (server.acl, format!("server {id} acl")));
+    let own = [
+        (settings.client_acl, "client_acl".to_owned()),
+        (settings.control_acl, "control_acl".to_owned()),
+    ];
+    let servers =
+        settings.configured().map(|(id, server)| (server.acl, format!("server {id} acl")));
     own.into_iter().chain(servers)
 }
 
@@ -60,52 +76,70 @@ fn of_server(what: &str, server: &Server, listen: &[Address], warnings: &mut Vec
     let (soft, hard) = (server.soft, server.hard);
     if hard > 0 && soft == 0 {
         warnings.push(format!(
-            "{what} ({address}): hard limit {hard} without a soft limit has no effect: soft limit 0 means unlimited"
+            "{what} ({address}): hard limit {hard} without a soft limit has no effect: soft limit \
+             0 means unlimited"
         ));
     }
     if hard > 0 && hard < soft {
-        warnings.push(format!("{what} ({address}): hard limit {hard} is below soft limit {soft} and has no effect"));
+        warnings.push(format!(
+            "{what} ({address}): hard limit {hard} is below soft limit {soft} and has no effect"
+        ));
     }
     if server.addresses().any(needs_zone) {
         warnings.push(format!(
-            "{what} ({address}): a link-local address is reached through an interface: add its name, as in [fe80::1%eth0]"
+            "{what} ({address}): a link-local address is reached through an interface: add its \
+             name, as in [fe80::1%eth0]"
         ));
     }
-    let reached = listen.iter().find(|listen| server.addresses().any(|address| reaches(listen, address)));
+    let reached =
+        listen.iter().find(|listen| server.addresses().any(|address| reaches(listen, address)));
     if let Some(listen) = reached {
         warnings.push(format!(
-            "{what} ({address}): pen itself listens there ({listen}); its connections would come back to it until all are in use"
+            "{what} ({address}): pen itself listens there ({listen}); its connections would come \
+             back to it until all are in use"
         ));
     }
 }
 
-/// Modes of which one leaves another nothing to do. `hash` with `roundrobin` is none of these: the client's port is hashed too.
+/// Modes of which one leaves another nothing to do. `hash` with `roundrobin` is none of these: the
+/// client's port is hashed too.
 fn modes(settings: &Settings, warnings: &mut Vec<String>) {
     let modes = settings.selection;
     let hash = if modes.hash_always { "hash_always (-N)" } else { "hash (-h)" };
     if modes.prio && modes.weight {
-        warnings
-            .push("prio and weight (-W): prio chooses the server, and weights have no effect; switch one off".into());
+        warnings.push(
+            "prio and weight (-W): prio chooses the server, and weights have no effect; \
+                switch one off"
+                .into(),
+        );
     }
     if (modes.hash || modes.hash_always) && (modes.prio || modes.weight) {
         let other = if modes.prio { "prio" } else { "weight (-W)" };
-        warnings.push(format!("{hash} and {other}: {other} chooses the server, and no hash does; switch one off"));
+        warnings.push(format!(
+            "{hash} and {other}: {other} chooses the server, and no hash does; switch one off"
+        ));
     }
     if modes.roundrobin && (modes.prio || modes.weight) {
         let other = if modes.prio { "prio" } else { "weight (-W)" };
         warnings.push(format!(
-            "roundrobin (-r) and {other}: {other} chooses the server, and clients are not sent back to the one that they had"
+            "roundrobin (-r) and {other}: {other} chooses the server, and clients are not sent \
+             back to the one that they had"
         ));
     }
     if settings.tracking > 0 && (modes.roundrobin || modes.hash_always) {
         let mode = if modes.roundrobin { "roundrobin (-r)" } else { hash };
         let tracking = settings.tracking;
-        warnings
-            .push(format!("tracking {tracking} (-T) has no effect: with {mode} no client is sent back to its server"));
+        warnings.push(format!(
+            "tracking {tracking} (-T) has no effect: with {mode} no client is sent \
+                back to its server"
+        ));
     }
     if modes.stubborn && settings.emergency.is_some() {
-        warnings
-            .push("stubborn (-s): a client gets its first server or none, and never the emergency server (-e)".into());
+        warnings.push(
+            "stubborn (-s): a client gets its first server or none, and never the emergency \
+                server (-e)"
+                .into(),
+        );
     }
 }
 
@@ -114,7 +148,8 @@ fn needs_zone(address: &Address) -> bool {
     matches!(address, Address::Inet(SocketAddr::V6(v6)) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0)
 }
 
-/// Whether a connect to `server` certainly ends at the listener itself. Which other addresses are this machine's is not known here.
+/// Whether a connect to `server` certainly ends at the listener itself. Which other addresses are
+/// this machine's is not known here.
 fn reaches(listen: &Address, server: &Address) -> bool {
     match (listen, server) {
         (Address::Unix(listen), Address::Unix(server)) => listen == server,
@@ -144,7 +179,8 @@ mod tests {
 
     fn said(change: impl FnOnce(&mut Settings)) -> Vec<String> {
         let server = || Server::at(Address::Inet(([10, 0, 0, 1], 80).into()));
-        let mut settings = Settings { servers: vec![Some(server()), Some(server())], ..Settings::default() };
+        let mut settings =
+            Settings { servers: vec![Some(server()), Some(server())], ..Settings::default() };
         change(&mut settings);
         let listen = [Address::Inet(([0, 0, 0, 0], 8080).into())];
         let mut all = warnings(&listen, &settings);
@@ -158,16 +194,25 @@ mod tests {
 
     #[track_caller]
     fn one(warnings: &[String], words: &[&str]) {
-        assert!(warnings.len() == 1 && words.iter().all(|word| warnings[0].contains(word)), "{words:?}: {warnings:?}");
+        assert!(
+            warnings.len() == 1 && words.iter().all(|word| warnings[0].contains(word)),
+            "{words:?}: {warnings:?}"
+        );
     }
 
     #[test]
     fn lists_that_are_empty_or_that_nothing_refers_to_are_warned_of() {
         let fill = |settings: &mut Settings, list: usize| {
-            assert!(settings.acls[list].push(Verdict::Permit, Net::v4_prefix([10, 0, 0, 0].into(), 8).unwrap()));
+            assert!(
+                settings.acls[list]
+                    .push(Verdict::Permit, Net::v4_prefix([10, 0, 0, 0].into(), 8).unwrap())
+            );
         };
         assert_eq!(said(|_| ()), [""; 0]);
-        one(&said(|settings| settings.client_acl = 2), &["client_acl refers to access list 2, which is empty"]);
+        one(
+            &said(|settings| settings.client_acl = 2),
+            &["client_acl refers to access list 2, which is empty"],
+        );
         one(&said(|settings| settings.control_acl = 3), &["control_acl refers to access list 3"]);
         let server = |settings: &mut Settings| settings.servers[1].as_mut().unwrap().acl = 5;
         one(&said(server), &["server 1 acl refers to access list 5"]);

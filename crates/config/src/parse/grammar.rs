@@ -1,7 +1,8 @@
 //! The grammar of what an operator writes: numbers, local addresses and servers.
 //!
-//! Nothing is guessed: what is malformed is an error that says which rule it breaks. Nothing is looked up here either: names stay
-//! names, and whoever may use a resolver asks it later. Everything that is read can be written again with `Display`.
+//! Nothing is guessed: what is malformed is an error that says which rule it breaks. Nothing is
+//! looked up here either: names stay names, and whoever may use a resolver asks it later.
+//! Everything that is read can be written again with `Display`.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -49,13 +50,19 @@ pub fn number(text: &str, range: RangeInclusive<u32>) -> Result<u32, GrammarErro
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match text.parse::<u32>() {
         Ok(number) if digits && range.contains(&number) => Ok(number),
-        _ => Err(error(format!("{} is not a number from {} to {}", quoted(text), range.start(), range.end()))),
+        _ => Err(error(format!(
+            "{} is not a number from {} to {}",
+            quoted(text),
+            range.start(),
+            range.end()
+        ))),
     }
 }
 
 /// Reads `[host:]port`, `[IPv6]:port` or a path.
 ///
-/// The last colon splits, so that an IPv6 address needs no brackets here: `::1:80`, and `:::80` for all addresses.
+/// The last colon splits, so that an IPv6 address needs no brackets here: `::1:80`, and `:::80` for
+/// all addresses.
 ///
 /// # Errors
 /// The text is none of these; the error says why.
@@ -71,8 +78,12 @@ pub fn local(text: &str) -> Result<Local, GrammarError> {
     }
     match text.rsplit_once(':') {
         None => Ok(Local::Inet { host: None, port: service(text)? }),
-        Some(("", _)) => Err(error("the host before ':' is empty; for all addresses give the port alone")),
-        Some((host, port)) => Ok(Local::Inet { host: Some(local_host(host)?), port: service(port)? }),
+        Some(("", _)) => {
+            Err(error("the host before ':' is empty; for all addresses give the port alone"))
+        }
+        Some((host, port)) => {
+            Ok(Local::Inet { host: Some(local_host(host)?), port: service(port)? })
+        }
     }
 }
 
@@ -103,7 +114,9 @@ pub fn server(text: &str) -> Result<ServerSpec, GrammarError> {
     }
     for ((name, place), text) in places.into_iter().zip(counts) {
         if text.is_empty() {
-            return Err(error(format!("the {name} after ':' is empty; leave out the colon or give a number")));
+            return Err(error(format!(
+                "the {name} after ':' is empty; leave out the colon or give a number"
+            )));
         }
         *place = number(text, COUNT).map_err(|why| error(format!("{name}: {why}")))?;
     }
@@ -146,8 +159,12 @@ impl fmt::Display for Local {
         match self {
             Local::Inet { host: None, port } => port.fmt(f),
             // Without brackets: the original's own form, which its scripts and files know.
-            Local::Inet { host: Some(Host::Ip(std::net::IpAddr::V6(ip))), port } => write!(f, "{ip}:{port}"),
-            Local::Inet { host: Some(Host::Zoned(ip, zone)), port } => write!(f, "{ip}%{zone}:{port}"),
+            Local::Inet { host: Some(Host::Ip(std::net::IpAddr::V6(ip))), port } => {
+                write!(f, "{ip}:{port}")
+            }
+            Local::Inet { host: Some(Host::Zoned(ip, zone)), port } => {
+                write!(f, "{ip}%{zone}:{port}")
+            }
             Local::Inet { host: Some(host), port } => write!(f, "{host}:{port}"),
             Local::Unix(path) => path.display().fmt(f),
         }
@@ -163,7 +180,8 @@ impl fmt::Display for ServerSpec {
             (_, None) => None,
         };
         let counts = [(self.soft, 0), (self.hard, 0), (self.weight, 1), (self.prio, 0)];
-        let given = counts.iter().rposition(|(count, default)| count != default).map_or(0, |last| last + 1);
+        let given =
+            counts.iter().rposition(|(count, default)| count != default).map_or(0, |last| last + 1);
         self.host.fmt(f)?;
         if given > 0 || (self.port.is_some() && !matches!(self.host, Host::Unix(_))) {
             write!(f, ":{}", port.unwrap_or_default())?;
@@ -175,7 +193,9 @@ impl fmt::Display for ServerSpec {
 /// Cuts a server's host off: the host, and what follows its colon if there is one.
 fn server_host(text: &str) -> Result<(Host, Option<&str>), GrammarError> {
     if let Some(text) = text.strip_prefix('[') {
-        let Some((inside, after)) = text.split_once(']') else { return Err(error("'[' without ']'")) };
+        let Some((inside, after)) = text.split_once(']') else {
+            return Err(error("'[' without ']'"));
+        };
         let host = bracketed(inside)?;
         return match after.strip_prefix(':') {
             Some(rest) => Ok((host, Some(rest))),
@@ -200,9 +220,11 @@ fn server_host(text: &str) -> Result<(Host, Option<&str>), GrammarError> {
     Ok((name_or_ipv4(host)?, rest))
 }
 
-/// The IPv6 address that the text begins with, up to a colon or its end; the longest if several fit.
+/// The IPv6 address that the text begins with, up to a colon or its end; the longest if several
+/// fit.
 fn leading_ipv6(text: &str) -> Option<Ipv6Addr> {
-    let ends = std::iter::once(text.len()).chain(text.rmatch_indices([':', '%']).map(|(end, _)| end));
+    let ends =
+        std::iter::once(text.len()).chain(text.rmatch_indices([':', '%']).map(|(end, _)| end));
     ends.filter_map(|end| text[..end].parse().ok()).next()
 }
 
@@ -230,7 +252,8 @@ fn ipv6(text: &str) -> Result<Host, GrammarError> {
         None => (text, None),
         Some((address, zone)) => (address, Some(zone)),
     };
-    let ip: Ipv6Addr = address.parse().map_err(|_| error(format!("{} is no IPv6 address", quoted(text))))?;
+    let ip: Ipv6Addr =
+        address.parse().map_err(|_| error(format!("{} is no IPv6 address", quoted(text))))?;
     match zone {
         None => Ok(Host::Ip(ip.into())),
         Some(zone) => zoned(text, ip, zone),
@@ -242,18 +265,26 @@ fn zoned(text: &str, ip: Ipv6Addr, zone: &str) -> Result<Host, GrammarError> {
     const LONGEST: usize = 15;
     let is_name = |byte: u8| byte.is_ascii_graphic() && !b"/:%[]".contains(&byte);
     if zone.is_empty() || zone.len() > LONGEST || !zone.bytes().all(is_name) {
-        return Err(error(format!("{}: what follows '%' is no interface, as in fe80::1%eth0", quoted(text))));
+        return Err(error(format!(
+            "{}: what follows '%' is no interface, as in fe80::1%eth0",
+            quoted(text)
+        )));
     }
     if !ip.is_unicast_link_local() {
-        return Err(error(format!("{}: only a link-local address (fe80::...) has a zone", quoted(text))));
+        return Err(error(format!(
+            "{}: only a link-local address (fe80::...) has a zone",
+            quoted(text)
+        )));
     }
     Ok(Host::Zoned(ip, zone.to_owned()))
 }
 
-/// A host name follows RFC 1123, section 2.1, with the underscore that is in use: labels of letters, digits and hyphens.
+/// A host name follows RFC 1123, section 2.1, with the underscore that is in use: labels of
+/// letters, digits and hyphens.
 ///
-/// Its last label is never a number: resolvers would read such a "name" as an IPv4 address in one of the forms of inet_aton(3),
-/// so that `10.1` or a forgotten host (`pen 80 8080`) would go to an address that nobody wrote.
+/// Its last label is never a number: resolvers would read such a "name" as an IPv4 address in one
+/// of the forms of inet_aton(3), so that `10.1` or a forgotten host (`pen 80 8080`) would go to an
+/// address that nobody wrote.
 fn name_or_ipv4(text: &str) -> Result<Host, GrammarError> {
     if let Ok(ip) = text.parse::<Ipv4Addr>() {
         return Ok(Host::Ip(ip.into()));
@@ -282,7 +313,8 @@ fn name_or_ipv4(text: &str) -> Result<Host, GrammarError> {
     Ok(Host::Name(text.to_owned()))
 }
 
-/// Reads a server's address as a command gives it: a name, an IPv4 or IPv6 address with or without brackets, or a path.
+/// Reads a server's address as a command gives it: a name, an IPv4 or IPv6 address with or without
+/// brackets, or a path.
 ///
 /// # Errors
 /// The text is none of these; the error says why.
@@ -294,7 +326,8 @@ pub fn server_address(text: &str) -> Result<Host, GrammarError> {
     }
 }
 
-/// Reads a port, or the name of a service: at least one letter, and otherwise what services(5) files are seen to use.
+/// Reads a port, or the name of a service: at least one letter, and otherwise what services(5)
+/// files are seen to use.
 ///
 /// # Errors
 /// The text is neither; the error says why.
@@ -303,10 +336,14 @@ pub fn service(text: &str) -> Result<Service, GrammarError> {
         return Err(error("the port after ':' is empty"));
     }
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.+*".contains(&byte);
-    if text.len() <= 255 && text.bytes().all(allowed) && text.bytes().any(|byte| byte.is_ascii_alphabetic()) {
+    if text.len() <= 255
+        && text.bytes().all(allowed)
+        && text.bytes().any(|byte| byte.is_ascii_alphabetic())
+    {
         return Ok(Service::Name(text.to_owned()));
     }
-    let port = number(text, PORT).map_err(|why| error(format!("port: {why}, nor the name of a service")))?;
+    let port = number(text, PORT)
+        .map_err(|why| error(format!("port: {why}, nor the name of a service")))?;
     // The range is that of u16.
     Ok(Service::Port(port as u16))
 }
@@ -361,7 +398,21 @@ mod tests {
         for (text, value) in [("0", 0), ("7", 7), ("007", 7), ("10", 10)] {
             assert_eq!(number(text, 0..=10), Ok(value));
         }
-        for text in ["", "11", "-1", "+1", "5x", "abc", " 5", "5 ", "1e1", "0x5", "99999999999999999999", "٣", "5\n"] {
+        for text in [
+            "",
+            "11",
+            "-1",
+            "+1",
+            "5x",
+            "abc",
+            " 5",
+            "5 ",
+            "1e1",
+            "0x5",
+            "99999999999999999999",
+            "٣",
+            "5\n",
+        ] {
             let why = number(text, 0..=10).unwrap_err().to_string();
             assert!(why.ends_with("is not a number from 0 to 10"), "{why}");
             assert!(!why.contains('\n'));
@@ -454,11 +505,17 @@ mod tests {
             ("host:80:10", ServerSpec { soft: 10, ..spec(name("host"), port(80)) }),
             ("host:80:10:20", ServerSpec { soft: 10, hard: 20, ..spec(name("host"), port(80)) }),
             ("host:80:0:0:5", ServerSpec { weight: 5, ..spec(name("host"), port(80)) }),
-            ("[::1]:80:1:2:3:4", ServerSpec { soft: 1, hard: 2, weight: 3, prio: 4, ..spec(ip("::1"), port(80)) }),
+            (
+                "[::1]:80:1:2:3:4",
+                ServerSpec { soft: 1, hard: 2, weight: 3, prio: 4, ..spec(ip("::1"), port(80)) },
+            ),
             ("host:80:0:0:0:0", ServerSpec { weight: 0, ..spec(name("host"), port(80)) }),
             ("/run/a.sock", spec(Host::Unix("/run/a.sock".into()), None)),
             ("/run/a.sock:1", spec(Host::Unix("/run/a.sock".into()), None)),
-            ("/run/a.sock:1:10", ServerSpec { soft: 10, ..spec(Host::Unix("/run/a.sock".into()), None) }),
+            (
+                "/run/a.sock:1:10",
+                ServerSpec { soft: 10, ..spec(Host::Unix("/run/a.sock".into()), None) },
+            ),
         ];
         for (text, expected) in rows {
             assert_eq!(server(text), Ok(expected.clone()), "{text}");

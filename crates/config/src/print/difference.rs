@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use crate::print::{Written, text};
 use crate::settings::Settings;
 
-/// What differs, a phrase for each thing: a server with the keys that have other values, an access list by its number, anything else as
-/// the command that sets it. In the order of [`text`].
+/// What differs, a phrase for each thing: a server with the keys that have other values, an access
+/// list by its number, anything else as the command that sets it. In the order of [`text`].
 pub fn difference(before: &Settings, after: &Settings) -> Vec<String> {
     let lines = |settings, given| {
         text(&Written {
@@ -25,7 +25,8 @@ pub fn difference(before: &Settings, after: &Settings) -> Vec<String> {
     let (before, after) = (lines(before, after), lines(after, before));
     let (before, after) = (things(&before), things(&after));
     let (old, new) = (by_key(&before), by_key(&after));
-    let changed = after.iter().filter_map(|thing| phrase(thing, old.get(thing.key.as_str()).copied()));
+    let changed =
+        after.iter().filter_map(|thing| phrase(thing, old.get(thing.key.as_str()).copied()));
     let gone = before.iter().filter(|thing| !new.contains_key(thing.key.as_str()));
     changed.chain(gone.map(|thing| format!("no {}", thing.key))).collect()
 }
@@ -58,7 +59,9 @@ fn key(line: &str) -> String {
     let mut words = line.trim_start_matches("no ").split(' ');
     let word = words.next().unwrap_or_default();
     match (word, words.next()) {
-        ("acl" | "server" | "proxy_protocol" | "socket_buffers", Some(which)) => format!("{word} {which}"),
+        ("acl" | "server" | "proxy_protocol" | "socket_buffers", Some(which)) => {
+            format!("{word} {which}")
+        }
         _ => word.to_owned(),
     }
 }
@@ -71,15 +74,20 @@ fn phrase(thing: &Thing<'_>, before: Option<&Thing<'_>>) -> Option<String> {
         (Some("acl"), _) => Some(thing.key.clone()),
         (Some("server"), Some(line)) if line.starts_with("no ") => Some((*line).to_owned()),
         (Some("server"), Some(line)) => {
-            let before = before.and_then(|before| before.lines.first()).filter(|line| !line.starts_with("no "));
+            let before = before
+                .and_then(|before| before.lines.first())
+                .filter(|line| !line.starts_with("no "));
             let old: Vec<(&str, &str)> = before.map_or(Vec::new(), |line| pairs(line));
             // Of a new server, what says something.
             let is_new = |(key, value): &(&str, &str)| match before {
                 Some(_) => !old.contains(&(*key, *value)),
                 None => *value != "0",
             };
-            let words: Vec<String> =
-                pairs(line).into_iter().filter(is_new).map(|(key, value)| format!("{key} {value}")).collect();
+            let words: Vec<String> = pairs(line)
+                .into_iter()
+                .filter(is_new)
+                .map(|(key, value)| format!("{key} {value}"))
+                .collect();
             Some(format!("{} {}", thing.key, words.join(", ")))
         }
         _ => Some(thing.lines.join("; ")),
@@ -119,12 +127,18 @@ mod tests {
 
     #[test]
     fn each_thing_that_changed_is_a_phrase() {
-        let before = Settings { servers: vec![Some(server(1)), Some(server(2)), None], ..Settings::default() };
+        let before = Settings {
+            servers: vec![Some(server(1)), Some(server(2)), None],
+            ..Settings::default()
+        };
         assert_eq!(difference(&before, &before), Vec::<String>::new());
         let mut after = Settings { idle_timeout: 9, ..before.clone() };
         after.servers[0] = Some(Server { soft: 10, weight: 7, ..server(1) });
         after.servers[2] = Some(Server { prio: 3, ..server(4) });
-        assert!(after.acls[3].push(Verdict::Permit, Net::v4([10, 0, 0, 0].into(), [255, 0, 0, 0].into())));
+        assert!(
+            after.acls[3]
+                .push(Verdict::Permit, Net::v4([10, 0, 0, 0].into(), [255, 0, 0, 0].into()))
+        );
         after.selection.roundrobin = true;
         let there = [
             "acl 3",
@@ -134,7 +148,8 @@ mod tests {
             "idle_timeout 9",
         ];
         assert_eq!(difference(&before, &after), there);
-        let back = ["acl 3", "no roundrobin", "server 0 max 0, weight 1", "idle_timeout 0", "no server 2"];
+        let back =
+            ["acl 3", "no roundrobin", "server 0 max 0, weight 1", "idle_timeout 0", "no server 2"];
         assert_eq!(difference(&after, &before), back);
     }
 

@@ -1,7 +1,8 @@
 //! The settings as a configuration file: what `write` writes.
 //!
-//! Every line is a [`Command`] shown, so the text loads again by construction. It starts by itself, too: what options say is in it as
-//! commands. What is the default is left out where the original leaves it out, unless the command line says something else.
+//! Every line is a [`Command`] shown, so the text loads again by construction. It starts by itself,
+//! too: what options say is in it as commands. What is the default is left out where the original
+//! leaves it out, unless the command line says something else.
 
 mod difference;
 pub mod in_force;
@@ -60,17 +61,22 @@ pub fn text(state: &Written<'_>) -> String {
     for command in middle(settings) {
         line(&mut text, &command);
     }
-    line(&mut text, &state.status_file.map_or(Command::NoWebStats, |path| Command::WebStats(Some(path.into()))));
+    line(
+        &mut text,
+        &state.status_file.map_or(Command::NoWebStats, |path| Command::WebStats(Some(path.into()))),
+    );
     line(&mut text, &Command::Switch(Switch::Weight, settings.selection.weight));
     line(&mut text, &Command::Switch(Switch::Prio, settings.selection.prio));
-    for command in additions(state).chain(tls(&settings.tls, &state.given.tls)).chain(one_file(state)) {
+    for command in
+        additions(state).chain(tls(&settings.tls, &state.given.tls)).chain(one_file(state))
+    {
         line(&mut text, &command);
     }
     text
 }
 
-/// Adds a command's line. A path with a space or a line's end in it, which only the command line can give, is no word of a command: it is
-/// left to the command line, and the reader is told.
+/// Adds a command's line. A path with a space or a line's end in it, which only the command line
+/// can give, is no word of a command: it is left to the command line, and the reader is told.
 pub(crate) fn line(text: &mut String, command: &Command) {
     let line = command.to_string();
     if !line.contains('\n') && command::parse(&line).as_ref() == Ok(command) {
@@ -82,8 +88,11 @@ pub(crate) fn line(text: &mut String, command: &Command) {
 
 pub(crate) fn access_lists(settings: &Settings) -> impl Iterator<Item = Command> {
     (0u8..).zip(&settings.acls).flat_map(|(list, acl)| {
-        let entries =
-            acl.entries().iter().map(move |(verdict, net)| Command::Acl { list, verdict: *verdict, net: *net });
+        let entries = acl.entries().iter().map(move |(verdict, net)| Command::Acl {
+            list,
+            verdict: *verdict,
+            net: *net,
+        });
         std::iter::once(Command::NoAcl(list)).chain(entries)
     })
 }
@@ -122,7 +131,8 @@ fn additions(state: &Written<'_>) -> impl Iterator<Item = Command> {
         let is_plain = value(now) == value(&default) && value(given) == value(&default);
         (!is_plain).then_some(number(which, value(now)))
     };
-    let switched = |which, now: bool, given: bool| (now || given).then_some(Command::Switch(which, now));
+    let switched =
+        |which, now: bool, given: bool| (now || given).then_some(Command::Switch(which, now));
     let buffers = |side: fn(&SocketBuffers) -> BufferSizes| {
         let plain = |settings: &Settings| side(&settings.buffers) == BufferSizes::default();
         (!plain(now) || !plain(given)).then(|| side(&now.buffers))
@@ -150,21 +160,28 @@ fn additions(state: &Written<'_>) -> impl Iterator<Item = Command> {
     .flatten()
 }
 
-/// What commands can say about TLS, where it is not the default or would not be by the command line.
+/// What commands can say about TLS, where it is not the default or would not be by the command
+/// line.
 fn tls(tls: &Tls, given: &Tls) -> impl Iterator<Item = Command> {
-    let list = (!tls.suites.is_empty()).then(|| SuiteList { suites: tls.suites.clone(), unknown: Vec::new() });
+    let list = (!tls.suites.is_empty())
+        .then(|| SuiteList { suites: tls.suites.clone(), unknown: Vec::new() });
     let suites = (list.is_some() || !given.suites.is_empty()).then_some(Command::SslCiphers(list));
     let only_new = (!tls.tls12).then_some(Command::SslNoTls12);
     let both = (tls.tls12 && !given.tls12).then_some(Command::SslTls12);
-    let ocsp = tls.ocsp.as_ref().or(given.ocsp.as_ref()).map(|_| Command::SslOcsp(tls.ocsp.clone()));
-    let names = tls.names.as_ref().or(given.names.as_ref()).map(|_| Command::SslNames(tls.names.clone()));
+    let ocsp =
+        tls.ocsp.as_ref().or(given.ocsp.as_ref()).map(|_| Command::SslOcsp(tls.ocsp.clone()));
+    let names =
+        tls.names.as_ref().or(given.names.as_ref()).map(|_| Command::SslNames(tls.names.clone()));
     [suites, only_new, both, ocsp, names].into_iter().flatten()
 }
 
-/// What the original can only say with options, where it is not the default or would not be by the command line.
+/// What the original can only say with options, where it is not the default or would not be by the
+/// command line.
 fn one_file(state: &Written<'_>) -> impl Iterator<Item = Command> {
     let (now, given, default) = (state.settings, state.given, Settings::default());
-    let set = |part: fn(&Settings) -> bool, command: Command| (part(now) || part(given)).then_some(command);
+    let set = |part: fn(&Settings) -> bool, command: Command| {
+        (part(now) || part(given)).then_some(command)
+    };
     let always = now.selection.hash_always;
     let batch = [now, given].iter().any(|settings| settings.accept_batch != default.accept_batch);
     let gone = given.configured().filter(|(id, _)| now.target(Target::Server(*id)).is_none());
@@ -181,9 +198,18 @@ fn one_file(state: &Written<'_>) -> impl Iterator<Item = Command> {
             |settings| settings.tls.ca_file.is_some() || settings.tls.ca_directory.is_some(),
             in_force::client_ca(&now.tls),
         ),
-        set(|settings| settings.tls.required, Command::Switch(Switch::RequireClientCert, now.tls.required)),
-        set(|settings| settings.emergency.is_some(), Command::Emergency(now.emergency.as_ref().map(in_force::spec))),
-        set(|settings| settings.abuse.is_some(), Command::Abuse(now.abuse.as_ref().map(in_force::spec))),
+        set(
+            |settings| settings.tls.required,
+            Command::Switch(Switch::RequireClientCert, now.tls.required),
+        ),
+        set(
+            |settings| settings.emergency.is_some(),
+            Command::Emergency(now.emergency.as_ref().map(in_force::spec)),
+        ),
+        set(
+            |settings| settings.abuse.is_some(),
+            Command::Abuse(now.abuse.as_ref().map(in_force::spec)),
+        ),
         state.servers_only.then_some(Command::Switch(Switch::ServersOnly, true)),
     ]
     .into_iter()
@@ -192,7 +218,8 @@ fn one_file(state: &Written<'_>) -> impl Iterator<Item = Command> {
     .chain(state.startup.iter().filter(move |command| !is_size(command)).cloned())
 }
 
-/// Where a server is, as it was given: by a number, its other addresses, its interface or a later answer would be lost.
+/// Where a server is, as it was given: by a number, its other addresses, its interface or a later
+/// answer would be lost.
 pub(crate) fn address_of(server: &Server) -> Vec<ServerChange> {
     let (host, port) = where_it_is(server);
     vec![ServerChange::Address(host), ServerChange::Port(port)]

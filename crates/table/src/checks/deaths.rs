@@ -5,8 +5,9 @@ use super::{growing_table, key, table};
 use crate::steps::dying_after;
 use crate::{Blacklist, ClientRef, LockStuck, NO_SERVER, Table, WorkerTable};
 
-/// Runs `operation` as worker 0 on a table that `prepare` made, dying after 0, 1, 2, ... stores until it survives; after each death, as
-/// after the survival, reclaims the worker and has `check` look at what is left. Returns how many deaths there were.
+/// Runs `operation` as worker 0 on a table that `prepare` made, dying after 0, 1, 2, ... stores
+/// until it survives; after each death, as after the survival, reclaims the worker and has `check`
+/// look at what is left. Returns how many deaths there were.
 fn die_everywhere<P>(
     clients: u32,
     prepare: impl Fn(&Table) -> P,
@@ -50,8 +51,10 @@ fn three_clients(table: &Table) -> [ClientRef; 3] {
 
 /// The clients' numbers that are in the table, in order.
 fn numbers(table: &Table) -> Vec<u32> {
-    let mut numbers: Vec<u32> =
-        table.clients().map(|entry| u32::from_le_bytes(entry.key[12..].try_into().unwrap())).collect();
+    let mut numbers: Vec<u32> = table
+        .clients()
+        .map(|entry| u32::from_le_bytes(entry.key[12..].try_into().unwrap()))
+        .collect();
     numbers.sort_unstable();
     numbers
 }
@@ -114,7 +117,10 @@ fn entering_a_client_in_place_of_the_oldest() {
             // An empty slot is used before anybody is replaced.
             let worker_table = table.worker_table(1);
             arrive(&worker_table, 8, 10_000);
-            assert!((1..3).all(|n| table.clients().any(|entry| entry.key == key(n))) || numbers.contains(&7));
+            assert!(
+                (1..3).all(|n| table.clients().any(|entry| entry.key == key(n)))
+                    || numbers.contains(&7)
+            );
             verify(table.view());
         },
     );
@@ -151,7 +157,10 @@ fn a_client_is_forgotten() {
             (1..3).for_each(|n| untouched(table, clients, n));
             if let Some(entry) = table.clients().find(|entry| entry.key == key(0)) {
                 let figures = (entry.server, entry.connects, entry.sent, entry.received);
-                assert!(figures == (0, 1, 100, 200) || figures == (NO_SERVER, 1, 0, 0), "{figures:?}");
+                assert!(
+                    figures == (0, 1, 100, 200) || figures == (NO_SERVER, 1, 0, 0),
+                    "{figures:?}"
+                );
             }
         },
     );
@@ -253,7 +262,8 @@ fn claiming_and_releasing_numbers() {
         3,
         |table| {
             let worker_table = table.worker_table(1);
-            let numbers: Vec<u32> = (0..9).map(|_| worker_table.claim_connection(20).unwrap()).collect();
+            let numbers: Vec<u32> =
+                (0..9).map(|_| worker_table.claim_connection(20).unwrap()).collect();
             assert!(!worker_table.release_connection(3));
             assert_eq!(numbers, Vec::from_iter(0..9));
         },
@@ -268,7 +278,8 @@ fn claiming_and_releasing_numbers() {
         |table, ()| {
             assert_eq!(table.connections_open(), 8);
             let worker_table = table.worker_table(1);
-            let mut rest: Vec<u32> = std::iter::from_fn(|| worker_table.claim_connection(20)).collect();
+            let mut rest: Vec<u32> =
+                std::iter::from_fn(|| worker_table.claim_connection(20)).collect();
             rest.sort_unstable();
             assert_eq!(rest, [vec![3], Vec::from_iter(9..20)].concat());
             // The dead do not wait.
@@ -311,7 +322,10 @@ fn blacklisting_and_probing() {
         },
         |table, ()| {
             // Wherever it died, nothing of it lasts longer than the lease.
-            assert!(matches!(table.worker_table(1).blacklist(0, 2000), Blacklist::Clear | Blacklist::Expired));
+            assert!(matches!(
+                table.worker_table(1).blacklist(0, 2000),
+                Blacklist::Clear | Blacklist::Expired
+            ));
         },
     );
 }
@@ -334,7 +348,8 @@ fn a_living_owner_keeps_its_lock() {
 #[test]
 fn an_owner_that_was_buried_by_mistake_does_not_unlock_for_its_successor() {
     let table = table(3, 65536);
-    let (first, second, third) = (table.worker_table(0), table.worker_table(1), table.worker_table(2));
+    let (first, second, third) =
+        (table.worker_table(0), table.worker_table(1), table.worker_table(2));
     let reclaimed = first.lock(key(0)).unwrap();
     table.reclaim(0);
     let locked = second.lock(key(0)).unwrap();

@@ -1,7 +1,8 @@
 //! Models for loom, which runs them in every order that the memory model allows:
 //! `RUSTFLAGS="--cfg loom" cargo test -p pen-table --lib --release`.
 //!
-//! A worker dies by forgetting what it holds. Nothing times out in a model: whoever is never woken is a deadlock, and loom says so.
+//! A worker dies by forgetting what it holds. Nothing times out in a model: whoever is never woken
+//! is a deadlock, and loom says so.
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
@@ -50,7 +51,8 @@ fn exhaust(model: impl Fn() + Send + Sync + 'static) {
     loom::model(model);
 }
 
-/// Runs a model in all orders with at most so many preemptions, where all would be too many ("CHESS", Musuvathi and Qadeer, 2007).
+/// Runs a model in all orders with at most so many preemptions, where all would be too many
+/// ("CHESS", Musuvathi and Qadeer, 2007).
 fn bounded(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
@@ -137,7 +139,10 @@ fn claim_at_once(count: u32, preemptions: usize) {
         assert_eq!(table.connections_open(), 0);
         // The lowest one first, again.
         let worker_table = table.worker_table(0);
-        assert_eq!([2, 2, 2].map(|limit| worker_table.claim_connection(limit)), [Some(0), Some(1), None]);
+        assert_eq!(
+            [2, 2, 2].map(|limit| worker_table.claim_connection(limit)),
+            [Some(0), Some(1), None]
+        );
     });
 }
 
@@ -202,8 +207,8 @@ fn whoever_waits_for_a_dead_workers_number_is_woken_by_the_burial() {
     });
 }
 
-/// What the kernel does for workers that wait for a place: a write wakes one that sleeps, and those that do not sleep find it later
-/// (EPOLLEXCLUSIVE and EPOLLET at an eventfd that nobody reads).
+/// What the kernel does for workers that wait for a place: a write wakes one that sleeps, and those
+/// that do not sleep find it later (EPOLLEXCLUSIVE and EPOLLET at an eventfd that nobody reads).
 #[derive(Default)]
 struct Vacancy {
     watchers: Mutex<Watchers>,
@@ -253,8 +258,14 @@ impl Vacancy {
     }
 }
 
-/// A worker that takes clients one after the other, each for a place, until nobody waits: what `relay::accept` does at `-x`.
-fn take_clients(table: &Table, worker: u32, clients: &std::sync::atomic::AtomicI32, vacancy: &Vacancy) {
+/// A worker that takes clients one after the other, each for a place, until nobody waits: what
+/// `relay::accept` does at `-x`.
+fn take_clients(
+    table: &Table,
+    worker: u32,
+    clients: &std::sync::atomic::AtomicI32,
+    vacancy: &Vacancy,
+) {
     let worker_table = table.worker_table(worker);
     loop {
         let number = worker_table.claim_connection(1).or_else(|| {
@@ -278,7 +289,8 @@ fn take_clients(table: &Table, worker: u32, clients: &std::sync::atomic::AtomicI
     }
 }
 
-/// One place, which worker 0 frees by `free`; two others wait for it with so many clients. All are served, and nobody sleeps for ever.
+/// One place, which worker 0 frees by `free`; two others wait for it with so many clients. All are
+/// served, and nobody sleeps for ever.
 fn one_place_for_all(clients: i32, free: fn(&Table, &Vacancy)) {
     bounded(1, move || {
         let table = Arc::new(table(1, 65536));
@@ -380,7 +392,10 @@ fn the_cursor_gives_each_turn_once() {
                 }
             })
         };
-        workers(&table, vec![choose(0, turns.clone()), choose(1, turns.clone()), choose(2, turns.clone())]);
+        workers(
+            &table,
+            vec![choose(0, turns.clone()), choose(1, turns.clone()), choose(2, turns.clone())],
+        );
         let mut turns = turns.lock().unwrap().clone();
         turns.sort_unstable();
         assert_eq!(turns, [1, 2, 3]);
@@ -421,7 +436,10 @@ fn a_report_shows_one_clients_entry_or_none_while_it_is_replaced() {
         let report = Box::new(|table: &Table| {
             for entry in table.clients() {
                 let figures = (entry.key, entry.connects, entry.last_use);
-                assert!(figures == (key(1), 2, 1000) || figures == (key(2), 1, 2000), "{figures:?}");
+                assert!(
+                    figures == (key(1), 2, 1000) || figures == (key(2), 1, 2000),
+                    "{figures:?}"
+                );
             }
         });
         workers(&table, vec![report, Box::new(replace_by_client_2)]);

@@ -112,7 +112,8 @@ impl Model {
         }
     }
 
-    /// Takes out the client whose slot was given away: none of its shard must be older by a second, or have a free slot.
+    /// Takes out the client whose slot was given away: none of its shard must be older by a second,
+    /// or have a free slot.
     fn replace(&mut self, table: &Table, client: ClientRef) {
         let shard = (0..table.layout.shards)
             .map(|shard| {
@@ -121,10 +122,15 @@ impl Model {
             })
             .find(|slots| slots.contains(&client.slot))
             .unwrap();
-        let inside: Vec<&Known> = self.clients.values().filter(|known| shard.contains(&known.client.slot)).collect();
-        let Some(victim) = inside.iter().find(|known| known.client.slot == client.slot) else { return };
+        let inside: Vec<&Known> =
+            self.clients.values().filter(|known| shard.contains(&known.client.slot)).collect();
+        let Some(victim) = inside.iter().find(|known| known.client.slot == client.slot) else {
+            return;
+        };
         assert_eq!(inside.len(), shard.len(), "replaced one although slots were free");
-        assert!(inside.iter().all(|known| victim.entry.last_use / 1000 <= known.entry.last_use / 1000));
+        assert!(
+            inside.iter().all(|known| victim.entry.last_use / 1000 <= known.entry.last_use / 1000)
+        );
         let key = victim.entry.key;
         self.clients.remove(&key);
     }
@@ -136,7 +142,8 @@ fn check(clients: u32, shard_slots: u32, operations: Vec<Operation>) {
     for operation in operations {
         model.run(&table, operation);
         verify(table.view());
-        let mut wanted: Vec<ClientEntry> = model.clients.values().map(|known| known.entry).collect();
+        let mut wanted: Vec<ClientEntry> =
+            model.clients.values().map(|known| known.entry).collect();
         wanted.sort_unstable_by_key(|entry| entry.slot);
         assert_eq!(table.clients().collect::<Vec<_>>(), wanted);
     }
@@ -159,7 +166,9 @@ fn a_table_grows_far_and_loses_nobody() {
     let shape = crate::Shape { clients: 10, servers: 1, workers: 1, connections: 1 };
     let table = Table::create(shape).unwrap();
     let worker_table = table.worker_table(0);
-    let first: Vec<_> = (0..10).map(|n| worker_table.lock(key(n)).unwrap().arrive(u64::from(n), 0).client).collect();
+    let first: Vec<_> = (0..10)
+        .map(|n| worker_table.lock(key(n)).unwrap().arrive(u64::from(n), 0).client)
+        .collect();
     for slots in [11, 5, 100_000] {
         table.grow_clients(slots);
     }
@@ -180,13 +189,16 @@ fn a_table_grows_far_and_loses_nobody() {
 
 #[test]
 fn large_tables_keep_every_client_until_a_shard_is_full() {
-    // Two shards of 40000: half full, the chance that one overflows is nil (45 standard deviations).
+    // Two shards of 40000: half full, the chance that one overflows is nil (45 standard
+    // deviations).
     let shape = crate::Shape { clients: 80_000, servers: 1, workers: 1, connections: 1 };
     let table = Table::create(shape).unwrap();
     assert_eq!(table.layout.shards, 2);
     let worker_table = table.worker_table(0);
-    let first: Vec<_> = (0..40_000).map(|n| worker_table.lock(key(n)).unwrap().arrive(u64::from(n), 0)).collect();
-    let second: Vec<_> = (0..40_000).map(|n| worker_table.lock(key(n)).unwrap().arrive(60_000, 0)).collect();
+    let first: Vec<_> =
+        (0..40_000).map(|n| worker_table.lock(key(n)).unwrap().arrive(u64::from(n), 0)).collect();
+    let second: Vec<_> =
+        (0..40_000).map(|n| worker_table.lock(key(n)).unwrap().arrive(60_000, 0)).collect();
     assert_eq!(first, second);
     assert_eq!(table.clients().count(), 40_000);
     // Overfull: never more clients than slots, each shard full.

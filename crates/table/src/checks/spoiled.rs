@@ -39,9 +39,13 @@ impl Spoil {
                     word.store(random as u32, Relaxed);
                 }
             }
-            Spoil::Fill(byte) => words.iter().for_each(|word| word.store(u32::from_ne_bytes([*byte; 4]), Relaxed)),
+            Spoil::Fill(byte) => {
+                words.iter().for_each(|word| word.store(u32::from_ne_bytes([*byte; 4]), Relaxed))
+            }
             Spoil::Links(changes) => {
-                changes.iter().for_each(|(at, value)| words[at % words.len()].store(*value, Relaxed));
+                changes
+                    .iter()
+                    .for_each(|(at, value)| words[at % words.len()].store(*value, Relaxed));
             }
         }
     }

@@ -12,11 +12,14 @@ pub(crate) fn verify(view: View<'_>) {
 
 fn verify_shard(shard: Shard<'_>) {
     let used = shard.used();
-    let whole: HashSet<u32> = (0..used).filter(|slot| shard.entries[*slot as usize].owner().is_whole()).collect();
-    let keys: HashSet<[u64; 2]> = whole.iter().map(|slot| shard.entries[*slot as usize].key()).collect();
+    let whole: HashSet<u32> =
+        (0..used).filter(|slot| shard.entries[*slot as usize].owner().is_whole()).collect();
+    let keys: HashSet<[u64; 2]> =
+        whole.iter().map(|slot| shard.entries[*slot as usize].key()).collect();
     assert_eq!(keys.len(), whole.len(), "two entries of one client");
 
-    // Every whole entry in exactly one chain, the one where it is looked for, and nothing else in any.
+    // Every whole entry in exactly one chain, the one where it is looked for, and nothing else in
+    // any.
     let mut chained = HashSet::new();
     for head in shard.buckets {
         for step in shard.chain(head) {
@@ -29,17 +32,26 @@ fn verify_shard(shard: Shard<'_>) {
     assert_eq!(chained, whole);
 
     // Every used slot once in the list, from both ends; the newest first, the empty ones last.
-    let forth = list(shard, shard.state.newest.load(Relaxed), |slot| shard.lru[slot].older.load(Relaxed));
-    let mut back = list(shard, shard.state.oldest.load(Relaxed), |slot| shard.lru[slot].newer.load(Relaxed));
+    let forth =
+        list(shard, shard.state.newest.load(Relaxed), |slot| shard.lru[slot].older.load(Relaxed));
+    let mut back =
+        list(shard, shard.state.oldest.load(Relaxed), |slot| shard.lru[slot].newer.load(Relaxed));
     back.reverse();
     assert_eq!(forth, back);
     assert_eq!(forth.iter().collect::<HashSet<_>>().len(), forth.len());
     assert_eq!(forth.len() as u32, used);
     let seconds: Vec<Option<u64>> = forth
         .iter()
-        .map(|slot| whole.contains(slot).then(|| shard.entries[*slot as usize].last_use.load(Relaxed) / 1000))
+        .map(|slot| {
+            whole
+                .contains(slot)
+                .then(|| shard.entries[*slot as usize].last_use.load(Relaxed) / 1000)
+        })
         .collect();
-    assert!(seconds.is_sorted_by(|newer, older| newer >= older), "not in order of use: {seconds:?}");
+    assert!(
+        seconds.is_sorted_by(|newer, older| newer >= older),
+        "not in order of use: {seconds:?}"
+    );
 }
 
 fn list(shard: Shard<'_>, mut link: u32, next: impl Fn(usize) -> u32) -> Vec<u32> {

@@ -1,5 +1,6 @@
-//! Where commands are carried out: one at a time, in the order of their arrival, and never by waiting. A command that takes time is a job
-//! whose stage says what it waits for; every turn of the loop takes it a step further.
+//! Where commands are carried out: one at a time, in the order of their arrival, and never by
+//! waiting. A command that takes time is a job whose stage says what it waits for; every turn of
+//! the loop takes it a step further.
 
 #![forbid(unsafe_code)]
 
@@ -47,7 +48,8 @@ pub(in crate::event_loop) struct CommandQueue {
     /// Who gave the exit command.
     exit: Option<Requester>,
     serial: u32,
-    /// Children of jobs that are over, still to be reaped: those that a file system keeps stay here.
+    /// Children of jobs that are over, still to be reaped: those that a file system keeps stay
+    /// here.
     leaving: Vec<Pid>,
 }
 
@@ -153,7 +155,12 @@ pub(in crate::event_loop) enum Progress {
 
 impl CommandQueue {
     /// Takes a command in.
-    pub(in crate::event_loop) fn enter(&mut self, by: Requester, command: Command, file: Option<OwnedFd>) {
+    pub(in crate::event_loop) fn enter(
+        &mut self,
+        by: Requester,
+        command: Command,
+        file: Option<OwnedFd>,
+    ) {
         self.queue.push_back(Request { by, command, file });
     }
 
@@ -172,7 +179,8 @@ impl CommandQueue {
         self.queue.len() >= MOST_WAITING
     }
 
-    /// How many messages of the control process may be read now: at least one, to see that it is gone.
+    /// How many messages of the control process may be read now: at least one, to see that it is
+    /// gone.
     pub(in crate::event_loop) fn room(&self) -> usize {
         MOST_WAITING.saturating_sub(self.queue.len()).max(1)
     }
@@ -192,7 +200,8 @@ impl CommandQueue {
         self.exit = Some(by);
     }
 
-    /// The control process died, and its operators are gone. What is being done is finished all the same.
+    /// The control process died, and its operators are gone. What is being done is finished all the
+    /// same.
     pub(in crate::event_loop) fn forget_operators(&mut self) {
         self.queue.clear();
     }
@@ -202,7 +211,8 @@ impl CommandQueue {
         match self.job.as_mut().map(|job| &mut job.stage) {
             Some(JobStage::Gathering(gathering, _)) => gathering.forget(worker),
             Some(JobStage::Explaining(explaining)) if explaining.worker == worker => {
-                let ended = || Reply::refusal("explain: the worker that was asked has ended; ask again");
+                let ended =
+                    || Reply::refusal("explain: the worker that was asked has ended; ask again");
                 explaining.answer.get_or_insert_with(ended);
             }
             _ => {}
@@ -272,7 +282,9 @@ impl CommandQueue {
     pub(in crate::event_loop) fn deadline(&self) -> Option<Instant> {
         let Some(job) = &self.job else { return self.more.then(Instant::now) };
         match &job.stage {
-            JobStage::Begin(_, _) | JobStage::Reopen | JobStage::Reload | JobStage::RereadTls => Some(Instant::now()),
+            JobStage::Begin(_, _) | JobStage::Reopen | JobStage::Reload | JobStage::RereadTls => {
+                Some(Instant::now())
+            }
             JobStage::Fetching(fetching, _) => Some(fetching.deadline()),
             JobStage::Examining(examining, _) => Some(examining.deadline()),
             JobStage::Asking(asking, _, _) => Some(asking.deadline()),
@@ -294,8 +306,9 @@ impl CommandQueue {
         self.serial
     }
 
-    /// Takes what is to be begun next; a command only if it can be answered. Where both wait, commands and signals take turns: whoever sends
-    /// HUP again and again must not shut operators out.
+    /// Takes what is to be begun next; a command only if it can be answered. Where both wait,
+    /// commands and signals take turns: whoever sends HUP again and again must not shut
+    /// operators out.
     fn next(&mut self, answerable: bool) -> Option<Job> {
         let commands = answerable && self.exit.is_none() && !self.queue.is_empty();
         self.after_hangup = self.hangup && !(self.after_hangup && commands);
@@ -307,7 +320,8 @@ impl CommandQueue {
         if !self.hangup && std::mem::take(&mut self.reread) {
             return Some(Job { by: Requester::Hangup, stage: JobStage::RereadTls });
         }
-        let Request { by, command, file } = if commands { self.queue.pop_front()? } else { return None };
+        let Request { by, command, file } =
+            if commands { self.queue.pop_front()? } else { return None };
         Some(Job { by, stage: JobStage::Begin(command, file) })
     }
 
@@ -326,7 +340,9 @@ impl Service {
     pub(in crate::event_loop) fn work(&mut self, now: Instant) {
         self.queue.more = false;
         for _ in 0..MOST_STEPS {
-            let Some(Job { by, stage }) = self.queue.job.take().or_else(|| self.next_job()) else { return };
+            let Some(Job { by, stage }) = self.queue.job.take().or_else(|| self.next_job()) else {
+                return;
+            };
             match self.advance(by, stage, now) {
                 Progress::Wait(stage) => {
                     self.queue.job = Some(Job { by, stage });
@@ -385,9 +401,10 @@ impl Service {
             JobStage::Settling(settling) => self.settle(by, settling, now),
             JobStage::Explaining(explaining) => match explaining.answer {
                 Some(reply) => Progress::Done(reply),
-                None if now >= explaining.deadline => {
-                    Progress::Done(Reply::refusal(format!("explain: worker {} does not answer", explaining.worker)))
-                }
+                None if now >= explaining.deadline => Progress::Done(Reply::refusal(format!(
+                    "explain: worker {} does not answer",
+                    explaining.worker
+                ))),
                 None => Progress::Wait(JobStage::Explaining(explaining)),
             },
             JobStage::Gathering(gathering, wanted) => match gathering.is_over(now) {
@@ -396,7 +413,9 @@ impl Service {
             },
             JobStage::HelperTask(mut task, word, ended) => match ended {
                 Some(status) => {
-                    if let (WaitStatus::Signaled(_, _, _), Some(file)) = (status, &self.state.status) {
+                    if let (WaitStatus::Signaled(_, _, _), Some(file)) =
+                        (status, &self.state.status)
+                    {
                         file.forget(Writer::Command(std::process::id()));
                     }
                     Progress::Done(task.reply(word, status))
@@ -414,8 +433,11 @@ impl Service {
     fn settle(&mut self, by: Requester, settling: Settling, now: Instant) -> Progress {
         let generation = settling.generation;
         let control = self.control.as_ref().is_none_or(|control| control.has_applied(generation));
-        let late = |worker: &&crate::processes::worker::Worker| !worker.has_applied(generation) || !worker.has_moved();
-        if now < settling.deadline && (!control || self.pool.workers().any(|worker| late(&worker))) {
+        let late = |worker: &&crate::processes::worker::Worker| {
+            !worker.has_applied(generation) || !worker.has_moved()
+        };
+        if now < settling.deadline && (!control || self.pool.workers().any(|worker| late(&worker)))
+        {
             return Progress::Wait(JobStage::Settling(settling));
         }
         let silent: Vec<String> = self
@@ -427,14 +449,19 @@ impl Service {
             .chain((!control).then(|| "the control process".into()))
             .collect();
         for name in silent {
-            self.logger.warning(&format!("{name} has not taken the new settings within {} s", PATIENCE.as_secs()));
+            self.logger.warning(&format!(
+                "{name} has not taken the new settings within {} s",
+                PATIENCE.as_secs()
+            ));
         }
         self.settled(by, settling, now)
     }
 
     fn conclude(&mut self, by: Requester, reply: Reply) {
         match (by, &mut self.control) {
-            (Requester::Operator { pid, ticket, .. }, Some(control)) => control.reply(pid, ticket, reply),
+            (Requester::Operator { pid, ticket, .. }, Some(control)) => {
+                control.reply(pid, ticket, reply)
+            }
             (Requester::Operator { .. }, None) => {}
             // One that came meanwhile has still to be answered for.
             (Requester::Hangup, _) if self.queue.hangup => {}
@@ -468,7 +495,8 @@ pub(in crate::event_loop) const PATIENCE: Duration = Duration::from_secs(1);
 /// Most commands that wait: as many as the control process has operators.
 const MOST_WAITING: usize = 64;
 
-/// Most children that hang in file systems: each keeps a process and its memory, and a further one would hang too.
+/// Most children that hang in file systems: each keeps a process and its memory, and a further one
+/// would hang too.
 const MOST_LEAVING: usize = 16;
 
 /// Most steps in one turn of the loop.
@@ -482,7 +510,11 @@ mod tests {
     /// A desk with so many commands on it.
     fn queue(commands: u64) -> CommandQueue {
         let mut queue = CommandQueue::default();
-        let by = |ticket| Requester::Operator { pid: Pid::from_raw(1), ticket, who: Operator::Local(None) };
+        let by = |ticket| Requester::Operator {
+            pid: Pid::from_raw(1),
+            ticket,
+            who: Operator::Local(None),
+        };
         (0..commands).for_each(|ticket| queue.enter(by(ticket), Command::Pid, None));
         queue
     }
@@ -491,7 +523,9 @@ mod tests {
     fn begun(queue: &mut CommandQueue, answerable: bool) -> String {
         match queue.next(answerable).map(|job| (job.by, job.stage)) {
             Some((Requester::Hangup, JobStage::Reopen)) => "H".into(),
-            Some((Requester::Operator { ticket, .. }, JobStage::Begin(_, None))) => ticket.to_string(),
+            Some((Requester::Operator { ticket, .. }, JobStage::Begin(_, None))) => {
+                ticket.to_string()
+            }
             None => "-".into(),
             other => panic!("{other:?}"),
         }

@@ -1,4 +1,5 @@
-//! The commands that ask or do something now, and those that only begin here because they change settings (`change`).
+//! The commands that ask or do something now, and those that only begin here because they change
+//! settings (`change`).
 
 #![forbid(unsafe_code)]
 
@@ -20,7 +21,9 @@ use pen_ipc::stats::ConnectionInfo;
 
 use crate::clock;
 use crate::event_loop::Service;
-use crate::event_loop::commands::{AfterApply, Explaining, JobStage, PATIENCE, Progress, Requester};
+use crate::event_loop::commands::{
+    AfterApply, Explaining, JobStage, PATIENCE, Progress, Requester,
+};
 use crate::event_loop::reload::{Batch, in_jail};
 use crate::files::status_file;
 use crate::files::status_file::{StatusFile, Writer};
@@ -66,7 +69,9 @@ impl Service {
                 Progress::Done(Reply::none())
             }
             Command::Explain(ip) => self.explain(ClientKey::from_ip(ip), now),
-            Command::Number(Number::Idlers, None) => self.gather(ReportRequest::Idlers, |_| true, now),
+            Command::Number(Number::Idlers, None) => {
+                self.gather(ReportRequest::Idlers, |_| true, now)
+            }
             Command::Status(form) => self.gather(ReportRequest::Status(form), |_| true, now),
             Command::Servers(form) => {
                 let SpawnContext { settings, table, jail, .. } = &self.context;
@@ -120,7 +125,9 @@ impl Service {
                 Some(control) => Reply::line(control.name()),
                 None => Reply::none(),
             },
-            Command::Exit if !state.allow_exit => Reply::refusal("Exit is not enabled; restart with -X flag"),
+            Command::Exit if !state.allow_exit => {
+                Reply::refusal("Exit is not enabled; restart with -X flag")
+            }
             Command::Help(word) => Reply::text(help(word.as_deref())),
             Command::Listen(None) => Reply::line(&state.local),
             Command::Log(None) => match &state.log {
@@ -132,7 +139,9 @@ impl Service {
             Command::Pid => Reply::line(std::process::id()),
             Command::Sandbox => Reply::text(sandbox::table(&self.context.jail)),
             // Descriptors are each worker's own, so that one number can mean several connections.
-            Command::Socket(number) => Reply::line(format!("Socket {number} belongs to connection -1")),
+            Command::Socket(number) => {
+                Reply::line(format!("Socket {number} belongs to connection -1"))
+            }
             Command::WebStats(None) => match &state.status {
                 Some(file) => Reply::line(file.name().display()),
                 None => Reply::none(),
@@ -142,7 +151,11 @@ impl Service {
     }
 
     /// What only this process knows of the program.
-    pub(in crate::event_loop) fn program<'l>(&self, listen: &'l str, now: Instant) -> report::Program<'l> {
+    pub(in crate::event_loop) fn program<'l>(
+        &self,
+        listen: &'l str,
+        now: Instant,
+    ) -> report::Program<'l> {
         let uptime = now.saturating_duration_since(self.state.started);
         report::Program { uptime, listen, workers: self.pool.ids().count() }
     }
@@ -158,7 +171,9 @@ impl Service {
             Number::ConnMax => Reply::line(settings.connections_max),
             Number::ControlAcl => Reply::line(settings.control_acl),
             Number::Debug => Reply::line(settings.debug),
-            Number::IdleTimeout => Reply::line(format!("Idle timeout: {} seconds", settings.idle_timeout)),
+            Number::IdleTimeout => {
+                Reply::line(format!("Idle timeout: {} seconds", settings.idle_timeout))
+            }
             Number::Idlers => return None,
             Number::MaxServers => Reply::line(settings.table_size()),
             Number::PendingMax => Reply::line(settings.pending_max),
@@ -183,7 +198,9 @@ impl Service {
                 // Whoever has taken the settings that come behind the order has carried it out.
                 self.publish_anew(AfterApply::Reply(reply), now)
             }
-            None => Progress::Done(Reply::refusal(format!("close: connection {number} is not in use"))),
+            None => {
+                Progress::Done(Reply::refusal(format!("close: connection {number} is not in use")))
+            }
         }
     }
 
@@ -197,7 +214,9 @@ impl Service {
             return Progress::Done(Reply::refusal(format!("Connection {number} out of range")));
         }
         match self.owner(number) {
-            Some(owner) => self.gather(ReportRequest::Connection(number), |worker| worker == owner, now),
+            Some(owner) => {
+                self.gather(ReportRequest::Connection(number), |worker| worker == owner, now)
+            }
             None => Progress::Done(connection(number, None)),
         }
     }
@@ -209,14 +228,20 @@ impl Service {
         };
         match self.pool.workers().find(asked).map(|worker| worker.id) {
             Some(worker) => {
-                let explaining = Explaining { worker, serial, deadline: now + PATIENCE, answer: None };
+                let explaining =
+                    Explaining { worker, serial, deadline: now + PATIENCE, answer: None };
                 Progress::Wait(JobStage::Explaining(explaining))
             }
             None => Progress::Done(Reply::refusal("explain: no worker can answer now")),
         }
     }
 
-    fn gather(&mut self, wanted: ReportRequest, of: impl Fn(WorkerId) -> bool, now: Instant) -> Progress {
+    fn gather(
+        &mut self,
+        wanted: ReportRequest,
+        of: impl Fn(WorkerId) -> bool,
+        now: Instant,
+    ) -> Progress {
         let serial = self.queue.next_serial();
         let (asked, unreachable): (BTreeSet<_>, BTreeSet<_>) = self.ask_reports(serial, of);
         Progress::Wait(JobStage::Gathering(Gathering::new(serial, asked, unreachable, now), wanted))
@@ -248,10 +273,13 @@ impl Service {
                     jail.sandbox.enter_reporter()?;
                     let sandbox = jail.sandbox.summary(jail.root.is_some());
                     if let (Form::Plain, Some(file)) = (form, file) {
-                        let render = |to: &mut dyn Write| report::status(form, gathered, &program, state, &sandbox, to);
-                        if let Err(error) =
-                            file.put(Writer::Command(context.supervisor.as_raw().unsigned_abs()), render)
-                        {
+                        let render = |to: &mut dyn Write| {
+                            report::status(form, gathered, &program, state, &sandbox, to)
+                        };
+                        if let Err(error) = file.put(
+                            Writer::Command(context.supervisor.as_raw().unsigned_abs()),
+                            render,
+                        ) {
                             logger.anew().warning(&error.to_string());
                         }
                     }
@@ -261,18 +289,24 @@ impl Service {
         }
     }
 
-    /// Writes the settings where an operator wants them: to a file that the control process opened, or to that of `-F` with the rights that
-    /// the control process has, which are less than the supervisor's: what root reads at the next start must not be written by anybody else.
+    /// Writes the settings where an operator wants them: to a file that the control process opened,
+    /// or to that of `-F` with the rights that the control process has, which are less than the
+    /// supervisor's: what root reads at the next start must not be written by anybody else.
     fn write(&self, path: Option<&Path>, file: Option<OwnedFd>, now: Instant) -> Progress {
         let state = &self.state;
         let target = match (path, file, &state.config) {
             (Some(path), Some(file), _) => Target::Held(path, File::from(file)),
             (Some(path), None, _) => {
-                return Progress::Done(Reply::refusal(format!("write: {}: it was not opened", path.display())));
+                return Progress::Done(Reply::refusal(format!(
+                    "write: {}: it was not opened",
+                    path.display()
+                )));
             }
             (None, _, Some(path)) => Target::Config(path),
             (None, _, None) => {
-                return Progress::Done(Reply::refusal("write: which file? There is no -F; say write FILE"));
+                return Progress::Done(Reply::refusal(
+                    "write: which file? There is no -F; say write FILE",
+                ));
             }
         };
         self.write_to(&target, now)
@@ -307,9 +341,12 @@ impl Service {
 
     fn write_to(&self, target: &Target<'_>, now: Instant) -> Progress {
         let state = &self.state;
-        let header = [format!("Generated by pen {}", clock::full(clock::now())), state.command_line.clone()];
+        let header =
+            [format!("Generated by pen {}", clock::full(clock::now())), state.command_line.clone()];
         let log = state.log.as_ref().map(|target| match target {
-            LogTarget::File(path) if state.log_is_held => LogTarget::File(self.seen_from_outside(path)),
+            LogTarget::File(path) if state.log_is_held => {
+                LogTarget::File(self.seen_from_outside(path))
+            }
             other => other.clone(),
         });
         let status_file = state.status.as_ref().map(|file| match file {
@@ -317,7 +354,9 @@ impl Service {
             StatusFile::Path(path) => path.clone(),
         });
         let listen = match &state.local {
-            Local::Unix(path) if state.guard.is_jailed() => Local::Unix(self.seen_from_outside(path)),
+            Local::Unix(path) if state.guard.is_jailed() => {
+                Local::Unix(self.seen_from_outside(path))
+            }
             other => other.clone(),
         };
         let mut settings = Cow::Borrowed(&self.context.settings);
@@ -341,22 +380,29 @@ impl Service {
         task("write", &jail, &keep, now, |to, TaskContext { supervisor, reply }| {
             let text = text(&written);
             let put = |to: &mut dyn Write| to.write_all(text.as_bytes());
-            let named = |path: &Path, error| io::Error::other(format!("{}: {}", path.display(), why(&error)));
+            let named = |path: &Path, error| {
+                io::Error::other(format!("{}: {}", path.display(), why(&error)))
+            };
             match target {
                 Target::Reply => {
                     jail.sandbox.enter_reporter()?;
                     to.write_all(text.as_bytes())
                 }
-                Target::Held(path, file) => {
-                    status_file::fill(file, put).and_then(|()| file.sync_all()).map_err(|error| named(path, error))
-                }
+                Target::Held(path, file) => status_file::fill(file, put)
+                    .and_then(|()| file.sync_all())
+                    .map_err(|error| named(path, error)),
                 Target::Config(path) => {
-                    // Where a link leads, that file is written; who may write it, the rights of the operators say.
+                    // Where a link leads, that file is written; who may write it, the rights of the
+                    // operators say.
                     let path = &std::fs::canonicalize(path).unwrap_or(path.to_path_buf());
                     // The reply's memory is written through a descriptor that has to stay.
                     jail.enter(Kind::Writer, supervisor, &[reply]).map_err(io::Error::other)?;
-                    status_file::rewrite(path, Writer::Command(supervisor.as_raw().unsigned_abs()), put)
-                        .map_err(|error| not_written(path, error))
+                    status_file::rewrite(
+                        path,
+                        Writer::Command(supervisor.as_raw().unsigned_abs()),
+                        put,
+                    )
+                    .map_err(|error| not_written(path, error))
                 }
             }
         })
@@ -414,11 +460,13 @@ fn task(
 
 /// Five lines, whose words and order scripts know.
 fn connection(number: u32, info: Option<&ConnectionInfo>) -> Reply {
-    let (state, downfd, upfd) = info.map_or((0, -1, -1), |info| (info.state, info.downfd, info.upfd));
+    let (state, downfd, upfd) =
+        info.map_or((0, -1, -1), |info| (info.state, info.downfd, info.upfd));
     let (client, server) = info.map_or((0, 0), |info| (info.client, info.server));
     let pending = state & CONNECTING;
     Reply::text(format!(
-        "Connection {number}:\nstate = {state}\ndownfd = {downfd}, upfd = {upfd}\nclient = {client}, server = {server}\npend = {pending}\n"
+        "Connection {number}:\nstate = {state}\ndownfd = {downfd}, upfd = {upfd}\nclient = \
+         {client}, server = {server}\npend = {pending}\n"
     ))
 }
 
@@ -443,11 +491,19 @@ fn log_name(target: &LogTarget) -> String {
 /// The modes in the original's order.
 fn modes(selection: Selection) -> [(&'static str, bool); 5] {
     let Selection { roundrobin, hash, weight, prio, stubborn, .. } = selection;
-    [("hash", hash), ("roundrobin", roundrobin), ("stubborn", stubborn), ("weight", weight), ("prio", prio)]
+    [
+        ("hash", hash),
+        ("roundrobin", roundrobin),
+        ("stubborn", stubborn),
+        ("weight", weight),
+        ("prio", prio),
+    ]
 }
 
 fn mode(selection: Selection) -> String {
-    modes(selection).map(|(name, on)| if on { name.to_owned() } else { format!("no {name}") }).join(" ")
+    modes(selection)
+        .map(|(name, on)| if on { name.to_owned() } else { format!("no {name}") })
+        .join(" ")
 }
 
 fn mode_json(selection: Selection) -> String {
@@ -463,7 +519,10 @@ mod tests {
     #[test]
     fn the_modes_are_one_line() {
         let some = Selection { hash: true, weight: true, ..Selection::default() };
-        assert_eq!(mode(Selection::default()), "no hash no roundrobin no stubborn no weight no prio");
+        assert_eq!(
+            mode(Selection::default()),
+            "no hash no roundrobin no stubborn no weight no prio"
+        );
         assert_eq!(mode(some), "hash no roundrobin no stubborn weight no prio");
         let value: serde_json::Value = serde_json::from_str(&mode_json(some)).unwrap();
         assert_eq!((&value["hash"], &value["prio"]), (&true.into(), &false.into()));
@@ -472,7 +531,10 @@ mod tests {
     #[test]
     fn a_connection_is_five_lines() {
         let Body::Text(unused) = connection(7, None).body else { panic!() };
-        assert_eq!(unused, "Connection 7:\nstate = 0\ndownfd = -1, upfd = -1\nclient = 0, server = 0\npend = 0\n");
+        assert_eq!(
+            unused,
+            "Connection 7:\nstate = 0\ndownfd = -1, upfd = -1\nclient = 0, server = 0\npend = 0\n"
+        );
         let info = ConnectionInfo {
             number: 0,
             state: 1,
@@ -484,6 +546,9 @@ mod tests {
             server: -1,
         };
         let Body::Text(used) = connection(0, Some(&info)).body else { panic!() };
-        assert_eq!(used, "Connection 0:\nstate = 1\ndownfd = 6, upfd = 7\nclient = 2, server = -1\npend = 1\n");
+        assert_eq!(
+            used,
+            "Connection 0:\nstate = 1\ndownfd = 6, upfd = 7\nclient = 2, server = -1\npend = 1\n"
+        );
     }
 }

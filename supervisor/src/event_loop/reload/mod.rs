@@ -1,5 +1,5 @@
-//! What commands change, whoever gave them: everything is checked and had before anything is put in force, and everybody works by it before
-//! anybody is told.
+//! What commands change, whoever gave them: everything is checked and had before anything is put in
+//! force, and everybody works by it before anybody is told.
 
 #![forbid(unsafe_code)]
 
@@ -102,13 +102,20 @@ impl Batch {
             _ => Held::default(),
         };
         let source = Source::Operator(command.clone());
-        Batch { held, ..Batch::new(source, vec![SourcedCommand { source_line: String::new(), command }]) }
+        Batch {
+            held,
+            ..Batch::new(source, vec![SourcedCommand { source_line: String::new(), command }])
+        }
     }
 
     /// The last command that `pick` knows something of, with the beginning of a message about it.
-    pub(in crate::event_loop) fn last<'b, T>(&'b self, pick: impl Fn(&'b Command) -> Option<T>) -> Option<(T, String)> {
+    pub(in crate::event_loop) fn last<'b, T>(
+        &'b self,
+        pick: impl Fn(&'b Command) -> Option<T>,
+    ) -> Option<(T, String)> {
         self.commands.iter().rev().find_map(|SourcedCommand { source_line, command }| {
-            let at = if source_line.is_empty() { String::new() } else { format!("{source_line}: ") };
+            let at =
+                if source_line.is_empty() { String::new() } else { format!("{source_line}: ") };
             Some((pick(command)?, at))
         })
     }
@@ -117,7 +124,9 @@ impl Batch {
 impl Service {
     /// Has an operator's log opened again, and goes on to the configuration file.
     pub(in crate::event_loop) fn reopen_held_log(&mut self, now: Instant) -> Progress {
-        let Some(LogTarget::File(path)) = self.state.log.as_ref().filter(|_| self.state.log_is_held) else {
+        let Some(LogTarget::File(path)) =
+            self.state.log.as_ref().filter(|_| self.state.log_is_held)
+        else {
             return Progress::Next(JobStage::Reload);
         };
         self.fetch(&OpenRequest::Log(in_jail(path)), Purpose::Reopen, now)
@@ -125,7 +134,11 @@ impl Service {
 
     /// Has the commands of an operator's file read.
     pub(in crate::event_loop) fn include(&mut self, path: PathBuf, now: Instant) -> Progress {
-        self.fetch(&OpenRequest::Commands(in_jail(&path)), Purpose::Include(Command::Include(path)), now)
+        self.fetch(
+            &OpenRequest::Commands(in_jail(&path)),
+            Purpose::Include(Command::Include(path)),
+            now,
+        )
     }
 
     fn fetch(&mut self, wanted: &OpenRequest, purpose: Purpose, now: Instant) -> Progress {
@@ -149,9 +162,12 @@ impl Service {
         match (purpose, fetched) {
             (Purpose::Reopen, fetched) => self.held_log(fetched),
             (Purpose::Include(include), fetched) => match loaded(fetched) {
-                Ok(loaded) => self.look_up(Batch::new(Source::Operator(include), loaded.commands), now),
+                Ok(loaded) => {
+                    self.look_up(Batch::new(Source::Operator(include), loaded.commands), now)
+                }
                 Err(errors) => {
-                    let errors = errors.into_iter().map(|why| self.with_jail(&include, why)).collect();
+                    let errors =
+                        errors.into_iter().map(|why| self.with_jail(&include, why)).collect();
                     self.refuse(&Batch::new(Source::Operator(include), Vec::new()), errors)
                 }
             },
@@ -160,7 +176,9 @@ impl Service {
                 let (change, batch) = *waiting;
                 self.gathered_keys(fetched, change, batch, now)
             }
-            (Purpose::Need(_, at, batch), Err(why)) => self.refuse(&batch, vec![at + &why + &self.in_the_jail()]),
+            (Purpose::Need(_, at, batch), Err(why)) => {
+                self.refuse(&batch, vec![at + &why + &self.in_the_jail()])
+            }
             (Purpose::Need(need, _, mut batch), Ok(Fetched { descriptor, file_id, .. })) => {
                 match need {
                     Need::Log => batch.held.log = Some(descriptor),
@@ -178,13 +196,20 @@ impl Service {
 
     /// Where the files are that operators name, for a message about one of them.
     fn in_the_jail(&self) -> String {
-        self.context.jail.root.as_ref().map_or(String::new(), |root| format!(" (in the jail {})", root.display()))
+        self.context
+            .jail
+            .root
+            .as_ref()
+            .map_or(String::new(), |root| format!(" (in the jail {})", root.display()))
     }
 
-    /// An error about an operator's file of commands; one that cannot be had is looked for in the jail.
+    /// An error about an operator's file of commands; one that cannot be had is looked for in the
+    /// jail.
     fn with_jail(&self, include: &Command, error: String) -> String {
         match include {
-            Command::Include(path) if error.starts_with(&format!("{}: ", in_jail(path).display())) => {
+            Command::Include(path)
+                if error.starts_with(&format!("{}: ", in_jail(path).display())) =>
+            {
                 error + &self.in_the_jail()
             }
             _ => error,
@@ -197,7 +222,9 @@ impl Service {
                 self.context.log = Some(RequestLog::File(descriptor));
                 self.pool.workers_mut().for_each(|worker| worker.renew_log());
             }
-            Err(why) => self.logger.warning(&format!("{why}; lines still go to the file that was opened before")),
+            Err(why) => self
+                .logger
+                .warning(&format!("{why}; lines still go to the file that was opened before")),
         }
         Progress::Next(JobStage::Reload)
     }
@@ -236,7 +263,8 @@ impl Service {
 
     /// Has the names in the commands looked up, and goes on.
     pub(in crate::event_loop) fn look_up(&mut self, mut batch: Batch, now: Instant) -> Progress {
-        let lookups = batch.commands.iter().flat_map(|placed| apply::lookups(&placed.command)).collect();
+        let lookups =
+            batch.commands.iter().flat_map(|placed| apply::lookups(&placed.command)).collect();
         let inquiry = Inquiry::new(lookups, batch.commands.iter());
         let questions = inquiry.questions();
         if questions.is_empty() {
@@ -249,15 +277,17 @@ impl Service {
             };
         }
         let Jail { identity, sandbox, .. } = &self.context.jail;
-        let jail = Jail { root: None, identity: user::of_resolver(identity), sandbox: sandbox.clone() };
+        let jail =
+            Jail { root: None, identity: user::of_resolver(identity), sandbox: sandbox.clone() };
         match Asking::begin(questions, &jail, RESOLVE_PATIENCE) {
             Ok(asking) => Progress::Wait(JobStage::Asking(asking, inquiry, Box::new(batch))),
             Err(why) => self.refuse(&batch, vec![why]),
         }
     }
 
-    /// Puts the commands in force, or says why not. What an operator's commands name is had first, but not for commands that cannot take
-    /// effect: a refused file of commands leaves no new log behind.
+    /// Puts the commands in force, or says why not. What an operator's commands name is had first,
+    /// but not for commands that cannot take effect: a refused file of commands leaves no new
+    /// log behind.
     pub(in crate::event_loop) fn change(&mut self, mut batch: Batch, now: Instant) -> Progress {
         if let Some((wanted, need, at)) = self.missing(&batch) {
             return match self.checked(&batch) {
@@ -281,9 +311,11 @@ impl Service {
         let purpose = Purpose::Keys(Box::new((change, batch)));
         match wanted {
             Ok(wanted) => self.fetch(&wanted, purpose, now),
-            Err(error) => {
-                self.fetched(Err(format!("the files of TLS cannot be read now: {}", why(&error))), purpose, now)
-            }
+            Err(error) => self.fetched(
+                Err(format!("the files of TLS cannot be read now: {}", why(&error))),
+                purpose,
+                now,
+            ),
         }
     }
 
@@ -302,7 +334,9 @@ impl Service {
             Examining::begin(files, *examine_tls, jail, now)
         });
         match begun {
-            Ok(examining) => Progress::Wait(JobStage::Examining(examining, Box::new((change, batch)))),
+            Ok(examining) => {
+                Progress::Wait(JobStage::Examining(examining, Box::new((change, batch))))
+            }
             Err(why) => self.refuse(&batch, vec![why]),
         }
     }
@@ -341,11 +375,15 @@ impl Service {
             }
             Source::Operator(command) => {
                 let line = command.to_string();
-                let word = line.strip_prefix("no ").unwrap_or(&line).split(' ').next().unwrap_or_default();
-                // Errors of a command begin with its word or are the original's own; those of names, and of the lines of a file, do not
-                // know it.
-                let whole = |why: &str| why.split([':', ' ']).next() == Some(word) || why.starts_with("unable to ");
-                let line = |why: String| if whole(&why) { why + "\n" } else { format!("{word}: {why}\n") };
+                let word =
+                    line.strip_prefix("no ").unwrap_or(&line).split(' ').next().unwrap_or_default();
+                // Errors of a command begin with its word or are the original's own; those of
+                // names, and of the lines of a file, do not know it.
+                let whole = |why: &str| {
+                    why.split([':', ' ']).next() == Some(word) || why.starts_with("unable to ")
+                };
+                let line =
+                    |why: String| if whole(&why) { why + "\n" } else { format!("{word}: {why}\n") };
                 let text = errors.into_iter().map(line).collect();
                 Progress::Done(Reply { outcome: Outcome::Refused, body: Body::Text(text) })
             }
@@ -356,17 +394,24 @@ impl Service {
         self.file_refused = true;
         errors.iter().for_each(|error| self.logger.warning(error));
         self.logger.warning(match of_file {
-            true => "the configuration file is not used: the settings stay as they were, and so does TLS",
+            true => {
+                "the configuration file is not used: the settings stay as they were, and so \
+                does TLS"
+            }
             false => "the files of TLS are not used: it goes on with those that it had",
         });
     }
 
     /// Puts a change in force, and waits until everybody works by it.
     fn commit(&mut self, change: Change, batch: &Batch, now: Instant) -> Progress {
-        let blacklist: Vec<_> =
-            batch.commands.iter().filter_map(|placed| apply::blacklisting(&placed.command)).collect();
+        let blacklist: Vec<_> = batch
+            .commands
+            .iter()
+            .filter_map(|placed| apply::blacklisting(&placed.command))
+            .collect();
         let success = self.success(&change, batch, &blacklist);
-        let Change { settings, encoded, listen, log, status, tls, certificates, ocsp, notices } = change;
+        let Change { settings, encoded, listen, log, status, tls, certificates, ocsp, notices } =
+            change;
         notices.iter().for_each(|notice| self.logger.warning(notice));
         let (readdressed, rerouted) = (
             changed(&self.context.settings, &settings, |server| &server.address),
@@ -397,25 +442,37 @@ impl Service {
         }
         if let (Some(files), Some(keys)) = (tls, &mut self.context.keys) {
             (keys.files, keys.reading) = (files, now + READING);
-            keys.certificates.replace(certificates, matches!(batch.source, Source::Operator(_)), now);
+            keys.certificates.replace(
+                certificates,
+                matches!(batch.source, Source::Operator(_)),
+                now,
+            );
             self.pool.workers_mut().for_each(|worker| worker.renew_tls());
         }
         if let Some(status) = status {
             self.state.status = status;
         }
         if let Source::File = batch.source {
-            self.state.servers_only = apply::names_all(&batch.commands).unwrap_or(self.state.servers_only);
+            self.state.servers_only =
+                apply::names_all(&batch.commands).unwrap_or(self.state.servers_only);
         }
         let then = match &batch.source {
             Source::File => AfterApply::Reloaded,
-            Source::Operator(command) => question(command).map_or(AfterApply::Reply(Reply::none()), AfterApply::Ask),
+            Source::Operator(command) => {
+                question(command).map_or(AfterApply::Reply(Reply::none()), AfterApply::Ask)
+            }
         };
         let rows = (readdressed, blacklist);
         self.publish(settings, encoded, rows, (then, Some(success)), now)
     }
 
-    /// Sends the settings in force to everybody once more, so that all that was sent before is known to have arrived.
-    pub(in crate::event_loop) fn publish_anew(&mut self, then: AfterApply, now: Instant) -> Progress {
+    /// Sends the settings in force to everybody once more, so that all that was sent before is
+    /// known to have arrived.
+    pub(in crate::event_loop) fn publish_anew(
+        &mut self,
+        then: AfterApply,
+        now: Instant,
+    ) -> Progress {
         let running = &self.context.settings;
         let settings = Settings { generation: running.generation + 1, ..running.clone() };
         match memory::encoded(&settings) {
@@ -449,11 +506,23 @@ impl Service {
         self.control.iter_mut().for_each(|control| control.renew_settings());
         self.send_due();
         let deadline = now + PATIENCE;
-        Progress::Wait(JobStage::Settling(Settling { generation, deadline, readdressed, blacklist, then, success }))
+        Progress::Wait(JobStage::Settling(Settling {
+            generation,
+            deadline,
+            readdressed,
+            blacklist,
+            then,
+            success,
+        }))
     }
 
     /// Everybody works by the new settings.
-    pub(in crate::event_loop) fn settled(&mut self, by: Requester, settling: Settling, now: Instant) -> Progress {
+    pub(in crate::event_loop) fn settled(
+        &mut self,
+        by: Requester,
+        settling: Settling,
+        now: Instant,
+    ) -> Progress {
         let Settling { readdressed, blacklist, then, success, .. } = settling;
         let (table, servers) = (&self.context.table, self.context.settings.table_size());
         for server in readdressed {
@@ -488,7 +557,8 @@ pub(in crate::event_loop) fn in_jail(path: &Path) -> PathBuf {
     Path::new("/").join(path)
 }
 
-/// Those of which `part` is another after the change: with the address, they stand for another server.
+/// Those of which `part` is another after the change: with the address, they stand for another
+/// server.
 fn changed<'s, T: PartialEq + 's>(
     before: &'s Settings,
     after: &'s Settings,
@@ -529,7 +599,10 @@ mod tests {
     #[test]
     fn other_addresses_are_other_servers() {
         let server = |port| Server::at(Address::Inet(([10, 0, 0, 1], port).into()));
-        let settings = |servers: [Option<Server>; 4]| Settings { servers: servers.into(), ..Settings::default() };
+        let settings = |servers: [Option<Server>; 4]| Settings {
+            servers: servers.into(),
+            ..Settings::default()
+        };
         let before = settings([Some(server(1)), Some(server(2)), None, None]);
         let other_limit = Server { soft: 9, ..server(2) };
         let after = settings([Some(server(9)), Some(other_limit), Some(server(3)), None]);
@@ -539,7 +612,10 @@ mod tests {
 
     #[test]
     fn commands_that_set_answer_with_what_was_set() {
-        assert_eq!(question(&Command::Number(Number::Timeout, Some(3))), Some(Command::Number(Number::Timeout, None)));
+        assert_eq!(
+            question(&Command::Number(Number::Timeout, Some(3))),
+            Some(Command::Number(Number::Timeout, None))
+        );
         assert_eq!(question(&Command::Switch(Switch::Hash, true)), None);
     }
 }

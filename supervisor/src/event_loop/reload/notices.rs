@@ -1,4 +1,5 @@
-//! What went well is told, too: what a reload changed, and each change by an operator, within a bound.
+//! What went well is told, too: what a reload changed, and each change by an operator, within a
+//! bound.
 
 #![forbid(unsafe_code)]
 
@@ -17,7 +18,8 @@ use crate::processes::flood::{Admission, Flood};
 /// What is told once everybody works by new settings.
 #[derive(Debug)]
 pub(in crate::event_loop) enum Success {
-    /// The configuration file or the files of TLS were read again: what changed, a phrase for each thing.
+    /// The configuration file or the files of TLS were read again: what changed, a phrase for each
+    /// thing.
     Reload(Vec<String>),
     /// What an operator did.
     Operator(String),
@@ -25,7 +27,8 @@ pub(in crate::event_loop) enum Success {
     Nothing,
 }
 
-/// A bound on what operators cause in the log: a script may change something a thousand times a second.
+/// A bound on what operators cause in the log: a script may change something a thousand times a
+/// second.
 #[derive(Debug)]
 pub(in crate::event_loop) struct Notices {
     flood: Flood,
@@ -41,9 +44,11 @@ impl Notices {
     /// Takes a change by an operator; returns the lines that are told now.
     fn take(&mut self, what: &str, now: Instant) -> Vec<String> {
         match self.flood.admit(now) {
-            Admission::Admitted { withheld_before } => {
-                self.summary(withheld_before).into_iter().chain([format!("operator: {what}")]).collect()
-            }
+            Admission::Admitted { withheld_before } => self
+                .summary(withheld_before)
+                .into_iter()
+                .chain([format!("operator: {what}")])
+                .collect(),
             Admission::Withheld => {
                 self.last = Some(what.to_owned());
                 Vec::new()
@@ -78,13 +83,16 @@ impl Service {
     ) -> Success {
         match &batch.source {
             Source::File => Success::Reload(self.phrases(change, blacklist)),
-            Source::Operator(include @ Command::Include(_)) => {
-                Success::Operator(format!("{include}: {}", listed(&self.phrases(change, blacklist))))
+            Source::Operator(include @ Command::Include(_)) => Success::Operator(format!(
+                "{include}: {}",
+                listed(&self.phrases(change, blacklist))
+            )),
+            Source::Operator(command) => {
+                match is_renewed(command) || !self.phrases(change, blacklist).is_empty() {
+                    true => Success::Operator(command.to_string()),
+                    false => Success::Nothing,
+                }
             }
-            Source::Operator(command) => match is_renewed(command) || !self.phrases(change, blacklist).is_empty() {
-                true => Success::Operator(command.to_string()),
-                false => Success::Nothing,
-            },
         }
     }
 
@@ -92,9 +100,15 @@ impl Service {
     fn phrases(&self, change: &Change, blacklist: &[(ServerId, u32)]) -> Vec<String> {
         let state = &self.state;
         let mut phrases = difference(&self.context.settings, &change.settings);
-        phrases.extend(blacklist.iter().map(|(server, seconds)| format!("server {server} blacklist {seconds}")));
+        phrases.extend(
+            blacklist
+                .iter()
+                .map(|(server, seconds)| format!("server {server} blacklist {seconds}")),
+        );
         phrases.extend(change.listen.as_ref().map(|moved| format!("listen {}", moved.local)));
-        let log = |target: Option<&LogTarget>| target.map_or(Command::NoLog, |log| Command::Log(Some(log.clone())));
+        let log = |target: Option<&LogTarget>| {
+            target.map_or(Command::NoLog, |log| Command::Log(Some(log.clone())))
+        };
         if let Some(new) = &change.log
             && new.as_ref().map(|new| &new.target) != state.log.as_ref()
         {
@@ -115,16 +129,24 @@ impl Service {
     }
 
     /// Tells of what went well.
-    pub(in crate::event_loop) fn tell_success(&mut self, success: Success, by: Requester, now: Instant) {
+    pub(in crate::event_loop) fn tell_success(
+        &mut self,
+        success: Success,
+        by: Requester,
+        now: Instant,
+    ) {
         match success {
             Success::Operator(what) => self.tell_operator(&format!("{what}, by {by}"), now),
             Success::Nothing => {}
             Success::Reload(phrases) => {
-                // Files of TLS are read every hour, too: that is worth a line only if something changed.
+                // Files of TLS are read every hour, too: that is worth a line only if something
+                // changed.
                 let asked = self.queue.is_hangup();
                 let what = match &self.state.config {
                     Some(path) if asked => Some(format!("reloaded {}", path.display())),
-                    _ if asked || !phrases.is_empty() => Some("the files of TLS were read again".to_owned()),
+                    _ if asked || !phrases.is_empty() => {
+                        Some("the files of TLS were read again".to_owned())
+                    }
                     _ => None,
                 };
                 if let Some(what) = what {
@@ -142,9 +164,16 @@ impl Service {
     }
 }
 
-/// Whether a command has a file opened or read anew, which is worth a line even if its name is the same.
+/// Whether a command has a file opened or read anew, which is worth a line even if its name is the
+/// same.
 fn is_renewed(command: &Command) -> bool {
-    matches!(command, Command::Log(Some(_)) | Command::WebStats(Some(_)) | Command::SslOcsp(_) | Command::SslNames(_))
+    matches!(
+        command,
+        Command::Log(Some(_))
+            | Command::WebStats(Some(_))
+            | Command::SslOcsp(_)
+            | Command::SslNames(_)
+    )
 }
 
 /// A line of log, whatever is in the paths that it names.
@@ -179,7 +208,9 @@ mod tests {
     fn of_many_changes_by_operators_some_are_told_and_the_rest_is_counted_with_the_last() {
         let start = Instant::now();
         let mut notices = Notices::new(start);
-        let told = (0..2000).flat_map(|n| notices.take(&format!("timeout {n}"), start)).collect::<Vec<_>>();
+        let told = (0..2000)
+            .flat_map(|n| notices.take(&format!("timeout {n}"), start))
+            .collect::<Vec<_>>();
         assert_eq!((told.len(), told[19].as_str()), (20, "operator: timeout 19"));
         assert_eq!(notices.settle(start + PERIOD / 2), None);
         let summary = "operator: 1980 more changes, the last of them: timeout 1999";

@@ -76,8 +76,12 @@ pub(in crate::event_loop) struct NewLog {
 }
 
 impl Service {
-    /// Checks everything, and gets hold of everything that is needed but the files of TLS; says whether these are to be read.
-    pub(in crate::event_loop) fn prepare(&mut self, batch: &mut Batch) -> Result<(Change, bool), Vec<String>> {
+    /// Checks everything, and gets hold of everything that is needed but the files of TLS; says
+    /// whether these are to be read.
+    pub(in crate::event_loop) fn prepare(
+        &mut self,
+        batch: &mut Batch,
+    ) -> Result<(Change, bool), Vec<String>> {
         let one = |why: String| vec![why];
         let Checked { mut settings, address, mut notices } = self.checked(batch)?;
         let log = self.new_log(batch).map_err(one)?;
@@ -87,23 +91,31 @@ impl Service {
         let running = &self.context.settings;
         settings.generation = running.generation + 1;
         if settings.connections_max > running.connections_max {
-            notices.extend(limits::too_few_descriptors(self.context.descriptor_limit, settings.connections_max));
+            notices.extend(limits::too_few_descriptors(
+                self.context.descriptor_limit,
+                settings.connections_max,
+            ));
         }
-        let encoded =
-            memory::encoded(&settings).map_err(|error| one(format!("the settings cannot be sent: {}", why(&error))))?;
+        let encoded = memory::encoded(&settings)
+            .map_err(|error| one(format!("the settings cannot be sent: {}", why(&error))))?;
         let at = batch.last(listen).map_or(String::new(), |(_, at)| at);
-        let moved = address.map(|(local, addresses)| self.new_listener(batch, local, &addresses, &mut notices));
+        let moved = address
+            .map(|(local, addresses)| self.new_listener(batch, local, &addresses, &mut notices));
         let listen = moved.transpose().map_err(|why| one(at + &why))?;
         let (tls, certificates) = (None, Vec::new());
-        Ok((Change { settings, encoded, listen, log, status, tls, certificates, ocsp, notices }, reads_keys))
+        Ok((
+            Change { settings, encoded, listen, log, status, tls, certificates, ocsp, notices },
+            reads_keys,
+        ))
     }
 
     /// Checks what can be without opening anything.
     pub(in crate::event_loop) fn checked(&self, batch: &Batch) -> Result<Checked, Vec<String>> {
         let one = |why: String| vec![why];
         let address = self.new_address(batch).map_err(one)?;
-        let port =
-            address.as_ref().map_or(self.state.port(), |(_, addresses)| addresses.first().and_then(Address::inet_port));
+        let port = address.as_ref().map_or(self.state.port(), |(_, addresses)| {
+            addresses.first().and_then(Address::inet_port)
+        });
         if let Source::Operator(_) = batch.source {
             let mut commands = batch.commands.iter().map(|placed| &placed.command);
             commands.try_for_each(|command| self.offer_to_operators(command)).map_err(one)?;
@@ -111,13 +123,18 @@ impl Service {
         let mut settings = self.new_settings(batch, port)?;
         self.admits_who_asks(&settings).map_err(one)?;
         let mut notices = self.check(batch, &settings).map_err(one)?;
-        notices.extend(self.warnings(batch, address.as_ref().map(|(_, addresses)| &addresses[..]), &settings));
+        notices.extend(self.warnings(
+            batch,
+            address.as_ref().map(|(_, addresses)| &addresses[..]),
+            &settings,
+        ));
         let running = &self.context.settings;
         if settings.tls.is_on() != running.tls.is_on() {
             notices.extend(self.kept_tls(batch, &settings, port));
             settings.tls.clone_from(&running.tls);
         }
-        let has_any = |settings: &Settings| settings.server_count() > 0 || settings.emergency.is_some();
+        let has_any =
+            |settings: &Settings| settings.server_count() > 0 || settings.emergency.is_some();
         if has_any(running) && !has_any(&settings) && !settings.dummy {
             return Err(one("server: none would be left".into()));
         }
@@ -134,16 +151,24 @@ impl Service {
         };
         match admitted(&self.context.settings) && !admitted(settings) {
             true => Err(format!(
-                "access list {list}, which control_acl refers to, would refuse {}, which this command came from, and nobody \
-                 there could take it back; permit that address first, or give the command from one that stays admitted",
+                "access list {list}, which control_acl refers to, would refuse {}, which this \
+                 command came from, and nobody \
+                 there could take it back; permit that address first, or give the command from one \
+                 that stays admitted",
                 ClientKey::from_bytes(bytes)
             )),
             false => Ok(()),
         }
     }
 
-    /// What the start would say of these settings: of a file all of it, and of an operator's change what that causes.
-    fn warnings(&self, batch: &Batch, moved: Option<&[Address]>, settings: &Settings) -> Vec<String> {
+    /// What the start would say of these settings: of a file all of it, and of an operator's change
+    /// what that causes.
+    fn warnings(
+        &self,
+        batch: &Batch,
+        moved: Option<&[Address]>,
+        settings: &Settings,
+    ) -> Vec<String> {
         let here = std::slice::from_ref(&self.state.listen);
         let of = |listen: &[Address], settings: &Settings| {
             let cut = limits::cut_backlog(self.state.longest_backlog, settings.backlog);
@@ -163,10 +188,15 @@ impl Service {
         after
     }
 
-    /// What an operator's commands name and what is not there yet: what to have, for what, and where it is named.
-    pub(in crate::event_loop) fn missing(&self, batch: &Batch) -> Option<(OpenRequest, Need, String)> {
+    /// What an operator's commands name and what is not there yet: what to have, for what, and
+    /// where it is named.
+    pub(in crate::event_loop) fn missing(
+        &self,
+        batch: &Batch,
+    ) -> Option<(OpenRequest, Need, String)> {
         let Source::Operator(_) = batch.source else { return None };
-        if let (Some((Some(LogTarget::File(path)), at)), None) = (batch.last(log), &batch.held.log) {
+        if let (Some((Some(LogTarget::File(path)), at)), None) = (batch.last(log), &batch.held.log)
+        {
             return Some((OpenRequest::Log(in_jail(path)), Need::Log, at + "log: "));
         }
         if let (Some((Some(path), at)), None) = (batch.last(web_stats), &batch.held.status) {
@@ -175,7 +205,11 @@ impl Service {
         if let (Some((Some(path), at)), None) = (batch.last(ocsp), &batch.held.ocsp)
             && !self.is_the_administrators(path)
         {
-            return Some((OpenRequest::Ocsp(in_jail(path)), Need::Ocsp, at + "ssl_ocsp_response: "));
+            return Some((
+                OpenRequest::Ocsp(in_jail(path)),
+                Need::Ocsp,
+                at + "ssl_ocsp_response: ",
+            ));
         }
         match (batch.last(listen), &batch.held.listener) {
             (Some((local @ Local::Unix(path), at)), None) if *local != self.state.local => {
@@ -190,14 +224,16 @@ impl Service {
     fn new_address(&self, batch: &Batch) -> Result<Option<(Local, Vec<Address>)>, String> {
         let last = batch.last(listen).filter(|(local, _)| **local != self.state.local);
         let Some((local, at)) = last else { return Ok(None) };
-        let addresses = resolve_local(local, &batch.found.names).map_err(|error| format!("{at}listen: {error}"))?;
+        let addresses = resolve_local(local, &batch.found.names)
+            .map_err(|error| format!("{at}listen: {error}"))?;
         // All have the same port.
         match (&batch.source, addresses.first()) {
             (Source::Operator(_), Some(Address::Inet(inet)))
                 if inet.port() < UNPRIVILEGED && self.state.port() != Some(inet.port()) =>
             {
                 Err(format!(
-                    "{at}listen: port {} is privileged: at the control port it can only be kept; use the file of -F",
+                    "{at}listen: port {} is privileged: at the control port it can only be kept; \
+                     use the file of -F",
                     inet.port()
                 ))
             }
@@ -218,14 +254,20 @@ impl Service {
         let failed = |error| format!("listen: {}", why(&error));
         let (socket, path, address) = match (addresses, &batch.source) {
             ([address @ Address::Unix(_)], Source::Operator(_)) => {
-                let (socket, path) = batch.held.listener.take().ok_or("listen: the socket was not made")?;
+                let (socket, path) =
+                    batch.held.listener.take().ok_or("listen: the socket was not made")?;
                 (socket, Some(SocketGuard::Jailed(path)), address.clone())
             }
             (_, Source::Operator(_) | Source::File) => {
                 let bind = |address: &Address| {
-                    Listener::bind_beside(address, self.context.settings.backlog, self.state.guard.as_fd())
+                    Listener::bind_beside(
+                        address,
+                        self.context.settings.backlog,
+                        self.state.guard.as_fd(),
+                    )
                 };
-                let bound = bind_first(addresses, bind).map_err(|error| format!("listen: {error}"))?;
+                let bound =
+                    bind_first(addresses, bind).map_err(|error| format!("listen: {error}"))?;
                 let Bound { what, address, notice } = bound;
                 notices.extend(notice.map(|notice| format!("listen: {notice}")));
                 let (socket, path) = what.into_parts();
@@ -239,15 +281,20 @@ impl Service {
     fn new_settings(&self, batch: &Batch, port: Option<u16>) -> Result<Settings, Vec<String>> {
         let (running, names) = (&self.context.settings, &batch.found.names);
         let changed = match &batch.source {
-            Source::File => apply::reload(running, &self.state.options, &batch.commands, names, port),
+            Source::File => {
+                apply::reload(running, &self.state.options, &batch.commands, names, port)
+            }
             Source::Operator(_) => {
                 let mut settings = running.clone();
                 let errors = apply::apply_all(&mut settings, &batch.commands, names, port);
                 if errors.is_empty() { Ok(settings) } else { Err(errors) }
             }
         };
-        let checked = changed.and_then(|settings| tls::check(&settings.tls, &batch.commands).map(|()| settings));
-        checked.map_err(|errors| in_order(errors.into_iter().map(|error| error.0).collect(), &batch.commands))
+        let checked = changed
+            .and_then(|settings| tls::check(&settings.tls, &batch.commands).map(|()| settings));
+        checked.map_err(|errors| {
+            in_order(errors.into_iter().map(|error| error.0).collect(), &batch.commands)
+        })
     }
 
     /// What only the supervisor can check; returns what the administrator should hear.
@@ -259,15 +306,26 @@ impl Service {
         let here = self.pool.ids().count();
         for SourcedCommand { source_line, command } in &batch.commands {
             match (command, &batch.source) {
-                (Command::Number(Number::Workers, Some(wanted)), _) if usize::try_from(*wanted) == Ok(here) => {}
+                (Command::Number(Number::Workers, Some(wanted)), _)
+                    if usize::try_from(*wanted) == Ok(here) => {}
                 (Command::Number(Number::Workers, Some(wanted)), Source::File) => {
-                    notices.push(format!("{source_line}: workers: there are {here}; {wanted} need a restart"));
+                    notices.push(format!(
+                        "{source_line}: workers: there are {here}; {wanted} need a restart"
+                    ));
                 }
                 (Command::Number(Number::Workers, Some(_)), Source::Operator(_)) => {
-                    let at = if source_line.is_empty() { String::new() } else { format!("{source_line}: ") };
-                    return Err(format!("{at}workers: there are {here}; another number needs a restart"));
+                    let at = if source_line.is_empty() {
+                        String::new()
+                    } else {
+                        format!("{source_line}: ")
+                    };
+                    return Err(format!(
+                        "{at}workers: there are {here}; another number needs a restart"
+                    ));
                 }
-                (command, Source::File) => notices.extend(self.left_to_a_restart(source_line, command)),
+                (command, Source::File) => {
+                    notices.extend(self.left_to_a_restart(source_line, command))
+                }
                 (_, Source::Operator(_)) => {}
             }
         }
@@ -282,8 +340,9 @@ impl Service {
         match command {
             Command::Number(Number::MaxServers, Some(wanted)) => {
                 let here = self.context.settings.table_size();
-                (*wanted != here)
-                    .then(|| format!("{source_line}: max_servers: there are {here}; {wanted} need a restart"))
+                (*wanted != here).then(|| {
+                    format!("{source_line}: max_servers: there are {here}; {wanted} need a restart")
+                })
             }
             Command::Startup(wanted) if !self.state.startup.contains(wanted) => {
                 let word = wanted.word();
@@ -302,16 +361,21 @@ impl Service {
         let about = |placed: &SourcedCommand| {
             let mut changed = running.clone();
             apply::apply_all(&mut changed, [placed], &batch.found.names, port);
-            let at = if placed.source_line.is_empty() { String::new() } else { format!("{}: ", placed.source_line) };
+            let at = if placed.source_line.is_empty() {
+                String::new()
+            } else {
+                format!("{}: ", placed.source_line)
+            };
             let command = &placed.command;
             match (changed.tls == running.tls, changed.tls.is_on() == running.tls.is_on()) {
                 (true, _) => None,
-                (false, false) => {
-                    Some(format!("{at}{command}: TLS is {state}, and turning it {turning} needs a restart"))
-                }
-                (false, true) => {
-                    Some(format!("{at}{command}: is not put in force, because turning TLS {turning} needs a restart"))
-                }
+                (false, false) => Some(format!(
+                    "{at}{command}: TLS is {state}, and turning it {turning} needs a restart"
+                )),
+                (false, true) => Some(format!(
+                    "{at}{command}: is not put in force, because turning TLS {turning} needs a \
+                     restart"
+                )),
             }
         };
         batch.commands.iter().filter_map(about).collect()
@@ -321,19 +385,33 @@ impl Service {
     fn offer_to_operators(&self, command: &Command) -> Result<(), String> {
         let settings = &self.context.settings;
         match command {
-            Command::Number(Number::MaxServers, Some(wanted)) if *wanted != settings.table_size() => {
-                Err(format!("max_servers: there are {}; another number needs a restart", settings.table_size()))
+            Command::Number(Number::MaxServers, Some(wanted))
+                if *wanted != settings.table_size() =>
+            {
+                Err(format!(
+                    "max_servers: there are {}; another number needs a \
+                    restart",
+                    settings.table_size()
+                ))
             }
             Command::Startup(wanted) if !self.state.startup.contains(wanted) => {
                 let word = wanted.word();
-                Err(format!("{word}: only a start can give this: put it into the file of -F, and restart pen"))
+                Err(format!(
+                    "{word}: only a start can give this: put it into the file of -F, and \
+                    restart pen"
+                ))
             }
             Command::Certificate(_) if *command == certificate(&settings.tls) => Ok(()),
             Command::ClientCa(_) if *command == client_ca(&settings.tls) => Ok(()),
             Command::Certificate(_) | Command::ClientCa(_) => {
-                let word = if matches!(command, Command::Certificate(_)) { "certificate" } else { "client_ca" };
+                let word = if matches!(command, Command::Certificate(_)) {
+                    "certificate"
+                } else {
+                    "client_ca"
+                };
                 Err(format!(
-                    "{word}: only the file of -F can say this, because it is read with the rights of whoever started pen; then send HUP"
+                    "{word}: only the file of -F can say this, because it is read with the rights \
+                     of whoever started pen; then send HUP"
                 ))
             }
             Command::Switch(Switch::RequireClientCert, true) if !settings.tls.is_on() => {
@@ -341,13 +419,18 @@ impl Service {
             }
             Command::Switch(Switch::ServersOnly, on) if *on == self.state.servers_only => Ok(()),
             Command::Switch(Switch::ServersOnly, _) => {
-                Err("servers_only: only the file of -F can say this: it is about the servers in that file".into())
+                Err("servers_only: only the file of -F can say this: it is about the servers in \
+                    that file"
+                    .into())
             }
-            Command::NoServer(number) if settings.servers.get(*number as usize).is_some_and(Option::is_none) => {
+            Command::NoServer(number)
+                if settings.servers.get(*number as usize).is_some_and(Option::is_none) =>
+            {
                 Err(format!("server: there is no server {number}"))
             }
             Command::SslNames(path) if *path != settings.tls.names => Err(format!(
-                "ssl_sni_path: {}: at the control port the directory can only be read again; another one has to be in the file of -F",
+                "ssl_sni_path: {}: at the control port the directory can only be read again; \
+                 another one has to be in the file of -F",
                 path.as_deref().unwrap_or(Path::new("none")).display()
             )),
             _ => Ok(()),
@@ -358,12 +441,13 @@ impl Service {
     fn kept_sizes(&self, file: &[SourcedCommand]) -> Vec<String> {
         let kept = |which: Number| {
             let present = apply::present(&self.context.settings, which)?;
-            let said =
-                |placed: &&SourcedCommand| matches!(placed.command, Command::Number(word, Some(_)) if word == which);
+            let said = |placed: &&SourcedCommand| matches!(placed.command, Command::Number(word, Some(_)) if word == which);
             let SourcedCommand { source_line, command } = file.iter().rev().find(said)?;
             let Command::Number(_, Some(wanted)) = *command else { return None };
             let word = which.word();
-            (wanted < present).then(|| format!("{source_line}: {word}: there are {present}; {wanted} need a restart"))
+            (wanted < present).then(|| {
+                format!("{source_line}: {word}: there are {present}; {wanted} need a restart")
+            })
         };
         [Number::ClientsMax, Number::ConnMax].into_iter().filter_map(kept).collect()
     }
@@ -384,16 +468,20 @@ impl Service {
         }
     }
 
-    /// Whether the OCSP response of this name is one that the administrator named, and not an operator.
+    /// Whether the OCSP response of this name is one that the administrator named, and not an
+    /// operator.
     fn is_the_administrators(&self, path: &Path) -> bool {
         self.state.ocsp.is_none() && Some(path) == self.context.settings.tls.ocsp.as_deref()
     }
 
-    /// Whether the files of TLS are to be read again: whenever their reading was asked for, by HUP too, and when their use changes.
+    /// Whether the files of TLS are to be read again: whenever their reading was asked for, by HUP
+    /// too, and when their use changes.
     fn reads_keys(&self, batch: &Batch, settings: &Settings) -> bool {
-        let names_files =
-            |placed: &SourcedCommand| matches!(placed.command, Command::SslOcsp(_) | Command::SslNames(_));
-        let is_asked = matches!(batch.source, Source::File) || batch.commands.iter().any(names_files);
+        let names_files = |placed: &SourcedCommand| {
+            matches!(placed.command, Command::SslOcsp(_) | Command::SslNames(_))
+        };
+        let is_asked =
+            matches!(batch.source, Source::File) || batch.commands.iter().any(names_files);
         settings.tls.is_on() && (is_asked || settings.tls != self.context.settings.tls)
     }
 
@@ -411,9 +499,9 @@ impl Service {
             (LogTarget::File(path), Source::File, _) => {
                 request_log::open(path).map(|log| (log, false)).map_err(|error| error.to_string())
             }
-            (LogTarget::Network(_, _), _, Some(address)) => {
-                request_log::connect(address).map(|log| (log, false)).map_err(|error| error.to_string())
-            }
+            (LogTarget::Network(_, _), _, Some(address)) => request_log::connect(address)
+                .map(|log| (log, false))
+                .map_err(|error| error.to_string()),
             (LogTarget::Network(_, _), _, None) => Err("log: the log host has no address".into()),
         };
         let (log, held) = opened.map_err(|why| at + &why)?;
@@ -436,9 +524,9 @@ impl Service {
                     .map_err(|error| format!("status file {}: {}", path.display(), why(&error))),
                 None => Err(format!("status file {}: it was not opened", path.display())),
             },
-            Source::File => {
-                status_file::check(&path).map(|()| StatusFile::Path(path)).map_err(|error| error.to_string())
-            }
+            Source::File => status_file::check(&path)
+                .map(|()| StatusFile::Path(path))
+                .map_err(|error| error.to_string()),
         };
         file.map(|file| Some(Some(file))).map_err(|why| at + &why)
     }
@@ -478,14 +566,17 @@ fn web_stats(command: &Command) -> Option<Option<&Path>> {
     }
 }
 
-/// A file that came from an operator as a request log: lines of several workers are appended to it, and nobody may ever wait for it.
+/// A file that came from an operator as a request log: lines of several workers are appended to it,
+/// and nobody may ever wait for it.
 fn appendable(path: &Path, file: OwnedFd) -> Result<OwnedFd, String> {
     let failed = |why: String| format!("log: {}: {why}", path.display());
     let file = File::from(file);
     let there = file.metadata().map_err(|error| failed(why(&error)))?;
     let kind = there.file_type();
     if !(kind.is_file() && there.nlink() <= 1 || kind.is_fifo() || kind.is_char_device()) {
-        return Err(failed("neither a file with a single name, a fifo nor a character device".into()));
+        return Err(failed(
+            "neither a file with a single name, a fifo nor a character device".into(),
+        ));
     }
     let flags = fcntl_getfl(&file).map_err(|errno| failed(why(&errno.into())))?;
     let wanted = flags | OFlags::APPEND | OFlags::NONBLOCK;
@@ -509,6 +600,8 @@ mod tests {
         let mut log = File::from(appendable(&path, plain.into()).unwrap());
         std::io::Write::write_all(&mut log, b"new\n").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "old\nnew\n");
-        assert!(appendable(directory.path(), File::open(directory.path()).unwrap().into()).is_err());
+        assert!(
+            appendable(directory.path(), File::open(directory.path()).unwrap().into()).is_err()
+        );
     }
 }

@@ -1,7 +1,9 @@
-//! The files of TLS, which hold secrets that must not be in this process: every fork would hand them on.
+//! The files of TLS, which hold secrets that must not be in this process: every fork would hand
+//! them on.
 //!
-//! Each file is opened with the rights of whoever started pen and copied within the kernel (sendfile(2)) into memory that is then sealed. Its bytes are
-//! never in this process's address space; the descriptor of the memory goes to relay workers, and to the child that examines it
+//! Each file is opened with the rights of whoever started pen and copied within the kernel
+//! (sendfile(2)) into memory that is then sealed. Its bytes are never in this process's address
+//! space; the descriptor of the memory goes to relay workers, and to the child that examines it
 //! (`examine`). The same holds for the secrets of session tickets.
 
 #![forbid(unsafe_code)]
@@ -17,8 +19,8 @@ use std::time::{Duration, Instant};
 use pen_config::tls::Tls;
 use pen_ipc::start::TlsStart;
 use pen_ipc::tls_files::{
-    AUTHORITIES_LIMIT, FILE_LIMIT, Fact, Index, MEMORY_LIMIT, MOST_FILES, NamedRole, OCSP_LIMIT, Part, Role,
-    TICKET_PERIOD, TICKET_SECRET,
+    AUTHORITIES_LIMIT, FILE_LIMIT, Fact, Index, MEMORY_LIMIT, MOST_FILES, NamedRole, OCSP_LIMIT,
+    Part, Role, TICKET_PERIOD, TICKET_SECRET,
 };
 use pen_walk as walk;
 use rustix::fs::{Dir, sendfile};
@@ -54,7 +56,13 @@ impl Keys {
     /// No descriptors or memory left.
     pub(crate) fn new(files: OwnedFd, facts: Vec<Fact>, now: Instant) -> io::Result<Keys> {
         let certificates = Certificates::new(facts, now);
-        Ok(Keys { files, secrets: (secret()?, None), rotation: now + ROTATION, reading: now + READING, certificates })
+        Ok(Keys {
+            files,
+            secrets: (secret()?, None),
+            rotation: now + ROTATION,
+            reading: now + READING,
+            certificates,
+        })
     }
 
     /// What a new worker is born with.
@@ -67,7 +75,8 @@ impl Keys {
         Ok(TlsStart { files: self.files.try_clone()?, secrets: (current.try_clone()?, previous) })
     }
 
-    /// Replaces the secret by a new one and forgets the one before. It is tried again soon if there can be none now.
+    /// Replaces the secret by a new one and forgets the one before. It is tried again soon if there
+    /// can be none now.
     ///
     /// # Errors
     /// No descriptors or memory left.
@@ -80,16 +89,27 @@ impl Keys {
     }
 }
 
-/// The files in sealed memory, and what the administrator should know about those that were left out.
+/// The files in sealed memory, and what the administrator should know about those that were left
+/// out.
 ///
 /// `ocsp` is an OCSP response that stands for the file that the settings name.
 ///
 /// # Errors
 /// The file and why it cannot be had.
-pub(crate) fn gather(tls: &Tls, ocsp: Option<&OwnedFd>, serial: u64) -> Result<(OwnedFd, Vec<String>), String> {
-    let memory = memory::new().map_err(|error| format!("TLS: no memory for its files: {}", why(&error)))?;
-    let index =
-        Index { serial, required: tls.required, tls12: tls.tls12, suites: tls.suites.clone(), files: Vec::new() };
+pub(crate) fn gather(
+    tls: &Tls,
+    ocsp: Option<&OwnedFd>,
+    serial: u64,
+) -> Result<(OwnedFd, Vec<String>), String> {
+    let memory =
+        memory::new().map_err(|error| format!("TLS: no memory for its files: {}", why(&error)))?;
+    let index = Index {
+        serial,
+        required: tls.required,
+        tls12: tls.tls12,
+        suites: tls.suites.clone(),
+        files: Vec::new(),
+    };
     let mut gathering = Gathering { memory, size: 0, index, notices: Vec::new() };
     if let Some(path) = &tls.certificate {
         gathering.add(path, Role::Certificate, FILE_LIMIT)?;
@@ -106,15 +126,20 @@ pub(crate) fn gather(tls: &Tls, ocsp: Option<&OwnedFd>, serial: u64) -> Result<(
     if tls.required && tls.ca_file.is_none() && tls.ca_directory.is_none() {
         let path = SYSTEM_AUTHORITIES.iter().map(Path::new).find(|path| path.exists());
         let path = path.ok_or(
-            "-R: this system has no file of certification authorities; say with -G whose certificates are good",
+            "-R: this system has no file of certification authorities; say with -G whose \
+             certificates are good",
         )?;
         gathering.add(path, Role::SystemAuthorities, AUTHORITIES_LIMIT)?;
     }
     match (&tls.ocsp, ocsp) {
-        (Some(path), Some(held)) => gathering.copy(held.try_clone().map(File::from), path, Role::Ocsp, OCSP_LIMIT)?,
+        (Some(path), Some(held)) => {
+            gathering.copy(held.try_clone().map(File::from), path, Role::Ocsp, OCSP_LIMIT)?
+        }
         // Whoever fetches it may not have done so yet.
         (Some(path), None) if path.exists() => gathering.add(path, Role::Ocsp, OCSP_LIMIT)?,
-        (Some(path), None) => gathering.notices.push(format!("{}: there is no OCSP response yet", path.display())),
+        (Some(path), None) => {
+            gathering.notices.push(format!("{}: there is no OCSP response yet", path.display()))
+        }
         (None, _) => {}
     }
     if let Some(path) = &tls.names {
@@ -148,13 +173,24 @@ impl Gathering {
         self.copy(walk::read(path), path, role, limit)
     }
 
-    fn copy(&mut self, file: io::Result<File>, path: &Path, role: Role, limit: u64) -> Result<(), String> {
+    fn copy(
+        &mut self,
+        file: io::Result<File>,
+        path: &Path,
+        role: Role,
+        limit: u64,
+    ) -> Result<(), String> {
         let at = |reason: String| format!("{}: {reason}", path.display());
         if self.index.files.len() >= MOST_FILES || self.size + limit > MEMORY_LIMIT {
-            return Err(at(format!("more than {MOST_FILES} files, or {} MiB of them", MEMORY_LIMIT >> 20)));
+            return Err(at(format!(
+                "more than {MOST_FILES} files, or {} MiB of them",
+                MEMORY_LIMIT >> 20
+            )));
         }
         let offset = self.size;
-        let length = file.and_then(|file| transfer(&self.memory, &file, limit)).map_err(|error| at(why(&error)))?;
+        let length = file
+            .and_then(|file| transfer(&self.memory, &file, limit))
+            .map_err(|error| at(why(&error)))?;
         let length = length.ok_or_else(|| at(too_long(limit)))?;
         self.size += length;
         self.index.files.push(Part { role, path: path.display().to_string(), offset, length });
@@ -174,8 +210,9 @@ impl Gathering {
         paths.iter().try_for_each(|path| self.add(path, Role::Authorities, FILE_LIMIT))
     }
 
-    /// The files of a directory that are called after server names. One that cannot be had is left out; of many such the
-    /// first are named. More files than there is room for are an error: a name among the rest would have another's certificate.
+    /// The files of a directory that are called after server names. One that cannot be had is left
+    /// out; of many such the first are named. More files than there is room for are an error: a
+    /// name among the rest would have another's certificate.
     fn named(&mut self, directory: &Path) -> Result<(), String> {
         let at = |reason: String| format!("{}: {reason}", directory.display());
         let room = MOST_FILES - self.index.files.len();
@@ -183,7 +220,8 @@ impl Gathering {
         if listing.found > room {
             let found = listing.found;
             return Err(at(format!(
-                "there are {found} files of certificates by name; pen takes {MOST_FILES}, two for each of {} names",
+                "there are {found} files of certificates by name; pen takes {MOST_FILES}, two for \
+                 each of {} names",
                 MOST_FILES / 2
             )));
         }
@@ -194,7 +232,9 @@ impl Gathering {
             let size = self.size;
             if size + limit > MEMORY_LIMIT {
                 let most = MEMORY_LIMIT >> 20;
-                return Err(at(format!("the {files} files of certificates by name have more than {most} MiB in all")));
+                return Err(at(format!(
+                    "the {files} files of certificates by name have more than {most} MiB in all"
+                )));
             }
             if let Err(reason) = self.add(&path, Role::Named(name, role), limit) {
                 failed += 1;
@@ -206,7 +246,10 @@ impl Gathering {
             }
         }
         if failed > FIRST {
-            self.notices.push(at(format!("{} more files of certificates by name cannot be used", failed - FIRST)));
+            self.notices.push(at(format!(
+                "{} more files of certificates by name cannot be used",
+                failed - FIRST
+            )));
         }
         Ok(())
     }
@@ -214,9 +257,12 @@ impl Gathering {
     fn finish(mut self) -> Result<(OwnedFd, Vec<String>), String> {
         let files = self.index.files.len();
         let index = self.index.encode();
-        let index = index.map_err(|_| format!("TLS: the paths of its {files} files are too long to be listed"))?;
+        let index = index.map_err(|_| {
+            format!("TLS: the paths of its {files} files are too long to be listed")
+        })?;
         let sealed = self.memory.write_all(&index).and_then(|()| memory::seal(self.memory));
-        let files = sealed.map_err(|error| format!("TLS: no memory for its files: {}", why(&error)))?;
+        let files =
+            sealed.map_err(|error| format!("TLS: no memory for its files: {}", why(&error)))?;
         Ok((files, self.notices))
     }
 }
@@ -245,7 +291,8 @@ fn is_hash(name: &str) -> bool {
     })
 }
 
-/// Copies a file within the kernel, behind what is in the memory already. None: it is longer than `limit`.
+/// Copies a file within the kernel, behind what is in the memory already. None: it is longer than
+/// `limit`.
 fn transfer(memory: &File, file: &File, limit: u64) -> io::Result<Option<u64>> {
     let mut done = 0;
     let mut offset = 0;
@@ -403,7 +450,10 @@ mod tests {
         let missing = directory.path().join("missing");
         let refused = |tls: &Tls| gather(tls, None, 1).unwrap_err();
         let certificate = Tls { certificate: Some(missing.clone()), ..Tls::default() };
-        assert_eq!(refused(&certificate), format!("{}: no such file or directory", missing.display()));
+        assert_eq!(
+            refused(&certificate),
+            format!("{}: no such file or directory", missing.display())
+        );
         let empty = Tls { ca_directory: Some(directory.path().into()), ..Tls::default() };
         assert!(refused(&empty).contains("no file called hash.N"));
         let long = directory.path().join("long");

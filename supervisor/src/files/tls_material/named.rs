@@ -1,4 +1,5 @@
-//! The directory of certificates by server name: which of its entries are files of a name, and which are not.
+//! The directory of certificates by server name: which of its entries are files of a name, and
+//! which are not.
 
 #![forbid(unsafe_code)]
 
@@ -16,7 +17,8 @@ use crate::log::errno::why;
 /// What is in the directory.
 #[derive(Debug, Default)]
 pub(in crate::files::tls_material) struct Listing {
-    /// The files of names: server name in lower case, role, path; in the order of their paths, at most as many as were asked for.
+    /// The files of names: server name in lower case, role, path; in the order of their paths, at
+    /// most as many as were asked for.
     pub(in crate::files::tls_material) files: Vec<(PathBuf, String, NamedRole)>,
     /// How many files of names there are in all.
     pub(in crate::files::tls_material) found: usize,
@@ -27,14 +29,19 @@ pub(in crate::files::tls_material) struct Listing {
 }
 
 impl Listing {
-    /// Reads the directory and keeps at most `most` files of names. Other entries cost no memory, however many there are.
+    /// Reads the directory and keeps at most `most` files of names. Other entries cost no memory,
+    /// however many there are.
     ///
     /// # Errors
     /// The directory cannot be read.
-    pub(in crate::files::tls_material) fn read(directory: &Path, most: usize) -> Result<Listing, String> {
+    pub(in crate::files::tls_material) fn read(
+        directory: &Path,
+        most: usize,
+    ) -> Result<Listing, String> {
         let at = |error: io::Error| format!("{}: {}", directory.display(), why(&error));
         let mut listing = Listing::default();
-        let entries = walk::list(directory).and_then(|directory| Ok(Dir::new(directory)?)).map_err(at)?;
+        let entries =
+            walk::list(directory).and_then(|directory| Ok(Dir::new(directory)?)).map_err(at)?;
         for entry in entries {
             let entry = entry.map_err(|errno| at(errno.into()))?;
             let file = OsStr::from_bytes(entry.file_name().to_bytes()).to_os_string();
@@ -66,7 +73,8 @@ impl Listing {
                 example
             ));
         }
-        let nothing = "no file is called NAME.crt; all names are served with the default certificate";
+        let nothing =
+            "no file is called NAME.crt; all names are served with the default certificate";
         (self.found == 0).then(|| format!("{}: {nothing}", directory.display()))
     }
 }
@@ -130,16 +138,29 @@ mod tests {
     #[test]
     fn a_listing_counts_what_it_does_not_keep() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(Listing::read(directory.path(), 9).unwrap().notice(directory.path()).unwrap().contains("NAME.crt"));
+        assert!(
+            Listing::read(directory.path(), 9)
+                .unwrap()
+                .notice(directory.path())
+                .unwrap()
+                .contains("NAME.crt")
+        );
         for n in 0..20 {
             fs::write(directory.path().join(format!("n{n:02}.crt")), "").unwrap();
             fs::write(directory.path().join(format!("n{n:02}.txt")), "").unwrap();
         }
         let listing = Listing::read(directory.path(), 9).unwrap();
-        assert_eq!((listing.found, listing.files.len(), listing.notice(directory.path())), (20, 9, None));
+        assert_eq!(
+            (listing.found, listing.files.len(), listing.notice(directory.path())),
+            (20, 9, None)
+        );
         assert!(listing.files.is_sorted_by_key(|(path, ..)| path));
         fs::write(directory.path().join("a b.crt"), "").unwrap();
         let notice = Listing::read(directory.path(), 9).unwrap().notice(directory.path()).unwrap();
-        assert!(notice.contains("1 files are called after no server name") && notice.contains("a b.crt"), "{notice}");
+        assert!(
+            notice.contains("1 files are called after no server name")
+                && notice.contains("a b.crt"),
+            "{notice}"
+        );
     }
 }

@@ -1,8 +1,10 @@
-//! Which system calls each kind of process may make, and with which arguments. Pure data; `filter` makes programs of it.
+//! Which system calls each kind of process may make, and with which arguments. Pure data; `filter`
+//! makes programs of it.
 //!
-//! The lists were found with strace(1) over the test suite and long runs under load, and by reading what the C library and the crates may
-//! call on paths that no run takes (abort, an old kernel, a resolver's plug-ins). The rule for additions: only what cannot reach another
-//! process, a file by its name, or a kernel interface that the process has no use for.
+//! The lists were found with strace(1) over the test suite and long runs under load, and by reading
+//! what the C library and the crates may call on paths that no run takes (abort, an old kernel, a
+//! resolver's plug-ins). The rule for additions: only what cannot reach another process, a file by
+//! its name, or a kernel interface that the process has no use for.
 
 #![forbid(unsafe_code)]
 
@@ -17,7 +19,8 @@ pub(in crate::jail::sandbox) struct Checked {
     pub(in crate::jail::sandbox) any: Vec<Vec<Check>>,
 }
 
-/// A condition on an argument, of which only the low 32 bits count for the kernel: `argument & mask == value`.
+/// A condition on an argument, of which only the low 32 bits count for the kernel: `argument & mask
+/// == value`.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::jail::sandbox) struct Check {
     pub(in crate::jail::sandbox) argument: u8,
@@ -32,7 +35,8 @@ pub(in crate::jail::sandbox) struct Calls {
     pub(in crate::jail::sandbox) plain: Vec<c_long>,
     /// With some.
     pub(in crate::jail::sandbox) checked: Vec<Checked>,
-    /// What fails with EACCES instead of ending the process: libraries look for files that need not be there, and ask what they need not know.
+    /// What fails with EACCES instead of ending the process: libraries look for files that need
+    /// not be there, and ask what they need not know.
     pub(in crate::jail::sandbox) refused: Vec<c_long>,
 }
 
@@ -42,7 +46,8 @@ impl Kind {
         let mut calls = Calls::default();
         calls.plain.extend(BASE);
         calls.checked.push(only(libc::SYS_tgkill, 0, own));
-        // Names for mappings in /proc, which only this process has any use for; newer C libraries give them.
+        // Names for mappings in /proc, which only this process has any use for; newer C libraries
+        // give them.
         calls.checked.push(only(libc::SYS_prctl, 0, PR_SET_VMA));
         if self != Kind::Resolver {
             calls.checked.push(without_execution(libc::SYS_mmap));
@@ -52,7 +57,12 @@ impl Kind {
             Kind::Relay => {
                 calls.plain.extend(EVENTS.iter().chain(SOCKETS).chain(RELAY));
                 calls.refused.extend(FILES_LOOKED_FOR.iter().chain(ASKED));
-                calls.checked.extend([relay_sockets(), options(), RELAY_IOCTLS.checked(1), RELAY_FCNTLS.checked(1)]);
+                calls.checked.extend([
+                    relay_sockets(),
+                    options(),
+                    RELAY_IOCTLS.checked(1),
+                    RELAY_FCNTLS.checked(1),
+                ]);
             }
             Kind::Examiner => {
                 calls.plain.extend(SOCKETS);
@@ -60,11 +70,15 @@ impl Kind {
                 calls.checked.push(FCNTLS.checked(1));
             }
             Kind::Control => {
-                calls.plain.extend(EVENTS.iter().chain(SOCKETS).chain(FILES_LOOKED_FOR).chain(FILES_WRITTEN));
+                calls.plain.extend(
+                    EVENTS.iter().chain(SOCKETS).chain(FILES_LOOKED_FOR).chain(FILES_WRITTEN),
+                );
                 calls.checked.extend([options(), IOCTLS.checked(1), FCNTLS.checked(1)]);
             }
             Kind::Opener => {
-                calls.plain.extend(SOCKETS.iter().chain(FILES_LOOKED_FOR).chain(FILES_WRITTEN).chain(OPENER));
+                calls.plain.extend(
+                    SOCKETS.iter().chain(FILES_LOOKED_FOR).chain(FILES_WRITTEN).chain(OPENER),
+                );
                 calls.checked.extend([unix_sockets(&[libc::SOCK_STREAM]), FCNTLS.checked(1)]);
                 // The commands of a file go to the supervisor in memory that is sealed.
                 calls.checked.push(only(libc::SYS_fcntl, 1, libc::F_ADD_SEALS.cast_unsigned()));
@@ -78,33 +92,52 @@ impl Kind {
             Kind::Reader => {
                 calls.plain.extend(SOCKETS.iter().chain(FILES_LOOKED_FOR).chain(READER));
                 calls.plain.retain(|call| !FILES_OPENED.iter().any(|(opening, _)| opening == call));
-                calls.checked.extend(FILES_OPENED.iter().map(|(call, flags)| for_reading(*call, *flags)));
+                calls
+                    .checked
+                    .extend(FILES_OPENED.iter().map(|(call, flags)| for_reading(*call, *flags)));
                 calls.checked.push(FCNTLS.checked(1));
                 // What was read goes to the supervisor in memory that is sealed.
                 calls.checked.push(only(libc::SYS_fcntl, 1, libc::F_ADD_SEALS.cast_unsigned()));
             }
             Kind::Reporter => {
-                calls.plain.extend(SOCKETS.iter().chain(FILES_LOOKED_FOR).chain(FILES_WRITTEN).chain(REPORTER));
+                calls.plain.extend(
+                    SOCKETS.iter().chain(FILES_LOOKED_FOR).chain(FILES_WRITTEN).chain(REPORTER),
+                );
                 // The syslog daemon's socket is of either kind.
-                calls.checked.extend([unix_sockets(&[libc::SOCK_DGRAM, libc::SOCK_STREAM]), FCNTLS.checked(1)]);
+                calls.checked.extend([
+                    unix_sockets(&[libc::SOCK_DGRAM, libc::SOCK_STREAM]),
+                    FCNTLS.checked(1),
+                ]);
                 // Two reports into one file wait for one another.
                 calls.checked.push(only(libc::SYS_fcntl, 1, libc::F_SETLKW.cast_unsigned()));
             }
             Kind::Resolver => {
-                calls.plain.extend(EVENTS.iter().chain(SOCKETS).chain(FILES_LOOKED_FOR).chain(RESOLVER));
+                calls
+                    .plain
+                    .extend(EVENTS.iter().chain(SOCKETS).chain(FILES_LOOKED_FOR).chain(RESOLVER));
                 calls.plain.retain(|call| !FILES_OPENED.iter().any(|(opening, _)| opening == call));
-                calls.checked.extend(FILES_OPENED.iter().map(|(call, flags)| for_reading(*call, *flags)));
-                calls.checked.extend([resolver_sockets(), threads(), RESOLVER_IOCTLS.checked(1), FCNTLS.checked(1)]);
+                calls
+                    .checked
+                    .extend(FILES_OPENED.iter().map(|(call, flags)| for_reading(*call, *flags)));
+                calls.checked.extend([
+                    resolver_sockets(),
+                    threads(),
+                    RESOLVER_IOCTLS.checked(1),
+                    FCNTLS.checked(1),
+                ]);
                 // A new value is the third argument: only asking.
-                calls.checked.push(Checked { call: libc::SYS_prlimit64, any: vec![vec![equal(2, 0)]] });
+                calls
+                    .checked
+                    .push(Checked { call: libc::SYS_prlimit64, any: vec![vec![equal(2, 0)]] });
             }
         }
         calls
     }
 }
 
-/// What the supervisor and all that descend from it cannot have (EPERM): what opens the kernel, other processes, or another program. What
-/// stands on no list here is checked by the kernel as ever.
+/// What the supervisor and all that descend from it cannot have (EPERM): what opens the kernel,
+/// other processes, or another program. What stands on no list here is checked by the kernel as
+/// ever.
 pub(in crate::jail::sandbox) fn never() -> Calls {
     let namespaces = Check { argument: 0, mask: NAMESPACES, value: 0 };
     let any_namespace = |bit: u32| vec![Check { mask: bit, value: bit, ..namespaces }];
@@ -126,19 +159,28 @@ fn only(call: c_long, argument: u8, value: u32) -> Checked {
 
 /// Memory, but none that can be executed.
 fn without_execution(call: c_long) -> Checked {
-    Checked { call, any: vec![vec![Check { argument: 2, mask: libc::PROT_EXEC.cast_unsigned(), value: 0 }]] }
+    Checked {
+        call,
+        any: vec![vec![Check { argument: 2, mask: libc::PROT_EXEC.cast_unsigned(), value: 0 }]],
+    }
 }
 
 /// Files, but nothing is written, made or emptied.
 fn for_reading(call: c_long, flags: u8) -> Checked {
     let mask = (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC).cast_unsigned();
-    Checked { call, any: vec![vec![Check { argument: flags, mask, value: libc::O_RDONLY.cast_unsigned() }]] }
+    Checked {
+        call,
+        any: vec![vec![Check { argument: flags, mask, value: libc::O_RDONLY.cast_unsigned() }]],
+    }
 }
 
 /// Threads, as plug-ins of the resolver may have them, but no processes and no namespaces.
 fn threads() -> Checked {
     let thread = libc::CLONE_THREAD.cast_unsigned();
-    Checked { call: libc::SYS_clone, any: vec![vec![Check { argument: 0, mask: thread | NAMESPACES, value: thread }]] }
+    Checked {
+        call: libc::SYS_clone,
+        any: vec![vec![Check { argument: 0, mask: thread | NAMESPACES, value: thread }]],
+    }
 }
 
 const fn family(family: i32) -> Check {
@@ -154,8 +196,8 @@ const fn protocol(protocol: i32) -> Check {
     equal(2, protocol.cast_unsigned())
 }
 
-/// TCP (not Multipath TCP, not SCTP) and Unix streams, towards servers; and UDP, by which a worker learns, without sending anything, whether
-/// this machine has an address to reach a server from.
+/// TCP (not Multipath TCP, not SCTP) and Unix streams, towards servers; and UDP, by which a worker
+/// learns, without sending anything, whether this machine has an address to reach a server from.
 fn relay_sockets() -> Checked {
     let mut any = Vec::new();
     for inet in [libc::AF_INET, libc::AF_INET6] {
@@ -172,11 +214,14 @@ fn unix_sockets(of: &[i32]) -> Checked {
     Checked { call: libc::SYS_socket, any }
 }
 
-/// Name servers, local daemons (nscd, systemd-resolved, sssd, avahi), and the kernel's list of addresses, by which getaddrinfo(3) sorts.
+/// Name servers, local daemons (nscd, systemd-resolved, sssd, avahi), and the kernel's list of
+/// addresses, by which getaddrinfo(3) sorts.
 fn resolver_sockets() -> Checked {
     let mut any = Vec::new();
     for inet in [libc::AF_INET, libc::AF_INET6] {
-        for (of, by) in [(libc::SOCK_DGRAM, libc::IPPROTO_UDP), (libc::SOCK_STREAM, libc::IPPROTO_TCP)] {
+        for (of, by) in
+            [(libc::SOCK_DGRAM, libc::IPPROTO_UDP), (libc::SOCK_STREAM, libc::IPPROTO_TCP)]
+        {
             any.push(vec![family(inet), kind(of), protocol(0)]);
             any.push(vec![family(inet), kind(of), protocol(by)]);
         }
@@ -187,7 +232,8 @@ fn resolver_sockets() -> Checked {
     Checked { call: libc::SYS_socket, any }
 }
 
-/// Options of sockets, TCP and IP; none of packet filters, of the link layer, or of any other protocol.
+/// Options of sockets, TCP and IP; none of packet filters, of the link layer, or of any other
+/// protocol.
 fn options() -> Checked {
     let levels = [libc::SOL_SOCKET, libc::IPPROTO_TCP, libc::IPPROTO_IP, libc::IPPROTO_IPV6];
     Checked {
@@ -210,10 +256,13 @@ impl Commands {
 }
 
 /// How many bytes wait to be acknowledged, and to be read; and that nobody waits.
-const IOCTLS: Commands =
-    Commands { call: libc::SYS_ioctl, commands: &[libc::TIOCOUTQ as u32, libc::FIONREAD as u32, libc::FIONBIO as u32] };
+const IOCTLS: Commands = Commands {
+    call: libc::SYS_ioctl,
+    commands: &[libc::TIOCOUTQ as u32, libc::FIONREAD as u32, libc::FIONBIO as u32],
+};
 
-/// No FIONBIO, and no F_SETFL below: what all workers share (listener, eventfd, log) would make the others wait.
+/// No FIONBIO, and no F_SETFL below: what all workers share (listener, eventfd, log) would make the
+/// others wait.
 const RELAY_IOCTLS: Commands =
     Commands { call: libc::SYS_ioctl, commands: &[libc::TIOCOUTQ as u32, libc::FIONREAD as u32] };
 
@@ -314,7 +363,8 @@ const SOCKETS: &[c_long] = &[
 ];
 
 const RELAY: &[c_long] = &[
-    // The local address towards servers (`source`). Where the kernel has Landlock, no port can be chosen.
+    // The local address towards servers (`source`). Where the kernel has Landlock, no port can be
+    // chosen.
     libc::SYS_bind,
     libc::SYS_connect,
     libc::SYS_getrusage,
@@ -349,7 +399,8 @@ const FILES_LOOKED_FOR: &[c_long] = &[
 ];
 
 /// About the machine and its limits: a library of cryptography may ask, and does without an answer.
-const ASKED: &[c_long] = &[libc::SYS_prlimit64, libc::SYS_sched_getaffinity, libc::SYS_sysinfo, libc::SYS_uname];
+const ASKED: &[c_long] =
+    &[libc::SYS_prlimit64, libc::SYS_sched_getaffinity, libc::SYS_sysinfo, libc::SYS_uname];
 
 /// Those of [`FILES_LOOKED_FOR`] that open, and where their flags are.
 const FILES_OPENED: &[(c_long, u8)] = &[
@@ -381,7 +432,8 @@ const FILES_WRITTEN: &[c_long] = &[
 const OPENER: &[c_long] = &[
     libc::SYS_bind,
     libc::SYS_connect,
-    // To the directory of a socket and back, if strangers can change the way there; to none that it could not open.
+    // To the directory of a socket and back, if strangers can change the way there; to none that
+    // it could not open.
     libc::SYS_fchdir,
     libc::SYS_listen,
     libc::SYS_memfd_create,
@@ -389,8 +441,13 @@ const OPENER: &[c_long] = &[
 ];
 
 /// Memory, what is copied into it without being looked at, and by which user links are judged.
-const READER: &[c_long] =
-    &[libc::SYS_getegid, libc::SYS_geteuid, libc::SYS_getuid, libc::SYS_memfd_create, libc::SYS_sendfile];
+const READER: &[c_long] = &[
+    libc::SYS_getegid,
+    libc::SYS_geteuid,
+    libc::SYS_getuid,
+    libc::SYS_memfd_create,
+    libc::SYS_sendfile,
+];
 
 /// The syslog daemon, and standard error when it is slow.
 const REPORTER: &[c_long] = &[
@@ -403,7 +460,8 @@ const REPORTER: &[c_long] = &[
 /// getaddrinfo(3) with whatever plug-ins nsswitch.conf(5) names.
 const RESOLVER: &[c_long] = &[
     libc::SYS_bind,
-    // Answered with ENOSYS by the supervisor's filter, and then clone(2) is used, whose flags can be seen.
+    // Answered with ENOSYS by the supervisor's filter, and then clone(2) is used, whose flags can
+    // be seen.
     libc::SYS_clone3,
     libc::SYS_connect,
     libc::SYS_fadvise64,

@@ -25,7 +25,11 @@ pub(crate) struct Summary {
 /// `system calls filtered, Landlock 6, root directory empty`
 impl Display for Summary {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.seccomp { "system calls filtered, " } else { "system calls not filtered, " })?;
+        f.write_str(if self.seccomp {
+            "system calls filtered, "
+        } else {
+            "system calls not filtered, "
+        })?;
         match self.landlock {
             0 => f.write_str("no Landlock")?,
             version => write!(f, "Landlock {version}")?,
@@ -46,7 +50,11 @@ impl Sandbox {
             (false, Some(_)) => "empty",
             (false, None) => "kept",
         };
-        Summary { seccomp: self.filters.is_some(), landlock: self.landlock.min(landlock::TESTED), root }
+        Summary {
+            seccomp: self.filters.is_some(),
+            landlock: self.landlock.min(landlock::TESTED),
+            root,
+        }
     }
 }
 
@@ -85,7 +93,11 @@ fn line(jail: &Jail, kind: Kind) -> String {
     let whose = match kind {
         Kind::Reader => "as the supervisor; capabilities dac_override at most".into(),
         Kind::Reporter => "as the supervisor; capabilities dac_override,fowner at most".into(),
-        Kind::Resolver => format!("uid {}; {}; not dumpable; no core", user::of_resolver(identity).uid, of_jailed()),
+        Kind::Resolver => format!(
+            "uid {}; {}; not dumpable; no core",
+            user::of_resolver(identity).uid,
+            of_jailed()
+        ),
         Kind::Relay | Kind::Examiner | Kind::Control | Kind::Opener | Kind::Writer => {
             format!("uid {}; {}; not dumpable; no core", identity.uid, of_jailed())
         }
@@ -100,12 +112,17 @@ fn line(jail: &Jail, kind: Kind) -> String {
     };
     let landlock = match sandbox.landlock {
         0 => "landlock: no".into(),
-        version => format!("landlock {}: {}", version.min(landlock::TESTED), landlock::words(kind, version)),
+        version => format!(
+            "landlock {}: {}",
+            version.min(landlock::TESTED),
+            landlock::words(kind, version)
+        ),
     };
     format!("root {root}; {whose}; {calls}; {landlock}")
 }
 
-/// Those of a jailed process. What is left in the bounding set can be had by nobody who executes nothing and has no_new_privs set.
+/// Those of a jailed process. What is left in the bounding set can be had by nobody who executes
+/// nothing and has no_new_privs set.
 fn of_jailed() -> &'static str {
     match caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP) {
         Ok(true) => "capabilities none",
@@ -115,7 +132,9 @@ fn of_jailed() -> &'static str {
 
 /// Those that the supervisor has at the moment.
 fn capabilities() -> String {
-    let Ok(held) = caps::read(None, CapSet::Permitted) else { return "capabilities unknown".into() };
+    let Ok(held) = caps::read(None, CapSet::Permitted) else {
+        return "capabilities unknown".into();
+    };
     let mut names: Vec<String> = held.iter().map(|held| held.to_string().to_lowercase()).collect();
     names.sort();
     match names.is_empty() {

@@ -1,7 +1,8 @@
 //! Lists of system calls become programs for the kernel (seccomp(2)), and are installed.
 //!
-//! The kernel keeps, for each process, a bit per system call that every one of its filters allows whatever the arguments are (since Linux
-//! 5.11); those are not filtered at all. That is why hot calls are on the lists without conditions.
+//! The kernel keeps, for each process, a bit per system call that every one of its filters allows
+//! whatever the arguments are (since Linux 5.11); those are not filtered at all. That is why hot
+//! calls are on the lists without conditions.
 
 #![forbid(unsafe_code)]
 
@@ -9,14 +10,15 @@ use std::collections::BTreeMap;
 use std::io;
 
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch, sock_filter,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch, sock_filter,
 };
 
 use crate::jail::sandbox::calls::{Calls, Check};
 use crate::sys;
 
-/// Installs what a jailed process may do: what is not on the list ends it. Returns how many filters that took.
+/// Installs what a jailed process may do: what is not on the list ends it. Returns how many filters
+/// that took.
 ///
 /// # Errors
 /// The kernel has no such filters, or refuses them.
@@ -28,18 +30,24 @@ pub(in crate::jail::sandbox) fn allow(calls: Calls) -> io::Result<u32> {
     });
     // The stricter of two answers counts, so what is refused must not be deadly.
     let plain = plain.into_iter().chain(refused).collect();
-    let allowed =
-        compile(Calls { plain, checked, refused: Vec::new() }, SeccompAction::KillProcess, SeccompAction::Allow)?;
-    let programs = refusal.into_iter().chain([Ok(allowed)]).collect::<io::Result<Vec<BpfProgram>>>()?;
+    let allowed = compile(
+        Calls { plain, checked, refused: Vec::new() },
+        SeccompAction::KillProcess,
+        SeccompAction::Allow,
+    )?;
+    let programs =
+        refusal.into_iter().chain([Ok(allowed)]).collect::<io::Result<Vec<BpfProgram>>>()?;
     install(&programs)
 }
 
-/// Installs what the supervisor and its children cannot do: it fails with EPERM. Returns how many filters that took.
+/// Installs what the supervisor and its children cannot do: it fails with EPERM. Returns how many
+/// filters that took.
 ///
 /// # Errors
 /// As [`allow`].
 pub(in crate::jail::sandbox) fn deny(calls: Calls) -> io::Result<u32> {
-    let denied = compile(calls, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM.cast_unsigned()))?;
+    let denied =
+        compile(calls, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM.cast_unsigned()))?;
     install(&[gate(), denied])
 }
 
@@ -55,7 +63,11 @@ fn install(programs: &[BpfProgram]) -> io::Result<u32> {
     Ok(programs.len() as u32)
 }
 
-fn compile(calls: Calls, otherwise: SeccompAction, listed: SeccompAction) -> io::Result<BpfProgram> {
+fn compile(
+    calls: Calls,
+    otherwise: SeccompAction,
+    listed: SeccompAction,
+) -> io::Result<BpfProgram> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     for checked in calls.checked {
         let any: Result<Vec<_>, _> = checked.any.into_iter().map(rule).collect();
@@ -75,11 +87,14 @@ fn rule(all: Vec<Check>) -> Result<SeccompRule, seccompiler::BackendError> {
     SeccompRule::new(all.into_iter().map(condition).collect::<Result<_, _>>()?)
 }
 
-/// Two answers that no list can express. clone3(2) does not exist: its flags are in memory, where no filter sees them, and the C library
-/// then uses clone(2). And on x86-64 there is no second set of numbers (x32), which would pass by every list.
+/// Two answers that no list can express. clone3(2) does not exist: its flags are in memory, where
+/// no filter sees them, and the C library then uses clone(2). And on x86-64 there is no second set
+/// of numbers (x32), which would pass by every list.
 fn gate() -> BpfProgram {
     let step = |code: u32, jt, jf, k| sock_filter { code: code as u16, jt, jf, k };
-    let answer = |errno: i32| step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | errno.cast_unsigned());
+    let answer = |errno: i32| {
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | errno.cast_unsigned())
+    };
     vec![
         step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, NUMBER),
         step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, libc::SYS_clone3 as u32),

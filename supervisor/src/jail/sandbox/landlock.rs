@@ -1,11 +1,12 @@
-//! What a jailed process may do with files, ports and other processes by the kernel's Landlock (landlock(7)): it asks about every name,
-//! whatever user the process is and whatever root directory it has.
+//! What a jailed process may do with files, ports and other processes by the kernel's Landlock
+//! (landlock(7)): it asks about every name, whatever user the process is and whatever root
+//! directory it has.
 
 #![forbid(unsafe_code)]
 
 use ::landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, path_beneath_rules,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, path_beneath_rules,
 };
 
 use crate::jail::sandbox::Kind;
@@ -17,7 +18,9 @@ use crate::jail::sandbox::Kind;
 pub(in crate::jail::sandbox) fn restrict(kind: Kind, version: i32) -> Result<(), String> {
     match enforce(kind, ABI::from(version.min(TESTED))) {
         Ok(RulesetStatus::FullyEnforced) => Ok(()),
-        Ok(RulesetStatus::PartiallyEnforced | RulesetStatus::NotEnforced) => Err("not all of it is in force".into()),
+        Ok(RulesetStatus::PartiallyEnforced | RulesetStatus::NotEnforced) => {
+            Err("not all of it is in force".into())
+        }
         Err(error) => Err(error.to_string()),
     }
 }
@@ -25,7 +28,8 @@ pub(in crate::jail::sandbox) fn restrict(kind: Kind, version: i32) -> Result<(),
 fn enforce(kind: Kind, abi: ABI) -> Result<RulesetStatus, RulesetError> {
     let all = AccessFs::from_all(abi);
     // Everything asked for here is known to this version, so nothing may be left out in silence.
-    let mut ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement).handle_access(all)?;
+    let mut ruleset =
+        Ruleset::default().set_compatibility(CompatLevel::HardRequirement).handle_access(all)?;
     let ports = ports(kind) & AccessNet::from_all(abi);
     if !ports.is_empty() {
         ruleset = ruleset.handle_access(ports)?;
@@ -46,8 +50,8 @@ fn enforce(kind: Kind, abi: ABI) -> Result<RulesetStatus, RulesetError> {
     Ok(ruleset.restrict_self()?.ruleset)
 }
 
-/// What may be done with files anywhere below the process's root directory, as far as its user may. Never: execute, make directories,
-/// devices, fifos or links, or move a file to another directory.
+/// What may be done with files anywhere below the process's root directory, as far as its user may.
+/// Never: execute, make directories, devices, fifos or links, or move a file to another directory.
 fn files(kind: Kind) -> BitFlags<AccessFs> {
     let written = AccessFs::ReadFile
         | AccessFs::WriteFile
@@ -73,18 +77,24 @@ fn ports(kind: Kind) -> BitFlags<AccessNet> {
     match kind {
         // Servers may be anywhere, and the network's access lists know better.
         Kind::Relay | Kind::Resolver => AccessNet::BindTcp.into(),
-        Kind::Control | Kind::Examiner | Kind::Reader | Kind::Reporter | Kind::Opener | Kind::Writer => {
-            AccessNet::BindTcp | AccessNet::ConnectTcp
-        }
+        Kind::Control
+        | Kind::Examiner
+        | Kind::Reader
+        | Kind::Reporter
+        | Kind::Opener
+        | Kind::Writer => AccessNet::BindTcp | AccessNet::ConnectTcp,
     }
 }
 
 /// What ends at the process: signals, and connections to abstract Unix sockets.
 fn scopes(kind: Kind) -> BitFlags<Scope> {
     match kind {
-        Kind::Relay | Kind::Examiner | Kind::Control | Kind::Opener | Kind::Writer | Kind::Reader => {
-            Scope::Signal | Scope::AbstractUnixSocket
-        }
+        Kind::Relay
+        | Kind::Examiner
+        | Kind::Control
+        | Kind::Opener
+        | Kind::Writer
+        | Kind::Reader => Scope::Signal | Scope::AbstractUnixSocket,
         // Local daemons that resolve names or log may be met at such sockets.
         Kind::Resolver | Kind::Reporter => Scope::Signal.into(),
     }
@@ -103,9 +113,18 @@ pub(in crate::jail::sandbox) fn words(kind: Kind, version: i32) -> String {
         (_, true) => ", any port",
         (Kind::Relay, _) => ", no port of its choice",
         (Kind::Resolver, _) => ", no TCP port of its own",
-        (Kind::Control | Kind::Examiner | Kind::Reader | Kind::Reporter | Kind::Opener | Kind::Writer, _) => ", no TCP",
+        (
+            Kind::Control
+            | Kind::Examiner
+            | Kind::Reader
+            | Kind::Reporter
+            | Kind::Opener
+            | Kind::Writer,
+            _,
+        ) => ", no TCP",
     };
-    let signals = if (scopes(kind) & Scope::from_all(abi)).is_empty() { "" } else { ", no signals" };
+    let signals =
+        if (scopes(kind) & Scope::from_all(abi)).is_empty() { "" } else { ", no signals" };
     format!("{files}{ports}{signals}")
 }
 

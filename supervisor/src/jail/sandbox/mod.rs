@@ -1,12 +1,14 @@
-//! What a process gives up beside user, root directory and capabilities, whether or not it runs code that a stranger chose: system calls,
-//! names of files, ports, and every other process.
+//! What a process gives up beside user, root directory and capabilities, whether or not it runs
+//! code that a stranger chose: system calls, names of files, ports, and every other process.
 //!
-//! `supervisor` restricts the supervisor itself, once, at its start; all that descend from it inherit that. The rest runs in a child, after
-//! the jail, as its last step before the first byte of a stranger. Every step that the kernel offers is verified and fatal; one that it does
+//! `supervisor` restricts the supervisor itself, once, at its start; all that descend from it
+//! inherit that. The rest runs in a child, after the jail, as its last step before the first byte
+//! of a stranger. Every step that the kernel offers is verified and fatal; one that it does
 //! not offer is told once, at the start, and is fatal with `--require-sandbox`.
 //!
-//! `calls` says which system calls each kind of process may make, and `filter` has the kernel enforce it; `landlock` is about names, ports
-//! and signals; `empty_root` is a root directory without `-j`; `verifier` is how it is verified; `words` how it is told.
+//! `calls` says which system calls each kind of process may make, and `filter` has the kernel
+//! enforce it; `landlock` is about names, ports and signals; `empty_root` is a root directory
+//! without `-j`; `verifier` is how it is verified; `words` how it is told.
 
 #![forbid(unsafe_code)]
 
@@ -39,7 +41,8 @@ use crate::log::errno::why;
 pub(crate) enum Kind {
     /// A worker: sockets, and no file.
     Relay,
-    /// A child that finds out whether files of TLS are good: with the workers' code, and no socket of its own.
+    /// A child that finds out whether files of TLS are good: with the workers' code, and no socket
+    /// of its own.
     Examiner,
     /// The control process: the operators' sockets, and the files that they name.
     Control,
@@ -51,14 +54,16 @@ pub(crate) enum Kind {
     Writer,
     /// A child that reads the configuration file or the files of TLS as the supervisor's user.
     Reader,
-    /// A child that renders a report: it runs as the supervisor, and reads a table that a stranger may have written.
+    /// A child that renders a report: it runs as the supervisor, and reads a table that a stranger
+    /// may have written.
     Reporter,
 }
 
 /// What is in force in the children that are forked from now on.
 #[derive(Clone, Debug)]
 pub(crate) struct Sandbox {
-    /// Filters of system calls, if the kernel has them: how many of them children inherit, if that is known.
+    /// Filters of system calls, if the kernel has them: how many of them children inherit, if that
+    /// is known.
     filters: Option<Option<u32>>,
     /// The kernel's version of Landlock; 0 = it has none.
     landlock: i32,
@@ -72,23 +77,27 @@ impl Sandbox {
         Sandbox { filters: None, landlock: 0, empty_root: None }
     }
 
-    /// Leaves workers the whole root directory if they have to find a server there. Later settings cannot change it: a process does not
-    /// get out of its root again. Returns what the administrator should know.
+    /// Leaves workers the whole root directory if they have to find a server there. Later settings
+    /// cannot change it: a process does not get out of its root again. Returns what the
+    /// administrator should know.
     pub(crate) fn suit(&mut self, settings: &Settings) -> Option<String> {
         let server = unix_server(settings)?;
         self.empty_root.take()?;
         Some(format!(
-            "the server {server} is a Unix socket, so that the workers keep the root directory instead of an empty one (-j DIR \
+            "the server {server} is a Unix socket, so that the workers keep the root directory \
+             instead of an empty one (-j DIR \
              gives them a directory with this socket and nothing else)"
         ))
     }
 
-    /// What the administrator should know if the workers cannot reach a server that these settings newly have.
+    /// What the administrator should know if the workers cannot reach a server that these settings
+    /// newly have.
     pub(crate) fn unreachable(&self, before: &Settings, after: &Settings) -> Option<String> {
         self.empty_root.as_ref()?;
         let server = unix_server(after).filter(|_| unix_server(before).is_none())?;
         Some(format!(
-            "the server {server} cannot be reached: the workers began without a Unix socket among the servers and have an empty \
+            "the server {server} cannot be reached: the workers began without a Unix socket among \
+             the servers and have an empty \
              root directory; restart pen, with the server on its command line or in the file of -F"
         ))
     }
@@ -98,7 +107,12 @@ impl Sandbox {
         match kind {
             Kind::Relay | Kind::Examiner => self.empty_root.as_ref().map(|root| root.as_fd()),
             // They look for files: of operators, of the resolver, and of whoever started pen.
-            Kind::Control | Kind::Resolver | Kind::Opener | Kind::Writer | Kind::Reader | Kind::Reporter => None,
+            Kind::Control
+            | Kind::Resolver
+            | Kind::Opener
+            | Kind::Writer
+            | Kind::Reader
+            | Kind::Reporter => None,
         }
     }
 
@@ -107,7 +121,8 @@ impl Sandbox {
     /// # Errors
     /// A step failed that the kernel offers; the process must end.
     pub(crate) fn enter(&self, kind: Kind, verifier: &Verifier) -> io::Result<()> {
-        // The usual one opens files for a backtrace, which would end the process before it has said why.
+        // The usual one opens files for a backtrace, which would end the process before it has said
+        // why.
         std::panic::set_hook(Box::new(|panic| {
             let _ = writeln!(stderr(), "pen: {panic}");
         }));
@@ -118,13 +133,19 @@ impl Sandbox {
             }
         }
         let Some(inherited) = self.filters else { return Ok(()) };
-        let added = filter::allow(kind.calls(std::process::id())).map_err(|error| at("seccomp")(why(&error)))?;
-        let testimony = verifier.read_status().map_err(|error| at("verify seccomp")(why(&error)))?;
+        let added = filter::allow(kind.calls(std::process::id()))
+            .map_err(|error| at("seccomp")(why(&error)))?;
+        let testimony =
+            verifier.read_status().map_err(|error| at("verify seccomp")(why(&error)))?;
         match (testimony, inherited) {
-            (Some(found), _) if !found.no_new_privileges => Err(at("verify seccomp")("no_new_privs is not set")),
+            (Some(found), _) if !found.no_new_privileges => {
+                Err(at("verify seccomp")("no_new_privs is not set"))
+            }
             (Some(found), Some(inherited)) if found.filters != inherited + added => {
                 let (expected, found) = (inherited + added, found.filters);
-                Err(at("verify seccomp")(format!("there should be {expected} filters, and there are {found}")))
+                Err(at("verify seccomp")(format!(
+                    "there should be {expected} filters, and there are {found}"
+                )))
             }
             _ => Ok(()),
         }
@@ -136,8 +157,11 @@ impl Sandbox {
     /// As [`Sandbox::enter`].
     pub(crate) fn enter_reader(&self) -> io::Result<()> {
         let verifier = Verifier::call();
-        supervisor::keep_capabilities(&supervisor::OF_READER, &[CapSet::Effective, CapSet::Permitted])
-            .map_err(at("capabilities"))?;
+        supervisor::keep_capabilities(
+            &supervisor::OF_READER,
+            &[CapSet::Effective, CapSet::Permitted],
+        )
+        .map_err(at("capabilities"))?;
         self.enter(Kind::Reader, &verifier)
     }
 
@@ -147,14 +171,18 @@ impl Sandbox {
     /// As [`Sandbox::enter`].
     pub(crate) fn enter_reporter(&self) -> io::Result<()> {
         let verifier = Verifier::call();
-        supervisor::keep_capabilities(&supervisor::OF_REPORTER, &[CapSet::Effective, CapSet::Permitted])
-            .map_err(at("capabilities"))?;
+        supervisor::keep_capabilities(
+            &supervisor::OF_REPORTER,
+            &[CapSet::Effective, CapSet::Permitted],
+        )
+        .map_err(at("capabilities"))?;
         self.enter(Kind::Reporter, &verifier)
     }
 }
 
 fn unix_server(settings: &Settings) -> Option<String> {
-    let servers = settings.servers.iter().flatten().chain(&settings.emergency).chain(&settings.abuse);
+    let servers =
+        settings.servers.iter().flatten().chain(&settings.emergency).chain(&settings.abuse);
     servers.into_iter().find_map(|server| match &server.address {
         Address::Unix(path) => Some(path.display().to_string()),
         Address::Inet(_) => None,

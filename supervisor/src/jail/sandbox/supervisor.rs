@@ -1,4 +1,5 @@
-//! The supervisor's own sandbox: it needs most of what it has, but not all of it, and not what would open the kernel or another process.
+//! The supervisor's own sandbox: it needs most of what it has, but not all of it, and not what
+//! would open the kernel or another process.
 
 #![forbid(unsafe_code)]
 
@@ -15,13 +16,18 @@ use crate::jail::sandbox::{Sandbox, calls, empty_root, filter};
 use crate::log::errno::why;
 use crate::sys;
 
-/// Restricts the supervisor, and finds out what its children can have. Returns the line that an administrator should read if something
-/// is missing. `jailed` is for a root directory by `-j`, `required` for a sandbox that has to be whole.
+/// Restricts the supervisor, and finds out what its children can have. Returns the line that an
+/// administrator should read if something is missing. `jailed` is for a root directory by `-j`,
+/// `required` for a sandbox that has to be whole.
 ///
 /// # Errors
 /// Something is missing, and the command line says that it must not be.
-pub(crate) fn confine(jailed: bool, required: bool) -> Result<(Sandbox, Option<String>), StartError> {
-    // What libraries find out at their first use they find out now, for all children: here, where the kernel keeps its clock.
+pub(crate) fn confine(
+    jailed: bool,
+    required: bool,
+) -> Result<(Sandbox, Option<String>), StartError> {
+    // What libraries find out at their first use they find out now, for all children: here, where
+    // the kernel keeps its clock.
     clock::monotonic();
     let mut missing = Vec::new();
     let mut lacks = |what: &str, why: String| missing.push(format!("{what} ({why})"));
@@ -29,29 +35,38 @@ pub(crate) fn confine(jailed: bool, required: bool) -> Result<(Sandbox, Option<S
         lacks("smaller set of capabilities for the supervisor", why);
     }
     let filters = filter_system_calls().map_err(|why| lacks("filter for system calls", why)).ok();
-    let landlock = sys::landlock_version().map_err(|error| lacks("Landlock", why(&error))).unwrap_or(0);
+    let landlock =
+        sys::landlock_version().map_err(|error| lacks("Landlock", why(&error))).unwrap_or(0);
     let wanted = !jailed && geteuid().is_root();
-    let root = wanted.then(|| match caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_CHROOT) {
-        Ok(true) => empty_root::make().map_err(|error| why(&error)),
-        _ => Err("CAP_SYS_CHROOT is missing".into()),
-    });
-    let empty_root = root.transpose().map_err(|why| lacks("empty root directory", why)).unwrap_or(None).map(Rc::new);
+    let root =
+        wanted.then(|| match caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_CHROOT) {
+            Ok(true) => empty_root::make().map_err(|error| why(&error)),
+            _ => Err("CAP_SYS_CHROOT is missing".into()),
+        });
+    let empty_root = root
+        .transpose()
+        .map_err(|why| lacks("empty root directory", why))
+        .unwrap_or(None)
+        .map(Rc::new);
     let sandbox = Sandbox { filters, landlock, empty_root };
     match (missing.is_empty(), required) {
         (true, _) => Ok((sandbox, None)),
-        (false, true) => Err(StartError(format!("--require-sandbox: there is no {}", missing.join(", no ")))),
+        (false, true) => {
+            Err(StartError(format!("--require-sandbox: there is no {}", missing.join(", no "))))
+        }
         (false, false) => Ok((
             sandbox,
             Some(format!(
-                "the sandbox is not whole: this system has no {} (--require-sandbox makes this an error)",
+                "the sandbox is not whole: this system has no {} (--require-sandbox makes this an \
+                 error)",
                 missing.join(", no ")
             )),
         )),
     }
 }
 
-/// What the supervisor needs to go on: files, ports and listeners that a reload names, and the jails of children. Not CAP_KILL: a child with
-/// another user is killed as that user.
+/// What the supervisor needs to go on: files, ports and listeners that a reload names, and the
+/// jails of children. Not CAP_KILL: a child with another user is killed as that user.
 const OF_SUPERVISOR: [Capability; 8] = [
     // Gives the control port's socket to the user of -u.
     Capability::CAP_CHOWN,
@@ -76,7 +91,8 @@ pub(in crate::jail::sandbox) const OF_REPORTER: [Capability; 2] =
 
 fn reduce_capabilities() -> Result<(), String> {
     let say = |error: caps::errors::CapsError| error.to_string();
-    // Dropping from the bounding set needs a capability itself, so it comes first. Who lacks it has a set that somebody else chose.
+    // Dropping from the bounding set needs a capability itself, so it comes first. Who lacks it has
+    // a set that somebody else chose.
     if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).map_err(say)? {
         for capability in caps::read(None, CapSet::Bounding).map_err(say)? {
             if !OF_SUPERVISOR.contains(&capability) {
@@ -89,7 +105,10 @@ fn reduce_capabilities() -> Result<(), String> {
 }
 
 /// Drops from these sets whatever is not among `kept`, and looks whether it is gone.
-pub(in crate::jail::sandbox) fn keep_capabilities(kept: &[Capability], sets: &[CapSet]) -> Result<(), String> {
+pub(in crate::jail::sandbox) fn keep_capabilities(
+    kept: &[Capability],
+    sets: &[CapSet],
+) -> Result<(), String> {
     let say = |error: caps::errors::CapsError| error.to_string();
     let kept: CapsHashSet = kept.iter().copied().collect();
     for set in sets {
@@ -105,16 +124,20 @@ pub(in crate::jail::sandbox) fn keep_capabilities(kept: &[Capability], sets: &[C
     Ok(())
 }
 
-/// Installs what neither the supervisor nor its children can do. Returns how many filters there are now, if that can be known.
+/// Installs what neither the supervisor nor its children can do. Returns how many filters there are
+/// now, if that can be known.
 fn filter_system_calls() -> Result<Option<u32>, String> {
     let verifier = Verifier::call();
     let read_status = || verifier.read_status().map_err(|error| why(&error));
-    // No program is ever executed, so nothing can be gained by doing so; and the kernel wants it where root's capabilities are few.
+    // No program is ever executed, so nothing can be gained by doing so; and the kernel wants it
+    // where root's capabilities are few.
     prctl::set_no_new_privs().map_err(|errno| why(&errno.into()))?;
     let before = read_status()?;
     let added = filter::deny(calls::never()).map_err(|error| why(&error))?;
     match (before, read_status()?) {
-        (Some(before), Some(after)) if after.filters != before.filters + added => Err("they are not in force".into()),
+        (Some(before), Some(after)) if after.filters != before.filters + added => {
+            Err("they are not in force".into())
+        }
         (_, after) => Ok(after.map(|after| after.filters)),
     }
 }

@@ -1,4 +1,5 @@
-//! What the kernel says of this process, read through a descriptor that was opened before the process lost the way to it.
+//! What the kernel says of this process, read through a descriptor that was opened before the
+//! process lost the way to it.
 
 #![forbid(unsafe_code)]
 

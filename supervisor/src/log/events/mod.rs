@@ -5,7 +5,8 @@
 use pen_config::ids::{ClientKey, Target};
 use pen_config::settings::Settings;
 use pen_ipc::message::{
-    CertificateFault, ConnectFailure, Event, HandshakeFailure, Obstacle, PeerCertificate, SenderFault, ShortageDuring,
+    CertificateFault, ConnectFailure, Event, HandshakeFailure, Obstacle, PeerCertificate,
+    SenderFault, ShortageDuring,
 };
 
 use crate::log::errno::errno;
@@ -24,7 +25,8 @@ pub(crate) fn line_of_many(told: &Told, settings: &Settings) -> Option<String> {
     })
 }
 
-/// The line for an event; none for one that is about no server of ours, which only a broken worker sends.
+/// The line for an event; none for one that is about no server of ours, which only a broken worker
+/// sends.
 pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
     Some(match event {
         Event::Blacklisted { server, seconds, reason } => {
@@ -40,15 +42,24 @@ pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
             let found = settings.target(target)?;
             let given = found.given.as_ref().map_or(String::new(), |given| format!(" ({given})"));
             let (title, reason) = (title(target), failure(*reason, settings));
-            format!("{title}{given}: {}: {reason}; using {}", found.place_at(*from), found.place_at(*to))
+            format!(
+                "{title}{given}: {}: {reason}; using \
+                {}",
+                found.place_at(*from),
+                found.place_at(*to)
+            )
         }
         Event::BackInUse { server } | Event::Reached { server } => {
             format!("{} is in use again", name(*server, settings)?)
         }
         Event::PassedOver { server, obstacle, errno: number } => {
-            let limit = settings.target(Target::from_code(*server)?).and_then(|server| server.limit(false));
+            let limit =
+                settings.target(Target::from_code(*server)?).and_then(|server| server.limit(false));
             let why = match (obstacle, limit) {
-                (Obstacle::Limit, Some(limit)) => format!("it has {limit} of {limit} connections; raise its max"),
+                (Obstacle::Limit, Some(limit)) => format!(
+                    "it has {limit} of {limit} connections; \
+                    raise its max"
+                ),
                 (obstacle, _) => obstacle_line(*obstacle, *number, settings),
             };
             format!("{} is passed over: {why}", name(*server, settings)?)
@@ -73,8 +84,13 @@ pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
             };
             format!("{during}: {}", errno(*number))
         }
-        Event::LogLost { lines, errno: number } => format!("{lines} request log lines were lost: {}", errno(*number)),
-        Event::LockStuck => "the client table is locked by a worker that does not go on; clients are placed without \
+        Event::LogLost { lines, errno: number } => format!(
+            "{lines} request log lines were lost: \
+            {}",
+            errno(*number)
+        ),
+        Event::LockStuck => "the client table is locked by a worker that does not go on; clients \
+            are placed without \
                              being remembered until that worker goes on or is killed"
             .into(),
         Event::HandshakeFailed { client, reason, certificate, others } => {
@@ -85,7 +101,11 @@ pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
             } else {
                 String::new()
             };
-            format!("client {}: TLS handshake failed: {reason}{whose}{more}", ClientKey::from_bytes(*client))
+            format!(
+                "client {}: TLS handshake failed: \
+                {reason}{whose}{more}",
+                ClientKey::from_bytes(*client)
+            )
         }
         Event::RequestRefused { client, reason, others } => {
             let more = if *others > 0 {
@@ -106,17 +126,25 @@ pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
             } else {
                 String::new()
             };
-            format!("{} is listed by proxy_protocol in, but {fault}: closed{more}", ClientKey::from_bytes(*sender))
+            format!(
+                "{} is listed by proxy_protocol in, but {fault}: \
+                closed{more}",
+                ClientKey::from_bytes(*sender)
+            )
         }
         Event::Crowded { clients, kept } => {
             let kept = kept >> 20;
             format!(
-                "{clients} clients were closed whose TLS records or HTTP headers had been unfinished for longest: all such \
+                "{clients} clients were closed whose TLS records or HTTP headers had been \
+                 unfinished for longest: all such \
                  together took too much memory in a worker, which keeps {kept} MiB of them"
             )
         }
         Event::TableRebuilt { kept } => {
-            format!("the client table was rebuilt after the death of a worker; {kept} clients were kept")
+            format!(
+                "the client table was rebuilt after the death of a worker; {kept} clients were \
+                kept"
+            )
         }
     })
 }
@@ -128,11 +156,17 @@ fn obstacle_line(obstacle: Obstacle, number: i32, settings: &Settings) -> String
                             net.ipv4.ip_local_port_range, or see \"Local ports\" in pen(8)"
             .into(),
         Obstacle::Source => match settings.source {
-            Some(source) => format!("it cannot be connected to from {source} (source): {}", errno(number)),
-            None => format!("it could not be connected to from the source that was set: {}", errno(number)),
+            Some(source) => {
+                format!("it cannot be connected to from {source} (source): {}", errno(number))
+            }
+            None => format!(
+                "it could not be connected to from the source that was set: {}",
+                errno(number)
+            ),
         },
         Obstacle::Backlog => {
-            "the backlog of its socket is full; it should accept faster or listen with a longer one".into()
+            "the backlog of its socket is full; it should accept faster or listen with a longer one"
+                .into()
         }
         Obstacle::Limit => "it has as many connections as it may have".into(),
         Obstacle::Pending => {
@@ -146,15 +180,24 @@ fn handshake(reason: &HandshakeFailure) -> String {
         HandshakeFailure::NotTls => "what it sent is no TLS".into(),
         HandshakeFailure::Timeout => "not finished in time".into(),
         HandshakeFailure::NothingInCommon => {
-            "it offers no protocol, cipher suite or signature that is allowed here, or ssl_ciphers has none for the \
+            "it offers no protocol, cipher suite or signature that is allowed here, or ssl_ciphers \
+             has none for the \
              certificate's key"
                 .into()
         }
         HandshakeFailure::NoCertificate => "it has no certificate".into(),
         HandshakeFailure::BadCertificate(fault) => fault_of_certificate(fault),
         HandshakeFailure::CertificateTime => "its certificate is not valid now".into(),
-        HandshakeFailure::UnknownAuthority => "its certificate comes from an authority that is not known here".into(),
-        HandshakeFailure::Alert(number) => format!("it gave up with alert {number}{}", alert(*number)),
+        HandshakeFailure::UnknownAuthority => {
+            "its certificate comes from an authority that is not \
+            known here"
+                .into()
+        }
+        HandshakeFailure::Alert(number) => format!(
+            "it gave up with alert \
+            {number}{}",
+            alert(*number)
+        ),
         HandshakeFailure::Protocol => "it broke the protocol".into(),
     }
 }
@@ -163,29 +206,47 @@ fn fault_of_certificate(fault: &CertificateFault) -> String {
     match fault {
         CertificateFault::Unreadable => "its certificate is not in order (X.509)".into(),
         CertificateFault::CriticalExtension(id) => format!(
-            "its certificate has a critical extension that is not known here (object identifier {})",
+            "its certificate has a critical extension that is not known here (object identifier \
+             {})",
             printable(id)
         ),
-        CertificateFault::NetscapeType => "its certificate is not for clients (critical nsCertType)".into(),
+        CertificateFault::NetscapeType => "its certificate is not for clients (critical \
+            nsCertType)"
+            .into(),
         CertificateFault::Authority => {
-            "its certificate is that of an authority (CA:TRUE), whose key may not sign for a client (keyUsage)".into()
+            "its certificate is that of an authority (CA:TRUE), whose key may not sign for a \
+             client (keyUsage)"
+                .into()
         }
-        CertificateFault::Purpose => "its certificate is not for clients (extKeyUsage without clientAuth)".into(),
+        CertificateFault::Purpose => "its certificate is not for clients (extKeyUsage without \
+            clientAuth)"
+            .into(),
         CertificateFault::Signature => "its certificate was not signed by its issuer".into(),
-        CertificateFault::Algorithm => "its certificate is signed in a way that is not taken here".into(),
-        CertificateFault::Issuer => "a certificate above its own is that of no authority (CA:FALSE)".into(),
+        CertificateFault::Algorithm => "its certificate is signed in a way that is not taken \
+            here"
+            .into(),
+        CertificateFault::Issuer => "a certificate above its own is that of no authority \
+            (CA:FALSE)"
+            .into(),
         CertificateFault::IssuerVersion(version) => {
             format!(
-                "a certificate above its own is of version {version} of X.509, which does not tell authorities apart"
+                "a certificate above its own is of version {version} of X.509, which does not tell \
+                 authorities apart"
             )
         }
-        CertificateFault::Constraint => "an authority above its certificate may not give such a one".into(),
+        CertificateFault::Constraint => "an authority above its certificate may not give such a \
+            one"
+        .into(),
     }
 }
 
 /// Whose a certificate is, as it says itself.
 fn whose(certificate: &PeerCertificate) -> String {
-    format!(" (subject '{}', serial {})", printable(&certificate.subject), printable(&certificate.serial))
+    format!(
+        " (subject '{}', serial {})",
+        printable(&certificate.subject),
+        printable(&certificate.serial)
+    )
 }
 
 /// What the more frequent alerts mean (RFC 8446, 6.2).
@@ -287,18 +348,28 @@ mod tests {
         );
         assert_eq!(
             says(Event::RequestRefused { client: sender, reason: Refusal::Late, others: 7 }),
-            "client 10.0.0.7: request refused: header not whole in time (7 more were refused since the last such message)"
+            "client 10.0.0.7: request refused: header not whole in time (7 more were refused since \
+             the last such message)"
         );
         assert_eq!(
             says(Event::BadSender { sender, fault: SenderFault::Malformed, others: 0 }),
-            "10.0.0.7 is listed by proxy_protocol in, but sent no PROXY protocol header first: closed"
+            "10.0.0.7 is listed by proxy_protocol in, but sent no PROXY protocol header first: \
+             closed"
         );
         let certificate = PeerCertificate { subject: "CN=me\n".into(), serial: "0A".into() };
-        let reason = HandshakeFailure::BadCertificate(CertificateFault::CriticalExtension("1.2.3".into()));
+        let reason =
+            HandshakeFailure::BadCertificate(CertificateFault::CriticalExtension("1.2.3".into()));
         assert_eq!(
-            says(Event::HandshakeFailed { client: sender, reason, certificate: Some(certificate), others: 2 }),
-            "client 10.0.0.7: TLS handshake failed: its certificate has a critical extension that is not known here \
-             (object identifier 1.2.3) (subject 'CN=me.', serial 0A) (2 more failed since the last such message)"
+            says(Event::HandshakeFailed {
+                client: sender,
+                reason,
+                certificate: Some(certificate),
+                others: 2
+            }),
+            "client 10.0.0.7: TLS handshake failed: its certificate has a critical extension that \
+             is not known here \
+             (object identifier 1.2.3) (subject 'CN=me.', serial 0A) (2 more failed since the last \
+             such message)"
         );
     }
 

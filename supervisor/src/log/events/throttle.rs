@@ -1,7 +1,9 @@
-//! How often the administrator is told of what clients cause: once in a period for each topic, whatever the number of workers.
+//! How often the administrator is told of what clients cause: once in a period for each topic,
+//! whatever the number of workers.
 //!
-//! What comes in between is merged into one event that is told when the period is over, with its numbers added up, so that a
-//! flood of one topic loses nothing and keeps nothing else from being told. Transitions of servers are no topic here.
+//! What comes in between is merged into one event that is told when the period is over, with its
+//! numbers added up, so that a flood of one topic loses nothing and keeps nothing else from being
+//! told. Transitions of servers are no topic here.
 
 #![forbid(unsafe_code)]
 
@@ -105,17 +107,24 @@ impl Told {
                 let others = others.saturating_add(later).saturating_add(1);
                 Told { event: Event::HandshakeFailed { client, reason, certificate, others }, more }
             }
-            (Event::RequestRefused { others, .. }, Event::RequestRefused { client, reason, others: later }) => {
+            (
+                Event::RequestRefused { others, .. },
+                Event::RequestRefused { client, reason, others: later },
+            ) => {
                 let others = others.saturating_add(later).saturating_add(1);
                 Told { event: Event::RequestRefused { client, reason, others }, more }
             }
-            (Event::BadSender { others, .. }, Event::BadSender { sender, fault, others: later }) => {
+            (
+                Event::BadSender { others, .. },
+                Event::BadSender { sender, fault, others: later },
+            ) => {
                 let others = others.saturating_add(later).saturating_add(1);
                 Told { event: Event::BadSender { sender, fault, others }, more }
             }
-            (Event::Crowded { clients, .. }, Event::Crowded { clients: later, kept }) => {
-                Told { event: Event::Crowded { clients: clients.saturating_add(later), kept }, more }
-            }
+            (Event::Crowded { clients, .. }, Event::Crowded { clients: later, kept }) => Told {
+                event: Event::Crowded { clients: clients.saturating_add(later), kept },
+                more,
+            },
             (Event::Unserved { clients }, Event::Unserved { clients: later }) => {
                 Told { event: Event::Unserved { clients: clients.saturating_add(later) }, more }
             }
@@ -140,7 +149,10 @@ struct Entry {
 
 impl Throttle {
     pub(crate) fn new(now: Instant) -> Throttle {
-        Throttle { topics: HashMap::new(), failed: Flood::new(MOST_FAILED, Duration::from_secs(10), now) }
+        Throttle {
+            topics: HashMap::new(),
+            failed: Flood::new(MOST_FAILED, Duration::from_secs(10), now),
+        }
     }
 
     /// Takes an event; some: it is to be told now.
@@ -148,7 +160,8 @@ impl Throttle {
         let new = Told { event, more: 0 };
         match self.topics.get_mut(&topic) {
             None => {
-                let waits = matches!(topic, Topic::Failed(_)) && self.failed.admit(now) == Admission::Withheld;
+                let waits = matches!(topic, Topic::Failed(_))
+                    && self.failed.admit(now) == Admission::Withheld;
                 let (now_told, pending) = if waits { (None, Some(new)) } else { (Some(new), None) };
                 self.topics.insert(topic, Entry { told: now, pending });
                 now_told
@@ -205,7 +218,12 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn handshake(others: u64) -> Event {
-        Event::HandshakeFailed { client: [0; 16], reason: HandshakeFailure::NotTls, certificate: None, others }
+        Event::HandshakeFailed {
+            client: [0; 16],
+            reason: HandshakeFailure::NotTls,
+            certificate: None,
+            others,
+        }
     }
 
     fn failed(server: i32) -> Event {
@@ -231,7 +249,10 @@ mod tests {
         assert!(take(&mut throttle, handshake(0), start + 3 * SECOND).is_some());
         let lost = |lines| Event::LogLost { lines, errno: 28 };
         assert!(take(&mut throttle, lost(5), start).is_some());
-        assert_eq!((take(&mut throttle, lost(6), start), take(&mut throttle, lost(7), start)), (None, None));
+        assert_eq!(
+            (take(&mut throttle, lost(6), start), take(&mut throttle, lost(7), start)),
+            (None, None)
+        );
         assert_eq!(throttle.finish(), [Told { event: lost(13), more: 0 }]);
     }
 
@@ -243,9 +264,11 @@ mod tests {
             take(&mut throttle, failed(1), start);
             take(&mut throttle, Event::LockStuck, start);
         }
-        for event in
-            [failed(2), handshake(0), Event::BadSender { sender: [0; 16], fault: SenderFault::Late, others: 0 }]
-        {
+        for event in [
+            failed(2),
+            handshake(0),
+            Event::BadSender { sender: [0; 16], fault: SenderFault::Late, others: 0 },
+        ] {
             assert!(take(&mut throttle, event, start).is_some());
         }
         assert_eq!(throttle.settle(start + SECOND), [Told { event: Event::LockStuck, more: 98 }]);
@@ -256,18 +279,23 @@ mod tests {
     fn thousands_of_failed_servers_are_told_of_in_time_and_not_at_once() {
         let start = Instant::now();
         let mut throttle = Throttle::new(start);
-        let at_once = (0..250).filter(|server| take(&mut throttle, failed(*server), start).is_some()).count();
+        let at_once =
+            (0..250).filter(|server| take(&mut throttle, failed(*server), start).is_some()).count();
         assert_eq!(at_once, 100);
         assert!((0..250).all(|server| take(&mut throttle, failed(server), start).is_none()));
-        let told = (1..=5).map(|period| throttle.settle(start + 10 * period * SECOND).len()).collect::<Vec<_>>();
+        let told = (1..=5)
+            .map(|period| throttle.settle(start + 10 * period * SECOND).len())
+            .collect::<Vec<_>>();
         assert_eq!(told, [100, 100, 50, 0, 0]);
         assert!(!throttle.is_pending());
     }
 
     #[test]
     fn transitions_of_servers_are_always_told() {
-        let blacklisted = Event::Blacklisted { server: 1, seconds: 30, reason: ConnectFailure::Timeout };
-        for event in [blacklisted, Event::BackInUse { server: 1 }, Event::TableRebuilt { kept: 1 }] {
+        let blacklisted =
+            Event::Blacklisted { server: 1, seconds: 30, reason: ConnectFailure::Timeout };
+        for event in [blacklisted, Event::BackInUse { server: 1 }, Event::TableRebuilt { kept: 1 }]
+        {
             assert_eq!(Topic::of(&event), None);
         }
     }

@@ -55,7 +55,10 @@ impl Backend {
     }
 
     /// [`Backend::with`] at another address of this machine.
-    pub fn with_on(ip: IpAddr, behave: impl Fn(&Socket) -> io::Result<()> + Send + Sync + 'static) -> Backend {
+    pub fn with_on(
+        ip: IpAddr,
+        behave: impl Fn(&Socket) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Backend {
         Backend::at(Place::Tcp(Port::reserve_on(ip)), Box::new(behave))
     }
 
@@ -65,7 +68,10 @@ impl Backend {
     }
 
     /// [`Backend::with`] at a Unix socket.
-    pub fn with_unix(path: &Path, behave: impl Fn(&Socket) -> io::Result<()> + Send + Sync + 'static) -> Backend {
+    pub fn with_unix(
+        path: &Path,
+        behave: impl Fn(&Socket) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Backend {
         Backend::at(Place::Unix(path.to_path_buf()), Box::new(behave))
     }
 
@@ -92,7 +98,8 @@ impl Backend {
     pub fn start(&self) {
         let listener = match &self.place {
             Place::Tcp(port) => {
-                let socket = Socket::new(Domain::for_address(port.address()), Type::STREAM, None).unwrap();
+                let socket =
+                    Socket::new(Domain::for_address(port.address()), Type::STREAM, None).unwrap();
                 socket.set_reuse_address(true).unwrap();
                 socket.bind(&port.address().into()).unwrap();
                 socket
@@ -124,7 +131,9 @@ impl Backend {
         }
         if let Place::Tcp(port) = &self.place {
             let address = port.address();
-            eventually("a stopped backend refuses", || std::net::TcpStream::connect(address).is_err());
+            eventually("a stopped backend refuses", || {
+                std::net::TcpStream::connect(address).is_err()
+            });
         }
     }
 
@@ -230,7 +239,8 @@ impl Gate {
     }
 }
 
-/// A server that never answers: its queue of new connections is full, so the kernel drops every attempt.
+/// A server that never answers: its queue of new connections is full, so the kernel drops every
+/// attempt.
 pub struct Blackhole {
     listener: Socket,
     fillers: Vec<Socket>,
@@ -254,8 +264,12 @@ impl Blackhole {
         Blackhole { listener, fillers }
     }
 
-    /// Comes to life: the attempts under way succeed when the kernel repeats them, and are served by `behave`.
-    pub fn revive(self, behave: impl Fn(&Socket) -> io::Result<()> + Send + Sync + 'static) -> Revived {
+    /// Comes to life: the attempts under way succeed when the kernel repeats them, and are served
+    /// by `behave`.
+    pub fn revive(
+        self,
+        behave: impl Fn(&Socket) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Revived {
         drop(self.fillers);
         self.listener.listen(1024).unwrap();
         let accepting = self.listener.try_clone().unwrap();

@@ -68,11 +68,17 @@ impl Client {
         let mut control = SendAncillaryBuffer::new(&mut space);
         let descriptors = [self.socket.as_fd()];
         assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
-        let sent = rustix::net::sendmsg(&self.socket, &[io::IoSlice::new(bytes)], &mut control, SendFlags::empty());
+        let sent = rustix::net::sendmsg(
+            &self.socket,
+            &[io::IoSlice::new(bytes)],
+            &mut control,
+            SendFlags::empty(),
+        );
         assert_eq!(sent, Ok(bytes.len()));
     }
 
-    /// Says that nothing more will be sent. If pen has reset the connection by then, the next read tells.
+    /// Says that nothing more will be sent. If pen has reset the connection by then, the next read
+    /// tells.
     pub fn finish(&self) {
         match self.socket.shutdown(Shutdown::Write) {
             Err(error) if error.kind() == ErrorKind::NotConnected => {}
@@ -155,8 +161,8 @@ impl Client {
     }
 }
 
-/// Connects, takes the name that the backend says first, and ends the connection in order. None: the client was closed
-/// without an answer.
+/// Connects, takes the name that the backend says first, and ends the connection in order. None:
+/// the client was closed without an answer.
 #[track_caller]
 pub fn ask(to: SocketAddr, from: IpAddr) -> Option<String> {
     let (client, name) = hold(to, from)?;
@@ -172,8 +178,8 @@ pub fn ask_default(to: SocketAddr) -> Option<String> {
     ask(to, ANYONE)
 }
 
-/// Connects and takes the name that the backend says first; the connection stays open. None: the client was closed
-/// without an answer.
+/// Connects and takes the name that the backend says first; the connection stays open. None: the
+/// client was closed without an answer.
 #[track_caller]
 pub fn hold(to: SocketAddr, from: IpAddr) -> Option<(Client, String)> {
     let client = Client::connect(from, to).expect("the listener accepts");

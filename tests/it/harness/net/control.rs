@@ -62,7 +62,8 @@ impl Control {
     /// Says a command and returns the reply.
     #[track_caller]
     pub fn tell(&self, line: &str) -> String {
-        let reply = self.try_tell(line).unwrap_or_else(|error| panic!("no reply to {line:?}: {error}"));
+        let reply =
+            self.try_tell(line).unwrap_or_else(|error| panic!("no reply to {line:?}: {error}"));
         String::from_utf8(reply).expect("a reply is text")
     }
 
@@ -77,7 +78,11 @@ impl Control {
 }
 
 /// Runs a penctl with arguments, and text at its standard input.
-pub fn run_penctl<S: AsRef<OsStr>>(program: &str, words: impl IntoIterator<Item = S>, input: &str) -> Output {
+pub fn run_penctl<S: AsRef<OsStr>>(
+    program: &str,
+    words: impl IntoIterator<Item = S>,
+    input: &str,
+) -> Output {
     let mut child = Command::new(program)
         .args(words)
         .stdin(Stdio::piped())

@@ -28,7 +28,8 @@ impl Recorder {
         Recorder::answering(|_, _| Vec::new())
     }
 
-    /// A server that answers what it has read: `answer` is given all bytes of the connection, and how many of them it was given before.
+    /// A server that answers what it has read: `answer` is given all bytes of the connection, and
+    /// how many of them it was given before.
     pub fn answering(answer: impl Fn(&[u8], usize) -> Vec<u8> + Send + Sync + 'static) -> Recorder {
         let records: Arc<Mutex<Vec<Record>>> = Arc::default();
         let kept = records.clone();
@@ -71,14 +72,19 @@ impl Recorder {
     /// All that a connection brought, once it has ended.
     #[track_caller]
     pub fn whole(&self, number: usize) -> Vec<u8> {
-        until("the server's connection has ended", || Some(self.so_far(number)).filter(|record| record.ended)).bytes
+        until("the server's connection has ended", || {
+            Some(self.so_far(number)).filter(|record| record.ended)
+        })
+        .bytes
     }
 
     /// Waits until a connection has brought exactly this and no end.
     #[track_caller]
     pub fn has(&self, number: usize, bytes: impl AsRef<[u8]>) {
         let expected = bytes.as_ref();
-        eventually("the server has got what is expected", || self.so_far(number).bytes.len() >= expected.len());
+        eventually("the server has got what is expected", || {
+            self.so_far(number).bytes.len() >= expected.len()
+        });
         let got = self.so_far(number);
         assert_eq!(shown(&got.bytes), shown(expected));
         assert!(!got.ended, "the connection has ended");

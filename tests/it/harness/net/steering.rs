@@ -1,4 +1,5 @@
-//! What the tests of commands share: a pen with a control port, and a look at what each of its workers does.
+//! What the tests of commands share: a pen with a control port, and a look at what each of its
+//! workers does.
 
 use std::fs;
 use std::net::Ipv4Addr;

@@ -8,12 +8,14 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_RSA_SHA256, RsaKeySize,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_RSA_SHA256, RsaKeySize,
 };
 use rustix::event::{PollFd, PollFlags, poll};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, SupportedProtocolVersion};
+use rustls::{
+    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, SupportedProtocolVersion,
+};
 
 use super::super::wait::PATIENCE;
 
@@ -51,7 +53,11 @@ fn authority_params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    params.key_usages = vec![
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::CrlSign,
+        KeyUsagePurpose::DigitalSignature,
+    ];
     params
 }
 
@@ -83,20 +89,30 @@ impl Authority {
 
     /// The same with an RSA key.
     pub fn issue_rsa(&self, names: &[&str]) -> Identity {
-        self.issue_for(names, KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap())
+        self.issue_for(
+            names,
+            KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap(),
+        )
     }
 
-    /// The same with an RSA key of 8192 bits, with which a signature takes some 20 ms. It is no secret: making one takes too long for a test.
+    /// The same with an RSA key of 8192 bits, with which a signature takes some 20 ms. It is no
+    /// secret: making one takes too long for a test.
     pub fn issue_slow(&self, names: &[&str]) -> Identity {
-        self.issue_for(names, KeyPair::from_pem_and_sign_algo(include_str!("slow.key"), &PKCS_RSA_SHA256).unwrap())
+        self.issue_for(
+            names,
+            KeyPair::from_pem_and_sign_algo(include_str!("slow.key"), &PKCS_RSA_SHA256).unwrap(),
+        )
     }
 
     fn issue_for(&self, names: &[&str], key: KeyPair) -> Identity {
-        let mut params = CertificateParams::new(names.iter().map(|name| name.to_string()).collect::<Vec<_>>()).unwrap();
+        let mut params =
+            CertificateParams::new(names.iter().map(|name| name.to_string()).collect::<Vec<_>>())
+                .unwrap();
         params.distinguished_name.push(DnType::CommonName, names[0]);
         params.is_ca = IsCa::ExplicitNoCa;
         params.use_authority_key_identifier_extension = true;
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let certificate = params.signed_by(&key, &self.issuer()).unwrap();
         Identity {
             chain: format!("{}{}", certificate.pem(), self.above),
@@ -157,10 +173,14 @@ impl TlsClient {
         let TlsClient { roots, versions, identity, config } = self;
         let make = || {
             let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-            let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
+            let builder = ClientConfig::builder_with_provider(provider)
+                .with_protocol_versions(versions)
+                .unwrap();
             let builder = builder.with_root_certificates(roots.clone());
             Arc::new(match identity.clone() {
-                Some((chain, key)) => builder.with_client_auth_cert(chain, PrivateKeyDer::Pkcs8(key.into())).unwrap(),
+                Some((chain, key)) => {
+                    builder.with_client_auth_cert(chain, PrivateKeyDer::Pkcs8(key.into())).unwrap()
+                }
                 None => builder.with_no_client_auth(),
             })
         };
@@ -191,7 +211,8 @@ impl TlsClient {
         Ok(Tls { session, socket })
     }
 
-    /// Connects, takes the name that the backend says first, ends in order. None: closed without an answer, or refused.
+    /// Connects, takes the name that the backend says first, ends in order. None: closed without an
+    /// answer, or refused.
     pub fn ask(&mut self, to: SocketAddr, name: &str) -> Option<(String, HandshakeKind)> {
         let mut connection = self.connect(to, name).ok()?;
         let greeting = connection.line().ok()?;
@@ -221,7 +242,8 @@ impl Tls {
         self.stream().flush().unwrap();
     }
 
-    /// Says that nothing more will be sent, over TLS; below it, the connection stays open both ways.
+    /// Says that nothing more will be sent, over TLS; below it, the connection stays open both
+    /// ways.
     pub fn finish(&mut self) {
         self.session.send_close_notify();
         while self.session.wants_write() {
@@ -255,7 +277,8 @@ impl Tls {
         Ok(bytes)
     }
 
-    /// Sends `bytes` and close_notify while reading whatever comes, until close_notify; returns what came.
+    /// Sends `bytes` and close_notify while reading whatever comes, until close_notify; returns
+    /// what came.
     pub fn exchange(mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
         let (mut sent, mut got, mut piece) = (0, Vec::new(), vec![0; 1 << 16]);
         let mut closed = false;
@@ -275,7 +298,10 @@ impl Tls {
             let mut polled = [PollFd::new(&self.socket, flags)];
             let bound = rustix::time::Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
             if poll(&mut polled, Some(&bound))? == 0 {
-                return Err(io::Error::new(ErrorKind::TimedOut, format!("{sent} sent, {} came", got.len())));
+                return Err(io::Error::new(
+                    ErrorKind::TimedOut,
+                    format!("{sent} sent, {} came", got.len()),
+                ));
             }
             let ready = polled[0].revents();
             if ready.intersects(PollFlags::OUT) {
@@ -305,6 +331,7 @@ impl Tls {
 
 /// What openssl(1) says to these words, nothing on its standard input.
 pub fn openssl<S: AsRef<std::ffi::OsStr>>(words: impl IntoIterator<Item = S>) -> String {
-    let output = Command::new("openssl").args(words).stdin(Stdio::null()).output().expect("openssl runs");
+    let output =
+        Command::new("openssl").args(words).stdin(Stdio::null()).output().expect("openssl runs");
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-/// A file system in user space (fuse(4)) whose server answers nothing, not even the first request. It needs root and a mount
-/// namespace of the test's own.
+/// A file system in user space (fuse(4)) whose server answers nothing, not even the first request.
+/// It needs root and a mount namespace of the test's own.
 pub struct Hanging {
     place: PathBuf,
     /// Without it, what waits fails.
@@ -22,9 +22,17 @@ impl Hanging {
             eprintln!("{test}: skipped, it needs /dev/fuse");
             return None;
         };
-        let data = format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other", server.as_raw_fd());
+        let data =
+            format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other", server.as_raw_fd());
         let data = CString::new(data).unwrap();
-        mount("pen-test", place, "fuse", MountFlags::NOSUID | MountFlags::NODEV, Some(data.as_c_str())).unwrap();
+        mount(
+            "pen-test",
+            place,
+            "fuse",
+            MountFlags::NOSUID | MountFlags::NODEV,
+            Some(data.as_c_str()),
+        )
+        .unwrap();
         Some(Hanging { place: place.into(), server: Some(server) })
     }
 }

@@ -17,7 +17,8 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Whether a test that needs root can run (workers cannot be looked into by anybody else, not even by their own user); says on standard error when it cannot.
+/// Whether a test that needs root can run (workers cannot be looked into by anybody else, not even
+/// by their own user); says on standard error when it cannot.
 pub fn needs_root(test: &str) -> bool {
     if !is_root() {
         eprintln!("{test}: skipped, it needs root");
@@ -25,7 +26,8 @@ pub fn needs_root(test: &str) -> bool {
     is_root()
 }
 
-/// A copy of the program that every user can execute, below `directory`, whose own mode is opened for that.
+/// A copy of the program that every user can execute, below `directory`, whose own mode is opened
+/// for that.
 pub fn readable_binary(directory: &Path) -> PathBuf {
     fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
     let copy = directory.join("pen-copy");
@@ -45,9 +47,10 @@ pub fn directory(parent: &Path, name: &str, mode: u32, owner: u32) -> PathBuf {
     path
 }
 
-/// Runs a test once more, alone, in a network namespace of its own whose loopback interface is up and in which `setup`
-/// (commands of a shell) has run; what that mounts is seen in there only. Call it first in the test called `name`: it says
-/// true inside, and false to the outer run, which is over then.
+/// Runs a test once more, alone, in a network namespace of its own whose loopback interface is up
+/// and in which `setup` (commands of a shell) has run; what that mounts is seen in there only. Call
+/// it first in the test called `name`: it says true inside, and false to the outer run, which is
+/// over then.
 #[track_caller]
 pub fn in_own_network(name: &str, setup: &[String]) -> bool {
     const INSIDE: &str = "PEN_TEST_IN_OWN_NETWORK";
@@ -57,20 +60,29 @@ pub fn in_own_network(name: &str, setup: &[String]) -> bool {
     if !needs_root(name) {
         return false;
     }
-    let script = format!("set -e; ip link set lo up; {}; exec \"$0\" ::{name} --nocapture", setup.join("; "));
+    let script = format!(
+        "set -e; ip link set lo up; {}; exec \"$0\" ::{name} --nocapture",
+        setup.join("; ")
+    );
     let test = std::env::current_exe().unwrap();
-    let inner =
-        Command::new("unshare").args(["--net", "--mount", "sh", "-c", &script]).arg(test).env(INSIDE, "1").output();
+    let inner = Command::new("unshare")
+        .args(["--net", "--mount", "sh", "-c", &script])
+        .arg(test)
+        .env(INSIDE, "1")
+        .output();
     let inner = inner.unwrap();
     // Shown only if it says something that the outer run does not say by itself.
-    let said = [inner.stdout, inner.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+    let said = [inner.stdout, inner.stderr]
+        .map(|said| String::from_utf8_lossy(&said).into_owned())
+        .concat();
     said.lines().filter(|line| line.contains(": skipped, ")).for_each(|line| eprintln!("{line}"));
     assert!(said.contains("running 1 test"), "{name} is the name of one test:\n{said}");
     assert!(inner.status.success(), "{name} failed in its own network:\n{said}");
     false
 }
 
-/// A control group of this test's own that gives its processes together a share of one processor (cgroups(7)).
+/// A control group of this test's own that gives its processes together a share of one processor
+/// (cgroups(7)).
 #[derive(Debug)]
 pub struct Share {
     group: PathBuf,
@@ -81,14 +93,18 @@ impl Share {
     pub fn of_processor(percent: u32, test: &str) -> Option<Share> {
         let name = format!("pen-test-{}-{test}", std::process::id());
         let quota = (PERIOD * u64::from(percent) / 100).to_string();
-        let first = ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct"].into_iter().find_map(|root| {
-            Share::make(
-                Path::new(root),
-                &name,
-                &[("cpu.cfs_period_us", PERIOD.to_string()), ("cpu.cfs_quota_us", quota.clone())],
-            )
-            .ok()
-        });
+        let first =
+            ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct"].into_iter().find_map(|root| {
+                Share::make(
+                    Path::new(root),
+                    &name,
+                    &[
+                        ("cpu.cfs_period_us", PERIOD.to_string()),
+                        ("cpu.cfs_quota_us", quota.clone()),
+                    ],
+                )
+                .ok()
+            });
         let second = || {
             let root = Path::new("/sys/fs/cgroup");
             // Where no other group has the controller yet.
@@ -110,22 +126,29 @@ impl Share {
         fs::create_dir(&share.group)?;
         for (file, value) in settings {
             // Opened as it is: a file that is not there is no setting.
-            io::Write::write_all(&mut fs::File::options().write(true).open(share.group.join(file))?, value.as_bytes())?;
+            io::Write::write_all(
+                &mut fs::File::options().write(true).open(share.group.join(file))?,
+                value.as_bytes(),
+            )?;
         }
         Ok(share)
     }
 
     /// Words of a command line that enter the group and then run the rest of it.
     pub fn wrapper(&self) -> [String; 4] {
-        let enter = format!("echo $$ > {}/cgroup.procs && exec \"$0\" \"$@\"", self.group.display());
+        let enter =
+            format!("echo $$ > {}/cgroup.procs && exec \"$0\" \"$@\"", self.group.display());
         ["sh", "-c", &enter, "env"].map(String::from)
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        // Possible once its processes have been reaped; a group without processes is nobody's burden.
-        let removed = super::super::wait::within(super::super::wait::PATIENCE, || fs::remove_dir(&self.group).is_ok());
+        // Possible once its processes have been reaped; a group without processes is nobody's
+        // burden.
+        let removed = super::super::wait::within(super::super::wait::PATIENCE, || {
+            fs::remove_dir(&self.group).is_ok()
+        });
         assert!(removed || std::thread::panicking(), "{} is removed", self.group.display());
     }
 }

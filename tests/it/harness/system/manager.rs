@@ -8,8 +8,10 @@ use tempfile::TempDir;
 
 use super::super::wait::PATIENCE;
 
-/// Runs what follows as the process that LISTEN_PID or another variable names: `$$` stands for its own number.
-pub const NAMED: [&str; 4] = ["sh", "-c", "for v in $NAME_ME; do export $v=$$; done; exec \"$0\" \"$@\"", "env"];
+/// Runs what follows as the process that LISTEN_PID or another variable names: `$$` stands for its
+/// own number.
+pub const NAMED: [&str; 4] =
+    ["sh", "-c", "for v in $NAME_ME; do export $v=$$; done; exec \"$0\" \"$@\"", "env"];
 
 /// A notification socket.
 #[derive(Debug)]
@@ -32,7 +34,8 @@ impl Manager {
     /// One with an abstract name.
     pub fn abstract_named(name: &str) -> Manager {
         let name = format!("pen-test-{}-{name}", std::process::id());
-        let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        let socket =
+            UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Manager { socket, name: format!("@{name}").into(), _directory: None }
     }

@@ -1,12 +1,14 @@
-//! A process that a test started, or a child of one: held by a pidfd, so that a signal never reaches a stranger that got
-//! the same number.
+//! A process that a test started, or a child of one: held by a pidfd, so that a signal never
+//! reaches a stranger that got the same number.
 
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, pidfd_send_signal, prlimit};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, pidfd_send_signal, prlimit,
+};
 
 use super::super::wait::eventually;
 
@@ -69,7 +71,11 @@ impl Process {
         let mut pids: Vec<i32> = fs::read_dir("/proc")
             .unwrap()
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .filter(|pid| stat(*pid).is_some_and(|(state, parent)| parent == self.pid && state != 'Z' && state != 'X'))
+            .filter(|pid| {
+                stat(*pid).is_some_and(|(state, parent)| {
+                    parent == self.pid && state != 'Z' && state != 'X'
+                })
+            })
             .collect();
         pids.sort_unstable();
         pids.into_iter().filter_map(Process::open).collect()
@@ -80,7 +86,10 @@ impl Process {
     pub fn status(&self, field: &str) -> String {
         let text = fs::read_to_string(self.proc("status")).unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-        line.unwrap_or_else(|| panic!("no {field} in {text}")).split_whitespace().collect::<Vec<_>>().join(" ")
+        line.unwrap_or_else(|| panic!("no {field} in {text}"))
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     /// Its resident memory, in KiB.
@@ -88,12 +97,14 @@ impl Process {
         self.status("VmRSS").trim_end_matches(" kB").parse().unwrap()
     }
 
-    /// Changes the limit of its descriptors (their numbers stay below it) and returns what it was before.
+    /// Changes the limit of its descriptors (their numbers stay below it) and returns what it was
+    /// before.
     #[track_caller]
     pub fn limit_descriptors(&self, most: u64) -> u64 {
         let text = fs::read_to_string(self.proc("limits")).unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
-        let [current, maximum] = [0, 1].map(|n| line.split_whitespace().nth(n).unwrap().parse().unwrap());
+        let [current, maximum] =
+            [0, 1].map(|n| line.split_whitespace().nth(n).unwrap().parse().unwrap());
         let limit = Rlimit { current: Some(most), maximum: Some(maximum) };
         prlimit(Pid::from_raw(self.pid), Resource::Nofile, limit).unwrap();
         current

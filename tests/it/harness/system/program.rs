@@ -27,9 +27,11 @@ impl Program {
         let user = if super::super::machine::is_root() { "user root;" } else { "" };
         let address = port.address();
         let text = format!(
-            "{user} daemon off; master_process off; worker_processes 1; pid {root}/nginx.pid; error_log stderr;\n\
+            "{user} daemon off; master_process off; worker_processes 1; pid {root}/nginx.pid; \
+             error_log stderr;\n\
              events {{ worker_connections 512; }}\n\
-             http {{ access_log off; client_body_temp_path {root}/body; proxy_temp_path {root}/p; fastcgi_temp_path {root}/f;\n\
+             http \
+             {{ access_log off; client_body_temp_path {root}/body; proxy_temp_path {root}/p; fastcgi_temp_path {root}/f;\n\
              uwsgi_temp_path {root}/u; scgi_temp_path {root}/s; client_max_body_size 100m;\n\
              server {{ listen {address} {listen_options}; root {root};\n{body}\n}} }}\n"
         );
@@ -40,7 +42,8 @@ impl Program {
         Program::run(command, port, directory)
     }
 
-    /// haproxy with a frontend at a port; `text` is the rest of its configuration, in which ADDRESS stands for the place of the frontend.
+    /// haproxy with a frontend at a port; `text` is the rest of its configuration, in which ADDRESS
+    /// stands for the place of the frontend.
     #[track_caller]
     pub fn haproxy(text: &str) -> Program {
         let (port, directory) = (Port::reserve(), TempDir::new().unwrap());
@@ -51,8 +54,8 @@ impl Program {
         Program::run(command, port, directory)
     }
 
-    /// A program that is started by a command of the test's own, which is given where it is to listen and a directory for its files. Its
-    /// output is the file `log` there.
+    /// A program that is started by a command of the test's own, which is given where it is to
+    /// listen and a directory for its files. Its output is the file `log` there.
     #[track_caller]
     pub fn of(command: impl FnOnce(SocketAddr, &Path) -> Command) -> Program {
         let (port, directory) = (Port::reserve(), TempDir::new().unwrap());
@@ -66,7 +69,13 @@ impl Program {
         let output = fs::File::create(&log).unwrap();
         let twin = output.try_clone().unwrap();
         // A group of its own: some have children, which must not outlive the test.
-        let mut child = command.process_group(0).stdin(Stdio::null()).stdout(twin).stderr(output).spawn().unwrap();
+        let mut child = command
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(twin)
+            .stderr(output)
+            .spawn()
+            .unwrap();
         until("a program listens", || {
             let ended = child.try_wait().unwrap();
             assert!(ended.is_none(), "{ended:?}: {}", fs::read_to_string(&log).unwrap());
@@ -98,7 +107,8 @@ impl Drop for Program {
 /// Runs curl, quietly and with a bound on its time, and returns what it printed.
 #[track_caller]
 pub fn curl<S: AsRef<std::ffi::OsStr>>(words: impl IntoIterator<Item = S>) -> String {
-    let output = Command::new("curl").args(["-sS", "--max-time", "60"]).args(words).output().unwrap();
+    let output =
+        Command::new("curl").args(["-sS", "--max-time", "60"]).args(words).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
 }

@@ -1,4 +1,5 @@
-//! Messages of clients: honest ones, and such as are made to be read differently by pen and by a server.
+//! Messages of clients: honest ones, and such as are made to be read differently by pen and by a
+//! server.
 
 use super::Ability;
 use crate::harness::Numbers;
@@ -28,7 +29,9 @@ pub fn honest(number: usize, ability: Ability, numbers: &mut Numbers) -> Honest 
             body.extend(FORGED.repeat(numbers.below(3)).bytes());
             body.extend(b"\r\n\r\n");
         }
-        let head = |method: &str, fields: &str| format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{fields}{close}\r\n");
+        let head = |method: &str, fields: &str| {
+            format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{fields}{close}\r\n")
+        };
         match kind {
             0 => bytes.extend(head("GET", "Accept: */*\r\nX-Forwarded-For: 10.9.8.7\r\n").bytes()),
             1 => {
@@ -248,8 +251,18 @@ const LENGTHS: &[&[u8]] = &[
     b"Content-Length: 1_0",
 ];
 
-const CHUNK_LINES: &[&[u8]] =
-    &[b";x=y", b"; q=\"a b\"", b" ", b"\t", b";\x85", b";a\rb", b";a\nb", b"x", b" GET / HTTP/1.1", b";\0"];
+const CHUNK_LINES: &[&[u8]] = &[
+    b";x=y",
+    b"; q=\"a b\"",
+    b" ",
+    b"\t",
+    b";\x85",
+    b";a\rb",
+    b";a\nb",
+    b"x",
+    b" GET / HTTP/1.1",
+    b";\0",
+];
 
 const TRAILERS: &[&[u8]] = &[
     b"X-Sum: 1\r\n",
@@ -296,14 +309,17 @@ fn request(numbers: &mut Numbers, bytes: &mut Vec<u8>) {
 
 /// The end of a head, and a body that is a request to whoever takes it for one.
 fn body(numbers: &mut Numbers, bytes: &mut Vec<u8>, line_end: &[u8]) {
-    let mut body =
-        one(numbers, &[b"", b"A: b\r\n", b"\r\n", b"\n\n", b"--b--\r\n", b"\r\n--b--", b"12345678"]).to_vec();
+    let mut body = one(
+        numbers,
+        &[b"", b"A: b\r\n", b"\r\n", b"\n\n", b"--b--\r\n", b"\r\n--b--", b"12345678"],
+    )
+    .to_vec();
     body.extend(FORGED.bytes());
     match numbers.below(6) {
         0 | 1 => bytes.extend(line_end),
         2 => {
-            let length =
-                (body.len() + [0, 0, 0, 1, 40][numbers.below(5)]).saturating_sub([0, 0, 0, 1, 60][numbers.below(5)]);
+            let length = (body.len() + [0, 0, 0, 1, 40][numbers.below(5)])
+                .saturating_sub([0, 0, 0, 1, 60][numbers.below(5)]);
             bytes.extend(format!("Content-Length: {length}").bytes());
             bytes.extend(line_end);
             bytes.extend(line_end);
@@ -338,6 +354,8 @@ fn body(numbers: &mut Numbers, bytes: &mut Vec<u8>, line_end: &[u8]) {
 /// CRC-32 as zlib has it.
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |sum, byte| {
-        (0..8).fold(sum ^ u32::from(*byte), |sum, _| (sum >> 1) ^ (0xedb8_8320 & (sum & 1).wrapping_neg()))
+        (0..8).fold(sum ^ u32::from(*byte), |sum, _| {
+            (sum >> 1) ^ (0xedb8_8320 & (sum & 1).wrapping_neg())
+        })
     })
 }

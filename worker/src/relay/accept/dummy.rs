@@ -5,7 +5,8 @@ use crate::relay::connection::State;
 use crate::relay::transfer::pump;
 
 /// What a client gets for whatever it sends first; then the connection closes.
-const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\nContent-Type: text/html\r\n\r\nUlric was here.";
+const ANSWER: &[u8] =
+    b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\nContent-Type: text/html\r\n\r\nUlric was here.";
 
 /// What the request log shows in place of a server.
 const NO_SERVER: &str = "-";
@@ -37,7 +38,11 @@ impl Relay<'_> {
         if let (Some(log), Some(key)) = (&mut self.log, connection.key) {
             log.line(self.now, crate::relay::clock::unix_time().0, key, NO_SERVER, request);
         }
-        self.worker_table.add_client_bytes(connection.client, ANSWER.len() as u64, request.len() as u64);
+        self.worker_table.add_client_bytes(
+            connection.client,
+            ANSWER.len() as u64,
+            request.len() as u64,
+        );
         pump::give(&mut connection.down, ANSWER, &mut self.tools);
         self.begin_linger(slot);
     }

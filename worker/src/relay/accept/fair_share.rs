@@ -1,19 +1,24 @@
-//! Each worker's fair share of the clients: who has clearly more connections open than another worker leaves the next ones to it.
+//! Each worker's fair share of the clients: who has clearly more connections open than another
+//! worker leaves the next ones to it.
 //!
-//! The kernel wakes the worker that has waited longest at its place in the listener's queue, which at a low rate is always the same one. For
-//! short connections that does no harm; long ones would gather there. So a worker that is ahead stops watching the listener and looks
-//! again a little later. If clients wait by then, the others cannot keep up, and it takes some of them: few while the one with the fewest
-//! gets more all the same, ever more if not, for that one may not live. So a share costs nobody's service. If nobody waits it rests until
-//! somebody comes, so that a lead costs nothing while all is quiet. Where connections last no longer than a second there are no shares:
-//! those even out by themselves.
+//! The kernel wakes the worker that has waited longest at its place in the listener's queue, which
+//! at a low rate is always the same one. For short connections that does no harm; long ones would
+//! gather there. So a worker that is ahead stops watching the listener and looks again a little
+//! later. If clients wait by then, the others cannot keep up, and it takes some of them: few while
+//! the one with the fewest gets more all the same, ever more if not, for that one may not live. So
+//! a share costs nobody's service. If nobody waits it rests until somebody comes, so that a lead
+//! costs nothing while all is quiet. Where connections last no longer than a second there are no
+//! shares: those even out by themselves.
 //!
 //! Pure: what the others have comes from the table, time is an argument.
 
-/// How far ahead of the one with the fewest a worker may be: so many connections, and a part of those.
+/// How far ahead of the one with the fewest a worker may be: so many connections, and a part of
+/// those.
 const LEAD: u32 = 16;
 const PART: u32 = 16;
 
-/// Milliseconds that a worker leaves clients to others before it looks again; and within [`WATCHFUL`] ms of a look that found some left.
+/// Milliseconds that a worker leaves clients to others before it looks again; and within
+/// [`WATCHFUL`] ms of a look that found some left.
 const PAUSE: u64 = 10;
 const SHORT_PAUSE: u64 = 1;
 const WATCHFUL: u64 = 1000;
@@ -22,7 +27,8 @@ const WATCHFUL: u64 = 1000;
 const FEW: u32 = 4;
 const MANY: u32 = 32;
 
-/// The most that one of several workers takes at a time, so that none can get far ahead before it looks.
+/// The most that one of several workers takes at a time, so that none can get far ahead before it
+/// looks.
 pub const BATCH: u32 = 32;
 
 /// Milliseconds for which closed connections are counted, this time and the last.
@@ -35,11 +41,13 @@ const PATIENCE: u64 = 100;
 #[derive(Debug, Default)]
 pub struct Share {
     compared: u64,
-    /// When the window began, how many connections had been closed by then, and how many were in the window before.
+    /// When the window began, how many connections had been closed by then, and how many were in
+    /// the window before.
     window: u64,
     closed: u64,
     closed_before: u64,
-    /// What the one with the fewest had when this worker last looked, and when it last had got more.
+    /// What the one with the fewest had when this worker last looked, and when it last had got
+    /// more.
     fewest: u32,
     rose_at: u64,
     few: u32,
@@ -58,8 +66,8 @@ pub enum Next {
 }
 
 impl Share {
-    /// Whether it is time to compare, by what this worker has open and how many it has closed since it began: reading what others write
-    /// costs something, so once in a millisecond is enough.
+    /// Whether it is time to compare, by what this worker has open and how many it has closed since
+    /// it began: reading what others write costs something, so once in a millisecond is enough.
     pub fn is_due(&mut self, open: u32, closed: u64, now: u64) -> bool {
         let in_window = closed.saturating_sub(self.closed);
         let are_short = self.closed_before + in_window >= u64::from(open);
@@ -80,7 +88,8 @@ impl Share {
         is_ahead(open, fewest).then_some(self.rest_ends(now))
     }
 
-    /// What follows on a pause that is over, by what the one with the fewest has now and whether clients wait.
+    /// What follows on a pause that is over, by what the one with the fewest has now and whether
+    /// clients wait.
     pub fn next(&mut self, open: u32, fewest: Option<u32>, is_awaited: bool, now: u64) -> Next {
         let before = std::mem::replace(&mut self.fewest, fewest.unwrap_or(0));
         if self.fewest > before {
@@ -121,7 +130,8 @@ mod tests {
 
     #[test]
     fn eight_workers_stay_within_a_fifth() {
-        // The kernel gives each client to the first worker that watches, which looks after every batch.
+        // The kernel gives each client to the first worker that watches, which looks after every
+        // batch.
         let mut open = [0u32; 8];
         for _ in 0..10_000 / BATCH {
             let takes = |n: &usize| {
@@ -138,7 +148,12 @@ mod tests {
     #[test]
     fn comparing_is_rare() {
         let mut share = Share::default();
-        assert!(!share.is_due(16, 0, 5) && share.is_due(17, 0, 5) && !share.is_due(17, 0, 5) && share.is_due(17, 0, 6));
+        assert!(
+            !share.is_due(16, 0, 5)
+                && share.is_due(17, 0, 5)
+                && !share.is_due(17, 0, 5)
+                && share.is_due(17, 0, 6)
+        );
     }
 
     #[test]
@@ -147,7 +162,8 @@ mod tests {
         // Some that last, and none that has ended.
         assert!(share.is_due(100, 0, 10_000));
         // Then short ones beside them, 200 in a second.
-        let due = (10_001..13_000).filter(|now| share.is_due(100, (now - 10_000) / 5, *now)).count();
+        let due =
+            (10_001..13_000).filter(|now| share.is_due(100, (now - 10_000) / 5, *now)).count();
         assert!(due <= 500, "compared in {due} of 2999 ms");
         assert!(!share.is_due(100, 600, 13_001), "in the midst of them");
         // When they are over, soon again.
@@ -162,14 +178,20 @@ mod tests {
         assert_eq!(share.pause(99, Some(40), 100), Some(110));
         assert_eq!((share.next(99, Some(50), false, 110), share.rest_ends(110)), (Next::Rest, 120));
         for now in 120..1000 {
-            assert_eq!(share.next(999, Some(now as u32 / 10), true, now), Next::Pause(FEW, now + 1));
+            assert_eq!(
+                share.next(999, Some(now as u32 / 10), true, now),
+                Next::Pause(FEW, now + 1)
+            );
         }
         assert_eq!(
             (share.next(999, Some(100), false, 1001), share.rest_ends(1001)),
             (Next::Rest, 1002),
             "soon, for some time"
         );
-        assert_eq!((share.next(999, Some(100), false, 2000), share.rest_ends(2000)), (Next::Rest, 2010));
+        assert_eq!(
+            (share.next(999, Some(100), false, 2000), share.rest_ends(2000)),
+            (Next::Rest, 2010)
+        );
         assert_eq!(share.next(99, Some(90), true, 2010), Next::Resume);
         assert_eq!(share.next(99, None, false, 2010), Next::Resume, "there are no others");
     }

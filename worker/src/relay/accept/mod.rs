@@ -1,15 +1,18 @@
 //! Accepting clients, and when not to.
 //!
-//! All workers watch one listener, with EPOLLEXCLUSIVE so that a client wakes one of them and not the herd; mio does not know that flag, hence the
-//! registration goes to its epoll directly. Level-triggered: who leaves clients waiting is told again. Such a registration cannot be
+//! All workers watch one listener, with EPOLLEXCLUSIVE so that a client wakes one of them and not
+//! the herd; mio does not know that flag, hence the registration goes to its epoll directly.
+//! Level-triggered: who leaves clients waiting is told again. Such a registration cannot be
 //! changed, only removed and made anew: that is how accepting pauses.
 //!
 //! A worker that has more than its share of the open connections pauses, too (`relay::share`).
 //!
-//! A place under `-x` is claimed before accept(2), so that a client is never accepted without one: those for whom there is none wait in the
-//! kernel's backlog, with no answer and at no cost, until any worker frees a place. The worker that frees one looks for a client itself:
-//! mostly there is one, and nobody has to be woken. If it may not take clients, or if nobody waits, it wakes one worker that waits for a
-//! place, and that one does the same. So a freed place wakes one worker at most.
+//! A place under `-x` is claimed before accept(2), so that a client is never accepted without one:
+//! those for whom there is none wait in the kernel's backlog, with no answer and at no cost, until
+//! any worker frees a place. The worker that frees one looks for a client itself: mostly there is
+//! one, and nobody has to be woken. If it may not take clients, or if nobody waits, it wakes one
+//! worker that waits for a place, and that one does the same. So a freed place wakes one worker at
+//! most.
 pub(crate) mod dummy;
 pub(crate) mod fair_share;
 
@@ -31,20 +34,24 @@ use crate::relay::link::Rated;
 use crate::relay::{LISTENER, Relay, VACANCY};
 use crate::sys;
 
-/// Bytes that wait unsent in the kernel for a client at most. A client that reads nothing would else have as much as
-/// `net.ipv4.tcp_wmem` allows, mostly 4 MB. Half of it has to be sent before there is an event, which is a large write or two.
+/// Bytes that wait unsent in the kernel for a client at most. A client that reads nothing would
+/// else have as much as `net.ipv4.tcp_wmem` allows, mostly 4 MB. Half of it has to be sent before
+/// there is an event, which is a large write or two.
 const MOST_UNSENT: i32 = 256 << 10;
 
 /// Milliseconds that accepting pauses when something ran short.
 const SHORTAGE_PAUSE: u64 = 100;
 
-/// Milliseconds after which a worker that waits for a place looks for one by itself: who was to take it or to pass it on may hang.
+/// Milliseconds after which a worker that waits for a place looks for one by itself: who was to
+/// take it or to pass it on may hang.
 const LOOK: u64 = 1000;
 
-/// Milliseconds for which a place is left to a worker with clearly fewer connections, before this one takes it after all.
+/// Milliseconds for which a place is left to a worker with clearly fewer connections, before this
+/// one takes it after all.
 const YIELD: u64 = 10;
 
-/// More clients than can wait at a listener: its queue is bounded by net.core.somaxconn, mostly 4096, and by 16 bits in old kernels.
+/// More clients than can wait at a listener: its queue is bounded by net.core.somaxconn, mostly
+/// 4096, and by 16 bits in old kernels.
 const LONGEST_QUEUE: u32 = 1 << 16;
 
 /// The listener, and whether this worker takes clients from it.
@@ -57,33 +64,37 @@ pub struct Accepting {
     /// Connections that it may have: as many are allowed, but no more than `-x`.
     most: usize,
     descriptor_limit: u64,
-    /// Clients that are accepted before others get their turn; follows what comes, so that accept(2) seldom finds nobody.
+    /// Clients that are accepted before others get their turn; follows what comes, so that
+    /// accept(2) seldom finds nobody.
     batch: u32,
     /// The last round took a whole batch: somebody may be left.
     filled: bool,
     share: Share,
     paused: Option<Pause>,
-    /// A place is free, and others wait for one: this worker has to see that somebody takes it, or that nobody needs it.
+    /// A place is free, and others wait for one: this worker has to see that somebody takes it, or
+    /// that nobody needs it.
     has_vacancy: bool,
 }
 
 /// Why accepting pauses.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Pause {
-    /// Every connection under `-x` is in use. A worker that frees one sees to it that somebody takes it; this one looks by itself, too, at
-    /// this time, in monotonic milliseconds.
+    /// Every connection under `-x` is in use. A worker that frees one sees to it that somebody
+    /// takes it; this one looks by itself, too, at this time, in monotonic milliseconds.
     Full {
         /// When it looks.
         look_at: u64,
         /// Whether the last free place was left to a worker with clearly fewer connections.
         has_left: bool,
     },
-    /// As many descriptors are in use as this worker may have; ends with one of its own connections.
+    /// As many descriptors are in use as this worker may have; ends with one of its own
+    /// connections.
     Busy,
     /// Something ran short; tried again at this time, in monotonic milliseconds.
     Shortage(u64),
-    /// This worker is ahead of the others; looked at again at this time, or when a client has come: till then the listener is watched, without
-    /// EPOLLEXCLUSIVE, for this worker is not the one to be woken.
+    /// This worker is ahead of the others; looked at again at this time, or when a client has come:
+    /// till then the listener is watched, without EPOLLEXCLUSIVE, for this worker is not the
+    /// one to be woken.
     Ahead(Option<u64>),
 }
 
@@ -98,7 +109,8 @@ impl Accepting {
         settings: &Settings,
         descriptor_limit: u64,
     ) -> std::io::Result<Accepting> {
-        let allowed = (descriptor_limit.saturating_sub(reserved_descriptors(descriptor_limit)) / 2).max(1);
+        let allowed =
+            (descriptor_limit.saturating_sub(reserved_descriptors(descriptor_limit)) / 2).max(1);
         let allowed = usize::try_from(allowed).unwrap_or(usize::MAX);
         let unix = is_unix(&listener)?;
         limit_unsent(&listener, unix);
@@ -133,9 +145,11 @@ impl Accepting {
         self.most = self.allowed.min(settings.connections_max as usize);
     }
 
-    /// How many pipes a worker may have, of two descriptors each: all descriptors that it never needs for anything else.
+    /// How many pipes a worker may have, of two descriptors each: all descriptors that it never
+    /// needs for anything else.
     pub fn pipes(&self) -> usize {
-        let spare = self.descriptor_limit.saturating_sub(OWN_DESCRIPTORS + 2 * self.most as u64) / 2;
+        let spare =
+            self.descriptor_limit.saturating_sub(OWN_DESCRIPTORS + 2 * self.most as u64) / 2;
         usize::try_from(spare).unwrap_or(usize::MAX)
     }
 
@@ -153,7 +167,12 @@ impl Accepting {
     }
 
     fn watch_for(&self, poll: &Poll, events: epoll::EventFlags) -> rustix::io::Result<()> {
-        epoll::add(sys::epoll(poll), &self.listener, epoll::EventData::new_u64(LISTENER.0 as u64), events)
+        epoll::add(
+            sys::epoll(poll),
+            &self.listener,
+            epoll::EventData::new_u64(LISTENER.0 as u64),
+            events,
+        )
     }
 
     /// Whether a free place has to be seen to.
@@ -169,10 +188,12 @@ impl Accepting {
         matches!(self.paused, None | Some(Pause::Ahead(None)))
     }
 
-    /// Leaves clients to others, and looks again when one has come: at once if one is there already.
+    /// Leaves clients to others, and looks again when one has come: at once if one is there
+    /// already.
     fn rest(&mut self, poll: &Poll, now: u64) {
         let is_watched = self.watch_for(poll, epoll::EventFlags::IN).is_ok();
-        self.paused = Some(Pause::Ahead(if is_watched { None } else { Some(self.share.rest_ends(now)) }));
+        self.paused =
+            Some(Pause::Ahead(if is_watched { None } else { Some(self.share.rest_ends(now)) }));
     }
 
     /// A client has come while this worker rests.
@@ -181,7 +202,8 @@ impl Accepting {
         self.paused = Some(Pause::Ahead(Some(self.share.rest_ends(now))));
     }
 
-    /// Whether a client waits now. Asked before a place is claimed for one: claiming and giving back wakes who waits for a place.
+    /// Whether a client waits now. Asked before a place is claimed for one: claiming and giving
+    /// back wakes who waits for a place.
     fn has_clients(&self) -> bool {
         let mut ready = [PollFd::new(&self.listener, PollFlags::IN)];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -210,7 +232,8 @@ fn is_unix(listener: &OwnedFd) -> rustix::io::Result<bool> {
     Ok(rustix::net::sockopt::socket_domain(listener)? == AddressFamily::UNIX)
 }
 
-/// Bounds what waits unsent for each client, by what clients' sockets inherit: at no cost for a connection.
+/// Bounds what waits unsent for each client, by what clients' sockets inherit: at no cost for a
+/// connection.
 fn limit_unsent(listener: &OwnedFd, unix: bool) {
     if !unix {
         // Every kernel that pen runs on knows it; without it clients are served all the same.
@@ -219,8 +242,8 @@ fn limit_unsent(listener: &OwnedFd, unix: bool) {
 }
 
 impl Relay<'_> {
-    /// Accepts clients that wait, up to the batch; the kernel tells of those that are left. The batch doubles while whole ones are
-    /// followed by more, and shrinks to what came.
+    /// Accepts clients that wait, up to the batch; the kernel tells of those that are left. The
+    /// batch doubles while whole ones are followed by more, and shrinks to what came.
     pub(in crate::relay) fn accept(&mut self) {
         match self.accepting.paused {
             None => {}
@@ -253,7 +276,9 @@ impl Relay<'_> {
             }
             let number = match self.is_busy() {
                 true => Err(Pause::Busy),
-                false => self.claim_or_wait().ok_or(Pause::Full { look_at: self.now + LOOK, has_left: false }),
+                false => self
+                    .claim_or_wait()
+                    .ok_or(Pause::Full { look_at: self.now + LOOK, has_left: false }),
             };
             let number = match number {
                 Ok(number) => number,
@@ -281,7 +306,8 @@ impl Relay<'_> {
         (most, Stopped::Enough)
     }
 
-    /// Tells that clients wait for a place, if some do: looked at again every second for as long as accepting pauses.
+    /// Tells that clients wait for a place, if some do: looked at again every second for as long as
+    /// accepting pauses.
     fn tell_of_waiting(&mut self) {
         if matches!(self.accepting.paused, Some(Pause::Full { .. }))
             && self.accepting.has_clients()
@@ -300,7 +326,8 @@ impl Relay<'_> {
             None | Some(Pause::Full { has_left: true, .. }) => {}
             Some(Pause::Full { has_left: false, .. }) => {
                 if fair_share::is_ahead(self.pool.open() as u32, self.worker_table.fewest_open()) {
-                    self.accepting.paused = Some(Pause::Full { look_at: self.now + YIELD, has_left: true });
+                    self.accepting.paused =
+                        Some(Pause::Full { look_at: self.now + YIELD, has_left: true });
                     return self.wake_one();
                 }
             }
@@ -318,10 +345,14 @@ impl Relay<'_> {
     /// Leaves clients to the others if this worker is ahead of them.
     fn keep_to_share(&mut self) {
         let open = self.pool.open() as u32;
-        if self.accepting.paused.is_some() || !self.accepting.share.is_due(open, self.counters.closed, self.now) {
+        if self.accepting.paused.is_some()
+            || !self.accepting.share.is_due(open, self.counters.closed, self.now)
+        {
             return;
         }
-        if let Some(end) = self.accepting.share.pause(open, self.worker_table.fewest_open(), self.now) {
+        if let Some(end) =
+            self.accepting.share.pause(open, self.worker_table.fewest_open(), self.now)
+        {
             self.accepting.unwatch(&self.poll);
             self.accepting.paused = Some(Pause::Ahead(Some(end)));
             if self.accepting.has_clients() {
@@ -372,10 +403,14 @@ impl Relay<'_> {
     }
 
     fn accept_one(&self) -> rustix::io::Result<(OwnedFd, Option<SocketAddrAny>)> {
-        rustix::net::acceptfrom_with(&self.accepting.listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)
+        rustix::net::acceptfrom_with(
+            &self.accepting.listener,
+            SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
+        )
     }
 
-    /// Moves to another listener. Whoever waits at the old one is served, or reset if there is no place: its queue goes with it.
+    /// Moves to another listener. Whoever waits at the old one is served, or reset if there is no
+    /// place: its queue goes with it.
     ///
     /// # Errors
     /// The new one is no listener.
@@ -404,10 +439,12 @@ impl Relay<'_> {
         for _ in 0..LONGEST_QUEUE {
             match self.accept_one() {
                 // Not so busy that it matters: these are no more than a queue.
-                Ok((socket, peer)) if self.pool.open() < self.accepting.most => match self.claim() {
-                    Some(number) => self.on_client(socket, peer, number),
-                    None => reset_on_close(&socket),
-                },
+                Ok((socket, peer)) if self.pool.open() < self.accepting.most => {
+                    match self.claim() {
+                        Some(number) => self.on_client(socket, peer, number),
+                        None => reset_on_close(&socket),
+                    }
+                }
                 Ok((socket, _)) => reset_on_close(&socket),
                 Err(errno) if is_passing(errno) => {}
                 Err(_) => return,
@@ -428,7 +465,8 @@ impl Relay<'_> {
     fn on_client(&mut self, socket: OwnedFd, peer: Option<SocketAddrAny>, number: u32) {
         self.counters.accepted += 1;
         let address = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
-        let (key, port) = address.map_or((ClientKey::UNIX, 0), |peer| (ClientKey::from_peer(peer), peer.port()));
+        let (key, port) =
+            address.map_or((ClientKey::UNIX, 0), |peer| (ClientKey::from_peer(peer), peer.port()));
         let unix = self.accepting.unix;
         self.begin(socket, unix, key, port, number);
     }
@@ -438,11 +476,13 @@ impl Relay<'_> {
         self.worker_table.claim_connection(self.settings.connections_max)
     }
 
-    /// Claims a place, or puts up the sign that this worker has to be woken when one is free. The sign stays up for as long as accepting pauses
-    /// for that reason, whatever places this worker gets meanwhile.
+    /// Claims a place, or puts up the sign that this worker has to be woken when one is free. The
+    /// sign stays up for as long as accepting pauses for that reason, whatever places this
+    /// worker gets meanwhile.
     fn claim_or_wait(&self) -> Option<u32> {
         self.claim().or_else(|| {
-            // Who frees a place after this looks at the sign; who did before it, left a place for the second try.
+            // Who frees a place after this looks at the sign; who did before it, left a place for
+            // the second try.
             self.worker_table.await_connection();
             self.claim().inspect(|_| self.worker_table.stop_waiting())
         })
@@ -458,8 +498,9 @@ impl Relay<'_> {
         }
     }
 
-    /// Gives a place back for which there was no client. Another worker that waits may have found none meanwhile, and one that has waited since
-    /// there were too many clients does not have to wait any longer.
+    /// Gives a place back for which there was no client. Another worker that waits may have found
+    /// none meanwhile, and one that has waited since there were too many clients does not have
+    /// to wait any longer.
     fn return_unused(&mut self, number: u32) {
         // This worker watches the listener from now on, or waits anew.
         self.worker_table.stop_waiting();
@@ -483,18 +524,21 @@ impl Relay<'_> {
         self.await_vacancy(was_full);
         if !self.accepting.is_full() {
             self.worker_table.stop_waiting();
-            // The kernel has woken this worker alone for the clients that wait now; others may have room for them.
+            // The kernel has woken this worker alone for the clients that wait now; others may have
+            // room for them.
             self.wake_workers();
         }
     }
 
-    /// Has the kernel wake this worker for a free place while it waits for one: it alone, if it sleeps, and else another.
+    /// Has the kernel wake this worker for a free place while it waits for one: it alone, if it
+    /// sleeps, and else another.
     fn await_vacancy(&self, was_full: bool) {
         let epoll = sys::epoll(&self.poll);
         // What cannot be registered looks by itself, once in a while.
         let _ = match (was_full, self.accepting.is_full()) {
             (false, true) => {
-                let flags = epoll::EventFlags::IN | epoll::EventFlags::ET | epoll::EventFlags::EXCLUSIVE;
+                let flags =
+                    epoll::EventFlags::IN | epoll::EventFlags::ET | epoll::EventFlags::EXCLUSIVE;
                 epoll::add(epoll, &self.vacancy, epoll::EventData::new_u64(VACANCY.0 as u64), flags)
             }
             (true, false) => epoll::delete(epoll, &self.vacancy),
@@ -507,7 +551,8 @@ impl Relay<'_> {
         wake(&self.freed);
     }
 
-    /// Has one worker that waits for a place look for a client: one that sleeps, so that none which hangs is waited for.
+    /// Has one worker that waits for a place look for a client: one that sleeps, so that none which
+    /// hangs is waited for.
     fn wake_one(&self) {
         wake(&self.vacancy);
     }
@@ -517,7 +562,8 @@ impl Relay<'_> {
         self.accepting.has_vacancy |= self.accepting.is_full();
     }
 
-    /// Places of a dead worker are free, or clients are left to this worker: it looks whether there is one.
+    /// Places of a dead worker are free, or clients are left to this worker: it looks whether there
+    /// is one.
     pub(in crate::relay) fn on_freed(&mut self) {
         match self.accepting.paused {
             None => self.look_for_clients(),
@@ -537,7 +583,8 @@ impl Relay<'_> {
         self.await_vacancy(was_full);
     }
 
-    /// Has the kernel tell this worker, too, of clients that wait. It may have woken another one alone for them, which left them or died.
+    /// Has the kernel tell this worker, too, of clients that wait. It may have woken another one
+    /// alone for them, which left them or died.
     pub(in crate::relay) fn look_for_clients(&mut self) {
         if self.accepting.paused.is_none() && self.accepting.has_clients() {
             self.accepting.unwatch(&self.poll);
@@ -552,7 +599,8 @@ impl Relay<'_> {
         };
     }
 
-    /// Something on this machine ran short: say so, and let what is open go on before more is accepted.
+    /// Something on this machine ran short: say so, and let what is open go on before more is
+    /// accepted.
     pub(in crate::relay) fn short_of(&mut self, during: ShortageDuring, errno: Errno) {
         if self.supervisor.may_tell(Rated::Shortage, self.now) {
             let event = Event::Shortage { during, errno: errno.raw_os_error() };
@@ -562,7 +610,8 @@ impl Relay<'_> {
     }
 }
 
-/// Whether accept(2) may find the next client at once: the one that waited is gone, or a signal came.
+/// Whether accept(2) may find the next client at once: the one that waited is gone, or a signal
+/// came.
 fn is_passing(errno: Errno) -> bool {
     matches!(errno, Errno::INTR | Errno::CONNABORTED | Errno::PERM | Errno::PROTO)
 }
@@ -570,7 +619,8 @@ fn is_passing(errno: Errno) -> bool {
 /// Has an eventfd wake those who watch it.
 fn wake(eventfd: &OwnedFd) {
     let wake = || rustix::io::write(eventfd, &1u64.to_ne_bytes());
-    // Nobody counts so far; but a worker that was taken over can fill the counter, so that no write wakes anybody until it is read.
+    // Nobody counts so far; but a worker that was taken over can fill the counter, so that no write
+    // wakes anybody until it is read.
     if wake() == Err(Errno::AGAIN) {
         let _ = rustix::io::read(eventfd, &mut [0; 8]);
         let _ = wake();

@@ -1,9 +1,11 @@
 //! How connections end.
 //!
-//! In good order: both ends have sent their end of file, each was passed on after the last byte, both sockets close. Out of order: one end
-//! is gone while the other is still there. What was read from the lost end is still delivered. If nothing is under way to the remaining end the loss is
-//! passed on as a reset. Otherwise the remaining end gets its bytes and an end of file, and what it still sends is read and thrown away for a while:
-//! closing a socket with unread data would reset it, and a reset destroys what its peer has not read yet (RFC 9293, 3.10.4).
+//! In good order: both ends have sent their end of file, each was passed on after the last byte,
+//! both sockets close. Out of order: one end is gone while the other is still there. What was read
+//! from the lost end is still delivered. If nothing is under way to the remaining end the loss is
+//! passed on as a reset. Otherwise the remaining end gets its bytes and an end of file, and what it
+//! still sends is read and thrown away for a while: closing a socket with unread data would reset
+//! it, and a reset destroys what its peer has not read yet (RFC 9293, 3.10.4).
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -18,8 +20,9 @@ use pen_config::command::Fastclose;
 /// Milliseconds that a remaining end is given to end by itself once it has taken what it was sent.
 pub const LINGER: u64 = 5000;
 
-/// Bytes that a remaining end is read for, so that its close can be in good order. One that sends more sends to nobody without end: reading
-/// that would cost as much as relaying it, so it is left unread, and reset when the time is up.
+/// Bytes that a remaining end is read for, so that its close can be in good order. One that sends
+/// more sends to nobody without end: reading that would cost as much as relaying it, so it is left
+/// unread, and reset when the time is up.
 const DISCARD: u32 = 4 << 20;
 
 /// How often that time is prolonged for an end that has not taken everything.
@@ -43,7 +46,11 @@ impl Relay<'_> {
             }
         }
         let done = |end: &End| end.ended && end.held.is_none();
-        if done(&connection.up) && done(&connection.down) && connection.up.shut && connection.down.shut {
+        if done(&connection.up)
+            && done(&connection.down)
+            && connection.up.shut
+            && connection.down.shut
+        {
             return self.finish(slot);
         }
         if connection.up.broken && connection.down.broken {
@@ -54,7 +61,8 @@ impl Relay<'_> {
         }
     }
 
-    /// The side whose end of file is to close both: if `tcp_fastclose` says so and all that was read has been sent.
+    /// The side whose end of file is to close both: if `tcp_fastclose` says so and all that was
+    /// read has been sent.
     fn closes_fast(&self, slot: u32) -> Option<Side> {
         let connection = &self.pool[slot];
         let (up, down) = match self.settings.fastclose {
@@ -65,7 +73,8 @@ impl Relay<'_> {
         };
         let nothing_held = connection.up.held.is_none() && connection.down.held.is_none();
         // Closing says nothing about the end of a TLS session.
-        let is_untold = connection.up.ended && connection.down.session.is_some() && !connection.down.shut;
+        let is_untold =
+            connection.up.ended && connection.down.session.is_some() && !connection.down.shut;
         match (up && connection.up.ended, down && connection.down.ended) {
             _ if !nothing_held || is_untold => None,
             (true, _) => Some(Side::Up),
@@ -74,8 +83,8 @@ impl Relay<'_> {
         }
     }
 
-    /// Closes both sides after the end of file of one. A side that has sent what was not read would be reset by that, which
-    /// could destroy the last that was sent to it: it lingers.
+    /// Closes both sides after the end of file of one. A side that has sent what was not read would
+    /// be reset by that, which could destroy the last that was sent to it: it lingers.
     fn part_fast(&mut self, slot: u32, ended: Side) {
         let unread = self.pool[slot].end(ended.other()).has_unread();
         if unread { self.part(slot, ended) } else { self.finish(slot) }
@@ -90,7 +99,8 @@ impl Relay<'_> {
         lost.socket = None;
         lost.held = None;
         rest.broken |= rest.socket.is_none();
-        let nothing_under_way = rest.held.is_none() && rest.socket.as_ref().is_none_or(|s| sys::unsent(s) == Ok(0));
+        let nothing_under_way =
+            rest.held.is_none() && rest.socket.as_ref().is_none_or(|s| sys::unsent(s) == Ok(0));
         if gone == Side::Up {
             self.release_target(slot);
         }
@@ -149,12 +159,14 @@ impl Relay<'_> {
         }
     }
 
-    /// The time for lingering is up: ends the connection, unless the remaining end still has to take what it was sent. That cannot go on for
-    /// ever: nobody is left who could be told that it does not.
+    /// The time for lingering is up: ends the connection, unless the remaining end still has to
+    /// take what it was sent. That cannot go on for ever: nobody is left who could be told that
+    /// it does not.
     pub(in crate::relay) fn linger_ends(&mut self, slot: u32) {
         let connection = &self.pool[slot];
         let end = if connection.down.socket.is_some() { &connection.down } else { &connection.up };
-        let under_way = end.held.is_some() || end.socket.as_ref().is_some_and(|s| sys::unsent(s).is_ok_and(|n| n > 0));
+        let under_way = end.held.is_some()
+            || end.socket.as_ref().is_some_and(|s| sys::unsent(s).is_ok_and(|n| n > 0));
         if !under_way || connection.prolonged >= PROLONGED {
             return self.cut(slot);
         }
@@ -167,13 +179,16 @@ impl Relay<'_> {
     pub(in crate::relay) fn idle_ends(&mut self, slot: u32) {
         if self.debug.on(2) {
             let number = self.pool[slot].number;
-            self.debug.say(2, format_args!("connection {number} was idle for {} s", self.settings.idle_timeout));
+            self.debug.say(
+                2,
+                format_args!("connection {number} was idle for {} s", self.settings.idle_timeout),
+            );
         }
         self.cut(slot);
     }
 
-    /// An operator wants a connection ended at once: both sides learn that it failed. One that got the number only after the order
-    /// (monotonic nanoseconds) is not meant.
+    /// An operator wants a connection ended at once: both sides learn that it failed. One that got
+    /// the number only after the order (monotonic nanoseconds) is not meant.
     pub(in crate::relay) fn close_numbered(&mut self, number: u32, before: u64) {
         let Some(slot) = self.pool.numbered(number) else { return };
         let connection = &self.pool[slot];
@@ -184,8 +199,8 @@ impl Relay<'_> {
         self.finish(slot);
     }
 
-    /// Ends a connection before its time. An end that was not given all that came for it is reset: after an end of file it would take
-    /// what it got for the whole.
+    /// Ends a connection before its time. An end that was not given all that came for it is reset:
+    /// after an end of file it would take what it got for the whole.
     pub(in crate::relay) fn cut(&mut self, slot: u32) {
         let Connection { down, up, .. } = &self.pool[slot];
         for (end, other) in [(down, up), (up, down)] {
@@ -215,14 +230,17 @@ impl Relay<'_> {
         let Connection { number, state, since, key, .. } = self.pool[slot];
         if self.debug.on(2) {
             let session = self.pool[slot].down.session.as_ref();
-            let cut = session.is_some_and(|session| !session.is_handshaking() && !session.peer_closed());
+            let cut =
+                session.is_some_and(|session| !session.is_handshaking() && !session.peer_closed());
             let cut = if cut { "; the client sent no close_notify" } else { "" };
             self.debug.say(2, format_args!("connection {number} ends{cut}"));
         }
         self.pool.free(slot);
         match key {
             Some(_) => self.counters.closed += 1,
-            None => self.idlers.ended((state == State::Idler).then(|| self.now.saturating_sub(since)), self.now),
+            None => self
+                .idlers
+                .ended((state == State::Idler).then(|| self.now.saturating_sub(since)), self.now),
         }
         self.give_back(number);
     }

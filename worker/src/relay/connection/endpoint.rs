@@ -1,7 +1,9 @@
-//! One end of a connection: its socket, what the kernel said about it, and what waits to be sent to it.
+//! One end of a connection: its socket, what the kernel said about it, and what waits to be sent to
+//! it.
 //!
-//! Reading and sending here says all that it learns in the flags of [`End`]; who looks at them decides what follows (`pump`,
-//! `ending`). Epoll is edge-triggered: `readable` is set by events and cleared only on the kernel's word, or in a doubt (`second_look`).
+//! Reading and sending here says all that it learns in the flags of [`End`]; who looks at them
+//! decides what follows (`pump`, `ending`). Epoll is edge-triggered: `readable` is set by events
+//! and cleared only on the kernel's word, or in a doubt (`second_look`).
 
 use std::os::fd::OwnedFd;
 
@@ -17,12 +19,13 @@ use crate::relay::transfer::splice_recheck::DrainState;
 pub struct End {
     /// The socket; none before it is made and after it is closed.
     pub socket: Option<OwnedFd>,
-    /// May have something to read. Edge-triggered: set by events, cleared only when the kernel said that there is nothing, or in a doubt.
+    /// May have something to read. Edge-triggered: set by events, cleared only when the kernel
+    /// said that there is nothing, or in a doubt.
     pub readable: bool,
     /// The peer's end of file is in the receive queue, behind what is still unread.
     pub hung_up: bool,
-    /// A short read does not mean that the queue is empty: read until the kernel says so. Unix sockets stop a read at a
-    /// message that carries descriptors, TCP at urgent data (tcp(7)).
+    /// A short read does not mean that the queue is empty: read until the kernel says so. Unix
+    /// sockets stop a read at a message that carries descriptors, TCP at urgent data (tcp(7)).
     pub careful: bool,
     /// All that the peer sent has been read.
     pub ended: bool,
@@ -52,11 +55,13 @@ pub struct End {
     pub spliced_at: u32,
     /// Bytes read from the other end that this end has not taken yet; with a session, records.
     pub held: Option<Box<Held>>,
-    /// The TLS session with the peer, if there is one: what is read and sent is plain text, what goes through the socket is not.
+    /// The TLS session with the peer, if there is one: what is read and sent is plain text, what
+    /// goes through the socket is not.
     pub session: Option<Box<Session>>,
 }
 
-/// The buffers that all connections of a worker use in turn. They take memory only as far as they are filled.
+/// The buffers that all connections of a worker use in turn. They take memory only as far as they
+/// are filled.
 #[derive(Debug)]
 pub struct Buffers {
     /// What was read.
@@ -116,10 +121,12 @@ impl Held {
     }
 }
 
-/// One read, with all that it says about the end; what it gave is at the beginning of the plain buffer. 0: nothing yet, end of
-/// file, or a failure.
+/// One read, with all that it says about the end; what it gave is at the beginning of the plain
+/// buffer. 0: nothing yet, end of file, or a failure.
 pub fn receive(from: &mut End, buffers: &mut Buffers) -> usize {
-    let Some(mut session) = from.session.take() else { return read(from, &mut buffers.plain[..buffers.room]) };
+    let Some(mut session) = from.session.take() else {
+        return read(from, &mut buffers.plain[..buffers.room]);
+    };
     let length = receive_records(from, &mut session, buffers);
     from.session = Some(session);
     length
@@ -166,7 +173,8 @@ fn read(from: &mut End, buffer: &mut [u8]) -> usize {
             Ok((length, _)) => {
                 from.has_read();
                 if length < buffer.len() && !from.careful {
-                    // The queue is empty: either the end of file is all that is left, or an event will tell of more.
+                    // The queue is empty: either the end of file is all that is left, or an event
+                    // will tell of more.
                     from.found_empty();
                     if from.hung_up {
                         at_end(from);
@@ -186,8 +194,9 @@ fn read(from: &mut End, buffer: &mut [u8]) -> usize {
     }
 }
 
-/// The first bytes came from a server that was sent a request before its handshake was acknowledged (`relay::dial`): the kernel has taken
-/// that for a conversation by turns and keeps acknowledgements back, for which a peer with Nagle's algorithm may wait 40 ms. If this
+/// The first bytes came from a server that was sent a request before its handshake was acknowledged
+/// (`relay::dial`): the kernel has taken that for a conversation by turns and keeps
+/// acknowledgements back, for which a peer with Nagle's algorithm may wait 40 ms. If this
 /// is all, there is nothing to wait for.
 fn acknowledge(from: &mut End) {
     if std::mem::take(&mut from.withholds_acks)
@@ -198,8 +207,8 @@ fn acknowledge(from: &mut End) {
     }
 }
 
-/// Nothing more will come from an end: in good order, unless sending to it has used up the kernel's word of a reset, after
-/// which reading looks like an end of file.
+/// Nothing more will come from an end: in good order, unless sending to it has used up the kernel's
+/// word of a reset, after which reading looks like an end of file.
 fn at_end(from: &mut End) {
     from.readable = false;
     match from.reset {
@@ -208,14 +217,16 @@ fn at_end(from: &mut End) {
     }
 }
 
-/// Sending failed. EPIPE comes after an end of file, so what the peer had to say is whole; anything else is a reset.
+/// Sending failed. EPIPE comes after an end of file, so what the peer had to say is whole; anything
+/// else is a reset.
 pub fn on_broken(to: &mut End, errno: Errno) {
     to.broken = true;
     to.reset = errno != Errno::PIPE;
 }
 
-/// Sends bytes; what the end does not take now is held for it. Nothing may be held already, unless there is a session. With the flag
-/// MORE the kernel may wait for what follows (send(2)), so something has to follow at once.
+/// Sends bytes; what the end does not take now is held for it. Nothing may be held already, unless
+/// there is a session. With the flag MORE the kernel may wait for what follows (send(2)), so
+/// something has to follow at once.
 pub fn deliver(to: &mut End, bytes: &[u8], flags: SendFlags, cipher: &mut Cipher) {
     match to.session.as_mut().map(|session| session.encrypt(bytes, cipher)) {
         None => put(to, bytes, flags),
@@ -242,14 +253,16 @@ fn put(to: &mut End, bytes: &[u8], flags: SendFlags) {
     }
 }
 
-/// Sends what the end takes and returns how much that was. Less than all: the end is full, or broken.
+/// Sends what the end takes and returns how much that was. Less than all: the end is full, or
+/// broken.
 pub fn send(to: &mut End, bytes: &[u8], flags: SendFlags) -> usize {
     let Some(socket) = &to.socket else {
         to.broken = true;
         return 0;
     };
     if to.sent && to.nagle {
-        // A second small write would otherwise wait for the acknowledgement of the first, 40 ms and more.
+        // A second small write would otherwise wait for the acknowledgement of the first, 40 ms and
+        // more.
         let _ = rustix::net::sockopt::set_tcp_nodelay(socket, true);
         to.nagle = false;
     }
@@ -271,8 +284,9 @@ pub fn send(to: &mut End, bytes: &[u8], flags: SendFlags) -> usize {
     start
 }
 
-/// Tells the peer that nothing more comes, once all that came before has been sent; `shut` says whether that is done. If the socket
-/// is about to be closed, that says the same as shutdown(2), but nothing says the same as close_notify.
+/// Tells the peer that nothing more comes, once all that came before has been sent; `shut` says
+/// whether that is done. If the socket is about to be closed, that says the same as shutdown(2),
+/// but nothing says the same as close_notify.
 pub fn shut(to: &mut End, closing: bool, cipher: &mut Cipher) {
     if let Some(session) = to.session.as_mut().filter(|session| !session.is_closed())
         && let Some(length) = session.close(cipher)

@@ -102,10 +102,18 @@ impl Relay<'_> {
         let connection = &mut self.pool[slot];
         let is_timed = self.idle.is_on();
         let held = if is_timed { connection.end(from.other()).held_bytes() } else { 0 };
-        let moved =
-            move_bytes(connection, from, &mut self.tools, &mut self.log, &mut self.debug, &self.shown, self.now);
+        let moved = move_bytes(
+            connection,
+            from,
+            &mut self.tools,
+            &mut self.log,
+            &mut self.debug,
+            &self.shown,
+            self.now,
+        );
         // A slow reader that takes what was held is not silent.
-        let is_active = is_timed && (moved.bytes > 0 || connection.end(from.other()).held_bytes() < held);
+        let is_active =
+            is_timed && (moved.bytes > 0 || connection.end(from.other()).held_bytes() < held);
         if moved.given > 0 {
             self.count(slot, from, moved.given);
         }

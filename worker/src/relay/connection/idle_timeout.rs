@@ -1,7 +1,8 @@
 //! `idle_timeout`: established connections in order of their last traffic, to the second.
 //!
-//! A connection moves to the end at most once a second, however busy it is; while the timeout is off nothing is kept and
-//! nothing costs. Half-closed and lingering connections are in the order too; idlers (`relay::idlers`) are not.
+//! A connection moves to the end at most once a second, however busy it is; while the timeout is
+//! off nothing is kept and nothing costs. Half-closed and lingering connections are in the order
+//! too; idlers (`relay::idlers`) are not.
 
 use crate::relay::connection::timer_queue::{IDLE, Queue};
 use crate::relay::connection::{Pool, State};
@@ -49,7 +50,8 @@ impl Idle {
         }
     }
 
-    /// Changes the timeout, for open connections too. Those that were not watched count as active now.
+    /// Changes the timeout, for open connections too. Those that were not watched count as active
+    /// now.
     pub fn set_timeout(&mut self, pool: &mut Pool, timeout: u32, now: u64) {
         let was_on = self.is_on();
         self.timeout = timeout;
@@ -62,8 +64,14 @@ impl Idle {
             (false, true) => {
                 for slot in 0..pool.slots() {
                     match pool[slot].state {
-                        State::Relaying | State::Lingering | State::Dummy => self.join(pool, slot, now),
-                        State::Free | State::Greeting | State::Connecting | State::Waiting | State::Idler => {}
+                        State::Relaying | State::Lingering | State::Dummy => {
+                            self.join(pool, slot, now)
+                        }
+                        State::Free
+                        | State::Greeting
+                        | State::Connecting
+                        | State::Waiting
+                        | State::Idler => {}
                     }
                 }
             }
@@ -74,12 +82,16 @@ impl Idle {
     /// When the first connection will have been silent for too long, in monotonic milliseconds.
     pub fn next_deadline(&self, pool: &Pool) -> Option<u64> {
         // The traffic may have been at the end of its second.
-        self.queue.first().map(|slot| (u64::from(pool[slot].active) + 1 + u64::from(self.timeout)) * 1000)
+        self.queue
+            .first()
+            .map(|slot| (u64::from(pool[slot].active) + 1 + u64::from(self.timeout)) * 1000)
     }
 
     /// A connection that has been silent for too long.
     pub fn due(&self, pool: &Pool, now: u64) -> Option<u32> {
-        self.queue.first().filter(|_| self.next_deadline(pool).is_some_and(|deadline| deadline <= now))
+        self.queue
+            .first()
+            .filter(|_| self.next_deadline(pool).is_some_and(|deadline| deadline <= now))
     }
 }
 

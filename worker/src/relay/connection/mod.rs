@@ -1,6 +1,7 @@
 //! One connection's state, and the pool that connections live in.
 //!
-//! Small on purpose: thousands of them are idle. What only some connections need is behind a box that exists while it is needed.
+//! Small on purpose: thousands of them are idle. What only some connections need is behind a box
+//! that exists while it is needed.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -46,11 +47,13 @@ pub enum State {
     Greeting,
     /// A connect is under way or about to begin; the client waits.
     Connecting,
-    /// The server that it is to have has as many connects pending as there may be (see `relay::upstreams`).
+    /// The server that it is to have has as many connects pending as there may be (see
+    /// `relay::upstreams`).
     Waiting,
     /// Bytes go both ways.
     Relaying,
-    /// One end is gone; the other is still given what was read for it, and what it sends is discarded (see `relay::ending`).
+    /// One end is gone; the other is still given what was read for it, and what it sends is
+    /// discarded (see `relay::ending`).
     Lingering,
     /// What the client says first is awaited, to be answered without a server (see `relay::dummy`).
     Dummy,
@@ -85,7 +88,8 @@ pub struct Connection {
     pub prolonged: u8,
     /// Bytes thrown away while it lingers.
     pub discarded: u32,
-    /// The address of its server has changed since the connect began: the outcome says nothing about the new one.
+    /// The address of its server has changed since the connect began: the outcome says nothing
+    /// about the new one.
     pub outdated: bool,
     /// Which of its server's addresses were tried.
     pub route: Route,
@@ -93,7 +97,8 @@ pub struct Connection {
     pub generation: u32,
     /// Its number among all connections of all workers.
     pub number: u32,
-    /// When it got its number, in monotonic nanoseconds: an order that names the number may be older.
+    /// When it got its number, in monotonic nanoseconds: an order that names the number may be
+    /// older.
     pub began: u64,
     /// Where it goes, while a place there is taken.
     pub target: Option<Target>,
@@ -176,7 +181,8 @@ pub struct Name {
 
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!(
-    "pen needs a 64-bit target: mio's tokens are as wide as a pointer, and with 32 bits the generation in them would be \
+    "pen needs a 64-bit target: mio's tokens are as wide as a pointer, and with 32 bits the \
+     generation in them would be \
      lost, so that events of a closed connection would reach the next one in its place"
 );
 
@@ -201,7 +207,8 @@ impl Name {
     }
 }
 
-/// All connections of a worker. Places are used again, lowest last freed first; memory grows with the most ever open.
+/// All connections of a worker. Places are used again, lowest last freed first; memory grows with
+/// the most ever open.
 #[derive(Debug, Default)]
 pub struct Pool {
     slots: Vec<Connection>,
@@ -238,7 +245,9 @@ impl Pool {
 
     /// The place of the connection with a number.
     pub fn numbered(&self, number: u32) -> Option<u32> {
-        let at = |connection: &Connection| connection.state != State::Free && connection.number == number;
+        let at = |connection: &Connection| {
+            connection.state != State::Free && connection.number == number
+        };
         self.slots.iter().position(at).map(|slot| slot as u32)
     }
 
@@ -249,9 +258,9 @@ impl Pool {
 
     /// The connection that a name still names.
     pub fn named(&mut self, name: Name) -> Option<&mut Connection> {
-        self.slots
-            .get_mut(name.slot as usize)
-            .filter(|connection| connection.generation == name.generation && connection.state != State::Free)
+        self.slots.get_mut(name.slot as usize).filter(|connection| {
+            connection.generation == name.generation && connection.state != State::Free
+        })
     }
 }
 

@@ -1,11 +1,13 @@
-//! Connections that wait for a time to pass, all of one queue for the same time: who came first is due first.
+//! Connections that wait for a time to pass, all of one queue for the same time: who came first is
+//! due first.
 //!
-//! Doubly linked lists through the pool: joining and leaving are a few stores, whatever the number of connections. A connection can
-//! be in one queue of each [kind](STEP) at once.
+//! Doubly linked lists through the pool: joining and leaving are a few stores, whatever the number
+//! of connections. A connection can be in one queue of each [kind](STEP) at once.
 
 use crate::relay::connection::Pool;
 
-/// The queue of the step that a connection is at: waiting for a connect, connecting, or lingering. It waits since `since` of the connection.
+/// The queue of the step that a connection is at: waiting for a connect, connecting, or lingering.
+/// It waits since `since` of the connection.
 pub const STEP: usize = 0;
 
 /// The queue of those that are closed when they are silent for too long (`relay::idle`).
@@ -129,7 +131,8 @@ mod tests {
 
     #[test]
     fn queues_of_two_kinds_do_not_know_each_other() {
-        let (mut pool, mut step, mut idle) = (Pool::default(), Queue::<STEP>::default(), Queue::<IDLE>::default());
+        let (mut pool, mut step, mut idle) =
+            (Pool::default(), Queue::<STEP>::default(), Queue::<IDLE>::default());
         let (one, two) = (pool.take(), pool.take());
         step.wait(&mut pool, one, 1);
         step.wait(&mut pool, two, 1);

@@ -1,8 +1,10 @@
-//! Where an HTTP/1.1 message body ends (RFC 9112, 6 and 7.1): a length counted down, or chunks followed byte by byte.
+//! Where an HTTP/1.1 message body ends (RFC 9112, 6 and 7.1): a length counted down, or chunks
+//! followed byte by byte.
 //!
-//! Pure, and strict on purpose. Whoever reads a body more generously than the server behind takes for data what the server takes for a request,
-//! or the other way round; so everything that two parsers are known to read differently is an error here: line ends without CR,
-//! chunk sizes with signs, prefixes or too many digits, trailer lines that are no fields.
+//! Pure, and strict on purpose. Whoever reads a body more generously than the server behind takes
+//! for data what the server takes for a request, or the other way round; so everything that two
+//! parsers are known to read differently is an error here: line ends without CR, chunk sizes with
+//! signs, prefixes or too many digits, trailer lines that are no fields.
 
 use pen_ipc::refusal::Refusal;
 
@@ -87,15 +89,18 @@ impl Body {
         Body::Chunked(Chunked { at: At::Size { size: 0, digits: 0 }, whose, trailers: 0 })
     }
 
-    /// Whether all of a request's body is there but its trailer section, which has something else in it than its empty line.
+    /// Whether all of a request's body is there but its trailer section, which has something else
+    /// in it than its empty line.
     pub fn is_before_trailers(&self) -> bool {
         matches!(self, Body::Chunked(Chunked { at: At::Trailer, whose: Whose::Client, .. }))
     }
 
-    /// Goes on by what the body has of `input`, which is the returned number of bytes from its start.
+    /// Goes on by what the body has of `input`, which is the returned number of bytes from its
+    /// start.
     ///
     /// # Errors
-    /// The body cannot be followed: how many bytes of `input` were still good, and why the next is not.
+    /// The body cannot be followed: how many bytes of `input` were still good, and why the next is
+    /// not.
     pub fn follow(&mut self, input: &[u8]) -> Result<usize, (usize, Refusal)> {
         match self {
             Body::Length(left) => {
@@ -160,11 +165,14 @@ impl Chunked {
 
     /// Where a byte outside the data leads.
     fn next(&mut self, byte: u8) -> Result<At, Refusal> {
-        if let At::Trailer | At::Name | At::Value | At::TrailerLineFeed | At::LastLineFeed = self.at {
+        if let At::Trailer | At::Name | At::Value | At::TrailerLineFeed | At::LastLineFeed = self.at
+        {
             return self.trailer(byte);
         }
         Ok(match (self.at, byte) {
-            (At::Size { size, digits }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') if digits < DIGITS => {
+            (At::Size { size, digits }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F')
+                if digits < DIGITS =>
+            {
                 let digit = (byte as char).to_digit(16).map_or(0, u64::from);
                 At::Size { size: size << 4 | digit, digits: digits + 1 }
             }
@@ -174,13 +182,21 @@ impl Chunked {
             (At::Size { digits: 0, .. }, _) => return Err(Refusal::Chunk),
             (At::Size { size, .. } | At::Extension { size, .. }, b'\r') => At::LineFeed { size },
             // Some servers fill the line up with spaces, and so it is no wonder in an answer.
-            (At::Behind { size, .. }, b'\r') if self.whose == Whose::Server => At::LineFeed { size },
+            (At::Behind { size, .. }, b'\r') if self.whose == Whose::Server => {
+                At::LineFeed { size }
+            }
             (At::Size { size, .. }, b' ' | b'\t') => At::Behind { size, left: EXTENSION },
             (At::Size { size, .. }, b';') => At::Extension { size, left: EXTENSION },
-            (At::Behind { size, left: left @ 1.. }, b' ' | b'\t') => At::Behind { size, left: left - 1 },
+            (At::Behind { size, left: left @ 1.. }, b' ' | b'\t') => {
+                At::Behind { size, left: left - 1 }
+            }
             (At::Behind { size, left }, b';') => At::Extension { size, left },
-            (At::Extension { size, left: left @ 1.. }, b'\t' | b' '..=b'~') => At::Extension { size, left: left - 1 },
-            (At::Size { .. } | At::Behind { .. } | At::Extension { .. }, _) => return Err(Refusal::Chunk),
+            (At::Extension { size, left: left @ 1.. }, b'\t' | b' '..=b'~') => {
+                At::Extension { size, left: left - 1 }
+            }
+            (At::Size { .. } | At::Behind { .. } | At::Extension { .. }, _) => {
+                return Err(Refusal::Chunk);
+            }
             (At::LineFeed { size: 0 }, b'\n') => At::Trailer,
             (At::LineFeed { size }, b'\n') => At::Data { left: size },
             (At::LineFeed { .. }, _) => return Err(Refusal::Chunk),
@@ -190,7 +206,8 @@ impl Chunked {
         })
     }
 
-    /// Where a byte behind the last chunk leads. A trailer line has to be a field: else what is a request to the server could pass as one.
+    /// Where a byte behind the last chunk leads. A trailer line has to be a field: else what is a
+    /// request to the server could pass as one.
     fn trailer(&mut self, byte: u8) -> Result<At, Refusal> {
         self.trailers += 1;
         if self.trailers > TRAILERS {
@@ -229,7 +246,8 @@ mod tests {
 
     use super::*;
 
-    /// How many bytes the body has of the input, or where and why it cannot be followed; none if it is not over.
+    /// How many bytes the body has of the input, or where and why it cannot be followed; none if it
+    /// is not over.
     fn whole(input: &[u8]) -> Result<Option<usize>, (usize, Refusal)> {
         let mut body = Body::chunked_answer();
         body.follow(input).map(|taken| body.is_over().then_some(taken))
@@ -299,7 +317,10 @@ mod tests {
         let mut body = Body::chunked();
         assert_eq!(body.follow(b"1;x=\x85\r\n"), Err((4, Refusal::Chunk)));
         let mut body = Body::chunked();
-        assert_eq!((body.follow(b"1\r\nx\r\n0\r\nX: y\r\n\r\n"), body.is_before_trailers()), (Ok(9), true));
+        assert_eq!(
+            (body.follow(b"1\r\nx\r\n0\r\nX: y\r\n\r\n"), body.is_before_trailers()),
+            (Ok(9), true)
+        );
         let mut body = Body::chunked();
         assert_eq!((body.follow(b"0\r\n\r"), body.is_before_trailers()), (Ok(3), true));
         let mut body = Body::chunked();
@@ -324,7 +345,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_split_says_the_same(input in "([0-9a-fA-F]{1,2}|\r\n|\r|\n|;x=1|[ -~]{0,9}|0\r\n|X: y\r\n){0,12}", cuts in prop::collection::vec(0usize..64, 0..6)) {
+        fn every_split_says_the_same(input in "([0-9a-fA-F]{1,2}|\r\n|\r|\n|;x=1|[ \
+            -~]{0,9}|0\r\n|X: y\r\n){0,12}", cuts in prop::collection::vec(0usize..64, 0..6)) {
             let input = input.as_bytes();
             let mut whole = Body::chunked_answer();
             let expected = whole.follow(input);

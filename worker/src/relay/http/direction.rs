@@ -17,7 +17,8 @@ impl<'e> Turn<'e> {
         if is_client { Turn::Requests(exchange) } else { Turn::Answers(exchange) }
     }
 
-    /// What is to be sent on for `bytes`, which were read: the bytes themselves, or what is put into `out`.
+    /// What is to be sent on for `bytes`, which were read: the bytes themselves, or what is put
+    /// into `out`.
     pub fn pass<'b>(&mut self, bytes: &'b [u8], out: &'b mut Vec<u8>) -> &'b [u8] {
         match self {
             Turn::Requests(exchange) => exchange.request(bytes, out),
@@ -25,7 +26,8 @@ impl<'e> Turn<'e> {
         }
     }
 
-    /// What is to be sent before anything more is read: what waited for an answer that has come, or for the end of file.
+    /// What is to be sent before anything more is read: what waited for an answer that has come, or
+    /// for the end of file.
     pub fn due<'b>(&mut self, ended: bool, out: &'b mut Vec<u8>) -> &'b [u8] {
         match self {
             Turn::Requests(exchange) if exchange.is_resumed() => exchange.resume(out),
@@ -34,7 +36,8 @@ impl<'e> Turn<'e> {
         }
     }
 
-    /// Whether nothing may be read, and no end of file passed on, before the server has answered, or because nothing passes any more.
+    /// Whether nothing may be read, and no end of file passed on, before the server has answered,
+    /// or because nothing passes any more.
     pub fn must_wait(&self, ended: bool) -> bool {
         match self {
             Turn::Requests(exchange) => exchange.is_full() || (ended && exchange.is_asking()),

@@ -1,7 +1,9 @@
-//! Header fields by name and by value, as far as they decide where a message ends, who its sender is, or what follows it.
+//! Header fields by name and by value, as far as they decide where a message ends, who its sender
+//! is, or what follows it.
 //!
-//! Pure. Servers fold names: CGI and WSGI make one variable of `X-Forwarded-For` and `X_Forwarded_For`, others map every byte that is no letter or
-//! digit to `_`, or leave it out. Names that are the same without such bytes are *twins*.
+//! Pure. Servers fold names: CGI and WSGI make one variable of `X-Forwarded-For` and
+//! `X_Forwarded_For`, others map every byte that is no letter or digit to `_`, or leave it out.
+//! Names that are the same without such bytes are *twins*.
 
 use crate::relay::http::body::is_token;
 
@@ -16,7 +18,8 @@ pub const FORWARDED_PROTO: &str = "X-Forwarded-Proto";
 pub enum Field {
     /// The client's address, by its very name.
     ForwardedFor,
-    /// What must not pass: the client's protocol, twins of the two fields that are added, and `HTTP2-Settings`.
+    /// What must not pass: the client's protocol, twins of the two fields that are added, and
+    /// `HTTP2-Settings`.
     Removed,
     /// `Content-Length`.
     Length,
@@ -36,7 +39,8 @@ pub enum Field {
     Host,
     /// `Content-Type`.
     Type,
-    /// `Sec-WebSocket-Key1` of a draft of 2010, which has eight bytes behind the head whatever the length says.
+    /// `Sec-WebSocket-Key1` of a draft of 2010, which has eight bytes behind the head whatever the
+    /// length says.
     OldKey,
     /// Anything else.
     Other,
@@ -47,7 +51,8 @@ impl Field {
     pub fn of(name: &str) -> Field {
         match name.as_bytes().first().map(u8::to_ascii_lowercase) {
             // Most fields are none of these by their first byte.
-            Some(b'a' | b'b' | b'd' | b'f' | b'g' | b'i'..=b'r' | b'v' | b'w' | b'y' | b'z') | None => Field::Other,
+            Some(b'a' | b'b' | b'd' | b'f' | b'g' | b'i'..=b'r' | b'v' | b'w' | b'y' | b'z')
+            | None => Field::Other,
             Some(_) => Field::among_all(name),
         }
     }
@@ -80,13 +85,16 @@ fn is_added(name: &str) -> bool {
 
 /// Whether a name is `letters` once bytes are left out that are no letters or digits.
 fn is_twin(name: &str, letters: &[u8]) -> bool {
-    let squeezed = name.bytes().filter(u8::is_ascii_alphanumeric).map(|byte| byte.to_ascii_lowercase());
+    let squeezed =
+        name.bytes().filter(u8::is_ascii_alphanumeric).map(|byte| byte.to_ascii_lowercase());
     name.len() >= letters.len() && squeezed.eq(letters.iter().copied())
 }
 
 /// What a Connection field names, one by one. None among them: a malformed one.
 pub fn options(value: &[u8]) -> impl Iterator<Item = Option<&str>> {
-    members(value).map(|option| Some(option).filter(|option| option.iter().all(|byte| is_token(*byte)))).map(text)
+    members(value)
+        .map(|option| Some(option).filter(|option| option.iter().all(|byte| is_token(*byte))))
+        .map(text)
 }
 
 /// The protocols that an Upgrade field names, the best first. None among them: a malformed one.
@@ -101,7 +109,9 @@ fn text(member: Option<&[u8]>) -> Option<&str> {
 
 /// The members of a list (RFC 9110, 5.6.1), empty ones left out.
 fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let trimmed = |member: &'_ [u8]| -> usize { member.iter().rev().take_while(|byte| is_blank(**byte)).count() };
+    let trimmed = |member: &'_ [u8]| -> usize {
+        member.iter().rev().take_while(|byte| is_blank(**byte)).count()
+    };
     value.split(|byte| *byte == b',').filter_map(move |member| {
         let from = member.iter().take_while(|byte| is_blank(**byte)).count();
         let member = &member[from..];
@@ -132,20 +142,24 @@ impl Named {
         match Field::of(option) {
             Field::ForwardedFor | Field::Removed => Named::Removed,
             Field::Upgrade => Named::Upgrade,
-            Field::Length | Field::LengthTwin | Field::Coding | Field::CodingTwin | Field::Host => Named::Vital,
-            Field::Connection | Field::Expect | Field::Type | Field::OldKey | Field::Other => Named::Kept,
+            Field::Length | Field::LengthTwin | Field::Coding | Field::CodingTwin | Field::Host => {
+                Named::Vital
+            }
+            Field::Connection | Field::Expect | Field::Type | Field::OldKey | Field::Other => {
+                Named::Kept
+            }
         }
     }
 }
 
-/// Whether requests could be spoken in a protocol that an Upgrade field names: every version of HTTP, what came before HTTP/2, and TLS, in
-/// which HTTP goes on (RFC 2817).
+/// Whether requests could be spoken in a protocol that an Upgrade field names: every version of
+/// HTTP, what came before HTTP/2, and TLS, in which HTTP goes on (RFC 2817).
 pub fn carries_http(protocol: &str) -> bool {
     let name = base(protocol);
     ["h2c", "tls", "ssl"].iter().any(|known| name.eq_ignore_ascii_case(known))
-        || ["http", "h1", "h2", "h3", "spdy"]
-            .iter()
-            .any(|start| name.get(..start.len()).is_some_and(|beginning| beginning.eq_ignore_ascii_case(start)))
+        || ["http", "h1", "h2", "h3", "spdy"].iter().any(|start| {
+            name.get(..start.len()).is_some_and(|beginning| beginning.eq_ignore_ascii_case(start))
+        })
 }
 
 /// A protocol's name without its version.
@@ -203,7 +217,9 @@ mod tests {
 
     #[test]
     fn protocols_that_carry_requests_are_known() {
-        for protocol in ["h2c", "H2C", "h2", "h2c-14", "HTTP/2.0", "http/1.1", "TLS/1.0", "h3", "SPDY/3.1"] {
+        for protocol in
+            ["h2c", "H2C", "h2", "h2c-14", "HTTP/2.0", "http/1.1", "TLS/1.0", "h3", "SPDY/3.1"]
+        {
             assert!(carries_http(protocol), "{protocol}");
         }
         for protocol in ["websocket", "WebSocket", "tcp", "irc/6.9", "tls-tunnel", "x"] {

@@ -1,7 +1,8 @@
-//! The head of an HTTP/1.x message: where it ends, how long it says that the body is, and what the head of an answer says.
+//! The head of an HTTP/1.x message: where it ends, how long it says that the body is, and what the
+//! head of an answer says.
 //!
-//! Pure. The grammar is httparse's, which takes no folded lines, no space before a colon and no control bytes; what else two parsers are known
-//! to read differently is refused here.
+//! Pure. The grammar is httparse's, which takes no folded lines, no space before a colon and no
+//! control bytes; what else two parsers are known to read differently is refused here.
 
 use std::mem::MaybeUninit;
 
@@ -17,7 +18,8 @@ pub const LIMIT: usize = 64 * 1024;
 /// Most field lines of a head.
 pub const FIELDS: usize = 256;
 
-/// The length of the head at the start of `bytes`, its empty line included; `seen` bytes were looked at before.
+/// The length of the head at the start of `bytes`, its empty line included; `seen` bytes were
+/// looked at before.
 pub fn end(bytes: &[u8], seen: usize) -> Option<usize> {
     let mut at = seen.saturating_sub(2);
     while let Some(found) = bytes[at..].iter().position(|byte| *byte == b'\n') {
@@ -36,7 +38,8 @@ pub fn end(bytes: &[u8], seen: usize) -> Option<usize> {
 pub struct Answer {
     /// Its status.
     pub status: u16,
-    /// Its body, unless the request or the status say that there is none; none: it ends with the connection.
+    /// Its body, unless the request or the status say that there is none; none: it ends with the
+    /// connection.
     pub body: Option<Body>,
     /// Of a 101: the protocols that it names, joined by commas.
     pub protocols: String,
@@ -99,7 +102,8 @@ impl Framing {
     /// # Errors
     /// It is not the only one, or something else than `chunked`.
     pub fn add_coding(&mut self, value: &[u8]) -> Result<(), Refusal> {
-        // Codings before the last (`gzip, chunked`) would leave the framing as it is; hardly a server reads them, and some see none at all.
+        // Codings before the last (`gzip, chunked`) would leave the framing as it is; hardly a
+        // server reads them, and some see none at all.
         if self.chunked || value.is_empty() {
             return Err(Refusal::Coding);
         }
@@ -124,9 +128,13 @@ impl Framing {
     }
 }
 
-/// Reads a length: digits alone, without leading zeros, which some read as octal, and so few that everybody can hold it.
+/// Reads a length: digits alone, without leading zeros, which some read as octal, and so few that
+/// everybody can hold it.
 fn length(value: &[u8]) -> Result<u64, Refusal> {
-    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) || (value.len() > 1 && value[0] == b'0') {
+    if value.is_empty()
+        || !value.iter().all(u8::is_ascii_digit)
+        || (value.len() > 1 && value[0] == b'0')
+    {
         return Err(Refusal::Length);
     }
     let number = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());

@@ -1,7 +1,9 @@
-//! Whether bytes are, or can still become, a request line of HTTP/1.0 or 1.1 (RFC 9112, 3), told byte by byte.
+//! Whether bytes are, or can still become, a request line of HTTP/1.0 or 1.1 (RFC 9112, 3), told
+//! byte by byte.
 //!
-//! Pure. One space stands between the parts, all bytes are printable ASCII, and the line ends with CR LF or LF: every server finds the same parts
-//! in such a line. Whatever else lenient servers take for a request line is none here.
+//! Pure. One space stands between the parts, all bytes are printable ASCII, and the line ends with
+//! CR LF or LF: every server finds the same parts in such a line. Whatever else lenient servers
+//! take for a request line is none here.
 
 use pen_ipc::refusal::Refusal;
 
@@ -65,7 +67,9 @@ fn version(at: u8, byte: u8) -> Line {
         (None, b'\r') if position > VERSION.len() => Line::Return,
         (None, b'\n') if position > VERSION.len() => Line::Whole,
         // Where the number of the version stands, and another stands there.
-        (Some(b'1') | None, b'0'..=b'9') if position <= VERSION.len() => Line::Not(Refusal::Version),
+        (Some(b'1') | None, b'0'..=b'9') if position <= VERSION.len() => {
+            Line::Not(Refusal::Version)
+        }
         _ => Line::Not(Refusal::NotHttp),
     }
 }

@@ -1,9 +1,11 @@
-//! `-H`: HTTP/1.x on a connection, followed so that every request says who the client is (SPEC: X-Forwarded-For).
+//! `-H`: HTTP/1.x on a connection, followed so that every request says who the client is (SPEC:
+//! X-Forwarded-For).
 //!
-//! Pure: bytes in, bytes out. The promise is that no server takes anything for a request whose only X-Forwarded-For does not end with the client.
-//! It holds by construction: what reaches a server is a head rebuilt from what was understood (`request`), the body that belongs to it (`body`), or what
-//! follows a change of protocol that the server agreed to (`asked`). Everything else is refused. With `http mixed` what is not HTTP/1.x passes unchanged, and the
-//! promise does not hold.
+//! Pure: bytes in, bytes out. The promise is that no server takes anything for a request whose only
+//! X-Forwarded-For does not end with the client. It holds by construction: what reaches a server is
+//! a head rebuilt from what was understood (`request`), the body that belongs to it (`body`), or
+//! what follows a change of protocol that the server agreed to (`asked`). Everything else is
+//! refused. With `http mixed` what is not HTTP/1.x passes unchanged, and the promise does not hold.
 
 pub mod body;
 pub(crate) mod direction;
@@ -30,7 +32,8 @@ use pen_ipc::refusal::Refusal;
 pub struct Exchange {
     stage: ExchangeStage,
     others: Others,
-    /// The beginning of a head, or of a trailer section, that is not whole yet; while a server is asked for a switch, what came behind the asking request.
+    /// The beginning of a head, or of a trailer section, that is not whole yet; while a server is
+    /// asked for a switch, what came behind the asking request.
     held: Vec<u8>,
     /// How much of `held` was looked at for the head's end.
     seen: usize,
@@ -107,8 +110,8 @@ enum ExchangeStage {
 }
 
 impl Exchange {
-    /// A connection at its beginning. `https`: the client's side is TLS. A client behind a Unix socket has no address; it is
-    /// called `unknown`, so that it cannot choose a name either.
+    /// A connection at its beginning. `https`: the client's side is TLS. A client behind a Unix
+    /// socket has no address; it is called `unknown`, so that it cannot choose a name either.
     pub fn new(client: ClientKey, https: bool, others: Others) -> Exchange {
         let address = client.ip().map_or_else(|| "unknown".to_owned(), |ip| ip.to_string());
         Exchange {
@@ -134,12 +137,14 @@ impl Exchange {
         }
     }
 
-    /// The first lines of the requests since the last call, each with LF behind it; to be cleared by the caller.
+    /// The first lines of the requests since the last call, each with LF behind it; to be cleared
+    /// by the caller.
     pub fn logged(&mut self) -> Option<&mut Vec<u8>> {
         self.log.as_mut().filter(|lines| !lines.is_empty())
     }
 
-    /// What the server is to get for what the client sent: `input` itself where nothing is altered, else what is put into `out`.
+    /// What the server is to get for what the client sent: `input` itself where nothing is altered,
+    /// else what is put into `out`.
     pub fn request<'b>(&mut self, input: &'b [u8], out: &'b mut Vec<u8>) -> &'b [u8] {
         out.clear();
         let mut rest = input;
@@ -169,7 +174,8 @@ impl Exchange {
         self.decide(out)
     }
 
-    /// What the server is to get of bytes of which nobody could tell whether they are a request, since no more came in time.
+    /// What the server is to get of bytes of which nobody could tell whether they are a request,
+    /// since no more came in time.
     pub fn decide<'b>(&mut self, out: &'b mut Vec<u8>) -> &'b [u8] {
         out.clear();
         if self.waits() == Some(Wait::Protocol) {
@@ -178,14 +184,20 @@ impl Exchange {
         out
     }
 
-    /// What is waited for, if a head or trailer section has begun and is not whole, or something was refused.
+    /// What is waited for, if a head or trailer section has begun and is not whole, or something
+    /// was refused.
     pub fn waits(&self) -> Option<Wait> {
         match self.stage {
             ExchangeStage::Refused { .. } => Some(Wait::Answers),
             _ if self.held.is_empty() => None,
-            ExchangeStage::Head if self.others == Others::Pass && self.line != Line::Whole => Some(Wait::Protocol),
+            ExchangeStage::Head if self.others == Others::Pass && self.line != Line::Whole => {
+                Some(Wait::Protocol)
+            }
             ExchangeStage::Head | ExchangeStage::Trailers(_) => Some(Wait::Head),
-            ExchangeStage::Body(..) | ExchangeStage::Asking | ExchangeStage::Passing | ExchangeStage::Ended => None,
+            ExchangeStage::Body(..)
+            | ExchangeStage::Asking
+            | ExchangeStage::Passing
+            | ExchangeStage::Ended => None,
         }
     }
 
@@ -194,7 +206,8 @@ impl Exchange {
         std::mem::take(&mut self.begun)
     }
 
-    /// Bytes of memory that are held until more comes: of an unfinished head, or behind a request for another protocol.
+    /// Bytes of memory that are held until more comes: of an unfinished head, or behind a request
+    /// for another protocol.
     pub fn held_bytes(&self) -> usize {
         self.held.capacity()
     }
@@ -246,7 +259,8 @@ impl Exchange {
         self.resumed |= was_asking && !self.is_asking();
     }
 
-    /// Whether an answer that was awaited has come, so that [`Exchange::resume`] has something to say.
+    /// Whether an answer that was awaited has come, so that [`Exchange::resume`] has something to
+    /// say.
     pub fn is_resumed(&self) -> bool {
         self.resumed
     }
@@ -269,7 +283,8 @@ impl Exchange {
         self.refused().filter(|_| !std::mem::replace(&mut self.told, true))
     }
 
-    /// How the connection ends, if nothing more of the client passes. `is_over`: the server says no more.
+    /// How the connection ends, if nothing more of the client passes. `is_over`: the server says no
+    /// more.
     pub fn ending(&self, is_over: bool) -> Option<Ending> {
         if self.stage == ExchangeStage::Ended {
             let is_done = is_over || self.asked.is_answered();
@@ -281,13 +296,16 @@ impl Exchange {
             (false, true, _) if !owed => Ending::Status(why),
             (true, _, false) if self.asked.owes_last_only() && !owed => Ending::Status(why),
             // The server will not answer what it has only a part of.
-            (true, ..) if self.asked.owes_last_only() || !self.asked.is_followed() => Ending::Silent,
+            (true, ..) if self.asked.owes_last_only() || !self.asked.is_followed() => {
+                Ending::Silent
+            }
             (_, true, _) | (_, _, true) => Ending::Silent,
             (_, false, false) => Ending::Later,
         })
     }
 
-    /// Whether nothing of the server passes any more: it changed the protocol in a way that is not understood.
+    /// Whether nothing of the server passes any more: it changed the protocol in a way that is not
+    /// understood.
     pub fn is_broken(&self) -> bool {
         self.asked.is_broken()
     }
@@ -302,7 +320,8 @@ impl Exchange {
         self.stage == ExchangeStage::Passing && self.held.is_empty()
     }
 
-    /// How many bytes of the client may pass unseen from here; [`Exchange::skip_request`] says how many did.
+    /// How many bytes of the client may pass unseen from here; [`Exchange::skip_request`] says how
+    /// many did.
     pub fn unseen_request(&self) -> u64 {
         match &self.stage {
             ExchangeStage::Body(body, _) => body.certain(),
@@ -323,7 +342,8 @@ impl Exchange {
         }
     }
 
-    /// How many bytes of the server may pass unseen from here; [`Exchange::skip_answer`] says how many did.
+    /// How many bytes of the server may pass unseen from here; [`Exchange::skip_answer`] says how
+    /// many did.
     pub fn unseen_answer(&self) -> u64 {
         self.asked.unseen()
     }
@@ -409,7 +429,8 @@ impl Exchange {
     /// Takes what belongs to a head, and returns what is left.
     fn head<'i>(&mut self, input: &'i [u8], out: &mut Vec<u8>) -> &'i [u8] {
         if self.held.is_empty() {
-            // Empty lines before a request are no part of it (RFC 9112, 2.2), and so the server gets none.
+            // Empty lines before a request are no part of it (RFC 9112, 2.2), and so the server
+            // gets none.
             if let Some(empty) = empty_line(input) {
                 return &input[empty..];
             }
@@ -447,7 +468,8 @@ impl Exchange {
         std::mem::take(&mut self.held)
     }
 
-    /// What is held is no whole head; tells early if it will be none. The bytes before `new` were judged before.
+    /// What is held is no whole head; tells early if it will be none. The bytes before `new` were
+    /// judged before.
     fn unfinished(&mut self, new: usize, out: &mut Vec<u8>) {
         // A CR alone may be the beginning of an empty line.
         if self.held == b"\r" {
@@ -482,7 +504,9 @@ impl Exchange {
             Ok(request) if request.asks.is_switch() && !self.asked.is_followed() => {
                 self.unsend(length, Refusal::Switch, out)
             }
-            Ok(request) if !self.asked.has_room(request.asks) => self.unsend(length, Refusal::TooMany, out),
+            Ok(request) if !self.asked.has_room(request.asks) => {
+                self.unsend(length, Refusal::TooMany, out)
+            }
             Ok(request) => {
                 self.note_line(bytes);
                 self.asked.request(request.asks, request.protocols);
@@ -532,7 +556,9 @@ impl Exchange {
 
     fn note_line(&mut self, bytes: &[u8]) {
         if let Some(lines) = &mut self.log {
-            lines.extend(bytes.iter().take(LOGGED).take_while(|byte| !matches!(byte, b'\r' | b'\n')));
+            lines.extend(
+                bytes.iter().take(LOGGED).take_while(|byte| !matches!(byte, b'\r' | b'\n')),
+            );
             lines.push(b'\n');
         }
     }

@@ -1,7 +1,8 @@
 //! A request's head, rebuilt from what was understood of it (SPEC: X-Forwarded-For).
 //!
-//! Pure. Every line that passes was read and found well-formed; a head with anything else in it is refused. What servers are known to read
-//! differently is refused too, or made the same for all: see the rules at [`rebuild`].
+//! Pure. Every line that passes was read and found well-formed; a head with anything else in it is
+//! refused. What servers are known to read differently is refused too, or made the same for all:
+//! see the rules at [`rebuild`].
 
 use std::mem::MaybeUninit;
 
@@ -30,7 +31,8 @@ pub struct Request {
     pub asks: Asks,
     /// The protocols that its Upgrade fields name, joined by commas, if it asks for one.
     pub protocols: Box<str>,
-    /// The server is told to end the connection with its answer, and gets nothing behind this request.
+    /// The server is told to end the connection with its answer, and gets nothing behind this
+    /// request.
     pub ends: bool,
 }
 
@@ -74,11 +76,15 @@ struct Found {
 
 /// Appends the head to `out` as the server gets it. If it is refused, `out` is as before.
 ///
-/// The lines pass unchanged but for these rules. Exactly one `X-Forwarded-For`, the last field, has all that the client's had and then the client's
-/// address; one `X-Forwarded-Proto` stands before it. Twins of the two are taken out, and their names where `Connection` has them. Protocols that
-/// carry HTTP are taken out of `Upgrade`, and `HTTP2-Settings` with them; HEAD loses all of `Upgrade`. A head with LF line ends has CR LF if there is a body, or if
-/// another protocol is asked for: a server that sees no line end in LF would look for the head's end in what follows. And where some servers leave a body unread and take it for the next request
-/// (a body with GET and its like), or go by the parts of a `multipart` type, the connection is to end with the answer: `Connection: close`.
+/// The lines pass unchanged but for these rules. Exactly one `X-Forwarded-For`, the last field, has
+/// all that the client's had and then the client's address; one `X-Forwarded-Proto` stands before
+/// it. Twins of the two are taken out, and their names where `Connection` has them. Protocols that
+/// carry HTTP are taken out of `Upgrade`, and `HTTP2-Settings` with them; HEAD loses all of
+/// `Upgrade`. A head with LF line ends has CR LF if there is a body, or if another protocol is
+/// asked for: a server that sees no line end in LF would look for the head's end in what follows.
+/// And where some servers leave a body unread and take it for the next request (a body with GET and
+/// its like), or go by the parts of a `multipart` type, the connection is to end with the answer:
+/// `Connection: close`.
 ///
 /// # Errors
 /// Why it is refused.
@@ -91,11 +97,13 @@ pub fn rebuild(head: &[u8], sender: &Sender, out: &mut Vec<u8>) -> Result<Reques
         Err(httparse::Error::TooManyHeaders) => return Err(Refusal::TooLong),
         Ok(_) | Err(_) => return Err(Refusal::Fields),
     }
-    let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
+    let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version)
+    else {
         return Err(Refusal::NotHttp);
     };
     let end = if crlf { 2 } else { 1 };
-    let first_line = parsed.headers.first().map_or(head.len() - end, |field| offset(head, field.name));
+    let first_line =
+        parsed.headers.first().map_or(head.len() - end, |field| offset(head, field.name));
     // Nothing but the three parts and two spaces is in the line.
     if first_line != method.len() + target.len() + "  HTTP/1.1".len() + end {
         return Err(Refusal::NotHttp);
@@ -104,14 +112,18 @@ pub fn rebuild(head: &[u8], sender: &Sender, out: &mut Vec<u8>) -> Result<Reques
     let found = find(parsed.headers)?;
     let body = found.framing.request(minor == 1)?;
     let has_body = body.is_some_and(|body| !body.is_over());
-    if has_body && (method == "CONNECT" || method == "TRACE") || body.is_some() && method == "CONNECT" {
+    if has_body && (method == "CONNECT" || method == "TRACE")
+        || body.is_some() && method == "CONNECT"
+    {
         return Err(Refusal::Body);
     }
     if has_body && found.has_old_key {
         return Err(Refusal::Length);
     }
-    let ends = has_body && matches!(method, "GET" | "HEAD" | "DELETE" | "OPTIONS") || !has_body && found.is_multipart;
-    // Whether an answer has a body depends on HEAD, and whether there is one on the upgrade: not on both at once.
+    let ends = has_body && matches!(method, "GET" | "HEAD" | "DELETE" | "OPTIONS")
+        || !has_body && found.is_multipart;
+    // Whether an answer has a body depends on HEAD, and whether there is one on the upgrade: not on
+    // both at once.
     let upgrades = found.upgrades && !ends && method != "HEAD";
     let asks = match method {
         "CONNECT" => Asks::Tunnel,
@@ -119,7 +131,14 @@ pub fn rebuild(head: &[u8], sender: &Sender, out: &mut Vec<u8>) -> Result<Reques
         "HEAD" => Asks::Head,
         _ => Asks::Answer,
     };
-    let build = Build { head, fields: parsed.headers, end, crlf: crlf || has_body || asks.is_switch(), ends, upgrades };
+    let build = Build {
+        head,
+        fields: parsed.headers,
+        end,
+        crlf: crlf || has_body || asks.is_switch(),
+        ends,
+        upgrades,
+    };
     let last = head.len() - end;
     if found.alters || ends || upgrades != found.upgrades || build.crlf != crlf {
         build.lines(first_line, last, out);
@@ -141,8 +160,10 @@ fn check_line(method: &str, target: &str) -> Result<(), Refusal> {
     if !target.bytes().all(|byte| matches!(byte, b'!'..=b'~')) {
         return Err(Refusal::NotHttp);
     }
-    // Perl's HTTP::Daemon knows a request by its first byte. Others know these two methods in any case.
-    let is_word = method.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    // Perl's HTTP::Daemon knows a request by its first byte. Others know these two methods in any
+    // case.
+    let is_word =
+        method.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     let is_other = |known: &str| method != known && method.eq_ignore_ascii_case(known);
     if !is_word || is_other("HEAD") || is_other("CONNECT") {
         return Err(Refusal::Method);
@@ -184,11 +205,14 @@ fn find(fields: &[httparse::Header<'_>]) -> Result<Found, Refusal> {
             Field::CodingTwin => return Err(Refusal::Coding),
             Field::Host if found.hosts > 0 => return Err(Refusal::Host),
             Field::Host => found.hosts += 1,
-            Field::Expect if !field.value.eq_ignore_ascii_case(b"100-continue") => return Err(Refusal::Expect),
+            Field::Expect if !field.value.eq_ignore_ascii_case(b"100-continue") => {
+                return Err(Refusal::Expect);
+            }
             Field::Expect => {}
             Field::Type => {
                 let start = field.value.get(.."multipart".len());
-                found.is_multipart |= start.is_some_and(|start| start.eq_ignore_ascii_case(b"multipart"));
+                found.is_multipart |=
+                    start.is_some_and(|start| start.eq_ignore_ascii_case(b"multipart"));
             }
             Field::OldKey => found.has_old_key = true,
             Field::Connection => {
@@ -216,7 +240,9 @@ fn find(fields: &[httparse::Header<'_>]) -> Result<Found, Refusal> {
 fn asked(fields: &[httparse::Header<'_>]) -> Box<str> {
     let mut all = String::new();
     for field in fields.iter().filter(|field| Field::of(field.name) == Field::Upgrade) {
-        for protocol in field::protocols(field.value).flatten().filter(|name| !field::carries_http(name)) {
+        for protocol in
+            field::protocols(field.value).flatten().filter(|name| !field::carries_http(name))
+        {
             if !all.is_empty() {
                 all.push(',');
             }
@@ -251,11 +277,16 @@ impl Build<'_> {
         out.extend(self.line_end());
         for (slot, field) in self.fields.iter().enumerate() {
             let from = offset(self.head, field.name);
-            let to = self.fields.get(slot + 1).map_or(last, |next| offset(self.head, next.name)) - self.end;
+            let to = self.fields.get(slot + 1).map_or(last, |next| offset(self.head, next.name))
+                - self.end;
             match Field::of(field.name) {
                 Field::ForwardedFor | Field::Removed => {}
-                Field::Connection if !self.ends => self.members(field, field::options(field.value), out),
-                Field::Upgrade if !self.ends => self.members(field, field::protocols(field.value), out),
+                Field::Connection if !self.ends => {
+                    self.members(field, field::options(field.value), out)
+                }
+                Field::Upgrade if !self.ends => {
+                    self.members(field, field::protocols(field.value), out)
+                }
                 Field::Connection | Field::Upgrade => {}
                 Field::Length
                 | Field::LengthTwin
@@ -317,7 +348,8 @@ impl Build<'_> {
         out.extend(FORWARDED_FOR.as_bytes());
         out.extend(b": ");
         if may_have_list {
-            let lists = self.fields.iter().filter(|field| Field::of(field.name) == Field::ForwardedFor);
+            let lists =
+                self.fields.iter().filter(|field| Field::of(field.name) == Field::ForwardedFor);
             for list in lists.map(|field| field.value).filter(|list| !list.is_empty()) {
                 out.extend(list);
                 out.extend(b", ");
@@ -329,8 +361,8 @@ impl Build<'_> {
     }
 }
 
-/// Appends a trailer section, whole and with its empty line, as the server gets it: without the fields that must not pass. If it is refused, `out` is
-/// as before.
+/// Appends a trailer section, whole and with its empty line, as the server gets it: without the
+/// fields that must not pass. If it is refused, `out` is as before.
 ///
 /// # Errors
 /// It is malformed, or has a field that is none of a trailer's.
@@ -350,7 +382,12 @@ pub fn rebuild_trailers(section: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal
     let is_framing = |kind: Field| {
         matches!(
             kind,
-            Field::Length | Field::LengthTwin | Field::Coding | Field::CodingTwin | Field::Host | Field::Connection
+            Field::Length
+                | Field::LengthTwin
+                | Field::Coding
+                | Field::CodingTwin
+                | Field::Host
+                | Field::Connection
         )
     };
     if fields.iter().any(|field| is_framing(Field::of(field.name))) {

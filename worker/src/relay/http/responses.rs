@@ -1,7 +1,9 @@
-//! Which answer belongs to which request: what was asked and not answered yet, and where in its answers the server is.
+//! Which answer belongs to which request: what was asked and not answered yet, and where in its
+//! answers the server is.
 //!
-//! It is known from here whether the server agreed to a change of protocol, and whether it owes anything. No answer is altered or
-//! delayed. Where the answers cannot be followed they are *lost*: from then on no change of protocol is possible.
+//! It is known from here whether the server agreed to a change of protocol, and whether it owes
+//! anything. No answer is altered or delayed. Where the answers cannot be followed they are *lost*:
+//! from then on no change of protocol is possible.
 
 use std::collections::VecDeque;
 
@@ -10,7 +12,8 @@ use crate::relay::http::field;
 use crate::relay::http::head;
 use crate::relay::http::request::Asks;
 
-/// Most runs of like requests that are remembered; more only come of a client that does not wait for answers and means no good.
+/// Most runs of like requests that are remembered; more only come of a client that does not wait
+/// for answers and means no good.
 const RUNS: usize = 1024;
 
 /// What was asked, and where the answers are.
@@ -55,14 +58,16 @@ enum At {
     Lost,
     /// Behind a change of protocol.
     Switched,
-    /// Behind a change of protocol that nobody asked for, or that is not understood: nothing of it passes.
+    /// Behind a change of protocol that nobody asked for, or that is not understood: nothing of it
+    /// passes.
     Broken,
 }
 
 impl Asked {
     /// Whether the answer to a request of this kind could be told from others.
     pub fn has_room(&self, asks: Asks) -> bool {
-        self.open.len() < RUNS || self.open.back().is_some_and(|(kind, count)| *kind == asks && *count < u32::MAX)
+        self.open.len() < RUNS
+            || self.open.back().is_some_and(|(kind, count)| *kind == asks && *count < u32::MAX)
     }
 
     /// Whether a change of protocol would be noticed.
@@ -82,7 +87,8 @@ impl Asked {
         }
     }
 
-    /// What the server made of the request for a switch that was made last; none: it has not said so yet.
+    /// What the server made of the request for a switch that was made last; none: it has not said
+    /// so yet.
     pub fn verdict(&self) -> Option<Verdict> {
         self.verdict.or(match self.at {
             At::Head | At::Body(_) => None,
@@ -91,7 +97,8 @@ impl Asked {
         })
     }
 
-    /// The server's next bytes. How many of them are for the client: all, unless a change of protocol is not understood.
+    /// The server's next bytes. How many of them are for the client: all, unless a change of
+    /// protocol is not understood.
     pub fn answer(&mut self, bytes: &[u8]) -> usize {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -117,7 +124,8 @@ impl Asked {
         bytes.len()
     }
 
-    /// Whether the server changed the protocol in a way that is not understood: the connection must end.
+    /// Whether the server changed the protocol in a way that is not understood: the connection must
+    /// end.
     pub fn is_broken(&self) -> bool {
         self.at == At::Broken
     }
@@ -185,10 +193,13 @@ impl Asked {
         let Some(asks) = self.answered() else { return self.lose() };
         self.begun = false;
         if answer.status == 101 {
-            return self.switched(asks == Asks::Upgrade && self.open.is_empty() && self.was_asked(&answer.protocols));
+            return self.switched(
+                asks == Asks::Upgrade && self.open.is_empty() && self.was_asked(&answer.protocols),
+            );
         }
-        // The answer that begins a tunnel has no length (RFC 9110, 9.3.6). Servers to which CONNECT is a method like any other say one,
-        // or that there is no content, and go on with requests.
+        // The answer that begins a tunnel has no length (RFC 9110, 9.3.6). Servers to which CONNECT
+        // is a method like any other say one, or that there is no content, and go on with
+        // requests.
         let is_tunnel = matches!(answer.status, 200..=203 | 206..=299) && answer.body.is_none();
         if asks == Asks::Tunnel && is_tunnel {
             return self.switched(self.open.is_empty());
@@ -214,12 +225,15 @@ impl Asked {
         self.leave(if is_understood { At::Switched } else { At::Broken });
     }
 
-    /// Whether these protocols, joined by commas, are among those that were asked for last. An answer that names none means what was asked for: nothing
-    /// that carries HTTP ever is.
+    /// Whether these protocols, joined by commas, are among those that were asked for last. An
+    /// answer that names none means what was asked for: nothing that carries HTTP ever is.
     fn was_asked(&self, protocols: &str) -> bool {
         protocols.split(',').filter(|name| !name.is_empty()).all(|name| {
             !field::carries_http(name)
-                && self.protocols.split(',').any(|asked| field::base(asked).eq_ignore_ascii_case(field::base(name)))
+                && self
+                    .protocols
+                    .split(',')
+                    .any(|asked| field::base(asked).eq_ignore_ascii_case(field::base(name)))
         })
     }
 
@@ -241,7 +255,8 @@ impl Asked {
 
     /// Whether nothing of an answer to the last request has come, and all others are answered.
     pub fn owes_last_only(&self) -> bool {
-        let is_last = self.open.len() == 1 && self.open.front().is_some_and(|(_, count)| *count == 1);
+        let is_last =
+            self.open.len() == 1 && self.open.front().is_some_and(|(_, count)| *count == 1);
         self.at == At::Head && is_last && !self.begun
     }
 

@@ -1,4 +1,5 @@
-//! Whole connections through [`Exchange`]: the examples that the behaviour is told by, and properties over generated ones.
+//! Whole connections through [`Exchange`]: the examples that the behaviour is told by, and
+//! properties over generated ones.
 
 use proptest::prelude::*;
 
@@ -13,14 +14,19 @@ fn exchange() -> Exchange {
     Exchange::new(ClientKey::from_ip(CLIENT.parse().unwrap()), false, STRICT)
 }
 
-/// What the server gets for what a client sends in these pieces, end of file included; and why it is refused, if it is.
+/// What the server gets for what a client sends in these pieces, end of file included; and why it
+/// is refused, if it is.
 fn through<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) -> (String, Option<Refusal>) {
     through_as(STRICT, pieces)
 }
 
-fn through_as<'p>(others: Others, pieces: impl IntoIterator<Item = &'p [u8]>) -> (String, Option<Refusal>) {
+fn through_as<'p>(
+    others: Others,
+    pieces: impl IntoIterator<Item = &'p [u8]>,
+) -> (String, Option<Refusal>) {
     let client = ClientKey::from_ip(CLIENT.parse().unwrap());
-    let (mut exchange, mut out, mut got) = (Exchange::new(client, false, others), Vec::new(), Vec::<u8>::new());
+    let (mut exchange, mut out, mut got) =
+        (Exchange::new(client, false, others), Vec::new(), Vec::<u8>::new());
     for piece in pieces {
         got.extend(exchange.request(piece, &mut out));
     }
@@ -44,7 +50,10 @@ fn requests_get_their_lines_and_nothing_else_changes() {
     assert_eq!(sent(&format!("{get}\r\n")), format!("{get}{ADDED}\r\n"));
     // Pipelined, any method, no field at all. Empty lines before a request are no part of it.
     let odd = "purge!it /x HTTP/1.0\r\n";
-    assert_eq!(sent(&format!("{get}\r\n\r\n\n{odd}\r\n")), format!("{get}{ADDED}\r\n{odd}{ADDED}\r\n"));
+    assert_eq!(
+        sent(&format!("{get}\r\n\r\n\n{odd}\r\n")),
+        format!("{get}{ADDED}\r\n{odd}{ADDED}\r\n")
+    );
     // LF alone.
     let lf = |added: &str| format!("GET / HTTP/1.1\nHost: x\n{added}\n");
     assert_eq!(sent(&lf("")), lf(&ADDED.replace('\r', "")));
@@ -53,13 +62,19 @@ fn requests_get_their_lines_and_nothing_else_changes() {
         sent("PUT / HTTP/1.1\nContent-Length: 1\n\nx"),
         format!("PUT / HTTP/1.1\r\nContent-Length: 1\r\n{ADDED}\r\nx")
     );
-    assert_eq!(sent("GET / HTTP/1.1\nUpgrade: x\n\n"), format!("GET / HTTP/1.1\r\nUpgrade: x\r\n{ADDED}\r\n"));
+    assert_eq!(
+        sent("GET / HTTP/1.1\nUpgrade: x\n\n"),
+        format!("GET / HTTP/1.1\r\nUpgrade: x\r\n{ADDED}\r\n")
+    );
 }
 
 #[test]
 fn one_field_says_all_addresses() {
     let named = |before: &str, lists: &str| {
-        format!("GET / HTTP/1.1\r\n{before}X-Forwarded-Proto: http\r\nX-Forwarded-For: {lists}127.0.0.5\r\n\r\n")
+        format!(
+            "GET / HTTP/1.1\r\n{before}X-Forwarded-Proto: http\r\nX-Forwarded-For: \
+             {lists}127.0.0.5\r\n\r\n"
+        )
     };
     for (fields, before, lists) in [
         ("X-Forwarded-For: 6.6.6.6\r\nHost: x\r\n", "Host: x\r\n", "6.6.6.6, "),
@@ -67,19 +82,37 @@ fn one_field_says_all_addresses() {
         ("X-Forwarded-For:\r\n", "", ""),
         ("X-Forwarded-For: \t \r\nX-Forwarded-For: a\r\n", "", "a, "),
         ("X-Forwarded-Proto: https\r\nX_Forwarded_Proto: https\r\n", "", ""),
-        ("X_Forwarded_For: 6.6.6.6\r\nX.Forwarded-For: 6.6.6.6\r\nxforwardedfor: 6.6.6.6\r\n", "", ""),
+        (
+            "X_Forwarded_For: 6.6.6.6\r\nX.Forwarded-For: 6.6.6.6\r\nxforwardedfor: 6.6.6.6\r\n",
+            "",
+            "",
+        ),
         ("Connection: X-Forwarded-For\r\n", "", ""),
-        ("Connection: close, x-forwarded-FOR,X_Forwarded_Proto , TE\r\n", "Connection: close, TE\r\n", ""),
+        (
+            "Connection: close, x-forwarded-FOR,X_Forwarded_Proto , TE\r\n",
+            "Connection: close, TE\r\n",
+            "",
+        ),
         ("Connection:  keep-alive\r\n", "Connection:  keep-alive\r\n", ""),
         ("X: \t y \t\r\nX-Forwarded-For: a\r\nZ:\r\n", "X: \t y \t\r\nZ:\r\n", "a, "),
-        ("Upgrade: h2c\r\nHTTP2-Settings: AAM\r\nConnection: Upgrade, HTTP2-Settings\r\nA: b\r\n", "A: b\r\n", ""),
+        (
+            "Upgrade: h2c\r\nHTTP2-Settings: AAM\r\nConnection: Upgrade, HTTP2-Settings\r\nA: \
+             b\r\n",
+            "A: b\r\n",
+            "",
+        ),
         ("Connection: Upgrade\r\nUpgrade: TLS/1.0, HTTP/2.0\r\n", "", ""),
     ] {
-        assert_eq!(sent(&format!("GET / HTTP/1.1\r\n{fields}\r\n")), named(before, lists), "{fields:?}");
+        assert_eq!(
+            sent(&format!("GET / HTTP/1.1\r\n{fields}\r\n")),
+            named(before, lists),
+            "{fields:?}"
+        );
     }
     let head = "HEAD / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade, x\r\n\r\n";
     assert_eq!(sent(head), format!("HEAD / HTTP/1.1\r\nConnection: x\r\n{ADDED}\r\n"));
-    let some = "GET / HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c, websocket\r\n";
+    let some =
+        "GET / HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c, websocket\r\n";
     let kept = "GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n";
     assert_eq!(sent(&format!("{some}\r\n")), format!("{kept}{ADDED}\r\n"));
 }
@@ -91,12 +124,19 @@ fn trailers_are_rebuilt_too() {
     for (trailers, kept) in [
         ("X-Sum: 1\r\n", "X-Sum: 1\r\n"),
         ("X-Forwarded-For: 6.6.6.6\r\n", ""),
-        ("A: b\r\nx_forwarded-for: 6.6.6.6\r\nX-Forwarded-Proto: https\r\nC:d\r\n", "A: b\r\nC:d\r\n"),
+        (
+            "A: b\r\nx_forwarded-for: 6.6.6.6\r\nX-Forwarded-Proto: https\r\nC:d\r\n",
+            "A: b\r\nC:d\r\n",
+        ),
     ] {
         let input = format!("{put}\r\n1\r\nx\r\n0\r\n{trailers}\r\n{next}\r\n");
         let expected = format!("{put}{ADDED}\r\n1\r\nx\r\n0\r\n{kept}\r\n{next}{ADDED}\r\n");
         for size in [input.len(), 7, 1] {
-            assert_eq!(through(input.as_bytes().chunks(size)), (expected.clone(), None), "{trailers:?} by {size}");
+            assert_eq!(
+                through(input.as_bytes().chunks(size)),
+                (expected.clone(), None),
+                "{trailers:?} by {size}"
+            );
         }
     }
     for (trailers, why) in [
@@ -109,7 +149,11 @@ fn trailers_are_rebuilt_too() {
         ("X: a\n\r\n", Refusal::LineEnds),
     ] {
         let input = format!("{put}\r\n0\r\n{trailers}{next}\r\n");
-        assert_eq!(through([input.as_bytes()]), (format!("{put}{ADDED}\r\n0\r\n"), Some(why)), "{trailers:?}");
+        assert_eq!(
+            through([input.as_bytes()]),
+            (format!("{put}{ADDED}\r\n0\r\n"), Some(why)),
+            "{trailers:?}"
+        );
     }
 }
 
@@ -137,7 +181,10 @@ fn a_body_that_servers_may_leave_unread_ends_the_connection() {
     // Perl's HTTP::Daemon looks for the end of the parts where no length is.
     let parts = "POST / HTTP/1.1\r\nContent-Type: Multipart/form-data; boundary=x\r\n";
     assert_eq!(sent(&format!("{parts}\r\n")), format!("{parts}Connection: close\r\n{ADDED}\r\n"));
-    assert_eq!(sent(&format!("{parts}{length}\r\n{trap}")), format!("{parts}{length}{ADDED}\r\n{trap}"));
+    assert_eq!(
+        sent(&format!("{parts}{length}\r\n{trap}")),
+        format!("{parts}{length}{ADDED}\r\n{trap}")
+    );
 }
 
 #[test]
@@ -148,9 +195,12 @@ fn clients_are_named_as_they_are() {
         (ClientKey::UNIX, false, ("unknown", "http")),
     ] {
         let mut out = Vec::new();
-        let got = Exchange::new(key, https, STRICT).request(b"GET / HTTP/1.1\r\n\r\n", &mut out).to_vec();
+        let got =
+            Exchange::new(key, https, STRICT).request(b"GET / HTTP/1.1\r\n\r\n", &mut out).to_vec();
         let (address, proto) = expected;
-        let wanted = format!("GET / HTTP/1.1\r\nX-Forwarded-Proto: {proto}\r\nX-Forwarded-For: {address}\r\n\r\n");
+        let wanted = format!(
+            "GET / HTTP/1.1\r\nX-Forwarded-Proto: {proto}\r\nX-Forwarded-For: {address}\r\n\r\n"
+        );
         assert_eq!(String::from_utf8(got).unwrap(), wanted);
     }
 }
@@ -160,7 +210,10 @@ fn bodies_pass_whatever_they_look_like() {
     let trap = "GET /trap HTTP/1.1\r\nHost: x\r\n\r\n";
     let next = "GET /next HTTP/1.1\r\n";
     let length = format!("PUT / HTTP/1.1\r\nContent-Length: {}\r\n", trap.len());
-    assert_eq!(sent(&format!("{length}\r\n{trap}{next}\r\n")), format!("{length}{ADDED}\r\n{trap}{next}{ADDED}\r\n"));
+    assert_eq!(
+        sent(&format!("{length}\r\n{trap}{next}\r\n")),
+        format!("{length}{ADDED}\r\n{trap}{next}{ADDED}\r\n")
+    );
     let chunks = format!("{:x};a=b\r\n{trap}\r\n0\r\nX-Sum: 1\r\n\r\n", trap.len());
     let chunked = "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n";
     assert_eq!(
@@ -225,7 +278,11 @@ fn mixed_passes_what_is_not_http_at_its_first_wrong_byte() {
         let input = format!("{text}{forged}");
         let expected: String = input.bytes().map(char::from).collect();
         for size in [input.len(), 1] {
-            assert_eq!(through_as(Others::Pass, input.as_bytes().chunks(size)), (expected.clone(), None), "{text:?}");
+            assert_eq!(
+                through_as(Others::Pass, input.as_bytes().chunks(size)),
+                (expected.clone(), None),
+                "{text:?}"
+            );
         }
     }
     // What is HTTP/1.x is not.
@@ -255,7 +312,10 @@ fn a_head_is_waited_for_from_its_first_byte_to_its_last() {
     let (mut exchange, mut out) = (exchange(), Vec::new());
     assert_eq!((exchange.waits(), exchange.take_begun()), (None, false));
     exchange.request(b"GET / HTTP", &mut out);
-    assert_eq!((exchange.waits(), exchange.take_begun(), exchange.take_begun()), (Some(Wait::Head), true, false));
+    assert_eq!(
+        (exchange.waits(), exchange.take_begun(), exchange.take_begun()),
+        (Some(Wait::Head), true, false)
+    );
     exchange.request(b"/1.1\r\n\r\nPUT", &mut out);
     assert_eq!((exchange.waits(), exchange.take_begun()), (Some(Wait::Head), true));
     exchange.request(b" / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", &mut out);
@@ -271,11 +331,17 @@ fn a_head_is_waited_for_from_its_first_byte_to_its_last() {
 fn lines_for_the_log_are_one_a_request() {
     let (mut exchange, mut out) = (exchange(), Vec::new());
     exchange.keep_lines(true);
-    exchange.request(b"GET /1 HTTP/1.1\r\n\r\nPUT /2 HTTP/1.1\r\nContent-Length: 26\r\n\r\nGET", &mut out);
+    exchange.request(
+        b"GET /1 HTTP/1.1\r\n\r\nPUT /2 HTTP/1.1\r\nContent-Length: 26\r\n\r\nGET",
+        &mut out,
+    );
     exchange.request(b" /3 HTTP/1.1\r\n\r\n\nX-x: yGET /4 HTTP/1.0\r\n", &mut out);
     exchange.request(b"\r\n GET /5 HTTP/1.1\r\n\r\n", &mut out);
     let lines = exchange.logged().map(std::mem::take).unwrap();
-    assert_eq!(String::from_utf8(lines).unwrap(), "GET /1 HTTP/1.1\nPUT /2 HTTP/1.1\nGET /4 HTTP/1.0\n");
+    assert_eq!(
+        String::from_utf8(lines).unwrap(),
+        "GET /1 HTTP/1.1\nPUT /2 HTTP/1.1\nGET /4 HTTP/1.0\n"
+    );
     assert_eq!(exchange.logged(), None);
 }
 
@@ -315,7 +381,10 @@ fn nothing_of_a_refused_request_reaches_the_server() {
     let before = format!("{get}{ADDED}\r\n");
     let long = format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(head::LIMIT));
     for (bad, why) in [
-        ("POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", Refusal::Length),
+        (
+            "POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+            Refusal::Length,
+        ),
         ("POST / HTTP/1.1\r\nX: y\r\n folded\r\n\r\n", Refusal::Fields),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Refusal::Version),
         ("\rGET / HTTP/1.1\r\n\r\n", Refusal::NotHttp),
@@ -343,7 +412,14 @@ fn the_limit_is_exact() {
         for piece in [1, 7, 4096, length] {
             let (got, why) = through(input.as_bytes().chunks(piece));
             assert_eq!(why, refused, "{length} in pieces of {piece}");
-            assert_eq!(got, if refused.is_none() { format!("{}{ADDED}\r\n", head(length)) } else { String::new() });
+            assert_eq!(
+                got,
+                if refused.is_none() {
+                    format!("{}{ADDED}\r\n", head(length))
+                } else {
+                    String::new()
+                }
+            );
         }
     }
     let line = "x".repeat(head::LIMIT + 1) + "\r\n";
@@ -367,7 +443,8 @@ fn an_unfinished_head_ends_with_its_connection() {
 /// A request that asks for a switch, as it comes out, and one that pretends.
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n";
 const FORGED: &str = "GET /x HTTP/1.1\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n";
-const NAMED: &str = "GET /x HTTP/1.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-For: 6.6.6.6, 127.0.0.5\r\n\r\n";
+const NAMED: &str =
+    "GET /x HTTP/1.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-For: 6.6.6.6, 127.0.0.5\r\n\r\n";
 
 /// The request, what waits behind it, and what becomes of that after the server's answers.
 fn switching(request: &str, answers: &[&str]) -> (bool, String) {
@@ -388,25 +465,33 @@ fn switching(request: &str, answers: &[&str]) -> (bool, String) {
 #[test]
 fn only_a_server_that_agrees_ends_the_rewriting() {
     let connect = "CONNECT a:1 HTTP/1.1\r\n";
-    let switched =
-        |request, answers: &[&str]| assert_eq!(switching(request, answers), (true, FORGED.into()), "{answers:?}");
+    let switched = |request, answers: &[&str]| {
+        assert_eq!(switching(request, answers), (true, FORGED.into()), "{answers:?}")
+    };
     switched(UPGRADE, &["HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"]);
     switched(
         UPGRADE,
-        &["HTTP/1.1 1", "00 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r", "\nHTTP/1.1 101 X\r\n", "\r\n\x00\x01"],
+        &[
+            "HTTP/1.1 1",
+            "00 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r",
+            "\nHTTP/1.1 101 X\r\n",
+            "\r\n\x00\x01",
+        ],
     );
     switched(connect, &["HTTP/1.1 200 Connection established\r\n\r\n"]);
     switched(connect, &["HTTP/1.0 201\r\n", "\r\n"]);
-    let stays =
-        |request, answers: &[&str]| assert_eq!(switching(request, answers), (false, NAMED.into()), "{answers:?}");
+    let stays = |request, answers: &[&str]| {
+        assert_eq!(switching(request, answers), (false, NAMED.into()), "{answers:?}")
+    };
     stays(UPGRADE, &["HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n"]);
     stays(connect, &["HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"]);
     stays(connect, &["HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"]);
     stays(connect, &["HTTP/1.1 204 No Content\r\n\r\n"]);
     stays(UPGRADE, &["HTTP/1.1 426 No\r\n", "\r\n"]);
     // What is not understood ends the connection.
-    let ends =
-        |request, answers: &[&str]| assert_eq!(switching(request, answers), (false, String::new()), "{answers:?}");
+    let ends = |request, answers: &[&str]| {
+        assert_eq!(switching(request, answers), (false, String::new()), "{answers:?}")
+    };
     ends(UPGRADE, &["nonsense"]);
     ends(UPGRADE, &["HTTP/1.1 101 X\r\nUpgrade: h2c\r\n\r\n"]);
     ends(UPGRADE, &["HTTP/1.1 101 X\r\nUpgrade: other\r\n\r\n"]);
@@ -418,13 +503,21 @@ fn only_a_server_that_agrees_ends_the_rewriting() {
 #[test]
 fn an_earlier_answer_is_not_taken_for_the_switch() {
     let (mut exchange, mut out) = (exchange(), Vec::new());
-    let asked = format!("HEAD /a HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\n\r\nGET /c HTTP/1.1\r\n\r\n{UPGRADE}\r\n");
+    let asked = format!(
+        "HEAD /a HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\n\r\nGET /c HTTP/1.1\r\n\r\n{UPGRADE}\r\n"
+    );
     exchange.request(asked.as_bytes(), &mut out);
     let body = "HTTP/1.1 101 Switching Protocols\r\n\r\n";
-    // A body that looks like the answer, of a known length, in chunks, and one that HEAD leaves out.
+    // A body that looks like the answer, of a known length, in chunks, and one that HEAD leaves
+    // out.
     exchange.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n");
-    exchange.answer(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes());
-    exchange.answer(format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n", body.len()).as_bytes());
+    exchange.answer(
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes(),
+    );
+    exchange.answer(
+        format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n", body.len())
+            .as_bytes(),
+    );
     assert_eq!(exchange.unseen_answer(), body.len() as u64);
     exchange.skip_answer(10);
     exchange.answer(&body.as_bytes()[10..]);
@@ -441,7 +534,10 @@ fn a_switch_that_nobody_asked_for_ends_the_connection() {
     let ok = "HTTP/1.1 204 X\r\n\r\n";
     let said = format!("{ok}HTTP/1.1 101 X\r\nUpgrade: h2c\r\n\r\nframes");
     assert_eq!(exchange.answer(said.as_bytes()), ok.len());
-    assert_eq!((exchange.refused(), exchange.ending(false)), (Some(Refusal::Switch), Some(Ending::Silent)));
+    assert_eq!(
+        (exchange.refused(), exchange.ending(false)),
+        (Some(Refusal::Switch), Some(Ending::Silent))
+    );
     assert_eq!(exchange.answer(b"more"), 0);
 }
 
@@ -451,7 +547,8 @@ fn answers_that_cannot_be_followed_allow_no_switch() {
         "220 hello\r\n",
         "HTTP/1.1 200 OK\r\n\r\nuntil the end HTTP/1.1 101 X\r\n\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\nhello",
-        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1 408 Too Late\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1 408 Too Late\r\nContent-Length: \
+         0\r\n\r\n",
     ] {
         let (mut exchange, mut out) = (exchange(), Vec::new());
         exchange.request(b"GET / HTTP/1.1\r\n\r\n", &mut out);
@@ -488,7 +585,10 @@ fn an_answer_may_come_before_the_body_is_over() {
     exchange.request(format!("{upgrade}Content-Length: 5\r\n\r\nab").as_bytes(), &mut out);
     exchange.answer(b"HTTP/1.1 101 X\r\n\r\n");
     assert!(!exchange.is_asking());
-    assert_eq!(exchange.request(b"cdeGET / HTTP/1.1\r\n\r\n", &mut out), b"cdeGET / HTTP/1.1\r\n\r\n");
+    assert_eq!(
+        exchange.request(b"cdeGET / HTTP/1.1\r\n\r\n", &mut out),
+        b"cdeGET / HTTP/1.1\r\n\r\n"
+    );
     assert!(exchange.is_over());
 }
 
@@ -506,12 +606,16 @@ fn many_requests_without_an_answer_cost_little() {
     for _ in 0..3000 {
         exchange.request(b"GET / HTTP/1.1\r\n\r\nHEAD / HTTP/1.1\r\n\r\n", &mut out);
     }
-    assert_eq!((exchange.refused(), exchange.ending(false)), (Some(Refusal::TooMany), Some(Ending::Later)));
+    assert_eq!(
+        (exchange.refused(), exchange.ending(false)),
+        (Some(Refusal::TooMany), Some(Ending::Later))
+    );
 }
 
 /// A request with what should become of it.
 fn request() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
-    let fields = prop::collection::vec("[ABDFGIJ-RV-Wabdfgij-rv-w][A-Za-z-]{0,8}:[ -~]{0,20}", 0..4);
+    let fields =
+        prop::collection::vec("[ABDFGIJ-RV-Wabdfgij-rv-w][A-Za-z-]{0,8}:[ -~]{0,20}", 0..4);
     let body = prop_oneof![
         Just((None, Vec::new())),
         prop::collection::vec(any::<u8>(), 0..60)
@@ -519,7 +623,9 @@ fn request() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
         prop::collection::vec(prop::collection::vec(any::<u8>(), 1..20), 0..4).prop_map(|chunks| {
             let mut body: Vec<u8> = chunks
                 .iter()
-                .flat_map(|chunk| [format!("{:X};q\r\n", chunk.len()).as_bytes(), chunk, b"\r\n"].concat())
+                .flat_map(|chunk| {
+                    [format!("{:X};q\r\n", chunk.len()).as_bytes(), chunk, b"\r\n"].concat()
+                })
                 .collect();
             body.extend(b"0\r\nT: r\r\n\r\n");
             (Some("transfer-encoding: CHUNKED".to_owned()), body)
@@ -550,9 +656,15 @@ fn request() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
             if let Some(list) = &forwarded {
                 before.insert(position, format!("X-forwarded-for: {list}"));
             }
-            after.extend(["X-Forwarded-Proto: http".into(), format!("X-Forwarded-For: {list}{CLIENT}")]);
+            after.extend([
+                "X-Forwarded-Proto: http".into(),
+                format!("X-Forwarded-For: {list}{CLIENT}"),
+            ]);
             let end_after = if has_body { "\r\n" } else { line_end };
-            ([text(&before, line_end).as_bytes(), &body].concat(), [text(&after, end_after).as_bytes(), &body].concat())
+            (
+                [text(&before, line_end).as_bytes(), &body].concat(),
+                [text(&after, end_after).as_bytes(), &body].concat(),
+            )
         })
 }
 
@@ -560,10 +672,17 @@ fn request() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
 fn nearly() -> impl Strategy<Value = Vec<u8>> {
     let word = prop_oneof![
         4 => prop::sample::select(vec![
-            "GET / HTTP/1.1\r\n", "POST /x HTTP/1.1\r\n", "CONNECT h:1 HTTP/1.1\r\n", "OPTIONS * HTTP/1.0\n", "HEAD / HTTP/1.1\r\n", "\r\n", "\n", "\r", " ", "\t",
-            "Content-Length: 3\r\n", "Content-Length: x\r\n", "Transfer-Encoding: chunked\r\n", "Upgrade: x\r\n", "Host: x\r\n",
-            "X-Forwarded-For: 1\r\n", "X-Forwarded-For:\t\n", "X-Forwarded-Proto: y\r\n", "X_Forwarded_For: 1\r\n", "Connection: x-forwarded-for\r\n",
-            "Upgrade: h2c\r\n", "Content-Type: multipart/x\r\n", "3\r\nabc\r\n", "0\r\n\r\n", "abc", "HTTP/1.1", "PRI * HTTP/2.0\r\n\r\n",
+            "GET / HTTP/1.1\r\n", "POST /x HTTP/1.1\r\n", "CONNECT h:1 \
+             HTTP/1.1\r\n", "OPTIONS * \
+                 HTTP/1.0\n", "HEAD / HTTP/1.1\r\n", "\r\n", "\n", "\r", " ", "\t",
+            "Content-Length: \
+             3\r\n", "Content-Length: \
+                 x\r\n", "Transfer-Encoding: chunked\r\n", "Upgrade: x\r\n", "Host: x\r\n",
+            "X-Forwarded-For: \
+             1\r\n", "X-Forwarded-For:\t\n", "X-Forwarded-Proto: \
+                 y\r\n", "X_Forwarded_For: 1\r\n", "Connection: x-forwarded-for\r\n",
+            "Upgrade: h2c\r\n", "Content-Type: \
+             multipart/x\r\n", "3\r\nabc\r\n", "0\r\n\r\n", "abc", "HTTP/1.1", "PRI * HTTP/2.0\r\n\r\n",
         ]).prop_map(|word| word.as_bytes().to_vec()),
         1 => prop::collection::vec(any::<u8>(), 1..4),
     ];
@@ -572,23 +691,33 @@ fn nearly() -> impl Strategy<Value = Vec<u8>> {
 
 /// Cuts a text at these places.
 fn pieces<'t>(text: &'t [u8], cuts: &[prop::sample::Index]) -> Vec<&'t [u8]> {
-    let mut slots: Vec<usize> = cuts.iter().map(|cut| cut.index(text.len() + 1)).chain([0, text.len()]).collect();
+    let mut slots: Vec<usize> =
+        cuts.iter().map(|cut| cut.index(text.len() + 1)).chain([0, text.len()]).collect();
     slots.sort_unstable();
     slots.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect()
 }
 
-/// Reads what a server got as generously as some server does, body for body, and checks that each request has one field, the client's address last.
+/// Reads what a server got as generously as some server does, body for body, and checks that each
+/// request has one field, the client's address last.
 fn assert_named(got: &str) {
     let mut rest = got;
     while let Some(end) = rest.find("\r\n\r\n").into_iter().chain(rest.find("\n\n")).min() {
         let head = &rest[..end];
         let names = |line: &&str| {
-            let name: String =
-                line.split(':').next().unwrap_or("").chars().filter(char::is_ascii_alphanumeric).collect();
+            let name: String = line
+                .split(':')
+                .next()
+                .unwrap_or("")
+                .chars()
+                .filter(char::is_ascii_alphanumeric)
+                .collect();
             name.eq_ignore_ascii_case("xforwardedfor")
         };
         let lists: Vec<&str> = head.lines().skip(1).filter(names).collect();
-        assert!(lists.len() == 1 && lists[0].ends_with(CLIENT) && head.ends_with(lists[0]), "{head:?} in {got:?}");
+        assert!(
+            lists.len() == 1 && lists[0].ends_with(CLIENT) && head.ends_with(lists[0]),
+            "{head:?} in {got:?}"
+        );
         let field = |wanted: &str| {
             let line = head.lines().find(|line| line.to_ascii_lowercase().starts_with(wanted));
             line.map(|line| line[wanted.len()..].trim().to_owned())
@@ -658,7 +787,9 @@ proptest! {
     #[test]
     fn answers_never_stop_a_connection(
         requests in nearly(),
-        answers in prop::collection::vec(prop_oneof![nearly(), Just(b"HTTP/1.1 101 X\r\n\r\n".to_vec()), Just(b"HTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\nab".to_vec())], 0..6),
+        answers in prop::collection::vec(prop_oneof![nearly(), Just(b"HTTP/1.1 101 \
+            X\r\n\r\n".to_vec()), Just(b"HTTP/1.1 200 X\r\nContent-Length: \
+                2\r\n\r\nab".to_vec())], 0..6),
     ) {
         let (mut exchange, mut out) = (exchange(), Vec::new());
         let mut got = exchange.request(&requests, &mut out).to_vec();

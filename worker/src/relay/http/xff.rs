@@ -1,4 +1,5 @@
-//! `-H` on a relaying connection: when following begins, what an answer sets free, how long a head may take, and how a refused request ends.
+//! `-H` on a relaying connection: when following begins, what an answer sets free, how long a head
+//! may take, and how a refused request ends.
 
 use pen_config::ids::ClientKey;
 use pen_config::settings::Http;
@@ -15,11 +16,12 @@ use crate::relay::transfer::pump;
 /// Milliseconds from the first byte of a head to its last.
 pub const HEAD: u64 = 10_000;
 
-/// Milliseconds that the requests before a refused one are given for their answers. A server that waits for what was refused would
-/// otherwise be held for as long as the client likes.
+/// Milliseconds that the requests before a refused one are given for their answers. A server that
+/// waits for what was refused would otherwise be held for as long as the client likes.
 pub const ANSWERS: u64 = 60_000;
 
-/// Milliseconds that bytes are held of which it cannot be told whether they are a request (`http mixed`).
+/// Milliseconds that bytes are held of which it cannot be told whether they are a request (`http
+/// mixed`).
 pub const PROTOCOL: u64 = 2_000;
 
 /// The last refused request, and how many others the supervisor was not told of.
@@ -44,7 +46,8 @@ impl Relay<'_> {
         connection.http = Some(Box::new(Exchange::new(client, https, others)));
     }
 
-    /// What is to be done after bytes of a followed connection were moved. False: it is closed, or was seen to in another way.
+    /// What is to be done after bytes of a followed connection were moved. False: it is closed, or
+    /// was seen to in another way.
     pub(in crate::relay) fn after_http(&mut self, slot: u32, from: Side) -> bool {
         self.time_head(slot);
         let connection = &mut self.pool[slot];
@@ -55,7 +58,8 @@ impl Relay<'_> {
             exchange.answers_end();
         }
         if exchange.is_over() {
-            // From here on it is a connection like any other. A tunnel has no requests that could be logged.
+            // From here on it is a connection like any other. A tunnel has no requests that could
+            // be logged.
             connection.line = if exchange.is_strict() { LogDue::Never } else { LogDue::Later };
             connection.http = None;
         } else if from == Side::Up && exchange.is_resumed() {
@@ -66,7 +70,8 @@ impl Relay<'_> {
         self.after_refusal(slot)
     }
 
-    /// Ends a connection on which a request was refused, once the requests before it are answered. False: it is closed.
+    /// Ends a connection on which a request was refused, once the requests before it are answered.
+    /// False: it is closed.
     fn after_refusal(&mut self, slot: u32) -> bool {
         let Some(exchange) = &mut self.pool[slot].http else { return true };
         if let Some(why) = exchange.take_refusal() {

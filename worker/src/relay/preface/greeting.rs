@@ -1,7 +1,9 @@
-//! What must be over before a server is chosen: what the client's side says first about the connection itself.
+//! What must be over before a server is chosen: what the client's side says first about the
+//! connection itself.
 //!
-//! Until then a client holds its place under `-x` and nothing else: no server is contacted, no entry of the table is taken. There is a
-//! deadline for the whole, so that clients who say nothing do not hold places for ever.
+//! Until then a client holds its place under `-x` and nothing else: no server is contacted, no
+//! entry of the table is taken. There is a deadline for the whole, so that clients who say nothing
+//! do not hold places for ever.
 
 use pen_ipc::message::{HandshakeFailure, SenderFault};
 

@@ -11,7 +11,8 @@ use crate::relay::tls::failure;
 use crate::relay::transfer::pump;
 use crate::relay::upstream::select::client_permitted;
 
-/// Failed handshakes that the supervisor was not told of: the last one, and how many came before it.
+/// Failed handshakes that the supervisor was not told of: the last one, and how many came before
+/// it.
 #[derive(Debug)]
 pub struct UntoldHandshakes {
     client: ClientKey,
@@ -24,7 +25,8 @@ pub struct UntoldHandshakes {
 const ROUNDS: u32 = 4;
 
 impl Relay<'_> {
-    /// Takes a handshake as far as it goes now. True: it is over, and the client is to be placed; or there is none.
+    /// Takes a handshake as far as it goes now. True: it is over, and the client is to be placed;
+    /// or there is none.
     pub(in crate::relay) fn shake_hands(&mut self, slot: u32) -> bool {
         let Some(tls) = &self.tls else { return true };
         let connection = &mut self.pool[slot];
@@ -64,7 +66,8 @@ impl Relay<'_> {
                 }
                 return true;
             }
-            // The last round only looks at what the one before has read: no event may tell of it again.
+            // The last round only looks at what the one before has read: no event may tell of it
+            // again.
             if !down.readable || down.failed || round == ROUNDS {
                 break;
             }
@@ -82,7 +85,9 @@ impl Relay<'_> {
         match failed {
             Some((reason, certificate)) => self.handshake_failed(slot, reason, certificate),
             None if down.failed || down.broken || down.ended => self.finish(slot),
-            None if down.readable && down.held.is_none() => self.come_back(slot, crate::relay::connection::Side::Down),
+            None if down.readable && down.held.is_none() => {
+                self.come_back(slot, crate::relay::connection::Side::Down)
+            }
             None => {}
         }
         false
@@ -102,7 +107,8 @@ impl Relay<'_> {
         if self.debug.on(1) {
             self.debug.say(1, format_args!("client {key}: TLS handshake failed: {reason:?}"));
         }
-        self.untold_handshakes = Some(UntoldHandshakes { client: key, reason, certificate, others: before });
+        self.untold_handshakes =
+            Some(UntoldHandshakes { client: key, reason, certificate, others: before });
         self.tell_handshakes();
         if late {
             return self.finish(slot);
@@ -114,11 +120,15 @@ impl Relay<'_> {
 
     /// Tells of failed handshakes, unless some were told of just now.
     pub(in crate::relay) fn tell_handshakes(&mut self) {
-        if self.untold_handshakes.is_none() || !self.supervisor.may_tell(Rated::Handshake, self.now) {
+        if self.untold_handshakes.is_none() || !self.supervisor.may_tell(Rated::Handshake, self.now)
+        {
             return;
         }
-        if let Some(UntoldHandshakes { client, reason, certificate, others }) = self.untold_handshakes.take() {
-            let event = Event::HandshakeFailed { client: client.bytes(), reason, certificate, others };
+        if let Some(UntoldHandshakes { client, reason, certificate, others }) =
+            self.untold_handshakes.take()
+        {
+            let event =
+                Event::HandshakeFailed { client: client.bytes(), reason, certificate, others };
             self.supervisor.tell(event, &mut self.counters);
         }
     }

@@ -1,8 +1,11 @@
-//! What clients have begun and not finished: TLS hellos and records, and HTTP heads, kept in this worker's memory until the rest comes.
+//! What clients have begun and not finished: TLS hellos and records, and HTTP heads, kept in this
+//! worker's memory until the rest comes.
 //!
-//! All of them together are bounded. Beyond the bound those go that have been unfinished for longest, with a reset, so that clients
-//! who finish are served whatever the others do. An age is that of the unfinished piece: one that was finished since, and another
-//! begun, starts anew. When much was kept and little is left, the memory goes back to the system, which the allocator would not do.
+//! All of them together are bounded. Beyond the bound those go that have been unfinished for
+//! longest, with a reset, so that clients who finish are served whatever the others do. An age is
+//! that of the unfinished piece: one that was finished since, and another begun, starts anew. When
+//! much was kept and little is left, the memory goes back to the system, which the allocator would
+//! not do.
 
 use pen_ipc::message::Event;
 
@@ -12,13 +15,16 @@ use crate::relay::connection::closing::reset_on_close;
 use crate::relay::link::Rated;
 use crate::sys;
 
-/// Most bytes of all connections together. One piece has at most 64 KiB or so, hence with the default `-x` of 256 it is never passed.
+/// Most bytes of all connections together. One piece has at most 64 KiB or so, hence with the
+/// default `-x` of 256 it is never passed.
 const MOST: usize = 16 << 20;
 
-/// What is left after it was passed: room for what comes next, so that the oldest are looked for once in 2 MiB.
+/// What is left after it was passed: room for what comes next, so that the oldest are looked for
+/// once in 2 MiB.
 const LEFT: usize = MOST - MOST / 8;
 
-/// Memory goes back when so many bytes were kept, or so many connections open, and a quarter is left.
+/// Memory goes back when so many bytes were kept, or so many connections open, and a quarter is
+/// left.
 const MUCH: usize = 2 << 20;
 const MANY: usize = 1000;
 
@@ -43,7 +49,8 @@ pub struct Unfinished {
 }
 
 impl Unfinished {
-    /// Notes what of a connection is unfinished now. Less than before is another piece: the one before was finished.
+    /// Notes what of a connection is unfinished now. Less than before is another piece: the one
+    /// before was finished.
     fn note(&mut self, piece: &mut Piece, bytes: usize, now: u64) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         if piece.bytes == 0 || bytes < piece.bytes {
@@ -95,7 +102,8 @@ impl Connection {
     /// Bytes that are kept for it until the client finishes what it has begun.
     fn unfinished_bytes(&self) -> usize {
         let session = self.down.session.as_ref().map_or(0, |session| {
-            // What the client does not take of the server's part of a handshake is held for it, too.
+            // What the client does not take of the server's part of a handshake is held for it,
+            // too.
             let held = self.down.held.as_ref().filter(|_| session.is_handshaking());
             session.held_bytes() + held.map_or(0, |held| held.copied())
         });

@@ -1,4 +1,5 @@
-//! What a connection says before its server is chosen: a TLS handshake, and a header of the PROXY protocol.
+//! What a connection says before its server is chosen: a TLS handshake, and a header of the PROXY
+//! protocol.
 
 pub(crate) mod greeting;
 pub(crate) mod handshake;

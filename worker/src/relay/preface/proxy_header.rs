@@ -1,4 +1,5 @@
-//! The PROXY protocol on connections: hearing from listed senders whom a connection comes from, and telling servers.
+//! The PROXY protocol on connections: hearing from listed senders whom a connection comes from, and
+//! telling servers.
 
 use std::net::SocketAddr;
 
@@ -28,25 +29,32 @@ enum HeaderRead {
     Part,
     /// It was read, and taken out of the socket.
     Header(Option<Origin>),
-    /// There will be none; none to blame the sender for if it went away without a word, as one that only looks whether pen is there.
+    /// There will be none; none to blame the sender for if it went away without a word, as one that
+    /// only looks whether pen is there.
     Nothing(Option<SenderFault>),
 }
 
 impl Relay<'_> {
-    /// Whether a client that is `key` by its socket has to say first whom its connection comes from.
+    /// Whether a client that is `key` by its socket has to say first whom its connection comes
+    /// from.
     pub(in crate::relay) fn is_sender(&self, key: ClientKey) -> bool {
-        !self.settings.proxy_in.is_empty() && key.ip().is_some_and(|ip| self.settings.proxy_in.lists(ip))
+        !self.settings.proxy_in.is_empty()
+            && key.ip().is_some_and(|ip| self.settings.proxy_in.lists(ip))
     }
 
-    /// Hears a listed sender. True: it has said whom the connection comes from, who is the client from here on.
+    /// Hears a listed sender. True: it has said whom the connection comes from, who is the client
+    /// from here on.
     pub(in crate::relay) fn hear_sender(&mut self, slot: u32) -> bool {
         match self.read_header(slot) {
             HeaderRead::Part => return false,
             HeaderRead::Header(origin) => {
                 let connection = &mut self.pool[slot];
                 connection.header_due = false;
-                // The unspecified address is nobody's, and a client without an address would pass every access list.
-                if let Some(origin) = origin.filter(|origin| !origin.client.ip().to_canonical().is_unspecified()) {
+                // The unspecified address is nobody's, and a client without an address would pass
+                // every access list.
+                if let Some(origin) =
+                    origin.filter(|origin| !origin.client.ip().to_canonical().is_unspecified())
+                {
                     connection.key = Some(ClientKey::from_peer(origin.client));
                     connection.port = origin.client.port();
                     connection.origin = Some(Box::new(origin));
@@ -79,7 +87,8 @@ impl Relay<'_> {
         }
     }
 
-    /// Reads a header if it is whole. What is not stays in the socket, so that nothing has to be kept here.
+    /// Reads a header if it is whole. What is not stays in the socket, so that nothing has to be
+    /// kept here.
     fn read_header(&mut self, slot: u32) -> HeaderRead {
         let end = &mut self.pool[slot].down;
         let Some(socket) = &end.socket else { return HeaderRead::Nothing(None) };
@@ -91,11 +100,14 @@ impl Relay<'_> {
             Err(_) => return HeaderRead::Nothing(None),
         };
         match proxy::read(&bytes[..length]) {
-            Ok(Some((length, origin))) => match rustix::net::recv(socket, &mut bytes[..length], RecvFlags::empty()) {
-                Ok((taken, _)) if taken == length => HeaderRead::Header(origin),
-                // Only a Unix socket could do so, whose messages end where they like; nobody there is listed.
-                Ok(_) | Err(_) => HeaderRead::Nothing(Some(SenderFault::Malformed)),
-            },
+            Ok(Some((length, origin))) => {
+                match rustix::net::recv(socket, &mut bytes[..length], RecvFlags::empty()) {
+                    Ok((taken, _)) if taken == length => HeaderRead::Header(origin),
+                    // Only a Unix socket could do so, whose messages end where they like; nobody
+                    // there is listed.
+                    Ok(_) | Err(_) => HeaderRead::Nothing(Some(SenderFault::Malformed)),
+                }
+            }
             Ok(None) if end.hung_up => HeaderRead::Nothing(Some(SenderFault::Unfinished)),
             Ok(None) => HeaderRead::Part,
             Err(_) => HeaderRead::Nothing(Some(SenderFault::Malformed)),
@@ -113,7 +125,8 @@ impl Relay<'_> {
         pump::give(&mut self.pool[slot].up, &header, &mut self.tools);
     }
 
-    /// Whom a connection comes from and where it went to: by the word of a listed sender, else by its socket. None: over a Unix socket.
+    /// Whom a connection comes from and where it went to: by the word of a listed sender, else by
+    /// its socket. None: over a Unix socket.
     fn origin(&self, slot: u32) -> Option<Origin> {
         let connection = &self.pool[slot];
         if let Some(origin) = &connection.origin {

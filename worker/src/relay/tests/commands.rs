@@ -52,7 +52,8 @@ fn a_raised_limit_lets_waiting_clients_in_and_a_lowered_one_closes_nobody() {
 #[test]
 fn a_place_that_another_worker_leaves_is_taken_when_the_supervisor_or_the_eventfd_says_so() {
     let backend = Backend::new();
-    let mut rig = Rig::start_among(2, Settings { connections_max: 1, ..settings([backend.definition()]) });
+    let mut rig =
+        Rig::start_among(2, Settings { connections_max: 1, ..settings([backend.definition()]) });
     for wake in ["order", "all", "one"] {
         let (other, number) = rig.sibling_with_the_only_place();
         let mut client = rig.client();
@@ -74,8 +75,8 @@ fn a_place_that_another_worker_leaves_is_taken_when_the_supervisor_or_the_eventf
 fn what_a_stranger_wrote_over_the_table_is_put_right_when_he_is_gone() {
     let backend = Backend::new();
     let limited = backend.definition().map(|server| Server { hard: 2, soft: 2, ..server });
-    // As counts, owner bytes and locks: its own, the dead one's, and those of workers that cannot be. None so large that the table grows to
-    // all that it has room for.
+    // As counts, owner bytes and locks: its own, the dead one's, and those of workers that cannot
+    // be. None so large that the table grows to all that it has room for.
     for word in [1, 2, 0x0101, 0x4141] {
         let mut rig = Rig::start_among(2, settings([limited.clone()]));
         let (mut client, mut server) = connected(&rig, &backend);
@@ -89,15 +90,27 @@ fn what_a_stranger_wrote_over_the_table_is_put_right_when_he_is_gone() {
         rig.send(&ToWorker::Republish, None);
         assert_eq!(rig.report().len(), 1);
         assert_eq!(rig.table.server_totals(0).connections, 1, "{word:x}");
-        assert_eq!((rig.table.connection_owner(number), rig.table.connections_open()), (Some(0), 1), "{word:x}");
+        assert_eq!(
+            (rig.table.connection_owner(number), rig.table.connections_open()),
+            (Some(0), 1),
+            "{word:x}"
+        );
         client.write_all(b"x").unwrap();
         assert_eq!(read(&mut server, 1), b"x");
         // There is room for one more, and it is remembered.
         let second = connected(&rig, &backend);
-        assert_eq!((rig.table.server_totals(0).connections, rig.table.connections_open()), (2, 2), "{word:x}");
+        assert_eq!(
+            (rig.table.server_totals(0).connections, rig.table.connections_open()),
+            (2, 2),
+            "{word:x}"
+        );
         drop((client, server, second));
         rig.report_until(|report| report.is_empty());
-        assert_eq!((rig.table.server_totals(0).connections, rig.table.connections_open()), (0, 0), "{word:x}");
+        assert_eq!(
+            (rig.table.server_totals(0).connections, rig.table.connections_open()),
+            (0, 0),
+            "{word:x}"
+        );
     }
 }
 
@@ -112,7 +125,8 @@ fn a_client_for_whom_the_kernel_woke_a_sibling_that_died_is_served_when_its_deat
     // The sibling watches before the worker does, so that the kernel wakes it and nobody else.
     let sibling = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
     let data = epoll::EventData::new_u64(0);
-    epoll::add(&sibling, &listener, data, epoll::EventFlags::IN | epoll::EventFlags::EXCLUSIVE).unwrap();
+    epoll::add(&sibling, &listener, data, epoll::EventFlags::IN | epoll::EventFlags::EXCLUSIVE)
+        .unwrap();
     rig.send(&ToWorker::Listen, Some(&listener.into()));
     assert_eq!(rig.answer(), FromWorker::Listening);
     let (tell, told) = std::sync::mpsc::channel();
@@ -157,7 +171,8 @@ fn a_raised_pending_max_lets_waiting_clients_in() {
     let deaf = Deaf::new();
     let mut rig = Rig::start(Settings { pending_max: 1, ..settings([deaf.definition()]) });
     let _clients = [rig.client(), rig.client()];
-    let under_way = |report: &[ConnectionInfo]| report.iter().filter(|connection| connection.upfd >= 0).count();
+    let under_way =
+        |report: &[ConnectionInfo]| report.iter().filter(|connection| connection.upfd >= 0).count();
     // The other one waits for a connect to end.
     rig.report_until(|report| report.len() == 2 && under_way(report) == 1);
     assert_eq!(rig.table.server_totals(0).connections, 1);
@@ -168,9 +183,14 @@ fn a_raised_pending_max_lets_waiting_clients_in() {
 #[test]
 fn whoever_waits_for_a_pending_connect_is_next_when_it_ends_and_may_leave() {
     let deaf = Deaf::new();
-    let mut rig = Rig::start(Settings { pending_max: 1, blacklist: 0, ..settings([deaf.definition()]) });
+    let mut rig =
+        Rig::start(Settings { pending_max: 1, blacklist: 0, ..settings([deaf.definition()]) });
     let under_way = |report: &[ConnectionInfo]| -> Vec<u32> {
-        report.iter().filter(|connection| connection.upfd >= 0).map(|connection| connection.number).collect()
+        report
+            .iter()
+            .filter(|connection| connection.upfd >= 0)
+            .map(|connection| connection.number)
+            .collect()
     };
     let first = rig.client();
     rig.report_until(|report| report.len() == 1);
@@ -210,9 +230,14 @@ fn servers_may_vanish_while_they_are_tried() {
     }
     assert!(rig.report().is_empty());
     // Their outcome says nothing about whoever gets these numbers.
-    let blacklisted: Vec<u64> = (0..6).map(|row| rig.table.server_totals(row).blacklisted_until).collect();
+    let blacklisted: Vec<u64> =
+        (0..6).map(|row| rig.table.server_totals(row).blacklisted_until).collect();
     assert_eq!(blacklisted, [0; 6]);
-    assert!(rig.events.iter().all(|event| matches!(event, Event::Unserved { .. })), "{:?}", rig.events);
+    assert!(
+        rig.events.iter().all(|event| matches!(event, Event::Unserved { .. })),
+        "{:?}",
+        rig.events
+    );
 }
 
 #[test]
@@ -229,7 +254,8 @@ fn a_server_that_moved_is_not_blamed_for_where_it_was() {
         // Of open connections too.
         settings.connect_timeout = 1;
     });
-    // From the first server, where the connect was under way, by the second, which is deaf, to the last.
+    // From the first server, where the connect was under way, by the second, which is deaf, to the
+    // last.
     assert_eq!(read(&mut backend.accept(), 1), b"?");
     assert_eq!(rig.table.server_totals(0).blacklisted_until, 0);
     assert_ne!(rig.table.server_totals(1).blacklisted_until, 0);
@@ -251,7 +277,10 @@ fn a_listener_moves_and_takes_its_queue_along() {
     let mut client = UnixStream::connect(&path).unwrap();
     client.write_all(b"?").unwrap();
     assert_eq!(read(&mut backend.accept(), 1), b"?");
-    assert_eq!(rig.table.clients().filter(|client| client.key == ClientKey::UNIX.bytes()).count(), 1);
+    assert_eq!(
+        rig.table.clients().filter(|client| client.key == ClientKey::UNIX.bytes()).count(),
+        1
+    );
     // And back.
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     tcp.set_nonblocking(true).unwrap();
@@ -379,13 +408,19 @@ fn an_explanation_is_what_happens_and_changes_nothing() {
         let (first, rest) = text.split_once('\n').unwrap();
         assert_eq!(first, "client 127.0.0.1: not tracked; by round robin");
         let (blacklisted, used) = rest.split_once('\n').unwrap();
-        assert!(blacklisted.starts_with("server 1 (") && blacklisted.ends_with(" s more"), "{blacklisted}");
+        assert!(
+            blacklisted.starts_with("server 1 (") && blacklisted.ends_with(" s more"),
+            "{blacklisted}"
+        );
         assert_eq!(used, format!("server 2 ({address}): would be used\n"));
     }
     assert_eq!((rig.table.clients().count(), rig.table.server_totals(2).connections), (0, 0));
     let (_client, _server) = connected(&rig, three);
     let text = rig.explain("127.0.0.1");
-    assert_eq!(text, format!("client 127.0.0.1: tracked on server 2\nserver 2 ({address}): would be used\n"));
+    assert_eq!(
+        text,
+        format!("client 127.0.0.1: tracked on server 2\nserver 2 ({address}): would be used\n")
+    );
     assert_eq!(rig.table.clients().map(|client| client.connects).collect::<Vec<_>>(), [1]);
     // Until it is forgotten.
     rig.apply(|settings| settings.tracking = 1);

@@ -19,7 +19,10 @@ fn recorded(rig: &Rig) -> Vec<i32> {
 #[test]
 fn a_refused_client_is_closed_but_entered() {
     let backend = Backend::new();
-    let mut rig = Rig::start(Settings { emergency: backend.definition(), ..settings([backend.definition()]) });
+    let mut rig = Rig::start(Settings {
+        emergency: backend.definition(),
+        ..settings([backend.definition()])
+    });
     rig.apply(|settings| {
         settings.acls[3] = none();
         settings.client_acl = 3;
@@ -29,7 +32,8 @@ fn a_refused_client_is_closed_but_entered() {
     let text = rig.explain("127.0.0.1");
     assert_eq!(
         text,
-        "client 127.0.0.1: refused by acl 3, and there is no abuse server\nno server: the client would be closed\n"
+        "client 127.0.0.1: refused by acl 3, and there is no abuse server\nno server: the client \
+         would be closed\n"
     );
     rig.send(&ToWorker::Report { serial: 1 }, None);
     let FromWorker::Report(page) = rig.answer() else { panic!() };
@@ -91,7 +95,8 @@ fn silent_connections_are_closed_whatever_their_state() {
     assert_eq!(end_of(&mut client), (vec![], false));
 }
 
-/// A client that has got a stream without end as far as it goes, its server, and the client's first bytes.
+/// A client that has got a stream without end as far as it goes, its server, and the client's first
+/// bytes.
 fn stalled(rig: &Rig, backend: &Backend) -> (TcpStream, TcpStream) {
     let (client, mut server) = connected(rig, backend);
     server.set_nonblocking(true).unwrap();
@@ -126,7 +131,8 @@ fn whoever_is_cut_off_from_what_was_to_come_is_reset() {
     let (mut client, mut server) = connected(&rig, &backend);
     assert_eq!((end_of(&mut client), end_of(&mut server)), ((vec![], false), (vec![], false)));
     rig.apply(|settings| settings.idle_timeout = 0);
-    let ((mut client, _server), (mut quiet, _quiet_server)) = (stalled(&rig, &backend), connected(&rig, &backend));
+    let ((mut client, _server), (mut quiet, _quiet_server)) =
+        (stalled(&rig, &backend), connected(&rig, &backend));
     rig.send(&ToWorker::Stop, None);
     assert_eq!(rig.status(), 0);
     assert!(end_of(&mut client).1 && !end_of(&mut quiet).1, "the end of pen cuts off as well");
@@ -154,13 +160,16 @@ fn traffic_keeps_a_connection_alive() {
 fn fastclose_closes_both_sides_at_the_end_of_file_of_one() {
     let backend = Backend::new();
     let mut rig = Rig::start(settings([backend.definition()]));
-    for (fastclose, ends) in
-        [(Fastclose::Up, [true, false]), (Fastclose::Down, [false, true]), (Fastclose::Both, [true, true])]
-    {
+    for (fastclose, ends) in [
+        (Fastclose::Up, [true, false]),
+        (Fastclose::Down, [false, true]),
+        (Fastclose::Both, [true, true]),
+    ] {
         rig.apply(|settings| settings.fastclose = fastclose);
         for (side, closes) in ["up", "down"].into_iter().zip(ends) {
             let (client, server) = connected(&rig, &backend);
-            let (mut ender, mut other) = if side == "up" { (server, client) } else { (client, server) };
+            let (mut ender, mut other) =
+                if side == "up" { (server, client) } else { (client, server) };
             ender.write_all(b"last").unwrap();
             ender.shutdown(std::net::Shutdown::Write).unwrap();
             assert_eq!(end_of(&mut other), (b"last".to_vec(), false), "{fastclose:?} {side}");
@@ -181,10 +190,12 @@ fn fastclose_closes_both_sides_at_the_end_of_file_of_one() {
 fn fastclose_does_not_take_a_doubt_for_something_unread() {
     const LARGE: usize = 20_000;
     let backend = Backend::new();
-    let mut rig = Rig::start(Settings { fastclose: Fastclose::Down, ..settings([backend.definition()]) });
+    let mut rig =
+        Rig::start(Settings { fastclose: Fastclose::Down, ..settings([backend.definition()]) });
     for _ in 0..10 {
         let (mut client, mut server) = connected(&rig, &backend);
-        // One soon after the other, so that they are moved by splice(2), after which a second look is due.
+        // One soon after the other, so that they are moved by splice(2), after which a second look
+        // is due.
         for _ in 0..6 {
             server.write_all(&[0; LARGE]).unwrap();
             read(&mut client, LARGE);
@@ -207,11 +218,16 @@ fn a_dummy_answers_whatever_comes_and_closes() {
     let (answer, was_reset) = end_of(&mut client);
     assert_eq!(
         (String::from_utf8(answer).unwrap().as_str(), was_reset),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 15\r\nContent-Type: text/html\r\n\r\nUlric was here.", false)
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 15\r\nContent-Type: text/html\r\n\r\nUlric was \
+             here.",
+            false
+        )
     );
     drop((client, silent));
     rig.report_until(|report| report.is_empty());
-    let clients: Vec<_> = rig.table.clients().map(|client| (client.connects, client.received)).collect();
+    let clients: Vec<_> =
+        rig.table.clients().map(|client| (client.connects, client.received)).collect();
     assert_eq!(clients, [(2, 18)]);
     rig.apply(|settings| {
         settings.dummy = false;
@@ -223,10 +239,13 @@ fn a_dummy_answers_whatever_comes_and_closes() {
 #[test]
 fn idlers_are_kept_and_counted() {
     let (one, two) = (Backend::new(), Backend::new());
-    let mut rig = Rig::start(Settings { idlers: 3, ..settings([one.definition(), two.definition()]) });
+    let mut rig =
+        Rig::start(Settings { idlers: 3, ..settings([one.definition(), two.definition()]) });
     // Round robin begins with server 1.
     let mut sockets = [two.accept(), one.accept(), two.accept()];
-    let report = rig.report_until(|report| report.iter().filter(|connection| connection.state == 2).count() == 3);
+    let report = rig.report_until(|report| {
+        report.iter().filter(|connection| connection.state == 2).count() == 3
+    });
     assert!(report.iter().all(|connection| connection.downfd == -1 && connection.client == -1));
     assert_eq!([0, 1].map(|row| rig.table.server_totals(row).connections), [1, 2]);
     // What a server says to nobody is read; when it ends another is opened.
@@ -250,7 +269,8 @@ fn idlers_are_kept_and_counted() {
 #[test]
 fn an_idler_that_takes_a_place_leaves_a_client_waiting_for_the_next() {
     let backend = Backend::new();
-    let mut rig = Rig::start_among(2, Settings { connections_max: 1, ..settings([backend.definition()]) });
+    let mut rig =
+        Rig::start_among(2, Settings { connections_max: 1, ..settings([backend.definition()]) });
     let (other, number) = rig.sibling_with_the_only_place();
     rig.apply(|settings| settings.idlers = 1);
     let mut client = rig.client();
@@ -268,7 +288,8 @@ fn an_idler_that_takes_a_place_leaves_a_client_waiting_for_the_next() {
 fn idlers_that_cannot_be_are_tried_again() {
     let backend = Backend::new();
     // No server yet, and no room for more than one.
-    let mut rig = Rig::start(Settings { idlers: 2, connections_max: 1, blacklist: 0, ..settings([]) });
+    let mut rig =
+        Rig::start(Settings { idlers: 2, connections_max: 1, blacklist: 0, ..settings([]) });
     assert!(rig.report().is_empty());
     rig.apply(|settings| settings.servers[0] = backend.definition());
     let first = backend.accept();
@@ -305,8 +326,12 @@ fn a_stream_to_a_client_that_has_gone_is_not_read_for_long() {
 #[test]
 fn as_many_clients_as_may_wait_for_a_connect_can_fail_at_once() {
     // Nobody listens there, which the kernel says at once of a Unix socket.
-    let nowhere = Server { address: Address::Unix("/nonexistent/pen".into()), ..Backend::new().definition().unwrap() };
-    let mut rig = Rig::start(Settings { pending_max: 1, blacklist: 0, ..settings([Some(nowhere)]) });
+    let nowhere = Server {
+        address: Address::Unix("/nonexistent/pen".into()),
+        ..Backend::new().definition().unwrap()
+    };
+    let mut rig =
+        Rig::start(Settings { pending_max: 1, blacklist: 0, ..settings([Some(nowhere)]) });
     for _ in 0..5 {
         let mut clients: Vec<TcpStream> = (0..16).map(|_| rig.client()).collect();
         assert!(clients.iter_mut().all(|client| end_of(client).0.is_empty()));

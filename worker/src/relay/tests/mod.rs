@@ -45,14 +45,17 @@ impl Rig {
 
     /// The first of so many workers; the others are the test's to play.
     fn start_among(workers: u32, settings: Settings) -> Rig {
-        let shape = Shape { clients: 64, servers: settings.table_size() + 2, workers, connections: 64 };
+        let shape =
+            Shape { clients: 64, servers: settings.table_size() + 2, workers, connections: 64 };
         let table: &Table = Box::leak(Box::new(Table::create(shape).unwrap()));
         let (ours, theirs) = Channel::<ToWorker, FromStartingWorker>::pair().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
-        let freed = rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap();
-        let vacancy = rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap();
+        let freed =
+            rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap();
+        let vacancy =
+            rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap();
         let start = WorkerStart {
             id: WorkerId(0),
             channel: theirs,
@@ -68,9 +71,21 @@ impl Rig {
         };
         let thread = std::thread::spawn(move || crate::relay::run(start, table));
         wait_readable(&ours);
-        assert!(matches!(ours.receive().unwrap(), Received::Message(FromStartingWorker::Ready, None)));
+        assert!(matches!(
+            ours.receive().unwrap(),
+            Received::Message(FromStartingWorker::Ready, None)
+        ));
         let channel = ours.into_phase();
-        Rig { channel, address, table, freed, vacancy, settings, thread: Some(thread), events: Vec::new() }
+        Rig {
+            channel,
+            address,
+            table,
+            freed,
+            vacancy,
+            settings,
+            thread: Some(thread),
+            events: Vec::new(),
+        }
     }
 
     fn send(&self, order: &ToWorker, descriptor: Option<&OwnedFd>) {
@@ -128,18 +143,22 @@ impl Rig {
         }
     }
 
-    /// A sibling that the test plays, and the number of its connection, which takes the one place that there is.
+    /// A sibling that the test plays, and the number of its connection, which takes the one place
+    /// that there is.
     fn sibling_with_the_only_place(&self) -> (WorkerTable<'static>, u32) {
         let sibling = self.table.worker_table(1);
         let number = sibling.claim_connection(1).unwrap();
         (sibling, number)
     }
 
-    /// Waits until the worker has found that there is no place for a client and waits for the one that the sibling has.
+    /// Waits until the worker has found that there is no place for a client and waits for the one
+    /// that the sibling has.
     fn wait_until_it_waits(&mut self, sibling: &WorkerTable<'_>) {
         let deadline = Instant::now() + PATIENCE;
-        // Giving back a second place, which the worker may not have, tells whether anybody waits and frees nothing for it.
-        while !sibling.claim_connection(2).is_some_and(|second| sibling.release_connection(second)) {
+        // Giving back a second place, which the worker may not have, tells whether anybody waits
+        // and frees nothing for it.
+        while !sibling.claim_connection(2).is_some_and(|second| sibling.release_connection(second))
+        {
             assert!(Instant::now() < deadline, "nobody waits");
             std::thread::yield_now();
         }
@@ -212,7 +231,9 @@ struct Deaf {
 
 impl Deaf {
     fn new() -> Deaf {
-        use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, getsockname, listen, socket_with};
+        use rustix::net::{
+            AddressFamily, SocketFlags, SocketType, bind, connect, getsockname, listen, socket_with,
+        };
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = || socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
         let listener = socket();

@@ -1,13 +1,16 @@
-//! What a certificate says (RFC 5280, 4.1), of any version and with any extensions, and how it is shown to webpki.
+//! What a certificate says (RFC 5280, 4.1), of any version and with any extensions, and how it is
+//! shown to webpki.
 //!
-//! webpki takes certificates of version 3 alone, no authority at the end of a chain, and no critical extension that it does not
-//! know. [`Certificate::plain`] writes a certificate without those of them that OpenSSL passes over too; whoever verifies its
-//! signature verifies that of the certificate as it came.
+//! webpki takes certificates of version 3 alone, no authority at the end of a chain, and no
+//! critical extension that it does not know. [`Certificate::plain`] writes a certificate without
+//! those of them that OpenSSL passes over too; whoever verifies its signature verifies that of the
+//! certificate as it came.
 
 use rustls::pki_types::CertificateDer;
 
 use crate::relay::tls::der::{
-    BITS, BOOLEAN, CONTEXT_0, CONTEXT_3, INTEGER, OBJECT, OCTETS, SEQUENCE, SET, Value, Values, seconds, wrap,
+    BITS, BOOLEAN, CONTEXT_0, CONTEXT_3, INTEGER, OBJECT, OCTETS, SEQUENCE, SET, Value, Values,
+    seconds, wrap,
 };
 use pen_ipc::message::CertificateFault;
 
@@ -60,7 +63,8 @@ pub struct Plain<'d> {
     pub signed: Option<(Vec<u8>, &'d [u8])>,
 }
 
-/// The first value in these bytes: what `TRUSTED CERTIFICATE` (OpenSSL) has behind the certificate is left out.
+/// The first value in these bytes: what `TRUSTED CERTIFICATE` (OpenSSL) has behind the certificate
+/// is left out.
 pub fn first(bytes: &[u8]) -> Option<&[u8]> {
     Values(bytes).next().map(|value| value.whole)
 }
@@ -68,7 +72,9 @@ pub fn first(bytes: &[u8]) -> Option<&[u8]> {
 impl<'d> Certificate<'d> {
     /// Reads a certificate.
     pub fn read(bytes: &'d [u8]) -> Option<Certificate<'d>> {
-        let outer = Values(bytes).next().filter(|outer| outer.tag == SEQUENCE && outer.whole.len() == bytes.len())?;
+        let outer = Values(bytes)
+            .next()
+            .filter(|outer| outer.tag == SEQUENCE && outer.whole.len() == bytes.len())?;
         let mut parts = Values(outer.contents);
         let signed = parts.next().filter(|signed| signed.tag == SEQUENCE)?;
         let signature = parts.0;
@@ -91,13 +97,25 @@ impl<'d> Certificate<'d> {
         // Unique identifiers may stand between, which nobody has.
         let extensions = fields.find(|field| field.tag == CONTEXT_3);
         let extensions = match extensions {
-            Some(tagged) => {
-                Values(tagged.contents).inside(SEQUENCE)?.map(Extension::read).collect::<Option<Vec<_>>>()?
-            }
+            Some(tagged) => Values(tagged.contents)
+                .inside(SEQUENCE)?
+                .map(Extension::read)
+                .collect::<Option<Vec<_>>>()?,
             None => Vec::new(),
         };
         let signed = signed.whole;
-        Some(Certificate { signed, version, serial, algorithm, issuer, validity, subject, key, extensions, signature })
+        Some(Certificate {
+            signed,
+            version,
+            serial,
+            algorithm,
+            issuer,
+            validity,
+            subject,
+            key,
+            extensions,
+            signature,
+        })
     }
 
     /// The first and the last second of its validity, since 1970.
@@ -106,16 +124,20 @@ impl<'d> Certificate<'d> {
         Some((seconds(times.next()?)?, seconds(times.next()?)?))
     }
 
-    /// Whose it is, as text: its subject, or where that is empty the first name of DNS that it is for.
+    /// Whose it is, as text: its subject, or where that is empty the first name of DNS that it is
+    /// for.
     pub fn name(&self) -> String {
         let subject = name(self.subject);
         if !subject.is_empty() {
             return subject;
         }
-        let names = self.extension(ALTERNATIVE_NAMES).and_then(|found| Values(found.value).inside(SEQUENCE));
+        let names = self
+            .extension(ALTERNATIVE_NAMES)
+            .and_then(|found| Values(found.value).inside(SEQUENCE));
         let dns = names.into_iter().flatten().find(|name| name.tag == DNS_NAME);
         dns.map_or(subject, |dns| {
-            let letters = dns.contents.iter().take(LONGEST_NAME).filter(|byte| byte.is_ascii_graphic());
+            let letters =
+                dns.contents.iter().take(LONGEST_NAME).filter(|byte| byte.is_ascii_graphic());
             letters.map(|byte| char::from(*byte)).collect()
         })
     }
@@ -123,8 +145,10 @@ impl<'d> Certificate<'d> {
     /// Its number among those of the issuer: hexadecimal digits.
     pub fn serial(&self) -> String {
         let number = Values(self.serial).next().map_or(&[][..], |serial| serial.contents);
-        let number = number.iter().position(|byte| *byte != 0).map_or(&[0][..], |first| &number[first..]);
-        let digits: String = number.iter().take(LONGEST_SERIAL).map(|byte| format!("{byte:02X}")).collect();
+        let number =
+            number.iter().position(|byte| *byte != 0).map_or(&[0][..], |first| &number[first..]);
+        let digits: String =
+            number.iter().take(LONGEST_SERIAL).map(|byte| format!("{byte:02X}")).collect();
         if number.len() > LONGEST_SERIAL { digits + "..." } else { digits }
     }
 
@@ -139,9 +163,13 @@ impl<'d> Certificate<'d> {
     }
 
     fn is_authority(&self) -> bool {
-        let constraints = self.extension(BASIC_CONSTRAINTS).and_then(|found| Values(found.value).inside(SEQUENCE));
+        let constraints = self
+            .extension(BASIC_CONSTRAINTS)
+            .and_then(|found| Values(found.value).inside(SEQUENCE));
         constraints.is_some_and(|mut constraints| {
-            constraints.next().is_some_and(|is| is.tag == BOOLEAN && is.contents.iter().any(|byte| *byte != 0))
+            constraints
+                .next()
+                .is_some_and(|is| is.tag == BOOLEAN && is.contents.iter().any(|byte| *byte != 0))
         })
     }
 
@@ -149,7 +177,8 @@ impl<'d> Certificate<'d> {
         self.extensions.iter().find(|extension| extension.id == id)
     }
 
-    /// Whether a bit of an extension that is a string of bits is set; none = there is no such extension.
+    /// Whether a bit of an extension that is a string of bits is set; none = there is no such
+    /// extension.
     fn has_bit(&self, id: &[u8], mask: u8) -> Option<bool> {
         let bits = Values(self.extension(id)?.value).next().filter(|bits| bits.tag == BITS);
         Some(bits.is_some_and(|bits| bits.contents.get(1).is_some_and(|first| first & mask != 0)))
@@ -159,7 +188,11 @@ impl<'d> Certificate<'d> {
     ///
     /// # Errors
     /// It has something that nobody passes over.
-    pub fn plain(&self, bytes: &'d [u8], position: Position) -> Result<Plain<'d>, CertificateFault> {
+    pub fn plain(
+        &self,
+        bytes: &'d [u8],
+        position: Position,
+    ) -> Result<Plain<'d>, CertificateFault> {
         let netscape = match position {
             Position::End => NETSCAPE_CLIENT,
             Position::Above => NETSCAPE_AUTHORITY,
@@ -167,7 +200,8 @@ impl<'d> Certificate<'d> {
         let mut kept: Vec<&[u8]> = Vec::new();
         for extension in &self.extensions {
             match extension.id {
-                // Policies are asked for nowhere here, as in OpenSSL without X509_V_FLAG_POLICY_CHECK.
+                // Policies are asked for nowhere here, as in OpenSSL without
+                // X509_V_FLAG_POLICY_CHECK.
                 id if extension.critical && POLICIES.contains(&id) => {}
                 NETSCAPE_TYPE if extension.critical => {
                     if self.has_bit(NETSCAPE_TYPE, netscape) != Some(true) {
@@ -195,7 +229,8 @@ impl<'d> Certificate<'d> {
         let version = wrap(CONTEXT_0, &[&wrap(INTEGER, &[&[2]])]);
         let extensions = wrap(CONTEXT_3, &[&wrap(SEQUENCE, &kept)]);
         let Certificate { serial, algorithm, issuer, validity, subject, key, .. } = *self;
-        let parts = [&version, serial, algorithm, issuer, validity.whole, subject, key, &extensions];
+        let parts =
+            [&version, serial, algorithm, issuer, validity.whole, subject, key, &extensions];
         let signed = wrap(SEQUENCE, &parts);
         let certificate = wrap(SEQUENCE, &[&signed, self.signature]);
         Ok(Plain { certificate: certificate.into(), signed: Some((signed, self.signed)) })
@@ -203,16 +238,26 @@ impl<'d> Certificate<'d> {
 
     /// The kind of its key, as its administrator calls it.
     pub fn key_kind(&self) -> String {
-        let Some(mut parts) = Values(self.key).inside(SEQUENCE) else { return "unknown".to_owned() };
-        let (Some(mut algorithm), key) = (parts.inside(SEQUENCE), parts.next()) else { return "unknown".to_owned() };
+        let Some(mut parts) = Values(self.key).inside(SEQUENCE) else {
+            return "unknown".to_owned();
+        };
+        let (Some(mut algorithm), key) = (parts.inside(SEQUENCE), parts.next()) else {
+            return "unknown".to_owned();
+        };
         let id = algorithm.next().map_or(&[][..], |id| id.contents);
         let parameter = algorithm.next().map_or(&[][..], |parameter| parameter.contents);
         match (id, parameter) {
             (RSA | RSA_PSS, _) => {
                 let numbers = key.and_then(|key| Values(key.contents.get(1..)?).inside(SEQUENCE));
-                let modulus = numbers.and_then(|mut numbers| numbers.next()).map_or(&[][..], |number| number.contents);
+                let modulus = numbers
+                    .and_then(|mut numbers| numbers.next())
+                    .map_or(&[][..], |number| number.contents);
                 let modulus = modulus.strip_prefix(&[0]).unwrap_or(modulus);
-                format!("RSA {}", modulus.len() * 8 - modulus.first().map_or(0, |byte| byte.leading_zeros() as usize))
+                format!(
+                    "RSA {}",
+                    modulus.len() * 8
+                        - modulus.first().map_or(0, |byte| byte.leading_zeros() as usize)
+                )
             }
             (EC, P256) => "ECDSA P-256".to_owned(),
             (EC, P384) => "ECDSA P-384".to_owned(),
@@ -222,8 +267,8 @@ impl<'d> Certificate<'d> {
         }
     }
 
-    /// Whether the public key is this one, an encoded SubjectPublicKeyInfo. The parameters of RSA, which are nothing or NULL, do not
-    /// count.
+    /// Whether the public key is this one, an encoded SubjectPublicKeyInfo. The parameters of RSA,
+    /// which are nothing or NULL, do not count.
     pub fn has_key(&self, key: &[u8]) -> bool {
         let parts = |key| {
             let mut parts = Values(key).inside(SEQUENCE)?;
@@ -257,8 +302,8 @@ impl<'d> Extension<'d> {
     }
 }
 
-/// A name as text (RFC 4514, in the order of the certificate), harmless for a terminal: what does not print is escaped, and what is long is
-/// cut.
+/// A name as text (RFC 4514, in the order of the certificate), harmless for a terminal: what does
+/// not print is escaped, and what is long is cut.
 pub fn name(encoded: &[u8]) -> String {
     let sets = Values(encoded).inside(SEQUENCE).into_iter().flatten().filter(|set| set.tag == SET);
     let mut text = String::new();
@@ -291,8 +336,11 @@ fn letters(value: Value<'_>) -> String {
     match value.tag {
         // BMPString: two bytes a letter.
         0x1e => {
-            let pairs: Vec<u16> =
-                value.contents.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect();
+            let pairs: Vec<u16> = value
+                .contents
+                .chunks_exact(2)
+                .map(|pair| u16::from_be_bytes([pair[0], pair[1]]))
+                .collect();
             String::from_utf16_lossy(&pairs)
         }
         // TeletexString: Latin 1, as everybody took it.
@@ -340,11 +388,19 @@ const KEY_USAGE: &[u8] = &[0x55, 0x1d, 15];
 const NETSCAPE_TYPE: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x86, 0xf8, 0x42, 0x01, 0x01];
 
 /// certificatePolicies, policyMappings, policyConstraints, inhibitAnyPolicy.
-const POLICIES: [&[u8]; 4] = [&[0x55, 0x1d, 32], &[0x55, 0x1d, 33], &[0x55, 0x1d, 36], &[0x55, 0x1d, 54]];
+const POLICIES: [&[u8]; 4] =
+    [&[0x55, 0x1d, 32], &[0x55, 0x1d, 33], &[0x55, 0x1d, 36], &[0x55, 0x1d, 54]];
 
-/// What webpki knows: keyUsage, subjectAltName, basicConstraints, nameConstraints, cRLDistributionPoints, extKeyUsage.
-const CHECKED: [&[u8]; 6] =
-    [KEY_USAGE, ALTERNATIVE_NAMES, BASIC_CONSTRAINTS, &[0x55, 0x1d, 30], &[0x55, 0x1d, 31], &[0x55, 0x1d, 37]];
+/// What webpki knows: keyUsage, subjectAltName, basicConstraints, nameConstraints,
+/// cRLDistributionPoints, extKeyUsage.
+const CHECKED: [&[u8]; 6] = [
+    KEY_USAGE,
+    ALTERNATIVE_NAMES,
+    BASIC_CONSTRAINTS,
+    &[0x55, 0x1d, 30],
+    &[0x55, 0x1d, 31],
+    &[0x55, 0x1d, 37],
+];
 
 const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
 const RSA_PSS: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0a];
@@ -396,14 +452,24 @@ mod tests {
     fn a_certificate_says_whose_it_is_and_until_when() {
         let (der, key) = certificate(Vec::new());
         let read = Certificate::read(&der).unwrap();
-        assert!(read.is_its_own_issuer() && !read.denies_authority() && read.key_kind() == "ECDSA P-256");
+        assert!(
+            read.is_its_own_issuer()
+                && !read.denies_authority()
+                && read.key_kind() == "ECDSA P-256"
+        );
         let text = name(read.subject);
-        assert!(text.contains(r"CN=a\,b\u{1b}[2J\u{202e}") && text.len() < 210 && text.ends_with("..."), "{text}");
+        assert!(
+            text.contains(r"CN=a\,b\u{1b}[2J\u{202e}") && text.len() < 210 && text.ends_with("..."),
+            "{text}"
+        );
         assert!(read.validity().unwrap().0 < read.validity().unwrap().1);
-        let own = crate::relay::tls::signing::Key::new(&key.serialize_der().try_into().unwrap()).unwrap();
+        let own =
+            crate::relay::tls::signing::Key::new(&key.serialize_der().try_into().unwrap()).unwrap();
         assert!(read.has_key(&own.public_key().unwrap()));
         let other = KeyPair::generate().unwrap();
-        let other = crate::relay::tls::signing::Key::new(&other.serialize_der().try_into().unwrap()).unwrap();
+        let other =
+            crate::relay::tls::signing::Key::new(&other.serialize_der().try_into().unwrap())
+                .unwrap();
         assert!(!read.has_key(&other.public_key().unwrap()));
     }
 
@@ -417,15 +483,22 @@ mod tests {
         let plain = |extensions, position| {
             let (der, _) = certificate(extensions);
             let read = Certificate::read(&der).unwrap();
-            read.plain(&der, position).map(|plain| (plain.signed.is_some(), plain.certificate.to_vec() != der))
+            read.plain(&der, position)
+                .map(|plain| (plain.signed.is_some(), plain.certificate.to_vec() != der))
         };
         assert_eq!(plain(Vec::new(), Position::End), Ok((false, false)));
-        assert_eq!(plain(vec![critical(&[2, 5, 29, 32], &[0x30, 0])], Position::End), Ok((true, true)));
+        assert_eq!(
+            plain(vec![critical(&[2, 5, 29, 32], &[0x30, 0])], Position::End),
+            Ok((true, true))
+        );
         let netscape = |bits: u8| vec![critical(&[2, 16, 840, 1, 113730, 1, 1], &[3, 2, 0, bits])];
         assert_eq!(plain(netscape(0x80), Position::End), Ok((true, true)));
         assert_eq!(plain(netscape(0x40), Position::End), Err(CertificateFault::NetscapeType));
         let unknown = vec![critical(&[1, 2, 3, 4], &[5, 0])];
-        assert_eq!(plain(unknown, Position::End), Err(CertificateFault::CriticalExtension("1.2.3.4".into())));
+        assert_eq!(
+            plain(unknown, Position::End),
+            Err(CertificateFault::CriticalExtension("1.2.3.4".into()))
+        );
     }
 
     #[test]
@@ -434,7 +507,13 @@ mod tests {
         let look = |bytes: &[u8]| {
             if let Some(read) = Certificate::read(bytes) {
                 let _ = read.plain(bytes, Position::End);
-                let _ = (read.validity(), read.serial(), read.key_kind(), name(read.subject), name(read.issuer));
+                let _ = (
+                    read.validity(),
+                    read.serial(),
+                    read.key_kind(),
+                    name(read.subject),
+                    name(read.issuer),
+                );
                 let _ = (read.denies_authority(), read.has_key(&whole));
             }
         };

@@ -1,4 +1,5 @@
-//! As much of DER (X.690) as it takes to read certificates (`certificate`) and the time in an OCSP response (RFC 6960, 4.2.1).
+//! As much of DER (X.690) as it takes to read certificates (`certificate`) and the time in an OCSP
+//! response (RFC 6960, 4.2.1).
 //!
 //! Bytes that are malformed do no harm, whoever sent them: what they hold is not found.
 
@@ -28,7 +29,10 @@ impl<'d> Iterator for Values<'d> {
             0..=0x7f => (usize::from(first), 2),
             0x81..=0x84 => {
                 let bytes = self.0.get(2..2 + usize::from(first & 0x7f))?;
-                (bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)), 2 + bytes.len())
+                (
+                    bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)),
+                    2 + bytes.len(),
+                )
             }
             _ => return None,
         };
@@ -89,13 +93,16 @@ pub fn ocsp(response: &[u8]) -> Ocsp {
 
 fn next_update(response: &[u8]) -> Option<Option<SystemTime>> {
     let mut response = Values(response).inside(SEQUENCE)?;
-    let successful = response.next().is_some_and(|status| status.tag == ENUMERATED && status.contents == [0]);
+    let successful =
+        response.next().is_some_and(|status| status.tag == ENUMERATED && status.contents == [0]);
     let mut bytes = response.inside(CONTEXT_0).filter(|_| successful)?.inside(SEQUENCE)?;
     let _kind = bytes.next()?;
     let basic = bytes.next().filter(|basic| basic.tag == OCTETS)?;
     let data = Values(basic.contents).inside(SEQUENCE)?.inside(SEQUENCE)?;
-    // Version and responder are tagged, the time of the whole is no sequence: the first sequence holds the single responses.
-    let mut single = Values(data.into_iter().find(|value| value.tag == SEQUENCE)?.contents).inside(SEQUENCE)?;
+    // Version and responder are tagged, the time of the whole is no sequence: the first sequence
+    // holds the single responses.
+    let mut single =
+        Values(data.into_iter().find(|value| value.tag == SEQUENCE)?.contents).inside(SEQUENCE)?;
     let (_certificate, _status) = (single.next()?, single.next()?);
     let _this_update = single.next().filter(|time| time.tag == GENERALIZED_TIME)?;
     let next = single.next().filter(|value| value.tag == CONTEXT_0);
@@ -108,10 +115,13 @@ fn time(value: Value<'_>) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds(value)?).ok()?))
 }
 
-/// Seconds since 1970 of a time as certificates have it (RFC 5280, 4.1.2.5): `YYYYMMDDHHMMSSZ`, or `YYMMDDHHMMSSZ`.
+/// Seconds since 1970 of a time as certificates have it (RFC 5280, 4.1.2.5): `YYYYMMDDHHMMSSZ`, or
+/// `YYMMDDHHMMSSZ`.
 pub fn seconds(value: Value<'_>) -> Option<i64> {
-    let digits = value.contents.strip_suffix(b"Z").filter(|digits| digits.iter().all(u8::is_ascii_digit))?;
-    let number = |digits: &[u8]| digits.iter().fold(0_i64, |sum, digit| sum * 10 + i64::from(digit - b'0'));
+    let digits =
+        value.contents.strip_suffix(b"Z").filter(|digits| digits.iter().all(u8::is_ascii_digit))?;
+    let number =
+        |digits: &[u8]| digits.iter().fold(0_i64, |sum, digit| sum * 10 + i64::from(digit - b'0'));
     let (year, rest) = match (value.tag, digits.len()) {
         (GENERALIZED_TIME, 14) => (number(&digits[..4]), &digits[4..]),
         (UTC_TIME, 12) => match number(&digits[..2]) {
@@ -149,7 +159,9 @@ mod tests {
         }
         assert_eq!(read(UTC_TIME, "261124041055Z"), Some(1_795_493_455));
         assert_eq!(read(UTC_TIME, "500101000000Z"), Some(-631_152_000));
-        for text in ["", "Z", "20261124041055", "2026112404105xZ", "20261324041055Z", "261124041055Z"] {
+        for text in
+            ["", "Z", "20261124041055", "2026112404105xZ", "20261324041055Z", "261124041055Z"]
+        {
             assert_eq!(read(GENERALIZED_TIME, text), None, "{text}");
         }
     }

@@ -6,9 +6,9 @@ use rustls::{CertificateError, Error, InvalidMessage};
 /// The kind of an error.
 pub fn failure(error: &Error) -> HandshakeFailure {
     match error {
-        Error::InvalidMessage(InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion) => {
-            HandshakeFailure::NotTls
-        }
+        Error::InvalidMessage(
+            InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
+        ) => HandshakeFailure::NotTls,
         Error::PeerIncompatible(_) => HandshakeFailure::NothingInCommon,
         Error::NoCertificatesPresented => HandshakeFailure::NoCertificate,
         Error::InvalidCertificate(
@@ -17,8 +17,12 @@ pub fn failure(error: &Error) -> HandshakeFailure {
             | CertificateError::NotValidYet
             | CertificateError::NotValidYetContext { .. },
         ) => HandshakeFailure::CertificateTime,
-        Error::InvalidCertificate(CertificateError::UnknownIssuer) => HandshakeFailure::UnknownAuthority,
-        Error::InvalidCertificate(_) => HandshakeFailure::BadCertificate(CertificateFault::Unreadable),
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            HandshakeFailure::UnknownAuthority
+        }
+        Error::InvalidCertificate(_) => {
+            HandshakeFailure::BadCertificate(CertificateFault::Unreadable)
+        }
         Error::AlertReceived(alert) => HandshakeFailure::Alert(u8::from(*alert)),
         _ => HandshakeFailure::Protocol,
     }

@@ -1,4 +1,5 @@
-//! What a client says first (ClientHello, RFC 8446, 4.1.2): the server name that it asks for (RFC 6066, 3), and where that stands.
+//! What a client says first (ClientHello, RFC 8446, 4.1.2): the server name that it asks for (RFC
+//! 6066, 3), and where that stands.
 //!
 //! The bytes are a stranger's. rustls reads them again; what is wrong with them is its to say.
 
@@ -17,7 +18,8 @@ pub enum Hello {
     Nameless,
     /// It asks for this name.
     For(String),
-    /// It asks for something that is no name. Where in the records the two bytes are that say that an extension is a server name.
+    /// It asks for something that is no name. Where in the records the two bytes are that say that
+    /// an extension is a server name.
     Illegal([usize; 2]),
 }
 
@@ -51,12 +53,16 @@ pub fn look(records: &[u8]) -> Hello {
         if let [piece] = &pieces[..]
             && let Some(found) = whole(&records[piece.clone()])
         {
-            return found.map_or(Hello::Other, |message| name(message, |offset| piece.start + offset));
+            return found
+                .map_or(Hello::Other, |message| name(message, |offset| piece.start + offset));
         }
         if pieces.len() > 1 {
-            let joined: Vec<u8> = pieces.iter().flat_map(|piece| &records[piece.clone()]).copied().collect();
+            let joined: Vec<u8> =
+                pieces.iter().flat_map(|piece| &records[piece.clone()]).copied().collect();
             if let Some(found) = whole(&joined) {
-                return found.map_or(Hello::Other, |message| name(message, |offset| record_offset(&pieces, offset)));
+                return found.map_or(Hello::Other, |message| {
+                    name(message, |offset| record_offset(&pieces, offset))
+                });
             }
         }
         if length > LONGEST {
@@ -107,7 +113,9 @@ fn name(message: &[u8], record_offset: impl Fn(usize) -> usize) -> Hello {
             SERVER_NAME => {
                 // One name of the one kind there is: any other list is for rustls to judge.
                 let Some((list, [])) = long(contents) else { return Hello::Other };
-                let Some((0, rest)) = list.split_first().map(|(kind, rest)| (*kind, rest)) else { return Hello::Other };
+                let Some((0, rest)) = list.split_first().map(|(kind, rest)| (*kind, rest)) else {
+                    return Hello::Other;
+                };
                 let Some((text, [])) = long(rest) else { return Hello::Other };
                 if text.is_empty() {
                     return Hello::Other;
@@ -136,14 +144,16 @@ fn short(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(usize::from(*length))
 }
 
-/// The extensions of a hello, as far as they are there: the type, where it stands in the message, and the contents.
+/// The extensions of a hello, as far as they are there: the type, where it stands in the message,
+/// and the contents.
 pub struct Extensions<'m> {
     message: &'m [u8],
     at: usize,
 }
 
 impl<'m> Extensions<'m> {
-    /// Those of a message that begins as a hello. What transcripts hash may be cut behind the last extension but one.
+    /// Those of a message that begins as a hello. What transcripts hash may be cut behind the last
+    /// extension but one.
     pub fn of(message: &'m [u8]) -> Option<Extensions<'m>> {
         let rest = message.strip_prefix(&[CLIENT_HELLO])?;
         let rest = rest.get(MESSAGE_HEAD - 1 + VERSION_AND_RANDOM..)?;
@@ -195,8 +205,11 @@ mod tests {
     pub fn records(name: &[u8], most: usize) -> Vec<u8> {
         let long = |bytes: &[u8]| [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat();
         let list = long(&[&[0][..], &long(name)].concat());
-        let extensions = [&[0, 10][..], &long(&[0, 2, 0, 29]), &[0, 0], &long(&list), &[0, 23], &long(&[])].concat();
-        let body = [&[3, 3][..], &[7; 32], &[0], &long(&[0x13, 1]), &[1, 0], &long(&extensions)].concat();
+        let extensions =
+            [&[0, 10][..], &long(&[0, 2, 0, 29]), &[0, 0], &long(&list), &[0, 23], &long(&[])]
+                .concat();
+        let body =
+            [&[3, 3][..], &[7; 32], &[0], &long(&[0x13, 1]), &[1, 0], &long(&extensions)].concat();
         let message = [&[1, 0][..], &long(&body)].concat();
         message.chunks(most).flat_map(|piece| [&[22, 3, 1][..], &long(piece)].concat()).collect()
     }
@@ -206,9 +219,20 @@ mod tests {
         for most in [1, 2, 3, 7, 50, 16384] {
             assert_eq!(look(&records(b"www.example", most)), Hello::For("www.example".into()));
             assert_eq!(look(&records(b"192.0.2.1", most)), Hello::Nameless);
-            for text in ["web01-", "1.2.3", "a.test:443", "b\u{fc}cher.example", "a..b", "-", " ", "*.example"] {
+            for text in [
+                "web01-",
+                "1.2.3",
+                "a.test:443",
+                "b\u{fc}cher.example",
+                "a..b",
+                "-",
+                " ",
+                "*.example",
+            ] {
                 let records = records(text.as_bytes(), most);
-                let Hello::Illegal([high, low]) = look(&records) else { panic!("{text}: {:?}", look(&records)) };
+                let Hello::Illegal([high, low]) = look(&records) else {
+                    panic!("{text}: {:?}", look(&records))
+                };
                 assert_eq!((records[high], records[low]), (0, 0));
                 let mut stood_in = records.clone();
                 [stood_in[high], stood_in[low]] = STAND_IN.to_be_bytes();
@@ -228,7 +252,11 @@ mod tests {
                 look(&bent);
             }
         }
-        for text in [b"GET / HTTP/1.0\r\n" as &[u8], b"\x16\x02", b"\x16\x03\x01\x00\x05\x02\x00\x00\x00\x00"] {
+        for text in [
+            b"GET / HTTP/1.0\r\n" as &[u8],
+            b"\x16\x02",
+            b"\x16\x03\x01\x00\x05\x02\x00\x00\x00\x00",
+        ] {
             assert_eq!(look(text), Hello::Other);
         }
         assert_eq!(look(&[0x16, 3, 1, 0x40, 0, 1, 0xff, 0xff, 0xff]), Hello::Incomplete);

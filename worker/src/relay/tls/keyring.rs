@@ -1,6 +1,8 @@
-//! From the files of TLS to the configurations that handshakes go by: all of them, or the reason why not.
+//! From the files of TLS to the configurations that handshakes go by: all of them, or the reason
+//! why not.
 //!
-//! A pure function of the files, so that what one process found to be good is good for all. Each reason begins with the file's name.
+//! A pure function of the files, so that what one process found to be good is good for all. Each
+//! reason begins with the file's name.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -41,14 +43,17 @@ pub struct Keyring {
     config: Arc<ServerConfig>,
     /// The same for clients whose server name was hidden; made when one first comes.
     nameless: OnceLock<Arc<ServerConfig>>,
-    /// For names whose clients are verified by authorities of their own; made when a client first asks for one.
+    /// For names whose clients are verified by authorities of their own; made when a client first
+    /// asks for one.
     own: HashMap<String, OnceLock<Option<Arc<ServerConfig>>>>,
 }
 
 impl Keyring {
     /// The configuration for clients that asked for no name, or for this one.
     pub fn config(&self, name: Option<&str>) -> &Arc<ServerConfig> {
-        name.filter(|_| !self.own.is_empty()).and_then(|name| self.own(name)).unwrap_or(&self.config)
+        name.filter(|_| !self.own.is_empty())
+            .and_then(|name| self.own(name))
+            .unwrap_or(&self.config)
     }
 
     /// The configuration for clients that asked for something that is no name ([`transcript`]).
@@ -56,7 +61,12 @@ impl Keyring {
         self.nameless.get_or_init(|| {
             let Source { provider, authorities, .. } = &*self.source;
             let provider = Arc::new(transcript::hashing_what_came(provider));
-            let made = self.source.config_with(provider, authorities, &self.resolver, Verifier::of_hidden_names);
+            let made = self.source.config_with(
+                provider,
+                authorities,
+                &self.resolver,
+                Verifier::of_hidden_names,
+            );
             // It differs from the other in nothing that could fail.
             made.unwrap_or_else(|_| self.config.clone())
         })
@@ -69,7 +79,8 @@ impl Keyring {
         self.own.get(name)?.get_or_init(make).as_ref()
     }
 
-    /// Reads what is otherwise read when a client first asks for it, and says which certificates there are.
+    /// Reads what is otherwise read when a client first asks for it, and says which certificates
+    /// there are.
     ///
     /// # Errors
     /// The file and what is wrong with it.
@@ -118,10 +129,16 @@ pub fn build(mut material: Material, secrets: &Arc<Secrets>) -> Result<(Keyring,
             }
         }
     }
-    let with_own = named.iter().filter(|(_, files)| material.index.required && !files.authorities.is_empty());
+    let with_own =
+        named.iter().filter(|(_, files)| material.index.required && !files.authorities.is_empty());
     let own = with_own.map(|(name, _)| (name.clone(), OnceLock::new())).collect();
     let provider = Arc::new(cipher_suites(&material.index.suites));
-    let mut source = Source { material, provider, secrets: secrets.clone(), authorities: Authorities::default() };
+    let mut source = Source {
+        material,
+        provider,
+        secrets: secrets.clone(),
+        authorities: Authorities::default(),
+    };
     source.authorities = source.authorities(&files.authorities, &mut notices)?;
     let source = Arc::new(source);
     let default = Arc::new(source.certified(&files, &source.authorities, &mut notices)?);
@@ -142,7 +159,8 @@ pub struct Stack {
 impl Stack {
     /// The path of one of them.
     pub fn path(&self) -> &str {
-        let files = self.certificate.iter().chain(&self.key).chain(&self.authorities).chain(&self.ocsp);
+        let files =
+            self.certificate.iter().chain(&self.key).chain(&self.authorities).chain(&self.ocsp);
         files.map(|part| part.path.as_str()).next().unwrap_or_default()
     }
 }
@@ -161,7 +179,9 @@ impl Authorities {
     /// The certificates as their administrator knows them, but for the system's.
     fn facts(&self, name: Option<&str>) -> Vec<Fact> {
         let certificates = self.certificates.iter().zip(&self.paths).filter(|_| !self.system);
-        certificates.map(|(one, path)| fact(one, path, Purpose::Authority(name.map(str::to_owned)))).collect()
+        certificates
+            .map(|(one, path)| fact(one, path, Purpose::Authority(name.map(str::to_owned))))
+            .collect()
     }
 }
 
@@ -180,9 +200,14 @@ impl Source {
         &self.material.index
     }
 
-    /// The certificate with its chain, its key and its OCSP response. What the certificate says is its owner's business: it has to be one, and
-    /// to have this key.
-    fn certified(&self, files: &Stack, issuers: &Authorities, notices: &mut Notices) -> Result<CertifiedKey, String> {
+    /// The certificate with its chain, its key and its OCSP response. What the certificate says is
+    /// its owner's business: it has to be one, and to have this key.
+    fn certified(
+        &self,
+        files: &Stack,
+        issuers: &Authorities,
+        notices: &mut Notices,
+    ) -> Result<CertifiedKey, String> {
         let part = files.certificate.as_ref().ok_or("no certificate was given")?;
         let mut chain = self.certificates(part)?;
         let key_part = files.key.as_ref().unwrap_or(part);
@@ -190,7 +215,8 @@ impl Source {
         matches(&chain, &key, part, key_part)?;
         if let Some(n) = stranger(&chain) {
             notices.push(format!(
-                "{}: certificate {n} did not issue the one before it, and some clients want that; {}",
+                "{}: certificate {n} did not issue the one before it, and some clients want that; \
+                 {}",
                 part.path,
                 in_order(&part.path)
             ));
@@ -207,7 +233,8 @@ impl Source {
         Ok(certified)
     }
 
-    /// What is to be said if clients of TLS 1.2 cannot be served with a key, because none of the suites that were chosen is for such a key.
+    /// What is to be said if clients of TLS 1.2 cannot be served with a key, because none of the
+    /// suites that were chosen is for such a key.
     fn without_suite(&self, path: &str, key: SignatureAlgorithm) -> Option<String> {
         let Index { tls12, suites, .. } = self.index();
         let is_rsa = key == SignatureAlgorithm::RSA;
@@ -221,7 +248,8 @@ impl Source {
         };
         let suites = if is_rsa { "ECDHE-RSA" } else { "ECDHE-ECDSA" };
         Some(format!(
-            "{path}: ssl_ciphers has no suite for its {kind} key, so that clients without TLS 1.3 are refused; add one that \
+            "{path}: ssl_ciphers has no suite for its {kind} key, so that clients without TLS 1.3 \
+             are refused; add one that \
              begins with {suites}"
         ))
     }
@@ -230,10 +258,16 @@ impl Source {
     ///
     /// # Errors
     /// The file and what is wrong with it.
-    pub fn named(&self, files: &Stack, notices: &mut Notices) -> Result<(CertifiedKey, Option<Authorities>), String> {
+    pub fn named(
+        &self,
+        files: &Stack,
+        notices: &mut Notices,
+    ) -> Result<(CertifiedKey, Option<Authorities>), String> {
         match (&files.certificate, &files.key) {
             (Some(_), Some(_)) => {}
-            (Some(certificate), None) => return Err(format!("{}: there is no .key for it", certificate.path)),
+            (Some(certificate), None) => {
+                return Err(format!("{}: there is no .key for it", certificate.path));
+            }
             (None, Some(key)) => return Err(format!("{}: there is no .crt for it", key.path)),
             (None, None) => {
                 return Err(format!("{}: there is no .crt for it", files.path()));
@@ -243,7 +277,8 @@ impl Source {
             true => None,
             false => Some(self.authorities(&files.authorities, notices)?),
         };
-        let certified = self.certified(files, own.as_ref().unwrap_or(&self.authorities), notices)?;
+        let certified =
+            self.certified(files, own.as_ref().unwrap_or(&self.authorities), notices)?;
         Ok((certified, own))
     }
 
@@ -255,15 +290,22 @@ impl Source {
             0 => Purpose::Server(name.map(str::to_owned)),
             _ => Purpose::Chain(name.map(str::to_owned)),
         };
-        chain.iter().enumerate().map(|(position, one)| fact(one, &part.path, purpose(position))).collect()
+        chain
+            .iter()
+            .enumerate()
+            .map(|(position, one)| fact(one, &part.path, purpose(position)))
+            .collect()
     }
 
     fn certificates(&self, part: &Part) -> Result<Vec<CertificateDer<'static>>, String> {
         let bytes = pem::usual(self.material.bytes(part)?);
         let certificates = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
-        let mut certificates = certificates.map_err(|error| format!("{}: {}", part.path, pem_reason(&error)))?;
+        let mut certificates =
+            certificates.map_err(|error| format!("{}: {}", part.path, pem_reason(&error)))?;
         for certificate in &mut certificates {
-            if let Some(first) = certificate::first(certificate).filter(|first| first.len() < certificate.len()) {
+            if let Some(first) =
+                certificate::first(certificate).filter(|first| first.len() < certificate.len())
+            {
                 *certificate = first.to_vec().into();
             }
         }
@@ -278,7 +320,8 @@ impl Source {
         let has = |words: &[u8]| bytes.windows(words.len()).any(|window| window == words);
         if has(b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || has(b"Proc-Type: 4,ENCRYPTED") {
             return Err(format!(
-                "{path}: the private key is encrypted, and nobody can be asked for its passphrase; decrypt it: \
+                "{path}: the private key is encrypted, and nobody can be asked for its passphrase; \
+                 decrypt it: \
                  openssl pkey -in {path} -out key.pem",
                 path = part.path
             ));
@@ -290,7 +333,11 @@ impl Source {
         let made = Key::new(&key);
         key.zeroize();
         made.map_err(|_| {
-            format!("{}: the private key cannot be used; pen takes RSA of 2048 to 8192 bits, ECDSA on P-256, P-384 or P-521, and Ed25519", part.path)
+            format!(
+                "{}: the private key cannot be used; pen takes RSA of 2048 to 8192 bits, ECDSA \
+                on P-256, P-384 or P-521, and Ed25519",
+                part.path
+            )
         })
     }
 
@@ -301,7 +348,8 @@ impl Source {
         }
         match der::ocsp(&bytes) {
             Ocsp::Until(Some(until)) if until < SystemTime::now() => {
-                notices.push(format!("{}: the OCSP response has expired, it is not used", part.path));
+                notices
+                    .push(format!("{}: the OCSP response has expired, it is not used", part.path));
                 Ok(None)
             }
             Ocsp::Until(_) => Ok(Some(bytes.to_vec())),
@@ -315,17 +363,21 @@ impl Source {
         }
     }
 
-    /// The certificates of authorities; those that cannot be used are named and left out, but for the system's.
+    /// The certificates of authorities; those that cannot be used are named and left out, but for
+    /// the system's.
     fn authorities(&self, parts: &[Part], notices: &mut Notices) -> Result<Authorities, String> {
         let mut all = Authorities { system: true, ..Authorities::default() };
         for part in parts {
             let system = part.role == Role::SystemAuthorities;
             all.system &= system;
             let usable = |certificate: &CertificateDer<'_>| match Use::of(certificate) {
-                Use::Nothing => Err("it says that it is no authority (CA:FALSE), and did not sign itself".to_owned()),
-                Use::Authority | Use::Itself => {
-                    RootCertStore::empty().add(certificate.clone()).map_err(|error| error.to_string())
+                Use::Nothing => {
+                    Err("it says that it is no authority (CA:FALSE), and did not sign itself"
+                        .to_owned())
                 }
+                Use::Authority | Use::Itself => RootCertStore::empty()
+                    .add(certificate.clone())
+                    .map_err(|error| error.to_string()),
             };
             for (n, certificate) in (1..).zip(self.certificates(part)?) {
                 match usable(&certificate) {
@@ -334,7 +386,9 @@ impl Source {
                         all.paths.push(part.path.clone());
                     }
                     Err(_) if system => {}
-                    Err(error) => notices.push(format!("{}: certificate {n} is left out: {error}", part.path)),
+                    Err(error) => {
+                        notices.push(format!("{}: certificate {n} is left out: {error}", part.path))
+                    }
                 }
             }
         }
@@ -347,7 +401,11 @@ impl Source {
         }
     }
 
-    fn config(&self, authorities: &Authorities, resolver: &Arc<Resolver>) -> Result<Arc<ServerConfig>, String> {
+    fn config(
+        &self,
+        authorities: &Authorities,
+        resolver: &Arc<Resolver>,
+    ) -> Result<Arc<ServerConfig>, String> {
         self.config_with(self.provider.clone(), authorities, resolver, |verifier| verifier)
     }
 
@@ -360,7 +418,8 @@ impl Source {
     ) -> Result<Arc<ServerConfig>, String> {
         let versions: &[_] = if self.index().tls12 { &[&TLS13, &TLS12] } else { &[&TLS13] };
         let failed = |error: Error| format!("TLS: {error}");
-        let verifier = Verifier::new(&authorities.certificates, provider.signature_verification_algorithms);
+        let verifier =
+            Verifier::new(&authorities.certificates, provider.signature_verification_algorithms);
         let builder = ServerConfig::builder_with_provider(provider);
         let builder = builder.with_protocol_versions(versions).map_err(failed)?;
         let builder = match self.index().required {
@@ -373,7 +432,8 @@ impl Source {
         let mut config = builder.with_cert_resolver(resolver.clone());
         config.ignore_client_order = true;
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        let tickets: Arc<dyn ProducesTickets> = Arc::new(Tickets::new(self.secrets.clone(), self.rules(authorities)));
+        let tickets: Arc<dyn ProducesTickets> =
+            Arc::new(Tickets::new(self.secrets.clone(), self.rules(authorities)));
         config.ticketer = tickets;
         Ok(Arc::new(config))
     }
@@ -409,40 +469,61 @@ fn fact(der: &CertificateDer<'_>, path: &str, purpose: Purpose) -> Fact {
 }
 
 /// Checks that the first certificate, which is the server's own, has this key.
-fn matches(chain: &[CertificateDer<'_>], key: &Key, part: &Part, key_part: &Part) -> Result<(), String> {
-    let public = key.public_key().ok_or_else(|| format!("{}: the private key cannot be used", key_part.path))?;
-    let has = |certificate: &CertificateDer<'_>| Certificate::read(certificate).map(|read| read.has_key(&public));
+fn matches(
+    chain: &[CertificateDer<'_>],
+    key: &Key,
+    part: &Part,
+    key_part: &Part,
+) -> Result<(), String> {
+    let public = key
+        .public_key()
+        .ok_or_else(|| format!("{}: the private key cannot be used", key_part.path))?;
+    let has = |certificate: &CertificateDer<'_>| {
+        Certificate::read(certificate).map(|read| read.has_key(&public))
+    };
     match chain.first().map(has) {
         Some(Some(true)) => Ok(()),
-        None | Some(None) => Err(format!("{}: the first certificate in it is not in order (X.509)", part.path)),
-        Some(Some(false)) => Err(match chain.iter().position(|certificate| has(certificate) == Some(true)) {
-            Some(position) => format!(
-                "{path}: the key belongs to certificate {} in it, which has to be the first; {}",
-                position + 1,
-                in_order(&part.path),
-                path = part.path
-            ),
-            None => format!("{}: the key does not match the certificate in {}", key_part.path, part.path),
-        }),
+        None | Some(None) => {
+            Err(format!("{}: the first certificate in it is not in order (X.509)", part.path))
+        }
+        Some(Some(false)) => {
+            Err(match chain.iter().position(|certificate| has(certificate) == Some(true)) {
+                Some(position) => format!(
+                    "{path}: the key belongs to certificate {} in it, which has to be the first; \
+                     {}",
+                    position + 1,
+                    in_order(&part.path),
+                    path = part.path
+                ),
+                None => format!(
+                    "{}: the key does not match the certificate in {}",
+                    key_part.path, part.path
+                ),
+            })
+        }
     }
 }
 
-/// The number of the first certificate that is not its predecessor's issuer (RFC 5246, section 7.4.2).
+/// The number of the first certificate that is not its predecessor's issuer (RFC 5246, section
+/// 7.4.2).
 fn stranger(chain: &[CertificateDer<'_>]) -> Option<usize> {
     let is_stranger = |pair: &[CertificateDer<'_>]| {
-        let [one, next] = [0, 1].map(|position| pair.get(position).and_then(|der| Certificate::read(der)));
+        let [one, next] =
+            [0, 1].map(|position| pair.get(position).and_then(|der| Certificate::read(der)));
         matches!((one, next), (Some(one), Some(next)) if one.issuer != next.subject)
     };
     chain.windows(2).position(is_stranger).map(|position| position + 2)
 }
 
-/// Puts the issuers behind a certificate that stands alone, as far as they are known. The last, which signed itself, every client has or
-/// does not trust.
+/// Puts the issuers behind a certificate that stands alone, as far as they are known. The last,
+/// which signed itself, every client has or does not trust.
 fn complete(chain: &mut Vec<CertificateDer<'static>>, issuers: &[CertificateDer<'static>]) {
     while let [.., last] = chain.as_slice()
         && chain.len() < LONGEST_CHAIN
     {
-        let Some(below) = Certificate::read(last).filter(|read| !read.is_its_own_issuer()) else { return };
+        let Some(below) = Certificate::read(last).filter(|read| !read.is_its_own_issuer()) else {
+            return;
+        };
         let gave = |certificate: &&CertificateDer<'_>| {
             Certificate::read(certificate)
                 .is_some_and(|above| above.subject == below.issuer && !above.is_its_own_issuer())
@@ -500,7 +581,9 @@ fn not_pem(path: &str, bytes: &[u8], what: &str, word: &str) -> String {
 fn pem_reason(error: &rfc7468::Error) -> &'static str {
     match error {
         rfc7468::Error::MissingSectionEnd { .. } => "a section (PEM) has no end",
-        rfc7468::Error::IllegalSectionStart { .. } => "a section (PEM) begins with a line that is broken",
+        rfc7468::Error::IllegalSectionStart { .. } => {
+            "a section (PEM) begins with a line that is broken"
+        }
         rfc7468::Error::Base64Decode(_) => "a section (PEM) is not in base 64",
         _ => "it is not in order (PEM)",
     }

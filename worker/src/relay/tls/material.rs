@@ -1,6 +1,8 @@
-//! The memory that holds the files of TLS: found by its index, read piece by piece, and wiped when it was used.
+//! The memory that holds the files of TLS: found by its index, read piece by piece, and wiped when
+//! it was used.
 //!
-//! All workers share the offset of the descriptor, so that is left alone. What is not as the supervisor makes it is refused.
+//! All workers share the offset of the descriptor, so that is left alone. What is not as the
+//! supervisor makes it is refused.
 
 use std::os::fd::OwnedFd;
 
@@ -23,14 +25,17 @@ impl Material {
     /// It is none that the supervisor makes.
     pub fn new(memory: OwnedFd) -> Result<Material, String> {
         let broken = || "the files of TLS did not arrive whole".to_owned();
-        let size = rustix::fs::fstat(&memory).ok().and_then(|stat| u64::try_from(stat.st_size).ok());
+        let size =
+            rustix::fs::fstat(&memory).ok().and_then(|stat| u64::try_from(stat.st_size).ok());
         let end = size.and_then(|size| size.checked_sub(TRAILER)).ok_or_else(broken)?;
         let trailer = read(&memory, end, TRAILER).ok_or_else(broken)?;
         let length = u64::from_le_bytes(trailer.as_slice().try_into().map_err(|_| broken())?);
-        let start = end.checked_sub(length).filter(|_| length <= INDEX_LIMIT as u64).ok_or_else(broken)?;
+        let start =
+            end.checked_sub(length).filter(|_| length <= INDEX_LIMIT as u64).ok_or_else(broken)?;
         let bytes = read(&memory, start, length).ok_or_else(broken)?;
         let index = Index::decode(&bytes).map_err(|_| broken())?;
-        let fits = |part: &Part| part.offset.checked_add(part.length).is_some_and(|end| end <= start);
+        let fits =
+            |part: &Part| part.offset.checked_add(part.length).is_some_and(|end| end <= start);
         match index.files.iter().all(|part| fits(part) && part.length <= AUTHORITIES_LIMIT) {
             true => Ok(Material { memory, index }),
             false => Err(broken()),
@@ -42,7 +47,8 @@ impl Material {
     /// # Errors
     /// They are not there.
     pub fn bytes(&self, part: &Part) -> Result<Zeroizing<Vec<u8>>, String> {
-        read(&self.memory, part.offset, part.length).ok_or_else(|| format!("{}: did not arrive whole", part.path))
+        read(&self.memory, part.offset, part.length)
+            .ok_or_else(|| format!("{}: did not arrive whole", part.path))
     }
 }
 

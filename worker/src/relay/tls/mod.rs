@@ -1,10 +1,11 @@
 //! TLS towards clients.
 //!
-//! `session` is one client's session; `hello` reads the name that it asks for, and `transcript` serves a client whose name is none.
-//! `keyring` makes the configurations that all of them go by out of the files that came from the
-//! supervisor (`material`, as `pem` takes them), those of server names when they are first asked for (`names`). `certificate` reads certificates
-//! (`der`), and `verifier` verifies those of clients; `signing` holds the private key; `tickets` lets a session go on at any worker. `failure`
-//! finds the words for what went wrong.
+//! `session` is one client's session; `hello` reads the name that it asks for, and `transcript`
+//! serves a client whose name is none. `keyring` makes the configurations that all of them go by
+//! out of the files that came from the supervisor (`material`, as `pem` takes them), those of
+//! server names when they are first asked for (`names`). `certificate` reads certificates
+//! (`der`), and `verifier` verifies those of clients; `signing` holds the private key; `tickets`
+//! lets a session go on at any worker. `failure` finds the words for what went wrong.
 
 mod certificate;
 mod der;
@@ -50,8 +51,10 @@ impl Tls {
         let (current, previous) = start.secrets;
         let none = || "the ticket secrets did not arrive whole".to_owned();
         let current = material::secret(&current).ok_or_else(none)?;
-        let previous = previous.map(|previous| material::secret(&previous).ok_or_else(none)).transpose()?;
-        let secrets = Secrets::new(&current, previous.as_ref().map(|bytes| bytes.as_slice())).ok_or_else(none)?;
+        let previous =
+            previous.map(|previous| material::secret(&previous).ok_or_else(none)).transpose()?;
+        let secrets = Secrets::new(&current, previous.as_ref().map(|bytes| bytes.as_slice()))
+            .ok_or_else(none)?;
         let (keyring, _) = keyring::build(Material::new(start.files)?, &secrets)?;
         Ok(Tls { keyring: Arc::new(keyring), secrets })
     }

@@ -1,5 +1,6 @@
-//! Certificates by server name. A name's files are read when a client first asks for it: a thousand private keys take a worker longer to read than
-//! its clients can be kept waiting, be it at the start or at HUP. They were all examined before, so that nothing new comes out here.
+//! Certificates by server name. A name's files are read when a client first asks for it: a thousand
+//! private keys take a worker longer to read than its clients can be kept waiting, be it at the
+//! start or at HUP. They were all examined before, so that nothing new comes out here.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -36,13 +37,18 @@ pub struct Ready {
 
 impl Resolver {
     /// With the files of each name, none of which is read now.
-    pub fn new(source: Arc<Source>, default: Arc<CertifiedKey>, names: HashMap<String, Stack>) -> Resolver {
+    pub fn new(
+        source: Arc<Source>,
+        default: Arc<CertifiedKey>,
+        names: HashMap<String, Stack>,
+    ) -> Resolver {
         let name = |files| Name { files, ready: OnceLock::new() };
         let names = names.into_iter().map(|(text, files)| (text, name(files))).collect();
         Resolver { source, default, names }
     }
 
-    /// What there is for a name, and under which name that is: the name itself, or a `*` in the place of its first label.
+    /// What there is for a name, and under which name that is: the name itself, or a `*` in the
+    /// place of its first label.
     pub fn find(&self, name: &str) -> Option<(&str, &Ready)> {
         if self.names.is_empty() {
             return None;
@@ -63,22 +69,26 @@ impl Resolver {
         Ok(Ready { certified: Arc::new(certified), authorities })
     }
 
-    /// Reads the files of all names, in order: those that are good. Of those that are not, the first are told and the others counted.
+    /// Reads the files of all names, in order: those that are good. Of those that are not, the
+    /// first are told and the others counted.
     pub fn examine<'s>(&'s self, notices: &mut Notices) -> Vec<(&'s str, &'s Stack, Ready)> {
         let mut names: Vec<_> = self.names.iter().collect();
         names.sort_by_key(|(text, _)| *text);
-        let (mut good, mut broken, mut remarks, mut unasked) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut good, mut broken, mut remarks, mut unasked) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (text, name) in names {
             if !can_be_asked_for(text) {
                 unasked.push(format!(
-                    "{}: the file is not used, because no client can ask for {text:?}: it is no server name",
+                    "{}: the file is not used, because no client can ask for {text:?}: it is no \
+                     server name",
                     name.files.path()
                 ));
                 continue;
             }
             match self.read(&name.files, &mut remarks) {
                 Ok(ready) => good.push((text.as_str(), &name.files, ready)),
-                Err(why) => broken.push(format!("{why}; the name {text} is served with the default certificate")),
+                Err(why) => broken
+                    .push(format!("{why}; the name {text} is served with the default certificate")),
             }
         }
         tell_first(
@@ -86,14 +96,19 @@ impl Resolver {
             broken,
             "names are served with the default certificate, because their files are not in order",
         );
-        tell_first(notices, unasked, "names have files that are not used, because no client can ask for them");
+        tell_first(
+            notices,
+            unasked,
+            "names have files that are not used, because no client can ask for them",
+        );
         tell_first(notices, remarks, "messages about the files of certificates by name");
         good
     }
 }
 
-/// Whether a client can ask for a name, or, where that begins with `*.`, for one that it stands for. Of a name that ends with a dot the dot
-/// is left out when it is looked for ([`Resolver::find`]).
+/// Whether a client can ask for a name, or, where that begins with `*.`, for one that it stands
+/// for. Of a name that ends with a dot the dot is left out when it is looked for
+/// ([`Resolver::find`]).
 fn can_be_asked_for(name: &str) -> bool {
     let asked = match name.strip_prefix("*.") {
         Some(rest) => format!("a.{rest}"),
@@ -128,10 +143,19 @@ mod tests {
 
     #[test]
     fn what_a_client_can_ask_for_is_a_name_of_the_domain_name_system() {
-        for name in ["localhost", "a_b.example", "*.example", "xn--mnchen-3ya.example", "1.example", "*.b.c"] {
+        for name in [
+            "localhost",
+            "a_b.example",
+            "*.example",
+            "xn--mnchen-3ya.example",
+            "1.example",
+            "*.b.c",
+        ] {
             assert!(can_be_asked_for(name), "{name}");
         }
-        for name in ["web01-", "-x", "1.2.3", "127.0.0.1", "a..b", "a.", "*.a.", "*.1.2.3", ".a", "*.-x"] {
+        for name in
+            ["web01-", "-x", "1.2.3", "127.0.0.1", "a..b", "a.", "*.a.", "*.1.2.3", ".a", "*.-x"]
+        {
             assert!(!can_be_asked_for(name), "{name}");
         }
         assert!(!can_be_asked_for(&format!("{}.example", "a".repeat(64))));

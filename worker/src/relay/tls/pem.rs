@@ -1,9 +1,11 @@
-//! PEM as it comes from all kinds of tools: what OpenSSL takes beyond RFC 7468, and what an editor leaves at the beginning of a file.
+//! PEM as it comes from all kinds of tools: what OpenSSL takes beyond RFC 7468, and what an editor
+//! leaves at the beginning of a file.
 
 use zeroize::Zeroizing;
 
-/// The text with the labels of RFC 7468 in the place of OpenSSL's others, and without byte order marks. Text in UTF-16, as Windows writes
-/// it, becomes ASCII. The new buffer never grows, which would leave copies of a key behind.
+/// The text with the labels of RFC 7468 in the place of OpenSSL's others, and without byte order
+/// marks. Text in UTF-16, as Windows writes it, becomes ASCII. The new buffer never grows, which
+/// would leave copies of a key behind.
 pub fn usual(bytes: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
     let bytes = match bytes.get(..2) {
         Some([0xff, 0xfe]) => narrow(&bytes[2..], 0),
@@ -14,13 +16,17 @@ pub fn usual(bytes: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {
         // Files that were put one behind the other have a mark each.
         let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
-        let boundary = [&b"-----BEGIN "[..], b"-----END "].into_iter().find(|boundary| line.starts_with(boundary));
+        let boundary = [&b"-----BEGIN "[..], b"-----END "]
+            .into_iter()
+            .find(|boundary| line.starts_with(boundary));
         match boundary.map(|boundary| line.split_at(boundary.len())) {
             Some((boundary, label)) => {
                 text.extend_from_slice(boundary);
                 let other = OTHERS.iter().find_map(|other| label.strip_prefix(*other));
                 match other {
-                    Some(rest) => [&b"CERTIFICATE"[..], rest].iter().for_each(|part| text.extend_from_slice(part)),
+                    Some(rest) => [&b"CERTIFICATE"[..], rest]
+                        .iter()
+                        .for_each(|part| text.extend_from_slice(part)),
                     None => text.extend_from_slice(label),
                 }
             }
@@ -50,11 +56,15 @@ mod tests {
 
     #[test]
     fn labels_become_the_usual_ones_and_marks_vanish() {
-        let usual = b"-----BEGIN CERTIFICATE-----\r\nMA==\r\n-----END CERTIFICATE-----\r\n".to_vec();
+        let usual =
+            b"-----BEGIN CERTIFICATE-----\r\nMA==\r\n-----END CERTIFICATE-----\r\n".to_vec();
         for label in ["X509 CERTIFICATE", "TRUSTED CERTIFICATE", "CERTIFICATE"] {
-            let text = format!("\u{feff}-----BEGIN {label}-----\r\nMA==\r\n-----END {label}-----\r\n");
+            let text =
+                format!("\u{feff}-----BEGIN {label}-----\r\nMA==\r\n-----END {label}-----\r\n");
             assert_eq!(made(text.as_bytes()), usual, "{label}");
-            let wide = |bytes: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
+            let wide = |bytes: fn(u16) -> [u8; 2]| {
+                text.encode_utf16().flat_map(bytes).collect::<Vec<u8>>()
+            };
             assert_eq!(made(&wide(u16::to_le_bytes)), usual, "{label}");
             assert_eq!(made(&wide(u16::to_be_bytes)), usual, "{label}");
         }

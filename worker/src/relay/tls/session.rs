@@ -1,7 +1,9 @@
-//! One client's TLS session: records in, plain text out, and the other way. No sockets here, and no memory but for what is incomplete.
+//! One client's TLS session: records in, plain text out, and the other way. No sockets here, and no
+//! memory but for what is incomplete.
 //!
-//! rustls works on buffers that belong to the worker and not to the session, so an idle session keeps its keys and nothing else. What the
-//! session has to say by itself (handshake, alerts, key updates) is bounded by rustls.
+//! rustls works on buffers that belong to the worker and not to the session, so an idle session
+//! keeps its keys and nothing else. What the session has to say by itself (handshake, alerts, key
+//! updates) is bounded by rustls.
 
 use std::sync::Arc;
 
@@ -15,17 +17,20 @@ use crate::relay::tls::transcript::hide;
 use crate::relay::tls::verifier::{Refused, refused};
 use crate::relay::transfer::pump::BUFFER;
 
-/// Bytes of the buffer for records: as many as [`BUFFER`] bytes of plain text become, each record of 16 KiB with its header, content type, nonce and
-/// tag (RFC 8446, 5.2; RFC 5288, 3), and some messages of the session itself.
+/// Bytes of the buffer for records: as many as [`BUFFER`] bytes of plain text become, each record
+/// of 16 KiB with its header, content type, nonce and tag (RFC 8446, 5.2; RFC 5288, 3), and some
+/// messages of the session itself.
 const CIPHER: usize = BUFFER + (BUFFER / 16384 + 1) * 64 + 16384;
 
-/// Bytes of a record or a handshake message that is not whole: rustls takes messages up to 64 KiB. More than this is no TLS.
+/// Bytes of a record or a handshake message that is not whole: rustls takes messages up to 64 KiB.
+/// More than this is no TLS.
 const INCOMPLETE: usize = 96 * 1024;
 
 /// The most that is read at once before the handshake is over.
 const GREETING: usize = 16 * 1024;
 
-/// The buffer for records that all sessions of a worker use in turn; empty until the first session needs it.
+/// The buffer for records that all sessions of a worker use in turn; empty until the first session
+/// needs it.
 #[derive(Debug, Default)]
 pub struct Cipher(Vec<u8>);
 
@@ -64,7 +69,10 @@ pub struct Session {
     out: Vec<u8>,
 }
 
-#[expect(clippy::large_enum_variant, reason = "a session is in a box, and served all its life but the first bytes")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a session is in a box, and served all its life but the first bytes"
+)]
 enum SessionStage {
     /// The name that the client asks for decides by which configuration it is served.
     Choosing(Arc<Keyring>),
@@ -76,13 +84,16 @@ enum SessionStage {
 enum Name {
     /// It is as the client sent it.
     Shown,
-    /// It is none, and was hidden from rustls: once more, should the client be asked for another hello.
+    /// It is none, and was hidden from rustls: once more, should the client be asked for another
+    /// hello.
     Hidden,
 }
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("incomplete", &self.incomplete.len()).finish_non_exhaustive()
+        f.debug_struct("Session")
+            .field("incomplete", &self.incomplete.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -138,7 +149,8 @@ impl Session {
         &mut cipher.all()[kept..kept + most]
     }
 
-    /// Takes what was put into [`Session::room`]. Plain text goes into `plain`, which is as large as [`BUFFER`].
+    /// Takes what was put into [`Session::room`]. Plain text goes into `plain`, which is as large
+    /// as [`BUFFER`].
     pub fn take(&mut self, length: usize, cipher: &mut Cipher, plain: &mut [u8]) -> Taken {
         let mut taken = Taken::default();
         if self.error.is_some() {
@@ -162,15 +174,19 @@ impl Session {
         };
         let mut start = 0;
         loop {
-            let UnbufferedStatus { discard, state, .. } = tls.process_tls_records(&mut records[start..]);
+            let UnbufferedStatus { discard, state, .. } =
+                tls.process_tls_records(&mut records[start..]);
             match state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                     while let Some(Ok(record)) = traffic.next_record() {
-                        plain[taken.plain..][..record.payload.len()].copy_from_slice(record.payload);
+                        plain[taken.plain..][..record.payload.len()]
+                            .copy_from_slice(record.payload);
                         taken.plain += record.payload.len();
                     }
                 }
-                Ok(ConnectionState::EncodeTlsData(mut message)) => put(&mut self.out, |room| message.encode(room)),
+                Ok(ConnectionState::EncodeTlsData(mut message)) => {
+                    put(&mut self.out, |room| message.encode(room))
+                }
                 Ok(ConnectionState::TransmitTlsData(sent)) => sent.done(),
                 Ok(ConnectionState::PeerClosed) => taken.closed = true,
                 Ok(_) => {
@@ -226,7 +242,8 @@ impl Session {
         std::mem::take(&mut self.out)
     }
 
-    /// Makes records of plain text; returns how many bytes are in `cipher` now. None: the session can say nothing any more.
+    /// Makes records of plain text; returns how many bytes are in `cipher` now. None: the session
+    /// can say nothing any more.
     pub fn encrypt(&mut self, plain: &[u8], cipher: &mut Cipher) -> Option<usize> {
         self.say(cipher, |traffic, room| traffic.encrypt(plain, room))
     }
@@ -267,7 +284,8 @@ impl Session {
         }
     }
 
-    /// Keeps plain text that came along with the end of the handshake, until there is a server for it.
+    /// Keeps plain text that came along with the end of the handshake, until there is a server for
+    /// it.
     pub fn keep_early(&mut self, plain: &[u8], ended: bool) {
         self.early.extend_from_slice(plain);
         self.early_end = ended;
@@ -295,11 +313,15 @@ impl Session {
 }
 
 impl SessionStage {
-    /// The session as rustls knows it, which is made when the client's hello is there. None: that is still to come.
+    /// The session as rustls knows it, which is made when the client's hello is there. None: that
+    /// is still to come.
     ///
     /// # Errors
     /// The configuration cannot serve anybody.
-    fn tls(&mut self, records: &mut [u8]) -> Result<Option<&mut UnbufferedServerConnection>, rustls::Error> {
+    fn tls(
+        &mut self,
+        records: &mut [u8],
+    ) -> Result<Option<&mut UnbufferedServerConnection>, rustls::Error> {
         match self {
             SessionStage::Choosing(keyring) => {
                 let (config, name) = match look(records) {
@@ -310,13 +332,18 @@ impl SessionStage {
                     }
                     Hello::For(name) => (keyring.config(Some(&name)), Name::Shown),
                     // What is no hello finds its error in any configuration.
-                    Hello::Nameless | Hello::Other | Hello::Incomplete => (keyring.config(None), Name::Shown),
+                    Hello::Nameless | Hello::Other | Hello::Incomplete => {
+                        (keyring.config(None), Name::Shown)
+                    }
                 };
-                *self = SessionStage::Serving(UnbufferedServerConnection::new(config.clone())?, name);
+                *self =
+                    SessionStage::Serving(UnbufferedServerConnection::new(config.clone())?, name);
             }
             SessionStage::Serving(_, Name::Shown) => {}
             // TLS 1.2 knows no second hello.
-            SessionStage::Serving(tls, name) if tls.protocol_version() == Some(ProtocolVersion::TLSv1_2) => {
+            SessionStage::Serving(tls, name)
+                if tls.protocol_version() == Some(ProtocolVersion::TLSv1_2) =>
+            {
                 *name = Name::Shown
             }
             SessionStage::Serving(_, name) => match look(records) {
@@ -325,7 +352,9 @@ impl SessionStage {
                     hide(records, slots);
                     *name = Name::Shown;
                 }
-                Hello::Nameless | Hello::For(_) | Hello::Other | Hello::Incomplete => *name = Name::Shown,
+                Hello::Nameless | Hello::For(_) | Hello::Other | Hello::Incomplete => {
+                    *name = Name::Shown
+                }
             },
         }
         match self {
@@ -335,16 +364,17 @@ impl SessionStage {
     }
 }
 
-/// The alert that says why a session is over, if there is one. Asked for once: it is all that waits, and rustls does not bear to find a second
-/// error in the records.
+/// The alert that says why a session is over, if there is one. Asked for once: it is all that
+/// waits, and rustls does not bear to find a second error in the records.
 fn last_words(tls: &mut UnbufferedServerConnection, records: &mut [u8], out: &mut Vec<u8>) {
-    if let Ok(ConnectionState::EncodeTlsData(mut message)) = tls.process_tls_records(records).state {
+    if let Ok(ConnectionState::EncodeTlsData(mut message)) = tls.process_tls_records(records).state
+    {
         put(out, |room| message.encode(room));
     }
 }
 
-/// Makes the alert certificate_required, which only TLS 1.3 has and which is encrypted there, the one that TLS 1.2 has for it:
-/// handshake_failure (RFC 5246, 7.4.6).
+/// Makes the alert certificate_required, which only TLS 1.3 has and which is encrypted there, the
+/// one that TLS 1.2 has for it: handshake_failure (RFC 5246, 7.4.6).
 fn say_as_tls12(out: &mut [u8]) {
     if let [.., 21, 3, 3, 0, 2, 2, alert @ 116] = out {
         *alert = 40;

@@ -1,5 +1,5 @@
-//! The private key: every signature of every handshake is asked of this type, and of nothing else. A process that holds the key in a worker's place
-//! would be asked here.
+//! The private key: every signature of every handshake is asked of this type, and of nothing else.
+//! A process that holds the key in a worker's place would be asked here.
 
 use std::fmt;
 use std::sync::Arc;

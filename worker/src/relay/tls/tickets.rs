@@ -1,7 +1,9 @@
-//! Session tickets (RFC 5077; RFC 8446, 4.6.1) that every worker understands: their secrets come from the supervisor, two generations of them.
+//! Session tickets (RFC 5077; RFC 8446, 4.6.1) that every worker understands: their secrets come
+//! from the supervisor, two generations of them.
 //!
-//! A ticket carries the name of its secret, a salt, and the session under AES-256-GCM with a key of its own, derived from secret and salt. The
-//! rules by which clients were verified go into the key too: a session that was made under others, or under none, is no way around them.
+//! A ticket carries the name of its secret, a salt, and the session under AES-256-GCM with a key of
+//! its own, derived from secret and salt. The rules by which clients were verified go into the key
+//! too: a session that was made under others, or under none, is no way around them.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -124,7 +126,10 @@ impl ProducesTickets for Tickets {
         let (name, rest) = ticket.split_at_checked(NAME).filter(|_| ticket.len() <= LONGEST)?;
         let (salt, sealed) = rest.split_at_checked(SALT)?;
         let secrets = self.secrets.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let secret = [Some(&secrets.0), secrets.1.as_ref()].into_iter().flatten().find(|secret| secret.name == name)?;
+        let secret = [Some(&secrets.0), secrets.1.as_ref()]
+            .into_iter()
+            .flatten()
+            .find(|secret| secret.name == name)?;
         let (key, nonce) = secret.key(salt, &self.rules)?;
         let mut session = sealed.to_vec();
         let length = key.open_in_place(nonce, Aad::from(&secret.name), &mut session).ok()?.len();
@@ -147,7 +152,8 @@ mod tests {
 
     #[test]
     fn what_one_worker_makes_another_reads_until_two_secrets_later() {
-        let (one, other) = (Secrets::new(&secret(1), None).unwrap(), Secrets::new(&secret(1), None).unwrap());
+        let (one, other) =
+            (Secrets::new(&secret(1), None).unwrap(), Secrets::new(&secret(1), None).unwrap());
         let ticket = tickets(&one).encrypt(b"session").unwrap();
         assert_ne!(ticket, tickets(&one).encrypt(b"session").unwrap());
         assert_eq!(tickets(&other).decrypt(&ticket).unwrap(), b"session");

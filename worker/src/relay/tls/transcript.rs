@@ -1,16 +1,20 @@
 //! Server names that are none: how a client that asks for one is served although rustls refuses it.
 //!
-//! rustls answers a server name that DNS does not know (`web01-`, `1.2.3`, `a.test:443`) with the alert illegal_parameter, and nothing can be
-//! set about that (rustls 0.23.46, src/server/hs.rs, `process_client_hello`). Others serve such a client with their default certificate. So
-//! rustls is shown a hello in which the type of that extension is another, which it does not know. The client, however, knows what it sent, and
-//! both ends prove to each other that they have seen the same messages: the hash of all messages is made here of the hello as it came.
+//! rustls answers a server name that DNS does not know (`web01-`, `1.2.3`, `a.test:443`) with the
+//! alert illegal_parameter, and nothing can be set about that (rustls 0.23.46, src/server/hs.rs,
+//! `process_client_hello`). Others serve such a client with their default certificate. So rustls is
+//! shown a hello in which the type of that extension is another, which it does not know. The
+//! client, however, knows what it sent, and both ends prove to each other that they have seen the
+//! same messages: the hash of all messages is made here of the hello as it came.
 
 use std::borrow::Cow;
 use std::sync::OnceLock;
 
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::hash::{Context, Hash, HashAlgorithm, Output};
-use rustls::{CipherSuite, CipherSuiteCommon, SupportedCipherSuite, Tls12CipherSuite, Tls13CipherSuite};
+use rustls::{
+    CipherSuite, CipherSuiteCommon, SupportedCipherSuite, Tls12CipherSuite, Tls13CipherSuite,
+};
 
 use crate::relay::tls::hello::{Extensions, SERVER_NAME, STAND_IN};
 
@@ -23,8 +27,9 @@ pub fn hide(records: &mut [u8], slots: [usize; 2]) {
     }
 }
 
-/// Messages as the client sent them: if the first is a hello whose name was hidden, with the name. No other hello has such an extension:
-/// [`crate::relay::tls::hello::look`] leaves one that has it as it is, and rustls refuses it for its name.
+/// Messages as the client sent them: if the first is a hello whose name was hidden, with the name.
+/// No other hello has such an extension: [`crate::relay::tls::hello::look`] leaves one that has it
+/// as it is, and rustls refuses it for its name.
 pub fn as_it_came(messages: &[u8]) -> Cow<'_, [u8]> {
     let mut extensions = Extensions::of(messages).into_iter().flatten();
     match extensions.find(|(kind, _, _)| *kind == STAND_IN) {
@@ -55,25 +60,33 @@ fn known(suite: SupportedCipherSuite) -> SupportedCipherSuite {
 
 fn made(suite: SupportedCipherSuite) -> SupportedCipherSuite {
     match suite {
-        SupportedCipherSuite::Tls12(suite) => SupportedCipherSuite::Tls12(Box::leak(Box::new(Tls12CipherSuite {
-            common: common(&suite.common),
-            prf_provider: suite.prf_provider,
-            kx: suite.kx,
-            sign: suite.sign,
-            aead_alg: suite.aead_alg,
-        }))),
-        SupportedCipherSuite::Tls13(suite) => SupportedCipherSuite::Tls13(Box::leak(Box::new(Tls13CipherSuite {
-            common: common(&suite.common),
-            hkdf_provider: suite.hkdf_provider,
-            aead_alg: suite.aead_alg,
-            quic: suite.quic,
-        }))),
+        SupportedCipherSuite::Tls12(suite) => {
+            SupportedCipherSuite::Tls12(Box::leak(Box::new(Tls12CipherSuite {
+                common: common(&suite.common),
+                prf_provider: suite.prf_provider,
+                kx: suite.kx,
+                sign: suite.sign,
+                aead_alg: suite.aead_alg,
+            })))
+        }
+        SupportedCipherSuite::Tls13(suite) => {
+            SupportedCipherSuite::Tls13(Box::leak(Box::new(Tls13CipherSuite {
+                common: common(&suite.common),
+                hkdf_provider: suite.hkdf_provider,
+                aead_alg: suite.aead_alg,
+                quic: suite.quic,
+            })))
+        }
     }
 }
 
 fn common(common: &CipherSuiteCommon) -> CipherSuiteCommon {
     let CipherSuiteCommon { suite, hash_provider, confidentiality_limit } = *common;
-    CipherSuiteCommon { suite, hash_provider: Box::leak(Box::new(WhatCame(hash_provider))), confidentiality_limit }
+    CipherSuiteCommon {
+        suite,
+        hash_provider: Box::leak(Box::new(WhatCame(hash_provider))),
+        confidentiality_limit,
+    }
 }
 
 /// A hash of messages, each of which is given to it whole.

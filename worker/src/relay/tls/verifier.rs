@@ -1,7 +1,8 @@
-//! Client certificates: verified by webpki, after what OpenSSL passes over has been left out of them (`certificate`).
+//! Client certificates: verified by webpki, after what OpenSSL passes over has been left out of
+//! them (`certificate`).
 //!
-//! A signature is verified over the certificate as it came. Everything else that webpki checks it checks: the chain, the times, what the key
-//! is for, the constraints of names.
+//! A signature is verified over the certificate as it came. Everything else that webpki checks it
+//! checks: the chain, the times, what the key is for, the constraints of names.
 
 use std::cell::RefCell;
 
@@ -9,10 +10,14 @@ use pen_ipc::message::{CertificateFault, HandshakeFailure, PeerCertificate};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{
-    AlgorithmIdentifier, CertificateDer, InvalidSignature, SignatureVerificationAlgorithm, TrustAnchor, UnixTime,
+    AlgorithmIdentifier, CertificateDer, InvalidSignature, SignatureVerificationAlgorithm,
+    TrustAnchor, UnixTime,
 };
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
+    SignatureScheme,
+};
 // The crate rustls_webpki.
 use webpki::{EndEntityCert, KeyUsage};
 
@@ -23,7 +28,8 @@ use crate::relay::tls::transcript;
 #[derive(Debug)]
 pub struct Verifier {
     anchors: Vec<TrustAnchor<'static>>,
-    /// Certificates that say that they are no authorities, and that signed themselves: each is good for itself.
+    /// Certificates that say that they are no authorities, and that signed themselves: each is
+    /// good for itself.
     single: Vec<(CertificateDer<'static>, [TrustAnchor<'static>; 1])>,
     /// The names that clients are told.
     hints: Vec<DistinguishedName>,
@@ -56,9 +62,17 @@ impl Use {
 
 impl Verifier {
     /// Goes by these certificates.
-    pub fn new(certificates: &[CertificateDer<'static>], algorithms: WebPkiSupportedAlgorithms) -> Verifier {
-        let mut verifier =
-            Verifier { anchors: Vec::new(), single: Vec::new(), hints: Vec::new(), algorithms, hidden: false };
+    pub fn new(
+        certificates: &[CertificateDer<'static>],
+        algorithms: WebPkiSupportedAlgorithms,
+    ) -> Verifier {
+        let mut verifier = Verifier {
+            anchors: Vec::new(),
+            single: Vec::new(),
+            hints: Vec::new(),
+            algorithms,
+            hidden: false,
+        };
         for certificate in certificates {
             let mut store = RootCertStore::empty();
             if store.add(certificate.clone()).is_err() {
@@ -76,7 +90,8 @@ impl Verifier {
         verifier
     }
 
-    /// Does not tell clients whose certificates are good: the names of all the world's authorities would help none to choose.
+    /// Does not tell clients whose certificates are good: the names of all the world's authorities
+    /// would help none to choose.
     pub fn without_hints(self) -> Verifier {
         Verifier { hints: Vec::new(), ..self }
     }
@@ -99,7 +114,9 @@ impl Verifier {
         let mut wrong = None;
         let mut issuers = Vec::new();
         for certificate in above {
-            match Certificate::read(certificate).map(|read| read.plain(certificate, Position::Above)) {
+            match Certificate::read(certificate)
+                .map(|read| read.plain(certificate, Position::Above))
+            {
                 Some(Ok(plain)) => issuers.push(plain),
                 Some(Err(why)) => wrong = wrong.or(Some(why)),
                 None => wrong = wrong.or(Some(CertificateFault::Unreadable)),
@@ -108,15 +125,28 @@ impl Verifier {
         let (issuers, rewritten): (Vec<_>, Vec<_>) =
             issuers.into_iter().map(|Plain { certificate, signed }| (certificate, signed)).unzip();
         let signed: Vec<_> = own.signed.iter().chain(rewritten.iter().flatten()).collect();
-        let original: Vec<Original<'_>> =
-            self.algorithms.all.iter().map(|inner| Original { inner: *inner, signed: &signed }).collect();
-        let algorithms: Vec<&dyn SignatureVerificationAlgorithm> =
-            original.iter().map(|algorithm| algorithm as &dyn SignatureVerificationAlgorithm).collect();
+        let original: Vec<Original<'_>> = self
+            .algorithms
+            .all
+            .iter()
+            .map(|inner| Original { inner: *inner, signed: &signed })
+            .collect();
+        let algorithms: Vec<&dyn SignatureVerificationAlgorithm> = original
+            .iter()
+            .map(|algorithm| algorithm as &dyn SignatureVerificationAlgorithm)
+            .collect();
         let itself = self.single.iter().find(|(certificate, _)| certificate == leaf);
         let anchors = itself.map_or(&self.anchors[..], |(_, anchor)| anchor);
         let entity = EndEntityCert::try_from(&own.certificate).map_err(|error| failure(&error))?;
-        let verified =
-            entity.verify_for_usage(&algorithms, anchors, &issuers, now, KeyUsage::client_auth(), None, None);
+        let verified = entity.verify_for_usage(
+            &algorithms,
+            anchors,
+            &issuers,
+            now,
+            KeyUsage::client_auth(),
+            None,
+            None,
+        );
         verified.map(|_| ()).map_err(|error| match (failure(&error), wrong) {
             (HandshakeFailure::UnknownAuthority, Some(wrong)) => fault(wrong),
             (failure, _) => failure,
@@ -139,8 +169,17 @@ struct Original<'s> {
 }
 
 impl SignatureVerificationAlgorithm for Original<'_> {
-    fn verify_signature(&self, key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), InvalidSignature> {
-        let original = self.signed.iter().find(|(shown, _)| shown == message).map_or(message, |(_, original)| original);
+    fn verify_signature(
+        &self,
+        key: &[u8],
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), InvalidSignature> {
+        let original = self
+            .signed
+            .iter()
+            .find(|(shown, _)| shown == message)
+            .map_or(message, |(_, original)| original);
         self.inner.verify_signature(key, original, signature)
     }
 
@@ -220,9 +259,8 @@ fn failure(error: &webpki::Error) -> HandshakeFailure {
         }
         E::UnknownIssuer => return HandshakeFailure::UnknownAuthority,
         E::InvalidSignatureForPublicKey => CertificateFault::Signature,
-        E::UnsupportedSignatureAlgorithmContext(_) | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
-            CertificateFault::Algorithm
-        }
+        E::UnsupportedSignatureAlgorithmContext(_)
+        | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => CertificateFault::Algorithm,
         E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension => CertificateFault::Purpose,
         E::EndEntityUsedAsCa => CertificateFault::Issuer,
         E::PathLenConstraintViolated | E::NameConstraintViolation => CertificateFault::Constraint,
@@ -237,9 +275,9 @@ fn error(failure: &HandshakeFailure) -> CertificateError {
         HandshakeFailure::UnknownAuthority => CertificateError::UnknownIssuer,
         HandshakeFailure::BadCertificate(fault) => match fault {
             CertificateFault::CriticalExtension(_) => CertificateError::UnhandledCriticalExtension,
-            CertificateFault::NetscapeType | CertificateFault::Authority | CertificateFault::Purpose => {
-                CertificateError::InvalidPurpose
-            }
+            CertificateFault::NetscapeType
+            | CertificateFault::Authority
+            | CertificateFault::Purpose => CertificateError::InvalidPurpose,
             CertificateFault::Signature => CertificateError::BadSignature,
             CertificateFault::Algorithm
             | CertificateFault::Issuer

@@ -1,4 +1,5 @@
-//! Pipes for splice(2), which moves bytes from socket to socket without copying them into this process.
+//! Pipes for splice(2), which moves bytes from socket to socket without copying them into this
+//! process.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -11,11 +12,13 @@ use crate::relay::connection::endpoint::{End, on_broken};
 /// Bytes that a pipe is asked to hold; the kernel may grant less (pipe(7), pipe-user-pages-soft).
 const PIPE: usize = 256 * 1024;
 
-/// From this size a read is worth a pipe: if the pipe hardly runs out of places that way, so that two calls do, or if not.
+/// From this size a read is worth a pipe: if the pipe hardly runs out of places that way, so that
+/// two calls do, or if not.
 const WORTH: usize = 12 * 1024;
 const WORTH_OF_THREE_CALLS: usize = 20 * 1024;
 
-/// Bytes that a piece has at least, where segments are not unusually small: the payload of a segment that all networks carry (RFC 9293, 3.7.1).
+/// Bytes that a piece has at least, where segments are not unusually small: the payload of a
+/// segment that all networks carry (RFC 9293, 3.7.1).
 const PIECE: usize = 536;
 
 /// Idle pipes that a worker keeps at most.
@@ -43,7 +46,8 @@ pub struct Pipes {
 }
 
 impl Pipes {
-    /// So many pipes there may be, of two descriptors each: peers that do not read must not use up those of clients to come.
+    /// So many pipes there may be, of two descriptors each: peers that do not read must not use up
+    /// those of clients to come.
     pub fn new(most: usize) -> Pipes {
         Pipes { idle: Vec::new(), all: Rc::default(), most, worth: WORTH }
     }
@@ -67,8 +71,10 @@ impl Pipes {
         if Rc::strong_count(&self.all) > self.most {
             return None;
         }
-        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
-        let size = rustix::pipe::fcntl_setpipe_size(&write, PIPE).or_else(|_| rustix::pipe::fcntl_getpipe_size(&write));
+        let (read, write) =
+            rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
+        let size = rustix::pipe::fcntl_setpipe_size(&write, PIPE)
+            .or_else(|_| rustix::pipe::fcntl_getpipe_size(&write));
         let ample = size.unwrap_or(0) / rustix::param::page_size() * PIECE;
         self.worth = if ample > WORTH { WORTH } else { WORTH_OF_THREE_CALLS };
         Some(Pipe { read, write, ample, _one_of: self.all.clone() })
@@ -83,13 +89,15 @@ impl Pipes {
 }
 
 impl Pipe {
-    /// Whether a splice into this pipe, when it was empty, that took so many bytes instead of `most` can hardly have used up its places.
+    /// Whether a splice into this pipe, when it was empty, that took so many bytes instead of
+    /// `most` can hardly have used up its places.
     pub fn was_ample(&self, filled: usize, most: usize) -> bool {
         filled < most && filled < self.ample
     }
 }
 
-/// From a socket into an empty pipe, at most so many bytes. None: reading has to say what there is, or this socket cannot be spliced.
+/// From a socket into an empty pipe, at most so many bytes. None: reading has to say what there is,
+/// or this socket cannot be spliced.
 pub fn fill(from: &mut End, pipe: &Pipe, most: usize) -> Option<usize> {
     let socket = from.socket.as_ref()?;
     loop {
@@ -100,7 +108,8 @@ pub fn fill(from: &mut End, pipe: &Pipe, most: usize) -> Option<usize> {
                 from.found_empty();
                 return Some(0);
             }
-            // The end of file, or urgent data, which stops splice(2) with 0 as well (tcp_splice_read).
+            // The end of file, or urgent data, which stops splice(2) with 0 as well
+            // (tcp_splice_read).
             Ok(0) | Err(Errno::INVAL) => {
                 from.large_reads = 0;
                 return None;

@@ -1,22 +1,26 @@
 //! Second looks at sockets that a short splice(2) is believed to have emptied.
 //!
-//! A read(2) that gives less than asked has emptied the socket. A splice(2) that does may also have used up the places of the pipe,
-//! and epoll(7), edge-triggered, never tells of what is left then. Asking the kernel every time is a call for each answer. So where bytes
-//! come one soon after the other, a splice that hardly can have used up the places is believed to have emptied the socket, and
-//! the socket is looked at when nothing came from it for a few milliseconds. If something is found that way, the socket is asked every
-//! time for a while. Where bytes come seldom, asking is cheaper than a timer.
+//! A read(2) that gives less than asked has emptied the socket. A splice(2) that does may also have
+//! used up the places of the pipe, and epoll(7), edge-triggered, never tells of what is left then.
+//! Asking the kernel every time is a call for each answer. So where bytes come one soon after the
+//! other, a splice that hardly can have used up the places is believed to have emptied the socket,
+//! and the socket is looked at when nothing came from it for a few milliseconds. If something is
+//! found that way, the socket is asked every time for a while. Where bytes come seldom, asking is
+//! cheaper than a timer.
 
 use crate::relay::Relay;
 use crate::relay::connection::endpoint::End;
 use crate::relay::connection::{Name, Side, State};
 
-/// Milliseconds between rounds of looks: a socket is looked at in the second round after its last bytes.
+/// Milliseconds between rounds of looks: a socket is looked at in the second round after its last
+/// bytes.
 const PERIOD: u64 = 2;
 
 /// Bytes that come no later than so many milliseconds after those before come soon.
 const SOON: u32 = 3;
 
-/// So many times an end is asked after a look has found something, which may also have come just then.
+/// So many times an end is asked after a look has found something, which may also have come just
+/// then.
 const WARY: u8 = 32;
 
 /// How far an end that is not `readable` is known to have nothing.
@@ -36,8 +40,8 @@ pub enum DrainState {
 }
 
 impl End {
-    /// A splice(2) has taken bytes at this monotonic millisecond; `was_short` if it took less than asked and did not use up the pipe's
-    /// places, as far as one can tell.
+    /// A splice(2) has taken bytes at this monotonic millisecond; `was_short` if it took less than
+    /// asked and did not use up the pipe's places, as far as one can tell.
     pub fn has_spliced(&mut self, was_short: bool, now: u64) {
         let now = now as u32;
         let came_soon = now.wrapping_sub(self.spliced_at) <= SOON;
@@ -83,9 +87,12 @@ impl End {
         matches!(self.doubt, DrainState::Fresh | DrainState::Old | DrainState::Looking)
     }
 
-    /// Whether there is something to read. Where that is in doubt, the kernel is asked (FIONREAD, ioctl_tty(2)).
+    /// Whether there is something to read. Where that is in doubt, the kernel is asked (FIONREAD,
+    /// ioctl_tty(2)).
     pub fn has_unread(&self) -> bool {
-        let asked = || self.socket.as_ref().is_some_and(|socket| rustix::io::ioctl_fionread(socket) != Ok(0));
+        let asked = || {
+            self.socket.as_ref().is_some_and(|socket| rustix::io::ioctl_fionread(socket) != Ok(0))
+        };
         if self.is_doubted() { asked() } else { self.readable }
     }
 

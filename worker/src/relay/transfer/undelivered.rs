@@ -1,14 +1,17 @@
-//! What was read from one end and the other has not taken, copied into this worker's memory until it does.
+//! What was read from one end and the other has not taken, copied into this worker's memory until
+//! it does.
 //!
-//! Nobody is ended for being slow. Instead the next reads become smaller, for all alike, as more is kept: a connection keeps
-//! at most what one read gave it, so that many ends that take nothing have a worker keep [`STEPS`] and [`LEAST`] bytes for
-//! each. What waits in pipes is the kernel's, and bounded by their number (`pipe`).
+//! Nobody is ended for being slow. Instead the next reads become smaller, for all alike, as more is
+//! kept: a connection keeps at most what one read gave it, so that many ends that take nothing have
+//! a worker keep [`STEPS`] and [`LEAST`] bytes for each. What waits in pipes is the kernel's, and
+//! bounded by their number (`pipe`).
 
 use crate::relay::Relay;
 use crate::relay::connection::Connection;
 use crate::relay::transfer::pump::BUFFER;
 
-/// Bytes of all connections together, and the most that is read at once while less is kept. A record of TLS fits all but the last.
+/// Bytes of all connections together, and the most that is read at once while less is kept. A
+/// record of TLS fits all but the last.
 const STEPS: [(usize, usize); 3] = [(8 << 20, BUFFER), (16 << 20, 64 << 10), (64 << 20, 16 << 10)];
 
 /// The most that is read at once beyond that.
@@ -36,7 +39,9 @@ impl Untaken {
 impl Connection {
     /// Bytes of memory that are kept until its ends take them.
     fn untaken_bytes(&self) -> u32 {
-        let kept = |end: &crate::relay::connection::endpoint::End| end.held.as_ref().map_or(0, |held| held.copied());
+        let kept = |end: &crate::relay::connection::endpoint::End| {
+            end.held.as_ref().map_or(0, |held| held.copied())
+        };
         u32::try_from(kept(&self.down) + kept(&self.up)).unwrap_or(u32::MAX)
     }
 }

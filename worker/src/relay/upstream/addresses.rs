@@ -1,13 +1,14 @@
-//! Which of a server's addresses a connection is tried at. A name can have several: when one cannot be connected to, the next is tried for
-//! the same client, and the server has failed only when all have. All workers go on with the address that was found to be good.
+//! Which of a server's addresses a connection is tried at. A name can have several: when one cannot
+//! be connected to, the next is tried for the same client, and the server has failed only when all
+//! have. All workers go on with the address that was found to be good.
 
 use pen_config::ids::Target;
 use pen_ipc::message::{ConnectFailure, Event};
 
 use crate::relay::Relay;
 
-/// The addresses that were tried for one client at one server. Small, for every connection has one: a server has at most
-/// [`pen_config::address::MOST_ADDRESSES`].
+/// The addresses that were tried for one client at one server. Small, for every connection has one:
+/// a server has at most [`pen_config::address::MOST_ADDRESSES`].
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Route {
     /// The position that it began with: what stood in the shared table.
@@ -67,7 +68,12 @@ impl Relay<'_> {
     }
 
     /// Goes on to a server's next address for a client; false: it has failed at all of them.
-    pub(in crate::relay) fn next_address(&mut self, slot: u32, target: Target, reason: ConnectFailure) -> bool {
+    pub(in crate::relay) fn next_address(
+        &mut self,
+        slot: u32,
+        target: Target,
+        reason: ConnectFailure,
+    ) -> bool {
         let addresses = self.settings.target(target).map_or(0, |server| server.address_count());
         let route = &mut self.pool[slot].route;
         let failed = route.position();
@@ -76,16 +82,22 @@ impl Relay<'_> {
             let next = self.pool[slot].route.position();
             if let Some(server) = self.settings.target(target) {
                 let (failed, next) = (server.place_at(failed), server.place_at(next));
-                self.debug.say(1, format_args!("server {}: {failed} failed, trying {next}", target.code()));
+                self.debug.say(
+                    1,
+                    format_args!("server {}: {failed} failed, trying {next}", target.code()),
+                );
             }
         }
         goes_on
     }
 
-    /// A server was connected to: if that was by another address than the one in use, all workers use this one from now on.
+    /// A server was connected to: if that was by another address than the one in use, all workers
+    /// use this one from now on.
     pub(in crate::relay) fn settle_route(&mut self, slot: u32, target: Target) {
         let route = self.pool[slot].route;
-        let (Some(reason), Some(server)) = (route.reason(), self.settings.target(target)) else { return };
+        let (Some(reason), Some(server)) = (route.reason(), self.settings.target(target)) else {
+            return;
+        };
         let (addresses, start) = (server.address_count(), u32::from(route.start));
         let (row, to) = (target.row(self.settings.table_size()), route.position() % addresses);
         let stands = self.worker_table.address(row);
@@ -109,7 +121,8 @@ mod tests {
             while route.next(addresses, refused) {
                 tried.push(route.position() % addresses);
             }
-            let expected: Vec<u32> = (0..addresses).map(|n| (start % addresses + n) % addresses).collect();
+            let expected: Vec<u32> =
+                (0..addresses).map(|n| (start % addresses + n) % addresses).collect();
             assert_eq!(tried, expected, "{start} of {addresses}");
         }
         assert!(!Route::begin(0, 0).next(0, refused));
@@ -118,7 +131,9 @@ mod tests {
     #[test]
     fn the_first_failure_is_the_reason() {
         let mut route = Route::begin(1, 3);
-        assert!(route.next(3, ConnectFailure::Timeout) && route.next(3, ConnectFailure::Errno(111)));
+        assert!(
+            route.next(3, ConnectFailure::Timeout) && route.next(3, ConnectFailure::Errno(111))
+        );
         assert_eq!(route.reason(), Some(ConnectFailure::Timeout));
     }
 }

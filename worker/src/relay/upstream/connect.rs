@@ -1,7 +1,9 @@
-//! From an accepted client to a connected server: placing and attempts. What follows when one fails is `relay::failover`.
+//! From an accepted client to a connected server: placing and attempts. What follows when one fails
+//! is `relay::failover`.
 //!
-//! The first choice is made, taken and recorded under the lock of the client's part of the table, so that connections which a client opens
-//! at once go together. A further choice after a failure needs no lock.
+//! The first choice is made, taken and recorded under the lock of the client's part of the table,
+//! so that connections which a client opens at once go together. A further choice after a failure
+//! needs no lock.
 
 use std::cell::Cell;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -21,7 +23,9 @@ use crate::relay::connection::{Name, Side, State};
 use crate::relay::link::Rated;
 use crate::relay::upstream::dial::{Attempt, dial};
 use crate::relay::upstream::failover::DIAL;
-use crate::relay::upstream::select::{Candidate, Eligible, Farm, Placement, Probed, Refusal, client_permitted};
+use crate::relay::upstream::select::{
+    Candidate, Eligible, Farm, Placement, Probed, Refusal, client_permitted,
+};
 use crate::relay::upstream::{Gate, Hindrance, Upstreams};
 
 /// The servers' state in the shared table, at one time.
@@ -36,7 +40,8 @@ pub struct Servers<'a> {
     pub now: u64,
     /// How many servers were looked at.
     pub looks: Cell<u32>,
-    /// One that was passed over because it has as many connections as it may have, or as many connects pending, if that is to be told.
+    /// One that was passed over because it has as many connections as it may have, or as many
+    /// connects pending, if that is to be told.
     pub passed: Cell<Option<(Target, Obstacle)>>,
 }
 
@@ -85,14 +90,21 @@ impl Servers<'_> {
     fn note(&self, target: Target, row: u32, refusal: Refusal) {
         match refusal {
             Refusal::Full { .. } => self.note_obstacle(target, row, Obstacle::Limit),
-            Refusal::Hindered(Hindrance::Pending) => self.note_obstacle(target, row, Obstacle::Pending),
+            Refusal::Hindered(Hindrance::Pending) => {
+                self.note_obstacle(target, row, Obstacle::Pending)
+            }
             // Told of where it was found out.
             Refusal::Hindered(Hindrance::Ports) => {}
-            Refusal::Absent | Refusal::Blacklisted(_) | Refusal::Probed | Refusal::Acl(_) | Refusal::NoWeight => {}
+            Refusal::Absent
+            | Refusal::Blacklisted(_)
+            | Refusal::Probed
+            | Refusal::Acl(_)
+            | Refusal::NoWeight => {}
         }
     }
 
-    /// Notes what is in the way to a server, if it is time to tell that of this one: where many are passed over, each has its turn.
+    /// Notes what is in the way to a server, if it is time to tell that of this one: where many are
+    /// passed over, each has its turn.
     fn note_obstacle(&self, target: Target, row: u32, obstacle: Obstacle) {
         let is_new = obstacle == Obstacle::Pending && !self.upstreams.is_shut(row);
         if self.passed.get().is_none() && (is_new || self.upstreams.is_untold(row, self.now)) {
@@ -116,7 +128,14 @@ impl Relay<'_> {
     }
 
     /// Takes a client in and places it.
-    pub(in crate::relay) fn begin(&mut self, socket: OwnedFd, unix: bool, key: ClientKey, port: u16, number: u32) {
+    pub(in crate::relay) fn begin(
+        &mut self,
+        socket: OwnedFd,
+        unix: bool,
+        key: ClientKey,
+        port: u16,
+        number: u32,
+    ) {
         let is_sender = self.is_sender(key);
         let slot = self.pool.take();
         let connection = &mut self.pool[slot];
@@ -164,15 +183,22 @@ impl Relay<'_> {
     /// Gives a client what it was placed for.
     fn serve_client(&mut self, slot: u32) {
         match self.pool[slot].target {
-            Some(_) => self.newcomers.push(Name { slot, generation: self.pool[slot].generation, side: Side::Down }),
+            Some(_) => self.newcomers.push(Name {
+                slot,
+                generation: self.pool[slot].generation,
+                side: Side::Down,
+            }),
             None => self.await_request(slot),
         }
     }
 
-    /// Connects the clients of the last round to their servers. The events since then said which of them have sent a request already.
+    /// Connects the clients of the last round to their servers. The events since then said which of
+    /// them have sent a request already.
     pub(in crate::relay) fn on_newcomers(&mut self) {
         for index in 0..self.newcomers.len() {
-            let Some(target) = self.pool.named(self.newcomers[index]).and_then(|connection| connection.target) else {
+            let Some(target) =
+                self.pool.named(self.newcomers[index]).and_then(|connection| connection.target)
+            else {
                 continue;
             };
             self.attempt(self.newcomers[index].slot, target);
@@ -180,7 +206,8 @@ impl Relay<'_> {
         self.newcomers.clear();
     }
 
-    /// Enters a client that arrived in the table, and chooses and takes a server for it. False: it gets nothing and is closed.
+    /// Enters a client that arrived in the table, and chooses and takes a server for it. False: it
+    /// gets nothing and is closed.
     fn place_client(&mut self, slot: u32) -> bool {
         let connection = &self.pool[slot];
         let placed = self.choose(slot, connection.key.unwrap_or(ClientKey::UNIX), connection.port);
@@ -208,7 +235,8 @@ impl Relay<'_> {
             };
             placement = Some(Placement::new(settings, &farm, candidate, passed_over));
         }
-        let taken = placement.as_mut().and_then(|placement| take_next(placement, settings, &farm, key));
+        let taken =
+            placement.as_mut().and_then(|placement| take_next(placement, settings, &farm, key));
         if let (Some(table), Some(arrival), Some(target)) = (&mut locked, arrival, taken) {
             table.record(arrival.client, target.code());
         }
@@ -289,10 +317,14 @@ impl Relay<'_> {
 
     /// Watches the socket of a connect that is under way.
     fn await_server(&mut self, slot: u32, target: Target, socket: OwnedFd, withholds_acks: bool) {
-        let unix = self.settings.target(target).is_some_and(|server| matches!(server.address, Address::Unix(_)));
+        let unix = self
+            .settings
+            .target(target)
+            .is_some_and(|server| matches!(server.address, Address::Unix(_)));
         let connection = &mut self.pool[slot];
         let nagle = !unix && !self.settings.tcp_nodelay;
-        connection.up = End { nagle, withholds_acks: withholds_acks && !unix, ..End::new(socket, unix) };
+        connection.up =
+            End { nagle, withholds_acks: withholds_acks && !unix, ..End::new(socket, unix) };
         connection.outdated = false;
         let name = Name { slot, generation: connection.generation, side: Side::Up };
         if let Err(error) = watch(&self.poll, connection.up.socket.as_ref(), name) {
@@ -302,8 +334,12 @@ impl Relay<'_> {
         self.upstreams.begin(target.row(self.settings.table_size()));
         if self.debug.on(1) {
             match self.pool[slot].key {
-                Some(key) => self.debug.say(1, format_args!("client {key} goes to server {}", target.code())),
-                None => self.debug.say(1, format_args!("an idler goes to server {}", target.code())),
+                Some(key) => {
+                    self.debug.say(1, format_args!("client {key} goes to server {}", target.code()))
+                }
+                None => {
+                    self.debug.say(1, format_args!("an idler goes to server {}", target.code()))
+                }
             }
         }
     }
@@ -315,7 +351,8 @@ impl Relay<'_> {
             let errno = self.pool[slot].up.socket.as_ref().map(rustix::net::sockopt::socket_error);
             let errno = match errno {
                 Some(Ok(Err(errno)) | Err(errno)) => errno,
-                // Up and gone again: nothing was sent yet, so another server may still serve this client.
+                // Up and gone again: nothing was sent yet, so another server may still serve this
+                // client.
                 Some(Ok(Ok(()))) | None => Errno::CONNRESET,
             };
             return self.connect_failed(slot, ConnectFailure::Errno(errno.raw_os_error()));
@@ -372,10 +409,13 @@ pub fn take_next(
             farm.note_obstacle(target, row, Obstacle::Limit);
             continue;
         }
-        // Only with a place there: a probe that is begun and not made would keep others away until its lease ends.
-        let addresses = settings.target(target).map_or(1, |server| u64::from(server.address_count()));
+        // Only with a place there: a probe that is begun and not made would keep others away until
+        // its lease ends.
+        let addresses =
+            settings.target(target).map_or(1, |server| u64::from(server.address_count()));
         let lease = farm.now + u64::from(settings.connect_timeout) * 1000 * addresses + 1000;
-        let is_probe = eligible == Eligible::ForProbe && farm.worker_table.begin_probe(row, farm.now, lease);
+        let is_probe =
+            eligible == Eligible::ForProbe && farm.worker_table.begin_probe(row, farm.now, lease);
         if eligible == Eligible::InUse || is_probe || probed == Probed::Join {
             return Some(target);
         }

@@ -1,4 +1,5 @@
-//! Makes the socket towards a server, with the options that the settings ask for, and begins to connect it.
+//! Makes the socket towards a server, with the options that the settings ask for, and begins to
+//! connect it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,8 +21,9 @@ pub enum Attempt {
     Failed(Fault, Errno),
 }
 
-/// Begins to connect to a server. If something waits to be sent to it, that will acknowledge the server's part of the handshake: a segment
-/// less for both, and the server's accept(2) finds the request. The first read must undo this (`withholds_acks` of an end).
+/// Begins to connect to a server. If something waits to be sent to it, that will acknowledge the
+/// server's part of the handshake: a segment less for both, and the server's accept(2) finds the
+/// request. The first read must undo this (`withholds_acks` of an end).
 pub fn dial(server: &Address, settings: &Settings, will_send: bool) -> Attempt {
     let source = match server {
         Address::Inet(address) => source_for(*address, settings.source),
@@ -42,9 +44,8 @@ pub fn dial(server: &Address, settings: &Settings, will_send: bool) -> Attempt {
     }
     let result = match server {
         Address::Inet(address) => rustix::net::connect(socket.as_fd(), address),
-        Address::Unix(path) => {
-            SocketAddrUnix::new(path.as_path()).and_then(|address| rustix::net::connect(socket.as_fd(), &address))
-        }
+        Address::Unix(path) => SocketAddrUnix::new(path.as_path())
+            .and_then(|address| rustix::net::connect(socket.as_fd(), &address)),
     };
     match result {
         Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Attempt::Pending(socket),
@@ -72,9 +73,12 @@ fn family(server: &Address) -> AddressFamily {
     }
 }
 
-/// The local address towards a server, if one is set and of its family; the port is the kernel's to choose.
+/// The local address towards a server, if one is set and of its family; the port is the kernel's to
+/// choose.
 fn source_for(server: SocketAddr, source: Option<IpAddr>) -> Option<SocketAddr> {
-    source.filter(|source| source.is_ipv4() == server.is_ipv4()).map(|source| SocketAddr::new(source, 0))
+    source
+        .filter(|source| source.is_ipv4() == server.is_ipv4())
+        .map(|source| SocketAddr::new(source, 0))
 }
 
 /// Gives a socket what the settings ask for. With the defaults that is nothing, and costs nothing.
@@ -100,8 +104,8 @@ fn prepare(
     }
     match source {
         Some(source) => {
-            // Else bind(2) would take a port that no other connection can have, whatever server it goes to. A kernel before 4.2 does not
-            // know this, and then it is so.
+            // Else bind(2) would take a port that no other connection can have, whatever server it
+            // goes to. A kernel before 4.2 does not know this, and then it is so.
             let _ = sys::bind_address_without_port(socket);
             rustix::net::bind(socket, &source).map_err(|errno| (Call::Bind, errno))
         }
@@ -109,8 +113,8 @@ fn prepare(
     }
 }
 
-/// Whether this machine has an address to reach a server from. connect(2) says EADDRNOTAVAIL when it has not (IPv6 is switched
-/// off), and when its TCP ports are used up; those of UDP are others.
+/// Whether this machine has an address to reach a server from. connect(2) says EADDRNOTAVAIL when
+/// it has not (IPv6 is switched off), and when its TCP ports are used up; those of UDP are others.
 fn has_source(server: &Address) -> bool {
     let Address::Inet(address) = server else { return true };
     rustix::net::socket_with(family(server), SocketType::DGRAM, SocketFlags::CLOEXEC, None)
@@ -143,10 +147,14 @@ mod tests {
     fn options_are_as_asked_for() {
         let (_listener, server) = listener("127.0.0.1:0");
         let plain = pending(&server, &Settings::default());
-        assert!(!sockopt::socket_keepalive(&plain).unwrap() && !sockopt::tcp_nodelay(&plain).unwrap());
+        assert!(
+            !sockopt::socket_keepalive(&plain).unwrap() && !sockopt::tcp_nodelay(&plain).unwrap()
+        );
         let settings = Settings { keepalive: true, tcp_nodelay: true, ..Settings::default() };
         let asked = pending(&server, &settings);
-        assert!(sockopt::socket_keepalive(&asked).unwrap() && sockopt::tcp_nodelay(&asked).unwrap());
+        assert!(
+            sockopt::socket_keepalive(&asked).unwrap() && sockopt::tcp_nodelay(&asked).unwrap()
+        );
     }
 
     #[test]
@@ -163,7 +171,8 @@ mod tests {
     #[test]
     fn the_source_is_where_connections_come_from() {
         let (listener, server) = listener("127.0.0.1:0");
-        let settings = Settings { source: Some("127.0.0.9".parse().unwrap()), ..Settings::default() };
+        let settings =
+            Settings { source: Some("127.0.0.9".parse().unwrap()), ..Settings::default() };
         let _sockets = [pending(&server, &settings), pending(&server, &settings)];
         for _ in 0..2 {
             assert_eq!(listener.accept().unwrap().1.ip().to_string(), "127.0.0.9");
@@ -178,11 +187,15 @@ mod tests {
     #[test]
     fn a_source_that_is_not_ours_is_no_fault_of_the_servers() {
         let (_listener, server) = listener("127.0.0.1:0");
-        let settings = Settings { source: Some("192.0.2.1".parse().unwrap()), ..Settings::default() };
-        let Attempt::Failed(fault, Errno::ADDRNOTAVAIL) = dial(&server, &settings, false) else { panic!() };
+        let settings =
+            Settings { source: Some("192.0.2.1".parse().unwrap()), ..Settings::default() };
+        let Attempt::Failed(fault, Errno::ADDRNOTAVAIL) = dial(&server, &settings, false) else {
+            panic!()
+        };
         assert_eq!(fault, Fault::Obstacle(Obstacle::Source));
         // A source of another family is for other servers.
-        let settings = Settings { source: Some("2001:db8::1".parse().unwrap()), ..Settings::default() };
+        let settings =
+            Settings { source: Some("2001:db8::1".parse().unwrap()), ..Settings::default() };
         pending(&server, &settings);
     }
 }

@@ -1,11 +1,13 @@
-//! What follows when a server cannot be connected to: whose fault it is, which server is next, and in which turn.
+//! What follows when a server cannot be connected to: whose fault it is, which server is next, and
+//! in which turn.
 //!
-//! Thousands of servers may fail at once, and thousands of clients with them. So a turn of the event loop has a bound on the work
-//! that selection and failed attempts may be: what is left over is done in the next turns, a step for each client in turn, and all
-//! other connections have theirs in between.
+//! Thousands of servers may fail at once, and thousands of clients with them. So a turn of the
+//! event loop has a bound on the work that selection and failed attempts may be: what is left over
+//! is done in the next turns, a step for each client in turn, and all other connections have theirs
+//! in between.
 //!
-//! A client for whom nothing is left but a server with too many connects pending waits until one of those ends, as long as a
-//! connect may take.
+//! A client for whom nothing is left but a server with too many connects pending waits until one of
+//! those ends, as long as a connect may take.
 
 use pen_config::ids::{ClientKey, Target};
 use pen_ipc::message::{ConnectFailure, Event, Obstacle, ShortageDuring};
@@ -23,7 +25,8 @@ use crate::relay::upstream::select::Placement;
 use crate::relay::upstream::{Gate, Hindrance};
 use crate::relay::{Relay, clock};
 
-/// What a turn may spend on selection and failed attempts, in servers looked at (some 20 ns each): a millisecond or two.
+/// What a turn may spend on selection and failed attempts, in servers looked at (some 20 ns each):
+/// a millisecond or two.
 const TURN: u32 = 50_000;
 
 /// What an attempt that fails at once costs in these.
@@ -40,12 +43,16 @@ impl Relay<'_> {
         !self.retries.is_empty() || !self.next_turn.is_empty() || self.upstreams.has_due()
     }
 
-    /// Goes on with those whose last attempt failed, one attempt each in turn, and with those who waited for a connect to end.
+    /// Goes on with those whose last attempt failed, one attempt each in turn, and with those who
+    /// waited for a connect to end.
     pub(in crate::relay) fn on_retries(&mut self) {
         self.retries.extend(self.next_turn.drain(..));
         while !self.is_exhausted() {
             if let Some(name) = self.retries.pop_front() {
-                let named = self.pool.named(name).filter(|connection| connection.state == State::Connecting);
+                let named = self
+                    .pool
+                    .named(name)
+                    .filter(|connection| connection.state == State::Connecting);
                 if let Some(target) = named.and_then(|connection| connection.target) {
                     self.attempt(name.slot, target);
                 }
@@ -72,9 +79,17 @@ impl Relay<'_> {
     }
 
     /// An attempt failed at once.
-    pub(in crate::relay) fn on_fault(&mut self, slot: u32, target: Target, fault: Fault, errno: Errno) {
+    pub(in crate::relay) fn on_fault(
+        &mut self,
+        slot: u32,
+        target: Target,
+        fault: Fault,
+        errno: Errno,
+    ) {
         match fault {
-            Fault::Server => self.on_failure(slot, target, ConnectFailure::Errno(errno.raw_os_error())),
+            Fault::Server => {
+                self.on_failure(slot, target, ConnectFailure::Errno(errno.raw_os_error()))
+            }
             // Its other addresses may be of another family, or have ports left.
             Fault::Obstacle(Obstacle::Ports | Obstacle::Source)
                 if self.next_address(slot, target, ConnectFailure::Errno(errno.raw_os_error())) =>
@@ -96,7 +111,13 @@ impl Relay<'_> {
     }
 
     /// Passes a server over that has not failed, and says so now and then.
-    pub(in crate::relay) fn pass_over(&mut self, slot: u32, target: Target, obstacle: Obstacle, errno: Option<Errno>) {
+    pub(in crate::relay) fn pass_over(
+        &mut self,
+        slot: u32,
+        target: Target,
+        obstacle: Obstacle,
+        errno: Option<Errno>,
+    ) {
         let row = target.row(self.settings.table_size());
         match obstacle {
             Obstacle::Ports => {
@@ -116,10 +137,12 @@ impl Relay<'_> {
         self.fail_over(slot);
     }
 
-    /// Whether a server is better not connected to, because no local port was free towards it a moment ago and the client may get another.
+    /// Whether a server is better not connected to, because no local port was free towards it a
+    /// moment ago and the client may get another.
     pub(in crate::relay) fn lacks_port(&mut self, slot: u32, row: u32) -> bool {
         let connection = &mut self.pool[slot];
-        let lacks = self.upstreams.hindrance(row, self.settings.pending_max, self.now) == Some(Hindrance::Ports);
+        let lacks = self.upstreams.hindrance(row, self.settings.pending_max, self.now)
+            == Some(Hindrance::Ports);
         match (&mut connection.placement, connection.target) {
             (Some(placement), Some(target)) if lacks && !placement.is_over() => {
                 placement.hold(target);
@@ -137,12 +160,17 @@ impl Relay<'_> {
                     self.worker_table.set_pending(row, true);
                 }
             }
-            Obstacle::Ports | Obstacle::Source | Obstacle::Backlog => self.upstreams.await_connect(row),
+            Obstacle::Ports | Obstacle::Source | Obstacle::Backlog => {
+                self.upstreams.await_connect(row)
+            }
             Obstacle::Limit => {}
         }
         if self.upstreams.may_tell(row, self.now) {
             let errno = errno.map_or(0, Errno::raw_os_error);
-            self.supervisor.tell(Event::PassedOver { server: target.code(), obstacle, errno }, &mut self.counters);
+            self.supervisor.tell(
+                Event::PassedOver { server: target.code(), obstacle, errno },
+                &mut self.counters,
+            );
         }
     }
 
@@ -165,22 +193,25 @@ impl Relay<'_> {
         self.connect_failed(slot, ConnectFailure::Timeout);
     }
 
-    /// A connect that was under way failed: its socket closes before the next one is made. Its name passes to the next: the kernel reports a
-    /// socket once per round, and this one has been.
+    /// A connect that was under way failed: its socket closes before the next one is made. Its name
+    /// passes to the next: the kernel reports a socket once per round, and this one has been.
     pub(in crate::relay) fn connect_failed(&mut self, slot: u32, failure: ConnectFailure) {
         let is_outdated = self.pool[slot].outdated;
         self.end_connect(slot);
         let connection = &mut self.pool[slot];
         connection.up = End::default();
-        let Some(target) = connection.target.filter(|_| !is_outdated) else { return self.fail_over(slot) };
+        let Some(target) = connection.target.filter(|_| !is_outdated) else {
+            return self.fail_over(slot);
+        };
         match failure {
             ConnectFailure::Timeout => self.on_failure(slot, target, failure),
             ConnectFailure::Errno(errno) => {
                 let position = self.pool[slot].route.position();
                 let errno = Errno::from_raw_os_error(errno);
                 let server = self.settings.target(target);
-                let fault = server
-                    .map(|server| classify(Call::Connect, way(server.address_at(position), &self.settings), errno));
+                let fault = server.map(|server| {
+                    classify(Call::Connect, way(server.address_at(position), &self.settings), errno)
+                });
                 self.effort += DIAL;
                 self.on_fault(slot, target, fault.unwrap_or(Fault::Server), errno);
             }
@@ -201,7 +232,8 @@ impl Relay<'_> {
         self.connecting.leave(&mut self.pool, slot);
     }
 
-    /// Takes the next server for a connection whose attempt failed, and has it tried; without one it is closed, or waits.
+    /// Takes the next server for a connection whose attempt failed, and has it tried; without one
+    /// it is closed, or waits.
     pub(in crate::relay) fn fail_over(&mut self, slot: u32) {
         match self.another(slot) {
             Some(_) => self.try_later(slot),
@@ -245,8 +277,12 @@ impl Relay<'_> {
         self.worker_table.note_failure(row, clock::unix_time().0, reason.code());
         if self.debug.on(1) {
             let why = match reason {
-                ConnectFailure::Errno(errno) => std::io::Error::from_raw_os_error(errno).to_string(),
-                ConnectFailure::Timeout => format!("no answer within {} s", self.settings.connect_timeout),
+                ConnectFailure::Errno(errno) => {
+                    std::io::Error::from_raw_os_error(errno).to_string()
+                }
+                ConnectFailure::Timeout => {
+                    format!("no answer within {} s", self.settings.connect_timeout)
+                }
             };
             self.debug.say(1, format_args!("server {} failed: {why}", target.code()));
         }
@@ -258,7 +294,8 @@ impl Relay<'_> {
             return;
         }
         let until = self.now + u64::from(seconds) * 1000;
-        if matches!(self.worker_table.blacklist(row, self.now), Blacklist::Until(longer) if longer >= until) {
+        if matches!(self.worker_table.blacklist(row, self.now), Blacklist::Until(longer) if longer >= until)
+        {
             // An operator took it out of service meanwhile.
             return;
         }
@@ -279,13 +316,15 @@ impl Relay<'_> {
             Blacklist::Clear | Blacklist::Until(_) => {}
             Blacklist::Expired | Blacklist::Probed => {
                 if self.worker_table.clear_blacklist(row) {
-                    self.supervisor.tell(Event::BackInUse { server: target.code() }, &mut self.counters);
+                    self.supervisor
+                        .tell(Event::BackInUse { server: target.code() }, &mut self.counters);
                 }
             }
         }
     }
 
-    /// No server can be used. The client is closed, unless one server has nothing against it but too many connects pending.
+    /// No server can be used. The client is closed, unless one server has nothing against it but
+    /// too many connects pending.
     pub(in crate::relay) fn unserved(&mut self, slot: u32) {
         let connection = &self.pool[slot];
         let is_client = connection.key.is_some();
@@ -314,8 +353,11 @@ impl Relay<'_> {
 
     /// Tells of clients that no server could be used for, unless some were told of just now.
     pub(in crate::relay) fn tell_unserved(&mut self) {
-        if self.counters.unserved > self.unserved_told && self.supervisor.may_tell(Rated::Unserved, self.now) {
-            let clients = self.counters.unserved - std::mem::replace(&mut self.unserved_told, self.counters.unserved);
+        if self.counters.unserved > self.unserved_told
+            && self.supervisor.may_tell(Rated::Unserved, self.now)
+        {
+            let clients = self.counters.unserved
+                - std::mem::replace(&mut self.unserved_told, self.counters.unserved);
             self.supervisor.tell(Event::Unserved { clients }, &mut self.counters);
         }
     }
@@ -345,7 +387,9 @@ impl Relay<'_> {
     fn resume_waiting(&mut self, slot: u32) {
         self.leave_waiting(slot);
         self.pool[slot].state = State::Connecting;
-        let Some(mut placement) = self.pool[slot].placement.take() else { return self.finish(slot) };
+        let Some(mut placement) = self.pool[slot].placement.take() else {
+            return self.finish(slot);
+        };
         placement.retry_held();
         let taken = self.take(slot, &mut placement);
         self.pool[slot].placement = Some(placement);

@@ -1,8 +1,9 @@
-//! Whose fault it is that a server cannot be connected to: one table over the system call and its errno. Pure.
+//! Whose fault it is that a server cannot be connected to: one table over the system call and its
+//! errno. Pure.
 //!
-//! A server that failed is left out for the blacklist time. An obstacle on the way to one server is no fault of that server, and
-//! no matter of the others: the next server is tried, and this one again soon. A machine that runs short has nothing for any
-//! server.
+//! A server that failed is left out for the blacklist time. An obstacle on the way to one server is
+//! no fault of that server, and no matter of the others: the next server is tried, and this one
+//! again soon. A machine that runs short has nothing for any server.
 
 use pen_ipc::message::Obstacle;
 use rustix::io::Errno;
@@ -42,8 +43,8 @@ pub enum Fault {
     Machine,
 }
 
-/// What an errno of a call means. Whatever is not known to be otherwise is the server's: then the next one is tried, and the
-/// administrator reads which server it was and why.
+/// What an errno of a call means. Whatever is not known to be otherwise is the server's: then the
+/// next one is tried, and the administrator reads which server it was and why.
 pub fn classify(call: Call, way: Way, errno: Errno) -> Fault {
     match (call, way, errno) {
         (_, _, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS) => Fault::Machine,
@@ -56,7 +57,9 @@ pub fn classify(call: Call, way: Way, errno: Errno) -> Fault {
         (Call::Connect, Way::Unix, Errno::AGAIN) => Fault::Obstacle(Obstacle::Backlog),
         (Call::Connect, Way::Unix, _) => Fault::Server,
         // Every port that this machine could use towards the server is in use.
-        (Call::Connect, _, Errno::ADDRNOTAVAIL | Errno::ADDRINUSE | Errno::AGAIN) => Fault::Obstacle(Obstacle::Ports),
+        (Call::Connect, _, Errno::ADDRNOTAVAIL | Errno::ADDRINUSE | Errno::AGAIN) => {
+            Fault::Obstacle(Obstacle::Ports)
+        }
         // No way leads from the source to the server: a loopback address, say.
         (Call::Connect, Way::IpFrom, Errno::INVAL) => Fault::Obstacle(Obstacle::Source),
         (Call::Connect, Way::Ip | Way::IpFrom, _) => Fault::Server,
@@ -71,7 +74,8 @@ mod tests {
     const CALLS: [Call; 4] = [Call::Socket, Call::Option, Call::Bind, Call::Connect];
     const WAYS: [Way; 3] = [Way::Ip, Way::IpFrom, Way::Unix];
 
-    /// What connect(2), ip(7), tcp(7), unix(7) and the kernel's tables of ICMP errors know, and no shortage.
+    /// What connect(2), ip(7), tcp(7), unix(7) and the kernel's tables of ICMP errors know, and no
+    /// shortage.
     const OTHERS: [Errno; 24] = [
         Errno::ACCESS,
         Errno::ADDRINUSE,
@@ -103,7 +107,11 @@ mod tests {
     fn descriptors_and_memory_are_the_machines() {
         for (call, way) in CALLS.into_iter().flat_map(|call| WAYS.map(|way| (call, way))) {
             for errno in MACHINE {
-                assert_eq!(classify(call, way, errno), Fault::Machine, "{call:?} {way:?} {errno:?}");
+                assert_eq!(
+                    classify(call, way, errno),
+                    Fault::Machine,
+                    "{call:?} {way:?} {errno:?}"
+                );
             }
         }
     }
@@ -125,7 +133,10 @@ mod tests {
         ];
         for (call, way) in CALLS.into_iter().flat_map(|call| WAYS.map(|way| (call, way))) {
             for errno in OTHERS {
-                let listed = obstacles.iter().find(|row| (row.0, row.1, row.2) == (call, way, errno)).map(|row| row.3);
+                let listed = obstacles
+                    .iter()
+                    .find(|row| (row.0, row.1, row.2) == (call, way, errno))
+                    .map(|row| row.3);
                 let expected = match (listed, call) {
                     (Some(obstacle), _) => Fault::Obstacle(obstacle),
                     // Nothing else is bound than a source.

@@ -1,7 +1,9 @@
-//! `idlers`: connections to servers that belong to no client, to see what servers do with idle connections.
+//! `idlers`: connections to servers that belong to no client, to see what servers do with idle
+//! connections.
 //!
-//! Each worker keeps its share of them. They are placed by round robin, count as connections in every way, and are opened again when they end: soon if
-//! they lived, more and more slowly while they do not.
+//! Each worker keeps its share of them. They are placed by round robin, count as connections in
+//! every way, and are opened again when they end: soon if they lived, more and more slowly while
+//! they do not.
 
 use pen_config::ids::ClientKey;
 
@@ -11,7 +13,8 @@ use crate::relay::transfer::pump;
 use crate::relay::upstream::connect::take_next;
 use crate::relay::upstream::select::Placement;
 
-/// Milliseconds until the next try after one that lived, or that could not be made for lack of room here.
+/// Milliseconds until the next try after one that lived, or that could not be made for lack of room
+/// here.
 const SOON: u64 = 100;
 
 /// Milliseconds between tries at most.
@@ -77,8 +80,11 @@ impl Relay<'_> {
         self.idlers.delay = SOON;
         let surplus = self.idlers.open.saturating_sub(self.idlers.wanted);
         if surplus > 0 {
-            let is_idler = |slot: &u32| self.pool[*slot].state != State::Free && self.pool[*slot].key.is_none();
-            let close: Vec<u32> = (0..self.pool.slots()).filter(is_idler).take(surplus as usize).collect();
+            let is_idler = |slot: &u32| {
+                self.pool[*slot].state != State::Free && self.pool[*slot].key.is_none()
+            };
+            let close: Vec<u32> =
+                (0..self.pool.slots()).filter(is_idler).take(surplus as usize).collect();
             close.into_iter().for_each(|slot| self.finish(slot));
         }
         self.open_idlers();
@@ -101,7 +107,9 @@ impl Relay<'_> {
 
     /// Begins to open one. False: there is no room for it, or no server.
     fn open_idler(&mut self) -> bool {
-        let Some(number) = self.worker_table.claim_connection(self.settings.connections_max) else { return false };
+        let Some(number) = self.worker_table.claim_connection(self.settings.connections_max) else {
+            return false;
+        };
         let slot = self.pool.take();
         let farm = self.farm();
         let mut placement = Placement::without_client(&self.settings, &farm);
@@ -146,8 +154,12 @@ mod tests {
     fn the_shares_add_up() {
         for workers in 1..=64 {
             for all in [0, 1, 2, 3, 63, 64, 65, 1000, u32::MAX] {
-                let shares: Vec<u32> = (0..workers).map(|worker| share(all, worker, workers)).collect();
-                assert_eq!(shares.iter().map(|share| u64::from(*share)).sum::<u64>(), u64::from(all));
+                let shares: Vec<u32> =
+                    (0..workers).map(|worker| share(all, worker, workers)).collect();
+                assert_eq!(
+                    shares.iter().map(|share| u64::from(*share)).sum::<u64>(),
+                    u64::from(all)
+                );
                 assert!(shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1);
             }
         }

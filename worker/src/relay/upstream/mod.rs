@@ -1,17 +1,20 @@
-//! What a worker alone knows of each server: how many of its connects are pending there, and what is in the way to it.
+//! What a worker alone knows of each server: how many of its connects are pending there, and what
+//! is in the way to it.
 //!
-//! At most `pending_max` connects to one server are under way in a worker. A server with that many is passed over, as a full one
-//! is. Connects that were begun in this very turn of the event loop say nothing of the server yet, so that a burst which a server
-//! answers at once is no reason to pass it over. Pure: turn and time are arguments.
+//! At most `pending_max` connects to one server are under way in a worker. A server with that many
+//! is passed over, as a full one is. Connects that were begun in this very turn of the event loop
+//! say nothing of the server yet, so that a burst which a server answers at once is no reason to
+//! pass it over. Pure: turn and time are arguments.
 
 use crate::relay::connection::Pool;
 use crate::relay::connection::timer_queue::{Queue, STEP};
 
-/// Milliseconds for which a server is passed over after no local port was free towards it: the kernel's search for one costs
-/// milliseconds.
+/// Milliseconds for which a server is passed over after no local port was free towards it: the
+/// kernel's search for one costs milliseconds.
 const WITHOUT_PORT: u64 = 100;
 
-/// Milliseconds between two messages that a server is passed over. The supervisor takes it for over if it hears none for twice as long.
+/// Milliseconds between two messages that a server is passed over. The supervisor takes it for over
+/// if it hears none for twice as long.
 const QUIET: u64 = 5_000;
 
 /// Why a server is passed over by this worker, and by it alone.
@@ -91,9 +94,11 @@ impl Upstreams {
     pub fn hindrance(&self, row: u32, most: u32, now: u64) -> Option<Hindrance> {
         match self.gate(row, most) {
             Gate::Shut => Some(Hindrance::Pending),
-            Gate::Open | Gate::NextTurn => {
-                self.rows.get(row as usize).filter(|server| server.ports_from > now).map(|_| Hindrance::Ports)
-            }
+            Gate::Open | Gate::NextTurn => self
+                .rows
+                .get(row as usize)
+                .filter(|server| server.ports_from > now)
+                .map(|_| Hindrance::Ports),
         }
     }
 
@@ -155,13 +160,19 @@ impl Upstreams {
 
     /// A server was connected to. Whether that is to be told.
     pub fn is_reached(&mut self, row: u32, now: u64) -> bool {
-        let reached = self.rows.get_mut(row as usize).filter(|server| server.is_awaited && server.ports_from <= now);
+        let reached = self
+            .rows
+            .get_mut(row as usize)
+            .filter(|server| server.is_awaited && server.ports_from <= now);
         reached.is_some_and(|server| std::mem::take(&mut server.is_awaited))
     }
 
-    /// A client was passed on because too many connects to a server are pending. Whether that is new.
+    /// A client was passed on because too many connects to a server are pending. Whether that is
+    /// new.
     pub fn shut(&mut self, row: u32) -> bool {
-        self.rows.get_mut(row as usize).is_some_and(|server| !std::mem::replace(&mut server.is_shut, true))
+        self.rows
+            .get_mut(row as usize)
+            .is_some_and(|server| !std::mem::replace(&mut server.is_shut, true))
     }
 
     /// Whether a client was passed on so, and too many are still pending.
@@ -185,7 +196,9 @@ impl Upstreams {
 
     /// Whether it is time to tell that a server is passed over.
     pub fn is_untold(&self, row: u32, now: u64) -> bool {
-        self.rows.get(row as usize).is_some_and(|server| server.told_at.is_none_or(|told| now >= told + QUIET))
+        self.rows
+            .get(row as usize)
+            .is_some_and(|server| server.told_at.is_none_or(|told| now >= told + QUIET))
     }
 
     /// Has a connection wait for a connect to a server to end. False: there is no such server.
@@ -259,10 +272,17 @@ mod tests {
         servers.begin(0);
         assert_eq!((servers.gate(0, 2), servers.hindrance(0, 2, 0)), (Gate::NextTurn, None));
         servers.next_turn();
-        assert_eq!((servers.gate(0, 2), servers.hindrance(0, 2, 0)), (Gate::Shut, Some(Hindrance::Pending)));
+        assert_eq!(
+            (servers.gate(0, 2), servers.hindrance(0, 2, 0)),
+            (Gate::Shut, Some(Hindrance::Pending))
+        );
         assert_eq!((servers.gate(1, 2), servers.gate(9, 2)), (Gate::Open, Gate::Open));
         servers.end(0);
-        assert_eq!((servers.gate(0, 2), servers.gate(0, 0)), (Gate::Open, Gate::Shut), "1 at least");
+        assert_eq!(
+            (servers.gate(0, 2), servers.gate(0, 0)),
+            (Gate::Open, Gate::Shut),
+            "1 at least"
+        );
         servers.end(0);
         servers.end(0);
         assert_eq!(servers.gate(0, 0), Gate::Open);
@@ -284,11 +304,17 @@ mod tests {
         let mut servers = Upstreams::new(1);
         assert!(servers.is_untold(0, 5) && !servers.is_reached(0, 5));
         assert!(servers.may_tell(0, 5) && !servers.may_tell(0, QUIET));
-        assert!(!servers.is_untold(0, QUIET) && servers.is_untold(0, QUIET + 5) && servers.may_tell(0, QUIET + 5));
+        assert!(
+            !servers.is_untold(0, QUIET)
+                && servers.is_untold(0, QUIET + 5)
+                && servers.may_tell(0, QUIET + 5)
+        );
         servers.lacks_port(0, 5);
         servers.await_connect(0);
         assert!(!servers.is_reached(0, 5), "a connect that was under way before");
-        assert!(servers.is_reached(0, 5 + WITHOUT_PORT) && !servers.is_reached(0, 5 + WITHOUT_PORT));
+        assert!(
+            servers.is_reached(0, 5 + WITHOUT_PORT) && !servers.is_reached(0, 5 + WITHOUT_PORT)
+        );
     }
 
     #[test]
@@ -311,7 +337,10 @@ mod tests {
             assert!(servers.wait(&mut pool, slot, n as u32 % 2, 10 * n as u64));
         }
         assert!(!servers.wait(&mut pool, 0, 2, 0));
-        assert_eq!((servers.next_deadline(&pool, 5), servers.overdue(&pool, 5, 14)), (Some(5), Some(slots[0])));
+        assert_eq!(
+            (servers.next_deadline(&pool, 5), servers.overdue(&pool, 5, 14)),
+            (Some(5), Some(slots[0]))
+        );
         servers.begin(1);
         servers.end(1);
         assert!(servers.has_due());

@@ -1,6 +1,7 @@
 //! The configuration file: one command per line.
 //!
-//! Pure: the text comes in, commands go out. What the commands mean, and which file an `include` names, is for the caller.
+//! Pure: the text comes in, commands go out. What the commands mean, and which file an `include`
+//! names, is for the caller.
 
 use crate::command;
 use crate::command::{Command, MAX_LINE};
@@ -56,18 +57,26 @@ fn one(line: &[u8]) -> Result<(Command, Option<&'static str>), String> {
         return Err(command::CommandError::TooLong.to_string());
     }
     // A comment may be in any encoding.
-    let line = str::from_utf8(&line[..command::before_comment(line)]).map_err(|_| "not valid UTF-8".to_owned())?;
+    let line = str::from_utf8(&line[..command::before_comment(line)])
+        .map_err(|_| "not valid UTF-8".to_owned())?;
     if is_unset_server(line) {
-        return Ok((Command::Nothing, Some("skipped: a server without an address, as the original writes one")));
+        return Ok((
+            Command::Nothing,
+            Some("skipped: a server without an address, as the original writes one"),
+        ));
     }
     command::parse_configuration(line).map(|command| (command, None))
 }
 
-/// The original writes `address (unknown address family 0` for a number that was never given an address.
+/// The original writes `address (unknown address family 0` for a number that was never given an
+/// address.
 fn is_unset_server(line: &str) -> bool {
     let mut words = line.split_ascii_whitespace();
     words.next() == Some("server")
-        && words.skip_while(|word| *word != "address").nth(1).is_some_and(|value| value.starts_with("(unknown"))
+        && words
+            .skip_while(|word| *word != "address")
+            .nth(1)
+            .is_some_and(|value| value.starts_with("(unknown"))
 }
 
 #[cfg(test)]

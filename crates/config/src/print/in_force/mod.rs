@@ -1,6 +1,8 @@
-//! All that is in force, as commands of a configuration file: what `show` and `--check --show` print.
+//! All that is in force, as commands of a configuration file: what `show` and `--check --show`
+//! print.
 //!
-//! Unlike what `write` writes, nothing is left out because it is the default or stands on the command line.
+//! Unlike what `write` writes, nothing is left out because it is the default or stands on the
+//! command line.
 
 use std::path::Path;
 
@@ -31,7 +33,8 @@ pub struct InForce<'a> {
 }
 
 impl InForce<'_> {
-    /// A line for each command that says it, or only those of the setting called `word`, behind which a number may stand.
+    /// A line for each command that says it, or only those of the setting called `word`, behind
+    /// which a number may stand.
     pub fn text(&self, word: Option<&str>) -> String {
         // Two words for one thing.
         let word = word.map(|word| if word == "status_file" { "web_stats" } else { word });
@@ -61,7 +64,10 @@ impl InForce<'_> {
         all.extend(tls(&settings.tls));
         all.extend(print::access_lists(settings));
         all.push(self.log.map_or(Command::NoLog, |target| Command::Log(Some(target.clone()))));
-        all.push(self.status_file.map_or(Command::NoWebStats, |path| Command::WebStats(Some(path.into()))));
+        all.push(
+            self.status_file
+                .map_or(Command::NoWebStats, |path| Command::WebStats(Some(path.into()))),
+        );
         all.push(Command::Source(settings.source));
         all.push(Command::SocketBuffers(BufferSide::Client, settings.buffers.client));
         all.push(Command::SocketBuffers(BufferSide::Server, settings.buffers.server));
@@ -115,7 +121,8 @@ fn switches(settings: &Settings) -> impl Iterator<Item = (Switch, bool)> + use<>
 }
 
 fn tls(tls: &Tls) -> [Command; 7] {
-    let suites = (!tls.suites.is_empty()).then(|| SuiteList { suites: tls.suites.clone(), unknown: Vec::new() });
+    let suites = (!tls.suites.is_empty())
+        .then(|| SuiteList { suites: tls.suites.clone(), unknown: Vec::new() });
     [
         certificate(tls),
         client_ca(tls),

@@ -69,11 +69,21 @@ impl State {
 
 fn state() -> impl Strategy<Value = State> {
     let log = of("/[a-z]{1,9}".prop_map(|path| LogTarget::File(path.into())));
-    let beside = (log, of("/[a-z]{1,9}"), 1u32..=64, any::<bool>(), vec(strategies::startup(), 0..9));
-    (strategies::settings(), beside).prop_map(|(settings, (log, status_file, workers, servers_only, said))| {
-        let startup = one_of_each(&said);
-        State { settings, startup, log, status_file: status_file.map(Into::into), workers, servers_only }
-    })
+    let beside =
+        (log, of("/[a-z]{1,9}"), 1u32..=64, any::<bool>(), vec(strategies::startup(), 0..9));
+    (strategies::settings(), beside).prop_map(
+        |(settings, (log, status_file, workers, servers_only, said))| {
+            let startup = one_of_each(&said);
+            State {
+                settings,
+                startup,
+                log,
+                status_file: status_file.map(Into::into),
+                workers,
+                servers_only,
+            }
+        },
+    )
 }
 
 /// The last of each kind.
@@ -126,13 +136,24 @@ fn every_command_is_a_setting_that_is_shown_or_none() {
     let server = Server::at(Address::Unix("/a".into()));
     let settings = Settings { servers: vec![None, Some(server)], ..Settings::default() };
     let (log, status_file, workers, servers_only, listen) = (None, None, 2, false, &local());
-    let plain = InForce { settings: &settings, startup: &startup, listen, log, status_file, workers, servers_only };
+    let plain = InForce {
+        settings: &settings,
+        startup: &startup,
+        listen,
+        log,
+        status_file,
+        workers,
+        servers_only,
+    };
     for word in SETTINGS {
         let text = plain.text(Some(word));
         let word = if *word == "status_file" { "web_stats" } else { word };
         assert!(!text.is_empty(), "{word} is shown");
         for line in text.lines() {
-            assert!(line.strip_prefix("no ").unwrap_or(line).split(' ').next() == Some(word), "{line}");
+            assert!(
+                line.strip_prefix("no ").unwrap_or(line).split(' ').next() == Some(word),
+                "{line}"
+            );
             parse(line).unwrap();
         }
         assert!(plain.text(None).contains(&text) || word == "proxy_protocol", "{word}");

@@ -36,16 +36,24 @@ use Fate::{Fails, Killed, Works};
 
 type Trial = (&'static str, fn() -> io::Result<()>, [Fate; 8]);
 
-/// What is tried, and what comes of it in a worker, the examiner of TLS, the control process, the resolver, an opener,
-/// a writer, a reader and a reporter.
+/// What is tried, and what comes of it in a worker, the examiner of TLS, the control process, the
+/// resolver, an opener, a writer, a reader and a reporter.
 const TRIALS: &[Trial] = &[
-    ("open", || File::open("/etc/passwd").map(drop), [Fails, Fails, Works, Works, Works, Works, Works, Works]),
+    (
+        "open",
+        || File::open("/etc/passwd").map(drop),
+        [Fails, Fails, Works, Works, Works, Works, Works, Works],
+    ),
     (
         "make a file",
         || made(File::create("/tmp/pen-trial").map(drop)),
         [Fails, Fails, Works, Killed, Works, Works, Killed, Works],
     ),
-    ("list a directory", || fs::read_dir("/").map(drop), [Fails, Fails, Fails, Works, Fails, Fails, Works, Fails]),
+    (
+        "list a directory",
+        || fs::read_dir("/").map(drop),
+        [Fails, Fails, Fails, Works, Fails, Fails, Works, Fails],
+    ),
     ("make a directory", || fs::create_dir("/tmp/pen-trial.d"), [Killed; 8]),
     ("make a link", || std::os::unix::fs::symlink("/etc/shadow", "/tmp/pen-trial.l"), [Killed; 8]),
     ("make a fifo", fifo, [Killed; 8]),
@@ -55,7 +63,11 @@ const TRIALS: &[Trial] = &[
     ("be traced", || Ok(ptrace::traceme()?), [Killed; 8]),
     ("signal another process", || Ok(kill(getppid(), None)?), [Killed; 8]),
     ("signal a thread of another process", tgkill, [Killed; 8]),
-    ("become root", || Ok(setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0))?), [Killed; 8]),
+    (
+        "become root",
+        || Ok(setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0))?),
+        [Killed; 8],
+    ),
     ("change the root directory", || Ok(chroot("/")?), [Killed; 8]),
     ("have a user namespace", || Ok(unshare(CloneFlags::CLONE_NEWUSER)?), [Killed; 8]),
     ("leave a core", || Ok(prctl::set_dumpable(true)?), [Killed; 8]),
@@ -74,20 +86,38 @@ const TRIALS: &[Trial] = &[
         || socket(Domain::IPV4, Type::STREAM, None),
         [Works, Killed, Killed, Works, Killed, Killed, Killed, Killed],
     ),
-    ("have Multipath TCP", || socket(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)), [Killed; 8]),
+    (
+        "have Multipath TCP",
+        || socket(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)),
+        [Killed; 8],
+    ),
     ("have raw IP", || socket(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)), [Killed; 8]),
     ("have packets", || socket(Domain::PACKET, Type::RAW, None), [Killed; 8]),
     ("have vsock", || socket(Domain::VSOCK, Type::STREAM, None), [Killed; 8]),
     (
         "have a packet filter",
-        || socket(Domain::from(libc::AF_NETLINK), Type::RAW, Some(Protocol::from(libc::NETLINK_NETFILTER))),
+        || {
+            socket(
+                Domain::from(libc::AF_NETLINK),
+                Type::RAW,
+                Some(Protocol::from(libc::NETLINK_NETFILTER)),
+            )
+        },
         [Killed; 8],
     ),
-    ("take a port", || bind(10_007), [Fails, Killed, Killed, Fails, Killed, Killed, Killed, Killed]),
+    (
+        "take a port",
+        || bind(10_007),
+        [Fails, Killed, Killed, Fails, Killed, Killed, Killed, Killed],
+    ),
     ("take an address", || bind(0), [Works, Killed, Killed, Fails, Killed, Killed, Killed, Killed]),
     ("connect", connect, [Works, Killed, Killed, Works, Killed, Killed, Killed, Killed]),
     ("lock a file", lock, [Killed, Killed, Killed, Killed, Killed, Works, Killed, Works]),
-    ("have others wait", others_wait, [Killed, Killed, Works, Works, Killed, Killed, Killed, Killed]),
+    (
+        "have others wait",
+        others_wait,
+        [Killed, Killed, Works, Works, Killed, Killed, Killed, Killed],
+    ),
     ("panic", || panic!("on purpose"), [Fails; 8]),
 ];
 
@@ -132,16 +162,24 @@ fn connect() -> io::Result<()> {
 #[test]
 fn what_a_stranger_tries_fails_in_every_process() {
     let mut wrong = Vec::new();
-    let trials =
-        TRIALS.iter().flat_map(|trial| KINDS.iter().zip(trial.2).map(move |(kind, fate)| (trial.0, *kind, fate)));
+    let trials = TRIALS.iter().flat_map(|trial| {
+        KINDS.iter().zip(trial.2).map(move |(kind, fate)| (trial.0, *kind, fate))
+    });
     for (name, kind, expected) in trials {
         let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "jail::sandbox::tests::inside::trial", "--nocapture", "--test-threads=1", "--quiet"])
+            .args([
+                "--exact",
+                "jail::sandbox::tests::inside::trial",
+                "--nocapture",
+                "--test-threads=1",
+                "--quiet",
+            ])
             .env(TRIAL, format!("{name}/{kind:?}"))
             .stdin(Stdio::null())
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
         if said.contains(INCOMPLETE) {
             eprintln!("skipped: {said}");
             return;
@@ -195,8 +233,12 @@ fn trial() {
 
 fn identity() -> Identity {
     match geteuid().is_root() {
-        true => Identity { uid: Uid::from_raw(65534), gid: Gid::from_raw(65534), groups: Vec::new() },
-        false => Identity { uid: geteuid(), gid: nix::unistd::getegid(), groups: getgroups().unwrap() },
+        true => {
+            Identity { uid: Uid::from_raw(65534), gid: Gid::from_raw(65534), groups: Vec::new() }
+        }
+        false => {
+            Identity { uid: geteuid(), gid: nix::unistd::getegid(), groups: getgroups().unwrap() }
+        }
     }
 }
 

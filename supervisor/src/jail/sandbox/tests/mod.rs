@@ -74,11 +74,15 @@ fn what_jailed_processes_need_is_not_denied_to_their_parent() {
 
 #[test]
 fn a_relay_has_no_file_and_no_process() {
-    for call in [libc::SYS_openat, libc::SYS_statx, libc::SYS_clone, libc::SYS_clone3, libc::SYS_listen] {
+    for call in
+        [libc::SYS_openat, libc::SYS_statx, libc::SYS_clone, libc::SYS_clone3, libc::SYS_listen]
+    {
         assert!(!allowed(Kind::Relay, call));
     }
     assert!(Kind::Relay.calls(1).refused.contains(&libc::SYS_openat));
-    assert!(!allowed(Kind::Control, libc::SYS_socket) && !allowed(Kind::Control, libc::SYS_connect));
+    assert!(
+        !allowed(Kind::Control, libc::SYS_socket) && !allowed(Kind::Control, libc::SYS_connect)
+    );
 }
 
 #[test]
@@ -93,5 +97,7 @@ fn a_unix_server_needs_the_root_directory() {
     assert!(sandbox.unreachable(&before, &settings).unwrap().contains("/run/server.sock"));
     assert!(sandbox.unreachable(&settings, &settings).is_none());
     assert!(sandbox.suit(&settings).unwrap().contains("/run/server.sock"));
-    assert!(sandbox.root(Kind::Relay).is_none() && sandbox.unreachable(&before, &settings).is_none());
+    assert!(
+        sandbox.root(Kind::Relay).is_none() && sandbox.unreachable(&before, &settings).is_none()
+    );
 }

@@ -1,9 +1,11 @@
-//! What a head says, and what is refused, told by examples. What becomes of the lines is told by the tests of the whole exchange.
+//! What a head says, and what is refused, told by examples. What becomes of the lines is told by
+//! the tests of the whole exchange.
 
 use crate::relay::http::request::*;
 
 fn read(head: &str) -> Result<Request, Refusal> {
-    let (sender, mut out) = (Sender { address: "10.0.0.1".into(), https: false }, b"before".to_vec());
+    let (sender, mut out) =
+        (Sender { address: "10.0.0.1".into(), https: false }, b"before".to_vec());
     let request = rebuild(head.as_bytes(), &sender, &mut out);
     let end: &[u8] = if head.contains('\r') { b"10.0.0.1\r\n\r\n" } else { b"10.0.0.1\n\n" };
     match request {
@@ -15,18 +17,27 @@ fn read(head: &str) -> Result<Request, Refusal> {
 
 #[test]
 fn requests_say_what_follows_them() {
-    let plain = || Request { body: Body::Length(0), asks: Asks::Answer, protocols: "".into(), ends: false };
+    let plain =
+        || Request { body: Body::Length(0), asks: Asks::Answer, protocols: "".into(), ends: false };
     assert_eq!(read("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), Ok(plain()));
     assert_eq!(read("x-odd!method /~ HTTP/1.0\n\n"), Ok(plain()));
     assert_eq!(read("OPTIONS * HTTP/1.1\r\n\r\n"), Ok(plain()));
     assert_eq!(read("GET http://h/x?y HTTP/1.1\r\n\r\n"), Ok(plain()));
     assert_eq!(read("HEAD / HTTP/1.1\r\n\r\n"), Ok(Request { asks: Asks::Head, ..plain() }));
     assert_eq!(read("CONNECT a:1 HTTP/1.1\r\n\r\n"), Ok(Request { asks: Asks::Tunnel, ..plain() }));
-    assert_eq!(read("CONNECT [::1]:1 HTTP/1.1\r\n\r\n"), Ok(Request { asks: Asks::Tunnel, ..plain() }));
-    let asks = |protocols: &str| Request { asks: Asks::Upgrade, protocols: protocols.into(), ..plain() };
-    assert_eq!(read("GET / HTTP/1.1\r\nupgrade: x\r\nUpgrade: y/1, h2c\r\n\r\n"), Ok(asks("x,y/1")));
+    assert_eq!(
+        read("CONNECT [::1]:1 HTTP/1.1\r\n\r\n"),
+        Ok(Request { asks: Asks::Tunnel, ..plain() })
+    );
+    let asks =
+        |protocols: &str| Request { asks: Asks::Upgrade, protocols: protocols.into(), ..plain() };
+    assert_eq!(
+        read("GET / HTTP/1.1\r\nupgrade: x\r\nUpgrade: y/1, h2c\r\n\r\n"),
+        Ok(asks("x,y/1"))
+    );
     assert_eq!(read("GET / HTTP/1.1\r\nUpgrade: h2c\r\n\r\n"), Ok(plain()));
-    let long = "PUT / HTTP/1.1\r\ncontent-length: 12 \r\nX-FORWARDED-proto: x\r\nExpect: 100-Continue\r\n\r\n";
+    let long = "PUT / HTTP/1.1\r\ncontent-length: 12 \r\nX-FORWARDED-proto: x\r\nExpect: \
+        100-Continue\r\n\r\n";
     assert_eq!(read(long), Ok(Request { body: Body::Length(12), ..plain() }));
     let chunked = "PUT / HTTP/1.1\r\nTRANSFER-ENCODING:\tChunked\r\n\r\n";
     assert_eq!(read(chunked), Ok(Request { body: Body::chunked(), ..plain() }));

@@ -1,6 +1,8 @@
-//! The PROXY protocol, versions 1 and 2: who a connection comes from, said in front of its first byte by whoever passed it on.
+//! The PROXY protocol, versions 1 and 2: who a connection comes from, said in front of its first
+//! byte by whoever passed it on.
 //!
-//! Source: "The PROXY protocol", proxy-protocol.txt of HAProxy 2.8 and later. Pure: bytes in, addresses out, and back.
+//! Source: "The PROXY protocol", proxy-protocol.txt of HAProxy 2.8 and later. Pure: bytes in,
+//! addresses out, and back.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -43,7 +45,8 @@ const TCP6: u8 = 0x21;
 /// Nothing that could be said.
 const UNSPECIFIED: u8 = 0x00;
 
-/// Both addresses in the family in which a header can say them: IPv4 if both are, mapped ones included.
+/// Both addresses in the family in which a header can say them: IPv4 if both are, mapped ones
+/// included.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Pair {
     V4([std::net::Ipv4Addr; 2]),
@@ -92,7 +95,8 @@ mod tests {
         assert_eq!(v1(Some(&mixed)), "PROXY TCP6 ::ffff:192.168.0.1 ::1 2 3\r\n");
         assert_eq!(v1(None), "PROXY UNKNOWN\r\n");
         let v2 = |origin| written(ProxyOut::V2, origin);
-        let wanted = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c\xc0\xa8\x00\x01\xc0\xa8\x00\x0b\xdc\x04\x01\xbb";
+        let wanted =
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c\xc0\xa8\x00\x01\xc0\xa8\x00\x0b\xdc\x04\x01\xbb";
         assert_eq!(v2(Some(&v4)), wanted);
         assert_eq!(v2(Some(&mapped)), wanted);
         let mut wanted = b"\r\n\r\n\0\r\nQUIT\n\x21\x21\x00\x24\x20\x01\x0d\xb8".to_vec();
@@ -106,7 +110,10 @@ mod tests {
     }
 
     fn address() -> impl Strategy<Value = IpAddr> {
-        prop_oneof![any::<IpAddr>(), any::<std::net::Ipv4Addr>().prop_map(|ip| ip.to_ipv6_mapped().into())]
+        prop_oneof![
+            any::<IpAddr>(),
+            any::<std::net::Ipv4Addr>().prop_map(|ip| ip.to_ipv6_mapped().into())
+        ]
     }
 
     proptest! {

@@ -7,7 +7,8 @@ use crate::relay::preface::proxy::{FIXED, LOCAL, Origin, PROXY, SIGNATURE, TCP4,
 /// Most bytes of a header of version 1, its CR LF included.
 const LINE: usize = 107;
 
-/// Most bytes of any header. Version 2 could say up to 64 KiB of extensions; this is room for a certificate's names and more.
+/// Most bytes of any header. Version 2 could say up to 64 KiB of extensions; this is room for a
+/// certificate's names and more.
 pub const MOST: usize = 4096;
 
 /// Why bytes are no header.
@@ -23,13 +24,15 @@ pub enum Bad {
     Length,
 }
 
-/// Reads the header at the start of `bytes`: its length, and what it says; nothing of the latter if it does not say it (UNKNOWN, LOCAL, a
-/// family without IP addresses), in which case the connection's own addresses stay. None: it is not whole yet. Extensions are skipped.
+/// Reads the header at the start of `bytes`: its length, and what it says; nothing of the latter if
+/// it does not say it (UNKNOWN, LOCAL, a family without IP addresses), in which case the
+/// connection's own addresses stay. None: it is not whole yet. Extensions are skipped.
 ///
 /// # Errors
 /// It is no header, and more bytes will not make it one.
 pub fn read(bytes: &[u8]) -> Result<Option<(usize, Option<Origin>)>, Bad> {
-    let begins_with = |beginning: &[u8]| bytes.iter().zip(beginning).all(|(found, wanted)| found == wanted);
+    let begins_with =
+        |beginning: &[u8]| bytes.iter().zip(beginning).all(|(found, wanted)| found == wanted);
     if begins_with(WORD) {
         line(bytes)
     } else if begins_with(&SIGNATURE) {
@@ -47,21 +50,24 @@ fn line(bytes: &[u8]) -> Result<Option<(usize, Option<Origin>)>, Bad> {
     };
     let line = head[..line_feed].strip_suffix(b"\r").ok_or(Bad::Line)?;
     let end = line.len();
-    let text = line.get(WORD.len()..).and_then(|text| std::str::from_utf8(text).ok()).ok_or(Bad::Line)?;
+    let text =
+        line.get(WORD.len()..).and_then(|text| std::str::from_utf8(text).ok()).ok_or(Bad::Line)?;
     let mut words = text.split(' ');
     let family = words.next().unwrap_or_default();
     if family == "UNKNOWN" {
         return Ok(Some((end + 2, None)));
     }
     let mut word = || words.next().ok_or(Bad::Line);
-    let [client, local] = [word()?, word()?].map(|text| text.parse::<IpAddr>().ok().filter(|ip| is_of(family, ip)));
+    let [client, local] =
+        [word()?, word()?].map(|text| text.parse::<IpAddr>().ok().filter(|ip| is_of(family, ip)));
     let [client_port, local_port] = [word()?, word()?].map(port);
     if words.next().is_some() {
         return Err(Bad::Line);
     }
     match (client, local, client_port, local_port) {
         (Some(client), Some(local), Some(client_port), Some(local_port)) => {
-            let (client, local) = (SocketAddr::new(client, client_port), SocketAddr::new(local, local_port));
+            let (client, local) =
+                (SocketAddr::new(client, client_port), SocketAddr::new(local, local_port));
             Ok(Some((end + 2, Some(Origin { client, local }))))
         }
         _ => Err(Bad::Line),
@@ -78,7 +84,8 @@ fn is_of(family: &str, ip: &IpAddr) -> bool {
 
 /// A port: digits without a leading zero.
 fn port(text: &str) -> Option<u16> {
-    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    let is_plain =
+        text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
     text.parse().ok().filter(|_| is_plain)
 }
 
@@ -198,7 +205,14 @@ mod tests {
         let long = format!("PROXY UNKNOWN {}", "f".repeat(93));
         assert_eq!(read(&long.as_bytes()[..LINE - 1]), Ok(None));
         assert_eq!(read(&long.as_bytes()[..LINE]), Err(Bad::Line));
-        for bytes in [&b"GET / HTTP/1.1\r\n"[..], b"P ", b"PROXZ", b"\r\n\r\n\0\r\nQUIT\r", b"\n", b"\x16\x03\x01"] {
+        for bytes in [
+            &b"GET / HTTP/1.1\r\n"[..],
+            b"P ",
+            b"PROXZ",
+            b"\r\n\r\n\0\r\nQUIT\r",
+            b"\n",
+            b"\x16\x03\x01",
+        ] {
             assert_eq!(read(bytes), Err(Bad::Beginning));
         }
     }
@@ -217,7 +231,10 @@ mod tests {
         let most = vec![0; MOST - FIXED];
         for (bytes, expected) in [
             (header(PROXY, TCP4, &v4), origin("1.2.3.4:9", "5.6.7.8:65535")),
-            (header(PROXY, TCP4, &[&v4[..], &extension].concat()), origin("1.2.3.4:9", "5.6.7.8:65535")),
+            (
+                header(PROXY, TCP4, &[&v4[..], &extension].concat()),
+                origin("1.2.3.4:9", "5.6.7.8:65535"),
+            ),
             (header(PROXY, TCP6, &v6), origin("[::1]:3", "[::2]:4")),
             // A health check; its addresses, if any, say nothing.
             (header(LOCAL, UNSPECIFIED, b""), None),

@@ -4,9 +4,12 @@ use std::io::Write;
 
 use pen_config::proxy::ProxyOut;
 
-use crate::relay::preface::proxy::{FIXED, Origin, PROXY, Pair, SIGNATURE, TCP4, TCP6, UNSPECIFIED};
+use crate::relay::preface::proxy::{
+    FIXED, Origin, PROXY, Pair, SIGNATURE, TCP4, TCP6, UNSPECIFIED,
+};
 
-/// Writes the header of a connection that is passed on; nothing is known of one behind a Unix socket.
+/// Writes the header of a connection that is passed on; nothing is known of one behind a Unix
+/// socket.
 pub fn write(version: ProxyOut, origin: Option<&Origin>, out: &mut Vec<u8>) {
     match version {
         ProxyOut::Off => {}
@@ -17,10 +20,15 @@ pub fn write(version: ProxyOut, origin: Option<&Origin>, out: &mut Vec<u8>) {
 
 fn line(origin: Option<&Origin>, out: &mut Vec<u8>) {
     // Writing to a Vec does not fail.
-    let _ = match origin.map(|origin| (Pair::of(origin), origin.client.port(), origin.local.port())) {
+    let _ = match origin.map(|origin| (Pair::of(origin), origin.client.port(), origin.local.port()))
+    {
         None => write!(out, "PROXY UNKNOWN\r\n"),
-        Some((Pair::V4([client, local]), from, to)) => write!(out, "PROXY TCP4 {client} {local} {from} {to}\r\n"),
-        Some((Pair::V6([client, local]), from, to)) => write!(out, "PROXY TCP6 {client} {local} {from} {to}\r\n"),
+        Some((Pair::V4([client, local]), from, to)) => {
+            write!(out, "PROXY TCP4 {client} {local} {from} {to}\r\n")
+        }
+        Some((Pair::V6([client, local]), from, to)) => {
+            write!(out, "PROXY TCP6 {client} {local} {from} {to}\r\n")
+        }
     };
 }
 

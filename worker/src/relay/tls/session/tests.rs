@@ -9,7 +9,10 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, SupportedProtocolVersion};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme,
+    SupportedProtocolVersion,
+};
 
 use crate::relay::tls::keyring;
 use crate::relay::tls::material::Material;
@@ -18,10 +21,17 @@ use crate::relay::tls::tickets::Secrets;
 
 fn keyring() -> Arc<Keyring> {
     let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec!["localhost".into()]).unwrap().self_signed(&key).unwrap();
+    let certificate =
+        CertificateParams::new(vec!["localhost".into()]).unwrap().self_signed(&key).unwrap();
     let text = format!("{}{}", certificate.pem(), key.serialize_pem());
-    let part = Part { role: Role::Certificate, path: "cert.pem".into(), offset: 0, length: text.len() as u64 };
-    let index = Index { serial: 1, required: false, tls12: true, suites: Vec::new(), files: vec![part] };
+    let part = Part {
+        role: Role::Certificate,
+        path: "cert.pem".into(),
+        offset: 0,
+        length: text.len() as u64,
+    };
+    let index =
+        Index { serial: 1, required: false, tls12: true, suites: Vec::new(), files: vec![part] };
     let memory = memfd_create("tls", MemfdFlags::CLOEXEC).unwrap();
     for bytes in [text.as_bytes(), &index.encode().unwrap()] {
         assert_eq!(rustix::io::write(&memory, bytes).unwrap(), bytes.len());
@@ -72,8 +82,10 @@ impl ServerCertVerifier for Trusting {
 fn client(version: &'static SupportedProtocolVersion) -> ClientConnection {
     let config = ClientConfig::builder_with_provider(Arc::new(provider::default_provider()));
     let config = config.with_protocol_versions(&[version]).unwrap().dangerous();
-    let config = config.with_custom_certificate_verifier(Arc::new(Trusting(provider::default_provider())));
-    ClientConnection::new(Arc::new(config.with_no_client_auth()), "localhost".try_into().unwrap()).unwrap()
+    let config =
+        config.with_custom_certificate_verifier(Arc::new(Trusting(provider::default_provider())));
+    ClientConnection::new(Arc::new(config.with_no_client_auth()), "localhost".try_into().unwrap())
+        .unwrap()
 }
 
 /// The worker's side.
@@ -146,7 +158,9 @@ fn bytes_may_come_one_by_one() {
         let mut got = Vec::new();
         client.reader().read_to_end(&mut got).unwrap();
         assert_eq!(got, b"answer");
-        assert!(side.session.is_closed() && side.session.encrypt(b"more", &mut side.cipher).is_none());
+        assert!(
+            side.session.is_closed() && side.session.encrypt(b"more", &mut side.cipher).is_none()
+        );
     }
 }
 
@@ -184,7 +198,8 @@ fn no_bent_byte_does_more_harm_than_ending_the_session() {
         }
         for (flight, length) in flights.into_iter().enumerate() {
             for position in 0..length {
-                // Each place of the first flight costs a handshake of the client; a part of them will do.
+                // Each place of the first flight costs a handshake of the client; a part of them
+                // will do.
                 if position > 64 && position % 7 != 0 {
                     continue;
                 }

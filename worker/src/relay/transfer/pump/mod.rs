@@ -1,12 +1,14 @@
 //! Moves bytes from one end of a connection to the other, until the kernel says that it must wait.
 //!
-//! Little data is copied through one buffer that all connections of the worker share; bytes stay with a connection only while
-//! the receiving end takes none. A direction that keeps carrying much is switched to splice(2) through a pipe from a pool,
-//! and back when it carries little again: a pipe saves the copies but costs system calls.
+//! Little data is copied through one buffer that all connections of the worker share; bytes stay
+//! with a connection only while the receiving end takes none. A direction that keeps carrying much
+//! is switched to splice(2) through a pipe from a pool, and back when it carries little again: a
+//! pipe saves the copies but costs system calls.
 //!
-//! Epoll is edge-triggered here: an end is asked again only after an event said so, hence `readable` of [`End`] is cleared
-//! only on the kernel's word, or where a second look is sure to follow (`second_look`). The number of rounds is bounded so that one busy connection does not keep the others
-//! waiting; whoever has more to move is told so and must come back by itself.
+//! Epoll is edge-triggered here: an end is asked again only after an event said so, hence
+//! `readable` of [`End`] is cleared only on the kernel's word, or where a second look is sure to
+//! follow (`second_look`). The number of rounds is bounded so that one busy connection does not
+//! keep the others waiting; whoever has more to move is told so and must come back by itself.
 
 use rustix::net::SendFlags;
 
@@ -16,7 +18,8 @@ use crate::relay::http::{Exchange, Turn};
 use crate::relay::tls::Cipher;
 use crate::relay::transfer::splice::{Pipes, drain, fill};
 
-/// Bytes of the shared buffer: reads of this size cost about half as much per byte as reads of 64 KiB.
+/// Bytes of the shared buffer: reads of this size cost about half as much per byte as reads of 64
+/// KiB.
 pub const BUFFER: usize = 256 * 1024;
 
 /// Rounds of reading and sending before others get their turn.
@@ -38,9 +41,14 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// The tools of one worker, which may have so many pipes. The buffer takes memory only as far as reads fill it.
+    /// The tools of one worker, which may have so many pipes. The buffer takes memory only as far
+    /// as reads fill it.
     pub fn new(most_pipes: usize) -> Tools {
-        let buffers = Buffers { plain: vec![0; BUFFER].into_boxed_slice(), cipher: Cipher::default(), room: BUFFER };
+        let buffers = Buffers {
+            plain: vec![0; BUFFER].into_boxed_slice(),
+            cipher: Cipher::default(),
+            room: BUFFER,
+        };
         Tools { buffers, altered: Vec::new(), pipes: Pipes::new(most_pipes) }
     }
 
@@ -80,14 +88,15 @@ pub type Watch<'w> = &'w mut dyn FnMut(&[u8]);
 pub struct Moved {
     /// Bytes read; all of them were sent, are held, or were refused (`-H`).
     pub bytes: u64,
-    /// Bytes given to the other end, sent or held: what `-H` adds counts, what it keeps back does not.
+    /// Bytes given to the other end, sent or held: what `-H` adds counts, what it keeps back does
+    /// not.
     pub given: u64,
     /// There may be more to move now: come back without waiting for an event.
     pub more: bool,
 }
 
-/// Moves bytes from one end to the other, end of file included. What happened to the ends is in their flags: `ended` or `failed` of
-/// `from`, `broken` of `to`.
+/// Moves bytes from one end to the other, end of file included. What happened to the ends is in
+/// their flags: `ended` or `failed` of `from`, `broken` of `to`.
 pub fn pump(from: &mut End, to: &mut End, tools: &mut Tools, mut manner: PumpOptions<'_>) -> Moved {
     let mut moved = Moved::default();
     for _ in 0..ROUNDS {
@@ -178,7 +187,12 @@ pub fn take<'t>(from: &mut End, tools: &'t mut Tools) -> &'t [u8] {
 }
 
 /// How many bytes were read, and how many given to the other end.
-fn by_copy(from: &mut End, to: &mut End, tools: &mut Tools, manner: &mut PumpOptions<'_>) -> (u64, u64) {
+fn by_copy(
+    from: &mut End,
+    to: &mut End,
+    tools: &mut Tools,
+    manner: &mut PumpOptions<'_>,
+) -> (u64, u64) {
     let length = receive(from, &mut tools.buffers);
     if length == 0 {
         return (0, 0);
@@ -193,8 +207,8 @@ fn by_copy(from: &mut End, to: &mut End, tools: &mut Tools, manner: &mut PumpOpt
         Some(turn) => turn.pass(bytes, &mut tools.altered),
         None => bytes,
     };
-    // With the last bytes the end of file goes out in one segment: shutdown(2) or close(2) follow at once and push both. With `-H` the
-    // end may have to wait for an answer.
+    // With the last bytes the end of file goes out in one segment: shutdown(2) or close(2) follow
+    // at once and push both. With `-H` the end may have to wait for an answer.
     let is_last = from.ended && manner.http.is_none();
     let flags = if is_last { SendFlags::MORE } else { SendFlags::empty() };
     let given = bytes.len() as u64;
@@ -206,7 +220,8 @@ fn by_copy(from: &mut End, to: &mut End, tools: &mut Tools, manner: &mut PumpOpt
     (length as u64, given)
 }
 
-/// Gives an end bytes of a client that were held, since it cannot be told what they are (`http mixed`). How many.
+/// Gives an end bytes of a client that were held, since it cannot be told what they are (`http
+/// mixed`). How many.
 pub fn give_undecided(exchange: &mut Exchange, to: &mut End, tools: &mut Tools) -> u64 {
     let bytes = exchange.decide(&mut tools.altered);
     if !bytes.is_empty() && !to.broken {
@@ -236,11 +251,23 @@ fn before_reading(turn: &mut Turn<'_>, from: &End, to: &mut End, tools: &mut Too
 }
 
 /// Moves a direction that carries much through a pipe. None: it is to be copied.
-fn by_splice(from: &mut End, to: &mut End, tools: &mut Tools, manner: &mut PumpOptions<'_>) -> Option<u64> {
-    if from.large_reads < LARGE_READS || !manner.may_splice || manner.watch.is_some() || from.careful {
+fn by_splice(
+    from: &mut End,
+    to: &mut End,
+    tools: &mut Tools,
+    manner: &mut PumpOptions<'_>,
+) -> Option<u64> {
+    if from.large_reads < LARGE_READS
+        || !manner.may_splice
+        || manner.watch.is_some()
+        || from.careful
+    {
         return None;
     }
-    let unseen = manner.http.as_ref().map_or(usize::MAX, |turn| usize::try_from(turn.unseen()).unwrap_or(usize::MAX));
+    let unseen = manner
+        .http
+        .as_ref()
+        .map_or(usize::MAX, |turn| usize::try_from(turn.unseen()).unwrap_or(usize::MAX));
     if unseen < SMALL_SPLICE {
         return None;
     }

@@ -21,7 +21,8 @@ fn pair() -> (TcpStream, End) {
 }
 
 fn wait_readable(end: &End) {
-    let mut poll = [rustix::event::PollFd::new(end.socket.as_ref().unwrap(), rustix::event::PollFlags::IN)];
+    let mut poll =
+        [rustix::event::PollFd::new(end.socket.as_ref().unwrap(), rustix::event::PollFlags::IN)];
     rustix::event::poll(&mut poll, None).unwrap();
 }
 
@@ -51,7 +52,10 @@ fn what_one_side_does_not_take_is_held_and_comes_out_whole() {
     });
     while !to.shut {
         if to.held.is_some() {
-            let mut poll = [rustix::event::PollFd::new(to.socket.as_ref().unwrap(), rustix::event::PollFlags::OUT)];
+            let mut poll = [rustix::event::PollFd::new(
+                to.socket.as_ref().unwrap(),
+                rustix::event::PollFlags::OUT,
+            )];
             rustix::event::poll(&mut poll, None).unwrap();
         } else if !from.ended {
             wait_readable(&from);
@@ -111,7 +115,8 @@ fn the_end_of_file_is_passed_on_in_whatever_round_it_is_found() {
             rustix::net::sendmsg(&source, &piece, &mut control, SendFlags::empty()).unwrap();
         }
         drop(source);
-        // Nobody but the pump itself says that there is more: the kernel has told everything already.
+        // Nobody but the pump itself says that there is more: the kernel has told everything
+        // already.
         while pump(&mut from, &mut to, &mut tools, plain()).more {}
         assert!(from.ended && to.shut, "{pieces} pieces");
         drop(to);

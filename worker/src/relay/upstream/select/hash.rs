@@ -1,11 +1,13 @@
-//! The hash that places clients (`-h`, `-N`); pure, and frozen: other machines and later releases must agree.
+//! The hash that places clients (`-h`, `-N`); pure, and frozen: other machines and later releases
+//! must agree.
 
 use std::net::IpAddr;
 
 use pen_config::ids::{ClientKey, ServerId};
 
-/// The server that a client's address hashes to: FNV-1a (64 bits) over the address's bytes, 4 for IPv4 and 16 for IPv6, and the port's two where it
-/// counts, then a jump consistent hash (Lamping and Veach, 2014) onto the servers, so that one more server moves as few clients as can be.
+/// The server that a client's address hashes to: FNV-1a (64 bits) over the address's bytes, 4 for
+/// IPv4 and 16 for IPv6, and the port's two where it counts, then a jump consistent hash (Lamping
+/// and Veach, 2014) onto the servers, so that one more server moves as few clients as can be.
 /// The same on every run, worker and machine.
 pub fn hashed(key: ClientKey, port: Option<u16>, servers: u32) -> Option<ServerId> {
     let hash = match key.ip() {
@@ -20,7 +22,9 @@ pub fn hashed(key: ClientKey, port: Option<u16>, servers: u32) -> Option<ServerI
 const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 
 fn fnv1a(hash: u64, bytes: &[u8]) -> u64 {
-    bytes.iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    bytes
+        .iter()
+        .fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 fn jump(mut key: u64, buckets: u32) -> u32 {
@@ -39,13 +43,15 @@ mod tests {
 
     #[test]
     fn the_hash_is_stable_and_spreads_a_subnet() {
-        let key = |n: u32| ClientKey::from_ip(IpAddr::from(std::net::Ipv4Addr::from(0x0a00_0000 + n)));
+        let key =
+            |n: u32| ClientKey::from_ip(IpAddr::from(std::net::Ipv4Addr::from(0x0a00_0000 + n)));
         // Frozen: other machines and later releases must agree.
         assert_eq!((0..8).map(|n| hashed(key(n), None, 4).unwrap().0).collect::<Vec<_>>(), FROZEN);
         let mut counts = [0; 8];
         (0..8000).for_each(|n| counts[hashed(key(n), None, 8).unwrap().index()] += 1);
         assert!(counts.iter().all(|count| (800..1200).contains(count)), "{counts:?}");
-        let moved = (0..8000).filter(|n| hashed(key(*n), None, 8) != hashed(key(*n), None, 9)).count();
+        let moved =
+            (0..8000).filter(|n| hashed(key(*n), None, 8) != hashed(key(*n), None, 9)).count();
         assert!((600..1200).contains(&moved), "{moved}");
         assert!((0..1000).any(|port| hashed(key(1), Some(port), 8) != hashed(key(1), Some(0), 8)));
         assert_eq!(hashed(key(1), None, 0), None);

@@ -1,7 +1,8 @@
 //! Which server a client gets: the order in which servers are tried, and whether one can be used.
 //!
-//! A pure choice over the settings and what the shared table says of the servers ([`Farm`]); no clock, no socket. The caller
-//! tries each target that [`Placement::next`] yields and that is [eligible](Placement::judge), until one takes the client. The explanation of a choice
+//! A pure choice over the settings and what the shared table says of the servers ([`Farm`]); no
+//! clock, no socket. The caller tries each target that [`Placement::next`] yields and that is
+//! [eligible](Placement::judge), until one takes the client. The explanation of a choice
 //! (`relay::explain`) follows the same steps.
 
 pub(crate) mod hash;
@@ -43,11 +44,13 @@ pub struct Candidate {
     pub port: u16,
     /// Its recorded server.
     pub recorded: Option<Target>,
-    /// Whether it is permitted ([`client_permitted`]): judged by the caller, before it locks the client table, because a list may be long.
+    /// Whether it is permitted ([`client_permitted`]): judged by the caller, before it locks the
+    /// client table, because a list may be long.
     pub permitted: bool,
 }
 
-/// Whether a target may be tried although another connection is probing it after its blacklist time.
+/// Whether a target may be tried although another connection is probing it after its blacklist
+/// time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Probed {
     /// No: the probe's outcome is awaited.
@@ -89,16 +92,19 @@ pub enum Refusal {
     NoWeight,
 }
 
-/// The order of servers for one client, and how far it has been followed. Every server comes at most once, but one that another
-/// connection is probing comes again at the end, when nothing else is left.
+/// The order of servers for one client, and how far it has been followed. Every server comes at
+/// most once, but one that another connection is probing comes again at the end, when nothing else
+/// is left.
 #[derive(Debug)]
 pub struct Placement {
     step: Step,
     known: Option<ServerId>,
-    /// The servers that were tried: the first one, and only if there are more, a bit for each. Most clients are served by the first.
+    /// The servers that were tried: the first one, and only if there are more, a bit for each.
+    /// Most clients are served by the first.
     tried: Option<ServerId>,
     tried_more: Option<Box<[u64; TRIED_WORDS]>>,
-    /// The first target that was passed over because of a hindrance: what is left when nothing else is.
+    /// The first target that was passed over because of a hindrance: what is left when nothing
+    /// else is.
     held: Option<Target>,
 }
 
@@ -124,8 +130,8 @@ enum Step {
 }
 
 impl Placement {
-    /// The order for a client; moves the round-robin cursor if that is how the first server is chosen. `note` is told which servers the
-    /// first choice passes over, and why.
+    /// The order for a client; moves the round-robin cursor if that is how the first server is
+    /// chosen. `note` is told which servers the first choice passes over, and why.
     pub fn new(
         settings: &Settings,
         farm: &impl Farm,
@@ -151,7 +157,8 @@ impl Placement {
     /// The order for a connection without a client: the next server of the rotation, and no other.
     pub fn without_client(settings: &Settings, farm: &impl Farm) -> Placement {
         let only = round_robin(settings, farm, &mut |id| {
-            eligible(settings, farm, Target::Server(id), ClientKey::UNIX, false, Probed::Skip).is_ok()
+            eligible(settings, farm, Target::Server(id), ClientKey::UNIX, false, Probed::Skip)
+                .is_ok()
         });
         Placement::starting(only.map_or(Step::Done, |id| Step::Only(Target::Server(id))), None)
     }
@@ -253,16 +260,20 @@ impl Placement {
     }
 
     fn has_tried(&self, id: ServerId) -> bool {
-        let in_bits = |bits: &[u64; TRIED_WORDS]| bits[id.index() / 64 % TRIED_WORDS] >> (id.index() % 64) & 1 == 1;
+        let in_bits = |bits: &[u64; TRIED_WORDS]| {
+            bits[id.index() / 64 % TRIED_WORDS] >> (id.index() % 64) & 1 == 1
+        };
         self.tried == Some(id) || self.tried_more.as_deref().is_some_and(in_bits)
     }
 
-    /// The untried server that failover tries after `after`: by prio in prio mode, those without weight last in weight mode.
+    /// The untried server that failover tries after `after`: by prio in prio mode, those without
+    /// weight last in weight mode.
     fn scan(&self, settings: &Settings, farm: &impl Farm, after: u32) -> Option<ServerId> {
         let untried = rotation(settings.server_count(), after)
             .filter(|id| !self.has_tried(*id))
             .filter_map(|id| Some((id, settings.target(Target::Server(id))?)));
-        // Each step of these two modes looks at all servers: thousands that are left out must not be a step each.
+        // Each step of these two modes looks at all servers: thousands that are left out must not
+        // be a step each.
         let usable = untried.clone().filter(|(id, _)| !farm.is_left_out(u32::from(id.0)));
         if settings.selection.prio {
             usable.min_by_key(|(id, server)| (server.prio, id.0)).map(|(id, _)| id)
@@ -275,7 +286,8 @@ impl Placement {
     }
 }
 
-/// Whether a target can be used for a client now; `known`: it is the client's recorded server. The one place that says so.
+/// Whether a target can be used for a client now; `known`: it is the client's recorded server. The
+/// one place that says so.
 fn eligible(
     settings: &Settings,
     farm: &impl Farm,
@@ -284,7 +296,10 @@ fn eligible(
     known: bool,
     probed: Probed,
 ) -> Result<Eligible, Refusal> {
-    let server = settings.target(target).filter(|server| server.address.port() != 0).ok_or(Refusal::Absent)?;
+    let server = settings
+        .target(target)
+        .filter(|server| server.address.port() != 0)
+        .ok_or(Refusal::Absent)?;
     let row = target.row(settings.table_size());
     let eligible = match (farm.blacklist(row), probed) {
         (Blacklist::Clear, _) | (Blacklist::Probed, Probed::Join) => Eligible::InUse,
@@ -333,8 +348,12 @@ fn first(
     let mut is_available = |id: ServerId| {
         let known = recorded == Some(id);
         let refusal = match settings.target(Target::Server(id)) {
-            Some(server) if modes.weight && !modes.prio && server.weight == 0 => Some(Refusal::NoWeight),
-            _ => eligible(settings, farm, Target::Server(id), client.key, known, Probed::Skip).err(),
+            Some(server) if modes.weight && !modes.prio && server.weight == 0 => {
+                Some(Refusal::NoWeight)
+            }
+            _ => {
+                eligible(settings, farm, Target::Server(id), client.key, known, Probed::Skip).err()
+            }
         };
         refusal.inspect(|refusal| note(id, *refusal)).is_none()
     };
@@ -368,7 +387,8 @@ fn round_robin(
 
 /// The numbers from the one after `after` on, round once. `after` may be any number.
 fn rotation(count: u32, after: u32) -> impl Iterator<Item = ServerId> + Clone {
-    (1..=count).map(move |step| ServerId(((u64::from(after) + u64::from(step)) % u64::from(count)) as u16))
+    (1..=count)
+        .map(move |step| ServerId(((u64::from(after) + u64::from(step)) % u64::from(count)) as u16))
 }
 
 /// The first server from `from` on that another connection is probing.

@@ -52,7 +52,12 @@ fn farm_of(n: usize, selection: Selection) -> Settings {
 }
 
 fn client(recorded: Option<Target>) -> Candidate {
-    Candidate { key: ClientKey::from_ip("10.1.2.3".parse().unwrap()), port: 4711, recorded, permitted: true }
+    Candidate {
+        key: ClientKey::from_ip("10.1.2.3".parse().unwrap()),
+        port: 4711,
+        recorded,
+        permitted: true,
+    }
 }
 
 fn order(settings: &Settings, farm: &Model, recorded: Option<Target>) -> Vec<i32> {
@@ -91,7 +96,10 @@ fn the_recorded_server_comes_first_unless_roundrobin() {
     assert_eq!(order(&farm_of(4, always), &Model::default(), recorded), hashed);
     // Emergency, abuse and servers that are no more do not count as recorded.
     for recorded in [Target::Emergency, Target::Abuse, Target::Server(ServerId(9))] {
-        assert_eq!(order(&farm_of(4, Selection::default()), &Model::default(), Some(recorded))[0], 1);
+        assert_eq!(
+            order(&farm_of(4, Selection::default()), &Model::default(), Some(recorded))[0],
+            1
+        );
     }
 }
 
@@ -135,7 +143,8 @@ fn weight_lets_equal_loads_take_turns() {
     // Clients one after the other leave no connection behind.
     let weighted = |weight| Some(Server { weight, ..server() });
     let modes = Selection { weight: true, ..Selection::default() };
-    let (settings, farm) = (settings(vec![weighted(2), weighted(1), weighted(1)], modes), Model::default());
+    let (settings, farm) =
+        (settings(vec![weighted(2), weighted(1), weighted(1)], modes), Model::default());
     let mut clients = [0; 3];
     for _ in 0..12 {
         clients[order(&settings, &farm, None)[0] as usize] += 1;
@@ -149,7 +158,10 @@ fn prio_goes_by_rank_then_number() {
     let modes = Selection { prio: true, ..Selection::default() };
     let settings = settings(vec![ranked(7), ranked(1), None, ranked(1), ranked(0)], modes);
     assert_eq!(order(&settings, &Model::default(), None), [4, 1, 3, 0]);
-    let farm = Model { states: vec![None, None, None, None, Some(Blacklist::Until(1))], ..Model::default() };
+    let farm = Model {
+        states: vec![None, None, None, None, Some(Blacklist::Until(1))],
+        ..Model::default()
+    };
     assert_eq!(order(&settings, &farm, None), [1, 4, 3, 0]);
 }
 
@@ -159,8 +171,12 @@ fn full_servers_are_passed_over_and_known_clients_get_the_hard_limit() {
     let settings = settings(vec![limited.clone(), limited], Selection::default());
     let farm = Model { connections: vec![0, 2], ..Model::default() };
     assert_eq!(order(&settings, &farm, None), [0, 1]);
-    let placement = Placement::new(&settings, &farm, client(Some(Target::Server(ServerId(1)))), &mut |_, _| ());
-    assert!(placement.knows(Target::Server(ServerId(1))) && !placement.knows(Target::Server(ServerId(0))));
+    let placement =
+        Placement::new(&settings, &farm, client(Some(Target::Server(ServerId(1)))), &mut |_, _| ());
+    assert!(
+        placement.knows(Target::Server(ServerId(1)))
+            && !placement.knows(Target::Server(ServerId(0)))
+    );
     assert!(!placement.knows(Target::Emergency));
 }
 
@@ -171,7 +187,10 @@ fn a_server_under_probe_is_joined_only_when_nothing_else_is_left() {
     let mut placement = Placement::new(&settings, &farm, client(None), &mut |_, _| ());
     let order: Vec<_> = std::iter::from_fn(|| placement.next(&settings, &farm)).collect();
     let server = |n| Target::Server(ServerId(n));
-    assert_eq!(order, [(server(1), Probed::Skip), (server(0), Probed::Skip), (server(0), Probed::Join)]);
+    assert_eq!(
+        order,
+        [(server(1), Probed::Skip), (server(0), Probed::Skip), (server(0), Probed::Join)]
+    );
 }
 
 proptest! {
@@ -213,23 +232,39 @@ fn a_refused_client_is_for_the_abuse_server_alone() {
     assert_eq!(farm.cursor.get(), 0);
     // Its own list does not keep away those for whom it is there; being left out does.
     settings.abuse = Some(Server { acl: 7, ..server() });
-    let mut placement =
-        Placement::new(&settings, &farm, Candidate { permitted: false, ..client(None) }, &mut |_, _| ());
+    let mut placement = Placement::new(
+        &settings,
+        &farm,
+        Candidate { permitted: false, ..client(None) },
+        &mut |_, _| (),
+    );
     let step = placement.next(&settings, &farm).unwrap();
     assert_eq!(placement.judge(&settings, &farm, client(None).key, step), Ok(Eligible::InUse));
-    let farm = Model { states: [vec![None; 4], vec![Some(Blacklist::Until(9))]].concat(), ..Model::default() };
-    assert_eq!(placement.judge(&settings, &farm, client(None).key, step), Err(Refusal::Blacklisted(9)));
+    let farm = Model {
+        states: [vec![None; 4], vec![Some(Blacklist::Until(9))]].concat(),
+        ..Model::default()
+    };
+    assert_eq!(
+        placement.judge(&settings, &farm, client(None).key, step),
+        Err(Refusal::Blacklisted(9))
+    );
 }
 
 #[test]
 fn eligible_is_who_exists_is_in_use_permits_and_is_not_full() {
     let farm = Model { connections: vec![2, 2], ..Model::default() };
     let limited = Some(Server { soft: 2, hard: 3, ..server() });
-    let at_port_0 = Some(Server { address: Address::Inet("127.0.0.1:0".parse().unwrap()), ..server() });
+    let at_port_0 =
+        Some(Server { address: Address::Inet("127.0.0.1:0".parse().unwrap()), ..server() });
     let settings = settings(vec![limited.clone(), limited, None, at_port_0], Selection::default());
     let judge = |recorded, number| {
         let placement = Placement::new(&settings, &farm, client(recorded), &mut |_, _| ());
-        placement.judge(&settings, &farm, client(None).key, (Target::Server(ServerId(number)), Probed::Skip))
+        placement.judge(
+            &settings,
+            &farm,
+            client(None).key,
+            (Target::Server(ServerId(number)), Probed::Skip),
+        )
     };
     let known = Some(Target::Server(ServerId(1)));
     assert_eq!(judge(known, 1), Ok(Eligible::InUse));
@@ -252,7 +287,9 @@ fn without_a_client_there_is_the_next_of_the_rotation_and_no_other() {
     let farm = Model { states: vec![None, Some(Blacklist::Until(5))], ..Model::default() };
     let order = || {
         let mut placement = Placement::without_client(&settings, &farm);
-        std::iter::from_fn(|| placement.next(&settings, &farm)).map(|(target, _)| target.code()).collect::<Vec<_>>()
+        std::iter::from_fn(|| placement.next(&settings, &farm))
+            .map(|(target, _)| target.code())
+            .collect::<Vec<_>>()
     };
     assert_eq!([order(), order(), order()], [[2], [0], [2]]);
 }

@@ -1,7 +1,8 @@
 //! The choice of weight mode: the server with the least load, and servers of equal load in turn.
 //!
-//! Clients that come one after the other leave every server at load 0. A tie that went to the lowest
-//! number would send all of them to server 0, so tied servers share the turns by their weights.
+//! Clients that come one after the other leave every server at load 0. A tie that went to the
+//! lowest number would send all of them to server 0, so tied servers share the turns by their
+//! weights.
 
 use pen_config::ids::ServerId;
 use pen_config::settings::{Server, Settings};
