@@ -1,0 +1,154 @@
+//! The documents on the design: the functions, folders and files that they name exist.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// How many steps a walk has: enough to show the way, few enough to be read.
+const STEPS: std::ops::RangeInclusive<usize> = 15..=25;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn text(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The files below a directory with this extension, as paths from the root.
+fn files(directory: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root().join(directory)).unwrap() {
+        let entry = entry.unwrap();
+        let path = directory.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(files(&path, extension));
+        } else if path.extension().is_some_and(|found| found == extension) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// A step of a walk: `12. ` and, in backticks, a file and a function in it.
+fn step(line: &str) -> Option<(usize, &str, &str)> {
+    let (number, rest) = line.split_once(". `")?;
+    let (file, rest) = rest.split_once(": ")?;
+    let (function, _) = rest.split_once('`')?;
+    Some((number.parse().ok()?, file, function))
+}
+
+/// Whether a source has a function of this name.
+fn has_function(source: &str, name: &str) -> bool {
+    let begin = format!("fn {name}");
+    source.match_indices(&begin).any(|(at, _)| source[at + begin.len()..].starts_with(['(', '<']))
+}
+
+#[test]
+fn each_function_of_the_walks_exists() {
+    let document = text("docs/design/README.md");
+    let walks: Vec<&str> = document.split("\n## Walk ").skip(1).collect();
+    assert_eq!(walks.len(), 2);
+    for walk in walks {
+        let numbered = walk
+            .lines()
+            .filter(|line| line.starts_with(|first: char| first.is_ascii_digit()))
+            .skip(1);
+        let mut steps = 0;
+        for line in numbered {
+            let (number, file, function) =
+                step(line).unwrap_or_else(|| panic!("not a step: {line}"));
+            steps += 1;
+            assert_eq!(number, steps, "{line}");
+            assert!(has_function(&text(file), function), "{file} has no function {function}");
+        }
+        assert!(STEPS.contains(&steps), "{steps} steps");
+    }
+}
+
+/// A heading as a link names it.
+fn anchor(heading: &str) -> String {
+    let kept =
+        heading.trim().chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+fn has_heading(path: &Path, wanted: &str) -> bool {
+    let text = fs::read_to_string(path).unwrap();
+    text.lines().any(|line| line.starts_with('#') && anchor(line.trim_start_matches('#')) == wanted)
+}
+
+#[test]
+fn each_link_of_the_documents_leads_to_a_file() {
+    let top = ["ARCHITECTURE.md", "CONTRIBUTING.md", "README.md", "SECURITY.md"].map(PathBuf::from);
+    for document in files(Path::new("docs"), "md").into_iter().chain(top) {
+        let content = text(document.to_str().unwrap());
+        for link in content
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split_once(')'))
+            .map(|(link, _)| link)
+        {
+            if link.contains("://") {
+                continue;
+            }
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => root().join(&document),
+                _ => root().join(&document).parent().unwrap().join(file),
+            };
+            assert!(target.exists(), "{}: {link} leads nowhere", document.display());
+            assert!(
+                heading.is_empty() || has_heading(&target, heading),
+                "{}: {link} leads to no heading",
+                document.display()
+            );
+        }
+    }
+}
+
+/// The folders that a line of the map names: `a{,/b}` and `a/{b,c}` name two.
+fn named(line: &str) -> Vec<String> {
+    let folders = line.split(' ').next().unwrap();
+    match folders.split_once('{') {
+        Some((before, rest)) => {
+            let rest = rest.trim_end_matches('}');
+            rest.split(',').map(|folder| format!("{before}{folder}")).collect()
+        }
+        None => vec![folders.to_owned()],
+    }
+}
+
+/// Whether a folder is one file with its tests.
+fn is_one_file(folder: &Path) -> bool {
+    fs::read_dir(root().join(folder)).unwrap().all(|entry| {
+        let name = entry.unwrap().file_name();
+        name == "mod.rs" || name == "tests.rs"
+    })
+}
+
+#[test]
+fn the_map_has_every_folder_of_the_sources_and_no_other() {
+    let document = text("ARCHITECTURE.md");
+    let (_, map) = document.split_once("## The map").unwrap();
+    let map = map.split("```").nth(1).unwrap();
+    let named: BTreeSet<PathBuf> =
+        map.lines().filter(|line| !line.is_empty()).flat_map(named).map(PathBuf::from).collect();
+    for folder in &named {
+        assert!(
+            root().join(folder).is_dir(),
+            "the map has {}, which is no folder",
+            folder.display()
+        );
+    }
+    for tree in ["crates", "penctl", "src", "supervisor", "tests", "worker"] {
+        for file in files(Path::new(tree), "rs") {
+            let folder = file.parent().unwrap();
+            assert!(
+                named.contains(folder) || is_one_file(folder),
+                "the map lacks {}",
+                folder.display()
+            );
+        }
+    }
+}
