@@ -1,8 +1,9 @@
-//! The documents on the design: the functions, folders and files that they name exist.
+//! The documents for contributors: the functions, folders, files and jobs that they name exist.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// How many steps a walk has: enough to show the way, few enough to be read.
 const STEPS: std::ops::RangeInclusive<usize> = 15..=25;
@@ -150,5 +151,15 @@ fn the_map_has_every_folder_of_the_sources_and_no_other() {
                 folder.display()
             );
         }
+    }
+}
+
+#[test]
+fn contributing_has_every_job_of_ci() {
+    let list = Command::new("bash").arg(root().join(".ci/run")).arg("--list").output().unwrap();
+    assert!(list.status.success());
+    let document = text("CONTRIBUTING.md");
+    for job in String::from_utf8(list.stdout).unwrap().lines() {
+        assert!(document.contains(&format!("`{job}`")), "CONTRIBUTING.md lacks the job {job}");
     }
 }
