@@ -110,8 +110,7 @@ impl Gathering {
     }
 }
 
-/// How long workers have to answer (SPEC: a report is made without one that does not answer within
-/// a second).
+/// How long workers have to answer. A report is made without one that does not.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

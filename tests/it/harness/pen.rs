@@ -463,7 +463,7 @@ impl Pen {
         let lasting: Vec<bool> =
             workers.iter().map(|child| is_worker(child) || is_control(child)).collect();
         act(self);
-        // SPEC: at most 3 s, even if a worker hangs. The rest is for a busy machine.
+        // pen(8) promises 3 s, even if a worker hangs. The rest is for a busy machine.
         let gone = within(Duration::from_secs(10), || self.supervisor.gone());
         let leftover =
             workers.iter().zip(lasting).filter(|(child, lasts)| *lasts && !child.gone()).count();

@@ -1,5 +1,4 @@
-//! `-H`: every HTTP request says who the client is, and nothing else is changed (SPEC:
-//! X-Forwarded-For).
+//! `-H`: every HTTP request says who the client is, and nothing else is changed.
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -1,5 +1,5 @@
 //! The promise of `-H`, with real servers: whatever a client sends, no server takes anything for a
-//! request whose only X-Forwarded-For does not end with that client (SPEC: X-Forwarded-For); and
+//! request whose only X-Forwarded-For does not end with that client; and
 //! what honest clients send arrives whole.
 //!
 //! Several thousand messages, the same at every run, go through pen to servers that read requests

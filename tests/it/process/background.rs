@@ -1,5 +1,4 @@
-//! Starting: in the background, as an ordinary user, with its pid file and its words to syslog
-//! (SPEC: background, pid file).
+//! Starting: in the background, as an ordinary user, with its pid file and its messages to syslog.
 
 use std::fs;
 use std::net::Ipv4Addr;

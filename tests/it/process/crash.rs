@@ -1,4 +1,4 @@
-//! Processes that die or hang at any moment, under load (SPEC: supervision).
+//! Processes that die or hang at any moment, under load.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};

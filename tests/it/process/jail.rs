@@ -1,4 +1,4 @@
-//! What a worker is allowed to be, as /proc shows it (SPEC: -j, -u). Needs root.
+//! What a worker may be, as /proc shows it (pen(8), PRIVILEGE SEPARATION). Needs root.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,5 +1,5 @@
-//! Whose symbolic links pen follows, what it replaces, and who can keep it from its pid file (SPEC
-//! 3.1, 9.6, 10.2, 10.3).
+//! Whose symbolic links pen follows, what it replaces, and who can keep it from its pid file
+//! (pen(8), FILES).
 
 use std::fs::{self, File};
 use std::net::Ipv4Addr;

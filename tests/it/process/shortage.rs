@@ -1,4 +1,4 @@
-//! When the machine runs short: descriptors, disk (SPEC: shortage, log on a full disk).
+//! When the machine runs short: descriptors, and a full disk under the log.
 
 use std::fs::{self, File};
 use std::io;

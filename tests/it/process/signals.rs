@@ -1,4 +1,4 @@
-//! Signals to the supervisor, and what a clean end leaves behind: nothing (SPEC: signals).
+//! Signals to the supervisor, and what a clean end leaves behind: nothing (pen(8), SIGNALS).
 
 use std::fs;
 use std::net::Ipv4Addr;

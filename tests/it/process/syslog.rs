@@ -1,5 +1,5 @@
-//! A syslog daemon that comes late, goes, and does not read (SPEC: debug output). The test is the
-//! daemon, in a /dev of its own.
+//! A syslog daemon that comes late, goes, and does not read. The test is the daemon, in a /dev of
+//! its own.
 
 use std::fs;
 use std::net::Ipv4Addr;

@@ -1,4 +1,4 @@
-//! IPv4, IPv6, both at once, and Unix sockets, on either side (SPEC: addresses).
+//! IPv4, IPv6, both at once, and Unix sockets, on either side (pen(8), Addresses).
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};

@@ -1,5 +1,4 @@
-//! Servers that fail: how long they are left out, who tries them again, and what is said (SPEC:
-//! blacklisting, timeout).
+//! Servers that fail: how long they are left out, who tries them again, and what is reported.
 
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;

@@ -1,5 +1,4 @@
-//! What happens to the bytes: nothing, at any speed, in any order of closing (SPEC: relaying,
-//! half-close).
+//! Bytes arrive unchanged, at any speed, in any order of closing, with half-close.
 
 use std::fs;
 use std::io::{self, Read, Write};

@@ -1,4 +1,4 @@
-//! Limits that hold exactly, whatever happens at the same time (SPEC: limits, -x).
+//! Limits that hold exactly, whatever happens at the same time (pen(8), Limits and times).
 
 use std::io::Write;
 use std::net::Ipv4Addr;

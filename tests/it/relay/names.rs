@@ -1,5 +1,5 @@
-//! Names: asked for in parallel past name servers that do not answer, with all their addresses, and
-//! zones (SPEC: server, local address).
+//! Names: looked up in parallel, past name servers that do not answer, with all their addresses;
+//! and zones.
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket};

@@ -1,5 +1,5 @@
-//! Places under `-x` that become free: who takes the next client, and who is woken for it (SPEC: at
-//! `-x`).
+//! Connection numbers under `-x` that become free: which worker takes the next client, and which is
+//! woken for it.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};

@@ -1,5 +1,5 @@
-//! Which server a client is given (SPEC: server selection), as one program however many workers it
-//! has.
+//! Which server a client is given (pen(8), Server selection), as one program whatever the number of
+//! workers.
 
 use std::net::Ipv4Addr;
 

@@ -1,5 +1,5 @@
 //! One server's trouble is nobody else's: silent, without a local port, without a source, with a
-//! full backlog, or by the thousand (SPEC: pending connects, shortage, failure of a server).
+//! full backlog, or by the thousand.
 
 use std::net::Ipv4Addr;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! Who is remembered, as whom, for how long (SPEC: client table).
+//! Which clients are remembered, by which address, for how long.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::thread;

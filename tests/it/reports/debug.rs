@@ -1,4 +1,4 @@
-//! What pen says of itself on standard error (SPEC: debug output).
+//! What pen says of itself on standard error (pen(8), MESSAGES).
 
 use std::net::Ipv4Addr;
 

@@ -1,4 +1,4 @@
-//! The log of requests, to a file and by network (SPEC: request log).
+//! The log of requests, to a file and by network (pen(8), Reports).
 
 use std::collections::HashMap;
 use std::fs::{self, File};

@@ -1,4 +1,4 @@
-//! What USR1 makes: one report for the whole program, as text or HTML (SPEC: statistics).
+//! What USR1 makes: one report for the whole program, as text or HTML (pen(8), Reports).
 
 use std::collections::BTreeSet;
 use std::fs;

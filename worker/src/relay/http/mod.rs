@@ -1,5 +1,4 @@
-//! `-H`: HTTP/1.x on a connection, followed so that every request says who the client is (SPEC:
-//! X-Forwarded-For).
+//! `-H`: HTTP/1.x on a connection, followed so that every request says who the client is.
 //!
 //! Pure: bytes in, bytes out. The promise is that no server takes anything for a request whose only
 //! X-Forwarded-For does not end with the client. It holds by construction: what reaches a server is

@@ -1,4 +1,4 @@
-//! A request's head, rebuilt from what was understood of it (SPEC: X-Forwarded-For).
+//! A request's head, rebuilt from what was understood of it.
 //!
 //! Pure. Every line that passes was read and found well-formed; a head with anything else in it is
 //! refused. What servers are known to read differently is refused too, or made the same for all:
