@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use pen_config::ids::WorkerId;
 use pen_ipc::message::ReportPage;
-use pen_ipc::refusal::Refusals;
 use pen_ipc::stats::{ConnectionInfo, Counters};
 
 /// Answers that are under way.
@@ -27,8 +26,8 @@ pub(crate) struct Gathered {
     pub(crate) connections: Vec<ConnectionInfo>,
     /// Workers that did not answer.
     pub(crate) missing: Vec<WorkerId>,
-    /// Requests that were refused since the start, those of workers that are gone included.
-    pub(crate) refused: Refusals,
+    /// What workers counted since the start, those that are gone included.
+    pub(crate) counters: Counters,
 }
 
 /// A worker reports more connections than there can be.
@@ -102,11 +101,7 @@ impl Gathering {
         let mut connections: Vec<ConnectionInfo> =
             whole.flat_map(|(_, connections)| connections).collect();
         connections.sort_unstable_by_key(|connection| connection.number);
-        Gathered {
-            connections,
-            missing: self.missing.into_iter().collect(),
-            refused: counters.requests_refused,
-        }
+        Gathered { connections, missing: self.missing.into_iter().collect(), counters: *counters }
     }
 }
 

@@ -70,7 +70,7 @@ pub(super) fn render(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<(
     for worker in snapshot.missing {
         writeln!(to, "<p>{}</p>", Snapshot::remark(*worker))?;
     }
-    if let Some(refused) = Snapshot::refusals(&snapshot.refused) {
+    if let Some(refused) = Snapshot::refusals(&snapshot.counters.requests_refused) {
         writeln!(to, "<p>{refused}</p>")?;
     }
     writeln!(to, "<p>Sandbox of the workers: {}</p>", snapshot.sandbox)?;

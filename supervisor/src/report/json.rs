@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use pen_config::ids::Target;
-use pen_ipc::stats::ConnectionInfo;
+use pen_ipc::stats::{ConnectionInfo, Counters};
 use pen_ipc::tls_files::{Fact, Purpose};
 use serde::Serialize;
 
@@ -53,8 +53,10 @@ pub(super) fn status(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<(
     array(snapshot.missing.iter().map(|worker| worker.0), to)?;
     to.write_all(b",\"requests_refused\":")?;
     let refused: BTreeMap<&str, u64> =
-        snapshot.refused.iter().map(|(why, count)| (why.name(), count)).collect();
+        snapshot.counters.requests_refused.iter().map(|(why, count)| (why.name(), count)).collect();
     value(&refused, to)?;
+    to.write_all(b",\"counters\":")?;
+    value(&CounterRow::from(&snapshot.counters), to)?;
     to.write_all(b",\"sandbox\":")?;
     value(snapshot.sandbox, to)?;
     to.write_all(b"}\n")
@@ -104,6 +106,69 @@ pub(super) fn recent(
 ) -> io::Result<()> {
     array(rows.filter(|row| row.age <= seconds.into()), to)?;
     to.write_all(b"\n")
+}
+
+/// What workers counted since the start of pen.
+#[derive(Serialize)]
+struct CounterRow {
+    accepted: u64,
+    unserved: u64,
+    refused: u64,
+    failed_connects: u64,
+    failovers: u64,
+    pauses: u64,
+    shortages: u64,
+    log_lines: u64,
+    log_lost: u64,
+    lock_timeouts: u64,
+    events_dropped: u64,
+    handshakes: u64,
+    handshakes_resumed: u64,
+    handshakes_failed: u64,
+    crowded: u64,
+}
+
+impl From<&Counters> for CounterRow {
+    fn from(counters: &Counters) -> CounterRow {
+        let Counters {
+            accepted,
+            // With `accepted`, the connections that are open, which the table knows better.
+            closed: _,
+            unserved,
+            refused,
+            failed_connects,
+            failovers,
+            pauses,
+            shortages,
+            log_lines,
+            log_lost,
+            lock_timeouts,
+            events_dropped,
+            handshakes,
+            resumed: handshakes_resumed,
+            failed_handshakes: handshakes_failed,
+            crowded,
+            // A field of its own, by reason.
+            requests_refused: _,
+        } = *counters;
+        CounterRow {
+            accepted,
+            unserved,
+            refused,
+            failed_connects,
+            failovers,
+            pauses,
+            shortages,
+            log_lines,
+            log_lost,
+            lock_timeouts,
+            events_dropped,
+            handshakes,
+            handshakes_resumed,
+            handshakes_failed,
+            crowded,
+        }
+    }
 }
 
 /// A certificate.
@@ -219,6 +284,10 @@ mod tests {
             (&json!([1]), &json!(500))
         );
         assert_eq!(value["requests_refused"]["late"], 0);
+        assert_eq!(
+            (&value["counters"]["log_lost"], &value["counters"]["accepted"]),
+            (&0.into(), &0.into())
+        );
         assert_eq!(value["sandbox"], json!({ "seccomp": true, "landlock": 6, "root": "empty" }));
     }
 

@@ -6,7 +6,7 @@ use pen_config::ids::{ClientKey, ServerId, Target, WorkerId};
 use pen_config::settings::{Server, Settings};
 use pen_ipc::message::ConnectFailure;
 use pen_ipc::refusal::Refusals;
-use pen_ipc::stats::ConnectionInfo;
+use pen_ipc::stats::{ConnectionInfo, Counters};
 use pen_table::{ClientEntry, Table};
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
@@ -33,8 +33,8 @@ pub(super) struct Snapshot<'a> {
     pub(super) connections_used: u32,
     pub(super) connections: &'a [ConnectionInfo],
     pub(super) missing: &'a [WorkerId],
-    /// Requests that were refused since the start (`-H`).
-    pub(super) refused: Refusals,
+    /// What workers counted since the start.
+    pub(super) counters: Counters,
     /// What the workers are confined by.
     pub(super) sandbox: &'a Summary,
 }
@@ -199,7 +199,7 @@ impl<'a> Snapshot<'a> {
             connections_used: table.connections_open(),
             connections: &gathered.connections,
             missing: &gathered.missing,
-            refused: gathered.refused,
+            counters: gathered.counters,
             sandbox,
         }
     }
@@ -232,6 +232,19 @@ impl<'a> Snapshot<'a> {
         let all: Vec<String> =
             counts.map(|(why, count)| format!("{count} {}", why.name())).collect();
         (!all.is_empty()).then(|| format!("Requests refused: {}", all.join(", ")))
+    }
+
+    /// What workers counted, for a reader.
+    pub(super) fn counted(counters: &Counters) -> String {
+        let Counters { accepted, unserved, refused, failed_connects, failovers, .. } = counters;
+        let Counters { pauses, shortages, log_lines, log_lost, lock_timeouts, .. } = counters;
+        format!(
+            "Clients since the start: {accepted} accepted, {unserved} unserved, {refused} refused by \
+             client_acl\n{failed_connects} connects failed, {failovers} clients passed on to another \
+             server\nAccepting paused {pauses} times, {shortages} connections closed for a \
+             shortage\n{log_lines} lines of the request log, {log_lost} lost; {lock_timeouts} \
+             times the client table was locked"
+        )
     }
 
     /// The remark about a worker that did not answer.
@@ -409,7 +422,7 @@ pub(super) mod tests {
             connections_used: connections.len() as u32,
             connections,
             missing,
-            refused: Refusals::default(),
+            counters: Counters::default(),
             sandbox: &Summary { seccomp: true, landlock: 6, root: "empty" },
         }
     }

@@ -75,9 +75,10 @@ fn blocks(mut snapshot: Snapshot<'_>, most: usize, block: &mut dyn FnMut(&str)) 
     for worker in snapshot.missing {
         block(&Snapshot::remark(*worker));
     }
-    if let Some(refused) = Snapshot::refusals(&snapshot.refused) {
+    if let Some(refused) = Snapshot::refusals(&snapshot.counters.requests_refused) {
         block(&refused);
     }
+    block(&Snapshot::counted(&snapshot.counters));
     block(&format!("Sandbox of the workers: {}", snapshot.sandbox));
 }
 
@@ -105,6 +106,7 @@ mod tests {
 
     use super::*;
     use crate::report::snapshot::tests::{connection, snapshot};
+    use pen_ipc::stats::Counters;
 
     fn rendered(snapshot: Snapshot<'_>, most: usize) -> Vec<String> {
         let mut all = Vec::new();
@@ -117,6 +119,19 @@ mod tests {
         let connections = [connection(1)];
         let mut small = snapshot(&connections, 1, &[]);
         small.servers.truncate(1);
+        small.counters = Counters {
+            accepted: 1,
+            unserved: 2,
+            refused: 3,
+            failed_connects: 4,
+            failovers: 5,
+            pauses: 6,
+            shortages: 7,
+            log_lines: 8,
+            log_lost: 9,
+            lock_timeouts: 10,
+            ..Counters::default()
+        };
         let expected = [
             "Time 2026-11-24 04:10:21, 1 servers, 1 current",
             "Server 0 status:\naddress 127.0.0.1\n0\nport 21000\n0 connections (20 soft, 30 \
@@ -129,6 +144,10 @@ mod tests {
             "Active connections:",
             "Connection 1 status:\ndownfd = 7, upfd = 8\npending data 3 down, 4 up\nclient 0, \
              server 1\n",
+            "Clients since the start: 1 accepted, 2 unserved, 3 refused by client_acl\n4 connects \
+             failed, 5 clients passed on to another server\nAccepting paused 6 times, 7 connections \
+             closed for a shortage\n8 lines of the request log, 9 lost; 10 times the client table \
+             was locked",
             "Sandbox of the workers: system calls filtered, Landlock 6, root directory empty",
         ];
         assert_eq!(rendered(small, usize::MAX), expected);
@@ -138,7 +157,7 @@ mod tests {
     fn refused_requests_are_a_line_if_there_are_any() {
         let mut refusing = snapshot(&[], 0, &[]);
         for why in [Refusal::NotHttp, Refusal::Late, Refusal::NotHttp] {
-            refusing.refused.count(why);
+            refusing.counters.requests_refused.count(why);
         }
         assert!(
             rendered(refusing, usize::MAX)
@@ -166,6 +185,6 @@ mod tests {
         assert_eq!(blocks.iter().filter(|block| block.starts_with("Connection ")).count(), 5);
         assert!(blocks.contains(&"7 more clients are left out".to_string()));
         assert!(blocks.contains(&"3 more connections are left out".to_string()));
-        assert!(blocks[blocks.len() - 2].starts_with("Worker 3 did not answer"));
+        assert!(blocks[blocks.len() - 3].starts_with("Worker 3 did not answer"));
     }
 }
