@@ -28,7 +28,7 @@ static TLS: LazyLock<Tls> = LazyLock::new(|| {
         part(named(NamedRole::Key), middle, end),
         part(named(NamedRole::Authorities), 0, middle),
     ];
-    let index = Index { serial: 1, required: true, tls12: true, suites: Vec::new(), files };
+    let index = Index { required: true, tls12: true, suites: Vec::new(), files };
     let files = file("files", &[CERTIFICATE, KEY, &index.encode().unwrap()].concat());
     Tls::new(TlsStart { files, secrets: (file("secret", &[0; TICKET_SECRET]), None) }).unwrap()
 });

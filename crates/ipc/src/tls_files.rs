@@ -13,8 +13,6 @@ use crate::codec::{CodecError, decode_long, encode_long};
 /// What is in the memory that holds the files of TLS, and how they are to be used.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Index {
-    /// Raised with every such memory.
-    pub serial: u64,
     /// Clients must present a valid certificate.
     pub required: bool,
     /// TLS 1.2 beside 1.3.
@@ -169,7 +167,6 @@ mod tests {
     #[test]
     fn an_index_comes_back_whole_or_not_at_all() {
         let index = Index {
-            serial: 7,
             required: true,
             tls12: false,
             suites: Suite::ALL.to_vec(),

@@ -61,9 +61,9 @@ pub(crate) enum OpenRequest {
     Commands(PathBuf),
     /// The commands of the file of `-F` and of all that it includes.
     Configuration(PathBuf),
-    /// The files of TLS, as [`tls_material::gather`] takes them: the settings, an OCSP response
-    /// that an operator's process opened, and the serial number.
-    Keys(Box<Tls>, Option<OwnedFd>, u64),
+    /// The files of TLS, as [`tls_material::gather`] takes them: the settings, and an OCSP
+    /// response that an operator's process opened.
+    Keys(Box<Tls>, Option<OwnedFd>),
 }
 
 /// Whose rights a child has.
@@ -83,13 +83,13 @@ impl OpenRequest {
             | OpenRequest::Ocsp(_)
             | OpenRequest::Listener(_, _)
             | OpenRequest::Commands(_) => Rights::Operator,
-            OpenRequest::Configuration(_) | OpenRequest::Keys(_, _, _) => Rights::Starter,
+            OpenRequest::Configuration(_) | OpenRequest::Keys(_, _) => Rights::Starter,
         }
     }
 
     fn patience(&self) -> Duration {
         match self {
-            OpenRequest::Keys(_, _, _) => KEYS_PATIENCE,
+            OpenRequest::Keys(_, _) => KEYS_PATIENCE,
             OpenRequest::Log(_)
             | OpenRequest::Status(_)
             | OpenRequest::Ocsp(_)
@@ -116,7 +116,7 @@ impl OpenRequest {
                     path.display()
                 )
             }
-            OpenRequest::Keys(_, _, _) => {
+            OpenRequest::Keys(_, _) => {
                 format!(
                     "the files of TLS were not read within {seconds} s: a file system does not \
                      answer"
@@ -344,7 +344,7 @@ fn confine_as_starter(
         return Err("the supervisor is gone".into());
     }
     let held = match wanted {
-        OpenRequest::Keys(_, held, _) => held.as_ref().map(AsFd::as_fd),
+        OpenRequest::Keys(_, held) => held.as_ref().map(AsFd::as_fd),
         OpenRequest::Log(_)
         | OpenRequest::Status(_)
         | OpenRequest::Ocsp(_)
@@ -375,8 +375,8 @@ fn had(wanted: &OpenRequest) -> Result<Fetched, String> {
                 .map_err(|error| format!("{}: {}", path.display(), why(&error)))?;
             Ok(Fetched::descriptor(memory))
         }
-        OpenRequest::Keys(tls, held, serial) => {
-            let (memory, mut notices) = tls_material::gather(tls, held.as_ref(), *serial)?;
+        OpenRequest::Keys(tls, held) => {
+            let (memory, mut notices) = tls_material::gather(tls, held.as_ref())?;
             // They travel in one message.
             notices.truncate(MOST_NOTICES);
             Ok(Fetched { notices, ..Fetched::descriptor(memory) })

@@ -246,7 +246,7 @@ impl Plan {
         let tls = match tls.is_on() {
             false => None,
             true => {
-                let (files, about) = tls_material::gather(tls, None, 1).map_err(StartError)?;
+                let (files, about) = tls_material::gather(tls, None).map_err(StartError)?;
                 notices.extend(about);
                 // Without changing anything, as far as that is possible.
                 let root = if launch.check { None } else { launch.jail.clone() };

@@ -307,7 +307,7 @@ impl Service {
         let held = change.ocsp.as_ref().map_or(self.state.ocsp.as_ref(), Option::as_ref);
         let held = held.map(OwnedFd::try_clone).transpose();
         let tls = Box::new(change.settings.tls.clone());
-        let wanted = held.map(|held| OpenRequest::Keys(tls, held, change.settings.generation));
+        let wanted = held.map(|held| OpenRequest::Keys(tls, held));
         let purpose = Purpose::Keys(Box::new((change, batch)));
         match wanted {
             Ok(wanted) => self.fetch(&wanted, purpose, now),

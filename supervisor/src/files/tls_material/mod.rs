@@ -96,15 +96,10 @@ impl Keys {
 ///
 /// # Errors
 /// The file and why it cannot be had.
-pub(crate) fn gather(
-    tls: &Tls,
-    ocsp: Option<&OwnedFd>,
-    serial: u64,
-) -> Result<(OwnedFd, Vec<String>), String> {
+pub(crate) fn gather(tls: &Tls, ocsp: Option<&OwnedFd>) -> Result<(OwnedFd, Vec<String>), String> {
     let memory =
         memory::new().map_err(|error| format!("TLS: no memory for its files: {}", why(&error)))?;
     let index = Index {
-        serial,
         required: tls.required,
         tls12: tls.tls12,
         suites: tls.suites.clone(),
@@ -426,7 +421,7 @@ mod tests {
             ocsp: Some(path("not there yet")),
             ..Tls::default()
         };
-        let (memory, notices) = gather(&tls, None, 1).unwrap();
+        let (memory, notices) = gather(&tls, None).unwrap();
         assert_eq!(
             parts(memory),
             [
@@ -440,7 +435,7 @@ mod tests {
         assert!(notices[0].ends_with("there is no OCSP response yet"), "{notices:?}");
         assert!(notices[2].ends_with("dir.crt: not a regular file"), "{notices:?}");
         let held = hold(File::open(path("key")).unwrap().into()).unwrap();
-        let (memory, _) = gather(&tls, Some(&held), 2).unwrap();
+        let (memory, _) = gather(&tls, Some(&held)).unwrap();
         assert!(parts(memory).contains(&(Role::Ocsp, b"key".to_vec())));
     }
 
@@ -448,7 +443,7 @@ mod tests {
     fn what_cannot_be_had_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let missing = directory.path().join("missing");
-        let refused = |tls: &Tls| gather(tls, None, 1).unwrap_err();
+        let refused = |tls: &Tls| gather(tls, None).unwrap_err();
         let certificate = Tls { certificate: Some(missing.clone()), ..Tls::default() };
         assert_eq!(
             refused(&certificate),

@@ -30,8 +30,7 @@ fn keyring() -> Arc<Keyring> {
         offset: 0,
         length: text.len() as u64,
     };
-    let index =
-        Index { serial: 1, required: false, tls12: true, suites: Vec::new(), files: vec![part] };
+    let index = Index { required: false, tls12: true, suites: Vec::new(), files: vec![part] };
     let memory = memfd_create("tls", MemfdFlags::CLOEXEC).unwrap();
     for bytes in [text.as_bytes(), &index.encode().unwrap()] {
         assert_eq!(rustix::io::write(&memory, bytes).unwrap(), bytes.len());
