@@ -1,9 +1,9 @@
-//! Everything that runs jailed, a folder per kind of process: `relay` serves clients, `control`
-//! hears operators.
+//! The jailed processes, one folder for each kind: `relay` serves clients, `control` reads
+//! operators' commands.
 //!
-//! A worker is born with all that it may touch ([`WorkerStart`] and the shared table) and never
-//! opens a file; the control process opens those that operators name, with no other rights than its
-//! user's. What they read comes from strangers; what they say to the supervisor is typed
+//! A relay worker gets everything that it may touch at its start ([`WorkerStart`] and the shared
+//! table). It never opens a file. The control process opens the files that operators name, with the
+//! rights of its user only. Both read untrusted bytes. What they send to the supervisor is typed
 //! and bounded. Unsafe code is confined to `sys`.
 
 #![deny(unsafe_code)]
@@ -18,7 +18,7 @@ use pen_ipc::start::{ControlStart, WorkerStart};
 use pen_ipc::tls_files::Examined;
 use pen_table::Table;
 
-/// What `benches` measures. No interface: it may change with every version.
+/// What `benches` measures. This is not a stable interface: it may change with every version.
 #[doc(hidden)]
 pub mod measured {
     pub use crate::relay::connection::timer_queue;
@@ -26,30 +26,29 @@ pub mod measured {
     pub use crate::relay::{connection, request_log, upstream};
 }
 
-/// Runs a worker until the supervisor tells it to stop or is gone. Returns the exit status: 0 for
+/// Runs a worker until the supervisor tells it to stop or has gone. Returns the exit status: 0 for
 /// an orderly end.
 pub fn entry(start: WorkerStart, table: &Table) -> i32 {
     relay::run(start, table)
 }
 
-/// Says whether files of TLS, in sealed memory ([`pen_config::tls`]), are good, and what the
-/// administrator should know about them. To be called in a jailed process that ends then: keys have
-/// been in its memory.
+/// Checks the TLS files in sealed memory ([`pen_config::tls`]) and returns what the administrator
+/// should know about them. Call it in a jailed process that ends afterwards: keys have been in its
+/// memory.
 ///
 /// # Errors
-/// The file and what is wrong with it, one line.
+/// One line: the file and what is wrong with it.
 pub fn examine_tls(files: OwnedFd) -> Result<Examined, String> {
     relay::examine_tls(files)
 }
 
-/// Runs the control process until the supervisor tells it to stop or is gone. Returns the exit
+/// Runs the control process until the supervisor tells it to stop or has gone. Returns the exit
 /// status: 0 for an orderly end.
 pub fn control_entry(start: ControlStart) -> i32 {
     control::run(start)
 }
 
-/// Pure parts that read what strangers send, for benchmarks and fuzzing: no interface for anybody
-/// else.
+/// Pure parsers of untrusted bytes, for benchmarks and fuzzing. This is not a stable interface.
 #[doc(hidden)]
 pub mod parts {
     pub use crate::relay::http::body::Body;

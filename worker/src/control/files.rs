@@ -1,9 +1,10 @@
-//! Files that operators name: opened here, inside the jail and with the rights of the `-u` user,
-//! and handed to the supervisor as descriptors.
+//! Files that operators name. They are opened here, in the jail and with the rights of the `-u`
+//! user, and passed to the supervisor as descriptors.
 //!
-//! Nothing here blocks (a fifo, a device), follows a symbolic link in the last place of what is to
-//! be written or a stranger's anywhere ([`pen_walk`]), writes to a file that has a second name, or
-//! makes a file that others may write.
+//! Opening a file never blocks, even on a fifo or a device. A symbolic link is not followed in the
+//! last component of a path that is written, and a link of another user is never followed
+//! ([`pen_walk`]). A file with a second hard link is not written. A new file is not writable for
+//! others.
 
 use std::fs::File;
 use std::io;
@@ -19,20 +20,20 @@ use rustix::process::{geteuid, getpid};
 /// The mode of new files.
 const MODE: u32 = 0o644;
 
-/// The file that a command names.
+/// The opened file of a command.
 #[derive(Debug, Default)]
 pub struct Named {
-    /// To be sent with the command; none if it names no file.
+    /// The descriptor to send with the command; none if the command names no file.
     pub file: Option<OwnedFd>,
-    /// What is to be done with it when it has been written.
+    /// Present if the written file must then be put in place of another.
     pub replacement: Option<Replacement>,
 }
 
-/// Why a file cannot be had: a part of the reply.
+/// Why a file cannot be opened: a part of the reply.
 type Why = String;
 
-/// Opens the file that a command names, if it names one. `word` is what the operator called the
-/// command; `ticket` tells the temporary files of several operators apart.
+/// Opens the file that a command names, if it names one. `word` is the operator's word for the
+/// command. `ticket` keeps the temporary files of several operators apart.
 ///
 /// # Errors
 /// The reply: which command, which file, and why.
@@ -42,24 +43,24 @@ pub fn open(command: &Command, word: &str, ticket: u64) -> Result<Named, String>
         Command::Log(Some(LogTarget::File(path))) => (path, to_append(path).map(plain)),
         Command::WebStats(Some(path)) => (path, to_overwrite(path).map(plain)),
         Command::Write(Some(path)) => (path, to_replace(path, ticket)),
-        // If it is not there, the supervisor may know it: it reads those that the administrator
-        // named.
+        // If the file is not there, the supervisor may know it: it reads the files that the
+        // administrator configured.
         Command::SslOcsp(Some(path)) => return Ok(to_read(path).map(plain).unwrap_or_default()),
         _ => return Ok(Named::default()),
     };
     opened.map_err(|why| format!("{word}: {}: {why}", path.display()))
 }
 
-/// A file that only is read.
+/// Opens a file for reading.
 fn to_read(path: &Path) -> Result<OwnedFd, Why> {
     walk::read(path).map(OwnedFd::from).map_err(in_words)
 }
 
-/// A log.
+/// Opens a log for appending.
 fn to_append(path: &Path) -> Result<OwnedFd, Why> {
     let entry = Entry::find(path).map_err(in_words)?;
-    // Opened for writing only, a fifo without a reader is an error, and one whose reader leaves is
-    // a broken pipe.
+    // For an O_WRONLY open, a fifo without a reader is an error. A fifo whose reader leaves is a
+    // broken pipe.
     let is_fifo = entry.stat().is_ok_and(|there| kind(&there) == FileType::Fifo);
     let access = if is_fifo { OFlags::RDWR } else { OFlags::WRONLY };
     let file = open_or_make(&entry, access | OFlags::APPEND)?;
@@ -71,13 +72,14 @@ fn to_append(path: &Path) -> Result<OwnedFd, Why> {
     }
 }
 
-/// A file that is written again and again; made if it is not there, and not touched otherwise.
+/// Opens a file that is overwritten again and again. It is created if missing, and not changed
+/// otherwise.
 fn to_overwrite(path: &Path) -> Result<OwnedFd, Why> {
     let file = open_or_make(&Entry::find(path).map_err(in_words)?, OFlags::WRONLY)?;
     regular(&stat(&file)?).map(|()| file)
 }
 
-/// Opens a file, or makes one that everybody can read and its owner can write, whatever the umask.
+/// Opens a file, or creates one with mode 0644 whatever the umask.
 fn open_or_make(entry: &Entry, access: OFlags) -> Result<OwnedFd, Why> {
     match entry.open(access | OFlags::CREATE | OFlags::EXCL, MODE) {
         Ok(file) => rustix::fs::fchmod(&file, Mode::from_raw_mode(MODE))
@@ -90,8 +92,8 @@ fn open_or_make(entry: &Entry, access: OFlags) -> Result<OwnedFd, Why> {
     }
 }
 
-/// A file that is replaced as a whole where that is possible: where this user may make files and
-/// the file that is there, if there is one, is its own. Else it is overwritten.
+/// Opens a file that is replaced as a whole. This needs a directory where this user may create
+/// files, and the present file, if any, must be its own. Otherwise the file is overwritten.
 fn to_replace(path: &Path, ticket: u64) -> Result<Named, Why> {
     let entry = Entry::find(path).map_err(in_words)?;
     let mode = match entry.stat() {
@@ -131,7 +133,7 @@ fn make(temporary: &Entry) -> io::Result<File> {
     let open = || temporary.open(OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, MODE);
     match open() {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            // Left by an earlier control process that was killed.
+            // An earlier control process that was killed may have left it.
             temporary.remove()?;
             open()
         }
@@ -139,7 +141,7 @@ fn make(temporary: &Entry) -> io::Result<File> {
     }
 }
 
-/// A file that is there, emptied.
+/// Opens an existing file and empties it.
 fn to_rewrite(entry: &Entry) -> Result<Named, Why> {
     let file = OwnedFd::from(entry.open(OFlags::WRONLY, 0).map_err(in_words)?);
     regular(&stat(&file)?)?;
@@ -147,10 +149,10 @@ fn to_rewrite(entry: &Entry) -> Result<Named, Why> {
     Ok(Named { file: Some(file), replacement: None })
 }
 
-/// A file written beside the one that it is to replace. Dropped, it is removed.
+/// A temporary file beside the file that it will replace. Dropping it removes the file.
 #[derive(Debug)]
 pub struct Replacement {
-    /// As the operator called it.
+    /// The path in the operator's words.
     path: PathBuf,
     entry: Entry,
     temporary: Entry,
@@ -159,11 +161,11 @@ pub struct Replacement {
 }
 
 impl Replacement {
-    /// Puts it in its place, safe on the disk first: a power cut must not leave an empty
-    /// configuration.
+    /// Renames the file into place after it is safely on the disk: a power failure must not leave
+    /// an empty configuration.
     ///
     /// # Errors
-    /// The reply: it cannot be put there, and the old file is as it was.
+    /// The reply: the file cannot be put in place, and the old file is unchanged.
     pub fn commit(mut self) -> Result<(), String> {
         let synced = rustix::fs::fsync(&self.file).map_err(io::Error::from);
         let moved = synced.and_then(|()| self.entry.replace_by(&self.temporary));
@@ -175,7 +177,7 @@ impl Replacement {
 impl Drop for Replacement {
     fn drop(&mut self) {
         if !self.in_place {
-            // If it cannot be removed it stays, under a name that says whose it is.
+            // If it cannot be removed it stays, with a name that shows its origin.
             let _ = self.temporary.remove();
         }
     }
@@ -197,7 +199,8 @@ fn regular(there: &Stat) -> Result<(), Why> {
     }
 }
 
-/// One of several names could be meant for somebody else's eyes only.
+/// Refuses a file with several hard links: another name may be in a private directory of another
+/// user.
 fn single(there: &Stat) -> Result<(), Why> {
     match there.st_nlink {
         0 | 1 => Ok(()),
@@ -211,7 +214,7 @@ fn errno_in_words(errno: Errno) -> Why {
     in_words(errno.into())
 }
 
-/// What the system answered, as part of a sentence and without Rust's "(os error 13)".
+/// The system's error as part of a sentence, without Rust's "(os error 13)".
 fn in_words(error: io::Error) -> Why {
     if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) {
         return LINK.to_owned();

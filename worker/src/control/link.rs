@@ -1,5 +1,4 @@
-//! The channel to the supervisor: what operators ask waits here, in order, for as long as the
-//! supervisor takes nothing.
+//! The channel to the supervisor. Operators' commands wait here in order while the channel is full.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,24 +9,24 @@ use pen_config::ids::ClientKey;
 use pen_ipc::channel::{Channel, ChannelError, Received, Sent};
 use pen_ipc::message::{FromControl, Operator, ToControl};
 
-/// Time between two messages that an operator was refused: anybody who reaches the port can bring
-/// them about.
+/// Least time between two messages about refused operators: anyone who can reach the port can cause
+/// them.
 const REFUSED_EVERY: Duration = Duration::from_secs(1);
 
-/// This end of the channel, with all that waits to be sent.
+/// This end of the channel, with everything that waits to be sent.
 #[derive(Debug)]
 pub struct Link {
     channel: Channel<FromControl, ToControl>,
-    /// One per operator at most.
+    /// At most one per operator.
     commands: VecDeque<Asked>,
-    /// The newest settings in force, until the supervisor knows.
+    /// The newest generation of settings in force, until the supervisor was told.
     applied: Option<u64>,
-    /// The last ping that is not answered yet.
+    /// The last ping without an answer.
     pong: Option<u32>,
     refused_at: Option<Instant>,
 }
 
-/// A command on its way.
+/// A command that waits to be sent.
 #[derive(Debug)]
 struct Asked {
     ticket: u64,
@@ -37,25 +36,25 @@ struct Asked {
 }
 
 impl Link {
-    /// The link over a channel whose start is over.
+    /// The link over a channel whose start messages are done.
     pub fn new(channel: Channel<FromControl, ToControl>) -> Link {
         Link { channel, commands: VecDeque::new(), applied: None, pong: None, refused_at: None }
     }
 
-    /// The next thing that the supervisor said.
+    /// The next message of the supervisor.
     ///
     /// # Errors
-    /// What it said is no message: this process must leave.
+    /// The bytes are not a message: this process must leave.
     pub fn hear(&self) -> Result<Received<ToControl>, ChannelError> {
         self.channel.receive()
     }
 
-    /// Queues a command, with the file that it names.
+    /// Queues a command with the file that it names.
     pub fn ask(&mut self, ticket: u64, by: Operator, command: Command, file: Option<OwnedFd>) {
         self.commands.push_back(Asked { ticket, by, command, file });
     }
 
-    /// Queues the news that settings are in force.
+    /// Queues the message that settings are in force.
     pub fn applied(&mut self, generation: u64) {
         self.applied = Some(generation);
     }
@@ -65,11 +64,11 @@ impl Link {
         self.pong = Some(serial);
     }
 
-    /// Tells that an operator was refused, at most once in a while and only if there is room.
+    /// Reports a refused operator, at a limited rate and only if the channel has room.
     pub fn refused(&mut self, operator: ClientKey, now: Instant) {
         if self.refused_at.is_none_or(|last| now >= last + REFUSED_EVERY) {
             self.refused_at = Some(now);
-            // A supervisor that is gone is noticed where the channel is read.
+            // That the supervisor has gone is noticed where the channel is read.
             let _ = self.channel.send(&FromControl::Refused { client: operator.bytes() }, None);
         }
     }
@@ -79,11 +78,11 @@ impl Link {
         !self.commands.is_empty() || self.applied.is_some() || self.pong.is_some()
     }
 
-    /// Sends what waits, as far as the channel takes it. A command whose operator is not `there`
-    /// any more is dropped.
+    /// Sends what waits, as far as the channel has room. A command is dropped if `there` says that
+    /// its operator has left.
     ///
     /// # Errors
-    /// The supervisor is gone.
+    /// The supervisor has gone.
     pub fn speak(&mut self, there: impl Fn(u64) -> bool) -> Result<(), ChannelError> {
         self.commands.retain(|asked| there(asked.ticket));
         if let Some(generation) = self.applied {
@@ -135,7 +134,7 @@ mod tests {
             asked += 1;
             link.speak(|_| true).unwrap();
         }
-        // The last one waits; one more whose operator leaves is never sent.
+        // The last command waits; one more whose operator leaves is never sent.
         let file = std::fs::File::open("/dev/null").unwrap();
         link.ask(asked, NOBODY, Command::Include("x".into()), Some(file.into()));
         link.ask(asked + 1, NOBODY, Command::Exit, None);

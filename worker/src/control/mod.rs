@@ -1,12 +1,12 @@
-//! The control process: the only one that reads what operators write, and jailed as a worker is.
+//! The control process: the only process that reads operators' bytes. It is jailed like a worker.
 //!
-//! It reads one line from each connection, parses it, opens the file that it names with its own
-//! rights, and passes the typed command to the supervisor, which decides; then it writes the reply
-//! and closes. It holds no power: whoever takes it over can say what any operator at the
-//! control port can say.
+//! It reads one line from each connection, parses it, and opens the file that it names, with its
+//! own rights. It passes the typed command to the supervisor, which decides. Then it writes the
+//! reply and closes. It has no power of its own: an attacker who takes it over can send only the
+//! commands that any operator at the control port can send.
 //!
-//! One thread, one event loop, nothing that waits. `operator` is one connection's life, `link` the
-//! channel to the supervisor, `files` what is opened here.
+//! It has one thread and one event loop, and it never blocks. `operator` is the life of one
+//! connection, `link` the channel to the supervisor, `files` opens files.
 
 mod files;
 mod link;
@@ -39,43 +39,43 @@ use rustix::net::sockopt::socket_peercred;
 use crate::control::link::Link;
 use crate::control::operator::{Next, Operator, Reply};
 
-/// The channel to the supervisor has something, or takes something again.
+/// The channel to the supervisor is readable or writable.
 const CHANNEL: Token = Token(usize::MAX);
 /// An operator waits to be accepted.
 const LISTENER: Token = Token(usize::MAX - 1);
 
-/// Most operators at once; for one more, an earlier one has to go.
+/// Most operators at once. For one more, an earlier one is closed.
 const OPERATORS: usize = 64;
 
-/// Operators accepted before those that are there get their turn.
+/// Operators accepted in a row, before the open connections are served.
 const ACCEPT_BATCH: usize = 2 * OPERATORS;
 
-/// How long accepting pauses when something ran short.
+/// How long accepting pauses after a shortage.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 
-/// After how long a message is tried again that the supervisor's queue had no room for. An event
-/// says so too; this is for a queue that is full for another reason than its length.
+/// How long to wait before a message is sent again that the supervisor's queue had no room for. An
+/// event also tells of room; this is for a queue that is full for another reason than its length.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// The control process and all that it owns.
+/// The control process and its state.
 struct Control {
     poll: Poll,
     listener: OwnedFd,
     link: Link,
     /// The access list in force.
     acl: Acl,
-    /// Its root directory as everybody else calls it.
+    /// The path of its root directory outside the jail.
     jail: Option<PathBuf>,
-    /// By ticket, so in the order in which they came.
+    /// By ticket, that is, in order of arrival.
     operators: BTreeMap<u64, Operator>,
     next_ticket: u64,
-    /// Those that can go on although no event will say so.
+    /// Operators that can go on although no event will tell so.
     ready: Vec<u64>,
-    /// When accepting goes on after a shortage.
+    /// When accepting resumes after a shortage.
     accept_again: Option<Instant>,
 }
 
-/// Runs the control process until the supervisor tells it to stop or is gone. Returns the exit
+/// Runs the control process until the supervisor tells it to stop or has gone. Returns the exit
 /// status.
 pub fn run(start: ControlStart) -> i32 {
     let ControlStart { channel, listener, settings, jail } = start;
@@ -84,7 +84,8 @@ pub fn run(start: ControlStart) -> i32 {
             Ok(poll) => poll,
             Err(error) => {
                 let reason = format!("control port: cannot wait for events: {error}");
-                // If the supervisor cannot be told, the exit status still says that the start failed.
+                // If the supervisor cannot be told, the exit status still says that the start
+                // failed.
                 let _ = channel.send(&FromStartingControl::Failed { reason }, None);
                 return 1;
             }
@@ -137,7 +138,7 @@ impl Control {
                 match event.token() {
                     CHANNEL => {
                         if let Some(status) = self.hear() {
-                            // Whoever ended pen is told so.
+                            // The operator who stopped pen must get the reply.
                             self.go_on_with_ready();
                             return status;
                         }
@@ -164,7 +165,7 @@ impl Control {
         }
     }
 
-    /// Gives those their turn whom no event will give one.
+    /// Serves the operators in `ready`.
     fn go_on_with_ready(&mut self) {
         for ticket in std::mem::take(&mut self.ready) {
             self.on_operator(ticket);
@@ -180,12 +181,11 @@ impl Control {
         let operators = self.operators.values().map(Operator::deadline);
         let retry = self.link.waits().then(|| now + RETRY);
         let next = operators.chain(self.accept_again).chain(retry).min()?;
-        // mio counts whole milliseconds; one more, rather than to be woken too early again and
-        // again.
+        // mio counts whole milliseconds. One more avoids repeated wake-ups that are too early.
         Some(next.saturating_duration_since(now) + Duration::from_millis(1))
     }
 
-    /// What the supervisor said. Some: leave with this status.
+    /// Reads the supervisor's messages. Some: leave with this exit status.
     fn hear(&mut self) -> Option<i32> {
         loop {
             match self.link.hear() {
@@ -206,7 +206,7 @@ impl Control {
                     }
                 }
                 Ok(Received::Message(ToControl::Ping { serial }, _)) => self.link.pong(serial),
-                // A supervisor that is gone: without it there is nobody to command.
+                // The supervisor has gone: commands cannot be carried out without it.
                 Ok(Received::Message(ToControl::Stop, _) | Received::Closed) => return Some(0),
                 Ok(Received::Empty) => return None,
                 Ok(Received::Message(ToControl::Settings, None)) | Err(_) => return Some(1),
@@ -227,7 +227,7 @@ impl Control {
                     self.on_arrival(socket, peer.map(ClientKey::from_peer), now);
                 }
                 Err(Errno::AGAIN) => return,
-                // Who waited is gone, or a signal came: the next one may be there (accept(2)).
+                // The client has gone, or a signal came. The next client may be there (accept(2)).
                 Err(Errno::INTR | Errno::CONNABORTED | Errno::PERM | Errno::PROTO) => {}
                 Err(_) => {
                     self.make_room();
@@ -239,7 +239,7 @@ impl Control {
         self.accept_again = Some(now);
     }
 
-    /// Takes an operator in; one of a Unix socket has no address.
+    /// Adds an operator. One of a Unix socket has no address.
     fn on_arrival(&mut self, socket: OwnedFd, address: Option<ClientKey>, now: Instant) {
         let peer = address.unwrap_or(ClientKey::UNIX);
         if !self.acl.permits(peer) {
@@ -269,7 +269,7 @@ impl Control {
         }
     }
 
-    /// Lets one operator go: one that has been answered if there is one, else the oldest.
+    /// Closes one operator: one that has its answer if there is one, else the oldest.
     fn make_room(&mut self) {
         let answered = self.operators.iter().find(|(_, operator)| operator.is_answered());
         let ticket = answered.or_else(|| self.operators.iter().next()).map(|(ticket, _)| *ticket);
@@ -278,8 +278,8 @@ impl Control {
         }
     }
 
-    /// Something happened at an operator's socket, or it has more to do. One that has left in the
-    /// meantime is not known any more.
+    /// Serves an operator after an event at its socket, or when it has more to do. An operator that
+    /// has left is ignored.
     fn on_operator(&mut self, ticket: u64) {
         let Some(operator) = self.operators.get_mut(&ticket) else { return };
         match operator.go_on() {
@@ -289,7 +289,7 @@ impl Control {
         }
     }
 
-    /// An operator's command.
+    /// Handles an operator's command.
     fn on_line(&mut self, ticket: u64, line: &[u8]) {
         let asked = read(line).and_then(|command| match command {
             Command::Nothing => Ok(None),
@@ -309,14 +309,14 @@ impl Control {
         }
     }
 
-    /// Where the files are that operators name, for a message about one of them.
+    /// Where the operators' files are, for a message about one of them.
     fn place(&self) -> String {
         self.jail
             .as_ref()
             .map_or(String::new(), |jail| format!(" (in the jail {})", jail.display()))
     }
 
-    /// Gives an operator the reply.
+    /// Starts to send a reply to an operator.
     fn answer(&mut self, ticket: u64, reply: Reply) {
         if let Some(operator) = self.operators.get_mut(&ticket) {
             operator.answered(reply);
@@ -325,17 +325,17 @@ impl Control {
     }
 }
 
-/// The word of a command, as it was given: some commands have two.
+/// The word of a command, as the operator wrote it: some commands have two words.
 fn word(line: &[u8]) -> &str {
     let first =
         line.split(u8::is_ascii_whitespace).find(|word| !word.is_empty()).unwrap_or_default();
     std::str::from_utf8(first).unwrap_or_default()
 }
 
-/// Reads a command. The error is the reply.
+/// Parses a command. The error is the reply.
 fn read(line: &[u8]) -> Result<Command, String> {
-    // What is not UTF-8 may still be no command at all, which is said in the words that scripts
-    // look for. A comment may be in any encoding.
+    // A line that is not UTF-8 may still be an unknown command; that reply has the wording that
+    // scripts look for. A comment may be in any encoding.
     let text = String::from_utf8_lossy(&line[..before_comment(line)]);
     let command = parse(&text).map_err(|why| why.to_string())?;
     match text {
@@ -344,7 +344,8 @@ fn read(line: &[u8]) -> Result<Command, String> {
     }
 }
 
-/// Reads the settings from the memory that came with the message. None: they are none.
+/// Reads the settings from the memory that came with the message. None: the memory holds no
+/// settings.
 fn read_settings(memory: OwnedFd) -> Option<Settings> {
     let length = usize::try_from(rustix::fs::fstat(&memory).ok()?.st_size)
         .ok()

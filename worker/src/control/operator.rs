@@ -1,9 +1,9 @@
-//! One operator's connection: a line in, a reply out, closed.
+//! One operator's connection: reads a line, writes a reply, closes.
 //!
-//! Edge-triggered: every step goes on until the socket has no more, or says that it wants another
-//! turn. The reply is followed by an end of file, and what the operator still sends is read and
-//! dropped for a while: closing a socket with unread bytes resets the connection, and a
-//! reset overtakes the reply (tcp(7)).
+//! Epoll is edge-triggered: every step goes on until the socket has no more, or asks for another
+//! turn. The reply is followed by an end of file. Then the operator's bytes are read and dropped
+//! for a while: closing a socket with unread bytes resets the connection, and a reset overtakes the
+//! reply (tcp(7)).
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -16,23 +16,23 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
 use crate::control::files::Replacement;
 
-/// How long an operator may take for its line.
+/// Time limit for the operator's line.
 const LINE_TIME: Duration = Duration::from_secs(10);
 
-/// How long the supervisor may take to answer. It has a deadline of its own for everything; this is
-/// for its end.
+/// Time limit for the supervisor's answer. The supervisor has deadlines of its own; this one is for
+/// a supervisor that has ended.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
 
-/// How long an operator may take none of its reply.
+/// Time limit for an operator that reads none of its reply.
 const REPLY_TIME: Duration = Duration::from_secs(30);
 
-/// How long the end of the operator's side is waited for after the reply.
+/// Time limit for the operator's end of file after the reply.
 const LINGER_TIME: Duration = Duration::from_secs(5);
 
 /// Bytes moved at a time.
 const CHUNK: usize = 64 * 1024;
 
-/// Chunks in one turn; then the other operators have theirs.
+/// Chunks moved in one turn. Then the other operators are served.
 const TURN: usize = 8;
 
 /// An operator.
@@ -44,7 +44,7 @@ pub struct Operator {
     wants: Wants,
     /// When this stage ends at the latest.
     deadline: Instant,
-    /// The operator has ended its side.
+    /// The operator has sent its end of file.
     finished: bool,
     over: bool,
 }
@@ -57,38 +57,38 @@ enum OperatorStage {
     Asked(Option<Replacement>),
     /// Writes the reply.
     Replying(Reply),
-    /// Waits for the operator's end.
+    /// Waits for the operator's end of file.
     Lingering,
 }
 
-/// What an operator is sent.
+/// What an operator asked to be sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Wants {
     /// The reply.
     Reply,
-    /// A line with the outcome, and then the reply: [`Outcome::ASKED`].
+    /// A line with the outcome and then the reply: [`Outcome::ASKED`].
     Outcome,
 }
 
-/// What is to be done next about an operator.
+/// What to do next about an operator.
 #[derive(Debug, Eq, PartialEq)]
 pub enum Next {
-    /// Nothing until its socket, or the supervisor, says something.
+    /// Nothing until an event at its socket or an answer of the supervisor.
     Wait,
-    /// Give it another turn soon.
+    /// Serve it again soon.
     Again,
-    /// Its line is whole, without its end: answer, or ask the supervisor.
+    /// The whole line, without its line end: answer it, or ask the supervisor.
     Line(Vec<u8>),
 }
 
-/// A reply, and how much of it has been sent.
+/// A reply, and how much of it was sent.
 #[derive(Debug)]
 pub struct Reply {
     outcome: Outcome,
-    /// What goes before the text.
+    /// Sent before the text.
     head: &'static str,
     source: Source,
-    /// Of both.
+    /// Bytes sent, of `head` and text together.
     sent: usize,
 }
 
@@ -99,27 +99,27 @@ enum Source {
 }
 
 impl Reply {
-    /// A short reply, with its line ends; may be empty.
+    /// A short reply, with its line ends. It may be empty.
     pub fn text(outcome: Outcome, text: String) -> Reply {
         Reply { outcome, head: "", source: Source::Text(text.into_bytes()), sent: 0 }
     }
 
-    /// A reply that is the content of a memfd.
+    /// A reply whose text is the content of a memfd.
     pub fn memory(outcome: Outcome, memory: OwnedFd) -> Reply {
         Reply { outcome, head: "", source: Source::Memory(memory), sent: 0 }
     }
 
-    /// Why a command is not carried out: one line, without its end.
+    /// The reason why a command is not carried out: one line, without its line end.
     pub fn refusal(why: String) -> Reply {
         Reply::text(Outcome::Refused, why + "\n")
     }
 
-    /// Whether there is nothing to say.
+    /// Whether the reply has no bytes.
     fn is_empty(&self) -> bool {
         matches!(&self.source, Source::Text(text) if text.is_empty())
     }
 
-    /// Sends the next piece. `Ok(0)`: all is sent.
+    /// Sends the next piece. `Ok(0)`: everything was sent.
     fn send_some(&mut self, socket: &OwnedFd) -> Result<usize, Errno> {
         let mut buffer = [0; CHUNK];
         let piece = match (&self.source, self.sent.checked_sub(self.head.len())) {
@@ -137,7 +137,7 @@ impl Reply {
         }
         let sent = rustix::io::retry_on_intr(|| send(socket, piece, SendFlags::NOSIGNAL))?;
         if sent == 0 {
-            // Not to be taken for the end of the reply.
+            // The operator must not take this for the end of the reply.
             return Err(Errno::IO);
         }
         self.sent += sent;
@@ -146,7 +146,7 @@ impl Reply {
 }
 
 impl Operator {
-    /// An operator that has just come.
+    /// A new operator.
     pub fn new(socket: OwnedFd, by: message::Operator, now: Instant) -> Operator {
         let stage = OperatorStage::Reading(Vec::new());
         Operator {
@@ -160,27 +160,27 @@ impl Operator {
         }
     }
 
-    /// Who it is.
+    /// Who the operator is.
     pub fn by(&self) -> message::Operator {
         self.by
     }
 
-    /// When its time is up, unless something happens.
+    /// When its time is up, unless something happens before.
     pub fn deadline(&self) -> Instant {
         self.deadline
     }
 
-    /// Whether it is over.
+    /// Whether the connection is finished.
     pub fn is_over(&self) -> bool {
         self.over
     }
 
-    /// Whether it has its whole reply.
+    /// Whether the whole reply was sent.
     pub fn is_answered(&self) -> bool {
         matches!(self.stage, OperatorStage::Lingering)
     }
 
-    /// To be called before it is let go before its time. One that waits for the rest of a reply is
+    /// Call this before an operator is dropped early. One that waits for the rest of a reply is
     /// reset: an end of file would look like the end of the reply.
     pub fn cut_off(&self) {
         if matches!(self.stage, OperatorStage::Asked(_) | OperatorStage::Replying(_)) {
@@ -188,7 +188,7 @@ impl Operator {
         }
     }
 
-    /// Does what its socket allows now.
+    /// Does what the socket allows now.
     pub fn go_on(&mut self) -> Next {
         match &mut self.stage {
             OperatorStage::Reading(_) => self.read_line(),
@@ -198,13 +198,13 @@ impl Operator {
         }
     }
 
-    /// The supervisor has been asked. What `replacement` holds is put in its place if the answer is
-    /// silence, which is success.
+    /// Notes that the supervisor was asked. `replacement` is put in place if the answer is empty,
+    /// which means success.
     pub fn asked(&mut self, replacement: Option<Replacement>) {
         self.enter(OperatorStage::Asked(replacement), ANSWER_TIME);
     }
 
-    /// The reply is there; [`Operator::go_on`] sends it.
+    /// Takes the reply; [`Operator::go_on`] sends it.
     pub fn answered(&mut self, reply: Reply) {
         let replacement = match &mut self.stage {
             OperatorStage::Asked(replacement) => replacement.take(),
@@ -230,7 +230,7 @@ impl Operator {
 
     fn read_line(&mut self) -> Next {
         let OperatorStage::Reading(line) = &mut self.stage else { return Next::Wait };
-        // One byte more than the longest line and CR LF shows that a line is too long.
+        // One byte more than the longest line and CR LF: it shows that a line is too long.
         let mut buffer = [0; Outcome::ASKED.len() + MAX_LINE + 3];
         loop {
             match recv(&self.socket, &mut buffer[line.len()..], RecvFlags::empty()) {
@@ -257,7 +257,7 @@ impl Operator {
         }
     }
 
-    /// The line that has been read, or that it is too long.
+    /// The line that was read, or a reply that it is too long.
     fn take_line(&mut self) -> Next {
         let OperatorStage::Reading(line) = &mut self.stage else { return Next::Wait };
         let mut line = std::mem::take(line);
@@ -280,7 +280,7 @@ impl Operator {
         for _ in 0..TURN {
             match reply.send_some(&self.socket) {
                 Ok(0) => {
-                    // Fails if the operator is gone, which the next read says.
+                    // Fails if the operator has gone; the next read then tells so.
                     let _ = shutdown(&self.socket, Shutdown::Write);
                     self.enter(OperatorStage::Lingering, LINGER_TIME);
                     return self.linger();
@@ -293,7 +293,7 @@ impl Operator {
         Next::Again
     }
 
-    /// Reads and drops what comes after the line.
+    /// Reads and drops bytes after the line.
     fn linger(&mut self) -> Next {
         let mut buffer = [0; CHUNK];
         for _ in 0..TURN {
@@ -316,9 +316,9 @@ impl Operator {
     }
 }
 
-/// Has the close of a TCP connection be a reset. To an operator, an end of file without a byte is a
-/// command that has been carried out in silence; who is turned away must not believe that.
+/// Makes the close of a TCP connection a reset. To an operator, an end of file without a byte means
+/// success. A refused operator must not see that.
 pub fn reset(socket: &OwnedFd) {
-    // Without it, the close is an ordinary one.
+    // Without the option, the close is an ordinary one.
     let _ = set_socket_linger(socket, Some(Duration::ZERO));
 }

@@ -1,4 +1,4 @@
-//! The whole control process against real sockets; the test is its supervisor.
+//! The whole control process against real sockets. The test plays the supervisor.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};

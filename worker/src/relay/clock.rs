@@ -1,4 +1,4 @@
-//! The two clocks: monotonic milliseconds for all that has to pass, Unix time for what people read.
+//! The two clocks: monotonic milliseconds for durations and deadlines, Unix time for output.
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -8,7 +8,7 @@ pub fn now() -> u64 {
     (time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000).max(1)
 }
 
-/// Monotonic nanoseconds, for what has to be in order with what another process says.
+/// Monotonic nanoseconds, to order events of different processes.
 pub fn precise() -> u64 {
     let time = clock_gettime(ClockId::Monotonic);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64

@@ -1,8 +1,8 @@
-//! What the supervisor orders: new settings, another listener, another log, the end of a
-//! connection, a report, an explanation.
+//! The supervisor's messages: new settings, another listener, another log, the end of a connection,
+//! a report, an explanation.
 //!
-//! Nothing here is taken by halves. A message that makes no sense comes from no supervisor of ours:
-//! the worker leaves, and is replaced by one that is born with the settings in force.
+//! No message is carried out in part. An invalid message cannot come from our supervisor: the
+//! worker leaves, and its replacement starts with the settings in force.
 
 use std::os::fd::OwnedFd;
 
@@ -19,11 +19,11 @@ use crate::relay::connection::timer_queue::STEP;
 use crate::relay::connection::{Connection, State};
 use crate::relay::request_log::LogWriter;
 
-/// The supervisor said what makes no sense.
+/// The supervisor's message is invalid.
 struct Nonsense;
 
 impl Relay<'_> {
-    /// What the supervisor said. Some: leave with this status.
+    /// Carries out the supervisor's messages. Some: leave with this exit status.
     pub(in crate::relay) fn hear(&mut self) -> Option<i32> {
         self.supervisor.speak();
         let status = loop {
@@ -35,7 +35,7 @@ impl Relay<'_> {
                     }
                 }
                 Ok(Received::Empty) => return None,
-                // Without a supervisor there is no service.
+                // A worker does not run without a supervisor.
                 Ok(Received::Closed) => break 0,
                 Err(_) => break 1,
             }
@@ -101,8 +101,8 @@ impl Relay<'_> {
         Ok(())
     }
 
-    /// A sibling has died: says anew in the table what is open here, and sees to the client for
-    /// whom the kernel may have woken it.
+    /// A sibling has died: writes this worker's open connections to the table again, and looks for
+    /// the client for which the kernel may have woken the sibling alone.
     fn republish(&mut self) {
         let size = self.settings.table_size();
         let open =
@@ -116,10 +116,10 @@ impl Relay<'_> {
         self.look_for_clients();
     }
 
-    /// Works by new settings from now on.
+    /// Applies new settings.
     fn apply(&mut self, settings: Settings) -> Result<(), Nonsense> {
         if settings.table_size() != self.settings.table_size() {
-            // The rows of the shared table would mean other servers.
+            // The rows of the shared table would belong to other servers.
             return Err(Nonsense);
         }
         let old = std::mem::replace(&mut self.settings, settings);
@@ -137,7 +137,7 @@ impl Relay<'_> {
         Ok(())
     }
 
-    /// Marks the connects that are under way to a server that is elsewhere now.
+    /// Marks the connects under way to servers whose address has changed.
     fn mark_outdated(&mut self, old: &Settings) {
         let moved = |old: Option<&Server>, new: Option<&Server>| match (old, new) {
             (Some(old), Some(new)) => !old.addresses().eq(new.addresses()),
@@ -168,7 +168,7 @@ impl Relay<'_> {
         self.upstreams.all_due();
     }
 
-    /// Logs to another place from now on.
+    /// Changes the request log.
     fn change_log(&mut self, target: RequestLog) {
         match &mut self.log {
             Some(log) => log.reopen(self.now, target),
@@ -177,7 +177,7 @@ impl Relay<'_> {
         self.flush_log();
     }
 
-    /// Logs no more.
+    /// Ends the request log.
     fn end_log(&mut self) {
         self.count_lines();
         let Some(mut log) = self.log.take() else { return };
@@ -188,15 +188,15 @@ impl Relay<'_> {
         }
     }
 
-    /// Brings the counter of log lines up to date.
+    /// Updates the counter of log lines.
     pub(in crate::relay) fn count_lines(&mut self) {
         self.counters.log_lines += self.log.as_mut().map_or(0, LogWriter::take_lines);
     }
 }
 
-/// The address of a target as the request log shows it; empty where there is none.
+/// The address of a target as the request log shows it; empty if there is none.
 pub fn shown_at(shown: &[Vec<String>], target: Option<Target>, position: u32) -> &str {
-    // The two last rows are the emergency and the abuse server's.
+    // The last two rows belong to the emergency and the abuse server.
     let row = |target: Target| shown.get(target.row(shown.len().saturating_sub(2) as u32) as usize);
     let addresses = target.and_then(row).map_or(&[][..], Vec::as_slice);
     addresses.get(position as usize % addresses.len().max(1)).map_or("", String::as_str)
@@ -216,7 +216,7 @@ pub fn shown(settings: &Settings) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// The settings in a memfd. All workers share its offset, so that is left alone.
+/// Reads the settings from a memfd. All workers share its file offset, so it is not moved.
 fn read_settings(memory: &OwnedFd) -> Option<Settings> {
     let mut bytes = Vec::new();
     let mut piece = vec![0; 64 * 1024];

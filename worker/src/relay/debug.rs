@@ -1,7 +1,7 @@
-//! Debug output of a worker (`-d`): straight to standard error or to the syslog daemon, never
-//! through the supervisor, since it holds what strangers sent.
+//! Debug output of a worker (`-d`). It goes directly to standard error or to the syslog daemon and
+//! never through the supervisor, since it contains untrusted bytes.
 //!
-//! Nothing here waits: a line that its reader does not take at once is dropped and counted.
+//! Nothing here blocks: a line that cannot be written at once is dropped and counted.
 
 use std::fmt::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,11 +12,11 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 
-/// Bytes of a line at most: what a pipe takes in one piece (PIPE_BUF), and less than a syslog
-/// datagram.
+/// Most bytes of a line: a pipe takes that much in one piece (PIPE_BUF), and a syslog datagram
+/// holds it.
 const LINE: usize = 4000;
 
-/// Says what is asked for.
+/// The debug output.
 #[derive(Debug)]
 pub struct Debug {
     level: u8,
@@ -33,36 +33,35 @@ impl Debug {
         Debug { level: settings.debug, ascii: settings.ascii, output, utc_offset, dropped: 0 }
     }
 
-    /// Says what new settings ask for.
+    /// Applies new settings.
     pub fn set(&mut self, settings: &Settings) {
         self.level = settings.debug;
         self.ascii = settings.ascii;
     }
 
-    /// Whether anything is said at a level: 1 decisions, 2 connections and dumps, 3 everything.
+    /// Whether a level is on: 1 decisions, 2 connections and dumps, 3 everything.
     pub fn on(&self, level: u8) -> bool {
         self.level >= level
     }
 
-    /// Whether what clients and servers send is dumped.
+    /// Whether the data of clients and servers is dumped.
     pub fn dumps(&self) -> bool {
         self.on(2)
     }
 
-    /// Says something, if the level is that high.
+    /// Writes a line, if the level is on.
     pub fn say(&mut self, level: u8, text: fmt::Arguments<'_>) {
         if self.on(level) {
             self.line(&text.to_string());
         }
     }
 
-    /// Whether there is something to say and no daemon to say it to.
+    /// Whether output is on and there is no connection to the daemon.
     pub fn misses_daemon(&self) -> bool {
         self.dropped > 0 && matches!(self.output, DebugOutput::Syslog(None))
     }
 
-    /// Goes over to a connection to the daemon. A worker in the foreground keeps its standard
-    /// error.
+    /// Takes a connection to the daemon. A worker in the foreground keeps its standard error.
     pub fn connect(&mut self, daemon: OwnedFd) {
         if let DebugOutput::Syslog(socket) = &mut self.output {
             *socket = Some(daemon);
@@ -102,8 +101,8 @@ impl Debug {
         }
     }
 
-    /// Writes one line; false if that would have had to wait, or if there is no daemon. One that is
-    /// gone is asked for again.
+    /// Writes one line. False if that would block, or if there is no daemon. A daemon that has gone
+    /// is asked for again.
     fn write(&mut self, text: &str) -> bool {
         let (seconds, _) = crate::relay::clock::unix_time();
         let stamp = Stamp::of(seconds as i64 + i64::from((self.utc_offset)(seconds as i64)));
@@ -124,9 +123,9 @@ impl Debug {
     }
 }
 
-/// Writes a line unless that would have to wait. The supervisor has made standard error one that
-/// never waits if it is a pipe or a terminal; a socket (the journal's) is told not to each time;
-/// and it is asked first, in case neither could be done.
+/// Writes a line unless that would block. The supervisor made standard error non-blocking if it is
+/// a pipe or a terminal. A socket (of the journal) gets a flag with each write. Standard error is
+/// also polled first, in case neither was possible.
 fn write_now(stderr: BorrowedFd<'_>, line: &str) -> bool {
     let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -142,7 +141,7 @@ fn send_now(socket: impl AsFd, line: &str) -> Result<usize, Errno> {
     rustix::net::send(socket, line.as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
 }
 
-/// A local date and time, from seconds since 1970 that already hold the zone's offset.
+/// A local date and time, from seconds since 1970 that include the zone's offset.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Stamp {
     year: i64,
@@ -155,7 +154,7 @@ struct Stamp {
 
 impl Stamp {
     /// The civil calendar, after Howard Hinnant's `civil_from_days`: years begin in March, so that
-    /// the leap day is the last.
+    /// the leap day is the last day.
     fn of(local_seconds: i64) -> Stamp {
         let (days, rest) = (local_seconds.div_euclid(86400), local_seconds.rem_euclid(86400));
         let from_era_start = days + 719_468;

@@ -1,8 +1,8 @@
-//! `explain ADDRESS`: which server a client would get now, and why, a line a step.
+//! `explain ADDRESS`: which server a client would get now, and why, with one line for each step.
 //!
-//! It follows the very choice that serves clients ([`Placement`]) over the very state, but through
-//! a view that changes nothing: no place is taken, no probe begun, the cursor stays, the client is
-//! not entered in the table.
+//! It uses the same choice as for real clients ([`Placement`]) and the same state, but through a
+//! view that changes nothing. No connection is reserved, no probe begins, the cursor stays, and the
+//! client is not entered in the table.
 
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -20,7 +20,7 @@ use crate::relay::upstream::select::{
     Candidate, Eligible, Farm, Placement, Refusal, client_permitted,
 };
 
-/// A farm that is only looked at.
+/// A read-only view of a farm.
 struct Looked<'f, F> {
     farm: &'f F,
     cursor: Cell<u32>,
@@ -48,7 +48,7 @@ impl<F: Farm> Farm for Looked<'_, F> {
         self.farm.hindrance(row)
     }
 
-    /// Each has its line.
+    /// Each server has its line.
     fn is_left_out(&self, _: u32) -> bool {
         false
     }
@@ -94,7 +94,7 @@ impl Relay<'_> {
         elsewhere.take(FEW).map(line).collect()
     }
 
-    /// How the line about a server that is left out ends: by whom, or why.
+    /// The end of the line about a blacklisted server: by whom, or why.
     fn by_what(&self, row: u32) -> String {
         if self.worker_table.is_taken_out(row) {
             return " by an operator".into();
@@ -114,13 +114,13 @@ impl Relay<'_> {
     }
 }
 
-/// Of the servers that other workers pass over so many are named.
+/// Most servers that are named of those that other workers pass over.
 const FEW: usize = 8;
 
-/// How the line about a server that is left out ends, by row.
+/// The end of the line about a blacklisted server, by row.
 type ByWhat<'w> = &'w dyn Fn(u32) -> String;
 
-/// The explanation; `recorded` is what the client table says, if it could be read.
+/// The explanation. `recorded` is the content of the client table, if it could be read.
 fn explanation(
     settings: &Settings,
     farm: &impl Farm,
@@ -161,7 +161,7 @@ fn explanation(
                 ));
                 return lines.text();
             }
-            // A number without a server, or no abuse server.
+            // There is no server with this number, or no abuse server.
             Err(Refusal::Absent) => {}
             Err(refusal) => {
                 if let Refusal::Hindered(hindrance) = refusal {
@@ -181,7 +181,7 @@ fn explanation(
     lines.text()
 }
 
-/// What is known of the client itself, and how its first server is chosen.
+/// The facts about the client itself, and how its first server is chosen.
 fn standing(
     settings: &Settings,
     client: ClientKey,
@@ -263,7 +263,7 @@ fn why_not(
     }
 }
 
-/// How a line calls a server.
+/// The name of a server in a line.
 fn name(settings: &Settings, target: Target) -> String {
     let title = match target {
         Target::Server(id) => format!("server {id}"),
@@ -280,7 +280,7 @@ fn name(settings: &Settings, target: Target) -> String {
     }
 }
 
-/// The lines, each once.
+/// The lines; each one occurs once.
 #[derive(Default)]
 struct Lines {
     all: Vec<String>,
@@ -294,7 +294,7 @@ impl Lines {
         }
     }
 
-    /// All of them, or as many as fit and then the last, which says what comes of it.
+    /// All lines, or as many as fit and then the last line, which says the result.
     fn text(self) -> String {
         let mut text = String::new();
         let last = self.all.len() - 1;
@@ -313,8 +313,8 @@ impl Lines {
     }
 }
 
-/// Bytes kept for the last line, the one that says how many are missing, and those about other
-/// workers.
+/// Bytes kept free for the last line, for the line with the number of missing lines, and for the
+/// lines about other workers.
 const RESERVE: usize = 4096;
 
 #[cfg(test)]
@@ -394,7 +394,7 @@ mod tests {
             explain(&settings, &states, Some(-3))
                 .starts_with("client 192.0.2.7: not tracked; by round robin\n")
         );
-        // At last, who waits for another's probe joins it.
+        // At last, a client that waits for another's probe joins it.
         settings.servers.truncate(2);
         assert_eq!(
             explain(&settings, &states, None),

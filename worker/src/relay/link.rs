@@ -1,8 +1,8 @@
-//! The link to the supervisor: what a worker says to it, and what it is told.
+//! The link to the supervisor: the messages in both directions.
 //!
-//! Nothing here waits. Events queue up to a bound and are counted when dropped; a report goes out
-//! page by page, as fast as the supervisor takes it; counters are sent at most once a second and
-//! only if they changed.
+//! Nothing here blocks. Events queue up to a bound; further ones are counted and dropped. A report
+//! is sent page by page, as fast as the supervisor takes it. Counters are sent at most once a
+//! second, and only if they changed.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -10,30 +10,30 @@ use pen_ipc::channel::{Channel, ChannelError, Received, Sent};
 use pen_ipc::message::{CONNECTIONS_PER_PAGE, Event, FromWorker, ReportPage, ToWorker};
 use pen_ipc::stats::{ConnectionInfo, Counters};
 
-/// Events that wait for the supervisor at most.
+/// Most events that wait for the supervisor.
 const EVENTS: usize = 256;
 
 /// Milliseconds between two messages with counters.
 const COUNTERS_EVERY: u64 = 1000;
 
-/// Milliseconds between two events that a client can bring about again and again.
+/// Milliseconds between two events of a kind that a client can cause repeatedly.
 pub const RATE: u64 = 1000;
 
-/// Milliseconds between two events about the same server that failed and is used all the same.
+/// Milliseconds between two events about the same failed server that stays in use.
 const FAILED_RATE: u64 = 10_000;
 
-/// A worker's end of the channel, with all that waits to be sent.
+/// A worker's end of the channel, with everything that waits to be sent.
 #[derive(Debug)]
 pub struct Supervisor {
     channel: Channel<FromWorker, ToWorker>,
-    /// Answers to orders; the supervisor waits for each.
+    /// Answers to commands; the supervisor waits for each.
     answers: VecDeque<FromWorker>,
     events: VecDeque<Event>,
     report: Option<Report>,
     sent_counters: Counters,
     counters_due: Option<u64>,
     last_rated: [Option<u64>; Rated::COUNT],
-    /// When each server, by its code, was last told to have failed and to be used all the same.
+    /// When each server, by its code, was last reported as failed and still in use.
     last_failed: HashMap<i32, u64>,
 }
 
@@ -46,7 +46,7 @@ struct Report {
     sent: usize,
 }
 
-/// Kinds of events whose rate is limited, each by itself.
+/// Kinds of events with a limited rate, each by itself.
 #[derive(Clone, Copy, Debug)]
 pub enum Rated {
     /// [`Event::Shortage`].
@@ -90,30 +90,30 @@ impl Supervisor {
         }
     }
 
-    /// The next thing that the supervisor said.
+    /// The next message of the supervisor.
     ///
     /// # Errors
-    /// What it said is no message: the worker must leave.
+    /// The bytes are not a message: the worker must leave.
     pub fn hear(&self) -> Result<Received<ToWorker>, ChannelError> {
         self.channel.receive()
     }
 
-    /// Answers an order. Kept until the supervisor takes it: there are no more of them than it asks
-    /// for.
+    /// Answers a command. The answer is kept until the supervisor takes it; there are never more
+    /// answers than commands.
     pub fn answer(&mut self, answer: FromWorker) {
         self.answers.push_back(answer);
         self.speak();
     }
 
-    /// Asks for a connection to the syslog daemon, unless that is still to be said.
+    /// Asks for a connection to the syslog daemon, unless such a request is already queued.
     pub fn miss_daemon(&mut self) {
         if !self.answers.contains(&FromWorker::NoSyslog) {
             self.answer(FromWorker::NoSyslog);
         }
     }
 
-    /// Tells of an event. If too many wait, one that clients caused gives way to a transition of a
-    /// server.
+    /// Reports an event. If the queue is full, an event that clients caused is dropped for a
+    /// transition of a server.
     pub fn tell(&mut self, event: Event, counters: &mut Counters) {
         if self.events.len() >= EVENTS {
             counters.events_dropped += 1;
@@ -127,8 +127,8 @@ impl Supervisor {
         self.speak();
     }
 
-    /// Whether it may be told now that a server failed that is not left out for it (`-b 0`), so
-    /// that every client finds out anew.
+    /// Whether the failure of a server may be reported now that is not blacklisted for it (`-b 0`).
+    /// Every client meets that failure again.
     pub fn may_tell_failed(&mut self, server: i32, now: u64) -> bool {
         let last = self.last_failed.get(&server);
         let may = last.is_none_or(|last| now >= last + FAILED_RATE);
@@ -138,7 +138,7 @@ impl Supervisor {
         may
     }
 
-    /// Whether an event of a rated kind may be told now.
+    /// Whether an event of a rated kind may be reported now.
     pub fn may_tell(&mut self, kind: Rated, now: u64) -> bool {
         let last = &mut self.last_rated[kind as usize];
         let may = last.is_none_or(|last| now >= last + RATE);
@@ -148,13 +148,13 @@ impl Supervisor {
         may
     }
 
-    /// From when on an event of a rated kind may be told.
+    /// From when on an event of a rated kind may be reported.
     pub fn may_tell_from(&self, kind: Rated) -> u64 {
         self.last_rated[kind as usize].map_or(0, |last| last + RATE)
     }
 
-    /// Begins to answer a request for a report. An unfinished one is given up: nobody waits for it
-    /// any more.
+    /// Begins to answer a request for a report. An unfinished report is dropped: it is no longer
+    /// awaited.
     pub fn report(&mut self, serial: u32, counters: Counters, connections: Vec<ConnectionInfo>) {
         self.report = Some(Report { serial, counters, connections, sent: 0 });
         self.speak();
@@ -172,17 +172,17 @@ impl Supervisor {
         self.counters_due
     }
 
-    /// Sends the counters. If the channel is full they are sent a second later.
+    /// Sends the counters. If the channel is full, they are sent one second later.
     pub fn send_counters(&mut self, now: u64, counters: &Counters) {
         self.counters_due = None;
         match self.channel.send(&FromWorker::Counters(*counters), None) {
             Ok(Sent::Queued) => self.sent_counters = *counters,
-            // A supervisor that is gone is noticed where the channel is read.
+            // That the supervisor has gone is noticed where the channel is read.
             Ok(Sent::Full) | Err(_) => self.counters_due = Some(now + COUNTERS_EVERY),
         }
     }
 
-    /// Sends what waits, as far as the channel takes it; to be called again when the channel is
+    /// Sends what waits, as far as the channel has room. Call it again when the channel is
     /// writable.
     pub fn speak(&mut self) {
         while let Some(answer) = self.answers.front() {
@@ -219,7 +219,7 @@ impl Supervisor {
     }
 }
 
-/// Whether an event is told once for a change of a server's state.
+/// Whether an event is reported once for each change of a server's state.
 fn is_transition(event: &Event) -> bool {
     match event {
         Event::Blacklisted { seconds, .. } => *seconds > 0,

@@ -1,15 +1,18 @@
-//! The relay worker: accepts clients, finds each a server, and moves bytes between them until both
-//! are done.
+//! The relay worker: accepts clients, chooses a server for each, and moves bytes between them until
+//! both are done.
 //!
-//! One thread, one event loop, nothing that waits. Each room holds one step of a connection's life:
-//! `accept` and `share` (listener, `-x`, pauses), `balance` (which server, pure), `connect` and
-//! `dial` (attempts), `failover`, `fault` (whose it is, pure) and `upstreams` (what is in the way
-//! to a server) for those that fail, `traffic`, `pump` and `second_look` (bytes), `ending` and
-//! `idle` (how and when connections close). `http` (pure) and `forwarded` are `-H`, `proxy`
-//! (pure) and `origin` the PROXY protocol. `unfinished` bounds the memory of what
-//! clients begin, `untaken` that of what they do not take. `dummy` and `idlers` are lives of other
-//! kinds; `orders` is what the supervisor says, `explain` one of the answers; `supervisor`,
-//! `request_log` and `debug` are the ways out of the jail.
+//! It has one thread and one event loop, and it never blocks. The folders follow the life of a
+//! connection:
+//!
+//! - `accept`: the listener, `-x`, pauses, and `dummy`.
+//! - `preface`: what comes before the choice of a server (TLS handshake, PROXY protocol header).
+//! - `upstream`: choosing a server, connecting to it, failover, and `idlers`.
+//! - `connection`: the state of connections, their events, timeouts and closing.
+//! - `transfer`: moving bytes by copying or splice(2).
+//! - `http`: the parsing for `-H`. `tls`: sessions, keys and certificates.
+//!
+//! `commands` carries out the supervisor's messages, and `explain` answers one of them. `link`,
+//! `request_log` and `debug` are the outputs of the jailed process.
 
 pub(crate) mod accept;
 mod clock;
@@ -63,25 +66,25 @@ use crate::relay::upstream::idlers::Idlers;
 
 pub use crate::relay::tls::examine as examine_tls;
 
-/// The channel to the supervisor has something, or takes something again.
+/// The channel to the supervisor is readable or writable.
 const CHANNEL: Token = Token(usize::MAX);
-/// Another worker leaves clients to this one.
+/// Another worker leaves clients to this one, or connection numbers were freed.
 const FREED: Token = Token(usize::MAX - 1);
 /// A client waits to be accepted.
 const LISTENER: Token = Token(usize::MAX - 2);
-/// A place under `-x` may be free, and this worker waits for one.
+/// A connection number under `-x` may be free, and this worker waits for one.
 const VACANCY: Token = Token(usize::MAX - 3);
 
-/// Events taken from the kernel at a time.
+/// Events read from the kernel at a time.
 const EVENTS: usize = 512;
 
-/// After so many steps of a round the clock is looked at, and after so many milliseconds the
-/// supervisor is listened to: each step may be a TLS handshake, hundreds of which would leave it
-/// without a sign of life for seconds.
+/// After this many steps of a round the clock is read, and after this many milliseconds the
+/// supervisor's messages are read. Each step may be a TLS handshake: hundreds of them would delay
+/// the answer to a ping for seconds.
 const BREATH: usize = 16;
 const LONG_ROUND: u64 = 50;
 
-/// A worker and all that it owns.
+/// A worker and its state.
 struct Relay<'t> {
     poll: Poll,
     settings: Settings,
@@ -92,67 +95,65 @@ struct Relay<'t> {
     vacancy: OwnedFd,
     accepting: Accepting,
     pool: Pool,
-    /// Connections of which the client has yet to say something.
+    /// Connections whose client must send something first.
     greeting: Queue<STEP>,
-    /// Clients that were accepted in this round; their servers are connected to in the next one.
+    /// Clients accepted in this round. Their servers are connected to in the next round.
     newcomers: Vec<Name>,
-    /// Connections whose last attempt failed: the next target is tried in this turn, or in those
-    /// to come.
+    /// Connections whose last attempt failed. The next target is tried in this turn or a later one.
     retries: VecDeque<Name>,
     /// Connections whose target is tried in the next turn.
     next_turn: Vec<Name>,
-    /// What this turn has spent on selection and failed attempts (see `relay::failover`).
+    /// What this turn has spent on selection and failed attempts (see `relay::upstream::failover`).
     effort: u32,
-    /// What is known here of each server.
+    /// This worker's state of each server.
     upstreams: Upstreams,
     /// Connections whose connect is under way.
     connecting: Queue<STEP>,
-    /// Connections of which one end is gone.
+    /// Connections with one end closed.
     lingering: Queue<STEP>,
     /// Relaying connections with an unfinished head (`-H`).
     heads: Queue<STEP>,
-    /// Relaying connections of which it cannot be told yet whether they are HTTP (`http mixed`).
+    /// Relaying connections that may or may not be HTTP (`http mixed`).
     undecided: Queue<STEP>,
-    /// Relaying connections on which a request was refused, and which wait for the answers to
-    /// those before it.
+    /// Relaying connections with a refused request, which wait for the answers to earlier requests.
     refused: Queue<STEP>,
-    /// Connections that are closed when they are silent for too long.
+    /// Connections that are closed after a silence of `idle_timeout`.
     idle: Idle,
     idlers: Idlers,
-    /// Ends that a short splice(2) is taken to have emptied.
+    /// Ends that a short splice(2) is believed to have emptied.
     splice_rechecks: SpliceRechecks,
-    /// Which worker this is, and how many there are.
+    /// The number of this worker, and the number of workers.
     crew: (u32, u32),
-    /// Ends that have more to read although no event will say so; and room for those of the next
+    /// Ends that have more to read although no event will tell so, and a spare list for the next
     /// round.
     ready: Vec<Name>,
     next_ready: Vec<Name>,
     tools: Tools,
-    /// What clients have begun and not finished.
+    /// Unfinished data of clients.
     unfinished: Unfinished,
-    /// What was read and is not taken.
+    /// Data that was read and not yet delivered.
     untaken: Untaken,
     log: Option<LogWriter>,
     debug: Debug,
     supervisor: Supervisor,
     counters: Counters,
-    /// What TLS handshakes go by, if clients speak TLS.
+    /// The TLS configuration, if clients use TLS.
     tls: Option<Tls>,
-    /// Failed handshakes that the supervisor was not told of.
+    /// Failed handshakes that were not yet reported.
     untold_handshakes: Option<UntoldHandshakes>,
-    /// Listed senders that were closed and that the supervisor was not told of.
+    /// Listed senders that were closed and not yet reported.
     untold_senders: Option<UntoldSenders>,
-    /// Refused requests that the supervisor was not told of.
+    /// Refused requests that were not yet reported.
     untold_refusals: Option<UntoldRefusals>,
-    /// How many of the clients that no server could be used for the supervisor was told of.
+    /// How many clients without a usable server were reported.
     unserved_told: u64,
-    /// Open connections as the other workers know them.
+    /// The number of open connections that the other workers see in the table.
     published: Option<u32>,
     /// Monotonic milliseconds, read once per round of events.
     now: u64,
 }
 
-/// Runs a relay worker until the supervisor tells it to stop or is gone. Returns the exit status.
+/// Runs a relay worker until the supervisor tells it to stop or has gone. Returns the exit status.
 pub fn run(start: WorkerStart, table: &Table) -> i32 {
     let (channel, freed, vacancy, listener) =
         (start.channel, start.freed, start.vacancy, start.listener);
@@ -234,7 +235,7 @@ fn watch_own(
     let registry = poll.registry();
     let both = Interest::READABLE | Interest::WRITABLE;
     registry.register(&mut SourceFd(&channel.as_fd().as_raw_fd()), CHANNEL, both)?;
-    // Edge-triggered: each write wakes every worker once, and nobody has to read.
+    // Edge-triggered: each write wakes every worker once, and none has to read.
     registry.register(&mut SourceFd(&freed.as_raw_fd()), FREED, Interest::READABLE)
 }
 
@@ -278,13 +279,13 @@ impl Relay<'_> {
             if let Some(status) = self.on_ready() {
                 return status;
             }
-            // Last, so that connections which ended in this round make room first.
+            // Last, so that connections that ended in this round make room first.
             match listener {
                 true => self.accept(),
                 false => self.no_client(),
             }
             self.on_time();
-            // Places that were freed in this round and not taken since.
+            // Connection numbers that were freed in this round and not used since.
             self.fill_place();
             self.count_lines();
             if self.debug.misses_daemon() && self.supervisor.may_tell(Rated::NoSyslog, self.now) {
@@ -294,7 +295,7 @@ impl Relay<'_> {
         }
     }
 
-    /// Listens to the supervisor in the midst of a round that takes long. Some: leave with this
+    /// Reads the supervisor's messages during a round that takes long. Some: leave with this exit
     /// status.
     fn poll_control(&mut self, step: usize) -> Option<i32> {
         if step % BREATH != BREATH - 1 {
@@ -339,7 +340,7 @@ impl Relay<'_> {
         u64::from(self.settings.connect_timeout) * 1000
     }
 
-    /// All that is due.
+    /// Does everything that is due.
     fn on_time(&mut self) {
         while let Some(slot) = self.greeting.due(&self.pool, self.greeting_timeout(), self.now) {
             self.greeting_ends(slot);
@@ -387,8 +388,8 @@ impl Relay<'_> {
         }
     }
 
-    /// When the supervisor is to be told of what it was not told at once: else the end of a flood
-    /// would never be told.
+    /// When pending reports of limited rate are due. Without it, the last reports of a flood would
+    /// never be sent.
     fn untold_due(&self) -> Option<u64> {
         let handshakes = self.untold_handshakes.as_ref().map(|_| Rated::Handshake);
         let crowded = self.unfinished.is_untold().then_some(Rated::Crowded);
@@ -399,7 +400,7 @@ impl Relay<'_> {
         kinds.into_iter().flatten().map(|kind| self.supervisor.may_tell_from(kind)).min()
     }
 
-    /// Tells what may be told by now.
+    /// Sends the pending reports whose time has come.
     fn tell_untold(&mut self) {
         self.tell_handshakes();
         self.tell_crowded();
@@ -408,7 +409,8 @@ impl Relay<'_> {
         self.tell_senders();
     }
 
-    /// Writes out the log and gives all places back; the sockets close with the process.
+    /// Writes out the log and releases all entries of the table. The sockets close with the
+    /// process.
     fn stop(&mut self) {
         self.flush_log();
         self.tell_untold();

@@ -1,10 +1,10 @@
-//! The request log (`-l`): one line for the first data of a connection and for the first data after
-//! each answer.
+//! The request log (`-l`): one line for the first data of a connection, and one for the first data
+//! after each answer.
 //!
-//! To a file, lines gather in a buffer and go out in one write(2) of whole lines to a descriptor
-//! opened for appending, so that lines of different workers never mix; at latest `FLUSH_AFTER`
-//! after the first of them. To penlogd, each line is a datagram. Nothing here waits: what cannot be
-//! written is counted and lost.
+//! For a file, lines gather in a buffer. One write(2) puts whole lines to a descriptor opened for
+//! appending, so that lines of different workers never mix. It happens at most `FLUSH_AFTER` after
+//! the first line. For penlogd, each line is one datagram. Nothing here blocks: what cannot be
+//! written is lost and counted.
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -21,13 +21,13 @@ const DATAGRAM: usize = 1024;
 /// Longest part of a request that is logged to a file, in bytes.
 const REQUEST: usize = 100;
 
-/// Milliseconds that a line waits for others at most.
+/// Most milliseconds that a line waits in the buffer.
 const FLUSH_AFTER: u64 = 100;
 
-/// Bytes from which the buffer is written out at once.
+/// The buffer is written out at once when it has this many bytes.
 const FLUSH_FROM: usize = 16 * 1024;
 
-/// Most bytes that are kept while the log takes none.
+/// Most bytes kept while the log takes none.
 const KEEP: usize = 64 * 1024;
 
 /// Writes the request log of one worker.
@@ -35,9 +35,9 @@ const KEEP: usize = 64 * 1024;
 pub struct LogWriter {
     target: RequestLog,
     buffer: Vec<u8>,
-    /// When the buffer must be out.
+    /// When the buffer must be written.
     due: Option<u64>,
-    /// The last write ended within a line, the rest of which is next.
+    /// The last write ended within a line; the buffer begins with the rest of it.
     mid_line: bool,
     /// The rest of a line was lost: the next write begins a new line.
     torn: bool,
@@ -88,7 +88,7 @@ impl LogWriter {
                 }
             }
             RequestLog::Network(socket) => {
-                // A lost datagram is nobody's fault: penlogd may be away.
+                // penlogd may not be running: a lost datagram is no error.
                 let _ = rustix::net::send(
                     socket,
                     &self.buffer[start..],
@@ -104,7 +104,7 @@ impl LogWriter {
         self.due
     }
 
-    /// Writes out what has gathered.
+    /// Writes the buffer.
     pub fn flush(&mut self, now: u64) {
         self.flush_by(now, |file, bytes| rustix::io::write(file, bytes));
     }
@@ -117,7 +117,7 @@ impl LogWriter {
             self.torn = false;
         }
         while !self.buffer.is_empty() {
-            // Whoever takes nothing is not asked again at once.
+            // After a failure, the write is not repeated at once.
             let written = match write(file, whole_lines(&self.buffer, self.piece)) {
                 Ok(0) => Err(Errno::AGAIN),
                 other => other,
@@ -138,7 +138,7 @@ impl LogWriter {
         }
     }
 
-    /// Replaces the log at a line's end: what came before goes to the old one.
+    /// Replaces the log between two lines: earlier lines go to the old log.
     pub fn reopen(&mut self, now: u64, target: RequestLog) {
         self.close(now);
         self.mid_line = false;
@@ -147,7 +147,7 @@ impl LogWriter {
         self.target = target;
     }
 
-    /// Writes out what has gathered; what the log does not take now is lost.
+    /// Writes the buffer. What the log does not take now is lost.
     pub fn close(&mut self, now: u64) {
         self.flush(now);
         self.due = None;
@@ -156,7 +156,7 @@ impl LogWriter {
         }
     }
 
-    /// Lines that were to be written since the last call.
+    /// Number of lines since the last call.
     pub fn take_lines(&mut self) -> u64 {
         std::mem::take(&mut self.lines)
     }
@@ -166,13 +166,13 @@ impl LogWriter {
         self.lost > 0
     }
 
-    /// Has [`LogWriter::flush`] called at a time, even if there is nothing to write: the loss of
-    /// lines is still to be told.
+    /// Makes [`LogWriter::flush`] due at a time, even with an empty buffer: lost lines must still
+    /// be reported.
     pub fn remind(&mut self, at: u64) {
         self.due.get_or_insert(at);
     }
 
-    /// Lines lost since the last call, and the errno of the last failure.
+    /// Number of lines lost since the last call, and the errno of the last failure.
     pub fn take_lost(&mut self) -> Option<(u64, i32)> {
         (self.lost > 0).then(|| (std::mem::take(&mut self.lost), self.errno))
     }
@@ -185,9 +185,8 @@ impl LogWriter {
     }
 }
 
-/// How much may be written at a time. A pipe takes at most PIPE_BUF bytes in one piece (pipe(7)),
-/// and what is more could mix with the lines of other workers; a file opened for appending takes
-/// any write in one piece.
+/// Most bytes of one write. A pipe takes at most PIPE_BUF bytes in one piece (pipe(7)); more could
+/// mix with the lines of other workers. A file opened for appending takes any write in one piece.
 fn piece(target: &RequestLog) -> usize {
     const PIPE_BUF: usize = 4096;
     let (RequestLog::File(log) | RequestLog::Network(log)) = target;
@@ -196,7 +195,7 @@ fn piece(target: &RequestLog) -> usize {
     if is_pipe { PIPE_BUF } else { usize::MAX }
 }
 
-/// The whole lines at the beginning of a text that fit into `most` bytes; lines are shorter than
+/// The whole lines at the start of a text that fit into `most` bytes. Every line is shorter than
 /// that.
 fn whole_lines(text: &[u8], most: usize) -> &[u8] {
     let fits = &text[..text.len().min(most)];
@@ -204,7 +203,7 @@ fn whole_lines(text: &[u8], most: usize) -> &[u8] {
     &fits[..end]
 }
 
-/// The first line of what a client sent, at most `most` bytes, with a dot for each byte that is not
+/// The first line of the client's data, at most `most` bytes, with a dot for each byte that is not
 /// printable ASCII.
 fn first_line(data: &[u8], most: usize) -> impl Iterator<Item = u8> + '_ {
     data.iter()

@@ -1,28 +1,28 @@
-//! `dummy`: every client gets the same answer, and no server is used. For load tests.
+//! `dummy`: every client gets the same answer, and no server is used. It is for load tests.
 
 use crate::relay::Relay;
 use crate::relay::connection::State;
 use crate::relay::transfer::pump;
 
-/// What a client gets for whatever it sends first; then the connection closes.
+/// The answer to the client's first bytes, whatever they are. Then the connection closes.
 const ANSWER: &[u8] =
     b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\nContent-Type: text/html\r\n\r\nUlric was here.";
 
-/// What the request log shows in place of a server.
+/// The request log shows this instead of a server.
 const NO_SERVER: &str = "-";
 
 impl Relay<'_> {
-    /// Waits for what a client sends.
+    /// Waits for the client's first bytes.
     pub(in crate::relay) fn await_request(&mut self, slot: u32) {
         self.pool[slot].state = State::Dummy;
         self.idle.join(&mut self.pool, slot, self.now);
         if self.pool[slot].down.readable {
-            // It came before there was anybody to take it.
+            // The data came before the socket was watched.
             self.answer(slot);
         }
     }
 
-    /// Answers a client that has sent something.
+    /// Answers a client that has sent data.
     pub(in crate::relay) fn answer(&mut self, slot: u32) {
         let connection = &mut self.pool[slot];
         let request = pump::take(&mut connection.down, &mut self.tools);

@@ -1,73 +1,74 @@
-//! Each worker's fair share of the clients: who has clearly more connections open than another
-//! worker leaves the next ones to it.
+//! Each worker's fair share of the clients: a worker with clearly more open connections than
+//! another leaves the next clients to it.
 //!
-//! The kernel wakes the worker that has waited longest at its place in the listener's queue, which
-//! at a low rate is always the same one. For short connections that does no harm; long ones would
-//! gather there. So a worker that is ahead stops watching the listener and looks again a little
-//! later. If clients wait by then, the others cannot keep up, and it takes some of them: few while
-//! the one with the fewest gets more all the same, ever more if not, for that one may not live. So
-//! a share costs nobody's service. If nobody waits it rests until somebody comes, so that a lead
-//! costs nothing while all is quiet. Where connections last no longer than a second there are no
-//! shares: those even out by themselves.
+//! The kernel wakes the first waiting worker in the listener's queue, which at a low rate is always
+//! the same one. Short connections do not suffer, but long ones would gather in that worker. So a
+//! worker that is ahead stops watching the listener and looks again a little later.
 //!
-//! Pure: what the others have comes from the table, time is an argument.
+//! If clients wait by then, the other workers cannot keep up, and this one takes some. It takes few
+//! while the worker with the fewest connections still gets more, and ever more otherwise: that
+//! worker may hang. So no client waits long for the sake of a fair share. If no client waits, the
+//! worker rests until one comes, so that a lead costs nothing while no clients come. Connections
+//! that last less than a second are not shared: they even out by themselves.
+//!
+//! Pure: the connections of the others come from the table, and time is an argument.
 
-/// How far ahead of the one with the fewest a worker may be: so many connections, and a part of
-/// those.
+/// How far a worker may be ahead of the one with the fewest connections: `LEAD` connections, plus
+/// the fewest divided by `PART`.
 const LEAD: u32 = 16;
 const PART: u32 = 16;
 
-/// Milliseconds that a worker leaves clients to others before it looks again; and within
-/// [`WATCHFUL`] ms of a look that found some left.
+/// Milliseconds that a worker leaves clients to others before it looks again. It is `SHORT_PAUSE`
+/// within [`WATCHFUL`] ms of a look that found clients left.
 const PAUSE: u64 = 10;
 const SHORT_PAUSE: u64 = 1;
 const WATCHFUL: u64 = 1000;
 
-/// Clients that a worker which is ahead takes at a time, at first and at most.
+/// Clients that a worker which is ahead takes at a time: at first, and at most.
 const FEW: u32 = 4;
 const MANY: u32 = 32;
 
-/// The most that one of several workers takes at a time, so that none can get far ahead before it
-/// looks.
+/// Most clients that one of several workers takes at a time, so that none gets far ahead before it
+/// compares.
 pub const BATCH: u32 = 32;
 
-/// Milliseconds for which closed connections are counted, this time and the last.
+/// Length in milliseconds of the windows in which closed connections are counted: the present one
+/// and the one before.
 const WINDOW: u64 = 1000;
 
-/// Milliseconds in which the one with the fewest has to get more.
+/// Milliseconds in which the worker with the fewest connections must get more.
 const PATIENCE: u64 = 100;
 
-/// What is known of the others' connections, and since when.
+/// The other workers' connections at the last looks.
 #[derive(Debug, Default)]
 pub struct Share {
     compared: u64,
-    /// When the window began, how many connections had been closed by then, and how many were in
-    /// the window before.
+    /// When the window began, the number of closed connections at that time, and the number closed
+    /// in the window before.
     window: u64,
     closed: u64,
     closed_before: u64,
-    /// What the one with the fewest had when this worker last looked, and when it last had got
-    /// more.
+    /// The fewest connections at the last look, and when that number last grew.
     fewest: u32,
     rose_at: u64,
     few: u32,
     watchful_until: u64,
 }
 
-/// What follows on a pause.
+/// What follows a pause.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Next {
-    /// Taking clients again.
+    /// The worker takes clients again.
     Resume,
-    /// Taking at most so many clients, and then a further pause until this monotonic millisecond.
+    /// It takes at most this many clients, then pauses until this monotonic millisecond.
     Pause(u32, u64),
     /// A further pause, which begins when a client comes.
     Rest,
 }
 
 impl Share {
-    /// Whether it is time to compare, by what this worker has open and how many it has closed since
-    /// it began: reading what others write costs something, so once in a millisecond is enough.
+    /// Whether to compare now, given this worker's open connections and the number it has closed
+    /// since its start. Reading other workers' rows has a cost, so once a millisecond is enough.
     pub fn is_due(&mut self, open: u32, closed: u64, now: u64) -> bool {
         let in_window = closed.saturating_sub(self.closed);
         let are_short = self.closed_before + in_window >= u64::from(open);
@@ -82,14 +83,14 @@ impl Share {
         is_due
     }
 
-    /// Until when this worker pauses if, by what the one with the fewest has, it is ahead.
+    /// The end of this worker's pause, if it is ahead of the worker with the fewest connections.
     pub fn pause(&mut self, open: u32, fewest: Option<u32>, now: u64) -> Option<u64> {
         (self.fewest, self.rose_at, self.few) = (fewest.unwrap_or(0), now, FEW);
         is_ahead(open, fewest).then_some(self.rest_ends(now))
     }
 
-    /// What follows on a pause that is over, by what the one with the fewest has now and whether
-    /// clients wait.
+    /// What follows a pause that is over, given the fewest connections now and whether clients
+    /// wait.
     pub fn next(&mut self, open: u32, fewest: Option<u32>, is_awaited: bool, now: u64) -> Next {
         let before = std::mem::replace(&mut self.fewest, fewest.unwrap_or(0));
         if self.fewest > before {
@@ -112,7 +113,7 @@ impl Share {
     }
 }
 
-/// Whether a worker with so many connections is ahead of the one with the fewest.
+/// Whether a worker with `open` connections is ahead of the one with the fewest.
 pub fn is_ahead(open: u32, fewest: Option<u32>) -> bool {
     fewest.is_some_and(|fewest| open > fewest.saturating_add(LEAD + fewest / PART))
 }
@@ -130,8 +131,8 @@ mod tests {
 
     #[test]
     fn eight_workers_stay_within_a_fifth() {
-        // The kernel gives each client to the first worker that watches, which looks after every
-        // batch.
+        // The kernel gives each client to the first worker that watches. A worker compares after
+        // every batch.
         let mut open = [0u32; 8];
         for _ in 0..10_000 / BATCH {
             let takes = |n: &usize| {
@@ -159,14 +160,14 @@ mod tests {
     #[test]
     fn short_connections_are_not_shared_out() {
         let mut share = Share::default();
-        // Some that last, and none that has ended.
+        // Some last, and none has ended.
         assert!(share.is_due(100, 0, 10_000));
         // Then short ones beside them, 200 in a second.
         let due =
             (10_001..13_000).filter(|now| share.is_due(100, (now - 10_000) / 5, *now)).count();
         assert!(due <= 500, "compared in {due} of 2999 ms");
         assert!(!share.is_due(100, 600, 13_001), "in the midst of them");
-        // When they are over, soon again.
+        // When those are over, soon again.
         assert!((13_002..15_500).any(|now| share.is_due(100, 600, now)));
         assert!(share.is_due(100, 600, 99_999));
     }

@@ -1,18 +1,19 @@
 //! Accepting clients, and when not to.
 //!
-//! All workers watch one listener, with EPOLLEXCLUSIVE so that a client wakes one of them and not
-//! the herd; mio does not know that flag, hence the registration goes to its epoll directly.
-//! Level-triggered: who leaves clients waiting is told again. Such a registration cannot be
-//! changed, only removed and made anew: that is how accepting pauses.
+//! All workers watch one listener. EPOLLEXCLUSIVE makes a client wake one of them and not all. mio
+//! does not know that flag, so the listener is registered directly with its epoll. The registration
+//! is level-triggered: the kernel tells again of clients that were left. An EPOLLEXCLUSIVE
+//! registration cannot be changed, only removed and added again; that is how accepting pauses.
 //!
-//! A worker that has more than its share of the open connections pauses, too (`relay::share`).
+//! A worker that has more than its share of the open connections also pauses
+//! (`relay::accept::fair_share`).
 //!
-//! A place under `-x` is claimed before accept(2), so that a client is never accepted without one:
-//! those for whom there is none wait in the kernel's backlog, with no answer and at no cost, until
-//! any worker frees a place. The worker that frees one looks for a client itself: mostly there is
-//! one, and nobody has to be woken. If it may not take clients, or if nobody waits, it wakes one
-//! worker that waits for a place, and that one does the same. So a freed place wakes one worker at
-//! most.
+//! A connection number under `-x` is claimed before accept(2), so that no client is accepted
+//! without one. Clients without a number wait in the kernel's backlog, without an answer and at no
+//! cost, until a worker frees a number. The worker that frees one looks for a client itself: mostly
+//! one waits, and no other worker has to be woken. If it may not take clients, or if no client
+//! waits, it wakes one worker that waits for a number, and that worker does the same. So a freed
+//! number wakes at most one worker.
 pub(crate) mod dummy;
 pub(crate) mod fair_share;
 
@@ -34,23 +35,23 @@ use crate::relay::link::Rated;
 use crate::relay::{LISTENER, Relay, VACANCY};
 use crate::sys;
 
-/// Bytes that wait unsent in the kernel for a client at most. A client that reads nothing would
-/// else have as much as `net.ipv4.tcp_wmem` allows, mostly 4 MB. Half of it has to be sent before
-/// there is an event, which is a large write or two.
+/// Most unsent bytes that wait in the kernel for one client. Without it, a client that reads
+/// nothing would have as much as `net.ipv4.tcp_wmem` allows, mostly 4 MB. An event comes only when
+/// half of it was sent, which is one or two large writes.
 const MOST_UNSENT: i32 = 256 << 10;
 
-/// Milliseconds that accepting pauses when something ran short.
+/// Milliseconds that accepting pauses after a shortage.
 const SHORTAGE_PAUSE: u64 = 100;
 
-/// Milliseconds after which a worker that waits for a place looks for one by itself: who was to
-/// take it or to pass it on may hang.
+/// Milliseconds after which a worker that waits for a connection number looks for one by itself:
+/// the worker that should use it or pass it on may hang.
 const LOOK: u64 = 1000;
 
-/// Milliseconds for which a place is left to a worker with clearly fewer connections, before this
-/// one takes it after all.
+/// Milliseconds for which a free connection number is left to a worker with clearly fewer
+/// connections. Then this worker takes it after all.
 const YIELD: u64 = 10;
 
-/// More clients than can wait at a listener: its queue is bounded by net.core.somaxconn, mostly
+/// More clients than can wait at a listener. Its backlog is bounded by net.core.somaxconn, mostly
 /// 4096, and by 16 bits in old kernels.
 const LONGEST_QUEUE: u32 = 1 << 16;
 
@@ -59,42 +60,43 @@ const LONGEST_QUEUE: u32 = 1 << 16;
 pub struct Accepting {
     listener: OwnedFd,
     unix: bool,
-    /// Connections that this worker's descriptors allow, two each.
+    /// Connections for which this worker has descriptors, two each.
     allowed: usize,
-    /// Connections that it may have: as many are allowed, but no more than `-x`.
+    /// Most connections of this worker: `allowed`, but no more than `-x`.
     most: usize,
     descriptor_limit: u64,
-    /// Clients that are accepted before others get their turn; follows what comes, so that
-    /// accept(2) seldom finds nobody.
+    /// Clients accepted in a row before other work. It follows the arrivals, so that accept(2)
+    /// seldom finds no client.
     batch: u32,
-    /// The last round took a whole batch: somebody may be left.
+    /// The last round took a whole batch: more clients may wait.
     filled: bool,
     share: Share,
     paused: Option<Pause>,
-    /// A place is free, and others wait for one: this worker has to see that somebody takes it, or
-    /// that nobody needs it.
+    /// A connection number is free, and other workers wait for one. This worker must see that it is
+    /// used, or that no client needs it.
     has_vacancy: bool,
 }
 
 /// Why accepting pauses.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Pause {
-    /// Every connection under `-x` is in use. A worker that frees one sees to it that somebody
-    /// takes it; this one looks by itself, too, at this time, in monotonic milliseconds.
+    /// Every connection number under `-x` is in use. A worker that frees one looks for a client or
+    /// wakes another worker. This worker also looks by itself at this time, in monotonic
+    /// milliseconds.
     Full {
-        /// When it looks.
+        /// When this worker looks by itself.
         look_at: u64,
-        /// Whether the last free place was left to a worker with clearly fewer connections.
+        /// Whether the last free number was left to a worker with clearly fewer connections.
         has_left: bool,
     },
-    /// As many descriptors are in use as this worker may have; ends with one of its own
-    /// connections.
+    /// This worker has as many connections as its descriptors allow. The pause ends with one of
+    /// them.
     Busy,
-    /// Something ran short; tried again at this time, in monotonic milliseconds.
+    /// A resource ran short. Accepting resumes at this time, in monotonic milliseconds.
     Shortage(u64),
-    /// This worker is ahead of the others; looked at again at this time, or when a client has come:
-    /// till then the listener is watched, without EPOLLEXCLUSIVE, for this worker is not the
-    /// one to be woken.
+    /// This worker is ahead of the others. It looks again at this time, or when a client has come.
+    /// Until then the listener is watched without EPOLLEXCLUSIVE, because this worker must not be
+    /// the only one that the kernel wakes.
     Ahead(Option<u64>),
 }
 
@@ -134,19 +136,19 @@ impl Accepting {
         Ok(accepting)
     }
 
-    /// Has clients' sockets inherit other sizes of buffers from now on.
+    /// Sets the buffer sizes that new clients' sockets inherit.
     pub fn set_buffers(&self, sizes: BufferSizes) {
-        // A size cannot be refused: the kernel cuts it to what is allowed.
+        // A size is never refused: the kernel reduces it to what is allowed.
         let _ = sys::set_buffers(&self.listener, sizes);
     }
 
-    /// Takes over the limit of new settings. What is open stays open.
+    /// Applies the limit of new settings. Open connections stay open.
     pub fn set_most(&mut self, settings: &Settings) {
         self.most = self.allowed.min(settings.connections_max as usize);
     }
 
-    /// How many pipes a worker may have, of two descriptors each: all descriptors that it never
-    /// needs for anything else.
+    /// How many pipes a worker may have, of two descriptors each: every descriptor that it never
+    /// needs otherwise.
     pub fn pipes(&self) -> usize {
         let spare =
             self.descriptor_limit.saturating_sub(OWN_DESCRIPTORS + 2 * self.most as u64) / 2;
@@ -175,7 +177,7 @@ impl Accepting {
         )
     }
 
-    /// Whether a free place has to be seen to.
+    /// Whether this worker must look for a client for a free connection number.
     pub fn has_vacancy(&self) -> bool {
         self.has_vacancy
     }
@@ -188,8 +190,8 @@ impl Accepting {
         matches!(self.paused, None | Some(Pause::Ahead(None)))
     }
 
-    /// Leaves clients to others, and looks again when one has come: at once if one is there
-    /// already.
+    /// Leaves clients to the other workers and looks again when one has come, or at once if one
+    /// waits already.
     fn rest(&mut self, poll: &Poll, now: u64) {
         let is_watched = self.watch_for(poll, epoll::EventFlags::IN).is_ok();
         self.paused =
@@ -202,8 +204,8 @@ impl Accepting {
         self.paused = Some(Pause::Ahead(Some(self.share.rest_ends(now))));
     }
 
-    /// Whether a client waits now. Asked before a place is claimed for one: claiming and giving
-    /// back wakes who waits for a place.
+    /// Whether a client waits now. It is asked before a connection number is claimed: claiming and
+    /// releasing one wakes a worker that waits for a number.
     fn has_clients(&self) -> bool {
         let mut ready = [PollFd::new(&self.listener, PollFlags::IN)];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -211,17 +213,17 @@ impl Accepting {
     }
 
     fn unwatch(&self, poll: &Poll) {
-        // It is watched, so this can only fail for a listener that is not there.
+        // The listener is watched, so this can fail only for a listener that is not there.
         let _ = epoll::delete(sys::epoll(poll), &self.listener);
     }
 }
 
-/// Why no more clients are accepted in a turn.
+/// Why accepting stops in a turn.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Stopped {
-    /// As many were as may be in one turn.
+    /// The most clients of one turn were accepted.
     Enough,
-    /// Nobody waits.
+    /// No client waits.
     NoClient,
     /// Accepting pauses.
     Paused,
@@ -232,18 +234,19 @@ fn is_unix(listener: &OwnedFd) -> rustix::io::Result<bool> {
     Ok(rustix::net::sockopt::socket_domain(listener)? == AddressFamily::UNIX)
 }
 
-/// Bounds what waits unsent for each client, by what clients' sockets inherit: at no cost for a
+/// Limits the unsent bytes of each client by an option that its socket inherits, at no cost for a
 /// connection.
 fn limit_unsent(listener: &OwnedFd, unix: bool) {
     if !unix {
-        // Every kernel that pen runs on knows it; without it clients are served all the same.
+        // Every kernel that pen runs on has the option. Without it, clients are served all the
+        // same.
         let _ = sys::limit_unsent(listener, MOST_UNSENT);
     }
 }
 
 impl Relay<'_> {
-    /// Accepts clients that wait, up to the batch; the kernel tells of those that are left. The
-    /// batch doubles while whole ones are followed by more, and shrinks to what came.
+    /// Accepts waiting clients, up to the batch. The kernel tells again of those that are left. The
+    /// batch doubles while full batches follow each other, and shrinks to the number that came.
     pub(in crate::relay) fn accept(&mut self) {
         match self.accepting.paused {
             None => {}
@@ -268,7 +271,7 @@ impl Relay<'_> {
         self.keep_to_share();
     }
 
-    /// Accepts clients that wait, at most so many, and says how many were there, and why no more.
+    /// Accepts waiting clients, at most `most`. Returns how many were there, and why it stopped.
     fn accept_some(&mut self, most: u32) -> (u32, Stopped) {
         for accepted in 0..most {
             if self.is_exhausted() {
@@ -306,8 +309,8 @@ impl Relay<'_> {
         (most, Stopped::Enough)
     }
 
-    /// Tells that clients wait for a place, if some do: looked at again every second for as long as
-    /// accepting pauses.
+    /// Reports that clients wait for a connection number, if some do. It looks again every second
+    /// while accepting pauses.
     fn tell_of_waiting(&mut self) {
         if matches!(self.accepting.paused, Some(Pause::Full { .. }))
             && self.accepting.has_clients()
@@ -317,7 +320,8 @@ impl Relay<'_> {
         }
     }
 
-    /// Sees to a free place that others wait for: takes a client for it, or wakes one that waits.
+    /// Uses a free connection number that others wait for: accepts a client for it, or wakes a
+    /// worker that waits.
     pub(in crate::relay) fn fill_place(&mut self) {
         if !std::mem::take(&mut self.accepting.has_vacancy) {
             return;
@@ -342,7 +346,7 @@ impl Relay<'_> {
         self.keep_to_share();
     }
 
-    /// Leaves clients to the others if this worker is ahead of them.
+    /// Pauses if this worker is ahead of the others.
     fn keep_to_share(&mut self) {
         let open = self.pool.open() as u32;
         if self.accepting.paused.is_some()
@@ -356,13 +360,13 @@ impl Relay<'_> {
             self.accepting.unwatch(&self.poll);
             self.accepting.paused = Some(Pause::Ahead(Some(end)));
             if self.accepting.has_clients() {
-                // The kernel may have woken this worker alone for them.
+                // The kernel may have woken only this worker for the waiting clients.
                 self.wake_workers();
             }
         }
     }
 
-    /// A pause that ends by itself is over, unless clients are better left to the others.
+    /// Ends a timed pause, unless the clients should still be left to the others.
     pub(in crate::relay) fn pause_ends(&mut self) {
         if let Some(Pause::Full { look_at, .. }) = &mut self.accepting.paused {
             *look_at = self.now + LOOK;
@@ -384,10 +388,11 @@ impl Relay<'_> {
         self.resume_accepting();
     }
 
-    /// Has the other workers know how many connections this one has; none while it takes no more.
+    /// Publishes the number of this worker's connections to the others; none while it accepts no
+    /// more.
     pub(in crate::relay) fn publish(&mut self) {
         let open = match self.accepting.paused {
-            // At `-x` it takes the next client for which there is a place.
+            // At `-x` it accepts the next client for which a number is free.
             None | Some(Pause::Ahead(_) | Pause::Full { .. }) => Some(self.pool.open() as u32),
             Some(Pause::Busy | Pause::Shortage(_)) => None,
         };
@@ -397,7 +402,7 @@ impl Relay<'_> {
         }
     }
 
-    /// There was nobody to accept in this round.
+    /// No client was there in this round.
     pub(in crate::relay) fn no_client(&mut self) {
         self.accepting.filled = false;
     }
@@ -409,11 +414,11 @@ impl Relay<'_> {
         )
     }
 
-    /// Moves to another listener. Whoever waits at the old one is served, or reset if there is no
-    /// place: its queue goes with it.
+    /// Changes to another listener. Clients that wait at the old one are accepted, or reset if no
+    /// connection number is free: the backlog is lost with the listener.
     ///
     /// # Errors
-    /// The new one is no listener.
+    /// The new descriptor is not a listener.
     pub(in crate::relay) fn move_listener(&mut self, listener: OwnedFd) -> rustix::io::Result<()> {
         let unix = is_unix(&listener)?;
         limit_unsent(&listener, unix);
@@ -434,11 +439,11 @@ impl Relay<'_> {
         Ok(())
     }
 
-    /// Accepts all who wait, whether or not accepting pauses.
+    /// Accepts all waiting clients, whether or not accepting pauses.
     fn serve_queue(&mut self) {
         for _ in 0..LONGEST_QUEUE {
             match self.accept_one() {
-                // Not so busy that it matters: these are no more than a queue.
+                // The number is small: no more clients than a backlog holds.
                 Ok((socket, peer)) if self.pool.open() < self.accepting.most => {
                     match self.claim() {
                         Some(number) => self.on_client(socket, peer, number),
@@ -452,7 +457,7 @@ impl Relay<'_> {
         }
     }
 
-    /// Limits have changed: accepting that waited for room tries again.
+    /// Resumes accepting after a change of limits, if it waited for room.
     pub(in crate::relay) fn limits_changed(&mut self) {
         self.accepting.set_most(&self.settings);
         match self.accepting.paused {
@@ -471,24 +476,25 @@ impl Relay<'_> {
         self.begin(socket, unix, key, port, number);
     }
 
-    /// Claims a place among the connections of all workers.
+    /// Claims a connection number among those of all workers.
     fn claim(&self) -> Option<u32> {
         self.worker_table.claim_connection(self.settings.connections_max)
     }
 
-    /// Claims a place, or puts up the sign that this worker has to be woken when one is free. The
-    /// sign stays up for as long as accepting pauses for that reason, whatever places this
-    /// worker gets meanwhile.
+    /// Claims a connection number, or sets this worker's waiting flag, so that it is woken when a
+    /// number is free. The flag stays set as long as accepting pauses for that reason, even if this
+    /// worker gets numbers meanwhile.
     fn claim_or_wait(&self) -> Option<u32> {
         self.claim().or_else(|| {
-            // Who frees a place after this looks at the sign; who did before it, left a place for
-            // the second try.
+            // A worker that frees a number after this reads the flag. A number freed before it is
+            // found by the second try.
             self.worker_table.await_connection();
             self.claim().inspect(|_| self.worker_table.stop_waiting())
         })
     }
 
-    /// Gives a place back. If others wait for one, this worker sees to that at the end of the turn.
+    /// Releases a connection number. If others wait for one, this worker looks for a client at the
+    /// end of the turn.
     pub(in crate::relay) fn give_back(&mut self, number: u32) {
         if self.worker_table.release_connection(number) {
             self.accepting.has_vacancy = true;
@@ -498,18 +504,18 @@ impl Relay<'_> {
         }
     }
 
-    /// Gives a place back for which there was no client. Another worker that waits may have found
-    /// none meanwhile, and one that has waited since there were too many clients does not have
-    /// to wait any longer.
+    /// Releases a connection number for which there was no client. Another waiting worker may have
+    /// found none meanwhile, and a worker that has waited since there were too many clients need
+    /// not wait any longer.
     fn return_unused(&mut self, number: u32) {
-        // This worker watches the listener from now on, or waits anew.
+        // This worker watches the listener from now on, or waits again.
         self.worker_table.stop_waiting();
         if self.worker_table.release_connection(number) {
             self.wake_one();
         }
     }
 
-    /// Whether this worker has all that it may have.
+    /// Whether this worker has its maximum of connections.
     pub(in crate::relay) fn is_busy(&self) -> bool {
         self.pool.open() >= self.accepting.most
     }
@@ -524,17 +530,17 @@ impl Relay<'_> {
         self.await_vacancy(was_full);
         if !self.accepting.is_full() {
             self.worker_table.stop_waiting();
-            // The kernel has woken this worker alone for the clients that wait now; others may have
-            // room for them.
+            // The kernel has woken only this worker for the clients that wait now. Other workers
+            // may have room for them.
             self.wake_workers();
         }
     }
 
-    /// Has the kernel wake this worker for a free place while it waits for one: it alone, if it
-    /// sleeps, and else another.
+    /// Registers for a wake-up by a free connection number while this worker waits for one.
+    /// EPOLLEXCLUSIVE wakes only one of the sleeping workers.
     fn await_vacancy(&self, was_full: bool) {
         let epoll = sys::epoll(&self.poll);
-        // What cannot be registered looks by itself, once in a while.
+        // If it cannot be registered, the worker still looks by itself once a second.
         let _ = match (was_full, self.accepting.is_full()) {
             (false, true) => {
                 let flags =
@@ -546,24 +552,24 @@ impl Relay<'_> {
         };
     }
 
-    /// Has every worker look for clients.
+    /// Wakes every worker to look for clients.
     pub(in crate::relay) fn wake_workers(&self) {
         wake(&self.freed);
     }
 
-    /// Has one worker that waits for a place look for a client: one that sleeps, so that none which
-    /// hangs is waited for.
+    /// Wakes one worker that waits for a connection number to look for a client. The kernel chooses
+    /// one that sleeps, so a worker that hangs delays nothing.
     fn wake_one(&self) {
         wake(&self.vacancy);
     }
 
-    /// A place may be free, and this worker is the one to see to it.
+    /// A connection number may be free, and this worker must look for a client.
     pub(in crate::relay) fn on_vacancy(&mut self) {
         self.accepting.has_vacancy |= self.accepting.is_full();
     }
 
-    /// Places of a dead worker are free, or clients are left to this worker: it looks whether there
-    /// is one.
+    /// Connection numbers of a dead worker are free, or clients are left to this worker: looks for
+    /// a client.
     pub(in crate::relay) fn on_freed(&mut self) {
         match self.accepting.paused {
             None => self.look_for_clients(),
@@ -572,7 +578,7 @@ impl Relay<'_> {
         }
     }
 
-    /// Watches the listener again; if clients wait, the next round of events says so.
+    /// Watches the listener again. If clients wait, the next round of events tells so.
     pub(in crate::relay) fn resume_accepting(&mut self) {
         if self.accepting.paused.is_none() {
             return;
@@ -583,8 +589,8 @@ impl Relay<'_> {
         self.await_vacancy(was_full);
     }
 
-    /// Has the kernel tell this worker, too, of clients that wait. It may have woken another one
-    /// alone for them, which left them or died.
+    /// Makes the kernel tell this worker too of waiting clients. It may have woken only one other
+    /// worker for them, which left them or died.
     pub(in crate::relay) fn look_for_clients(&mut self) {
         if self.accepting.paused.is_none() && self.accepting.has_clients() {
             self.accepting.unwatch(&self.poll);
@@ -599,8 +605,8 @@ impl Relay<'_> {
         };
     }
 
-    /// Something on this machine ran short: say so, and let what is open go on before more is
-    /// accepted.
+    /// A resource of this machine ran short: reports it and pauses accepting, so that open
+    /// connections go on first.
     pub(in crate::relay) fn short_of(&mut self, during: ShortageDuring, errno: Errno) {
         if self.supervisor.may_tell(Rated::Shortage, self.now) {
             let event = Event::Shortage { during, errno: errno.raw_os_error() };
@@ -610,17 +616,17 @@ impl Relay<'_> {
     }
 }
 
-/// Whether accept(2) may find the next client at once: the one that waited is gone, or a signal
+/// Whether accept(2) may find the next client at once: the present client has gone, or a signal
 /// came.
 fn is_passing(errno: Errno) -> bool {
     matches!(errno, Errno::INTR | Errno::CONNABORTED | Errno::PERM | Errno::PROTO)
 }
 
-/// Has an eventfd wake those who watch it.
+/// Wakes the watchers of an eventfd.
 fn wake(eventfd: &OwnedFd) {
     let wake = || rustix::io::write(eventfd, &1u64.to_ne_bytes());
-    // Nobody counts so far; but a worker that was taken over can fill the counter, so that no write
-    // wakes anybody until it is read.
+    // Nothing reads the counter in normal work. But a worker that was taken over by an attacker can
+    // fill it, so that no write wakes a watcher until it is read.
     if wake() == Err(Errno::AGAIN) {
         let _ = rustix::io::read(eventfd, &mut [0; 8]);
         let _ = wake();

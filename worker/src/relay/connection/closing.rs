@@ -1,11 +1,11 @@
 //! How connections end.
 //!
-//! In good order: both ends have sent their end of file, each was passed on after the last byte,
-//! both sockets close. Out of order: one end is gone while the other is still there. What was read
-//! from the lost end is still delivered. If nothing is under way to the remaining end the loss is
-//! passed on as a reset. Otherwise the remaining end gets its bytes and an end of file, and what it
-//! still sends is read and thrown away for a while: closing a socket with unread data would reset
-//! it, and a reset destroys what its peer has not read yet (RFC 9293, 3.10.4).
+//! In the orderly case both ends have sent their end of file, each was passed on after the last
+//! byte, and both sockets close. In the other case one end is lost while the other is still open.
+//! The data of the lost end is still delivered. If the remaining end has received everything, the
+//! loss is passed on as a reset. Otherwise it gets its data and an end of file, and what it still
+//! sends is read and discarded for a while. Closing a socket with unread data would reset it, and a
+//! reset destroys data that its peer has not read yet (RFC 9293, 3.10.4).
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -17,15 +17,14 @@ use crate::relay::transfer::pump;
 use crate::sys;
 use pen_config::command::Fastclose;
 
-/// Milliseconds that a remaining end is given to end by itself once it has taken what it was sent.
+/// Milliseconds that a remaining end has to close by itself after it has taken its data.
 pub const LINGER: u64 = 5000;
 
-/// Bytes that a remaining end is read for, so that its close can be in good order. One that sends
-/// more sends to nobody without end: reading that would cost as much as relaying it, so it is left
-/// unread, and reset when the time is up.
+/// Bytes discarded from a remaining end, so that its close can be orderly. Reading more would cost
+/// as much as relaying. So the rest is left unread, and the end is reset when the time is up.
 const DISCARD: u32 = 4 << 20;
 
-/// How often that time is prolonged for an end that has not taken everything.
+/// How often that time is prolonged for an end that has not taken all its data.
 const PROLONGED: u8 = 5;
 
 impl Relay<'_> {
@@ -61,8 +60,8 @@ impl Relay<'_> {
         }
     }
 
-    /// The side whose end of file is to close both: if `tcp_fastclose` says so and all that was
-    /// read has been sent.
+    /// The side whose end of file closes both sides: `tcp_fastclose` asks for it, and all data that
+    /// was read has been sent.
     fn closes_fast(&self, slot: u32) -> Option<Side> {
         let connection = &self.pool[slot];
         let (up, down) = match self.settings.fastclose {
@@ -72,7 +71,7 @@ impl Relay<'_> {
             Fastclose::Both => (true, true),
         };
         let nothing_held = connection.up.held.is_none() && connection.down.held.is_none();
-        // Closing says nothing about the end of a TLS session.
+        // The close does not replace close_notify of a TLS session.
         let is_untold =
             connection.up.ended && connection.down.session.is_some() && !connection.down.shut;
         match (up && connection.up.ended, down && connection.down.ended) {
@@ -83,14 +82,14 @@ impl Relay<'_> {
         }
     }
 
-    /// Closes both sides after the end of file of one. A side that has sent what was not read would
-    /// be reset by that, which could destroy the last that was sent to it: it lingers.
+    /// Closes both sides after the end of file of one. A side with unread data would be reset by
+    /// that, which could destroy the last data sent to it. Such a side lingers.
     fn part_fast(&mut self, slot: u32, ended: Side) {
         let unread = self.pool[slot].end(ended.other()).has_unread();
         if unread { self.part(slot, ended) } else { self.finish(slot) }
     }
 
-    /// One end is gone: closes it, and ends the connection or lets the other end linger.
+    /// Closes an end that has gone, then ends the connection or makes the other end linger.
     pub(in crate::relay) fn part(&mut self, slot: u32, gone: Side) {
         self.untime_head(slot);
         let connection = &mut self.pool[slot];
@@ -121,14 +120,15 @@ impl Relay<'_> {
         self.begin_linger(slot);
     }
 
-    /// Has the one end that is left linger.
+    /// Makes the one remaining end linger.
     pub(in crate::relay) fn begin_linger(&mut self, slot: u32) {
         self.pool[slot].state = State::Lingering;
         self.lingering.wait(&mut self.pool, slot, self.now);
         self.linger(slot);
     }
 
-    /// Delivers what is left for the remaining end, then its end of file, then waits for its own.
+    /// Delivers the remaining data and the end of file, then waits for the remaining end's own end
+    /// of file.
     pub(in crate::relay) fn linger(&mut self, slot: u32) {
         let connection = &mut self.pool[slot];
         let side = if connection.down.socket.is_some() { Side::Down } else { Side::Up };
@@ -159,9 +159,9 @@ impl Relay<'_> {
         }
     }
 
-    /// The time for lingering is up: ends the connection, unless the remaining end still has to
-    /// take what it was sent. That cannot go on for ever: nobody is left who could be told that
-    /// it does not.
+    /// Ends a lingering connection whose time is up, unless the remaining end must still take its
+    /// data. That is prolonged only a few times: no other end is left that could be told of a
+    /// failure.
     pub(in crate::relay) fn linger_ends(&mut self, slot: u32) {
         let connection = &self.pool[slot];
         let end = if connection.down.socket.is_some() { &connection.down } else { &connection.up };
@@ -175,7 +175,7 @@ impl Relay<'_> {
         self.lingering.wait(&mut self.pool, slot, self.now);
     }
 
-    /// A connection was silent for too long.
+    /// Closes a connection after a silence of `idle_timeout`.
     pub(in crate::relay) fn idle_ends(&mut self, slot: u32) {
         if self.debug.on(2) {
             let number = self.pool[slot].number;
@@ -187,8 +187,8 @@ impl Relay<'_> {
         self.cut(slot);
     }
 
-    /// An operator wants a connection ended at once: both sides learn that it failed. One that got
-    /// the number only after the order (monotonic nanoseconds) is not meant.
+    /// Ends a connection at once for an operator: both sides see a failure. A connection that got
+    /// the number only after the command (monotonic nanoseconds) is not meant.
     pub(in crate::relay) fn close_numbered(&mut self, number: u32, before: u64) {
         let Some(slot) = self.pool.numbered(number) else { return };
         let connection = &self.pool[slot];
@@ -199,8 +199,8 @@ impl Relay<'_> {
         self.finish(slot);
     }
 
-    /// Ends a connection before its time. An end that was not given all that came for it is reset:
-    /// after an end of file it would take what it got for the whole.
+    /// Ends a connection early. An end that did not get all its data is reset: after an end of file
+    /// it would take the data for complete.
     pub(in crate::relay) fn cut(&mut self, slot: u32) {
         let Connection { down, up, .. } = &self.pool[slot];
         for (end, other) in [(down, up), (up, down)] {
@@ -213,7 +213,7 @@ impl Relay<'_> {
         self.finish(slot);
     }
 
-    /// Ends a connection, in whatever state, and gives back exactly what it took.
+    /// Ends a connection in any state and releases exactly what it took.
     pub(in crate::relay) fn finish(&mut self, slot: u32) {
         match self.pool[slot].state {
             State::Connecting => self.end_connect(slot),
@@ -245,7 +245,7 @@ impl Relay<'_> {
         self.give_back(number);
     }
 
-    /// Gives back the place at the server.
+    /// Releases the connection's count at the server.
     pub(in crate::relay) fn release_target(&mut self, slot: u32) {
         if let Some(target) = self.pool[slot].target.take() {
             self.worker_table.release(target.row(self.settings.table_size()));
@@ -253,7 +253,7 @@ impl Relay<'_> {
     }
 }
 
-/// Makes the coming close a reset.
+/// Makes the next close a reset.
 pub fn reset_on_close(socket: &OwnedFd) {
     let _ = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO));
 }

@@ -1,9 +1,10 @@
-//! One end of a connection: its socket, what the kernel said about it, and what waits to be sent to
-//! it.
+//! One end of a connection: its socket, the socket's known state, and the data that waits to be
+//! sent to it.
 //!
-//! Reading and sending here says all that it learns in the flags of [`End`]; who looks at them
-//! decides what follows (`pump`, `ending`). Epoll is edge-triggered: `readable` is set by events
-//! and cleared only on the kernel's word, or in a doubt (`second_look`).
+//! Reading and sending record their results in the flags of [`End`]. The callers decide by the
+//! flags what follows (`pump`, `closing`). Epoll is edge-triggered: events set `readable`. It is
+//! cleared only when the kernel said that the queue is empty, or by a short splice that is checked
+//! later (`splice_recheck`).
 
 use std::os::fd::OwnedFd;
 
@@ -17,58 +18,61 @@ use crate::relay::transfer::splice_recheck::DrainState;
 /// One socket of a connection, and what waits to be sent to it.
 #[derive(Debug, Default)]
 pub struct End {
-    /// The socket; none before it is made and after it is closed.
+    /// The socket; none before it is created and after it is closed.
     pub socket: Option<OwnedFd>,
-    /// May have something to read. Edge-triggered: set by events, cleared only when the kernel
-    /// said that there is nothing, or in a doubt.
+    /// The socket may have data. Events set it (edge-triggered). It is cleared only when the kernel
+    /// said that there is none, or by a short splice that is checked later.
     pub readable: bool,
-    /// The peer's end of file is in the receive queue, behind what is still unread.
+    /// The peer's end of file is in the receive queue, after the unread data.
     pub hung_up: bool,
-    /// A short read does not mean that the queue is empty: read until the kernel says so. Unix
-    /// sockets stop a read at a message that carries descriptors, TCP at urgent data (tcp(7)).
+    /// A short read does not mean that the queue is empty: read until the kernel says so. A read
+    /// from a Unix socket stops at a message that carries descriptors, one from TCP at urgent data
+    /// (tcp(7)).
     pub careful: bool,
-    /// All that the peer sent has been read.
+    /// All data of the peer, including its end of file, was read.
     pub ended: bool,
     /// Reading failed: the peer reset the connection.
     pub failed: bool,
-    /// Writing failed: the peer takes nothing any more.
+    /// Writing failed: the peer takes no more data.
     pub broken: bool,
-    /// Writing failed because the peer reset the connection, which the kernel says only once.
+    /// Writing failed because the peer reset the connection. The kernel reports that only once.
     pub reset: bool,
     /// The end of file was passed on to the peer (shutdown(2)).
     pub shut: bool,
-    /// Is a TCP socket that has Nagle's algorithm on; it is switched off before the second send.
+    /// It is a TCP socket with Nagle's algorithm on. The algorithm is switched off before the
+    /// second send.
     pub nagle: bool,
-    /// Something was sent.
+    /// Data was sent.
     pub sent: bool,
-    /// Acknowledgements of what comes are kept back; they are let go with the first bytes.
+    /// Acknowledgements of received data are delayed. They are sent with the first data.
     pub withholds_acks: bool,
-    /// Large reads in a row from this end, up to the number that makes it worth a pipe.
+    /// Number of large reads in a row from this end, up to the number that makes a pipe worth its
+    /// cost.
     pub large_reads: u8,
-    /// Waits on the list of those that have more to read now.
+    /// Is on the list of ends that have more to read now.
     pub queued: bool,
-    /// Whether `readable` is without doubt where it is not set.
+    /// Whether a cleared `readable` is certain.
     pub doubt: DrainState,
-    /// Is on the list of those that are looked at again because of the doubt.
+    /// Is on the list of ends to check again after a short splice.
     pub listed: bool,
-    /// The monotonic millisecond of the last splice(2) from it, without the upper half.
+    /// The monotonic millisecond of the last splice(2) from this end, without the upper half.
     pub spliced_at: u32,
-    /// Bytes read from the other end that this end has not taken yet; with a session, records.
+    /// Data read from the other end that this end has not taken yet; with a session, records.
     pub held: Option<Box<Held>>,
-    /// The TLS session with the peer, if there is one: what is read and sent is plain text, what
-    /// goes through the socket is not.
+    /// The TLS session with the peer, if there is one: plain text is read and sent here, records go
+    /// through the socket.
     pub session: Option<Box<Session>>,
 }
 
-/// The buffers that all connections of a worker use in turn. They take memory only as far as they
-/// are filled.
+/// The buffers that all connections of a worker share. They use memory only as far as they are
+/// filled.
 #[derive(Debug)]
 pub struct Buffers {
-    /// What was read.
+    /// The data of the last read.
     pub plain: Box<[u8]>,
-    /// Records of TLS.
+    /// TLS records.
     pub cipher: Cipher,
-    /// The most that is read at once.
+    /// Most bytes of one read.
     pub room: usize,
 }
 
@@ -78,16 +82,16 @@ impl End {
         End { socket: Some(socket), careful: unix, ..End::default() }
     }
 
-    /// How many bytes wait to be taken.
+    /// How many bytes wait to be sent.
     pub fn held_bytes(&self) -> usize {
         self.held.as_ref().map_or(0, |held| held.len())
     }
 }
 
-/// Bytes read from one end that the other has not taken.
+/// Data read from one end that the other has not taken.
 #[derive(Debug)]
 pub enum Held {
-    /// Copied; sent up to `start`.
+    /// Copied data, sent up to `start`.
     Bytes {
         /// The bytes.
         data: Box<[u8]>,
@@ -112,7 +116,7 @@ impl Held {
         }
     }
 
-    /// How many bytes of this process's memory it takes.
+    /// How many bytes of this process's memory it uses.
     pub fn copied(&self) -> usize {
         match self {
             Held::Bytes { data, .. } => data.len(),
@@ -121,8 +125,8 @@ impl Held {
     }
 }
 
-/// One read, with all that it says about the end; what it gave is at the beginning of the plain
-/// buffer. 0: nothing yet, end of file, or a failure.
+/// Reads once and records the result in the flags of the end. The data is at the start of the plain
+/// buffer. 0: no data yet, end of file, or a failure.
 pub fn receive(from: &mut End, buffers: &mut Buffers) -> usize {
     let Some(mut session) = from.session.take() else {
         return read(from, &mut buffers.plain[..buffers.room]);
@@ -148,7 +152,7 @@ fn receive_records(from: &mut End, session: &mut Session, buffers: &mut Buffers)
         put(from, &out, SendFlags::empty());
     }
     if taken.closed {
-        // Whatever may follow in the stream means nothing.
+        // Any data after that has no meaning.
         (from.readable, from.ended) = (false, true);
     }
     if let Some(error) = taken.error {
@@ -173,8 +177,8 @@ fn read(from: &mut End, buffer: &mut [u8]) -> usize {
             Ok((length, _)) => {
                 from.has_read();
                 if length < buffer.len() && !from.careful {
-                    // The queue is empty: either the end of file is all that is left, or an event
-                    // will tell of more.
+                    // The queue is empty: either only the end of file is left, or an event will
+                    // tell of more data.
                     from.found_empty();
                     if from.hung_up {
                         at_end(from);
@@ -194,10 +198,10 @@ fn read(from: &mut End, buffer: &mut [u8]) -> usize {
     }
 }
 
-/// The first bytes came from a server that was sent a request before its handshake was acknowledged
-/// (`relay::dial`): the kernel has taken that for a conversation by turns and keeps
-/// acknowledgements back, for which a peer with Nagle's algorithm may wait 40 ms. If this
-/// is all, there is nothing to wait for.
+/// Sends the delayed acknowledgement after the first data of a server that got a request before its
+/// handshake was acknowledged (`relay::upstream::dial`). The kernel has taken that for an
+/// interactive connection and delays acknowledgements. A peer with Nagle's algorithm may wait 40 ms
+/// for one. If this is all the data, there is nothing to wait for.
 fn acknowledge(from: &mut End) {
     if std::mem::take(&mut from.withholds_acks)
         && !from.ended
@@ -207,8 +211,8 @@ fn acknowledge(from: &mut End) {
     }
 }
 
-/// Nothing more will come from an end: in good order, unless sending to it has used up the kernel's
-/// word of a reset, after which reading looks like an end of file.
+/// Notes that no more data will come from an end. The end is orderly, unless a failed send has
+/// already used up the kernel's report of a reset: after that, reading looks like an end of file.
 fn at_end(from: &mut End) {
     from.readable = false;
     match from.reset {
@@ -217,16 +221,16 @@ fn at_end(from: &mut End) {
     }
 }
 
-/// Sending failed. EPIPE comes after an end of file, so what the peer had to say is whole; anything
-/// else is a reset.
+/// Notes that sending failed. EPIPE comes after an end of file, so the peer's data is complete. Any
+/// other error is a reset.
 pub fn on_broken(to: &mut End, errno: Errno) {
     to.broken = true;
     to.reset = errno != Errno::PIPE;
 }
 
-/// Sends bytes; what the end does not take now is held for it. Nothing may be held already, unless
-/// there is a session. With the flag MORE the kernel may wait for what follows (send(2)), so
-/// something has to follow at once.
+/// Sends bytes. What the end does not take now is held for it. Nothing may be held already, unless
+/// there is a session. With the flag MORE the kernel may wait for further data (send(2)), so more
+/// data must follow at once.
 pub fn deliver(to: &mut End, bytes: &[u8], flags: SendFlags, cipher: &mut Cipher) {
     match to.session.as_mut().map(|session| session.encrypt(bytes, cipher)) {
         None => put(to, bytes, flags),
@@ -235,14 +239,15 @@ pub fn deliver(to: &mut End, bytes: &[u8], flags: SendFlags, cipher: &mut Cipher
     }
 }
 
-/// Sends bytes as they are, behind what is held; what the end does not take is held too.
+/// Sends bytes as they are, after the held data. What the end does not take is held too.
 fn put(to: &mut End, bytes: &[u8], flags: SendFlags) {
     match to.held.take().map(|held| *held) {
         Some(Held::Bytes { data, start }) => {
             let data = [&data[start..], bytes].concat().into_boxed_slice();
             to.held = Some(Box::new(Held::Bytes { data, start: 0 }));
         }
-        // Pipes are for ends without a session, which are given bytes only when nothing is held.
+        // Only ends without a session use pipes, and such an end gets bytes only when nothing is
+        // held.
         Some(pipe @ Held::Pipe { .. }) => to.held = Some(Box::new(pipe)),
         None => {
             let sent = send(to, bytes, flags);
@@ -253,16 +258,16 @@ fn put(to: &mut End, bytes: &[u8], flags: SendFlags) {
     }
 }
 
-/// Sends what the end takes and returns how much that was. Less than all: the end is full, or
-/// broken.
+/// Sends what the end takes and returns that number of bytes. If it is less than all, the end is
+/// full or broken.
 pub fn send(to: &mut End, bytes: &[u8], flags: SendFlags) -> usize {
     let Some(socket) = &to.socket else {
         to.broken = true;
         return 0;
     };
     if to.sent && to.nagle {
-        // A second small write would otherwise wait for the acknowledgement of the first, 40 ms and
-        // more.
+        // Without it, a second small write would wait for the acknowledgement of the first, 40 ms
+        // and more.
         let _ = rustix::net::sockopt::set_tcp_nodelay(socket, true);
         to.nagle = false;
     }
@@ -270,7 +275,8 @@ pub fn send(to: &mut End, bytes: &[u8], flags: SendFlags) -> usize {
     let mut start = 0;
     while start < bytes.len() {
         match rustix::net::send(socket, &bytes[start..], SendFlags::NOSIGNAL | flags) {
-            // Less than asked: the socket's buffer is full, and an event will tell when it is not.
+            // Less than asked: the socket's buffer is full, and an event will tell when it has
+            // room.
             Ok(length) if length < bytes.len() - start => return start + length,
             Ok(length) => start += length,
             Err(Errno::INTR) => continue,
@@ -284,9 +290,8 @@ pub fn send(to: &mut End, bytes: &[u8], flags: SendFlags) -> usize {
     start
 }
 
-/// Tells the peer that nothing more comes, once all that came before has been sent; `shut` says
-/// whether that is done. If the socket is about to be closed, that says the same as shutdown(2),
-/// but nothing says the same as close_notify.
+/// Sends the end of file after all earlier data was sent; `shut` says whether that is done. If the
+/// socket is about to be closed, the close replaces shutdown(2), but nothing replaces close_notify.
 pub fn shut(to: &mut End, closing: bool, cipher: &mut Cipher) {
     if let Some(session) = to.session.as_mut().filter(|session| !session.is_closed())
         && let Some(length) = session.close(cipher)

@@ -1,4 +1,4 @@
-//! What happens on connections: events of their sockets, and the bytes that they bring.
+//! Events of connections' sockets, and the data that they bring.
 
 use crate::relay::commands::shown_at;
 use crate::relay::connection::{Connection, LogDue, Name, Side, State};
@@ -10,7 +10,7 @@ use crate::relay::transfer::pump::{PumpOptions, Tools};
 use crate::relay::{Relay, clock};
 
 impl Relay<'_> {
-    /// Something happened on a connection's socket.
+    /// Handles an event at a connection's socket.
     pub(in crate::relay) fn on_event(&mut self, event: &mio::event::Event) {
         let name = Name::of(event.token());
         let Some(connection) = self.pool.named(name) else { return };
@@ -21,7 +21,8 @@ impl Relay<'_> {
         if readable {
             end.was_told();
         }
-        // After an error a short read is not the end: the next one says what happened.
+        // After an error, a short read does not mean that the queue is empty: the next read returns
+        // the error.
         end.careful |= event.is_priority() || event.is_error();
         end.hung_up |= event.is_read_closed() && !event.is_error();
         match (state, name.side) {
@@ -53,7 +54,7 @@ impl Relay<'_> {
         }
     }
 
-    /// Whether a relaying connection has something for an end that takes bytes again.
+    /// Whether a relaying connection has data for an end that became writable.
     fn wants_to_send(&mut self, name: Name, side: Side) -> bool {
         self.pool.named(name).is_some_and(|connection| {
             if connection.state != State::Relaying {
@@ -64,7 +65,8 @@ impl Relay<'_> {
         })
     }
 
-    /// Those whose turn came to an end before they were done. Some: leave with this status.
+    /// Serves the ends that had more data at the end of their last turn. Some: leave with this exit
+    /// status.
     pub(in crate::relay) fn on_ready(&mut self) -> Option<i32> {
         let room = std::mem::take(&mut self.next_ready);
         let mut ready = std::mem::replace(&mut self.ready, room);
@@ -87,7 +89,7 @@ impl Relay<'_> {
         None
     }
 
-    /// Gives an end another turn in the next round.
+    /// Serves an end again in the next round.
     pub(in crate::relay) fn come_back(&mut self, slot: u32, side: Side) {
         let connection = &mut self.pool[slot];
         let name = Name { slot, generation: connection.generation, side };
@@ -97,7 +99,7 @@ impl Relay<'_> {
         }
     }
 
-    /// Moves what one end has sent to the other, counts it, and closes what is done.
+    /// Moves data from one end to the other, counts it, and closes what is done.
     pub(in crate::relay) fn relay(&mut self, slot: u32, from: Side) {
         let connection = &mut self.pool[slot];
         let is_timed = self.idle.is_on();
@@ -111,7 +113,7 @@ impl Relay<'_> {
             &self.shown,
             self.now,
         );
-        // A slow reader that takes what was held is not silent.
+        // A slow reader that takes held data counts as traffic.
         let is_active =
             is_timed && (moved.bytes > 0 || connection.end(from.other()).held_bytes() < held);
         if moved.given > 0 {
@@ -139,7 +141,7 @@ impl Relay<'_> {
         self.settle(slot);
     }
 
-    /// Adds relayed bytes to the figures of the client and of the server.
+    /// Adds relayed bytes to the counters of the client and of the server.
     pub(in crate::relay) fn count(&mut self, slot: u32, from: Side, bytes: u64) {
         let connection = &self.pool[slot];
         let (up, down) = match from {
@@ -153,7 +155,7 @@ impl Relay<'_> {
     }
 }
 
-/// Pumps one direction, with whoever has to see the bytes.
+/// Pumps one direction, with the observers that need the bytes.
 fn move_bytes(
     connection: &mut Connection,
     from: Side,

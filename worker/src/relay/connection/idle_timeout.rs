@@ -1,13 +1,13 @@
-//! `idle_timeout`: established connections in order of their last traffic, to the second.
+//! `idle_timeout`: established connections in the order of their last traffic, to the second.
 //!
-//! A connection moves to the end at most once a second, however busy it is; while the timeout is
-//! off nothing is kept and nothing costs. Half-closed and lingering connections are in the order
-//! too; idlers (`relay::idlers`) are not.
+//! A connection moves to the end at most once a second, however busy it is. While the timeout is
+//! off, nothing is kept and there is no cost. Half-closed and lingering connections are included;
+//! idlers (`relay::upstream::idlers`) are not.
 
 use crate::relay::connection::timer_queue::{IDLE, Queue};
 use crate::relay::connection::{Pool, State};
 
-/// The order, and the timeout.
+/// The ordered queue, and the timeout.
 #[derive(Debug, Default)]
 pub struct Idle {
     queue: Queue<IDLE>,
@@ -16,7 +16,7 @@ pub struct Idle {
 }
 
 impl Idle {
-    /// An order without connections.
+    /// An empty queue.
     pub fn new(timeout: u32) -> Idle {
         Idle { queue: Queue::default(), timeout }
     }
@@ -26,7 +26,7 @@ impl Idle {
         self.timeout != 0
     }
 
-    /// Takes in a connection that is established now.
+    /// Adds a connection that was just established.
     pub fn join(&mut self, pool: &mut Pool, slot: u32, now: u64) {
         if self.is_on() {
             pool[slot].active = second(now);
@@ -34,7 +34,7 @@ impl Idle {
         }
     }
 
-    /// There was traffic on a connection.
+    /// Notes traffic on a connection.
     pub fn touch(&mut self, pool: &mut Pool, slot: u32, now: u64) {
         let connection = &mut pool[slot];
         if connection.links[IDLE].is_queued() && connection.active != second(now) {
@@ -43,15 +43,15 @@ impl Idle {
         }
     }
 
-    /// Takes out a connection that ends.
+    /// Removes a connection that ends.
     pub fn leave(&mut self, pool: &mut Pool, slot: u32) {
         if pool[slot].links[IDLE].is_queued() {
             self.queue.leave(pool, slot);
         }
     }
 
-    /// Changes the timeout, for open connections too. Those that were not watched count as active
-    /// now.
+    /// Changes the timeout, for open connections too. Connections that had no timeout before count
+    /// as active now.
     pub fn set_timeout(&mut self, pool: &mut Pool, timeout: u32, now: u64) {
         let was_on = self.is_on();
         self.timeout = timeout;
@@ -79,7 +79,7 @@ impl Idle {
         }
     }
 
-    /// When the first connection will have been silent for too long, in monotonic milliseconds.
+    /// When the first connection reaches the timeout, in monotonic milliseconds.
     pub fn next_deadline(&self, pool: &Pool) -> Option<u64> {
         // The traffic may have been at the end of its second.
         self.queue
@@ -87,7 +87,7 @@ impl Idle {
             .map(|slot| (u64::from(pool[slot].active) + 1 + u64::from(self.timeout)) * 1000)
     }
 
-    /// A connection that has been silent for too long.
+    /// A connection that has reached the timeout.
     pub fn due(&self, pool: &Pool, now: u64) -> Option<u32> {
         self.queue
             .first()
@@ -95,7 +95,7 @@ impl Idle {
     }
 }
 
-/// The second of a monotonic millisecond; enough for 136 years without a restart of the machine.
+/// The second of a monotonic millisecond. 32 bits hold 136 years without a restart of the machine.
 fn second(now: u64) -> u32 {
     (now / 1000) as u32
 }

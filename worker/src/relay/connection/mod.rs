@@ -1,7 +1,7 @@
-//! One connection's state, and the pool that connections live in.
+//! One connection's state, and the pool of a worker's connections.
 //!
-//! Small on purpose: thousands of them are idle. What only some connections need is behind a box
-//! that exists while it is needed.
+//! The state is small on purpose: thousands of connections are idle. Data that only some
+//! connections need is in a box that exists only while it is needed.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -37,39 +37,40 @@ impl Side {
     }
 }
 
-/// Where a connection is in its life.
+/// The step that a connection is at.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum State {
-    /// The place is free.
+    /// The slot is free.
     #[default]
     Free,
-    /// What the client says first is awaited, before a server is chosen (see `relay::greeting`).
+    /// Waits for the client's first bytes, before a server is chosen (see
+    /// `relay::preface::greeting`).
     Greeting,
-    /// A connect is under way or about to begin; the client waits.
+    /// A connect is under way or about to begin, and the client waits.
     Connecting,
-    /// The server that it is to have has as many connects pending as there may be (see
-    /// `relay::upstreams`).
+    /// Waits for a server that has the maximum of pending connects (see `relay::upstream`).
     Waiting,
-    /// Bytes go both ways.
+    /// Relays in both directions.
     Relaying,
-    /// One end is gone; the other is still given what was read for it, and what it sends is
-    /// discarded (see `relay::ending`).
+    /// One end is closed. The other still gets the data that was read for it, and its own data is
+    /// discarded (see `relay::connection::closing`).
     Lingering,
-    /// What the client says first is awaited, to be answered without a server (see `relay::dummy`).
+    /// Waits for the client's first bytes, which are answered without a server (see
+    /// `relay::accept::dummy`).
     Dummy,
-    /// It leads to a server and belongs to no client (see `relay::idlers`).
+    /// A connection to a server without a client (see `relay::upstream::idlers`).
     Idler,
 }
 
-/// When the next line of the request log is due, where `-H` does not say which bytes are a request.
+/// When the next line of the request log is due, unless `-H` finds where requests begin.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum LogDue {
     /// With the next bytes from the client.
     #[default]
     Due,
-    /// With the first bytes from the client after some from the server.
+    /// With the client's first bytes after some from the server.
     Later,
-    /// Never: it is a tunnel.
+    /// Never: the connection is a tunnel.
     Never,
 }
 
@@ -80,58 +81,60 @@ pub struct Connection {
     pub down: End,
     /// Towards the server.
     pub up: End,
-    /// Where it is in its life.
+    /// The step that it is at.
     pub state: State,
     /// Whether the next bytes from the client begin a request log line.
     pub line: LogDue,
-    /// Times that its lingering was prolonged.
+    /// How often its lingering was prolonged.
     pub prolonged: u8,
-    /// Bytes thrown away while it lingers.
+    /// Bytes discarded while it lingers.
     pub discarded: u32,
-    /// The address of its server has changed since the connect began: the outcome says nothing
-    /// about the new one.
+    /// The address of its server has changed since the connect began: the result says nothing about
+    /// the new address.
     pub outdated: bool,
-    /// Which of its server's addresses were tried.
+    /// The addresses of its server that were tried.
     pub route: Route,
-    /// Raised with every new owner of this place, so that events of the former owner are known.
+    /// Incremented with each new connection in this slot, so that events of the former connection
+    /// are recognised.
     pub generation: u32,
     /// Its number among all connections of all workers.
     pub number: u32,
-    /// When it got its number, in monotonic nanoseconds: an order that names the number may be
+    /// When it got its number, in monotonic nanoseconds: a command that names the number may be
     /// older.
     pub began: u64,
-    /// Where it goes, while a place there is taken.
+    /// Its server, while a connection there is reserved.
     pub target: Option<Target>,
-    /// The client's entry in the table; nobody's if the table could not be used.
+    /// The client's entry in the table; no entry if the table could not be used.
     pub client: ClientRef,
-    /// Who the client is; none for an idler.
+    /// The client's key; none for an idler.
     pub key: Option<ClientKey>,
-    /// The client's port; 0 behind a Unix socket.
+    /// The client's port; 0 for a Unix socket.
     pub port: u16,
-    /// A listed sender has yet to say whom the connection comes from (PROXY protocol).
+    /// A listed sender must still send the PROXY protocol header.
     pub header_due: bool,
-    /// Whom the connection comes from by the word of a listed sender.
+    /// The addresses in the PROXY protocol header of a listed sender.
     pub origin: Option<Box<Origin>>,
     /// Follows requests and answers while `-H` is on.
     pub http: Option<Box<Exchange>>,
-    /// What its client has begun and not finished.
+    /// Unfinished data of its client.
     pub unfinished: Piece,
-    /// What is waited for on it, since `since` (see `relay::forwarded`).
+    /// What the connection waits for since `since` (see `relay::http::xff`).
     pub head: Option<Wait>,
-    /// Bytes that are kept for it until its ends take them (`relay::untaken`).
+    /// Bytes kept until its ends take them (`relay::transfer::undelivered`).
     pub untaken: u32,
-    /// The choice of servers, until one is connected.
+    /// The order of servers to try, until one is connected.
     pub placement: Option<Placement>,
-    /// Its places in queues, one of each kind.
+    /// Its links in queues, one for each kind of queue.
     pub links: [Links; 2],
-    /// Since when it is at its step, in monotonic milliseconds; kept where a queue needs it.
+    /// Since when it is at its step, in monotonic milliseconds. It is kept only where a queue needs
+    /// it.
     pub since: u64,
-    /// The monotonic second of its last traffic; kept while silent connections are closed.
+    /// The monotonic second of its last traffic. It is kept only while `idle_timeout` is on.
     pub active: u32,
 }
 
 impl Connection {
-    /// The end on a side.
+    /// The end on one side.
     pub fn end(&mut self, side: Side) -> &mut End {
         match side {
             Side::Down => &mut self.down,
@@ -139,7 +142,7 @@ impl Connection {
         }
     }
 
-    /// Both ends: that on `side` first.
+    /// Both ends, the one on `side` first.
     pub fn ends(&mut self, side: Side) -> (&mut End, &mut End) {
         match side {
             Side::Down => (&mut self.down, &mut self.up),
@@ -147,7 +150,7 @@ impl Connection {
         }
     }
 
-    /// What reports say of it.
+    /// The connection as reports show it.
     pub fn info(&self) -> ConnectionInfo {
         let descriptor = |socket: &Option<OwnedFd>| socket.as_ref().map_or(-1, AsRawFd::as_raw_fd);
         let state = match self.state {
@@ -168,12 +171,12 @@ impl Connection {
     }
 }
 
-/// Names a connection's socket in events: place, generation and side in one number.
+/// Identifies a connection's socket in events: slot, generation and side in one number.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Name {
-    /// Its place in the pool.
+    /// Its slot in the pool.
     pub slot: u32,
-    /// The generation of that place.
+    /// The generation of that slot.
     pub generation: u32,
     /// Which socket.
     pub side: Side,
@@ -186,7 +189,7 @@ compile_error!(
      lost, so that events of a closed connection would reach the next one in its place"
 );
 
-/// Places fit 31 bits; the tokens above are the event loop's own.
+/// A slot fits 31 bits. The tokens above are those of the event loop.
 const SLOTS: usize = (1 << 31) - 8;
 
 impl Name {
@@ -196,7 +199,7 @@ impl Name {
         Token((u64::from(self.generation) << 32 | u64::from(self.slot) << 1 | side) as usize)
     }
 
-    /// The name in a token that [`Name::token`] made.
+    /// The name in a token of [`Name::token`].
     pub fn of(token: Token) -> Name {
         let bits = token.0 as u64;
         Name {
@@ -207,8 +210,8 @@ impl Name {
     }
 }
 
-/// All connections of a worker. Places are used again, lowest last freed first; memory grows with
-/// the most ever open.
+/// All connections of a worker. The slot that was freed last is used again first. Memory grows with
+/// the highest number of open connections.
 #[derive(Debug, Default)]
 pub struct Pool {
     slots: Vec<Connection>,
@@ -216,7 +219,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Takes a place for a new connection.
+    /// Takes a slot for a new connection.
     pub fn take(&mut self) -> u32 {
         if let Some(slot) = self.free.pop() {
             return slot;
@@ -226,7 +229,7 @@ impl Pool {
         self.slots.len() as u32 - 1
     }
 
-    /// Frees a place: its sockets close, its generation moves on.
+    /// Frees a slot: its sockets close, and its generation increases.
     pub fn free(&mut self, slot: u32) {
         let generation = self.slots[slot as usize].generation.wrapping_add(1);
         self.slots[slot as usize] = Connection { generation, ..Connection::default() };
@@ -238,12 +241,12 @@ impl Pool {
         self.slots.len() - self.free.len()
     }
 
-    /// The number of places there are, used or not.
+    /// The number of slots, used or not.
     pub fn slots(&self) -> u32 {
         self.slots.len() as u32
     }
 
-    /// The place of the connection with a number.
+    /// The slot of the connection with a number.
     pub fn numbered(&self, number: u32) -> Option<u32> {
         let at = |connection: &Connection| {
             connection.state != State::Free && connection.number == number
@@ -251,12 +254,12 @@ impl Pool {
         self.slots.iter().position(at).map(|slot| slot as u32)
     }
 
-    /// The connections that are open.
+    /// The open connections.
     pub fn iter(&self) -> impl Iterator<Item = &Connection> {
         self.slots.iter().filter(|connection| connection.state != State::Free)
     }
 
-    /// The connection that a name still names.
+    /// The connection of a name, if that is still open.
     pub fn named(&mut self, name: Name) -> Option<&mut Connection> {
         self.slots.get_mut(name.slot as usize).filter(|connection| {
             connection.generation == name.generation && connection.state != State::Free

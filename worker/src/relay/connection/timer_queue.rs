@@ -1,19 +1,19 @@
-//! Connections that wait for a time to pass, all of one queue for the same time: who came first is
-//! due first.
+//! Queues of connections that wait for a time. All connections of one queue wait equally long, so
+//! the first one is due first.
 //!
-//! Doubly linked lists through the pool: joining and leaving are a few stores, whatever the number
-//! of connections. A connection can be in one queue of each [kind](STEP) at once.
+//! They are doubly linked lists through the pool: joining and leaving are a few stores, for any
+//! number of connections. A connection can be in one queue of each [kind](STEP) at once.
 
 use crate::relay::connection::Pool;
 
 /// The queue of the step that a connection is at: waiting for a connect, connecting, or lingering.
-/// It waits since `since` of the connection.
+/// It waits since the connection's `since`.
 pub const STEP: usize = 0;
 
-/// The queue of those that are closed when they are silent for too long (`relay::idle`).
+/// The queue of connections with an idle timeout (`relay::connection::idle_timeout`).
 pub const IDLE: usize = 1;
 
-/// No place.
+/// No slot.
 const NONE: u32 = u32::MAX;
 
 /// In no queue.

@@ -1,4 +1,4 @@
-//! Bytes between two sockets: read, written and spliced.
+//! Moving bytes between two sockets: read, write and splice.
 
 pub(crate) mod pump;
 pub(crate) mod splice;

@@ -9,19 +9,19 @@ use rustix::pipe::{PipeFlags, SpliceFlags};
 
 use crate::relay::connection::endpoint::{End, on_broken};
 
-/// Bytes that a pipe is asked to hold; the kernel may grant less (pipe(7), pipe-user-pages-soft).
+/// Size in bytes requested for a pipe. The kernel may grant less (pipe(7), pipe-user-pages-soft).
 const PIPE: usize = 256 * 1024;
 
-/// From this size a read is worth a pipe: if the pipe hardly runs out of places that way, so that
-/// two calls do, or if not.
+/// Read sizes from which a pipe is worth its cost: if its buffers hardly ever run out, so that two
+/// calls are enough, and if they may.
 const WORTH: usize = 12 * 1024;
 const WORTH_OF_THREE_CALLS: usize = 20 * 1024;
 
-/// Bytes that a piece has at least, where segments are not unusually small: the payload of a
+/// Least bytes of one buffer of a pipe, unless segments are unusually small: the payload of a
 /// segment that all networks carry (RFC 9293, 3.7.1).
 const PIECE: usize = 536;
 
-/// Idle pipes that a worker keeps at most.
+/// Most idle pipes that a worker keeps.
 pub const POOLED_PIPES: usize = 32;
 
 /// A pipe for splice(2).
@@ -29,45 +29,45 @@ pub const POOLED_PIPES: usize = 32;
 pub struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
-    /// Fewer bytes hardly use up its places.
+    /// Fewer bytes than this hardly ever use up the pipe's buffers.
     ample: usize,
-    /// Counts it.
+    /// Counts the pipe.
     _one_of: Rc<()>,
 }
 
-/// The pipes of a worker that carry nothing now.
+/// The idle pipes of a worker, and the limits.
 #[derive(Debug)]
 pub struct Pipes {
     idle: Vec<Pipe>,
-    /// As many further references as there are pipes, here and with connections.
+    /// Has one further reference for each pipe, idle or in use.
     all: Rc<()>,
     most: usize,
     worth: usize,
 }
 
 impl Pipes {
-    /// So many pipes there may be, of two descriptors each: peers that do not read must not use up
-    /// those of clients to come.
+    /// Allows `most` pipes of two descriptors each: peers that do not read must not use up the
+    /// descriptors of later clients.
     pub fn new(most: usize) -> Pipes {
         Pipes { idle: Vec::new(), all: Rc::default(), most, worth: WORTH }
     }
 
-    /// Bytes from which a read is worth a pipe.
+    /// Bytes of a read from which a pipe is worth its cost.
     pub fn worth(&self) -> usize {
         self.worth
     }
 
-    /// Changes how many there may be; those in use stay.
+    /// Changes the number of pipes allowed. Pipes in use stay.
     pub fn set_most(&mut self, most: usize) {
         self.most = most;
     }
 
-    /// A pipe, if there may be one more.
+    /// A pipe, if one more is allowed.
     pub fn take(&mut self) -> Option<Pipe> {
         if let Some(pipe) = self.idle.pop() {
             return Some(pipe);
         }
-        // Without descriptors or memory for a pipe, copying goes on.
+        // Without descriptors or memory for a pipe, data is copied.
         if Rc::strong_count(&self.all) > self.most {
             return None;
         }
@@ -89,15 +89,15 @@ impl Pipes {
 }
 
 impl Pipe {
-    /// Whether a splice into this pipe, when it was empty, that took so many bytes instead of
-    /// `most` can hardly have used up its places.
+    /// Whether a splice that moved `filled` bytes instead of `most` into this empty pipe hardly can
+    /// have used up its buffers.
     pub fn was_ample(&self, filled: usize, most: usize) -> bool {
         filled < most && filled < self.ample
     }
 }
 
-/// From a socket into an empty pipe, at most so many bytes. None: reading has to say what there is,
-/// or this socket cannot be spliced.
+/// Moves at most `most` bytes from a socket into an empty pipe. None: use read(2), which tells what
+/// there is, or this socket cannot be spliced.
 pub fn fill(from: &mut End, pipe: &Pipe, most: usize) -> Option<usize> {
     let socket = from.socket.as_ref()?;
     loop {
@@ -108,8 +108,7 @@ pub fn fill(from: &mut End, pipe: &Pipe, most: usize) -> Option<usize> {
                 from.found_empty();
                 return Some(0);
             }
-            // The end of file, or urgent data, which stops splice(2) with 0 as well
-            // (tcp_splice_read).
+            // The end of file, or urgent data, at which splice(2) also returns 0 (tcp_splice_read).
             Ok(0) | Err(Errno::INVAL) => {
                 from.large_reads = 0;
                 return None;
@@ -123,7 +122,7 @@ pub fn fill(from: &mut End, pipe: &Pipe, most: usize) -> Option<usize> {
     }
 }
 
-/// From a pipe that holds `bytes` into a socket; returns how many it took.
+/// Moves `bytes` bytes from a pipe into a socket, and returns how many it took.
 pub fn drain(pipe: &Pipe, to: &mut End, bytes: usize) -> usize {
     let Some(socket) = &to.socket else {
         to.broken = true;
@@ -135,7 +134,7 @@ pub fn drain(pipe: &Pipe, to: &mut End, bytes: usize) -> usize {
             Ok(0) | Err(Errno::AGAIN) => break,
             Ok(length) => done += length,
             Err(Errno::INTR) => continue,
-            // A splice(2) that fails midway says how much it moved and keeps the error to itself.
+            // A splice(2) that fails midway returns the bytes that it moved and drops the error.
             Err(Errno::PIPE) if done > 0 && !to.hung_up => {
                 on_broken(to, Errno::CONNRESET);
                 break;

@@ -1,47 +1,48 @@
-//! Second looks at sockets that a short splice(2) is believed to have emptied.
+//! Checks sockets again that a short splice(2) is believed to have emptied.
 //!
-//! A read(2) that gives less than asked has emptied the socket. A splice(2) that does may also have
-//! used up the places of the pipe, and epoll(7), edge-triggered, never tells of what is left then.
-//! Asking the kernel every time is a call for each answer. So where bytes come one soon after the
-//! other, a splice that hardly can have used up the places is believed to have emptied the socket,
-//! and the socket is looked at when nothing came from it for a few milliseconds. If something is
-//! found that way, the socket is asked every time for a while. Where bytes come seldom, asking is
-//! cheaper than a timer.
+//! A read(2) that returns less than asked has emptied the socket. A short splice(2) may also have
+//! used up the buffers of the pipe, and edge-triggered epoll(7) never tells of data left then.
+//! Asking the kernel each time would be one more call for each answer.
+//!
+//! So if data comes in quick succession, a short splice is believed, provided that it hardly can
+//! have used up the buffers. Such a socket is checked when no data came from it for a few
+//! milliseconds. If the check finds data, the kernel is asked each time for a while. If data comes
+//! seldom, asking is cheaper than a timer.
 
 use crate::relay::Relay;
 use crate::relay::connection::endpoint::End;
 use crate::relay::connection::{Name, Side, State};
 
-/// Milliseconds between rounds of looks: a socket is looked at in the second round after its last
-/// bytes.
+/// Milliseconds between rounds of checks. A socket is checked in the second round after its last
+/// data.
 const PERIOD: u64 = 2;
 
-/// Bytes that come no later than so many milliseconds after those before come soon.
+/// Data that comes at most this many milliseconds after the data before comes in quick succession.
 const SOON: u32 = 3;
 
-/// So many times an end is asked after a look has found something, which may also have come just
-/// then.
+/// How many times the kernel is asked after a check has found data. That data may also have come
+/// just then.
 const WARY: u8 = 32;
 
-/// How far an end that is not `readable` is known to have nothing.
+/// How certain it is that an end that is not `readable` has no data.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum DrainState {
-    /// The kernel said so.
+    /// The kernel said so: certain.
     #[default]
     None,
-    /// A short splice(2) said so, since the last round of looks.
+    /// A short splice(2) said so, since the last round of checks.
     Fresh,
-    /// A short splice(2) said so, before that.
+    /// A short splice(2) said so, before the last round of checks.
     Old,
-    /// It is being looked at.
+    /// It is being checked.
     Looking,
-    /// A short splice(2) was wrong: the kernel is asked, so many times more.
+    /// A short splice(2) was wrong: the kernel is asked this many times more.
     Wary(u8),
 }
 
 impl End {
-    /// A splice(2) has taken bytes at this monotonic millisecond; `was_short` if it took less than
-    /// asked and did not use up the pipe's places, as far as one can tell.
+    /// Notes that a splice(2) has taken data at this monotonic millisecond. `was_short`: it took
+    /// less than asked, and it probably did not use up the pipe's buffers.
     pub fn has_spliced(&mut self, was_short: bool, now: u64) {
         let now = now as u32;
         let came_soon = now.wrapping_sub(self.spliced_at) <= SOON;
@@ -49,7 +50,7 @@ impl End {
         self.doubt = match self.doubt {
             DrainState::Looking => DrainState::Wary(WARY),
             DrainState::Wary(times) => DrainState::Wary(times),
-            // Behind these bytes the end of file waits, of which no event will tell again.
+            // The end of file waits after this data, and no event will tell of it again.
             _ if !was_short || !came_soon || self.hung_up => DrainState::None,
             _ => {
                 self.readable = false;
@@ -58,14 +59,14 @@ impl End {
         };
     }
 
-    /// A read has taken bytes.
+    /// Notes that a read has taken data.
     pub fn has_read(&mut self) {
         if self.doubt == DrainState::Looking {
             self.doubt = DrainState::Wary(WARY);
         }
     }
 
-    /// The kernel said that there is nothing.
+    /// Notes that the kernel found no data.
     pub fn found_empty(&mut self) {
         self.readable = false;
         self.doubt = match self.doubt {
@@ -74,7 +75,7 @@ impl End {
         };
     }
 
-    /// An event said that there is something: what a splice left is read with it.
+    /// Notes an event: data that a splice left is read with the new data.
     pub fn was_told(&mut self) {
         self.readable = true;
         if self.is_doubted() {
@@ -82,12 +83,12 @@ impl End {
         }
     }
 
-    /// Whether it is believed, but not known, to have nothing.
+    /// Whether it is believed, but not certain, to have no data.
     fn is_doubted(&self) -> bool {
         matches!(self.doubt, DrainState::Fresh | DrainState::Old | DrainState::Looking)
     }
 
-    /// Whether there is something to read. Where that is in doubt, the kernel is asked (FIONREAD,
+    /// Whether there is data to read. If that is not certain, the kernel is asked (FIONREAD,
     /// ioctl_tty(2)).
     pub fn has_unread(&self) -> bool {
         let asked = || {
@@ -96,7 +97,7 @@ impl End {
         if self.is_doubted() { asked() } else { self.readable }
     }
 
-    /// Whether it has to be put on the list of those that are looked at.
+    /// Whether it must be put on the list of ends to check.
     pub fn is_unlisted_doubt(&self) -> bool {
         self.doubt == DrainState::Fresh && !self.listed
     }
@@ -106,7 +107,7 @@ impl End {
     }
 }
 
-/// The ends that are to be looked at.
+/// The ends to check.
 #[derive(Debug, Default)]
 pub struct SpliceRechecks {
     names: Vec<Name>,
@@ -115,7 +116,7 @@ pub struct SpliceRechecks {
 }
 
 impl SpliceRechecks {
-    /// When there is something to be done.
+    /// When the next round is due.
     pub fn due(&self) -> Option<u64> {
         self.due
     }
@@ -131,7 +132,7 @@ impl Relay<'_> {
         self.splice_rechecks.due.get_or_insert(self.now + PERIOD);
     }
 
-    /// A round of looks: those that were silent since the last one get a turn.
+    /// A round of checks: ends without data since the last round are read.
     pub(in crate::relay) fn recheck(&mut self) {
         let mut names = std::mem::take(&mut self.splice_rechecks.names);
         names.retain(|name| {

@@ -1,43 +1,44 @@
-//! What was read from one end and the other has not taken, copied into this worker's memory until
-//! it does.
+//! Data that was read from one end and not yet taken by the other. It is copied into this worker's
+//! memory until then.
 //!
-//! Nobody is ended for being slow. Instead the next reads become smaller, for all alike, as more is
-//! kept: a connection keeps at most what one read gave it, so that many ends that take nothing have
-//! a worker keep [`STEPS`] and [`LEAST`] bytes for each. What waits in pipes is the kernel's, and
-//! bounded by their number (`pipe`).
+//! No connection is closed for being slow. Instead, the next reads of all connections become
+//! smaller as more data is kept. A connection keeps at most the data of one read. So with many ends
+//! that take nothing, a worker keeps the last of [`STEPS`], plus [`LEAST`] bytes for each
+//! connection. Data in pipes belongs to the kernel and is bounded by the number of pipes
+//! (`splice`).
 
 use crate::relay::Relay;
 use crate::relay::connection::Connection;
 use crate::relay::transfer::pump::BUFFER;
 
-/// Bytes of all connections together, and the most that is read at once while less is kept. A
-/// record of TLS fits all but the last.
+/// Bytes kept by all connections, and the most that is read at once while less is kept. A TLS
+/// record fits all sizes but `LEAST`.
 const STEPS: [(usize, usize); 3] = [(8 << 20, BUFFER), (16 << 20, 64 << 10), (64 << 20, 16 << 10)];
 
-/// The most that is read at once beyond that.
+/// The most that is read at once beyond the last step.
 const LEAST: usize = 4 << 10;
 
-/// What all ends of a worker have not taken.
+/// The undelivered data of all connections of a worker.
 #[derive(Debug, Default)]
 pub struct Untaken {
     bytes: usize,
 }
 
 impl Untaken {
-    /// Replaces what is kept for a connection.
+    /// Replaces the number of bytes kept for a connection.
     fn note(&mut self, kept: &mut u32, bytes: u32) {
         self.bytes = self.bytes - *kept as usize + bytes as usize;
         *kept = bytes;
     }
 
-    /// The most that is to be read at once.
+    /// The most that is read at once now.
     fn room(&self) -> usize {
         STEPS.iter().find(|(most, _)| self.bytes < *most).map_or(LEAST, |(_, room)| *room)
     }
 }
 
 impl Connection {
-    /// Bytes of memory that are kept until its ends take them.
+    /// Bytes of memory kept until its ends take them.
     fn untaken_bytes(&self) -> u32 {
         let kept = |end: &crate::relay::connection::endpoint::End| {
             end.held.as_ref().map_or(0, |held| held.copied())
@@ -47,7 +48,7 @@ impl Connection {
 }
 
 impl Relay<'_> {
-    /// Notes what is kept for a connection now, after bytes were moved.
+    /// Updates the bytes kept for a connection, after data was moved.
     pub(in crate::relay) fn note_untaken(&mut self, slot: u32) {
         let connection = &mut self.pool[slot];
         let bytes = connection.untaken_bytes();
@@ -57,7 +58,7 @@ impl Relay<'_> {
         }
     }
 
-    /// A connection ends.
+    /// Forgets a connection that ends.
     pub(in crate::relay) fn forget_untaken(&mut self, slot: u32) {
         let connection = &mut self.pool[slot];
         if connection.untaken > 0 {
@@ -75,7 +76,7 @@ mod tests {
     fn the_more_is_kept_the_less_is_read_and_what_is_kept_is_bounded() {
         let (mut all, mut each) = (Untaken::default(), vec![0; 20_000]);
         assert_eq!(all.room(), BUFFER);
-        // None takes anything, and each may be read for once.
+        // No end takes anything, and each is read once.
         for kept in &mut each {
             let room = u32::try_from(all.room()).unwrap();
             all.note(kept, room);

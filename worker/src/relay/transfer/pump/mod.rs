@@ -1,14 +1,16 @@
-//! Moves bytes from one end of a connection to the other, until the kernel says that it must wait.
+//! Moves bytes from one end of a connection to the other, until the kernel says that it would
+//! block.
 //!
-//! Little data is copied through one buffer that all connections of the worker share; bytes stay
-//! with a connection only while the receiving end takes none. A direction that keeps carrying much
-//! is switched to splice(2) through a pipe from a pool, and back when it carries little again: a
-//! pipe saves the copies but costs system calls.
+//! Small amounts are copied through one buffer that all connections of the worker share. Data stays
+//! with a connection only while the receiving end takes none. A direction with much data is
+//! switched to splice(2) through a pipe from a pool, and back when it has little data again. A pipe
+//! saves the copies but costs system calls.
 //!
-//! Epoll is edge-triggered here: an end is asked again only after an event said so, hence
-//! `readable` of [`End`] is cleared only on the kernel's word, or where a second look is sure to
-//! follow (`second_look`). The number of rounds is bounded so that one busy connection does not
-//! keep the others waiting; whoever has more to move is told so and must come back by itself.
+//! Epoll is edge-triggered: an end is read again only after an event. Hence `readable` of [`End`]
+//! is cleared only when the kernel said that the queue is empty, or when a later check is sure to
+//! follow (`splice_recheck`). The number of rounds is bounded, so that one busy connection does not
+//! delay the others. If there is more to move, the result says so, and the caller must come back by
+//! itself.
 
 use rustix::net::SendFlags;
 
@@ -18,31 +20,31 @@ use crate::relay::http::{Exchange, Turn};
 use crate::relay::tls::Cipher;
 use crate::relay::transfer::splice::{Pipes, drain, fill};
 
-/// Bytes of the shared buffer: reads of this size cost about half as much per byte as reads of 64
+/// Bytes of the shared buffer. Reads of this size cost about half as much per byte as reads of 64
 /// KiB.
 pub const BUFFER: usize = 256 * 1024;
 
-/// Rounds of reading and sending before others get their turn.
+/// Rounds of reading and sending before other connections are served.
 const ROUNDS: u32 = 8;
 
-/// So many large reads in a row switch a direction to splice(2).
+/// This many large reads in a row switch a direction to splice(2).
 const LARGE_READS: u8 = 2;
 
 /// A splice that moves less than this switches back to copying.
 const SMALL_SPLICE: usize = 8 * 1024;
 
-/// What all connections of a worker use in turn: the buffer and the pipes.
+/// What all connections of a worker share: the buffers and the pipes.
 #[derive(Debug)]
 pub struct Tools {
     buffers: Buffers,
-    /// What is sent in place of what was read.
+    /// Data that is sent instead of what was read.
     altered: Vec<u8>,
     pipes: Pipes,
 }
 
 impl Tools {
-    /// The tools of one worker, which may have so many pipes. The buffer takes memory only as far
-    /// as reads fill it.
+    /// The tools of one worker, which may have `most_pipes` pipes. The buffer uses memory only as
+    /// far as reads fill it.
     pub fn new(most_pipes: usize) -> Tools {
         let buffers = Buffers {
             plain: vec![0; BUFFER].into_boxed_slice(),
@@ -57,46 +59,46 @@ impl Tools {
         &mut self.buffers
     }
 
-    /// Changes how much is read at once, at most [`BUFFER`].
+    /// Changes the most that is read at once, up to [`BUFFER`].
     pub fn set_room(&mut self, room: usize) {
         self.buffers.room = room.min(BUFFER);
     }
 
-    /// Changes how many pipes there may be; those in use stay.
+    /// Changes the number of pipes allowed. Pipes in use stay.
     pub fn set_most_pipes(&mut self, most_pipes: usize) {
         self.pipes.set_most(most_pipes);
     }
 }
 
-/// How a direction is to be moved.
+/// How to move a direction.
 pub struct PumpOptions<'w> {
-    /// splice(2) may be used: nobody needs to see the bytes.
+    /// splice(2) may be used: the bytes need not be seen.
     pub may_splice: bool,
-    /// Sees the bytes of each read before they are sent.
+    /// Gets the bytes of each read before they are sent.
     pub watch: Option<Watch<'w>>,
-    /// Follows the bytes, and alters some, where `-H` is on.
+    /// With `-H`: follows the bytes and alters some.
     pub http: Option<Turn<'w>>,
     /// Monotonic milliseconds.
     pub now: u64,
 }
 
-/// Sees bytes on their way.
+/// An observer of the bytes.
 pub type Watch<'w> = &'w mut dyn FnMut(&[u8]);
 
-/// What was moved.
+/// The result of a move.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Moved {
-    /// Bytes read; all of them were sent, are held, or were refused (`-H`).
+    /// Bytes read. All of them were sent, are held, or were refused (`-H`).
     pub bytes: u64,
-    /// Bytes given to the other end, sent or held: what `-H` adds counts, what it keeps back does
-    /// not.
+    /// Bytes passed to the other end, sent or held. They include what `-H` adds, and not what it
+    /// keeps back.
     pub given: u64,
     /// There may be more to move now: come back without waiting for an event.
     pub more: bool,
 }
 
-/// Moves bytes from one end to the other, end of file included. What happened to the ends is in
-/// their flags: `ended` or `failed` of `from`, `broken` of `to`.
+/// Moves bytes from one end to the other, end of file included. The flags of the ends tell what
+/// happened to them: `ended` or `failed` of `from`, `broken` of `to`.
 pub fn pump(from: &mut End, to: &mut End, tools: &mut Tools, mut manner: PumpOptions<'_>) -> Moved {
     let mut moved = Moved::default();
     for _ in 0..ROUNDS {
@@ -127,12 +129,12 @@ pub fn pump(from: &mut End, to: &mut End, tools: &mut Tools, mut manner: PumpOpt
         moved.bytes += bytes;
         moved.given += given;
     }
-    // Also when the last round found the end: no event will tell of it again.
+    // Also if the last round found the end of file: no event will tell of it again.
     moved.more = (from.readable || (from.ended && !to.shut)) && to.held.is_none() && !to.broken;
     moved
 }
 
-/// Sends what is held for an end. True if nothing is left.
+/// Sends the held data of an end. True if none is left.
 pub fn flush(to: &mut End, tools: &mut Tools) -> bool {
     let Some(mut held) = to.held.take() else { return true };
     if to.broken {
@@ -157,7 +159,7 @@ pub fn flush(to: &mut End, tools: &mut Tools) -> bool {
     empty && !to.broken
 }
 
-/// Reads and throws away what an end still sends.
+/// Reads and discards the data of an end.
 pub fn discard(from: &mut End, tools: &mut Tools) -> Moved {
     let mut moved = Moved::default();
     for _ in 0..ROUNDS {
@@ -170,23 +172,23 @@ pub fn discard(from: &mut End, tools: &mut Tools) -> Moved {
     moved
 }
 
-/// Sends bytes that are pen's own to an end that holds nothing.
+/// Sends pen's own bytes to an end that holds no data.
 pub fn give(to: &mut End, bytes: &[u8], tools: &mut Tools) {
     deliver(to, bytes, SendFlags::empty(), &mut tools.buffers.cipher);
 }
 
-/// Passes on that nothing more comes.
+/// Passes the end of file on.
 pub fn shut(to: &mut End, tools: &mut Tools) {
     endpoint::shut(to, false, &mut tools.buffers.cipher);
 }
 
-/// What one read from an end gives, if it has something now.
+/// The data of one read from an end, if it has some now.
 pub fn take<'t>(from: &mut End, tools: &'t mut Tools) -> &'t [u8] {
     let length = if from.readable { receive(from, &mut tools.buffers) } else { 0 };
     &tools.buffers.plain[..length]
 }
 
-/// How many bytes were read, and how many given to the other end.
+/// Copies once. Returns the bytes read, and the bytes passed to the other end.
 fn by_copy(
     from: &mut End,
     to: &mut End,
@@ -207,21 +209,21 @@ fn by_copy(
         Some(turn) => turn.pass(bytes, &mut tools.altered),
         None => bytes,
     };
-    // With the last bytes the end of file goes out in one segment: shutdown(2) or close(2) follow
-    // at once and push both. With `-H` the end may have to wait for an answer.
+    // The end of file goes out in the same segment as the last bytes: shutdown(2) or close(2)
+    // follow at once and push both. With `-H` the end of file may have to wait for an answer.
     let is_last = from.ended && manner.http.is_none();
     let flags = if is_last { SendFlags::MORE } else { SendFlags::empty() };
     let given = bytes.len() as u64;
     deliver(to, bytes, flags, &mut tools.buffers.cipher);
     if tools.altered.capacity() > BUFFER {
-        // Only a flood of small requests grows it so far.
+        // Only a flood of small requests makes it this large.
         tools.altered = Vec::new();
     }
     (length as u64, given)
 }
 
-/// Gives an end bytes of a client that were held, since it cannot be told what they are (`http
-/// mixed`). How many.
+/// Passes an end the held bytes of a client that cannot be told to be HTTP (`http mixed`). Returns
+/// how many.
 pub fn give_undecided(exchange: &mut Exchange, to: &mut End, tools: &mut Tools) -> u64 {
     let bytes = exchange.decide(&mut tools.altered);
     if !bytes.is_empty() && !to.broken {
@@ -230,17 +232,17 @@ pub fn give_undecided(exchange: &mut Exchange, to: &mut End, tools: &mut Tools) 
     bytes.len() as u64
 }
 
-/// What is next where `-H` is on.
+/// The next step where `-H` is on.
 enum Next {
-    /// Reading, as elsewhere.
+    /// Read as usual.
     Read,
-    /// Another round: so many bytes were sent.
+    /// Another round: this many bytes were sent.
     Again(u64),
-    /// Nothing, until the server has answered.
+    /// Wait until the server has answered.
     Wait,
 }
 
-/// Sends what waited for an answer, or for the end of file.
+/// Sends the data that waited for an answer, or for the end of file.
 fn before_reading(turn: &mut Turn<'_>, from: &End, to: &mut End, tools: &mut Tools) -> Next {
     let bytes = turn.due(from.ended, &mut tools.altered);
     if !bytes.is_empty() {
@@ -250,7 +252,7 @@ fn before_reading(turn: &mut Turn<'_>, from: &End, to: &mut End, tools: &mut Too
     if turn.must_wait(from.ended) { Next::Wait } else { Next::Read }
 }
 
-/// Moves a direction that carries much through a pipe. None: it is to be copied.
+/// Moves a direction with much data through a pipe. None: copy instead.
 fn by_splice(
     from: &mut End,
     to: &mut End,
@@ -293,12 +295,12 @@ fn by_splice(
     Some(filled as u64)
 }
 
-/// Passes the end of file on, once all that came before it has been sent.
+/// Passes the end of file on after all earlier data was sent.
 fn pass_end(from: &End, to: &mut End, tools: &mut Tools) {
     if to.shut || to.broken {
         return;
     }
-    // With both directions at their end the sockets are about to be closed.
+    // With both directions at their end, the sockets are about to be closed.
     let closing = to.ended && from.held.is_none();
     endpoint::shut(to, closing, &mut tools.buffers.cipher);
 }

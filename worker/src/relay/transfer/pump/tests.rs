@@ -1,4 +1,4 @@
-//! The pump against real sockets: what is held, what ends, what breaks.
+//! The pump against real sockets: what is held, what ends, what fails.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -39,7 +39,7 @@ fn what_one_side_does_not_take_is_held_and_comes_out_whole() {
     let data: Vec<u8> = (0..total).map(|n: u32| (n / 3) as u8).collect();
     let expected = data.clone();
     let writer = std::thread::spawn(move || source.write_all(&data));
-    // Nobody reads: the receiving socket fills up and the rest is held.
+    // The peer does not read: the receiving socket fills up and the rest is held.
     while to.held.is_none() {
         wait_readable(&from);
         from.readable = true;
@@ -115,8 +115,7 @@ fn the_end_of_file_is_passed_on_in_whatever_round_it_is_found() {
             rustix::net::sendmsg(&source, &piece, &mut control, SendFlags::empty()).unwrap();
         }
         drop(source);
-        // Nobody but the pump itself says that there is more: the kernel has told everything
-        // already.
+        // Only the pump itself says that there is more: the kernel has already sent every event.
         while pump(&mut from, &mut to, &mut tools, plain()).more {}
         assert!(from.ended && to.shut, "{pieces} pieces");
         drop(to);
@@ -134,7 +133,7 @@ fn urgent_data_is_no_end_of_file_for_splice() {
     source.write_all(b"and more").unwrap();
     drop(source);
     wait_readable(&from);
-    // As it is when the urgent byte comes while much is being moved, before an event tells of it.
+    // The state when the urgent byte comes during a large transfer, before an event tells of it.
     from.large_reads = LARGE_READS;
     let mut tools = Tools::new(POOLED_PIPES);
     while !to.shut {
