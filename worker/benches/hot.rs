@@ -1,5 +1,6 @@
-//! What the hot structures of a relay worker cost: selection, timers, log lines, heads of HTTP
-//! (`-H`). `cargo bench -p pen-worker`; the shared table has its own in `crates/table/benches`.
+//! What the hot structures of a relay worker cost: selection, timers, log lines, and HTTP heads
+//! (`-H`). Run `cargo bench -p pen-worker`. The benchmarks of the shared table are in
+//! `crates/table/benches`.
 
 use std::cell::Cell;
 use std::hint::black_box;
@@ -93,7 +94,7 @@ fn log_line(criterion: &mut Criterion) {
     let file = std::fs::OpenOptions::new().append(true).open("/dev/null").expect("/dev/null");
     let mut log = LogWriter::new(RequestLog::File(file.into()));
     let request = b"GET /some/page?of=many HTTP/1.1\r\nHost: example.org\r\n\r\n";
-    // With the write(2) that comes once in 16 kB.
+    // Includes the write(2) that comes once in 16 kB.
     criterion.bench_function("log line", |bencher| {
         bencher.iter(|| log.line(0, 1_795_493_747, client(), "198.51.100.1", black_box(request)));
     });

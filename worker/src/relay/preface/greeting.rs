@@ -1,20 +1,20 @@
-//! What must be over before a server is chosen: what the client's side says first about the
-//! connection itself.
+//! The client's first bytes that must come before a server is chosen: a TLS handshake, and a PROXY
+//! protocol header.
 //!
-//! Until then a client holds its place under `-x` and nothing else: no server is contacted, no
-//! entry of the table is taken. There is a deadline for the whole, so that clients who say nothing
-//! do not hold places for ever.
+//! Until then the client uses a connection number under `-x` and nothing else: no server is
+//! contacted, and no entry of the table is used. The whole has a deadline, so that silent clients
+//! do not keep connection numbers for ever.
 
 use pen_ipc::message::{HandshakeFailure, SenderFault};
 
 use crate::relay::Relay;
 use crate::relay::connection::State;
 
-/// Milliseconds that a greeting may take at least; more if a connect may take longer.
+/// Least time limit of a greeting in milliseconds. It is longer if a connect may take longer.
 const AT_LEAST: u64 = 10_000;
 
 impl Relay<'_> {
-    /// Whether a client has to say something before it is placed.
+    /// Whether a client must send something before a server is chosen.
     pub(in crate::relay) fn expects_greeting(&self, slot: u32) -> bool {
         self.pool[slot].header_due || self.tls.is_some()
     }
@@ -24,15 +24,15 @@ impl Relay<'_> {
         self.connect_timeout().max(AT_LEAST)
     }
 
-    /// Waits for what a client says first; its socket is watched already.
+    /// Waits for the client's first bytes. Its socket is already watched.
     pub(in crate::relay) fn await_greeting(&mut self, slot: u32) {
         self.pool[slot].state = State::Greeting;
         self.greeting.wait(&mut self.pool, slot, self.now);
     }
 
-    /// A client that is being greeted has sent something, or takes something again.
+    /// Continues a greeting after the client has sent data, or can take data again.
     pub(in crate::relay) fn greet(&mut self, slot: u32) {
-        // In front of all else, TLS included.
+        // The header comes before everything else, TLS included.
         if self.pool[slot].header_due && !self.hear_sender(slot) {
             return;
         }
@@ -41,14 +41,14 @@ impl Relay<'_> {
         }
     }
 
-    /// The greeting is over: the client is placed.
+    /// Chooses a server after the greeting.
     fn greeted(&mut self, slot: u32) {
         self.greeting.leave(&mut self.pool, slot);
         self.pool[slot].state = State::Connecting;
         self.welcome(slot);
     }
 
-    /// The greeting took too long.
+    /// Ends a greeting that took too long.
     pub(in crate::relay) fn greeting_ends(&mut self, slot: u32) {
         if self.pool[slot].header_due {
             self.blame_sender(slot, SenderFault::Late);

@@ -1,4 +1,4 @@
-//! TLS handshakes: what comes between accepting a client and choosing a server for it.
+//! TLS handshakes: the step between accepting a client and choosing a server for it.
 
 use pen_config::ids::ClientKey;
 use pen_ipc::message::{Event, HandshakeFailure, PeerCertificate};
@@ -11,8 +11,7 @@ use crate::relay::tls::failure;
 use crate::relay::transfer::pump;
 use crate::relay::upstream::select::client_permitted;
 
-/// Failed handshakes that the supervisor was not told of: the last one, and how many came before
-/// it.
+/// Failed handshakes that were not yet reported: the last one, and how many came before it.
 #[derive(Debug)]
 pub struct UntoldHandshakes {
     client: ClientKey,
@@ -21,19 +20,20 @@ pub struct UntoldHandshakes {
     others: u64,
 }
 
-/// Reads and answers before others get their turn.
+/// Reads and answers before other connections are served.
 const ROUNDS: u32 = 4;
 
 impl Relay<'_> {
-    /// Takes a handshake as far as it goes now. True: it is over, and the client is to be placed;
-    /// or there is none.
+    /// Continues a handshake as far as it goes now. True: it is over or there is none, and a server
+    /// can be chosen.
     pub(in crate::relay) fn shake_hands(&mut self, slot: u32) -> bool {
         let Some(tls) = &self.tls else { return true };
         let connection = &mut self.pool[slot];
         if connection.down.session.is_none() {
             let key = connection.key.unwrap_or(ClientKey::UNIX);
             if self.settings.abuse.is_none() && !client_permitted(&self.settings, key) {
-                // It gets nothing in any case, so it is not worth the keys' work.
+                // The client will be refused in any case, so it is not worth the work of a
+                // handshake.
                 return true;
             }
             connection.down.session = Some(Box::new(tls.session()));
@@ -52,7 +52,7 @@ impl Relay<'_> {
     fn take_steps(&mut self, slot: u32) -> bool {
         let down = &mut self.pool[slot].down;
         for round in 0..=ROUNDS {
-            // Who does not take what was said is not listened to.
+            // A client that does not take the server's messages is not read.
             if !pump::flush(down, &mut self.tools) {
                 break;
             }
@@ -61,12 +61,12 @@ impl Relay<'_> {
                 self.counters.handshakes += 1;
                 self.counters.resumed += u64::from(session.is_resumed());
                 if session.has_early() {
-                    // It stands in front of what the socket has, and of the end.
+                    // This plain text comes before the socket's data and before the end of file.
                     (down.readable, down.ended) = (true, false);
                 }
                 return true;
             }
-            // The last round only looks at what the one before has read: no event may tell of it
+            // The last round only checks what the one before has read: no event may tell of it
             // again.
             if !down.readable || down.failed || round == ROUNDS {
                 break;
@@ -79,7 +79,8 @@ impl Relay<'_> {
         }
         let failed = down.session.as_mut().and_then(|session| {
             let reason = failure(session.error()?);
-            // What was wrong with the certificate is known better than rustls can say it.
+            // The verifier's reason for a refused certificate is more exact than the error of
+            // rustls.
             Some(session.take_refused().unwrap_or((reason, None)))
         });
         match failed {
@@ -93,7 +94,7 @@ impl Relay<'_> {
         false
     }
 
-    /// Closes a client whose handshake failed. It is given time to read why.
+    /// Closes a client whose handshake failed. It gets time to read the alert.
     pub(in crate::relay) fn handshake_failed(
         &mut self,
         slot: u32,
@@ -118,7 +119,7 @@ impl Relay<'_> {
         self.begin_linger(slot);
     }
 
-    /// Tells of failed handshakes, unless some were told of just now.
+    /// Reports failed handshakes, unless such a report was sent just now.
     pub(in crate::relay) fn tell_handshakes(&mut self) {
         if self.untold_handshakes.is_none() || !self.supervisor.may_tell(Rated::Handshake, self.now)
         {

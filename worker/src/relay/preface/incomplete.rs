@@ -1,11 +1,10 @@
-//! What clients have begun and not finished: TLS hellos and records, and HTTP heads, kept in this
-//! worker's memory until the rest comes.
+//! Unfinished data of clients: TLS hellos and records, and HTTP heads, kept in this worker's memory
+//! until the rest comes.
 //!
-//! All of them together are bounded. Beyond the bound those go that have been unfinished for
-//! longest, with a reset, so that clients who finish are served whatever the others do. An age is
-//! that of the unfinished piece: one that was finished since, and another begun, starts anew. When
-//! much was kept and little is left, the memory goes back to the system, which the allocator would
-//! not do.
+//! Their total size is bounded. Beyond the bound, the connections with the oldest unfinished piece
+//! are reset, so that clients who finish are served whatever the others do. The age is that of the
+//! present piece: a new piece after a finished one starts anew. When much was kept and little is
+//! left, the memory is given back to the system, which the allocator would not do.
 
 use pen_ipc::message::Event;
 
@@ -15,25 +14,25 @@ use crate::relay::connection::closing::reset_on_close;
 use crate::relay::link::Rated;
 use crate::sys;
 
-/// Most bytes of all connections together. One piece has at most 64 KiB or so, hence with the
-/// default `-x` of 256 it is never passed.
+/// Most bytes of all connections together. One piece has at most about 64 KiB, so the default `-x`
+/// of 256 never reaches it.
 const MOST: usize = 16 << 20;
 
-/// What is left after it was passed: room for what comes next, so that the oldest are looked for
+/// Bytes left after connections were reset. The free room means that the oldest are searched only
 /// once in 2 MiB.
 const LEFT: usize = MOST - MOST / 8;
 
-/// Memory goes back when so many bytes were kept, or so many connections open, and a quarter is
-/// left.
+/// Memory is given back after this many bytes were kept, or this many connections were open, and a
+/// quarter of that is left.
 const MUCH: usize = 2 << 20;
 const MANY: usize = 1000;
 
-/// What of a client's is unfinished.
+/// The unfinished data of a client.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Piece {
-    /// Bytes of memory that it takes.
+    /// Bytes of memory that it uses.
     bytes: u32,
-    /// Since when, in monotonic milliseconds without the upper half.
+    /// When it began, in monotonic milliseconds without the upper half.
     since: u32,
 }
 
@@ -41,16 +40,16 @@ pub struct Piece {
 #[derive(Debug, Default)]
 pub struct Unfinished {
     bytes: usize,
-    /// The most since memory was last given back.
+    /// The highest number since memory was last given back.
     most_bytes: usize,
     most_open: usize,
-    /// Connections that went, of which the supervisor was not told.
+    /// Connections that were reset and not yet reported.
     untold: u64,
 }
 
 impl Unfinished {
-    /// Notes what of a connection is unfinished now. Less than before is another piece: the one
-    /// before was finished.
+    /// Updates the unfinished bytes of a connection. Fewer bytes than before mean a new piece: the
+    /// one before was finished.
     fn note(&mut self, piece: &mut Piece, bytes: usize, now: u64) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         if piece.bytes == 0 || bytes < piece.bytes {
@@ -61,17 +60,17 @@ impl Unfinished {
         piece.bytes = bytes;
     }
 
-    /// A connection ends.
+    /// Forgets the piece of a connection that ends.
     pub fn forget(&mut self, piece: Piece) {
         self.bytes -= piece.bytes as usize;
     }
 
-    /// Whether connections went of which the supervisor was not told.
+    /// Whether connections were reset that are not yet reported.
     pub fn is_untold(&self) -> bool {
         self.untold > 0
     }
 
-    /// Whether memory is to go back, now that so many connections are open.
+    /// Whether to give memory back, with this many connections open.
     fn ebbs(&mut self, open: usize) -> bool {
         self.most_open = self.most_open.max(open);
         let ebbs = (self.most_bytes >= MUCH && self.bytes <= self.most_bytes / 4)
@@ -83,9 +82,10 @@ impl Unfinished {
     }
 }
 
-/// Those that go: the oldest, until no more is left than may be. Pieces come with their places.
+/// The pieces to drop, oldest first, until at most `left` bytes remain. Each piece comes with its
+/// slot.
 fn oldest(mut pieces: Vec<(Piece, u32)>, mut bytes: usize, left: usize, now: u64) -> Vec<u32> {
-    // Ages, because the upper half of the time is not kept.
+    // Sorts by age, because the upper half of the time is not kept.
     pieces.sort_by_key(|(piece, _)| std::cmp::Reverse((now as u32).wrapping_sub(piece.since)));
     let mut gone = Vec::new();
     for (piece, slot) in pieces {
@@ -99,11 +99,10 @@ fn oldest(mut pieces: Vec<(Piece, u32)>, mut bytes: usize, left: usize, now: u64
 }
 
 impl Connection {
-    /// Bytes that are kept for it until the client finishes what it has begun.
+    /// Bytes kept for the client until it finishes the piece.
     fn unfinished_bytes(&self) -> usize {
         let session = self.down.session.as_ref().map_or(0, |session| {
-            // What the client does not take of the server's part of a handshake is held for it,
-            // too.
+            // The server's part of a handshake that the client does not take is held too.
             let held = self.down.held.as_ref().filter(|_| session.is_handshaking());
             session.held_bytes() + held.map_or(0, |held| held.copied())
         });
@@ -112,7 +111,7 @@ impl Connection {
 }
 
 impl Relay<'_> {
-    /// Notes what of a connection is unfinished, after something came from its client.
+    /// Updates the unfinished bytes of a connection after data of its client.
     pub(in crate::relay) fn note_unfinished(&mut self, slot: u32) {
         let connection = &mut self.pool[slot];
         let bytes = connection.unfinished_bytes();
@@ -121,7 +120,7 @@ impl Relay<'_> {
         }
     }
 
-    /// Ends the oldest if all together are beyond the bound.
+    /// Resets the connections with the oldest pieces if the total is beyond the bound.
     pub(in crate::relay) fn bound_unfinished(&mut self) {
         if self.unfinished.bytes <= MOST {
             return;
@@ -138,7 +137,7 @@ impl Relay<'_> {
         self.tell_crowded();
     }
 
-    /// Tells how many went, unless that was told just now.
+    /// Reports how many were reset, unless such a report was sent just now.
     pub(in crate::relay) fn tell_crowded(&mut self) {
         if self.unfinished.is_untold() && self.supervisor.may_tell(Rated::Crowded, self.now) {
             let clients = std::mem::take(&mut self.unfinished.untold);
@@ -146,7 +145,7 @@ impl Relay<'_> {
         }
     }
 
-    /// Gives memory back if much less is needed than was. Called at most once a second.
+    /// Gives memory back if much less is needed than before. It is called at most once a second.
     pub(in crate::relay) fn give_memory_back(&mut self) {
         if self.unfinished.ebbs(self.pool.open()) {
             sys::give_memory_back();

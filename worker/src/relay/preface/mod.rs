@@ -1,5 +1,4 @@
-//! What a connection says before its server is chosen: a TLS handshake, and a header of the PROXY
-//! protocol.
+//! What a client sends before its server is chosen: a PROXY protocol header and a TLS handshake.
 
 pub(crate) mod greeting;
 pub(crate) mod handshake;

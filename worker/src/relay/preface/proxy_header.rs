@@ -1,5 +1,4 @@
-//! The PROXY protocol on connections: hearing from listed senders whom a connection comes from, and
-//! telling servers.
+//! The PROXY protocol on connections: reads the header of listed senders, and sends one to servers.
 
 use std::net::SocketAddr;
 
@@ -15,7 +14,7 @@ use crate::relay::preface::proxy;
 use crate::relay::preface::proxy::Origin;
 use crate::relay::transfer::pump;
 
-/// The last listed sender that was closed, and how many others the supervisor was not told of.
+/// The last listed sender that was closed, and how many others were not yet reported.
 #[derive(Debug)]
 pub struct UntoldSenders {
     sender: ClientKey,
@@ -23,35 +22,34 @@ pub struct UntoldSenders {
     others: u64,
 }
 
-/// How reading a header went.
+/// The result of reading a header.
 enum HeaderRead {
-    /// More of it has to come.
+    /// The header is not complete.
     Part,
-    /// It was read, and taken out of the socket.
+    /// It was read and taken out of the socket.
     Header(Option<Origin>),
-    /// There will be none; none to blame the sender for if it went away without a word, as one that
-    /// only looks whether pen is there.
+    /// There will be no header. There is no fault to report if the sender left without a byte, like
+    /// a monitor that only checks that pen is there.
     Nothing(Option<SenderFault>),
 }
 
 impl Relay<'_> {
-    /// Whether a client that is `key` by its socket has to say first whom its connection comes
-    /// from.
+    /// Whether a client with this socket address must send a header first.
     pub(in crate::relay) fn is_sender(&self, key: ClientKey) -> bool {
         !self.settings.proxy_in.is_empty()
             && key.ip().is_some_and(|ip| self.settings.proxy_in.lists(ip))
     }
 
-    /// Hears a listed sender. True: it has said whom the connection comes from, who is the client
-    /// from here on.
+    /// Reads the header of a listed sender. True: the header is complete, and its client address is
+    /// the client from now on.
     pub(in crate::relay) fn hear_sender(&mut self, slot: u32) -> bool {
         match self.read_header(slot) {
             HeaderRead::Part => return false,
             HeaderRead::Header(origin) => {
                 let connection = &mut self.pool[slot];
                 connection.header_due = false;
-                // The unspecified address is nobody's, and a client without an address would pass
-                // every access list.
+                // The unspecified address belongs to no host, and a client without an address would
+                // pass every access list.
                 if let Some(origin) =
                     origin.filter(|origin| !origin.client.ip().to_canonical().is_unspecified())
                 {
@@ -68,7 +66,7 @@ impl Relay<'_> {
         false
     }
 
-    /// Reports, at a limited rate, a sender that did not keep to the protocol.
+    /// Reports, at a limited rate, a sender that violated the protocol.
     pub(in crate::relay) fn blame_sender(&mut self, slot: u32, fault: SenderFault) {
         let sender = self.pool[slot].key.unwrap_or(ClientKey::UNIX);
         let others = self.untold_senders.take().map_or(0, |untold| untold.others + 1);
@@ -76,7 +74,7 @@ impl Relay<'_> {
         self.tell_senders();
     }
 
-    /// Tells of senders that were closed, unless some were told of just now.
+    /// Reports senders that were closed, unless such a report was sent just now.
     pub(in crate::relay) fn tell_senders(&mut self) {
         if self.untold_senders.is_none() || !self.supervisor.may_tell(Rated::BadSender, self.now) {
             return;
@@ -87,8 +85,8 @@ impl Relay<'_> {
         }
     }
 
-    /// Reads a header if it is whole. What is not stays in the socket, so that nothing has to be
-    /// kept here.
+    /// Reads a header if it is complete. Until then its bytes stay in the socket, so that nothing
+    /// has to be kept here.
     fn read_header(&mut self, slot: u32) -> HeaderRead {
         let end = &mut self.pool[slot].down;
         let Some(socket) = &end.socket else { return HeaderRead::Nothing(None) };
@@ -103,8 +101,8 @@ impl Relay<'_> {
             Ok(Some((length, origin))) => {
                 match rustix::net::recv(socket, &mut bytes[..length], RecvFlags::empty()) {
                     Ok((taken, _)) if taken == length => HeaderRead::Header(origin),
-                    // Only a Unix socket could do so, whose messages end where they like; nobody
-                    // there is listed.
+                    // Only a Unix socket could do this, whose messages end anywhere; its peers are
+                    // never listed.
                     Ok(_) | Err(_) => HeaderRead::Nothing(Some(SenderFault::Malformed)),
                 }
             }
@@ -114,7 +112,7 @@ impl Relay<'_> {
         }
     }
 
-    /// Tells a server that is connected whom the connection comes from, if that is asked for.
+    /// Sends a PROXY protocol header to a connected server, if the settings ask for it.
     pub(in crate::relay) fn introduce(&mut self, slot: u32) {
         let version = self.settings.proxy_out;
         if version == ProxyOut::Off {
@@ -125,8 +123,8 @@ impl Relay<'_> {
         pump::give(&mut self.pool[slot].up, &header, &mut self.tools);
     }
 
-    /// Whom a connection comes from and where it went to: by the word of a listed sender, else by
-    /// its socket. None: over a Unix socket.
+    /// Source and destination of a connection: by the header of a listed sender, else by its
+    /// socket. None: it came over a Unix socket.
     fn origin(&self, slot: u32) -> Option<Origin> {
         let connection = &self.pool[slot];
         if let Some(origin) = &connection.origin {

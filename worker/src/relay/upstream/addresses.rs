@@ -1,17 +1,17 @@
-//! Which of a server's addresses a connection is tried at. A name can have several: when one cannot
-//! be connected to, the next is tried for the same client, and the server has failed only when all
-//! have. All workers go on with the address that was found to be good.
+//! Which of a server's addresses a connection is tried at. A name can have several addresses. If
+//! one cannot be connected to, the next is tried for the same client, and the server has failed
+//! only when all addresses have. All workers then use the address that worked.
 
 use pen_config::ids::Target;
 use pen_ipc::message::{ConnectFailure, Event};
 
 use crate::relay::Relay;
 
-/// The addresses that were tried for one client at one server. Small, for every connection has one:
-/// a server has at most [`pen_config::address::MOST_ADDRESSES`].
+/// The addresses that were tried for one client at one server. It is small because every connection
+/// has one: a server has at most [`pen_config::address::MOST_ADDRESSES`].
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Route {
-    /// The position that it began with: what stood in the shared table.
+    /// The position of the first try, from the shared table.
     start: u8,
     /// How many addresses have failed.
     failed: u8,
@@ -20,18 +20,18 @@ pub struct Route {
 }
 
 impl Route {
-    /// Begins at a position of so many addresses, which are one at least.
+    /// Begins at a position among `addresses` addresses; there is at least one.
     pub fn begin(position: u32, addresses: u32) -> Route {
         let start = u8::try_from(position % addresses.max(1)).unwrap_or(0);
         Route { start, ..Route::default() }
     }
 
-    /// The address that is tried now, by its position; beyond the last it begins again.
+    /// The position of the address that is tried now; after the last comes the first.
     pub fn position(self) -> u32 {
         u32::from(self.start) + u32::from(self.failed)
     }
 
-    /// Goes on to the next of so many addresses; false: all have failed.
+    /// Goes on to the next of `addresses` addresses. False: all have failed.
     pub fn next(&mut self, addresses: u32, reason: ConnectFailure) -> bool {
         if u32::from(self.failed) + 1 >= addresses || self.failed == u8::MAX {
             return false;
@@ -67,7 +67,7 @@ impl Relay<'_> {
         };
     }
 
-    /// Goes on to a server's next address for a client; false: it has failed at all of them.
+    /// Goes on to a server's next address for a client. False: all its addresses have failed.
     pub(in crate::relay) fn next_address(
         &mut self,
         slot: u32,
@@ -91,8 +91,8 @@ impl Relay<'_> {
         goes_on
     }
 
-    /// A server was connected to: if that was by another address than the one in use, all workers
-    /// use this one from now on.
+    /// Notes a successful connect to a server. If it was to another address than the one in use,
+    /// all workers use the new one from now on.
     pub(in crate::relay) fn settle_route(&mut self, slot: u32, target: Target) {
         let route = self.pool[slot].route;
         let (Some(reason), Some(server)) = (route.reason(), self.settings.target(target)) else {

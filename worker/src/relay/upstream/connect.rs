@@ -1,9 +1,9 @@
-//! From an accepted client to a connected server: placing and attempts. What follows when one fails
-//! is `relay::failover`.
+//! From an accepted client to a connected server: placement and connect attempts.
+//! `relay::upstream::failover` handles a failed attempt.
 //!
-//! The first choice is made, taken and recorded under the lock of the client's part of the table,
-//! so that connections which a client opens at once go together. A further choice after a failure
-//! needs no lock.
+//! The first server is chosen, reserved and recorded under the lock of the client's part of the
+//! table. So connections that a client opens at once go to the same server. A further choice after
+//! a failure needs no lock.
 
 use std::cell::Cell;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -28,20 +28,20 @@ use crate::relay::upstream::select::{
 };
 use crate::relay::upstream::{Gate, Hindrance, Upstreams};
 
-/// The servers' state in the shared table, at one time.
+/// A view of the servers' state in the shared table, with the time of the view.
 pub struct Servers<'a> {
-    /// The worker's seat at the table.
+    /// This worker's rows of the table.
     pub worker_table: &'a WorkerTable<'a>,
-    /// What this worker alone knows of them.
+    /// What only this worker knows of the servers.
     pub upstreams: &'a Upstreams,
-    /// Connects that may be pending to each.
+    /// Most pending connects to each server.
     pub pending_max: u32,
     /// Monotonic milliseconds.
     pub now: u64,
-    /// How many servers were looked at.
+    /// How many servers were examined.
     pub looks: Cell<u32>,
-    /// One that was passed over because it has as many connections as it may have, or as many
-    /// connects pending, if that is to be told.
+    /// A server that was passed over because of its connection limit or its pending connects, if
+    /// that is to be reported.
     pub passed: Cell<Option<(Target, Obstacle)>>,
 }
 
@@ -72,14 +72,14 @@ impl Farm for Servers<'_> {
     }
 }
 
-/// What a client that arrived gets.
+/// What a new client gets.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Assigned {
-    /// The server that was taken.
+    /// A server, which was reserved.
     Server,
-    /// The answer that all get.
+    /// The answer of `dummy`.
     Dummy,
-    /// Nothing: the access list refuses it, and there is no abuse server that can be used.
+    /// Nothing: the access list refuses the client, and there is no usable abuse server.
     Refused,
     /// Nothing: no server can be used.
     Nowhere,
@@ -93,7 +93,7 @@ impl Servers<'_> {
             Refusal::Hindered(Hindrance::Pending) => {
                 self.note_obstacle(target, row, Obstacle::Pending)
             }
-            // Told of where it was found out.
+            // Reported where it was found.
             Refusal::Hindered(Hindrance::Ports) => {}
             Refusal::Absent
             | Refusal::Blacklisted(_)
@@ -103,8 +103,8 @@ impl Servers<'_> {
         }
     }
 
-    /// Notes what is in the way to a server, if it is time to tell that of this one: where many are
-    /// passed over, each has its turn.
+    /// Notes the obstacle of a server, if the rate limit of this server permits a report. So each
+    /// of many such servers gets its report.
     fn note_obstacle(&self, target: Target, row: u32, obstacle: Obstacle) {
         let is_new = obstacle == Obstacle::Pending && !self.upstreams.is_shut(row);
         if self.passed.get().is_none() && (is_new || self.upstreams.is_untold(row, self.now)) {
@@ -114,7 +114,7 @@ impl Servers<'_> {
 }
 
 impl Relay<'_> {
-    /// The servers' state now.
+    /// The present view of the servers.
     pub(in crate::relay) fn farm(&self) -> Servers<'_> {
         let Relay { worker_table, upstreams, settings, now, .. } = self;
         Servers {
@@ -127,7 +127,7 @@ impl Relay<'_> {
         }
     }
 
-    /// Takes a client in and places it.
+    /// Adds a client, and chooses a server for it.
     pub(in crate::relay) fn begin(
         &mut self,
         socket: OwnedFd,
@@ -160,14 +160,14 @@ impl Relay<'_> {
         }
     }
 
-    /// Places a client whose greeting is over.
+    /// Chooses a server for a client whose greeting is over.
     pub(in crate::relay) fn welcome(&mut self, slot: u32) {
         if self.place_client(slot) {
             self.serve_client(slot);
         }
     }
 
-    /// Watches a client's socket. False: it cannot be, and the connection is closed.
+    /// Watches a client's socket. False: that failed, and the connection is closed.
     fn watch_client(&mut self, slot: u32) -> bool {
         let connection = &self.pool[slot];
         let name = Name { slot, generation: connection.generation, side: Side::Down };
@@ -180,7 +180,7 @@ impl Relay<'_> {
         }
     }
 
-    /// Gives a client what it was placed for.
+    /// Serves a client according to its placement.
     fn serve_client(&mut self, slot: u32) {
         match self.pool[slot].target {
             Some(_) => self.newcomers.push(Name {
@@ -192,8 +192,8 @@ impl Relay<'_> {
         }
     }
 
-    /// Connects the clients of the last round to their servers. The events since then said which of
-    /// them have sent a request already.
+    /// Connects the clients of the last round to their servers. The events since then told which of
+    /// them have already sent a request.
     pub(in crate::relay) fn on_newcomers(&mut self) {
         for index in 0..self.newcomers.len() {
             let Some(target) =
@@ -206,8 +206,8 @@ impl Relay<'_> {
         self.newcomers.clear();
     }
 
-    /// Enters a client that arrived in the table, and chooses and takes a server for it. False: it
-    /// gets nothing and is closed.
+    /// Enters a new client in the table, and chooses and reserves a server for it. False: the
+    /// client gets nothing and is closed.
     fn place_client(&mut self, slot: u32) -> bool {
         let connection = &self.pool[slot];
         let placed = self.choose(slot, connection.key.unwrap_or(ClientKey::UNIX), connection.port);
@@ -276,7 +276,7 @@ impl Relay<'_> {
         self.finish(slot);
     }
 
-    /// Reports what was noticed about the shared table.
+    /// Reports problems with the shared table.
     fn tell_of_table(&mut self, is_locked: bool) {
         if let Some(kept) = self.worker_table.take_rebuilt() {
             self.supervisor.tell(Event::TableRebuilt { kept }, &mut self.counters);
@@ -289,7 +289,8 @@ impl Relay<'_> {
         }
     }
 
-    /// Connects to the target that was taken. What fails at once goes on to the next one by and by.
+    /// Connects to the reserved target. If the attempt fails at once, the next target is tried
+    /// later, within the limits of a turn.
     pub(in crate::relay) fn attempt(&mut self, slot: u32, target: Target) {
         let row = target.row(self.settings.table_size());
         match self.upstreams.gate(row, self.settings.pending_max) {
@@ -303,7 +304,7 @@ impl Relay<'_> {
         self.worker_table.set_current(target.code());
         let will_send = self.pool[slot].down.readable;
         let Some(server) = self.settings.target(target) else {
-            // Taken out of the settings meanwhile.
+            // It was removed from the settings meanwhile.
             return self.fail_over(slot);
         };
         match dial(server.address_at(self.pool[slot].route.position()), &self.settings, will_send) {
@@ -344,15 +345,16 @@ impl Relay<'_> {
         }
     }
 
-    /// An event on the socket of a connect that was under way.
+    /// Handles an event on the socket of a pending connect.
     pub(in crate::relay) fn connect_progress(&mut self, slot: u32, event: &mio::event::Event) {
-        // A hang-up alone is a server behind a Unix socket that has already answered and closed.
+        // A hang-up alone comes from a server behind a Unix socket that has already answered and
+        // closed.
         if event.is_error() {
             let errno = self.pool[slot].up.socket.as_ref().map(rustix::net::sockopt::socket_error);
             let errno = match errno {
                 Some(Ok(Err(errno)) | Err(errno)) => errno,
-                // Up and gone again: nothing was sent yet, so another server may still serve this
-                // client.
+                // The connection was made and lost again. Nothing was sent yet, so another server
+                // may still serve this client.
                 Some(Ok(Ok(()))) | None => Errno::CONNRESET,
             };
             return self.connect_failed(slot, ConnectFailure::Errno(errno.raw_os_error()));
@@ -383,7 +385,7 @@ impl Relay<'_> {
     }
 }
 
-/// Takes the next target of a placement that can be used now.
+/// Reserves the next usable target of a placement.
 pub fn take_next(
     placement: &mut Placement,
     settings: &Settings,
@@ -409,8 +411,8 @@ pub fn take_next(
             farm.note_obstacle(target, row, Obstacle::Limit);
             continue;
         }
-        // Only with a place there: a probe that is begun and not made would keep others away until
-        // its lease ends.
+        // Only after a connection was reserved: a probe that begins without a connect would keep
+        // others away until its lease ends.
         let addresses =
             settings.target(target).map_or(1, |server| u64::from(server.address_count()));
         let lease = farm.now + u64::from(settings.connect_timeout) * 1000 * addresses + 1000;
@@ -424,7 +426,7 @@ pub fn take_next(
     None
 }
 
-/// All that a connection's socket is watched for, once and for life.
+/// The events that a connection's socket is watched for during its whole life.
 fn interest() -> Interest {
     Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY
 }

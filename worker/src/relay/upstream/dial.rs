@@ -1,5 +1,4 @@
-//! Makes the socket towards a server, with the options that the settings ask for, and begins to
-//! connect it.
+//! Creates the socket to a server, with the options of the settings, and begins to connect it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,18 +11,18 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockop
 use crate::relay::upstream::fault::{Call, Fault, Way, classify};
 use crate::sys;
 
-/// How an attempt began.
+/// The result of beginning an attempt.
 #[derive(Debug)]
 pub enum Attempt {
     /// connect(2) is under way.
     Pending(OwnedFd),
-    /// It failed.
+    /// The attempt failed.
     Failed(Fault, Errno),
 }
 
-/// Begins to connect to a server. If something waits to be sent to it, that will acknowledge the
-/// server's part of the handshake: a segment less for both, and the server's accept(2) finds the
-/// request. The first read must undo this (`withholds_acks` of an end).
+/// Begins to connect to a server. If data waits to be sent (`will_send`), the data also
+/// acknowledges the server's part of the handshake. Both sides save a segment, and the server's
+/// accept(2) finds the request. The first read must undo this option (`withholds_acks` of an end).
 pub fn dial(server: &Address, settings: &Settings, will_send: bool) -> Attempt {
     let source = match server {
         Address::Inet(address) => source_for(*address, settings.source),
@@ -56,7 +55,7 @@ pub fn dial(server: &Address, settings: &Settings, will_send: bool) -> Attempt {
     }
 }
 
-/// By which way a server is connected to.
+/// How a server is connected to.
 pub fn way(server: &Address, settings: &Settings) -> Way {
     match server {
         Address::Unix(_) => Way::Unix,
@@ -73,15 +72,15 @@ fn family(server: &Address) -> AddressFamily {
     }
 }
 
-/// The local address towards a server, if one is set and of its family; the port is the kernel's to
-/// choose.
+/// The local address towards a server, if one is set and of the server's family. The kernel chooses
+/// the port.
 fn source_for(server: SocketAddr, source: Option<IpAddr>) -> Option<SocketAddr> {
     source
         .filter(|source| source.is_ipv4() == server.is_ipv4())
         .map(|source| SocketAddr::new(source, 0))
 }
 
-/// Gives a socket what the settings ask for. With the defaults that is nothing, and costs nothing.
+/// Sets the socket options of the settings. With the defaults there are none, and no cost.
 fn prepare(
     socket: &OwnedFd,
     server: &Address,
@@ -99,13 +98,13 @@ fn prepare(
         sockopt::set_tcp_nodelay(socket, true).map_err(option)?;
     }
     if settings.buffers.server != BufferSizes::default() {
-        // Before the handshake, which says by how much the receive window is scaled.
+        // Set before the handshake, which fixes the scale of the receive window.
         sys::set_buffers(socket, settings.buffers.server).map_err(option)?;
     }
     match source {
         Some(source) => {
-            // Else bind(2) would take a port that no other connection can have, whatever server it
-            // goes to. A kernel before 4.2 does not know this, and then it is so.
+            // Otherwise bind(2) would take a port that no other connection can use, to any server.
+            // A kernel before 4.2 does not know the option and behaves like that.
             let _ = sys::bind_address_without_port(socket);
             rustix::net::bind(socket, &source).map_err(|errno| (Call::Bind, errno))
         }
@@ -113,8 +112,9 @@ fn prepare(
     }
 }
 
-/// Whether this machine has an address to reach a server from. connect(2) says EADDRNOTAVAIL when
-/// it has not (IPv6 is switched off), and when its TCP ports are used up; those of UDP are others.
+/// Whether this machine has an address from which it can reach a server. connect(2) returns
+/// EADDRNOTAVAIL if it has none (IPv6 is off), and also if its TCP ports are used up. UDP has other
+/// ports, so it tells the two cases apart.
 fn has_source(server: &Address) -> bool {
     let Address::Inet(address) = server else { return true };
     rustix::net::socket_with(family(server), SocketType::DGRAM, SocketFlags::CLOEXEC, None)
@@ -177,7 +177,7 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(listener.accept().unwrap().1.ip().to_string(), "127.0.0.9");
         }
-        // A machine without IPv6 has no such listener.
+        // A machine without IPv6 cannot create this listener.
         let Ok(listener) = TcpListener::bind("[::1]:0") else { return };
         let settings = Settings { source: Some("::1".parse().unwrap()), ..Settings::default() };
         let _socket = pending(&Address::Inet(listener.local_addr().unwrap()), &settings);

@@ -1,13 +1,11 @@
-//! What follows when a server cannot be connected to: whose fault it is, which server is next, and
-//! in which turn.
+//! Failed connect attempts: the cause, the next server, and the turn in which it is tried.
 //!
-//! Thousands of servers may fail at once, and thousands of clients with them. So a turn of the
-//! event loop has a bound on the work that selection and failed attempts may be: what is left over
-//! is done in the next turns, a step for each client in turn, and all other connections have theirs
-//! in between.
+//! Thousands of servers may fail at once, each with many clients. So each turn of the event loop
+//! has a bound on the work for selection and failed attempts. The rest of that work is done in the
+//! next turns, one step for each client in turn, and all other connections are served in between.
 //!
-//! A client for whom nothing is left but a server with too many connects pending waits until one of
-//! those ends, as long as a connect may take.
+//! If the only server left for a client has too many pending connects, the client waits until one
+//! of them ends. It waits at most as long as a connect may take.
 
 use pen_config::ids::{ClientKey, Target};
 use pen_ipc::message::{ConnectFailure, Event, Obstacle, ShortageDuring};
@@ -25,25 +23,25 @@ use crate::relay::upstream::select::Placement;
 use crate::relay::upstream::{Gate, Hindrance};
 use crate::relay::{Relay, clock};
 
-/// What a turn may spend on selection and failed attempts, in servers looked at (some 20 ns each):
-/// a millisecond or two.
+/// Bound for the work of selection and failed attempts in one turn, in servers examined (some 20 ns
+/// each). This is one or two milliseconds.
 const TURN: u32 = 50_000;
 
-/// What an attempt that fails at once costs in these.
+/// The cost of an attempt that fails at once, in servers examined.
 pub const DIAL: u32 = 500;
 
 impl Relay<'_> {
-    /// Whether this turn has spent what it may: what can wait is done in the next one.
+    /// Whether this turn has used up its bound: work that can wait is done in the next turn.
     pub(in crate::relay) fn is_exhausted(&self) -> bool {
         self.effort >= TURN
     }
 
-    /// Whether there is work that was left to the next turn.
+    /// Whether work is left for the next turn.
     pub(in crate::relay) fn has_retries(&self) -> bool {
         !self.retries.is_empty() || !self.next_turn.is_empty() || self.upstreams.has_due()
     }
 
-    /// Goes on with those whose last attempt failed, one attempt each in turn, and with those who
+    /// Continues connections whose last attempt failed, one attempt each in turn, and those that
     /// waited for a connect to end.
     pub(in crate::relay) fn on_retries(&mut self) {
         self.retries.extend(self.next_turn.drain(..));
@@ -64,12 +62,12 @@ impl Relay<'_> {
         }
     }
 
-    /// Has the target that was taken for a connection tried later in this turn, or in the next.
+    /// Makes the reserved target of a connection be tried later in this turn, or in the next.
     fn try_later(&mut self, slot: u32) {
         self.retries.push_back(self.name_of(slot));
     }
 
-    /// Has the target that was taken for a connection tried in the next turn.
+    /// Makes the reserved target of a connection be tried in the next turn.
     pub(in crate::relay) fn try_next_turn(&mut self, slot: u32) {
         self.next_turn.push(self.name_of(slot));
     }
@@ -78,7 +76,7 @@ impl Relay<'_> {
         Name { slot, generation: self.pool[slot].generation, side: Side::Up }
     }
 
-    /// An attempt failed at once.
+    /// Handles an attempt that failed at once.
     pub(in crate::relay) fn on_fault(
         &mut self,
         slot: u32,
@@ -90,7 +88,7 @@ impl Relay<'_> {
             Fault::Server => {
                 self.on_failure(slot, target, ConnectFailure::Errno(errno.raw_os_error()))
             }
-            // Its other addresses may be of another family, or have ports left.
+            // Its other addresses may be of another family, or have free ports.
             Fault::Obstacle(Obstacle::Ports | Obstacle::Source)
                 if self.next_address(slot, target, ConnectFailure::Errno(errno.raw_os_error())) =>
             {
@@ -101,7 +99,7 @@ impl Relay<'_> {
         }
     }
 
-    /// An address of a server failed: its next one is tried, or the server has failed.
+    /// Handles a failed address of a server: its next address is tried, or the server has failed.
     fn on_failure(&mut self, slot: u32, target: Target, reason: ConnectFailure) {
         if self.next_address(slot, target, reason) {
             return self.try_later(slot);
@@ -110,7 +108,7 @@ impl Relay<'_> {
         self.fail_over(slot);
     }
 
-    /// Passes a server over that has not failed, and says so now and then.
+    /// Passes over a server that has not failed, and reports that at a limited rate.
     pub(in crate::relay) fn pass_over(
         &mut self,
         slot: u32,
@@ -122,7 +120,7 @@ impl Relay<'_> {
         match obstacle {
             Obstacle::Ports => {
                 self.upstreams.lacks_port(row, self.now);
-                // The kernel's search has taken long.
+                // The kernel's search for a port was long.
                 self.effort += TURN;
             }
             Obstacle::Source | Obstacle::Backlog | Obstacle::Limit => {}
@@ -137,8 +135,8 @@ impl Relay<'_> {
         self.fail_over(slot);
     }
 
-    /// Whether a server is better not connected to, because no local port was free towards it a
-    /// moment ago and the client may get another.
+    /// Whether to avoid a connect to a server because no local port was free a short time ago and
+    /// another server may serve the client.
     pub(in crate::relay) fn lacks_port(&mut self, slot: u32, row: u32) -> bool {
         let connection = &mut self.pool[slot];
         let lacks = self.upstreams.hindrance(row, self.settings.pending_max, self.now)
@@ -174,27 +172,29 @@ impl Relay<'_> {
         }
     }
 
-    /// Says now and then that a server is passed over by selection.
+    /// Reports, at a limited rate, a server that selection passed over.
     pub(in crate::relay) fn tell_of_passed(&mut self, passed: Option<(Target, Obstacle)>) {
         if let Some((target, obstacle)) = passed {
             self.tell_of_obstacle(target, obstacle, None);
         }
     }
 
-    /// A connect to a server has ended, or more may be pending: says if there is room for one more.
+    /// After a connect has ended or the limit was raised: reports if there is room for one more
+    /// connect.
     pub(in crate::relay) fn reopen(&mut self, row: u32) {
         if self.upstreams.reopens(row, self.settings.pending_max) {
             self.worker_table.set_pending(row, false);
         }
     }
 
-    /// No answer in time.
+    /// Handles a connect without an answer in time.
     pub(in crate::relay) fn connect_timed_out(&mut self, slot: u32) {
         self.connect_failed(slot, ConnectFailure::Timeout);
     }
 
-    /// A connect that was under way failed: its socket closes before the next one is made. Its name
-    /// passes to the next: the kernel reports a socket once per round, and this one has been.
+    /// Handles a failed pending connect. Its socket closes before the next one is made. The next
+    /// socket gets the same name: the kernel reports a socket once per round, and this one was
+    /// reported.
     pub(in crate::relay) fn connect_failed(&mut self, slot: u32, failure: ConnectFailure) {
         let is_outdated = self.pool[slot].outdated;
         self.end_connect(slot);
@@ -232,8 +232,8 @@ impl Relay<'_> {
         self.connecting.leave(&mut self.pool, slot);
     }
 
-    /// Takes the next server for a connection whose attempt failed, and has it tried; without one
-    /// it is closed, or waits.
+    /// Reserves the next server for a connection whose attempt failed, and has it tried. Without a
+    /// server, the connection is closed or waits.
     pub(in crate::relay) fn fail_over(&mut self, slot: u32) {
         match self.another(slot) {
             Some(_) => self.try_later(slot),
@@ -241,7 +241,7 @@ impl Relay<'_> {
         }
     }
 
-    /// Takes the next server after one that could not be used.
+    /// Reserves the next server after one that could not be used.
     fn another(&mut self, slot: u32) -> Option<Target> {
         self.release_target(slot);
         self.pool[slot].outdated = false;
@@ -252,7 +252,7 @@ impl Relay<'_> {
         taken
     }
 
-    /// Takes the next server of a placement that can be used now.
+    /// Reserves the next usable server of a placement.
     fn take(&mut self, slot: u32, placement: &mut Placement) -> Option<Target> {
         let farm = self.farm();
         let client = self.pool[slot].key.unwrap_or(ClientKey::UNIX);
@@ -269,7 +269,7 @@ impl Relay<'_> {
         taken
     }
 
-    /// Leaves a server that failed out for the blacklist time, and says so once.
+    /// Blacklists a failed server for the blacklist time, and reports that once.
     fn blame(&mut self, target: Target, reason: ConnectFailure) {
         self.counters.failed_connects += 1;
         let seconds = self.settings.blacklist;
@@ -305,14 +305,15 @@ impl Relay<'_> {
         }
     }
 
-    /// A server was connected to: if that was its probe, it is in use again.
+    /// Notes a successful connect to a server: if it was the server's probe, the server is in use
+    /// again.
     pub(in crate::relay) fn praise(&mut self, target: Target) {
         let row = target.row(self.settings.table_size());
         if self.upstreams.is_reached(row, self.now) {
             self.supervisor.tell(Event::Reached { server: target.code() }, &mut self.counters);
         }
         match self.worker_table.blacklist(row, self.now) {
-            // Left out by somebody else meanwhile: that stands.
+            // It was blacklisted again meanwhile: that stays.
             Blacklist::Clear | Blacklist::Until(_) => {}
             Blacklist::Expired | Blacklist::Probed => {
                 if self.worker_table.clear_blacklist(row) {
@@ -323,8 +324,8 @@ impl Relay<'_> {
         }
     }
 
-    /// No server can be used. The client is closed, unless one server has nothing against it but
-    /// too many connects pending.
+    /// Handles a client without a usable server. It is closed, unless a server's only obstacle is
+    /// too many pending connects.
     pub(in crate::relay) fn unserved(&mut self, slot: u32) {
         let connection = &self.pool[slot];
         let is_client = connection.key.is_some();
@@ -345,13 +346,13 @@ impl Relay<'_> {
         self.finish(slot);
     }
 
-    /// Counts a client that no server could be used for, and says so now and then.
+    /// Counts a client without a usable server, and reports that at a limited rate.
     fn count_unserved(&mut self) {
         self.counters.unserved += 1;
         self.tell_unserved();
     }
 
-    /// Tells of clients that no server could be used for, unless some were told of just now.
+    /// Reports clients without a usable server, unless such a report was sent just now.
     pub(in crate::relay) fn tell_unserved(&mut self) {
         if self.counters.unserved > self.unserved_told
             && self.supervisor.may_tell(Rated::Unserved, self.now)
@@ -362,7 +363,7 @@ impl Relay<'_> {
         }
     }
 
-    /// Takes a connection out that waits for another's connect to end.
+    /// Removes a connection that waits for another's connect to end.
     pub(in crate::relay) fn leave_waiting(&mut self, slot: u32) {
         let held = self.pool[slot].placement.as_ref().and_then(Placement::held);
         if let Some(target) = held {
@@ -370,7 +371,8 @@ impl Relay<'_> {
         }
     }
 
-    /// A connect to a server has ended: those who wait for that go on, as far as they can.
+    /// Continues the connections that wait for a server, as far as possible, after a connect to it
+    /// has ended.
     fn serve_waiting(&mut self, row: u32) {
         let most = self.settings.pending_max;
         while let Some(slot) = self.upstreams.first_waiting(row) {
@@ -383,7 +385,7 @@ impl Relay<'_> {
         }
     }
 
-    /// Has a connection that waits go on, if its server can be used.
+    /// Continues a waiting connection, if its server can be used.
     fn resume_waiting(&mut self, slot: u32) {
         self.leave_waiting(slot);
         self.pool[slot].state = State::Connecting;
@@ -394,19 +396,20 @@ impl Relay<'_> {
         let taken = self.take(slot, &mut placement);
         self.pool[slot].placement = Some(placement);
         match taken {
-            // Not later: the gate is open now.
+            // Not later: a connect may begin now.
             Some(target) => self.attempt(slot, target),
             None => self.unserved(slot),
         }
     }
 
-    /// A connection has waited for as long as a connect may take.
+    /// Ends the waiting of a connection after the time that a connect may take.
     pub(in crate::relay) fn waiting_ends(&mut self, slot: u32) {
         self.count_unserved();
         self.finish(slot);
     }
 
-    /// Closes a client because this machine ran short; no server is to blame and none is tried.
+    /// Closes a client because this machine ran short of a resource. No server is at fault, and
+    /// none is tried.
     pub(in crate::relay) fn give_up(&mut self, slot: u32, during: ShortageDuring, errno: Errno) {
         self.counters.shortages += 1;
         self.short_of(during, errno);

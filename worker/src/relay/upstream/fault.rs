@@ -1,9 +1,8 @@
-//! Whose fault it is that a server cannot be connected to: one table over the system call and its
-//! errno. Pure.
+//! The meaning of a failed connect: one pure table over the system call and its errno.
 //!
-//! A server that failed is left out for the blacklist time. An obstacle on the way to one server is
-//! no fault of that server, and no matter of the others: the next server is tried, and this one
-//! again soon. A machine that runs short has nothing for any server.
+//! A failed server is blacklisted for the blacklist time. An obstacle on the way to one server is
+//! not a fault of that server and does not concern others: the next server is tried, and this one
+//! again soon. If the machine ran short of a resource, no server can be connected to.
 
 use pen_ipc::message::Obstacle;
 use rustix::io::Errno;
@@ -21,12 +20,12 @@ pub enum Call {
     Connect,
 }
 
-/// What the server's address is.
+/// The kind of the server's address.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Way {
-    /// IP, from whatever address the kernel chooses.
+    /// IP, with a source address that the kernel chooses.
     Ip,
-    /// IP, from the address that `source` sets.
+    /// IP, with the source address that `source` sets.
     IpFrom,
     /// A Unix socket.
     Unix,
@@ -37,30 +36,31 @@ pub enum Way {
 pub enum Fault {
     /// The server failed.
     Server,
-    /// Something is in the way to this server.
+    /// An obstacle is in the way to this server.
     Obstacle(Obstacle),
     /// This machine ran short of descriptors or memory.
     Machine,
 }
 
-/// What an errno of a call means. Whatever is not known to be otherwise is the server's: then the
-/// next one is tried, and the administrator reads which server it was and why.
+/// The meaning of a call's errno. An errno without another known meaning is a failure of the
+/// server: the next one is tried, and the log shows which server it was and why.
 pub fn classify(call: Call, way: Way, errno: Errno) -> Fault {
     match (call, way, errno) {
         (_, _, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS) => Fault::Machine,
-        // A kernel without the family, or one that forbids it: no other family's matter.
+        // The kernel does not have the family, or forbids it: other families are not concerned.
         (Call::Socket | Call::Option, _, _) => Fault::Server,
         (Call::Bind, _, Errno::ADDRINUSE | Errno::AGAIN) => Fault::Obstacle(Obstacle::Ports),
-        // Above all EADDRNOTAVAIL: the address is not, or no longer, one of this machine.
+        // Mostly EADDRNOTAVAIL: the address is not an address of this machine, or no longer.
         (Call::Bind, _, _) => Fault::Obstacle(Obstacle::Source),
-        // The queue of a Unix listener is full (connect(2)). It never tells when it is not.
+        // The backlog of a Unix listener is full (connect(2)). No event tells when it has room
+        // again.
         (Call::Connect, Way::Unix, Errno::AGAIN) => Fault::Obstacle(Obstacle::Backlog),
         (Call::Connect, Way::Unix, _) => Fault::Server,
-        // Every port that this machine could use towards the server is in use.
+        // Every local port towards the server is in use.
         (Call::Connect, _, Errno::ADDRNOTAVAIL | Errno::ADDRINUSE | Errno::AGAIN) => {
             Fault::Obstacle(Obstacle::Ports)
         }
-        // No way leads from the source to the server: a loopback address, say.
+        // The source has no route to the server, for example a loopback address.
         (Call::Connect, Way::IpFrom, Errno::INVAL) => Fault::Obstacle(Obstacle::Source),
         (Call::Connect, Way::Ip | Way::IpFrom, _) => Fault::Server,
     }
@@ -74,8 +74,8 @@ mod tests {
     const CALLS: [Call; 4] = [Call::Socket, Call::Option, Call::Bind, Call::Connect];
     const WAYS: [Way; 3] = [Way::Ip, Way::IpFrom, Way::Unix];
 
-    /// What connect(2), ip(7), tcp(7), unix(7) and the kernel's tables of ICMP errors know, and no
-    /// shortage.
+    /// Other errors of connect(2), ip(7), tcp(7), unix(7) and the kernel's tables of ICMP errors,
+    /// without the shortages.
     const OTHERS: [Errno; 24] = [
         Errno::ACCESS,
         Errno::ADDRINUSE,
@@ -139,7 +139,7 @@ mod tests {
                     .map(|row| row.3);
                 let expected = match (listed, call) {
                     (Some(obstacle), _) => Fault::Obstacle(obstacle),
-                    // Nothing else is bound than a source.
+                    // bind(2) is called only for a source address.
                     (None, Call::Bind) if way != Way::IpFrom => continue,
                     (None, Call::Bind) => Fault::Obstacle(Source),
                     (None, Call::Socket | Call::Option | Call::Connect) => Fault::Server,

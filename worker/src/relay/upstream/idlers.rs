@@ -1,9 +1,9 @@
-//! `idlers`: connections to servers that belong to no client, to see what servers do with idle
+//! `idlers`: connections to servers without a client, to observe what servers do with idle
 //! connections.
 //!
-//! Each worker keeps its share of them. They are placed by round robin, count as connections in
-//! every way, and are opened again when they end: soon if they lived, more and more slowly while
-//! they do not.
+//! Each worker opens its share of them. Round robin chooses their servers, and they count as
+//! connections in every way. One that ends is replaced: soon if it was up for a while, more and
+//! more slowly otherwise.
 
 use pen_config::ids::ClientKey;
 
@@ -13,23 +13,23 @@ use crate::relay::transfer::pump;
 use crate::relay::upstream::connect::take_next;
 use crate::relay::upstream::select::Placement;
 
-/// Milliseconds until the next try after one that lived, or that could not be made for lack of room
-/// here.
+/// Milliseconds until the next try after an idler that was up for a while, or after a shortage of
+/// room in this worker.
 const SOON: u64 = 100;
 
-/// Milliseconds between tries at most.
+/// Most milliseconds between tries.
 const SELDOM: u64 = 10_000;
 
-/// An idler that was up for so many milliseconds did live.
+/// An idler that was up for this many milliseconds counts as a success.
 const LIVED: u64 = 1000;
 
-/// What a worker knows of its idlers.
+/// A worker's idlers.
 #[derive(Debug)]
 pub struct Idlers {
     wanted: u32,
     /// Connected or connecting.
     open: u32,
-    /// When to open those that are missing.
+    /// When to open the missing idlers.
     retry: Option<u64>,
     delay: u64,
 }
@@ -41,12 +41,13 @@ impl Default for Idlers {
 }
 
 impl Idlers {
-    /// When those that are missing are to be opened.
+    /// When the missing idlers must be opened.
     pub fn retry_at(&self) -> Option<u64> {
         self.retry
     }
 
-    /// One ended at `now`, after having been up for `lived` milliseconds; none: it never was.
+    /// Notes that an idler ended at `now` after it was up for `lived` milliseconds; none: it was
+    /// never connected.
     pub fn ended(&mut self, lived: Option<u64>, now: u64) {
         self.open = self.open.saturating_sub(1);
         if lived.is_some_and(|lived| lived >= LIVED) {
@@ -57,7 +58,7 @@ impl Idlers {
         }
     }
 
-    /// Tries again later; the later, the more often in a row.
+    /// Delays the next try, longer with each failure in a row.
     fn put_off(&mut self, now: u64) {
         if self.retry.is_none() {
             self.retry = Some(now + self.delay);
@@ -66,7 +67,7 @@ impl Idlers {
     }
 }
 
-/// A worker's part of what all workers are to have: the parts add up to the whole.
+/// A worker's share of all idlers: the shares add up to the whole.
 fn share(all: u32, worker: u32, workers: u32) -> u32 {
     let workers = workers.max(1);
     all / workers + u32::from(worker < all % workers)
@@ -90,11 +91,11 @@ impl Relay<'_> {
         self.open_idlers();
     }
 
-    /// Opens those that are missing, as far as there is room.
+    /// Opens missing idlers, as far as there is room.
     pub(in crate::relay) fn open_idlers(&mut self) {
         self.idlers.retry = None;
         for opened in 0..self.idlers.wanted.saturating_sub(self.idlers.open) {
-            // No more at once than can be pending at one server.
+            // No more at once than may be pending at one server.
             if self.is_busy() || opened >= self.settings.pending_max {
                 self.idlers.retry = Some(self.now + SOON);
                 return;
@@ -105,7 +106,7 @@ impl Relay<'_> {
         }
     }
 
-    /// Begins to open one. False: there is no room for it, or no server.
+    /// Begins to open an idler. False: there is no room for it, or no server.
     fn open_idler(&mut self) -> bool {
         let Some(number) = self.worker_table.claim_connection(self.settings.connections_max) else {
             return false;
@@ -130,7 +131,7 @@ impl Relay<'_> {
         taken.is_some()
     }
 
-    /// Throws away what a server sends to nobody, until it ends.
+    /// Discards the data of a server, until its end of file.
     pub(in crate::relay) fn drain_idler(&mut self, slot: u32) {
         let connection = &mut self.pool[slot];
         let moved = pump::discard(&mut connection.up, &mut self.tools);
@@ -180,7 +181,7 @@ mod tests {
         assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000, 10_000]);
         idlers.ended(Some(LIVED), now);
         assert_eq!(idlers.retry_at(), Some(now + SOON));
-        // Several that end before the next try are one failure.
+        // Several that end before the next try count as one failure.
         idlers.ended(None, now + 1);
         assert_eq!(idlers.retry_at(), Some(now + SOON));
     }

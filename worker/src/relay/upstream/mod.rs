@@ -1,28 +1,28 @@
-//! What a worker alone knows of each server: how many of its connects are pending there, and what
-//! is in the way to it.
+//! A worker's own state of each server: how many of its connects are pending there, and whether an
+//! obstacle is in the way.
 //!
-//! At most `pending_max` connects to one server are under way in a worker. A server with that many
-//! is passed over, as a full one is. Connects that were begun in this very turn of the event loop
-//! say nothing of the server yet, so that a burst which a server answers at once is no reason to
+//! A worker has at most `pending_max` connects to one server under way. A server with that many is
+//! passed over, like a full one. Connects that began in this same turn of the event loop say
+//! nothing of the server yet. So a burst of connects that a server accepts at once is no reason to
 //! pass it over. Pure: turn and time are arguments.
 
 use crate::relay::connection::Pool;
 use crate::relay::connection::timer_queue::{Queue, STEP};
 
 /// Milliseconds for which a server is passed over after no local port was free towards it: the
-/// kernel's search for one costs milliseconds.
+/// kernel's search for a port costs milliseconds.
 const WITHOUT_PORT: u64 = 100;
 
-/// Milliseconds between two messages that a server is passed over. The supervisor takes it for over
-/// if it hears none for twice as long.
+/// Milliseconds between two reports that a server is passed over. The supervisor takes the state
+/// for over after twice that time without a report.
 const QUIET: u64 = 5_000;
 
-/// Why a server is passed over by this worker, and by it alone.
+/// Why only this worker passes over a server.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Hindrance {
-    /// As many connects are pending as there may be.
+    /// It has the maximum of pending connects.
     Pending,
-    /// No local port was free towards it a moment ago.
+    /// No local port was free towards it a short time ago.
     Ports,
 }
 
@@ -31,28 +31,29 @@ pub enum Hindrance {
 pub enum Gate {
     /// It may.
     Open,
-    /// Too many have begun in this turn; how they fare is known in the next one.
+    /// Too many have begun in this turn; their results are known in the next one.
     NextTurn,
-    /// As many are pending as there may be.
+    /// The maximum of connects is pending.
     Shut,
 }
 
-/// A server, as a worker knows it.
+/// A worker's state of one server.
 #[derive(Debug, Default)]
 struct Upstream {
     /// Connects that are under way.
     pending: u32,
     /// The turn in which the last of them began.
     begun: u64,
-    /// No local port is looked for before this monotonic millisecond.
+    /// No local port is searched for before this monotonic millisecond.
     ports_from: u64,
-    /// When something was last told to be in the way.
+    /// When an obstacle was last reported.
     told_at: Option<u64>,
-    /// Whether the next connect that succeeds is to be told.
+    /// Whether the next successful connect must be reported.
     is_awaited: bool,
-    /// Whether a client was passed on because too many connects were pending, and they still are.
+    /// Whether a client was sent to another server because too many connects were pending, and they
+    /// still are.
     is_shut: bool,
-    /// Connections that wait for one of its connects to end, first come first.
+    /// Connections that wait for one of its connects to end, first in, first out.
     waiting: Queue<STEP>,
 }
 
@@ -60,22 +61,22 @@ struct Upstream {
 #[derive(Debug, Default)]
 pub struct Upstreams {
     rows: Vec<Upstream>,
-    /// Rows with connections that wait.
+    /// Rows with waiting connections.
     waited_for: Vec<u32>,
-    /// Rows whose waiting connections may go on.
+    /// Rows whose waiting connections may continue.
     due: Vec<u32>,
-    /// Which turn of the event loop it is.
+    /// The number of this turn of the event loop.
     turn: u64,
 }
 
 impl Upstreams {
-    /// So many rows of a table.
+    /// The state for `rows` rows of the table.
     pub fn new(rows: u32) -> Upstreams {
         let rows = std::iter::repeat_with(Upstream::default).take(rows as usize).collect();
         Upstreams { rows, waited_for: Vec::new(), due: Vec::new(), turn: 1 }
     }
 
-    /// Another turn of the event loop: what became of the connects of the last one is known.
+    /// Begins a turn of the event loop: the results of the last turn's connects are known.
     pub fn next_turn(&mut self) {
         self.turn += 1;
     }
@@ -90,7 +91,7 @@ impl Upstreams {
         }
     }
 
-    /// Why a server is to be passed over.
+    /// Why a server must be passed over.
     pub fn hindrance(&self, row: u32, most: u32, now: u64) -> Option<Hindrance> {
         match self.gate(row, most) {
             Gate::Shut => Some(Hindrance::Pending),
@@ -102,7 +103,7 @@ impl Upstreams {
         }
     }
 
-    /// A connect has begun.
+    /// Notes that a connect has begun.
     pub fn begin(&mut self, row: u32) {
         if let Some(server) = self.rows.get_mut(row as usize) {
             server.pending += 1;
@@ -110,7 +111,7 @@ impl Upstreams {
         }
     }
 
-    /// A connect is no longer under way.
+    /// Notes that a connect is no longer under way.
     pub fn end(&mut self, row: u32) {
         if let Some(server) = self.rows.get_mut(row as usize) {
             server.pending = server.pending.saturating_sub(1);
@@ -120,28 +121,28 @@ impl Upstreams {
         }
     }
 
-    /// Those who wait for a server may go on.
+    /// Lets the connections that wait for a server continue.
     pub fn is_due(&mut self, row: u32) {
         if !self.due.contains(&row) {
             self.due.push(row);
         }
     }
 
-    /// No local port was free towards a server.
+    /// Notes that no local port was free towards a server.
     pub fn lacks_port(&mut self, row: u32, now: u64) {
         if let Some(server) = self.rows.get_mut(row as usize) {
             server.ports_from = now + WITHOUT_PORT;
         }
     }
 
-    /// Another server has this number now: nothing is in the way to it.
+    /// Resets the state of a row: it has another server now.
     pub fn replace(&mut self, row: u32) {
         if let Some(server) = self.rows.get_mut(row as usize) {
             (server.ports_from, server.told_at, server.is_awaited) = (0, None, false);
         }
     }
 
-    /// A server is passed over; whether that is to be told now.
+    /// Notes that a server is passed over. Returns whether to report that now.
     pub fn may_tell(&mut self, row: u32, now: u64) -> bool {
         let Some(server) = self.rows.get_mut(row as usize) else { return false };
         let may = server.told_at.is_none_or(|told| now >= told + QUIET);
@@ -151,14 +152,14 @@ impl Upstreams {
         may
     }
 
-    /// The next connect to a server that succeeds is to be told.
+    /// Makes the next successful connect to a server be reported.
     pub fn await_connect(&mut self, row: u32) {
         if let Some(server) = self.rows.get_mut(row as usize) {
             server.is_awaited = true;
         }
     }
 
-    /// A server was connected to. Whether that is to be told.
+    /// Notes a successful connect to a server. Returns whether to report it.
     pub fn is_reached(&mut self, row: u32, now: u64) -> bool {
         let reached = self
             .rows
@@ -167,20 +168,22 @@ impl Upstreams {
         reached.is_some_and(|server| std::mem::take(&mut server.is_awaited))
     }
 
-    /// A client was passed on because too many connects to a server are pending. Whether that is
-    /// new.
+    /// Notes that a client was sent to another server because of too many pending connects. Returns
+    /// whether that is new.
     pub fn shut(&mut self, row: u32) -> bool {
         self.rows
             .get_mut(row as usize)
             .is_some_and(|server| !std::mem::replace(&mut server.is_shut, true))
     }
 
-    /// Whether a client was passed on so, and too many are still pending.
+    /// Whether a client was sent to another server for that, and too many connects are still
+    /// pending.
     pub fn is_shut(&self, row: u32) -> bool {
         self.rows.get(row as usize).is_some_and(|server| server.is_shut)
     }
 
-    /// A connect has ended, or more may be pending. Whether a server is open again by that.
+    /// Notes that a connect has ended or the limit was raised. Returns whether that opens the
+    /// server again.
     pub fn reopens(&mut self, row: u32, most: u32) -> bool {
         let opens = self.is_shut(row) && self.gate(row, most) != Gate::Shut;
         if let (true, Some(server)) = (opens, self.rows.get_mut(row as usize)) {
@@ -189,19 +192,19 @@ impl Upstreams {
         opens
     }
 
-    /// The servers of which that is so.
+    /// The servers that are shut by pending connects.
     pub fn shut_rows(&self) -> impl Iterator<Item = u32> {
         (0..).zip(&self.rows).filter(|(_, server)| server.is_shut).map(|(row, _)| row)
     }
 
-    /// Whether it is time to tell that a server is passed over.
+    /// Whether a report is due that a server is passed over.
     pub fn is_untold(&self, row: u32, now: u64) -> bool {
         self.rows
             .get(row as usize)
             .is_some_and(|server| server.told_at.is_none_or(|told| now >= told + QUIET))
     }
 
-    /// Has a connection wait for a connect to a server to end. False: there is no such server.
+    /// Makes a connection wait until a connect to a server ends. False: there is no such server.
     pub fn wait(&mut self, pool: &mut Pool, slot: u32, row: u32, now: u64) -> bool {
         let Some(server) = self.rows.get_mut(row as usize) else { return false };
         if server.waiting.first().is_none() {
@@ -211,7 +214,7 @@ impl Upstreams {
         true
     }
 
-    /// Takes a connection out that waits for a server.
+    /// Removes a connection that waits for a server.
     pub fn leave(&mut self, pool: &mut Pool, slot: u32, row: u32) {
         let Some(server) = self.rows.get_mut(row as usize) else { return };
         server.waiting.leave(pool, slot);
@@ -225,22 +228,22 @@ impl Upstreams {
         self.rows.get(row as usize)?.waiting.first()
     }
 
-    /// The settings have changed: all that wait may go on.
+    /// The settings have changed: all waiting connections may continue.
     pub fn all_due(&mut self) {
         self.due.clone_from(&self.waited_for);
     }
 
-    /// A server with waiting connections that may go on.
+    /// A server whose waiting connections may continue.
     pub fn next_due(&mut self) -> Option<u32> {
         self.due.pop()
     }
 
-    /// Whether there is one.
+    /// Whether there is such a server.
     pub fn has_due(&self) -> bool {
         !self.due.is_empty()
     }
 
-    /// When the first of all that wait will have waited for `time` milliseconds.
+    /// When the first of all waiting connections will have waited for `time` milliseconds.
     pub fn next_deadline(&self, pool: &Pool, time: u64) -> Option<u64> {
         let queues = self.waited_for.iter().filter_map(|row| self.rows.get(*row as usize));
         queues.filter_map(|server| server.waiting.next_deadline(pool, time)).min()

@@ -1,8 +1,8 @@
-//! The PROXY protocol, versions 1 and 2: who a connection comes from, said in front of its first
-//! byte by whoever passed it on.
+//! The PROXY protocol, versions 1 and 2: a header in front of the first byte of a connection, in
+//! which a proxy says where the connection comes from.
 //!
-//! Source: "The PROXY protocol", proxy-protocol.txt of HAProxy 2.8 and later. Pure: bytes in,
-//! addresses out, and back.
+//! Source: "The PROXY protocol", proxy-protocol.txt of HAProxy 2.8 and later. Pure: converts bytes
+//! to addresses and addresses to bytes.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,28 +12,28 @@ pub use crate::relay::preface::proxy::write::write;
 mod read;
 mod write;
 
-/// What a header says of a connection.
+/// The addresses in a header.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Origin {
-    /// Where it comes from.
+    /// The source address.
     pub client: SocketAddr,
-    /// Where it went to: the address that the client connected to.
+    /// The destination: the address that the client connected to.
     pub local: SocketAddr,
 }
 
-/// What version 2 begins with.
+/// The first bytes of version 2.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 
-/// What version 1 begins with.
+/// The first bytes of version 1.
 const WORD: &[u8] = b"PROXY ";
 
 /// Bytes of version 2 before the addresses.
 const FIXED: usize = 16;
 
-/// Version 2 and the command that says that the connection is the proxy's own.
+/// Version 2 and the command LOCAL: the connection is the proxy's own.
 const LOCAL: u8 = 0x20;
 
-/// Version 2 and the command that says that the connection is passed on.
+/// Version 2 and the command PROXY: the connection is relayed.
 const PROXY: u8 = 0x21;
 
 /// TCP over IPv4.
@@ -42,11 +42,10 @@ const TCP4: u8 = 0x11;
 /// TCP over IPv6.
 const TCP6: u8 = 0x21;
 
-/// Nothing that could be said.
+/// Unspecified family and transport.
 const UNSPECIFIED: u8 = 0x00;
 
-/// Both addresses in the family in which a header can say them: IPv4 if both are, mapped ones
-/// included.
+/// Both addresses in the family that a header can carry: IPv4 if both are IPv4 or IPv4-mapped.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Pair {
     V4([std::net::Ipv4Addr; 2]),

@@ -1,22 +1,22 @@
-//! Reads a header: either version, as much of it as is there.
+//! Reads a header of either version, complete or not.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::relay::preface::proxy::{FIXED, LOCAL, Origin, PROXY, SIGNATURE, TCP4, TCP6, WORD};
 
-/// Most bytes of a header of version 1, its CR LF included.
+/// Most bytes of a version 1 header, including its CR LF.
 const LINE: usize = 107;
 
-/// Most bytes of any header. Version 2 could say up to 64 KiB of extensions; this is room for a
-/// certificate's names and more.
+/// Most bytes of any header. Version 2 allows 64 KiB of extensions; this has room for the names in
+/// a certificate and more.
 pub const MOST: usize = 4096;
 
-/// Why bytes are no header.
+/// Why the bytes are not a header.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Bad {
-    /// They begin otherwise.
+    /// They begin with other bytes.
     Beginning,
-    /// A malformed line of version 1.
+    /// A malformed version 1 line.
     Line,
     /// A version, command or family that does not exist.
     Unknown,
@@ -24,12 +24,12 @@ pub enum Bad {
     Length,
 }
 
-/// Reads the header at the start of `bytes`: its length, and what it says; nothing of the latter if
-/// it does not say it (UNKNOWN, LOCAL, a family without IP addresses), in which case the
-/// connection's own addresses stay. None: it is not whole yet. Extensions are skipped.
+/// Reads the header at the start of `bytes`. Returns its length in bytes, and its addresses. They
+/// are none for UNKNOWN, LOCAL, or a family without IP addresses; then the connection's own
+/// addresses stay. None: the header is not complete yet. Extensions are skipped.
 ///
 /// # Errors
-/// It is no header, and more bytes will not make it one.
+/// The bytes are not a header, and more bytes will not make them one.
 pub fn read(bytes: &[u8]) -> Result<Option<(usize, Option<Origin>)>, Bad> {
     let begins_with =
         |beginning: &[u8]| bytes.iter().zip(beginning).all(|(found, wanted)| found == wanted);
@@ -91,14 +91,14 @@ fn port(text: &str) -> Option<u16> {
 
 /// Version 2.
 fn binary(bytes: &[u8]) -> Result<Option<(usize, Option<Origin>)>, Bad> {
-    // What can be known to be wrong is, before the rest is there.
+    // An error is found before the rest has come.
     let command = bytes.get(SIGNATURE.len());
     if command.is_some_and(|command| ![LOCAL, PROXY].contains(command)) {
         return Err(Bad::Unknown);
     }
     let Some(fixed) = bytes.first_chunk::<FIXED>() else { return Ok(None) };
     let [.., command, family, high, low] = *fixed;
-    // Four families of three transports each, unspecified among both.
+    // There are four families and three transports, each including `unspecified`.
     if family >> 4 > 3 || family & 0xf > 2 {
         return Err(Bad::Unknown);
     }
@@ -236,11 +236,11 @@ mod tests {
                 origin("1.2.3.4:9", "5.6.7.8:65535"),
             ),
             (header(PROXY, TCP6, &v6), origin("[::1]:3", "[::2]:4")),
-            // A health check; its addresses, if any, say nothing.
+            // A health check. Its addresses, if any, have no meaning.
             (header(LOCAL, UNSPECIFIED, b""), None),
             (header(LOCAL, TCP4, &v4), None),
             (header(LOCAL, TCP4, b""), None),
-            // Unix sockets, UDP, and what is unspecified.
+            // Unix sockets, UDP, and unspecified addresses.
             (header(PROXY, 0x31, &[0; 216]), None),
             (header(PROXY, 0x12, &v4), None),
             (header(PROXY, UNSPECIFIED, &extension), None),
@@ -263,7 +263,7 @@ mod tests {
             (header(PROXY, 0x13, &v4), Bad::Unknown),
         ] {
             assert_eq!(read(&bytes), Err(why));
-            // Known as soon as it can be.
+            // The error is found as early as possible.
             assert_eq!(read(&bytes[..FIXED]), Err(why));
         }
     }

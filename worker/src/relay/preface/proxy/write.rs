@@ -8,8 +8,8 @@ use crate::relay::preface::proxy::{
     FIXED, Origin, PROXY, Pair, SIGNATURE, TCP4, TCP6, UNSPECIFIED,
 };
 
-/// Writes the header of a connection that is passed on; nothing is known of one behind a Unix
-/// socket.
+/// Writes the header of a relayed connection. Without an origin (a Unix socket), it says that the
+/// addresses are unknown.
 pub fn write(version: ProxyOut, origin: Option<&Origin>, out: &mut Vec<u8>) {
     match version {
         ProxyOut::Off => {}
@@ -36,7 +36,7 @@ fn binary(origin: Option<&Origin>, out: &mut Vec<u8>) {
     let start = out.len();
     out.extend(SIGNATURE);
     out.push(PROXY);
-    // Family and length are known below.
+    // Family and length are set below.
     out.extend([UNSPECIFIED, 0, 0]);
     let Some(origin) = origin else { return };
     let family = match Pair::of(origin) {

@@ -1,14 +1,14 @@
-//! The hash that places clients (`-h`, `-N`); pure, and frozen: other machines and later releases
-//! must agree.
+//! The hash that assigns clients to servers (`-h`, `-N`). It is pure and frozen: other machines and
+//! later releases must compute the same.
 
 use std::net::IpAddr;
 
 use pen_config::ids::{ClientKey, ServerId};
 
-/// The server that a client's address hashes to: FNV-1a (64 bits) over the address's bytes, 4 for
-/// IPv4 and 16 for IPv6, and the port's two where it counts, then a jump consistent hash (Lamping
-/// and Veach, 2014) onto the servers, so that one more server moves as few clients as can be.
-/// The same on every run, worker and machine.
+/// The server that a client's address hashes to. The hash is FNV-1a (64 bits) over the bytes of the
+/// address (4 for IPv4, 16 for IPv6) and, where the port counts, its two bytes. A jump consistent
+/// hash (Lamping and Veach, 2014) maps it to the servers, so that one more server moves as few
+/// clients as possible. The result is the same on every run, worker and machine.
 pub fn hashed(key: ClientKey, port: Option<u16>, servers: u32) -> Option<ServerId> {
     let hash = match key.ip() {
         Some(IpAddr::V4(ip)) => fnv1a(FNV_OFFSET, &ip.octets()),
@@ -45,7 +45,7 @@ mod tests {
     fn the_hash_is_stable_and_spreads_a_subnet() {
         let key =
             |n: u32| ClientKey::from_ip(IpAddr::from(std::net::Ipv4Addr::from(0x0a00_0000 + n)));
-        // Frozen: other machines and later releases must agree.
+        // Frozen: other machines and later releases must compute the same.
         assert_eq!((0..8).map(|n| hashed(key(n), None, 4).unwrap().0).collect::<Vec<_>>(), FROZEN);
         let mut counts = [0; 8];
         (0..8000).for_each(|n| counts[hashed(key(n), None, 8).unwrap().index()] += 1);

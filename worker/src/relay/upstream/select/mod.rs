@@ -1,7 +1,8 @@
-//! Which server a client gets: the order in which servers are tried, and whether one can be used.
+//! The choice of a server for a client: the order in which servers are tried, and whether one can
+//! be used.
 //!
-//! A pure choice over the settings and what the shared table says of the servers ([`Farm`]); no
-//! clock, no socket. The caller tries each target that [`Placement::next`] yields and that is
+//! It is a pure function of the settings and the servers' state in the shared table ([`Farm`]),
+//! without a clock or a socket. The caller tries each target of [`Placement::next`] that is
 //! [eligible](Placement::judge), until one takes the client. The explanation of a choice
 //! (`relay::explain`) follows the same steps.
 
@@ -19,43 +20,42 @@ use crate::relay::upstream::select::weight::least_loaded;
 
 use crate::relay::upstream::Hindrance;
 
-/// What a choice needs to know about the servers, by row of the shared table.
+/// The servers' state that a choice needs, by row of the shared table.
 pub trait Farm {
-    /// Whether a server is left out.
+    /// The blacklist state of a server.
     fn blacklist(&self, row: u32) -> Blacklist;
-    /// Connections to a server, of all workers.
+    /// Connections to a server from all workers.
     fn connections(&self, row: u32) -> u32;
-    /// The server that the last round-robin selection returned.
+    /// The last server of the round-robin selection.
     fn cursor(&self) -> u32;
-    /// Moves the cursor; false if another was faster.
+    /// Moves the cursor. False if another worker was faster.
     fn advance_cursor(&self, from: u32, to: u32) -> bool;
-    /// Why this worker has to pass a server over that is in use.
+    /// Why this worker must pass over a server that is in use.
     fn hindrance(&self, row: u32) -> Option<Hindrance>;
-    /// Whether failover need not even look at a server: it is left out.
+    /// Whether failover can skip a server because it is blacklisted.
     fn is_left_out(&self, row: u32) -> bool;
 }
 
-/// The client that is to be placed.
+/// The client that needs a server.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate {
-    /// Who it is.
+    /// The client's key.
     pub key: ClientKey,
-    /// Its source port; counts only where a hash is used for every connection.
+    /// Its source port. It is used only where a hash chooses the server of every connection.
     pub port: u16,
     /// Its recorded server.
     pub recorded: Option<Target>,
-    /// Whether it is permitted ([`client_permitted`]): judged by the caller, before it locks the
-    /// client table, because a list may be long.
+    /// Whether the access list permits it ([`client_permitted`]). The caller decides that before it
+    /// locks the client table, because a list may be long.
     pub permitted: bool,
 }
 
-/// Whether a target may be tried although another connection is probing it after its blacklist
-/// time.
+/// Whether a target may be tried that another connection is probing after its blacklist time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Probed {
-    /// No: the probe's outcome is awaited.
+    /// No: wait for the probe's result.
     Skip,
-    /// Yes: there is nothing else for this client.
+    /// Yes: no other target is left for this client.
     Join,
 }
 
@@ -64,7 +64,7 @@ pub enum Probed {
 pub enum Eligible {
     /// It is in use.
     InUse,
-    /// Its blacklist time is up: one connection is to try it before others do.
+    /// Its blacklist time is over: one connection tries it before others do.
     ForProbe,
 }
 
@@ -73,51 +73,51 @@ pub enum Eligible {
 pub enum Refusal {
     /// It has no address.
     Absent,
-    /// It is left out until this monotonic millisecond.
+    /// It is blacklisted until this monotonic millisecond.
     Blacklisted(u64),
-    /// Another connection is trying it after its blacklist time.
+    /// Another connection is probing it after its blacklist time.
     Probed,
     /// Its access list refuses the client.
     Acl(u8),
-    /// It has as many connections as it may have for this client.
+    /// It has reached its connection limit for this client.
     Full {
-        /// How many it has.
+        /// Its present connections.
         connections: u32,
-        /// How many it may have.
+        /// Its connection limit.
         most: u32,
     },
-    /// This worker has to pass it over now.
+    /// This worker must pass it over now.
     Hindered(Hindrance),
-    /// In weight mode it is no first choice; it may be tried when the others cannot be used.
+    /// In weight mode, a server with weight 0 is no first choice. It may be tried when the others
+    /// cannot be used.
     NoWeight,
 }
 
-/// The order of servers for one client, and how far it has been followed. Every server comes at
-/// most once, but one that another connection is probing comes again at the end, when nothing else
-/// is left.
+/// The order of servers for one client, and the position in it. Every server comes at most once.
+/// But a server that another connection is probing comes again at the end, when no other is left.
 #[derive(Debug)]
 pub struct Placement {
     step: Step,
     known: Option<ServerId>,
-    /// The servers that were tried: the first one, and only if there are more, a bit for each.
-    /// Most clients are served by the first.
+    /// The servers that were tried: the first one and, only if there are more, a bit for each. The
+    /// first server serves most clients.
     tried: Option<ServerId>,
     tried_more: Option<Box<[u64; TRIED_WORDS]>>,
-    /// The first target that was passed over because of a hindrance: what is left when nothing
-    /// else is.
+    /// The first target that was passed over because of a hindrance. It is tried when no other
+    /// target is left.
     held: Option<Target>,
 }
 
-/// A bit for every server there can be.
+/// A bit for every possible server.
 const TRIED_WORDS: usize = MAX_SERVERS as usize / 64;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Step {
-    /// Nothing was tried yet; all servers may be.
+    /// No server was tried yet; all are allowed.
     First(Option<ServerId>),
-    /// Nothing was tried yet; nothing but this may be.
+    /// No server was tried yet; only this target is allowed.
     Only(Target),
-    /// The servers after this one, round once.
+    /// The servers after this one, once around.
     Scan(u32),
     /// Servers under probe, from this one on.
     Probed(u32),
@@ -130,8 +130,8 @@ enum Step {
 }
 
 impl Placement {
-    /// The order for a client; moves the round-robin cursor if that is how the first server is
-    /// chosen. `note` is told which servers the first choice passes over, and why.
+    /// The order for a client. It moves the round-robin cursor if that chooses the first server.
+    /// `note` is called for each server that the first choice passes over, with the reason.
     pub fn new(
         settings: &Settings,
         farm: &impl Farm,
@@ -154,7 +154,7 @@ impl Placement {
         Placement::starting(step, recorded)
     }
 
-    /// The order for a connection without a client: the next server of the rotation, and no other.
+    /// The order for a connection without a client: only the next server of the rotation.
     pub fn without_client(settings: &Settings, farm: &impl Farm) -> Placement {
         let only = round_robin(settings, farm, &mut |id| {
             eligible(settings, farm, Target::Server(id), ClientKey::UNIX, false, Probed::Skip)
@@ -167,12 +167,12 @@ impl Placement {
         Placement { step, known, tried: None, tried_more: None, held: None }
     }
 
-    /// Whether the client is known to a target: then the target's hard limit holds.
+    /// Whether the client is already recorded on a target: then the target's hard limit applies.
     fn knows(&self, target: Target) -> bool {
         matches!((target, self.known), (Target::Server(id), Some(known)) if id == known)
     }
 
-    /// The most connections that a target may have for this client; none = no limit.
+    /// The connection limit of a target for this client; none = no limit.
     pub fn limit(&self, settings: &Settings, target: Target) -> Option<u32> {
         settings.target(target).and_then(|server| server.limit(self.knows(target)))
     }
@@ -193,7 +193,7 @@ impl Placement {
         self.held.get_or_insert(target);
     }
 
-    /// The target that is left when nothing else is.
+    /// The target that is left when all others were tried.
     pub fn held(&self) -> Option<Target> {
         self.held
     }
@@ -203,7 +203,7 @@ impl Placement {
         self.step == Step::Done
     }
 
-    /// Has the target that is left, and no other, come next.
+    /// Makes the target that is left the next one, and no other.
     pub fn retry_held(&mut self) {
         self.step = Step::Held;
     }
@@ -246,7 +246,7 @@ impl Placement {
         }
     }
 
-    /// Goes on to a server; the scan continues after it.
+    /// Selects a server; the scan continues after it.
     fn pass(&mut self, id: ServerId) -> (Target, Probed) {
         self.step = Step::Scan(u32::from(id.0));
         match self.tried {
@@ -266,19 +266,19 @@ impl Placement {
         self.tried == Some(id) || self.tried_more.as_deref().is_some_and(in_bits)
     }
 
-    /// The untried server that failover tries after `after`: by prio in prio mode, those without
-    /// weight last in weight mode.
+    /// The untried server that failover tries after `after`: by prio in prio mode; in weight mode,
+    /// servers without weight come last.
     fn scan(&self, settings: &Settings, farm: &impl Farm, after: u32) -> Option<ServerId> {
         let untried = rotation(settings.server_count(), after)
             .filter(|id| !self.has_tried(*id))
             .filter_map(|id| Some((id, settings.target(Target::Server(id))?)));
-        // Each step of these two modes looks at all servers: thousands that are left out must not
-        // be a step each.
+        // Each step of these two modes examines all servers, so thousands of blacklisted ones must
+        // not be a step each.
         let usable = untried.clone().filter(|(id, _)| !farm.is_left_out(u32::from(id.0)));
         if settings.selection.prio {
             usable.min_by_key(|(id, server)| (server.prio, id.0)).map(|(id, _)| id)
         } else if settings.selection.weight {
-            // The first of the least: false (has a weight) is less than true.
+            // The first of the smallest: false (it has a weight) is less than true.
             usable.min_by_key(|(_, server)| server.weight == 0).map(|(id, _)| id)
         } else {
             untried.map(|(id, _)| id).next()
@@ -286,8 +286,8 @@ impl Placement {
     }
 }
 
-/// Whether a target can be used for a client now; `known`: it is the client's recorded server. The
-/// one place that says so.
+/// Whether a target can be used for a client now. `known`: it is the client's recorded server.
+/// Every such decision is made here.
 fn eligible(
     settings: &Settings,
     farm: &impl Farm,
@@ -307,7 +307,7 @@ fn eligible(
         (Blacklist::Until(time), _) => return Err(Refusal::Blacklisted(time)),
         (Blacklist::Probed, Probed::Skip) => return Err(Refusal::Probed),
     };
-    // The abuse server is there for those whom a list refuses.
+    // The abuse server is for the clients that a list refuses.
     if target != Target::Abuse && !permits(settings, server.acl, client) {
         return Err(Refusal::Acl(server.acl));
     }
@@ -318,13 +318,13 @@ fn eligible(
         }
     }
     match (farm.hindrance(row), probed) {
-        // Nothing else is left: it is worth a look.
+        // No other target is left, so it is tried.
         (None, _) | (Some(Hindrance::Ports), Probed::Join) => Ok(eligible),
         (Some(hindrance), _) => Err(Refusal::Hindered(hindrance)),
     }
 }
 
-/// Whether the access list for clients permits one; else nothing but the abuse server is for it.
+/// Whether the access list for clients permits one. A refused client can use only the abuse server.
 pub fn client_permitted(settings: &Settings, client: ClientKey) -> bool {
     permits(settings, settings.client_acl, client)
 }
@@ -370,7 +370,7 @@ fn first(
     }
 }
 
-/// The next available server after the cursor, which moves there: one sequence for all workers.
+/// The next available server after the cursor, which moves there. All workers share one sequence.
 fn round_robin(
     settings: &Settings,
     farm: &impl Farm,
@@ -385,7 +385,7 @@ fn round_robin(
     }
 }
 
-/// The numbers from the one after `after` on, round once. `after` may be any number.
+/// The server numbers after `after`, once around. `after` may be any number.
 fn rotation(count: u32, after: u32) -> impl Iterator<Item = ServerId> + Clone {
     (1..=count)
         .map(move |step| ServerId(((u64::from(after) + u64::from(step)) % u64::from(count)) as u16))

@@ -1,4 +1,4 @@
-//! The choice, against a model of the farm.
+//! The choice, compared with a model of the servers.
 
 use std::cell::Cell;
 
@@ -94,7 +94,7 @@ fn the_recorded_server_comes_first_unless_roundrobin() {
     let always = Selection { hash_always: true, ..Selection::default() };
     let hashed = order(&farm_of(4, always), &Model::default(), None);
     assert_eq!(order(&farm_of(4, always), &Model::default(), recorded), hashed);
-    // Emergency, abuse and servers that are no more do not count as recorded.
+    // Emergency and abuse server, and servers that no longer exist, do not count as recorded.
     for recorded in [Target::Emergency, Target::Abuse, Target::Server(ServerId(9))] {
         assert_eq!(
             order(&farm_of(4, Selection::default()), &Model::default(), Some(recorded))[0],
@@ -140,7 +140,7 @@ fn weight_counts_connections_and_keeps_new_clients_from_weight_0() {
 
 #[test]
 fn weight_lets_equal_loads_take_turns() {
-    // Clients one after the other leave no connection behind.
+    // Clients that come one after the other leave no connection open.
     let weighted = |weight| Some(Server { weight, ..server() });
     let modes = Selection { weight: true, ..Selection::default() };
     let (settings, farm) =
@@ -230,7 +230,7 @@ fn a_refused_client_is_for_the_abuse_server_alone() {
     let farm = Model::default();
     assert_eq!(order(&settings, &farm, Some(Target::Server(ServerId(1)))), [-2]);
     assert_eq!(farm.cursor.get(), 0);
-    // Its own list does not keep away those for whom it is there; being left out does.
+    // Its own access list does not keep away the clients that it is for; a blacklist does.
     settings.abuse = Some(Server { acl: 7, ..server() });
     let mut placement = Placement::new(
         &settings,
@@ -309,7 +309,7 @@ fn a_hindered_server_is_passed_over_and_left_for_the_end() {
         }
         seen.push((target.code(), judged.is_ok()));
     }
-    // Its own server again in the end: a port may be free now.
+    // Its own server is tried again at the end: a port may be free now.
     assert_eq!(seen, [(1, false), (2, false), (0, true), (-1, true), (1, true)]);
     assert!(placement.is_over());
 }

@@ -1,16 +1,15 @@
 //! The choice of weight mode: the server with the least load, and servers of equal load in turn.
 //!
-//! Clients that come one after the other leave every server at load 0. A tie that went to the
-//! lowest number would send all of them to server 0, so tied servers share the turns by their
-//! weights.
+//! Clients that come one after the other leave every server at load 0. If a tie went to the lowest
+//! number, server 0 would get all of them. So tied servers share the turns by their weights.
 
 use pen_config::ids::ServerId;
 use pen_config::settings::{Server, Settings};
 
 use crate::relay::upstream::select::Farm;
 
-/// The available server with the least load; among several, the one whose turn it is. Moves the
-/// cursor by one where there is a tie.
+/// The available server with the least load; among several, the one whose turn it is. The cursor
+/// moves by one if there is a tie.
 pub(in crate::relay::upstream::select) fn least_loaded(
     settings: &Settings,
     farm: &impl Farm,
@@ -40,7 +39,7 @@ fn load(farm: &impl Farm, id: ServerId, server: &Server) -> u64 {
     256 * u64::from(farm.connections(u32::from(id.0))) / u64::from(server.weight.max(1))
 }
 
-/// A turn that no other worker is given: the cursor's value before it moved on.
+/// A turn that no other worker gets: the cursor's value before it moved.
 fn next_turn(farm: &impl Farm) -> u32 {
     loop {
         let turn = farm.cursor();
@@ -50,8 +49,8 @@ fn next_turn(farm: &impl Farm) -> u32 {
     }
 }
 
-/// The server that a turn belongs to. Of as many turns as the weights add up to, each server has as
-/// many as its weight; they are mixed, so that none has a long row of them.
+/// The server that a turn belongs to. In a cycle as long as the sum of the weights, each server has
+/// as many turns as its weight. They are mixed, so that no server has many turns in a row.
 fn owner_of_turn(servers: &[(ServerId, u64)], turn: u32) -> Option<ServerId> {
     let total: u64 = servers.iter().map(|(_, weight)| weight).sum();
     let spread = u128::from(turn) * u128::from(stride(total)) % u128::from(total.max(1));
@@ -65,8 +64,8 @@ fn owner_of_turn(servers: &[(ServerId, u64)], turn: u32) -> Option<ServerId> {
     None
 }
 
-/// A step that visits each of `total` places once before it visits one again, and leaves neighbours
-/// far apart: next to the golden section, and coprime to `total`.
+/// A step that visits each of `total` positions once before it repeats, and separates neighbours
+/// widely. It is the number nearest to the golden section that is coprime to `total`.
 fn stride(total: u64) -> u64 {
     let near = u64::try_from(u128::from(total) * 618 / 1000).unwrap_or(1).max(1);
     (near..).find(|step| gcd(*step, total) == 1).unwrap_or(1)
