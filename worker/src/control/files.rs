@@ -1,8 +1,8 @@
 //! Files that operators name. They are opened here, in the jail and with the rights of the `-u`
 //! user, and passed to the supervisor as descriptors.
 //!
-//! Opening a file never blocks, even on a fifo or a device. A symbolic link is not followed in the
-//! last component of a path that is written, and a link of another user is never followed
+//! Opening a file never blocks, even on a fifo or a device. In the last component of a written path
+//! no symbolic link is followed. Elsewhere only links of root and of pen's own user are
 //! ([`pen_walk`]). A file with a second hard link is not written. A new file is not writable for
 //! others.
 

@@ -69,7 +69,7 @@ struct Control {
     /// By ticket, that is, in order of arrival.
     operators: BTreeMap<u64, Operator>,
     next_ticket: u64,
-    /// Operators that can go on although no event will tell so.
+    /// Operators that can go on although no event will report it.
     ready: Vec<u64>,
     /// When accepting resumes after a shortage.
     accept_again: Option<Instant>,

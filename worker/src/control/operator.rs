@@ -280,7 +280,7 @@ impl Operator {
         for _ in 0..TURN {
             match reply.send_some(&self.socket) {
                 Ok(0) => {
-                    // Fails if the operator has gone; the next read then tells so.
+                    // Fails if the operator has gone; the next read then reports it.
                     let _ = shutdown(&self.socket, Shutdown::Write);
                     self.enter(OperatorStage::Lingering, LINGER_TIME);
                     return self.linger();

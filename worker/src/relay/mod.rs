@@ -124,7 +124,7 @@ struct Relay<'t> {
     splice_rechecks: SpliceRechecks,
     /// The number of this worker, and the number of workers.
     crew: (u32, u32),
-    /// Ends that have more to read although no event will tell so, and a spare list for the next
+    /// Ends that have more to read although no event will report it, and a spare list for the next
     /// round.
     ready: Vec<Name>,
     next_ready: Vec<Name>,

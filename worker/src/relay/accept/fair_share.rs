@@ -48,7 +48,8 @@ pub struct Share {
     window: u64,
     closed: u64,
     closed_before: u64,
-    /// The fewest connections at the last look, and when that number last grew.
+    /// The connections of the worker with the fewest at the last look, and when that number last
+    /// grew.
     fewest: u32,
     rose_at: u64,
     few: u32,

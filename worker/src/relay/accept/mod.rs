@@ -2,8 +2,9 @@
 //!
 //! All workers watch one listener. EPOLLEXCLUSIVE makes a client wake one of them and not all. mio
 //! does not know that flag, so the listener is registered directly with its epoll. The registration
-//! is level-triggered: the kernel tells again of clients that were left. An EPOLLEXCLUSIVE
-//! registration cannot be changed, only removed and added again; that is how accepting pauses.
+//! is level-triggered: the kernel reports waiting clients until they are accepted. An
+//! EPOLLEXCLUSIVE registration cannot be changed, only removed and added again; that is how
+//! accepting pauses.
 //!
 //! A worker that has more than its share of the open connections also pauses
 //! (`relay::accept::fair_share`).
@@ -81,10 +82,10 @@ pub struct Accepting {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Pause {
     /// Every connection number under `-x` is in use. A worker that frees one looks for a client or
-    /// wakes another worker. This worker also looks by itself at this time, in monotonic
+    /// wakes another worker. This worker also looks without a wake-up at this time, in monotonic
     /// milliseconds.
     Full {
-        /// When this worker looks by itself.
+        /// When this worker looks without a wake-up.
         look_at: u64,
         /// Whether the last free number was left to a worker with clearly fewer connections.
         has_left: bool,
@@ -245,7 +246,7 @@ fn limit_unsent(listener: &OwnedFd, unix: bool) {
 }
 
 impl Relay<'_> {
-    /// Accepts waiting clients, up to the batch. The kernel tells again of those that are left. The
+    /// Accepts waiting clients, up to the batch. The kernel reports the remaining ones again. The
     /// batch doubles while full batches follow each other, and shrinks to the number that came.
     pub(in crate::relay) fn accept(&mut self) {
         match self.accepting.paused {
@@ -483,7 +484,7 @@ impl Relay<'_> {
 
     /// Claims a connection number, or sets this worker's waiting flag, so that it is woken when a
     /// number is free. The flag stays set as long as accepting pauses for that reason, even if this
-    /// worker gets numbers meanwhile.
+    /// worker gets a number meanwhile.
     fn claim_or_wait(&self) -> Option<u32> {
         self.claim().or_else(|| {
             // A worker that frees a number after this reads the flag. A number freed before it is
@@ -578,7 +579,7 @@ impl Relay<'_> {
         }
     }
 
-    /// Watches the listener again. If clients wait, the next round of events tells so.
+    /// Watches the listener again. If clients wait, the next round of events reports them.
     pub(in crate::relay) fn resume_accepting(&mut self) {
         if self.accepting.paused.is_none() {
             return;
@@ -589,7 +590,7 @@ impl Relay<'_> {
         self.await_vacancy(was_full);
     }
 
-    /// Makes the kernel tell this worker too of waiting clients. It may have woken only one other
+    /// Makes the kernel report waiting clients to this worker too. It may have woken only one other
     /// worker for them, which left them or died.
     pub(in crate::relay) fn look_for_clients(&mut self) {
         if self.accepting.paused.is_none() && self.accepting.has_clients() {

@@ -1,32 +1,32 @@
-//! Where an HTTP/1.1 message body ends (RFC 9112, 6 and 7.1): a length counted down, or chunks
-//! followed byte by byte.
+//! Where an HTTP/1.1 message body ends (RFC 9112, 6 and 7.1): a length is counted down, or chunks
+//! are followed byte by byte.
 //!
-//! Pure, and strict on purpose. Whoever reads a body more generously than the server behind takes
-//! for data what the server takes for a request, or the other way round; so everything that two
-//! parsers are known to read differently is an error here: line ends without CR, chunk sizes with
-//! signs, prefixes or too many digits, trailer lines that are no fields.
+//! Pure, and strict on purpose. If a parser reads a body more generously than the server behind it,
+//! one of them takes data for a request. So everything that parsers are known to read differently
+//! is an error here: line ends without CR, chunk sizes with signs, prefixes or too many digits, and
+//! malformed trailer lines.
 
 use pen_ipc::refusal::Refusal;
 
-/// Most bytes of a chunk's line behind its size.
+/// Most bytes of a chunk's line after its size.
 const EXTENSION: u16 = 8 * 1024;
 
 /// Most bytes of all trailer lines of a message.
 const TRAILERS: u32 = 64 * 1024;
 
-/// Most digits of a chunk size: what 60 bits hold.
+/// Most digits of a chunk size: as many as 60 bits hold.
 const DIGITS: u8 = 15;
 
 /// A body, and how much of it is still to come.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Body {
-    /// So many bytes.
+    /// This many bytes.
     Length(u64),
     /// Chunks (`Transfer-Encoding: chunked`).
     Chunked(Chunked),
 }
 
-/// Where in a chunked body the next byte is.
+/// The position of the next byte in a chunked body.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Chunked {
     at: At,
@@ -35,12 +35,13 @@ pub struct Chunked {
     trailers: u32,
 }
 
-/// Whose body it is.
+/// Who sends the body.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Whose {
-    /// A request's, which is read strictly. Its trailers are not followed here: they are rebuilt.
+    /// The client, in a request: it is read strictly. Its trailers are not followed here but
+    /// rebuilt.
     Client,
-    /// An answer's.
+    /// The server, in an answer.
     Server,
 }
 
@@ -48,7 +49,7 @@ enum Whose {
 enum At {
     /// In a chunk's size.
     Size { size: u64, digits: u8 },
-    /// Behind the size, where white space may stand before a `;`.
+    /// After the size, where white space may stand before a `;`.
     Behind { size: u64, left: u16 },
     /// In the extensions.
     Extension { size: u64, left: u16 },
@@ -56,9 +57,9 @@ enum At {
     LineFeed { size: u64 },
     /// In the data.
     Data { left: u64 },
-    /// Before the CR behind the data.
+    /// Before the CR after the data.
     DataReturn,
-    /// Before the LF behind the data.
+    /// Before the LF after the data.
     DataLineFeed,
     /// Before a trailer line, or the empty line that ends the body.
     Trailer,
@@ -70,17 +71,17 @@ enum At {
     TrailerLineFeed,
     /// Before the last LF of all.
     LastLineFeed,
-    /// Over.
+    /// After the end.
     Over,
 }
 
 impl Body {
-    /// A request's chunked body from its beginning.
+    /// A request's chunked body at its start.
     pub fn chunked() -> Body {
         Body::from_start(Whose::Client)
     }
 
-    /// An answer's chunked body from its beginning.
+    /// An answer's chunked body at its start.
     pub fn chunked_answer() -> Body {
         Body::from_start(Whose::Server)
     }
@@ -89,18 +90,17 @@ impl Body {
         Body::Chunked(Chunked { at: At::Size { size: 0, digits: 0 }, whose, trailers: 0 })
     }
 
-    /// Whether all of a request's body is there but its trailer section, which has something else
-    /// in it than its empty line.
+    /// Whether only the trailer section of a request's body is missing, and that section is not
+    /// empty.
     pub fn is_before_trailers(&self) -> bool {
         matches!(self, Body::Chunked(Chunked { at: At::Trailer, whose: Whose::Client, .. }))
     }
 
-    /// Goes on by what the body has of `input`, which is the returned number of bytes from its
-    /// start.
+    /// Follows the body through `input`. Returns how many bytes from the start of `input` belong to
+    /// it.
     ///
     /// # Errors
-    /// The body cannot be followed: how many bytes of `input` were still good, and why the next is
-    /// not.
+    /// The body cannot be followed: how many bytes of `input` were valid, and why the next is not.
     pub fn follow(&mut self, input: &[u8]) -> Result<usize, (usize, Refusal)> {
         match self {
             Body::Length(left) => {
@@ -112,7 +112,7 @@ impl Body {
         }
     }
 
-    /// Whether nothing of it is to come any more.
+    /// Whether the whole body has come.
     pub fn is_over(&self) -> bool {
         match self {
             Body::Length(left) => *left == 0,
@@ -120,7 +120,7 @@ impl Body {
         }
     }
 
-    /// The bytes that are certainly next in it, whatever they are.
+    /// The number of bytes that certainly come next in it, whatever their values.
     pub fn certain(&self) -> u64 {
         match self {
             Body::Length(left) | Body::Chunked(Chunked { at: At::Data { left }, .. }) => *left,
@@ -128,7 +128,7 @@ impl Body {
         }
     }
 
-    /// Goes on by so many of the [certain](Body::certain) bytes without having seen them.
+    /// Skips this many of the [certain](Body::certain) bytes unseen.
     pub fn skip(&mut self, bytes: u64) {
         match self {
             Body::Length(left) => *left = left.saturating_sub(bytes),
@@ -163,7 +163,7 @@ impl Chunked {
         Ok(taken)
     }
 
-    /// Where a byte outside the data leads.
+    /// The state after a byte outside the data.
     fn next(&mut self, byte: u8) -> Result<At, Refusal> {
         if let At::Trailer | At::Name | At::Value | At::TrailerLineFeed | At::LastLineFeed = self.at
         {
@@ -181,7 +181,7 @@ impl Chunked {
             }
             (At::Size { digits: 0, .. }, _) => return Err(Refusal::Chunk),
             (At::Size { size, .. } | At::Extension { size, .. }, b'\r') => At::LineFeed { size },
-            // Some servers fill the line up with spaces, and so it is no wonder in an answer.
+            // Some servers fill the line up with spaces, so an answer may have them.
             (At::Behind { size, .. }, b'\r') if self.whose == Whose::Server => {
                 At::LineFeed { size }
             }
@@ -206,8 +206,8 @@ impl Chunked {
         })
     }
 
-    /// Where a byte behind the last chunk leads. A trailer line has to be a field: else what is a
-    /// request to the server could pass as one.
+    /// The state after a byte behind the last chunk. A trailer line must be a valid field:
+    /// otherwise the server could read a request there.
     fn trailer(&mut self, byte: u8) -> Result<At, Refusal> {
         self.trailers += 1;
         if self.trailers > TRAILERS {
@@ -246,8 +246,8 @@ mod tests {
 
     use super::*;
 
-    /// How many bytes the body has of the input, or where and why it cannot be followed; none if it
-    /// is not over.
+    /// How many bytes of the input the body has, or where and why it cannot be followed; none if it
+    /// is not complete.
     fn whole(input: &[u8]) -> Result<Option<usize>, (usize, Refusal)> {
         let mut body = Body::chunked_answer();
         body.follow(input).map(|taken| body.is_over().then_some(taken))

@@ -2,7 +2,7 @@
 
 use crate::relay::http::Exchange;
 
-/// Who is read from.
+/// The side that is read.
 #[derive(Debug)]
 pub enum Turn<'e> {
     /// The client.
@@ -12,13 +12,12 @@ pub enum Turn<'e> {
 }
 
 impl<'e> Turn<'e> {
-    /// The turn of the client, or else of the server.
+    /// The direction from the client, or else from the server.
     pub fn of(exchange: &'e mut Exchange, is_client: bool) -> Turn<'e> {
         if is_client { Turn::Requests(exchange) } else { Turn::Answers(exchange) }
     }
 
-    /// What is to be sent on for `bytes`, which were read: the bytes themselves, or what is put
-    /// into `out`.
+    /// The data to send after a read of `bytes`: the bytes themselves, or the content of `out`.
     pub fn pass<'b>(&mut self, bytes: &'b [u8], out: &'b mut Vec<u8>) -> &'b [u8] {
         match self {
             Turn::Requests(exchange) => exchange.request(bytes, out),
@@ -26,8 +25,8 @@ impl<'e> Turn<'e> {
         }
     }
 
-    /// What is to be sent before anything more is read: what waited for an answer that has come, or
-    /// for the end of file.
+    /// The data to send before the next read: data that waited for an answer that has come, or for
+    /// the end of file.
     pub fn due<'b>(&mut self, ended: bool, out: &'b mut Vec<u8>) -> &'b [u8] {
         match self {
             Turn::Requests(exchange) if exchange.is_resumed() => exchange.resume(out),
@@ -36,8 +35,8 @@ impl<'e> Turn<'e> {
         }
     }
 
-    /// Whether nothing may be read, and no end of file passed on, before the server has answered,
-    /// or because nothing passes any more.
+    /// Whether no data may be read and no end of file passed on: the server has not answered yet,
+    /// or no data passes any more.
     pub fn must_wait(&self, ended: bool) -> bool {
         match self {
             Turn::Requests(exchange) => exchange.is_full() || (ended && exchange.is_asking()),
@@ -53,7 +52,7 @@ impl<'e> Turn<'e> {
         }
     }
 
-    /// So many have passed unseen.
+    /// Notes that this many bytes passed unseen.
     pub fn skip(&mut self, bytes: u64) {
         match self {
             Turn::Requests(exchange) => exchange.skip_request(bytes),

@@ -1,9 +1,9 @@
-//! Header fields by name and by value, as far as they decide where a message ends, who its sender
-//! is, or what follows it.
+//! Header fields, by name and by value, that decide where a message ends, who sent it, or what
+//! follows it.
 //!
-//! Pure. Servers fold names: CGI and WSGI make one variable of `X-Forwarded-For` and
-//! `X_Forwarded_For`, others map every byte that is no letter or digit to `_`, or leave it out.
-//! Names that are the same without such bytes are *twins*.
+//! Pure. Servers fold names. CGI and WSGI make one variable of `X-Forwarded-For` and
+//! `X_Forwarded_For`. Others map every byte that is not a letter or digit to `_`, or remove it.
+//! Names that are equal without such bytes are *twins*.
 
 use crate::relay::http::body::is_token;
 
@@ -16,18 +16,18 @@ pub const FORWARDED_PROTO: &str = "X-Forwarded-Proto";
 /// What a field is about.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Field {
-    /// The client's address, by its very name.
+    /// The client's address, with exactly this name.
     ForwardedFor,
-    /// What must not pass: the client's protocol, twins of the two fields that are added, and
+    /// A field that must not pass: the client's protocol, twins of the two added fields, and
     /// `HTTP2-Settings`.
     Removed,
     /// `Content-Length`.
     Length,
-    /// A twin of it.
+    /// A twin of `Content-Length`.
     LengthTwin,
     /// `Transfer-Encoding`.
     Coding,
-    /// A twin of it.
+    /// A twin of `Transfer-Encoding`.
     CodingTwin,
     /// `Connection`.
     Connection,
@@ -39,10 +39,10 @@ pub enum Field {
     Host,
     /// `Content-Type`.
     Type,
-    /// `Sec-WebSocket-Key1` of a draft of 2010, which has eight bytes behind the head whatever the
-    /// length says.
+    /// `Sec-WebSocket-Key1` of a draft of 2010. Eight bytes follow such a head, whatever the length
+    /// says.
     OldKey,
-    /// Anything else.
+    /// Any other field.
     Other,
 }
 
@@ -50,7 +50,7 @@ impl Field {
     /// The kind of a field with this name, which is a token.
     pub fn of(name: &str) -> Field {
         match name.as_bytes().first().map(u8::to_ascii_lowercase) {
-            // Most fields are none of these by their first byte.
+            // The first byte already excludes most fields.
             Some(b'a' | b'b' | b'd' | b'f' | b'g' | b'i'..=b'r' | b'v' | b'w' | b'y' | b'z')
             | None => Field::Other,
             Some(_) => Field::among_all(name),
@@ -78,26 +78,26 @@ impl Field {
     }
 }
 
-/// Whether a name is one of the two that are added, or a twin of one.
+/// Whether a name is one of the two added fields, or a twin of one.
 fn is_added(name: &str) -> bool {
     is_twin(name, b"xforwardedfor") || is_twin(name, b"xforwardedproto")
 }
 
-/// Whether a name is `letters` once bytes are left out that are no letters or digits.
+/// Whether a name equals `letters` without its bytes that are not letters or digits.
 fn is_twin(name: &str, letters: &[u8]) -> bool {
     let squeezed =
         name.bytes().filter(u8::is_ascii_alphanumeric).map(|byte| byte.to_ascii_lowercase());
     name.len() >= letters.len() && squeezed.eq(letters.iter().copied())
 }
 
-/// What a Connection field names, one by one. None among them: a malformed one.
+/// The options in a Connection field. None for a malformed one.
 pub fn options(value: &[u8]) -> impl Iterator<Item = Option<&str>> {
     members(value)
         .map(|option| Some(option).filter(|option| option.iter().all(|byte| is_token(*byte))))
         .map(text)
 }
 
-/// The protocols that an Upgrade field names, the best first. None among them: a malformed one.
+/// The protocols in an Upgrade field, in order of preference. None for a malformed one.
 pub fn protocols(value: &[u8]) -> impl Iterator<Item = Option<&str>> {
     let is_good = |name: &&[u8]| name.iter().all(|byte| is_token(*byte) || *byte == b'/');
     members(value).map(move |name| Some(name).filter(is_good)).map(text)
@@ -107,7 +107,7 @@ fn text(member: Option<&[u8]>) -> Option<&str> {
     member.and_then(|member| std::str::from_utf8(member).ok())
 }
 
-/// The members of a list (RFC 9110, 5.6.1), empty ones left out.
+/// The members of a list (RFC 9110, 5.6.1), without empty ones.
 fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     let trimmed = |member: &'_ [u8]| -> usize {
         member.iter().rev().take_while(|byte| is_blank(**byte)).count()
@@ -123,21 +123,21 @@ fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t')
 }
 
-/// What is to become of an option that a Connection field names.
+/// What to do with an option in a Connection field.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Named {
     /// It passes.
     Kept,
-    /// It is taken out: whoever heeded it would take out what was added.
+    /// It is removed: a server that obeys it would remove an added field.
     Removed,
-    /// The Upgrade field: it stays if that does.
+    /// The Upgrade field: the option stays if the field stays.
     Upgrade,
-    /// It is a field without which the message cannot be read.
+    /// It is a field without which the message cannot be parsed.
     Vital,
 }
 
 impl Named {
-    /// What becomes of the option with this name.
+    /// What to do with the option of this name.
     pub fn of(option: &str) -> Named {
         match Field::of(option) {
             Field::ForwardedFor | Field::Removed => Named::Removed,
@@ -152,8 +152,8 @@ impl Named {
     }
 }
 
-/// Whether requests could be spoken in a protocol that an Upgrade field names: every version of
-/// HTTP, what came before HTTP/2, and TLS, in which HTTP goes on (RFC 2817).
+/// Whether a protocol in an Upgrade field can carry HTTP requests: every version of HTTP, the
+/// predecessors of HTTP/2, and TLS, in which HTTP continues (RFC 2817).
 pub fn carries_http(protocol: &str) -> bool {
     let name = base(protocol);
     ["h2c", "tls", "ssl"].iter().any(|known| name.eq_ignore_ascii_case(known))

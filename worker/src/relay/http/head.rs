@@ -1,8 +1,8 @@
-//! The head of an HTTP/1.x message: where it ends, how long it says that the body is, and what the
-//! head of an answer says.
+//! The head of an HTTP/1.x message: where it ends, the length of the body, and the content of an
+//! answer's head.
 //!
-//! Pure. The grammar is httparse's, which takes no folded lines, no space before a colon and no
-//! control bytes; what else two parsers are known to read differently is refused here.
+//! Pure. The grammar is httparse's, which accepts no folded lines, no space before a colon and no
+//! control bytes. What else parsers are known to read differently is refused here.
 
 use std::mem::MaybeUninit;
 
@@ -12,14 +12,14 @@ use crate::relay::http::body::Body;
 use crate::relay::http::field;
 use crate::relay::http::field::Field;
 
-/// Most bytes of a head, empty lines before it not counted.
+/// Most bytes of a head, without the empty lines before it.
 pub const LIMIT: usize = 64 * 1024;
 
 /// Most field lines of a head.
 pub const FIELDS: usize = 256;
 
-/// The length of the head at the start of `bytes`, its empty line included; `seen` bytes were
-/// looked at before.
+/// The length of the head at the start of `bytes`, with its empty line. `seen` bytes were searched
+/// before.
 pub fn end(bytes: &[u8], seen: usize) -> Option<usize> {
     let mut at = seen.saturating_sub(2);
     while let Some(found) = bytes[at..].iter().position(|byte| *byte == b'\n') {
@@ -33,19 +33,18 @@ pub fn end(bytes: &[u8], seen: usize) -> Option<usize> {
     None
 }
 
-/// What the head of an answer says.
+/// The content of an answer's head.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Answer {
     /// Its status.
     pub status: u16,
-    /// Its body, unless the request or the status say that there is none; none: it ends with the
-    /// connection.
+    /// Its body, unless the request or the status exclude one; none: it ends with the connection.
     pub body: Option<Body>,
-    /// Of a 101: the protocols that it names, joined by commas.
+    /// For a 101: its protocols, joined by commas.
     pub protocols: String,
 }
 
-/// Reads the whole head of an answer. None: it cannot be followed.
+/// Parses the complete head of an answer. None: the answer cannot be followed.
 pub fn answer(head: &[u8]) -> Option<Answer> {
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
@@ -77,7 +76,7 @@ pub fn answer(head: &[u8]) -> Option<Answer> {
     Some(Answer { status, body, protocols })
 }
 
-/// What the fields say about the body's length.
+/// What the fields say about the length of the body.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Framing {
     chunked: bool,
@@ -85,10 +84,10 @@ pub struct Framing {
 }
 
 impl Framing {
-    /// There is a Content-Length.
+    /// Notes a Content-Length.
     ///
     /// # Errors
-    /// It is not the only one, or no plain number.
+    /// It is not the only one, or not a plain number.
     pub fn add_length(&mut self, value: &[u8]) -> Result<(), Refusal> {
         if self.length.is_some() {
             return Err(Refusal::Length);
@@ -97,13 +96,13 @@ impl Framing {
         Ok(())
     }
 
-    /// There is a Transfer-Encoding.
+    /// Notes a Transfer-Encoding.
     ///
     /// # Errors
-    /// It is not the only one, or something else than `chunked`.
+    /// It is not the only one, or not `chunked`.
     pub fn add_coding(&mut self, value: &[u8]) -> Result<(), Refusal> {
-        // Codings before the last (`gzip, chunked`) would leave the framing as it is; hardly a
-        // server reads them, and some see none at all.
+        // Codings before the last (`gzip, chunked`) would not change the framing. But hardly any
+        // server reads them, and some then see no coding at all.
         if self.chunked || value.is_empty() {
             return Err(Refusal::Coding);
         }
@@ -114,7 +113,7 @@ impl Framing {
         Ok(())
     }
 
-    /// A request's body, if it says that there is one. HTTP/1.0 has no chunks (RFC 9112, 6.1).
+    /// A request's body, if there is one. HTTP/1.0 has no chunks (RFC 9112, 6.1).
     ///
     /// # Errors
     /// There are two lengths.
@@ -128,8 +127,8 @@ impl Framing {
     }
 }
 
-/// Reads a length: digits alone, without leading zeros, which some read as octal, and so few that
-/// everybody can hold it.
+/// Parses a length: only digits, without leading zeros, which some parsers read as octal, and few
+/// enough for every parser.
 fn length(value: &[u8]) -> Result<u64, Refusal> {
     if value.is_empty()
         || !value.iter().all(u8::is_ascii_digit)
@@ -144,7 +143,7 @@ fn length(value: &[u8]) -> Result<u64, Refusal> {
 /// Whether the lines of a head end with CR LF.
 ///
 /// # Errors
-/// Some do and some do not: a server that takes LF alone for no line's end would see other lines.
+/// Only some do: a server that does not accept LF alone as a line end would see other lines.
 pub fn line_ends(head: &[u8]) -> Result<bool, Refusal> {
     let mut all = (true, true);
     let mut before = 0;

@@ -1,33 +1,33 @@
-//! Whether bytes are, or can still become, a request line of HTTP/1.0 or 1.1 (RFC 9112, 3), told
-//! byte by byte.
+//! Tells byte by byte whether data is, or can still become, a request line of HTTP/1.0 or 1.1 (RFC
+//! 9112, 3).
 //!
-//! Pure. One space stands between the parts, all bytes are printable ASCII, and the line ends with
-//! CR LF or LF: every server finds the same parts in such a line. Whatever else lenient servers
-//! take for a request line is none here.
+//! Pure. One space separates the parts, all bytes are printable ASCII, and the line ends with CR LF
+//! or LF. Every server finds the same parts in such a line. Other lines that lenient servers accept
+//! are refused here.
 
 use pen_ipc::refusal::Refusal;
 
 use crate::relay::http::body::is_token;
 
-/// How far a line has come.
+/// The state of a line.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Line {
-    /// Nothing is there.
+    /// No byte has come.
     #[default]
     Start,
     /// In the method.
     Method,
-    /// Behind the space before the target.
+    /// After the space before the target.
     Space,
     /// In the target.
     Target,
-    /// In the version, of which so many bytes are there.
+    /// In the version, of which this many bytes have come.
     Version(u8),
-    /// Behind the CR.
+    /// After the CR.
     Return,
-    /// It is whole.
+    /// The line is complete.
     Whole,
-    /// It is none.
+    /// The bytes are not a request line.
     Not(Refusal),
 }
 
@@ -35,7 +35,7 @@ pub enum Line {
 const VERSION: &[u8] = b"HTTP/1.";
 
 impl Line {
-    /// Goes on by these bytes; those behind the line's end are not looked at.
+    /// Follows these bytes. Bytes after the line's end are ignored.
     pub fn follow(mut self, bytes: &[u8]) -> Line {
         for byte in bytes {
             if matches!(self, Line::Whole | Line::Not(_)) {
@@ -66,7 +66,7 @@ fn version(at: u8, byte: u8) -> Line {
         (None, b'0' | b'1') if position == VERSION.len() => Line::Version(at + 1),
         (None, b'\r') if position > VERSION.len() => Line::Return,
         (None, b'\n') if position > VERSION.len() => Line::Whole,
-        // Where the number of the version stands, and another stands there.
+        // The version has another number.
         (Some(b'1') | None, b'0'..=b'9') if position <= VERSION.len() => {
             Line::Not(Refusal::Version)
         }
@@ -109,7 +109,7 @@ mod tests {
             (b"GET\x0b/ HTTP/1.1\r\n", not),
             (b" GET / HTTP/1.1\r\n", not),
             (b"PROXY TCP4 6.6.6.6 1.1.1.1 1 2\r\n", not),
-            // Others' protocols: MySQL's request for TLS, LDAP's bind, JSON, TLS.
+            // Other protocols: MySQL's request for TLS, LDAP's bind, JSON, TLS.
             (b"\x20\0\0\x01", not),
             (b"0\x0c\x02\x01", not),
             (b"{\"a\"", not),

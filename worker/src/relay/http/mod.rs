@@ -1,10 +1,12 @@
-//! `-H`: HTTP/1.x on a connection, followed so that every request says who the client is.
+//! `-H`: HTTP/1.x on a connection, followed so that every request tells the server who the client
+//! is.
 //!
-//! Pure: bytes in, bytes out. The promise is that no server takes anything for a request whose only
-//! X-Forwarded-For does not end with the client. It holds by construction: what reaches a server is
-//! a head rebuilt from what was understood (`request`), the body that belongs to it (`body`), or
-//! what follows a change of protocol that the server agreed to (`asked`). Everything else is
-//! refused. With `http mixed` what is not HTTP/1.x passes unchanged, and the promise does not hold.
+//! Pure: bytes in, bytes out. The guarantee: a server never sees a request unless its only
+//! X-Forwarded-For ends with the client's address. It holds by construction, because only three
+//! things reach a server: a head rebuilt from the parsed parts (`request`), the body that belongs
+//! to it (`body`), and data after a change of protocol that the server agreed to (`responses`).
+//! Everything else is refused. With `http mixed`, data that is not HTTP/1.x passes unchanged, and
+//! there is no guarantee.
 
 pub mod body;
 pub(crate) mod direction;
@@ -26,64 +28,64 @@ use crate::relay::http::responses::{Asked, Verdict};
 use pen_config::ids::ClientKey;
 use pen_ipc::refusal::Refusal;
 
-/// The two directions of a connection that `-H` is on for.
+/// Both directions of a connection with `-H`.
 #[derive(Debug)]
 pub struct Exchange {
     stage: ExchangeStage,
     others: Others,
-    /// The beginning of a head, or of a trailer section, that is not whole yet; while a server is
-    /// asked for a switch, what came behind the asking request.
+    /// The start of an incomplete head or trailer section. While the server has not answered a
+    /// request for a switch, the data after that request.
     held: Vec<u8>,
-    /// How much of `held` was looked at for the head's end.
+    /// How many bytes of `held` were searched for the end of the head.
     seen: usize,
-    /// What the request line that `held` begins with is, as far as it is there.
+    /// The state of the request line at the start of `held`.
     line: Line,
-    /// The answer that was awaited has come: what is held can go on.
+    /// The awaited answer has come: the held data can go on.
     resumed: bool,
     asked: Asked,
     sender: Sender,
-    /// First lines of requests, for the request log; none if there is no log.
+    /// First lines of requests for the request log; none if there is no log.
     log: Option<Vec<u8>>,
-    /// What is held has begun since the last [`Exchange::take_begun`].
+    /// The held data has begun since the last [`Exchange::take_begun`].
     begun: bool,
-    /// The request that goes on is the last.
+    /// The present request is the last one.
     ends: bool,
-    /// The refusal was taken by [`Exchange::take_refusal`].
+    /// [`Exchange::take_refusal`] has returned the refusal.
     told: bool,
 }
 
-/// What becomes of bytes that are not HTTP/1.x.
+/// What to do with data that is not HTTP/1.x.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Others {
-    /// They are refused.
+    /// Refuse it.
     Refused,
-    /// They pass, and so does all that follows (`http mixed`).
+    /// Pass it, and all further data (`http mixed`).
     Pass,
 }
 
-/// What an unfinished beginning waits for, each kind with a time of its own.
+/// What a connection waits for; each kind has its own time limit.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Wait {
     /// The end of a head or of a trailer section.
     Head,
-    /// What tells whether it is a request; then it passes.
+    /// More bytes, to tell whether they are a request. At the time limit they pass.
     Protocol,
     /// The answers to the requests before a refused one.
     Answers,
 }
 
-/// How a connection ends on which something was refused.
+/// How a connection ends after a refusal.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Ending {
-    /// Not yet: answers are under way.
+    /// Later: answers are still to come.
     Later,
-    /// With an answer that says why.
+    /// With an answer that gives the reason.
     Status(Refusal),
-    /// Without a word.
+    /// Without an answer.
     Silent,
 }
 
-/// Where in what the client sends the next byte is.
+/// The position of the client's next byte.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum ExchangeStage {
     /// In a head, or before one.
@@ -92,25 +94,25 @@ enum ExchangeStage {
     Body(Body, Asks),
     /// In the trailer section of a body.
     Trailers(Asks),
-    /// Behind a request that asks for a switch, which the server has not answered.
+    /// After a request for a switch that the server has not answered.
     Asking,
-    /// In something else than HTTP/1.x.
+    /// In data that is not HTTP/1.x.
     Passing,
-    /// Behind the last request that the server takes.
+    /// After the last request that the server accepts.
     Ended,
-    /// Behind something that was refused.
+    /// After a refusal.
     Refused {
         why: Refusal,
         /// A part of the request has reached the server.
         partly: bool,
-        /// Answers to earlier requests were under way, so that the client gets no other.
+        /// Answers to earlier requests were missing, so the client gets no other answer.
         owed: bool,
     },
 }
 
 impl Exchange {
-    /// A connection at its beginning. `https`: the client's side is TLS. A client behind a Unix
-    /// socket has no address; it is called `unknown`, so that it cannot choose a name either.
+    /// A new connection. `https`: the client's side is TLS. A client of a Unix socket has no
+    /// address; its address is `unknown`, so that it cannot set an address itself.
     pub fn new(client: ClientKey, https: bool, others: Others) -> Exchange {
         let address = client.ip().map_or_else(|| "unknown".to_owned(), |ip| ip.to_string());
         Exchange {
@@ -129,25 +131,25 @@ impl Exchange {
         }
     }
 
-    /// Whether the first lines of requests are kept for [`Exchange::logged`].
+    /// Sets whether the first lines of requests are kept for [`Exchange::logged`].
     pub fn keep_lines(&mut self, is_kept: bool) {
         if is_kept != self.log.is_some() {
             self.log = is_kept.then(Vec::new);
         }
     }
 
-    /// The first lines of the requests since the last call, each with LF behind it; to be cleared
-    /// by the caller.
+    /// The first lines of the requests since the last call, each followed by LF. The caller clears
+    /// them.
     pub fn logged(&mut self) -> Option<&mut Vec<u8>> {
         self.log.as_mut().filter(|lines| !lines.is_empty())
     }
 
-    /// What the server is to get for what the client sent: `input` itself where nothing is altered,
-    /// else what is put into `out`.
+    /// The bytes for the server that replace the client's `input`: `input` itself if it is
+    /// unchanged, otherwise the content of `out`.
     pub fn request<'b>(&mut self, input: &'b [u8], out: &'b mut Vec<u8>) -> &'b [u8] {
         out.clear();
         let mut rest = input;
-        // What passes whole is not copied.
+        // Data that passes whole is not copied.
         match &mut self.stage {
             ExchangeStage::Passing => return input,
             ExchangeStage::Body(..) => {
@@ -168,13 +170,13 @@ impl Exchange {
         out
     }
 
-    /// What the server is to get at the client's end of file: nothing of an unfinished head.
+    /// The bytes for the server at the client's end of file. An unfinished head is dropped.
     pub fn end<'b>(&mut self, out: &'b mut Vec<u8>) -> &'b [u8] {
         self.decide(out)
     }
 
-    /// What the server is to get of bytes of which nobody could tell whether they are a request,
-    /// since no more came in time.
+    /// The bytes for the server that could not be told to be a request, because no more came in
+    /// time.
     pub fn decide<'b>(&mut self, out: &'b mut Vec<u8>) -> &'b [u8] {
         out.clear();
         if self.waits() == Some(Wait::Protocol) {
@@ -183,8 +185,8 @@ impl Exchange {
         out
     }
 
-    /// What is waited for, if a head or trailer section has begun and is not whole, or something
-    /// was refused.
+    /// What the connection waits for: the rest of a head or trailer section, or answers before a
+    /// refusal.
     pub fn waits(&self) -> Option<Wait> {
         match self.stage {
             ExchangeStage::Refused { .. } => Some(Wait::Answers),
@@ -200,33 +202,33 @@ impl Exchange {
         }
     }
 
-    /// Whether what is held now has begun since the last call.
+    /// Whether the held data has begun since the last call.
     pub fn take_begun(&mut self) -> bool {
         std::mem::take(&mut self.begun)
     }
 
-    /// Bytes of memory that are held until more comes: of an unfinished head, or behind a request
-    /// for another protocol.
+    /// Bytes of memory held until more comes: an unfinished head, or data after a request for
+    /// another protocol.
     pub fn held_bytes(&self) -> usize {
         self.held.capacity()
     }
 
-    /// What was waited for did not come in time.
+    /// Refuses the request, because the awaited data did not come in time.
     pub fn give_up(&mut self) {
         self.refuse(Refusal::Late);
     }
 
-    /// Whether the client's bytes have to wait for the server's answer.
+    /// Whether the client's data must wait for the server's answer.
     pub fn is_asking(&self) -> bool {
         self.stage == ExchangeStage::Asking
     }
 
-    /// Whether so many bytes wait for the answer that no more may be taken from the client.
+    /// Whether so much data waits for the answer that no more may be read from the client.
     pub fn is_full(&self) -> bool {
         self.is_asking() && self.held.len() >= head::LIMIT
     }
 
-    /// What the server is to get of what waited for its answer, if that has come.
+    /// The waiting bytes for the server, if its answer has come.
     pub fn resume<'b>(&mut self, out: &'b mut Vec<u8>) -> &'b [u8] {
         out.clear();
         if std::mem::take(&mut self.resumed) {
@@ -236,14 +238,14 @@ impl Exchange {
         out
     }
 
-    /// Sees what the server answered. How many of the bytes are for the client.
+    /// Follows the server's answer. Returns how many of the bytes are for the client.
     pub fn answer(&mut self, bytes: &[u8]) -> usize {
         let good = self.asked.answer(bytes);
         self.answered();
         good
     }
 
-    /// The server answers no more.
+    /// Notes that no more answers come.
     pub fn answers_end(&mut self) {
         self.asked.end();
         self.answered();
@@ -258,13 +260,12 @@ impl Exchange {
         self.resumed |= was_asking && !self.is_asking();
     }
 
-    /// Whether an answer that was awaited has come, so that [`Exchange::resume`] has something to
-    /// say.
+    /// Whether an awaited answer has come, so that [`Exchange::resume`] has data.
     pub fn is_resumed(&self) -> bool {
         self.resumed
     }
 
-    /// Why a request was refused, if one was: nothing more of this client goes to the server.
+    /// Why a request was refused, if one was: no more data of this client reaches the server.
     pub fn refused(&self) -> Option<Refusal> {
         match self.stage {
             ExchangeStage::Refused { why, .. } => Some(why),
@@ -277,13 +278,13 @@ impl Exchange {
         }
     }
 
-    /// Why a request was refused, if nobody has taken notice of that yet.
+    /// Why a request was refused, once.
     pub fn take_refusal(&mut self) -> Option<Refusal> {
         self.refused().filter(|_| !std::mem::replace(&mut self.told, true))
     }
 
-    /// How the connection ends, if nothing more of the client passes. `is_over`: the server says no
-    /// more.
+    /// How the connection ends, if no more data of the client passes. `is_over`: the server sends
+    /// no more.
     pub fn ending(&self, is_over: bool) -> Option<Ending> {
         if self.stage == ExchangeStage::Ended {
             let is_done = is_over || self.asked.is_answered();
@@ -294,7 +295,7 @@ impl Exchange {
             _ if self.asked.is_broken() => Ending::Silent,
             (false, true, _) if !owed => Ending::Status(why),
             (true, _, false) if self.asked.owes_last_only() && !owed => Ending::Status(why),
-            // The server will not answer what it has only a part of.
+            // The server will not answer a request of which it has only a part.
             (true, ..) if self.asked.owes_last_only() || !self.asked.is_followed() => {
                 Ending::Silent
             }
@@ -303,23 +304,24 @@ impl Exchange {
         })
     }
 
-    /// Whether nothing of the server passes any more: it changed the protocol in a way that is not
+    /// Whether no more data of the server passes: it changed the protocol in a way that is not
     /// understood.
     pub fn is_broken(&self) -> bool {
         self.asked.is_broken()
     }
 
-    /// Whether the connection is a tunnel, and not only another protocol from its start.
+    /// Whether data that is not HTTP is refused (no `http mixed`). If so, a connection that is over
+    /// has become a tunnel.
     pub fn is_strict(&self) -> bool {
         self.others == Others::Refused
     }
 
-    /// Whether nothing is to be done any more, whatever comes.
+    /// Whether the connection need not be followed any more.
     pub fn is_over(&self) -> bool {
         self.stage == ExchangeStage::Passing && self.held.is_empty()
     }
 
-    /// How many bytes of the client may pass unseen from here; [`Exchange::skip_request`] says how
+    /// How many bytes of the client may pass unseen from here. [`Exchange::skip_request`] notes how
     /// many did.
     pub fn unseen_request(&self) -> u64 {
         match &self.stage {
@@ -333,7 +335,7 @@ impl Exchange {
         }
     }
 
-    /// So many bytes of the client have passed unseen.
+    /// Notes that this many bytes of the client passed unseen.
     pub fn skip_request(&mut self, bytes: u64) {
         if let ExchangeStage::Body(body, _) = &mut self.stage {
             body.skip(bytes);
@@ -341,18 +343,18 @@ impl Exchange {
         }
     }
 
-    /// How many bytes of the server may pass unseen from here; [`Exchange::skip_answer`] says how
+    /// How many bytes of the server may pass unseen from here. [`Exchange::skip_answer`] notes how
     /// many did.
     pub fn unseen_answer(&self) -> u64 {
         self.asked.unseen()
     }
 
-    /// So many bytes of the server have passed unseen.
+    /// Notes that this many bytes of the server passed unseen.
     pub fn skip_answer(&mut self, bytes: u64) {
         self.asked.skip(bytes);
     }
 
-    /// Takes `rest` where no body was begun before.
+    /// Takes `rest` outside a body that had begun before.
     fn go_on(&mut self, mut rest: &[u8], out: &mut Vec<u8>) {
         while !rest.is_empty() {
             match &self.stage {
@@ -376,7 +378,7 @@ impl Exchange {
         }
     }
 
-    /// Goes on in a body by what it has of `input`, which is the returned number of bytes.
+    /// Follows a body through `input`. Returns how many of its bytes belong to the body.
     fn follow(&mut self, input: &[u8]) -> usize {
         let ExchangeStage::Body(body, _) = &mut self.stage else { return 0 };
         match body.follow(input) {
@@ -409,7 +411,7 @@ impl Exchange {
         self.heed_answer();
     }
 
-    /// Goes on if the answer that is awaited is there.
+    /// Continues if the awaited answer has come.
     fn heed_answer(&mut self) {
         if self.stage != ExchangeStage::Asking {
             return;
@@ -425,11 +427,11 @@ impl Exchange {
         }
     }
 
-    /// Takes what belongs to a head, and returns what is left.
+    /// Takes the bytes that belong to a head, and returns the rest.
     fn head<'i>(&mut self, input: &'i [u8], out: &mut Vec<u8>) -> &'i [u8] {
         if self.held.is_empty() {
-            // Empty lines before a request are no part of it (RFC 9112, 2.2), and so the server
-            // gets none.
+            // Empty lines before a request are not part of it (RFC 9112, 2.2), so the server gets
+            // none.
             if let Some(empty) = empty_line(input) {
                 return &input[empty..];
             }
@@ -467,10 +469,10 @@ impl Exchange {
         std::mem::take(&mut self.held)
     }
 
-    /// What is held is no whole head; tells early if it will be none. The bytes before `new` were
-    /// judged before.
+    /// Examines an incomplete head, and refuses it as soon as it cannot become valid. The bytes
+    /// before `new` were examined before.
     fn unfinished(&mut self, new: usize, out: &mut Vec<u8>) {
-        // A CR alone may be the beginning of an empty line.
+        // A CR alone may begin an empty line.
         if self.held == b"\r" {
             return;
         }
@@ -484,7 +486,7 @@ impl Exchange {
         }
     }
 
-    /// What is held, and all that follows, is another protocol.
+    /// Passes the held data and all further data as another protocol.
     fn pass(&mut self, out: &mut Vec<u8>) {
         let held = self.take_held();
         self.note_line(&held);
@@ -492,7 +494,7 @@ impl Exchange {
         out.extend(held);
     }
 
-    /// Sends a head on as it is rebuilt.
+    /// Rebuilds a complete head and sends it.
     fn whole_head(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         let length = out.len();
         let built = match bytes.len() {
@@ -530,7 +532,7 @@ impl Exchange {
         self.refuse(why);
     }
 
-    /// Takes what belongs to a trailer section that is not empty, and returns what is left.
+    /// Takes the bytes that belong to a non-empty trailer section, and returns the rest.
     fn trailers<'i>(&mut self, input: &'i [u8], asks: Asks, out: &mut Vec<u8>) -> &'i [u8] {
         let before = self.held.len();
         let taken = input.len().min(head::LIMIT + 1 - before);
@@ -570,10 +572,11 @@ impl Exchange {
     }
 }
 
-/// Most bytes of a request line that are kept for the log: what a datagram to penlogd may have.
+/// Most bytes of a request line that are kept for the log: as many as a datagram to penlogd may
+/// have.
 const LOGGED: usize = 1024;
 
-/// The length of an empty line at the start.
+/// The length of an empty line at the start of the bytes.
 fn empty_line(bytes: &[u8]) -> Option<usize> {
     match bytes {
         [b'\n', ..] => Some(1),

@@ -1,8 +1,9 @@
-//! A request's head, rebuilt from what was understood of it.
+//! Parses a request's head and rebuilds it for the server, with X-Forwarded-For and
+//! X-Forwarded-Proto.
 //!
-//! Pure. Every line that passes was read and found well-formed; a head with anything else in it is
-//! refused. What servers are known to read differently is refused too, or made the same for all:
-//! see the rules at [`rebuild`].
+//! Pure. Every line that passes was parsed and is well-formed; any other head is refused. What
+//! servers are known to read differently is also refused, or made the same for all: see the rules
+//! at [`rebuild`].
 
 use std::mem::MaybeUninit;
 
@@ -13,25 +14,25 @@ use crate::relay::http::field;
 use crate::relay::http::field::{FORWARDED_FOR, FORWARDED_PROTO, Field, Named};
 use crate::relay::http::head::{FIELDS, Framing, LIMIT, line_ends};
 
-/// What is said of the client.
+/// The client as the added fields show it.
 #[derive(Debug)]
 pub struct Sender {
-    /// Its address as the field shows it.
+    /// Its address, as X-Forwarded-For shows it.
     pub address: Box<str>,
     /// Its side is TLS.
     pub https: bool,
 }
 
-/// What a request's head says about what follows it.
+/// What a request's head says about the data after it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Request {
     /// Its body.
     pub body: Body,
     /// What it asks for.
     pub asks: Asks,
-    /// The protocols that its Upgrade fields name, joined by commas, if it asks for one.
+    /// The protocols of its Upgrade fields, joined by commas, if it asks for one.
     pub protocols: Box<str>,
-    /// The server is told to end the connection with its answer, and gets nothing behind this
+    /// The server is told to end the connection with its answer, and gets no data after this
     /// request.
     pub ends: bool,
 }
@@ -64,30 +65,33 @@ impl Asks {
 struct Found {
     framing: Framing,
     hosts: u32,
-    /// There is a field that does not pass as it is.
+    /// A field does not pass unchanged.
     alters: bool,
-    /// A protocol is asked for, and may be.
+    /// Another protocol is asked for, and that is allowed.
     upgrades: bool,
-    /// The body is said to be of several parts, which some servers take for its length.
+    /// The body has a multipart type, from which some servers take its length.
     is_multipart: bool,
     /// See [`Field::OldKey`].
     has_old_key: bool,
 }
 
-/// Appends the head to `out` as the server gets it. If it is refused, `out` is as before.
+/// Appends the head to `out` as the server gets it. If it is refused, `out` is unchanged.
 ///
-/// The lines pass unchanged but for these rules. Exactly one `X-Forwarded-For`, the last field, has
-/// all that the client's had and then the client's address; one `X-Forwarded-Proto` stands before
-/// it. Twins of the two are taken out, and their names where `Connection` has them. Protocols that
-/// carry HTTP are taken out of `Upgrade`, and `HTTP2-Settings` with them; HEAD loses all of
-/// `Upgrade`. A head with LF line ends has CR LF if there is a body, or if another protocol is
-/// asked for: a server that sees no line end in LF would look for the head's end in what follows.
-/// And where some servers leave a body unread and take it for the next request (a body with GET and
-/// its like), or go by the parts of a `multipart` type, the connection is to end with the answer:
-/// `Connection: close`.
+/// The lines pass unchanged, with these exceptions:
+///
+/// - The last field is the only `X-Forwarded-For`: the client's own values, then the client's
+///   address. One `X-Forwarded-Proto` stands before it.
+/// - Twins of the two fields are removed, and their names in `Connection` too.
+/// - Protocols that carry HTTP are removed from `Upgrade`, with `HTTP2-Settings`. HEAD loses all of
+///   `Upgrade`.
+/// - A head with LF line ends gets CR LF if there is a body or if another protocol is asked for.
+///   Otherwise a server that does not accept LF would look for the head's end in the data after it.
+/// - `Connection: close` is set where some servers leave a body unread and take it for the next
+///   request (a body with GET and similar methods). It is also set for a `multipart` type, whose
+///   parts some servers follow.
 ///
 /// # Errors
-/// Why it is refused.
+/// Why the head is refused.
 pub fn rebuild(head: &[u8], sender: &Sender, out: &mut Vec<u8>) -> Result<Request, Refusal> {
     let crlf = line_ends(head)?;
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
@@ -104,7 +108,7 @@ pub fn rebuild(head: &[u8], sender: &Sender, out: &mut Vec<u8>) -> Result<Reques
     let end = if crlf { 2 } else { 1 };
     let first_line =
         parsed.headers.first().map_or(head.len() - end, |field| offset(head, field.name));
-    // Nothing but the three parts and two spaces is in the line.
+    // The line has only the three parts and two spaces.
     if first_line != method.len() + target.len() + "  HTTP/1.1".len() + end {
         return Err(Refusal::NotHttp);
     }
@@ -122,8 +126,8 @@ pub fn rebuild(head: &[u8], sender: &Sender, out: &mut Vec<u8>) -> Result<Reques
     }
     let ends = has_body && matches!(method, "GET" | "HEAD" | "DELETE" | "OPTIONS")
         || !has_body && found.is_multipart;
-    // Whether an answer has a body depends on HEAD, and whether there is one on the upgrade: not on
-    // both at once.
+    // HEAD and an upgrade both decide whether the answer has a body, so they are not allowed
+    // together.
     let upgrades = found.upgrades && !ends && method != "HEAD";
     let asks = match method {
         "CONNECT" => Asks::Tunnel,
@@ -150,18 +154,18 @@ pub fn rebuild(head: &[u8], sender: &Sender, out: &mut Vec<u8>) -> Result<Reques
     Ok(Request { body: body.unwrap_or(Body::Length(0)), asks, protocols, ends })
 }
 
-/// Where in `head` a part of it begins.
+/// The offset of a part in `head`.
 fn offset(head: &[u8], part: &str) -> usize {
     part.as_ptr().addr().saturating_sub(head.as_ptr().addr())
 }
 
-/// Checks what the parser leaves open about a request line.
+/// Checks what the parser does not check in a request line.
 fn check_line(method: &str, target: &str) -> Result<(), Refusal> {
     if !target.bytes().all(|byte| matches!(byte, b'!'..=b'~')) {
         return Err(Refusal::NotHttp);
     }
-    // Perl's HTTP::Daemon knows a request by its first byte. Others know these two methods in any
-    // case.
+    // Perl's HTTP::Daemon recognises a request by its first byte. Others accept these two methods
+    // in any case.
     let is_word =
         method.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     let is_other = |known: &str| method != known && method.eq_ignore_ascii_case(known);
@@ -184,7 +188,7 @@ fn is_authority(target: &str) -> bool {
     })
 }
 
-/// `scheme:` and something (RFC 9112, 3.2.2).
+/// `scheme:` and at least one byte (RFC 9112, 3.2.2).
 fn is_absolute(target: &str) -> bool {
     target.split_once(':').is_some_and(|(scheme, rest)| {
         let is_scheme = scheme.starts_with(|letter: char| letter.is_ascii_alphabetic())
@@ -252,17 +256,17 @@ fn asked(fields: &[httparse::Header<'_>]) -> Box<str> {
     all.into()
 }
 
-/// A head that is being written anew.
+/// A head that is being rebuilt.
 struct Build<'h> {
     head: &'h [u8],
     fields: &'h [httparse::Header<'h>],
     /// Bytes of a line end in the client's head.
     end: usize,
-    /// Lines end with CR LF, and not with LF.
+    /// Lines end with CR LF, not with LF.
     crlf: bool,
     /// The connection ends with the answer.
     ends: bool,
-    /// An Upgrade field stays.
+    /// The Upgrade field stays.
     upgrades: bool,
 }
 
@@ -271,7 +275,7 @@ impl Build<'_> {
         if self.crlf { b"\r\n" } else { b"\n" }
     }
 
-    /// Appends the lines that stay: the request line up to `first`, and fields up to `last`.
+    /// Appends the unchanged lines: the request line up to `first`, and the fields up to `last`.
     fn lines(&self, first: usize, last: usize, out: &mut Vec<u8>) {
         out.extend(&self.head[..first - self.end]);
         out.extend(self.line_end());
@@ -308,7 +312,7 @@ impl Build<'_> {
         }
     }
 
-    /// Appends a Connection or Upgrade field with the members that may stay, unless none may.
+    /// Appends a Connection or Upgrade field with the allowed members, unless there are none.
     fn members<'m>(
         &self,
         field: &httparse::Header<'_>,
@@ -338,7 +342,7 @@ impl Build<'_> {
         }
     }
 
-    /// Appends the two fields that are added, and the empty line.
+    /// Appends the two added fields and the empty line.
     fn added(&self, sender: &Sender, may_have_list: bool, out: &mut Vec<u8>) {
         let proto = if sender.https { "https" } else { "http" };
         for part in [FORWARDED_PROTO, ": ", proto] {
@@ -361,11 +365,11 @@ impl Build<'_> {
     }
 }
 
-/// Appends a trailer section, whole and with its empty line, as the server gets it: without the
-/// fields that must not pass. If it is refused, `out` is as before.
+/// Appends a trailer section, complete with its empty line, as the server gets it: without the
+/// fields that must not pass. If it is refused, `out` is unchanged.
 ///
 /// # Errors
-/// It is malformed, or has a field that is none of a trailer's.
+/// The section is malformed, or has a field that is not allowed in trailers.
 pub fn rebuild_trailers(section: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
     if section.len() > LIMIT {
         return Err(Refusal::TooLong);

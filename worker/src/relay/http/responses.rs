@@ -1,9 +1,9 @@
-//! Which answer belongs to which request: what was asked and not answered yet, and where in its
-//! answers the server is.
+//! Assigns answers to requests: which requests have no answer yet, and where the server is in its
+//! answers.
 //!
-//! It is known from here whether the server agreed to a change of protocol, and whether it owes
-//! anything. No answer is altered or delayed. Where the answers cannot be followed they are *lost*:
-//! from then on no change of protocol is possible.
+//! This tells whether the server agreed to a change of protocol, and whether answers are missing.
+//! No answer is altered or delayed. If the answers cannot be followed, they are *lost*: from then
+//! on no change of protocol is possible.
 
 use std::collections::VecDeque;
 
@@ -12,36 +12,36 @@ use crate::relay::http::field;
 use crate::relay::http::head;
 use crate::relay::http::request::Asks;
 
-/// Most runs of like requests that are remembered; more only come of a client that does not wait
-/// for answers and means no good.
+/// Most runs of equal requests that are kept. More come only from a hostile client that does not
+/// wait for answers.
 const RUNS: usize = 1024;
 
-/// What was asked, and where the answers are.
+/// The open requests, and the position in the answers.
 #[derive(Debug, Default)]
 pub struct Asked {
-    /// Requests without an answer, the oldest first, as runs of like ones.
+    /// Requests without an answer, the oldest first, as runs of equal ones.
     open: VecDeque<(Asks, u32)>,
     at: At,
-    /// The beginning of a head that is not whole yet.
+    /// The start of an incomplete head.
     held: Vec<u8>,
-    /// How much of it was looked at.
+    /// How many of its bytes were examined.
     seen: usize,
-    /// The protocols that were asked for last, joined by commas.
+    /// The protocols of the last request for a switch, joined by commas.
     protocols: Box<str>,
-    /// The server's word on the switch that was asked for last.
+    /// The server's answer to the last request for a switch.
     verdict: Option<Verdict>,
-    /// Something of an answer to the oldest request has come.
+    /// A part of an answer to the oldest request has come.
     begun: bool,
 }
 
-/// What a server made of a request for another protocol.
+/// The server's answer to a request for another protocol.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Verdict {
-    /// It goes on with HTTP.
+    /// It continues with HTTP.
     Stays,
-    /// It speaks the other protocol.
+    /// It switches to the other protocol.
     Switched,
-    /// What it said cannot be understood, and so the connection ends.
+    /// The answer cannot be understood, so the connection ends.
     Unclear,
 }
 
@@ -54,17 +54,16 @@ enum At {
     Body(Body),
     /// In a body that ends with the connection.
     UntilEnd,
-    /// Nobody knows.
+    /// Unknown: the answers cannot be followed.
     Lost,
-    /// Behind a change of protocol.
+    /// After a change of protocol.
     Switched,
-    /// Behind a change of protocol that nobody asked for, or that is not understood: nothing of it
-    /// passes.
+    /// After a change of protocol that was not asked for or is not understood: no data passes.
     Broken,
 }
 
 impl Asked {
-    /// Whether the answer to a request of this kind could be told from others.
+    /// Whether an answer to a request of this kind could be told from others.
     pub fn has_room(&self, asks: Asks) -> bool {
         self.open.len() < RUNS
             || self.open.back().is_some_and(|(kind, count)| *kind == asks && *count < u32::MAX)
@@ -75,7 +74,7 @@ impl Asked {
         matches!(self.at, At::Head | At::Body(_))
     }
 
-    /// A request goes to the server; if it asks for other protocols, these.
+    /// Notes a request to the server, and the protocols that it asks for, if any.
     pub fn request(&mut self, asks: Asks, protocols: Box<str>) {
         (self.verdict, self.protocols) = (None, protocols);
         if !self.is_followed() {
@@ -87,8 +86,7 @@ impl Asked {
         }
     }
 
-    /// What the server made of the request for a switch that was made last; none: it has not said
-    /// so yet.
+    /// The server's answer to the last request for a switch; none: it has not come yet.
     pub fn verdict(&self) -> Option<Verdict> {
         self.verdict.or(match self.at {
             At::Head | At::Body(_) => None,
@@ -97,8 +95,8 @@ impl Asked {
         })
     }
 
-    /// The server's next bytes. How many of them are for the client: all, unless a change of
-    /// protocol is not understood.
+    /// Follows the server's next bytes. Returns how many of them are for the client: all, unless a
+    /// change of protocol is not understood.
     pub fn answer(&mut self, bytes: &[u8]) -> usize {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -124,8 +122,7 @@ impl Asked {
         bytes.len()
     }
 
-    /// Whether the server changed the protocol in a way that is not understood: the connection must
-    /// end.
+    /// Whether a change of protocol is not understood: the connection must end.
     pub fn is_broken(&self) -> bool {
         self.at == At::Broken
     }
@@ -139,7 +136,7 @@ impl Asked {
         }
     }
 
-    /// So many of them did.
+    /// Notes that this many bytes passed unseen.
     pub fn skip(&mut self, bytes: u64) {
         if let At::Body(body) = &mut self.at {
             body.skip(bytes);
@@ -153,7 +150,7 @@ impl Asked {
         }
     }
 
-    /// Takes what belongs to a head, and returns what is left.
+    /// Takes the bytes that belong to a head, and returns the rest.
     fn head<'i>(&mut self, input: &'i [u8]) -> &'i [u8] {
         if self.open.is_empty() {
             self.lose();
@@ -186,7 +183,7 @@ impl Asked {
     fn whole_head(&mut self, bytes: &[u8]) {
         let Some(answer) = head::answer(bytes) else { return self.lose() };
         if matches!(answer.status, 100 | 102..=199) {
-            // Word in between; the answer follows.
+            // An interim answer; the final one follows.
             self.begun = false;
             return;
         }
@@ -197,9 +194,9 @@ impl Asked {
                 asks == Asks::Upgrade && self.open.is_empty() && self.was_asked(&answer.protocols),
             );
         }
-        // The answer that begins a tunnel has no length (RFC 9110, 9.3.6). Servers to which CONNECT
-        // is a method like any other say one, or that there is no content, and go on with
-        // requests.
+        // The answer that begins a tunnel has no length (RFC 9110, 9.3.6). A server that treats
+        // CONNECT as any other method sends a length, or says that there is no content, and
+        // continues with requests.
         let is_tunnel = matches!(answer.status, 200..=203 | 206..=299) && answer.body.is_none();
         if asks == Asks::Tunnel && is_tunnel {
             return self.switched(self.open.is_empty());
@@ -214,19 +211,19 @@ impl Asked {
                 self.at = At::Body(body);
                 self.after_body();
             }
-            // It ends with the connection, and so there are no more answers.
+            // The body ends with the connection, so no more answers come.
             None => self.leave(At::UntilEnd),
         }
     }
 
-    /// The server has changed the protocol: to one that was asked for, or to nobody knows what.
+    /// Notes that the server has changed the protocol, to a requested one or to an unknown one.
     fn switched(&mut self, is_understood: bool) {
         self.verdict = Some(if is_understood { Verdict::Switched } else { Verdict::Unclear });
         self.leave(if is_understood { At::Switched } else { At::Broken });
     }
 
-    /// Whether these protocols, joined by commas, are among those that were asked for last. An
-    /// answer that names none means what was asked for: nothing that carries HTTP ever is.
+    /// Whether these protocols, joined by commas, are among those of the last request. An answer
+    /// that names none means the requested ones: a protocol that carries HTTP is never requested.
     fn was_asked(&self, protocols: &str) -> bool {
         protocols.split(',').filter(|name| !name.is_empty()).all(|name| {
             !field::carries_http(name)
@@ -237,7 +234,7 @@ impl Asked {
         })
     }
 
-    /// Takes out the oldest request.
+    /// Removes the oldest request.
     fn answered(&mut self) -> Option<Asks> {
         let (asks, count) = self.open.front_mut()?;
         let asks = *asks;
@@ -248,33 +245,33 @@ impl Asked {
         Some(asks)
     }
 
-    /// Whether the server is known to owe nothing.
+    /// Whether it is certain that no answer is missing.
     pub fn is_answered(&self) -> bool {
         self.at == At::Head && self.open.is_empty() && self.held.is_empty()
     }
 
-    /// Whether nothing of an answer to the last request has come, and all others are answered.
+    /// Whether no part of an answer to the last request has come, and all others are answered.
     pub fn owes_last_only(&self) -> bool {
         let is_last =
             self.open.len() == 1 && self.open.front().is_some_and(|(_, count)| *count == 1);
         self.at == At::Head && is_last && !self.begun
     }
 
-    /// No more answers come.
+    /// Notes that no more answers come.
     pub fn end(&mut self) {
         if self.is_followed() {
             self.leave(At::UntilEnd);
         }
     }
 
-    /// The answers cannot be followed any more.
+    /// Notes that the answers cannot be followed any more.
     fn lose(&mut self) {
         if self.is_followed() {
             self.leave(At::Lost);
         }
     }
 
-    /// The connection is to end.
+    /// Makes the connection end.
     pub fn break_off(&mut self) {
         self.leave(At::Broken);
     }

@@ -1,11 +1,11 @@
-//! Whole connections through [`Exchange`]: the examples that the behaviour is told by, and
-//! properties over generated ones.
+//! Whole connections through [`Exchange`]: examples of the behaviour, and properties over generated
+//! input.
 
 use proptest::prelude::*;
 
 use crate::relay::http::*;
 
-/// How bytes are taken here: strictly, as with `-H`.
+/// Bytes that are not HTTP are refused, as with `-H`.
 const STRICT: Others = Others::Refused;
 
 const CLIENT: &str = "127.0.0.5";
@@ -14,8 +14,8 @@ fn exchange() -> Exchange {
     Exchange::new(ClientKey::from_ip(CLIENT.parse().unwrap()), false, STRICT)
 }
 
-/// What the server gets for what a client sends in these pieces, end of file included; and why it
-/// is refused, if it is.
+/// What the server gets if a client sends these pieces and an end of file; and why it is refused,
+/// if it is.
 fn through<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) -> (String, Option<Refusal>) {
     through_as(STRICT, pieces)
 }
@@ -31,7 +31,7 @@ fn through_as<'p>(
         got.extend(exchange.request(piece, &mut out));
     }
     got.extend(exchange.end(&mut out));
-    // One byte, one char, so that comparing and showing are exact.
+    // One char for each byte, so that comparisons and output are exact.
     (got.into_iter().map(char::from).collect(), exchange.refused())
 }
 
@@ -48,7 +48,8 @@ const ADDED: &str = "X-Forwarded-Proto: http\r\nX-Forwarded-For: 127.0.0.5\r\n";
 fn requests_get_their_lines_and_nothing_else_changes() {
     let get = "GET / HTTP/1.1\r\nHost: x\r\n";
     assert_eq!(sent(&format!("{get}\r\n")), format!("{get}{ADDED}\r\n"));
-    // Pipelined, any method, no field at all. Empty lines before a request are no part of it.
+    // Pipelined requests, any method, no field at all. Empty lines before a request are not part of
+    // it.
     let odd = "purge!it /x HTTP/1.0\r\n";
     assert_eq!(
         sent(&format!("{get}\r\n\r\n\n{odd}\r\n")),
@@ -57,7 +58,7 @@ fn requests_get_their_lines_and_nothing_else_changes() {
     // LF alone.
     let lf = |added: &str| format!("GET / HTTP/1.1\nHost: x\n{added}\n");
     assert_eq!(sent(&lf("")), lf(&ADDED.replace('\r', "")));
-    // With a body, every server has to see the same end of the head.
+    // With a body, every server must see the same end of the head.
     assert_eq!(
         sent("PUT / HTTP/1.1\nContent-Length: 1\n\nx"),
         format!("PUT / HTTP/1.1\r\nContent-Length: 1\r\n{ADDED}\r\nx")
@@ -171,14 +172,14 @@ fn a_body_that_servers_may_leave_unread_ends_the_connection() {
             format!("{line}\r\n{kept}{length}Connection: close\r\n{ADDED}\r\n{trap}")
         );
     }
-    // Nothing behind it reaches the server, and the connection ends with the answer.
+    // Nothing after it reaches the server, and the connection ends with the answer.
     let (mut exchange, mut out) = (exchange(), Vec::new());
     exchange.request(b"GET / HTTP/1.1\r\nContent-Length: 1\r\n\r\nx", &mut out);
     assert_eq!(exchange.request(trap.as_bytes(), &mut out), b"");
     assert_eq!((exchange.ending(false), exchange.refused()), (Some(Ending::Later), None));
     exchange.answer(b"HTTP/1.1 204 X\r\n\r\n");
     assert_eq!(exchange.ending(false), Some(Ending::Silent));
-    // Perl's HTTP::Daemon looks for the end of the parts where no length is.
+    // Perl's HTTP::Daemon looks for the end of the parts if there is no length.
     let parts = "POST / HTTP/1.1\r\nContent-Type: Multipart/form-data; boundary=x\r\n";
     assert_eq!(sent(&format!("{parts}\r\n")), format!("{parts}Connection: close\r\n{ADDED}\r\n"));
     assert_eq!(
@@ -235,7 +236,7 @@ fn bodies_are_not_copied() {
     assert!(exchange.request(b"GET / HTTP/1.1\r\n\r\n", &mut out).ends_with(b"127.0.0.5\r\n\r\n"));
 }
 
-/// What is not HTTP/1.x, as far as it has to come for that to be known.
+/// Bytes that are not HTTP/1.x, as many as are needed to know that.
 const OTHER: [(&str, Refusal); 14] = [
     ("EHLO there\r", Refusal::NotHttp),
     ("GET /\r", Refusal::NotHttp),
@@ -285,7 +286,7 @@ fn mixed_passes_what_is_not_http_at_its_first_wrong_byte() {
             );
         }
     }
-    // What is HTTP/1.x is not.
+    // `http mixed` refuses malformed HTTP/1.x too.
     let bad = "GET / HTTP/1.1\r\nX : y\r\n\r\n";
     assert_eq!(through_as(Others::Pass, [bad.as_bytes()]), (String::new(), Some(Refusal::Fields)));
 }
@@ -364,7 +365,7 @@ fn a_refusal_is_answered_where_nothing_else_is_under_way() {
     assert_eq!(ends(&format!("{get}\0"), &[]), (later, later, silent));
     assert_eq!(ends(&format!("{get}\0"), &[answer]), (later, silent, silent));
     assert_eq!(ends(&format!("{get}{get}\0"), &[answer]), (later, later, silent));
-    // Of this one the server has a part.
+    // The server has got a part of this one.
     let bad = "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nx";
     let (first, last, _) = ends(bad, &[]);
     assert_eq!((first, last), (status(Refusal::Chunk), status(Refusal::Chunk)));
@@ -397,7 +398,7 @@ fn nothing_of_a_refused_request_reaches_the_server() {
             assert_eq!(through([one, two]), (before.clone(), Some(why)), "{bad:?} at {cut}");
         }
     }
-    // Of a body, what was good.
+    // The valid part of a body has reached the server.
     let put = "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n";
     let (got, why) = through([format!("{put}\r\n1\r\nx\nGET / HTTP/1.1\r\n\r\n").as_bytes()]);
     assert_eq!((got, why), (format!("{put}{ADDED}\r\n1\r\nx"), Some(Refusal::Chunk)));
@@ -440,13 +441,14 @@ fn an_unfinished_head_ends_with_its_connection() {
     }
 }
 
-/// A request that asks for a switch, as it comes out, and one that pretends.
+/// The head of a request that asks for a switch, as the server gets it.
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n";
 const FORGED: &str = "GET /x HTTP/1.1\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n";
 const NAMED: &str =
     "GET /x HTTP/1.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-For: 6.6.6.6, 127.0.0.5\r\n\r\n";
 
-/// The request, what waits behind it, and what becomes of that after the server's answers.
+/// Sends `request` with a forged request behind it, then the server's `answers`. Returns whether
+/// following is over, and what the server gets of the forged request.
 fn switching(request: &str, answers: &[&str]) -> (bool, String) {
     let (mut exchange, mut out) = (exchange(), Vec::new());
     let got = exchange.request(format!("{request}\r\n{FORGED}").as_bytes(), &mut out).to_vec();
@@ -488,7 +490,7 @@ fn only_a_server_that_agrees_ends_the_rewriting() {
     stays(connect, &["HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"]);
     stays(connect, &["HTTP/1.1 204 No Content\r\n\r\n"]);
     stays(UPGRADE, &["HTTP/1.1 426 No\r\n", "\r\n"]);
-    // What is not understood ends the connection.
+    // An answer that is not understood ends the connection.
     let ends = |request, answers: &[&str]| {
         assert_eq!(switching(request, answers), (false, String::new()), "{answers:?}")
     };
@@ -508,8 +510,8 @@ fn an_earlier_answer_is_not_taken_for_the_switch() {
     );
     exchange.request(asked.as_bytes(), &mut out);
     let body = "HTTP/1.1 101 Switching Protocols\r\n\r\n";
-    // A body that looks like the answer, of a known length, in chunks, and one that HEAD leaves
-    // out.
+    // Bodies that look like the awaited answer: one with a length, one in chunks, and one that HEAD
+    // omits.
     exchange.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n");
     exchange.answer(
         format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes(),
@@ -557,7 +559,7 @@ fn answers_that_cannot_be_followed_allow_no_switch() {
         let got = exchange.request(upgrade.as_bytes(), &mut out);
         assert_eq!((got, exchange.refused()), (&b""[..], Some(Refusal::Switch)), "{answers:?}");
     }
-    // A server that goes away without an answer.
+    // A server that ends without an answer.
     let (mut exchange, mut out) = (exchange(), Vec::new());
     exchange.request(format!("{UPGRADE}\r\n").as_bytes(), &mut out);
     exchange.answers_end();
@@ -570,7 +572,7 @@ fn what_waited_goes_on_once_and_is_not_forgotten() {
     exchange.request(format!("{UPGRADE}\r\nearly").as_bytes(), &mut out);
     exchange.answer(b"HTTP/1.1 101 X\r\n\r\n");
     assert!(exchange.is_resumed());
-    // More comes before anybody had time to send it, and the end.
+    // More data comes before any was sent, and the end of file.
     exchange.answer(b"more");
     exchange.answers_end();
     assert!(exchange.is_resumed() && !exchange.is_over());
@@ -602,7 +604,7 @@ fn many_requests_without_an_answer_cost_little() {
         assert_eq!(exchange.unseen_answer(), 0);
         exchange.answer(b"HTTP/1.1 204 X\r\n\r\n");
     }
-    // Beyond a bound nobody could tell any more which answer is whose.
+    // Beyond a bound, answers can no longer be assigned to requests.
     for _ in 0..3000 {
         exchange.request(b"GET / HTTP/1.1\r\n\r\nHEAD / HTTP/1.1\r\n\r\n", &mut out);
     }
@@ -612,7 +614,7 @@ fn many_requests_without_an_answer_cost_little() {
     );
 }
 
-/// A request with what should become of it.
+/// A request with the expected result.
 fn request() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
     let fields =
         prop::collection::vec("[ABDFGIJ-RV-Wabdfgij-rv-w][A-Za-z-]{0,8}:[ -~]{0,20}", 0..4);
@@ -668,7 +670,7 @@ fn request() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
         })
 }
 
-/// Bytes that are often nearly requests.
+/// Bytes that are often almost requests.
 fn nearly() -> impl Strategy<Value = Vec<u8>> {
     let word = prop_oneof![
         4 => prop::sample::select(vec![
@@ -689,7 +691,7 @@ fn nearly() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(word, 0..24).prop_map(|words| words.concat())
 }
 
-/// Cuts a text at these places.
+/// Cuts a text at these positions.
 fn pieces<'t>(text: &'t [u8], cuts: &[prop::sample::Index]) -> Vec<&'t [u8]> {
     let mut slots: Vec<usize> =
         cuts.iter().map(|cut| cut.index(text.len() + 1)).chain([0, text.len()]).collect();
@@ -697,8 +699,8 @@ fn pieces<'t>(text: &'t [u8], cuts: &[prop::sample::Index]) -> Vec<&'t [u8]> {
     slots.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect()
 }
 
-/// Reads what a server got as generously as some server does, body for body, and checks that each
-/// request has one field, the client's address last.
+/// Reads the server's input as generously as some servers do, body by body, and checks that each
+/// request has one field with the client's address at the end.
 fn assert_named(got: &str) {
     let mut rest = got;
     while let Some(end) = rest.find("\r\n\r\n").into_iter().chain(rest.find("\n\n")).min() {
@@ -731,7 +733,7 @@ fn assert_named(got: &str) {
     }
 }
 
-/// What stands behind a chunked body, whose trailers must not name anybody.
+/// The rest after a chunked body, whose trailers must not contain the added fields.
 fn after_chunks(mut rest: &str) -> &str {
     while let Some((line, after)) = rest.split_once("\r\n") {
         let digits: String = line.chars().take_while(char::is_ascii_hexdigit).collect();
@@ -799,7 +801,7 @@ proptest! {
         }
         exchange.answers_end();
         got.extend(exchange.resume(&mut out));
-        // Requests that came behind ask again, but nobody answers.
+        // Requests behind it ask again, but no answer comes.
         prop_assert!(!exchange.is_asking());
         got.extend(exchange.end(&mut out));
         prop_assert!(got.len() <= requests.len() + (requests.len() / 10 + 1) * ADDED.len());

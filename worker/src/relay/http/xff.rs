@@ -1,5 +1,5 @@
-//! `-H` on a relaying connection: when following begins, what an answer sets free, how long a head
-//! may take, and how a refused request ends.
+//! `-H` on a relaying connection: when following begins, what an answer releases, the time limits,
+//! and how a refused request ends.
 
 use pen_config::ids::ClientKey;
 use pen_config::settings::Http;
@@ -13,18 +13,17 @@ use crate::relay::http::{Ending, Exchange, Others, Wait};
 use crate::relay::link::Rated;
 use crate::relay::transfer::pump;
 
-/// Milliseconds from the first byte of a head to its last.
+/// Milliseconds from the first byte of a head to the last.
 pub const HEAD: u64 = 10_000;
 
-/// Milliseconds that the requests before a refused one are given for their answers. A server that
-/// waits for what was refused would otherwise be held for as long as the client likes.
+/// Milliseconds for the answers to the requests before a refused one. Otherwise a server that waits
+/// for the refused request would be kept as long as the client likes.
 pub const ANSWERS: u64 = 60_000;
 
-/// Milliseconds that bytes are held of which it cannot be told whether they are a request (`http
-/// mixed`).
+/// Milliseconds for bytes that cannot be told to be a request (`http mixed`).
 pub const PROTOCOL: u64 = 2_000;
 
-/// The last refused request, and how many others the supervisor was not told of.
+/// The last refused request, and how many others were not yet reported.
 #[derive(Debug)]
 pub struct UntoldRefusals {
     client: ClientKey,
@@ -33,7 +32,7 @@ pub struct UntoldRefusals {
 }
 
 impl Relay<'_> {
-    /// Begins to follow a connection whose server is connected, if that is asked for.
+    /// Begins to follow a connection whose server is connected, if the settings ask for it.
     pub(in crate::relay) fn follow_http(&mut self, slot: u32) {
         let others = match self.settings.http {
             Http::Off => return,
@@ -46,8 +45,8 @@ impl Relay<'_> {
         connection.http = Some(Box::new(Exchange::new(client, https, others)));
     }
 
-    /// What is to be done after bytes of a followed connection were moved. False: it is closed, or
-    /// was seen to in another way.
+    /// Does the follow-up work after bytes of a followed connection were moved. False: the
+    /// connection is closed, or was already handled.
     pub(in crate::relay) fn after_http(&mut self, slot: u32, from: Side) -> bool {
         self.time_head(slot);
         let connection = &mut self.pool[slot];
@@ -58,20 +57,19 @@ impl Relay<'_> {
             exchange.answers_end();
         }
         if exchange.is_over() {
-            // From here on it is a connection like any other. A tunnel has no requests that could
-            // be logged.
+            // From here on it is a connection like any other. A tunnel has no requests to log.
             connection.line = if exchange.is_strict() { LogDue::Never } else { LogDue::Later };
             connection.http = None;
         } else if from == Side::Up && exchange.is_resumed() {
-            // Even if no bytes waited for the answer: the client's end of file may have.
+            // Also if no bytes waited for the answer: the client's end of file may have waited.
             self.relay(slot, Side::Down);
             return self.pool[slot].state == State::Relaying;
         }
         self.after_refusal(slot)
     }
 
-    /// Ends a connection on which a request was refused, once the requests before it are answered.
-    /// False: it is closed.
+    /// Ends a connection with a refused request, after the requests before it were answered. False:
+    /// it is closed.
     fn after_refusal(&mut self, slot: u32) -> bool {
         let Some(exchange) = &mut self.pool[slot].http else { return true };
         if let Some(why) = exchange.take_refusal() {
@@ -94,7 +92,7 @@ impl Relay<'_> {
         false
     }
 
-    /// Counts a refused request, and tells of it at a limited rate.
+    /// Counts a refused request, and reports it at a limited rate.
     fn tell_refusal(&mut self, slot: u32, reason: Refusal) {
         self.counters.requests_refused.count(reason);
         let connection = &self.pool[slot];
@@ -108,7 +106,7 @@ impl Relay<'_> {
         self.tell_refusals();
     }
 
-    /// Tells of refused requests, unless some were told of just now.
+    /// Reports refused requests, unless such a report was sent just now.
     pub(in crate::relay) fn tell_refusals(&mut self) {
         if self.untold_refusals.is_none() || !self.supervisor.may_tell(Rated::Request, self.now) {
             return;
@@ -119,7 +117,7 @@ impl Relay<'_> {
         }
     }
 
-    /// Begins or ends the time that an unfinished head may take.
+    /// Starts or stops the time limit of an unfinished head.
     fn time_head(&mut self, slot: u32) {
         let connection = &mut self.pool[slot];
         let Some(exchange) = &mut connection.http else { return };
@@ -137,7 +135,7 @@ impl Relay<'_> {
         }
     }
 
-    /// A connection waits for nothing of this kind any more.
+    /// Stops the time limit of a connection, whatever it waits for.
     pub(in crate::relay) fn untime_head(&mut self, slot: u32) {
         match self.pool[slot].head.take() {
             Some(Wait::Head) => self.heads.leave(&mut self.pool, slot),
@@ -147,7 +145,7 @@ impl Relay<'_> {
         }
     }
 
-    /// A head was not whole in time.
+    /// Handles a head that was not complete in time.
     pub(in crate::relay) fn head_is_late(&mut self, slot: u32) {
         self.untime_head(slot);
         if let Some(exchange) = &mut self.pool[slot].http {
@@ -159,12 +157,12 @@ impl Relay<'_> {
         }
     }
 
-    /// The requests before a refused one were not answered in time.
+    /// Handles missing answers to the requests before a refused one, after the time limit.
     pub(in crate::relay) fn answers_are_late(&mut self, slot: u32) {
         self.part(slot, Side::Up);
     }
 
-    /// Nobody can tell in time whether bytes are a request: they pass.
+    /// Passes bytes that could not be told to be a request in time.
     pub(in crate::relay) fn protocol_is_late(&mut self, slot: u32) {
         self.untime_head(slot);
         let connection = &mut self.pool[slot];
@@ -190,7 +188,7 @@ impl Relay<'_> {
     }
 }
 
-/// The answer that says why a request is refused.
+/// The answer that gives the reason of a refusal.
 fn status(why: Refusal) -> String {
     let reason = match why.status() {
         408 => "Request Timeout",

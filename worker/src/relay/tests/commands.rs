@@ -1,4 +1,4 @@
-//! What the supervisor orders.
+//! The supervisor's messages.
 
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::Ordering::Relaxed;
@@ -22,7 +22,7 @@ fn new_connections_use_new_settings_and_open_ones_go_on() {
 #[test]
 fn settings_that_make_no_sense_end_the_worker() {
     for nonsense in [b"nonsense".to_vec(), encode_settings(&Settings::default()).unwrap()] {
-        // The second is of a table of another size.
+        // The second one is for a table of another size.
         let rig = Rig::start(settings([]));
         rig.send(&ToWorker::Settings, Some(&memory(&nonsense)));
         assert_eq!(rig.status(), 1);
@@ -75,17 +75,17 @@ fn a_place_that_another_worker_leaves_is_taken_when_the_supervisor_or_the_eventf
 fn what_a_stranger_wrote_over_the_table_is_put_right_when_he_is_gone() {
     let backend = Backend::new();
     let limited = backend.definition().map(|server| Server { hard: 2, soft: 2, ..server });
-    // As counts, owner bytes and locks: its own, the dead one's, and those of workers that cannot
-    // be. None so large that the table grows to all that it has room for.
+    // As counts, owner bytes and locks: this worker's, the dead worker's, and those of impossible
+    // workers. None is so large that the table grows to its maximum.
     for word in [1, 2, 0x0101, 0x4141] {
         let mut rig = Rig::start_among(2, settings([limited.clone()]));
         let (mut client, mut server) = connected(&rig, &backend);
         let number = rig.report()[0].number;
-        // More than this small table uses.
+        // More words than this small table uses.
         rig.table.words().iter().take(1 << 21).for_each(|each| each.store(word, Relaxed));
         assert_ne!(rig.table.server_totals(0).connections, 1);
         rig.table.reclaim(1);
-        // What is said about servers, nobody knows better; operators put them back into use.
+        // Workers cannot restore the servers' blacklist; operators clear it.
         rig.table.clear_blacklist(0);
         rig.send(&ToWorker::Republish, None);
         assert_eq!(rig.report().len(), 1);
@@ -97,7 +97,7 @@ fn what_a_stranger_wrote_over_the_table_is_put_right_when_he_is_gone() {
         );
         client.write_all(b"x").unwrap();
         assert_eq!(read(&mut server, 1), b"x");
-        // There is room for one more, and it is remembered.
+        // There is room for one more connection, and its server is recorded.
         let second = connected(&rig, &backend);
         assert_eq!(
             (rig.table.server_totals(0).connections, rig.table.connections_open()),
@@ -122,7 +122,7 @@ fn a_client_for_whom_the_kernel_woke_a_sibling_that_died_is_served_when_its_deat
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     rig.address = listener.local_addr().unwrap();
-    // The sibling watches before the worker does, so that the kernel wakes it and nobody else.
+    // The sibling watches before the worker does, so that the kernel wakes only the sibling.
     let sibling = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
     let data = epoll::EventData::new_u64(0);
     epoll::add(&sibling, &listener, data, epoll::EventFlags::IN | epoll::EventFlags::EXCLUSIVE)
@@ -156,7 +156,7 @@ fn an_eventfd_that_was_filled_is_emptied_so_that_it_wakes_again() {
     rig.table.worker_table(1).await_connection();
     rustix::io::write(&rig.vacancy, &(u64::MAX - 1).to_ne_bytes()).unwrap();
     assert_eq!(rig.report().len(), 1);
-    // The worker finds no client for the place, and wakes one that waits.
+    // The worker finds no client for the connection number, and wakes a worker that waits.
     drop(first);
     let mut writable = [PollFd::new(&rig.vacancy, PollFlags::OUT)];
     let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
@@ -229,7 +229,7 @@ fn servers_may_vanish_while_they_are_tried() {
         assert_eq!(end_of(client), (vec![], false));
     }
     assert!(rig.report().is_empty());
-    // Their outcome says nothing about whoever gets these numbers.
+    // Their results say nothing about the servers that get these numbers next.
     let blacklisted: Vec<u64> =
         (0..6).map(|row| rig.table.server_totals(row).blacklisted_until).collect();
     assert_eq!(blacklisted, [0; 6]);
@@ -254,8 +254,8 @@ fn a_server_that_moved_is_not_blamed_for_where_it_was() {
         // Of open connections too.
         settings.connect_timeout = 1;
     });
-    // From the first server, where the connect was under way, by the second, which is deaf, to the
-    // last.
+    // From the first server, where the connect was under way, through the second, whose backlog is
+    // full, to the last.
     assert_eq!(read(&mut backend.accept(), 1), b"?");
     assert_eq!(rig.table.server_totals(0).blacklisted_until, 0);
     assert_ne!(rig.table.server_totals(1).blacklisted_until, 0);
@@ -281,7 +281,7 @@ fn a_listener_moves_and_takes_its_queue_along() {
         rig.table.clients().filter(|client| client.key == ClientKey::UNIX.bytes()).count(),
         1
     );
-    // And back.
+    // Back to TCP.
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     tcp.set_nonblocking(true).unwrap();
     rig.address = tcp.local_addr().unwrap();
@@ -305,7 +305,7 @@ fn a_queue_that_must_be_left_is_served_as_far_as_there_is_room_and_else_reset() 
     for client in &mut waiting {
         assert_eq!(end_of(client), (vec![], true));
     }
-    // The pause goes on with the new listener, and ends as ever.
+    // The pause continues with the new listener, and ends as usual.
     let mut next = rig.client();
     next.write_all(b"?").unwrap();
     assert_eq!(rig.report().len(), 1);
@@ -322,7 +322,7 @@ fn a_queue_is_served_while_connects_are_pending() {
     let mut waiting = rig.client();
     waiting.write_all(b"?").unwrap();
     rig.report_until(|report| report.len() == 2);
-    // What is pending at the old address is not pending at the new one.
+    // Connects pending at the old address do not count at the new one.
     rig.apply(|settings| settings.servers[0] = backend.definition());
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     tcp.set_nonblocking(true).unwrap();
@@ -347,7 +347,7 @@ fn a_connection_is_closed_by_its_number() {
     assert_eq!((numbers, rig.table.server_totals(0).connections), (vec![0], 1));
     other.write_all(b"x").unwrap();
     assert_eq!(read(&mut other_server, 1), b"x");
-    // An order that was given before the number had its next owner.
+    // A command from before the number got its next connection.
     let (mut next, mut next_server) = connected(&rig, &backend);
     rig.send(&close(1, old), None);
     assert_eq!(rig.report().len(), 2);
@@ -422,7 +422,7 @@ fn an_explanation_is_what_happens_and_changes_nothing() {
         format!("client 127.0.0.1: tracked on server 2\nserver 2 ({address}): would be used\n")
     );
     assert_eq!(rig.table.clients().map(|client| client.connects).collect::<Vec<_>>(), [1]);
-    // Until it is forgotten.
+    // Until the client is no longer tracked.
     rig.apply(|settings| settings.tracking = 1);
     let deadline = Instant::now() + PATIENCE;
     while !rig.explain("127.0.0.1").contains("not tracked") {

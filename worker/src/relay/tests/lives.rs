@@ -1,4 +1,4 @@
-//! Lives of other kinds: refused, silent, closed fast, answered by nobody, without a client.
+//! Special connections: refused, silent, closed fast, answered without a server, without a client.
 
 use pen_config::acl::{Acl, Net, Verdict};
 use pen_config::command::Fastclose;
@@ -45,7 +45,7 @@ fn a_refused_client_is_closed_but_entered() {
 #[test]
 fn a_refused_client_goes_to_the_abuse_server_and_nowhere_else() {
     let (backend, abuse, deaf) = (Backend::new(), Backend::new(), Deaf::new());
-    // The list is the one of all servers too.
+    // All servers use this list too.
     let mut rig = Rig::start(Settings {
         abuse: abuse.definition(),
         connect_timeout: 1,
@@ -58,7 +58,7 @@ fn a_refused_client_goes_to_the_abuse_server_and_nowhere_else() {
     assert_eq!(end_of(&mut rig.client()), (vec![], false));
     backend.listener.set_nonblocking(true).unwrap();
     assert_eq!(backend.listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
-    // Permitted again, it is placed as a new client.
+    // Permitted again, it gets a server like a new client.
     rig.apply(|settings| settings.acls[0] = Acl::default());
     let (_client, _server) = connected(&rig, &backend);
 }
@@ -72,7 +72,7 @@ fn a_server_whose_list_refuses_the_client_is_passed_over() {
         settings.acls[4] = none();
         settings.servers[1].as_mut().unwrap().acl = 4;
     });
-    // Also the one that it is tracked on.
+    // This includes its recorded server.
     assert!(rig.explain("127.0.0.1").contains(": refused by acl 4\n"));
     let (_client, _server) = connected(&rig, &one);
     assert_eq!(recorded(&rig), [0]);
@@ -86,7 +86,7 @@ fn silent_connections_are_closed_whatever_their_state() {
     let (half, mut half_server) = connected(&rig, &backend);
     half.shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(end_of(&mut half_server), (vec![], false));
-    // Also those that were there before.
+    // Connections from before are included.
     rig.apply(|settings| settings.idle_timeout = 1);
     assert_eq!((end_of(&mut open), end_of(&mut open_server)), ((vec![], false), (vec![], false)));
     rig.report_until(|report| report.is_empty());
@@ -95,14 +95,13 @@ fn silent_connections_are_closed_whatever_their_state() {
     assert_eq!(end_of(&mut client), (vec![], false));
 }
 
-/// A client that has got a stream without end as far as it goes, its server, and the client's first
-/// bytes.
+/// A client that does not read an endless stream, until the buffers are full; and its server.
 fn stalled(rig: &Rig, backend: &Backend) -> (TcpStream, TcpStream) {
     let (client, mut server) = connected(rig, backend);
     server.set_nonblocking(true).unwrap();
     let deadline = Instant::now() + PATIENCE;
     let mut full = 0;
-    // Until nothing more has gone on the way for a while.
+    // Until no more bytes could be sent for a while.
     while full < 50 {
         assert!(Instant::now() < deadline);
         match server.write(&[b'x'; 1 << 16]) {
@@ -123,11 +122,11 @@ fn whoever_is_cut_off_from_what_was_to_come_is_reset() {
     let mut rig = Rig::start(settings([backend.definition()]));
     let (mut client, mut server) = stalled(&rig, &backend);
     rig.apply(|settings| settings.idle_timeout = 1);
-    // Whoever reads meanwhile gets the rest.
+    // Clients that read meanwhile get the rest.
     rig.report_until(|report| report.is_empty());
     assert!(end_of(&mut client).1, "an end of file would be a lie");
     assert!(end_of(&mut server).1, "and so to the server, which was not read to the end");
-    // All was said: no harm is done by an ordinary end, also where the other side is reset.
+    // Everything was sent: an ordinary end does no harm, even if the other side is reset.
     let (mut client, mut server) = connected(&rig, &backend);
     assert_eq!((end_of(&mut client), end_of(&mut server)), ((vec![], false), (vec![], false)));
     rig.apply(|settings| settings.idle_timeout = 0);
@@ -145,7 +144,7 @@ fn traffic_keeps_a_connection_alive() {
     let (mut busy, mut busy_server) = connected(&rig, &backend);
     let (mut silent, _silent_server) = connected(&rig, &backend);
     silent.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-    // The silent one's end is the clock.
+    // The end of the silent connection is the clock.
     let deadline = Instant::now() + PATIENCE;
     while let Err(error) = silent.read(&mut [0]) {
         assert!(error.kind() == ErrorKind::WouldBlock && Instant::now() < deadline, "{error}");
@@ -174,7 +173,7 @@ fn fastclose_closes_both_sides_at_the_end_of_file_of_one() {
             ender.shutdown(std::net::Shutdown::Write).unwrap();
             assert_eq!(end_of(&mut other), (b"last".to_vec(), false), "{fastclose:?} {side}");
             if closes {
-                // Though the other has not ended.
+                // Although the other has not ended.
                 assert_eq!(end_of(&mut ender), (vec![], false), "{fastclose:?} {side}");
             } else {
                 other.write_all(b"answer").unwrap();
@@ -194,8 +193,7 @@ fn fastclose_does_not_take_a_doubt_for_something_unread() {
         Rig::start(Settings { fastclose: Fastclose::Down, ..settings([backend.definition()]) });
     for _ in 0..10 {
         let (mut client, mut server) = connected(&rig, &backend);
-        // One soon after the other, so that they are moved by splice(2), after which a second look
-        // is due.
+        // In quick succession, so that splice(2) moves the data and a recheck is due.
         for _ in 0..6 {
             server.write_all(&[0; LARGE]).unwrap();
             read(&mut client, LARGE);
@@ -248,7 +246,7 @@ fn idlers_are_kept_and_counted() {
     });
     assert!(report.iter().all(|connection| connection.downfd == -1 && connection.client == -1));
     assert_eq!([0, 1].map(|row| rig.table.server_totals(row).connections), [1, 2]);
-    // What a server says to nobody is read; when it ends another is opened.
+    // Data that a server sends to an idler is read. When the idler ends, another is opened.
     sockets[0].write_all(b"hello").unwrap();
     sockets[0].shutdown(std::net::Shutdown::Both).unwrap();
     let again = one.accept();
@@ -276,7 +274,7 @@ fn an_idler_that_takes_a_place_leaves_a_client_waiting_for_the_next() {
     let mut client = rig.client();
     client.write_all(b"?").unwrap();
     rig.wait_until_it_waits(&other);
-    // Freed without a word, as if the sibling died just then.
+    // Released without a wake-up, as if the sibling died just then.
     assert!(other.release_connection(number), "a word is due");
     let idler = backend.accept();
     assert_eq!(rig.report().len(), 1);
@@ -287,7 +285,7 @@ fn an_idler_that_takes_a_place_leaves_a_client_waiting_for_the_next() {
 #[test]
 fn idlers_that_cannot_be_are_tried_again() {
     let backend = Backend::new();
-    // No server yet, and no room for more than one.
+    // No server yet, and room for only one connection.
     let mut rig =
         Rig::start(Settings { idlers: 2, connections_max: 1, blacklist: 0, ..settings([]) });
     assert!(rig.report().is_empty());
@@ -309,7 +307,7 @@ fn a_stream_to_a_client_that_has_gone_is_not_read_for_long() {
     assert_eq!(server.read(&mut [0]).unwrap(), 0);
     server.write_all(&[b's'; 100_000]).unwrap();
     client.read_exact(&mut [0]).unwrap();
-    // With bytes unread: a reset, after its end of file was passed on.
+    // It has unread bytes: a reset, after its end of file was passed on.
     drop(client);
     let most = 256 << 20;
     let mut sent = 0;
@@ -325,7 +323,7 @@ fn a_stream_to_a_client_that_has_gone_is_not_read_for_long() {
 
 #[test]
 fn as_many_clients_as_may_wait_for_a_connect_can_fail_at_once() {
-    // Nobody listens there, which the kernel says at once of a Unix socket.
+    // There is no listener. The kernel reports that at once for a Unix socket.
     let nowhere = Server {
         address: Address::Unix("/nonexistent/pen".into()),
         ..Backend::new().definition().unwrap()

@@ -1,4 +1,4 @@
-//! A whole worker in a thread, with real sockets; the test is its supervisor.
+//! A whole worker in a thread, with real sockets. The test plays its supervisor.
 
 pub(crate) mod commands;
 mod lives;
@@ -21,20 +21,20 @@ use pen_table::{Shape, Table, WorkerTable};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::fs::{MemfdFlags, memfd_create};
 
-/// How long anything is waited for; nothing takes so long but a failure.
+/// Time limit of every wait. Only a failure takes that long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Rig {
     channel: Channel<ToWorker, FromWorker>,
     address: SocketAddr,
     table: &'static Table,
-    /// What all workers are woken by.
+    /// The eventfd that wakes all workers.
     freed: OwnedFd,
-    /// What one that waits for a place is woken by.
+    /// The eventfd that wakes one worker that waits for a connection number.
     vacancy: OwnedFd,
     settings: Settings,
     thread: Option<JoinHandle<i32>>,
-    /// What the worker told meanwhile.
+    /// Events of the worker so far.
     events: Vec<Event>,
 }
 
@@ -43,7 +43,7 @@ impl Rig {
         Rig::start_among(1, settings)
     }
 
-    /// The first of so many workers; the others are the test's to play.
+    /// Starts the first of `workers` workers; the test plays the others.
     fn start_among(workers: u32, settings: Settings) -> Rig {
         let shape =
             Shape { clients: 64, servers: settings.table_size() + 2, workers, connections: 64 };
@@ -92,7 +92,7 @@ impl Rig {
         assert_eq!(self.channel.send(order, descriptor.map(AsFd::as_fd)).unwrap(), Sent::Queued);
     }
 
-    /// The next answer to an order.
+    /// The next answer to a command.
     fn answer(&mut self) -> FromWorker {
         loop {
             wait_readable(&self.channel);
@@ -105,7 +105,7 @@ impl Rig {
         }
     }
 
-    /// Has the worker work by changed settings.
+    /// Applies changed settings.
     fn apply(&mut self, change: impl FnOnce(&mut Settings)) {
         change(&mut self.settings);
         self.settings.generation += 1;
@@ -121,7 +121,7 @@ impl Rig {
         }
     }
 
-    /// Waits until the report is as wanted.
+    /// Waits until the report meets a condition.
     fn report_until(&mut self, wanted: impl Fn(&[ConnectionInfo]) -> bool) -> Vec<ConnectionInfo> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -143,26 +143,26 @@ impl Rig {
         }
     }
 
-    /// A sibling that the test plays, and the number of its connection, which takes the one place
-    /// that there is.
+    /// A sibling that the test plays, and the number of its connection. It is the only number under
+    /// `-x`.
     fn sibling_with_the_only_place(&self) -> (WorkerTable<'static>, u32) {
         let sibling = self.table.worker_table(1);
         let number = sibling.claim_connection(1).unwrap();
         (sibling, number)
     }
 
-    /// Waits until the worker has found that there is no place for a client and waits for the one
-    /// that the sibling has.
+    /// Waits until the worker has found no connection number for a client, and waits for the
+    /// sibling's.
     fn wait_until_it_waits(&mut self, sibling: &WorkerTable<'_>) {
         let deadline = Instant::now() + PATIENCE;
-        // Giving back a second place, which the worker may not have, tells whether anybody waits
-        // and frees nothing for it.
+        // Releasing a second number, which the worker may not have, tells whether a worker waits,
+        // and frees no number for it.
         while !sibling.claim_connection(2).is_some_and(|second| sibling.release_connection(second))
         {
             assert!(Instant::now() < deadline, "nobody waits");
             std::thread::yield_now();
         }
-        // The worker answers when it is done with what had it put up the sign, a last try included.
+        // The worker answers after the work that set its waiting flag, a last try included.
         self.report();
     }
 
@@ -170,7 +170,7 @@ impl Rig {
         patient(TcpStream::connect(self.address).unwrap())
     }
 
-    /// The exit status of the worker, which leaves by itself.
+    /// The exit status of a worker that leaves by itself.
     fn status(mut self) -> i32 {
         self.thread.take().unwrap().join().unwrap()
     }
@@ -203,7 +203,7 @@ fn memory(bytes: &[u8]) -> OwnedFd {
     memory
 }
 
-/// A server that the test plays by hand.
+/// A server that the test plays.
 struct Backend {
     listener: TcpListener,
 }

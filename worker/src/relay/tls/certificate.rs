@@ -1,10 +1,9 @@
-//! What a certificate says (RFC 5280, 4.1), of any version and with any extensions, and how it is
-//! shown to webpki.
+//! The content of a certificate (RFC 5280, 4.1), of any version and with any extensions, and its
+//! form for webpki.
 //!
-//! webpki takes certificates of version 3 alone, no authority at the end of a chain, and no
-//! critical extension that it does not know. [`Certificate::plain`] writes a certificate without
-//! those of them that OpenSSL passes over too; whoever verifies its signature verifies that of the
-//! certificate as it came.
+//! webpki accepts only version 3, no authority at the end of a chain, and no unknown critical
+//! extension. [`Certificate::plain`] writes a certificate without the parts that OpenSSL also
+//! ignores. Its signature must be verified over the original certificate.
 
 use rustls::pki_types::CertificateDer;
 
@@ -14,24 +13,24 @@ use crate::relay::tls::der::{
 };
 use pen_ipc::message::CertificateFault;
 
-/// A certificate in its parts. Each is encoded, with tag and length, where nothing else is said.
+/// The parts of a certificate, each encoded with tag and length unless noted otherwise.
 #[derive(Clone, Debug)]
 pub struct Certificate<'d> {
-    /// All that is signed.
+    /// The signed part.
     pub signed: &'d [u8],
     /// 1 to 3.
     version: u8,
     serial: &'d [u8],
     algorithm: &'d [u8],
-    /// Who gave it.
+    /// The issuer's name.
     pub issuer: &'d [u8],
     validity: Value<'d>,
-    /// Whose it is.
+    /// The owner's name.
     pub subject: &'d [u8],
     /// The public key with its algorithm (SubjectPublicKeyInfo).
     pub key: &'d [u8],
     extensions: Vec<Extension<'d>>,
-    /// The algorithm of the signature and the signature.
+    /// The algorithm of the signature, and the signature.
     signature: &'d [u8],
 }
 
@@ -40,31 +39,31 @@ struct Extension<'d> {
     /// The contents of its object identifier.
     id: &'d [u8],
     critical: bool,
-    /// What is in its octet string.
+    /// The contents of its octet string.
     value: &'d [u8],
     whole: &'d [u8],
 }
 
-/// Where a certificate stands in a client's chain.
+/// The position of a certificate in a client's chain.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Position {
     /// It is the client's own.
     End,
-    /// It is an issuer's.
+    /// It belongs to an issuer.
     Above,
 }
 
-/// A certificate as webpki takes it.
+/// A certificate as webpki accepts it.
 #[derive(Debug)]
 pub struct Plain<'d> {
-    /// The certificate: as it came, or rewritten.
+    /// The certificate: original or rewritten.
     pub certificate: CertificateDer<'d>,
-    /// What is signed in it now, and what was signed; none if it is as it came.
+    /// Its signed part now, and the original one; none if it is not rewritten.
     pub signed: Option<(Vec<u8>, &'d [u8])>,
 }
 
-/// The first value in these bytes: what `TRUSTED CERTIFICATE` (OpenSSL) has behind the certificate
-/// is left out.
+/// The first value in these bytes, without the data that OpenSSL appends to a `TRUSTED
+/// CERTIFICATE`.
 pub fn first(bytes: &[u8]) -> Option<&[u8]> {
     Values(bytes).next().map(|value| value.whole)
 }
@@ -94,7 +93,7 @@ impl<'d> Certificate<'d> {
         let mut sequence = || fields.next().filter(|field| field.tag == SEQUENCE);
         let (algorithm, issuer, validity) = (sequence()?.whole, sequence()?.whole, sequence()?);
         let (subject, key) = (sequence()?.whole, sequence()?.whole);
-        // Unique identifiers may stand between, which nobody has.
+        // Unique identifiers may stand between; they are not in use.
         let extensions = fields.find(|field| field.tag == CONTEXT_3);
         let extensions = match extensions {
             Some(tagged) => Values(tagged.contents)
@@ -124,8 +123,7 @@ impl<'d> Certificate<'d> {
         Some((seconds(times.next()?)?, seconds(times.next()?)?))
     }
 
-    /// Whose it is, as text: its subject, or where that is empty the first name of DNS that it is
-    /// for.
+    /// The owner as text: the subject or, if that is empty, the first DNS name.
     pub fn name(&self) -> String {
         let subject = name(self.subject);
         if !subject.is_empty() {
@@ -142,7 +140,7 @@ impl<'d> Certificate<'d> {
         })
     }
 
-    /// Its number among those of the issuer: hexadecimal digits.
+    /// Its serial number, in hexadecimal digits.
     pub fn serial(&self) -> String {
         let number = Values(self.serial).next().map_or(&[][..], |serial| serial.contents);
         let number =
@@ -152,12 +150,12 @@ impl<'d> Certificate<'d> {
         if number.len() > LONGEST_SERIAL { digits + "..." } else { digits }
     }
 
-    /// Whether it signed itself, by its names.
+    /// Whether issuer and subject are the same name.
     pub fn is_its_own_issuer(&self) -> bool {
         self.subject == self.issuer
     }
 
-    /// Whether it says that it is no authority.
+    /// Whether it denies being an authority.
     pub fn denies_authority(&self) -> bool {
         self.extension(BASIC_CONSTRAINTS).is_some() && !self.is_authority()
     }
@@ -177,17 +175,17 @@ impl<'d> Certificate<'d> {
         self.extensions.iter().find(|extension| extension.id == id)
     }
 
-    /// Whether a bit of an extension that is a string of bits is set; none = there is no such
+    /// Whether a bit is set in an extension that is a bit string; none = there is no such
     /// extension.
     fn has_bit(&self, id: &[u8], mask: u8) -> Option<bool> {
         let bits = Values(self.extension(id)?.value).next().filter(|bits| bits.tag == BITS);
         Some(bits.is_some_and(|bits| bits.contents.get(1).is_some_and(|first| first & mask != 0)))
     }
 
-    /// The certificate as webpki takes it, `bytes` being the whole of it.
+    /// The certificate as webpki accepts it. `bytes` is the whole certificate.
     ///
     /// # Errors
-    /// It has something that nobody passes over.
+    /// It has a part that must not be ignored.
     pub fn plain(
         &self,
         bytes: &'d [u8],
@@ -200,15 +198,14 @@ impl<'d> Certificate<'d> {
         let mut kept: Vec<&[u8]> = Vec::new();
         for extension in &self.extensions {
             match extension.id {
-                // Policies are asked for nowhere here, as in OpenSSL without
-                // X509_V_FLAG_POLICY_CHECK.
+                // Policies are not checked here, as in OpenSSL without X509_V_FLAG_POLICY_CHECK.
                 id if extension.critical && POLICIES.contains(&id) => {}
                 NETSCAPE_TYPE if extension.critical => {
                     if self.has_bit(NETSCAPE_TYPE, netscape) != Some(true) {
                         return Err(CertificateFault::NetscapeType);
                     }
                 }
-                // An authority may speak for itself, if its key is one to sign with.
+                // An authority may be a client itself, if its key may sign.
                 BASIC_CONSTRAINTS if position == Position::End && self.is_authority() => {
                     if self.has_bit(KEY_USAGE, SIGNS_OR_AGREES) == Some(false) {
                         return Err(CertificateFault::Authority);
@@ -236,7 +233,7 @@ impl<'d> Certificate<'d> {
         Ok(Plain { certificate: certificate.into(), signed: Some((signed, self.signed)) })
     }
 
-    /// The kind of its key, as its administrator calls it.
+    /// The kind of its key, as administrators call it.
     pub fn key_kind(&self) -> String {
         let Some(mut parts) = Values(self.key).inside(SEQUENCE) else {
             return "unknown".to_owned();
@@ -267,8 +264,8 @@ impl<'d> Certificate<'d> {
         }
     }
 
-    /// Whether the public key is this one, an encoded SubjectPublicKeyInfo. The parameters of RSA,
-    /// which are nothing or NULL, do not count.
+    /// Whether its public key is this encoded SubjectPublicKeyInfo. The parameters of RSA, which
+    /// are absent or NULL, are ignored.
     pub fn has_key(&self, key: &[u8]) -> bool {
         let parts = |key| {
             let mut parts = Values(key).inside(SEQUENCE)?;
@@ -302,8 +299,8 @@ impl<'d> Extension<'d> {
     }
 }
 
-/// A name as text (RFC 4514, in the order of the certificate), harmless for a terminal: what does
-/// not print is escaped, and what is long is cut.
+/// A name as text (RFC 4514, in the certificate's order), safe for a terminal: unprintable
+/// characters are escaped, and a long name is cut.
 pub fn name(encoded: &[u8]) -> String {
     let sets = Values(encoded).inside(SEQUENCE).into_iter().flatten().filter(|set| set.tag == SET);
     let mut text = String::new();
@@ -334,7 +331,7 @@ pub fn name(encoded: &[u8]) -> String {
 
 fn letters(value: Value<'_>) -> String {
     match value.tag {
-        // BMPString: two bytes a letter.
+        // BMPString: two bytes for each letter.
         0x1e => {
             let pairs: Vec<u16> = value
                 .contents
@@ -343,13 +340,13 @@ fn letters(value: Value<'_>) -> String {
                 .collect();
             String::from_utf16_lossy(&pairs)
         }
-        // TeletexString: Latin 1, as everybody took it.
+        // TeletexString: Latin 1 in practice.
         0x14 => value.contents.iter().map(|byte| char::from(*byte)).collect(),
         _ => String::from_utf8_lossy(value.contents).into_owned(),
     }
 }
 
-/// An object identifier in numbers, of at most so many bytes.
+/// An object identifier in numbers, of at most `LONGEST_OBJECT` bytes.
 fn object(id: &[u8]) -> String {
     let mut numbers: Vec<u64> = Vec::new();
     let mut number = 0_u64;
@@ -369,13 +366,13 @@ fn object(id: &[u8]) -> String {
     numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(".")
 }
 
-/// Bytes of an object identifier that are shown.
+/// Most bytes of an object identifier that are shown.
 const LONGEST_OBJECT: usize = 24;
 
-/// Bytes of a serial number that are shown: none may have more (RFC 5280, 4.1.2.2).
+/// Most bytes of a serial number that are shown; longer ones are not allowed (RFC 5280, 4.1.2.2).
 const LONGEST_SERIAL: usize = 20;
 
-/// Bytes of a name that are shown.
+/// Most bytes of a name that are shown.
 const LONGEST_NAME: usize = 200;
 
 // Object identifiers, encoded.
@@ -384,14 +381,14 @@ const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 19];
 const ALTERNATIVE_NAMES: &[u8] = &[0x55, 0x1d, 17];
 const KEY_USAGE: &[u8] = &[0x55, 0x1d, 15];
 
-/// `nsCertType`, of Netscape.
+/// `nsCertType`, from Netscape.
 const NETSCAPE_TYPE: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x86, 0xf8, 0x42, 0x01, 0x01];
 
 /// certificatePolicies, policyMappings, policyConstraints, inhibitAnyPolicy.
 const POLICIES: [&[u8]; 4] =
     [&[0x55, 0x1d, 32], &[0x55, 0x1d, 33], &[0x55, 0x1d, 36], &[0x55, 0x1d, 54]];
 
-/// What webpki knows: keyUsage, subjectAltName, basicConstraints, nameConstraints,
+/// The extensions that webpki knows: keyUsage, subjectAltName, basicConstraints, nameConstraints,
 /// cRLDistributionPoints, extKeyUsage.
 const CHECKED: [&[u8]; 6] = [
     KEY_USAGE,
@@ -410,7 +407,7 @@ const P384: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x22];
 const P521: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x23];
 const ED25519: &[u8] = &[0x2b, 0x65, 0x70];
 
-/// A name of DNS among others (RFC 5280, 4.2.1.6).
+/// A DNS name among other names (RFC 5280, 4.2.1.6).
 const DNS_NAME: u8 = 0x82;
 
 /// digitalSignature and keyAgreement (RFC 5280, 4.2.1.3).
@@ -418,7 +415,7 @@ const SIGNS_OR_AGREES: u8 = 0x88;
 const NETSCAPE_CLIENT: u8 = 0x80;
 const NETSCAPE_AUTHORITY: u8 = 0x04;
 
-/// Attributes of names, and their short words (RFC 4519; RFC 2985 for the address of mail).
+/// Attributes of names, and their short names (RFC 4519; RFC 2985 for emailAddress).
 const ATTRIBUTES: [(&[u8], &str); 10] = [
     (&[0x55, 4, 3], "CN"),
     (&[0x55, 4, 5], "serialNumber"),

@@ -1,22 +1,22 @@
-//! As much of DER (X.690) as it takes to read certificates (`certificate`) and the time in an OCSP
+//! As much of DER (X.690) as is needed to read certificates (`certificate`) and the time in an OCSP
 //! response (RFC 6960, 4.2.1).
 //!
-//! Bytes that are malformed do no harm, whoever sent them: what they hold is not found.
+//! Malformed bytes do no harm, whoever sent them: their values are just not found.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A value: its tag, its contents, and all of it.
+/// A value: its tag, its contents, and all its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Value<'d> {
     /// The first byte.
     pub tag: u8,
-    /// The bytes behind tag and length.
+    /// The bytes after tag and length.
     pub contents: &'d [u8],
     /// All bytes.
     pub whole: &'d [u8],
 }
 
-/// Values one behind the other.
+/// A sequence of values.
 #[derive(Clone, Copy, Debug)]
 pub struct Values<'d>(pub &'d [u8]);
 
@@ -43,7 +43,7 @@ impl<'d> Iterator for Values<'d> {
 }
 
 impl<'d> Values<'d> {
-    /// What is inside the next value, which must have this tag.
+    /// The contents of the next value, which must have this tag.
     pub fn inside(&mut self, tag: u8) -> Option<Values<'d>> {
         self.next().filter(|value| value.tag == tag).map(|value| Values(value.contents))
     }
@@ -63,7 +63,7 @@ pub const SET: u8 = 0x31;
 pub const CONTEXT_0: u8 = 0xa0;
 pub const CONTEXT_3: u8 = 0xa3;
 
-/// A value with this tag, made of these contents.
+/// A value with this tag and these contents.
 pub fn wrap(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     let bytes = length.to_be_bytes();
@@ -77,16 +77,16 @@ pub fn wrap(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     value
 }
 
-/// What is in an OCSP response.
+/// The content of an OCSP response.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Ocsp {
-    /// It is none, or says that there is none.
+    /// It is not an OCSP response, or it reports an error.
     Unusable,
-    /// Until when it is good; none = it does not say.
+    /// It is valid until this time; none = it gives no time.
     Until(Option<SystemTime>),
 }
 
-/// Looks into an OCSP response.
+/// Reads an OCSP response.
 pub fn ocsp(response: &[u8]) -> Ocsp {
     next_update(response).map_or(Ocsp::Unusable, Ocsp::Until)
 }
@@ -99,8 +99,8 @@ fn next_update(response: &[u8]) -> Option<Option<SystemTime>> {
     let _kind = bytes.next()?;
     let basic = bytes.next().filter(|basic| basic.tag == OCTETS)?;
     let data = Values(basic.contents).inside(SEQUENCE)?.inside(SEQUENCE)?;
-    // Version and responder are tagged, the time of the whole is no sequence: the first sequence
-    // holds the single responses.
+    // Version and responder are tagged, and the time of the whole is not a sequence. So the first
+    // sequence holds the single responses.
     let mut single =
         Values(data.into_iter().find(|value| value.tag == SEQUENCE)?.contents).inside(SEQUENCE)?;
     let (_certificate, _status) = (single.next()?, single.next()?);
@@ -115,7 +115,7 @@ fn time(value: Value<'_>) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds(value)?).ok()?))
 }
 
-/// Seconds since 1970 of a time as certificates have it (RFC 5280, 4.1.2.5): `YYYYMMDDHHMMSSZ`, or
+/// Seconds since 1970 of a time in a certificate (RFC 5280, 4.1.2.5): `YYYYMMDDHHMMSSZ`, or
 /// `YYMMDDHHMMSSZ`.
 pub fn seconds(value: Value<'_>) -> Option<i64> {
     let digits =
@@ -134,7 +134,7 @@ pub fn seconds(value: Value<'_>) -> Option<i64> {
     if !(1..=12).contains(&month) {
         return None;
     }
-    // Days since 1970 with years that begin in March, so that a leap day is a year's last.
+    // Days since 1970. Years begin in March, so that a leap day is the last day of a year.
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let leaps = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
     let days = year * 365 + leaps + (month * 153 + 2) / 5 + day - 719_469;

@@ -1,4 +1,4 @@
-//! What went wrong in a handshake, as the administrator is told.
+//! Converts TLS errors to the handshake failures that are reported to the administrator.
 
 use pen_ipc::message::{CertificateFault, HandshakeFailure};
 use rustls::{CertificateError, Error, InvalidMessage};

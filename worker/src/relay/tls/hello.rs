@@ -1,25 +1,25 @@
-//! What a client says first (ClientHello, RFC 8446, 4.1.2): the server name that it asks for (RFC
-//! 6066, 3), and where that stands.
+//! The client's first message (ClientHello, RFC 8446, 4.1.2): the requested server name (RFC 6066,
+//! 3), and its position.
 //!
-//! The bytes are a stranger's. rustls reads them again; what is wrong with them is its to say.
+//! The bytes are untrusted. rustls reads them again and reports what is wrong with them.
 
 use std::ops::Range;
 
 use rustls::pki_types::ServerName;
 
-/// What the first records hold.
+/// The content of the first records.
 #[derive(Debug, Eq, PartialEq)]
 pub enum Hello {
-    /// The hello is not whole yet.
+    /// The hello is not complete yet.
     Incomplete,
-    /// It is none, or one that rustls finds something wrong with.
+    /// It is not a hello, or rustls will find an error in it.
     Other,
-    /// It asks for no name, or for an address.
+    /// It requests no name, or an address.
     Nameless,
-    /// It asks for this name.
+    /// It requests this name.
     For(String),
-    /// It asks for something that is no name. Where in the records the two bytes are that say that
-    /// an extension is a server name.
+    /// It requests a name that is not valid. The offsets, in the records, of the two bytes that
+    /// give the type of the server name extension.
     Illegal([usize; 2]),
 }
 
@@ -40,7 +40,7 @@ pub fn look(records: &[u8]) -> Hello {
         let piece = at + RECORD_HEAD..at + RECORD_HEAD + size;
         at = piece.end;
         match (head[0], pieces.is_empty()) {
-            // Sent for the sake of boxes in between (RFC 8446, D.4).
+            // Sent for the sake of middleboxes (RFC 8446, D.4).
             (CHANGE_CIPHER_SPEC, true) if size == 1 => continue,
             (HANDSHAKE, _) if (1..=LONGEST_RECORD).contains(&size) => {}
             _ => return Hello::Other,
@@ -71,13 +71,13 @@ pub fn look(records: &[u8]) -> Hello {
     }
 }
 
-/// Whether this can be the beginning of a record of the handshake.
+/// Whether this can be the start of a handshake record.
 fn fits(head: &[u8]) -> bool {
     head.first().is_none_or(|kind| matches!(*kind, HANDSHAKE | CHANGE_CIPHER_SPEC))
         && head.get(1).is_none_or(|major| *major == 3)
 }
 
-/// The message when it is whole; none as long as it is not, and Some(None) if it is no hello.
+/// The message if it is complete; none if it is not, and Some(None) if it is not a hello.
 fn whole(bytes: &[u8]) -> Option<Option<&[u8]>> {
     let [kind, rest @ ..] = bytes else { return None };
     if *kind != CLIENT_HELLO {
@@ -91,7 +91,7 @@ fn whole(bytes: &[u8]) -> Option<Option<&[u8]>> {
     }
 }
 
-/// Where a byte of the message is in the records.
+/// The offset in the records of a byte of the message.
 fn record_offset(pieces: &[Range<usize>], mut offset: usize) -> usize {
     for piece in pieces {
         if offset < piece.len() {
@@ -102,16 +102,17 @@ fn record_offset(pieces: &[Range<usize>], mut offset: usize) -> usize {
     0
 }
 
-/// What a whole hello asks for; `record_offset` says where in the records a byte of it is.
+/// What a complete hello requests. `record_offset` converts an offset of the message to one in the
+/// records.
 fn name(message: &[u8], record_offset: impl Fn(usize) -> usize) -> Hello {
     let mut found = Hello::Nameless;
     let Some(extensions) = Extensions::of(message) else { return Hello::Other };
     for (kind, at, contents) in extensions {
         match kind {
-            // Then it could not be told from what `transcript` puts in a name's place.
+            // It could not be told from the type that `transcript` writes instead.
             STAND_IN => return Hello::Other,
             SERVER_NAME => {
-                // One name of the one kind there is: any other list is for rustls to judge.
+                // One name of the only kind: rustls judges any other list.
                 let Some((list, [])) = long(contents) else { return Hello::Other };
                 let Some((0, rest)) = list.split_first().map(|(kind, rest)| (*kind, rest)) else {
                     return Hello::Other;
@@ -132,35 +133,35 @@ fn name(message: &[u8], record_offset: impl Fn(usize) -> usize) -> Hello {
     found
 }
 
-/// Bytes behind their length of two bytes, and what follows them.
+/// Bytes after their length of two bytes, and the rest.
 fn long(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk()?;
     rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))
 }
 
-/// Bytes behind their length of one byte, and what follows them.
+/// Bytes after their length of one byte, and the rest.
 fn short(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first()?;
     rest.split_at_checked(usize::from(*length))
 }
 
-/// The extensions of a hello, as far as they are there: the type, where it stands in the message,
-/// and the contents.
+/// The extensions of a hello, as far as they are present: the type, its offset in the message, and
+/// the contents.
 pub struct Extensions<'m> {
     message: &'m [u8],
     at: usize,
 }
 
 impl<'m> Extensions<'m> {
-    /// Those of a message that begins as a hello. What transcripts hash may be cut behind the last
-    /// extension but one.
+    /// The extensions of a message that begins as a hello. A transcript hash may cut the message
+    /// after the last extension but one.
     pub fn of(message: &'m [u8]) -> Option<Extensions<'m>> {
         let rest = message.strip_prefix(&[CLIENT_HELLO])?;
         let rest = rest.get(MESSAGE_HEAD - 1 + VERSION_AND_RANDOM..)?;
         let (_session, rest) = short(rest)?;
         let (_suites, rest) = long(rest)?;
         let (_compressions, rest) = short(rest)?;
-        // Behind the length of all, if there are any.
+        // After the length of all extensions, if there are any.
         let at = message.len() - rest.len() + 2;
         Some(Extensions { message, at })
     }
@@ -188,20 +189,20 @@ const CLIENT_HELLO: u8 = 1;
 /// The extension that holds a server name.
 pub const SERVER_NAME: u16 = 0;
 
-/// An extension that is for private use (RFC 8446, 11) and unknown to rustls.
+/// An extension type for private use (RFC 8446, 11) that rustls does not know.
 pub const STAND_IN: u16 = 0xff7e;
 
 /// Longest plain text of a record, in bytes (RFC 8446, 5.1).
 const LONGEST_RECORD: usize = 1 << 14;
 
-/// Longest hello, in bytes: what rustls takes.
+/// Longest hello, in bytes, that rustls accepts.
 const LONGEST: usize = 0xffff;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A hello that asks for this name, in records of at most so many bytes.
+    /// A hello that requests this name, in records of at most `most` bytes.
     pub fn records(name: &[u8], most: usize) -> Vec<u8> {
         let long = |bytes: &[u8]| [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat();
         let list = long(&[&[0][..], &long(name)].concat());
@@ -261,7 +262,7 @@ mod tests {
         }
         assert_eq!(look(&[0x16, 3, 1, 0x40, 0, 1, 0xff, 0xff, 0xff]), Hello::Incomplete);
         assert_eq!(look(&[0x16, 3, 1, 0x40, 1, 1]), Hello::Other);
-        // One byte is all that such a record has; a longer one is not waited for.
+        // Such a record has only one byte; a longer one is not waited for.
         assert_eq!(look(&[0x14, 3, 0x79, 0x80, 0xd6, 0xf9]), Hello::Other);
         assert!(matches!(look(&[&[20, 3, 3, 0, 1, 1][..], &whole].concat()), Hello::Illegal(_)));
     }

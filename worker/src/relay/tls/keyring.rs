@@ -1,8 +1,7 @@
-//! From the files of TLS to the configurations that handshakes go by: all of them, or the reason
-//! why not.
+//! Builds the configurations of handshakes from the TLS files: all of them, or the reason why not.
 //!
-//! A pure function of the files, so that what one process found to be good is good for all. Each
-//! reason begins with the file's name.
+//! A pure function of the files: files that one process found valid are valid for all. Each reason
+//! begins with the file's name.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -32,31 +31,31 @@ use crate::relay::tls::tickets::{Secrets, Tickets};
 use crate::relay::tls::transcript;
 use crate::relay::tls::verifier::{Use, Verifier};
 
-/// What handshakes go by.
+/// The configurations of handshakes.
 #[derive(Debug)]
 pub struct Keyring {
     source: Arc<Source>,
-    /// What clients are served with that ask for no name that is known.
+    /// The files for clients without a known server name.
     files: Stack,
     resolver: Arc<Resolver>,
     /// For every client, unless its name is in `own`.
     config: Arc<ServerConfig>,
-    /// The same for clients whose server name was hidden; made when one first comes.
+    /// The same for clients whose server name was hidden; created at the first such client.
     nameless: OnceLock<Arc<ServerConfig>>,
-    /// For names whose clients are verified by authorities of their own; made when a client first
-    /// asks for one.
+    /// For names with their own certification authorities; created when a client first asks for
+    /// one.
     own: HashMap<String, OnceLock<Option<Arc<ServerConfig>>>>,
 }
 
 impl Keyring {
-    /// The configuration for clients that asked for no name, or for this one.
+    /// The configuration for clients without a server name, or with this one.
     pub fn config(&self, name: Option<&str>) -> &Arc<ServerConfig> {
         name.filter(|_| !self.own.is_empty())
             .and_then(|name| self.own(name))
             .unwrap_or(&self.config)
     }
 
-    /// The configuration for clients that asked for something that is no name ([`transcript`]).
+    /// The configuration for clients whose server name is not valid ([`transcript`]).
     pub fn nameless(&self) -> &Arc<ServerConfig> {
         self.nameless.get_or_init(|| {
             let Source { provider, authorities, .. } = &*self.source;
@@ -79,8 +78,8 @@ impl Keyring {
         self.own.get(name)?.get_or_init(make).as_ref()
     }
 
-    /// Reads what is otherwise read when a client first asks for it, and says which certificates
-    /// there are.
+    /// Reads the files that are otherwise read when a client first asks for them, and lists the
+    /// certificates.
     ///
     /// # Errors
     /// The file and what is wrong with it.
@@ -101,10 +100,10 @@ impl Keyring {
     }
 }
 
-/// What the administrator should know about files that are good all the same.
+/// What the administrator should know about files that are nevertheless valid.
 pub type Notices = Vec<String>;
 
-/// Builds the configurations, except for what is read when a client first asks for it.
+/// Builds the configurations, except for files that are read when a client first asks for them.
 ///
 /// # Errors
 /// The file and what is wrong with it.
@@ -147,7 +146,7 @@ pub fn build(mut material: Material, secrets: &Arc<Secrets>) -> Result<(Keyring,
     Ok((Keyring { source, files, resolver, config, nameless: OnceLock::new(), own }, notices))
 }
 
-/// The files that belong together.
+/// The files of one certificate: certificate, key and so on.
 #[derive(Debug, Default)]
 pub struct Stack {
     certificate: Option<Part>,
@@ -165,18 +164,18 @@ impl Stack {
     }
 }
 
-/// Certification authorities, and from where they are.
+/// Certification authorities, and their files.
 #[derive(Debug, Default)]
 pub struct Authorities {
     certificates: Vec<CertificateDer<'static>>,
     /// The file of each.
     paths: Vec<String>,
-    /// Nobody chose them.
+    /// They are the system's: no option chose them.
     system: bool,
 }
 
 impl Authorities {
-    /// The certificates as their administrator knows them, but for the system's.
+    /// The certificates with the facts for the administrator, without those of the system.
     fn facts(&self, name: Option<&str>) -> Vec<Fact> {
         let certificates = self.certificates.iter().zip(&self.paths).filter(|_| !self.system);
         certificates
@@ -185,13 +184,13 @@ impl Authorities {
     }
 }
 
-/// What certificates and configurations are made of.
+/// What certificates and configurations are made from.
 #[derive(Debug)]
 pub struct Source {
     material: Material,
     provider: Arc<CryptoProvider>,
     secrets: Arc<Secrets>,
-    /// Who verifies clients and completes chains, unless a name has its own.
+    /// The authorities that verify clients and complete chains, unless a name has its own.
     authorities: Authorities,
 }
 
@@ -200,8 +199,8 @@ impl Source {
         &self.material.index
     }
 
-    /// The certificate with its chain, its key and its OCSP response. What the certificate says is
-    /// its owner's business: it has to be one, and to have this key.
+    /// The certificate with its chain, its key and its OCSP response. The content of the
+    /// certificate is not checked: it must only be a certificate and match this key.
     fn certified(
         &self,
         files: &Stack,
@@ -233,8 +232,8 @@ impl Source {
         Ok(certified)
     }
 
-    /// What is to be said if clients of TLS 1.2 cannot be served with a key, because none of the
-    /// suites that were chosen is for such a key.
+    /// A notice, if clients of TLS 1.2 cannot be served with a key because none of the chosen
+    /// suites is for such a key.
     fn without_suite(&self, path: &str, key: SignatureAlgorithm) -> Option<String> {
         let Index { tls12, suites, .. } = self.index();
         let is_rsa = key == SignatureAlgorithm::RSA;
@@ -254,7 +253,7 @@ impl Source {
         ))
     }
 
-    /// The same for a server name, with authorities of its own if it has any.
+    /// The certificate of a server name, with the name's own authorities if it has any.
     ///
     /// # Errors
     /// The file and what is wrong with it.
@@ -282,7 +281,7 @@ impl Source {
         Ok((certified, own))
     }
 
-    /// The certificates of a file that was found to be good, as their administrator knows them.
+    /// The certificates of a valid file, with the facts for the administrator.
     fn facts(&self, files: &Stack, name: Option<&str>) -> Vec<Fact> {
         let Some(part) = &files.certificate else { return Vec::new() };
         let chain = self.certificates(part).unwrap_or_default();
@@ -363,8 +362,8 @@ impl Source {
         }
     }
 
-    /// The certificates of authorities; those that cannot be used are named and left out, but for
-    /// the system's.
+    /// The certificates of authorities. Unusable ones are reported and left out, except that the
+    /// system's are not reported.
     fn authorities(&self, parts: &[Part], notices: &mut Notices) -> Result<Authorities, String> {
         let mut all = Authorities { system: true, ..Authorities::default() };
         for part in parts {
@@ -438,7 +437,7 @@ impl Source {
         Ok(Arc::new(config))
     }
 
-    /// A digest of the rules by which clients are verified.
+    /// A digest of the rules that verify clients.
     fn rules(&self, authorities: &Authorities) -> [u8; 32] {
         let mut digest = Context::new(&SHA256);
         if self.index().required {
@@ -451,7 +450,7 @@ impl Source {
     }
 }
 
-/// A certificate as its administrator knows it.
+/// The facts about a certificate for its administrator.
 fn fact(der: &CertificateDer<'_>, path: &str, purpose: Purpose) -> Fact {
     let read = Certificate::read(der);
     let text = |of: fn(&Certificate<'_>) -> String| read.as_ref().map_or(String::new(), of);
@@ -468,7 +467,7 @@ fn fact(der: &CertificateDer<'_>, path: &str, purpose: Purpose) -> Fact {
     }
 }
 
-/// Checks that the first certificate, which is the server's own, has this key.
+/// Checks that the first certificate, which is the server's own, matches this key.
 fn matches(
     chain: &[CertificateDer<'_>],
     key: &Key,
@@ -504,7 +503,7 @@ fn matches(
     }
 }
 
-/// The number of the first certificate that is not its predecessor's issuer (RFC 5246, section
+/// The number of the first certificate that did not issue the one before it (RFC 5246, section
 /// 7.4.2).
 fn stranger(chain: &[CertificateDer<'_>]) -> Option<usize> {
     let is_stranger = |pair: &[CertificateDer<'_>]| {
@@ -515,8 +514,8 @@ fn stranger(chain: &[CertificateDer<'_>]) -> Option<usize> {
     chain.windows(2).position(is_stranger).map(|position| position + 2)
 }
 
-/// Puts the issuers behind a certificate that stands alone, as far as they are known. The last,
-/// which signed itself, every client has or does not trust.
+/// Adds the known issuers to a certificate without a chain. The self-signed root is left out: a
+/// client has it, or does not trust it.
 fn complete(chain: &mut Vec<CertificateDer<'static>>, issuers: &[CertificateDer<'static>]) {
     while let [.., last] = chain.as_slice()
         && chain.len() < LONGEST_CHAIN
@@ -533,10 +532,10 @@ fn complete(chain: &mut Vec<CertificateDer<'static>>, issuers: &[CertificateDer<
     }
 }
 
-/// Certificates of a chain that is completed here.
+/// Most certificates of a chain that is completed here.
 const LONGEST_CHAIN: usize = 8;
 
-/// All suites of TLS 1.3, and of TLS 1.2 those that were chosen, in their order.
+/// All suites of TLS 1.3, and the chosen ones of TLS 1.2 in their order.
 fn cipher_suites(chosen: &[Suite]) -> CryptoProvider {
     let mut provider = provider::default_provider();
     if !chosen.is_empty() {
@@ -551,7 +550,7 @@ fn cipher_suites(chosen: &[Suite]) -> CryptoProvider {
     provider
 }
 
-/// How to see the order of the certificates in a file.
+/// How to display the order of the certificates in a file.
 fn in_order(path: &str) -> String {
     format!(
         "the order is: the server's own, its issuer, that one's issuer. See it with: \
@@ -559,9 +558,10 @@ fn in_order(path: &str) -> String {
     )
 }
 
-/// Why there is no `what` in a file, and the words to openssl(1) that mend it.
+/// Why a file has no `what`, and the openssl(1) command that corrects it.
 fn not_pem(path: &str, bytes: &[u8], what: &str, word: &str) -> String {
-    // A PFX (RFC 7292) begins with a version and its content's type, data (1.2.840.113549.1.7.1).
+    // A PFX (RFC 7292) begins with a version and the type of its content, data
+    // (1.2.840.113549.1.7.1).
     const DATA: [u8; 11] = [0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x01];
     let head = &bytes[..bytes.len().min(64)];
     match bytes.first() {
@@ -577,7 +577,7 @@ fn not_pem(path: &str, bytes: &[u8], what: &str, word: &str) -> String {
     }
 }
 
-/// What is wrong with a PEM file, without a byte of it: it may be a key's.
+/// What is wrong with a PEM file. It shows no byte of the file: that may be a byte of a key.
 fn pem_reason(error: &rfc7468::Error) -> &'static str {
     match error {
         rfc7468::Error::MissingSectionEnd { .. } => "a section (PEM) has no end",

@@ -1,8 +1,8 @@
-//! The memory that holds the files of TLS: found by its index, read piece by piece, and wiped when
-//! it was used.
+//! The memory with the TLS files. An index gives their positions; they are read piece by piece and
+//! wiped after use.
 //!
-//! All workers share the offset of the descriptor, so that is left alone. What is not as the
-//! supervisor makes it is refused.
+//! All workers share the descriptor's file offset, so it is not moved. Memory that does not look as
+//! the supervisor makes it is refused.
 
 use std::os::fd::OwnedFd;
 
@@ -10,11 +10,11 @@ use pen_ipc::tls_files::{AUTHORITIES_LIMIT, INDEX_LIMIT, Index, Part, TICKET_SEC
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
-/// The memory and what is in it.
+/// The memory and its index.
 #[derive(Debug)]
 pub struct Material {
     memory: OwnedFd,
-    /// What is in it.
+    /// The index of the files.
     pub index: Index,
 }
 
@@ -22,7 +22,7 @@ impl Material {
     /// Opens the memory.
     ///
     /// # Errors
-    /// It is none that the supervisor makes.
+    /// The memory does not look as the supervisor makes it.
     pub fn new(memory: OwnedFd) -> Result<Material, String> {
         let broken = || "the files of TLS did not arrive whole".to_owned();
         let size =
@@ -45,7 +45,7 @@ impl Material {
     /// The bytes of a file.
     ///
     /// # Errors
-    /// They are not there.
+    /// The memory does not have them.
     pub fn bytes(&self, part: &Part) -> Result<Zeroizing<Vec<u8>>, String> {
         read(&self.memory, part.offset, part.length)
             .ok_or_else(|| format!("{}: did not arrive whole", part.path))
@@ -57,7 +57,7 @@ pub fn secret(memory: &OwnedFd) -> Option<Zeroizing<Vec<u8>>> {
     read(memory, 0, TICKET_SECRET as u64)
 }
 
-/// Exactly these bytes. The buffer never grows, which would leave copies behind.
+/// Reads exactly these bytes. The buffer never grows, which would leave copies behind.
 fn read(memory: &OwnedFd, offset: u64, length: u64) -> Option<Zeroizing<Vec<u8>>> {
     let mut bytes = Zeroizing::new(vec![0; usize::try_from(length).ok()?]);
     let mut done = 0;

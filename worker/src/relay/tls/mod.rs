@@ -1,11 +1,13 @@
 //! TLS towards clients.
 //!
-//! `session` is one client's session; `hello` reads the name that it asks for, and `transcript`
-//! serves a client whose name is none. `keyring` makes the configurations that all of them go by
-//! out of the files that came from the supervisor (`material`, as `pem` takes them), those of
-//! server names when they are first asked for (`names`). `certificate` reads certificates
-//! (`der`), and `verifier` verifies those of clients; `signing` holds the private key; `tickets`
-//! lets a session go on at any worker. `failure` finds the words for what went wrong.
+//! - `session` is one client's session. `hello` reads the requested server name, and `transcript`
+//!   serves a client whose name is not valid.
+//! - `keyring` builds the configurations from the files of the supervisor (`material`, `pem`).
+//!   Those of server names are built when first requested (`names`).
+//! - `certificate` reads certificates (`der`), and `verifier` verifies clients' certificates.
+//! - `signing` holds the private key.
+//! - `tickets` lets a session be resumed at any worker.
+//! - `failure` converts errors to reports.
 
 mod certificate;
 mod der;
@@ -35,7 +37,7 @@ pub use crate::relay::tls::failure::failure;
 pub use crate::relay::tls::session::{Cipher, Session};
 pub use crate::relay::transfer::pump::BUFFER as PLAIN;
 
-/// What a worker's handshakes go by.
+/// The TLS state of a worker.
 #[derive(Debug)]
 pub struct Tls {
     keyring: Arc<Keyring>,
@@ -43,7 +45,7 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Reads what a worker is born with.
+    /// Reads the files that a worker starts with.
     ///
     /// # Errors
     /// The file and what is wrong with it.
@@ -59,7 +61,7 @@ impl Tls {
         Ok(Tls { keyring: Arc::new(keyring), secrets })
     }
 
-    /// Goes by other files from now on; sessions that are there stay as they are.
+    /// Uses other files from now on. Open sessions are unchanged.
     ///
     /// # Errors
     /// The file and what is wrong with it; nothing has changed.
@@ -69,18 +71,18 @@ impl Tls {
         Ok(())
     }
 
-    /// Takes a new ticket secret. False: it is none.
+    /// Takes a new ticket secret. False: the memory holds none.
     pub fn renew_secret(&self, secret: &OwnedFd) -> bool {
         material::secret(secret).is_some_and(|bytes| self.secrets.renew(&bytes))
     }
 
-    /// A session with a client that has said nothing yet.
+    /// A new session, before the client's first bytes.
     pub fn session(&self) -> Session {
         Session::new(self.keyring.clone())
     }
 }
 
-/// Says whether these files are good, and what the administrator should know about them.
+/// Checks whether these files are valid, and returns what the administrator should know about them.
 ///
 /// # Errors
 /// The file and what is wrong with it.

@@ -1,6 +1,6 @@
-//! Certificates by server name. A name's files are read when a client first asks for it: a thousand
-//! private keys take a worker longer to read than its clients can be kept waiting, be it at the
-//! start or at HUP. They were all examined before, so that nothing new comes out here.
+//! Certificates by server name. The files of a name are read when a client first requests it. A
+//! worker would need too long for a thousand private keys at its start or at HUP: its clients would
+//! wait. All files were examined before, so no new error appears here.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -11,7 +11,7 @@ use rustls::sign::CertifiedKey;
 
 use crate::relay::tls::keyring::{Authorities, Notices, Source, Stack};
 
-/// The certificate of every client: its name's, or the default.
+/// Chooses every client's certificate: the one of its server name, or the default.
 #[derive(Debug)]
 pub struct Resolver {
     source: Arc<Source>,
@@ -23,20 +23,20 @@ pub struct Resolver {
 #[derive(Debug)]
 struct Name {
     files: Stack,
-    /// None: the files are not in order, as whoever examined them has said.
+    /// None: the files are not valid; their examination has already reported that.
     ready: OnceLock<Option<Ready>>,
 }
 
-/// What the clients of a name are served with.
+/// The certificate for the clients of a name.
 #[derive(Debug)]
 pub struct Ready {
     certified: Arc<CertifiedKey>,
-    /// By whom its clients are verified, if not by the authorities of all.
+    /// The authorities for its clients, if they are not the common ones.
     pub authorities: Option<Authorities>,
 }
 
 impl Resolver {
-    /// With the files of each name, none of which is read now.
+    /// A resolver with the files of each name. None of them is read now.
     pub fn new(
         source: Arc<Source>,
         default: Arc<CertifiedKey>,
@@ -47,8 +47,8 @@ impl Resolver {
         Resolver { source, default, names }
     }
 
-    /// What there is for a name, and under which name that is: the name itself, or a `*` in the
-    /// place of its first label.
+    /// The certificate for a name, and the entry that matched: the name itself, or `*` in place of
+    /// its first label.
     pub fn find(&self, name: &str) -> Option<(&str, &Ready)> {
         if self.names.is_empty() {
             return None;
@@ -69,8 +69,8 @@ impl Resolver {
         Ok(Ready { certified: Arc::new(certified), authorities })
     }
 
-    /// Reads the files of all names, in order: those that are good. Of those that are not, the
-    /// first are told and the others counted.
+    /// Reads the files of all names in order and returns the valid ones. The first invalid ones are
+    /// reported, and the others counted.
     pub fn examine<'s>(&'s self, notices: &mut Notices) -> Vec<(&'s str, &'s Stack, Ready)> {
         let mut names: Vec<_> = self.names.iter().collect();
         names.sort_by_key(|(text, _)| *text);
@@ -106,9 +106,8 @@ impl Resolver {
     }
 }
 
-/// Whether a client can ask for a name, or, where that begins with `*.`, for one that it stands
-/// for. Of a name that ends with a dot the dot is left out when it is looked for
-/// ([`Resolver::find`]).
+/// Whether a client can request a name or, if it begins with `*.`, a name that matches it.
+/// [`Resolver::find`] ignores the dot at the end of a requested name.
 fn can_be_asked_for(name: &str) -> bool {
     let asked = match name.strip_prefix("*.") {
         Some(rest) => format!("a.{rest}"),
@@ -117,7 +116,7 @@ fn can_be_asked_for(name: &str) -> bool {
     !name.ends_with('.') && matches!(ServerName::try_from(asked), Ok(ServerName::DnsName(_)))
 }
 
-/// Tells the first of many, and how many more there are.
+/// Reports the first of many notices, and how many more there are.
 fn tell_first(notices: &mut Notices, mut all: Notices, of_what: &str) {
     let more = all.len().saturating_sub(FIRST);
     all.truncate(FIRST);
@@ -127,7 +126,7 @@ fn tell_first(notices: &mut Notices, mut all: Notices, of_what: &str) {
     }
 }
 
-/// So many are told one by one.
+/// This many are reported singly.
 const FIRST: usize = 5;
 
 impl ResolvesServerCert for Resolver {

@@ -1,11 +1,11 @@
-//! PEM as it comes from all kinds of tools: what OpenSSL takes beyond RFC 7468, and what an editor
-//! leaves at the beginning of a file.
+//! PEM files of many tools: the labels that OpenSSL accepts beyond RFC 7468, and the byte order
+//! marks of editors.
 
 use zeroize::Zeroizing;
 
-/// The text with the labels of RFC 7468 in the place of OpenSSL's others, and without byte order
-/// marks. Text in UTF-16, as Windows writes it, becomes ASCII. The new buffer never grows, which
-/// would leave copies of a key behind.
+/// The text with the labels of RFC 7468 instead of OpenSSL's others, and without byte order marks.
+/// UTF-16 text, as Windows writes it, becomes ASCII. The new buffer never grows, which would leave
+/// copies of a key behind.
 pub fn usual(bytes: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
     let bytes = match bytes.get(..2) {
         Some([0xff, 0xfe]) => narrow(&bytes[2..], 0),
@@ -14,7 +14,7 @@ pub fn usual(bytes: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
     };
     let mut text = Zeroizing::new(Vec::with_capacity(bytes.len()));
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-        // Files that were put one behind the other have a mark each.
+        // Each of several concatenated files has a mark.
         let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
         let boundary = [&b"-----BEGIN "[..], b"-----END "]
             .into_iter()
@@ -43,7 +43,8 @@ fn narrow(bytes: &[u8], from: usize) -> Zeroizing<Vec<u8>> {
     narrow
 }
 
-/// What OpenSSL calls certificates too (PEM_STRING_X509_OLD, PEM_STRING_X509_TRUSTED).
+/// Other labels that OpenSSL accepts for certificates (PEM_STRING_X509_OLD,
+/// PEM_STRING_X509_TRUSTED).
 const OTHERS: [&[u8]; 2] = [b"X509 CERTIFICATE", b"TRUSTED CERTIFICATE"];
 
 #[cfg(test)]

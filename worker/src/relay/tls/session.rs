@@ -1,9 +1,9 @@
-//! One client's TLS session: records in, plain text out, and the other way. No sockets here, and no
-//! memory but for what is incomplete.
+//! One client's TLS session: converts records to plain text and back. It has no socket, and no
+//! memory except for incomplete data.
 //!
 //! rustls works on buffers that belong to the worker and not to the session, so an idle session
-//! keeps its keys and nothing else. What the session has to say by itself (handshake, alerts, key
-//! updates) is bounded by rustls.
+//! keeps only its keys. rustls bounds what the session sends by itself (handshake, alerts, key
+//! updates).
 
 use std::sync::Arc;
 
@@ -17,20 +17,20 @@ use crate::relay::tls::transcript::hide;
 use crate::relay::tls::verifier::{Refused, refused};
 use crate::relay::transfer::pump::BUFFER;
 
-/// Bytes of the buffer for records: as many as [`BUFFER`] bytes of plain text become, each record
-/// of 16 KiB with its header, content type, nonce and tag (RFC 8446, 5.2; RFC 5288, 3), and some
-/// messages of the session itself.
+/// Bytes of the buffer for records. It holds [`BUFFER`] bytes of plain text as records of 16 KiB,
+/// each with header, content type, nonce and tag (RFC 8446, 5.2; RFC 5288, 3), and some messages of
+/// the session itself.
 const CIPHER: usize = BUFFER + (BUFFER / 16384 + 1) * 64 + 16384;
 
-/// Bytes of a record or a handshake message that is not whole: rustls takes messages up to 64 KiB.
-/// More than this is no TLS.
+/// Most bytes of an incomplete record or handshake message. rustls accepts messages up to 64 KiB;
+/// more than this limit is not TLS.
 const INCOMPLETE: usize = 96 * 1024;
 
-/// The most that is read at once before the handshake is over.
+/// Most bytes of one read before the handshake is over.
 const GREETING: usize = 16 * 1024;
 
-/// The buffer for records that all sessions of a worker use in turn; empty until the first session
-/// needs it.
+/// The buffer for records that all sessions of a worker share; empty until the first session needs
+/// it.
 #[derive(Debug, Default)]
 pub struct Cipher(Vec<u8>);
 
@@ -51,11 +51,11 @@ impl Cipher {
 /// A session.
 pub struct Session {
     stage: SessionStage,
-    /// The beginning of a record, or of a handshake message, of which the rest is still to come.
+    /// The start of an incomplete record or handshake message.
     incomplete: Vec<u8>,
-    /// Plain text that came along with the end of the handshake.
+    /// Plain text that came with the end of the handshake.
     early: Vec<u8>,
-    /// The peer had ended when `early` was kept.
+    /// The peer's close_notify had come when `early` was kept.
     early_end: bool,
     /// No more records go out: close_notify or a fatal alert was the last.
     closed: bool,
@@ -65,7 +65,7 @@ pub struct Session {
     error: Option<rustls::Error>,
     /// Why the client's certificate was refused, and whose it was.
     refused: Option<Box<Refused>>,
-    /// What the session itself has to say.
+    /// Messages of the session itself.
     out: Vec<u8>,
 }
 
@@ -74,18 +74,18 @@ pub struct Session {
     reason = "a session is in a box, and served all its life but the first bytes"
 )]
 enum SessionStage {
-    /// The name that the client asks for decides by which configuration it is served.
+    /// The hello is awaited: the requested name decides which configuration is used.
     Choosing(Arc<Keyring>),
     Serving(UnbufferedServerConnection, Name),
 }
 
-/// The server name that the client asks for.
+/// The requested server name.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Name {
-    /// It is as the client sent it.
+    /// rustls gets it as the client sent it.
     Shown,
-    /// It is none, and was hidden from rustls: once more, should the client be asked for another
-    /// hello.
+    /// It is not valid and was hidden from rustls. It is hidden again if the client must send
+    /// another hello.
     Hidden,
 }
 
@@ -97,19 +97,19 @@ impl std::fmt::Debug for Session {
     }
 }
 
-/// What became of the records that came in.
+/// The result of the records that came in.
 #[derive(Debug, Default)]
 pub struct Taken {
     /// Bytes of plain text.
     pub plain: usize,
-    /// The peer has said that it sends no more (close_notify).
+    /// The peer sends no more (close_notify).
     pub closed: bool,
     /// The session is over.
     pub error: Option<rustls::Error>,
 }
 
 impl Session {
-    /// A session with a client that has said nothing yet.
+    /// A new session, before the client's first bytes.
     pub fn new(keyring: Arc<Keyring>) -> Session {
         Session {
             stage: SessionStage::Choosing(keyring),
@@ -124,7 +124,7 @@ impl Session {
         }
     }
 
-    /// Whether the handshake is still to be finished.
+    /// Whether the handshake is not finished.
     pub fn is_handshaking(&self) -> bool {
         match &self.stage {
             SessionStage::Choosing(_) => true,
@@ -132,25 +132,25 @@ impl Session {
         }
     }
 
-    /// Whether the session came out of an earlier one.
+    /// Whether the session resumes an earlier one.
     pub fn is_resumed(&self) -> bool {
         matches!(&self.stage, SessionStage::Serving(tls, _) if tls.handshake_kind() == Some(HandshakeKind::Resumed))
     }
 
-    /// Whether the peer said that it sends no more, before it ended.
+    /// Whether the peer sent close_notify before its end of file.
     pub fn peer_closed(&self) -> bool {
         self.peer_closed
     }
 
-    /// Where the next bytes from the socket go, at most so many: behind those that are incomplete.
+    /// The buffer for the next bytes from the socket, at most `most`: after the incomplete bytes.
     pub fn room<'c>(&self, cipher: &'c mut Cipher, most: usize) -> &'c mut [u8] {
         let kept = self.incomplete.len();
         let most = most.min(if self.is_handshaking() { GREETING } else { BUFFER - kept });
         &mut cipher.all()[kept..kept + most]
     }
 
-    /// Takes what was put into [`Session::room`]. Plain text goes into `plain`, which is as large
-    /// as [`BUFFER`].
+    /// Takes `length` bytes that were put into [`Session::room`]. Plain text goes into `plain`,
+    /// which is as large as [`BUFFER`].
     pub fn take(&mut self, length: usize, cipher: &mut Cipher, plain: &mut [u8]) -> Taken {
         let mut taken = Taken::default();
         if self.error.is_some() {
@@ -216,13 +216,13 @@ impl Session {
             self.closed = true;
             taken.error = Some(rustls::Error::General("message too long".into()));
         } else {
-            // As much memory as it needs, and not what it once needed.
+            // A new allocation that fits, so that the memory of a larger one is not kept.
             self.incomplete = rest.to_vec();
         }
         taken
     }
 
-    /// Notes why the session is over: what still comes is thrown away.
+    /// Notes why the session is over: further data is discarded.
     pub fn set_error(&mut self, error: rustls::Error) {
         self.error = Some(error);
     }
@@ -237,18 +237,18 @@ impl Session {
         self.refused.take().map(|refused| *refused)
     }
 
-    /// What the session itself has to say, to be sent at once.
+    /// The messages of the session itself, to be sent at once.
     pub fn take_out(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.out)
     }
 
-    /// Makes records of plain text; returns how many bytes are in `cipher` now. None: the session
-    /// can say nothing any more.
+    /// Makes records of plain text. Returns how many bytes `cipher` has now. None: the session
+    /// cannot send any more.
     pub fn encrypt(&mut self, plain: &[u8], cipher: &mut Cipher) -> Option<usize> {
         self.say(cipher, |traffic, room| traffic.encrypt(plain, room))
     }
 
-    /// Makes the record that says that nothing more comes.
+    /// Makes the close_notify record.
     pub fn close(&mut self, cipher: &mut Cipher) -> Option<usize> {
         let length = self.say(cipher, |traffic, room| traffic.queue_close_notify(room));
         self.closed = true;
@@ -260,7 +260,7 @@ impl Session {
         self.closed
     }
 
-    /// Ends without close_notify: the peer is to know that something is missing.
+    /// Ends without close_notify: the peer must see that data is missing.
     pub fn cut(&mut self) {
         self.closed = true;
     }
@@ -277,31 +277,30 @@ impl Session {
             return None;
         }
         let SessionStage::Serving(tls, _) = &mut self.stage else { return None };
-        // With the incomplete bytes: rustls knows how far into them it has come.
+        // Includes the incomplete bytes: rustls knows how far it has read them.
         match tls.process_tls_records(&mut self.incomplete).state {
             Ok(ConnectionState::WriteTraffic(mut traffic)) => say(&mut traffic, cipher.all()).ok(),
             _ => None,
         }
     }
 
-    /// Keeps plain text that came along with the end of the handshake, until there is a server for
-    /// it.
+    /// Keeps plain text that came with the end of the handshake, until a server is connected.
     pub fn keep_early(&mut self, plain: &[u8], ended: bool) {
         self.early.extend_from_slice(plain);
         self.early_end = ended;
     }
 
-    /// Bytes of memory that are kept until more comes, or until there is a server.
+    /// Bytes of memory kept until more data comes, or until a server is connected.
     pub fn held_bytes(&self) -> usize {
         self.incomplete.capacity() + self.early.capacity()
     }
 
-    /// Whether there is such plain text.
+    /// Whether plain text was kept by [`Session::keep_early`].
     pub fn has_early(&self) -> bool {
         !self.early.is_empty()
     }
 
-    /// Gives that plain text out, and whether the peer had ended behind it.
+    /// Returns that plain text, and whether close_notify followed it.
     pub fn take_early(&mut self, plain: &mut [u8]) -> Option<(usize, bool)> {
         if self.early.is_empty() {
             return None;
@@ -313,11 +312,11 @@ impl Session {
 }
 
 impl SessionStage {
-    /// The session as rustls knows it, which is made when the client's hello is there. None: that
-    /// is still to come.
+    /// The rustls session, which is created when the client's hello is complete. None: it is not
+    /// yet.
     ///
     /// # Errors
-    /// The configuration cannot serve anybody.
+    /// The configuration cannot serve any client.
     fn tls(
         &mut self,
         records: &mut [u8],
@@ -331,7 +330,7 @@ impl SessionStage {
                         (keyring.nameless(), Name::Hidden)
                     }
                     Hello::For(name) => (keyring.config(Some(&name)), Name::Shown),
-                    // What is no hello finds its error in any configuration.
+                    // Bytes that are not a hello cause their error in any configuration.
                     Hello::Nameless | Hello::Other | Hello::Incomplete => {
                         (keyring.config(None), Name::Shown)
                     }
@@ -340,7 +339,7 @@ impl SessionStage {
                     SessionStage::Serving(UnbufferedServerConnection::new(config.clone())?, name);
             }
             SessionStage::Serving(_, Name::Shown) => {}
-            // TLS 1.2 knows no second hello.
+            // TLS 1.2 has no second hello.
             SessionStage::Serving(tls, name)
                 if tls.protocol_version() == Some(ProtocolVersion::TLSv1_2) =>
             {
@@ -364,8 +363,8 @@ impl SessionStage {
     }
 }
 
-/// The alert that says why a session is over, if there is one. Asked for once: it is all that
-/// waits, and rustls does not bear to find a second error in the records.
+/// Writes the alert that says why a session is over, if there is one. It is called once: only this
+/// alert waits, and rustls does not support a second error in the records.
 fn last_words(tls: &mut UnbufferedServerConnection, records: &mut [u8], out: &mut Vec<u8>) {
     if let Ok(ConnectionState::EncodeTlsData(mut message)) = tls.process_tls_records(records).state
     {
@@ -373,15 +372,15 @@ fn last_words(tls: &mut UnbufferedServerConnection, records: &mut [u8], out: &mu
     }
 }
 
-/// Makes the alert certificate_required, which only TLS 1.3 has and which is encrypted there, the
-/// one that TLS 1.2 has for it: handshake_failure (RFC 5246, 7.4.6).
+/// Replaces the alert certificate_required, which exists only in TLS 1.3 (where it is encrypted),
+/// by that of TLS 1.2: handshake_failure (RFC 5246, 7.4.6).
 fn say_as_tls12(out: &mut [u8]) {
     if let [.., 21, 3, 3, 0, 2, 2, alert @ 116] = out {
         *alert = 40;
     }
 }
 
-/// Appends what `encode` writes, which says how much room it needs.
+/// Appends the output of `encode`, which tells how much room it needs.
 fn put(out: &mut Vec<u8>, mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>) {
     if let Err(EncodeError::InsufficientSize(needs)) = encode(&mut []) {
         let start = out.len();

@@ -1,5 +1,5 @@
-//! The private key: every signature of every handshake is asked of this type, and of nothing else.
-//! A process that holds the key in a worker's place would be asked here.
+//! The private key. This type makes every signature of every handshake, so that a separate process
+//! could hold the key instead of a worker.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,14 +9,14 @@ use rustls::pki_types::{PrivateKeyDer, SubjectPublicKeyInfoDer};
 use rustls::sign::{Signer, SigningKey};
 use rustls::{Error, SignatureAlgorithm, SignatureScheme};
 
-/// A private key that shows nothing of itself.
+/// A private key, whose content this type never shows.
 pub struct Key(Arc<dyn SigningKey>);
 
 impl Key {
-    /// A key of a kind that is known here.
+    /// A key of a supported kind.
     ///
     /// # Errors
-    /// It is of no such kind, or broken.
+    /// The key is of another kind, or is broken.
     pub fn new(key: &PrivateKeyDer<'_>) -> Result<Key, Error> {
         any_supported_type(key).map(Key)
     }
@@ -42,7 +42,7 @@ impl SigningKey for Key {
     }
 }
 
-/// A signature to be made, in the scheme that the client understands.
+/// A signer for the scheme that the client supports.
 struct Signature(Box<dyn Signer>);
 
 impl fmt::Debug for Signature {

@@ -1,9 +1,9 @@
-//! Session tickets (RFC 5077; RFC 8446, 4.6.1) that every worker understands: their secrets come
-//! from the supervisor, two generations of them.
+//! Session tickets (RFC 5077; RFC 8446, 4.6.1) that every worker can read. Their secrets come from
+//! the supervisor, in two generations.
 //!
-//! A ticket carries the name of its secret, a salt, and the session under AES-256-GCM with a key of
-//! its own, derived from secret and salt. The rules by which clients were verified go into the key
-//! too: a session that was made under others, or under none, is no way around them.
+//! A ticket has the name of its secret, a salt, and the session under AES-256-GCM. Its key is
+//! derived from secret, salt, and the rules that verified the client. So a session made under other
+//! rules, or under none, cannot be used to avoid verification.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,10 +21,10 @@ const NAME: usize = 16;
 /// Bytes of a ticket's salt.
 const SALT: usize = 32;
 
-/// Longest ticket that is looked at: a session with a long chain of client certificates.
+/// Longest ticket that is read: a session with a long chain of client certificates.
 const LONGEST: usize = 64 * 1024;
 
-/// The secrets in force. The older one goes when the next one comes.
+/// The secrets in force. A new secret replaces the older one.
 #[derive(Debug)]
 pub struct Secrets(Mutex<(Secret, Option<Secret>)>);
 
@@ -40,7 +40,7 @@ impl fmt::Debug for Secret {
 }
 
 impl Secret {
-    /// None: not as long as a secret is.
+    /// None: the length is not that of a secret.
     fn new(bytes: &[u8]) -> Option<Secret> {
         let (name, key) = bytes.split_at_checked(NAME)?;
         (bytes.len() == TICKET_SECRET).then(|| Secret {
@@ -59,7 +59,7 @@ impl Secret {
     }
 }
 
-/// How much is derived: a key of AES-256 and a nonce.
+/// The derived bytes: a key of AES-256 and a nonce.
 struct Length;
 
 impl Length {
@@ -79,7 +79,7 @@ impl Secrets {
         Some(Arc::new(Secrets(Mutex::new((Secret::new(current)?, previous)))))
     }
 
-    /// Takes a new secret; the one before the last is forgotten. False: it is none.
+    /// Takes a new secret and drops the one before the last. False: the bytes are not a secret.
     pub fn renew(&self, bytes: &[u8]) -> bool {
         let Some(new) = Secret::new(bytes) else { return false };
         let mut secrets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -88,7 +88,7 @@ impl Secrets {
     }
 }
 
-/// Makes and reads the tickets of those who were verified by the same rules.
+/// Makes and reads the tickets of clients that the same rules verified.
 #[derive(Debug)]
 pub struct Tickets {
     secrets: Arc<Secrets>,
@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(tickets(&other).decrypt(&ticket).unwrap(), b"session");
         let newer = tickets(&other).encrypt(b"newer").unwrap();
         assert_eq!(tickets(&one).decrypt(&newer), None);
-        // A replacement is born with both.
+        // A replacement worker starts with both.
         let born = Secrets::new(&secret(2), Some(&secret(1))).unwrap();
         assert_eq!(tickets(&born).decrypt(&newer).unwrap(), b"newer");
         assert_eq!(tickets(&born).decrypt(&ticket).unwrap(), b"session");

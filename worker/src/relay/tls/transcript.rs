@@ -1,11 +1,11 @@
-//! Server names that are none: how a client that asks for one is served although rustls refuses it.
+//! Invalid server names: serves a client that requests one, although rustls refuses it.
 //!
-//! rustls answers a server name that DNS does not know (`web01-`, `1.2.3`, `a.test:443`) with the
-//! alert illegal_parameter, and nothing can be set about that (rustls 0.23.46, src/server/hs.rs,
-//! `process_client_hello`). Others serve such a client with their default certificate. So rustls is
-//! shown a hello in which the type of that extension is another, which it does not know. The
-//! client, however, knows what it sent, and both ends prove to each other that they have seen the
-//! same messages: the hash of all messages is made here of the hello as it came.
+//! rustls answers a server name that is not valid in DNS (`web01-`, `1.2.3`, `a.test:443`) with the
+//! alert illegal_parameter. No setting changes that (rustls 0.23.46, src/server/hs.rs,
+//! `process_client_hello`). Other servers use their default certificate then. So rustls is given a
+//! hello in which that extension has another type, which it does not know. But both ends prove to
+//! each other that they have seen the same messages, and the client knows what it sent. So the hash
+//! of all messages is computed here over the original hello.
 
 use std::borrow::Cow;
 use std::sync::OnceLock;
@@ -18,7 +18,7 @@ use rustls::{
 
 use crate::relay::tls::hello::{Extensions, SERVER_NAME, STAND_IN};
 
-/// Takes the name out of a hello, whose extension's type is at these two places.
+/// Hides the name in a hello. `slots` are the offsets of the two bytes of its extension's type.
 pub fn hide(records: &mut [u8], slots: [usize; 2]) {
     for (position, byte) in slots.into_iter().zip(STAND_IN.to_be_bytes()) {
         if let Some(there) = records.get_mut(position) {
@@ -27,9 +27,9 @@ pub fn hide(records: &mut [u8], slots: [usize; 2]) {
     }
 }
 
-/// Messages as the client sent them: if the first is a hello whose name was hidden, with the name.
-/// No other hello has such an extension: [`crate::relay::tls::hello::look`] leaves one that has it
-/// as it is, and rustls refuses it for its name.
+/// Messages as the client sent them: if the first one is a hello with a hidden name, with the name.
+/// No other hello has this extension: [`crate::relay::tls::hello::look`] leaves such a hello
+/// unchanged, and rustls refuses it for its name.
 pub fn as_it_came(messages: &[u8]) -> Cow<'_, [u8]> {
     let mut extensions = Extensions::of(messages).into_iter().flatten();
     match extensions.find(|(kind, _, _)| *kind == STAND_IN) {
@@ -42,13 +42,13 @@ pub fn as_it_came(messages: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// The same suites, which hash what clients sent.
+/// The same suites, which hash the original messages.
 pub fn hashing_what_came(provider: &CryptoProvider) -> CryptoProvider {
     let suites = provider.cipher_suites.iter().map(|suite| known(*suite)).collect();
     CryptoProvider { cipher_suites: suites, ..provider.clone() }
 }
 
-/// Suites have to live for ever. Each is made once in a process.
+/// Suites must live for ever. Each is created once in a process.
 fn known(suite: SupportedCipherSuite) -> SupportedCipherSuite {
     static ALL: OnceLock<Vec<(CipherSuite, SupportedCipherSuite)>> = OnceLock::new();
     let all = ALL.get_or_init(|| {
@@ -89,7 +89,7 @@ fn common(common: &CipherSuiteCommon) -> CipherSuiteCommon {
     }
 }
 
-/// A hash of messages, each of which is given to it whole.
+/// A hash of messages. It gets each message whole.
 struct WhatCame(&'static dyn Hash);
 
 impl Hash for WhatCame {

@@ -1,8 +1,8 @@
-//! Client certificates: verified by webpki, after what OpenSSL passes over has been left out of
-//! them (`certificate`).
+//! Client certificates: webpki verifies them, after the parts that OpenSSL ignores were removed
+//! (`certificate`).
 //!
-//! A signature is verified over the certificate as it came. Everything else that webpki checks it
-//! checks: the chain, the times, what the key is for, the constraints of names.
+//! A signature is verified over the original certificate. webpki makes all its other checks: the
+//! chain, the times, the purpose of the key, the name constraints.
 
 use std::cell::RefCell;
 
@@ -18,39 +18,38 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
     SignatureScheme,
 };
-// The crate rustls_webpki.
+// From the crate rustls-webpki.
 use webpki::{EndEntityCert, KeyUsage};
 
 use crate::relay::tls::certificate::{Certificate, Plain, Position, name};
 use crate::relay::tls::transcript;
 
-/// By whom clients are verified.
+/// Verifies clients by a set of authorities.
 #[derive(Debug)]
 pub struct Verifier {
     anchors: Vec<TrustAnchor<'static>>,
-    /// Certificates that say that they are no authorities, and that signed themselves: each is
-    /// good for itself.
+    /// Self-signed certificates that deny being authorities: each is valid only for itself.
     single: Vec<(CertificateDer<'static>, [TrustAnchor<'static>; 1])>,
-    /// The names that clients are told.
+    /// The authorities' names that are sent to clients.
     hints: Vec<DistinguishedName>,
     algorithms: WebPkiSupportedAlgorithms,
     /// The name in every hello was hidden from rustls ([`transcript::hide`]).
     hidden: bool,
 }
 
-/// What a certificate of `-G` is good for.
+/// What a certificate of `-G` can be used for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Use {
     /// It is an authority.
     Authority,
-    /// It says that it is none: only whoever has its key is let in by it.
+    /// It denies being an authority: it lets in only the owner of its key.
     Itself,
-    /// It says that it is none, and was signed by another.
+    /// It denies being an authority, and another certificate signed it.
     Nothing,
 }
 
 impl Use {
-    /// What a certificate is good for.
+    /// The use of a certificate.
     pub fn of(certificate: &CertificateDer<'_>) -> Use {
         match Certificate::read(certificate) {
             Some(read) if read.denies_authority() && read.is_its_own_issuer() => Use::Itself,
@@ -61,7 +60,7 @@ impl Use {
 }
 
 impl Verifier {
-    /// Goes by these certificates.
+    /// A verifier with these certificates.
     pub fn new(
         certificates: &[CertificateDer<'static>],
         algorithms: WebPkiSupportedAlgorithms,
@@ -90,8 +89,8 @@ impl Verifier {
         verifier
     }
 
-    /// Does not tell clients whose certificates are good: the names of all the world's authorities
-    /// would help none to choose.
+    /// Sends clients no names of authorities: the names of all public authorities would not help a
+    /// client to choose.
     pub fn without_hints(self) -> Verifier {
         Verifier { hints: Vec::new(), ..self }
     }
@@ -153,7 +152,7 @@ impl Verifier {
         })
     }
 
-    /// The certificate as rustls takes it.
+    /// The certificate as rustls accepts it.
     fn plain<'c>(certificate: &'c CertificateDer<'_>) -> Result<CertificateDer<'c>, Error> {
         let bad = || Error::InvalidCertificate(CertificateError::BadEncoding);
         let read = Certificate::read(certificate).ok_or_else(bad)?;
@@ -161,7 +160,8 @@ impl Verifier {
     }
 }
 
-/// An algorithm that verifies what was signed, and not what webpki was shown.
+/// An algorithm that verifies the signature over the original bytes instead of those that webpki
+/// was given.
 #[derive(Debug)]
 struct Original<'s> {
     inner: &'static dyn SignatureVerificationAlgorithm,
@@ -218,7 +218,7 @@ impl ClientCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        // All messages from the first on.
+        // All messages from the first one on.
         let message = if self.hidden { transcript::as_it_came(message) } else { message.into() };
         verify_tls12_signature(&message, &Verifier::plain(certificate)?, signed, &self.algorithms)
     }
@@ -238,19 +238,20 @@ impl ClientCertVerifier for Verifier {
 }
 
 thread_local! {
-    /// Why the last certificate was refused, and whose it was. rustls has no place for it in its errors that leaves the alert as it is.
+    /// Why the last certificate was refused, and whose it was. rustls errors cannot carry that
+    /// without changing the alert.
     static REFUSED: RefCell<Option<Refused>> = const { RefCell::new(None) };
 }
 
 /// Why a certificate was refused, and whose it was, if that can be read.
 pub type Refused = (HandshakeFailure, Option<PeerCertificate>);
 
-/// Why this thread refused a certificate, if it has not been asked since.
+/// Why this thread refused a certificate, once.
 pub fn refused() -> Option<Refused> {
     REFUSED.take()
 }
 
-/// What webpki found, as the administrator is told.
+/// Converts webpki's error for the report to the administrator.
 fn failure(error: &webpki::Error) -> HandshakeFailure {
     use webpki::Error as E;
     HandshakeFailure::BadCertificate(match error {
@@ -268,7 +269,7 @@ fn failure(error: &webpki::Error) -> HandshakeFailure {
     })
 }
 
-/// The error whose alert fits.
+/// The error with the right alert.
 fn error(failure: &HandshakeFailure) -> CertificateError {
     match failure {
         HandshakeFailure::CertificateTime => CertificateError::Expired,

@@ -30,7 +30,7 @@ use crate::relay::upstream::{Gate, Hindrance, Upstreams};
 
 /// A view of the servers' state in the shared table, with the time of the view.
 pub struct Servers<'a> {
-    /// This worker's rows of the table.
+    /// The shared table, with this worker's rows.
     pub worker_table: &'a WorkerTable<'a>,
     /// What only this worker knows of the servers.
     pub upstreams: &'a Upstreams,

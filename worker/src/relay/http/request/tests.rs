@@ -1,5 +1,5 @@
-//! What a head says, and what is refused, told by examples. What becomes of the lines is told by
-//! the tests of the whole exchange.
+//! What a head means and what is refused, by examples. The tests of the whole exchange check the
+//! resulting lines.
 
 use crate::relay::http::request::*;
 

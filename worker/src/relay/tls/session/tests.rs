@@ -1,4 +1,4 @@
-//! Sessions with a client of the same library, whose bytes are cut and bent on their way.
+//! Sessions with a client of the same library, whose bytes are cut and changed on their way.
 
 use std::io::{Cursor, Read, Write};
 use std::sync::Arc;
@@ -39,7 +39,7 @@ fn keyring() -> Arc<Keyring> {
     Arc::new(keyring::build(Material::new(memory).unwrap(), &secrets).unwrap().0)
 }
 
-/// Trusts whatever it is shown: not what these tests are about.
+/// A verifier that accepts every certificate: these tests are not about that.
 #[derive(Debug)]
 struct Trusting(CryptoProvider);
 
@@ -101,7 +101,7 @@ impl Side {
         Side { session, cipher: Cipher::default(), plain: vec![0; BUFFER], got: Vec::new() }
     }
 
-    /// Gives it bytes, and the client what it says. None: it has failed.
+    /// Gives it bytes, and gives its answer to the client. None: it has failed.
     fn give(&mut self, mut bytes: &[u8], client: &mut ClientConnection) -> Option<()> {
         while !bytes.is_empty() {
             let room = self.session.room(&mut self.cipher, BUFFER);
@@ -147,7 +147,7 @@ fn bytes_may_come_one_by_one() {
             }
         }
         assert!(side.session.peer_closed() && side.got == [b'x'; 40_000]);
-        // The other way, after the client's end.
+        // The other direction, after the client's end of file.
         let length = side.session.encrypt(b"answer", &mut side.cipher).unwrap();
         let mut records = side.cipher.first(length).to_vec();
         let length = side.session.close(&mut side.cipher).unwrap();
@@ -197,8 +197,8 @@ fn no_bent_byte_does_more_harm_than_ending_the_session() {
         }
         for (flight, length) in flights.into_iter().enumerate() {
             for position in 0..length {
-                // Each place of the first flight costs a handshake of the client; a part of them
-                // will do.
+                // Each position of the first flight costs a handshake of the client; a part of them
+                // is enough.
                 if position > 64 && position % 7 != 0 {
                     continue;
                 }
@@ -208,7 +208,7 @@ fn no_bent_byte_does_more_harm_than_ending_the_session() {
                     if number == flight && position < bytes.len() {
                         bytes[position] ^= 1 << (position % 8);
                     }
-                    // What follows is thrown away, whatever it is.
+                    // All further data is discarded.
                     let _ = side.give(&bytes, &mut client);
                     let _ = side.give(&[0x17, 3, 3, 0, 1, 0], &mut client);
                     let _ = side.give(b"GET / HTTP/1.0\r\n\r\n", &mut client);
