@@ -1,30 +1,30 @@
-//! Whether clients wait because every connection under `-x` is in use: told once when that begins,
-//! and once when it is over.
+//! Clients that wait because every connection under `-x` is in use: logged once at the beginning of
+//! such a period, and once at its end.
 
 #![forbid(unsafe_code)]
 
 use std::time::{Duration, Instant};
 
-/// A time in which clients wait. Workers say so every second.
+/// A period in which clients wait. Workers report it every second.
 #[derive(Debug, Default)]
 pub(in crate::event_loop) struct Crowd {
-    /// When a worker last said so; none while nobody waits.
+    /// The time of the last report; none while no client waits.
     heard: Option<Instant>,
 }
 
 impl Crowd {
-    /// A worker said that clients wait. Whether that is new.
+    /// Notes a report that clients wait. Returns whether a new period begins.
     pub(in crate::event_loop) fn hear(&mut self, now: Instant) -> bool {
         self.heard.replace(now).is_none()
     }
 
-    /// Whether it is over, as none has said so for a while.
+    /// Whether the period is over, because there was no report for a while.
     pub(in crate::event_loop) fn is_over(&mut self, now: Instant) -> bool {
         self.heard.take_if(|heard| now.saturating_duration_since(*heard) >= QUIET).is_some()
     }
 }
 
-/// Where clients wait now and then, that is one time.
+/// Time without a report until a period ends. Short pauses do not end it.
 const QUIET: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Whether everybody still lives: the jailed processes are asked, and the service manager is told
-//! of the supervisor itself.
+//! Heartbeats: the supervisor asks the jailed processes for a sign of life, and gives one to the
+//! service manager.
 
 #![forbid(unsafe_code)]
 
@@ -8,8 +8,8 @@ use std::time::Instant;
 use crate::event_loop::Service;
 
 impl Service {
-    /// Asks and tells what is due. Called once in every turn of the loop, so that what is told is
-    /// true.
+    /// Sends the heartbeats and logs the summaries that are due. Called in every turn of the loop,
+    /// so that a heartbeat proves that the loop runs.
     pub(in crate::event_loop) fn beat(&mut self, now: Instant) {
         self.notify.beat(now);
         if !self.beat.falls(now) {
@@ -31,8 +31,8 @@ impl Service {
         }
         let changes = self.notices.settle(now);
         changes.iter().for_each(|line| self.logger.notice(line));
-        // While the desk is full nobody reads what the control process says; unless it is itself
-        // the reason.
+        // While the queue is full, nobody reads the messages of the control process. It must not be
+        // judged then, unless it causes the delay itself by not reading a reply.
         let unheard = self.queue.is_full()
             && self.control.as_ref().is_some_and(|control| !control.is_choked());
         self.control.iter_mut().for_each(|control| control.beat(unheard));
@@ -47,7 +47,8 @@ impl Service {
         [Some(self.beat.due()), self.notify.deadline()].into_iter().flatten().min()
     }
 
-    /// Pen serves, and works by the settings that the administrator wants, or has said why not.
+    /// Reports to the service manager that pen is ready: it works by the wanted settings, or has
+    /// logged why not.
     pub(in crate::event_loop) fn announce(&mut self, now: Instant) {
         let status = self.status();
         self.notify.ready(&status, now);

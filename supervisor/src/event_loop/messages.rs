@@ -1,4 +1,4 @@
-//! What becomes of the messages of workers and of the control process.
+//! Handling of the messages from workers and from the control process.
 
 #![forbid(unsafe_code)]
 
@@ -17,7 +17,7 @@ use crate::processes::flood::Admission;
 use crate::processes::worker::WorkerReport;
 
 impl Service {
-    /// Deals with what the control process said.
+    /// Handles messages from the control process.
     pub(in crate::event_loop) fn hear_control(&mut self, now: Instant) {
         let Some(control) = &mut self.control else { return };
         let Some(pid) = control.pid() else { return };
@@ -32,7 +32,7 @@ impl Service {
         }
     }
 
-    /// Deals with what a worker said.
+    /// Handles messages from a worker.
     pub(in crate::event_loop) fn hear(
         &mut self,
         id: WorkerId,
@@ -65,8 +65,8 @@ impl Service {
         }
     }
 
-    /// Tells of an event: what clients cause at a limited rate for all workers together, all else
-    /// each by itself.
+    /// Logs an event. Events that clients can cause share one rate limit for all workers; others
+    /// are logged one by one.
     fn hear_event(&mut self, id: WorkerId, event: Event, now: Instant) {
         let Some(line) = events::line(&event, &self.context.settings) else { return };
         if event == Event::ConnectionsFull && !self.crowd.hear(now) {
@@ -103,7 +103,7 @@ impl Service {
         }
     }
 
-    /// Tells of events that stand for several.
+    /// Logs lines that each stand for several events.
     pub(in crate::event_loop) fn tell_many(&mut self, told: impl IntoIterator<Item = Told>) {
         for told in told {
             if let Some(line) = events::line_of_many(&told, &self.context.settings) {
@@ -112,7 +112,7 @@ impl Service {
         }
     }
 
-    /// Tells which servers are passed over, and which are so no more.
+    /// Logs which servers are passed over, and which are in use again.
     pub(in crate::event_loop) fn tell_obstructed(&mut self, now: Instant) {
         let (settings, table) = (&self.context.settings, &self.context.table);
         let state = |code: i32| {
@@ -137,7 +137,7 @@ impl Service {
         }
     }
 
-    /// Passes on to the administrator what a worker told, within bounds.
+    /// Logs a line of a worker, within its limit.
     fn tell(&mut self, id: WorkerId, line: &str, now: Instant) {
         let servers = self.context.settings.table_size();
         if let Admission::Admitted { withheld_before } = self.pool.admit_event(id, servers, now) {
@@ -146,7 +146,7 @@ impl Service {
         }
     }
 
-    /// Tells how much of what a worker told was not passed on.
+    /// Logs how many lines of a worker were withheld.
     pub(in crate::event_loop) fn tell_withheld(&mut self, id: WorkerId, withheld: u64) {
         if withheld > 0 {
             self.logger.warning(&format!("{withheld} more messages of worker {id} were withheld"));

@@ -1,9 +1,9 @@
 //! The supervisor's event loop: signals, messages, deaths, replacements, reports and commands.
 //!
-//! `waiting`, `hearing`, `staff` and `watch` are the steps of one turn of the loop. `queue` carries
-//! out commands one at a time, `query` answers questions, and `prepare` gets hold of what `change`
-//! puts in force. One thread, poll(2), nothing that waits for a worker. poll and not epoll, because
-//! an epoll set would be shared with every child that is forked.
+//! `poll`, `messages`, `respawn` and `heartbeat` are the steps of one turn of the loop. `commands`
+//! executes commands one at a time; `reload` prepares changes of settings and puts them in force.
+//! There is one thread, and nothing waits for a worker. It uses poll(2) and not epoll, because
+//! every forked child would share an epoll set.
 
 #![forbid(unsafe_code)]
 
@@ -53,42 +53,42 @@ pub(crate) struct Service {
     state: RuntimeState,
     context: SpawnContext,
     pool: WorkerPool,
-    /// With `-C`.
+    /// The control process, with `-C`.
     control: Option<Control>,
     reporter: Reporter,
     queue: CommandQueue,
     logger: Logger,
     notify: Notify,
     beat: Beat,
-    /// On what workers tell and clients cause.
+    /// The limit for log lines about events that workers report and clients can cause.
     throttle: Throttle,
-    /// On what operators cause.
+    /// The limit for log lines about changes by operators.
     notices: Notices,
-    /// Who waits for a connection.
+    /// Whether clients wait for a connection.
     crowd: Crowd,
-    /// Which servers are passed over.
+    /// The servers that are passed over.
     obstructed: Obstructed,
-    /// Whether the configuration file was not used when it was last read.
+    /// Whether the configuration file had errors when it was last read, and was not used.
     file_refused: bool,
     phase: Phase,
 }
 
-/// Why serving ends.
+/// The reason why pen stops.
 #[derive(Clone, Copy, Debug)]
 enum Stop {
     Signal(Signal),
-    /// The exit command, by whom.
+    /// The exit command, with its requester.
     Command(Requester),
 }
 
-/// What the death of a worker means.
+/// The phase of the program, which decides what the death of a worker means.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Phase {
-    /// The start has failed, unless the worker had been ready.
+    /// The start fails, unless the worker was ready before.
     Starting,
-    /// The worker is to be replaced.
+    /// The worker is replaced.
     Serving,
-    /// It is one less to wait for.
+    /// One worker less to wait for.
     Stopping,
 }
 
@@ -124,11 +124,12 @@ impl Service {
         }
     }
 
-    /// Forks the workers and waits until all are ready, and then the control process.
+    /// Forks the workers, waits until all are ready, and then does the same with the control
+    /// process.
     ///
     /// # Errors
-    /// A process cannot be forked, jailed or readied, or the start is interrupted. All are gone
-    /// then.
+    /// A process cannot be forked or jailed or does not become ready, or the start is interrupted.
+    /// All children are gone then.
     pub(crate) fn start(&mut self, interrupts: &mut Interrupts) -> Result<(), StartError> {
         let now = Instant::now();
         for id in self.pool.ids() {
@@ -179,7 +180,7 @@ impl Service {
         Ok(())
     }
 
-    /// Serves until a signal or a command ends it; `deferred` came before.
+    /// Serves until a signal or a command ends it. `deferred` are the signals that came earlier.
     pub(crate) fn run(&mut self, signals: &Signals, deferred: Vec<Request>) {
         self.phase = Phase::Serving;
         self.announce(Instant::now());
@@ -207,12 +208,12 @@ impl Service {
         self.stop(signals);
     }
 
-    /// To the administrator.
+    /// The logger.
     pub(crate) fn logger(&mut self) -> &mut Logger {
         &mut self.logger
     }
 
-    /// Says where pen listens.
+    /// Logs the listen address.
     pub(crate) fn say_where(&mut self) {
         self.logger.debug(&format!("listening on {}", self.state.listen));
         if let Some(control) = &self.control {
@@ -220,7 +221,7 @@ impl Service {
         }
     }
 
-    /// Does what a signal asks; returns the signal if it asks to stop.
+    /// Carries out the request of a signal. Returns the signal if it stops pen.
     fn obey(&mut self, request: Request) -> Option<Stop> {
         match request {
             Request::Reopen => {
@@ -233,14 +234,14 @@ impl Service {
                 self.reporter.request();
                 self.report(Instant::now());
             }
-            // Every turn looks for the dead.
+            // Every turn of the loop reaps children.
             Request::Child => {}
             Request::Stop(signal) => return Some(Stop::Signal(signal)),
         }
         None
     }
 
-    /// Waits for something to happen, at most until `latest`, and deals with it.
+    /// Waits for an event, at most until `latest`, and handles it.
     ///
     /// # Errors
     /// A worker died during the start.
@@ -277,8 +278,8 @@ impl Service {
         Ok(())
     }
 
-    /// Sends all processes what waits to be sent to them, and lets go of listeners that nobody uses
-    /// any more.
+    /// Sends queued messages to all processes, and closes old listeners that no worker uses any
+    /// more.
     fn send_due(&mut self) {
         self.pool.workers_mut().for_each(|worker| worker.send_due(&self.context));
         self.control.iter_mut().for_each(|control| control.send_due(&self.context));
@@ -287,7 +288,7 @@ impl Service {
         }
     }
 
-    /// Takes a report a step further.
+    /// Advances a report.
     fn report(&mut self, now: Instant) {
         self.reporter.expire(now, &mut self.logger);
         if let Some(gathered) = self.reporter.gathered(&self.pool.totals(), now) {
@@ -303,7 +304,8 @@ impl Service {
         self.reporter.begin(asked, unreachable, now);
     }
 
-    /// Asks workers for reports; returns those that were asked and those whose channel is full.
+    /// Asks workers for reports. Returns the workers that were asked, and those whose channel is
+    /// full.
     fn ask_reports(
         &self,
         serial: u32,
@@ -318,9 +320,9 @@ impl Service {
         (ids(asked), ids(unreachable))
     }
 
-    /// Opens the request log again and hands it to every worker, replacements included.
+    /// Opens the request log again and passes it to every worker, replacements included.
     fn reopen_log(&mut self) {
-        // One that an operator named is known by its descriptor alone.
+        // A log that an operator named is known only by its descriptor.
         let Some(LogTarget::File(path)) =
             self.state.log.as_ref().filter(|_| !self.state.log_is_held)
         else {
@@ -338,8 +340,8 @@ impl Service {
         }
     }
 
-    /// Ends all workers: by order, and after a time by force. A second signal is no reason to lose
-    /// what workers still write out.
+    /// Ends all workers: by message, and after a while by SIGKILL. A second signal does not shorten
+    /// this: the workers may still write log lines.
     fn stop(&mut self, signals: &Signals) {
         self.phase = Phase::Stopping;
         let deadline = Instant::now() + STOP_PATIENCE;
@@ -380,28 +382,28 @@ impl Service {
         }
     }
 
-    /// Kills and reaps whatever child is left.
+    /// Kills and reaps all children that are left.
     fn end(&mut self) {
         self.phase = Phase::Stopping;
         self.reporter.stop();
         self.queue.stop();
         self.pool.workers_mut().for_each(|worker| worker.peer.kill());
         self.control.iter_mut().for_each(|control| control.kill());
-        // SIGKILL needs no help; only a process in the midst of a device's work takes its time, and
-        // is left to it.
+        // SIGKILL needs no cooperation. Only a process that waits for a device ends later; it is
+        // left to the kernel.
         let deadline = Instant::now() + KILL_PATIENCE;
         while !(self.is_alone() && self.reporter.process().is_none()) && Instant::now() < deadline {
             let _ = self.turn(&[], Some(deadline));
         }
     }
 
-    /// Whether no jailed process is left.
+    /// Whether all jailed processes have ended.
     fn is_alone(&self) -> bool {
         self.pool.is_empty() && self.control.as_ref().is_none_or(Control::is_empty)
     }
 }
 
-/// A start that fails leaves no worker.
+/// A failed start leaves no worker behind.
 impl Drop for Service {
     fn drop(&mut self) {
         self.end();

@@ -1,10 +1,10 @@
-//! Servers that are passed over although they have not failed: each is told of once when that
-//! begins, and once when it is over.
+//! Servers that are passed over although they have not failed. Each is logged once at the beginning
+//! and once at the end.
 //!
-//! Workers say every few seconds that it is so. Whether a limit or pending connects are still in
-//! the way, the shared table says; of all else a worker says when a connect has succeeded.
-//! Beginning and end always come in pairs: what was too much to be told when it began is not
-//! told when it ends.
+//! Workers repeat every few seconds that they pass a server over. The shared table says when a
+//! limit or pending connects are no longer in the way. All other obstacles end when a worker
+//! reports a successful connect. The two log lines come in pairs: a beginning that was withheld has
+//! no line for its end.
 
 #![forbid(unsafe_code)]
 
@@ -15,38 +15,38 @@ use pen_ipc::message::{Event, Obstacle};
 
 use crate::processes::flood::{Admission, Flood};
 
-/// The servers that are passed over, by their codes.
+/// The servers that are passed over, by code.
 #[derive(Debug)]
 pub(in crate::event_loop) struct Obstructed {
     servers: HashMap<i32, Episode>,
-    /// A bound on what is told: there may be thousands of servers.
+    /// A limit for the log: there may be thousands of servers.
     flood: Flood,
 }
 
-/// A time in which a server is passed over.
+/// A period in which a server is passed over.
 #[derive(Debug)]
 struct Episode {
-    /// What was last said of it.
+    /// The last event.
     event: Event,
     obstacle: Obstacle,
-    /// When a worker last said so.
+    /// The time of the last report by a worker.
     heard: Instant,
-    /// Whether a worker has connected since.
+    /// Whether a worker has connected since then.
     reached: bool,
     told: bool,
 }
 
-/// What is known of a server without its workers' word.
+/// The state of a server by the shared table, without reports of workers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(in crate::event_loop) enum RuntimeState {
-    /// It has room by its limit, and by its pending connects.
+    /// The server is usable.
     Room {
-        /// Fewer connections than its limit.
+        /// It has fewer connections than its limit.
         connections: bool,
-        /// Fewer pending connects than there may be.
+        /// It has fewer pending connects than allowed.
         pending: bool,
     },
-    /// It has failed, is taken out, or is no more: other lines say so.
+    /// It has failed, was taken out, or no longer exists. Other log lines say so.
     Gone,
 }
 
@@ -55,7 +55,7 @@ impl Obstructed {
         Obstructed { servers: HashMap::new(), flood: Flood::new(MOST, QUIET, now) }
     }
 
-    /// A worker passes a server over. Whether that is to be told now.
+    /// Notes that a worker passes a server over. Returns whether to log it now.
     pub(in crate::event_loop) fn hear(
         &mut self,
         server: i32,
@@ -73,19 +73,19 @@ impl Obstructed {
         tells
     }
 
-    /// A worker has connected to a server that it had passed over.
+    /// Notes that a worker has connected to a server that it had passed over.
     pub(in crate::event_loop) fn reached(&mut self, server: i32) {
         if let Some(episode) = self.servers.get_mut(&server) {
             episode.reached = true;
         }
     }
 
-    /// Another server has this number now.
+    /// Forgets a server: its number belongs to another one now.
     pub(in crate::event_loop) fn forget(&mut self, server: i32) {
         self.servers.remove(&server);
     }
 
-    /// What is to be told now: what waited for that, and what is over.
+    /// The events to log now: beginnings that were withheld, and ends.
     pub(in crate::event_loop) fn settle(
         &mut self,
         state: impl Fn(i32) -> RuntimeState,
@@ -114,10 +114,10 @@ impl Obstructed {
     }
 }
 
-/// A server that is passed over now and then is passed over all the time.
+/// Time without a report until a period ends. Short pauses do not end it.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// Most servers that are told of in that time.
+/// Most servers that are logged in that time.
 const MOST: u32 = 100;
 
 #[cfg(test)]
@@ -148,7 +148,7 @@ mod tests {
         );
         assert_eq!(obstructed.settle(|_| FREE, start + 9 * QUIET), [Event::Reached { server: 1 }]);
         assert_eq!(obstructed.settle(|_| FREE, start + 9 * QUIET), []);
-        // It is full now and then: that is one time.
+        // Short pauses do not end a period.
         assert!(hear(&mut obstructed, 1, Obstacle::Limit, start));
         assert_eq!(obstructed.settle(|_| FREE, start + QUIET / 2), []);
         assert!(!hear(&mut obstructed, 1, Obstacle::Limit, start + QUIET));

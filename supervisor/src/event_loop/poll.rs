@@ -1,4 +1,4 @@
-//! What the supervisor waits for, and until when.
+//! The wait of the event loop: its descriptors and its deadline.
 
 #![forbid(unsafe_code)]
 
@@ -14,8 +14,8 @@ use crate::patience::until;
 use crate::processes::control::Control;
 
 impl Service {
-    /// Returns the workers that have something to say, and whether the control process has. A death
-    /// or a signal just ends the waiting.
+    /// Waits. Returns the workers whose channel is readable, and whether that of the control
+    /// process is. A death or a signal only ends the wait.
     pub(in crate::event_loop) fn wait(
         &self,
         sources: &[BorrowedFd<'_>],
@@ -29,7 +29,7 @@ impl Service {
                 speakers.push(worker.id);
             }
         }
-        // A control process that asks for more than can be done is left to wait.
+        // A control process that sends commands too fast has to wait.
         let rests = self
             .control
             .as_ref()
@@ -56,12 +56,13 @@ impl Service {
                 (speaking.map(|(id, _)| id).collect(), heard)
             }
             Err(Errno::EINTR) => (Vec::new(), false),
-            // For want of memory poll(2) fails at once; asking everybody in turn is no worse.
+            // poll(2) fails at once if memory is short. Reading from every process in turn works as
+            // well.
             Err(_) => (speakers, listening),
         }
     }
 
-    /// When something is to be done even if nothing happens.
+    /// When the loop needs a turn even if nothing happens.
     fn deadline(&self, latest: Option<Instant>) -> Option<Instant> {
         let overdue = self.pool.workers().filter_map(|worker| worker.peer.overdue()).min();
         let control = self.control.as_ref();
@@ -84,7 +85,7 @@ impl Service {
     }
 }
 
-/// What to wait for at a channel.
+/// The events to wait for at a channel.
 fn events(listening: bool, due: bool) -> PollFlags {
     let read = if listening { PollFlags::POLLIN } else { PollFlags::empty() };
     if due { read | PollFlags::POLLOUT } else { read }

@@ -1,4 +1,5 @@
-//! The dead are taken away, what they held is given back, and their posts are filled.
+//! Death of children: they are reaped, the resources of a worker are reclaimed, and its slot is
+//! filled again.
 
 #![forbid(unsafe_code)]
 
@@ -16,7 +17,7 @@ use crate::log::errno::why;
 use crate::processes::pool::Death;
 
 impl Service {
-    /// Takes the dead away.
+    /// Reaps all dead children.
     pub(in crate::event_loop) fn reap(&mut self, now: Instant) -> Result<(), StartError> {
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
@@ -24,7 +25,7 @@ impl Service {
                     self.dead(pid, status, now)?;
                 }
                 Err(Errno::EINTR) => {}
-                // Nobody is dead, or nobody is left.
+                // No child is dead, or there is none.
                 _ => return Ok(()),
             }
         }
@@ -53,18 +54,18 @@ impl Service {
                 Phase::Stopping => Ok(()),
             };
         }
-        // Others' orphans come to a supervisor that is process 1 of a container.
+        // As process 1 of a container, the supervisor also gets orphans of other processes.
         let Some(mut death) = self.pool.discharge(pid, status, now) else { return Ok(()) };
         let last_words = std::mem::take(&mut death.reports);
         self.hear(death.id, last_words, now);
         self.reporter.forget(death.id);
         self.queue.forget(death.id);
-        // Before a replacement writes to the same rows.
+        // Reclaim before a replacement writes to the same rows.
         if self.context.table.reclaim(u32::from(death.id.0)) {
             self.pool.workers_mut().for_each(|worker| worker.tell_freed());
         }
-        // Nobody can tell whether it was in a stranger's hands; what is wrong in the names of the
-        // living only they can put right.
+        // The dead worker may have been under an attacker's control and may have written wrong
+        // values into rows of living workers. Only the living workers can correct those.
         self.pool.workers_mut().for_each(|worker| worker.order_republish());
         match self.phase {
             Phase::Starting if !death.was_ready => return Err(StartError(death.start_failure())),
@@ -74,7 +75,7 @@ impl Service {
         Ok(())
     }
 
-    /// Replaces a dead worker, now or later, and says so in one line.
+    /// Replaces a dead worker, now or later, and logs it in one line.
     fn replace(&mut self, death: &Death, now: Instant) {
         let delay = self.pool.refill(death.id, death.lived, now);
         match delay.is_zero() {
@@ -87,7 +88,7 @@ impl Service {
         }
     }
 
-    /// Fills a post; if that is impossible now, tries again later.
+    /// Fills a slot; if that fails now, tries again later.
     pub(in crate::event_loop) fn fill(
         &mut self,
         id: WorkerId,

@@ -1,4 +1,4 @@
-//! What pen works by beside the settings, as it stands now.
+//! The state of pen that is not part of the settings.
 
 #![forbid(unsafe_code)]
 
@@ -20,42 +20,42 @@ use crate::startup::paths::Base;
 /// The present state.
 #[derive(Debug)]
 pub(crate) struct RuntimeState {
-    /// Where pen listens, as it was written.
+    /// The listen address as it was written.
     pub(crate) local: Local,
-    /// Where pen listens.
+    /// The listen address.
     pub(crate) listen: Address,
     /// The listener.
     pub(crate) guard: ListenerGuard,
     /// Listeners that workers may still use.
     pub(crate) retired: Vec<ListenerGuard>,
-    /// Where the request log goes.
+    /// The target of the request log.
     pub(crate) log: Option<LogTarget>,
-    /// Whether that is a file which the control process opened: its name means nothing to the
-    /// supervisor.
+    /// Whether that is a file which the control process opened. Its name means nothing to the
+    /// supervisor then.
     pub(crate) log_is_held: bool,
-    /// An OCSP response that the control process opened: its name means nothing to the supervisor.
+    /// An OCSP response that the control process opened. Its name means nothing to the supervisor.
     pub(crate) ocsp: Option<OwnedFd>,
-    /// Where status pages go.
+    /// The file for status pages.
     pub(crate) status: Option<StatusFile>,
-    /// What only a start can give: one of each kind.
+    /// Options that only a start can set: one of each kind.
     pub(crate) startup: Vec<Startup>,
-    /// What of this commands said.
+    /// The commands that set parts of this state.
     pub(crate) commanded: Vec<Command>,
     /// Whether the configuration file names all servers.
     pub(crate) servers_only: bool,
     /// `-F`.
     pub(crate) config: Option<PathBuf>,
-    /// What the command line said in commands.
+    /// The command line, as commands.
     pub(crate) options: Vec<SourcedCommand>,
-    /// The settings that the command line alone gives.
+    /// The settings from the command line alone.
     pub(crate) given: Settings,
-    /// Where relative paths begin.
+    /// The base directory of relative paths.
     pub(crate) base: Base,
     /// `-X`.
     pub(crate) allow_exit: bool,
-    /// The longest backlog that this machine gives.
+    /// The longest backlog that this machine allows.
     pub(crate) longest_backlog: Option<u32>,
-    /// How many workers were asked for.
+    /// The number of workers that was asked for.
     pub(crate) workers: Option<u32>,
     /// The command line.
     pub(crate) command_line: String,
@@ -64,21 +64,21 @@ pub(crate) struct RuntimeState {
 }
 
 impl RuntimeState {
-    /// The port of a server that is given none.
+    /// The default port of a server.
     pub(crate) fn port(&self) -> Option<u16> {
         self.listen.inet_port()
     }
 }
 
-/// The supervisor's hold on a listener: its file, if it has one, goes while its socket is open,
-/// because until then no other file can have its number.
+/// Keeps a listener open. The file of a Unix listener is removed while the socket is still open,
+/// because until then no other file can have its inode number.
 #[derive(Debug)]
 pub(crate) struct ListenerGuard {
     path: Option<SocketGuard>,
     socket: OwnedFd,
 }
 
-/// The file of a listener, removed when it is dropped.
+/// The file of a Unix listener, removed on drop.
 #[derive(Debug)]
 pub(crate) enum SocketGuard {
     /// Made by the supervisor.
@@ -88,7 +88,7 @@ pub(crate) enum SocketGuard {
 }
 
 impl ListenerGuard {
-    /// Takes hold.
+    /// Keeps the listener open.
     ///
     /// # Errors
     /// No descriptors left.

@@ -1,5 +1,5 @@
-//! What has to be done about TLS as time goes by: ticket secrets are replaced, files that others
-//! renew are read again, and certificates that expire are told of.
+//! Periodic TLS work: replace ticket secrets, read renewed files again, and warn of certificates
+//! that expire.
 
 #![forbid(unsafe_code)]
 
@@ -10,7 +10,7 @@ use crate::files::tls_material::READING;
 use crate::log::errno::why;
 
 impl Service {
-    /// Does what is due.
+    /// Does the TLS work that is due.
     pub(in crate::event_loop) fn keep_keys(&mut self, now: Instant) {
         let Some(keys) = &mut self.context.keys else { return };
         if keys.rotation <= now {
@@ -24,7 +24,8 @@ impl Service {
                 }
             }
         }
-        // The loop wakes for the files at least once an hour, which is soon enough.
+        // The loop wakes for the TLS files at least once an hour, which is soon enough for the
+        // warnings.
         keys.certificates.warnings(now).iter().for_each(|warning| self.logger.warning(warning));
         if keys.reading <= now {
             keys.reading = now + READING;

@@ -1,6 +1,6 @@
-//! Whether files of TLS are good, found out by a child, because certificates and keys are not read
-//! here: in the jail, as the workers' user, and with their code. What it finds to be good is good
-//! for every worker: they read the same memory.
+//! The examiner: a child that checks the TLS files, because the supervisor does not read
+//! certificates and keys. It runs in the jail, as the workers' user, with the workers' code. Files
+//! that it accepts are good for every worker, because the workers read the same memory.
 
 #![forbid(unsafe_code)]
 
@@ -28,28 +28,28 @@ use crate::signals;
 use crate::startup::interrupt::Interrupts;
 use crate::{Examiner, StartError};
 
-/// What the child found.
+/// The result of the examiner.
 #[derive(Debug, Serialize, Deserialize)]
 enum Finding {
-    /// They are good; what more is to be said is in the memory ([`Examined`]).
+    /// The files are good. Notices and certificates are in the memory ([`Examined`]).
     Good,
     /// The file, and what is wrong with it.
     Bad(String),
 }
 
-/// A child at work.
+/// An examiner at work.
 #[derive(Debug)]
 pub(crate) struct Examining {
     helper: Helper<NoQuestion, Finding>,
-    /// Where the child writes what it found.
+    /// The memory to which the examiner writes its result.
     memory: File,
     deadline: Instant,
 }
 
-/// Examines files, waiting for the outcome.
+/// Examines TLS files, and waits for the result.
 ///
 /// # Errors
-/// They are not good, or the start is interrupted.
+/// The files are not good, or the start is interrupted.
 pub(crate) fn examine(
     files: &OwnedFd,
     examiner: Examiner,
@@ -64,7 +64,7 @@ pub(crate) fn examine(
                 let descriptors = interrupts.descriptors().chain([examining.descriptor()]);
                 let mut polled: Vec<PollFd<'_>> =
                     descriptors.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-                // Interrupted or not: everything is looked at again.
+                // After an interruption, too, everything is checked again.
                 let _ = poll(&mut polled, until(examining.deadline()));
                 drop(polled);
                 if let Err(error) = interrupts.check() {
@@ -79,10 +79,10 @@ pub(crate) fn examine(
 }
 
 impl Examining {
-    /// Forks the child.
+    /// Forks the examiner.
     ///
     /// # Errors
-    /// There can be no child now.
+    /// No child can be forked now.
     pub(crate) fn begin(
         files: &OwnedFd,
         examiner: Examiner,
@@ -98,17 +98,17 @@ impl Examining {
         Ok(Examining { helper, memory, deadline: now + PATIENCE })
     }
 
-    /// To be polled for reading.
+    /// The descriptor to poll for reading.
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.helper.descriptor()
     }
 
-    /// When it is to be read at the latest.
+    /// When to call [`Examining::read`] at the latest.
     pub(crate) fn deadline(&self) -> Instant {
         self.deadline
     }
 
-    /// What came of it, once it is known.
+    /// The result, once it is known.
     pub(crate) fn read(&self, now: Instant) -> Option<Result<Examined, String>> {
         match self.helper.receive() {
             Ok(Received::Message(Finding::Good, _)) => {
@@ -127,14 +127,14 @@ impl Examining {
         }
     }
 
-    /// Whether this child was the one; it has been waited for.
+    /// Whether this reaped child was the examiner.
     pub(crate) fn reaped(&mut self, child: Pid) -> bool {
         self.helper.reaped(child)
     }
 }
 
-/// What a child found, who may have been taken over by what is in the files: no more than an honest
-/// one writes, and words that harm no terminal.
+/// The result in the memory. The examiner may have been taken over by a malicious file. So the size
+/// is bounded, and the text is made safe for a terminal.
 fn found(memory: &File) -> io::Result<Examined> {
     let length = memory.metadata()?.len();
     let length = usize::try_from(length).ok().filter(|length| *length <= codec::LARGE_LIMIT);
@@ -154,7 +154,7 @@ fn found(memory: &File) -> io::Result<Examined> {
     Ok(found)
 }
 
-// From here on: in the child.
+// The code from here on runs in the child.
 
 fn answer(
     files: &OwnedFd,
@@ -179,7 +179,7 @@ fn answer(
     i32::from(channel.send(&finding, None).is_err())
 }
 
-/// The first notices, and how many more there are.
+/// The first notices, and the number of the others.
 fn first(notices: &[String]) -> Vec<String> {
     let more = notices.len().saturating_sub(MOST_NOTICES);
     let rest = (more > 0).then(|| format!("{more} more messages about the files of TLS"));
@@ -203,8 +203,8 @@ fn confine(
     Ok(files)
 }
 
-/// How long the child may take. A key of RSA takes a millisecond or two: 8192 of them, on a slow or
-/// busy machine, half a minute.
+/// How long the examiner may take. An RSA key takes a millisecond or two: 8192 of them take half a
+/// minute on a slow or busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Most notices about one set of files.

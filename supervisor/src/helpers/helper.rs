@@ -1,5 +1,4 @@
-//! A child of the supervisor that answers over a channel and ends: the process, its channel, and
-//! its end.
+//! A helper process: a child of the supervisor that answers over a channel and then ends.
 
 #![forbid(unsafe_code)]
 
@@ -15,16 +14,16 @@ use serde::de::DeserializeOwned;
 
 use crate::processes::child::Child;
 
-/// A helper that is born with its question is told nothing.
+/// The question type of a helper that gets its question by fork(2) and no messages.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) enum NoQuestion {}
 
-/// The supervisor's hold on a child that is told `Question`s and says `Answer`s. The child is
-/// killed when this is dropped; whoever waits for this process's children reaps it.
+/// A helper that receives `Question`s and sends `Answer`s. The drop kills the child; the supervisor
+/// reaps it with its other children.
 #[derive(Debug)]
 pub(crate) struct Helper<Question, Answer> {
     channel: Channel<Question, Answer>,
-    /// None once it was waited for: then the pid can be somebody else's.
+    /// None once the child was reaped: its pid can then belong to another process.
     child: Option<Child>,
 }
 
@@ -33,11 +32,11 @@ where
     Question: Serialize + DeserializeOwned,
     Answer: Serialize + DeserializeOwned,
 {
-    /// Forks a child that runs `work`, with its end of the channel and its parent's pid, and ends
-    /// with its result as status. `user` is who it becomes if it enters a jail.
+    /// Forks a child. The child runs `work` with its end of the channel and its parent's pid; the
+    /// result is its exit status. `user` is the user that the child becomes if it enters a jail.
     ///
     /// # Errors
-    /// No process, descriptor or memory can be had now.
+    /// No process, descriptor or memory is available now.
     pub(crate) fn begin(
         user: Uid,
         work: impl FnOnce(&Channel<Answer, Question>, Pid) -> i32,
@@ -54,32 +53,32 @@ where
         Helper { channel, child: None }
     }
 
-    /// What the child said, if it has said something.
+    /// The next answer of the child, if there is one.
     ///
     /// # Errors
-    /// It said what is no answer.
+    /// The child sent a message that is no answer.
     pub(crate) fn receive(&self) -> Result<Received<Answer>, ChannelError> {
         self.channel.receive()
     }
 
-    /// Asks the child; false: it cannot be asked any more.
+    /// Sends a question to the child. Returns false if the child cannot be asked any more.
     pub(crate) fn ask(&self, question: &Question) -> bool {
         matches!(self.channel.send(question, None), Ok(Sent::Queued))
     }
 }
 
 impl<Question, Answer> Helper<Question, Answer> {
-    /// To be polled for reading.
+    /// The descriptor to poll for reading.
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
     }
 
-    /// Whether this child was the one; it has been waited for.
+    /// Whether this reaped child was the helper.
     pub(crate) fn reaped(&mut self, child: Pid) -> bool {
         self.child.take_if(|own| own.pid == child).is_some()
     }
 
-    /// The child, unless it was waited for.
+    /// The child, unless it was reaped.
     pub(crate) fn child(&self) -> Option<Pid> {
         self.child.map(|child| child.pid)
     }
@@ -91,8 +90,8 @@ impl<Question, Answer> Helper<Question, Answer> {
         }
     }
 
-    /// Ends the child and reaps it, where nobody else waits for children yet. One that the kernel
-    /// does not let go is left alone.
+    /// Kills and reaps the child, for the time when nobody else reaps children yet. A child that
+    /// the kernel does not let end is left alone.
     pub(crate) fn end(mut self) {
         let Some(child) = self.child.take() else { return };
         child.kill();
@@ -111,5 +110,5 @@ impl<Question, Answer> Drop for Helper<Question, Answer> {
     }
 }
 
-/// How long a killed child may take to be gone: it needs no time unless a file system keeps it.
+/// How long a killed child may take to end. It needs no time unless a file system holds it.
 const END_PATIENCE: Duration = Duration::from_millis(200);

@@ -1,4 +1,5 @@
-//! Which names have to be looked up before commands can take effect, and what the answers mean.
+//! The names in commands that must be looked up before the commands can take effect, and the use of
+//! the answers.
 
 #![forbid(unsafe_code)]
 
@@ -12,26 +13,26 @@ use pen_config::configuration::{Lookup, Names, SourcedCommand, zoned};
 
 use crate::helpers::resolve::{Answer, Question, Unresolved};
 
-/// What is to be looked up.
+/// The names to look up.
 #[derive(Debug)]
 pub(crate) struct Inquiry {
     lookups: Vec<Lookup>,
-    /// penlogd, which is reached by UDP.
+    /// The host and service of penlogd, which is reached by UDP.
     log: Option<(Host, Service)>,
 }
 
-/// What was found.
+/// The result of the lookups.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     /// Hosts and TCP services.
     pub(crate) names: Names,
-    /// Where the request log goes, if it goes to the network.
+    /// The address of the request log, if it goes to the network.
     pub(crate) log: Option<SocketAddr>,
 }
 
 impl Inquiry {
-    /// For commands that want these names, and for the last of them that says where the request log
-    /// goes.
+    /// The lookups for commands with these names, and for the request log that the last of the
+    /// commands sets.
     pub(crate) fn new<'c>(
         lookups: BTreeSet<Lookup>,
         commands: impl Iterator<Item = &'c SourcedCommand>,
@@ -43,14 +44,14 @@ impl Inquiry {
         Inquiry { lookups: lookups.into_iter().collect(), log }
     }
 
-    /// The questions; none if all is numeric.
+    /// The questions for the resolvers; none if everything is numeric.
     pub(crate) fn questions(&self) -> Vec<Question> {
         let lookups = self.lookups.iter().map(question);
         let log = self.log.iter().flat_map(|(host, service)| log_questions(host, service));
         lookups.chain(log).collect()
     }
 
-    /// Puts the answers to the questions, which are in their order, together.
+    /// Combines the answers, which are in the order of the questions.
     ///
     /// # Errors
     /// The log host cannot be reached by UDP.
@@ -62,7 +63,7 @@ impl Inquiry {
     }
 }
 
-/// Where the request log goes after these commands; none if they do not say.
+/// The target of the request log after these commands; none if they do not set it.
 pub(crate) fn last_log<'c>(
     commands: impl Iterator<Item = &'c SourcedCommand>,
 ) -> Option<Option<LogTarget>> {
@@ -73,8 +74,8 @@ pub(crate) fn last_log<'c>(
     })
 }
 
-/// A line for each name that has no answer: with the place of each command that has this name;
-/// those of options and operands, which have no place, first.
+/// An error line for each name that has no answer, with the source line of each command that has
+/// this name. Names from options and operands, which have no source line, come first.
 pub(crate) fn placed<'c>(
     unresolved: &[Unresolved],
     commands: impl Iterator<Item = &'c SourcedCommand>,
@@ -96,7 +97,7 @@ pub(crate) fn placed<'c>(
     others.map(|(_, one)| one.to_string()).chain(lines).collect()
 }
 
-/// The names in a command.
+/// The questions for the names in a command.
 fn questions(command: &Command) -> Vec<Question> {
     match command {
         Command::Log(Some(LogTarget::Network(host, service))) => {
@@ -121,8 +122,8 @@ fn names(lookups: Vec<Lookup>, answers: Vec<Answer>) -> Names {
             (Lookup::Service(name), Answer::Service(port)) => {
                 names.services.insert(name, port);
             }
-            // The resolver's answers fit their questions; without one, the configuration cannot be
-            // settled.
+            // The answers of the resolver fit the questions. A missing answer makes the
+            // configuration fail later.
             (Lookup::Host(_) | Lookup::Service(_), _) => {}
         }
     }

@@ -1,12 +1,12 @@
-//! Files and sockets that a child opens, reads or makes for the supervisor.
+//! The opener: a child that opens, reads or makes files and sockets for the supervisor.
 //!
-//! What an operator named is opened with the operator's rights: in the jail, as the user of `-u`.
-//! The supervisor never opens, reads, binds or removes such a path itself: its directory may be in
-//! a stranger's hands, and root's rights are not to be lent.
+//! A path that an operator named is opened with the operator's rights: in the jail, as the user of
+//! `-u`. The supervisor never opens, reads, binds or removes such a path itself. An attacker may
+//! control its directory, and must not get the use of root's rights.
 //!
-//! The configuration file and the files of TLS are read with the rights of whoever started pen. A
-//! child does it, because a file system that hangs keeps whoever reads from it: then the child is
-//! killed, and the supervisor goes on with what it had.
+//! The configuration file and the TLS files are read with the rights of the user who started pen. A
+//! child does it, because a hanging file system blocks every process that reads from it. Then the
+//! supervisor kills the child and keeps what it had.
 
 #![forbid(unsafe_code)]
 
@@ -46,7 +46,7 @@ use crate::processes::peer::printable;
 use crate::signals;
 use crate::sys;
 
-/// What to have.
+/// The file or socket to open.
 #[derive(Debug)]
 pub(crate) enum OpenRequest {
     /// A request log.
@@ -57,21 +57,21 @@ pub(crate) enum OpenRequest {
     Ocsp(PathBuf),
     /// A listening Unix socket, with its backlog.
     Listener(PathBuf, u32),
-    /// The commands of an operator's file and of all that it includes.
+    /// The commands of an operator's file and of all files that it includes.
     Commands(PathBuf),
-    /// The commands of the file of `-F` and of all that it includes.
+    /// The commands of the file of `-F` and of all files that it includes.
     Configuration(PathBuf),
-    /// The files of TLS, as [`tls_material::gather`] takes them: the settings, and an OCSP
+    /// The TLS files, with the arguments of [`tls_material::gather`]: the settings, and an OCSP
     /// response that an operator's process opened.
     Keys(Box<Tls>, Option<OwnedFd>),
 }
 
-/// Whose rights a child has.
+/// The rights of an opener.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Rights {
-    /// Those of the user of `-u`, in the jail.
+    /// The rights of the user of `-u`, in the jail.
     Operator,
-    /// Those of whoever started pen, to read.
+    /// The rights of the user who started pen, for reading.
     Starter,
 }
 
@@ -99,7 +99,7 @@ impl OpenRequest {
         }
     }
 
-    /// What is said of a child that takes too long.
+    /// The error message when the opener takes too long.
     fn late(&self) -> String {
         let seconds = self.patience().as_secs();
         match self {
@@ -126,45 +126,45 @@ impl OpenRequest {
     }
 }
 
-/// From the child; with a descriptor if it has one.
+/// The answer of the child, with a descriptor on success.
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
-    /// Here it is.
+    /// Success.
     Here {
-        /// Device and number of a socket's file.
+        /// Device and inode number of a socket's file.
         file_id: (u64, u64),
-        /// What the administrator should know about files of TLS.
+        /// Notices about the TLS files for the log.
         notices: Vec<String>,
     },
-    /// Why not.
+    /// Failure, with the reason.
     Failed(String),
 }
 
-/// What a file says, or everything that is wrong with it.
+/// The commands of a file, or all errors in it.
 pub(crate) type Commands = Result<Loaded, Vec<String>>;
 
-/// What was had.
+/// The result of an opener.
 #[derive(Debug)]
 pub(crate) struct Fetched {
-    /// A log, a file, a listener; for commands: memory with [`Commands`]; for files of TLS: sealed
+    /// A log, a file or a listener. For commands: memory with [`Commands`]. For TLS files: sealed
     /// memory with all of them.
     pub(crate) descriptor: OwnedFd,
-    /// The file of a socket: device and number.
+    /// Device and inode number of a socket's file.
     pub(crate) file_id: (u64, u64),
-    /// What the administrator should know about files of TLS.
+    /// Notices about the TLS files for the log.
     pub(crate) notices: Vec<String>,
 }
 
 impl Fetched {
-    /// A descriptor, and nothing more to say.
+    /// A result with a descriptor only.
     fn descriptor(descriptor: impl Into<OwnedFd>) -> Fetched {
         Fetched { descriptor: descriptor.into(), file_id: (0, 0), notices: Vec::new() }
     }
 
-    /// The commands that were asked for.
+    /// Decodes the commands from the memory.
     ///
     /// # Errors
-    /// There are none to be had.
+    /// The memory cannot be read, or holds no valid commands.
     pub(crate) fn commands(self) -> io::Result<Commands> {
         let memory = File::from(self.descriptor);
         let length = memory.metadata()?.len();
@@ -179,8 +179,9 @@ impl Fetched {
     }
 }
 
-/// Commands of a child, which may have been taken over by what is in the file: no more than an
-/// honest one sends, each one that the grammar makes, and words that harm no terminal.
+/// Checks commands from a child, which may have been taken over by a malicious file. Their number
+/// is bounded, the grammar must be able to produce each one, and texts are made safe for a
+/// terminal.
 fn check(commands: Commands) -> io::Result<Commands> {
     let mut loaded = match commands {
         Ok(loaded) => loaded,
@@ -204,20 +205,20 @@ fn check(commands: Commands) -> io::Result<Commands> {
     Ok(Ok(loaded))
 }
 
-/// A child at work.
+/// An opener at work.
 #[derive(Debug)]
 pub(crate) struct Fetching {
     helper: Helper<NoQuestion, Answer>,
     deadline: Instant,
-    /// What is said if the deadline passes.
+    /// The error message when the deadline passes.
     late: String,
 }
 
 impl Fetching {
-    /// Forks the child.
+    /// Forks the opener.
     ///
     /// # Errors
-    /// There can be no child now.
+    /// No child can be forked now.
     pub(crate) fn begin(wanted: &OpenRequest, jail: &Jail, now: Instant) -> io::Result<Fetching> {
         let helper = Helper::begin(jail.identity.uid, |channel, supervisor| {
             answer(wanted, jail, supervisor, channel)
@@ -225,17 +226,17 @@ impl Fetching {
         Ok(Fetching { helper, deadline: now + wanted.patience(), late: wanted.late() })
     }
 
-    /// To be polled for reading.
+    /// The descriptor to poll for reading.
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.helper.descriptor()
     }
 
-    /// When it is to be read at the latest.
+    /// When to call [`Fetching::read`] at the latest.
     pub(crate) fn deadline(&self) -> Instant {
         self.deadline
     }
 
-    /// What came of it, once it is known.
+    /// The result, once it is known.
     pub(crate) fn read(&self, now: Instant) -> Option<Result<Fetched, String>> {
         match self.helper.receive() {
             Ok(Received::Message(Answer::Here { file_id, notices }, Some(descriptor))) => {
@@ -251,19 +252,19 @@ impl Fetching {
         }
     }
 
-    /// Whether this child was the one; it has been waited for.
+    /// Whether this reaped child was the opener.
     pub(crate) fn reaped(&mut self, child: Pid) -> bool {
         self.helper.reaped(child)
     }
 
-    /// Kills it. Returns the child that is still to be reaped.
+    /// Kills the opener. Returns the child that is still to be reaped.
     pub(crate) fn end(self) -> Option<Pid> {
         self.helper.child()
     }
 }
 
-/// The file of a listener in the jail, removed by a child when this is dropped by the process that
-/// had it made, if it is still the same file.
+/// The file of a listener in the jail. When the process that had it made drops this, a child
+/// removes the file, if it is still the same one.
 #[derive(Debug)]
 pub(crate) struct JailedPath {
     path: PathBuf,
@@ -290,7 +291,8 @@ impl Drop for JailedPath {
             i32::from(!(entered && listener::remove(&self.path, self.file_id).is_ok()))
         };
         let Ok(child) = sys::fork(remove) else { return };
-        // It takes no time that matters; but a supervisor that ends takes its children with it.
+        // The removal is quick. But the children of the supervisor die with it, so it waits for the
+        // child.
         let deadline = Instant::now() + REMOVAL_PATIENCE;
         while waitpid(child, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive)
             && Instant::now() < deadline
@@ -300,7 +302,7 @@ impl Drop for JailedPath {
     }
 }
 
-// From here on: in the child.
+// The code from here on runs in the child.
 
 fn answer(
     wanted: &OpenRequest,
@@ -377,7 +379,7 @@ fn had(wanted: &OpenRequest) -> Result<Fetched, String> {
         }
         OpenRequest::Keys(tls, held) => {
             let (memory, mut notices) = tls_material::gather(tls, held.as_ref())?;
-            // They travel in one message.
+            // All notices travel in one message.
             notices.truncate(MOST_NOTICES);
             Ok(Fetched { notices, ..Fetched::descriptor(memory) })
         }
@@ -386,21 +388,20 @@ fn had(wanted: &OpenRequest) -> Result<Fetched, String> {
                 .map_err(|error| error.to_string())?;
             let (descriptor, guard) = listener.into_parts();
             let file_id = guard.as_ref().map_or((0, 0), SocketPath::file_id);
-            // The file stays; the supervisor has it removed.
+            // Keeps the file; the supervisor has it removed later.
             std::mem::forget(guard);
             Ok(Fetched { file_id, ..Fetched::descriptor(descriptor) })
         }
     }
 }
 
-/// How long a child may take.
+/// How long an opener may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a child may take for all files of TLS: 16384 of them on a disk that has to move its
-/// head for each.
+/// How long an opener may take for all TLS files: 16384 of them on a disk that seeks for each.
 const KEYS_PATIENCE: Duration = Duration::from_secs(60);
 
-/// More notices than there are about files of TLS; each has one path in it.
+/// Most notices about TLS files: more than there can be. Each has one path in it.
 const MOST_NOTICES: usize = 12;
 
 /// How long the removal of a socket's file may take.
@@ -412,7 +413,7 @@ mod tests {
 
     use super::*;
 
-    /// What becomes of what a child read.
+    /// The commands as the supervisor decodes them from a child.
     fn read(commands: &Commands) -> io::Result<Commands> {
         Fetched::descriptor(memory::large(commands).unwrap()).commands()
     }

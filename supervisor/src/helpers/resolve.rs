@@ -1,12 +1,12 @@
-//! Names become addresses in children, because getaddrinfo(3) reads what strangers on the network
-//! answer.
+//! The resolver: children that look up names, because getaddrinfo(3) parses answers of strangers on
+//! the network.
 //!
-//! Several names are asked for at once, each by a child and with a time of its own: a name server
-//! that does not answer costs each name five seconds (resolv.conf(5)), not their sum. A child that
-//! has answered is asked for the next name; one whose time is up is killed. It has the workers'
-//! identity (or `nobody`), no capabilities, and no descriptor but its channel. It keeps the root
-//! directory, where the resolver's own files are. It can answer with an address or a port and
-//! nothing else.
+//! Several names are looked up at once, each by a child and with its own time limit. So a name
+//! server that does not answer costs five seconds (resolv.conf(5)) for all names together, not for
+//! each. A child that has answered gets the next name; a child that is late is killed. It has the
+//! workers' identity (or `nobody`), no capabilities, and no descriptor but its channel. It keeps
+//! the root directory, where the configuration files of the resolver library are. It can only
+//! answer with addresses or a port.
 
 #![forbid(unsafe_code)]
 
@@ -30,7 +30,7 @@ use crate::patience::until;
 use crate::signals;
 use crate::startup::interrupt::Interrupts;
 
-/// One name.
+/// A name to look up.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Question {
     /// The address of a host.
@@ -41,26 +41,26 @@ pub(crate) enum Question {
     UdpService(String),
 }
 
-/// What became of it, from the child to the supervisor.
+/// The answer of a child.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Answer {
-    /// The addresses of a host in the order in which they should be tried: at least one, at most
+    /// The addresses of a host, in the order in which to try them: at least one, at most
     /// [`MOST_ADDRESSES`].
     Host(Vec<HostAddress>),
     /// A port.
     Service(u16),
-    /// Why there is none.
+    /// The reason why there is no answer.
     Failed(Failure),
 }
 
-/// Why a name has no answer.
+/// The reason why a name has no answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Failure {
-    /// There is no such name.
+    /// The name does not exist.
     Unknown,
     /// The name servers do not answer now.
     Unavailable,
-    /// The resolver failed otherwise.
+    /// The resolver failed for another reason.
     Resolver,
     /// The child could not be confined.
     Confinement,
@@ -79,32 +79,33 @@ pub(crate) struct Unresolved {
 
 #[cfg(test)]
 impl Unresolved {
-    /// A name that is not found.
+    /// A name that does not exist.
     pub(crate) fn unknown(question: Question) -> Unresolved {
         Unresolved { question, reason: "unknown".into() }
     }
 }
 
-/// Why a start has no answers.
+/// The reason why a start has no answers.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ResolveError {
-    /// These names have none.
+    /// These names have no answer.
     #[error("{}", .0.iter().map(Unresolved::to_string).collect::<Vec<_>>().join("\n"))]
     Names(Vec<Unresolved>),
-    /// They cannot be asked for, or the start is interrupted.
+    /// The names cannot be looked up, or the start is interrupted.
     #[error("{0}")]
     Start(#[from] StartError),
 }
 
-/// How long names may take.
+/// Time limits for lookups.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
-    /// Each.
+    /// The limit for each name.
     pub(crate) each: Duration,
 }
 
 impl Patience {
-    /// All of so many together: as long as they take in turns, but not for ever.
+    /// The limit for so many names together: as long as they take one after another, but at most
+    /// [`MOST_TURNS`] turns.
     fn all(self, names: usize) -> Duration {
         let turns = names.div_ceil(MOST_AT_ONCE).clamp(1, MOST_TURNS);
         // Below MOST_TURNS.
@@ -112,7 +113,7 @@ impl Patience {
     }
 }
 
-/// Resolves names, waiting for the answers, which are in the order of the questions; none is
+/// Looks up names, and waits. The answers are in the order of the questions; none is
 /// [`Answer::Failed`].
 ///
 /// # Errors
@@ -134,7 +135,7 @@ pub(crate) fn resolve(
                 let descriptors = interrupts.descriptors().chain(asking.descriptors());
                 let mut polled: Vec<PollFd<'_>> =
                     descriptors.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-                // Interrupted or not: everything is looked at again.
+                // After an interruption, too, everything is checked again.
                 let _ = poll(&mut polled, until(asking.deadline()));
                 drop(polled);
                 if let Err(error) = interrupts.check() {
@@ -148,13 +149,13 @@ pub(crate) fn resolve(
     answers.map_err(ResolveError::Names)
 }
 
-/// Names that are being looked up.
+/// Lookups under way.
 #[derive(Debug)]
 pub(crate) struct Asking {
     questions: Vec<Question>,
-    /// In their order; none = not known yet.
+    /// The outcomes in the order of the questions; none = not known yet.
     outcomes: Vec<Option<Result<Answer, String>>>,
-    /// How many questions have been put.
+    /// The number of questions that were sent.
     asked: usize,
     resolvers: Vec<Resolver>,
     jail: Jail,
@@ -162,7 +163,7 @@ pub(crate) struct Asking {
     deadline: Instant,
 }
 
-/// A child, and what it was asked last.
+/// A child, with its last question.
 #[derive(Debug)]
 struct Resolver {
     helper: Helper<Question, Answer>,
@@ -171,10 +172,10 @@ struct Resolver {
 }
 
 impl Asking {
-    /// Has children look names up, of which there is one at least.
+    /// Starts the lookups. There is at least one name.
     ///
     /// # Errors
-    /// There can be no child now.
+    /// No child can be forked now.
     pub(crate) fn begin(
         questions: Vec<Question>,
         jail: &Jail,
@@ -195,12 +196,12 @@ impl Asking {
                 let first = asking.questions.first().map_or("", Question::word);
                 Err(format!("cannot resolve {first}: {}", why(&error)))
             }
-            // With fewer it takes longer.
+            // Fewer children take longer, but are enough.
             Ok(()) | Err(_) => Ok(asking),
         }
     }
 
-    /// Forks children as long as there are questions and not too many of them.
+    /// Forks children while there are questions, up to the limit.
     fn spawn(&mut self, now: Instant) -> io::Result<()> {
         while self.asked < self.questions.len() && self.resolvers.len() < MOST_AT_ONCE {
             let jail = &self.jail;
@@ -216,19 +217,18 @@ impl Asking {
         Ok(())
     }
 
-    /// To be polled for reading.
+    /// The descriptors to poll for reading.
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.resolvers.iter().map(|resolver| resolver.helper.descriptor())
     }
 
-    /// When it is to be read at the latest.
+    /// When to call [`Asking::read`] at the latest.
     pub(crate) fn deadline(&self) -> Instant {
         self.resolvers.iter().map(|resolver| resolver.deadline).fold(self.deadline, Instant::min)
     }
 
-    /// The answers, in the order of the questions, once all are there; none of them is
-    /// [`Answer::Failed`]. Or else every name that has no answer, as far as it is known within
-    /// the time.
+    /// The answers in the order of the questions, once all are known; none is [`Answer::Failed`].
+    /// On failure: the names that are known to have no answer when the time is over.
     pub(crate) fn read(&mut self, now: Instant) -> Option<Result<Vec<Answer>, Vec<Unresolved>>> {
         let Asking { questions, outcomes, asked, patience, .. } = self;
         let mut is_last = false;
@@ -246,7 +246,7 @@ impl Asking {
                 }
             }
         });
-        // Where a child had to go, another asks for the names that are left.
+        // A new child replaces one that had to end, for the names that are left.
         let hired = if is_last { Ok(()) } else { self.spawn(now) };
         let reason = match hired {
             _ if is_last => None,
@@ -261,8 +261,8 @@ impl Asking {
         Some(self.outcome(reason.as_deref()))
     }
 
-    /// All answers, or all names without one; those whose outcome is not known are left out or have
-    /// this reason.
+    /// All answers, or all names without one. Names whose outcome is unknown get the reason
+    /// `missing`, or are left out.
     fn outcome(&mut self, missing: Option<&str>) -> Result<Vec<Answer>, Vec<Unresolved>> {
         let (mut answers, mut unresolved) = (Vec::new(), Vec::new());
         for (question, outcome) in self.questions.iter().zip(std::mem::take(&mut self.outcomes)) {
@@ -284,30 +284,30 @@ impl Asking {
         }
     }
 
-    /// Whether this child was one of them; it has been waited for.
+    /// Whether this reaped child was one of the resolvers.
     pub(crate) fn reaped(&mut self, child: Pid) -> bool {
         self.resolvers.iter_mut().any(|resolver| resolver.helper.reaped(child))
     }
 
-    /// Ends and reaps the children.
+    /// Kills and reaps the children.
     pub(crate) fn end(self) {
         self.resolvers.into_iter().for_each(|resolver| resolver.helper.end());
     }
 }
 
-/// What a child is good for after an answer.
+/// The state of a child after an answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum State {
-    /// The next question.
+    /// Ready for the next question.
     Idle,
-    /// Nothing: it has ended, or does not answer.
+    /// Unusable: the child has ended or does not answer.
     Gone,
-    /// Nothing, and no other child would be: they cannot be confined.
+    /// Unusable, like any other child would be: children cannot be confined.
     Unfit,
 }
 
 impl Resolver {
-    /// Puts the next question; false: there is none, or it cannot be put.
+    /// Sends the next question. Returns false if there is none, or if it cannot be sent.
     fn ask(&mut self, questions: &[Question], asked: &mut usize, deadline: Instant) -> bool {
         let Some(question) = questions.get(*asked) else { return false };
         if !self.helper.ask(question) {
@@ -318,7 +318,7 @@ impl Resolver {
         true
     }
 
-    /// What became of the question, once that is known.
+    /// Receives the outcome of the question, once it is known.
     fn hear(
         &self,
         questions: &[Question],
@@ -351,7 +351,7 @@ impl Question {
         }
     }
 
-    /// Passes an answer that fits.
+    /// Accepts an answer only if its type fits the question.
     fn check(&self, answer: Answer) -> Result<Answer, Refused> {
         let reason = match (self, answer) {
             (Question::Host(_), Answer::Host(found))
@@ -385,16 +385,16 @@ impl Question {
     }
 }
 
-/// Why a name has no answer, and whether no further answers come.
+/// The reason why a name has no answer, and whether the child can go on.
 #[derive(Debug, Eq, PartialEq)]
 struct Refused {
     reason: &'static str,
     is_last: bool,
 }
 
-// From here on: in the child.
+// The code from here on runs in the child.
 
-/// Answers question after question, until there is nobody to ask.
+/// Answers questions until the supervisor closes the channel.
 fn serve(jail: &Jail, supervisor: Pid, channel: &ToSupervisor) -> i32 {
     if confine(jail, supervisor, channel).is_err() {
         let _ = channel.send(&Answer::Failed(Failure::Confinement), None);
@@ -423,7 +423,7 @@ fn confine(jail: &Jail, supervisor: Pid, channel: &ToSupervisor) -> io::Result<(
     jail.enter(Kind::Resolver, supervisor, &[channel.as_fd()]).map_err(io::Error::other)
 }
 
-/// The child has nothing else to do, so it may wait for room.
+/// Sends an answer. The child has nothing else to do, so it may wait for room in the channel.
 fn say(channel: &ToSupervisor, answer: &Answer) -> bool {
     loop {
         match channel.send(answer, None) {
@@ -441,8 +441,8 @@ fn say(channel: &ToSupervisor, answer: &Answer) -> bool {
 
 fn answer(question: &Question) -> Result<Answer, Failure> {
     match (question, look_up(question)) {
-        // Many a services database knows a service for TCP alone, though its number is registered
-        // for both.
+        // Many services databases list a service for TCP only, although its number is registered
+        // for both protocols.
         (Question::UdpService(name), Err(Failure::Unknown)) => {
             look_up(&Question::TcpService(name.clone()))
         }
@@ -451,7 +451,7 @@ fn answer(question: &Question) -> Result<Answer, Failure> {
 }
 
 fn look_up(question: &Question) -> Result<Answer, Failure> {
-    // No AI_ADDRCONFIG: an address counts whatever families this machine's interfaces have.
+    // Without AI_ADDRCONFIG: the address families of this machine's interfaces do not matter.
     let hints = |socktype| AddrInfoHints { socktype, ..AddrInfoHints::default() };
     let (host, service, socktype) = match question {
         Question::Host(name) => (Some(name.as_str()), None, libc::SOCK_STREAM),
@@ -482,10 +482,10 @@ fn failure(error: LookupError) -> Failure {
     }
 }
 
-/// Most names that are asked for at once.
+/// Most names that are looked up at the same time.
 const MOST_AT_ONCE: usize = 16;
 
-/// No more turns than this are waited for: four times the time of one name.
+/// Most turns to wait for: four times the time limit of one name.
 const MOST_TURNS: usize = 4;
 
 #[cfg(test)]
@@ -528,7 +528,7 @@ mod tests {
         IpAddr::from([127, 0, 0, 1]).into()
     }
 
-    /// Names that were asked of children, each of which says this and ends.
+    /// Lookups with children that each send these answers and end.
     fn asked(questions: &[&str], said: &[&[Answer]]) -> Asking {
         let now = Instant::now();
         let resolvers = said.iter().enumerate().map(|(question, said)| {

@@ -1,5 +1,5 @@
-//! Work for a child of its own: a long reply, or a file to be written, that must not keep the
-//! supervisor from its other work.
+//! A helper task: a child that writes a long reply or a file, so that the supervisor can do other
+//! work meanwhile.
 //!
 //! The child writes the reply into a memfd and ends. It is killed if it takes too long.
 
@@ -22,7 +22,7 @@ use crate::processes::child::Child;
 use crate::processes::control::{Body, Reply};
 use crate::sys;
 
-/// A child at work.
+/// A helper task at work.
 #[derive(Debug)]
 pub(crate) struct HelperTask {
     child: Child,
@@ -33,22 +33,22 @@ pub(crate) struct HelperTask {
     late: bool,
 }
 
-/// For whom a child works.
+/// The context of the work in the child.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TaskContext<'r> {
-    /// Its parent.
+    /// The pid of the parent.
     pub(crate) supervisor: Pid,
-    /// The memory that the reply is written to, which has to stay open.
+    /// The memory of the reply. It has to stay open.
     pub(crate) reply: BorrowedFd<'r>,
 }
 
 impl HelperTask {
-    /// Forks the child, which has no descriptors but those in `keep`. What `work` writes is the
-    /// reply; if it fails, its error is the reply, after `word`. `user` is who it becomes if it
-    /// enters a jail.
+    /// Forks the child, which keeps only the descriptors in `keep`. The reply is what `work`
+    /// writes. If `work` fails, the reply is `word` and the error. `user` is the user that the
+    /// child becomes if it enters a jail.
     ///
     /// # Errors
-    /// There can be no child now.
+    /// No child can be forked now.
     pub(crate) fn begin(
         word: &str,
         user: Uid,
@@ -63,17 +63,17 @@ impl HelperTask {
         Ok(HelperTask { child, pidfd, reply, deadline: now + PATIENCE, late: false })
     }
 
-    /// To be polled for the end of the child.
+    /// The descriptor to poll for the end of the child.
     pub(crate) fn process(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
 
-    /// When [`HelperTask::expire`] has to be called.
+    /// When to call [`HelperTask::expire`].
     pub(crate) fn deadline(&self) -> Option<Instant> {
         (!self.late).then_some(self.deadline)
     }
 
-    /// Ends one that takes too long.
+    /// Kills a child that takes too long.
     pub(crate) fn expire(&mut self, now: Instant) {
         if !self.late && now >= self.deadline {
             self.late = true;
@@ -86,12 +86,12 @@ impl HelperTask {
         self.child.kill();
     }
 
-    /// Whether this child is the one.
+    /// Whether this is the child.
     pub(crate) fn is(&self, child: Pid) -> bool {
         self.child.pid == child
     }
 
-    /// The reply, once the child has been waited for.
+    /// The reply, once the child was reaped.
     pub(crate) fn reply(self, word: &str, status: WaitStatus) -> Reply {
         let ended = match status {
             WaitStatus::Exited(_, status @ (0 | REFUSED)) => match self.reply.metadata() {
@@ -133,7 +133,7 @@ fn run(
     match done {
         Ok(()) => 0,
         Err(error) => {
-            // Not behind half a page.
+            // The error replaces a partly written reply.
             let told = reply.set_len(0).and_then(|()| io::Seek::rewind(&mut reply));
             let told = told.and_then(|()| writeln!(reply, "{word}: {}", why(&error)));
             if told.is_ok() { REFUSED } else { 1 }
@@ -141,7 +141,7 @@ fn run(
     }
 }
 
-/// The exit status of a child that could not do it; the reply says why.
+/// The exit status of a child that failed; the reply has the reason.
 const REFUSED: i32 = 3;
 
 /// How long a child may take.

@@ -1,18 +1,18 @@
-//! When a dead worker is replaced: at once if it had lived, later and later if it keeps dying
-//! young.
+//! The delay before a dead worker is replaced: none if it had lived for a while, and longer each
+//! time if it dies soon after its start.
 
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
 
-/// The delays of one worker's place.
+/// The delays of one worker slot.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
     delay: Duration,
 }
 
 impl Backoff {
-    /// How long to wait before replacing a worker that lived so long.
+    /// The delay before replacing a worker that lived for this time.
     pub(crate) fn after(&mut self, lived: Duration) -> Duration {
         self.delay = match lived {
             lived if lived >= GROWN_UP => Duration::ZERO,
@@ -23,7 +23,7 @@ impl Backoff {
     }
 }
 
-/// A worker that lived this long did not die of its start.
+/// A worker that lived for this time did not die because of its start.
 const GROWN_UP: Duration = Duration::from_secs(1);
 
 const SHORTEST: Duration = Duration::from_millis(10);

@@ -1,7 +1,7 @@
-//! A child of the supervisor: its start, what it does, its end, and how its end is told.
+//! A child of the supervisor: its start, its state, its end, and the log text for its end.
 //!
-//! Children that are jailed have another user, and the supervisor does not keep the right to signal
-//! whom it likes (CAP_KILL): it kills such a child as that user.
+//! Jailed children run as another user. The supervisor does not keep the right to signal every
+//! process (CAP_KILL). It kills such a child as the child's user.
 
 #![forbid(unsafe_code)]
 
@@ -23,22 +23,22 @@ use crate::jail::user;
 use crate::processes::liveness::{State, Subject};
 use crate::sys;
 
-/// A child that has not been waited for, so that its pid is its own, dead or alive: nobody else
-/// waits for this process's children.
+/// A child that has not been reaped. Until then its pid belongs to it, dead or alive: only the
+/// supervisor reaps its children.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Child {
-    /// Its number.
+    /// The pid.
     pub(crate) pid: Pid,
-    /// Who it becomes if it enters its jail.
+    /// The user that the child becomes if it enters its jail.
     user: Uid,
 }
 
 impl Child {
-    /// Forks a child that runs `live` and ends with its result as status. ps(1) shows it as a
-    /// helper, unless it says otherwise.
+    /// Forks a child that runs `live`; the result is its exit status. ps(1) shows it as a helper,
+    /// unless it sets another title.
     ///
     /// # Errors
-    /// No process or no memory can be had now.
+    /// No process or memory is available now.
     pub(crate) fn fork(user: Uid, live: impl FnOnce() -> i32) -> io::Result<Child> {
         let run = || {
             sys::title::set("helper");
@@ -47,19 +47,20 @@ impl Child {
         Ok(Child { pid: sys::fork(run)?, user })
     }
 
-    /// Kills it. It is still to be waited for.
+    /// Kills the child, which is still to be reaped.
     pub(crate) fn kill(self) {
-        // Until it is in its jail it is the supervisor's own user's; in there it never becomes that
-        // again.
+        // Before the jail, the child has the user of the supervisor. Inside, it never becomes that
+        // user again.
         if kill(self.pid, Signal::SIGKILL) == Err(Errno::EPERM) {
             let _ = user::acting_as(self.user, getegid(), || kill(self.pid, Signal::SIGKILL));
         }
     }
 
-    /// Opens a pidfd of it; it becomes readable when the child ends, or at once if it has.
+    /// Opens a pidfd of the child. It becomes readable when the child ends, or at once if it has
+    /// ended.
     ///
     /// # Errors
-    /// No descriptors left. The child, which could not be watched, is killed and reaped.
+    /// No descriptors left. The child is then killed and reaped, because its end could not be seen.
     pub(crate) fn watch(self) -> io::Result<OwnedFd> {
         let pid =
             rustix::process::Pid::from_raw(self.pid.as_raw()).ok_or(io::ErrorKind::NotFound)?;
@@ -70,18 +71,18 @@ impl Child {
     }
 }
 
-/// The kernel's word about a child that has not been waited for.
+/// Information of the kernel about a child that has not been reaped.
 #[derive(Debug)]
 pub(crate) struct Observed {
     pid: Pid,
     clock: Option<ClockId>,
-    /// Its /proc/PID/stat, opened while the child still is as its parent: once it is in its jail,
-    /// `hidepid` (proc(5)) hides it.
+    /// Its /proc/PID/stat, opened while the child still has the supervisor's user: once it is in
+    /// its jail, `hidepid` (proc(5)) hides the file.
     stat: Option<File>,
 }
 
 impl Observed {
-    /// A child that was just born. Its clock needs no right and no /proc (clock_getcpuclockid(3)).
+    /// For a new child. Its clock needs no right and no /proc (clock_getcpuclockid(3)).
     pub(crate) fn new(child: Child) -> Observed {
         let stat = stat_of(child.pid).ok().filter(are_plenty);
         Observed { pid: child.pid, clock: clock_getcpuclockid(child.pid).ok(), stat }
@@ -91,7 +92,7 @@ impl Observed {
         let mut bytes = [0; MOST_OF_STAT];
         let length = match &self.stat {
             Some(stat) => stat.read_at(&mut bytes, 0)?,
-            // Descriptors are short.
+            // Opened only when needed, because descriptors are short.
             None => stat_of(self.pid)?.read_at(&mut bytes, 0)?,
         };
         Ok(String::from_utf8_lossy(&bytes[..length]).into_owned())
@@ -105,18 +106,18 @@ impl Subject for Observed {
             .map_or(Duration::ZERO, Duration::from)
     }
 
-    /// Looked up only when an answer is missing.
+    /// Read only when an answer is missing.
     fn state(&self) -> State {
         match self.read() {
-            // Without a clock nobody can say that it got no processor time.
+            // Without a clock, nobody knows whether the process got processor time.
             Ok(stat) if self.clock.is_some() => state(&stat, getpid()),
             Ok(_) | Err(_) => State::Unknown,
         }
     }
 }
 
-/// Whether there are plenty of descriptors beside this one: what can be had without is not to be
-/// the one too much.
+/// Whether many descriptors are free beside this one. This file is optional and must not take the
+/// last one.
 fn are_plenty(file: &File) -> bool {
     let number = u64::try_from(file.as_raw_fd()).unwrap_or(u64::MAX);
     getrlimit(Resource::RLIMIT_NOFILE).is_ok_and(|(limit, _)| number < limit / 2)
@@ -127,8 +128,8 @@ fn stat_of(pid: Pid) -> io::Result<File> {
 }
 
 /// The third and fourth field of /proc/PID/stat (proc_pid_stat(5)); the second ends with the last
-/// parenthesis. A child of another parent is a stranger: that /proc shows the processes of another
-/// namespace, which have other numbers.
+/// parenthesis. Another parent means another process: /proc may belong to another pid namespace,
+/// with other numbers.
 fn state(stat: &str, parent: Pid) -> State {
     let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
     let (state, of) = (fields.next(), fields.next().and_then(|of| of.parse().ok()));
@@ -144,7 +145,7 @@ fn state(stat: &str, parent: Pid) -> State {
     }
 }
 
-/// Its first fields, which are all that is looked at, are far shorter.
+/// The bytes that are read: far more than the first fields need.
 const MOST_OF_STAT: usize = 512;
 
 #[cfg(test)]

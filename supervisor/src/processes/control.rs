@@ -1,8 +1,7 @@
-//! The control process as its supervisor sees it: the port that it serves, its post, and what it is
-//! still to be told.
+//! The control process as the supervisor sees it: its port, its slot, and its queued messages.
 //!
-//! Authority belongs to the channel: whatever comes over it has the rights of an operator at the
-//! control port and no more. A process that dies is replaced; relaying never notices.
+//! The rights belong to the channel: every message has the rights of an operator at the control
+//! port, and no more. A control process that dies is replaced; relaying is not affected.
 
 #![forbid(unsafe_code)]
 
@@ -36,17 +35,17 @@ use crate::processes::spawn::SpawnContext;
 use crate::signals;
 use crate::sys;
 
-/// The control port, bound. Its file goes while its socket is open.
+/// The control port, bound. A socket file is removed while the socket is still open.
 #[derive(Debug)]
 pub(crate) struct ControlPort {
     _path: Option<SocketPath>,
     socket: OwnedFd,
-    /// As `control` shows it.
+    /// The address as the command `control` shows it.
     pub(crate) name: String,
     entry: ControlEntry,
 }
 
-/// `-C`, with the address that a bare port means.
+/// The address of `-C`, completed if only a port was given.
 pub(crate) fn complete(local: &Local) -> Local {
     match local {
         Local::Inet { host: None, port } => {
@@ -57,10 +56,10 @@ pub(crate) fn complete(local: &Local) -> Local {
 }
 
 impl ControlPort {
-    /// Binds it. A file belongs to the user whom the control process runs as, and to nobody else.
+    /// Binds the control port. A socket file belongs to the user of the control process only.
     ///
     /// # Errors
-    /// The address is taken, not ours, or not permitted.
+    /// The address is in use, not on this machine, or not permitted.
     pub(crate) fn bind(
         name: &Local,
         address: &Address,
@@ -77,16 +76,15 @@ impl ControlPort {
         Ok(ControlPort { _path: path, socket, name: name.to_string(), entry })
     }
 
-    /// One that was passed to pen, bound and listening.
+    /// A control port from a socket that was passed to pen, bound and listening.
     pub(crate) fn passed(name: &Local, socket: OwnedFd, entry: ControlEntry) -> ControlPort {
         ControlPort { _path: None, socket, name: name.to_string(), entry }
     }
 
-    /// Lives the life of the control process; returns its exit status. Runs in the child that was
-    /// forked for it.
+    /// Runs the control process in the forked child; returns its exit status.
     ///
-    /// It inherits the mapping of the shared table, as every child does, but is not given it, and
-    /// every descriptor but its two is closed.
+    /// The process inherits the mapping of the shared table like every child, but has no handle to
+    /// it. All descriptors but its two are closed.
     fn live(
         &self,
         context: &SpawnContext,
@@ -131,15 +129,15 @@ impl ControlPort {
     }
 }
 
-/// The post of the control process.
+/// The slot of the control process.
 #[derive(Debug)]
 pub(crate) struct Control {
     port: ControlPort,
     process: Option<Process>,
     backoff: Backoff,
-    /// With whoever comes next.
+    /// The time that the next process gets to become ready.
     grace: Grace,
-    /// When to fill the post, if it is empty and to be filled.
+    /// When to fill the slot, if it is empty and has to be filled.
     due: Option<Instant>,
 }
 
@@ -149,71 +147,71 @@ struct Process {
     settings_due: bool,
     stop_due: bool,
     applied: u64,
-    /// A reply that found no room. While it waits, no further command is begun, so there is at
-    /// most one.
+    /// A reply that the channel had no room for. There is at most one, because no further command
+    /// begins while it waits.
     reply: Option<(u64, Reply)>,
-    /// A bound on what the administrator hears from it.
+    /// A limit for its log lines.
     refusals: Flood,
-    /// How fast it is listened to: who reaches the port must not keep the supervisor, and a
-    /// processor, busy.
+    /// A limit for the rate of its messages: clients of the control port must not keep the
+    /// supervisor and a processor busy.
     pace: Pace,
 }
 
-/// What an operator gets.
+/// A reply to an operator.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) outcome: Outcome,
     pub(crate) body: Body,
 }
 
-/// What a reply says.
+/// The content of a reply.
 #[derive(Debug)]
 pub(crate) enum Body {
-    /// A text; any length.
+    /// A text of any length.
     Text(String),
     /// The content of a memfd.
     Memory(OwnedFd),
 }
 
 impl Reply {
-    /// Nothing to say.
+    /// An empty reply.
     pub(crate) fn none() -> Reply {
         Reply::text(String::new())
     }
 
-    /// One line.
+    /// A reply of one line.
     pub(crate) fn line(text: impl std::fmt::Display) -> Reply {
         Reply::text(format!("{text}\n"))
     }
 
-    /// Lines, each with its end.
+    /// A reply of several lines, each with its line end.
     pub(crate) fn text(text: String) -> Reply {
         Reply { outcome: Outcome::Done, body: Body::Text(text) }
     }
 
-    /// Why a command is not carried out: one line.
+    /// A refusal with the reason in one line.
     pub(crate) fn refusal(why: impl std::fmt::Display) -> Reply {
         Reply { outcome: Outcome::Refused, body: Body::Text(format!("{why}\n")) }
     }
 }
 
-/// What the control process said.
+/// A message from the control process.
 #[derive(Debug)]
 pub(crate) enum ControlReport {
     /// It serves operators.
     Ready,
     /// A command.
     Command {
-        /// Names the operator.
+        /// The number of the operator.
         ticket: u64,
-        /// Who the operator is.
+        /// The identity of the operator.
         by: Operator,
         /// The command.
         command: Command,
-        /// The file that it names, if it came.
+        /// The file that the command names, if it was sent along.
         file: Option<OwnedFd>,
     },
-    /// A line for the administrator.
+    /// A line for the log.
     Line(String),
 }
 
@@ -233,10 +231,10 @@ impl Control {
         &self.port.name
     }
 
-    /// Fills the post.
+    /// Forks a control process into the slot.
     ///
     /// # Errors
-    /// There can be no process now.
+    /// No process can be forked now.
     pub(crate) fn spawn(&mut self, context: &SpawnContext, now: Instant) -> io::Result<Pid> {
         let peer = Peer::spawn(
             context.jail.identity.uid,
@@ -258,8 +256,9 @@ impl Control {
         Ok(pid)
     }
 
-    /// Takes the dead process from its post, if it was the one, and decides when it is replaced.
-    /// Returns a line about its death, and why it could not start if it said so.
+    /// Takes the dead process from the slot, if it was the control process, and decides when to
+    /// replace it. Returns a line about its death, and the reason if it reported why it could not
+    /// start.
     pub(crate) fn discharge(
         &mut self,
         pid: Pid,
@@ -280,12 +279,12 @@ impl Control {
         Some((format!("the control process (pid {pid}) {how}{reason}"), process.peer.failed))
     }
 
-    /// When the post is to be filled.
+    /// When to fill the slot.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// Has the post filled later, because it cannot be now. Returns the delay.
+    /// Postpones the filling of the slot, because it failed now. Returns the delay.
     pub(crate) fn postpone(&mut self, now: Instant) -> Duration {
         let delay = self.backoff.after(Duration::ZERO);
         self.due = Some(now + delay);
@@ -297,7 +296,7 @@ impl Control {
         self.process.as_ref().is_some_and(|process| process.peer.is_ready())
     }
 
-    /// Whether there is no process.
+    /// Whether the slot is empty.
     pub(crate) fn is_empty(&self) -> bool {
         self.process.is_none()
     }
@@ -307,37 +306,37 @@ impl Control {
         self.process.as_ref().map(|process| process.peer.pid())
     }
 
-    /// The channel, to be polled for reading, and for writing too if something waits to be sent.
+    /// The channel to poll for reading, and whether to poll it for writing too.
     pub(crate) fn channel(&self) -> Option<(BorrowedFd<'_>, bool)> {
         let process = self.process.as_ref()?;
         let due = process.settings_due || process.stop_due || process.reply.is_some();
         Some((process.peer.channel()?, due))
     }
 
-    /// When it is listened to again, if that is not now.
+    /// The time until which its messages wait, if they have to wait now.
     pub(crate) fn rests_until(&self, now: Instant) -> Option<Instant> {
         self.process.as_ref().and_then(|process| process.pace.rests_until(now))
     }
 
-    /// To be polled for the end of the process.
+    /// The descriptor to poll for the end of the process.
     pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.process.as_ref().map(|process| process.peer.process())
     }
 
-    /// When [`Control::kill_overdue`] has to be called.
+    /// When to call [`Control::kill_overdue`].
     pub(crate) fn overdue(&self) -> Option<Instant> {
         self.process.as_ref().and_then(|process| process.peer.overdue())
     }
 
-    /// Kills it if it lives on without a channel.
+    /// Kills a process that has closed its channel and does not end.
     pub(crate) fn kill_overdue(&mut self, now: Instant) {
         if let Some(process) = &mut self.process {
             process.peer.kill_overdue(now);
         }
     }
 
-    /// Asks it for a sign of life, and kills it if it has given none for too long. If it was not
-    /// listened to (`unheard`), it is not judged.
+    /// Asks for a sign of life, and kills a process that has given none for too long. It is not
+    /// judged if its messages were not read (`unheard`).
     pub(crate) fn beat(&mut self, unheard: bool) {
         if let Some(process) = &mut self.process {
             if unheard {
@@ -368,22 +367,22 @@ impl Control {
         reports
     }
 
-    /// Has the settings in force sent by [`Control::send_due`].
+    /// Queues the settings in force for [`Control::send_due`].
     pub(crate) fn renew_settings(&mut self) {
         if let Some(process) = &mut self.process {
             process.settings_due = true;
         }
     }
 
-    /// Has the order to end sent by [`Control::send_due`].
+    /// Queues the order to end for [`Control::send_due`].
     pub(crate) fn order_stop(&mut self) {
         if let Some(process) = &mut self.process {
             process.stop_due = true;
         }
     }
 
-    /// Answers a command of the process that has this pid; an operator whose process is gone is
-    /// gone too.
+    /// Queues the reply to a command of the process with this pid. If that process is gone, its
+    /// operators are gone too.
     pub(crate) fn reply(&mut self, pid: Pid, ticket: u64, reply: Reply) {
         if let Some(process) = self.process.as_mut().filter(|process| process.peer.pid() == pid) {
             process.reply = Some((ticket, reply));
@@ -402,7 +401,7 @@ impl Control {
         process.is_none_or(|process| process.applied >= generation)
     }
 
-    /// Sends what waits to be sent, as far as the channel has room.
+    /// Sends queued messages, as far as the channel has room.
     pub(crate) fn send_due(&mut self, context: &SpawnContext) {
         let Some(process) = &mut self.process else { return };
         if process.settings_due {
@@ -416,7 +415,7 @@ impl Control {
         }
     }
 
-    /// Kills it.
+    /// Kills the process.
     pub(crate) fn kill(&mut self) {
         if let Some(process) = &mut self.process {
             process.peer.kill();
@@ -433,7 +432,7 @@ impl Process {
     ) -> Option<ControlReport> {
         match message {
             FromControl::Command { ticket, command, by, with_file } => {
-                // All that comes from an operator was read by the parser.
+                // An honest control process sends only commands that the parser produced.
                 if !command::is_well_formed(&command) {
                     self.peer.expel("it passes on what is no command");
                     return None;
@@ -491,7 +490,7 @@ impl Process {
     }
 }
 
-/// A long text as a descriptor; cut if there is none.
+/// A long text as a descriptor. Without a descriptor, the text is cut.
 fn in_memory(text: &str) -> Body {
     let write = || -> io::Result<OwnedFd> {
         let mut memory = crate::files::memory::new()?;
@@ -513,13 +512,13 @@ fn in_memory(text: &str) -> Body {
     )
 }
 
-/// Operators who wait to be accepted.
+/// Most operators that wait to be accepted.
 pub(crate) const BACKLOG: u32 = 64;
 
-/// Most refused operators in ten seconds that the administrator hears of.
+/// Most refused operators in ten seconds that are logged.
 const MOST_REFUSALS: u32 = 20;
 
-/// Most messages in a [`PERIOD`]. What is beyond waits, and so do the operators.
+/// Most messages in a [`PERIOD`]. Further messages wait, and so do their operators.
 const MOST_MESSAGES: u32 = 200;
 
 const PERIOD: Duration = Duration::from_millis(100);

@@ -1,10 +1,10 @@
-//! A bound on what one source may cause in a period of time.
+//! Limits for what one source may cause in a period of time.
 
 #![forbid(unsafe_code)]
 
 use std::time::{Duration, Instant};
 
-/// Counts what happens in a period and withholds what is too much.
+/// Counts events in a period and withholds those above the limit.
 #[derive(Debug)]
 pub(crate) struct Flood {
     most: u32,
@@ -14,16 +14,15 @@ pub(crate) struct Flood {
     withheld: u64,
 }
 
-/// Whether one more is within the bound.
+/// Whether one more event is within the limit.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Admission {
-    /// It is; so many were withheld in the period before this one, if it is the first of a new
-    /// period.
+    /// It is. The first one of a new period also says how many were withheld before.
     Admitted {
-        /// How many to account for now.
+        /// The number of withheld events to report now.
         withheld_before: u64,
     },
-    /// It is too much.
+    /// It is above the limit.
     Withheld,
 }
 
@@ -32,12 +31,12 @@ impl Flood {
         Flood { most, period, since: now, admitted: 0, withheld: 0 }
     }
 
-    /// Changes the bound.
+    /// Changes the limit.
     pub(crate) fn set_most(&mut self, most: u32) {
         self.most = most;
     }
 
-    /// Counts one more.
+    /// Counts one more event.
     pub(crate) fn admit(&mut self, now: Instant) -> Admission {
         let mut withheld_before = 0;
         if now.saturating_duration_since(self.since) >= self.period {
@@ -52,8 +51,8 @@ impl Flood {
         Admission::Withheld
     }
 
-    /// How many were withheld, once their period is over, if nothing that was admitted since has
-    /// accounted for them.
+    /// The number of withheld events, once their period is over, unless [`Flood::admit`] has
+    /// reported them.
     pub(crate) fn settle(&mut self, now: Instant) -> u64 {
         match now.saturating_duration_since(self.since) >= self.period {
             true => std::mem::take(&mut self.withheld),
@@ -62,8 +61,8 @@ impl Flood {
     }
 }
 
-/// Spreads over time what is not to be refused: so many in each period, and what is beyond waits
-/// where it is.
+/// Spreads events over time without refusing any: so many in each period, and the others wait where
+/// they are.
 #[derive(Debug)]
 pub(crate) struct Pace {
     most: u32,
@@ -77,7 +76,7 @@ impl Pace {
         Pace { most, period, since: now, taken: 0 }
     }
 
-    /// Counts one.
+    /// Counts one event.
     pub(crate) fn count(&mut self, now: Instant) {
         if now.saturating_duration_since(self.since) >= self.period {
             (self.since, self.taken) = (now, 0);

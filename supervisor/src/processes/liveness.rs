@@ -1,30 +1,29 @@
-//! Whether a jailed process still goes round its event loop, and when the supervisor asks.
+//! Liveness: whether the event loop of a jailed process still runs, and when the supervisor asks.
 //!
-//! Time is counted in beats of the supervisor's own loop, not by the clock: if the supervisor
-//! itself could not run (it was stopped, its machine or its container was suspended), one beat has
-//! passed for everybody, however long that took, and nobody is judged by it. And a beat counts only
-//! as far as the process could have answered in it: one that waits for a processor is not to blame
-//! ([`charge`]).
+//! Time is counted in beats of the supervisor's own loop, not by the clock. If the supervisor could
+//! not run (it was stopped, or its machine or container was suspended), that time counts as one
+//! beat for every process. And a beat counts only as far as the process could have answered in it:
+//! a process that waits for a processor is not to blame ([`charge`]).
 
 #![forbid(unsafe_code)]
 
 use std::time::{Duration, Instant};
 
-/// The rhythm in which all processes are asked, together, so that an idle pen wakes up about once a
-/// second and no more.
+/// The interval for asking all processes together, so that an idle pen wakes up only about once a
+/// second.
 #[derive(Debug, Default)]
 pub(crate) struct Beat {
-    /// When the next one is; none before the first.
+    /// The time of the next beat; none before the first.
     next: Option<Instant>,
 }
 
 impl Beat {
-    /// When [`Beat::falls`] has to be called.
+    /// When to call [`Beat::falls`].
     pub(crate) fn due(&self) -> Instant {
         self.next.unwrap_or_else(Instant::now)
     }
 
-    /// Whether a beat falls now. Those that were missed are not made up for.
+    /// Whether a beat is due now. Missed beats are not repeated.
     pub(crate) fn falls(&mut self, now: Instant) -> bool {
         let falls = self.next.is_none_or(|next| next <= now);
         if falls {
@@ -34,48 +33,48 @@ impl Beat {
     }
 }
 
-/// What a process does at a beat.
+/// The state of a process at a beat.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum State {
-    /// It runs, or waits for a processor and nothing else.
+    /// It runs, or waits only for a processor.
     Runnable,
     /// It waits for something else. A message would wake it, if it waited for messages.
     Waiting,
     /// It waits for memory or a disk (uninterruptible sleep).
     Blocked,
-    /// Somebody has stopped it.
+    /// It was stopped by a signal.
     Stopped,
     /// The kernel does not say.
     Unknown,
 }
 
-/// A process as the kernel sees it. Neither answer is the process's own word.
+/// A process as the kernel sees it. Neither answer comes from the process itself.
 pub(crate) trait Subject {
-    /// Processor time that it has used since its birth.
+    /// The processor time that it has used since its start.
     fn used(&self) -> Duration;
-    /// What it does now.
+    /// Its present state.
     fn state(&self) -> State;
 }
 
-/// What is known of one process.
+/// The liveness of one process.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
-    /// Of the last ping.
+    /// The serial number of the last ping.
     serial: u32,
     ping: Ping,
-    /// For how long it could have answered, and did not.
+    /// The time in which it could have answered and did not.
     silence: Duration,
     /// No beat has passed since the ping was due.
     fresh: bool,
-    /// Processor time that it had used at the last beat.
+    /// The processor time that it had used at the last beat.
     used: Duration,
     /// How long it may take to become ready.
     grace: Grace,
 }
 
-/// Beats that a process may take to become ready, counted as [`charge`] does. The first of a pen
-/// has as long as the start; a replacement, which takes milliseconds, no longer than others may
-/// hang; but one that follows another that was not ready in time has twice as long, for the machine
+/// The beats that a process may take to become ready, counted as [`charge`] does. The first process
+/// has as long as the start. A replacement takes milliseconds, so it has no longer than a process
+/// may hang. After one that was not ready in time, the next has twice as long, because the machine
 /// may be slow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Grace(u32);
@@ -87,7 +86,7 @@ impl Default for Grace {
 }
 
 impl Grace {
-    /// With a replacement of a process that was ready, or was not.
+    /// The grace of the replacement for a process that was ready, or was not.
     pub(crate) fn after(self, was_ready: bool) -> Grace {
         Grace(if was_ready { MOST_OF_REPLACEMENT } else { (self.0 * 2).min(MOST_OF_START) })
     }
@@ -95,22 +94,22 @@ impl Grace {
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 enum Ping {
-    /// Nothing is asked.
+    /// No ping is open.
     #[default]
     Answered,
-    /// To be asked as soon as the channel has room.
+    /// A ping is to be sent as soon as the channel has room.
     Due,
     Asked,
 }
 
 impl Watch {
-    /// Of a process that is born.
+    /// For a new process.
     pub(crate) fn of_birth(grace: Grace) -> Watch {
         Watch { grace, fresh: true, ..Watch::default() }
     }
 
-    /// A beat of a process that serves: asks it unless it is asked already. `ask` sends a ping and
-    /// says whether it could be sent. False if the process hangs.
+    /// Handles a beat of a ready process: sends a ping unless one is open. `ask` sends the ping and
+    /// returns whether it could be sent. Returns false if the process hangs.
     pub(crate) fn beat(&mut self, subject: &impl Subject, ask: impl FnOnce(u32) -> bool) -> bool {
         match self.ping {
             Ping::Answered => {
@@ -126,21 +125,21 @@ impl Watch {
         self.silence < MOST_SILENCE
     }
 
-    /// A beat of a process that is not ready yet. False if it never will be.
+    /// Handles a beat of a process that is not ready yet. Returns false if its time is over.
     pub(crate) fn beat_of_start(&mut self, subject: &impl Subject) -> bool {
         self.count(subject);
         self.silence <= EVERY * self.grace.0
     }
 
-    /// An answer came; one to an older ping, or to none, says nothing.
+    /// Notes an answer. An answer to an older ping, or to none, does not count.
     pub(crate) fn answered(&mut self, serial: u32) {
         if (self.ping, serial) == (Ping::Asked, self.serial) {
             self.ping = Ping::Answered;
         }
     }
 
-    /// Judges by nothing that was before: the process may have answered without being heard, or has
-    /// become ready.
+    /// Forgets the silence so far: the process may have answered without being read, or has become
+    /// ready.
     pub(crate) fn begin_anew(&mut self) {
         (self.silence, self.fresh) = (Duration::ZERO, true);
     }
@@ -153,15 +152,19 @@ impl Watch {
     }
 }
 
-/// How much of a beat a process could have used for an answer, from what it does at the end of the
-/// beat and from the processor time that it had in it.
+/// The part of a beat in which a process could have answered. It depends on the state at the end of
+/// the beat, and on the processor time that it used.
 ///
-/// A process that waits for a processor is charged with the time that it had, which is none where
-/// the machine, a container's quota or a frozen control group gives none. One that waits for
-/// something else, or is stopped, did not want a processor and is charged with the whole beat: also
-/// one that ran meanwhile, for it could have answered instead (a loop with a short sleep in it).
-/// Only if it waits for memory or a disk, and ran, it moves, though slowly (it is swapped out, or
-/// its log's disk is slow). In the first beat the time before it began to wait says nothing.
+/// A process that waits for a processor is charged with the time that it used. That is none if the
+/// machine, a container's quota or a frozen control group gives none.
+///
+/// A process that waits for something else, or is stopped, did not need a processor. It is charged
+/// with the whole beat, even if it ran meanwhile: it could have answered instead, as in a loop with
+/// a short sleep.
+///
+/// A process that waits for memory or a disk and also ran is only slow: it is swapped out, or the
+/// disk of its log is slow. It is charged with a quarter. In the first beat, the time before the
+/// wait does not count as running.
 fn charge(state: State, ran: Duration, first: bool) -> Duration {
     let moves = !ran.is_zero() && !first;
     match state {
@@ -172,27 +175,27 @@ fn charge(state: State, ran: Duration, first: bool) -> Duration {
     }
 }
 
-/// Time between two beats. Five of them, which is the longest that a process can hang, are less
-/// than the five seconds that are promised, however late each is.
+/// The time between two beats. A process can hang for five of them at most. That is less than the
+/// five seconds that are promised, even if each is a little late.
 const EVERY: Duration = Duration::from_millis(900);
 
-/// For how long a process can leave a ping without an answer until it hangs, as [`charge`] counts:
-/// four beats, also for one that runs all the time and now and then shares its processor with
-/// others. One that works answers within 50 ms and the time of sixteen steps of its loop.
+/// A process hangs when it has left a ping unanswered for this time, as [`charge`] counts. That is
+/// four beats, even for a process that runs all the time and sometimes shares its processor. A
+/// working process answers within 50 ms plus the time of sixteen steps of its loop.
 const MOST_SILENCE: Duration = Duration::from_millis(2750);
 
 /// Beats that a replacement may take to become ready.
 const MOST_OF_REPLACEMENT: u32 = 4;
 
-/// Beats that the first process may take to become ready, and any other at most: as long as a start
-/// may take.
+/// Beats that the first process may take to become ready, as long as a start may take. No other
+/// process gets more.
 const MOST_OF_START: u32 = 30;
 
-/// What is said of a process that hangs.
+/// The log text for a process that hangs.
 pub(crate) const HUNG: &str =
     "it hung: no sign of life for 3 s and more in which it was not short of processor time";
 
-/// What is said of a replacement that does not become ready.
+/// The log text for a replacement that does not become ready.
 pub(crate) const NEVER_READY: &str = "it was not ready in time";
 
 #[cfg(test)]
@@ -201,7 +204,7 @@ mod tests {
 
     use super::*;
 
-    /// A process of which the kernel says this.
+    /// A process with this state and this used processor time.
     struct Seen(State, Duration);
 
     impl Subject for Seen {
@@ -229,8 +232,8 @@ mod tests {
         ask_of(watch, &STOPPED)
     }
 
-    /// The beat at which a process is condemned that answers no more after the first ping; `beat`
-    /// says what it does in each.
+    /// The beat at which a process that never answers after the first ping is killed. `beat`
+    /// returns its state and its processor time in each beat.
     fn condemned(beats: u32, beat: impl Fn(u32) -> (State, Duration)) -> Option<u32> {
         let (mut watch, mut used) = (Watch::default(), Duration::from_secs(1000));
         ask_of(&mut watch, &Seen(State::Waiting, used));
@@ -243,7 +246,7 @@ mod tests {
 
     #[test]
     fn the_longest_hang_is_shorter_than_five_seconds() {
-        // The beat before it stops, those that it misses, and half a second for being late.
+        // The beat before it stops, the missed beats, and half a second of delay.
         assert!(EVERY * (4 + 1) + Duration::from_millis(500) <= Duration::from_secs(5));
         let tick = Duration::from_micros(1);
         assert_eq!(condemned(9, |_| (State::Stopped, Duration::ZERO)), Some(4));
@@ -288,7 +291,7 @@ mod tests {
         let share = EVERY / 640;
         let beats = condemned(100_000, |_| (State::Runnable, share)).unwrap();
         assert_eq!(beats, (MOST_SILENCE.as_nanos().div_ceil(share.as_nanos())) as u32);
-        // Swapped out, or a slow disk: it waits at each beat, and ran before.
+        // A process that is swapped out or has a slow disk: it waits at each beat, but ran before.
         let slow = |_| (State::Blocked, Duration::from_millis(1));
         assert_eq!(condemned(100, slow), Some(10));
         assert_eq!(condemned(100, |_| (State::Unknown, Duration::ZERO)), Some(13), "without /proc");
@@ -307,7 +310,8 @@ mod tests {
             needs in 1..2_000_u64,
             shares in prop::collection::vec(0..=900_u64, 1..400),
         ) {
-            // Each answer takes `needs` ms of processor time, and the machine gives a share of each beat.
+            // Each answer takes `needs` ms of processor time, and the machine gives a share of each
+            // beat.
             let (mut watch, mut used, mut owed) = (Watch::default(), Duration::ZERO, 0);
             for share in shares {
                 let (lives, asked) = ask_of(&mut watch, &Seen(State::Runnable, used));
@@ -347,7 +351,7 @@ mod tests {
             watch.answered(round);
         }
         assert_eq!(ask(&mut watch), (true, Some(100)));
-        // Neither an old answer nor one to a question that was never asked.
+        // An answer to an old ping, or to one that was never sent.
         watch.answered(99);
         watch.answered(101);
         for _ in 1..4 {

@@ -1,7 +1,7 @@
-//! A jailed process as its supervisor sees it: a process, a channel, and the order in which it may
-//! speak.
+//! A jailed process as the supervisor sees it: the process, its channel, and the allowed order of
+//! messages.
 //!
-//! The process may be in a stranger's hands: whatever it sends is bounded, checked and never makes
+//! An attacker may control the process. So all its messages are bounded and checked, and none makes
 //! the supervisor wait or panic.
 
 #![forbid(unsafe_code)]
@@ -21,23 +21,23 @@ use crate::processes::child::{Child, Observed};
 use crate::processes::flood::{Admission, Flood};
 use crate::processes::liveness::{Grace, HUNG, NEVER_READY, Watch};
 
-/// A process that is not known to be dead. It is told `Tx` and says `Rx` once it is ready.
+/// A process that is not known to be dead. It receives `Tx` and, once it is ready, sends `Rx`.
 #[derive(Debug)]
 pub(crate) struct Peer<Tx, Rx> {
     child: Child,
     pub(crate) born: Instant,
     /// Whether it was ever ready.
     pub(crate) was_ready: bool,
-    /// Why it could not start, in its own words, or why it was expelled.
+    /// The reason why it could not start, in its own words, or why it was expelled.
     pub(crate) failed: Option<String>,
     /// Readable once the process has ended.
     pidfd: OwnedFd,
     link: Link<Tx, Rx>,
-    /// A bound on its messages.
+    /// A limit for its messages.
     messages: Flood,
-    /// Until when it may live after it closed its channel.
+    /// Until when it may live after its channel was closed.
     overdue: Option<Instant>,
-    /// Whether it goes round its loop.
+    /// Its liveness.
     pub(crate) watch: Watch,
     observed: Observed,
 }
@@ -49,27 +49,27 @@ enum Link<Tx, Rx> {
         greeted: bool,
     },
     Ready(Channel<Tx, Rx>),
-    /// Closed by either side; the end of the process follows.
+    /// Closed by either side; the process ends soon.
     Cut,
 }
 
-/// What a process said.
+/// A message of a process.
 #[derive(Debug)]
 pub(crate) enum PeerMessage<Rx> {
     /// It is ready.
     Ready,
     /// A message, with the descriptor that came with it.
     Message(Rx, Option<OwnedFd>),
-    /// Something that only its start concerns.
+    /// A message of the start, which needs no action.
     Nothing,
 }
 
 impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx, Rx> {
     /// Forks a process that runs `live` with its end of the channel and the supervisor's pid.
-    /// `user` is who it becomes.
+    /// `user` is the user that it becomes.
     ///
     /// # Errors
-    /// No process, no descriptor or no memory can be had now.
+    /// No process, descriptor or memory is available now.
     pub(crate) fn spawn(
         user: Uid,
         grace: Grace,
@@ -103,12 +103,12 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
         }
     }
 
-    /// Its number.
+    /// The pid.
     pub(crate) fn pid(&self) -> Pid {
         self.child.pid
     }
 
-    /// To be polled for the end of the process.
+    /// The descriptor to poll for the end of the process.
     pub(crate) fn process(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
@@ -118,8 +118,8 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
         matches!(self.link, Link::Ready(_))
     }
 
-    /// Reads one message; none: nothing now, or never again. A process that breaks the rules is
-    /// expelled.
+    /// Reads one message; none if there is none now, or the channel is closed. A process that
+    /// breaks the protocol is expelled.
     pub(crate) fn read(&mut self, now: Instant) -> Option<PeerMessage<Rx>> {
         match self.read_one() {
             Ok(Some(_)) if self.messages.admit(now) == Admission::Withheld => {
@@ -143,20 +143,20 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
         }
     }
 
-    /// When [`Peer::kill_overdue`] has to be called.
+    /// When to call [`Peer::kill_overdue`].
     pub(crate) fn overdue(&self) -> Option<Instant> {
         self.overdue
     }
 
-    /// Kills it if it lives on without a channel.
+    /// Kills a process that has closed its channel and does not end.
     pub(crate) fn kill_overdue(&mut self, now: Instant) {
         if self.overdue.is_some_and(|overdue| overdue <= now) {
             self.expel("it closed its channel");
         }
     }
 
-    /// Asks it for a sign of life, and kills it if it has given none for too long. One without a
-    /// channel is ending already.
+    /// Asks for a sign of life, and kills a process that has given none for too long. A process
+    /// without a channel is ending already.
     pub(crate) fn beat(&mut self, ping: impl FnOnce(u32) -> Tx) {
         let hung = match &self.link {
             Link::Cut => return,
@@ -173,13 +173,13 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
         }
     }
 
-    /// Kills it because it cannot be trusted any more; the reason is told when it is reaped.
+    /// Kills a process that can no longer be trusted. The reason is logged when it is reaped.
     pub(crate) fn expel(&mut self, reason: &str) {
         self.failed.get_or_insert_with(|| reason.into());
         self.kill();
     }
 
-    /// Kills it; it is still to be waited for.
+    /// Kills the process, which is still to be reaped.
     pub(crate) fn kill(&mut self) {
         (self.link, self.overdue) = (Link::Cut, None);
         self.child.kill();
@@ -207,7 +207,7 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
     ) -> Result<Option<PeerMessage<Rx>>, String> {
         match received {
             Ok(Received::Closed) => {
-                // It ends, perhaps with a log to be written out first.
+                // The process ends, perhaps after writing out its log.
                 (self.link, self.overdue) = (Link::Cut, Some(Instant::now() + GRACE));
                 Ok(None)
             }
@@ -244,13 +244,13 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
     }
 }
 
-/// A process's own words, made harmless for a terminal and a log: one line, not too long.
+/// Text from a process, made safe for a terminal and a log: one line of bounded length.
 pub(crate) fn printable(text: &str) -> String {
     let clean = |letter: char| if letter.is_control() { '.' } else { letter };
     text.chars().take(LONGEST_REASON).map(clean).collect()
 }
 
-/// A process's own lines, made harmless for a terminal.
+/// Lines from a process, made safe for a terminal.
 pub(crate) fn printable_lines(text: &str) -> String {
     let clean = |letter: char| if letter.is_control() && letter != '\n' { '.' } else { letter };
     let mut lines: String = text.chars().map(clean).collect();
@@ -263,7 +263,7 @@ pub(crate) fn printable_lines(text: &str) -> String {
 /// Most messages in a second. A report about a million connections has a thousand pages.
 const MOST_MESSAGES: u32 = 20_000;
 
-/// How long a process may live after it closed its channel.
+/// How long a process may live after its channel was closed.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Longest reason for a failed start, in characters.

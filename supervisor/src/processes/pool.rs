@@ -1,4 +1,4 @@
-//! All workers: one post per number, who holds it, and when an empty one is filled again.
+//! The worker pool: one slot per worker number, with its worker and the time for filling it again.
 
 #![forbid(unsafe_code)]
 
@@ -17,11 +17,11 @@ use crate::processes::liveness::Grace;
 use crate::processes::spawn::SpawnContext;
 use crate::processes::worker::{Worker, WorkerReport};
 
-/// The workers.
+/// The worker pool.
 #[derive(Debug)]
 pub(crate) struct WorkerPool {
     slots: Vec<WorkerSlot>,
-    /// What dead workers had counted.
+    /// The counters of dead workers, summed.
     retired: Counters,
 }
 
@@ -29,16 +29,16 @@ pub(crate) struct WorkerPool {
 struct WorkerSlot {
     worker: Option<Worker>,
     backoff: Backoff,
-    /// With whoever comes next.
+    /// The time that the next worker gets to become ready.
     grace: Grace,
-    /// A bound on what the administrator hears from whoever holds it, so that no worker gets a new
-    /// measure by dying.
+    /// A limit for the log lines of this slot. It survives a worker, so that dying gives no new
+    /// allowance.
     events: Flood,
-    /// When to fill it, if it is empty and to be filled.
+    /// When to fill the slot, if it is empty and has to be filled.
     due: Option<Instant>,
 }
 
-/// A worker that has been waited for.
+/// A worker that was reaped.
 #[derive(Debug)]
 pub(crate) struct Death {
     pub(crate) id: WorkerId,
@@ -46,14 +46,14 @@ pub(crate) struct Death {
     pub(crate) lived: Duration,
     /// Whether it had served clients.
     pub(crate) was_ready: bool,
-    /// What it had still said.
+    /// Its last messages.
     pub(crate) reports: Vec<WorkerReport>,
     status: WaitStatus,
     failed: Option<String>,
 }
 
 impl WorkerPool {
-    /// Empty posts.
+    /// A pool of empty slots.
     pub(crate) fn new(slots: u8) -> WorkerPool {
         let now = Instant::now();
         let slot = |_| WorkerSlot {
@@ -66,10 +66,10 @@ impl WorkerPool {
         WorkerPool { slots: (0..slots).map(slot).collect(), retired: Counters::default() }
     }
 
-    /// Fills a post.
+    /// Forks a worker into a slot.
     ///
     /// # Errors
-    /// There can be no process now.
+    /// No process can be forked now.
     pub(crate) fn spawn(
         &mut self,
         id: WorkerId,
@@ -85,7 +85,7 @@ impl WorkerPool {
         Ok(pid)
     }
 
-    /// Takes a dead worker from its post, if the process was one.
+    /// Takes a dead worker from its slot, if the process was a worker.
     pub(crate) fn discharge(
         &mut self,
         pid: Pid,
@@ -112,24 +112,23 @@ impl WorkerPool {
         })
     }
 
-    /// Whether the administrator is told of one more event of a worker, dead or alive, that knows
-    /// so many servers. A working one tells of two transitions for each server in the shortest
-    /// blacklist time, which is a second.
+    /// Whether to log one more event of a worker, dead or alive, that has so many servers. A
+    /// working worker reports two events per server in the shortest blacklist time, which is one
+    /// second.
     pub(crate) fn admit_event(&mut self, id: WorkerId, servers: u32, now: Instant) -> Admission {
         let Some(slot) = self.slots.get_mut(usize::from(id.0)) else { return Admission::Withheld };
         slot.events.set_most(MOST_EVENTS.saturating_add(servers.saturating_mul(20)));
         slot.events.admit(now)
     }
 
-    /// How many events the administrator was not told of, by worker, as far as that is still to be
-    /// said.
+    /// The number of withheld events by worker, as far as it is still to be logged.
     pub(crate) fn withheld_events(&mut self, now: Instant) -> Vec<(WorkerId, u64)> {
         let withheld =
             self.slots.iter_mut().map(|slot| slot.events.settle(now)).collect::<Vec<u64>>();
         self.ids().zip(withheld).filter(|(_, withheld)| *withheld > 0).collect()
     }
 
-    /// Decides when a post is filled again whose worker lived so long; returns the delay.
+    /// Decides when to fill the slot of a worker that lived for this time; returns the delay.
     pub(crate) fn refill(&mut self, id: WorkerId, lived: Duration, now: Instant) -> Duration {
         let Some(slot) = self.slots.get_mut(usize::from(id.0)) else { return Duration::ZERO };
         let delay = slot.backoff.after(lived);
@@ -137,19 +136,19 @@ impl WorkerPool {
         delay
     }
 
-    /// The posts to be filled now.
+    /// The slots to fill now.
     pub(crate) fn due(&self, now: Instant) -> Vec<WorkerId> {
         self.ids()
             .filter(|id| self.slots[usize::from(id.0)].due.is_some_and(|due| due <= now))
             .collect()
     }
 
-    /// When the next post is to be filled.
+    /// When to fill the next slot.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         self.slots.iter().filter_map(|slot| slot.due).min()
     }
 
-    /// The numbers of all posts.
+    /// The numbers of all slots.
     pub(crate) fn ids(&self) -> impl Iterator<Item = WorkerId> + use<> {
         // At most MAX_WORKERS.
         (0..self.slots.len() as u8).map(WorkerId)
@@ -165,29 +164,29 @@ impl WorkerPool {
         self.slots.iter_mut().filter_map(|slot| slot.worker.as_mut())
     }
 
-    /// The holder of a post.
+    /// The worker in a slot.
     pub(crate) fn worker_mut(&mut self, id: WorkerId) -> Option<&mut Worker> {
         self.slots.get_mut(usize::from(id.0))?.worker.as_mut()
     }
 
-    /// Whether every post is held by a worker that serves clients.
+    /// Whether every slot has a worker that serves clients.
     pub(crate) fn is_complete(&self) -> bool {
         self.slots
             .iter()
             .all(|slot| slot.worker.as_ref().is_some_and(|worker| worker.peer.is_ready()))
     }
 
-    /// Whether nobody is left.
+    /// Whether no worker is left.
     pub(crate) fn is_empty(&self) -> bool {
         self.slots.iter().all(|slot| slot.worker.is_none())
     }
 
-    /// Connections that living workers have open, as they say.
+    /// The open connections of living workers, as they report them.
     pub(crate) fn open(&self) -> u64 {
         self.workers().fold(0, |sum, worker| sum.saturating_add(worker.counters.open()))
     }
 
-    /// What all workers, dead and alive, have counted.
+    /// The counters of all workers, dead and alive, summed.
     pub(crate) fn totals(&self) -> Counters {
         let mut totals = self.retired;
         self.workers().for_each(|worker| totals.add(&worker.counters));
@@ -207,7 +206,7 @@ impl Death {
         format!("worker {} (pid {}) {how}{why}", self.id, self.pid)
     }
 
-    /// The reason of a start that failed because of this death.
+    /// The error of a start that failed because of this death.
     pub(crate) fn start_failure(self) -> String {
         match (self.status, self.failed) {
             (WaitStatus::Exited(_, _), Some(why)) => why,
@@ -224,7 +223,7 @@ pub(crate) fn killed_by(signal: Signal) -> String {
     format!("was killed by signal {}{why}", signal as i32)
 }
 
-/// Most events in ten seconds of a worker without servers that are passed on to the administrator.
+/// Most events in ten seconds that are logged of a worker without servers.
 const MOST_EVENTS: u32 = 100;
 
 /// Most messages of a dead worker that are still read; its channel holds fewer.

@@ -1,5 +1,5 @@
-//! What every worker inherits through fork(2), and the part of a worker's life that is still the
-//! supervisor's code: from the fork to the call of its entry.
+//! The context that every worker inherits through fork(2), and the supervisor's part of the
+//! worker's code: from the fork to the call of its entry.
 
 #![forbid(unsafe_code)]
 
@@ -27,30 +27,30 @@ use crate::{Examiner, WorkerEntry};
 /// The worker's end of its channel.
 pub(crate) type WorkerEnd = Channel<FromStartingWorker, ToWorker>;
 
-/// What is the same for all workers.
+/// The context that is the same for all workers.
 #[derive(Debug)]
 pub(crate) struct SpawnContext {
     /// The worker's own code.
     pub(crate) entry: WorkerEntry,
-    /// The code that examines files of TLS.
+    /// The code that examines TLS files.
     pub(crate) examine_tls: Examiner,
     /// The shared table.
     pub(crate) table: Table,
     /// The listening socket.
     pub(crate) listener: OwnedFd,
-    /// The eventfd that has all workers look for clients.
+    /// The eventfd that wakes all workers to accept clients.
     pub(crate) freed: OwnedFd,
-    /// The eventfd that has one worker do so that waits for a place.
+    /// The eventfd that wakes one of the workers that wait for a connection slot.
     pub(crate) vacancy: OwnedFd,
     /// The settings in force.
     pub(crate) settings: Settings,
-    /// The same as they travel to processes that are there already: a sealed memfd.
+    /// The settings encoded in a sealed memfd, for running processes.
     pub(crate) encoded: OwnedFd,
     /// The request log as it was last opened.
     pub(crate) log: Option<RequestLog>,
-    /// What TLS works by, if it is on.
+    /// The TLS files and ticket secrets, if TLS is on.
     pub(crate) keys: Option<Keys>,
-    /// Where and as whom workers live.
+    /// The root directory and the user of the workers.
     pub(crate) jail: Jail,
     /// Whether debug output goes to standard error.
     pub(crate) foreground: bool,
@@ -59,8 +59,7 @@ pub(crate) struct SpawnContext {
 }
 
 impl SpawnContext {
-    /// Lives the life of a worker; returns its exit status. Runs in the child that was forked for
-    /// it.
+    /// Runs a worker in the forked child; returns its exit status.
     pub(crate) fn live(&self, id: WorkerId, channel: WorkerEnd, supervisor: Pid) -> i32 {
         sys::title::set(&format!("worker {id}"));
         match self.prepare(&channel, supervisor) {
@@ -83,7 +82,7 @@ impl SpawnContext {
         }
     }
 
-    /// Reduces the process to what a worker may have.
+    /// Reduces the rights and descriptors of the process to those of a worker.
     fn prepare(&self, channel: &WorkerEnd, supervisor: Pid) -> Result<Belongings, String> {
         let at = |step: &'static str| {
             move |error: io::Error| format!("{step}: {}", why_within_limits(&error))
@@ -98,15 +97,15 @@ impl SpawnContext {
             vacancy: self.vacancy.try_clone().map_err(at("eventfd"))?,
             log: self.log.as_ref().map(duplicate).transpose().map_err(at("request log"))?,
             tls: self.keys.as_ref().map(Keys::start).transpose().map_err(at("files of TLS"))?,
-            // Before the change of root: the daemon's socket is outside.
+            // Before the change of root: the socket of syslog is outside.
             debug: match self.foreground {
                 true if journal::reads_stderr() => DebugOutput::Journal,
                 true => DebugOutput::Stderr,
                 false => DebugOutput::Syslog(for_worker()),
             },
         };
-        // The originals of the descriptors above are closed too: their owners are the supervisor's,
-        // never used here.
+        // The originals of these descriptors are closed too. Their Rust owners belong to the
+        // supervisor's code and are never used here.
         let keep = belongings.descriptors(channel);
         self.jail.enter(Kind::Relay, supervisor, &keep).map_err(|error| error.to_string())?;
         Ok(belongings)

@@ -1,5 +1,5 @@
-//! One worker as its supervisor sees it: a jailed process, what it last said of itself, and what it
-//! is still to be told.
+//! One worker as the supervisor sees it: a jailed process, its last reports, and its queued
+//! messages.
 
 #![forbid(unsafe_code)]
 
@@ -24,17 +24,18 @@ use crate::processes::spawn::{SpawnContext, descriptor};
 pub(crate) struct Worker {
     pub(crate) id: WorkerId,
     pub(crate) peer: Peer<ToWorker, FromWorker>,
-    /// What it last reported.
+    /// The counters that it last reported.
     pub(crate) counters: Counters,
     due: Due,
-    /// The generation of the settings that it works by, as far as it said.
+    /// The generation of the settings that it last acknowledged.
     applied: u64,
-    /// Listeners that it was sent and has not confirmed.
+    /// The number of listeners that it was sent and has not acknowledged.
     listeners_owed: u32,
 }
 
-/// What waits to be sent. All but the connections to be closed is a state, of which only the last
-/// counts; of those there are no more than connections: nothing here can grow without bound.
+/// Queued messages. Nearly all are a state, of which only the last counts. Only the connections to
+/// close are a list, which is never longer than the number of connections. So nothing here grows
+/// without bound.
 #[derive(Debug, Default)]
 struct Due {
     settings: bool,
@@ -42,30 +43,30 @@ struct Due {
     log: bool,
     tls: bool,
     secret: bool,
-    /// Sent if there is a daemon; if not, the worker asks again.
+    /// Sent if there is a syslog daemon; if not, the worker asks again.
     syslog: bool,
-    /// By number, and when it was ordered. A later order is meant for whoever had the number then:
-    /// those before are gone.
+    /// Connections to close: number, and time of the order. A later order replaces an earlier one,
+    /// because the earlier connection of that number is gone.
     close: BTreeMap<u32, u64>,
     republish: bool,
     freed: bool,
     stop: bool,
 }
 
-/// What a worker said that concerns others.
+/// A message of a worker that other parts of the supervisor handle.
 #[derive(Debug)]
 pub(crate) enum WorkerReport {
     /// It serves clients.
     Ready,
-    /// Part of its report.
+    /// A page of its report.
     Page(Box<ReportPage>),
-    /// Something for the administrator.
+    /// An event for the log.
     Event(Event),
-    /// So many more events that it could not tell of.
+    /// The number of further events that it could not report.
     Dropped(u64),
     /// The answer to a request for an explanation.
     Explained {
-        /// The request.
+        /// The serial number of the request.
         serial: u32,
         /// The answer.
         text: String,
@@ -76,7 +77,7 @@ impl Worker {
     /// Forks a worker.
     ///
     /// # Errors
-    /// No process, no descriptor or no memory can be had now.
+    /// No process, descriptor or memory is available now.
     pub(crate) fn spawn(
         id: WorkerId,
         grace: Grace,
@@ -98,7 +99,7 @@ impl Worker {
         })
     }
 
-    /// The channel, to be polled for reading, and for writing too if something waits to be sent.
+    /// The channel to poll for reading, and whether to poll it for writing too.
     pub(crate) fn channel(&self) -> Option<(BorrowedFd<'_>, bool)> {
         let Due { settings, listener, log, tls, secret, ref close, republish, freed, stop, .. } =
             self.due;
@@ -126,85 +127,87 @@ impl Worker {
                 None => return reports,
             }
         }
-        // Its answer to a ping may be among what is still to be read.
+        // Its answer to a ping may be among the unread messages.
         self.peer.watch.begin_anew();
         reports
     }
 
-    /// Asks for a report; false if it cannot be asked now.
+    /// Asks for a report. Returns false if that is impossible now.
     pub(crate) fn ask_report(&self, serial: u32) -> bool {
         matches!(self.peer.send(&ToWorker::Report { serial }, None), Some(Sent::Queued))
     }
 
-    /// Asks for a sign of life, and kills it if it has given none for too long.
+    /// Asks for a sign of life, and kills a worker that has given none for too long.
     pub(crate) fn beat(&mut self) {
         self.peer.beat(|serial| ToWorker::Ping { serial });
     }
 
-    /// Asks which server a client would get; false if it cannot be asked now.
+    /// Asks which server a client would get. Returns false if that is impossible now.
     pub(crate) fn ask_explanation(&self, serial: u32, client: [u8; 16]) -> bool {
         matches!(self.peer.send(&ToWorker::Explain { serial, client }, None), Some(Sent::Queued))
     }
 
-    /// Has the settings in force sent by [`Worker::send_due`].
+    /// Queues the settings in force for [`Worker::send_due`].
     pub(crate) fn renew_settings(&mut self) {
         self.due.settings = true;
     }
 
-    /// Has the listener sent by [`Worker::send_due`].
+    /// Queues the listener for [`Worker::send_due`].
     pub(crate) fn renew_listener(&mut self) {
         self.due.listener = true;
     }
 
-    /// Has the request log sent by [`Worker::send_due`].
+    /// Queues the request log for [`Worker::send_due`].
     pub(crate) fn renew_log(&mut self) {
         self.due.log = true;
     }
 
-    /// Has the files of TLS sent by [`Worker::send_due`], before any settings.
+    /// Queues the TLS files for [`Worker::send_due`], which sends them before any settings.
     pub(crate) fn renew_tls(&mut self) {
         self.due.tls = true;
     }
 
-    /// Has the ticket secret sent by [`Worker::send_due`].
+    /// Queues the ticket secret for [`Worker::send_due`].
     pub(crate) fn renew_secret(&mut self) {
         self.due.secret = true;
     }
 
-    /// Has the order to end a connection sent by [`Worker::send_due`], before any settings.
-    /// `before` is when its owner was looked up ([`ToWorker::Close`]).
+    /// Queues the order to close a connection for [`Worker::send_due`], which sends it before any
+    /// settings. `before` is the time when its owner was looked up ([`ToWorker::Close`]).
     pub(crate) fn order_close(&mut self, number: u32, before: u64) {
         self.due.close.insert(number, before);
     }
 
-    /// Has the news that places are free again sent by [`Worker::send_due`].
+    /// Queues the message that connection slots are free for [`Worker::send_due`].
     pub(crate) fn tell_freed(&mut self) {
         self.due.freed = true;
     }
 
-    /// Has the order to say anew what it holds sent by [`Worker::send_due`].
+    /// Queues the order to republish its table rows for [`Worker::send_due`].
     pub(crate) fn order_republish(&mut self) {
         self.due.republish = true;
     }
 
-    /// Has the order to end sent by [`Worker::send_due`].
+    /// Queues the order to end for [`Worker::send_due`].
     pub(crate) fn order_stop(&mut self) {
         self.due.stop = true;
     }
 
-    /// Whether it works by the settings of this generation, or will before it serves anybody else.
+    /// Whether it works by the settings of this generation, or will before it serves another
+    /// client.
     pub(crate) fn has_applied(&self, generation: u64) -> bool {
         self.peer.channel().is_none() || self.applied >= generation
     }
 
-    /// Whether it uses the last listener and no other.
+    /// Whether it uses the newest listener only.
     pub(crate) fn has_moved(&self) -> bool {
         self.peer.channel().is_none() || (self.listeners_owed == 0 && !self.due.listener)
     }
 
-    /// Sends what waits to be sent, as far as the channel has room.
+    /// Sends queued messages, as far as the channel has room.
     pub(crate) fn send_due(&mut self, context: &SpawnContext) {
-        // In this order: the acknowledgement of settings is one of what was sent before, too.
+        // This order matters: the acknowledgement of settings also covers the messages sent before
+        // them.
         self.send_closes();
         let Worker { peer, due, .. } = self;
         let full = |message, descriptor| peer.send(&message, descriptor) == Some(Sent::Full);
@@ -237,7 +240,7 @@ impl Worker {
             && !context.foreground
             && let Some(daemon) = for_worker()
         {
-            // Without room the worker asks again.
+            // If the channel has no room, the worker asks again.
             let _ = peer.send(&ToWorker::Syslog, Some(daemon.as_fd()));
         }
         if due.stop {
@@ -245,7 +248,7 @@ impl Worker {
         }
     }
 
-    /// Sends the orders to end connections, as far as the channel has room.
+    /// Sends the orders to close connections, as far as the channel has room.
     fn send_closes(&mut self) {
         let Worker { peer, due, .. } = self;
         while let Some((number, before)) =
@@ -316,7 +319,7 @@ mod tests {
             Uid::current(),
             Grace::default(),
             |channel, _| {
-                // Reads nothing before it is told to, and then as long as something comes.
+                // Reads nothing until it is told to, and then everything that comes.
                 let _ = go.read(&mut [0]);
                 loop {
                     match channel.receive() {

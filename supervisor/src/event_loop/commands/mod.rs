@@ -1,6 +1,6 @@
-//! Where commands are carried out: one at a time, in the order of their arrival, and never by
-//! waiting. A command that takes time is a job whose stage says what it waits for; every turn of
-//! the loop takes it a step further.
+//! Execution of commands: one at a time, in the order of arrival, without blocking. A command that
+//! takes time is a job. The stage of the job says what it waits for; every turn of the loop
+//! advances it.
 
 #![forbid(unsafe_code)]
 
@@ -30,26 +30,26 @@ use crate::helpers::task::HelperTask;
 use crate::processes::control::Reply;
 use crate::report::{Gathering, TooMany};
 
-/// What waits to be done, and what is being done.
+/// Commands that wait, and the command that is being executed.
 #[derive(Debug, Default)]
 pub(in crate::event_loop) struct CommandQueue {
     queue: VecDeque<Request>,
     job: Option<Job>,
     /// The configuration file is to be read again.
     hangup: bool,
-    /// The last that was begun was to read it again.
+    /// The job that began last was a reload by HUP.
     after_hangup: bool,
     /// The files of TLS are to be read again.
     reread: bool,
-    /// The operator whose job is being done.
+    /// The operator whose command is being executed.
     serving: Option<Operator>,
-    /// Something is left to be begun at once.
+    /// Jobs can begin or advance at once.
     more: bool,
-    /// Who gave the exit command.
+    /// The requester of the exit command.
     exit: Option<Requester>,
     serial: u32,
-    /// Children of jobs that are over, still to be reaped: those that a file system keeps stay
-    /// here.
+    /// Children of finished jobs that are still to be reaped. A child that hangs in a file system
+    /// stays here.
     leaving: Vec<Pid>,
 }
 
@@ -60,19 +60,19 @@ struct Request {
     file: Option<OwnedFd>,
 }
 
-/// Whom the outcome is for.
+/// The requester of a command, who gets the outcome.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::event_loop) enum Requester {
-    /// An operator of the control process that has this pid.
+    /// An operator.
     Operator {
-        /// The process.
+        /// The pid of the control process.
         pid: Pid,
-        /// The operator.
+        /// The number of the operator in the control process.
         ticket: u64,
-        /// Who that is.
+        /// The identity of the operator.
         who: Operator,
     },
-    /// Nobody who waits: the signal HUP.
+    /// The signal HUP: nobody waits for a reply.
     Hangup,
 }
 
@@ -85,55 +85,56 @@ struct Job {
 /// What a job waits for.
 #[derive(Debug)]
 pub(in crate::event_loop) enum JobStage {
-    /// To be begun.
+    /// The begin of the command, with the file that it names.
     Begin(Command, Option<OwnedFd>),
-    /// A log that an operator named is to be opened again.
+    /// The opening again of a request log that an operator named.
     Reopen,
-    /// The configuration file is to be read.
+    /// The reading of the configuration file.
     Reload,
-    /// What an operator named to be had.
+    /// An opener, and the purpose of what it opens.
     Fetching(Fetching, Purpose),
-    /// Names.
+    /// Resolvers, the names that they look up, and the commands that need them.
     Asking(Asking, Inquiry, Box<Batch>),
-    /// Files of TLS to be examined, before this change is put in force.
+    /// An examiner of the TLS files, and the change that is put in force afterwards.
     Examining(Examining, Box<(Change, Batch)>),
-    /// The files of TLS are to be read again.
+    /// The reading of the TLS files again.
     RereadTls,
-    /// Everybody to work by the new settings.
+    /// The acknowledgements of new settings.
     Settling(Settling),
-    /// A worker's explanation.
+    /// An explanation from a worker.
     Explaining(Explaining),
-    /// What workers report.
+    /// The reports of workers.
     Gathering(Gathering, ReportRequest),
-    /// A child.
+    /// A helper task, the word of its command, and its exit status once it has ended.
     HelperTask(HelperTask, &'static str, Option<WaitStatus>),
 }
 
-/// New settings on their way.
+/// New settings that were sent and are not yet applied by all processes.
 #[derive(Debug)]
 pub(in crate::event_loop) struct Settling {
     pub(in crate::event_loop) generation: u64,
     pub(in crate::event_loop) deadline: Instant,
-    /// What to do then: table rows that stand for another server now, and servers to be left out.
+    /// Work for the time after that: table rows that belong to another server now, and servers to
+    /// blacklist.
     pub(in crate::event_loop) readdressed: Vec<Target>,
     pub(in crate::event_loop) blacklist: Vec<(ServerId, u32)>,
     pub(in crate::event_loop) then: AfterApply,
-    /// What is told of it.
+    /// The change to log afterwards.
     pub(in crate::event_loop) success: Option<Success>,
 }
 
-/// What is said when everybody works by the new settings.
+/// The reply once all processes work by the new settings.
 #[derive(Debug)]
 pub(in crate::event_loop) enum AfterApply {
-    /// This.
+    /// This reply.
     Reply(Reply),
-    /// What this question has for an answer now.
+    /// The answer to this query, taken at that time.
     Ask(Command),
-    /// That the configuration file was read again.
+    /// An empty reply, because the configuration file was read again.
     Reloaded,
 }
 
-/// A question to a worker.
+/// A query to a worker: which server would a client get?
 #[derive(Debug)]
 pub(in crate::event_loop) struct Explaining {
     pub(in crate::event_loop) worker: WorkerId,
@@ -142,19 +143,19 @@ pub(in crate::event_loop) struct Explaining {
     pub(in crate::event_loop) answer: Option<Reply>,
 }
 
-/// How far a job has come.
+/// The progress of a job.
 #[derive(Debug)]
 pub(in crate::event_loop) enum Progress {
-    /// It waits.
+    /// The job waits.
     Wait(JobStage),
-    /// It goes on at once.
+    /// The job goes on at once.
     Next(JobStage),
-    /// It is over.
+    /// The job is finished.
     Done(Reply),
 }
 
 impl CommandQueue {
-    /// Takes a command in.
+    /// Appends a command.
     pub(in crate::event_loop) fn enter(
         &mut self,
         by: Requester,
@@ -164,44 +165,43 @@ impl CommandQueue {
         self.queue.push_back(Request { by, command, file });
     }
 
-    /// Has the configuration file read again.
+    /// Requests a reload of the configuration file.
     pub(in crate::event_loop) fn hang_up(&mut self) {
         self.hangup = true;
     }
 
-    /// Has the files of TLS read again.
+    /// Requests that the TLS files are read again.
     pub(in crate::event_loop) fn reread_tls(&mut self) {
         self.reread = true;
     }
 
-    /// Whether no more commands are taken in for now.
+    /// Whether the queue takes no more commands for now.
     pub(in crate::event_loop) fn is_full(&self) -> bool {
         self.queue.len() >= MOST_WAITING
     }
 
-    /// How many messages of the control process may be read now: at least one, to see that it is
-    /// gone.
+    /// How many messages of the control process may be read now. At least one, so that its end is
+    /// noticed.
     pub(in crate::event_loop) fn room(&self) -> usize {
         MOST_WAITING.saturating_sub(self.queue.len()).max(1)
     }
 
-    /// Whether what is being done was asked for by the signal HUP.
+    /// Whether the job that began last was requested by HUP.
     pub(in crate::event_loop) fn is_hangup(&self) -> bool {
         self.after_hangup
     }
 
-    /// Whether pen is to end.
+    /// The requester of the exit command, if it was given.
     pub(in crate::event_loop) fn ends(&self) -> Option<Requester> {
         self.exit
     }
 
-    /// Has pen end.
+    /// Notes the exit command.
     pub(in crate::event_loop) fn exit(&mut self, by: Requester) {
         self.exit = Some(by);
     }
 
-    /// The control process died, and its operators are gone. What is being done is finished all the
-    /// same.
+    /// The control process died, and its operators are gone. The current job still finishes.
     pub(in crate::event_loop) fn forget_operators(&mut self) {
         self.queue.clear();
     }
@@ -219,7 +219,7 @@ impl CommandQueue {
         }
     }
 
-    /// Takes a page of a report; one that answers no open question is dropped.
+    /// Takes a page of a report. A page that answers no open question is dropped.
     ///
     /// # Errors
     /// The worker reports more connections than `most`.
@@ -235,7 +235,7 @@ impl CommandQueue {
         }
     }
 
-    /// Takes an explanation.
+    /// Takes an explanation from a worker.
     pub(in crate::event_loop) fn explained(&mut self, worker: WorkerId, serial: u32, text: String) {
         if let Some(JobStage::Explaining(explaining)) = self.job.as_mut().map(|job| &mut job.stage)
             && (explaining.worker, explaining.serial) == (worker, serial)
@@ -244,12 +244,12 @@ impl CommandQueue {
         }
     }
 
-    /// Whether so many children of earlier jobs hang that there should not be another.
+    /// Whether too many children of earlier jobs hang to start another one.
     pub(in crate::event_loop) fn hangs(&self) -> bool {
         self.leaving.len() >= MOST_LEAVING
     }
 
-    /// Whether this child was one of a job.
+    /// Whether this child belonged to a job; notes its end.
     pub(in crate::event_loop) fn reaped(&mut self, child: Pid, status: WaitStatus) -> bool {
         if let Some(index) = self.leaving.iter().position(|leaving| *leaving == child) {
             self.leaving.swap_remove(index);
@@ -267,7 +267,7 @@ impl CommandQueue {
         }
     }
 
-    /// To be polled for reading.
+    /// Descriptors to poll for reading.
     pub(in crate::event_loop) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         match self.job.as_ref().map(|job| &job.stage) {
             Some(JobStage::Asking(asking, _, _)) => asking.descriptors().collect(),
@@ -278,7 +278,7 @@ impl CommandQueue {
         }
     }
 
-    /// When something is to be done even if nothing happens.
+    /// When the queue needs a turn of the loop even if nothing happens.
     pub(in crate::event_loop) fn deadline(&self) -> Option<Instant> {
         let Some(job) = &self.job else { return self.more.then(Instant::now) };
         match &job.stage {
@@ -295,25 +295,25 @@ impl CommandQueue {
         }
     }
 
-    /// The operator whose job is being done; none if it is nobody's.
+    /// The operator whose command is being executed; none for a job of the signal HUP.
     pub(in crate::event_loop) fn serving(&self) -> Option<Operator> {
         self.serving
     }
 
-    /// A number for a question to workers: even, because those of reports by signal are odd.
+    /// A serial number for a question to workers. It is even, because those of reports by signal
+    /// are odd.
     pub(in crate::event_loop) fn next_serial(&mut self) -> u32 {
         self.serial = self.serial.wrapping_add(2) & !1;
         self.serial
     }
 
-    /// Takes what is to be begun next; a command only if it can be answered. Where both wait,
-    /// commands and signals take turns: whoever sends HUP again and again must not shut
-    /// operators out.
+    /// Takes the next job. Commands are taken only if they can be answered. Commands and HUP take
+    /// turns when both wait: repeated HUP signals must not lock operators out.
     fn next(&mut self, answerable: bool) -> Option<Job> {
         let commands = answerable && self.exit.is_none() && !self.queue.is_empty();
         self.after_hangup = self.hangup && !(self.after_hangup && commands);
         if self.after_hangup {
-            // It reads the files of TLS too.
+            // The reload reads the TLS files too.
             (self.hangup, self.reread) = (false, false);
             return Some(Job { by: Requester::Hangup, stage: JobStage::Reopen });
         }
@@ -325,7 +325,7 @@ impl CommandQueue {
         Some(Job { by, stage: JobStage::Begin(command, file) })
     }
 
-    /// Drops everything, because pen ends. A child is still to be reaped.
+    /// Drops all work, because pen ends. A child is still to be reaped.
     pub(in crate::event_loop) fn stop(&mut self) {
         if let Some(Job { stage: JobStage::HelperTask(task, _, None), .. }) = &self.job {
             task.kill();
@@ -336,7 +336,7 @@ impl CommandQueue {
 }
 
 impl Service {
-    /// Takes the work a step further.
+    /// Advances the current job, and begins the next ones.
     pub(in crate::event_loop) fn work(&mut self, now: Instant) {
         self.queue.more = false;
         for _ in 0..MOST_STEPS {
@@ -429,7 +429,7 @@ impl Service {
         .told(by)
     }
 
-    /// Waits until everybody works by the new settings, and not for ever.
+    /// Waits until all processes work by the new settings, or until the deadline.
     fn settle(&mut self, by: Requester, settling: Settling, now: Instant) -> Progress {
         let generation = settling.generation;
         let control = self.control.as_ref().is_none_or(|control| control.has_applied(generation));
@@ -463,7 +463,7 @@ impl Service {
                 control.reply(pid, ticket, reply)
             }
             (Requester::Operator { .. }, None) => {}
-            // One that came meanwhile has still to be answered for.
+            // A HUP that came meanwhile is still to be answered.
             (Requester::Hangup, _) if self.queue.hangup => {}
             (Requester::Hangup, _) => self.announce(Instant::now()),
         }
@@ -480,7 +480,7 @@ impl fmt::Display for Requester {
 }
 
 impl Progress {
-    /// Nobody waits for the reply to a signal.
+    /// Finishes a job whose requester is a signal: there is no reply.
     fn told(self, by: Requester) -> Progress {
         match (by, self) {
             (Requester::Hangup, Progress::Done(_)) => Progress::Done(Reply::none()),
@@ -489,17 +489,17 @@ impl Progress {
     }
 }
 
-/// How long everybody has to take new settings.
+/// How long all processes have to apply new settings.
 pub(in crate::event_loop) const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Most commands that wait: as many as the control process has operators.
+/// Most commands that wait: as many as the control process can have operators.
 const MOST_WAITING: usize = 64;
 
-/// Most children that hang in file systems: each keeps a process and its memory, and a further one
+/// Most children that hang in file systems. Each keeps a process and its memory, and a further one
 /// would hang too.
 const MOST_LEAVING: usize = 16;
 
-/// Most steps in one turn of the loop.
+/// Most steps of jobs in one turn of the loop.
 const MOST_STEPS: usize = 32;
 
 pub(crate) mod query;
@@ -507,7 +507,7 @@ pub(crate) mod query;
 mod tests {
     use super::*;
 
-    /// A desk with so many commands on it.
+    /// A queue with so many commands.
     fn queue(commands: u64) -> CommandQueue {
         let mut queue = CommandQueue::default();
         let by = |ticket| Requester::Operator {
@@ -519,7 +519,7 @@ mod tests {
         queue
     }
 
-    /// What is begun next: H, the operator's ticket, or nothing.
+    /// The job that begins next: `H` for HUP, the operator's ticket for a command, or nothing.
     fn begun(queue: &mut CommandQueue, answerable: bool) -> String {
         match queue.next(answerable).map(|job| (job.by, job.stage)) {
             Some((Requester::Hangup, JobStage::Reopen)) => "H".into(),

@@ -1,5 +1,5 @@
-//! The commands that ask or do something now, and those that only begin here because they change
-//! settings (`change`).
+//! Queries and actions, which are carried out at once. Commands that change settings only begin
+//! here (`change`).
 
 #![forbid(unsafe_code)]
 
@@ -38,19 +38,19 @@ use crate::report;
 use crate::report::{Gathered, Gathering};
 use crate::startup::options;
 
-/// What workers are asked for.
+/// The purpose of reports that workers are asked for.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::event_loop) enum ReportRequest {
     /// The status page.
     Status(Form),
     /// One connection.
     Connection(u32),
-    /// How many idlers there are.
+    /// The number of idlers.
     Idlers,
 }
 
 impl Service {
-    /// Begins to carry out an operator's command.
+    /// Begins to execute a command.
     pub(in crate::event_loop) fn begin(
         &mut self,
         by: Requester,
@@ -115,7 +115,7 @@ impl Service {
         }
     }
 
-    /// The reply to a question that needs nobody's help.
+    /// The reply to a query that needs no other process.
     fn known(&self, command: &Command) -> Option<Reply> {
         let (state, settings) = (&self.state, &self.context.settings);
         Some(match command {
@@ -138,7 +138,8 @@ impl Service {
             Command::Mode(Form::Json) => Reply::line(mode_json(settings.selection)),
             Command::Pid => Reply::line(std::process::id()),
             Command::Sandbox => Reply::text(sandbox::table(&self.context.jail)),
-            // Descriptors are each worker's own, so that one number can mean several connections.
+            // Each worker has descriptor numbers of its own: one number can mean several
+            // connections.
             Command::Socket(number) => {
                 Reply::line(format!("Socket {number} belongs to connection -1"))
             }
@@ -150,7 +151,7 @@ impl Service {
         })
     }
 
-    /// What only this process knows of the program.
+    /// Figures of the program that only this process knows.
     pub(in crate::event_loop) fn program<'l>(
         &self,
         listen: &'l str,
@@ -188,14 +189,15 @@ impl Service {
             return Progress::Done(Reply::refusal(format!("Connection {number} out of range")));
         }
         let reply = Reply::line(format!("Forcibly closing connection {number}"));
-        // Before the look: whoever gets the number after it is not meant.
+        // Taken before the lookup: a later owner of this number is not meant.
         let before = clock::precise();
         let owner = self.owner(number).and_then(|owner| self.pool.worker_mut(owner));
         match owner {
             Some(worker) => {
                 worker.order_close(number, before);
                 self.tell_operator(&format!("close {number}, by {by}"), now);
-                // Whoever has taken the settings that come behind the order has carried it out.
+                // The settings are sent behind the order: a worker that has applied them has
+                // carried out the order.
                 self.publish_anew(AfterApply::Reply(reply), now)
             }
             None => {
@@ -247,7 +249,7 @@ impl Service {
         Progress::Wait(JobStage::Gathering(Gathering::new(serial, asked, unreachable, now), wanted))
     }
 
-    /// Replies with what workers reported.
+    /// Replies with the reports of the workers.
     pub(in crate::event_loop) fn gathered(
         &mut self,
         gathered: &Gathered,
@@ -289,9 +291,10 @@ impl Service {
         }
     }
 
-    /// Writes the settings where an operator wants them: to a file that the control process opened,
-    /// or to that of `-F` with the rights that the control process has, which are less than the
-    /// supervisor's: what root reads at the next start must not be written by anybody else.
+    /// Writes the settings to a file. With `write FILE` it is a file that the control process
+    /// opened. Without a name it is the file of `-F`, written with the rights of the control
+    /// process. These are less than the supervisor's: root reads the file at the next start, so
+    /// nobody else may write it.
     fn write(&self, path: Option<&Path>, file: Option<OwnedFd>, now: Instant) -> Progress {
         let state = &self.state;
         let target = match (path, file, &state.config) {
@@ -312,7 +315,7 @@ impl Service {
         self.write_to(&target, now)
     }
 
-    /// Shows what is in force.
+    /// Shows the settings in force.
     fn show(&self, word: Option<&str>, now: Instant) -> Progress {
         let (state, SpawnContext { settings, jail, .. }) = (&self.state, &self.context);
         let workers = u32::try_from(self.pool.ids().count()).unwrap_or(u32::MAX);
@@ -392,10 +395,11 @@ impl Service {
                     .and_then(|()| file.sync_all())
                     .map_err(|error| named(path, error)),
                 Target::Config(path) => {
-                    // Where a link leads, that file is written; who may write it, the rights of the
-                    // operators say.
+                    // The target of a link is written. The rights of the operators decide whether
+                    // that is allowed.
                     let path = &std::fs::canonicalize(path).unwrap_or(path.to_path_buf());
-                    // The reply's memory is written through a descriptor that has to stay.
+                    // The reply is written to memory through this descriptor, so it has to stay
+                    // open.
                     jail.enter(Kind::Writer, supervisor, &[reply]).map_err(io::Error::other)?;
                     status_file::rewrite(
                         path,
@@ -408,7 +412,7 @@ impl Service {
         })
     }
 
-    /// The path that an operator named, as a configuration file has to call it.
+    /// The path that an operator named, as a configuration file outside the jail has to name it.
     fn seen_from_outside(&self, path: &Path) -> PathBuf {
         let inside = in_jail(path);
         match &self.context.jail.root {
@@ -424,7 +428,7 @@ enum Target<'a> {
     Reply,
 }
 
-/// Why the file of `-F` was not written: as packaged, operators may not write it.
+/// The reason why the file of `-F` was not written: as packaged, operators may not write it.
 fn not_written(path: &Path, error: io::Error) -> io::Error {
     let hint = match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
@@ -444,7 +448,7 @@ impl Target<'_> {
     }
 }
 
-/// Has a child do it.
+/// Runs `work` in a child.
 fn task(
     word: &'static str,
     jail: &Jail,
@@ -458,7 +462,7 @@ fn task(
     }
 }
 
-/// Five lines, whose words and order scripts know.
+/// Information about a connection. Scripts rely on the words and the order of the five lines.
 fn connection(number: u32, info: Option<&ConnectionInfo>) -> Reply {
     let (state, downfd, upfd) =
         info.map_or((0, -1, -1), |info| (info.state, info.downfd, info.upfd));
@@ -470,15 +474,15 @@ fn connection(number: u32, info: Option<&ConnectionInfo>) -> Reply {
     ))
 }
 
-/// Whether it is a connection to a server that belongs to no client.
+/// Whether it is an idler: a connection to a server that belongs to no client.
 fn is_idler(info: &ConnectionInfo) -> bool {
     info.downfd < 0 && info.client < 0 && info.state & CONNECTED != 0
 }
 
-/// The bit of a connection's state that says that its connect is under way.
+/// The bit of a connection's state for a connect under way.
 const CONNECTING: u8 = 1;
 
-/// The bit that says that it is connected.
+/// The bit of a connection's state for a finished connect.
 const CONNECTED: u8 = 2;
 
 fn log_name(target: &LogTarget) -> String {
@@ -488,7 +492,7 @@ fn log_name(target: &LogTarget) -> String {
     }
 }
 
-/// The modes in the original's order.
+/// The modes in the order of the original pen.
 fn modes(selection: Selection) -> [(&'static str, bool); 5] {
     let Selection { roundrobin, hash, weight, prio, stubborn, .. } = selection;
     [

@@ -1,5 +1,5 @@
-//! What commands change, whoever gave them: everything is checked and had before anything is put in
-//! force, and everybody works by it before anybody is told.
+//! Changes of settings, by HUP or by an operator. Everything is checked and opened before anything
+//! is put in force. The reply is sent when all processes work by the new settings.
 
 #![forbid(unsafe_code)]
 
@@ -40,22 +40,22 @@ use crate::startup::{absolute, leave_out};
 pub(in crate::event_loop) struct Batch {
     pub(in crate::event_loop) source: Source,
     pub(in crate::event_loop) commands: Vec<SourcedCommand>,
-    /// What the names in them stand for, once that is known.
+    /// The addresses and ports of the names in the commands, once they are known.
     pub(in crate::event_loop) found: Found,
-    /// What an operator's commands name, once it is there.
+    /// Files and sockets that an operator's commands name, once they are open.
     pub(in crate::event_loop) held: Held,
 }
 
-/// By whose authority.
+/// The origin of commands, which decides their rights.
 #[derive(Clone, Debug)]
 pub(in crate::event_loop) enum Source {
-    /// The configuration file: root's.
+    /// The configuration file, which belongs to the administrator.
     File,
-    /// An operator's, who gave this command.
+    /// An operator, with the command that the operator gave.
     Operator(Command),
 }
 
-/// What was opened with an operator's rights.
+/// Files and sockets that were opened with an operator's rights.
 #[derive(Debug, Default)]
 pub(in crate::event_loop) struct Held {
     pub(in crate::event_loop) log: Option<OwnedFd>,
@@ -64,22 +64,23 @@ pub(in crate::event_loop) struct Held {
     pub(in crate::event_loop) listener: Option<(OwnedFd, JailedPath)>,
 }
 
-/// What is fetched for whom.
+/// The purpose of an opener.
 #[derive(Debug)]
 pub(in crate::event_loop) enum Purpose {
-    /// The log that an operator had named, for HUP.
+    /// The request log that an operator had named, to be opened again by HUP.
     Reopen,
-    /// The commands of an operator's `include`.
+    /// The commands of the file in an operator's `include`.
     Include(Command),
     /// The commands of the configuration file, for HUP.
     Reload,
-    /// The files of TLS for a change that is at hand otherwise.
+    /// The TLS files for a change that is otherwise complete.
     Keys(Box<(Change, Batch)>),
-    /// What commands need. The text is the beginning of what is said if it cannot be had.
+    /// A file or socket that commands need. The text is the beginning of the error message if it
+    /// cannot be opened.
     Need(Need, String, Box<Batch>),
 }
 
-/// What commands can need.
+/// A file or socket that commands can need.
 #[derive(Clone, Debug)]
 pub(in crate::event_loop) enum Need {
     Log,
@@ -108,7 +109,8 @@ impl Batch {
         }
     }
 
-    /// The last command that `pick` knows something of, with the beginning of a message about it.
+    /// The last command for which `pick` returns a value: that value, and the beginning of a
+    /// message about the command.
     pub(in crate::event_loop) fn last<'b, T>(
         &'b self,
         pick: impl Fn(&'b Command) -> Option<T>,
@@ -122,7 +124,7 @@ impl Batch {
 }
 
 impl Service {
-    /// Has an operator's log opened again, and goes on to the configuration file.
+    /// Opens an operator's log again, and then reads the configuration file.
     pub(in crate::event_loop) fn reopen_held_log(&mut self, now: Instant) -> Progress {
         let Some(LogTarget::File(path)) =
             self.state.log.as_ref().filter(|_| self.state.log_is_held)
@@ -132,7 +134,7 @@ impl Service {
         self.fetch(&OpenRequest::Log(in_jail(path)), Purpose::Reopen, now)
     }
 
-    /// Has the commands of an operator's file read.
+    /// Reads the commands of an operator's file in a child.
     pub(in crate::event_loop) fn include(&mut self, path: PathBuf, now: Instant) -> Progress {
         self.fetch(
             &OpenRequest::Commands(in_jail(&path)),
@@ -152,7 +154,7 @@ impl Service {
         }
     }
 
-    /// Goes on with what was fetched.
+    /// Continues with the result of an opener.
     pub(in crate::event_loop) fn fetched(
         &mut self,
         fetched: Result<Fetched, String>,
@@ -194,7 +196,7 @@ impl Service {
         }
     }
 
-    /// Where the files are that operators name, for a message about one of them.
+    /// The directory of the files that operators name, for an error message.
     fn in_the_jail(&self) -> String {
         self.context
             .jail
@@ -203,8 +205,8 @@ impl Service {
             .map_or(String::new(), |root| format!(" (in the jail {})", root.display()))
     }
 
-    /// An error about an operator's file of commands; one that cannot be had is looked for in the
-    /// jail.
+    /// An error about an operator's file of commands. If the file is missing, the text says where
+    /// in the jail it was searched.
     fn with_jail(&self, include: &Command, error: String) -> String {
         match include {
             Command::Include(path)
@@ -229,7 +231,7 @@ impl Service {
         Progress::Next(JobStage::Reload)
     }
 
-    /// Reads the configuration file again.
+    /// Reads the configuration file again, in a child.
     pub(in crate::event_loop) fn reload(&mut self, now: Instant) -> Progress {
         if let Some(keys) = &mut self.context.keys {
             keys.certificates.ask();
@@ -243,7 +245,7 @@ impl Service {
         self.fetch(&OpenRequest::Configuration(path.clone()), Purpose::Reload, now)
     }
 
-    /// Goes on with the configuration file.
+    /// Continues with the commands of the configuration file.
     fn reloaded(&mut self, fetched: Result<Fetched, String>, now: Instant) -> Progress {
         let loaded = loaded(fetched).and_then(|mut loaded| {
             absolute(&self.state.base, &mut loaded.commands)?;
@@ -261,7 +263,7 @@ impl Service {
         }
     }
 
-    /// Has the names in the commands looked up, and goes on.
+    /// Looks up the names in the commands, and continues.
     pub(in crate::event_loop) fn look_up(&mut self, mut batch: Batch, now: Instant) -> Progress {
         let lookups =
             batch.commands.iter().flat_map(|placed| apply::lookups(&placed.command)).collect();
@@ -285,9 +287,9 @@ impl Service {
         }
     }
 
-    /// Puts the commands in force, or says why not. What an operator's commands name is had first,
-    /// but not for commands that cannot take effect: a refused file of commands leaves no new
-    /// log behind.
+    /// Puts the commands in force, or refuses them. Files that an operator's commands name are
+    /// opened first, but only if the commands can take effect: a refused file of commands creates
+    /// no new log.
     pub(in crate::event_loop) fn change(&mut self, mut batch: Batch, now: Instant) -> Progress {
         if let Some((wanted, need, at)) = self.missing(&batch) {
             return match self.checked(&batch) {
@@ -302,7 +304,7 @@ impl Service {
         }
     }
 
-    /// Has the files of TLS read before anything is put in force.
+    /// Reads the TLS files before anything is put in force.
     fn gather_keys(&mut self, change: Change, batch: Batch, now: Instant) -> Progress {
         let held = change.ocsp.as_ref().map_or(self.state.ocsp.as_ref(), Option::as_ref);
         let held = held.map(OwnedFd::try_clone).transpose();
@@ -319,7 +321,7 @@ impl Service {
         }
     }
 
-    /// Has the files of TLS examined that were read.
+    /// Has an examiner check the TLS files that were read.
     fn gathered_keys(
         &mut self,
         fetched: Result<Fetched, String>,
@@ -341,7 +343,7 @@ impl Service {
         }
     }
 
-    /// Goes on with files of TLS that were examined.
+    /// Continues after an examiner has checked the TLS files.
     pub(in crate::event_loop) fn examined(
         &mut self,
         found: Result<Examined, String>,
@@ -359,17 +361,17 @@ impl Service {
         }
     }
 
-    /// Reads the files of TLS again although nobody asked.
+    /// Reads the TLS files again without a request.
     pub(in crate::event_loop) fn reread_tls(&mut self, now: Instant) -> Progress {
         self.look_up(Batch::new(Source::File, Vec::new()), now)
     }
 
-    /// Says why nothing was changed.
+    /// Refuses a change, and reports the errors.
     pub(in crate::event_loop) fn refuse(&mut self, batch: &Batch, errors: Vec<String>) -> Progress {
         let errors = configuration::bounded(errors);
         match &batch.source {
             Source::File => {
-                // Without a command, only the files of TLS were to be read.
+                // Without commands, only the TLS files were to be read.
                 self.keep_running_settings(&errors, !batch.commands.is_empty());
                 Progress::Done(Reply::none())
             }
@@ -377,8 +379,8 @@ impl Service {
                 let line = command.to_string();
                 let word =
                     line.strip_prefix("no ").unwrap_or(&line).split(' ').next().unwrap_or_default();
-                // Errors of a command begin with its word or are the original's own; those of
-                // names, and of the lines of a file, do not know it.
+                // Errors of a command begin with its word, or are those of the original pen. Errors
+                // about names and about lines of a file lack the word.
                 let whole = |why: &str| {
                     why.split([':', ' ']).next() == Some(word) || why.starts_with("unable to ")
                 };
@@ -402,7 +404,7 @@ impl Service {
         });
     }
 
-    /// Puts a change in force, and waits until everybody works by it.
+    /// Puts a change in force, and waits until all processes work by it.
     fn commit(&mut self, change: Change, batch: &Batch, now: Instant) -> Progress {
         let blacklist: Vec<_> = batch
             .commands
@@ -417,7 +419,8 @@ impl Service {
             changed(&self.context.settings, &settings, |server| &server.address),
             changed(&self.context.settings, &settings, |server| &server.alternatives),
         );
-        // Workers take any position, so that this can be done before they know of it.
+        // Workers accept any address index in a table row, so the reset can happen before they know
+        // of the change.
         for server in readdressed.iter().chain(&rerouted) {
             self.context.table.reset_address(server.row(settings.table_size()));
         }
@@ -466,8 +469,8 @@ impl Service {
         self.publish(settings, encoded, rows, (then, Some(success)), now)
     }
 
-    /// Sends the settings in force to everybody once more, so that all that was sent before is
-    /// known to have arrived.
+    /// Sends the settings in force again. Their acknowledgement proves that all earlier messages
+    /// have arrived.
     pub(in crate::event_loop) fn publish_anew(
         &mut self,
         then: AfterApply,
@@ -477,7 +480,7 @@ impl Service {
         let settings = Settings { generation: running.generation + 1, ..running.clone() };
         match memory::encoded(&settings) {
             Ok(encoded) => self.publish(settings, encoded, Default::default(), (then, None), now),
-            // Then nobody knows when, but it will arrive.
+            // The time of arrival is unknown then, but the messages will arrive.
             Err(_) => Progress::Done(match then {
                 AfterApply::Reply(reply) => reply,
                 AfterApply::Ask(_) | AfterApply::Reloaded => Reply::none(),
@@ -497,7 +500,7 @@ impl Service {
         self.logger.set_verbosity(settings.debug);
         self.context.table.grow_clients(settings.clients_max);
         if settings.backlog != self.context.settings.backlog {
-            // On a listening socket, that only sets the length (listen(2)); it has just been one.
+            // On a socket that listens already, listen(2) only sets the length of the queue.
             let backlog = i32::try_from(settings.backlog).unwrap_or(i32::MAX);
             let _ = rustix::net::listen(&self.context.listener, backlog);
         }
@@ -516,7 +519,7 @@ impl Service {
         }))
     }
 
-    /// Everybody works by the new settings.
+    /// Finishes a change that all processes have applied.
     pub(in crate::event_loop) fn settled(
         &mut self,
         by: Requester,
@@ -546,19 +549,18 @@ impl Service {
     }
 }
 
-/// The commands that were fetched, or everything that is wrong with them.
+/// The commands that were read, or all errors in them.
 fn loaded(fetched: Result<Fetched, String>) -> Result<Loaded, Vec<String>> {
     let commands = fetched.and_then(|fetched| fetched.commands().map_err(|error| why(&error)));
     commands.unwrap_or_else(|why| Err(vec![why]))
 }
 
-/// Where a path leads that an operator named.
+/// The path inside the jail for a path that an operator named.
 pub(in crate::event_loop) fn in_jail(path: &Path) -> PathBuf {
     Path::new("/").join(path)
 }
 
-/// Those of which `part` is another after the change: with the address, they stand for another
-/// server.
+/// The servers whose `part` differs after the change. With another address, it is another server.
 fn changed<'s, T: PartialEq + 's>(
     before: &'s Settings,
     after: &'s Settings,
@@ -571,10 +573,10 @@ fn changed<'s, T: PartialEq + 's>(
     all.filter(|target| part(before, *target) != part(after, *target)).collect()
 }
 
-/// The question whose answer is the reply to a command that sets something.
+/// The query whose answer is the reply to a command that sets something.
 fn question(command: &Command) -> Option<Command> {
     match command {
-        // The original says nothing.
+        // The original pen replies nothing.
         Command::Number(Number::PendingMax, _) => None,
         Command::Number(which, Some(_)) => Some(Command::Number(*which, None)),
         Command::Listen(Some(_)) => Some(Command::Listen(None)),
@@ -584,7 +586,7 @@ fn question(command: &Command) -> Option<Command> {
     }
 }
 
-/// How long names of a command or a file may take; other commands wait meanwhile.
+/// How long the names of a command or a file may take. Other commands wait meanwhile.
 const RESOLVE_PATIENCE: Patience = Patience { each: Duration::from_secs(20) };
 
 pub(crate) mod notices;

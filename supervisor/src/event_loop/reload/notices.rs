@@ -1,5 +1,4 @@
-//! What went well is told, too: what a reload changed, and each change by an operator, within a
-//! bound.
+//! Log lines about success: what a reload changed, and each change by an operator, within a limit.
 
 #![forbid(unsafe_code)]
 
@@ -15,24 +14,23 @@ use crate::event_loop::reload::prepare::Change;
 use crate::event_loop::reload::{Batch, Source};
 use crate::processes::flood::{Admission, Flood};
 
-/// What is told once everybody works by new settings.
+/// What to log once all processes work by new settings.
 #[derive(Debug)]
 pub(in crate::event_loop) enum Success {
-    /// The configuration file or the files of TLS were read again: what changed, a phrase for each
-    /// thing.
+    /// The configuration file or the TLS files were read again: one phrase for each change.
     Reload(Vec<String>),
-    /// What an operator did.
+    /// An operator changed something.
     Operator(String),
-    /// An operator said what is so anyway.
+    /// Nothing: an operator set what was set already.
     Nothing,
 }
 
-/// A bound on what operators cause in the log: a script may change something a thousand times a
+/// A limit for log lines that operators cause: a script may change something a thousand times a
 /// second.
 #[derive(Debug)]
 pub(in crate::event_loop) struct Notices {
     flood: Flood,
-    /// The last change that was not told.
+    /// The last change that was withheld.
     last: Option<String>,
 }
 
@@ -41,7 +39,7 @@ impl Notices {
         Notices { flood: Flood::new(MOST_CHANGES, PERIOD, now), last: None }
     }
 
-    /// Takes a change by an operator; returns the lines that are told now.
+    /// Takes a change by an operator; returns the lines to log now.
     fn take(&mut self, what: &str, now: Instant) -> Vec<String> {
         match self.flood.admit(now) {
             Admission::Admitted { withheld_before } => self
@@ -56,13 +54,13 @@ impl Notices {
         }
     }
 
-    /// The line about what was not told, once its period is over.
+    /// The line about withheld changes, once their period is over.
     pub(in crate::event_loop) fn settle(&mut self, now: Instant) -> Option<String> {
         let withheld = self.flood.settle(now);
         self.summary(withheld)
     }
 
-    /// The line about all that is still untold.
+    /// The line about all withheld changes.
     pub(in crate::event_loop) fn finish(&mut self, now: Instant) -> Option<String> {
         self.settle(now + PERIOD)
     }
@@ -74,7 +72,7 @@ impl Notices {
 }
 
 impl Service {
-    /// What a change means to the administrator. To be called before it is put in force.
+    /// What a change means for the log. Call this before the change is put in force.
     pub(in crate::event_loop) fn success(
         &self,
         change: &Change,
@@ -96,7 +94,7 @@ impl Service {
         }
     }
 
-    /// What a change changes, a phrase for each thing.
+    /// The phrases for a change, one for each thing that it changes.
     fn phrases(&self, change: &Change, blacklist: &[(ServerId, u32)]) -> Vec<String> {
         let state = &self.state;
         let mut phrases = difference(&self.context.settings, &change.settings);
@@ -128,7 +126,7 @@ impl Service {
         phrases
     }
 
-    /// Tells of what went well.
+    /// Logs the success of a change.
     pub(in crate::event_loop) fn tell_success(
         &mut self,
         success: Success,
@@ -139,8 +137,7 @@ impl Service {
             Success::Operator(what) => self.tell_operator(&format!("{what}, by {by}"), now),
             Success::Nothing => {}
             Success::Reload(phrases) => {
-                // Files of TLS are read every hour, too: that is worth a line only if something
-                // changed.
+                // TLS files are also read every hour. That is logged only if something changed.
                 let asked = self.queue.is_hangup();
                 let what = match &self.state.config {
                     Some(path) if asked => Some(format!("reloaded {}", path.display())),
@@ -156,7 +153,7 @@ impl Service {
         }
     }
 
-    /// Tells of what an operator did.
+    /// Logs a change by an operator.
     pub(in crate::event_loop) fn tell_operator(&mut self, what: &str, now: Instant) {
         for line in self.notices.take(&printable(what), now) {
             self.logger.notice(&line);
@@ -164,8 +161,7 @@ impl Service {
     }
 }
 
-/// Whether a command has a file opened or read anew, which is worth a line even if its name is the
-/// same.
+/// Whether a command opens or reads a file anew. That is logged even if the name is the same.
 fn is_renewed(command: &Command) -> bool {
     matches!(
         command,
@@ -176,12 +172,12 @@ fn is_renewed(command: &Command) -> bool {
     )
 }
 
-/// A line of log, whatever is in the paths that it names.
+/// Text that is safe for the log, even with odd paths in it.
 fn printable(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
 }
 
-/// Phrases in one line: the first of many, and how many more there are.
+/// Phrases in one line: the first ones, and the number of the others.
 fn listed(phrases: &[String]) -> String {
     let more = match phrases.len().saturating_sub(MOST_PHRASES) {
         0 => None,
@@ -192,7 +188,7 @@ fn listed(phrases: &[String]) -> String {
     if first.is_empty() { "nothing changed".to_owned() } else { first.join("; ") }
 }
 
-/// Most changes by operators that are told one by one in a period.
+/// Most changes by operators that are logged one by one in a period.
 const MOST_CHANGES: u32 = 20;
 
 const PERIOD: Duration = Duration::from_secs(10);

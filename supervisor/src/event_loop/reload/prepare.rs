@@ -1,4 +1,4 @@
-//! Everything that commands would change is checked and had before anything is put in force.
+//! Preparation of a change: everything is checked and opened before anything is put in force.
 
 #![forbid(unsafe_code)]
 
@@ -36,7 +36,7 @@ use crate::limits;
 use crate::log::errno::why;
 use crate::startup::unknown_suites;
 
-/// All that is to be put in force, at hand.
+/// A complete change, ready to be put in force.
 #[derive(Debug)]
 pub(in crate::event_loop) struct Change {
     pub(in crate::event_loop) settings: Settings,
@@ -44,23 +44,23 @@ pub(in crate::event_loop) struct Change {
     pub(in crate::event_loop) listen: Option<Move>,
     pub(in crate::event_loop) log: Option<Option<NewLog>>,
     pub(in crate::event_loop) status: Option<Option<StatusFile>>,
-    /// The files of TLS, once they were read; still to be examined.
+    /// The TLS files, once they are read. An examiner has still to check them.
     pub(in crate::event_loop) tls: Option<OwnedFd>,
-    /// The certificates in them, once they were.
+    /// The certificates in the TLS files, once these are checked.
     pub(in crate::event_loop) certificates: Vec<Fact>,
-    /// An OCSP response that an operator's process opened, or that there is none such any more.
+    /// A change of the OCSP response: one that an operator's process opened, or none any more.
     pub(in crate::event_loop) ocsp: Option<Option<OwnedFd>>,
     pub(in crate::event_loop) notices: Vec<String>,
 }
 
-/// What is checked, and not had yet.
+/// A checked change, for which nothing is opened yet.
 pub(in crate::event_loop) struct Checked {
     settings: Settings,
     address: Option<(Local, Vec<Address>)>,
     notices: Vec<String>,
 }
 
-/// Another listen address; another listener too unless it is only written differently.
+/// A new listen address. There is a new listener too, unless only the spelling differs.
 #[derive(Debug)]
 pub(in crate::event_loop) struct Move {
     pub(in crate::event_loop) local: Local,
@@ -76,8 +76,8 @@ pub(in crate::event_loop) struct NewLog {
 }
 
 impl Service {
-    /// Checks everything, and gets hold of everything that is needed but the files of TLS; says
-    /// whether these are to be read.
+    /// Checks everything, and opens everything except the TLS files. Also returns whether these are
+    /// to be read.
     pub(in crate::event_loop) fn prepare(
         &mut self,
         batch: &mut Batch,
@@ -109,7 +109,7 @@ impl Service {
         ))
     }
 
-    /// Checks what can be without opening anything.
+    /// Does all checks that need no open file.
     pub(in crate::event_loop) fn checked(&self, batch: &Batch) -> Result<Checked, Vec<String>> {
         let one = |why: String| vec![why];
         let address = self.new_address(batch).map_err(one)?;
@@ -141,7 +141,8 @@ impl Service {
         Ok(Checked { settings, address, notices: in_order(notices, &batch.commands) })
     }
 
-    /// An operator who would shut himself out could not take it back.
+    /// Refuses an access list that excludes the operator who sets it: that operator could not undo
+    /// it.
     fn admits_who_asks(&self, settings: &Settings) -> Result<(), String> {
         let Some(Operator::Remote(bytes)) = self.queue.serving() else { return Ok(()) };
         let list = settings.control_acl;
@@ -161,8 +162,8 @@ impl Service {
         }
     }
 
-    /// What the start would say of these settings: of a file all of it, and of an operator's change
-    /// what that causes.
+    /// The warnings that a start would log for these settings: for a file all of them, for an
+    /// operator's change only those that it causes.
     fn warnings(
         &self,
         batch: &Batch,
@@ -188,8 +189,8 @@ impl Service {
         after
     }
 
-    /// What an operator's commands name and what is not there yet: what to have, for what, and
-    /// where it is named.
+    /// Files that an operator's commands name and that are not open yet: path, purpose, and the
+    /// source line for error messages.
     pub(in crate::event_loop) fn missing(
         &self,
         batch: &Batch,
@@ -220,13 +221,13 @@ impl Service {
         }
     }
 
-    /// The listen address, if the commands change it and may.
+    /// The listen address, if the commands change it and are allowed to.
     fn new_address(&self, batch: &Batch) -> Result<Option<(Local, Vec<Address>)>, String> {
         let last = batch.last(listen).filter(|(local, _)| **local != self.state.local);
         let Some((local, at)) = last else { return Ok(None) };
         let addresses = resolve_local(local, &batch.found.names)
             .map_err(|error| format!("{at}listen: {error}"))?;
-        // All have the same port.
+        // All addresses have the same port.
         match (&batch.source, addresses.first()) {
             (Source::Operator(_), Some(Address::Inet(inet)))
                 if inet.port() < UNPRIVILEGED && self.state.port() != Some(inet.port()) =>
@@ -297,7 +298,7 @@ impl Service {
         })
     }
 
-    /// What only the supervisor can check; returns what the administrator should hear.
+    /// Does the checks that only the supervisor can do; returns warnings for the log.
     fn check(&self, batch: &Batch, settings: &Settings) -> Result<Vec<String>, String> {
         let mut notices: Vec<String> = batch.commands.iter().filter_map(unknown_suites).collect();
         if let Source::File = batch.source {
@@ -335,7 +336,7 @@ impl Service {
         Ok(notices)
     }
 
-    /// What of a file only a restart can put in force.
+    /// A notice about a command of a file that only takes effect at a restart.
     fn left_to_a_restart(&self, source_line: &str, command: &Command) -> Option<String> {
         match command {
             Command::Number(Number::MaxServers, Some(wanted)) => {
@@ -354,7 +355,7 @@ impl Service {
         }
     }
 
-    /// What commands say of TLS that stays as it is, because it cannot be turned on or off.
+    /// Notices about commands for TLS that have no effect, because TLS cannot be turned on or off.
     fn kept_tls(&self, batch: &Batch, wanted: &Settings, port: Option<u16>) -> Vec<String> {
         let running = &self.context.settings;
         let (state, turning) = if wanted.tls.is_on() { ("off", "on") } else { ("on", "off") };
@@ -381,7 +382,7 @@ impl Service {
         batch.commands.iter().filter_map(about).collect()
     }
 
-    /// What is the administrator's to say, and not an operator's, and what means nothing here.
+    /// Refuses commands that only the administrator may give, or that have no meaning here.
     fn offer_to_operators(&self, command: &Command) -> Result<(), String> {
         let settings = &self.context.settings;
         match command {
@@ -437,7 +438,7 @@ impl Service {
         }
     }
 
-    /// Tables that a file wants smaller than they are, which only the start can make so.
+    /// Notices about tables that a file wants smaller: only a restart can shrink them.
     fn kept_sizes(&self, file: &[SourcedCommand]) -> Vec<String> {
         let kept = |which: Number| {
             let present = apply::present(&self.context.settings, which)?;
@@ -452,13 +453,13 @@ impl Service {
         [Number::ClientsMax, Number::ConnMax].into_iter().filter_map(kept).collect()
     }
 
-    /// The OCSP response, if the commands change what it is.
+    /// The OCSP response, if the commands change it.
     fn new_ocsp(&self, batch: &mut Batch) -> Result<Option<Option<OwnedFd>>, String> {
         let Some((path, at)) = batch.last(ocsp) else { return Ok(None) };
         let Some(path) = path.map(Path::to_owned) else { return Ok(Some(None)) };
         match (&batch.source, batch.held.ocsp.take()) {
             (Source::File, _) => Ok(Some(None)),
-            // And not one of the same name in the jail.
+            // The file of the same name in the jail is not meant.
             (Source::Operator(_), _) if self.is_the_administrators(&path) => Ok(Some(None)),
             (Source::Operator(_), file) => file
                 .ok_or("it was not opened".to_owned())
@@ -468,14 +469,13 @@ impl Service {
         }
     }
 
-    /// Whether the OCSP response of this name is one that the administrator named, and not an
-    /// operator.
+    /// Whether this path is the OCSP response that the administrator named, not an operator.
     fn is_the_administrators(&self, path: &Path) -> bool {
         self.state.ocsp.is_none() && Some(path) == self.context.settings.tls.ocsp.as_deref()
     }
 
-    /// Whether the files of TLS are to be read again: whenever their reading was asked for, by HUP
-    /// too, and when their use changes.
+    /// Whether to read the TLS files again: when a command or HUP requests it, and when the TLS
+    /// settings change.
     fn reads_keys(&self, batch: &Batch, settings: &Settings) -> bool {
         let names_files = |placed: &SourcedCommand| {
             matches!(placed.command, Command::SslOcsp(_) | Command::SslNames(_))
@@ -508,7 +508,7 @@ impl Service {
         Ok(Some(Some(NewLog { target, log, held })))
     }
 
-    /// Whether that is where lines go already: HUP has just opened it again.
+    /// Whether request lines already go there: HUP has just opened that file again.
     fn has_log(&self, target: &LogTarget) -> bool {
         self.state.log.as_ref() == Some(target) && !self.state.log_is_held
     }
@@ -532,7 +532,7 @@ impl Service {
     }
 }
 
-/// Where a command has the request log go.
+/// The log target that a command sets.
 fn log(command: &Command) -> Option<Option<&LogTarget>> {
     match command {
         Command::Log(Some(target)) => Some(Some(target)),
@@ -541,7 +541,7 @@ fn log(command: &Command) -> Option<Option<&LogTarget>> {
     }
 }
 
-/// Where a command has an OCSP response be.
+/// The OCSP response that a command sets.
 fn ocsp(command: &Command) -> Option<Option<&Path>> {
     match command {
         Command::SslOcsp(path) => Some(path.as_deref()),
@@ -549,7 +549,7 @@ fn ocsp(command: &Command) -> Option<Option<&Path>> {
     }
 }
 
-/// Where a command has pen listen.
+/// The listen address that a command sets.
 fn listen(command: &Command) -> Option<&Local> {
     match command {
         Command::Listen(local) => local.as_ref(),
@@ -557,7 +557,7 @@ fn listen(command: &Command) -> Option<&Local> {
     }
 }
 
-/// Where a command has status pages go.
+/// The status file that a command sets.
 fn web_stats(command: &Command) -> Option<Option<&Path>> {
     match command {
         Command::WebStats(Some(path)) => Some(Some(path)),
@@ -566,8 +566,8 @@ fn web_stats(command: &Command) -> Option<Option<&Path>> {
     }
 }
 
-/// A file that came from an operator as a request log: lines of several workers are appended to it,
-/// and nobody may ever wait for it.
+/// Prepares a file that came from an operator as request log: several workers append lines to it,
+/// and no write may block.
 fn appendable(path: &Path, file: OwnedFd) -> Result<OwnedFd, String> {
     let failed = |why: String| format!("log: {}: {why}", path.display());
     let file = File::from(file);
@@ -584,7 +584,8 @@ fn appendable(path: &Path, file: OwnedFd) -> Result<OwnedFd, String> {
     Ok(file.into())
 }
 
-/// Ports below are the administrator's (`ip_unprivileged_port_start`, whose default this is).
+/// Ports below this number are reserved for the administrator (default of
+/// `ip_unprivileged_port_start`).
 const UNPRIVILEGED: u16 = 1024;
 
 #[cfg(test)]
