@@ -1,5 +1,5 @@
-//! The certificates of TLS, as a child found them in the files (`examine`): what is told of those
-//! that have expired, or soon will.
+//! The certificates of TLS, as an examiner found them in the files (`examine`), and the warnings
+//! about those that have expired or will soon.
 
 #![forbid(unsafe_code)]
 
@@ -11,29 +11,29 @@ use time::OffsetDateTime;
 
 use crate::clock;
 
-/// What there is, and when it is looked at next.
+/// The certificates, and when to check them next.
 #[derive(Debug)]
 pub(crate) struct Certificates {
     pub(crate) facts: Vec<Fact>,
-    /// When the administrator is told again what is wrong with them.
+    /// When to warn the administrator again.
     due: Instant,
-    /// What is read next was asked for by HUP, and is told of at once.
+    /// HUP requested the next reading, so warnings are due at once.
     asked: bool,
 }
 
 impl Certificates {
-    /// Those of a start, which has told of them.
+    /// The certificates of a start, which has logged the warnings.
     pub(crate) fn new(facts: Vec<Fact>, now: Instant) -> Certificates {
         Certificates { facts, due: now + DAY, asked: false }
     }
 
-    /// Notes that the files are read again because somebody asked.
+    /// Notes that HUP requested the next reading of the files.
     pub(crate) fn ask(&mut self) {
         self.asked = true;
     }
 
-    /// Takes those of files that were read again. What is to be said is due at once if somebody
-    /// asked for that.
+    /// Takes the certificates of files that were read again. Warnings are due at once if somebody
+    /// requested the reading.
     pub(crate) fn replace(&mut self, facts: Vec<Fact>, asked: bool, now: Instant) {
         self.facts = facts;
         if std::mem::take(&mut self.asked) || asked {
@@ -41,8 +41,8 @@ impl Certificates {
         }
     }
 
-    /// What those of files that were read again are beside these: a phrase for each certificate
-    /// that was renewed, is new or is gone, chains and authorities included.
+    /// The differences to the certificates of files that were read again: a phrase for each
+    /// certificate that was renewed, is new or is gone, chains and authorities included.
     pub(crate) fn renewed(&self, read: &[Fact]) -> Vec<String> {
         let mut new = beyond(read, &self.facts);
         let mut phrases = Vec::new();
@@ -59,12 +59,13 @@ impl Certificates {
         phrases.extend(new.iter().map(|new| {
             (*new, format!("certificate new: {} in {}{}", new.name, new.file, until(new)))
         }));
-        // Of many only the first are told: what clients are shown first.
+        // Only the first of many are logged. Server certificates come first, because clients see
+        // them.
         phrases.sort_by_key(|(fact, _)| !matches!(fact.purpose, Purpose::Server(_)));
         phrases.into_iter().map(|(_, line)| line).collect()
     }
 
-    /// What the administrator should hear now: once a day.
+    /// The warnings that are due: once a day.
     pub(crate) fn warnings(&mut self, now: Instant) -> Vec<String> {
         if now < self.due {
             return Vec::new();
@@ -74,8 +75,7 @@ impl Certificates {
     }
 }
 
-/// The certificates of the first that are not among the second, each as often as it is there more
-/// often.
+/// The certificates in `these` that are not in `others`, duplicates counted.
 fn beyond<'f>(these: &'f [Fact], others: &[Fact]) -> Vec<&'f Fact> {
     let mut known: HashMap<_, usize> = HashMap::new();
     others.iter().for_each(|fact| *known.entry(identity(fact)).or_default() += 1);
@@ -89,7 +89,7 @@ fn beyond<'f>(these: &'f [Fact], others: &[Fact]) -> Vec<&'f Fact> {
     beyond
 }
 
-/// What makes a certificate another one.
+/// The fields that tell one certificate from another.
 fn identity(fact: &Fact) -> (&str, (u8, Option<&str>), &str, &str, Option<i64>) {
     (&fact.file, what_for(&fact.purpose), &fact.issuer, &fact.serial, fact.not_after)
 }
@@ -102,8 +102,7 @@ fn what_for(purpose: &Purpose) -> (u8, Option<&str>) {
     }
 }
 
-/// Whether one stands where the other stood: of a file's own certificate there is one, and others
-/// have their names.
+/// Whether `new` replaces `old`. A file has one server certificate; for others the name decides.
 fn follows(new: &Fact, old: &Fact) -> bool {
     let is_own = matches!(new.purpose, Purpose::Server(_));
     new.file == old.file
@@ -111,12 +110,12 @@ fn follows(new: &Fact, old: &Fact) -> bool {
         && (is_own || new.name == old.name)
 }
 
-/// Until when a certificate is valid, if that is known.
+/// The end of a certificate's validity, if it is known.
 fn until(fact: &Fact) -> String {
     fact.not_after.map_or(String::new(), |end| format!(" until {}", moment(end)))
 }
 
-/// A line for each certificate that has expired, will within two weeks, or is not valid yet.
+/// A line for each certificate that has expired, will expire within two weeks, or is not valid yet.
 pub(crate) fn warnings(facts: &[Fact], now: i64) -> Vec<String> {
     let mut wrong = facts.iter().filter_map(|fact| warning(fact, now));
     let mut lines: Vec<String> = wrong.by_ref().take(MOST_WARNINGS).collect();
@@ -153,7 +152,7 @@ pub(crate) fn moment(unix: i64) -> String {
         .map_or_else(|_| unix.to_string(), |time| clock::full(time) + " UTC")
 }
 
-/// How long that is, in days, or in hours where it is less than two days.
+/// A remaining time in days, or in hours if it is less than two days.
 pub(crate) fn left(seconds: i64) -> String {
     match seconds {
         ..3600 => "less than an hour".to_owned(),
@@ -162,13 +161,13 @@ pub(crate) fn left(seconds: i64) -> String {
     }
 }
 
-/// Seconds before its end from which a certificate is warned of.
+/// Seconds before its end at which the warnings for a certificate begin.
 const SOON: i64 = 14 * 86_400;
 
-/// How often it is.
+/// The interval of the warnings.
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Most certificates that are warned of one by one.
+/// Most certificates with a warning of their own.
 const MOST_WARNINGS: usize = 20;
 
 #[cfg(test)]

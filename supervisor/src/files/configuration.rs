@@ -1,5 +1,5 @@
-//! Configuration files with what they include. The start reads its own; later a child does it
-//! (`fetch`), in the jail if an operator names them.
+//! Configuration files with the files that they include. The start reads its own file. Later a
+//! child reads it (`open`), in the jail if an operator names the file.
 
 #![forbid(unsafe_code)]
 
@@ -17,19 +17,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::log::errno::why;
 
-/// The commands of a file and of all that it includes, in order.
+/// The commands of a file and of all files that it includes, in order.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Loaded {
     /// The commands; none is an `include`.
     pub(crate) commands: Vec<SourcedCommand>,
-    /// What the administrator should hear, `FILE:LINE: text`.
+    /// Notices for the log, `FILE:LINE: text`.
     pub(crate) notices: Vec<String>,
 }
 
 /// Reads a configuration file.
 ///
 /// # Errors
-/// Everything that is wrong with it and with what it includes, `FILE:LINE: reason`.
+/// All errors in it and in the files that it includes, `FILE:LINE: reason`.
 pub(crate) fn load(path: &Path) -> Result<Loaded, Vec<String>> {
     let mut loader = Loader::default();
     loader.file(path, "", 0);
@@ -37,11 +37,11 @@ pub(crate) fn load(path: &Path) -> Result<Loaded, Vec<String>> {
     loader.finish()
 }
 
-/// Puts the commands of files in the place of the `include` commands that name them. Relative names
-/// are those of files in `directory`.
+/// Replaces each `include` command by the commands of the file that it names. Relative names are
+/// relative to `directory`.
 ///
 /// # Errors
-/// Everything that is wrong with the files.
+/// All errors in the files.
 pub(crate) fn expand(
     commands: Vec<SourcedCommand>,
     directory: &Path,
@@ -62,9 +62,9 @@ pub(crate) fn expand(
 struct Loader {
     loaded: Loaded,
     errors: Vec<String>,
-    /// How many more errors there were than somebody would read.
+    /// The number of errors beyond the limit.
     surplus: usize,
-    /// A bound on what files that include each other can bring about.
+    /// The number of files read so far, which is bounded: files can include each other.
     files: u32,
 }
 
@@ -76,7 +76,7 @@ impl Loader {
         if self.errors.is_empty() { Ok(self.loaded) } else { Err(self.errors) }
     }
 
-    /// Looks at the commands of one file, with what it includes: those from `first` on.
+    /// Looks for duplicates in the commands of one file and its includes: those from `first` on.
     fn look_for_twins(&mut self, first: usize) {
         let Twice { errors, warnings } =
             twice(self.loaded.commands.get(first..).unwrap_or_default());
@@ -91,7 +91,7 @@ impl Loader {
         }
     }
 
-    /// `at` is where the file is named, with a colon and a space behind it.
+    /// `at` is the source line that names the file, followed by a colon and a space.
     fn file(&mut self, path: &Path, at: &str, depth: u32) {
         self.files += 1;
         if depth > DEEPEST || self.files > MOST_FILES {
@@ -108,7 +108,7 @@ impl Loader {
         }
     }
 
-    /// All or nothing: where a line is wrong, no other counts.
+    /// All or nothing: one wrong line discards all lines.
     fn text(&mut self, text: &[u8], path: &Path, depth: u32) {
         let source_line = |number| format!("{}:{number}", path.display());
         let mut is_good = true;
@@ -144,7 +144,7 @@ impl Loader {
     }
 }
 
-/// Lines about commands in the order of the commands; those about none of them come first.
+/// Lines about commands, sorted by the order of the commands; lines about none of them come first.
 pub(crate) fn in_order(mut lines: Vec<String>, commands: &[SourcedCommand]) -> Vec<String> {
     if lines.len() > 1 {
         let numbers: HashMap<&str, usize> = (1..)
@@ -160,9 +160,9 @@ pub(crate) fn in_order(mut lines: Vec<String>, commands: &[SourcedCommand]) -> V
     lines
 }
 
-/// No more errors of one configuration than somebody would read, and how many others there are.
+/// The errors of one configuration up to the limit, and a line with the number of the others.
 pub(crate) fn bounded(mut errors: Vec<String>) -> Vec<String> {
-    // One more may be the line that says so.
+    // The line with the number takes the place of one error.
     if errors.len() > MOST_ERRORS + 1 {
         let surplus = errors.len() - MOST_ERRORS;
         errors.truncate(MOST_ERRORS);
@@ -175,8 +175,8 @@ fn more(errors: usize) -> String {
     format!("{errors} more lines are wrong")
 }
 
-/// The whole of a regular file: nothing else can be read again at each HUP, and without waiting for
-/// anybody.
+/// The content of a regular file. Other kinds of files cannot be read again at each HUP, or may
+/// block.
 fn text(file: File) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     file.take(LONGEST + 1).read_to_end(&mut text)?;
@@ -186,20 +186,20 @@ fn text(file: File) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// How deep files may include each other.
+/// The maximum depth of includes.
 const DEEPEST: u32 = 16;
 
 const MOST_FILES: u32 = 1024;
 
-/// More than all servers and ten full access lists take.
+/// The maximum number of commands: more than all servers and ten full access lists need.
 pub(crate) const MOST_COMMANDS: usize = 200_000;
 
 const TOO_MANY: &str = "more than 200000 commands";
 
-/// Longest file, in bytes.
+/// The maximum length of a file in bytes.
 const LONGEST: u64 = 16 * 1024 * 1024;
 
-/// Most lines that are told of one configuration.
+/// Most error lines of one configuration.
 const MOST_ERRORS: usize = 100;
 
 #[cfg(test)]

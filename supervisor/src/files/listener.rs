@@ -1,7 +1,7 @@
-//! The listening socket: bound by the supervisor before anything is forked, inherited by every
-//! worker.
+//! The listening socket: bound by the supervisor before it forks, and inherited by every worker.
 //!
-//! What clients' sockets should have is set on the listener, because accepted sockets inherit it.
+//! Socket options for clients' connections are set on the listener, because accepted sockets
+//! inherit them.
 
 #![forbid(unsafe_code)]
 
@@ -21,7 +21,7 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use crate::jail::user::acting_as;
 use crate::log::errno::why;
 
-/// Smallest backlog (`-q`).
+/// The smallest backlog (`-q`).
 const MIN_BACKLOG: u32 = pen_config::command::MIN_BACKLOG;
 
 /// The listener.
@@ -31,26 +31,27 @@ pub(crate) struct Listener {
     path: Option<SocketPath>,
 }
 
-/// Why pen cannot listen.
+/// The reason why pen cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ListenError {
     /// A step failed.
     #[error("cannot listen on {address}: {reason}{hint}", reason = why(.source))]
     Failed {
-        /// On what.
+        /// The address of the socket.
         address: Address,
-        /// Why.
+        /// The error of the system call.
         source: io::Error,
-        /// What to do, if it is known.
+        /// Advice, if there is any.
         hint: &'static str,
     },
-    /// Something is at the path that is no socket.
+    /// The path exists and is no socket.
     #[error("cannot listen on {0}: a file that is no socket is in the way")]
     NoSocket(PathBuf),
 }
 
 impl ListenError {
-    /// Whether this machine does not have the address: another of the same name may be had.
+    /// Whether this machine does not have the address. Another address of the same name may work
+    /// then.
     fn is_not_here(&self) -> bool {
         match self {
             ListenError::Failed { source, .. } => {
@@ -61,8 +62,7 @@ impl ListenError {
     }
 }
 
-/// What was bound, at which address, and what the administrator should know if that is not the
-/// first.
+/// A bound listener, its address, and a notice if that is not the first address.
 #[derive(Debug)]
 pub(crate) struct Bound<T> {
     pub(crate) what: T,
@@ -73,7 +73,7 @@ pub(crate) struct Bound<T> {
 /// Binds the first of the addresses of one name that this machine has.
 ///
 /// # Errors
-/// Why the first one cannot be bound, or one that the machine has.
+/// The first address that this machine has cannot be bound, or it has none of them.
 pub(crate) fn bind_first<T>(
     addresses: &[Address],
     mut bind: impl FnMut(&Address) -> Result<T, ListenError>,
@@ -97,7 +97,7 @@ impl Listener {
     /// Binds and listens, non-blocking.
     ///
     /// # Errors
-    /// The address is taken, not ours, or not permitted.
+    /// The address is in use, not on this machine, or not permitted.
     pub(crate) fn bind(address: &Address, backlog: u32) -> Result<Listener, ListenError> {
         let failed = |source| ListenError::Failed {
             address: address.clone(),
@@ -117,21 +117,21 @@ impl Listener {
         }
     }
 
-    /// Binds and listens at a path that belongs to this user and group and that nobody else can
-    /// connect to.
+    /// Binds and listens at a path that belongs to this user and group, and to which nobody else
+    /// can connect.
     ///
     /// # Errors
-    /// As [`Listener::bind`], or the file cannot be given away.
+    /// As [`Listener::bind`], or the owner of the file cannot be changed.
     pub(crate) fn bind_private(
         address: &Address,
         backlog: u32,
         user: Uid,
         group: Gid,
     ) -> Result<Listener, ListenError> {
-        // The file must never be there with another mode, not for a moment. There is one thread.
+        // The file must never exist with another mode, not even for a moment. There is one thread.
         let before = umask(Mode::S_IRWXG | Mode::S_IRWXO | Mode::S_IXUSR);
-        // Who may not give files away can still make one as the user himself, where he may make
-        // files; then nothing is left to give.
+        // Without CAP_CHOWN, the file is made as the user, if the user may write the directory.
+        // Then its owner need not change.
         let may_give =
             || caps::has_cap(None, CapSet::Effective, Capability::CAP_CHOWN).unwrap_or(true);
         let bound = if geteuid().is_root() && !user.is_root() && !may_give() {
@@ -160,9 +160,9 @@ impl Listener {
         Ok(bound)
     }
 
-    /// Binds and listens while `old` still listens, also where the two addresses overlap, which the
-    /// kernel takes for a conflict unless both sockets agree to share the port. They do, for
-    /// the moment of the bind.
+    /// Binds and listens while `old` still listens, even if the two addresses overlap. The kernel
+    /// regards that as a conflict unless both sockets agree to share the port. They do so only
+    /// during the bind.
     ///
     /// # Errors
     /// As [`Listener::bind`].
@@ -193,16 +193,16 @@ impl Listener {
         Ok(Listener { socket: socket.into(), path: None })
     }
 
-    /// The socket for the workers, and the file that has to be removed in the end.
+    /// The socket for the workers, and the file to remove at the end.
     pub(crate) fn into_parts(self) -> (OwnedFd, Option<SocketPath>) {
         (self.socket, self.path)
     }
 }
 
-/// Gives a listening socket that somebody else made what one of ours has.
+/// Gives a passed listening socket the options of pen's own ones.
 ///
 /// # Errors
-/// The kernel refuses; it has no reason to.
+/// The kernel refuses, for which no reason is known.
 pub(crate) fn prepare_passed(socket: &OwnedFd, backlog: u32) -> io::Result<()> {
     let socket = SockRef::from(socket);
     socket.set_nonblocking(true)?;
@@ -210,7 +210,7 @@ pub(crate) fn prepare_passed(socket: &OwnedFd, backlog: u32) -> io::Result<()> {
         socket.set_keepalive(true)?;
         socket.set_tcp_nodelay(true)?;
     }
-    // On a socket that listens already this sets the length of its queue.
+    // On a socket that listens already, listen(2) only sets the length of the queue.
     socket.listen(queue(backlog))
 }
 
@@ -218,7 +218,7 @@ fn port_of(socket: BorrowedFd<'_>) -> Option<u16> {
     SockRef::from(&socket).local_addr().ok()?.as_socket().map(|address| address.port())
 }
 
-/// Who else may be bound to the port.
+/// The sockets that may share the port.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Sharing {
     WithNobody,
@@ -228,7 +228,7 @@ enum Sharing {
 fn bind_inet(address: SocketAddr, backlog: u32, sharing: Sharing) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), stream(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    // Not SO_REUSEPORT: a second pen on this port is a mistake, and a mistake is to be told.
+    // No SO_REUSEPORT otherwise: a second pen on this port is a mistake that must fail.
     if sharing == Sharing::WithOurself {
         socket.set_reuse_port(true)?;
     }
@@ -238,7 +238,7 @@ fn bind_inet(address: SocketAddr, backlog: u32, sharing: Sharing) -> io::Result<
     socket.set_keepalive(true)?;
     socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
-    // listen(2) looks for conflicts again.
+    // listen(2) checks for conflicts again.
     socket.listen(queue(backlog))?;
     if sharing == Sharing::WithOurself {
         socket.set_reuse_port(false)?;
@@ -254,9 +254,9 @@ fn bind_unix(path: &Path, entry: Entry, backlog: u32) -> io::Result<(Socket, Soc
     Ok((socket, path))
 }
 
-/// Calls `act` with a path that leads to this entry and nowhere else: the path as it was given,
-/// which is what `ss -xl` shows, where only trusted users can change it; elsewhere the name alone,
-/// seen from its directory. There is one thread.
+/// Calls `act` with a path that leads to this entry only. If only trusted users can change the path
+/// as given, that path is used; `ss -xl` then shows it. If not, it is the name alone, relative to
+/// the entry's directory. There is one thread.
 fn at_place<T>(
     path: &Path,
     entry: &Entry,
@@ -273,7 +273,7 @@ fn at_place<T>(
     done
 }
 
-/// Finds the place of a socket, and refuses one where something else is.
+/// Finds the directory entry of a socket. An entry of another type is an error.
 fn find(path: &Path) -> Result<(Entry, Option<Stat>), ListenError> {
     let failed =
         |source| ListenError::Failed { address: Address::Unix(path.into()), source, hint: "" };
@@ -288,11 +288,11 @@ fn find(path: &Path) -> Result<(Entry, Option<Stat>), ListenError> {
     }
 }
 
-/// Says whether pen could listen there, as far as that can be told without binding or removing
-/// anything.
+/// Checks whether pen could listen there, as far as possible without binding or removing anything.
 ///
 /// # Errors
-/// The directory is missing, something is in the way, or a stranger's link leads there.
+/// The directory is missing, another kind of file is there, or an untrusted user's link leads
+/// there.
 pub(crate) fn examine(address: &Address) -> Result<(), ListenError> {
     match address {
         Address::Inet(_) => Ok(()),
@@ -313,7 +313,7 @@ pub(crate) fn remove(path: &Path, was: (u64, u64)) -> io::Result<()> {
     }
 }
 
-/// A socket that nobody answers on is what a killed process left behind.
+/// Removes a socket that nobody answers on: a killed process left it.
 fn remove_if_dead(path: &Path) -> Result<Entry, ListenError> {
     let failed =
         |source, hint| ListenError::Failed { address: Address::Unix(path.into()), source, hint };
@@ -324,12 +324,13 @@ fn remove_if_dead(path: &Path) -> Result<Entry, ListenError> {
     match at_place(path, &entry, |path| socket.connect(&SockAddr::unix(path)?)) {
         Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(entry),
-        // A full queue (EAGAIN) and a socket of another type (EPROTOTYPE) are answers as well.
+        // A full queue (EAGAIN) and a socket of another type (EPROTOTYPE) also mean that somebody
+        // is there.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(probe(error)),
         _ => return Err(failed(io::Error::from_raw_os_error(libc::EADDRINUSE), IN_USE)),
     }
-    // Another pen may have replaced it meanwhile: its socket is not to be removed. The time tells a
-    // file from a later one that was given the number of the first.
+    // Another pen may have replaced the socket meanwhile; that one must stay. The time tells the
+    // old file from a later one with the same inode number.
     match entry.stat() {
         Ok(now)
             if file_id(&now) == file_id(&found)
@@ -376,9 +377,9 @@ const AS_USER: &str =
 
 const IN_USE: &str = " (another process, perhaps another pen, listens there)";
 
-/// The file of a Unix listener, removed when this is dropped by the process that made it, if it is
-/// still the same file. Drop it while the socket is still open: until then no other file can have
-/// its number.
+/// The file of a Unix listener. It is removed when the process that made it drops this, if it is
+/// still the same file. Drop it while the socket is open: until then no other file can have its
+/// inode number.
 #[derive(Debug)]
 pub(crate) struct SocketPath {
     entry: Entry,
@@ -392,13 +393,13 @@ impl SocketPath {
         Ok(SocketPath { entry, file_id, maker: std::process::id() })
     }
 
-    /// The file: device and number.
+    /// Device and inode number of the file.
     pub(crate) fn file_id(&self) -> (u64, u64) {
         self.file_id
     }
 
-    /// Gives the file away. Whoever may write the directory may have put something else there
-    /// since: that is not given away.
+    /// Changes the owner of the file. Users who may write the directory may have put another file
+    /// there: it is left alone.
     fn give_to(&self, user: Uid, group: Gid) -> io::Result<()> {
         let file = self.entry.open(OFlags::PATH, 0)?;
         let there = fstat(&file)?;
@@ -424,7 +425,7 @@ impl Drop for SocketPath {
     }
 }
 
-/// Which file it is, as long as it exists.
+/// Device and inode number, which identify a file as long as it exists.
 fn file_id(file: &Stat) -> (u64, u64) {
     (file.st_dev, file.st_ino)
 }
@@ -477,7 +478,7 @@ mod tests {
             "{notice}"
         );
         assert!(bind_first(&[inet("127.0.0.1:0")], bind).unwrap().notice.is_none());
-        // One that is taken is a mistake that has to be told.
+        // An address in use is a mistake that must fail.
         let taken = Address::Inet(local(&bound.what.into_parts().0.try_clone().unwrap()));
         let (held, _) = Listener::bind(&inet("127.0.0.1:0"), 500).unwrap().into_parts();
         assert!(bind_first(&[Address::Inet(local(&held)), taken], bind).is_err());
@@ -500,7 +501,7 @@ mod tests {
 
     #[test]
     fn a_listener_can_move_between_addresses_that_overlap_and_shares_with_nobody_else() {
-        // Below the ports that the kernel gives to clients, one of which could be in the way.
+        // Below the ephemeral ports of the kernel, one of which could be in use.
         let first = 20_000 + std::process::id() % 10_000;
         let free =
             |port: u32| Some((port, Listener::bind(&inet(&format!("0.0.0.0:{port}")), 500).ok()?));

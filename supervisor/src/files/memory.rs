@@ -1,4 +1,4 @@
-//! Memory that goes to another process as a descriptor (memfd_create(2)).
+//! Memory that is passed to another process as a descriptor (memfd_create(2)).
 
 #![forbid(unsafe_code)]
 
@@ -11,7 +11,7 @@ use pen_ipc::codec;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use serde::Serialize;
 
-/// Memory to be written.
+/// Memory for writing.
 ///
 /// # Errors
 /// No descriptors left.
@@ -19,10 +19,10 @@ pub(crate) fn new() -> io::Result<File> {
     Ok(memfd_create(c"pen", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?.into())
 }
 
-/// Makes it unchangeable, whoever holds it.
+/// Seals memory, so that nobody can change it any more.
 ///
 /// # Errors
-/// Somebody has it mapped for writing.
+/// A process has it mapped for writing.
 pub(crate) fn seal(memory: File) -> io::Result<OwnedFd> {
     fcntl_add_seals(
         &memory,
@@ -31,10 +31,10 @@ pub(crate) fn seal(memory: File) -> io::Result<OwnedFd> {
     Ok(memory.into())
 }
 
-/// Settings as they travel.
+/// Encodes settings in sealed memory.
 ///
 /// # Errors
-/// No descriptors or memory left, or the settings are larger than any that can be.
+/// No descriptors or memory left, or the settings are larger than any valid ones.
 pub(crate) fn encoded(settings: &Settings) -> io::Result<OwnedFd> {
     let bytes = codec::encode_settings(settings).map_err(io::Error::other)?;
     let mut memory = new()?;
@@ -42,10 +42,10 @@ pub(crate) fn encoded(settings: &Settings) -> io::Result<OwnedFd> {
     seal(memory)
 }
 
-/// What has no bound of its own, as it travels.
+/// Encodes a value without a size limit of its own in sealed memory.
 ///
 /// # Errors
-/// No descriptors or memory left, or it is too large.
+/// No descriptors or memory left, or the value is too large.
 pub(crate) fn large(value: &impl Serialize) -> io::Result<OwnedFd> {
     let bytes = codec::encode_large(value).map_err(io::Error::other)?;
     let mut memory = new()?;

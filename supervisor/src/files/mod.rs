@@ -1,4 +1,4 @@
-//! Files and listeners that the supervisor opens, holds and gives on.
+//! Files and listeners that the supervisor opens, holds, and passes to other processes.
 
 pub(crate) mod certificates;
 pub(crate) mod configuration;

@@ -1,13 +1,12 @@
-//! The pid file: who takes the signals, and a lock by which two pens do not share one file.
+//! The pid file: the pid for signals, and a lock so that two pens cannot share one file.
 //!
-//! Written by the supervisor with the rights of whoever started pen, outside the jail: a pid that
-//! an unprivileged process can rewrite makes `kill $(cat file)` dangerous.
+//! The supervisor writes it with the rights of the user who started pen, outside the jail. If an
+//! unprivileged process could rewrite the pid, `kill $(cat file)` would be dangerous.
 //!
-//! Everybody may read the file, and whoever may read a file may take a flock(2) or a read lock on
-//! it. Neither keeps pen from starting. What counts is a write lock of the open file description
-//! (F_OFD_SETLK, fcntl(2)): only a process that may write the file can have one, and it lasts over
-//! execve(2). Releases before 0.1.0 took flock(2): that is respected if the pid in the file is a
-//! pen's.
+//! Everybody may read the file, and every reader may take a flock(2) or a read lock on it. Neither
+//! keeps pen from starting. Only a write lock of the open file description counts (F_OFD_SETLK,
+//! fcntl(2)). It needs the right to write the file, and it lasts over execve(2). Releases before
+//! 0.1.0 used flock(2): such a lock is respected if the pid in the file is that of a pen.
 
 #![forbid(unsafe_code)]
 
@@ -24,8 +23,8 @@ use rustix::fs::{FileType, FlockOperation, OFlags, Stat, flock, fstat};
 
 use crate::log::errno::why;
 
-/// A locked pid file. Once something was written it is removed when this is dropped, by the process
-/// that made it.
+/// A locked pid file. After the pid was written, the file is removed when the process that made
+/// this drops it.
 #[derive(Debug)]
 pub(crate) struct PidFile {
     path: PathBuf,
@@ -35,32 +34,34 @@ pub(crate) struct PidFile {
     maker: u32,
 }
 
-/// Why the pid file cannot be used.
+/// The reason why the pid file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PidFileError {
     /// A system call failed.
     #[error("pid file {path}: {reason}", path = .0.display(), reason = why(.1))]
     Io(PathBuf, io::Error),
-    /// A link could lead anywhere.
+    /// It is a link, which could lead anywhere.
     #[error("pid file {0}: a symbolic link is not followed; name the file itself")]
     Link(PathBuf),
-    /// Only a regular file of one name can be overwritten safely.
+    /// It is no regular file, or has several names. Only a regular file with one name is safe to
+    /// overwrite.
     #[error("pid file {0}: not a regular file with a single name; remove it, or choose another")]
     Odd(PathBuf),
     /// It belongs to a running pen.
     #[error("pid file {path}: a running pen{which} holds it; stop that one, or choose another \
         file", path = .0.display(), which = pid(.1))]
     Held(PathBuf, Option<u32>),
-    /// Somebody has a read lock, and the file system cannot exchange two files to get rid of it.
+    /// Another process has a read lock, and the file system cannot exchange two files to get rid of
+    /// it.
     #[error("pid file {0}: another process, which is no pen, holds a lock on it; remove the file")]
     Locked(PathBuf),
-    /// It changed under our hands.
+    /// The file kept changing during the attempts.
     #[error("pid file {0}: it is being replaced all the time by somebody else")]
     Restless(PathBuf),
 }
 
 impl PidFile {
-    /// Opens and locks the file. What a dead process left in it stays until [`PidFile::write`].
+    /// Opens and locks the file. Its old content stays until [`PidFile::write`].
     ///
     /// # Errors
     /// It cannot be written, is no plain file, or a running pen holds it.
@@ -73,7 +74,7 @@ impl PidFile {
         Err(PidFileError::Restless(path.into()))
     }
 
-    /// Puts the pid in, in place of whatever was there.
+    /// Replaces the content by the pid.
     ///
     /// # Errors
     /// The disk is full or failed.
@@ -87,7 +88,7 @@ impl PidFile {
         write(&self.file).map_err(|error| PidFileError::Io(self.path.clone(), error))
     }
 
-    /// None: the file was replaced between two steps.
+    /// Makes one attempt. None: the file was replaced between two steps.
     fn try_lock(path: &Path) -> Result<Option<PidFile>, PidFileError> {
         let failed = |error| PidFileError::Io(path.into(), error);
         let entry = Entry::find(path).map_err(failed)?;
@@ -95,7 +96,7 @@ impl PidFile {
         let opened = fstat(&file).map_err(|errno| failed(errno.into()))?;
         check_kind(path, &opened)?;
         if geteuid().is_root() && opened.st_uid != 0 {
-            // Its owner could rewrite it, and lock it.
+            // The owner of the file could rewrite and lock it.
             if entry.is(&opened) {
                 entry.remove().map_err(failed)?;
             }
@@ -125,8 +126,8 @@ impl PidFile {
     }
 }
 
-/// Says whether [`PidFile::lock`] would do, as far as that can be told without making or locking
-/// anything. A running pen is no error here: it is asked about its next start.
+/// Checks whether [`PidFile::lock`] could work, as far as possible without making or locking
+/// anything. A running pen is no error here: the question is about its next start.
 ///
 /// # Errors
 /// As [`PidFile::lock`].
@@ -134,7 +135,7 @@ pub(crate) fn examine(path: &Path) -> Result<(), PidFileError> {
     let failed = |error| PidFileError::Io(path.into(), error);
     match Entry::find(path).and_then(|entry| entry.stat()) {
         Ok(there) => check_kind(path, &there),
-        // The directory has to be there.
+        // The file may be missing, but not the directory.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Entry::find(path).map(drop).map_err(failed)
         }
@@ -142,7 +143,7 @@ pub(crate) fn examine(path: &Path) -> Result<(), PidFileError> {
     }
 }
 
-/// The pid of the pen that runs with this file, as far as that can be told.
+/// The pid of the running pen that uses this file, as far as it can be determined.
 pub(crate) fn running(path: &Path) -> Option<u32> {
     let entry = Entry::find(path).ok()?;
     check_kind(path, &entry.stat().ok()?).ok()?;
@@ -158,7 +159,7 @@ fn check_kind(path: &Path, there: &Stat) -> Result<(), PidFileError> {
     }
 }
 
-/// Opens the file, or makes it; says which. None: it vanished.
+/// Opens or makes the file. The second value says whether it was made. None: the file vanished.
 fn open(path: &Path, entry: &Entry) -> Result<Option<(File, bool)>, PidFileError> {
     match entry.open(OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, PRIVATE) {
         Ok(file) => return Ok(Some((file, true))),
@@ -175,14 +176,14 @@ fn open(path: &Path, entry: &Entry) -> Result<Option<(File, bool)>, PidFileError
     }
 }
 
-/// Who has a lock on the whole file.
+/// The holder of a lock on the whole file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Lock {
-    /// This process, newly.
+    /// This process, which has just taken it.
     Ours,
-    /// Somebody who may write the file: another pen.
+    /// A process that may write the file: another pen.
     Writers,
-    /// Somebody who may read it.
+    /// A process that may read the file.
     Readers,
     /// Nobody any more.
     Free,
@@ -196,7 +197,7 @@ fn lock(file: &File) -> io::Result<Lock> {
     }
     let mut other = whole(libc::F_WRLCK);
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut other))?;
-    // With a read lock somewhere in the file there is no write lock on the whole of it.
+    // A read lock anywhere in the file excludes a write lock on the whole.
     Ok(match i32::from(other.l_type) {
         libc::F_WRLCK => Lock::Writers,
         libc::F_RDLCK => Lock::Readers,
@@ -206,7 +207,7 @@ fn lock(file: &File) -> io::Result<Lock> {
 
 fn whole(kind: i32) -> libc::flock {
     let small = |number: i32| i16::try_from(number).unwrap_or_default();
-    // The kernel wants the pid to be 0.
+    // The kernel requires pid 0.
     libc::flock {
         l_type: small(kind),
         l_whence: small(libc::SEEK_SET),
@@ -216,13 +217,13 @@ fn whole(kind: i32) -> libc::flock {
     }
 }
 
-/// Puts a locked file of our own in the place of one on which somebody has a read lock. Two that do
-/// it at once do not remove each other's: what was exchanged is looked at, and exchanged back.
-/// None: the file was replaced meanwhile.
+/// Replaces a file that has a read lock by a new, locked one. If two pens do so at once, neither
+/// removes the other's file: each checks the file that it got, and exchanges it back if it is
+/// another one. None: the file was replaced meanwhile.
 fn replaced(path: &Path, entry: &Entry, opened: &Stat) -> Result<Option<File>, PidFileError> {
     let failed = |error| PidFileError::Io(path.into(), error);
     let own = entry.beside(format!(".pen-pid-{}", std::process::id())).map_err(failed)?;
-    // Left by a pen of this number that was killed.
+    // A killed pen with the same pid may have left it.
     let _ = own.remove();
     let file = own.open(OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, PRIVATE).map_err(failed)?;
     let exchanged = match lock(&file).map_err(failed)? {
@@ -244,8 +245,8 @@ fn replaced(path: &Path, entry: &Entry, opened: &Stat) -> Result<Option<File>, P
     }
 }
 
-/// Takes the lock of earlier releases too. Whether such a release runs with this file, and not a
-/// stranger just has the lock.
+/// Takes the flock(2) of earlier releases too. Returns whether such a release runs with this file;
+/// the lock of any other process does not count.
 fn is_flocked_by_a_pen(file: &File, opened: &Stat) -> bool {
     match flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => false,
@@ -255,9 +256,9 @@ fn is_flocked_by_a_pen(file: &File, opened: &Stat) -> bool {
     }
 }
 
-/// Whether a process is a pen of root's or the starter's that has this file open. What cannot be
-/// found out counts as yes, but for the user: a stranger's process may have the number of a pen
-/// that was killed, and any name.
+/// Whether a process is a pen that has this file open and runs as root or as the user who started
+/// this one. What cannot be determined counts as yes, except for the user: another user's process
+/// may have the pid of a killed pen, and any name.
 fn is_pen_with(pid: u32, file: &Stat) -> bool {
     let proc = |name: &str| format!("/proc/{pid}/{name}");
     let Ok(status) = fs::read_to_string(proc("status")) else {
@@ -278,7 +279,8 @@ fn is_pen_with(pid: u32, file: &Stat) -> bool {
         .and_then(|descriptors| descriptors.map(has_it).collect::<io::Result<Vec<_>>>())
     {
         Ok(descriptors) => descriptors.contains(&true),
-        // It has more capabilities than are left here, and cannot be looked into.
+        // That process has more capabilities than this one has left, so its descriptors cannot be
+        // read.
         Err(_) => {
             let own_name = fs::read_to_string("/proc/self/comm").unwrap_or_default();
             field("Name:").is_none_or(|name| name == own_name.trim_end())
@@ -286,7 +288,7 @@ fn is_pen_with(pid: u32, file: &Stat) -> bool {
     }
 }
 
-/// The pid in a file, if there is one already.
+/// The pid in a file, if there is one yet.
 fn pid_in(file: &File) -> Option<u32> {
     let mut text = [0; 16];
     let length = file.read_at(&mut text, 0).ok()?;
@@ -308,10 +310,10 @@ impl Drop for PidFile {
 
 const MODE: u32 = 0o644;
 
-/// Until it is locked: nobody else can be the first to lock it then.
+/// The mode until the file is locked, so that no other user can lock it first.
 const PRIVATE: u32 = 0o600;
 
-/// Each attempt fails only if another pen ends, or an attacker acts, at just that moment.
+/// An attempt fails only if another pen ends, or an attacker acts, at just that moment.
 const ATTEMPTS: usize = 16;
 
 #[cfg(test)]
@@ -370,8 +372,7 @@ mod tests {
         let read_lock =
             |file: &File| fcntl(file, FcntlArg::F_OFD_SETLK(&whole(libc::F_RDLCK))).unwrap();
         let flocked = |file: &File| flock(file, FlockOperation::NonBlockingLockExclusive).unwrap();
-        // Also a stranger's process that has the number of the dead pen: this one's parent is no
-        // pen.
+        // A process that is no pen may have the pid of the dead pen: this one's parent is no pen.
         for left in ["", "2147483647\n", &format!("{}\n", std::os::unix::process::parent_id())] {
             fs::write(&path, left).unwrap();
             let (reader, other) = (File::open(&path).unwrap(), File::open(&path).unwrap());
@@ -394,8 +395,8 @@ mod tests {
             fs::write(&path, "1\n").unwrap();
             let reader = File::open(&path).unwrap();
             fcntl(&reader, FcntlArg::F_OFD_SETLK(&whole(libc::F_RDLCK))).unwrap();
-            // Forked, because the temporary name is a process's own; each holds until all have
-            // tried.
+            // Forked, because the temporary name contains the pid; each child holds its lock until
+            // all have tried.
             let (read, write) = nix::unistd::pipe().unwrap();
             let children = [(); 4].map(|()| {
                 crate::sys::fork(|| {

@@ -1,5 +1,5 @@
-//! Where the request log goes: opened by the supervisor, outside the jail, and handed to the
-//! workers as a descriptor.
+//! The request log: opened by the supervisor outside the jail, and passed to the workers as a
+//! descriptor.
 
 #![forbid(unsafe_code)]
 
@@ -19,22 +19,22 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::log::errno::why;
 
-/// Why the log cannot be opened.
+/// The reason why the log cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LogError {
-    /// A system call failed, or a stranger's link is on the way.
+    /// A system call failed, or the path has a link of an untrusted user.
     #[error("request log {path}: {reason}", path = .0.display(), reason = why(.1))]
     Io(PathBuf, io::Error),
-    /// Something that lines cannot be appended to.
+    /// The file is of a type to which lines cannot be appended.
     #[error("request log {path}: {what} cannot be a log", path = .0.display(), what = .1)]
     Kind(PathBuf, &'static str),
-    /// The UDP socket cannot be had.
+    /// The UDP socket cannot be made.
     #[error("request log {0}: {reason}", reason = why(.1))]
     Network(SocketAddr, io::Error),
 }
 
-/// Opens a file for appending, or makes it. A fifo or a terminal neither blocks nor fails for want
-/// of a reader.
+/// Opens a file for appending, or makes it. A fifo or a terminal does not block, and a fifo without
+/// a reader is no error.
 ///
 /// # Errors
 /// It cannot be opened, or must not be.
@@ -43,11 +43,11 @@ pub(crate) fn open(path: &Path) -> Result<RequestLog, LogError> {
     for _ in 0..ATTEMPTS {
         let opened = match walk::follow(path, Strangers::Refused).map_err(failed)? {
             End::Entry(entry) => open_entry(&entry),
-            // /dev/stdout and its like lead here.
+            // /dev/stdout and similar links lead here.
             End::OpenFile(entry) => entry.open_followed(OFlags::WRONLY | OFlags::APPEND),
         };
         match opened {
-            // Between the walk and the opening the file was made, removed, or replaced by a link.
+            // The file was made, removed, or replaced by a link between the two system calls.
             Err(error)
                 if matches!(
                     error.raw_os_error(),
@@ -62,7 +62,7 @@ pub(crate) fn open(path: &Path) -> Result<RequestLog, LogError> {
     Err(failed(io::Error::other("it is being replaced all the time by somebody else")))
 }
 
-/// Says whether [`open`] would do, as far as that can be told without opening or making anything.
+/// Checks whether [`open`] could work, as far as possible without opening or making anything.
 ///
 /// # Errors
 /// As [`open`].
@@ -78,7 +78,7 @@ pub(crate) fn examine(path: &Path) -> Result<(), LogError> {
     }
 }
 
-/// Connects a UDP socket towards penlogd. Nobody needs to answer there.
+/// Connects a UDP socket to penlogd, which need not be running.
 ///
 /// # Errors
 /// There is no route or no socket.
@@ -94,8 +94,8 @@ pub(crate) fn connect(address: SocketAddr) -> Result<RequestLog, LogError> {
 
 fn open_entry(entry: &Entry) -> io::Result<File> {
     match entry.stat() {
-        // Opened for writing only, a fifo without a reader is an error, and one whose reader leaves
-        // is a broken pipe.
+        // If a fifo is opened for writing only, a missing reader is an error, and a reader that
+        // leaves breaks the pipe.
         Ok(there) if FileType::from_raw_mode(there.st_mode) == FileType::Fifo => {
             entry.open(OFlags::RDWR | OFlags::APPEND, 0)
         }
@@ -105,7 +105,7 @@ fn open_entry(entry: &Entry) -> io::Result<File> {
                 .open(OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL, MODE)?;
             let mode = file.metadata()?.permissions().mode();
             if mode & OWNERS != OWNERS {
-                // A umask that takes the owner's own rights would keep pen from opening it again.
+                // If the umask removes the owner's rights, pen could not open the file again.
                 file.set_permissions(Permissions::from_mode(mode | OWNERS))?;
             }
             Ok(file)
@@ -133,13 +133,13 @@ fn check_kind(path: &Path, kind: FileType, has_several_names: bool) -> Result<()
     }
 }
 
-/// Not writable by others, whatever the umask.
+/// The mode of a new log, with any umask: others cannot write it.
 const MODE: u32 = 0o644;
 
-/// What the owner of a log that pen makes can do with it, whatever the umask.
+/// The rights of the owner of a new log, with any umask.
 const OWNERS: u32 = 0o600;
 
-/// Each attempt fails only if somebody acts at just that moment.
+/// An attempt fails only if another process changes the file at just that moment.
 const ATTEMPTS: usize = 16;
 
 #[cfg(test)]

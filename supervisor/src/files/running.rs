@@ -1,8 +1,8 @@
-//! Whether the pen that runs was started with other options than a `--check` is given.
+//! Comparison of the options of a `--check` with those of the running pen.
 //!
-//! A reload reads files again, and no options. Where somebody changed options and reloads,
-//! everything succeeds and nothing of it is in force, which can leave a service open that was to be
-//! closed. The check before the reload therefore says so.
+//! A reload reads the files again, but not the options. After a change of options, a reload
+//! succeeds and the change has no effect: a service may stay open that was meant to be closed. So
+//! the check before the reload says so.
 
 #![forbid(unsafe_code)]
 
@@ -14,8 +14,8 @@ use crate::files::pid_file;
 use crate::sys::title;
 use crate::sys::title::SUPERVISOR;
 
-/// The line for the administrator if the pen of this pid file runs with other options than those of
-/// this process. None also where that cannot be found out.
+/// The line for the administrator if the pen of this pid file runs with other options than this
+/// process. None if they are equal or cannot be determined.
 pub(crate) fn has_other_options(file: &Path) -> Option<String> {
     let pid = pid_file::running(file)?;
     let shown = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
@@ -30,13 +30,13 @@ pub(crate) fn has_other_options(file: &Path) -> Option<String> {
     })
 }
 
-/// Whether a supervisor's title shows other options than these. No, if it is none.
+/// Whether a supervisor's title shows other options than these. False if it is no such title.
 fn differ(title: &[u8], given: &[Vec<u8>]) -> bool {
     let Some(started) = title.strip_prefix(SUPERVISOR) else { return false };
     !counting(started).eq(counting(&given.join(&b' ')))
 }
 
-/// The words that say how pen serves. Neither a check nor the foreground changes that.
+/// The words of the command line that affect serving: all but `--check`, `--show` and `-f`.
 fn counting(arguments: &[u8]) -> impl Iterator<Item = &[u8]> {
     const OTHERS: [&[u8]; 5] = [b"", b"--check", b"--show", b"-f", b"--foreground"];
     arguments.split(|byte| *byte == b' ').filter(|word| !OTHERS.contains(word))

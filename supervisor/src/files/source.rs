@@ -1,5 +1,5 @@
-//! The local address towards servers: whether this machine has it. A worker that finds out can only
-//! fail.
+//! The check that this machine has the local address towards servers (`source`). Without the check,
+//! each connect of a worker would fail.
 
 #![forbid(unsafe_code)]
 
@@ -14,8 +14,8 @@ use crate::log::errno::why;
 /// Tries the address that `commands` set last.
 ///
 /// # Errors
-/// This machine does not have it. An operator, whose command has no place, gets the original's
-/// words and no more; else the place and the reason are told too.
+/// This machine does not have it. An operator's command has no source line and gets only the text
+/// of the original pen; other errors also have the source line and the reason.
 pub(crate) fn check(address: IpAddr, commands: &[SourcedCommand]) -> Result<(), String> {
     let Err(error) = bind(address) else { return Ok(()) };
     let text = format!("unable to set source address to '{address}'");

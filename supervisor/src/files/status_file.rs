@@ -1,7 +1,9 @@
-//! The file of `-w` and `web_stats`: replaced as a whole, so that a reader never sees half a page;
-//! or, if it was named at the control port, overwritten through the descriptor that came from
-//! there, because its name means nothing outside the jail and its directory is not the supervisor's
-//! to write to. Whoever removes or renames such a file has to name it again.
+//! The file of `-w` and `web_stats`. It is replaced as a whole, so that a reader never sees half a
+//! page.
+//!
+//! A file that was named at the control port is overwritten through the descriptor that came from
+//! there. Its name means nothing outside the jail, and the supervisor must not write to its
+//! directory. After such a file is removed or renamed, it has to be named again.
 
 #![forbid(unsafe_code)]
 
@@ -16,14 +18,14 @@ use rustix::fs::{FileType, OFlags};
 
 use crate::log::errno::why;
 
-/// Where status pages go.
+/// The target of status pages.
 #[derive(Debug)]
 pub(crate) enum StatusFile {
     /// A path as the supervisor sees it.
     Path(PathBuf),
-    /// What the control process opened.
+    /// A file that the control process opened.
     Held {
-        /// As the operator called it.
+        /// The name that the operator used.
         name: PathBuf,
         /// The file.
         file: File,
@@ -34,24 +36,24 @@ impl StatusFile {
     /// Takes a file that the control process opened.
     ///
     /// # Errors
-    /// It is none that can be written again and again.
+    /// The file cannot be written repeatedly.
     pub(crate) fn held(name: &Path, file: File) -> io::Result<StatusFile> {
         writable(&file)?;
         Ok(StatusFile::Held { name: name.into(), file })
     }
 
-    /// As the operator called it.
+    /// The name that the operator used.
     pub(crate) fn name(&self) -> &Path {
         match self {
             StatusFile::Path(name) | StatusFile::Held { name, .. } => name,
         }
     }
 
-    /// Writes a page. `writer` tells the temporary files of several pens, and of the two children
-    /// of one that may write at the same time, apart.
+    /// Writes a page. `writer` gives the temporary file a unique name: several pens, or two
+    /// children of one pen, may write at the same time.
     ///
     /// # Errors
-    /// The disk is full, or nothing there may be written.
+    /// The disk is full, or the file cannot be written.
     pub(crate) fn put(
         &self,
         writer: Writer,
@@ -68,7 +70,7 @@ impl StatusFile {
 }
 
 impl StatusFile {
-    /// What a child has to keep open to write it.
+    /// The descriptor that a child has to keep open for writing.
     pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match self {
             StatusFile::Path(_) => None,
@@ -76,7 +78,7 @@ impl StatusFile {
         }
     }
 
-    /// Removes what a writer left that was killed.
+    /// Removes the temporary file of a killed writer.
     pub(crate) fn forget(&self, writer: Writer) {
         if let StatusFile::Path(path) = self {
             let _ = Entry::find(path).and_then(|entry| temporary(&entry, writer)?.remove());
@@ -84,7 +86,7 @@ impl StatusFile {
     }
 }
 
-/// Who writes.
+/// The writer of a page.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Writer {
     /// The report by signal, of the supervisor with this pid.
@@ -93,10 +95,10 @@ pub(crate) enum Writer {
     Command(u32),
 }
 
-/// Opens a file that is to be written again and again; makes it if it is not there.
+/// Opens a file that is to be written repeatedly; makes it if it is missing.
 ///
 /// # Errors
-/// It cannot be opened, or is none that can be written so.
+/// It cannot be opened, or cannot be written repeatedly.
 pub(crate) fn open(path: &Path) -> Result<File, StatusFileError> {
     let opened = Entry::find(path).and_then(|entry| {
         let made = match entry.open(OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, MODE) {
@@ -114,7 +116,7 @@ pub(crate) fn open(path: &Path) -> Result<File, StatusFileError> {
     opened.map_err(|source| StatusFileError { path: path.into(), source })
 }
 
-/// Puts a text in the place of all that an open file holds.
+/// Replaces the content of an open file by a text.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -123,16 +125,15 @@ pub(crate) fn fill(
     render: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
     writable(file)?;
-    // The report by signal and that of a command may come at the same time, and both have this very
-    // descriptor: a lock of the process's own.
+    // The report by signal and a command's report may write at the same time through this same
+    // descriptor. So the lock belongs to the process.
     rustix::fs::fcntl_lock(file, rustix::fs::FlockOperation::LockExclusive)?;
     file.set_len(0)?;
     io::Seek::rewind(&mut &*file)?;
     render_to(file, render)
 }
 
-/// A file that came from elsewhere: nothing but a regular one can be written without waiting for
-/// anybody.
+/// Checks a file that came from elsewhere: only a regular file can be written without blocking.
 fn writable(file: &File) -> io::Result<()> {
     let there = file.metadata()?;
     if !there.is_file() || there.nlink() > 1 {
@@ -141,7 +142,7 @@ fn writable(file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Why the page could not be written.
+/// The reason why the page could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("status file {path}: {reason}", path = .path.display(), reason = why(.source))]
 pub(crate) struct StatusFileError {
@@ -149,18 +150,19 @@ pub(crate) struct StatusFileError {
     source: io::Error,
 }
 
-/// Whether a page can be put there at all, as far as that can be told without writing one: for the
-/// start, where a mistyped path should be told to whoever typed it.
+/// Checks whether a page can be written there, as far as possible without writing one. The start
+/// calls this, so that a mistyped path is reported at once.
 ///
 /// # Errors
-/// The directory is missing, something is in the way, or a stranger's link leads there.
+/// The directory is missing, another kind of file is there, or an untrusted user's link leads
+/// there.
 pub(crate) fn check(path: &Path) -> Result<(), StatusFileError> {
     let checked = Entry::find(path).and_then(|entry| in_the_way(path, &entry));
     checked.map_err(|source| StatusFileError { path: path.into(), source })
 }
 
-/// A device or a fifo must not be replaced by a file, nor a link to one: /dev/stdout is the
-/// machine's.
+/// A device, a fifo or a link to one must not be replaced by a file: /dev/stdout belongs to the
+/// machine.
 fn in_the_way(path: &Path, entry: &Entry) -> io::Result<()> {
     let kind = match entry.stat() {
         Ok(there) => FileType::from_raw_mode(there.st_mode),
@@ -182,12 +184,12 @@ fn in_the_way(path: &Path, entry: &Entry) -> io::Result<()> {
     }
 }
 
-/// Writes the page that `render` produces, by a temporary file and a rename. A symbolic link at the
-/// path is replaced, not followed. Where the directory is not writable but the file is, the file is
-/// overwritten.
+/// Writes the page that `render` produces to a temporary file, and renames it. A symbolic link at
+/// the path is replaced, not followed. If the directory is not writable but the file is, the file
+/// is overwritten.
 ///
 /// # Errors
-/// The disk is full, or nothing there may be written.
+/// The disk is full, or the file cannot be written.
 fn replace(
     path: &Path,
     writer: Writer,
@@ -196,9 +198,9 @@ fn replace(
     put_in_place(path, writer, render, |_| MODE, |_| Ok(()))
 }
 
-/// Puts a text in the place of a file with the rights of this process: replaces it where a file can
-/// be made beside it, keeping who may read it, and else overwrites it. The text is on the disk
-/// before its name is.
+/// Replaces a file by a text with the rights of this process. If a file can be made beside it, that
+/// file replaces it and keeps its permissions; if not, the file is overwritten. The text is synced
+/// to the disk before the rename.
 ///
 /// # Errors
 /// Neither is possible.
@@ -237,7 +239,7 @@ fn put_in_place(
     })
 }
 
-/// The name that is written under before the rename.
+/// The temporary name before the rename.
 fn temporary(entry: &Entry, writer: Writer) -> io::Result<Entry> {
     entry.beside(match writer {
         Writer::Report(supervisor) => format!(".pen-status-{supervisor}"),
@@ -249,7 +251,7 @@ fn make(temporary: &Entry) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
     match temporary.open(flags, MODE) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            // Left by a report that was killed, or laid there by whoever owns the directory.
+            // A killed report left it, or the owner of the directory put it there.
             temporary.remove()?;
             temporary.open(flags, MODE)
         }

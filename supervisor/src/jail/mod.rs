@@ -1,8 +1,8 @@
-//! The jail: how a child of the supervisor gives up everything that it does not need, before it
-//! touches a stranger's byte.
+//! The jail: a child of the supervisor gives up every right that it does not need before it reads
+//! the first byte from the network.
 //!
-//! Runs in the child, right after the fork. Every step is fatal and has its own message; the result
-//! is verified rather than believed. The last step is the sandbox.
+//! The code runs in the child right after the fork. Every step is fatal and has its own message;
+//! the result is verified. The last step is the sandbox.
 
 #![forbid(unsafe_code)]
 
@@ -27,14 +27,14 @@ use crate::jail::user::Identity;
 use crate::log::errno::why;
 use crate::sys;
 
-/// Where and as whom a child lives.
+/// The root directory, user and sandbox of a child.
 #[derive(Clone, Debug)]
 pub(crate) struct Jail {
     /// The new root directory, if there is one (`-j`).
     pub(crate) root: Option<PathBuf>,
-    /// The ids.
+    /// The user and group ids.
     pub(crate) identity: Identity,
-    /// What else it gives up.
+    /// The further restrictions.
     pub(crate) sandbox: Sandbox,
 }
 
@@ -52,8 +52,8 @@ impl Jail {
         self.root.as_ref().map_or(String::new(), |root| format!(" in {}", root.display()))
     }
 
-    /// Enters the jail, with no descriptors but these and the standard streams. `supervisor` is the
-    /// parent, with which the child dies.
+    /// Enters the jail, and closes all descriptors except these and the standard streams. The child
+    /// dies with its parent, `supervisor`.
     ///
     /// # Errors
     /// A step failed; the process must end.
@@ -64,7 +64,7 @@ impl Jail {
         keep: &[BorrowedFd<'_>],
     ) -> Result<(), JailError> {
         if let Some(root) = self.sandbox.root(kind) {
-            // Before its descriptor is closed, for it is the supervisor's.
+            // Before its descriptor is closed, because the supervisor owns that.
             fchdir(root).map_err(at("chdir to the empty root"))?;
         }
         sys::close_all_but(keep).map_err(at_io("close descriptors"))?;
@@ -72,10 +72,9 @@ impl Jail {
         let may_drop_bounding = holds(caps::Capability::CAP_SETPCAP)?;
         let inside = self.change_root(kind)?;
         if may_drop_bounding {
-            // While the child is still root: this needs a capability that setresuid(2) takes away.
-            // A supervisor that was itself started without that capability leaves the
-            // set alone; with the other sets empty and no_new_privs set it gives
-            // nothing.
+            // While the child is still root: this needs a capability that setresuid(2) removes. A
+            // supervisor that was started without that capability leaves the set alone. It gives
+            // nothing, because the other sets are empty and no_new_privs is set.
             clear(CapSet::Bounding, "capability bounding set")?;
         }
         self.change_ids()?;
@@ -90,18 +89,18 @@ impl Jail {
             return Err(refused("parent death signal", "the supervisor is gone"));
         }
         prctl::set_dumpable(false).map_err(at("not dumpable"))?;
-        // Keys and traffic belong in no core file, not even in one that a handler of the system is
-        // given.
+        // No core file may contain keys or traffic, not even one that goes to the system's core
+        // handler.
         setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(at("no core"))?;
         self.verify(inside, may_drop_bounding)?;
         self.sandbox.enter(kind, &verifier).map_err(at_io("sandbox"))
     }
 
-    /// Changes the root directory, and the working directory to it: a working directory outside
-    /// would be a way out. Returns which directory must be the root afterwards.
+    /// Changes the root directory, and the working directory with it: a working directory outside
+    /// would be a way out. Returns the directory that must be the root afterwards.
     fn change_root(&self, kind: Kind) -> Result<FileId, JailError> {
         if let Some(root) = &self.root {
-            // Held by a descriptor: the directory above it may be a stranger's.
+            // Held by a descriptor, because an untrusted user may own the directory above.
             let root = walk::directory(root).map_err(|error| match error.kind() {
                 io::ErrorKind::NotFound => refused("chroot", "no such directory"),
                 _ => at_io("chroot")(error),
@@ -117,8 +116,8 @@ impl Jail {
 
     fn change_ids(&self) -> Result<(), JailError> {
         let Identity { uid, gid, groups } = &self.identity;
-        // Where nothing changes nothing is asked: an ordinary user, or a container, may not be
-        // allowed to.
+        // Without a difference, no call is made: an ordinary user or a container may not be allowed
+        // to make it.
         if !same(&getgroups().map_err(at("getgroups"))?, groups) {
             setgroups(groups).map_err(at("setgroups"))?;
         }
@@ -171,7 +170,7 @@ impl Jail {
     }
 }
 
-/// A directory's device and inode.
+/// Device and inode number of a directory.
 type FileId = (u64, u64);
 
 fn file_id(path: &str) -> io::Result<FileId> {

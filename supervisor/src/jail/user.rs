@@ -1,4 +1,4 @@
-//! Who the jailed processes are: the account of `-u`, looked up before any jail.
+//! The user of the jailed processes: the account of `-u`, looked up before any jail.
 
 #![forbid(unsafe_code)]
 
@@ -17,11 +17,11 @@ pub(crate) struct Identity {
     pub(crate) uid: Uid,
     /// Real, effective and saved group id.
     pub(crate) gid: Gid,
-    /// Supplementary groups; never root's for anyone but root.
+    /// Supplementary groups. They contain root's group only for root.
     pub(crate) groups: Vec<Gid>,
 }
 
-/// Why an account cannot be used.
+/// The reason why an account cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UserError {
     /// The user database could not be read.
@@ -33,7 +33,7 @@ pub(crate) enum UserError {
     /// The account would leave a worker in root's group.
     #[error("-u {0}: the primary group of this user is root's (gid 0); choose another user")]
     RootGroup(String),
-    /// Only root can become somebody else.
+    /// Only root can become another user.
     #[error("-u {0}: only root can run workers as another user")]
     OtherUser(String),
     /// Only root can change the root directory.
@@ -41,11 +41,11 @@ pub(crate) enum UserError {
     JailNeedsRoot,
 }
 
-/// The identity of the workers: that of `-u`, or without it that of whoever starts pen.
+/// The identity of the workers: that of `-u`, or without it that of the user who starts pen.
 ///
 /// # Errors
-/// The account does not exist or must not be used, or an ordinary user asks for what only root can
-/// have.
+/// The account does not exist or must not be used, or an ordinary user asks for something that
+/// needs root.
 pub(crate) fn of_workers(user: Option<&str>, jailed: bool) -> Result<Identity, UserError> {
     let (uid, gid) = (geteuid(), getegid());
     if jailed && !uid.is_root() {
@@ -76,9 +76,9 @@ pub(crate) fn of_resolver(workers: &Identity) -> Identity {
     }
 }
 
-/// Does something as somebody else, whose files and processes the supervisor has no right of its
-/// own to. There is one thread. The real and the saved ids stay, so that nobody else can signal or
-/// trace this process meanwhile.
+/// Calls `act` with the effective ids of another user, for files and processes to which the
+/// supervisor has no right of its own. There is one thread. The real and saved ids stay, so that no
+/// other user can signal or trace this process meanwhile.
 ///
 /// # Errors
 /// Only root can do so.
@@ -86,16 +86,16 @@ pub(crate) fn acting_as<R>(user: Uid, group: Gid, act: impl FnOnce() -> R) -> io
     let (own_user, own_group) = (geteuid(), getegid());
     setegid(group)?;
     let done = seteuid(user).map(|()| act());
-    // The user first, for with it come back the capabilities that the group needs.
+    // The user first: it brings back the capabilities that changing the group needs.
     if seteuid(own_user).and_then(|()| setegid(own_group)).is_err() {
-        // It cannot be, for the saved ids are these. A supervisor that is somebody else could not
-        // look after its workers; they end with it.
+        // Cannot happen, because the saved ids allow it. A supervisor with another user could not
+        // manage its workers; they end with it.
         std::process::abort();
     }
     Ok(done?)
 }
 
-/// An ordinary user cannot change groups, and need not.
+/// The identity of an ordinary user, who cannot change groups and need not.
 fn own(uid: Uid, gid: Gid) -> Identity {
     Identity { uid, gid, groups: getgroups().unwrap_or_default() }
 }
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn an_ordinary_user_is_itself_and_has_no_jail() {
         if geteuid().is_root() {
-            return; // The same questions are put to an ordinary user's pen in tests/service.rs.
+            return; // tests/service.rs covers the same cases with a pen of an ordinary user.
         }
         assert!(matches!(of_workers(Some("root"), false), Err(UserError::OtherUser(_))));
         assert!(matches!(of_workers(None, true), Err(UserError::JailNeedsRoot)));

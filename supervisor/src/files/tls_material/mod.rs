@@ -1,10 +1,10 @@
-//! The files of TLS, which hold secrets that must not be in this process: every fork would hand
-//! them on.
+//! The TLS files. They hold secrets that must not be in the supervisor's memory, because every fork
+//! would copy them.
 //!
-//! Each file is opened with the rights of whoever started pen and copied within the kernel
-//! (sendfile(2)) into memory that is then sealed. Its bytes are never in this process's address
-//! space; the descriptor of the memory goes to relay workers, and to the child that examines it
-//! (`examine`). The same holds for the secrets of session tickets.
+//! Each file is opened with the rights of the user who started pen. The kernel copies it
+//! (sendfile(2)) into memory that is then sealed, so its bytes are never in this process's address
+//! space. The descriptor of that memory goes to the relay workers and to the examiner (`examine`).
+//! The same holds for the secrets of session tickets.
 
 #![forbid(unsafe_code)]
 
@@ -34,23 +34,23 @@ mod named;
 
 use crate::files::tls_material::named::Listing;
 
-/// What relay workers are given.
+/// The TLS data for relay workers.
 #[derive(Debug)]
 pub(crate) struct Keys {
-    /// The files, as they were last found to be good.
+    /// The TLS files that an examiner last accepted.
     pub(crate) files: OwnedFd,
-    /// The secret of the tickets that are given out, and the one before.
+    /// The secret of new tickets, and the one before.
     pub(crate) secrets: (OwnedFd, Option<OwnedFd>),
     /// When the next secret is due.
     pub(crate) rotation: Instant,
-    /// When the files are to be read again even if nobody asks.
+    /// When to read the files again without a request.
     pub(crate) reading: Instant,
     /// The certificates in the files.
     pub(crate) certificates: Certificates,
 }
 
 impl Keys {
-    /// With a first secret.
+    /// TLS data with a first secret.
     ///
     /// # Errors
     /// No descriptors or memory left.
@@ -65,7 +65,7 @@ impl Keys {
         })
     }
 
-    /// What a new worker is born with.
+    /// The TLS data for a new worker.
     ///
     /// # Errors
     /// No descriptors left.
@@ -75,8 +75,8 @@ impl Keys {
         Ok(TlsStart { files: self.files.try_clone()?, secrets: (current.try_clone()?, previous) })
     }
 
-    /// Replaces the secret by a new one and forgets the one before. It is tried again soon if there
-    /// can be none now.
+    /// Replaces the secret by a new one, and keeps only the one before. If that fails, it is tried
+    /// again soon.
     ///
     /// # Errors
     /// No descriptors or memory left.
@@ -89,13 +89,12 @@ impl Keys {
     }
 }
 
-/// The files in sealed memory, and what the administrator should know about those that were left
-/// out.
+/// Reads the TLS files into sealed memory. Also returns notices about files that were left out.
 ///
-/// `ocsp` is an OCSP response that stands for the file that the settings name.
+/// `ocsp` is an OCSP response that replaces the file in the settings.
 ///
 /// # Errors
-/// The file and why it cannot be had.
+/// The file that cannot be read, and the reason.
 pub(crate) fn gather(tls: &Tls, ocsp: Option<&OwnedFd>) -> Result<(OwnedFd, Vec<String>), String> {
     let memory =
         memory::new().map_err(|error| format!("TLS: no memory for its files: {}", why(&error)))?;
@@ -130,7 +129,7 @@ pub(crate) fn gather(tls: &Tls, ocsp: Option<&OwnedFd>) -> Result<(OwnedFd, Vec<
         (Some(path), Some(held)) => {
             gathering.copy(held.try_clone().map(File::from), path, Role::Ocsp, OCSP_LIMIT)?
         }
-        // Whoever fetches it may not have done so yet.
+        // The program that fetches the response may not have run yet.
         (Some(path), None) if path.exists() => gathering.add(path, Role::Ocsp, OCSP_LIMIT)?,
         (Some(path), None) => {
             gathering.notices.push(format!("{}: there is no OCSP response yet", path.display()))
@@ -143,7 +142,7 @@ pub(crate) fn gather(tls: &Tls, ocsp: Option<&OwnedFd>) -> Result<(OwnedFd, Vec<
     gathering.finish()
 }
 
-/// An OCSP response that came as a descriptor, copied so that it stays as it is.
+/// Copies an OCSP response that came as a descriptor, so that it cannot change.
 ///
 /// # Errors
 /// It cannot be read, or is too long.
@@ -192,7 +191,7 @@ impl Gathering {
         Ok(())
     }
 
-    /// The files of a directory that are called `hash.N`, as `openssl rehash` makes them.
+    /// Adds the files of a directory that are called `hash.N`, as `openssl rehash` makes them.
     fn hashed(&mut self, directory: &Path) -> Result<(), String> {
         let mut paths: Vec<PathBuf> = entries(directory)?;
         paths.retain(|path| path.file_name().and_then(OsStr::to_str).is_some_and(is_hash));
@@ -205,9 +204,9 @@ impl Gathering {
         paths.iter().try_for_each(|path| self.add(path, Role::Authorities, FILE_LIMIT))
     }
 
-    /// The files of a directory that are called after server names. One that cannot be had is left
-    /// out; of many such the first are named. More files than there is room for are an error: a
-    /// name among the rest would have another's certificate.
+    /// Adds the files of a directory that are called after server names. A file that cannot be read
+    /// is left out, and the notice names the first of these. Too many files are an error: the names
+    /// beyond the limit would get a wrong certificate.
     fn named(&mut self, directory: &Path) -> Result<(), String> {
         let at = |reason: String| format!("{}: {reason}", directory.display());
         let room = MOST_FILES - self.index.files.len();
@@ -236,7 +235,7 @@ impl Gathering {
                 if failed <= FIRST {
                     self.notices.push(reason);
                 }
-                // What was copied before it failed.
+                // Counts the bytes that were copied before the failure.
                 self.size = size.max(self.memory.metadata().map_or(u64::MAX, |there| there.len()));
             }
         }
@@ -262,7 +261,7 @@ impl Gathering {
     }
 }
 
-/// The paths of a directory's entries, in order.
+/// The paths of a directory's entries, sorted.
 fn entries(directory: &Path) -> Result<Vec<PathBuf>, String> {
     let read = || {
         let names = Dir::new(walk::list(directory)?)?.map(|entry| {
@@ -286,13 +285,12 @@ fn is_hash(name: &str) -> bool {
     })
 }
 
-/// Copies a file within the kernel, behind what is in the memory already. None: it is longer than
-/// `limit`.
+/// Appends a file to the memory; the kernel copies it. None: it is longer than `limit`.
 fn transfer(memory: &File, file: &File, limit: u64) -> io::Result<Option<u64>> {
     let mut done = 0;
     let mut offset = 0;
     loop {
-        // One byte more than may be, to see it.
+        // One byte above the limit, so that a longer file is noticed.
         let wanted = usize::try_from(limit + 1 - done).map_err(io::Error::other)?;
         match sendfile(memory, file, Some(&mut offset), wanted) {
             Ok(0) => return Ok(Some(done)),
@@ -310,7 +308,7 @@ fn too_long(limit: u64) -> String {
     format!("longer than {} KiB", limit >> 10)
 }
 
-/// A secret for tickets, in sealed memory.
+/// A random ticket secret in sealed memory.
 fn secret() -> io::Result<OwnedFd> {
     let memory = memory::new()?;
     if !within_the_kernel(&memory) {
@@ -320,7 +318,7 @@ fn secret() -> io::Result<OwnedFd> {
         random(&mut bytes)?;
         let written = rustix::io::pwrite(&memory, &bytes, 0);
         bytes.fill(0);
-        // What is looked at afterwards is not optimised away.
+        // Keeps the overwriting of the bytes from being optimised away.
         std::hint::black_box(&bytes);
         if written? != TICKET_SECRET {
             return Err(io::ErrorKind::WriteZero.into());
@@ -349,19 +347,20 @@ fn random(bytes: &mut [u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// How long one secret is given out.
+/// How long one secret is used for new tickets.
 const ROTATION: Duration = Duration::from_secs(TICKET_PERIOD);
 
-/// When a rotation is tried again.
+/// When a failed rotation is tried again.
 const RETRY: Duration = Duration::from_secs(60);
 
-/// Of many files that cannot be had, so many are named and the others counted.
+/// Most unreadable files that a notice names; the others are counted.
 const FIRST: usize = 5;
 
-/// How often files are read again that others renew, such as OCSP responses.
+/// How often the files are read again without a request: other programs renew some, such as OCSP
+/// responses.
 pub(crate) const READING: Duration = Duration::from_secs(3600 - 60);
 
-/// Where systems keep the authorities that everybody trusts: Debian, Red Hat, SUSE, Alpine.
+/// The default certificate authorities of Debian, Red Hat, SUSE and Alpine.
 const SYSTEM_AUTHORITIES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",

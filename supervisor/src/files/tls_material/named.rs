@@ -1,5 +1,5 @@
-//! The directory of certificates by server name: which of its entries are files of a name, and
-//! which are not.
+//! The directory of certificates by server name: which entries are files for a name, and which are
+//! not.
 
 #![forbid(unsafe_code)]
 
@@ -14,23 +14,22 @@ use rustix::fs::Dir;
 
 use crate::log::errno::why;
 
-/// What is in the directory.
+/// The entries of the directory.
 #[derive(Debug, Default)]
 pub(in crate::files::tls_material) struct Listing {
-    /// The files of names: server name in lower case, role, path; in the order of their paths, at
-    /// most as many as were asked for.
+    /// The files for names: path, server name in lower case, role. They are sorted by path, and
+    /// their number is limited.
     pub(in crate::files::tls_material) files: Vec<(PathBuf, String, NamedRole)>,
-    /// How many files of names there are in all.
+    /// The number of all files for names.
     pub(in crate::files::tls_material) found: usize,
-    /// Entries with the extension of a name's file whose name is no server name.
+    /// The number of entries that have the extension of such a file, but no server name before it.
     nameless: usize,
-    /// The first of them.
+    /// The first of these entries.
     example: Option<OsString>,
 }
 
 impl Listing {
-    /// Reads the directory and keeps at most `most` files of names. Other entries cost no memory,
-    /// however many there are.
+    /// Reads the directory and keeps at most `most` files for names. Other entries use no memory.
     ///
     /// # Errors
     /// The directory cannot be read.
@@ -63,7 +62,7 @@ impl Listing {
         Ok(listing)
     }
 
-    /// What the administrator should know about entries that are passed over.
+    /// A notice about entries that are ignored.
     pub(in crate::files::tls_material) fn notice(&self, directory: &Path) -> Option<String> {
         if let Some(example) = &self.example {
             return Some(format!(
@@ -79,12 +78,12 @@ impl Listing {
     }
 }
 
-/// What an entry's name says of it.
+/// The meaning of an entry's name.
 #[derive(Debug, Eq, PartialEq)]
 enum Entry {
-    /// A file of this server name, in lower case.
+    /// A file for this server name, in lower case.
     Named(String, NamedRole),
-    /// It has the extension of such a file, but what stands before it is no server name.
+    /// It has the extension of such a file, but the text before it is no server name.
     Nameless,
     /// Anything else.
     Other,

@@ -1,10 +1,10 @@
-//! Which system calls each kind of process may make, and with which arguments. Pure data; `filter`
-//! makes programs of it.
+//! The system calls that each kind of process may make, and with which arguments. This is pure
+//! data; `filter` makes seccomp programs of it.
 //!
-//! The lists were found with strace(1) over the test suite and long runs under load, and by reading
-//! what the C library and the crates may call on paths that no run takes (abort, an old kernel, a
-//! resolver's plug-ins). The rule for additions: only what cannot reach another process, a file by
-//! its name, or a kernel interface that the process has no use for.
+//! The lists come from strace(1) over the test suite and long runs under load. They also contain
+//! calls of the C library and the crates on paths that no run takes (abort, an old kernel, resolver
+//! plug-ins). The rule for additions: no call that can reach another process, a file by its name,
+//! or a kernel interface that the process does not need.
 
 #![forbid(unsafe_code)]
 
@@ -28,26 +28,26 @@ pub(in crate::jail::sandbox) struct Check {
     pub(in crate::jail::sandbox) value: u32,
 }
 
-/// What a kind of process may call.
+/// The system calls of a kind of process.
 #[derive(Clone, Debug, Default)]
 pub(in crate::jail::sandbox) struct Calls {
-    /// With any arguments.
+    /// Allowed with any arguments.
     pub(in crate::jail::sandbox) plain: Vec<c_long>,
-    /// With some.
+    /// Allowed with certain arguments.
     pub(in crate::jail::sandbox) checked: Vec<Checked>,
-    /// What fails with EACCES instead of ending the process: libraries look for files that need
-    /// not be there, and ask what they need not know.
+    /// Calls that fail with EACCES instead of killing the process: libraries look for optional
+    /// files and ask for information that they can do without.
     pub(in crate::jail::sandbox) refused: Vec<c_long>,
 }
 
 impl Kind {
-    /// The list. `own` is the pid of the process, the only one that it may signal, to abort.
+    /// The list. `own` is the pid of the process, the only one that it may signal (for abort).
     pub(in crate::jail::sandbox) fn calls(self, own: u32) -> Calls {
         let mut calls = Calls::default();
         calls.plain.extend(BASE);
         calls.checked.push(only(libc::SYS_tgkill, 0, own));
-        // Names for mappings in /proc, which only this process has any use for; newer C libraries
-        // give them.
+        // Newer C libraries name their mappings, for display in /proc. Only this process is
+        // affected.
         calls.checked.push(only(libc::SYS_prctl, 0, PR_SET_VMA));
         if self != Kind::Resolver {
             calls.checked.push(without_execution(libc::SYS_mmap));
@@ -80,13 +80,13 @@ impl Kind {
                     SOCKETS.iter().chain(FILES_LOOKED_FOR).chain(FILES_WRITTEN).chain(OPENER),
                 );
                 calls.checked.extend([unix_sockets(&[libc::SOCK_STREAM]), FCNTLS.checked(1)]);
-                // The commands of a file go to the supervisor in memory that is sealed.
+                // The commands of a file go to the supervisor in sealed memory.
                 calls.checked.push(only(libc::SYS_fcntl, 1, libc::F_ADD_SEALS.cast_unsigned()));
             }
             Kind::Writer => {
                 calls.plain.extend(FILES_LOOKED_FOR.iter().chain(FILES_WRITTEN));
                 calls.checked.push(FCNTLS.checked(1));
-                // A file that cannot be replaced is overwritten, under a lock.
+                // A file that cannot be replaced is overwritten under a lock.
                 calls.checked.push(only(libc::SYS_fcntl, 1, libc::F_SETLKW.cast_unsigned()));
             }
             Kind::Reader => {
@@ -96,19 +96,19 @@ impl Kind {
                     .checked
                     .extend(FILES_OPENED.iter().map(|(call, flags)| for_reading(*call, *flags)));
                 calls.checked.push(FCNTLS.checked(1));
-                // What was read goes to the supervisor in memory that is sealed.
+                // The content of files goes to the supervisor in sealed memory.
                 calls.checked.push(only(libc::SYS_fcntl, 1, libc::F_ADD_SEALS.cast_unsigned()));
             }
             Kind::Reporter => {
                 calls.plain.extend(
                     SOCKETS.iter().chain(FILES_LOOKED_FOR).chain(FILES_WRITTEN).chain(REPORTER),
                 );
-                // The syslog daemon's socket is of either kind.
+                // The socket of the syslog daemon can be of either type.
                 calls.checked.extend([
                     unix_sockets(&[libc::SOCK_DGRAM, libc::SOCK_STREAM]),
                     FCNTLS.checked(1),
                 ]);
-                // Two reports into one file wait for one another.
+                // Two reports into one file wait for each other.
                 calls.checked.push(only(libc::SYS_fcntl, 1, libc::F_SETLKW.cast_unsigned()));
             }
             Kind::Resolver => {
@@ -125,7 +125,7 @@ impl Kind {
                     RESOLVER_IOCTLS.checked(1),
                     FCNTLS.checked(1),
                 ]);
-                // A new value is the third argument: only asking.
+                // Only reading a limit is allowed: a new value would be the third argument.
                 calls
                     .checked
                     .push(Checked { call: libc::SYS_prlimit64, any: vec![vec![equal(2, 0)]] });
@@ -135,9 +135,9 @@ impl Kind {
     }
 }
 
-/// What the supervisor and all that descend from it cannot have (EPERM): what opens the kernel,
-/// other processes, or another program. What stands on no list here is checked by the kernel as
-/// ever.
+/// The calls that fail with EPERM in the supervisor and all its descendants: those that give access
+/// to the kernel, to other processes, or to another program. The kernel's usual checks apply to all
+/// other calls.
 pub(in crate::jail::sandbox) fn never() -> Calls {
     let namespaces = Check { argument: 0, mask: NAMESPACES, value: 0 };
     let any_namespace = |bit: u32| vec![Check { mask: bit, value: bit, ..namespaces }];
@@ -157,7 +157,7 @@ fn only(call: c_long, argument: u8, value: u32) -> Checked {
     Checked { call, any: vec![vec![equal(argument, value)]] }
 }
 
-/// Memory, but none that can be executed.
+/// Memory that is not executable.
 fn without_execution(call: c_long) -> Checked {
     Checked {
         call,
@@ -165,7 +165,7 @@ fn without_execution(call: c_long) -> Checked {
     }
 }
 
-/// Files, but nothing is written, made or emptied.
+/// Opening files for reading: no writing, creating or truncating.
 fn for_reading(call: c_long, flags: u8) -> Checked {
     let mask = (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC).cast_unsigned();
     Checked {
@@ -174,7 +174,7 @@ fn for_reading(call: c_long, flags: u8) -> Checked {
     }
 }
 
-/// Threads, as plug-ins of the resolver may have them, but no processes and no namespaces.
+/// Threads, which plug-ins of the resolver may need, but no processes and no namespaces.
 fn threads() -> Checked {
     let thread = libc::CLONE_THREAD.cast_unsigned();
     Checked {
@@ -196,8 +196,9 @@ const fn protocol(protocol: i32) -> Check {
     equal(2, protocol.cast_unsigned())
 }
 
-/// TCP (not Multipath TCP, not SCTP) and Unix streams, towards servers; and UDP, by which a worker
-/// learns, without sending anything, whether this machine has an address to reach a server from.
+/// TCP (not Multipath TCP, not SCTP) and Unix streams towards servers. UDP too: with a connected
+/// socket a worker learns, without sending anything, whether this machine has an address to reach a
+/// server from.
 fn relay_sockets() -> Checked {
     let mut any = Vec::new();
     for inet in [libc::AF_INET, libc::AF_INET6] {
@@ -214,8 +215,8 @@ fn unix_sockets(of: &[i32]) -> Checked {
     Checked { call: libc::SYS_socket, any }
 }
 
-/// Name servers, local daemons (nscd, systemd-resolved, sssd, avahi), and the kernel's list of
-/// addresses, by which getaddrinfo(3) sorts.
+/// Sockets to name servers, to local daemons (nscd, systemd-resolved, sssd, avahi), and to the
+/// kernel's list of addresses, by which getaddrinfo(3) sorts.
 fn resolver_sockets() -> Checked {
     let mut any = Vec::new();
     for inet in [libc::AF_INET, libc::AF_INET6] {
@@ -232,8 +233,7 @@ fn resolver_sockets() -> Checked {
     Checked { call: libc::SYS_socket, any }
 }
 
-/// Options of sockets, TCP and IP; none of packet filters, of the link layer, or of any other
-/// protocol.
+/// Options of sockets, TCP and IP, but none of packet filters, the link layer, or other protocols.
 fn options() -> Checked {
     let levels = [libc::SOL_SOCKET, libc::IPPROTO_TCP, libc::IPPROTO_IP, libc::IPPROTO_IPV6];
     Checked {
@@ -242,7 +242,7 @@ fn options() -> Checked {
     }
 }
 
-/// Commands of one system call.
+/// Allowed commands of one system call.
 struct Commands {
     call: c_long,
     commands: &'static [u32],
@@ -255,14 +255,14 @@ impl Commands {
     }
 }
 
-/// How many bytes wait to be acknowledged, and to be read; and that nobody waits.
+/// The number of bytes to acknowledge and to read, and non-blocking mode.
 const IOCTLS: Commands = Commands {
     call: libc::SYS_ioctl,
     commands: &[libc::TIOCOUTQ as u32, libc::FIONREAD as u32, libc::FIONBIO as u32],
 };
 
-/// No FIONBIO, and no F_SETFL below: what all workers share (listener, eventfd, log) would make the
-/// others wait.
+/// No FIONBIO, and no F_SETFL below: on descriptors that all workers share (listener, eventfd, log)
+/// it would make the other workers block.
 const RELAY_IOCTLS: Commands =
     Commands { call: libc::SYS_ioctl, commands: &[libc::TIOCOUTQ as u32, libc::FIONREAD as u32] };
 
@@ -289,7 +289,7 @@ const FCNTLS: Commands = Commands {
     ],
 };
 
-/// And the size of pipes. No F_SETOWN: it makes the kernel send signals.
+/// Also the size of pipes. No F_SETOWN: it makes the kernel send signals.
 const RELAY_FCNTLS: Commands = Commands {
     call: libc::SYS_fcntl,
     commands: &[
@@ -302,7 +302,7 @@ const RELAY_FCNTLS: Commands = Commands {
     ],
 };
 
-/// What every process needs to live, allocate, tell the time, fail and end.
+/// The calls that every process needs to allocate memory, tell the time, fail and end.
 const BASE: &[c_long] = &[
     libc::SYS_brk,
     libc::SYS_clock_getres,
@@ -349,7 +349,7 @@ const EVENTS: &[c_long] = &[
     libc::SYS_ppoll,
 ];
 
-/// What can be done with sockets that are there. None can be had by it.
+/// The calls on existing sockets. They make no new socket.
 const SOCKETS: &[c_long] = &[
     libc::SYS_accept4,
     libc::SYS_getpeername,
@@ -363,8 +363,8 @@ const SOCKETS: &[c_long] = &[
 ];
 
 const RELAY: &[c_long] = &[
-    // The local address towards servers (`source`). Where the kernel has Landlock, no port can be
-    // chosen.
+    // The local address towards servers (`source`). With Landlock, the process cannot choose a
+    // port.
     libc::SYS_bind,
     libc::SYS_connect,
     libc::SYS_getrusage,
@@ -372,13 +372,14 @@ const RELAY: &[c_long] = &[
     libc::SYS_splice,
 ];
 
-/// Names of files. Which of them may be opened is for Landlock and the user's rights.
+/// The calls with names of files. Landlock and the user's rights decide which files may be opened.
 const FILES_LOOKED_FOR: &[c_long] = &[
     #[cfg(target_arch = "x86_64")]
     libc::SYS_access,
     libc::SYS_faccessat,
     libc::SYS_faccessat2,
-    // Whether a link is one of /proc, and whether an access list lets strangers write a directory.
+    // Whether a link is in /proc, and whether an access list lets untrusted users write a
+    // directory.
     libc::SYS_fstatfs,
     libc::SYS_getxattr,
     libc::SYS_getcwd,
@@ -398,18 +399,19 @@ const FILES_LOOKED_FOR: &[c_long] = &[
     libc::SYS_statx,
 ];
 
-/// About the machine and its limits: a library of cryptography may ask, and does without an answer.
+/// Questions about the machine and its limits: a library of cryptography may ask, and works without
+/// an answer.
 const ASKED: &[c_long] =
     &[libc::SYS_prlimit64, libc::SYS_sched_getaffinity, libc::SYS_sysinfo, libc::SYS_uname];
 
-/// Those of [`FILES_LOOKED_FOR`] that open, and where their flags are.
+/// The calls of [`FILES_LOOKED_FOR`] that open files, with the argument number of their flags.
 const FILES_OPENED: &[(c_long, u8)] = &[
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_open, 1),
     (libc::SYS_openat, 2),
 ];
 
-/// What it takes to write a file, to replace one, and to say whose it is.
+/// The calls that write or replace a file, or change its owner.
 const FILES_WRITTEN: &[c_long] = &[
     libc::SYS_fchmod,
     libc::SYS_fdatasync,
@@ -432,15 +434,15 @@ const FILES_WRITTEN: &[c_long] = &[
 const OPENER: &[c_long] = &[
     libc::SYS_bind,
     libc::SYS_connect,
-    // To the directory of a socket and back, if strangers can change the way there; to none that
-    // it could not open.
+    // To the directory of a socket and back, if untrusted users can change the path to it. It gives
+    // no access to a directory that the process could not open.
     libc::SYS_fchdir,
     libc::SYS_listen,
     libc::SYS_memfd_create,
     libc::SYS_umask,
 ];
 
-/// Memory, what is copied into it without being looked at, and by which user links are judged.
+/// Memory, copying into it within the kernel, and the user ids by which links are judged.
 const READER: &[c_long] = &[
     libc::SYS_getegid,
     libc::SYS_geteuid,
@@ -449,7 +451,7 @@ const READER: &[c_long] = &[
     libc::SYS_sendfile,
 ];
 
-/// The syslog daemon, and standard error when it is slow.
+/// The syslog daemon, and waiting for standard error.
 const REPORTER: &[c_long] = &[
     libc::SYS_connect,
     #[cfg(target_arch = "x86_64")]
@@ -457,11 +459,11 @@ const REPORTER: &[c_long] = &[
     libc::SYS_ppoll,
 ];
 
-/// getaddrinfo(3) with whatever plug-ins nsswitch.conf(5) names.
+/// getaddrinfo(3) with the plug-ins that nsswitch.conf(5) names.
 const RESOLVER: &[c_long] = &[
     libc::SYS_bind,
-    // Answered with ENOSYS by the supervisor's filter, and then clone(2) is used, whose flags can
-    // be seen.
+    // The supervisor's filter answers ENOSYS, and the C library uses clone(2) instead, whose flags
+    // a filter can check.
     libc::SYS_clone3,
     libc::SYS_connect,
     libc::SYS_fadvise64,
@@ -500,7 +502,7 @@ const NEVER: &[c_long] = &[
     libc::SYS_clock_adjtime,
     libc::SYS_clock_settime,
     libc::SYS_delete_module,
-    // Nothing is ever executed: children are forked.
+    // Nothing is ever executed: children are only forked.
     libc::SYS_execve,
     libc::SYS_execveat,
     libc::SYS_fanotify_init,

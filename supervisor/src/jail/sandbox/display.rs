@@ -1,4 +1,4 @@
-//! What is in force, in words: the reply to `sandbox`, and what reports say.
+//! The sandbox in force as text: the reply to `sandbox`, and the lines in reports.
 
 #![forbid(unsafe_code)]
 
@@ -11,10 +11,10 @@ use crate::jail::Jail;
 use crate::jail::sandbox::{Kind, Sandbox, landlock};
 use crate::jail::user;
 
-/// What the workers have, for reports.
+/// The restrictions of the workers, for reports.
 #[derive(Debug, Serialize)]
 pub(crate) struct Summary {
-    /// Whether a system call that no worker needs ends it.
+    /// Whether a system call outside the list kills a worker.
     pub(crate) seccomp: bool,
     /// The version of Landlock in force; 0 = none.
     pub(crate) landlock: i32,
@@ -43,7 +43,7 @@ impl Display for Summary {
 }
 
 impl Sandbox {
-    /// Of the workers.
+    /// The restrictions of the workers.
     pub(crate) fn summary(&self, jailed: bool) -> Summary {
         let root = match (jailed, &self.empty_root) {
             (true, _) => "jail",
@@ -71,7 +71,7 @@ pub(crate) fn table(jail: &Jail) -> String {
         ("reader", Kind::Reader),
         ("reporter", Kind::Reporter),
     ];
-    // A string takes everything.
+    // Writing to a string cannot fail.
     let _ = writeln!(text, "supervisor: root /; {}; {}", capabilities(), refused(&jail.sandbox));
     for (name, kind) in kinds {
         let _ = writeln!(text, "{name}: {}", line(jail, kind));
@@ -121,8 +121,8 @@ fn line(jail: &Jail, kind: Kind) -> String {
     format!("root {root}; {whose}; {calls}; {landlock}")
 }
 
-/// Those of a jailed process. What is left in the bounding set can be had by nobody who executes
-/// nothing and has no_new_privs set.
+/// The capabilities of a jailed process. It cannot get those left in the bounding set, because it
+/// executes nothing and has no_new_privs set.
 fn of_jailed() -> &'static str {
     match caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP) {
         Ok(true) => "capabilities none",
@@ -130,7 +130,7 @@ fn of_jailed() -> &'static str {
     }
 }
 
-/// Those that the supervisor has at the moment.
+/// The present capabilities of the supervisor.
 fn capabilities() -> String {
     let Ok(held) = caps::read(None, CapSet::Permitted) else {
         return "capabilities unknown".into();

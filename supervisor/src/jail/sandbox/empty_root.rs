@@ -1,7 +1,7 @@
-//! An empty root directory that is no file of anybody's: made, opened, and removed at once.
+//! An empty root directory without a name: made, opened, and removed at once.
 //!
-//! A directory that has been removed stays what it was for whoever has it open, and nothing can be
-//! made in it any more, not even by root.
+//! A removed directory stays usable for processes that have it open. Nobody can make anything in it
+//! any more, not even root.
 
 #![forbid(unsafe_code)]
 
@@ -18,12 +18,12 @@ use rustix::fs::{Mode, OFlags, fstat, open};
 
 use crate::sys;
 
-/// Makes one that can be entered. A child tries, because a service manager's filter may refuse
-/// chroot(2), or end who calls it.
+/// Makes an empty directory, and checks that chroot(2) to it works. A child tries it, because a
+/// service manager's filter may refuse the call or kill the caller.
 ///
 /// # Errors
-/// No directory can be made in any of the usual places (the error is that of the last one), or it
-/// cannot be entered.
+/// No directory can be made in any of the usual places (the error is that of the last one), or
+/// chroot(2) fails.
 pub(in crate::jail::sandbox) fn make() -> io::Result<OwnedFd> {
     let mut failure = io::Error::from(io::ErrorKind::NotFound);
     for parent in PARENTS {
@@ -45,10 +45,10 @@ pub(in crate::jail::sandbox) fn make() -> io::Result<OwnedFd> {
 
 fn make_in(parent: &Path) -> io::Result<OwnedFd> {
     let path = parent.join(format!("pen-empty-{}", std::process::id()));
-    // One that a killed pen left, or somebody's who guessed the name: it can only be removed if it
-    // is empty.
+    // A killed pen left it, or another user guessed the name. rmdir(2) only removes it if it is
+    // empty.
     let _ = std::fs::remove_dir(&path);
-    // Whatever the umask, the users of children have to enter it. There is one thread.
+    // The users of children have to enter it, with any umask. There is one thread.
     let before = umask(nix::sys::stat::Mode::empty());
     let made = DirBuilder::new().mode(0o711).create(&path);
     umask(before);
@@ -60,8 +60,7 @@ fn make_in(parent: &Path) -> io::Result<OwnedFd> {
     );
     std::fs::remove_dir(&path)?;
     let opened = opened?;
-    // In a parent that others may write, it may have been replaced. The one that was removed has no
-    // name left.
+    // If others may write the parent, they may have replaced it. The removed one has no name left.
     match fstat(&opened)?.st_nlink {
         0 => Ok(opened),
         _ => Err(io::Error::other("somebody else has put a directory there")),

@@ -1,8 +1,8 @@
-//! Lists of system calls become programs for the kernel (seccomp(2)), and are installed.
+//! Conversion of lists of system calls to seccomp(2) programs, and their installation.
 //!
-//! The kernel keeps, for each process, a bit per system call that every one of its filters allows
-//! whatever the arguments are (since Linux 5.11); those are not filtered at all. That is why hot
-//! calls are on the lists without conditions.
+//! Since Linux 5.11 the kernel keeps for each process the set of system calls that all its filters
+//! allow with any arguments. It does not run the filters for those calls. So frequent calls are on
+//! the lists without conditions.
 
 #![forbid(unsafe_code)]
 
@@ -17,8 +17,7 @@ use seccompiler::{
 use crate::jail::sandbox::calls::{Calls, Check};
 use crate::sys;
 
-/// Installs what a jailed process may do: what is not on the list ends it. Returns how many filters
-/// that took.
+/// Installs the list of a jailed process: any other call kills it. Returns the number of filters.
 ///
 /// # Errors
 /// The kernel has no such filters, or refuses them.
@@ -28,7 +27,8 @@ pub(in crate::jail::sandbox) fn allow(calls: Calls) -> io::Result<u32> {
         let calls = Calls { plain: refused.clone(), ..Calls::default() };
         compile(calls, SeccompAction::Allow, SeccompAction::Errno(libc::EACCES.cast_unsigned()))
     });
-    // The stricter of two answers counts, so what is refused must not be deadly.
+    // The stricter of two filters wins, so the first must not kill for the calls that the second
+    // refuses.
     let plain = plain.into_iter().chain(refused).collect();
     let allowed = compile(
         Calls { plain, checked, refused: Vec::new() },
@@ -40,8 +40,8 @@ pub(in crate::jail::sandbox) fn allow(calls: Calls) -> io::Result<u32> {
     install(&programs)
 }
 
-/// Installs what the supervisor and its children cannot do: it fails with EPERM. Returns how many
-/// filters that took.
+/// Installs the list of calls that fail with EPERM in the supervisor and its children. Returns the
+/// number of filters.
 ///
 /// # Errors
 /// As [`allow`].
@@ -87,9 +87,9 @@ fn rule(all: Vec<Check>) -> Result<SeccompRule, seccompiler::BackendError> {
     SeccompRule::new(all.into_iter().map(condition).collect::<Result<_, _>>()?)
 }
 
-/// Two answers that no list can express. clone3(2) does not exist: its flags are in memory, where
-/// no filter sees them, and the C library then uses clone(2). And on x86-64 there is no second set
-/// of numbers (x32), which would pass by every list.
+/// Two rules that no list can express. clone3(2) fails with ENOSYS: its flags are in memory, where
+/// no filter sees them, and the C library then uses clone(2). On x86-64, the second set of numbers
+/// (x32) is blocked, because it would bypass every list.
 fn gate() -> BpfProgram {
     let step = |code: u32, jt, jf, k| sock_filter { code: code as u16, jt, jf, k };
     let answer = |errno: i32| {
@@ -105,8 +105,8 @@ fn gate() -> BpfProgram {
     ]
 }
 
-/// Where the number of the call is in `struct seccomp_data`.
+/// The offset of the call's number in `struct seccomp_data`.
 const NUMBER: u32 = 0;
 
-/// __X32_SYSCALL_BIT. No other architecture has numbers that large.
+/// __X32_SYSCALL_BIT. No other architecture has numbers of this size.
 const X32: u32 = 0x4000_0000;

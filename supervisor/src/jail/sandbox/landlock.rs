@@ -1,6 +1,5 @@
-//! What a jailed process may do with files, ports and other processes by the kernel's Landlock
-//! (landlock(7)): it asks about every name, whatever user the process is and whatever root
-//! directory it has.
+//! Restrictions by Landlock (landlock(7)): files, ports and other processes. They apply to every
+//! path, whatever user and root directory the process has.
 
 #![forbid(unsafe_code)]
 
@@ -11,10 +10,10 @@ use ::landlock::{
 
 use crate::jail::sandbox::Kind;
 
-/// Restricts this process for ever. `version` is the kernel's.
+/// Restricts this process for ever. `version` is that of the kernel.
 ///
 /// # Errors
-/// The kernel refuses, or enforces less than it was asked for.
+/// The kernel refuses, or enforces less than requested.
 pub(in crate::jail::sandbox) fn restrict(kind: Kind, version: i32) -> Result<(), String> {
     match enforce(kind, ABI::from(version.min(TESTED))) {
         Ok(RulesetStatus::FullyEnforced) => Ok(()),
@@ -27,7 +26,7 @@ pub(in crate::jail::sandbox) fn restrict(kind: Kind, version: i32) -> Result<(),
 
 fn enforce(kind: Kind, abi: ABI) -> Result<RulesetStatus, RulesetError> {
     let all = AccessFs::from_all(abi);
-    // Everything asked for here is known to this version, so nothing may be left out in silence.
+    // This version knows all requested rights, so a right that it ignores is an error.
     let mut ruleset =
         Ruleset::default().set_compatibility(CompatLevel::HardRequirement).handle_access(all)?;
     let ports = ports(kind) & AccessNet::from_all(abi);
@@ -44,14 +43,15 @@ fn enforce(kind: Kind, abi: ABI) -> Result<RulesetStatus, RulesetError> {
         ruleset = ruleset.add_rules(path_beneath_rules(["/"], files))?;
     }
     if kind == Kind::Relay && !ports.is_empty() {
-        // `source` binds an address and leaves the port to the kernel.
+        // `source` binds an address and leaves the choice of the port to the kernel.
         ruleset = ruleset.add_rule(NetPort::new(0, AccessNet::BindTcp))?;
     }
     Ok(ruleset.restrict_self()?.ruleset)
 }
 
-/// What may be done with files anywhere below the process's root directory, as far as its user may.
-/// Never: execute, make directories, devices, fifos or links, or move a file to another directory.
+/// The rights on files anywhere below the process's root directory, within the rights of its user.
+/// They never include: execute a file, make directories, devices, fifos or links, or move a file to
+/// another directory.
 fn files(kind: Kind) -> BitFlags<AccessFs> {
     let written = AccessFs::ReadFile
         | AccessFs::WriteFile
@@ -72,10 +72,11 @@ pub(in crate::jail::sandbox) fn lists_directories(kind: Kind) -> bool {
     files(kind).contains(AccessFs::ReadDir)
 }
 
-/// What may not be done with TCP, but for the rules above.
+/// The rights on TCP ports that are denied, except for the rules above.
 fn ports(kind: Kind) -> BitFlags<AccessNet> {
     match kind {
-        // Servers may be anywhere, and the network's access lists know better.
+        // Servers may have any port. Access lists of the network are better placed to restrict
+        // that.
         Kind::Relay | Kind::Resolver => AccessNet::BindTcp.into(),
         Kind::Control
         | Kind::Examiner
@@ -86,7 +87,8 @@ fn ports(kind: Kind) -> BitFlags<AccessNet> {
     }
 }
 
-/// What ends at the process: signals, and connections to abstract Unix sockets.
+/// The scopes that are closed: signals, and connections to abstract Unix sockets, to processes
+/// outside.
 fn scopes(kind: Kind) -> BitFlags<Scope> {
     match kind {
         Kind::Relay
@@ -95,12 +97,12 @@ fn scopes(kind: Kind) -> BitFlags<Scope> {
         | Kind::Opener
         | Kind::Writer
         | Kind::Reader => Scope::Signal | Scope::AbstractUnixSocket,
-        // Local daemons that resolve names or log may be met at such sockets.
+        // Local daemons for names or logs may listen at abstract sockets.
         Kind::Resolver | Kind::Reporter => Scope::Signal.into(),
     }
 }
 
-/// What is in force in words.
+/// The restrictions in force, as text.
 pub(in crate::jail::sandbox) fn words(kind: Kind, version: i32) -> String {
     let abi = ABI::from(version.min(TESTED));
     let files = match kind {
@@ -128,5 +130,5 @@ pub(in crate::jail::sandbox) fn words(kind: Kind, version: i32) -> String {
     format!("{files}{ports}{signals}")
 }
 
-/// The newest version that was tested; more is not asked for.
+/// The newest tested version; the rights of later versions are not requested.
 pub(in crate::jail::sandbox) const TESTED: i32 = 6;

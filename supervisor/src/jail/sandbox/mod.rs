@@ -1,14 +1,15 @@
-//! What a process gives up beside user, root directory and capabilities, whether or not it runs
-//! code that a stranger chose: system calls, names of files, ports, and every other process.
+//! The sandbox: restrictions beside user, root directory and capabilities. They limit a process
+//! even if an attacker runs code in it: system calls, file names, ports, and access to other
+//! processes.
 //!
-//! `supervisor` restricts the supervisor itself, once, at its start; all that descend from it
-//! inherit that. The rest runs in a child, after the jail, as its last step before the first byte
-//! of a stranger. Every step that the kernel offers is verified and fatal; one that it does
-//! not offer is told once, at the start, and is fatal with `--require-sandbox`.
+//! `supervisor` restricts the supervisor itself, once, at its start; all its descendants inherit
+//! that. The rest runs in a child, after the jail, as the last step before the first byte from the
+//! network. Every step that the kernel offers is verified and fatal. A step that it does not offer
+//! is logged once, at the start; with `--require-sandbox` it is fatal.
 //!
-//! `calls` says which system calls each kind of process may make, and `filter` has the kernel
-//! enforce it; `landlock` is about names, ports and signals; `empty_root` is a root directory
-//! without `-j`; `verifier` is how it is verified; `words` how it is told.
+//! `calls` lists the system calls of each kind of process, and `filter` makes the kernel enforce
+//! the lists. `landlock` restricts names, ports and signals. `empty_root` is a root directory
+//! without `-j`. `verify` verifies the result, and `display` shows it.
 
 #![forbid(unsafe_code)]
 
@@ -36,34 +37,34 @@ pub(crate) use crate::jail::sandbox::supervisor::confine;
 pub(crate) use crate::jail::sandbox::verify::Verifier;
 use crate::log::errno::why;
 
-/// A kind of process, by what it needs.
+/// A kind of process with its own set of rights.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Kind {
     /// A worker: sockets, and no file.
     Relay,
-    /// A child that finds out whether files of TLS are good: with the workers' code, and no socket
-    /// of its own.
+    /// The examiner, a child that checks TLS files with the workers' code: no sockets of its own.
     Examiner,
     /// The control process: the operators' sockets, and the files that they name.
     Control,
     /// The resolver: getaddrinfo(3) and its files.
     Resolver,
-    /// A child that opens, makes or removes one file for an operator.
+    /// An opener: a child that opens, makes or removes one file for an operator.
     Opener,
-    /// A child that writes the settings into the file of `-F` for an operator.
+    /// A writer: a child that writes the settings into the file of `-F` for an operator.
     Writer,
-    /// A child that reads the configuration file or the files of TLS as the supervisor's user.
+    /// A reader: a child that reads the configuration file or the TLS files as the supervisor's
+    /// user.
     Reader,
-    /// A child that renders a report: it runs as the supervisor, and reads a table that a stranger
-    /// may have written.
+    /// A reporter: a child that renders a report. It runs as the supervisor's user, and reads a
+    /// table that an attacker may have written.
     Reporter,
 }
 
-/// What is in force in the children that are forked from now on.
+/// The restrictions of children that are forked from now on.
 #[derive(Clone, Debug)]
 pub(crate) struct Sandbox {
-    /// Filters of system calls, if the kernel has them: how many of them children inherit, if that
-    /// is known.
+    /// Whether the kernel has seccomp filters, and how many of them children inherit, if that is
+    /// known.
     filters: Option<Option<u32>>,
     /// The kernel's version of Landlock; 0 = it has none.
     landlock: i32,
@@ -72,14 +73,14 @@ pub(crate) struct Sandbox {
 }
 
 impl Sandbox {
-    /// Nothing at all, for a question that is asked without changing anything (`--check`).
+    /// No restrictions, for a question that changes nothing (`--check`).
     pub(crate) fn none() -> Sandbox {
         Sandbox { filters: None, landlock: 0, empty_root: None }
     }
 
-    /// Leaves workers the whole root directory if they have to find a server there. Later settings
-    /// cannot change it: a process does not get out of its root again. Returns what the
-    /// administrator should know.
+    /// Leaves the whole root directory to the workers if they need it to reach a server. Later
+    /// settings cannot change that, because a process cannot leave its root directory. Returns a
+    /// notice for the log.
     pub(crate) fn suit(&mut self, settings: &Settings) -> Option<String> {
         let server = unix_server(settings)?;
         self.empty_root.take()?;
@@ -90,8 +91,7 @@ impl Sandbox {
         ))
     }
 
-    /// What the administrator should know if the workers cannot reach a server that these settings
-    /// newly have.
+    /// A notice for the log if the workers cannot reach a server that is new in these settings.
     pub(crate) fn unreachable(&self, before: &Settings, after: &Settings) -> Option<String> {
         self.empty_root.as_ref()?;
         let server = unix_server(after).filter(|_| unix_server(before).is_none())?;
@@ -102,11 +102,12 @@ impl Sandbox {
         ))
     }
 
-    /// The root directory of a kind of process that has none by `-j`; none = the supervisor's.
+    /// The root directory of a kind of process without `-j`; none = that of the supervisor.
     pub(crate) fn root(&self, kind: Kind) -> Option<BorrowedFd<'_>> {
         match kind {
             Kind::Relay | Kind::Examiner => self.empty_root.as_ref().map(|root| root.as_fd()),
-            // They look for files: of operators, of the resolver, and of whoever started pen.
+            // They need files: those of operators, of the resolver, and of the user who started
+            // pen.
             Kind::Control
             | Kind::Resolver
             | Kind::Opener
@@ -116,13 +117,13 @@ impl Sandbox {
         }
     }
 
-    /// Enters it, for ever.
+    /// Enters the sandbox, for ever.
     ///
     /// # Errors
     /// A step failed that the kernel offers; the process must end.
     pub(crate) fn enter(&self, kind: Kind, verifier: &Verifier) -> io::Result<()> {
-        // The usual one opens files for a backtrace, which would end the process before it has said
-        // why.
+        // The default hook opens files for a backtrace, which would kill the process before it
+        // prints the reason.
         std::panic::set_hook(Box::new(|panic| {
             let _ = writeln!(stderr(), "pen: {panic}");
         }));
@@ -151,7 +152,7 @@ impl Sandbox {
         }
     }
 
-    /// Reduces a child that goes on as the supervisor's user to reading files.
+    /// Reduces a child that keeps the supervisor's user to reading files.
     ///
     /// # Errors
     /// As [`Sandbox::enter`].
@@ -165,7 +166,7 @@ impl Sandbox {
         self.enter(Kind::Reader, &verifier)
     }
 
-    /// Reduces a child that goes on as the supervisor's user to what a report needs.
+    /// Reduces a child that keeps the supervisor's user to the rights that a report needs.
     ///
     /// # Errors
     /// As [`Sandbox::enter`].

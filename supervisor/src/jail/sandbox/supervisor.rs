@@ -1,5 +1,5 @@
-//! The supervisor's own sandbox: it needs most of what it has, but not all of it, and not what
-//! would open the kernel or another process.
+//! The supervisor's own sandbox. The supervisor needs most of its rights, but none that give access
+//! to the kernel or another process.
 
 #![forbid(unsafe_code)]
 
@@ -16,18 +16,18 @@ use crate::jail::sandbox::{Sandbox, calls, empty_root, filter};
 use crate::log::errno::why;
 use crate::sys;
 
-/// Restricts the supervisor, and finds out what its children can have. Returns the line that an
-/// administrator should read if something is missing. `jailed` is for a root directory by `-j`,
-/// `required` for a sandbox that has to be whole.
+/// Restricts the supervisor, and finds out which restrictions its children can have. Returns a line
+/// for the log if something is missing. `jailed`: there is a root directory by `-j`. `required`:
+/// the sandbox must be complete.
 ///
 /// # Errors
-/// Something is missing, and the command line says that it must not be.
+/// The sandbox must be complete, and something is missing.
 pub(crate) fn confine(
     jailed: bool,
     required: bool,
 ) -> Result<(Sandbox, Option<String>), StartError> {
-    // What libraries find out at their first use they find out now, for all children: here, where
-    // the kernel keeps its clock.
+    // Libraries read this at their first use: the location of the kernel's clock. They do it now,
+    // for all children.
     clock::monotonic();
     let mut missing = Vec::new();
     let mut lacks = |what: &str, why: String| missing.push(format!("{what} ({why})"));
@@ -65,34 +65,35 @@ pub(crate) fn confine(
     }
 }
 
-/// What the supervisor needs to go on: files, ports and listeners that a reload names, and the
-/// jails of children. Not CAP_KILL: a child with another user is killed as that user.
+/// The capabilities that the supervisor needs while it runs: for files, ports and listeners that a
+/// reload names, and for the jails of children. Not CAP_KILL: the supervisor kills a child with
+/// another user as that user.
 const OF_SUPERVISOR: [Capability; 8] = [
-    // Gives the control port's socket to the user of -u.
+    // To give the control port's socket to the user of -u.
     Capability::CAP_CHOWN,
-    // Files and directories of others: logs, status files.
+    // For files and directories of other users: logs, status files.
     Capability::CAP_DAC_OVERRIDE,
     Capability::CAP_FOWNER,
-    // A listener that moves to another privileged port.
+    // For a listener that moves to another privileged port.
     Capability::CAP_NET_BIND_SERVICE,
-    // The jails of replacements.
+    // For the jails of replacements.
     Capability::CAP_SETGID,
     Capability::CAP_SETPCAP,
     Capability::CAP_SETUID,
     Capability::CAP_SYS_CHROOT,
 ];
 
-/// What a child needs that reads files of others.
+/// The capabilities of a child that reads files of other users.
 pub(in crate::jail::sandbox) const OF_READER: [Capability; 1] = [Capability::CAP_DAC_OVERRIDE];
 
-/// What a child needs that replaces the file of `-w`.
+/// The capabilities of a child that replaces the file of `-w`.
 pub(in crate::jail::sandbox) const OF_REPORTER: [Capability; 2] =
     [Capability::CAP_DAC_OVERRIDE, Capability::CAP_FOWNER];
 
 fn reduce_capabilities() -> Result<(), String> {
     let say = |error: caps::errors::CapsError| error.to_string();
-    // Dropping from the bounding set needs a capability itself, so it comes first. Who lacks it has
-    // a set that somebody else chose.
+    // Dropping from the bounding set needs a capability itself, so it comes first. Without that
+    // capability, the set stays as the starting process chose it.
     if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).map_err(say)? {
         for capability in caps::read(None, CapSet::Bounding).map_err(say)? {
             if !OF_SUPERVISOR.contains(&capability) {
@@ -104,7 +105,7 @@ fn reduce_capabilities() -> Result<(), String> {
     keep_capabilities(&OF_SUPERVISOR, &[CapSet::Effective, CapSet::Permitted, CapSet::Inheritable])
 }
 
-/// Drops from these sets whatever is not among `kept`, and looks whether it is gone.
+/// Drops the capabilities that are not among `kept` from these sets, and verifies that.
 pub(in crate::jail::sandbox) fn keep_capabilities(
     kept: &[Capability],
     sets: &[CapSet],
@@ -124,13 +125,13 @@ pub(in crate::jail::sandbox) fn keep_capabilities(
     Ok(())
 }
 
-/// Installs what neither the supervisor nor its children can do. Returns how many filters there are
-/// now, if that can be known.
+/// Installs the list of calls that neither the supervisor nor its children may make. Returns the
+/// number of filters, if it can be known.
 fn filter_system_calls() -> Result<Option<u32>, String> {
     let verifier = Verifier::call();
     let read_status = || verifier.read_status().map_err(|error| why(&error));
-    // No program is ever executed, so nothing can be gained by doing so; and the kernel wants it
-    // where root's capabilities are few.
+    // No program is ever executed, so this takes nothing away. The kernel requires it for filters
+    // if root lacks CAP_SYS_ADMIN.
     prctl::set_no_new_privs().map_err(|errno| why(&errno.into()))?;
     let before = read_status()?;
     let added = filter::deny(calls::never()).map_err(|error| why(&error))?;

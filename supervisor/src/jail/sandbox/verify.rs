@@ -1,5 +1,5 @@
-//! What the kernel says of this process, read through a descriptor that was opened before the
-//! process lost the way to it.
+//! The kernel's information about this process, read through a descriptor that was opened before
+//! the process lost access to the file.
 
 #![forbid(unsafe_code)]
 
@@ -11,21 +11,21 @@ use std::os::unix::fs::FileExt;
 #[derive(Debug)]
 pub(crate) struct Verifier(Option<File>);
 
-/// What it says that concerns a sandbox.
+/// The part of it that concerns a sandbox.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(in crate::jail::sandbox) struct Testimony {
     pub(in crate::jail::sandbox) no_new_privileges: bool,
-    /// Filters of system calls, all of which count.
+    /// The number of seccomp filters; all of them apply.
     pub(in crate::jail::sandbox) filters: u32,
 }
 
 impl Verifier {
-    /// Calls it. Without /proc there is none, and what the system calls returned has to do.
+    /// Opens it. Without /proc there is none, and the results of the system calls have to do.
     pub(crate) fn call() -> Verifier {
         Verifier(File::open("/proc/thread-self/status").ok())
     }
 
-    /// What it says now.
+    /// Reads it now.
     ///
     /// # Errors
     /// It cannot be read.

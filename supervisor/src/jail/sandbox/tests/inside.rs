@@ -1,6 +1,6 @@
-//! Every kind of process from inside: what a stranger would try who runs code in it.
+//! Tests of every kind of process from inside: the actions of an attacker who runs code in it.
 //!
-//! The process that tries is this program once more, because nobody comes back from a sandbox.
+//! This program starts itself once more for each trial, because a sandbox cannot be left.
 
 use std::fs::{self, File};
 use std::io;
@@ -21,14 +21,14 @@ use crate::jail::sandbox::*;
 use crate::jail::user::Identity;
 use crate::sys;
 
-/// What comes of a trial.
+/// The outcome of a trial.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Fate {
     /// The process is killed.
     Killed,
     /// It fails.
     Fails,
-    /// It is what the process is for.
+    /// It works, because the process needs it.
     Works,
 }
 
@@ -36,8 +36,8 @@ use Fate::{Fails, Killed, Works};
 
 type Trial = (&'static str, fn() -> io::Result<()>, [Fate; 8]);
 
-/// What is tried, and what comes of it in a worker, the examiner of TLS, the control process, the
-/// resolver, an opener, a writer, a reader and a reporter.
+/// The trials, and their outcomes in a worker, the examiner, the control process, the resolver, an
+/// opener, a writer, a reader and a reporter.
 const TRIALS: &[Trial] = &[
     (
         "open",
@@ -142,7 +142,7 @@ fn bind(port: u16) -> io::Result<()> {
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], port)).into())
 }
 
-/// A descriptor that other processes have too no longer says at once that there is nothing.
+/// Makes a descriptor blocking that other processes share.
 fn others_wait() -> io::Result<()> {
     Ok(rustix::io::ioctl_fionbio(io::stdin(), false)?)
 }
@@ -151,7 +151,7 @@ fn lock() -> io::Result<()> {
     Ok(rustix::fs::fcntl_lock(io::stdin(), rustix::fs::FlockOperation::LockShared)?)
 }
 
-/// That nobody is there is an answer too.
+/// A connection that nobody accepts is a success too.
 fn connect() -> io::Result<()> {
     match TcpStream::connect("127.0.0.1:1") {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
@@ -197,7 +197,7 @@ fn what_a_stranger_tries_fails_in_every_process() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// In the process that tries; in any other it does nothing.
+/// Runs a trial in the process that was started for it; does nothing in any other.
 #[test]
 fn trial() {
     let Ok(wanted) = std::env::var(TRIAL) else { return };
@@ -215,7 +215,7 @@ fn trial() {
         Kind::Reader => sandbox.enter_reader().map_err(|error| error.to_string()),
         Kind::Reporter => sandbox.enter_reporter().map_err(|error| error.to_string()),
         kind => {
-            // Its descriptors are closed, and must not be closed again.
+            // The sandbox closes its descriptors; they must not be closed again.
             let jail = Box::leak(Box::new(Jail { root: None, identity: identity(), sandbox }));
             jail.enter(kind, getppid(), &[]).map_err(|error| error.to_string())
         }

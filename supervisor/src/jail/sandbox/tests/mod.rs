@@ -1,4 +1,4 @@
-//! The lists, looked at from outside: what they must never hold.
+//! Tests of the lists from outside: calls that they must never contain.
 
 pub(crate) mod inside;
 
@@ -54,7 +54,7 @@ fn a_list_names_a_call_once_and_refuses_none_that_it_allows() {
         let named = all.len();
         all.sort();
         all.dedup();
-        // Calls that two rooms of the list need are in both.
+        // Calls that two parts of the list need are in both.
         assert!(calls.refused.iter().all(|call| !calls.plain.contains(call)), "{calls:?}");
         assert!(
             calls.checked.iter().all(|checked| !calls.plain.contains(&checked.call)),
