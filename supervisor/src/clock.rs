@@ -1,12 +1,11 @@
-//! The time of day for messages and reports, and the monotonic clock that the shared table counts
-//! by.
+//! The time of day for messages and reports, and the monotonic clock of the shared table.
 
 #![forbid(unsafe_code)]
 
 use rustix::time::{ClockId, clock_gettime};
 use time::{OffsetDateTime, UtcOffset};
 
-/// Now, in the administrator's time zone.
+/// The present time in the administrator's time zone.
 pub(crate) fn now() -> OffsetDateTime {
     let utc = OffsetDateTime::now_utc();
     utc.to_offset(offset_at(utc))
@@ -36,14 +35,14 @@ pub(crate) fn syslog(time: OffsetDateTime) -> String {
     format!("{month} {:2} {hour:02}:{minute:02}:{second:02}", time.day())
 }
 
-/// Milliseconds of the clock that the shared table's times are on.
+/// Milliseconds of the clock that the shared table uses.
 pub(crate) fn monotonic() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     let (seconds, nanoseconds) = (u64::try_from(now.tv_sec), u64::try_from(now.tv_nsec));
     seconds.unwrap_or(0) * 1000 + nanoseconds.unwrap_or(0) / 1_000_000
 }
 
-/// Nanoseconds of the same clock, for what has to be in order with what a worker does.
+/// Nanoseconds of the same clock, for comparison with times of a worker.
 pub(crate) fn precise() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     let (seconds, nanoseconds) = (u64::try_from(now.tv_sec), u64::try_from(now.tv_nsec));
@@ -52,8 +51,8 @@ pub(crate) fn precise() -> u64 {
 
 /// Seconds east of UTC at a Unix time.
 ///
-/// The C library reads the zone file at the first call and keeps it, so a worker that is forked
-/// afterwards knows the zone though its jail has no such file.
+/// The C library reads the zone file at the first call and keeps it. So a worker that is forked
+/// later knows the zone, though its jail has no such file.
 pub(crate) fn utc_offset(unix: i64) -> i32 {
     OffsetDateTime::from_unix_timestamp(unix).map_or(0, |utc| offset_at(utc).whole_seconds())
 }

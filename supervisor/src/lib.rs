@@ -1,24 +1,24 @@
-//! Everything that runs with privilege: pen's supervisor.
+//! The supervisor: all code of pen that runs with privileges.
 //!
-//! It binds the listener, makes the shared table, forks and jails the workers and replaces those
-//! that die, answers signals, and opens every file that pen writes. It never reads a byte that a
-//! client or a server sent: names are resolved in a child (`helpers::resolve`), and workers speak
-//! in typed, bounded messages that express no command.
+//! It binds the listener, makes the shared table, and forks and jails the workers. It replaces
+//! workers that die, handles signals, and opens every file that pen writes. It never reads a byte
+//! that a client or a server sent. Children look up names (`helpers::resolve`). Workers send typed
+//! messages of bounded size, none of which is a command.
 //!
-//! | Room | What for |
+//! | Module | Content |
 //! |---|---|
-//! | `startup` | the order of a start and its undoing, and what only a start can give |
-//! | `event_loop` | what the supervisor waits for and does; `commands` is the queue of commands, `reload` what they change |
-//! | `processes` | workers and the control process: their pool, one of them, what it is born with, whether it lives |
-//! | `helpers` | children of the moment: names, files, certificates, long replies |
-//! | `jail` | what a child gives up, as whom it goes on, and its sandbox |
-//! | `files` | listeners, logs, status files, the pid file, files of TLS and of commands |
-//! | `systemd` | what a service manager passes in and is told |
-//! | `report` | what reports show, in each of their forms |
-//! | `log` | messages to the administrator, events in words, errors in words |
+//! | `startup` | the start, its undoing, and the options that only a start can set |
+//! | `event_loop` | the main loop; `commands` is the command queue, `reload` changes settings |
+//! | `processes` | workers and the control process: pool, single process, spawn, liveness |
+//! | `helpers` | short-lived children: resolver, opener, examiner, helper task |
+//! | `jail` | the restrictions of a child: root directory, user, capabilities, sandbox |
+//! | `files` | listeners, logs, status files, pid file, TLS files, configuration files |
+//! | `systemd` | sockets from a service manager, and messages to it |
+//! | `report` | the content of reports, and their forms |
+//! | `log` | messages to the administrator, with the texts for events and errors |
 //! | `sys` | the only unsafe code |
 //!
-//! The process has one thread for ever, because it forks.
+//! The process always has one thread, because it forks.
 
 #![deny(unsafe_code)]
 
@@ -55,31 +55,31 @@ use pen_table::Table;
 use crate::systemd::activation::Activation;
 use crate::systemd::notify::Notify;
 
-/// What a worker runs once it is jailed; returns its exit status.
+/// The code of a worker after the jail; returns its exit status.
 pub type WorkerEntry = fn(WorkerStart, &Table) -> i32;
 
-/// What the control process runs once it is jailed; returns its exit status.
+/// The code of the control process after the jail; returns its exit status.
 pub type ControlEntry = fn(ControlStart) -> i32;
 
-/// Says whether files of TLS are good, what the administrator should know about them, and which
-/// certificates there are; or the file, and what is wrong with it. Run in a jailed child.
+/// Examines TLS files. Returns the notices for the administrator and the certificates; or else the
+/// file and what is wrong with it. Runs in a jailed child.
 pub type Examiner = fn(OwnedFd) -> Result<Examined, String>;
 
 /// The code of the jailed processes.
 #[derive(Clone, Copy, Debug)]
 pub struct Entries {
-    /// Of those that serve clients.
+    /// The code of the workers.
     pub relay: WorkerEntry,
-    /// Of the one that serves operators.
+    /// The code of the control process.
     pub control: ControlEntry,
-    /// Of those that examine files of TLS.
+    /// The code of the examiner.
     pub examine_tls: Examiner,
 }
 
-/// Everything that the command line says.
+/// The command line.
 #[derive(Clone, Debug)]
 pub struct Launch {
-    /// What concerns balancing, and everything that a command can say too.
+    /// The settings, and everything else that a command can set.
     pub configuration: Configuration,
     /// `-f`.
     pub foreground: bool,
@@ -95,30 +95,28 @@ pub struct Launch {
     pub allow_exit: bool,
     /// `-F`.
     pub config: Option<PathBuf>,
-    /// `--require-sandbox`: a sandbox that is not whole is an error.
+    /// `--require-sandbox`: an incomplete sandbox is an error.
     pub require_sandbox: bool,
-    /// `--check`: say what is wrong with all this and do nothing.
+    /// `--check`: report the errors in all this and do nothing else.
     pub check: bool,
     /// `--show`: with `check`, print the settings that a start would have.
     pub show: bool,
-    /// The command line, for the head of what `write` writes: the options that no command can
-    /// express.
+    /// The command line, for the head of a file that `write` makes: some options have no command.
     pub command_line: String,
 }
 
-/// The variables that pen goes on needing: of the time zone, of names (resolver(3)), and of where
-/// standard error leads.
+/// The variables that pen keeps: for the time zone, for lookups of names (resolver(3)), and for the
+/// target of standard error.
 const VARIABLES: [&str; 6] =
     ["TZ", "TZDIR", "LOCALDOMAIN", "RES_OPTIONS", "HOSTALIASES", "JOURNAL_STREAM"];
 
-/// Why pen did not start: one clear line, or for a configuration file one for each line that is
-/// wrong.
+/// The reason why pen did not start: one line, or for a configuration file one line for each error.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct StartError(pub String);
 
-/// A line about the start for standard error, without its end: `pen: ...`, and as the journal takes
-/// it if that is who reads it.
+/// A line about the start for standard error, without its line end: `pen: ...`. If the journal
+/// reads standard error, it has the form for the journal.
 pub fn line_for_stderr(text: &str, is_error: bool) -> String {
     let severity = if is_error { log::Severity::Error } else { log::Severity::Warning };
     match log::journal::reads_stderr() {
@@ -127,20 +125,20 @@ pub fn line_for_stderr(text: &str, is_error: bool) -> String {
     }
 }
 
-/// Runs pen. With `check`, says `ok` on standard output if it could start. With `foreground`,
-/// returns when it ended; otherwise the calling process returns when the service is ready, and the
-/// service ends on its own.
+/// Runs pen. With `check`, prints `ok` on standard output if pen could start. With `foreground`,
+/// returns when pen has ended. Otherwise the calling process returns when the service is ready, and
+/// the service runs on.
 ///
-/// The process must have a single thread and own no descriptor but its standard streams: whatever
-/// else is open is a socket that a service manager passed, or was inherited by mistake and is
-/// closed. Signals are handled here from now on.
+/// The process must have a single thread and own no descriptor but its standard streams. Any other
+/// open descriptor is either a socket that a service manager passed, or was inherited by mistake
+/// and is closed. From now on, signals are handled here.
 ///
 /// # Errors
 /// The start failed; nothing is left behind.
 pub fn run(launch: Launch, entries: Entries) -> Result<(), StartError> {
     let environment = sys::Environment::find();
     let (check, foreground) = (launch.check, launch.foreground);
-    // Before any fork: the environment names this process.
+    // Before any fork: the environment names the pid of this process.
     let notify = if check { Notify::default() } else { Notify::take() };
     let ordered =
         order(launch, entries, notify.clone()).inspect_err(|error| notify.failed(&error.0));
@@ -158,12 +156,12 @@ pub fn run(launch: Launch, entries: Entries) -> Result<(), StartError> {
     let (link, watch) = background::start_channel().map_err(cannot)?;
     let supervisor = sys::fork(move || startup::background(order, link)).map_err(cannot)?;
     watch.wait(supervisor, |notice| {
-        // If standard error is closed there is no one to tell.
+        // If standard error is closed, nobody can read the line.
         let _ = writeln!(stderr(), "{}", line_for_stderr(notice, false));
     })
 }
 
-/// Reads what the start goes by, and makes it independent of where pen was started.
+/// Reads the input of the start, and makes it independent of the working directory.
 fn order(
     mut launch: Launch,
     entries: Entries,

@@ -1,4 +1,4 @@
-//! How many descriptors a process may have.
+//! Limits: descriptors of a process, and the backlog of a listener.
 
 #![forbid(unsafe_code)]
 
@@ -9,7 +9,7 @@ use pen_ipc::start::enough_descriptors;
 
 use crate::log::errno::why;
 
-/// Raises the limit as far as it may be raised, and returns it. Workers inherit it.
+/// Raises the limit as far as allowed, and returns it. Workers inherit it.
 pub(crate) fn raise_descriptors() -> u64 {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return FALLBACK };
     match soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() {
@@ -18,8 +18,7 @@ pub(crate) fn raise_descriptors() -> u64 {
     }
 }
 
-/// What to tell the administrator if `-x` is more than the limit allows for. One worker may hold
-/// all connections.
+/// A notice if `-x` is larger than the limit allows. One worker may hold all connections.
 pub(crate) fn too_few_descriptors(limit: u64, connections: u32) -> Option<String> {
     let needed = enough_descriptors(connections);
     (needed > limit).then(|| {
@@ -31,12 +30,12 @@ pub(crate) fn too_few_descriptors(limit: u64, connections: u32) -> Option<String
     })
 }
 
-/// The longest backlog that this machine gives a listener; none = it does not say.
+/// The longest backlog that this machine allows; none = unknown.
 pub(crate) fn longest_backlog() -> Option<u32> {
     std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok()?.trim().parse().ok()
 }
 
-/// What to tell the administrator if `-q` is more than the machine gives.
+/// A notice if `-q` is larger than the machine allows.
 pub(crate) fn cut_backlog(longest: Option<u32>, backlog: u32) -> Option<String> {
     let longest = longest.filter(|longest| *longest < backlog)?;
     Some(format!(
@@ -45,8 +44,8 @@ pub(crate) fn cut_backlog(longest: Option<u32>, backlog: u32) -> Option<String> 
     ))
 }
 
-/// What failed, and by which limit if it was that of descriptors. Not for a process in its jail,
-/// which may not ask.
+/// The text for an error, with the limit of descriptors if that was the cause. Not for a jailed
+/// process, which may not ask for the limit.
 pub(crate) fn why_within_limits(error: &io::Error) -> String {
     match (error.raw_os_error(), getrlimit(Resource::RLIMIT_NOFILE)) {
         (Some(libc::EMFILE), Ok((limit, _))) => {
@@ -59,7 +58,7 @@ pub(crate) fn why_within_limits(error: &io::Error) -> String {
     }
 }
 
-/// What POSIX guarantees.
+/// The minimum that POSIX guarantees.
 const FALLBACK: u64 = 20;
 
 #[cfg(test)]

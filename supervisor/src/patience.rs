@@ -1,4 +1,4 @@
-//! How long poll(2) may wait for a deadline.
+//! The timeout of poll(2) for a deadline.
 
 #![forbid(unsafe_code)]
 
@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use nix::poll::PollTimeout;
 
-/// The time from now to a deadline, rounded up: rounded down, the last millisecond would be spent
-/// spinning.
+/// The time from now to a deadline, rounded up. Rounded down, the loop would spin during the last
+/// millisecond.
 pub(crate) fn until(deadline: Instant) -> PollTimeout {
     let left = deadline.saturating_duration_since(Instant::now());
     let rounded = left.saturating_add(Duration::from_nanos(999_999));

@@ -1,7 +1,7 @@
-//! Signals as events of the supervisor's loop, and the signal state that children are born with.
+//! Signals as events of the supervisor's loop, and the signal state of new children.
 //!
-//! What was inherited (blocked or ignored signals, as nohup(1) or a careless parent leave them) is
-//! replaced, not added to.
+//! An inherited state is replaced, not extended: nohup(1) or a careless parent may have blocked or
+//! ignored signals.
 
 #![forbid(unsafe_code)]
 
@@ -13,10 +13,10 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::sys::{Disposition, dispose};
 
-/// What a signal asks of the supervisor.
+/// The request of a signal.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Request {
-    /// HUP: reopen the request log.
+    /// HUP: open the request log again, and reload.
     Reopen,
     /// USR1: report.
     Report,
@@ -26,20 +26,20 @@ pub(crate) enum Request {
     Child,
 }
 
-/// The signals that the supervisor handles, to be polled.
+/// The signals that the supervisor handles, as a descriptor for poll(2).
 #[derive(Debug)]
 pub(crate) struct Signals(SignalFd);
 
 impl Signals {
-    /// Blocks the handled signals and makes them events; ignores those that have no meaning.
+    /// Blocks the handled signals and makes them events; ignores signals without a meaning here.
     ///
     /// # Errors
     /// signalfd(2) failed: no descriptors left.
     pub(crate) fn take_over() -> io::Result<Signals> {
         let mut handled = SigSet::empty();
         for signal in HANDLED {
-            // An inherited SIG_IGN would make children reap themselves (CHLD) or be all that a
-            // nohup'd pen hears (HUP).
+            // With an inherited SIG_IGN, children would reap themselves (CHLD), and pen under
+            // nohup(1) would ignore HUP.
             dispose(signal, Disposition::Default);
             handled.add(signal);
         }
@@ -52,7 +52,7 @@ impl Signals {
         Ok(Signals(signals))
     }
 
-    /// The next signal that waits, if there is one.
+    /// The next pending signal, if there is one.
     pub(crate) fn next(&self) -> Option<Request> {
         let information = self.0.read_signal().ok()??;
         let signal = i32::try_from(information.ssi_signo)
@@ -73,12 +73,12 @@ impl AsFd for Signals {
     }
 }
 
-/// Gives a child a signal state of its own: nothing is blocked, and what the supervisor answers for
-/// is ignored, because Ctrl-C and a hangup reach every process of the terminal's group.
+/// Gives a child its own signal state: nothing is blocked. Signals that the supervisor handles for
+/// all are ignored, because Ctrl-C and a hangup reach every process of the terminal's group.
 pub(crate) fn settle_child() -> io::Result<()> {
     for signal in Signal::iterator() {
         match signal {
-            // Rust reports an overflowing stack from its handlers of these two.
+            // Rust's handlers for these two report a stack overflow.
             Signal::SIGSEGV | Signal::SIGBUS => {}
             signal
                 if signal != Signal::SIGCHLD
@@ -101,5 +101,6 @@ const HANDLED: [Signal; 6] = [
     Signal::SIGCHLD,
 ];
 
-/// XFSZ: a limit on the size of files (`ulimit -f`) is to each writer what a full disk is (EFBIG).
+/// XFSZ: a limit on the size of files (`ulimit -f`) then makes a write fail like a full disk
+/// (EFBIG).
 const IGNORED: [Signal; 4] = [Signal::SIGUSR2, Signal::SIGALRM, Signal::SIGPIPE, Signal::SIGXFSZ];

@@ -1,4 +1,5 @@
-//! The supervisor from outside: start and its failure, death and replacement, signals, jail.
+//! Tests of the supervisor from outside: start and failed start, death and replacement, signals,
+//! jail.
 
 #![allow(
     clippy::unwrap_used,
@@ -30,8 +31,8 @@ macro_rules! tests {
 }
 pub(crate) use tests;
 
-/// A test harness of our own, because the process under test is this program again and must have a
-/// single thread, which libtest's tests do not. Arguments are parts of names, as with libtest.
+/// A test harness of our own: the process under test is this program again and must have a single
+/// thread, but libtest's tests run in threads. Arguments are parts of test names, as with libtest.
 fn main() -> ExitCode {
     if let Some(status) = harness::host() {
         std::process::exit(status);
@@ -82,7 +83,7 @@ fn without_f_the_command_returns_when_the_service_is_ready() {
     let output = pen.background();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{said}");
-    // A pen that root starts without -u says so.
+    // A pen that root starts without -u logs that.
     assert!(said.lines().all(|line| line.ends_with("add -u USER")), "{said}");
     let pid = Pid::from_raw(pen.read("pen.pid").trim_end().parse().unwrap());
     let _daemon = Daemon(pid);
@@ -127,7 +128,7 @@ fn a_start_can_be_interrupted() {
     let pid = Pid::from_raw(child.id() as i32);
     wait_for("workers", || children(pid).len() == 2);
     let workers = children(pid);
-    // What can wait waits.
+    // Signals that can wait do wait.
     kill(pid, Signal::SIGHUP).unwrap();
     kill(pid, Signal::SIGUSR1).unwrap();
     kill(pid, Signal::SIGTERM).unwrap();
@@ -177,10 +178,10 @@ fn a_broken_worker_is_killed_and_the_supervisor_lives() {
     ];
     for (worker, expected) in cases {
         let mut pen = Pen::new(worker).foreground();
-        // The sign to begin.
+        // The worker waits for a report before it misbehaves.
         pen.signal(Signal::SIGUSR1);
         wait_for(expected, || pen.errors().contains(expected));
-        // A flood of events is not passed on.
+        // Only some events of a flood are logged.
         assert!(pen.errors().matches("the client table is locked").count() < 500);
         pen.signal(Signal::SIGTERM);
         assert_eq!(pen.wait(), Some(0), "{worker}");
@@ -216,7 +217,7 @@ fn workers_that_boast_make_large_sums_and_no_panic() {
 
 fn a_worker_that_jams_the_shared_eventfd_holds_up_no_supervisor() {
     let mut pen = Pen::new("jams and dies").foreground();
-    // The sibling hears of the dead worker's places all the same, and is asked for what it has.
+    // The sibling still learns of the dead worker's free slots, and is asked to republish its own.
     wait_for("the news", || {
         ["freed\n", "restated\n"].iter().all(|line| pen.pen.read("pen.log").contains(line))
     });
@@ -302,7 +303,7 @@ fn reports_go_to_the_file_or_to_standard_error() {
 
 fn a_child_that_reports_holds_nothing_of_the_supervisors() {
     let pen = Pen::new("works").without("status").with("foreground", "yes");
-    // Nobody reads what it says, so the report takes its time.
+    // Nobody reads standard error, so the report takes its time.
     let (_reader, writer) = std::io::pipe().unwrap();
     rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).unwrap();
     while rustix::io::write(&writer, &[b'x'; 4096]).is_ok() {}
@@ -318,8 +319,8 @@ fn a_child_that_reports_holds_nothing_of_the_supervisors() {
     let reporter = reporter().unwrap();
     let held =
         || descriptors(reporter).into_iter().filter(|(number, _)| *number > 2).collect::<Vec<_>>();
-    // Of its own it has its way to standard error. A listener, above all, must not outlive its
-    // move.
+    // Its only own descriptor leads to standard error. Above all, it must not keep a listener open
+    // after a move.
     wait_for("the others to be closed", || held().len() <= 1);
     assert!(
         is_alive(reporter) && held().iter().all(|(_, target)| target.starts_with("pipe:")),
@@ -337,7 +338,7 @@ fn a_hangup_reopens_the_log_in_every_worker() {
     fs::rename(&log, pen.pen.path("old.log")).unwrap();
     pen.signal(Signal::SIGHUP);
     wait_for("the new log", || pen.pen.read("pen.log") == "reopened\nreopened\n");
-    // A replacement gets the new one too.
+    // A replacement gets the new log too.
     kill(pen.workers()[0], Signal::SIGKILL).unwrap();
     wait_for("a replacement's line", || pen.pen.read("pen.log").contains("started\n"));
     // A log that cannot be reopened is kept.
@@ -362,7 +363,7 @@ fn inherited_signal_states_and_descriptors_change_nothing() {
     for ignored in [Signal::SIGUSR2, Signal::SIGALRM, Signal::SIGPIPE] {
         pen.signal(ignored);
     }
-    // The terminal's signals reach the workers too, and mean nothing to them.
+    // The terminal's signals reach the workers too, and have no effect on them.
     for worker in pen.workers() {
         for signal in
             [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1]

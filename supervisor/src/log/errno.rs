@@ -1,4 +1,4 @@
-//! System errors in the words of an administrator.
+//! Texts for system errors.
 
 #![forbid(unsafe_code)]
 
@@ -6,7 +6,7 @@ use std::io;
 
 use nix::errno::Errno;
 
-/// What the system answered: lower case, without Rust's "(os error 13)".
+/// The text for an error: lower case, without Rust's "(os error 13)".
 pub(crate) fn why(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(number) => errno(number),
@@ -14,7 +14,7 @@ pub(crate) fn why(error: &io::Error) -> String {
     }
 }
 
-/// What an errno means. An unknown number, which a worker may send, is shown as a number.
+/// The text for an errno. An unknown number, which a worker may send, is shown as a number.
 pub(crate) fn errno(number: i32) -> String {
     match Errno::from_raw(number) {
         Errno::EADDRINUSE => "address in use".into(),
@@ -24,7 +24,8 @@ pub(crate) fn errno(number: i32) -> String {
     }
 }
 
-/// A sentence becomes part of another; an abbreviation ("I/O error") stays as it is.
+/// Makes the first letter small, so that the text fits into a sentence. An abbreviation ("I/O
+/// error") stays as it is.
 fn lower_first(text: &str) -> String {
     let mut letters = text.chars();
     match (letters.next(), letters.next()) {

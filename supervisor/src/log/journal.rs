@@ -1,6 +1,6 @@
-//! Standard error that the journal reads: systemd.exec(5), `JOURNAL_STREAM`.
+//! Standard error that the journal reads (systemd.exec(5), `JOURNAL_STREAM`).
 //!
-//! The journal has the time itself, and takes the priority of a line from `<N>` in front of it
+//! The journal adds the time itself, and takes the priority of a line from the `<N>` before it
 //! (sd-daemon(3)).
 
 #![forbid(unsafe_code)]
@@ -9,21 +9,21 @@ use std::ffi::OsStr;
 
 use crate::log::Severity;
 
-/// Whether standard error goes to the journal, and not to where somebody redirected it after the
-/// variable was set.
+/// Whether standard error goes to the journal. It does not if it was redirected after the variable
+/// was set.
 pub(crate) fn reads_stderr() -> bool {
     let Ok(there) = rustix::fs::fstat(std::io::stderr()) else { return false };
     std::env::var_os("JOURNAL_STREAM")
         .is_some_and(|stream| names(&stream, there.st_dev, there.st_ino))
 }
 
-/// Whether `device:inode` is this one.
+/// Whether the variable `device:inode` names this file.
 fn names(stream: &OsStr, device: u64, inode: u64) -> bool {
     let numbers = stream.to_str().and_then(|stream| stream.split_once(':'));
     numbers.is_some_and(|(dev, ino)| dev.parse() == Ok(device) && ino.parse() == Ok(inode))
 }
 
-/// A message as the journal takes it: each line with its priority (syslog(3)).
+/// A message in the form for the journal: each line with its priority (syslog(3)).
 pub(crate) fn lines(severity: Severity, text: &str) -> String {
     let priority = match severity {
         Severity::Error => 3,

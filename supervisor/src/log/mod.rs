@@ -1,8 +1,8 @@
-//! Messages to the administrator: standard error (which may be the journal's) in the foreground,
+//! The log for the administrator: standard error (perhaps read by the journal) in the foreground,
 //! the syslog daemon otherwise.
 //!
-//! Nothing here waits for long: a terminal that is stopped, a pipe that nobody reads or a daemon
-//! that is gone costs messages, which are counted, never service.
+//! Nothing here waits for long. A stopped terminal, a pipe without a reader or a missing daemon
+//! costs messages, which are counted, but never service.
 
 #![forbid(unsafe_code)]
 
@@ -17,26 +17,26 @@ use std::time::Duration;
 pub(crate) use crate::log::stderr::{Stderr, never_wait};
 pub(crate) use crate::log::syslog::{Syslog, for_worker};
 
-/// How bad it is.
+/// The severity of a message.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Severity {
     /// Pen ends, or did not start.
     Error,
-    /// An administrator must know.
+    /// The administrator must know about it.
     Warning,
-    /// Something that changed, as it was asked for.
+    /// Something changed as requested.
     Notice,
-    /// What was asked for: reports, and decisions with `-d`.
+    /// Requested output: reports, and decisions with `-d`.
     Debug,
 }
 
-/// Where messages go.
+/// The target of messages, and its state.
 #[derive(Debug)]
 pub(crate) struct Logger {
     sink: Sink,
     /// `-d`.
     verbosity: u8,
-    /// Messages that the sink did not take since the last one that it did.
+    /// Messages lost since the last one that was delivered.
     lost: u64,
 }
 
@@ -46,25 +46,25 @@ enum Sink {
     Syslog(Syslog),
 }
 
-/// How long a reader is waited for by the supervisor, which has workers to look after.
+/// How long the supervisor waits for a slow reader; it has workers to manage.
 const HURRIED: Duration = Duration::from_millis(50);
 
-/// How long by a child that only writes a report.
+/// How long a child that only writes a report waits for a slow reader.
 const PATIENT: Duration = Duration::from_secs(5);
 
 impl Logger {
-    /// To standard error.
+    /// A logger to standard error.
     pub(crate) fn foreground(verbosity: u8) -> Logger {
         Logger { sink: Sink::Stderr(Stderr::open()), verbosity, lost: 0 }
     }
 
-    /// To the syslog daemon.
+    /// A logger to the syslog daemon.
     pub(crate) fn background(verbosity: u8) -> Logger {
         Logger { sink: Sink::Syslog(Syslog::new(syslog::DAEMON)), verbosity, lost: 0 }
     }
 
-    /// The same way to the administrator, opened again: for a child that has closed what it
-    /// inherited.
+    /// A logger to the same target, opened again, for a child that has closed the inherited
+    /// descriptor.
     pub(crate) fn anew(&self) -> Logger {
         match self.sink {
             Sink::Stderr(_) => Logger::foreground(self.verbosity),
@@ -77,12 +77,12 @@ impl Logger {
         self.say(Severity::Error, text);
     }
 
-    /// A failure that an administrator must know, at every debug level.
+    /// A failure that the administrator must know about, at every debug level.
     pub(crate) fn warning(&mut self, text: &str) {
         self.say(Severity::Warning, text);
     }
 
-    /// Something that changed, as it was asked for, at every debug level.
+    /// A requested change, at every debug level.
     pub(crate) fn notice(&mut self, text: &str) {
         self.say(Severity::Notice, text);
     }
@@ -94,17 +94,17 @@ impl Logger {
         }
     }
 
-    /// Part of a report, at every debug level: it was asked for. May have several lines.
+    /// Part of a report, at every debug level. May have several lines.
     pub(crate) fn report(&mut self, text: &str) {
         self.say(Severity::Debug, text);
     }
 
-    /// Changes how much is said.
+    /// Changes the debug level.
     pub(crate) fn set_verbosity(&mut self, verbosity: u8) {
         self.verbosity = verbosity;
     }
 
-    /// Waits for slow readers as long as a process may that has nothing else to do.
+    /// Waits longer for slow readers, for a process that has nothing else to do.
     pub(crate) fn be_patient(&mut self) {
         match &mut self.sink {
             Sink::Stderr(stderr) => stderr.be_patient(),
@@ -112,12 +112,12 @@ impl Logger {
         }
     }
 
-    /// Whether messages were lost of which nobody was told yet.
+    /// Whether messages were lost that are not reported yet.
     pub(crate) fn has_lost(&self) -> bool {
         self.lost > 0
     }
 
-    /// Whether messages go to the syslog daemon, which long reports must spare.
+    /// Whether messages go to the syslog daemon, to which long reports must not go.
     pub(crate) fn is_syslog(&self) -> bool {
         matches!(self.sink, Sink::Syslog(_))
     }

@@ -1,4 +1,4 @@
-//! Standard error that never blocks its writer for long.
+//! Standard error that blocks its writer only for a short time.
 
 #![forbid(unsafe_code)]
 
@@ -17,14 +17,14 @@ use crate::patience::until;
 /// Standard error.
 #[derive(Debug)]
 pub(crate) struct Stderr {
-    /// A description of our own of the same pipe or terminal, where one can be had: the inherited
+    /// A new open file description of the same pipe or terminal, if one can be had. The inherited
     /// one is shared with other processes, so it cannot be made non-blocking.
     own: Option<File>,
     /// Whether the journal reads it.
     journal: bool,
     /// How long to wait for the reader.
     patience: Duration,
-    /// When the reader last let us wait in vain.
+    /// When a wait for the reader last failed.
     stuck: Option<Instant>,
 }
 
@@ -37,14 +37,14 @@ impl Stderr {
         self.patience = PATIENT;
     }
 
-    /// Writes a message with its time, or as the journal takes it; false if it could not be
-    /// written.
+    /// Writes a message with its time, or in the form for the journal. Returns false if that
+    /// failed.
     pub(crate) fn send(&mut self, severity: Severity, text: &str) -> bool {
         let message = match self.journal {
             true => journal::lines(severity, text),
             false => format!("{}: {text}\n", clock::full(clock::now())),
         };
-        // Having waited once, do not wait again for every one of many messages.
+        // After one failed wait, do not wait again for each of many messages.
         let patience = match self.stuck {
             Some(since) if since.elapsed() < RELIEF => Duration::ZERO,
             _ => self.patience,
@@ -61,16 +61,17 @@ impl Stderr {
     }
 }
 
-/// Gives a child, whose standard error is shared with everybody else's, a description of its own
-/// that never makes it wait, where one can be had.
+/// Gives a child a non-blocking open file description of standard error, if one can be had. The
+/// inherited one is shared with other processes.
 pub(crate) fn never_wait() {
     if let Some(own) = reopen() {
-        // If it fails all stays as it was.
+        // On failure, everything stays as it was.
         let _ = nix::unistd::dup2_stderr(own);
     }
 }
 
-/// A regular file never blocks and must keep its shared position; a socket cannot be opened again.
+/// Opens standard error again, if it is a fifo or a device. A regular file never blocks and must
+/// keep its shared position; a socket cannot be opened again.
 fn reopen() -> Option<File> {
     const ITSELF: &str = "/proc/self/fd/2";
     let kind = std::fs::metadata(ITSELF).ok()?.file_type();
@@ -81,8 +82,8 @@ fn reopen() -> Option<File> {
     OpenOptions::new().write(true).custom_flags(flags).open(ITSELF).ok()
 }
 
-/// Writes in pieces that a pipe which is ready takes whole, and waits before each for at most
-/// `patience` in all.
+/// Writes pieces that fit into a ready pipe, and waits before each one, for at most `patience` in
+/// all.
 fn write(
     mut file: impl Write,
     fd: BorrowedFd<'_>,
@@ -106,10 +107,10 @@ fn write(
     Ok(())
 }
 
-/// What a pipe takes without blocking once poll(2) says that it is ready (pipe(7)).
+/// The size that a pipe takes without blocking once poll(2) reports it as ready (pipe(7)).
 const PIPE_BUF: usize = nix::libc::PIPE_BUF;
 
-/// How long a reader that was waited for in vain is not waited for again.
+/// The time without a new wait after a failed one.
 const RELIEF: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! The syslog daemon, in the form of RFC 3164 that the original has: `<15>Nov 24 04:18:59 pen:
-//! text`.
+//! The syslog daemon, with messages in the form of RFC 3164 like the original pen: `<15>Nov 24
+//! 04:18:59 pen: text`.
 //!
-//! Daemons listen at a datagram socket, but for some that have a stream there, as syslog(3) knows:
-//! messages end with a zero byte then.
+//! Daemons listen at a datagram socket, except for some with a stream socket, as syslog(3) knows.
+//! Over a stream, messages end with a zero byte.
 
 #![forbid(unsafe_code)]
 
@@ -21,16 +21,16 @@ use crate::clock;
 use crate::log::{HURRIED, PATIENT, Severity};
 use crate::patience::until;
 
-/// Where the daemon listens.
+/// The socket of the daemon.
 pub(crate) const DAEMON: &str = "/dev/log";
 
-/// A connection to the daemon, which comes and goes with it.
+/// A connection to the daemon. It is made again when the daemon was restarted.
 pub(crate) struct Syslog {
     path: PathBuf,
     logger: Option<Logger<LoggerBackend, Format>>,
     /// How long to wait for room in the daemon's queue.
     patience: Duration,
-    /// When the daemon's queue was last full for as long as we wait.
+    /// When the daemon's queue was last full for the whole wait.
     stuck: Option<Instant>,
 }
 
@@ -59,9 +59,8 @@ impl Syslog {
         self.patience = PATIENT;
     }
 
-    /// Sends a message. A daemon that was restarted, or appears late, is found. False if there is
-    /// none or it is too slow: once there is one that listens, it is told how many messages it
-    /// missed.
+    /// Sends a message. A daemon that was restarted or started late is found. Returns false if
+    /// there is none or it is too slow. Later, the number of lost messages is sent first.
     pub(crate) fn send(&mut self, severity: Severity, text: &str) -> bool {
         let text = shortened(text.trim_end());
         for _ in 0..ATTEMPTS {
@@ -95,7 +94,7 @@ impl Syslog {
         false
     }
 
-    /// Waits a little for the daemon to empty its queue; not again and again.
+    /// Waits a little for room in the daemon's queue, but not again soon after a failure.
     fn wait(&mut self) -> bool {
         if self.stuck.is_some_and(|since| since.elapsed() < RELIEF) {
             return false;
@@ -114,7 +113,8 @@ impl Syslog {
         ready
     }
 
-    /// Sends the rest of a message that a stream took in part; false if nothing was taken yet.
+    /// Sends the rest of a message that a stream took in part. Returns false if nothing was taken
+    /// yet.
     fn finish(&mut self) -> bool {
         let Some(Logger { backend: LoggerBackend::UnixStream(stream), .. }) = &mut self.logger
         else {
@@ -127,7 +127,7 @@ impl Syslog {
         finished
     }
 
-    /// Gives a stream up that took a message in part, perhaps: what follows would be read as its
+    /// Closes a stream that may have taken a message in part: the next message would be read as its
     /// end.
     fn abandon(&mut self) {
         self.logger.take_if(|logger| matches!(logger.backend, LoggerBackend::UnixStream(_)));
@@ -143,8 +143,8 @@ impl std::fmt::Debug for Syslog {
     }
 }
 
-/// A socket of its own for a worker, which cannot reach the daemon from its jail; none where there
-/// is no daemon, or a stream, in which the lines of several processes are not kept apart.
+/// A socket for a worker, which cannot reach the daemon from its jail. None if there is no daemon,
+/// or if its socket is a stream, which would mix the lines of several processes.
 pub(crate) fn for_worker() -> Option<OwnedFd> {
     socket(Path::new(DAEMON), SocketType::DGRAM).ok()
 }
@@ -161,27 +161,27 @@ fn reach(path: &Path) -> rustix::io::Result<LoggerBackend> {
 }
 
 fn socket(path: &Path, kind: SocketType) -> rustix::io::Result<OwnedFd> {
-    // Non-blocking from the start: a reporter may make a socket, but may not change one (ioctl)
-    // afterwards.
+    // Non-blocking from the start: a reporter may make a socket, but may not change it afterwards
+    // (ioctl).
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, kind, flags, None)?;
     connect(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(socket)
 }
 
-/// Cut where the daemons cut, at a character.
+/// Cuts a text at the limit of the daemons, at a character boundary.
 fn shortened(text: &str) -> &str {
     let end = (0..=text.len().min(LONGEST)).rev().find(|end| text.is_char_boundary(*end));
     &text[..end.unwrap_or(0)]
 }
 
-/// Longest text, in bytes: rsyslogd and journald cut near here.
+/// The maximum length of a text in bytes: rsyslogd and journald cut near here.
 const LONGEST: usize = 8000;
 
-/// One for the connection that has been lost, one for the new one, one after a wait.
+/// One attempt for a connection that was lost, one for a new one, one after a wait.
 const ATTEMPTS: usize = 3;
 
-/// How long a daemon that was waited for in vain is not waited for again.
+/// The time without a new wait after a failed one.
 const RELIEF: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
@@ -267,7 +267,7 @@ mod tests {
             messages[1].starts_with("<12>") && messages[1].ends_with(" pen: second"),
             "{text:?}"
         );
-        // It stops reading, and its successor hears whole messages only.
+        // The daemon stops reading; its successor must only get whole messages.
         let long = "x".repeat(LONGEST);
         assert!((0..100_000).any(|_| !syslog.send(Severity::Warning, &long)));
         drop(stream);

@@ -1,4 +1,5 @@
-//! What workers know and the table does not: asked for, and gathered page by page.
+//! Data that only the workers have, not the table: the supervisor asks for it and gathers it page
+//! by page.
 
 #![forbid(unsafe_code)]
 
@@ -9,7 +10,7 @@ use pen_config::ids::WorkerId;
 use pen_ipc::message::ReportPage;
 use pen_ipc::stats::{ConnectionInfo, Counters};
 
-/// Answers that are under way.
+/// Reports of workers that are being gathered.
 #[derive(Debug)]
 pub(crate) struct Gathering {
     serial: u32,
@@ -19,14 +20,14 @@ pub(crate) struct Gathering {
     missing: BTreeSet<WorkerId>,
 }
 
-/// What the workers reported.
+/// The data that the workers reported.
 #[derive(Debug, Default)]
 pub(crate) struct Gathered {
-    /// Open connections by number.
+    /// Open connections, sorted by number.
     pub(crate) connections: Vec<ConnectionInfo>,
     /// Workers that did not answer.
     pub(crate) missing: Vec<WorkerId>,
-    /// What workers counted since the start, those that are gone included.
+    /// The counters of all workers since the start, summed, dead workers included.
     pub(crate) counters: Counters,
 }
 
@@ -35,7 +36,8 @@ pub(crate) struct Gathered {
 pub(crate) struct TooMany;
 
 impl Gathering {
-    /// Of the workers that were asked with this serial, and those whose channel is full.
+    /// Waits for the workers that were asked with this serial number; `unreachable` are those whose
+    /// channel is full.
     pub(crate) fn new(
         serial: u32,
         asked: BTreeSet<WorkerId>,
@@ -52,7 +54,7 @@ impl Gathering {
         }
     }
 
-    /// Takes a page; one that answers no open question is dropped.
+    /// Takes a page. A page that answers no open question is dropped.
     ///
     /// # Errors
     /// The worker reports more connections than `most`.
@@ -76,24 +78,24 @@ impl Gathering {
         Ok(())
     }
 
-    /// A worker died, and its connections with it.
+    /// Removes a dead worker and its connections.
     pub(crate) fn forget(&mut self, worker: WorkerId) {
         self.waiting.remove(&worker);
         self.missing.remove(&worker);
         self.connections.remove(&worker);
     }
 
-    /// When it is over at the latest.
+    /// When the gathering ends at the latest.
     pub(crate) fn deadline(&self) -> Instant {
         self.deadline
     }
 
-    /// Whether all have answered or the time is up.
+    /// Whether all workers have answered or the time is over.
     pub(crate) fn is_over(&self, now: Instant) -> bool {
         self.waiting.is_empty() || now >= self.deadline
     }
 
-    /// What was gathered, with what the workers counted.
+    /// The gathered data, with the sums of the workers' counters.
     pub(crate) fn finish(mut self, counters: &Counters) -> Gathered {
         self.missing.append(&mut self.waiting);
         let whole =

@@ -1,6 +1,6 @@
-//! The HTML form of a report. Titles, tables, columns and their order are the original's: scripts
-//! read this page. Each cell is a line of its own. For people there are a summary in front of the
-//! tables, units in their captions, and a style.
+//! The HTML form of a report. Titles, tables, columns and their order are those of the original
+//! pen, because scripts read this page. Each cell is on a line of its own. People also get a
+//! summary before the tables, units in the captions, and a style.
 
 #![forbid(unsafe_code)]
 
@@ -77,7 +77,7 @@ pub(super) fn render(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<(
     to.write_all(b"</body>\n</html>\n")
 }
 
-/// What a reader wants to know first: lists and no table, for scripts count tables.
+/// The summary. It has lists and no table, because scripts count the tables.
 fn summary(snapshot: &Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
     let servers = &snapshot.servers;
     let total =
@@ -183,7 +183,7 @@ fn row(to: &mut dyn Write, cells: &[&dyn Display]) -> io::Result<()> {
     to.write_all(b"</tr>\n")
 }
 
-/// Text that means itself in HTML.
+/// Text with HTML's special characters escaped.
 struct Escaped<'a>(&'a str);
 
 impl Display for Escaped<'_> {
@@ -202,7 +202,7 @@ impl Display for Escaped<'_> {
     }
 }
 
-/// A number of bytes for a reader: `28 B`, `1.2 MiB`.
+/// A number of bytes for people: `28 B`, `1.2 MiB`.
 struct Bytes(u64);
 
 impl Display for Bytes {
@@ -231,7 +231,7 @@ const CLIENT_UNITS: &str = "Clients. Age: seconds since the last use. Last serve
 const CONNECTION_UNITS: &str =
     "Connections. Down: the client's side, up: the server's. Pending data: bytes.";
 
-/// Light and dark, and legible on a phone. Colour is never the only sign.
+/// Light and dark, and readable on a phone. No information is given by colour alone.
 const STYLE: &str = include_str!("status.css");
 
 const SERVER_COLUMNS: [&str; 11] = [
@@ -285,7 +285,7 @@ mod tests {
         ] {
             assert!(page.contains(text), "{text}");
         }
-        // As Debian's pen 0.34.1 writes them, with other numbers.
+        // The format of Debian's pen 0.34.1, with other numbers.
         let cells = |cells: &[&str]| -> String {
             cells.iter().map(|cell| format!("<td>{cell}</td>\n")).collect()
         };

@@ -74,13 +74,13 @@ pub(super) fn certificates(facts: &[Fact], now: i64, to: &mut dyn Write) -> io::
     to.write_all(b"\n")
 }
 
-/// The state at a glance: the program, its limits, and all its servers.
+/// The overview: the program, its limits, and all its servers.
 pub(super) fn overview(overview: &Overview<'_>, to: &mut dyn Write) -> io::Result<()> {
     value(overview, to)?;
     to.write_all(b"\n")
 }
 
-/// What [`overview`] says.
+/// The content of [`overview`].
 #[derive(Serialize)]
 pub(super) struct Overview<'a> {
     pub(super) version: &'static str,
@@ -88,7 +88,7 @@ pub(super) struct Overview<'a> {
     pub(super) unix_time: i64,
     /// Seconds since the start.
     pub(super) uptime: u64,
-    /// Where pen listens, as it was written.
+    /// The listen address as it was written.
     pub(super) listen: &'a str,
     pub(super) workers: usize,
     pub(super) connections: u32,
@@ -98,7 +98,7 @@ pub(super) struct Overview<'a> {
     pub(super) abuse: Option<ServerRow>,
 }
 
-/// The clients whose last use is within so many seconds.
+/// The clients that were last used within so many seconds.
 pub(super) fn recent(
     rows: impl Iterator<Item = ClientRow>,
     seconds: u32,

@@ -1,5 +1,5 @@
-//! What `servers` and `recent` reply, whose lines scripts split by words; and `certificates`, for
-//! people.
+//! The replies to `servers` and `recent`, whose lines scripts split into words, and to
+//! `certificates`, for people.
 
 #![forbid(unsafe_code)]
 
@@ -33,7 +33,7 @@ pub(super) fn servers(rows: impl Iterator<Item = ServerRow>, to: &mut dyn Write)
     Ok(())
 }
 
-/// One line per client whose last use is within so many seconds.
+/// One line per client that was last used within so many seconds.
 pub(super) fn recent(
     rows: impl Iterator<Item = ClientRow>,
     seconds: u32,
@@ -45,7 +45,7 @@ pub(super) fn recent(
             "{} connects {} sx {} rx {}",
             row.address, row.connects, row.sent, row.received
         )?;
-        // Behind the words that scripts know.
+        // Placed behind the words that scripts expect.
         match (Target::from_code(row.server), &row.server_name) {
             (Some(Target::Server(id)), Some(name)) => writeln!(to, " server {id} {name}")?,
             (Some(Target::Emergency), Some(name)) => writeln!(to, " server emergency {name}")?,

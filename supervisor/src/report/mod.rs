@@ -1,8 +1,7 @@
-//! Reports: on request by signal (USR1), and as replies to commands.
+//! Reports: by signal (USR1), and as replies to commands.
 //!
-//! Rendering is a child's work. That is what makes a report harmless: a table of millions of
-//! clients, a slow disk under `-w` or a terminal that is stopped keeps that child busy, while the
-//! supervisor goes on replacing workers and hearing signals.
+//! A child renders a report. A table of millions of clients, a slow disk under `-w` or a stopped
+//! terminal only delays that child. Meanwhile the supervisor replaces workers and handles signals.
 
 #![forbid(unsafe_code)]
 
@@ -41,11 +40,11 @@ pub(crate) use crate::report::gather::{Gathered, Gathering, TooMany};
 use crate::report::snapshot::Snapshot;
 use crate::sys;
 
-/// The state of reports by signal. At most one is under way.
+/// The state of reports by signal. There is at most one at a time.
 #[derive(Debug)]
 pub(crate) struct Reporter {
     state: State,
-    /// Asked for while one was under way.
+    /// Another report was requested during the present one.
     again: bool,
     serial: u32,
 }
@@ -62,7 +61,7 @@ struct Rendering {
     child: Child,
     /// Readable once the child has ended.
     pidfd: OwnedFd,
-    /// When the child is killed; none if it has been.
+    /// When to kill the child; none if it was killed.
     deadline: Option<Instant>,
 }
 
@@ -71,14 +70,13 @@ impl Reporter {
         Reporter { state: State::Idle, again: false, serial: u32::MAX }
     }
 
-    /// Notes that a report is wanted. Requests that come while one is under way are answered by one
-    /// more.
+    /// Requests a report. All requests during a report are answered by one further report.
     pub(crate) fn request(&mut self) {
         self.again = true;
     }
 
-    /// Whether a report should begin now: then ask the workers with this serial. It is odd;
-    /// commands have the even ones.
+    /// The serial number for asking workers, if a report should begin now. It is odd; commands have
+    /// even ones.
     pub(crate) fn due(&mut self) -> Option<u32> {
         if !self.again || !matches!(self.state, State::Idle) {
             return None;
@@ -88,7 +86,7 @@ impl Reporter {
         Some(self.serial)
     }
 
-    /// Begins a report with the workers that were asked and those whose channel is full.
+    /// Begins a report: with the workers that were asked, and those whose channel is full.
     pub(crate) fn begin(
         &mut self,
         asked: BTreeSet<WorkerId>,
@@ -98,7 +96,7 @@ impl Reporter {
         self.state = State::Gathering(Gathering::new(self.serial, asked, unreachable, now));
     }
 
-    /// Takes a page; one that answers no open question is dropped.
+    /// Takes a page. A page that answers no open question is dropped.
     ///
     /// # Errors
     /// The worker reports more connections than `most`.
@@ -114,15 +112,14 @@ impl Reporter {
         }
     }
 
-    /// A worker died, and its connections with it.
+    /// Removes a dead worker and its connections.
     pub(crate) fn forget(&mut self, worker: WorkerId) {
         if let State::Gathering(gathering) = &mut self.state {
             gathering.forget(worker);
         }
     }
 
-    /// When [`Reporter::gathered`] or [`Reporter::expire`] has to be looked at again without any
-    /// message.
+    /// When to call [`Reporter::gathered`] or [`Reporter::expire`] even without a message.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Idle => None,
@@ -131,7 +128,7 @@ impl Reporter {
         }
     }
 
-    /// What was gathered, once all have answered or the time is up.
+    /// The gathered data, once all workers have answered or the time is over.
     pub(crate) fn gathered(&mut self, counters: &Counters, now: Instant) -> Option<Gathered> {
         match std::mem::replace(&mut self.state, State::Idle) {
             State::Gathering(gathering) if gathering.is_over(now) => {
@@ -144,10 +141,10 @@ impl Reporter {
         }
     }
 
-    /// Has a child render what was gathered.
+    /// Forks a child that renders the gathered data.
     ///
     /// # Errors
-    /// There can be no child now.
+    /// No child can be forked now.
     pub(crate) fn render(
         &mut self,
         gathered: &Gathered,
@@ -158,8 +155,8 @@ impl Reporter {
     ) -> io::Result<()> {
         let (supervisor, summary) = (getpid(), jail.sandbox.summary(jail.root.is_some()));
         let child = Child::fork(jail.identity.uid, || {
-            // A copy of a listener, above all, would hold the old address after a move for as long
-            // as this takes.
+            // The other descriptors are closed. An inherited listener, above all, would keep the
+            // old address in use after a move until the child ends.
             let keep: Vec<_> = file.and_then(StatusFile::descriptor).into_iter().collect();
             let is_alone = prctl::set_pdeathsig(Signal::SIGKILL).is_ok() && getppid() == supervisor;
             if !is_alone || sys::close_all_but(&keep).is_err() {
@@ -183,7 +180,7 @@ impl Reporter {
         Ok(())
     }
 
-    /// To be polled for the end of the child that renders, if there is one.
+    /// The descriptor to poll for the end of the child, if there is one.
     pub(crate) fn process(&self) -> Option<BorrowedFd<'_>> {
         match &self.state {
             State::Rendering(rendering) => Some(rendering.pidfd.as_fd()),
@@ -191,7 +188,7 @@ impl Reporter {
         }
     }
 
-    /// Ends a rendering that takes too long.
+    /// Kills a child that takes too long.
     pub(crate) fn expire(&mut self, now: Instant, logger: &mut Logger) {
         if let State::Rendering(rendering) = &mut self.state
             && rendering.deadline.is_some_and(|deadline| deadline <= now)
@@ -204,7 +201,8 @@ impl Reporter {
         }
     }
 
-    /// Whether this child was the one that renders; if so it is over. It has told its own failures.
+    /// Whether this reaped child was the one that renders; then the report is finished. The child
+    /// logs its own failures.
     pub(crate) fn reaped(
         &mut self,
         child: Pid,
@@ -234,7 +232,7 @@ impl Reporter {
         true
     }
 
-    /// Ends whatever is under way, because pen ends. A child that renders is still to be reaped.
+    /// Ends the present report, because pen ends. A child that renders is still to be reaped.
     pub(crate) fn stop(&mut self) {
         match &mut self.state {
             State::Rendering(rendering) => rendering.kill(),
@@ -250,7 +248,7 @@ impl Rendering {
     }
 }
 
-/// In the child: writes the report where it belongs.
+/// Runs in the child: writes the report to its target.
 fn deliver(
     snapshot: Snapshot<'_>,
     file: Option<&StatusFile>,
@@ -273,7 +271,7 @@ fn deliver(
     }
 }
 
-/// What `servers` replies.
+/// The reply to `servers`.
 pub(crate) fn servers(
     form: Form,
     settings: &Settings,
@@ -287,7 +285,7 @@ pub(crate) fn servers(
     }
 }
 
-/// What `certificates` replies.
+/// The reply to `certificates`.
 pub(crate) fn certificates(form: Form, facts: &[Fact], to: &mut dyn Write) -> io::Result<()> {
     let now = time::OffsetDateTime::now_utc().unix_timestamp();
     match form {
@@ -296,18 +294,18 @@ pub(crate) fn certificates(form: Form, facts: &[Fact], to: &mut dyn Write) -> io
     }
 }
 
-/// What only the supervisor knows of the program.
+/// Information about the program that only the supervisor has.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Program<'a> {
-    /// How long it has been there.
+    /// The time since the start.
     pub(crate) uptime: Duration,
-    /// Where it listens, as it was written.
+    /// The listen address as it was written.
     pub(crate) listen: &'a str,
-    /// Its workers.
+    /// The number of workers.
     pub(crate) workers: usize,
 }
 
-/// What `overview` replies.
+/// The reply to `overview`.
 pub(crate) fn overview(
     program: &Program<'_>,
     settings: &Settings,
@@ -331,7 +329,7 @@ pub(crate) fn overview(
     json::overview(&overview, to)
 }
 
-/// What `recent` replies.
+/// The reply to `recent`.
 pub(crate) fn recent(
     seconds: u32,
     form: Form,
@@ -346,7 +344,7 @@ pub(crate) fn recent(
     }
 }
 
-/// What `status` replies.
+/// The reply to `status`.
 pub(crate) fn status(
     form: Form,
     gathered: &Gathered,
@@ -362,10 +360,10 @@ pub(crate) fn status(
     }
 }
 
-/// The exit status of a child whose report nobody took to the end.
+/// The exit status of a child whose report was not taken completely.
 const LOST: i32 = 2;
 
-/// How long a child may render.
+/// How long a child may take to render.
 const RENDER_PATIENCE: Duration = Duration::from_secs(30);
 
 #[cfg(test)]

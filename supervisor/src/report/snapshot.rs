@@ -1,4 +1,4 @@
-//! What a report shows, whatever its form.
+//! The data of a report, for every form.
 
 #![forbid(unsafe_code)]
 
@@ -17,38 +17,38 @@ use crate::log::errno::errno;
 use crate::report::Program;
 use crate::report::gather::Gathered;
 
-/// The state of the whole program at one moment, as well as it can be had without stopping it.
+/// The state of the whole program at one moment, as exact as possible without stopping it.
 pub(super) struct Snapshot<'a> {
     pub(super) time: OffsetDateTime,
     pub(super) program: Program<'a>,
     pub(super) emergency: Option<ServerRow>,
     pub(super) abuse: Option<ServerRow>,
-    /// The server that any connection was last given.
+    /// The server of the last connection.
     pub(super) current: i32,
     pub(super) servers: Vec<ServerRow>,
     pub(super) clients_max: u32,
-    /// The used slots, read while they are rendered: there may be millions.
+    /// The used client slots, read during the rendering: there may be millions.
     pub(super) clients: Box<dyn Iterator<Item = ClientRow> + 'a>,
     pub(super) connections_max: u32,
     pub(super) connections_used: u32,
     pub(super) connections: &'a [ConnectionInfo],
     pub(super) missing: &'a [WorkerId],
-    /// What workers counted since the start.
+    /// The counters of all workers since the start, summed.
     pub(super) counters: Counters,
-    /// What the workers are confined by.
+    /// The restrictions of the workers.
     pub(super) sandbox: &'a Summary,
 }
 
 /// A regular server.
 #[derive(Serialize)]
 pub(super) struct ServerRow {
-    /// None: it is the emergency or the abuse server.
+    /// None for the emergency and the abuse server.
     pub(super) number: Option<u32>,
-    /// Without the port; none for a number that was never given an address.
+    /// The address without the port; none for a number that never had an address.
     pub(super) address: Option<String>,
-    /// The last connect to it that failed.
+    /// The last failed connect.
     pub(super) last_failure: Option<LastFailure>,
-    /// 0, or the Unix time of its last failure while it is blacklisted.
+    /// 0, or the Unix time of the last failure while the server is blacklisted.
     #[serde(rename = "failed_at")]
     pub(super) status: u64,
     pub(super) port: u16,
@@ -60,37 +60,37 @@ pub(super) struct ServerRow {
     pub(super) received: u64,
     pub(super) weight: u32,
     pub(super) prio: u32,
-    /// Its access list.
+    /// The number of its access list.
     pub(super) acl: u8,
-    /// Seconds for which it is left out.
+    /// The remaining seconds on the blacklist.
     pub(super) blacklisted: u64,
-    /// Whether clients get it.
+    /// Whether the server gets clients.
     pub(super) state: State,
-    /// The name, or the address with its zone, that the operator gave; none if the address says it
-    /// all.
+    /// The name, or the address with its zone, as the operator gave it; none if the address
+    /// contains all of it.
     pub(super) name: Option<String>,
 }
 
-/// Whether clients get a server.
+/// Whether a server gets clients.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum State {
-    /// The number was never given an address.
+    /// The number never had an address.
     Vacant,
-    /// They do.
+    /// It gets clients.
     Up,
-    /// New ones do not: it has as many connections as its limit allows.
+    /// It gets no new ones: it has as many connections as its limit allows.
     Full,
-    /// New ones mostly do not: as many connects to it are pending in a worker as there may be.
+    /// It gets hardly any new ones: in a worker, as many connects to it are pending as allowed.
     Pending,
-    /// None does: an operator, or the configuration, has it left out for a time.
+    /// It gets none: an operator or the configuration blacklisted it for a time.
     Out,
-    /// None does: it failed. When its time is up, one client tries it.
+    /// It gets none: it failed. When its time is over, one client tries it.
     Failed,
 }
 
 impl State {
-    /// Whether the server has neither failed nor is taken out. It may have no room.
+    /// Whether the server has neither failed nor been taken out. It may be full.
     pub(super) fn is_up(self) -> bool {
         match self {
             State::Up | State::Full | State::Pending => true,
@@ -100,7 +100,7 @@ impl State {
 }
 
 impl ServerRow {
-    /// Its state for a reader; `unix` is now.
+    /// The state for people; `unix` is the present time.
     pub(super) fn in_words(&self, unix: i64) -> String {
         let since = u64::try_from(unix).unwrap_or(0).saturating_sub(self.status);
         let more = duration(self.blacklisted);
@@ -125,7 +125,7 @@ impl ServerRow {
     }
 }
 
-/// A time for a reader: `12 s`, `3 min`, `5 h`, `4 days`.
+/// A time for people: `12 s`, `3 min`, `5 h`, `4 days`.
 pub(super) fn duration(seconds: u64) -> String {
     match seconds {
         ..120 => format!("{seconds} s"),
@@ -135,7 +135,7 @@ pub(super) fn duration(seconds: u64) -> String {
     }
 }
 
-/// When and why a connect to a server failed.
+/// The time and reason of a failed connect.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub(super) struct LastFailure {
     /// Seconds.
@@ -144,8 +144,8 @@ pub(super) struct LastFailure {
 }
 
 impl ServerRow {
-    /// The name and the address for a reader; one where both are the same, and no port where there
-    /// is none.
+    /// The name and the address for people: only one of them if both are equal, and no port if
+    /// there is none.
     pub(super) fn place(&self) -> String {
         let address = self.address.as_deref().unwrap_or("-");
         let name = self.name.as_deref().filter(|name| name.trim_matches(['[', ']']) != address);
@@ -169,10 +169,10 @@ pub(super) struct ClientRow {
     pub(super) address: String,
     /// Seconds since its last use.
     pub(super) age: u64,
-    /// The recorded server, or -1, -2, -3, which is none.
+    /// The recorded server; -1, -2 and -3 are none.
     #[serde(serialize_with = "code_or_null")]
     pub(super) server: i32,
-    /// As the operator gave it, with its port.
+    /// The server's name as the operator gave it, with its port.
     pub(super) server_name: Option<String>,
     pub(super) connects: u64,
     pub(super) sent: u64,
@@ -204,29 +204,29 @@ impl<'a> Snapshot<'a> {
         }
     }
 
-    /// How many regular servers there are: a number without one is none.
+    /// The number of regular servers; a number without an address does not count.
     pub(super) fn known(&self) -> usize {
         self.servers.iter().filter(|server| server.state != State::Vacant).count()
     }
 
-    /// Whether further clients wait for a connection to end.
+    /// Whether further clients have to wait for the end of a connection.
     pub(super) fn connections_full(&self) -> bool {
         self.connections_used >= self.connections_max
     }
 
-    /// That they do, for a reader.
+    /// The remark for people that clients have to wait.
     pub(super) fn full_remark(&self) -> Option<String> {
         let (used, most) = (self.connections_used, self.connections_max);
         self.connections_full()
             .then(|| format!("{used} of {most} connections are in use: further clients wait (-x)"))
     }
 
-    /// The highest number in use; 0 if none is.
+    /// The highest connection number in use; 0 if none is.
     pub(super) fn connections_last(&self) -> u32 {
         self.connections.last().map_or(0, |connection| connection.number)
     }
 
-    /// How many requests were refused, each reason with its count; none if none was.
+    /// The number of refused requests for each reason; none if there were none.
     pub(super) fn refusals(refused: &Refusals) -> Option<String> {
         let counts = refused.iter().filter(|(_, count)| *count > 0);
         let all: Vec<String> =
@@ -253,7 +253,7 @@ impl<'a> Snapshot<'a> {
     }
 }
 
-/// The regular servers, gaps included.
+/// The regular servers, with gaps.
 pub(super) fn servers(settings: &Settings, table: &Table) -> impl Iterator<Item = ServerRow> {
     let now = clock::monotonic();
     let servers = settings.servers.iter().take(settings.server_count() as usize).enumerate();
@@ -268,7 +268,7 @@ pub(super) fn backup(target: Target, settings: &Settings, table: &Table) -> Opti
     Some(row(target, Some(server), settings, table, clock::monotonic()))
 }
 
-/// A server's code as JSON has it: null for none.
+/// The code of a server for JSON: null for none.
 pub(super) fn code_or_null<S: Serializer>(code: &i32, to: S) -> Result<S::Ok, S::Error> {
     Target::from_code(*code).map(Target::code).serialize(to)
 }
@@ -291,7 +291,8 @@ fn row(
     let state = match (server, totals.blacklisted_until, limit) {
         (None, _, _) => State::Vacant,
         (Some(_), until, _) if until > now && totals.is_taken_out => State::Out,
-        // When an operator's time is up, the server is used like any other, by one client first.
+        // When the time of an operator's blacklisting is over, the server counts as usable; one
+        // client tries it first.
         (Some(_), until, _) if until > 0 && !totals.is_taken_out => State::Failed,
         (Some(_), _, Some(most)) if totals.connections >= most => State::Full,
         (Some(_), _, _) if totals.is_pending => State::Pending,
@@ -339,7 +340,7 @@ fn client(entry: &ClientEntry, settings: &Settings, now: u64) -> ClientRow {
     }
 }
 
-/// A server as the operator gave it, with its port.
+/// The server as the operator gave it, with its port.
 fn name(server: &Server) -> String {
     match &server.given {
         Some(host) => format!("{host}:{}", server.address.port()),
@@ -347,7 +348,7 @@ fn name(server: &Server) -> String {
     }
 }
 
-/// The name of the server that has this code.
+/// The name of the server with this code.
 fn name_of(code: i32, settings: &Settings) -> Option<String> {
     Some(name(settings.target(Target::from_code(code)?)?))
 }
@@ -481,7 +482,7 @@ pub(super) mod tests {
         worker_table.note_failure(0, 7, ConnectFailure::Errno(111).code());
         assert!(worker_table.set_blacklist(0, now + 12_000, 7) && worker_table.reserve(2, None));
         table.take_out(1, now + 60_000, 8);
-        // Its time is up.
+        // The time on the blacklist is over.
         assert!(worker_table.set_blacklist(4, 1, 9));
         let rows: Vec<ServerRow> = servers(&settings, &table).collect();
         let states: Vec<State> = rows.iter().map(|row| row.state).collect();

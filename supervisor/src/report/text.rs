@@ -1,4 +1,5 @@
-//! The text form of a report, for standard error or syslog. Words and numbers are the original's.
+//! The text form of a report, for standard error or syslog. Words and numbers are those of the
+//! original pen.
 
 #![forbid(unsafe_code)]
 
@@ -6,13 +7,13 @@ use crate::clock;
 use crate::log::Logger;
 use crate::report::snapshot::{ServerRow, Snapshot, State};
 
-/// Says the report, a block at a time.
+/// Logs the report, block by block.
 pub(super) fn render(snapshot: Snapshot<'_>, logger: &mut Logger) {
     let most = if logger.is_syslog() { SYSLOG_ENTRIES } else { usize::MAX };
     blocks(snapshot, most, &mut |block| logger.report(block));
 }
 
-/// Hands over the blocks of the report, with at most `most` clients and `most` connections.
+/// Passes on the blocks of the report, with at most `most` clients and `most` connections.
 fn blocks(mut snapshot: Snapshot<'_>, most: usize, block: &mut dyn FnMut(&str)) {
     let (time, servers, current) = (clock::full(snapshot.time), snapshot.known(), snapshot.current);
     let (full, unix) = (snapshot.full_remark(), snapshot.time.unix_timestamp());
@@ -82,7 +83,7 @@ fn blocks(mut snapshot: Snapshot<'_>, most: usize, block: &mut dyn FnMut(&str)) 
     block(&format!("Sandbox of the workers: {}", snapshot.sandbox));
 }
 
-/// A line about a server that clients do not get.
+/// A line about a server that gets no clients.
 fn remark(server: &ServerRow, unix: i64) -> String {
     match server.state {
         State::Vacant | State::Up => String::new(),
@@ -96,7 +97,7 @@ fn left_out(number: usize, what: &str, block: &mut dyn FnMut(&str)) {
     }
 }
 
-/// Most clients and connections in a report to syslog, whose daemon queues and stores every one.
+/// Most clients and most connections in a report to syslog: the daemon queues and stores each line.
 const SYSLOG_ENTRIES: usize = 1000;
 
 #[cfg(test)]

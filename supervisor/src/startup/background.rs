@@ -1,9 +1,9 @@
-//! Pen without `-f`: the command forks the supervisor and waits until it is ready or has failed;
-//! the supervisor leaves the terminal.
+//! Start without `-f`: the command forks the supervisor and waits until it is ready or has failed.
+//! The supervisor leaves the terminal.
 //!
-//! The start channel between the two is the only way by which a starting supervisor speaks to
-//! whoever called pen: its own standard streams are /dev/null from the start, so that neither it
-//! nor a worker keeps the caller's pipe or terminal open.
+//! A starting supervisor talks to the caller of pen only through the start channel. Its own
+//! standard streams are /dev/null from the beginning. So neither it nor a worker keeps the caller's
+//! pipe or terminal open.
 
 #![forbid(unsafe_code)]
 
@@ -21,18 +21,18 @@ use serde::{Deserialize, Serialize};
 use crate::StartError;
 use crate::log::errno::why;
 
-/// From the supervisor to the command that started it.
+/// A message from the supervisor to the command that started it.
 #[derive(Debug, Serialize, Deserialize)]
 enum StartReport {
     /// A line for standard error; the start goes on.
     Notice(String),
     /// The port is open, the workers are ready. The command ends with status 0.
     Ready,
-    /// Why the start failed. The command ends with status 1.
+    /// The reason why the start failed. The command ends with status 1.
     Failed(String),
 }
 
-/// The command never says anything.
+/// The command sends no messages.
 #[derive(Debug, Serialize, Deserialize)]
 enum NoMessage {}
 
@@ -40,7 +40,7 @@ enum NoMessage {}
 #[derive(Debug)]
 pub(crate) struct StartLink(Channel<StartReport, NoMessage>);
 
-/// The command's end.
+/// The command's end of the start channel.
 #[derive(Debug)]
 pub(crate) struct StartWatch(Channel<NoMessage, StartReport>);
 
@@ -55,15 +55,14 @@ pub(crate) fn start_channel() -> io::Result<(StartLink, StartWatch)> {
 /// Leaves the terminal, the working directory and the standard streams.
 ///
 /// # Errors
-/// One line that names the step.
+/// One line that names the failed step.
 pub(crate) fn detach() -> Result<(), StartError> {
     let at = |step: &'static str| {
         move |errno: Errno| {
             StartError(format!("cannot go to the background: {step}: {}", why(&errno.into())))
         }
     };
-    // A process that fork(2) has just made leads no group, so this cannot fail for its usual
-    // reason.
+    // A new child is no leader of a process group, so the usual failure of setsid(2) cannot happen.
     setsid().map_err(at("setsid"))?;
     let null = OpenOptions::new().read(true).write(true).open("/dev/null");
     let null = null.map_err(|error| {
@@ -76,19 +75,19 @@ pub(crate) fn detach() -> Result<(), StartError> {
 }
 
 impl StartLink {
-    /// A line for the caller's standard error.
+    /// Sends a line for the caller's standard error.
     pub(crate) fn notice(&self, text: &str) {
         self.send(&StartReport::Notice(text.into()));
     }
 
-    /// The service is ready: the command may end.
+    /// Reports that the service is ready: the command may end.
     pub(crate) fn ready(self) {
         self.send(&StartReport::Ready);
     }
 
-    /// The start failed.
+    /// Reports that the start failed.
     pub(crate) fn failed(&self, why: &StartError) {
-        // A configuration file may have many long lines; one message has to hold them.
+        // The errors of a configuration file can be many long lines, but must fit into one message.
         let end = why
             .0
             .char_indices()
@@ -104,12 +103,13 @@ impl StartLink {
         self.send(&StartReport::Failed(text));
     }
 
-    /// Whether the command still waits. If it was interrupted, the start is to be given up.
+    /// Whether the command still waits. If it was interrupted, the start must stop.
     pub(crate) fn is_watched(&self) -> bool {
         !matches!(self.0.receive(), Ok(Received::Closed) | Err(_))
     }
 
-    /// If the command is gone there is nobody to tell. What is said in a start fits its queue.
+    /// Sends a message. Without the command, nobody needs it. The messages of a start fit into the
+    /// queue of the channel.
     fn send(&self, report: &StartReport) {
         let _ = self.0.send(report, None);
     }
@@ -122,10 +122,10 @@ impl AsFd for StartLink {
 }
 
 impl StartWatch {
-    /// Waits until the supervisor is ready, passing on its notices.
+    /// Waits until the supervisor is ready, and passes on its notices.
     ///
     /// # Errors
-    /// Why the start failed.
+    /// The reason why the start failed.
     pub(crate) fn wait(
         self,
         supervisor: Pid,
@@ -136,8 +136,8 @@ impl StartWatch {
                 Ok(Received::Message(StartReport::Notice(text), _)) => notice(&text),
                 Ok(Received::Message(StartReport::Ready, _)) => return Ok(()),
                 Ok(Received::Message(StartReport::Failed(why), _)) => {
-                    // Wait for its end: once the command says that the start failed, nothing is
-                    // left running.
+                    // Waits for the end of the supervisor: when the command reports the failure, no
+                    // process is left.
                     let _ = waitpid(supervisor, None);
                     return Err(StartError(why));
                 }
@@ -153,7 +153,7 @@ impl StartWatch {
     }
 }
 
-/// How a supervisor ended that said nothing.
+/// The text for the end of a supervisor that sent no reason.
 fn ended(supervisor: Pid) -> String {
     match waitpid(supervisor, None) {
         Ok(WaitStatus::Signaled(_, signal, _)) => {
@@ -166,7 +166,7 @@ fn ended(supervisor: Pid) -> String {
     }
 }
 
-/// Most bytes of a failure that are told: within a message's limit.
+/// The maximum length of a failure in bytes: within the limit of a message.
 const LONGEST_FAILURE: usize = 60_000;
 
 #[cfg(test)]
@@ -175,7 +175,7 @@ mod tests {
 
     fn wait(watch: StartWatch) -> (Vec<String>, Result<(), StartError>) {
         let mut notices = Vec::new();
-        // No child of this process: waitpid(2) returns at once.
+        // Not a child of this process: waitpid(2) returns at once.
         let result = watch.wait(Pid::from_raw(i32::MAX), |text| notices.push(text.into()));
         (notices, result)
     }

@@ -1,5 +1,4 @@
-//! What cannot be meant for two purposes at once: one address, and one file. Nothing is opened,
-//! made or changed here.
+//! Conflicts: one address or one file with two purposes. Nothing is opened, made or changed here.
 
 #![forbid(unsafe_code)]
 
@@ -14,11 +13,11 @@ use pen_config::configuration::Settled;
 
 use crate::Launch;
 
-/// Whether the control port can be beside the listener. Of several addresses that a name stands
-/// for, one that is free is enough.
+/// Checks whether the control port can exist beside the listener. If a name has several addresses,
+/// one free address is enough.
 ///
 /// # Errors
-/// It cannot be: what a message says behind the place of the control port.
+/// It cannot. The text goes behind the source line of the control port.
 pub(crate) fn of_addresses(listen: &[Address], control: &[Address]) -> Result<(), String> {
     let all = listen.iter().all(|listen| control.iter().all(|control| meet(listen, control)));
     match (listen.first(), control.first()) {
@@ -33,7 +32,7 @@ pub(crate) fn of_addresses(listen: &[Address], control: &[Address]) -> Result<()
     }
 }
 
-/// Whether two listeners cannot be at these addresses at the same time.
+/// Whether two listeners at these addresses would conflict.
 fn meet(one: &Address, other: &Address) -> bool {
     match (one, other) {
         (Address::Unix(one), Address::Unix(other)) => plain(one) == plain(other),
@@ -53,17 +52,17 @@ fn meet(one: &Address, other: &Address) -> bool {
 
 /// A file that a start would use.
 struct Used {
-    /// What for, with the option and the command that name it.
+    /// The purpose, with the option and the command that name the file.
     purpose: &'static str,
     path: PathBuf,
-    /// Whether it is written, made or replaced, which nothing else survives.
+    /// Whether pen writes, makes or replaces it, which would destroy any other use.
     is_written: bool,
 }
 
-/// Whether every file that is written has a path of its own.
+/// Checks that every written file has a path of its own.
 ///
 /// # Errors
-/// One for each pair that has the same.
+/// One error for each pair with the same path.
 pub(crate) fn of_files(
     launch: &Launch,
     settled: &Settled,
@@ -115,13 +114,13 @@ fn socket(local: &Local) -> Option<&Path> {
     }
 }
 
-/// A path without `.` and doubled slashes.
+/// A path without `.` and double slashes.
 fn plain(path: &Path) -> PathBuf {
     path.components().filter(|part| *part != Component::CurDir).collect()
 }
 
-/// Whether two paths name one file: by their words, or by what is there. A device may be written
-/// for two purposes.
+/// Whether two paths name the same file: by their text, or by the existing file. A device may be
+/// written for two purposes.
 fn is_same(one: &Path, other: &Path) -> bool {
     let (here, there) = (fs::metadata(one), fs::metadata(other));
     match (here, there) {

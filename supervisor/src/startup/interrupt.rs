@@ -1,5 +1,4 @@
-//! What can end a start before its time: TERM and INT, and the end of the command that waits for
-//! it.
+//! Interruption of a start: by TERM or INT, or by the end of the command that waits for it.
 //!
 //! Other signals wait until the service is ready.
 
@@ -11,7 +10,7 @@ use crate::StartError;
 use crate::signals::{Request, Signals};
 use crate::startup::background::StartLink;
 
-/// The sources of interruption, and what they asked for that can wait.
+/// The sources of interruption, and requests of other signals that can wait.
 #[derive(Debug)]
 pub(crate) struct Interrupts {
     signals: Signals,
@@ -24,17 +23,17 @@ impl Interrupts {
         Interrupts { signals, link, deferred: Vec::new() }
     }
 
-    /// What to poll for reading before [`Interrupts::check`].
+    /// The descriptors to poll for reading before [`Interrupts::check`].
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         [Some(self.signals.as_fd()), self.link.as_ref().map(|link| link.as_fd())]
             .into_iter()
             .flatten()
     }
 
-    /// Reads what came.
+    /// Reads pending signals.
     ///
     /// # Errors
-    /// The start is to be given up.
+    /// The start is interrupted.
     pub(crate) fn check(&mut self) -> Result<(), StartError> {
         while let Some(request) = self.signals.next() {
             match request {
@@ -54,12 +53,12 @@ impl Interrupts {
         }
     }
 
-    /// The end of the command that waits, if there is one.
+    /// The link to the command that waits, if there is one.
     pub(crate) fn link(&self) -> Option<&StartLink> {
         self.link.as_ref()
     }
 
-    /// Ends the start: reports readiness, and hands over the signals and what they asked for
+    /// Ends the start: reports readiness, and returns the signals and the requests that came
     /// meanwhile.
     pub(crate) fn ready(self) -> (Signals, Vec<Request>) {
         if let Some(link) = self.link {

@@ -1,8 +1,7 @@
-//! The order of a start. Whatever was done is undone by its owner's drop when a later step fails.
+//! The start. If a step fails, the drop of each owner undoes the earlier steps.
 //!
-//! Nothing is bound before all that can be wrong on the command line is known to be right; no
-//! client is accepted before all workers are ready; nobody is told that pen is ready before the pid
-//! file is written.
+//! First, everything on the command line is checked; only then anything is bound. Clients are
+//! accepted when all workers are ready. Readiness is reported when the pid file is written.
 
 #![forbid(unsafe_code)]
 
@@ -69,25 +68,25 @@ use crate::systemd::activation::{Activation, too_open};
 use crate::systemd::notify::Notify;
 use crate::{Entries, Launch, StartError};
 
-/// What a start is made of.
+/// The input of a start.
 pub(crate) struct Order {
     /// The command line.
     pub(crate) launch: Launch,
     /// The commands of command line and configuration file.
     pub(crate) words: Words,
-    /// Where its relative paths begin.
+    /// The base directory of its relative paths.
     pub(crate) base: Base,
-    /// The jailed processes' user.
+    /// The user of the jailed processes.
     pub(crate) identity: Identity,
-    /// Their code.
+    /// The code of the jailed processes.
     pub(crate) entries: Entries,
-    /// Sockets that were passed.
+    /// Sockets that a service manager passed.
     pub(crate) activation: Activation,
     /// The service manager.
     pub(crate) notify: Notify,
 }
 
-/// Runs the supervisor in the process that pen was started as.
+/// Runs the supervisor in the process that was started.
 ///
 /// # Errors
 /// The start failed; nothing is left behind.
@@ -96,8 +95,8 @@ pub(crate) fn foreground(order: Order) -> Result<(), StartError> {
     supervise(order, None)
 }
 
-/// Runs the supervisor in a process of its own; returns its exit status. A failed start is told
-/// through the link.
+/// Runs the supervisor in its own process; returns its exit status. The link reports a failed
+/// start.
 pub(crate) fn background(order: Order, link: StartLink) -> i32 {
     let result = close_inherited(Some(&link), &order.activation).and_then(|()| detach());
     let failed = match result {
@@ -117,11 +116,11 @@ pub(crate) fn background(order: Order, link: StartLink) -> i32 {
     }
 }
 
-/// Says whether pen would start, as far as that can be told without opening, binding or changing
+/// Checks whether pen would start, as far as possible without opening, binding or changing
 /// anything.
 ///
 /// # Errors
-/// Everything that is wrong.
+/// All errors that were found.
 pub(crate) fn check(order: &Order) -> Result<(), StartError> {
     let signals = Signals::take_over().map_err(cannot("cannot take signals"))?;
     let plan = Plan::make(order, &Sandbox::none(), &mut Interrupts::new(signals, None))?;
@@ -135,7 +134,7 @@ pub(crate) fn check(order: &Order) -> Result<(), StartError> {
         .map_err(|error| StartError(format!("standard output: {}", why(&error))))
 }
 
-/// From here on every descriptor above standard error is pen's own.
+/// From here on, pen owns every descriptor above standard error.
 fn close_inherited(link: Option<&StartLink>, activation: &Activation) -> Result<(), StartError> {
     let keep: Vec<_> =
         link.into_iter().map(|link| link.as_fd()).chain(activation.descriptors()).collect();
@@ -160,7 +159,7 @@ fn supervise(order: Order, link: Option<StartLink>) -> Result<(), StartError> {
             Ok(())
         }
         Err(error) => {
-            // All that was made has been undone by now.
+            // Everything that was made is undone by now.
             interrupts.link().iter().for_each(|link| link.failed(&error));
             notify.failed(&error.0);
             Err(error)
@@ -168,19 +167,18 @@ fn supervise(order: Order, link: Option<StartLink>) -> Result<(), StartError> {
     }
 }
 
-/// All that the command line and the configuration file say, read, resolved and checked; nothing is
-/// opened yet.
+/// The command line and the configuration file, read, resolved and checked; nothing is opened yet.
 struct Plan {
     settled: Settled,
-    /// What `-O` says, files included, for access lists to be made anew.
+    /// The commands of `-O` with included files, needed for building access lists anew at a reload.
     options: Vec<SourcedCommand>,
-    /// Where the request log goes, if it goes to the network.
+    /// The address of the request log, if it goes to the network.
     log: Option<SocketAddr>,
-    /// `-C`, as it is shown and as it is bound.
+    /// The control port: as it is shown, and the addresses to bind.
     control: Option<(Local, Vec<Address>)>,
-    /// The file's commands, where a message has to name a place.
+    /// The commands of the file, for source lines in messages.
     file: Vec<SourcedCommand>,
-    /// The files of TLS and the certificates in them, if it is on.
+    /// The TLS files and the certificates in them, if TLS is on.
     tls: Option<(OwnedFd, Vec<Fact>)>,
     notices: Vec<String>,
 }
@@ -248,7 +246,7 @@ impl Plan {
             true => {
                 let (files, about) = tls_material::gather(tls, None).map_err(StartError)?;
                 notices.extend(about);
-                // Without changing anything, as far as that is possible.
+                // `--check` changes nothing, as far as possible.
                 let root = if launch.check { None } else { launch.jail.clone() };
                 let identity =
                     if launch.check { user::of_resolver(identity) } else { identity.clone() };
@@ -271,7 +269,7 @@ impl Plan {
         })
     }
 
-    /// Looks at the places of what a start would open, make or bind, and changes nothing.
+    /// Checks the paths that a start would open, make or bind, and changes nothing.
     fn examine_paths(&self, order: &Order) -> Result<(), StartError> {
         let Order { launch, words, .. } = order;
         if let Some((_, addresses)) = &self.control {
@@ -301,7 +299,7 @@ impl Plan {
         launch.pid_file.as_deref().map_or(Ok(()), pid_file::examine).map_err(refused)
     }
 
-    /// The settings that the start would have, as a configuration file.
+    /// The settings that the start would have, in the form of a configuration file.
     fn shown(&self, order: &Order) -> String {
         let Settled { local, settings, log, status_file, workers, .. } = &self.settled;
         InForce {
@@ -316,7 +314,7 @@ impl Plan {
         .text(None)
     }
 
-    /// What the administrator should know about a start that succeeds.
+    /// Notices for the log about a start that succeeds.
     fn notices(&self, order: &Order, descriptor_limit: u64) -> Vec<String> {
         let Order { launch, words, .. } = order;
         let Settled { listen, settings, .. } = &self.settled;
@@ -340,7 +338,7 @@ impl Plan {
     }
 }
 
-/// Words of a list of cipher suites that mean nothing here.
+/// A notice about unknown words in a list of cipher suites.
 pub(crate) fn unknown_suites(placed: &SourcedCommand) -> Option<String> {
     let Command::SslCiphers(Some(list)) = &placed.command else { return None };
     let at = if placed.source_line.is_empty() {
@@ -361,13 +359,12 @@ pub(crate) fn absolute(base: &Base, commands: &mut [SourcedCommand]) -> Result<(
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
-/// Several errors as one, a line each.
+/// Several errors as one, with a line for each.
 pub(crate) fn lines(errors: Vec<String>) -> StartError {
     StartError(configuration::bounded(errors).join("\n"))
 }
 
-/// Everything that can be had without a worker. Fields are dropped in their order, the pid file
-/// last.
+/// All resources that need no worker. Fields are dropped in their order, the pid file last.
 struct Prepared {
     service: Service,
     pid_file: Option<PidFile>,
@@ -376,7 +373,7 @@ struct Prepared {
 
 impl Prepared {
     fn new(order: Order, interrupts: &mut Interrupts) -> Result<Prepared, StartError> {
-        // Has the C library read the time zone, which no jail holds.
+        // The C library reads the time zone file now, because no jail contains it.
         clock::utc_offset(0);
         let descriptor_limit = limits::raise_descriptors();
         let (mut sandbox, incomplete) =
@@ -508,7 +505,7 @@ impl Prepared {
         Ok(self)
     }
 
-    /// Says what there is to say, reports readiness, and serves until the end.
+    /// Logs the notices, reports readiness, and serves until the end.
     fn serve(mut self, interrupts: Interrupts) {
         for notice in std::mem::take(&mut self.notices) {
             interrupts.link().iter().for_each(|link| link.notice(&notice));
@@ -520,7 +517,7 @@ impl Prepared {
     }
 }
 
-/// Leaves a server out from now on; 0 seconds puts it back.
+/// Blacklists a server from now on; 0 seconds ends the blacklisting.
 pub(crate) fn leave_out(table: &Table, row: u32, seconds: u32) {
     match seconds {
         0 => table.clear_blacklist(row),
@@ -559,7 +556,7 @@ fn shape(settings: &Settings, workers: u8) -> Shape {
     }
 }
 
-/// One worker per processor that pen may use, unless told otherwise.
+/// The number of workers: one per processor that pen may use, unless set otherwise.
 fn worker_count(wanted: Option<u32>) -> u8 {
     let processors = || {
         available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(MAX_WORKERS))
@@ -581,7 +578,7 @@ fn open_log(
     }
 }
 
-/// How long names may take: two name servers that do not answer, asked for a short name in two
+/// How long names may take. Two name servers that do not answer, asked for a short name in two
 /// domains, cost 20 s (resolv.conf(5)).
 const RESOLVE_PATIENCE: Patience = Patience { each: Duration::from_secs(30) };
 

@@ -1,6 +1,6 @@
-//! What only a start can give. The command line says it in options; commands say it anew, those of
-//! the configuration file last, so that one file can say it all. It has to be known before anything
-//! else: in which jail paths are, and as whom children run.
+//! Options that only a start can set. The command line sets them by options, and commands may set
+//! them again; those of the configuration file come last, so that one file can contain everything.
+//! They must be known first: they decide in which jail paths are, and which user runs the children.
 
 #![forbid(unsafe_code)]
 
@@ -18,20 +18,20 @@ use crate::startup::lines;
 use crate::startup::paths::absolute;
 use crate::{Launch, StartError};
 
-/// The commands of a start, still as they were written.
+/// The commands of a start, as they were written.
 #[derive(Clone, Debug)]
 pub(crate) struct Words {
-    /// Those of the command line, files that they include among them.
+    /// The commands of the command line, and of the files that they include.
     pub(crate) given: Loaded,
-    /// Those of the configuration file.
+    /// The commands of the configuration file.
     pub(crate) file: Loaded,
 }
 
 impl Words {
-    /// Reads the files, and puts into `launch` what only a start can give.
+    /// Reads the files, and puts the options that only a start can set into `launch`.
     ///
     /// # Errors
-    /// Everything that is wrong with the files.
+    /// All errors in the files.
     pub(crate) fn read(
         launch: &mut Launch,
         start: &io::Result<PathBuf>,
@@ -56,12 +56,12 @@ impl Words {
         Ok(words)
     }
 
-    /// All commands in their order.
+    /// All commands in order.
     fn all(&self) -> impl DoubleEndedIterator<Item = &SourcedCommand> {
         self.given.commands.iter().chain(&self.file.commands)
     }
 
-    /// How a message names what was said of a setting: the place of its last command, or else the
+    /// The origin of a setting for a message: the source line of its last command, or else the
     /// option.
     pub(crate) fn source_line(&self, word: &str, option: &str) -> String {
         let said = |placed: &&SourcedCommand| matches!(&placed.command, Command::Startup(startup) if startup.word() == word);
@@ -69,16 +69,16 @@ impl Words {
         source_line.map_or(option.to_owned(), |source_line| format!("{source_line}: {word}"))
     }
 
-    /// Where the status file was named.
+    /// The origin of the status file's name.
     pub(crate) fn place_of_status_file(&self) -> &str {
         let named = |placed: &&SourcedCommand| matches!(placed.command, Command::WebStats(Some(_)));
         self.all().rev().find(named).map_or("-w", |placed| placed.source_line.as_str())
     }
 
-    /// The jailed processes' user.
+    /// The user of the jailed processes.
     ///
     /// # Errors
-    /// There is no such user, or only root may have it so.
+    /// There is no such user, or only root may use it.
     pub(crate) fn identity(&self, launch: &Launch) -> Result<Identity, StartError> {
         user::of_workers(launch.user.as_deref(), launch.jail.is_some()).map_err(|error| {
             let text = error.to_string();
@@ -102,7 +102,7 @@ fn take(launch: &mut Launch, command: &Command) {
     }
 }
 
-/// What is in force: one of each kind.
+/// The options in force: one of each kind.
 pub(crate) fn in_force(launch: &Launch) -> Vec<Startup> {
     vec![
         Startup::User(launch.user.clone()),
@@ -114,8 +114,8 @@ pub(crate) fn in_force(launch: &Launch) -> Vec<Startup> {
     ]
 }
 
-/// What `write` says of this: all that is set, and what commands switched off or took away, so that
-/// the text starts by itself.
+/// The options that `write` saves: all that are set, and all that commands turned off or removed.
+/// So the text is enough for a start.
 pub(crate) fn written(in_force: &[Startup], commanded: &[Command]) -> Vec<Command> {
     let said = |word: &str| {
         commanded
@@ -129,7 +129,7 @@ pub(crate) fn written(in_force: &[Startup], commanded: &[Command]) -> Vec<Comman
     startup.cloned().map(Command::Startup).chain(sizes.cloned()).collect()
 }
 
-/// What of this commands said: the last of each kind.
+/// The commands that set such options: the last of each kind.
 pub(crate) fn commanded<'c>(
     commands: impl DoubleEndedIterator<Item = &'c SourcedCommand>,
 ) -> Vec<Command> {

@@ -1,4 +1,4 @@
-//! The paths of the command line, made independent of the working directory before pen leaves it.
+//! Paths of the command line, made independent of the working directory before pen leaves it.
 
 #![forbid(unsafe_code)]
 
@@ -12,14 +12,14 @@ use pen_config::configuration::SourcedCommand;
 use crate::log::errno::why;
 use crate::{Launch, StartError};
 
-/// Makes every path absolute, as seen from the directory where the command was given.
+/// Makes every path absolute, relative to the directory where pen was started.
 ///
-/// Paths of servers are those that a worker sees. With `-j` it sees the jail directory as `/`, so a
-/// relative path that leads into the jail loses the jail directory.
+/// Paths of servers are those that a worker sees. With `-j` it sees the jail directory as `/`. So a
+/// relative path that leads into the jail loses the path of the jail directory.
 ///
 /// # Errors
-/// There is no such directory any more and a path needs it, a socket's path is too long, or with
-/// `-j` a path was meant inside the jail, as releases before this one took it.
+/// The starting directory no longer exists and a path needs it; a socket's path is too long; or
+/// with `-j` a path seems to be meant inside the jail, as in older releases.
 pub(crate) fn make_absolute(
     launch: &mut Launch,
     start: io::Result<PathBuf>,
@@ -54,19 +54,19 @@ pub(crate) fn make_absolute(
     Ok(base)
 }
 
-/// Where relative paths begin, for as long as pen runs.
+/// The base directory of relative paths, for as long as pen runs.
 #[derive(Debug)]
 pub(crate) struct Base {
-    /// The directory where the command was given.
+    /// The directory where pen was started.
     start: io::Result<PathBuf>,
     jail: Option<PathBuf>,
 }
 
 impl Base {
-    /// Makes the paths of a command absolute, which was given on the command line or in a file.
+    /// Makes the paths of a command absolute. The command is from the command line or a file.
     ///
     /// # Errors
-    /// As [`make_absolute`]; the error names the place of the command.
+    /// As [`make_absolute`]; the error names the source line of the command.
     pub(crate) fn command(&self, placed: &mut SourcedCommand) -> Result<(), String> {
         let SourcedCommand { source_line, command } = placed;
         let done = match command {
@@ -133,7 +133,7 @@ impl Base {
     }
 }
 
-/// A path as seen from the directory where pen was started.
+/// A path made absolute, relative to the directory where pen was started.
 ///
 /// # Errors
 /// That directory is gone, and the path needs it.
@@ -171,8 +171,8 @@ fn check_length(path: &Path) -> Result<(), String> {
     }
 }
 
-/// The original took `-l` and `-w` inside the jail. Whoever still writes that is told, rather than
-/// left without a log.
+/// The original pen took `-l` and `-w` inside the jail. A path of that form is an error, so that
+/// nobody is left without a log.
 fn check_not_meant_inside(option: &str, path: &Path, jail: &Path) -> Result<(), String> {
     let (Some(directory), Ok(below)) = (path.parent(), path.strip_prefix("/")) else {
         return Ok(());
@@ -181,7 +181,7 @@ fn check_not_meant_inside(option: &str, path: &Path, jail: &Path) -> Result<(), 
     if directory.is_dir() || !meant.parent().is_some_and(Path::is_dir) {
         return Ok(());
     }
-    // After an option comes its value; after the place of a command, a colon.
+    // After an option comes its value; after a source line, a colon.
     let (colon, logger) = if option.len() == 2 { ("", option) } else { (":", "the path") };
     Err(format!(
         "{option}{colon} {}: no directory {}; with -j this path is still one outside the jail: say \

@@ -1,9 +1,9 @@
-//! Listening sockets that a service manager made and passed on: sd_listen_fds(3).
+//! Socket activation: listening sockets that a service manager made and passed (sd_listen_fds(3)).
 //!
-//! A socket is used instead of a new one if it listens at the very address that pen is to listen
-//! at, or its control port. The address decides, not the socket's name. One that is for nothing of
-//! both stops the start, because its clients would wait for ever. What the manager made, its file
-//! included, stays the manager's: it is never removed here.
+//! A passed socket is used instead of a new one if it listens at exactly the listen address, or at
+//! the address of the control port. The address decides, not the socket's name. A socket that fits
+//! neither stops the start, because its clients would wait for ever. The manager keeps what it
+//! made: pen never removes the file of such a socket.
 
 #![forbid(unsafe_code)]
 
@@ -24,7 +24,7 @@ use crate::files::listener::prepare_passed;
 use crate::log::errno::why;
 use crate::sys::{adopt, take_variable};
 
-/// The sockets that were passed and are not used yet.
+/// The passed sockets that are not used yet.
 #[derive(Debug, Default)]
 pub(crate) struct Activation(Vec<Passed>);
 
@@ -39,12 +39,11 @@ struct Passed {
 }
 
 impl Activation {
-    /// Takes the sockets, and what the environment says of them out of it. To be called in the
-    /// process that was started, before anything is opened: the descriptors are numbered from
-    /// 3.
+    /// Takes the sockets, and removes their variables from the environment. Call this in the
+    /// process that was started, before anything is opened: the descriptors are numbered from 3.
     ///
     /// # Errors
-    /// What was passed is no listening stream socket.
+    /// A passed descriptor is no listening stream socket.
     pub(crate) fn take() -> Result<Activation, StartError> {
         let (pid, count, names) = (
             take_variable("LISTEN_PID"),
@@ -52,7 +51,7 @@ impl Activation {
             take_variable("LISTEN_FDNAMES"),
         );
         let number = |text: &OsStr| text.to_str()?.parse::<i32>().ok();
-        // Those of somebody else were inherited by mistake.
+        // Variables with another pid were inherited by mistake.
         let (Some(pid), Some(count)) = (pid, count) else { return Ok(Activation::default()) };
         if number(&pid) != Some(getpid().as_raw()) {
             return Ok(Activation::default());
@@ -82,15 +81,15 @@ impl Activation {
         passed.collect::<Result<_, _>>().map(Activation)
     }
 
-    /// The descriptors, which are to be kept.
+    /// The descriptors, which must stay open.
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.0.iter().map(|passed| passed.socket.as_fd())
     }
 
-    /// The socket for an address, if it was passed, made as one of pen's own.
+    /// The socket for an address, if one was passed, with the options of pen's own sockets.
     ///
     /// # Errors
-    /// It cannot be made so.
+    /// Its options cannot be set.
     fn claim(&mut self, address: &Address, backlog: u32) -> Result<Option<OwnedFd>, StartError> {
         let Some(found) = self.0.iter().position(|passed| passed.is_for(address)) else {
             return Ok(None);
@@ -105,7 +104,7 @@ impl Activation {
         Ok(Some(socket))
     }
 
-    /// The socket for the first of the addresses of one name for which one was passed.
+    /// The socket for the first address of a name for which one was passed.
     ///
     /// # Errors
     /// As [`Activation::claim`].
@@ -122,10 +121,10 @@ impl Activation {
         Ok(None)
     }
 
-    /// Makes sure that no socket is left over.
+    /// Checks that no socket is left over.
     ///
     /// # Errors
-    /// One is.
+    /// A socket is left over.
     pub(crate) fn all_claimed(&self, listen: &Address) -> Result<(), StartError> {
         self.0.first().map_or(Ok(()), |Passed { name, address, .. }| {
             Err(StartError(format!(
@@ -137,8 +136,8 @@ impl Activation {
     }
 }
 
-/// What the administrator should know about a control port that was passed: whom its file lets in
-/// is not pen's to say.
+/// A notice about a passed control port: its file decides who may connect, and pen does not change
+/// that.
 pub(crate) fn too_open(address: &Address) -> Option<String> {
     let Address::Unix(path) = address else { return None };
     let mode = fs::metadata(path).ok()?.permissions().mode();
@@ -169,8 +168,8 @@ impl Passed {
         Ok(Passed { name, address, only_v6, socket })
     }
 
-    /// Whether it takes exactly the clients that a socket of pen's own at this address would, or
-    /// for all IPv4 addresses also those of all IPv6 addresses: `ListenStream=80` means both.
+    /// Whether it accepts exactly the clients that pen's own socket at this address would. For all
+    /// IPv4 addresses, one for all IPv6 addresses too is also right: `ListenStream=80` means both.
     fn is_for(&self, wanted: &Address) -> bool {
         match (&self.address, wanted) {
             (Address::Inet(here), Address::Inet(wanted)) if here.port() == wanted.port() => {
@@ -192,7 +191,7 @@ impl Passed {
     }
 }
 
-/// A link-local address means another one on each interface.
+/// The same link-local address is another one on each interface.
 fn same_scope(here: &SocketAddr, wanted: &SocketAddr) -> bool {
     match (here, wanted) {
         (SocketAddr::V6(here), SocketAddr::V6(wanted)) => {
@@ -209,7 +208,7 @@ fn same_file(here: &Path, wanted: &Path) -> bool {
     place(here).is_some_and(|here| place(wanted) == Some(here))
 }
 
-/// Most sockets; pen has a use for two.
+/// Most sockets; pen can use two.
 const MOST: u32 = 1024;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What a service manager passes on, and what it is told.
+//! The service manager: sockets from it, and messages to it.
 
 pub(crate) mod activation;
 pub(crate) mod notify;

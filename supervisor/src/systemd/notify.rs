@@ -1,10 +1,9 @@
-//! What the service manager is told: sd_notify(3), the protocol of `Type=notify` and
-//! `WatchdogSec=`.
+//! Messages to the service manager: sd_notify(3), the protocol of `Type=notify` and `WatchdogSec=`.
 //!
-//! Nothing here waits. What the manager does not take now is kept and sent at the next beat if it
-//! is a change of state, and dropped if it is only news. Without `NOTIFY_SOCKET` nothing is done at
-//! all. The crates for this block while the manager is busy, look at the environment each time, and
-//! know no abstract sockets.
+//! Nothing here waits. If the manager does not take a message now, a change of state is kept and
+//! sent at the next beat; other messages are dropped. Without `NOTIFY_SOCKET` nothing is done. The
+//! crates for this protocol block while the manager is busy, read the environment each time, and do
+//! not support abstract sockets.
 
 #![forbid(unsafe_code)]
 
@@ -22,23 +21,23 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::log::errno::why;
 use crate::sys::take_variable;
 
-/// The way to the service manager, if there is one.
+/// The connection to the service manager, if there is one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Notify {
     to: Option<SocketAddr>,
-    /// How often it wants to hear that pen lives: twice in its time.
+    /// The interval of the watchdog messages: half of the manager's time.
     alive_every: Option<Duration>,
     alive_next: Option<Instant>,
-    /// The line that it shows, and since when.
+    /// The status line that the manager shows, and since when.
     shown: Option<(String, Instant)>,
-    /// Changes of state that it has not taken yet.
+    /// Changes of state that the manager has not taken yet.
     owed: VecDeque<String>,
-    /// What is wrong with the environment.
+    /// The error in the environment.
     complaint: Option<String>,
 }
 
 impl Notify {
-    /// Takes what the environment says out of it, so that no child believes to be meant.
+    /// Takes the variables out of the environment, so that no child uses them.
     pub(crate) fn take() -> Notify {
         let (socket, usec, pid) = (
             take_variable("NOTIFY_SOCKET"),
@@ -49,8 +48,7 @@ impl Notify {
             return Notify::default();
         };
         let number = |text: &OsStr| text.to_str()?.parse::<u64>().ok();
-        // Asked before any fork: a supervisor in the background is meant as well as one in the
-        // foreground.
+        // Read before any fork, so that it also holds for a supervisor in the background.
         let meant = pid.is_none_or(|pid| number(&pid) == u64::try_from(getpid().as_raw()).ok());
         let usec = usec.and_then(|usec| number(&usec)).filter(|usec| *usec > 0 && meant);
         let (to, complaint) = match address(&socket) {
@@ -68,44 +66,44 @@ impl Notify {
         Notify { to, alive_every, complaint, ..Notify::default() }
     }
 
-    /// What the administrator should hear about the environment; once.
+    /// The warning about the environment; returned only once.
     pub(crate) fn complaint(&mut self) -> Option<String> {
         self.complaint.take()
     }
 
-    /// Whether anybody listens; if not, nothing has to be put into words.
+    /// Whether there is a service manager; if not, no status line is needed.
     pub(crate) fn is_heard(&self) -> bool {
         self.to.is_some()
     }
 
-    /// Pen serves: after the start, and after each reload, whatever came of it.
+    /// Reports that pen serves: after the start, and after each reload, successful or not.
     pub(crate) fn ready(&mut self, status: &str, now: Instant) {
         self.change(format!("READY=1\nMAINPID={}", getpid()), status, now);
         self.alive_next = self.alive_every.map(|_| now);
     }
 
-    /// Pen was asked to read its configuration again.
+    /// Reports that a reload was requested.
     pub(crate) fn reloading(&mut self, status: &str, now: Instant) {
         let time = clock_gettime(ClockId::Monotonic);
         let usec = i128::from(time.tv_sec) * 1_000_000 + i128::from(time.tv_nsec) / 1000;
         self.change(format!("RELOADING=1\nMONOTONIC_USEC={usec}"), status, now);
     }
 
-    /// Pen ends.
+    /// Reports that pen ends.
     pub(crate) fn stopping(&mut self, status: &str, now: Instant) {
         self.change("STOPPING=1".into(), status, now);
         self.alive_next = None;
     }
 
-    /// Pen did not start.
+    /// Reports that pen did not start.
     pub(crate) fn failed(&self, reason: &str) {
         if let Some(to) = &self.to {
-            // The exit status says it too.
+            // The exit status reports it too.
             let _ = send(to, &format!("STATUS={}", one_line(reason)));
         }
     }
 
-    /// Keeps the line that the manager shows up to date.
+    /// Updates the status line that the manager shows.
     pub(crate) fn status(&mut self, status: &str, now: Instant) {
         let fresh =
             |(shown, since): &(String, Instant)| shown == status || now < *since + STATUS_EVERY;
@@ -119,19 +117,19 @@ impl Notify {
         }
     }
 
-    /// When [`Notify::beat`] has to be called.
+    /// When to call [`Notify::beat`].
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.alive_next
     }
 
-    /// Says that pen lives if it is time. To be called by the loop whose life it is, and nowhere
-    /// else.
+    /// Sends the watchdog message if it is due. Only the loop that it vouches for may call this.
     pub(crate) fn beat(&mut self, now: Instant) {
         self.settle();
         if let (Some(every), Some(next), Some(to)) = (self.alive_every, self.alive_next, &self.to)
             && next <= now
         {
-            // A manager that does not take it now is asked again soon: half of its time is left.
+            // If the manager does not take it now, it is sent again soon: half of the manager's
+            // time is left.
             let sent = send(to, "WATCHDOG=1").is_ok();
             self.alive_next = Some(now + if sent { every } else { every.min(AGAIN) });
         }
@@ -149,7 +147,7 @@ impl Notify {
         self.settle();
     }
 
-    /// Tells what is owed, as far as the manager takes it.
+    /// Sends kept changes of state, as far as the manager takes them.
     pub(crate) fn settle(&mut self) {
         while let (Some(to), Some(next)) = (&self.to, self.owed.front()) {
             if send(to, next).is_err() {
@@ -160,7 +158,7 @@ impl Notify {
     }
 }
 
-/// The address of a notification socket: a path, or an abstract name after `@`.
+/// The address of the notification socket: a path, or an abstract name after `@`.
 fn address(name: &OsStr) -> io::Result<SocketAddr> {
     match name.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
@@ -169,25 +167,25 @@ fn address(name: &OsStr) -> io::Result<SocketAddr> {
     }
 }
 
-/// Sends a datagram, from a socket of its own: messages are rare, and so no child inherits one.
+/// Sends a datagram from a new socket: messages are rare, and so no child inherits one.
 fn send(to: &SocketAddr, text: &str) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
     socket.set_nonblocking(true)?;
     socket.send_to_addr(text.as_bytes(), to).map(|_| ())
 }
 
-/// A message has a line for each variable.
+/// One line: a message has a line for each variable.
 fn one_line(text: &str) -> String {
     text.trim_end().replace(['\n', '\r'], "; ")
 }
 
-/// Time between two changes of the status line that nobody asked for.
+/// The minimum time between two changes of the status line without a request.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
 
-/// How soon a manager that had no room is told again that pen lives.
+/// The delay before a watchdog message that the manager had no room for is sent again.
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// Most changes of state that are kept; of more, the oldest do not matter any more.
+/// Most changes of state that are kept; when there are more, the oldest are obsolete.
 const MOST_OWED: usize = 16;
 
 #[cfg(test)]
@@ -278,7 +276,8 @@ mod tests {
         notify.beat(now);
         let heard = heard(&socket);
         assert!(!heard.is_empty());
-        // What the queue of a socket holds is the system's business (net.unix.max_dgram_qlen).
+        // The system decides how many messages the queue of a socket holds
+        // (net.unix.max_dgram_qlen).
         assert_eq!(heard.len() + notify.owed.len(), MOST_OWED);
     }
 

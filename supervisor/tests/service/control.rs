@@ -1,5 +1,4 @@
-//! A control process of the tests' own: one operator at a time, at the port that the supervisor
-//! bound.
+//! A control process for the tests: one operator at a time, at the port that the supervisor bound.
 
 use std::io::{Read, Seek, Write};
 use std::os::fd::AsFd;
@@ -14,7 +13,7 @@ use pen_ipc::start::ControlStart;
 
 use crate::harness::read_settings;
 
-/// In the process under test: serves operators until it is told to stop.
+/// Runs in the process under test: serves operators until it is told to stop.
 pub fn serve(start: ControlStart) -> i32 {
     if let Some(reason) = crate::sandbox::attempt("control") {
         start.channel.send(&FromStartingControl::Failed { reason }, None).unwrap();
@@ -94,7 +93,7 @@ fn hear(
         Ok(Received::Message(ToControl::Reply { ticket, mut text, .. }, memory)) => {
             assert_eq!(ticket, wanted);
             if let Some(memory) = memory {
-                // Whoever wrote it left the offset at the end.
+                // The writer of the memory left the offset at the end.
                 let mut memory = std::fs::File::from(memory);
                 memory.rewind().unwrap();
                 memory.read_to_string(&mut text).unwrap();

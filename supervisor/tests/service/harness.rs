@@ -1,8 +1,8 @@
-//! Runs a supervisor with a small worker of the tests' own in a process of its own, and looks at it
+//! The harness: runs a supervisor with a small test worker in a process of its own, and observes it
 //! from outside.
 //!
-//! The process is this program again, told by its environment what to run: one thread, because a
-//! supervisor forks.
+//! The process is this program again; its environment says what to run. It has one thread, because
+//! a supervisor forks.
 
 use std::fs;
 use std::io::Write;
@@ -36,7 +36,7 @@ use crate::{control, hostile, sandbox};
 const LAUNCH: &str = "PEN_TEST_LAUNCH";
 const WORKER: &str = "PEN_TEST_WORKER";
 
-/// What a test wants to run.
+/// The pen that a test wants to run.
 pub struct Pen {
     pub directory: tempfile::TempDir,
     settings: Vec<(&'static str, String)>,
@@ -45,7 +45,8 @@ pub struct Pen {
 }
 
 impl Pen {
-    /// A pen with two workers behind a Unix socket, and the worker that `serve` knows by this name.
+    /// A pen with two workers behind a Unix socket. The name selects the behaviour of the worker in
+    /// `serve`.
     pub fn new(worker: &'static str) -> Pen {
         let directory = tempfile::tempdir().unwrap();
         let mut pen = Pen { directory, settings: Vec::new(), worker, ordinary: false };
@@ -71,7 +72,7 @@ impl Pen {
         self
     }
 
-    /// As `nobody`; only root can ask for that.
+    /// Runs it as `nobody`; only root can do that.
     pub fn run_by_nobody(mut self) -> Pen {
         std::os::unix::fs::chown(self.directory.path(), Some(NOBODY), Some(NOBODY)).unwrap();
         self.ordinary = true;
@@ -98,7 +99,7 @@ impl Pen {
         command
     }
 
-    /// Through a shell that first runs `preparation`.
+    /// Runs it in a shell that first runs `preparation`.
     pub fn shell(&self, preparation: &str) -> Command {
         let program = std::env::current_exe().unwrap();
         let script = format!("{preparation}; exec \"$0\"");
@@ -117,12 +118,12 @@ impl Pen {
         }
     }
 
-    /// Without `-f`: returns when the command does.
+    /// Runs it without `-f`; returns when the command does.
     pub fn background(&self) -> Output {
         self.command().output().unwrap()
     }
 
-    /// With `-f`: returns once the pid file is written.
+    /// Runs it with `-f`; returns once the pid file is written.
     pub fn foreground(self) -> Running {
         let pen = self.with("foreground", "yes");
         let mut command = pen.command();
@@ -224,8 +225,8 @@ pub fn field(pid: Pid, name: &str) -> Option<String> {
     Some(line.split_once(':')?.1.trim().into())
 }
 
-/// The open descriptors of a process by number, with what they are. A worker is not dumpable: only
-/// root sees its.
+/// The open descriptors of a process: number and target. A worker is not dumpable: only root sees
+/// its descriptors.
 pub fn descriptors(pid: Pid) -> Vec<(i32, String)> {
     let entries = match fs::read_dir(format!("/proc/{pid}/fd")) {
         Err(error)
@@ -244,7 +245,7 @@ pub fn descriptors(pid: Pid) -> Vec<(i32, String)> {
     descriptors
 }
 
-/// Whether privileged behaviour can be tested; says so if not.
+/// Whether privileged behaviour can be tested; prints a line if not.
 pub fn is_root() -> bool {
     let root = geteuid().is_root();
     if !root {
@@ -255,9 +256,9 @@ pub fn is_root() -> bool {
 
 pub const NOBODY: u32 = 65534;
 
-// From here on: in the process under test.
+// The code from here on runs in the process under test.
 
-/// What the test wants of pen, and what kind of worker. Kept, because pen wipes its environment
+/// The settings of the test, and the name of the worker. Kept, because pen wipes its environment
 /// before it forks.
 static WANTED: OnceLock<Option<(String, String)>> = OnceLock::new();
 
@@ -266,14 +267,14 @@ fn wanted() -> Option<&'static (String, String)> {
     WANTED.get_or_init(read).as_ref()
 }
 
-/// What the test wants, by its key.
+/// A setting of the test, by its key.
 pub fn setting(key: &str) -> Option<String> {
     let (settings, _) = wanted()?;
     let of_key = |line: &str| line.strip_prefix(key)?.strip_prefix('=').map(String::from);
     settings.lines().find_map(of_key)
 }
 
-/// Runs what the environment asks for; none if this is not the process under test.
+/// Runs what the environment requests; none if this is not the process under test.
 pub fn host() -> Option<i32> {
     wanted()?;
     let get = setting;
@@ -294,7 +295,7 @@ pub fn host() -> Option<i32> {
         check: get("check").is_some(),
         command_line: "pen of the tests".into(),
     };
-    // As the program does.
+    // The same steps as in the program.
     Some(
         match pen_supervisor::run(
             launch,
@@ -343,7 +344,7 @@ fn configuration(get: &dyn Fn(&str) -> Option<String>) -> Option<Configuration> 
     })
 }
 
-/// A worker that does what the test wants to see handled.
+/// A worker with the behaviour that the test selects.
 fn serve(start: WorkerStart, table: &Table) -> i32 {
     let (_, kind) = wanted().unwrap();
     if let Some(reason) = sandbox::attempt("worker") {
@@ -360,7 +361,8 @@ fn serve(start: WorkerStart, table: &Table) -> i32 {
         "is never ready" => loop {
             std::thread::park();
         },
-        // Not in its first life, which the start waits for, and not in its third.
+        // Only the second worker in this slot: the start waits for the first, and the third is a
+        // normal one.
         "oversleeps"
             if start.id.0 == 0
                 && hostile::marks(table).next().unwrap().fetch_add(1, Relaxed) == 1 =>
@@ -377,7 +379,7 @@ fn serve(start: WorkerStart, table: &Table) -> i32 {
     start.channel.send(&FromStartingWorker::Ready, None).unwrap();
     let channel = start.channel.into_phase::<FromWorker, ToWorker>();
     if ["talks nonsense", "panics", "floods"].contains(&kind.as_str()) {
-        // Not during the start, which would fail by it or not.
+        // Not during the start, which might fail because of it.
         await_report(&channel);
     }
     match kind.as_str() {
@@ -406,7 +408,7 @@ fn serve(start: WorkerStart, table: &Table) -> i32 {
         "panics" if start.id.0 == 0 => panic!("on purpose"),
         "floods" if start.id.0 == 0 => {
             let flood = FromWorker::Event(Event::LockStuck);
-            // Until it is killed for it.
+            // Until the supervisor kills it.
             while channel.send(&flood, None).is_ok() {}
         }
         "reports too much" if start.id.0 == 0 => {
@@ -429,13 +431,13 @@ fn serve(start: WorkerStart, table: &Table) -> i32 {
             return obey(&channel, None, Some(page));
         }
         "boasts" => {
-            // Too much together, and only together.
+            // Only the sum of the two counters overflows.
             let accepted = if start.id.0 == 0 { u64::MAX - 2 } else { 5 };
             let counters = Counters { accepted, ..Counters::default() };
             channel.send(&FromWorker::Counters(counters), None).unwrap();
         }
         // Fills the shared eventfd, so that nobody can write to it, and dies while its sibling
-        // waits for a place.
+        // waits for a slot.
         "jams and dies" if start.id.0 == 0 => {
             let is_first_life =
                 rustix::io::read(&start.freed, &mut [0; 8]) == Err(rustix::io::Errno::AGAIN);
@@ -460,7 +462,8 @@ pub fn await_report<Tx: Serialize>(channel: &Channel<Tx, ToWorker>) {
 /// The settings in a memfd.
 pub fn read_settings(memory: std::os::fd::OwnedFd) -> Settings {
     use std::os::unix::fs::FileExt;
-    // Not by its metadata: that would be a name, empty as it is, and a jailed worker looks at none.
+    // Not by `File::metadata`: that call names a file, although by an empty name, and the sandbox
+    // forbids names to a worker.
     let length = rustix::fs::fstat(&memory).unwrap().st_size;
     let memory = fs::File::from(memory);
     let mut bytes = vec![0; length as usize];
@@ -520,7 +523,7 @@ fn obey(
                 say(&mut log, &format!("close {number}\n"))
             }
             Ok(Received::Message(ToWorker::Explain { serial, client }, _)) => {
-                // A worker that was taken over would tell the operator's terminal more.
+                // A malicious worker would send more to the operator's terminal.
                 let text =
                     format!("explained {}\x1b[2J", pen_config::ids::ClientKey::from_bytes(client));
                 channel.send(&FromWorker::Explained { serial, text }, None).unwrap();

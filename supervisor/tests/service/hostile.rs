@@ -1,5 +1,5 @@
-//! A worker in a stranger's hands, who writes whatever there is to write: over the whole table, and
-//! into the channel. The supervisor and the other worker go on, the bad one is replaced, and
+//! A worker under an attacker's control, which writes random data everywhere: over the whole table,
+//! and into the channel. The supervisor and the other worker go on, the bad one is replaced, and
 //! nothing panics.
 
 use std::io::IoSlice;
@@ -24,7 +24,7 @@ use crate::steering::ask;
 
 pub const TESTS: &[(&str, fn())] = crate::tests![a_hostile_worker_is_replaced_and_nobody_else_is];
 
-/// How many strangers there are in a run of the tests; PEN_TEST_SEEDS is for longer ones.
+/// The number of hostile workers in a run of the tests; PEN_TEST_SEEDS sets it for longer runs.
 const SEEDS: u64 = 24;
 
 fn a_hostile_worker_is_replaced_and_nobody_else_is() {
@@ -39,7 +39,7 @@ fn a_hostile_worker_is_replaced_and_nobody_else_is() {
             let children = pen.workers();
             (children[0], children[1])
         };
-        // Whatever stands in the table meanwhile, it is read.
+        // The reports are read while the table holds random data.
         let deadline = Instant::now() + Duration::from_secs(30);
         while is_alive(stranger) {
             assert!(Instant::now() < deadline, "seed {seed}: the stranger lives: {}", pen.errors());
@@ -67,33 +67,33 @@ fn a_hostile_worker_is_replaced_and_nobody_else_is() {
     }
 }
 
-// From here on: in the process under test.
+// The code from here on runs in the process under test.
 
-/// Whether no stranger was there before: one is enough. Anything may stand in the table afterwards,
-/// but not nothing everywhere.
+/// Whether no hostile worker ran before: one is enough. Afterwards, at least one of the marks is
+/// not zero.
 pub fn is_first(table: &Table) -> bool {
     marks(table).all(|mark| mark.load(Relaxed) == 0)
 }
 
-/// Words at the far end of what the table has room for, that nobody uses.
+/// Unused words at the far end of the table's capacity.
 pub fn marks(table: &Table) -> impl Iterator<Item = &AtomicU32> {
     table.words().iter().rev().step_by(1024).take(16)
 }
 
-/// The stranger. Comes to an end by itself at last, as by a fault in its own code.
+/// Runs the hostile worker. In the end it exits by itself, as if by a fault in its own code.
 pub fn live(channel: Channel<FromStartingWorker, ToWorker>, table: &Table) -> i32 {
     let seed: u64 = crate::harness::setting("seed").unwrap().parse().unwrap();
     marks(table).for_each(|mark| mark.store(1, Relaxed));
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    // Before that it serves no client, and is in nobody's hands.
+    // Before this message it serves no client, so no attacker can control it.
     channel.send(&FromStartingWorker::Ready, None).unwrap();
-    // Until the test has seen who it is.
+    // Waits until the test knows its pid.
     await_report(&channel);
     for _ in 0..random.below(300) + 50 {
         match random.below(8) {
             0 => spoil(table, &mut random),
             1 => send(&channel, &random.bytes(200), &mut random),
-            // More than any message has; the kernel takes it.
+            // Longer than any message; the kernel takes it.
             2 if random.below(8) == 0 => send(&channel, &random.bytes(100_000), &mut random),
             3 => {
                 let mut lie = encoded(&lie(&mut random));
@@ -113,8 +113,8 @@ pub fn live(channel: Channel<FromStartingWorker, ToWorker>, table: &Table) -> i3
     101
 }
 
-/// Writes over all that is used of the table, and here and there over what it has room for: filling
-/// all of that would only fill memory.
+/// Writes over the whole used part of the table, and over some words of the unused part: filling
+/// all of that would only use up memory.
 fn spoil(table: &Table, random: &mut Random) {
     const USED: usize = 1 << 21;
     let words = table.words();
@@ -139,7 +139,7 @@ fn send(channel: &Channel<FromStartingWorker, ToWorker>, bytes: &[u8], random: &
     if !gifts.is_empty() {
         control.push(SendAncillaryMessage::ScmRights(gifts));
     }
-    // Full or closed: then not.
+    // If the channel is full or closed, the message is dropped.
     let _ = sendmsg(
         channel,
         &[IoSlice::new(bytes)],
@@ -155,7 +155,7 @@ fn encoded(message: &FromWorker) -> Vec<u8> {
     buffer
 }
 
-/// A message that decodes, and of which nothing is true.
+/// A message that decodes and contains only false values.
 fn lie(random: &mut Random) -> FromWorker {
     let info = |random: &mut Random| ConnectionInfo {
         number: random.odd() as u32,
@@ -229,7 +229,7 @@ impl Random {
         self.next() % bound.max(1)
     }
 
-    /// A number as it is found at the edges of things.
+    /// A number that is often a boundary value.
     fn odd(&mut self) -> u64 {
         match self.below(5) {
             0 => self.below(4),

@@ -1,5 +1,5 @@
-//! The sandbox of the processes as they run: what they try before they are ready, and a system that
-//! cannot confine them.
+//! Tests of the sandbox in running processes: forbidden actions before a process is ready, and a
+//! system that cannot confine processes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,7 +19,7 @@ pub const TESTS: &[(&str, fn())] = crate::tests![
     what_is_in_force_is_told,
 ];
 
-/// What is tried, and what the start says then.
+/// The forbidden action, and the error of the start.
 const TRIALS: &[(&str, &str)] = &[
     ("open", "permission denied"),
     ("execute", KILLED),
@@ -35,7 +35,7 @@ const KILLED: &str =
 fn what_jailed_processes_try_fails_or_kills_them() {
     for (trial, expected) in TRIALS {
         for process in ["worker", "control"] {
-            // The control process opens what operators name, with the rights of its user.
+            // The control process opens files that operators name, with the rights of its user.
             if (*trial, process) == ("open", "control") {
                 continue;
             }
@@ -75,8 +75,8 @@ fn every_process_is_filtered() {
     }
     assert_eq!(field(pen.pid(), "NoNewPrivs").unwrap(), "1");
     if is_root() {
-        // chown, dac_override, fowner, setgid, setuid, setpcap, net_bind_service and sys_chroot
-        // (capability.h), or fewer.
+        // At most chown, dac_override, fowner, setgid, setuid, setpcap, net_bind_service and
+        // sys_chroot (capability.h).
         let most = [0, 1, 3, 6, 7, 8, 10, 18].iter().fold(0_u64, |set, bit| set | 1 << bit);
         for set in ["CapBnd", "CapPrm", "CapEff"] {
             let held = u64::from_str_radix(&field(pen.pid(), set).unwrap(), 16).unwrap();
@@ -137,10 +137,10 @@ fn what_is_in_force_is_told() {
     assert_eq!(pen.wait(), Some(0));
 }
 
-// From here on: in the process under test.
+// The code from here on runs in the process under test.
 
-/// Takes something away from this process that a sandbox is made of, as an old kernel or a
-/// container would.
+/// Removes a kernel feature for this process that the sandbox needs, like an old kernel or a
+/// container.
 pub fn lack(what: &str) {
     let (call, errno) = match what {
         "landlock" => (libc::SYS_landlock_create_ruleset, libc::ENOSYS),
@@ -154,15 +154,15 @@ pub fn lack(what: &str) {
     apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
 }
 
-/// Tries it, in the worker or the control process; none if it is not for this one. The answer is
-/// what the start then says.
+/// Tries the action in the worker or the control process; none if it is for another process. The
+/// result is the error of the start.
 pub fn attempt(process: &str) -> Option<String> {
     let wanted = crate::harness::setting("try")?;
     let tried: std::io::Result<()> = match wanted.strip_prefix(process)?.strip_prefix(' ')? {
         "open" => fs::File::open("/etc/passwd").map(drop),
         "execute" => Err(Command::new("/bin/true").exec()),
         "kill" => kill(getppid(), None).map_err(Into::into),
-        // The process group: siblings among them.
+        // The process group, which contains the sibling workers.
         "kill the crew" => kill(nix::unistd::Pid::from_raw(0), None).map_err(Into::into),
         "packets" => {
             socket2::Socket::new(socket2::Domain::PACKET, socket2::Type::RAW, None).map(drop)

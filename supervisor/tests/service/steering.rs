@@ -1,4 +1,4 @@
-//! Commands, the configuration file and HUP, from outside.
+//! Tests of commands, the configuration file and HUP from outside.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -26,7 +26,7 @@ pub const TESTS: &[(&str, fn())] = crate::tests![
     exit_needs_permission,
 ];
 
-/// With a control port, in whose process nothing is root's.
+/// A pen with a control port, whose process has no rights of root.
 fn steered() -> Pen {
     let pen = Pen::new("works");
     let path = pen.path("control.sock").display().to_string();
@@ -103,7 +103,7 @@ fn the_control_port_is_private_and_needs_a_user() {
     assert!(String::from_utf8(output.stderr).unwrap().contains("add -u user (or -u root)"));
 }
 
-/// The control process, which is the last that is started.
+/// The control process, which is started last.
 fn control(pen: &Running) -> Pid {
     let newest = || children(pen.pid()).into_iter().max_by_key(|pid| pid.as_raw());
     wait_for("three children", || children(pen.pid()).len() == 3);
@@ -122,7 +122,7 @@ fn a_dead_control_process_is_replaced_and_nobody_notices() {
         wait_for("a message", || {
             pen.errors().contains(&format!("the control process (pid {victim})"))
         });
-        // Not before the other is gone: its socket is the same.
+        // Only when the other one is gone: both use the same socket.
         wait_for("a replacement", || {
             !children(pen.pid()).contains(&victim) && children(pen.pid()).len() == 3
         });
@@ -162,7 +162,7 @@ fn the_file_is_read_at_the_start_and_again_all_or_nothing() {
     fs::write(&config, "blacklist 12\nacl 3 permit 10.0.0.2\n").unwrap();
     pen.signal(Signal::SIGHUP);
     wait_for("the new file", || ask(&pen, "blacklist") == "12\n");
-    // What is not mentioned stays.
+    // Settings that the file does not mention stay.
     assert_eq!((ask(&pen, "timeout"), ask(&pen, "tracking")), ("4\n".into(), "77\n".into()));
     fs::write(&config, "blacklist 13\nnonsense\ntimeout x\n").unwrap();
     pen.signal(Signal::SIGHUP);
@@ -210,7 +210,7 @@ fn a_check_says_everything_and_does_nothing() {
 
 fn files_that_operators_name_are_used_through_their_descriptors() {
     let pen = steered();
-    // Where the control process may make files.
+    // A directory in which the control process may make files.
     fs::set_permissions(pen.directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let pen = pen.foreground();
     let at = |name: &str| pen.pen.path(name).display().to_string();
@@ -236,7 +236,7 @@ fn files_that_operators_name_are_used_through_their_descriptors() {
             && written.contains(&format!("\nlog {}\n", at("other.log")))
     );
     assert_eq!(ask(&pen, "blacklist 6"), "6\n");
-    // HUP opens it again, with the operator's rights: a log that only root could make is not made.
+    // HUP opens it again with the operator's rights: a log that only root could make is not made.
     fs::rename(pen.pen.path("other.log"), pen.pen.path("old.log")).unwrap();
     pen.signal(Signal::SIGHUP);
     wait_for("the log", || pen.pen.read("other.log").matches("reopened\n").count() == 2);
@@ -250,7 +250,7 @@ fn files_that_operators_name_are_used_through_their_descriptors() {
         });
     }
     fs::set_permissions(pen.pen.directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    // What was written is obeyed again, the files that it names included.
+    // The written file can be included again, with the files that it names.
     assert_eq!(ask(&pen, "no log"), "");
     assert_eq!(ask(&pen, "no web_stats"), "");
     assert_eq!(ask(&pen, &format!("include {}", at("written.cfg"))), "");
@@ -279,7 +279,7 @@ fn an_operators_file_is_read_with_what_it_includes_or_changes_nothing() {
     assert_eq!(ask(&pen, &format!("include {a}")), "");
     assert_eq!((ask(&pen, "blacklist"), ask(&pen, "timeout")), ("7\n".into(), "8\n".into()));
     wait_for("the log", || pen.pen.read("b.log").contains("reopened\n"));
-    // A file that cannot take effect leaves nothing behind: no log, no socket, no page.
+    // A file of commands that cannot take effect leaves nothing behind: no log, no socket, no page.
     let (log, page, socket) = (at("c.log"), at("c.html"), at("c.sock"));
     for bad in [
         "server 99 address 127.0.0.1",
@@ -341,7 +341,7 @@ fn the_listener_moves() {
     wait_for("the end of the old one", || !old.exists());
     assert_eq!(pen.pen.read("pen.log").matches("listening\n").count(), 2);
     assert_eq!(ask(&pen, "listen"), format!("{}\n", new.display()));
-    // An unchanged one does nothing.
+    // An unchanged file changes nothing.
     pen.signal(Signal::SIGHUP);
     wait_for("the reload", || pen.pen.read("pen.log").matches("settings 2 ").count() == 2);
     assert_eq!(pen.pen.read("pen.log").matches("listening\n").count(), 2);
@@ -349,7 +349,7 @@ fn the_listener_moves() {
     pen.signal(Signal::SIGHUP);
     wait_for("a message", || pen.errors().contains("cannot listen on /no/such/directory/sock"));
     assert!(new.exists());
-    // Over the control port only what an operator may.
+    // Through the control port, only an operator's rights apply.
     assert!(ask(&pen, "listen 80").contains("privileged"));
     end(pen);
     let pen = steered().foreground();
@@ -364,7 +364,7 @@ fn an_operator_can_listen_where_the_operator_may_make_a_socket() {
     let root = nix::unistd::geteuid().is_root();
     let pen = if root { pen.with("jail", jail.display()) } else { pen };
     let pen = pen.foreground();
-    // Where an operator's path leads.
+    // The path as an operator names it.
     let named =
         |name: &str| if root { format!("/{name}") } else { jail.join(name).display().to_string() };
     let reply = ask(&pen, &format!("listen {}", named("no/sock")));
@@ -396,7 +396,7 @@ fn a_thousand_reloads_leave_nothing_behind() {
     let pen = pen.with("config", config.display()).foreground();
     let reload = |round: u32| {
         let mut text = format!("acl 1 permit 10.0.0.1\nblacklist {round}\n");
-        // Names make a child.
+        // Names need a resolver process.
         if round.is_multiple_of(50) {
             text += "server 0 address localhost\n";
         }

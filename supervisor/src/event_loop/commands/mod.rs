@@ -39,7 +39,7 @@ pub(in crate::event_loop) struct CommandQueue {
     hangup: bool,
     /// The job that began last was a reload by HUP.
     after_hangup: bool,
-    /// The files of TLS are to be read again.
+    /// The TLS files are to be read again.
     reread: bool,
     /// The operator whose command is being executed.
     serving: Option<Operator>,

@@ -1,4 +1,4 @@
-//! What workers report, in words for the administrator.
+//! Log lines for the events that workers report.
 
 #![forbid(unsafe_code)]
 
@@ -16,7 +16,7 @@ pub(crate) mod throttle;
 
 use crate::log::events::throttle::Told;
 
-/// The line for an event that stands for several; as [`line()`].
+/// The line for an event that stands for several; otherwise as [`line()`].
 pub(crate) fn line_of_many(told: &Told, settings: &Settings) -> Option<String> {
     let line = line(&told.event, settings)?;
     Some(match told.more {
@@ -25,8 +25,8 @@ pub(crate) fn line_of_many(told: &Told, settings: &Settings) -> Option<String> {
     })
 }
 
-/// The line for an event; none for one that is about no server of ours, which only a broken worker
-/// sends.
+/// The line for an event. None if it is about a server that does not exist: only a broken worker
+/// sends that.
 pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
     Some(match event {
         Event::Blacklisted { server, seconds, reason } => {
@@ -149,7 +149,7 @@ pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
     })
 }
 
-/// What is in the way, and what to do about it.
+/// The obstacle, and what to do about it.
 fn obstacle_line(obstacle: Obstacle, number: i32, settings: &Settings) -> String {
     match obstacle {
         Obstacle::Ports => "no local port is free towards it, those in TIME_WAIT included; widen \
@@ -240,7 +240,7 @@ fn fault_of_certificate(fault: &CertificateFault) -> String {
     }
 }
 
-/// Whose a certificate is, as it says itself.
+/// The owner that a certificate names.
 fn whose(certificate: &PeerCertificate) -> String {
     format!(
         " (subject '{}', serial {})",
@@ -249,7 +249,7 @@ fn whose(certificate: &PeerCertificate) -> String {
     )
 }
 
-/// What the more frequent alerts mean (RFC 8446, 6.2).
+/// The meaning of the more frequent alerts (RFC 8446, 6.2).
 fn alert(number: u8) -> &'static str {
     match number {
         42 => " (bad certificate)",
@@ -261,7 +261,7 @@ fn alert(number: u8) -> &'static str {
     }
 }
 
-/// Why a server could not be connected to.
+/// The reason why a connect to a server failed.
 fn failure(reason: ConnectFailure, settings: &Settings) -> String {
     match reason {
         ConnectFailure::Errno(number) => errno(number),
@@ -269,7 +269,7 @@ fn failure(reason: ConnectFailure, settings: &Settings) -> String {
     }
 }
 
-/// How messages call a server, with its first address and how many others it has.
+/// The name of a server in messages: its first address, and how many others it has.
 fn name(code: i32, settings: &Settings) -> Option<String> {
     let target = Target::from_code(code)?;
     let server = settings.target(target)?;

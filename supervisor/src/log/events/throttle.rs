@@ -1,9 +1,9 @@
-//! How often the administrator is told of what clients cause: once in a period for each topic,
-//! whatever the number of workers.
+//! The rate limit for log lines about events that clients can cause: one line in a period for each
+//! topic, for all workers together.
 //!
-//! What comes in between is merged into one event that is told when the period is over, with its
-//! numbers added up, so that a flood of one topic loses nothing and keeps nothing else from being
-//! told. Transitions of servers are no topic here.
+//! Events in between are merged into one, which is logged when the period is over, with all numbers
+//! added up. So a flood of one topic loses nothing and delays no other topic. State changes of
+//! servers are not limited here.
 
 #![forbid(unsafe_code)]
 
@@ -14,35 +14,35 @@ use pen_ipc::message::{Event, ShortageDuring};
 
 use crate::processes::flood::{Admission, Flood};
 
-/// What is told at most once in a period.
+/// A topic that is logged at most once in a period.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum Topic {
-    /// This server failed and is used all the same (`-b 0`).
+    /// This server failed but is still used (`-b 0`).
     Failed(i32),
-    /// Something ran short while a client was accepted.
+    /// A resource was missing when a client was accepted.
     ShortAtAccept,
-    /// The same, while a server was connected.
+    /// A resource was missing when a server was connected to.
     ShortAtConnect,
-    /// The same, while a socket was registered.
+    /// A resource was missing when a socket was registered.
     ShortAtWatch,
     /// Lines of the request log were lost.
     LogLost,
-    /// The client table's lock could not be had.
+    /// A worker could not get the client table's lock.
     LockStuck,
     /// TLS handshakes failed.
     Handshake,
-    /// Listed senders did not keep to the PROXY protocol.
+    /// Listed senders violated the PROXY protocol.
     BadSender,
-    /// Too much was unfinished.
+    /// Too many handshakes or requests were unfinished.
     Crowded,
     /// Requests were refused.
     Request,
-    /// No server could be used for clients.
+    /// There was no usable server for clients.
     Unserved,
 }
 
 impl Topic {
-    /// The topic of an event; none for those that are told each by itself.
+    /// The topic of an event; none for events that are logged one by one.
     pub(crate) fn of(event: &Event) -> Option<Topic> {
         match event {
             Event::Blacklisted { server, seconds: 0, .. } => Some(Topic::Failed(*server)),
@@ -62,7 +62,8 @@ impl Topic {
             Event::Crowded { .. } => Some(Topic::Crowded),
             Event::RequestRefused { .. } => Some(Topic::Request),
             Event::Unserved { .. } => Some(Topic::Unserved),
-            // Episodes (`service::crowd`, `service::obstructed`).
+            // These are periods with a begin and an end (`event_loop::full`,
+            // `event_loop::obstructed`).
             Event::ConnectionsFull | Event::PassedOver { .. } | Event::Reached { .. } => None,
         }
     }
@@ -88,12 +89,12 @@ impl Topic {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Told {
     pub(crate) event: Event,
-    /// How many more there were, as far as the event does not say so itself.
+    /// The number of further events, if the event itself has no number for that.
     pub(crate) more: u64,
 }
 
 impl Told {
-    /// Both as one.
+    /// Merges both into one.
     fn followed_by(self, later: Event) -> Told {
         let Told { event: earlier, more } = self;
         match (earlier, later) {
@@ -133,11 +134,11 @@ impl Told {
     }
 }
 
-/// When each topic was last told, and what is still to be told.
+/// The time of each topic's last line, and the events that wait for a line.
 #[derive(Debug)]
 pub(crate) struct Throttle {
     topics: HashMap<Topic, Entry>,
-    /// A bound on failed servers together; what is beyond waits.
+    /// A limit for all failed servers together; further ones wait.
     failed: Flood,
 }
 
@@ -155,7 +156,7 @@ impl Throttle {
         }
     }
 
-    /// Takes an event; some: it is to be told now.
+    /// Takes an event; some: to be logged now.
     pub(crate) fn take(&mut self, topic: Topic, event: Event, now: Instant) -> Option<Told> {
         let new = Told { event, more: 0 };
         match self.topics.get_mut(&topic) {
@@ -176,7 +177,7 @@ impl Throttle {
         }
     }
 
-    /// What is to be told because its period is over.
+    /// The events to log because their period is over.
     pub(crate) fn settle(&mut self, now: Instant) -> Vec<Told> {
         let mut due = Vec::new();
         self.topics.retain(|topic, entry| {
@@ -195,7 +196,7 @@ impl Throttle {
         due
     }
 
-    /// All that is still to be told.
+    /// All events that are not logged yet.
     pub(crate) fn finish(&mut self) -> Vec<Told> {
         self.topics.drain().filter_map(|(_, entry)| entry.pending).collect()
     }
@@ -206,7 +207,7 @@ impl Throttle {
     }
 }
 
-/// Most lines in ten seconds about servers that failed and are used all the same.
+/// Most lines in ten seconds about servers that failed but are still used.
 const MOST_FAILED: u32 = 100;
 
 #[cfg(test)]
@@ -245,7 +246,7 @@ mod tests {
         // 64 events of 3 failures each.
         assert_eq!(throttle.settle(start + SECOND), [Told { event: handshake(191), more: 0 }]);
         assert!(throttle.settle(start + 3 * SECOND).is_empty() && !throttle.is_pending());
-        // After a quiet time the next one is told at once.
+        // After a quiet time, the next event is logged at once.
         assert!(take(&mut throttle, handshake(0), start + 3 * SECOND).is_some());
         let lost = |lines| Event::LogLost { lines, errno: 28 };
         assert!(take(&mut throttle, lost(5), start).is_some());
