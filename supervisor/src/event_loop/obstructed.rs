@@ -46,7 +46,7 @@ pub(in crate::event_loop) enum RuntimeState {
         /// It has fewer pending connects than allowed.
         pending: bool,
     },
-    /// It has failed, was taken out, or no longer exists. Other log lines say so.
+    /// It has failed, was taken out, or no longer exists. Other log lines report that.
     Gone,
 }
 

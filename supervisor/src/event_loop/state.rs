@@ -39,7 +39,7 @@ pub(crate) struct RuntimeState {
     pub(crate) status: Option<StatusFile>,
     /// Options that only a start can set: one of each kind.
     pub(crate) startup: Vec<Startup>,
-    /// The commands that set parts of this state.
+    /// The commands that set such options: the last of each kind.
     pub(crate) commanded: Vec<Command>,
     /// Whether the configuration file names all servers.
     pub(crate) servers_only: bool,

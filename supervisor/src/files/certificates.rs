@@ -41,7 +41,7 @@ impl Certificates {
         }
     }
 
-    /// The differences to the certificates of files that were read again: a phrase for each
+    /// Compares with the certificates of files that were read again. Returns a phrase for each
     /// certificate that was renewed, is new or is gone, chains and authorities included.
     pub(crate) fn renewed(&self, read: &[Fact]) -> Vec<String> {
         let mut new = beyond(read, &self.facts);

@@ -324,13 +324,13 @@ fn remove_if_dead(path: &Path) -> Result<Entry, ListenError> {
     match at_place(path, &entry, |path| socket.connect(&SockAddr::unix(path)?)) {
         Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(entry),
-        // A full queue (EAGAIN) and a socket of another type (EPROTOTYPE) also mean that somebody
-        // is there.
+        // A full queue (EAGAIN) and a socket of another type (EPROTOTYPE) also mean that the socket
+        // is in use.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(probe(error)),
         _ => return Err(failed(io::Error::from_raw_os_error(libc::EADDRINUSE), IN_USE)),
     }
-    // Another pen may have replaced the socket meanwhile; that one must stay. The time tells the
-    // old file from a later one with the same inode number.
+    // Another pen may have replaced the socket meanwhile; that one must stay. The time
+    // distinguishes the old file from a later one with the same inode number.
     match entry.stat() {
         Ok(now)
             if file_id(&now) == file_id(&found)

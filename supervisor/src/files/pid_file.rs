@@ -217,9 +217,9 @@ fn whole(kind: i32) -> libc::flock {
     }
 }
 
-/// Replaces a file that has a read lock by a new, locked one. If two pens do so at once, neither
-/// removes the other's file: each checks the file that it got, and exchanges it back if it is
-/// another one. None: the file was replaced meanwhile.
+/// Replaces a file that has a read lock by a new, locked one. Two pens may do so at once, but
+/// neither removes the other's file. Each checks the file that it got, and exchanges it back if it
+/// is the wrong one. None: the file was replaced meanwhile.
 fn replaced(path: &Path, entry: &Entry, opened: &Stat) -> Result<Option<File>, PidFileError> {
     let failed = |error| PidFileError::Io(path.into(), error);
     let own = entry.beside(format!(".pen-pid-{}", std::process::id())).map_err(failed)?;

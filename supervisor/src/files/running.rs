@@ -2,7 +2,7 @@
 //!
 //! A reload reads the files again, but not the options. After a change of options, a reload
 //! succeeds and the change has no effect: a service may stay open that was meant to be closed. So
-//! the check before the reload says so.
+//! the check before the reload reports the difference.
 
 #![forbid(unsafe_code)]
 

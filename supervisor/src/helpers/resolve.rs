@@ -1,5 +1,5 @@
-//! The resolver: children that look up names, because getaddrinfo(3) parses answers of strangers on
-//! the network.
+//! The resolver: children that look up names. The supervisor does not, because getaddrinfo(3)
+//! parses untrusted answers from the network.
 //!
 //! Several names are looked up at once, each by a child and with its own time limit. So a name
 //! server that does not answer costs five seconds (resolv.conf(5)) for all names together, not for

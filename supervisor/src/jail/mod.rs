@@ -73,8 +73,8 @@ impl Jail {
         let inside = self.change_root(kind)?;
         if may_drop_bounding {
             // While the child is still root: this needs a capability that setresuid(2) removes. A
-            // supervisor that was started without that capability leaves the set alone. It gives
-            // nothing, because the other sets are empty and no_new_privs is set.
+            // supervisor that was started without that capability leaves the set alone. That set
+            // gives no rights, because the other sets are empty and no_new_privs is set.
             clear(CapSet::Bounding, "capability bounding set")?;
         }
         self.change_ids()?;

@@ -1,5 +1,5 @@
-//! The delay before a dead worker is replaced: none if it had lived for a while, and longer each
-//! time if it dies soon after its start.
+//! The delay before a dead worker is replaced. It is zero if the worker had lived for a while, and
+//! grows with each worker that dies soon after its start.
 
 #![forbid(unsafe_code)]
 

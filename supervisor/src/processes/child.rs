@@ -128,8 +128,8 @@ fn stat_of(pid: Pid) -> io::Result<File> {
 }
 
 /// The third and fourth field of /proc/PID/stat (proc_pid_stat(5)); the second ends with the last
-/// parenthesis. Another parent means another process: /proc may belong to another pid namespace,
-/// with other numbers.
+/// parenthesis. Another parent means another process: /proc may show another pid namespace, with
+/// other numbers.
 fn state(stat: &str, parent: Pid) -> State {
     let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
     let (state, of) = (fields.next(), fields.next().and_then(|of| of.parse().ok()));

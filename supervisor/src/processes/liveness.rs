@@ -2,8 +2,8 @@
 //!
 //! Time is counted in beats of the supervisor's own loop, not by the clock. If the supervisor could
 //! not run (it was stopped, or its machine or container was suspended), that time counts as one
-//! beat for every process. And a beat counts only as far as the process could have answered in it:
-//! a process that waits for a processor is not to blame ([`charge`]).
+//! beat for every process. A beat counts only as far as the process could have answered in it. A
+//! process that waits for a processor is not to blame ([`charge`]).
 
 #![forbid(unsafe_code)]
 
@@ -44,7 +44,7 @@ pub(crate) enum State {
     Blocked,
     /// It was stopped by a signal.
     Stopped,
-    /// The kernel does not say.
+    /// The kernel does not show it.
     Unknown,
 }
 
@@ -162,9 +162,9 @@ impl Watch {
 /// with the whole beat, even if it ran meanwhile: it could have answered instead, as in a loop with
 /// a short sleep.
 ///
-/// A process that waits for memory or a disk and also ran is only slow: it is swapped out, or the
-/// disk of its log is slow. It is charged with a quarter. In the first beat, the time before the
-/// wait does not count as running.
+/// A process that waits for memory or a disk and also ran is only slow. It is swapped out, or the
+/// disk of its log is slow. It is charged with a quarter of the beat. In the first beat, the time
+/// before the wait does not count as running.
 fn charge(state: State, ran: Duration, first: bool) -> Duration {
     let moves = !ran.is_zero() && !first;
     match state {

@@ -36,7 +36,7 @@ pub(crate) struct Gathered {
 pub(crate) struct TooMany;
 
 impl Gathering {
-    /// Waits for the workers that were asked with this serial number; `unreachable` are those whose
+    /// Waits for the workers that were asked with this serial number. `unreachable` are those whose
     /// channel is full.
     pub(crate) fn new(
         serial: u32,

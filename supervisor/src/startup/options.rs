@@ -1,6 +1,6 @@
 //! Options that only a start can set. The command line sets them by options, and commands may set
-//! them again; those of the configuration file come last, so that one file can contain everything.
-//! They must be known first: they decide in which jail paths are, and which user runs the children.
+//! them again. The configuration file comes last, so that one file can contain everything. They
+//! must be known first: they decide in which jail paths are, and which user runs the children.
 
 #![forbid(unsafe_code)]
 

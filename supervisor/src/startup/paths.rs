@@ -18,8 +18,8 @@ use crate::{Launch, StartError};
 /// relative path that leads into the jail loses the path of the jail directory.
 ///
 /// # Errors
-/// The starting directory no longer exists and a path needs it; a socket's path is too long; or
-/// with `-j` a path seems to be meant inside the jail, as in older releases.
+/// A path needs the starting directory, which no longer exists. Or a socket's path is too long. Or,
+/// with `-j`, a path seems to be meant inside the jail, as in older releases.
 pub(crate) fn make_absolute(
     launch: &mut Launch,
     start: io::Result<PathBuf>,

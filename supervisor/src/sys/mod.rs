@@ -120,7 +120,7 @@ pub(crate) fn filter_system_calls(program: &[libc::sock_filter]) -> io::Result<(
 pub(crate) enum Disposition {
     /// The kernel's default action.
     Default,
-    /// Nothing.
+    /// No effect.
     Ignore,
 }
 

@@ -1,7 +1,7 @@
 //! The title of a process in ps(1), written over the memory of its arguments.
 //!
 //! The kernel shows that memory in /proc/PID/cmdline. If its last byte is not NUL, the kernel shows
-//! a string instead, which may extend into the memory of the environment (setproctitle(3);
+//! a string instead. The string may extend into the memory of the environment (setproctitle(3);
 //! get_mm_cmdline in the kernel's fs/proc/base.c). /proc/PID/comm stays, because pidof(8), `pkill
 //! -x` and `start-stop-daemon --name` use it.
 
@@ -46,7 +46,7 @@ pub(crate) fn set(role: &str) {
 /// Whether a process's title is complete, not cut for lack of memory.
 pub(crate) fn is_whole(pid: u32, title: &[u8]) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // If the kernel does not say, there is an environment, which is large enough.
+    // If the kernel does not show the size, the memory of the environment is large enough.
     title.len() < room(&stat).map_or(LONGEST, |room| (room.whole - 1).min(LONGEST))
 }
 
@@ -79,10 +79,10 @@ fn set_bytes(role: &[u8]) {
     let memory: *mut u8 = ptr::with_exposed_provenance_mut(*start);
     // SAFETY: by the kernel's information, the arguments of this process are here, with its
     // environment behind them. `begin` requires that nothing needs them in their old memory any
-    // more. It is writable memory above all frames of the stack (execve(2)), and stays with the
-    // process as long as it lives; a fork has a copy at the same address. No reference to it
-    // exists: `std::env` copies what it returns. There is one thread. `content` is no longer than
-    // the memory, and does not overlap it.
+    // more. It is writable memory above all frames of the stack (execve(2)), and exists as long as
+    // the process. A fork has a copy at the same address. No reference to it exists: `std::env`
+    // copies what it returns. There is one thread. `content` is no longer than the memory, and does
+    // not overlap it.
     unsafe { ptr::copy_nonoverlapping(content.as_ptr(), memory, content.len()) };
 }
 

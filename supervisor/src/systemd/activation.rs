@@ -168,8 +168,9 @@ impl Passed {
         Ok(Passed { name, address, only_v6, socket })
     }
 
-    /// Whether it accepts exactly the clients that pen's own socket at this address would. For all
-    /// IPv4 addresses, one for all IPv6 addresses too is also right: `ListenStream=80` means both.
+    /// Whether it accepts exactly the clients that pen's own socket at this address would. A socket
+    /// for all IPv6 and IPv4 addresses is also right for all IPv4 addresses: `ListenStream=80`
+    /// means both.
     fn is_for(&self, wanted: &Address) -> bool {
         match (&self.address, wanted) {
             (Address::Inet(here), Address::Inet(wanted)) if here.port() == wanted.port() => {

@@ -91,7 +91,7 @@ pub(in crate::event_loop) enum JobStage {
     Reopen,
     /// The reading of the configuration file.
     Reload,
-    /// An opener, and the purpose of what it opens.
+    /// An opener, and its purpose.
     Fetching(Fetching, Purpose),
     /// Resolvers, the names that they look up, and the commands that need them.
     Asking(Asking, Inquiry, Box<Batch>),

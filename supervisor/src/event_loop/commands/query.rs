@@ -189,7 +189,7 @@ impl Service {
             return Progress::Done(Reply::refusal(format!("Connection {number} out of range")));
         }
         let reply = Reply::line(format!("Forcibly closing connection {number}"));
-        // Taken before the lookup: a later owner of this number is not meant.
+        // Taken before the lookup, so that a later connection with this number is not closed.
         let before = clock::precise();
         let owner = self.owner(number).and_then(|owner| self.pool.worker_mut(owner));
         match owner {

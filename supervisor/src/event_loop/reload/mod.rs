@@ -205,8 +205,8 @@ impl Service {
             .map_or(String::new(), |root| format!(" (in the jail {})", root.display()))
     }
 
-    /// An error about an operator's file of commands. If the file is missing, the text says where
-    /// in the jail it was searched.
+    /// An error about an operator's file of commands. If the file is missing, the text names the
+    /// jail in which it was searched.
     fn with_jail(&self, include: &Command, error: String) -> String {
         match include {
             Command::Include(path)

@@ -14,7 +14,7 @@ use crate::event_loop::reload::prepare::Change;
 use crate::event_loop::reload::{Batch, Source};
 use crate::processes::flood::{Admission, Flood};
 
-/// What to log once all processes work by new settings.
+/// The log text for the time when all processes work by new settings.
 #[derive(Debug)]
 pub(in crate::event_loop) enum Success {
     /// The configuration file or the TLS files were read again: one phrase for each change.
@@ -72,7 +72,7 @@ impl Notices {
 }
 
 impl Service {
-    /// What a change means for the log. Call this before the change is put in force.
+    /// The log text for a change. Call this before the change is put in force.
     pub(in crate::event_loop) fn success(
         &self,
         change: &Change,

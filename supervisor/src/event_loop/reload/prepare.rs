@@ -459,7 +459,7 @@ impl Service {
         let Some(path) = path.map(Path::to_owned) else { return Ok(Some(None)) };
         match (&batch.source, batch.held.ocsp.take()) {
             (Source::File, _) => Ok(Some(None)),
-            // The file of the same name in the jail is not meant.
+            // The administrator's file, not one of the same name in the jail.
             (Source::Operator(_), _) if self.is_the_administrators(&path) => Ok(Some(None)),
             (Source::Operator(_), file) => file
                 .ok_or("it was not opened".to_owned())
