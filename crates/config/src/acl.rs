@@ -7,23 +7,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::ClientKey;
 
-/// How many lists there are, 0 to 9.
+/// The number of access lists; their numbers are 0 to 9.
 pub const LISTS: usize = 10;
 
-/// Most entries of one list; a list is walked for every connection that it governs.
+/// Most entries of one list. Each connection that the list governs walks the list.
 pub const MAX_ENTRIES: usize = 10_000;
 
-/// What an entry says of the addresses that it matches.
+/// The verdict of an entry on the addresses that match it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Verdict {
-    /// They may.
+    /// The addresses are permitted.
     Permit,
-    /// They may not.
+    /// The addresses are denied.
     Deny,
 }
 
-/// A set of addresses of one family: those that agree with `address` in the bits of `mask`. An IPv4
-/// mask need not be a prefix.
+/// A set of addresses of one family: those that equal `address` in the bits of `mask`. An IPv4 mask
+/// does not have to be a prefix.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Net {
     /// IPv4.
@@ -42,8 +42,8 @@ pub enum Net {
     },
 }
 
-/// Whether an IPv4 address can be meant as a mask: a prefix, or one with holes behind a whole first
-/// byte.
+/// Whether an IPv4 address is plausible as a mask: a prefix, or a mask with holes after a first
+/// byte of 255.
 pub fn is_mask(mask: Ipv4Addr) -> bool {
     let bits = mask.to_bits();
     bits.leading_ones() + bits.trailing_zeros() >= 32 || bits.leading_ones() >= 8
@@ -55,15 +55,15 @@ impl Net {
         Net::V4 { address: Ipv4Addr::from(address.to_bits() & mask.to_bits()), mask }
     }
 
-    /// IPv4 addresses with a common prefix of `length` bits; none if that is above 32.
+    /// IPv4 addresses with a common prefix of `length` bits; `None` if `length` is above 32.
     pub fn v4_prefix(address: Ipv4Addr, length: u8) -> Option<Net> {
         let mask = u32::MAX.checked_shl(32 - u32::from(length.min(32))).unwrap_or(0);
         (length <= 32).then(|| Net::v4(address, Ipv4Addr::from(mask)))
     }
 
-    /// IPv6 addresses with a common prefix of `length` bits; none if that is above 128. A prefix of
-    /// mapped IPv4 addresses is one of IPv4 addresses, since that is what such clients are
-    /// everywhere.
+    /// IPv6 addresses with a common prefix of `length` bits; `None` if `length` is above 128. A
+    /// prefix of IPv4-mapped addresses becomes an IPv4 prefix, because pen treats such clients as
+    /// IPv4 everywhere.
     pub fn v6_prefix(address: Ipv6Addr, length: u8) -> Option<Net> {
         if let (Some(v4), 96..=128) = (address.to_ipv4_mapped(), length) {
             return Net::v4_prefix(v4, length - 96);
@@ -86,7 +86,7 @@ impl Net {
     }
 }
 
-/// As an `acl` command takes it.
+/// The form that the command `acl` takes.
 impl fmt::Display for Net {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -107,7 +107,7 @@ pub struct Acl {
 }
 
 impl Acl {
-    /// Adds an entry behind the others. False: the list is full.
+    /// Adds an entry after the others. Returns false if the list is full.
     #[must_use]
     pub fn push(&mut self, verdict: Verdict, net: Net) -> bool {
         let room = self.entries.len() < MAX_ENTRIES;
@@ -122,11 +122,11 @@ impl Acl {
         &self.entries
     }
 
-    /// The verdict for a client: that of the first entry that matches; without one, the opposite of
-    /// the last entry's. An empty list permits, and so does every list for a client that has no
-    /// IP address.
+    /// The verdict for a client: that of the first entry that matches. If no entry matches, it is
+    /// the opposite of the last entry's verdict. An empty list permits every client, and every list
+    /// permits a client without an IP address.
     pub fn permits(&self, client: ClientKey) -> bool {
-        // Most lists are empty, and each connection asks: nothing else is looked at first.
+        // Most lists are empty, and this runs for each connection: so this check comes first.
         let Some((last, _)) = self.entries.last() else { return true };
         let Some(ip) = client.ip() else { return true };
         let found = self.entries.iter().find(|(_, net)| net.contains(ip));
@@ -167,7 +167,7 @@ mod tests {
         assert!(!only_permit.permits(client("1.2.4.4")) && !only_permit.permits(client("::1")));
         let only_deny = list(&[(Deny, "1.2.3.0", 24)]);
         assert!(!only_deny.permits(client("1.2.3.4")) && only_deny.permits(client("::1")));
-        // deny A, permit B: everybody but B is refused.
+        // deny A, permit B: all clients except B are refused.
         let both = list(&[(Deny, "1.2.3.0", 24), (Permit, "9.9.9.9", 32)]);
         assert!(both.permits(client("9.9.9.9")));
         assert!(!both.permits(client("1.2.3.4")) && !both.permits(client("5.5.5.5")));
@@ -203,7 +203,7 @@ mod tests {
         );
     }
 
-    /// The bits of an address after its family, as text.
+    /// Whether the address is IPv6, and its bits as text.
     fn bits(ip: IpAddr) -> (bool, String) {
         match ip {
             IpAddr::V4(ip) => (false, format!("{:032b}", ip.to_bits())),
@@ -211,7 +211,7 @@ mod tests {
         }
     }
 
-    /// Whether an address is in a set, bit by bit.
+    /// Whether an address is in a set, compared bit by bit.
     fn naive_contains(net: &Net, ip: IpAddr) -> bool {
         let (address, mask) = match net {
             Net::V4 { address, mask } => (IpAddr::V4(*address), bits(IpAddr::V4(*mask)).1),
@@ -225,7 +225,7 @@ mod tests {
         family == its_family && mask.chars().zip(wanted.chars()).zip(its.chars()).all(agree)
     }
 
-    /// The rule as the manual tells it.
+    /// The rule as the manual describes it.
     fn naive_permits(acl: &Acl, ip: IpAddr) -> bool {
         for (verdict, net) in acl.entries() {
             if naive_contains(net, ip) {
@@ -251,7 +251,7 @@ mod tests {
         #[test]
         fn verdicts_are_those_of_a_naive_reading(acl in strategies::acl(), ips in prop::collection::vec(address(), 1..40)) {
             for ip in ips {
-                // A client is IPv4 however it came; `::` is that of a Unix listener.
+                // An IPv4-mapped client is an IPv4 client; `::` is the client of a Unix listener.
                 let client = ClientKey::from_ip(ip);
                 let expected = client == ClientKey::UNIX || naive_permits(&acl, ip.to_canonical());
                 prop_assert_eq!(acl.permits(client), expected, "{}", ip);

@@ -1,4 +1,4 @@
-//! Addresses: as an operator writes them ([`Host`], [`Service`]), and resolved ([`Address`]).
+//! Addresses, as an operator writes them ([`Host`], [`Service`]) and resolved ([`Address`]).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// Longest path of a Unix socket, in bytes: `sun_path` less its terminator (unix(7)).
+/// Longest path of a Unix socket, in bytes: the size of `sun_path` minus its terminator (unix(7)).
 pub const MAX_UNIX_PATH: usize = 107;
 
-/// Most addresses of one name that are used.
+/// Most addresses that pen uses of one name.
 pub const MOST_ADDRESSES: usize = 16;
 
-/// A host as an operator writes it. Only a name and a zone need the resolver.
+/// A host as an operator writes it. Only a name and an address with a zone need the resolver.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub enum Host {
     /// A numeric address.
@@ -20,7 +20,7 @@ pub enum Host {
     /// A link-local IPv6 address with its zone (RFC 4007, section 11): the name or index of an
     /// interface.
     Zoned(Ipv6Addr, String),
-    /// A name, resolved once outside the supervisor.
+    /// A name; a resolver outside the supervisor looks it up once.
     Name(String),
     /// The path of a Unix stream socket.
     Unix(PathBuf),
@@ -35,12 +35,12 @@ pub enum Service {
     Name(String),
 }
 
-/// Where pen listens, as an operator writes it.
+/// The listen address, as an operator writes it.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Local {
-    /// `[host:]port`; without a host all IPv4 addresses.
+    /// `[host:]port`; without a host, all IPv4 addresses.
     Inet {
-        /// The host; none means all IPv4 addresses. Never [`Host::Unix`].
+        /// The host; `None` means all IPv4 addresses. Never [`Host::Unix`].
         host: Option<Host>,
         /// The port.
         port: Service,
@@ -49,13 +49,12 @@ pub enum Local {
     Unix(PathBuf),
 }
 
-/// An address of a host, as the resolver finds it.
+/// An address of a host, as the resolver returns it.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize, Deserialize)]
 pub struct HostAddress {
     /// The address.
     pub ip: IpAddr,
-    /// The index of the interface that a link-local IPv6 address is on (`sin6_scope_id`, ipv6(7));
-    /// else 0.
+    /// The index of the interface of a link-local IPv6 address (`sin6_scope_id`, ipv6(7)); else 0.
     pub scope: u32,
 }
 
@@ -76,7 +75,7 @@ impl From<SocketAddr> for HostAddress {
 }
 
 impl HostAddress {
-    /// With a port. IPv4 written as IPv6 (`::ffff:1.2.3.4`) is IPv4.
+    /// The address with a port. An IPv4-mapped IPv6 address (`::ffff:1.2.3.4`) becomes IPv4.
     pub fn with_port(self, port: u16) -> Address {
         Address::Inet(match self.ip.to_canonical() {
             IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, self.scope).into(),
@@ -95,7 +94,7 @@ pub enum Address {
 }
 
 impl Service {
-    /// The name, if it is one.
+    /// The name, if the host is a name.
     pub fn name(&self) -> Option<String> {
         match self {
             Service::Port(_) => None,
@@ -105,7 +104,7 @@ impl Service {
 }
 
 impl Address {
-    /// The port that reports show: a Unix socket's is 1.
+    /// The port that reports show; for a Unix socket it is 1.
     pub fn port(&self) -> u16 {
         match self {
             Address::Inet(address) => address.port(),
@@ -113,7 +112,7 @@ impl Address {
         }
     }
 
-    /// The port, if there is one: what a server without a port takes from the listen address.
+    /// The TCP port, if there is one. A server without a port takes the port of the listen address.
     pub fn inet_port(&self) -> Option<u16> {
         match self {
             Address::Inet(address) => Some(address.port()),
@@ -140,7 +139,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// The host part of an [`Address`], to be shown.
+/// The host part of an [`Address`], for display.
 #[derive(Clone, Copy, Debug)]
 pub enum AddressHost<'a> {
     /// A numeric address.

@@ -1,9 +1,9 @@
-//! The commands of the control port, the configuration file and `-O`: one grammar, read once, typed
-//! from here on.
+//! The commands of the control port, the configuration file and `-O`. They have one grammar, are
+//! parsed once, and are typed values afterwards.
 //!
-//! Words are separated by spaces or tabs; there is no quoting; a word that begins with `#` begins a
-//! comment. Nothing is guessed, nothing is passed over and nothing is looked up: what is malformed,
-//! or left over, is an error whose text is the reply.
+//! Words are separated by spaces or tabs. There is no quoting. A word that begins with `#` begins a
+//! comment. The parser guesses nothing, ignores nothing and looks nothing up. A malformed or
+//! surplus word is an error, and the text of the error is the reply.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -31,10 +31,10 @@ mod line;
 mod nature;
 mod read;
 
-/// Longest line, in bytes, without its end.
+/// Longest line, in bytes, without its line end.
 pub const MAX_LINE: usize = 4095;
 
-/// The smallest listen backlog; the original raises less to it.
+/// The smallest listen backlog; the original raises smaller values to it.
 pub const MIN_BACKLOG: u32 = 50;
 
 /// One command, checked.
@@ -53,105 +53,105 @@ pub enum Command {
     },
     /// Empties an access list.
     NoAcl(u8),
-    /// Sets a switch.
+    /// Sets a switch on (`true`) or off.
     Switch(Switch, bool),
-    /// X-Forwarded-For in HTTP requests.
+    /// The mode of X-Forwarded-For in HTTP requests.
     Http(Http),
-    /// Asks for a number, or sets it.
+    /// Asks for a number (`None`), or sets it.
     Number(Number, Option<u32>),
-    /// The certificates of TLS.
+    /// Lists the TLS certificates.
     Certificates(Form),
     /// Ends a connection.
     Close(u32),
-    /// Facts about a connection.
+    /// Shows the facts about a connection.
     Connection(u32),
-    /// To which connection a descriptor belongs.
+    /// Shows the connection that a descriptor belongs to.
     Socket(u32),
-    /// The control address.
+    /// Shows the control address.
     Control,
-    /// The server of last resort; none = there is none.
+    /// Sets the emergency server; `None` removes it.
     Emergency(Option<ServerSpec>),
-    /// Where refused clients go; none = nowhere.
+    /// Sets the abuse server, which gets refused clients; `None` removes it.
     Abuse(Option<ServerSpec>),
-    /// The certificate of TLS, and its key if that is in another file; none = no TLS.
+    /// The TLS certificate, and its key if that is in another file; `None` turns TLS off.
     Certificate(Option<(PathBuf, Option<PathBuf>)>),
-    /// Whose client certificates are good: files or directories, two at most; none = whom the
-    /// system trusts.
+    /// The trusted authorities of client certificates: files or directories, at most two; empty =
+    /// the system's authorities.
     ClientCa(Vec<PathBuf>),
-    /// What only a start can give.
+    /// A setting that only a start can change.
     Startup(Startup),
-    /// All that is in force, or one setting by its word, with a number if there are several of its
-    /// kind.
+    /// Shows all settings in force, or one setting by its word. The word can have a number after
+    /// it, if there are several settings of that kind.
     Show(Option<String>),
     /// Ends the program.
     Exit,
-    /// Which server an address would get, and why.
+    /// Shows which server an address would get, and why.
     Explain(IpAddr),
-    /// The list of commands, or what one does; its word is a command's.
+    /// Shows the list of commands, or the help of one command by its word.
     Help(Option<String>),
     /// Runs the commands of a file.
     Include(PathBuf),
-    /// Asks for the listen address, or moves the listener.
+    /// Asks for the listen address (`None`), or moves the listener.
     Listen(Option<Local>),
-    /// Asks for the request log, or sets it.
+    /// Asks for the request log (`None`), or sets it.
     Log(Option<LogTarget>),
     /// Stops the request log.
     NoLog,
-    /// The modes.
+    /// Shows the selection modes.
     Mode(Form),
-    /// The program, its limits and all its servers.
+    /// Shows the program, its limits and all its servers.
     Overview,
-    /// The pid.
+    /// Shows the pid.
     Pid,
-    /// Takes a server away.
+    /// Removes a server.
     NoServer(u32),
-    /// Who says whom its connections come from.
+    /// The senders of PROXY headers that pen accepts (`proxy_protocol in`).
     ProxyIn(Senders),
-    /// Whether servers are told whom a connection comes from.
+    /// Whether pen sends a PROXY header to servers (`proxy_protocol out`).
     ProxyOut(ProxyOut),
-    /// What every process is confined by.
+    /// Shows the sandbox of every process.
     Sandbox,
-    /// Clients seen within so many seconds.
+    /// Lists the clients seen within the given number of seconds.
     Recent(u32, Form),
     /// Changes a server.
     Server {
-        /// Its number, which need not be one that the server table has room for.
+        /// Its number, which can be beyond the end of the server table.
         number: u32,
-        /// What changes, in order.
+        /// The changes, in order.
         changes: Vec<ServerChange>,
     },
-    /// The servers.
+    /// Lists the servers.
     Servers(Form),
-    /// Sizes of the socket buffers of a side.
+    /// Sets the sizes of the socket buffers of one side.
     SocketBuffers(BufferSide, BufferSizes),
-    /// The local address towards servers; none = the system's choice.
+    /// The local address for connections to servers; `None` = the kernel chooses.
     Source(Option<IpAddr>),
-    /// Cipher suites of TLS 1.2; none = the default.
+    /// Cipher suites of TLS 1.2; `None` = the default.
     SslCiphers(Option<SuiteList>),
-    /// What of TLS is always so, whether it is asked for or not.
+    /// A TLS setting of the original that is always on in pen, whether it is given or not.
     SslAlways,
-    /// How often TLS may be negotiated anew, in seconds: it cannot be at all.
+    /// The TLS renegotiation interval of the original, in seconds; pen never renegotiates.
     SslRenegotiation(u32),
-    /// TLS 1.3 only.
+    /// Allows TLS 1.3 only.
     SslNoTls12,
-    /// TLS 1.2 beside 1.3, which is the default.
+    /// Allows TLS 1.2 and 1.3, which is the default.
     SslTls12,
-    /// The OCSP response for the certificate, or that it is to be read again; none = there is none.
+    /// The file of the OCSP response, or a request to read it again; `None` = no response.
     SslOcsp(Option<PathBuf>),
-    /// The directory of certificates by server name, or that it is to be read again; none = there
-    /// is none.
+    /// The directory of certificates by server name, or a request to read it again; `None` = no
+    /// directory.
     SslNames(Option<PathBuf>),
-    /// The status page.
+    /// Shows the status page.
     Status(Form),
-    /// When an end of file closes both sides.
+    /// Sets whether an end of file closes both sides.
     Fastclose(Fastclose),
-    /// Asks for the status file, or sets it.
+    /// Asks for the status file (`None`), or sets it.
     WebStats(Option<PathBuf>),
-    /// No status file.
+    /// Stops the status file.
     NoWebStats,
-    /// Writes the settings to a file; none = that of `-F`.
+    /// Writes the settings to a file; `None` = the file of `-F`.
     Write(Option<PathBuf>),
-    /// The text that would be written is the reply.
+    /// Shows the text that `write` would write.
     WriteHere,
 }
 
@@ -166,9 +166,9 @@ pub enum Startup {
     Jail(Option<PathBuf>),
     /// The pid file.
     PidFile(Option<PathBuf>),
-    /// Whether a sandbox that is not whole is an error.
+    /// Whether an incomplete sandbox is an error.
     RequireSandbox(bool),
-    /// As whom jailed processes run: a name or a number.
+    /// The user of jailed processes: a name or a number.
     User(Option<String>),
 }
 
@@ -185,7 +185,7 @@ impl Startup {
         }
     }
 
-    /// Whether it is there, or on.
+    /// Whether the setting has a value, or is on.
     pub fn is_set(&self) -> bool {
         match self {
             Startup::Control(local) => local.is_some(),
@@ -196,26 +196,26 @@ impl Startup {
     }
 }
 
-/// How a report is wanted.
+/// The format of a report.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Form {
-    /// As ever.
+    /// Text, as in the original.
     #[default]
     Plain,
     /// JSON (RFC 8259).
     Json,
 }
 
-/// What is on or off.
+/// A switch, which is on or off.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Switch {
-    /// Dumps in ASCII.
+    /// Dumps are in ASCII.
     Ascii,
-    /// No server is used.
+    /// Pen answers clients itself and uses no server.
     Dummy,
     /// Hash mode.
     Hash,
-    /// Hash mode for every connection, whatever is recorded.
+    /// Hash mode for every connection, even if a server is recorded for the client.
     HashAlways,
     /// Keepalive towards servers.
     Keepalive,
@@ -225,7 +225,7 @@ pub enum Switch {
     RequireClientCert,
     /// Round-robin mode.
     Roundrobin,
-    /// The configuration file names all servers: others go when it is read.
+    /// The configuration file names all servers; a reload removes the others.
     ServersOnly,
     /// Stubborn mode.
     Stubborn,
@@ -235,12 +235,12 @@ pub enum Switch {
     Weight,
 }
 
-/// What is a number.
+/// A setting that is a number.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Number {
     /// Most connections accepted per wake-up.
     AcceptBatch,
-    /// Connections that wait to be accepted.
+    /// Listen backlog, in connections.
     Backlog,
     /// Blacklist time, seconds.
     Blacklist,
@@ -256,11 +256,11 @@ pub enum Number {
     Debug,
     /// Idle timeout, seconds.
     IdleTimeout,
-    /// Connections to servers without a client.
+    /// Idle connections to servers that have no client yet.
     Idlers,
     /// Slots of the server table.
     MaxServers,
-    /// Most connects under way per worker.
+    /// Most pending connects per worker.
     PendingMax,
     /// Connect timeout, seconds.
     Timeout,
@@ -292,7 +292,7 @@ impl Number {
         }
     }
 
-    /// What it may be.
+    /// The range of its values.
     pub fn range(self) -> RangeInclusive<u32> {
         match self {
             Number::Blacklist | Number::IdleTimeout | Number::Tracking => COUNT,
@@ -309,16 +309,16 @@ impl Number {
     }
 }
 
-/// Whose socket buffers.
+/// The side whose socket buffers are set.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum BufferSide {
-    /// Clients'.
+    /// The clients' sockets.
     Client,
-    /// Servers'.
+    /// The servers' sockets.
     Server,
 }
 
-/// Which side's end of file closes both.
+/// The side whose end of file closes both sides.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Fastclose {
     /// Neither: half-closes are kept.
@@ -332,14 +332,14 @@ pub enum Fastclose {
     Both,
 }
 
-/// One key and value of `server N`.
+/// One key and its value in `server N`.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum ServerChange {
     /// Its access list.
     Acl(u8),
     /// Its address; the port is kept.
     Address(Host),
-    /// Leaves it out for so many seconds; 0 = puts it back.
+    /// Blacklists it for this number of seconds; 0 = uses it again.
     Blacklist(u32),
     /// Hard limit.
     Hard(u32),
@@ -353,7 +353,7 @@ pub enum ServerChange {
     Weight(u32),
 }
 
-/// Where the request log goes (`-l`, `log`).
+/// The destination of the request log (`-l`, `log`).
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum LogTarget {
     /// A file.
@@ -362,7 +362,7 @@ pub enum LogTarget {
     Network(Host, Service),
 }
 
-/// Why a line is no command. The text is the reply.
+/// Why a line is not a command. The text is the reply.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum CommandError {
     /// The first word names no command.
@@ -385,7 +385,7 @@ pub enum CommandError {
         /// What is wrong.
         why: String,
     },
-    /// A command that is known and not offered.
+    /// The command is known, but pen does not offer it.
     #[error("{word}: {why}")]
     Refused {
         /// The command's word.
@@ -396,17 +396,17 @@ pub enum CommandError {
     /// The line is longer than [`MAX_LINE`].
     #[error("line: longer than {MAX_LINE} bytes")]
     TooLong,
-    /// `source` with anything but an IP address, in the original's words.
+    /// `source` with an argument that is not an IP address; the text is the original's.
     #[error("unable to set source address to {}", quoted(.0))]
     Source(String),
-    /// `tcp_fastclose` alone, in the original's words.
+    /// `tcp_fastclose` without an argument; the text is the original's.
     #[error("do_cmd: ignoring tcp_fastclose without argument")]
     FastcloseAlone,
 }
 
 impl CommandError {
-    /// The error of a line in a file or an option, which is not ignored as the control port's
-    /// replies to it say for the sake of scripts.
+    /// The error of a line in a file or an option. The replies of the control port say that a line
+    /// is ignored, for scripts; a file or an option is not ignored.
     pub fn of_configuration(&self) -> String {
         match self {
             CommandError::Unknown(word) => {

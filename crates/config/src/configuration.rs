@@ -1,4 +1,5 @@
-//! What the operator asked for, still with names in it, and how it becomes [`Settings`].
+//! The configuration as the operator wrote it, with unresolved names, and its conversion to
+//! [`Settings`].
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -23,24 +24,24 @@ mod names;
 pub mod twice;
 mod warnings;
 
-/// Everything that the command line says about balancing, checked but not resolved.
+/// The balancing options of the command line, checked but not resolved.
 ///
-/// An option that a command can express is that command, so that options and `-O` count in the
+/// An option that a command can express is stored as that command. So options and `-O` apply in the
 /// order in which they were given.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Configuration {
-    /// The first operand: where pen listens unless a command says otherwise.
+    /// The first operand: the listen address, unless a command sets another one.
     pub local: Option<Local>,
     /// The servers in the order of the operands.
     pub servers: Vec<ServerSpec>,
-    /// The commands that the options stand for or hold (`-O`), in order. An `include` has to be
-    /// replaced by the commands of its file.
+    /// The commands of the options, and those in `-O`, in order. The caller must replace an
+    /// `include` by the commands of its file.
     pub commands: Vec<SourcedCommand>,
     /// `-e`.
     pub emergency: Option<ServerSpec>,
     /// `-B`.
     pub abuse: Option<ServerSpec>,
-    /// `-S`: exactly so many slots; none = the larger of 16 and what is needed.
+    /// `-S`: the exact number of slots; `None` = the needed number, but at least 16.
     pub server_slots: Option<u32>,
     /// `-m`.
     pub accept_batch: u32,
@@ -50,22 +51,22 @@ pub struct Configuration {
     pub tls: Tls,
 }
 
-/// A command with the place where the operator wrote it.
+/// A command with its source line.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct SourcedCommand {
-    /// How a message names the place: `FILE:LINE`, or the option.
+    /// The source of the command in messages: `FILE:LINE`, or the option.
     pub source_line: String,
     /// The command.
     pub command: Command,
 }
 
-/// What a start goes by: options, operands and file together, resolved and checked.
+/// The configuration of a start: options, operands and file together, resolved and checked.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Settled {
-    /// Where pen listens, as the operator wrote it.
+    /// The listen address as the operator wrote it.
     pub local: Local,
-    /// Where pen listens: the first of these addresses that can be bound; at least one, and all
-    /// with one port.
+    /// The addresses of the listener: pen uses the first one that it can bind. There is at least
+    /// one, and all have the same port.
     pub listen: Vec<Address>,
     /// The settings.
     pub settings: Settings,
@@ -73,22 +74,22 @@ pub struct Settled {
     pub log: Option<LogTarget>,
     /// The file for status reports.
     pub status_file: Option<PathBuf>,
-    /// The number of workers; none = one per processor.
+    /// The number of workers; `None` = one per processor.
     pub workers: Option<u32>,
-    /// What the settings are without the file: by options and operands alone.
+    /// The settings by options and operands alone, without the file.
     pub given: Settings,
-    /// Servers to be left out from the start, each for so many seconds.
+    /// Servers that are blacklisted from the start, each with its time in seconds.
     pub blacklisted: Vec<(ServerId, u32)>,
 }
 
-/// A configuration that cannot be put in force.
+/// An error in a configuration, which is therefore not used.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigurationError(pub String);
 
 impl Configuration {
-    /// The names that have to be resolved first, those of the file's commands included; empty if
-    /// all addresses are numeric.
+    /// The names to resolve first, including those of the file's commands; empty if all addresses
+    /// are numeric.
     pub fn lookups(&self, file: &[SourcedCommand]) -> BTreeSet<Lookup> {
         let specs = || self.servers.iter().chain(&self.emergency).chain(&self.abuse);
         let hosts = specs().filter_map(|spec| apply::of_host(&spec.host));
@@ -102,13 +103,12 @@ impl Configuration {
             .collect()
     }
 
-    /// Puts the answers in, and the effects of options, operands and the file's commands in this
-    /// order, and checks the whole.
+    /// Fills in the resolved names and applies the options, the operands and the file's commands,
+    /// in this order. Then it checks the whole.
     ///
     /// # Errors
-    /// Everything that is wrong: no listen address or no server, more servers than slots, a server
-    /// without a port behind a Unix listener, a name without an answer, a command that cannot
-    /// take effect.
+    /// All errors: no listen address or no server, more servers than slots, a server without a port
+    /// while the listener is a Unix socket, an unresolved name, a command that cannot take effect.
     pub fn settle(
         &self,
         names: &Names,
@@ -130,8 +130,8 @@ impl Configuration {
         operands.resize(slots, None);
         settled.settings.servers.clone_from(&operands);
         errors.extend(settled.take(&self.commands, names, port));
-        // The operands come after the options: their fields win over those that -O gave. An access
-        // list is none of their fields.
+        // The operands come after the options: their fields override those that -O gave. An operand
+        // has no field for the access list.
         for (server, operand) in settled.settings.servers.iter_mut().zip(operands) {
             if let Some(operand) = operand {
                 let acl = server.as_ref().map_or(0, |server| server.acl);
@@ -158,7 +158,7 @@ impl Configuration {
         if errors.is_empty() { Ok(settled) } else { Err(errors) }
     }
 
-    /// The last that options and file say of something.
+    /// The last value that the options and the file give.
     fn last<'c, T>(
         &'c self,
         file: &'c [SourcedCommand],
@@ -207,8 +207,8 @@ impl Configuration {
         self.last(file, pick).or(self.local.as_ref())
     }
 
-    /// All that can be said without an effect of a command. After an error, the listen address is a
-    /// stand-in.
+    /// The initial state, before any command is applied. After an error, the listen address is only
+    /// a placeholder.
     fn beginning(
         &self,
         names: &Names,
@@ -237,7 +237,7 @@ impl Configuration {
         Settled { local, listen, settings, log, status_file, workers, given, blacklisted }
     }
 
-    /// The size of the server table; enough for the operands even after an error.
+    /// The size of the server table. It is large enough for the operands even after an error.
     fn slots(&self, file: &[SourcedCommand], errors: &mut Vec<ConfigurationError>) -> usize {
         let numbers = self.commands.iter().chain(file).filter_map(|placed| match placed.command {
             Command::Server { number, .. } => Some(number.saturating_add(1)),
@@ -266,7 +266,7 @@ impl Configuration {
 }
 
 impl Settled {
-    /// Lets commands take effect in order; returns what cannot.
+    /// Applies commands in order; returns the errors.
     fn take(
         &mut self,
         commands: &[SourcedCommand],
@@ -275,7 +275,7 @@ impl Settled {
     ) -> Vec<ConfigurationError> {
         for SourcedCommand { command, .. } in commands {
             match command {
-                // Before the tables are made, they may be smaller than the defaults.
+                // The tables do not exist yet, so they can be smaller than the defaults.
                 Command::Number(Number::ClientsMax, Some(clients)) => {
                     self.settings.clients_max = *clients
                 }
@@ -290,7 +290,7 @@ impl Settled {
     }
 }
 
-/// A server with its names replaced by the answers. `listen_port` is for one that has no port.
+/// A server with resolved names. `listen_port` is the port of a server that has none.
 pub(crate) fn resolved(
     spec: &ServerSpec,
     listen_port: Option<u16>,
@@ -318,7 +318,7 @@ fn error(why: String) -> ConfigurationError {
     ConfigurationError(why)
 }
 
-/// Slots of the server table when `-S` does not say it and fewer are needed.
+/// Fewest slots of the server table if `-S` is not given.
 pub(crate) const MIN_SLOTS: u32 = 16;
 
 #[cfg(test)]

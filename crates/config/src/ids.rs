@@ -1,4 +1,4 @@
-//! Names for things that cross a process boundary: servers, workers, clients.
+//! Identifiers of objects that cross a process boundary: servers, workers, clients.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -16,7 +16,7 @@ pub const MAX_WORKERS: u32 = 64;
 pub struct ServerId(pub u16);
 
 impl ServerId {
-    /// The server's place in [`crate::settings::Settings::servers`].
+    /// The server's index in [`crate::settings::Settings::servers`].
     pub fn index(self) -> usize {
         usize::from(self.0)
     }
@@ -28,18 +28,19 @@ impl fmt::Display for ServerId {
     }
 }
 
-/// Where a connection goes: a regular server, or one of the two servers outside the rotation.
+/// The destination of a connection: a regular server, or one of the two servers outside the
+/// rotation.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize, Deserialize)]
 pub enum Target {
     /// A server of the rotation.
     Server(ServerId),
-    /// The server of last resort (`-e`).
+    /// The emergency server (`-e`).
     Emergency,
-    /// Where clients go that the client access list refuses (`-B`).
+    /// The abuse server (`-B`), which gets the clients that the client access list refuses.
     Abuse,
 }
 
-/// The code of "this client has no recorded server" in the client table and in reports.
+/// The code for "this client has no recorded server" in the client table and in reports.
 pub const NO_SERVER: i32 = -3;
 
 impl Target {
@@ -52,7 +53,7 @@ impl Target {
         }
     }
 
-    /// The target that a code names; none for [`NO_SERVER`] and for anything out of range.
+    /// The target of a code; `None` for [`NO_SERVER`] and for any code out of range.
     pub fn from_code(code: i32) -> Option<Target> {
         match code {
             -1 => Some(Target::Emergency),
@@ -65,7 +66,7 @@ impl Target {
         }
     }
 
-    /// The target's row in the shared table, which has `servers` regular rows, then one for the
+    /// The target's row in the shared table. The table has `servers` regular rows, then one for the
     /// emergency server and one for the abuse server.
     pub fn row(self, servers: u32) -> u32 {
         match self {
@@ -87,9 +88,9 @@ impl fmt::Display for WorkerId {
     }
 }
 
-/// Who a client is: its IP address alone, IPv4 in its IPv6-mapped form (RFC 4291, 2.5.5.2), so that
-/// a client of a dual-stack listener and one of an IPv4 listener are the same. All clients of a
-/// Unix listener are one.
+/// The identity of a client: its IP address without the port. IPv4 is stored in its IPv6-mapped
+/// form (RFC 4291, 2.5.5.2), so a client is the same at a dual-stack listener and at an IPv4
+/// listener. All clients of a Unix listener are one client.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ClientKey([u8; 16]);
 
@@ -105,7 +106,7 @@ impl ClientKey {
         }
     }
 
-    /// The key of a peer's socket address; the port never counts.
+    /// The key of a peer's socket address; the port is ignored.
     pub fn from_peer(peer: SocketAddr) -> ClientKey {
         ClientKey::from_ip(peer.ip())
     }
@@ -120,7 +121,7 @@ impl ClientKey {
         self.0
     }
 
-    /// The address, IPv4 where it is one; none for the client of a Unix listener.
+    /// The address, as IPv4 if it is mapped; `None` for the client of a Unix listener.
     pub fn ip(self) -> Option<IpAddr> {
         (self != ClientKey::UNIX).then(|| Ipv6Addr::from(self.0).to_canonical())
     }

@@ -1,7 +1,7 @@
-//! What pen is told, and the settings that come of it: addresses and their grammar, commands, files
-//! of commands, and how settings are written.
+//! The configuration of pen: addresses and their grammar, commands, command files, the resulting
+//! settings, and the printing of settings.
 //!
-//! Pure: no file, no socket, no clock, and no other package of pen.
+//! This crate is pure: it uses no file, no socket, no clock, and no other crate of pen.
 
 #![forbid(unsafe_code)]
 

@@ -1,5 +1,4 @@
-//! The PROXY protocol as the operator asks for it: who may say whom a connection comes from, and
-//! whether servers are told.
+//! The settings of the PROXY protocol: the trusted senders, and whether servers get a header.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,20 +9,20 @@ use crate::acl::Net;
 use crate::parse::grammar;
 use crate::parse::grammar::{GrammarError, quoted};
 
-/// Whether servers are told whom a connection comes from, and how.
+/// Whether pen sends a PROXY header to servers, and in which version.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub enum ProxyOut {
-    /// They are not.
+    /// No header.
     #[default]
     Off,
-    /// In a line of text.
+    /// Version 1, a line of text.
     V1,
-    /// In binary.
+    /// Version 2, binary.
     V2,
 }
 
 impl ProxyOut {
-    /// The word of each.
+    /// The word of each setting.
     pub const WORDS: [(&str, ProxyOut); 3] =
         [("off", ProxyOut::Off), ("v1", ProxyOut::V1), ("v2", ProxyOut::V2)];
 }
@@ -41,15 +40,15 @@ impl fmt::Display for ProxyOut {
 /// Most networks of senders.
 pub const MAX_SENDERS: usize = 64;
 
-/// Who begins each connection with a header that says whom it comes from, and is believed. Nobody,
-/// unless told otherwise.
+/// The networks of trusted senders. A trusted sender begins each connection with a header that
+/// gives the client's address. By default there is none.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Senders {
     nets: Vec<Net>,
 }
 
 impl Senders {
-    /// Senders from these networks; what is beyond [`MAX_SENDERS`] is left out.
+    /// Senders from these networks; networks beyond [`MAX_SENDERS`] are ignored.
     pub fn new(nets: impl IntoIterator<Item = Net>) -> Senders {
         Senders { nets: nets.into_iter().take(MAX_SENDERS).collect() }
     }
@@ -57,7 +56,7 @@ impl Senders {
     /// Reads `NET[,NET...]`, each an address or address/length.
     ///
     /// # Errors
-    /// One of them is none, or there are too many.
+    /// One of them is invalid, or there are too many.
     pub fn read(text: &str) -> Result<Senders, GrammarError> {
         let nets: Vec<Net> = text.split(',').map(net).collect::<Result<_, _>>()?;
         match nets.len() {
@@ -66,12 +65,12 @@ impl Senders {
         }
     }
 
-    /// Whether nobody is listed.
+    /// Whether the list is empty.
     pub fn is_empty(&self) -> bool {
         self.nets.is_empty()
     }
 
-    /// Whether an address is listed; an IPv4 address however it is written.
+    /// Whether an address is listed. An IPv4-mapped address counts as IPv4.
     pub fn lists(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         self.nets.iter().any(|net| net.contains(ip))
@@ -93,7 +92,7 @@ fn net(text: &str) -> Result<Net, GrammarError> {
     net.ok_or_else(|| GrammarError(format!("{}: the prefix is too long", quoted(text))))
 }
 
-/// As `proxy_protocol in from` takes them.
+/// The form that `proxy_protocol in from` takes.
 impl fmt::Display for Senders {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (place, net) in self.nets.iter().enumerate() {
@@ -101,7 +100,7 @@ impl fmt::Display for Senders {
                 f.write_str(",")?;
             }
             match net {
-                // Made of a prefix, so its ones are the length.
+                // The mask was made from a prefix, so the number of its ones is the length.
                 Net::V4 { address, mask } => {
                     write!(f, "{address}/{}", mask.to_bits().count_ones())?
                 }

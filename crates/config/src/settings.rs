@@ -1,5 +1,5 @@
-//! What every process works by: one validated snapshot, made by the supervisor, never changed in
-//! place.
+//! The settings that all processes use: a validated snapshot, made by the supervisor and never
+//! changed in place.
 
 use std::net::IpAddr;
 
@@ -12,89 +12,87 @@ use crate::ids::{ServerId, Target};
 use crate::proxy::{ProxyOut, Senders};
 use crate::tls::Tls;
 
-/// Whether HTTP requests say who the client is, and what becomes of other protocols.
+/// Whether pen adds X-Forwarded-For to HTTP requests, and how it treats other protocols.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Http {
-    /// Nothing is looked at.
+    /// Pen does not look at the data.
     #[default]
     Off,
-    /// All is HTTP/1.x; what is not is refused (`-H`).
+    /// All data is HTTP/1.x; anything else is refused (`-H`).
     On,
-    /// What is not HTTP/1.x passes unchanged.
+    /// Data that is not HTTP/1.x passes unchanged.
     Mixed,
 }
 
 /// The running configuration. A new one replaces the old one as a whole.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
-    /// Raised with every change; workers acknowledge it.
+    /// Increased with every change; workers acknowledge it.
     pub generation: u64,
-    /// The regular servers by number. Its length is the size of the server table (`-S`), which is
-    /// fixed after the start; a number that was never given an address is `None` and is never
-    /// selected.
+    /// The regular servers by number. The length is the size of the server table (`-S`), which is
+    /// fixed after the start. A number without an address is `None` and is never selected.
     pub servers: Vec<Option<Server>>,
-    /// The server of last resort (`-e`).
+    /// The emergency server (`-e`).
     pub emergency: Option<Server>,
-    /// Where refused clients go (`-B`).
+    /// The abuse server, which gets refused clients (`-B`).
     pub abuse: Option<Server>,
     /// How the first server of a client is chosen.
     pub selection: Selection,
-    /// How long a server that failed is left out, in seconds (`-b`); 0 = it never is.
+    /// How long a failed server is blacklisted, in seconds (`-b`); 0 = not at all.
     pub blacklist: u32,
-    /// Seconds that a connect may take (`-t`), at least 1.
+    /// Connect timeout in seconds (`-t`), at least 1.
     pub connect_timeout: u32,
-    /// Seconds that a client is remembered (`-T`); 0 = for ever.
+    /// Seconds that a client is remembered (`-T`); 0 = no limit.
     pub tracking: u32,
     /// Most simultaneous connections of all workers together (`-x`).
     pub connections_max: u32,
     /// Slots of the client table (`-c`).
     pub clients_max: u32,
-    /// Most connects under way per worker and server; a server with so many is passed over, as a
-    /// full one is.
+    /// Most pending connects per worker and server. A server at this number is skipped, like a full
+    /// one.
     pub pending_max: u32,
     /// Most connections accepted per wake-up (`-m`).
     pub accept_batch: u32,
-    /// Connections that wait to be accepted, at most (`-q`); the supervisor's business.
+    /// Listen backlog (`-q`); only the supervisor uses it.
     pub backlog: u32,
-    /// How much is said: 0 failures only, 1 decisions, 2 connections and dumps, 3 everything
-    /// (`-d`).
+    /// The debug level (`-d`): 0 failures only, 1 decisions, 2 connections and dumps, 3 everything.
     pub debug: u8,
     /// Dumps in ASCII instead of hex (`-a`).
     pub ascii: bool,
     /// The access lists.
     pub acls: [Acl; LISTS],
-    /// Which of them governs clients.
+    /// The access list that governs clients.
     pub client_acl: u8,
-    /// Which of them governs the control port.
+    /// The access list that governs the control port.
     pub control_acl: u8,
     /// Seconds without traffic after which a connection is closed; 0 = never.
     pub idle_timeout: u32,
-    /// When an end of file closes both sides.
+    /// The side whose end of file closes both sides.
     pub fastclose: Fastclose,
     /// TCP_NODELAY on both sides from the first byte.
     pub tcp_nodelay: bool,
     /// TCP keepalive towards servers.
     pub keepalive: bool,
-    /// The local address towards servers.
+    /// The local address for connections to servers.
     pub source: Option<IpAddr>,
     /// Sizes of socket buffers.
     pub buffers: SocketBuffers,
     /// Every client gets a fixed answer, and no server is used.
     pub dummy: bool,
-    /// Connections to servers without a client, of all workers together.
+    /// Idle connections to servers without a client, of all workers together.
     pub idlers: u32,
     /// X-Forwarded-For in HTTP requests (`-H`).
     pub http: Http,
-    /// Who says whom its connections come from.
+    /// The trusted senders of PROXY headers.
     pub proxy_in: Senders,
-    /// Whether servers are told whom a connection comes from.
+    /// Whether pen sends a PROXY header to servers.
     pub proxy_out: ProxyOut,
     /// TLS towards clients.
     pub tls: Tls,
 }
 
-/// Sizes of the kernel's buffers of a socket, in bytes (socket(7)); 0 = the kernel's own choice,
-/// which follows the traffic.
+/// Sizes of the kernel's buffers of a socket, in bytes (socket(7)). 0 = the kernel chooses, and
+/// adapts the size to the traffic.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct BufferSizes {
     /// SO_RCVBUF.
@@ -106,35 +104,35 @@ pub struct BufferSizes {
 /// The buffers of both sides' sockets.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct SocketBuffers {
-    /// Towards clients.
+    /// The clients' sockets.
     pub client: BufferSizes,
-    /// Towards servers.
+    /// The servers' sockets.
     pub server: BufferSizes,
 }
 
 /// A server, resolved and checked.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Server {
-    /// Where it is: the first address of its name.
+    /// Its address: the first address of its name.
     pub address: Address,
-    /// The further addresses of its name, in order: one is tried when those before it cannot be
-    /// connected to. All are [`Address::Inet`].
+    /// The other addresses of its name, in order. Pen tries one when it cannot connect to those
+    /// before it. All are [`Address::Inet`].
     pub alternatives: Vec<Address>,
-    /// The name, or the address with its zone, that the operator gave; none if the address says it
-    /// all.
+    /// The name, or the address with its zone, as the operator gave it; `None` if `address` is the
+    /// same.
     pub given: Option<Host>,
-    /// The name of its port's service, if the operator gave that.
+    /// The service name of its port, if the operator gave one.
     pub service: Option<String>,
-    /// Most simultaneous connections for clients that it does not know; 0 = unlimited.
+    /// Most simultaneous connections of clients for which it is not recorded; 0 = unlimited.
     pub soft: u32,
-    /// Most simultaneous connections for clients whose recorded server it is; matters only above
+    /// Most simultaneous connections of clients for which it is recorded; it matters only above
     /// `soft`.
     pub hard: u32,
-    /// Relative capacity; used only in weight mode, where 0 keeps new clients away.
+    /// Relative capacity; used only in weight mode, where a server of weight 0 gets no new clients.
     pub weight: u32,
     /// Rank, lowest first; used only in prio mode.
     pub prio: u32,
-    /// The access list of clients that it serves.
+    /// The access list of the clients that it serves.
     pub acl: u8,
 }
 
@@ -155,8 +153,8 @@ impl Server {
         }
     }
 
-    /// Gives it the addresses of a host that the operator gave. Those that it had by the same host
-    /// keep their order: answers of a name server that come in turns move nothing.
+    /// Sets the addresses of the server from a host. Addresses that the server already had by the
+    /// same host keep their order. So a name server that rotates its answers changes nothing.
     pub(crate) fn relocate(&mut self, found: Vec<Address>, given: Option<Host>) {
         let is_same = given.is_some() && given == self.given;
         let mut ordered: Vec<Address> = self
@@ -175,7 +173,7 @@ impl Server {
         }
     }
 
-    /// Gives all its addresses this port; a path has none.
+    /// Sets the port of all its addresses; a path has no port.
     pub(crate) fn set_port(&mut self, port: u16) {
         for address in std::iter::once(&mut self.address).chain(&mut self.alternatives) {
             match address {
@@ -190,8 +188,8 @@ impl Server {
         std::iter::once(&self.address).chain(&self.alternatives)
     }
 
-    /// The address at a position, which may come from shared memory: beyond the last it begins
-    /// again.
+    /// The address at a position. The position can come from shared memory, so it is taken modulo
+    /// the number of addresses.
     pub fn address_at(&self, position: u32) -> &Address {
         match self.alternatives.len() {
             0 => &self.address,
@@ -223,8 +221,8 @@ impl Server {
         }
     }
 
-    /// Most simultaneous connections for a client, by whether the server is its recorded one; none
-    /// = no limit.
+    /// Most simultaneous connections for a client; `known` says that the server is the client's
+    /// recorded one. `None` = no limit.
     pub fn limit(&self, known: bool) -> Option<u32> {
         match (self.soft, known) {
             (0, _) => None,
@@ -234,25 +232,24 @@ impl Server {
     }
 }
 
-/// The modes of selection, independent of each other; the order of precedence is that of the
-/// algorithm.
+/// The selection modes. They are independent; the selection algorithm defines their precedence.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Selection {
-    /// No tracking: round robin straight away (`-r`).
+    /// No tracking: always round robin (`-r`).
     pub roundrobin: bool,
     /// A hash of the client's address chooses the first server (`-h`).
     pub hash: bool,
-    /// As `hash`, for every connection, whatever is recorded (`-N`).
+    /// As `hash`, for every connection, even if a server is recorded (`-N`).
     pub hash_always: bool,
-    /// The least loaded server by weight first (`-W`).
+    /// The server with the lowest load by weight comes first (`-W`).
     pub weight: bool,
-    /// The lowest prio first.
+    /// The server with the lowest prio comes first.
     pub prio: bool,
     /// No failover (`-s`).
     pub stubborn: bool,
 }
 
-/// The manual page's defaults, and no server.
+/// The defaults of the manual page, without servers.
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
@@ -291,7 +288,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The definition that a target stands for, if there is one.
+    /// The server of a target, if it is configured.
     pub fn target(&self, target: Target) -> Option<&Server> {
         match target {
             Target::Server(id) => self.servers.get(id.index())?.as_ref(),
@@ -313,8 +310,7 @@ impl Settings {
             .filter_map(|(n, server)| Some((ServerId(n as u16), server.as_ref()?)))
     }
 
-    /// One more than the highest number that has an address: the modulus of rotation and of the
-    /// hash.
+    /// The highest number that has an address, plus one: the modulus of rotation and of the hash.
     pub fn server_count(&self) -> u32 {
         self.servers.iter().rposition(Option::is_some).map_or(0, |last| last as u32 + 1)
     }

@@ -1,4 +1,4 @@
-//! Random commands and settings, each a valid one, for property tests.
+//! Generators of random valid commands and settings for property tests.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -69,7 +69,7 @@ pub fn net() -> impl Strategy<Value = Net> {
             length
         )
         .unwrap()),
-        // Mapped IPv4, and few addresses, so that some meet.
+        // IPv4-mapped addresses, from a small set, so that some are equal.
         (any::<u8>(), 96u8..=128).prop_map(|(last, length)| Net::v6_prefix(
             (0xffff_0102_0300 | u128::from(last)).into(),
             length
@@ -83,7 +83,7 @@ pub fn net() -> impl Strategy<Value = Net> {
     ]
 }
 
-/// Networks that have a prefix, as senders do.
+/// Networks with a prefix, as senders have.
 fn senders() -> impl Strategy<Value = Senders> {
     let net = prop_oneof![
         (any::<u32>(), 0u8..=32).prop_map(|(address, length)| Net::v4_prefix(
@@ -188,7 +188,7 @@ fn http() -> impl Strategy<Value = Http> {
     select(&[Http::Off, Http::On, Http::Mixed][..])
 }
 
-/// A command that some line means.
+/// A command that can be written as a line.
 pub fn command() -> impl Strategy<Value = Command> {
     let form = || select(&[Form::Plain, Form::Json][..]);
     let fastclose = select(&[Fastclose::Off, Fastclose::Up, Fastclose::Down, Fastclose::Both][..]);
@@ -204,7 +204,7 @@ pub fn command() -> impl Strategy<Value = Command> {
         (count(), vec(change(), 1..9)).prop_map(|(number, changes)| {
             let mut each: Vec<ServerChange> = Vec::new();
             for change in changes {
-                // No key stands twice in a line.
+                // A line has each key at most once.
                 if each
                     .iter()
                     .all(|other| std::mem::discriminant(other) != std::mem::discriminant(&change))
@@ -275,7 +275,7 @@ pub fn command() -> impl Strategy<Value = Command> {
 
 /// A server as an operand.
 fn spec() -> impl Strategy<Value = ServerSpec> {
-    // The path of a Unix socket has no colon here, and there is no port.
+    // A Unix path has no colon here and no port.
     let host =
         prop_oneof![3 => remote(), 1 => "/[a-z.]{0,20}".prop_map(|path| Host::Unix(path.into()))];
     (host, of(service()), [count(), count(), count(), count()]).prop_map(
@@ -293,7 +293,7 @@ fn spec() -> impl Strategy<Value = ServerSpec> {
 
 /// A setting of the start.
 pub fn startup() -> impl Strategy<Value = Startup> {
-    // A port alone is completed when it is read.
+    // The parser adds a host to a port alone.
     let control = prop_oneof![
         (remote(), service()).prop_map(|(host, port)| Local::Inet { host: Some(host), port }),
         path().prop_map(Local::Unix),
@@ -308,22 +308,22 @@ pub fn startup() -> impl Strategy<Value = Startup> {
     ]
 }
 
-/// Suites, at least one, each once.
+/// At least one suite, each at most once.
 fn suites() -> impl Strategy<Value = Vec<Suite>> {
     proptest::sample::subsequence(Suite::ALL, 1..=Suite::ALL.len()).prop_shuffle()
 }
 
-/// What commands can say about TLS, which is on.
+/// The TLS settings that commands can express; TLS is on.
 fn tls() -> impl Strategy<Value = Tls> {
     let authorities = of(vec(path(), 0..=2));
     (of(suites()), any::<bool>(), of(path()), of(path()), (path(), of(path()), authorities))
         .prop_map(|(suites, tls12, ocsp, names, (certificate, key, authorities))| {
-            // Nobody may be said to be good for what is not asked for.
+            // Authorities are only allowed if client certificates are required.
             let required = authorities.is_some();
             let mut authorities = authorities.unwrap_or_default().into_iter();
             let suites = suites.unwrap_or_default();
             let (ca_file, ca_directory) = (authorities.next(), authorities.next());
-            // Without a certificate, nothing may be said about TLS.
+            // TLS settings are only allowed with a certificate.
             let certificate = Some(certificate);
             Tls { certificate, key, ca_file, ca_directory, required, names, ocsp, tls12, suites }
         })

@@ -1,4 +1,4 @@
-//! TLS as the administrator wants it.
+//! The TLS settings.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,13 +11,13 @@ use crate::configuration::{ConfigurationError, SourcedCommand};
 /// TLS towards clients.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Tls {
-    /// Certificates (`-E`); TLS is on if there are any.
+    /// Certificate file (`-E`); TLS is on if it is set.
     pub certificate: Option<PathBuf>,
-    /// Private key (`-K`); none = it is among the certificates.
+    /// Private key (`-K`); `None` = it is in the certificate file.
     pub key: Option<PathBuf>,
     /// Certification authorities of clients (`-G`).
     pub ca_file: Option<PathBuf>,
-    /// A directory of such (`-A`).
+    /// A directory of certification authorities (`-A`).
     pub ca_directory: Option<PathBuf>,
     /// Clients must present a valid certificate (`-R`).
     pub required: bool,
@@ -25,13 +25,13 @@ pub struct Tls {
     pub names: Option<PathBuf>,
     /// OCSP response for the certificate (`ssl_ocsp_response`).
     pub ocsp: Option<PathBuf>,
-    /// TLS 1.2 beside 1.3.
+    /// Allows TLS 1.2 besides 1.3.
     pub tls12: bool,
     /// Cipher suites of TLS 1.2 in order of preference (`ssl_ciphers`); empty = the default.
     pub suites: Vec<Suite>,
 }
 
-/// Off, and both protocols.
+/// TLS off, both protocol versions allowed.
 impl Default for Tls {
     fn default() -> Tls {
         Tls {
@@ -55,12 +55,12 @@ impl Tls {
     }
 }
 
-/// What is said of TLS and has no effect: the beginning of a message about each, an option or a
-/// command's word. If TLS or the check of clients was meant to be on, it must not be off without a
-/// word. What `show` prints where TLS is off is none of it.
+/// Finds TLS settings that have no effect. Each error begins with its option or command's word. TLS
+/// or the check of clients must not be off silently if the operator meant it to be on. The lines
+/// that `show` prints while TLS is off are not errors.
 ///
 /// # Errors
-/// One for each.
+/// One for each setting.
 pub fn check<'c>(
     tls: &Tls,
     commands: impl IntoIterator<Item = &'c SourcedCommand>,
@@ -107,12 +107,12 @@ pub fn check<'c>(
     }
 }
 
-/// The beginning of a message about a place.
+/// The beginning of a message about a source line.
 fn at(source_line: &str) -> String {
     if source_line.is_empty() { String::new() } else { format!("{source_line}: ") }
 }
 
-/// Where something was said, and so where what is missing can be said.
+/// Where a setting was given, and so where the missing one can be given.
 #[derive(Clone, Copy)]
 enum Author {
     Operator,
@@ -151,8 +151,8 @@ impl Author {
     }
 }
 
-/// Where the last of these commands ends the demand for client certificates, if one does and none
-/// says whose are good.
+/// The source line of the last command that ends the demand for client certificates. `None` if no
+/// command does, or if a command sets the authorities.
 fn demand_ended<'c>(commands: &[&'c SourcedCommand]) -> Option<&'c str> {
     if of_command("-G", commands).is_some() {
         return None;
@@ -167,7 +167,7 @@ const DEMAND_ENDED: &str = "require_client_cert: client_ca (-G, -A) says whose c
     are good, and that means nothing if no client \
                             is asked for one; say no client_ca too, in the file of -F";
 
-/// The command that says what an option says, and its place, if there is one.
+/// The command that is equivalent to an option, and its source line, if it is given.
 fn of_command<'c>(
     option: &str,
     commands: &[&'c SourcedCommand],
@@ -184,12 +184,12 @@ fn of_command<'c>(
     })
 }
 
-/// The word of a command that is about TLS.
+/// The word of a command about TLS.
 fn word(command: &Command) -> Option<&'static str> {
     match command {
         Command::SslAlways | Command::SslNoTls12 => Some("ssl_option"),
         Command::SslRenegotiation(_) => Some("ssl_client_renegotiation_interval"),
-        // What asks for nothing may be said anywhere.
+        // A command that asks for nothing is allowed without a certificate.
         Command::SslCiphers(Some(_)) => Some("ssl_ciphers"),
         Command::SslOcsp(Some(_)) => Some("ssl_ocsp_response"),
         Command::SslNames(Some(_)) => Some("ssl_sni_path"),
@@ -199,7 +199,7 @@ fn word(command: &Command) -> Option<&'static str> {
 
 macro_rules! suites {
     ($($variant:ident $name:literal $standard:literal,)*) => {
-        /// A cipher suite of TLS 1.2 that exists here.
+        /// A cipher suite of TLS 1.2 that pen supports.
         #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
         pub enum Suite {
             $(#[doc = concat!("`", $standard, "`.")] $variant,)*
@@ -214,7 +214,7 @@ macro_rules! suites {
                 match self { $(Suite::$variant => $name,)* }
             }
 
-            /// Its name in the registry of TLS.
+            /// Its name in the IANA registry of TLS.
             pub fn standard_name(self) -> &'static str {
                 match self { $(Suite::$variant => $standard,)* }
             }
@@ -232,8 +232,8 @@ suites! {
 }
 
 impl Suite {
-    /// Whether it is for certificates with an RSA key; else for those with a key on an elliptic
-    /// curve.
+    /// Whether it is for certificates with an RSA key; otherwise it is for certificates with an
+    /// elliptic-curve key.
     pub fn is_rsa(self) -> bool {
         match self {
             Suite::RsaAes256 | Suite::RsaAes128 | Suite::RsaChacha => true,
@@ -242,18 +242,18 @@ impl Suite {
     }
 }
 
-/// What a list of suites says: those that exist here, and the words that mean nothing here.
+/// The content of a list of suites: the known suites, and the unknown words.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct SuiteList {
     /// The suites, in order, each once.
     pub suites: Vec<Suite>,
-    /// Words that name none.
+    /// Words that are not a suite.
     pub unknown: Vec<String>,
 }
 
 impl SuiteList {
-    /// Reads names joined by colons. Names of suites of TLS 1.3, which are not chosen here, are
-    /// passed over.
+    /// Reads names separated by colons. Names of TLS 1.3 suites are ignored, because they cannot be
+    /// chosen here.
     pub fn read(text: &str) -> SuiteList {
         let mut list = SuiteList::default();
         for word in text.split(':').filter(|word| {
@@ -272,7 +272,7 @@ impl SuiteList {
     }
 }
 
-/// As it is read.
+/// The form that `read` takes.
 impl fmt::Display for SuiteList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let words = self

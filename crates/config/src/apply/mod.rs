@@ -1,7 +1,7 @@
-//! What a command changes in the [`Settings`]: the one place where commands take effect on them.
+//! Applies commands to the [`Settings`]. This is the only module that changes settings by commands.
 //!
-//! Pure: names were looked up before, and nothing is opened. Every function checks the whole before
-//! it changes anything.
+//! This module is pure: the names are resolved before, and nothing is opened. Every function checks
+//! the whole command before it changes anything.
 
 use std::collections::BTreeSet;
 
@@ -16,15 +16,16 @@ use crate::ids::ServerId;
 use crate::parse::grammar::ServerSpec;
 use crate::settings::{Server, Settings};
 
-/// Puts the effect of one command into `settings`. A command that is no setting, such as `log`,
-/// `listen` or `exit`, leaves them as they are: it is the supervisor's to carry out. So is
-/// `blacklist` among the changes of a server, which is a fact about now and no setting.
+/// Applies one command to `settings`. A command that is not a setting, such as `log`, `listen` or
+/// `exit`, changes nothing here: the supervisor carries it out. The same holds for `blacklist`
+/// among the changes of a server, which is a state and not a setting.
 ///
-/// `listen_port` is for a new server without a port; none = pen listens at a Unix socket.
+/// `listen_port` is the port for a new server without a port; `None` if pen listens on a Unix
+/// socket.
 ///
 /// # Errors
-/// The command cannot take effect: `settings` are as before, and the text, which begins with the
-/// command's word, is the reply.
+/// The command cannot take effect; `settings` are unchanged. The text begins with the command's
+/// word and is the reply.
 pub fn apply(
     settings: &mut Settings,
     command: &Command,
@@ -104,7 +105,7 @@ fn beyond(number: u32, slots: usize) -> String {
     format!("server: number {number} too large, this program was started for {slots} servers (-S)")
 }
 
-/// A server that is none of the regular ones, resolved.
+/// The emergency or abuse server, resolved.
 fn backup(
     word: &str,
     spec: Option<&ServerSpec>,
@@ -116,7 +117,7 @@ fn backup(
         .map_err(|why| format!("{word}: {why}"))
 }
 
-/// Whether a file names all servers.
+/// Whether the file says that it names all servers (`servers_only`); `None` if it does not say.
 pub fn names_all(file: &[SourcedCommand]) -> Option<bool> {
     file.iter().rev().find_map(|placed| match placed.command {
         Command::Switch(Switch::ServersOnly, on) => Some(on),
@@ -124,7 +125,7 @@ pub fn names_all(file: &[SourcedCommand]) -> Option<bool> {
     })
 }
 
-/// Takes the servers away that a file does not name, if it says that it names all.
+/// Removes the servers that a file does not name, if the file says that it names all.
 pub(crate) fn keep_named(servers: &mut [Option<Server>], file: &[SourcedCommand]) {
     if names_all(file) != Some(true) {
         return;
@@ -140,7 +141,8 @@ pub(crate) fn keep_named(servers: &mut [Option<Server>], file: &[SourcedCommand]
     }
 }
 
-/// What a number is that cannot become less while pen runs: the size of a table.
+/// The present value of a table size, which cannot become smaller while pen runs; `None` for any
+/// other number.
 pub fn present(settings: &Settings, which: Number) -> Option<u32> {
     match which {
         Number::ClientsMax => Some(settings.clients_max),
@@ -161,12 +163,12 @@ pub fn present(settings: &Settings, which: Number) -> Option<u32> {
     }
 }
 
-/// The settings after a configuration file was read again (HUP): those in force, changed by the
-/// file's commands, all or none. Of the access lists, each one that the file mentions is made anew
-/// of the entries given with `-O`, which are among `options`, and of those of the file.
+/// The settings after a reload (HUP): the settings in force, changed by all commands of the file or
+/// by none. An access list that the file mentions is built anew: from the `-O` entries, which are
+/// in `options`, and then from the file's entries.
 ///
 /// # Errors
-/// One for each command that cannot take effect.
+/// One error for each command that cannot take effect.
 pub fn reload(
     running: &Settings,
     options: &[SourcedCommand],
@@ -187,7 +189,7 @@ pub fn reload(
         }
     }
     for which in [Number::ClientsMax, Number::ConnMax] {
-        // The last counts, as at the start; one that is less needs a restart.
+        // The last value counts, as at the start; a smaller one needs a restart.
         if let Some(wanted) =
             last_number(file, which).filter(|wanted| Some(*wanted) > present(&settings, which))
         {
@@ -199,12 +201,12 @@ pub fn reload(
     if errors.is_empty() { Ok(settings) } else { Err(errors) }
 }
 
-/// Whether the command sizes a table: at the start it may also make it less.
+/// Whether the command sets the size of a table. At the start it can also make the table smaller.
 pub fn grows(command: &Command) -> bool {
     matches!(command, Command::Number(Number::ClientsMax | Number::ConnMax, _))
 }
 
-/// The last that a file says a number is.
+/// The last value of a number in a file.
 pub fn last_number(file: &[SourcedCommand], which: Number) -> Option<u32> {
     file.iter().rev().find_map(|placed| match placed.command {
         Command::Number(said, value) if said == which => value,
@@ -212,7 +214,7 @@ pub fn last_number(file: &[SourcedCommand], which: Number) -> Option<u32> {
     })
 }
 
-/// Applies commands of a file one after the other; returns what could not be, each with its place.
+/// Applies commands of a file in order; returns the errors, each with its source line.
 pub fn apply_all<'c>(
     settings: &mut Settings,
     commands: impl IntoIterator<Item = &'c SourcedCommand>,
@@ -228,8 +230,8 @@ pub fn apply_all<'c>(
     commands.into_iter().filter_map(one).collect()
 }
 
-/// In a file, the commands that are no settings would do something at every start. One that only
-/// shows something was refused when the file was read.
+/// Refuses, in a file, a command that is not a setting: it would run at every start. Commands that
+/// only show something were already refused when the file was read.
 fn only_at_the_control_port(command: &Command) -> Result<(), String> {
     match command.nature() {
         Nature::Sets | Nature::Shows => Ok(()),
@@ -241,19 +243,19 @@ fn only_at_the_control_port(command: &Command) -> Result<(), String> {
     }
 }
 
-/// The access lists that these commands make.
+/// The access lists that these commands build.
 fn lists(commands: &[SourcedCommand]) -> [Acl; LISTS] {
     let mut settings = Settings::default();
     for SourcedCommand { command, .. } in commands {
         if let Command::Acl { .. } | Command::NoAcl(_) = command {
-            // They took effect at the start already, so they can now.
+            // These commands already took effect at the start, so they cannot fail now.
             let _ = apply(&mut settings, command, &Names::default(), None);
         }
     }
     settings.acls
 }
 
-/// The server that a command leaves out, and for how many seconds.
+/// The server that a command blacklists, and the time in seconds.
 pub fn blacklisting(command: &Command) -> Option<(ServerId, u32)> {
     let Command::Server { number, changes } = command else { return None };
     let seconds = changes.iter().rev().find_map(|change| match change {
@@ -263,8 +265,8 @@ pub fn blacklisting(command: &Command) -> Option<(ServerId, u32)> {
     Some((ServerId(u16::try_from(*number).ok()?), seconds?))
 }
 
-/// The names that have to be resolved before the command can take effect. Those of `log` are not
-/// among them: its service is one of UDP.
+/// The names that must be resolved before the command can take effect. The names of `log` are not
+/// included, because its service is a UDP service.
 pub fn lookups(command: &Command) -> Vec<Lookup> {
     match command {
         Command::Listen(Some(local)) => of_local(local),
@@ -309,7 +311,7 @@ fn of_change(change: &ServerChange) -> Option<Lookup> {
     }
 }
 
-/// The place of a switch; none if it is the file's or the start's.
+/// The setting of a switch; `None` if the switch belongs to the file or to the start.
 fn switch(settings: &mut Settings, which: Switch) -> Option<&mut bool> {
     Some(match which {
         Switch::Ascii => &mut settings.ascii,
@@ -327,7 +329,7 @@ fn switch(settings: &mut Settings, which: Switch) -> Option<&mut bool> {
     })
 }
 
-/// The parser keeps every number in its range.
+/// Sets a number. The parser keeps every number in its range.
 fn number(settings: &mut Settings, which: Number, value: u32) {
     let list = || u8::try_from(value).unwrap_or(0);
     match which {
@@ -344,12 +346,12 @@ fn number(settings: &mut Settings, which: Number, value: u32) {
         Number::PendingMax => settings.pending_max = value,
         Number::Timeout => settings.connect_timeout = value,
         Number::Tracking => settings.tracking = value,
-        // Only the start can make workers and the table of servers; the supervisor says so.
+        // Only a start can change the workers and the server table; the supervisor replies so.
         Number::MaxServers | Number::Workers => {}
     }
 }
 
-/// A server after its changes, each in its order, all checked.
+/// The server after its changes, applied in order, all checked.
 fn server(
     before: Option<&Server>,
     number: u32,

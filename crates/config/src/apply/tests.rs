@@ -1,4 +1,4 @@
-//! What each command changes, and what it leaves.
+//! Tests of what each command changes and does not change.
 
 use std::net::IpAddr;
 
@@ -146,7 +146,7 @@ fn the_tables_only_grow() {
         ("conn_max 10", "conn_max: 10 is below 256, which is in force: it only grows"),
     ] {
         assert_eq!(with(&before, line), Err(why.to_owned()));
-        // A file that is read again is not refused for it; its last word counts, as at the start.
+        // A reload does not refuse the file for it; the last value counts, as at the start.
         let lines = file(&[line, "blacklist 3"]);
         let blacklist = Settings { blacklist: 3, ..before.clone() };
         assert_eq!(reload(&before, &[], &lines, &Names::default(), None), Ok(blacklist));
@@ -260,7 +260,7 @@ fn a_reload_makes_the_lists_that_the_file_mentions_anew() {
     for placed in options.iter().chain(&lines) {
         apply(&mut running, &placed.command, &names(), None).unwrap();
     }
-    // What was said at the control port.
+    // Commands given at the control port.
     for line in
         ["acl 1 permit 9.9.9.9", "acl 3 permit 9.9.9.9", "acl 5 permit 9.9.9.9", "blacklist 9"]
     {
@@ -334,7 +334,7 @@ proptest! {
         let command = match command {
             Command::Server { changes, .. } => Command::Server { number: 0, changes },
             Command::NoServer(_) => Command::NoServer(0),
-            // Such a size is one that there is already, or more.
+            // Such a size would be the present one, or a larger one.
             Command::Number(Number::ClientsMax, Some(_)) => Command::Number(Number::ClientsMax, None),
             Command::Number(Number::ConnMax, Some(_)) => Command::Number(Number::ConnMax, None),
             command => command,

@@ -1,17 +1,17 @@
-//! What an operator is told about commands: the list, one command, and the word nearest to an
-//! unknown one.
+//! The help texts: the list of commands, the help of one command, and the nearest command to an
+//! unknown word.
 
 use crate::command::read::{COMMANDS, Entry};
 
-/// The column at which the list says what a command does.
+/// The column at which the list shows the help of a command.
 const COLUMN: usize = 34;
 
-/// What the help of a command begins with that does nothing here, and of one that is refused.
+/// How the help begins of a command without an effect here, and of a refused command.
 const IDLE: [(&str, &str); 2] =
     [("No effect", "Accepted, without effect"), ("Refused", "Refused, each with its reason")];
 
-/// The list of all commands, or what there is to say of one. Lines, each with its end. A name that
-/// is none gives the list.
+/// The list of all commands, or the help of one command. Every line has its line end. An unknown
+/// name gives the list.
 pub fn help(word: Option<&str>) -> String {
     match COMMANDS.iter().find(|entry| Some(entry.word) == word) {
         Some(entry) => one(entry),
@@ -28,7 +28,7 @@ fn one(entry: &Entry) -> String {
     text + entry.help + "\n"
 }
 
-/// What `no` is for.
+/// The help line of `no`: the commands that it can precede.
 fn negations() -> String {
     let forms = COMMANDS.iter().filter(|entry| entry.negatable && !is_idle(entry)).map(behind_no);
     let forms = forms.collect::<Vec<_>>().join(", ");
@@ -41,7 +41,7 @@ fn is_idle(entry: &Entry) -> bool {
     IDLE.iter().any(|(beginning, _)| entry.help.starts_with(beginning))
 }
 
-/// A command's form behind `no`.
+/// The form of a command after `no`.
 fn behind_no(entry: &Entry) -> String {
     [entry.word, entry.negated_arguments()].join(" ").trim_end().to_owned()
 }
@@ -75,7 +75,8 @@ fn list() -> String {
     text
 }
 
-/// The suggestion that ends the reply to an unknown word; empty if no command's word is near it.
+/// The suggestion at the end of the reply to an unknown word; empty if no command's word is
+/// similar.
 pub(super) fn suggestion(word: &str, among: impl Fn(&Entry) -> bool) -> String {
     let word = word.to_lowercase();
     let most = word.chars().count().div_ceil(2).min(3).saturating_sub(1);
@@ -84,7 +85,7 @@ pub(super) fn suggestion(word: &str, among: impl Fn(&Entry) -> bool) -> String {
         .map(|known| (distance(&word, known), known))
         .filter(|(distance, _)| *distance <= most)
         .min();
-    // A beginning is meant for a word, whatever its length.
+    // The beginning of a command's word counts as similar, whatever its length.
     let begun = || {
         COMMANDS
             .iter()
@@ -94,9 +95,9 @@ pub(super) fn suggestion(word: &str, among: impl Fn(&Entry) -> bool) -> String {
     found.map_or(String::new(), |known| format!("; did you mean '{known}'?"))
 }
 
-/// How many letters are to be inserted, removed, replaced or swapped with their neighbour to make
-/// one word of the other (optimal string alignment). Both are short: a word of an operator is cut
-/// before it comes here, and one of ours has at most 40 letters.
+/// The edit distance: the insertions, removals, replacements and swaps of neighbours that change
+/// one word into the other (optimal string alignment). Both words are short: the operator's word
+/// was cut before, and a word of ours has at most 40 letters.
 fn distance(from: &str, to: &str) -> usize {
     let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());
     let mut rows = vec![(0..=to.len()).collect::<Vec<usize>>()];

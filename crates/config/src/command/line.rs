@@ -1,4 +1,4 @@
-//! From a [`Command`] to its line, in the form that the parser takes.
+//! Formats a [`Command`] as a line that the parser accepts.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,8 +10,8 @@ use crate::command::{
 };
 use crate::settings::Http;
 
-/// The shortest line that reads as the same command. Only a path or a name that no command can
-/// hold, since a space is in it, does not.
+/// The shortest line that reads as the same command. Exception: a path or name with a space, which
+/// no command can hold.
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -135,7 +135,7 @@ impl fmt::Display for ServerChange {
     }
 }
 
-/// As `log` takes and shows it.
+/// The form that `log` takes and shows.
 impl fmt::Display for LogTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -165,7 +165,7 @@ impl Switch {
     }
 }
 
-/// The word with its argument, or the word after `no` without one.
+/// The word with its argument; without an argument, the word after `no`.
 fn or_no(
     f: &mut fmt::Formatter<'_>,
     word: &str,

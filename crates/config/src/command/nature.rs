@@ -1,15 +1,17 @@
-//! What kind of command one is: where it may stand depends on it.
+//! The kind of a command, which decides where the command is allowed.
 
 use crate::command::Command;
 
-/// What a command is there for.
+/// The kind of a command.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Nature {
-    /// It sets something, or takes it away. A file, `-O` and the control port take it.
+    /// It sets or removes a setting. A file, `-O` and the control port accept it.
     Sets,
-    /// It shows something and changes nothing: it is for the control port, where somebody reads it.
+    /// It shows something and changes nothing. Only the control port accepts it, because only there
+    /// somebody reads the reply.
     Shows,
-    /// It does something once: it is for the control port, since a file would do it at every start.
+    /// It does something once. Only the control port accepts it, because a file would do it at
+    /// every start.
     Does,
 }
 

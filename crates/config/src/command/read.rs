@@ -1,4 +1,4 @@
-//! From a line to a [`Command`]: the table of commands, and how the arguments of each are read.
+//! Parses a line into a [`Command`]: the table of commands, and the readers of their arguments.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
@@ -17,7 +17,7 @@ use crate::proxy::{ProxyOut, Senders};
 use crate::settings::{BufferSizes, Http};
 use crate::tls::{Suite, SuiteList};
 
-/// A command as a reader of the manual sees it.
+/// A command as the manual describes it.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
     /// Its word.
@@ -31,21 +31,21 @@ pub struct Entry {
     reader: Reader,
 }
 
-/// Reads what follows a command's word. The flag says that the word came after `no`.
+/// Reads the words after a command's word. The flag says that `no` came before the word.
 type Reader = fn(&Entry, &mut Words<'_>, bool) -> Result<Command, CommandError>;
 
-/// Reads one line, without its end.
+/// Parses one line, without its line end.
 ///
 /// # Errors
-/// It is no command; nothing is to be done but to reply the error's text.
+/// The line is not a command. The caller does nothing except reply with the text of the error.
 pub fn parse(line: &str) -> Result<Command, CommandError> {
     if line.len() > MAX_LINE { Err(CommandError::TooLong) } else { read(line) }
 }
 
-/// Reads one line of a file, or the text of `-O`: there, nobody reads what a command shows.
+/// Parses one line of a file, or the text of `-O`. Nobody reads a reply there.
 ///
 /// # Errors
-/// It is no command, or one that only shows something: a setting without its value.
+/// The line is not a command, or the command only shows something (a setting without its value).
 pub fn parse_configuration(line: &str) -> Result<Command, String> {
     let command = parse(line).map_err(|why| why.of_configuration())?;
     let mut words = Words(&line[..before_comment(line.as_bytes())]);
@@ -59,15 +59,15 @@ pub fn parse_configuration(line: &str) -> Result<Command, String> {
     }
 }
 
-/// Whether a command is one that [`parse`] makes, with everything in its range: one that came from
-/// another process need not be.
+/// Whether [`parse`] can return this command, with every value in its range. A command from another
+/// process may be malformed.
 pub fn is_well_formed(command: &Command) -> bool {
-    // It may show longer than it was written (`1::2:3:4:5:6:7` is `1:0:2:3:4:5:6:7`).
+    // The displayed line can be longer than the original (`1::2:3:4:5:6:7` is `1:0:2:3:4:5:6:7`).
     read(&command.to_string()).as_ref() == Ok(command)
 }
 
-/// The length of a line without its comment, which a word that begins with `#` begins, wherever it
-/// stands.
+/// The length of a line without its comment. A word that begins with `#` begins the comment, at any
+/// position.
 pub fn before_comment(line: &[u8]) -> usize {
     let begins = |place: usize| {
         line[place] == b'#' && (place == 0 || matches!(line[place - 1], b' ' | b'\t'))
@@ -97,7 +97,7 @@ fn read(line: &str) -> Result<Command, CommandError> {
             false => CommandError::Unknown(word.chars().take(100).collect()),
         });
     };
-    // None belongs in a name or a path, and some would make two lines of one.
+    // No name or path contains a control character, and some of them would split one line into two.
     if let Some(control) = words.0.chars().find(|found| found.is_control() && *found != '\t') {
         return Err(entry.wrong(format!(
             "control character {} in its arguments",
@@ -105,8 +105,8 @@ fn read(line: &str) -> Result<Command, CommandError> {
         )));
     }
     let command = (entry.reader)(entry, &mut words, negated)?;
-    // Here and nowhere else, so that no reader can forget it: what it left over was meant for
-    // something.
+    // The check for surplus words is here, so that no reader can forget it. A surplus word is an
+    // error, because the operator meant something by it.
     match words.next() {
         None => Ok(command),
         Some(word) => Err(entry.surplus(word, negated)),
@@ -129,14 +129,14 @@ impl<'l> Iterator for Words<'l> {
 }
 
 impl<'l> Words<'l> {
-    /// The next word, without taking it.
+    /// The next word; it is not consumed.
     fn peek(&self) -> Option<&'l str> {
         Words(self.0).next()
     }
 }
 
 impl Entry {
-    /// What follows `no` and the command's word.
+    /// The arguments after `no` and the command's word.
     pub fn negated_arguments(&self) -> &'static str {
         match self.word {
             "acl" | "server" => "N",
@@ -161,8 +161,8 @@ impl Entry {
         CommandError::Argument { word: self.word, why: why.to_string() }
     }
 
-    /// A number of something of which only the program that runs knows how many there are: its
-    /// limit is not said here.
+    /// A number of an object. Only the running program knows how many objects there are, so the
+    /// error does not give the limit.
     fn ordinal(&self, text: &str, of: &str) -> Result<u32, CommandError> {
         grammar::number(text, COUNT)
             .map_err(|_| self.wrong(format!("{} is not the number of {of}", quoted(text))))
@@ -185,7 +185,7 @@ macro_rules! command {
     };
 }
 
-/// The commands that `show` shows: all that set something which lasts. `status_file` is
+/// The commands that `show` shows: all that set a lasting value. `status_file` is shown as
 /// `web_stats`.
 pub const SETTINGS: &[&str] = &[
     "abuse",
@@ -242,7 +242,7 @@ pub const SETTINGS: &[&str] = &[
     "workers",
 ];
 
-/// Every command there is, in alphabetical order: what the parser reads and what the manual lists.
+/// All commands in alphabetical order: the table that the parser uses and the manual lists.
 pub const COMMANDS: &[Entry] = &[
     command!(
         "abort_on_error",
@@ -707,10 +707,10 @@ pub const COMMANDS: &[Entry] = &[
     ),
 ];
 
-/// What the numbers of connections are.
+/// Error text: the range of connection numbers.
 const CONNECTION: &str = "a connection, which begin at 0 and end below conn_max";
 
-/// What the numbers of servers are.
+/// Error text: the range of server numbers.
 const SERVER: &str = "a server, which begin at 0 and end below -S";
 
 const LATER: &str = "not built in yet";
@@ -725,7 +725,7 @@ fn refused(entry: &Entry, why: &'static str) -> Result<Command, CommandError> {
     Err(CommandError::Refused { word: entry.word, why })
 }
 
-/// What is not there is off.
+/// A feature that pen does not have: only `off` is accepted.
 fn off_only(
     entry: &Entry,
     why: &'static str,
@@ -780,8 +780,7 @@ fn switch(
     Ok(Command::Switch(switch, on(entry, words, no)?))
 }
 
-/// What a command shows that is given without an argument, where the original has no reply of its
-/// own for it.
+/// The command for a setting without an argument, where the original has no reply of its own.
 fn shown(entry: &Entry) -> Command {
     Command::Show(Some(entry.word.to_owned()))
 }
@@ -794,7 +793,7 @@ fn show(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, Comman
             if meant.is_empty() { format!("; there are {}", SETTINGS.join(", ")) } else { meant };
         return Err(entry.wrong(format!("{} is no setting{known}", quoted(word))));
     };
-    // Of these two there are several, each with a number.
+    // There are several settings of these two kinds, each with a number.
     let number = match (*word, words.peek()) {
         ("acl", Some(_)) => words.next().map(|text| list_number(entry, text).map(u32::from)),
         ("server", Some(_)) => words.next().map(|text| entry.ordinal(text, SERVER)),
@@ -806,7 +805,7 @@ fn show(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, Comman
     })))
 }
 
-/// A server that is none of the regular ones.
+/// The emergency or abuse server.
 fn backup(
     command: fn(Option<ServerSpec>) -> Command,
     entry: &Entry,
@@ -842,7 +841,8 @@ fn client_ca(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, 
     Ok(if paths.is_empty() { shown(entry) } else { Command::ClientCa(paths) })
 }
 
-/// A port alone is one of this machine only: whoever reaches it, commands pen.
+/// A port alone means an address of this machine only, because every client that reaches the port
+/// can command pen.
 fn control(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
     if no {
         return Ok(Command::Startup(Startup::Control(None)));
@@ -857,7 +857,7 @@ fn control(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, Co
     Ok(Command::Startup(Startup::Control(Some(local))))
 }
 
-/// A setting of the start that is one word.
+/// A setting of the start that has one word as its value.
 fn startup(
     made: impl Fn(Option<&str>) -> Startup,
     entry: &Entry,
@@ -875,8 +875,7 @@ fn path(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Option<PathBuf
     if no { Ok(None) } else { entry.required(words).map(|path| Some(path.into())) }
 }
 
-/// What every switch takes: nothing or `on`, `off`, or a `no` before its word, behind which nothing
-/// can follow.
+/// The value of a switch: nothing, `on` or `off`. After `no` and the word, no value is allowed.
 fn on(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<bool, CommandError> {
     if no {
         return Ok(false);
@@ -907,7 +906,7 @@ fn http(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, Comma
     }))
 }
 
-/// The original takes a negative time as 0.
+/// The original treats a negative time as 0.
 fn idle_timeout(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
     match words.peek().and_then(|text| text.strip_prefix('-')) {
         Some(digits) => {
@@ -984,8 +983,8 @@ fn net(entry: &Entry, text: &str, words: &mut Words<'_>) -> Result<Net, CommandE
     net.ok_or_else(|| entry.wrong("the prefix is too long"))
 }
 
-/// A second address is no mask: it would be taken for one, and permit or deny addresses that nobody
-/// named.
+/// Refuses a second address that is not a mask. Taken as a mask, it would permit or deny addresses
+/// that the operator did not name.
 fn mask(entry: &Entry, text: &str) -> Result<Ipv4Addr, CommandError> {
     let why = format!("{} is no IPv4 mask such as 255.255.255.0", quoted(text));
     match text.parse() {
@@ -1032,8 +1031,8 @@ fn log(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, Comman
     Ok(Command::Log(target))
 }
 
-/// Reads where the request log goes: host:port if there is a colon and no leading slash, else a
-/// file.
+/// Reads the destination of the request log: host:port if the text has a colon and no leading
+/// slash, else a file.
 ///
 /// # Errors
 /// The text is neither; the error says why.
@@ -1096,7 +1095,7 @@ fn socket_buffers(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Comma
     Ok(Command::SocketBuffers(side, BufferSizes { receive, send }))
 }
 
-/// What the size of a socket buffer may be. The kernel cuts it to `net.core.rmem_max` and
+/// The range of a socket buffer size, in bytes. The kernel limits it to `net.core.rmem_max` and
 /// `wmem_max`.
 pub(crate) const BUFFER: std::ops::RangeInclusive<u32> = 0..=64 << 20;
 
@@ -1117,7 +1116,7 @@ fn fastclose(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, C
 /// The keys of a server.
 pub const SERVER_KEYS: &str = "acl, address, blacklist, hard, max, port, prio, weight";
 
-/// A server's address, which is a host alone, unlike that of an operand.
+/// A server's address: a host without a port, unlike an operand.
 fn address(entry: &Entry, text: &str) -> Result<Host, CommandError> {
     grammar::server_address(text).map_err(|why| match text.rsplit_once(':') {
         Some((host, port))

@@ -1,4 +1,4 @@
-//! Every row of the table of commands, and what no line may do.
+//! Tests of every row of the table of commands, and of what a line must never do.
 
 use std::net::Ipv4Addr;
 
@@ -417,7 +417,7 @@ fn words_are_separated_by_spaces_or_tabs_and_a_comment_may_follow_them() {
     }
 }
 
-/// A line of each command with as many words as it takes.
+/// A line of each command, with the most words that the command accepts.
 const LONGEST: &[&str] = &[
     "abort_on_error on",
     "abuse www:80:1:2:3:4",
@@ -571,7 +571,7 @@ fn what_no_line_can_say_is_not_well_formed() {
 
 #[test]
 fn a_command_without_its_optional_argument_shows_and_never_sets() {
-    // A switch is on by its word alone; `write` goes to the file of -F.
+    // A switch without a value is on; `write` without a file writes to the file of -F.
     let others = |entry: &Entry| entry.arguments.starts_with("[on|off") || entry.word == "write";
     let optional = |entry: &&Entry| entry.arguments.starts_with('[') && !others(entry);
     for entry in COMMANDS.iter().filter(optional).filter(|entry| entry.word != "tarpit_acl") {
@@ -681,9 +681,9 @@ proptest! {
     fn no_word_is_passed_over(command in strategies::command(), comment in "( #\\PC*)?") {
         let line = command.to_string();
         prop_assert_eq!(parse(&format!("{line}{comment}")), Ok(command), "{}", line);
-        // What takes it shows it.
+        // If the command accepts the surplus word, it also shows it.
         if let Ok(longer) = parse(&format!("{line} surplus")) {
-            // A listening address may be shown with the host that it lacked.
+            // The listen address may gain a host that the line did not have.
             let shown = longer.to_string();
             prop_assert!(shown.split([' ', ':']).any(|word| word == "surplus"), "{}", line);
         }

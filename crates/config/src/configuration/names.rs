@@ -1,4 +1,4 @@
-//! Names: which have to be asked for, what was answered, and the addresses that come of it.
+//! Names: those to resolve, the answers of the resolver, and the resulting addresses.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -22,18 +22,17 @@ pub enum Lookup {
 /// The resolver's answers.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Names {
-    /// The addresses of each host name in the resolver's order: at least one, at most
+    /// The addresses of each host name, in the resolver's order: at least one, at most
     /// [`crate::address::MOST_ADDRESSES`].
     pub hosts: BTreeMap<String, Vec<HostAddress>>,
     /// The port of each service name.
     pub services: BTreeMap<String, u16>,
 }
 
-/// The addresses that a local address stands for, at least one: the first that can be bound is to
-/// be used.
+/// The addresses of a listen address, at least one. The caller uses the first one that it can bind.
 ///
 /// # Errors
-/// `names` has no answer for one of its names.
+/// `names` has no answer for one of the names.
 pub fn resolve_local(local: &Local, names: &Names) -> Result<Vec<Address>, ConfigurationError> {
     let (host, port) = match local {
         Local::Unix(path) => return Ok(vec![Address::Unix(path.clone())]),
@@ -48,7 +47,7 @@ pub fn resolve_local(local: &Local, names: &Names) -> Result<Vec<Address>, Confi
     Ok(found.into_iter().map(|address| address.with_port(port)).collect())
 }
 
-/// The addresses of a host, at least one, but for a path.
+/// The addresses of a host, at least one. A path has none.
 fn host_addresses(
     host: &Host,
     names: &Names,
@@ -80,7 +79,7 @@ impl ServerAddresses {
     }
 }
 
-/// The addresses of a server's host at its port, which is asked for only if there is one.
+/// The addresses of a server's host with its port. `port` is not called for a path.
 pub(crate) fn server_addresses<E>(
     host: &Host,
     port: impl FnOnce() -> Result<u16, E>,
@@ -103,7 +102,7 @@ pub(crate) fn server_addresses<E>(
     })
 }
 
-/// What the resolver is asked for an address with a zone.
+/// The text that the resolver gets for an address with a zone.
 pub fn zoned(ip: std::net::Ipv6Addr, zone: &str) -> String {
     format!("{ip}%{zone}")
 }

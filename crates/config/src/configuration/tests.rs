@@ -1,4 +1,4 @@
-//! How options, operands and a file become settings.
+//! Tests of how options, operands and a file become settings.
 
 use std::net::IpAddr;
 
@@ -42,7 +42,7 @@ fn settled(local: &str, servers: &[&str]) -> (Address, Settings) {
     (settled.listen[0].clone(), settled.settings)
 }
 
-/// Options, operands and file.
+/// The configuration of options, operands and a file.
 fn whole(
     options: &[&str],
     local: Option<&str>,

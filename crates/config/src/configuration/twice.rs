@@ -1,21 +1,22 @@
-//! What a file says twice. On the command line the last counts, and a file overrides the command
-//! line: that is meant. Two lines of one file, with what it includes, are a copied line more often.
+//! Finds settings that a file sets twice. On the command line the last value counts, and a file
+//! overrides the command line: that is intended. Two such lines in one file, with its included
+//! files, are usually a copying error.
 
 use std::collections::HashMap;
 
 use crate::command::{Command, ServerChange};
 use crate::configuration::SourcedCommand;
 
-/// What is said twice in the commands of one file.
+/// The repeated settings in the commands of one file.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Twice {
-    /// What cannot be meant, one line each.
+    /// Repetitions that cannot be intended, one line each.
     pub errors: Vec<String>,
-    /// What can be, one line each, which says what counts.
+    /// Repetitions that may be intended, one line each, which says which value counts.
     pub warnings: Vec<String>,
 }
 
-/// The settings that are one thing, and of which another line says something else.
+/// The settings that have one value, which another line replaces.
 const SINGLE: [&str; 10] = [
     "abuse",
     "certificate",
@@ -29,7 +30,7 @@ const SINGLE: [&str; 10] = [
     "web_stats",
 ];
 
-/// Finds it.
+/// Finds the repeated settings.
 pub fn twice(commands: &[SourcedCommand]) -> Twice {
     let mut found = Twice::default();
     let mut listen: Option<&str> = None;

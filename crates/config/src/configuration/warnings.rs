@@ -1,4 +1,4 @@
-//! What an administrator should hear about settings that are no error.
+//! Warnings about settings that are valid but probably wrong.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -6,7 +6,7 @@ use crate::acl::Acl;
 use crate::address::Address;
 use crate::settings::{Server, Settings};
 
-/// What does not do what it seems to, one line each.
+/// Settings that do not do what they seem to do, one line each.
 pub fn warnings(listen: &[Address], settings: &Settings) -> Vec<String> {
     let mut warnings = Vec::new();
     for (what, server) in all_servers(settings) {
@@ -30,8 +30,8 @@ pub fn warnings(listen: &[Address], settings: &Settings) -> Vec<String> {
     warnings
 }
 
-/// Access lists with entries to which nothing refers, one line each: not for commands that make a
-/// list before it is used.
+/// Access lists that have entries but that nothing uses, one line each. This is not for commands,
+/// because they build a list before it is used.
 pub fn unused_lists(settings: &Settings) -> Vec<String> {
     let used: Vec<u8> = lists_in_use(settings).map(|(list, _)| list).collect();
     let lists = (0u8..)
@@ -46,7 +46,7 @@ pub fn unused_lists(settings: &Settings) -> Vec<String> {
     lists.map(line).collect()
 }
 
-/// The servers, with what messages call them.
+/// The servers, each with its name in messages.
 fn all_servers(settings: &Settings) -> impl Iterator<Item = (String, &Server)> {
     let regular = settings.configured().map(|(id, server)| (format!("server {id}"), server));
     let others = [("emergency server", &settings.emergency), ("abuse server", &settings.abuse)];
@@ -55,8 +55,8 @@ fn all_servers(settings: &Settings) -> impl Iterator<Item = (String, &Server)> {
     )
 }
 
-/// The access lists that something refers to, and what that is. The abuse server is for those whom
-/// a list refuses: it has none.
+/// The access lists in use, and what uses them. The abuse server gets the clients that a list
+/// refuses, so it has no list.
 fn lists_in_use(settings: &Settings) -> impl Iterator<Item = (u8, String)> {
     let own = [
         (settings.client_acl, "client_acl".to_owned()),
@@ -101,8 +101,8 @@ fn of_server(what: &str, server: &Server, listen: &[Address], warnings: &mut Vec
     }
 }
 
-/// Modes of which one leaves another nothing to do. `hash` with `roundrobin` is none of these: the
-/// client's port is hashed too.
+/// Combinations of modes in which one mode makes another useless. `hash` with `roundrobin` is not
+/// one of them, because then the client's port is hashed too.
 fn modes(settings: &Settings, warnings: &mut Vec<String>) {
     let modes = settings.selection;
     let hash = if modes.hash_always { "hash_always (-N)" } else { "hash (-h)" };
@@ -143,18 +143,18 @@ fn modes(settings: &Settings, warnings: &mut Vec<String>) {
     }
 }
 
-/// Whether a connect must fail (EINVAL) for want of an interface.
+/// Whether a connect must fail (EINVAL) because the address has no interface.
 fn needs_zone(address: &Address) -> bool {
     matches!(address, Address::Inet(SocketAddr::V6(v6)) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0)
 }
 
-/// Whether a connect to `server` certainly ends at the listener itself. Which other addresses are
-/// this machine's is not known here.
+/// Whether a connect to `server` certainly reaches the listener itself. The other addresses of this
+/// machine are not known here.
 fn reaches(listen: &Address, server: &Address) -> bool {
     match (listen, server) {
         (Address::Unix(listen), Address::Unix(server)) => listen == server,
         (Address::Inet(listen), Address::Inet(server)) if listen.port() == server.port() => {
-            // Linux takes a connect to the unspecified address as one to loopback.
+            // Linux treats a connect to the unspecified address as one to loopback.
             let target = match server.ip() {
                 IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
                 IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -162,7 +162,7 @@ fn reaches(listen: &Address, server: &Address) -> bool {
             };
             let wildcard = match listen.ip() {
                 IpAddr::V4(ip) => ip.is_unspecified() && target.is_ipv4(),
-                // Dual stack: IPv4 arrives here too.
+                // A dual-stack listener: IPv4 arrives here too.
                 IpAddr::V6(ip) => ip.is_unspecified(),
             };
             target == listen.ip() || (wildcard && target.is_loopback())

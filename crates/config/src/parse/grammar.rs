@@ -1,8 +1,8 @@
-//! The grammar of what an operator writes: numbers, local addresses and servers.
+//! The grammar of numbers, local addresses and servers.
 //!
-//! Nothing is guessed: what is malformed is an error that says which rule it breaks. Nothing is
-//! looked up here either: names stay names, and whoever may use a resolver asks it later.
-//! Everything that is read can be written again with `Display`.
+//! The parser guesses nothing: malformed text is an error that names the broken rule. It resolves
+//! nothing either: names stay names, and a process that may use a resolver resolves them later.
+//! `Display` can write everything that is read.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -13,16 +13,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::{Host, Local, MAX_UNIX_PATH, Service};
 
-/// What a limit, a weight, a prio or a time in seconds may be: what fits a C `int`, as ever.
+/// The range of a limit, a weight, a prio or a time in seconds: a C `int`, as in the original.
 pub const COUNT: RangeInclusive<u32> = 0..=i32::MAX as u32;
 
-/// What a TCP port may be. Port 0 would let the system choose, which no client could find.
+/// The range of a TCP port. With port 0 the system would choose a port, which no client could find.
 pub const PORT: RangeInclusive<u32> = 1..=65535;
 
 /// A server as an operator writes it: `host[:port[:soft[:hard[:weight[:prio]]]]]`.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct ServerSpec {
-    /// Where it is.
+    /// Its host.
     pub host: Host,
     /// Its port; none = the listen port. A Unix socket has none.
     pub port: Option<Service>,
@@ -36,7 +36,7 @@ pub struct ServerSpec {
     pub prio: u32,
 }
 
-/// Why a text is not what it should be.
+/// Why a text is invalid.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{0}")]
 pub struct GrammarError(pub String);
@@ -46,7 +46,7 @@ pub struct GrammarError(pub String);
 /// # Errors
 /// The text is anything else; the error names the range.
 pub fn number(text: &str, range: RangeInclusive<u32>) -> Result<u32, GrammarError> {
-    // The parser of the standard library takes a sign, so digits are checked first.
+    // The parser of the standard library accepts a sign, so digits are checked first.
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match text.parse::<u32>() {
         Ok(number) if digits && range.contains(&number) => Ok(number),
@@ -61,8 +61,8 @@ pub fn number(text: &str, range: RangeInclusive<u32>) -> Result<u32, GrammarErro
 
 /// Reads `[host:]port`, `[IPv6]:port` or a path.
 ///
-/// The last colon splits, so that an IPv6 address needs no brackets here: `::1:80`, and `:::80` for
-/// all addresses.
+/// The last colon separates the port, so an IPv6 address needs no brackets here: `::1:80`, and
+/// `:::80` for all addresses.
 ///
 /// # Errors
 /// The text is none of these; the error says why.
@@ -90,7 +90,7 @@ pub fn local(text: &str) -> Result<Local, GrammarError> {
 /// Reads a server.
 ///
 /// # Errors
-/// The text is no server; the error says why.
+/// The text is not a server; the error says why.
 pub fn server(text: &str) -> Result<ServerSpec, GrammarError> {
     if text.is_empty() {
         return Err(error("it is empty; give host:port or a path"));
@@ -100,7 +100,7 @@ pub fn server(text: &str) -> Result<ServerSpec, GrammarError> {
     let Some(rest) = rest else { return Ok(spec) };
     let mut fields = rest.split(':');
     let port = service(fields.next().unwrap_or_default())?;
-    // Behind a path, it only keeps the place of the fields after it.
+    // After a path, the port only marks the position of the fields that follow.
     spec.port = (!matches!(spec.host, Host::Unix(_))).then_some(port);
     let counts: Vec<&str> = fields.collect();
     let places = [
@@ -123,7 +123,7 @@ pub fn server(text: &str) -> Result<ServerSpec, GrammarError> {
     Ok(spec)
 }
 
-/// The text as a message may show it: in quotes, on one line whatever is in it, and not endless.
+/// The text as a message can show it: quoted, on one line, and of limited length.
 pub fn quoted(text: &str) -> String {
     const SHOWN: usize = 120;
     let (shown, dots) = match text.char_indices().nth(SHOWN) {
@@ -158,7 +158,7 @@ impl fmt::Display for Local {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Local::Inet { host: None, port } => port.fmt(f),
-            // Without brackets: the original's own form, which its scripts and files know.
+            // Without brackets: this is the original's form, which scripts and files use.
             Local::Inet { host: Some(Host::Ip(std::net::IpAddr::V6(ip))), port } => {
                 write!(f, "{ip}:{port}")
             }
@@ -190,7 +190,7 @@ impl fmt::Display for ServerSpec {
     }
 }
 
-/// Cuts a server's host off: the host, and what follows its colon if there is one.
+/// Splits a server into its host and the text after the host's colon, if there is one.
 fn server_host(text: &str) -> Result<(Host, Option<&str>), GrammarError> {
     if let Some(text) = text.strip_prefix('[') {
         let Some((inside, after)) = text.split_once(']') else {
@@ -220,8 +220,8 @@ fn server_host(text: &str) -> Result<(Host, Option<&str>), GrammarError> {
     Ok((name_or_ipv4(host)?, rest))
 }
 
-/// The IPv6 address that the text begins with, up to a colon or its end; the longest if several
-/// fit.
+/// The IPv6 address at the beginning of the text, up to a colon or the end; the longest if several
+/// match.
 fn leading_ipv6(text: &str) -> Option<Ipv6Addr> {
     let ends =
         std::iter::once(text.len()).chain(text.rmatch_indices([':', '%']).map(|(end, _)| end));
@@ -238,7 +238,7 @@ fn local_host(text: &str) -> Result<Host, GrammarError> {
     if text.contains(':') { ipv6(text) } else { name_or_ipv4(text) }
 }
 
-/// What is between brackets.
+/// The address between brackets.
 fn bracketed(text: &str) -> Result<Host, GrammarError> {
     match text {
         "" => Err(error("nothing between '[' and ']'")),
@@ -260,7 +260,7 @@ fn ipv6(text: &str) -> Result<Host, GrammarError> {
     }
 }
 
-/// A zone is the name of an interface as Linux has them (`dev_valid_name`), or its index.
+/// A zone is an interface name that Linux allows (`dev_valid_name`), or an interface index.
 fn zoned(text: &str, ip: Ipv6Addr, zone: &str) -> Result<Host, GrammarError> {
     const LONGEST: usize = 15;
     let is_name = |byte: u8| byte.is_ascii_graphic() && !b"/:%[]".contains(&byte);
@@ -279,12 +279,12 @@ fn zoned(text: &str, ip: Ipv6Addr, zone: &str) -> Result<Host, GrammarError> {
     Ok(Host::Zoned(ip, zone.to_owned()))
 }
 
-/// A host name follows RFC 1123, section 2.1, with the underscore that is in use: labels of
-/// letters, digits and hyphens.
+/// A host name follows RFC 1123, section 2.1: labels of letters, digits and hyphens, and also the
+/// underscore, which is in use.
 ///
-/// Its last label is never a number: resolvers would read such a "name" as an IPv4 address in one
-/// of the forms of inet_aton(3), so that `10.1` or a forgotten host (`pen 80 8080`) would go to an
-/// address that nobody wrote.
+/// The last label is never a number. Resolvers would read such a name as an IPv4 address in a form
+/// of inet_aton(3). Then `10.1` or a forgotten host (`pen 80 8080`) would be an address that the
+/// operator did not mean.
 fn name_or_ipv4(text: &str) -> Result<Host, GrammarError> {
     if let Ok(ip) = text.parse::<Ipv4Addr>() {
         return Ok(Host::Ip(ip.into()));
@@ -326,8 +326,8 @@ pub fn server_address(text: &str) -> Result<Host, GrammarError> {
     }
 }
 
-/// Reads a port, or the name of a service: at least one letter, and otherwise what services(5)
-/// files are seen to use.
+/// Reads a port, or the name of a service: at least one letter, and otherwise the characters that
+/// services(5) files use.
 ///
 /// # Errors
 /// The text is neither; the error says why.
@@ -589,7 +589,7 @@ mod tests {
         assert!(quoted(&"ä".repeat(10_000)).len() < 300);
     }
 
-    /// Any text, and texts made of the characters that mean something here.
+    /// Arbitrary text, and text of the characters that have a meaning here.
     fn texts() -> impl Strategy<Value = String> {
         prop_oneof![
             any::<String>(),

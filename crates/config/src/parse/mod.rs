@@ -1,4 +1,4 @@
-//! From text to commands: words and numbers, lines, and files of lines.
+//! Parses text into commands: words and numbers, lines, and files of lines.
 
 pub mod file;
 pub mod grammar;

@@ -1,12 +1,12 @@
-//! What differs between two states of the settings, in the words of the grammar.
+//! The difference of two settings, in the words of the grammar.
 
 use std::collections::HashMap;
 
 use crate::print::{Written, text};
 use crate::settings::Settings;
 
-/// What differs, a phrase for each thing: a server with the keys that have other values, an access
-/// list by its number, anything else as the command that sets it. In the order of [`text`].
+/// The differences, one phrase each: a server with its changed keys, an access list by its number,
+/// anything else as the command that sets it. The order is that of [`text`].
 pub fn difference(before: &Settings, after: &Settings) -> Vec<String> {
     let lines = |settings, given| {
         text(&Written {
@@ -21,7 +21,7 @@ pub fn difference(before: &Settings, after: &Settings) -> Vec<String> {
             servers_only: false,
         })
     };
-    // What is at its default on one side only is written on both.
+    // A value that is the default on one side only is written on both sides.
     let (before, after) = (lines(before, after), lines(after, before));
     let (before, after) = (things(&before), things(&after));
     let (old, new) = (by_key(&before), by_key(&after));
@@ -31,9 +31,9 @@ pub fn difference(before: &Settings, after: &Settings) -> Vec<String> {
     changed.chain(gone.map(|thing| format!("no {}", thing.key))).collect()
 }
 
-/// All lines about one thing that is set.
+/// All lines about one setting.
 struct Thing<'a> {
-    /// What the thing is called.
+    /// The name of the setting.
     key: String,
     lines: Vec<&'a str>,
 }
@@ -54,7 +54,7 @@ fn things(text: &str) -> Vec<Thing<'_>> {
     things
 }
 
-/// The word that a line sets, with the number or the side that it is about.
+/// The word that a line sets, with its number or side if there is one.
 fn key(line: &str) -> String {
     let mut words = line.trim_start_matches("no ").split(' ');
     let word = words.next().unwrap_or_default();
@@ -78,7 +78,7 @@ fn phrase(thing: &Thing<'_>, before: Option<&Thing<'_>>) -> Option<String> {
                 .and_then(|before| before.lines.first())
                 .filter(|line| !line.starts_with("no "));
             let old: Vec<(&str, &str)> = before.map_or(Vec::new(), |line| pairs(line));
-            // Of a new server, what says something.
+            // Of a new server, the keys that differ from the default.
             let is_new = |(key, value): &(&str, &str)| match before {
                 Some(_) => !old.contains(&(*key, *value)),
                 None => *value != "0",

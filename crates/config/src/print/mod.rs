@@ -1,8 +1,8 @@
-//! The settings as a configuration file: what `write` writes.
+//! Prints the settings as a configuration file for `write`.
 //!
-//! Every line is a [`Command`] shown, so the text loads again by construction. It starts by itself,
-//! too: what options say is in it as commands. What is the default is left out where the original
-//! leaves it out, unless the command line says something else.
+//! Every line is a displayed [`Command`], so the text always loads again. Pen can start from the
+//! text alone, because it contains the options as commands. As in the original, defaults are
+//! omitted, unless the command line sets another value.
 
 mod difference;
 pub mod in_force;
@@ -19,14 +19,15 @@ use crate::tls::{SuiteList, Tls};
 
 pub use crate::print::difference::difference;
 
-/// What there is to write.
+/// The values to print.
 #[derive(Clone, Copy, Debug)]
 pub struct Written<'a> {
-    /// Lines for the reader: written first, as comments.
+    /// Comment lines at the beginning of the file.
     pub header: &'a [String],
     /// The settings.
     pub settings: &'a Settings,
-    /// What the command line alone says: a default that it would change has to be written too.
+    /// The settings of the command line alone. A default is printed if the command line would
+    /// change it.
     pub given: &'a Settings,
     /// The request log.
     pub log: Option<&'a LogTarget>,
@@ -34,9 +35,9 @@ pub struct Written<'a> {
     pub status_file: Option<&'a Path>,
     /// Where pen listens.
     pub listen: Option<&'a Local>,
-    /// The number of workers, if a command said so.
+    /// The number of workers, if a command set it.
     pub workers: Option<u32>,
-    /// What only a start can give, where it is set or a command said so.
+    /// The settings that only a start can change, if they are set or a command set them.
     pub startup: &'a [Command],
     /// Whether the configuration file names all servers.
     pub servers_only: bool,
@@ -75,8 +76,8 @@ pub fn text(state: &Written<'_>) -> String {
     text
 }
 
-/// Adds a command's line. A path with a space or a line's end in it, which only the command line
-/// can give, is no word of a command: it is left to the command line, and the reader is told.
+/// Adds the line of a command. A path with a space or a line end is not a valid word; only the
+/// command line can give it. Such a path is omitted, and a comment says so.
 pub(crate) fn line(text: &mut String, command: &Command) {
     let line = command.to_string();
     if !line.contains('\n') && command::parse(&line).as_ref() == Ok(command) {
@@ -101,7 +102,7 @@ fn number(which: Number, value: u32) -> Command {
     Command::Number(which, Some(value))
 }
 
-/// What stands before the log.
+/// The commands before the log.
 fn head(settings: &Settings) -> [Command; 6] {
     [
         Command::Switch(Switch::Ascii, settings.ascii),
@@ -113,7 +114,7 @@ fn head(settings: &Settings) -> [Command; 6] {
     ]
 }
 
-/// What stands between the servers and the status file.
+/// The commands between the servers and the status file.
 fn middle(settings: &Settings) -> [Command; 5] {
     [
         Command::Switch(Switch::Stubborn, settings.selection.stubborn),
@@ -124,7 +125,8 @@ fn middle(settings: &Settings) -> [Command; 5] {
     ]
 }
 
-/// What the original forgets, where it is not the default or would not be by the command line.
+/// Settings that the original does not write, if they differ from the default or from the command
+/// line.
 fn additions(state: &Written<'_>) -> impl Iterator<Item = Command> {
     let (now, given, default) = (state.settings, state.given, Settings::default());
     let set = |which, value: fn(&Settings) -> u32| {
@@ -160,7 +162,7 @@ fn additions(state: &Written<'_>) -> impl Iterator<Item = Command> {
     .flatten()
 }
 
-/// What commands can say about TLS, where it is not the default or would not be by the command
+/// The TLS settings that commands can express, if they differ from the default or from the command
 /// line.
 fn tls(tls: &Tls, given: &Tls) -> impl Iterator<Item = Command> {
     let list = (!tls.suites.is_empty())
@@ -175,7 +177,7 @@ fn tls(tls: &Tls, given: &Tls) -> impl Iterator<Item = Command> {
     [suites, only_new, both, ocsp, names].into_iter().flatten()
 }
 
-/// What the original can only say with options, where it is not the default or would not be by the
+/// The settings that are only options in the original, if they differ from the default or from the
 /// command line.
 fn one_file(state: &Written<'_>) -> impl Iterator<Item = Command> {
     let (now, given, default) = (state.settings, state.given, Settings::default());
@@ -218,14 +220,14 @@ fn one_file(state: &Written<'_>) -> impl Iterator<Item = Command> {
     .chain(state.startup.iter().filter(move |command| !is_size(command)).cloned())
 }
 
-/// Where a server is, as it was given: by a number, its other addresses, its interface or a later
-/// answer would be lost.
+/// A server's address as the operator gave it. A number would lose the other addresses, the
+/// interface or a later answer of the resolver.
 pub(crate) fn address_of(server: &Server) -> Vec<ServerChange> {
     let (host, port) = where_it_is(server);
     vec![ServerChange::Address(host), ServerChange::Port(port)]
 }
 
-/// Host and port as they were given.
+/// Host and port as the operator gave them.
 pub(crate) fn where_it_is(server: &Server) -> (Host, Service) {
     let host = match (&server.given, &server.address) {
         (Some(host), _) => host.clone(),
@@ -250,7 +252,7 @@ fn server(id: ServerId, server: &Server, given: Option<&Server>) -> Command {
     Command::Server { number: id.0.into(), changes }
 }
 
-/// The weight of a server that was given none.
+/// The weight of a server without a given weight.
 const DEFAULT_WEIGHT: u32 = 1;
 
 #[cfg(test)]

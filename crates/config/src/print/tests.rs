@@ -1,4 +1,4 @@
-//! What is written, and that it loads as what it was.
+//! Tests of the printed text, and that it loads as the same settings.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -35,12 +35,12 @@ fn placed(text: &str) -> Vec<SourcedCommand> {
         .collect()
 }
 
-/// Commands about TLS are errors without one, which only the command line gives.
+/// TLS commands are errors without a certificate, which only the command line can give.
 fn with_certificate() -> Tls {
     Tls { certificate: Some("certificate".into()), ..Tls::default() }
 }
 
-/// A start from the text alone, but for what only the command line can say.
+/// A start from the text alone, with the settings that only the command line can give.
 fn load(text: &str, like: &Settings) -> Settled {
     let configuration = Configuration {
         local: Some(grammar::local("80").unwrap()),
@@ -262,7 +262,7 @@ proptest! {
         prop_assert_eq!(&loaded.settings, &settings);
         prop_assert_eq!((loaded.log, loaded.status_file, loaded.workers), (log, status_file, workers));
         prop_assert_eq!(loaded.local, listen.unwrap_or(Local::Inet { host: None, port: Service::Port(80) }));
-        // And so does a reload of what runs already.
+        // A reload of the text also gives the same settings.
         prop_assert_eq!(apply::reload(&settings, &[], &placed(&written), &Names::default(), None), Ok(settings));
     }
 }
@@ -297,7 +297,7 @@ fn names_are_written_as_they_were_given() {
     let before = settings.clone();
     assert!(apply::apply_all(&mut settings, &placed(&whole), &names, Some(80)).is_empty());
     assert_eq!(settings, before);
-    // A number in the place of a name forgets it.
+    // A number instead of a name removes the name.
     let command = crate::command::parse("server 1 port 8080 address 10.0.0.3").unwrap();
     apply::apply(&mut settings, &command, &names, Some(80)).unwrap();
     assert!(text(&plain(&settings)).contains(" address 10.0.0.3 port 8080 "));

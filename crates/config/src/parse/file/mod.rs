@@ -1,19 +1,19 @@
 //! The configuration file: one command per line.
 //!
-//! Pure: the text comes in, commands go out. What the commands mean, and which file an `include`
-//! names, is for the caller.
+//! This module is pure: it turns text into commands. The caller applies the commands and opens the
+//! files of `include`.
 
 use crate::command;
 use crate::command::{Command, MAX_LINE};
 
-/// A line that says something.
+/// A line that is not empty.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Line {
     /// Its number, from 1.
     pub number: u32,
     /// Its command; [`Command::Nothing`] only beside a notice.
     pub command: Command,
-    /// What the administrator should hear about it.
+    /// A notice for the administrator about the line.
     pub notice: Option<&'static str>,
 }
 
@@ -26,10 +26,10 @@ pub struct BadLine {
     pub why: String,
 }
 
-/// Reads a whole file. Empty lines and comments are left out, switches without an effect too.
+/// Parses a whole file. The result contains no empty lines, comments or switches without an effect.
 ///
 /// # Errors
-/// Every line that is no command; the file is not to be used.
+/// Every line that is not a command; the caller must not use the file.
 pub fn parse(text: &[u8]) -> Result<Vec<Line>, Vec<BadLine>> {
     let (lines, bad): (Vec<_>, Vec<_>) = lines(text).partition(Result::is_ok);
     if bad.is_empty() {
@@ -39,9 +39,10 @@ pub fn parse(text: &[u8]) -> Result<Vec<Line>, Vec<BadLine>> {
     }
 }
 
-/// The lines of a file one after the other, as [`parse`] reads them: a file can have millions.
+/// Parses the lines of a file one by one, as [`parse`] does, because a file can have millions of
+/// lines.
 ///
-/// A byte order mark at the beginning, as some editors write it, says nothing here.
+/// Some editors write a byte order mark at the beginning; it is ignored.
 pub fn lines(text: &[u8]) -> impl Iterator<Item = Result<Line, BadLine>> {
     let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
     (1..).zip(text.split(|byte| *byte == b'\n')).filter_map(|(number, line)| match one(line) {
@@ -56,7 +57,7 @@ fn one(line: &[u8]) -> Result<(Command, Option<&'static str>), String> {
     if line.len() > MAX_LINE {
         return Err(command::CommandError::TooLong.to_string());
     }
-    // A comment may be in any encoding.
+    // A comment may have any encoding.
     let line = str::from_utf8(&line[..command::before_comment(line)])
         .map_err(|_| "not valid UTF-8".to_owned())?;
     if is_unset_server(line) {
@@ -68,8 +69,8 @@ fn one(line: &[u8]) -> Result<(Command, Option<&'static str>), String> {
     command::parse_configuration(line).map(|command| (command, None))
 }
 
-/// The original writes `address (unknown address family 0` for a number that was never given an
-/// address.
+/// Whether the line is what the original writes for a server number without an address: `address
+/// (unknown address family 0`.
 fn is_unset_server(line: &str) -> bool {
     let mut words = line.split_ascii_whitespace();
     words.next() == Some("server")

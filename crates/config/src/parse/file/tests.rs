@@ -1,4 +1,4 @@
-//! Files as people and programs write them.
+//! Tests with files as people and programs write them.
 
 use proptest::prelude::*;
 

@@ -1,8 +1,7 @@
-//! All that is in force, as commands of a configuration file: what `show` and `--check --show`
-//! print.
+//! Prints all settings in force as commands of a configuration file, for `show` and `--check
+//! --show`.
 //!
-//! Unlike what `write` writes, nothing is left out because it is the default or stands on the
-//! command line.
+//! Unlike `write`, it also prints the defaults and the settings of the command line.
 
 use std::path::Path;
 
@@ -13,14 +12,14 @@ use crate::print;
 use crate::settings::{Server, Settings};
 use crate::tls::{Suite, SuiteList, Tls};
 
-/// What is in force, in the settings and beside them.
+/// The settings in force, and the values that are not part of [`Settings`].
 #[derive(Clone, Copy, Debug)]
 pub struct InForce<'a> {
     /// The settings.
     pub settings: &'a Settings,
-    /// What only a start can give: one of each kind.
+    /// The settings that only a start can change: one of each kind.
     pub startup: &'a [Startup],
-    /// Where pen listens, as it was written.
+    /// The listen address as the operator wrote it.
     pub listen: &'a Local,
     /// The request log.
     pub log: Option<&'a LogTarget>,
@@ -33,17 +32,17 @@ pub struct InForce<'a> {
 }
 
 impl InForce<'_> {
-    /// A line for each command that says it, or only those of the setting called `word`, behind
-    /// which a number may stand.
+    /// One line for each setting, or only the lines of the setting `word`, which may have a number
+    /// after it.
     pub fn text(&self, word: Option<&str>) -> String {
-        // Two words for one thing.
+        // Two words for the same setting.
         let word = word.map(|word| if word == "status_file" { "web_stats" } else { word });
         let mut text = String::new();
         for command in self.commands() {
             if word.is_none_or(|word| word == word_of(&command) || word == numbered(&command)) {
                 print::line(&mut text, &command);
                 if matches!(command, Command::SslCiphers(None)) {
-                    // What the default is, cannot be seen in the line.
+                    // The line alone does not show which suites are the default.
                     let all = SuiteList { suites: Suite::ALL.to_vec(), unknown: Vec::new() };
                     text.insert_str(text.len() - 1, &format!(" # the default: {all}"));
                 }
@@ -52,7 +51,7 @@ impl InForce<'_> {
         text
     }
 
-    /// The commands in an order in which a file may have them.
+    /// The commands, in an order that a file accepts.
     fn commands(&self) -> Vec<Command> {
         let settings = self.settings;
         let mut all: Vec<Command> = self.startup.iter().cloned().map(Command::Startup).collect();
@@ -134,17 +133,17 @@ fn tls(tls: &Tls) -> [Command; 7] {
     ]
 }
 
-/// What says where the certificate is.
+/// The command that sets the certificate's path.
 pub fn certificate(tls: &Tls) -> Command {
     Command::Certificate(tls.certificate.clone().map(|file| (file, tls.key.clone())))
 }
 
-/// What says whose client certificates are good.
+/// The command that sets the authorities of client certificates.
 pub fn client_ca(tls: &Tls) -> Command {
     Command::ClientCa(tls.ca_file.iter().chain(&tls.ca_directory).cloned().collect())
 }
 
-/// What makes the server of this number what it is.
+/// The command that defines the server of this number.
 fn server(number: u32, settings: &Settings) -> Command {
     let Some(server) = settings.servers.get(number as usize).and_then(Option::as_ref) else {
         return Command::NoServer(number);
@@ -160,7 +159,7 @@ fn server(number: u32, settings: &Settings) -> Command {
     Command::Server { number, changes }
 }
 
-/// A server as `emergency` and `abuse` take it.
+/// A server in the form that `emergency` and `abuse` take.
 pub(crate) fn spec(server: &Server) -> ServerSpec {
     let (host, port) = print::where_it_is(server);
     let port = (!matches!(host, Host::Unix(_))).then_some(port);
@@ -168,14 +167,14 @@ pub(crate) fn spec(server: &Server) -> ServerSpec {
     ServerSpec { host, port, soft, hard, weight, prio }
 }
 
-/// That word with the one behind it, which is a number for the settings of which there are several.
+/// The word of a command, with its number for settings of which there are several.
 fn numbered(command: &Command) -> String {
     let line = command.to_string();
     let words = line.strip_prefix("no ").unwrap_or(&line);
     words.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
-/// The word that a command shows behind its `no`, if it has one.
+/// The word of a command; after `no`, the word that follows it.
 fn word_of(command: &Command) -> String {
     let line = command.to_string();
     let words = line.strip_prefix("no ").unwrap_or(&line);

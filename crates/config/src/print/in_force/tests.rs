@@ -1,4 +1,4 @@
-//! What is shown loads as what it was: all of it, and each setting alone.
+//! Tests that printed settings load as the same settings: all together, and each alone.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::parse::{file, grammar};
 use crate::print::in_force::*;
 use crate::{apply, strategies};
 
-/// Commands that set nothing which lasts.
+/// Commands that set no lasting value.
 const OTHERS: &[&str] = &[
     "abort_on_error",
     "block",
@@ -47,7 +47,7 @@ const OTHERS: &[&str] = &[
     "write",
 ];
 
-/// Settings that somebody asked for, with all that is beside them.
+/// Settings that a test chose, with the values beside them.
 #[derive(Debug)]
 struct State {
     settings: Settings,
@@ -86,7 +86,7 @@ fn state() -> impl Strategy<Value = State> {
     )
 }
 
-/// The last of each kind.
+/// The last setting of each kind.
 fn one_of_each(said: &[Startup]) -> Vec<Startup> {
     let words: BTreeSet<&str> = said.iter().map(Startup::word).collect();
     let last = |word: &&str| said.iter().rev().find(|startup| startup.word() == *word).cloned();
@@ -105,7 +105,7 @@ fn local() -> Local {
     grammar::local("127.0.0.1:80").unwrap()
 }
 
-/// A start without a word on the command line.
+/// A start with an empty command line.
 fn nothing() -> Configuration {
     Configuration {
         local: None,
@@ -187,7 +187,7 @@ proptest! {
 
     #[test]
     fn each_setting_that_is_shown_is_already_in_force(state in state()) {
-        // Alone in a file, this one would take all servers away.
+        // Alone in a file, this command would remove all servers.
         for word in SETTINGS.iter().filter(|word| **word != "servers_only") {
             let lines = placed(&state.text(Some(word)));
             let again = apply::reload(&state.settings, &[], &lines, &Names::default(), Some(80));
