@@ -1,8 +1,8 @@
-//! The command line: arguments to a [`Launch`], or one line that says what is wrong with them.
+//! Parses the command line into a [`Launch`], or into one line that says what is wrong.
 //!
-//! clap splits arguments into options and operands as getopt(3) did for the original: flags joined,
-//! values attached or apart, options after operands, the last value wins. What the values mean is
-//! checked here. Nothing is opened, looked up or changed.
+//! clap splits arguments into options and operands as getopt(3) did for the original: joined flags,
+//! values attached or separate, options after operands, the last value wins. This module checks the
+//! meaning of the values. It opens, resolves and changes nothing.
 
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
@@ -27,16 +27,16 @@ pub mod options;
 mod penctl_words;
 mod shell;
 
-/// What the command line asks for.
+/// The request of the command line.
 #[derive(Debug)]
 pub enum Request {
-    /// To balance, after these notices were shown.
+    /// Run pen, after these notices were shown.
     Run(Box<Launch>, Vec<String>),
-    /// To print a text: `--help`, `--version`.
+    /// Print a text: `--help`, `--version`.
     Show(String),
 }
 
-/// What is wrong with the command line: one line, `what: why`.
+/// The error in the command line, in one line: `what: why`.
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{what}: {why}")]
 pub struct UsageError {
@@ -44,10 +44,10 @@ pub struct UsageError {
     why: String,
 }
 
-/// Reads the arguments that follow the program's name.
+/// Parses the arguments after the program's name.
 ///
 /// # Errors
-/// The arguments break a rule of SYNOPSIS or a range; nothing has been done.
+/// The arguments break a rule of the manual's SYNOPSIS or a range; nothing has been done.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, UsageError> {
     match command().try_get_matches_from(arguments) {
         Ok(matches) => {
@@ -64,7 +64,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
     }
 }
 
-/// clap's view of the table.
+/// The table of options as a clap command.
 fn command() -> Command {
     let mut groups: Vec<&Opt> = OPTIONS.iter().collect();
     groups.sort_by_key(|option| option.group);
@@ -106,15 +106,15 @@ fn argument(option: &'static Opt) -> Arg {
         .help_heading(option.group.heading());
     let argument = match option.value {
         Value::Flag => argument.action(ArgAction::SetTrue),
-        // Not a count: each occurrence has its place among the other options.
+        // Not a count, because each occurrence has its position among the other options.
         Value::Repeated => argument.action(ArgAction::Append).num_args(0).default_missing_value(""),
         Value::Number(name, ..) | Value::Text(name) | Value::Texts(name) => argument
-            // Where one counts, all are kept: the last counts, and it is told that there are
-            // others.
+            // If only one value counts, all are kept: the last one counts, and a notice mentions
+            // the others.
             .action(ArgAction::Append)
             .value_name(name)
             .value_parser(ValueParser::os_string())
-            // As getopt: what follows is the value, whatever it looks like.
+            // As in getopt: the next argument is the value, even if it begins with a hyphen.
             .allow_hyphen_values(true),
     };
     match option.letter {
@@ -123,14 +123,14 @@ fn argument(option: &'static Opt) -> Arg {
     }
 }
 
-/// Makes one line of an error that clap would print in several.
+/// Makes one line of an error that clap prints in several lines.
 fn one_line(error: &clap::Error) -> UsageError {
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
         _ => None,
     };
     let argument = context(ContextKind::InvalidArg).unwrap_or_default();
-    // clap calls a known option as in its help: `--timeout <sec>`.
+    // clap shows a known option as in its help: `--timeout <sec>`.
     let long = argument.strip_prefix("--").and_then(|argument| argument.split(' ').next());
     let option = long.and_then(find);
     let name = option.map_or_else(|| shown(argument), Opt::name);
@@ -152,18 +152,18 @@ fn find(long: &str) -> Option<&'static Opt> {
     OPTIONS.iter().find(|option| option.long == long)
 }
 
-/// An argument as it is, in quotes only where it is not plain.
+/// An argument as it is; in quotes if it has special characters.
 fn shown(argument: &str) -> String {
     let plain = argument.len() <= 40 && argument.bytes().all(|byte| byte.is_ascii_graphic());
     if plain { argument.to_owned() } else { quoted(argument) }
 }
 
-/// The arguments, split into options and operands.
+/// The arguments, separated into options and operands.
 struct Given(ArgMatches);
 
 impl Given {
     /// # Errors
-    /// An option was given that is never accepted, or not yet.
+    /// An option was given that pen never accepts, or does not accept yet.
     fn refuse(&self) -> Result<(), UsageError> {
         for option in OPTIONS.iter().filter(|option| self.has(option)) {
             if option.group == Group::NotBuiltIn {
@@ -176,7 +176,7 @@ impl Given {
         Ok(())
     }
 
-    /// What is accepted, but not as it was given.
+    /// Notices about options that are accepted with another effect or value.
     fn notices(&self) -> Result<Vec<String>, UsageError> {
         let obsolete =
             self.flag("delayed-forward").then(|| "-D: obsolete, it has no effect".to_owned());
@@ -204,7 +204,7 @@ impl Given {
         find(long).is_some_and(|option| self.has(option))
     }
 
-    /// Where the option's occurrences are, in the order of the whole command line.
+    /// The positions of the option's occurrences on the command line.
     fn places(&self, long: &str) -> Vec<usize> {
         if self.given(long) {
             self.0.indices_of(long).into_iter().flatten().collect()
@@ -213,7 +213,7 @@ impl Given {
         }
     }
 
-    /// Where its last occurrence is.
+    /// The position of its last occurrence.
     fn source_line(&self, long: &str) -> usize {
         self.places(long).last().copied().unwrap_or_default()
     }
@@ -223,7 +223,8 @@ impl Given {
         self.0.get_many::<OsString>(long).unwrap_or_default()
     }
 
-    /// What is said of an option of which one counts and several with different values were given.
+    /// The notice about an option of which one value counts, but several different values were
+    /// given.
     fn repeated(&self, option: &Opt) -> Option<String> {
         match option.value {
             Value::Number(..) | Value::Text(_) => {}
@@ -235,7 +236,7 @@ impl Given {
         others.then(|| format!("{}: given several times; the last counts: {last}", option.name()))
     }
 
-    /// A text option's value; it may not be empty.
+    /// The value of a text option; it must not be empty.
     fn raw(&self, long: &'static str) -> Result<Option<(String, &OsString)>, UsageError> {
         let Some(value) = self.values(long).next_back() else { return Ok(None) };
         let name = find(long).map_or(long.to_owned(), Opt::name);
@@ -255,7 +256,7 @@ impl Given {
         Ok(self.raw(long)?.map(|(_, value)| PathBuf::from(value)))
     }
 
-    /// A number option's value, or its default.
+    /// The value of a number option, or its default.
     fn number(&self, long: &'static str) -> Result<Option<u32>, UsageError> {
         let Some((option, Value::Number(_, range, default))) =
             find(long).map(|option| (option, &option.value))
@@ -276,8 +277,8 @@ impl Given {
             .map_err(|why| usage(format!("{name} {}", quoted(text)), why.to_string()))
     }
 
-    /// `-E` and what goes with it. `-L` is checked and changes nothing: only two protocols exist
-    /// here, and both are on.
+    /// `-E` and the other TLS options. `-L` is checked and has no effect: there are only two
+    /// protocols, and both are on.
     fn tls(&self) -> Result<Tls, UsageError> {
         let tls = Tls {
             certificate: self.path("cert")?,
@@ -305,7 +306,8 @@ impl Given {
         Ok(tls)
     }
 
-    /// `-C`. A port alone is one of this machine only: whoever reaches it, commands pen.
+    /// `-C`. A port alone means an address of this machine only, because every client that reaches
+    /// the port can command pen.
     fn control(&self) -> Result<Option<Local>, UsageError> {
         let Some((name, text)) = self.text("control")? else { return Ok(None) };
         match grammar::local(text) {
@@ -351,7 +353,7 @@ fn launch(given: &Given) -> Result<Launch, UsageError> {
     if launch.show && !launch.check {
         return Err(usage("--show", "means nothing without --check, which changes nothing"));
     }
-    // What a file or a command will say cannot be known here.
+    // The commands of a file are not known here.
     let configuration = &launch.configuration;
     if launch.config.is_none() && !commands::are_given(given) {
         if configuration.local.is_none() {
@@ -390,10 +392,10 @@ fn usage(what: impl Into<String>, why: impl Into<String>) -> UsageError {
 
 const OPERANDS: &str = "operands";
 
-/// A shorter listen backlog is raised to this, as the original does.
+/// A smaller listen backlog is raised to this value, as in the original.
 const BACKLOG_MIN: u32 = pen_config::command::MIN_BACKLOG;
 
-/// What a usage error about missing operands shows.
+/// The form that a usage error about missing operands shows.
 const FORM: &str = "give pen [options] [host:]port|/path server [server ...], or pen [options] -F \
     file; pen --help explains";
 

@@ -1,4 +1,4 @@
-//! pen: the wiring of the command line, the supervisor and the worker.
+//! pen: connects the command line, the supervisor and the worker.
 
 #![forbid(unsafe_code)]
 
@@ -40,7 +40,7 @@ fn start() -> Result<(), String> {
     }
 }
 
-/// Tells the administrator. If standard error is closed or full there is no one to tell.
+/// Prints a line for the administrator. If standard error is closed or full, the line is lost.
 fn say(line: &str, is_error: bool) {
     let _ = writeln!(io::stderr(), "{}", pen_supervisor::line_for_stderr(line, is_error));
 }

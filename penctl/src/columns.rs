@@ -1,19 +1,19 @@
-//! How wide the terminal is, and text that fits into it. What is counted is characters, each of
-//! which takes one column.
+//! The width of the terminal, and the fitting of text into it. The unit is characters; each takes
+//! one column.
 
 use std::io;
 
-/// How many columns a line may have.
+/// The number of columns that a line may have.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Width {
-    /// As many as it needs.
+    /// Any number.
     Any,
-    /// So many at most, and at least one.
+    /// At most this number, which is at least one.
     Columns(usize),
 }
 
 impl Width {
-    /// What the terminal of standard output says. One that says nothing, or 0, takes any width.
+    /// The width of the terminal on standard output. No width, or 0, means any width.
     pub fn of_terminal() -> Width {
         let size = rustix::termios::tcgetwinsize(io::stdout());
         size.map_or(Width::Any, |size| match usize::from(size.ws_col) {
@@ -22,7 +22,7 @@ impl Width {
         })
     }
 
-    /// Whether so many columns are not too many.
+    /// Whether this number of columns fits.
     pub fn holds(self, columns: usize) -> bool {
         match self {
             Width::Any => true,
@@ -30,7 +30,7 @@ impl Width {
         }
     }
 
-    /// How many columns are left behind those that are used. None: any number.
+    /// The number of columns after the used ones. `None`: any number.
     pub fn left(self, used: usize) -> Option<usize> {
         match self {
             Width::Any => None,
@@ -39,7 +39,7 @@ impl Width {
     }
 }
 
-/// The text, or as much of it as so many columns take, with a mark that something is missing.
+/// The text, cut to this number of columns. A mark shows that text is missing.
 pub fn cut(text: &str, columns: usize) -> String {
     if text.chars().count() <= columns {
         return text.to_owned();
@@ -48,7 +48,7 @@ pub fn cut(text: &str, columns: usize) -> String {
     if columns == 0 { String::new() } else { kept.chain(['~']).collect() }
 }
 
-/// The pieces on as few lines as the terminal's width allows, with a space between two.
+/// Puts the pieces on as few lines as the width allows, with a space between two pieces.
 pub fn fold(pieces: impl IntoIterator<Item = String>, room: Width) -> String {
     let mut text = String::new();
     let mut used = 0;

@@ -1,5 +1,5 @@
-//! Commands from standard input, one a line: of a file or another program, or of a person, who gets
-//! a prompt.
+//! Commands from standard input, one per line: from a file or another program, or from a person,
+//! who gets a prompt.
 
 use std::io::{self, BufRead, Read, Write};
 
@@ -9,21 +9,21 @@ use crate::place::Place;
 use crate::talk::{LONGEST, OVERLONG, plain};
 use crate::{Form, print, say};
 
-/// What the prompt looks like.
+/// The text of the prompt.
 const PROMPT: &str = "pen> ";
 
-/// What the prompt understands by itself.
+/// The help of the prompt's own commands.
 const AT_THE_PROMPT: &str = "\
 At this prompt: exit, quit or Ctrl-D leaves it. exit pen ends pen itself, which asks once more \
 (only with -X).
 ";
 
-/// What a line is answered with that has more than text in it, as arrow keys write it.
+/// The reply to a line that contains control characters, such as those of arrow keys.
 const NO_TEXT: &str =
     "not sent: there is a control character in this line; arrow keys and the like do nothing here";
 
-/// Commands from a file or another program, up to the first that gets no reply. None: there was no
-/// command.
+/// Sends commands from a file or another program, up to the first that gets no reply. `None`: there
+/// was no command.
 ///
 /// # Errors
 /// A command got no reply: a line for the user.
@@ -44,7 +44,7 @@ pub fn obey(place: &Place, form: Form, mut lines: impl BufRead) -> Result<Option
     Ok(all)
 }
 
-/// Commands from a terminal; what goes wrong with one is said, and the next can be given.
+/// Sends commands from a terminal. An error of one command is printed, and the next can be given.
 ///
 /// # Errors
 /// The terminal cannot be read or written.
@@ -76,31 +76,31 @@ pub fn converse(place: &Place, form: Form, mut lines: impl BufRead) -> Result<()
             Said::Command => {}
         }
         let is_help = line == b"help";
-        // Names are looked up anew: pen may have moved since.
+        // The name is resolved again, because pen may have moved since.
         if let Err(why) = place.sockets().and_then(|sockets| say(&sockets, line, form)) {
             let _ = writeln!(io::stderr(), "{why}");
         }
         if is_help {
-            // Below the list, which is longer than most screens.
+            // After the list, which is longer than most screens.
             print(AT_THE_PROMPT.as_bytes())?;
         }
     }
 }
 
-/// What a line at the prompt is.
+/// The kind of a line at the prompt.
 #[derive(Debug, Eq, PartialEq)]
 enum Said {
     Nothing,
     Leave,
     EndPen,
-    /// The port's help, and that of the prompt below it.
+    /// A request for the help of the control port, with the prompt's help after it.
     Help,
-    /// The help of the prompt: it is asked about a word that means something else here than at the
-    /// port.
+    /// A request for the prompt's help: the line asks about a word that has another meaning here
+    /// than at the control port.
     HelpHere,
-    /// What a key wrote that is none of a text.
+    /// A line with control characters.
     NoText,
-    /// One for the port.
+    /// A command for the control port.
     Command,
 }
 
@@ -122,7 +122,7 @@ impl Said {
     }
 }
 
-/// The next line, without its end.
+/// The next line, without its line end.
 fn next_line(lines: &mut impl BufRead) -> Result<Option<Vec<u8>>, String> {
     let mut line = Vec::new();
     // A line without an end must not fill the memory.

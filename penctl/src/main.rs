@@ -1,9 +1,9 @@
-//! penctl: says a command to the control port of a running pen and prints the reply.
+//! penctl: sends a command to the control port of a running pen and prints the reply.
 //!
-//! One connection per command. Runs as whoever calls it and shares nothing with pen but the words
-//! that both know. `place` is where the port is, `talk` one command and its reply, `table` what
-//! `servers` looks like on a terminal and `columns` how wide that is, `lines` the commands of
-//! standard input, with a prompt on a terminal.
+//! It makes one connection per command. It runs as the user who calls it, and shares only command
+//! words with pen. `place` is the address of the port, `talk` sends one command and receives its
+//! reply. `table` prints the reply to `servers` as a table, and `columns` fits it to the terminal.
+//! `lines` reads commands from standard input, with a prompt on a terminal.
 
 #![forbid(unsafe_code)]
 
@@ -51,7 +51,7 @@ if the reply says that it was not carried out.
 /// Commands that have a JSON form.
 const JSON: [&[u8]; 5] = [b"servers", b"status", b"recent", b"certificates", b"mode"];
 
-/// The command whose only form is JSON.
+/// The command that replies only in JSON.
 const JSON_ALONE: &[u8] = b"overview";
 
 fn main() -> ExitCode {
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Refused) => ExitCode::from(2),
         Err(why) => {
-            // If standard error is closed or full there is no one to tell.
+            // If standard error is closed or full, the error cannot be shown anywhere.
             let _ = writeln!(io::stderr(), "{why}");
             ExitCode::FAILURE
         }
@@ -109,16 +109,16 @@ fn run(mut words: Vec<OsString>) -> Result<Outcome, String> {
     }
 }
 
-/// How replies are wanted.
+/// The format of replies.
 #[derive(Clone, Copy, Debug)]
 enum Form {
-    /// As the command says.
+    /// The format that the command asks for.
     AsSaid,
     /// JSON.
     Json,
 }
 
-/// The servers as a table. None: this pen does not say all that it takes.
+/// The servers as a table. `None`: this pen does not report all values that the table needs.
 fn servers(sockets: &[SockAddr]) -> Result<Option<String>, String> {
     let mut overview = Vec::new();
     let mut take = |piece: &[u8]| {
@@ -134,10 +134,10 @@ fn servers(sockets: &[SockAddr]) -> Result<Option<String>, String> {
     })
 }
 
-/// Longest overview in bytes: far above 32767 servers with their longest names.
+/// Longest overview in bytes: far more than 32767 servers with the longest names need.
 const MOST_OVERVIEW: usize = 64 << 20;
 
-/// Says one command and prints the reply.
+/// Sends one command and prints the reply.
 fn say(sockets: &[SockAddr], command: Vec<u8>, form: Form) -> Result<Outcome, String> {
     if matches!(form, Form::AsSaid)
         && command.trim_ascii() == b"servers"
@@ -153,7 +153,7 @@ fn say(sockets: &[SockAddr], command: Vec<u8>, form: Form) -> Result<Outcome, St
     talk::ask(sockets, &command, &mut print)
 }
 
-/// The command that asks for the same in JSON.
+/// The command that asks for the same report in JSON.
 fn in_json(command: Vec<u8>) -> Result<Vec<u8>, String> {
     let word =
         command.trim_ascii().split(|byte| byte.is_ascii_whitespace()).next().unwrap_or_default();

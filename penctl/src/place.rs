@@ -1,4 +1,4 @@
-//! Where a control port is, as the command line says it.
+//! The address of a control port, as the command line gives it.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -10,10 +10,10 @@ use socket2::SockAddr;
 
 use crate::talk::plain;
 
-/// Where pen's control port is.
+/// The address of pen's control port.
 #[derive(Debug, Eq, PartialEq)]
 pub enum Place {
-    /// A Unix socket's path.
+    /// The path of a Unix socket.
     Unix(OsString),
     /// A port of a host, by name or number.
     Inet {
@@ -25,11 +25,11 @@ pub enum Place {
 }
 
 impl Place {
-    /// Reads `/path`, `port` or `host:port`, split at the last colon; an IPv6 address may stand in
-    /// brackets. A port alone is one of 127.0.0.1, as it is for `-C`.
+    /// Reads `/path`, `port` or `host:port`, split at the last colon. An IPv6 address may be in
+    /// brackets. A port alone means 127.0.0.1, as for `-C`.
     ///
     /// # Errors
-    /// It is none of these: a line for the user.
+    /// The text is none of these: a line for the user.
     pub fn read(text: &OsStr) -> Result<Place, String> {
         if text.as_bytes().contains(&b'/') {
             return Ok(Place::Unix(text.to_os_string()));
@@ -45,17 +45,17 @@ impl Place {
         if host.is_empty() {
             return Err("no host given".to_owned());
         }
-        // What getaddrinfo(3) would take as another port.
+        // getaddrinfo(3) would take such a number as another port.
         if is_number(port) && !port.parse::<u16>().is_ok_and(|port| port > 0) {
             return Err(format!("{port} is no port"));
         }
         Ok(Place::Inet { host: host.to_owned(), port: port.to_owned() })
     }
 
-    /// Every address that it stands for.
+    /// All socket addresses of the place.
     ///
     /// # Errors
-    /// It stands for none: a line for the user.
+    /// There is none: a line for the user.
     pub fn sockets(&self) -> Result<Vec<SockAddr>, String> {
         let (host, port) = match self {
             Place::Unix(path) => {

@@ -1,27 +1,27 @@
-//! The servers as a table, for a person at a terminal. Made of the reply to `overview`, which is
-//! JSON; what a pen does not say is left empty.
+//! The servers as a table, for a person at a terminal. The table is made from the reply to
+//! `overview`, which is JSON. A value that pen does not report is left empty.
 //!
-//! No line is longer than the terminal is wide: columns are left out in a fixed order until all
+//! No line is longer than the width of the terminal: columns are omitted in a fixed order until all
 //! lines fit.
 
 use serde_json::Value;
 
 use crate::columns::{Width, cut, fold};
 
-/// What asks for all that the table shows.
+/// The command that returns all values of the table.
 pub const OVERVIEW: &[u8] = b"overview";
 
-/// Whether colours may be used.
+/// Whether the output has colours.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Paint {
-    /// Yes.
+    /// It has colours.
     Colours,
-    /// No: the user does not want them (NO_COLOR), or the terminal has none.
+    /// It has no colours: the user does not want them (NO_COLOR), or the terminal has none.
     Plain,
 }
 
 impl Paint {
-    /// What the environment says (<https://no-color.org>).
+    /// The choice by the environment (<https://no-color.org>).
     pub fn wanted() -> Paint {
         let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         match set("NO_COLOR").is_some() || set("TERM").is_none_or(|term| term == "dumb") {
@@ -31,7 +31,7 @@ impl Paint {
     }
 }
 
-/// The table, with its line ends. None: the text is not what an overview is.
+/// The table, with its line ends. `None`: the text is not an overview.
 pub fn render(overview: &[u8], paint: Paint, width: Width) -> Option<String> {
     let overview: Value = serde_json::from_slice(overview).ok()?;
     let servers = overview.get("servers")?.as_array()?;
@@ -55,7 +55,7 @@ struct Row {
     cells: [String; COLUMNS],
 }
 
-/// What a state means to whoever looks after the servers.
+/// The meaning of a state for the administrator of the servers.
 #[derive(Clone, Copy)]
 enum Mood {
     Good,
@@ -83,9 +83,9 @@ const TITLES: [&str; COLUMNS] = [
 const NUMBER: usize = 0;
 const SERVER: usize = 1;
 const ADDRESS: usize = 2;
-/// The state, and why.
+/// The column of the state with its reason.
 const STATE: usize = 3;
-/// The state alone.
+/// The column of the state alone.
 const BRIEF: usize = 4;
 const CONN: usize = 5;
 const SHARE: usize = 6;
@@ -93,11 +93,11 @@ const SENT: usize = 7;
 const RECEIVED: usize = 8;
 const FAILURE: usize = 9;
 
-/// The columns whose figures stand at the right.
+/// The columns that are aligned to the right.
 const FIGURES: [usize; 4] = [CONN, SHARE, SENT, RECEIVED];
 
-/// What is shown: the first of these that the terminal has room for. Why a server failed is the
-/// last thing to be left out.
+/// The choices of columns: the first that fits the terminal is used. The reason of a failure is
+/// omitted last.
 const LAYOUTS: [&[usize]; 7] = [
     &[NUMBER, SERVER, ADDRESS, STATE, CONN, SHARE, SENT, RECEIVED, FAILURE],
     &[NUMBER, SERVER, STATE, CONN, SHARE, SENT, RECEIVED, FAILURE],
@@ -108,7 +108,7 @@ const LAYOUTS: [&[usize]; 7] = [
     &[NUMBER, SERVER, BRIEF, CONN],
 ];
 
-/// Between two columns.
+/// The gap between two columns.
 const GAP: &str = "  ";
 
 impl Row {
@@ -152,7 +152,7 @@ impl Row {
     }
 }
 
-/// The state in words, and what there is to say of it beyond them.
+/// The state in words, and details of it.
 fn state(server: &Value) -> (Mood, String, String) {
     let seconds = figure(&server["blacklisted"]);
     let reason = server["last_failure"]["reason"]
@@ -172,14 +172,14 @@ fn state(server: &Value) -> (Mood, String, String) {
             (Mood::Failed, format!("failed {}", duration(seconds)), format!(": {reason}"))
         }
         Some("vacant") => alone(Mood::Vacant, "-"),
-        // A pen that knows more states than this program.
+        // The pen knows more states than this program.
         Some(other) => alone(Mood::Vacant, &shown(other)),
         None if seconds > 0 => alone(Mood::Out, &format!("out {}", duration(seconds))),
         None => alone(Mood::Good, "up"),
     }
 }
 
-/// The rows in columns. Where every name is an address, one column is enough.
+/// The rows as lines. If all names are addresses, one column is enough for both.
 fn lines(rows: &[Row], paint: Paint, room: Width) -> String {
     let same = rows.iter().all(|row| row.cells[SERVER] == row.cells[ADDRESS]);
     let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
@@ -196,7 +196,7 @@ fn lines(rows: &[Row], paint: Paint, room: Width) -> String {
     let fitting =
         LAYOUTS.iter().map(|columns| layout(columns)).find(|columns| room.holds(taken(columns)));
     let columns = fitting.unwrap_or_else(|| layout(LAYOUTS[LAYOUTS.len() - 1]));
-    // Names are what can be cut if even that is too much.
+    // If even that is too wide, the names are cut.
     let others = taken(&columns) - widths[SERVER];
     let widest_name = room
         .left(others)
@@ -234,8 +234,8 @@ fn lines(rows: &[Row], paint: Paint, room: Width) -> String {
 }
 
 impl Mood {
-    /// The text in the colour of the mood (ECMA-48, SGR). The words say all; the colour says it
-    /// faster.
+    /// The text in the colour of the mood (ECMA-48, SGR). The text says everything; the colour only
+    /// helps to see it faster.
     fn paint(self, text: &str, paint: Paint) -> String {
         let colour = match (paint, self) {
             (Paint::Plain, _) | (_, Mood::Vacant) => return text.to_owned(),
@@ -243,13 +243,13 @@ impl Mood {
             (Paint::Colours, Mood::Full | Mood::Out) => 33,
             (Paint::Colours, Mood::Failed) => 31,
         };
-        // The end of a line loses its spaces, which must stand behind the colour then.
+        // The spaces at the end of a line are removed later, so they must come after the colour.
         let (word, gap) = text.split_at(text.trim_end().len());
         format!("\x1b[{colour}m{word}\x1b[0m{gap}")
     }
 }
 
-/// The totals.
+/// The summary line.
 fn summary(overview: &Value, servers: &[Value], total: u64, room: Width) -> String {
     let used = overview["connections"].as_u64().unwrap_or(total);
     let mut parts = vec![match overview["connections_max"].as_u64() {
@@ -266,7 +266,8 @@ fn summary(overview: &Value, servers: &[Value], total: u64, room: Width) -> Stri
             .filter(|server| server["state"].as_str().is_some_and(|state| states.contains(&state)))
             .count()
     };
-    // Neither failed nor taken out; what has no room is told beside it.
+    // A server is up if it is neither failed nor taken out; those without room are also counted
+    // beside it.
     let set = servers.iter().filter(|server| server["state"].as_str() != Some("vacant")).count();
     let mut up = format!("{} of {set} servers up", count(&["up", "full", "pending"]));
     for (state, what) in [("full", "full"), ("pending", "passed over")] {
@@ -290,7 +291,7 @@ fn summary(overview: &Value, servers: &[Value], total: u64, room: Width) -> Stri
     fold(parts, room) + &full
 }
 
-/// What is said while all connections are in use.
+/// The note while all connections are in use.
 const FULL: &str = "All connections are in use: further clients wait for one to end (-x).";
 
 fn number(value: &Value) -> String {
@@ -301,7 +302,7 @@ fn figure(value: &Value) -> u64 {
     value.as_u64().unwrap_or(0)
 }
 
-/// Address and port, as one writes them.
+/// Address and port, as an operator writes them.
 fn address(server: &Value) -> String {
     match (server["address"].as_str().map(shown), figure(&server["port"])) {
         (None, _) => "-".to_owned(),
@@ -311,13 +312,13 @@ fn address(server: &Value) -> String {
     }
 }
 
-/// Text that cannot move the cursor or end a line, whoever wrote it.
+/// Text without characters that move the cursor or end a line.
 fn shown(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
 }
 
-/// In the largest unit of which there are at least two, to the nearest one: a day that has just
-/// begun is 24 hours, not 23.
+/// The duration in the largest unit of which there are at least two, rounded to the nearest: a day
+/// that has just begun is 24 hours, not 23.
 fn duration(seconds: u64) -> String {
     let nearest = |unit: u64| seconds.saturating_add(unit / 2) / unit;
     match seconds {
@@ -328,7 +329,7 @@ fn duration(seconds: u64) -> String {
     }
 }
 
-/// Bytes in units of 1000 (IEC 80000-13), with three figures at least from 1000 on.
+/// Bytes in units of 1000 (IEC 80000-13), with at least three digits from 1000 on.
 fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
     if count < 1000 {

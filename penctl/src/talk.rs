@@ -1,8 +1,8 @@
-//! One command to one control port: a line out, the reply in until end of file.
+//! Sends one command to one control port: one line out, then the reply until end of file.
 //!
-//! The line begins with a word that asks for the outcome too ([`Outcome::ASKED`]), which nobody but
-//! penctl says. A pen that does not know it ignores the whole line, so the command is then said
-//! once more without it, and its outcome is not known.
+//! The line begins with a word that asks for the outcome ([`Outcome::ASKED`]), which only penctl
+//! sends. A pen that does not know it ignores the whole line. Then penctl sends the command again
+//! without the word, and the outcome is unknown.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;
@@ -10,23 +10,23 @@ use std::time::Duration;
 use pen_ipc::message::Outcome;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-/// Longest command in bytes, as the control port takes it.
+/// Longest command in bytes that the control port accepts.
 pub const LONGEST: usize = pen_config::command::MAX_LINE;
 
-/// What is said of a longer one.
+/// The error for a longer command.
 pub const OVERLONG: &str = "Overlong argument list";
 
-/// How long nothing may happen.
+/// The longest time without any progress.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Takes a reply, piece by piece.
+/// A function that takes a reply piece by piece.
 type Taker<'t> = &'t mut dyn FnMut(&[u8]) -> Result<(), String>;
 
-/// Says one command and hands over the reply piece by piece. A pen that cannot tell the outcome has
-/// `Done`.
+/// Sends one command and passes on the reply piece by piece. The outcome is `Done` if the pen
+/// cannot report it.
 ///
 /// # Errors
-/// There is no reply, or it could not be taken: a line for the user.
+/// There is no reply, or `take` failed: a line for the user.
 pub fn ask(sockets: &[SockAddr], command: &[u8], take: Taker<'_>) -> Result<Outcome, String> {
     ask_patiently(sockets, command, PATIENCE, take)
 }
@@ -56,15 +56,15 @@ fn ask_patiently(
 
 /// The first line of a reply.
 enum Head {
-    /// So much of it is there.
+    /// The part of it that has arrived.
     Unread(Vec<u8>),
-    /// It was there.
+    /// It has arrived; the outcome.
     Read(Outcome),
-    /// The reply begins with something else: whoever answers does not know the question.
+    /// The reply begins with something else: the pen does not know the word.
     Unknown,
 }
 
-/// Whether the rest of a reply is wanted.
+/// Whether to read the rest of a reply.
 enum Flow {
     On,
     Enough,
@@ -90,8 +90,8 @@ impl Head {
     }
 }
 
-/// Sends a line and hands over the reply piece by piece; says who replied. Gives up when nothing
-/// happens for as long as `patience`.
+/// Sends a line and passes on the reply piece by piece; returns the address that replied. Gives up
+/// after `patience` without any progress.
 fn exchange(
     sockets: &[SockAddr],
     line: &[u8],
@@ -100,8 +100,7 @@ fn exchange(
 ) -> Result<String, String> {
     let (socket, place) = connect(sockets, patience)?;
     let failed = |why: io::Error| format!("no reply from {place}: {}", plain(&why));
-    // Where the other end has closed already, that it has is what reading says, perhaps after a
-    // reply.
+    // If the other end has already closed, reading reports it, possibly after a reply.
     if let Err(why) = (&socket).write_all(line)
         && !matches!(why.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
     {
@@ -121,7 +120,7 @@ fn exchange(
     }
 }
 
-/// Connects to the first address that takes it, and says which that is.
+/// Connects to the first address that accepts, and returns it.
 fn connect(addresses: &[SockAddr], patience: Duration) -> Result<(Socket, String), String> {
     let mut last = "no address".to_owned();
     for address in addresses {
@@ -135,7 +134,7 @@ fn connect(addresses: &[SockAddr], patience: Duration) -> Result<(Socket, String
 
 fn connect_to(address: &SockAddr, patience: Duration) -> io::Result<Socket> {
     let socket = Socket::new(Domain::from(i32::from(address.family())), Type::STREAM, None)?;
-    // On Linux the time for writing bounds connect(2) too, of Unix sockets as well (socket(7)).
+    // On Linux the send timeout also bounds connect(2), even for Unix sockets (socket(7)).
     socket.set_write_timeout(Some(patience))?;
     socket.set_read_timeout(Some(patience))?;
     socket.connect(address)?;
@@ -150,7 +149,8 @@ fn shown(address: &SockAddr) -> String {
     }
 }
 
-/// An error as one would say it: time that is up is what it is, and without Rust's "(os error 13)".
+/// An error in plain words: a timeout is called a timeout, and the text has no "(os error 13)" of
+/// Rust.
 pub fn plain(why: &io::Error) -> String {
     const IN_PROGRESS: i32 = 115;
     if matches!(why.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
@@ -215,7 +215,7 @@ mod tests {
         let complaint = format!("no reply from {place}: gave up after 30 seconds without progress");
         assert_eq!(ask(place.into(), b"mode\n"), Err(complaint.clone()));
         assert_eq!(ask(place.into(), &vec![b'x'; 50_000_000]), Err(complaint));
-        // A Unix socket whose queue is full keeps who connects waiting.
+        // If the queue of a Unix socket is full, connect waits.
         let name = SockAddr::unix(format!("\0penctl-test-{}", std::process::id())).unwrap();
         let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
         listener.bind(&name).unwrap();

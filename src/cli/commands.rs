@@ -1,4 +1,4 @@
-//! Options that are commands: each becomes its command, at its place among those of `-O`.
+//! Options that are commands: each becomes its command, in its position among those of `-O`.
 
 use std::ffi::OsString;
 
@@ -11,7 +11,7 @@ use pen_config::settings::Http;
 use super::options::Opt;
 use super::{Given, UsageError, find, usage, utf8};
 
-/// Options that switch something on.
+/// Options that turn a switch on.
 pub(super) const SWITCHES: &[(&str, Switch)] = &[
     ("round-robin", Switch::Roundrobin),
     ("hash", Switch::Hash),
@@ -32,13 +32,13 @@ pub(super) const NUMBERS: &[(&str, Number)] = &[
     ("backlog", Number::Backlog),
 ];
 
-/// Options that say a target in words, or once more what they said.
+/// Options with a text value that are commands, and `debug`, which can be repeated.
 const OTHERS: &[&str] = &["forwarded-for", "log", "status-file", "debug"];
 
-/// Options that hold a command.
+/// Options that contain a command.
 const HOLDERS: &[&str] = &["command", "option"];
 
-/// Whether a command can express what the option says.
+/// Whether a command can express the option.
 pub(super) fn expresses(option: &Opt) -> bool {
     let long = option.long;
     SWITCHES.iter().any(|(known, _)| *known == long)
@@ -47,12 +47,12 @@ pub(super) fn expresses(option: &Opt) -> bool {
         || HOLDERS.contains(&long)
 }
 
-/// Whether there is a `-O`.
+/// Whether `-O` is given.
 pub(super) fn are_given(given: &Given) -> bool {
     HOLDERS.iter().filter_map(|long| find(long)).any(|option| given.has(option))
 }
 
-/// The commands in the order of the command line.
+/// The commands, in the order of the command line.
 pub(super) fn of(given: &Given) -> Result<Vec<SourcedCommand>, UsageError> {
     let mut found: Vec<(usize, SourcedCommand)> = Vec::new();
     let mut add = |long: &str, source_line: usize, command: Command| {
@@ -68,7 +68,7 @@ pub(super) fn of(given: &Given) -> Result<Vec<SourcedCommand>, UsageError> {
         add("forwarded-for", given.source_line("forwarded-for"), Command::Http(Http::On));
     }
     for (long, number) in NUMBERS {
-        // Some that are too small are raised, with a notice.
+        // Too small values of some numbers are raised, with a notice.
         let value = given.number(long)?.map(|value| value.max(*number.range().start()));
         if given.given(long) {
             add(long, given.source_line(long), Command::Number(*number, value));
@@ -92,7 +92,7 @@ pub(super) fn of(given: &Given) -> Result<Vec<SourcedCommand>, UsageError> {
     Ok(commands)
 }
 
-/// Each `-d` says one more than what was said before it.
+/// Each `-d` raises the debug level by one.
 fn raise_debug(commands: &mut [SourcedCommand]) {
     let mut level = 0;
     for SourcedCommand { source_line, command } in commands {
@@ -107,7 +107,7 @@ fn raise_debug(commands: &mut [SourcedCommand]) {
     }
 }
 
-/// The commands that an option's occurrences hold.
+/// The commands in an option's occurrences.
 fn held(given: &Given, long: &'static str) -> Result<Vec<(usize, SourcedCommand)>, UsageError> {
     let name = find(long).map_or(long.to_owned(), Opt::name);
     let texts = given.0.get_many::<OsString>(long).unwrap_or_default();
@@ -120,7 +120,7 @@ fn held(given: &Given, long: &'static str) -> Result<Vec<(usize, SourcedCommand)
     given.places(long).into_iter().zip(texts).map(one).collect()
 }
 
-/// A file, or host:port when there is a colon and no leading slash.
+/// A file, or host:port if the text has a colon and no leading slash.
 fn log(given: &Given) -> Result<Option<LogTarget>, UsageError> {
     let Some((name, value)) = given.raw("log")? else { return Ok(None) };
     let bytes = value.as_encoded_bytes();

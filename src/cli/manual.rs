@@ -1,10 +1,10 @@
-//! What is written about options and commands is made of the tables that the parsers use: these
-//! tests make it and compare it with the files in `docs/man` and `packaging/completions`.
-//! `UPDATE_DOCS=1 cargo test -p pen manual` writes them anew.
+//! Generates the documents about options and commands from the tables that the parsers use. These
+//! tests generate the text and compare it with the files in `docs/man` and `packaging/completions`.
+//! `UPDATE_DOCS=1 cargo test -p pen manual` writes the files.
 //!
-//! A manual page is written by hand but for the parts between `.\" begin NAME` and `.\" end NAME`.
-//! What there is to say of an option or command beyond its line in the table stands in
-//! `options.mdoc` and `commands.mdoc`, below a line `@ NAME`.
+//! A manual page is written by hand, except for the parts between `.\" begin NAME` and `.\" end
+//! NAME`. Details of an option or command that are not in its table row are in `options.mdoc` and
+//! `commands.mdoc`, below a line `@ NAME`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -15,7 +15,7 @@ use pen_config::command::{COMMANDS, Entry};
 
 use super::*;
 
-/// Says that something is not done yet, in the table of commands.
+/// Marks unfinished commands in the table of commands.
 const LATER: &str = "Not built in yet.";
 
 fn root() -> &'static Path {
@@ -30,7 +30,7 @@ fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
 
-/// Compares a file with what it has to be, or makes it so.
+/// Compares a file with its generated text, or writes it.
 #[track_caller]
 fn compare(path: &Path, wanted: &str) {
     if std::env::var_os("UPDATE_DOCS").is_some() {
@@ -43,7 +43,7 @@ fn compare(path: &Path, wanted: &str) {
     );
 }
 
-/// Compares a page with itself after the part called `part` has been made anew.
+/// Compares a page with itself after the part called `part` has been generated again.
 #[track_caller]
 fn compare_part(name: &str, part: &str, made: &str) {
     let path = page(name);
@@ -54,7 +54,7 @@ fn compare_part(name: &str, part: &str, made: &str) {
     compare(&path, &format!("{before}{begin}{made}{end}{after}"));
 }
 
-/// What a file of details says, by name.
+/// The texts of a file of details, by name.
 fn details(file: &str) -> BTreeMap<String, String> {
     let mut found: BTreeMap<String, String> = BTreeMap::new();
     let text = read(&page(file));
@@ -75,8 +75,8 @@ fn details(file: &str) -> BTreeMap<String, String> {
     found
 }
 
-/// Plain text as roff: a hyphen that begins an option is a minus sign, and nothing is taken for a
-/// request.
+/// Plain text as roff: a hyphen at the beginning of an option is a minus sign, and no line is taken
+/// for a request.
 fn roff(text: &str) -> String {
     let mut made = String::new();
     let mut before = ' ';
@@ -91,8 +91,8 @@ fn roff(text: &str) -> String {
     if made.starts_with(['.', '\'']) { format!("\\&{made}") } else { made }
 }
 
-/// What the table says, as whole sentences, each on lines of its own as mdoc wants them, none
-/// longer than a terminal's.
+/// The text of the table as whole sentences, each on lines of its own as mdoc requires, at most as
+/// long as a terminal's line.
 fn sentences(text: &str) -> String {
     let mut made = String::new();
     let mut column = 0;
@@ -151,10 +151,10 @@ fn option_item(made: &mut String, option: &Opt, detail: Option<&str>) {
     }
 }
 
-/// A command's word and arguments, its negation, and what the table says of it.
+/// A command's word and arguments, its negation, and its text in the table.
 fn command_item(made: &mut String, entry: &Entry) {
-    // To mdoc, brackets and bars among macros are delimiters, and would be set apart from what they
-    // enclose.
+    // In mdoc, brackets and bars between macros are delimiters. They would be separated from the
+    // text that they enclose.
     let marked = |arguments: &str| match arguments {
         "" => String::new(),
         some => format!(" Ar {}", some.replace('[', "\\&[").replace('|', "\\&|")),
@@ -165,7 +165,7 @@ fn command_item(made: &mut String, entry: &Entry) {
     let _ = writeln!(made, ".It Ic {}{arguments}{negation}\n{}", entry.word, sentences(entry.help));
 }
 
-/// The commands, each with all that there is to say.
+/// The commands, each with its details.
 fn commands() -> String {
     let mut details = details("commands.mdoc");
     let mut made = ".Bl -tag -width Ds\n".to_owned();
@@ -185,7 +185,7 @@ fn commands() -> String {
     made + ".El\n"
 }
 
-/// The commands, in brief.
+/// The commands in brief.
 fn list() -> String {
     let mut made = ".Bl -tag -width Ds -compact\n".to_owned();
     COMMANDS.iter().for_each(|entry| command_item(&mut made, entry));

@@ -1,7 +1,7 @@
-//! The one table of pen's options: clap's command is built from it, `--help` shows it, and a manual
-//! page has to agree with it.
+//! The table of pen's options. The clap command is built from it, `--help` shows it, and the manual
+//! page is checked against it.
 //!
-//! Pure data: what is done with a value is decided in [`super`].
+//! It is pure data: [`super`] interprets the values.
 
 use std::ops::RangeInclusive;
 
@@ -16,53 +16,53 @@ use self::Value::{Flag, Repeated, Text, Texts};
 /// One option.
 #[derive(Debug)]
 pub struct Opt {
-    /// Its letter; only additions have none.
+    /// Its letter; only options that the original does not have can lack one.
     pub letter: Option<char>,
-    /// Its long name: an addition, the original has none.
+    /// Its long name; the original has none.
     pub long: &'static str,
-    /// What follows it.
+    /// The value after it.
     pub value: Value,
-    /// Where `--help` lists it.
+    /// The group in which `--help` lists it.
     pub group: Group,
-    /// What it does, in half a sentence.
+    /// The effect, in half a sentence.
     pub help: &'static str,
 }
 
-/// What follows an option.
+/// The value after an option.
 #[derive(Clone, Debug)]
 pub enum Value {
-    /// Nothing.
+    /// No value.
     Flag,
-    /// Nothing, and the option may be repeated for more.
+    /// No value; the option may be repeated for a stronger effect.
     Repeated,
-    /// A number; its name, its range and the default.
+    /// A number: its name, its range and the default.
     Number(&'static str, RangeInclusive<u32>, Option<u32>),
-    /// A text of this name.
+    /// A text with this name.
     Text(&'static str),
-    /// A text of this name; the option may be repeated, and every text counts.
+    /// A text with this name; the option may be repeated, and every text counts.
     Texts(&'static str),
 }
 
-/// A heading of `--help`, in the order of their listing.
+/// A heading of `--help`, in the order of the list.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Group {
-    /// Which server a client gets.
+    /// The selection of a client's server.
     Selection,
-    /// What servers are told.
+    /// The traffic to servers.
     Traffic,
-    /// How much of everything.
+    /// Limits and sizes.
     Limits,
     /// How the program runs.
     Process,
-    /// What it tells.
+    /// Logs and reports.
     Reports,
     /// TLS towards clients.
     Tls,
-    /// How it is steered while it runs.
+    /// Control while pen runs.
     Control,
-    /// Accepted because old scripts give them.
+    /// Accepted for old scripts, without an effect.
     Obsolete,
-    /// An error as long as their work is not done.
+    /// An error until the option is implemented.
     NotBuiltIn,
 }
 
@@ -84,7 +84,7 @@ impl Group {
 }
 
 impl Opt {
-    /// How messages call it: as the manual does, `-b`, or `--workers` if it has no letter.
+    /// Its name in messages, as in the manual: `-b`, or `--workers` if it has no letter.
     pub fn name(&self) -> String {
         match self.letter {
             Some(letter) => format!("-{letter}"),
@@ -118,18 +118,18 @@ const fn opt(
     Opt { letter: Some(letter), long, value, group, help }
 }
 
-/// A number of seconds of which 0 means something.
+/// A number of seconds, for which 0 has a meaning.
 const fn seconds(default: u32) -> Value {
     Value::Number("sec", COUNT, Some(default))
 }
 
-/// How many of something, at least one.
+/// A count of at least one.
 const fn amount(most: u32, default: Option<u32>) -> Value {
     Value::Number("N", 1..=most, default)
 }
 
-/// All options. Defaults are those of the manual page of release 0.13; ranges are the
-/// specification's.
+/// All options. Defaults are those of the manual page of release 0.13; the manual states the
+/// ranges.
 pub static OPTIONS: &[Opt] = &[
     opt(
         'r',

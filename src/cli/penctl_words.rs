@@ -1,18 +1,18 @@
-//! The completions of penctl's words: which words may stand at which place behind a command, made
-//! of the table of commands, and the scripts that tell it to bash, zsh and fish. clap makes those
-//! of pen; it cannot let one word depend on those before it.
+//! The completions of penctl's words: the words that are allowed at each position after a command.
+//! They are made from the table of commands, as scripts for bash, zsh and fish. clap generates
+//! those of pen; it cannot let one word depend on the words before it.
 
 use std::collections::BTreeMap;
 
 use pen_config::command::{COMMANDS, Entry, SERVER_KEYS, SETTINGS};
 
-/// What lists the numbers of servers. On no terminal, each is the first word of a line.
+/// Prints the numbers of servers. Without a terminal, each number is the first word of a line.
 const NUMBERS: &str = "penctl \"$address\" servers 2>/dev/null | cut -d' ' -f1";
 
-/// Options, which stand before the address.
+/// Options, which come before the address.
 const OPTIONS: &str = "--json --help --version";
 
-/// The words of an argument that stand for themselves.
+/// The literal words of an argument.
 fn literals(argument: &str) -> impl Iterator<Item = &str> {
     let plain = |word: &&str| {
         word.bytes().all(|byte| byte.is_ascii_lowercase() || b"0123456789_.".contains(&byte))
@@ -20,8 +20,8 @@ fn literals(argument: &str) -> impl Iterator<Item = &str> {
     argument.trim_matches(['[', ']']).split('|').filter(|word| !word.is_empty()).filter(plain)
 }
 
-/// The words that may stand at a place, from 1, behind a command. One that may be left out makes
-/// room for the next.
+/// The words that are allowed at a position, from 1, after a command. If a word is optional, the
+/// next argument's words are allowed too.
 fn words_at(entry: &Entry, source_line: usize) -> Vec<&'static str> {
     match (entry.word, source_line) {
         ("help", 1) => COMMANDS.iter().map(|entry| entry.word).collect(),
@@ -44,8 +44,7 @@ fn words_at(entry: &Entry, source_line: usize) -> Vec<&'static str> {
     }
 }
 
-/// Every place with the words that may stand there: `COMMAND:PLACE`, and `:0` for the command
-/// itself.
+/// Every position with its allowed words: `COMMAND:POSITION`, and `:0` for the command itself.
 fn places() -> Vec<(Vec<String>, String)> {
     let all = COMMANDS.iter().map(|entry| entry.word).chain(["no"]).collect::<Vec<_>>().join(" ");
     let negatable: Vec<&str> =
@@ -66,12 +65,12 @@ fn places() -> Vec<(Vec<String>, String)> {
     found
 }
 
-/// The places where the number of a server stands.
+/// The positions of server numbers.
 const SERVERS: [&str; 2] = ["server:1", "no server:1"];
 
 /// The arms of a `case`, for bash and zsh.
 fn arms() -> String {
-    // A colon ends no pattern, and a space has to be quoted.
+    // A colon does not end a pattern, and a space must be quoted.
     let quoted = |keys: &[String]| {
         keys.iter().map(|key| key.replace(' ', "\\ ")).collect::<Vec<_>>().join(" | ")
     };
@@ -82,7 +81,7 @@ fn arms() -> String {
     fixed.chain([format!("    {}) choices=$({NUMBERS}) ;;\n", quoted(&servers))]).collect()
 }
 
-/// For bash, whose own words end at colons: the line is split anew.
+/// For bash. Its own words end at colons, so the script splits the line again.
 pub(super) fn bash() -> String {
     let arms = arms();
     format!(
@@ -158,7 +157,7 @@ pub(super) fn fish() -> String {
         |keys: Vec<String>| keys.iter().map(|key| format!("'{key}'")).collect::<Vec<_>>().join(" ");
     let mut arms = String::new();
     for (keys, words) in places() {
-        // A pattern has no classes here.
+        // A pattern has no character classes here.
         let keys = keys.iter().flat_map(|key| match key.strip_suffix("[02468]") {
             Some(begin) => {
                 ["0", "2", "4", "6", "8"].map(|digit| format!("{begin}{digit}")).to_vec()

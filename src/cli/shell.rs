@@ -1,4 +1,4 @@
-//! The command line once more, as a shell takes it: what `write` puts at the head of a file.
+//! The command line in a form that a shell accepts, for the head of a file that `write` writes.
 
 use std::ffi::OsString;
 
@@ -24,10 +24,10 @@ pub(super) fn command_line(given: &Given, listen: Option<&OsString>) -> String {
     words.join(" ")
 }
 
-/// Not how pen runs.
+/// Options that do not affect how pen runs.
 const CHECK: [&str; 2] = ["check", "show"];
 
-/// One word, in single quotes unless every shell takes it as it is.
+/// One word, in single quotes unless every shell accepts it unquoted.
 fn word(value: &OsString) -> String {
     let text = value.to_string_lossy();
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_@%+=:,./-".contains(&byte);

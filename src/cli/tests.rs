@@ -1,4 +1,4 @@
-//! The command line as a user gives it.
+//! Tests of the command line as a user gives it.
 
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStringExt;
@@ -43,7 +43,7 @@ fn every_letter_of_both_manuals_is_there() {
     }
 }
 
-/// The commands in a short form: place and line.
+/// The commands in a short form: position and line.
 fn commands(line: &str) -> Vec<String> {
     run(line)
         .configuration
@@ -53,7 +53,7 @@ fn commands(line: &str) -> Vec<String> {
         .collect()
 }
 
-/// What the options mean, without a file.
+/// The settings by the options, without a file.
 fn settings(line: &str) -> Settings {
     run(line).configuration.settle(&Names::default(), &[]).unwrap().settings
 }
@@ -88,7 +88,7 @@ fn defaults_that_the_help_shows_are_those_in_force() {
         let Some(Value::Number(_, range, default)) = find(long).map(|option| &option.value) else {
             panic!("{long}")
         };
-        // One that is too small is raised.
+        // A too small value is raised.
         let raised = *number == Number::Backlog;
         assert!(
             *range == number.range() || raised && range.end() == number.range().end(),

@@ -1,6 +1,6 @@
-//! A client's end of a connection: a socket, and with `tls` a session of rustls on it.
+//! A client's end of a connection: a socket, and with `tls` a rustls session on it.
 //!
-//! The session trusts whatever certificate comes: it is the server's work that is measured. It
+//! The session trusts every certificate, because the benchmark measures the server's work. It
 //! offers AES-128-GCM and, as browsers do, X25519 before P-256, so that all servers do the same
 //! work.
 
@@ -20,17 +20,17 @@ use rustls::{
     SupportedProtocolVersion,
 };
 
-/// How clients speak TLS.
+/// The TLS parameters of clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Tls {
     /// The version, 12 or 13.
     pub version: u64,
-    /// A client comes back with what the last session of its place left.
+    /// Whether a client resumes the last session of its slot.
     pub resumes: bool,
 }
 
-/// Makes sessions. Each place at which a client can be has a memory of its own: TLS 1.3 tickets are
-/// good for one connection.
+/// Makes sessions. Each client slot has its own session store, because a TLS 1.3 ticket is valid
+/// for one connection.
 #[derive(Debug)]
 pub struct Sessions {
     tls: Tls,
@@ -38,14 +38,14 @@ pub struct Sessions {
     configs: Vec<Arc<ClientConfig>>,
 }
 
-/// A client's end.
+/// A client's end of a connection.
 pub struct Link {
     socket: TcpStream,
     session: Option<Box<ClientConnection>>,
 }
 
 impl Sessions {
-    /// Sessions of a kind.
+    /// A maker of sessions with these parameters.
     pub fn new(tls: Tls) -> Sessions {
         let mut provider = aws_lc_rs::default_provider();
         provider.cipher_suites = vec![
@@ -57,7 +57,7 @@ impl Sessions {
         Sessions { tls, provider: Arc::new(provider), configs: Vec::new() }
     }
 
-    /// A session for the client at a place.
+    /// A session for the client in a slot.
     pub fn session(&mut self, place: usize) -> Box<ClientConnection> {
         while self.configs.len() <= place {
             let config = self.config();
@@ -89,7 +89,7 @@ impl Sessions {
 }
 
 impl Link {
-    /// An end without or with TLS.
+    /// An end with or without TLS.
     pub fn new(socket: OwnedFd, session: Option<Box<ClientConnection>>) -> Link {
         if session.is_some() {
             // The end of the handshake and the request are two writes.
@@ -98,14 +98,14 @@ impl Link {
         Link { socket: TcpStream::from(socket), session }
     }
 
-    /// Whether the session went on from an earlier one.
+    /// Whether the session was resumed.
     pub fn is_resumed(&self) -> bool {
         self.session
             .as_ref()
             .is_some_and(|session| session.handshake_kind() == Some(HandshakeKind::Resumed))
     }
 
-    /// Sends, once the handshake is over.
+    /// Sends, if the handshake is over.
     pub fn send(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
         let Some(session) = &mut self.session else {
             return rustix::net::send(&self.socket, bytes, SendFlags::NOSIGNAL);
@@ -125,8 +125,8 @@ impl Link {
         }
     }
 
-    /// Reads. Without TLS a stream may be thrown away in the kernel (tcp(7)): the receiver is not
-    /// what is measured.
+    /// Reads. Without TLS the kernel may discard a stream (tcp(7)), because the receiver is not
+    /// measured.
     pub fn receive(&mut self, buffer: &mut [u8], unseen: bool) -> Result<usize, Errno> {
         let Some(session) = &mut self.session else {
             let flags = if unseen { RecvFlags::TRUNC } else { RecvFlags::empty() };
@@ -170,7 +170,7 @@ fn errno(error: io::Error) -> Errno {
     }
 }
 
-/// Believes every server.
+/// Trusts every server.
 #[derive(Debug)]
 struct Credulous;
 

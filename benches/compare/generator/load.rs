@@ -1,4 +1,4 @@
-//! The clients: many connections at once, each through the same steps again and again.
+//! The clients: many connections at once, each repeating the same steps.
 
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -16,10 +16,10 @@ use super::times::Times;
 
 const BUFFER: usize = 1 << 20;
 
-/// Milliseconds that connections may take beyond the end of the run.
+/// Milliseconds that connections may take after the end of the run.
 const PATIENCE: u64 = 5000;
 
-/// What connections are for.
+/// The kind of work of a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Work {
     /// One request each.
@@ -30,11 +30,11 @@ pub enum Work {
     Down,
     /// Writing for ever.
     Up,
-    /// One request, and then silence.
+    /// One request, and then no traffic.
     Hold,
 }
 
-/// A load, as told on the command line.
+/// A load, as the command line gives it.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
     pub work: Work,
@@ -57,12 +57,12 @@ struct Client {
     is_silent: bool,
 }
 
-/// What comes of an event on a client.
+/// The result of an event on a client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Outcome {
-    /// It goes on.
+    /// The connection continues.
     Waits,
-    /// A unit is done, and with it the connection.
+    /// A unit is done, and the connection is finished.
     Done,
     /// The connection failed.
     Failed,
@@ -86,7 +86,7 @@ struct Run<'l> {
 }
 
 impl Load {
-    /// Makes the load, and says in JSON what came of it.
+    /// Runs the load, and returns the results in JSON.
     pub fn run(&self) -> String {
         let kind = match self.work {
             Work::Short => Kind::Close,
@@ -149,7 +149,7 @@ impl Run<'_> {
             };
             let is_patient = now < end + Duration::from_millis(PATIENCE);
             if may_end && (self.open == 0 || self.load.work != Work::Short || !is_patient) {
-                // Who has no answer by now gets none.
+                // A connection without an answer by now has failed.
                 self.failed += if self.load.work == Work::Short { self.open as u64 } else { 0 };
                 return;
             }
@@ -176,7 +176,7 @@ impl Run<'_> {
                 (elapsed.as_micros() as u64 * rate / 1_000_000).saturating_sub(self.started)
             }
             (Work::Hold, _) => {
-                // A few at a time: this is no test of how fast.
+                // A few at a time, because this does not measure the opening rate.
                 let missing = self.load.at_once as u64 - self.started.min(self.load.at_once as u64);
                 missing.min(64 - (self.started - self.done - self.failed).min(64))
             }

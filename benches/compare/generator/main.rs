@@ -1,5 +1,5 @@
-//! The load generator of the side-by-side benchmark: clients and servers in one program, each a
-//! single thread around epoll(7), so that little of the machine goes to them.
+//! The load generator of the side-by-side benchmark. Clients and servers are one program, and each
+//! is a single thread around epoll(7), so that the generator uses little of the machine.
 //!
 //! ```text
 //! generator serve ADDRESS COUNT                servers on COUNT ports from ADDRESS on
@@ -9,14 +9,14 @@
 //! generator hold ADDRESS [options]             one exchange on each connection, then silence until standard input ends
 //! ```
 //!
-//! Options are `name=value`, all of them numbers: `at-once` connections at a time (64),
-//! `milliseconds` to go on (2000), `units` to stop after, `clients` of different addresses
-//! 127.1.x.y (1), `bytes` of an answer (1024), `pieces` that it is written in (1), `rate` of new
-//! connections a second, instead of `at-once` at a time; `tls` 12 or 13 is the version of TLS that
-//! clients speak, and with `resume` 1 they go on with their last session. What was measured comes
-//! out as one line of JSON.
+//! Options have the form `name=value`, and all values are numbers. `at-once`: simultaneous
+//! connections (64). `milliseconds`: duration of the run (2000). `units`: the run stops after this
+//! number. `clients`: different client addresses 127.1.x.y (1). `bytes`: size of an answer (1024).
+//! `pieces`: writes for one answer (1). `rate`: new connections per second, instead of `at-once`.
+//! `tls`: the TLS version of the clients, 12 or 13. `resume` 1: clients resume their last session.
+//! The results are printed as one line of JSON.
 //!
-//! Runs on the tester's machine alone; what it reads is its own.
+//! It runs on a test machine only, and reads only its own data.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on says why and ends")]
@@ -84,7 +84,7 @@ fn options(words: &[String]) -> HashMap<String, u64> {
     words.iter().map(|word| option(word).unwrap_or_else(|| usage())).collect()
 }
 
-/// As many descriptors as this user may have.
+/// Raises the descriptor limit to the highest that this user may have.
 fn raise_limit() {
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.current = limit.maximum;

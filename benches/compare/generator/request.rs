@@ -1,10 +1,10 @@
-//! The request: 64 bytes that say what the server is to do. `K....` and decimal numbers, padded
-//! with dots.
+//! The request: 64 bytes that tell the server what to do. `K....` and decimal numbers, padded with
+//! dots.
 
 /// Bytes of a request.
 pub const LENGTH: usize = 64;
 
-/// What a server does with a connection.
+/// The server's treatment of a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
     /// Answers and closes.
@@ -20,11 +20,11 @@ pub enum Kind {
 /// A request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Request {
-    /// What to do.
+    /// The treatment of the connection.
     pub kind: Kind,
     /// Bytes of the answer.
     pub bytes: usize,
-    /// Writes that the answer is sent with.
+    /// The number of writes for the answer.
     pub pieces: u8,
 }
 
@@ -32,7 +32,7 @@ const KINDS: [(u8, Kind); 4] =
     [(b'C', Kind::Close), (b'K', Kind::Keep), (b'S', Kind::Stream), (b'D', Kind::Discard)];
 
 impl Request {
-    /// As it is sent.
+    /// The request as bytes.
     pub fn encode(self) -> [u8; LENGTH] {
         let letter = KINDS
             .iter()
@@ -44,7 +44,7 @@ impl Request {
         request
     }
 
-    /// As it was sent; none if it is something else.
+    /// The request of these bytes; `None` if they are something else.
     pub fn decode(request: &[u8]) -> Option<Request> {
         let text = std::str::from_utf8(request).ok()?;
         let mut words = text.split(' ');

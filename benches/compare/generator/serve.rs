@@ -1,4 +1,4 @@
-//! The servers: answers without end, on many ports, until a signal ends the program.
+//! The servers: they answer on many ports until a signal ends the program.
 
 use std::net::{SocketAddrV4, TcpListener};
 use std::os::fd::OwnedFd;
@@ -28,7 +28,7 @@ pub fn serve(address: SocketAddrV4, count: u16) {
     let listen = |n| {
         let listener = TcpListener::bind((*address.ip(), address.port() + n)).unwrap();
         listener.set_nonblocking(true).unwrap();
-        // Longer than the standard library makes it.
+        // A longer backlog than that of the standard library.
         rustix::net::listen(&listener, 4096).unwrap();
         epoll::add(&epoll, &listener, EventData::new_u64(LISTENERS + u64::from(n)), EventFlags::IN)
             .unwrap();
@@ -89,7 +89,7 @@ fn accept(
     }
 }
 
-/// Reads and writes what can be. False: the connection is over.
+/// Reads and writes as much as possible. False: the connection is over.
 fn go_on(connection: &mut Connection, buffer: &mut [u8]) -> bool {
     loop {
         if connection.request.is_none_or(|request| request.kind == Kind::Discard)

@@ -1,6 +1,6 @@
-//! How long units took: a histogram with eight steps to each power of two, exact to 6 %.
+//! The durations of units: a histogram with eight steps to each power of two, exact to 6 %.
 
-/// Microseconds, counted.
+/// Counted durations in microseconds.
 #[derive(Debug)]
 pub struct Times {
     counts: Vec<u64>,
@@ -36,7 +36,7 @@ impl Times {
         self.most
     }
 
-    /// The longest.
+    /// The longest duration.
     pub fn most(&self) -> u64 {
         self.most
     }

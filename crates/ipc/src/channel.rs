@@ -1,8 +1,8 @@
 //! A pair of connected ends that carry typed messages, with at most one descriptor each.
 //!
-//! SOCK_SEQPACKET (unix(7)) keeps message boundaries and keeps a descriptor with its message. Both
-//! ends are non-blocking and close-on-exec: nobody ever waits for a peer here; whoever gets
-//! [`Sent::Full`] coalesces, queues within bounds, or drops and counts.
+//! SOCK_SEQPACKET (unix(7)) keeps message boundaries, and keeps a descriptor with its message. Both
+//! ends are non-blocking and close-on-exec, so no process ever waits for its peer. A sender that
+//! gets [`Sent::Full`] coalesces, queues within bounds, or drops and counts.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::marker::PhantomData;
@@ -27,27 +27,27 @@ pub struct Channel<Tx, Rx> {
     types: PhantomData<fn(Tx) -> Rx>,
 }
 
-/// What became of a message to be sent.
+/// The result of sending a message.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Sent {
-    /// It is in the peer's queue.
+    /// The message is in the peer's queue.
     Queued,
     /// The peer's queue is full; nothing was sent.
     Full,
 }
 
-/// What was received.
+/// The result of receiving.
 #[derive(Debug)]
 pub enum Received<Rx> {
     /// A message, and the descriptor that came with it.
     Message(Rx, Option<OwnedFd>),
-    /// Nothing now.
+    /// There is no message now.
     Empty,
-    /// The peer is gone.
+    /// The peer has closed its end.
     Closed,
 }
 
-/// Why a channel cannot be used any more. The peer is broken or gone.
+/// Why a channel is unusable: the peer is broken or gone.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
     /// The socket failed.
@@ -56,7 +56,7 @@ pub enum ChannelError {
     /// The message is malformed.
     #[error(transparent)]
     Codec(#[from] CodecError),
-    /// The message is longer than any that this program sends.
+    /// The message is longer than this program ever sends.
     #[error("a message longer than {LIMIT} bytes")]
     Oversized,
 }
@@ -79,7 +79,7 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
         ))
     }
 
-    /// The same end in the next phase of its life, where other messages are allowed.
+    /// The same end in its next phase, which allows other messages.
     pub fn into_phase<Tx2, Rx2>(self) -> Channel<Tx2, Rx2> {
         Channel { socket: self.socket, types: PhantomData }
     }
@@ -119,8 +119,8 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
     /// Receives one message if there is one.
     ///
     /// # Errors
-    /// The socket failed, or the peer sent something that is no `Rx`: it cannot be trusted any
-    /// more.
+    /// The socket failed, or the peer sent bytes that are not an `Rx`. The caller must not trust
+    /// the peer any more.
     pub fn receive(&self) -> Result<Received<Rx>, ChannelError> {
         let mut buffer = [0; LIMIT];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -147,7 +147,7 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
             return Err(ChannelError::Oversized);
         }
         if length == 0 {
-            // No message of ours is empty, so this is end of file.
+            // No message is empty, so this is the end of file.
             return Ok(Received::Closed);
         }
         Ok(Received::Message(codec::decode(&buffer[..length])?, descriptor))

@@ -1,7 +1,7 @@
-//! Messages to bytes and back: the one place that knows bincode.
+//! Encodes messages to bytes and decodes them. This is the only module that uses bincode.
 //!
-//! The decoder is bounded: a message of more than [`LIMIT`] bytes, a length field that promises
-//! more, and bytes left over after a message are errors.
+//! The decoder is bounded. A message of more than [`LIMIT`] bytes, a length field that promises
+//! more, and bytes after the end of a message are errors.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,13 +14,13 @@ pub const LIMIT: usize = 65536;
 /// Why a message could not be encoded or decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
-    /// The message is longer than [`LIMIT`], or not expressible.
+    /// The message is longer than [`LIMIT`], or cannot be encoded.
     #[error("cannot encode a message: {0}")]
     Encode(#[from] bincode::error::EncodeError),
-    /// The bytes are no message of the expected type.
+    /// The bytes are not a message of the expected type.
     #[error("cannot decode a message: {0}")]
     Decode(#[from] bincode::error::DecodeError),
-    /// A whole message, and then more bytes.
+    /// There are more bytes after a whole message; their number.
     #[error("{0} bytes after the end of a message")]
     Trailing(usize),
 }
@@ -36,19 +36,21 @@ pub fn encode<T: Serialize>(message: &T, buffer: &mut [u8]) -> Result<usize, Cod
 /// Decodes one whole message.
 ///
 /// # Errors
-/// The bytes are no such message, promise more than [`LIMIT`] bytes, or go on after it.
+/// The bytes are not such a message, promise more than [`LIMIT`] bytes, or continue after the
+/// message.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     decode_long::<LIMIT, T>(bytes)
 }
 
-/// Encodes what may be longer than a message.
+/// Encodes a value that may be longer than a message.
 pub(crate) fn encode_long<const LIMIT: usize>(
     what: &impl Serialize,
 ) -> Result<Vec<u8>, CodecError> {
     Ok(bincode::serde::encode_to_vec(what, bincode::config::standard().with_limit::<LIMIT>())?)
 }
 
-/// Decodes what may be longer than a message: the whole, which promises no more than `LIMIT` bytes.
+/// Decodes a value that may be longer than a message, all of the bytes. The value must not promise
+/// more than `LIMIT` bytes.
 pub(crate) fn decode_long<const LIMIT: usize, T: DeserializeOwned>(
     bytes: &[u8],
 ) -> Result<T, CodecError> {
@@ -63,10 +65,11 @@ pub(crate) fn decode_long<const LIMIT: usize, T: DeserializeOwned>(
 /// Longest encoding of [`encode_large`], in bytes.
 pub const LARGE_LIMIT: usize = 32 * 1024 * 1024;
 
-/// Encodes what travels as memory and has no bound of its own, such as the commands of a file.
+/// Encodes a value that is passed as memory and has no bound of its own, such as the commands of a
+/// file.
 ///
 /// # Errors
-/// It takes more than [`LARGE_LIMIT`] bytes, or is not expressible.
+/// It takes more than [`LARGE_LIMIT`] bytes, or cannot be encoded.
 pub fn encode_large<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
     let bytes = bincode::serde::encode_to_vec(value, bincode::config::standard())?;
     match bytes.len() {
@@ -75,10 +78,11 @@ pub fn encode_large<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
     }
 }
 
-/// Decodes what [`encode_large`] encoded, the whole of it.
+/// Decodes all bytes of a value that [`encode_large`] encoded.
 ///
 /// # Errors
-/// The bytes are no such value, promise more than [`LARGE_LIMIT`] bytes, or go on after it.
+/// The bytes are not such a value, promise more than [`LARGE_LIMIT`] bytes, or continue after the
+/// value.
 pub fn decode_large<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     let config = bincode::config::standard().with_limit::<LARGE_LIMIT>();
     let (value, used) = bincode::serde::decode_from_slice(bytes, config)?;
@@ -88,14 +92,14 @@ pub fn decode_large<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> 
     }
 }
 
-/// Longest encoded [`Settings`], in bytes: 4096 servers and ten full access lists at their widest
-/// are below it.
+/// Longest encoded [`Settings`], in bytes. 4096 servers and ten full access lists of the largest
+/// size are below this limit.
 pub const SETTINGS_LIMIT: usize = 8 * 1024 * 1024;
 
 /// Encodes settings.
 ///
 /// # Errors
-/// They are not expressible.
+/// They cannot be encoded.
 pub fn encode_settings(settings: &Settings) -> Result<Vec<u8>, CodecError> {
     encode_long::<SETTINGS_LIMIT>(settings)
 }
@@ -103,7 +107,8 @@ pub fn encode_settings(settings: &Settings) -> Result<Vec<u8>, CodecError> {
 /// Decodes settings.
 ///
 /// # Errors
-/// The bytes are no settings, promise more than [`SETTINGS_LIMIT`] bytes, or go on after them.
+/// The bytes are not settings, promise more than [`SETTINGS_LIMIT`] bytes, or continue after the
+/// settings.
 pub fn decode_settings(bytes: &[u8]) -> Result<Settings, CodecError> {
     decode_long::<SETTINGS_LIMIT, Settings>(bytes)
 }
@@ -122,7 +127,7 @@ mod tests {
     use super::*;
     use crate::message::{FromControl, FromStartingWorker, FromWorker, ToControl, ToWorker};
 
-    /// Whatever was decoded is a message: it can be sent on, and is the same at the other end.
+    /// Any decoded value can be encoded again, and the result decodes to the same value.
     fn holds<T: Serialize + DeserializeOwned + Debug>(bytes: &[u8]) {
         let Ok(message) = decode::<T>(bytes) else { return };
         let mut buffer = vec![0; LIMIT];
@@ -148,7 +153,7 @@ mod tests {
         #[test]
         fn no_bytes_panic_and_what_is_a_message_stays_one(variant in 0u8..12, rest in vec(any::<u8>(), 0..400)) {
             holds_for_all(&rest);
-            // As a message begins: with the number of its kind.
+            // A message begins with the number of its kind.
             holds_for_all(&[&[variant][..], &rest].concat());
         }
 

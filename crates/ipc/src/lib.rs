@@ -1,7 +1,7 @@
-//! What pen's processes say to each other: the messages between the supervisor and its children,
+//! The communication between pen's processes: the messages between the supervisor and its children,
 //! their codec, and the channel.
 //!
-//! No grammar: what a line means is `pen_config`'s. Only [`channel`] touches a descriptor.
+//! This crate has no grammar: `pen_config` parses commands. Only [`channel`] uses descriptors.
 
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,7 @@
-//! The messages between the supervisor and a worker: one enum per direction and phase.
+//! The messages between the supervisor and its children: one enum per direction and phase.
 //!
-//! A worker's messages express no command: a worker in a stranger's hands can report nonsense about
-//! itself and no more.
+//! The messages of a worker cannot express a command. So a worker under an attacker's control can
+//! only report false data about itself.
 
 use std::fmt;
 
@@ -12,26 +12,27 @@ use crate::stats::{ConnectionInfo, Counters};
 use pen_config::command::Command;
 use pen_config::ids::ClientKey;
 
-/// The version of the messages. Both ends are one binary, so a difference means a broken peer.
+/// The version of the messages. Both ends are the same program, so a difference means a broken
+/// peer.
 pub const PROTOCOL_VERSION: u32 = 5;
 
-/// From a worker to the supervisor, until it is ready.
+/// From a worker to the supervisor, before the worker is ready.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum FromStartingWorker {
-    /// The first message of all. The supervisor kills a worker whose versions are not its own.
+    /// The first message. The supervisor kills a worker with other versions than its own.
     Hello {
         /// [`PROTOCOL_VERSION`].
         protocol: u32,
         /// The layout version of the shared table.
         layout: u32,
     },
-    /// The worker is jailed and accepts clients; the channel changes to [`FromWorker`]. The
-    /// supervisor counts it in.
+    /// The worker is jailed and accepts clients. The channel changes to [`FromWorker`], and the
+    /// supervisor counts the worker as running.
     Ready,
-    /// A step of the start failed; the worker exits. At the first start, this ends the program with
-    /// this reason.
+    /// A step of the start failed; the worker exits. At the first start, the whole program ends
+    /// with this reason.
     Failed {
-        /// One clear line: what failed, on which object, why.
+        /// One line: what failed, on which object, why.
         reason: String,
     },
 }
@@ -39,20 +40,20 @@ pub enum FromStartingWorker {
 /// From a ready worker to the supervisor.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum FromWorker {
-    /// What the worker has counted; sent at most once a second, and only if something changed.
+    /// The worker's counters; sent at most once a second, and only if they changed.
     Counters(Counters),
     /// A page of the answer to [`ToWorker::Report`].
     Report(ReportPage),
-    /// Something that an administrator must know. The supervisor logs it.
+    /// An event for the administrator. The supervisor logs it.
     Event(Event),
-    /// The settings of this generation are in force for all connections that begin from now on.
+    /// The settings of this generation apply to all new connections.
     Applied {
         /// [`pen_config::settings::Settings::generation`].
         generation: u64,
     },
-    /// The listener that came with [`ToWorker::Listen`] is watched, and the old one is closed.
+    /// The worker watches the listener that came with [`ToWorker::Listen`], and closed the old one.
     Listening,
-    /// The answer to [`ToWorker::Explain`]: one line a step, each ended with LF, at most
+    /// The answer to [`ToWorker::Explain`]: one line for each step, each ended with LF, at most
     /// [`EXPLANATION`] bytes.
     Explained {
         /// The request that this answers.
@@ -60,10 +61,10 @@ pub enum FromWorker {
         /// The explanation.
         text: String,
     },
-    /// Debug output finds no syslog daemon. Said at most once a second; answered with
-    /// [`ToWorker::Syslog`] once there is one.
+    /// There is no syslog daemon for debug output. Sent at most once a second; the supervisor
+    /// answers with [`ToWorker::Syslog`] when a daemon is there.
     NoSyslog,
-    /// The answer to [`ToWorker::Ping`]: the worker goes round its event loop.
+    /// The answer to [`ToWorker::Ping`]: the worker's event loop runs.
     Pong {
         /// The ping that this answers.
         serial: u32,
@@ -83,29 +84,29 @@ pub struct ReportPage {
     pub connections: Vec<ConnectionInfo>,
 }
 
-/// Most connections in one [`ReportPage`]: with every field at its widest, a page stays below the
-/// codec's limit.
+/// Most connections in one [`ReportPage`]. With every field at its largest size, a page is below
+/// the codec's limit.
 pub const CONNECTIONS_PER_PAGE: usize = 1024;
 
-/// Most bytes of an explanation; what is longer is cut at a line.
+/// Most bytes of an explanation; a longer one is cut at a line end.
 pub const EXPLANATION: usize = 32 * 1024;
 
-/// Something that happened in a worker and that an administrator must know. Rate-limited by the
-/// worker where a client can bring it about. Servers are codes ([`pen_config::ids::Target::code`]).
+/// An event in a worker, for the administrator. The worker limits the rate of events that a client
+/// can cause. Servers are codes ([`pen_config::ids::Target::code`]).
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Event {
-    /// A server failed and is left out for a time. Sent once per transition, or, if it is not left
-    /// out, now and then.
+    /// A server failed. Sent once when it becomes blacklisted. If it is not blacklisted, sent now
+    /// and then.
     Blacklisted {
         /// The server's code.
         server: i32,
-        /// For how many seconds; 0: it is used all the same.
+        /// The blacklist time in seconds; 0: the server stays in use.
         seconds: u32,
         /// Why.
         reason: ConnectFailure,
     },
-    /// A server was connected to by another of its addresses, after the one in use had failed. Sent
-    /// once per change.
+    /// The worker connected to a server by another of its addresses, after the address in use had
+    /// failed. Sent once per change.
     AddressChanged {
         /// The server's code.
         server: i32,
@@ -113,41 +114,41 @@ pub enum Event {
         from: u32,
         /// The address that is used now.
         to: u32,
-        /// Why the first one failed.
+        /// Why the connect to the first address failed.
         reason: ConnectFailure,
     },
-    /// A server that had been blacklisted was connected to again.
+    /// The worker connected to a server that had been blacklisted.
     BackInUse {
         /// The server's code.
         server: i32,
     },
-    /// A server was connected to again that had been passed over for what only a connect can tell:
-    /// ports, source, backlog.
+    /// The worker connected to a server that it had skipped. Only a connect shows the end of this
+    /// state: ports, source, backlog.
     Reached {
         /// The server's code.
         server: i32,
     },
-    /// A server was passed over that has not failed. Sent every few seconds for as long as that is
-    /// so.
+    /// A server was skipped although it has not failed. Sent every few seconds while this lasts.
     PassedOver {
         /// The server's code.
         server: i32,
-        /// What is in the way to it.
+        /// The obstacle.
         obstacle: Obstacle,
         /// The errno, if there was one; else 0.
         errno: i32,
     },
-    /// Every connection under `-x` is in use, and clients wait. Sent once a second for as long as
-    /// that is so.
+    /// All connections under `-x` are in use, and clients wait. Sent once a second while this
+    /// lasts.
     ConnectionsFull,
-    /// Clients were closed because no server could be used for them.
+    /// Clients were closed because no server was usable for them.
     Unserved {
         /// How many since the last such event.
         clients: u64,
     },
-    /// Something on this machine ran short; clients wait or were closed, no server is to blame.
+    /// A resource of this machine ran short; clients wait or were closed. This is not a server's
+    /// fault.
     Shortage {
-        /// What was being done.
+        /// The operation.
         during: ShortageDuring,
         /// The errno.
         errno: i32,
@@ -165,30 +166,29 @@ pub enum Event {
         client: [u8; 16],
         /// Why.
         reason: HandshakeFailure,
-        /// Whose certificate was refused.
+        /// The refused certificate.
         certificate: Option<PeerCertificate>,
         /// How many more failed since the last such event.
         others: u64,
     },
-    /// The client table's lock could not be had in time; clients were placed without being
+    /// The client table's lock was not available in time; clients were placed without being
     /// remembered.
     LockStuck,
-    /// A listed sender (`proxy_protocol in`) did not say whom its connection comes from, and was
-    /// closed.
+    /// A trusted sender (`proxy_protocol in`) did not send a valid header, and was closed.
     BadSender {
         /// Its address ([`pen_config::ids::ClientKey::bytes`]).
         sender: [u8; 16],
-        /// What it did instead.
+        /// The fault.
         fault: SenderFault,
         /// How many more were closed for this since the last such event.
         others: u64,
     },
-    /// What clients had begun and not finished (TLS records, HTTP heads) was more than a worker
-    /// keeps: the oldest were closed.
+    /// The unfinished input of clients (TLS records, HTTP heads) exceeded the memory limit of a
+    /// worker. The oldest clients were closed.
     Crowded {
         /// How many since the last such event.
         clients: u64,
-        /// How many bytes are kept after it.
+        /// The bytes of unfinished input that remain.
         kept: u64,
     },
     /// A client's request was refused (`-H`).
@@ -200,21 +200,21 @@ pub enum Event {
         /// How many more were refused since the last such event.
         others: u64,
     },
-    /// The worker found the client table left half-changed by a worker that died, and rebuilt it.
+    /// The worker rebuilt the client table, which a dead worker had left half-changed.
     TableRebuilt {
         /// Clients kept.
         kept: u32,
     },
 }
 
-/// What a listed sender did instead of saying whom its connection comes from.
+/// The fault of a trusted sender.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum SenderFault {
-    /// It sent something else than a header of the PROXY protocol.
+    /// It sent something other than a PROXY header.
     Malformed,
-    /// It ended within the header.
+    /// It closed the connection within the header.
     Unfinished,
-    /// It sent no whole header in time.
+    /// It did not send the whole header in time.
     Late,
 }
 
@@ -227,44 +227,44 @@ pub enum ConnectFailure {
     Timeout,
 }
 
-/// A client's certificate, as it calls itself: in a few hundred bytes, and without anything that
-/// does not print.
+/// The identity in a client's certificate. The texts have at most a few hundred bytes and only
+/// printable characters.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct PeerCertificate {
     /// Its subject.
     pub subject: String,
-    /// Its number among those of its issuer, in hexadecimal digits.
+    /// Its serial number, in hexadecimal digits.
     pub serial: String,
 }
 
-/// What is wrong with a client's certificate.
+/// Why a client's certificate is refused.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum CertificateFault {
-    /// It is none, or not in order.
+    /// It is not a valid certificate.
     Unreadable,
-    /// It has a critical extension that is not known here: its object identifier, in numbers.
+    /// It has an unknown critical extension; the object identifier, in numbers.
     CriticalExtension(String),
-    /// Its `nsCertType` is critical, and is not that of a client.
+    /// Its `nsCertType` is critical, and is not of the client type.
     NetscapeType,
-    /// It is that of an authority, whose key is to sign nothing but certificates.
+    /// It is the certificate of an authority, whose key may only sign certificates.
     Authority,
-    /// It is not for clients, by its extKeyUsage.
+    /// Its extKeyUsage does not include client authentication.
     Purpose,
-    /// It was not signed by who is said to have.
+    /// The signature is not by the issuer that the certificate names.
     Signature,
-    /// It is signed in a way that is not taken here.
+    /// Its signature algorithm is not supported.
     Algorithm,
-    /// A certificate between it and the authority is that of no authority.
+    /// A certificate between it and the authority is not that of an authority.
     Issuer,
-    /// A certificate between it and the authority is of this old version of X.509, in which
-    /// authorities cannot be told from others.
+    /// A certificate between it and the authority has this old version of X.509, which does not
+    /// mark authorities.
     IssuerVersion(u8),
-    /// An authority may give no certificate for such a name, or none so far below it.
+    /// A name constraint or path length constraint of an authority forbids it.
     Constraint,
 }
 
 impl ConnectFailure {
-    /// A number for it, as the shared table keeps it; never 0.
+    /// The failure as a number, for the shared table; never 0.
     pub fn code(self) -> u16 {
         match self {
             ConnectFailure::Errno(errno) => {
@@ -274,7 +274,7 @@ impl ConnectFailure {
         }
     }
 
-    /// What a number stands for, whoever wrote it there.
+    /// The failure of a number; every number from the table gives a valid result.
     pub fn from_code(code: u16) -> ConnectFailure {
         match code {
             TIMED_OUT.. => ConnectFailure::Timeout,
@@ -286,16 +286,16 @@ impl ConnectFailure {
 /// The code of [`ConnectFailure::Timeout`]. Linux has no errno above 4095.
 const TIMED_OUT: u16 = 4096;
 
-/// What is in the way to a server that has not failed.
+/// Why a server is skipped although it has not failed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Obstacle {
-    /// Every local port that could be used towards it is in use.
+    /// All local ports for connects to it are in use.
     Ports,
-    /// It cannot be connected to from the address that `source` sets.
+    /// It cannot be reached from the address that `source` sets.
     Source,
     /// The backlog of its Unix socket is full.
     Backlog,
-    /// As many connects to it are pending in a worker as there may be.
+    /// A worker has the maximum of pending connects to it.
     Pending,
     /// It has as many connections as its limit allows.
     Limit,
@@ -304,34 +304,34 @@ pub enum Obstacle {
 /// Why a TLS handshake failed.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum HandshakeFailure {
-    /// What came is no TLS.
+    /// The client's data is not TLS.
     NotTls,
-    /// It was not finished in time.
+    /// The handshake did not finish in time.
     Timeout,
-    /// The two have no protocol, cipher suite or signature scheme in common.
+    /// The client and pen have no common protocol, cipher suite or signature scheme.
     NothingInCommon,
     /// A certificate is required, and the client has none.
     NoCertificate,
-    /// The client's certificate cannot be taken.
+    /// The client's certificate is not acceptable.
     BadCertificate(CertificateFault),
     /// The client's certificate is not valid at this time.
     CertificateTime,
-    /// The client's certificate comes from an authority that is not known.
+    /// The client's certificate comes from an unknown authority.
     UnknownAuthority,
-    /// The client gave up, with this alert (RFC 8446, 6).
+    /// The client ended the handshake with this alert (RFC 8446, 6).
     Alert(u8),
     /// The client broke the protocol.
     Protocol,
 }
 
-/// What was being done when something ran short.
+/// The operation that failed for lack of a resource.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum ShortageDuring {
     /// Accepting a client.
     Accept,
-    /// Making a socket towards a server, or connecting it.
+    /// Making a socket for a server, or connecting it.
     Connect,
-    /// Watching a socket.
+    /// Adding a socket to epoll.
     Watch,
 }
 
@@ -343,36 +343,36 @@ pub enum ToWorker {
         /// Returned in each page.
         serial: u32,
     },
-    /// The request log was opened anew: the descriptor that comes with this message replaces the
-    /// old one, at a line's end.
+    /// The request log was opened again. The descriptor of this message replaces the old one, at a
+    /// line end.
     Log {
-        /// It is a UDP socket towards penlogd, not a file.
+        /// The descriptor is a UDP socket to penlogd, not a file.
         network: bool,
     },
-    /// No request log from now on.
+    /// There is no request log from now on.
     NoLog,
-    /// The files of TLS, in the sealed memory that comes with this message ([`pen_config::tls`]):
-    /// for all handshakes from now on. They were found to be good.
+    /// The TLS files, in the sealed memory that comes with this message ([`crate::tls_files`]).
+    /// They were examined and are valid; they apply to all new handshakes.
     Tls,
-    /// A ticket secret, in the sealed memory that comes with this message: tickets are given out
-    /// with it from now on, and taken with it and the one before.
+    /// A ticket secret, in the sealed memory that comes with this message. New tickets use it; the
+    /// worker accepts tickets of this secret and of the one before.
     TicketSecret,
-    /// New settings: the descriptor that comes with this message is a sealed memfd with their
-    /// encoding ([`crate::codec::decode_settings`]). The worker answers with
-    /// [`FromWorker::Applied`].
+    /// New settings. The descriptor of this message is a sealed memfd with their encoding
+    /// ([`crate::codec::decode_settings`]). The worker answers with [`FromWorker::Applied`].
     Settings,
-    /// A new listener: the descriptor that comes with this message. The worker serves who waits at
+    /// A new listener: the descriptor of this message. The worker accepts the clients that wait at
     /// the old one, closes it, and answers with [`FromWorker::Listening`].
     Listen,
-    /// End the connection with this number at once, if it is this worker's and began before the
-    /// order was given: numbers are used again.
+    /// End the connection with this number at once, if this worker has it and it began before the
+    /// command was given. Numbers are used again, so the time matters.
     Close {
         /// Its program-wide number.
         number: u32,
-        /// When the order was given, in nanoseconds of CLOCK_MONOTONIC, which all processes share.
+        /// When the command was given, in nanoseconds of CLOCK_MONOTONIC, which all processes
+        /// share.
         before: u64,
     },
-    /// Say which server a client would get now, and why; the worker answers with
+    /// Asks which server a client would get now, and why; the worker answers with
     /// [`FromWorker::Explained`].
     Explain {
         /// Returned in the answer.
@@ -383,67 +383,67 @@ pub enum ToWorker {
     /// The descriptor that comes with this message is a datagram socket connected to the syslog
     /// daemon, for debug output.
     Syslog,
-    /// Asks whether the worker goes round its event loop; it answers at once with
-    /// [`FromWorker::Pong`]. One that does not is killed.
+    /// Asks whether the worker's event loop runs; the worker answers at once with
+    /// [`FromWorker::Pong`]. The supervisor kills a worker that does not answer.
     Ping {
         /// Returned in the answer.
         serial: u32,
     },
-    /// End: stop accepting, close all connections, write out the log, send the last counters, exit
-    /// with status 0.
+    /// Stop: accept no more clients, close all connections, write out the log, send the last
+    /// counters, exit with status 0.
     Stop,
-    /// Places of a dead worker are free again: what the shared eventfd says when a worker frees
-    /// one. The supervisor does not write there, where a worker that was taken over could have
-    /// it wait.
+    /// Slots of a dead worker are free again. This is the same news as an event of the shared
+    /// eventfd when a worker frees a slot. The supervisor does not write to the eventfd, because a
+    /// hostile worker could make it block there.
     Freed,
-    /// A sibling has died, and may have written anything over the table before: say anew there what
-    /// only this worker knows about itself.
+    /// A sibling died and may have overwritten any part of the table. The worker must write again
+    /// what only it knows about itself.
     Republish,
 }
 
-/// From the control process to the supervisor, until it is ready: as a worker.
+/// From the control process to the supervisor, before it is ready: the same as for a worker.
 pub type FromStartingControl = FromStartingWorker;
 
-/// From the control process to the supervisor. Authority belongs to this channel: whatever comes
-/// over it has the rights of an operator at the control port and no more.
+/// From the control process to the supervisor. Authority belongs to this channel: a message on it
+/// has the rights of an operator at the control port, and no more.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum FromControl {
-    /// An operator's command, read and checked. Answered by [`ToControl::Reply`] with the same
-    /// ticket.
+    /// An operator's command, parsed and checked. The supervisor answers with [`ToControl::Reply`]
+    /// with the same ticket.
     Command {
-        /// Names the operator's connection; returned in the reply.
+        /// Identifies the operator's connection; returned in the reply.
         ticket: u64,
         /// The command.
         command: Command,
-        /// Whose command it is.
+        /// The operator.
         by: Operator,
-        /// For a command that names a file: the file, opened by the control process with its own
-        /// rights, comes with this message.
+        /// The command names a file. The control process opened it with its own rights, and its
+        /// descriptor comes with this message.
         with_file: bool,
     },
-    /// Something that an administrator must know: an operator was refused by the access list.
+    /// An event for the administrator: the access list refused an operator.
     Refused {
         /// The operator's address ([`pen_config::ids::ClientKey::bytes`]).
         client: [u8; 16],
     },
-    /// The settings of this generation are in force (the control process needs the access lists).
+    /// The settings of this generation are in force (the control process uses the access lists).
     Applied {
         /// [`pen_config::settings::Settings::generation`].
         generation: u64,
     },
-    /// As [`FromWorker::Pong`].
+    /// The same as [`FromWorker::Pong`].
     Pong {
         /// The ping that this answers.
         serial: u32,
     },
 }
 
-/// Who says a command at the control port.
+/// The sender of a command at the control port.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Operator {
-    /// Somebody at this address ([`pen_config::ids::ClientKey::bytes`]).
+    /// A client at this address ([`pen_config::ids::ClientKey::bytes`]).
     Remote([u8; 16]),
-    /// A user of this machine, by a Unix socket; none: the kernel does not say which.
+    /// A user of this machine at a Unix socket, by user id; `None`: the kernel does not say which.
     Local(Option<u32>),
 }
 
@@ -460,45 +460,44 @@ impl fmt::Display for Operator {
 /// From the supervisor to the control process.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum ToControl {
-    /// The whole reply to a command. A short one is in the message; a long one comes as the
-    /// descriptor of a memfd, to be sent from its beginning.
+    /// The whole reply to a command. A short reply is in the message. A long one is the descriptor
+    /// of a memfd, to be sent from its beginning.
     Reply {
         /// The command that this answers.
         ticket: u64,
         /// How the command ended.
         outcome: Outcome,
-        /// The text if it is short; empty if a descriptor comes with the message, or if there is
-        /// nothing to say.
+        /// The text if it is short; empty if a descriptor comes with the message, or if the reply
+        /// is empty.
         text: String,
     },
-    /// New settings, as [`ToWorker::Settings`].
+    /// New settings, the same as [`ToWorker::Settings`].
     Settings,
-    /// As [`ToWorker::Ping`].
+    /// The same as [`ToWorker::Ping`].
     Ping {
         /// Returned in the answer.
         serial: u32,
     },
-    /// End: close all connections, exit with status 0.
+    /// Stop: close all connections, exit with status 0.
     Stop,
 }
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Outcome {
-    /// It was carried out; the reply is its answer, or empty.
+    /// The command was carried out; the reply is its answer, or empty.
     Done,
-    /// It was not, or not wholly; the reply says why.
+    /// The command was not carried out, or only in part; the reply says why.
     Refused,
 }
 
 impl Outcome {
-    /// What an operator begins a line with that wants to be told the outcome. What follows it is a
-    /// command as ever. A pen that does not know the word answers that it ignores the command,
-    /// and does nothing.
+    /// The prefix of a line whose sender wants to know the outcome. An ordinary command follows it.
+    /// An older pen replies that it ignores the line, and does nothing.
     pub const ASKED: &str = "outcome ";
 
-    /// The first line of the reply to a line that began with [`Outcome::ASKED`], with its end; the
-    /// reply to the command follows.
+    /// The first line of the reply to a line that began with [`Outcome::ASKED`], with its line end.
+    /// The reply to the command follows it.
     pub fn line(self) -> &'static str {
         match self {
             Outcome::Done => "outcome: ok\n",

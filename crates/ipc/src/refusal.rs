@@ -1,5 +1,5 @@
-//! Why `-H` refuses a request: what is counted, shown and told, and the status that the client
-//! gets.
+//! Why `-H` refuses a request: the reasons with their counters, names, messages and response
+//! status.
 
 use std::fmt;
 
@@ -24,7 +24,7 @@ macro_rules! refusals {
                 }
             }
 
-            /// The status of the answer (RFC 9110, 15).
+            /// The status of the response (RFC 9110, 15).
             pub fn status(self) -> u16 {
                 match self {
                     $(Refusal::$variant => $status,)*
@@ -41,13 +41,15 @@ macro_rules! refusals {
 }
 
 refusals! {
-    /// The first line is no request line of HTTP/1.x: another protocol, HTTP/0.9, or bytes that do not belong there.
+    /// The first line is not a request line of HTTP/1.x: another protocol, HTTP/0.9, or misplaced
+    /// bytes.
     NotHttp = "not_http", 400, "not an HTTP/1.x request line";
     /// A version of HTTP other than 1.0 and 1.1, HTTP/2 without negotiation included.
     Version = "version", 505, "version other than HTTP/1.0 and HTTP/1.1";
-    /// A method that servers read differently: `head`, `connect`, or one that begins with no letter, digit or underscore.
+    /// A method that servers read differently: `head`, `connect`, or one that does not begin with a
+    /// letter, digit or underscore.
     Method = "method", 501, "method that servers read differently";
-    /// A target of no form that the method allows (RFC 9112, 3.2).
+    /// The target has no form that the method allows (RFC 9112, 3.2).
     Target = "target", 400, "malformed request target";
     /// A field line is malformed.
     Fields = "fields", 400, "malformed header field";
@@ -57,7 +59,7 @@ refusals! {
     TooLong = "too_long", 431, "header too long";
     /// Two Host fields.
     Host = "host", 400, "more than one Host";
-    /// A length that is no number, or not the only one.
+    /// A length that is not a number, or several lengths.
     Length = "length", 400, "malformed or ambiguous length";
     /// A body longer than can be counted.
     TooLarge = "too_large", 413, "body longer than can be counted";
@@ -75,15 +77,15 @@ refusals! {
     Chunk = "chunk", 400, "malformed chunk";
     /// A malformed trailer section.
     Trailer = "trailer", 400, "malformed trailer section";
-    /// A change of protocol was asked for while the server's answers cannot be followed.
+    /// The client asked for a change of protocol while pen cannot follow the server's responses.
     Switch = "switch", 501, "change of protocol while answers cannot be followed";
-    /// Too many requests without an answer.
+    /// Too many requests without a response.
     TooMany = "too_many", 400, "too many requests without an answer";
-    /// The head was not whole in time.
+    /// The head was not complete in time.
     Late = "late", 408, "header not whole in time";
 }
 
-/// In words, for messages.
+/// The reason in words, for messages.
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.text())
@@ -95,13 +97,13 @@ impl fmt::Display for Refusal {
 pub struct Refusals([u64; Refusal::ALL.len()]);
 
 impl Refusals {
-    /// Counts one.
+    /// Counts one refusal.
     pub fn count(&mut self, why: Refusal) {
         let count = &mut self.0[why as usize];
         *count = count.saturating_add(1);
     }
 
-    /// How many were refused for a reason.
+    /// The number of requests that were refused for a reason.
     pub fn of(&self, why: Refusal) -> u64 {
         self.0[why as usize]
     }
@@ -111,7 +113,8 @@ impl Refusals {
         Refusal::ALL.iter().map(|why| (*why, self.of(*why)))
     }
 
-    /// Adds another worker's. Saturates: a worker may report anything.
+    /// Adds the counts of another worker. The sum saturates, because a worker may report any
+    /// number.
     pub fn add(&mut self, other: &Refusals) {
         for (ours, theirs) in self.0.iter_mut().zip(other.0) {
             *ours = ours.saturating_add(theirs);

@@ -1,56 +1,56 @@
-//! The figures that reports are made of.
+//! The counters and connection data that reports show.
 
 use serde::{Deserialize, Serialize};
 
 use crate::refusal::Refusals;
 
-/// What one worker has counted since it started. All numbers only grow.
+/// The counters of one worker since its start. They only grow.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Counters {
     /// Clients accepted.
     pub accepted: u64,
-    /// Connections that ended, in whatever state.
+    /// Connections that ended, in any state.
     pub closed: u64,
-    /// Clients closed because no server could be used.
+    /// Clients closed because no server was usable.
     pub unserved: u64,
-    /// Clients that the access list refuses: closed, or given to the abuse server.
+    /// Clients that the access list refused: closed, or passed to the abuse server.
     pub refused: u64,
     /// Connects that failed or timed out.
     pub failed_connects: u64,
-    /// Clients that were passed on to another server after the first choice could not be used.
+    /// Clients that were passed to another server because the first choice was not usable.
     pub failovers: u64,
-    /// Times that accepting paused: all connections in use, too many connects pending, or a local
-    /// shortage.
+    /// Pauses of accepting: all connections in use, too many connects pending, or a local shortage.
     pub pauses: u64,
     /// Connections closed for a local shortage (descriptors, memory, ports).
     pub shortages: u64,
     /// Request log lines written.
     pub log_lines: u64,
-    /// Request log lines lost: disk full, or the log too slow.
+    /// Request log lines lost, because the disk was full or the log too slow.
     pub log_lost: u64,
     /// Times that the client table could not be used because its lock was stuck.
     pub lock_timeouts: u64,
     /// Events for the supervisor that were dropped because its channel was full.
     pub events_dropped: u64,
-    /// TLS handshakes that were finished.
+    /// Finished TLS handshakes.
     pub handshakes: u64,
-    /// Of those, how many went on with an earlier session.
+    /// Finished TLS handshakes that resumed an earlier session.
     pub resumed: u64,
     /// TLS handshakes that failed or took too long.
     pub failed_handshakes: u64,
-    /// Clients closed because what clients had begun and not finished took too much memory.
+    /// Clients closed because the unfinished input of clients took too much memory.
     pub crowded: u64,
     /// Requests that were refused (`-H`), by reason.
     pub requests_refused: Refusals,
 }
 
 impl Counters {
-    /// Connections that are open.
+    /// Open connections.
     pub fn open(&self) -> u64 {
         self.accepted.saturating_sub(self.closed)
     }
 
-    /// Adds another worker's figures. Saturates: a worker may report anything.
+    /// Adds the counters of another worker. The sums saturate, because a worker may report any
+    /// number.
     pub fn add(&mut self, other: &Counters) {
         let Counters {
             accepted,
@@ -91,12 +91,12 @@ impl Counters {
     }
 }
 
-/// One open connection, as the worker that owns it sees it.
+/// One open connection, as reported by its worker.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct ConnectionInfo {
     /// Program-wide number.
     pub number: u32,
-    /// A sum: 1 connecting, 2 connected, 4 server ended, 8 client ended.
+    /// A sum of flags: 1 connecting, 2 connected, 4 server ended, 8 client ended.
     pub state: u8,
     /// The client socket's descriptor in its worker.
     pub downfd: i32,

@@ -1,21 +1,21 @@
-//! How the files of TLS travel to the workers: in one sealed memory that holds them all, whole or
-//! not at all.
+//! The format in which the TLS files are passed to the workers: one sealed memory that holds all of
+//! them or none.
 //!
-//! The supervisor copies the files into that memory within the kernel and never reads them; workers
-//! read them and nobody else. Behind the files comes an [`Index`], which says what is where and
-//! holds no secret.
+//! The supervisor copies the files into that memory within the kernel and never reads them; only
+//! the workers read them. After the files comes an [`Index`], which gives the position of each file
+//! and holds no secret.
 
 use pen_config::tls::Suite;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{CodecError, decode_long, encode_long};
 
-/// What is in the memory that holds the files of TLS, and how they are to be used.
+/// The content of the memory with the TLS files, and the TLS settings that apply to it.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Index {
     /// Clients must present a valid certificate.
     pub required: bool,
-    /// TLS 1.2 beside 1.3.
+    /// Allows TLS 1.2 besides 1.3.
     pub tls12: bool,
     /// Cipher suites of TLS 1.2; empty = the default.
     pub suites: Vec<Suite>,
@@ -26,26 +26,26 @@ pub struct Index {
 /// A file in the memory.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Part {
-    /// What it is.
+    /// The purpose of the file.
     pub role: Role,
-    /// Where it came from, as messages name it.
+    /// The path that messages show.
     pub path: String,
-    /// Where it begins, in bytes.
+    /// The offset of its first byte.
     pub offset: u64,
-    /// How many bytes it has.
+    /// Its length in bytes.
     pub length: u64,
 }
 
-/// What a file is for.
+/// The purpose of a file.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Role {
     /// Certificates, and the key if there is no [`Role::Key`].
     Certificate,
     /// The private key.
     Key,
-    /// Certification authorities of clients that somebody chose.
+    /// Certification authorities of clients, chosen by the operator.
     Authorities,
-    /// Those of the system.
+    /// The certification authorities of the system.
     SystemAuthorities,
     /// An OCSP response.
     Ocsp,
@@ -53,7 +53,7 @@ pub enum Role {
     Named(String, NamedRole),
 }
 
-/// What a file for a server name is for.
+/// The purpose of a file for a server name.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum NamedRole {
     /// `NAME.crt`.
@@ -66,45 +66,46 @@ pub enum NamedRole {
     Ocsp,
 }
 
-/// What came of an examination of the files.
+/// The result of an examination of the files.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Examined {
-    /// What the administrator should know although they are good, a line each.
+    /// Notices for the administrator about valid files, one line each.
     pub notices: Vec<String>,
-    /// The certificates in them, but for those of the system's authorities.
+    /// The certificates in the files, except those of the system's authorities.
     pub certificates: Vec<Fact>,
 }
 
-/// A certificate as its administrator knows it. Its texts have a few hundred bytes and nothing that
-/// does not print.
+/// The facts about a certificate for the administrator. The texts have at most a few hundred bytes
+/// and only printable characters.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Fact {
-    /// The file that it is in.
+    /// The path of its file.
     pub file: String,
-    /// What it is for.
+    /// Its purpose.
     pub purpose: Purpose,
-    /// Whose it is.
+    /// The name of its subject.
     pub name: String,
-    /// Who gave it.
+    /// The name of its issuer.
     pub issuer: String,
-    /// Its number among those of the issuer, in hexadecimal digits.
+    /// Its serial number, in hexadecimal digits.
     pub serial: String,
-    /// The first second of its validity, since 1970; none = it cannot be read.
+    /// The first second of its validity, since 1970; `None` = it cannot be read.
     pub not_before: Option<i64>,
-    /// The last.
+    /// The last second of its validity.
     pub not_after: Option<i64>,
-    /// Kind and size of its key.
+    /// The type and size of its key.
     pub key: String,
 }
 
-/// What a certificate is for. Where there is a name, it is for clients that ask for that one.
+/// The purpose of a certificate. The name, if there is one, is the server name that the client asks
+/// for.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Purpose {
-    /// It is shown to clients.
+    /// Pen presents it to clients.
     Server(Option<String>),
-    /// It is sent along with that.
+    /// Pen sends it along with the server certificate.
     Chain(Option<String>),
-    /// Clients' certificates are verified by it.
+    /// Pen verifies client certificates with it.
     Authority(Option<String>),
 }
 
@@ -129,21 +130,21 @@ pub const MEMORY_LIMIT: u64 = 128 << 20;
 /// Longest encoded index, in bytes.
 pub const INDEX_LIMIT: usize = 8 << 20;
 
-/// Bytes behind the index that say how long it is: a number of 64 bits, little-endian.
+/// Bytes after the index that hold its length: a number of 64 bits, little-endian.
 pub const TRAILER: u64 = 8;
 
-/// Bytes of a ticket secret: what one generation of session tickets is protected with.
+/// Bytes of a ticket secret, which protects one generation of session tickets.
 pub const TICKET_SECRET: usize = 64;
 
-/// Seconds that one generation of tickets is given out. It is taken for as long again, and then
-/// forgotten.
+/// Seconds for which new tickets use one secret. Workers accept its tickets for as long again, and
+/// then forget it.
 pub const TICKET_PERIOD: u64 = 6 * 3600;
 
 impl Index {
-    /// The index as it follows the files, its length at the end.
+    /// The encoded index as it follows the files, with its length at the end.
     ///
     /// # Errors
-    /// It is not expressible.
+    /// It cannot be encoded.
     pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
         let mut bytes = encode_long::<INDEX_LIMIT>(self)?;
         let length = bytes.len() as u64;
@@ -151,10 +152,10 @@ impl Index {
         Ok(bytes)
     }
 
-    /// Reads an index, without its length.
+    /// Decodes an index, without its length.
     ///
     /// # Errors
-    /// The bytes are no index.
+    /// The bytes are not an index.
     pub fn decode(bytes: &[u8]) -> Result<Index, CodecError> {
         decode_long::<INDEX_LIMIT, Index>(bytes)
     }

@@ -1,4 +1,5 @@
-//! What the hot operations cost, alone on the machine's caches: `cargo bench -p pen-table`.
+//! The cost of the hot operations, when no other process uses the caches: `cargo bench -p
+//! pen-table`.
 
 use std::hint::black_box;
 
@@ -17,7 +18,7 @@ fn key(n: u32) -> [u8; 16] {
     u128::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834).to_le_bytes()
 }
 
-/// Numbers below `end`, in no order that a processor could guess.
+/// Numbers below `end`, in an order that a processor cannot predict.
 fn shuffled(end: u32) -> impl FnMut() -> u32 {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     move || {
@@ -33,7 +34,7 @@ fn clients(criterion: &mut Criterion) {
     for size in SIZES {
         let table = table(size);
         let worker_table = table.worker_table(0);
-        // Nine tenths full, so that no shard of a large table is over-full.
+        // Nine tenths full, so that no shard of a large table has more clients than slots.
         let live = size / 10 * 9;
         for n in 0..live {
             worker_table.lock(key(n)).expect("nobody else").arrive(0, 0);
@@ -83,7 +84,7 @@ fn servers(criterion: &mut Criterion) {
 fn numbers(criterion: &mut Criterion) {
     let table = table(2048);
     let worker_table = table.worker_table(0);
-    // Half of them in use.
+    // Half of them are in use.
     (0..512).for_each(|_| assert!(worker_table.claim_connection(1024).is_some()));
     criterion.bench_function("claim and release a connection", |bencher| {
         bencher.iter(|| {

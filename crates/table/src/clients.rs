@@ -1,16 +1,16 @@
-//! The clients of one shard: find or enter, and the LRU order. Everything here runs in a worker
-//! that holds the shard's lock.
+//! The clients of one shard: find or enter, and the LRU order. All code here runs in a worker that
+//! holds the shard's lock.
 //!
 //! A bucket holds the head of a chain through the entries' `chain`; the LRU list goes through
-//! `lru`. Slots are handed out one after the other, and when all are, the least recently used one
-//! is given to the next client.
+//! `lru`. Slots are handed out in order. When all are in use, a new client gets the least recently
+//! used slot.
 //!
-//! The order of the LRU list is exact to the second: an entry that was last used in the same second
-//! stays where it is, so that a busy client costs one cache line instead of five.
+//! The order of the LRU list is exact to the second. An entry that was last used in the same second
+//! stays where it is, so a busy client costs one cache line instead of five.
 //!
-//! Nothing that is read here is trusted. A link that leads nowhere, or that its target does not
-//! return, is [`Corrupt`]: the derived data is rebuilt and the operation begins again, once. Walks
-//! along a chain are bounded.
+//! No value that is read here is trusted. A link that leads nowhere, or that its target does not
+//! return, is [`Corrupt`]. Then the derived data is rebuilt and the operation runs again, once.
+//! Walks along a chain are bounded.
 
 use crate::hash::HashedKey;
 use crate::layout::{Entry, LruLinks};
@@ -22,8 +22,8 @@ use crate::{Arrival, ClientRef, NO_SERVER};
 #[derive(Debug)]
 pub(crate) struct Corrupt;
 
-/// What is longer is no chain that the hash made: with at least as many buckets as slots, the
-/// chance is below 10^-80.
+/// Longest chain that the hash can make. With at least as many buckets as slots, the chance of a
+/// longer one is below 10^-80.
 pub(crate) const CHAIN_MAX: u32 = 64;
 
 impl<'t> Shard<'t> {
@@ -50,7 +50,7 @@ impl<'t> Shard<'t> {
         Ok(self.arrival(slot, owner.generation(), owner.server()))
     }
 
-    /// What a client's entry says of its server; see [`crate::Locked::recorded`].
+    /// The recorded server of a client; see [`crate::Locked::recorded`].
     pub fn recorded(self, key: HashedKey, now: u64, tracking: u64) -> Result<i32, Corrupt> {
         let Some(slot) = self.find(key)? else { return Ok(NO_SERVER) };
         let entry = self.entry(slot)?;
@@ -77,11 +77,13 @@ impl<'t> Shard<'t> {
     }
 
     pub fn bucket(self, hash: u64) -> Result<&'t AtomicU32, Corrupt> {
-        // A power of two; the lower half of the hash, for the upper one chose the shard.
+        // The number of buckets is a power of two. The lower half of the hash is used, because the
+        // upper half chose the shard.
         self.buckets.get(hash as u32 as usize & (self.buckets.len() - 1)).ok_or(Corrupt)
     }
 
-    /// The slots of a chain, from a link on: at most [`CHAIN_MAX`], whatever the links say.
+    /// The slots of a chain, beginning at a link: at most [`CHAIN_MAX`], whatever the links
+    /// contain.
     pub fn chain(
         self,
         head: &AtomicU32,
@@ -122,17 +124,17 @@ impl<'t> Shard<'t> {
         Ok(None)
     }
 
-    /// A slot for a new client: a fresh one, or else the least recently used one, taken out of
-    /// chain and list.
+    /// A slot for a new client: an unused one, or else the least recently used one, removed from
+    /// its chain and the list.
     fn vacate(self) -> Result<u32, Corrupt> {
         let used = self.used();
         if used < self.slots() {
-            // Before the slot is written: a rebuild looks only below.
+            // This store comes before the slot is written, because a rebuild looks only below it.
             self.state.used.store(used + 1, Relaxed);
             return Ok(used);
         }
         let slot = self.state.oldest.load(Relaxed).checked_sub(1).ok_or(Corrupt)?;
-        // A slot that a rebuild found half-written is in the list, as the oldest, but in no chain.
+        // A slot that a rebuild found half-written is in the list as the oldest, but in no chain.
         let entry = self.entry(slot)?;
         if entry.owner().is_whole() {
             self.chain_remove(slot, entry)?;
@@ -154,7 +156,7 @@ impl<'t> Shard<'t> {
         Err(Corrupt)
     }
 
-    /// Makes a slot of the list the newest.
+    /// Makes a slot in the list the newest.
     fn lru_touch(self, slot: u32) -> Result<(), Corrupt> {
         if self.state.newest.load(Relaxed) == slot + 1 {
             return Ok(());
@@ -181,7 +183,7 @@ impl<'t> Shard<'t> {
         let me = slot + 1;
         let links = self.links(me)?;
         let (newer, older) = (links.newer.load(Relaxed), links.older.load(Relaxed));
-        // Who points here, from both sides: a neighbour, or an end of the list.
+        // The pointers to this slot from both sides: a neighbour, or an end of the list.
         let from_newer = if newer == 0 { &self.state.newest } else { &self.links(newer)?.older };
         let from_older = if older == 0 { &self.state.oldest } else { &self.links(older)?.newer };
         if from_newer.load(Relaxed) != me || from_older.load(Relaxed) != me {
@@ -192,7 +194,7 @@ impl<'t> Shard<'t> {
         Ok(())
     }
 
-    /// The neighbours of the slot that a link that is not 0 leads to.
+    /// The neighbours of the slot that a non-zero link leads to.
     fn links(self, link: u32) -> Result<&'t LruLinks, Corrupt> {
         link.checked_sub(1).and_then(|slot| self.lru.get(slot as usize)).ok_or(Corrupt)
     }

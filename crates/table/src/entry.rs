@@ -1,19 +1,20 @@
-//! One client's entry: how it is written so that it is whole or empty at any instruction, and how
-//! it is read without a lock.
+//! One client's entry. It is written so that it is whole or empty at any instruction, and it is
+//! read without a lock.
 //!
-//! The owner word holds generation (bits 32–63), recorded server (bits 16–31, an `i16`) and state
-//! (bits 0–15: [`WHOLE`], anything else is empty). A slot gets a new owner under the shard's lock
-//! in three steps: owner word to the next generation and empty; the fields; owner word to whole. So
-//! a worker that dies in between leaves an empty slot, and a reader that finds the same whole owner
-//! word before and after it read the fields has read one owner's fields (Boehm, "Can seqlocks get
-//! along with programming language memory models?", 2012: Release fence after the first step,
-//! Release store at the last; Acquire load first, Acquire fence before the second look).
+//! The owner word holds the generation (bits 32–63), the recorded server (bits 16–31, an `i16`) and
+//! the state (bits 0–15: [`WHOLE`]; any other value is empty). A slot gets a new owner under the
+//! shard's lock in three steps: the owner word becomes the next generation and empty; the fields
+//! are written; the owner word becomes whole. So a worker that dies in between leaves an empty
+//! slot. A reader that finds the same whole owner word before and after reading the fields has read
+//! the fields of one owner. (Boehm, "Can seqlocks get along with programming language memory
+//! models?", 2012: Release fence after the first step, Release store at the last; Acquire load
+//! first, Acquire fence before the second load.)
 //!
-//! Without the lock, a connection that outlived its client's entry is kept away by the generation:
-//! recording a server is a compare-and-swap of the owner word. Adding bytes looks at the generation
-//! first; an addition that falls between this look and a new owner's first store is credited to the
-//! new owner. That is once, by a worker that was interrupted between two instructions, and
-//! cheaper than a lock per relayed buffer.
+//! A connection can outlive its client's entry. Without the lock, the generation protects the new
+//! owner: recording a server is a compare-and-swap of the owner word. Adding bytes loads the
+//! generation first. If a new owner's first store comes between this load and the addition, the
+//! bytes are credited to the new owner. This happens once, if a worker is interrupted between two
+//! instructions, and it is cheaper than a lock per relayed buffer.
 
 use crate::layout::Entry;
 use crate::sync::{Ordering::*, fence};
@@ -24,12 +25,12 @@ use crate::{ClientEntry, NO_SERVER};
 pub(crate) struct Owner(u64);
 
 impl Owner {
-    /// Of a client that has just been entered.
+    /// The word of a client that was just entered.
     fn whole(generation: u32) -> Owner {
         Owner(u64::from(generation) << 32 | WHOLE).with_server(NO_SERVER)
     }
 
-    /// Of a slot that holds nothing.
+    /// The word of an empty slot.
     fn empty(generation: u32) -> Owner {
         Owner(u64::from(generation) << 32)
     }
@@ -61,8 +62,7 @@ impl Entry {
         Owner(self.owner.load(Acquire))
     }
 
-    /// The key, as it is this moment: only the holder of the shard's lock gets one key's two
-    /// halves.
+    /// The key at this moment. Only the holder of the shard's lock gets both halves of one key.
     pub fn key(&self) -> [u64; 2] {
         [self.key[0].load(Relaxed), self.key[1].load(Relaxed)]
     }
@@ -73,8 +73,8 @@ impl Entry {
         owner.is_whole() && owner.generation() == generation
     }
 
-    /// Gives the slot to a client that connects for the first time. Under the lock. Returns the new
-    /// generation.
+    /// Gives the slot to a client that connects for the first time. Requires the lock. Returns the
+    /// new generation.
     pub fn give_to(&self, key: [u64; 2], now: u64) -> u32 {
         let generation = self.owner().generation().wrapping_add(1);
         self.make_empty(generation);
@@ -88,19 +88,19 @@ impl Entry {
         generation
     }
 
-    /// Makes the slot empty. Under the lock.
+    /// Makes the slot empty. Requires the lock.
     pub fn clear(&self) {
         self.make_empty(self.owner().generation());
     }
 
     fn make_empty(&self, generation: u32) {
-        // An exchange, not a store: it and a concurrent `record` come one after the other in the
-        // word's history without further argument.
+        // An exchange, not a store: then it and a concurrent `record` have an order in the word's
+        // history.
         self.owner.swap(Owner::empty(generation).0, Relaxed);
         fence(Release);
     }
 
-    /// Counts a connect. Under the lock.
+    /// Counts a connect. Requires the lock.
     pub fn count_connect(&self, now: u64) {
         self.last_use.store(now, Relaxed);
         self.connects.store(self.connects.load(Relaxed).wrapping_add(1), Relaxed);
@@ -108,8 +108,8 @@ impl Entry {
 
     /// Records a server, unless the slot has another owner.
     pub fn record(&self, generation: u32, server: i32) {
-        // It fails only when another connection of the client records a server, or the slot gets a
-        // new owner. The bound is for what a hostile worker may do.
+        // The exchange fails only if another connection of the client records a server, or the slot
+        // gets a new owner. The bound is for a hostile worker.
         for _ in 0..RECORD_TRIES {
             let owner = self.owner();
             let next = owner.with_server(server);
@@ -130,7 +130,7 @@ impl Entry {
         }
     }
 
-    /// Reads the entry without a lock; none if it is empty or has just changed its owner.
+    /// Reads the entry without a lock; `None` if it is empty or just changed its owner.
     pub fn read(&self, slot: u32) -> Option<ClientEntry> {
         let before = self.owner();
         if !before.is_whole() {
@@ -152,7 +152,7 @@ impl Entry {
     }
 }
 
-/// A key's bytes as the two words that are stored.
+/// The bytes of a key as the two words that are stored.
 pub(crate) fn key_words(key: [u8; 16]) -> [u64; 2] {
     let key = u128::from_le_bytes(key);
     [key as u64, (key >> 64) as u64]

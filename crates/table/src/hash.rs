@@ -1,7 +1,6 @@
-//! The hash that places a client in the table: SipHash-1-3 (Aumasson and Bernstein, 2012) with a
-//! key that is drawn anew for each table, so that clients, who may choose among 2^64 IPv6
-//! addresses, cannot aim at one chain or shard. (Not the hash of `-h`, which is
-//! the same everywhere.)
+//! The hash that chooses a client's shard and bucket: SipHash-1-3 (Aumasson and Bernstein, 2012).
+//! Its key is random for each table. So clients, who may choose among 2^64 IPv6 addresses, cannot
+//! attack one chain or shard. (This is not the hash of `-h`, which is the same everywhere.)
 
 use std::io;
 
@@ -16,12 +15,12 @@ pub(crate) struct HashKey(pub [u64; 2]);
 pub(crate) struct HashedKey {
     /// The key as it is stored.
     pub words: [u64; 2],
-    /// The upper half chooses the shard, the lower one the bucket.
+    /// The upper half chooses the shard, the lower half the bucket.
     pub hash: u64,
 }
 
 impl HashKey {
-    /// Draws a secret.
+    /// Draws a random secret.
     ///
     /// # Errors
     /// The system has no randomness: getrandom(2) fails only where it does not exist.
@@ -42,7 +41,7 @@ impl HashKey {
         self.of_words(key_words(key))
     }
 
-    /// Hashes a client's key, given as it is stored.
+    /// Hashes a client's key in its stored form.
     pub fn of_words(self, words: [u64; 2]) -> HashedKey {
         HashedKey { words, hash: sip::<1, 3>(self.0, words) }
     }

@@ -1,44 +1,46 @@
-//! What lies where in the shared memory: the types of its parts, and their places for a given
+//! The layout of the shared memory: the types of its parts, and their positions for a given
 //! [`Shape`].
 //!
-//! Every part is made of atomics and valid when all its bytes are zero: zero means empty, free,
+//! Every part consists of atomics and is valid when all its bytes are zero: zero means empty, free,
 //! none. So a new table needs no initialisation, and a page that was never used costs no memory.
 //! Links are "slot + 1" for that reason.
 //!
 //! ```text
 //!  one row = one cache line of 64 bytes
 //!
-//!  Header         magic, layout version, shape                                        written once, never read back
-//!  Globals        cursor        │ 60 free                                             round robin
-//!                 current       │ 60 free                                             for reports
-//!                 waiting       │ 56 free                                             a bit per worker that waits for a number
-//!                 lowest free   │ 56 free                                             hint: where to look for a number
-//!                 high water    │ 60 free                                             no number at or above it was ever taken
-//!  Load           open          │ 60 free, and a line between                         one writer: the worker
-//!   per worker
-//!  ServerState    blacklisted, failed_at, two bases, failure, address │ 20 free       read at each selection
-//!   per server    lock           │ 60 free                                            taken only where there is a limit
-//!  Row            connections, pending, sent, received │ the next server's row          one writer: the worker
+//!  Header         magic, layout version, shape            written once, never read back
+//!  Globals        cursor        │ 60 free                 round robin
+//!                 current       │ 60 free                 for reports
+//!                 waiting       │ 56 free                 a bit per worker that waits for a number
+//!                 lowest free   │ 56 free                 hint: where to look for a number
+//!                 high water    │ 60 free                 no number at or above it was ever taken
+//!  Load           open          │ 60 free, and a line     one writer: the worker
+//!   per worker                    between
+//!  ServerState    blacklisted, failed_at, two bases,      read at each selection
+//!   per server    failure, address │ 20 free
+//!                 lock          │ 60 free                 taken only if there is a limit
+//!  Row            connections, pending, sent, received    one writer: the worker
+//!                               │ the next server's row
 //!   per worker and server; a worker's rows begin at a multiple of 128 bytes
-//!  owners         64 numbers' owner bytes, 8 to a word                                worker + 1, or 0 = free
-//!  ShardState     lock, slots, wanted │ 52 free                                       waited for
-//!   per shard     used, newest, oldest │ 52 free                                      under the lock
-//!  buckets        16 chain heads                                                      under the lock
-//!  lru            8 slots' newer and older neighbours                                 under the lock
-//!  Entry          key, key, owner, last use, connects, sent, received, chain, spare   exactly one line
-//!   per slot
+//!  owners         64 numbers' owner bytes, 8 to a word    worker + 1, or 0 = free
+//!  ShardState     lock, slots, wanted │ 52 free           waited for
+//!   per shard     used, newest, oldest │ 52 free          under the lock
+//!  buckets        16 chain heads                          under the lock
+//!  lru            8 slots' newer and older neighbours     under the lock
+//!  Entry          key, key, owner, last use, connects,    exactly one line
+//!   per slot      sent, received, chain, spare
 //! ```
 //!
-//! Room for growth is address space: clients, their buckets and links, and owner bytes have places
-//! for the most that there can ever be, each shard its own, one behind the other. So nothing moves
-//! when the table grows, and what is not used yet is no memory.
+//! Room for growth is reserved as address space. Clients, their buckets and links, and owner bytes
+//! have room for the maximum number, each shard its own part, one after the other. So nothing moves
+//! when the table grows, and unused room takes no memory.
 //!
-//! Lines that different workers write at the same time are 128 bytes apart where they are hot:
+//! Hot cache lines that different workers write at the same time are 128 bytes apart, because
 //! processors fetch lines in pairs.
 //!
-//! The truth is in the entries, the rows, the owner bytes and the server states. Buckets, chains
-//! and the LRU list are derived, and are made anew from the entries when a worker died while it
-//! changed them.
+//! The entries, the rows, the owner bytes and the server states are the primary data. Buckets,
+//! chains and the LRU list are derived data. They are rebuilt from the entries if a worker died
+//! while it changed them.
 
 use std::marker::PhantomData;
 use std::mem::{align_of, size_of};
@@ -50,20 +52,20 @@ use crate::{Shape, TableError};
 /// The version of the layout, in the header and in a worker's first message.
 pub const LAYOUT_VERSION: u32 = 5;
 
-/// Says what the memory is to whoever finds it in a core dump: "pentable".
+/// Identifies the memory in a core dump: "pentable".
 pub(crate) const MAGIC: u64 = u64::from_be_bytes(*b"pentable");
 
-/// Most slots of a shard. Smaller tables have one shard and are exactly LRU; larger ones are LRU
-/// within each shard, so that many processors do not queue for one lock.
+/// Most slots of a shard. Smaller tables have one shard and are exactly LRU. Larger ones are LRU
+/// within each shard, so that many processors do not wait for one lock.
 pub(crate) const SHARD_SLOTS: u32 = 65536;
 
-/// Something on cache lines of its own.
+/// A value on cache lines of its own.
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
 pub(crate) struct Line<T>(pub T);
 
-/// What the memory is, for whoever looks at it from outside: each process of ours keeps its own
-/// copy of the shape, out of reach of the others.
+/// Identifies the memory for debugging tools. Each process keeps its own copy of the shape, which
+/// the others cannot change.
 #[repr(C, align(128))]
 #[derive(Debug, Default)]
 pub(crate) struct Header {
@@ -75,7 +77,7 @@ pub(crate) struct Header {
     pub connections: AtomicU32,
 }
 
-/// The words that exist once.
+/// The words that exist once per table.
 #[repr(C, align(128))]
 #[derive(Debug, Default)]
 pub(crate) struct Globals {
@@ -83,65 +85,66 @@ pub(crate) struct Globals {
     pub cursor: Line<AtomicU32>,
     /// The code of the server that a connection was last given, as an `i32`.
     pub current: Line<AtomicU32>,
-    /// Bit n: worker n waits for a free connection number. Set and cleared by that worker alone
-    /// (and at its reclaim).
+    /// Bit n: worker n waits for a free connection number. Only that worker sets and clears it (and
+    /// its reclaim).
     pub waiting: Line<AtomicU64>,
-    /// Bits 0–31: the lowest number that may be free; bits 32–63: how often it was lowered. Only a
-    /// hint: a search that finds nothing from there on begins again at 0.
+    /// Bits 0–31: the lowest number that may be free; bits 32–63: how often it was lowered. This is
+    /// only a hint: a search that finds nothing from there begins again at 0.
     pub lowest_free: Line<AtomicU64>,
-    /// All numbers ever taken are below. Raised before a number is taken.
+    /// All numbers ever taken are below it. It is raised before a number is taken.
     pub high_water: Line<AtomicU32>,
 }
 
-/// How busy a worker is, for the others to compare. Written by that worker, at most once per round
-/// of events; also at its reclaim.
+/// The load of a worker, for comparison by the others. That worker writes it, at most once per
+/// round of events; its reclaim writes it too.
 #[repr(C, align(128))]
 #[derive(Debug, Default)]
 pub(crate) struct Load {
-    /// Open connections + 1; 0 = it takes no clients, or does not live.
+    /// Open connections + 1; 0 = the worker takes no clients, or is dead.
     pub open: AtomicU32,
 }
 
-/// What everybody knows about a server.
+/// The state of a server that all workers share.
 #[repr(C, align(128))]
 #[derive(Debug, Default)]
 pub(crate) struct ServerState {
-    /// Until when it is left out; see `servers.rs` for the encoding.
+    /// The end of its blacklist time; see `servers.rs` for the encoding.
     pub blacklisted: AtomicU64,
-    /// Unix time at which it was left out.
+    /// Unix time at which it was blacklisted.
     pub failed_at: AtomicU64,
-    /// Bytes that the rows hold and that are not this server's: see `servers.rs`.
+    /// Bytes in the rows that do not belong to this server: see `servers.rs`.
     pub sent_before: AtomicU64,
     pub received_before: AtomicU64,
-    /// When and why a connect to it failed last: see `servers.rs`.
+    /// When and why a connect to it last failed: see `servers.rs`.
     pub last_failure: AtomicU64,
-    /// Which of its addresses is in use, of those that the settings give it.
+    /// Which of its addresses is in use, as a position among those in the settings.
     pub address: AtomicU32,
     /// Held while a limited connection is counted.
     pub limits: Line<Lock>,
 }
 
-/// What one worker has with one server. Written by that worker alone; `connections` also at its
-/// reclaim.
+/// The figures of one worker for one server. Only that worker writes them; its reclaim also writes
+/// `connections`.
 #[repr(C, align(32))]
 #[derive(Debug, Default)]
 pub(crate) struct Row {
     pub connections: AtomicU32,
-    /// Not 0: as many connects are pending there as may be, and clients are passed on.
+    /// Not 0: the worker has the maximum of pending connects to the server, and passes clients on.
     pub pending: AtomicU32,
     pub sent: AtomicU64,
     pub received: AtomicU64,
 }
 
-/// What is on the line of a shard's lock, which whoever takes the lock has at hand anyway.
+/// The words on the cache line of a shard's lock; the worker that takes the lock has this line
+/// already.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub(crate) struct ShardLock {
     pub lock: Lock,
-    /// Slots in use by the derived data: how many can be handed out, and by that how many buckets
-    /// there are. Changed under the lock.
+    /// Slots that the derived data uses: how many can be handed out. The number of buckets follows
+    /// from it. Changed under the lock.
     pub slots: AtomicU32,
-    /// How many there should be. Written by the supervisor; the next owner of the lock sees to it.
+    /// The wanted number of slots. The supervisor writes it; the next owner of the lock applies it.
     pub wanted: AtomicU32,
 }
 
@@ -150,7 +153,7 @@ pub(crate) struct ShardLock {
 #[derive(Debug, Default)]
 pub(crate) struct ShardState {
     pub lock: Line<ShardLock>,
-    /// Slots handed out so far; those above were never touched.
+    /// Slots handed out so far; those above were never written.
     pub used: AtomicU32,
     /// Head of the LRU list, slot + 1.
     pub newest: AtomicU32,
@@ -166,7 +169,7 @@ pub(crate) struct LruLinks {
     pub older: AtomicU32,
 }
 
-/// A client's entry; one cache line, so that a hit costs one miss.
+/// A client's entry: one cache line, so that a hit costs one miss.
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
 pub(crate) struct Entry {
@@ -179,13 +182,13 @@ pub(crate) struct Entry {
     pub connects: AtomicU64,
     pub sent: AtomicU64,
     pub received: AtomicU64,
-    /// The next slot + 1 of the same bucket. Derived; it is here because a walk along the chain
-    /// needs this line anyway.
+    /// The next slot + 1 of the same bucket. It is derived data, but it is here because a walk
+    /// along the chain needs this line anyway.
     pub chain: AtomicU32,
     pub spare: AtomicU32,
 }
 
-// A model checker's atomics have other sizes.
+// The atomics of a model checker have other sizes.
 #[cfg(not(loom))]
 const _: () = {
     assert!(size_of::<Header>() == 128);
@@ -198,7 +201,7 @@ const _: () = {
     assert!(size_of::<Entry>() == 64);
 };
 
-/// Where an array of `T` lies.
+/// The position of an array of `T`.
 #[derive(Debug)]
 #[cfg_attr(loom, allow(dead_code))]
 pub(crate) struct Region<T> {
@@ -215,20 +218,20 @@ impl<T> Region<T> {
     }
 }
 
-/// The places of all parts for one shape.
+/// The positions of all parts for one shape.
 #[derive(Debug)]
 #[cfg_attr(loom, allow(dead_code))]
 pub(crate) struct Layout {
     pub shape: Shape,
-    /// Shards; a power of two. They stay as many when the table grows.
+    /// Number of shards; a power of two. It does not change when the table grows.
     pub shards: u32,
-    /// Slots that each shard has room for.
+    /// Slots for which each shard has room.
     pub slots_per_shard: u32,
-    /// Buckets that each shard has room for; a power of two, at least its slots.
+    /// Buckets for which each shard has room; a power of two, at least its slots.
     pub buckets_per_shard: u32,
-    /// Connection numbers that there is room for.
+    /// Connection numbers for which there is room.
     pub connections: u32,
-    /// Rows from one worker's first to the next one's.
+    /// Distance in rows from one worker's first row to the next worker's.
     pub row_stride: u32,
     pub header: Region<Header>,
     pub globals: Region<Globals>,
@@ -240,15 +243,15 @@ pub(crate) struct Layout {
     pub buckets: Region<AtomicU32>,
     pub lru: Region<LruLinks>,
     pub entries: Region<Entry>,
-    /// Size of the whole.
+    /// Size of the whole memory, in bytes.
     pub bytes: usize,
 }
 
 impl Layout {
-    /// Plans a table that can grow to the most that there can be.
+    /// Plans a table that can grow to the maximum size.
     ///
     /// # Errors
-    /// The shape is out of range, or so much room is more than this machine can address.
+    /// The shape is out of range, or this machine cannot address so much memory.
     pub fn growing(shape: Shape) -> Result<Layout, TableError> {
         let room =
             Room { shard_slots: SHARD_SLOTS, clients: MAX_CLIENTS, connections: MAX_CONNECTIONS };
@@ -268,7 +271,7 @@ impl Layout {
         Layout::new(shape, room)
     }
 
-    /// Plans a table whose shards begin with at most so many slots.
+    /// Plans a table whose shards begin with at most `room.shard_slots` slots.
     pub fn new(shape: Shape, room: Room) -> Result<Layout, TableError> {
         check(&shape)?;
         let shards = shape.clients.div_ceil(room.shard_slots).next_power_of_two();
@@ -303,30 +306,30 @@ impl Layout {
 
     /// The first slot of a shard.
     pub fn first_slot(&self, shard: u32) -> u32 {
-        // Below 2^24 + 2^8.
+        // The product is below 2^24 + 2^8.
         shard * self.slots_per_shard
     }
 
-    /// How many slots each shard has in a table of at least so many: all have as many, so that
-    /// whoever knows one shard knows them all.
+    /// The slots of each shard in a table of at least this many clients. All shards have the same
+    /// number.
     pub fn share(&self, clients: u32) -> u32 {
         clients.div_ceil(self.shards).min(self.slots_per_shard)
     }
 
-    /// The most clients that the table can grow to.
+    /// The most clients to which the table can grow.
     pub fn most_clients(&self) -> u32 {
         self.shards * self.slots_per_shard
     }
 }
 
-/// How much room a table is planned with.
+/// The room with which a table is planned.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Room {
     /// Most slots of a shard at the beginning.
     pub shard_slots: u32,
-    /// Clients to grow to.
+    /// The most clients to which the table can grow.
     pub clients: u32,
-    /// Connections to grow to.
+    /// The most connections to which the table can grow.
     pub connections: u32,
 }
 
@@ -343,9 +346,9 @@ fn check(shape: &Shape) -> Result<(), TableError> {
     }
 }
 
-/// Hands out places one after the other.
+/// Allocates positions one after the other.
 struct Plan {
-    /// The end of what was placed; none once it does not fit an address.
+    /// The end of the allocated part; `None` if it does not fit an address.
     end: Option<usize>,
 }
 
@@ -364,12 +367,12 @@ impl Plan {
     }
 }
 
-/// Where parts begin: two cache lines.
+/// Alignment of the parts, in bytes: two cache lines.
 const ALIGNMENT: usize = 128;
 
 const MAX_CLIENTS: u32 = 1 << 24;
 const MAX_SERVER_ROWS: u32 = 4096 + 2;
-/// A worker is a bit of a 64-bit word, and a byte of an owner.
+/// Most workers: a worker is a bit of a 64-bit word, and a byte of an owner.
 pub(crate) const MAX_WORKERS: u32 = 64;
 const MAX_CONNECTIONS: u32 = 1 << 20;
 

@@ -1,23 +1,23 @@
-//! The shared-memory table: what all workers know together. Clients and the servers they belong to,
-//! the state of the servers, counts and limits, connection numbers.
+//! The shared-memory table, which holds all state that the workers share: clients and their
+//! servers, the state of the servers, counts and limits, connection numbers.
 //!
-//! The supervisor makes a [`Table`] before it forks; each worker takes its [`WorkerTable`] at it.
-//! Nothing in the memory is trusted, for any worker can write any byte of it: what is read is
-//! checked, loops are bounded, and whatever is in there, the worst is lost stickiness or a wrong
-//! count, never a panic, a hang, or an access outside. A worker can die at any instruction:
-//! `Table::reclaim` gives back what it held.
+//! The supervisor makes a [`Table`] before it forks; each worker takes its [`WorkerTable`]. Any
+//! worker can write any byte of the memory, so nothing in it is trusted: values that are read are
+//! checked, and loops are bounded. The worst result of any content is lost stickiness or a wrong
+//! count, never a panic, a hang, or an access outside the memory. A worker can die at any
+//! instruction; then `Table::reclaim` takes back what it held.
 //!
-//! | File | What |
+//! | File | Content |
 //! |---|---|
-//! | `layout` | what lies where |
+//! | `layout` | the position of each part |
 //! | `map` | the mapping; the only unsafe file |
 //! | `view` | the parts as slices |
-//! | `lock` | a futex whose dead owner can be reclaimed |
-//! | `entry`, `clients`, `rebuild` | one client, a shard of them, and how a shard is made whole again |
-//! | `hash` | the keyed hash that places clients |
-//! | `numbers` | connection numbers, which are the places under `-x` |
+//! | `lock` | a futex lock that can be reclaimed from a dead owner |
+//! | `entry`, `clients`, `rebuild` | one client, a shard of clients, and the rebuild of a shard |
+//! | `hash` | the keyed hash that chooses a client's shard and bucket |
+//! | `numbers` | connection numbers, which are the slots under `-x` |
 //! | `servers` | blacklist, counts, limits |
-//! | `worker_table` | what workers do with it |
+//! | `worker_table` | the operations of workers |
 //! | `sync` | atomics: the real ones, or a model checker's |
 
 #![deny(unsafe_code)]
@@ -51,19 +51,19 @@ use crate::view::{Memory, View};
 pub use crate::layout::LAYOUT_VERSION;
 pub use crate::worker_table::{Locked, WorkerTable};
 
-/// How large a table is when it is made.
+/// The size of a table when it is made.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Shape {
-    /// Client slots, 1 to 16777216. Up to 65536 slots the replacement is exactly LRU to the
-    /// second; larger tables are divided in equal shards of at most 65536 slots by a hash of
-    /// the client, each LRU by itself. [`Table::grow_clients`] makes the shards larger, not more.
+    /// Client slots, 1 to 16777216. Up to 65536 slots the replacement is exactly LRU to the second.
+    /// Larger tables are divided by a hash of the client into equal shards of at most 65536 slots,
+    /// each LRU by itself. [`Table::grow_clients`] makes the shards larger, not more.
     pub clients: u32,
     /// Server rows: regular servers, then emergency, then abuse; 1 to 4098.
     pub servers: u32,
     /// Workers, 1 to 64.
     pub workers: u32,
-    /// Most connections at the beginning, 1 to 1048576. There is room for all 1048576 numbers, so
-    /// that a higher limit is all that it takes to have more.
+    /// Most connections at the beginning, 1 to 1048576. There is always room for all 1048576
+    /// numbers, so a higher limit needs no change of the table.
     pub connections: u32,
 }
 
@@ -73,11 +73,11 @@ pub enum TableError {
     /// A system call failed.
     #[error("shared table of {bytes} bytes: {step}: {source}")]
     System {
-        /// Which.
+        /// The name of the system call.
         step: &'static str,
-        /// Size wanted.
+        /// The requested size, in bytes.
         bytes: usize,
-        /// Why.
+        /// The error of the system call.
         source: std::io::Error,
     },
     /// The shape is out of range.
@@ -85,16 +85,16 @@ pub enum TableError {
     Shape(&'static str),
 }
 
-/// The table: made by the supervisor, inherited by workers through fork(2). The supervisor uses it
-/// only through the methods here; none of them waits for anybody.
+/// The table: the supervisor makes it, and workers inherit it through fork(2). The supervisor uses
+/// only the methods here; none of them waits.
 pub struct Table {
-    // These three are private to each process. A worker cannot change the supervisor's.
+    // These three are private to each process: a worker cannot change the supervisor's.
     layout: Layout,
     hash_key: HashKey,
     memory: Memory,
 }
 
-/// What all workers together have for one server row.
+/// The figures of all workers together for one server row.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct ServerTotals {
     /// Open and pending connections.
@@ -103,19 +103,19 @@ pub struct ServerTotals {
     pub sent: u64,
     /// Bytes received from it.
     pub received: u64,
-    /// Monotonic milliseconds until which it is left out; 0 = it is not. May have passed: nobody
-    /// has tried it since. While one connection tries it: the end of that one's time.
+    /// Monotonic milliseconds until which it is blacklisted; 0 = it is not. The time may have
+    /// passed, if no worker has tried the server since. While one connection probes the server: the
+    /// end of that probe's lease.
     pub blacklisted_until: u64,
-    /// Whether it is an operator who left it out. Means nothing while it is not left out.
+    /// Whether an operator blacklisted it. Meaningless while it is not blacklisted.
     pub is_taken_out: bool,
-    /// Unix time, in seconds, at which it was left out last.
+    /// Unix time, in seconds, at which it was last blacklisted.
     pub failed_at: u64,
-    /// Which of its addresses is in use. Not to be trusted to be in range.
+    /// Which of its addresses is in use. The value may be out of range.
     pub address: u32,
-    /// The last connect to it that failed.
+    /// The last failed connect to it.
     pub last_failure: Option<Failure>,
-    /// Whether as many connects to it are pending in a worker as there may be, so that clients are
-    /// passed on.
+    /// Whether a worker has the maximum of pending connects to it, so that clients are passed on.
     pub is_pending: bool,
 }
 
@@ -124,7 +124,7 @@ pub struct ServerTotals {
 pub struct Failure {
     /// Unix time, in seconds.
     pub at: u64,
-    /// What the caller noted.
+    /// The code that the caller gave.
     pub cause: u16,
 }
 
@@ -148,13 +148,14 @@ pub struct ClientEntry {
 }
 
 impl Table {
-    /// Makes a table. Its memory is taken page by page as it is used. It has address space for all
-    /// that it can grow to (1.2 GB); where that cannot be had, it cannot grow.
+    /// Makes a table. Its memory is allocated page by page as it is used. The table reserves
+    /// address space for its maximum size (1.2 GB); if that is not available, the table cannot
+    /// grow.
     ///
     /// # Errors
-    /// The shape is out of range, or the memory cannot be had.
+    /// The shape is out of range, or the memory is not available.
     pub fn create(shape: Shape) -> Result<Table, TableError> {
-        // A model checker's atomics are objects on the heap.
+        // The atomics of a model checker are objects on the heap.
         if !cfg!(loom)
             && let Ok(table) = Layout::growing(shape).and_then(Table::with_layout)
         {
@@ -187,10 +188,9 @@ impl Table {
         Ok(table)
     }
 
-    /// A table with shards of few slots and little room to grow, for tests that write into it: of
-    /// all that a real one can grow to, next to nothing is in use, and hardly a word written
-    /// anywhere would be seen by anybody. Always the same, so that what is found once is found
-    /// again.
+    /// A table with small shards and little room to grow, for tests that write into it. In a real
+    /// table most memory is unused, so a random write would rarely have an effect. The hash key is
+    /// always the same, so that a failure can be repeated.
     ///
     /// # Errors
     /// As for [`Table::create`].
@@ -201,20 +201,20 @@ impl Table {
         Ok(Table { hash_key: HashKey([0, 0]), ..table })
     }
 
-    /// All of the memory, for tests that write into it what a hostile worker would.
+    /// All words of the memory, for tests that write as a hostile worker could.
     #[cfg(all(feature = "spoil", not(any(test, loom))))]
     pub fn words(&self) -> &[std::sync::atomic::AtomicU32] {
         self.memory.words()
     }
 
-    /// The shape it was made with.
+    /// The shape with which the table was made.
     pub fn shape(&self) -> Shape {
         self.layout.shape
     }
 
     /// Takes back all that a dead worker held: its connection counts, connection numbers and locks.
-    /// Call after waitpid(2) and before a replacement starts. Returns whether a paused worker
-    /// waits for a connection: then tell the workers.
+    /// Call it after waitpid(2) and before a replacement starts. Returns whether a paused worker
+    /// waits for a connection; then the caller must wake the workers.
     pub fn reclaim(&self, worker: u32) -> bool {
         let numbers = Numbers { view: self.view(), worker };
         if worker < self.layout.shape.workers {
@@ -223,8 +223,8 @@ impl Table {
             self.view().loads[worker as usize].open.store(0, Relaxed);
             numbers.reclaim();
         }
-        // Also if nothing was freed here: the dead worker may have freed a number and died before
-        // it woke anybody.
+        // This is needed even if nothing was freed here: the dead worker may have freed a number
+        // and died before it woke a waiter.
         numbers.anyone_waits()
     }
 
@@ -233,41 +233,41 @@ impl Table {
         self.view().totals(server)
     }
 
-    /// Leaves a server row out until a time, monotonic milliseconds, because an operator wants it;
-    /// `at` is Unix time in seconds. Nothing for a row that does not exist.
+    /// Blacklists a server row for an operator, until a time in monotonic milliseconds; `at` is
+    /// Unix time in seconds. No effect for a row that does not exist.
     pub fn take_out(&self, server: u32, until: u64, at: u64) {
         if let Some(state) = self.view().servers.get(server as usize) {
             state.take_out(until, at);
         }
     }
 
-    /// Puts a server row back into use.
+    /// Ends the blacklisting of a server row.
     pub fn clear_blacklist(&self, server: u32) {
         if let Some(state) = self.view().servers.get(server as usize) {
             state.clear_blacklist();
         }
     }
 
-    /// Has the bytes of a server row counted from 0 again, and puts it back into use: it stands for
-    /// another server now. Only the supervisor does this. The workers' rows are not touched,
-    /// which have one writer: what they held so far is subtracted from now on.
+    /// Counts the bytes of a server row from 0 again, and ends its blacklisting, because the row
+    /// now belongs to another server. Only the supervisor calls it. It does not change the workers'
+    /// rows, which have one writer. It subtracts their present content from now on.
     pub fn reset_server(&self, server: u32) {
         self.view().reset(server);
         self.clear_blacklist(server);
     }
 
-    /// Has the first address of a server used again: it has other addresses now. Only the
-    /// supervisor does this.
+    /// Uses the first address of a server again, because it has other addresses now. Only the
+    /// supervisor calls it.
     pub fn reset_address(&self, server: u32) {
         if let Some(state) = self.view().servers.get(server as usize) {
             state.address.store(0, Relaxed);
         }
     }
 
-    /// Enlarges the client table to so many slots, for all workers at once; it never shrinks.
-    /// Returns how many it can have: less than what was asked for where it has no room. Only
-    /// the supervisor does this, and waits for nobody: whoever next locks a shard makes its links
-    /// anew, which takes as long as after a death (a shard of 65536 slots: 5 ms).
+    /// Enlarges the client table to this many slots for all workers at once; the table never
+    /// shrinks. Returns the resulting number of slots, which is smaller if there is not enough
+    /// room. Only the supervisor calls it, and it does not wait. The next worker that locks a shard
+    /// rebuilds its links, which takes as long as after a death (a shard of 65536 slots: 5 ms).
     pub fn grow_clients(&self, clients: u32) -> u32 {
         let clients = clients.min(self.layout.most_clients());
         let share = self.layout.share(clients);
@@ -277,12 +277,12 @@ impl Table {
         clients
     }
 
-    /// The worker that has this connection number; none if nobody has.
+    /// The worker that has this connection number; `None` if the number is free.
     pub fn connection_owner(&self, number: u32) -> Option<u32> {
         numbers::owner(self.view(), number).filter(|worker| *worker < self.layout.shape.workers)
     }
 
-    /// The code of the server that any connection was last given; 0 before the first.
+    /// The code of the server that was last given to a connection; 0 before the first.
     pub fn current(&self) -> i32 {
         self.view().globals.current.0.load(Relaxed) as i32
     }
@@ -292,7 +292,7 @@ impl Table {
         numbers::taken(self.view())
     }
 
-    /// The used client slots, in order of slot; at any moment each entry is whole or left out.
+    /// The used client slots, in order of slot. Each entry is either whole or omitted.
     pub fn clients(&self) -> impl Iterator<Item = ClientEntry> + '_ {
         self.view().shards().flat_map(|shard| {
             let used = &shard.entries[..shard.used() as usize];
@@ -300,10 +300,10 @@ impl Table {
         })
     }
 
-    /// A worker's own seat at the table.
+    /// The view of the table for one worker.
     ///
     /// # Panics
-    /// There is no such worker: the caller's mistake.
+    /// There is no such worker: this is a mistake of the caller.
     pub fn worker_table(&self, worker: u32) -> WorkerTable<'_> {
         assert!(
             worker < self.layout.shape.workers,
@@ -324,8 +324,8 @@ impl fmt::Debug for Table {
     }
 }
 
-/// A client's entry as it was when the client arrived; outlives the entry harmlessly (what is
-/// written through it afterwards is dropped).
+/// A reference to a client's entry at its arrival. It may outlive the entry: later writes through
+/// it are dropped.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ClientRef {
     /// Slot.
@@ -335,8 +335,7 @@ pub struct ClientRef {
 }
 
 impl ClientRef {
-    /// No client's entry: what is written through it is dropped. For a client that could not be
-    /// remembered.
+    /// No client entry: writes through it are dropped. For a client that could not be remembered.
     pub const NOBODY: ClientRef = ClientRef { slot: u32::MAX, generation: 0 };
 }
 
@@ -346,7 +345,7 @@ impl Default for ClientRef {
     }
 }
 
-/// What the table knew about a client that arrived.
+/// The result of a client's arrival.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Arrival {
     /// The entry.
@@ -355,7 +354,7 @@ pub struct Arrival {
     pub recorded: i32,
 }
 
-/// Why a lock was not had.
+/// The lock was not available in time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct LockStuck;
 
@@ -364,16 +363,16 @@ pub struct LockStuck;
 pub enum Blacklist {
     /// In use.
     Clear,
-    /// Left out.
+    /// Blacklisted until this time, in monotonic milliseconds.
     Until(u64),
-    /// Its time is up and nobody has tried it yet.
+    /// The blacklist time is over, and no worker has tried the server yet.
     Expired,
-    /// Its time is up and one connection is trying it.
+    /// The blacklist time is over, and one connection probes the server.
     Probed,
 }
 
 /// The code of "no recorded server".
 const NO_SERVER: i32 = -3;
 
-/// An owner's number must fit a byte, with 0 for nobody.
+/// The number of an owner must fit a byte; 0 means no owner.
 const _: () = assert!(MAX_WORKERS < 255);

@@ -1,18 +1,19 @@
 //! The lock of a shard and of a server's limit: a futex word (futex(2)) that names its owner, so
-//! that a dead owner's lock can be given on.
+//! that the lock of a dead owner can be passed on.
 //!
-//! The word: bits 0–15 the owner, worker + 1, or 0 = free; bit 30 ORPHANED: the owner died, what
-//! the lock guards may be half-changed; bit 31 WAITERS: somebody may sleep. A dead worker's locks
-//! become orphaned when the supervisor reclaims it; whoever gets such a lock owns it and repairs
-//! first. (A robust pthread mutex would do the same, but its list of held locks is made of pointers
-//! inside the shared memory, through which a hostile worker could write into its siblings.)
+//! The word: bits 0–15 the owner, worker + 1, or 0 = free; bit 30 ORPHANED: the owner died, and the
+//! protected data may be half-changed; bit 31 WAITERS: a worker may sleep. When the supervisor
+//! reclaims a dead worker, that worker's locks become orphaned. The worker that takes an orphaned
+//! lock owns it and repairs the data first. (A robust pthread mutex would do the same. But its list
+//! of held locks consists of pointers inside the shared memory, through which a hostile worker
+//! could write into its siblings.)
 //!
-//! Nobody waits for long: an owner that is stopped, or dead and not yet reclaimed, costs each other
-//! worker [`WAIT`] once per [`DISTRUST`], and after that a lock that is known to be stuck is only
-//! tried. The supervisor never takes a lock.
+//! No worker waits for long. An owner that is stopped, or dead and not yet reclaimed, costs each
+//! other worker [`WAIT`] once per [`DISTRUST`]. After that, a lock that is known to be stuck is
+//! only tried. The supervisor never takes a lock.
 //!
-//! Orderings: taking is Acquire, giving back and burying Release, so that an owner sees all that
-//! its predecessors did.
+//! Orderings: taking is Acquire, giving back and reclaiming are Release, so that an owner sees all
+//! writes of its predecessors.
 
 use std::time::{Duration, Instant};
 
@@ -25,20 +26,20 @@ use crate::sync::{Futex, Ordering::*, Patience};
 #[derive(Debug, Default)]
 pub(crate) struct Lock(Futex);
 
-/// In what state a lock was got.
+/// The state of a lock when it was taken.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Taken {
-    /// Given back by its last owner.
+    /// Its last owner gave it back.
     Whole,
     /// Its last owner died.
     Orphaned,
 }
 
-/// The locks that one worker could not get lately.
+/// The locks that one worker recently could not take.
 #[derive(Debug, Default)]
 pub(crate) struct StuckLocks(Vec<(LockId, Instant)>);
 
-/// Which lock.
+/// The lock of a shard or of a server.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum LockId {
     Shard(u32),
@@ -49,7 +50,7 @@ impl Lock {
     /// Takes the lock for a worker.
     ///
     /// # Errors
-    /// Another one holds it and does not let go.
+    /// Another worker holds it and does not release it.
     pub fn take(
         &self,
         worker: u32,
@@ -80,13 +81,12 @@ impl Lock {
         self.leave(worker + 1, 0);
     }
 
-    /// Makes the lock of a dead worker, if it is its, available as orphaned.
+    /// Makes the lock orphaned if the dead worker owns it.
     pub fn reclaim(&self, worker: u32) {
         self.leave(worker + 1, ORPHANED);
     }
 
-    /// Makes the lock, if it is in the name of a worker beyond `workers`, available as orphaned:
-    /// there is no such worker.
+    /// Makes the lock orphaned if its owner is beyond `workers`, because no such worker exists.
     pub fn bury_impossible(&self, workers: u32) {
         let owner = self.0.word.load(Relaxed) & (OWNER | ORPHANED);
         if owner > workers && owner & ORPHANED == 0 {
@@ -94,14 +94,14 @@ impl Lock {
         }
     }
 
-    /// Makes it the lock of somebody who died, whatever it was.
+    /// Makes the lock orphaned, whatever its state was.
     #[cfg(all(test, not(loom)))]
     pub fn orphan(&self) {
         self.0.word.store(ORPHANED, Release);
     }
 
-    /// Takes the lock if nobody living has it, and leaves `mark` on it; else says what the word
-    /// was.
+    /// Takes the lock if no living worker has it, and sets `mark` on it; otherwise returns the
+    /// word.
     fn attempt(&self, me: u32, mark: u32) -> Result<Taken, u32> {
         let seen = self.0.word.load(Relaxed);
         if held(seen) {
@@ -114,9 +114,8 @@ impl Lock {
     fn wait(&self, me: u32) -> Result<Taken, LockStuck> {
         let patience = Patience::new(WAIT);
         while let Some(left) = patience.left() {
-            // Only one sleeper is woken when the lock is given back, and the mark goes with it. So
-            // whoever may have slept leaves the mark again when it takes the lock, for
-            // those who sleep on.
+            // A release wakes only one sleeper and removes the mark. So a worker that may have
+            // slept sets the mark again when it takes the lock, for the workers that still sleep.
             match self.attempt(me, WAITERS) {
                 Ok(taken) => return Ok(taken),
                 Err(seen) if held(seen) => {
@@ -136,13 +135,13 @@ impl Lock {
     /// Replaces the owner `me` by `next` and wakes a waiter.
     fn leave(&self, me: u32, next: u32) {
         let mut seen = self.0.word.load(Relaxed);
-        // It can change under its owner only by a waiter's mark, once; the bound is for what a
-        // hostile worker may do.
+        // Only a waiter's mark can change the word under its owner, once. The bound is for a
+        // hostile worker.
         for _ in 0..LEAVE_TRIES {
             if seen & (OWNER | ORPHANED) != me {
                 return;
             }
-            // An orphan keeps the mark: its next owner wakes the next waiter.
+            // An orphaned lock keeps the mark: its next owner wakes the next waiter.
             let left = if next == 0 { 0 } else { next | (seen & WAITERS) };
             match self.0.word.compare_exchange(seen, left, Release, Relaxed) {
                 Ok(_) if seen & WAITERS != 0 => return self.0.wake(),
@@ -153,8 +152,8 @@ impl Lock {
     }
 }
 
-/// Whether a living worker has the lock. No worker has a number above the most that there can be,
-/// so nobody will ever give such a lock back: it is as good as orphaned.
+/// Whether a living worker has the lock. A lock with an owner above the maximum would never be
+/// given back, so it counts as orphaned.
 fn held(word: u32) -> bool {
     word & ORPHANED == 0 && (1..=MAX_WORKERS).contains(&(word & OWNER))
 }
@@ -178,16 +177,16 @@ const OWNER: u32 = 0xffff;
 const ORPHANED: u32 = 1 << 30;
 const WAITERS: u32 = 1 << 31;
 
-/// Looks before sleeping: about two microseconds, several times what an owner needs.
+/// Spins before sleeping: about two microseconds, several times what an owner needs.
 const SPINS: u32 = if cfg!(loom) { 0 } else { 50 };
 
-/// How long a worker waits for a lock in all.
+/// The total time that a worker waits for a lock.
 const WAIT: Duration = Duration::from_millis(5);
 
-/// How long it sleeps at once: an owner may die between giving the lock back and waking a sleeper.
+/// The longest single sleep: an owner may die between giving the lock back and waking a sleeper.
 const SLICE: Duration = Duration::from_millis(1);
 
-/// How long a lock that was not had is only tried.
+/// How long a lock that could not be taken is only tried.
 const DISTRUST: Duration = Duration::from_millis(100);
 
 const LEAVE_TRIES: u32 = 64;

@@ -1,10 +1,10 @@
-//! The mapping: the only unsafe file of this crate. It owns memory shared by all processes and
-//! hands out slices of atomics in it.
+//! The mapping: the only unsafe file of this crate. It owns the memory that all processes share,
+//! and returns slices of atomics in it.
 //!
-//! Soundness rests on three things: the types that are handed out consist of atomics only, so any
-//! bytes are valid values and anyone may write at any time ([`Plain`]); each slice is checked to
-//! lie inside the mapping and to be aligned; and the mapping keeps its size: it
-//! is sealed (memfd_create(2)), and its descriptor is closed as soon as it is mapped.
+//! Soundness depends on three things. The types in the slices consist of atomics only, so any bytes
+//! are valid values and any process may write at any time ([`Plain`]). Each slice is checked to lie
+//! inside the mapping and to be aligned. The mapping keeps its size: it is sealed
+//! (memfd_create(2)), and its descriptor is closed as soon as it is mapped.
 
 #![allow(unsafe_code)]
 
@@ -19,15 +19,14 @@ use crate::TableError;
 use crate::layout::{Entry, Globals, Header, Load, LruLinks, Region, Row, ServerState, ShardState};
 use crate::sync::{AtomicU32, AtomicU64};
 
-/// A type of which a shared `&[Self]` may refer to memory with any bytes that others change at any
-/// time.
+/// A type for which a shared `&[Self]` may refer to memory with any bytes, which other processes
+/// may change at any time.
 ///
 /// # Safety
-/// The type consists of atomics (and padding that nothing reads) and has no destructor.
+/// The type consists of atomics (and padding that is never read) and has no destructor.
 pub(crate) unsafe trait Plain {}
 
-// SAFETY: an integer atomic: every bit pattern is a value, and concurrent changes are what it is
-// for.
+// SAFETY: an integer atomic: every bit pattern is a value, and atomics allow concurrent changes.
 unsafe impl Plain for AtomicU32 {}
 // SAFETY: as above.
 unsafe impl Plain for AtomicU64 {}
@@ -50,21 +49,21 @@ unsafe impl Plain for LruLinks {}
 // SAFETY: its fields are atomics, as layout.rs shows.
 unsafe impl Plain for Entry {}
 
-/// Zeroed memory that is shared with every process that is forked later. Unmapped when dropped.
+/// Zeroed memory, shared with every process that is forked later. Unmapped when dropped.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     start: NonNull<c_void>,
     bytes: usize,
 }
 
-// SAFETY: the mapping belongs to the process, not to a thread; it only ever hands out shared slices
-// of atomics.
+// SAFETY: the mapping belongs to the process, not to a thread; it only returns shared slices of
+// atomics.
 unsafe impl Send for Mapping {}
 // SAFETY: as above; `slice` only reads `self`.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps `bytes` of zeroes. Pages take memory only when they are first touched.
+    /// Maps `bytes` of zeroes. A page takes memory only when it is first written or read.
     pub fn new(bytes: usize) -> Result<Mapping, TableError> {
         let failed = |step| {
             move |errno: rustix::io::Errno| TableError::System { step, bytes, source: errno.into() }
@@ -74,7 +73,7 @@ impl Mapping {
         ftruncate(&memory, bytes as u64).map_err(failed("ftruncate"))?;
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         fcntl_add_seals(&memory, seals).map_err(failed("sealing"))?;
-        // SAFETY: a new mapping at an address of the kernel's choice; nothing that exists is
+        // SAFETY: a new mapping at an address that the kernel chooses; no existing memory is
         // touched.
         let start = unsafe {
             mmap(
@@ -94,7 +93,7 @@ impl Mapping {
     /// The elements of a region.
     ///
     /// # Panics
-    /// The region does not lie in the mapping: it was planned for another one.
+    /// The region does not lie in the mapping, because it was planned for another one.
     pub fn slice<T: Plain>(&self, region: &Region<T>) -> &[T] {
         let end = region
             .count
@@ -105,12 +104,12 @@ impl Mapping {
         let start = unsafe { self.start.cast::<u8>().add(region.offset) }.cast::<T>();
         assert_eq!(start.as_ptr().addr() % align_of::<T>(), 0, "a misaligned region");
         // SAFETY: `count` elements from `start` on lie in the mapping and are aligned (both checked
-        // above); the mapping lives, and keeps its size, as long as `self` is borrowed; T
-        // is Plain, so any bytes in there are valid and others may change them.
+        // above). The mapping lives, and keeps its size, as long as `self` is borrowed. T is Plain,
+        // so any bytes in there are valid and other processes may change them.
         unsafe { std::slice::from_raw_parts(start.as_ptr(), region.count) }
     }
 
-    /// All of it, for tests that spoil it.
+    /// All words, for tests that overwrite them.
     #[cfg(any(test, feature = "spoil"))]
     pub fn words(&self) -> &[AtomicU32] {
         self.slice(&Region::new(0, self.bytes / size_of::<AtomicU32>()))
@@ -119,9 +118,9 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: start and length are those of our own mmap; slices of it borrow `self`, so none
-        // is left. Failure is impossible for a whole mapping (munmap(2)), and nothing could
-        // be done about it.
+        // SAFETY: start and length are those of our own mmap; slices of it borrow `self`, so no
+        // slice is left. munmap(2) cannot fail for a whole mapping, and there would be no way to
+        // handle a failure.
         let _ = unsafe { munmap(self.start.as_ptr(), self.bytes) };
     }
 }

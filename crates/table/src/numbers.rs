@@ -1,15 +1,15 @@
-//! Connection numbers, which are at the same time the places under `-x`: an array of owner bytes,
-//! eight to a word. A byte holds the number of the worker that has the connection + 1, or 0.
+//! Connection numbers, which are also the slots under `-x`: an array of owner bytes, eight to a
+//! word. A byte holds the number of the worker that has the connection + 1, or 0.
 //!
-//! There is no count that could go wrong: a place is taken by one compare-and-swap and given back
-//! by another, so a worker that dies leaves each of its places either taken in its name, and the
-//! reclaim frees it, or free.
+//! There is no separate count that could be wrong. One compare-and-swap takes a slot and another
+//! gives it back. So a worker that dies leaves each of its slots either free, or taken in its name;
+//! the reclaim frees the latter.
 //!
-//! Waiting: a worker that finds no place sets its bit in `waiting` and tries once more. Whoever
-//! frees a place looks at `waiting` afterwards. Between the write and the look there is a SeqCst
-//! fence on both sides, so at least one of the two sees the other's write: no wake-up is lost. Only
-//! its own worker (or its reclaim) clears a bit, never the one that wakes: so a worker that dies
-//! between freeing and waking leaves the bit for the supervisor to see.
+//! Waiting: a worker that finds no free slot sets its bit in `waiting` and tries once more. A
+//! worker that frees a slot loads `waiting` afterwards. Both sides have a SeqCst fence between the
+//! write and the load. So at least one of them sees the other's write, and no wake-up is lost. Only
+//! the worker itself (or its reclaim) clears its bit, not the worker that wakes it. So if a worker
+//! dies between freeing and waking, the supervisor still sees the bit.
 
 use crate::sync::{AtomicU64, Ordering::*, fence};
 use crate::view::View;
@@ -29,20 +29,20 @@ impl Numbers<'_> {
         let hint = globals.lowest_free.0.load(Acquire);
         let start = if (hint as u32) < limit { hint as u32 } else { 0 };
         let number = self.claim_within(start, limit).or_else(|| self.claim_within(0, start))?;
-        // All below the number were taken when they were looked at. If one was freed since, the
-        // hint says so or is about to be lowered.
+        // All numbers below were taken when they were checked. If one was freed since, the hint
+        // already says so or is about to be lowered.
         let raised = hint >> 32 << 32 | u64::from(number + 1);
         let _ = globals.lowest_free.0.compare_exchange(hint, raised, AcqRel, Relaxed);
         Some(number)
     }
 
-    /// Gives a number back; whether it was this worker's.
+    /// Gives a number back; returns whether it was this worker's.
     pub fn release(self, number: u32) -> bool {
         let Some(word) = self.view.owners.get(number as usize / 8) else { return false };
         let shift = number % 8 * 8;
         let mut seen = word.load(Relaxed);
-        // A failed exchange means that a neighbour in the word changed. The bound is for what a
-        // hostile worker may do.
+        // A failed exchange means that a neighbour in the word changed. The bound is for a hostile
+        // worker.
         for _ in 0..TRIES {
             if seen >> shift & 0xff != self.byte() {
                 return false;
@@ -58,24 +58,24 @@ impl Numbers<'_> {
         false
     }
 
-    /// Says that this worker waits. It must try to claim once more afterwards.
+    /// Marks this worker as waiting. It must try to claim once more afterwards.
     pub fn wait(self) {
         self.view.globals.waiting.0.fetch_or(self.bit(), Relaxed);
         fence(SeqCst);
     }
 
-    /// Says that this worker does not wait any more.
+    /// Marks this worker as not waiting.
     pub fn stop_waiting(self) {
         self.view.globals.waiting.0.fetch_and(!self.bit(), Relaxed);
     }
 
-    /// Whether a worker waits, to be asked after freeing something.
+    /// Whether a worker waits. To be called after something was freed.
     pub fn anyone_waits(self) -> bool {
         fence(SeqCst);
         self.view.globals.waiting.0.load(Relaxed) != 0
     }
 
-    /// Frees all numbers of this, dead, worker.
+    /// Frees all numbers of this dead worker.
     pub fn reclaim(self) {
         self.stop_waiting();
         for (index, word) in (0u32..).zip(used_words(self.view)) {
@@ -101,12 +101,12 @@ impl Numbers<'_> {
     /// Takes the lowest free number of a word, leaving out the bytes that are set in `outside`.
     fn claim_in_word(self, index: u32, word: &AtomicU64, outside: u64) -> Option<u32> {
         let mut seen = word.load(Relaxed);
-        // A failed exchange means that somebody else got or freed a place here; see `release` for
-        // the bound.
+        // A failed exchange means that another worker took or freed a number in this word; see
+        // `release` for the bound.
         for _ in 0..TRIES {
             let slot = lowest_zero_byte(seen | outside)?;
             let number = index * 8 + slot;
-            // First of all: a reclaim looks for the dead worker's numbers only below.
+            // This must come first: a reclaim looks for the dead worker's numbers only below.
             let high_water = &self.view.globals.high_water.0;
             if high_water.load(Relaxed) <= number {
                 high_water.fetch_max(number + 1, Relaxed);
@@ -119,9 +119,9 @@ impl Numbers<'_> {
         None
     }
 
-    /// Makes the numbers that are noted as this worker's those that it has: `mine`, a word for each
-    /// of the array. Numbers of workers that cannot be are freed too: of those nobody else is
-    /// rid.
+    /// Makes the noted numbers exactly those that this worker has: `mine`, one word for each word
+    /// of the array. It also frees the numbers of workers that cannot exist, because no other
+    /// worker would.
     pub fn republish(self, mine: &[u64], limit: u32, waits: bool) {
         let globals = self.view.globals;
         let highest = (0u32..)
@@ -130,7 +130,8 @@ impl Numbers<'_> {
             .map(|(index, _)| index * 8 + 8)
             .max();
         globals.high_water.0.fetch_max(highest.unwrap_or(0), Relaxed);
-        // Below the limit also what the high water is silent about, if that was lowered.
+        // A hostile worker may have lowered the high water, so all numbers below the limit are
+        // included.
         let used = globals.high_water.0.load(Relaxed).max(limit).div_ceil(8) as usize;
         for (index, word) in self.view.owners.iter().enumerate().take(used) {
             let mine = mine.get(index).copied().unwrap_or(0);
@@ -154,7 +155,7 @@ impl Numbers<'_> {
         }
     }
 
-    /// A word of owner bytes as it should be, as far as this worker knows.
+    /// The correct content of a word of owner bytes, as far as this worker knows.
     fn republished(self, seen: u64, mine: u64) -> u64 {
         (0..8).map(|slot| slot * 8).fold(0, |word, shift| {
             let (owner, own) = (seen >> shift & 0xff, mine >> shift & 0xff);
@@ -163,20 +164,20 @@ impl Numbers<'_> {
         })
     }
 
-    /// The words that [`Numbers::republish`] wants.
+    /// Notes a number in the words that [`Numbers::republish`] takes.
     pub fn note(self, mine: &mut [u64], number: u32) {
         if let Some(word) = mine.get_mut(number as usize / 8) {
             *word |= self.byte() << (number % 8 * 8);
         }
     }
 
-    /// Says that a number is free.
+    /// Lowers the hint for a free number.
     fn lower_hint(self, number: u32) {
         let hint = &self.view.globals.lowest_free.0;
         let mut seen = hint.load(Relaxed);
         for _ in 0..TRIES {
-            // Counted even if the number stays the same: whoever looked before this one was free
-            // must not raise the hint past it.
+            // The counter rises even if the number stays the same. So a worker that looked before
+            // this number was free cannot raise the hint past it.
             let lowered = (seen >> 32).wrapping_add(1) << 32 | u64::from(number.min(seen as u32));
             match hint.compare_exchange(seen, lowered, AcqRel, Relaxed) {
                 Ok(_) => return,
@@ -205,7 +206,7 @@ pub(crate) fn taken(view: View<'_>) -> u32 {
     used_words(view).map(|word| nonzero_bytes(word.load(Relaxed))).sum()
 }
 
-/// The words of which anything was ever taken: the others are not touched, for that would cost
+/// The words in which a number was ever taken. The others are not read, because that would allocate
 /// memory.
 fn used_words<'t>(view: View<'t>) -> impl Iterator<Item = &'t AtomicU64> {
     view.owners.iter().take(view.globals.high_water.0.load(Relaxed).div_ceil(8) as usize)

@@ -1,11 +1,11 @@
-//! Makes a shard's derived data anew from its entries: after a worker died while it held the lock,
-//! when the table has grown, and whenever a link is found to contradict another. Runs in the worker
-//! that holds the lock; whoever dies here leaves the lock orphaned again, and the next one
-//! begins from the start.
+//! Rebuilds a shard's derived data from its entries. This is needed after a worker died while it
+//! held the lock, when the table has grown, and when links contradict each other. It runs in the
+//! worker that holds the lock. A worker that dies here leaves the lock orphaned again, and the next
+//! one starts from the beginning.
 //!
-//! Kept is every whole entry, in the order of last use. What is not whole stays in the list as the
-//! oldest, to be given out next. If entries contradict each other, as only a hostile worker can
-//! make them, the most recently used one of a client is kept.
+//! Every whole entry is kept, in the order of last use. Other slots stay in the list as the oldest,
+//! to be reused next. Only a hostile worker can make entries that contradict each other; then the
+//! most recently used entry of a client is kept.
 //!
 //! Measured: 2048 entries in 0.1 ms, a full shard of 65536 in about 5 ms.
 
@@ -17,13 +17,13 @@ use crate::sync::Ordering::*;
 use crate::view::Shard;
 
 impl Shard<'_> {
-    /// Rebuilds the chains and the LRU list. Returns how many clients were kept.
+    /// Rebuilds the chains and the LRU list. Returns the number of clients kept.
     pub fn rebuild(self) -> u32 {
         self.rebuild_grown(self.buckets.len())
     }
 
-    /// Rebuilds a shard in which only so many buckets were ever used; the others are not even
-    /// looked at, for that would cost memory.
+    /// Rebuilds a shard in which only the first `buckets` buckets were ever used. The others are
+    /// not read, because that would allocate memory.
     pub fn rebuild_grown(self, buckets: usize) -> u32 {
         for bucket in self.buckets.iter().take(buckets).filter(|bucket| bucket.load(Relaxed) != 0) {
             bucket.store(0, Relaxed);
@@ -51,7 +51,7 @@ impl Shard<'_> {
     }
 
     /// Puts a whole entry in its chain, unless its client is there already or the chain is longer
-    /// than any hash makes it.
+    /// than the hash can make it.
     fn chain_anew(self, slot: u32, entry: &Entry) -> Result<(), Corrupt> {
         let key = self.hash_key.of_words(entry.key());
         let mut length = 0;
@@ -67,10 +67,10 @@ impl Shard<'_> {
         self.chain_push(key.hash, slot)
     }
 
-    /// Links slots, the newest first, to the LRU list.
+    /// Links slots to the LRU list, the newest first.
     fn list_anew(self, slots: impl Iterator<Item = u32>) {
         let mut newer = 0;
-        // The link that is to lead to the next slot.
+        // The link that will lead to the next slot.
         let mut end = &self.state.newest;
         for slot in slots {
             let links = &self.lru[slot as usize];

@@ -1,27 +1,27 @@
-//! What all workers share about the servers: blacklist, probe, counts and limits.
+//! The state of the servers that all workers share: blacklist, probe, counts and limits.
 //!
-//! **Blacklist word**: 0 = in use; bit 63 clear: left out until this monotonic millisecond; bit 63
-//! set: the time was up, one connection is trying the server, and the other bits are the end of its
-//! lease. A lease that ends without an outcome (its worker died) leaves the server as it was: its
-//! time up, to be tried by the next. Bit 62 says that an operator left it out, and stays until it
-//! is in use again or fails.
+//! **Blacklist word**: 0 = in use. Bit 63 clear: blacklisted until this monotonic millisecond. Bit
+//! 63 set: the time is over, one connection probes the server, and the other bits are the end of
+//! its lease. If a lease ends without a result (its worker died), the server is as before the
+//! probe: the next worker may try it. Bit 62 means that an operator blacklisted it, and stays until
+//! it is in use again or fails.
 //!
-//! **Last failure**: Unix time in bits 0–47, and in bits 48–63 a code for the reason that means
-//! something to the callers only; 0 = none yet.
+//! **Last failure**: Unix time in bits 0–47, and a code for the reason in bits 48–63. Only the
+//! callers know the codes; 0 = none yet.
 //!
-//! **Counts**: the truth is one row per worker and server with one writer; the total is the sum
-//! over the workers. A dead worker's rows are set to 0 and nothing else has to be undone.
+//! **Counts**: there is one row per worker and server, with one writer; the total is the sum over
+//! the workers. The rows of a dead worker are set to 0, and nothing else has to be undone.
 //!
-//! **Bytes**: rows only grow. Where a number is given to another server, what they held then is
-//! kept beside the blacklist word and subtracted.
+//! **Bytes**: rows only grow. When a number is given to another server, their content at that time
+//! is stored beside the blacklist word and subtracted.
 //!
 //! **Address**: which of a server's addresses is in use. Any value is valid: readers take it modulo
 //! the number of addresses.
 //!
-//! **Limits**: raise the own row, then look at the sum, and lower the row again if it is too large.
-//! Between raise and look is a SeqCst fence, so of two workers that raise at the same time at least
-//! one sees both: never one too many. The lock makes it also never one too few, since nobody else
-//! raises and looks meanwhile. If the lock cannot be had, the limit still holds.
+//! **Limits**: raise the own row, then compute the sum, and lower the row again if the sum is too
+//! large. A SeqCst fence is between the two steps. So of two workers that raise at the same time,
+//! at least one sees both: never one too many. The lock also prevents one too few, because no other
+//! worker raises and sums meanwhile. If the lock is not available, the limit still holds.
 
 use crate::layout::{Row, ServerState};
 use crate::lock::{LockId, StuckLocks};
@@ -34,7 +34,7 @@ impl ServerState {
         classify(self.blacklisted.load(Acquire), now)
     }
 
-    /// Returns whether the server was in use, or left out by an operator.
+    /// Returns whether the server was in use, or blacklisted by an operator.
     pub fn set_blacklist(&self, until: u64, failed_at: u64) -> bool {
         if until == 0 {
             self.clear_blacklist();
@@ -45,13 +45,13 @@ impl ServerState {
         before == 0 || before & OPERATOR != 0
     }
 
-    /// As an operator wants it; a time of 0 would be no time.
+    /// Blacklists the server for an operator. A time of 0 would mean "in use".
     pub fn take_out(&self, until: u64, at: u64) {
         self.failed_at.store(at, Relaxed);
         self.blacklisted.store((until & TIME).max(1) | OPERATOR, Release);
     }
 
-    /// Whether it is an operator who left it out.
+    /// Whether an operator blacklisted it.
     pub fn is_taken_out(&self) -> bool {
         self.blacklisted.load(Acquire) & OPERATOR != 0
     }
@@ -69,7 +69,7 @@ impl ServerState {
         })
     }
 
-    /// Returns whether this caller is the one that may try the server.
+    /// Returns whether this caller may probe the server.
     pub fn begin_probe(&self, now: u64, until: u64) -> bool {
         let seen = self.blacklisted.load(Acquire);
         classify(seen, now) == Blacklist::Expired
@@ -79,11 +79,11 @@ impl ServerState {
                 .is_ok()
     }
 
-    /// A probe that had no outcome is over: the server's time is up, as before it.
+    /// Ends a probe that had no result: the server is as before the probe.
     pub fn abandon_probe(&self, now: u64) {
         let seen = self.blacklisted.load(Acquire);
         if classify(seen, now) == Blacklist::Probed {
-            // Whoever changed it meanwhile knows more.
+            // If another worker changed it meanwhile, that value is newer.
             let _ = self.blacklisted.compare_exchange(
                 seen,
                 now.max(1) & TIME | seen & OPERATOR,
@@ -95,8 +95,8 @@ impl ServerState {
 
     /// Returns whether the server was blacklisted.
     pub fn clear_blacklist(&self) -> bool {
-        // A successful connect is the common case and must not write to a line that everybody
-        // reads.
+        // A successful connect is the common case and must not write to a cache line that all
+        // workers read.
         self.blacklisted.load(Acquire) != 0 && self.blacklisted.swap(0, AcqRel) != 0
     }
 }
@@ -115,19 +115,19 @@ const PROBE: u64 = 1 << 63;
 
 const OPERATOR: u64 = 1 << 62;
 
-/// The bits of the blacklist word that are a time.
+/// The bits of the blacklist word that hold the time.
 const TIME: u64 = OPERATOR - 1;
 
-/// The bits of the last failure that are its time.
+/// The bits of the last failure that hold the time.
 const FAILURE_TIME: u64 = (1 << 48) - 1;
 
 impl Row {
-    /// Counts one more; false if the number is at its end, which only a hostile worker can bring
-    /// about.
+    /// Counts one connection more; false if the count is at its maximum, which only a hostile
+    /// worker can cause.
     fn raise(&self) -> bool {
         let raised = self.connections.load(Relaxed).checked_add(1);
         if let Some(raised) = raised {
-            // One writer, so this needs no read-modify-write.
+            // There is one writer, so this needs no read-modify-write.
             self.connections.store(raised, Relaxed);
         }
         raised.is_some()
@@ -137,14 +137,15 @@ impl Row {
         self.connections.store(self.connections.load(Relaxed).saturating_sub(1), Release);
     }
 
-    /// Sets the count to what its worker knows; what is right is not written, for others read it.
+    /// Sets the count to what its worker knows. A correct value is not written, because other
+    /// workers read the line.
     pub fn republish(&self, connections: u32) {
         if self.connections.load(Relaxed) != connections {
             self.connections.store(connections, Release);
         }
     }
 
-    /// Says whether as many connects are pending as may be; what is right is not written.
+    /// Sets whether the maximum of connects is pending. A correct value is not written.
     pub fn set_pending(&self, pending: bool) {
         let pending = u32::from(pending);
         if self.pending.load(Relaxed) != pending {
@@ -189,14 +190,14 @@ impl View<'_> {
         reserved
     }
 
-    /// What `reserve` does when the lock cannot be had.
+    /// What `reserve` does if it cannot take the lock.
     #[cfg(loom)]
     pub fn reserve_unlocked(self, worker: u32, server: u32, limit: u32) -> bool {
         self.raise_below(&self.rows(worker)[server as usize], server, limit)
     }
 
     fn raise_below(self, row: &Row, server: u32, limit: u32) -> bool {
-        // Looking first keeps the sum that others see from exceeding the limit even for a moment.
+        // This check keeps the sum that others see from exceeding the limit, even for a moment.
         if self.connections(server) >= limit || !row.raise() {
             return false;
         }
@@ -208,7 +209,7 @@ impl View<'_> {
         within
     }
 
-    /// Whether as many connects to a server are pending in a worker as there may be.
+    /// Whether any worker has the maximum of pending connects to a server.
     pub fn is_pending(self, server: u32) -> bool {
         self.servers.get(server as usize).is_some()
             && self.column(server).any(|row| row.pending.load(Relaxed) != 0)
@@ -231,7 +232,7 @@ impl View<'_> {
         }
     }
 
-    /// Has the bytes of a server counted from 0 again. One process does this.
+    /// Counts the bytes of a server from 0 again. Only one process calls it.
     pub fn reset(self, server: u32) {
         if let Some(state) = self.servers.get(server as usize) {
             let (sent, received) = self.bytes(server);
@@ -249,7 +250,7 @@ impl View<'_> {
         (sum(|row| row.sent.load(Relaxed)), sum(|row| row.received.load(Relaxed)))
     }
 
-    /// Takes back what a dead worker held of the servers.
+    /// Takes back the server counts of a dead worker.
     pub fn bury_counts(self, worker: u32) {
         self.rows(worker).iter().for_each(|row| {
             row.republish(0);
@@ -257,7 +258,7 @@ impl View<'_> {
         });
     }
 
-    /// Makes orphans of all locks that are a worker's, or in the name of one that there is not.
+    /// Makes all locks orphaned that a worker owns, or that have an owner that does not exist.
     pub fn bury_locks(self, worker: u32) {
         let shards = self.shards().map(|shard| &shard.state.lock.0.lock);
         for lock in shards.chain(self.servers.iter().map(|server| &server.limits.0)) {
@@ -304,7 +305,7 @@ mod tests {
         assert!(first.set_blacklist(0, 1000, 1));
         assert!(!second.set_blacklist(0, 1100, 1));
         assert_eq!(first.blacklist(0, 1050), Blacklist::Until(1100));
-        // A probe that fails: it was not in use.
+        // A failed probe: the server was not in use.
         assert!(first.begin_probe(0, 1100, 2000));
         assert!(!first.set_blacklist(0, 3000, 2));
         assert_eq!(second.blacklist(0, 1500), Blacklist::Until(3000));
@@ -326,7 +327,7 @@ mod tests {
             (totals.blacklisted_until, totals.failed_at, totals.last_failure),
             (1000, 77, None)
         );
-        // Its time is up, and its probe fails: that is news.
+        // Its time is over, and its probe fails: this is a new event.
         assert!(first.begin_probe(1, 1000, 2000) && second.is_taken_out(1));
         assert_eq!(second.blacklist(1, 1500), Blacklist::Probed);
         first.note_failure(1, 88, 111);
@@ -504,7 +505,7 @@ mod tests {
         let (first, second) = (table.worker_table(0), table.worker_table(1));
         assert!(first.reserve(0, Some(2)) && second.reserve(0, Some(2)));
         assert!(!first.reserve(0, Some(2)) && !second.reserve(0, Some(2)));
-        // A known client, up to the hard limit.
+        // A known client may use the server up to the hard limit.
         assert!(first.reserve(0, Some(3)) && !first.reserve(0, Some(3)));
         assert!(second.reserve(0, None));
         assert_eq!(first.connections(0), 4);

@@ -1,8 +1,8 @@
-//! Atomics for unit tests: they count what they store, so that a test can let a worker die after
-//! the n-th store of an operation.
+//! Atomics for unit tests. They count their stores, so that a test can let a worker die after the
+//! n-th store of an operation.
 //!
-//! Dying is a panic that the test catches. Between it and [`survive`] this thread stores nothing
-//! more, as the dead do not: the destructors that the panic runs leave the memory alone.
+//! Dying is a panic that the test catches. Until [`survive`] is called, this thread stores nothing
+//! more, as a dead worker does: the destructors that the panic runs do not change the memory.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -13,11 +13,11 @@ thread_local! {
     static DEAD: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The reason of such a panic.
+/// The payload of such a panic.
 struct Died;
 
-/// Runs an operation that dies when it is about to do its store number `steps`, from 0. None: it
-/// died; otherwise it had fewer stores.
+/// Runs an operation that dies before its store number `steps`, counted from 0. `None`: it died;
+/// otherwise it had fewer stores.
 pub(crate) fn dying_after<R>(steps: u32, operation: impl FnOnce() -> R) -> Option<R> {
     LEFT.set(Some(steps));
     let outcome = catch_unwind(AssertUnwindSafe(operation));
@@ -30,7 +30,7 @@ pub(crate) fn dying_after<R>(steps: u32, operation: impl FnOnce() -> R) -> Optio
     }
 }
 
-/// Whether the store that is about to happen happens.
+/// Whether the next store is carried out.
 fn step() -> bool {
     if DEAD.get() {
         return false;
@@ -78,7 +78,7 @@ macro_rules! counting {
                 failure: Ordering,
             ) -> Result<$int, $int> {
                 let seen = self.0.load(Ordering::Relaxed);
-                // A comparison that fails stores nothing.
+                // A failed comparison stores nothing.
                 if seen == current && !step() {
                     return Err(seen);
                 }

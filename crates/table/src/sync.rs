@@ -1,8 +1,8 @@
-//! The atomics that everything else is written with: the standard ones; a model checker's under
-//! `cfg(loom)`; and in unit tests ones that count their stores, so that a test can let a worker die
-//! after any of them.
+//! The atomics that the other modules use: the standard ones; a model checker's under `cfg(loom)`;
+//! and in unit tests ones that count their stores, so that a test can let a worker die after any of
+//! them.
 //!
-//! Also the futex, and the patience with which one waits for it.
+//! Also the futex, and the deadline of a wait for it.
 
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
@@ -18,7 +18,7 @@ pub(crate) use crate::steps::{AtomicU32, AtomicU64};
 
 use std::time::{Duration, Instant};
 
-/// A word that processes can wait for.
+/// A word on which processes can wait.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub(crate) struct Futex {
@@ -27,7 +27,7 @@ pub(crate) struct Futex {
     sleepers: (loom::sync::Mutex<()>, loom::sync::Condvar),
 }
 
-/// How long to wait: a deadline.
+/// The deadline of a wait.
 #[derive(Debug)]
 pub(crate) struct Patience {
     deadline: Instant,
@@ -38,10 +38,10 @@ impl Patience {
         Patience { deadline: Instant::now() + duration }
     }
 
-    /// What is left of it, if anything.
+    /// The remaining time; `None` if it is over.
     pub fn left(&self) -> Option<Duration> {
-        // Under a model checker time does not pass: whoever is never woken is a deadlock that it
-        // finds.
+        // Under a model checker no time passes: a worker that is never woken is a deadlock, which
+        // the checker finds.
         if cfg!(loom) {
             return Some(Duration::MAX);
         }
@@ -51,14 +51,14 @@ impl Patience {
 
 #[cfg(not(loom))]
 impl Futex {
-    /// Waits until somebody wakes this word, the time is up, or for no reason; not at all unless it
-    /// holds `expected`.
+    /// Waits until another worker wakes this word, the time is up, or spuriously. It does not wait
+    /// if the word does not hold `expected`.
     pub fn wait(&self, expected: u32, timeout: Duration) {
         use rustix::thread::{Timespec, futex};
         let timeout =
             Timespec { tv_sec: timeout.as_secs() as _, tv_nsec: timeout.subsec_nanos().into() };
-        // Not FUTEX_PRIVATE: the word is shared by processes. Any error means the same to the
-        // caller: look again.
+        // Not FUTEX_PRIVATE, because processes share the word. The caller treats every error the
+        // same: it looks again.
         let _ = futex::wait(as_std(&self.word), futex::Flags::empty(), expected, Some(&timeout));
     }
 
@@ -69,7 +69,7 @@ impl Futex {
     }
 }
 
-/// What a futex does, for the model checker.
+/// The behaviour of a futex, for the model checker.
 #[cfg(loom)]
 impl Futex {
     pub fn wait(&self, expected: u32, _timeout: Duration) {
@@ -85,7 +85,7 @@ impl Futex {
     }
 }
 
-/// The standard atomic behind ours, for the system call.
+/// The standard atomic inside ours, for the system call.
 #[cfg(all(not(loom), not(test)))]
 fn as_std(word: &AtomicU32) -> &std::sync::atomic::AtomicU32 {
     word

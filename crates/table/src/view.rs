@@ -1,5 +1,5 @@
-//! The table as slices: what everything safe is written over. They come from the mapping, or from
-//! the heap under a model checker, whose atomics cannot live in shared memory.
+//! The table as slices, which all safe code uses. They come from the mapping. Under a model checker
+//! they come from the heap, because its atomics cannot be in shared memory.
 
 use crate::TableError;
 use crate::hash::HashKey;
@@ -33,7 +33,7 @@ pub(crate) struct Shard<'t> {
     pub buckets: &'t [AtomicU32],
     pub lru: &'t [LruLinks],
     pub entries: &'t [Entry],
-    /// Its first slot's number in the whole table.
+    /// The number of its first slot in the whole table.
     pub first: u32,
 }
 
@@ -51,7 +51,7 @@ impl<'t> View<'t> {
 
     /// The number of the shard that a hash chooses.
     pub fn shard_of(self, hash: u64) -> u32 {
-        // A power of two.
+        // The number of shards is a power of two.
         (hash >> 32) as u32 & (self.layout.shards - 1)
     }
 
@@ -66,9 +66,9 @@ impl<'t> View<'t> {
         &self.shard_states[shard as usize]
     }
 
-    /// A shard that has so many slots, as the memory says: taken within bounds, as everything. Its
-    /// number must be below the number of shards.
-    #[inline(always)] // At each arrival; as a call it costs a tenth of one.
+    /// A shard with this many slots. The number comes from the memory, so it is limited to the
+    /// valid range. `number` must be below the number of shards.
+    #[inline(always)] // Runs at each arrival; as a call it takes a tenth of one.
     pub fn shard(self, shard: u32, slots: u32) -> Shard<'t> {
         let first = self.layout.first_slot(shard);
         let slots = slots.clamp(1, self.layout.slots_per_shard);
@@ -86,14 +86,14 @@ impl<'t> View<'t> {
 }
 
 impl ShardLock {
-    /// Whether there are so many slots and no more are wanted. For the owner of the lock.
+    /// Whether the shard has this many slots and no more are wanted. For the owner of the lock.
     pub fn has_size(&self, slots: u32) -> bool {
         self.slots.load(Relaxed) == slots && self.wanted.load(Relaxed) == slots
     }
 
-    /// How many slots there are from now on; and if more were wanted than there were, how many
-    /// buckets there were: those above were never used, and what is derived has to be made
-    /// anew. For the owner of the lock.
+    /// Applies the wanted number of slots and returns it. If the shard grew, also returns the
+    /// former number of buckets: those above were never used, and the derived data must be rebuilt.
+    /// For the owner of the lock.
     pub fn settle(&self) -> (u32, Option<usize>) {
         let (slots, wanted) = (self.slots.load(Relaxed), self.wanted.load(Relaxed));
         if wanted <= slots {

@@ -1,4 +1,4 @@
-//! A worker's seat: everything that a worker does with the table.
+//! The operations of a worker on the table.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -10,8 +10,8 @@ use crate::sync::Ordering::*;
 use crate::view::{Shard, View};
 use crate::{Arrival, Blacklist, ClientRef, Failure, LockStuck, NO_SERVER};
 
-/// A worker's seat: the only writer of its rows. One process has at most one seat of a worker's
-/// number.
+/// The view of the table for one worker, which is the only writer of its rows. One process has at
+/// most one `WorkerTable` of a worker's number.
 pub struct WorkerTable<'t> {
     view: View<'t>,
     worker: u32,
@@ -19,12 +19,12 @@ pub struct WorkerTable<'t> {
     waits: Cell<bool>,
     stuck: RefCell<StuckLocks>,
     rebuilt: Cell<Option<u32>>,
-    /// Slots of every shard, as far as this worker knows: found out anew under each lock, but
-    /// known before, so that nothing waits for it.
+    /// Slots of every shard, as far as this worker knows. The value is checked under each lock; the
+    /// copy here avoids a wait for the shared one.
     slots: Cell<u32>,
 }
 
-/// The table of one client's shard, locked. Dropping it unlocks.
+/// One client's shard, locked. Dropping it unlocks the shard.
 pub struct Locked<'s> {
     worker_table: &'s WorkerTable<'s>,
     shard: Shard<'s>,
@@ -49,39 +49,40 @@ impl<'t> WorkerTable<'t> {
         numbers::taken(self.view)
     }
 
-    /// Takes the lowest free connection number below `limit`: the place under -x. None: all in use.
+    /// Takes the lowest free connection number below `limit`: the slot under -x. `None`: all are in
+    /// use.
     pub fn claim_connection(&self, limit: u32) -> Option<u32> {
         self.numbers().claim(limit)
     }
 
-    /// Gives a number back. Returns whether a paused worker waits: then take a client for it, or
-    /// wake one that waits. A number that this worker does not have is left alone.
+    /// Gives a number back. Returns whether a paused worker waits; then the caller takes a client
+    /// for it or wakes a waiting worker. A number that this worker does not have is not changed.
     #[must_use]
     pub fn release_connection(&self, number: u32) -> bool {
         self.numbers().release(number) && self.numbers().anyone_waits()
     }
 
-    /// Says that this worker waits for a free connection and has to be woken; try to claim once
-    /// more afterwards, before really waiting.
+    /// Marks this worker as waiting for a free connection. The caller must try to claim once more
+    /// before it really waits.
     pub fn await_connection(&self) {
         self.waits.set(true);
         self.numbers().wait();
     }
 
-    /// Says that this worker does not wait any more: it looks for clients by itself again. Getting
-    /// a connection says no such thing, for that can be one for another purpose.
+    /// Marks this worker as not waiting: it looks for clients by itself again. A successful claim
+    /// does not do this, because the connection can be for another purpose.
     pub fn stop_waiting(&self) {
         if self.waits.replace(false) {
             self.numbers().stop_waiting();
         }
     }
 
-    /// Says anew all that the table holds in this worker's name: the number of each of its
-    /// connections and, if it has a place at a server, that one's row; what was said by
-    /// [`WorkerTable::set_pending`] is to be said again. For when a sibling may have written
-    /// anything over the table: only this worker knows its own. `limit`: as for
-    /// [`WorkerTable::claim_connection`]. Not while this seat has a lock. Returns whether a paused
-    /// worker waits: places may be free by this.
+    /// Writes again all that the table holds in this worker's name: the number of each of its
+    /// connections and, if the connection is counted at a server, that server's row. The caller
+    /// must call [`WorkerTable::set_pending`] again. For the case that a sibling may have
+    /// overwritten the table, because only this worker knows its own state. `limit`: as for
+    /// [`WorkerTable::claim_connection`]. The worker must not hold a lock. Returns whether a paused
+    /// worker waits, because this may free slots.
     #[must_use]
     pub fn republish(&self, limit: u32, open: impl Iterator<Item = (u32, Option<u32>)>) -> bool {
         let rows = self.view.rows(self.worker);
@@ -98,17 +99,17 @@ impl<'t> WorkerTable<'t> {
             row.set_pending(false);
         }
         self.numbers().republish(&numbers, limit, self.waits.get());
-        // It has no lock now, so what is locked in its name nobody would ever unlock.
+        // This worker holds no lock now, so a lock in its name would never be released.
         self.view.bury_locks(self.worker);
         self.numbers().anyone_waits()
     }
 
-    /// Locks the shard of a client for as short as the caller holds it; waits at most a few
-    /// milliseconds, and while a lock is known to be stuck, not at all.
+    /// Locks the shard of a client until the result is dropped. It waits at most a few
+    /// milliseconds, and not at all while the lock is known to be stuck.
     ///
     /// # Errors
-    /// The lock's holder does not let go (it is stopped, or was killed and not yet reclaimed). Also
-    /// while this seat itself has the lock.
+    /// The lock's holder does not release it (it is stopped, or was killed and not yet reclaimed).
+    /// Also if this worker itself holds the lock.
     pub fn lock(&self, key: [u8; 16]) -> Result<Locked<'_>, LockStuck> {
         let key = self.view.hash_key.of(key);
         let number = self.view.shard_of(key.hash);
@@ -124,8 +125,8 @@ impl<'t> WorkerTable<'t> {
         Ok(locked)
     }
 
-    /// Records the server that a client is given, without a lock (failover). Dropped if the entry
-    /// has a new owner.
+    /// Records the server of a client, without a lock (failover). Dropped if the entry has a new
+    /// owner.
     pub fn record(&self, client: ClientRef, server: i32) {
         if let Some(entry) = self.view.entries.get(client.slot as usize) {
             entry.record(client.generation, server);
@@ -139,9 +140,9 @@ impl<'t> WorkerTable<'t> {
         }
     }
 
-    /// Takes a connection to a server, if fewer than `limit` are taken by all workers. Exact,
-    /// whatever interleaves: never one too many, and never one too few unless another worker is
-    /// stuck just here. False for a server that does not exist.
+    /// Takes a connection to a server, if all workers together have fewer than `limit`. The count
+    /// is exact for every interleaving: never one too many, and never one too few unless another
+    /// worker is stuck here. False for a server that does not exist.
     pub fn reserve(&self, server: u32, limit: Option<u32>) -> bool {
         self.view.reserve(self.worker, server, limit, &mut self.stuck.borrow_mut())
     }
@@ -161,14 +162,14 @@ impl<'t> WorkerTable<'t> {
         }
     }
 
-    /// Says whether as many connects to a server are pending in this worker as there may be.
+    /// Sets whether this worker has the maximum of pending connects to a server.
     pub fn set_pending(&self, server: u32, pending: bool) {
         if let Some(row) = self.view.rows(self.worker).get(server as usize) {
             row.set_pending(pending);
         }
     }
 
-    /// Whether any worker said so of a server.
+    /// Whether any worker has the maximum of pending connects to a server.
     pub fn is_pending(&self, server: u32) -> bool {
         self.view.is_pending(server)
     }
@@ -180,55 +181,56 @@ impl<'t> WorkerTable<'t> {
         }
     }
 
-    /// Says how many connections this worker has open; none: it takes no clients now.
+    /// Sets the number of this worker's open connections; `None`: it takes no clients now.
     pub fn set_open(&self, open: Option<u32>) {
         if let Some(load) = self.view.loads.get(self.worker as usize) {
             load.open.store(open.map_or(0, |open| open.saturating_add(1)), Relaxed);
         }
     }
 
-    /// The fewest connections that any other worker has open; none: no other takes clients. A line
-    /// of memory per worker: not to be asked for each connection.
+    /// The fewest connections that any other worker has open; `None`: no other worker takes
+    /// clients. It reads a cache line per worker, so it must not be called for each connection.
     pub fn fewest_open(&self) -> Option<u32> {
         let others = (0..).zip(self.view.loads).filter(|(worker, _)| *worker != self.worker);
         others.filter_map(|(_, load)| load.open.load(Relaxed).checked_sub(1)).min()
     }
 
-    /// Which of a server's addresses is in use. Not to be trusted to be in range.
+    /// Which of a server's addresses is in use. The value may be out of range.
     pub fn address(&self, server: u32) -> u32 {
         self.view.servers.get(server as usize).map_or(0, |state| state.address.load(Relaxed))
     }
 
-    /// Has all workers use another address of a server; false: another worker was faster, or there
-    /// is no such server. The change is to be reported by whom this says true to.
+    /// Makes all workers use another address of a server. False: another worker was faster, or
+    /// there is no such server. The caller that gets true reports the change.
     pub fn move_address(&self, server: u32, from: u32, to: u32) -> bool {
         let state = self.view.servers.get(server as usize);
         state
             .is_some_and(|state| state.address.compare_exchange(from, to, Relaxed, Relaxed).is_ok())
     }
 
-    /// The round-robin cursor: the server that the last round-robin selection returned. Not to be
-    /// trusted to be in range.
+    /// The round-robin cursor: the server that the last round-robin selection returned. The value
+    /// may be out of range.
     pub fn cursor(&self) -> u32 {
         self.view.globals.cursor.0.load(Acquire)
     }
 
-    /// Moves the cursor if nobody else moved it meanwhile; false: look again.
+    /// Moves the cursor if no other worker moved it meanwhile; false: the caller must read it
+    /// again.
     pub fn advance_cursor(&self, from: u32, to: u32) -> bool {
         self.view.globals.cursor.0.compare_exchange(from, to, AcqRel, Relaxed).is_ok()
     }
 
-    /// Notes the code of the server that a connection is given.
+    /// Notes the code of the server that a connection gets.
     pub fn set_current(&self, server: i32) {
         let current = &self.view.globals.current.0;
-        // Mostly it stays the same in a small farm, and then nobody's cache has to give the line
-        // up.
+        // With few servers the value mostly stays the same. Then no other processor loses the cache
+        // line.
         if current.load(Relaxed) != server as u32 {
             current.store(server as u32, Relaxed);
         }
     }
 
-    /// Whether and until when a server is left out. A server that does not exist is in use.
+    /// The blacklist state of a server. A server that does not exist is in use.
     pub fn blacklist(&self, server: u32, now: u64) -> Blacklist {
         self.view
             .servers
@@ -236,9 +238,9 @@ impl<'t> WorkerTable<'t> {
             .map_or(Blacklist::Clear, |state| state.blacklist(now))
     }
 
-    /// Leaves a server out until a time, monotonic milliseconds; `failed_at` is Unix time in
-    /// seconds. Returns whether it was in use before: the transition is to be reported once. A
-    /// server that fails its probe was not. An `until` of 0 clears the blacklist.
+    /// Blacklists a server until a time in monotonic milliseconds; `failed_at` is Unix time in
+    /// seconds. Returns whether the server was in use before, so that the change is reported once.
+    /// A server that fails its probe was not in use. An `until` of 0 clears the blacklist.
     pub fn set_blacklist(&self, server: u32, until: u64, failed_at: u64) -> bool {
         self.view
             .servers
@@ -246,7 +248,7 @@ impl<'t> WorkerTable<'t> {
             .is_some_and(|state| state.set_blacklist(until, failed_at))
     }
 
-    /// Whether it is an operator who left a server out. Means nothing while it is not left out.
+    /// Whether an operator blacklisted a server. Meaningless while it is not blacklisted.
     pub fn is_taken_out(&self, server: u32) -> bool {
         self.view.servers.get(server as usize).is_some_and(|state| state.is_taken_out())
     }
@@ -258,34 +260,34 @@ impl<'t> WorkerTable<'t> {
         }
     }
 
-    /// The last connect to a server that failed.
+    /// The last failed connect to a server.
     pub fn last_failure(&self, server: u32) -> Option<Failure> {
         self.view.servers.get(server as usize)?.last_failure()
     }
 
-    /// Makes this worker's attempt the one probe of a server whose time is up; others see
-    /// [`Blacklist::Probed`] until `until`, and [`Blacklist::Expired`] again if there is no
-    /// outcome by then. False: another was faster.
+    /// Makes this worker's attempt the only probe of a server whose blacklist time is over. Others
+    /// see [`Blacklist::Probed`] until `until`, and then [`Blacklist::Expired`] again if there is
+    /// no result. False: another worker was faster.
     pub fn begin_probe(&self, server: u32, now: u64, until: u64) -> bool {
         self.view.servers.get(server as usize).is_some_and(|state| state.begin_probe(now, until))
     }
 
-    /// The probe of a server has no outcome: another may begin. Nothing for a server that is not
-    /// being probed.
+    /// Ends the probe of a server without a result: another probe may begin. No effect for a server
+    /// that is not being probed.
     pub fn abandon_probe(&self, server: u32, now: u64) {
         if let Some(state) = self.view.servers.get(server as usize) {
             state.abandon_probe(now);
         }
     }
 
-    /// A server was connected to: it is in use again. Returns whether it was blacklisted before:
-    /// the transition is to be reported once.
+    /// Marks a server as in use again after a connect. Returns whether it was blacklisted before,
+    /// so that the change is reported once.
     pub fn clear_blacklist(&self, server: u32) -> bool {
         self.view.servers.get(server as usize).is_some_and(|state| state.clear_blacklist())
     }
 
-    /// Clients kept in the shard concerned, if taking or using a lock found a table that a dead
-    /// worker left half-changed and rebuilt it; once per rebuild.
+    /// The number of clients kept in a shard, if taking or using a lock found half-changed data of
+    /// a dead worker and rebuilt it. Returned once per rebuild.
     pub fn take_rebuilt(&self) -> Option<u32> {
         self.rebuilt.take()
     }
@@ -296,34 +298,34 @@ impl<'t> WorkerTable<'t> {
 }
 
 impl Locked<'_> {
-    /// Finds a client's entry or makes one (in place of the least recently used one if the table is
-    /// full), marks it used now, counts the connect. An entry last used more than `tracking`
-    /// milliseconds ago is forgotten first (0 = never).
+    /// Finds a client's entry or makes one (instead of the least recently used one if the table is
+    /// full). Sets its last use to now, and counts the connect. An entry that was last used more
+    /// than `tracking` milliseconds ago is forgotten first (0 = never).
     pub fn arrive(&mut self, now: u64, tracking: u64) -> Arrival {
         self.shard.arrive(self.key, now, tracking).unwrap_or_else(|_| {
             self.rebuild();
-            // If the table is being spoiled this very moment, the client is served without being
-            // remembered.
+            // If a hostile worker overwrites the table at this moment, the client is served without
+            // being remembered.
             self.shard
                 .arrive(self.key, now, tracking)
                 .unwrap_or(Arrival { client: ClientRef::NOBODY, recorded: NO_SERVER })
         })
     }
 
-    /// The recorded server's code, as [`Locked::arrive`] would find it now; changes nothing.
+    /// The recorded server's code that [`Locked::arrive`] would find now; changes nothing.
     pub fn recorded(&self, now: u64, tracking: u64) -> i32 {
         self.shard.recorded(self.key, now, tracking).unwrap_or(NO_SERVER)
     }
 
-    /// Records the server that the client is given.
+    /// Records the server that the client gets.
     pub fn record(&mut self, client: ClientRef, server: i32) {
         self.worker_table.record(client, server);
     }
 
-    /// Makes the shard as large as it should be, and whole.
+    /// Gives the shard its wanted size and makes it consistent.
     #[cold]
     fn repair(&mut self, number: u32, taken: Taken) {
-        // Whoever dies between this and the rebuild leaves an orphaned lock, and the next one
+        // If the worker dies between this and the rebuild, the lock is orphaned, and its next owner
         // rebuilds.
         let (slots, grown) = self.shard.state.lock.0.settle();
         self.worker_table.slots.set(slots);

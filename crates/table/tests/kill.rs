@@ -1,6 +1,6 @@
-//! Real processes: killed at random moments while they use the table, and stopped while they hold a
-//! lock. A program of its own without a test harness: a process that forks had better have one
-//! thread.
+//! Tests with real processes, which are killed at random moments while they use the table, and
+//! stopped while they hold a lock. This is a program without a test harness, because a process that
+//! forks should have one thread.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is how a failure is said")]
 
@@ -15,22 +15,22 @@ use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
 use pen_table::{LockStuck, Shape, Table, WorkerTable};
 
 const WORKERS: u32 = 4;
-/// A seat that no forked worker has: for the test itself.
+/// A worker number that no forked worker has: for the test itself.
 const OBSERVER: u32 = WORKERS;
 const SLOTS: u32 = 64;
-/// Most connections to servers that a worker holds. (The limits themselves are proved elsewhere: a
-/// sum that is taken while others reserve and release is no single moment's.)
+/// Most connections to servers that a worker holds. (The limits themselves are tested elsewhere: a
+/// sum that is taken while others reserve and release does not belong to one moment.)
 const RESERVED: usize = 6;
 const MOST_OPEN: u32 = (RESERVED as u32 + 1) * WORKERS;
-/// Kills in all; each is a moment that the scheduler and the sleep before it choose.
+/// Total number of kills; the scheduler and the sleep before each kill choose its moment.
 const KILLS: u32 = 2000;
 const KILLS_BETWEEN_CHECKS: u32 = 50;
-/// On a slow machine fewer kills are enough.
+/// The test also ends after this time, because a slow machine needs fewer kills.
 const ENOUGH: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
-    // Under a model checker the atomics are no real ones. And `cargo test -- --list` asks what
-    // tests there are.
+    // Under a model checker the atomics are not real. `cargo test -- --list` only asks for the list
+    // of tests.
     if cfg!(loom) || std::env::args().any(|argument| argument == "--list") {
         return ExitCode::SUCCESS;
     }
@@ -58,7 +58,7 @@ fn killed_workers_leave_nothing_behind() {
         (0..WORKERS).map(|worker| start_worker(&table, worker, random.next())).collect();
     let (started, mut kills, mut rebuilds) = (Instant::now(), 0, 0);
     while kills < KILLS && started.elapsed() < ENOUGH {
-        // Not to wait for anything: to choose a moment.
+        // This sleep waits for nothing; it chooses a random moment.
         std::thread::sleep(Duration::from_micros(u64::from(random.below(2000))));
         let worker = random.below(WORKERS);
         end(children[worker as usize]);
@@ -85,8 +85,8 @@ fn killed_workers_leave_nothing_behind() {
     assert!(kills >= KILLS_BETWEEN_CHECKS && rebuilds > 0);
 }
 
-/// Looks at the table while the other workers go on. Returns whether the dead worker's lock was
-/// found as it left it.
+/// Examines the table while the other workers continue. Returns whether the dead worker's lock was
+/// found as the worker left it.
 fn observe(table: &Table) -> u32 {
     for server in 0..3 {
         assert!(table.server_totals(server).connections <= MOST_OPEN);
@@ -98,16 +98,17 @@ fn observe(table: &Table) -> u32 {
         "a torn entry"
     );
     let worker_table = table.worker_table(OBSERVER);
-    // Another worker may have been faster, and on a busy machine it may even have the lock and no
-    // processor. That no dead worker keeps a lock is seen when all are dead.
+    // Another worker may have been faster. On a busy machine it may even hold the lock without a
+    // processor. The check that no dead worker keeps a lock follows when all are dead.
     drop(worker_table.lock(client(0)));
     u32::from(worker_table.take_rebuilt().is_some())
 }
 
-/// With every worker dead and reclaimed: no count, no number, no lock; every client is found where
-/// it is listed, and the list of the least recently used is complete. It happens in a minute of its
-/// own, later than any before: what was used in the same second has no order, and on a busy machine
-/// clients of one check may still be there in the next.
+/// Checks the table when every worker is dead and reclaimed: no count, no number and no lock is
+/// left. Every client is found where it is listed, and the list of the least recently used is
+/// complete. Each check uses a minute of its own, later than any before, because entries that were
+/// used in the same second have no order. On a busy machine, clients of one check may still be in
+/// the table at the next.
 fn nothing_is_left(table: &Table, minute: u64) {
     let now = u64::MAX / 2 + minute * 60_000;
     let worker_table = table.worker_table(OBSERVER);
@@ -126,7 +127,7 @@ fn nothing_is_left(table: &Table, minute: u64) {
         assert_eq!((arrival.client.slot, arrival.recorded), (entry.slot, entry.server));
     }
     assert_eq!(table.clients().count(), listed.len(), "a client was listed but not found");
-    // As many new ones replace all the old ones, each slot once.
+    // The same number of new clients replaces all old ones, each slot once.
     for n in 1000..1000 + SLOTS {
         worker_table.lock(client(n)).unwrap().arrive(now + 1000, 0);
     }
@@ -158,7 +159,7 @@ fn a_stopped_owner_stops_nobody_else() {
     let worker_table = table.worker_table(1);
     assert_eq!(worker_table.lock(client(2)).unwrap_err(), LockStuck);
     assert_eq!(worker_table.lock(client(2)).unwrap_err(), LockStuck);
-    // Everything that needs no such lock goes on, the supervisor's reports too.
+    // Every operation that does not need this lock continues, also the supervisor's reports.
     assert!(worker_table.reserve(0, Some(1)) && !worker_table.reserve(0, Some(1)));
     assert_eq!(worker_table.claim_connection(32), Some(0));
     assert_eq!(table.clients().count(), 1);
@@ -172,7 +173,7 @@ fn a_stopped_owner_stops_nobody_else() {
     end(child);
 }
 
-/// A worker that does everything, at random, for ever.
+/// A worker that does all operations, at random, for ever.
 fn work(table: &Table, worker: u32, seed: u64) {
     let worker_table = table.worker_table(worker);
     let mut random = Random(seed | 1);
@@ -200,7 +201,7 @@ fn work(table: &Table, worker: u32, seed: u64) {
     }
 }
 
-/// Two servers have limits, one has none.
+/// Two servers have limits; one has none.
 fn reserve(worker_table: &WorkerTable<'_>, reserved: &mut Vec<u32>, server: u32) {
     let limit = [Some(3), Some(5), None][server as usize];
     if reserved.len() < RESERVED && worker_table.reserve(server, limit) {
@@ -216,13 +217,14 @@ fn start_worker(table: &Table, worker: u32, seed: u64) -> Pid {
 #[allow(unsafe_code)]
 fn start(child: impl FnOnce()) -> Pid {
     let parent = getpid();
-    // SAFETY: this program has one thread (no test harness), so the child's copy of it is whole: no
-    // lock of the allocator or the standard library is in the hands of a thread that the child
-    // does not have.
+    // SAFETY: this program has one thread (no test harness), so the child's copy of it is complete.
+    // No lock of the allocator or the standard library can be held by a thread that the child does
+    // not have.
     match unsafe { fork() }.unwrap() {
         ForkResult::Parent { child } => child,
         ForkResult::Child => {
-            // However the test ends, its children end with it; also if it ended before this line.
+            // The children die when the test ends, for any reason. The test may even have ended
+            // before this line.
             set_pdeathsig(Signal::SIGKILL).expect("a signal that exists");
             if getppid() == parent {
                 child();
@@ -232,13 +234,13 @@ fn start(child: impl FnOnce()) -> Pid {
     }
 }
 
-/// Kills a child, which must have been alive: one that ended by itself had found something wrong.
+/// Kills a child, which must be alive: a child that ended by itself had found an error.
 fn end(child: Pid) {
     kill(child, Signal::SIGKILL).unwrap();
     assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Signaled(child, Signal::SIGKILL, false));
 }
 
-/// The key of client `n`: every part of it tells which.
+/// The key of client `n`; every part of it depends on `n`.
 fn client(n: u32) -> [u8; 16] {
     let mut key = [0; 16];
     key.chunks_mut(4).for_each(|part| part.copy_from_slice(&n.to_le_bytes()));

@@ -1,5 +1,5 @@
-//! Many workers at once: limits and numbers are exact. Threads stand for processes here; the table
-//! cannot tell the difference.
+//! Tests with many workers at once: limits and numbers are exact. Threads replace processes here;
+//! the table cannot see the difference.
 
 #![cfg(not(loom))]
 
@@ -31,8 +31,8 @@ fn a_server_never_has_more_connections_than_its_limit() {
         let worker_table = table.worker_table(worker);
         for _ in 0..ROUNDS {
             if worker_table.reserve(0, Some(LIMIT)) {
-                // From after the reservation to before the release: if this is ever above the
-                // limit, so was the table's count.
+                // This counter covers the time from after the reservation to before the release. If
+                // it is ever above the limit, so was the table's count.
                 assert!(open.fetch_add(1, SeqCst) < LIMIT);
                 std::thread::yield_now();
                 open.fetch_sub(1, SeqCst);
@@ -53,7 +53,7 @@ fn a_worker_waits_until_it_says_that_it_does_not() {
     assert!(!one.release_connection(claim(&one)));
     two.await_connection();
     assert!(one.release_connection(claim(&one)));
-    // A number that it gets meanwhile is no end of its waiting.
+    // A number that it gets meanwhile does not end its waiting.
     assert!(two.release_connection(claim(&two)));
     two.stop_waiting();
     assert!(!one.release_connection(claim(&one)));
@@ -78,7 +78,7 @@ fn a_number_never_has_two_owners() {
         }
     });
     assert_eq!(table.connections_open(), 0);
-    // Nothing was lost: all are there, from the lowest on.
+    // Nothing was lost: all numbers are there, from the lowest on.
     let worker_table = table.worker_table(0);
     assert_eq!(
         Vec::from_iter(std::iter::from_fn(|| worker_table.claim_connection(LIMIT))),
@@ -113,7 +113,7 @@ fn every_arrival_is_counted_once_in_one_entry() {
         let worker_table = table.worker_table(worker);
         let (mut arrivals, mut now) = (0, 0);
         while arrivals < 2000 {
-            // A machine that is busy enough may make a lock look stuck.
+            // On a very busy machine a lock may look stuck.
             if let Ok(mut locked) = worker_table.lock([7; 16]) {
                 locked.arrive(now, 0);
                 (arrivals, now) = (arrivals + 1, now + 100);

@@ -1,5 +1,5 @@
-//! Memory is taken only for what is used: a supervisor and its workers share a table that may be
-//! sized for the worst day.
+//! Tests that memory is allocated only for what is used: a supervisor and its workers can share a
+//! table of the largest size.
 
 #![cfg(not(loom))]
 
@@ -34,16 +34,16 @@ fn a_large_table_takes_memory_as_it_is_used() {
     assert_eq!(table.clients().count(), 10);
     assert_eq!(table.connections_open(), 10);
     assert_eq!(table.server_totals(0).connections, 10);
-    // Ten entries, links and buckets in ten shards, a page of each worker's rows: each on a page of
-    // its own at worst.
+    // Ten entries, links and buckets in ten shards, and a page of each worker's rows: at worst each
+    // is on a page of its own.
     let used = shared_memory() - before;
     assert_eq!(table.grow_clients(1 << 24), 1 << 24);
     assert!(used < 1024, "{used} KiB for ten clients");
     table.reclaim(3);
-    // A reclaim also looks at every server's lock.
+    // A reclaim also reads every server's lock.
     let used = shared_memory() - before;
     assert!(used < 2048, "{used} KiB after a burial");
-    // Ten shards of the grown table, in each of which the old buckets (256 KiB) were looked at.
+    // Ten shards of the grown table; in each of them the old buckets (256 KiB) were read.
     for n in 0u128..10 {
         table.worker_table(3).lock(n.to_le_bytes()).unwrap().arrive(0, 0);
     }

@@ -1,16 +1,16 @@
-//! The way to a file whose path was given to pen: component by component, so that no stranger's
-//! symbolic link leads root elsewhere.
+//! Walks to a file whose path was given to pen, component by component, so that a symbolic link of
+//! another user cannot lead root elsewhere.
 //!
-//! A symbolic link is followed if it belongs to root or to the user who started pen, and if nobody
-//! else can put another one in its place. The first is its owner; for the second, each directory on
-//! the way has to belong to these users and must not be writable by others. In a directory with the
-//! sticky bit (/tmp) the owner of a link is enough, for nobody else may rename it. Directories that
-//! are no links are entered whoever owns them: nobody can move another user's directory to his own
-//! (rename(2) needs the right to write both).
+//! A symbolic link is followed on two conditions. It belongs to root or to the user who started
+//! pen, and no other user can replace it. For the second condition, each directory on the way must
+//! belong to these users and must not be writable by others. In a directory with the sticky bit
+//! (/tmp) the owner of the link is enough, because no other user may rename it. Directories that
+//! are not links are entered whatever their owner. A user cannot move another user's directory into
+//! his own, because rename(2) needs the right to write both.
 //!
-//! What was reached is held by a descriptor of its directory. Files are opened, renamed and removed
-//! relative to that, so that a path that changes afterwards changes nothing. Each use of a path
-//! walks anew, and so finds a directory that was made again.
+//! The result holds a descriptor of the directory that was reached. Files are opened, renamed and
+//! removed relative to it, so a path that changes afterwards has no effect. Each use of a path
+//! walks again, and so finds a directory that was made again.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -26,45 +26,45 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid, getuid};
 
-/// Which links of strangers are followed.
+/// Which links of untrusted users are followed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Strangers {
-    /// None: what is there is to be written, or is a directory to rely on.
+    /// None: the file is to be written, or is a directory that pen relies on.
     Refused,
-    /// Those to files of the link's own owner, who could as well have put such a file there: what
-    /// is there is only read.
+    /// Links to files of the link's own owner, who could also have put such a file there: the file
+    /// is only read.
     ToTheirOwn,
-    /// All: nothing is opened.
+    /// All: the file is not opened.
     Looked,
 }
 
-/// A name in a directory that is held open; there may be a file of that name or not.
+/// A name in a directory that is held open; a file of that name may exist or not.
 #[derive(Debug)]
 pub struct Entry {
     directory: OwnedFd,
     name: OsString,
-    /// Whether only trusted users can put another directory in the place of this one.
+    /// Whether only trusted users can replace this directory by another.
     is_fixed: bool,
-    /// Who must own the file, because a link of that stranger led here.
+    /// The required owner of the file, because a link of that untrusted user led here.
     owner: Option<u32>,
 }
 
-/// Where a path ends.
+/// The end of a path.
 #[derive(Debug)]
 pub enum End {
-    /// At a name that is no link.
+    /// A name that is not a link.
     Entry(Entry),
-    /// At a link of /proc that stands for an open file and not for a name (proc(5)). Only the
-    /// kernel can follow it.
+    /// A link of /proc that stands for an open file and not for a name (proc(5)). Only the kernel
+    /// can follow it.
     OpenFile(Entry),
 }
 
-/// What a path leads to, over all links.
+/// The kind of file at the end of a path, after all links.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
     /// A regular file.
     Regular,
-    /// Nothing.
+    /// No file.
     Missing,
     /// A directory, a device, a fifo, a socket, or a descriptor of a process.
     Other,
@@ -74,25 +74,26 @@ impl Entry {
     /// Walks to the directory of `path`. The last component is not followed.
     ///
     /// # Errors
-    /// A directory is missing or closed to this process, or a stranger's link is on the way.
+    /// A directory is missing or this process has no access to it, or a link of an untrusted user
+    /// is on the way.
     pub fn find(path: &Path) -> io::Result<Entry> {
         match walk(path, Last::Kept, Strangers::Refused)? {
             End::Entry(entry) | End::OpenFile(entry) => Ok(entry),
         }
     }
 
-    /// What the name stands for; a link is not followed.
+    /// The status of the file of this name; a link is not followed.
     ///
     /// # Errors
-    /// There is nothing of that name, or it cannot be looked at.
+    /// There is no file of that name, or its status cannot be read.
     pub fn stat(&self) -> io::Result<Stat> {
         Ok(statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
-    /// Opens the file; a link is refused with ELOOP, and no fifo or terminal is waited for.
+    /// Opens the file. A link is refused with ELOOP. Opening does not wait for a fifo or terminal.
     ///
     /// # Errors
-    /// As openat(2); or it does not belong to whose link led here.
+    /// As openat(2); or the file does not belong to the user whose link led here.
     pub fn open(&self, flags: OFlags, mode: u32) -> io::Result<File> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = openat(&self.directory, &self.name, flags, Mode::from_raw_mode(mode))?;
@@ -102,7 +103,7 @@ impl Entry {
         }
     }
 
-    /// Opens what a link of /proc stands for ([`End::OpenFile`]).
+    /// Opens the file that a link of /proc stands for ([`End::OpenFile`]).
     ///
     /// # Errors
     /// As openat(2).
@@ -111,7 +112,7 @@ impl Entry {
         Ok(openat(&self.directory, &self.name, flags, Mode::empty())?.into())
     }
 
-    /// Whether the name stands for this very file now.
+    /// Whether the name refers to this file now.
     pub fn is(&self, file: &Stat) -> bool {
         self.stat().is_ok_and(|now| (now.st_dev, now.st_ino) == (file.st_dev, file.st_ino))
     }
@@ -127,13 +128,13 @@ impl Entry {
     /// Another name in the same directory.
     ///
     /// # Errors
-    /// No descriptors left.
+    /// No descriptors are left.
     pub fn beside(&self, name: String) -> io::Result<Entry> {
         let directory = self.directory.try_clone()?;
         Ok(Entry { directory, name: name.into(), is_fixed: self.is_fixed, owner: None })
     }
 
-    /// Puts the file of another name of the same directory in the place of this one.
+    /// Replaces this file by the file of another name in the same directory.
     ///
     /// # Errors
     /// As rename(2).
@@ -141,10 +142,10 @@ impl Entry {
         Ok(renameat(&other.directory, &other.name, &self.directory, &self.name)?)
     }
 
-    /// Exchanges the files of two names of the same directory, at once (renameat2(2)).
+    /// Exchanges the files of two names in the same directory atomically (renameat2(2)).
     ///
     /// # Errors
-    /// The file system cannot do it (EINVAL), or one of them is gone.
+    /// The file system does not support it (EINVAL), or one of the files is gone.
     pub fn exchange_with(&self, other: &Entry) -> io::Result<()> {
         let flags = rustix::fs::RenameFlags::EXCHANGE;
         Ok(rustix::fs::renameat_with(
@@ -161,19 +162,19 @@ impl Entry {
         self.directory.as_fd()
     }
 
-    /// The name in it.
+    /// The name in the directory.
     pub fn name(&self) -> &Path {
         Path::new(&self.name)
     }
 
-    /// Whether only trusted users can put another directory in the place of this one: then its path
-    /// may be used again as it was given.
+    /// Whether only trusted users can replace this directory by another. Then its path may be used
+    /// again as it was given.
     pub fn is_fixed(&self) -> bool {
         self.is_fixed
     }
 }
 
-/// Walks to the end of `path`, over links that may be followed.
+/// Walks to the end of `path`, and follows the permitted links.
 ///
 /// # Errors
 /// As [`Entry::find`].
@@ -181,10 +182,11 @@ pub fn follow(path: &Path, strangers: Strangers) -> io::Result<End> {
     walk(path, Last::Followed, strangers)
 }
 
-/// Opens a file to be read, over links that may be followed.
+/// Opens a file for reading, and follows the permitted links.
 ///
 /// # Errors
-/// It cannot be opened, is no regular file, or a stranger's link leads to somebody else's.
+/// The file cannot be opened or is not a regular file, or an untrusted user's link leads to a file
+/// of another user.
 pub fn read(path: &Path) -> io::Result<File> {
     let End::Entry(entry) = follow(path, Strangers::ToTheirOwn)? else { return Err(not_regular()) };
     let file = entry.open(OFlags::RDONLY, 0)?;
@@ -194,20 +196,21 @@ pub fn read(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Opens a directory that is relied on, over links that may be followed, without the right to read
-/// it.
+/// Opens a directory that pen relies on, and follows the permitted links. It needs no right to read
+/// the directory.
 ///
 /// # Errors
-/// It is missing, closed, or no directory, or a stranger's link is on the way.
+/// The directory is missing, inaccessible or not a directory, or a link of an untrusted user is on
+/// the way.
 pub fn directory(path: &Path) -> io::Result<OwnedFd> {
-    // The last component is followed like those before it when something stands behind it.
+    // The last component is followed like those before it if a component follows it.
     Ok(Entry::find(&path.join("any"))?.directory)
 }
 
-/// Opens a directory whose names are to be listed.
+/// Opens a directory to list its names.
 ///
 /// # Errors
-/// As [`directory`]; a stranger's link may lead to that stranger's directory.
+/// As [`directory`]; but a link of an untrusted user may lead to that user's directory.
 pub fn list(path: &Path) -> io::Result<OwnedFd> {
     let End::Entry(entry) = follow(path, Strangers::ToTheirOwn)? else {
         return Err(Errno::NOTDIR.into());
@@ -215,14 +218,14 @@ pub fn list(path: &Path) -> io::Result<OwnedFd> {
     Ok(entry.open(OFlags::RDONLY | OFlags::DIRECTORY, 0)?.into())
 }
 
-/// What a path leads to, whosever links are on the way. Nothing is opened.
+/// The kind of the file at the end of a path; all links are followed. No file is opened.
 ///
 /// # Errors
-/// It cannot be found out.
+/// The kind cannot be read.
 pub fn kind(path: &Path) -> io::Result<Kind> {
     let entry = match follow(path, Strangers::Looked) {
         Ok(End::Entry(entry)) => entry,
-        // Though the open file may be a regular one, it is not what stands in this directory.
+        // The open file may be a regular one, but it is not the file in this directory.
         Ok(End::OpenFile(_)) => return Ok(Kind::Other),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Kind::Missing),
         Err(error) => return Err(error),
@@ -237,7 +240,7 @@ pub fn kind(path: &Path) -> io::Result<Kind> {
     }
 }
 
-/// What is done with a link that is the last component.
+/// How a link is treated that is the last component.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Last {
     Kept,
@@ -249,7 +252,7 @@ enum Last {
 struct Step {
     directory: OwnedFd,
     name: OsString,
-    /// Whether only trusted users can put another directory in its place.
+    /// Whether only trusted users can replace it by another directory.
     is_fixed: bool,
     links: Links,
 }
@@ -259,17 +262,17 @@ struct Step {
 enum Links {
     /// Trusted users only.
     Trusted,
-    /// Everybody, but nobody can touch a link of somebody else (the sticky bit).
+    /// All users, but no user can change another user's link (the sticky bit).
     EverybodysOwn,
-    /// Strangers.
+    /// Untrusted users.
     Strange,
 }
 
-/// Those whose links are followed: root and whoever started pen.
+/// The users whose links are followed: root and the user who started pen.
 #[derive(Clone, Copy, Debug)]
 struct Trusted {
     users: [u32; 3],
-    /// Their groups; the starter's own is often one of nobody else.
+    /// Their groups; often the group of the starting user has no other member.
     groups: [u32; 2],
 }
 
@@ -299,11 +302,11 @@ impl Trusted {
     }
 }
 
-/// Whether a directory has no access list (acl(5)): with one, the mode's bits of the group speak of
-/// everybody on the list.
+/// Whether a directory has no access control list (acl(5)). With a list, the group bits of the mode
+/// apply to every user on the list.
 fn has_no_list(directory: &OwnedFd) -> bool {
     use std::os::fd::AsRawFd;
-    // Extended attributes cannot be asked for by a descriptor that was opened with O_PATH.
+    // Extended attributes cannot be read by a descriptor that was opened with O_PATH.
     let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
     let nothing: &mut [u8] = &mut [];
     matches!(
@@ -317,7 +320,7 @@ struct Walk {
     strangers: Strangers,
     steps: Vec<Step>,
     links: usize,
-    /// The stranger by whose link the way led.
+    /// The untrusted user whose link led here.
     lender: Option<u32>,
 }
 
@@ -350,8 +353,8 @@ fn walk(path: &Path, last: Last, strangers: Strangers) -> io::Result<End> {
                 walk.may_follow(&name, &there)?;
                 let text = readlinkat(&found, "", Vec::new())?;
                 let text = Path::new(OsStr::from_bytes(text.as_bytes()));
-                // Links such as /proc/self/fd/1 and /proc/1/cwd are no text: only the kernel
-                // follows them, and only it changes them.
+                // Links such as /proc/self/fd/1 and /proc/1/cwd are not text: only the kernel can
+                // follow and change them.
                 let is_text = text.is_relative() && !text.as_os_str().as_bytes().contains(&b':');
                 if fstatfs(&found)?.f_type == PROC_SUPER_MAGIC && !is_text {
                     if rest.is_empty() {
@@ -401,7 +404,7 @@ impl Walk {
         self.push(directory, name, is_fixed)
     }
 
-    /// To the directory that was entered before, wherever the present one is now.
+    /// Goes back to the directory that was entered before, wherever the present one is now.
     fn back(&mut self) -> io::Result<()> {
         match self.steps.len() {
             0 | 1 if self.steps.first().is_some_and(|step| !step.name.is_empty()) => {
@@ -415,7 +418,7 @@ impl Walk {
         }
     }
 
-    /// Over a link of /proc to a directory. Where that is, nobody can say.
+    /// Follows a link of /proc to a directory. The path of that directory is unknown.
     fn jump(&mut self, name: OsString) -> io::Result<()> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = openat(self.here()?, &name, flags, Mode::empty())?;
@@ -432,7 +435,8 @@ impl Walk {
         let is_trusted = self.trusted.owns(link)
             && match self.steps.last().map(|step| step.links) {
                 Some(Links::Trusted) => true,
-                // With a second name it may have been made elsewhere, and for something else.
+                // With a second name, the link may have been made elsewhere and for another
+                // purpose.
                 Some(Links::EverybodysOwn) => link.st_nlink == 1,
                 Some(Links::Strange) | None => false,
             };
@@ -482,7 +486,7 @@ fn strange_target() -> io::Error {
     io::Error::other("a symbolic link of another user leads to a file that is not that user's")
 }
 
-/// As many links as the kernel follows (path_resolution(7)).
+/// The number of links that the kernel follows (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
 /// The file system of /proc (statfs(2)).
@@ -507,7 +511,7 @@ mod tests {
         path
     }
 
-    /// A link in `parent`, to a directory whose links are of no interest here.
+    /// A link in `parent` to a directory; the links in that directory do not matter here.
     fn link(parent: &Path, owner: u32) -> PathBuf {
         let path = parent.join("link");
         symlink("/proc", &path).unwrap();
@@ -577,7 +581,8 @@ mod tests {
         }
         let root = tempfile::tempdir().unwrap();
         let cases = [
-            // Mode, owner and group of the directory, owner of the link, whether it is followed.
+            // Mode, owner and group of the directory, owner of the link, whether the link is
+            // followed.
             (0o755, 0, 0, 0, true),
             (0o755, 0, 0, STRANGER, false),
             (0o755, STRANGER, 0, 0, false),
@@ -595,9 +600,9 @@ mod tests {
             let case = format!("{mode:o} {owner} {group} {link_owner}");
             assert_eq!(Entry::find(&link.join("x")).is_ok(), followed, "{case}");
             assert_eq!(super::directory(&link).is_ok(), followed, "{case}");
-            // The last component is not followed, and is looked at whosever it is.
+            // The last component is not followed; its kind can always be read.
             assert!(Entry::find(&link).is_ok() && kind(&link).unwrap() == Kind::Other, "{case}");
-            // A directory of root's below one that can be replaced by another.
+            // A directory of root below a directory that can be replaced.
             let below = directory(&parent, "below", 0o755, 0, 0);
             let is_fixed = owner == 0 && (mode & 0o1000 != 0 || mode & 0o022 == 0 || followed);
             assert_eq!(Entry::find(&self::link(&below, 0).join("x")).is_ok(), is_fixed, "{case}");
@@ -611,8 +616,8 @@ mod tests {
     #[test]
     fn a_group_on_an_access_list_counts_as_others() {
         let root = tempfile::tempdir().unwrap();
-        // user::rwx, user:65534:rwx, group::r-x, mask::rwx, other::r-x (acl(5), as the kernel has
-        // it).
+        // user::rwx, user:65534:rwx, group::r-x, mask::rwx, other::r-x (acl(5), in the kernel's
+        // format).
         let mut list = 2_u32.to_le_bytes().to_vec();
         for (tag, rights, id) in [
             (1, 7, u32::MAX),

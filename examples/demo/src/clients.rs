@@ -1,5 +1,5 @@
-//! Twelve clients with addresses of their own, each on a thread: they ask again and again, and note
-//! who answered.
+//! Twelve clients, each with its own address and thread. They send requests again and again, and
+//! record which server answered.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -15,22 +15,22 @@ use crate::LIMIT;
 /// How many clients there are.
 pub const CLIENTS: usize = 12;
 
-/// The pause of a client between two requests: slow enough to watch, short enough to notice every
+/// The pause of a client between two requests: long enough to watch, short enough to see every
 /// change at once.
 const PAUSE: Duration = Duration::from_millis(60);
 
-/// What the clients have seen so far.
+/// The results of the clients so far.
 #[derive(Clone, Default)]
 pub struct Seen {
     /// The server that answered each client last; `None` before its first answer.
     pub server: [Option<String>; CLIENTS],
     /// Answers, by client.
     pub answers: [u64; CLIENTS],
-    /// Requests that ended without an answer, all clients together.
+    /// Requests that ended without an answer, of all clients together.
     pub failed: u64,
 }
 
-/// The clients while they run; they stop when this is dropped.
+/// The running clients; they stop when this is dropped.
 pub struct Clients {
     seen: Arc<Mutex<Seen>>,
     stop: Arc<AtomicBool>,
@@ -38,7 +38,7 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Starts all clients; they ask at `target`.
+    /// Starts all clients; they send requests to `target`.
     pub fn start(target: SocketAddr) -> Clients {
         let (seen, stop) = (Arc::default(), Arc::default());
         let threads = (0..CLIENTS)
@@ -50,16 +50,16 @@ impl Clients {
         Clients { seen, stop, threads }
     }
 
-    /// Lets each client finish its request, and ends it.
+    /// Lets each client finish its request, and stops it.
     pub fn stop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
-            // A client that panicked has said so on standard error.
+            // A client that panicked has already printed it on standard error.
             let _ = thread.join();
         }
     }
 
-    /// What they have seen so far.
+    /// The results so far.
     pub fn seen(&self) -> Seen {
         lock(&self.seen).clone()
     }

@@ -1,5 +1,5 @@
-//! Connections that stay open, as long downloads do: what a worker takes along when it dies, and
-//! what the others keep.
+//! Connections that stay open, like long downloads. They show which connections a dying worker
+//! loses, and which the other workers keep.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,14 +10,14 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::clients::{CLIENTS, address_of, connect};
 use crate::{Outcome, until};
 
-/// A connection of each client, in equal parts carried by each worker.
+/// One connection per client, divided equally among the workers.
 pub struct Held {
     carried: Vec<(i32, TcpStream)>,
 }
 
 impl Held {
-    /// Opens a connection for each client. While it opens those that a worker is to carry, the
-    /// other workers are stopped.
+    /// Opens a connection for each client. While it opens the connections of one worker, the other
+    /// workers are stopped.
     pub fn open(target: SocketAddr, workers: &[i32]) -> Outcome<Held> {
         let mut carried = Vec::new();
         let share = CLIENTS.div_ceil(workers.len().max(1));
@@ -27,7 +27,7 @@ impl Held {
             for client in clients {
                 let mut connection = connect(address_of(*client), target)?;
                 connection.write_all(b"GET /hold HTTP/1.1\r\nHost: demo\r\n\r\n")?;
-                // The answer has begun: the worker has it, and a server too.
+                // The answer has begun, so a worker and a server have the connection.
                 line(&mut connection)?;
                 carried.push((*worker, connection));
             }
@@ -35,13 +35,13 @@ impl Held {
         Ok(Held { carried })
     }
 
-    /// How many connections there are, and how many of them a worker carries.
+    /// The number of connections, and the number of those that a worker carries.
     pub fn count(&self, worker: i32) -> [usize; 2] {
         [self.carried.len(), self.carried.iter().filter(|(by, _)| *by == worker).count()]
     }
 
-    /// Asks on every connection for one line more; returns how many gave none, and whether these
-    /// are just those of one worker.
+    /// Asks for one more line on every connection. Returns how many gave none, and whether these
+    /// are exactly the connections of one worker.
     pub fn lost(&mut self, worker: i32) -> (usize, bool) {
         let mut lost = 0;
         let mut only_its = true;
@@ -54,8 +54,8 @@ impl Held {
     }
 }
 
-/// Workers that are stopped as long as this lives: a moment, so that pen does not take them for
-/// hung.
+/// Workers that are stopped while this value lives. The time is short, so that pen does not take
+/// them for hung.
 struct Stopped(Vec<i32>);
 
 impl Stopped {
@@ -79,19 +79,19 @@ impl Stopped {
 
 impl Drop for Stopped {
     fn drop(&mut self) {
-        // One that is gone needs no signal.
+        // A worker that is gone needs no signal.
         let _ = self.signal(Signal::CONT);
     }
 }
 
-/// Whether a process stands still, as proc_pid_stat(5) says.
+/// Whether a process is stopped, according to proc_pid_stat(5).
 fn is_stopped(process: i32) -> bool {
     let stat = std::fs::read_to_string(Path::new("/proc").join(process.to_string()).join("stat"))
         .unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
 }
 
-/// A line of what a server sends.
+/// A line that a server sent.
 fn line(connection: &mut TcpStream) -> io::Result<()> {
     let mut byte = [0];
     while byte != *b"\n" {

@@ -1,9 +1,9 @@
-//! pen at work, for a first look; `tools/demo` builds and runs it.
+//! A demonstration of pen; `tools/demo` builds and runs it.
 //!
-//! Starts three small web servers in this process and the real `pen` in front of them, lets twelve
-//! clients ask without a pause, and does to it what a bad day does. It touches loopback addresses
-//! and processes of its own only, needs no rights, and takes some ten seconds. Exit status 1 if
-//! anything that it says did not happen.
+//! It starts three small web servers in this process and the real `pen` in front of them. Twelve
+//! clients send requests without a break while it causes the failures of a bad day. It uses only
+//! loopback addresses and its own processes, needs no privileges, and takes about ten seconds. The
+//! exit status is 1 if an announced result did not happen.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -26,10 +26,10 @@ use service::{Service, WORKERS};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-/// How long anything may take before the demonstration counts as failed.
+/// The longest time for any step, before the demonstration counts as failed.
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// How long each scene is shown at least.
+/// The shortest time for which each scene is shown.
 const SCENE: Duration = Duration::from_millis(2500);
 
 const SERVERS: [&str; 3] = ["www1", "www2", "www3"];
@@ -42,12 +42,12 @@ fn main() {
     }
 }
 
-/// Everything that is on the stage.
+/// All parts of the demonstration.
 struct Show<'a> {
     picture: &'a Picture,
     programs: PathBuf,
     servers: Vec<Server>,
-    // Before the service: clients stop first, so that none fails at the end.
+    // Before the service: the clients stop first, so that none fails at the end.
     clients: Clients,
     service: Service,
 }
@@ -172,7 +172,7 @@ impl<'a> Show<'a> {
         let here = std::env::current_dir()?;
         let programs = programs.strip_prefix(&here).unwrap_or(programs);
         let programs = programs.display();
-        // Root has to say as whom clients are served.
+        // Root must name the user of the workers.
         let user = if getuid().is_root() { "-u nobody " } else { "" };
         for (what, command) in [
             (
@@ -193,7 +193,7 @@ impl<'a> Show<'a> {
         self.service.end()
     }
 
-    /// The live picture until a condition holds.
+    /// Shows the live picture until a condition holds.
     fn watch(&self, condition: &str, done: impl FnMut(&Seen) -> bool) -> Outcome<()> {
         if self.picture.watch(&self.clients, &self.servers, [SCENE, LIMIT], done)? {
             return Ok(());
@@ -223,7 +223,7 @@ impl<'a> Show<'a> {
     }
 }
 
-/// A line in pieces that a terminal of 80 columns has room for.
+/// A line in pieces that fit a terminal of 80 columns.
 fn folded(line: &str) -> Vec<String> {
     const ROOM: usize = 74;
     let mut pieces = vec![String::new()];
@@ -240,7 +240,7 @@ fn folded(line: &str) -> Vec<String> {
     pieces
 }
 
-/// How many clients a server answered last.
+/// The number of clients whose last answer came from a server.
 fn count(seen: &Seen, server: &str) -> usize {
     seen.server.iter().filter(|name| name.as_deref() == Some(server)).count()
 }

@@ -1,5 +1,5 @@
-//! The small live picture: a row for each server with the clients that it answers, drawn anew ten
-//! times a second. Where standard output is no terminal, each scene is drawn once, at its end, and
+//! The small live picture: a row for each server with the clients that it answers, drawn ten times
+//! a second. If standard output is not a terminal, each scene is drawn once, at its end, and
 //! without colour.
 
 use std::env;
@@ -11,11 +11,11 @@ use crate::servers::Server;
 
 const FRAME: Duration = Duration::from_millis(100);
 
-/// Colours of the clients, so that the eye can follow one: the terminal's own, without black and
-/// white.
+/// Colours of the clients, so that a viewer can follow one client: the terminal's own colours,
+/// without black and white.
 const COLOURS: [u8; 12] = [31, 32, 33, 34, 35, 36, 91, 92, 93, 94, 95, 96];
 
-/// How much the terminal can show.
+/// The abilities of the screen.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Screen {
     /// A terminal with colours.
@@ -51,8 +51,8 @@ impl Picture {
         }
     }
 
-    /// Shows the clients at work until `done` holds and `least` is over; false if that takes longer
-    /// than `most`.
+    /// Shows the clients until `done` holds and `least` is over; false if that takes longer than
+    /// `most`.
     pub fn watch(
         &self,
         clients: &Clients,
@@ -118,7 +118,7 @@ impl Picture {
     }
 
     fn end_of_line(&self) -> String {
-        // What the frame before had further right has to go.
+        // Removes the rest of the previous frame's line.
         if self.screen == Screen::NoTerminal { "\n".into() } else { "\x1b[K\n".into() }
     }
 }

@@ -1,4 +1,4 @@
-//! Three small web servers in this process: each answers with its name, and can be stopped and
+//! Three small web servers in this process. Each answers with its name, and can be stopped and
 //! started again.
 
 use std::io::{self, Read, Write};
@@ -9,11 +9,11 @@ use socket2::Socket;
 
 use crate::LIMIT;
 
-/// A web server that says its name and nothing else.
+/// A web server that answers only with its name.
 pub struct Server {
-    /// What it answers with.
+    /// The name in its answers.
     pub name: &'static str,
-    /// Where it listens; the same after a restart.
+    /// Its listen address; the same after a restart.
     pub address: SocketAddr,
     running: Option<Running>,
 }
@@ -24,7 +24,7 @@ struct Running {
 }
 
 impl Server {
-    /// Starts a server on a port of the kernel's choice.
+    /// Starts a server on a port that the kernel chooses.
     pub fn start(name: &'static str) -> io::Result<Server> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
@@ -50,11 +50,11 @@ impl Server {
         self.running.is_some()
     }
 
-    /// Stops listening: further connections are refused.
+    /// Stops listening: new connections are refused.
     pub fn stop(&mut self) {
         if let Some(running) = self.running.take() {
-            // The listener is closed by the thread and here; nothing is left to do where
-            // shutdown(2) fails.
+            // The thread and this function close the listener. If shutdown(2) fails, nothing more
+            // can be done.
             let _ = Socket::from(running.listener).shutdown(Shutdown::Both);
             let _ = running.thread.join();
         }
@@ -67,8 +67,8 @@ impl Server {
     }
 }
 
-/// Answers one request and closes. One for `/hold` gets a line, and another for each that the
-/// client sends, until it goes.
+/// Answers one request and closes. A request for `/hold` gets a line, and one more for each line
+/// that the client sends, until the client leaves.
 fn answer(mut connection: TcpStream, name: &str) -> io::Result<()> {
     connection.set_read_timeout(Some(LIMIT))?;
     let mut request = Vec::new();

@@ -1,4 +1,4 @@
-//! The real pen, started as an administrator would start it, and the operator's tool beside it.
+//! The real pen, started as an administrator would start it, and penctl.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -18,7 +18,7 @@ pub const WORKERS: usize = 3;
 /// The running service.
 pub struct Service {
     child: Child,
-    /// Where clients connect.
+    /// The listen address.
     pub address: SocketAddr,
     /// The command that started it, as typed.
     pub command_line: String,
@@ -28,12 +28,12 @@ pub struct Service {
     penctl: PathBuf,
     stderr: PathBuf,
     directory: tempfile::TempDir,
-    /// Keeps both ports reserved between their choice here and pen's bind(2).
+    /// Reserves both ports between their choice here and pen's bind(2).
     _ports: [Socket; 2],
 }
 
 impl Service {
-    /// Starts `pen` from the directory `programs`, with a configuration file that names the
+    /// Starts `pen` from the directory `programs`, with a configuration file that lists the
     /// servers.
     pub fn start(programs: &Path, servers: &[Server]) -> Outcome<Service> {
         let directory = tempfile::tempdir()?;
@@ -88,7 +88,7 @@ impl Service {
         self.child.id()
     }
 
-    /// The process numbers of the workers, as their titles tell them.
+    /// The process numbers of the workers, from their process titles.
     pub fn workers(&self) -> Vec<i32> {
         let me = self.child.id().to_string();
         let entries = fs::read_dir("/proc").into_iter().flatten();
@@ -102,12 +102,12 @@ impl Service {
         workers
     }
 
-    /// The operator's tool with the address that it needs, as typed.
+    /// The `penctl` command with its address, as typed.
     pub fn penctl(&self) -> String {
         format!("penctl {}", self.control)
     }
 
-    /// What `penctl` prints for a command, on either stream.
+    /// The output of `penctl` for a command, on both streams.
     pub fn command(&self, words: &[&str]) -> Outcome<String> {
         let output = Command::new(&self.penctl).arg(&self.control).args(words).output()?;
         let text = [output.stdout, output.stderr].concat();
@@ -121,12 +121,12 @@ impl Service {
         self.signal(Signal::HUP)
     }
 
-    /// All that pen has written on standard error.
+    /// All text that pen has written to standard error.
     pub fn messages(&self) -> String {
         fs::read_to_string(&self.stderr).unwrap_or_default()
     }
 
-    /// The last message with this word in it, with the demonstration's directory left out.
+    /// The last message that contains this word, without the path of the demonstration's directory.
     pub fn last_message(&self, word: &str) -> Option<String> {
         let messages = self.messages();
         let line = messages.lines().rev().find(|line| line.contains(word))?;
@@ -138,7 +138,7 @@ impl Service {
         Ok(kill_process(Pid::from_child(&self.child), signal)?)
     }
 
-    /// Ends the service as an administrator would, and waits for it.
+    /// Stops the service as an administrator would, and waits for its end.
     pub fn end(&mut self) -> Outcome<()> {
         self.signal(Signal::TERM)?;
         let status = until("pen has ended", || self.child.try_wait().transpose())??;
@@ -148,7 +148,7 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // The workers leave by themselves when the supervisor is gone.
+        // The workers exit by themselves when the supervisor is gone.
         if matches!(self.child.try_wait(), Ok(None)) {
             let _ = self.child.kill();
             let _ = self.child.wait();
@@ -156,7 +156,7 @@ impl Drop for Service {
     }
 }
 
-/// A port of the kernel's choice that nobody else is given.
+/// Reserves a port that the kernel chooses.
 fn reserve() -> Outcome<Socket> {
     let port = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     port.set_reuse_address(true)?;
@@ -168,12 +168,12 @@ fn local(socket: &Socket) -> Outcome<SocketAddr> {
     Ok(socket.local_addr()?.as_socket().ok_or("the kernel chose no port")?)
 }
 
-/// What ps(1) shows of a process.
+/// The title of a process that ps(1) shows.
 fn title(pid: i32) -> Vec<u8> {
     fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()
 }
 
-/// The parent of a process that has not ended, as /proc says.
+/// The parent of a running process, according to /proc.
 fn parent(pid: i32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().map(str::to_string);

@@ -1,13 +1,14 @@
-//! A worker dies after each store of each operation; it is reclaimed, and another one carries on.
+//! Tests in which a worker dies after each store of each operation, is reclaimed, and another
+//! worker continues.
 
 use super::verify::verify;
 use super::{growing_table, key, table};
 use crate::steps::dying_after;
 use crate::{Blacklist, ClientRef, LockStuck, NO_SERVER, Table, WorkerTable};
 
-/// Runs `operation` as worker 0 on a table that `prepare` made, dying after 0, 1, 2, ... stores
-/// until it survives; after each death, as after the survival, reclaims the worker and has `check`
-/// look at what is left. Returns how many deaths there were.
+/// Runs `operation` as worker 0 on a table that `prepare` made. The worker dies after 0, 1, 2, ...
+/// stores, until it survives. After each run the worker is reclaimed, and `check` examines the
+/// table. Returns the number of deaths.
 fn die_everywhere<P>(
     clients: u32,
     prepare: impl Fn(&Table) -> P,
@@ -22,7 +23,7 @@ fn die_everywhere<P>(
             dying_after(deaths, || operation(&worker_table, &prepared)).is_some()
         };
         table.reclaim(0);
-        // Repairs, if there is something to repair.
+        // Repairs the shard if it needs repair.
         drop(table.worker_table(1).lock(key(0)).unwrap());
         verify(table.view());
         check(&table, &prepared);
@@ -38,7 +39,7 @@ fn arrive(worker_table: &WorkerTable<'_>, n: u32, now: u64) -> ClientRef {
     worker_table.lock(key(n)).unwrap().arrive(now, 0).client
 }
 
-/// Three clients, entered by worker 1: 0 is the oldest.
+/// Three clients that worker 1 entered: 0 is the oldest.
 fn three_clients(table: &Table) -> [ClientRef; 3] {
     let worker_table = table.worker_table(1);
     [0, 1, 2].map(|n| {
@@ -59,7 +60,7 @@ fn numbers(table: &Table) -> Vec<u32> {
     numbers
 }
 
-/// Entries that nothing was done to are as they were.
+/// Checks that the entries of other clients are unchanged.
 fn untouched(table: &Table, clients: &[ClientRef], n: usize) {
     let entry = table.clients().find(|entry| entry.slot == clients[n].slot).unwrap();
     assert_eq!((entry.key, entry.server, entry.connects), (key(n as u32), n as i32, 1));
@@ -108,13 +109,13 @@ fn entering_a_client_in_place_of_the_oldest() {
             (1..3).for_each(|n| untouched(table, clients, n));
             let numbers = numbers(table);
             assert!([&[0, 1, 2][..], &[1, 2], &[1, 2, 7]].contains(&&numbers[..]), "{numbers:?}");
-            // What the old client's connections still write goes nowhere.
+            // Writes for the old client's connections are dropped.
             if !numbers.contains(&0) {
                 table.worker_table(1).record(clients[0], 5);
                 table.worker_table(1).add_client_bytes(clients[0], 5, 5);
                 assert!(table.clients().all(|entry| entry.server != 5 && entry.sent != 5));
             }
-            // An empty slot is used before anybody is replaced.
+            // An empty slot is used before a client is replaced.
             let worker_table = table.worker_table(1);
             arrive(&worker_table, 8, 10_000);
             assert!(
@@ -173,7 +174,7 @@ fn a_table_is_rebuilt() {
         3,
         |table| {
             let clients = three_clients(table);
-            // Worker 2 dies with the lock in its hand.
+            // Worker 2 dies while it holds the lock.
             std::mem::forget(table.worker_table(2).lock(key(0)).unwrap());
             table.reclaim(2);
             clients
@@ -282,7 +283,7 @@ fn claiming_and_releasing_numbers() {
                 std::iter::from_fn(|| worker_table.claim_connection(20)).collect();
             rest.sort_unstable();
             assert_eq!(rest, [vec![3], Vec::from_iter(9..20)].concat());
-            // The dead do not wait.
+            // A dead worker does not wait.
             assert!(!worker_table.release_connection(5));
         },
     );
@@ -300,7 +301,8 @@ fn whoever_waits_is_seen_after_any_death_of_the_releaser() {
         assert_eq!(waiter.claim_connection(1), None);
         let told = dying_after(deaths, || worker_table.release_connection(0));
         assert!(told.unwrap_or(true));
-        // If it died, even right after freeing the number, the supervisor wakes the waiter.
+        // If the worker died, even right after it freed the number, the supervisor wakes the
+        // waiter.
         assert!(table.reclaim(0));
         assert_eq!(waiter.claim_connection(1), Some(0));
         if told.is_some() {
@@ -321,7 +323,7 @@ fn blacklisting_and_probing() {
             assert!(worker_table.clear_blacklist(0));
         },
         |table, ()| {
-            // Wherever it died, nothing of it lasts longer than the lease.
+            // Wherever the worker died, its effect ends with the lease at the latest.
             assert!(matches!(
                 table.worker_table(1).blacklist(0, 2000),
                 Blacklist::Clear | Blacklist::Expired
@@ -338,7 +340,7 @@ fn a_living_owner_keeps_its_lock() {
     table.reclaim(1);
     let other = table.worker_table(2);
     assert_eq!(other.lock(key(0)).unwrap_err(), LockStuck);
-    // Known to be stuck: at once.
+    // The lock is known to be stuck, so this fails at once.
     assert_eq!(other.lock(key(0)).unwrap_err(), LockStuck);
     drop(locked);
     assert!(other.lock(key(0)).is_ok());

@@ -14,12 +14,12 @@ mod verify;
 use crate::layout::{Layout, Room};
 use crate::{Shape, Table};
 
-/// A table with shards of at most so many slots.
+/// A table with shards of at most this many slots.
 fn table(clients: u32, shard_slots: u32) -> Table {
     growing_table(clients, shard_slots, clients)
 }
 
-/// The same with room for so many clients.
+/// The same table with room for this many clients.
 fn growing_table(clients: u32, shard_slots: u32, room: u32) -> Table {
     let shape = Shape { clients, servers: 3, workers: 3, connections: 20 };
     let room = Room { shard_slots, clients: room, connections: 20 };

@@ -1,8 +1,8 @@
-//! Models for loom, which runs them in every order that the memory model allows:
-//! `RUSTFLAGS="--cfg loom" cargo test -p pen-table --lib --release`.
+//! Models for loom, which runs them in every order that the memory model allows: `RUSTFLAGS="--cfg
+//! loom" cargo test -p pen-table --lib --release`.
 //!
-//! A worker dies by forgetting what it holds. Nothing times out in a model: whoever is never woken
-//! is a deadlock, and loom says so.
+//! A worker dies by forgetting what it holds. No wait times out in a model, so a worker that is
+//! never woken is a deadlock, which loom reports.
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
@@ -12,7 +12,7 @@ use loom::thread;
 use super::{key, table};
 use crate::{ClientRef, NO_SERVER, Table};
 
-/// Runs each closure as a worker of its own in a thread of its own, and waits for all.
+/// Runs each closure as a worker in its own thread, and waits for all.
 fn workers(table: &Arc<Table>, workers: Vec<Box<dyn FnOnce(&Table) + Send>>) {
     let threads: Vec<_> = workers
         .into_iter()
@@ -24,7 +24,7 @@ fn workers(table: &Arc<Table>, workers: Vec<Box<dyn FnOnce(&Table) + Send>>) {
     threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
-/// What a paused worker sleeps on.
+/// The eventfd on which a paused worker sleeps.
 #[derive(Default)]
 struct Eventfd {
     written: Mutex<bool>,
@@ -51,8 +51,8 @@ fn exhaust(model: impl Fn() + Send + Sync + 'static) {
     loom::model(model);
 }
 
-/// Runs a model in all orders with at most so many preemptions, where all would be too many
-/// ("CHESS", Musuvathi and Qadeer, 2007).
+/// Runs a model in all orders with at most this many preemptions, where all orders would be too
+/// many ("CHESS", Musuvathi and Qadeer, 2007).
 fn bounded(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
@@ -117,18 +117,19 @@ fn a_dead_owners_lock_goes_to_one_that_waits_and_then_to_the_other() {
     });
 }
 
-/// Workers claim and release a number below 2 at once, `preemptions` of them interrupted.
+/// Several workers claim and release a number below 2 at the same time, with at most `preemptions`
+/// preemptions.
 fn claim_at_once(count: u32, preemptions: usize) {
     bounded(preemptions, move || {
         let table = Arc::new(table(1, 65536));
-        // Not loom's: it only watches, and must not add interleavings.
+        // Not loom's type: it only observes, and must not add interleavings.
         let held = std::sync::Arc::new([const { AtomicBool::new(false) }; 2]);
         let claim = |worker: u32| -> Box<dyn FnOnce(&Table) + Send> {
             let held = held.clone();
             Box::new(move |table| {
                 let worker_table = table.worker_table(worker);
                 let Some(number) = worker_table.claim_connection(2) else { return };
-                // Indexing checks the limit.
+                // The index also checks the limit.
                 assert!(!held[number as usize].swap(true, SeqCst));
                 thread::yield_now();
                 held[number as usize].store(false, SeqCst);
@@ -137,7 +138,7 @@ fn claim_at_once(count: u32, preemptions: usize) {
         };
         workers(&table, (0..count).map(claim).collect());
         assert_eq!(table.connections_open(), 0);
-        // The lowest one first, again.
+        // Now the lowest number comes first again.
         let worker_table = table.worker_table(0);
         assert_eq!(
             [2, 2, 2].map(|limit| worker_table.claim_connection(limit)),
@@ -207,8 +208,9 @@ fn whoever_waits_for_a_dead_workers_number_is_woken_by_the_burial() {
     });
 }
 
-/// What the kernel does for workers that wait for a place: a write wakes one that sleeps, and those
-/// that do not sleep find it later (EPOLLEXCLUSIVE and EPOLLET at an eventfd that nobody reads).
+/// What the kernel does for workers that wait for a slot. A write wakes one sleeping worker;
+/// workers that do not sleep find it later (EPOLLEXCLUSIVE and EPOLLET at an eventfd that is never
+/// read).
 #[derive(Default)]
 struct Vacancy {
     watchers: Mutex<Watchers>,
@@ -258,8 +260,8 @@ impl Vacancy {
     }
 }
 
-/// A worker that takes clients one after the other, each for a place, until nobody waits: what
-/// `relay::accept` does at `-x`.
+/// A worker that takes clients one after the other, each with a slot, until none waits: the same as
+/// `relay::accept` at `-x`.
 fn take_clients(
     table: &Table,
     worker: u32,
@@ -277,7 +279,8 @@ fn take_clients(
             continue;
         };
         if clients.fetch_sub(1, SeqCst) > 0 {
-            // Served, and over. Whoever waits: this worker looks for the next client itself.
+            // The client is served. This worker looks for the next client itself, so it need not
+            // wake another.
             let _ = worker_table.release_connection(number);
             continue;
         }
@@ -289,14 +292,14 @@ fn take_clients(
     }
 }
 
-/// One place, which worker 0 frees by `free`; two others wait for it with so many clients. All are
-/// served, and nobody sleeps for ever.
+/// One slot, which worker 0 frees with `free`; two other workers wait for it with this many
+/// clients. All clients are served, and no worker sleeps for ever.
 fn one_place_for_all(clients: i32, free: fn(&Table, &Vacancy)) {
     bounded(1, move || {
         let table = Arc::new(table(1, 65536));
         assert_eq!(table.worker_table(0).claim_connection(1), Some(0));
         let vacancy = Arc::new(Vacancy::default());
-        // Not loom's: the listener's queue is the kernel's.
+        // Not loom's type: the listener's queue is the kernel's.
         let queue = std::sync::Arc::new(std::sync::atomic::AtomicI32::new(clients));
         let take = |worker: u32| -> Box<dyn FnOnce(&Table) + Send> {
             let (queue, vacancy) = (queue.clone(), vacancy.clone());
@@ -331,14 +334,14 @@ fn clients_are_served_by_whoever_gets_the_place() {
 fn a_place_whose_worker_died_before_it_woke_anybody_is_not_lost() {
     one_place_for_all(1, |table, vacancy| {
         let _ = table.worker_table(0).release_connection(0);
-        // The supervisor tells all.
+        // The supervisor wakes all workers.
         if table.reclaim(0) {
             vacancy.write();
         }
     });
 }
 
-/// Two workers reserve at a limit of one with `reserve`; how many succeeded.
+/// Two workers reserve at a limit of one with `reserve`; checks the number of successes.
 fn reserve_twice(reserve: fn(&Table, u32) -> bool, possible: &'static [u32]) {
     exhaust(move || {
         let table = Arc::new(table(1, 65536));
@@ -402,7 +405,7 @@ fn the_cursor_gives_each_turn_once() {
     });
 }
 
-/// A table with one slot, and in it client 1 that has connected twice.
+/// A table with one slot, which holds client 1 after two connects.
 fn one_client() -> (Arc<Table>, ClientRef) {
     let table = Arc::new(table(1, 65536));
     let client = {

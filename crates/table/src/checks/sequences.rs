@@ -1,4 +1,4 @@
-//! Random sequences of operations, against a plain map.
+//! Random sequences of operations, compared with a plain map.
 
 use std::collections::HashMap;
 
@@ -12,11 +12,11 @@ use crate::{ClientEntry, ClientRef, NO_SERVER, Table};
 enum Operation {
     /// Worker, client, milliseconds since the operation before, tracking time.
     Arrive(u32, u32, u64, u64),
-    /// Which earlier arrival, server.
+    /// The index of an earlier arrival, server.
     Record(usize, i32),
-    /// Which earlier arrival, bytes.
+    /// The index of an earlier arrival, bytes.
     Bytes(usize, u64),
-    /// To so many slots.
+    /// The new number of slots.
     Grow(u32),
 }
 
@@ -30,7 +30,7 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
-/// What a client's entry should say; the reference is that of its present entry.
+/// The expected content of a client's entry; the reference is that of its present entry.
 struct Known {
     client: ClientRef,
     entry: ClientEntry,
@@ -112,8 +112,8 @@ impl Model {
         }
     }
 
-    /// Takes out the client whose slot was given away: none of its shard must be older by a second,
-    /// or have a free slot.
+    /// Removes the client whose slot was given away. No client of its shard may be older by a
+    /// second, and the shard may have no free slot.
     fn replace(&mut self, table: &Table, client: ClientRef) {
         let shard = (0..table.layout.shards)
             .map(|shard| {
@@ -181,7 +181,7 @@ fn a_table_grows_far_and_loses_nobody() {
     }
     assert_eq!(worker_table.take_rebuilt(), None);
     verify(table.view());
-    // Full again: the oldest goes.
+    // The table is full again: the oldest client is replaced.
     worker_table.lock(key(100_000)).unwrap().arrive(6_000_000, 0);
     assert_eq!(table.clients().count(), 100_000);
     assert!(!table.clients().any(|entry| entry.key == key(10)));
@@ -189,8 +189,8 @@ fn a_table_grows_far_and_loses_nobody() {
 
 #[test]
 fn large_tables_keep_every_client_until_a_shard_is_full() {
-    // Two shards of 40000: half full, the chance that one overflows is nil (45 standard
-    // deviations).
+    // Two shards of 40000 slots, half full. The chance that one overflows is practically zero (45
+    // standard deviations).
     let shape = crate::Shape { clients: 80_000, servers: 1, workers: 1, connections: 1 };
     let table = Table::create(shape).unwrap();
     assert_eq!(table.layout.shards, 2);
@@ -201,7 +201,8 @@ fn large_tables_keep_every_client_until_a_shard_is_full() {
         (0..40_000).map(|n| worker_table.lock(key(n)).unwrap().arrive(60_000, 0)).collect();
     assert_eq!(first, second);
     assert_eq!(table.clients().count(), 40_000);
-    // Overfull: never more clients than slots, each shard full.
+    // More clients than slots: the table never holds more clients than slots, and each shard is
+    // full.
     for n in 0..300_000 {
         worker_table.lock(key(n)).unwrap().arrive(90_000, 0);
     }

@@ -1,4 +1,4 @@
-//! A hostile worker writes anything anywhere; the others neither panic nor hang.
+//! Tests with a hostile worker that writes any value anywhere: the others neither panic nor hang.
 
 use proptest::prelude::*;
 
@@ -7,14 +7,14 @@ use super::{growing_table, key};
 use crate::sync::Ordering::*;
 use crate::{ClientRef, Table, WorkerTable};
 
-/// How the memory is spoiled.
+/// How the memory is overwritten.
 #[derive(Clone, Debug)]
 enum Spoil {
-    /// All of it becomes random words; the seed.
+    /// All of it with random words; the seed.
     Everything(u64),
-    /// All of it becomes one byte.
+    /// All of it with one byte.
     Fill(u8),
-    /// Some words become small numbers, such as links are.
+    /// Some words with small numbers, which look like links.
     Links(Vec<(usize, u32)>),
 }
 
@@ -51,11 +51,11 @@ impl Spoil {
     }
 }
 
-/// Everything that a worker and the supervisor can do.
+/// All operations of a worker and the supervisor.
 fn everything(table: &Table, worker_table: &WorkerTable<'_>, now: u64) {
     let mut clients = vec![ClientRef::NOBODY];
     for n in 0..20 {
-        // A lock may be in the hands of somebody who will never give it back.
+        // A lock may have an owner that never gives it back.
         if let Ok(mut locked) = worker_table.lock(key(n)) {
             let arrival = locked.arrive(now, 5000);
             locked.record(arrival.client, n as i32);
@@ -107,10 +107,10 @@ proptest! {
         for spoil in spoils {
             spoil.apply(&table);
             everything(&table, &table.worker_table(1), 9000);
-            // The hostile worker is found and killed, and so are the rest.
+            // The hostile worker is detected and killed, and so are the others.
             (0..4).for_each(|worker| { table.reclaim(worker); });
         }
-        // A rebuild makes the client table whole again.
+        // A rebuild makes the client table consistent again.
         for shard in table.view().shards() {
             shard.state.lock.0.lock.orphan();
         }

@@ -1,4 +1,4 @@
-//! What must hold in a shard that nobody has locked.
+//! Checks the invariants of a shard that is not locked.
 
 use std::collections::HashSet;
 
@@ -18,8 +18,8 @@ fn verify_shard(shard: Shard<'_>) {
         whole.iter().map(|slot| shard.entries[*slot as usize].key()).collect();
     assert_eq!(keys.len(), whole.len(), "two entries of one client");
 
-    // Every whole entry in exactly one chain, the one where it is looked for, and nothing else in
-    // any.
+    // Every whole entry is in exactly one chain, the chain where a lookup searches. No chain holds
+    // anything else.
     let mut chained = HashSet::new();
     for head in shard.buckets {
         for step in shard.chain(head) {
@@ -31,7 +31,8 @@ fn verify_shard(shard: Shard<'_>) {
     }
     assert_eq!(chained, whole);
 
-    // Every used slot once in the list, from both ends; the newest first, the empty ones last.
+    // Every used slot is once in the list, from both ends; the newest is first, the empty ones are
+    // last.
     let forth =
         list(shard, shard.state.newest.load(Relaxed), |slot| shard.lru[slot].older.load(Relaxed));
     let mut back =
