@@ -1,9 +1,9 @@
-//! A worker that stops while it holds the lock of the client table: the others serve on, and once
-//! it is killed and replaced the table is as it was.
+//! A worker stops while it holds the lock of the client table. The other workers continue to serve;
+//! after the worker is killed and replaced, the table is as before.
 //!
-//! The program under test is this one again: the real relay in all workers but the first, which
-//! takes the lock and stops itself. It must have a single thread, so this file has a harness of its
-//! own.
+//! The program under test is this program: the real relay in all workers except the first, which
+//! takes the lock and stops itself. The program must have a single thread, so this file has its own
+//! harness.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is how a failure is said")]
 
@@ -51,7 +51,7 @@ fn a_worker_that_stops_with_the_lock_of_the_table_stops_nobody_else() {
     let builder = Pen::builder().workers(3);
     let this = std::env::current_exe().unwrap();
     let mut pen = builder.binary(&this).env(HOSTAGE, "1").servers(&farm).start();
-    // It was forked first.
+    // The first worker is the first child.
     let mut workers = pen.supervisor().children();
     let hostage = workers.remove(0);
     pen.hears(LOCKED);
@@ -72,7 +72,7 @@ fn a_worker_that_stops_with_the_lock_of_the_table_stops_nobody_else() {
         pen.said()
     );
     pen.hears("it hung");
-    // From now on clients are remembered again, by all workers.
+    // From now on all workers remember clients again.
     let homes: Vec<String> = (0..10).map(|n| pen.ask(client(n)).unwrap()).collect();
     for (n, home) in homes.iter().enumerate() {
         for worker in 0..3 {
@@ -85,7 +85,7 @@ fn a_worker_that_stops_with_the_lock_of_the_table_stops_nobody_else() {
     pen.end_by(Signal::TERM);
 }
 
-// From here on: in the program under test.
+// The code below runs in the program under test.
 
 fn pen() -> ExitCode {
     let words: Vec<String> = std::env::args().collect();
@@ -141,11 +141,11 @@ fn pen() -> ExitCode {
     }
 }
 
-/// The real worker, unless it is the first life of the first one.
+/// Runs the real worker, except in the first process of worker 0.
 fn relay(start: WorkerStart, table: &Table) -> i32 {
     let worker_table = table.worker_table(0);
-    // Bytes survive a worker, and nothing else can be known of an earlier life: a jailed process
-    // makes no file.
+    // The byte counts outlive a worker. There is no other sign of an earlier process, because a
+    // jailed process makes no file.
     if start.id.0 != 0 || table.server_totals(1).sent > 0 {
         return pen_worker::entry(start, table);
     }
@@ -154,10 +154,10 @@ fn relay(start: WorkerStart, table: &Table) -> i32 {
     let _locked = worker_table.lock([0; 16]).unwrap();
     eprintln!("{LOCKED}");
     loop {
-        // Nor does it stop itself: it may signal nobody.
+        // It cannot stop itself either, because it may not send signals.
         std::thread::sleep(std::time::Duration::from_secs(1));
     }
 }
 
-/// What the hostage says.
+/// The hostage's message.
 const LOCKED: &str = "the table is locked now";

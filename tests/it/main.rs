@@ -1,5 +1,5 @@
-//! The black-box tests: the real programs, real clients, and servers of the tests' own or of
-//! Debian. A folder for each kind, one harness for all.
+//! The black-box tests: the real programs, real clients, and servers of the tests or of Debian.
+//! There is a folder for each subject, and one harness.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is how a failure is said")]
 

@@ -1,5 +1,5 @@
-//! The control port's words: what each command replies, what is malformed, and what only the start
-//! can do.
+//! The commands of the control port: the reply of each, malformed lines, and settings that only a
+//! start can change.
 
 use crate::harness::control::{DEBIAN_PENCTL, PENCTL, run_penctl, text};
 use crate::harness::steering::{client, steered};
@@ -66,7 +66,7 @@ fn words_left_over_change_nothing_and_a_switch_can_be_switched_off() {
     pen.tells("hash off", "");
     pen.tells("mode", "no hash no roundrobin no stubborn no weight no prio");
     pen.tells("dummy off", "");
-    // With dummy, no server would be asked.
+    // With dummy, no server would be used.
     assert_eq!(pen.ask(client(2)).as_deref(), Some("a"));
 }
 
@@ -229,8 +229,8 @@ fn workers_can_be_asked_for_but_not_changed() {
     pen.tells("workers", "3");
 }
 
-/// What a command alone replies, with a line's end; none: nothing. `None` here: see the tests of
-/// what it does.
+/// The reply to a command without arguments, with its line end; empty: no reply. `None`: other
+/// tests check the command.
 fn reply_to(pen: &Pen, word: &str) -> Option<String> {
     let usage = |arguments: &str| Some(format!("usage: {word} {arguments}\n"));
     let line = |text: &str| Some(format!("{text}\n"));
@@ -278,7 +278,7 @@ fn every_command_alone_replies_as_the_manual_says_to_either_penctl() {
         for program in [PENCTL, DEBIAN_PENCTL] {
             let output = run_penctl(program, [pen.control().to_string().as_str(), entry.word], "");
             let reply = text(&output.stdout);
-            // The original knows no status but 0 for a reply.
+            // The original exits with status 0 for every reply.
             let told = output.status.code() == Some(0)
                 || program == PENCTL && output.status.code() == Some(2);
             assert!(told && output.stderr.is_empty(), "{}: {output:?}", entry.word);

@@ -1,4 +1,4 @@
-//! What a shell offers behind penctl: the committed completions, in a bash that has sourced them.
+//! The completions of a shell for penctl: the committed scripts, in a bash that has sourced them.
 
 use std::process::Command;
 

@@ -1,5 +1,5 @@
-//! Commands about connections and clients: times, limits, sockets, and what becomes of those that
-//! are open.
+//! Commands about connections and clients: times, limits, sockets, and their effect on open
+//! connections.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Commands about what pen listens at, reads, writes and reports.
+//! Commands about the listener, the files that pen reads and writes, and its reports.
 
 use std::fs;
 
@@ -179,7 +179,7 @@ fn include_runs_the_commands_of_a_file() {
     let reply = pen.tell(&format!("include {}", path.display()));
     assert!(reply.starts_with("include: ") && reply.contains("more.cfg:2: "), "{reply}");
     pen.tells("blacklist", "11");
-    // Sixteen files may be included within one another by the first, and no seventeenth.
+    // Sixteen levels of included files are allowed, and no seventeenth.
     let directory = path.parent().unwrap();
     for depth in 1..=17 {
         let text = format!("timeout {}\ninclude {}.cfg\n", depth + 20, depth + 1);

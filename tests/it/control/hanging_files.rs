@@ -1,5 +1,4 @@
-//! A file system that hangs under the files that HUP reads again: it keeps a child for a while, and
-//! nobody else.
+//! HUP with files on a file system that hangs: only a helper process hangs for a while.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +9,7 @@ use crate::harness::tls::{Authority, write};
 use crate::harness::{Backend, Pen, eventually};
 use rustix::process::Signal;
 
-/// The supervisor is at work: it replaces a worker that dies.
+/// The supervisor works: it replaces a worker that dies.
 fn replaces_a_worker(pen: &Pen) {
     let before = pen.workers();
     before[0].signal(Signal::KILL);
@@ -67,7 +66,7 @@ fn files_of_tls_that_cannot_be_read_leave_those_that_were_and_keep_nobody() {
         pen.supervisor().children().len() > pen.workers().len() + 1
     });
     replaces_a_worker(&pen);
-    // What waited in the file system fails when it goes.
+    // Processes that wait in the file system get an error when it is gone.
     drop(hanging);
     pen.hears("/mnt/pem: ");
     pen.hears("the files of TLS are not used: it goes on with those that it had");

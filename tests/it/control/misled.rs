@@ -1,5 +1,5 @@
-//! What an operator must not be misled by: settings that contradict each other, that say nothing,
-//! or that shut him out.
+//! Settings that could mislead an operator: they contradict each other, have no effect, or lock him
+//! out.
 
 use std::fs;
 
@@ -7,13 +7,13 @@ use crate::harness::control::text;
 use crate::harness::{Backend, Builder, Pen};
 use rustix::process::Signal;
 
-/// What a start that would not succeed says.
+/// The message of a start that must fail.
 #[track_caller]
 fn refusal(builder: Builder) -> String {
     text(&builder.fails().stderr)
 }
 
-/// What `--check` warns of, one line each.
+/// The warnings of `--check`, one line each.
 #[track_caller]
 fn warned(builder: Builder) -> String {
     let output = builder.options(["--check"]).runs();
@@ -52,7 +52,7 @@ fn what_a_file_says_twice_or_leaves_out_is_told() {
             && said.contains("the last counts: emergency 127.0.0.1:3"),
         "{said}"
     );
-    // A file overrides the command line without a word.
+    // A file overrides the command line without a message.
     assert_eq!(
         warned(builder().options(["-e", "127.0.0.1:2"]).file("emergency 127.0.0.1:3\n"))
             .matches("counts")
@@ -107,7 +107,7 @@ fn what_the_start_warns_of_is_in_the_log_when_a_command_causes_it() {
         pen.tell(&line);
         pen.hears(what);
     }
-    // What is so already is told once.
+    // Settings that are already in force are reported once.
     pen.tells("timeout 9", "9");
     pen.hears("operator: timeout 9");
     assert_eq!(pen.said().matches("hard limit 7 without").count(), 1, "{}", pen.said());
@@ -170,7 +170,7 @@ fn what_write_prints_starts_by_itself() {
     fs::write(&path, &written).unwrap();
     let output = Pen::builder().options(["--check", "--show"]).alone(&path).runs();
     assert_eq!(text(&output.stdout), pen.tell("show"), "{written}");
-    // And at the control port of the pen that wrote it, it changes nothing.
+    // An include at the pen that wrote the file changes nothing.
     assert_eq!(pen.tell(&format!("include {}", path.display())), "", "{written}");
 }
 
@@ -182,7 +182,7 @@ fn one_server_and_one_list_of_several_are_shown_by_their_numbers() {
     assert!(pen.tell("show server 0").starts_with("server 0 address 127.0.0.1 port 1 "));
     assert!(pen.refuses("show server 99").starts_with("show: there is no server 99"));
     assert!(pen.refuses("show tiemout").ends_with("did you mean 'timeout'?"));
-    // What the bare word shows is what is in force, and it sets nothing.
+    // The command without arguments shows the setting in force, and sets nothing.
     assert!(pen.tell("ssl_ciphers").starts_with("no ssl_ciphers # the default: "));
 }
 

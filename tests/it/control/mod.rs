@@ -1,4 +1,4 @@
-//! Commands, files of commands, and penctl.
+//! Commands, command files, and penctl.
 
 mod commands;
 mod completions;

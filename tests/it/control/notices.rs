@@ -1,5 +1,5 @@
-//! Success is told, too: what a reload changed, what an operator changed, and that certificates
-//! were renewed.
+//! Messages about success: the changes of a reload, the changes of an operator, and renewed
+//! certificates.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -11,14 +11,14 @@ use crate::harness::tls::{Authority, Identity};
 use crate::harness::{Backend, Pen, eventually};
 use rustix::process::Signal;
 
-/// The lines of what pen said that contain `text`, without their time.
+/// The lines of pen's messages that contain `text`, without their time.
 fn lines(pen: &Pen, text: &str) -> Vec<String> {
     let said = pen.said();
     let untimed = |line: &str| line.split_once(": ").map_or(line, |(_, rest)| rest).to_string();
     said.lines().map(untimed).filter(|line| line.contains(text)).collect()
 }
 
-/// Has pen read its file, and returns the line that tells of the outcome.
+/// Makes pen read its file again, and returns the line about the outcome.
 #[track_caller]
 fn reloaded(pen: &Pen, text: &str) -> String {
     let path = pen.directory().join("pen.cfg");
@@ -62,7 +62,7 @@ fn a_reload_tells_what_changed() {
     );
     assert_eq!(reloaded(&pen, &format!("{acl}log {}\n", log.display())), "nothing changed");
     assert_eq!(reloaded(&pen, &format!("{acl}no log\n")), "no log");
-    // Of very many changes the first are told and the rest is counted.
+    // Of very many changes the first are listed, and the others are counted.
     let many: String =
         (0..10).map(|list| format!("acl {list} permit 10.9.{list}.0/24\n")).collect();
     let told = reloaded(
@@ -73,7 +73,7 @@ fn a_reload_tells_what_changed() {
         told.starts_with("acl 0; acl 1; ") && told.ends_with("; 5 more settings changed"),
         "{told}"
     );
-    // A refused file is no success.
+    // A refused file is not a success.
     fs::write(pen.directory().join("pen.cfg"), "nonsense\n").unwrap();
     let before = lines(&pen, "reloaded ").len();
     pen.supervisor().signal(Signal::HUP);
@@ -140,9 +140,9 @@ fn a_script_that_changes_something_again_and_again_does_not_flood_the_log() {
     );
 }
 
-/// Says lines at once and reads the replies to the end.
+/// Sends several lines, and reads the replies to the end.
 fn say(to: SocketAddr, text: &str) {
-    // The port serves a line at a connection.
+    // The port accepts one line per connection.
     for line in text.lines() {
         let mut stream = TcpStream::connect(to).unwrap();
         stream.write_all(format!("{line}\n").as_bytes()).unwrap();
@@ -166,7 +166,7 @@ fn renewed_certificates_are_told_and_others_are_not() {
     let begin = format!("certificate renewed: CN=a.test in {} until ", path.display());
     assert!(told.starts_with(&begin) && !told.contains(';'), "{told}");
     assert_eq!(reloaded(&pen, "blacklist 2\n"), "blacklist 2");
-    // A certificate of the chain comes and goes.
+    // A certificate of the chain is added and removed.
     let own = fs::read_to_string(&path).unwrap();
     fs::write(&path, own.clone() + authority.pem()).unwrap();
     let told = reloaded(&pen, "blacklist 2\n");
@@ -176,7 +176,7 @@ fn renewed_certificates_are_told_and_others_are_not() {
         reloaded(&pen, "blacklist 2\n"),
         format!("certificate gone: CN=root in {}", path.display())
     );
-    // A key alone that is bad is no success.
+    // A reload with only a bad key is not a success.
     write(
         &path,
         &Identity { key: authority.issue(&["b.test"]).key, ..authority.issue(&["a.test"]) },

@@ -1,5 +1,5 @@
-//! One file says it all: `pen -F FILE` is a whole service, `show` prints what is in force, and what
-//! needs a restart says so.
+//! A service in one file: `pen -F FILE` is enough, `show` prints the settings in force, and a
+//! setting that needs a restart says so.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -29,14 +29,14 @@ fn file(pen: &Pen) -> PathBuf {
     pen.directory().join("pen.cfg")
 }
 
-/// The file has these lines more, or other ones, and is read again.
+/// Changes the text of the file, and makes pen read it again.
 fn rewrite(pen: &Pen, edit: impl FnOnce(String) -> String) {
     let text = fs::read_to_string(file(pen)).unwrap();
     fs::write(file(pen), edit(text)).unwrap();
     pen.supervisor().signal(Signal::HUP);
 }
 
-/// What `--check --show` prints of a file.
+/// The output of `--check --show` for a file.
 #[track_caller]
 fn shown(builder: &Builder) -> String {
     let output = builder.runs();
@@ -216,7 +216,7 @@ fn what_needs_a_restart_says_so_and_the_rest_is_put_in_force() {
     ] {
         assert!(pen.refuses(line).starts_with(why), "{line}");
     }
-    // What is so already may be said.
+    // A setting that is already in force is accepted.
     pen.tells("no jail", "");
     pen.tells("max_servers 16", "16");
 }
@@ -238,7 +238,7 @@ fn a_server_is_taken_away_and_its_connections_live_on() {
         "server: number 16 too large, this program was started for 16 servers (-S)",
     );
     assert!(pen.tell("show server").contains("\nno server 1\n"));
-    // Its client is placed anew; nobody else comes to it; what is open stays.
+    // Its client gets another server, and no other client gets this one; open connections stay.
     let known = client(on_b as u8 + 1);
     assert_ne!(pen.ask(known).as_deref(), Some("b"));
     for n in 10..22 {
@@ -250,7 +250,7 @@ fn a_server_is_taken_away_and_its_connections_live_on() {
         assert_ne!(pen.ask(client(n)).as_deref(), Some("b"), "client {n}, by hash");
     }
     pen.tells("no hash", "");
-    // The file names it still, so HUP brings it back; one that names all takes others away.
+    // The file still names it, so HUP brings it back. With `servers_only`, HUP removes the others.
     pen.tells("server 3 address 127.0.0.1 port 1", "");
     rewrite(&pen, |text| format!("servers_only\n{text}"));
     eventually("server 3 is gone", || pen.tell("servers").lines().count() == 3);
@@ -341,7 +341,7 @@ fn write_replies_with_the_file_and_follows_a_link_to_where_its_user_may_write() 
     if !is_root() {
         return;
     }
-    // As packaged: the file is root's, and so is its directory.
+    // As packaged: root owns the file and its directory.
     let why = pen.refuses("write");
     assert!(
         why.ends_with("permission denied; write - replies with what would be written"),
@@ -354,7 +354,7 @@ fn write_replies_with_the_file_and_follows_a_link_to_where_its_user_may_write() 
     assert!(pen.tell("write").is_empty() || !is_root());
     assert!(fs::symlink_metadata(file(&pen)).unwrap().is_symlink());
     assert!(fs::read_to_string(&target).unwrap().contains("\ntimeout 9\n"));
-    // The file may be written and its directory not: it is overwritten.
+    // The file is writable but its directory is not: the file is overwritten.
     chown(&mine, Some(0), Some(0)).unwrap();
     pen.tells("timeout 8", "8");
     pen.tells("write", "");

@@ -1,4 +1,4 @@
-//! penctl by itself: addresses, messages, statuses, and what it does without a command.
+//! penctl alone: addresses, messages, exit statuses, and its behaviour without a command.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,7 +10,7 @@ use std::thread;
 use crate::harness::control::{PENCTL, run_penctl, text};
 use crate::harness::{Backend, Pen, Port};
 
-/// A control port that takes lines and answers each as told.
+/// A control port that records lines and answers each with a given reply.
 struct Fake {
     address: String,
     lines: Receiver<String>,
@@ -40,14 +40,14 @@ fn answering(on: &str, answer: impl Fn(&str, &mut TcpStream) + Send + 'static) -
     Fake { address, lines }
 }
 
-/// One that answers with what it was asked.
+/// A control port that replies with the command.
 fn echoing(on: &str) -> Fake {
     answering(on, |line, connection| {
         connection.write_all(format!("you said {line}").as_bytes()).unwrap()
     })
 }
 
-/// Runs penctl: its status, output and complaint.
+/// Runs penctl and returns its status, its output and its error message.
 #[track_caller]
 fn penctl(words: &[&str], input: &str) -> (i32, String, String) {
     let output = run_penctl(PENCTL, words, input);
@@ -86,8 +86,8 @@ fn a_reply_may_be_empty_or_large_or_an_error() {
     assert_eq!(complaint, "");
 }
 
-/// What each control port of the original, and of older releases, replies to a line whose first
-/// word it does not know.
+/// The server replies as the original's control port, and older releases, do to a line with an
+/// unknown first word.
 #[test]
 fn a_pen_that_does_not_tell_outcomes_is_asked_once_more_without() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -189,7 +189,7 @@ fn the_status_says_whether_the_command_was_carried_out() {
     ] {
         assert_eq!(status(words), 2, "{words:?}");
     }
-    // Several commands: the status is that of the worst, and all are carried out.
+    // Several commands: all are carried out, and the status is that of the worst.
     let (status, out, _) = penctl(&[&place], "blacklist x\ntimeout 7\ntimeout\n");
     assert_eq!((status, out.ends_with("7\n7\n")), (2, true), "{out}");
 }
@@ -258,7 +258,7 @@ fn addresses_are_ports_of_hosts_or_paths() {
 #[test]
 fn what_goes_wrong_is_one_line_and_status_1() {
     complains(&[], "usage: penctl ");
-    // No command, and none in the input either.
+    // There is no command, and the input has none either.
     complains(&["localhost:8888"], "usage: penctl ");
     complains(&["--json", "/no/such/socket"], "usage: penctl ");
     complains(&["www", "mode"], "no port given\n");
@@ -316,8 +316,8 @@ fn without_a_command_it_obeys_its_input_line_by_line() {
     );
 }
 
-/// What penctl shows on a terminal, which script(1) gives it, whose user types this. The terminal
-/// says nothing of its width.
+/// The output of penctl on a terminal (made by script(1)) whose user types this. The terminal does
+/// not report its width.
 #[track_caller]
 fn on_a_terminal(words: &str, typed: &str) -> String {
     on_a_terminal_of("xterm", "", words, typed)
@@ -329,7 +329,7 @@ fn on_a_terminal_of(kind: &str, no_color: &str, words: &str, typed: &str) -> Str
     in_a_terminal(kind, no_color, &format!("{PENCTL} {words}"), typed)
 }
 
-/// What a command of a shell shows there.
+/// The output of a shell command on such a terminal.
 #[track_caller]
 fn in_a_terminal(kind: &str, no_color: &str, command: &str, typed: &str) -> String {
     let mut child = Command::new("script")
@@ -377,7 +377,7 @@ fn exit_and_quit_leave_the_prompt_and_help_helps() {
     pen.ends_when(|pen| drop(on_a_terminal(&pen.control().to_string(), "exit pen\ny\nquit\n")));
 }
 
-/// A farm in which every state can occur: 0 up, 1 out by an operator, 2 failed, 3 full.
+/// Servers in all states: 0 up, 1 taken out by an operator, 2 failed, 3 full.
 fn in_every_state() -> (Vec<Backend>, Port, Pen) {
     let servers: Vec<Backend> = ["a", "b", "d", "e"].map(Backend::named).into();
     let closed = Port::reserve();
@@ -392,7 +392,7 @@ fn in_every_state() -> (Vec<Backend>, Port, Pen) {
     (servers, closed, pen)
 }
 
-/// Clients of so many that server 2 has failed and server 3 is full.
+/// Three clients, after which server 2 has failed and server 3 is full.
 fn three_clients(pen: &Pen) -> Vec<(crate::harness::Client, String)> {
     let clients: Vec<_> = (1..=3).map(|n| pen.hold([127, 0, 0, n]).unwrap()).collect();
     assert!(clients.iter().any(|(_, name)| name == "d"));

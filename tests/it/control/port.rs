@@ -1,5 +1,5 @@
-//! The control port itself: who may connect, what a line is, and that no operator, however
-//! ill-behaved, harms anybody.
+//! The control port itself: access, the syntax of lines, and that no operator, however badly
+//! behaved, disturbs the service.
 
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -48,8 +48,8 @@ fn a_line_that_is_too_long_is_an_error() {
     }
 }
 
-/// Clients that connect again and again, all the while `act` runs. Returns how many were served;
-/// each one has to be.
+/// Clients that connect again and again while `act` runs. Returns the number of served clients;
+/// every client must be served.
 fn with_traffic(pen: &Pen, act: impl FnOnce()) -> usize {
     let (over, served, address) = (AtomicBool::new(false), AtomicUsize::new(0), pen.address());
     thread::scope(|scope| {
@@ -64,7 +64,7 @@ fn with_traffic(pen: &Pen, act: impl FnOnce()) -> usize {
             });
         }
         act();
-        // Long enough to see that service goes on afterwards.
+        // Wait long enough to see that the service continues afterwards.
         let now = served.load(SeqCst);
         eventually("clients are served", || served.load(SeqCst) > now + 100);
         over.store(true, SeqCst);
@@ -78,8 +78,8 @@ fn hostile_operators_harm_nobody() {
     let pen = steered(&server);
     let served = with_traffic(&pen, || {
         let control = pen.control();
-        // Silent ones, ones in the middle of a line, ones that send without end, half-open ones,
-        // ones that read nothing.
+        // Operators that are silent, stop in the middle of a line, send without end, are half-open,
+        // or read nothing.
         let silent: Vec<Client> = (0..10).map(|_| control.connect().unwrap()).collect();
         let slow = control.connect().unwrap();
         slow.send("mo");
@@ -105,7 +105,7 @@ fn hostile_operators_harm_nobody() {
             slow.line().as_deref(),
             Some("no hash no roundrobin no stubborn no weight no prio")
         );
-        // Many at once: the oldest have to go, the newest are served.
+        // Many at once: the oldest are closed, the newest are served.
         let crowd: Vec<Client> = (0..200).map(|_| control.connect().unwrap()).collect();
         pen.tells("mode", "no hash no roundrobin no stubborn no weight no prio");
         for gone in silent.iter().chain(&crowd[..100]) {
@@ -113,7 +113,7 @@ fn hostile_operators_harm_nobody() {
         }
         let last = crowd.last().unwrap();
         assert!(!last.has_news(), "a new one is not");
-        // Those who reset.
+        // Operators that reset their connections.
         for operator in crowd.into_iter().skip(150) {
             operator.reset();
         }
@@ -149,7 +149,7 @@ fn the_control_access_list_turns_away_without_reading() {
     }
     pen.hears("127.0.0.9");
     pen.tells("control_acl", "5");
-    // Nobody locks himself out.
+    // An operator cannot lock himself out.
     let why = pen.refuses("acl 5 permit 192.0.2.1");
     assert!(
         why.starts_with(
@@ -265,7 +265,7 @@ fn the_control_process_is_jailed_and_holds_nothing_of_clients() {
     let sockets =
         control.descriptors().iter().filter(|(_, target)| target.starts_with("socket:")).count();
     assert_eq!(sockets, 2, "the channel and the port: {:?}", control.descriptors());
-    // What an operator names is looked for inside.
+    // A file that an operator names is looked up inside the jail.
     fs::write(jail.join("inside.cfg"), "blacklist 77\n").unwrap();
     pen.tells("include /inside.cfg", "");
     pen.tells("blacklist", "77");
@@ -316,7 +316,7 @@ fn a_killed_control_process_comes_back_and_service_goes_on() {
         for round in 0..5 {
             let waiting = pen.control().connect().unwrap();
             waiting.send("half a li");
-            // Whoever came before is accepted by now.
+            // All earlier operators are accepted by now.
             pen.tells("pid", &pen.supervisor().pid().to_string());
             let control = pen.control_process();
             control.kill();

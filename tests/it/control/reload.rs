@@ -1,5 +1,5 @@
-//! HUP: the configuration file is read again, all of it or none, and nobody who is being served
-//! notices.
+//! HUP: the configuration file is read again, all of it or none, without an effect on current
+//! clients.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,14 +17,14 @@ fn client(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(127, 23, 0, number)
 }
 
-/// Puts other lines into the configuration file. Whole, as an editor does.
+/// Replaces the text of the configuration file atomically, as an editor does.
 fn edit(pen: &Pen, text: &str) {
     let (path, new) = (pen.directory().join("pen.cfg"), pen.directory().join("pen.cfg.new"));
     fs::write(&new, text).unwrap();
     fs::rename(new, path).unwrap();
 }
 
-/// Has pen read its file, and waits until `question` is answered by `reply`.
+/// Makes pen read its file, and waits until the reply to `question` is `reply`.
 #[track_caller]
 fn reload(pen: &Pen, question: &str, reply: &str) {
     pen.supervisor().signal(Signal::HUP);
@@ -61,7 +61,7 @@ fn what_the_file_says_is_in_force_and_what_it_does_not_mention_stays() {
     }
     held.echoes("still here");
     assert_eq!(pen.ask(client(1)).as_deref(), Some("a"), "the client table stays");
-    // A server that is left out of the file stays too.
+    // A server that the file does not name stays too.
     edit(&pen, "blacklist 3\n");
     reload(&pen, "blacklist", "3");
     assert_eq!(pen.tell("servers").lines().count(), 2);
@@ -78,7 +78,7 @@ fn a_bad_line_leaves_everything_as_it_is_and_every_bad_line_is_told() {
     pen.hears(&format!("{}:5: ", path.display()));
     pen.tells("blacklist", "1");
     pen.tells("mode", "no hash no roundrobin no stubborn no weight no prio");
-    // Lines that read, and that still cannot take effect.
+    // Lines that are correct but cannot take effect.
     for line in [
         "server 99 address 127.0.0.1",
         "server 5 max 1",
@@ -105,7 +105,7 @@ fn a_bad_line_leaves_everything_as_it_is_and_every_bad_line_is_told() {
     pen.hears(&format!("{}:2: cannot resolve no-such-a: ", path.display()));
     pen.hears(&format!("{}:3: cannot resolve no-such-b: ", path.display()));
     pen.tells("blacklist", "1");
-    // What cannot be had at once: the lines are told too.
+    // Resources that are not available: the message names the lines too.
     let taken = crate::harness::Port::reserve();
     let _taken = std::net::TcpListener::bind(taken.address()).unwrap();
     for line in
@@ -213,9 +213,9 @@ fn with_a_jail_the_file_is_outside() {
 
 #[test]
 fn nobody_who_is_served_notices_reloads() {
-    /// Clients that are served all the time.
+    /// Clients that are served the whole time.
     const CLIENTS: u16 = 200;
-    /// How long, and how often HUP comes.
+    /// The duration, and the number of HUPs.
     const BOUND: Duration = Duration::from_secs(10);
     const EVERY: Duration = Duration::from_millis(200);
     let farm = Backend::farm(["a", "b"]);
@@ -268,7 +268,7 @@ fn nobody_who_is_served_notices_reloads() {
     assert!(workers.iter().all(|worker| !worker.gone()), "no worker died: {}", pen.said());
 }
 
-/// Tells the clients to stop, also when an assertion fails.
+/// Tells the clients to stop, even if an assertion fails.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -324,8 +324,8 @@ fn many_reloads_cost_neither_descriptors_nor_memory() {
     assert_eq!(processes().iter().map(Process::pid).collect::<Vec<i32>>(), pids);
 }
 
-/// A client that knows both addresses of a listener that moves: it tries the one and, turned away
-/// there, the other.
+/// A client that knows both addresses of a moving listener: it tries one and, if refused there, the
+/// other.
 fn at_either(old: SocketAddr, new: SocketAddr, from: Ipv4Addr) -> Option<String> {
     let at = |address| {
         let client = Client::connect(from.into(), address).ok()?;
@@ -355,8 +355,8 @@ fn a_listener_that_moves_turns_nobody_away() {
                     if over.load(SeqCst) {
                         break;
                     }
-                    // Which is the new one changes all the time; who is turned away at one is
-                    // served at the other.
+                    // The new address changes all the time; a client that is refused at one address
+                    // is served at the other.
                     let (old, new) = if round % 2 == 0 { (first, second) } else { (second, first) };
                     let name = at_either(old, new, client(10 + n))
                         .or_else(|| at_either(old, new, client(10 + n)));
@@ -379,10 +379,10 @@ fn a_listener_that_moves_turns_nobody_away() {
         }
     });
     held.echoes("still here");
-    // The last of them went to the first.
+    // The last of them moved to the first address.
     assert_eq!(ask(place(&first), client(2).into()).as_deref(), Some("a"));
     assert!(Client::connect(client(2).into(), place(&second)).is_err());
-    // A listen that has not changed, and one that cannot be had.
+    // A listen address that has not changed, and one that cannot be bound.
     edit(&pen, &format!("listen {}\nblacklist 7\n", place(&first)));
     reload(&pen, "blacklist", "7");
     edit(&pen, &format!("listen {}\nblacklist 8\n", server.operand()));
@@ -408,7 +408,7 @@ fn a_worker_that_dies_in_the_middle_of_a_reload_changes_nothing() {
         let workers = pen.workers();
         let victim = &workers[round as usize % workers.len()];
         if round % 3 == 0 {
-            // One that cannot take its settings any more.
+            // A worker that cannot receive its settings any more.
             victim.stop();
         }
         pen.supervisor().signal(Signal::HUP);

@@ -1,5 +1,5 @@
-//! Commands about servers and who may use them: each is in force in all workers before its reply is
-//! there.
+//! Commands about servers and their access lists: each is in force in all workers before its reply
+//! arrives.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -154,7 +154,7 @@ fn access_lists_govern_clients_in_all_workers() {
     assert_eq!(pen.ask(Ipv4Addr::new(127, 21, 0, 1)).as_deref(), Some("a"));
     pen.tells("no acl 3", "");
     all_give(&pen, 20, "a");
-    // Whoever is not permitted by a list that ends in permit is refused.
+    // A list that ends with permit refuses every client that it does not permit.
     pen.tells("acl 3 permit ::1", "");
     all_refuse(&pen, 30);
     pen.tells("acl 3 permit 127.20.0.0/16", "");

@@ -1,8 +1,8 @@
-//! What cannot be started: every malformed form of the command line, of addresses and of servers,
-//! and what the system refuses.
+//! Starts that must fail: every malformed form of the command line, of addresses and of servers,
+//! and refusals of the system.
 //!
-//! Each ends with one line on standard error and status 1, in the foreground and in the background
-//! alike; nothing listens afterwards, and no process is left.
+//! Each ends with one line on standard error and status 1, in the foreground and in the background.
+//! Afterwards no process is left, and the port is free.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -18,19 +18,18 @@ use crate::harness::{BINARY, PATIENCE, Port, Process, eventually, machine};
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
-/// What a refused start said and left.
+/// The output and remains of a refused start.
 struct Refusal {
     status: Option<i32>,
     said: String,
     printed: String,
 }
 
-/// Runs pen with these arguments until it ends, and sees to it that nothing of it is left.
+/// Runs pen with these arguments until it ends, and checks that no process is left.
 #[track_caller]
 fn run(arguments: &[OsString]) -> Refusal {
     static RUNS: AtomicU32 = AtomicU32::new(0);
-    // Forks inherit the environment, so that it tells whose they are, even if they left their
-    // session.
+    // Forks inherit the environment. So it identifies them even if they left their session.
     let mark =
         format!("PEN_TEST_RUN={}.{}", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed));
     let (variable, value) = mark.split_once('=').unwrap();
@@ -99,7 +98,7 @@ fn refused<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>, why: &str) {
     refused_raw(&arguments, why);
 }
 
-/// Checks that nobody listens at a reserved port.
+/// Checks that no process listens at a reserved port.
 #[track_caller]
 fn free(port: &Port) {
     let socket = Socket::new(Domain::for_address(port.address()), Type::STREAM, None).unwrap();
@@ -108,7 +107,7 @@ fn free(port: &Port) {
     socket.listen(1).expect("nobody else listens at the port");
 }
 
-/// Checks every row, `PORT` standing for `127.0.0.1:` and a reserved port that must be free
+/// Checks every row. `PORT` stands for `127.0.0.1:` and a reserved port that must be free
 /// afterwards.
 #[track_caller]
 fn rows(rows: &[(&str, &str)]) {
@@ -298,7 +297,7 @@ fn an_address_that_cannot_be_had_is_named_with_the_reason() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     refused([&*address, "127.0.0.1:1"], &address);
-    // TEST-NET-1 (RFC 5737) is nobody's address.
+    // No host has an address of TEST-NET-1 (RFC 5737).
     refused(["192.0.2.1:8080", "127.0.0.1:1"], "192.0.2.1:8080");
 }
 
@@ -320,7 +319,7 @@ fn files_users_and_jails_that_cannot_be_had_are_named() {
 
 #[test]
 fn names_without_an_address_are_named() {
-    // In a network of its own, so that no question reaches a name server.
+    // In its own network, so that no query reaches a name server.
     if machine::in_own_network("names_without_an_address_are_named", &["true".to_owned()]) {
         let port = Port::reserve();
         let listen = port.address().to_string();

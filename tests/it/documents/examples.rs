@@ -1,6 +1,6 @@
-//! Every example in README, HOWTOs, manual pages and packages: command lines of pen are checked by
-//! pen, files with them, and penctl's commands said to a pen that runs. Needs root, for a network
-//! and an /etc of its own in which the names of the examples exist.
+//! Checks every example in README, HOWTOs, manual pages and packages. pen checks the command lines
+//! of pen and the files with them; penctl's commands are sent to a running pen. The test needs root
+//! for its own network and /etc, in which the names of the examples exist.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,10 +9,10 @@ use std::process::{Command, Output};
 
 use crate::harness::machine;
 
-/// What a machine has to have for the examples: servers by name, pen's user, an empty jail, and
-/// places to write.
+/// The machine's setup for the examples: servers by name, pen's user, an empty jail, and writable
+/// directories.
 const SETUP: &[&str] = &[
-    // What follows must never reach the machine itself.
+    // The following commands must never change the machine itself.
     "[ \"$(readlink /proc/self/ns/mnt)\" != \"$(readlink /proc/$PPID/ns/mnt)\" ]",
     "for place in /etc /var/lib /var/log /run; do mount -t tmpfs none /mnt; mkdir /mnt/upper \
      /mnt/work; \
@@ -41,7 +41,7 @@ fn root() -> &'static Path {
 /// The examples of a document.
 #[derive(Default)]
 struct Examples {
-    /// Files by their path, which their first line names.
+    /// Files by their path, which is in their first line.
     files: BTreeMap<PathBuf, String>,
     /// Command lines of a shell that begin with `pen` or `penctl`.
     commands: Vec<String>,
@@ -85,14 +85,14 @@ impl Examples {
     }
 }
 
-/// The file that the first line of an example names, anywhere in its comment.
+/// The file that the first line of an example names in its comment.
 fn file_named_in(block: &str) -> Option<PathBuf> {
     let comment = block.lines().next()?.strip_prefix("# ")?;
     let path = comment.split([' ', ',', ':']).find(|word| word.starts_with("/etc/"))?;
     Some(path.trim_end_matches('.').into())
 }
 
-/// What stands four columns in; an empty line ends it.
+/// The blocks that are indented by four columns; an empty line ends a block.
 fn blocks_of_markdown(text: &str) -> Vec<String> {
     let mut blocks = vec![String::new()];
     for line in text.lines() {
@@ -105,7 +105,7 @@ fn blocks_of_markdown(text: &str) -> Vec<String> {
     blocks
 }
 
-/// What is displayed literally, without roff's escapes.
+/// The literal displays, without roff's escapes.
 fn blocks_of_mdoc(text: &str) -> Vec<String> {
     let text = text.replace("\\e", "\\").replace("\\&", "");
     let displays = text.split(".Bd -literal").skip(1).map(|rest| {
@@ -117,7 +117,7 @@ fn blocks_of_mdoc(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// All documents, as they are called in the repository.
+/// All documents, by their paths in the repository.
 fn documents() -> Vec<String> {
     let mut found = vec!["README.md".to_owned()];
     for (directory, extensions) in [
@@ -136,7 +136,7 @@ fn documents() -> Vec<String> {
     found
 }
 
-/// Runs a shell in which `pen` and `penctl` are those under test.
+/// Runs a shell in which `pen` and `penctl` are the programs under test.
 fn shell(pen: &str, script: &str) -> Output {
     let script = format!(
         "pen() {{ {pen} \"$@\"; }}\npenctl() {{ {} \"$@\"; }}\n{script}",
@@ -145,7 +145,7 @@ fn shell(pen: &str, script: &str) -> Output {
     Command::new("sh").args(["-c", &script]).output().unwrap()
 }
 
-/// Whether pen finds nothing wrong.
+/// Checks that pen accepts an example.
 #[track_caller]
 fn check(script: &str, place: &str) {
     let output = shell(&format!("{} --check", machine::BINARY), script);
@@ -156,13 +156,13 @@ fn check(script: &str, place: &str) {
     );
 }
 
-/// Says the commands for one control port to a pen that has it.
+/// Sends the commands for one control port to a pen with that port.
 #[track_caller]
 fn steer(address: &str, commands: &[&String], place: &str) {
     let name = Path::new(address).file_stem().and_then(|name| name.to_str()).unwrap();
     let file = Path::new("/etc/pen").join(name).with_extension("conf");
     let pid = "/run/pen/documents.pid";
-    // Without a file of its own, a farm as the examples speak of one.
+    // Without an example file for it, pen gets a set of servers as in the examples.
     let operands = match file.exists() {
         true => format!("-F {}", file.display()),
         false => "127.0.0.1:8080 www1 www2 www3".to_owned(),
@@ -180,7 +180,7 @@ fn steer(address: &str, commands: &[&String], place: &str) {
         let output = shell("false", command);
         let reply = String::from_utf8_lossy(&output.stdout);
         let complaint = String::from_utf8_lossy(&output.stderr);
-        // There are no clients here whose connection could be closed.
+        // There are no clients here, so no connection can be closed.
         let nobody = reply.starts_with("close: connection ") && reply.ends_with(" is not in use\n");
         assert!(output.status.success() || nobody, "{place}: {command}\n{reply}{complaint}");
     }
@@ -265,8 +265,8 @@ fn every_example_works() {
     let documents = documents();
     let mut examples: Vec<Examples> =
         documents.iter().map(|name| Examples::of(&root().join(name))).collect();
-    // One document may use another's file, so all are there first; where two call theirs alike,
-    // each is there for its own.
+    // A document may use a file of another, so all files exist first. If two files have the same
+    // name, each exists for its own document.
     let write = |examples: &Examples| {
         examples.files.iter().for_each(|(path, text)| fs::write(path, text).unwrap())
     };
@@ -288,6 +288,6 @@ fn every_example_works() {
         by_address.iter().for_each(|(address, lines)| steer(address, lines, name));
         seen += examples.files.len() + examples.commands.len();
     }
-    // Where all were lost to a change of form, none would fail.
+    // If a change of form hid all examples, no check would fail.
     assert!(seen > 60, "only {seen} examples were found");
 }

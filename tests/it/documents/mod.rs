@@ -1,4 +1,4 @@
-//! What documents and packages promise, and what cannot be started.
+//! The promises of documents and packages, and starts that must fail.
 
 mod bad_input;
 mod design;

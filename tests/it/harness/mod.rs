@@ -1,8 +1,8 @@
-//! What the black-box tests share: the real program in its own directory, backends and clients to
-//! talk to it, and waiting for conditions within a bound.
+//! The harness of the black-box tests: the real program in its own directory, backends and clients,
+//! and bounded waits for conditions.
 //!
-//! Nothing here sleeps for a fixed time, uses a fixed port, or touches a process that it did not
-//! start. Tests run side by side, so every test has its own ports, its own directory and its own
+//! The harness does not sleep for a fixed time, use a fixed port, or touch a process that it did
+//! not start. Tests run in parallel, so every test has its own ports, its own directory and its own
 //! client addresses on the loopback network.
 
 #![allow(dead_code, reason = "the tests and the one that is apart use a part each")]

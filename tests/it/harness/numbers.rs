@@ -1,11 +1,11 @@
-//! Reproducible noise: data that no relay can pass on damaged without notice.
+//! Reproducible pseudo-random data, in which every damage by a relay is noticed.
 
 /// A generator of pseudo-random bytes (xorshift64*); the same seed gives the same bytes.
 #[derive(Clone, Debug)]
 pub struct Numbers(u64);
 
 impl Numbers {
-    /// A generator of its own sequence for each seed.
+    /// A generator with its own sequence for each seed.
     pub fn new(seed: u64) -> Numbers {
         Numbers(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
@@ -33,7 +33,7 @@ pub struct Bytes {
 }
 
 impl Bytes {
-    /// The stream of a seed.
+    /// The stream of this seed.
     pub fn new(seed: u64) -> Bytes {
         Bytes { numbers: Numbers::new(seed), left: [0; 8], used: 8 }
     }

@@ -1,4 +1,4 @@
-//! The program under test, started and ended.
+//! Starts and ends the program under test.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -21,7 +21,7 @@ use super::process::Process;
 use super::report::Report;
 use super::wait::{eventually, until, within};
 
-/// How pen is to be started.
+/// The parameters of a start.
 pub struct Builder {
     binary: PathBuf,
     wrapper: Vec<OsString>,
@@ -34,7 +34,7 @@ pub struct Builder {
     foreground: bool,
     status_file: bool,
     pid_file: Option<PathBuf>,
-    /// Nothing stands on the command line but what the test says.
+    /// The command line has only the options of the test.
     alone: bool,
     port: Port,
     control: Option<Control>,
@@ -60,7 +60,7 @@ impl Builder {
         self.server_as(operand)
     }
 
-    /// Adds a server as it is to be written on the command line.
+    /// Adds a server as written on the command line.
     pub fn server_as(mut self, operand: impl AsRef<OsStr>) -> Builder {
         self.servers.push(operand.as_ref().to_os_string());
         self
@@ -71,7 +71,7 @@ impl Builder {
         backends.into_iter().fold(self, Builder::server)
     }
 
-    /// Adds servers with the same limits, written as in an operand: `soft` or `soft:hard`.
+    /// Adds servers with the same limits, in the form of an operand: `soft` or `soft:hard`.
     pub fn servers_with_limits<'b>(
         self,
         backends: impl IntoIterator<Item = &'b Backend>,
@@ -82,18 +82,19 @@ impl Builder {
         })
     }
 
-    /// Listens somewhere else than at a free port of 127.0.0.1.
+    /// Listens at another address than a free port of 127.0.0.1.
     pub fn listen(mut self, local: impl AsRef<OsStr>) -> Builder {
         self.listen = Some(local.as_ref().to_os_string());
         self
     }
 
-    /// Has a control port, at a free port of 127.0.0.1; as root, `-u nobody` with it, as pen wants.
+    /// Adds a control port, at a free port of 127.0.0.1. As root it also adds `-u nobody`, which
+    /// pen requires.
     pub fn control(self) -> Builder {
         self.control_at(Control::Tcp(Port::reserve()))
     }
 
-    /// [`Builder::control`] at a Unix socket.
+    /// As [`Builder::control`], at a Unix socket.
     pub fn control_unix(self, path: &Path) -> Builder {
         self.control_at(Control::Unix(path.to_path_buf()))
     }
@@ -104,21 +105,21 @@ impl Builder {
         if is_root() { self.options(["-u", "nobody"]) } else { self }
     }
 
-    /// Has a configuration file (`-F`) with these lines, called `pen.cfg` in pen's directory.
+    /// Adds a configuration file (`-F`) with these lines, called `pen.cfg` in pen's directory.
     pub fn file(self, text: &str) -> Builder {
         let path = self.directory.path().join("pen.cfg");
         fs::write(&path, text).unwrap();
         self.options([OsStr::new("-F"), path.as_os_str()])
     }
 
-    /// Has this configuration file, and nothing else on the command line but options of the test.
+    /// Uses this configuration file, and otherwise only the options of the test.
     pub fn alone(mut self, path: &Path) -> Builder {
         self.alone = true;
         self.options([OsStr::new("-F"), path.as_os_str()])
     }
 
-    /// Has a configuration file that says it all, at the end of which come a control socket, the
-    /// user, the pid file and three workers.
+    /// Uses a complete configuration file. A control socket, the user, the pid file and three
+    /// workers are added at its end.
     pub fn one_file(mut self, text: &str) -> Builder {
         let socket = self.directory.path().join("ctl");
         let (control, pid) = (socket.display(), self.directory.path().join("pid"));
@@ -129,56 +130,56 @@ impl Builder {
         self.file(&format!("{text}\n{rest}"))
     }
 
-    /// Starts in the background, as without `-f`.
+    /// Starts in the background (without `-f`).
     pub fn background(mut self) -> Builder {
         self.foreground = false;
         self
     }
 
-    /// Leaves `-w` out: reports are text. [`Pen::report`] needs it.
+    /// Omits `-w`: reports are text. [`Pen::report`] needs `-w`.
     pub fn without_status_file(mut self) -> Builder {
         self.status_file = false;
         self
     }
 
-    /// Has the pid file elsewhere than in pen's directory. For starts that fail.
+    /// Puts the pid file in another place than pen's directory. For starts that fail.
     pub fn pid_file(mut self, path: impl AsRef<Path>) -> Builder {
         self.pid_file = Some(path.as_ref().to_path_buf());
         self
     }
 
-    /// Starts another copy of the program.
+    /// Starts this copy of the program.
     pub fn binary(mut self, binary: &Path) -> Builder {
         self.binary = binary.to_path_buf();
         self
     }
 
-    /// Starts it through a program that sets something up and then executes the rest of its command
-    /// line.
+    /// Starts pen through a program that sets something up and then executes the rest of its
+    /// command line.
     pub fn through<S: AsRef<OsStr>>(mut self, wrapper: impl IntoIterator<Item = S>) -> Builder {
         self.wrapper = wrapper.into_iter().map(|word| word.as_ref().to_os_string()).collect();
         self
     }
 
-    /// Sets a variable of its environment.
+    /// Sets an environment variable.
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Builder {
         self.environment.push((name.as_ref().to_os_string(), value.as_ref().to_os_string()));
         self
     }
 
-    /// Starts it with a descriptor more, the first of which is number 3, as a service manager
-    /// passes sockets.
+    /// Passes one more descriptor, the first of which is number 3, as a service manager passes
+    /// sockets.
     pub fn socket(mut self, socket: impl Into<OwnedFd>) -> Builder {
         self.sockets.push(socket.into());
         self
     }
 
-    /// The port that pen will listen at, unless told otherwise.
+    /// The default listen address of pen.
     pub fn address(&self) -> SocketAddr {
         self.port.address()
     }
 
-    /// The directory that pen's files are in, made with mode 0700.
+    /// The directory of pen's files, with mode 0700.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -202,7 +203,7 @@ impl Builder {
         }
         words.extend(self.options.iter().cloned());
         match &self.listen {
-            // An operand that says nothing is left out.
+            // An empty operand is omitted.
             Some(nothing) if nothing.is_empty() => {}
             Some(listen) => words.push(listen.clone()),
             None => words.push(self.port.address().to_string().into()),
@@ -222,8 +223,7 @@ impl Builder {
         command
     }
 
-    /// Runs a command line that is expected to fail, in the foreground or background, and returns
-    /// what it said.
+    /// Runs a command line that must fail, in the foreground or background, and returns its output.
     #[track_caller]
     pub fn fails(self) -> Output {
         let output = self.runs();
@@ -236,7 +236,7 @@ impl Builder {
         output
     }
 
-    /// Runs a command line that is expected to end by itself.
+    /// Runs a command line that ends by itself.
     pub fn runs(&self) -> Output {
         self.command().output().unwrap()
     }
@@ -303,7 +303,7 @@ impl Pen {
         }
     }
 
-    /// Where it listens, unless the test told it another place.
+    /// Its listen address, unless the test set another one.
     pub fn address(&self) -> SocketAddr {
         self.port.address()
     }
@@ -318,23 +318,23 @@ impl Pen {
         &self.supervisor
     }
 
-    /// The workers, in order of their process numbers: all of them, waiting for replacements that
-    /// are on their way.
+    /// All workers, in order of their process numbers. It waits for replacements that are still
+    /// starting.
     #[track_caller]
     pub fn workers(&self) -> Vec<Process> {
         until("all workers run", || {
             let mut workers = self.supervisor.children();
             workers.retain(is_worker);
             if self.control.is_some() && !is_root() {
-                // Nobody but root can tell them apart by looking; the control process is forked
-                // last.
+                // Only root can distinguish them by their descriptors; the control process is
+                // forked last.
                 workers.truncate(self.workers as usize);
             }
             (workers.len() == self.workers as usize).then_some(workers)
         })
     }
 
-    /// The control process, waiting for it if it is on its way. For root.
+    /// The control process; waits until it has started. Needs root.
     #[track_caller]
     pub fn control_process(&self) -> Process {
         until("the control process runs", || {
@@ -342,28 +342,26 @@ impl Pen {
         })
     }
 
-    /// Where the control port is.
+    /// The address of the control port.
     #[track_caller]
     pub fn control(&self) -> &Control {
         self.control.as_ref().expect("the builder was told of a control port")
     }
 
-    /// Says a command at the control port and returns the whole reply.
+    /// Sends a command to the control port and returns the whole reply.
     #[track_caller]
     pub fn tell(&self, line: &str) -> String {
         self.control().tell(line)
     }
 
-    /// [`Pen::tell`], and checks the reply; one that is not empty is given without its last line
-    /// end.
+    /// Does [`Pen::tell`], and checks the reply, which is given without its last line end.
     #[track_caller]
     pub fn tells(&self, line: &str, reply: &str) {
         let expected = if reply.is_empty() { String::new() } else { format!("{reply}\n") };
         assert_eq!(self.tell(line), expected, "the reply to {line:?}");
     }
 
-    /// Says a command that is expected to be refused: the reply is one line. Returns it without its
-    /// end.
+    /// Sends a command that must be refused with one line. Returns the line without its end.
     #[track_caller]
     pub fn refuses(&self, line: &str) -> String {
         let reply = self.tell(line);
@@ -374,7 +372,7 @@ impl Pen {
         reply.trim_end().to_string()
     }
 
-    /// Asks which backend a client of this address is given. See [`client::ask`].
+    /// Returns the backend that a client of this address gets. See [`client::ask`].
     #[track_caller]
     pub fn ask(&self, from: impl Into<IpAddr>) -> Option<String> {
         client::ask(self.address(), from.into())
@@ -392,7 +390,7 @@ impl Pen {
         Client::connect(from.into(), self.address()).expect("pen accepts")
     }
 
-    /// Stops all workers but one while `act` runs, so that this one accepts whoever connects.
+    /// Stops all workers but one while `act` runs, so that this one accepts all clients.
     #[track_caller]
     pub fn only<T>(&self, chosen: usize, act: impl FnOnce() -> T) -> T {
         let workers = self.workers();
@@ -404,7 +402,7 @@ impl Pen {
         result
     }
 
-    /// Waits until a client's last connection is so many seconds ago, by pen's own clock, or its
+    /// Waits until a client's last connection is this many seconds ago, by pen's own clock, or its
     /// entry is gone.
     #[track_caller]
     pub fn await_age(&self, client: impl Into<IpAddr>, seconds: u32) {
@@ -426,7 +424,7 @@ impl Pen {
         Report::parse(until("a report is written", || fs::read_to_string(&path).ok()))
     }
 
-    /// Waits until no connection is open any more.
+    /// Waits until no connection is open.
     #[track_caller]
     pub fn settle(&self) {
         eventually("all connections have been given back", || {
@@ -435,12 +433,12 @@ impl Pen {
         });
     }
 
-    /// What pen wrote on standard error so far.
+    /// The text that pen wrote to standard error so far.
     pub fn said(&self) -> String {
         fs::read_to_string(self.directory().join("stderr")).unwrap()
     }
 
-    /// Waits until pen has said something that contains `text`.
+    /// Waits until pen has written `text`.
     #[track_caller]
     pub fn hears(&self, text: &str) {
         assert!(
@@ -450,13 +448,13 @@ impl Pen {
         );
     }
 
-    /// Sends `signal` and waits for the end: status 0, and no worker left.
+    /// Sends `signal` and waits for the end: status 0, and no worker is left.
     #[track_caller]
     pub fn end_by(&mut self, signal: Signal) {
         self.ends_when(|pen| pen.supervisor.signal(signal));
     }
 
-    /// Does what ends pen and waits for the end: status 0, and no worker left.
+    /// Runs an action that ends pen, and waits for the end: status 0, and no worker is left.
     #[track_caller]
     pub fn ends_when(&mut self, act: impl FnOnce(&Pen)) {
         let workers = self.supervisor.children();
@@ -467,7 +465,7 @@ impl Pen {
         let gone = within(Duration::from_secs(10), || self.supervisor.gone());
         let leftover =
             workers.iter().zip(lasting).filter(|(child, lasts)| *lasts && !child.gone()).count();
-        // A child of the moment is killed with the supervisor and may be gone a moment later.
+        // A helper process is killed with the supervisor and may end a moment later.
         let alone = within(Duration::from_secs(5), || workers.iter().all(Process::gone));
         self.over = true;
         self.clear(&workers);
@@ -480,8 +478,7 @@ impl Pen {
         assert!(!self.directory().join("pid").exists(), "the pid file is removed");
     }
 
-    /// Kills the supervisor, as nothing in an orderly life does; its workers are left to
-    /// themselves.
+    /// Kills the supervisor, which no orderly stop does; its workers are left alone.
     #[track_caller]
     pub fn kill_supervisor(&mut self) {
         self.over = true;
@@ -489,12 +486,12 @@ impl Pen {
         self.reap();
     }
 
-    /// The exit status of a supervisor that is our child and has ended.
+    /// The exit status of the supervisor if it is our child and has ended.
     fn reap(&mut self) -> Option<ExitStatus> {
         self.child.as_mut().map(|child| child.wait().unwrap())
     }
 
-    /// Leaves nothing running, whatever happened.
+    /// Kills all remaining processes, in every case.
     fn clear(&mut self, workers: &[Process]) {
         if !self.supervisor.gone() {
             self.supervisor.signal(Signal::KILL);
@@ -528,9 +525,10 @@ impl Drop for Pen {
     }
 }
 
-/// Whether a child of the supervisor is a worker that has begun its work, and not one that is being
-/// born, that writes a report or that serves operators: only a worker waits with epoll(7) and has
-/// the eventfd(2) of freed places. What cannot be looked into counts as one.
+/// Whether a child of the supervisor is a worker that has begun its work. It is not a starting
+/// process, a helper that writes a report, or the control process. Only a worker has an epoll(7)
+/// descriptor and the eventfd(2) of freed slots. A process that cannot be examined counts as a
+/// worker.
 fn is_worker(child: &Process) -> bool {
     let descriptors = child.descriptors();
     descriptors.is_empty() || (has(&descriptors, "[eventpoll]") && has(&descriptors, "[eventfd]"))

@@ -1,4 +1,4 @@
-//! The HTML report of `-w`, read back.
+//! Parses the HTML report of `-w`.
 
 use std::collections::BTreeMap;
 
@@ -64,7 +64,7 @@ fn table(html: &str) -> Vec<Row> {
     .collect()
 }
 
-/// The text of a cell, from behind its `<td`.
+/// The text of a cell, from after its `<td`.
 fn cell(html: &str) -> String {
     let (_, rest) = html.split_once('>').unwrap();
     rest.split("</td>").next().unwrap().to_string()

@@ -1,18 +1,18 @@
-//! Waiting for conditions. The bounds say when to give up; they measure nothing.
+//! Bounded waits for conditions. The bounds are only limits; they measure nothing.
 
 use std::time::{Duration, Instant};
 
-/// How long a test waits for something that should come at once: generous, because the machine may
-/// be busy.
+/// How long a test waits for something that should happen at once. It is long, because the machine
+/// may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Waits until `condition` holds; panics with `what` if it does not within [`PATIENCE`].
+/// Waits until `condition` holds; panics with `what` if it does not hold within [`PATIENCE`].
 #[track_caller]
 pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
     assert!(within(PATIENCE, condition), "waited in vain until {what}");
 }
 
-/// Waits until `look` finds something and returns it; panics with `what` if it does not within
+/// Waits until `look` returns a value and returns it; panics with `what` if there is none within
 /// [`PATIENCE`].
 #[track_caller]
 pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -24,7 +24,7 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     found.unwrap()
 }
 
-/// Waits until `condition` holds, and says whether it did before the time was up.
+/// Waits until `condition` holds; returns whether it did within the time.
 pub fn within(bound: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + bound;
     loop {

@@ -1,4 +1,4 @@
-//! `-H`: every HTTP request says who the client is, and nothing else is changed.
+//! `-H`: pen adds the client's address to every HTTP request, and changes nothing else.
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -11,13 +11,13 @@ use crate::harness::{Backend, Client, Gate, Pen, Port, Program, Recorder, eventu
 
 const ME: Ipv4Addr = Ipv4Addr::new(127, 12, 0, 1);
 
-/// What is added to a request that says nothing itself.
+/// The fields that pen adds to a request without them.
 const ADDED: &str = "X-Forwarded-Proto: http\r\nX-Forwarded-For: 127.12.0.1\r\n";
 
-/// A request that pretends to come from elsewhere.
+/// A request with a forged client address.
 const FORGED: &str = "GET /forged HTTP/1.1\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n";
 
-/// What becomes of it.
+/// The same request after pen.
 const NAMED: &str = "GET /forged HTTP/1.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-For: 6.6.6.6, \
     127.12.0.1\r\n\r\n";
 
@@ -25,7 +25,7 @@ fn pen(server: &Backend) -> Pen {
     Pen::builder().options(["-H", "-d"]).server(server).start()
 }
 
-/// A head with what is added, or without.
+/// A head, with or without the added fields.
 fn get(path: &str, added: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: x\r\n{added}\r\n")
 }
@@ -56,7 +56,7 @@ fn requests_come_out_as_the_manual_says() {
             "GET / HTTP/1.1\nHost: x\n\n".into(),
             format!("GET / HTTP/1.1\nHost: x\n{}\n", ADDED.replace('\r', "")),
         ),
-        // Empty lines before a request are no part of it.
+        // Empty lines before a request do not belong to it.
         ("\r\n\n".to_owned() + FORGED, NAMED.to_owned()),
         (format!("GET / HTTP/1.1\r\n{long}\r\n"), format!("GET / HTTP/1.1\r\n{long}{ADDED}\r\n")),
         ("".into(), "".into()),
@@ -83,8 +83,8 @@ fn mixed_passes_what_is_not_http() {
 
 #[test]
 fn mixed_holds_nothing_back_for_long() {
-    // MySQL's request for TLS, LDAP's bind: no request can begin so, and the client waits for an
-    // answer.
+    // MySQL's request for TLS, LDAP's bind: no HTTP request can begin so, and the client waits for
+    // an answer.
     let server = Recorder::silent();
     let pen = Pen::builder().options(["-O", "http mixed"]).server(&server.backend).start();
     let ssl_request = b" \0\0\x01\x85\xae\xff\0\0\0\0\x01\xff".as_slice();
@@ -99,8 +99,8 @@ fn mixed_holds_nothing_back_for_long() {
     }
 }
 
-/// Checks what the server gets for what a client sends: in one piece, cut anywhere, and byte by
-/// byte (unless that takes for ever).
+/// Checks the server's input for a client's output: sent in one piece, cut anywhere, and byte by
+/// byte (unless that takes too long).
 #[track_caller]
 fn comes_out(server: &Recorder, pen: &Pen, rows: &[(String, String)]) {
     let mut connection = 0;
@@ -174,7 +174,7 @@ fn what_is_not_quite_http_reaches_no_server() {
         ("PROXY TCP4 6.6.6.6 1.1.1.1 1 2\r\n".into(), &nothing),
         ("\r\n\r\n\0\r\nQUIT\n".into(), &nothing),
         ("CONNECT a:1 HTTP/1.1\r\nContent-Length: 5\r\n\r\n12345".into(), &nothing),
-        // Of a body, what is good comes through, and no more.
+        // Of a body, the correct part passes, and no more.
         (chunked.clone() + "0x5\r\nhello\r\n0\r\n\r\n", &(named.clone() + "0")),
         (chunked.clone() + "5\nhello\n0\n\n", &(named.clone() + "5")),
         (chunked.clone() + "5;a\rb\r\nhello\r\n0\r\n\r\n", &(named.clone() + "5;a\r")),
@@ -197,7 +197,7 @@ fn what_is_not_quite_http_reaches_no_server() {
                 let mut socket = client.socket();
                 socket.write_all(piece)
             });
-            // Closed, although this side has not ended.
+            // The connection is closed, although this side has not ended.
             let said = client.read_to_end().unwrap_or_default();
             assert!(
                 said.is_empty()
@@ -263,7 +263,7 @@ fn a_head_has_ten_seconds() {
         false => Vec::new(),
     });
     let pen = Pen::builder().options(["-H"]).server(&server.backend).start();
-    // One that has said nothing, and one that has had an answer, wait as long as they like.
+    // A connection without a byte, and one after its answer, may wait without limit.
     let (silent, idle, late, later) =
         (pen.connect(ME), pen.connect(ME), pen.connect(ME), pen.connect(ME));
     for client in [&idle, &later] {
@@ -328,7 +328,7 @@ fn a_head_goes_on_when_it_is_whole_and_a_body_at_once() {
     }
 }
 
-/// Sends a request with a large body, gets a large answer, and compares all.
+/// Sends a request with a large body, gets a large answer, and compares all bytes.
 #[test]
 fn large_bodies_pass_unaltered_both_ways() {
     const LENGTH: usize = 24 << 20;
@@ -382,7 +382,7 @@ fn a_protocol_that_the_server_agreed_to_is_left_alone() {
         let server = answers_once(reply, &gate);
         let pen = pen(&server.backend);
         let client = pen.connect(ME);
-        // What comes too early waits until it is known what it is.
+        // Early bytes wait until pen knows what they are.
         client.send(format!("{request}\r\n{FORGED}"));
         eventually("the request has arrived", || server.backend.accepted() == 1);
         gate.open();
@@ -399,7 +399,7 @@ fn a_protocol_that_the_server_agreed_to_is_left_alone() {
     }
 }
 
-/// A server that gives one answer, when the gate is open.
+/// A server that gives one answer when the gate is open.
 fn answers_once(reply: &'static str, gate: &Gate) -> Recorder {
     let gate = gate.clone();
     Recorder::answering(move |_, before| {
@@ -436,7 +436,7 @@ fn an_end_behind_a_request_for_a_switch_is_passed_on_when_the_server_agreed() {
 
 #[test]
 fn a_client_that_asked_for_a_switch_may_go_and_a_server_too() {
-    // The server goes without an answer: what waited for it has nowhere to go.
+    // The server closes without an answer: the waiting bytes are dropped.
     let server = Recorder::silent();
     let pen = pen(&server.backend);
     let upgrade = |added: &str| format!("GET / HTTP/1.1\r\nUpgrade: x\r\n{added}\r\n");
@@ -447,7 +447,7 @@ fn a_client_that_asked_for_a_switch_may_go_and_a_server_too() {
     assert_eq!(client.read_to_end().unwrap_or_default(), b"");
     drop(client);
     pen.settle();
-    // The client resets, which is noticed although its bytes are waiting.
+    // The client resets; pen notices it although bytes of the client wait.
     server.backend.start();
     let client = pen.connect(ME);
     client.send(upgrade("") + FORGED);
@@ -465,7 +465,8 @@ fn requests_before_a_refused_one_are_answered_and_the_server_is_not_ended() {
         let mut buffer = [0; 4096];
         let _ = connection.read(&mut buffer)?;
         passing.pass();
-        // The client's side has not ended: servers abort what they do for one that has.
+        // The client's direction must not have ended, because servers abort the work for such a
+        // client.
         connection.set_nonblocking(true)?;
         assert_eq!(
             connection.read(&mut buffer).map_err(|error| error.kind()),
@@ -474,7 +475,7 @@ fn requests_before_a_refused_one_are_answered_and_the_server_is_not_ended() {
         connection.set_nonblocking(false)?;
         connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel")?;
         connection.write_all(b"lo")?;
-        // One that does not care that its client has ended.
+        // A server that ignores its client's end.
         Gate::closed().pass();
         Ok(())
     });
@@ -495,7 +496,7 @@ fn floods_of_heads_are_bounded() {
     let server = Recorder::silent();
     let pen = Pen::builder().options(["-H"]).workers(1).server(&server.backend).start();
     let worker = &pen.workers()[0];
-    // Warm: what a worker always has.
+    // First, the worker allocates what it always has.
     let client = pen.connect(ME);
     client.send(get("/", ""));
     server.has(0, get("/", ADDED));
@@ -505,7 +506,7 @@ fn floods_of_heads_are_bounded() {
         let mut socket = client.socket();
         let line = format!("X: {}\r\n", "y".repeat(8000));
         let _ = socket.write_all(b"GET / HTTP/1.1\r\n");
-        // Ten megabytes each, unless it is cut off.
+        // Ten megabytes each, unless it is closed earlier.
         let _ = (0..1250).try_for_each(|_| socket.write_all(line.as_bytes()));
     }
     for client in clients {
@@ -603,13 +604,13 @@ fn what_comes_by_tls_is_said_to() {
     .concat();
     eventually("all has arrived", || server.so_far(0).bytes.len() >= named.len());
     assert!(server.so_far(0).bytes == named);
-    // Refused within TLS: ended in order.
+    // Refused within TLS: the session ends in order.
     client.send("BAD / HTTP/9\r\n\r\n");
     server.backend.die();
     assert_eq!(client.read_to_end().unwrap_or_default(), b"");
 }
 
-/// nginx that says what it understood, and keeps what is put there.
+/// nginx that reports how it understood a request, and stores uploads.
 fn nginx() -> Program {
     Program::nginx(
         "",
@@ -633,14 +634,14 @@ fn nginx_and_curl_understand_each_other() {
         assert_eq!(ask(&["-X", method, &url("/c")]), format!("{method} /c 127.12.0.1 http\n"));
     }
     assert_eq!(ask(&["--http1.0", &url("/d")]), "GET /d 127.12.0.1 http\n");
-    // HTTP/2 that nginx does not take up, and three requests over one connection.
+    // An HTTP/2 upgrade that nginx declines, and three requests over one connection.
     let many = [url("/e"), url("/f"), url("/g")];
     let many: Vec<&str> = ["--http2"].into_iter().chain(many.iter().map(String::as_str)).collect();
     assert_eq!(
         ask(&many),
         "GET /e 127.12.0.1 http\nGET /f 127.12.0.1 http\nGET /g 127.12.0.1 http\n"
     );
-    // Files, with a length and in chunks, told to go on before the body.
+    // Files, with a length and in chunks, with `100 Continue` before the body.
     let data = [Bytes::new(3).take(5 << 20), FORGED.repeat(20_000).into_bytes()].concat();
     let file = nginx.directory().join("sent");
     fs::write(&file, &data).unwrap();

@@ -1,4 +1,4 @@
-//! `-H`: who the client is, in every request.
+//! `-H`: the client's address in every request.
 
 mod forwarded_for;
 mod servers;

@@ -1,10 +1,10 @@
-//! The promise of `-H`, with real servers: whatever a client sends, no server takes anything for a
-//! request whose only X-Forwarded-For does not end with that client; and
-//! what honest clients send arrives whole.
+//! The promise of `-H`, with real servers. Whatever a client sends, no server accepts a request
+//! whose only X-Forwarded-For does not end with that client; and the requests of honest clients
+//! arrive complete.
 //!
-//! Several thousand messages, the same at every run, go through pen to servers that read requests
-//! each in its own way, as leniently as they can be set. Each writes down every request that it
-//! took.
+//! Several thousand messages, the same at every run, go through pen to servers. Each server parses
+//! requests in its own way, as leniently as it can be configured. Each records every request that
+//! it accepted.
 
 use std::collections::HashMap;
 use std::fs;
@@ -23,11 +23,10 @@ const ME: Ipv4Addr = Ipv4Addr::new(127, 12, 0, 1);
 /// How many messages each server gets.
 const MESSAGES: usize = 3000;
 
-/// A server's own answer is not waited for longer than this: some wait for more of what will never
-/// come.
+/// The longest wait for a server's own answer; some servers wait for input that never comes.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Scripts are found here.
+/// The directory of the scripts.
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/http/servers");
 
 #[test]
@@ -70,31 +69,31 @@ fn gunicorn_sees_whom_it_serves() {
     judge("gunicorn", Ability::One, || Program::of(gunicorn));
 }
 
-/// What an honest client can ask of a server.
+/// The requests that an honest client can send to a server.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Ability {
-    /// Several requests at once, with any body.
+    /// Several requests in one segment, with any body.
     All,
-    /// One request with any body: gunicorn's plain worker ends each connection.
+    /// One request with any body: gunicorn's plain worker closes each connection.
     One,
-    /// One request, whose body has a length: wsgiref knows no chunks.
+    /// One request whose body has a length: wsgiref does not support chunks.
     Length,
 }
 
-/// One request that a server took.
+/// One request that a server accepted.
 #[derive(Debug)]
 struct Seen {
     path: String,
-    /// Length and CRC-32 of the body, if the server says so.
+    /// Length and CRC-32 of the body, if the server reports them.
     body: Option<(usize, u32)>,
     /// Every X-Forwarded-For that it saw.
     lists: Vec<String>,
 }
 
-/// Sends all messages through pen to a server and judges what it saw.
+/// Sends all messages through pen to a server and checks the requests that it accepted.
 fn judge(name: &str, ability: Ability, start: impl FnOnce() -> Program) {
     let server = start();
-    // Another version of pen can be tried, to see the test fail.
+    // Another version of pen can be used, to see the test fail.
     let binary = std::env::var_os("PEN_UNDER_TEST").unwrap_or(BINARY.into());
     let pen = Pen::builder()
         .binary(Path::new(&binary))
@@ -142,8 +141,7 @@ fn judge(name: &str, ability: Ability, start: impl FnOnce() -> Program) {
     assert!(expected.is_empty(), "{name} did not see {expected:?}");
 }
 
-/// Sends the pieces one by one and returns what was answered. What pen does not take any more is
-/// left.
+/// Sends the pieces one by one and returns the answer. It stops when pen accepts no more.
 fn send(pen: &Pen, pieces: &[Vec<u8>], finishes: bool) -> Vec<u8> {
     let client = Client::connect(ME.into(), pen.address()).unwrap();
     let socket = client.socket();
@@ -161,8 +159,8 @@ fn send(pen: &Pen, pieces: &[Vec<u8>], finishes: bool) -> Vec<u8> {
     got
 }
 
-/// What a server wrote down: lines of words that are parted by tabs, of requests that it did not
-/// refuse itself.
+/// The records of a server: lines with words separated by tabs, for requests that it did not refuse
+/// itself.
 fn seen(directory: &Path) -> Vec<Seen> {
     let file = directory.join("seen");
     let text = fs::read(if file.exists() { file } else { directory.join("log") }).unwrap();
@@ -188,8 +186,8 @@ fn script(interpreter: &str, name: &str) -> Program {
     })
 }
 
-/// Its workers are killed when they hang: a body that ends too early makes one of this version run
-/// in circles.
+/// Its workers are killed when they hang: a body that ends too early makes this version loop for
+/// ever.
 fn gunicorn(address: SocketAddr, directory: &Path) -> Command {
     let mut command = Command::new("gunicorn");
     command.args(["--bind", &address.to_string(), "--workers", "3", "--timeout", "2"]);
@@ -201,7 +199,7 @@ fn gunicorn(address: SocketAddr, directory: &Path) -> Command {
     command
 }
 
-/// Underscores and odd names are taken.
+/// Accepts underscores and odd names.
 fn nginx(address: SocketAddr, directory: &Path) -> Command {
     let root = directory.display();
     let user = if crate::harness::machine::is_root() { "user root;" } else { "" };
@@ -222,7 +220,7 @@ fn nginx(address: SocketAddr, directory: &Path) -> Command {
     command
 }
 
-/// HTTP/0.9, odd methods and odd white space are taken.
+/// Accepts HTTP/0.9, odd methods and odd white space.
 fn apache(address: SocketAddr, directory: &Path) -> Command {
     let root = directory.display();
     let user = if crate::harness::machine::is_root() { "User nobody\nGroup nogroup" } else { "" };
@@ -243,7 +241,7 @@ fn apache(address: SocketAddr, directory: &Path) -> Command {
     command
 }
 
-/// Odd requests are taken as far as the option goes.
+/// Accepts odd requests as far as the option allows.
 fn haproxy(address: SocketAddr, directory: &Path) -> Command {
     let text = format!(
         "global\n log stdout format raw local0\ndefaults\n mode http\n timeout client 30s\n \

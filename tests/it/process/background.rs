@@ -1,4 +1,4 @@
-//! Starting: in the background, as an ordinary user, with its pid file and its messages to syslog.
+//! Starts in the background, as an ordinary user, with the pid file and messages to syslog.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -12,22 +12,22 @@ use rustix::process::Signal;
 
 const ME: Ipv4Addr = Ipv4Addr::new(127, 12, 0, 1);
 
-/// Runs what follows as the unprivileged user.
+/// Runs the following command as the unprivileged user.
 const AS_NOBODY: [&str; 4] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
 
 #[test]
 fn the_command_returns_when_clients_are_served_and_leaves_the_terminal() {
     let server = Backend::named("a");
     let pen = Pen::builder().background().server(&server).start();
-    // No waiting: the command has returned.
+    // No waiting, because the command has returned.
     for worker in 0..3 {
         assert_eq!(pen.only(worker, || pen.ask(ME)).as_deref(), Some("a"));
     }
     let supervisor = pen.supervisor();
     let stat = fs::read_to_string(supervisor.proc("stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    // Field 3 is the session. In a container this test's own may be led by a process outside, which
-    // is then numbered 0.
+    // Field 3 is the session. In a container, the leader of this test's session may be outside, and
+    // then its number is 0.
     assert_ne!(fields[3], "0", "a session that was begun here");
     assert_ne!(fields[3], session_of("self"), "a session of its own");
     assert_eq!(fields[4], "0", "no terminal");
@@ -44,7 +44,7 @@ fn the_command_returns_when_clients_are_served_and_leaves_the_terminal() {
     assert_eq!(warnings, [""; 0], "all is well");
 }
 
-/// The session of a process, as proc_pid_stat(5) gives it.
+/// The session of a process, according to proc_pid_stat(5).
 fn session_of(process: &str) -> String {
     let stat = fs::read_to_string(Path::new("/proc").join(process).join("stat")).unwrap();
     stat.rsplit_once(')').unwrap().1.split_whitespace().nth(3).unwrap().into()
@@ -186,7 +186,7 @@ fn in_the_background_it_speaks_to_syslog_from_inside_the_jail_too() {
     for jailed in [false, true] {
         let farm = [Backend::named("a"), Backend::down("b")];
         let builder = Pen::builder().background();
-        // A /dev of the test's own, seen by this pen only, whose log socket is the test.
+        // This pen sees its own /dev, in which the test is the log socket.
         let dev = machine::directory(builder.directory(), "dev", 0o755, 0);
         let syslog = UnixDatagram::bind(dev.join("log")).unwrap();
         syslog.set_read_timeout(Some(PATIENCE)).unwrap();

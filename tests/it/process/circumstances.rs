@@ -1,5 +1,5 @@
-//! Whatever pen is started from - umask, limits, environment, descriptors, signals - it starts, or
-//! says why in one line.
+//! Unusual circumstances of a start (umask, limits, environment, descriptors, signals): pen starts,
+//! or reports the reason in one line.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -11,13 +11,13 @@ use rustix::process::Signal;
 
 const ME: Ipv4Addr = Ipv4Addr::new(127, 62, 0, 1);
 
-/// Has a shell, or the program that it executes, set something up for pen.
+/// A shell, or the program that it executes, sets something up before pen.
 fn under(setup: &str) -> Builder {
     Pen::builder().workers(2).through(["bash", "-c", &format!("{setup} \"$0\" \"$@\"")])
 }
 
-/// What pen has to do under all circumstances: serve, log, report, read again, replace a worker,
-/// end.
+/// The functions that pen must have in all circumstances: serve, log, report, reload, replace a
+/// worker, end.
 #[track_caller]
 fn lives(name: &str, builder: Builder, server: &Backend) {
     let log = builder.directory().join("log");

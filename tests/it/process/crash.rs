@@ -12,7 +12,7 @@ fn client(number: usize) -> Ipv4Addr {
     Ipv4Addr::new(127, 14, high, low)
 }
 
-/// A client that tries once and does not mind being cut off. Says whether it was served.
+/// A client that tries once and accepts a closed connection. Returns whether it was served.
 fn try_once(pen: &Pen, from: Ipv4Addr) -> bool {
     let Ok(client) = Client::connect(from.into(), pen.address()) else {
         panic!("the listener closed")
@@ -45,8 +45,8 @@ fn under_load<T>(pen: &Pen, served: &AtomicUsize, act: impl FnOnce() -> T) -> T 
     })
 }
 
-/// Kills workers again and again while clients come and go; each time, the service goes on before
-/// the next one dies.
+/// Kills workers again and again while clients come and go. After each kill, the service continues
+/// before the next.
 fn storm(pen: &Pen, deaths: usize) {
     let served = AtomicUsize::new(0);
     under_load(pen, &served, || {
@@ -132,7 +132,7 @@ fn all_workers_at_once_may_die() {
     for _ in 0..3 {
         let workers = pen.workers();
         workers.iter().for_each(|worker| worker.signal(rustix::process::Signal::KILL));
-        // The listener stays open: clients wait for the replacements.
+        // The listener stays open: clients wait for the new workers.
         assert_eq!(pen.ask(client(1)).as_ref(), Some(&home));
         eventually("all are replaced", || {
             let now = pen.workers();
@@ -203,7 +203,7 @@ fn a_hung_worker_delays_nobody_else_and_the_report_is_made_without_it() {
     assert_eq!(report.in_use(), 2, "what is counted in the shared table is reported");
     assert!(report.html.contains("did not answer"), "it says who is missing: {}", report.html);
     assert!(!of_hung.has_news(), "its own client waits");
-    // Whether it comes to life or is killed: what it held is given back.
+    // Whether it recovers or is killed, its connections are given back.
     workers[0].kill();
     assert!(of_hung.read(1).map_or(true, |bytes| bytes.is_empty()));
     of_other.echoes("still not delayed");

@@ -1,4 +1,4 @@
-//! What a worker may be, as /proc shows it (pen(8), PRIVILEGE SEPARATION). Needs root.
+//! The privileges of a worker, as /proc shows them (pen(8), PRIVILEGE SEPARATION). Needs root.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,14 +11,14 @@ use rustix::process::Signal;
 
 const ME: Ipv4Addr = Ipv4Addr::new(127, 13, 0, 1);
 
-/// A pen to be jailed in an empty directory as nobody.
+/// A pen that will be jailed in an empty directory as nobody.
 fn jailed(server: &Backend) -> (Builder, PathBuf) {
     let builder = Pen::builder();
     let jail = machine::directory(builder.directory(), "jail", 0o755, 0);
     (builder.options(["-j", jail.to_str().unwrap(), "-u", "nobody"]).server(server), jail)
 }
 
-/// The user and primary group that `nobody` has here.
+/// The user and primary group of `nobody` on this machine.
 fn nobody() -> (String, String) {
     let passwd = fs::read_to_string("/etc/passwd").unwrap();
     let fields: Vec<&str> =
@@ -26,7 +26,7 @@ fn nobody() -> (String, String) {
     (fields[2].to_string(), fields[3].to_string())
 }
 
-/// Everything about a worker that must hold whenever it runs.
+/// Checks all restrictions of a worker.
 #[track_caller]
 fn assert_jailed(worker: &Process, jail: &Path) {
     let (user, group) = nobody();

@@ -1,4 +1,4 @@
-//! Processes: how they start, live, are confined and end.
+//! Processes: their start, life, confinement and end.
 
 mod background;
 mod circumstances;

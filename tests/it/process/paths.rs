@@ -1,5 +1,5 @@
-//! Whose symbolic links pen follows, what it replaces, and who can keep it from its pid file
-//! (pen(8), FILES).
+//! Which symbolic links pen follows, which files it replaces, and which users can block its pid
+//! file (pen(8), FILES).
 
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
@@ -15,8 +15,8 @@ use tempfile::TempDir;
 
 const ME: Ipv4Addr = Ipv4Addr::new(127, 61, 0, 1);
 
-/// A stranger's directory `home`, in which `www` can be a link to `precious`, a directory of
-/// root's.
+/// A directory `home` of an untrusted user, in which `www` can be a link to `precious`, a directory
+/// of root.
 struct Trap {
     home: PathBuf,
     precious: PathBuf,
@@ -33,7 +33,7 @@ impl Trap {
         Trap { home, precious, _directory: directory }
     }
 
-    /// With the link in its place.
+    /// A trap with the link in its place.
     fn set() -> Trap {
         let trap = Trap::new();
         symlink(&trap.precious, trap.home.join("www")).unwrap();
@@ -53,7 +53,7 @@ impl Trap {
     }
 }
 
-/// The start fails in one line, and so does `--check`, in the same words. Returns them.
+/// The start fails with one line, and `--check` fails with the same line. Returns it.
 #[track_caller]
 fn fails_as_check_says(builder: Builder) -> String {
     let started = builder.runs();
@@ -108,7 +108,7 @@ fn links_of_root_in_roots_directories_are_followed_everywhere() {
     let builder = Pen::builder().without_status_file();
     let (root, real) = (builder.directory().to_path_buf(), builder.directory().join("real"));
     fs::create_dir(&real).unwrap();
-    // As /var/run is: to a place that is written from the root, and from where the link is.
+    // Like /var/run: a link with an absolute path, and one with a relative path.
     symlink(&real, root.join("whole")).unwrap();
     symlink("whole/../whole/../real", root.join("link")).unwrap();
     let at = |name: &str| root.join("link").join(name).to_str().unwrap().to_string();
@@ -128,7 +128,7 @@ fn links_of_root_in_roots_directories_are_followed_everywhere() {
     assert!(!real.join("front").exists());
 }
 
-/// A stranger's process that makes `www` a directory and a link by turns, as fast as it can.
+/// A process of the untrusted user that turns `www` into a directory and a link again and again.
 struct Attacker(Child);
 
 impl Attacker {
@@ -180,7 +180,7 @@ fn a_stranger_who_swaps_directory_and_link_all_the_time_gets_nothing_written_els
     trap.assert_untouched();
 }
 
-/// Starts a pen whose files are all behind `www`, whatever comes of it, and ends it.
+/// Starts a pen whose files are all behind `www`, whether that succeeds or not, and ends it.
 fn start_and_stop(trap: &Trap, server: &Backend) {
     let stderr = tempfile::NamedTempFile::new().unwrap();
     let mut child = Command::new(BINARY)
@@ -227,7 +227,7 @@ fn a_link_to_what_is_no_regular_file_is_no_status_file() {
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     let file = directory.join("pen.cfg");
     let mut pen = builder.file("").server(&server).start();
-    // The last two are what /dev/stdout is, with a regular file behind it.
+    // The last two are what /dev/stdout is, for a regular file.
     for target in [
         "/dev/null",
         fifo.to_str().unwrap(),
@@ -337,7 +337,7 @@ fn nobody_who_can_only_read_the_pid_file_keeps_a_crashed_pen_from_starting() {
     crashed.kill_supervisor();
     let workers = crashed.supervisor().children();
     eventually("all are gone", || workers.iter().all(Process::gone));
-    // What any local user can open and hold.
+    // Files that any local user can open and hold.
     let (reader, other) = (File::open(&pid_file).unwrap(), File::open(&pid_file).unwrap());
     fcntl_lock(&reader, FlockOperation::NonBlockingLockShared).unwrap();
     flock(&other, FlockOperation::NonBlockingLockExclusive).unwrap();

@@ -1,4 +1,4 @@
-//! How the workers share the clients out among themselves.
+//! How the workers share the clients.
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -11,8 +11,8 @@ use socket2::{Domain, Socket, Type};
 
 const WORKERS: u32 = 8;
 
-/// A server whose kernel takes connections and that never looks at them: they cost the test one
-/// descriptor for all.
+/// A server whose kernel accepts connections that the test never uses: all together they take one
+/// descriptor of the test.
 struct Silent {
     listener: Socket,
     port: Port,
@@ -29,8 +29,8 @@ impl Silent {
     }
 }
 
-/// Raises the limit of descriptors as far as it goes and says how many clients that allows, at most
-/// `wanted`.
+/// Raises the limit of descriptors to the maximum and returns the number of clients that it allows,
+/// at most `wanted`.
 fn clients_possible(wanted: usize) -> usize {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
@@ -39,13 +39,13 @@ fn clients_possible(wanted: usize) -> usize {
     wanted.min(usize::try_from(most).unwrap_or(usize::MAX).saturating_sub(1000))
 }
 
-/// Sockets of each worker, two to a connection.
+/// Sockets of each worker, two per connection.
 fn sockets(workers: &[Process]) -> Vec<usize> {
     let is_socket = |(_, target): &&(i32, String)| target.starts_with("socket:");
     workers.iter().map(|worker| worker.descriptors().iter().filter(is_socket).count()).collect()
 }
 
-/// How often a process has gone to sleep.
+/// How often a process has slept.
 fn sleeps(process: &Process) -> u64 {
     process.status("voluntary_ctxt_switches").parse().unwrap()
 }
@@ -118,17 +118,17 @@ fn a_lead_costs_nothing_while_all_is_quiet() {
     let backend = Backend::named("one");
     let pen = Pen::builder().workers(2).server(&backend).start();
     let workers = pen.workers();
-    // One of them cannot keep up, so the other one gets ahead.
+    // One worker cannot keep up, so the other one takes more clients.
     workers[1].stop();
     let _clients: Vec<_> =
         (0..40).map(|_| pen.hold(ANYONE).expect("a server takes the client")).collect();
     workers[1].resume();
     let before = [sleeps(&workers[0]), sleeps(&workers[1])];
-    // Each is woken once a second, to be asked for a sign of life.
+    // Each is woken once a second, by the supervisor's ping.
     eventually("some seconds have passed", || sleeps(&workers[1]) >= before[1] + 8);
     let slept = sleeps(&workers[0]) - before[0];
     assert!(slept < 100, "the worker that is ahead went to sleep {slept} times");
-    // And it does take clients that the other one leaves.
+    // It still takes the clients that the other one leaves.
     workers[1].stop();
     assert_eq!(pen.ask(ANYONE).as_deref(), Some("one"));
     workers[1].resume();
@@ -152,8 +152,8 @@ fn a_client_wakes_one_worker_and_not_the_herd() {
     let mut woken: Vec<u64> =
         workers.iter().map(|worker| sleeps(worker) - before[&worker.pid()]).collect();
     woken.sort_unstable();
-    // Who serves a client sleeps several times meanwhile. With a herd each of the others would be
-    // woken by each client.
+    // A worker that serves a client sleeps several times meanwhile. With a thundering herd, each
+    // client would wake all others.
     let others: u64 = woken.iter().sum::<u64>();
     assert!(others < CLIENTS * 10, "{woken:?} wake-ups for {CLIENTS} clients");
     let least = woken[0];

@@ -1,4 +1,4 @@
-//! When the machine runs short: descriptors, and a full disk under the log.
+//! Shortages of the machine: no descriptors, and a full disk under the log.
 
 use std::fs::{self, File};
 use std::io;
@@ -101,7 +101,7 @@ fn running_out_of_descriptors_pauses_accepting_harms_no_connection_and_ends_by_i
     let held: Vec<(Client, String)> = (0..10).map(|n| pen.hold(client(n)).unwrap()).collect();
     let worker = pen.workers().remove(0);
     let highest = worker.descriptors().last().unwrap().0 as u64;
-    // With no room at all clients wait; with room for one socket, a client gets in that cannot be
+    // With room for no socket, clients wait. With room for one, a client is accepted but cannot be
     // given a server.
     for room in [1, 2] {
         let usual = worker.limit_descriptors(highest + room);
@@ -186,7 +186,7 @@ fn a_full_disk_under_the_log_costs_lines_and_nothing_else() {
         .options(["-l", log.to_str().unwrap()])
         .server(&server)
         .start();
-    // The disk is mounted for pen alone; it is reached through its process.
+    // The disk is mounted only for pen; the test reaches it through pen's process.
     let seen = pen.supervisor().proc("root").join(log.strip_prefix("/").unwrap());
     let held = pen.connect(client(1));
     held.echoes("while there is room");
@@ -201,7 +201,7 @@ fn a_full_disk_under_the_log_costs_lines_and_nothing_else() {
     let full = fs::read_to_string(&seen).unwrap();
     assert!(full.lines().count() >= 100 && full.lines().count() < 600);
     assert!(pen.said().lines().count() < 20, "not said for every line: {}", pen.said());
-    // There is room again: lines are written again, and whole.
+    // There is room again: whole lines are written again.
     File::options().write(true).open(&seen).unwrap().set_len(0).unwrap();
     let mut number = 1000;
     eventually("new lines are in the log", || {
@@ -217,7 +217,7 @@ fn a_full_disk_under_the_log_costs_lines_and_nothing_else() {
 
 #[test]
 fn clients_that_do_not_read_leave_descriptors_for_the_others() {
-    // 2 x 80 and what a worker needs for itself are fewer than 256, so -x 80 is promised.
+    // 2 x 80 and the worker's own descriptors are fewer than 256, so -x 80 must work.
     let server =
         Backend::with(|mut connection| io::copy(&mut io::repeat(7), &mut connection).map(drop));
     let pen = Pen::builder()
@@ -229,7 +229,7 @@ fn clients_that_do_not_read_leave_descriptors_for_the_others() {
     let mut crowd: Vec<Client> = Vec::new();
     for n in 0..80 {
         let newcomer = pen.connect(client(n));
-        // Much, so that it is moved by splice(2) when the client stops reading.
+        // A large transfer, so that splice(2) is in use when the client stops reading.
         newcomer.read_exactly(8_000_000);
         crowd.push(newcomer);
     }
@@ -251,7 +251,8 @@ fn every_lost_line_of_the_log_is_told_of_in_the_end() {
     };
     for n in 1..=5 {
         held.echoes("a line");
-        // The first loss is told at once, and the others come too soon after it.
+        // The first loss is reported at once; the others follow too soon after it to be reported at
+        // once.
         eventually("the first one is told", || n > 1 || told() > 0);
     }
     eventually("all are told", || told() == 5);

@@ -1,4 +1,4 @@
-//! Signals to the supervisor, and what a clean end leaves behind: nothing (pen(8), SIGNALS).
+//! Signals to the supervisor, and that an orderly end leaves nothing behind (pen(8), SIGNALS).
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -62,7 +62,7 @@ fn a_second_term_loses_no_line_and_blames_nobody() {
     let mut pen = builder.options(["-d", "-l", log.to_str().unwrap()]).server(&server).start();
     let (held, _) = pen.hold(ME).unwrap();
     let worker = &pen.workers()[0];
-    // The line is in the worker's hands when it stops.
+    // The worker has the line when it stops.
     held.echoes("the last line");
     worker.stop();
     let taken = |pen: &Pen| {

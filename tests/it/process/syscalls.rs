@@ -1,8 +1,8 @@
-//! What a connection costs in system calls, each one known: strace(1) counts those of a worker.
+//! The system calls of a connection, which are all known: strace(1) counts those of a worker.
 //!
-//! The worker is stopped while clients connect and send, and traced when it goes on: so it finds
-//! everything in place, and the numbers are the same every time. Calls per round of events
-//! (epoll_wait(2), the clock) are shared by all connections of a round and not counted here.
+//! The worker is stopped while clients connect and send, and traced when it continues. So all input
+//! is ready, and the numbers are the same every time. All connections of a round of events share
+//! the calls of that round (epoll_wait(2), the clock), so these are not counted.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,24 +14,24 @@ use std::process::{Child, Command, Stdio};
 use crate::harness::{Backend, Client, Pen, Process, eventually, needs_root};
 use socket2::Socket;
 
-/// Connections of a measurement; few enough for one round of events.
+/// Connections of a measurement, few enough for one round of events.
 const CLIENTS: usize = 32;
 
 /// Bytes of a request, and of an answer.
 const REQUEST: usize = 64;
 const ANSWER: usize = 1024;
 
-/// strace at a process.
+/// strace attached to a process.
 struct Trace {
     strace: Child,
     output: PathBuf,
 }
 
-/// How often each call was made, with its outcome: "recvfrom", or "accept4 EAGAIN".
+/// The number of calls by name and outcome: "recvfrom", or "accept4 EAGAIN".
 type Calls = BTreeMap<String, usize>;
 
 impl Trace {
-    /// Begins to trace a process that is stopped.
+    /// Starts to trace a stopped process.
     fn begin(process: &Process, output: PathBuf) -> Trace {
         let pid = process.pid().to_string();
         let mut strace = Command::new("strace")
@@ -48,13 +48,13 @@ impl Trace {
         Trace { strace, output }
     }
 
-    /// The calls that have ended by now, as strace writes them.
+    /// The finished calls, as strace writes them.
     fn lines(&self) -> Vec<String> {
         let written = fs::read_to_string(&self.output).unwrap_or_default();
         written.lines().filter(|line| line.contains(" = ")).map(str::to_string).collect()
     }
 
-    /// Ends, once the worker has done what `last` recognizes so often, and counts.
+    /// Stops and counts, after `times` calls that `last` recognizes.
     fn end(mut self, what: &str, times: usize, last: impl Fn(&str) -> bool) -> Calls {
         eventually(what, || self.lines().iter().filter(|line| last(line)).count() >= times);
         let strace = Process::open(self.strace.id() as i32).expect("strace runs");
@@ -73,7 +73,7 @@ impl Trace {
                 .rsplit_once(" = -1 ")
                 .map(|(_, errno)| errno.split(' ').next().unwrap_or_default());
             let name = match (name, errno) {
-                // connect(2) under way is no failure.
+                // A pending connect(2) is not a failure.
                 (name, None | Some("EINPROGRESS")) => name.to_string(),
                 (name, Some(errno)) => format!("{name} {errno}"),
             };
@@ -83,20 +83,20 @@ impl Trace {
     }
 }
 
-/// What is left of the calls when those of rounds, of the channel to the supervisor and of memory
-/// are taken out.
+/// The calls without those of rounds, of the supervisor's channel and of memory.
 fn per_connection(mut calls: Calls) -> Calls {
-    // How many clients come is found out by accepting until nobody is left, in ever larger batches.
+    // A worker accepts until no client is left, in growing batches, so it does not know their
+    // number before.
     assert!(calls.remove("accept4 EAGAIN").unwrap_or(0) <= 3, "accept(2) seldom finds nobody");
     let rounds = calls.remove("epoll_wait").unwrap_or(0);
     assert!(rounds <= 6 * CLIENTS, "{rounds} rounds");
     if cfg!(debug_assertions) {
-        // The standard library then looks whether a descriptor that it closes is open.
+        // The standard library then checks whether a descriptor is open before it closes it.
         calls.remove("fcntl");
     }
     calls.retain(|name, _| {
         let of_rounds = ["epoll_wait", "restart_syscall", "clock_gettime", "sendmsg", "recvmsg"];
-        // Now and then the heap grows.
+        // The heap grows sometimes.
         let of_memory = ["brk", "mmap", "mremap", "munmap", "prctl"];
         !of_rounds.iter().chain(&of_memory).any(|other| name.starts_with(other))
     });
@@ -107,7 +107,7 @@ fn table(expected: &[(&str, usize)]) -> Calls {
     expected.iter().map(|(name, times)| (name.to_string(), times * CLIENTS)).collect()
 }
 
-/// Takes a request, and sends an answer and its end in one segment, as a kernel does whose server
+/// Reads a request, and sends an answer and its end in one segment, as a kernel does if the server
 /// writes and closes at once.
 fn answer_and_end(mut connection: &Socket) -> std::io::Result<()> {
     connection.read_exact(&mut [0; REQUEST])?;
@@ -215,7 +215,7 @@ fn a_request_on_an_open_connection_makes_four_calls() {
             client.read_exactly(ANSWER);
         });
     };
-    // The first two settle what is settled once for each connection: TCP_NODELAY and TCP_QUICKACK.
+    // The first two exchanges do what each connection needs once: TCP_NODELAY and TCP_QUICKACK.
     exchange();
     exchange();
     worker.stop();
@@ -249,7 +249,7 @@ fn an_answer_of_16_kb_makes_four_calls_and_is_not_copied() {
         client.send([b'r'; REQUEST]);
         client.read_exactly(LARGE);
     };
-    // The first two show that it is worth a pipe, and the third makes one.
+    // The first two exchanges show that a pipe is worthwhile, and the third makes one.
     (0..3).for_each(|_| exchange());
     worker.stop();
     let trace = Trace::begin(&worker, output);
@@ -270,8 +270,8 @@ fn an_answer_of_16_kb_makes_four_calls_and_is_not_copied() {
         per_connection(calls),
         expected.map(|(name, times)| (name.to_string(), times)).into()
     );
-    // Whether the socket is empty is asked at once only where an answer comes late; else by a look
-    // in a round of its own.
+    // The worker checks at once whether the socket is empty only if an answer comes late; otherwise
+    // a later round does.
     let asked = lines
         .windows(2)
         .filter(|pair| has_moved(&pair[0]) && is_splice(&pair[1]) && !has_moved(&pair[1]))
@@ -285,8 +285,8 @@ fn acknowledgements_are_kept_back_no_longer_than_to_the_first_bytes() {
     if !needs_root("acknowledgements_are_kept_back_no_longer_than_to_the_first_bytes") {
         return;
     }
-    // A server with Nagle's algorithm that answers in several writes and goes on: the second waits
-    // for the first's acknowledgement.
+    // A server with Nagle's algorithm that answers in several writes and continues. The second
+    // write waits for the acknowledgement of the first.
     let backend = Backend::with(|mut connection: &Socket| {
         connection.set_tcp_nodelay(false)?;
         connection.read_exact(&mut [0; REQUEST])?;

@@ -1,5 +1,5 @@
-//! A syslog daemon that comes late, goes, and does not read. The test is the daemon, in a /dev of
-//! its own.
+//! A syslog daemon that starts late, disappears, and does not read. The test is the daemon, in its
+//! own /dev.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -11,10 +11,9 @@ use rustix::process::Signal;
 
 const ME: Ipv4Addr = Ipv4Addr::new(127, 34, 0, 1);
 
-/// A pen in the background that sees a /dev of the test's own, and the path of the daemon's socket
-/// in it.
+/// A pen in the background with its own /dev, and the path of the daemon's socket in it.
 fn logging() -> (Builder, PathBuf) {
-    // -u root: what a start warns of is not the matter here.
+    // -u root, because the warnings of a start do not matter here.
     let builder = Pen::builder().workers(2).background().options(["-u", "root"]);
     let dev = machine::directory(builder.directory(), "dev", 0o755, 0);
     let script = "set -e; for n in null zero random urandom; do touch $DEV/$n; mount --bind \
@@ -30,7 +29,7 @@ fn daemon(path: &Path) -> UnixDatagram {
     daemon
 }
 
-/// Reads until a message contains `text`, and returns all.
+/// Reads until a message contains `text`, and returns all messages.
 #[track_caller]
 fn hears(daemon: &UnixDatagram, text: &str) -> Vec<String> {
     let mut heard: Vec<String> = Vec::new();
@@ -44,7 +43,7 @@ fn hears(daemon: &UnixDatagram, text: &str) -> Vec<String> {
     heard
 }
 
-/// Has a worker die, which is a warning.
+/// Kills a worker, which causes a warning.
 fn kill_a_worker(pen: &Pen) -> String {
     let victim = pen.workers().remove(0);
     victim.kill();
@@ -97,7 +96,7 @@ fn debug_output_of_workers_finds_a_new_daemon_too() {
         let here = daemon(&path);
         here.set_nonblocking(true).unwrap();
         let mut heard = false;
-        // A dump is a worker's own line. It asks for a daemon when it has something to say.
+        // A dump is a line of the worker itself. The worker asks for a daemon when it has a line.
         eventually("a worker's line", || {
             assert_eq!(pen.ask(ME).as_deref(), Some("a"));
             let mut buffer = [0; 8192];
@@ -122,7 +121,7 @@ fn a_daemon_that_does_not_read_holds_up_nobody_and_is_told_how_much_it_missed() 
     let server = Backend::named("a");
     let mut pen = builder.file("blacklist 1\n").control().server(&server).start();
     fs::write(pen.directory().join("pen.cfg"), "nonsense\n").unwrap();
-    // More than any queue holds: a bad file is two messages.
+    // More messages than any queue holds: a bad file causes two.
     let longest: usize =
         fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").unwrap().trim().parse().unwrap();
     for round in 0..longest {
@@ -132,8 +131,8 @@ fn a_daemon_that_does_not_read_holds_up_nobody_and_is_told_how_much_it_missed() 
             assert_eq!(pen.ask(ME).as_deref(), Some("a"));
         }
     }
-    // Emptied again and again the queue has room for one of these deaths at last, and for what is
-    // said with it.
+    // The queue is emptied again and again. So it finally has room for one of these deaths and its
+    // messages.
     here.set_nonblocking(true).unwrap();
     let mut heard: Vec<String> = Vec::new();
     eventually("what was lost is told, and what comes then", || {
@@ -183,7 +182,7 @@ fn a_report_that_the_daemon_did_not_take_to_the_end_is_said_to_be_lost() {
     let here = daemon(&path);
     let server = Backend::named("a");
     let pen = builder.without_status_file().server(&server).start();
-    // The queue is full, of others' messages.
+    // Messages of other senders fill the queue.
     let other = UnixDatagram::unbound().unwrap();
     other.connect(&path).unwrap();
     other.set_nonblocking(true).unwrap();
@@ -192,7 +191,8 @@ fn a_report_that_the_daemon_did_not_take_to_the_end_is_said_to_be_lost() {
     eventually("a child renders", || pen.supervisor().children().len() == 3);
     eventually("it has given up", || pen.supervisor().children().len() == 2);
     (0..filled).for_each(|_| assert_eq!(here.recv(&mut [0; 100]).unwrap(), b"<13>other".len()));
-    // Either there was room by then for saying so, or it is counted and told with the next message.
+    // Either there was room for the notice by then, or it is counted and comes with the next
+    // message.
     let heard = hears(&here, &kill_a_worker(&pen));
     let said = [
         "pen: the end of the report was lost: it has no reader, or too slow a one",

@@ -1,4 +1,4 @@
-//! Under a service manager, whose part the tests play: what it is told (sd_notify(3)), and the
+//! pen under a service manager, which the tests play: its notifications (sd_notify(3)), and the
 //! sockets that it passes (sd_listen_fds(3)).
 
 use std::fs;
@@ -17,7 +17,7 @@ use socket2::{Domain, Socket, Type};
 
 const ME: Ipv4Addr = Ipv4Addr::new(127, 31, 0, 1);
 
-/// A pen that a manager started.
+/// A pen that a service manager started.
 fn managed(manager: &Manager) -> Builder {
     Pen::builder().workers(2).env("NOTIFY_SOCKET", manager.name())
 }
@@ -85,7 +85,7 @@ fn a_reload_without_a_file_ends_too_and_many_at_once_end_ready() {
     pen.supervisor().signal(Signal::HUP);
     manager.hears("RELOADING=1");
     manager.hears("READY=1");
-    // Read all the time, because a socket holds few messages.
+    // The messages are read all the time, because a socket holds few.
     let before = std::thread::scope(|scope| {
         let all = scope.spawn(|| manager.hears("STOPPING=1").0);
         for _ in 0..50 {
@@ -129,7 +129,7 @@ fn the_watchdog_is_fed_by_the_loop_that_serves_and_not_when_that_stands_still() 
     }
     pen.supervisor().stop();
     manager.drain();
-    // The other one measures the time.
+    // The messages to the other socket measure the time.
     other.drain();
     for _ in 0..5 {
         other.hears("WATCHDOG=1");
@@ -138,7 +138,7 @@ fn the_watchdog_is_fed_by_the_loop_that_serves_and_not_when_that_stands_still() 
     pen.supervisor().resume();
     manager.hears("WATCHDOG=1");
     drop(manager);
-    // A manager that is gone is no matter.
+    // It does not matter if the manager is gone.
     other.drain();
     for _ in 0..5 {
         other.hears("WATCHDOG=1");
@@ -157,7 +157,7 @@ fn the_watchdog_of_another_process_is_not_fed() {
         .start();
     manager.hears("READY=1");
     let _held = pen.hold(ME).unwrap();
-    // Some seconds later.
+    // A few seconds later.
     let (before, _) = manager.hears("STATUS=2 workers, 1 connections, 1 clients accepted");
     assert!(before.is_empty(), "{before:?}");
 }
@@ -208,7 +208,7 @@ fn a_passed_socket_is_used_and_outlives_pen() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     for background in [false, true, false] {
-        // Somebody who came while there was no pen is served by the next one.
+        // A client that connected while no pen ran is served by the next pen.
         let early = TcpStream::connect(address).unwrap();
         early.set_read_timeout(Some(PATIENCE)).unwrap();
         let builder = activated(1)
@@ -432,7 +432,7 @@ fn the_journal_gets_a_priority_for_each_line_and_no_time() {
     let failed =
         Pen::builder().through(JOURNAL).options(["-x", "nonsense"]).server(&farm[0]).runs();
     assert!(failed.stderr.starts_with(b"<3>"), "{failed:?}");
-    // Standard error that was redirected since is no journal.
+    // Standard error that was redirected since is not the journal.
     let pen = Pen::builder().env("JOURNAL_STREAM", "1:2").options(["-d"]).server(&farm[0]).start();
     pen.hears("is ready");
     assert!(!pen.said().contains('<'), "{}", pen.said());

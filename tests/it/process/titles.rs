@@ -1,4 +1,4 @@
-//! How pen's processes look to ps(1), and what those who look for pen by its name find.
+//! How pen's processes appear in ps(1), and which of them a search by name finds.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::harness::{Backend, Pen, Process, eventually, needs_root};
 
-/// What ps(1) shows of a process.
+/// The title of a process that ps(1) shows.
 fn title(process: &Process) -> String {
     let line = fs::read(process.proc("cmdline")).unwrap();
     String::from_utf8(line).unwrap().trim_end_matches('\0').replace('\0', " ")
@@ -35,7 +35,7 @@ fn each_process_has_its_title_and_is_called_pen() {
         workers.sort();
         assert_eq!(workers, ["pen: worker 0", "pen: worker 1"]);
         assert_eq!(title(&pen.control_process()), "pen: control");
-        // One that comes later.
+        // A process that starts later.
         pen.workers()[1].kill();
         eventually("the replacement has its title", || {
             let mut workers: Vec<String> = pen.workers().iter().map(title).collect();
@@ -70,7 +70,7 @@ fn a_pen_without_an_environment_has_titles_as_far_as_there_is_room() {
     assert_eq!(title(&pen.workers()[0]), "pen: worker 0");
 }
 
-/// What a check says beyond `ok`.
+/// The output of a check besides `ok`.
 #[track_caller]
 fn checked(options: &[&str]) -> String {
     let output = Command::new(crate::harness::machine::BINARY)
@@ -109,7 +109,7 @@ fn a_check_says_that_options_are_not_those_of_the_running_pen() {
 #[test]
 fn a_check_does_not_judge_options_of_which_it_sees_a_part_only() {
     let server = Backend::named("a");
-    // A title takes the room of name, arguments and environment.
+    // A title uses the memory of name, arguments and environment.
     let short = ["env", "-i", "perl", "-e", "exec { $ARGV[0] } 'p', @ARGV[1 .. $#ARGV]"];
     for (wrapper, told) in [(&["env"][..], true), (&short, false)] {
         let pen = Pen::builder().workers(1).through(wrapper).server(&server).start();

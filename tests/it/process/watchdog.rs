@@ -1,4 +1,4 @@
-//! Workers that hang: they are noticed, killed and replaced, and the others serve meanwhile.
+//! Hanging workers: pen notices, kills and replaces them, and the others serve meanwhile.
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};
@@ -16,18 +16,18 @@ fn client(n: usize) -> Ipv4Addr {
     Ipv4Addr::new(127, 32, (n >> 8) as u8, n as u8)
 }
 
-/// A pen whose beats can be counted: a service manager is told of each that it lives.
+/// A pen whose heartbeats can be counted: it reports each one to a service manager.
 fn counted(manager: &Manager) -> crate::harness::Builder {
     Pen::builder().env("NOTIFY_SOCKET", manager.name()).env("WATCHDOG_USEC", "2000000")
 }
 
-/// Waits until the supervisor has gone round for so many seconds of its own time.
+/// Waits for this many rounds of the supervisor, one per second of its own time.
 fn seconds(manager: &Manager, count: usize) {
     manager.drain();
     (0..count).for_each(|_| drop(manager.hears("WATCHDOG=1")));
 }
 
-/// The one line that says what became of a process.
+/// The one line about the end of a process.
 fn obituary(pen: &Pen, process: &Process) -> String {
     let name = format!("(pid {})", process.pid());
     pen.hears(&name);
@@ -92,7 +92,7 @@ fn a_control_process_that_hangs_is_replaced() {
     let pen = Pen::builder().control().servers(&farm).start();
     let (workers, control) = (pen.workers(), pen.control_process());
     control.stop();
-    // Asked of the one, answered by the other.
+    // The first attempts may reach the stopped control process; its replacement answers.
     eventually("operators are served", || {
         pen.control().try_tell("pid").is_ok_and(|reply| !reply.is_empty())
     });
@@ -178,7 +178,7 @@ fn a_herd_of_handshakes_is_no_reason_to_kill_a_worker() {
     let mut clients: Vec<_> =
         (0..300).map(|_| TcpStream::connect(pen.address()).unwrap()).collect();
     eventually("all are accepted", || pen.report().connections.len() == clients.len());
-    // All speak at once, and each takes 20 ms.
+    // All send at once, and each handshake takes 20 ms.
     let mut client = root.client();
     worker.stop();
     clients.iter_mut().for_each(|socket| socket.write_all(&client.hello("localhost")).unwrap());
@@ -199,7 +199,7 @@ fn after_a_pause_of_everybody_nobody_is_judged_by_it() {
     let pen = counted(&manager).servers(&farm).start();
     let _clock = counted(&other).servers(&farm).start();
     let workers = pen.workers();
-    // As when a container is frozen: the clock goes on.
+    // As when a container is frozen: the clock continues.
     pen.supervisor().stop();
     workers.iter().for_each(Process::stop);
     seconds(&other, 7);
@@ -208,7 +208,7 @@ fn after_a_pause_of_everybody_nobody_is_judged_by_it() {
     workers.iter().for_each(Process::resume);
     seconds(&manager, 6);
     assert!(workers.iter().all(|worker| !worker.gone()), "{}", pen.said());
-    // Those who do not come back are noticed all the same.
+    // Workers that do not come back are still noticed.
     workers[1].stop();
     eventually("it is replaced", || workers[1].gone());
     assert_eq!(pen.ask(client(1)).as_deref(), Some("a"));
@@ -228,7 +228,8 @@ fn wherever_a_worker_is_stopped_the_others_serve_on() {
                     if over.load(SeqCst) {
                         return;
                     }
-                    // One that is with the stopped worker waits for it, and no longer than that.
+                    // A client of the stopped worker waits until the worker is killed, and no
+                    // longer.
                     let client = pen.connect(client(100 + n * 40 + round % 40));
                     if client.line().is_some() {
                         served.fetch_add(1, SeqCst);
@@ -241,7 +242,7 @@ fn wherever_a_worker_is_stopped_the_others_serve_on() {
             let stuck = pen.said().matches("the client table is locked").count();
             let victim = &workers[n % workers.len()];
             victim.stop();
-            // Clients of its own may fill all threads but for this one.
+            // The stopped worker's clients may block all threads except this one.
             for k in 0..5 {
                 assert!(pen.ask(client(1000 + n * 5 + k)).is_some());
             }
@@ -256,8 +257,8 @@ fn wherever_a_worker_is_stopped_the_others_serve_on() {
     assert!(!pen.said().contains("it hung"), "{}", pen.said());
 }
 
-/// Has so many workers shake hands for so many beats with a tenth of one processor for all of them
-/// and their supervisor.
+/// `count` workers do handshakes for `beats` heartbeats, with a tenth of one processor for all of
+/// them and their supervisor.
 fn starve(test: &str, count: u32, beats: usize) {
     let Some(share) = Share::of_processor(10, test) else { return };
     let manager = Manager::at_path();
@@ -275,7 +276,7 @@ fn starve(test: &str, count: u32, beats: usize) {
         for _ in 0..96 {
             scope.spawn(|| {
                 while !over.load(SeqCst) {
-                    // Each hello costs the worker a signature; what it answers is not looked at.
+                    // Each hello costs the worker a signature; the answer is not read.
                     let Ok(mut socket) = TcpStream::connect(pen.address()) else { continue };
                     socket.set_read_timeout(Some(PATIENCE)).unwrap();
                     let _ = socket.write_all(&hello).and_then(|()| socket.read(&mut [0]));

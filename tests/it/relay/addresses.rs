@@ -12,7 +12,7 @@ use rustix::process::Signal;
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 7, 0, 1));
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
-/// What a client of a Unix listener is answered.
+/// The answer to a client of a Unix listener.
 fn ask_unix(path: &Path) -> String {
     let client = Client::connect_unix(path).unwrap();
     client.finish();
@@ -220,7 +220,7 @@ fn a_server_that_this_machine_has_no_address_for_is_failed_over() {
         return;
     }
     let farm = Backend::farm(["a"]);
-    // The first client is offered server 1.
+    // The first client is tried at server 1.
     let pen = Pen::builder().options(["-r"]).servers(&farm).server_as("[::1]:9").start();
     for _ in 0..5 {
         assert_eq!(pen.ask(Ipv4Addr::new(127, 0, 0, 1)).as_deref(), Some("a"));

@@ -1,4 +1,4 @@
-//! Servers that fail: how long they are left out, who tries them again, and what is reported.
+//! Failed servers: their blacklist time, the next attempt, and the messages.
 
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
@@ -18,7 +18,7 @@ fn a_failed_server_is_left_out_by_all_workers_at_once_and_said_once() {
     let farm = [Backend::named("a"), Backend::down("b")];
     let pen = Pen::builder().options(["-r", "-b", "3600"]).servers(&farm).start();
     assert_eq!(pen.only(0, || pen.ask(client(1))).as_deref(), Some("a"));
-    // It runs again, but nobody looks before the hour is over.
+    // It runs again, but no worker tries it before the hour is over.
     farm[1].start();
     for n in 0..12 {
         assert_eq!(pen.only(n % 3, || pen.ask(client(1))).as_deref(), Some("a"));
@@ -134,7 +134,7 @@ fn a_client_that_waits_for_a_silent_server_delays_nobody() {
         .start();
     let waiting = pen.connect(client(1));
     eventually("its connect is pending", || pen.report().server(1, "connections") == 1);
-    // Every other selection is the silent server; nobody knows that yet.
+    // Every other selection is the silent server, and no worker knows that yet.
     let crowd: Vec<_> = (0..20).map(|_| pen.connect(client(2))).collect();
     eventually("half of them are served", || {
         crowd.iter().filter(|client| client.has_news()).count() == 10

@@ -25,7 +25,7 @@ fn send_noise(mut to: &Socket, seed: u64, length: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads to end of file and compares with the stream `seed`; returns how many bytes came.
+/// Reads to end of file and compares with the stream `seed`; returns the number of bytes.
 fn check_noise(mut from: &Socket, seed: u64) -> io::Result<usize> {
     let (mut bytes, mut sizes) = (Bytes::new(seed), Numbers::new(seed + 2));
     let (mut buffer, mut expected) = (vec![0; 150_000], vec![0; 150_000]);
@@ -220,7 +220,7 @@ fn a_client_that_sends_and_closes_at_once_is_heard_to_the_end() {
 
 #[test]
 fn every_transfer_ends_whatever_its_size() {
-    // A server that sends as many bytes as it is asked for, and closes.
+    // A server that sends the requested number of bytes, and closes.
     let server = Backend::with(|mut connection| {
         let mut size = [0; 4];
         connection.read_exact(&mut size)?;
@@ -313,18 +313,20 @@ fn urgent_data_does_not_harm_the_normal_bytes() {
     }
     client.finish();
     let answer = client.read_to_end().unwrap();
-    // Whether the urgent bytes themselves pass is not promised; every other byte is, in its order.
+    // pen does not promise the urgent bytes themselves, but all other bytes in order.
     let normal: Vec<u8> = answer.into_iter().filter(|byte| *byte != b'!').collect();
     assert_eq!(String::from_utf8(normal), String::from_utf8(expected));
     pen.settle();
 }
 
-/// Sends without waiting until nothing more is taken, and returns how much was taken.
+/// Sends without waiting until the socket accepts nothing more; returns the number of bytes
+/// accepted.
 fn stuff(mut socket: &Socket, pen: &Pen) -> usize {
     socket.set_nonblocking(true).unwrap();
     let chunk = vec![7; 1 << 20];
     let (mut taken, mut before) = (0, usize::MAX);
-    // Full is what is still full after a report, for which every worker has gone through its loop.
+    // The socket is full if it is still full after a report, because every worker has then run its
+    // loop.
     while taken != before {
         before = taken;
         while let Ok(written) = socket.write(&chunk) {
@@ -407,7 +409,7 @@ fn a_reset_in_the_midst_of_an_upload_is_no_orderly_end() {
     let upload = vec![0; 12_000_000];
     for _ in 0..40 {
         let client = pen.connect(ME);
-        // It fails here or, if all is in pen's hands already, there: but it does fail.
+        // It fails here or, if pen has all bytes already, there; but it must fail.
         let sent = client
             .socket()
             .write_all(&upload)
@@ -445,7 +447,7 @@ fn an_end_of_file_behind_any_number_of_pieces_is_passed_on() {
     let front = builder.directory().join("front");
     let pen = builder.listen(&front).server(&server).start();
     for pieces in 1..20 {
-        // Everything is there when pen begins to read, so that no event follows.
+        // All bytes are there when pen begins to read, so no event follows.
         pen.workers()[0].stop();
         let client = Client::connect_unix(&front).unwrap();
         for _ in 0..pieces {
@@ -457,7 +459,7 @@ fn an_end_of_file_behind_any_number_of_pieces_is_passed_on() {
     }
 }
 
-/// Bytes that wait to be read at the other end of a connection on this machine (proc_net_tcp in the
+/// Bytes that the other end of a connection on this machine has not read (proc_net_tcp in the
 /// kernel's documentation).
 fn unread_by_peer(socket: &Socket) -> usize {
     let port = |address: io::Result<socket2::SockAddr>| {
@@ -470,7 +472,7 @@ fn unread_by_peer(socket: &Socket) -> usize {
     usize::from_str_radix(of_peer[4].split_once(':').unwrap().1, 16).unwrap()
 }
 
-/// Ends of pipes that a process has open.
+/// The number of pipe ends that a process has open.
 fn ends_of_pipes(process: &Process) -> usize {
     let descriptors = fs::read_dir(process.proc("fd")).unwrap();
     let targets =
@@ -492,9 +494,9 @@ fn more_pieces_than_a_pipe_has_places_for_pass_without_an_event() {
             connection.write_all(&[1; LARGE])?;
         }
         open.pass();
-        // From pages of their own, so that the kernel does not join them. A pipe has places for 64:
-        // the first splice is followed by another, for nothing came before it for long; the
-        // second one is believed.
+        // The bytes come from separate pages, so that the kernel does not join them. A pipe has
+        // room for 64 pages. The first splice is followed by another, because nothing came before
+        // it for a long time; the second one is trusted.
         let pages = tempfile::tempfile()?;
         pages.set_len(4096 * PIECES as u64)?;
         for n in 0..PIECES as u64 {
@@ -508,13 +510,13 @@ fn more_pieces_than_a_pipe_has_places_for_pass_without_an_event() {
     let worker = pen.workers().remove(0);
     let before = ends_of_pipes(&worker);
     let client = pen.connect(ME);
-    // Has the answers moved by splice(2).
+    // After these answers, splice(2) is in use.
     for _ in 0..10 {
         client.send("r");
         client.read_exactly(LARGE);
     }
     assert_eq!(ends_of_pipes(&worker), before + 2);
-    // All pieces are there when pen begins to read, so that no event follows.
+    // All pieces are there when pen begins to read, so no event follows.
     worker.stop();
     gate.open();
     written.pass();

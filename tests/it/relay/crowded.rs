@@ -1,4 +1,4 @@
-//! Limits that clients meet are told: `-x`, a server's `max`, and that no server is left.
+//! Messages about limits that clients reach: `-x`, a server's `max`, and no server left.
 
 use std::net::Ipv4Addr;
 
@@ -54,17 +54,17 @@ fn a_server_that_is_full_is_told_of_and_that_clients_were_closed() {
         let (line, _) = line.split_once(" closed: no server could be used for ")?;
         line.rsplit_once(": ").unwrap().1.split(' ').next().unwrap().parse().ok()
     };
-    // What comes within ten seconds is counted.
+    // Events within ten seconds are only counted.
     eventually("all are accounted for", || {
         pen.ask(client(50));
         pen.said().lines().filter_map(closed).sum::<u32>() >= 30
     });
     assert!(pen.said().lines().filter_map(closed).count() < 10, "{}", pen.said());
-    // Whoever asks is served nothing, and is told of nothing new.
+    // The clients that ask get no server, and cause no other new message.
     assert_eq!(pen.said().matches(" is passed over: ").count(), 2, "{}", pen.said());
     assert!(!pen.said().contains(" is in use again"), "both are full: {}", pen.said());
     drop(held);
     eventually("both have room", || states(&pen, "up") == 2);
-    // No further client is needed for that.
+    // This needs no further client.
     eventually("their end is told", || pen.said().matches(" is in use again").count() == 2);
 }

@@ -1,4 +1,4 @@
-//! What strangers can cause in numbers: messages, memory.
+//! Floods that untrusted clients can cause: messages, memory.
 
 use std::fs;
 use std::io::Write;
@@ -10,7 +10,7 @@ use crate::harness::wait::within;
 use crate::harness::tls::{Authority, write};
 use crate::harness::{Backend, Builder, Pen, eventually};
 
-/// A pen whose clients speak TLS.
+/// A pen whose clients use TLS.
 fn with_tls() -> Builder {
     let identity = Authority::root("root").issue(&["localhost"]);
     let builder = Pen::builder();
@@ -25,7 +25,7 @@ fn failed_handshakes_are_told_once_a_second_by_all_workers_together() {
     let pen = with_tls().workers(8).server(&backend).start();
     let begin = Instant::now();
     while begin.elapsed() < Duration::from_secs(4) {
-        // They stay open together, so that all workers get some.
+        // They stay open together, so that every worker gets some.
         let clients: Vec<_> = (0..64)
             .map(|_| {
                 let mut client = TcpStream::connect(pen.address()).unwrap();
@@ -63,7 +63,7 @@ fn the_end_of_a_flood_of_refused_requests_is_told() {
     });
 }
 
-/// How many the lines with `text` stand for, of which some count others before `more`.
+/// The sum over the lines with `text`; some of them count further events before `more`.
 fn told(pen: &Pen, text: &str, more: &str) -> usize {
     let said = pen.said();
     let number = |line: &str| {
@@ -100,8 +100,8 @@ fn unfinished(pen: &Pen, clients: usize, bytes: &[u8]) -> Vec<TcpStream> {
     (0..clients).map(client).collect()
 }
 
-/// Has many clients begin something of 60 kB. The worker has to stay small, serve others meanwhile,
-/// and be small again afterwards.
+/// Many clients begin a message of 60 kB. The worker must stay small, serve others meanwhile, and
+/// be small again afterwards.
 fn stays_small(pen: &Pen, begun: &[u8], serves: impl Fn() -> bool) {
     assert!(serves());
     let before = pen.workers()[0].resident();
@@ -112,7 +112,7 @@ fn stays_small(pen: &Pen, begun: &[u8], serves: impl Fn() -> bool) {
     assert!(grown < 40 << 10, "the worker has grown by {grown} KiB");
     drop(clients);
     let small = || {
-        // Something has to happen for it to be noticed.
+        // An event is needed before pen notices it.
         assert!(serves());
         pen.workers()[0].resident().saturating_sub(before) < 6 << 10
     };
@@ -143,7 +143,7 @@ fn unfinished_hellos_of_many_clients_take_little_memory() {
         "600".as_ref(),
     ];
     let pen = builder.workers(1).options(options).server(&backend).start();
-    // A hello of 60000 bytes in records of 16384, of which the last 2 kB do not come.
+    // A hello of 60000 bytes in records of 16384; the last 2 kB do not come.
     let mut hello = vec![1, 0, 60000_u32.to_be_bytes()[2], 60000_u32.to_be_bytes()[3]];
     hello.resize(58_000, 0);
     let record =
@@ -160,11 +160,11 @@ fn unfinished_heads_of_many_clients_take_little_memory() {
     stays_small(&pen, &head, || pen.ask([127, 0, 0, 9]).as_deref() == Some("one"));
 }
 
-/// Bytes that the kernel has from pen for a client of this port: those that were not acknowledged
+/// Bytes from pen that the kernel holds for a client of this port: those not acknowledged
 /// (proc_net_tcp(5)).
 fn queued_for(pen: &Pen, client: u16) -> usize {
     let table = fs::read_to_string("/proc/net/tcp").unwrap();
-    // Other tests' clients may have the same port at another address.
+    // Clients of other tests may have the same port at another address.
     let ends = [pen.address().port(), client].map(|port| format!(":{port:04X}"));
     let is_it = |row: &&str| {
         row.split_whitespace().skip(1).zip(&ends).all(|(address, port)| address.ends_with(port))
@@ -190,7 +190,7 @@ fn a_client_that_reads_nothing_has_little_in_the_kernel() {
     assert!(last < 1 << 20, "{last} bytes wait in the kernel");
 }
 
-/// A server that says much to everybody.
+/// A server that sends much data to every client.
 fn talkative() -> Backend {
     Backend::with(|mut connection| {
         loop {
@@ -199,7 +199,7 @@ fn talkative() -> Backend {
     })
 }
 
-/// Has many clients read nothing of what comes for them. The worker has to stay small.
+/// Many clients read none of their data. The worker must stay small.
 fn stays_small_before_the_deaf<Client>(pen: &Pen, connect: impl FnMut(usize) -> Client) {
     let before = pen.workers()[0].resident();
     let deaf: Vec<Client> = (0..300).map(connect).collect();

@@ -16,7 +16,7 @@ fn client(number: usize) -> Ipv4Addr {
 
 #[test]
 fn known_clients_may_use_the_hard_limit_and_new_ones_the_soft_limit() {
-    // The example of the specification: two servers with limits 2 and 3.
+    // Two servers with limits 2 and 3.
     let farm = Backend::farm(["a", "b"]);
     let pen = Pen::builder().servers_with_limits(&farm, "2:3").start();
     let x: Vec<(Client, String)> =
@@ -105,7 +105,7 @@ fn hundreds_at_once_get_exactly_the_places_there_are() {
                     let (pen, gate) = (&pen, gate.clone());
                     scope.spawn(move || {
                         gate.pass();
-                        // Nobody is known: every client is new in every round.
+                        // No client is known: every client is new in every round.
                         pen.hold(client(1000 * round + n))
                     })
                 })
@@ -143,8 +143,8 @@ fn a_server_never_sees_more_than_its_limit_while_clients_come_and_go() {
     let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (counter, record) = (now.clone(), most.clone());
     let server = Backend::with(move |mut connection| {
-        // Counted from the accept to just before the answer, for which the client waits: never
-        // longer than pen counts it.
+        // The count covers the time from the accept to just before the answer, for which the client
+        // waits. So it never exceeds pen's count.
         record.fetch_max(counter.fetch_add(1, SeqCst) + 1, SeqCst);
         thread::yield_now();
         counter.fetch_sub(1, SeqCst);
@@ -190,7 +190,7 @@ fn clients_above_x_wait_and_are_served_when_places_become_free() {
         !waiting.iter().any(Client::has_news),
         "those outside wait, connected and neither answered nor closed"
     );
-    // Whoever leaves lets in exactly one more, whatever worker the place belonged to.
+    // Each client that leaves lets in exactly one more, whichever worker had the slot.
     for served in 1..=waiting.len() {
         held.pop();
         eventually("the next one is let in", || {
@@ -198,7 +198,7 @@ fn clients_above_x_wait_and_are_served_when_places_become_free() {
         });
         let inside: Vec<&Client> = waiting.iter().filter(|client| client.has_news()).collect();
         if held.is_empty() {
-            // From now on it is the waiting ones who leave.
+            // From now on the clients that waited leave.
             inside.iter().for_each(|client| client.finish());
             break;
         }
@@ -220,7 +220,8 @@ fn a_worker_without_a_connection_resumes_when_another_worker_frees_the_place() {
         let (held, _) = pen.only(holder, || pen.hold(client(1)).unwrap());
         let waiting = pen.connect(client(2));
         assert!(!waiting.has_news());
-        // Who frees the place cannot take the next client itself: it can open no descriptor.
+        // The worker that frees the slot cannot take the next client itself, because it can open no
+        // descriptor.
         let usual = workers[holder].limit_descriptors(0);
         drop(held);
         assert!(waiting.line().is_some(), "the other worker takes it");
@@ -253,7 +254,7 @@ fn a_hung_worker_that_waited_for_a_place_keeps_nobody_busy() {
     let workers = pen.workers();
     let (held, _) = pen.only(1, || pen.hold(client(1)).unwrap());
     let (other, _) = pen.only(1, || pen.hold(client(2)).unwrap());
-    // This one finds no place, and says that it waits; with the report it has gone through its
+    // This worker finds no slot, and marks itself as waiting; the report shows that it has run its
     // loop.
     let waiting = pen.only(0, || {
         let waiting = pen.connect(client(3));

@@ -1,5 +1,5 @@
-//! Names: looked up in parallel, past name servers that do not answer, with all their addresses;
-//! and zones.
+//! Names: parallel lookups despite name servers that do not answer, use of all addresses, and
+//! zones.
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket};
@@ -10,14 +10,14 @@ use crate::harness::machine::in_own_network;
 use crate::harness::{Backend, Pen, Port, ask, eventually};
 use rustix::process::Signal;
 
-/// Where the name server listens that answers, and where the one that does not.
+/// The addresses of the name server that answers, and of the one that does not.
 const ANSWERING: &str = "127.0.0.53:53";
 const SILENT: &str = "127.0.0.52:53";
 
 const NO_SUCH_NAME: u8 = 3;
 const SERVER_FAILURE: u8 = 2;
 
-/// Commands of a shell after which this text is in a file of /etc, in here only.
+/// Shell commands that put this text into a file of /etc, visible only to this test.
 fn in_etc(file: &str, text: &str) -> String {
     let text = text.replace('\n', "\\n");
     format!("t=$(mktemp); printf '{text}' > $t; chmod 644 $t; mount --bind $t /etc/{file}; rm $t")
@@ -28,8 +28,8 @@ fn resolv_conf() -> String {
     in_etc("resolv.conf", "nameserver 127.0.0.52\nnameserver 127.0.0.53\n")
 }
 
-/// A name server (RFC 1035, section 4.1): every name is at 127.0.0.1, but for those that begin with
-/// `no` and `fail`.
+/// A name server (RFC 1035, section 4.1): every name has the address 127.0.0.1, except those that
+/// begin with `no` and `fail`.
 fn name_servers() -> UdpSocket {
     let socket = UdpSocket::bind(ANSWERING).unwrap();
     thread::spawn(move || {
@@ -86,7 +86,7 @@ fn a_dead_name_server_delays_many_names_no_more_than_one() {
     pen.supervisor().signal(Signal::HUP);
     eventually("the file is in force", || pen.tell("blacklist") == "2\n");
     assert!(pen.tell("servers").contains("32 addr 127.0.0.1 "));
-    // Each name that has no address is told in a line with the reason, and nothing is changed.
+    // Each name without an address is reported in one line with the reason, and nothing changes.
     fs::write(
         &file,
         lines(&["other.test", "no1.test", "fail1.test", "no2.test"])
@@ -106,7 +106,7 @@ fn a_dead_name_server_delays_many_names_no_more_than_one() {
     assert_eq!(pen.ask(Ipv4Addr::LOCALHOST).as_deref(), Some("a"));
 }
 
-/// /etc/hosts with a name that is ::1 first.
+/// /etc/hosts with a name whose first address is ::1.
 fn hosts() -> Vec<String> {
     vec![in_etc("hosts", "127.0.0.1 both\n::1 both\n")]
 }
@@ -135,7 +135,7 @@ fn the_next_address_of_a_name_is_tried_and_all_workers_go_on_with_it() {
     assert_eq!(pen.said().matches("using 127.0.0.1").count(), 1, "it is told once: {}", pen.said());
     assert!(!pen.said().contains("blacklisting"));
     assert!(pen.tell("servers").starts_with("0 addr 127.0.0.1 "), "{}", pen.tell("servers"));
-    // When the good one fails, the first is the next.
+    // When the working address fails, the first address is the next.
     server.stop();
     let six =
         Backend::named_at(Port::reserve_at(SocketAddr::from((Ipv6Addr::LOCALHOST, port))), "six");
@@ -144,7 +144,7 @@ fn the_next_address_of_a_name_is_tried_and_all_workers_go_on_with_it() {
         "server 0 (both): 127.0.0.1:{port}: connection refused; using [::1]:{port}"
     ));
     assert!(!pen.said().contains("blacklisting"));
-    // Only when all have failed is the server left out.
+    // The server is blacklisted only when all addresses have failed.
     six.stop();
     assert_eq!(pen.ask(Ipv4Addr::LOCALHOST), None);
     pen.hears("blacklisting server 0 ([::1]:");
@@ -181,7 +181,7 @@ fn emergency_and_abuse_servers_have_all_their_addresses_too() {
 
 #[test]
 fn a_listener_takes_the_first_address_that_the_machine_has() {
-    // The network is there, so that getaddrinfo(3) puts the address that is not first.
+    // The network exists, so getaddrinfo(3) puts the address first that the machine does not have.
     let setup = [
         in_etc("hosts", "2001:db8::1 front\n127.0.0.1 front\n"),
         "ip link add pen0 type veth peer name pen1; ip addr add 2001:db8::2/64 dev pen0 nodad"

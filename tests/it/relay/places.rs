@@ -12,7 +12,7 @@ fn client(number: usize) -> Ipv4Addr {
     Ipv4Addr::new(127, 22, 0, number as u8)
 }
 
-/// How often all these have gone to sleep.
+/// How often these workers have slept.
 fn sleeps(workers: &[Process]) -> u64 {
     let sleeps =
         |worker: &Process| worker.status("voluntary_ctxt_switches").parse::<u64>().unwrap();
@@ -38,15 +38,14 @@ fn a_freed_place_wakes_one_worker_and_not_the_herd() {
             }
         });
     };
-    // Twice as many clients as places: somebody always waits, and each worker has found that out
-    // once.
+    // Twice as many clients as slots: a client always waits, and each worker has noticed that once.
     ask(CLIENTS, 5);
     let workers = pen.workers();
     let before = sleeps(&workers);
     ask(CLIENTS, EACH);
     let slept = sleeps(&workers) - before;
-    // Who serves a client sleeps several times meanwhile. With a herd each freed place wakes all
-    // that wait, some 30.
+    // A worker that serves a client sleeps several times meanwhile. With a thundering herd, each
+    // freed slot wakes all waiting workers, about 30.
     let per_place = slept as f64 / (CLIENTS * EACH) as f64;
     eprintln!("{per_place} wake-ups of workers per client");
     assert!(per_place < 12.0, "{per_place} wake-ups of workers per client");
@@ -62,8 +61,8 @@ fn nobody_waits_for_ever_at_the_limit_while_workers_hang_and_die() {
         for n in 0..CLIENTS {
             let (pen, served, ended) = (&pen, &served, &ended);
             scope.spawn(move || {
-                // A worker that dies takes its clients along; whoever waits for longer than the
-                // bound fails here.
+                // A worker that dies closes its clients. A client that waits longer than the bound
+                // fails here.
                 while served.load(SeqCst) < 1500 {
                     served.fetch_add(usize::from(pen.connect(client(n)).line().is_some()), SeqCst);
                 }

@@ -1,5 +1,5 @@
-//! The PROXY protocol in both directions (proxy_protocol): who is believed, who is the client then,
-//! and what servers are told.
+//! The PROXY protocol in both directions (proxy_protocol): trusted senders, the client's address,
+//! and the header for servers.
 
 use std::fs;
 use std::io::Write;
@@ -12,18 +12,18 @@ use crate::harness::tls::{Authority, write};
 use crate::harness::{Backend, Client, Gate, Pen, Port, Program, Recorder, ask, eventually, hold};
 use rustix::process::Signal;
 
-/// Who is listed as a sender.
+/// A trusted sender.
 const SENDER: Ipv4Addr = Ipv4Addr::new(127, 13, 0, 1);
 
-/// Who is not.
+/// A sender that is not trusted.
 const STRANGER: Ipv4Addr = Ipv4Addr::new(127, 14, 0, 1);
 
 const IN: &str = "proxy_protocol in from 127.13.0.0/16";
 
-/// What version 2 begins with.
+/// The signature of version 2.
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// A header of version 2 for IPv4, with an extension behind the addresses.
+/// A header of version 2 for IPv4, with an extension after the addresses.
 fn binary(client: [u8; 4], port: u16) -> Vec<u8> {
     let ports = [port.to_be_bytes(), 80u16.to_be_bytes()].concat();
     [SIGNATURE, &[0x21, 0x11, 0, 17], &client, &[192, 0, 2, 1], &ports, &[4, 0, 2, 9, 9]].concat()
@@ -70,7 +70,7 @@ fn servers_are_told_in_either_version() {
                 }
             }
         };
-        // Before the client says anything, and once.
+        // The header comes before the client's bytes, and once.
         server.has(number, &header);
         client.send("hello");
         client.finish();
@@ -132,8 +132,8 @@ fn whom_a_sender_names_is_the_client_everywhere() {
         .servers(servers.iter().map(|server| &server.backend))
         .start();
     let request = "GET / HTTP/1.1\r\n\r\n";
-    // Always the same server for the same named client, whatever the version and wherever the
-    // sender is.
+    // The same named client always gets the same server, for every version and every address of the
+    // sender.
     let mut chosen = None;
     for (place, header) in
         [line("9.9.9.9", 7), binary([9, 9, 9, 9], 8), line("9.9.9.9", 9)].into_iter().enumerate()
@@ -164,7 +164,7 @@ fn whom_a_sender_names_is_the_client_everywhere() {
         fs::read_to_string(&log)
             .is_ok_and(|text| text.lines().filter(|line| line.starts_with("9.9.9.9 ")).count() == 3)
     });
-    // The access list looks at the named client, and not at the sender.
+    // The access list applies to the named client, not to the sender.
     let client = pen.connect(SENDER);
     client.send([&line("6.6.6.6", 1)[..], request.as_bytes()].concat());
     assert_eq!(client.read_to_end().unwrap_or_default(), b"");
@@ -202,7 +202,7 @@ fn headers_come_in_any_pieces_and_nothing_behind_them_is_lost() {
             connections += 1;
         }
     }
-    // A server that speaks first is not reached before the header is whole.
+    // A server that sends first is not connected before the header is complete.
     let client = pen.connect(SENDER);
     client.send(&line("9.9.9.9", 7)[..10]);
     assert_eq!(ask_stranger(&pen), None);
@@ -211,7 +211,7 @@ fn headers_come_in_any_pieces_and_nothing_behind_them_is_lost() {
     server.has(connections + 1, told);
 }
 
-/// A client in between, so that what came before it has been dealt with by some worker.
+/// Serves another client, so that a worker has handled the earlier one.
 fn ask_stranger(pen: &Pen) -> Option<String> {
     let client = pen.connect(STRANGER);
     client.finish();
@@ -256,14 +256,14 @@ fn headers_that_name_nobody_leave_the_sender_the_client() {
 fn only_listed_senders_are_believed() {
     let server = Recorder::silent();
     let pen = Pen::builder().control().options(["-O", IN]).server(&server.backend).start();
-    // A stranger's header is data, and it is the client itself.
+    // The header of an untrusted sender is data, and the sender itself is the client.
     let client = pen.connect(STRANGER);
     client.send(line("9.9.9.9", 7));
     client.finish();
     assert_eq!(client.read_to_end().unwrap(), b"");
     assert_eq!(shown(&server.whole(0)), shown(&line("9.9.9.9", 7)));
     assert!(pen.tell("recent").starts_with("127.14.0.1 "));
-    // Until it is listed; and who is no more, is a stranger.
+    // The sender is listed, and later removed; then it is not trusted any more.
     pen.tells("proxy_protocol in from 127.14.0.0/16", "");
     let client = pen.connect(STRANGER);
     client.send(line("9.9.9.9", 7));
@@ -304,7 +304,8 @@ fn a_sender_that_sends_something_else_is_closed_and_told_of() {
         "127.13.0.1 is listed by proxy_protocol in, but sent no PROXY protocol header first: \
         closed",
     );
-    // One that ends within it; one that only looks whether somebody is there is no news.
+    // A sender that ends within the header. A connection without a byte is only a check and causes
+    // no message.
     let client = pen.connect(SENDER);
     client.send("PROXY TCP4 ");
     client.finish();
@@ -314,7 +315,7 @@ fn a_sender_that_sends_something_else_is_closed_and_told_of() {
     assert_eq!(client.read_to_end().unwrap(), b"");
     pen.settle();
     assert_eq!(server.backend.accepted(), 0, "no server was contacted");
-    // At most one line a second and worker, however many there are.
+    // At most one message per second and worker, however many senders there are.
     (0..200).for_each(|_| {
         let client = pen.connect(SENDER);
         let _ = (&mut client.socket()).write_all(b"nonsense");
@@ -377,7 +378,7 @@ fn a_chain_of_pens_keeps_the_client() {
             .options(["-O", &format!("proxy_protocol out {version}")])
             .server_as(middle.address().to_string())
             .start();
-        // Ten clients, each twice: sticky by their own addresses.
+        // Ten clients, each twice: they are sticky by their own addresses.
         let clients: Vec<Ipv4Addr> = (1..=10).map(|n| Ipv4Addr::new(127, 15, 0, n)).collect();
         let names = |_: &str| -> Vec<_> {
             clients.iter().map(|ip| hold(outer.address(), (*ip).into()).unwrap()).collect()
@@ -447,7 +448,7 @@ fn a_header_stands_in_front_of_tls() {
         .server_as(nginx.address().to_string())
         .start();
     let url = format!("https://{}/", pen.address());
-    // A listed sender has to send the header, a stranger must not.
+    // A trusted sender must send the header, and other clients must not.
     let said = curl(["-k", "--haproxy-protocol", "--interface", "127.13.0.1", &url]);
     assert_eq!(said, "127.13.0.1 https\n");
     assert_eq!(curl(["-k", "--interface", "127.14.0.1", &url]), "127.14.0.1 https\n");
@@ -459,7 +460,7 @@ fn a_header_stands_in_front_of_tls() {
     pen.hears("sent no PROXY protocol header first");
 }
 
-/// haproxy that passes everything on to a pen, with a header of this kind and health checks.
+/// haproxy that passes all traffic to a pen, with a header of this kind and health checks.
 fn haproxy(pen: SocketAddr, sends: &str) -> Program {
     Program::haproxy(&format!(
         "defaults\n mode tcp\n timeout connect 10s\n timeout client 60s\n timeout server 60s\n\
@@ -542,7 +543,7 @@ fn the_file_takes_it_and_write_keeps_it() {
         pen.refuses("proxy_protocol in"),
         "usage: proxy_protocol in from NET[,NET...]|off, or out v1|v2|off"
     );
-    // Off again, by the file.
+    // The file turns it off again.
     let file = pen.directory().join("pen.cfg");
     fs::write(&file, "proxy_protocol in off\nproxy_protocol out off\nno http\n").unwrap();
     pen.supervisor().signal(Signal::HUP);

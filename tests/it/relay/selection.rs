@@ -93,7 +93,7 @@ fn failover_goes_on_with_the_server_after_the_failed_one_and_wraps_round() {
 fn failover_does_not_move_the_round_robin_cursor() {
     let farm = [Backend::named("a"), Backend::down("b"), Backend::named("c")];
     let pen = Pen::builder().options(["-r"]).servers(&farm).start();
-    // The first selection is 1, which fails over to 2; the cursor stays on 1.
+    // The first selection is 1, which fails over to 2; the cursor stays at 1.
     assert_eq!(answers(&pen, 3, 5), "ccaca");
 }
 
@@ -115,12 +115,12 @@ fn a_client_moved_by_failover_stays_where_it_is_when_its_old_server_recovers() {
     farm[1].die();
     assert_eq!(pen.ask(client(1)).as_deref(), Some("c"));
     farm[1].start();
-    // Somebody new finds b in use again ...
+    // A new client finds b in use again ...
     let mut newcomers = 10..;
     eventually("b is in use again", || {
         pen.ask(client(newcomers.next().unwrap())).as_deref() == Some("b")
     });
-    // ... and nobody who has a server is moved.
+    // ... and no client with a recorded server is moved.
     assert_eq!(pen.ask(client(1)).as_deref(), Some("c"));
     assert_eq!(pen.ask(client(2)).as_deref(), Some("c"));
     assert_eq!(pen.ask(client(3)).as_deref(), Some("a"));

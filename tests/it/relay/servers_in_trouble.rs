@@ -1,5 +1,5 @@
-//! One server's trouble is nobody else's: silent, without a local port, without a source, with a
-//! full backlog, or by the thousand.
+//! A server in trouble does not affect the others: silent, without a local port, without a source
+//! address, with a full backlog, or with thousands of connects.
 
 use std::net::Ipv4Addr;
 use std::process::Command;
@@ -40,7 +40,7 @@ fn full_unix(path: &std::path::Path) -> Vec<Socket> {
     }
 }
 
-/// What each client that is told a server's name was told, one after the other.
+/// The server names that these clients got, one after the other.
 fn names(pen: &Pen, clients: usize) -> String {
     (0..clients).map(|n| pen.ask(client(n)).unwrap_or_else(|| "-".into())).collect()
 }
@@ -62,7 +62,7 @@ fn a_silent_server_has_as_many_connects_pending_as_it_may_and_the_others_serve_a
     eventually("all are served but those that the silent server has", || served(&crowd) == 57);
     let report = pen.report();
     assert_eq!(report.server(2, "connections"), 3);
-    // Round robin offers the silent one to every third client.
+    // Round robin selects the silent server for every third client.
     let explains = |n: usize| {
         assert!(pen.ask(client(1000 + n)).is_some());
         pen.tell("explain 127.21.99.1")
@@ -201,13 +201,13 @@ fn local_ports_that_are_used_up_towards_one_server_are_no_matter_of_another() {
     }
     let farm = Backend::farm(["a", "b"]);
     let pen = Pen::builder().workers(1).options(["-r"]).control().servers(&farm).start();
-    // The test takes all ports that there are towards the first server.
+    // The test takes all local ports for connects to the first server.
     let mut taken = Vec::new();
     while let Ok(socket) = std::net::TcpStream::connect(farm[0].address()) {
         taken.push(socket);
     }
     assert!(taken.len() >= 10, "{}", taken.len());
-    // Fewer than the ports that there are towards the second one: each leaves one in TIME_WAIT.
+    // Fewer than the local ports for the second server: each connection leaves one in TIME_WAIT.
     assert_eq!(names(&pen, 8), "b".repeat(8));
     pen.hears("ip_local_port_range");
     assert!(pen.said().contains("server 0"), "{}", pen.said());
@@ -249,7 +249,8 @@ fn thousands_of_servers_that_fail_at_once_leave_time_for_others() {
     let builder =
         builder.workers(1).options(["-b", "0", "-x", "500", "-S", "2100", "-r"]).server(&good);
     let pen = missing.fold(builder, |builder, server| builder.server_as(server)).start();
-    // Round robin begins behind server 0; who was there before can tell.
+    // Round robin begins after server 0, so the first attempts fail. This connection checks later
+    // that the worker still serves.
     let held = std::iter::repeat_with(|| pen.hold(client(9999))).flatten().next().unwrap().0;
     let worker = pen.workers().remove(0);
     worker.stop();

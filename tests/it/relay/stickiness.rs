@@ -56,8 +56,8 @@ fn a_thousand_clients_keep_their_servers() {
 
 #[test]
 fn ipv6_clients_are_told_apart_by_their_whole_address() {
-    // A loopback interface has one IPv6 address; more of them need a network of the test's own.
-    // Without nodad they are tentative at first, and nobody can bind to them.
+    // A loopback interface has one IPv6 address; more addresses need the test's own network.
+    // Without nodad they are tentative at first, and cannot be bound.
     let name = "ipv6_clients_are_told_apart_by_their_whole_address";
     let addresses = ["fd00::15", "fd00::16", "fd01::15", "fd00:0:0:1::15"];
     let setup = addresses.map(|address| format!("ip -6 address add {address}/128 dev lo nodad"));

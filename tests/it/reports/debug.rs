@@ -1,4 +1,4 @@
-//! What pen says of itself on standard error (pen(8), MESSAGES).
+//! The messages of pen on standard error (pen(8), MESSAGES).
 
 use std::net::Ipv4Addr;
 
@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 const ME: Ipv4Addr = Ipv4Addr::new(127, 11, 0, 1);
 
-/// What pen said when one request and its answer had passed and it had ended.
+/// The messages of pen for one request and its answer, until its end.
 fn said_with(options: &[&str]) -> String {
     let server = Backend::with(crate::harness::backend::echo);
     let mut pen = Pen::builder().options(options).server(&server).start();
@@ -26,7 +26,7 @@ const ASCII: &str = "18: GET / HTTP/1.0....";
 #[test]
 fn without_d_nothing_is_said_in_good_operation() {
     let said = said_with(&[]);
-    // A pen that root starts without -u says so.
+    // A pen that root starts without -u reports it.
     assert!(said.lines().all(|line| line.ends_with("add -u USER")), "{said}");
 }
 
@@ -100,7 +100,7 @@ fn failures_are_said_without_d_and_not_for_every_client() {
 #[test]
 fn a_terminal_that_is_stopped_holds_up_nobody() {
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-    // Nobody reads at its other end, as when somebody pressed control-S.
+    // No program reads the other end, as after control-S.
     let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&terminal).unwrap();
     unlockpt(&terminal).unwrap();
@@ -115,7 +115,7 @@ fn a_terminal_that_is_stopped_holds_up_nobody() {
         .server(&server)
         .start();
     let workers = pen.workers();
-    // Each says more than a terminal takes.
+    // Each writes more than a terminal holds.
     for _ in 0..40 {
         let client = pen.connect(ME);
         client.send([b'x'; 3000]);

@@ -1,4 +1,4 @@
-//! What pen tells: reports, the request log, debug output.
+//! Reports, the request log, debug output.
 
 mod debug;
 mod request_log;

@@ -27,14 +27,14 @@ fn logging(options: &[&str]) -> (Backend, Pen, PathBuf) {
     (server, pen, log)
 }
 
-/// Sends a request and takes the answer, so that it is known to have passed.
+/// Sends a request and reads the answer, so that the request has certainly passed.
 fn request(client: &Client, bytes: impl AsRef<[u8]>) {
     let bytes = bytes.as_ref();
     client.send(bytes);
     assert_eq!(client.read_exactly(bytes.len()), bytes);
 }
 
-/// The lines of the log, as soon as there are `count`.
+/// The lines of the log, once there are `count`.
 fn lines(log: &PathBuf, count: usize) -> Vec<String> {
     until("the lines are in the log", || {
         let text = fs::read(log).ok()?;
@@ -256,8 +256,7 @@ fn the_log_is_never_writable_by_others_whatever_the_umask() {
     assert_eq!(fs::metadata(&log).unwrap().permissions().mode() & 0o022, 0);
 }
 
-/// A fifo in a directory, opened for reading as it must be before anybody can write to it without
-/// waiting.
+/// A fifo in a directory, opened for reading, so that a writer can open it without waiting.
 fn fifo(path: &Path) -> File {
     mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
     rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
@@ -290,7 +289,7 @@ fn a_slow_reader_of_a_fifo_gets_every_line_whole() {
     let mut reader = fifo(&path);
     let pen = builder.options(["-l", path.to_str().unwrap()]).server(&server).start();
     let client = pen.connect(ME);
-    // More than a pipe holds, less than it and a worker hold together.
+    // More than a pipe holds, but less than a pipe and a worker hold together.
     for n in 0..LINES {
         request(&client, format!("{n} {}\n", "x".repeat(90)));
     }

@@ -1,4 +1,4 @@
-//! What USR1 makes: one report for the whole program, as text or HTML (pen(8), Reports).
+//! The report of USR1: one for the whole program, as text or HTML (pen(8), Reports).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -143,7 +143,7 @@ fn the_status_file_is_replaced_whole_and_only_its_owner_may_write_it() {
     pen.report();
     let path = pen.directory().join("status.html");
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
-    // Whoever reads while it is replaced again and again sees whole reports only.
+    // A reader sees only complete reports while the file is replaced again and again.
     for _ in 0..30 {
         pen.supervisor().signal(Signal::USR1);
         let html = fs::read_to_string(&path).unwrap();
@@ -224,7 +224,7 @@ fn text_goes_to_standard_error_in_the_form_of_the_manual() {
     }
 }
 
-/// A line without the time that it begins with.
+/// A line without its time.
 fn without_time(line: &str) -> &str {
     let bytes = line.as_bytes();
     let timed = bytes.len() >= 21 && bytes[4] == b'-' && bytes[10] == b' ' && &line[19..21] == ": ";

@@ -1,5 +1,5 @@
-//! Certificates as the world's tools make them: which are served, which are let in, what is told of
-//! them.
+//! Certificates as common tools make them: which pen serves, which it accepts from clients, and its
+//! messages about them.
 
 use std::fs;
 use std::io::Write;
@@ -10,7 +10,7 @@ use crate::harness::tls::{Authority, openssl, write};
 use crate::harness::{Backend, Builder, Pen};
 use rustix::process::Signal;
 
-/// What openssl(1) makes in this directory, in the order of the lines.
+/// Runs each line as a shell command in this directory; most are openssl(1) commands.
 fn make(directory: &Path, lines: &str) {
     for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let shell = Command::new("sh")
@@ -43,7 +43,7 @@ fn issue(directory: &Path, name: &str, issuer: &str, extensions: Option<&str>, d
     );
 }
 
-/// A certification authority of openssl's making: `NAME.key`, `NAME.pem`.
+/// A certification authority made by openssl(1): `NAME.key`, `NAME.pem`.
 fn authority(directory: &Path, name: &str, more: &str) {
     make(
         directory,
@@ -65,7 +65,7 @@ fn serving(name: &str) -> Builder {
     builder.options(options)
 }
 
-/// What a client of openssl(1) sees, and whether it was served.
+/// The output of an openssl(1) client, and whether it was served.
 fn ask(pen: &Pen, words: &[&str]) -> (bool, String) {
     let to = pen.address().to_string();
     let mut client = Command::new("openssl")
@@ -76,7 +76,7 @@ fn ask(pen: &Pen, words: &[&str]) -> (bool, String) {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // Its end ends the session, and the server's answer is there before.
+    // The end of its input ends the session; the server's answer comes before.
     let mut input = client.stdin.take().unwrap();
     let _ = input.write_all(b"hello\n");
     let output = client.wait_with_output().unwrap();
@@ -85,7 +85,7 @@ fn ask(pen: &Pen, words: &[&str]) -> (bool, String) {
     (String::from_utf8_lossy(&output.stdout).contains("greeting"), said)
 }
 
-/// Says something and ends, so that openssl(1) does too.
+/// Sends a greeting and ends, so that openssl(1) ends too.
 fn greeter() -> Backend {
     Backend::with(|mut socket| socket.write_all(b"greeting\n"))
 }
@@ -187,12 +187,12 @@ fn clients_are_let_in_and_refused_as_by_openssl_and_each_refusal_says_why() {
         pen.hears(why);
     }
     assert_eq!(backend.accepted(), before, "nobody who was refused reached a server");
-    // The first was told in an event; others may fall under its limit.
+    // The first was reported in an event; others may be suppressed by its rate limit.
     pen.hears(
         "its certificate has a critical extension that is not known here (object identifier \
         1.2.3.4) (subject 'O=Test, CN=unknown', serial 4D)",
     );
-    // Another key than the certificate's is no way in, whatever the certificate is.
+    // A key that does not belong to the certificate gives no access, whatever the certificate is.
     make(&directory, "cp v1.pem forged.pem; cp ca.key forged.key");
     assert!(!asks("forged", None, "-tls1_2").0 && !asks("forged", None, "-tls1_3").0);
 }
@@ -310,7 +310,7 @@ fn a_certificate_that_expires_is_told_of_and_all_are_listed() {
     let directory = builder.directory().to_path_buf();
     authority(&directory, "ca", "");
     issue(&directory, "server", "ca", Some("subjectAltName=DNS:localhost\n"), 5);
-    // Not by how many days: the moment of the test decides that.
+    // The number of days is not checked, because it depends on the moment of the test.
     let soon = "server.pem: the certificate of 'O=Test, CN=server' expires in ";
     let check = serving("server").server_as("127.0.0.1:1");
     make(&directory, &format!("cp server.* {}", check.directory().display()));
@@ -350,7 +350,7 @@ fn a_certificate_that_expires_is_told_of_and_all_are_listed() {
         "{json}"
     );
     assert!(json.contains("\"used\":\"server\",\"server_name\":\"www.example\""), "{json}");
-    // HUP tells of what is there then, and tells it again at every HUP.
+    // HUP reports the present problems, at every HUP.
     issue(&directory, "server", "ca", Some("subjectAltName=DNS:localhost\n"), -1);
     let expired =
         "server.pem: the certificate of 'O=Test, CN=server' has expired: it was valid until ";

@@ -1,4 +1,4 @@
-//! `-R`: client certificates. Whoever has no good one reaches no server.
+//! `-R`: client certificates. A client without a valid one reaches no server.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -144,7 +144,7 @@ fn a_session_is_no_way_around_new_rules() {
         });
         let resumed = client.ask(pen.address(), "localhost").map(|(_, kind)| kind);
         assert_eq!(resumed, Some(rustls::HandshakeKind::Resumed), "the rules are the same");
-        // The client's authority is not known any more, and its session means nothing.
+        // The client's authority is not trusted any more, and its session is not valid either.
         fs::write(&authorities, other.pem()).unwrap();
         pen.supervisor().signal(rustix::process::Signal::HUP);
         crate::harness::eventually("the client is refused", || {

@@ -1,5 +1,4 @@
-//! Where keys come from and where they are not; what is wrong with them at the start; how they are
-//! replaced.
+//! The sources of keys, errors of keys at the start, and the replacement of keys.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -102,7 +101,7 @@ fn what_is_wrong_with_a_file_is_said_at_the_start() {
     }
 }
 
-/// Each mistake, and the line that mends it: that line is run, and then pen starts.
+/// Each mistake, and the line that repairs it: the test runs that line, and then pen starts.
 #[test]
 fn what_openssl_can_mend_is_said_with_the_words_to_it() {
     let root = Authority::root("root");
@@ -159,7 +158,7 @@ fn what_openssl_can_mend_is_said_with_the_words_to_it() {
         )),
         "{said}"
     );
-    // What came of the lines is good, and a stranger behind the leaf is only told.
+    // The repaired files are valid. An extra certificate after the leaf only causes a notice.
     write(&directory, "stranger.pem", format!("{chain}{other}"));
     for (options, notice) in [
         ([&*format!("{p12}.pem"), &*format!("{p12}.pem")], ""),
@@ -217,7 +216,7 @@ fn tls_is_never_off_without_a_word() {
     }
     let backend = Backend::named("one");
     let pen = Pen::builder().control().file("# nothing\n").server(&backend).start();
-    // Which directory has the names is not for the control port to say at all.
+    // The control port must not set the directory of names at all.
     for line in &lines[..2] {
         let word = line.split(' ').next().unwrap();
         let why = pen.refuses(line);
@@ -272,7 +271,7 @@ fn a_new_certificate_is_taken_without_losing_a_client() {
         for _ in 0..3 {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
-                    // One of the two must be served at any time; in between the certificate may
+                    // One of the two certificates must be served at any time; meanwhile it may
                     // change once.
                     let ask =
                         |root: &Authority| root.client().ask(pen.address(), "localhost").is_some();
@@ -282,7 +281,7 @@ fn a_new_certificate_is_taken_without_losing_a_client() {
             });
         }
         for root in [&new, &old, &new] {
-            // In place of the old one at once, as whoever renews certificates does it.
+            // Replaces the old file atomically, as programs that renew certificates do.
             let next = write(pen.directory(), "next.pem", text(root));
             fs::rename(next, &path).unwrap();
             let before = served.load(Ordering::Relaxed);
@@ -294,10 +293,10 @@ fn a_new_certificate_is_taken_without_losing_a_client() {
         }
         over.store(true, Ordering::Relaxed);
     });
-    // A connection of before goes on.
+    // An earlier connection continues.
     held.send("still here\n");
     assert_eq!(held.line().unwrap(), "still here");
-    // A bad set changes nothing, anywhere, and is told in one line.
+    // A bad set of files changes nothing anywhere, and is reported in one line.
     fs::write(&path, &old.issue(&["localhost"]).chain).unwrap();
     pen.supervisor().signal(Signal::HUP);
     pen.hears("cert.pem: there is no private key (PEM) in it");
@@ -305,14 +304,14 @@ fn a_new_certificate_is_taken_without_losing_a_client() {
     for worker in 0..3 {
         assert!(pen.only(worker, || new.client().ask(pen.address(), "localhost")).is_some());
     }
-    // A worker that is born now has the same key as its siblings.
+    // A new worker has the same key as its siblings.
     pen.workers()[0].kill();
     for worker in 0..3 {
         assert!(pen.only(worker, || new.client().ask(pen.address(), "localhost")).is_some());
     }
 }
 
-/// Whether the memory of a process holds these bytes anywhere.
+/// Whether the memory of a process contains these bytes.
 fn holds(process: &Process, bytes: &[u8]) -> bool {
     let maps = fs::read_to_string(process.proc("maps")).unwrap();
     let memory = File::open(process.proc("mem")).unwrap();
@@ -320,7 +319,7 @@ fn holds(process: &Process, bytes: &[u8]) -> bool {
         let (range, rest) = line.split_once(' ').unwrap();
         let (start, end) = range.split_once('-').unwrap();
         let [start, end] = [start, end].map(|number| u64::from_str_radix(number, 16).unwrap());
-        // Not the kernel's own pages, nor the table, which is large and empty.
+        // Not the kernel's own pages, and not the table, which is large and empty.
         if !rest.starts_with('r')
             || line.ends_with("[vvar]")
             || line.ends_with("[vsyscall]")
@@ -345,7 +344,7 @@ fn no_process_but_workers_ever_has_a_key() {
     let identity = root.issue_rsa(&["localhost"]);
     let certificate = write(builder.directory(), "cert.pem", &identity.chain);
     let key = write(builder.directory(), "key.pem", &identity.key);
-    // Nobody but root may read it, and the workers are not root.
+    // Only root may read it, and the workers are not root.
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     let options =
         ["-E".as_ref(), certificate.as_os_str(), "-K".as_ref(), key.as_os_str(), "-dd".as_ref()];
@@ -357,8 +356,8 @@ fn no_process_but_workers_ever_has_a_key() {
     pen.workers()[0].kill();
     pen.tells("timeout", "5");
     assert!(root.client().ask(pen.address(), "localhost").is_some());
-    // A part of the text of the file, and the largest prime in it, which the worker's library keeps
-    // as it is used: least significant byte first.
+    // A part of the text of the file, and the largest prime in it. The worker's library stores the
+    // prime in its working form: least significant byte first.
     let lines: Vec<&str> = identity.key.lines().collect();
     let text = lines[lines.len() / 2].as_bytes();
     let prime = prime(&identity.key_der);
@@ -380,7 +379,7 @@ fn no_process_but_workers_ever_has_a_key() {
         let limits = fs::read_to_string(worker.proc("limits")).unwrap();
         let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
         assert!(core.split_whitespace().nth(4) == Some("0"), "{core}");
-        // Only root may look into them: they are not dumpable.
+        // Only root can examine them, because they are not dumpable.
         assert_eq!(
             fs::metadata(worker.proc("mem"))
                 .map(|there| std::os::unix::fs::MetadataExt::uid(&there))
@@ -394,7 +393,7 @@ fn no_process_but_workers_ever_has_a_key() {
 
 /// The first prime of an RSA key (PKCS #8, RFC 5208; RFC 8017, A.1.2).
 fn prime(der: &[u8]) -> Vec<u8> {
-    // The last long numbers are primes, exponents and coefficient, of 128 or 129 bytes each; the
+    // The last long numbers are primes, exponents and coefficient, of 128 or 129 bytes each. The
     // first of them is a prime.
     let start = der
         .windows(3)

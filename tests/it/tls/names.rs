@@ -32,7 +32,7 @@ fn option(command: &str, path: &Path) -> [String; 2] {
     ["-O".into(), format!("{command} {}", path.display())]
 }
 
-/// Whether a client that trusts this authority alone is served under this name.
+/// Whether pen serves a client that trusts only this authority and uses this name.
 fn trusted(authority: &Authority, pen: &Pen, name: &str) -> bool {
     authority.client().ask(pen.address(), name).is_some()
 }
@@ -64,7 +64,7 @@ fn each_name_has_its_certificate_and_all_others_the_default() {
         served with",
     );
     pen.hears("alone.example.crt: there is no .key for it");
-    // No name is a path.
+    // A name is never a path.
     let to = pen.address().to_string();
     let said = openssl(["s_client", "-connect", &to, "-servername", "../names/first.example"]);
     assert!(!said.contains("CN=first.example") && !said.contains("CN = first.example"), "{said}");
@@ -95,13 +95,13 @@ fn a_name_may_have_authorities_of_its_own() {
     assert_eq!(backend.accepted(), 2);
     assert!(!let_in(&of_own, "localhost") && !let_in(&of_other, "own.example"));
     assert_eq!(backend.accepted(), 2);
-    // A name of its own is not under the authorities of the names that it is an exception from.
+    // A specific name does not use the authorities of the wildcard name that also matches it.
     assert!(let_in(&of_own, "any.wild.example") && let_in(&of_other, "one.wild.example"));
     assert!(!let_in(&of_other, "any.wild.example") && !let_in(&of_own, "one.wild.example"));
     assert_eq!(backend.accepted(), 4);
 }
 
-/// An OCSP response that a certificate of this authority is good, until so many days from now.
+/// An OCSP response for a good certificate of this authority, valid for this many days.
 fn response(authority: &Authority, identity: &Identity, place: &Path, days: &str) -> Vec<u8> {
     let ca = write(place, "ocsp-ca.pem", authority.pem());
     let key = write(place, "ocsp-ca.key", authority.key());
@@ -180,13 +180,14 @@ fn responses_are_stapled_to_their_certificates() {
     pen.hears("ocsp.der: there is no OCSP response yet");
     assert!(!stapled(&pen, "localhost") && !stapled(&pen, "named.example"));
     fs::write(&file, response(&root, &default, pen.directory(), "7")).unwrap();
-    // The command reads it again, with the supervisor's rights: the file is the administrator's.
+    // The command reads it again with the supervisor's rights, because the administrator owns the
+    // file.
     pen.tells(&format!("ssl_ocsp_response {}", file.display()), "");
     assert!(stapled(&pen, "localhost") && !stapled(&pen, "named.example"));
     write(&names, "named.example.ocsp", response(&root, &named, pen.directory(), "7"));
     pen.tells(&format!("ssl_sni_path {}", names.display()), "");
     assert!(stapled(&pen, "localhost") && stapled(&pen, "named.example"));
-    // Nonsense is not passed on, and no reason to do without TLS.
+    // Invalid content is not sent to clients, and TLS stays on.
     fs::write(&file, "nonsense").unwrap();
     pen.tells(&format!("ssl_ocsp_response {}", file.display()), "");
     pen.hears("ocsp.der: there is no OCSP response (DER) in it that says anything");
@@ -196,7 +197,7 @@ fn responses_are_stapled_to_their_certificates() {
     assert!(
         pen.refuses("ssl_ocsp_response /not/there").starts_with("ssl_ocsp_response: /not/there: ")
     );
-    // A response of an operator's own, in a file of commands too.
+    // A response in an operator's own file, also set by a command file.
     let [own, commands] = ["own.der", "commands.cfg"].map(|name| pen.directory().join(name));
     fs::write(&own, response(&root, &default, pen.directory(), "7")).unwrap();
     fs::write(&commands, format!("ssl_ocsp_response {}\n", own.display())).unwrap();
@@ -209,7 +210,7 @@ fn responses_are_stapled_to_their_certificates() {
         why.contains("commands.cfg:2: ssl_ocsp_response: /not/there: no such file or directory"),
         "{why}"
     );
-    // It is kept until another is named.
+    // It is kept until another file is set.
     fs::remove_file(&own).unwrap();
     pen.supervisor().signal(Signal::HUP);
     pen.tells(&format!("ssl_sni_path {}", names.display()), "");
@@ -234,7 +235,8 @@ fn what_is_written_names_a_response_in_the_jail_as_a_start_finds_it() {
     assert!(written.contains(&format!("\nssl_ocsp_response {}\n", own.display())), "{written}");
 }
 
-/// A client of openssl(1) that asks for this name; whether it was served, and by whose certificate.
+/// The output of an openssl(1) client that asks for this name. It shows whether the client was
+/// served, and the certificate's issuer.
 fn asks_for(pen: &Pen, name: &str, words: &[&str]) -> String {
     let to = pen.address().to_string();
     openssl([&["s_client", "-connect", &to, "-servername", name], words].concat())
@@ -247,7 +249,7 @@ fn what_is_no_name_gets_the_default_certificate() {
     let builder = with_certificate(&default.issue(&["localhost"]));
     let names = directory(&builder);
     put(&names, "*.example", &named.issue(&["*.example"]));
-    // With authorities of its own, so that the name is looked for by whoever verifies.
+    // With authorities of its own, so that the verification looks up the name.
     write(&names, "*.example.ca", named.pem());
     let me = default.issue(&["me"]);
     let [certificate, key] = [("me.pem", &me.leaf), ("me.key", &me.key)]
@@ -269,7 +271,7 @@ fn what_is_no_name_gets_the_default_certificate() {
         "a b",
         "192.0.2.1",
     ] {
-        // The last two are asked for another hello (HelloRetryRequest).
+        // The last two get a HelloRetryRequest.
         for words in [
             &["-tls1_2"][..],
             &["-tls1_3"],
@@ -285,10 +287,10 @@ fn what_is_no_name_gets_the_default_certificate() {
             eventually("the client has reached its server", || backend.accepted() == accepted);
         }
     }
-    // Names are as good as ever.
+    // Server names still work.
     assert!(asks_for(&pen, "www.example", &["-tls1_3"]).contains("issuer=CN = named\n"));
     assert!(asks_for(&pen, "_dmarc.test.", &["-tls1_3"]).contains("issuer=CN = default\n"));
-    // A session goes on where the hello was not as rustls saw it.
+    // A session is resumed although the hello was not in the form that rustls saw.
     for version in ["-tls1_2", "-tls1_3"] {
         let session = pen.directory().join("session").to_str().unwrap().to_owned();
         let first = [&[version, "-sess_out", &session][..], &is].concat();
@@ -305,7 +307,7 @@ fn what_is_no_name_gets_the_default_certificate() {
     pen.settle();
 }
 
-/// Lets the user of `-u` read everything in a directory.
+/// Lets the user of `-u` read all files in a directory.
 fn readable(directory: &Path) {
     fs::set_permissions(directory, Permissions::from_mode(0o755)).unwrap();
     for entry in
@@ -315,8 +317,8 @@ fn readable(directory: &Path) {
     }
 }
 
-/// The same pair under so many names, by links: what is told of many files is tested, not many
-/// keys.
+/// The same pair under this many names, by links. The test is about the messages for many files,
+/// not about many keys.
 fn put_many(directory: &Path, names: usize, identity: &Identity, key: &str) {
     let place = directory.parent().unwrap();
     let certificate = write(place, "one.crt", &identity.chain);
@@ -402,7 +404,7 @@ fn files_of_a_name_that_no_client_can_ask_for_are_told_and_not_listed() {
     let listed = pen.tell("certificates");
     assert!(listed.contains("for the server name good.example"), "{listed}");
     assert!(!listed.contains("web01-") && !listed.contains("1.2.3"), "{listed}");
-    // Those that come later are told at HUP.
+    // Names that are added later are reported at HUP.
     put(&names, "-x", &identity);
     pen.supervisor().signal(Signal::HUP);
     pen.hears(&told("-x"));

@@ -1,4 +1,4 @@
-//! Sessions go on at any worker, and after a worker's death.
+//! Sessions are resumed at any worker, and after a worker's death.
 
 use crate::harness::tls::{Authority, ONLY_12, ONLY_13, TlsClient, write};
 use crate::harness::{Backend, Pen};

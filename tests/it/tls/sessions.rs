@@ -1,4 +1,4 @@
-//! TLS towards clients: handshakes, both protocols, the bytes and their ends.
+//! TLS towards clients: handshakes, both protocols, data and its end.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -33,8 +33,8 @@ fn both_protocols_carry_bytes_both_ways_and_end_in_order() {
         assert_eq!(connection.line().unwrap(), "one");
         connection.send("hello\n");
         assert_eq!(connection.line().unwrap(), "hello");
-        // The client's close_notify is a half-close towards the server, whose end comes back as
-        // one.
+        // The client's close_notify is a half-close towards the server; the server's end becomes a
+        // close_notify.
         connection.send("last");
         connection.finish();
         assert_eq!(connection.read_to_end().unwrap(), b"last");
@@ -167,7 +167,7 @@ fn chains_are_sent_whole_and_completed_from_the_authorities() {
     let backend = Backend::named("one");
     let whole = with_certificate(&identity).server(&backend).start();
     assert!(root.client().ask(whole.address(), "localhost").is_some());
-    // The leaf alone: nobody who knows the root only can verify it.
+    // Only the leaf: a client that knows only the root cannot verify it.
     let builder = Pen::builder();
     let leaf = write(builder.directory(), "leaf.pem", format!("{}{}", identity.leaf, identity.key));
     let alone = builder.options(["-E".as_ref(), leaf.as_os_str()]).server(&backend).start();

@@ -12,10 +12,10 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::super::port::Port;
 use super::super::wait::{PATIENCE, eventually};
 
-/// What a backend does with each connection. When it returns, the connection is closed.
+/// The function that serves a connection. When it returns, the connection is closed.
 pub type Behaviour = dyn Fn(&Socket) -> io::Result<()> + Send + Sync;
 
-/// A server. While it is down its port refuses, for it is held all the time.
+/// A server. While it is down its port refuses connections, because the port stays reserved.
 pub struct Backend {
     place: Place,
     shared: Arc<Shared>,
@@ -34,7 +34,7 @@ struct Shared {
 }
 
 impl Backend {
-    /// A server that says `name` in a line and then echoes what it gets until the end of it.
+    /// A server that sends `name` in a line and then echoes its input until end of file.
     pub fn named(name: &str) -> Backend {
         Backend::named_on(Ipv4Addr::LOCALHOST.into(), name)
     }
@@ -49,7 +49,7 @@ impl Backend {
         Backend::at(Place::Unix(path.to_path_buf()), Box::new(greeter(name)))
     }
 
-    /// A server that behaves as told.
+    /// A server with the given behaviour.
     pub fn with(behave: impl Fn(&Socket) -> io::Result<()> + Send + Sync + 'static) -> Backend {
         Backend::with_on(Ipv4Addr::LOCALHOST.into(), behave)
     }
@@ -75,12 +75,12 @@ impl Backend {
         Backend::at(Place::Unix(path.to_path_buf()), Box::new(behave))
     }
 
-    /// As many servers as there are names.
+    /// One server for each name.
     pub fn farm<const N: usize>(names: [&str; N]) -> [Backend; N] {
         names.map(Backend::named)
     }
 
-    /// A server that is down: its port is held and refuses until [`Backend::start`].
+    /// A server that is down: its port is reserved and refuses until [`Backend::start`].
     pub fn down(name: &str) -> Backend {
         let backend = Backend::named(name);
         backend.stop();
@@ -115,7 +115,7 @@ impl Backend {
         let shared = self.shared.clone();
         let accepting = listener.try_clone().unwrap();
         thread::spawn(move || {
-            // shutdown(2) on a listening socket makes accept(2) fail, which ends this.
+            // shutdown(2) on a listening socket makes accept(2) fail, which ends this loop.
             while let Ok((connection, _)) = accepting.accept() {
                 let shared = shared.clone();
                 thread::spawn(move || shared.serve(&connection));
@@ -124,7 +124,7 @@ impl Backend {
         *self.listener.lock().unwrap() = Some(listener);
     }
 
-    /// Stops listening: the port refuses from now on. Open connections are left alone.
+    /// Stops listening: the port refuses from now on. Open connections continue.
     pub fn stop(&self) {
         if let Some(listener) = self.listener.lock().unwrap().take() {
             let _ = listener.shutdown(Shutdown::Both);
@@ -137,7 +137,7 @@ impl Backend {
         }
     }
 
-    /// Stops listening and cuts every open connection off.
+    /// Stops listening and closes every open connection.
     pub fn die(&self) {
         self.stop();
         for (_, connection) in self.shared.open.lock().unwrap().iter() {
@@ -166,7 +166,7 @@ impl Backend {
         self.shared.accepted.load(SeqCst)
     }
 
-    /// Connections being served now.
+    /// Connections that are open now.
     pub fn open(&self) -> usize {
         self.shared.open.lock().unwrap().len()
     }
@@ -188,7 +188,7 @@ impl Shared {
         let number = self.accepted.fetch_add(1, SeqCst);
         let Ok(twin) = connection.try_clone() else { return };
         self.open.lock().unwrap().push((number, twin));
-        // A backend waits for its client for as long as a test may last, but not for ever.
+        // A backend waits for its client as long as a test may last, but not for ever.
         let _ = connection.set_read_timeout(Some(PATIENCE * 2));
         let _ = connection.set_write_timeout(Some(PATIENCE * 2));
         let _ = (self.behave)(connection);
@@ -205,7 +205,7 @@ pub fn greeter(name: &str) -> impl Fn(&Socket) -> io::Result<()> + Send + Sync +
     }
 }
 
-/// Sends back what comes in, until the end of it.
+/// Sends its input back until end of file.
 pub fn echo(mut connection: &Socket) -> io::Result<()> {
     let mut buffer = vec![0; 65536];
     loop {
@@ -216,7 +216,7 @@ pub fn echo(mut connection: &Socket) -> io::Result<()> {
     }
 }
 
-/// Something that backends wait at until the test opens it.
+/// A gate at which backends wait until the test opens it.
 #[derive(Clone, Default)]
 pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
@@ -226,7 +226,7 @@ impl Gate {
         Gate::default()
     }
 
-    /// Lets everybody through from now on.
+    /// Lets all threads pass from now on.
     pub fn open(&self) {
         *self.0.0.lock().unwrap() = true;
         self.0.1.notify_all();
@@ -239,15 +239,14 @@ impl Gate {
     }
 }
 
-/// A server that never answers: its queue of new connections is full, so the kernel drops every
-/// attempt.
+/// A server that never answers: its accept queue is full, so the kernel drops every connect.
 pub struct Blackhole {
     listener: Socket,
     fillers: Vec<Socket>,
 }
 
 impl Blackhole {
-    /// Makes one on a port.
+    /// Makes a black hole on a port.
     pub fn on(port: &Port) -> Blackhole {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         listener.set_reuse_address(true).unwrap();
@@ -264,8 +263,8 @@ impl Blackhole {
         Blackhole { listener, fillers }
     }
 
-    /// Comes to life: the attempts under way succeed when the kernel repeats them, and are served
-    /// by `behave`.
+    /// Starts to accept: pending connects succeed when the kernel repeats them, and `behave` serves
+    /// them.
     pub fn revive(
         self,
         behave: impl Fn(&Socket) -> io::Result<()> + Send + Sync + 'static,
@@ -283,7 +282,7 @@ impl Blackhole {
     }
 }
 
-/// A [`Blackhole`] that answers now, one connection after the other.
+/// A [`Blackhole`] that now serves, one connection after the other.
 pub struct Revived(Socket);
 
 impl Drop for Revived {

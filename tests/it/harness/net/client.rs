@@ -1,4 +1,4 @@
-//! Clients: sockets with a source address of one's choice and a bound on every wait.
+//! Clients: sockets with a chosen source address and a bound on every wait.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::mem::MaybeUninit;
@@ -11,7 +11,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::super::wait::PATIENCE;
 
-/// The address that clients have when a test does not care.
+/// The client address for tests in which it does not matter.
 pub const ANYONE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 1, 1, 1));
 
 /// A connected client.
@@ -51,7 +51,7 @@ impl Client {
         &self.socket
     }
 
-    /// A second handle on the same socket, for another thread.
+    /// A second handle of the same socket, for another thread.
     pub fn twin(&self) -> Client {
         Client { socket: self.socket.try_clone().unwrap() }
     }
@@ -62,7 +62,8 @@ impl Client {
         (&self.socket).write_all(bytes.as_ref()).expect("pen takes what a client sends");
     }
 
-    /// Sends bytes to a Unix listener together with a descriptor, which no read goes past.
+    /// Sends bytes to a Unix listener together with a descriptor; a read never continues past the
+    /// descriptor.
     pub fn send_with_descriptor(&self, bytes: &[u8]) {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -77,8 +78,8 @@ impl Client {
         assert_eq!(sent, Ok(bytes.len()));
     }
 
-    /// Says that nothing more will be sent. If pen has reset the connection by then, the next read
-    /// tells.
+    /// Ends the sending direction. If pen has reset the connection by then, the next read reports
+    /// it.
     pub fn finish(&self) {
         match self.socket.shutdown(Shutdown::Write) {
             Err(error) if error.kind() == ErrorKind::NotConnected => {}
@@ -86,10 +87,10 @@ impl Client {
         }
     }
 
-    /// Reads what there is, at most `length` bytes; nothing at end of file.
+    /// Reads the available bytes, at most `length`; empty at end of file.
     ///
     /// # Errors
-    /// Reset, or nothing came within [`PATIENCE`].
+    /// Reset, or nothing arrived within [`PATIENCE`].
     pub fn read(&self, length: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; length];
         let read = (&self.socket).read(&mut bytes)?;
@@ -115,10 +116,10 @@ impl Client {
         Ok(bytes)
     }
 
-    /// Reads a line, without its end; none if the connection ended first.
+    /// Reads a line, without its end; `None` if the connection ended first.
     ///
     /// # Panics
-    /// Neither within [`PATIENCE`].
+    /// Neither happened within [`PATIENCE`].
     #[track_caller]
     pub fn line(&self) -> Option<String> {
         let mut line = Vec::new();
@@ -133,7 +134,7 @@ impl Client {
         }
     }
 
-    /// Whether bytes or an end of file are waiting to be read, now.
+    /// Whether bytes or an end of file can be read now.
     pub fn has_news(&self) -> bool {
         self.socket.set_nonblocking(true).unwrap();
         let news = self.socket.peek(&mut [std::mem::MaybeUninit::uninit()]);
@@ -148,21 +149,21 @@ impl Client {
         assert_eq!(self.line().as_deref(), Some(line), "the backend echoes");
     }
 
-    /// Takes the name that the backend says first, and then [`Client::echoes`].
+    /// Reads the backend's name, and then does [`Client::echoes`].
     #[track_caller]
     pub fn echoes_after_greeting(&self, line: &str) {
         assert!(self.line().is_some(), "the backend says its name");
         self.echoes(line);
     }
 
-    /// Closes with a reset instead of an orderly end.
+    /// Closes with a reset instead of an end of file.
     pub fn reset(self) {
         self.socket.set_linger(Some(Duration::ZERO)).unwrap();
     }
 }
 
-/// Connects, takes the name that the backend says first, and ends the connection in order. None:
-/// the client was closed without an answer.
+/// Connects, reads the backend's name, and ends the connection in order. `None`: the client was
+/// closed without an answer.
 #[track_caller]
 pub fn ask(to: SocketAddr, from: IpAddr) -> Option<String> {
     let (client, name) = hold(to, from)?;
@@ -178,8 +179,8 @@ pub fn ask_default(to: SocketAddr) -> Option<String> {
     ask(to, ANYONE)
 }
 
-/// Connects and takes the name that the backend says first; the connection stays open. None: the
-/// client was closed without an answer.
+/// Connects and reads the backend's name; the connection stays open. `None`: the client was closed
+/// without an answer.
 #[track_caller]
 pub fn hold(to: SocketAddr, from: IpAddr) -> Option<(Client, String)> {
     let client = Client::connect(from, to).expect("the listener accepts");

@@ -1,4 +1,4 @@
-//! Operators: who speaks to the control port, by hand or with penctl.
+//! Operators: they use the control port directly or through penctl.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -11,13 +11,13 @@ use super::super::client::Client;
 use super::super::port::Port;
 
 /// The project's penctl.
-// Beside pen, from a package of its own: `cargo build --bins --package penctl` makes it.
+// It is beside pen, but from its own package: `cargo build --bins --package penctl` makes it.
 pub const PENCTL: &str = concat!(env!("CARGO_BIN_EXE_pen"), "ctl");
 
 /// The penctl of Debian's package of the original.
 pub const DEBIAN_PENCTL: &str = "/usr/bin/penctl";
 
-/// Where a control port is.
+/// The address of a control port.
 #[derive(Debug)]
 pub enum Control {
     /// A port of 127.0.0.1.
@@ -26,7 +26,7 @@ pub enum Control {
     Unix(PathBuf),
 }
 
-/// As -C and penctl take it.
+/// The form that -C and penctl take.
 impl fmt::Display for Control {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -37,10 +37,10 @@ impl fmt::Display for Control {
 }
 
 impl Control {
-    /// Connects an operator that says nothing yet.
+    /// Connects an operator that sends nothing yet.
     ///
     /// # Errors
-    /// Nobody listens.
+    /// No process listens.
     pub fn connect(&self) -> io::Result<Client> {
         match self {
             Control::Tcp(port) => Client::connect(Ipv4Addr::LOCALHOST.into(), port.address()),
@@ -48,10 +48,10 @@ impl Control {
         }
     }
 
-    /// Says a command and returns the reply, as bytes.
+    /// Sends a command and returns the reply, as bytes.
     ///
     /// # Errors
-    /// Nobody listens, or the connection broke before the end of the reply.
+    /// No process listens, or the connection broke before the end of the reply.
     pub fn try_tell(&self, line: &str) -> io::Result<Vec<u8>> {
         let operator = self.connect()?;
         let mut socket = operator.socket();
@@ -59,7 +59,7 @@ impl Control {
         operator.read_to_end()
     }
 
-    /// Says a command and returns the reply.
+    /// Sends a command and returns the reply.
     #[track_caller]
     pub fn tell(&self, line: &str) -> String {
         let reply =
@@ -77,7 +77,7 @@ impl Control {
     }
 }
 
-/// Runs a penctl with arguments, and text at its standard input.
+/// Runs a penctl with these arguments and this standard input.
 pub fn run_penctl<S: AsRef<OsStr>>(
     program: &str,
     words: impl IntoIterator<Item = S>,
@@ -90,12 +90,12 @@ pub fn run_penctl<S: AsRef<OsStr>>(
         .stderr(Stdio::piped())
         .spawn()
         .unwrap_or_else(|error| panic!("{program}: {error}"));
-    // One that does not read its input may be gone already.
+    // A penctl that does not read its input may have ended already.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     child.wait_with_output().unwrap()
 }
 
-/// What a process wrote on a stream.
+/// The output of a process on a stream, as text.
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

@@ -1,4 +1,4 @@
-//! What the tests talk with: servers, clients, operators.
+//! The peers of the program under test: servers, clients, operators.
 
 pub mod backend;
 pub mod client;

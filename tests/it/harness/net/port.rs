@@ -1,8 +1,8 @@
-//! Ports that nobody else gets: each is held by a bound socket for as long as the test wants it.
+//! Reserved ports: a bound socket holds each for as long as the test needs it.
 //!
-//! The holding socket does not listen and has SO_REUSEADDR, so that a program that also sets
-//! SO_REUSEADDR (pen and our backends do) can bind and listen beside it, while the kernel hands the
-//! port to nobody who asks for a free one. While nobody listens, the port refuses connections.
+//! The holding socket does not listen and has SO_REUSEADDR. So a program that also sets
+//! SO_REUSEADDR (pen and our backends do) can bind and listen beside it. The kernel gives the port
+//! to no program that asks for a free one. While no program listens, the port refuses connections.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -21,8 +21,7 @@ impl Port {
         Port::reserve_on(Ipv4Addr::LOCALHOST.into())
     }
 
-    /// Reserves a port of an address of this machine. `[::]` stands for all IPv6 and IPv4
-    /// addresses.
+    /// Reserves a port of an address of this machine. `[::]` means all IPv6 and IPv4 addresses.
     pub fn reserve_on(ip: IpAddr) -> Port {
         let domain = if ip.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
         let hold = Socket::new(domain, Type::STREAM, None).unwrap();
@@ -34,7 +33,7 @@ impl Port {
         Port { address: hold.local_addr().unwrap().as_socket().unwrap(), _hold: hold }
     }
 
-    /// Reserves this address; with port 0, a port of it.
+    /// Reserves this address; port 0 means a free port.
     pub fn reserve_at(address: SocketAddr) -> Port {
         let hold = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
         hold.set_reuse_address(true).unwrap();
@@ -42,8 +41,8 @@ impl Port {
         Port { address: hold.local_addr().unwrap().as_socket().unwrap(), _hold: hold }
     }
 
-    /// The same port at another address of this machine, which `self` must cover: `self` is of the
-    /// unspecified address.
+    /// The same port at another address of this machine. `self` must be reserved on the unspecified
+    /// address, which covers it.
     pub fn share(&self, ip: IpAddr) -> Port {
         let hold = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         hold.set_reuse_address(true).unwrap();
@@ -52,7 +51,7 @@ impl Port {
         Port { address, _hold: hold }
     }
 
-    /// Where it is.
+    /// The reserved address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }

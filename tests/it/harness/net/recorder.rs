@@ -1,4 +1,4 @@
-//! Servers that keep what they get, to be compared byte for byte.
+//! Servers that record their input, for a comparison byte by byte.
 
 use std::io::{Read, Write};
 use std::sync::{Arc, Mutex};
@@ -6,30 +6,30 @@ use std::sync::{Arc, Mutex};
 use super::super::backend::Backend;
 use super::super::wait::{eventually, until};
 
-/// What one connection brought.
+/// The recorded input of one connection.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Record {
     /// All bytes.
     pub bytes: Vec<u8>,
-    /// The end of file came after them, or a reset.
+    /// Whether an end of file or a reset came after the bytes.
     pub ended: bool,
 }
 
-/// A server that keeps what it gets.
+/// A server that records its input.
 pub struct Recorder {
-    /// Its place.
+    /// The backend that records.
     pub backend: Backend,
     records: Arc<Mutex<Vec<Record>>>,
 }
 
 impl Recorder {
-    /// A server that says nothing and ends when its client does.
+    /// A server that sends nothing and ends when its client does.
     pub fn silent() -> Recorder {
         Recorder::answering(|_, _| Vec::new())
     }
 
-    /// A server that answers what it has read: `answer` is given all bytes of the connection, and
-    /// how many of them it was given before.
+    /// A server that answers its input. `answer` gets all bytes of the connection, and the number
+    /// of bytes that it got in the call before.
     pub fn answering(answer: impl Fn(&[u8], usize) -> Vec<u8> + Send + Sync + 'static) -> Recorder {
         let records: Arc<Mutex<Vec<Record>>> = Arc::default();
         let kept = records.clone();
@@ -64,12 +64,12 @@ impl Recorder {
         self.records.lock().unwrap().len()
     }
 
-    /// What a connection has brought so far.
+    /// The input of a connection so far.
     pub fn so_far(&self, number: usize) -> Record {
         self.records.lock().unwrap().get(number).cloned().unwrap_or_default()
     }
 
-    /// All that a connection brought, once it has ended.
+    /// The whole input of a connection, once the connection has ended.
     #[track_caller]
     pub fn whole(&self, number: usize) -> Vec<u8> {
         until("the server's connection has ended", || {
@@ -78,7 +78,7 @@ impl Recorder {
         .bytes
     }
 
-    /// Waits until a connection has brought exactly this and no end.
+    /// Waits until a connection's input is exactly this, without an end.
     #[track_caller]
     pub fn has(&self, number: usize, bytes: impl AsRef<[u8]>) {
         let expected = bytes.as_ref();
@@ -91,7 +91,7 @@ impl Recorder {
     }
 }
 
-/// Bytes as text that shows every one of them.
+/// Bytes as text in which every byte is visible.
 pub fn shown(bytes: &[u8]) -> String {
     bytes.escape_ascii().to_string()
 }

@@ -1,5 +1,4 @@
-//! What the tests of commands share: a pen with a control port, and a look at what each of its
-//! workers does.
+//! Helpers for tests of commands: a pen with a control port, and checks of each worker's behaviour.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -16,13 +15,13 @@ pub fn steered<'b>(servers: impl IntoIterator<Item = &'b Backend>) -> Builder {
     Pen::builder().servers(servers).control()
 }
 
-/// Asks each worker, with a client of its own, which backend it gives.
+/// Asks each worker, with a client of its own, and returns the backend that it chose.
 #[track_caller]
 pub fn each_worker(pen: &Pen, from: u8) -> [Option<String>; 3] {
     [0, 1, 2].map(|worker| pen.only(usize::from(worker), || pen.ask(client(from + worker))))
 }
 
-/// Checks that each worker gives this backend.
+/// Checks that each worker chooses this backend.
 #[track_caller]
 pub fn all_give(pen: &Pen, from: u8, name: &str) {
     assert_eq!(each_worker(pen, from).map(Option::unwrap_or_default), [name; 3]);
@@ -34,13 +33,13 @@ pub fn all_refuse(pen: &Pen, from: u8) {
     assert_eq!(each_worker(pen, from), [None, None, None]);
 }
 
-/// The backend that each worker gives to one client.
+/// The backend that each worker chooses for one client.
 #[track_caller]
 pub fn each_worker_for(pen: &Pen, number: u8) -> [String; 3] {
     [0, 1, 2].map(|worker| pen.only(worker, || pen.ask(client(number)).unwrap()))
 }
 
-/// The directory of pen, opened for everybody to pass.
+/// The directory of pen, with search permission for all users.
 pub fn open_directory(pen: &Pen) -> std::path::PathBuf {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(pen.directory(), fs::Permissions::from_mode(0o755)).unwrap();

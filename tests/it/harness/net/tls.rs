@@ -1,4 +1,4 @@
-//! Certificates made for a test, and clients that speak TLS.
+//! Certificates for tests, and clients that use TLS.
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
@@ -19,10 +19,10 @@ use rustls::{
 
 use super::super::wait::PATIENCE;
 
-/// TLS 1.2 and no other.
+/// Only TLS 1.2.
 pub const ONLY_12: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
 
-/// TLS 1.3 and no other.
+/// Only TLS 1.3.
 pub const ONLY_13: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
 
 /// A certification authority.
@@ -30,14 +30,14 @@ pub struct Authority {
     params: CertificateParams,
     key: KeyPair,
     certificate: CertificateDer<'static>,
-    /// Certificates between what it issues and the root, as PEM.
+    /// The certificates between the issued ones and the root, as PEM.
     above: String,
     pem: String,
 }
 
 /// A certificate with its key.
 pub struct Identity {
-    /// The certificate and those above it but the root, as PEM.
+    /// The certificate and its issuers except the root, as PEM.
     pub chain: String,
     /// The certificate alone, as PEM.
     pub leaf: String,
@@ -95,8 +95,8 @@ impl Authority {
         )
     }
 
-    /// The same with an RSA key of 8192 bits, with which a signature takes some 20 ms. It is no
-    /// secret: making one takes too long for a test.
+    /// A certificate with an RSA key of 8192 bits, for which a signature takes about 20 ms. The key
+    /// is in the repository, because making one takes too long; it is not a secret.
     pub fn issue_slow(&self, names: &[&str]) -> Identity {
         self.issue_for(
             names,
@@ -148,7 +148,7 @@ pub fn write(directory: &Path, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
     path
 }
 
-/// A client: what it trusts, what it speaks, who it is. It remembers its sessions.
+/// A client: its trusted authorities, its TLS versions, its certificate. It stores its sessions.
 pub struct TlsClient {
     roots: RootCertStore,
     versions: &'static [&'static SupportedProtocolVersion],
@@ -157,13 +157,13 @@ pub struct TlsClient {
 }
 
 impl TlsClient {
-    /// Speaks these versions only.
+    /// Uses only these versions.
     pub fn speaks(mut self, versions: &'static [&'static SupportedProtocolVersion]) -> TlsClient {
         self.versions = versions;
         self
     }
 
-    /// Has a certificate.
+    /// Uses this certificate.
     pub fn is(mut self, identity: &Identity) -> TlsClient {
         self.identity = Some((vec![identity.certificate.clone()], identity.key_der.clone()));
         self
@@ -187,7 +187,7 @@ impl TlsClient {
         config.get_or_insert_with(make).clone()
     }
 
-    /// What it says first.
+    /// Its first message.
     pub fn hello(&mut self, name: &str) -> Vec<u8> {
         let name = ServerName::try_from(name.to_owned()).unwrap();
         let mut hello = Vec::new();
@@ -195,10 +195,10 @@ impl TlsClient {
         hello
     }
 
-    /// Connects and shakes hands.
+    /// Connects and completes the handshake.
     ///
     /// # Errors
-    /// What either side found.
+    /// The error of either side.
     pub fn connect(&mut self, to: SocketAddr, name: &str) -> io::Result<Tls> {
         let mut socket = TcpStream::connect(to)?;
         socket.set_read_timeout(Some(PATIENCE))?;
@@ -211,8 +211,8 @@ impl TlsClient {
         Ok(Tls { session, socket })
     }
 
-    /// Connects, takes the name that the backend says first, ends in order. None: closed without an
-    /// answer, or refused.
+    /// Connects, reads the backend's name, ends in order. `None`: closed without an answer, or
+    /// refused.
     pub fn ask(&mut self, to: SocketAddr, name: &str) -> Option<(String, HandshakeKind)> {
         let mut connection = self.connect(to, name).ok()?;
         let greeting = connection.line().ok()?;
@@ -227,7 +227,7 @@ impl TlsClient {
 pub struct Tls {
     /// The session.
     pub session: ClientConnection,
-    /// What is below it.
+    /// The TCP connection below the session.
     pub socket: TcpStream,
 }
 
@@ -242,8 +242,7 @@ impl Tls {
         self.stream().flush().unwrap();
     }
 
-    /// Says that nothing more will be sent, over TLS; below it, the connection stays open both
-    /// ways.
+    /// Ends the sending direction of TLS; the TCP connection stays open in both directions.
     pub fn finish(&mut self) {
         self.session.send_close_notify();
         while self.session.wants_write() {
@@ -270,15 +269,15 @@ impl Tls {
     /// Reads to close_notify.
     ///
     /// # Errors
-    /// Anything else: an end without close_notify too.
+    /// Anything else, also an end without close_notify.
     pub fn read_to_end(&mut self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.stream().read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 
-    /// Sends `bytes` and close_notify while reading whatever comes, until close_notify; returns
-    /// what came.
+    /// Sends `bytes` and close_notify, and reads at the same time until close_notify; returns the
+    /// bytes read.
     pub fn exchange(mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
         let (mut sent, mut got, mut piece) = (0, Vec::new(), vec![0; 1 << 16]);
         let mut closed = false;
@@ -329,7 +328,7 @@ impl Tls {
     }
 }
 
-/// What openssl(1) says to these words, nothing on its standard input.
+/// The output of openssl(1) for these arguments, with empty standard input.
 pub fn openssl<S: AsRef<std::ffi::OsStr>>(words: impl IntoIterator<Item = S>) -> String {
     let output =
         Command::new("openssl").args(words).stdin(Stdio::null()).output().expect("openssl runs");

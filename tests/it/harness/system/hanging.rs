@@ -1,4 +1,4 @@
-//! A file system that hangs: whoever looks into it waits, until it is gone.
+//! A file system that hangs: every access waits until it is gone.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -8,15 +8,16 @@ use std::path::{Path, PathBuf};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 /// A file system in user space (fuse(4)) whose server answers nothing, not even the first request.
-/// It needs root and a mount namespace of the test's own.
+/// It needs root and the test's own mount namespace.
 pub struct Hanging {
     place: PathBuf,
-    /// Without it, what waits fails.
+    /// When it is closed, waiting accesses fail.
     server: Option<File>,
 }
 
 impl Hanging {
-    /// Covers a directory; none, said on standard error, where the system has no such file systems.
+    /// Covers a directory. `None`, with a message on standard error, if the system has no such file
+    /// systems.
     pub fn over(place: &Path, test: &str) -> Option<Hanging> {
         let Ok(server) = File::options().read(true).write(true).open("/dev/fuse") else {
             eprintln!("{test}: skipped, it needs /dev/fuse");

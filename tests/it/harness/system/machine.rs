@@ -1,4 +1,4 @@
-//! What the machine that runs the tests offers.
+//! The properties of the machine that runs the tests.
 
 use std::fs;
 use std::io;
@@ -17,8 +17,8 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Whether a test that needs root can run (workers cannot be looked into by anybody else, not even
-/// by their own user); says on standard error when it cannot.
+/// Whether a test that needs root can run; if not, it prints a message on standard error. (Only
+/// root can examine workers, not even their own user can.)
 pub fn needs_root(test: &str) -> bool {
     if !is_root() {
         eprintln!("{test}: skipped, it needs root");
@@ -26,8 +26,8 @@ pub fn needs_root(test: &str) -> bool {
     is_root()
 }
 
-/// A copy of the program that every user can execute, below `directory`, whose own mode is opened
-/// for that.
+/// A copy of the program in `directory` that every user can execute. The mode of the directory is
+/// changed for that.
 pub fn readable_binary(directory: &Path) -> PathBuf {
     fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
     let copy = directory.join("pen-copy");
@@ -47,10 +47,9 @@ pub fn directory(parent: &Path, name: &str, mode: u32, owner: u32) -> PathBuf {
     path
 }
 
-/// Runs a test once more, alone, in a network namespace of its own whose loopback interface is up
-/// and in which `setup` (commands of a shell) has run; what that mounts is seen in there only. Call
-/// it first in the test called `name`: it says true inside, and false to the outer run, which is
-/// over then.
+/// Runs a test again, alone, in its own network namespace. The loopback interface is up there, and
+/// `setup` (shell commands) has run; its mounts are visible only there. The test called `name`
+/// calls it first. It returns true inside, and false in the outer run, which then ends.
 #[track_caller]
 pub fn in_own_network(name: &str, setup: &[String]) -> bool {
     const INSIDE: &str = "PEN_TEST_IN_OWN_NETWORK";
@@ -71,7 +70,7 @@ pub fn in_own_network(name: &str, setup: &[String]) -> bool {
         .env(INSIDE, "1")
         .output();
     let inner = inner.unwrap();
-    // Shown only if it says something that the outer run does not say by itself.
+    // The output is shown only if it has more than the outer run prints itself.
     let said = [inner.stdout, inner.stderr]
         .map(|said| String::from_utf8_lossy(&said).into_owned())
         .concat();
@@ -81,7 +80,7 @@ pub fn in_own_network(name: &str, setup: &[String]) -> bool {
     false
 }
 
-/// A control group of this test's own that gives its processes together a share of one processor
+/// A control group of this test that gives its processes together a share of one processor
 /// (cgroups(7)).
 #[derive(Debug)]
 pub struct Share {
@@ -89,7 +88,8 @@ pub struct Share {
 }
 
 impl Share {
-    /// `percent` of one processor; none, said on standard error, where no such group can be made.
+    /// `percent` of one processor. `None`, with a message on standard error, if such a group cannot
+    /// be made.
     pub fn of_processor(percent: u32, test: &str) -> Option<Share> {
         let name = format!("pen-test-{}-{test}", std::process::id());
         let quota = (PERIOD * u64::from(percent) / 100).to_string();
@@ -107,7 +107,7 @@ impl Share {
             });
         let second = || {
             let root = Path::new("/sys/fs/cgroup");
-            // Where no other group has the controller yet.
+            // Needed if no other group has the controller yet.
             let _ = fs::write(root.join("cgroup.subtree_control"), "+cpu");
             Share::make(root, &name, &[("cpu.max", format!("{quota} {PERIOD}"))]).ok()
         };
@@ -125,7 +125,7 @@ impl Share {
         let share = Share { group: root.join(name) };
         fs::create_dir(&share.group)?;
         for (file, value) in settings {
-            // Opened as it is: a file that is not there is no setting.
+            // Opened without creating it: a missing file is not a setting.
             io::Write::write_all(
                 &mut fs::File::options().write(true).open(share.group.join(file))?,
                 value.as_bytes(),
@@ -134,7 +134,7 @@ impl Share {
         Ok(share)
     }
 
-    /// Words of a command line that enter the group and then run the rest of it.
+    /// The beginning of a command line that enters the group and then runs the rest.
     pub fn wrapper(&self) -> [String; 4] {
         let enter =
             format!("echo $$ > {}/cgroup.procs && exec \"$0\" \"$@\"", self.group.display());
@@ -144,8 +144,8 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        // Possible once its processes have been reaped; a group without processes is nobody's
-        // burden.
+        // This is possible once its processes have been reaped. A group that remains without
+        // processes does no harm.
         let removed = super::super::wait::within(super::super::wait::PATIENCE, || {
             fs::remove_dir(&self.group).is_ok()
         });
@@ -153,5 +153,5 @@ impl Drop for Share {
     }
 }
 
-/// Microseconds in which a [`Share`] is measured.
+/// The period of a [`Share`] in microseconds.
 const PERIOD: u64 = 100_000;

@@ -1,4 +1,4 @@
-//! The part of a service manager that a test plays: the notification socket of sd_notify(3).
+//! A service manager played by the test: the notification socket of sd_notify(3).
 
 use std::ffi::{OsStr, OsString};
 use std::os::linux::net::SocketAddrExt;
@@ -8,8 +8,8 @@ use tempfile::TempDir;
 
 use super::super::wait::PATIENCE;
 
-/// Runs what follows as the process that LISTEN_PID or another variable names: `$$` stands for its
-/// own number.
+/// Runs the following command as the process that LISTEN_PID or another variable names: `$$` stands
+/// for its own number.
 pub const NAMED: [&str; 4] =
     ["sh", "-c", "for v in $NAME_ME; do export $v=$$; done; exec \"$0\" \"$@\"", "env"];
 
@@ -22,7 +22,7 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// One with a path.
+    /// A socket with a path.
     pub fn at_path() -> Manager {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("notify");
@@ -31,7 +31,7 @@ impl Manager {
         Manager { socket, name: path.into_os_string(), _directory: Some(directory) }
     }
 
-    /// One with an abstract name.
+    /// A socket with an abstract name.
     pub fn abstract_named(name: &str) -> Manager {
         let name = format!("pen-test-{}-{name}", std::process::id());
         let socket =
@@ -53,7 +53,7 @@ impl Manager {
         std::str::from_utf8(&buffer[..length]).unwrap().lines().map(String::from).collect()
     }
 
-    /// Throws away what has come so far; returns how many messages that were.
+    /// Discards the messages so far; returns their number.
     pub fn drain(&self) -> usize {
         self.socket.set_nonblocking(true).unwrap();
         let count = std::iter::from_fn(|| self.socket.recv(&mut [0; 4096]).ok()).count();
@@ -61,7 +61,7 @@ impl Manager {
         count
     }
 
-    /// The next message that has this line; others are passed over and returned before it.
+    /// The next message with this line, and before it the messages that were skipped.
     #[track_caller]
     pub fn hears(&self, line: &str) -> (Vec<Vec<String>>, Vec<String>) {
         let mut before = Vec::new();

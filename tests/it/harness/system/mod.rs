@@ -1,4 +1,4 @@
-//! What the tests run on and start.
+//! The machine that runs the tests, and the programs that they start.
 
 pub mod hanging;
 pub mod machine;

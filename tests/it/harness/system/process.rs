@@ -1,5 +1,5 @@
-//! A process that a test started, or a child of one: held by a pidfd, so that a signal never
-//! reaches a stranger that got the same number.
+//! A process that a test started, or a child of one. A pidfd holds it, so that a signal never
+//! reaches another process with the same number.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -31,7 +31,7 @@ impl Process {
         self.pid
     }
 
-    /// Sends a signal; one to a process that has ended is lost.
+    /// Sends a signal; a signal to an ended process is lost.
     pub fn signal(&self, signal: Signal) {
         let _ = pidfd_send_signal(&self.handle, signal);
     }
@@ -42,26 +42,26 @@ impl Process {
         poll(&mut event, Some(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
     }
 
-    /// Stops it as SIGSTOP does, and returns when it has stopped.
+    /// Stops it with SIGSTOP, and returns when it has stopped.
     #[track_caller]
     pub fn stop(&self) {
         self.signal(Signal::STOP);
         eventually("a process has stopped", || self.gone() || self.state() == Some('T'));
     }
 
-    /// Lets it go on.
+    /// Continues it.
     pub fn resume(&self) {
         self.signal(Signal::CONT);
     }
 
-    /// Ends it as SIGKILL does, and returns when it has ended.
+    /// Kills it with SIGKILL, and returns when it has ended.
     #[track_caller]
     pub fn kill(&self) {
         self.signal(Signal::KILL);
         eventually("a killed process is gone", || self.gone());
     }
 
-    /// Its state as proc(5) has it: R, S, T, Z, ...
+    /// Its state as in proc(5): R, S, T, Z, ...
     pub fn state(&self) -> Option<char> {
         stat(self.pid).map(|(state, _)| state)
     }
@@ -81,7 +81,7 @@ impl Process {
         pids.into_iter().filter_map(Process::open).collect()
     }
 
-    /// A field of /proc/PID/status, its white space made single spaces.
+    /// A field of /proc/PID/status; runs of white space become single spaces.
     #[track_caller]
     pub fn status(&self, field: &str) -> String {
         let text = fs::read_to_string(self.proc("status")).unwrap();
@@ -97,8 +97,8 @@ impl Process {
         self.status("VmRSS").trim_end_matches(" kB").parse().unwrap()
     }
 
-    /// Changes the limit of its descriptors (their numbers stay below it) and returns what it was
-    /// before.
+    /// Changes the limit of its descriptors (their numbers stay below it) and returns the former
+    /// limit.
     #[track_caller]
     pub fn limit_descriptors(&self, most: u64) -> u64 {
         let text = fs::read_to_string(self.proc("limits")).unwrap();
@@ -117,7 +117,7 @@ impl Process {
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     }
 
-    /// What its descriptors are, as /proc shows them.
+    /// Its descriptors, as /proc shows them.
     pub fn descriptors(&self) -> Vec<(i32, String)> {
         let mut list: Vec<(i32, String)> = fs::read_dir(self.proc("fd"))
             .into_iter()

@@ -1,4 +1,4 @@
-//! Real servers and proxies of others, run in the foreground by a test: nginx, haproxy.
+//! Real servers and proxies of other projects, run in the foreground by a test: nginx, haproxy.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::super::port::Port;
 use super::super::wait::until;
 
-/// A program that listens at a port for as long as this lives.
+/// A program that listens at a port while this value lives.
 pub struct Program {
     child: Child,
     port: Port,
@@ -19,7 +19,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// nginx with one server, which listens at `ADDRESS:PORT listen_options;` and holds `body`.
+    /// nginx with one server, which listens at `ADDRESS:PORT listen_options;` and contains `body`.
     #[track_caller]
     pub fn nginx(listen_options: &str, body: &str) -> Program {
         let (port, directory) = (Port::reserve(), TempDir::new().unwrap());
@@ -42,8 +42,8 @@ impl Program {
         Program::run(command, port, directory)
     }
 
-    /// haproxy with a frontend at a port; `text` is the rest of its configuration, in which ADDRESS
-    /// stands for the place of the frontend.
+    /// haproxy with a frontend at a port. `text` is the rest of its configuration, in which ADDRESS
+    /// stands for the address of the frontend.
     #[track_caller]
     pub fn haproxy(text: &str) -> Program {
         let (port, directory) = (Port::reserve(), TempDir::new().unwrap());
@@ -54,8 +54,8 @@ impl Program {
         Program::run(command, port, directory)
     }
 
-    /// A program that is started by a command of the test's own, which is given where it is to
-    /// listen and a directory for its files. Its output is the file `log` there.
+    /// A program that a command of the test starts. The command gets the listen address and a
+    /// directory for its files. Its output is the file `log` there.
     #[track_caller]
     pub fn of(command: impl FnOnce(SocketAddr, &Path) -> Command) -> Program {
         let (port, directory) = (Port::reserve(), TempDir::new().unwrap());
@@ -68,7 +68,8 @@ impl Program {
         let log = directory.path().join("log");
         let output = fs::File::create(&log).unwrap();
         let twin = output.try_clone().unwrap();
-        // A group of its own: some have children, which must not outlive the test.
+        // It gets its own process group: some programs have children, which must not outlive the
+        // test.
         let mut child = command
             .process_group(0)
             .stdin(Stdio::null())
@@ -84,7 +85,7 @@ impl Program {
         Program { child, port, directory }
     }
 
-    /// Where it listens.
+    /// Its listen address.
     pub fn address(&self) -> SocketAddr {
         self.port.address()
     }
@@ -104,7 +105,7 @@ impl Drop for Program {
     }
 }
 
-/// Runs curl, quietly and with a bound on its time, and returns what it printed.
+/// Runs curl, quietly and with a time limit, and returns its output.
 #[track_caller]
 pub fn curl<S: AsRef<std::ffi::OsStr>>(words: impl IntoIterator<Item = S>) -> String {
     let output =

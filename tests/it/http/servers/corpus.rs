@@ -1,13 +1,12 @@
-//! Messages of clients: honest ones, and such as are made to be read differently by pen and by a
-//! server.
+//! Messages of clients: honest ones, and ones that pen and a server could read differently.
 
 use super::Ability;
 use crate::harness::Numbers;
 
-/// A request that pretends to come from elsewhere.
+/// A request with a forged client address.
 const FORGED: &str = "GET /forged HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n";
 
-/// What an honest client sends on a connection.
+/// The messages of an honest client on a connection.
 #[derive(Debug)]
 pub struct Honest {
     pub pieces: Vec<Vec<u8>>,
@@ -15,7 +14,7 @@ pub struct Honest {
     pub requests: Vec<(String, (usize, u32))>,
 }
 
-/// Up to three requests, the last of which ends the connection.
+/// Up to three requests, the last of which closes the connection.
 pub fn honest(number: usize, ability: Ability, numbers: &mut Numbers) -> Honest {
     let (mut bytes, mut requests) = (Vec::new(), Vec::new());
     let count = if ability == Ability::All { 1 + numbers.below(3) } else { 1 };
@@ -53,7 +52,7 @@ pub fn honest(number: usize, ability: Ability, numbers: &mut Numbers) -> Honest 
     Honest { pieces: cut(bytes, numbers), requests }
 }
 
-/// One to three requests, most of them with something odd, and often one behind them that pretends.
+/// One to three requests, most of them with something odd, and often a forged one after them.
 pub fn wild(numbers: &mut Numbers) -> Vec<Vec<u8>> {
     let mut bytes = Vec::new();
     if numbers.below(8) == 0 {
@@ -68,7 +67,7 @@ pub fn wild(numbers: &mut Numbers) -> Vec<Vec<u8>> {
     cut(bytes, numbers)
 }
 
-/// Cuts what is sent into segments, now and then.
+/// Sometimes cuts the bytes into segments.
 fn cut(bytes: Vec<u8>, numbers: &mut Numbers) -> Vec<Vec<u8>> {
     let mut rest = bytes;
     let mut pieces = Vec::new();
@@ -84,7 +83,7 @@ fn one<'a>(numbers: &mut Numbers, words: &[&'a [u8]]) -> &'a [u8] {
     words[numbers.below(words.len())]
 }
 
-/// The usual, or once in so many times something odd.
+/// The usual bytes, or odd ones once in `once_in` times.
 fn odd<'a>(numbers: &mut Numbers, once_in: usize, usual: &'a [u8], words: &[&'a [u8]]) -> &'a [u8] {
     if numbers.below(once_in) == 0 { one(numbers, words) } else { usual }
 }
@@ -185,7 +184,7 @@ const LINE_ENDS: &[&[u8]] = &[b"\n", b"\n", b"\r", b"\r\r\n", b"\n\r\n", b"\x0b\
 
 const COLONS: &[&[u8]] = &[b":", b" : ", b"\t:", b":\t", b":\x0b", b":\r\n ", b": \xa0", b"\0:"];
 
-/// Fields as they are sent; those of a connection come from a stranger.
+/// Fields as a client sends them; those about the connection are forged.
 const FIELDS: &[(&[u8], &[u8])] = &[
     (b"X-Forwarded-For", b"6.6.6.6"),
     (b"x-forwarded-for", b"6.6.6.6, 7.7.7.7"),
@@ -277,7 +276,7 @@ const TRAILERS: &[&[u8]] = &[
 ];
 
 fn request(numbers: &mut Numbers, bytes: &mut Vec<u8>) {
-    // Much that is odd at once is refused by all: a gap is found by little.
+    // All servers refuse a request with many oddities, so few oddities find more errors.
     let rare = [8, 40, 200][numbers.below(3)];
     let method = odd(numbers, 2, b"GET", METHODS);
     bytes.extend(method);
@@ -307,7 +306,7 @@ fn request(numbers: &mut Numbers, bytes: &mut Vec<u8>) {
     body(numbers, bytes, usual_end);
 }
 
-/// The end of a head, and a body that is a request to whoever takes it for one.
+/// The end of a head, and a body that looks like a request.
 fn body(numbers: &mut Numbers, bytes: &mut Vec<u8>, line_end: &[u8]) {
     let mut body = one(
         numbers,
@@ -351,7 +350,7 @@ fn body(numbers: &mut Numbers, bytes: &mut Vec<u8>, line_end: &[u8]) {
     }
 }
 
-/// CRC-32 as zlib has it.
+/// CRC-32 as in zlib.
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |sum, byte| {
         (0..8).fold(sum ^ u32::from(*byte), |sum, _| {
