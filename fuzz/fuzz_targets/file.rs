@@ -13,7 +13,7 @@ use pen_config::settings::Settings;
 
 /// The commands of a file.
 fn commands(text: &[u8]) -> Result<Vec<SourcedCommand>, Vec<file::BadLine>> {
-    let placed = |line: file::Line| SourcedCommand {
+    let placed = |line: file::FileLine| SourcedCommand {
         source_line: format!("fuzz:{}", line.number),
         command: line.command,
     };

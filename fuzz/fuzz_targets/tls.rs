@@ -10,13 +10,13 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use pen_ipc::start::TlsStart;
 use pen_ipc::tls_files::{Index, NamedRole, Part, Role, TICKET_SECRET};
-use pen_worker::parts::{Cipher, PLAIN, Tls};
+use pen_worker::parts::{Cipher, PLAIN, TlsContext};
 
 /// A key that nobody trusts, made for this, and its certificate: always the same, so that what is found once is found again.
 const CERTIFICATE: &[u8] = include_bytes!("../tls/certificate.pem");
 const KEY: &[u8] = include_bytes!("../tls/key.pem");
 
-static TLS: LazyLock<Tls> = LazyLock::new(|| {
+static TLS: LazyLock<TlsContext> = LazyLock::new(|| {
     let (middle, end) = (CERTIFICATE.len() as u64, (CERTIFICATE.len() + KEY.len()) as u64);
     let part = |role, offset, end| Part { role, path: "file".into(), offset, length: end - offset };
     let named = |role| Role::Named("*.example".into(), role);
@@ -30,7 +30,8 @@ static TLS: LazyLock<Tls> = LazyLock::new(|| {
     ];
     let index = Index { required: true, tls12: true, suites: Vec::new(), files };
     let files = file("files", &[CERTIFICATE, KEY, &index.encode().unwrap()].concat());
-    Tls::new(TlsStart { files, secrets: (file("secret", &[0; TICKET_SECRET]), None) }).unwrap()
+    TlsContext::new(TlsStart { files, secrets: (file("secret", &[0; TICKET_SECRET]), None) })
+        .unwrap()
 });
 
 /// A file without a name, in the place of the sealed memory that a worker gets.

@@ -7,7 +7,7 @@ use pen_ipc::message::Outcome;
 
 use crate::place::Place;
 use crate::talk::{LONGEST, OVERLONG, plain};
-use crate::{Form, print, say};
+use crate::{OutputForm, print, say};
 
 /// The text of the prompt.
 const PROMPT: &str = "pen> ";
@@ -27,7 +27,11 @@ const NO_TEXT: &str =
 ///
 /// # Errors
 /// A command got no reply: a line for the user.
-pub fn obey(place: &Place, form: Form, mut lines: impl BufRead) -> Result<Option<Outcome>, String> {
+pub fn obey(
+    place: &Place,
+    form: OutputForm,
+    mut lines: impl BufRead,
+) -> Result<Option<Outcome>, String> {
     let mut sockets = None;
     let mut all = None;
     while let Some(line) = next_line(&mut lines)? {
@@ -48,7 +52,7 @@ pub fn obey(place: &Place, form: Form, mut lines: impl BufRead) -> Result<Option
 ///
 /// # Errors
 /// The terminal cannot be read or written.
-pub fn converse(place: &Place, form: Form, mut lines: impl BufRead) -> Result<(), String> {
+pub fn converse(place: &Place, form: OutputForm, mut lines: impl BufRead) -> Result<(), String> {
     loop {
         print(PROMPT.as_bytes())?;
         let Some(mut line) = next_line(&mut lines)? else { return print(b"\n") };
@@ -62,9 +66,9 @@ pub fn converse(place: &Place, form: Form, mut lines: impl BufRead) -> Result<()
                 if !matches!(answer.trim_ascii(), b"y" | b"Y" | b"yes") {
                     continue;
                 }
-                (line, form) = (b"exit".to_vec(), Form::AsSaid);
+                (line, form) = (b"exit".to_vec(), OutputForm::AsSaid);
             }
-            Said::Help => (line, form) = (b"help".to_vec(), Form::AsSaid),
+            Said::Help => (line, form) = (b"help".to_vec(), OutputForm::AsSaid),
             Said::HelpHere => {
                 print(AT_THE_PROMPT.as_bytes())?;
                 continue;

@@ -71,7 +71,7 @@ fn run(mut words: Vec<OsString>) -> Result<Outcome, String> {
     if json {
         words.remove(0);
     }
-    let form = if json { Form::Json } else { Form::AsSaid };
+    let form = if json { OutputForm::Json } else { OutputForm::AsSaid };
     let Some(first) = words.first() else { return Err(USAGE.to_owned()) };
     if first == "--help" || first == "--version" {
         let text = if first == "--help" {
@@ -111,7 +111,7 @@ fn run(mut words: Vec<OsString>) -> Result<Outcome, String> {
 
 /// The format of replies.
 #[derive(Clone, Copy, Debug)]
-enum Form {
+enum OutputForm {
     /// The format that the command asks for.
     AsSaid,
     /// JSON.
@@ -138,8 +138,8 @@ fn servers(sockets: &[SockAddr]) -> Result<Option<String>, String> {
 const MOST_OVERVIEW: usize = 64 << 20;
 
 /// Sends one command and prints the reply.
-fn say(sockets: &[SockAddr], command: Vec<u8>, form: Form) -> Result<Outcome, String> {
-    if matches!(form, Form::AsSaid)
+fn say(sockets: &[SockAddr], command: Vec<u8>, form: OutputForm) -> Result<Outcome, String> {
+    if matches!(form, OutputForm::AsSaid)
         && command.trim_ascii() == b"servers"
         && io::stdout().is_terminal()
         && let Some(table) = servers(sockets)?
@@ -147,8 +147,8 @@ fn say(sockets: &[SockAddr], command: Vec<u8>, form: Form) -> Result<Outcome, St
         return print(table.as_bytes()).map(|()| Outcome::Done);
     }
     let command = match form {
-        Form::AsSaid => command,
-        Form::Json => in_json(command)?,
+        OutputForm::AsSaid => command,
+        OutputForm::Json => in_json(command)?,
     };
     talk::ask(sockets, &command, &mut print)
 }

@@ -42,15 +42,15 @@ pub fn render(overview: &[u8], paint: Paint, width: Width) -> Option<String> {
         numbered.chain(others.map(|(name, server)| (name.to_owned(), server))).collect();
     let total = named.iter().map(|(_, server)| figure(&server["connections"])).sum();
     let now = figure(&overview["unix_time"]);
-    let rows: Vec<Row> =
-        named.iter().map(|(name, server)| Row::new(name, server, total, now)).collect();
+    let rows: Vec<TableRow> =
+        named.iter().map(|(name, server)| TableRow::new(name, server, total, now)).collect();
     let mut text = lines(&rows, paint, width);
     text.push_str(&summary(&overview, servers, total, width));
     Some(text)
 }
 
 /// A server's line.
-struct Row {
+struct TableRow {
     mood: Mood,
     cells: [String; COLUMNS],
 }
@@ -111,8 +111,8 @@ const LAYOUTS: [&[usize]; 7] = [
 /// The gap between two columns.
 const GAP: &str = "  ";
 
-impl Row {
-    fn new(name: &str, server: &Value, total: u64, now: u64) -> Row {
+impl TableRow {
+    fn new(name: &str, server: &Value, total: u64, now: u64) -> TableRow {
         let (mood, brief, why) = state(server);
         let connections = figure(&server["connections"]);
         let share = match total {
@@ -148,7 +148,7 @@ impl Row {
             bytes(figure(&server["received"])),
             last,
         ];
-        Row { mood, cells }
+        TableRow { mood, cells }
     }
 }
 
@@ -180,7 +180,7 @@ fn state(server: &Value) -> (Mood, String, String) {
 }
 
 /// The rows as lines. If all names are addresses, one column is enough for both.
-fn lines(rows: &[Row], paint: Paint, room: Width) -> String {
+fn lines(rows: &[TableRow], paint: Paint, room: Width) -> String {
     let same = rows.iter().all(|row| row.cells[SERVER] == row.cells[ADDRESS]);
     let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
         let cells = rows.iter().map(|row| row.cells[column].chars().count());

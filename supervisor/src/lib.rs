@@ -168,7 +168,7 @@ fn order(
     notify: Notify,
 ) -> Result<startup::Order, StartError> {
     let here = env::current_dir();
-    let words = options::Words::read(&mut launch, &here)?;
+    let words = options::GivenCommands::read(&mut launch, &here)?;
     let base = paths::make_absolute(&mut launch, here)?;
     let identity = words.identity(&launch)?;
     Ok(startup::Order {

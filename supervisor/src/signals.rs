@@ -15,7 +15,7 @@ use crate::sys::{Disposition, dispose};
 
 /// The request of a signal.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Request {
+pub(crate) enum SignalRequest {
     /// HUP: open the request log again, and reload.
     Reopen,
     /// USR1: report.
@@ -53,16 +53,16 @@ impl Signals {
     }
 
     /// The next pending signal, if there is one.
-    pub(crate) fn next(&self) -> Option<Request> {
+    pub(crate) fn next(&self) -> Option<SignalRequest> {
         let information = self.0.read_signal().ok()??;
         let signal = i32::try_from(information.ssi_signo)
             .ok()
             .and_then(|number| Signal::try_from(number).ok())?;
         match signal {
-            Signal::SIGHUP => Some(Request::Reopen),
-            Signal::SIGUSR1 => Some(Request::Report),
-            Signal::SIGCHLD => Some(Request::Child),
-            stop => Some(Request::Stop(stop)),
+            Signal::SIGHUP => Some(SignalRequest::Reopen),
+            Signal::SIGUSR1 => Some(SignalRequest::Report),
+            Signal::SIGCHLD => Some(SignalRequest::Child),
+            stop => Some(SignalRequest::Stop(stop)),
         }
     }
 }

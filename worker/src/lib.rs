@@ -52,8 +52,8 @@ pub fn control_entry(start: ControlStart) -> i32 {
 #[doc(hidden)]
 pub mod parts {
     pub use crate::relay::http::body::Body;
-    pub use crate::relay::http::line::Line;
+    pub use crate::relay::http::line::RequestLine;
     pub use crate::relay::http::{Exchange, Others};
     pub use crate::relay::preface::proxy::{Bad, MOST, Origin, read, write};
-    pub use crate::relay::tls::{Cipher, PLAIN, Session, Tls};
+    pub use crate::relay::tls::{Cipher, PLAIN, Session, TlsContext};
 }

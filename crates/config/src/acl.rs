@@ -15,7 +15,7 @@ pub const MAX_ENTRIES: usize = 10_000;
 
 /// The verdict of an entry on the addresses that match it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub enum Verdict {
+pub enum AclVerdict {
     /// The addresses are permitted.
     Permit,
     /// The addresses are denied.
@@ -103,13 +103,13 @@ fn prefix_mask(length: u8) -> Option<u128> {
 /// An ordered list of entries.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Acl {
-    entries: Vec<(Verdict, Net)>,
+    entries: Vec<(AclVerdict, Net)>,
 }
 
 impl Acl {
     /// Adds an entry after the others. Returns false if the list is full.
     #[must_use]
-    pub fn push(&mut self, verdict: Verdict, net: Net) -> bool {
+    pub fn push(&mut self, verdict: AclVerdict, net: Net) -> bool {
         let room = self.entries.len() < MAX_ENTRIES;
         if room {
             self.entries.push((verdict, net));
@@ -118,7 +118,7 @@ impl Acl {
     }
 
     /// The entries in order.
-    pub fn entries(&self) -> &[(Verdict, Net)] {
+    pub fn entries(&self) -> &[(AclVerdict, Net)] {
         &self.entries
     }
 
@@ -130,7 +130,7 @@ impl Acl {
         let Some((last, _)) = self.entries.last() else { return true };
         let Some(ip) = client.ip() else { return true };
         let found = self.entries.iter().find(|(_, net)| net.contains(ip));
-        found.map_or(*last == Verdict::Deny, |(verdict, _)| *verdict == Verdict::Permit)
+        found.map_or(*last == AclVerdict::Deny, |(verdict, _)| *verdict == AclVerdict::Permit)
     }
 }
 
@@ -145,7 +145,7 @@ mod tests {
         ClientKey::from_ip(text.parse().unwrap())
     }
 
-    fn list(entries: &[(Verdict, &str, u8)]) -> Acl {
+    fn list(entries: &[(AclVerdict, &str, u8)]) -> Acl {
         let mut acl = Acl::default();
         for (verdict, address, length) in entries {
             let net = match address.parse().unwrap() {
@@ -157,7 +157,7 @@ mod tests {
         acl
     }
 
-    use Verdict::{Deny, Permit};
+    use AclVerdict::{Deny, Permit};
 
     #[test]
     fn the_first_match_decides_and_else_the_opposite_of_the_last() {

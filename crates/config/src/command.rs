@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::acl::{LISTS, Net, Verdict};
+use crate::acl::{AclVerdict, LISTS, Net};
 use crate::address::{Host, Local, Service};
 use crate::ids::{MAX_SERVERS, MAX_WORKERS};
 use crate::parse::grammar::{COUNT, ServerSpec, quoted};
@@ -47,7 +47,7 @@ pub enum Command {
         /// The list, 0 to 9.
         list: u8,
         /// The entry's verdict.
-        verdict: Verdict,
+        verdict: AclVerdict,
         /// The addresses.
         net: Net,
     },

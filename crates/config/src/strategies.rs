@@ -8,7 +8,7 @@ use proptest::option::of;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::acl::{Acl, LISTS, Net, Verdict};
+use crate::acl::{Acl, AclVerdict, LISTS, Net};
 use crate::address::{Address, Host, Local, Service};
 use crate::command::{
     BufferSide, COMMANDS, Command, Fastclose, Form, LogTarget, Number, SETTINGS, ServerChange,
@@ -108,8 +108,8 @@ fn proxy_out() -> impl Strategy<Value = ProxyOut> {
     select(ProxyOut::WORDS.map(|(_, out)| out).to_vec())
 }
 
-pub fn verdict() -> impl Strategy<Value = Verdict> {
-    select(&[Verdict::Permit, Verdict::Deny][..])
+pub fn verdict() -> impl Strategy<Value = AclVerdict> {
+    select(&[AclVerdict::Permit, AclVerdict::Deny][..])
 }
 
 pub fn acl() -> impl Strategy<Value = Acl> {

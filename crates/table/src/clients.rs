@@ -13,7 +13,7 @@
 //! Walks along a chain are bounded.
 
 use crate::hash::HashedKey;
-use crate::layout::{Entry, LruLinks};
+use crate::layout::{LruLinks, StoredEntry};
 use crate::sync::{AtomicU32, Ordering::*};
 use crate::view::Shard;
 use crate::{Arrival, ClientRef, NO_SERVER};
@@ -64,7 +64,7 @@ impl<'t> Shard<'t> {
         self.state.used.load(Relaxed).min(self.slots())
     }
 
-    pub fn entry(self, slot: u32) -> Result<&'t Entry, Corrupt> {
+    pub fn entry(self, slot: u32) -> Result<&'t StoredEntry, Corrupt> {
         self.entries.get(slot as usize).ok_or(Corrupt)
     }
 
@@ -87,7 +87,7 @@ impl<'t> Shard<'t> {
     pub fn chain(
         self,
         head: &AtomicU32,
-    ) -> impl Iterator<Item = Result<(u32, &'t Entry), Corrupt>> {
+    ) -> impl Iterator<Item = Result<(u32, &'t StoredEntry), Corrupt>> {
         let mut link = head.load(Relaxed);
         let mut left = CHAIN_MAX;
         std::iter::from_fn(move || {
@@ -143,7 +143,7 @@ impl<'t> Shard<'t> {
         Ok(slot)
     }
 
-    fn chain_remove(self, slot: u32, entry: &Entry) -> Result<(), Corrupt> {
+    fn chain_remove(self, slot: u32, entry: &StoredEntry) -> Result<(), Corrupt> {
         let mut link = self.bucket(self.hash_key.of_words(entry.key()).hash)?;
         for step in self.chain(link) {
             let (at, member) = step?;

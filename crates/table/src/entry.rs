@@ -16,7 +16,7 @@
 //! bytes are credited to the new owner. This happens once, if a worker is interrupted between two
 //! instructions, and it is cheaper than a lock per relayed buffer.
 
-use crate::layout::Entry;
+use crate::layout::StoredEntry;
 use crate::sync::{Ordering::*, fence};
 use crate::{ClientEntry, NO_SERVER};
 
@@ -57,7 +57,7 @@ impl Owner {
 /// The state of an entry that holds a client.
 const WHOLE: u64 = 1;
 
-impl Entry {
+impl StoredEntry {
     pub fn owner(&self) -> Owner {
         Owner(self.owner.load(Acquire))
     }

@@ -45,7 +45,7 @@
 use std::marker::PhantomData;
 use std::mem::{align_of, size_of};
 
-use crate::lock::Lock;
+use crate::lock::TableLock;
 use crate::sync::{AtomicU32, AtomicU64};
 use crate::{Shape, TableError};
 
@@ -62,7 +62,7 @@ pub(crate) const SHARD_SLOTS: u32 = 65536;
 /// A value on cache lines of its own.
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
-pub(crate) struct Line<T>(pub T);
+pub(crate) struct CacheLine<T>(pub T);
 
 /// Identifies the memory for debugging tools. Each process keeps its own copy of the shape, which
 /// the others cannot change.
@@ -82,17 +82,17 @@ pub(crate) struct Header {
 #[derive(Debug, Default)]
 pub(crate) struct Globals {
     /// The server that the last round-robin selection returned.
-    pub cursor: Line<AtomicU32>,
+    pub cursor: CacheLine<AtomicU32>,
     /// The code of the server that a connection was last given, as an `i32`.
-    pub current: Line<AtomicU32>,
+    pub current: CacheLine<AtomicU32>,
     /// Bit n: worker n waits for a free connection number. Only that worker sets and clears it (and
     /// its reclaim).
-    pub waiting: Line<AtomicU64>,
+    pub waiting: CacheLine<AtomicU64>,
     /// Bits 0–31: the lowest number that may be free; bits 32–63: how often it was lowered. This is
     /// only a hint: a search that finds nothing from there begins again at 0.
-    pub lowest_free: Line<AtomicU64>,
+    pub lowest_free: CacheLine<AtomicU64>,
     /// All numbers ever taken are below it. It is raised before a number is taken.
-    pub high_water: Line<AtomicU32>,
+    pub high_water: CacheLine<AtomicU32>,
 }
 
 /// The load of a worker, for comparison by the others. That worker writes it, at most once per
@@ -120,7 +120,7 @@ pub(crate) struct ServerState {
     /// Which of its addresses is in use, as a position among those in the settings.
     pub address: AtomicU32,
     /// Held while a limited connection is counted.
-    pub limits: Line<Lock>,
+    pub limits: CacheLine<TableLock>,
 }
 
 /// The figures of one worker for one server. Only that worker writes them; its reclaim also writes
@@ -140,7 +140,7 @@ pub(crate) struct Row {
 #[repr(C)]
 #[derive(Debug, Default)]
 pub(crate) struct ShardLock {
-    pub lock: Lock,
+    pub lock: TableLock,
     /// Slots that the derived data uses: how many can be handed out. The number of buckets follows
     /// from it. Changed under the lock.
     pub slots: AtomicU32,
@@ -152,7 +152,7 @@ pub(crate) struct ShardLock {
 #[repr(C, align(128))]
 #[derive(Debug, Default)]
 pub(crate) struct ShardState {
-    pub lock: Line<ShardLock>,
+    pub lock: CacheLine<ShardLock>,
     /// Slots handed out so far; those above were never written.
     pub used: AtomicU32,
     /// Head of the LRU list, slot + 1.
@@ -172,7 +172,7 @@ pub(crate) struct LruLinks {
 /// A client's entry: one cache line, so that a hit costs one miss.
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
-pub(crate) struct Entry {
+pub(crate) struct StoredEntry {
     /// The client's key, as two native-endian words.
     pub key: [AtomicU64; 2],
     /// Generation, recorded server and state: see [`crate::entry::Owner`].
@@ -198,7 +198,7 @@ const _: () = {
     assert!(size_of::<Row>() == 32);
     assert!(size_of::<ShardState>() == 128);
     assert!(size_of::<LruLinks>() == 8);
-    assert!(size_of::<Entry>() == 64);
+    assert!(size_of::<StoredEntry>() == 64);
 };
 
 /// The position of an array of `T`.
@@ -242,7 +242,7 @@ pub(crate) struct Layout {
     pub shard_states: Region<ShardState>,
     pub buckets: Region<AtomicU32>,
     pub lru: Region<LruLinks>,
-    pub entries: Region<Entry>,
+    pub entries: Region<StoredEntry>,
     /// Size of the whole memory, in bytes.
     pub bytes: usize,
 }
@@ -279,7 +279,7 @@ impl Layout {
         let buckets_per_shard = slots_per_shard.next_power_of_two();
         let connections = room.connections.max(shape.connections);
         let row_stride = shape.servers.next_multiple_of((ALIGNMENT / 32) as u32);
-        let mut plan = Plan { end: Some(0) };
+        let mut plan = LayoutPlan { end: Some(0) };
         let mut layout = Layout {
             shape,
             shards,
@@ -347,12 +347,12 @@ fn check(shape: &Shape) -> Result<(), TableError> {
 }
 
 /// Allocates positions one after the other.
-struct Plan {
+struct LayoutPlan {
     /// The end of the allocated part; `None` if it does not fit an address.
     end: Option<usize>,
 }
 
-impl Plan {
+impl LayoutPlan {
     fn area<T>(&mut self, count: u32, times: u32) -> Region<T> {
         const { assert!(align_of::<T>() <= ALIGNMENT || cfg!(loom)) };
         let offset = self.end.and_then(|end| end.checked_next_multiple_of(ALIGNMENT));

@@ -24,11 +24,11 @@ use crate::sync::{Futex, Ordering::*, Patience};
 /// The lock word. Zero is free.
 #[repr(transparent)]
 #[derive(Debug, Default)]
-pub(crate) struct Lock(Futex);
+pub(crate) struct TableLock(Futex);
 
 /// The state of a lock when it was taken.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Taken {
+pub(crate) enum LockTaken {
     /// Its last owner gave it back.
     Whole,
     /// Its last owner died.
@@ -46,7 +46,7 @@ pub(crate) enum LockId {
     Limit(u32),
 }
 
-impl Lock {
+impl TableLock {
     /// Takes the lock for a worker.
     ///
     /// # Errors
@@ -56,10 +56,10 @@ impl Lock {
         worker: u32,
         id: LockId,
         stuck: &mut StuckLocks,
-    ) -> Result<Taken, LockStuck> {
+    ) -> Result<LockTaken, LockStuck> {
         let me = worker + 1;
         if self.0.word.compare_exchange(0, me, Acquire, Relaxed).is_ok() {
-            return Ok(Taken::Whole);
+            return Ok(LockTaken::Whole);
         }
         if let Ok(taken) = self.attempt(me, 0) {
             return Ok(taken);
@@ -102,16 +102,16 @@ impl Lock {
 
     /// Takes the lock if no living worker has it, and sets `mark` on it; otherwise returns the
     /// word.
-    fn attempt(&self, me: u32, mark: u32) -> Result<Taken, u32> {
+    fn attempt(&self, me: u32, mark: u32) -> Result<LockTaken, u32> {
         let seen = self.0.word.load(Relaxed);
         if held(seen) {
             return Err(seen);
         }
         self.0.word.compare_exchange(seen, me | (seen & WAITERS) | mark, Acquire, Relaxed)?;
-        Ok(if seen & (OWNER | ORPHANED) == 0 { Taken::Whole } else { Taken::Orphaned })
+        Ok(if seen & (OWNER | ORPHANED) == 0 { LockTaken::Whole } else { LockTaken::Orphaned })
     }
 
-    fn wait(&self, me: u32) -> Result<Taken, LockStuck> {
+    fn wait(&self, me: u32) -> Result<LockTaken, LockStuck> {
         let patience = Patience::new(WAIT);
         while let Some(left) = patience.left() {
             // A release wakes only one sleeper and removes the mark. So a worker that may have

@@ -16,7 +16,9 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::TableError;
-use crate::layout::{Entry, Globals, Header, Load, LruLinks, Region, Row, ServerState, ShardState};
+use crate::layout::{
+    Globals, Header, Load, LruLinks, Region, Row, ServerState, ShardState, StoredEntry,
+};
 use crate::sync::{AtomicU32, AtomicU64};
 
 /// A type for which a shared `&[Self]` may refer to memory with any bytes, which other processes
@@ -47,7 +49,7 @@ unsafe impl Plain for ShardState {}
 // SAFETY: its fields are atomics, as layout.rs shows.
 unsafe impl Plain for LruLinks {}
 // SAFETY: its fields are atomics, as layout.rs shows.
-unsafe impl Plain for Entry {}
+unsafe impl Plain for StoredEntry {}
 
 /// Zeroed memory, shared with every process that is forked later. Unmapped when dropped.
 #[derive(Debug)]

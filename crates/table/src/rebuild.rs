@@ -12,7 +12,7 @@
 use std::cmp::Reverse;
 
 use crate::clients::{CHAIN_MAX, Corrupt};
-use crate::layout::Entry;
+use crate::layout::StoredEntry;
 use crate::sync::Ordering::*;
 use crate::view::Shard;
 
@@ -52,7 +52,7 @@ impl Shard<'_> {
 
     /// Puts a whole entry in its chain, unless its client is there already or the chain is longer
     /// than the hash can make it.
-    fn chain_anew(self, slot: u32, entry: &Entry) -> Result<(), Corrupt> {
+    fn chain_anew(self, slot: u32, entry: &StoredEntry) -> Result<(), Corrupt> {
         let key = self.hash_key.of_words(entry.key());
         let mut length = 0;
         for link in self.chain(self.bucket(key.hash)?) {

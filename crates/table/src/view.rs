@@ -4,7 +4,7 @@
 use crate::TableError;
 use crate::hash::HashKey;
 use crate::layout::{
-    Entry, Globals, Header, Layout, Load, LruLinks, Row, ServerState, ShardLock, ShardState,
+    Globals, Header, Layout, Load, LruLinks, Row, ServerState, ShardLock, ShardState, StoredEntry,
 };
 use crate::sync::{AtomicU32, AtomicU64, Ordering::*};
 
@@ -22,7 +22,7 @@ pub(crate) struct View<'t> {
     shard_states: &'t [ShardState],
     buckets: &'t [AtomicU32],
     lru: &'t [LruLinks],
-    pub entries: &'t [Entry],
+    pub entries: &'t [StoredEntry],
 }
 
 /// The parts of one shard. Slots in it count from 0.
@@ -32,7 +32,7 @@ pub(crate) struct Shard<'t> {
     pub state: &'t ShardState,
     pub buckets: &'t [AtomicU32],
     pub lru: &'t [LruLinks],
-    pub entries: &'t [Entry],
+    pub entries: &'t [StoredEntry],
     /// The number of its first slot in the whole table.
     pub first: u32,
 }
@@ -154,7 +154,7 @@ pub(crate) struct Memory {
     shard_states: Vec<ShardState>,
     buckets: Vec<AtomicU32>,
     lru: Vec<LruLinks>,
-    entries: Vec<Entry>,
+    entries: Vec<StoredEntry>,
 }
 
 #[cfg(loom)]

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 
 use crate::hash::HashedKey;
-use crate::lock::{LockId, StuckLocks, Taken};
+use crate::lock::{LockId, LockTaken, StuckLocks};
 use crate::numbers::{self, Numbers};
 use crate::sync::Ordering::*;
 use crate::view::{Shard, View};
@@ -119,7 +119,7 @@ impl<'t> WorkerTable<'t> {
         let taken =
             state.lock.take(self.worker, LockId::Shard(number), &mut self.stuck.borrow_mut())?;
         let mut locked = Locked { worker_table: self, shard, key };
-        if !state.has_size(slots) || taken == Taken::Orphaned {
+        if !state.has_size(slots) || taken == LockTaken::Orphaned {
             locked.repair(number, taken);
         }
         Ok(locked)
@@ -324,18 +324,18 @@ impl Locked<'_> {
 
     /// Gives the shard its wanted size and makes it consistent.
     #[cold]
-    fn repair(&mut self, number: u32, taken: Taken) {
+    fn repair(&mut self, number: u32, taken: LockTaken) {
         // If the worker dies between this and the rebuild, the lock is orphaned, and its next owner
         // rebuilds.
         let (slots, grown) = self.shard.state.lock.0.settle();
         self.worker_table.slots.set(slots);
         self.shard = self.worker_table.view.shard(number, slots);
         match (taken, grown) {
-            (Taken::Whole, None) => {}
-            (Taken::Whole, Some(buckets)) => {
+            (LockTaken::Whole, None) => {}
+            (LockTaken::Whole, Some(buckets)) => {
                 self.shard.rebuild_grown(buckets);
             }
-            (Taken::Orphaned, _) => self.rebuild(),
+            (LockTaken::Orphaned, _) => self.rebuild(),
         }
     }
 

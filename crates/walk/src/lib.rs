@@ -51,7 +51,7 @@ pub struct Entry {
 
 /// The end of a path.
 #[derive(Debug)]
-pub enum End {
+pub enum PathEnd {
     /// A name that is not a link.
     Entry(Entry),
     /// A link of /proc that stands for an open file and not for a name (proc(5)). Only the kernel
@@ -61,7 +61,7 @@ pub enum End {
 
 /// The kind of file at the end of a path, after all links.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Kind {
+pub enum FileKind {
     /// A regular file.
     Regular,
     /// No file.
@@ -78,7 +78,7 @@ impl Entry {
     /// is on the way.
     pub fn find(path: &Path) -> io::Result<Entry> {
         match walk(path, Last::Kept, Strangers::Refused)? {
-            End::Entry(entry) | End::OpenFile(entry) => Ok(entry),
+            PathEnd::Entry(entry) | PathEnd::OpenFile(entry) => Ok(entry),
         }
     }
 
@@ -103,7 +103,7 @@ impl Entry {
         }
     }
 
-    /// Opens the file that a link of /proc stands for ([`End::OpenFile`]).
+    /// Opens the file that a link of /proc stands for ([`PathEnd::OpenFile`]).
     ///
     /// # Errors
     /// As openat(2).
@@ -178,7 +178,7 @@ impl Entry {
 ///
 /// # Errors
 /// As [`Entry::find`].
-pub fn follow(path: &Path, strangers: Strangers) -> io::Result<End> {
+pub fn follow(path: &Path, strangers: Strangers) -> io::Result<PathEnd> {
     walk(path, Last::Followed, strangers)
 }
 
@@ -188,7 +188,9 @@ pub fn follow(path: &Path, strangers: Strangers) -> io::Result<End> {
 /// The file cannot be opened or is not a regular file, or an untrusted user's link leads to a file
 /// of another user.
 pub fn read(path: &Path) -> io::Result<File> {
-    let End::Entry(entry) = follow(path, Strangers::ToTheirOwn)? else { return Err(not_regular()) };
+    let PathEnd::Entry(entry) = follow(path, Strangers::ToTheirOwn)? else {
+        return Err(not_regular());
+    };
     let file = entry.open(OFlags::RDONLY, 0)?;
     match FileType::from_raw_mode(fstat(&file)?.st_mode) {
         FileType::RegularFile => Ok(file),
@@ -212,7 +214,7 @@ pub fn directory(path: &Path) -> io::Result<OwnedFd> {
 /// # Errors
 /// As [`directory`]; but a link of an untrusted user may lead to that user's directory.
 pub fn list(path: &Path) -> io::Result<OwnedFd> {
-    let End::Entry(entry) = follow(path, Strangers::ToTheirOwn)? else {
+    let PathEnd::Entry(entry) = follow(path, Strangers::ToTheirOwn)? else {
         return Err(Errno::NOTDIR.into());
     };
     Ok(entry.open(OFlags::RDONLY | OFlags::DIRECTORY, 0)?.into())
@@ -222,20 +224,20 @@ pub fn list(path: &Path) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// The kind cannot be read.
-pub fn kind(path: &Path) -> io::Result<Kind> {
+pub fn kind(path: &Path) -> io::Result<FileKind> {
     let entry = match follow(path, Strangers::Looked) {
-        Ok(End::Entry(entry)) => entry,
+        Ok(PathEnd::Entry(entry)) => entry,
         // The open file may be a regular one, but it is not the file in this directory.
-        Ok(End::OpenFile(_)) => return Ok(Kind::Other),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Kind::Missing),
+        Ok(PathEnd::OpenFile(_)) => return Ok(FileKind::Other),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(FileKind::Missing),
         Err(error) => return Err(error),
     };
     match entry.stat() {
         Ok(there) if FileType::from_raw_mode(there.st_mode) == FileType::RegularFile => {
-            Ok(Kind::Regular)
+            Ok(FileKind::Regular)
         }
-        Ok(_) => Ok(Kind::Other),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Kind::Missing),
+        Ok(_) => Ok(FileKind::Other),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(FileKind::Missing),
         Err(error) => Err(error),
     }
 }
@@ -249,17 +251,17 @@ enum Last {
 
 /// A directory on the way.
 #[derive(Debug)]
-struct Step {
+struct PathStep {
     directory: OwnedFd,
     name: OsString,
     /// Whether only trusted users can replace it by another directory.
     is_fixed: bool,
-    links: Links,
+    links: LinkBudget,
 }
 
 /// Who can put a link into a directory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Links {
+enum LinkBudget {
     /// Trusted users only.
     Trusted,
     /// All users, but no user can change another user's link (the sticky bit).
@@ -288,16 +290,16 @@ impl Trusted {
         self.users.contains(&file.st_uid)
     }
 
-    fn links(&self, directory: &OwnedFd, is_fixed: bool) -> io::Result<Links> {
+    fn links(&self, directory: &OwnedFd, is_fixed: bool) -> io::Result<LinkBudget> {
         let there = fstat(directory)?;
         let mode = Mode::from_raw_mode(there.st_mode);
         let group_may_write = mode.contains(Mode::WGRP)
             && !(self.groups.contains(&there.st_gid) && has_no_list(directory));
         Ok(match is_fixed && self.owns(&there) {
-            false => Links::Strange,
-            true if !mode.contains(Mode::WOTH) && !group_may_write => Links::Trusted,
-            true if mode.contains(Mode::SVTX) => Links::EverybodysOwn,
-            true => Links::Strange,
+            false => LinkBudget::Strange,
+            true if !mode.contains(Mode::WOTH) && !group_may_write => LinkBudget::Trusted,
+            true if mode.contains(Mode::SVTX) => LinkBudget::EverybodysOwn,
+            true => LinkBudget::Strange,
         })
     }
 }
@@ -318,13 +320,13 @@ fn has_no_list(directory: &OwnedFd) -> bool {
 struct Walk {
     trusted: Trusted,
     strangers: Strangers,
-    steps: Vec<Step>,
+    steps: Vec<PathStep>,
     links: usize,
     /// The untrusted user whose link led here.
     lender: Option<u32>,
 }
 
-fn walk(path: &Path, last: Last, strangers: Strangers) -> io::Result<End> {
+fn walk(path: &Path, last: Last, strangers: Strangers) -> io::Result<PathEnd> {
     let mut walk =
         Walk { trusted: Trusted::here(), strangers, steps: Vec::new(), links: 0, lender: None };
     walk.begin()?;
@@ -335,7 +337,7 @@ fn walk(path: &Path, last: Last, strangers: Strangers) -> io::Result<End> {
             continue;
         }
         if rest.is_empty() && last == Last::Kept {
-            return walk.end(name).map(End::Entry);
+            return walk.end(name).map(PathEnd::Entry);
         }
         let directory = walk.here()?;
         let found = match openat(
@@ -344,7 +346,7 @@ fn walk(path: &Path, last: Last, strangers: Strangers) -> io::Result<End> {
             OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
             Mode::empty(),
         ) {
-            Err(Errno::NOENT) if rest.is_empty() => return walk.end(name).map(End::Entry),
+            Err(Errno::NOENT) if rest.is_empty() => return walk.end(name).map(PathEnd::Entry),
             found => found?,
         };
         let there = fstat(&found)?;
@@ -358,7 +360,7 @@ fn walk(path: &Path, last: Last, strangers: Strangers) -> io::Result<End> {
                 let is_text = text.is_relative() && !text.as_os_str().as_bytes().contains(&b':');
                 if fstatfs(&found)?.f_type == PROC_SUPER_MAGIC && !is_text {
                     if rest.is_empty() {
-                        return walk.end(name).map(End::OpenFile);
+                        return walk.end(name).map(PathEnd::OpenFile);
                     }
                     walk.jump(name)?;
                     continue;
@@ -369,12 +371,12 @@ fn walk(path: &Path, last: Last, strangers: Strangers) -> io::Result<End> {
                 rest.extend(components(text));
             }
             FileType::Directory if !rest.is_empty() => walk.enter(found, name)?,
-            _ if rest.is_empty() => return walk.end(name).map(End::Entry),
+            _ if rest.is_empty() => return walk.end(name).map(PathEnd::Entry),
             _ => return Err(Errno::NOTDIR.into()),
         }
     }
     // `/`, or a path that ends with `..`.
-    walk.end(".".into()).map(End::Entry)
+    walk.end(".".into()).map(PathEnd::Entry)
 }
 
 impl Walk {
@@ -391,15 +393,15 @@ impl Walk {
 
     fn push(&mut self, directory: OwnedFd, name: OsString, is_fixed: bool) -> io::Result<()> {
         let links = self.trusted.links(&directory, is_fixed)?;
-        self.steps.push(Step { directory, name, is_fixed, links });
+        self.steps.push(PathStep { directory, name, is_fixed, links });
         Ok(())
     }
 
     fn enter(&mut self, directory: OwnedFd, name: OsString) -> io::Result<()> {
         let is_fixed = match self.steps.last().map(|step| step.links) {
-            Some(Links::Trusted) => true,
-            Some(Links::EverybodysOwn) => self.trusted.owns(&fstat(&directory)?),
-            Some(Links::Strange) | None => false,
+            Some(LinkBudget::Trusted) => true,
+            Some(LinkBudget::EverybodysOwn) => self.trusted.owns(&fstat(&directory)?),
+            Some(LinkBudget::Strange) | None => false,
         };
         self.push(directory, name, is_fixed)
     }
@@ -434,11 +436,11 @@ impl Walk {
         }
         let is_trusted = self.trusted.owns(link)
             && match self.steps.last().map(|step| step.links) {
-                Some(Links::Trusted) => true,
+                Some(LinkBudget::Trusted) => true,
                 // With a second name, the link may have been made elsewhere and for another
                 // purpose.
-                Some(Links::EverybodysOwn) => link.st_nlink == 1,
-                Some(Links::Strange) | None => false,
+                Some(LinkBudget::EverybodysOwn) => link.st_nlink == 1,
+                Some(LinkBudget::Strange) | None => false,
             };
         match self.strangers {
             _ if is_trusted => Ok(()),
@@ -463,7 +465,7 @@ impl Walk {
     }
 
     fn end(mut self, name: OsString) -> io::Result<Entry> {
-        let Step { directory, is_fixed, .. } = self.steps.pop().ok_or(Errno::NOENT)?;
+        let PathStep { directory, is_fixed, .. } = self.steps.pop().ok_or(Errno::NOENT)?;
         Ok(Entry { directory, name, is_fixed, owner: self.lender })
     }
 }
@@ -539,7 +541,7 @@ mod tests {
         ] {
             assert_eq!(fs::read(at(path)).unwrap(), b"x");
             read(&at(path)).unwrap();
-            assert_eq!(kind(&at(path)).unwrap(), Kind::Regular, "{path}");
+            assert_eq!(kind(&at(path)).unwrap(), FileKind::Regular, "{path}");
         }
         assert_eq!(read(&at("loop")).unwrap_err().raw_os_error(), Some(Errno::LOOP.raw_os_error()));
         assert_eq!(read(&at("a/file/x")).unwrap_err().kind(), io::ErrorKind::NotADirectory);
@@ -552,7 +554,7 @@ mod tests {
             "nobody knows what is above"
         );
         for (path, expected) in
-            [("a", Kind::Other), ("a/x", Kind::Missing), ("/dev/null", Kind::Other)]
+            [("a", FileKind::Other), ("a/x", FileKind::Missing), ("/dev/null", FileKind::Other)]
         {
             assert_eq!(kind(&at(path)).unwrap(), expected, "{path}");
         }
@@ -564,10 +566,11 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let file = fs::File::create(root.path().join("file")).unwrap();
         let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-        assert_eq!(kind(&path).unwrap(), Kind::Other);
-        assert!(matches!(follow(&path, Strangers::Refused).unwrap(), End::OpenFile(_)));
+        assert_eq!(kind(&path).unwrap(), FileKind::Other);
+        assert!(matches!(follow(&path, Strangers::Refused).unwrap(), PathEnd::OpenFile(_)));
         symlink(&path, root.path().join("link")).unwrap();
-        let End::OpenFile(entry) = follow(&root.path().join("link"), Strangers::Refused).unwrap()
+        let PathEnd::OpenFile(entry) =
+            follow(&root.path().join("link"), Strangers::Refused).unwrap()
         else {
             panic!()
         };
@@ -601,7 +604,10 @@ mod tests {
             assert_eq!(Entry::find(&link.join("x")).is_ok(), followed, "{case}");
             assert_eq!(super::directory(&link).is_ok(), followed, "{case}");
             // The last component is not followed; its kind can always be read.
-            assert!(Entry::find(&link).is_ok() && kind(&link).unwrap() == Kind::Other, "{case}");
+            assert!(
+                Entry::find(&link).is_ok() && kind(&link).unwrap() == FileKind::Other,
+                "{case}"
+            );
             // A directory of root below a directory that can be replaced.
             let below = directory(&parent, "below", 0o755, 0, 0);
             let is_fixed = owner == 0 && (mode & 0o1000 != 0 || mode & 0o022 == 0 || followed);

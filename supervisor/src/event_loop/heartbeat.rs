@@ -5,9 +5,9 @@
 
 use std::time::Instant;
 
-use crate::event_loop::Service;
+use crate::event_loop::Supervisor;
 
-impl Service {
+impl Supervisor {
     /// Sends the heartbeats and logs the summaries that are due. Called in every turn of the loop,
     /// so that a heartbeat proves that the loop runs.
     pub(in crate::event_loop) fn beat(&mut self, now: Instant) {
@@ -42,7 +42,7 @@ impl Service {
         }
     }
 
-    /// When [`Service::beat`] has something to do.
+    /// When [`Supervisor::beat`] has something to do.
     pub(in crate::event_loop) fn next_beat(&self) -> Option<Instant> {
         [Some(self.beat.due()), self.notify.deadline()].into_iter().flatten().min()
     }

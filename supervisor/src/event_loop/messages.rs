@@ -7,16 +7,16 @@ use std::time::Instant;
 use pen_config::ids::{Target, WorkerId};
 use pen_ipc::message::Event;
 
-use crate::event_loop::Service;
+use crate::event_loop::Supervisor;
 use crate::event_loop::commands::Requester;
-use crate::event_loop::obstructed::RuntimeState;
+use crate::event_loop::obstructed::Capacity;
 use crate::log::events;
 use crate::log::events::throttle::{Told, Topic};
 use crate::processes::control::ControlReport;
 use crate::processes::flood::Admission;
 use crate::processes::worker::WorkerReport;
 
-impl Service {
+impl Supervisor {
     /// Handles messages from the control process.
     pub(in crate::event_loop) fn hear_control(&mut self, now: Instant) {
         let Some(control) = &mut self.control else { return };
@@ -119,15 +119,15 @@ impl Service {
             let Some((target, server)) =
                 Target::from_code(code).and_then(|target| Some((target, settings.target(target)?)))
             else {
-                return RuntimeState::Gone;
+                return Capacity::Gone;
             };
             let totals = table.server_totals(target.row(settings.table_size()));
             match totals.blacklisted_until {
-                0 => RuntimeState::Room {
+                0 => Capacity::Room {
                     connections: server.limit(false).is_none_or(|limit| totals.connections < limit),
                     pending: !totals.is_pending,
                 },
-                _ => RuntimeState::Gone,
+                _ => Capacity::Gone,
             }
         };
         for event in self.obstructed.settle(state, now) {

@@ -31,7 +31,7 @@ use crate::StartError;
 use crate::event_loop::commands::{CommandQueue, Requester};
 use crate::event_loop::full::Crowd;
 use crate::event_loop::obstructed::Obstructed;
-use crate::event_loop::reload::notices::Notices;
+use crate::event_loop::reload::notices::ChangeNotices;
 use crate::event_loop::state::RuntimeState;
 use crate::files::request_log;
 use crate::limits::why_within_limits;
@@ -43,13 +43,13 @@ use crate::processes::liveness::Beat;
 use crate::processes::pool::WorkerPool;
 use crate::processes::spawn::SpawnContext;
 use crate::report::Reporter;
-use crate::signals::{Request, Signals};
+use crate::signals::{SignalRequest, Signals};
 use crate::startup::interrupt::Interrupts;
 use crate::systemd::notify::Notify;
 
 /// The running pen.
 #[derive(Debug)]
-pub(crate) struct Service {
+pub(crate) struct Supervisor {
     state: RuntimeState,
     context: SpawnContext,
     pool: WorkerPool,
@@ -63,7 +63,7 @@ pub(crate) struct Service {
     /// The limit for log lines about events that workers report and clients can cause.
     throttle: Throttle,
     /// The limit for log lines about changes by operators.
-    notices: Notices,
+    notices: ChangeNotices,
     /// Whether clients wait for a connection.
     crowd: Crowd,
     /// The servers that are passed over.
@@ -92,7 +92,7 @@ enum Phase {
     Stopping,
 }
 
-impl Service {
+impl Supervisor {
     pub(crate) fn new(
         state: RuntimeState,
         context: SpawnContext,
@@ -100,12 +100,13 @@ impl Service {
         control: Option<Control>,
         logger: Logger,
         notify: Notify,
-    ) -> Service {
+    ) -> Supervisor {
         let (pool, reporter, queue, beat) =
             (WorkerPool::new(workers), Reporter::new(), CommandQueue::default(), Beat::default());
-        let (throttle, notices) = (Throttle::new(Instant::now()), Notices::new(Instant::now()));
+        let (throttle, notices) =
+            (Throttle::new(Instant::now()), ChangeNotices::new(Instant::now()));
         let (file_refused, phase) = (false, Phase::Starting);
-        Service {
+        Supervisor {
             state,
             context,
             pool,
@@ -181,7 +182,7 @@ impl Service {
     }
 
     /// Serves until a signal or a command ends it. `deferred` are the signals that came earlier.
-    pub(crate) fn run(&mut self, signals: &Signals, deferred: Vec<Request>) {
+    pub(crate) fn run(&mut self, signals: &Signals, deferred: Vec<SignalRequest>) {
         self.phase = Phase::Serving;
         self.announce(Instant::now());
         let mut stop = deferred.into_iter().find_map(|request| self.obey(request));
@@ -222,21 +223,21 @@ impl Service {
     }
 
     /// Carries out the request of a signal. Returns the signal if it stops pen.
-    fn obey(&mut self, request: Request) -> Option<Stop> {
+    fn obey(&mut self, request: SignalRequest) -> Option<Stop> {
         match request {
-            Request::Reopen => {
+            SignalRequest::Reopen => {
                 self.notify.reloading("reading the configuration again", Instant::now());
                 self.reopen_log();
                 self.queue.hang_up();
                 self.work(Instant::now());
             }
-            Request::Report => {
+            SignalRequest::Report => {
                 self.reporter.request();
                 self.report(Instant::now());
             }
             // Every turn of the loop reaps children.
-            Request::Child => {}
-            Request::Stop(signal) => return Some(Stop::Signal(signal)),
+            SignalRequest::Child => {}
+            SignalRequest::Stop(signal) => return Some(Stop::Signal(signal)),
         }
         None
     }
@@ -404,7 +405,7 @@ impl Service {
 }
 
 /// A failed start leaves no worker behind.
-impl Drop for Service {
+impl Drop for Supervisor {
     fn drop(&mut self) {
         self.end();
     }

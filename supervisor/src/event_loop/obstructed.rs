@@ -38,7 +38,7 @@ struct Episode {
 
 /// The state of a server by the shared table, without reports of workers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(in crate::event_loop) enum RuntimeState {
+pub(in crate::event_loop) enum Capacity {
     /// The server is usable.
     Room {
         /// It has fewer connections than its limit.
@@ -88,13 +88,13 @@ impl Obstructed {
     /// The events to log now: beginnings that were withheld, and ends.
     pub(in crate::event_loop) fn settle(
         &mut self,
-        state: impl Fn(i32) -> RuntimeState,
+        state: impl Fn(i32) -> Capacity,
         now: Instant,
     ) -> Vec<Event> {
         let Obstructed { servers, flood } = self;
         let mut due = Vec::new();
         servers.retain(|server, episode| {
-            let RuntimeState::Room { connections, pending } = state(*server) else { return false };
+            let Capacity::Room { connections, pending } = state(*server) else { return false };
             let is_free = match episode.obstacle {
                 Obstacle::Limit => connections,
                 Obstacle::Pending => pending,
@@ -124,8 +124,8 @@ const MOST: u32 = 100;
 mod tests {
     use super::*;
 
-    const FULL: RuntimeState = RuntimeState::Room { connections: false, pending: true };
-    const FREE: RuntimeState = RuntimeState::Room { connections: true, pending: true };
+    const FULL: Capacity = Capacity::Room { connections: false, pending: true };
+    const FREE: Capacity = Capacity::Room { connections: true, pending: true };
 
     fn passed_over(server: i32, obstacle: Obstacle) -> Event {
         Event::PassedOver { server, obstacle, errno: 0 }
@@ -164,7 +164,7 @@ mod tests {
             hear(&mut obstructed, 1, Obstacle::Pending, start)
                 && hear(&mut obstructed, 2, Obstacle::Ports, start)
         );
-        let shut = RuntimeState::Room { connections: true, pending: false };
+        let shut = Capacity::Room { connections: true, pending: false };
         assert_eq!(obstructed.settle(|_| shut, start + QUIET), []);
         assert_eq!(obstructed.settle(|_| FREE, start + QUIET), [Event::Reached { server: 1 }]);
         obstructed.reached(2);
@@ -178,7 +178,7 @@ mod tests {
         obstructed.reached(3);
         assert_eq!(obstructed.settle(|_| FREE, start + 3 * QUIET), [Event::Reached { server: 2 }]);
         assert!(hear(&mut obstructed, 2, Obstacle::Ports, start + 3 * QUIET));
-        assert_eq!(obstructed.settle(|_| RuntimeState::Gone, start + 9 * QUIET), []);
+        assert_eq!(obstructed.settle(|_| Capacity::Gone, start + 9 * QUIET), []);
         assert!(hear(&mut obstructed, 2, Obstacle::Ports, start + 9 * QUIET));
         obstructed.forget(2);
         assert!(hear(&mut obstructed, 2, Obstacle::Ports, start + 9 * QUIET));

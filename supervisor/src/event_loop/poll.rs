@@ -9,11 +9,11 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pen_config::ids::WorkerId;
 
-use crate::event_loop::{Phase, Service};
+use crate::event_loop::{Phase, Supervisor};
 use crate::patience::until;
 use crate::processes::control::Control;
 
-impl Service {
+impl Supervisor {
     /// Waits. Returns the workers whose channel is readable, and whether that of the control
     /// process is. A death or a signal only ends the wait.
     pub(in crate::event_loop) fn wait(

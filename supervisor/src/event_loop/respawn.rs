@@ -11,12 +11,12 @@ use nix::unistd::Pid;
 use pen_config::ids::WorkerId;
 
 use crate::StartError;
-use crate::event_loop::{Phase, Service};
+use crate::event_loop::{Phase, Supervisor};
 use crate::limits::why_within_limits;
 use crate::log::errno::why;
 use crate::processes::pool::Death;
 
-impl Service {
+impl Supervisor {
     /// Reaps all dead children.
     pub(in crate::event_loop) fn reap(&mut self, now: Instant) -> Result<(), StartError> {
         loop {

@@ -5,11 +5,11 @@
 
 use std::time::Instant;
 
-use crate::event_loop::Service;
+use crate::event_loop::Supervisor;
 use crate::files::tls_material::READING;
 use crate::log::errno::why;
 
-impl Service {
+impl Supervisor {
     /// Does the TLS work that is due.
     pub(in crate::event_loop) fn keep_keys(&mut self, now: Instant) {
         let Some(keys) = &mut self.context.keys else { return };

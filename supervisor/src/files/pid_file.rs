@@ -104,15 +104,15 @@ impl PidFile {
         }
         let held = || Err(PidFileError::Held(path.into(), pid_in(&file)));
         let (file, made) = match lock(&file).map_err(failed)? {
-            Lock::Ours if is_flocked_by_a_pen(&file, &opened) => return held(),
-            Lock::Ours => (file, made),
-            Lock::Writers => return held(),
-            Lock::Readers if is_flocked_by_a_pen(&file, &opened) => return held(),
-            Lock::Readers => match replaced(path, &entry, &opened)? {
+            PidLock::Ours if is_flocked_by_a_pen(&file, &opened) => return held(),
+            PidLock::Ours => (file, made),
+            PidLock::Writers => return held(),
+            PidLock::Readers if is_flocked_by_a_pen(&file, &opened) => return held(),
+            PidLock::Readers => match replaced(path, &entry, &opened)? {
                 Some(file) => (file, true),
                 None => return Ok(None),
             },
-            Lock::Free => return Ok(None),
+            PidLock::Free => return Ok(None),
         };
         // A pen that just ended may have removed the file that was locked here.
         let there = fstat(&file).map_err(|errno| failed(errno.into()))?;
@@ -178,7 +178,7 @@ fn open(path: &Path, entry: &Entry) -> Result<Option<(File, bool)>, PidFileError
 
 /// The holder of a lock on the whole file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Lock {
+enum PidLock {
     /// This process, which has just taken it.
     Ours,
     /// A process that may write the file: another pen.
@@ -189,9 +189,9 @@ enum Lock {
     Free,
 }
 
-fn lock(file: &File) -> io::Result<Lock> {
+fn lock(file: &File) -> io::Result<PidLock> {
     match fcntl(file, FcntlArg::F_OFD_SETLK(&whole(libc::F_WRLCK))) {
-        Ok(_) => return Ok(Lock::Ours),
+        Ok(_) => return Ok(PidLock::Ours),
         Err(Errno::EAGAIN | Errno::EACCES) => {}
         Err(errno) => return Err(errno.into()),
     }
@@ -199,9 +199,9 @@ fn lock(file: &File) -> io::Result<Lock> {
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut other))?;
     // A read lock anywhere in the file excludes a write lock on the whole.
     Ok(match i32::from(other.l_type) {
-        libc::F_WRLCK => Lock::Writers,
-        libc::F_RDLCK => Lock::Readers,
-        _ => Lock::Free,
+        libc::F_WRLCK => PidLock::Writers,
+        libc::F_RDLCK => PidLock::Readers,
+        _ => PidLock::Free,
     })
 }
 
@@ -227,8 +227,8 @@ fn replaced(path: &Path, entry: &Entry, opened: &Stat) -> Result<Option<File>, P
     let _ = own.remove();
     let file = own.open(OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, PRIVATE).map_err(failed)?;
     let exchanged = match lock(&file).map_err(failed)? {
-        Lock::Ours => entry.exchange_with(&own),
-        Lock::Writers | Lock::Readers | Lock::Free => Err(Errno::EAGAIN.into()),
+        PidLock::Ours => entry.exchange_with(&own),
+        PidLock::Writers | PidLock::Readers | PidLock::Free => Err(Errno::EAGAIN.into()),
     };
     let is_ours = exchanged.is_ok() && own.is(opened);
     if exchanged.is_ok() && !is_ours {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
 use pen_ipc::start::RequestLog;
-use pen_walk::{self as walk, End, Entry, Strangers};
+use pen_walk::{self as walk, Entry, PathEnd, Strangers};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -42,9 +42,9 @@ pub(crate) fn open(path: &Path) -> Result<RequestLog, LogError> {
     let failed = |error| LogError::Io(path.into(), error);
     for _ in 0..ATTEMPTS {
         let opened = match walk::follow(path, Strangers::Refused).map_err(failed)? {
-            End::Entry(entry) => open_entry(&entry),
+            PathEnd::Entry(entry) => open_entry(&entry),
             // /dev/stdout and similar links lead here.
-            End::OpenFile(entry) => entry.open_followed(OFlags::WRONLY | OFlags::APPEND),
+            PathEnd::OpenFile(entry) => entry.open_followed(OFlags::WRONLY | OFlags::APPEND),
         };
         match opened {
             // The file was made, removed, or replaced by a link between the two system calls.
@@ -68,7 +68,7 @@ pub(crate) fn open(path: &Path) -> Result<RequestLog, LogError> {
 /// As [`open`].
 pub(crate) fn examine(path: &Path) -> Result<(), LogError> {
     let failed = |error| LogError::Io(path.into(), error);
-    let End::Entry(entry) = walk::follow(path, Strangers::Refused).map_err(failed)? else {
+    let PathEnd::Entry(entry) = walk::follow(path, Strangers::Refused).map_err(failed)? else {
         return Ok(());
     };
     match entry.stat() {

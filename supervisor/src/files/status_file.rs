@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use pen_walk::{self as walk, Entry, Kind};
+use pen_walk::{self as walk, Entry, FileKind};
 use rustix::fs::{FileType, OFlags};
 
 use crate::log::errno::why;
@@ -171,7 +171,7 @@ fn in_the_way(path: &Path, entry: &Entry) -> io::Result<()> {
     };
     match kind {
         FileType::RegularFile => Ok(()),
-        FileType::Symlink if walk::kind(path)? == Kind::Regular => Ok(()),
+        FileType::Symlink if walk::kind(path)? == FileKind::Regular => Ok(()),
         FileType::Symlink => {
             Err(io::Error::other("it is a symbolic link to what is no regular file"))
         }

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::files::memory;
 use crate::helpers::helper::{Helper, NoQuestion};
 use crate::jail::Jail;
-use crate::jail::sandbox::Kind;
+use crate::jail::sandbox::ProcessKind;
 use crate::log::errno::why;
 use crate::patience::until;
 use crate::processes::peer::printable;
@@ -198,7 +198,7 @@ fn confine(
     signals::settle_child().map_err(at("signals"))?;
     let files = files.try_clone().map_err(at("descriptors"))?;
     let keep: Vec<_> = keep.iter().copied().chain([files.as_fd()]).collect();
-    jail.enter(Kind::Examiner, supervisor, &keep)
+    jail.enter(ProcessKind::Examiner, supervisor, &keep)
         .map_err(|error| format!("cannot examine the files of TLS: {error}"))?;
     Ok(files)
 }

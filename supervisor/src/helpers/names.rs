@@ -11,7 +11,7 @@ use pen_config::apply;
 use pen_config::command::{Command, LogTarget};
 use pen_config::configuration::{Lookup, Names, SourcedCommand, zoned};
 
-use crate::helpers::resolve::{Answer, Question, Unresolved};
+use crate::helpers::resolve::{Question, ResolverAnswer, Unresolved};
 
 /// The names to look up.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(crate) struct Inquiry {
 
 /// The result of the lookups.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
+pub(crate) struct FoundAddresses {
     /// Hosts and TCP services.
     pub(crate) names: Names,
     /// The address of the request log, if it goes to the network.
@@ -55,11 +55,11 @@ impl Inquiry {
     ///
     /// # Errors
     /// The log host cannot be reached by UDP.
-    pub(crate) fn found(self, mut answers: Vec<Answer>) -> Result<Found, String> {
+    pub(crate) fn found(self, mut answers: Vec<ResolverAnswer>) -> Result<FoundAddresses, String> {
         let of_log = answers.split_off(self.lookups.len().min(answers.len()));
         let log =
             self.log.map(|(host, service)| log_address(&host, &service, of_log)).transpose()?;
-        Ok(Found { names: names(self.lookups, answers), log })
+        Ok(FoundAddresses { names: names(self.lookups, answers), log })
     }
 }
 
@@ -114,12 +114,14 @@ fn question(lookup: &Lookup) -> Question {
     }
 }
 
-fn names(lookups: Vec<Lookup>, answers: Vec<Answer>) -> Names {
+fn names(lookups: Vec<Lookup>, answers: Vec<ResolverAnswer>) -> Names {
     let mut names = Names::default();
     for pair in lookups.into_iter().zip(answers) {
         match pair {
-            (Lookup::Host(name), Answer::Host(found)) => drop(names.hosts.insert(name, found)),
-            (Lookup::Service(name), Answer::Service(port)) => {
+            (Lookup::Host(name), ResolverAnswer::Host(found)) => {
+                drop(names.hosts.insert(name, found))
+            }
+            (Lookup::Service(name), ResolverAnswer::Service(port)) => {
                 names.services.insert(name, port);
             }
             // The answers of the resolver fit the questions. A missing answer makes the
@@ -143,7 +145,11 @@ fn log_questions(host: &Host, service: &Service) -> impl Iterator<Item = Questio
     host.into_iter().chain(service)
 }
 
-fn log_address(host: &Host, service: &Service, answers: Vec<Answer>) -> Result<SocketAddr, String> {
+fn log_address(
+    host: &Host,
+    service: &Service,
+    answers: Vec<ResolverAnswer>,
+) -> Result<SocketAddr, String> {
     let (mut ip, mut port): (Option<HostAddress>, _) = (None, None);
     match host {
         Host::Ip(numeric) => ip = Some((*numeric).into()),
@@ -155,9 +161,9 @@ fn log_address(host: &Host, service: &Service, answers: Vec<Answer>) -> Result<S
     }
     for answer in answers {
         match answer {
-            Answer::Host(found) => ip = found.first().copied(),
-            Answer::Service(found) => port = Some(found),
-            Answer::Failed(_) => {}
+            ResolverAnswer::Host(found) => ip = found.first().copied(),
+            ResolverAnswer::Service(found) => port = Some(found),
+            ResolverAnswer::Failed(_) => {}
         }
     }
     match ip.zip(port).map(|(ip, port)| ip.with_port(port)) {
@@ -179,7 +185,10 @@ mod tests {
         let lookups = vec![Lookup::Host("www1".into()), Lookup::Service("http".into())];
         let found = names(
             lookups,
-            vec![Answer::Host(vec![IpAddr::from([10, 0, 0, 1]).into()]), Answer::Service(80)],
+            vec![
+                ResolverAnswer::Host(vec![IpAddr::from([10, 0, 0, 1]).into()]),
+                ResolverAnswer::Service(80),
+            ],
         );
         assert_eq!(found.hosts["www1"], [IpAddr::from([10, 0, 0, 1]).into()]);
         assert_eq!(found.services["http"], 80);
@@ -189,8 +198,10 @@ mod tests {
     fn the_log_host_is_put_together_from_numbers_and_answers() {
         let (host, service) = (Host::Name("loghost".into()), Service::Name("penlog".into()));
         assert_eq!(log_questions(&host, &service).count(), 2);
-        let answers =
-            vec![Answer::Host(vec![IpAddr::from([10, 0, 0, 1]).into()]), Answer::Service(10000)];
+        let answers = vec![
+            ResolverAnswer::Host(vec![IpAddr::from([10, 0, 0, 1]).into()]),
+            ResolverAnswer::Service(10000),
+        ];
         assert_eq!(
             log_address(&host, &service, answers).unwrap(),
             "10.0.0.1:10000".parse().unwrap()
@@ -251,8 +262,9 @@ mod tests {
         let commands = [placed(Command::NoLog), placed(network), placed(Command::Log(None))];
         let inquiry = Inquiry::new(BTreeSet::new(), commands.iter());
         assert_eq!(inquiry.questions(), [Question::Host("loghost".into())]);
-        let found =
-            inquiry.found(vec![Answer::Host(vec![IpAddr::from([10, 0, 0, 1]).into()])]).unwrap();
+        let found = inquiry
+            .found(vec![ResolverAnswer::Host(vec![IpAddr::from([10, 0, 0, 1]).into()])])
+            .unwrap();
         assert_eq!(found.log, Some("10.0.0.1:7".parse().unwrap()));
     }
 }

@@ -40,7 +40,7 @@ use crate::files::status_file;
 use crate::files::tls_material;
 use crate::helpers::helper::{Helper, NoQuestion};
 use crate::jail::Jail;
-use crate::jail::sandbox::Kind;
+use crate::jail::sandbox::ProcessKind;
 use crate::log::errno::why;
 use crate::processes::peer::printable;
 use crate::signals;
@@ -128,7 +128,7 @@ impl OpenRequest {
 
 /// The answer of the child, with a descriptor on success.
 #[derive(Debug, Serialize, Deserialize)]
-enum Answer {
+enum OpenAnswer {
     /// Success.
     Here {
         /// Device and inode number of a socket's file.
@@ -208,7 +208,7 @@ fn check(commands: Commands) -> io::Result<Commands> {
 /// An opener at work.
 #[derive(Debug)]
 pub(crate) struct Fetching {
-    helper: Helper<NoQuestion, Answer>,
+    helper: Helper<NoQuestion, OpenAnswer>,
     deadline: Instant,
     /// The error message when the deadline passes.
     late: String,
@@ -239,14 +239,14 @@ impl Fetching {
     /// The result, once it is known.
     pub(crate) fn read(&self, now: Instant) -> Option<Result<Fetched, String>> {
         match self.helper.receive() {
-            Ok(Received::Message(Answer::Here { file_id, notices }, Some(descriptor))) => {
+            Ok(Received::Message(OpenAnswer::Here { file_id, notices }, Some(descriptor))) => {
                 let notices = notices.iter().map(|notice| printable(notice)).collect();
                 Some(Ok(Fetched { descriptor, file_id, notices }))
             }
-            Ok(Received::Message(Answer::Failed(why), _)) => Some(Err(printable(&why))),
+            Ok(Received::Message(OpenAnswer::Failed(why), _)) => Some(Err(printable(&why))),
             Ok(Received::Empty) if now < self.deadline => None,
             Ok(Received::Empty) => Some(Err(self.late.clone())),
-            Ok(Received::Message(Answer::Here { .. }, None) | Received::Closed) | Err(_) => {
+            Ok(Received::Message(OpenAnswer::Here { .. }, None) | Received::Closed) | Err(_) => {
                 Some(Err("the process that was to open it ended".into()))
             }
         }
@@ -287,7 +287,7 @@ impl Drop for JailedPath {
         let supervisor = getpid();
         let remove = || {
             let entered = signals::settle_child().is_ok()
-                && self.jail.enter(Kind::Opener, supervisor, &[]).is_ok();
+                && self.jail.enter(ProcessKind::Opener, supervisor, &[]).is_ok();
             i32::from(!(entered && listener::remove(&self.path, self.file_id).is_ok()))
         };
         let Ok(child) = sys::fork(remove) else { return };
@@ -308,7 +308,7 @@ fn answer(
     wanted: &OpenRequest,
     jail: &Jail,
     supervisor: Pid,
-    channel: &Channel<Answer, NoQuestion>,
+    channel: &Channel<OpenAnswer, NoQuestion>,
 ) -> i32 {
     let confined = match wanted.rights() {
         Rights::Operator => confine_as_operator(jail, supervisor, channel),
@@ -316,9 +316,9 @@ fn answer(
     };
     let (answer, descriptor) = match confined.and_then(|()| had(wanted)) {
         Ok(Fetched { descriptor, file_id, notices }) => {
-            (Answer::Here { file_id, notices }, Some(descriptor))
+            (OpenAnswer::Here { file_id, notices }, Some(descriptor))
         }
-        Err(why) => (Answer::Failed(why), None),
+        Err(why) => (OpenAnswer::Failed(why), None),
     };
     i32::from(channel.send(&answer, descriptor.as_ref().map(AsFd::as_fd)).is_err())
 }
@@ -326,17 +326,18 @@ fn answer(
 fn confine_as_operator(
     jail: &Jail,
     supervisor: Pid,
-    channel: &Channel<Answer, NoQuestion>,
+    channel: &Channel<OpenAnswer, NoQuestion>,
 ) -> Result<(), String> {
     signals::settle_child().map_err(|error| format!("signals: {}", why(&error)))?;
-    jail.enter(Kind::Opener, supervisor, &[channel.as_fd()]).map_err(|error| error.to_string())
+    jail.enter(ProcessKind::Opener, supervisor, &[channel.as_fd()])
+        .map_err(|error| error.to_string())
 }
 
 fn confine_as_starter(
     wanted: &OpenRequest,
     jail: &Jail,
     supervisor: Pid,
-    channel: &Channel<Answer, NoQuestion>,
+    channel: &Channel<OpenAnswer, NoQuestion>,
 ) -> Result<(), String> {
     let at = |step: &'static str| move |error: io::Error| format!("{step}: {}", why(&error));
     signals::settle_child().map_err(at("signals"))?;

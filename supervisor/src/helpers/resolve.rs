@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::StartError;
 use crate::helpers::helper::Helper;
 use crate::jail::Jail;
-use crate::jail::sandbox::Kind;
+use crate::jail::sandbox::ProcessKind;
 use crate::log::errno::why;
 use crate::patience::until;
 use crate::signals;
@@ -43,19 +43,19 @@ pub(crate) enum Question {
 
 /// The answer of a child.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub(crate) enum Answer {
+pub(crate) enum ResolverAnswer {
     /// The addresses of a host, in the order in which to try them: at least one, at most
     /// [`MOST_ADDRESSES`].
     Host(Vec<HostAddress>),
     /// A port.
     Service(u16),
     /// The reason why there is no answer.
-    Failed(Failure),
+    Failed(ResolveFailure),
 }
 
 /// The reason why a name has no answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub(crate) enum Failure {
+pub(crate) enum ResolveFailure {
     /// The name does not exist.
     Unknown,
     /// The name servers do not answer now.
@@ -66,7 +66,7 @@ pub(crate) enum Failure {
     Confinement,
 }
 
-type ToSupervisor = Channel<Answer, Question>;
+type ToSupervisor = Channel<ResolverAnswer, Question>;
 
 /// A name without an answer.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -98,12 +98,12 @@ pub(crate) enum ResolveError {
 
 /// Time limits for lookups.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
+pub(crate) struct ResolvePatience {
     /// The limit for each name.
     pub(crate) each: Duration,
 }
 
-impl Patience {
+impl ResolvePatience {
     /// The limit for so many names together: as long as they take one after another, but at most
     /// [`MOST_TURNS`] turns.
     fn all(self, names: usize) -> Duration {
@@ -114,16 +114,16 @@ impl Patience {
 }
 
 /// Looks up names, and waits. The answers are in the order of the questions; none is
-/// [`Answer::Failed`].
+/// [`ResolverAnswer::Failed`].
 ///
 /// # Errors
 /// Names have no answer in time, or the start is interrupted.
 pub(crate) fn resolve(
     questions: Vec<Question>,
     jail: &Jail,
-    patience: Patience,
+    patience: ResolvePatience,
     interrupts: &mut Interrupts,
-) -> Result<Vec<Answer>, ResolveError> {
+) -> Result<Vec<ResolverAnswer>, ResolveError> {
     if questions.is_empty() {
         return Ok(Vec::new());
     }
@@ -154,19 +154,19 @@ pub(crate) fn resolve(
 pub(crate) struct Asking {
     questions: Vec<Question>,
     /// The outcomes in the order of the questions; none = not known yet.
-    outcomes: Vec<Option<Result<Answer, String>>>,
+    outcomes: Vec<Option<Result<ResolverAnswer, String>>>,
     /// The number of questions that were sent.
     asked: usize,
-    resolvers: Vec<Resolver>,
+    resolvers: Vec<ResolverProcess>,
     jail: Jail,
-    patience: Patience,
+    patience: ResolvePatience,
     deadline: Instant,
 }
 
 /// A child, with its last question.
 #[derive(Debug)]
-struct Resolver {
-    helper: Helper<Question, Answer>,
+struct ResolverProcess {
+    helper: Helper<Question, ResolverAnswer>,
     question: usize,
     deadline: Instant,
 }
@@ -179,7 +179,7 @@ impl Asking {
     pub(crate) fn begin(
         questions: Vec<Question>,
         jail: &Jail,
-        patience: Patience,
+        patience: ResolvePatience,
     ) -> Result<Asking, String> {
         let (now, count) = (Instant::now(), questions.len());
         let mut asking = Asking {
@@ -208,7 +208,7 @@ impl Asking {
             let helper = Helper::begin(jail.identity.uid, |channel, supervisor| {
                 serve(jail, supervisor, channel)
             })?;
-            let mut resolver = Resolver { helper, question: 0, deadline: now };
+            let mut resolver = ResolverProcess { helper, question: 0, deadline: now };
             if !resolver.ask(&self.questions, &mut self.asked, now + self.patience.each) {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
@@ -227,9 +227,12 @@ impl Asking {
         self.resolvers.iter().map(|resolver| resolver.deadline).fold(self.deadline, Instant::min)
     }
 
-    /// The answers in the order of the questions, once all are known; none is [`Answer::Failed`].
+    /// The answers in the order of the questions, once all are known; none is [`ResolverAnswer::Failed`].
     /// On failure: the names that are known to have no answer when the time is over.
-    pub(crate) fn read(&mut self, now: Instant) -> Option<Result<Vec<Answer>, Vec<Unresolved>>> {
+    pub(crate) fn read(
+        &mut self,
+        now: Instant,
+    ) -> Option<Result<Vec<ResolverAnswer>, Vec<Unresolved>>> {
         let Asking { questions, outcomes, asked, patience, .. } = self;
         let mut is_last = false;
         self.resolvers.retain_mut(|resolver| {
@@ -237,11 +240,13 @@ impl Asking {
                 let Some((outcome, state)) = resolver.hear(questions, *patience, now) else {
                     return true;
                 };
-                is_last |= state == State::Unfit;
+                is_last |= state == ResolverState::Unfit;
                 if let Some(open) = outcomes.get_mut(resolver.question) {
                     *open = Some(outcome);
                 }
-                if state != State::Idle || !resolver.ask(questions, asked, now + patience.each) {
+                if state != ResolverState::Idle
+                    || !resolver.ask(questions, asked, now + patience.each)
+                {
                     return false;
                 }
             }
@@ -263,7 +268,7 @@ impl Asking {
 
     /// All answers, or all names without one. Names whose outcome is unknown get the reason
     /// `missing`, or are left out.
-    fn outcome(&mut self, missing: Option<&str>) -> Result<Vec<Answer>, Vec<Unresolved>> {
+    fn outcome(&mut self, missing: Option<&str>) -> Result<Vec<ResolverAnswer>, Vec<Unresolved>> {
         let (mut answers, mut unresolved) = (Vec::new(), Vec::new());
         for (question, outcome) in self.questions.iter().zip(std::mem::take(&mut self.outcomes)) {
             let reason = match (outcome, missing) {
@@ -297,7 +302,7 @@ impl Asking {
 
 /// The state of a child after an answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum State {
+enum ResolverState {
     /// Ready for the next question.
     Idle,
     /// Unusable: the child has ended or does not answer.
@@ -306,7 +311,7 @@ enum State {
     Unfit,
 }
 
-impl Resolver {
+impl ResolverProcess {
     /// Sends the next question. Returns false if there is none, or if it cannot be sent.
     fn ask(&mut self, questions: &[Question], asked: &mut usize, deadline: Instant) -> bool {
         let Some(question) = questions.get(*asked) else { return false };
@@ -322,23 +327,25 @@ impl Resolver {
     fn hear(
         &self,
         questions: &[Question],
-        patience: Patience,
+        patience: ResolvePatience,
         now: Instant,
-    ) -> Option<(Result<Answer, String>, State)> {
+    ) -> Option<(Result<ResolverAnswer, String>, ResolverState)> {
         let question = questions.get(self.question)?;
         Some(match self.helper.receive() {
             Ok(Received::Message(answer, _)) => match question.check(answer) {
-                Ok(answer) => (Ok(answer), State::Idle),
-                Err(Refused { reason, is_last }) => {
-                    (Err(reason.into()), if is_last { State::Unfit } else { State::Idle })
-                }
+                Ok(answer) => (Ok(answer), ResolverState::Idle),
+                Err(RefusedAnswer { reason, is_last }) => (
+                    Err(reason.into()),
+                    if is_last { ResolverState::Unfit } else { ResolverState::Idle },
+                ),
             },
             Ok(Received::Empty) if now < self.deadline => return None,
-            Ok(Received::Empty) => {
-                (Err(format!("no answer within {} s", patience.each.as_secs())), State::Gone)
-            }
+            Ok(Received::Empty) => (
+                Err(format!("no answer within {} s", patience.each.as_secs())),
+                ResolverState::Gone,
+            ),
             Ok(Received::Closed) | Err(_) => {
-                (Err("the resolver ended without an answer".into()), State::Gone)
+                (Err("the resolver ended without an answer".into()), ResolverState::Gone)
             }
         })
     }
@@ -352,42 +359,54 @@ impl Question {
     }
 
     /// Accepts an answer only if its type fits the question.
-    fn check(&self, answer: Answer) -> Result<Answer, Refused> {
+    fn check(&self, answer: ResolverAnswer) -> Result<ResolverAnswer, RefusedAnswer> {
         let reason = match (self, answer) {
-            (Question::Host(_), Answer::Host(found))
+            (Question::Host(_), ResolverAnswer::Host(found))
                 if (1..=MOST_ADDRESSES).contains(&found.len()) =>
             {
-                return Ok(Answer::Host(found));
+                return Ok(ResolverAnswer::Host(found));
             }
-            (Question::TcpService(_) | Question::UdpService(_), answer @ Answer::Service(1..)) => {
+            (
+                Question::TcpService(_) | Question::UdpService(_),
+                answer @ ResolverAnswer::Service(1..),
+            ) => {
                 return Ok(answer);
             }
-            (Question::Host(name), Answer::Failed(Failure::Unknown)) if name.contains('%') => {
+            (Question::Host(name), ResolverAnswer::Failed(ResolveFailure::Unknown))
+                if name.contains('%') =>
+            {
                 "no such interface"
             }
-            (Question::Host(_), Answer::Failed(Failure::Unknown)) => "no such host",
-            (Question::TcpService(_), Answer::Failed(Failure::Unknown)) => "no such service (tcp)",
-            (Question::UdpService(_), Answer::Failed(Failure::Unknown)) => {
+            (Question::Host(_), ResolverAnswer::Failed(ResolveFailure::Unknown)) => "no such host",
+            (Question::TcpService(_), ResolverAnswer::Failed(ResolveFailure::Unknown)) => {
+                "no such service (tcp)"
+            }
+            (Question::UdpService(_), ResolverAnswer::Failed(ResolveFailure::Unknown)) => {
                 "no such service (udp or tcp)"
             }
-            (_, Answer::Failed(Failure::Unavailable)) => "the name server does not answer",
-            (_, Answer::Failed(Failure::Confinement)) => {
-                return Err(Refused {
+            (_, ResolverAnswer::Failed(ResolveFailure::Unavailable)) => {
+                "the name server does not answer"
+            }
+            (_, ResolverAnswer::Failed(ResolveFailure::Confinement)) => {
+                return Err(RefusedAnswer {
                     reason: "the resolver process could not be confined",
                     is_last: true,
                 });
             }
-            (_, Answer::Failed(Failure::Resolver) | Answer::Host(_) | Answer::Service(_)) => {
-                "the resolver failed"
-            }
+            (
+                _,
+                ResolverAnswer::Failed(ResolveFailure::Resolver)
+                | ResolverAnswer::Host(_)
+                | ResolverAnswer::Service(_),
+            ) => "the resolver failed",
         };
-        Err(Refused { reason, is_last: false })
+        Err(RefusedAnswer { reason, is_last: false })
     }
 }
 
 /// The reason why a name has no answer, and whether the child can go on.
 #[derive(Debug, Eq, PartialEq)]
-struct Refused {
+struct RefusedAnswer {
     reason: &'static str,
     is_last: bool,
 }
@@ -397,13 +416,13 @@ struct Refused {
 /// Answers questions until the supervisor closes the channel.
 fn serve(jail: &Jail, supervisor: Pid, channel: &ToSupervisor) -> i32 {
     if confine(jail, supervisor, channel).is_err() {
-        let _ = channel.send(&Answer::Failed(Failure::Confinement), None);
+        let _ = channel.send(&ResolverAnswer::Failed(ResolveFailure::Confinement), None);
         return 1;
     }
     loop {
         let told = match channel.receive() {
             Ok(Received::Message(question, _)) => {
-                say(channel, &answer(&question).unwrap_or_else(Answer::Failed))
+                say(channel, &answer(&question).unwrap_or_else(ResolverAnswer::Failed))
             }
             Ok(Received::Empty) => {
                 let _ =
@@ -420,11 +439,11 @@ fn serve(jail: &Jail, supervisor: Pid, channel: &ToSupervisor) -> i32 {
 
 fn confine(jail: &Jail, supervisor: Pid, channel: &ToSupervisor) -> io::Result<()> {
     signals::settle_child()?;
-    jail.enter(Kind::Resolver, supervisor, &[channel.as_fd()]).map_err(io::Error::other)
+    jail.enter(ProcessKind::Resolver, supervisor, &[channel.as_fd()]).map_err(io::Error::other)
 }
 
 /// Sends an answer. The child has nothing else to do, so it may wait for room in the channel.
-fn say(channel: &ToSupervisor, answer: &Answer) -> bool {
+fn say(channel: &ToSupervisor, answer: &ResolverAnswer) -> bool {
     loop {
         match channel.send(answer, None) {
             Ok(Sent::Queued) => return true,
@@ -439,18 +458,18 @@ fn say(channel: &ToSupervisor, answer: &Answer) -> bool {
     }
 }
 
-fn answer(question: &Question) -> Result<Answer, Failure> {
+fn answer(question: &Question) -> Result<ResolverAnswer, ResolveFailure> {
     match (question, look_up(question)) {
         // Many services databases list a service for TCP only, although its number is registered
         // for both protocols.
-        (Question::UdpService(name), Err(Failure::Unknown)) => {
+        (Question::UdpService(name), Err(ResolveFailure::Unknown)) => {
             look_up(&Question::TcpService(name.clone()))
         }
         (_, answer) => answer,
     }
 }
 
-fn look_up(question: &Question) -> Result<Answer, Failure> {
+fn look_up(question: &Question) -> Result<ResolverAnswer, ResolveFailure> {
     // Without AI_ADDRCONFIG: the address families of this machine's interfaces do not matter.
     let hints = |socktype| AddrInfoHints { socktype, ..AddrInfoHints::default() };
     let (host, service, socktype) = match question {
@@ -460,25 +479,27 @@ fn look_up(question: &Question) -> Result<Answer, Failure> {
     };
     let mut found = Vec::new();
     for each in getaddrinfo(host, service, Some(hints(socktype))).map_err(failure)? {
-        let address = each.map_err(|_| Failure::Resolver)?.sockaddr;
+        let address = each.map_err(|_| ResolveFailure::Resolver)?.sockaddr;
         if !found.contains(&address) && found.len() < MOST_ADDRESSES {
             found.push(address);
         }
     }
-    let first = found.first().ok_or(Failure::Unknown)?;
+    let first = found.first().ok_or(ResolveFailure::Unknown)?;
     Ok(match question {
-        Question::TcpService(_) | Question::UdpService(_) => Answer::Service(first.port()),
-        Question::Host(_) => Answer::Host(found.into_iter().map(HostAddress::from).collect()),
+        Question::TcpService(_) | Question::UdpService(_) => ResolverAnswer::Service(first.port()),
+        Question::Host(_) => {
+            ResolverAnswer::Host(found.into_iter().map(HostAddress::from).collect())
+        }
     })
 }
 
-fn failure(error: LookupError) -> Failure {
+fn failure(error: LookupError) -> ResolveFailure {
     match error.kind() {
         LookupErrorKind::NoName | LookupErrorKind::NoData | LookupErrorKind::Service => {
-            Failure::Unknown
+            ResolveFailure::Unknown
         }
-        LookupErrorKind::Again => Failure::Unavailable,
-        _ => Failure::Resolver,
+        LookupErrorKind::Again => ResolveFailure::Unavailable,
+        _ => ResolveFailure::Resolver,
     }
 }
 
@@ -498,30 +519,38 @@ mod tests {
     fn names_of_the_local_databases_are_found() {
         let localhost = answer(&Question::Host("localhost".into())).unwrap();
         assert!(
-            matches!(localhost, Answer::Host(found) if !found.is_empty() && found.iter().all(|one| one.ip.is_loopback()))
+            matches!(localhost, ResolverAnswer::Host(found) if !found.is_empty() && found.iter().all(|one| one.ip.is_loopback()))
         );
-        let Ok(Answer::Host(zoned)) = answer(&Question::Host("fe80::1%lo".into())) else {
+        let Ok(ResolverAnswer::Host(zoned)) = answer(&Question::Host("fe80::1%lo".into())) else {
             panic!("lo is everywhere")
         };
         assert_eq!(zoned, [HostAddress { ip: "fe80::1".parse().unwrap(), scope: 1 }]);
-        assert_eq!(answer(&Question::Host("fe80::1%no-such-one".into())), Err(Failure::Unknown));
-        assert_eq!(answer(&Question::TcpService("0".into())), Ok(Answer::Service(0)));
-        assert_eq!(answer(&Question::TcpService("no-such-service".into())), Err(Failure::Unknown));
+        assert_eq!(
+            answer(&Question::Host("fe80::1%no-such-one".into())),
+            Err(ResolveFailure::Unknown)
+        );
+        assert_eq!(answer(&Question::TcpService("0".into())), Ok(ResolverAnswer::Service(0)));
+        assert_eq!(
+            answer(&Question::TcpService("no-such-service".into())),
+            Err(ResolveFailure::Unknown)
+        );
     }
 
     #[test]
     fn an_answer_must_fit_its_question() {
         let (host, service) = (Question::Host("www1".into()), Question::TcpService("http".into()));
-        let ip = Answer::Host(vec![localhost()]);
-        assert!(host.check(Answer::Host(Vec::new())).is_err());
-        assert!(host.check(Answer::Host(vec![localhost(); MOST_ADDRESSES + 1])).is_err());
+        let ip = ResolverAnswer::Host(vec![localhost()]);
+        assert!(host.check(ResolverAnswer::Host(Vec::new())).is_err());
+        assert!(host.check(ResolverAnswer::Host(vec![localhost(); MOST_ADDRESSES + 1])).is_err());
         assert_eq!(host.check(ip.clone()).unwrap(), ip);
-        assert!(host.check(Answer::Service(80)).is_err());
-        assert!(service.check(Answer::Service(0)).is_err());
+        assert!(host.check(ResolverAnswer::Service(80)).is_err());
+        assert!(service.check(ResolverAnswer::Service(0)).is_err());
         assert!(service.check(ip).is_err());
-        let unknown = host.check(Answer::Failed(Failure::Unknown)).unwrap_err();
-        assert_eq!(unknown, Refused { reason: "no such host", is_last: false });
-        assert!(host.check(Answer::Failed(Failure::Confinement)).unwrap_err().is_last);
+        let unknown = host.check(ResolverAnswer::Failed(ResolveFailure::Unknown)).unwrap_err();
+        assert_eq!(unknown, RefusedAnswer { reason: "no such host", is_last: false });
+        assert!(
+            host.check(ResolverAnswer::Failed(ResolveFailure::Confinement)).unwrap_err().is_last
+        );
     }
 
     fn localhost() -> HostAddress {
@@ -529,13 +558,13 @@ mod tests {
     }
 
     /// Lookups with children that each send these answers and end.
-    fn asked(questions: &[&str], said: &[&[Answer]]) -> Asking {
+    fn asked(questions: &[&str], said: &[&[ResolverAnswer]]) -> Asking {
         let now = Instant::now();
         let resolvers = said.iter().enumerate().map(|(question, said)| {
-            let (channel, child): (Channel<Question, Answer>, ToSupervisor) =
+            let (channel, child): (Channel<Question, ResolverAnswer>, ToSupervisor) =
                 Channel::pair().unwrap();
             said.iter().for_each(|answer| assert!(say(&child, answer)));
-            Resolver { helper: Helper::without_child(channel), question, deadline: now }
+            ResolverProcess { helper: Helper::without_child(channel), question, deadline: now }
         });
         let identity = crate::jail::user::Identity {
             uid: nix::unistd::getuid(),
@@ -548,19 +577,22 @@ mod tests {
             asked: questions.len(),
             resolvers: resolvers.collect(),
             jail: Jail { root: None, identity, sandbox: crate::jail::sandbox::Sandbox::none() },
-            patience: Patience { each: Duration::ZERO },
+            patience: ResolvePatience { each: Duration::ZERO },
             deadline: now,
         }
     }
 
     #[test]
     fn every_name_without_an_answer_is_told() {
-        let (found, unknown) = (Answer::Host(vec![localhost()]), Answer::Failed(Failure::Unknown));
+        let (found, unknown) = (
+            ResolverAnswer::Host(vec![localhost()]),
+            ResolverAnswer::Failed(ResolveFailure::Unknown),
+        );
         let read = |mut asking: Asking| asking.read(Instant::now()).unwrap();
         let words = |unresolved: Vec<Unresolved>| {
             unresolved.iter().map(Unresolved::to_string).collect::<Vec<_>>()
         };
-        let said: [&[Answer]; 3] = [
+        let said: [&[ResolverAnswer]; 3] = [
             std::slice::from_ref(&unknown),
             std::slice::from_ref(&found),
             std::slice::from_ref(&unknown),
@@ -576,7 +608,8 @@ mod tests {
             ]
         );
         let unconfined = words(
-            read(asked(&["a", "b"], &[&[Answer::Failed(Failure::Confinement)]])).unwrap_err(),
+            read(asked(&["a", "b"], &[&[ResolverAnswer::Failed(ResolveFailure::Confinement)]]))
+                .unwrap_err(),
         );
         assert_eq!(unconfined, ["cannot resolve a: the resolver process could not be confined"]);
         assert_eq!(read(asked(&["a"], &[std::slice::from_ref(&found)])), Ok(vec![found]));
@@ -584,7 +617,7 @@ mod tests {
 
     #[test]
     fn many_names_have_more_time_but_not_for_ever() {
-        let all = |names| Patience { each: Duration::from_secs(30) }.all(names).as_secs();
+        let all = |names| ResolvePatience { each: Duration::from_secs(30) }.all(names).as_secs();
         assert_eq!([1, 16, 17, 64, 65, 4096].map(all), [30, 30, 60, 120, 120, 120]);
     }
 }

@@ -19,7 +19,7 @@ use pen_ipc::message::Outcome;
 use crate::files::memory;
 use crate::log::errno::why;
 use crate::processes::child::Child;
-use crate::processes::control::{Body, Reply};
+use crate::processes::control::{ControlReply, ReplyBody};
 use crate::sys;
 
 /// A helper task at work.
@@ -92,14 +92,14 @@ impl HelperTask {
     }
 
     /// The reply, once the child was reaped.
-    pub(crate) fn reply(self, word: &str, status: WaitStatus) -> Reply {
+    pub(crate) fn reply(self, word: &str, status: WaitStatus) -> ControlReply {
         let ended = match status {
             WaitStatus::Exited(_, status @ (0 | REFUSED)) => match self.reply.metadata() {
-                Ok(there) if there.len() == 0 => return Reply::none(),
+                Ok(there) if there.len() == 0 => return ControlReply::none(),
                 _ => {
                     let outcome = if status == REFUSED { Outcome::Refused } else { Outcome::Done };
-                    let sealed = memory::seal(self.reply).map(Body::Memory);
-                    sealed.map(|body| Reply { outcome, body }).map_err(|error| why(&error))
+                    let sealed = memory::seal(self.reply).map(ReplyBody::Memory);
+                    sealed.map(|body| ControlReply { outcome, body }).map_err(|error| why(&error))
                 }
             },
             _ if self.late => Err(format!("not finished within {} s", PATIENCE.as_secs())),
@@ -108,7 +108,7 @@ impl HelperTask {
             }
             _ => Err("not finished".into()),
         };
-        ended.unwrap_or_else(|why| Reply::refusal(format!("{word}: {why}")))
+        ended.unwrap_or_else(|why| ControlReply::refusal(format!("{word}: {why}")))
     }
 }
 

@@ -22,7 +22,7 @@ use nix::unistd::{
 };
 use pen_walk as walk;
 
-use crate::jail::sandbox::{Kind, Sandbox, Verifier};
+use crate::jail::sandbox::{KernelStatus, ProcessKind, Sandbox};
 use crate::jail::user::Identity;
 use crate::log::errno::why;
 use crate::sys;
@@ -59,7 +59,7 @@ impl Jail {
     /// A step failed; the process must end.
     pub(crate) fn enter(
         &self,
-        kind: Kind,
+        kind: ProcessKind,
         supervisor: Pid,
         keep: &[BorrowedFd<'_>],
     ) -> Result<(), JailError> {
@@ -68,7 +68,7 @@ impl Jail {
             fchdir(root).map_err(at("chdir to the empty root"))?;
         }
         sys::close_all_but(keep).map_err(at_io("close descriptors"))?;
-        let verifier = Verifier::call();
+        let verifier = KernelStatus::call();
         let may_drop_bounding = holds(caps::Capability::CAP_SETPCAP)?;
         let inside = self.change_root(kind)?;
         if may_drop_bounding {
@@ -98,7 +98,7 @@ impl Jail {
 
     /// Changes the root directory, and the working directory with it: a working directory outside
     /// would be a way out. Returns the directory that must be the root afterwards.
-    fn change_root(&self, kind: Kind) -> Result<FileId, JailError> {
+    fn change_root(&self, kind: ProcessKind) -> Result<FileId, JailError> {
         if let Some(root) = &self.root {
             // Held by a descriptor, because an untrusted user may own the directory above.
             let root = walk::directory(root).map_err(|error| match error.kind() {

@@ -20,7 +20,7 @@ use nix::unistd::{Pid, Uid, getegid, getpid};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::jail::user;
-use crate::processes::liveness::{State, Subject};
+use crate::processes::liveness::{ProcessState, Subject};
 use crate::sys;
 
 /// A child that has not been reaped. Until then its pid belongs to it, dead or alive: only the
@@ -107,11 +107,11 @@ impl Subject for Observed {
     }
 
     /// Read only when an answer is missing.
-    fn state(&self) -> State {
+    fn state(&self) -> ProcessState {
         match self.read() {
             // Without a clock, nobody knows whether the process got processor time.
             Ok(stat) if self.clock.is_some() => state(&stat, getpid()),
-            Ok(_) | Err(_) => State::Unknown,
+            Ok(_) | Err(_) => ProcessState::Unknown,
         }
     }
 }
@@ -130,18 +130,18 @@ fn stat_of(pid: Pid) -> io::Result<File> {
 /// The third and fourth field of /proc/PID/stat (proc_pid_stat(5)); the second ends with the last
 /// parenthesis. Another parent means another process: /proc may show another pid namespace, with
 /// other numbers.
-fn state(stat: &str, parent: Pid) -> State {
+fn state(stat: &str, parent: Pid) -> ProcessState {
     let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
     let (state, of) = (fields.next(), fields.next().and_then(|of| of.parse().ok()));
     if of != Some(parent.as_raw()) {
-        return State::Unknown;
+        return ProcessState::Unknown;
     }
     match state {
-        Some("R") => State::Runnable,
-        Some("T" | "t") => State::Stopped,
-        Some("D") => State::Blocked,
-        Some(_) => State::Waiting,
-        None => State::Unknown,
+        Some("R") => ProcessState::Runnable,
+        Some("T" | "t") => ProcessState::Stopped,
+        Some("D") => ProcessState::Blocked,
+        Some(_) => ProcessState::Waiting,
+        None => ProcessState::Unknown,
     }
 }
 
@@ -155,14 +155,14 @@ mod tests {
     #[test]
     fn the_state_is_behind_a_name_that_may_have_anything_in_it() {
         let state = |stat| state(stat, Pid::from_raw(7));
-        assert_eq!(state("1 (pen) R 7 1"), State::Runnable);
-        assert_eq!(state("1 (a) R) S 7 1"), State::Waiting);
-        assert_eq!(state("1 (pen) T 7"), State::Stopped);
-        assert_eq!(state("1 (pen) D 7"), State::Blocked);
-        assert_eq!(state("1 (of another namespace) D 1 1"), State::Unknown);
-        assert_eq!(state(""), State::Unknown);
-        assert_eq!(state("1 (pen)"), State::Unknown);
-        assert_eq!(state("1 (pen) R"), State::Unknown);
+        assert_eq!(state("1 (pen) R 7 1"), ProcessState::Runnable);
+        assert_eq!(state("1 (a) R) S 7 1"), ProcessState::Waiting);
+        assert_eq!(state("1 (pen) T 7"), ProcessState::Stopped);
+        assert_eq!(state("1 (pen) D 7"), ProcessState::Blocked);
+        assert_eq!(state("1 (of another namespace) D 1 1"), ProcessState::Unknown);
+        assert_eq!(state(""), ProcessState::Unknown);
+        assert_eq!(state("1 (pen)"), ProcessState::Unknown);
+        assert_eq!(state("1 (pen) R"), ProcessState::Unknown);
     }
 
     #[test]
@@ -175,14 +175,14 @@ mod tests {
         let (child, short) = (child.unwrap(), Duration::from_millis(20));
         let observed = Observed::new(child);
         while observed.used() < short {
-            assert_eq!(observed.state(), State::Runnable);
+            assert_eq!(observed.state(), ProcessState::Runnable);
         }
         kill(child.pid, Signal::SIGSTOP).unwrap();
         waitpid(child.pid, Some(nix::sys::wait::WaitPidFlag::WUNTRACED)).unwrap();
-        assert_eq!(observed.state(), State::Stopped);
+        assert_eq!(observed.state(), ProcessState::Stopped);
         assert_eq!(observed.used(), observed.used());
         child.kill();
         waitpid(child.pid, None).unwrap();
-        assert_eq!(observed.state(), State::Unknown);
+        assert_eq!(observed.state(), ProcessState::Unknown);
     }
 }

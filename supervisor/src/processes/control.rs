@@ -24,7 +24,7 @@ use pen_table::LAYOUT_VERSION;
 use crate::ControlEntry;
 use crate::files::listener::{ListenError, Listener, SocketPath};
 use crate::jail::Jail;
-use crate::jail::sandbox::Kind;
+use crate::jail::sandbox::ProcessKind;
 use crate::log::errno::why;
 use crate::processes::backoff::Backoff;
 use crate::processes::flood::{Admission, Flood, Pace};
@@ -124,7 +124,7 @@ impl ControlPort {
         signals::settle_child().map_err(at("signals"))?;
         let listener = self.socket.try_clone().map_err(at("control port"))?;
         let keep = [channel.as_fd(), listener.as_fd()];
-        jail.enter(Kind::Control, supervisor, &keep).map_err(|error| error.to_string())?;
+        jail.enter(ProcessKind::Control, supervisor, &keep).map_err(|error| error.to_string())?;
         Ok(listener)
     }
 }
@@ -133,7 +133,7 @@ impl ControlPort {
 #[derive(Debug)]
 pub(crate) struct Control {
     port: ControlPort,
-    process: Option<Process>,
+    process: Option<ControlProcess>,
     backoff: Backoff,
     /// The time that the next process gets to become ready.
     grace: Grace,
@@ -142,14 +142,14 @@ pub(crate) struct Control {
 }
 
 #[derive(Debug)]
-struct Process {
+struct ControlProcess {
     peer: Peer<ToControl, FromControl>,
     settings_due: bool,
     stop_due: bool,
     applied: u64,
     /// A reply that the channel had no room for. There is at most one, because no further command
     /// begins while it waits.
-    reply: Option<(u64, Reply)>,
+    reply: Option<(u64, ControlReply)>,
     /// A limit for its log lines.
     refusals: Flood,
     /// A limit for the rate of its messages: clients of the control port must not keep the
@@ -159,39 +159,39 @@ struct Process {
 
 /// A reply to an operator.
 #[derive(Debug)]
-pub(crate) struct Reply {
+pub(crate) struct ControlReply {
     pub(crate) outcome: Outcome,
-    pub(crate) body: Body,
+    pub(crate) body: ReplyBody,
 }
 
 /// The content of a reply.
 #[derive(Debug)]
-pub(crate) enum Body {
+pub(crate) enum ReplyBody {
     /// A text of any length.
     Text(String),
     /// The content of a memfd.
     Memory(OwnedFd),
 }
 
-impl Reply {
+impl ControlReply {
     /// An empty reply.
-    pub(crate) fn none() -> Reply {
-        Reply::text(String::new())
+    pub(crate) fn none() -> ControlReply {
+        ControlReply::text(String::new())
     }
 
     /// A reply of one line.
-    pub(crate) fn line(text: impl std::fmt::Display) -> Reply {
-        Reply::text(format!("{text}\n"))
+    pub(crate) fn line(text: impl std::fmt::Display) -> ControlReply {
+        ControlReply::text(format!("{text}\n"))
     }
 
     /// A reply of several lines, each with its line end.
-    pub(crate) fn text(text: String) -> Reply {
-        Reply { outcome: Outcome::Done, body: Body::Text(text) }
+    pub(crate) fn text(text: String) -> ControlReply {
+        ControlReply { outcome: Outcome::Done, body: ReplyBody::Text(text) }
     }
 
     /// A refusal with the reason in one line.
-    pub(crate) fn refusal(why: impl std::fmt::Display) -> Reply {
-        Reply { outcome: Outcome::Refused, body: Body::Text(format!("{why}\n")) }
+    pub(crate) fn refusal(why: impl std::fmt::Display) -> ControlReply {
+        ControlReply { outcome: Outcome::Refused, body: ReplyBody::Text(format!("{why}\n")) }
     }
 }
 
@@ -243,7 +243,7 @@ impl Control {
             now,
         )?;
         let pid = peer.pid();
-        self.process = Some(Process {
+        self.process = Some(ControlProcess {
             peer,
             settings_due: false,
             stop_due: false,
@@ -383,7 +383,7 @@ impl Control {
 
     /// Queues the reply to a command of the process with this pid. If that process is gone, its
     /// operators are gone too.
-    pub(crate) fn reply(&mut self, pid: Pid, ticket: u64, reply: Reply) {
+    pub(crate) fn reply(&mut self, pid: Pid, ticket: u64, reply: ControlReply) {
         if let Some(process) = self.process.as_mut().filter(|process| process.peer.pid() == pid) {
             process.reply = Some((ticket, reply));
             process.send_reply();
@@ -423,7 +423,7 @@ impl Control {
     }
 }
 
-impl Process {
+impl ControlProcess {
     fn hear(
         &mut self,
         message: FromControl,
@@ -470,28 +470,28 @@ impl Process {
 
     fn send_reply(&mut self) {
         let Some((ticket, reply)) = self.reply.take() else { return };
-        let Reply { outcome, body } = reply;
+        let ControlReply { outcome, body } = reply;
         let body = match body {
-            Body::Text(text) if text.len() > SHORT_REPLY => in_memory(&text),
+            ReplyBody::Text(text) if text.len() > SHORT_REPLY => in_memory(&text),
             other => other,
         };
         let sent = match &body {
-            Body::Text(text) => {
+            ReplyBody::Text(text) => {
                 self.peer.send(&ToControl::Reply { ticket, outcome, text: text.clone() }, None)
             }
-            Body::Memory(memory) => {
+            ReplyBody::Memory(memory) => {
                 let reply = ToControl::Reply { ticket, outcome, text: String::new() };
                 self.peer.send(&reply, Some(memory.as_fd()))
             }
         };
         if sent == Some(Sent::Full) {
-            self.reply = Some((ticket, Reply { outcome, body }));
+            self.reply = Some((ticket, ControlReply { outcome, body }));
         }
     }
 }
 
 /// A long text as a descriptor. Without a descriptor, the text is cut.
-fn in_memory(text: &str) -> Body {
+fn in_memory(text: &str) -> ReplyBody {
     let write = || -> io::Result<OwnedFd> {
         let mut memory = crate::files::memory::new()?;
         io::Write::write_all(&mut memory, text.as_bytes())?;
@@ -499,7 +499,7 @@ fn in_memory(text: &str) -> Body {
     };
     write().map_or_else(
         |_| {
-            Body::Text(
+            ReplyBody::Text(
                 text.chars()
                     .scan(0, |length, letter| {
                         *length += letter.len_utf8();
@@ -508,7 +508,7 @@ fn in_memory(text: &str) -> Body {
                     .collect(),
             )
         },
-        Body::Memory,
+        ReplyBody::Memory,
     )
 }
 

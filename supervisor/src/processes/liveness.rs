@@ -35,7 +35,7 @@ impl Beat {
 
 /// The state of a process at a beat.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum State {
+pub(crate) enum ProcessState {
     /// It runs, or waits only for a processor.
     Runnable,
     /// It waits for something else. A message would wake it, if it waited for messages.
@@ -53,12 +53,12 @@ pub(crate) trait Subject {
     /// The processor time that it has used since its start.
     fn used(&self) -> Duration;
     /// Its present state.
-    fn state(&self) -> State;
+    fn state(&self) -> ProcessState;
 }
 
 /// The liveness of one process.
 #[derive(Debug, Default)]
-pub(crate) struct Watch {
+pub(crate) struct LivenessWatch {
     /// The serial number of the last ping.
     serial: u32,
     ping: Ping,
@@ -102,10 +102,10 @@ enum Ping {
     Asked,
 }
 
-impl Watch {
+impl LivenessWatch {
     /// For a new process.
-    pub(crate) fn of_birth(grace: Grace) -> Watch {
-        Watch { grace, fresh: true, ..Watch::default() }
+    pub(crate) fn of_birth(grace: Grace) -> LivenessWatch {
+        LivenessWatch { grace, fresh: true, ..LivenessWatch::default() }
     }
 
     /// Handles a beat of a ready process: sends a ping unless one is open. `ask` sends the ping and
@@ -165,13 +165,13 @@ impl Watch {
 /// A process that waits for memory or a disk and also ran is only slow. It is swapped out, or the
 /// disk of its log is slow. It is charged with a quarter of the beat. In the first beat, the time
 /// before the wait does not count as running.
-fn charge(state: State, ran: Duration, first: bool) -> Duration {
+fn charge(state: ProcessState, ran: Duration, first: bool) -> Duration {
     let moves = !ran.is_zero() && !first;
     match state {
-        State::Runnable => ran.min(EVERY),
-        State::Blocked if moves => EVERY / 4,
-        State::Stopped | State::Waiting | State::Blocked => EVERY,
-        State::Unknown => ran.clamp(EVERY / 4, EVERY),
+        ProcessState::Runnable => ran.min(EVERY),
+        ProcessState::Blocked if moves => EVERY / 4,
+        ProcessState::Stopped | ProcessState::Waiting | ProcessState::Blocked => EVERY,
+        ProcessState::Unknown => ran.clamp(EVERY / 4, EVERY),
     }
 }
 
@@ -205,21 +205,21 @@ mod tests {
     use super::*;
 
     /// A process with this state and this used processor time.
-    struct Seen(State, Duration);
+    struct Seen(ProcessState, Duration);
 
     impl Subject for Seen {
         fn used(&self) -> Duration {
             self.1
         }
 
-        fn state(&self) -> State {
+        fn state(&self) -> ProcessState {
             self.0
         }
     }
 
-    const STOPPED: Seen = Seen(State::Stopped, Duration::ZERO);
+    const STOPPED: Seen = Seen(ProcessState::Stopped, Duration::ZERO);
 
-    fn ask_of(watch: &mut Watch, subject: &Seen) -> (bool, Option<u32>) {
+    fn ask_of(watch: &mut LivenessWatch, subject: &Seen) -> (bool, Option<u32>) {
         let mut asked = None;
         let lives = watch.beat(subject, |serial| {
             asked = Some(serial);
@@ -228,15 +228,15 @@ mod tests {
         (lives, asked)
     }
 
-    fn ask(watch: &mut Watch) -> (bool, Option<u32>) {
+    fn ask(watch: &mut LivenessWatch) -> (bool, Option<u32>) {
         ask_of(watch, &STOPPED)
     }
 
     /// The beat at which a process that never answers after the first ping is killed. `beat`
     /// returns its state and its processor time in each beat.
-    fn condemned(beats: u32, beat: impl Fn(u32) -> (State, Duration)) -> Option<u32> {
-        let (mut watch, mut used) = (Watch::default(), Duration::from_secs(1000));
-        ask_of(&mut watch, &Seen(State::Waiting, used));
+    fn condemned(beats: u32, beat: impl Fn(u32) -> (ProcessState, Duration)) -> Option<u32> {
+        let (mut watch, mut used) = (LivenessWatch::default(), Duration::from_secs(1000));
+        ask_of(&mut watch, &Seen(ProcessState::Waiting, used));
         (1..=beats).find(|n| {
             let (state, ran) = beat(*n);
             used += ran;
@@ -249,32 +249,33 @@ mod tests {
         // The beat before it stops, the missed beats, and half a second of delay.
         assert!(EVERY * (4 + 1) + Duration::from_millis(500) <= Duration::from_secs(5));
         let tick = Duration::from_micros(1);
-        assert_eq!(condemned(9, |_| (State::Stopped, Duration::ZERO)), Some(4));
+        assert_eq!(condemned(9, |_| (ProcessState::Stopped, Duration::ZERO)), Some(4));
         assert_eq!(
-            condemned(9, |_| (State::Stopped, tick)),
+            condemned(9, |_| (ProcessState::Stopped, tick)),
             Some(4),
             "who is stopped may have run before"
         );
         assert_eq!(
-            condemned(9, |_| (State::Waiting, Duration::ZERO)),
+            condemned(9, |_| (ProcessState::Waiting, Duration::ZERO)),
             Some(4),
             "in a system call, or a lock"
         );
-        let blocks = |n: u32| (State::Waiting, if n == 1 { EVERY / 2 } else { Duration::ZERO });
+        let blocks =
+            |n: u32| (ProcessState::Waiting, if n == 1 { EVERY / 2 } else { Duration::ZERO });
         assert_eq!(condemned(9, blocks), Some(4), "after it had worked for a while");
         assert_eq!(
-            condemned(9, |_| (State::Blocked, Duration::ZERO)),
+            condemned(9, |_| (ProcessState::Blocked, Duration::ZERO)),
             Some(4),
             "for a disk that never answers"
         );
         assert_eq!(
-            condemned(9, |_| (State::Waiting, tick)),
+            condemned(9, |_| (ProcessState::Waiting, tick)),
             Some(4),
             "an endless loop with a short sleep in it"
         );
-        assert_eq!(condemned(9, |_| (State::Runnable, EVERY)), Some(4), "an endless loop");
+        assert_eq!(condemned(9, |_| (ProcessState::Runnable, EVERY)), Some(4), "an endless loop");
         assert_eq!(
-            condemned(9, |_| (State::Runnable, EVERY * 4 / 5)),
+            condemned(9, |_| (ProcessState::Runnable, EVERY * 4 / 5)),
             Some(4),
             "an endless loop among others"
         );
@@ -283,24 +284,29 @@ mod tests {
     #[test]
     fn who_gets_no_processor_is_not_judged_and_who_gets_little_has_longer() {
         assert_eq!(
-            condemned(100_000, |_| (State::Runnable, Duration::ZERO)),
+            condemned(100_000, |_| (ProcessState::Runnable, Duration::ZERO)),
             None,
             "a quota, or a frozen group"
         );
         // A sixty-fourth of a tenth of a processor.
         let share = EVERY / 640;
-        let beats = condemned(100_000, |_| (State::Runnable, share)).unwrap();
+        let beats = condemned(100_000, |_| (ProcessState::Runnable, share)).unwrap();
         assert_eq!(beats, (MOST_SILENCE.as_nanos().div_ceil(share.as_nanos())) as u32);
         // A process that is swapped out or has a slow disk: it waits at each beat, but ran before.
-        let slow = |_| (State::Blocked, Duration::from_millis(1));
+        let slow = |_| (ProcessState::Blocked, Duration::from_millis(1));
         assert_eq!(condemned(100, slow), Some(10));
-        assert_eq!(condemned(100, |_| (State::Unknown, Duration::ZERO)), Some(13), "without /proc");
-        assert_eq!(condemned(100, |_| (State::Unknown, EVERY)), Some(4), "without /proc");
+        assert_eq!(
+            condemned(100, |_| (ProcessState::Unknown, Duration::ZERO)),
+            Some(13),
+            "without /proc"
+        );
+        assert_eq!(condemned(100, |_| (ProcessState::Unknown, EVERY)), Some(4), "without /proc");
     }
 
     #[test]
     fn a_pause_of_the_supervisor_is_one_beat_however_long_the_process_ran_in_it() {
-        let pause = |n: u32| (State::Runnable, if n == 1 { EVERY * 1000 } else { Duration::ZERO });
+        let pause =
+            |n: u32| (ProcessState::Runnable, if n == 1 { EVERY * 1000 } else { Duration::ZERO });
         assert_eq!(condemned(1000, pause), None);
     }
 
@@ -312,9 +318,9 @@ mod tests {
         ) {
             // Each answer takes `needs` ms of processor time, and the machine gives a share of each
             // beat.
-            let (mut watch, mut used, mut owed) = (Watch::default(), Duration::ZERO, 0);
+            let (mut watch, mut used, mut owed) = (LivenessWatch::default(), Duration::ZERO, 0);
             for share in shares {
-                let (lives, asked) = ask_of(&mut watch, &Seen(State::Runnable, used));
+                let (lives, asked) = ask_of(&mut watch, &Seen(ProcessState::Runnable, used));
                 prop_assert!(lives);
                 owed = if asked.is_some() { needs } else { owed };
                 used += Duration::from_millis(share);
@@ -329,7 +335,7 @@ mod tests {
         fn who_is_silent_is_condemned_by_what_it_used_or_by_the_beats_in_which_it_wanted_nothing(
             trace in prop::collection::vec((0..5_u8, 0..=900_u64), 1..400),
         ) {
-            let states = [State::Runnable, State::Waiting, State::Blocked, State::Stopped, State::Unknown];
+            let states = [ProcessState::Runnable, ProcessState::Waiting, ProcessState::Blocked, ProcessState::Stopped, ProcessState::Unknown];
             let state = |n| states[usize::from(n)];
             let end = condemned(trace.len() as u32, |n| {
                 let (state_of, ran) = trace[n as usize - 1];
@@ -345,7 +351,7 @@ mod tests {
 
     #[test]
     fn who_answers_lives_and_who_does_not_has_five_beats() {
-        let mut watch = Watch::default();
+        let mut watch = LivenessWatch::default();
         for round in 1..100 {
             assert_eq!(ask(&mut watch), (true, Some(round)));
             watch.answered(round);
@@ -367,7 +373,7 @@ mod tests {
         let mut grace = replacement;
         let mut beats = Vec::new();
         for _ in 0..5 {
-            let mut watch = Watch::of_birth(grace);
+            let mut watch = LivenessWatch::of_birth(grace);
             beats.push((1..100).find(|_| !watch.beat_of_start(&STOPPED)).unwrap());
             grace = grace.after(false);
         }
@@ -377,7 +383,7 @@ mod tests {
 
     #[test]
     fn a_late_answer_is_as_good() {
-        let mut watch = Watch::default();
+        let mut watch = LivenessWatch::default();
         for _ in 0..4 {
             assert!(ask(&mut watch).0);
         }
@@ -389,7 +395,7 @@ mod tests {
 
     #[test]
     fn a_channel_without_room_is_no_answer_and_the_question_is_tried_again() {
-        let mut watch = Watch::default();
+        let mut watch = LivenessWatch::default();
         assert!(watch.beat(&STOPPED, |_| false));
         watch.answered(1);
         assert!(watch.beat(&STOPPED, |_| false));
@@ -400,7 +406,7 @@ mod tests {
 
     #[test]
     fn who_could_not_be_heard_is_not_judged() {
-        let mut watch = Watch::default();
+        let mut watch = LivenessWatch::default();
         for _ in 0..20 {
             assert!(ask(&mut watch).0);
             watch.begin_anew();
@@ -409,13 +415,13 @@ mod tests {
 
     #[test]
     fn a_start_may_take_its_time_and_is_forgotten_once_it_is_over() {
-        let mut watch = Watch::default();
+        let mut watch = LivenessWatch::default();
         assert!((1..MOST_OF_START).all(|_| watch.beat_of_start(&STOPPED)));
         watch.begin_anew();
         assert!((1..=4).all(|_| ask(&mut watch).0));
         assert!(
-            !(0..MOST_OF_START)
-                .all(|_| Watch::default().beat_of_start(&STOPPED) && watch.beat_of_start(&STOPPED))
+            !(0..MOST_OF_START).all(|_| LivenessWatch::default().beat_of_start(&STOPPED)
+                && watch.beat_of_start(&STOPPED))
         );
     }
 

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 
 use crate::processes::child::{Child, Observed};
 use crate::processes::flood::{Admission, Flood};
-use crate::processes::liveness::{Grace, HUNG, NEVER_READY, Watch};
+use crate::processes::liveness::{Grace, HUNG, LivenessWatch, NEVER_READY};
 
 /// A process that is not known to be dead. It receives `Tx` and, once it is ready, sends `Rx`.
 #[derive(Debug)]
@@ -32,18 +32,18 @@ pub(crate) struct Peer<Tx, Rx> {
     pub(crate) failed: Option<String>,
     /// Readable once the process has ended.
     pidfd: OwnedFd,
-    link: Link<Tx, Rx>,
+    link: PeerLink<Tx, Rx>,
     /// A limit for its messages.
     messages: Flood,
     /// Until when it may live after its channel was closed.
     overdue: Option<Instant>,
     /// Its liveness.
-    pub(crate) watch: Watch,
+    pub(crate) watch: LivenessWatch,
     observed: Observed,
 }
 
 #[derive(Debug)]
-enum Link<Tx, Rx> {
+enum PeerLink<Tx, Rx> {
     Starting {
         channel: Channel<Tx, FromStartingWorker>,
         greeted: bool,
@@ -86,10 +86,10 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
             was_ready: false,
             failed: None,
             pidfd,
-            link: Link::Starting { channel: ours, greeted: false },
+            link: PeerLink::Starting { channel: ours, greeted: false },
             messages: Flood::new(MOST_MESSAGES, Duration::from_secs(1), now),
             overdue: None,
-            watch: Watch::of_birth(grace),
+            watch: LivenessWatch::of_birth(grace),
             observed: Observed::new(child),
         })
     }
@@ -97,9 +97,9 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
     /// The channel, unless it is closed.
     pub(crate) fn channel(&self) -> Option<BorrowedFd<'_>> {
         match &self.link {
-            Link::Starting { channel, .. } => Some(channel.as_fd()),
-            Link::Ready(channel) => Some(channel.as_fd()),
-            Link::Cut => None,
+            PeerLink::Starting { channel, .. } => Some(channel.as_fd()),
+            PeerLink::Ready(channel) => Some(channel.as_fd()),
+            PeerLink::Cut => None,
         }
     }
 
@@ -115,7 +115,7 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
 
     /// Whether it is ready and its channel is open.
     pub(crate) fn is_ready(&self) -> bool {
-        matches!(self.link, Link::Ready(_))
+        matches!(self.link, PeerLink::Ready(_))
     }
 
     /// Reads one message; none if there is none now, or the channel is closed. A process that
@@ -137,9 +137,9 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
     /// Sends a message; none if the channel is closed.
     pub(crate) fn send(&self, message: &Tx, descriptor: Option<BorrowedFd<'_>>) -> Option<Sent> {
         match &self.link {
-            Link::Starting { channel, .. } => channel.send(message, descriptor).ok(),
-            Link::Ready(channel) => channel.send(message, descriptor).ok(),
-            Link::Cut => None,
+            PeerLink::Starting { channel, .. } => channel.send(message, descriptor).ok(),
+            PeerLink::Ready(channel) => channel.send(message, descriptor).ok(),
+            PeerLink::Cut => None,
         }
     }
 
@@ -159,11 +159,11 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
     /// without a channel is ending already.
     pub(crate) fn beat(&mut self, ping: impl FnOnce(u32) -> Tx) {
         let hung = match &self.link {
-            Link::Cut => return,
-            Link::Starting { .. } => {
+            PeerLink::Cut => return,
+            PeerLink::Starting { .. } => {
                 (!self.watch.beat_of_start(&self.observed)).then_some(NEVER_READY)
             }
-            Link::Ready(channel) => {
+            PeerLink::Ready(channel) => {
                 let ask = |serial| matches!(channel.send(&ping(serial), None), Ok(Sent::Queued));
                 (!self.watch.beat(&self.observed, ask)).then_some(HUNG)
             }
@@ -181,18 +181,18 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
 
     /// Kills the process, which is still to be reaped.
     pub(crate) fn kill(&mut self) {
-        (self.link, self.overdue) = (Link::Cut, None);
+        (self.link, self.overdue) = (PeerLink::Cut, None);
         self.child.kill();
     }
 
     fn read_one(&mut self) -> Result<Option<PeerMessage<Rx>>, String> {
         match &self.link {
-            Link::Cut => Ok(None),
-            Link::Starting { channel, .. } => match channel.receive() {
+            PeerLink::Cut => Ok(None),
+            PeerLink::Starting { channel, .. } => match channel.receive() {
                 Ok(Received::Message(message, _)) => self.hear_starting(message).map(Some),
                 other => self.nothing(other),
             },
-            Link::Ready(channel) => match channel.receive() {
+            PeerLink::Ready(channel) => match channel.receive() {
                 Ok(Received::Message(message, descriptor)) => {
                     Ok(Some(PeerMessage::Message(message, descriptor)))
                 }
@@ -208,7 +208,7 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
         match received {
             Ok(Received::Closed) => {
                 // The process ends, perhaps after writing out its log.
-                (self.link, self.overdue) = (Link::Cut, Some(Instant::now() + GRACE));
+                (self.link, self.overdue) = (PeerLink::Cut, Some(Instant::now() + GRACE));
                 Ok(None)
             }
             Ok(Received::Message(_, _) | Received::Empty) => Ok(None),
@@ -217,19 +217,19 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
     }
 
     fn hear_starting(&mut self, message: FromStartingWorker) -> Result<PeerMessage<Rx>, String> {
-        match (message, std::mem::replace(&mut self.link, Link::Cut)) {
+        match (message, std::mem::replace(&mut self.link, PeerLink::Cut)) {
             (
                 FromStartingWorker::Hello { protocol, layout },
-                Link::Starting { channel, greeted: false },
+                PeerLink::Starting { channel, greeted: false },
             ) => {
                 if (protocol, layout) != (PROTOCOL_VERSION, LAYOUT_VERSION) {
                     return Err(format!("it speaks protocol {protocol} and layout {layout}"));
                 }
-                self.link = Link::Starting { channel, greeted: true };
+                self.link = PeerLink::Starting { channel, greeted: true };
                 Ok(PeerMessage::Nothing)
             }
-            (FromStartingWorker::Ready, Link::Starting { channel, greeted: true }) => {
-                self.link = Link::Ready(channel.into_phase());
+            (FromStartingWorker::Ready, PeerLink::Starting { channel, greeted: true }) => {
+                self.link = PeerLink::Ready(channel.into_phase());
                 self.was_ready = true;
                 self.watch.begin_anew();
                 Ok(PeerMessage::Ready)

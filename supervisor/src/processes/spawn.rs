@@ -17,7 +17,7 @@ use pen_table::{LAYOUT_VERSION, Table};
 use crate::clock;
 use crate::files::tls_material::Keys;
 use crate::jail::Jail;
-use crate::jail::sandbox::Kind;
+use crate::jail::sandbox::ProcessKind;
 use crate::limits::why_within_limits;
 use crate::log::{for_worker, journal, never_wait};
 use crate::signals;
@@ -107,7 +107,9 @@ impl SpawnContext {
         // The originals of these descriptors are closed too. Their Rust owners belong to the
         // supervisor's code and are never used here.
         let keep = belongings.descriptors(channel);
-        self.jail.enter(Kind::Relay, supervisor, &keep).map_err(|error| error.to_string())?;
+        self.jail
+            .enter(ProcessKind::Relay, supervisor, &keep)
+            .map_err(|error| error.to_string())?;
         Ok(belongings)
     }
 

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 
 use crate::clock;
 use crate::report::Program;
-use crate::report::snapshot::{ServerRow, Snapshot, State, duration};
+use crate::report::snapshot::{ServerRow, ServerState, Snapshot, duration};
 
 /// Writes the page.
 pub(super) fn render(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
@@ -83,11 +83,12 @@ fn summary(snapshot: &Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
     let total =
         |bytes: fn(&ServerRow) -> u64| servers.iter().map(bytes).fold(0, u64::saturating_add);
     let up = servers.iter().filter(|server| server.state.is_up()).count();
-    let without_room =
-        [(State::Full, "full"), (State::Pending, "passed over")].map(|(state, what)| {
+    let without_room = [(ServerState::Full, "full"), (ServerState::Pending, "passed over")].map(
+        |(state, what)| {
             let count = servers.iter().filter(|server| server.state == state).count();
             if count == 0 { String::new() } else { format!(", {count} {what}") }
-        });
+        },
+    );
     to.write_all(b"<ul class=\"facts\">\n")?;
     let Program { uptime, listen, workers } = snapshot.program;
     writeln!(to, "<li><b>{}</b> is where it listens</li>", Escaped(listen))?;
@@ -114,7 +115,7 @@ fn summary(snapshot: &Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
     }
     to.write_all(b"<ul class=\"servers\">\n")?;
     let unix = snapshot.time.unix_timestamp();
-    let regular = servers.iter().filter(|server| server.state != State::Vacant);
+    let regular = servers.iter().filter(|server| server.state != ServerState::Vacant);
     let regular = regular.map(|server| (server.number().to_string(), server));
     let backup = |what: &str, server| Option::map(server, |server| (what.to_owned(), server));
     let (emergency, abuse) = (snapshot.emergency.as_ref(), snapshot.abuse.as_ref());
@@ -122,10 +123,10 @@ fn summary(snapshot: &Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
         regular.chain(backup("emergency", emergency)).chain(backup("abuse", abuse))
     {
         let class = match server.state {
-            State::Vacant | State::Up => "up",
-            State::Full | State::Pending => "full",
-            State::Out => "taken",
-            State::Failed => "out",
+            ServerState::Vacant | ServerState::Up => "up",
+            ServerState::Full | ServerState::Pending => "full",
+            ServerState::Out => "taken",
+            ServerState::Failed => "out",
         };
         let (place, state) = (server.place(), server.in_words(unix));
         let (place, state) = (Escaped(&place), Escaped(&state));
@@ -315,7 +316,7 @@ mod tests {
     #[test]
     fn the_summary_says_what_a_reader_wants_to_know_first() {
         let mut farm = snapshot(&[], 0, &[]);
-        farm.servers[1].state = State::Out;
+        farm.servers[1].state = ServerState::Out;
         (farm.servers[1].status, farm.servers[1].blacklisted) = (1_795_493_409, 18);
         farm.servers[0].name = Some("www<1>".into());
         farm.connections_used = 500;
@@ -349,10 +350,10 @@ mod tests {
                 (state, Some(address.into()), name.map(str::to_owned));
             row
         };
-        let emergency = row(State::Up, "fe80::1%lo", Some("[fe80::1%lo]"));
-        let full = row(State::Full, "10.0.0.1", None);
+        let emergency = row(ServerState::Up, "fe80::1%lo", Some("[fe80::1%lo]"));
+        let full = row(ServerState::Full, "10.0.0.1", None);
         farm.servers = snapshot(&[], 0, &[]).servers;
-        (farm.servers[0].state, farm.servers[0].address) = (State::Vacant, None);
+        (farm.servers[0].state, farm.servers[0].address) = (ServerState::Vacant, None);
         farm.servers[1] = full;
         farm.emergency = Some(emergency);
         let page = rendered(farm);

@@ -48,7 +48,7 @@ pub(super) fn status(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<(
         to,
         ",\"connections_max\":{connections_max},\"connections_used\":{connections_used},\"connections\":"
     )?;
-    array(snapshot.connections.iter().map(Connection::from), to)?;
+    array(snapshot.connections.iter().map(ConnectionRow::from), to)?;
     write!(to, ",\"connections_full\":{full},\"workers_missing\":")?;
     array(snapshot.missing.iter().map(|worker| worker.0), to)?;
     to.write_all(b",\"requests_refused\":")?;
@@ -70,7 +70,7 @@ pub(super) fn servers(rows: impl Iterator<Item = ServerRow>, to: &mut dyn Write)
 
 /// The certificates of TLS.
 pub(super) fn certificates(facts: &[Fact], now: i64, to: &mut dyn Write) -> io::Result<()> {
-    array(facts.iter().map(|fact| Certificate::new(fact, now)), to)?;
+    array(facts.iter().map(|fact| CertificateRow::new(fact, now)), to)?;
     to.write_all(b"\n")
 }
 
@@ -173,7 +173,7 @@ impl From<&Counters> for CounterRow {
 
 /// A certificate.
 #[derive(Serialize)]
-struct Certificate<'f> {
+struct CertificateRow<'f> {
     name: &'f str,
     issuer: &'f str,
     serial: &'f str,
@@ -187,15 +187,15 @@ struct Certificate<'f> {
     file: &'f str,
 }
 
-impl<'f> Certificate<'f> {
-    fn new(fact: &'f Fact, now: i64) -> Certificate<'f> {
+impl<'f> CertificateRow<'f> {
+    fn new(fact: &'f Fact, now: i64) -> CertificateRow<'f> {
         let Fact { file, purpose, name, issuer, serial, not_before, not_after, key } = fact;
         let (used, server_name) = match purpose {
             Purpose::Server(name) => ("server", name),
             Purpose::Chain(name) => ("chain", name),
             Purpose::Authority(name) => ("authority", name),
         };
-        Certificate {
+        CertificateRow {
             name,
             issuer,
             serial,
@@ -213,7 +213,7 @@ impl<'f> Certificate<'f> {
 
 /// An open connection.
 #[derive(Serialize)]
-struct Connection {
+struct ConnectionRow {
     number: u32,
     state: u8,
     downfd: Option<u32>,
@@ -225,8 +225,8 @@ struct Connection {
     server: i32,
 }
 
-impl From<&ConnectionInfo> for Connection {
-    fn from(info: &ConnectionInfo) -> Connection {
+impl From<&ConnectionInfo> for ConnectionRow {
+    fn from(info: &ConnectionInfo) -> ConnectionRow {
         let ConnectionInfo {
             number,
             state,
@@ -239,7 +239,7 @@ impl From<&ConnectionInfo> for Connection {
         } = *info;
         let there = |number: i32| u32::try_from(number).ok();
         let (downfd, upfd, client) = (there(downfd), there(upfd), there(client));
-        Connection { number, state, downfd, upfd, pending_down, pending_up, client, server }
+        ConnectionRow { number, state, downfd, upfd, pending_down, pending_up, client, server }
     }
 }
 

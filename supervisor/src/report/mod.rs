@@ -43,14 +43,14 @@ use crate::sys;
 /// The state of reports by signal. There is at most one at a time.
 #[derive(Debug)]
 pub(crate) struct Reporter {
-    state: State,
+    state: ReportState,
     /// Another report was requested during the present one.
     again: bool,
     serial: u32,
 }
 
 #[derive(Debug)]
-enum State {
+enum ReportState {
     Idle,
     Gathering(Gathering),
     Rendering(Rendering),
@@ -67,7 +67,7 @@ struct Rendering {
 
 impl Reporter {
     pub(crate) fn new() -> Reporter {
-        Reporter { state: State::Idle, again: false, serial: u32::MAX }
+        Reporter { state: ReportState::Idle, again: false, serial: u32::MAX }
     }
 
     /// Requests a report. All requests during a report are answered by one further report.
@@ -78,7 +78,7 @@ impl Reporter {
     /// The serial number for asking workers, if a report should begin now. It is odd; commands have
     /// even ones.
     pub(crate) fn due(&mut self) -> Option<u32> {
-        if !self.again || !matches!(self.state, State::Idle) {
+        if !self.again || !matches!(self.state, ReportState::Idle) {
             return None;
         }
         self.again = false;
@@ -93,7 +93,7 @@ impl Reporter {
         unreachable: BTreeSet<WorkerId>,
         now: Instant,
     ) {
-        self.state = State::Gathering(Gathering::new(self.serial, asked, unreachable, now));
+        self.state = ReportState::Gathering(Gathering::new(self.serial, asked, unreachable, now));
     }
 
     /// Takes a page. A page that answers no open question is dropped.
@@ -107,14 +107,14 @@ impl Reporter {
         most: usize,
     ) -> Result<(), TooMany> {
         match &mut self.state {
-            State::Gathering(gathering) => gathering.page(worker, page, most),
-            State::Idle | State::Rendering(_) => Ok(()),
+            ReportState::Gathering(gathering) => gathering.page(worker, page, most),
+            ReportState::Idle | ReportState::Rendering(_) => Ok(()),
         }
     }
 
     /// Removes a dead worker and its connections.
     pub(crate) fn forget(&mut self, worker: WorkerId) {
-        if let State::Gathering(gathering) = &mut self.state {
+        if let ReportState::Gathering(gathering) = &mut self.state {
             gathering.forget(worker);
         }
     }
@@ -122,16 +122,16 @@ impl Reporter {
     /// When to call [`Reporter::gathered`] or [`Reporter::expire`] even without a message.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match &self.state {
-            State::Idle => None,
-            State::Gathering(gathering) => Some(gathering.deadline()),
-            State::Rendering(rendering) => rendering.deadline,
+            ReportState::Idle => None,
+            ReportState::Gathering(gathering) => Some(gathering.deadline()),
+            ReportState::Rendering(rendering) => rendering.deadline,
         }
     }
 
     /// The gathered data, once all workers have answered or the time is over.
     pub(crate) fn gathered(&mut self, counters: &Counters, now: Instant) -> Option<Gathered> {
-        match std::mem::replace(&mut self.state, State::Idle) {
-            State::Gathering(gathering) if gathering.is_over(now) => {
+        match std::mem::replace(&mut self.state, ReportState::Idle) {
+            ReportState::Gathering(gathering) if gathering.is_over(now) => {
                 Some(gathering.finish(counters))
             }
             other => {
@@ -175,22 +175,25 @@ impl Reporter {
             )
         })?;
         let pidfd = child.watch()?;
-        self.state =
-            State::Rendering(Rendering { child, pidfd, deadline: Some(now + RENDER_PATIENCE) });
+        self.state = ReportState::Rendering(Rendering {
+            child,
+            pidfd,
+            deadline: Some(now + RENDER_PATIENCE),
+        });
         Ok(())
     }
 
     /// The descriptor to poll for the end of the child, if there is one.
     pub(crate) fn process(&self) -> Option<BorrowedFd<'_>> {
         match &self.state {
-            State::Rendering(rendering) => Some(rendering.pidfd.as_fd()),
-            State::Idle | State::Gathering(_) => None,
+            ReportState::Rendering(rendering) => Some(rendering.pidfd.as_fd()),
+            ReportState::Idle | ReportState::Gathering(_) => None,
         }
     }
 
     /// Kills a child that takes too long.
     pub(crate) fn expire(&mut self, now: Instant, logger: &mut Logger) {
-        if let State::Rendering(rendering) = &mut self.state
+        if let ReportState::Rendering(rendering) = &mut self.state
             && rendering.deadline.is_some_and(|deadline| deadline <= now)
         {
             rendering.kill();
@@ -211,12 +214,14 @@ impl Reporter {
         logger: &mut Logger,
     ) -> bool {
         let killed = match &self.state {
-            State::Rendering(rendering) if rendering.child.pid == child => {
+            ReportState::Rendering(rendering) if rendering.child.pid == child => {
                 rendering.deadline.is_none()
             }
-            State::Idle | State::Gathering(_) | State::Rendering(_) => return false,
+            ReportState::Idle | ReportState::Gathering(_) | ReportState::Rendering(_) => {
+                return false;
+            }
         };
-        self.state = State::Idle;
+        self.state = ReportState::Idle;
         if let WaitStatus::Signaled(_, signal, _) = status {
             file.iter().for_each(|file| file.forget(Writer::Report(std::process::id())));
             if !killed {
@@ -235,8 +240,8 @@ impl Reporter {
     /// Ends the present report, because pen ends. A child that renders is still to be reaped.
     pub(crate) fn stop(&mut self) {
         match &mut self.state {
-            State::Rendering(rendering) => rendering.kill(),
-            State::Idle | State::Gathering(_) => self.state = State::Idle,
+            ReportState::Rendering(rendering) => rendering.kill(),
+            ReportState::Idle | ReportState::Gathering(_) => self.state = ReportState::Idle,
         }
     }
 }

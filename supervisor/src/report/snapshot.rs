@@ -65,7 +65,7 @@ pub(super) struct ServerRow {
     /// The remaining seconds on the blacklist.
     pub(super) blacklisted: u64,
     /// Whether the server gets clients.
-    pub(super) state: State,
+    pub(super) state: ServerState,
     /// The name, or the address with its zone, as the operator gave it; none if the address
     /// contains all of it.
     pub(super) name: Option<String>,
@@ -74,7 +74,7 @@ pub(super) struct ServerRow {
 /// Whether a server gets clients.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum State {
+pub(super) enum ServerState {
     /// The number never had an address.
     Vacant,
     /// It gets clients.
@@ -89,12 +89,12 @@ pub(super) enum State {
     Failed,
 }
 
-impl State {
+impl ServerState {
     /// Whether the server has neither failed nor been taken out. It may be full.
     pub(super) fn is_up(self) -> bool {
         match self {
-            State::Up | State::Full | State::Pending => true,
-            State::Vacant | State::Out | State::Failed => false,
+            ServerState::Up | ServerState::Full | ServerState::Pending => true,
+            ServerState::Vacant | ServerState::Out | ServerState::Failed => false,
         }
     }
 }
@@ -106,19 +106,19 @@ impl ServerRow {
         let more = duration(self.blacklisted);
         let reason = self.last_failure.as_ref().map_or("unknown", |failure| &failure.reason);
         match self.state {
-            State::Vacant => "no address".into(),
-            State::Up => "up".into(),
-            State::Full => "full".into(),
-            State::Pending => {
+            ServerState::Vacant => "no address".into(),
+            ServerState::Up => "up".into(),
+            ServerState::Full => "full".into(),
+            ServerState::Pending => {
                 "passed over, too many connects to it are pending (pending_max)".into()
             }
-            State::Out => {
+            ServerState::Out => {
                 format!("taken out by an operator {} ago, for {more} more", duration(since))
             }
-            State::Failed if self.blacklisted == 0 => {
+            ServerState::Failed if self.blacklisted == 0 => {
                 format!("failed, the next client tries it: {reason}")
             }
-            State::Failed => {
+            ServerState::Failed => {
                 format!("failed {} ago, left out for {more} more: {reason}", duration(since))
             }
         }
@@ -206,7 +206,7 @@ impl<'a> Snapshot<'a> {
 
     /// The number of regular servers; a number without an address does not count.
     pub(super) fn known(&self) -> usize {
-        self.servers.iter().filter(|server| server.state != State::Vacant).count()
+        self.servers.iter().filter(|server| server.state != ServerState::Vacant).count()
     }
 
     /// Whether further clients have to wait for the end of a connection.
@@ -289,14 +289,14 @@ fn row(
     let totals = table.server_totals(target.row(settings.table_size()));
     let limit = server.and_then(|server| server.limit(false));
     let state = match (server, totals.blacklisted_until, limit) {
-        (None, _, _) => State::Vacant,
-        (Some(_), until, _) if until > now && totals.is_taken_out => State::Out,
+        (None, _, _) => ServerState::Vacant,
+        (Some(_), until, _) if until > now && totals.is_taken_out => ServerState::Out,
         // When the time of an operator's blacklisting is over, the server counts as usable; one
         // client tries it first.
-        (Some(_), until, _) if until > 0 && !totals.is_taken_out => State::Failed,
-        (Some(_), _, Some(most)) if totals.connections >= most => State::Full,
-        (Some(_), _, _) if totals.is_pending => State::Pending,
-        (Some(_), _, _) => State::Up,
+        (Some(_), until, _) if until > 0 && !totals.is_taken_out => ServerState::Failed,
+        (Some(_), _, Some(most)) if totals.connections >= most => ServerState::Full,
+        (Some(_), _, _) if totals.is_pending => ServerState::Pending,
+        (Some(_), _, _) => ServerState::Up,
     };
     ServerRow {
         number: match target {
@@ -403,7 +403,7 @@ pub(super) mod tests {
             prio: 2,
             acl: 0,
             blacklisted: 0,
-            state: State::Up,
+            state: ServerState::Up,
             name: None,
         };
         Snapshot {
@@ -434,20 +434,27 @@ pub(super) mod tests {
         assert_eq!(times, ["0 s", "119 s", "2 min", "119 min", "2 h", "2 days"]);
         let mut row = snapshot(&[], 0, &[]).servers.remove(1);
         assert_eq!(row.in_words(1000), "up");
-        row.state = State::Pending;
+        row.state = ServerState::Pending;
         assert_eq!(
             row.in_words(1000),
             "passed over, too many connects to it are pending (pending_max)"
         );
-        let up = [State::Vacant, State::Up, State::Full, State::Pending, State::Out, State::Failed];
-        assert_eq!(up.map(State::is_up), [false, true, true, true, false, false]);
-        (row.state, row.connections) = (State::Full, 20);
+        let up = [
+            ServerState::Vacant,
+            ServerState::Up,
+            ServerState::Full,
+            ServerState::Pending,
+            ServerState::Out,
+            ServerState::Failed,
+        ];
+        assert_eq!(up.map(ServerState::is_up), [false, true, true, true, false, false]);
+        (row.state, row.connections) = (ServerState::Full, 20);
         assert_eq!(row.in_words(1000), "full");
         row.last_failure = Some(LastFailure { unix_time: 7, reason: "connection refused".into() });
         assert_eq!(row.in_words(1000), "full", "it is history");
-        (row.state, row.status, row.blacklisted) = (State::Out, 988, 18);
+        (row.state, row.status, row.blacklisted) = (ServerState::Out, 988, 18);
         assert_eq!(row.in_words(1000), "taken out by an operator 12 s ago, for 18 s more");
-        row.state = State::Failed;
+        row.state = ServerState::Failed;
         assert_eq!(
             row.in_words(1000),
             "failed 12 s ago, left out for 18 s more: connection refused"
@@ -485,15 +492,24 @@ pub(super) mod tests {
         // The time on the blacklist is over.
         assert!(worker_table.set_blacklist(4, 1, 9));
         let rows: Vec<ServerRow> = servers(&settings, &table).collect();
-        let states: Vec<State> = rows.iter().map(|row| row.state).collect();
-        assert_eq!(states, [State::Failed, State::Out, State::Full, State::Vacant, State::Failed]);
+        let states: Vec<ServerState> = rows.iter().map(|row| row.state).collect();
+        assert_eq!(
+            states,
+            [
+                ServerState::Failed,
+                ServerState::Out,
+                ServerState::Full,
+                ServerState::Vacant,
+                ServerState::Failed
+            ]
+        );
         assert_eq!(rows[0].last_failure.as_ref().unwrap().reason, "connection refused");
         assert_eq!((rows[0].blacklisted, rows[1].blacklisted, rows[4].blacklisted), (12, 60, 0));
         let backups =
             [Target::Emergency, Target::Abuse].map(|target| backup(target, &settings, &table));
         assert_eq!(
             backups.map(|row| row.map(|row| (row.number, row.state))),
-            [Some((None, State::Up)), None]
+            [Some((None, ServerState::Up)), None]
         );
     }
 

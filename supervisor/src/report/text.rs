@@ -5,7 +5,7 @@
 
 use crate::clock;
 use crate::log::Logger;
-use crate::report::snapshot::{ServerRow, Snapshot, State};
+use crate::report::snapshot::{ServerRow, ServerState, Snapshot};
 
 /// Logs the report, block by block.
 pub(super) fn render(snapshot: Snapshot<'_>, logger: &mut Logger) {
@@ -86,8 +86,10 @@ fn blocks(mut snapshot: Snapshot<'_>, most: usize, block: &mut dyn FnMut(&str)) 
 /// A line about a server that gets no clients.
 fn remark(server: &ServerRow, unix: i64) -> String {
     match server.state {
-        State::Vacant | State::Up => String::new(),
-        State::Full | State::Pending | State::Out | State::Failed => server.in_words(unix) + "\n",
+        ServerState::Vacant | ServerState::Up => String::new(),
+        ServerState::Full | ServerState::Pending | ServerState::Out | ServerState::Failed => {
+            server.in_words(unix) + "\n"
+        }
     }
 }
 
@@ -170,7 +172,7 @@ mod tests {
     fn a_server_that_is_left_out_says_by_whom() {
         let mut small = snapshot(&[], 0, &[]);
         (small.servers[0].state, small.servers[0].status, small.servers[0].blacklisted) =
-            (State::Out, 1_795_493_409, 60);
+            (ServerState::Out, 1_795_493_409, 60);
         assert!(
             rendered(small, 9)[1].ends_with(
                 "28 sent, 41 received\ntaken out by an operator 12 s ago, for 60 s more\n"

@@ -7,7 +7,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::StartError;
-use crate::signals::{Request, Signals};
+use crate::signals::{SignalRequest, Signals};
 use crate::startup::background::StartLink;
 
 /// The sources of interruption, and requests of other signals that can wait.
@@ -15,7 +15,7 @@ use crate::startup::background::StartLink;
 pub(crate) struct Interrupts {
     signals: Signals,
     link: Option<StartLink>,
-    deferred: Vec<Request>,
+    deferred: Vec<SignalRequest>,
 }
 
 impl Interrupts {
@@ -37,12 +37,13 @@ impl Interrupts {
     pub(crate) fn check(&mut self) -> Result<(), StartError> {
         while let Some(request) = self.signals.next() {
             match request {
-                Request::Stop(signal) => {
+                SignalRequest::Stop(signal) => {
                     return Err(StartError(format!("the start was ended by signal {signal}")));
                 }
-                Request::Child => {}
-                Request::Reopen | Request::Report if self.deferred.contains(&request) => {}
-                Request::Reopen | Request::Report => self.deferred.push(request),
+                SignalRequest::Child => {}
+                SignalRequest::Reopen | SignalRequest::Report
+                    if self.deferred.contains(&request) => {}
+                SignalRequest::Reopen | SignalRequest::Report => self.deferred.push(request),
             }
         }
         match &self.link {
@@ -60,7 +61,7 @@ impl Interrupts {
 
     /// Ends the start: reports readiness, and returns the signals and the requests that came
     /// meanwhile.
-    pub(crate) fn ready(self) -> (Signals, Vec<Request>) {
+    pub(crate) fn ready(self) -> (Signals, Vec<SignalRequest>) {
         if let Some(link) = self.link {
             link.ready();
         }

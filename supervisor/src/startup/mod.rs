@@ -27,7 +27,7 @@ use pen_walk as walk;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::clock;
-use crate::event_loop::Service;
+use crate::event_loop::Supervisor;
 use crate::event_loop::state::{ListenerGuard, RuntimeState, SocketGuard};
 use crate::files::certificates;
 use crate::files::configuration;
@@ -45,8 +45,8 @@ use crate::files::tls_material;
 use crate::files::tls_material::Keys;
 use crate::helpers::examine::examine;
 use crate::helpers::names;
-use crate::helpers::names::{Found, Inquiry};
-use crate::helpers::resolve::{Patience, ResolveError, resolve};
+use crate::helpers::names::{FoundAddresses, Inquiry};
+use crate::helpers::resolve::{ResolveError, ResolvePatience, resolve};
 use crate::jail::Jail;
 use crate::jail::sandbox;
 use crate::jail::sandbox::Sandbox;
@@ -61,7 +61,7 @@ use crate::processes::spawn::SpawnContext;
 use crate::signals::Signals;
 use crate::startup::background::{StartLink, detach};
 use crate::startup::interrupt::Interrupts;
-use crate::startup::options::Words;
+use crate::startup::options::GivenCommands;
 use crate::startup::paths::Base;
 use crate::sys;
 use crate::systemd::activation::{Activation, too_open};
@@ -73,7 +73,7 @@ pub(crate) struct Order {
     /// The command line.
     pub(crate) launch: Launch,
     /// The commands of command line and configuration file.
-    pub(crate) words: Words,
+    pub(crate) words: GivenCommands,
     /// The base directory of its relative paths.
     pub(crate) base: Base,
     /// The user of the jailed processes.
@@ -123,7 +123,7 @@ pub(crate) fn background(order: Order, link: StartLink) -> i32 {
 /// All errors that were found.
 pub(crate) fn check(order: &Order) -> Result<(), StartError> {
     let signals = Signals::take_over().map_err(cannot("cannot take signals"))?;
-    let plan = Plan::make(order, &Sandbox::none(), &mut Interrupts::new(signals, None))?;
+    let plan = StartPlan::make(order, &Sandbox::none(), &mut Interrupts::new(signals, None))?;
     plan.examine_paths(order)?;
     let mut notices = plan.notices(order, limits::raise_descriptors());
     notices.extend(order.launch.pid_file.as_deref().and_then(running::has_other_options));
@@ -168,7 +168,7 @@ fn supervise(order: Order, link: Option<StartLink>) -> Result<(), StartError> {
 }
 
 /// The command line and the configuration file, read, resolved and checked; nothing is opened yet.
-struct Plan {
+struct StartPlan {
     settled: Settled,
     /// The commands of `-O` with included files, needed for building access lists anew at a reload.
     options: Vec<SourcedCommand>,
@@ -183,12 +183,12 @@ struct Plan {
     notices: Vec<String>,
 }
 
-impl Plan {
+impl StartPlan {
     fn make(
         order: &Order,
         sandbox: &Sandbox,
         interrupts: &mut Interrupts,
-    ) -> Result<Plan, StartError> {
+    ) -> Result<StartPlan, StartError> {
         let Order { launch, words, base, identity, .. } = order;
         let source_line = words.source_line("control", "-C");
         if launch.control.is_some() && geteuid().is_root() && launch.user.is_none() {
@@ -202,7 +202,7 @@ impl Plan {
             )));
         }
         let mut configuration = launch.configuration.clone();
-        let Words { mut given, mut file } = words.clone();
+        let GivenCommands { mut given, mut file } = words.clone();
         absolute(base, &mut given.commands)
             .and(absolute(base, &mut file.commands))
             .map_err(lines)?;
@@ -223,7 +223,7 @@ impl Plan {
                 configuration.commands.iter().chain(&file.commands),
             )),
         })?;
-        let Found { names, log } = inquiry.found(answers).map_err(StartError)?;
+        let FoundAddresses { names, log } = inquiry.found(answers).map_err(StartError)?;
         let settled = configuration.settle(&names, &file.commands);
         let commands: Vec<SourcedCommand> =
             configuration.commands.iter().chain(&file.commands).cloned().collect();
@@ -258,7 +258,7 @@ impl Plan {
                 Some((files, found.certificates))
             }
         };
-        Ok(Plan {
+        Ok(StartPlan {
             settled,
             options: configuration.commands,
             file: file.commands,
@@ -366,7 +366,7 @@ pub(crate) fn lines(errors: Vec<String>) -> StartError {
 
 /// All resources that need no worker. Fields are dropped in their order, the pid file last.
 struct Prepared {
-    service: Service,
+    service: Supervisor,
     pid_file: Option<PidFile>,
     notices: Vec<String>,
 }
@@ -378,14 +378,14 @@ impl Prepared {
         let descriptor_limit = limits::raise_descriptors();
         let (mut sandbox, incomplete) =
             sandbox::confine(order.launch.jail.is_some(), order.launch.require_sandbox)?;
-        let plan = Plan::make(&order, &sandbox, interrupts)?;
+        let plan = StartPlan::make(&order, &sandbox, interrupts)?;
         plan.examine_paths(&order)?;
         let mut notices = plan.notices(&order, descriptor_limit);
         let Order { launch, base, identity, entries, mut activation, mut notify, .. } = order;
         notices.extend(notify.complaint());
         notices.extend(incomplete.into_iter().chain(sandbox.suit(&plan.settled.settings)));
         let jail = Jail { root: launch.jail.clone(), identity, sandbox };
-        let Plan { settled, options, file, log, control, tls, .. } = plan;
+        let StartPlan { settled, options, file, log, control, tls, .. } = plan;
         let keys = tls
             .map(|(files, facts)| Keys::new(files, facts, Instant::now()))
             .transpose()
@@ -493,7 +493,7 @@ impl Prepared {
             descriptor_limit,
         };
         let service =
-            Service::new(state, context, workers, control.map(Control::new), logger, notify);
+            Supervisor::new(state, context, workers, control.map(Control::new), logger, notify);
         Ok(Prepared { service, pid_file, notices })
     }
 
@@ -580,7 +580,7 @@ fn open_log(
 
 /// How long names may take. Two name servers that do not answer, asked for a short name in two
 /// domains, cost 20 s (resolv.conf(5)).
-const RESOLVE_PATIENCE: Patience = Patience { each: Duration::from_secs(30) };
+const RESOLVE_PATIENCE: ResolvePatience = ResolvePatience { each: Duration::from_secs(30) };
 
 pub(crate) mod background;
 pub(crate) mod clashes;

@@ -20,14 +20,14 @@ use crate::{Launch, StartError};
 
 /// The commands of a start, as they were written.
 #[derive(Clone, Debug)]
-pub(crate) struct Words {
+pub(crate) struct GivenCommands {
     /// The commands of the command line, and of the files that they include.
     pub(crate) given: Loaded,
     /// The commands of the configuration file.
     pub(crate) file: Loaded,
 }
 
-impl Words {
+impl GivenCommands {
     /// Reads the files, and puts the options that only a start can set into `launch`.
     ///
     /// # Errors
@@ -35,7 +35,7 @@ impl Words {
     pub(crate) fn read(
         launch: &mut Launch,
         start: &io::Result<PathBuf>,
-    ) -> Result<Words, StartError> {
+    ) -> Result<GivenCommands, StartError> {
         let mut commands = std::mem::take(&mut launch.configuration.commands);
         let includes = commands.iter_mut().filter_map(|placed| match &mut placed.command {
             Command::Include(path) => Some(path),
@@ -51,7 +51,7 @@ impl Words {
             .as_deref()
             .map_or(Ok(Loaded::default()), configuration::load)
             .map_err(lines)?;
-        let words = Words { given, file };
+        let words = GivenCommands { given, file };
         words.all().for_each(|placed| take(launch, &placed.command));
         Ok(words)
     }

@@ -13,7 +13,7 @@ use std::{env, fs, ptr};
 
 /// The memory that a title may use.
 #[derive(Debug)]
-struct Room {
+struct TitleMemory {
     /// The address of the first argument.
     start: usize,
     /// The bytes of the arguments.
@@ -23,7 +23,7 @@ struct Room {
 }
 
 /// The memory of this process and all its children.
-static ROOM: OnceLock<Room> = OnceLock::new();
+static ROOM: OnceLock<TitleMemory> = OnceLock::new();
 
 /// Gives the process the title `pen: supervisor` with its arguments. Call this when nothing needs
 /// the arguments or the environment in their old memory any more. Without /proc everything stays as
@@ -51,13 +51,13 @@ pub(crate) fn is_whole(pid: u32, title: &[u8]) -> bool {
 }
 
 /// The addresses of arguments and environment, from fields 48 to 51 of proc_pid_stat(5).
-fn room(stat: &str) -> Option<Room> {
+fn room(stat: &str) -> Option<TitleMemory> {
     // The second field is in parentheses, and may contain spaces and parentheses.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(45).map(str::parse::<usize>);
     let mut next = || fields.next()?.ok().filter(|address| *address > 0);
     let (start, arguments_end, environment, end) = (next()?, next()?, next()?, next()?);
     let whole = if environment == arguments_end { end } else { arguments_end };
-    let room = Room {
+    let room = TitleMemory {
         start,
         arguments: arguments_end.checked_sub(start)?,
         whole: whole.checked_sub(start)?,
@@ -66,7 +66,7 @@ fn room(stat: &str) -> Option<Room> {
 }
 
 fn set_bytes(role: &[u8]) {
-    let Some(Room { start, arguments, whole }) = ROOM.get() else { return };
+    let Some(TitleMemory { start, arguments, whole }) = ROOM.get() else { return };
     let title = [PREFIX, role].concat();
     let length = title.len().min(whole - 1).min(LONGEST);
     // The memory behind that is zero already.

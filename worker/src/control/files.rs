@@ -22,7 +22,7 @@ const MODE: u32 = 0o644;
 
 /// The opened file of a command.
 #[derive(Debug, Default)]
-pub struct Named {
+pub struct NamedFiles {
     /// The descriptor to send with the command; none if the command names no file.
     pub file: Option<OwnedFd>,
     /// Present if the written file must then be put in place of another.
@@ -37,8 +37,8 @@ type Why = String;
 ///
 /// # Errors
 /// The reply: which command, which file, and why.
-pub fn open(command: &Command, word: &str, ticket: u64) -> Result<Named, String> {
-    let plain = |file| Named { file: Some(file), replacement: None };
+pub fn open(command: &Command, word: &str, ticket: u64) -> Result<NamedFiles, String> {
+    let plain = |file| NamedFiles { file: Some(file), replacement: None };
     let (path, opened) = match command {
         Command::Log(Some(LogTarget::File(path))) => (path, to_append(path).map(plain)),
         Command::WebStats(Some(path)) => (path, to_overwrite(path).map(plain)),
@@ -46,7 +46,7 @@ pub fn open(command: &Command, word: &str, ticket: u64) -> Result<Named, String>
         // If the file is not there, the supervisor may know it: it reads the files that the
         // administrator configured.
         Command::SslOcsp(Some(path)) => return Ok(to_read(path).map(plain).unwrap_or_default()),
-        _ => return Ok(Named::default()),
+        _ => return Ok(NamedFiles::default()),
     };
     opened.map_err(|why| format!("{word}: {}: {why}", path.display()))
 }
@@ -94,7 +94,7 @@ fn open_or_make(entry: &Entry, access: OFlags) -> Result<OwnedFd, Why> {
 
 /// Opens a file that is replaced as a whole. This needs a directory where this user may create
 /// files, and the present file, if any, must be its own. Otherwise the file is overwritten.
-fn to_replace(path: &Path, ticket: u64) -> Result<Named, Why> {
+fn to_replace(path: &Path, ticket: u64) -> Result<NamedFiles, Why> {
     let entry = Entry::find(path).map_err(in_words)?;
     let mode = match entry.stat() {
         Ok(there) => {
@@ -122,7 +122,7 @@ fn to_replace(path: &Path, ticket: u64) -> Result<Named, Why> {
         Replacement { path: path.to_path_buf(), entry, temporary, file, in_place: false };
     let mode = Mode::from_raw_mode(mode.unwrap_or(MODE));
     rustix::fs::fchmod(&replacement.file, mode).map_err(errno_in_words)?;
-    Ok(Named { file: Some(twin?), replacement: Some(replacement) })
+    Ok(NamedFiles { file: Some(twin?), replacement: Some(replacement) })
 }
 
 fn may_not_make(error: &io::Error) -> bool {
@@ -142,11 +142,11 @@ fn make(temporary: &Entry) -> io::Result<File> {
 }
 
 /// Opens an existing file and empties it.
-fn to_rewrite(entry: &Entry) -> Result<Named, Why> {
+fn to_rewrite(entry: &Entry) -> Result<NamedFiles, Why> {
     let file = OwnedFd::from(entry.open(OFlags::WRONLY, 0).map_err(in_words)?);
     regular(&stat(&file)?)?;
     rustix::fs::ftruncate(&file, 0).map_err(errno_in_words)?;
-    Ok(Named { file: Some(file), replacement: None })
+    Ok(NamedFiles { file: Some(file), replacement: None })
 }
 
 /// A temporary file beside the file that it will replace. Dropping it removes the file.
@@ -238,11 +238,11 @@ mod tests {
 
     use super::*;
 
-    fn rewrite(path: &Path) -> Result<Named, Why> {
+    fn rewrite(path: &Path) -> Result<NamedFiles, Why> {
         Entry::find(path).map_err(in_words).and_then(|entry| to_rewrite(&entry))
     }
 
-    fn write_named(named: &mut Named, text: &str) {
+    fn write_named(named: &mut NamedFiles, text: &str) {
         File::from(named.file.take().unwrap()).write_all(text.as_bytes()).unwrap();
     }
 

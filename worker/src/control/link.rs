@@ -15,10 +15,10 @@ const REFUSED_EVERY: Duration = Duration::from_secs(1);
 
 /// This end of the channel, with everything that waits to be sent.
 #[derive(Debug)]
-pub struct Link {
+pub struct SupervisorLink {
     channel: Channel<FromControl, ToControl>,
     /// At most one per operator.
-    commands: VecDeque<Asked>,
+    commands: VecDeque<QueuedRequest>,
     /// The newest generation of settings in force, until the supervisor was told.
     applied: Option<u64>,
     /// The last ping without an answer.
@@ -28,17 +28,23 @@ pub struct Link {
 
 /// A command that waits to be sent.
 #[derive(Debug)]
-struct Asked {
+struct QueuedRequest {
     ticket: u64,
     by: Operator,
     command: Command,
     file: Option<OwnedFd>,
 }
 
-impl Link {
+impl SupervisorLink {
     /// The link over a channel whose start messages are done.
-    pub fn new(channel: Channel<FromControl, ToControl>) -> Link {
-        Link { channel, commands: VecDeque::new(), applied: None, pong: None, refused_at: None }
+    pub fn new(channel: Channel<FromControl, ToControl>) -> SupervisorLink {
+        SupervisorLink {
+            channel,
+            commands: VecDeque::new(),
+            applied: None,
+            pong: None,
+            refused_at: None,
+        }
     }
 
     /// The next message of the supervisor.
@@ -51,7 +57,7 @@ impl Link {
 
     /// Queues a command with the file that it names.
     pub fn ask(&mut self, ticket: u64, by: Operator, command: Command, file: Option<OwnedFd>) {
-        self.commands.push_back(Asked { ticket, by, command, file });
+        self.commands.push_back(QueuedRequest { ticket, by, command, file });
     }
 
     /// Queues the message that settings are in force.
@@ -97,14 +103,14 @@ impl Link {
                 Sent::Full => return Ok(()),
             }
         }
-        while let Some(Asked { ticket, by, command, file }) = self.commands.pop_front() {
+        while let Some(QueuedRequest { ticket, by, command, file }) = self.commands.pop_front() {
             let with_file = file.is_some();
             let message = FromControl::Command { ticket, command, by, with_file };
             match self.channel.send(&message, file.as_ref().map(AsFd::as_fd))? {
                 Sent::Queued => {}
                 Sent::Full => {
                     if let FromControl::Command { ticket, command, .. } = message {
-                        self.commands.push_front(Asked { ticket, by, command, file });
+                        self.commands.push_front(QueuedRequest { ticket, by, command, file });
                     }
                     return Ok(());
                 }
@@ -120,9 +126,9 @@ mod tests {
 
     const NOBODY: Operator = Operator::Local(None);
 
-    fn link() -> (Link, Channel<ToControl, FromControl>) {
+    fn link() -> (SupervisorLink, Channel<ToControl, FromControl>) {
         let (ours, theirs) = Channel::pair().unwrap();
-        (Link::new(ours), theirs)
+        (SupervisorLink::new(ours), theirs)
     }
 
     #[test]

@@ -36,8 +36,8 @@ use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use rustix::net::sockopt::socket_peercred;
 
-use crate::control::link::Link;
-use crate::control::operator::{Next, Operator, Reply};
+use crate::control::link::SupervisorLink;
+use crate::control::operator::{NextAction, OperatorConnection, OperatorReply};
 
 /// The channel to the supervisor is readable or writable.
 const CHANNEL: Token = Token(usize::MAX);
@@ -61,13 +61,13 @@ const RETRY: Duration = Duration::from_millis(100);
 struct Control {
     poll: Poll,
     listener: OwnedFd,
-    link: Link,
+    link: SupervisorLink,
     /// The access list in force.
     acl: Acl,
     /// The path of its root directory outside the jail.
     jail: Option<PathBuf>,
     /// By ticket, that is, in order of arrival.
-    operators: BTreeMap<u64, Operator>,
+    operators: BTreeMap<u64, OperatorConnection>,
     next_ticket: u64,
     /// Operators that can go on although no event will report it.
     ready: Vec<u64>,
@@ -97,7 +97,7 @@ pub fn run(start: ControlStart) -> i32 {
     let mut control = Control {
         poll,
         listener,
-        link: Link::new(channel.into_phase()),
+        link: SupervisorLink::new(channel.into_phase()),
         acl: governing(settings),
         jail,
         operators: BTreeMap::new(),
@@ -178,7 +178,7 @@ impl Control {
             return Some(Duration::ZERO);
         }
         let now = Instant::now();
-        let operators = self.operators.values().map(Operator::deadline);
+        let operators = self.operators.values().map(OperatorConnection::deadline);
         let retry = self.link.waits().then(|| now + RETRY);
         let next = operators.chain(self.accept_again).chain(retry).min()?;
         // mio counts whole milliseconds. One more avoids repeated wake-ups that are too early.
@@ -191,8 +191,8 @@ impl Control {
             match self.link.hear() {
                 Ok(Received::Message(ToControl::Reply { ticket, outcome, text }, descriptor)) => {
                     let reply = match descriptor {
-                        Some(memory) => Reply::memory(outcome, memory),
-                        None => Reply::text(outcome, text),
+                        Some(memory) => OperatorReply::memory(outcome, memory),
+                        None => OperatorReply::text(outcome, text),
                     };
                     self.answer(ticket, reply);
                 }
@@ -265,7 +265,7 @@ impl Control {
                     socket_peercred(&socket).ok().map(|peer| peer.uid.as_raw()),
                 ),
             };
-            self.operators.insert(ticket, Operator::new(socket, by, now));
+            self.operators.insert(ticket, OperatorConnection::new(socket, by, now));
         }
     }
 
@@ -283,9 +283,9 @@ impl Control {
     fn on_operator(&mut self, ticket: u64) {
         let Some(operator) = self.operators.get_mut(&ticket) else { return };
         match operator.go_on() {
-            Next::Wait => {}
-            Next::Again => self.ready.push(ticket),
-            Next::Line(line) => self.on_line(ticket, &line),
+            NextAction::Wait => {}
+            NextAction::Again => self.ready.push(ticket),
+            NextAction::Line(line) => self.on_line(ticket, &line),
         }
     }
 
@@ -298,14 +298,14 @@ impl Control {
                 .map_err(|why| why + &self.place()),
         });
         match asked {
-            Ok(None) => self.answer(ticket, Reply::text(Outcome::Done, String::new())),
+            Ok(None) => self.answer(ticket, OperatorReply::text(Outcome::Done, String::new())),
             Ok(Some((command, named))) => {
                 if let Some(operator) = self.operators.get_mut(&ticket) {
                     operator.asked(named.replacement);
                     self.link.ask(ticket, operator.by(), command, named.file);
                 }
             }
-            Err(why) => self.answer(ticket, Reply::refusal(why)),
+            Err(why) => self.answer(ticket, OperatorReply::refusal(why)),
         }
     }
 
@@ -317,7 +317,7 @@ impl Control {
     }
 
     /// Starts to send a reply to an operator.
-    fn answer(&mut self, ticket: u64, reply: Reply) {
+    fn answer(&mut self, ticket: u64, reply: OperatorReply) {
         if let Some(operator) = self.operators.get_mut(&ticket) {
             operator.answered(reply);
             self.ready.push(ticket);

@@ -37,7 +37,7 @@ const TURN: usize = 8;
 
 /// An operator.
 #[derive(Debug)]
-pub struct Operator {
+pub struct OperatorConnection {
     socket: OwnedFd,
     by: message::Operator,
     stage: OperatorStage,
@@ -56,7 +56,7 @@ enum OperatorStage {
     /// Waits for the supervisor.
     Asked(Option<Replacement>),
     /// Writes the reply.
-    Replying(Reply),
+    Replying(OperatorReply),
     /// Waits for the operator's end of file.
     Lingering,
 }
@@ -72,7 +72,7 @@ enum Wants {
 
 /// What to do next about an operator.
 #[derive(Debug, Eq, PartialEq)]
-pub enum Next {
+pub enum NextAction {
     /// Nothing until an event at its socket or an answer of the supervisor.
     Wait,
     /// Serve it again soon.
@@ -83,40 +83,40 @@ pub enum Next {
 
 /// A reply, and how much of it was sent.
 #[derive(Debug)]
-pub struct Reply {
+pub struct OperatorReply {
     outcome: Outcome,
     /// Sent before the text.
     head: &'static str,
-    source: Source,
+    source: LineSource,
     /// Bytes sent, of `head` and text together.
     sent: usize,
 }
 
 #[derive(Debug)]
-enum Source {
+enum LineSource {
     Text(Vec<u8>),
     Memory(OwnedFd),
 }
 
-impl Reply {
+impl OperatorReply {
     /// A short reply, with its line ends. It may be empty.
-    pub fn text(outcome: Outcome, text: String) -> Reply {
-        Reply { outcome, head: "", source: Source::Text(text.into_bytes()), sent: 0 }
+    pub fn text(outcome: Outcome, text: String) -> OperatorReply {
+        OperatorReply { outcome, head: "", source: LineSource::Text(text.into_bytes()), sent: 0 }
     }
 
     /// A reply whose text is the content of a memfd.
-    pub fn memory(outcome: Outcome, memory: OwnedFd) -> Reply {
-        Reply { outcome, head: "", source: Source::Memory(memory), sent: 0 }
+    pub fn memory(outcome: Outcome, memory: OwnedFd) -> OperatorReply {
+        OperatorReply { outcome, head: "", source: LineSource::Memory(memory), sent: 0 }
     }
 
     /// The reason why a command is not carried out: one line, without its line end.
-    pub fn refusal(why: String) -> Reply {
-        Reply::text(Outcome::Refused, why + "\n")
+    pub fn refusal(why: String) -> OperatorReply {
+        OperatorReply::text(Outcome::Refused, why + "\n")
     }
 
     /// Whether the reply has no bytes.
     fn is_empty(&self) -> bool {
-        matches!(&self.source, Source::Text(text) if text.is_empty())
+        matches!(&self.source, LineSource::Text(text) if text.is_empty())
     }
 
     /// Sends the next piece. `Ok(0)`: everything was sent.
@@ -124,8 +124,8 @@ impl Reply {
         let mut buffer = [0; CHUNK];
         let piece = match (&self.source, self.sent.checked_sub(self.head.len())) {
             (_, None) => &self.head.as_bytes()[self.sent..],
-            (Source::Text(text), Some(sent)) => &text[sent..],
-            (Source::Memory(memory), Some(sent)) => {
+            (LineSource::Text(text), Some(sent)) => &text[sent..],
+            (LineSource::Memory(memory), Some(sent)) => {
                 let read = rustix::io::retry_on_intr(|| {
                     rustix::io::pread(memory, &mut buffer[..], sent as u64)
                 })?;
@@ -145,11 +145,11 @@ impl Reply {
     }
 }
 
-impl Operator {
+impl OperatorConnection {
     /// A new operator.
-    pub fn new(socket: OwnedFd, by: message::Operator, now: Instant) -> Operator {
+    pub fn new(socket: OwnedFd, by: message::Operator, now: Instant) -> OperatorConnection {
         let stage = OperatorStage::Reading(Vec::new());
-        Operator {
+        OperatorConnection {
             socket,
             by,
             stage,
@@ -189,10 +189,10 @@ impl Operator {
     }
 
     /// Does what the socket allows now.
-    pub fn go_on(&mut self) -> Next {
+    pub fn go_on(&mut self) -> NextAction {
         match &mut self.stage {
             OperatorStage::Reading(_) => self.read_line(),
-            OperatorStage::Asked(_) => Next::Wait,
+            OperatorStage::Asked(_) => NextAction::Wait,
             OperatorStage::Replying(_) => self.reply(),
             OperatorStage::Lingering => self.linger(),
         }
@@ -204,8 +204,8 @@ impl Operator {
         self.enter(OperatorStage::Asked(replacement), ANSWER_TIME);
     }
 
-    /// Takes the reply; [`Operator::go_on`] sends it.
-    pub fn answered(&mut self, reply: Reply) {
+    /// Takes the reply; [`OperatorConnection::go_on`] sends it.
+    pub fn answered(&mut self, reply: OperatorReply) {
         let replacement = match &mut self.stage {
             OperatorStage::Asked(replacement) => replacement.take(),
             OperatorStage::Reading(_) => None,
@@ -215,7 +215,7 @@ impl Operator {
         let failed = replacement
             .filter(|_| reply.is_empty())
             .and_then(|replacement| replacement.commit().err());
-        let mut reply = failed.map_or(reply, Reply::refusal);
+        let mut reply = failed.map_or(reply, OperatorReply::refusal);
         reply.head = match self.wants {
             Wants::Reply => "",
             Wants::Outcome => reply.outcome.line(),
@@ -228,8 +228,8 @@ impl Operator {
         self.deadline = Instant::now() + time;
     }
 
-    fn read_line(&mut self) -> Next {
-        let OperatorStage::Reading(line) = &mut self.stage else { return Next::Wait };
+    fn read_line(&mut self) -> NextAction {
+        let OperatorStage::Reading(line) = &mut self.stage else { return NextAction::Wait };
         // One byte more than the longest line and CR LF: it shows that a line is too long.
         let mut buffer = [0; Outcome::ASKED.len() + MAX_LINE + 3];
         loop {
@@ -251,15 +251,15 @@ impl Operator {
                     }
                 }
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Next::Wait,
+                Err(Errno::AGAIN) => return NextAction::Wait,
                 Err(_) => return self.end(),
             }
         }
     }
 
     /// The line that was read, or a reply that it is too long.
-    fn take_line(&mut self) -> Next {
-        let OperatorStage::Reading(line) = &mut self.stage else { return Next::Wait };
+    fn take_line(&mut self) -> NextAction {
+        let OperatorStage::Reading(line) = &mut self.stage else { return NextAction::Wait };
         let mut line = std::mem::take(line);
         if line.last() == Some(&b'\r') {
             line.pop();
@@ -269,14 +269,14 @@ impl Operator {
             line = command.to_vec();
         }
         if line.len() > MAX_LINE {
-            self.answered(Reply::refusal(CommandError::TooLong.to_string()));
-            return Next::Again;
+            self.answered(OperatorReply::refusal(CommandError::TooLong.to_string()));
+            return NextAction::Again;
         }
-        Next::Line(line)
+        NextAction::Line(line)
     }
 
-    fn reply(&mut self) -> Next {
-        let OperatorStage::Replying(reply) = &mut self.stage else { return Next::Wait };
+    fn reply(&mut self) -> NextAction {
+        let OperatorStage::Replying(reply) = &mut self.stage else { return NextAction::Wait };
         for _ in 0..TURN {
             match reply.send_some(&self.socket) {
                 Ok(0) => {
@@ -286,15 +286,15 @@ impl Operator {
                     return self.linger();
                 }
                 Ok(_) => self.deadline = Instant::now() + REPLY_TIME,
-                Err(Errno::AGAIN) => return Next::Wait,
+                Err(Errno::AGAIN) => return NextAction::Wait,
                 Err(_) => return self.end(),
             }
         }
-        Next::Again
+        NextAction::Again
     }
 
     /// Reads and drops bytes after the line.
-    fn linger(&mut self) -> Next {
+    fn linger(&mut self) -> NextAction {
         let mut buffer = [0; CHUNK];
         for _ in 0..TURN {
             if self.finished {
@@ -303,16 +303,16 @@ impl Operator {
             match recv(&self.socket, &mut buffer[..], RecvFlags::empty()) {
                 Ok((0, _)) => self.finished = true,
                 Ok(_) | Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Next::Wait,
+                Err(Errno::AGAIN) => return NextAction::Wait,
                 Err(_) => return self.end(),
             }
         }
-        Next::Again
+        NextAction::Again
     }
 
-    fn end(&mut self) -> Next {
+    fn end(&mut self) -> NextAction {
         self.over = true;
-        Next::Wait
+        NextAction::Wait
     }
 }
 

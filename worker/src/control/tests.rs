@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use pen_config::acl::{Net, Verdict};
+use pen_config::acl::{AclVerdict, Net};
 use pen_config::command::{Command, MAX_LINE};
 use pen_config::settings::Settings;
 use pen_ipc::channel::{Channel, Received, Sent};
@@ -340,7 +340,7 @@ fn who_is_let_go_without_an_answer_is_reset() {
 fn the_access_list_turns_away_and_new_settings_change_it() {
     let mut settings = Settings { control_acl: 3, generation: 8, ..Settings::default() };
     let all = Net::v4_prefix("127.0.0.0".parse().unwrap(), 8).unwrap();
-    assert!(settings.acls[3].push(Verdict::Deny, all));
+    assert!(settings.acls[3].push(AclVerdict::Deny, all));
     let process = Process::start(settings.clone());
     let mut refused = process.operator();
     let error = refused.read(&mut [0]).unwrap_err();

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use crate::relay::Relay;
 use crate::relay::connection::timer_queue::STEP;
-use crate::relay::connection::{Connection, State};
+use crate::relay::connection::{Connection, ConnectionState};
 use crate::relay::request_log::LogWriter;
 
 /// The supervisor's message is invalid.
@@ -146,7 +146,7 @@ impl Relay<'_> {
         };
         for slot in 0..self.pool.slots() {
             let connection = &mut self.pool[slot];
-            let (State::Connecting, Some(target), false) =
+            let (ConnectionState::Connecting, Some(target), false) =
                 (connection.state, connection.target, connection.outdated)
             else {
                 continue;

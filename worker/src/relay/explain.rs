@@ -17,7 +17,7 @@ use pen_table::Blacklist;
 use crate::relay::Relay;
 use crate::relay::upstream::Hindrance;
 use crate::relay::upstream::select::{
-    Candidate, Eligible, Farm, Placement, Refusal, client_permitted,
+    Candidate, Eligible, Farm, Placement, SelectionRefusal, client_permitted,
 };
 
 /// A read-only view of a farm.
@@ -143,7 +143,8 @@ fn explanation(
     let mut placement = Placement::new(settings, &farm, candidate, &mut |id, refusal| {
         passed_over.push((id, refusal))
     });
-    for (id, refusal) in passed_over.into_iter().filter(|(_, refusal)| *refusal != Refusal::Absent)
+    for (id, refusal) in
+        passed_over.into_iter().filter(|(_, refusal)| *refusal != SelectionRefusal::Absent)
     {
         lines.add(why_not(settings, Target::Server(id), refusal, now, by_what));
     }
@@ -162,9 +163,9 @@ fn explanation(
                 return lines.text();
             }
             // There is no server with this number, or no abuse server.
-            Err(Refusal::Absent) => {}
+            Err(SelectionRefusal::Absent) => {}
             Err(refusal) => {
-                if let Refusal::Hindered(hindrance) = refusal {
+                if let SelectionRefusal::Hindered(hindrance) = refusal {
                     placement.hold(target);
                     waits |= hindrance == Hindrance::Pending;
                 }
@@ -231,35 +232,37 @@ fn standing(
 fn why_not(
     settings: &Settings,
     target: Target,
-    refusal: Refusal,
+    refusal: SelectionRefusal,
     now: u64,
     by_what: ByWhat<'_>,
 ) -> String {
     let name = name(settings, target);
     match refusal {
-        Refusal::Absent => format!("{name}: has no address"),
-        Refusal::Blacklisted(until) => {
+        SelectionRefusal::Absent => format!("{name}: has no address"),
+        SelectionRefusal::Blacklisted(until) => {
             let seconds = until.saturating_sub(now).div_ceil(1000);
             format!(
                 "{name}: blacklisted for {seconds} s more{}",
                 by_what(target.row(settings.table_size()))
             )
         }
-        Refusal::Probed => {
+        SelectionRefusal::Probed => {
             format!("{name}: being tried by another connection after its blacklist time")
         }
-        Refusal::Acl(list) => format!("{name}: refused by acl {list}"),
-        Refusal::Full { connections, most } => format!("{name}: full ({connections} of {most})"),
-        Refusal::Hindered(Hindrance::Pending) => {
+        SelectionRefusal::Acl(list) => format!("{name}: refused by acl {list}"),
+        SelectionRefusal::Full { connections, most } => {
+            format!("{name}: full ({connections} of {most})")
+        }
+        SelectionRefusal::Hindered(Hindrance::Pending) => {
             format!(
                 "{name}: passed over, {} connects to it are pending (pending_max)",
                 settings.pending_max
             )
         }
-        Refusal::Hindered(Hindrance::Ports) => {
+        SelectionRefusal::Hindered(Hindrance::Ports) => {
             format!("{name}: passed over, no local port was free towards it")
         }
-        Refusal::NoWeight => format!("{name}: weight 0, only when no other can be used"),
+        SelectionRefusal::NoWeight => format!("{name}: weight 0, only when no other can be used"),
     }
 }
 
@@ -319,7 +322,7 @@ const RESERVE: usize = 4096;
 
 #[cfg(test)]
 mod tests {
-    use pen_config::acl::{Acl, Net, Verdict};
+    use pen_config::acl::{Acl, AclVerdict, Net};
     use pen_config::address::Address;
     use pen_config::settings::{Selection, Server};
 
@@ -361,7 +364,9 @@ mod tests {
 
     fn refusing() -> Acl {
         let mut acl = Acl::default();
-        assert!(acl.push(Verdict::Deny, Net::v4_prefix("192.0.2.0".parse().unwrap(), 24).unwrap()));
+        assert!(
+            acl.push(AclVerdict::Deny, Net::v4_prefix("192.0.2.0".parse().unwrap(), 24).unwrap())
+        );
         acl
     }
 

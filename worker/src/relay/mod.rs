@@ -49,7 +49,7 @@ use pen_table::{Table, WorkerTable};
 use crate::relay::accept::Accepting;
 use crate::relay::connection::idle_timeout::Idle;
 use crate::relay::connection::timer_queue::{Queue, STEP};
-use crate::relay::connection::{Name, Pool, State};
+use crate::relay::connection::{ConnectionId, ConnectionState, Pool};
 use crate::relay::debug::Debug;
 use crate::relay::http::xff::UntoldRefusals;
 use crate::relay::link::{Rated, Supervisor};
@@ -57,7 +57,7 @@ use crate::relay::preface::handshake::UntoldHandshakes;
 use crate::relay::preface::incomplete::Unfinished;
 use crate::relay::preface::proxy_header::UntoldSenders;
 use crate::relay::request_log::LogWriter;
-use crate::relay::tls::Tls;
+use crate::relay::tls::TlsContext;
 use crate::relay::transfer::pump::Tools;
 use crate::relay::transfer::splice_recheck::SpliceRechecks;
 use crate::relay::transfer::undelivered::Untaken;
@@ -98,11 +98,11 @@ struct Relay<'t> {
     /// Connections whose client must send something first.
     greeting: Queue<STEP>,
     /// Clients accepted in this round. Their servers are connected to in the next round.
-    newcomers: Vec<Name>,
+    newcomers: Vec<ConnectionId>,
     /// Connections whose last attempt failed. The next target is tried in this turn or a later one.
-    retries: VecDeque<Name>,
+    retries: VecDeque<ConnectionId>,
     /// Connections whose target is tried in the next turn.
-    next_turn: Vec<Name>,
+    next_turn: Vec<ConnectionId>,
     /// What this turn has spent on selection and failed attempts (see `relay::upstream::failover`).
     effort: u32,
     /// This worker's state of each server.
@@ -126,8 +126,8 @@ struct Relay<'t> {
     crew: (u32, u32),
     /// Ends that have more to read although no event will report it, and a spare list for the next
     /// round.
-    ready: Vec<Name>,
-    next_ready: Vec<Name>,
+    ready: Vec<ConnectionId>,
+    next_ready: Vec<ConnectionId>,
     tools: Tools,
     /// Unfinished data of clients.
     unfinished: Unfinished,
@@ -138,7 +138,7 @@ struct Relay<'t> {
     supervisor: Supervisor,
     counters: Counters,
     /// The TLS configuration, if clients use TLS.
-    tls: Option<Tls>,
+    tls: Option<TlsContext>,
     /// Failed handshakes that were not yet reported.
     untold_handshakes: Option<UntoldHandshakes>,
     /// Listed senders that were closed and not yet reported.
@@ -166,7 +166,7 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         Ok(accepting) => accepting,
         Err(error) => return fail(&channel, format!("cannot watch the listener: {error}")),
     };
-    let tls = match start.tls.map(Tls::new).transpose() {
+    let tls = match start.tls.map(TlsContext::new).transpose() {
         Ok(tls) => tls,
         Err(reason) => return fail(&channel, reason),
     };
@@ -415,7 +415,7 @@ impl Relay<'_> {
         self.flush_log();
         self.tell_untold();
         for slot in 0..self.pool.slots() {
-            if self.pool[slot].state != State::Free {
+            if self.pool[slot].state != ConnectionState::Free {
                 self.cut(slot);
             }
         }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::acl::Verdict;
+use crate::acl::AclVerdict;
 use crate::address::Host;
 use crate::command::{
     BufferSide, Command, Fastclose, Form, LogTarget, ServerChange, Startup, Switch,
@@ -188,10 +188,10 @@ fn with(
     }
 }
 
-fn verdict_word(verdict: Verdict) -> &'static str {
+fn verdict_word(verdict: AclVerdict) -> &'static str {
     match verdict {
-        Verdict::Permit => "permit",
-        Verdict::Deny => "deny",
+        AclVerdict::Permit => "permit",
+        AclVerdict::Deny => "deny",
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use crate::acl::{Net, Verdict, is_mask};
+use crate::acl::{AclVerdict, Net, is_mask};
 use crate::address::{Host, Local};
 use crate::command::help::suggestion;
 use crate::command::{
@@ -32,7 +32,7 @@ pub struct Entry {
 }
 
 /// Reads the words after a command's word. The flag says that `no` came before the word.
-type Reader = fn(&Entry, &mut Words<'_>, bool) -> Result<Command, CommandError>;
+type Reader = fn(&Entry, &mut WordIter<'_>, bool) -> Result<Command, CommandError>;
 
 /// Parses one line, without its line end.
 ///
@@ -48,7 +48,7 @@ pub fn parse(line: &str) -> Result<Command, CommandError> {
 /// The line is not a command, or the command only shows something (a setting without its value).
 pub fn parse_configuration(line: &str) -> Result<Command, String> {
     let command = parse(line).map_err(|why| why.of_configuration())?;
-    let mut words = Words(&line[..before_comment(line.as_bytes())]);
+    let mut words = WordIter(&line[..before_comment(line.as_bytes())]);
     let word = words.next().unwrap_or_default();
     match command.nature() {
         Nature::Sets | Nature::Does => Ok(command),
@@ -78,7 +78,7 @@ pub fn before_comment(line: &[u8]) -> usize {
 fn read(line: &str) -> Result<Command, CommandError> {
     let line = line.strip_suffix('\n').unwrap_or(line);
     let line = line.strip_suffix('\r').unwrap_or(line);
-    let mut words = Words(&line[..before_comment(line.as_bytes())]);
+    let mut words = WordIter(&line[..before_comment(line.as_bytes())]);
     let Some(first) = words.next() else { return Ok(Command::Nothing) };
     let (word, negated) = match first {
         "no" => {
@@ -114,9 +114,9 @@ fn read(line: &str) -> Result<Command, CommandError> {
 }
 
 /// The words of a line before its comment.
-struct Words<'l>(&'l str);
+struct WordIter<'l>(&'l str);
 
-impl<'l> Iterator for Words<'l> {
+impl<'l> Iterator for WordIter<'l> {
     type Item = &'l str;
 
     fn next(&mut self) -> Option<&'l str> {
@@ -128,10 +128,10 @@ impl<'l> Iterator for Words<'l> {
     }
 }
 
-impl<'l> Words<'l> {
+impl<'l> WordIter<'l> {
     /// The next word; it is not consumed.
     fn peek(&self) -> Option<&'l str> {
-        Words(self.0).next()
+        WordIter(self.0).next()
     }
 }
 
@@ -153,7 +153,7 @@ impl Entry {
         self.wrong(format!("one word too many: {}; usage: {}", quoted(word), form.trim_end()))
     }
 
-    fn required<'l>(&self, words: &mut Words<'l>) -> Result<&'l str, CommandError> {
+    fn required<'l>(&self, words: &mut WordIter<'l>) -> Result<&'l str, CommandError> {
         words.next().ok_or(CommandError::Usage { word: self.word, arguments: self.arguments })
     }
 
@@ -717,7 +717,7 @@ const LATER: &str = "not built in yet";
 
 const NO_DSR: &str = "direct server return is not supported";
 
-fn nothing(_: &Entry, _: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
+fn nothing(_: &Entry, _: &mut WordIter<'_>, _: bool) -> Result<Command, CommandError> {
     Ok(Command::Nothing)
 }
 
@@ -729,7 +729,7 @@ fn refused(entry: &Entry, why: &'static str) -> Result<Command, CommandError> {
 fn off_only(
     entry: &Entry,
     why: &'static str,
-    words: &mut Words<'_>,
+    words: &mut WordIter<'_>,
     no: bool,
 ) -> Result<Command, CommandError> {
     match on(entry, words, no)? {
@@ -739,11 +739,11 @@ fn off_only(
 }
 
 /// A switch of the original that has no effect here.
-fn no_effect(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
+fn no_effect(entry: &Entry, words: &mut WordIter<'_>, no: bool) -> Result<Command, CommandError> {
     on(entry, words, no).map(|_| Command::Nothing)
 }
 
-fn ciphers(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
+fn ciphers(entry: &Entry, words: &mut WordIter<'_>, no: bool) -> Result<Command, CommandError> {
     if no {
         return Ok(Command::SslCiphers(None));
     }
@@ -760,7 +760,7 @@ fn ciphers(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, Co
     Ok(Command::SslCiphers(Some(list)))
 }
 
-fn ssl_option(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
+fn ssl_option(entry: &Entry, words: &mut WordIter<'_>, _: bool) -> Result<Command, CommandError> {
     match entry.required(words)? {
         "no_tlsv1.2" => Ok(Command::SslNoTls12),
         "tlsv1.2" => Ok(Command::SslTls12),
@@ -774,7 +774,7 @@ fn ssl_option(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, 
 fn switch(
     switch: Switch,
     entry: &Entry,
-    words: &mut Words<'_>,
+    words: &mut WordIter<'_>,
     no: bool,
 ) -> Result<Command, CommandError> {
     Ok(Command::Switch(switch, on(entry, words, no)?))
@@ -785,7 +785,7 @@ fn shown(entry: &Entry) -> Command {
     Command::Show(Some(entry.word.to_owned()))
 }
 
-fn show(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
+fn show(entry: &Entry, words: &mut WordIter<'_>, _: bool) -> Result<Command, CommandError> {
     let Some(word) = words.next() else { return Ok(Command::Show(None)) };
     let Some(word) = SETTINGS.iter().find(|known| **known == word) else {
         let meant = suggestion(word, |entry| SETTINGS.contains(&entry.word));
@@ -809,7 +809,7 @@ fn show(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, Comman
 fn backup(
     command: fn(Option<ServerSpec>) -> Command,
     entry: &Entry,
-    words: &mut Words<'_>,
+    words: &mut WordIter<'_>,
     no: bool,
 ) -> Result<Command, CommandError> {
     if no {
@@ -823,7 +823,7 @@ fn backup(
     }
 }
 
-fn certificate(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
+fn certificate(entry: &Entry, words: &mut WordIter<'_>, no: bool) -> Result<Command, CommandError> {
     if no {
         return Ok(Command::Certificate(None));
     }
@@ -833,7 +833,7 @@ fn certificate(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command
     })
 }
 
-fn client_ca(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
+fn client_ca(entry: &Entry, words: &mut WordIter<'_>, no: bool) -> Result<Command, CommandError> {
     if no {
         return Ok(Command::ClientCa(Vec::new()));
     }
@@ -843,7 +843,7 @@ fn client_ca(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, 
 
 /// A port alone means an address of this machine only, because every client that reaches the port
 /// can command pen.
-fn control(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
+fn control(entry: &Entry, words: &mut WordIter<'_>, no: bool) -> Result<Command, CommandError> {
     if no {
         return Ok(Command::Startup(Startup::Control(None)));
     }
@@ -861,7 +861,7 @@ fn control(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, Co
 fn startup(
     made: impl Fn(Option<&str>) -> Startup,
     entry: &Entry,
-    words: &mut Words<'_>,
+    words: &mut WordIter<'_>,
     no: bool,
 ) -> Result<Command, CommandError> {
     Ok(match (no, words.peek()) {
@@ -871,12 +871,16 @@ fn startup(
     })
 }
 
-fn path(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Option<PathBuf>, CommandError> {
+fn path(
+    entry: &Entry,
+    words: &mut WordIter<'_>,
+    no: bool,
+) -> Result<Option<PathBuf>, CommandError> {
     if no { Ok(None) } else { entry.required(words).map(|path| Some(path.into())) }
 }
 
 /// The value of a switch: nothing, `on` or `off`. After `no` and the word, no value is allowed.
-fn on(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<bool, CommandError> {
+fn on(entry: &Entry, words: &mut WordIter<'_>, no: bool) -> Result<bool, CommandError> {
     if no {
         return Ok(false);
     }
@@ -887,12 +891,12 @@ fn on(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<bool, CommandErr
     }
 }
 
-fn value(number: Number, entry: &Entry, words: &mut Words<'_>) -> Result<Command, CommandError> {
+fn value(number: Number, entry: &Entry, words: &mut WordIter<'_>) -> Result<Command, CommandError> {
     let value = words.next().map(|text| entry.number(text, number.range())).transpose()?;
     Ok(Command::Number(number, value))
 }
 
-fn http(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
+fn http(entry: &Entry, words: &mut WordIter<'_>, no: bool) -> Result<Command, CommandError> {
     if no {
         return Ok(Command::Http(Http::Off));
     }
@@ -907,7 +911,7 @@ fn http(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, Comma
 }
 
 /// The original treats a negative time as 0.
-fn idle_timeout(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
+fn idle_timeout(entry: &Entry, words: &mut WordIter<'_>, _: bool) -> Result<Command, CommandError> {
     match words.peek().and_then(|text| text.strip_prefix('-')) {
         Some(digits) => {
             words.next();
@@ -918,7 +922,7 @@ fn idle_timeout(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command
     }
 }
 
-fn form(words: &mut Words<'_>) -> Form {
+fn form(words: &mut WordIter<'_>) -> Form {
     match words.peek() {
         Some("json") => {
             words.next();
@@ -928,7 +932,7 @@ fn form(words: &mut Words<'_>) -> Form {
     }
 }
 
-fn recent(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
+fn recent(entry: &Entry, words: &mut WordIter<'_>, _: bool) -> Result<Command, CommandError> {
     const SECONDS: u32 = 300;
     match words.next() {
         None => Ok(Command::Recent(SECONDS, Form::Plain)),
@@ -937,15 +941,15 @@ fn recent(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, Comm
     }
 }
 
-fn acl(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
+fn acl(entry: &Entry, words: &mut WordIter<'_>, no: bool) -> Result<Command, CommandError> {
     if no {
         let text = words.next().ok_or(CommandError::Usage { word: "no acl", arguments: "N" })?;
         return Ok(Command::NoAcl(list_number(entry, text)?));
     }
     let list = list_number(entry, entry.required(words)?)?;
     let verdict = match entry.required(words)? {
-        "permit" => Verdict::Permit,
-        "deny" => Verdict::Deny,
+        "permit" => AclVerdict::Permit,
+        "deny" => AclVerdict::Deny,
         other => return Err(entry.wrong(format!("{} is neither permit nor deny", quoted(other)))),
     };
     let address = entry.required(words)?;
@@ -960,7 +964,7 @@ fn list_number(entry: &Entry, text: &str) -> Result<u8, CommandError> {
     u8::try_from(number).map_err(|why| entry.wrong(why))
 }
 
-fn net(entry: &Entry, text: &str, words: &mut Words<'_>) -> Result<Net, CommandError> {
+fn net(entry: &Entry, text: &str, words: &mut WordIter<'_>) -> Result<Net, CommandError> {
     let (address, length) = match text.split_once('/') {
         Some((address, length)) => (address, Some(length)),
         None => (text, None),
@@ -994,14 +998,14 @@ fn mask(entry: &Entry, text: &str) -> Result<Ipv4Addr, CommandError> {
     }
 }
 
-fn explain(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
+fn explain(entry: &Entry, words: &mut WordIter<'_>, _: bool) -> Result<Command, CommandError> {
     let text = entry.required(words)?;
     text.parse()
         .map(Command::Explain)
         .map_err(|_| entry.wrong(format!("{} is no IP address", quoted(text))))
 }
 
-fn help(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
+fn help(entry: &Entry, words: &mut WordIter<'_>, _: bool) -> Result<Command, CommandError> {
     let Some(word) = words.next() else { return Ok(Command::Help(None)) };
     match COMMANDS.iter().find(|known| known.word == word) {
         Some(known) => Ok(Command::Help(Some(known.word.to_owned()))),
@@ -1014,7 +1018,7 @@ fn help(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, Comman
     }
 }
 
-fn listen(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
+fn listen(entry: &Entry, words: &mut WordIter<'_>, _: bool) -> Result<Command, CommandError> {
     let local = words
         .next()
         .map(|text| grammar::local(text).map_err(|why| entry.wrong(why)))
@@ -1022,7 +1026,7 @@ fn listen(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, Comm
     Ok(Command::Listen(local))
 }
 
-fn log(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
+fn log(entry: &Entry, words: &mut WordIter<'_>, no: bool) -> Result<Command, CommandError> {
     if no {
         return Ok(Command::NoLog);
     }
@@ -1048,14 +1052,14 @@ pub fn log_target(text: &str) -> Result<LogTarget, GrammarError> {
     }
 }
 
-fn web_stats(_: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
+fn web_stats(_: &Entry, words: &mut WordIter<'_>, no: bool) -> Result<Command, CommandError> {
     if no {
         return Ok(Command::NoWebStats);
     }
     Ok(Command::WebStats(words.next().map(PathBuf::from)))
 }
 
-fn source(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
+fn source(entry: &Entry, words: &mut WordIter<'_>, no: bool) -> Result<Command, CommandError> {
     if no {
         return Ok(Command::Source(None));
     }
@@ -1065,7 +1069,11 @@ fn source(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, Com
         .map_err(|_| CommandError::Source(text.to_owned()))
 }
 
-fn proxy_protocol(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
+fn proxy_protocol(
+    entry: &Entry,
+    words: &mut WordIter<'_>,
+    _: bool,
+) -> Result<Command, CommandError> {
     match (entry.required(words)?, entry.required(words)?) {
         ("in", "off") => Ok(Command::ProxyIn(Senders::default())),
         ("in", "from") => {
@@ -1084,7 +1092,11 @@ fn proxy_protocol(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Comma
     }
 }
 
-fn socket_buffers(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
+fn socket_buffers(
+    entry: &Entry,
+    words: &mut WordIter<'_>,
+    _: bool,
+) -> Result<Command, CommandError> {
     let side = match entry.required(words)? {
         "client" => BufferSide::Client,
         "server" => BufferSide::Server,
@@ -1099,7 +1111,7 @@ fn socket_buffers(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Comma
 /// `wmem_max`.
 pub(crate) const BUFFER: std::ops::RangeInclusive<u32> = 0..=64 << 20;
 
-fn fastclose(entry: &Entry, words: &mut Words<'_>, _: bool) -> Result<Command, CommandError> {
+fn fastclose(entry: &Entry, words: &mut WordIter<'_>, _: bool) -> Result<Command, CommandError> {
     let which = match words.next() {
         None => return Err(CommandError::FastcloseAlone),
         Some("off") => Fastclose::Off,
@@ -1130,7 +1142,7 @@ fn address(entry: &Entry, text: &str) -> Result<Host, CommandError> {
     })
 }
 
-fn server(entry: &Entry, words: &mut Words<'_>, no: bool) -> Result<Command, CommandError> {
+fn server(entry: &Entry, words: &mut WordIter<'_>, no: bool) -> Result<Command, CommandError> {
     if no {
         let text = words.next().ok_or(CommandError::Usage { word: "no server", arguments: "N" })?;
         return Ok(Command::NoServer(entry.ordinal(text, SERVER)?));

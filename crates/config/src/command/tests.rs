@@ -261,7 +261,7 @@ fn what_is_refused_says_why() {
 
 #[test]
 fn every_other_command_is_read() {
-    let deny = Verdict::Deny;
+    let deny = AclVerdict::Deny;
     let rows = [
         ("acl 9 deny 1.2.3.4", Command::Acl { list: 9, verdict: deny, net: v4([1, 2, 3, 4], 32) }),
         (
@@ -550,12 +550,12 @@ fn what_no_line_can_say_is_not_well_formed() {
         Command::Number(Number::Timeout, Some(0)),
         Command::Acl {
             list: 10,
-            verdict: Verdict::Deny,
+            verdict: AclVerdict::Deny,
             net: Net::v4_prefix([1, 2, 3, 4].into(), 32).unwrap(),
         },
         Command::Acl {
             list: 0,
-            verdict: Verdict::Deny,
+            verdict: AclVerdict::Deny,
             net: Net::V6 { address: 1.into(), length: 129 },
         },
         Command::Listen(Some(Local::Inet { host: None, port: Service::Port(0) })),

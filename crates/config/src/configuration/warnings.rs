@@ -174,7 +174,7 @@ fn reaches(listen: &Address, server: &Address) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::acl::{Net, Verdict};
+    use crate::acl::{AclVerdict, Net};
     use crate::settings::Selection;
 
     fn said(change: impl FnOnce(&mut Settings)) -> Vec<String> {
@@ -205,7 +205,7 @@ mod tests {
         let fill = |settings: &mut Settings, list: usize| {
             assert!(
                 settings.acls[list]
-                    .push(Verdict::Permit, Net::v4_prefix([10, 0, 0, 0].into(), 8).unwrap())
+                    .push(AclVerdict::Permit, Net::v4_prefix([10, 0, 0, 0].into(), 8).unwrap())
             );
         };
         assert_eq!(said(|_| ()), [""; 0]);

@@ -105,7 +105,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::acl::{Net, Verdict};
+    use crate::acl::{AclVerdict, Net};
     use crate::address::Address;
     use crate::settings::Server;
     use crate::strategies;
@@ -137,7 +137,7 @@ mod tests {
         after.servers[2] = Some(Server { prio: 3, ..server(4) });
         assert!(
             after.acls[3]
-                .push(Verdict::Permit, Net::v4([10, 0, 0, 0].into(), [255, 0, 0, 0].into()))
+                .push(AclVerdict::Permit, Net::v4([10, 0, 0, 0].into(), [255, 0, 0, 0].into()))
         );
         after.selection.roundrobin = true;
         let there = [

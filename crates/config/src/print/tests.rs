@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use proptest::option::of;
 use proptest::prelude::*;
 
-use crate::acl::{Net, Verdict};
+use crate::acl::{AclVerdict, Net};
 use crate::configuration::{Configuration, Names, Settled, SourcedCommand};
 use crate::parse::{file, grammar};
 use crate::print::*;
@@ -68,11 +68,11 @@ fn the_layout_is_that_of_the_original() {
     };
     assert!(
         settings.acls[1]
-            .push(Verdict::Permit, Net::v4([1, 2, 3, 4].into(), [255, 255, 255, 0].into()))
+            .push(AclVerdict::Permit, Net::v4([1, 2, 3, 4].into(), [255, 255, 255, 0].into()))
     );
     assert!(
         settings.acls[1]
-            .push(Verdict::Deny, Net::v6_prefix("fd00::1".parse().unwrap(), 64).unwrap())
+            .push(AclVerdict::Deny, Net::v6_prefix("fd00::1".parse().unwrap(), 64).unwrap())
     );
     let log = LogTarget::File("/var/log/pen.log".into());
     let header = [

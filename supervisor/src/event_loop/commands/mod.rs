@@ -15,11 +15,11 @@ use pen_config::command::Command;
 use pen_config::ids::{ServerId, Target, WorkerId};
 use pen_ipc::message::{Operator, ReportPage};
 
-use crate::event_loop::Service;
+use crate::event_loop::Supervisor;
 use crate::event_loop::commands::query::ReportRequest;
 use crate::event_loop::reload::notices::Success;
 use crate::event_loop::reload::prepare::Change;
-use crate::event_loop::reload::{Batch, Purpose};
+use crate::event_loop::reload::{Batch, OpenPurpose};
 use crate::files::status_file::Writer;
 use crate::helpers::examine::Examining;
 use crate::helpers::names;
@@ -27,13 +27,13 @@ use crate::helpers::names::Inquiry;
 use crate::helpers::open::Fetching;
 use crate::helpers::resolve::Asking;
 use crate::helpers::task::HelperTask;
-use crate::processes::control::Reply;
+use crate::processes::control::ControlReply;
 use crate::report::{Gathering, TooMany};
 
 /// Commands that wait, and the command that is being executed.
 #[derive(Debug, Default)]
 pub(in crate::event_loop) struct CommandQueue {
-    queue: VecDeque<Request>,
+    queue: VecDeque<QueuedCommand>,
     job: Option<Job>,
     /// The configuration file is to be read again.
     hangup: bool,
@@ -54,7 +54,7 @@ pub(in crate::event_loop) struct CommandQueue {
 }
 
 #[derive(Debug)]
-struct Request {
+struct QueuedCommand {
     by: Requester,
     command: Command,
     file: Option<OwnedFd>,
@@ -92,7 +92,7 @@ pub(in crate::event_loop) enum JobStage {
     /// The reading of the configuration file.
     Reload,
     /// An opener, and its purpose.
-    Fetching(Fetching, Purpose),
+    Fetching(Fetching, OpenPurpose),
     /// Resolvers, the names that they look up, and the commands that need them.
     Asking(Asking, Inquiry, Box<Batch>),
     /// An examiner of the TLS files, and the change that is put in force afterwards.
@@ -127,7 +127,7 @@ pub(in crate::event_loop) struct Settling {
 #[derive(Debug)]
 pub(in crate::event_loop) enum AfterApply {
     /// This reply.
-    Reply(Reply),
+    Reply(ControlReply),
     /// The answer to this query, taken at that time.
     Ask(Command),
     /// An empty reply, because the configuration file was read again.
@@ -140,7 +140,7 @@ pub(in crate::event_loop) struct Explaining {
     pub(in crate::event_loop) worker: WorkerId,
     pub(in crate::event_loop) serial: u32,
     pub(in crate::event_loop) deadline: Instant,
-    pub(in crate::event_loop) answer: Option<Reply>,
+    pub(in crate::event_loop) answer: Option<ControlReply>,
 }
 
 /// The progress of a job.
@@ -151,7 +151,7 @@ pub(in crate::event_loop) enum Progress {
     /// The job goes on at once.
     Next(JobStage),
     /// The job is finished.
-    Done(Reply),
+    Done(ControlReply),
 }
 
 impl CommandQueue {
@@ -162,7 +162,7 @@ impl CommandQueue {
         command: Command,
         file: Option<OwnedFd>,
     ) {
-        self.queue.push_back(Request { by, command, file });
+        self.queue.push_back(QueuedCommand { by, command, file });
     }
 
     /// Requests a reload of the configuration file.
@@ -211,8 +211,9 @@ impl CommandQueue {
         match self.job.as_mut().map(|job| &mut job.stage) {
             Some(JobStage::Gathering(gathering, _)) => gathering.forget(worker),
             Some(JobStage::Explaining(explaining)) if explaining.worker == worker => {
-                let ended =
-                    || Reply::refusal("explain: the worker that was asked has ended; ask again");
+                let ended = || {
+                    ControlReply::refusal("explain: the worker that was asked has ended; ask again")
+                };
                 explaining.answer.get_or_insert_with(ended);
             }
             _ => {}
@@ -240,7 +241,7 @@ impl CommandQueue {
         if let Some(JobStage::Explaining(explaining)) = self.job.as_mut().map(|job| &mut job.stage)
             && (explaining.worker, explaining.serial) == (worker, serial)
         {
-            explaining.answer = Some(Reply::text(text));
+            explaining.answer = Some(ControlReply::text(text));
         }
     }
 
@@ -320,7 +321,7 @@ impl CommandQueue {
         if !self.hangup && std::mem::take(&mut self.reread) {
             return Some(Job { by: Requester::Hangup, stage: JobStage::RereadTls });
         }
-        let Request { by, command, file } =
+        let QueuedCommand { by, command, file } =
             if commands { self.queue.pop_front()? } else { return None };
         Some(Job { by, stage: JobStage::Begin(command, file) })
     }
@@ -335,7 +336,7 @@ impl CommandQueue {
     }
 }
 
-impl Service {
+impl Supervisor {
     /// Advances the current job, and begins the next ones.
     pub(in crate::event_loop) fn work(&mut self, now: Instant) {
         self.queue.more = false;
@@ -401,10 +402,9 @@ impl Service {
             JobStage::Settling(settling) => self.settle(by, settling, now),
             JobStage::Explaining(explaining) => match explaining.answer {
                 Some(reply) => Progress::Done(reply),
-                None if now >= explaining.deadline => Progress::Done(Reply::refusal(format!(
-                    "explain: worker {} does not answer",
-                    explaining.worker
-                ))),
+                None if now >= explaining.deadline => Progress::Done(ControlReply::refusal(
+                    format!("explain: worker {} does not answer", explaining.worker),
+                )),
                 None => Progress::Wait(JobStage::Explaining(explaining)),
             },
             JobStage::Gathering(gathering, wanted) => match gathering.is_over(now) {
@@ -457,7 +457,7 @@ impl Service {
         self.settled(by, settling, now)
     }
 
-    fn conclude(&mut self, by: Requester, reply: Reply) {
+    fn conclude(&mut self, by: Requester, reply: ControlReply) {
         match (by, &mut self.control) {
             (Requester::Operator { pid, ticket, .. }, Some(control)) => {
                 control.reply(pid, ticket, reply)
@@ -483,7 +483,7 @@ impl Progress {
     /// Finishes a job whose requester is a signal: there is no reply.
     fn told(self, by: Requester) -> Progress {
         match (by, self) {
-            (Requester::Hangup, Progress::Done(_)) => Progress::Done(Reply::none()),
+            (Requester::Hangup, Progress::Done(_)) => Progress::Done(ControlReply::none()),
             (_, progress) => progress,
         }
     }

@@ -20,7 +20,7 @@ use pen_config::settings::Selection;
 use pen_ipc::stats::ConnectionInfo;
 
 use crate::clock;
-use crate::event_loop::Service;
+use crate::event_loop::Supervisor;
 use crate::event_loop::commands::{
     AfterApply, Explaining, JobStage, PATIENCE, Progress, Requester,
 };
@@ -30,9 +30,9 @@ use crate::files::status_file::{StatusFile, Writer};
 use crate::helpers::task::{HelperTask, TaskContext};
 use crate::jail::Jail;
 use crate::jail::sandbox;
-use crate::jail::sandbox::Kind;
+use crate::jail::sandbox::ProcessKind;
 use crate::log::errno::why;
-use crate::processes::control::Reply;
+use crate::processes::control::ControlReply;
 use crate::processes::spawn::SpawnContext;
 use crate::report;
 use crate::report::{Gathered, Gathering};
@@ -49,7 +49,7 @@ pub(in crate::event_loop) enum ReportRequest {
     Idlers,
 }
 
-impl Service {
+impl Supervisor {
     /// Begins to execute a command.
     pub(in crate::event_loop) fn begin(
         &mut self,
@@ -66,7 +66,7 @@ impl Service {
             Command::Connection(number) => self.connection(number, now),
             Command::Exit if self.state.allow_exit => {
                 self.queue.exit(by);
-                Progress::Done(Reply::none())
+                Progress::Done(ControlReply::none())
             }
             Command::Explain(ip) => self.explain(ClientKey::from_ip(ip), now),
             Command::Number(Number::Idlers, None) => {
@@ -105,7 +105,7 @@ impl Service {
                 })
             }
             Command::Write(path) => self.write(path.as_deref(), file, now),
-            Command::WriteHere => self.write_to(&Target::Reply, now),
+            Command::WriteHere => self.write_to(&QueryTarget::Reply, now),
             Command::Show(word) => self.show(word.as_deref(), now),
             Command::Include(path) => self.include(path, now),
             command => {
@@ -116,36 +116,36 @@ impl Service {
     }
 
     /// The reply to a query that needs no other process.
-    fn known(&self, command: &Command) -> Option<Reply> {
+    fn known(&self, command: &Command) -> Option<ControlReply> {
         let (state, settings) = (&self.state, &self.context.settings);
         Some(match command {
-            Command::Nothing => Reply::none(),
+            Command::Nothing => ControlReply::none(),
             Command::Number(which, None) => return self.number(*which),
             Command::Control => match &self.control {
-                Some(control) => Reply::line(control.name()),
-                None => Reply::none(),
+                Some(control) => ControlReply::line(control.name()),
+                None => ControlReply::none(),
             },
             Command::Exit if !state.allow_exit => {
-                Reply::refusal("Exit is not enabled; restart with -X flag")
+                ControlReply::refusal("Exit is not enabled; restart with -X flag")
             }
-            Command::Help(word) => Reply::text(help(word.as_deref())),
-            Command::Listen(None) => Reply::line(&state.local),
+            Command::Help(word) => ControlReply::text(help(word.as_deref())),
+            Command::Listen(None) => ControlReply::line(&state.local),
             Command::Log(None) => match &state.log {
-                Some(target) => Reply::line(log_name(target)),
-                None => Reply::none(),
+                Some(target) => ControlReply::line(log_name(target)),
+                None => ControlReply::none(),
             },
-            Command::Mode(Form::Plain) => Reply::line(mode(settings.selection)),
-            Command::Mode(Form::Json) => Reply::line(mode_json(settings.selection)),
-            Command::Pid => Reply::line(std::process::id()),
-            Command::Sandbox => Reply::text(sandbox::table(&self.context.jail)),
+            Command::Mode(Form::Plain) => ControlReply::line(mode(settings.selection)),
+            Command::Mode(Form::Json) => ControlReply::line(mode_json(settings.selection)),
+            Command::Pid => ControlReply::line(std::process::id()),
+            Command::Sandbox => ControlReply::text(sandbox::table(&self.context.jail)),
             // Each worker has descriptor numbers of its own: one number can mean several
             // connections.
             Command::Socket(number) => {
-                Reply::line(format!("Socket {number} belongs to connection -1"))
+                ControlReply::line(format!("Socket {number} belongs to connection -1"))
             }
             Command::WebStats(None) => match &state.status {
-                Some(file) => Reply::line(file.name().display()),
-                None => Reply::none(),
+                Some(file) => ControlReply::line(file.name().display()),
+                None => ControlReply::none(),
             },
             _ => return None,
         })
@@ -161,34 +161,36 @@ impl Service {
         report::Program { uptime, listen, workers: self.pool.ids().count() }
     }
 
-    fn number(&self, which: Number) -> Option<Reply> {
+    fn number(&self, which: Number) -> Option<ControlReply> {
         let settings = &self.context.settings;
         Some(match which {
-            Number::AcceptBatch => Reply::line(settings.accept_batch),
-            Number::Backlog => Reply::line(settings.backlog),
-            Number::Blacklist => Reply::line(settings.blacklist),
-            Number::ClientAcl => Reply::line(settings.client_acl),
-            Number::ClientsMax => Reply::line(settings.clients_max),
-            Number::ConnMax => Reply::line(settings.connections_max),
-            Number::ControlAcl => Reply::line(settings.control_acl),
-            Number::Debug => Reply::line(settings.debug),
+            Number::AcceptBatch => ControlReply::line(settings.accept_batch),
+            Number::Backlog => ControlReply::line(settings.backlog),
+            Number::Blacklist => ControlReply::line(settings.blacklist),
+            Number::ClientAcl => ControlReply::line(settings.client_acl),
+            Number::ClientsMax => ControlReply::line(settings.clients_max),
+            Number::ConnMax => ControlReply::line(settings.connections_max),
+            Number::ControlAcl => ControlReply::line(settings.control_acl),
+            Number::Debug => ControlReply::line(settings.debug),
             Number::IdleTimeout => {
-                Reply::line(format!("Idle timeout: {} seconds", settings.idle_timeout))
+                ControlReply::line(format!("Idle timeout: {} seconds", settings.idle_timeout))
             }
             Number::Idlers => return None,
-            Number::MaxServers => Reply::line(settings.table_size()),
-            Number::PendingMax => Reply::line(settings.pending_max),
-            Number::Timeout => Reply::line(settings.connect_timeout),
-            Number::Tracking => Reply::line(settings.tracking),
-            Number::Workers => Reply::line(self.pool.ids().count()),
+            Number::MaxServers => ControlReply::line(settings.table_size()),
+            Number::PendingMax => ControlReply::line(settings.pending_max),
+            Number::Timeout => ControlReply::line(settings.connect_timeout),
+            Number::Tracking => ControlReply::line(settings.tracking),
+            Number::Workers => ControlReply::line(self.pool.ids().count()),
         })
     }
 
     fn close(&mut self, number: u32, by: Requester, now: Instant) -> Progress {
         if number >= self.context.settings.connections_max {
-            return Progress::Done(Reply::refusal(format!("Connection {number} out of range")));
+            return Progress::Done(ControlReply::refusal(format!(
+                "Connection {number} out of range"
+            )));
         }
-        let reply = Reply::line(format!("Forcibly closing connection {number}"));
+        let reply = ControlReply::line(format!("Forcibly closing connection {number}"));
         // Taken before the lookup, so that a later connection with this number is not closed.
         let before = clock::precise();
         let owner = self.owner(number).and_then(|owner| self.pool.worker_mut(owner));
@@ -200,9 +202,9 @@ impl Service {
                 // carried out the order.
                 self.publish_anew(AfterApply::Reply(reply), now)
             }
-            None => {
-                Progress::Done(Reply::refusal(format!("close: connection {number} is not in use")))
-            }
+            None => Progress::Done(ControlReply::refusal(format!(
+                "close: connection {number} is not in use"
+            ))),
         }
     }
 
@@ -213,7 +215,9 @@ impl Service {
 
     fn connection(&mut self, number: u32, now: Instant) -> Progress {
         if number >= self.context.settings.connections_max {
-            return Progress::Done(Reply::refusal(format!("Connection {number} out of range")));
+            return Progress::Done(ControlReply::refusal(format!(
+                "Connection {number} out of range"
+            )));
         }
         match self.owner(number) {
             Some(owner) => {
@@ -234,7 +238,7 @@ impl Service {
                     Explaining { worker, serial, deadline: now + PATIENCE, answer: None };
                 Progress::Wait(JobStage::Explaining(explaining))
             }
-            None => Progress::Done(Reply::refusal("explain: no worker can answer now")),
+            None => Progress::Done(ControlReply::refusal("explain: no worker can answer now")),
         }
     }
 
@@ -264,7 +268,7 @@ impl Service {
             }
             ReportRequest::Idlers => {
                 let present = gathered.connections.iter().filter(|info| is_idler(info)).count();
-                Progress::Done(Reply::line(format!("Idlers: {present}/{}", settings.idlers)))
+                Progress::Done(ControlReply::line(format!("Idlers: {present}/{}", settings.idlers)))
             }
             ReportRequest::Status(form) => {
                 let (file, logger) = (self.state.status.as_ref(), &self.logger);
@@ -298,16 +302,16 @@ impl Service {
     fn write(&self, path: Option<&Path>, file: Option<OwnedFd>, now: Instant) -> Progress {
         let state = &self.state;
         let target = match (path, file, &state.config) {
-            (Some(path), Some(file), _) => Target::Held(path, File::from(file)),
+            (Some(path), Some(file), _) => QueryTarget::Held(path, File::from(file)),
             (Some(path), None, _) => {
-                return Progress::Done(Reply::refusal(format!(
+                return Progress::Done(ControlReply::refusal(format!(
                     "write: {}: it was not opened",
                     path.display()
                 )));
             }
-            (None, _, Some(path)) => Target::Config(path),
+            (None, _, Some(path)) => QueryTarget::Config(path),
             (None, _, None) => {
-                return Progress::Done(Reply::refusal(
+                return Progress::Done(ControlReply::refusal(
                     "write: which file? There is no -F; say write FILE",
                 ));
             }
@@ -332,7 +336,7 @@ impl Service {
             && number.parse().is_ok_and(|number: u32| number >= settings.table_size())
         {
             let slots = settings.table_size();
-            return Progress::Done(Reply::refusal(format!(
+            return Progress::Done(ControlReply::refusal(format!(
                 "show: there is no server {number}: the table has {slots} (-S)"
             )));
         }
@@ -342,7 +346,7 @@ impl Service {
         })
     }
 
-    fn write_to(&self, target: &Target<'_>, now: Instant) -> Progress {
+    fn write_to(&self, target: &QueryTarget<'_>, now: Instant) -> Progress {
         let state = &self.state;
         let header =
             [format!("Generated by pen {}", clock::full(clock::now())), state.command_line.clone()];
@@ -387,20 +391,21 @@ impl Service {
                 io::Error::other(format!("{}: {}", path.display(), why(&error)))
             };
             match target {
-                Target::Reply => {
+                QueryTarget::Reply => {
                     jail.sandbox.enter_reporter()?;
                     to.write_all(text.as_bytes())
                 }
-                Target::Held(path, file) => status_file::fill(file, put)
+                QueryTarget::Held(path, file) => status_file::fill(file, put)
                     .and_then(|()| file.sync_all())
                     .map_err(|error| named(path, error)),
-                Target::Config(path) => {
+                QueryTarget::Config(path) => {
                     // The target of a link is written. The rights of the operators decide whether
                     // that is allowed.
                     let path = &std::fs::canonicalize(path).unwrap_or(path.to_path_buf());
                     // The reply is written to memory through this descriptor, so it has to stay
                     // open.
-                    jail.enter(Kind::Writer, supervisor, &[reply]).map_err(io::Error::other)?;
+                    jail.enter(ProcessKind::Writer, supervisor, &[reply])
+                        .map_err(io::Error::other)?;
                     status_file::rewrite(
                         path,
                         Writer::Command(supervisor.as_raw().unsigned_abs()),
@@ -422,7 +427,7 @@ impl Service {
     }
 }
 
-enum Target<'a> {
+enum QueryTarget<'a> {
     Held(&'a Path, File),
     Config(&'a Path),
     Reply,
@@ -439,11 +444,11 @@ fn not_written(path: &Path, error: io::Error) -> io::Error {
     io::Error::other(format!("{}: {}{hint}", path.display(), why(&error)))
 }
 
-impl Target<'_> {
+impl QueryTarget<'_> {
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Target::Held(_, file) => Some(file.as_fd()),
-            Target::Config(_) | Target::Reply => None,
+            QueryTarget::Held(_, file) => Some(file.as_fd()),
+            QueryTarget::Config(_) | QueryTarget::Reply => None,
         }
     }
 }
@@ -458,17 +463,19 @@ fn task(
 ) -> Progress {
     match HelperTask::begin(word, jail.identity.uid, keep, now, work) {
         Ok(task) => Progress::Wait(JobStage::HelperTask(task, word, None)),
-        Err(error) => Progress::Done(Reply::refusal(format!("{word}: not now: {}", why(&error)))),
+        Err(error) => {
+            Progress::Done(ControlReply::refusal(format!("{word}: not now: {}", why(&error))))
+        }
     }
 }
 
 /// Information about a connection. Scripts rely on the words and the order of the five lines.
-fn connection(number: u32, info: Option<&ConnectionInfo>) -> Reply {
+fn connection(number: u32, info: Option<&ConnectionInfo>) -> ControlReply {
     let (state, downfd, upfd) =
         info.map_or((0, -1, -1), |info| (info.state, info.downfd, info.upfd));
     let (client, server) = info.map_or((0, 0), |info| (info.client, info.server));
     let pending = state & CONNECTING;
-    Reply::text(format!(
+    ControlReply::text(format!(
         "Connection {number}:\nstate = {state}\ndownfd = {downfd}, upfd = {upfd}\nclient = \
          {client}, server = {server}\npend = {pending}\n"
     ))
@@ -518,7 +525,7 @@ fn mode_json(selection: Selection) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::processes::control::Body;
+    use crate::processes::control::ReplyBody;
 
     #[test]
     fn the_modes_are_one_line() {
@@ -534,7 +541,7 @@ mod tests {
 
     #[test]
     fn a_connection_is_five_lines() {
-        let Body::Text(unused) = connection(7, None).body else { panic!() };
+        let ReplyBody::Text(unused) = connection(7, None).body else { panic!() };
         assert_eq!(
             unused,
             "Connection 7:\nstate = 0\ndownfd = -1, upfd = -1\nclient = 0, server = 0\npend = 0\n"
@@ -549,7 +556,7 @@ mod tests {
             client: 2,
             server: -1,
         };
-        let Body::Text(used) = connection(0, Some(&info)).body else { panic!() };
+        let ReplyBody::Text(used) = connection(0, Some(&info)).body else { panic!() };
         assert_eq!(
             used,
             "Connection 0:\nstate = 1\ndownfd = 6, upfd = 7\nclient = 2, server = -1\npend = 1\n"

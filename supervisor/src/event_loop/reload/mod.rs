@@ -16,7 +16,7 @@ use pen_ipc::message::Outcome;
 use pen_ipc::start::RequestLog;
 use pen_ipc::tls_files::Examined;
 
-use crate::event_loop::Service;
+use crate::event_loop::Supervisor;
 use crate::event_loop::commands::{AfterApply, JobStage, PATIENCE, Progress, Requester, Settling};
 use crate::event_loop::reload::notices::Success;
 use crate::event_loop::reload::prepare::{Change, Move, NewLog};
@@ -25,30 +25,30 @@ use crate::files::configuration::Loaded;
 use crate::files::memory;
 use crate::files::tls_material::READING;
 use crate::helpers::examine::Examining;
-use crate::helpers::names::{Found, Inquiry};
+use crate::helpers::names::{FoundAddresses, Inquiry};
 use crate::helpers::open::{Fetched, Fetching, JailedPath, OpenRequest};
-use crate::helpers::resolve::{Asking, Patience};
+use crate::helpers::resolve::{Asking, ResolvePatience};
 use crate::jail::Jail;
 use crate::jail::user;
 use crate::log::errno::why;
-use crate::processes::control::{Body, Reply};
+use crate::processes::control::{ControlReply, ReplyBody};
 use crate::processes::spawn::SpawnContext;
 use crate::startup::{absolute, leave_out};
 
 /// Commands that take effect together or not at all.
 #[derive(Debug)]
 pub(in crate::event_loop) struct Batch {
-    pub(in crate::event_loop) source: Source,
+    pub(in crate::event_loop) source: CommandSource,
     pub(in crate::event_loop) commands: Vec<SourcedCommand>,
     /// The addresses and ports of the names in the commands, once they are known.
-    pub(in crate::event_loop) found: Found,
+    pub(in crate::event_loop) found: FoundAddresses,
     /// Files and sockets that an operator's commands name, once they are open.
-    pub(in crate::event_loop) held: Held,
+    pub(in crate::event_loop) held: OpenedFiles,
 }
 
 /// The origin of commands, which decides their rights.
 #[derive(Clone, Debug)]
-pub(in crate::event_loop) enum Source {
+pub(in crate::event_loop) enum CommandSource {
     /// The configuration file, which belongs to the administrator.
     File,
     /// An operator, with the command that the operator gave.
@@ -57,7 +57,7 @@ pub(in crate::event_loop) enum Source {
 
 /// Files and sockets that were opened with an operator's rights.
 #[derive(Debug, Default)]
-pub(in crate::event_loop) struct Held {
+pub(in crate::event_loop) struct OpenedFiles {
     pub(in crate::event_loop) log: Option<OwnedFd>,
     pub(in crate::event_loop) status: Option<OwnedFd>,
     pub(in crate::event_loop) ocsp: Option<OwnedFd>,
@@ -66,7 +66,7 @@ pub(in crate::event_loop) struct Held {
 
 /// The purpose of an opener.
 #[derive(Debug)]
-pub(in crate::event_loop) enum Purpose {
+pub(in crate::event_loop) enum OpenPurpose {
     /// The request log that an operator had named, to be opened again by HUP.
     Reopen,
     /// The commands of the file in an operator's `include`.
@@ -90,19 +90,24 @@ pub(in crate::event_loop) enum Need {
 }
 
 impl Batch {
-    pub(in crate::event_loop) fn new(source: Source, commands: Vec<SourcedCommand>) -> Batch {
-        Batch { source, commands, found: Found::default(), held: Held::default() }
+    pub(in crate::event_loop) fn new(
+        source: CommandSource,
+        commands: Vec<SourcedCommand>,
+    ) -> Batch {
+        Batch { source, commands, found: FoundAddresses::default(), held: OpenedFiles::default() }
     }
 
     /// One command of an operator, with the file that it names.
     pub(in crate::event_loop) fn single(command: Command, file: Option<OwnedFd>) -> Batch {
         let held = match &command {
-            Command::Log(Some(LogTarget::File(_))) => Held { log: file, ..Held::default() },
-            Command::WebStats(Some(_)) => Held { status: file, ..Held::default() },
-            Command::SslOcsp(Some(_)) => Held { ocsp: file, ..Held::default() },
-            _ => Held::default(),
+            Command::Log(Some(LogTarget::File(_))) => {
+                OpenedFiles { log: file, ..OpenedFiles::default() }
+            }
+            Command::WebStats(Some(_)) => OpenedFiles { status: file, ..OpenedFiles::default() },
+            Command::SslOcsp(Some(_)) => OpenedFiles { ocsp: file, ..OpenedFiles::default() },
+            _ => OpenedFiles::default(),
         };
-        let source = Source::Operator(command.clone());
+        let source = CommandSource::Operator(command.clone());
         Batch {
             held,
             ..Batch::new(source, vec![SourcedCommand { source_line: String::new(), command }])
@@ -123,7 +128,7 @@ impl Batch {
     }
 }
 
-impl Service {
+impl Supervisor {
     /// Opens an operator's log again, and then reads the configuration file.
     pub(in crate::event_loop) fn reopen_held_log(&mut self, now: Instant) -> Progress {
         let Some(LogTarget::File(path)) =
@@ -131,19 +136,19 @@ impl Service {
         else {
             return Progress::Next(JobStage::Reload);
         };
-        self.fetch(&OpenRequest::Log(in_jail(path)), Purpose::Reopen, now)
+        self.fetch(&OpenRequest::Log(in_jail(path)), OpenPurpose::Reopen, now)
     }
 
     /// Reads the commands of an operator's file in a child.
     pub(in crate::event_loop) fn include(&mut self, path: PathBuf, now: Instant) -> Progress {
         self.fetch(
             &OpenRequest::Commands(in_jail(&path)),
-            Purpose::Include(Command::Include(path)),
+            OpenPurpose::Include(Command::Include(path)),
             now,
         )
     }
 
-    fn fetch(&mut self, wanted: &OpenRequest, purpose: Purpose, now: Instant) -> Progress {
+    fn fetch(&mut self, wanted: &OpenRequest, purpose: OpenPurpose, now: Instant) -> Progress {
         if self.queue.hangs() {
             let why = "not now: too many processes hang in a file system that does not answer";
             return self.fetched(Err(why.into()), purpose, now);
@@ -158,30 +163,30 @@ impl Service {
     pub(in crate::event_loop) fn fetched(
         &mut self,
         fetched: Result<Fetched, String>,
-        purpose: Purpose,
+        purpose: OpenPurpose,
         now: Instant,
     ) -> Progress {
         match (purpose, fetched) {
-            (Purpose::Reopen, fetched) => self.held_log(fetched),
-            (Purpose::Include(include), fetched) => match loaded(fetched) {
+            (OpenPurpose::Reopen, fetched) => self.held_log(fetched),
+            (OpenPurpose::Include(include), fetched) => match loaded(fetched) {
                 Ok(loaded) => {
-                    self.look_up(Batch::new(Source::Operator(include), loaded.commands), now)
+                    self.look_up(Batch::new(CommandSource::Operator(include), loaded.commands), now)
                 }
                 Err(errors) => {
                     let errors =
                         errors.into_iter().map(|why| self.with_jail(&include, why)).collect();
-                    self.refuse(&Batch::new(Source::Operator(include), Vec::new()), errors)
+                    self.refuse(&Batch::new(CommandSource::Operator(include), Vec::new()), errors)
                 }
             },
-            (Purpose::Reload, fetched) => self.reloaded(fetched, now),
-            (Purpose::Keys(waiting), fetched) => {
+            (OpenPurpose::Reload, fetched) => self.reloaded(fetched, now),
+            (OpenPurpose::Keys(waiting), fetched) => {
                 let (change, batch) = *waiting;
                 self.gathered_keys(fetched, change, batch, now)
             }
-            (Purpose::Need(_, at, batch), Err(why)) => {
+            (OpenPurpose::Need(_, at, batch), Err(why)) => {
                 self.refuse(&batch, vec![at + &why + &self.in_the_jail()])
             }
-            (Purpose::Need(need, _, mut batch), Ok(Fetched { descriptor, file_id, .. })) => {
+            (OpenPurpose::Need(need, _, mut batch), Ok(Fetched { descriptor, file_id, .. })) => {
                 match need {
                     Need::Log => batch.held.log = Some(descriptor),
                     Need::Status => batch.held.status = Some(descriptor),
@@ -239,10 +244,10 @@ impl Service {
         let Some(path) = &self.state.config else {
             return match self.context.keys {
                 Some(_) => self.reread_tls(now),
-                None => Progress::Done(Reply::none()),
+                None => Progress::Done(ControlReply::none()),
             };
         };
-        self.fetch(&OpenRequest::Configuration(path.clone()), Purpose::Reload, now)
+        self.fetch(&OpenRequest::Configuration(path.clone()), OpenPurpose::Reload, now)
     }
 
     /// Continues with the commands of the configuration file.
@@ -254,11 +259,11 @@ impl Service {
         match loaded {
             Ok(loaded) => {
                 loaded.notices.iter().for_each(|notice| self.logger.warning(notice));
-                self.look_up(Batch::new(Source::File, loaded.commands), now)
+                self.look_up(Batch::new(CommandSource::File, loaded.commands), now)
             }
             Err(errors) => {
                 self.keep_running_settings(&errors, true);
-                Progress::Done(Reply::none())
+                Progress::Done(ControlReply::none())
             }
         }
     }
@@ -293,7 +298,7 @@ impl Service {
     pub(in crate::event_loop) fn change(&mut self, mut batch: Batch, now: Instant) -> Progress {
         if let Some((wanted, need, at)) = self.missing(&batch) {
             return match self.checked(&batch) {
-                Ok(_) => self.fetch(&wanted, Purpose::Need(need, at, Box::new(batch)), now),
+                Ok(_) => self.fetch(&wanted, OpenPurpose::Need(need, at, Box::new(batch)), now),
                 Err(errors) => self.refuse(&batch, errors),
             };
         }
@@ -310,7 +315,7 @@ impl Service {
         let held = held.map(OwnedFd::try_clone).transpose();
         let tls = Box::new(change.settings.tls.clone());
         let wanted = held.map(|held| OpenRequest::Keys(tls, held));
-        let purpose = Purpose::Keys(Box::new((change, batch)));
+        let purpose = OpenPurpose::Keys(Box::new((change, batch)));
         match wanted {
             Ok(wanted) => self.fetch(&wanted, purpose, now),
             Err(error) => self.fetched(
@@ -363,19 +368,19 @@ impl Service {
 
     /// Reads the TLS files again without a request.
     pub(in crate::event_loop) fn reread_tls(&mut self, now: Instant) -> Progress {
-        self.look_up(Batch::new(Source::File, Vec::new()), now)
+        self.look_up(Batch::new(CommandSource::File, Vec::new()), now)
     }
 
     /// Refuses a change, and reports the errors.
     pub(in crate::event_loop) fn refuse(&mut self, batch: &Batch, errors: Vec<String>) -> Progress {
         let errors = configuration::bounded(errors);
         match &batch.source {
-            Source::File => {
+            CommandSource::File => {
                 // Without commands, only the TLS files were to be read.
                 self.keep_running_settings(&errors, !batch.commands.is_empty());
-                Progress::Done(Reply::none())
+                Progress::Done(ControlReply::none())
             }
-            Source::Operator(command) => {
+            CommandSource::Operator(command) => {
                 let line = command.to_string();
                 let word =
                     line.strip_prefix("no ").unwrap_or(&line).split(' ').next().unwrap_or_default();
@@ -387,7 +392,10 @@ impl Service {
                 let line =
                     |why: String| if whole(&why) { why + "\n" } else { format!("{word}: {why}\n") };
                 let text = errors.into_iter().map(line).collect();
-                Progress::Done(Reply { outcome: Outcome::Refused, body: Body::Text(text) })
+                Progress::Done(ControlReply {
+                    outcome: Outcome::Refused,
+                    body: ReplyBody::Text(text),
+                })
             }
         }
     }
@@ -447,7 +455,7 @@ impl Service {
             (keys.files, keys.reading) = (files, now + READING);
             keys.certificates.replace(
                 certificates,
-                matches!(batch.source, Source::Operator(_)),
+                matches!(batch.source, CommandSource::Operator(_)),
                 now,
             );
             self.pool.workers_mut().for_each(|worker| worker.renew_tls());
@@ -455,14 +463,14 @@ impl Service {
         if let Some(status) = status {
             self.state.status = status;
         }
-        if let Source::File = batch.source {
+        if let CommandSource::File = batch.source {
             self.state.servers_only =
                 apply::names_all(&batch.commands).unwrap_or(self.state.servers_only);
         }
         let then = match &batch.source {
-            Source::File => AfterApply::Reloaded,
-            Source::Operator(command) => {
-                question(command).map_or(AfterApply::Reply(Reply::none()), AfterApply::Ask)
+            CommandSource::File => AfterApply::Reloaded,
+            CommandSource::Operator(command) => {
+                question(command).map_or(AfterApply::Reply(ControlReply::none()), AfterApply::Ask)
             }
         };
         let rows = (readdressed, blacklist);
@@ -483,7 +491,7 @@ impl Service {
             // The time of arrival is unknown then, but the messages will arrive.
             Err(_) => Progress::Done(match then {
                 AfterApply::Reply(reply) => reply,
-                AfterApply::Ask(_) | AfterApply::Reloaded => Reply::none(),
+                AfterApply::Ask(_) | AfterApply::Reloaded => ControlReply::none(),
             }),
         }
     }
@@ -543,7 +551,7 @@ impl Service {
             AfterApply::Ask(command) => Progress::Next(JobStage::Begin(command, None)),
             AfterApply::Reloaded => {
                 self.file_refused = false;
-                Progress::Done(Reply::none())
+                Progress::Done(ControlReply::none())
             }
         }
     }
@@ -587,7 +595,7 @@ fn question(command: &Command) -> Option<Command> {
 }
 
 /// How long the names of a command or a file may take. Other commands wait meanwhile.
-const RESOLVE_PATIENCE: Patience = Patience { each: Duration::from_secs(20) };
+const RESOLVE_PATIENCE: ResolvePatience = ResolvePatience { each: Duration::from_secs(20) };
 
 pub(crate) mod notices;
 pub(crate) mod prepare;

@@ -8,10 +8,10 @@ use pen_config::command::{Command, LogTarget};
 use pen_config::ids::ServerId;
 use pen_config::print::difference;
 
-use crate::event_loop::Service;
+use crate::event_loop::Supervisor;
 use crate::event_loop::commands::Requester;
 use crate::event_loop::reload::prepare::Change;
-use crate::event_loop::reload::{Batch, Source};
+use crate::event_loop::reload::{Batch, CommandSource};
 use crate::processes::flood::{Admission, Flood};
 
 /// The log text for the time when all processes work by new settings.
@@ -28,15 +28,15 @@ pub(in crate::event_loop) enum Success {
 /// A limit for log lines that operators cause: a script may change something a thousand times a
 /// second.
 #[derive(Debug)]
-pub(in crate::event_loop) struct Notices {
+pub(in crate::event_loop) struct ChangeNotices {
     flood: Flood,
     /// The last change that was withheld.
     last: Option<String>,
 }
 
-impl Notices {
-    pub(in crate::event_loop) fn new(now: Instant) -> Notices {
-        Notices { flood: Flood::new(MOST_CHANGES, PERIOD, now), last: None }
+impl ChangeNotices {
+    pub(in crate::event_loop) fn new(now: Instant) -> ChangeNotices {
+        ChangeNotices { flood: Flood::new(MOST_CHANGES, PERIOD, now), last: None }
     }
 
     /// Takes a change by an operator; returns the lines to log now.
@@ -71,7 +71,7 @@ impl Notices {
     }
 }
 
-impl Service {
+impl Supervisor {
     /// The log text for a change. Call this before the change is put in force.
     pub(in crate::event_loop) fn success(
         &self,
@@ -80,12 +80,12 @@ impl Service {
         blacklist: &[(ServerId, u32)],
     ) -> Success {
         match &batch.source {
-            Source::File => Success::Reload(self.phrases(change, blacklist)),
-            Source::Operator(include @ Command::Include(_)) => Success::Operator(format!(
+            CommandSource::File => Success::Reload(self.phrases(change, blacklist)),
+            CommandSource::Operator(include @ Command::Include(_)) => Success::Operator(format!(
                 "{include}: {}",
                 listed(&self.phrases(change, blacklist))
             )),
-            Source::Operator(command) => {
+            CommandSource::Operator(command) => {
                 match is_renewed(command) || !self.phrases(change, blacklist).is_empty() {
                     true => Success::Operator(command.to_string()),
                     false => Success::Nothing,
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn of_many_changes_by_operators_some_are_told_and_the_rest_is_counted_with_the_last() {
         let start = Instant::now();
-        let mut notices = Notices::new(start);
+        let mut notices = ChangeNotices::new(start);
         let told = (0..2000)
             .flat_map(|n| notices.take(&format!("timeout {n}"), start))
             .collect::<Vec<_>>();

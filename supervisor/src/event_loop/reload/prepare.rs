@@ -20,8 +20,8 @@ use pen_ipc::start::RequestLog;
 use pen_ipc::tls_files::Fact;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-use crate::event_loop::Service;
-use crate::event_loop::reload::{Batch, Need, Source, in_jail};
+use crate::event_loop::Supervisor;
+use crate::event_loop::reload::{Batch, CommandSource, Need, in_jail};
 use crate::event_loop::state::{ListenerGuard, SocketGuard};
 use crate::files::configuration::in_order;
 use crate::files::listener::{Bound, Listener, bind_first};
@@ -54,7 +54,7 @@ pub(in crate::event_loop) struct Change {
 }
 
 /// A checked change, for which nothing is opened yet.
-pub(in crate::event_loop) struct Checked {
+pub(in crate::event_loop) struct CheckedChange {
     settings: Settings,
     address: Option<(Local, Vec<Address>)>,
     notices: Vec<String>,
@@ -75,7 +75,7 @@ pub(in crate::event_loop) struct NewLog {
     pub(in crate::event_loop) held: bool,
 }
 
-impl Service {
+impl Supervisor {
     /// Checks everything, and opens everything except the TLS files. Also returns whether these are
     /// to be read.
     pub(in crate::event_loop) fn prepare(
@@ -83,7 +83,7 @@ impl Service {
         batch: &mut Batch,
     ) -> Result<(Change, bool), Vec<String>> {
         let one = |why: String| vec![why];
-        let Checked { mut settings, address, mut notices } = self.checked(batch)?;
+        let CheckedChange { mut settings, address, mut notices } = self.checked(batch)?;
         let log = self.new_log(batch).map_err(one)?;
         let status = self.new_status_file(batch).map_err(one)?;
         let ocsp = self.new_ocsp(batch).map_err(one)?;
@@ -110,13 +110,16 @@ impl Service {
     }
 
     /// Does all checks that need no open file.
-    pub(in crate::event_loop) fn checked(&self, batch: &Batch) -> Result<Checked, Vec<String>> {
+    pub(in crate::event_loop) fn checked(
+        &self,
+        batch: &Batch,
+    ) -> Result<CheckedChange, Vec<String>> {
         let one = |why: String| vec![why];
         let address = self.new_address(batch).map_err(one)?;
         let port = address.as_ref().map_or(self.state.port(), |(_, addresses)| {
             addresses.first().and_then(Address::inet_port)
         });
-        if let Source::Operator(_) = batch.source {
+        if let CommandSource::Operator(_) = batch.source {
             let mut commands = batch.commands.iter().map(|placed| &placed.command);
             commands.try_for_each(|command| self.offer_to_operators(command)).map_err(one)?;
         }
@@ -138,7 +141,7 @@ impl Service {
         if has_any(running) && !has_any(&settings) && !settings.dummy {
             return Err(one("server: none would be left".into()));
         }
-        Ok(Checked { settings, address, notices: in_order(notices, &batch.commands) })
+        Ok(CheckedChange { settings, address, notices: in_order(notices, &batch.commands) })
     }
 
     /// Refuses an access list that excludes the operator who sets it: that operator could not undo
@@ -180,8 +183,8 @@ impl Service {
         }
         let mut after = of(moved.unwrap_or(here), settings);
         match &batch.source {
-            Source::File => after.extend(unused_lists(settings)),
-            Source::Operator(_) => {
+            CommandSource::File => after.extend(unused_lists(settings)),
+            CommandSource::Operator(_) => {
                 let before = of(here, &self.context.settings);
                 after.retain(|warning| !before.contains(warning));
             }
@@ -195,7 +198,7 @@ impl Service {
         &self,
         batch: &Batch,
     ) -> Option<(OpenRequest, Need, String)> {
-        let Source::Operator(_) = batch.source else { return None };
+        let CommandSource::Operator(_) = batch.source else { return None };
         if let (Some((Some(LogTarget::File(path)), at)), None) = (batch.last(log), &batch.held.log)
         {
             return Some((OpenRequest::Log(in_jail(path)), Need::Log, at + "log: "));
@@ -229,7 +232,7 @@ impl Service {
             .map_err(|error| format!("{at}listen: {error}"))?;
         // All addresses have the same port.
         match (&batch.source, addresses.first()) {
-            (Source::Operator(_), Some(Address::Inet(inet)))
+            (CommandSource::Operator(_), Some(Address::Inet(inet)))
                 if inet.port() < UNPRIVILEGED && self.state.port() != Some(inet.port()) =>
             {
                 Err(format!(
@@ -254,12 +257,12 @@ impl Service {
         }
         let failed = |error| format!("listen: {}", why(&error));
         let (socket, path, address) = match (addresses, &batch.source) {
-            ([address @ Address::Unix(_)], Source::Operator(_)) => {
+            ([address @ Address::Unix(_)], CommandSource::Operator(_)) => {
                 let (socket, path) =
                     batch.held.listener.take().ok_or("listen: the socket was not made")?;
                 (socket, Some(SocketGuard::Jailed(path)), address.clone())
             }
-            (_, Source::Operator(_) | Source::File) => {
+            (_, CommandSource::Operator(_) | CommandSource::File) => {
                 let bind = |address: &Address| {
                     Listener::bind_beside(
                         address,
@@ -282,10 +285,10 @@ impl Service {
     fn new_settings(&self, batch: &Batch, port: Option<u16>) -> Result<Settings, Vec<String>> {
         let (running, names) = (&self.context.settings, &batch.found.names);
         let changed = match &batch.source {
-            Source::File => {
+            CommandSource::File => {
                 apply::reload(running, &self.state.options, &batch.commands, names, port)
             }
-            Source::Operator(_) => {
+            CommandSource::Operator(_) => {
                 let mut settings = running.clone();
                 let errors = apply::apply_all(&mut settings, &batch.commands, names, port);
                 if errors.is_empty() { Ok(settings) } else { Err(errors) }
@@ -301,7 +304,7 @@ impl Service {
     /// Does the checks that only the supervisor can do; returns warnings for the log.
     fn check(&self, batch: &Batch, settings: &Settings) -> Result<Vec<String>, String> {
         let mut notices: Vec<String> = batch.commands.iter().filter_map(unknown_suites).collect();
-        if let Source::File = batch.source {
+        if let CommandSource::File = batch.source {
             notices.extend(self.kept_sizes(&batch.commands));
         }
         let here = self.pool.ids().count();
@@ -309,12 +312,12 @@ impl Service {
             match (command, &batch.source) {
                 (Command::Number(Number::Workers, Some(wanted)), _)
                     if usize::try_from(*wanted) == Ok(here) => {}
-                (Command::Number(Number::Workers, Some(wanted)), Source::File) => {
+                (Command::Number(Number::Workers, Some(wanted)), CommandSource::File) => {
                     notices.push(format!(
                         "{source_line}: workers: there are {here}; {wanted} need a restart"
                     ));
                 }
-                (Command::Number(Number::Workers, Some(_)), Source::Operator(_)) => {
+                (Command::Number(Number::Workers, Some(_)), CommandSource::Operator(_)) => {
                     let at = if source_line.is_empty() {
                         String::new()
                     } else {
@@ -324,10 +327,10 @@ impl Service {
                         "{at}workers: there are {here}; another number needs a restart"
                     ));
                 }
-                (command, Source::File) => {
+                (command, CommandSource::File) => {
                     notices.extend(self.left_to_a_restart(source_line, command))
                 }
-                (_, Source::Operator(_)) => {}
+                (_, CommandSource::Operator(_)) => {}
             }
         }
         notices.extend(self.context.jail.sandbox.unreachable(&self.context.settings, settings));
@@ -458,10 +461,10 @@ impl Service {
         let Some((path, at)) = batch.last(ocsp) else { return Ok(None) };
         let Some(path) = path.map(Path::to_owned) else { return Ok(Some(None)) };
         match (&batch.source, batch.held.ocsp.take()) {
-            (Source::File, _) => Ok(Some(None)),
+            (CommandSource::File, _) => Ok(Some(None)),
             // The administrator's file, not one of the same name in the jail.
-            (Source::Operator(_), _) if self.is_the_administrators(&path) => Ok(Some(None)),
-            (Source::Operator(_), file) => file
+            (CommandSource::Operator(_), _) if self.is_the_administrators(&path) => Ok(Some(None)),
+            (CommandSource::Operator(_), file) => file
                 .ok_or("it was not opened".to_owned())
                 .and_then(tls_material::hold)
                 .map(|held| Some(Some(held)))
@@ -481,7 +484,7 @@ impl Service {
             matches!(placed.command, Command::SslOcsp(_) | Command::SslNames(_))
         };
         let is_asked =
-            matches!(batch.source, Source::File) || batch.commands.iter().any(names_files);
+            matches!(batch.source, CommandSource::File) || batch.commands.iter().any(names_files);
         settings.tls.is_on() && (is_asked || settings.tls != self.context.settings.tls)
     }
 
@@ -491,12 +494,14 @@ impl Service {
         let Some((wanted, at)) = last else { return Ok(None) };
         let Some(target) = wanted else { return Ok(Some(None)) };
         let opened = match (&target, &batch.source, batch.found.log) {
-            (LogTarget::File(path), Source::Operator(_), _) => match batch.held.log.take() {
+            (LogTarget::File(path), CommandSource::Operator(_), _) => match batch.held.log.take() {
                 Some(file) => appendable(path, file).map(|file| (RequestLog::File(file), true)),
                 None => Err("log: it was not opened".into()),
             },
-            (LogTarget::File(_), Source::File, _) if self.has_log(&target) => return Ok(None),
-            (LogTarget::File(path), Source::File, _) => {
+            (LogTarget::File(_), CommandSource::File, _) if self.has_log(&target) => {
+                return Ok(None);
+            }
+            (LogTarget::File(path), CommandSource::File, _) => {
                 request_log::open(path).map(|log| (log, false)).map_err(|error| error.to_string())
             }
             (LogTarget::Network(_, _), _, Some(address)) => request_log::connect(address)
@@ -519,12 +524,12 @@ impl Service {
         let Some((wanted, at)) = last else { return Ok(None) };
         let Some(path) = wanted else { return Ok(Some(None)) };
         let file = match &batch.source {
-            Source::Operator(_) => match batch.held.status.take() {
+            CommandSource::Operator(_) => match batch.held.status.take() {
                 Some(file) => StatusFile::held(&path, File::from(file))
                     .map_err(|error| format!("status file {}: {}", path.display(), why(&error))),
                 None => Err(format!("status file {}: it was not opened", path.display())),
             },
-            Source::File => status_file::check(&path)
+            CommandSource::File => status_file::check(&path)
                 .map(|()| StatusFile::Path(path))
                 .map_err(|error| error.to_string()),
         };

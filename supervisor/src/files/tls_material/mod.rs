@@ -104,7 +104,7 @@ pub(crate) fn gather(tls: &Tls, ocsp: Option<&OwnedFd>) -> Result<(OwnedFd, Vec<
         suites: tls.suites.clone(),
         files: Vec::new(),
     };
-    let mut gathering = Gathering { memory, size: 0, index, notices: Vec::new() };
+    let mut gathering = TlsGathering { memory, size: 0, index, notices: Vec::new() };
     if let Some(path) = &tls.certificate {
         gathering.add(path, Role::Certificate, FILE_LIMIT)?;
     }
@@ -155,14 +155,14 @@ pub(crate) fn hold(file: OwnedFd) -> Result<OwnedFd, String> {
     copy().map_err(|error| why(&error))?.ok_or_else(|| too_long(OCSP_LIMIT))
 }
 
-struct Gathering {
+struct TlsGathering {
     memory: File,
     size: u64,
     index: Index,
     notices: Vec<String>,
 }
 
-impl Gathering {
+impl TlsGathering {
     fn add(&mut self, path: &Path, role: Role, limit: u64) -> Result<(), String> {
         self.copy(walk::read(path), path, role, limit)
     }

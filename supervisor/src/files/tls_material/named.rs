@@ -45,17 +45,17 @@ impl Listing {
             let entry = entry.map_err(|errno| at(errno.into()))?;
             let file = OsStr::from_bytes(entry.file_name().to_bytes()).to_os_string();
             match server_name(&file) {
-                Entry::Named(name, role) => {
+                NamedEntry::Named(name, role) => {
                     listing.found += 1;
                     if listing.files.len() < most {
                         listing.files.push((directory.join(&file), name, role));
                     }
                 }
-                Entry::Nameless => {
+                NamedEntry::Nameless => {
                     listing.nameless += 1;
                     listing.example.get_or_insert(file);
                 }
-                Entry::Other => {}
+                NamedEntry::Other => {}
             }
         }
         listing.files.sort_by(|(one, ..), (other, ..)| one.cmp(other));
@@ -80,7 +80,7 @@ impl Listing {
 
 /// The meaning of an entry's name.
 #[derive(Debug, Eq, PartialEq)]
-enum Entry {
+enum NamedEntry {
     /// A file for this server name, in lower case.
     Named(String, NamedRole),
     /// It has the extension of such a file, but the text before it is no server name.
@@ -89,21 +89,21 @@ enum Entry {
     Other,
 }
 
-fn server_name(file: &OsStr) -> Entry {
+fn server_name(file: &OsStr) -> NamedEntry {
     let path = Path::new(file);
     let role = match path.extension().and_then(OsStr::to_str) {
         Some("crt") => NamedRole::Certificate,
         Some("key") => NamedRole::Key,
         Some("ca") => NamedRole::Authorities,
         Some("ocsp") => NamedRole::Ocsp,
-        Some(_) | None => return Entry::Other,
+        Some(_) | None => return NamedEntry::Other,
     };
-    let Some(name) = path.file_stem().and_then(OsStr::to_str) else { return Entry::Nameless };
+    let Some(name) = path.file_stem().and_then(OsStr::to_str) else { return NamedEntry::Nameless };
     let plain = name.strip_prefix("*.").unwrap_or(name);
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     match !plain.is_empty() && plain.bytes().all(is_name) {
-        true => Entry::Named(name.to_ascii_lowercase(), role),
-        false => Entry::Nameless,
+        true => NamedEntry::Named(name.to_ascii_lowercase(), role),
+        false => NamedEntry::Nameless,
     }
 }
 
@@ -115,19 +115,19 @@ mod tests {
 
     #[test]
     fn only_server_names_with_a_known_extension_are_files_of_a_name() {
-        let named = |name: &str, role| Entry::Named(name.into(), role);
+        let named = |name: &str, role| NamedEntry::Named(name.into(), role);
         let rows = [
             ("WWW.example.crt", named("www.example", NamedRole::Certificate)),
             ("*.example.key", named("*.example", NamedRole::Key)),
             ("a_b-c.ca", named("a_b-c", NamedRole::Authorities)),
             ("one.ocsp", named("one", NamedRole::Ocsp)),
-            ("www.Example.CRT", Entry::Other),
-            ("README", Entry::Other),
-            (".crt", Entry::Other),
-            ("one.pem", Entry::Other),
-            ("a b.crt", Entry::Nameless),
-            ("x.*.crt", Entry::Nameless),
-            ("münchen.example.key", Entry::Nameless),
+            ("www.Example.CRT", NamedEntry::Other),
+            ("README", NamedEntry::Other),
+            (".crt", NamedEntry::Other),
+            ("one.pem", NamedEntry::Other),
+            ("a b.crt", NamedEntry::Nameless),
+            ("x.*.crt", NamedEntry::Nameless),
+            ("münchen.example.key", NamedEntry::Nameless),
         ];
         for (file, entry) in rows {
             assert_eq!(server_name(OsStr::new(file)), entry, "{file}");

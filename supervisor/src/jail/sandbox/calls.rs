@@ -10,11 +10,11 @@
 
 use libc::c_long;
 
-use crate::jail::sandbox::Kind;
+use crate::jail::sandbox::ProcessKind;
 
 /// A system call that is allowed if one of several sets of conditions holds.
 #[derive(Clone, Debug)]
-pub(in crate::jail::sandbox) struct Checked {
+pub(in crate::jail::sandbox) struct CheckedCall {
     pub(in crate::jail::sandbox) call: c_long,
     pub(in crate::jail::sandbox) any: Vec<Vec<Check>>,
 }
@@ -34,13 +34,13 @@ pub(in crate::jail::sandbox) struct Calls {
     /// Allowed with any arguments.
     pub(in crate::jail::sandbox) plain: Vec<c_long>,
     /// Allowed with certain arguments.
-    pub(in crate::jail::sandbox) checked: Vec<Checked>,
+    pub(in crate::jail::sandbox) checked: Vec<CheckedCall>,
     /// Calls that fail with EACCES instead of killing the process: libraries look for optional
     /// files and ask for information that they can do without.
     pub(in crate::jail::sandbox) refused: Vec<c_long>,
 }
 
-impl Kind {
+impl ProcessKind {
     /// The list. `own` is the pid of the process, the only one that it may signal (for abort).
     pub(in crate::jail::sandbox) fn calls(self, own: u32) -> Calls {
         let mut calls = Calls::default();
@@ -49,12 +49,12 @@ impl Kind {
         // Newer C libraries name their mappings, for display in /proc. Only this process is
         // affected.
         calls.checked.push(only(libc::SYS_prctl, 0, PR_SET_VMA));
-        if self != Kind::Resolver {
+        if self != ProcessKind::Resolver {
             calls.checked.push(without_execution(libc::SYS_mmap));
             calls.checked.push(without_execution(libc::SYS_mprotect));
         }
         match self {
-            Kind::Relay => {
+            ProcessKind::Relay => {
                 calls.plain.extend(EVENTS.iter().chain(SOCKETS).chain(RELAY));
                 calls.refused.extend(FILES_LOOKED_FOR.iter().chain(ASKED));
                 calls.checked.extend([
@@ -64,18 +64,18 @@ impl Kind {
                     RELAY_FCNTLS.checked(1),
                 ]);
             }
-            Kind::Examiner => {
+            ProcessKind::Examiner => {
                 calls.plain.extend(SOCKETS);
                 calls.refused.extend(FILES_LOOKED_FOR.iter().chain(ASKED));
                 calls.checked.push(FCNTLS.checked(1));
             }
-            Kind::Control => {
+            ProcessKind::Control => {
                 calls.plain.extend(
                     EVENTS.iter().chain(SOCKETS).chain(FILES_LOOKED_FOR).chain(FILES_WRITTEN),
                 );
                 calls.checked.extend([options(), IOCTLS.checked(1), FCNTLS.checked(1)]);
             }
-            Kind::Opener => {
+            ProcessKind::Opener => {
                 calls.plain.extend(
                     SOCKETS.iter().chain(FILES_LOOKED_FOR).chain(FILES_WRITTEN).chain(OPENER),
                 );
@@ -83,13 +83,13 @@ impl Kind {
                 // The commands of a file go to the supervisor in sealed memory.
                 calls.checked.push(only(libc::SYS_fcntl, 1, libc::F_ADD_SEALS.cast_unsigned()));
             }
-            Kind::Writer => {
+            ProcessKind::Writer => {
                 calls.plain.extend(FILES_LOOKED_FOR.iter().chain(FILES_WRITTEN));
                 calls.checked.push(FCNTLS.checked(1));
                 // A file that cannot be replaced is overwritten under a lock.
                 calls.checked.push(only(libc::SYS_fcntl, 1, libc::F_SETLKW.cast_unsigned()));
             }
-            Kind::Reader => {
+            ProcessKind::Reader => {
                 calls.plain.extend(SOCKETS.iter().chain(FILES_LOOKED_FOR).chain(READER));
                 calls.plain.retain(|call| !FILES_OPENED.iter().any(|(opening, _)| opening == call));
                 calls
@@ -99,7 +99,7 @@ impl Kind {
                 // The content of files goes to the supervisor in sealed memory.
                 calls.checked.push(only(libc::SYS_fcntl, 1, libc::F_ADD_SEALS.cast_unsigned()));
             }
-            Kind::Reporter => {
+            ProcessKind::Reporter => {
                 calls.plain.extend(
                     SOCKETS.iter().chain(FILES_LOOKED_FOR).chain(FILES_WRITTEN).chain(REPORTER),
                 );
@@ -111,7 +111,7 @@ impl Kind {
                 // Two reports into one file wait for each other.
                 calls.checked.push(only(libc::SYS_fcntl, 1, libc::F_SETLKW.cast_unsigned()));
             }
-            Kind::Resolver => {
+            ProcessKind::Resolver => {
                 calls
                     .plain
                     .extend(EVENTS.iter().chain(SOCKETS).chain(FILES_LOOKED_FOR).chain(RESOLVER));
@@ -128,7 +128,7 @@ impl Kind {
                 // Only reading a limit is allowed: a new value would be the third argument.
                 calls
                     .checked
-                    .push(Checked { call: libc::SYS_prlimit64, any: vec![vec![equal(2, 0)]] });
+                    .push(CheckedCall { call: libc::SYS_prlimit64, any: vec![vec![equal(2, 0)]] });
             }
         }
         calls
@@ -144,7 +144,10 @@ pub(in crate::jail::sandbox) fn never() -> Calls {
     let bits = (0..32).map(|shift| 1 << shift).filter(|bit| NAMESPACES & bit != 0);
     Calls {
         plain: NEVER.to_vec(),
-        checked: vec![Checked { call: libc::SYS_clone, any: bits.map(any_namespace).collect() }],
+        checked: vec![CheckedCall {
+            call: libc::SYS_clone,
+            any: bits.map(any_namespace).collect(),
+        }],
         refused: Vec::new(),
     }
 }
@@ -153,31 +156,31 @@ const fn equal(argument: u8, value: u32) -> Check {
     Check { argument, mask: u32::MAX, value }
 }
 
-fn only(call: c_long, argument: u8, value: u32) -> Checked {
-    Checked { call, any: vec![vec![equal(argument, value)]] }
+fn only(call: c_long, argument: u8, value: u32) -> CheckedCall {
+    CheckedCall { call, any: vec![vec![equal(argument, value)]] }
 }
 
 /// Memory that is not executable.
-fn without_execution(call: c_long) -> Checked {
-    Checked {
+fn without_execution(call: c_long) -> CheckedCall {
+    CheckedCall {
         call,
         any: vec![vec![Check { argument: 2, mask: libc::PROT_EXEC.cast_unsigned(), value: 0 }]],
     }
 }
 
 /// Opening files for reading: no writing, creating or truncating.
-fn for_reading(call: c_long, flags: u8) -> Checked {
+fn for_reading(call: c_long, flags: u8) -> CheckedCall {
     let mask = (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC).cast_unsigned();
-    Checked {
+    CheckedCall {
         call,
         any: vec![vec![Check { argument: flags, mask, value: libc::O_RDONLY.cast_unsigned() }]],
     }
 }
 
 /// Threads, which plug-ins of the resolver may need, but no processes and no namespaces.
-fn threads() -> Checked {
+fn threads() -> CheckedCall {
     let thread = libc::CLONE_THREAD.cast_unsigned();
-    Checked {
+    CheckedCall {
         call: libc::SYS_clone,
         any: vec![vec![Check { argument: 0, mask: thread | NAMESPACES, value: thread }]],
     }
@@ -199,7 +202,7 @@ const fn protocol(protocol: i32) -> Check {
 /// TCP (not Multipath TCP, not SCTP) and Unix streams towards servers. UDP too: with a connected
 /// socket a worker learns, without sending anything, whether this machine has an address to reach a
 /// server from.
-fn relay_sockets() -> Checked {
+fn relay_sockets() -> CheckedCall {
     let mut any = Vec::new();
     for inet in [libc::AF_INET, libc::AF_INET6] {
         any.push(vec![family(inet), kind(libc::SOCK_STREAM), protocol(0)]);
@@ -207,17 +210,17 @@ fn relay_sockets() -> Checked {
         any.push(vec![family(inet), kind(libc::SOCK_DGRAM), protocol(0)]);
     }
     any.push(vec![family(libc::AF_UNIX), kind(libc::SOCK_STREAM), protocol(0)]);
-    Checked { call: libc::SYS_socket, any }
+    CheckedCall { call: libc::SYS_socket, any }
 }
 
-fn unix_sockets(of: &[i32]) -> Checked {
+fn unix_sockets(of: &[i32]) -> CheckedCall {
     let any = of.iter().map(|of| vec![family(libc::AF_UNIX), kind(*of), protocol(0)]).collect();
-    Checked { call: libc::SYS_socket, any }
+    CheckedCall { call: libc::SYS_socket, any }
 }
 
 /// Sockets to name servers, to local daemons (nscd, systemd-resolved, sssd, avahi), and to the
 /// kernel's list of addresses, by which getaddrinfo(3) sorts.
-fn resolver_sockets() -> Checked {
+fn resolver_sockets() -> CheckedCall {
     let mut any = Vec::new();
     for inet in [libc::AF_INET, libc::AF_INET6] {
         for (of, by) in
@@ -230,43 +233,45 @@ fn resolver_sockets() -> Checked {
     any.push(vec![family(libc::AF_UNIX), kind(libc::SOCK_STREAM), protocol(0)]);
     any.push(vec![family(libc::AF_UNIX), kind(libc::SOCK_DGRAM), protocol(0)]);
     any.push(vec![family(libc::AF_NETLINK), protocol(libc::NETLINK_ROUTE)]);
-    Checked { call: libc::SYS_socket, any }
+    CheckedCall { call: libc::SYS_socket, any }
 }
 
 /// Options of sockets, TCP and IP, but none of packet filters, the link layer, or other protocols.
-fn options() -> Checked {
+fn options() -> CheckedCall {
     let levels = [libc::SOL_SOCKET, libc::IPPROTO_TCP, libc::IPPROTO_IP, libc::IPPROTO_IPV6];
-    Checked {
+    CheckedCall {
         call: libc::SYS_setsockopt,
         any: levels.iter().map(|level| vec![equal(1, level.cast_unsigned())]).collect(),
     }
 }
 
 /// Allowed commands of one system call.
-struct Commands {
+struct CheckedCommands {
     call: c_long,
     commands: &'static [u32],
 }
 
-impl Commands {
-    fn checked(&self, argument: u8) -> Checked {
+impl CheckedCommands {
+    fn checked(&self, argument: u8) -> CheckedCall {
         let any = self.commands.iter().map(|command| vec![equal(argument, *command)]).collect();
-        Checked { call: self.call, any }
+        CheckedCall { call: self.call, any }
     }
 }
 
 /// The number of bytes to acknowledge and to read, and non-blocking mode.
-const IOCTLS: Commands = Commands {
+const IOCTLS: CheckedCommands = CheckedCommands {
     call: libc::SYS_ioctl,
     commands: &[libc::TIOCOUTQ as u32, libc::FIONREAD as u32, libc::FIONBIO as u32],
 };
 
 /// No FIONBIO, and no F_SETFL below: on descriptors that all workers share (listener, eventfd, log)
 /// it would make the other workers block.
-const RELAY_IOCTLS: Commands =
-    Commands { call: libc::SYS_ioctl, commands: &[libc::TIOCOUTQ as u32, libc::FIONREAD as u32] };
+const RELAY_IOCTLS: CheckedCommands = CheckedCommands {
+    call: libc::SYS_ioctl,
+    commands: &[libc::TIOCOUTQ as u32, libc::FIONREAD as u32],
+};
 
-const RESOLVER_IOCTLS: Commands = Commands {
+const RESOLVER_IOCTLS: CheckedCommands = CheckedCommands {
     call: libc::SYS_ioctl,
     commands: &[
         libc::FIONREAD as u32,
@@ -277,7 +282,7 @@ const RESOLVER_IOCTLS: Commands = Commands {
     ],
 };
 
-const FCNTLS: Commands = Commands {
+const FCNTLS: CheckedCommands = CheckedCommands {
     call: libc::SYS_fcntl,
     commands: &[
         libc::F_DUPFD_CLOEXEC as u32,
@@ -290,7 +295,7 @@ const FCNTLS: Commands = Commands {
 };
 
 /// Also the size of pipes. No F_SETOWN: it makes the kernel send signals.
-const RELAY_FCNTLS: Commands = Commands {
+const RELAY_FCNTLS: CheckedCommands = CheckedCommands {
     call: libc::SYS_fcntl,
     commands: &[
         libc::F_DUPFD_CLOEXEC as u32,

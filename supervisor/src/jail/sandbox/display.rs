@@ -8,7 +8,7 @@ use caps::{CapSet, Capability};
 use serde::Serialize;
 
 use crate::jail::Jail;
-use crate::jail::sandbox::{Kind, Sandbox, landlock};
+use crate::jail::sandbox::{ProcessKind, Sandbox, landlock};
 use crate::jail::user;
 
 /// The restrictions of the workers, for reports.
@@ -62,14 +62,14 @@ impl Sandbox {
 pub(crate) fn table(jail: &Jail) -> String {
     let mut text = String::new();
     let kinds = [
-        ("worker", Kind::Relay),
-        ("examiner", Kind::Examiner),
-        ("control", Kind::Control),
-        ("resolver", Kind::Resolver),
-        ("opener", Kind::Opener),
-        ("writer", Kind::Writer),
-        ("reader", Kind::Reader),
-        ("reporter", Kind::Reporter),
+        ("worker", ProcessKind::Relay),
+        ("examiner", ProcessKind::Examiner),
+        ("control", ProcessKind::Control),
+        ("resolver", ProcessKind::Resolver),
+        ("opener", ProcessKind::Opener),
+        ("writer", ProcessKind::Writer),
+        ("reader", ProcessKind::Reader),
+        ("reporter", ProcessKind::Reporter),
     ];
     // Writing to a string cannot fail.
     let _ = writeln!(text, "supervisor: root /; {}; {}", capabilities(), refused(&jail.sandbox));
@@ -79,10 +79,17 @@ pub(crate) fn table(jail: &Jail) -> String {
     text
 }
 
-fn line(jail: &Jail, kind: Kind) -> String {
+fn line(jail: &Jail, kind: ProcessKind) -> String {
     let Jail { root, identity, sandbox } = jail;
     let root = match (kind, root) {
-        (Kind::Resolver | Kind::Writer | Kind::Reader | Kind::Reporter, _) | (_, None)
+        (
+            ProcessKind::Resolver
+            | ProcessKind::Writer
+            | ProcessKind::Reader
+            | ProcessKind::Reporter,
+            _,
+        )
+        | (_, None)
             if sandbox.root(kind).is_none() =>
         {
             "/".into()
@@ -91,14 +98,20 @@ fn line(jail: &Jail, kind: Kind) -> String {
         _ => "an empty directory".into(),
     };
     let whose = match kind {
-        Kind::Reader => "as the supervisor; capabilities dac_override at most".into(),
-        Kind::Reporter => "as the supervisor; capabilities dac_override,fowner at most".into(),
-        Kind::Resolver => format!(
+        ProcessKind::Reader => "as the supervisor; capabilities dac_override at most".into(),
+        ProcessKind::Reporter => {
+            "as the supervisor; capabilities dac_override,fowner at most".into()
+        }
+        ProcessKind::Resolver => format!(
             "uid {}; {}; not dumpable; no core",
             user::of_resolver(identity).uid,
             of_jailed()
         ),
-        Kind::Relay | Kind::Examiner | Kind::Control | Kind::Opener | Kind::Writer => {
+        ProcessKind::Relay
+        | ProcessKind::Examiner
+        | ProcessKind::Control
+        | ProcessKind::Opener
+        | ProcessKind::Writer => {
             format!("uid {}; {}; not dumpable; no core", identity.uid, of_jailed())
         }
     };

@@ -8,13 +8,13 @@ use ::landlock::{
     RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, path_beneath_rules,
 };
 
-use crate::jail::sandbox::Kind;
+use crate::jail::sandbox::ProcessKind;
 
 /// Restricts this process for ever. `version` is that of the kernel.
 ///
 /// # Errors
 /// The kernel refuses, or enforces less than requested.
-pub(in crate::jail::sandbox) fn restrict(kind: Kind, version: i32) -> Result<(), String> {
+pub(in crate::jail::sandbox) fn restrict(kind: ProcessKind, version: i32) -> Result<(), String> {
     match enforce(kind, ABI::from(version.min(TESTED))) {
         Ok(RulesetStatus::FullyEnforced) => Ok(()),
         Ok(RulesetStatus::PartiallyEnforced | RulesetStatus::NotEnforced) => {
@@ -24,7 +24,7 @@ pub(in crate::jail::sandbox) fn restrict(kind: Kind, version: i32) -> Result<(),
     }
 }
 
-fn enforce(kind: Kind, abi: ABI) -> Result<RulesetStatus, RulesetError> {
+fn enforce(kind: ProcessKind, abi: ABI) -> Result<RulesetStatus, RulesetError> {
     let all = AccessFs::from_all(abi);
     // This version knows all requested rights, so a right that it ignores is an error.
     let mut ruleset =
@@ -42,7 +42,7 @@ fn enforce(kind: Kind, abi: ABI) -> Result<RulesetStatus, RulesetError> {
     if !files.is_empty() {
         ruleset = ruleset.add_rules(path_beneath_rules(["/"], files))?;
     }
-    if kind == Kind::Relay && !ports.is_empty() {
+    if kind == ProcessKind::Relay && !ports.is_empty() {
         // `source` binds an address and leaves the choice of the port to the kernel.
         ruleset = ruleset.add_rule(NetPort::new(0, AccessNet::BindTcp))?;
     }
@@ -52,7 +52,7 @@ fn enforce(kind: Kind, abi: ABI) -> Result<RulesetStatus, RulesetError> {
 /// The rights on files anywhere below the process's root directory, within the rights of its user.
 /// They never include: execute a file, make directories, devices, fifos or links, or move a file to
 /// another directory.
-fn files(kind: Kind) -> BitFlags<AccessFs> {
+fn files(kind: ProcessKind) -> BitFlags<AccessFs> {
     let written = AccessFs::ReadFile
         | AccessFs::WriteFile
         | AccessFs::MakeReg
@@ -60,68 +60,70 @@ fn files(kind: Kind) -> BitFlags<AccessFs> {
         | AccessFs::Truncate
         | AccessFs::IoctlDev;
     match kind {
-        Kind::Relay | Kind::Examiner => BitFlags::EMPTY,
-        Kind::Control | Kind::Writer | Kind::Reporter => written,
-        Kind::Opener => written | AccessFs::MakeSock,
-        Kind::Resolver | Kind::Reader => AccessFs::ReadFile | AccessFs::ReadDir,
+        ProcessKind::Relay | ProcessKind::Examiner => BitFlags::EMPTY,
+        ProcessKind::Control | ProcessKind::Writer | ProcessKind::Reporter => written,
+        ProcessKind::Opener => written | AccessFs::MakeSock,
+        ProcessKind::Resolver | ProcessKind::Reader => AccessFs::ReadFile | AccessFs::ReadDir,
     }
 }
 
 /// Whether a kind of process may read directories.
-pub(in crate::jail::sandbox) fn lists_directories(kind: Kind) -> bool {
+pub(in crate::jail::sandbox) fn lists_directories(kind: ProcessKind) -> bool {
     files(kind).contains(AccessFs::ReadDir)
 }
 
 /// The rights on TCP ports that are denied, except for the rules above.
-fn ports(kind: Kind) -> BitFlags<AccessNet> {
+fn ports(kind: ProcessKind) -> BitFlags<AccessNet> {
     match kind {
         // Servers may have any port. Access lists of the network are better placed to restrict
         // that.
-        Kind::Relay | Kind::Resolver => AccessNet::BindTcp.into(),
-        Kind::Control
-        | Kind::Examiner
-        | Kind::Reader
-        | Kind::Reporter
-        | Kind::Opener
-        | Kind::Writer => AccessNet::BindTcp | AccessNet::ConnectTcp,
+        ProcessKind::Relay | ProcessKind::Resolver => AccessNet::BindTcp.into(),
+        ProcessKind::Control
+        | ProcessKind::Examiner
+        | ProcessKind::Reader
+        | ProcessKind::Reporter
+        | ProcessKind::Opener
+        | ProcessKind::Writer => AccessNet::BindTcp | AccessNet::ConnectTcp,
     }
 }
 
 /// The scopes that are closed: signals, and connections to abstract Unix sockets, to processes
 /// outside.
-fn scopes(kind: Kind) -> BitFlags<Scope> {
+fn scopes(kind: ProcessKind) -> BitFlags<Scope> {
     match kind {
-        Kind::Relay
-        | Kind::Examiner
-        | Kind::Control
-        | Kind::Opener
-        | Kind::Writer
-        | Kind::Reader => Scope::Signal | Scope::AbstractUnixSocket,
+        ProcessKind::Relay
+        | ProcessKind::Examiner
+        | ProcessKind::Control
+        | ProcessKind::Opener
+        | ProcessKind::Writer
+        | ProcessKind::Reader => Scope::Signal | Scope::AbstractUnixSocket,
         // Local daemons for names or logs may listen at abstract sockets.
-        Kind::Resolver | Kind::Reporter => Scope::Signal.into(),
+        ProcessKind::Resolver | ProcessKind::Reporter => Scope::Signal.into(),
     }
 }
 
 /// The restrictions in force, as text.
-pub(in crate::jail::sandbox) fn words(kind: Kind, version: i32) -> String {
+pub(in crate::jail::sandbox) fn words(kind: ProcessKind, version: i32) -> String {
     let abi = ABI::from(version.min(TESTED));
     let files = match kind {
-        Kind::Relay | Kind::Examiner => "no file",
-        Kind::Control | Kind::Writer | Kind::Reporter => "files read, written and removed",
-        Kind::Opener => "files and sockets opened, made and removed",
-        Kind::Resolver | Kind::Reader => "files read",
+        ProcessKind::Relay | ProcessKind::Examiner => "no file",
+        ProcessKind::Control | ProcessKind::Writer | ProcessKind::Reporter => {
+            "files read, written and removed"
+        }
+        ProcessKind::Opener => "files and sockets opened, made and removed",
+        ProcessKind::Resolver | ProcessKind::Reader => "files read",
     };
     let ports = match (kind, (ports(kind) & AccessNet::from_all(abi)).is_empty()) {
         (_, true) => ", any port",
-        (Kind::Relay, _) => ", no port of its choice",
-        (Kind::Resolver, _) => ", no TCP port of its own",
+        (ProcessKind::Relay, _) => ", no port of its choice",
+        (ProcessKind::Resolver, _) => ", no TCP port of its own",
         (
-            Kind::Control
-            | Kind::Examiner
-            | Kind::Reader
-            | Kind::Reporter
-            | Kind::Opener
-            | Kind::Writer,
+            ProcessKind::Control
+            | ProcessKind::Examiner
+            | ProcessKind::Reader
+            | ProcessKind::Reporter
+            | ProcessKind::Opener
+            | ProcessKind::Writer,
             _,
         ) => ", no TCP",
     };

@@ -34,12 +34,12 @@ use pen_config::settings::Settings;
 
 pub(crate) use crate::jail::sandbox::display::{Summary, table};
 pub(crate) use crate::jail::sandbox::supervisor::confine;
-pub(crate) use crate::jail::sandbox::verify::Verifier;
+pub(crate) use crate::jail::sandbox::verify::KernelStatus;
 use crate::log::errno::why;
 
 /// A kind of process with its own set of rights.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Kind {
+pub(crate) enum ProcessKind {
     /// A worker: sockets, and no file.
     Relay,
     /// The examiner, a child that checks TLS files with the workers' code: no sockets of its own.
@@ -103,17 +103,19 @@ impl Sandbox {
     }
 
     /// The root directory of a kind of process without `-j`; none = that of the supervisor.
-    pub(crate) fn root(&self, kind: Kind) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn root(&self, kind: ProcessKind) -> Option<BorrowedFd<'_>> {
         match kind {
-            Kind::Relay | Kind::Examiner => self.empty_root.as_ref().map(|root| root.as_fd()),
+            ProcessKind::Relay | ProcessKind::Examiner => {
+                self.empty_root.as_ref().map(|root| root.as_fd())
+            }
             // They need files: those of operators, of the resolver, and of the user who started
             // pen.
-            Kind::Control
-            | Kind::Resolver
-            | Kind::Opener
-            | Kind::Writer
-            | Kind::Reader
-            | Kind::Reporter => None,
+            ProcessKind::Control
+            | ProcessKind::Resolver
+            | ProcessKind::Opener
+            | ProcessKind::Writer
+            | ProcessKind::Reader
+            | ProcessKind::Reporter => None,
         }
     }
 
@@ -121,7 +123,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// A step failed that the kernel offers; the process must end.
-    pub(crate) fn enter(&self, kind: Kind, verifier: &Verifier) -> io::Result<()> {
+    pub(crate) fn enter(&self, kind: ProcessKind, verifier: &KernelStatus) -> io::Result<()> {
         // The default hook opens files for a backtrace, which would kill the process before it
         // prints the reason.
         std::panic::set_hook(Box::new(|panic| {
@@ -157,13 +159,13 @@ impl Sandbox {
     /// # Errors
     /// As [`Sandbox::enter`].
     pub(crate) fn enter_reader(&self) -> io::Result<()> {
-        let verifier = Verifier::call();
+        let verifier = KernelStatus::call();
         supervisor::keep_capabilities(
             &supervisor::OF_READER,
             &[CapSet::Effective, CapSet::Permitted],
         )
         .map_err(at("capabilities"))?;
-        self.enter(Kind::Reader, &verifier)
+        self.enter(ProcessKind::Reader, &verifier)
     }
 
     /// Reduces a child that keeps the supervisor's user to the rights that a report needs.
@@ -171,13 +173,13 @@ impl Sandbox {
     /// # Errors
     /// As [`Sandbox::enter`].
     pub(crate) fn enter_reporter(&self) -> io::Result<()> {
-        let verifier = Verifier::call();
+        let verifier = KernelStatus::call();
         supervisor::keep_capabilities(
             &supervisor::OF_REPORTER,
             &[CapSet::Effective, CapSet::Permitted],
         )
         .map_err(at("capabilities"))?;
-        self.enter(Kind::Reporter, &verifier)
+        self.enter(ProcessKind::Reporter, &verifier)
     }
 }
 

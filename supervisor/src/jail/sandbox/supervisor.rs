@@ -11,7 +11,7 @@ use nix::unistd::geteuid;
 
 use crate::StartError;
 use crate::clock;
-use crate::jail::sandbox::verify::Verifier;
+use crate::jail::sandbox::verify::KernelStatus;
 use crate::jail::sandbox::{Sandbox, calls, empty_root, filter};
 use crate::log::errno::why;
 use crate::sys;
@@ -128,7 +128,7 @@ pub(in crate::jail::sandbox) fn keep_capabilities(
 /// Installs the list of calls that neither the supervisor nor its children may make. Returns the
 /// number of filters, if it can be known.
 fn filter_system_calls() -> Result<Option<u32>, String> {
-    let verifier = Verifier::call();
+    let verifier = KernelStatus::call();
     let read_status = || verifier.read_status().map_err(|error| why(&error));
     // No program is ever executed, so this takes nothing away. The kernel requires it for filters
     // if root lacks CAP_SYS_ADMIN.

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 
 /// /proc/thread-self/status, open.
 #[derive(Debug)]
-pub(crate) struct Verifier(Option<File>);
+pub(crate) struct KernelStatus(Option<File>);
 
 /// The part of it that concerns a sandbox.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -19,10 +19,10 @@ pub(in crate::jail::sandbox) struct Testimony {
     pub(in crate::jail::sandbox) filters: u32,
 }
 
-impl Verifier {
+impl KernelStatus {
     /// Opens it. Without /proc there is none, and the results of the system calls have to do.
-    pub(crate) fn call() -> Verifier {
-        Verifier(File::open("/proc/thread-self/status").ok())
+    pub(crate) fn call() -> KernelStatus {
+        KernelStatus(File::open("/proc/thread-self/status").ok())
     }
 
     /// Reads it now.

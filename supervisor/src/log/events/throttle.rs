@@ -137,13 +137,13 @@ impl Told {
 /// The time of each topic's last line, and the events that wait for a line.
 #[derive(Debug)]
 pub(crate) struct Throttle {
-    topics: HashMap<Topic, Entry>,
+    topics: HashMap<Topic, ThrottledTopic>,
     /// A limit for all failed servers together; further ones wait.
     failed: Flood,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct ThrottledTopic {
     told: Instant,
     pending: Option<Told>,
 }
@@ -164,7 +164,7 @@ impl Throttle {
                 let waits = matches!(topic, Topic::Failed(_))
                     && self.failed.admit(now) == Admission::Withheld;
                 let (now_told, pending) = if waits { (None, Some(new)) } else { (Some(new), None) };
-                self.topics.insert(topic, Entry { told: now, pending });
+                self.topics.insert(topic, ThrottledTopic { told: now, pending });
                 now_told
             }
             Some(entry) => {

@@ -1,7 +1,7 @@
 //! `dummy`: every client gets the same answer, and no server is used. It is for load tests.
 
 use crate::relay::Relay;
-use crate::relay::connection::State;
+use crate::relay::connection::ConnectionState;
 use crate::relay::transfer::pump;
 
 /// The answer to the client's first bytes, whatever they are. Then the connection closes.
@@ -14,7 +14,7 @@ const NO_SERVER: &str = "-";
 impl Relay<'_> {
     /// Waits for the client's first bytes.
     pub(in crate::relay) fn await_request(&mut self, slot: u32) {
-        self.pool[slot].state = State::Dummy;
+        self.pool[slot].state = ConnectionState::Dummy;
         self.idle.join(&mut self.pool, slot, self.now);
         if self.pool[slot].down.readable {
             // The data came before the socket was watched.

@@ -11,8 +11,8 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use crate::relay::Relay;
-use crate::relay::connection::endpoint::End;
-use crate::relay::connection::{Connection, Side, State};
+use crate::relay::connection::endpoint::Endpoint;
+use crate::relay::connection::{Connection, ConnectionState, Side};
 use crate::relay::transfer::pump;
 use crate::sys;
 use pen_config::command::Fastclose;
@@ -31,7 +31,7 @@ impl Relay<'_> {
     /// Closes what is done on a relaying connection.
     pub(in crate::relay) fn settle(&mut self, slot: u32) {
         let connection = &mut self.pool[slot];
-        let goes_on = |end: &End| !(end.ended || end.failed || end.broken);
+        let goes_on = |end: &Endpoint| !(end.ended || end.failed || end.broken);
         if goes_on(&connection.up) && goes_on(&connection.down) {
             return;
         }
@@ -44,7 +44,7 @@ impl Relay<'_> {
                 return self.part(slot, side);
             }
         }
-        let done = |end: &End| end.ended && end.held.is_none();
+        let done = |end: &Endpoint| end.ended && end.held.is_none();
         if done(&connection.up)
             && done(&connection.down)
             && connection.up.shut
@@ -122,7 +122,7 @@ impl Relay<'_> {
 
     /// Makes the one remaining end linger.
     pub(in crate::relay) fn begin_linger(&mut self, slot: u32) {
-        self.pool[slot].state = State::Lingering;
+        self.pool[slot].state = ConnectionState::Lingering;
         self.lingering.wait(&mut self.pool, slot, self.now);
         self.linger(slot);
     }
@@ -216,11 +216,14 @@ impl Relay<'_> {
     /// Ends a connection in any state and releases exactly what it took.
     pub(in crate::relay) fn finish(&mut self, slot: u32) {
         match self.pool[slot].state {
-            State::Connecting => self.end_connect(slot),
-            State::Waiting => self.leave_waiting(slot),
-            State::Greeting => self.greeting.leave(&mut self.pool, slot),
-            State::Lingering => self.lingering.leave(&mut self.pool, slot),
-            State::Relaying | State::Dummy | State::Idler | State::Free => {}
+            ConnectionState::Connecting => self.end_connect(slot),
+            ConnectionState::Waiting => self.leave_waiting(slot),
+            ConnectionState::Greeting => self.greeting.leave(&mut self.pool, slot),
+            ConnectionState::Lingering => self.lingering.leave(&mut self.pool, slot),
+            ConnectionState::Relaying
+            | ConnectionState::Dummy
+            | ConnectionState::Idler
+            | ConnectionState::Free => {}
         }
         self.untime_head(slot);
         self.idle.leave(&mut self.pool, slot);
@@ -238,9 +241,10 @@ impl Relay<'_> {
         self.pool.free(slot);
         match key {
             Some(_) => self.counters.closed += 1,
-            None => self
-                .idlers
-                .ended((state == State::Idler).then(|| self.now.saturating_sub(since)), self.now),
+            None => self.idlers.ended(
+                (state == ConnectionState::Idler).then(|| self.now.saturating_sub(since)),
+                self.now,
+            ),
         }
         self.give_back(number);
     }

@@ -1,7 +1,7 @@
 //! One end of a connection: its socket, the socket's known state, and the data that waits to be
 //! sent to it.
 //!
-//! Reading and sending record their results in the flags of [`End`]. The callers decide by the
+//! Reading and sending record their results in the flags of [`Endpoint`]. The callers decide by the
 //! flags what follows (`pump`, `closing`). Epoll is edge-triggered: events set `readable`. It is
 //! cleared only when the kernel said that the queue is empty, or by a short splice that is checked
 //! later (`splice_recheck`).
@@ -17,7 +17,7 @@ use crate::relay::transfer::splice_recheck::DrainState;
 
 /// One socket of a connection, and what waits to be sent to it.
 #[derive(Debug, Default)]
-pub struct End {
+pub struct Endpoint {
     /// The socket; none before it is created and after it is closed.
     pub socket: Option<OwnedFd>,
     /// The socket may have data. Events set it (edge-triggered). It is cleared only when the kernel
@@ -58,7 +58,7 @@ pub struct End {
     /// The monotonic millisecond of the last splice(2) from this end, without the upper half.
     pub spliced_at: u32,
     /// Data read from the other end that this end has not taken yet; with a session, records.
-    pub held: Option<Box<Held>>,
+    pub held: Option<Box<HeldBytes>>,
     /// The TLS session with the peer, if there is one: plain text is read and sent here, records go
     /// through the socket.
     pub session: Option<Box<Session>>,
@@ -76,10 +76,10 @@ pub struct Buffers {
     pub room: usize,
 }
 
-impl End {
+impl Endpoint {
     /// An end with a socket.
-    pub fn new(socket: OwnedFd, unix: bool) -> End {
-        End { socket: Some(socket), careful: unix, ..End::default() }
+    pub fn new(socket: OwnedFd, unix: bool) -> Endpoint {
+        Endpoint { socket: Some(socket), careful: unix, ..Endpoint::default() }
     }
 
     /// How many bytes wait to be sent.
@@ -90,7 +90,7 @@ impl End {
 
 /// Data read from one end that the other has not taken.
 #[derive(Debug)]
-pub enum Held {
+pub enum HeldBytes {
     /// Copied data, sent up to `start`.
     Bytes {
         /// The bytes.
@@ -107,27 +107,27 @@ pub enum Held {
     },
 }
 
-impl Held {
+impl HeldBytes {
     /// How many bytes wait.
     pub fn len(&self) -> usize {
         match self {
-            Held::Bytes { data, start } => data.len() - start,
-            Held::Pipe { bytes, .. } => *bytes,
+            HeldBytes::Bytes { data, start } => data.len() - start,
+            HeldBytes::Pipe { bytes, .. } => *bytes,
         }
     }
 
     /// How many bytes of this process's memory it uses.
     pub fn copied(&self) -> usize {
         match self {
-            Held::Bytes { data, .. } => data.len(),
-            Held::Pipe { .. } => 0,
+            HeldBytes::Bytes { data, .. } => data.len(),
+            HeldBytes::Pipe { .. } => 0,
         }
     }
 }
 
 /// Reads once and records the result in the flags of the end. The data is at the start of the plain
 /// buffer. 0: no data yet, end of file, or a failure.
-pub fn receive(from: &mut End, buffers: &mut Buffers) -> usize {
+pub fn receive(from: &mut Endpoint, buffers: &mut Buffers) -> usize {
     let Some(mut session) = from.session.take() else {
         return read(from, &mut buffers.plain[..buffers.room]);
     };
@@ -136,7 +136,7 @@ pub fn receive(from: &mut End, buffers: &mut Buffers) -> usize {
     length
 }
 
-fn receive_records(from: &mut End, session: &mut Session, buffers: &mut Buffers) -> usize {
+fn receive_records(from: &mut Endpoint, session: &mut Session, buffers: &mut Buffers) -> usize {
     let Buffers { plain, cipher, room } = buffers;
     if let Some((length, ended)) = session.take_early(plain) {
         from.ended |= ended;
@@ -163,7 +163,7 @@ fn receive_records(from: &mut End, session: &mut Session, buffers: &mut Buffers)
 }
 
 /// Reads from the socket.
-fn read(from: &mut End, buffer: &mut [u8]) -> usize {
+fn read(from: &mut Endpoint, buffer: &mut [u8]) -> usize {
     let Some(socket) = &from.socket else {
         from.readable = false;
         return 0;
@@ -202,7 +202,7 @@ fn read(from: &mut End, buffer: &mut [u8]) -> usize {
 /// handshake was acknowledged (`relay::upstream::dial`). The kernel has taken that for an
 /// interactive connection and delays acknowledgements. A peer with Nagle's algorithm may wait 40 ms
 /// for one. If this is all the data, there is nothing to wait for.
-fn acknowledge(from: &mut End) {
+fn acknowledge(from: &mut Endpoint) {
     if std::mem::take(&mut from.withholds_acks)
         && !from.ended
         && let Some(socket) = &from.socket
@@ -213,7 +213,7 @@ fn acknowledge(from: &mut End) {
 
 /// Notes that no more data will come from an end. The end is orderly, unless a failed send has
 /// already used up the kernel's report of a reset: after that, reading looks like an end of file.
-fn at_end(from: &mut End) {
+fn at_end(from: &mut Endpoint) {
     from.readable = false;
     match from.reset {
         true => from.failed = true,
@@ -223,7 +223,7 @@ fn at_end(from: &mut End) {
 
 /// Notes that sending failed. EPIPE comes after an end of file, so the peer's data is complete. Any
 /// other error is a reset.
-pub fn on_broken(to: &mut End, errno: Errno) {
+pub fn on_broken(to: &mut Endpoint, errno: Errno) {
     to.broken = true;
     to.reset = errno != Errno::PIPE;
 }
@@ -231,7 +231,7 @@ pub fn on_broken(to: &mut End, errno: Errno) {
 /// Sends bytes. What the end does not take now is held for it. Nothing may be held already, unless
 /// there is a session. With the flag MORE the kernel may wait for further data (send(2)), so more
 /// data must follow at once.
-pub fn deliver(to: &mut End, bytes: &[u8], flags: SendFlags, cipher: &mut Cipher) {
+pub fn deliver(to: &mut Endpoint, bytes: &[u8], flags: SendFlags, cipher: &mut Cipher) {
     match to.session.as_mut().map(|session| session.encrypt(bytes, cipher)) {
         None => put(to, bytes, flags),
         Some(Some(length)) => put(to, cipher.first(length), flags),
@@ -240,19 +240,19 @@ pub fn deliver(to: &mut End, bytes: &[u8], flags: SendFlags, cipher: &mut Cipher
 }
 
 /// Sends bytes as they are, after the held data. What the end does not take is held too.
-fn put(to: &mut End, bytes: &[u8], flags: SendFlags) {
+fn put(to: &mut Endpoint, bytes: &[u8], flags: SendFlags) {
     match to.held.take().map(|held| *held) {
-        Some(Held::Bytes { data, start }) => {
+        Some(HeldBytes::Bytes { data, start }) => {
             let data = [&data[start..], bytes].concat().into_boxed_slice();
-            to.held = Some(Box::new(Held::Bytes { data, start: 0 }));
+            to.held = Some(Box::new(HeldBytes::Bytes { data, start: 0 }));
         }
         // Only ends without a session use pipes, and such an end gets bytes only when nothing is
         // held.
-        Some(pipe @ Held::Pipe { .. }) => to.held = Some(Box::new(pipe)),
+        Some(pipe @ HeldBytes::Pipe { .. }) => to.held = Some(Box::new(pipe)),
         None => {
             let sent = send(to, bytes, flags);
             if sent < bytes.len() && !to.broken {
-                to.held = Some(Box::new(Held::Bytes { data: bytes[sent..].into(), start: 0 }));
+                to.held = Some(Box::new(HeldBytes::Bytes { data: bytes[sent..].into(), start: 0 }));
             }
         }
     }
@@ -260,7 +260,7 @@ fn put(to: &mut End, bytes: &[u8], flags: SendFlags) {
 
 /// Sends what the end takes and returns that number of bytes. If it is less than all, the end is
 /// full or broken.
-pub fn send(to: &mut End, bytes: &[u8], flags: SendFlags) -> usize {
+pub fn send(to: &mut Endpoint, bytes: &[u8], flags: SendFlags) -> usize {
     let Some(socket) = &to.socket else {
         to.broken = true;
         return 0;
@@ -292,7 +292,7 @@ pub fn send(to: &mut End, bytes: &[u8], flags: SendFlags) -> usize {
 
 /// Sends the end of file after all earlier data was sent; `shut` says whether that is done. If the
 /// socket is about to be closed, the close replaces shutdown(2), but nothing replaces close_notify.
-pub fn shut(to: &mut End, closing: bool, cipher: &mut Cipher) {
+pub fn shut(to: &mut Endpoint, closing: bool, cipher: &mut Cipher) {
     if let Some(session) = to.session.as_mut().filter(|session| !session.is_closed())
         && let Some(length) = session.close(cipher)
     {

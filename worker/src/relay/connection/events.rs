@@ -1,7 +1,7 @@
 //! Events of connections' sockets, and the data that they bring.
 
 use crate::relay::commands::shown_at;
-use crate::relay::connection::{Connection, LogDue, Name, Side, State};
+use crate::relay::connection::{Connection, ConnectionId, ConnectionState, LogDue, Side};
 use crate::relay::debug::Debug;
 use crate::relay::http::Turn;
 use crate::relay::request_log::LogWriter;
@@ -12,7 +12,7 @@ use crate::relay::{Relay, clock};
 impl Relay<'_> {
     /// Handles an event at a connection's socket.
     pub(in crate::relay) fn on_event(&mut self, event: &mio::event::Event) {
-        let name = Name::of(event.token());
+        let name = ConnectionId::of(event.token());
         let Some(connection) = self.pool.named(name) else { return };
         let state = connection.state;
         let end = connection.end(name.side);
@@ -26,20 +26,20 @@ impl Relay<'_> {
         end.careful |= event.is_priority() || event.is_error();
         end.hung_up |= event.is_read_closed() && !event.is_error();
         match (state, name.side) {
-            (State::Greeting, _) => {
+            (ConnectionState::Greeting, _) => {
                 if event.is_error() {
                     self.finish(name.slot);
                 } else {
                     self.greet(name.slot);
                 }
             }
-            (State::Connecting, Side::Up) => self.connect_progress(name.slot, event),
-            (State::Connecting, Side::Down) | (State::Waiting, _) => {
+            (ConnectionState::Connecting, Side::Up) => self.connect_progress(name.slot, event),
+            (ConnectionState::Connecting, Side::Down) | (ConnectionState::Waiting, _) => {
                 if event.is_error() {
                     self.finish(name.slot);
                 }
             }
-            (State::Relaying, side) => {
+            (ConnectionState::Relaying, side) => {
                 if readable {
                     self.relay(name.slot, side);
                 }
@@ -47,17 +47,17 @@ impl Relay<'_> {
                     self.relay(name.slot, side.other());
                 }
             }
-            (State::Lingering, _) => self.linger(name.slot),
-            (State::Dummy, _) => self.answer(name.slot),
-            (State::Idler, _) => self.drain_idler(name.slot),
-            (State::Free, _) => {}
+            (ConnectionState::Lingering, _) => self.linger(name.slot),
+            (ConnectionState::Dummy, _) => self.answer(name.slot),
+            (ConnectionState::Idler, _) => self.drain_idler(name.slot),
+            (ConnectionState::Free, _) => {}
         }
     }
 
     /// Whether a relaying connection has data for an end that became writable.
-    fn wants_to_send(&mut self, name: Name, side: Side) -> bool {
+    fn wants_to_send(&mut self, name: ConnectionId, side: Side) -> bool {
         self.pool.named(name).is_some_and(|connection| {
-            if connection.state != State::Relaying {
+            if connection.state != ConnectionState::Relaying {
                 return false;
             }
             let (to, from) = connection.ends(side);
@@ -77,11 +77,14 @@ impl Relay<'_> {
             let Some(connection) = self.pool.named(name) else { continue };
             connection.end(name.side).queued = false;
             match connection.state {
-                State::Relaying => self.relay(name.slot, name.side),
-                State::Lingering => self.linger(name.slot),
-                State::Idler => self.drain_idler(name.slot),
-                State::Greeting => self.greet(name.slot),
-                State::Connecting | State::Waiting | State::Dummy | State::Free => {}
+                ConnectionState::Relaying => self.relay(name.slot, name.side),
+                ConnectionState::Lingering => self.linger(name.slot),
+                ConnectionState::Idler => self.drain_idler(name.slot),
+                ConnectionState::Greeting => self.greet(name.slot),
+                ConnectionState::Connecting
+                | ConnectionState::Waiting
+                | ConnectionState::Dummy
+                | ConnectionState::Free => {}
             }
             self.bound_unfinished();
         }
@@ -92,7 +95,7 @@ impl Relay<'_> {
     /// Serves an end again in the next round.
     pub(in crate::relay) fn come_back(&mut self, slot: u32, side: Side) {
         let connection = &mut self.pool[slot];
-        let name = Name { slot, generation: connection.generation, side };
+        let name = ConnectionId { slot, generation: connection.generation, side };
         let end = connection.end(side);
         if !std::mem::replace(&mut end.queued, true) {
             self.ready.push(name);
@@ -183,7 +186,8 @@ fn move_bytes(
             debug.dump(bytes);
         }
     };
-    let watch: Option<pump::Watch<'_>> = if logs || dumps { Some(&mut watch) } else { None };
+    let watch: Option<pump::WatchedEvents<'_>> =
+        if logs || dumps { Some(&mut watch) } else { None };
     let may_splice = connection.down.session.is_none();
     let turn = http.as_deref_mut().map(|exchange| Turn::of(exchange, from == Side::Down));
     let (source, sink) = connection.ends(from);

@@ -5,7 +5,7 @@
 //! idlers (`relay::upstream::idlers`) are not.
 
 use crate::relay::connection::timer_queue::{IDLE, Queue};
-use crate::relay::connection::{Pool, State};
+use crate::relay::connection::{ConnectionState, Pool};
 
 /// The ordered queue, and the timeout.
 #[derive(Debug, Default)]
@@ -64,14 +64,14 @@ impl Idle {
             (false, true) => {
                 for slot in 0..pool.slots() {
                     match pool[slot].state {
-                        State::Relaying | State::Lingering | State::Dummy => {
-                            self.join(pool, slot, now)
-                        }
-                        State::Free
-                        | State::Greeting
-                        | State::Connecting
-                        | State::Waiting
-                        | State::Idler => {}
+                        ConnectionState::Relaying
+                        | ConnectionState::Lingering
+                        | ConnectionState::Dummy => self.join(pool, slot, now),
+                        ConnectionState::Free
+                        | ConnectionState::Greeting
+                        | ConnectionState::Connecting
+                        | ConnectionState::Waiting
+                        | ConnectionState::Idler => {}
                     }
                 }
             }
@@ -106,7 +106,7 @@ mod tests {
 
     fn established(pool: &mut Pool) -> u32 {
         let slot = pool.take();
-        pool[slot].state = State::Relaying;
+        pool[slot].state = ConnectionState::Relaying;
         slot
     }
 
@@ -131,7 +131,7 @@ mod tests {
     fn a_change_holds_for_open_connections() {
         let (mut pool, mut idle) = (Pool::default(), Idle::new(0));
         let (one, two) = (established(&mut pool), established(&mut pool));
-        pool[two].state = State::Connecting;
+        pool[two].state = ConnectionState::Connecting;
         idle.join(&mut pool, one, 0);
         idle.touch(&mut pool, one, 5_000);
         assert_eq!(idle.next_deadline(&pool), None);

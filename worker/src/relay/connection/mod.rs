@@ -10,8 +10,8 @@ use pen_config::ids::{ClientKey, NO_SERVER, Target};
 use pen_ipc::stats::ConnectionInfo;
 use pen_table::ClientRef;
 
-use crate::relay::connection::endpoint::End;
-use crate::relay::connection::timer_queue::Links;
+use crate::relay::connection::endpoint::Endpoint;
+use crate::relay::connection::timer_queue::QueueLinks;
 use crate::relay::http::{Exchange, Wait};
 use crate::relay::preface::incomplete::Piece;
 use crate::relay::preface::proxy::Origin;
@@ -39,7 +39,7 @@ impl Side {
 
 /// The step that a connection is at.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum State {
+pub enum ConnectionState {
     /// The slot is free.
     #[default]
     Free,
@@ -78,11 +78,11 @@ pub enum LogDue {
 #[derive(Debug, Default)]
 pub struct Connection {
     /// Towards the client.
-    pub down: End,
+    pub down: Endpoint,
     /// Towards the server.
-    pub up: End,
+    pub up: Endpoint,
     /// The step that it is at.
-    pub state: State,
+    pub state: ConnectionState,
     /// Whether the next bytes from the client begin a request log line.
     pub line: LogDue,
     /// How often its lingering was prolonged.
@@ -125,7 +125,7 @@ pub struct Connection {
     /// The order of servers to try, until one is connected.
     pub placement: Option<Placement>,
     /// Its links in queues, one for each kind of queue.
-    pub links: [Links; 2],
+    pub links: [QueueLinks; 2],
     /// Since when it is at its step, in monotonic milliseconds. It is kept only where a queue needs
     /// it.
     pub since: u64,
@@ -135,7 +135,7 @@ pub struct Connection {
 
 impl Connection {
     /// The end on one side.
-    pub fn end(&mut self, side: Side) -> &mut End {
+    pub fn end(&mut self, side: Side) -> &mut Endpoint {
         match side {
             Side::Down => &mut self.down,
             Side::Up => &mut self.up,
@@ -143,7 +143,7 @@ impl Connection {
     }
 
     /// Both ends, the one on `side` first.
-    pub fn ends(&mut self, side: Side) -> (&mut End, &mut End) {
+    pub fn ends(&mut self, side: Side) -> (&mut Endpoint, &mut Endpoint) {
         match side {
             Side::Down => (&mut self.down, &mut self.up),
             Side::Up => (&mut self.up, &mut self.down),
@@ -154,9 +154,12 @@ impl Connection {
     pub fn info(&self) -> ConnectionInfo {
         let descriptor = |socket: &Option<OwnedFd>| socket.as_ref().map_or(-1, AsRawFd::as_raw_fd);
         let state = match self.state {
-            State::Free => 0,
-            State::Greeting | State::Connecting | State::Waiting => 1,
-            State::Relaying | State::Lingering | State::Dummy | State::Idler => 2,
+            ConnectionState::Free => 0,
+            ConnectionState::Greeting | ConnectionState::Connecting | ConnectionState::Waiting => 1,
+            ConnectionState::Relaying
+            | ConnectionState::Lingering
+            | ConnectionState::Dummy
+            | ConnectionState::Idler => 2,
         };
         ConnectionInfo {
             number: self.number,
@@ -173,7 +176,7 @@ impl Connection {
 
 /// Identifies a connection's socket in events: slot, generation and side in one number.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Name {
+pub struct ConnectionId {
     /// Its slot in the pool.
     pub slot: u32,
     /// The generation of that slot.
@@ -192,17 +195,17 @@ compile_error!(
 /// A slot fits 31 bits. The tokens above are those of the event loop.
 const SLOTS: usize = (1 << 31) - 8;
 
-impl Name {
+impl ConnectionId {
     /// The token for the poll.
     pub fn token(self) -> Token {
         let side = u64::from(self.side == Side::Up);
         Token((u64::from(self.generation) << 32 | u64::from(self.slot) << 1 | side) as usize)
     }
 
-    /// The name in a token of [`Name::token`].
-    pub fn of(token: Token) -> Name {
+    /// The name in a token of [`ConnectionId::token`].
+    pub fn of(token: Token) -> ConnectionId {
         let bits = token.0 as u64;
-        Name {
+        ConnectionId {
             slot: (bits as u32) >> 1,
             generation: (bits >> 32) as u32,
             side: if bits & 1 == 1 { Side::Up } else { Side::Down },
@@ -249,20 +252,20 @@ impl Pool {
     /// The slot of the connection with a number.
     pub fn numbered(&self, number: u32) -> Option<u32> {
         let at = |connection: &Connection| {
-            connection.state != State::Free && connection.number == number
+            connection.state != ConnectionState::Free && connection.number == number
         };
         self.slots.iter().position(at).map(|slot| slot as u32)
     }
 
     /// The open connections.
     pub fn iter(&self) -> impl Iterator<Item = &Connection> {
-        self.slots.iter().filter(|connection| connection.state != State::Free)
+        self.slots.iter().filter(|connection| connection.state != ConnectionState::Free)
     }
 
     /// The connection of a name, if that is still open.
-    pub fn named(&mut self, name: Name) -> Option<&mut Connection> {
+    pub fn named(&mut self, name: ConnectionId) -> Option<&mut Connection> {
         self.slots.get_mut(name.slot as usize).filter(|connection| {
-            connection.generation == name.generation && connection.state != State::Free
+            connection.generation == name.generation && connection.state != ConnectionState::Free
         })
     }
 }
@@ -298,10 +301,10 @@ mod tests {
     #[test]
     fn names_survive_the_token() {
         for side in [Side::Down, Side::Up] {
-            let name = Name { slot: SLOTS as u32 - 1, generation: u32::MAX, side };
-            assert_eq!(Name::of(name.token()), name);
-            let name = Name { slot: 0, generation: 7, side };
-            assert_eq!(Name::of(name.token()), name);
+            let name = ConnectionId { slot: SLOTS as u32 - 1, generation: u32::MAX, side };
+            assert_eq!(ConnectionId::of(name.token()), name);
+            let name = ConnectionId { slot: 0, generation: 7, side };
+            assert_eq!(ConnectionId::of(name.token()), name);
         }
     }
 
@@ -309,13 +312,13 @@ mod tests {
     fn a_former_owner_names_nothing() {
         let mut pool = Pool::default();
         let slot = pool.take();
-        pool[slot].state = State::Relaying;
-        let name = Name { slot, generation: pool[slot].generation, side: Side::Up };
+        pool[slot].state = ConnectionState::Relaying;
+        let name = ConnectionId { slot, generation: pool[slot].generation, side: Side::Up };
         assert!(pool.named(name).is_some());
         pool.free(slot);
         assert!(pool.named(name).is_none());
         assert_eq!(pool.take(), slot);
-        pool[slot].state = State::Connecting;
+        pool[slot].state = ConnectionState::Connecting;
         assert!(pool.named(name).is_none());
         assert_eq!(pool.open(), 1);
     }

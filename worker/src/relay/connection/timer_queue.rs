@@ -21,18 +21,18 @@ const UNQUEUED: u32 = u32::MAX - 1;
 
 /// A connection's neighbours in a queue.
 #[derive(Clone, Copy, Debug)]
-pub struct Links {
+pub struct QueueLinks {
     before: u32,
     after: u32,
 }
 
-impl Default for Links {
-    fn default() -> Links {
-        Links { before: UNQUEUED, after: UNQUEUED }
+impl Default for QueueLinks {
+    fn default() -> QueueLinks {
+        QueueLinks { before: UNQUEUED, after: UNQUEUED }
     }
 }
 
-impl Links {
+impl QueueLinks {
     /// Whether the connection is in a queue of this kind.
     pub fn is_queued(&self) -> bool {
         self.before != UNQUEUED
@@ -56,7 +56,7 @@ impl<const KIND: usize> Queue<KIND> {
     /// Puts a connection at the end.
     pub fn join(&mut self, pool: &mut Pool, slot: u32) {
         debug_assert!(!pool[slot].links[KIND].is_queued());
-        pool[slot].links[KIND] = Links { before: self.last, after: NONE };
+        pool[slot].links[KIND] = QueueLinks { before: self.last, after: NONE };
         match self.last {
             NONE => self.first = slot,
             last => pool[last].links[KIND].after = slot,
@@ -66,7 +66,7 @@ impl<const KIND: usize> Queue<KIND> {
 
     /// Takes a connection out.
     pub fn leave(&mut self, pool: &mut Pool, slot: u32) {
-        let Links { before, after } = std::mem::take(&mut pool[slot].links[KIND]);
+        let QueueLinks { before, after } = std::mem::take(&mut pool[slot].links[KIND]);
         debug_assert!(before != UNQUEUED);
         match before {
             NONE => self.first = after,

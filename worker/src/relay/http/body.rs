@@ -29,7 +29,7 @@ pub enum Body {
 /// The position of the next byte in a chunked body.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Chunked {
-    at: At,
+    at: BodyPosition,
     whose: Whose,
     /// Bytes of trailer lines so far.
     trailers: u32,
@@ -46,7 +46,7 @@ enum Whose {
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum At {
+enum BodyPosition {
     /// In a chunk's size.
     Size { size: u64, digits: u8 },
     /// After the size, where white space may stand before a `;`.
@@ -87,13 +87,16 @@ impl Body {
     }
 
     fn from_start(whose: Whose) -> Body {
-        Body::Chunked(Chunked { at: At::Size { size: 0, digits: 0 }, whose, trailers: 0 })
+        Body::Chunked(Chunked { at: BodyPosition::Size { size: 0, digits: 0 }, whose, trailers: 0 })
     }
 
     /// Whether only the trailer section of a request's body is missing, and that section is not
     /// empty.
     pub fn is_before_trailers(&self) -> bool {
-        matches!(self, Body::Chunked(Chunked { at: At::Trailer, whose: Whose::Client, .. }))
+        matches!(
+            self,
+            Body::Chunked(Chunked { at: BodyPosition::Trailer, whose: Whose::Client, .. })
+        )
     }
 
     /// Follows the body through `input`. Returns how many bytes from the start of `input` belong to
@@ -116,14 +119,16 @@ impl Body {
     pub fn is_over(&self) -> bool {
         match self {
             Body::Length(left) => *left == 0,
-            Body::Chunked(chunked) => chunked.at == At::Over,
+            Body::Chunked(chunked) => chunked.at == BodyPosition::Over,
         }
     }
 
     /// The number of bytes that certainly come next in it, whatever their values.
     pub fn certain(&self) -> u64 {
         match self {
-            Body::Length(left) | Body::Chunked(Chunked { at: At::Data { left }, .. }) => *left,
+            Body::Length(left) | Body::Chunked(Chunked { at: BodyPosition::Data { left }, .. }) => {
+                *left
+            }
             Body::Chunked(_) => 0,
         }
     }
@@ -133,7 +138,7 @@ impl Body {
         match self {
             Body::Length(left) => *left = left.saturating_sub(bytes),
             Body::Chunked(chunked) => {
-                if let At::Data { left } = chunked.at {
+                if let BodyPosition::Data { left } = chunked.at {
                     chunked.at = after_data(left.saturating_sub(bytes));
                 }
             }
@@ -144,14 +149,14 @@ impl Body {
 impl Chunked {
     fn follow(&mut self, input: &[u8]) -> Result<usize, (usize, Refusal)> {
         let mut taken = 0;
-        while taken < input.len() && self.at != At::Over {
-            if self.at == At::Trailer && self.whose == Whose::Client {
+        while taken < input.len() && self.at != BodyPosition::Over {
+            if self.at == BodyPosition::Trailer && self.whose == Whose::Client {
                 if input[taken..].starts_with(b"\r\n") {
-                    (self.at, taken) = (At::Over, taken + 2);
+                    (self.at, taken) = (BodyPosition::Over, taken + 2);
                 }
                 break;
             }
-            if let At::Data { left } = self.at {
+            if let BodyPosition::Data { left } = self.at {
                 let step = usize::try_from(left).unwrap_or(usize::MAX).min(input.len() - taken);
                 self.at = after_data(left - step as u64);
                 taken += step;
@@ -164,70 +169,90 @@ impl Chunked {
     }
 
     /// The state after a byte outside the data.
-    fn next(&mut self, byte: u8) -> Result<At, Refusal> {
-        if let At::Trailer | At::Name | At::Value | At::TrailerLineFeed | At::LastLineFeed = self.at
+    fn next(&mut self, byte: u8) -> Result<BodyPosition, Refusal> {
+        if let BodyPosition::Trailer
+        | BodyPosition::Name
+        | BodyPosition::Value
+        | BodyPosition::TrailerLineFeed
+        | BodyPosition::LastLineFeed = self.at
         {
             return self.trailer(byte);
         }
         Ok(match (self.at, byte) {
-            (At::Size { size, digits }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F')
+            (BodyPosition::Size { size, digits }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F')
                 if digits < DIGITS =>
             {
                 let digit = (byte as char).to_digit(16).map_or(0, u64::from);
-                At::Size { size: size << 4 | digit, digits: digits + 1 }
+                BodyPosition::Size { size: size << 4 | digit, digits: digits + 1 }
             }
-            (At::Size { digits: DIGITS.., .. }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+            (
+                BodyPosition::Size { digits: DIGITS.., .. },
+                b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F',
+            ) => {
                 return Err(Refusal::TooLarge);
             }
-            (At::Size { digits: 0, .. }, _) => return Err(Refusal::Chunk),
-            (At::Size { size, .. } | At::Extension { size, .. }, b'\r') => At::LineFeed { size },
+            (BodyPosition::Size { digits: 0, .. }, _) => return Err(Refusal::Chunk),
+            (BodyPosition::Size { size, .. } | BodyPosition::Extension { size, .. }, b'\r') => {
+                BodyPosition::LineFeed { size }
+            }
             // Some servers fill the line up with spaces, so an answer may have them.
-            (At::Behind { size, .. }, b'\r') if self.whose == Whose::Server => {
-                At::LineFeed { size }
+            (BodyPosition::Behind { size, .. }, b'\r') if self.whose == Whose::Server => {
+                BodyPosition::LineFeed { size }
             }
-            (At::Size { size, .. }, b' ' | b'\t') => At::Behind { size, left: EXTENSION },
-            (At::Size { size, .. }, b';') => At::Extension { size, left: EXTENSION },
-            (At::Behind { size, left: left @ 1.. }, b' ' | b'\t') => {
-                At::Behind { size, left: left - 1 }
+            (BodyPosition::Size { size, .. }, b' ' | b'\t') => {
+                BodyPosition::Behind { size, left: EXTENSION }
             }
-            (At::Behind { size, left }, b';') => At::Extension { size, left },
-            (At::Extension { size, left: left @ 1.. }, b'\t' | b' '..=b'~') => {
-                At::Extension { size, left: left - 1 }
+            (BodyPosition::Size { size, .. }, b';') => {
+                BodyPosition::Extension { size, left: EXTENSION }
             }
-            (At::Size { .. } | At::Behind { .. } | At::Extension { .. }, _) => {
+            (BodyPosition::Behind { size, left: left @ 1.. }, b' ' | b'\t') => {
+                BodyPosition::Behind { size, left: left - 1 }
+            }
+            (BodyPosition::Behind { size, left }, b';') => BodyPosition::Extension { size, left },
+            (BodyPosition::Extension { size, left: left @ 1.. }, b'\t' | b' '..=b'~') => {
+                BodyPosition::Extension { size, left: left - 1 }
+            }
+            (
+                BodyPosition::Size { .. }
+                | BodyPosition::Behind { .. }
+                | BodyPosition::Extension { .. },
+                _,
+            ) => {
                 return Err(Refusal::Chunk);
             }
-            (At::LineFeed { size: 0 }, b'\n') => At::Trailer,
-            (At::LineFeed { size }, b'\n') => At::Data { left: size },
-            (At::LineFeed { .. }, _) => return Err(Refusal::Chunk),
-            (At::DataReturn, b'\r') => At::DataLineFeed,
-            (At::DataLineFeed, b'\n') => At::Size { size: 0, digits: 0 },
+            (BodyPosition::LineFeed { size: 0 }, b'\n') => BodyPosition::Trailer,
+            (BodyPosition::LineFeed { size }, b'\n') => BodyPosition::Data { left: size },
+            (BodyPosition::LineFeed { .. }, _) => return Err(Refusal::Chunk),
+            (BodyPosition::DataReturn, b'\r') => BodyPosition::DataLineFeed,
+            (BodyPosition::DataLineFeed, b'\n') => BodyPosition::Size { size: 0, digits: 0 },
             (_, _) => return Err(Refusal::Chunk),
         })
     }
 
     /// The state after a byte behind the last chunk. A trailer line must be a valid field:
     /// otherwise the server could read a request there.
-    fn trailer(&mut self, byte: u8) -> Result<At, Refusal> {
+    fn trailer(&mut self, byte: u8) -> Result<BodyPosition, Refusal> {
         self.trailers += 1;
         if self.trailers > TRAILERS {
             return Err(Refusal::Trailer);
         }
         Ok(match (self.at, byte) {
-            (At::Trailer, b'\r') => At::LastLineFeed,
-            (At::Trailer | At::Name, byte) if is_token(byte) => At::Name,
-            (At::Name, b':') => At::Value,
-            (At::Value, b'\r') => At::TrailerLineFeed,
-            (At::Value, byte) if is_text(byte) => At::Value,
-            (At::TrailerLineFeed, b'\n') => At::Trailer,
-            (At::LastLineFeed, b'\n') => At::Over,
+            (BodyPosition::Trailer, b'\r') => BodyPosition::LastLineFeed,
+            (BodyPosition::Trailer | BodyPosition::Name, byte) if is_token(byte) => {
+                BodyPosition::Name
+            }
+            (BodyPosition::Name, b':') => BodyPosition::Value,
+            (BodyPosition::Value, b'\r') => BodyPosition::TrailerLineFeed,
+            (BodyPosition::Value, byte) if is_text(byte) => BodyPosition::Value,
+            (BodyPosition::TrailerLineFeed, b'\n') => BodyPosition::Trailer,
+            (BodyPosition::LastLineFeed, b'\n') => BodyPosition::Over,
             (_, _) => return Err(Refusal::Trailer),
         })
     }
 }
 
-fn after_data(left: u64) -> At {
-    if left == 0 { At::DataReturn } else { At::Data { left } }
+fn after_data(left: u64) -> BodyPosition {
+    if left == 0 { BodyPosition::DataReturn } else { BodyPosition::Data { left } }
 }
 
 /// A byte of a token (RFC 9110, 5.6.2).

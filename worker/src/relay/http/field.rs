@@ -125,7 +125,7 @@ fn is_blank(byte: u8) -> bool {
 
 /// What to do with an option in a Connection field.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Named {
+pub enum NamedField {
     /// It passes.
     Kept,
     /// It is removed: a server that obeys it would remove an added field.
@@ -136,17 +136,17 @@ pub enum Named {
     Vital,
 }
 
-impl Named {
+impl NamedField {
     /// What to do with the option of this name.
-    pub fn of(option: &str) -> Named {
+    pub fn of(option: &str) -> NamedField {
         match Field::of(option) {
-            Field::ForwardedFor | Field::Removed => Named::Removed,
-            Field::Upgrade => Named::Upgrade,
+            Field::ForwardedFor | Field::Removed => NamedField::Removed,
+            Field::Upgrade => NamedField::Upgrade,
             Field::Length | Field::LengthTwin | Field::Coding | Field::CodingTwin | Field::Host => {
-                Named::Vital
+                NamedField::Vital
             }
             Field::Connection | Field::Expect | Field::Type | Field::OldKey | Field::Other => {
-                Named::Kept
+                NamedField::Kept
             }
         }
     }

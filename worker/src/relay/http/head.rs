@@ -35,7 +35,7 @@ pub fn end(bytes: &[u8], seen: usize) -> Option<usize> {
 
 /// The content of an answer's head.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Answer {
+pub struct AnswerHead {
     /// Its status.
     pub status: u16,
     /// Its body, unless the request or the status exclude one; none: it ends with the connection.
@@ -45,7 +45,7 @@ pub struct Answer {
 }
 
 /// Parses the complete head of an answer. None: the answer cannot be followed.
-pub fn answer(head: &[u8]) -> Option<Answer> {
+pub fn answer(head: &[u8]) -> Option<AnswerHead> {
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
     let mut config = httparse::ParserConfig::default();
@@ -73,7 +73,7 @@ pub fn answer(head: &[u8]) -> Option<Answer> {
         Framing { chunked: false, length } => length.map(Body::Length),
         Framing { chunked: true, length: Some(_) } => return None,
     };
-    Some(Answer { status, body, protocols })
+    Some(AnswerHead { status, body, protocols })
 }
 
 /// What the fields say about the length of the body.
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn answers_say_what_follows_them() {
         let read = |text: &str| answer(text.as_bytes());
-        let plain = |status, body| Some(Answer { status, body, protocols: String::new() });
+        let plain = |status, body| Some(AnswerHead { status, body, protocols: String::new() });
         assert_eq!(read("HTTP/1.1 200 OK\r\n\r\n"), plain(200, None));
         assert_eq!(read("HTTP/1.0 200\nContent-Length: 5\n\n"), plain(200, Some(Body::Length(5))));
         assert_eq!(

@@ -11,7 +11,7 @@ use crate::relay::http::body::is_token;
 
 /// The state of a line.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Line {
+pub enum RequestLine {
     /// No byte has come.
     #[default]
     Start,
@@ -34,11 +34,11 @@ pub enum Line {
 /// The version, without its last digit.
 const VERSION: &[u8] = b"HTTP/1.";
 
-impl Line {
+impl RequestLine {
     /// Follows these bytes. Bytes after the line's end are ignored.
-    pub fn follow(mut self, bytes: &[u8]) -> Line {
+    pub fn follow(mut self, bytes: &[u8]) -> RequestLine {
         for byte in bytes {
-            if matches!(self, Line::Whole | Line::Not(_)) {
+            if matches!(self, RequestLine::Whole | RequestLine::Not(_)) {
                 break;
             }
             self = self.next(*byte);
@@ -46,31 +46,33 @@ impl Line {
         self
     }
 
-    fn next(self, byte: u8) -> Line {
+    fn next(self, byte: u8) -> RequestLine {
         match (self, byte) {
-            (Line::Start | Line::Method, byte) if is_token(byte) => Line::Method,
-            (Line::Method, b' ') => Line::Space,
-            (Line::Space | Line::Target, b'!'..=b'~') => Line::Target,
-            (Line::Target, b' ') => Line::Version(0),
-            (Line::Version(at), byte) => version(at, byte),
-            (Line::Return, b'\n') => Line::Whole,
-            _ => Line::Not(Refusal::NotHttp),
+            (RequestLine::Start | RequestLine::Method, byte) if is_token(byte) => {
+                RequestLine::Method
+            }
+            (RequestLine::Method, b' ') => RequestLine::Space,
+            (RequestLine::Space | RequestLine::Target, b'!'..=b'~') => RequestLine::Target,
+            (RequestLine::Target, b' ') => RequestLine::Version(0),
+            (RequestLine::Version(at), byte) => version(at, byte),
+            (RequestLine::Return, b'\n') => RequestLine::Whole,
+            _ => RequestLine::Not(Refusal::NotHttp),
         }
     }
 }
 
-fn version(at: u8, byte: u8) -> Line {
+fn version(at: u8, byte: u8) -> RequestLine {
     let position = usize::from(at);
     match (VERSION.get(position), byte) {
-        (Some(wanted), byte) if *wanted == byte => Line::Version(at + 1),
-        (None, b'0' | b'1') if position == VERSION.len() => Line::Version(at + 1),
-        (None, b'\r') if position > VERSION.len() => Line::Return,
-        (None, b'\n') if position > VERSION.len() => Line::Whole,
+        (Some(wanted), byte) if *wanted == byte => RequestLine::Version(at + 1),
+        (None, b'0' | b'1') if position == VERSION.len() => RequestLine::Version(at + 1),
+        (None, b'\r') if position > VERSION.len() => RequestLine::Return,
+        (None, b'\n') if position > VERSION.len() => RequestLine::Whole,
         // The version has another number.
         (Some(b'1') | None, b'0'..=b'9') if position <= VERSION.len() => {
-            Line::Not(Refusal::Version)
+            RequestLine::Not(Refusal::Version)
         }
-        _ => Line::Not(Refusal::NotHttp),
+        _ => RequestLine::Not(Refusal::NotHttp),
     }
 }
 
@@ -80,21 +82,21 @@ mod tests {
 
     #[test]
     fn only_a_strict_line_is_one() {
-        let not = Line::Not(Refusal::NotHttp);
+        let not = RequestLine::Not(Refusal::NotHttp);
         for (bytes, expected) in [
-            (&b""[..], Line::Start),
-            (b"GET", Line::Method),
-            (b"0", Line::Method),
-            (b"GET /", Line::Target),
-            (b"GET / HTTP/1", Line::Version(6)),
-            (b"GET / HTTP/1.1", Line::Version(8)),
-            (b"GET / HTTP/1.1\r", Line::Return),
-            (b"GET / HTTP/1.1\r\nwhatever", Line::Whole),
-            (b"x!y * HTTP/1.0\n", Line::Whole),
-            (b"GET / HTTP/2", Line::Not(Refusal::Version)),
-            (b"PRI * HTTP/2.0\r\n", Line::Not(Refusal::Version)),
-            (b"GET / HTTP/1.2\r\n", Line::Not(Refusal::Version)),
-            (b"GET / HTTP/0.9\r\n", Line::Not(Refusal::Version)),
+            (&b""[..], RequestLine::Start),
+            (b"GET", RequestLine::Method),
+            (b"0", RequestLine::Method),
+            (b"GET /", RequestLine::Target),
+            (b"GET / HTTP/1", RequestLine::Version(6)),
+            (b"GET / HTTP/1.1", RequestLine::Version(8)),
+            (b"GET / HTTP/1.1\r", RequestLine::Return),
+            (b"GET / HTTP/1.1\r\nwhatever", RequestLine::Whole),
+            (b"x!y * HTTP/1.0\n", RequestLine::Whole),
+            (b"GET / HTTP/2", RequestLine::Not(Refusal::Version)),
+            (b"PRI * HTTP/2.0\r\n", RequestLine::Not(Refusal::Version)),
+            (b"GET / HTTP/1.2\r\n", RequestLine::Not(Refusal::Version)),
+            (b"GET / HTTP/0.9\r\n", RequestLine::Not(Refusal::Version)),
             (b"GET / http/1.1\r\n", not),
             (b"GET / HTTP/1.1 \r\n", not),
             (b"GET / HTTP/1.11\r\n", not),
@@ -115,8 +117,8 @@ mod tests {
             (b"{\"a\"", not),
             (b"\x16\x03\x01", not),
         ] {
-            assert_eq!(Line::Start.follow(bytes), expected, "{}", bytes.escape_ascii());
-            let by_one = bytes.iter().fold(Line::Start, |line, byte| line.follow(&[*byte]));
+            assert_eq!(RequestLine::Start.follow(bytes), expected, "{}", bytes.escape_ascii());
+            let by_one = bytes.iter().fold(RequestLine::Start, |line, byte| line.follow(&[*byte]));
             assert_eq!(by_one, expected, "{}", bytes.escape_ascii());
         }
     }

@@ -22,9 +22,9 @@ pub(crate) mod xff;
 pub use crate::relay::http::direction::Turn;
 
 use crate::relay::http::body::Body;
-use crate::relay::http::line::Line;
+use crate::relay::http::line::RequestLine;
 use crate::relay::http::request::{Asks, Sender};
-use crate::relay::http::responses::{Asked, Verdict};
+use crate::relay::http::responses::{AnswerVerdict, OpenRequests};
 use pen_config::ids::ClientKey;
 use pen_ipc::refusal::Refusal;
 
@@ -39,10 +39,10 @@ pub struct Exchange {
     /// How many bytes of `held` were searched for the end of the head.
     seen: usize,
     /// The state of the request line at the start of `held`.
-    line: Line,
+    line: RequestLine,
     /// The awaited answer has come: the held data can go on.
     resumed: bool,
-    asked: Asked,
+    asked: OpenRequests,
     sender: Sender,
     /// First lines of requests for the request log; none if there is no log.
     log: Option<Vec<u8>>,
@@ -120,9 +120,9 @@ impl Exchange {
             others,
             held: Vec::new(),
             seen: 0,
-            line: Line::Start,
+            line: RequestLine::Start,
             resumed: false,
-            asked: Asked::default(),
+            asked: OpenRequests::default(),
             sender: Sender { address: address.into(), https },
             log: None,
             begun: false,
@@ -191,7 +191,9 @@ impl Exchange {
         match self.stage {
             ExchangeStage::Refused { .. } => Some(Wait::Answers),
             _ if self.held.is_empty() => None,
-            ExchangeStage::Head if self.others == Others::Pass && self.line != Line::Whole => {
+            ExchangeStage::Head
+                if self.others == Others::Pass && self.line != RequestLine::Whole =>
+            {
                 Some(Wait::Protocol)
             }
             ExchangeStage::Head | ExchangeStage::Trailers(_) => Some(Wait::Head),
@@ -418,9 +420,9 @@ impl Exchange {
         }
         match self.asked.verdict() {
             None => {}
-            Some(Verdict::Stays) => self.stage = ExchangeStage::Head,
-            Some(Verdict::Switched) => self.stage = ExchangeStage::Passing,
-            Some(Verdict::Unclear) => {
+            Some(AnswerVerdict::Stays) => self.stage = ExchangeStage::Head,
+            Some(AnswerVerdict::Switched) => self.stage = ExchangeStage::Passing,
+            Some(AnswerVerdict::Unclear) => {
                 self.asked.break_off();
                 self.refuse(Refusal::Switch);
             }
@@ -465,7 +467,7 @@ impl Exchange {
     }
 
     fn take_held(&mut self) -> Vec<u8> {
-        (self.seen, self.line) = (0, Line::Start);
+        (self.seen, self.line) = (0, RequestLine::Start);
         std::mem::take(&mut self.held)
     }
 
@@ -476,11 +478,11 @@ impl Exchange {
         if self.held == b"\r" {
             return;
         }
-        let from = if self.line == Line::Start { 0 } else { new };
+        let from = if self.line == RequestLine::Start { 0 } else { new };
         self.line = self.line.follow(&self.held[from..]);
         match (self.line, self.others) {
-            (Line::Not(_), Others::Pass) => self.pass(out),
-            (Line::Not(why), Others::Refused) => self.refuse(why),
+            (RequestLine::Not(_), Others::Pass) => self.pass(out),
+            (RequestLine::Not(why), Others::Refused) => self.refuse(why),
             _ if self.held.len() > head::LIMIT => self.refuse(Refusal::TooLong),
             _ => {}
         }
@@ -515,13 +517,13 @@ impl Exchange {
                 self.stage = ExchangeStage::Body(request.body, request.asks);
                 self.after_body();
             }
-            Err(why) => match (Line::Start.follow(bytes), self.others) {
-                (Line::Not(_), Others::Pass) => {
+            Err(why) => match (RequestLine::Start.follow(bytes), self.others) {
+                (RequestLine::Not(_), Others::Pass) => {
                     self.note_line(bytes);
                     self.stage = ExchangeStage::Passing;
                     out.extend(bytes);
                 }
-                (Line::Not(why), Others::Refused) => self.refuse(why),
+                (RequestLine::Not(why), Others::Refused) => self.refuse(why),
                 _ => self.refuse(why),
             },
         }

@@ -11,7 +11,7 @@ use pen_ipc::refusal::Refusal;
 
 use crate::relay::http::body::Body;
 use crate::relay::http::field;
-use crate::relay::http::field::{FORWARDED_FOR, FORWARDED_PROTO, Field, Named};
+use crate::relay::http::field::{FORWARDED_FOR, FORWARDED_PROTO, Field, NamedField};
 use crate::relay::http::head::{FIELDS, Framing, LIMIT, line_ends};
 
 /// The client as the added fields show it.
@@ -221,10 +221,10 @@ fn find(fields: &[httparse::Header<'_>]) -> Result<Found, Refusal> {
             Field::OldKey => found.has_old_key = true,
             Field::Connection => {
                 for option in field::options(field.value) {
-                    match Named::of(option.ok_or(Refusal::Connection)?) {
-                        Named::Vital => return Err(Refusal::Connection),
-                        Named::Removed => found.alters = true,
-                        Named::Kept | Named::Upgrade => {}
+                    match NamedField::of(option.ok_or(Refusal::Connection)?) {
+                        NamedField::Vital => return Err(Refusal::Connection),
+                        NamedField::Removed => found.alters = true,
+                        NamedField::Kept | NamedField::Upgrade => {}
                     }
                 }
             }
@@ -322,11 +322,11 @@ impl Build<'_> {
         let is_upgrade = Field::of(field.name) == Field::Upgrade;
         let mut before = ": ";
         for member in members.flatten() {
-            let stays = match Named::of(member) {
+            let stays = match NamedField::of(member) {
                 _ if is_upgrade => self.upgrades && !field::carries_http(member),
-                Named::Removed | Named::Vital => false,
-                Named::Upgrade => self.upgrades,
-                Named::Kept => true,
+                NamedField::Removed | NamedField::Vital => false,
+                NamedField::Upgrade => self.upgrades,
+                NamedField::Kept => true,
             };
             if stays {
                 if before == ": " {

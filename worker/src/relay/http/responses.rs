@@ -18,10 +18,10 @@ const RUNS: usize = 1024;
 
 /// The open requests, and the position in the answers.
 #[derive(Debug, Default)]
-pub struct Asked {
+pub struct OpenRequests {
     /// Requests without an answer, the oldest first, as runs of equal ones.
     open: VecDeque<(Asks, u32)>,
-    at: At,
+    at: AnswerPosition,
     /// The start of an incomplete head.
     held: Vec<u8>,
     /// How many of its bytes were examined.
@@ -29,14 +29,14 @@ pub struct Asked {
     /// The protocols of the last request for a switch, joined by commas.
     protocols: Box<str>,
     /// The server's answer to the last request for a switch.
-    verdict: Option<Verdict>,
+    verdict: Option<AnswerVerdict>,
     /// A part of an answer to the oldest request has come.
     begun: bool,
 }
 
 /// The server's answer to a request for another protocol.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Verdict {
+pub enum AnswerVerdict {
     /// It continues with HTTP.
     Stays,
     /// It switches to the other protocol.
@@ -46,7 +46,7 @@ pub enum Verdict {
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-enum At {
+enum AnswerPosition {
     /// In a head, or before one.
     #[default]
     Head,
@@ -62,7 +62,7 @@ enum At {
     Broken,
 }
 
-impl Asked {
+impl OpenRequests {
     /// Whether an answer to a request of this kind could be told from others.
     pub fn has_room(&self, asks: Asks) -> bool {
         self.open.len() < RUNS
@@ -71,7 +71,7 @@ impl Asked {
 
     /// Whether a change of protocol would be noticed.
     pub fn is_followed(&self) -> bool {
-        matches!(self.at, At::Head | At::Body(_))
+        matches!(self.at, AnswerPosition::Head | AnswerPosition::Body(_))
     }
 
     /// Notes a request to the server, and the protocols that it asks for, if any.
@@ -87,11 +87,13 @@ impl Asked {
     }
 
     /// The server's answer to the last request for a switch; none: it has not come yet.
-    pub fn verdict(&self) -> Option<Verdict> {
+    pub fn verdict(&self) -> Option<AnswerVerdict> {
         self.verdict.or(match self.at {
-            At::Head | At::Body(_) => None,
-            At::UntilEnd => Some(Verdict::Stays),
-            At::Lost | At::Switched | At::Broken => Some(Verdict::Unclear),
+            AnswerPosition::Head | AnswerPosition::Body(_) => None,
+            AnswerPosition::UntilEnd => Some(AnswerVerdict::Stays),
+            AnswerPosition::Lost | AnswerPosition::Switched | AnswerPosition::Broken => {
+                Some(AnswerVerdict::Unclear)
+            }
         })
     }
 
@@ -102,15 +104,15 @@ impl Asked {
         while !rest.is_empty() {
             let before = bytes.len() - rest.len();
             match &mut self.at {
-                At::UntilEnd | At::Lost | At::Switched => break,
-                At::Broken => return before,
-                At::Head => {
+                AnswerPosition::UntilEnd | AnswerPosition::Lost | AnswerPosition::Switched => break,
+                AnswerPosition::Broken => return before,
+                AnswerPosition::Head => {
                     rest = self.head(rest);
-                    if self.at == At::Broken {
+                    if self.at == AnswerPosition::Broken {
                         return before;
                     }
                 }
-                At::Body(body) => match body.follow(rest) {
+                AnswerPosition::Body(body) => match body.follow(rest) {
                     Ok(taken) => {
                         rest = &rest[taken..];
                         self.after_body();
@@ -124,29 +126,29 @@ impl Asked {
 
     /// Whether a change of protocol is not understood: the connection must end.
     pub fn is_broken(&self) -> bool {
-        self.at == At::Broken
+        self.at == AnswerPosition::Broken
     }
 
     /// How many of the server's bytes may pass unseen.
     pub fn unseen(&self) -> u64 {
         match &self.at {
-            At::UntilEnd | At::Lost | At::Switched => u64::MAX,
-            At::Body(body) => body.certain(),
-            At::Head | At::Broken => 0,
+            AnswerPosition::UntilEnd | AnswerPosition::Lost | AnswerPosition::Switched => u64::MAX,
+            AnswerPosition::Body(body) => body.certain(),
+            AnswerPosition::Head | AnswerPosition::Broken => 0,
         }
     }
 
     /// Notes that this many bytes passed unseen.
     pub fn skip(&mut self, bytes: u64) {
-        if let At::Body(body) = &mut self.at {
+        if let AnswerPosition::Body(body) = &mut self.at {
             body.skip(bytes);
             self.after_body();
         }
     }
 
     fn after_body(&mut self) {
-        if matches!(&self.at, At::Body(body) if body.is_over()) {
-            self.at = At::Head;
+        if matches!(&self.at, AnswerPosition::Body(body) if body.is_over()) {
+            self.at = AnswerPosition::Head;
         }
     }
 
@@ -202,24 +204,25 @@ impl Asked {
             return self.switched(self.open.is_empty());
         }
         if self.open.is_empty() {
-            self.verdict = Some(Verdict::Stays);
+            self.verdict = Some(AnswerVerdict::Stays);
         }
         let is_bare = asks == Asks::Head || matches!(answer.status, 204 | 304);
         match answer.body {
             _ if is_bare => {}
             Some(body) => {
-                self.at = At::Body(body);
+                self.at = AnswerPosition::Body(body);
                 self.after_body();
             }
             // The body ends with the connection, so no more answers come.
-            None => self.leave(At::UntilEnd),
+            None => self.leave(AnswerPosition::UntilEnd),
         }
     }
 
     /// Notes that the server has changed the protocol, to a requested one or to an unknown one.
     fn switched(&mut self, is_understood: bool) {
-        self.verdict = Some(if is_understood { Verdict::Switched } else { Verdict::Unclear });
-        self.leave(if is_understood { At::Switched } else { At::Broken });
+        self.verdict =
+            Some(if is_understood { AnswerVerdict::Switched } else { AnswerVerdict::Unclear });
+        self.leave(if is_understood { AnswerPosition::Switched } else { AnswerPosition::Broken });
     }
 
     /// Whether these protocols, joined by commas, are among those of the last request. An answer
@@ -247,36 +250,36 @@ impl Asked {
 
     /// Whether it is certain that no answer is missing.
     pub fn is_answered(&self) -> bool {
-        self.at == At::Head && self.open.is_empty() && self.held.is_empty()
+        self.at == AnswerPosition::Head && self.open.is_empty() && self.held.is_empty()
     }
 
     /// Whether no part of an answer to the last request has come, and all others are answered.
     pub fn owes_last_only(&self) -> bool {
         let is_last =
             self.open.len() == 1 && self.open.front().is_some_and(|(_, count)| *count == 1);
-        self.at == At::Head && is_last && !self.begun
+        self.at == AnswerPosition::Head && is_last && !self.begun
     }
 
     /// Notes that no more answers come.
     pub fn end(&mut self) {
         if self.is_followed() {
-            self.leave(At::UntilEnd);
+            self.leave(AnswerPosition::UntilEnd);
         }
     }
 
     /// Notes that the answers cannot be followed any more.
     fn lose(&mut self) {
         if self.is_followed() {
-            self.leave(At::Lost);
+            self.leave(AnswerPosition::Lost);
         }
     }
 
     /// Makes the connection end.
     pub fn break_off(&mut self) {
-        self.leave(At::Broken);
+        self.leave(AnswerPosition::Broken);
     }
 
-    fn leave(&mut self, at: At) {
+    fn leave(&mut self, at: AnswerPosition) {
         self.at = at;
         self.open = VecDeque::new();
         self.held = Vec::new();

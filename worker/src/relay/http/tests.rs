@@ -781,8 +781,8 @@ proptest! {
         let mut out = Vec::new();
         let sender = Sender { address: CLIENT.into(), https: false };
         if let Some(end) = head::end(&input, 0) && request::rebuild(&input[..end], &sender, &mut out).is_ok() {
-            prop_assert_eq!(Line::Start.follow(&input), Line::Whole);
-            prop_assert_eq!(Line::Start.follow(&out), Line::Whole);
+            prop_assert_eq!(RequestLine::Start.follow(&input), RequestLine::Whole);
+            prop_assert_eq!(RequestLine::Start.follow(&out), RequestLine::Whole);
         }
     }
 

@@ -8,7 +8,7 @@ use pen_ipc::refusal::Refusal;
 
 use crate::relay::Relay;
 use crate::relay::commands::shown_at;
-use crate::relay::connection::{LogDue, Side, State};
+use crate::relay::connection::{ConnectionState, LogDue, Side};
 use crate::relay::http::{Ending, Exchange, Others, Wait};
 use crate::relay::link::Rated;
 use crate::relay::transfer::pump;
@@ -63,7 +63,7 @@ impl Relay<'_> {
         } else if from == Side::Up && exchange.is_resumed() {
             // Also if no bytes waited for the answer: the client's end of file may have waited.
             self.relay(slot, Side::Down);
-            return self.pool[slot].state == State::Relaying;
+            return self.pool[slot].state == ConnectionState::Relaying;
         }
         self.after_refusal(slot)
     }

@@ -8,7 +8,7 @@
 use pen_ipc::message::{HandshakeFailure, SenderFault};
 
 use crate::relay::Relay;
-use crate::relay::connection::State;
+use crate::relay::connection::ConnectionState;
 
 /// Least time limit of a greeting in milliseconds. It is longer if a connect may take longer.
 const AT_LEAST: u64 = 10_000;
@@ -26,7 +26,7 @@ impl Relay<'_> {
 
     /// Waits for the client's first bytes. Its socket is already watched.
     pub(in crate::relay) fn await_greeting(&mut self, slot: u32) {
-        self.pool[slot].state = State::Greeting;
+        self.pool[slot].state = ConnectionState::Greeting;
         self.greeting.wait(&mut self.pool, slot, self.now);
     }
 
@@ -44,7 +44,7 @@ impl Relay<'_> {
     /// Chooses a server after the greeting.
     fn greeted(&mut self, slot: u32) {
         self.greeting.leave(&mut self.pool, slot);
-        self.pool[slot].state = State::Connecting;
+        self.pool[slot].state = ConnectionState::Connecting;
         self.welcome(slot);
     }
 

@@ -4,7 +4,7 @@ use pen_config::ids::ClientKey;
 use pen_ipc::message::{Event, HandshakeFailure, PeerCertificate};
 
 use crate::relay::Relay;
-use crate::relay::connection::State;
+use crate::relay::connection::ConnectionState;
 use crate::relay::connection::endpoint::receive;
 use crate::relay::link::Rated;
 use crate::relay::tls::failure;
@@ -43,7 +43,7 @@ impl Relay<'_> {
 
     fn go_on(&mut self, slot: u32) -> bool {
         let is_over = self.take_steps(slot);
-        if self.pool[slot].state != State::Free {
+        if self.pool[slot].state != ConnectionState::Free {
             self.note_unfinished(slot);
         }
         is_over

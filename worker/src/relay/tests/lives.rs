@@ -1,6 +1,6 @@
 //! Special connections: refused, silent, closed fast, answered without a server, without a client.
 
-use pen_config::acl::{Acl, Net, Verdict};
+use pen_config::acl::{Acl, AclVerdict, Net};
 use pen_config::command::Fastclose;
 
 use crate::relay::tests::*;
@@ -8,7 +8,7 @@ use crate::relay::tests::*;
 /// A list that refuses all IPv4 clients.
 fn none() -> Acl {
     let mut acl = Acl::default();
-    assert!(acl.push(Verdict::Deny, Net::v4_prefix("127.0.0.0".parse().unwrap(), 8).unwrap()));
+    assert!(acl.push(AclVerdict::Deny, Net::v4_prefix("127.0.0.0".parse().unwrap(), 8).unwrap()));
     acl
 }
 

@@ -8,7 +8,7 @@
 use rustls::pki_types::CertificateDer;
 
 use crate::relay::tls::der::{
-    BITS, BOOLEAN, CONTEXT_0, CONTEXT_3, INTEGER, OBJECT, OCTETS, SEQUENCE, SET, Value, Values,
+    BITS, BOOLEAN, CONTEXT_0, CONTEXT_3, DerValue, INTEGER, OBJECT, OCTETS, SEQUENCE, SET, Values,
     seconds, wrap,
 };
 use pen_ipc::message::CertificateFault;
@@ -24,7 +24,7 @@ pub struct Certificate<'d> {
     algorithm: &'d [u8],
     /// The issuer's name.
     pub issuer: &'d [u8],
-    validity: Value<'d>,
+    validity: DerValue<'d>,
     /// The owner's name.
     pub subject: &'d [u8],
     /// The public key with its algorithm (SubjectPublicKeyInfo).
@@ -80,7 +80,7 @@ impl<'d> Certificate<'d> {
         let mut fields = Values(signed.contents);
         let mut ahead = fields;
         let version = match ahead.next()? {
-            Value { tag: CONTEXT_0, contents, .. } => {
+            DerValue { tag: CONTEXT_0, contents, .. } => {
                 fields = ahead;
                 match Values(contents).next()?.contents {
                     [number @ 0..=2] => number + 1,
@@ -282,7 +282,7 @@ impl<'d> Certificate<'d> {
 }
 
 impl<'d> Extension<'d> {
-    fn read(value: Value<'d>) -> Option<Extension<'d>> {
+    fn read(value: DerValue<'d>) -> Option<Extension<'d>> {
         let mut parts = Values(value.contents);
         let id = parts.next().filter(|id| id.tag == OBJECT)?.contents;
         let next = parts.next()?;
@@ -329,7 +329,7 @@ pub fn name(encoded: &[u8]) -> String {
     text
 }
 
-fn letters(value: Value<'_>) -> String {
+fn letters(value: DerValue<'_>) -> String {
     match value.tag {
         // BMPString: two bytes for each letter.
         0x1e => {

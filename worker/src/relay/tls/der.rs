@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A value: its tag, its contents, and all its bytes.
 #[derive(Clone, Copy, Debug)]
-pub struct Value<'d> {
+pub struct DerValue<'d> {
     /// The first byte.
     pub tag: u8,
     /// The bytes after tag and length.
@@ -21,9 +21,9 @@ pub struct Value<'d> {
 pub struct Values<'d>(pub &'d [u8]);
 
 impl<'d> Iterator for Values<'d> {
-    type Item = Value<'d>;
+    type Item = DerValue<'d>;
 
-    fn next(&mut self) -> Option<Value<'d>> {
+    fn next(&mut self) -> Option<DerValue<'d>> {
         let (tag, first) = (*self.0.first()?, *self.0.get(1)?);
         let (length, head) = match first {
             0..=0x7f => (usize::from(first), 2),
@@ -38,7 +38,7 @@ impl<'d> Iterator for Values<'d> {
         };
         let whole = self.0.get(..head.checked_add(length)?)?;
         self.0 = &self.0[whole.len()..];
-        Some(Value { tag, contents: &whole[head..], whole })
+        Some(DerValue { tag, contents: &whole[head..], whole })
     }
 }
 
@@ -111,13 +111,13 @@ fn next_update(response: &[u8]) -> Option<Option<SystemTime>> {
 }
 
 /// A time that is not before 1970.
-fn time(value: Value<'_>) -> Option<SystemTime> {
+fn time(value: DerValue<'_>) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds(value)?).ok()?))
 }
 
 /// Seconds since 1970 of a time in a certificate (RFC 5280, 4.1.2.5): `YYYYMMDDHHMMSSZ`, or
 /// `YYMMDDHHMMSSZ`.
-pub fn seconds(value: Value<'_>) -> Option<i64> {
+pub fn seconds(value: DerValue<'_>) -> Option<i64> {
     let digits =
         value.contents.strip_suffix(b"Z").filter(|digits| digits.iter().all(u8::is_ascii_digit))?;
     let number =
@@ -147,7 +147,8 @@ mod tests {
 
     #[test]
     fn times_are_counted_as_everybody_does() {
-        let read = |tag, text: &str| seconds(Value { tag, contents: text.as_bytes(), whole: &[] });
+        let read =
+            |tag, text: &str| seconds(DerValue { tag, contents: text.as_bytes(), whole: &[] });
         for (text, seconds) in [
             ("19700101000000Z", 0),
             ("20000229235959Z", 951_868_799),

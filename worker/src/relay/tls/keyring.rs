@@ -24,20 +24,20 @@ use crate::relay::tls::certificate::Certificate;
 use crate::relay::tls::der;
 use crate::relay::tls::der::Ocsp;
 use crate::relay::tls::material::Material;
-use crate::relay::tls::names::Resolver;
+use crate::relay::tls::names::NameResolver;
 use crate::relay::tls::pem;
 use crate::relay::tls::signing::Key;
 use crate::relay::tls::tickets::{Secrets, Tickets};
 use crate::relay::tls::transcript;
-use crate::relay::tls::verifier::{Use, Verifier};
+use crate::relay::tls::verifier::{ClientVerifier, Use};
 
 /// The configurations of handshakes.
 #[derive(Debug)]
 pub struct Keyring {
-    source: Arc<Source>,
+    source: Arc<KeySource>,
     /// The files for clients without a known server name.
     files: Stack,
-    resolver: Arc<Resolver>,
+    resolver: Arc<NameResolver>,
     /// For every client, unless its name is in `own`.
     config: Arc<ServerConfig>,
     /// The same for clients whose server name was hidden; created at the first such client.
@@ -58,13 +58,13 @@ impl Keyring {
     /// The configuration for clients whose server name is not valid ([`transcript`]).
     pub fn nameless(&self) -> &Arc<ServerConfig> {
         self.nameless.get_or_init(|| {
-            let Source { provider, authorities, .. } = &*self.source;
+            let KeySource { provider, authorities, .. } = &*self.source;
             let provider = Arc::new(transcript::hashing_what_came(provider));
             let made = self.source.config_with(
                 provider,
                 authorities,
                 &self.resolver,
-                Verifier::of_hidden_names,
+                ClientVerifier::of_hidden_names,
             );
             // It differs from the other in nothing that could fail.
             made.unwrap_or_else(|_| self.config.clone())
@@ -83,7 +83,7 @@ impl Keyring {
     ///
     /// # Errors
     /// The file and what is wrong with it.
-    pub fn examine(&self, notices: &mut Notices) -> Result<Vec<Fact>, String> {
+    pub fn examine(&self, notices: &mut KeyringNotices) -> Result<Vec<Fact>, String> {
         let mut facts = self.source.facts(&self.files, None);
         facts.extend(self.source.authorities.facts(None));
         for (name, files, ready) in self.resolver.examine(notices) {
@@ -101,13 +101,16 @@ impl Keyring {
 }
 
 /// What the administrator should know about files that are nevertheless valid.
-pub type Notices = Vec<String>;
+pub type KeyringNotices = Vec<String>;
 
 /// Builds the configurations, except for files that are read when a client first asks for them.
 ///
 /// # Errors
 /// The file and what is wrong with it.
-pub fn build(mut material: Material, secrets: &Arc<Secrets>) -> Result<(Keyring, Notices), String> {
+pub fn build(
+    mut material: Material,
+    secrets: &Arc<Secrets>,
+) -> Result<(Keyring, KeyringNotices), String> {
     let mut notices = Vec::new();
     let mut files = Stack::default();
     let mut named: HashMap<String, Stack> = HashMap::new();
@@ -132,7 +135,7 @@ pub fn build(mut material: Material, secrets: &Arc<Secrets>) -> Result<(Keyring,
         named.iter().filter(|(_, files)| material.index.required && !files.authorities.is_empty());
     let own = with_own.map(|(name, _)| (name.clone(), OnceLock::new())).collect();
     let provider = Arc::new(cipher_suites(&material.index.suites));
-    let mut source = Source {
+    let mut source = KeySource {
         material,
         provider,
         secrets: secrets.clone(),
@@ -141,7 +144,7 @@ pub fn build(mut material: Material, secrets: &Arc<Secrets>) -> Result<(Keyring,
     source.authorities = source.authorities(&files.authorities, &mut notices)?;
     let source = Arc::new(source);
     let default = Arc::new(source.certified(&files, &source.authorities, &mut notices)?);
-    let resolver = Arc::new(Resolver::new(source.clone(), default, named));
+    let resolver = Arc::new(NameResolver::new(source.clone(), default, named));
     let config = source.config(&source.authorities, &resolver)?;
     Ok((Keyring { source, files, resolver, config, nameless: OnceLock::new(), own }, notices))
 }
@@ -186,7 +189,7 @@ impl Authorities {
 
 /// What certificates and configurations are made from.
 #[derive(Debug)]
-pub struct Source {
+pub struct KeySource {
     material: Material,
     provider: Arc<CryptoProvider>,
     secrets: Arc<Secrets>,
@@ -194,7 +197,7 @@ pub struct Source {
     authorities: Authorities,
 }
 
-impl Source {
+impl KeySource {
     fn index(&self) -> &Index {
         &self.material.index
     }
@@ -205,7 +208,7 @@ impl Source {
         &self,
         files: &Stack,
         issuers: &Authorities,
-        notices: &mut Notices,
+        notices: &mut KeyringNotices,
     ) -> Result<CertifiedKey, String> {
         let part = files.certificate.as_ref().ok_or("no certificate was given")?;
         let mut chain = self.certificates(part)?;
@@ -260,7 +263,7 @@ impl Source {
     pub fn named(
         &self,
         files: &Stack,
-        notices: &mut Notices,
+        notices: &mut KeyringNotices,
     ) -> Result<(CertifiedKey, Option<Authorities>), String> {
         match (&files.certificate, &files.key) {
             (Some(_), Some(_)) => {}
@@ -340,7 +343,7 @@ impl Source {
         })
     }
 
-    fn ocsp(&self, part: &Part, notices: &mut Notices) -> Result<Option<Vec<u8>>, String> {
+    fn ocsp(&self, part: &Part, notices: &mut KeyringNotices) -> Result<Option<Vec<u8>>, String> {
         let bytes = self.material.bytes(part)?;
         if bytes.is_empty() {
             return Ok(None);
@@ -364,7 +367,11 @@ impl Source {
 
     /// The certificates of authorities. Unusable ones are reported and left out, except that the
     /// system's are not reported.
-    fn authorities(&self, parts: &[Part], notices: &mut Notices) -> Result<Authorities, String> {
+    fn authorities(
+        &self,
+        parts: &[Part],
+        notices: &mut KeyringNotices,
+    ) -> Result<Authorities, String> {
         let mut all = Authorities { system: true, ..Authorities::default() };
         for part in parts {
             let system = part.role == Role::SystemAuthorities;
@@ -403,7 +410,7 @@ impl Source {
     fn config(
         &self,
         authorities: &Authorities,
-        resolver: &Arc<Resolver>,
+        resolver: &Arc<NameResolver>,
     ) -> Result<Arc<ServerConfig>, String> {
         self.config_with(self.provider.clone(), authorities, resolver, |verifier| verifier)
     }
@@ -412,13 +419,15 @@ impl Source {
         &self,
         provider: Arc<CryptoProvider>,
         authorities: &Authorities,
-        resolver: &Arc<Resolver>,
-        adapt: impl FnOnce(Verifier) -> Verifier,
+        resolver: &Arc<NameResolver>,
+        adapt: impl FnOnce(ClientVerifier) -> ClientVerifier,
     ) -> Result<Arc<ServerConfig>, String> {
         let versions: &[_] = if self.index().tls12 { &[&TLS13, &TLS12] } else { &[&TLS13] };
         let failed = |error: Error| format!("TLS: {error}");
-        let verifier =
-            Verifier::new(&authorities.certificates, provider.signature_verification_algorithms);
+        let verifier = ClientVerifier::new(
+            &authorities.certificates,
+            provider.signature_verification_algorithms,
+        );
         let builder = ServerConfig::builder_with_provider(provider);
         let builder = builder.with_protocol_versions(versions).map_err(failed)?;
         let builder = match self.index().required {

@@ -39,17 +39,17 @@ pub use crate::relay::transfer::pump::BUFFER as PLAIN;
 
 /// The TLS state of a worker.
 #[derive(Debug)]
-pub struct Tls {
+pub struct TlsContext {
     keyring: Arc<Keyring>,
     secrets: Arc<Secrets>,
 }
 
-impl Tls {
+impl TlsContext {
     /// Reads the files that a worker starts with.
     ///
     /// # Errors
     /// The file and what is wrong with it.
-    pub fn new(start: TlsStart) -> Result<Tls, String> {
+    pub fn new(start: TlsStart) -> Result<TlsContext, String> {
         let (current, previous) = start.secrets;
         let none = || "the ticket secrets did not arrive whole".to_owned();
         let current = material::secret(&current).ok_or_else(none)?;
@@ -58,7 +58,7 @@ impl Tls {
         let secrets = Secrets::new(&current, previous.as_ref().map(|bytes| bytes.as_slice()))
             .ok_or_else(none)?;
         let (keyring, _) = keyring::build(Material::new(start.files)?, &secrets)?;
-        Ok(Tls { keyring: Arc::new(keyring), secrets })
+        Ok(TlsContext { keyring: Arc::new(keyring), secrets })
     }
 
     /// Uses other files from now on. Open sessions are unchanged.

@@ -9,19 +9,19 @@ use rustls::pki_types::ServerName;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use crate::relay::tls::keyring::{Authorities, Notices, Source, Stack};
+use crate::relay::tls::keyring::{Authorities, KeySource, KeyringNotices, Stack};
 
 /// Chooses every client's certificate: the one of its server name, or the default.
 #[derive(Debug)]
-pub struct Resolver {
-    source: Arc<Source>,
+pub struct NameResolver {
+    source: Arc<KeySource>,
     default: Arc<CertifiedKey>,
-    names: HashMap<String, Name>,
+    names: HashMap<String, NamedCertificate>,
 }
 
 /// A server name.
 #[derive(Debug)]
-struct Name {
+struct NamedCertificate {
     files: Stack,
     /// None: the files are not valid; their examination has already reported that.
     ready: OnceLock<Option<Ready>>,
@@ -35,16 +35,16 @@ pub struct Ready {
     pub authorities: Option<Authorities>,
 }
 
-impl Resolver {
+impl NameResolver {
     /// A resolver with the files of each name. None of them is read now.
     pub fn new(
-        source: Arc<Source>,
+        source: Arc<KeySource>,
         default: Arc<CertifiedKey>,
         names: HashMap<String, Stack>,
-    ) -> Resolver {
-        let name = |files| Name { files, ready: OnceLock::new() };
+    ) -> NameResolver {
+        let name = |files| NamedCertificate { files, ready: OnceLock::new() };
         let names = names.into_iter().map(|(text, files)| (text, name(files))).collect();
-        Resolver { source, default, names }
+        NameResolver { source, default, names }
     }
 
     /// The certificate for a name, and the entry that matched: the name itself, or `*` in place of
@@ -64,14 +64,14 @@ impl Resolver {
         ready.as_ref().map(|ready| (text.as_str(), ready))
     }
 
-    fn read(&self, files: &Stack, notices: &mut Notices) -> Result<Ready, String> {
+    fn read(&self, files: &Stack, notices: &mut KeyringNotices) -> Result<Ready, String> {
         let (certified, authorities) = self.source.named(files, notices)?;
         Ok(Ready { certified: Arc::new(certified), authorities })
     }
 
     /// Reads the files of all names in order and returns the valid ones. The first invalid ones are
     /// reported, and the others counted.
-    pub fn examine<'s>(&'s self, notices: &mut Notices) -> Vec<(&'s str, &'s Stack, Ready)> {
+    pub fn examine<'s>(&'s self, notices: &mut KeyringNotices) -> Vec<(&'s str, &'s Stack, Ready)> {
         let mut names: Vec<_> = self.names.iter().collect();
         names.sort_by_key(|(text, _)| *text);
         let (mut good, mut broken, mut remarks, mut unasked) =
@@ -107,7 +107,7 @@ impl Resolver {
 }
 
 /// Whether a client can request a name or, if it begins with `*.`, a name that matches it.
-/// [`Resolver::find`] ignores the dot at the end of a requested name.
+/// [`NameResolver::find`] ignores the dot at the end of a requested name.
 fn can_be_asked_for(name: &str) -> bool {
     let asked = match name.strip_prefix("*.") {
         Some(rest) => format!("a.{rest}"),
@@ -117,7 +117,7 @@ fn can_be_asked_for(name: &str) -> bool {
 }
 
 /// Reports the first of many notices, and how many more there are.
-fn tell_first(notices: &mut Notices, mut all: Notices, of_what: &str) {
+fn tell_first(notices: &mut KeyringNotices, mut all: KeyringNotices, of_what: &str) {
     let more = all.len().saturating_sub(FIRST);
     all.truncate(FIRST);
     notices.append(&mut all);
@@ -129,7 +129,7 @@ fn tell_first(notices: &mut Notices, mut all: Notices, of_what: &str) {
 /// This many are reported singly.
 const FIRST: usize = 5;
 
-impl ResolvesServerCert for Resolver {
+impl ResolvesServerCert for NameResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let named = hello.server_name().and_then(|name| self.find(name));
         Some(named.map_or(&self.default, |(_, ready)| &ready.certified).clone())

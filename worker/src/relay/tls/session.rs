@@ -14,7 +14,7 @@ use rustls::{HandshakeKind, ProtocolVersion};
 use crate::relay::tls::hello::{Hello, look};
 use crate::relay::tls::keyring::Keyring;
 use crate::relay::tls::transcript::hide;
-use crate::relay::tls::verifier::{Refused, refused};
+use crate::relay::tls::verifier::{RefusedCertificate, refused};
 use crate::relay::transfer::pump::BUFFER;
 
 /// Bytes of the buffer for records. It holds [`BUFFER`] bytes of plain text as records of 16 KiB,
@@ -64,7 +64,7 @@ pub struct Session {
     /// Why the session is over.
     error: Option<rustls::Error>,
     /// Why the client's certificate was refused, and whose it was.
-    refused: Option<Box<Refused>>,
+    refused: Option<Box<RefusedCertificate>>,
     /// Messages of the session itself.
     out: Vec<u8>,
 }
@@ -76,12 +76,12 @@ pub struct Session {
 enum SessionStage {
     /// The hello is awaited: the requested name decides which configuration is used.
     Choosing(Arc<Keyring>),
-    Serving(UnbufferedServerConnection, Name),
+    Serving(UnbufferedServerConnection, NameShown),
 }
 
 /// The requested server name.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Name {
+enum NameShown {
     /// rustls gets it as the client sent it.
     Shown,
     /// It is not valid and was hidden from rustls. It is hidden again if the client must send
@@ -99,7 +99,7 @@ impl std::fmt::Debug for Session {
 
 /// The result of the records that came in.
 #[derive(Debug, Default)]
-pub struct Taken {
+pub struct TakenRecords {
     /// Bytes of plain text.
     pub plain: usize,
     /// The peer sends no more (close_notify).
@@ -151,8 +151,8 @@ impl Session {
 
     /// Takes `length` bytes that were put into [`Session::room`]. Plain text goes into `plain`,
     /// which is as large as [`BUFFER`].
-    pub fn take(&mut self, length: usize, cipher: &mut Cipher, plain: &mut [u8]) -> Taken {
-        let mut taken = Taken::default();
+    pub fn take(&mut self, length: usize, cipher: &mut Cipher, plain: &mut [u8]) -> TakenRecords {
+        let mut taken = TakenRecords::default();
         if self.error.is_some() {
             return taken;
         }
@@ -233,7 +233,7 @@ impl Session {
     }
 
     /// Why the client's certificate was refused, and whose it was.
-    pub fn take_refused(&mut self) -> Option<Refused> {
+    pub fn take_refused(&mut self) -> Option<RefusedCertificate> {
         self.refused.take().map(|refused| *refused)
     }
 
@@ -327,32 +327,32 @@ impl SessionStage {
                     Hello::Incomplete if records.len() < INCOMPLETE => return Ok(None),
                     Hello::Illegal(slots) => {
                         hide(records, slots);
-                        (keyring.nameless(), Name::Hidden)
+                        (keyring.nameless(), NameShown::Hidden)
                     }
-                    Hello::For(name) => (keyring.config(Some(&name)), Name::Shown),
+                    Hello::For(name) => (keyring.config(Some(&name)), NameShown::Shown),
                     // Bytes that are not a hello cause their error in any configuration.
                     Hello::Nameless | Hello::Other | Hello::Incomplete => {
-                        (keyring.config(None), Name::Shown)
+                        (keyring.config(None), NameShown::Shown)
                     }
                 };
                 *self =
                     SessionStage::Serving(UnbufferedServerConnection::new(config.clone())?, name);
             }
-            SessionStage::Serving(_, Name::Shown) => {}
+            SessionStage::Serving(_, NameShown::Shown) => {}
             // TLS 1.2 has no second hello.
             SessionStage::Serving(tls, name)
                 if tls.protocol_version() == Some(ProtocolVersion::TLSv1_2) =>
             {
-                *name = Name::Shown
+                *name = NameShown::Shown
             }
             SessionStage::Serving(_, name) => match look(records) {
                 Hello::Incomplete if records.len() < INCOMPLETE => return Ok(None),
                 Hello::Illegal(slots) => {
                     hide(records, slots);
-                    *name = Name::Shown;
+                    *name = NameShown::Shown;
                 }
                 Hello::Nameless | Hello::For(_) | Hello::Other | Hello::Incomplete => {
-                    *name = Name::Shown
+                    *name = NameShown::Shown
                 }
             },
         }

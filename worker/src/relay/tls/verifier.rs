@@ -26,7 +26,7 @@ use crate::relay::tls::transcript;
 
 /// Verifies clients by a set of authorities.
 #[derive(Debug)]
-pub struct Verifier {
+pub struct ClientVerifier {
     anchors: Vec<TrustAnchor<'static>>,
     /// Self-signed certificates that deny being authorities: each is valid only for itself.
     single: Vec<(CertificateDer<'static>, [TrustAnchor<'static>; 1])>,
@@ -59,13 +59,13 @@ impl Use {
     }
 }
 
-impl Verifier {
+impl ClientVerifier {
     /// A verifier with these certificates.
     pub fn new(
         certificates: &[CertificateDer<'static>],
         algorithms: WebPkiSupportedAlgorithms,
-    ) -> Verifier {
-        let mut verifier = Verifier {
+    ) -> ClientVerifier {
+        let mut verifier = ClientVerifier {
             anchors: Vec::new(),
             single: Vec::new(),
             hints: Vec::new(),
@@ -91,13 +91,13 @@ impl Verifier {
 
     /// Sends clients no names of authorities: the names of all public authorities would not help a
     /// client to choose.
-    pub fn without_hints(self) -> Verifier {
-        Verifier { hints: Vec::new(), ..self }
+    pub fn without_hints(self) -> ClientVerifier {
+        ClientVerifier { hints: Vec::new(), ..self }
     }
 
     /// For clients whose server name was hidden from rustls.
-    pub fn of_hidden_names(self) -> Verifier {
-        Verifier { hidden: true, ..self }
+    pub fn of_hidden_names(self) -> ClientVerifier {
+        ClientVerifier { hidden: true, ..self }
     }
 
     fn verify(
@@ -192,7 +192,7 @@ impl SignatureVerificationAlgorithm for Original<'_> {
     }
 }
 
-impl ClientCertVerifier for Verifier {
+impl ClientCertVerifier for ClientVerifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &self.hints
     }
@@ -220,7 +220,12 @@ impl ClientCertVerifier for Verifier {
     ) -> Result<HandshakeSignatureValid, Error> {
         // All messages from the first one on.
         let message = if self.hidden { transcript::as_it_came(message) } else { message.into() };
-        verify_tls12_signature(&message, &Verifier::plain(certificate)?, signed, &self.algorithms)
+        verify_tls12_signature(
+            &message,
+            &ClientVerifier::plain(certificate)?,
+            signed,
+            &self.algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -229,7 +234,12 @@ impl ClientCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, &Verifier::plain(certificate)?, signed, &self.algorithms)
+        verify_tls13_signature(
+            message,
+            &ClientVerifier::plain(certificate)?,
+            signed,
+            &self.algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -240,14 +250,14 @@ impl ClientCertVerifier for Verifier {
 thread_local! {
     /// Why the last certificate was refused, and whose it was. rustls errors cannot carry that
     /// without changing the alert.
-    static REFUSED: RefCell<Option<Refused>> = const { RefCell::new(None) };
+    static REFUSED: RefCell<Option<RefusedCertificate>> = const { RefCell::new(None) };
 }
 
 /// Why a certificate was refused, and whose it was, if that can be read.
-pub type Refused = (HandshakeFailure, Option<PeerCertificate>);
+pub type RefusedCertificate = (HandshakeFailure, Option<PeerCertificate>);
 
 /// Why this thread refused a certificate, once.
-pub fn refused() -> Option<Refused> {
+pub fn refused() -> Option<RefusedCertificate> {
     REFUSED.take()
 }
 

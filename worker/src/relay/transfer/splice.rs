@@ -7,7 +7,7 @@ use std::rc::Rc;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags};
 
-use crate::relay::connection::endpoint::{End, on_broken};
+use crate::relay::connection::endpoint::{Endpoint, on_broken};
 
 /// Size in bytes requested for a pipe. The kernel may grant less (pipe(7), pipe-user-pages-soft).
 const PIPE: usize = 256 * 1024;
@@ -98,7 +98,7 @@ impl Pipe {
 
 /// Moves at most `most` bytes from a socket into an empty pipe. None: use read(2), which tells what
 /// there is, or this socket cannot be spliced.
-pub fn fill(from: &mut End, pipe: &Pipe, most: usize) -> Option<usize> {
+pub fn fill(from: &mut Endpoint, pipe: &Pipe, most: usize) -> Option<usize> {
     let socket = from.socket.as_ref()?;
     loop {
         match rustix::pipe::splice(socket, None, &pipe.write, None, most.min(PIPE), flags()) {
@@ -123,7 +123,7 @@ pub fn fill(from: &mut End, pipe: &Pipe, most: usize) -> Option<usize> {
 }
 
 /// Moves `bytes` bytes from a pipe into a socket, and returns how many it took.
-pub fn drain(pipe: &Pipe, to: &mut End, bytes: usize) -> usize {
+pub fn drain(pipe: &Pipe, to: &mut Endpoint, bytes: usize) -> usize {
     let Some(socket) = &to.socket else {
         to.broken = true;
         return 0;

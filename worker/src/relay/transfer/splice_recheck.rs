@@ -10,8 +10,8 @@
 //! seldom, asking is cheaper than a timer.
 
 use crate::relay::Relay;
-use crate::relay::connection::endpoint::End;
-use crate::relay::connection::{Name, Side, State};
+use crate::relay::connection::endpoint::Endpoint;
+use crate::relay::connection::{ConnectionId, ConnectionState, Side};
 
 /// Milliseconds between rounds of checks. A socket is checked in the second round after its last
 /// data.
@@ -40,7 +40,7 @@ pub enum DrainState {
     Wary(u8),
 }
 
-impl End {
+impl Endpoint {
     /// Notes that a splice(2) has taken data at this monotonic millisecond. `was_short`: it took
     /// less than asked, and it probably did not use up the pipe's buffers.
     pub fn has_spliced(&mut self, was_short: bool, now: u64) {
@@ -110,7 +110,7 @@ impl End {
 /// The ends to check.
 #[derive(Debug, Default)]
 pub struct SpliceRechecks {
-    names: Vec<Name>,
+    names: Vec<ConnectionId>,
     /// When the next round is, in monotonic milliseconds.
     due: Option<u64>,
 }
@@ -126,7 +126,7 @@ impl Relay<'_> {
     /// Puts an end on the list.
     pub(in crate::relay) fn look_later(&mut self, slot: u32, side: Side) {
         let connection = &mut self.pool[slot];
-        let name = Name { slot, generation: connection.generation, side };
+        let name = ConnectionId { slot, generation: connection.generation, side };
         connection.end(side).listed = true;
         self.splice_rechecks.names.push(name);
         self.splice_rechecks.due.get_or_insert(self.now + PERIOD);
@@ -137,7 +137,8 @@ impl Relay<'_> {
         let mut names = std::mem::take(&mut self.splice_rechecks.names);
         names.retain(|name| {
             let Some(connection) = self.pool.named(*name) else { return false };
-            let is_open = matches!(connection.state, State::Relaying | State::Lingering);
+            let is_open =
+                matches!(connection.state, ConnectionState::Relaying | ConnectionState::Lingering);
             let end = connection.end(name.side);
             match end.doubt {
                 DrainState::Fresh if is_open && end.can_be_looked_at() => {
@@ -164,14 +165,14 @@ mod tests {
 
     const NOW: u64 = (1 << 33) + 1000;
 
-    fn busy() -> End {
-        let mut end = End { readable: true, ..End::default() };
+    fn busy() -> Endpoint {
+        let mut end = Endpoint { readable: true, ..Endpoint::default() };
         end.has_spliced(true, NOW);
         assert!(end.readable && !end.is_unlisted_doubt(), "nothing came before");
         end
     }
 
-    fn is_believed(end: &mut End) -> bool {
+    fn is_believed(end: &mut Endpoint) -> bool {
         end.readable = true;
         end.has_spliced(true, NOW);
         assert_eq!(end.is_unlisted_doubt(), !end.readable);

@@ -40,7 +40,7 @@ impl Untaken {
 impl Connection {
     /// Bytes of memory kept until its ends take them.
     fn untaken_bytes(&self) -> u32 {
-        let kept = |end: &crate::relay::connection::endpoint::End| {
+        let kept = |end: &crate::relay::connection::endpoint::Endpoint| {
             end.held.as_ref().map_or(0, |held| held.copied())
         };
         u32::try_from(kept(&self.down) + kept(&self.up)).unwrap_or(u32::MAX)

@@ -18,13 +18,13 @@ use pen_table::{Blacklist, ClientRef, WorkerTable};
 use rustix::io::Errno;
 
 use crate::relay::Relay;
-use crate::relay::connection::endpoint::End;
-use crate::relay::connection::{Name, Side, State};
+use crate::relay::connection::endpoint::Endpoint;
+use crate::relay::connection::{ConnectionId, ConnectionState, Side};
 use crate::relay::link::Rated;
 use crate::relay::upstream::dial::{Attempt, dial};
 use crate::relay::upstream::failover::DIAL;
 use crate::relay::upstream::select::{
-    Candidate, Eligible, Farm, Placement, Probed, Refusal, client_permitted,
+    Candidate, Eligible, Farm, Placement, Probed, SelectionRefusal, client_permitted,
 };
 use crate::relay::upstream::{Gate, Hindrance, Upstreams};
 
@@ -87,19 +87,19 @@ enum Assigned {
 
 impl Servers<'_> {
     /// Notes that a server is passed over.
-    fn note(&self, target: Target, row: u32, refusal: Refusal) {
+    fn note(&self, target: Target, row: u32, refusal: SelectionRefusal) {
         match refusal {
-            Refusal::Full { .. } => self.note_obstacle(target, row, Obstacle::Limit),
-            Refusal::Hindered(Hindrance::Pending) => {
+            SelectionRefusal::Full { .. } => self.note_obstacle(target, row, Obstacle::Limit),
+            SelectionRefusal::Hindered(Hindrance::Pending) => {
                 self.note_obstacle(target, row, Obstacle::Pending)
             }
             // Reported where it was found.
-            Refusal::Hindered(Hindrance::Ports) => {}
-            Refusal::Absent
-            | Refusal::Blacklisted(_)
-            | Refusal::Probed
-            | Refusal::Acl(_)
-            | Refusal::NoWeight => {}
+            SelectionRefusal::Hindered(Hindrance::Ports) => {}
+            SelectionRefusal::Absent
+            | SelectionRefusal::Blacklisted(_)
+            | SelectionRefusal::Probed
+            | SelectionRefusal::Acl(_)
+            | SelectionRefusal::NoWeight => {}
         }
     }
 
@@ -139,8 +139,8 @@ impl Relay<'_> {
         let is_sender = self.is_sender(key);
         let slot = self.pool.take();
         let connection = &mut self.pool[slot];
-        connection.down = End::new(socket, unix);
-        connection.state = State::Connecting;
+        connection.down = Endpoint::new(socket, unix);
+        connection.state = ConnectionState::Connecting;
         (connection.number, connection.began) = (number, crate::relay::clock::precise());
         connection.key = Some(key);
         connection.port = port;
@@ -152,7 +152,7 @@ impl Relay<'_> {
             return;
         }
         if !self.place_client(slot) {
-            if self.pool[slot].state == State::Waiting {
+            if self.pool[slot].state == ConnectionState::Waiting {
                 self.watch_client(slot);
             }
         } else if self.watch_client(slot) {
@@ -170,7 +170,7 @@ impl Relay<'_> {
     /// Watches a client's socket. False: that failed, and the connection is closed.
     fn watch_client(&mut self, slot: u32) -> bool {
         let connection = &self.pool[slot];
-        let name = Name { slot, generation: connection.generation, side: Side::Down };
+        let name = ConnectionId { slot, generation: connection.generation, side: Side::Down };
         match watch(&self.poll, connection.down.socket.as_ref(), name) {
             Ok(()) => true,
             Err(error) => {
@@ -183,7 +183,7 @@ impl Relay<'_> {
     /// Serves a client according to its placement.
     fn serve_client(&mut self, slot: u32) {
         match self.pool[slot].target {
-            Some(_) => self.newcomers.push(Name {
+            Some(_) => self.newcomers.push(ConnectionId {
                 slot,
                 generation: self.pool[slot].generation,
                 side: Side::Down,
@@ -324,10 +324,13 @@ impl Relay<'_> {
             .is_some_and(|server| matches!(server.address, Address::Unix(_)));
         let connection = &mut self.pool[slot];
         let nagle = !unix && !self.settings.tcp_nodelay;
-        connection.up =
-            End { nagle, withholds_acks: withholds_acks && !unix, ..End::new(socket, unix) };
+        connection.up = Endpoint {
+            nagle,
+            withholds_acks: withholds_acks && !unix,
+            ..Endpoint::new(socket, unix)
+        };
         connection.outdated = false;
-        let name = Name { slot, generation: connection.generation, side: Side::Up };
+        let name = ConnectionId { slot, generation: connection.generation, side: Side::Up };
         if let Err(error) = watch(&self.poll, connection.up.socket.as_ref(), name) {
             return self.give_up(slot, ShortageDuring::Watch, error);
         }
@@ -366,7 +369,8 @@ impl Relay<'_> {
         let connection = &mut self.pool[slot];
         connection.placement = None;
         let is_idler = connection.key.is_none();
-        connection.state = if is_idler { State::Idler } else { State::Relaying };
+        connection.state =
+            if is_idler { ConnectionState::Idler } else { ConnectionState::Relaying };
         if let (Some(target), false) = (connection.target, connection.outdated) {
             self.praise(target);
             self.settle_route(slot, target);
@@ -379,7 +383,7 @@ impl Relay<'_> {
         self.introduce(slot);
         self.follow_http(slot);
         self.relay(slot, Side::Down);
-        if self.pool[slot].state == State::Relaying && self.pool[slot].up.readable {
+        if self.pool[slot].state == ConnectionState::Relaying && self.pool[slot].up.readable {
             self.relay(slot, Side::Up);
         }
     }
@@ -395,7 +399,7 @@ pub fn take_next(
     while let Some((target, probed)) = placement.next(settings, farm) {
         let eligible = match placement.judge(settings, farm, client, (target, probed)) {
             Ok(eligible) => eligible,
-            Err(refusal @ Refusal::Hindered(_)) => {
+            Err(refusal @ SelectionRefusal::Hindered(_)) => {
                 farm.note(target, target.row(settings.table_size()), refusal);
                 placement.hold(target);
                 continue;
@@ -431,7 +435,7 @@ fn interest() -> Interest {
     Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY
 }
 
-fn watch(poll: &Poll, socket: Option<&OwnedFd>, name: Name) -> Result<(), Errno> {
+fn watch(poll: &Poll, socket: Option<&OwnedFd>, name: ConnectionId) -> Result<(), Errno> {
     let Some(socket) = socket else { return Ok(()) };
     poll.registry()
         .register(&mut SourceFd(&socket.as_raw_fd()), name.token(), interest())

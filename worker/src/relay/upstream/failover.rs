@@ -12,9 +12,9 @@ use pen_ipc::message::{ConnectFailure, Event, Obstacle, ShortageDuring};
 use pen_table::Blacklist;
 use rustix::io::Errno;
 
-use crate::relay::connection::endpoint::End;
+use crate::relay::connection::endpoint::Endpoint;
 use crate::relay::connection::timer_queue::STEP;
-use crate::relay::connection::{Name, Side, State};
+use crate::relay::connection::{ConnectionId, ConnectionState, Side};
 use crate::relay::link::Rated;
 use crate::relay::upstream::connect::take_next;
 use crate::relay::upstream::dial::way;
@@ -50,7 +50,7 @@ impl Relay<'_> {
                 let named = self
                     .pool
                     .named(name)
-                    .filter(|connection| connection.state == State::Connecting);
+                    .filter(|connection| connection.state == ConnectionState::Connecting);
                 if let Some(target) = named.and_then(|connection| connection.target) {
                     self.attempt(name.slot, target);
                 }
@@ -72,8 +72,8 @@ impl Relay<'_> {
         self.next_turn.push(self.name_of(slot));
     }
 
-    fn name_of(&self, slot: u32) -> Name {
-        Name { slot, generation: self.pool[slot].generation, side: Side::Up }
+    fn name_of(&self, slot: u32) -> ConnectionId {
+        ConnectionId { slot, generation: self.pool[slot].generation, side: Side::Up }
     }
 
     /// Handles an attempt that failed at once.
@@ -199,7 +199,7 @@ impl Relay<'_> {
         let is_outdated = self.pool[slot].outdated;
         self.end_connect(slot);
         let connection = &mut self.pool[slot];
-        connection.up = End::default();
+        connection.up = Endpoint::default();
         let Some(target) = connection.target.filter(|_| !is_outdated) else {
             return self.fail_over(slot);
         };
@@ -221,7 +221,7 @@ impl Relay<'_> {
     /// A connect is no longer under way.
     pub(in crate::relay) fn end_connect(&mut self, slot: u32) {
         let connection = &self.pool[slot];
-        if connection.state != State::Connecting || !connection.links[STEP].is_queued() {
+        if connection.state != ConnectionState::Connecting || !connection.links[STEP].is_queued() {
             return;
         }
         if let (Some(target), false) = (connection.target, connection.outdated) {
@@ -335,7 +335,7 @@ impl Relay<'_> {
             if hindrance == Some(Hindrance::Pending) {
                 self.tell_of_obstacle(target, Obstacle::Pending, None);
                 if self.upstreams.wait(&mut self.pool, slot, row, self.now) {
-                    self.pool[slot].state = State::Waiting;
+                    self.pool[slot].state = ConnectionState::Waiting;
                     return;
                 }
             }
@@ -388,7 +388,7 @@ impl Relay<'_> {
     /// Continues a waiting connection, if its server can be used.
     fn resume_waiting(&mut self, slot: u32) {
         self.leave_waiting(slot);
-        self.pool[slot].state = State::Connecting;
+        self.pool[slot].state = ConnectionState::Connecting;
         let Some(mut placement) = self.pool[slot].placement.take() else {
             return self.finish(slot);
         };

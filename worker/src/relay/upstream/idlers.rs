@@ -8,7 +8,7 @@
 use pen_config::ids::ClientKey;
 
 use crate::relay::Relay;
-use crate::relay::connection::{Side, State};
+use crate::relay::connection::{ConnectionState, Side};
 use crate::relay::transfer::pump;
 use crate::relay::upstream::connect::take_next;
 use crate::relay::upstream::select::Placement;
@@ -82,7 +82,7 @@ impl Relay<'_> {
         let surplus = self.idlers.open.saturating_sub(self.idlers.wanted);
         if surplus > 0 {
             let is_idler = |slot: &u32| {
-                self.pool[*slot].state != State::Free && self.pool[*slot].key.is_none()
+                self.pool[*slot].state != ConnectionState::Free && self.pool[*slot].key.is_none()
             };
             let close: Vec<u32> =
                 (0..self.pool.slots()).filter(is_idler).take(surplus as usize).collect();
@@ -116,7 +116,7 @@ impl Relay<'_> {
         let mut placement = Placement::without_client(&self.settings, &farm);
         let taken = take_next(&mut placement, &self.settings, &farm, ClientKey::UNIX);
         let connection = &mut self.pool[slot];
-        connection.state = State::Connecting;
+        connection.state = ConnectionState::Connecting;
         (connection.number, connection.began) = (number, crate::relay::clock::precise());
         connection.target = taken;
         connection.placement = Some(placement);

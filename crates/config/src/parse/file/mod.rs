@@ -8,7 +8,7 @@ use crate::command::{Command, MAX_LINE};
 
 /// A line that is not empty.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Line {
+pub struct FileLine {
     /// Its number, from 1.
     pub number: u32,
     /// Its command; [`Command::Nothing`] only beside a notice.
@@ -30,7 +30,7 @@ pub struct BadLine {
 ///
 /// # Errors
 /// Every line that is not a command; the caller must not use the file.
-pub fn parse(text: &[u8]) -> Result<Vec<Line>, Vec<BadLine>> {
+pub fn parse(text: &[u8]) -> Result<Vec<FileLine>, Vec<BadLine>> {
     let (lines, bad): (Vec<_>, Vec<_>) = lines(text).partition(Result::is_ok);
     if bad.is_empty() {
         Ok(lines.into_iter().flatten().collect())
@@ -43,11 +43,11 @@ pub fn parse(text: &[u8]) -> Result<Vec<Line>, Vec<BadLine>> {
 /// lines.
 ///
 /// Some editors write a byte order mark at the beginning; it is ignored.
-pub fn lines(text: &[u8]) -> impl Iterator<Item = Result<Line, BadLine>> {
+pub fn lines(text: &[u8]) -> impl Iterator<Item = Result<FileLine, BadLine>> {
     let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
     (1..).zip(text.split(|byte| *byte == b'\n')).filter_map(|(number, line)| match one(line) {
         Ok((Command::Nothing, None)) => None,
-        Ok((command, notice)) => Some(Ok(Line { number, command, notice })),
+        Ok((command, notice)) => Some(Ok(FileLine { number, command, notice })),
         Err(why) => Some(Err(BadLine { number, why })),
     })
 }

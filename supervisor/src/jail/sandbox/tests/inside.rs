@@ -212,8 +212,8 @@ fn trial() {
         }
     };
     let entered = match kind {
-        Kind::Reader => sandbox.enter_reader().map_err(|error| error.to_string()),
-        Kind::Reporter => sandbox.enter_reporter().map_err(|error| error.to_string()),
+        ProcessKind::Reader => sandbox.enter_reader().map_err(|error| error.to_string()),
+        ProcessKind::Reporter => sandbox.enter_reporter().map_err(|error| error.to_string()),
         kind => {
             // The sandbox closes its descriptors; they must not be closed again.
             let jail = Box::leak(Box::new(Jail { root: None, identity: identity(), sandbox }));

@@ -4,18 +4,18 @@ pub(crate) mod inside;
 
 use crate::jail::sandbox::*;
 
-const KINDS: [Kind; 8] = [
-    Kind::Relay,
-    Kind::Examiner,
-    Kind::Control,
-    Kind::Resolver,
-    Kind::Opener,
-    Kind::Writer,
-    Kind::Reader,
-    Kind::Reporter,
+const KINDS: [ProcessKind; 8] = [
+    ProcessKind::Relay,
+    ProcessKind::Examiner,
+    ProcessKind::Control,
+    ProcessKind::Resolver,
+    ProcessKind::Opener,
+    ProcessKind::Writer,
+    ProcessKind::Reader,
+    ProcessKind::Reporter,
 ];
 
-fn allowed(kind: Kind, call: libc::c_long) -> bool {
+fn allowed(kind: ProcessKind, call: libc::c_long) -> bool {
     let calls = kind.calls(1);
     calls.plain.contains(&call) || calls.checked.iter().any(|checked| checked.call == call)
 }
@@ -77,11 +77,12 @@ fn a_relay_has_no_file_and_no_process() {
     for call in
         [libc::SYS_openat, libc::SYS_statx, libc::SYS_clone, libc::SYS_clone3, libc::SYS_listen]
     {
-        assert!(!allowed(Kind::Relay, call));
+        assert!(!allowed(ProcessKind::Relay, call));
     }
-    assert!(Kind::Relay.calls(1).refused.contains(&libc::SYS_openat));
+    assert!(ProcessKind::Relay.calls(1).refused.contains(&libc::SYS_openat));
     assert!(
-        !allowed(Kind::Control, libc::SYS_socket) && !allowed(Kind::Control, libc::SYS_connect)
+        !allowed(ProcessKind::Control, libc::SYS_socket)
+            && !allowed(ProcessKind::Control, libc::SYS_connect)
     );
 }
 
@@ -92,12 +93,13 @@ fn a_unix_server_needs_the_root_directory() {
     let root = || Some(Rc::new(empty_root::make().unwrap()));
     let mut sandbox = Sandbox { empty_root: root(), ..Sandbox::none() };
     let before = settings.clone();
-    assert!(sandbox.suit(&settings).is_none() && sandbox.root(Kind::Relay).is_some());
+    assert!(sandbox.suit(&settings).is_none() && sandbox.root(ProcessKind::Relay).is_some());
     settings.servers[1] = Some(server(Address::Unix("/run/server.sock".into())));
     assert!(sandbox.unreachable(&before, &settings).unwrap().contains("/run/server.sock"));
     assert!(sandbox.unreachable(&settings, &settings).is_none());
     assert!(sandbox.suit(&settings).unwrap().contains("/run/server.sock"));
     assert!(
-        sandbox.root(Kind::Relay).is_none() && sandbox.unreachable(&before, &settings).is_none()
+        sandbox.root(ProcessKind::Relay).is_none()
+            && sandbox.unreachable(&before, &settings).is_none()
     );
 }

@@ -6,7 +6,7 @@
 //! switched to splice(2) through a pipe from a pool, and back when it has little data again. A pipe
 //! saves the copies but costs system calls.
 //!
-//! Epoll is edge-triggered: an end is read again only after an event. Hence `readable` of [`End`]
+//! Epoll is edge-triggered: an end is read again only after an event. Hence `readable` of [`Endpoint`]
 //! is cleared only when the kernel said that the queue is empty, or when a later check is sure to
 //! follow (`splice_recheck`). The number of rounds is bounded, so that one busy connection does not
 //! delay the others. If there is more to move, the result says so, and the caller must come back by
@@ -15,7 +15,7 @@
 use rustix::net::SendFlags;
 
 use crate::relay::connection::endpoint;
-use crate::relay::connection::endpoint::{Buffers, End, Held, deliver, receive, send};
+use crate::relay::connection::endpoint::{Buffers, Endpoint, HeldBytes, deliver, receive, send};
 use crate::relay::http::{Exchange, Turn};
 use crate::relay::tls::Cipher;
 use crate::relay::transfer::splice::{Pipes, drain, fill};
@@ -75,7 +75,7 @@ pub struct PumpOptions<'w> {
     /// splice(2) may be used: the bytes need not be seen.
     pub may_splice: bool,
     /// Gets the bytes of each read before they are sent.
-    pub watch: Option<Watch<'w>>,
+    pub watch: Option<WatchedEvents<'w>>,
     /// With `-H`: follows the bytes and alters some.
     pub http: Option<Turn<'w>>,
     /// Monotonic milliseconds.
@@ -83,7 +83,7 @@ pub struct PumpOptions<'w> {
 }
 
 /// An observer of the bytes.
-pub type Watch<'w> = &'w mut dyn FnMut(&[u8]);
+pub type WatchedEvents<'w> = &'w mut dyn FnMut(&[u8]);
 
 /// The result of a move.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -99,7 +99,12 @@ pub struct Moved {
 
 /// Moves bytes from one end to the other, end of file included. The flags of the ends tell what
 /// happened to them: `ended` or `failed` of `from`, `broken` of `to`.
-pub fn pump(from: &mut End, to: &mut End, tools: &mut Tools, mut manner: PumpOptions<'_>) -> Moved {
+pub fn pump(
+    from: &mut Endpoint,
+    to: &mut Endpoint,
+    tools: &mut Tools,
+    mut manner: PumpOptions<'_>,
+) -> Moved {
     let mut moved = Moved::default();
     for _ in 0..ROUNDS {
         if to.held.is_some() && !flush(to, tools) {
@@ -107,12 +112,12 @@ pub fn pump(from: &mut End, to: &mut End, tools: &mut Tools, mut manner: PumpOpt
         }
         if let Some(turn) = &mut manner.http {
             match before_reading(turn, from, to, tools) {
-                Next::Read => {}
-                Next::Again(given) => {
+                NextStep::Read => {}
+                NextStep::Again(given) => {
                     moved.given += given;
                     continue;
                 }
-                Next::Wait => return moved,
+                NextStep::Wait => return moved,
             }
         }
         if from.ended {
@@ -135,24 +140,24 @@ pub fn pump(from: &mut End, to: &mut End, tools: &mut Tools, mut manner: PumpOpt
 }
 
 /// Sends the held data of an end. True if none is left.
-pub fn flush(to: &mut End, tools: &mut Tools) -> bool {
+pub fn flush(to: &mut Endpoint, tools: &mut Tools) -> bool {
     let Some(mut held) = to.held.take() else { return true };
     if to.broken {
         return false;
     }
     let empty = match &mut *held {
-        Held::Bytes { data, start } => {
+        HeldBytes::Bytes { data, start } => {
             *start += send(to, &data[*start..], SendFlags::empty());
             *start == data.len()
         }
-        Held::Pipe { pipe, bytes } => {
+        HeldBytes::Pipe { pipe, bytes } => {
             *bytes -= drain(pipe, to, *bytes);
             *bytes == 0
         }
     };
     match (empty, *held) {
-        (true, Held::Pipe { pipe, .. }) => tools.pipes.pool(pipe),
-        (true, Held::Bytes { .. }) => {}
+        (true, HeldBytes::Pipe { pipe, .. }) => tools.pipes.pool(pipe),
+        (true, HeldBytes::Bytes { .. }) => {}
         (false, held) if !to.broken => to.held = Some(Box::new(held)),
         (false, _) => {}
     }
@@ -160,7 +165,7 @@ pub fn flush(to: &mut End, tools: &mut Tools) -> bool {
 }
 
 /// Reads and discards the data of an end.
-pub fn discard(from: &mut End, tools: &mut Tools) -> Moved {
+pub fn discard(from: &mut Endpoint, tools: &mut Tools) -> Moved {
     let mut moved = Moved::default();
     for _ in 0..ROUNDS {
         if from.ended || from.failed || !from.readable {
@@ -173,25 +178,25 @@ pub fn discard(from: &mut End, tools: &mut Tools) -> Moved {
 }
 
 /// Sends pen's own bytes to an end that holds no data.
-pub fn give(to: &mut End, bytes: &[u8], tools: &mut Tools) {
+pub fn give(to: &mut Endpoint, bytes: &[u8], tools: &mut Tools) {
     deliver(to, bytes, SendFlags::empty(), &mut tools.buffers.cipher);
 }
 
 /// Passes the end of file on.
-pub fn shut(to: &mut End, tools: &mut Tools) {
+pub fn shut(to: &mut Endpoint, tools: &mut Tools) {
     endpoint::shut(to, false, &mut tools.buffers.cipher);
 }
 
 /// The data of one read from an end, if it has some now.
-pub fn take<'t>(from: &mut End, tools: &'t mut Tools) -> &'t [u8] {
+pub fn take<'t>(from: &mut Endpoint, tools: &'t mut Tools) -> &'t [u8] {
     let length = if from.readable { receive(from, &mut tools.buffers) } else { 0 };
     &tools.buffers.plain[..length]
 }
 
 /// Copies once. Returns the bytes read, and the bytes passed to the other end.
 fn by_copy(
-    from: &mut End,
-    to: &mut End,
+    from: &mut Endpoint,
+    to: &mut Endpoint,
     tools: &mut Tools,
     manner: &mut PumpOptions<'_>,
 ) -> (u64, u64) {
@@ -224,7 +229,7 @@ fn by_copy(
 
 /// Passes an end the held bytes of a client that cannot be told to be HTTP (`http mixed`). Returns
 /// how many.
-pub fn give_undecided(exchange: &mut Exchange, to: &mut End, tools: &mut Tools) -> u64 {
+pub fn give_undecided(exchange: &mut Exchange, to: &mut Endpoint, tools: &mut Tools) -> u64 {
     let bytes = exchange.decide(&mut tools.altered);
     if !bytes.is_empty() && !to.broken {
         deliver(to, bytes, SendFlags::empty(), &mut tools.buffers.cipher);
@@ -233,7 +238,7 @@ pub fn give_undecided(exchange: &mut Exchange, to: &mut End, tools: &mut Tools) 
 }
 
 /// The next step where `-H` is on.
-enum Next {
+enum NextStep {
     /// Read as usual.
     Read,
     /// Another round: this many bytes were sent.
@@ -243,19 +248,24 @@ enum Next {
 }
 
 /// Sends the data that waited for an answer, or for the end of file.
-fn before_reading(turn: &mut Turn<'_>, from: &End, to: &mut End, tools: &mut Tools) -> Next {
+fn before_reading(
+    turn: &mut Turn<'_>,
+    from: &Endpoint,
+    to: &mut Endpoint,
+    tools: &mut Tools,
+) -> NextStep {
     let bytes = turn.due(from.ended, &mut tools.altered);
     if !bytes.is_empty() {
         deliver(to, bytes, SendFlags::empty(), &mut tools.buffers.cipher);
-        return Next::Again(bytes.len() as u64);
+        return NextStep::Again(bytes.len() as u64);
     }
-    if turn.must_wait(from.ended) { Next::Wait } else { Next::Read }
+    if turn.must_wait(from.ended) { NextStep::Wait } else { NextStep::Read }
 }
 
 /// Moves a direction with much data through a pipe. None: copy instead.
 fn by_splice(
-    from: &mut End,
-    to: &mut End,
+    from: &mut Endpoint,
+    to: &mut Endpoint,
     tools: &mut Tools,
     manner: &mut PumpOptions<'_>,
 ) -> Option<u64> {
@@ -290,13 +300,13 @@ fn by_splice(
     if left == 0 {
         tools.pipes.pool(pipe);
     } else if !to.broken {
-        to.held = Some(Box::new(Held::Pipe { pipe, bytes: left }));
+        to.held = Some(Box::new(HeldBytes::Pipe { pipe, bytes: left }));
     }
     Some(filled as u64)
 }
 
 /// Passes the end of file on after all earlier data was sent.
-fn pass_end(from: &End, to: &mut End, tools: &mut Tools) {
+fn pass_end(from: &Endpoint, to: &mut Endpoint, tools: &mut Tools) {
     if to.shut || to.broken {
         return;
     }

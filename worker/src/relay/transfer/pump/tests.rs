@@ -10,17 +10,17 @@ use rustix::net::SendFlags;
 use crate::relay::transfer::pump::*;
 use crate::relay::transfer::splice::POOLED_PIPES;
 
-fn pair() -> (TcpStream, End) {
+fn pair() -> (TcpStream, Endpoint) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (ours, _) = listener.accept().unwrap();
     ours.set_nonblocking(true).unwrap();
-    let mut end = End::new(ours.into(), false);
+    let mut end = Endpoint::new(ours.into(), false);
     end.readable = true;
     (peer, end)
 }
 
-fn wait_readable(end: &End) {
+fn wait_readable(end: &Endpoint) {
     let mut poll =
         [rustix::event::PollFd::new(end.socket.as_ref().unwrap(), rustix::event::PollFlags::IN)];
     rustix::event::poll(&mut poll, None).unwrap();
@@ -102,7 +102,8 @@ fn the_end_of_file_is_passed_on_in_whatever_round_it_is_found() {
     for pieces in 1..2 * ROUNDS {
         let (source, ours) = std::os::unix::net::UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let mut from = End { readable: true, hung_up: true, ..End::new(ours.into(), true) };
+        let mut from =
+            Endpoint { readable: true, hung_up: true, ..Endpoint::new(ours.into(), true) };
         let (mut sink, mut to) = pair();
         let mut tools = Tools::new(POOLED_PIPES);
         for _ in 0..pieces {

@@ -70,7 +70,7 @@ pub enum Eligible {
 
 /// Why a target cannot be used for a client now.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Refusal {
+pub enum SelectionRefusal {
     /// It has no address.
     Absent,
     /// It is blacklisted until this monotonic millisecond.
@@ -97,7 +97,7 @@ pub enum Refusal {
 /// But a server that another connection is probing comes again at the end, when no other is left.
 #[derive(Debug)]
 pub struct Placement {
-    step: Step,
+    step: SelectionStep,
     known: Option<ServerId>,
     /// The servers that were tried: the first one and, only if there are more, a bit for each. The
     /// first server serves most clients.
@@ -112,7 +112,7 @@ pub struct Placement {
 const TRIED_WORDS: usize = MAX_SERVERS as usize / 64;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Step {
+enum SelectionStep {
     /// No server was tried yet; all are allowed.
     First(Option<ServerId>),
     /// No server was tried yet; only this target is allowed.
@@ -136,10 +136,10 @@ impl Placement {
         settings: &Settings,
         farm: &impl Farm,
         client: Candidate,
-        note: &mut impl FnMut(ServerId, Refusal),
+        note: &mut impl FnMut(ServerId, SelectionRefusal),
     ) -> Placement {
         if !client.permitted {
-            return Placement::starting(Step::Only(Target::Abuse), None);
+            return Placement::starting(SelectionStep::Only(Target::Abuse), None);
         }
         let recorded = match client.recorded {
             Some(Target::Server(id)) if settings.target(Target::Server(id)).is_some() => Some(id),
@@ -147,9 +147,9 @@ impl Placement {
         };
         let first = first(settings, farm, client, recorded, note);
         let step = match (settings.selection.stubborn, first) {
-            (false, first) => Step::First(first),
-            (true, Some(id)) => Step::Only(Target::Server(id)),
-            (true, None) => Step::Done,
+            (false, first) => SelectionStep::First(first),
+            (true, Some(id)) => SelectionStep::Only(Target::Server(id)),
+            (true, None) => SelectionStep::Done,
         };
         Placement::starting(step, recorded)
     }
@@ -160,10 +160,13 @@ impl Placement {
             eligible(settings, farm, Target::Server(id), ClientKey::UNIX, false, Probed::Skip)
                 .is_ok()
         });
-        Placement::starting(only.map_or(Step::Done, |id| Step::Only(Target::Server(id))), None)
+        Placement::starting(
+            only.map_or(SelectionStep::Done, |id| SelectionStep::Only(Target::Server(id))),
+            None,
+        )
     }
 
-    fn starting(step: Step, known: Option<ServerId>) -> Placement {
+    fn starting(step: SelectionStep, known: Option<ServerId>) -> Placement {
         Placement { step, known, tried: None, tried_more: None, held: None }
     }
 
@@ -184,7 +187,7 @@ impl Placement {
         farm: &impl Farm,
         client: ClientKey,
         (target, probed): (Target, Probed),
-    ) -> Result<Eligible, Refusal> {
+    ) -> Result<Eligible, SelectionRefusal> {
         eligible(settings, farm, target, client, self.knows(target), probed)
     }
 
@@ -200,55 +203,55 @@ impl Placement {
 
     /// Whether no further target can come.
     pub fn is_over(&self) -> bool {
-        self.step == Step::Done
+        self.step == SelectionStep::Done
     }
 
     /// Makes the target that is left the next one, and no other.
     pub fn retry_held(&mut self) {
-        self.step = Step::Held;
+        self.step = SelectionStep::Held;
     }
 
     /// The next target to try.
     pub fn next(&mut self, settings: &Settings, farm: &impl Farm) -> Option<(Target, Probed)> {
         loop {
             match self.step {
-                Step::First(Some(id)) => return Some(self.pass(id)),
-                Step::First(None) => self.step = Step::Scan(farm.cursor()),
-                Step::Only(target) => {
-                    self.step = Step::Done;
+                SelectionStep::First(Some(id)) => return Some(self.pass(id)),
+                SelectionStep::First(None) => self.step = SelectionStep::Scan(farm.cursor()),
+                SelectionStep::Only(target) => {
+                    self.step = SelectionStep::Done;
                     return Some((target, Probed::Join));
                 }
-                Step::Scan(after) => match self.scan(settings, farm, after) {
+                SelectionStep::Scan(after) => match self.scan(settings, farm, after) {
                     Some(id) => return Some(self.pass(id)),
-                    None => self.step = Step::Probed(0),
+                    None => self.step = SelectionStep::Probed(0),
                 },
-                Step::Probed(from) => match under_probe(settings, farm, from) {
+                SelectionStep::Probed(from) => match under_probe(settings, farm, from) {
                     Some(id) => {
-                        self.step = Step::Probed(u32::from(id.0) + 1);
+                        self.step = SelectionStep::Probed(u32::from(id.0) + 1);
                         return Some((Target::Server(id), Probed::Join));
                     }
-                    None => self.step = Step::Emergency,
+                    None => self.step = SelectionStep::Emergency,
                 },
-                Step::Emergency => {
-                    self.step = Step::Held;
+                SelectionStep::Emergency => {
+                    self.step = SelectionStep::Held;
                     if settings.emergency.is_some() {
                         return Some((Target::Emergency, Probed::Join));
                     }
                 }
-                Step::Held => {
-                    self.step = Step::Done;
+                SelectionStep::Held => {
+                    self.step = SelectionStep::Done;
                     if let Some(target) = self.held.take() {
                         return Some((target, Probed::Join));
                     }
                 }
-                Step::Done => return None,
+                SelectionStep::Done => return None,
             }
         }
     }
 
     /// Selects a server; the scan continues after it.
     fn pass(&mut self, id: ServerId) -> (Target, Probed) {
-        self.step = Step::Scan(u32::from(id.0));
+        self.step = SelectionStep::Scan(u32::from(id.0));
         match self.tried {
             None => self.tried = Some(id),
             Some(_) => {
@@ -295,32 +298,32 @@ fn eligible(
     client: ClientKey,
     known: bool,
     probed: Probed,
-) -> Result<Eligible, Refusal> {
+) -> Result<Eligible, SelectionRefusal> {
     let server = settings
         .target(target)
         .filter(|server| server.address.port() != 0)
-        .ok_or(Refusal::Absent)?;
+        .ok_or(SelectionRefusal::Absent)?;
     let row = target.row(settings.table_size());
     let eligible = match (farm.blacklist(row), probed) {
         (Blacklist::Clear, _) | (Blacklist::Probed, Probed::Join) => Eligible::InUse,
         (Blacklist::Expired, _) => Eligible::ForProbe,
-        (Blacklist::Until(time), _) => return Err(Refusal::Blacklisted(time)),
-        (Blacklist::Probed, Probed::Skip) => return Err(Refusal::Probed),
+        (Blacklist::Until(time), _) => return Err(SelectionRefusal::Blacklisted(time)),
+        (Blacklist::Probed, Probed::Skip) => return Err(SelectionRefusal::Probed),
     };
     // The abuse server is for the clients that a list refuses.
     if target != Target::Abuse && !permits(settings, server.acl, client) {
-        return Err(Refusal::Acl(server.acl));
+        return Err(SelectionRefusal::Acl(server.acl));
     }
     if let Some(most) = server.limit(known) {
         let connections = farm.connections(row);
         if connections >= most {
-            return Err(Refusal::Full { connections, most });
+            return Err(SelectionRefusal::Full { connections, most });
         }
     }
     match (farm.hindrance(row), probed) {
         // No other target is left, so it is tried.
         (None, _) | (Some(Hindrance::Ports), Probed::Join) => Ok(eligible),
-        (Some(hindrance), _) => Err(Refusal::Hindered(hindrance)),
+        (Some(hindrance), _) => Err(SelectionRefusal::Hindered(hindrance)),
     }
 }
 
@@ -339,7 +342,7 @@ fn first(
     farm: &impl Farm,
     client: Candidate,
     recorded: Option<ServerId>,
-    note: &mut impl FnMut(ServerId, Refusal),
+    note: &mut impl FnMut(ServerId, SelectionRefusal),
 ) -> Option<ServerId> {
     let modes = settings.selection;
     if let (Some(id), false) = (recorded, modes.roundrobin || modes.hash_always) {
@@ -349,7 +352,7 @@ fn first(
         let known = recorded == Some(id);
         let refusal = match settings.target(Target::Server(id)) {
             Some(server) if modes.weight && !modes.prio && server.weight == 0 => {
-                Some(Refusal::NoWeight)
+                Some(SelectionRefusal::NoWeight)
             }
             _ => {
                 eligible(settings, farm, Target::Server(id), client.key, known, Probed::Skip).err()

@@ -220,9 +220,9 @@ proptest! {
 
 #[test]
 fn a_refused_client_is_for_the_abuse_server_alone() {
-    use pen_config::acl::{Acl, Net, Verdict};
+    use pen_config::acl::{Acl, AclVerdict, Net};
     let mut acl = Acl::default();
-    assert!(acl.push(Verdict::Deny, Net::v4_prefix("10.0.0.0".parse().unwrap(), 8).unwrap()));
+    assert!(acl.push(AclVerdict::Deny, Net::v4_prefix("10.0.0.0".parse().unwrap(), 8).unwrap()));
     let mut settings = farm_of(3, Selection::default());
     settings.emergency = Some(server());
     settings.acls[7] = acl;
@@ -246,7 +246,7 @@ fn a_refused_client_is_for_the_abuse_server_alone() {
     };
     assert_eq!(
         placement.judge(&settings, &farm, client(None).key, step),
-        Err(Refusal::Blacklisted(9))
+        Err(SelectionRefusal::Blacklisted(9))
     );
 }
 
@@ -268,8 +268,11 @@ fn eligible_is_who_exists_is_in_use_permits_and_is_not_full() {
     };
     let known = Some(Target::Server(ServerId(1)));
     assert_eq!(judge(known, 1), Ok(Eligible::InUse));
-    assert_eq!(judge(known, 0), Err(Refusal::Full { connections: 2, most: 2 }));
-    assert_eq!((judge(None, 2), judge(None, 3)), (Err(Refusal::Absent), Err(Refusal::Absent)));
+    assert_eq!(judge(known, 0), Err(SelectionRefusal::Full { connections: 2, most: 2 }));
+    assert_eq!(
+        (judge(None, 2), judge(None, 3)),
+        (Err(SelectionRefusal::Absent), Err(SelectionRefusal::Absent))
+    );
 }
 
 #[test]
@@ -278,7 +281,7 @@ fn a_first_choice_notes_what_it_passes_over() {
     let farm = Model { states: vec![None, Some(Blacklist::Until(5))], ..Model::default() };
     let mut noted = Vec::new();
     Placement::new(&settings, &farm, client(None), &mut |id, refusal| noted.push((id.0, refusal)));
-    assert_eq!(noted, [(1, Refusal::Blacklisted(5))]);
+    assert_eq!(noted, [(1, SelectionRefusal::Blacklisted(5))]);
 }
 
 #[test]
@@ -304,7 +307,7 @@ fn a_hindered_server_is_passed_over_and_left_for_the_end() {
     let mut seen = Vec::new();
     while let Some((target, probed)) = placement.next(&settings, &farm) {
         let judged = placement.judge(&settings, &farm, candidate.key, (target, probed));
-        if let Err(Refusal::Hindered(_)) = judged {
+        if let Err(SelectionRefusal::Hindered(_)) = judged {
             placement.hold(target);
         }
         seen.push((target.code(), judged.is_ok()));
