@@ -18,7 +18,7 @@ use pen_ipc::message::{Operator, ReportPage};
 use crate::event_loop::Supervisor;
 use crate::event_loop::commands::query::ReportRequest;
 use crate::event_loop::reload::notices::Success;
-use crate::event_loop::reload::prepare::Change;
+use crate::event_loop::reload::prepare::PreparedChange;
 use crate::event_loop::reload::{Batch, OpenPurpose};
 use crate::files::status_file::Writer;
 use crate::helpers::examine::Examining;
@@ -96,7 +96,7 @@ pub(in crate::event_loop) enum JobStage {
     /// Resolvers, the names that they look up, and the commands that need them.
     Asking(Asking, Inquiry, Box<Batch>),
     /// An examiner of the TLS files, and the change that is put in force afterwards.
-    Examining(Examining, Box<(Change, Batch)>),
+    Examining(Examining, Box<(PreparedChange, Batch)>),
     /// The reading of the TLS files again.
     RereadTls,
     /// The acknowledgements of new settings.

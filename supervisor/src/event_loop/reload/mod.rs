@@ -19,7 +19,7 @@ use pen_ipc::tls_files::Examined;
 use crate::event_loop::Supervisor;
 use crate::event_loop::commands::{AfterApply, JobStage, PATIENCE, Progress, Requester, Settling};
 use crate::event_loop::reload::notices::Success;
-use crate::event_loop::reload::prepare::{Change, Move, NewLog};
+use crate::event_loop::reload::prepare::{Change, Move, NewLog, PreparedChange};
 use crate::files::configuration;
 use crate::files::configuration::Loaded;
 use crate::files::memory;
@@ -74,7 +74,7 @@ pub(in crate::event_loop) enum OpenPurpose {
     /// The commands of the configuration file, for HUP.
     Reload,
     /// The TLS files for a change that is otherwise complete.
-    Keys(Box<(Change, Batch)>),
+    Keys(Box<(PreparedChange, Batch)>),
     /// A file or socket that commands need. The text is the beginning of the error message if it
     /// cannot be opened.
     Need(Need, String, Box<Batch>),
@@ -310,8 +310,12 @@ impl Supervisor {
     }
 
     /// Reads the TLS files before anything is put in force.
-    fn gather_keys(&mut self, change: Change, batch: Batch, now: Instant) -> Progress {
-        let held = change.ocsp.as_ref().map_or(self.state.ocsp.as_ref(), Option::as_ref);
+    fn gather_keys(&mut self, change: PreparedChange, batch: Batch, now: Instant) -> Progress {
+        let held = match &change.ocsp {
+            Change::Keep => self.state.ocsp.as_ref(),
+            Change::Clear => None,
+            Change::Set(ocsp) => Some(ocsp),
+        };
         let held = held.map(OwnedFd::try_clone).transpose();
         let tls = Box::new(change.settings.tls.clone());
         let wanted = held.map(|held| OpenRequest::Keys(tls, held));
@@ -330,7 +334,7 @@ impl Supervisor {
     fn gathered_keys(
         &mut self,
         fetched: Result<Fetched, String>,
-        mut change: Change,
+        mut change: PreparedChange,
         batch: Batch,
         now: Instant,
     ) -> Progress {
@@ -352,7 +356,7 @@ impl Supervisor {
     pub(in crate::event_loop) fn examined(
         &mut self,
         found: Result<Examined, String>,
-        mut change: Change,
+        mut change: PreparedChange,
         batch: &Batch,
         now: Instant,
     ) -> Progress {
@@ -413,15 +417,24 @@ impl Supervisor {
     }
 
     /// Puts a change in force, and waits until all processes work by it.
-    fn commit(&mut self, change: Change, batch: &Batch, now: Instant) -> Progress {
+    fn commit(&mut self, change: PreparedChange, batch: &Batch, now: Instant) -> Progress {
         let blacklist: Vec<_> = batch
             .commands
             .iter()
             .filter_map(|placed| apply::blacklisting(&placed.command))
             .collect();
         let success = self.success(&change, batch, &blacklist);
-        let Change { settings, encoded, listen, log, status, tls, certificates, ocsp, notices } =
-            change;
+        let PreparedChange {
+            settings,
+            encoded,
+            listen,
+            log,
+            status,
+            tls,
+            certificates,
+            ocsp,
+            notices,
+        } = change;
         notices.iter().for_each(|notice| self.logger.warning(notice));
         let (readdressed, rerouted) = (
             changed(&self.context.settings, &settings, |server| &server.address),
@@ -440,16 +453,19 @@ impl Supervisor {
             }
             (self.state.local, self.state.listen) = (local, address);
         }
-        if let Some(new) = log {
-            let (target, log, held) = match new {
-                Some(NewLog { target, log, held }) => (Some(target), Some(log), held),
-                None => (None, None, false),
-            };
+        let log = match log {
+            Change::Keep => None,
+            Change::Clear => Some((None, None, false)),
+            Change::Set(NewLog { target, log, held }) => Some((Some(target), Some(log), held)),
+        };
+        if let Some((target, log, held)) = log {
             (self.state.log, self.state.log_is_held, self.context.log) = (target, held, log);
             self.pool.workers_mut().for_each(|worker| worker.renew_log());
         }
-        if let Some(ocsp) = ocsp {
-            self.state.ocsp = ocsp;
+        match ocsp {
+            Change::Keep => {}
+            Change::Clear => self.state.ocsp = None,
+            Change::Set(ocsp) => self.state.ocsp = Some(ocsp),
         }
         if let (Some(files), Some(keys)) = (tls, &mut self.context.keys) {
             (keys.files, keys.reading) = (files, now + READING);
@@ -460,8 +476,10 @@ impl Supervisor {
             );
             self.pool.workers_mut().for_each(|worker| worker.renew_tls());
         }
-        if let Some(status) = status {
-            self.state.status = status;
+        match status {
+            Change::Keep => {}
+            Change::Clear => self.state.status = None,
+            Change::Set(status) => self.state.status = Some(status),
         }
         if let CommandSource::File = batch.source {
             self.state.servers_only =

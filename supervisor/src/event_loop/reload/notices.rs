@@ -10,8 +10,9 @@ use pen_config::print::difference;
 
 use crate::event_loop::Supervisor;
 use crate::event_loop::commands::Requester;
-use crate::event_loop::reload::prepare::Change;
+use crate::event_loop::reload::prepare::{Change, PreparedChange};
 use crate::event_loop::reload::{Batch, CommandSource};
+use crate::files::status_file::StatusFile;
 use crate::processes::flood::{Admission, Flood};
 
 /// The log text for the time when all processes work by new settings.
@@ -75,7 +76,7 @@ impl Supervisor {
     /// The log text for a change. Call this before the change is put in force.
     pub(in crate::event_loop) fn success(
         &self,
-        change: &Change,
+        change: &PreparedChange,
         batch: &Batch,
         blacklist: &[(ServerId, u32)],
     ) -> Success {
@@ -95,7 +96,7 @@ impl Supervisor {
     }
 
     /// The phrases for a change, one for each thing that it changes.
-    fn phrases(&self, change: &Change, blacklist: &[(ServerId, u32)]) -> Vec<String> {
+    fn phrases(&self, change: &PreparedChange, blacklist: &[(ServerId, u32)]) -> Vec<String> {
         let state = &self.state;
         let mut phrases = difference(&self.context.settings, &change.settings);
         phrases.extend(
@@ -107,18 +108,25 @@ impl Supervisor {
         let log = |target: Option<&LogTarget>| {
             target.map_or(Command::NoLog, |log| Command::Log(Some(log.clone())))
         };
-        if let Some(new) = &change.log
-            && new.as_ref().map(|new| &new.target) != state.log.as_ref()
-        {
-            phrases.push(log(new.as_ref().map(|new| &new.target)).to_string());
+        let target = match &change.log {
+            Change::Keep => state.log.as_ref(),
+            Change::Clear => None,
+            Change::Set(new) => Some(&new.target),
+        };
+        if target != state.log.as_ref() {
+            phrases.push(log(target).to_string());
         }
         let page = |file: Option<&std::path::Path>| {
             file.map_or(Command::NoWebStats, |path| Command::WebStats(Some(path.into())))
         };
-        if let Some(new) = &change.status
-            && new.as_ref().map(|file| file.name()) != state.status.as_ref().map(|file| file.name())
-        {
-            phrases.push(page(new.as_ref().map(|file| file.name())).to_string());
+        let present = state.status.as_ref().map(StatusFile::name);
+        let file = match &change.status {
+            Change::Keep => present,
+            Change::Clear => None,
+            Change::Set(file) => Some(file.name()),
+        };
+        if file != present {
+            phrases.push(page(file).to_string());
         }
         if let (Some(_), Some(keys)) = (&change.tls, &self.context.keys) {
             phrases.extend(keys.certificates.renewed(&change.certificates));

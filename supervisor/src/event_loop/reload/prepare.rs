@@ -36,20 +36,31 @@ use crate::limits;
 use crate::log::errno::why;
 use crate::startup::unknown_suites;
 
+/// What becomes of something that need not be there.
+#[derive(Debug)]
+pub(in crate::event_loop) enum Change<T> {
+    /// It stays as it is.
+    Keep,
+    /// It goes.
+    Clear,
+    /// This takes its place.
+    Set(T),
+}
+
 /// A complete change, ready to be put in force.
 #[derive(Debug)]
-pub(in crate::event_loop) struct Change {
+pub(in crate::event_loop) struct PreparedChange {
     pub(in crate::event_loop) settings: Settings,
     pub(in crate::event_loop) encoded: OwnedFd,
     pub(in crate::event_loop) listen: Option<Move>,
-    pub(in crate::event_loop) log: Option<Option<NewLog>>,
-    pub(in crate::event_loop) status: Option<Option<StatusFile>>,
+    pub(in crate::event_loop) log: Change<NewLog>,
+    pub(in crate::event_loop) status: Change<StatusFile>,
     /// The TLS files, once they are read. An examiner has still to check them.
     pub(in crate::event_loop) tls: Option<OwnedFd>,
     /// The certificates in the TLS files, once these are checked.
     pub(in crate::event_loop) certificates: Vec<Fact>,
     /// A change of the OCSP response: one that an operator's process opened, or none any more.
-    pub(in crate::event_loop) ocsp: Option<Option<OwnedFd>>,
+    pub(in crate::event_loop) ocsp: Change<OwnedFd>,
     pub(in crate::event_loop) notices: Vec<String>,
 }
 
@@ -81,7 +92,7 @@ impl Supervisor {
     pub(in crate::event_loop) fn prepare(
         &mut self,
         batch: &mut Batch,
-    ) -> Result<(Change, bool), Vec<String>> {
+    ) -> Result<(PreparedChange, bool), Vec<String>> {
         let one = |why: String| vec![why];
         let CheckedChange { mut settings, address, mut notices } = self.checked(batch)?;
         let log = self.new_log(batch).map_err(one)?;
@@ -104,7 +115,17 @@ impl Supervisor {
         let listen = moved.transpose().map_err(|why| one(at + &why))?;
         let (tls, certificates) = (None, Vec::new());
         Ok((
-            Change { settings, encoded, listen, log, status, tls, certificates, ocsp, notices },
+            PreparedChange {
+                settings,
+                encoded,
+                listen,
+                log,
+                status,
+                tls,
+                certificates,
+                ocsp,
+                notices,
+            },
             reads_keys,
         ))
     }
@@ -457,17 +478,19 @@ impl Supervisor {
     }
 
     /// The OCSP response, if the commands change it.
-    fn new_ocsp(&self, batch: &mut Batch) -> Result<Option<Option<OwnedFd>>, String> {
-        let Some((path, at)) = batch.last(ocsp) else { return Ok(None) };
-        let Some(path) = path.map(Path::to_owned) else { return Ok(Some(None)) };
+    fn new_ocsp(&self, batch: &mut Batch) -> Result<Change<OwnedFd>, String> {
+        let Some((path, at)) = batch.last(ocsp) else { return Ok(Change::Keep) };
+        let Some(path) = path.map(Path::to_owned) else { return Ok(Change::Clear) };
         match (&batch.source, batch.held.ocsp.take()) {
-            (CommandSource::File, _) => Ok(Some(None)),
+            (CommandSource::File, _) => Ok(Change::Clear),
             // The administrator's file, not one of the same name in the jail.
-            (CommandSource::Operator(_), _) if self.is_the_administrators(&path) => Ok(Some(None)),
+            (CommandSource::Operator(_), _) if self.is_the_administrators(&path) => {
+                Ok(Change::Clear)
+            }
             (CommandSource::Operator(_), file) => file
                 .ok_or("it was not opened".to_owned())
                 .and_then(tls_material::hold)
-                .map(|held| Some(Some(held)))
+                .map(Change::Set)
                 .map_err(|why| format!("{at}ssl_ocsp_response: {}: {why}", path.display())),
         }
     }
@@ -489,17 +512,17 @@ impl Supervisor {
     }
 
     /// The request log, if the commands change it.
-    fn new_log(&self, batch: &mut Batch) -> Result<Option<Option<NewLog>>, String> {
+    fn new_log(&self, batch: &mut Batch) -> Result<Change<NewLog>, String> {
         let last = batch.last(log).map(|(wanted, at)| (wanted.cloned(), at));
-        let Some((wanted, at)) = last else { return Ok(None) };
-        let Some(target) = wanted else { return Ok(Some(None)) };
+        let Some((wanted, at)) = last else { return Ok(Change::Keep) };
+        let Some(target) = wanted else { return Ok(Change::Clear) };
         let opened = match (&target, &batch.source, batch.found.log) {
             (LogTarget::File(path), CommandSource::Operator(_), _) => match batch.held.log.take() {
                 Some(file) => appendable(path, file).map(|file| (RequestLog::File(file), true)),
                 None => Err("log: it was not opened".into()),
             },
             (LogTarget::File(_), CommandSource::File, _) if self.has_log(&target) => {
-                return Ok(None);
+                return Ok(Change::Keep);
             }
             (LogTarget::File(path), CommandSource::File, _) => {
                 request_log::open(path).map(|log| (log, false)).map_err(|error| error.to_string())
@@ -510,7 +533,7 @@ impl Supervisor {
             (LogTarget::Network(_, _), _, None) => Err("log: the log host has no address".into()),
         };
         let (log, held) = opened.map_err(|why| at + &why)?;
-        Ok(Some(Some(NewLog { target, log, held })))
+        Ok(Change::Set(NewLog { target, log, held }))
     }
 
     /// Whether request lines already go there: HUP has just opened that file again.
@@ -519,10 +542,10 @@ impl Supervisor {
     }
 
     /// The file for status pages, if the commands change it.
-    fn new_status_file(&self, batch: &mut Batch) -> Result<Option<Option<StatusFile>>, String> {
+    fn new_status_file(&self, batch: &mut Batch) -> Result<Change<StatusFile>, String> {
         let last = batch.last(web_stats).map(|(wanted, at)| (wanted.map(Path::to_owned), at));
-        let Some((wanted, at)) = last else { return Ok(None) };
-        let Some(path) = wanted else { return Ok(Some(None)) };
+        let Some((wanted, at)) = last else { return Ok(Change::Keep) };
+        let Some(path) = wanted else { return Ok(Change::Clear) };
         let file = match &batch.source {
             CommandSource::Operator(_) => match batch.held.status.take() {
                 Some(file) => StatusFile::held(&path, File::from(file))
@@ -533,7 +556,7 @@ impl Supervisor {
                 .map(|()| StatusFile::Path(path))
                 .map_err(|error| error.to_string()),
         };
-        file.map(|file| Some(Some(file))).map_err(|why| at + &why)
+        file.map(Change::Set).map_err(|why| at + &why)
     }
 }
 
