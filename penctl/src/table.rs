@@ -256,8 +256,10 @@ fn summary(overview: &Value, servers: &[Value], total: u64, room: Width) -> Stri
         Some(most) => format!("{used} of {most} connections"),
         None => format!("{used} connections"),
     }];
+    // The emergency and the abuse server carry connections too.
     let sum = |name: &str| {
-        servers.iter().map(|server| figure(&server[name])).fold(0, u64::saturating_add)
+        let all = servers.iter().chain([&overview["emergency"], &overview["abuse"]]);
+        all.map(|server| figure(&server[name])).fold(0, u64::saturating_add)
     };
     parts.push(format!("{} sent, {} received", bytes(sum("sent")), bytes(sum("received"))));
     let count = |states: &[&str]| {
@@ -381,7 +383,7 @@ mod tests {
                 server(3, "full", 0, Value::Null),
                 json!({ "number": 4, "address": null, "port": 0, "state": "vacant", "connections": 0 }),
             ],
-            "emergency": { "number": null, "name": null, "address": "/run/sorry", "port": 0, "state": "up", "connections": 1 },
+            "emergency": { "number": null, "name": null, "address": "/run/sorry", "port": 0, "state": "up", "connections": 1, "sent": 5_000, "received": 1_000 },
             "abuse": null,
         })
     }
@@ -411,7 +413,7 @@ MB     999 B  5 min ago: connection refused
         assert_eq!([3, 4, 6].map(state), ["out 24 h by operator", "full", "up"]);
         assert_eq!(lines[5][0..2], ["4", "-"]);
         assert_eq!(lines[6][0..3], ["emergency", "/run/sorry", "/run/sorry"]);
-        let summary = "61 of 256 connections; 4.94 MB sent, 4.00 kB received; 2 of 4 servers up, 1 \
+        let summary = "61 of 256 connections; 4.94 MB sent, 5.00 kB received; 2 of 4 servers up, 1 \
             full; running for 25 h; pen 0.1.0";
         assert_eq!(table.lines().last(), Some(summary));
         assert!(table.lines().all(|line| line == line.trim_end()));
@@ -454,7 +456,7 @@ MB     999 B  5 min ago: connection refused
         assert_eq!(cells(&row(200)), 9);
         assert!(row(40).contains("~"), "{}", row(40));
         let narrow = within(80, Paint::Plain);
-        let first = "61 of 256 connections; 4.94 MB sent, 4.00 kB received;\n";
+        let first = "61 of 256 connections; 4.94 MB sent, 5.00 kB received;\n";
         let second = "2 of 4 servers up, 1 full; running for 25 h; pen 0.1.0\n";
         assert!(narrow.ends_with(&[first, second].concat()), "{narrow}");
         let full = json!({ "servers": [], "connections": 9, "connections_max": 9 }).to_string();

@@ -80,8 +80,9 @@ pub(super) fn render(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<(
 /// The summary. It has lists and no table, because scripts count the tables.
 fn summary(snapshot: &Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
     let servers = &snapshot.servers;
-    let total =
-        |bytes: fn(&ServerRow) -> u64| servers.iter().map(bytes).fold(0, u64::saturating_add);
+    // The emergency and the abuse server carry connections too.
+    let all = || servers.iter().chain(&snapshot.emergency).chain(&snapshot.abuse);
+    let total = |bytes: fn(&ServerRow) -> u64| all().map(bytes).fold(0, u64::saturating_add);
     let up = servers.iter().filter(|server| server.state.is_up()).count();
     let without_room = [(ServerState::Full, "full"), (ServerState::Pending, "passed over")].map(
         |(state, what)| {
