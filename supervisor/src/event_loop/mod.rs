@@ -34,6 +34,7 @@ use crate::event_loop::obstructed::Obstructed;
 use crate::event_loop::reload::notices::ChangeNotices;
 use crate::event_loop::state::RuntimeState;
 use crate::files::request_log;
+use crate::launch::interrupt::Interrupts;
 use crate::limits::why_within_limits;
 use crate::log::Logger;
 use crate::log::errno::why;
@@ -44,7 +45,6 @@ use crate::processes::pool::WorkerPool;
 use crate::processes::spawn::SpawnContext;
 use crate::report::Reporter;
 use crate::signals::{SignalRequest, Signals};
-use crate::startup::interrupt::Interrupts;
 use crate::systemd::notify::Notify;
 
 /// The running pen.

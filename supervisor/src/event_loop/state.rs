@@ -15,7 +15,7 @@ use pen_config::settings::Settings;
 use crate::files::listener::SocketPath;
 use crate::files::status_file::StatusFile;
 use crate::helpers::open::JailedPath;
-use crate::startup::paths::Base;
+use crate::launch::paths::Base;
 
 /// The present state.
 #[derive(Debug)]

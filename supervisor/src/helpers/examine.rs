@@ -21,11 +21,11 @@ use crate::files::memory;
 use crate::helpers::helper::{Helper, NoQuestion};
 use crate::jail::Jail;
 use crate::jail::sandbox::ProcessKind;
+use crate::launch::interrupt::Interrupts;
 use crate::log::errno::why;
 use crate::patience::until;
 use crate::processes::peer::printable;
 use crate::signals;
-use crate::startup::interrupt::Interrupts;
 use crate::{Examiner, StartError};
 
 /// The result of the examiner.

@@ -25,10 +25,10 @@ use crate::StartError;
 use crate::helpers::helper::Helper;
 use crate::jail::Jail;
 use crate::jail::sandbox::ProcessKind;
+use crate::launch::interrupt::Interrupts;
 use crate::log::errno::why;
 use crate::patience::until;
 use crate::signals;
-use crate::startup::interrupt::Interrupts;
 
 /// A name to look up.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]

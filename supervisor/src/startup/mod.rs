@@ -5,6 +5,11 @@
 
 #![forbid(unsafe_code)]
 
+use crate::event_loop::reload::leave_out;
+use crate::event_loop::reload::prepare::unknown_suites;
+use crate::launch::options;
+use crate::launch::options::lines;
+use crate::launch::paths::all_absolute;
 use std::io::{Write, stdout};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,7 +22,6 @@ use pen_config::apply;
 use pen_config::command::{Command, LogTarget};
 use pen_config::configuration::{Settled, SourcedCommand, resolve_local, unused_lists, warnings};
 use pen_config::ids::{MAX_WORKERS, Target};
-use pen_config::parse::grammar::quoted;
 use pen_config::print::in_force::InForce;
 use pen_config::settings::Settings;
 use pen_ipc::start::RequestLog;
@@ -52,6 +56,10 @@ use crate::jail::sandbox;
 use crate::jail::sandbox::Sandbox;
 use crate::jail::user;
 use crate::jail::user::Identity;
+use crate::launch::background::{StartLink, detach};
+use crate::launch::interrupt::Interrupts;
+use crate::launch::options::GivenCommands;
+use crate::launch::paths::Base;
 use crate::limits;
 use crate::log::Logger;
 use crate::log::errno::why;
@@ -59,10 +67,6 @@ use crate::processes::control;
 use crate::processes::control::{Control, ControlPort};
 use crate::processes::spawn::SpawnContext;
 use crate::signals::Signals;
-use crate::startup::background::{StartLink, detach};
-use crate::startup::interrupt::Interrupts;
-use crate::startup::options::GivenCommands;
-use crate::startup::paths::Base;
 use crate::sys;
 use crate::systemd::activation::{Activation, too_open};
 use crate::systemd::notify::Notify;
@@ -203,8 +207,8 @@ impl StartPlan {
         }
         let mut configuration = launch.configuration.clone();
         let GivenCommands { mut given, mut file } = words.clone();
-        absolute(base, &mut given.commands)
-            .and(absolute(base, &mut file.commands))
+        all_absolute(base, &mut given.commands)
+            .and(all_absolute(base, &mut file.commands))
             .map_err(lines)?;
         configuration.commands = given.commands;
         let control = launch.control.as_ref().map(control::complete);
@@ -336,32 +340,6 @@ impl StartPlan {
         notices.extend(limits::too_few_descriptors(descriptor_limit, settings.connections_max));
         notices
     }
-}
-
-/// A notice about unknown words in a list of cipher suites.
-pub(crate) fn unknown_suites(placed: &SourcedCommand) -> Option<String> {
-    let Command::SslCiphers(Some(list)) = &placed.command else { return None };
-    let at = if placed.source_line.is_empty() {
-        String::new()
-    } else {
-        format!("{}: ", placed.source_line)
-    };
-    let unknown = list.unknown.join(":");
-    (!unknown.is_empty()).then(|| {
-        format!("{at}ssl_ciphers: {} names no suite that is here: passed over", quoted(&unknown))
-    })
-}
-
-/// Makes the paths in commands absolute.
-pub(crate) fn absolute(base: &Base, commands: &mut [SourcedCommand]) -> Result<(), Vec<String>> {
-    let errors: Vec<String> =
-        commands.iter_mut().filter_map(|placed| base.command(placed).err()).collect();
-    if errors.is_empty() { Ok(()) } else { Err(errors) }
-}
-
-/// Several errors as one, with a line for each.
-pub(crate) fn lines(errors: Vec<String>) -> StartError {
-    StartError(configuration::bounded(errors).join("\n"))
 }
 
 /// All resources that need no worker. Fields are dropped in their order, the pid file last.
@@ -517,18 +495,6 @@ impl Prepared {
     }
 }
 
-/// Blacklists a server from now on; 0 seconds ends the blacklisting.
-pub(crate) fn leave_out(table: &Table, row: u32, seconds: u32) {
-    match seconds {
-        0 => table.clear_blacklist(row),
-        seconds => {
-            let unix = time::OffsetDateTime::now_utc().unix_timestamp();
-            let until = clock::monotonic() + u64::from(seconds) * 1000;
-            table.take_out(row, until, u64::try_from(unix).unwrap_or(0));
-        }
-    }
-}
-
 fn refused(error: impl std::fmt::Display) -> StartError {
     StartError(error.to_string())
 }
@@ -582,11 +548,7 @@ fn open_log(
 /// domains, cost 20 s (resolv.conf(5)).
 const RESOLVE_PATIENCE: ResolvePatience = ResolvePatience { each: Duration::from_secs(30) };
 
-pub(crate) mod background;
 pub(crate) mod clashes;
-pub(crate) mod interrupt;
-pub(crate) mod options;
-pub(crate) mod paths;
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -31,12 +31,12 @@ use crate::helpers::task::{HelperTask, TaskContext};
 use crate::jail::Jail;
 use crate::jail::sandbox;
 use crate::jail::sandbox::ProcessKind;
+use crate::launch::options;
 use crate::log::errno::why;
 use crate::processes::control::ControlReply;
 use crate::processes::spawn::SpawnContext;
 use crate::report;
 use crate::report::{Gathered, Gathering};
-use crate::startup::options;
 
 /// The purpose of reports that workers are asked for.
 #[derive(Clone, Copy, Debug)]

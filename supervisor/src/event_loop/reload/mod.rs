@@ -15,7 +15,9 @@ use pen_config::settings::{Server, Settings};
 use pen_ipc::message::Outcome;
 use pen_ipc::start::RequestLog;
 use pen_ipc::tls_files::Examined;
+use pen_table::Table;
 
+use crate::clock;
 use crate::event_loop::Supervisor;
 use crate::event_loop::commands::{AfterApply, JobStage, PATIENCE, Progress, Requester, Settling};
 use crate::event_loop::reload::notices::Success;
@@ -30,10 +32,10 @@ use crate::helpers::open::{Fetched, Fetching, JailedPath, OpenRequest};
 use crate::helpers::resolve::{Asking, ResolvePatience};
 use crate::jail::Jail;
 use crate::jail::user;
+use crate::launch::paths::all_absolute;
 use crate::log::errno::why;
 use crate::processes::control::{ControlReply, ReplyBody};
 use crate::processes::spawn::SpawnContext;
-use crate::startup::{absolute, leave_out};
 
 /// Commands that take effect together or not at all.
 #[derive(Debug)]
@@ -253,7 +255,7 @@ impl Supervisor {
     /// Continues with the commands of the configuration file.
     fn reloaded(&mut self, fetched: Result<Fetched, String>, now: Instant) -> Progress {
         let loaded = loaded(fetched).and_then(|mut loaded| {
-            absolute(&self.state.base, &mut loaded.commands)?;
+            all_absolute(&self.state.base, &mut loaded.commands)?;
             Ok(loaded)
         });
         match loaded {
@@ -617,6 +619,19 @@ const RESOLVE_PATIENCE: ResolvePatience = ResolvePatience { each: Duration::from
 
 pub(crate) mod notices;
 pub(crate) mod prepare;
+
+/// Blacklists a server from now on; 0 seconds ends the blacklisting.
+pub(crate) fn leave_out(table: &Table, row: u32, seconds: u32) {
+    match seconds {
+        0 => table.clear_blacklist(row),
+        seconds => {
+            let unix = time::OffsetDateTime::now_utc().unix_timestamp();
+            let until = clock::monotonic() + u64::from(seconds) * 1000;
+            table.take_out(row, until, u64::try_from(unix).unwrap_or(0));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use pen_config::address::Address;

@@ -12,6 +12,7 @@ use pen_config::apply;
 use pen_config::command::{Command, LogTarget, Number, Startup, Switch};
 use pen_config::configuration::{SourcedCommand, resolve_local, unused_lists, warnings};
 use pen_config::ids::ClientKey;
+use pen_config::parse::grammar::quoted;
 use pen_config::print::in_force::{certificate, client_ca};
 use pen_config::settings::Settings;
 use pen_config::tls;
@@ -34,7 +35,6 @@ use crate::files::tls_material;
 use crate::helpers::open::OpenRequest;
 use crate::limits;
 use crate::log::errno::why;
-use crate::startup::unknown_suites;
 
 /// What becomes of something that need not be there.
 #[derive(Debug)]
@@ -615,6 +615,20 @@ fn appendable(path: &Path, file: OwnedFd) -> Result<OwnedFd, String> {
 /// Ports below this number are reserved for the administrator (default of
 /// `ip_unprivileged_port_start`).
 const UNPRIVILEGED: u16 = 1024;
+
+/// A notice about unknown words in a list of cipher suites.
+pub(crate) fn unknown_suites(placed: &SourcedCommand) -> Option<String> {
+    let Command::SslCiphers(Some(list)) = &placed.command else { return None };
+    let at = if placed.source_line.is_empty() {
+        String::new()
+    } else {
+        format!("{}: ", placed.source_line)
+    };
+    let unknown = list.unknown.join(":");
+    (!unknown.is_empty()).then(|| {
+        format!("{at}ssl_ciphers: {} names no suite that is here: passed over", quoted(&unknown))
+    })
+}
 
 #[cfg(test)]
 mod tests {

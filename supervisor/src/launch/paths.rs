@@ -192,6 +192,19 @@ fn check_not_meant_inside(option: &str, path: &Path, jail: &Path) -> Result<(), 
     ))
 }
 
+/// Makes the paths in commands absolute.
+///
+/// # Errors
+/// A line for each path that cannot be.
+pub(crate) fn all_absolute(
+    base: &Base,
+    commands: &mut [SourcedCommand],
+) -> Result<(), Vec<String>> {
+    let errors: Vec<String> =
+        commands.iter_mut().filter_map(|placed| base.command(placed).err()).collect();
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,8 +7,8 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::StartError;
+use crate::launch::background::StartLink;
 use crate::signals::{SignalRequest, Signals};
-use crate::startup::background::StartLink;
 
 /// The sources of interruption, and requests of other signals that can wait.
 #[derive(Debug)]

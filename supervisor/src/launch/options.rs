@@ -14,8 +14,7 @@ use crate::files::configuration;
 use crate::files::configuration::Loaded;
 use crate::jail::user;
 use crate::jail::user::Identity;
-use crate::startup::lines;
-use crate::startup::paths::absolute;
+use crate::launch::paths::absolute;
 use crate::{Launch, StartError};
 
 /// The commands of a start, as they were written.
@@ -145,6 +144,11 @@ pub(crate) fn commanded<'c>(
         }
     }
     last
+}
+
+/// Several errors as one, with a line for each.
+pub(crate) fn lines(errors: Vec<String>) -> StartError {
+    StartError(configuration::bounded(errors).join("\n"))
 }
 
 #[cfg(test)]
