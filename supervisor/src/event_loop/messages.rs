@@ -8,7 +8,7 @@ use pen_config::ids::{Target, WorkerId};
 use pen_ipc::message::Event;
 
 use crate::event_loop::Supervisor;
-use crate::event_loop::commands::Requester;
+use crate::event_loop::job::Requester;
 use crate::event_loop::obstructed::Capacity;
 use crate::log::events;
 use crate::log::events::throttle::{Told, Topic};

@@ -10,6 +10,7 @@
 pub(crate) mod commands;
 pub(crate) mod full;
 pub(crate) mod heartbeat;
+pub(crate) mod job;
 pub(crate) mod messages;
 pub(crate) mod obstructed;
 pub(crate) mod poll;
@@ -28,8 +29,9 @@ use pen_config::ids::WorkerId;
 use pen_ipc::stats::Counters;
 
 use crate::StartError;
-use crate::event_loop::commands::{CommandQueue, Requester};
+use crate::event_loop::commands::CommandQueue;
 use crate::event_loop::full::Crowd;
+use crate::event_loop::job::Requester;
 use crate::event_loop::obstructed::Obstructed;
 use crate::event_loop::reload::notices::ChangeNotices;
 use crate::event_loop::state::RuntimeState;

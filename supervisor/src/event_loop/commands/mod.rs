@@ -4,31 +4,24 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod query;
+
 use std::collections::VecDeque;
-use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use pen_config::command::Command;
-use pen_config::ids::{ServerId, Target, WorkerId};
+use pen_config::ids::WorkerId;
 use pen_ipc::message::{Operator, ReportPage};
 
 use crate::event_loop::Supervisor;
-use crate::event_loop::commands::query::ReportRequest;
-use crate::event_loop::reload::notices::Success;
-use crate::event_loop::reload::prepare::PreparedChange;
-use crate::event_loop::reload::{Batch, OpenPurpose};
+use crate::event_loop::job::{JobStage, PATIENCE, Progress, Requester, Settling};
 use crate::files::status_file::Writer;
-use crate::helpers::examine::Examining;
 use crate::helpers::names;
-use crate::helpers::names::Inquiry;
-use crate::helpers::open::Fetching;
-use crate::helpers::resolve::Asking;
-use crate::helpers::task::HelperTask;
 use crate::processes::control::ControlReply;
-use crate::report::{Gathering, TooMany};
+use crate::report::TooMany;
 
 /// Commands that wait, and the command that is being executed.
 #[derive(Debug, Default)]
@@ -60,98 +53,10 @@ struct QueuedCommand {
     file: Option<OwnedFd>,
 }
 
-/// The requester of a command, who gets the outcome.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::event_loop) enum Requester {
-    /// An operator.
-    Operator {
-        /// The pid of the control process.
-        pid: Pid,
-        /// The number of the operator in the control process.
-        ticket: u64,
-        /// The identity of the operator.
-        who: Operator,
-    },
-    /// The signal HUP: nobody waits for a reply.
-    Hangup,
-}
-
 #[derive(Debug)]
 struct Job {
     by: Requester,
     stage: JobStage,
-}
-
-/// What a job waits for.
-#[derive(Debug)]
-pub(in crate::event_loop) enum JobStage {
-    /// The begin of the command, with the file that it names.
-    Begin(Command, Option<OwnedFd>),
-    /// The opening again of a request log that an operator named.
-    Reopen,
-    /// The reading of the configuration file.
-    Reload,
-    /// An opener, and its purpose.
-    Fetching(Fetching, OpenPurpose),
-    /// Resolvers, the names that they look up, and the commands that need them.
-    Asking(Asking, Inquiry, Box<Batch>),
-    /// An examiner of the TLS files, and the change that is put in force afterwards.
-    Examining(Examining, Box<(PreparedChange, Batch)>),
-    /// The reading of the TLS files again.
-    RereadTls,
-    /// The acknowledgements of new settings.
-    Settling(Settling),
-    /// An explanation from a worker.
-    Explaining(Explaining),
-    /// The reports of workers.
-    Gathering(Gathering, ReportRequest),
-    /// A helper task, the word of its command, and its exit status once it has ended.
-    HelperTask(HelperTask, &'static str, Option<WaitStatus>),
-}
-
-/// New settings that were sent and are not yet applied by all processes.
-#[derive(Debug)]
-pub(in crate::event_loop) struct Settling {
-    pub(in crate::event_loop) generation: u64,
-    pub(in crate::event_loop) deadline: Instant,
-    /// Work for the time after that: table rows that belong to another server now, and servers to
-    /// blacklist.
-    pub(in crate::event_loop) readdressed: Vec<Target>,
-    pub(in crate::event_loop) blacklist: Vec<(ServerId, u32)>,
-    pub(in crate::event_loop) then: AfterApply,
-    /// The change to log afterwards.
-    pub(in crate::event_loop) success: Option<Success>,
-}
-
-/// The reply once all processes work by the new settings.
-#[derive(Debug)]
-pub(in crate::event_loop) enum AfterApply {
-    /// This reply.
-    Reply(ControlReply),
-    /// The answer to this query, taken at that time.
-    Ask(Command),
-    /// An empty reply, because the configuration file was read again.
-    Reloaded,
-}
-
-/// A query to a worker: which server would a client get?
-#[derive(Debug)]
-pub(in crate::event_loop) struct Explaining {
-    pub(in crate::event_loop) worker: WorkerId,
-    pub(in crate::event_loop) serial: u32,
-    pub(in crate::event_loop) deadline: Instant,
-    pub(in crate::event_loop) answer: Option<ControlReply>,
-}
-
-/// The progress of a job.
-#[derive(Debug)]
-pub(in crate::event_loop) enum Progress {
-    /// The job waits.
-    Wait(JobStage),
-    /// The job goes on at once.
-    Next(JobStage),
-    /// The job is finished.
-    Done(ControlReply),
 }
 
 impl CommandQueue {
@@ -470,28 +375,6 @@ impl Supervisor {
     }
 }
 
-impl fmt::Display for Requester {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Requester::Operator { who, .. } => who.fmt(f),
-            Requester::Hangup => f.write_str("the configuration file"),
-        }
-    }
-}
-
-impl Progress {
-    /// Finishes a job whose requester is a signal: there is no reply.
-    fn told(self, by: Requester) -> Progress {
-        match (by, self) {
-            (Requester::Hangup, Progress::Done(_)) => Progress::Done(ControlReply::none()),
-            (_, progress) => progress,
-        }
-    }
-}
-
-/// How long all processes have to apply new settings.
-pub(in crate::event_loop) const PATIENCE: Duration = Duration::from_secs(1);
-
 /// Most commands that wait: as many as the control process can have operators.
 const MOST_WAITING: usize = 64;
 
@@ -502,7 +385,6 @@ const MOST_LEAVING: usize = 16;
 /// Most steps of jobs in one turn of the loop.
 const MOST_STEPS: usize = 32;
 
-pub(crate) mod query;
 #[cfg(test)]
 mod tests {
     use super::*;

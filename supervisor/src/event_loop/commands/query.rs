@@ -21,9 +21,7 @@ use pen_ipc::stats::ConnectionInfo;
 
 use crate::clock;
 use crate::event_loop::Supervisor;
-use crate::event_loop::commands::{
-    AfterApply, Explaining, JobStage, PATIENCE, Progress, Requester,
-};
+use crate::event_loop::job::{AfterApply, Explaining, JobStage, PATIENCE, Progress, Requester};
 use crate::event_loop::reload::{Batch, in_jail};
 use crate::files::status_file;
 use crate::files::status_file::{StatusFile, Writer};

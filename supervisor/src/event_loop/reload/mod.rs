@@ -19,7 +19,7 @@ use pen_table::Table;
 
 use crate::clock;
 use crate::event_loop::Supervisor;
-use crate::event_loop::commands::{AfterApply, JobStage, PATIENCE, Progress, Requester, Settling};
+use crate::event_loop::job::{AfterApply, JobStage, PATIENCE, Progress, Requester, Settling};
 use crate::event_loop::reload::notices::Success;
 use crate::event_loop::reload::prepare::{Change, Move, NewLog, PreparedChange};
 use crate::files::configuration;

@@ -9,7 +9,7 @@ use pen_config::ids::ServerId;
 use pen_config::print::difference;
 
 use crate::event_loop::Supervisor;
-use crate::event_loop::commands::Requester;
+use crate::event_loop::job::Requester;
 use crate::event_loop::reload::prepare::{Change, PreparedChange};
 use crate::event_loop::reload::{Batch, CommandSource};
 use crate::files::status_file::StatusFile;
