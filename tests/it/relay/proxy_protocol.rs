@@ -284,6 +284,35 @@ fn only_listed_senders_are_believed() {
     assert_eq!(server.whole(3), b"hello");
 }
 
+/// With `-H`, a second header behind a listed sender's is what a client sent to choose its name: the
+/// server must not see it, in either version, cut anywhere.
+#[test]
+fn a_second_header_behind_a_listed_sender_names_nobody() {
+    let server = Recorder::silent();
+    let pen = Pen::builder().options(["-H", "-O", IN]).server(&server.backend).start();
+    let request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let seconds = [line("6.6.6.6", 6), binary([6, 6, 6, 6], 6)];
+    for (first, second) in [line("9.9.9.9", 7), binary([9, 9, 9, 9], 8)]
+        .iter()
+        .flat_map(|first| seconds.iter().map(move |second| (first, second)))
+    {
+        let all = [&first[..], &second[..], &request[..]].concat();
+        for cut in [0, first.len(), first.len() + 5, first.len() + second.len()] {
+            let client = pen.connect(SENDER);
+            let before = server.count();
+            client.send(&all[..cut]);
+            client.send(&all[cut..]);
+            client.finish();
+            let answer = client.read_to_end().unwrap_or_default();
+            let status = b"HTTP/1.1 400 ";
+            assert!(answer.is_empty() || answer.starts_with(status), "{}", shown(&answer));
+            for number in before..server.count() {
+                assert_eq!(shown(&server.whole(number)), "", "the server got it");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_sender_that_sends_something_else_is_closed_and_told_of() {
     let server = Recorder::silent();
