@@ -244,8 +244,10 @@ pub enum CertificateFault {
     Unreadable,
     /// It has an unknown critical extension; the object identifier, in numbers.
     CriticalExtension(String),
-    /// Its `nsCertType` is critical, and is not of the client type.
+    /// Its `nsCertType` is not of the client type.
     NetscapeType,
+    /// Its keyUsage allows its key neither to sign nor to agree on keys.
+    KeyUsage,
     /// It is the certificate of an authority, whose key may only sign certificates.
     Authority,
     /// Its extKeyUsage does not include client authentication.

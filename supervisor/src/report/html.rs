@@ -95,8 +95,9 @@ fn summary(snapshot: &Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
     writeln!(to, "<li><b>{}</b> is where it listens</li>", Escaped(listen))?;
     writeln!(
         to,
-        "<li><b>{up} of {}</b> servers up{}</li>",
+        "<li><b>{up} of {}</b> {} up{}</li>",
         snapshot.known(),
+        if snapshot.known() == 1 { "server" } else { "servers" },
         without_room.concat()
     )?;
     let (used, most) = (snapshot.connections_used, snapshot.connections_max);
@@ -105,8 +106,9 @@ fn summary(snapshot: &Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
     writeln!(to, "<li><b>{}</b> received from them</li>", Bytes(total(|server| server.received)))?;
     writeln!(
         to,
-        "<li><b>{}</b> since its start, {workers} workers</li>",
-        duration(uptime.as_secs())
+        "<li><b>{}</b> since its start, {workers} {}</li>",
+        duration(uptime.as_secs()),
+        if workers == 1 { "worker" } else { "workers" }
     )?;
     writeln!(to, "<li><b>UTC{}</b> time zone of this page</li>", clock::zone(snapshot.time))?;
     writeln!(to, "<li><b>{}</b> version of pen</li>", env!("CARGO_PKG_VERSION"))?;
@@ -360,7 +362,7 @@ mod tests {
         let page = rendered(farm);
         for text in [
             ", 1 servers, 1 current<p>",
-            "<li><b>1 of 1</b> servers up, 1 full</li>",
+            "<li><b>1 of 1</b> server up, 1 full</li>",
             "<li class=\"up\"><b>emergency</b> <span>fe80::1%lo port 21000</span>",
         ] {
             assert!(page.contains(text), "{text} in {page}");

@@ -319,6 +319,11 @@ fn tls_is_in_the_file_and_other_files_need_no_restart() {
     }
     pen.tells("show require_client_cert", "require_client_cert");
     assert_eq!(known.ask(pen.address(), "localhost").unwrap().0, "a");
+    // What else the file says is in force, whether or not it says the same of all that TLS needs.
+    rewrite(&pen, |text| text.replace("no require_client_cert\nno client_ca\n", "timeout 9\n"));
+    eventually("the rest of the file is in force", || pen.tell("timeout") == "9\n");
+    pen.tells("show require_client_cert", "require_client_cert");
+    assert_eq!(known.ask(pen.address(), "localhost").unwrap().0, "a");
 }
 
 #[test]

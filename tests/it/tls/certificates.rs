@@ -167,6 +167,8 @@ fn clients_are_let_in_and_refused_as_by_openssl_and_each_refusal_says_why() {
     let bad = [
         ("unknown", "ca", Some("1.2.3.4=critical,DER:0500\n"), "CriticalExtension(\"1.2.3.4\")"),
         ("ofserver", "ca", Some("nsCertType=critical,server\n"), "NetscapeType"),
+        ("typed", "ca", Some("nsCertType=server\n"), "NetscapeType"),
+        ("enciphers", "ca", Some("keyUsage=critical,keyEncipherment\n"), "KeyUsage"),
         (
             "signsonly",
             "ca",

@@ -148,6 +148,11 @@ impl Supervisor {
         may
     }
 
+    /// Allows one more event of each rated kind: the worker ends, and there is no later one.
+    pub fn lift_rates(&mut self) {
+        self.last_rated = [None; Rated::COUNT];
+    }
+
     /// From when on an event of a rated kind may be reported.
     pub fn may_tell_from(&self, kind: Rated) -> u64 {
         self.last_rated[kind as usize].map_or(0, |last| last + RATE)

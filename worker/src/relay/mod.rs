@@ -413,6 +413,7 @@ impl Relay<'_> {
     /// process.
     fn stop(&mut self) {
         self.flush_log();
+        self.supervisor.lift_rates();
         self.tell_untold();
         for slot in 0..self.pool.slots() {
             if self.pool[slot].state != ConnectionState::Free {

@@ -315,8 +315,14 @@ impl Supervisor {
                 if errors.is_empty() { Ok(settings) } else { Err(errors) }
             }
         };
-        let checked = changed
-            .and_then(|settings| tls::check(&settings.tls, &batch.commands).map(|()| settings));
+        // Settings that a restart would turn TLS on or off for are not in force before that.
+        let running = running.tls.is_on();
+        let checked = changed.and_then(|settings| match (running, settings.tls.is_on()) {
+            (true, false) => Ok(settings),
+            (true, true) | (false, _) => {
+                tls::check(&settings.tls, &batch.commands).map(|()| settings)
+            }
+        });
         checked.map_err(|errors| {
             in_order(errors.into_iter().map(|error| error.0).collect(), &batch.commands)
         })

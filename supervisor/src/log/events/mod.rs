@@ -210,8 +210,11 @@ fn fault_of_certificate(fault: &CertificateFault) -> String {
              {})",
             printable(id)
         ),
-        CertificateFault::NetscapeType => "its certificate is not for clients (critical \
-            nsCertType)"
+        CertificateFault::NetscapeType => {
+            "its certificate is not for clients (nsCertType without client)".into()
+        }
+        CertificateFault::KeyUsage => "its certificate is not for clients (keyUsage without \
+            digitalSignature and keyAgreement)"
             .into(),
         CertificateFault::Authority => {
             "its certificate is that of an authority (CA:TRUE), whose key may not sign for a \

@@ -200,7 +200,7 @@ impl<'d> Certificate<'d> {
             match extension.id {
                 // Policies are not checked here, as in OpenSSL without X509_V_FLAG_POLICY_CHECK.
                 id if extension.critical && POLICIES.contains(&id) => {}
-                NETSCAPE_TYPE if extension.critical => {
+                NETSCAPE_TYPE if extension.critical || position == Position::End => {
                     if self.has_bit(NETSCAPE_TYPE, netscape) != Some(true) {
                         return Err(CertificateFault::NetscapeType);
                     }
@@ -210,6 +210,14 @@ impl<'d> Certificate<'d> {
                     if self.has_bit(KEY_USAGE, SIGNS_OR_AGREES) == Some(false) {
                         return Err(CertificateFault::Authority);
                     }
+                }
+                // OpenSSL asks the same of a client.
+                KEY_USAGE
+                    if position == Position::End
+                        && self.has_bit(KEY_USAGE, SIGNS_OR_AGREES) == Some(false)
+                        && !self.is_authority() =>
+                {
+                    return Err(CertificateFault::KeyUsage);
                 }
                 id if extension.critical && !CHECKED.contains(&id) => {
                     return Err(CertificateFault::CriticalExtension(object(id)));

@@ -287,6 +287,7 @@ fn error(failure: &HandshakeFailure) -> CertificateError {
         HandshakeFailure::BadCertificate(fault) => match fault {
             CertificateFault::CriticalExtension(_) => CertificateError::UnhandledCriticalExtension,
             CertificateFault::NetscapeType
+            | CertificateFault::KeyUsage
             | CertificateFault::Authority
             | CertificateFault::Purpose => CertificateError::InvalidPurpose,
             CertificateFault::Signature => CertificateError::BadSignature,
