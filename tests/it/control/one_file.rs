@@ -319,9 +319,18 @@ fn tls_is_in_the_file_and_other_files_need_no_restart() {
     }
     pen.tells("show require_client_cert", "require_client_cert");
     assert_eq!(known.ask(pen.address(), "localhost").unwrap().0, "a");
-    // What else the file says is in force, whether or not it says the same of all that TLS needs.
-    rewrite(&pen, |text| text.replace("no require_client_cert\nno client_ca\n", "timeout 9\n"));
+    // What else the file says is in force, if a start would take it: it need not end one by one what
+    // TLS had.
+    let demand = format!("client_ca {}\nrequire_client_cert\n", at("ca.pem"));
+    rewrite(&pen, |text| {
+        text.replace(&demand, "").replace("no require_client_cert\nno client_ca\n", "timeout 9\n")
+    });
     eventually("the rest of the file is in force", || pen.tell("timeout") == "9\n");
+    // A file that a start would refuse is refused, too.
+    rewrite(&pen, |text| text.replace("timeout 9\n", "timeout 8\nrequire_client_cert\n"));
+    pen.hears("require_client_cert: means nothing without a certificate; add certificate FILE");
+    pen.hears("the configuration file is not used");
+    pen.tells("timeout", "9");
     pen.tells("show require_client_cert", "require_client_cert");
     assert_eq!(known.ask(pen.address(), "localhost").unwrap().0, "a");
 }

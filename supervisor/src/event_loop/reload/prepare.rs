@@ -315,13 +315,18 @@ impl Supervisor {
                 if errors.is_empty() { Ok(settings) } else { Err(errors) }
             }
         };
-        // Settings that a restart would turn TLS on or off for are not in force before that.
-        let running = running.tls.is_on();
-        let checked = changed.and_then(|settings| match (running, settings.tls.is_on()) {
-            (true, false) => Ok(settings),
-            (true, true) | (false, _) => {
-                tls::check(&settings.tls, &batch.commands).map(|()| settings)
-            }
+        let checked = changed.and_then(|settings| {
+            let judged = match (running.tls.is_on(), settings.tls.is_on()) {
+                // Only a restart turns TLS off: judge what it would find, not what is left of the
+                // TLS that stays on. Other errors were found above.
+                (true, false) => {
+                    let mut restarted = self.state.given.clone();
+                    apply::apply_all(&mut restarted, &batch.commands, names, port);
+                    tls::check(&restarted.tls, &batch.commands)
+                }
+                (true, true) | (false, _) => tls::check(&settings.tls, &batch.commands),
+            };
+            judged.map(|()| settings)
         });
         checked.map_err(|errors| {
             in_order(errors.into_iter().map(|error| error.0).collect(), &batch.commands)
