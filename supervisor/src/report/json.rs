@@ -56,7 +56,7 @@ pub(super) fn status(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<(
         snapshot.counters.requests_refused.iter().map(|(why, count)| (why.name(), count)).collect();
     value(&refused, to)?;
     to.write_all(b",\"counters\":")?;
-    value(&CounterRow::from(&snapshot.counters), to)?;
+    value(&counted(&snapshot.counters), to)?;
     to.write_all(b",\"sandbox\":")?;
     value(snapshot.sandbox, to)?;
     to.write_all(b"}\n")
@@ -108,67 +108,46 @@ pub(super) fn recent(
     to.write_all(b"\n")
 }
 
-/// What workers counted since the start of pen.
-#[derive(Serialize)]
-struct CounterRow {
-    accepted: u64,
-    unserved: u64,
-    refused: u64,
-    failed_connects: u64,
-    failovers: u64,
-    pauses: u64,
-    shortages: u64,
-    log_lines: u64,
-    log_lost: u64,
-    lock_timeouts: u64,
-    events_dropped: u64,
-    handshakes: u64,
-    handshakes_resumed: u64,
-    handshakes_failed: u64,
-    crowded: u64,
-}
-
-impl From<&Counters> for CounterRow {
-    fn from(counters: &Counters) -> CounterRow {
-        let Counters {
-            accepted,
-            // With `accepted`, the connections that are open, which the table knows better.
-            closed: _,
-            unserved,
-            refused,
-            failed_connects,
-            failovers,
-            pauses,
-            shortages,
-            log_lines,
-            log_lost,
-            lock_timeouts,
-            events_dropped,
-            handshakes,
-            resumed: handshakes_resumed,
-            failed_handshakes: handshakes_failed,
-            crowded,
-            // A field of its own, by reason.
-            requests_refused: _,
-        } = *counters;
-        CounterRow {
-            accepted,
-            unserved,
-            refused,
-            failed_connects,
-            failovers,
-            pauses,
-            shortages,
-            log_lines,
-            log_lost,
-            lock_timeouts,
-            events_dropped,
-            handshakes,
-            handshakes_resumed,
-            handshakes_failed,
-            crowded,
-        }
-    }
+/// What workers counted since the start of pen, by name.
+fn counted(counters: &Counters) -> BTreeMap<&'static str, u64> {
+    let Counters {
+        accepted,
+        // With `accepted`, the connections that are open, which the table knows better.
+        closed: _,
+        unserved,
+        refused,
+        failed_connects,
+        failovers,
+        pauses,
+        shortages,
+        log_lines,
+        log_lost,
+        lock_timeouts,
+        events_dropped,
+        handshakes,
+        resumed,
+        failed_handshakes,
+        crowded,
+        // A field of its own, by reason.
+        requests_refused: _,
+    } = *counters;
+    BTreeMap::from([
+        ("accepted", accepted),
+        ("unserved", unserved),
+        ("refused", refused),
+        ("failed_connects", failed_connects),
+        ("failovers", failovers),
+        ("pauses", pauses),
+        ("shortages", shortages),
+        ("log_lines", log_lines),
+        ("log_lost", log_lost),
+        ("lock_timeouts", lock_timeouts),
+        ("events_dropped", events_dropped),
+        ("handshakes", handshakes),
+        ("handshakes_resumed", resumed),
+        ("handshakes_failed", failed_handshakes),
+        ("crowded", crowded),
+    ])
 }
 
 /// A certificate.
