@@ -12,8 +12,8 @@ use clap::builder::ValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use pen_config::address::{Host, Local};
-use pen_config::configuration::Configuration;
-use pen_config::parse::grammar::{self, GrammarError, ServerSpec, quoted};
+use pen_config::configuration::CommandLine;
+use pen_config::grammar::{self, GrammarError, ServerSpec, quoted};
 use pen_config::tls::Tls;
 use pen_supervisor::Launch;
 
@@ -32,6 +32,8 @@ mod shell;
 pub enum Request {
     /// Run pen, after these notices were shown.
     Run(Box<Launch>, Vec<String>),
+    /// Ask the pen of this pid file for an upgrade: `--upgrade`.
+    Upgrade(PathBuf),
     /// Print a text: `--help`, `--version`.
     Show(String),
 }
@@ -53,6 +55,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
         Ok(matches) => {
             let given = Given(matches);
             given.refuse()?;
+            if let Some(pid_file) = given.upgrade()? {
+                return Ok(Request::Upgrade(pid_file));
+            }
             Ok(Request::Run(Box::new(launch(&given)?), given.notices()?))
         }
         Err(error)
@@ -176,6 +181,19 @@ impl Given {
         Ok(())
     }
 
+    /// The pid file of `--upgrade`.
+    ///
+    /// # Errors
+    /// It does not stand alone.
+    fn upgrade(&self) -> Result<Option<PathBuf>, UsageError> {
+        let Some(pid_file) = self.path("upgrade")? else { return Ok(None) };
+        let has_others = OPTIONS.iter().any(|other| other.long != "upgrade" && self.has(other));
+        if has_others || self.0.contains_id(OPERANDS) || self.values("upgrade").count() > 1 {
+            return Err(usage("--upgrade", "takes the pid file of a running pen and nothing else"));
+        }
+        Ok(Some(pid_file))
+    }
+
     /// Notices about options that are accepted with another effect or value.
     fn notices(&self) -> Result<Vec<String>, UsageError> {
         let obsolete =
@@ -205,7 +223,7 @@ impl Given {
     }
 
     /// The positions of the option's occurrences on the command line.
-    fn places(&self, long: &str) -> Vec<usize> {
+    fn positions(&self, long: &str) -> Vec<usize> {
         if self.given(long) {
             self.0.indices_of(long).into_iter().flatten().collect()
         } else {
@@ -214,8 +232,8 @@ impl Given {
     }
 
     /// The position of its last occurrence.
-    fn source_line(&self, long: &str) -> usize {
-        self.places(long).last().copied().unwrap_or_default()
+    fn position(&self, long: &str) -> usize {
+        self.positions(long).last().copied().unwrap_or_default()
     }
 
     /// The values of an option, in order.
@@ -327,7 +345,7 @@ fn launch(given: &Given) -> Result<Launch, UsageError> {
     let servers = operands.map(server).collect::<Result<Vec<_>, _>>();
     let number = |long| given.number(long).map(Option::unwrap_or_default);
     let launch = Launch {
-        configuration: Configuration {
+        configuration: CommandLine {
             commands: commands::of(given)?,
             emergency: given.server("emergency")?,
             abuse: given.server("abuse")?,
@@ -344,6 +362,7 @@ fn launch(given: &Given) -> Result<Launch, UsageError> {
         pid_file: given.path("pid-file")?,
         config: given.path("config")?,
         control: given.control()?,
+        page: None,
         allow_exit: given.flag("exit-command"),
         require_sandbox: given.flag("require-sandbox"),
         check: given.flag("check"),
@@ -406,6 +425,7 @@ const HELP: &str = "\
 
 Usage: pen [options] [host:]port|/path server [server ...]
        pen [options] -F file
+       pen --upgrade file
 
 The first operand is where pen listens: a port, host:port, [IPv6]:port or the path of a Unix socket.
 A server is host[:port[:soft[:hard[:weight[:prio]]]]]; its host is a name, IPv4, [IPv6] or a /path.

@@ -1,5 +1,5 @@
-//! A message from a process that a stranger took over: it is refused, or it is a message that stays the same when it is sent on; and a command in
-//! it is one that the parser makes, or goes no further.
+//! Input: a message from a compromised process. The codec refuses it, or it is the same after it
+//! has been encoded again. A command in it is refused unless the parser can make it.
 
 #![no_main]
 
@@ -7,11 +7,14 @@ use std::fmt::Debug;
 
 use libfuzzer_sys::fuzz_target;
 use pen_config::apply;
-use pen_config::command::{self, Command};
-use pen_config::configuration::{Names, SourcedCommand};
+use pen_config::command::{self, Command, SourcedCommand};
+use pen_config::names::Names;
 use pen_config::settings::Settings;
-use pen_ipc::codec::{self, LIMIT};
-use pen_ipc::message::{FromControl, FromStartingWorker, FromWorker, ToControl, ToWorker};
+use pen_ipc::codec::{self, Incoming, LIMIT};
+use pen_ipc::message::{
+    FromControl, FromOldWorker, FromPage, FromStartingWorker, FromWorker, ToControl, ToOldWorker,
+    ToPage, ToWorker,
+};
 use pen_ipc::tls_files::Index;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -26,17 +29,18 @@ fn holds<T: Serialize + DeserializeOwned + Debug>(bytes: &[u8]) {
     );
 }
 
-/// As the supervisor takes a command that came from a process with fewer rights.
+/// Handles a command as the supervisor does if it comes from a process with fewer rights.
 fn carry_out(command: &Command) {
     if !command::is_well_formed(command) {
         return;
     }
     assert!(!command.to_string().contains(['\n', '\r', '\0']));
-    apply::lookups(command);
-    apply::blacklisting(command);
+    let Command::Setting(setting) = command else { return };
+    apply::lookups(setting);
+    apply::blacklisting(setting);
     let before = Settings { servers: vec![None; 16], ..Settings::default() };
     let mut after = before.clone();
-    if let Err(why) = apply::apply(&mut after, command, &Names::default(), Some(80)) {
+    if let Err(why) = apply::apply(&mut after, setting, &Names::default(), Some(80)) {
         assert!(!why.contains('\n'));
         assert_eq!(after, before);
     }
@@ -46,8 +50,17 @@ fuzz_target!(|bytes: &[u8]| {
     holds::<FromStartingWorker>(bytes);
     holds::<FromWorker>(bytes);
     holds::<FromControl>(bytes);
+    holds::<FromPage>(bytes);
     holds::<ToWorker>(bytes);
     holds::<ToControl>(bytes);
+    holds::<ToPage>(bytes);
+    holds::<ToOldWorker>(bytes);
+    // A worker of this release is understood as one of another release too.
+    let ours = match codec::decode(bytes) {
+        Ok(FromWorker::Lasting(message)) => FromOldWorker::Lasting(message.into()),
+        Ok(_) | Err(_) => FromOldWorker::Unknown,
+    };
+    assert_eq!(FromOldWorker::from_bytes(bytes).unwrap(), ours);
     if let Ok(settings) = codec::decode_settings(bytes) {
         assert_eq!(
             codec::decode_settings(&codec::encode_settings(&settings).unwrap()).unwrap(),
@@ -63,6 +76,6 @@ fuzz_target!(|bytes: &[u8]| {
     }
     if let Ok(Ok(commands)) = codec::decode_large::<Result<Vec<SourcedCommand>, Vec<String>>>(bytes)
     {
-        commands.iter().for_each(|placed| carry_out(&placed.command));
+        commands.iter().for_each(|sourced| carry_out(&sourced.command));
     }
 });

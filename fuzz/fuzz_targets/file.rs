@@ -1,23 +1,27 @@
-//! A configuration file: every line is told if one is bad; else it settles or says why, and what `write` makes of it loads as the same.
+//! Input: a configuration file. If lines are bad, each is reported. Otherwise the settings that
+//! result are written as a file, which must load as the same settings.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use pen_config::address::{Local, Service};
 use pen_config::apply;
-use pen_config::command::{Command, Number};
-use pen_config::configuration::{Configuration, Names, Settled, SourcedCommand};
-use pen_config::parse::file;
+use pen_config::command::{Number, Setting, SourcedCommand};
+use pen_config::configuration::file;
+use pen_config::configuration::{CommandLine, Settled};
+use pen_config::names::Names;
 use pen_config::print::{self, Written};
 use pen_config::settings::Settings;
 
 /// The commands of a file.
 fn commands(text: &[u8]) -> Result<Vec<SourcedCommand>, Vec<file::BadLine>> {
-    let placed = |line: file::FileLine| SourcedCommand {
-        source_line: format!("fuzz:{}", line.number),
-        command: line.command,
+    let sourced = |line: file::FileLine| {
+        Some(SourcedCommand {
+            source_line: format!("fuzz:{}", line.number),
+            command: line.command?,
+        })
     };
-    Ok(file::parse(text)?.into_iter().map(placed).collect())
+    Ok(file::parse(text)?.into_iter().filter_map(sourced).collect())
 }
 
 fuzz_target!(|text: &[u8]| {
@@ -27,7 +31,7 @@ fuzz_target!(|text: &[u8]| {
             return assert!(!bad.is_empty() && bad.iter().all(|line| !line.why.contains('\n')));
         }
     };
-    let configuration = Configuration {
+    let configuration = CommandLine {
         local: Some(Local::Inet { host: None, port: Service::Port(80) }),
         servers: Vec::new(),
         commands: Vec::new(),
@@ -39,23 +43,23 @@ fuzz_target!(|text: &[u8]| {
         tls: Default::default(),
     };
     let names = Names::default();
-    let Ok(Settled { local, settings, log, status_file, workers, .. }) =
+    let Ok(Settled { local, settings, log, connection_log, status_file, workers, .. }) =
         configuration.settle(&names, &loaded)
     else {
         return;
     };
-    let startup: Vec<Command> = loaded
-        .iter()
-        .map(|placed| placed.command.clone())
-        .filter(|command| {
-            matches!(command, Command::Startup(_) | Command::Number(Number::MaxServers, Some(_)))
-        })
-        .collect();
+    let is_startup = |setting: &&Setting| {
+        matches!(setting, Setting::Startup(_) | Setting::Number(Number::MaxServers, _))
+    };
+    let startup: Vec<Setting> =
+        loaded.iter().filter_map(SourcedCommand::setting).filter(is_startup).cloned().collect();
     let written = print::text(&Written {
         header: &[],
         settings: &settings,
         given: &Settings::default(),
         log: log.as_ref(),
+        connection_log: connection_log.as_ref(),
+        given_connection_log: None,
         status_file: status_file.as_deref(),
         listen: Some(&local),
         workers,

@@ -1,4 +1,5 @@
-//! A chunked body: however it is cut, and whether or not its data are seen, it ends or fails at the same byte.
+//! Input: a chunked body. However it is cut, and whether or not its data are read, it ends or fails
+//! at the same byte.
 
 #![no_main]
 
@@ -6,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use pen_ipc::refusal::Refusal;
 use pen_worker::parts::Body;
 
-/// Where the body ends or fails; the number of bytes taken.
+/// The number of bytes until the body ends or fails.
 fn follow(input: &[u8], size: usize, unseen: bool) -> Result<usize, (usize, Refusal)> {
     let (mut body, mut taken) = (Body::chunked(), 0);
     while taken < input.len() && !body.is_over() {
@@ -17,7 +18,7 @@ fn follow(input: &[u8], size: usize, unseen: bool) -> Result<usize, (usize, Refu
             taken += certain;
             continue;
         }
-        // Trailers stay where they are. That there are none is seen by two bytes at once.
+        // Trailers are not consumed here. Two bytes at once show that there are none.
         let size = if body.is_before_trailers() { size.max(2) } else { size };
         match body.follow(&rest[..size.min(rest.len())]) {
             Ok(0) if body.is_before_trailers() => break,

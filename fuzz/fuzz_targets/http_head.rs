@@ -1,5 +1,6 @@
-//! What a client sends where `-H` is on: however it is cut, the server gets the same, refused at the same place; and whoever reads what came out, even
-//! leniently, finds one X-Forwarded-For in each request, the client's address last.
+//! Input: a client's bytes with `-H`. However they are cut, the server gets the same bytes, and pen
+//! refuses at the same place. A lenient reader of the output finds one X-Forwarded-For in each
+//! request, with the client's address last.
 
 #![no_main]
 
@@ -24,7 +25,8 @@ fn through<'p>(
     (got, exchange.refused())
 }
 
-/// Reads what a server got head by head, and skips bodies by their length. Chunked bodies end the reading: `http_body` is about them.
+/// Reads a server's input head by head, and skips bodies by their length. It stops at a chunked
+/// body, which `http_body` tests.
 fn assert_named(mut rest: &[u8]) {
     while let Some(end) = head_end(rest) {
         let head = &rest[..end];
@@ -69,7 +71,7 @@ fuzz_target!(|data: &[u8]| {
             assert_named(&whole.0);
         }
     }
-    // No answer makes it stop or panic.
+    // No response makes it hang or panic.
     let mut out = Vec::new();
     let mut exchange = exchange(Others::Refused);
     let (requests, said) = input.split_at(usize::from(*answers).min(input.len()));

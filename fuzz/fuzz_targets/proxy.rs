@@ -1,4 +1,5 @@
-//! A header of the PROXY protocol: more bytes never change what was said, and what it says can be written and read again.
+//! Input: a header of the PROXY protocol. More bytes never change the result, and a header that is
+//! written from the result reads as the same.
 
 #![no_main]
 
@@ -20,7 +21,7 @@ fuzz_target!(|data: &[u8]| {
         let mut bytes = Vec::new();
         write(version, Some(&origin), &mut bytes);
         let (end, again) = read(&bytes).expect("what is written is a header").expect("it is whole");
-        let again = again.expect("it says whom the connection comes from");
+        let again = again.expect("it names the client");
         assert_eq!(
             (end, again.client.port(), again.local.port()),
             (bytes.len(), origin.client.port(), origin.local.port())

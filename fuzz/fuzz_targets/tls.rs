@@ -1,5 +1,6 @@
-//! What a client sends where TLS is on: however it is cut, the session ends or goes on the same way, and what comes behind its end does no harm.
-//! Names with authorities of their own are served, so that the name is looked for before the session begins.
+//! Input: a client's bytes with TLS. However they are cut, the session ends or continues in the
+//! same way, and bytes after its end have no effect. Some names have authorities of their own, so
+//! that the session reads the name in the hello before rustls begins.
 
 #![no_main]
 
@@ -12,7 +13,7 @@ use pen_ipc::start::TlsStart;
 use pen_ipc::tls_files::{Index, NamedRole, Part, Role, TICKET_SECRET};
 use pen_worker::parts::{Cipher, PLAIN, TlsContext};
 
-/// A key that nobody trusts, made for this, and its certificate: always the same, so that what is found once is found again.
+/// A test key and its certificate. They are fixed, so that a failing input fails again.
 const CERTIFICATE: &[u8] = include_bytes!("../tls/certificate.pem");
 const KEY: &[u8] = include_bytes!("../tls/key.pem");
 
@@ -34,7 +35,7 @@ static TLS: LazyLock<TlsContext> = LazyLock::new(|| {
         .unwrap()
 });
 
-/// A file without a name, in the place of the sealed memory that a worker gets.
+/// A file without a name, instead of the sealed memory that a worker gets.
 fn file(name: &str, bytes: &[u8]) -> OwnedFd {
     let path = std::env::temp_dir().join(format!("pen-fuzz-{}-{name}", std::process::id()));
     fs::write(&path, bytes).unwrap();
@@ -43,7 +44,8 @@ fn file(name: &str, bytes: &[u8]) -> OwnedFd {
     file.into()
 }
 
-/// Why the session ends, whether its handshake is still to be finished, and whether it says anything.
+/// The error that ends the session, whether the handshake is unfinished, and whether the session
+/// sends anything.
 fn through<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) -> (Option<String>, bool, bool) {
     let (mut session, mut cipher, mut plain) = (TLS.session(), Cipher::default(), vec![0; PLAIN]);
     let mut said = false;
@@ -54,7 +56,7 @@ fn through<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) -> (Option<String>, b
             room[..length].copy_from_slice(&piece[..length]);
             piece = &piece[length..];
             let taken = session.take(length, &mut cipher, &mut plain);
-            // Nobody has keys, so nobody has said anything.
+            // Neither side has keys, so there is no plain text.
             assert!(taken.plain == 0);
             said |= !session.take_out().is_empty();
             if let Some(error) = taken.error {

@@ -5,9 +5,10 @@ use std::io::{self, BufRead, Read, Write};
 
 use pen_ipc::message::Outcome;
 
-use crate::place::Place;
+use crate::arguments::OutputForm;
+use crate::places::Place;
 use crate::talk::{LONGEST, OVERLONG, plain};
-use crate::{OutputForm, print, say};
+use crate::{print, send};
 
 /// The text of the prompt.
 const PROMPT: &str = "pen> ";
@@ -15,8 +16,11 @@ const PROMPT: &str = "pen> ";
 /// The help of the prompt's own commands.
 const AT_THE_PROMPT: &str = "\
 At this prompt: exit, quit or Ctrl-D leaves it. exit pen ends pen itself, which asks once more \
-(only with -X).
+(only with -X). watch goes on until Ctrl-C, which leaves too.
 ";
+
+/// The reply to a command that only the command line has.
+const NOT_HERE: &str = "not sent: top is a word of the command line: penctl ADDRESS top";
 
 /// The reply to a line that contains control characters, such as those of arrow keys.
 const NO_TEXT: &str =
@@ -27,19 +31,15 @@ const NO_TEXT: &str =
 ///
 /// # Errors
 /// A command got no reply: a line for the user.
-pub fn obey(
-    place: &Place,
+pub fn run(
+    places: &[Place],
     form: OutputForm,
     mut lines: impl BufRead,
 ) -> Result<Option<Outcome>, String> {
-    let mut sockets = None;
     let mut all = None;
     while let Some(line) = next_line(&mut lines)? {
         if !is_idle(&line) {
-            if sockets.is_none() {
-                sockets = Some(place.sockets()?);
-            }
-            match say(sockets.as_deref().unwrap_or_default(), line, form)? {
+            match send(places, line, form)? {
                 Outcome::Refused => all = Some(Outcome::Refused),
                 Outcome::Done => all = all.or(Some(Outcome::Done)),
             }
@@ -52,37 +52,40 @@ pub fn obey(
 ///
 /// # Errors
 /// The terminal cannot be read or written.
-pub fn converse(place: &Place, form: OutputForm, mut lines: impl BufRead) -> Result<(), String> {
+pub fn prompt(places: &[Place], form: OutputForm, mut lines: impl BufRead) -> Result<(), String> {
     loop {
         print(PROMPT.as_bytes())?;
         let Some(mut line) = next_line(&mut lines)? else { return print(b"\n") };
         let mut form = form;
-        match Said::read(&line) {
-            Said::Nothing => continue,
-            Said::Leave => return Ok(()),
-            Said::EndPen => {
+        match PromptLine::read(&line) {
+            PromptLine::Nothing => continue,
+            PromptLine::Leave => return Ok(()),
+            PromptLine::EndPen => {
                 print(b"End pen itself, and every connection with it? [y/N] ")?;
                 let Some(answer) = next_line(&mut lines)? else { return print(b"\n") };
                 if !matches!(answer.trim_ascii(), b"y" | b"Y" | b"yes") {
                     continue;
                 }
-                (line, form) = (b"exit".to_vec(), OutputForm::AsSaid);
+                (line, form) = (b"exit".to_vec(), OutputForm::AsGiven);
             }
-            Said::Help => (line, form) = (b"help".to_vec(), OutputForm::AsSaid),
-            Said::HelpHere => {
+            PromptLine::Help => (line, form) = (b"help".to_vec(), OutputForm::AsGiven),
+            PromptLine::HelpHere => {
                 print(AT_THE_PROMPT.as_bytes())?;
                 continue;
             }
-            Said::NoText => {
+            PromptLine::NoText => {
                 let _ = writeln!(io::stderr(), "{NO_TEXT}");
                 continue;
             }
-            Said::Command => {}
+            PromptLine::Top => {
+                let _ = writeln!(io::stderr(), "{NOT_HERE}");
+                continue;
+            }
+            PromptLine::Command => {}
         }
         let is_help = line == b"help";
-        // The name is resolved again, because pen may have moved since.
-        if let Err(why) = place.sockets().and_then(|sockets| say(&sockets, line, form)) {
-            let _ = writeln!(io::stderr(), "{why}");
+        if let Err(error) = send(places, line, form) {
+            let _ = writeln!(io::stderr(), "{error}");
         }
         if is_help {
             // After the list, which is longer than most screens.
@@ -93,7 +96,7 @@ pub fn converse(place: &Place, form: OutputForm, mut lines: impl BufRead) -> Res
 
 /// The kind of a line at the prompt.
 #[derive(Debug, Eq, PartialEq)]
-enum Said {
+enum PromptLine {
     Nothing,
     Leave,
     EndPen,
@@ -104,24 +107,29 @@ enum Said {
     HelpHere,
     /// A line with control characters.
     NoText,
+    /// The live view, which needs the terminal for itself.
+    Top,
     /// A command for the control port.
     Command,
 }
 
-impl Said {
-    fn read(line: &[u8]) -> Said {
+impl PromptLine {
+    fn read(line: &[u8]) -> PromptLine {
         let words: Vec<&[u8]> =
             line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect();
         match words[..] {
-            _ if is_idle(line) => Said::Nothing,
-            _ if line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') => Said::NoText,
-            [b"exit" | b"quit"] => Said::Leave,
-            [b"exit", b"pen"] => Said::EndPen,
-            [b"help" | b"?"] => Said::Help,
-            [b"help" | b"?", b"exit" | b"quit"] | [b"help" | b"?", b"exit", b"pen"] => {
-                Said::HelpHere
+            _ if is_idle(line) => PromptLine::Nothing,
+            _ if line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') => {
+                PromptLine::NoText
             }
-            _ => Said::Command,
+            [b"exit" | b"quit"] => PromptLine::Leave,
+            [b"top"] => PromptLine::Top,
+            [b"exit", b"pen"] => PromptLine::EndPen,
+            [b"help" | b"?"] => PromptLine::Help,
+            [b"help" | b"?", b"exit" | b"quit"] | [b"help" | b"?", b"exit", b"pen"] => {
+                PromptLine::HelpHere
+            }
+            _ => PromptLine::Command,
         }
     }
 }
@@ -134,7 +142,7 @@ fn next_line(lines: &mut impl BufRead) -> Result<Option<Vec<u8>>, String> {
     let read = lines
         .take(most)
         .read_until(b'\n', &mut line)
-        .map_err(|why| format!("standard input: {}", plain(&why)))?;
+        .map_err(|error| format!("standard input: {}", plain(&error)))?;
     if line.last() == Some(&b'\n') {
         line.pop();
     }
@@ -173,25 +181,26 @@ mod tests {
 
     #[test]
     fn the_prompt_has_words_of_its_own() {
-        for (line, said) in [
-            ("exit", Said::Leave),
-            (" quit\t", Said::Leave),
-            ("exit  pen", Said::EndPen),
-            ("help", Said::Help),
-            ("?", Said::Help),
-            ("help acl", Said::Command),
-            ("help no", Said::Command),
-            ("help quit", Said::HelpHere),
-            ("help exit", Said::HelpHere),
-            ("? exit pen", Said::HelpHere),
-            ("\u{1b}[A", Said::NoText),
-            ("mode\u{c}", Said::NoText),
-            ("exit now", Said::Command),
-            ("mode", Said::Command),
-            ("", Said::Nothing),
-            ("# exit", Said::Nothing),
+        for (line, expected) in [
+            ("exit", PromptLine::Leave),
+            (" quit\t", PromptLine::Leave),
+            ("exit  pen", PromptLine::EndPen),
+            ("help", PromptLine::Help),
+            ("?", PromptLine::Help),
+            ("help acl", PromptLine::Command),
+            ("help no", PromptLine::Command),
+            ("help quit", PromptLine::HelpHere),
+            ("help exit", PromptLine::HelpHere),
+            ("? exit pen", PromptLine::HelpHere),
+            ("\u{1b}[A", PromptLine::NoText),
+            ("mode\u{c}", PromptLine::NoText),
+            ("top", PromptLine::Top),
+            ("exit now", PromptLine::Command),
+            ("mode", PromptLine::Command),
+            ("", PromptLine::Nothing),
+            ("# exit", PromptLine::Nothing),
         ] {
-            assert_eq!(Said::read(line.as_bytes()), said, "{line}");
+            assert_eq!(PromptLine::read(line.as_bytes()), expected, "{line}");
         }
     }
 }

@@ -8,7 +8,9 @@ use std::io::{self, Read, Write};
 use std::time::Duration;
 
 use pen_ipc::message::Outcome;
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
+
+use crate::text;
 
 /// Longest command in bytes that the control port accepts.
 pub const LONGEST: usize = pen_config::command::MAX_LINE;
@@ -16,25 +18,88 @@ pub const LONGEST: usize = pen_config::command::MAX_LINE;
 /// The error for a longer command.
 pub const OVERLONG: &str = "Overlong argument list";
 
-/// The longest time without any progress.
+/// The longest time without any progress; none until the user or the command gives one.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Patience(Option<Duration>);
+
+/// The patience if neither user nor command gives one.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The patience with `upgrade`, which is answered when the new program serves clients.
+const UPGRADE_PATIENCE: Duration = Duration::from_secs(60);
+
+impl Patience {
+    /// This patience.
+    pub fn of(duration: Duration) -> Patience {
+        Patience(Some(duration))
+    }
+
+    /// This patience, or the other if none is given.
+    pub fn or(self, other: Patience) -> Patience {
+        Patience(self.0.or(other.0))
+    }
+
+    fn with(self, command: &[u8]) -> Duration {
+        let word = command.trim_ascii().split(u8::is_ascii_whitespace).next();
+        let usual = if word == Some(b"upgrade") { UPGRADE_PATIENCE } else { PATIENCE };
+        self.0.unwrap_or(usual)
+    }
+}
+
 /// A function that takes a reply piece by piece.
-type Taker<'t> = &'t mut dyn FnMut(&[u8]) -> Result<(), String>;
+pub type Taker<'t> = &'t mut dyn FnMut(&[u8]) -> Result<(), String>;
+
+/// A function that learns the outcome before it takes a piece.
+type OutcomeTaker<'t> = &'t mut dyn FnMut(Outcome) -> Result<(), String>;
 
 /// Sends one command and passes on the reply piece by piece. The outcome is `Done` if the pen
 /// cannot report it.
 ///
 /// # Errors
 /// There is no reply, or `take` failed: a line for the user.
-pub fn ask(sockets: &[SockAddr], command: &[u8], take: Taker<'_>) -> Result<Outcome, String> {
-    ask_patiently(sockets, command, PATIENCE, take)
+pub fn ask(
+    sockets: &[SockAddr],
+    command: &[u8],
+    patience: Patience,
+    take: Taker<'_>,
+) -> Result<Outcome, String> {
+    ask_patiently(sockets, command, patience.with(command), Pauses::Limited, &mut |_| Ok(()), take)
+}
+
+/// The same for a command whose reply goes on until pen ends it: `begun` learns that pen accepts
+/// it. Pauses in the reply have no limit.
+///
+/// # Errors
+/// As [`ask`].
+pub fn follow(
+    sockets: &[SockAddr],
+    command: &[u8],
+    patience: Patience,
+    begun: &mut dyn FnMut() -> Result<(), String>,
+    take: Taker<'_>,
+) -> Result<Outcome, String> {
+    let mut begin = Some(begun);
+    let mut on_outcome = |outcome| match outcome {
+        Outcome::Done => begin.take().map_or(Ok(()), |begun| begun()),
+        Outcome::Refused => Ok(()),
+    };
+    let patience = patience.with(command);
+    ask_patiently(sockets, command, patience, Pauses::Unlimited, &mut on_outcome, take)
+}
+
+/// Whether the pauses in a reply have a limit. Its beginning always has one.
+#[derive(Clone, Copy, Debug)]
+enum Pauses {
+    Limited,
+    Unlimited,
 }
 
 fn ask_patiently(
     sockets: &[SockAddr],
     command: &[u8],
     patience: Duration,
+    pauses: Pauses,
+    on_outcome: OutcomeTaker<'_>,
     take: Taker<'_>,
 ) -> Result<Outcome, String> {
     if command.len() > LONGEST {
@@ -42,14 +107,19 @@ fn ask_patiently(
     }
     let mut head = Head::Unread(Vec::new());
     let asked = [Outcome::ASKED.as_bytes(), command, b"\n"].concat();
-    let place = exchange(sockets, &asked, patience, &mut |piece| head.take(piece, take))?;
+    let peer = exchange(sockets, &asked, patience, pauses, &mut |piece| {
+        head.take(piece, on_outcome, take)
+    })?;
     match head {
         Head::Read(outcome) => Ok(outcome),
-        Head::Unread(_) => Err(format!("no reply from {place}: the connection was closed")),
+        Head::Unread(_) => Err(format!("no reply from {peer}: the connection was closed")),
+        Head::Unknown if matches!(pauses, Pauses::Unlimited) => {
+            Err(format!("{peer} is no pen that knows this command"))
+        }
         Head::Unknown => {
             let plain = [command, b"\n"].concat();
-            exchange(sockets, &plain, patience, &mut |piece| take(piece).map(|()| Flow::On))
-                .map(|_| Outcome::Done)
+            let mut take = |piece: &[u8]| take(piece).map(|()| Flow::On);
+            exchange(sockets, &plain, patience, pauses, &mut take).map(|_| Outcome::Done)
         }
     }
 }
@@ -71,7 +141,12 @@ enum Flow {
 }
 
 impl Head {
-    fn take(&mut self, piece: &[u8], take: Taker<'_>) -> Result<Flow, String> {
+    fn take(
+        &mut self,
+        piece: &[u8],
+        on_outcome: OutcomeTaker<'_>,
+        take: Taker<'_>,
+    ) -> Result<Flow, String> {
         let Head::Unread(text) = self else { return take(piece).map(|()| Flow::On) };
         text.extend(piece);
         for outcome in [Outcome::Done, Outcome::Refused] {
@@ -79,6 +154,7 @@ impl Head {
             if let Some(rest) = text.strip_prefix(line) {
                 let rest = rest.to_vec();
                 *self = Head::Read(outcome);
+                on_outcome(outcome)?;
                 return if rest.is_empty() { Ok(Flow::On) } else { take(&rest).map(|()| Flow::On) };
             }
             if line.starts_with(text) {
@@ -96,26 +172,34 @@ fn exchange(
     sockets: &[SockAddr],
     line: &[u8],
     patience: Duration,
+    pauses: Pauses,
     take: &mut dyn FnMut(&[u8]) -> Result<Flow, String>,
 ) -> Result<String, String> {
-    let (socket, place) = connect(sockets, patience)?;
-    let failed = |why: io::Error| format!("no reply from {place}: {}", plain(&why));
+    let (socket, peer) = connect(sockets, patience)?;
+    let mut is_new = true;
+    let failed = |error: io::Error| format!("no reply from {peer}: {}", told(&error, patience));
     // If the other end has already closed, reading reports it, possibly after a reply.
-    if let Err(why) = (&socket).write_all(line)
-        && !matches!(why.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+    if let Err(error) = (&socket).write_all(line)
+        && !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
     {
-        return Err(failed(why));
+        return Err(failed(error));
     }
     let mut buffer = vec![0; 65536];
     loop {
         match (&socket).read(&mut buffer) {
-            Ok(0) => return Ok(place),
-            Ok(read) => match take(&buffer[..read])? {
-                Flow::On => {}
-                Flow::Enough => return Ok(place),
-            },
-            Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
-            Err(why) => return Err(failed(why)),
+            Ok(0) => return Ok(peer),
+            Ok(read) => {
+                if let (Pauses::Unlimited, true) = (pauses, is_new) {
+                    wait_on(&socket).map_err(failed)?;
+                }
+                is_new = false;
+                match take(&buffer[..read])? {
+                    Flow::On => {}
+                    Flow::Enough => return Ok(peer),
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed(error)),
         }
     }
 }
@@ -126,7 +210,7 @@ fn connect(addresses: &[SockAddr], patience: Duration) -> Result<(Socket, String
     for address in addresses {
         match connect_to(address, patience) {
             Ok(socket) => return Ok((socket, shown(address))),
-            Err(why) => last = format!("{}: {}", shown(address), plain(&why)),
+            Err(error) => last = format!("{}: {}", shown(address), told(&error, patience)),
         }
     }
     Err(format!("error connecting to server: {last}"))
@@ -141,24 +225,41 @@ fn connect_to(address: &SockAddr, patience: Duration) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// From now on, a silent peer is waited for as long as its machine answers.
+fn wait_on(socket: &Socket) -> io::Result<()> {
+    let probes = TcpKeepalive::new().with_time(PATIENCE).with_interval(Duration::from_secs(10));
+    match socket.domain()? {
+        Domain::UNIX => {}
+        _ => socket.set_tcp_keepalive(&probes.with_retries(3))?,
+    }
+    socket.set_read_timeout(None)
+}
+
 fn shown(address: &SockAddr) -> String {
     match (address.as_socket(), address.as_pathname()) {
         (Some(address), _) => address.to_string(),
-        (None, Some(path)) => path.display().to_string(),
+        (None, Some(path)) => text::shown(&path.to_string_lossy()),
         (None, None) => "pen".to_owned(),
     }
 }
 
 /// An error in plain words: a timeout is called a timeout, and the text has no "(os error 13)" of
 /// Rust.
-pub fn plain(why: &io::Error) -> String {
+pub fn plain(error: &io::Error) -> String {
+    told(error, PATIENCE)
+}
+
+/// As [`plain`]; a timeout is that of `patience`.
+fn told(error: &io::Error, patience: Duration) -> String {
     const IN_PROGRESS: i32 = 115;
-    if matches!(why.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
-        || why.raw_os_error() == Some(IN_PROGRESS)
+    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+        || error.raw_os_error() == Some(IN_PROGRESS)
     {
-        return format!("gave up after {} seconds without progress", PATIENCE.as_secs());
+        let seconds = patience.as_secs();
+        let unit = if seconds == 1 { "second" } else { "seconds" };
+        return format!("gave up after {seconds} {unit} without progress");
     }
-    let text = why.to_string();
+    let text = error.to_string();
     let text = text.strip_prefix("failed to lookup address information: ").unwrap_or(&text);
     text.split(" (os error").next().unwrap_or_default().to_owned()
 }
@@ -187,7 +288,7 @@ mod tests {
                             got.extend(piece);
                             Ok(())
                         };
-                        head.take(piece, &mut take).unwrap();
+                        head.take(piece, &mut |_| Ok(()), &mut take).unwrap();
                     }
                 }
                 let found = match head {
@@ -208,13 +309,13 @@ mod tests {
     fn silence_is_given_up_at_every_step() {
         let patience = Duration::from_millis(50);
         let ask = |address: SockAddr, line: &[u8]| {
-            exchange(&[address], line, patience, &mut |_| Ok(Flow::On))
+            exchange(&[address], line, patience, Pauses::Limited, &mut |_| Ok(Flow::On))
         };
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-        let place = silent.local_addr().unwrap();
-        let complaint = format!("no reply from {place}: gave up after 30 seconds without progress");
-        assert_eq!(ask(place.into(), b"mode\n"), Err(complaint.clone()));
-        assert_eq!(ask(place.into(), &vec![b'x'; 50_000_000]), Err(complaint));
+        let peer = silent.local_addr().unwrap();
+        let complaint = format!("no reply from {peer}: gave up after 0 seconds without progress");
+        assert_eq!(ask(peer.into(), b"mode\n"), Err(complaint.clone()));
+        assert_eq!(ask(peer.into(), &vec![b'x'; 50_000_000]), Err(complaint));
         // If the queue of a Unix socket is full, connect waits.
         let name = SockAddr::unix(format!("\0penctl-test-{}", std::process::id())).unwrap();
         let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();

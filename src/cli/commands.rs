@@ -3,9 +3,8 @@
 use std::ffi::OsString;
 
 use pen_config::address::Local;
-use pen_config::command::{self, Command, LogTarget, Number, Switch};
-use pen_config::configuration::SourcedCommand;
-use pen_config::parse::grammar::{self, quoted};
+use pen_config::command::{self, Command, LogTarget, Number, Setting, SourcedCommand, Switch};
+use pen_config::grammar::{self, quoted};
 use pen_config::settings::Http;
 
 use super::options::Opt;
@@ -55,39 +54,37 @@ pub(super) fn are_given(given: &Given) -> bool {
 /// The commands, in the order of the command line.
 pub(super) fn of(given: &Given) -> Result<Vec<SourcedCommand>, UsageError> {
     let mut found: Vec<(usize, SourcedCommand)> = Vec::new();
-    let mut add = |long: &str, source_line: usize, command: Command| {
-        found.push((
-            source_line,
-            SourcedCommand { source_line: find(long).map_or(long.to_owned(), Opt::name), command },
-        ));
+    let mut add = |long: &str, position: usize, setting: Setting| {
+        let source_line = find(long).map_or(long.to_owned(), Opt::name);
+        found.push((position, SourcedCommand { source_line, command: Command::Setting(setting) }));
     };
     for (long, switch) in SWITCHES.iter().filter(|(long, _)| given.flag(long)) {
-        add(long, given.source_line(long), Command::Switch(*switch, true));
+        add(long, given.position(long), Setting::Switch(*switch, true));
     }
     if given.flag("forwarded-for") {
-        add("forwarded-for", given.source_line("forwarded-for"), Command::Http(Http::On));
+        add("forwarded-for", given.position("forwarded-for"), Setting::Http(Http::On));
     }
     for (long, number) in NUMBERS {
         // Too small values of some numbers are raised, with a notice.
         let value = given.number(long)?.map(|value| value.max(*number.range().start()));
-        if given.given(long) {
-            add(long, given.source_line(long), Command::Number(*number, value));
+        if let Some(value) = value.filter(|_| given.given(long)) {
+            add(long, given.position(long), Setting::Number(*number, value));
         }
     }
     if let Some(target) = log(given)? {
-        add("log", given.source_line("log"), Command::Log(Some(target)));
+        add("log", given.position("log"), Setting::Log(Some(target)));
     }
     if let Some(path) = given.path("status-file")? {
-        add("status-file", given.source_line("status-file"), Command::WebStats(Some(path)));
+        add("status-file", given.position("status-file"), Setting::WebStats(Some(path)));
     }
-    for source_line in given.places("debug") {
-        add("debug", source_line, Command::Number(Number::Debug, None));
+    for position in given.positions("debug") {
+        add("debug", position, Setting::Number(Number::Debug, 1));
     }
     for long in HOLDERS {
         found.extend(held(given, long)?);
     }
-    found.sort_by_key(|(source_line, _)| *source_line);
-    let mut commands: Vec<SourcedCommand> = found.into_iter().map(|(_, placed)| placed).collect();
+    found.sort_by_key(|(position, _)| *position);
+    let mut commands: Vec<SourcedCommand> = found.into_iter().map(|(_, sourced)| sourced).collect();
     raise_debug(&mut commands);
     Ok(commands)
 }
@@ -96,13 +93,11 @@ pub(super) fn of(given: &Given) -> Result<Vec<SourcedCommand>, UsageError> {
 fn raise_debug(commands: &mut [SourcedCommand]) {
     let mut level = 0;
     for SourcedCommand { source_line, command } in commands {
-        match command {
-            Command::Number(Number::Debug, value @ None) if source_line == "-d" => {
-                level = (level + 1).min(*Number::Debug.range().end());
-                *value = Some(level);
+        if let Command::Setting(Setting::Number(Number::Debug, value)) = command {
+            if source_line == "-d" {
+                *value = (level + 1).min(*Number::Debug.range().end());
             }
-            Command::Number(Number::Debug, Some(said)) => level = *said,
-            _ => {}
+            level = *value;
         }
     }
 }
@@ -111,13 +106,13 @@ fn raise_debug(commands: &mut [SourcedCommand]) {
 fn held(given: &Given, long: &'static str) -> Result<Vec<(usize, SourcedCommand)>, UsageError> {
     let name = find(long).map_or(long.to_owned(), Opt::name);
     let texts = given.0.get_many::<OsString>(long).unwrap_or_default();
-    let one = |(source_line, text): (usize, &OsString)| {
+    let one = |(position, text): (usize, &OsString)| {
         let what = format!("{name} {}", quoted(&text.to_string_lossy()));
         let text = utf8(text).map_err(|why| usage(&what, why))?;
         let command = command::parse_configuration(text).map_err(|why| usage(&what, why))?;
-        Ok((source_line, SourcedCommand { source_line: what, command }))
+        Ok(command.map(|command| (position, SourcedCommand { source_line: what, command })))
     };
-    given.places(long).into_iter().zip(texts).map(one).collect()
+    given.positions(long).into_iter().zip(texts).filter_map(|held| one(held).transpose()).collect()
 }
 
 /// A file, or host:port if the text has a colon and no leading slash.

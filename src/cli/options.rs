@@ -5,8 +5,8 @@
 
 use std::ops::RangeInclusive;
 
+use pen_config::grammar::COUNT;
 use pen_config::ids::{MAX_SERVERS, MAX_WORKERS};
-use pen_config::parse::grammar::COUNT;
 
 use self::Group::{
     Control, Limits, NotBuiltIn, Obsolete, Process, Reports, Selection, Tls, Traffic,
@@ -282,7 +282,13 @@ pub static OPTIONS: &[Opt] = &[
         Control,
         "Control port; a port alone is one of 127.0.0.1",
     ),
-    opt('X', "exit-command", Flag, Control, "Allow the exit command on the control port"),
+    opt(
+        'X',
+        "exit-command",
+        Flag,
+        Control,
+        "Allow the commands exit and upgrade on the control port",
+    ),
     Opt {
         letter: None,
         long: "check",
@@ -296,6 +302,13 @@ pub static OPTIONS: &[Opt] = &[
         value: Flag,
         group: Control,
         help: "With --check, print the settings that a start would have instead of ok",
+    },
+    Opt {
+        letter: None,
+        long: "upgrade",
+        value: Text("file"),
+        group: Control,
+        help: "Ask the pen of this pid file to go on as the program that is installed now",
     },
     opt('n', "nonblocking", Flag, Obsolete, "No effect: sockets are always nonblocking"),
     opt('D', "delayed-forward", Flag, Obsolete, "No effect"),

@@ -4,13 +4,16 @@
 
 use std::collections::BTreeMap;
 
-use pen_config::command::{COMMANDS, Entry, SERVER_KEYS, SETTINGS};
+use pen_config::command::{COMMANDS, Entry, SERVER_KEYS, setting_words};
 
 /// Prints the numbers of servers. Without a terminal, each number is the first word of a line.
 const NUMBERS: &str = "penctl \"$address\" servers 2>/dev/null | cut -d' ' -f1";
 
 /// Options, which come before the address.
-const OPTIONS: &str = "--json --help --version";
+const OPTIONS: &str = "--json --timeout --help --version";
+
+/// Commands of penctl itself.
+const OWN: [&str; 1] = ["top"];
 
 /// The literal words of an argument.
 fn literals(argument: &str) -> impl Iterator<Item = &str> {
@@ -22,16 +25,16 @@ fn literals(argument: &str) -> impl Iterator<Item = &str> {
 
 /// The words that are allowed at a position, from 1, after a command. If a word is optional, the
 /// next argument's words are allowed too.
-fn words_at(entry: &Entry, source_line: usize) -> Vec<&'static str> {
-    match (entry.word, source_line) {
+fn words_at(entry: &Entry, position: usize) -> Vec<&'static str> {
+    match (entry.word, position) {
         ("help", 1) => COMMANDS.iter().map(|entry| entry.word).collect(),
-        ("show", 1) => SETTINGS.to_vec(),
+        ("show", 1) => setting_words().collect(),
         ("proxy_protocol", 1) => vec!["in", "out"],
         ("proxy_protocol", 2) => vec!["from", "off", "v1", "v2"],
         ("help" | "proxy_protocol" | "server" | "show", _) => Vec::new(),
         _ => {
             let arguments: Vec<&'static str> = entry.arguments.split(' ').collect();
-            let from = source_line - 1;
+            let from = position - 1;
             let optional = arguments.get(from).is_some_and(|argument| argument.starts_with('['));
             let until = from + 1 + usize::from(optional);
             arguments
@@ -45,22 +48,23 @@ fn words_at(entry: &Entry, source_line: usize) -> Vec<&'static str> {
 }
 
 /// Every position with its allowed words: `COMMAND:POSITION`, and `:0` for the command itself.
-fn places() -> Vec<(Vec<String>, String)> {
-    let all = COMMANDS.iter().map(|entry| entry.word).chain(["no"]).collect::<Vec<_>>().join(" ");
+fn positions() -> Vec<(Vec<String>, String)> {
+    let words = COMMANDS.iter().map(|entry| entry.word).chain(["no"]).chain(OWN);
+    let all = words.collect::<Vec<_>>().join(" ");
     let negatable: Vec<&str> =
         COMMANDS.iter().filter(|entry| entry.negatable).map(|entry| entry.word).collect();
-    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut positions: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for entry in COMMANDS {
-        for source_line in 1..=entry.arguments.split(' ').count() {
-            let words = words_at(entry, source_line).join(" ");
+        for position in 1..=entry.arguments.split(' ').count() {
+            let words = words_at(entry, position).join(" ");
             if !words.is_empty() {
-                places.entry(words).or_default().push(format!("{}:{source_line}", entry.word));
+                positions.entry(words).or_default().push(format!("{}:{position}", entry.word));
             }
         }
     }
     let mut found =
         vec![(vec![":0".to_owned()], all), (vec!["no:1".to_owned()], negatable.join(" "))];
-    found.extend(places.into_iter().map(|(words, keys)| (keys, words)));
+    found.extend(positions.into_iter().map(|(words, keys)| (keys, words)));
     found.push((vec!["server:*[02468]".to_owned()], SERVER_KEYS.replace(',', "")));
     found
 }
@@ -74,7 +78,7 @@ fn arms() -> String {
     let quoted = |keys: &[String]| {
         keys.iter().map(|key| key.replace(' ', "\\ ")).collect::<Vec<_>>().join(" | ")
     };
-    let fixed = places()
+    let fixed = positions()
         .into_iter()
         .map(|(keys, words)| format!("    {}) choices='{words}' ;;\n", quoted(&keys)));
     let servers = SERVERS.map(str::to_owned);
@@ -87,7 +91,7 @@ pub(super) fn bash() -> String {
     format!(
         r#"# Made of the table of commands: UPDATE_DOCS=1 cargo test -p pen manual
 _penctl() {{
-    local line=${{COMP_LINE:0:COMP_POINT}} cur= word choices=
+    local line=${{COMP_LINE:0:COMP_POINT}} cur= word last= choices=
     local -a words said
     read -ra words <<<"$line"
     if [[ $line != *[[:space:]] ]]; then
@@ -95,7 +99,12 @@ _penctl() {{
         unset "words[${{#words[@]}}-1]"
     fi
     for word in "${{words[@]:1}}"; do
-        [[ $word == --* ]] || said+=("$word")
+        [[ $word == --* || $last == --timeout ]] || said+=("$word")
+        last=$word
+    done
+    # Further addresses.
+    while ((${{#said[@]}} > 1)) && [[ ${{said[1]}} == *[/:]* || ${{said[1]}} != *[!0-9]* ]]; do
+        said=("${{said[0]}}" "${{said[@]:2}}")
     done
     if ((${{#said[@]}} == 0)); then
         [[ $cur == -* ]] && COMPREPLY=($(compgen -W '{OPTIONS}' -- "$cur"))
@@ -122,10 +131,15 @@ pub(super) fn zsh() -> String {
         r#"#compdef penctl
 # Made of the table of commands: UPDATE_DOCS=1 cargo test -p pen manual
 _penctl() {{
-    local word choices=
+    local word last= choices=
     local -a said
     for word in "${{(@)words[2,CURRENT-1]}}"; do
-        [[ $word == --* ]] || said+=("$word")
+        [[ $word == --* || $last == --timeout ]] || said+=("$word")
+        last=$word
+    done
+    # Further addresses.
+    while (( $#said > 1 )) && [[ $said[2] == *[/:]* || $said[2] != *[^0-9]* ]]; do
+        said[2]=()
     done
     if (( $#said == 0 )); then
         [[ $PREFIX == -* ]] && compadd -- {OPTIONS}
@@ -156,7 +170,7 @@ pub(super) fn fish() -> String {
     let quoted =
         |keys: Vec<String>| keys.iter().map(|key| format!("'{key}'")).collect::<Vec<_>>().join(" ");
     let mut arms = String::new();
-    for (keys, words) in places() {
+    for (keys, words) in positions() {
         // A pattern has no character classes here.
         let keys = keys.iter().flat_map(|key| match key.strip_suffix("[02468]") {
             Some(begin) => {
@@ -176,9 +190,19 @@ pub(super) fn fish() -> String {
     format!(
         r#"# Made of the table of commands: UPDATE_DOCS=1 cargo test -p pen manual
 function __penctl_said
+    set -l last
+    set -l said
     for word in (commandline -opc)[2..]
-        string match -q -- '--*' $word; or echo $word
+        if not string match -q -- '--*' $word; and test "$last" != --timeout
+            set -a said $word
+        end
+        set last $word
     end
+    # Further addresses.
+    while test (count $said) -gt 1; and string match -qr -- '[/:]|^[0-9]+$' $said[2]
+        set -e said[2]
+    end
+    test (count $said) -gt 0; and printf '%s\n' $said
 end
 
 function __penctl_choices
@@ -196,6 +220,7 @@ function __penctl_choices
 end
 
 complete -c penctl -n 'test (count (__penctl_said)) -eq 0' -l json -d 'Reply in JSON'
+complete -c penctl -n 'test (count (__penctl_said)) -eq 0' -l timeout -x -d 'Seconds to wait without progress'
 complete -c penctl -n 'test (count (__penctl_said)) -eq 0' -l help -d 'Print help'
 complete -c penctl -n 'test (count (__penctl_said)) -eq 0' -l version -d 'Print the version'
 complete -c penctl -n 'test (count (__penctl_choices)) -gt 0' -f

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use pen_config::address::{Host, Service};
 use pen_config::command::{LogTarget, Number};
-use pen_config::configuration::Names;
+use pen_config::names::Names;
 use pen_config::settings::{Selection, Settings};
 use proptest::prelude::*;
 
@@ -49,7 +49,7 @@ fn commands(line: &str) -> Vec<String> {
         .configuration
         .commands
         .iter()
-        .map(|placed| format!("{}: {}", placed.source_line, placed.command))
+        .map(|sourced| format!("{}: {}", sourced.source_line, sourced.command))
         .collect()
 }
 
@@ -147,6 +147,33 @@ fn every_option_has_its_effect() {
 }
 
 #[test]
+fn upgrade_stands_alone() {
+    let asked = |line: &str| parse(arguments(line));
+    for line in ["--upgrade /run/pen.pid", "--upgrade=/run/pen.pid"] {
+        match asked(line) {
+            Ok(Request::Upgrade(path)) => assert_eq!(path, PathBuf::from("/run/pen.pid"), "{line}"),
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+    for line in [
+        "--upgrade /a 80",
+        "80 127.0.0.1 --upgrade /a",
+        "--upgrade /a -f",
+        "--upgrade /a --check",
+        "--upgrade /a -p /a",
+        "--upgrade /a --upgrade /b",
+    ] {
+        let why = asked(line).unwrap_err().to_string();
+        assert_eq!(
+            why, "--upgrade: takes the pid file of a running pen and nothing else",
+            "{line}"
+        );
+    }
+    assert_eq!(failure(["--upgrade"]), "--upgrade: its value is missing (file)");
+    assert_eq!(failure(["--upgrade", ""]), "--upgrade: its value is empty");
+}
+
+#[test]
 fn options_and_commands_count_in_the_order_in_which_they_are_given() {
     let words = [
         "-b7",
@@ -170,7 +197,7 @@ fn options_and_commands_count_in_the_order_in_which_they_are_given() {
         .configuration
         .commands
         .iter()
-        .map(|placed| format!("{}: {}", placed.source_line, placed.command));
+        .map(|sourced| format!("{}: {}", sourced.source_line, sourced.command));
     assert_eq!(
         commands.collect::<Vec<_>>(),
         [

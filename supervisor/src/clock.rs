@@ -2,21 +2,26 @@
 
 #![forbid(unsafe_code)]
 
+use std::time::{Duration, Instant};
+
+use pen_status::event::EventTime;
 use rustix::time::{ClockId, clock_gettime};
 use time::{OffsetDateTime, UtcOffset};
 
 /// The present time in the administrator's time zone.
 pub(crate) fn now() -> OffsetDateTime {
-    let utc = OffsetDateTime::now_utc();
+    local(OffsetDateTime::now_utc())
+}
+
+/// A moment in the administrator's time zone.
+pub(crate) fn local(utc: OffsetDateTime) -> OffsetDateTime {
     utc.to_offset(offset_at(utc))
 }
 
-/// `2026-11-24 04:10:21`
-pub(crate) fn full(time: OffsetDateTime) -> String {
-    let (date, clock) = (time.date(), time.time());
-    let (hour, minute, second) = clock.as_hms();
-    let (year, month, day) = (date.year(), u8::from(date.month()), date.day());
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
+/// The present moment for the time of an event.
+pub(crate) fn event_time() -> EventTime {
+    let milliseconds = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000;
+    EventTime(u64::try_from(milliseconds).unwrap_or(0))
 }
 
 /// `+01:00`
@@ -24,15 +29,6 @@ pub(crate) fn zone(time: OffsetDateTime) -> String {
     let minutes = i32::from(time.offset().whole_minutes());
     let sign = if minutes < 0 { '-' } else { '+' };
     format!("{sign}{:02}:{:02}", minutes.abs() / 60, minutes.abs() % 60)
-}
-
-/// `Nov 24 04:10:21`, the day padded with a space (RFC 3164, 4.1.2).
-pub(crate) fn syslog(time: OffsetDateTime) -> String {
-    const MONTHS: [&str; 12] =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let (hour, minute, second) = time.time().as_hms();
-    let month = MONTHS[usize::from(u8::from(time.month())) - 1];
-    format!("{month} {:2} {hour:02}:{minute:02}:{second:02}", time.day())
 }
 
 /// Milliseconds of the clock that the shared table uses.
@@ -47,6 +43,26 @@ pub(crate) fn precise() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     let (seconds, nanoseconds) = (u64::try_from(now.tv_sec), u64::try_from(now.tv_nsec));
     seconds.unwrap_or(0) * 1_000_000_000 + nanoseconds.unwrap_or(0)
+}
+
+/// A moment in nanoseconds of that clock, which goes on when another program is executed.
+pub(crate) fn to_precise(moment: Instant) -> u64 {
+    let (now, here) = (precise(), Instant::now());
+    let ns = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+    match moment.checked_duration_since(here) {
+        Some(ahead) => now.saturating_add(ns(ahead)),
+        None => now.saturating_sub(ns(here.saturating_duration_since(moment))),
+    }
+}
+
+/// The moment at these nanoseconds of that clock. One that [`Instant`] cannot hold is now.
+pub(crate) fn from_precise(nanoseconds: u64) -> Instant {
+    let (now, here) = (precise(), Instant::now());
+    let moment = match nanoseconds.checked_sub(now) {
+        Some(ahead) => here.checked_add(Duration::from_nanos(ahead)),
+        None => here.checked_sub(Duration::from_nanos(now - nanoseconds)),
+    };
+    moment.unwrap_or(here)
 }
 
 /// Seconds east of UTC at a Unix time.
@@ -66,10 +82,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_have_the_forms_of_the_manual() {
-        let time = OffsetDateTime::from_unix_timestamp(1_793_592_621).unwrap();
-        assert_eq!(full(time), "2026-11-02 04:10:21");
-        assert_eq!(syslog(time), "Nov  2 04:10:21");
+    fn zones_have_the_form_of_the_manual() {
+        let time = OffsetDateTime::UNIX_EPOCH;
         let zones = [0, -210, 345].map(|minutes| {
             zone(time.to_offset(UtcOffset::from_whole_seconds(minutes * 60).unwrap()))
         });

@@ -7,52 +7,69 @@
 //!
 //! | Module | Content |
 //! |---|---|
-//! | `startup` | the start, its undoing, and the options that only a start can set |
+//! | `launch` | what a start is given: options, paths, the background, interrupts |
+//! | `startup` | the order of a start, and its undoing |
 //! | `event_loop` | the main loop; `commands` is the command queue, `reload` changes settings |
-//! | `processes` | workers and the control process: pool, single process, spawn, liveness |
-//! | `helpers` | short-lived children: resolver, opener, examiner, helper task |
+//! | `handover` | the state that passes from one program to the next in this process |
+//! | `successor` | a program that another pen executed: takes over, takes back, rehearses |
+//! | `processes` | workers, control and page process: pool, single process, spawn, liveness |
+//! | `helpers` | short-lived children: resolver, opener, reader, examiner, reporter |
 //! | `jail` | the restrictions of a child: root directory, user, capabilities, sandbox |
 //! | `files` | listeners, logs, status files, pid file, TLS files, configuration files |
-//! | `systemd` | sockets from a service manager, and messages to it |
+//! | `systemd` | sockets from a service manager, messages to it, and its store of descriptors |
+//! | `kept` | what the manager keeps over a restart, and what a start gets back |
 //! | `report` | the content of reports, and their forms |
 //! | `log` | messages to the administrator, with the texts for events and errors |
+//! | `signals` | signals as events |
+//! | `asker` | the command that asks a running pen for an upgrade, and the answer to it |
+//! | `limits` | descriptors of a process, backlog of a listener |
+//! | `poll`, `clock`, `flood` | the wait for descriptors, the time, what one source may cause |
 //! | `sys` | the only unsafe code |
 //!
 //! The process always has one thread, because it forks.
 
 #![deny(unsafe_code)]
 
+mod asker;
 mod clock;
 pub(crate) mod event_loop;
 pub(crate) mod files;
+mod flood;
+pub(crate) mod handover;
 pub(crate) mod helpers;
 pub(crate) mod jail;
+pub(crate) mod kept;
 pub(crate) mod launch;
 mod limits;
 pub(crate) mod log;
-mod patience;
+mod poll;
 pub(crate) mod processes;
 pub(crate) mod report;
 mod signals;
 pub(crate) mod startup;
+mod successor;
 mod sys;
 pub(crate) mod systemd;
 
 use crate::launch::background;
 use crate::launch::options;
 use crate::launch::paths;
-use crate::log::errno;
 use std::env;
+use std::ffi::OsString;
 use std::io::{Write, stderr};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 
 use pen_config::address::Local;
-use pen_config::configuration::Configuration;
-use pen_ipc::start::{ControlStart, WorkerStart};
+use pen_config::configuration::CommandLine;
+use pen_ipc::start::{ControlStart, PageStart, WorkerStart};
+use pen_ipc::text::error_text;
 use pen_ipc::tls_files::Examined;
 use pen_table::Table;
 
+pub use crate::handover::Build;
+pub use crate::successor::Succession;
 use crate::systemd::activation::Activation;
 use crate::systemd::notify::Notify;
 
@@ -61,6 +78,9 @@ pub type WorkerEntry = fn(WorkerStart, &Table) -> i32;
 
 /// The code of the control process after the jail; returns its exit status.
 pub type ControlEntry = fn(ControlStart) -> i32;
+
+/// The code of the page process after the jail; returns its exit status.
+pub type PageEntry = fn(PageStart) -> i32;
 
 /// Examines TLS files. Returns the notices for the administrator and the certificates; or else the
 /// file and what is wrong with it. Runs in a jailed child.
@@ -73,15 +93,19 @@ pub struct Entries {
     pub relay: WorkerEntry,
     /// The code of the control process.
     pub control: ControlEntry,
+    /// The code of the page process.
+    pub page: PageEntry,
     /// The code of the examiner.
     pub examine_tls: Examiner,
+    /// This program, for upgrades.
+    pub build: Build,
 }
 
 /// The command line.
 #[derive(Clone, Debug)]
 pub struct Launch {
     /// The settings, and everything else that a command can set.
-    pub configuration: Configuration,
+    pub configuration: CommandLine,
     /// `-f`.
     pub foreground: bool,
     /// `-j`.
@@ -92,6 +116,8 @@ pub struct Launch {
     pub pid_file: Option<PathBuf>,
     /// `-C`.
     pub control: Option<Local>,
+    /// Where the status page is served: the command `page`.
+    pub page: Option<Local>,
     /// `-X`.
     pub allow_exit: bool,
     /// `-F`.
@@ -111,7 +137,8 @@ pub struct Launch {
 const VARIABLES: [&str; 6] =
     ["TZ", "TZDIR", "LOCALDOMAIN", "RES_OPTIONS", "HOSTALIASES", "JOURNAL_STREAM"];
 
-/// The reason why pen did not start: one line, or for a configuration file one line for each error.
+/// The reason why pen did not start, or was not upgraded: one line, or for a configuration file one
+/// line for each error.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct StartError(pub String);
@@ -148,18 +175,30 @@ pub fn run(launch: Launch, entries: Entries) -> Result<(), StartError> {
         return startup::check(&order);
     }
     order.activation = Activation::take().inspect_err(|error| notify.failed(&error.0))?;
+    order.held = sys::program::hold_running().map_err(|error| error_text(&error));
     environment.wipe(&VARIABLES);
     sys::title::begin();
     if foreground {
         return startup::foreground(order);
     }
-    let cannot = |error| StartError(format!("cannot go to the background: {}", errno::why(&error)));
+    let cannot = |error| StartError(format!("cannot go to the background: {}", error_text(&error)));
     let (link, watch) = background::start_channel().map_err(cannot)?;
     let supervisor = sys::fork(move || startup::background(order, link)).map_err(cannot)?;
     watch.wait(supervisor, |notice| {
         // If standard error is closed, nobody can read the line.
         let _ = writeln!(stderr(), "{}", line_for_stderr(notice, false));
     })
+}
+
+/// Asks the pen that holds this pid file to go on as the program that is installed now. Returns its
+/// answer, one line. Waits up to 45 seconds.
+///
+/// # Errors
+/// The pen goes on as it was, or it is not known whether it does. The path is relative, and the
+/// current directory is gone.
+pub fn upgrade(pid_file: &Path) -> Result<String, StartError> {
+    let pid_file = paths::absolute(pid_file, &env::current_dir()).map_err(StartError)?;
+    asker::ask(&pid_file).map_err(|why| StartError(why.to_string()))
 }
 
 /// Reads the input of the start, and makes it independent of the working directory.
@@ -174,11 +213,13 @@ fn order(
     let identity = words.identity(&launch)?;
     Ok(startup::Order {
         launch,
+        argv: env::args_os().map(OsString::into_vec).collect(),
         words,
         base,
         identity,
         entries,
         activation: Activation::default(),
         notify,
+        held: Ok(()),
     })
 }

@@ -6,8 +6,7 @@ use std::io;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pen_ipc::start::enough_descriptors;
-
-use crate::log::errno::why;
+use pen_ipc::text::error_text;
 
 /// Raises the limit as far as allowed, and returns it. Workers inherit it.
 pub(crate) fn raise_descriptors() -> u64 {
@@ -51,10 +50,10 @@ pub(crate) fn why_within_limits(error: &io::Error) -> String {
         (Some(libc::EMFILE), Ok((limit, _))) => {
             format!(
                 "{} (the limit is {limit}: raise it with ulimit -n or LimitNOFILE=)",
-                why(error)
+                error_text(error)
             )
         }
-        _ => why(error),
+        _ => error_text(error),
     }
 }
 
@@ -95,7 +94,7 @@ mod tests {
         );
         assert_eq!(
             why_within_limits(&io::Error::from_raw_os_error(libc::EAGAIN)),
-            why(&io::Error::from_raw_os_error(libc::EAGAIN))
+            error_text(&io::Error::from_raw_os_error(libc::EAGAIN))
         );
     }
 

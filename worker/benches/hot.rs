@@ -7,16 +7,21 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use pen_config::address::Address;
-use pen_config::ids::{ClientKey, ServerId, Target};
-use pen_config::settings::{Selection, Server, Settings};
+use pen_config::ids::{ClientKey, ServerId, Target, WorkerId};
+use pen_config::settings::{ConnectionLogFormat, Selection, Server, Settings};
 use pen_ipc::start::RequestLog;
 use pen_table::{Shape, Table, WorkerTable};
-use pen_worker::measured::connection::Pool;
-use pen_worker::measured::connection::timer_queue::{Queue, STEP};
-use pen_worker::measured::request_log::LogWriter;
+use pen_worker::measured::connection::Timer;
+use pen_worker::measured::connection::connections::Connections;
+use pen_worker::measured::connection::end::{ConnectionEnd, Step};
+use pen_worker::measured::connection::timings::{Bytes, Durations};
+use pen_worker::measured::connection_log::line::{Open, Record};
+use pen_worker::measured::connection_log::{Dates, line};
+use pen_worker::measured::log_writer::LogWriter;
+use pen_worker::measured::request_log;
+use pen_worker::measured::select::{Candidate, Placement};
 use pen_worker::measured::upstream::Upstreams;
-use pen_worker::measured::upstream::connect::Servers;
-use pen_worker::measured::upstream::select::{Candidate, Placement};
+use pen_worker::measured::upstream::servers::Servers;
 use pen_worker::parts::{Exchange, Others};
 
 fn settings(servers: u32, selection: Selection) -> Settings {
@@ -40,8 +45,8 @@ fn first(
         upstreams,
         pending_max: 100,
         now: 1,
-        looks: Cell::new(0),
-        passed: Cell::new(None),
+        examined: Cell::new(0),
+        passed_over: Cell::new(None),
     };
     let candidate = Candidate { key: client(), port: 4711, recorded, permitted: true };
     let mut placement = Placement::new(settings, &farm, candidate, &mut |_, _| ());
@@ -57,7 +62,7 @@ fn selection(criterion: &mut Criterion) {
         ("weight", Selection { weight: true, ..Selection::default() }, None),
     ];
     for servers in [2, 16, 200, 1000] {
-        let shape = Shape { clients: 64, servers: servers + 2, workers: 4, connections: 64 };
+        let shape = Shape { clients: 64, servers: servers + 2, rows: 4, connections: 64 };
         let table = Table::create(shape).expect("memory for a table");
         let worker_table = table.worker_table(0);
         let upstreams = Upstreams::new(servers + 2);
@@ -73,19 +78,19 @@ fn selection(criterion: &mut Criterion) {
 fn timers(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("timers");
     for waiting in [10, 10_000] {
-        let (mut pool, mut queue) = (Pool::default(), Queue::<STEP>::default());
-        let slots: Vec<u32> = (0..waiting).map(|_| pool.take()).collect();
-        slots.iter().for_each(|slot| queue.wait(&mut pool, *slot, 0));
+        let mut connections = Connections::new(0);
+        let slots: Vec<u32> = (0..waiting).map(|_| connections.pool.take()).collect();
+        slots.iter().for_each(|slot| connections.start(*slot, Timer::Linger, 0));
         let mut turn = slots.iter().cycle();
         group.bench_function(BenchmarkId::new("stop and start", waiting), |bencher| {
             bencher.iter(|| {
                 let slot = *turn.next().expect("a cycle");
-                queue.leave(&mut pool, slot);
-                queue.wait(&mut pool, slot, 1);
+                connections.stop(slot);
+                connections.start(slot, Timer::Linger, 1);
             });
         });
         group.bench_function(BenchmarkId::new("next deadline", waiting), |bencher| {
-            bencher.iter(|| queue.next_deadline(&pool, black_box(5000)));
+            bencher.iter(|| connections.next_deadline(Timer::Linger, black_box(5000)));
         });
     }
 }
@@ -96,8 +101,52 @@ fn log_line(criterion: &mut Criterion) {
     let request = b"GET /some/page?of=many HTTP/1.1\r\nHost: example.org\r\n\r\n";
     // Includes the write(2) that comes once in 16 kB.
     criterion.bench_function("log line", |bencher| {
-        bencher.iter(|| log.line(0, 1_795_493_747, client(), "198.51.100.1", black_box(request)));
+        bencher.iter(|| {
+            let server = "198.51.100.1";
+            request_log::line(&mut log, 0, 1_795_493_747, client(), server, black_box(request));
+        });
     });
+}
+
+/// A line for a connection. Includes the write(2) that comes once in 16 kB.
+fn connection_line(criterion: &mut Criterion) {
+    let record = Record {
+        start: 1_795_493_747_123,
+        client: client(),
+        client_port: 40112,
+        listen: "0.0.0.0:80",
+        worker: WorkerId(1),
+        server: Some((Target::Server(ServerId(1)), "198.51.100.1:8080")),
+        attempts: 1,
+        durations: Durations {
+            wait: Some(0),
+            tls: None,
+            connect: Some(1),
+            first_byte: Some(20),
+            total: 345,
+        },
+        bytes: Some(Bytes { sent: 123_456, received: 789 }),
+        end: ConnectionEnd::Client,
+        step: Step::Data,
+        tls: None,
+        open: Open { all: 1234, of_server: 56 },
+    };
+    let mut group = criterion.benchmark_group("connection log line");
+    for (name, format) in [
+        ("text", ConnectionLogFormat::Text),
+        ("json", ConnectionLogFormat::Json),
+        ("haproxy", ConnectionLogFormat::Haproxy),
+        ("haproxy_http", ConnectionLogFormat::HaproxyHttp),
+    ] {
+        let file = std::fs::OpenOptions::new().append(true).open("/dev/null").expect("/dev/null");
+        let mut log = LogWriter::new(RequestLog::File(file.into()));
+        let mut dates = Dates::new(|_| 3600);
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                log.line(0, |to| line::write(black_box(&record), format, &mut dates, to));
+            });
+        });
+    }
 }
 
 /// A request and its answer on an open connection.
@@ -124,5 +173,5 @@ fn http(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(hot, selection, timers, log_line, http);
+criterion_group!(hot, selection, timers, log_line, connection_line, http);
 criterion_main!(hot);

@@ -1,5 +1,5 @@
 //! The jailed processes, one folder for each kind: `relay` serves clients, `control` reads
-//! operators' commands.
+//! operators' commands, `page` shows what pen is doing. `port` is what the last two have in common.
 //!
 //! A relay worker gets everything that it may touch at its start ([`WorkerStart`] and the shared
 //! table). It never opens a file. The control process opens the files that operators name, with the
@@ -9,21 +9,21 @@
 #![deny(unsafe_code)]
 
 mod control;
+mod page;
+mod port;
 mod relay;
 mod sys;
 
 use std::os::fd::OwnedFd;
 
-use pen_ipc::start::{ControlStart, WorkerStart};
+use pen_ipc::start::{ControlStart, PageStart, WorkerStart};
 use pen_ipc::tls_files::Examined;
 use pen_table::Table;
 
 /// What `benches` measures. This is not a stable interface: it may change with every version.
 #[doc(hidden)]
 pub mod measured {
-    pub use crate::relay::connection::timer_queue;
-    pub use crate::relay::upstream::{connect, select};
-    pub use crate::relay::{connection, request_log, upstream};
+    pub use crate::relay::{connection, connection_log, log_writer, request_log, select, upstream};
 }
 
 /// Runs a worker until the supervisor tells it to stop or has gone. Returns the exit status: 0 for
@@ -48,12 +48,20 @@ pub fn control_entry(start: ControlStart) -> i32 {
     control::run(start)
 }
 
+/// Runs the page process until the supervisor tells it to stop or has gone. Returns the exit
+/// status: 0 for an orderly end.
+pub fn page_entry(start: PageStart) -> i32 {
+    page::run(start)
+}
+
 /// Pure parsers of untrusted bytes, for benchmarks and fuzzing. This is not a stable interface.
 #[doc(hidden)]
 pub mod parts {
+    pub use crate::page::hosts::may_ask;
+    pub use crate::page::request;
     pub use crate::relay::http::body::Body;
     pub use crate::relay::http::line::RequestLine;
     pub use crate::relay::http::{Exchange, Others};
-    pub use crate::relay::preface::proxy::{Bad, MOST, Origin, read, write};
+    pub use crate::relay::proxy::{Bad, MOST, Origin, read, write};
     pub use crate::relay::tls::{Cipher, PLAIN, Session, TlsContext};
 }

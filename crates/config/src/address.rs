@@ -1,7 +1,7 @@
 //! Addresses, as an operator writes them ([`Host`], [`Service`]) and resolved ([`Address`]).
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ pub enum Host {
     /// A name; a resolver outside the supervisor looks it up once.
     Name(String),
     /// The path of a Unix stream socket.
-    Unix(PathBuf),
+    Unix(#[serde(with = "crate::paths")] PathBuf),
 }
 
 /// A port as an operator writes it: a number from 1 to 65535, or the name of a service.
@@ -46,7 +46,20 @@ pub enum Local {
         port: Service,
     },
     /// A path.
-    Unix(PathBuf),
+    Unix(#[serde(with = "crate::paths")] PathBuf),
+}
+
+impl Local {
+    /// The address of the control port, for which a port without a host is one of 127.0.0.1.
+    pub fn or_loopback(self) -> Local {
+        match self {
+            Local::Inet { host, port } => {
+                let host = host.unwrap_or(Host::Ip(Ipv4Addr::LOCALHOST.into()));
+                Local::Inet { host: Some(host), port }
+            }
+            Local::Unix(_) => self,
+        }
+    }
 }
 
 /// An address of a host, as the resolver returns it.
@@ -90,7 +103,7 @@ pub enum Address {
     /// TCP.
     Inet(SocketAddr),
     /// A Unix stream socket.
-    Unix(PathBuf),
+    Unix(#[serde(with = "crate::paths")] PathBuf),
 }
 
 impl Service {

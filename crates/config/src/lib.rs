@@ -10,11 +10,18 @@ pub mod address;
 pub mod apply;
 pub mod command;
 pub mod configuration;
+pub mod grammar;
 pub mod ids;
-pub mod parse;
+pub mod names;
+pub mod paths;
 pub mod print;
 pub mod proxy;
 pub mod settings;
 #[cfg(test)]
 mod strategies;
 pub mod tls;
+
+/// An error in a configuration, which is therefore not used.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigurationError(pub String);

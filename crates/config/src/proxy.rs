@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::acl::Net;
-use crate::parse::grammar;
-use crate::parse::grammar::{GrammarError, quoted};
+use crate::grammar;
+use crate::grammar::{GrammarError, quoted};
 
 /// Whether pen sends a PROXY header to servers, and in which version.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]

@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::acl::{Acl, LISTS};
 use crate::address::{Address, Host};
-use crate::command::Fastclose;
 use crate::ids::{ServerId, Target};
 use crate::proxy::{ProxyOut, Senders};
 use crate::tls::Tls;
@@ -22,6 +21,35 @@ pub enum Http {
     On,
     /// Data that is not HTTP/1.x passes unchanged.
     Mixed,
+}
+
+/// The side whose end of file closes both sides.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Fastclose {
+    /// Neither: half-closes are kept.
+    #[default]
+    Off,
+    /// The server's.
+    Up,
+    /// The client's.
+    Down,
+    /// Either.
+    Both,
+}
+
+/// The form of a line of the connection log. Old workers get it too: a new form needs a lasting
+/// message of its own.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub enum ConnectionLogFormat {
+    /// Words with their values.
+    #[default]
+    Text,
+    /// A JSON object.
+    Json,
+    /// The TCP log of haproxy.
+    Haproxy,
+    /// The HTTP log of haproxy, which is all that halog(1) can count.
+    HaproxyHttp,
 }
 
 /// The running configuration. A new one replaces the old one as a whole.
@@ -59,14 +87,23 @@ pub struct Settings {
     pub debug: u8,
     /// Dumps in ASCII instead of hex (`-a`).
     pub ascii: bool,
+    /// The form of a line of the connection log.
+    #[serde(default)]
+    pub connection_log_format: ConnectionLogFormat,
     /// The access lists.
     pub acls: [Acl; LISTS],
     /// The access list that governs clients.
     pub client_acl: u8,
     /// The access list that governs the control port.
     pub control_acl: u8,
+    /// The access list that governs the status page.
+    #[serde(default)]
+    pub page_acl: u8,
     /// Seconds without traffic after which a connection is closed; 0 = never.
     pub idle_timeout: u32,
+    /// Seconds after an upgrade until old workers close the connections that they have left; 0 =
+    /// never. Only the supervisor uses it.
+    pub drain_timeout: u32,
     /// The side whose end of file closes both sides.
     pub fastclose: Fastclose,
     /// TCP_NODELAY on both sides from the first byte.
@@ -209,7 +246,9 @@ impl Server {
     pub fn host_at(&self, position: u32) -> String {
         match &self.given {
             Some(Host::Zoned(ip, zone)) => format!("{ip}%{zone}"),
-            _ => self.address_at(position).host().to_string(),
+            Some(Host::Ip(_) | Host::Name(_) | Host::Unix(_)) | None => {
+                self.address_at(position).host().to_string()
+            }
         }
     }
 
@@ -217,7 +256,9 @@ impl Server {
     pub fn place_at(&self, position: u32) -> String {
         match &self.given {
             Some(host @ Host::Zoned(_, _)) => format!("{host}:{}", self.address.port()),
-            _ => self.address_at(position).to_string(),
+            Some(Host::Ip(_) | Host::Name(_) | Host::Unix(_)) | None => {
+                self.address_at(position).to_string()
+            }
         }
     }
 
@@ -268,10 +309,13 @@ impl Default for Settings {
             backlog: 500,
             debug: 0,
             ascii: false,
+            connection_log_format: ConnectionLogFormat::Text,
             acls: Default::default(),
             client_acl: 0,
             control_acl: 0,
+            page_acl: 0,
             idle_timeout: 0,
+            drain_timeout: 0,
             fastclose: Fastclose::Off,
             tcp_nodelay: false,
             keepalive: false,
@@ -295,6 +339,15 @@ impl Settings {
             Target::Emergency => self.emergency.as_ref(),
             Target::Abuse => self.abuse.as_ref(),
         }
+    }
+
+    /// All targets that have a server: the regular ones in their order, and then the others.
+    pub fn targets(&self) -> impl Iterator<Item = (Target, &Server)> {
+        let regular = self.configured().map(|(id, server)| (Target::Server(id), server));
+        let others = [(Target::Emergency, &self.emergency), (Target::Abuse, &self.abuse)];
+        regular.chain(
+            others.into_iter().filter_map(|(target, server)| Some((target, server.as_ref()?))),
+        )
     }
 
     /// The size of the server table.

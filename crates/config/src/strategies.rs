@@ -1,4 +1,4 @@
-//! Generators of random valid commands and settings for property tests.
+//! Generators of random valid commands and settings for property tests, and settings from lines.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -11,16 +11,26 @@ use proptest::sample::select;
 use crate::acl::{Acl, AclVerdict, LISTS, Net};
 use crate::address::{Address, Host, Local, Service};
 use crate::command::{
-    BufferSide, COMMANDS, Command, Fastclose, Form, LogTarget, Number, SETTINGS, ServerChange,
-    Startup, Switch,
+    Action, BufferSide, COMMANDS, Command, ConnectionLogTarget, Form, LogTarget, Number, Query,
+    ServerChange, Setting, Startup, Switch, parse, setting_words,
 };
-use crate::parse::grammar::{COUNT, ServerSpec};
+use crate::grammar::{COUNT, ServerSpec};
 use crate::proxy::{MAX_SENDERS, ProxyOut, Senders};
-use crate::settings::{BufferSizes, Http, Selection, Server, Settings, SocketBuffers};
+use crate::settings::{
+    BufferSizes, ConnectionLogFormat, Fastclose, Http, Selection, Server, Settings, SocketBuffers,
+};
 use crate::tls::{Suite, SuiteList, Tls};
 
+/// The setting of a line.
+pub fn parsed(line: &str) -> Setting {
+    match parse(line) {
+        Ok(Some(Command::Setting(setting))) => setting,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
 /// Every number.
-pub const NUMBERS: [Number; 15] = [
+pub const NUMBERS: [Number; 17] = [
     Number::AcceptBatch,
     Number::Backlog,
     Number::Blacklist,
@@ -29,9 +39,11 @@ pub const NUMBERS: [Number; 15] = [
     Number::ConnMax,
     Number::ControlAcl,
     Number::Debug,
+    Number::DrainTimeout,
     Number::IdleTimeout,
     Number::Idlers,
     Number::MaxServers,
+    Number::PageAcl,
     Number::PendingMax,
     Number::Timeout,
     Number::Tracking,
@@ -165,6 +177,21 @@ fn log_target() -> impl Strategy<Value = LogTarget> {
     ]
 }
 
+/// A destination of the connection log. No file is named as the daemon.
+pub fn connection_log_target() -> impl Strategy<Value = ConnectionLogTarget> {
+    prop_oneof![
+        log_target()
+            .prop_filter("the daemon's name", |target| target.to_string() != "syslog")
+            .prop_map(ConnectionLogTarget::Log),
+        Just(ConnectionLogTarget::Syslog),
+    ]
+}
+
+fn log_format() -> impl Strategy<Value = ConnectionLogFormat> {
+    use ConnectionLogFormat::{Haproxy, HaproxyHttp, Json, Text};
+    select(&[Text, Json, Haproxy, HaproxyHttp][..])
+}
+
 fn change() -> impl Strategy<Value = ServerChange> {
     prop_oneof![
         list().prop_map(ServerChange::Acl),
@@ -178,99 +205,133 @@ fn change() -> impl Strategy<Value = ServerChange> {
     ]
 }
 
-fn number() -> impl Strategy<Value = Command> {
-    let value =
-        |number: Number| of(number.range()).prop_map(move |value| Command::Number(number, value));
-    select(&NUMBERS[..]).prop_flat_map(value)
-}
-
 fn http() -> impl Strategy<Value = Http> {
     select(&[Http::Off, Http::On, Http::Mixed][..])
 }
 
+fn fastclose() -> impl Strategy<Value = Fastclose> {
+    select(&[Fastclose::Off, Fastclose::Up, Fastclose::Down, Fastclose::Both][..])
+}
+
 /// A command that can be written as a line.
 pub fn command() -> impl Strategy<Value = Command> {
-    let form = || select(&[Form::Plain, Form::Json][..]);
-    let fastclose = select(&[Fastclose::Off, Fastclose::Up, Fastclose::Down, Fastclose::Both][..]);
-    let settings = prop_oneof![
-        (list(), verdict(), net()).prop_map(|(list, verdict, net)| Command::Acl {
-            list,
-            verdict,
-            net
-        }),
-        list().prop_map(Command::NoAcl),
-        (select(&SWITCHES[..]), any::<bool>()).prop_map(|(switch, on)| Command::Switch(switch, on)),
-        number(),
-        (count(), vec(change(), 1..9)).prop_map(|(number, changes)| {
-            let mut each: Vec<ServerChange> = Vec::new();
-            for change in changes {
-                // A line has each key at most once.
-                if each
-                    .iter()
-                    .all(|other| std::mem::discriminant(other) != std::mem::discriminant(&change))
-                {
-                    each.push(change);
-                }
+    prop_oneof![
+        4 => setting().prop_map(Command::Setting),
+        2 => query().prop_map(Command::Query),
+        1 => action().prop_map(Command::Action),
+    ]
+}
+
+/// A setting that can be written as a line.
+pub fn setting() -> impl Strategy<Value = Setting> {
+    let number = select(&NUMBERS[..]).prop_flat_map(|number| {
+        number.range().prop_map(move |value| Setting::Number(number, value))
+    });
+    let server = (count(), vec(change(), 1..9)).prop_map(|(number, changes)| {
+        let mut each: Vec<ServerChange> = Vec::new();
+        for change in changes {
+            // A line has each key at most once.
+            if each
+                .iter()
+                .all(|other| std::mem::discriminant(other) != std::mem::discriminant(&change))
+            {
+                each.push(change);
             }
-            Command::Server { number, changes: each }
-        }),
-        of(any::<IpAddr>()).prop_map(Command::Source),
-        prop_oneof![fastclose.prop_map(Command::Fastclose), http().prop_map(Command::Http)],
+        }
+        Setting::Server { number, changes: each }
+    });
+    let acl = (list(), verdict(), net()).prop_map(|(list, verdict, net)| Setting::Acl {
+        list,
+        verdict,
+        net,
+    });
+    let suites =
+        of(suites()).prop_map(|list| list.map(|suites| SuiteList { suites, unknown: Vec::new() }));
+    let lists = prop_oneof![acl, list().prop_map(Setting::NoAcl)];
+    let servers = prop_oneof![
+        server,
+        count().prop_map(Setting::NoServer),
+        of(spec()).prop_map(Setting::Emergency),
+        of(spec()).prop_map(Setting::Abuse),
+    ];
+    let connections = prop_oneof![
+        of(any::<IpAddr>()).prop_map(Setting::Source),
+        fastclose().prop_map(Setting::Fastclose),
+        http().prop_map(Setting::Http),
         (select(&[BufferSide::Client, BufferSide::Server][..]), buffers())
-            .prop_map(|(side, sizes)| Command::SocketBuffers(side, sizes)),
-        senders().prop_map(Command::ProxyIn),
-        proxy_out().prop_map(Command::ProxyOut),
+            .prop_map(|(side, sizes)| Setting::SocketBuffers(side, sizes)),
+        senders().prop_map(Setting::ProxyIn),
+        proxy_out().prop_map(Setting::ProxyOut),
     ];
+    let tls = prop_oneof![
+        of((path(), of(path()))).prop_map(Setting::Certificate),
+        vec(path(), 0..=2).prop_map(Setting::ClientCa),
+        suites.prop_map(Setting::SslCiphers),
+        select(vec![Setting::SslAlways, Setting::SslNoTls12, Setting::SslTls12]),
+        count().prop_map(Setting::SslRenegotiation),
+        of(path()).prop_map(Setting::SslOcsp),
+        of(path()).prop_map(Setting::SslNames),
+    ];
+    prop_oneof![
+        (select(&SWITCHES[..]), any::<bool>()).prop_map(|(switch, on)| Setting::Switch(switch, on)),
+        number,
+        lists.boxed(),
+        servers.boxed(),
+        connections.boxed(),
+        tls.boxed(),
+        local().prop_map(Setting::Listen),
+        of(log_target()).prop_map(Setting::Log),
+        of(connection_log_target()).prop_map(Setting::ConnectionLog),
+        log_format().prop_map(Setting::ConnectionLogFormat),
+        of(path()).prop_map(Setting::WebStats),
+        startup().prop_map(Setting::Startup),
+    ]
+}
+
+fn query() -> impl Strategy<Value = Query> {
+    let form = || select(&[Form::Plain, Form::Json][..]);
     let fixed = [
-        Command::Nothing,
-        Command::Control,
-        Command::Exit,
-        Command::SslAlways,
-        Command::SslNoTls12,
-        Command::SslTls12,
-        Command::WriteHere,
-        Command::Certificate(None),
-        Command::NoLog,
-        Command::Overview,
-        Command::Pid,
-        Command::Sandbox,
-        Command::NoWebStats,
+        Query::ConnectionLog,
+        Query::Control,
+        Query::Listen,
+        Query::Log,
+        Query::Metrics,
+        Query::Overview,
+        Query::Pid,
+        Query::Sandbox,
+        Query::WebStats,
     ];
-    let others = prop_oneof![
+    prop_oneof![
         select(fixed.to_vec()),
-        count().prop_map(Command::Close),
-        count().prop_map(Command::Connection),
-        count().prop_map(Command::Socket),
-        any::<IpAddr>().prop_map(Command::Explain),
+        select(&NUMBERS[..]).prop_map(Query::Number),
+        count().prop_map(Query::Connection),
+        count().prop_map(Query::Socket),
+        (1_u32..=1000, form()).prop_map(|(most, form)| Query::Events(most, form)),
+        any::<IpAddr>().prop_map(Query::Explain),
         of(select(COMMANDS))
-            .prop_map(|entry| Command::Help(entry.map(|entry| entry.word.to_owned()))),
-        path().prop_map(Command::Include),
-        of(local()).prop_map(Command::Listen),
-        of(log_target()).prop_map(Command::Log),
-        count().prop_map(Command::SslRenegotiation),
-        form().prop_map(Command::Certificates),
-        form().prop_map(Command::Mode),
-        (count(), form()).prop_map(|(seconds, form)| Command::Recent(seconds, form)),
-        form().prop_map(Command::Servers),
-        form().prop_map(Command::Status),
-        of(suites()).prop_map(|list| Command::SslCiphers(
-            list.map(|suites| SuiteList { suites, unknown: Vec::new() })
-        )),
-        of(path()).prop_map(Command::SslOcsp),
-        of(path()).prop_map(Command::SslNames),
-        count().prop_map(Command::NoServer),
-        of(spec()).prop_map(Command::Emergency),
-        of(spec()).prop_map(Command::Abuse),
-        (path(), of(path())).prop_map(|files| Command::Certificate(Some(files))),
-        vec(path(), 0..=2).prop_map(Command::ClientCa),
-        startup().prop_map(Command::Startup),
-        of(select(SETTINGS)).prop_map(|word| Command::Show(word.map(str::to_owned))),
-        list().prop_map(|list| Command::Show(Some(format!("acl {list}")))),
-        count().prop_map(|number| Command::Show(Some(format!("server {number}")))),
-        of(path()).prop_map(Command::WebStats),
-        of(path()).prop_map(Command::Write),
-    ];
-    prop_oneof![settings, others]
+            .prop_map(|entry| Query::Help(entry.map(|entry| entry.word.to_owned()))),
+        form().prop_map(Query::Certificates),
+        form().prop_map(Query::Mode),
+        (count(), form()).prop_map(|(seconds, form)| Query::Recent(seconds, form)),
+        form().prop_map(Query::Servers),
+        form().prop_map(Query::Status),
+        form().prop_map(Query::Watch),
+        of(select(setting_words().collect::<Vec<_>>()))
+            .prop_map(|word| Query::Show(word.map(str::to_owned))),
+        list().prop_map(|list| Query::Show(Some(format!("acl {list}")))),
+        count().prop_map(|number| Query::Show(Some(format!("server {number}")))),
+    ]
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        Just(Action::Exit),
+        Just(Action::Upgrade),
+        Just(Action::WriteHere),
+        count().prop_map(Action::Close),
+        path().prop_map(Action::Include),
+        of(path()).prop_map(Action::Write),
+    ]
 }
 
 /// A server as an operand.
@@ -291,15 +352,19 @@ fn spec() -> impl Strategy<Value = ServerSpec> {
     )
 }
 
-/// A setting of the start.
-pub fn startup() -> impl Strategy<Value = Startup> {
-    // The parser adds a host to a port alone.
-    let control = prop_oneof![
+/// The address of a port of pen's own. The parser adds a host to a port alone.
+fn own_port() -> impl Strategy<Value = Local> {
+    prop_oneof![
         (remote(), service()).prop_map(|(host, port)| Local::Inet { host: Some(host), port }),
         path().prop_map(Local::Unix),
-    ];
+    ]
+}
+
+/// A setting of the start.
+pub fn startup() -> impl Strategy<Value = Startup> {
     prop_oneof![
-        of(control).prop_map(Startup::Control),
+        of(own_port()).prop_map(Startup::Control),
+        of(own_port()).prop_map(Startup::Page),
         any::<bool>().prop_map(Startup::ExitCommand),
         of(path()).prop_map(Startup::Jail),
         of(path()).prop_map(Startup::PidFile),
@@ -374,10 +439,9 @@ pub fn settings() -> impl Strategy<Value = Settings> {
     let lists: [_; LISTS] = std::array::from_fn(|_| acl());
     let numbers =
         NUMBERS.map(|number| prop_oneof![1 => Just(*number.range().start()), 3 => number.range()]);
-    let fastclose = select(&[Fastclose::Off, Fastclose::Up, Fastclose::Down, Fastclose::Both][..]);
     let backups = (of(backup()), of(backup()));
     let others = (
-        fastclose,
+        fastclose(),
         of(any::<IpAddr>()),
         any::<[bool; 4]>(),
         http(),
@@ -386,7 +450,10 @@ pub fn settings() -> impl Strategy<Value = Settings> {
         proxy_out(),
         tls(),
         (buffers(), buffers()),
-    );
+        log_format(),
+    )
+        // On the heap: a test with more beside it would have no stack left.
+        .boxed();
     (servers, selection(), lists, numbers, others).prop_map(
         |(servers, selection, acls, numbers, others)| {
             let [accept_batch, backlog, numbers @ ..] = numbers;
@@ -397,10 +464,11 @@ pub fn settings() -> impl Strategy<Value = Settings> {
                 connections_max,
                 control_acl,
                 debug,
+                drain_timeout,
                 idle_timeout,
                 rest @ ..,
             ] = numbers;
-            let [idlers, _max_servers, pending_max, connect_timeout, tracking, _workers] = rest;
+            let [idlers, _max_servers, page_acl, pending_max, timeout, tracking, _workers] = rest;
             let (
                 fastclose,
                 source,
@@ -411,6 +479,7 @@ pub fn settings() -> impl Strategy<Value = Settings> {
                 proxy_out,
                 tls,
                 (client, server),
+                connection_log_format,
             ) = others;
             let small = |number: u32| u8::try_from(number).unwrap();
             Settings {
@@ -420,7 +489,7 @@ pub fn settings() -> impl Strategy<Value = Settings> {
                 abuse,
                 selection,
                 blacklist,
-                connect_timeout,
+                connect_timeout: timeout,
                 tracking,
                 connections_max,
                 clients_max,
@@ -429,10 +498,13 @@ pub fn settings() -> impl Strategy<Value = Settings> {
                 backlog,
                 debug: small(debug),
                 ascii,
+                connection_log_format,
                 acls,
                 client_acl: small(client_acl),
                 control_acl: small(control_acl),
+                page_acl: small(page_acl),
                 idle_timeout,
+                drain_timeout,
                 fastclose,
                 tcp_nodelay,
                 keepalive,

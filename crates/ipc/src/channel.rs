@@ -16,9 +16,8 @@ use rustix::net::{
     sendmsg, socketpair,
 };
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
-use crate::codec::{self, CodecError, LIMIT};
+use crate::codec::{self, CodecError, Incoming, LIMIT};
 
 /// One end: sends `Tx`, receives `Rx`.
 #[derive(Debug)]
@@ -61,7 +60,7 @@ pub enum ChannelError {
     Oversized,
 }
 
-impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
+impl<Tx, Rx> Channel<Tx, Rx> {
     /// Makes both ends.
     ///
     /// # Errors
@@ -79,11 +78,19 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
         ))
     }
 
+    /// The end that an earlier program in this process made. The socket must be one of a
+    /// SOCK_SEQPACKET pair; on another socket every message is an error.
+    pub fn from_descriptor(socket: OwnedFd) -> Channel<Tx, Rx> {
+        Channel { socket, types: PhantomData }
+    }
+
     /// The same end in its next phase, which allows other messages.
     pub fn into_phase<Tx2, Rx2>(self) -> Channel<Tx2, Rx2> {
         Channel { socket: self.socket, types: PhantomData }
     }
+}
 
+impl<Tx: Serialize, Rx: Incoming> Channel<Tx, Rx> {
     /// Sends one message, with a descriptor if one is given.
     ///
     /// # Errors
@@ -133,9 +140,10 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
                 RecvFlags::CMSG_CLOEXEC,
             ) {
                 Ok(received) => break (received.bytes, received.flags),
-                Err(Errno::INTR) => continue,
+                // The peer ended and left messages unread. This is said once, and before the
+                // peer's own last messages.
+                Err(Errno::INTR | Errno::CONNRESET) => continue,
                 Err(Errno::AGAIN) => return Ok(Received::Empty),
-                Err(Errno::CONNRESET) => return Ok(Received::Closed),
                 Err(errno) => return Err(io::Error::from(errno).into()),
             }
         };
@@ -150,7 +158,7 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
             // No message is empty, so this is the end of file.
             return Ok(Received::Closed);
         }
-        Ok(Received::Message(codec::decode(&buffer[..length])?, descriptor))
+        Ok(Received::Message(Rx::from_bytes(&buffer[..length])?, descriptor))
     }
 }
 
@@ -163,7 +171,7 @@ impl<Tx, Rx> AsFd for Channel<Tx, Rx> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{FromWorker, ToWorker};
+    use crate::message::{FromWorker, LastingToWorker, ToWorker};
 
     #[test]
     fn messages_keep_their_boundaries_and_descriptors() {
@@ -171,17 +179,15 @@ mod tests {
         let file = tempfile();
         assert_eq!(here.send(&ToWorker::Report { serial: 7 }, None).unwrap(), Sent::Queued);
         assert_eq!(
-            here.send(&ToWorker::Log { network: false }, Some(file.as_fd())).unwrap(),
+            here.send(&LastingToWorker::Log { network: false }.into(), Some(file.as_fd())).unwrap(),
             Sent::Queued
         );
         let Received::Message(ToWorker::Report { serial: 7 }, None) = there.receive().unwrap()
         else {
             panic!()
         };
-        let Received::Message(ToWorker::Log { network: false }, Some(_)) = there.receive().unwrap()
-        else {
-            panic!()
-        };
+        let Received::Message(log, Some(_)) = there.receive().unwrap() else { panic!() };
+        assert_eq!(log, LastingToWorker::Log { network: false }.into());
         assert!(matches!(there.receive().unwrap(), Received::Empty));
         drop(here);
         assert!(matches!(there.receive().unwrap(), Received::Closed));
@@ -198,6 +204,24 @@ mod tests {
         else {
             panic!()
         };
+    }
+
+    #[test]
+    fn the_last_messages_of_a_peer_that_left_some_unread_arrive() {
+        let (here, there) = Channel::<ToWorker, FromWorker>::pair().unwrap();
+        here.send(&ToWorker::Report { serial: 1 }, None).unwrap();
+        there.send(&FromWorker::Applied { generation: 1 }, None).unwrap();
+        there.send(&FromWorker::Applied { generation: 2 }, None).unwrap();
+        drop(there);
+        for wanted in 1..=2 {
+            let Received::Message(FromWorker::Applied { generation }, None) =
+                here.receive().unwrap()
+            else {
+                panic!()
+            };
+            assert_eq!(generation, wanted);
+        }
+        assert!(matches!(here.receive().unwrap(), Received::Closed));
     }
 
     #[test]

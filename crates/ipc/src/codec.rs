@@ -30,7 +30,7 @@ pub enum CodecError {
 /// # Errors
 /// The message does not fit the buffer.
 pub fn encode<T: Serialize>(message: &T, buffer: &mut [u8]) -> Result<usize, CodecError> {
-    Ok(bincode::serde::encode_into_slice(message, buffer, config())?)
+    Ok(bincode::serde::encode_into_slice(message, buffer, bincode::config::standard())?)
 }
 
 /// Decodes one whole message.
@@ -42,11 +42,30 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     decode_long::<LIMIT, T>(bytes)
 }
 
-/// Encodes a value that may be longer than a message.
+/// A message as its receiver takes it from the bytes of a channel.
+pub trait Incoming: Sized {
+    /// Decodes one whole message.
+    ///
+    /// # Errors
+    /// The bytes are not such a message.
+    fn from_bytes(bytes: &[u8]) -> Result<Self, CodecError>;
+}
+
+impl<T: DeserializeOwned> Incoming for T {
+    fn from_bytes(bytes: &[u8]) -> Result<T, CodecError> {
+        decode(bytes)
+    }
+}
+
+/// Encodes a value that may be longer than a message, but not longer than `LIMIT` bytes.
 pub(crate) fn encode_long<const LIMIT: usize>(
-    what: &impl Serialize,
+    value: &impl Serialize,
 ) -> Result<Vec<u8>, CodecError> {
-    Ok(bincode::serde::encode_to_vec(what, bincode::config::standard().with_limit::<LIMIT>())?)
+    let bytes = bincode::serde::encode_to_vec(value, bincode::config::standard())?;
+    match bytes.len() <= LIMIT {
+        true => Ok(bytes),
+        false => Err(CodecError::Encode(bincode::error::EncodeError::Other("it is too large"))),
+    }
 }
 
 /// Decodes a value that may be longer than a message, all of the bytes. The value must not promise
@@ -55,9 +74,9 @@ pub(crate) fn decode_long<const LIMIT: usize, T: DeserializeOwned>(
     bytes: &[u8],
 ) -> Result<T, CodecError> {
     let config = bincode::config::standard().with_limit::<LIMIT>();
-    let (what, used) = bincode::serde::decode_from_slice(bytes, config)?;
+    let (value, used) = bincode::serde::decode_from_slice(bytes, config)?;
     match bytes.len() - used {
-        0 => Ok(what),
+        0 => Ok(value),
         left => Err(CodecError::Trailing(left)),
     }
 }
@@ -71,11 +90,7 @@ pub const LARGE_LIMIT: usize = 32 * 1024 * 1024;
 /// # Errors
 /// It takes more than [`LARGE_LIMIT`] bytes, or cannot be encoded.
 pub fn encode_large<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
-    let bytes = bincode::serde::encode_to_vec(value, bincode::config::standard())?;
-    match bytes.len() {
-        0..=LARGE_LIMIT => Ok(bytes),
-        _ => Err(CodecError::Encode(bincode::error::EncodeError::Other("it is too large"))),
-    }
+    encode_long::<LARGE_LIMIT>(value)
 }
 
 /// Decodes all bytes of a value that [`encode_large`] encoded.
@@ -84,12 +99,7 @@ pub fn encode_large<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
 /// The bytes are not such a value, promise more than [`LARGE_LIMIT`] bytes, or continue after the
 /// value.
 pub fn decode_large<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    let config = bincode::config::standard().with_limit::<LARGE_LIMIT>();
-    let (value, used) = bincode::serde::decode_from_slice(bytes, config)?;
-    match bytes.len() - used {
-        0 => Ok(value),
-        left => Err(CodecError::Trailing(left)),
-    }
+    decode_long::<LARGE_LIMIT, T>(bytes)
 }
 
 /// Longest encoded [`Settings`], in bytes. 4096 servers and ten full access lists of the largest
@@ -99,7 +109,7 @@ pub const SETTINGS_LIMIT: usize = 8 * 1024 * 1024;
 /// Encodes settings.
 ///
 /// # Errors
-/// They cannot be encoded.
+/// They take more than [`SETTINGS_LIMIT`] bytes, or cannot be encoded.
 pub fn encode_settings(settings: &Settings) -> Result<Vec<u8>, CodecError> {
     encode_long::<SETTINGS_LIMIT>(settings)
 }
@@ -113,10 +123,6 @@ pub fn decode_settings(bytes: &[u8]) -> Result<Settings, CodecError> {
     decode_long::<SETTINGS_LIMIT, Settings>(bytes)
 }
 
-fn config() -> impl bincode::config::Config {
-    bincode::config::standard().with_limit::<LIMIT>()
-}
-
 #[cfg(test)]
 mod tests {
     use std::fmt::Debug;
@@ -125,7 +131,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::message::{FromControl, FromStartingWorker, FromWorker, ToControl, ToWorker};
+    use crate::message::{
+        FromControl, FromPage, FromStartingWorker, FromWorker, ToControl, ToPage, ToWorker,
+    };
 
     /// Any decoded value can be encoded again, and the result decodes to the same value.
     fn holds<T: Serialize + DeserializeOwned + Debug>(bytes: &[u8]) {
@@ -142,23 +150,35 @@ mod tests {
         holds::<FromStartingWorker>(bytes);
         holds::<FromWorker>(bytes);
         holds::<FromControl>(bytes);
+        holds::<FromPage>(bytes);
         holds::<ToWorker>(bytes);
         holds::<ToControl>(bytes);
+        holds::<ToPage>(bytes);
         if let Ok(settings) = decode_settings(bytes) {
             assert_eq!(decode_settings(&encode_settings(&settings).unwrap()).unwrap(), settings);
         }
     }
 
+    /// Numbers of kinds of messages. No enum has as many.
+    const KINDS: std::ops::Range<u8> = 0..32;
+
     proptest! {
         #[test]
-        fn no_bytes_panic_and_what_is_a_message_stays_one(variant in 0u8..12, rest in vec(any::<u8>(), 0..400)) {
+        fn no_bytes_panic_and_what_is_a_message_stays_one(
+            variant in KINDS,
+            rest in vec(any::<u8>(), 0..400),
+        ) {
             holds_for_all(&rest);
             // A message begins with the number of its kind.
             holds_for_all(&[&[variant][..], &rest].concat());
         }
 
         #[test]
-        fn no_length_is_believed(variant in 0u8..12, length in any::<u64>(), rest in vec(any::<u8>(), 0..40)) {
+        fn no_length_is_believed(
+            variant in KINDS,
+            length in any::<u64>(),
+            rest in vec(any::<u8>(), 0..40),
+        ) {
             let length = length.to_le_bytes();
             holds_for_all(&[&[variant, 253][..], &length, &rest].concat());
             holds_for_all(&[&[variant, 1, 253][..], &length, &rest].concat());

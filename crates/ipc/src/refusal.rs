@@ -40,6 +40,7 @@ macro_rules! refusals {
     };
 }
 
+// Workers of other releases send these numbers (`message::lasting`): append only.
 refusals! {
     /// The first line is not a request line of HTTP/1.x: another protocol, HTTP/0.9, or misplaced
     /// bytes.
@@ -122,6 +123,18 @@ impl Refusals {
     }
 }
 
+/// The counts by number, from the first reason on. A missing count is 0. A count without a reason
+/// is dropped.
+impl FromIterator<u64> for Refusals {
+    fn from_iter<T: IntoIterator<Item = u64>>(counts: T) -> Refusals {
+        let mut refusals = Refusals::default();
+        for (ours, count) in refusals.0.iter_mut().zip(counts) {
+            *ours = count;
+        }
+        refusals
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,14 +142,14 @@ mod tests {
     #[test]
     fn each_reason_has_its_own_count_and_name() {
         let mut refusals = Refusals::default();
-        for (place, why) in Refusal::ALL.iter().enumerate() {
-            assert_eq!(*why as usize, place);
-            (0..=place).for_each(|_| refusals.count(*why));
+        for (index, why) in Refusal::ALL.iter().enumerate() {
+            assert_eq!(*why as usize, index);
+            (0..=index).for_each(|_| refusals.count(*why));
             assert!(Refusal::ALL.iter().filter(|other| other.name() == why.name()).count() == 1);
             assert!((400..=505).contains(&why.status()));
         }
         let mut sum = refusals;
         sum.add(&refusals);
-        assert!(sum.iter().enumerate().all(|(place, (_, count))| count == 2 * (place as u64 + 1)));
+        assert!(sum.iter().enumerate().all(|(index, (_, count))| count == 2 * (index as u64 + 1)));
     }
 }

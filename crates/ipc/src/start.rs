@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use crate::channel::Channel;
-use crate::message::{FromStartingWorker, ToControl, ToWorker};
+use crate::message::{FromStartingWorker, ToControl, ToPage, ToWorker};
 use pen_config::ids::WorkerId;
 use pen_config::settings::Settings;
 
@@ -12,8 +12,15 @@ use pen_config::settings::Settings;
 /// open descriptors are those in here and standard input, output and error.
 #[derive(Debug)]
 pub struct WorkerStart {
-    /// The number of this worker.
+    /// The number of this worker, for its name.
     pub id: WorkerId,
+    /// The number of workers that share the clients: those with the numbers from 0.
+    pub workers: u32,
+    /// The row of the shared table that this process has. Two processes of one worker number can
+    /// live at a time, each with a row of its own.
+    pub row: u32,
+    /// When it begins to accept clients.
+    pub begins: Begins,
     /// The channel to the supervisor; non-blocking.
     pub channel: Channel<FromStartingWorker, ToWorker>,
     /// The listening socket, bound and non-blocking, shared by all workers.
@@ -27,15 +34,28 @@ pub struct WorkerStart {
     pub settings: Settings,
     /// The request log, if there is one.
     pub log: Option<RequestLog>,
+    /// The connection log, if there is one.
+    pub connection_log: Option<ConnectionLog>,
     /// TLS, if it is on.
     pub tls: Option<TlsStart>,
     /// The destination of debug output.
     pub debug: DebugOutput,
     /// Most descriptors that this process may have open (RLIMIT_NOFILE).
     pub descriptor_limit: u64,
+    /// The name of this machine, for the connection log.
+    pub host: String,
     /// The UTC offset in seconds at a Unix time, positive to the east, by the time zone that the
     /// supervisor read. A jail has no zone files. Debug output uses it for time stamps.
     pub utc_offset: fn(i64) -> i32,
+}
+
+/// When a worker begins to accept clients.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Begins {
+    /// As soon as it is ready.
+    AtOnce,
+    /// After [`ToWorker::Begin`]: workers of an earlier release accept until then.
+    OnOrder,
 }
 
 /// Descriptors that a worker keeps for itself: standard streams, channel, listener, eventfds, logs,
@@ -74,10 +94,37 @@ pub struct ControlStart {
     pub channel: Channel<FromStartingWorker, ToControl>,
     /// The control port, bound and non-blocking.
     pub listener: OwnedFd,
+    /// When it begins to accept operators.
+    pub begins: Begins,
     /// The settings in force.
     pub settings: Settings,
     /// Its root directory as seen from outside (`-j`), for messages.
     pub jail: Option<PathBuf>,
+}
+
+/// All that the page process owns when its entry function is called; it is jailed like a worker.
+#[derive(Debug)]
+pub struct PageStart {
+    /// The channel to the supervisor; non-blocking.
+    pub channel: Channel<FromStartingWorker, ToPage>,
+    /// The socket of the page, bound and non-blocking.
+    pub listener: OwnedFd,
+    /// When it begins to accept readers.
+    pub begins: Begins,
+    /// The settings in force.
+    pub settings: Settings,
+    /// The names by which readers may ask for the page.
+    pub hosts: Hosts,
+}
+
+/// The names by which readers may ask for the page.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Hosts {
+    /// Any: no browser reaches a Unix socket.
+    Any,
+    /// The one in the command `page` and that of this machine, beside names that no stranger can
+    /// give an address.
+    These(Vec<String>),
 }
 
 /// The destination of the request log.
@@ -87,6 +134,26 @@ pub enum RequestLog {
     File(OwnedFd),
     /// A connected UDP socket to penlogd.
     Network(OwnedFd),
+}
+
+/// The destination of the connection log.
+#[derive(Debug)]
+pub enum ConnectionLog {
+    /// A file, opened for appending; never blocks.
+    File(OwnedFd),
+    /// A connected UDP socket to a syslog receiver.
+    Network(OwnedFd),
+    /// A datagram socket connected to the syslog daemon; `None` if there is no daemon.
+    Syslog(Option<OwnedFd>),
+}
+
+impl From<RequestLog> for ConnectionLog {
+    fn from(log: RequestLog) -> ConnectionLog {
+        match log {
+            RequestLog::File(file) => ConnectionLog::File(file),
+            RequestLog::Network(socket) => ConnectionLog::Network(socket),
+        }
+    }
 }
 
 /// The destination of debug output.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::handshakes::{HandshakeFailures, Handshakes};
 use crate::refusal::Refusals;
 
 /// The counters of one worker since its start. They only grow.
@@ -39,8 +40,24 @@ pub struct Counters {
     pub failed_handshakes: u64,
     /// Clients closed because the unfinished input of clients took too much memory.
     pub crowded: u64,
+    /// Connection log lines written.
+    pub connection_log_lines: u64,
+    /// Connection log lines lost, because the disk was full or the log too slow.
+    pub connection_log_lost: u64,
     /// Requests that were refused (`-H`), by reason.
     pub requests_refused: Refusals,
+    /// Clients that were forgotten because another client needed their slot of the table.
+    pub evictions: u64,
+    /// Listed senders that were closed for the fault of their PROXY protocol header.
+    pub bad_senders: u64,
+    /// Clients that were reset when the listener moved, because no connection was free for them.
+    pub over_limit: u64,
+    /// Finished TLS handshakes, by kind. Workers before these counters have them in `handshakes`
+    /// only.
+    pub handshakes_by_kind: Handshakes,
+    /// Failed TLS handshakes, by reason. Workers before these counters have them in
+    /// `failed_handshakes` only.
+    pub handshake_failures: HandshakeFailures,
 }
 
 impl Counters {
@@ -69,7 +86,14 @@ impl Counters {
             resumed,
             failed_handshakes,
             crowded,
+            connection_log_lines,
+            connection_log_lost,
             requests_refused,
+            evictions,
+            bad_senders,
+            over_limit,
+            handshakes_by_kind,
+            handshake_failures,
         } = other;
         self.accepted = self.accepted.saturating_add(*accepted);
         self.closed = self.closed.saturating_add(*closed);
@@ -87,7 +111,14 @@ impl Counters {
         self.resumed = self.resumed.saturating_add(*resumed);
         self.failed_handshakes = self.failed_handshakes.saturating_add(*failed_handshakes);
         self.crowded = self.crowded.saturating_add(*crowded);
+        self.connection_log_lines = self.connection_log_lines.saturating_add(*connection_log_lines);
+        self.connection_log_lost = self.connection_log_lost.saturating_add(*connection_log_lost);
         self.requests_refused.add(requests_refused);
+        self.evictions = self.evictions.saturating_add(*evictions);
+        self.bad_senders = self.bad_senders.saturating_add(*bad_senders);
+        self.over_limit = self.over_limit.saturating_add(*over_limit);
+        self.handshakes_by_kind.add(handshakes_by_kind);
+        self.handshake_failures.add(handshake_failures);
     }
 }
 

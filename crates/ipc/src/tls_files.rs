@@ -184,4 +184,17 @@ mod tests {
         assert_eq!(Index::decode(body).unwrap(), index);
         assert!(Index::decode(&bytes).is_err() && Index::decode(&body[1..]).is_err());
     }
+
+    #[test]
+    fn an_index_that_no_worker_would_take_is_not_made() {
+        let part = Part { role: Role::Ocsp, path: "x".repeat(4096), offset: 0, length: 1 };
+        let index = |files| Index {
+            required: false,
+            tls12: false,
+            suites: Vec::new(),
+            files: vec![part.clone(); files],
+        };
+        assert!(index(2000).encode().is_ok());
+        assert!(matches!(index(2100).encode(), Err(CodecError::Encode(_))));
+    }
 }

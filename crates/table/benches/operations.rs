@@ -9,8 +9,11 @@ use pen_table::{Shape, Table};
 const SIZES: [u32; 2] = [2048, 2_000_000];
 
 fn table(clients: u32) -> Table {
-    Table::create(Shape { clients, servers: 18, workers: 4, connections: 1024 })
-        .expect("memory for a table")
+    // Four workers, as many more during an upgrade, and two further rows.
+    let table = Table::create(Shape { clients, servers: 18, rows: 10, connections: 1024 })
+        .expect("memory for a table");
+    (0..4).for_each(|row| table.use_row(row));
+    table
 }
 
 /// The key of client `n`.
@@ -81,6 +84,27 @@ fn servers(criterion: &mut Criterion) {
     }
 }
 
+fn samples(criterion: &mut Criterion) {
+    let shape = Shape { clients: 1, servers: 1000, rows: 34, connections: 1024 };
+    let table = Table::create(shape).expect("memory for a table");
+    (0..16).for_each(|row| table.use_row(row));
+    criterion.bench_function("traffic of 1000 servers, 16 workers", |bencher| {
+        bencher.iter(|| {
+            (0..1000).fold(0, |sum: u64, server| {
+                sum.wrapping_add(black_box(table.server_traffic(server)).reached)
+            })
+        });
+    });
+    criterion.bench_function("statistics of 1000 servers, 16 workers", |bencher| {
+        bencher.iter(|| {
+            (0..1000).fold(0, |sum: u64, server| {
+                sum.wrapping_add(black_box(table.server_totals(server)).sent)
+                    .wrapping_add(black_box(table.server_statistics(server)).reached)
+            })
+        });
+    });
+}
+
 fn numbers(criterion: &mut Criterion) {
     let table = table(2048);
     let worker_table = table.worker_table(0);
@@ -98,5 +122,5 @@ fn numbers(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(operations, clients, servers, numbers);
+criterion_group!(operations, clients, servers, samples, numbers);
 criterion_main!(operations);

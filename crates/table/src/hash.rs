@@ -4,8 +4,6 @@
 
 use std::io;
 
-use crate::entry::key_words;
-
 /// The secret. Each process keeps its own copy; it is not in the shared memory.
 #[derive(Clone, Copy)]
 pub(crate) struct HashKey(pub [u64; 2]);
@@ -77,6 +75,17 @@ fn round(v: &mut [u64; 4]) {
     v[1] = v[1].rotate_left(17) ^ v[2];
     v[3] = v[3].rotate_left(21) ^ v[0];
     v[2] = v[2].rotate_left(32);
+}
+
+/// The bytes of a key as the two words that are stored.
+pub(crate) fn key_words(key: [u8; 16]) -> [u64; 2] {
+    let key = u128::from_le_bytes(key);
+    [key as u64, (key >> 64) as u64]
+}
+
+/// The bytes of a stored key.
+pub(crate) fn key_bytes(words: [u64; 2]) -> [u8; 16] {
+    (u128::from(words[0]) | u128::from(words[1]) << 64).to_le_bytes()
 }
 
 #[cfg(all(test, not(loom)))]

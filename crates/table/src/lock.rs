@@ -1,7 +1,7 @@
 //! The lock of a shard and of a server's limit: a futex word (futex(2)) that names its owner, so
 //! that the lock of a dead owner can be passed on.
 //!
-//! The word: bits 0–15 the owner, worker + 1, or 0 = free; bit 30 ORPHANED: the owner died, and the
+//! The word: bits 0–15 the owner, row + 1, or 0 = free; bit 30 ORPHANED: the owner died, and the
 //! protected data may be half-changed; bit 31 WAITERS: a worker may sleep. When the supervisor
 //! reclaims a dead worker, that worker's locks become orphaned. The worker that takes an orphaned
 //! lock owns it and repairs the data first. (A robust pthread mutex would do the same. But its list
@@ -17,8 +17,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::LockStuck;
-use crate::layout::MAX_WORKERS;
+use crate::shape::MAX_ROWS;
 use crate::sync::{Futex, Ordering::*, Patience};
 
 /// The lock word. Zero is free.
@@ -35,6 +34,10 @@ pub(crate) enum LockTaken {
     Orphaned,
 }
 
+/// The lock was not available in time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct LockStuck;
+
 /// The locks that one worker recently could not take.
 #[derive(Debug, Default)]
 pub(crate) struct StuckLocks(Vec<(LockId, Instant)>);
@@ -47,17 +50,17 @@ pub(crate) enum LockId {
 }
 
 impl TableLock {
-    /// Takes the lock for a worker.
+    /// Takes the lock for the worker that has a row.
     ///
     /// # Errors
     /// Another worker holds it and does not release it.
     pub fn take(
         &self,
-        worker: u32,
+        row: u32,
         id: LockId,
         stuck: &mut StuckLocks,
     ) -> Result<LockTaken, LockStuck> {
-        let me = worker + 1;
+        let me = row + 1;
         if self.0.word.compare_exchange(0, me, Acquire, Relaxed).is_ok() {
             return Ok(LockTaken::Whole);
         }
@@ -77,21 +80,26 @@ impl TableLock {
     }
 
     /// Gives the lock back, if this worker still owns it.
-    pub fn give_back(&self, worker: u32) {
-        self.leave(worker + 1, 0);
+    pub fn give_back(&self, row: u32) {
+        self.leave(row + 1, 0);
     }
 
-    /// Makes the lock orphaned if the dead worker owns it.
-    pub fn reclaim(&self, worker: u32) {
-        self.leave(worker + 1, ORPHANED);
-    }
-
-    /// Makes the lock orphaned if its owner is beyond `workers`, because no such worker exists.
-    pub fn bury_impossible(&self, workers: u32) {
-        let owner = self.0.word.load(Relaxed) & (OWNER | ORPHANED);
-        if owner > workers && owner & ORPHANED == 0 {
-            self.leave(owner, ORPHANED);
+    /// Makes the lock orphaned if its owner is a row that is lost: one without a process, or one
+    /// that does not exist.
+    pub fn reclaim(&self, is_lost: impl Fn(u32) -> bool) {
+        let word = self.0.word.load(Relaxed);
+        if word & ORPHANED == 0
+            && let Some(row) = (word & OWNER).checked_sub(1)
+            && is_lost(row)
+        {
+            self.leave(row + 1, ORPHANED);
         }
+    }
+
+    /// Gives the lock to a row, whatever its state was.
+    #[cfg(all(test, not(loom)))]
+    pub fn own(&self, row: u32) {
+        self.0.word.store(row + 1, Release);
     }
 
     /// Makes the lock orphaned, whatever its state was.
@@ -155,7 +163,7 @@ impl TableLock {
 /// Whether a living worker has the lock. A lock with an owner above the maximum would never be
 /// given back, so it counts as orphaned.
 fn held(word: u32) -> bool {
-    word & ORPHANED == 0 && (1..=MAX_WORKERS).contains(&(word & OWNER))
+    word & ORPHANED == 0 && (1..=MAX_ROWS).contains(&(word & OWNER))
 }
 
 impl StuckLocks {

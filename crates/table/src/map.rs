@@ -3,22 +3,31 @@
 //!
 //! Soundness depends on three things. The types in the slices consist of atomics only, so any bytes
 //! are valid values and any process may write at any time ([`Plain`]). Each slice is checked to lie
-//! inside the mapping and to be aligned. The mapping keeps its size: it is sealed
-//! (memfd_create(2)), and its descriptor is closed as soon as it is mapped.
+//! inside the mapping and to be aligned. The mapping keeps its size: the memory is sealed
+//! (memfd_create(2)), also against a change of the seals.
+//!
+//! The mapping keeps its descriptor, so that another program can adopt the memory. Jailed processes
+//! close it with all descriptors that are not theirs. It would give them nothing that the mapping
+//! does not.
 
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
 use std::mem::{align_of, size_of};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::{NonNull, null_mut};
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
-
-use crate::TableError;
-use crate::layout::{
-    Globals, Header, Load, LruLinks, Region, Row, ServerState, ShardState, StoredEntry,
+use rustix::fs::{
+    MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create,
 };
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
+
+use crate::layout::Region;
+use crate::parts::{
+    Figures, Globals, Load, LruLinks, ServerState, ShardState, Statistics, StoredEntry,
+};
+use crate::shape::{Mismatch, TableError};
 use crate::sync::{AtomicU32, AtomicU64};
 
 /// A type for which a shared `&[Self]` may refer to memory with any bytes, which other processes
@@ -32,30 +41,31 @@ pub(crate) unsafe trait Plain {}
 unsafe impl Plain for AtomicU32 {}
 // SAFETY: as above.
 unsafe impl Plain for AtomicU64 {}
-// SAFETY: its fields are atomics and padding, as layout.rs shows.
-unsafe impl Plain for Header {}
-// SAFETY: its fields are atomics and padding, as layout.rs shows.
+// SAFETY: its fields are atomics and padding, as parts.rs shows.
 unsafe impl Plain for Globals {}
-// SAFETY: its fields are atomics and padding, as layout.rs shows.
+// SAFETY: its fields are atomics and padding, as parts.rs shows.
 unsafe impl Plain for Load {}
-// SAFETY: its fields are atomics, a lock that is one atomic, and padding, as layout.rs and lock.rs
+// SAFETY: its fields are atomics, a lock that is one atomic, and padding, as parts.rs and lock.rs
 // show.
 unsafe impl Plain for ServerState {}
-// SAFETY: its fields are atomics, as layout.rs shows.
-unsafe impl Plain for Row {}
-// SAFETY: its fields are atomics, a lock that is one atomic, and padding, as layout.rs and lock.rs
+// SAFETY: its fields are atomics, as parts.rs shows.
+unsafe impl Plain for Figures {}
+// SAFETY: its fields are arrays of atomics, and padding, as parts.rs shows.
+unsafe impl Plain for Statistics {}
+// SAFETY: its fields are atomics, a lock that is one atomic, and padding, as parts.rs and lock.rs
 // show.
 unsafe impl Plain for ShardState {}
-// SAFETY: its fields are atomics, as layout.rs shows.
+// SAFETY: its fields are atomics, as parts.rs shows.
 unsafe impl Plain for LruLinks {}
-// SAFETY: its fields are atomics, as layout.rs shows.
+// SAFETY: its fields are atomics and padding, as parts.rs shows.
 unsafe impl Plain for StoredEntry {}
 
-/// Zeroed memory, shared with every process that is forked later. Unmapped when dropped.
+/// Memory that is shared with every process that is forked later. Unmapped when dropped.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     start: NonNull<c_void>,
     bytes: usize,
+    memory: OwnedFd,
 }
 
 // SAFETY: the mapping belongs to the process, not to a thread; it only returns shared slices of
@@ -67,14 +77,51 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Maps `bytes` of zeroes. A page takes memory only when it is first written or read.
     pub fn new(bytes: usize) -> Result<Mapping, TableError> {
-        let failed = |step| {
-            move |errno: rustix::io::Errno| TableError::System { step, bytes, source: errno.into() }
+        let failed = |step| failed(step, bytes);
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let memory = match memfd_create(c"pen-table", flags | MemfdFlags::NOEXEC_SEAL) {
+            // Linux before 6.3 knows no memory that cannot be executed.
+            Err(Errno::INVAL) => memfd_create(c"pen-table", flags),
+            made => made,
         };
-        let memory = memfd_create(c"pen-table", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
-            .map_err(failed("memfd_create"))?;
+        let memory = memory.map_err(failed("memfd_create"))?;
         ftruncate(&memory, bytes as u64).map_err(failed("ftruncate"))?;
-        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-        fcntl_add_seals(&memory, seals).map_err(failed("sealing"))?;
+        fcntl_add_seals(&memory, SEALS).map_err(failed("sealing"))?;
+        Mapping::map(memory, bytes)
+    }
+
+    /// Maps memory that [`Mapping::new`] made, maybe in another program, with its content.
+    ///
+    /// # Errors
+    /// It is not sealed, has another size, or cannot be mapped.
+    pub fn adopt(memory: OwnedFd, bytes: usize) -> Result<Mapping, TableError> {
+        let seals = fcntl_get_seals(&memory).map_err(|errno| Mismatch::NotMemory(errno.into()))?;
+        // A kernel may set further seals by itself (memfd_create(2), MFD_NOEXEC_SEAL).
+        if !seals.contains(SEALS) {
+            return Err(Mismatch::Unsealed(seals.bits()).into());
+        }
+        let size = fstat(&memory).map_err(failed("fstat", bytes))?.st_size;
+        match u64::try_from(size) {
+            Ok(size) if size == bytes as u64 => Mapping::map(memory, bytes),
+            size => Err(Mismatch::Size { bytes: size.unwrap_or(0), needed: bytes }.into()),
+        }
+    }
+
+    /// Keeps the mapping from children that are forked later.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn keep_from_children(&self) -> Result<(), TableError> {
+        // SAFETY: start and length are those of our own mmap. The advice changes nothing in this
+        // process. A later child has this object without the memory. It must neither use nor drop
+        // it. It reaches it only through the supervisor's `OldTables`, which the work of no child
+        // touches, and a child ends by _exit(2), which drops nothing.
+        unsafe { madvise(self.start.as_ptr(), self.bytes, Advice::LinuxDontFork) }
+            .map_err(failed("madvise", self.bytes))
+    }
+
+    /// Maps memory of this size, which is sealed.
+    fn map(memory: OwnedFd, bytes: usize) -> Result<Mapping, TableError> {
         // SAFETY: a new mapping at an address that the kernel chooses; no existing memory is
         // touched.
         let start = unsafe {
@@ -87,9 +134,14 @@ impl Mapping {
                 0,
             )
         }
-        .map_err(failed("mmap"))?;
+        .map_err(failed("mmap", bytes))?;
         let start = NonNull::new(start).ok_or(TableError::Shape("mapped at address 0"))?;
-        Ok(Mapping { start, bytes })
+        Ok(Mapping { start, bytes, memory })
+    }
+
+    /// The descriptor of the memory.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.memory.as_fd()
     }
 
     /// The elements of a region.
@@ -116,6 +168,13 @@ impl Mapping {
     pub fn words(&self) -> &[AtomicU32] {
         self.slice(&Region::new(0, self.bytes / size_of::<AtomicU32>()))
     }
+}
+
+/// The memory keeps its size, and keeps these seals.
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+
+fn failed(step: &'static str, bytes: usize) -> impl Fn(rustix::io::Errno) -> TableError {
+    move |errno| TableError::System { step, bytes, source: errno.into() }
 }
 
 impl Drop for Mapping {

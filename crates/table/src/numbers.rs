@@ -1,16 +1,18 @@
 //! Connection numbers, which are also the slots under `-x`: an array of owner bytes, eight to a
-//! word. A byte holds the number of the worker that has the connection + 1, or 0.
+//! word. A byte holds the row of the worker that has the connection + 1, or 0.
 //!
 //! There is no separate count that could be wrong. One compare-and-swap takes a slot and another
-//! gives it back. So a worker that dies leaves each of its slots either free, or taken in its name;
-//! the reclaim frees the latter.
+//! gives it back. So a worker that dies leaves each of its slots either free, or taken in the name
+//! of its row; the reclaim frees the latter.
 //!
-//! Waiting: a worker that finds no free slot sets its bit in `waiting` and tries once more. A
+//! Waiting: a worker that finds no free slot sets its row's bit in `waiting` and tries once more. A
 //! worker that frees a slot loads `waiting` afterwards. Both sides have a SeqCst fence between the
 //! write and the load. So at least one of them sees the other's write, and no wake-up is lost. Only
 //! the worker itself (or its reclaim) clears its bit, not the worker that wakes it. So if a worker
 //! dies between freeing and waking, the supervisor still sees the bit.
 
+use crate::parts::WAITING_WORDS;
+use crate::shape::MAX_ROWS;
 use crate::sync::{AtomicU64, Ordering::*, fence};
 use crate::view::View;
 
@@ -18,10 +20,10 @@ use crate::view::View;
 #[derive(Clone, Copy)]
 pub(crate) struct Numbers<'t> {
     pub view: View<'t>,
-    pub worker: u32,
+    pub row: u32,
 }
 
-impl Numbers<'_> {
+impl<'t> Numbers<'t> {
     /// Takes the lowest free number below `limit`.
     pub fn claim(self, limit: u32) -> Option<u32> {
         let globals = self.view.globals;
@@ -49,7 +51,7 @@ impl Numbers<'_> {
             }
             match word.compare_exchange(seen, seen & !(0xff << shift), Release, Relaxed) {
                 Ok(_) => {
-                    self.lower_hint(number);
+                    lower_hint(self.view, number);
                     return true;
                 }
                 Err(now) => seen = now,
@@ -60,32 +62,13 @@ impl Numbers<'_> {
 
     /// Marks this worker as waiting. It must try to claim once more afterwards.
     pub fn wait(self) {
-        self.view.globals.waiting.0.fetch_or(self.bit(), Relaxed);
+        self.waiting_word().fetch_or(self.bit(), Relaxed);
         fence(SeqCst);
     }
 
     /// Marks this worker as not waiting.
     pub fn stop_waiting(self) {
-        self.view.globals.waiting.0.fetch_and(!self.bit(), Relaxed);
-    }
-
-    /// Whether a worker waits. To be called after something was freed.
-    pub fn anyone_waits(self) -> bool {
-        fence(SeqCst);
-        self.view.globals.waiting.0.load(Relaxed) != 0
-    }
-
-    /// Frees all numbers of this dead worker.
-    pub fn reclaim(self) {
-        self.stop_waiting();
-        for (index, word) in (0u32..).zip(used_words(self.view)) {
-            let seen = word.load(Relaxed);
-            for slot in (0..8).filter(|slot| seen >> (slot * 8) & 0xff == self.byte()) {
-                self.release(index * 8 + slot);
-            }
-        }
-        // It may have freed a number and died before it lowered the hint.
-        self.lower_hint(0);
+        self.waiting_word().fetch_and(!self.bit(), Relaxed);
     }
 
     /// Takes the lowest free number of `start..end`.
@@ -107,7 +90,7 @@ impl Numbers<'_> {
             let slot = lowest_zero_byte(seen | outside)?;
             let number = index * 8 + slot;
             // This must come first: a reclaim looks for the dead worker's numbers only below.
-            let high_water = &self.view.globals.high_water.0;
+            let high_water = &self.view.globals.high_water.0.numbers;
             if high_water.load(Relaxed) <= number {
                 high_water.fetch_max(number + 1, Relaxed);
             }
@@ -119,9 +102,17 @@ impl Numbers<'_> {
         None
     }
 
+    /// Takes this number, if it exists and is free.
+    #[cfg(not(loom))]
+    fn claim_one(self, number: u32) {
+        if number < self.view.layout.connections {
+            let _ = self.claim_within(number, number + 1);
+        }
+    }
+
     /// Makes the noted numbers exactly those that this worker has: `mine`, one word for each word
-    /// of the array. It also frees the numbers of workers that cannot exist, because no other
-    /// worker would.
+    /// of the array. It also frees the numbers of rows that do not exist, because no other worker
+    /// would.
     pub fn republish(self, mine: &[u64], limit: u32, waits: bool) {
         let globals = self.view.globals;
         let highest = (0u32..)
@@ -129,10 +120,10 @@ impl Numbers<'_> {
             .filter(|(_, word)| **word != 0)
             .map(|(index, _)| index * 8 + 8)
             .max();
-        globals.high_water.0.fetch_max(highest.unwrap_or(0), Relaxed);
+        globals.high_water.0.numbers.fetch_max(highest.unwrap_or(0), Relaxed);
         // A hostile worker may have lowered the high water, so all numbers below the limit are
         // included.
-        let used = globals.high_water.0.load(Relaxed).max(limit).div_ceil(8) as usize;
+        let used = globals.high_water.0.numbers.load(Relaxed).max(limit).div_ceil(8) as usize;
         for (index, word) in self.view.owners.iter().enumerate().take(used) {
             let mine = mine.get(index).copied().unwrap_or(0);
             let mut seen = word.load(Relaxed);
@@ -146,9 +137,10 @@ impl Numbers<'_> {
                 }
             }
         }
-        self.lower_hint(0);
-        let workers = u64::MAX >> (64 - self.view.layout.shape.workers.clamp(1, 64));
-        globals.waiting.0.fetch_and(workers, Relaxed);
+        lower_hint(self.view, 0);
+        for (index, word) in (0..).zip(waiting_words(self.view)) {
+            word.fetch_and(bits_below(self.view.layout.shape.rows, index), Relaxed);
+        }
         match waits {
             true => self.wait(),
             false => self.stop_waiting(),
@@ -159,7 +151,7 @@ impl Numbers<'_> {
     fn republished(self, seen: u64, mine: u64) -> u64 {
         (0..8).map(|slot| slot * 8).fold(0, |word, shift| {
             let (owner, own) = (seen >> shift & 0xff, mine >> shift & 0xff);
-            let others = owner != self.byte() && owner <= u64::from(self.view.layout.shape.workers);
+            let others = owner != self.byte() && owner <= u64::from(self.view.layout.shape.rows);
             word | if own == 0 && others { owner } else { own } << shift
         })
     }
@@ -171,34 +163,122 @@ impl Numbers<'_> {
         }
     }
 
-    /// Lowers the hint for a free number.
-    fn lower_hint(self, number: u32) {
-        let hint = &self.view.globals.lowest_free.0;
-        let mut seen = hint.load(Relaxed);
-        for _ in 0..TRIES {
-            // The counter rises even if the number stays the same. So a worker that looked before
-            // this number was free cannot raise the hint past it.
-            let lowered = (seen >> 32).wrapping_add(1) << 32 | u64::from(number.min(seen as u32));
-            match hint.compare_exchange(seen, lowered, AcqRel, Relaxed) {
-                Ok(_) => return,
-                Err(now) => seen = now,
-            }
-        }
+    fn byte(self) -> u64 {
+        u64::from(self.row) + 1
     }
 
-    fn byte(self) -> u64 {
-        u64::from(self.worker) + 1
+    /// The word of `waiting` that has this row's bit.
+    fn waiting_word(self) -> &'t AtomicU64 {
+        // A row that does not exist has no bit of its own.
+        &self.view.globals.waiting.0[self.row as usize / 64 % WAITING_WORDS]
     }
 
     fn bit(self) -> u64 {
-        1 << self.worker
+        1 << (self.row % 64)
     }
 }
 
-/// The worker that has a number.
+/// Whether a worker waits. To be called after something was freed.
+pub(crate) fn anyone_waits(view: View<'_>) -> bool {
+    fence(SeqCst);
+    let [first, others @ ..] = &view.globals.waiting.0;
+    // Runs at the end of each connection; few tables have so many rows.
+    first.load(Relaxed) != 0
+        || (view.layout.shape.rows > 64 && others.iter().any(|word| word.load(Relaxed) != 0))
+}
+
+/// Frees all numbers of rows that are lost, which then wait for none either.
+pub(crate) fn reclaim(view: View<'_>, is_lost: impl Fn(u32) -> bool) {
+    for (index, word) in (0u32..).zip(waiting_words(view)) {
+        let rest = (0..64).filter(|bit| !is_lost(index * 64 + bit));
+        word.fetch_and(rest.fold(0, |bits, bit| bits | 1 << bit), Relaxed);
+    }
+    for (index, word) in (0u32..).zip(used_words(view)) {
+        let seen = word.load(Relaxed);
+        for slot in 0..8 {
+            let owner = ((seen >> (slot * 8) & 0xff) as u32).checked_sub(1);
+            if let Some(row) = owner.filter(|row| is_lost(*row)) {
+                Numbers { view, row }.release(index * 8 + slot);
+            }
+        }
+    }
+    // A worker may have freed a number and died before it lowered the hint.
+    lower_hint(view, 0);
+}
+
+/// Makes the numbers of a row exactly those that rows of another table have, as far as they are
+/// free. Returns whether the row had one that is free now. `theirs` is what that table has in a
+/// word of its owner bytes; all numbers that were taken there are below `used`.
+#[cfg(not(loom))]
+pub(crate) fn mirror(
+    view: View<'_>,
+    row: u32,
+    used: u32,
+    theirs: impl Fn(u32) -> u64,
+    is_mirrored: impl Fn(u32) -> bool,
+) -> bool {
+    let numbers = Numbers { view, row };
+    let used = view.globals.high_water.0.numbers.load(Relaxed).max(used).div_ceil(8);
+    let mut freed = false;
+    for (index, word) in (0u32..used).zip(view.owners) {
+        let theirs = theirs(index);
+        let wanted = |slot: u32| {
+            let owner = ((theirs >> (slot * 8) & 0xff) as u32).checked_sub(1);
+            owner.is_some_and(&is_mirrored)
+        };
+        for slot in 0..8 {
+            let number = index * 8 + slot;
+            let seen = word.load(Relaxed) >> (slot * 8) & 0xff;
+            match (wanted(slot), seen == numbers.byte()) {
+                // Another worker of this table may have it.
+                (true, false) => numbers.claim_one(number),
+                (false, true) => freed |= numbers.release(number),
+                (true, true) | (false, false) => {}
+            }
+        }
+    }
+    freed
+}
+
+/// Lowers the hint for a free number.
+fn lower_hint(view: View<'_>, number: u32) {
+    let hint = &view.globals.lowest_free.0;
+    let mut seen = hint.load(Relaxed);
+    for _ in 0..TRIES {
+        // The counter rises even if the number stays the same. So a worker that looked before this
+        // number was free cannot raise the hint past it.
+        let lowered = (seen >> 32).wrapping_add(1) << 32 | u64::from(number.min(seen as u32));
+        match hint.compare_exchange(seen, lowered, AcqRel, Relaxed) {
+            Ok(_) => return,
+            Err(now) => seen = now,
+        }
+    }
+}
+
+/// The words of `waiting` that have the bit of a row.
+fn waiting_words<'t>(view: View<'t>) -> &'t [AtomicU64] {
+    let words = view.layout.shape.rows.div_ceil(64) as usize;
+    &view.globals.waiting.0[..words.min(WAITING_WORDS)]
+}
+
+/// In word `index` of `waiting`, the bits of the rows below `rows`.
+fn bits_below(rows: u32, index: u32) -> u64 {
+    match rows.saturating_sub(index * 64) {
+        0 => 0,
+        rows => u64::MAX >> (64 - rows.min(64)),
+    }
+}
+
+/// The row that has a number.
 pub(crate) fn owner(view: View<'_>, number: u32) -> Option<u32> {
     let word = view.owners.get(number as usize / 8)?.load(Relaxed);
     ((word >> (number % 8 * 8) & 0xff) as u32).checked_sub(1)
+}
+
+/// How many numbers the worker of a row has.
+pub(crate) fn taken_by(view: View<'_>, row: u32) -> u32 {
+    let pattern = EACH.wrapping_mul(u64::from(row) + 1);
+    used_words(view).map(|word| 8 - nonzero_bytes(word.load(Relaxed) ^ pattern)).sum()
 }
 
 /// How many numbers are taken.
@@ -209,7 +289,7 @@ pub(crate) fn taken(view: View<'_>) -> u32 {
 /// The words in which a number was ever taken. The others are not read, because that would allocate
 /// memory.
 fn used_words<'t>(view: View<'t>) -> impl Iterator<Item = &'t AtomicU64> {
-    view.owners.iter().take(view.globals.high_water.0.load(Relaxed).div_ceil(8) as usize)
+    view.owners.iter().take(view.globals.high_water.0.numbers.load(Relaxed).div_ceil(8) as usize)
 }
 
 /// A mask of the bytes `start..end` of a word; `end` may lie beyond it.
@@ -235,9 +315,13 @@ const EACH: u64 = u64::MAX / 0xff;
 
 const TRIES: u32 = 1024;
 
+/// A row must fit a byte; 0 means no owner.
+const _: () = assert!(MAX_ROWS < 255);
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::{Shape, Table};
 
     #[test]
     fn bytes_of_a_word() {
@@ -266,5 +350,16 @@ mod tests {
         assert_eq!(bytes_between(0, 100), u64::MAX);
         assert_eq!(bytes_between(1, 3), 0x00ff_ff00);
         assert_eq!(bytes_between(7, 9), 0xff << 56);
+    }
+
+    #[test]
+    fn a_number_has_its_worker() {
+        let shape = Shape { clients: 1, servers: 3, rows: 3, connections: 8 };
+        let table = Table::create(shape).unwrap();
+        let (first, second) = (table.worker_table(0), table.worker_table(2));
+        assert_eq!((first.claim_connection(8), second.claim_connection(8)), (Some(0), Some(1)));
+        let owners: Vec<_> =
+            [0, 1, 2, u32::MAX].into_iter().map(|number| table.connection_owner(number)).collect();
+        assert_eq!(owners, [Some(0), Some(2), None, None]);
     }
 }

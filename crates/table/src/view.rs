@@ -1,11 +1,15 @@
 //! The table as slices, which all safe code uses. They come from the mapping. Under a model checker
 //! they come from the heap, because its atomics cannot be in shared memory.
 
-use crate::TableError;
+#[cfg(not(loom))]
+use std::os::fd::{BorrowedFd, OwnedFd};
+
 use crate::hash::HashKey;
-use crate::layout::{
-    Globals, Header, Layout, Load, LruLinks, Row, ServerState, ShardLock, ShardState, StoredEntry,
+use crate::layout::Layout;
+use crate::parts::{
+    Figures, Globals, Load, LruLinks, ServerState, ShardLock, ShardState, Statistics, StoredEntry,
 };
+use crate::shape::TableError;
 use crate::sync::{AtomicU32, AtomicU64, Ordering::*};
 
 /// All parts of a table.
@@ -13,11 +17,11 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering::*};
 pub(crate) struct View<'t> {
     pub layout: &'t Layout,
     pub hash_key: HashKey,
-    pub header: &'t Header,
     pub globals: &'t Globals,
     pub loads: &'t [Load],
-    pub servers: &'t [ServerState],
-    rows: &'t [Row],
+    servers: &'t [ServerState],
+    figures: &'t [Figures],
+    statistics: &'t [Statistics],
     pub owners: &'t [AtomicU64],
     shard_states: &'t [ShardState],
     buckets: &'t [AtomicU32],
@@ -38,15 +42,56 @@ pub(crate) struct Shard<'t> {
 }
 
 impl<'t> View<'t> {
-    /// A worker's rows, by server; empty for a worker that does not exist.
-    pub fn rows(self, worker: u32) -> &'t [Row] {
-        let start = worker as usize * self.layout.row_stride as usize;
-        self.rows.get(start..start + self.layout.shape.servers as usize).unwrap_or_default()
+    /// How many rows were ever used. The number comes from the memory, so it is limited.
+    pub fn rows_used(self) -> u32 {
+        self.globals.high_water.0.rows.load(Relaxed).min(self.layout.shape.rows)
     }
 
-    /// The rows of one server, by worker.
-    pub fn column(self, server: u32) -> impl Iterator<Item = &'t Row> {
-        self.rows.iter().skip(server as usize).step_by(self.layout.row_stride as usize)
+    /// Makes a row part of the sums, if it is not.
+    pub fn raise_rows_used(self, row: u32) {
+        let used = &self.globals.high_water.0.rows;
+        if used.load(Relaxed) <= row {
+            used.fetch_max(row + 1, Relaxed);
+        }
+    }
+
+    /// The figures of a row, by server; empty for a row that does not exist.
+    pub fn row(self, row: u32) -> &'t [Figures] {
+        let start = row as usize * self.layout.row_stride as usize;
+        self.figures.get(start..start + self.layout.shape.servers as usize).unwrap_or_default()
+    }
+
+    /// The figures of a row for a server.
+    pub fn figures(self, row: u32, server: u32) -> Option<&'t Figures> {
+        self.row(row).get(server as usize)
+    }
+
+    /// The state of a server.
+    pub fn server(self, server: u32) -> Option<&'t ServerState> {
+        self.servers.get(server as usize)
+    }
+
+    /// The figures of one server in the rows that were ever used.
+    pub fn column(self, server: u32) -> impl Iterator<Item = &'t Figures> {
+        let (server, stride) = (server as usize, self.layout.row_stride as usize);
+        let rows = 0..self.rows_used() as usize;
+        rows.map_while(move |row| self.figures.get(row * stride + server))
+    }
+
+    /// The statistics of a row for a server.
+    pub fn statistics(self, row: u32, server: u32) -> Option<&'t Statistics> {
+        self.statistics_at(row, server).filter(|_| row < self.layout.shape.rows)
+    }
+
+    /// What is added to the statistics of a server in the rows.
+    pub fn base_statistics(self, server: u32) -> Option<&'t Statistics> {
+        self.statistics_at(self.layout.shape.rows, server)
+    }
+
+    fn statistics_at(self, row: u32, server: u32) -> Option<&'t Statistics> {
+        let servers = self.layout.shape.servers;
+        let at = row as usize * servers as usize + server as usize;
+        self.statistics.get(at).filter(|_| server < servers)
     }
 
     /// The number of the shard that a hash chooses.
@@ -59,6 +104,13 @@ impl<'t> View<'t> {
     pub fn shards(self) -> impl Iterator<Item = Shard<'t>> {
         (0..self.layout.shards)
             .map(move |shard| self.shard(shard, self.state(shard).lock.0.slots.load(Relaxed)))
+    }
+
+    /// Makes all locks orphaned whose owner is a row that is lost.
+    pub fn reclaim_locks(self, is_lost: impl Fn(u32) -> bool) {
+        let shards = self.shards().map(|shard| &shard.state.lock.0.lock);
+        let servers = self.servers.iter().map(|server| &server.limits.0);
+        shards.chain(servers).for_each(|lock| lock.reclaim(&is_lost));
     }
 
     /// The state of a shard; its number must be below the number of shards.
@@ -123,15 +175,24 @@ impl Memory {
         Ok(Memory { mapping: crate::map::Mapping::new(layout.bytes)? })
     }
 
+    /// The memory of a table that exists.
+    pub fn adopt(layout: &Layout, memory: OwnedFd) -> Result<Memory, TableError> {
+        Ok(Memory { mapping: crate::map::Mapping::adopt(memory, layout.bytes)? })
+    }
+
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.mapping.descriptor()
+    }
+
     pub fn view<'t>(&'t self, layout: &'t Layout, hash_key: HashKey) -> View<'t> {
         View {
             layout,
             hash_key,
-            header: &self.mapping.slice(&layout.header)[0],
             globals: &self.mapping.slice(&layout.globals)[0],
             loads: self.mapping.slice(&layout.loads),
             servers: self.mapping.slice(&layout.servers),
-            rows: self.mapping.slice(&layout.rows),
+            figures: self.mapping.slice(&layout.figures),
+            statistics: self.mapping.slice(&layout.statistics),
             owners: self.mapping.slice(&layout.owners),
             shard_states: self.mapping.slice(&layout.shard_states),
             buckets: self.mapping.slice(&layout.buckets),
@@ -145,11 +206,10 @@ impl Memory {
 #[cfg(loom)]
 #[derive(Debug)]
 pub(crate) struct Memory {
-    header: Header,
     globals: Globals,
     loads: Vec<Load>,
     servers: Vec<ServerState>,
-    rows: Vec<Row>,
+    figures: Vec<Figures>,
     owners: Vec<AtomicU64>,
     shard_states: Vec<ShardState>,
     buckets: Vec<AtomicU32>,
@@ -164,11 +224,10 @@ impl Memory {
             std::iter::repeat_with(T::default).take(count).collect()
         }
         Ok(Memory {
-            header: Header::default(),
             globals: Globals::default(),
             loads: zeroes(layout.loads.count),
             servers: zeroes(layout.servers.count),
-            rows: zeroes(layout.rows.count),
+            figures: zeroes(layout.figures.count),
             owners: zeroes(layout.owners.count),
             shard_states: zeroes(layout.shard_states.count),
             buckets: zeroes(layout.buckets.count),
@@ -181,11 +240,12 @@ impl Memory {
         View {
             layout,
             hash_key,
-            header: &self.header,
             globals: &self.globals,
             loads: &self.loads,
             servers: &self.servers,
-            rows: &self.rows,
+            figures: &self.figures,
+            // No model has them: each has one writer, and nothing is decided by them.
+            statistics: &[],
             owners: &self.owners,
             shard_states: &self.shard_states,
             buckets: &self.buckets,

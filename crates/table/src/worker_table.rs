@@ -3,19 +3,22 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 
+use crate::clients::entry::NO_SERVER;
+use crate::clients::{Arrival, ClientRef, Occupant};
 use crate::hash::HashedKey;
-use crate::lock::{LockId, LockTaken, StuckLocks};
+use crate::lock::{LockId, LockStuck, LockTaken, StuckLocks};
 use crate::numbers::{self, Numbers};
+use crate::servers::blacklist::{Blacklist, Failure};
+use crate::servers::statistics::{FailureClass, Timed};
 use crate::sync::Ordering::*;
 use crate::view::{Shard, View};
-use crate::{Arrival, Blacklist, ClientRef, Failure, LockStuck, NO_SERVER};
 
-/// The view of the table for one worker, which is the only writer of its rows. One process has at
-/// most one `WorkerTable` of a worker's number.
+/// The view of the table for one worker, which is the only writer of its row. One process has at
+/// most one `WorkerTable` of a row.
 pub struct WorkerTable<'t> {
     view: View<'t>,
-    worker: u32,
-    /// Whether the worker's bit in `waiting` is set.
+    row: u32,
+    /// Whether the row's bit in `waiting` is set.
     waits: Cell<bool>,
     stuck: RefCell<StuckLocks>,
     rebuilt: Cell<Option<u32>>,
@@ -32,11 +35,11 @@ pub struct Locked<'s> {
 }
 
 impl<'t> WorkerTable<'t> {
-    pub(crate) fn new(view: View<'t>, worker: u32) -> WorkerTable<'t> {
+    pub(crate) fn new(view: View<'t>, row: u32) -> WorkerTable<'t> {
         let slots = Cell::new(view.layout.share(view.layout.shape.clients));
         WorkerTable {
             view,
-            worker,
+            row,
             waits: Cell::new(false),
             stuck: RefCell::default(),
             rebuilt: Cell::new(None),
@@ -59,7 +62,7 @@ impl<'t> WorkerTable<'t> {
     /// for it or wakes a waiting worker. A number that this worker does not have is not changed.
     #[must_use]
     pub fn release_connection(&self, number: u32) -> bool {
-        self.numbers().release(number) && self.numbers().anyone_waits()
+        self.numbers().release(number) && numbers::anyone_waits(self.view)
     }
 
     /// Marks this worker as waiting for a free connection. The caller must try to claim once more
@@ -77,31 +80,33 @@ impl<'t> WorkerTable<'t> {
         }
     }
 
-    /// Writes again all that the table holds in this worker's name: the number of each of its
-    /// connections and, if the connection is counted at a server, that server's row. The caller
+    /// Writes again all that the table holds in this worker's row: the number of each of its
+    /// connections and, if the connection is counted at a server, that server's count. The caller
     /// must call [`WorkerTable::set_pending`] again. For the case that a sibling may have
     /// overwritten the table, because only this worker knows its own state. `limit`: as for
     /// [`WorkerTable::claim_connection`]. The worker must not hold a lock. Returns whether a paused
     /// worker waits, because this may free slots.
     #[must_use]
     pub fn republish(&self, limit: u32, open: impl Iterator<Item = (u32, Option<u32>)>) -> bool {
-        let rows = self.view.rows(self.worker);
+        let row = self.view.row(self.row);
+        self.view.raise_rows_used(self.row);
         let mut numbers = vec![0; self.view.owners.len()];
-        let mut counts = vec![0u32; rows.len()];
+        let mut counts = vec![0u32; row.len()];
         for (number, server) in open {
             self.numbers().note(&mut numbers, number);
             if let Some(count) = server.and_then(|server| counts.get_mut(server as usize)) {
                 *count += 1;
             }
         }
-        for (row, count) in rows.iter().zip(counts) {
-            row.republish(count);
-            row.set_pending(false);
+        for (figures, count) in row.iter().zip(counts) {
+            figures.republish(count);
+            figures.set_pending(false);
         }
         self.numbers().republish(&numbers, limit, self.waits.get());
         // This worker holds no lock now, so a lock in its name would never be released.
-        self.view.bury_locks(self.worker);
-        self.numbers().anyone_waits()
+        let rows = self.view.layout.shape.rows;
+        self.view.reclaim_locks(|row| row == self.row || row >= rows);
+        numbers::anyone_waits(self.view)
     }
 
     /// Locks the shard of a client until the result is dropped. It waits at most a few
@@ -117,7 +122,7 @@ impl<'t> WorkerTable<'t> {
         let shard = self.view.shard(number, slots);
         let state = &shard.state.lock.0;
         let taken =
-            state.lock.take(self.worker, LockId::Shard(number), &mut self.stuck.borrow_mut())?;
+            state.lock.take(self.row, LockId::Shard(number), &mut self.stuck.borrow_mut())?;
         let mut locked = Locked { worker_table: self, shard, key };
         if !state.has_size(slots) || taken == LockTaken::Orphaned {
             locked.repair(number, taken);
@@ -144,19 +149,19 @@ impl<'t> WorkerTable<'t> {
     /// is exact for every interleaving: never one too many, and never one too few unless another
     /// worker is stuck here. False for a server that does not exist.
     pub fn reserve(&self, server: u32, limit: Option<u32>) -> bool {
-        self.view.reserve(self.worker, server, limit, &mut self.stuck.borrow_mut())
+        self.view.reserve(self.row, server, limit, &mut self.stuck.borrow_mut())
     }
 
     /// Gives a connection to a server back.
     pub fn release(&self, server: u32) {
-        if let Some(row) = self.view.rows(self.worker).get(server as usize) {
-            row.lower();
+        if let Some(figures) = self.view.figures(self.row, server) {
+            figures.lower();
         }
     }
 
     /// Connections to a server, of all workers.
     pub fn connections(&self, server: u32) -> u32 {
-        match self.view.servers.get(server as usize) {
+        match self.view.server(server) {
             Some(_) => self.view.connections(server),
             None => 0,
         }
@@ -164,8 +169,8 @@ impl<'t> WorkerTable<'t> {
 
     /// Sets whether this worker has the maximum of pending connects to a server.
     pub fn set_pending(&self, server: u32, pending: bool) {
-        if let Some(row) = self.view.rows(self.worker).get(server as usize) {
-            row.set_pending(pending);
+        if let Some(figures) = self.view.figures(self.row, server) {
+            figures.set_pending(pending);
         }
     }
 
@@ -176,34 +181,70 @@ impl<'t> WorkerTable<'t> {
 
     /// Adds relayed bytes to a server: `sent` to it, `received` from it.
     pub fn add_server_bytes(&self, server: u32, sent: u64, received: u64) {
-        if let Some(row) = self.view.rows(self.worker).get(server as usize) {
-            row.add_bytes(sent, received);
+        if let Some(figures) = self.view.figures(self.row, server) {
+            figures.add_bytes(sent, received);
+        }
+    }
+
+    /// Counts a connection of a client that reached a server.
+    pub fn count_reached(&self, server: u32) {
+        if let Some(statistics) = self.view.statistics(self.row, server) {
+            statistics.count_reached();
+        }
+    }
+
+    /// Counts how long a connect took that succeeded.
+    pub fn count_connect(&self, server: u32, time: Timed) {
+        if let Some(statistics) = self.view.statistics(self.row, server) {
+            statistics.count_connect(time);
+        }
+    }
+
+    /// Counts a connect that failed.
+    pub fn count_failure(&self, server: u32, class: FailureClass) {
+        if let Some(statistics) = self.view.statistics(self.row, server) {
+            statistics.count_failure(class);
+        }
+    }
+
+    /// Counts a client that is passed on to another server, because this one was not usable.
+    pub fn count_failover(&self, server: u32) {
+        if let Some(statistics) = self.view.statistics(self.row, server) {
+            statistics.count_failover();
+        }
+    }
+
+    /// Counts how long a connection lasted that reached a server and has ended.
+    pub fn count_length(&self, server: u32, time: Timed) {
+        if let Some(statistics) = self.view.statistics(self.row, server) {
+            statistics.count_length(time);
         }
     }
 
     /// Sets the number of this worker's open connections; `None`: it takes no clients now.
     pub fn set_open(&self, open: Option<u32>) {
-        if let Some(load) = self.view.loads.get(self.worker as usize) {
+        if let Some(load) = self.view.loads.get(self.row as usize) {
             load.open.store(open.map_or(0, |open| open.saturating_add(1)), Relaxed);
         }
     }
 
     /// The fewest connections that any other worker has open; `None`: no other worker takes
-    /// clients. It reads a cache line per worker, so it must not be called for each connection.
+    /// clients. It reads a cache line per row, so it must not be called for each connection.
     pub fn fewest_open(&self) -> Option<u32> {
-        let others = (0..).zip(self.view.loads).filter(|(worker, _)| *worker != self.worker);
+        let used = self.view.loads.iter().take(self.view.rows_used() as usize);
+        let others = (0..).zip(used).filter(|(row, _)| *row != self.row);
         others.filter_map(|(_, load)| load.open.load(Relaxed).checked_sub(1)).min()
     }
 
     /// Which of a server's addresses is in use. The value may be out of range.
     pub fn address(&self, server: u32) -> u32 {
-        self.view.servers.get(server as usize).map_or(0, |state| state.address.load(Relaxed))
+        self.view.server(server).map_or(0, |state| state.address.load(Relaxed))
     }
 
     /// Makes all workers use another address of a server. False: another worker was faster, or
     /// there is no such server. The caller that gets true reports the change.
     pub fn move_address(&self, server: u32, from: u32, to: u32) -> bool {
-        let state = self.view.servers.get(server as usize);
+        let state = self.view.server(server);
         state
             .is_some_and(|state| state.address.compare_exchange(from, to, Relaxed, Relaxed).is_ok())
     }
@@ -232,50 +273,44 @@ impl<'t> WorkerTable<'t> {
 
     /// The blacklist state of a server. A server that does not exist is in use.
     pub fn blacklist(&self, server: u32, now: u64) -> Blacklist {
-        self.view
-            .servers
-            .get(server as usize)
-            .map_or(Blacklist::Clear, |state| state.blacklist(now))
+        self.view.server(server).map_or(Blacklist::Clear, |state| state.blacklist(now))
     }
 
     /// Blacklists a server until a time in monotonic milliseconds; `failed_at` is Unix time in
     /// seconds. Returns whether the server was in use before, so that the change is reported once.
     /// A server that fails its probe was not in use. An `until` of 0 clears the blacklist.
     pub fn set_blacklist(&self, server: u32, until: u64, failed_at: u64) -> bool {
-        self.view
-            .servers
-            .get(server as usize)
-            .is_some_and(|state| state.set_blacklist(until, failed_at))
+        self.view.server(server).is_some_and(|state| state.set_blacklist(until, failed_at))
     }
 
     /// Whether an operator blacklisted a server. Meaningless while it is not blacklisted.
     pub fn is_taken_out(&self, server: u32) -> bool {
-        self.view.servers.get(server as usize).is_some_and(|state| state.is_taken_out())
+        self.view.server(server).is_some_and(|state| state.is_taken_out())
     }
 
     /// Notes that a connect to a server failed: Unix time in seconds, and a code for the reason.
     pub fn note_failure(&self, server: u32, at: u64, cause: u16) {
-        if let Some(state) = self.view.servers.get(server as usize) {
+        if let Some(state) = self.view.server(server) {
             state.note_failure(at, cause);
         }
     }
 
     /// The last failed connect to a server.
     pub fn last_failure(&self, server: u32) -> Option<Failure> {
-        self.view.servers.get(server as usize)?.last_failure()
+        self.view.server(server)?.last_failure()
     }
 
     /// Makes this worker's attempt the only probe of a server whose blacklist time is over. Others
     /// see [`Blacklist::Probed`] until `until`, and then [`Blacklist::Expired`] again if there is
     /// no result. False: another worker was faster.
     pub fn begin_probe(&self, server: u32, now: u64, until: u64) -> bool {
-        self.view.servers.get(server as usize).is_some_and(|state| state.begin_probe(now, until))
+        self.view.server(server).is_some_and(|state| state.begin_probe(now, until))
     }
 
     /// Ends the probe of a server without a result: another probe may begin. No effect for a server
     /// that is not being probed.
     pub fn abandon_probe(&self, server: u32, now: u64) {
-        if let Some(state) = self.view.servers.get(server as usize) {
+        if let Some(state) = self.view.server(server) {
             state.abandon_probe(now);
         }
     }
@@ -283,7 +318,7 @@ impl<'t> WorkerTable<'t> {
     /// Marks a server as in use again after a connect. Returns whether it was blacklisted before,
     /// so that the change is reported once.
     pub fn clear_blacklist(&self, server: u32) -> bool {
-        self.view.servers.get(server as usize).is_some_and(|state| state.clear_blacklist())
+        self.view.server(server).is_some_and(|state| state.clear_blacklist())
     }
 
     /// The number of clients kept in a shard, if taking or using a lock found half-changed data of
@@ -293,7 +328,7 @@ impl<'t> WorkerTable<'t> {
     }
 
     fn numbers(&self) -> Numbers<'t> {
-        Numbers { view: self.view, worker: self.worker }
+        Numbers { view: self.view, row: self.row }
     }
 }
 
@@ -306,9 +341,11 @@ impl Locked<'_> {
             self.rebuild();
             // If a hostile worker overwrites the table at this moment, the client is served without
             // being remembered.
-            self.shard
-                .arrive(self.key, now, tracking)
-                .unwrap_or(Arrival { client: ClientRef::NOBODY, recorded: NO_SERVER })
+            self.shard.arrive(self.key, now, tracking).unwrap_or(Arrival {
+                client: ClientRef::NOBODY,
+                recorded: NO_SERVER,
+                former: Occupant::Nobody,
+            })
         })
     }
 
@@ -346,18 +383,18 @@ impl Locked<'_> {
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        self.shard.state.lock.0.lock.give_back(self.worker_table.worker);
+        self.shard.state.lock.0.lock.give_back(self.worker_table.row);
     }
 }
 
 impl fmt::Debug for WorkerTable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Seat").field("worker", &self.worker).finish_non_exhaustive()
+        f.debug_struct("WorkerTable").field("row", &self.row).finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for Locked<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Locked").field("worker", &self.worker_table.worker).finish_non_exhaustive()
+        f.debug_struct("Locked").field("row", &self.worker_table.row).finish_non_exhaustive()
     }
 }

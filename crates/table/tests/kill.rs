@@ -51,7 +51,7 @@ const TESTS: [(&str, fn()); 2] = [
 
 fn killed_workers_leave_nothing_behind() {
     let table =
-        Table::create(Shape { clients: SLOTS, servers: 3, workers: WORKERS + 1, connections: 32 })
+        Table::create(Shape { clients: SLOTS, servers: 3, rows: WORKERS + 1, connections: 32 })
             .unwrap();
     let mut random = Random(0x5eed);
     let mut children: Vec<Pid> =
@@ -141,8 +141,9 @@ fn nothing_is_left(table: &Table, minute: u64) {
 
 fn a_stopped_owner_stops_nobody_else() {
     let table =
-        Table::create(Shape { clients: SLOTS, servers: 3, workers: WORKERS + 1, connections: 32 })
+        Table::create(Shape { clients: SLOTS, servers: 3, rows: WORKERS + 1, connections: 32 })
             .unwrap();
+    table.use_row(0);
     let child = start(|| {
         let worker_table = table.worker_table(0);
         let mut locked = worker_table.lock(client(1)).expect("nobody else yet");
@@ -210,6 +211,7 @@ fn reserve(worker_table: &WorkerTable<'_>, reserved: &mut Vec<u32>, server: u32)
 }
 
 fn start_worker(table: &Table, worker: u32, seed: u64) -> Pid {
+    table.use_row(worker);
     start(|| work(table, worker, seed))
 }
 

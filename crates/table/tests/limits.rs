@@ -12,7 +12,7 @@ const ROUNDS: u32 = 20_000;
 const LIMIT: u32 = 3;
 
 fn table() -> Table {
-    Table::create(Shape { clients: 16, servers: 3, workers: WORKERS, connections: 64 })
+    Table::create(Shape { clients: 16, servers: 3, rows: WORKERS, connections: 64 })
         .expect("memory for a table")
 }
 

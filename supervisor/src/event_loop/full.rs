@@ -7,20 +7,22 @@ use std::time::{Duration, Instant};
 
 /// A period in which clients wait. Workers report it every second.
 #[derive(Debug, Default)]
-pub(in crate::event_loop) struct Crowd {
+pub(in crate::event_loop) struct FullPeriod {
     /// The time of the last report; none while no client waits.
-    heard: Option<Instant>,
+    last_report: Option<Instant>,
 }
 
-impl Crowd {
+impl FullPeriod {
     /// Notes a report that clients wait. Returns whether a new period begins.
-    pub(in crate::event_loop) fn hear(&mut self, now: Instant) -> bool {
-        self.heard.replace(now).is_none()
+    pub(in crate::event_loop) fn note(&mut self, now: Instant) -> bool {
+        self.last_report.replace(now).is_none()
     }
 
     /// Whether the period is over, because there was no report for a while.
     pub(in crate::event_loop) fn is_over(&mut self, now: Instant) -> bool {
-        self.heard.take_if(|heard| now.saturating_duration_since(*heard) >= QUIET).is_some()
+        self.last_report
+            .take_if(|last_report| now.saturating_duration_since(*last_report) >= QUIET)
+            .is_some()
     }
 }
 
@@ -34,14 +36,14 @@ mod tests {
     #[test]
     fn it_begins_once_and_ends_once() {
         let start = Instant::now();
-        let mut crowd = Crowd::default();
-        assert!(!crowd.is_over(start + QUIET));
-        assert!(crowd.hear(start));
+        let mut full = FullPeriod::default();
+        assert!(!full.is_over(start + QUIET));
+        assert!(full.note(start));
         assert!(
-            !crowd.hear(start + QUIET / 2) && !crowd.is_over(start + QUIET),
+            !full.note(start + QUIET / 2) && !full.is_over(start + QUIET),
             "the last word counts"
         );
-        assert!(crowd.is_over(start + QUIET / 2 + QUIET));
-        assert!(!crowd.is_over(start + 3 * QUIET) && crowd.hear(start + 3 * QUIET));
+        assert!(full.is_over(start + QUIET / 2 + QUIET));
+        assert!(!full.is_over(start + 3 * QUIET) && full.note(start + 3 * QUIET));
     }
 }

@@ -1,28 +1,14 @@
-//! A job: one command on its way, what it waits for, and how far it is.
+//! What the parts that carry out commands share: the requester, and the progress of a job.
 
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
-use pen_config::command::Command;
-use pen_config::ids::{ServerId, Target, WorkerId};
 use pen_ipc::message::Operator;
 
-use crate::event_loop::commands::query::ReportRequest;
-use crate::event_loop::reload::notices::Success;
-use crate::event_loop::reload::prepare::PreparedChange;
-use crate::event_loop::reload::{Batch, OpenPurpose};
-use crate::helpers::examine::Examining;
-use crate::helpers::names::Inquiry;
-use crate::helpers::open::Fetching;
-use crate::helpers::resolve::Asking;
-use crate::helpers::task::HelperTask;
-use crate::processes::control::ControlReply;
-use crate::report::Gathering;
+use crate::processes::ports::control::ControlReply;
 
 /// The requester of a command, who gets the outcome.
 #[derive(Clone, Copy, Debug)]
@@ -38,78 +24,22 @@ pub(in crate::event_loop) enum Requester {
     },
     /// The signal HUP: nobody waits for a reply.
     Hangup,
+    /// The signal USR2.
+    Signal {
+        /// The process that sent it, which may wait for the outcome beside the pid file.
+        asker: Option<Pid>,
+    },
 }
 
-/// What a job waits for.
+/// The progress of a job, whose stages are `S`.
 #[derive(Debug)]
-pub(in crate::event_loop) enum JobStage {
-    /// The begin of the command, with the file that it names.
-    Begin(Command, Option<OwnedFd>),
-    /// The opening again of a request log that an operator named.
-    Reopen,
-    /// The reading of the configuration file.
-    Reload,
-    /// An opener, and its purpose.
-    Fetching(Fetching, OpenPurpose),
-    /// Resolvers, the names that they look up, and the commands that need them.
-    Asking(Asking, Inquiry, Box<Batch>),
-    /// An examiner of the TLS files, and the change that is put in force afterwards.
-    Examining(Examining, Box<(PreparedChange, Batch)>),
-    /// The reading of the TLS files again.
-    RereadTls,
-    /// The acknowledgements of new settings.
-    Settling(Settling),
-    /// An explanation from a worker.
-    Explaining(Explaining),
-    /// The reports of workers.
-    Gathering(Gathering, ReportRequest),
-    /// A helper task, the word of its command, and its exit status once it has ended.
-    HelperTask(HelperTask, &'static str, Option<WaitStatus>),
-}
-
-/// New settings that were sent and are not yet applied by all processes.
-#[derive(Debug)]
-pub(in crate::event_loop) struct Settling {
-    pub(in crate::event_loop) generation: u64,
-    pub(in crate::event_loop) deadline: Instant,
-    /// Work for the time after that: table rows that belong to another server now, and servers to
-    /// blacklist.
-    pub(in crate::event_loop) readdressed: Vec<Target>,
-    pub(in crate::event_loop) blacklist: Vec<(ServerId, u32)>,
-    pub(in crate::event_loop) then: AfterApply,
-    /// The change to log afterwards.
-    pub(in crate::event_loop) success: Option<Success>,
-}
-
-/// The reply once all processes work by the new settings.
-#[derive(Debug)]
-pub(in crate::event_loop) enum AfterApply {
-    /// This reply.
-    Reply(ControlReply),
-    /// The answer to this query, taken at that time.
-    Ask(Command),
-    /// An empty reply, because the configuration file was read again.
-    Reloaded,
-}
-
-/// A query to a worker: which server would a client get?
-#[derive(Debug)]
-pub(in crate::event_loop) struct Explaining {
-    pub(in crate::event_loop) worker: WorkerId,
-    pub(in crate::event_loop) serial: u32,
-    pub(in crate::event_loop) deadline: Instant,
-    pub(in crate::event_loop) answer: Option<ControlReply>,
-}
-
-/// The progress of a job.
-#[derive(Debug)]
-pub(in crate::event_loop) enum Progress {
+pub(in crate::event_loop) enum Progress<S> {
     /// The job waits.
-    Wait(JobStage),
-    /// The job goes on at once.
-    Next(JobStage),
+    Wait(S),
     /// The job is finished.
     Done(ControlReply),
+    /// The work goes on elsewhere, and the reply comes from there.
+    Detached,
 }
 
 impl fmt::Display for Requester {
@@ -117,16 +47,29 @@ impl fmt::Display for Requester {
         match self {
             Requester::Operator { who, .. } => who.fmt(f),
             Requester::Hangup => f.write_str("the configuration file"),
+            Requester::Signal { asker: Some(asker) } => write!(f, "signal USR2 of process {asker}"),
+            Requester::Signal { asker: None } => f.write_str("signal USR2"),
         }
     }
 }
 
-impl Progress {
-    /// Finishes a job whose requester is a signal: there is no reply.
-    pub(in crate::event_loop) fn told(self, by: Requester) -> Progress {
-        match (by, self) {
-            (Requester::Hangup, Progress::Done(_)) => Progress::Done(ControlReply::none()),
-            (_, progress) => progress,
+impl Requester {
+    /// The operator, if it is one.
+    pub(in crate::event_loop) fn operator(self) -> Option<Operator> {
+        match self {
+            Requester::Operator { who, .. } => Some(who),
+            Requester::Hangup | Requester::Signal { .. } => None,
+        }
+    }
+}
+
+impl<S> Progress<S> {
+    /// The same progress with another type of stage.
+    pub(in crate::event_loop) fn map<T>(self, stage: impl FnOnce(S) -> T) -> Progress<T> {
+        match self {
+            Progress::Wait(waiting) => Progress::Wait(stage(waiting)),
+            Progress::Done(reply) => Progress::Done(reply),
+            Progress::Detached => Progress::Detached,
         }
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use pen_ipc::message::{Event, Obstacle};
 
-use crate::processes::flood::{Admission, Flood};
+use crate::flood::{Admission, Flood};
 
 /// The servers that are passed over, by code.
 #[derive(Debug)]
@@ -30,10 +30,10 @@ struct Episode {
     event: Event,
     obstacle: Obstacle,
     /// The time of the last report by a worker.
-    heard: Instant,
+    last_report: Instant,
     /// Whether a worker has connected since then.
     reached: bool,
-    told: bool,
+    logged: bool,
 }
 
 /// The state of a server by the shared table, without reports of workers.
@@ -56,21 +56,21 @@ impl Obstructed {
     }
 
     /// Notes that a worker passes a server over. Returns whether to log it now.
-    pub(in crate::event_loop) fn hear(
+    pub(in crate::event_loop) fn note(
         &mut self,
         server: i32,
         obstacle: Obstacle,
         event: Event,
         now: Instant,
     ) -> bool {
-        let new = Episode { event, obstacle, heard: now, reached: false, told: false };
+        let new = Episode { event, obstacle, last_report: now, reached: false, logged: false };
         let episode = match self.servers.remove(&server) {
-            Some(Episode { told, .. }) => Episode { told, ..new },
+            Some(Episode { logged, .. }) => Episode { logged, ..new },
             None => new,
         };
-        let tells = !episode.told && matches!(self.flood.admit(now), Admission::Admitted { .. });
-        self.servers.insert(server, Episode { told: episode.told || tells, ..episode });
-        tells
+        let logs = !episode.logged && matches!(self.flood.admit(now), Admission::Admitted { .. });
+        self.servers.insert(server, Episode { logged: episode.logged || logs, ..episode });
+        logs
     }
 
     /// Notes that a worker has connected to a server that it had passed over.
@@ -86,13 +86,13 @@ impl Obstructed {
     }
 
     /// The events to log now: beginnings that were withheld, and ends.
-    pub(in crate::event_loop) fn settle(
+    pub(in crate::event_loop) fn due(
         &mut self,
         state: impl Fn(i32) -> Capacity,
         now: Instant,
     ) -> Vec<Event> {
         let Obstructed { servers, flood } = self;
-        let mut due = Vec::new();
+        let mut events = Vec::new();
         servers.retain(|server, episode| {
             let Capacity::Room { connections, pending } = state(*server) else { return false };
             let is_free = match episode.obstacle {
@@ -100,17 +100,18 @@ impl Obstructed {
                 Obstacle::Pending => pending,
                 Obstacle::Ports | Obstacle::Source | Obstacle::Backlog => episode.reached,
             };
-            if is_free && now.saturating_duration_since(episode.heard) >= QUIET {
-                due.extend(episode.told.then_some(Event::Reached { server: *server }));
+            if is_free && now.saturating_duration_since(episode.last_report) >= QUIET {
+                events.extend(episode.logged.then_some(Event::Reached { server: *server }));
                 return false;
             }
-            if !is_free && !episode.told && matches!(flood.admit(now), Admission::Admitted { .. }) {
-                episode.told = true;
-                due.push(episode.event.clone());
+            if !is_free && !episode.logged && matches!(flood.admit(now), Admission::Admitted { .. })
+            {
+                episode.logged = true;
+                events.push(episode.event.clone());
             }
             true
         });
-        due
+        events
     }
 }
 
@@ -131,29 +132,25 @@ mod tests {
         Event::PassedOver { server, obstacle, errno: 0 }
     }
 
-    fn hear(obstructed: &mut Obstructed, server: i32, obstacle: Obstacle, now: Instant) -> bool {
-        obstructed.hear(server, obstacle, passed_over(server, obstacle), now)
+    fn note(obstructed: &mut Obstructed, server: i32, obstacle: Obstacle, now: Instant) -> bool {
+        obstructed.note(server, obstacle, passed_over(server, obstacle), now)
     }
 
     #[test]
     fn a_limit_is_told_once_and_its_end_when_there_is_room_though_no_client_comes() {
         let start = Instant::now();
         let mut obstructed = Obstructed::new(start);
-        assert!(hear(&mut obstructed, 1, Obstacle::Limit, start));
-        assert!(!hear(&mut obstructed, 1, Obstacle::Limit, start + QUIET / 2));
-        assert_eq!(
-            obstructed.settle(|_| FULL, start + 9 * QUIET),
-            [],
-            "nobody comes, and it is full"
-        );
-        assert_eq!(obstructed.settle(|_| FREE, start + 9 * QUIET), [Event::Reached { server: 1 }]);
-        assert_eq!(obstructed.settle(|_| FREE, start + 9 * QUIET), []);
+        assert!(note(&mut obstructed, 1, Obstacle::Limit, start));
+        assert!(!note(&mut obstructed, 1, Obstacle::Limit, start + QUIET / 2));
+        assert_eq!(obstructed.due(|_| FULL, start + 9 * QUIET), [], "nobody comes, and it is full");
+        assert_eq!(obstructed.due(|_| FREE, start + 9 * QUIET), [Event::Reached { server: 1 }]);
+        assert_eq!(obstructed.due(|_| FREE, start + 9 * QUIET), []);
         // Short pauses do not end a period.
-        assert!(hear(&mut obstructed, 1, Obstacle::Limit, start));
-        assert_eq!(obstructed.settle(|_| FREE, start + QUIET / 2), []);
-        assert!(!hear(&mut obstructed, 1, Obstacle::Limit, start + QUIET));
-        assert_eq!(obstructed.settle(|_| FREE, start + QUIET + QUIET / 2), []);
-        assert_eq!(obstructed.settle(|_| FREE, start + 2 * QUIET), [Event::Reached { server: 1 }]);
+        assert!(note(&mut obstructed, 1, Obstacle::Limit, start));
+        assert_eq!(obstructed.due(|_| FREE, start + QUIET / 2), []);
+        assert!(!note(&mut obstructed, 1, Obstacle::Limit, start + QUIET));
+        assert_eq!(obstructed.due(|_| FREE, start + QUIET + QUIET / 2), []);
+        assert_eq!(obstructed.due(|_| FREE, start + 2 * QUIET), [Event::Reached { server: 1 }]);
     }
 
     #[test]
@@ -161,27 +158,23 @@ mod tests {
         let start = Instant::now();
         let mut obstructed = Obstructed::new(start);
         assert!(
-            hear(&mut obstructed, 1, Obstacle::Pending, start)
-                && hear(&mut obstructed, 2, Obstacle::Ports, start)
+            note(&mut obstructed, 1, Obstacle::Pending, start)
+                && note(&mut obstructed, 2, Obstacle::Ports, start)
         );
         let shut = Capacity::Room { connections: true, pending: false };
-        assert_eq!(obstructed.settle(|_| shut, start + QUIET), []);
-        assert_eq!(obstructed.settle(|_| FREE, start + QUIET), [Event::Reached { server: 1 }]);
+        assert_eq!(obstructed.due(|_| shut, start + QUIET), []);
+        assert_eq!(obstructed.due(|_| FREE, start + QUIET), [Event::Reached { server: 1 }]);
         obstructed.reached(2);
-        assert!(!hear(&mut obstructed, 2, Obstacle::Ports, start + QUIET));
-        assert_eq!(
-            obstructed.settle(|_| FREE, start + 3 * QUIET),
-            [],
-            "it was passed over once more"
-        );
+        assert!(!note(&mut obstructed, 2, Obstacle::Ports, start + QUIET));
+        assert_eq!(obstructed.due(|_| FREE, start + 3 * QUIET), [], "it was passed over once more");
         obstructed.reached(2);
         obstructed.reached(3);
-        assert_eq!(obstructed.settle(|_| FREE, start + 3 * QUIET), [Event::Reached { server: 2 }]);
-        assert!(hear(&mut obstructed, 2, Obstacle::Ports, start + 3 * QUIET));
-        assert_eq!(obstructed.settle(|_| Capacity::Gone, start + 9 * QUIET), []);
-        assert!(hear(&mut obstructed, 2, Obstacle::Ports, start + 9 * QUIET));
+        assert_eq!(obstructed.due(|_| FREE, start + 3 * QUIET), [Event::Reached { server: 2 }]);
+        assert!(note(&mut obstructed, 2, Obstacle::Ports, start + 3 * QUIET));
+        assert_eq!(obstructed.due(|_| Capacity::Gone, start + 9 * QUIET), []);
+        assert!(note(&mut obstructed, 2, Obstacle::Ports, start + 9 * QUIET));
         obstructed.forget(2);
-        assert!(hear(&mut obstructed, 2, Obstacle::Ports, start + 9 * QUIET));
+        assert!(note(&mut obstructed, 2, Obstacle::Ports, start + 9 * QUIET));
     }
 
     #[test]
@@ -189,15 +182,15 @@ mod tests {
         let start = Instant::now();
         let mut obstructed = Obstructed::new(start);
         let at_once = (0..250)
-            .filter(|server| hear(&mut obstructed, *server, Obstacle::Limit, start))
+            .filter(|server| note(&mut obstructed, *server, Obstacle::Limit, start))
             .count();
         assert_eq!(at_once, 100);
-        let later = obstructed.settle(|_| FULL, start + QUIET);
+        let later = obstructed.due(|_| FULL, start + QUIET);
         assert!(
             later.len() == 100
                 && later.iter().all(|event| matches!(event, Event::PassedOver { .. }))
         );
-        let ends = obstructed.settle(|_| FREE, start + QUIET);
+        let ends = obstructed.due(|_| FREE, start + QUIET);
         assert_eq!(ends.len(), 200, "those that were told");
     }
 }

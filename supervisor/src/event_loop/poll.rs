@@ -1,92 +1,153 @@
-//! The wait of the event loop: its descriptors and its deadline.
+//! The wait of the event loop: its sources and its deadline.
 
 #![forbid(unsafe_code)]
 
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollFlags;
+use nix::unistd::Pid;
 use pen_config::ids::WorkerId;
+use pen_ipc::start::Begins;
+use serde::Serialize;
 
+use crate::event_loop::upgrade::Upgrade;
 use crate::event_loop::{Phase, Supervisor};
-use crate::patience::until;
-use crate::processes::control::Control;
+use crate::poll::PollSet;
+use crate::processes::ports::control::Control;
+use crate::processes::ports::kind::PortKind;
+use crate::processes::ports::old::{OldControl, OldPage, OldPortProcess};
+use crate::processes::ports::page::Page;
+use crate::processes::ports::slot::Slot;
+
+/// What the event loop waits for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(in crate::event_loop) enum Source {
+    /// A signal, or during a start the end of the command that waits for it.
+    Signals,
+    /// The channel of a worker.
+    Worker(WorkerId),
+    /// The channel of the worker of an earlier program, by its pid.
+    OldWorker(Pid),
+    /// The channel of the control process.
+    Control,
+    /// The channel of the page process.
+    Page,
+    /// The channel of the control or page process of an earlier program.
+    OldPort,
+    /// The end of a jailed process.
+    Process,
+    /// An answer or the end of a helper.
+    Helper,
+}
 
 impl Supervisor {
-    /// Waits. Returns the workers whose channel is readable, and whether that of the control
-    /// process is. A death or a signal only ends the wait.
+    /// Waits for an event, at most until `latest`. Returns the sources that are ready. `signals`
+    /// are the descriptors of [`Source::Signals`].
     pub(in crate::event_loop) fn wait(
         &self,
-        sources: &[BorrowedFd<'_>],
+        signals: &[BorrowedFd<'_>],
         latest: Option<Instant>,
-    ) -> (Vec<WorkerId>, bool) {
-        let mut polled = Vec::new();
-        let mut speakers = Vec::new();
+    ) -> Vec<Source> {
+        let mut set = PollSet::new();
         for worker in self.pool.workers() {
             if let Some((channel, due)) = worker.channel() {
-                polled.push(PollFd::new(channel, events(true, due)));
-                speakers.push(worker.id);
+                set.add(Source::Worker(worker.id), channel, events(true, due));
             }
+            set.add(Source::Process, worker.peer.pidfd(), PollFlags::POLLIN);
         }
-        // A control process that sends commands too fast has to wait.
-        let rests = self
-            .control
-            .as_ref()
-            .is_some_and(|control| control.rests_until(Instant::now()).is_some());
-        let control = self.control.as_ref().and_then(|control| control.channel());
-        let listening = control.is_some() && !rests && !self.queue.is_full();
-        polled.extend(control.map(|(channel, due)| PollFd::new(channel, events(listening, due))));
-        let channels = polled.len();
-        let processes =
-            self.pool.workers().map(|worker| worker.peer.process()).chain(self.reporter.process());
-        let processes =
-            processes.chain(self.control.as_ref().and_then(|control| control.descriptor()));
-        let others = processes.chain(self.queue.descriptors()).chain(sources.iter().copied());
-        polled.extend(others.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        let timeout = self.deadline(latest).map_or(PollTimeout::NONE, until);
-        match poll(&mut polled, timeout) {
-            Ok(_) => {
-                let readable = |polled: &PollFd<'_>| {
-                    polled.revents().is_some_and(|events| events.intersects(!PollFlags::POLLOUT))
-                };
-                let heard = control.is_some() && polled.get(channels - 1).is_some_and(readable);
-                let speaking =
-                    speakers.into_iter().zip(&polled).filter(|(_, polled)| readable(polled));
-                (speaking.map(|(id, _)| id).collect(), heard)
+        // Before the commit, the earlier program may still need their messages.
+        let reads_old = self.begins == Begins::AtOnce;
+        for worker in self.old.workers() {
+            if let Some((channel, due)) = worker.channel().filter(|_| reads_old) {
+                set.add(Source::OldWorker(worker.peer.pid()), channel, events(true, due));
             }
-            Err(Errno::EINTR) => (Vec::new(), false),
-            // poll(2) fails at once if memory is short. Reading from every process in turn works as
-            // well.
-            Err(_) => (speakers, listening),
+            set.add(Source::Process, worker.peer.pidfd(), PollFlags::POLLIN);
         }
+        self.old_control.iter().for_each(|old| add_old(&mut set, old));
+        self.old_page.iter().for_each(|old| add_old(&mut set, old));
+        if let Some(control) = &self.control {
+            add(&mut set, Source::Control, control, !self.queue.is_full());
+        }
+        self.page.iter().for_each(|page| add(&mut set, Source::Page, page, true));
+        if let Some(upgrade) = self.upgrade.as_ref().and_then(Upgrade::descriptor) {
+            set.add(Source::Helper, upgrade, PollFlags::POLLIN);
+        }
+        for helper in self.queue.descriptors().into_iter().chain(self.page_question.descriptor()) {
+            set.add(Source::Helper, helper, PollFlags::POLLIN);
+        }
+        for signals in signals {
+            set.add(Source::Signals, *signals, PollFlags::POLLIN);
+        }
+        set.wait(self.deadline(latest))
     }
 
     /// When the loop needs a turn even if nothing happens.
     fn deadline(&self, latest: Option<Instant>) -> Option<Instant> {
-        let overdue = self.pool.workers().filter_map(|worker| worker.peer.overdue()).min();
-        let control = self.control.as_ref();
-        let rest = control.and_then(|control| control.rests_until(Instant::now()));
+        let overdue = self.pool.workers().filter_map(|worker| worker.peer.overdue());
+        let old = self.old.workers().filter_map(|worker| worker.peer.overdue());
+        let overdue = overdue.chain(old).min();
+        let old_control = self.old_control.as_ref().and_then(OldControl::overdue);
+        let old_page = self.old_page.as_ref().and_then(OldPage::overdue);
+        let drained = match self.phase {
+            Phase::Serving => self.old.timeout(self.context.settings.drain_timeout),
+            Phase::Starting | Phase::Stopping => None,
+        };
+        let now = Instant::now();
+        let (control, page) = (self.control.as_ref(), self.page.as_ref());
+        let pause = control.and_then(|control| control.paused_until(now));
+        let page_pause = page.and_then(|page| page.paused_until(now));
         let keys = self.context.keys.as_ref().filter(|_| self.phase == Phase::Serving);
         let keys = keys.map(|keys| keys.rotation.min(keys.reading));
-        let always = [latest, overdue, control.and_then(Control::overdue), rest, keys];
+        let overdue_port = control.and_then(Control::overdue);
+        let overdue_port = overdue_port.into_iter().chain(page.and_then(Page::overdue)).min();
+        let always = [latest, overdue, old_control, old_page, overdue_port, drained, keys];
+        let always = always.into_iter().chain([pause, page_pause]);
         let due = match self.phase {
-            Phase::Starting => [self.pool.next_due(), None, None, None, None],
+            Phase::Starting => [self.pool.next_due(), None, None, None, None, None, None, None],
             Phase::Serving => [
                 self.pool.next_due(),
-                self.reporter.deadline(),
                 self.queue.deadline(),
                 control.and_then(Control::due),
+                page.and_then(Page::due),
+                self.page_question.deadline().filter(|_| !self.is_quiescing()),
                 self.next_beat(),
+                self.upgrade.as_ref().map(Upgrade::deadline),
+                self.old_tables.due(),
             ],
-            Phase::Stopping => [None; 5],
+            Phase::Stopping => [None; 8],
         };
-        always.into_iter().chain(due).flatten().min()
+        always.chain(due).flatten().min()
     }
 }
 
+/// Adds a process with a port. One that sends messages too fast has to wait, and so has one whose
+/// messages cannot be taken now (`reads`).
+fn add<'s, K: PortKind>(
+    set: &mut PollSet<'s, Source>,
+    source: Source,
+    slot: &'s Slot<K>,
+    reads: bool,
+) {
+    if let Some((channel, due)) = slot.channel() {
+        let is_paused = slot.paused_until(Instant::now()).is_some();
+        set.add(source, channel, events(reads && !is_paused, due));
+    }
+    if let Some(pidfd) = slot.pidfd() {
+        set.add(Source::Process, pidfd, PollFlags::POLLIN);
+    }
+}
+
+/// Adds a process with a port of an earlier program.
+fn add_old<'s, To: Serialize>(set: &mut PollSet<'s, Source>, old: &'s OldPortProcess<To>) {
+    if let Some((channel, due)) = old.channel() {
+        set.add(Source::OldPort, channel, events(true, due));
+    }
+    set.add(Source::Process, old.pidfd(), PollFlags::POLLIN);
+}
+
 /// The events to wait for at a channel.
-fn events(listening: bool, due: bool) -> PollFlags {
-    let read = if listening { PollFlags::POLLIN } else { PollFlags::empty() };
+fn events(reads: bool, due: bool) -> PollFlags {
+    let read = if reads { PollFlags::POLLIN } else { PollFlags::empty() };
     if due { read | PollFlags::POLLOUT } else { read }
 }

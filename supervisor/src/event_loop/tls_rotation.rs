@@ -5,28 +5,65 @@
 
 use std::time::Instant;
 
+use pen_ipc::text::error_text;
+use time::OffsetDateTime;
+
 use crate::event_loop::Supervisor;
+use crate::files::certificates::Expiring;
 use crate::files::tls_material::READING;
-use crate::log::errno::why;
+use crate::kept::state::End;
+use crate::log::Severity;
 
 impl Supervisor {
+    /// Logs a warning of the start. If it is about a certificate, that is an event.
+    pub(crate) fn warn_at_start(&mut self, notices: &[String]) {
+        let keys = self.context.keys.as_mut();
+        let unix = OffsetDateTime::now_utc().unix_timestamp();
+        let mut expiring = keys.map_or(Vec::new(), |keys| keys.certificates.expiring(unix));
+        for notice in notices {
+            match expiring.iter().position(|expiring| expiring.line == *notice) {
+                Some(index) => {
+                    let Expiring { line, incident } = expiring.remove(index);
+                    self.logger.event(Severity::Warning, incident, &line);
+                }
+                None => self.logger.warning(notice),
+            }
+        }
+        // The warnings about others were summed up, or changed with the time.
+        for Expiring { line, incident } in expiring {
+            self.logger.event(Severity::Warning, incident, &line);
+        }
+    }
+
     /// Does the TLS work that is due.
     pub(in crate::event_loop) fn keep_keys(&mut self, now: Instant) {
         let Some(keys) = &mut self.context.keys else { return };
         if keys.rotation <= now {
             match keys.rotate(now) {
-                Ok(()) => self.pool.workers_mut().for_each(|worker| worker.renew_secret()),
+                Ok(()) => {
+                    self.pool.workers_mut().for_each(|worker| worker.renew_secret());
+                    self.keep(End::Running);
+                }
                 Err(error) => {
                     self.logger.warning(&format!(
                         "TLS: no new ticket secret now: {}; tried again in a minute",
-                        why(&error)
+                        error_text(&error)
                     ));
                 }
             }
         }
+        let Some(keys) = &mut self.context.keys else { return };
         // The loop wakes for the TLS files at least once an hour, which is soon enough for the
         // warnings.
-        keys.certificates.warnings(now).iter().for_each(|warning| self.logger.warning(warning));
+        let expiring = keys.certificates.expiring(OffsetDateTime::now_utc().unix_timestamp());
+        for warning in keys.certificates.warnings(now) {
+            if expiring.iter().all(|expiring| expiring.line != warning) {
+                self.logger.remind(&warning);
+            }
+        }
+        for Expiring { line, incident } in expiring {
+            self.logger.event(Severity::Warning, incident, &line);
+        }
         if keys.reading <= now {
             keys.reading = now + READING;
             let tls = &self.context.settings.tls;

@@ -6,15 +6,19 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use pen_ipc::text::date_time;
 use pen_ipc::tls_files::{Fact, Purpose};
+use pen_status::event::EventKind;
 use time::OffsetDateTime;
 
-use crate::clock;
+use crate::log::recent::Incident;
 
 /// The certificates, and when to check them next.
 #[derive(Debug)]
 pub(crate) struct Certificates {
     pub(crate) facts: Vec<Fact>,
+    /// How many [`THRESHOLDS`] of each were told.
+    told: Vec<u8>,
     /// When to warn the administrator again.
     due: Instant,
     /// HUP requested the next reading, so warnings are due at once.
@@ -24,7 +28,23 @@ pub(crate) struct Certificates {
 impl Certificates {
     /// The certificates of a start, which has logged the warnings.
     pub(crate) fn new(facts: Vec<Fact>, now: Instant) -> Certificates {
-        Certificates { facts, due: now + DAY, asked: false }
+        Certificates { told: vec![0; facts.len()], facts, due: now + DAY, asked: false }
+    }
+
+    /// The certificates that an earlier program in this process found, and when to warn again.
+    pub(crate) fn adopted(facts: Vec<Fact>, mut told: Vec<u8>, due: Instant) -> Certificates {
+        told.resize(facts.len(), 0);
+        Certificates { facts, told, due, asked: false }
+    }
+
+    /// How many thresholds of each certificate were told.
+    pub(crate) fn told(&self) -> &[u8] {
+        &self.told
+    }
+
+    /// When to warn the administrator again.
+    pub(crate) fn due(&self) -> Instant {
+        self.due
     }
 
     /// Notes that HUP requested the next reading of the files.
@@ -35,6 +55,10 @@ impl Certificates {
     /// Takes the certificates of files that were read again. Warnings are due at once if somebody
     /// requested the reading.
     pub(crate) fn replace(&mut self, facts: Vec<Fact>, asked: bool, now: Instant) {
+        let known: HashMap<_, u8> =
+            self.facts.iter().map(identity).zip(self.told.iter().copied()).collect();
+        let told = facts.iter().map(|fact| known.get(&identity(fact)).copied().unwrap_or(0));
+        self.told = told.collect();
         self.facts = facts;
         if std::mem::take(&mut self.asked) || asked {
             self.due = now;
@@ -48,7 +72,7 @@ impl Certificates {
         let mut phrases = Vec::new();
         for old in beyond(&self.facts, read) {
             let line =
-                match new.iter().position(|new| follows(new, old)).map(|place| new.remove(place)) {
+                match new.iter().position(|new| follows(new, old)).map(|index| new.remove(index)) {
                     Some(new) => {
                         format!("certificate renewed: {} in {}{}", new.name, new.file, until(new))
                     }
@@ -65,6 +89,32 @@ impl Certificates {
         phrases.into_iter().map(|(_, line)| line).collect()
     }
 
+    /// The certificates that have passed a threshold since the last call: each one once for each
+    /// threshold.
+    pub(crate) fn expiring(&mut self, unix: i64) -> Vec<Expiring> {
+        let mut expiring = Vec::new();
+        let mut more = 0;
+        for (fact, told) in self.facts.iter().zip(&mut self.told) {
+            let passed = fact.not_after.map_or(0, |end| passed(end - unix));
+            // A clock that is set back tells nothing twice.
+            if *told >= passed {
+                continue;
+            }
+            *told = passed;
+            match warning(fact, unix) {
+                Some(line) if expiring.len() < MOST_WARNINGS => {
+                    expiring.push(Expiring { line, incident: incident(fact, unix) });
+                }
+                Some(_) | None => more += 1,
+            }
+        }
+        if more > 0 {
+            let incident = Incident::of(EventKind::CertificateExpires).with("certificates", more);
+            expiring.push(Expiring { line: and_more(more), incident });
+        }
+        expiring
+    }
+
     /// The warnings that are due: once a day.
     pub(crate) fn warnings(&mut self, now: Instant) -> Vec<String> {
         if now < self.due {
@@ -73,6 +123,34 @@ impl Certificates {
         self.due = now + DAY;
         warnings(&self.facts, OffsetDateTime::now_utc().unix_timestamp())
     }
+}
+
+/// A certificate that has passed a threshold.
+#[derive(Debug)]
+pub(crate) struct Expiring {
+    /// The warning about it.
+    pub(crate) line: String,
+    /// The same for programs.
+    pub(crate) incident: Incident,
+}
+
+/// How many thresholds are passed with so many seconds left.
+fn passed(left: i64) -> u8 {
+    THRESHOLDS.iter().map(|threshold| u8::from(left < *threshold)).sum()
+}
+
+fn incident(fact: &Fact, unix: i64) -> Incident {
+    let used = match &fact.purpose {
+        Purpose::Server(_) => "server",
+        Purpose::Chain(_) => "chain",
+        Purpose::Authority(_) => "authority",
+    };
+    Incident::of(EventKind::CertificateExpires)
+        .with("certificate", fact.name.as_str())
+        .with("file", fact.file.as_str())
+        .with("used", used)
+        .with_if("days", fact.not_after.map(|end| (end - unix).div_euclid(86_400)))
+        .with_if("expires", fact.not_after)
 }
 
 /// The certificates in `these` that are not in `others`, duplicates counted.
@@ -121,12 +199,15 @@ pub(crate) fn warnings(facts: &[Fact], now: i64) -> Vec<String> {
     let mut lines: Vec<String> = wrong.by_ref().take(MOST_WARNINGS).collect();
     let more = wrong.count();
     if more > 0 {
-        lines.push(format!(
-            "{more} more certificates have expired or soon will; the command \
-            certificates lists them"
-        ));
+        lines.push(and_more(i64::try_from(more).unwrap_or(i64::MAX)));
     }
     lines
+}
+
+fn and_more(more: i64) -> String {
+    format!(
+        "{more} more certificates have expired or soon will; the command certificates lists them"
+    )
 }
 
 fn warning(fact: &Fact, now: i64) -> Option<String> {
@@ -149,7 +230,7 @@ fn warning(fact: &Fact, now: i64) -> Option<String> {
 /// `2026-11-24 04:10:21 UTC`
 pub(crate) fn moment(unix: i64) -> String {
     OffsetDateTime::from_unix_timestamp(unix)
-        .map_or_else(|_| unix.to_string(), |time| clock::full(time) + " UTC")
+        .map_or_else(|_| unix.to_string(), |time| date_time(time) + " UTC")
 }
 
 /// A remaining time in days, or in hours if it is less than two days.
@@ -163,6 +244,9 @@ pub(crate) fn left(seconds: i64) -> String {
 
 /// Seconds before its end at which the warnings for a certificate begin.
 const SOON: i64 = 14 * 86_400;
+
+/// The seconds before its end at which a certificate becomes an event, and the end itself.
+const THRESHOLDS: [i64; 4] = [SOON, 7 * 86_400, 86_400, 0];
 
 /// The interval of the warnings.
 const DAY: Duration = Duration::from_secs(86_400);
@@ -190,7 +274,7 @@ pub(crate) mod tests {
     const NOW: i64 = 1_793_592_621;
 
     #[test]
-    fn who_has_expired_soon_will_or_is_too_early_is_told_of() {
+    fn warnings_are_of_what_expired_soon_will_or_is_not_valid_yet() {
         let says = |begin: i64, end: i64| warnings(&[fact(NOW + begin, NOW + end)], NOW).join("\n");
         assert_eq!(says(-9, SOON), "");
         assert_eq!(
@@ -213,7 +297,39 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn certificates_that_are_new_or_gone_are_told() {
+    fn a_certificate_is_an_event_once_for_each_threshold() {
+        let now = Instant::now();
+        let other = Fact { serial: "0B".into(), ..fact(0, NOW + 99 * DAYS) };
+        let mut certificates = Certificates::new(vec![fact(0, NOW), other.clone()], now);
+        let told = |certificates: &mut Certificates, days: i64| {
+            certificates.expiring(NOW - days * DAYS).into_iter().map(|told| told.line).collect()
+        };
+        let mut lines = Vec::new();
+        for days in [20, 14, 13, 8, 7, 6, 5, 1, 0, -1, -2] {
+            let new: Vec<String> = told(&mut certificates, days);
+            lines.extend(new.iter().map(|_| days));
+        }
+        assert_eq!(lines, [13, 6, 0, -1]);
+        // Read again, it is the same certificate, and another one after it was renewed.
+        certificates.replace(vec![other.clone(), fact(0, NOW)], false, now);
+        assert_eq!(told(&mut certificates, -3), [""; 0]);
+        let carried = Certificates::adopted(
+            certificates.facts.clone(),
+            certificates.told().to_vec(),
+            certificates.due(),
+        );
+        assert_eq!(told(&mut { carried }, -3), [""; 0]);
+        certificates.replace(vec![other, fact(0, NOW + DAYS)], false, now);
+        assert_eq!(told(&mut certificates, 1).len(), 1);
+        let mut many = Certificates::new(vec![fact(0, 1); 30], now);
+        assert_eq!(told(&mut many, 0).len(), MOST_WARNINGS + 1);
+        assert_eq!(told(&mut many, 0), [""; 0]);
+    }
+
+    const DAYS: i64 = 86_400;
+
+    #[test]
+    fn certificates_that_are_new_or_gone_are_reported() {
         let (old, now) = (fact(NOW, NOW), Instant::now());
         let chain = |serial: &str| Fact {
             purpose: Purpose::Chain(None),
@@ -249,10 +365,10 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn it_is_told_once_a_day_and_when_somebody_asked() {
+    fn warnings_are_due_once_a_day_and_after_a_request() {
         let now = Instant::now();
         let mut certificates = Certificates::new(vec![fact(0, 1)], now);
-        assert!(certificates.warnings(now + DAY / 2).is_empty(), "the start has told of it");
+        assert!(certificates.warnings(now + DAY / 2).is_empty(), "the start has warned already");
         assert_eq!(certificates.warnings(now + DAY).len(), 1);
         assert!(certificates.warnings(now + DAY).is_empty());
         certificates.replace(vec![fact(0, 1)], false, now + DAY);

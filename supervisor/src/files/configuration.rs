@@ -8,14 +8,13 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use pen_config::command::Command;
-use pen_config::configuration::SourcedCommand;
+use pen_config::command::{Action, Command, Setting, SourcedCommand};
+use pen_config::configuration::file;
 use pen_config::configuration::twice::{Twice, twice};
-use pen_config::parse::file;
+use pen_config::grammar::quoted;
+use pen_ipc::text::error_text;
 use pen_walk as walk;
 use serde::{Deserialize, Serialize};
-
-use crate::log::errno::why;
 
 /// The commands of a file and of all files that it includes, in order.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -33,7 +32,7 @@ pub(crate) struct Loaded {
 pub(crate) fn load(path: &Path) -> Result<Loaded, Vec<String>> {
     let mut loader = Loader::default();
     loader.file(path, "", 0);
-    loader.look_for_twins(0);
+    loader.find_repeated(0);
     loader.finish()
 }
 
@@ -47,12 +46,14 @@ pub(crate) fn expand(
     directory: &Path,
 ) -> Result<Loaded, Vec<String>> {
     let mut loader = Loader::default();
-    for placed in commands {
-        let (first, is_file) =
-            (loader.loaded.commands.len(), matches!(placed.command, Command::Include(_)));
-        loader.command(placed, directory, 0);
+    for sourced in commands {
+        let (first, is_file) = (
+            loader.loaded.commands.len(),
+            matches!(sourced.command, Command::Action(Action::Include(_))),
+        );
+        loader.command(sourced, directory, 0);
         if is_file {
-            loader.look_for_twins(first);
+            loader.find_repeated(first);
         }
     }
     loader.finish()
@@ -77,7 +78,7 @@ impl Loader {
     }
 
     /// Looks for duplicates in the commands of one file and its includes: those from `first` on.
-    fn look_for_twins(&mut self, first: usize) {
+    fn find_repeated(&mut self, first: usize) {
         let Twice { errors, warnings } =
             twice(self.loaded.commands.get(first..).unwrap_or_default());
         errors.into_iter().for_each(|error| self.wrong(error));
@@ -104,7 +105,7 @@ impl Loader {
         }
         match walk::read(path).and_then(text) {
             Ok(text) => self.text(&text, path, depth),
-            Err(error) => self.wrong(format!("{at}{}: {}", path.display(), why(&error))),
+            Err(error) => self.wrong(format!("{at}{}: {}", path.display(), error_text(&error))),
         }
     }
 
@@ -122,24 +123,34 @@ impl Loader {
             self.loaded
                 .notices
                 .extend(line.notice.map(|notice| format!("{source_line}: {notice}")));
-            if line.command != Command::Nothing {
-                self.command(
-                    SourcedCommand { source_line, command: line.command },
-                    directory,
-                    depth,
-                );
+            if let Some(command) = line.command {
+                self.command(SourcedCommand { source_line, command }, directory, depth);
             }
         }
     }
 
-    fn command(&mut self, placed: SourcedCommand, directory: &Path, depth: u32) {
-        match &placed.command {
-            Command::Include(name) => {
-                self.file(&directory.join(name), &format!("{}: ", placed.source_line), depth + 1)
+    fn command(&mut self, sourced: SourcedCommand, directory: &Path, depth: u32) {
+        match &sourced.command {
+            Command::Action(Action::Include(name)) => {
+                self.file(&directory.join(name), &sourced.at(), depth + 1)
             }
-            _ if self.loaded.commands.len() < MOST_COMMANDS => self.loaded.commands.push(placed),
-            _ if self.errors.last().is_some_and(|last| last.ends_with(TOO_MANY)) => {}
-            _ => self.wrong(format!("{}: {TOO_MANY}", placed.source_line)),
+            Command::Query(_)
+            | Command::Setting(_)
+            | Command::Action(
+                Action::Close(_)
+                | Action::Exit
+                | Action::Upgrade
+                | Action::Write(_)
+                | Action::WriteHere,
+            ) => self.push(sourced),
+        }
+    }
+
+    fn push(&mut self, sourced: SourcedCommand) {
+        if self.loaded.commands.len() < MOST_COMMANDS {
+            self.loaded.commands.push(sourced);
+        } else if self.errors.last().is_none_or(|last| !last.ends_with(TOO_MANY)) {
+            self.wrong(format!("{}{TOO_MANY}", sourced.at()));
         }
     }
 }
@@ -149,7 +160,7 @@ pub(crate) fn in_order(mut lines: Vec<String>, commands: &[SourcedCommand]) -> V
     if lines.len() > 1 {
         let numbers: HashMap<&str, usize> = (1..)
             .zip(commands)
-            .map(|(number, placed)| (placed.source_line.as_str(), number))
+            .map(|(number, sourced)| (sourced.source_line.as_str(), number))
             .collect();
         let ends = |line: &str| line.match_indices(": ").map(|(end, _)| end).collect::<Vec<_>>();
         let number = |line: &String| {
@@ -186,6 +197,16 @@ fn text(file: File) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
+/// A notice about unknown words in a list of cipher suites.
+pub(crate) fn unknown_suites(placed: &SourcedCommand) -> Option<String> {
+    let Some(Setting::SslCiphers(Some(list))) = placed.setting() else { return None };
+    let at = placed.at();
+    let unknown = list.unknown.join(":");
+    (!unknown.is_empty()).then(|| {
+        format!("{at}ssl_ciphers: {} names no suite that is here: passed over", quoted(&unknown))
+    })
+}
+
 /// The maximum depth of includes.
 const DEEPEST: u32 = 16;
 
@@ -206,7 +227,7 @@ const MOST_ERRORS: usize = 100;
 mod tests {
     use std::fs;
 
-    use pen_config::command::{Number, Switch};
+    use pen_config::command::{Number, Setting, Switch};
 
     use super::*;
 
@@ -222,11 +243,11 @@ mod tests {
 
     #[test]
     fn lines_are_told_in_the_order_of_the_commands() {
-        let placed = |source_line: &str| SourcedCommand {
+        let sourced = |source_line: &str| SourcedCommand {
             source_line: source_line.into(),
-            command: Command::Nothing,
+            command: Command::Setting(Setting::Switch(Switch::Hash, true)),
         };
-        let commands = ["-O 'x: y'", "/a:2", "/a:12", "/a:13"].map(placed);
+        let commands = ["-O 'x: y'", "/a:2", "/a:12", "/a:13"].map(sourced);
         let lines =
             ["/a:13: two", "/a:12: one: more", "of none", "-O 'x: y': zero", "/a:13: three"];
         assert_eq!(
@@ -251,7 +272,7 @@ mod tests {
         );
         let included = |line: &str| SourcedCommand {
             source_line: "-O".into(),
-            command: pen_config::command::parse(line).unwrap(),
+            command: pen_config::command::parse(line).unwrap().unwrap(),
         };
         let commands = ["listen 83", "include alone", "listen 84"].map(included);
         assert_eq!(expand(commands.into(), directory.path()).unwrap().commands.len(), 3);
@@ -277,12 +298,17 @@ mod tests {
             ("sub/b", "hash\n"),
         ]);
         let loaded = load(&directory.path().join("pen.cfg")).unwrap();
-        let blacklist = |time| Command::Number(Number::Blacklist, Some(time));
+        let blacklist = |time| Command::Setting(Setting::Number(Number::Blacklist, time));
         let commands: Vec<Command> =
-            loaded.commands.iter().map(|placed| placed.command.clone()).collect();
+            loaded.commands.iter().map(|sourced| sourced.command.clone()).collect();
         assert_eq!(
             commands,
-            [blacklist(1), blacklist(2), Command::Switch(Switch::Hash, true), blacklist(4)]
+            [
+                blacklist(1),
+                blacklist(2),
+                Command::Setting(Setting::Switch(Switch::Hash, true)),
+                blacklist(4)
+            ]
         );
         assert!(loaded.commands[1].source_line.ends_with("/sub/a:1"), "{:?}", loaded.commands[1]);
     }

@@ -12,23 +12,24 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::{geteuid, getuid};
+use pen_ipc::text::error_text;
 use pen_walk::Entry;
 use rustix::fs::{FileType, FlockOperation, OFlags, Stat, flock, fstat};
-
-use crate::log::errno::why;
 
 /// A locked pid file. After the pid was written, the file is removed when the process that made
 /// this drops it.
 #[derive(Debug)]
 pub(crate) struct PidFile {
     path: PathBuf,
-    entry: Entry,
+    /// None: its directory is gone, and the file with it.
+    entry: Option<Entry>,
     file: File,
     remove: bool,
     maker: u32,
@@ -38,7 +39,7 @@ pub(crate) struct PidFile {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PidFileError {
     /// A system call failed.
-    #[error("pid file {path}: {reason}", path = .0.display(), reason = why(.1))]
+    #[error("pid file {path}: {reason}", path = .0.display(), reason = error_text(.1))]
     Io(PathBuf, io::Error),
     /// It is a link, which could lead anywhere.
     #[error("pid file {0}: a symbolic link is not followed; name the file itself")]
@@ -46,7 +47,7 @@ pub(crate) enum PidFileError {
     /// It is no regular file, or has several names. Only a regular file with one name is safe to
     /// overwrite.
     #[error("pid file {0}: not a regular file with a single name; remove it, or choose another")]
-    Odd(PathBuf),
+    NotPlain(PathBuf),
     /// It belongs to a running pen.
     #[error("pid file {path}: a running pen{which} holds it; stop that one, or choose another \
         file", path = .0.display(), which = pid(.1))]
@@ -57,7 +58,7 @@ pub(crate) enum PidFileError {
     Locked(PathBuf),
     /// The file kept changing during the attempts.
     #[error("pid file {0}: it is being replaced all the time by somebody else")]
-    Restless(PathBuf),
+    Replaced(PathBuf),
 }
 
 impl PidFile {
@@ -71,7 +72,23 @@ impl PidFile {
                 return Ok(locked);
             }
         }
-        Err(PidFileError::Restless(path.into()))
+        Err(PidFileError::Replaced(path.into()))
+    }
+
+    /// A pid file that an earlier program in this process locked and wrote. The lock belongs to the
+    /// open file.
+    pub(crate) fn adopted(path: PathBuf, entry: Option<Entry>, file: OwnedFd) -> PidFile {
+        PidFile { path, entry, file: file.into(), remove: true, maker: std::process::id() }
+    }
+
+    /// Its path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The open file, which holds the lock.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     /// Replaces the content by the pid.
@@ -116,9 +133,9 @@ impl PidFile {
         };
         // A pen that just ended may have removed the file that was locked here.
         let there = fstat(&file).map_err(|errno| failed(errno.into()))?;
-        Ok(entry.is(&there).then(|| PidFile {
+        Ok(entry.is(&there).then_some(entry).map(|entry| PidFile {
             path: path.into(),
-            entry,
+            entry: Some(entry),
             file,
             remove: made,
             maker: std::process::id(),
@@ -151,11 +168,11 @@ pub(crate) fn running(path: &Path) -> Option<u32> {
     pid_in(&file).filter(|pid| fstat(&file).is_ok_and(|opened| is_pen_with(*pid, &opened)))
 }
 
-fn check_kind(path: &Path, there: &Stat) -> Result<(), PidFileError> {
+pub(in crate::files) fn check_kind(path: &Path, there: &Stat) -> Result<(), PidFileError> {
     match FileType::from_raw_mode(there.st_mode) {
         FileType::Symlink => Err(PidFileError::Link(path.into())),
         FileType::RegularFile if there.st_nlink <= 1 => Ok(()),
-        _ => Err(PidFileError::Odd(path.into())),
+        _ => Err(PidFileError::NotPlain(path.into())),
     }
 }
 
@@ -195,14 +212,27 @@ fn lock(file: &File) -> io::Result<PidLock> {
         Err(Errno::EAGAIN | Errno::EACCES) => {}
         Err(errno) => return Err(errno.into()),
     }
+    other_lock(file)
+}
+
+/// The lock of another open file description, which excludes a write lock on the whole file. A read
+/// lock anywhere in the file is such a lock.
+fn other_lock(file: &File) -> io::Result<PidLock> {
     let mut other = whole(libc::F_WRLCK);
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut other))?;
-    // A read lock anywhere in the file excludes a write lock on the whole.
     Ok(match i32::from(other.l_type) {
         libc::F_WRLCK => PidLock::Writers,
         libc::F_RDLCK => PidLock::Readers,
         _ => PidLock::Free,
     })
+}
+
+/// Whether a running pen has its lock on this file.
+///
+/// # Errors
+/// The file system has no such locks.
+pub(in crate::files) fn is_locked(file: &File) -> io::Result<bool> {
+    Ok(other_lock(file)? == PidLock::Writers)
 }
 
 fn whole(kind: i32) -> libc::flock {
@@ -260,8 +290,7 @@ fn is_flocked_by_a_pen(file: &File, opened: &Stat) -> bool {
 /// this one. What cannot be determined counts as yes, except for the user: another user's process
 /// may have the pid of a killed pen, and any name.
 fn is_pen_with(pid: u32, file: &Stat) -> bool {
-    let proc = |name: &str| format!("/proc/{pid}/{name}");
-    let Ok(status) = fs::read_to_string(proc("status")) else {
+    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else {
         return !Path::new("/proc/self/status").exists();
     };
     let field = |name: &str| {
@@ -271,25 +300,31 @@ fn is_pen_with(pid: u32, file: &Stat) -> bool {
     if user.is_none_or(|user| ![0, geteuid().as_raw(), getuid().as_raw()].contains(&user)) {
         return false;
     }
+    has_open(pid, file)
+}
+
+/// Whether a process has this file open. If that cannot be determined, whether it has the name of
+/// this process.
+pub(in crate::files) fn has_open(pid: u32, file: &Stat) -> bool {
     let has_it = |descriptor: io::Result<fs::DirEntry>| {
         let open = fs::metadata(descriptor?.path())?;
         Ok::<bool, io::Error>((open.dev(), open.ino()) == (file.st_dev, file.st_ino))
     };
-    match fs::read_dir(proc("fd"))
+    match fs::read_dir(format!("/proc/{pid}/fd"))
         .and_then(|descriptors| descriptors.map(has_it).collect::<io::Result<Vec<_>>>())
     {
         Ok(descriptors) => descriptors.contains(&true),
-        // That process has more capabilities than this one has left, so its descriptors cannot be
-        // read.
+        // That process has more capabilities than this one has left, or this one is restricted by
+        // Landlock, so its descriptors cannot be read.
         Err(_) => {
-            let own_name = fs::read_to_string("/proc/self/comm").unwrap_or_default();
-            field("Name:").is_none_or(|name| name == own_name.trim_end())
+            let name = |of: &str| fs::read_to_string(format!("/proc/{of}/comm")).ok();
+            name(&pid.to_string()).is_none_or(|other| Some(other) == name("self"))
         }
     }
 }
 
 /// The pid in a file, if there is one yet.
-fn pid_in(file: &File) -> Option<u32> {
+pub(in crate::files) fn pid_in(file: &File) -> Option<u32> {
     let mut text = [0; 16];
     let length = file.read_at(&mut text, 0).ok()?;
     std::str::from_utf8(&text[..length]).ok()?.trim_end().parse().ok()
@@ -301,9 +336,10 @@ fn pid(holder: &Option<u32>) -> String {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        let ours = || fstat(&self.file).is_ok_and(|file| self.entry.is(&file));
+        let Some(entry) = &self.entry else { return };
+        let ours = || fstat(&self.file).is_ok_and(|file| entry.is(&file));
         if self.remove && self.maker == std::process::id() && ours() {
-            let _ = self.entry.remove();
+            let _ = entry.remove();
         }
     }
 }
@@ -345,7 +381,15 @@ mod tests {
         fs::write(&path, "something longer than a pid").unwrap();
         drop(PidFile::lock(&path).unwrap());
         assert_eq!(fs::read_to_string(&path).unwrap(), "something longer than a pid");
-        let mut pid_file = PidFile::lock(&path).unwrap();
+        // A child that another test forks meanwhile holds the lock for a moment.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let mut pid_file = loop {
+            match PidFile::lock(&path) {
+                Ok(locked) => break locked,
+                Err(error) if std::time::Instant::now() >= deadline => panic!("{error}"),
+                Err(_) => std::thread::yield_now(),
+            }
+        };
         pid_file.write().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
     }
@@ -358,7 +402,7 @@ mod tests {
         symlink(&target, &link).unwrap();
         assert!(matches!(PidFile::lock(&link), Err(PidFileError::Link(_))));
         fs::hard_link(&target, &hard).unwrap();
-        assert!(matches!(PidFile::lock(&hard), Err(PidFileError::Odd(_))));
+        assert!(matches!(PidFile::lock(&hard), Err(PidFileError::NotPlain(_))));
         assert!(PidFile::lock(directory.path()).is_err());
         assert!(PidFile::lock(Path::new("/dev/null")).is_err());
         assert!(PidFile::lock(&directory.path().join("no/such")).is_err());

@@ -5,11 +5,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use pen_config::command::Command;
-use pen_config::configuration::SourcedCommand;
+use pen_config::command::{Setting, SourcedCommand, last};
+use pen_ipc::text::error_text;
 use socket2::{Domain, Socket, Type};
-
-use crate::log::errno::why;
 
 /// Tries the address that `commands` set last.
 ///
@@ -19,10 +17,10 @@ use crate::log::errno::why;
 pub(crate) fn check(address: IpAddr, commands: &[SourcedCommand]) -> Result<(), String> {
     let Err(error) = bind(address) else { return Ok(()) };
     let text = format!("unable to set source address to '{address}'");
-    let sets = |placed: &&SourcedCommand| placed.command == Command::Source(Some(address));
-    match commands.iter().rev().find(sets).map_or("", |placed| &placed.source_line) {
+    let sets = |setting: &Setting| (*setting == Setting::Source(Some(address))).then_some(());
+    match last(commands, sets).map_or("", |((), sourced)| &sourced.source_line) {
         "" => Err(text),
-        source_line => Err(format!("{source_line}: source: {text}: {}", why(&error))),
+        source_line => Err(format!("{source_line}: source: {text}: {}", error_text(&error))),
     }
 }
 
@@ -33,6 +31,8 @@ fn bind(address: IpAddr) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use pen_config::command::Command;
+
     use super::*;
 
     #[test]
@@ -42,7 +42,7 @@ mod tests {
         let set = |source_line: &str| {
             vec![SourcedCommand {
                 source_line: source_line.into(),
-                command: Command::Source(Some(foreign)),
+                command: Command::Setting(Setting::Source(Some(foreign))),
             }]
         };
         assert_eq!(

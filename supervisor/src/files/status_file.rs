@@ -13,10 +13,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use pen_ipc::text::error_text;
 use pen_walk::{self as walk, Entry, FileKind};
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::{FileType, OFlags, fstat};
 
-use crate::log::errno::why;
+use crate::files::made::MadeFile;
 
 /// The target of status pages.
 #[derive(Debug)]
@@ -95,23 +96,25 @@ pub(crate) enum Writer {
     Command(u32),
 }
 
-/// Opens a file that is to be written repeatedly; makes it if it is missing.
+/// Opens a file that is to be written repeatedly. If it is missing, it is made, and also returned
+/// as such.
 ///
 /// # Errors
 /// It cannot be opened, or cannot be written repeatedly.
-pub(crate) fn open(path: &Path) -> Result<File, StatusFileError> {
+pub(crate) fn open(path: &Path) -> Result<(File, Option<MadeFile>), StatusFileError> {
     let opened = Entry::find(path).and_then(|entry| {
-        let made = match entry.open(OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, MODE) {
+        let (file, made) = match entry.open(OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, MODE) {
             Ok(file) => {
+                let made = MadeFile::new(entry, &fstat(&file)?);
                 file.set_permissions(Permissions::from_mode(MODE))?;
-                file
+                (file, Some(made))
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                entry.open(OFlags::WRONLY, 0)?
+                (entry.open(OFlags::WRONLY, 0)?, None)
             }
             Err(error) => return Err(error),
         };
-        writable(&made).map(|()| made)
+        writable(&file).map(|()| (file, made))
     });
     opened.map_err(|source| StatusFileError { path: path.into(), source })
 }
@@ -144,7 +147,7 @@ fn writable(file: &File) -> io::Result<()> {
 
 /// The reason why the page could not be written.
 #[derive(Debug, thiserror::Error)]
-#[error("status file {path}: {reason}", path = .path.display(), reason = why(.source))]
+#[error("status file {path}: {reason}", path = .path.display(), reason = error_text(.source))]
 pub(crate) struct StatusFileError {
     path: PathBuf,
     source: io::Error,

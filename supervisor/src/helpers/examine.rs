@@ -6,25 +6,25 @@
 
 use std::fs::File;
 use std::io;
+use std::iter;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, poll};
 use nix::unistd::Pid;
-use pen_ipc::channel::{Channel, Received};
+use pen_ipc::channel::Channel;
 use pen_ipc::codec;
+use pen_ipc::text::error_text;
 use pen_ipc::tls_files::{Examined, Fact, MOST_CERTIFICATES, Purpose};
 use serde::{Deserialize, Serialize};
 
 use crate::files::memory;
-use crate::helpers::helper::{Helper, NoQuestion};
+use crate::helpers::helper;
+use crate::helpers::helper::{Helper, HelperFailure, NoQuestion};
 use crate::jail::Jail;
 use crate::jail::sandbox::ProcessKind;
 use crate::launch::interrupt::Interrupts;
-use crate::log::errno::why;
-use crate::patience::until;
-use crate::processes::peer::printable;
+use crate::log::printable::printable;
 use crate::signals;
 use crate::{Examiner, StartError};
 
@@ -40,10 +40,9 @@ enum Finding {
 /// An examiner at work.
 #[derive(Debug)]
 pub(crate) struct Examining {
-    helper: Helper<NoQuestion, Finding>,
+    helper: Helper<Finding>,
     /// The memory to which the examiner writes its result.
     memory: File,
-    deadline: Instant,
 }
 
 /// Examines TLS files, and waits for the result.
@@ -58,23 +57,16 @@ pub(crate) fn examine(
 ) -> Result<Examined, StartError> {
     let examining = Examining::begin(files, examiner, jail, Instant::now()).map_err(StartError)?;
     let found = loop {
-        match examining.read(Instant::now()) {
-            Some(found) => break found,
-            None => {
-                let descriptors = interrupts.descriptors().chain([examining.descriptor()]);
-                let mut polled: Vec<PollFd<'_>> =
-                    descriptors.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-                // After an interruption, too, everything is checked again.
-                let _ = poll(&mut polled, until(examining.deadline()));
-                drop(polled);
-                if let Err(error) = interrupts.check() {
-                    examining.helper.end();
-                    return Err(error);
-                }
-            }
+        if let Some(found) = examining.read(Instant::now()) {
+            break found;
+        }
+        let (descriptor, deadline) = (examining.descriptor(), examining.deadline());
+        if let Err(error) = helper::wait(iter::once(descriptor), deadline, interrupts) {
+            examining.helper.kill().end();
+            return Err(error);
         }
     };
-    examining.helper.end();
+    examining.helper.kill().end();
     found.map_err(StartError)
 }
 
@@ -89,13 +81,14 @@ impl Examining {
         jail: &Jail,
         now: Instant,
     ) -> Result<Examining, String> {
-        let cannot = |error| format!("the files of TLS cannot be examined now: {}", why(&error));
+        let cannot =
+            |error| format!("the files of TLS cannot be examined now: {}", error_text(&error));
         let memory = memory::new().map_err(cannot)?;
         let work = |channel: &Channel<Finding, NoQuestion>, supervisor| {
             answer(files, examiner, jail, supervisor, channel, &memory)
         };
-        let helper = Helper::begin(jail.identity.uid, work).map_err(cannot)?;
-        Ok(Examining { helper, memory, deadline: now + PATIENCE })
+        let helper = Helper::begin(jail.identity.uid, now + PATIENCE, work).map_err(cannot)?;
+        Ok(Examining { helper, memory })
     }
 
     /// The descriptor to poll for reading.
@@ -105,41 +98,30 @@ impl Examining {
 
     /// When to call [`Examining::read`] at the latest.
     pub(crate) fn deadline(&self) -> Instant {
-        self.deadline
+        self.helper.deadline()
     }
 
     /// The result, once it is known.
     pub(crate) fn read(&self, now: Instant) -> Option<Result<Examined, String>> {
-        match self.helper.receive() {
-            Ok(Received::Message(Finding::Good, _)) => {
-                Some(found(&self.memory).map_err(|error| {
-                    format!("the files of TLS cannot be examined: {}", why(&error))
-                }))
+        Some(match self.helper.read(now)? {
+            Ok((Finding::Good, _)) => found(&self.memory).map_err(|error| {
+                format!("the files of TLS cannot be examined: {}", error_text(&error))
+            }),
+            Ok((Finding::Bad(why), _)) => Err(printable(&why)),
+            Err(HelperFailure::Late) => {
+                Err(format!("the files of TLS took more than {} s", PATIENCE.as_secs()))
             }
-            Ok(Received::Message(Finding::Bad(why), _)) => Some(Err(printable(&why))),
-            Ok(Received::Empty) if now < self.deadline => None,
-            Ok(Received::Empty) => {
-                Some(Err(format!("the files of TLS took more than {} s", PATIENCE.as_secs())))
+            Err(HelperFailure::Ended) => {
+                Err("the process that examines the files of TLS ended".into())
             }
-            Ok(Received::Closed) | Err(_) => {
-                Some(Err("the process that examines the files of TLS ended".into()))
-            }
-        }
-    }
-
-    /// Whether this reaped child was the examiner.
-    pub(crate) fn reaped(&mut self, child: Pid) -> bool {
-        self.helper.reaped(child)
+        })
     }
 }
 
 /// The result in the memory. The examiner may have been taken over by a malicious file. So the size
 /// is bounded, and the text is made safe for a terminal.
 fn found(memory: &File) -> io::Result<Examined> {
-    let length = memory.metadata()?.len();
-    let length = usize::try_from(length).ok().filter(|length| *length <= codec::LARGE_LIMIT);
-    let mut bytes = vec![0; length.ok_or(io::ErrorKind::FileTooLarge)?];
-    memory.read_exact_at(&mut bytes, 0)?;
+    let bytes = pen_ipc::memory::read(memory, codec::LARGE_LIMIT)?;
     let mut found: Examined = codec::decode_large(&bytes).map_err(io::Error::other)?;
     found.notices.truncate(MOST_NOTICES + 1);
     found.notices.iter_mut().for_each(|notice| *notice = printable(notice));
@@ -170,7 +152,7 @@ fn answer(
         let bytes = codec::encode_large(&found).map_err(|error| error.to_string())?;
         memory
             .write_all_at(&bytes, 0)
-            .map_err(|error| format!("cannot examine the files of TLS: {}", why(&error)))
+            .map_err(|error| format!("cannot examine the files of TLS: {}", error_text(&error)))
     });
     let finding = match found {
         Ok(()) => Finding::Good,
@@ -193,9 +175,11 @@ fn confine(
     keep: &[BorrowedFd<'_>],
 ) -> Result<OwnedFd, String> {
     let at = |step: &'static str| {
-        move |error: io::Error| format!("cannot examine the files of TLS: {step}: {}", why(&error))
+        move |error: io::Error| {
+            format!("cannot examine the files of TLS: {step}: {}", error_text(&error))
+        }
     };
-    signals::settle_child().map_err(at("signals"))?;
+    signals::reset_for_child().map_err(at("signals"))?;
     let files = files.try_clone().map_err(at("descriptors"))?;
     let keep: Vec<_> = keep.iter().copied().chain([files.as_fd()]).collect();
     jail.enter(ProcessKind::Examiner, supervisor, &keep)

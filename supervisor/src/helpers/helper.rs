@@ -1,36 +1,48 @@
-//! A helper process: a child of the supervisor that answers over a channel and then ends.
+//! A helper: a child of the supervisor that answers over a channel and then ends.
 
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::poll::PollFlags;
 use nix::unistd::{Pid, Uid, getpid};
-use pen_ipc::channel::{Channel, ChannelError, Received, Sent};
+use pen_ipc::channel::{Channel, Received, Sent};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::StartError;
+use crate::launch::interrupt::Interrupts;
+use crate::poll::PollSet;
 use crate::processes::child::Child;
 
 /// The question type of a helper that gets its question by fork(2) and no messages.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) enum NoQuestion {}
 
-/// A helper that receives `Question`s and sends `Answer`s. The drop kills the child; the supervisor
-/// reaps it with its other children.
+/// A helper that sends `Answer`s, and receives `Question`s if it is asked more than once. The drop
+/// kills it.
 #[derive(Debug)]
-pub(crate) struct Helper<Question, Answer> {
+pub(crate) struct Helper<Answer, Question = NoQuestion> {
+    child: Child,
     channel: Channel<Question, Answer>,
-    /// None once the child was reaped: its pid can then belong to another process.
-    child: Option<Child>,
+    deadline: Instant,
 }
 
-impl<Question, Answer> Helper<Question, Answer>
+/// The reason why a helper gives no answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum HelperFailure {
+    /// Its deadline has passed.
+    Late,
+    /// It has ended, or sent a message that is no answer.
+    Ended,
+}
+
+impl<Answer, Question> Helper<Answer, Question>
 where
-    Question: Serialize + DeserializeOwned,
     Answer: Serialize + DeserializeOwned,
+    Question: Serialize + DeserializeOwned,
 {
     /// Forks a child. The child runs `work` with its end of the channel and its parent's pid; the
     /// result is its exit status. `user` is the user that the child becomes if it enters a jail.
@@ -39,76 +51,71 @@ where
     /// No process, descriptor or memory is available now.
     pub(crate) fn begin(
         user: Uid,
+        deadline: Instant,
         work: impl FnOnce(&Channel<Answer, Question>, Pid) -> i32,
     ) -> io::Result<Self> {
-        let (channel, theirs): (Channel<Question, Answer>, Channel<Answer, Question>) =
-            Channel::pair()?;
+        let (channel, theirs) = Channel::<Question, Answer>::pair()?;
         let supervisor = getpid();
         let child = Child::fork(user, || work(&theirs, supervisor))?;
-        Ok(Helper { channel, child: Some(child) })
+        Ok(Helper { child, channel, deadline })
     }
 
-    #[cfg(test)]
-    pub(crate) fn without_child(channel: Channel<Question, Answer>) -> Self {
-        Helper { channel, child: None }
+    /// The next answer with its descriptor, or the reason why there is none; none: not known yet.
+    pub(crate) fn read(
+        &self,
+        now: Instant,
+    ) -> Option<Result<(Answer, Option<OwnedFd>), HelperFailure>> {
+        match self.channel.receive() {
+            Ok(Received::Message(answer, descriptor)) => Some(Ok((answer, descriptor))),
+            Ok(Received::Empty) if now < self.deadline => None,
+            Ok(Received::Empty) => Some(Err(HelperFailure::Late)),
+            Ok(Received::Closed) | Err(_) => Some(Err(HelperFailure::Ended)),
+        }
     }
 
-    /// The next answer of the child, if there is one.
-    ///
-    /// # Errors
-    /// The child sent a message that is no answer.
-    pub(crate) fn receive(&self) -> Result<Received<Answer>, ChannelError> {
-        self.channel.receive()
-    }
-
-    /// Sends a question to the child. Returns false if the child cannot be asked any more.
-    pub(crate) fn ask(&self, question: &Question) -> bool {
+    /// Sends a question, to be answered until `deadline`. Returns false if the child cannot be
+    /// asked any more.
+    pub(crate) fn ask(&mut self, question: &Question, deadline: Instant) -> bool {
+        self.deadline = deadline;
         matches!(self.channel.send(question, None), Ok(Sent::Queued))
     }
 }
 
-impl<Question, Answer> Helper<Question, Answer> {
+impl<Answer, Question> Helper<Answer, Question> {
     /// The descriptor to poll for reading.
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
     }
 
-    /// Whether this reaped child was the helper.
-    pub(crate) fn reaped(&mut self, child: Pid) -> bool {
-        self.child.take_if(|own| own.pid == child).is_some()
+    /// When to call [`Helper::read`] at the latest.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
     }
 
-    /// The child, unless it was reaped.
-    pub(crate) fn child(&self) -> Option<Pid> {
-        self.child.map(|child| child.pid)
+    /// Whether the child has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.child.has_ended()
     }
 
-    /// Kills the child, which is still to be reaped.
-    pub(crate) fn kill(&self) {
-        if let Some(child) = self.child {
-            child.kill();
-        }
-    }
-
-    /// Kills and reaps the child, for the time when nobody else reaps children yet. A child that
-    /// the kernel does not let end is left alone.
-    pub(crate) fn end(mut self) {
-        let Some(child) = self.child.take() else { return };
-        child.kill();
-        let deadline = Instant::now() + END_PATIENCE;
-        while waitpid(child.pid, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive)
-            && Instant::now() < deadline
-        {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+    /// Kills the child, and returns it: it ends later if a file system holds it.
+    pub(crate) fn kill(self) -> Child {
+        self.child.kill();
+        self.child
     }
 }
 
-impl<Question, Answer> Drop for Helper<Question, Answer> {
-    fn drop(&mut self) {
-        self.kill();
-    }
+/// Waits at a start until one of these descriptors can be read, or until the deadline.
+///
+/// # Errors
+/// The start is interrupted.
+pub(crate) fn wait<'d>(
+    descriptors: impl Iterator<Item = BorrowedFd<'d>>,
+    deadline: Instant,
+    interrupts: &mut Interrupts,
+) -> Result<(), StartError> {
+    let mut set = PollSet::new();
+    interrupts.descriptors().for_each(|fd| set.add((), fd, PollFlags::POLLIN));
+    descriptors.for_each(|fd| set.add((), fd, PollFlags::POLLIN));
+    set.wait(Some(deadline));
+    interrupts.check()
 }
-
-/// How long a killed child may take to end. It needs no time unless a file system holds it.
-const END_PATIENCE: Duration = Duration::from_millis(200);

@@ -4,5 +4,5 @@ pub(crate) mod examine;
 pub(crate) mod helper;
 pub(crate) mod names;
 pub(crate) mod open;
+pub(crate) mod render;
 pub(crate) mod resolve;
-pub(crate) mod task;

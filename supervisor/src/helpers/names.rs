@@ -8,17 +8,18 @@ use std::net::SocketAddr;
 
 use pen_config::address::{Address, Host, HostAddress, Service};
 use pen_config::apply;
-use pen_config::command::{Command, LogTarget};
-use pen_config::configuration::{Lookup, Names, SourcedCommand, zoned};
+use pen_config::command::{ConnectionLogTarget, LogTarget, Setting, SourcedCommand, last};
+use pen_config::names::{Lookup, Names, zoned};
 
+use crate::files::line_log::LineLog;
 use crate::helpers::resolve::{Question, ResolverAnswer, Unresolved};
 
 /// The names to look up.
 #[derive(Debug)]
 pub(crate) struct Inquiry {
     lookups: Vec<Lookup>,
-    /// The host and service of penlogd, which is reached by UDP.
-    log: Option<(Host, Service)>,
+    /// The host and service of each log that goes to the network. It is reached by UDP.
+    logs: Vec<(LineLog, Host, Service)>,
 }
 
 /// The result of the lookups.
@@ -28,83 +29,85 @@ pub(crate) struct FoundAddresses {
     pub(crate) names: Names,
     /// The address of the request log, if it goes to the network.
     pub(crate) log: Option<SocketAddr>,
+    /// The address of the connection log, if it goes to the network.
+    pub(crate) connection_log: Option<SocketAddr>,
 }
 
 impl Inquiry {
-    /// The lookups for commands with these names, and for the request log that the last of the
-    /// commands sets.
+    /// The lookups for commands with these names, and for the logs that the last of the commands
+    /// set.
     pub(crate) fn new<'c>(
         lookups: BTreeSet<Lookup>,
-        commands: impl Iterator<Item = &'c SourcedCommand>,
+        commands: impl DoubleEndedIterator<Item = &'c SourcedCommand> + Clone,
     ) -> Inquiry {
-        let log = match last_log(commands) {
-            Some(Some(LogTarget::Network(host, service))) => Some((host, service)),
-            _ => None,
+        let requests = last(commands.clone(), Setting::log).and_then(|(target, _)| target);
+        let connections = last(commands, Setting::connection_log).and_then(|(target, _)| target);
+        let logs = [
+            (LineLog::Requests, requests),
+            (LineLog::Connections, connections.and_then(ConnectionLogTarget::log)),
+        ];
+        let in_network = |(which, target): (_, Option<&LogTarget>)| {
+            let (host, service) = target?.network()?;
+            Some((which, host.clone(), service.clone()))
         };
-        Inquiry { lookups: lookups.into_iter().collect(), log }
+        let logs = logs.into_iter().filter_map(in_network).collect();
+        Inquiry { lookups: lookups.into_iter().collect(), logs }
     }
 
     /// The questions for the resolvers; none if everything is numeric.
     pub(crate) fn questions(&self) -> Vec<Question> {
         let lookups = self.lookups.iter().map(question);
-        let log = self.log.iter().flat_map(|(host, service)| log_questions(host, service));
-        lookups.chain(log).collect()
+        let logs = self.logs.iter();
+        lookups.chain(logs.flat_map(|(_, host, service)| log_questions(host, service))).collect()
     }
 
     /// Combines the answers, which are in the order of the questions.
     ///
     /// # Errors
-    /// The log host cannot be reached by UDP.
+    /// A log host cannot be reached by UDP.
     pub(crate) fn found(self, mut answers: Vec<ResolverAnswer>) -> Result<FoundAddresses, String> {
-        let of_log = answers.split_off(self.lookups.len().min(answers.len()));
-        let log =
-            self.log.map(|(host, service)| log_address(&host, &service, of_log)).transpose()?;
-        Ok(FoundAddresses { names: names(self.lookups, answers), log })
+        let mut of_logs = answers.split_off(self.lookups.len().min(answers.len())).into_iter();
+        let mut found = FoundAddresses::default();
+        for (which, host, service) in self.logs {
+            let own = of_logs.by_ref().take(log_questions(&host, &service).count());
+            let address = Some(log_address(which, &host, &service, own)?);
+            match which {
+                LineLog::Requests => found.log = address,
+                LineLog::Connections => found.connection_log = address,
+            }
+        }
+        Ok(FoundAddresses { names: names(self.lookups, answers), ..found })
     }
-}
-
-/// The target of the request log after these commands; none if they do not set it.
-pub(crate) fn last_log<'c>(
-    commands: impl Iterator<Item = &'c SourcedCommand>,
-) -> Option<Option<LogTarget>> {
-    commands.fold(None, |last, placed| match &placed.command {
-        Command::Log(Some(target)) => Some(Some(target.clone())),
-        Command::NoLog => Some(None),
-        _ => last,
-    })
 }
 
 /// An error line for each name that has no answer, with the source line of each command that has
 /// this name. Names from options and operands, which have no source line, come first.
-pub(crate) fn placed<'c>(
+pub(crate) fn unresolved_lines<'c>(
     unresolved: &[Unresolved],
     commands: impl Iterator<Item = &'c SourcedCommand>,
 ) -> Vec<String> {
     let mut of_commands = BTreeSet::new();
     let mut lines = Vec::new();
-    for SourcedCommand { source_line, command } in
-        commands.filter(|placed| !placed.source_line.is_empty())
-    {
-        let questions = questions(command);
+    for sourced in commands.filter(|sourced| !sourced.source_line.is_empty()) {
+        let questions = sourced.setting().map_or(Vec::new(), questions);
         for (index, one) in
             unresolved.iter().enumerate().filter(|(_, one)| questions.contains(&one.question))
         {
             of_commands.insert(index);
-            lines.push(format!("{source_line}: {one}"));
+            lines.push(format!("{}{one}", sourced.at()));
         }
     }
     let others = unresolved.iter().enumerate().filter(|(index, _)| !of_commands.contains(index));
     others.map(|(_, one)| one.to_string()).chain(lines).collect()
 }
 
-/// The questions for the names in a command.
-fn questions(command: &Command) -> Vec<Question> {
-    match command {
-        Command::Log(Some(LogTarget::Network(host, service))) => {
-            log_questions(host, service).collect()
-        }
-        other => apply::lookups(other).iter().map(question).collect(),
+/// The questions for the names in a setting.
+fn questions(setting: &Setting) -> Vec<Question> {
+    let of_log = setting.log().flatten().or_else(|| setting.connection_log().flatten()?.log());
+    if let Some((host, service)) = of_log.and_then(LogTarget::network) {
+        return log_questions(host, service).collect();
     }
+    apply::lookups(setting).iter().map(question).collect()
 }
 
 fn question(lookup: &Lookup) -> Question {
@@ -126,7 +129,10 @@ fn names(lookups: Vec<Lookup>, answers: Vec<ResolverAnswer>) -> Names {
             }
             // The answers of the resolver fit the questions. A missing answer makes the
             // configuration fail later.
-            (Lookup::Host(_) | Lookup::Service(_), _) => {}
+            (
+                Lookup::Host(_) | Lookup::Service(_),
+                ResolverAnswer::Host(_) | ResolverAnswer::Service(_) | ResolverAnswer::Failed(_),
+            ) => {}
         }
     }
     names
@@ -146,9 +152,10 @@ fn log_questions(host: &Host, service: &Service) -> impl Iterator<Item = Questio
 }
 
 fn log_address(
+    which: LineLog,
     host: &Host,
     service: &Service,
-    answers: Vec<ResolverAnswer>,
+    answers: impl Iterator<Item = ResolverAnswer>,
 ) -> Result<SocketAddr, String> {
     let (mut ip, mut port): (Option<HostAddress>, _) = (None, None);
     match host {
@@ -169,7 +176,8 @@ fn log_address(
     match ip.zip(port).map(|(ip, port)| ip.with_port(port)) {
         Some(Address::Inet(address)) => Ok(address),
         Some(Address::Unix(_)) | None => {
-            Err("log: the log host is not an address that UDP can reach".into())
+            let word = which.word();
+            Err(format!("{word}: the log host is not an address that UDP can reach"))
         }
     }
 }
@@ -177,6 +185,8 @@ fn log_address(
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
+
+    use pen_config::command::Command;
 
     use super::*;
 
@@ -203,13 +213,13 @@ mod tests {
             ResolverAnswer::Service(10000),
         ];
         assert_eq!(
-            log_address(&host, &service, answers).unwrap(),
+            log_address(LineLog::Requests, &host, &service, answers.into_iter()).unwrap(),
             "10.0.0.1:10000".parse().unwrap()
         );
         let numeric = (Host::Ip([10, 0, 0, 2].into()), Service::Port(7));
         assert_eq!(log_questions(&numeric.0, &numeric.1).count(), 0);
         assert_eq!(
-            log_address(&numeric.0, &numeric.1, Vec::new()).unwrap(),
+            log_address(LineLog::Requests, &numeric.0, &numeric.1, [].into_iter()).unwrap(),
             "10.0.0.2:7".parse().unwrap()
         );
     }
@@ -218,7 +228,7 @@ mod tests {
     fn names_that_are_not_found_are_told_with_the_places_of_their_commands() {
         let command = |source_line: &str, line: &str| SourcedCommand {
             source_line: source_line.into(),
-            command: pen_config::command::parse(line).unwrap(),
+            command: pen_config::command::parse(line).unwrap().unwrap(),
         };
         let commands = [
             command("f:1", "hash"),
@@ -238,7 +248,7 @@ mod tests {
         ];
         let unresolved: Vec<Unresolved> = unresolved.into_iter().map(Unresolved::unknown).collect();
         assert_eq!(
-            placed(&unresolved, commands.iter()),
+            unresolved_lines(&unresolved, commands.iter()),
             [
                 "cannot resolve operand: unknown",
                 "cannot resolve elsewhere: unknown",
@@ -253,18 +263,42 @@ mod tests {
 
     #[test]
     fn the_last_word_about_the_log_counts() {
-        let placed = |command| SourcedCommand { source_line: String::new(), command };
-        let file = || Command::Log(Some(LogTarget::File("/log".into())));
-        let network =
-            Command::Log(Some(LogTarget::Network(Host::Name("loghost".into()), Service::Port(7))));
-        assert_eq!(last_log([].iter()), None);
-        assert_eq!(last_log([placed(file()), placed(Command::NoLog)].iter()), Some(None));
-        let commands = [placed(Command::NoLog), placed(network), placed(Command::Log(None))];
-        let inquiry = Inquiry::new(BTreeSet::new(), commands.iter());
+        let sourced = |setting| SourcedCommand {
+            source_line: String::new(),
+            command: Command::Setting(setting),
+        };
+        let file = || Setting::Log(Some(LogTarget::File("/log".into())));
+        let network = || {
+            Setting::Log(Some(LogTarget::Network(Host::Name("loghost".into()), Service::Port(7))))
+        };
+        let inquiry = |commands: &[SourcedCommand]| Inquiry::new(BTreeSet::new(), commands.iter());
+        for commands in [
+            vec![],
+            vec![sourced(network()), sourced(file())],
+            vec![sourced(network()), sourced(Setting::Log(None))],
+        ] {
+            assert_eq!(inquiry(&commands).questions(), []);
+        }
+        let inquiry = inquiry(&[sourced(Setting::Log(None)), sourced(network())]);
         assert_eq!(inquiry.questions(), [Question::Host("loghost".into())]);
         let found = inquiry
             .found(vec![ResolverAnswer::Host(vec![IpAddr::from([10, 0, 0, 1]).into()])])
             .unwrap();
         assert_eq!(found.log, Some("10.0.0.1:7".parse().unwrap()));
+    }
+
+    #[test]
+    fn each_log_has_the_host_of_its_own() {
+        let commands = ["log one:514", "connection_log two:515"].map(|line| SourcedCommand {
+            source_line: String::new(),
+            command: pen_config::command::parse(line).unwrap().unwrap(),
+        });
+        let inquiry = Inquiry::new(BTreeSet::new(), commands.iter());
+        let host = |name: &str| Question::Host(name.into());
+        assert_eq!(inquiry.questions(), [host("one"), host("two")]);
+        let answer = |last| ResolverAnswer::Host(vec![IpAddr::from([10, 0, 0, last]).into()]);
+        let found = inquiry.found(vec![answer(1), answer(2)]).unwrap();
+        assert_eq!(found.log, Some("10.0.0.1:514".parse().unwrap()));
+        assert_eq!(found.connection_log, Some("10.0.0.2:515".parse().unwrap()));
     }
 }

@@ -13,7 +13,6 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -23,34 +22,37 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, getppid};
 use pen_config::address::Address;
 use pen_config::command;
-use pen_config::configuration::SourcedCommand;
+use pen_config::command::SourcedCommand;
 use pen_config::tls::Tls;
-use pen_ipc::channel::{Channel, Received};
+use pen_ipc::channel::Channel;
 use pen_ipc::codec::{self, LARGE_LIMIT};
+use pen_ipc::text::error_text;
 use pen_walk as walk;
 use serde::{Deserialize, Serialize};
 
 use crate::files::configuration;
 use crate::files::configuration::Loaded;
-use crate::files::listener;
-use crate::files::listener::{Listener, SocketPath};
+use crate::files::line_log;
+use crate::files::line_log::{LineLog, OpenLog};
+use crate::files::listener::Listener;
+use crate::files::made;
+use crate::files::made::{FileId, MadeFile};
 use crate::files::memory;
-use crate::files::request_log;
 use crate::files::status_file;
 use crate::files::tls_material;
-use crate::helpers::helper::{Helper, NoQuestion};
+use crate::helpers::helper::{Helper, HelperFailure, NoQuestion};
 use crate::jail::Jail;
 use crate::jail::sandbox::ProcessKind;
-use crate::log::errno::why;
-use crate::processes::peer::printable;
+use crate::log::printable::printable;
+use crate::processes::child::Child;
 use crate::signals;
 use crate::sys;
 
 /// The file or socket to open.
 #[derive(Debug)]
 pub(crate) enum OpenRequest {
-    /// A request log.
-    Log(PathBuf),
+    /// A log.
+    Log(LineLog, PathBuf),
     /// A file for status pages.
     Status(PathBuf),
     /// An OCSP response, to be read.
@@ -78,7 +80,7 @@ enum Rights {
 impl OpenRequest {
     fn rights(&self) -> Rights {
         match self {
-            OpenRequest::Log(_)
+            OpenRequest::Log(_, _)
             | OpenRequest::Status(_)
             | OpenRequest::Ocsp(_)
             | OpenRequest::Listener(_, _)
@@ -90,7 +92,7 @@ impl OpenRequest {
     fn patience(&self) -> Duration {
         match self {
             OpenRequest::Keys(_, _) => KEYS_PATIENCE,
-            OpenRequest::Log(_)
+            OpenRequest::Log(_, _)
             | OpenRequest::Status(_)
             | OpenRequest::Ocsp(_)
             | OpenRequest::Listener(_, _)
@@ -103,7 +105,7 @@ impl OpenRequest {
     fn late(&self) -> String {
         let seconds = self.patience().as_secs();
         match self {
-            OpenRequest::Log(_)
+            OpenRequest::Log(_, _)
             | OpenRequest::Status(_)
             | OpenRequest::Ocsp(_)
             | OpenRequest::Listener(_, _)
@@ -131,8 +133,8 @@ impl OpenRequest {
 enum OpenAnswer {
     /// Success.
     Here {
-        /// Device and inode number of a socket's file.
-        file_id: (u64, u64),
+        /// The file that was made, if one was.
+        made: Option<FileId>,
         /// Notices about the TLS files for the log.
         notices: Vec<String>,
     },
@@ -149,16 +151,22 @@ pub(crate) struct Fetched {
     /// A log, a file or a listener. For commands: memory with [`Commands`]. For TLS files: sealed
     /// memory with all of them.
     pub(crate) descriptor: OwnedFd,
-    /// Device and inode number of a socket's file.
-    pub(crate) file_id: (u64, u64),
+    /// The file that was made, if one was.
+    pub(crate) made: Option<FileId>,
     /// Notices about the TLS files for the log.
     pub(crate) notices: Vec<String>,
 }
 
 impl Fetched {
     /// A result with a descriptor only.
-    fn descriptor(descriptor: impl Into<OwnedFd>) -> Fetched {
-        Fetched { descriptor: descriptor.into(), file_id: (0, 0), notices: Vec::new() }
+    pub(crate) fn descriptor(descriptor: impl Into<OwnedFd>) -> Fetched {
+        Fetched { descriptor: descriptor.into(), made: None, notices: Vec::new() }
+    }
+
+    /// A result with a descriptor and the file that was made for it. The file stays; the supervisor
+    /// has it removed if need be.
+    fn made(descriptor: impl Into<OwnedFd>, made: Option<MadeFile>) -> Fetched {
+        Fetched { made: made.map(MadeFile::keep), ..Fetched::descriptor(descriptor) }
     }
 
     /// Decodes the commands from the memory.
@@ -166,14 +174,7 @@ impl Fetched {
     /// # Errors
     /// The memory cannot be read, or holds no valid commands.
     pub(crate) fn commands(self) -> io::Result<Commands> {
-        let memory = File::from(self.descriptor);
-        let length = memory.metadata()?.len();
-        let mut bytes =
-            vec![
-                0;
-                usize::try_from(length).ok().filter(|length| *length <= LARGE_LIMIT).unwrap_or(0)
-            ];
-        memory.read_exact_at(&mut bytes, 0)?;
+        let bytes = pen_ipc::memory::read(&File::from(self.descriptor), LARGE_LIMIT)?;
         let commands: Commands = codec::decode_large(&bytes).map_err(io::Error::other)?;
         check(commands)
     }
@@ -208,8 +209,7 @@ fn check(commands: Commands) -> io::Result<Commands> {
 /// An opener at work.
 #[derive(Debug)]
 pub(crate) struct Fetching {
-    helper: Helper<NoQuestion, OpenAnswer>,
-    deadline: Instant,
+    helper: Helper<OpenAnswer>,
     /// The error message when the deadline passes.
     late: String,
 }
@@ -220,10 +220,11 @@ impl Fetching {
     /// # Errors
     /// No child can be forked now.
     pub(crate) fn begin(wanted: &OpenRequest, jail: &Jail, now: Instant) -> io::Result<Fetching> {
-        let helper = Helper::begin(jail.identity.uid, |channel, supervisor| {
+        let deadline = now + wanted.patience();
+        let helper = Helper::begin(jail.identity.uid, deadline, |channel, supervisor| {
             answer(wanted, jail, supervisor, channel)
         })?;
-        Ok(Fetching { helper, deadline: now + wanted.patience(), late: wanted.late() })
+        Ok(Fetching { helper, late: wanted.late() })
     }
 
     /// The descriptor to poll for reading.
@@ -233,62 +234,73 @@ impl Fetching {
 
     /// When to call [`Fetching::read`] at the latest.
     pub(crate) fn deadline(&self) -> Instant {
-        self.deadline
+        self.helper.deadline()
     }
 
     /// The result, once it is known.
     pub(crate) fn read(&self, now: Instant) -> Option<Result<Fetched, String>> {
-        match self.helper.receive() {
-            Ok(Received::Message(OpenAnswer::Here { file_id, notices }, Some(descriptor))) => {
+        Some(match self.helper.read(now)? {
+            Ok((OpenAnswer::Here { made, notices }, Some(descriptor))) => {
                 let notices = notices.iter().map(|notice| printable(notice)).collect();
-                Some(Ok(Fetched { descriptor, file_id, notices }))
+                Ok(Fetched { descriptor, made, notices })
             }
-            Ok(Received::Message(OpenAnswer::Failed(why), _)) => Some(Err(printable(&why))),
-            Ok(Received::Empty) if now < self.deadline => None,
-            Ok(Received::Empty) => Some(Err(self.late.clone())),
-            Ok(Received::Message(OpenAnswer::Here { .. }, None) | Received::Closed) | Err(_) => {
-                Some(Err("the process that was to open it ended".into()))
+            Ok((OpenAnswer::Failed(why), _)) => Err(printable(&why)),
+            Err(HelperFailure::Late) => Err(self.late.clone()),
+            Ok((OpenAnswer::Here { .. }, None)) | Err(HelperFailure::Ended) => {
+                Err("the process that was to open it ended".into())
             }
-        }
+        })
     }
 
-    /// Whether this reaped child was the opener.
-    pub(crate) fn reaped(&mut self, child: Pid) -> bool {
-        self.helper.reaped(child)
-    }
-
-    /// Kills the opener. Returns the child that is still to be reaped.
-    pub(crate) fn end(self) -> Option<Pid> {
-        self.helper.child()
+    /// Kills the opener, and returns it: it ends later if a file system holds it.
+    pub(crate) fn kill(self) -> Child {
+        self.helper.kill()
     }
 }
 
-/// The file of a listener in the jail. When the process that had it made drops this, a child
-/// removes the file, if it is still the same one.
+/// A file that an opener made in the jail. When the process that had it made drops this, a child
+/// removes the file, as [`made::remove`] does.
 #[derive(Debug)]
-pub(crate) struct JailedPath {
+pub(crate) struct JailedFile {
     path: PathBuf,
-    file_id: (u64, u64),
+    id: FileId,
     jail: Jail,
     maker: u32,
+    is_kept: bool,
 }
 
-impl JailedPath {
-    pub(crate) fn new(path: &Path, file_id: (u64, u64), jail: &Jail) -> JailedPath {
-        JailedPath { path: path.into(), file_id, jail: jail.clone(), maker: std::process::id() }
+impl JailedFile {
+    pub(crate) fn new(path: &Path, id: FileId, jail: &Jail) -> JailedFile {
+        let (path, maker) = (path.into(), std::process::id());
+        JailedFile { path, id, jail: jail.clone(), maker, is_kept: false }
+    }
+
+    /// Its path inside the jail.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Device and inode number.
+    pub(crate) fn id(&self) -> FileId {
+        self.id
+    }
+
+    /// Leaves the file for good.
+    pub(crate) fn keep(mut self) {
+        self.is_kept = true;
     }
 }
 
-impl Drop for JailedPath {
+impl Drop for JailedFile {
     fn drop(&mut self) {
-        if self.maker != std::process::id() {
+        if self.is_kept || self.maker != std::process::id() {
             return;
         }
         let supervisor = getpid();
         let remove = || {
-            let entered = signals::settle_child().is_ok()
+            let entered = signals::reset_for_child().is_ok()
                 && self.jail.enter(ProcessKind::Opener, supervisor, &[]).is_ok();
-            i32::from(!(entered && listener::remove(&self.path, self.file_id).is_ok()))
+            i32::from(!(entered && made::remove(&self.path, self.id).is_ok()))
         };
         let Ok(child) = sys::fork(remove) else { return };
         // The removal is quick. But the children of the supervisor die with it, so it waits for the
@@ -314,9 +326,9 @@ fn answer(
         Rights::Operator => confine_as_operator(jail, supervisor, channel),
         Rights::Starter => confine_as_starter(wanted, jail, supervisor, channel),
     };
-    let (answer, descriptor) = match confined.and_then(|()| had(wanted)) {
-        Ok(Fetched { descriptor, file_id, notices }) => {
-            (OpenAnswer::Here { file_id, notices }, Some(descriptor))
+    let (answer, descriptor) = match confined.and_then(|()| open(wanted)) {
+        Ok(Fetched { descriptor, made, notices }) => {
+            (OpenAnswer::Here { made, notices }, Some(descriptor))
         }
         Err(why) => (OpenAnswer::Failed(why), None),
     };
@@ -328,7 +340,7 @@ fn confine_as_operator(
     supervisor: Pid,
     channel: &Channel<OpenAnswer, NoQuestion>,
 ) -> Result<(), String> {
-    signals::settle_child().map_err(|error| format!("signals: {}", why(&error)))?;
+    signals::reset_for_child().map_err(|error| format!("signals: {}", error_text(&error)))?;
     jail.enter(ProcessKind::Opener, supervisor, &[channel.as_fd()])
         .map_err(|error| error.to_string())
 }
@@ -339,8 +351,8 @@ fn confine_as_starter(
     supervisor: Pid,
     channel: &Channel<OpenAnswer, NoQuestion>,
 ) -> Result<(), String> {
-    let at = |step: &'static str| move |error: io::Error| format!("{step}: {}", why(&error));
-    signals::settle_child().map_err(at("signals"))?;
+    let at = |step: &'static str| move |error: io::Error| format!("{step}: {}", error_text(&error));
+    signals::reset_for_child().map_err(at("signals"))?;
     prctl::set_pdeathsig(Signal::SIGKILL)
         .map_err(|errno| at("parent death signal")(errno.into()))?;
     if getppid() != supervisor {
@@ -348,7 +360,7 @@ fn confine_as_starter(
     }
     let held = match wanted {
         OpenRequest::Keys(_, held) => held.as_ref().map(AsFd::as_fd),
-        OpenRequest::Log(_)
+        OpenRequest::Log(_, _)
         | OpenRequest::Status(_)
         | OpenRequest::Ocsp(_)
         | OpenRequest::Listener(_, _)
@@ -360,22 +372,24 @@ fn confine_as_starter(
     jail.sandbox.enter_reader().map_err(at("sandbox"))
 }
 
-fn had(wanted: &OpenRequest) -> Result<Fetched, String> {
+fn open(wanted: &OpenRequest) -> Result<Fetched, String> {
     match wanted {
-        OpenRequest::Log(path) => {
-            let log = request_log::open(path).map_err(|error| error.to_string())?;
-            Ok(Fetched::descriptor(crate::processes::spawn::into_descriptor(log)))
+        OpenRequest::Log(which, path) => {
+            let OpenLog { log, made } =
+                line_log::open_file(*which, path).map_err(|error| error.to_string())?;
+            Ok(Fetched::made(crate::processes::spawn::into_descriptor(log), made))
         }
         OpenRequest::Status(path) => {
-            status_file::open(path).map(Fetched::descriptor).map_err(|error| error.to_string())
+            let (file, made) = status_file::open(path).map_err(|error| error.to_string())?;
+            Ok(Fetched::made(file, made))
         }
         OpenRequest::Ocsp(path) => walk::read(path)
             .map(Fetched::descriptor)
-            .map_err(|error| format!("{}: {}", path.display(), why(&error))),
+            .map_err(|error| format!("{}: {}", path.display(), error_text(&error))),
         OpenRequest::Commands(path) | OpenRequest::Configuration(path) => {
             let commands: Commands = configuration::load(path);
             let memory = memory::large(&commands)
-                .map_err(|error| format!("{}: {}", path.display(), why(&error)))?;
+                .map_err(|error| format!("{}: {}", path.display(), error_text(&error)))?;
             Ok(Fetched::descriptor(memory))
         }
         OpenRequest::Keys(tls, held) => {
@@ -387,11 +401,8 @@ fn had(wanted: &OpenRequest) -> Result<Fetched, String> {
         OpenRequest::Listener(path, backlog) => {
             let listener = Listener::bind(&Address::Unix(path.clone()), *backlog)
                 .map_err(|error| error.to_string())?;
-            let (descriptor, guard) = listener.into_parts();
-            let file_id = guard.as_ref().map_or((0, 0), SocketPath::file_id);
-            // Keeps the file; the supervisor has it removed later.
-            std::mem::forget(guard);
-            Ok(Fetched { file_id, ..Fetched::descriptor(descriptor) })
+            let (descriptor, made) = listener.into_parts();
+            Ok(Fetched::made(descriptor, made))
         }
     }
 }
@@ -410,7 +421,7 @@ const REMOVAL_PATIENCE: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
 mod tests {
-    use pen_config::command::{Command, Number};
+    use pen_config::command::{Command, Number, Query, Setting};
 
     use super::*;
 
@@ -429,14 +440,15 @@ mod tests {
 
     #[test]
     fn only_commands_are_taken_and_no_more_than_there_can_be() {
-        let commands = vec![placed("f:1", Command::Pid); configuration::MOST_COMMANDS];
+        let commands =
+            vec![placed("f:1", Command::Query(Query::Pid)); configuration::MOST_COMMANDS];
         assert_eq!(read(&loaded(commands.clone())).unwrap().unwrap().commands, commands);
         let more = [&commands[..], &commands[..1]].concat();
         assert_eq!(
             read(&loaded(more)).unwrap_err().to_string(),
             "what was read is more than there can be"
         );
-        let none = placed("f:1", Command::Number(Number::Blacklist, Some(u32::MAX)));
+        let none = placed("f:1", Command::Setting(Setting::Number(Number::Blacklist, u32::MAX)));
         assert_eq!(
             read(&loaded(vec![none])).unwrap_err().to_string(),
             "what was read is no command"
@@ -445,8 +457,10 @@ mod tests {
 
     #[test]
     fn a_childs_words_are_made_harmless() {
-        let commands =
-            read(&loaded(vec![placed("f\x1b[2J:1", Command::Pid)])).unwrap().unwrap().commands;
+        let commands = read(&loaded(vec![placed("f\x1b[2J:1", Command::Query(Query::Pid))]))
+            .unwrap()
+            .unwrap()
+            .commands;
         assert_eq!(commands[0].source_line, "f.[2J:1");
         let errors = read(&Err(vec!["a\nb\x1b[2J".into(); 5000])).unwrap().unwrap_err();
         assert_eq!((errors[0].as_str(), errors.len()), ("a.b.[2J", 101));

@@ -6,6 +6,10 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod display;
+pub(crate) mod sandbox;
+pub(crate) mod user;
+
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
@@ -20,11 +24,11 @@ use nix::unistd::{
     Gid, Pid, Uid, chdir, chroot, fchdir, getgroups, getppid, getresgid, getresuid, setgroups,
     setresgid, setresuid,
 };
+use pen_ipc::text::error_text;
 use pen_walk as walk;
 
 use crate::jail::sandbox::{KernelStatus, ProcessKind, Sandbox};
 use crate::jail::user::Identity;
-use crate::log::errno::why;
 use crate::sys;
 
 /// The root directory, user and sandbox of a child.
@@ -40,7 +44,7 @@ pub(crate) struct Jail {
 
 /// A step that failed.
 #[derive(Debug, thiserror::Error)]
-#[error("{step}: {reason}", reason = why(.source))]
+#[error("{step}: {reason}", reason = error_text(.source))]
 pub(crate) struct JailError {
     step: &'static str,
     source: io::Error,
@@ -48,7 +52,7 @@ pub(crate) struct JailError {
 
 impl Jail {
     /// ` in DIRECTORY`, for messages.
-    pub(crate) fn place(&self) -> String {
+    pub(crate) fn location(&self) -> String {
         self.root.as_ref().map_or(String::new(), |root| format!(" in {}", root.display()))
     }
 
@@ -68,7 +72,7 @@ impl Jail {
             fchdir(root).map_err(at("chdir to the empty root"))?;
         }
         sys::close_all_but(keep).map_err(at_io("close descriptors"))?;
-        let verifier = KernelStatus::call();
+        let verifier = KernelStatus::open();
         let may_drop_bounding = holds(caps::Capability::CAP_SETPCAP)?;
         let inside = self.change_root(kind)?;
         if may_drop_bounding {
@@ -98,7 +102,7 @@ impl Jail {
 
     /// Changes the root directory, and the working directory with it: a working directory outside
     /// would be a way out. Returns the directory that must be the root afterwards.
-    fn change_root(&self, kind: ProcessKind) -> Result<FileId, JailError> {
+    fn change_root(&self, kind: ProcessKind) -> Result<DirectoryId, JailError> {
         if let Some(root) = &self.root {
             // Held by a descriptor, because an untrusted user may own the directory above.
             let root = walk::directory(root).map_err(|error| match error.kind() {
@@ -111,7 +115,7 @@ impl Jail {
             chroot(".").map_err(at("chroot to the empty root"))?;
         }
         chdir("/").map_err(at("chdir to the new root"))?;
-        file_id(".").map_err(at_io("look at the new root"))
+        directory_id(".").map_err(at_io("look at the new root"))
     }
 
     fn change_ids(&self) -> Result<(), JailError> {
@@ -125,7 +129,7 @@ impl Jail {
         setresuid(*uid, *uid, *uid).map_err(at("setresuid"))
     }
 
-    fn verify(&self, inside: FileId, bounding_dropped: bool) -> Result<(), JailError> {
+    fn verify(&self, inside: DirectoryId, bounding_dropped: bool) -> Result<(), JailError> {
         let Identity { uid, gid, groups } = &self.identity;
         let users = getresuid().map_err(at("verify user"))?;
         if [users.real, users.effective, users.saved] != [*uid; 3] {
@@ -158,8 +162,8 @@ impl Jail {
             return Err(refused("verify not dumpable", "it can leave a core"));
         }
         match (
-            file_id("/").map_err(at_io("verify root"))?,
-            file_id(".").map_err(at_io("verify root"))?,
+            directory_id("/").map_err(at_io("verify root"))?,
+            directory_id(".").map_err(at_io("verify root"))?,
         ) {
             (root, work) if root == inside && work == inside => Ok(()),
             _ => Err(refused(
@@ -171,9 +175,9 @@ impl Jail {
 }
 
 /// Device and inode number of a directory.
-type FileId = (u64, u64);
+type DirectoryId = (u64, u64);
 
-fn file_id(path: &str) -> io::Result<FileId> {
+fn directory_id(path: &str) -> io::Result<DirectoryId> {
     std::fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
@@ -212,8 +216,6 @@ fn refused(step: &'static str, reason: &str) -> JailError {
     JailError { step, source: io::Error::other(reason) }
 }
 
-pub(crate) mod sandbox;
-pub(crate) mod user;
 #[cfg(test)]
 mod tests {
     use super::*;

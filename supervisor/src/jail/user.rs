@@ -7,8 +7,7 @@ use std::io;
 
 use nix::errno::Errno;
 use nix::unistd::{Gid, Uid, User, getegid, geteuid, getgrouplist, getgroups, setegid, seteuid};
-
-use crate::log::errno::why;
+use pen_ipc::text::error_text;
 
 /// The ids of a jailed process.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -25,7 +24,7 @@ pub(crate) struct Identity {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UserError {
     /// The user database could not be read.
-    #[error("cannot look up user {0}: {reason}", reason = why(.1))]
+    #[error("cannot look up user {0}: {reason}", reason = error_text(.1))]
     Lookup(String, io::Error),
     /// No account has this name or number.
     #[error("-u {0}: no such user")]
@@ -163,7 +162,8 @@ mod tests {
     #[test]
     fn an_ordinary_user_is_itself_and_has_no_jail() {
         if geteuid().is_root() {
-            return; // tests/service.rs covers the same cases with a pen of an ordinary user.
+            // tests/it/supervisor/jail.rs has the same cases with a pen of an ordinary user.
+            return;
         }
         assert!(matches!(of_workers(Some("root"), false), Err(UserError::OtherUser(_))));
         assert!(matches!(of_workers(None, true), Err(UserError::JailNeedsRoot)));

@@ -16,11 +16,12 @@ pub(crate) struct Interrupts {
     signals: Signals,
     link: Option<StartLink>,
     deferred: Vec<SignalRequest>,
+    is_interrupted: bool,
 }
 
 impl Interrupts {
     pub(crate) fn new(signals: Signals, link: Option<StartLink>) -> Interrupts {
-        Interrupts { signals, link, deferred: Vec::new() }
+        Interrupts { signals, link, deferred: Vec::new(), is_interrupted: false }
     }
 
     /// The descriptors to poll for reading before [`Interrupts::check`].
@@ -38,20 +39,30 @@ impl Interrupts {
         while let Some(request) = self.signals.next() {
             match request {
                 SignalRequest::Stop(signal) => {
+                    self.is_interrupted = true;
                     return Err(StartError(format!("the start was ended by signal {signal}")));
                 }
                 SignalRequest::Child => {}
-                SignalRequest::Reopen | SignalRequest::Report
-                    if self.deferred.contains(&request) => {}
-                SignalRequest::Reopen | SignalRequest::Report => self.deferred.push(request),
+                SignalRequest::Reopen | SignalRequest::Report | SignalRequest::Upgrade { .. }
+                    if self.deferred.contains(&request) || self.deferred.len() >= MOST_DEFERRED => {
+                }
+                SignalRequest::Reopen | SignalRequest::Report | SignalRequest::Upgrade { .. } => {
+                    self.deferred.push(request)
+                }
             }
         }
         match &self.link {
             Some(link) if !link.is_watched() => {
+                self.is_interrupted = true;
                 Err(StartError("the start was given up by whoever ran it".into()))
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether the start was interrupted.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.is_interrupted
     }
 
     /// The link to the command that waits, if there is one.
@@ -68,3 +79,6 @@ impl Interrupts {
         (self.signals, self.deferred)
     }
 }
+
+/// Most requests that wait: one of each kind, and some upgrades by different processes.
+const MOST_DEFERRED: usize = 16;

@@ -7,8 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use pen_config::command::{Command, Number, Startup};
-use pen_config::configuration::SourcedCommand;
+use pen_config::command::{Action, Command, Number, Setting, SourcedCommand, Startup, last};
 
 use crate::files::configuration;
 use crate::files::configuration::Loaded;
@@ -36,9 +35,9 @@ impl GivenCommands {
         start: &io::Result<PathBuf>,
     ) -> Result<GivenCommands, StartError> {
         let mut commands = std::mem::take(&mut launch.configuration.commands);
-        let includes = commands.iter_mut().filter_map(|placed| match &mut placed.command {
-            Command::Include(path) => Some(path),
-            _ => None,
+        let includes = commands.iter_mut().filter_map(|sourced| {
+            let Command::Action(Action::Include(path)) = &mut sourced.command else { return None };
+            Some(path)
         });
         for path in includes.chain(&mut launch.config) {
             *path = absolute(path, start).map_err(StartError)?;
@@ -51,7 +50,7 @@ impl GivenCommands {
             .map_or(Ok(Loaded::default()), configuration::load)
             .map_err(lines)?;
         let words = GivenCommands { given, file };
-        words.all().for_each(|placed| take(launch, &placed.command));
+        words.all().filter_map(SourcedCommand::setting).for_each(|setting| take(launch, setting));
         Ok(words)
     }
 
@@ -63,15 +62,14 @@ impl GivenCommands {
     /// The origin of a setting for a message: the source line of its last command, or else the
     /// option.
     pub(crate) fn source_line(&self, word: &str, option: &str) -> String {
-        let said = |placed: &&SourcedCommand| matches!(&placed.command, Command::Startup(startup) if startup.word() == word);
-        let source_line = self.all().rev().find(said).map(|placed| placed.source_line.as_str());
-        source_line.map_or(option.to_owned(), |source_line| format!("{source_line}: {word}"))
+        let said = last(self.all(), |setting| (setting.word() == word).then_some(()));
+        said.map_or(option.to_owned(), |((), sourced)| sourced.at() + word)
     }
 
     /// The origin of the status file's name.
     pub(crate) fn place_of_status_file(&self) -> &str {
-        let named = |placed: &&SourcedCommand| matches!(placed.command, Command::WebStats(Some(_)));
-        self.all().rev().find(named).map_or("-w", |placed| placed.source_line.as_str())
+        let named = last(self.all(), |setting| setting.web_stats().flatten());
+        named.map_or("-w", |(_, sourced)| &sourced.source_line)
     }
 
     /// The user of the jailed processes.
@@ -89,12 +87,13 @@ impl GivenCommands {
     }
 }
 
-fn take(launch: &mut Launch, command: &Command) {
-    let Command::Startup(startup) = command else { return };
+fn take(launch: &mut Launch, setting: &Setting) {
+    let Setting::Startup(startup) = setting else { return };
     match startup.clone() {
         Startup::Control(local) => launch.control = local,
         Startup::ExitCommand(on) => launch.allow_exit = on,
         Startup::Jail(path) => launch.jail = path,
+        Startup::Page(local) => launch.page = local,
         Startup::PidFile(path) => launch.pid_file = path,
         Startup::RequireSandbox(on) => launch.require_sandbox = on,
         Startup::User(user) => launch.user = user,
@@ -108,6 +107,7 @@ pub(crate) fn in_force(launch: &Launch) -> Vec<Startup> {
         Startup::Jail(launch.jail.clone()),
         Startup::RequireSandbox(launch.require_sandbox),
         Startup::Control(launch.control.clone()),
+        Startup::Page(launch.page.clone()),
         Startup::ExitCommand(launch.allow_exit),
         Startup::PidFile(launch.pid_file.clone()),
     ]
@@ -115,32 +115,26 @@ pub(crate) fn in_force(launch: &Launch) -> Vec<Startup> {
 
 /// The options that `write` saves: all that are set, and all that commands turned off or removed.
 /// So the text is enough for a start.
-pub(crate) fn written(in_force: &[Startup], commanded: &[Command]) -> Vec<Command> {
-    let said = |word: &str| {
-        commanded
-            .iter()
-            .any(|command| matches!(command, Command::Startup(startup) if startup.word() == word))
-    };
+pub(crate) fn written(in_force: &[Startup], commanded: &[Setting]) -> Vec<Setting> {
+    let said = |word: &str| commanded.iter().any(|setting| setting.word() == word);
     let startup = in_force.iter().filter(|startup| startup.is_set() || said(startup.word()));
     let sizes = commanded
         .iter()
-        .filter(|command| matches!(command, Command::Number(Number::MaxServers, _)));
-    startup.cloned().map(Command::Startup).chain(sizes.cloned()).collect()
+        .filter(|setting| matches!(setting, Setting::Number(Number::MaxServers, _)));
+    startup.cloned().map(Setting::Startup).chain(sizes.cloned()).collect()
 }
 
-/// The commands that set such options: the last of each kind.
+/// The settings of such options by commands: the last of each kind.
 pub(crate) fn commanded<'c>(
     commands: impl DoubleEndedIterator<Item = &'c SourcedCommand>,
-) -> Vec<Command> {
-    let kind = |command: &Command| match command {
-        Command::Startup(startup) => Some(startup.word()),
-        Command::Number(Number::MaxServers, Some(_)) => Some(Number::MaxServers.word()),
-        _ => None,
+) -> Vec<Setting> {
+    let is_meant = |setting: &&Setting| {
+        matches!(setting, Setting::Startup(_) | Setting::Number(Number::MaxServers, _))
     };
-    let mut last: Vec<Command> = Vec::new();
-    for SourcedCommand { command, .. } in commands.rev() {
-        if kind(command).is_some() && last.iter().all(|known| kind(known) != kind(command)) {
-            last.push(command.clone());
+    let mut last: Vec<Setting> = Vec::new();
+    for setting in commands.rev().filter_map(SourcedCommand::setting).filter(is_meant) {
+        if last.iter().all(|known| known.word() != setting.word()) {
+            last.push(setting.clone());
         }
     }
     last
@@ -157,17 +151,20 @@ mod tests {
 
     #[test]
     fn all_that_is_set_is_written_and_what_commands_took_away() {
-        let command = |line: &str| pen_config::command::parse(line).unwrap();
-        let startup = |line: &str| match command(line) {
-            Command::Startup(startup) => startup,
+        let setting = |line: &str| match pen_config::command::parse(line) {
+            Ok(Some(Command::Setting(setting))) => setting,
+            other => panic!("{other:?}"),
+        };
+        let startup = |line: &str| match setting(line) {
+            Setting::Startup(startup) => startup,
             other => panic!("{other}"),
         };
         let in_force =
             ["user a", "no jail", "no require_sandbox", "control 1", "exit_command", "no pid_file"]
                 .map(startup);
-        let commanded = ["max_servers 3", "no jail", "user a"].map(command);
+        let commanded = ["max_servers 3", "no jail", "user a"].map(setting);
         let lines: Vec<String> =
-            written(&in_force, &commanded).iter().map(Command::to_string).collect();
+            written(&in_force, &commanded).iter().map(Setting::to_string).collect();
         assert_eq!(
             lines,
             ["user a", "no jail", "control 127.0.0.1:1", "exit_command", "max_servers 3"]
@@ -178,13 +175,18 @@ mod tests {
     fn the_last_of_each_kind_counts() {
         let placed = |line: &str| SourcedCommand {
             source_line: String::new(),
-            command: pen_config::command::parse(line).unwrap(),
+            command: pen_config::command::parse(line).unwrap().unwrap(),
         };
         let commands =
             ["user a", "jail /x", "max_servers 3", "blacklist 3", "no user", "max_servers"]
                 .map(placed);
         let lines: Vec<String> =
-            commanded(commands.iter()).iter().map(Command::to_string).collect();
+            commanded(commands.iter()).iter().map(Setting::to_string).collect();
         assert_eq!(lines, ["no user", "max_servers 3", "jail /x"]);
+    }
+
+    #[test]
+    fn every_error_has_a_line_of_its_own() {
+        assert_eq!(lines(vec!["a:1: x".into(), "a:2: y".into()]).to_string(), "a:1: x\na:2: y");
     }
 }

@@ -6,10 +6,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use pen_config::address::{Host, Local, MAX_UNIX_PATH};
-use pen_config::command::{Command, LogTarget, ServerChange, Startup};
-use pen_config::configuration::SourcedCommand;
+use pen_config::command::{
+    Command, ConnectionLogTarget, LogTarget, ServerChange, Setting, SourcedCommand, Startup,
+};
+use pen_ipc::text::error_text;
 
-use crate::log::errno::why;
 use crate::{Launch, StartError};
 
 /// Makes every path absolute, relative to the directory where pen was started.
@@ -39,7 +40,10 @@ pub(crate) fn make_absolute(
     {
         outside(path)?;
     }
-    for local in [&mut launch.configuration.local, &mut launch.control].into_iter().flatten() {
+    for local in [&mut launch.configuration.local, &mut launch.control, &mut launch.page]
+        .into_iter()
+        .flatten()
+    {
         base.local(local).map_err(StartError)?;
     }
     let configuration = &mut launch.configuration;
@@ -63,41 +67,85 @@ pub(crate) struct Base {
 }
 
 impl Base {
-    /// Makes the paths of a command absolute. The command is from the command line or a file.
+    /// The base of a start in this directory, if it is known, with this jail.
+    pub(crate) fn adopted(start: Option<PathBuf>, jail: Option<PathBuf>) -> Base {
+        Base { start: start.ok_or_else(|| io::ErrorKind::NotFound.into()), jail }
+    }
+
+    /// The directory where pen was started, if it was found.
+    pub(crate) fn start(&self) -> Option<&Path> {
+        self.start.as_deref().ok()
+    }
+
+    /// Makes the paths of a setting absolute. The setting is from the command line or a file.
     ///
     /// # Errors
-    /// As [`make_absolute`]; the error names the source line of the command.
-    pub(crate) fn command(&self, placed: &mut SourcedCommand) -> Result<(), String> {
-        let SourcedCommand { source_line, command } = placed;
-        let done = match command {
-            Command::Log(Some(LogTarget::File(path))) | Command::WebStats(Some(path)) => {
+    /// As [`make_absolute`]; the error names the source line of the setting.
+    fn setting(&self, source_line: &str, setting: &mut Setting) -> Result<(), String> {
+        let done = match setting {
+            Setting::Log(Some(LogTarget::File(path)))
+            | Setting::ConnectionLog(Some(ConnectionLogTarget::Log(LogTarget::File(path))))
+            | Setting::WebStats(Some(path)) => {
                 return self.output(source_line, path);
             }
-            Command::Include(path)
-            | Command::SslOcsp(Some(path))
-            | Command::SslNames(Some(path))
-            | Command::Startup(Startup::Jail(Some(path)) | Startup::PidFile(Some(path))) => {
-                self.outside(path)
+            Setting::Log(Some(LogTarget::Network(_, _)) | None)
+            | Setting::ConnectionLog(
+                Some(
+                    ConnectionLogTarget::Syslog
+                    | ConnectionLogTarget::Log(LogTarget::Network(_, _)),
+                )
+                | None,
+            )
+            | Setting::WebStats(None) => Ok(()),
+            Setting::SslOcsp(path) | Setting::SslNames(path) => self.each_outside(path),
+            Setting::Startup(startup) => match startup {
+                Startup::Control(local) | Startup::Page(local) => {
+                    local.iter_mut().try_for_each(|local| self.local(local))
+                }
+                Startup::Jail(path) | Startup::PidFile(path) => self.each_outside(path),
+                Startup::ExitCommand(_) | Startup::RequireSandbox(_) | Startup::User(_) => Ok(()),
+            },
+            Setting::Certificate(files) => files.iter_mut().try_for_each(|(file, key)| {
+                self.outside(file).and_then(|()| self.each_outside(key))
+            }),
+            Setting::ClientCa(paths) => self.each_outside(paths),
+            Setting::Listen(local) => self.local(local),
+            Setting::Emergency(spec) | Setting::Abuse(spec) => {
+                spec.iter_mut().try_for_each(|spec| self.server(&mut spec.host))
             }
-            Command::Certificate(Some((file, key))) => {
-                std::iter::once(file).chain(key).try_for_each(|path| self.outside(path))
+            Setting::Server { changes, .. } => {
+                let hosts = changes.iter_mut().filter_map(|change| {
+                    let ServerChange::Address(host) = change else { return None };
+                    Some(host)
+                });
+                { hosts }.try_for_each(|host| self.server(host))
             }
-            Command::ClientCa(paths) => paths.iter_mut().try_for_each(|path| self.outside(path)),
-            Command::Listen(Some(local)) | Command::Startup(Startup::Control(Some(local))) => {
-                self.local(local)
-            }
-            Command::Emergency(Some(spec)) | Command::Abuse(Some(spec)) => {
-                self.server(&mut spec.host)
-            }
-            Command::Server { changes, .. } => {
-                changes.iter_mut().try_for_each(|change| match change {
-                    ServerChange::Address(host) => self.server(host),
-                    _ => Ok(()),
-                })
-            }
-            _ => Ok(()),
+            Setting::Acl { .. }
+            | Setting::ConnectionLogFormat(_)
+            | Setting::Fastclose(_)
+            | Setting::Http(_)
+            | Setting::NoAcl(_)
+            | Setting::NoServer(_)
+            | Setting::Number(_, _)
+            | Setting::ProxyIn(_)
+            | Setting::ProxyOut(_)
+            | Setting::SocketBuffers(_, _)
+            | Setting::Source(_)
+            | Setting::SslAlways
+            | Setting::SslCiphers(_)
+            | Setting::SslNoTls12
+            | Setting::SslRenegotiation(_)
+            | Setting::SslTls12
+            | Setting::Switch(_, _) => Ok(()),
         };
         done.map_err(|why| format!("{source_line}: {why}"))
+    }
+
+    fn each_outside<'p>(
+        &self,
+        paths: impl IntoIterator<Item = &'p mut PathBuf>,
+    ) -> Result<(), String> {
+        paths.into_iter().try_for_each(|path| self.outside(path))
     }
 
     fn outside(&self, path: &mut PathBuf) -> Result<(), String> {
@@ -144,7 +192,7 @@ pub(crate) fn absolute(path: &Path, start: &io::Result<PathBuf>) -> Result<PathB
         (false, Err(error)) => Err(format!(
             "{}: the current directory cannot be found: {}",
             path.display(),
-            why(error)
+            error_text(error)
         )),
     }
 }
@@ -200,8 +248,11 @@ pub(crate) fn all_absolute(
     base: &Base,
     commands: &mut [SourcedCommand],
 ) -> Result<(), Vec<String>> {
-    let errors: Vec<String> =
-        commands.iter_mut().filter_map(|placed| base.command(placed).err()).collect();
+    let one = |SourcedCommand { source_line, command }: &mut SourcedCommand| match command {
+        Command::Setting(setting) => base.setting(source_line, setting).err(),
+        Command::Query(_) | Command::Action(_) => None,
+    };
+    let errors: Vec<String> = commands.iter_mut().filter_map(one).collect();
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 

@@ -1,21 +1,26 @@
 //! The log for the administrator: standard error (perhaps read by the journal) in the foreground,
-//! the syslog daemon otherwise.
+//! the syslog daemon otherwise. The last lines are kept as events (`recent`).
 //!
 //! Nothing here waits for long. A stopped terminal, a pipe without a reader or a missing daemon
 //! costs messages, which are counted, but never service.
 
 #![forbid(unsafe_code)]
 
-pub(crate) mod errno;
 pub(crate) mod events;
 pub(crate) mod journal;
+pub(crate) mod printable;
+pub(crate) mod recent;
 mod stderr;
 mod syslog;
 
 use std::time::Duration;
 
-pub(crate) use crate::log::stderr::{Stderr, never_wait};
-pub(crate) use crate::log::syslog::{Syslog, for_worker};
+use pen_status::event::EventKind;
+
+use crate::clock;
+use crate::log::recent::{Incident, Recent};
+pub(crate) use crate::log::stderr::{Stderr, make_nonblocking};
+pub(crate) use crate::log::syslog::{DAEMON, Reach, Syslog, for_worker};
 
 /// The severity of a message.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -33,15 +38,17 @@ pub(crate) enum Severity {
 /// The target of messages, and its state.
 #[derive(Debug)]
 pub(crate) struct Logger {
-    sink: Sink,
+    sink: LogSink,
     /// `-d`.
     verbosity: u8,
     /// Messages lost since the last one that was delivered.
     lost: u64,
+    /// The last events.
+    recent: Recent,
 }
 
 #[derive(Debug)]
-enum Sink {
+enum LogSink {
     Stderr(Stderr),
     Syslog(Syslog),
 }
@@ -55,48 +62,82 @@ const PATIENT: Duration = Duration::from_secs(5);
 impl Logger {
     /// A logger to standard error.
     pub(crate) fn foreground(verbosity: u8) -> Logger {
-        Logger { sink: Sink::Stderr(Stderr::open()), verbosity, lost: 0 }
+        Logger::new(LogSink::Stderr(Stderr::open()), verbosity)
     }
 
     /// A logger to the syslog daemon.
     pub(crate) fn background(verbosity: u8) -> Logger {
-        Logger { sink: Sink::Syslog(Syslog::new(syslog::DAEMON)), verbosity, lost: 0 }
+        Logger::new(LogSink::Syslog(Syslog::new(syslog::DAEMON)), verbosity)
+    }
+
+    fn new(sink: LogSink, verbosity: u8) -> Logger {
+        Logger { sink, verbosity, lost: 0, recent: Recent::new() }
     }
 
     /// A logger to the same target, opened again, for a child that has closed the inherited
     /// descriptor.
-    pub(crate) fn anew(&self) -> Logger {
+    pub(crate) fn reopen(&self) -> Logger {
         match self.sink {
-            Sink::Stderr(_) => Logger::foreground(self.verbosity),
-            Sink::Syslog(_) => Logger::background(self.verbosity),
+            LogSink::Stderr(_) => Logger::foreground(self.verbosity),
+            LogSink::Syslog(_) => Logger::background(self.verbosity),
         }
     }
 
     /// Pen ends, or did not start.
     pub(crate) fn error(&mut self, text: &str) {
-        self.say(Severity::Error, text);
+        self.log(Severity::Error, text);
     }
 
-    /// A failure that the administrator must know about, at every debug level.
+    /// A failure that the administrator must know about, at every debug level. It is an event of no
+    /// special kind.
     pub(crate) fn warning(&mut self, text: &str) {
-        self.say(Severity::Warning, text);
+        self.event(Severity::Warning, Incident::of(EventKind::Other), text);
     }
 
-    /// A requested change, at every debug level.
+    /// A warning that repeats an event, which is logged only.
+    pub(crate) fn remind(&mut self, text: &str) {
+        self.log(Severity::Warning, text);
+    }
+
+    /// A requested change, at every debug level. It is an event of no special kind.
     pub(crate) fn notice(&mut self, text: &str) {
-        self.say(Severity::Notice, text);
+        self.event(Severity::Notice, Incident::of(EventKind::Other), text);
+    }
+
+    /// An event: it is kept, and logged as its severity demands.
+    pub(crate) fn event(&mut self, severity: Severity, incident: Incident, text: &str) {
+        self.recent.enter(incident, text, clock::event_time());
+        match severity {
+            Severity::Error | Severity::Warning | Severity::Notice => self.log(severity, text),
+            Severity::Debug => self.debug(text),
+        }
+    }
+
+    /// The last events.
+    pub(crate) fn recent(&self) -> &Recent {
+        &self.recent
+    }
+
+    /// The last events, to change them.
+    pub(crate) fn recent_mut(&mut self) -> &mut Recent {
+        &mut self.recent
+    }
+
+    /// Goes on with the events of an earlier program.
+    pub(crate) fn adopt(&mut self, recent: Recent) {
+        self.recent = recent;
     }
 
     /// A decision, from debug level 1 on.
     pub(crate) fn debug(&mut self, text: &str) {
         if self.verbosity >= 1 {
-            self.say(Severity::Debug, text);
+            self.log(Severity::Debug, text);
         }
     }
 
     /// Part of a report, at every debug level. May have several lines.
     pub(crate) fn report(&mut self, text: &str) {
-        self.say(Severity::Debug, text);
+        self.log(Severity::Debug, text);
     }
 
     /// Changes the debug level.
@@ -105,10 +146,10 @@ impl Logger {
     }
 
     /// Waits longer for slow readers, for a process that has nothing else to do.
-    pub(crate) fn be_patient(&mut self) {
+    pub(crate) fn wait_longer(&mut self) {
         match &mut self.sink {
-            Sink::Stderr(stderr) => stderr.be_patient(),
-            Sink::Syslog(syslog) => syslog.be_patient(),
+            LogSink::Stderr(stderr) => stderr.wait_longer(),
+            LogSink::Syslog(syslog) => syslog.wait_longer(),
         }
     }
 
@@ -119,10 +160,10 @@ impl Logger {
 
     /// Whether messages go to the syslog daemon, to which long reports must not go.
     pub(crate) fn is_syslog(&self) -> bool {
-        matches!(self.sink, Sink::Syslog(_))
+        matches!(self.sink, LogSink::Syslog(_))
     }
 
-    fn say(&mut self, severity: Severity, text: &str) {
+    fn log(&mut self, severity: Severity, text: &str) {
         let lost = match self.lost {
             0 => None,
             1 => Some("1 message was lost".into()),
@@ -138,8 +179,8 @@ impl Logger {
 
     fn send(&mut self, severity: Severity, text: &str) -> bool {
         match &mut self.sink {
-            Sink::Stderr(stderr) => stderr.send(severity, text),
-            Sink::Syslog(syslog) => syslog.send(severity, text),
+            LogSink::Stderr(stderr) => stderr.send(severity, text),
+            LogSink::Syslog(syslog) => syslog.send(severity, text),
         }
     }
 }

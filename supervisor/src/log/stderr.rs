@@ -9,10 +9,11 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
+use pen_ipc::text::date_time;
 
 use crate::clock;
 use crate::log::{HURRIED, PATIENT, Severity, journal};
-use crate::patience::until;
+use crate::poll::until;
 
 /// Standard error.
 #[derive(Debug)]
@@ -33,7 +34,7 @@ impl Stderr {
         Stderr { own: reopen(), journal: journal::reads_stderr(), patience: HURRIED, stuck: None }
     }
 
-    pub(crate) fn be_patient(&mut self) {
+    pub(crate) fn wait_longer(&mut self) {
         self.patience = PATIENT;
     }
 
@@ -42,7 +43,7 @@ impl Stderr {
     pub(crate) fn send(&mut self, severity: Severity, text: &str) -> bool {
         let message = match self.journal {
             true => journal::lines(severity, text),
-            false => format!("{}: {text}\n", clock::full(clock::now())),
+            false => format!("{}: {text}\n", date_time(clock::now())),
         };
         // After one failed wait, do not wait again for each of many messages.
         let patience = match self.stuck {
@@ -63,7 +64,7 @@ impl Stderr {
 
 /// Gives a child a non-blocking open file description of standard error, if one can be had. The
 /// inherited one is shared with other processes.
-pub(crate) fn never_wait() {
+pub(crate) fn make_nonblocking() {
     if let Some(own) = reopen() {
         // On failure, everything stays as it was.
         let _ = nix::unistd::dup2_stderr(own);

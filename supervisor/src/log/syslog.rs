@@ -13,13 +13,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
+use pen_ipc::text::syslog_time;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use syslog::{Facility, LogFormat, Logger, LoggerBackend};
 
 use crate::clock;
 use crate::log::{HURRIED, PATIENT, Severity};
-use crate::patience::until;
+use crate::poll::until;
 
 /// The socket of the daemon.
 pub(crate) const DAEMON: &str = "/dev/log";
@@ -45,7 +46,7 @@ impl LogFormat<&str> for Format {
         text: &str,
     ) -> syslog::Result<()> {
         let priority = Facility::LOG_USER as u32 | severity as u32;
-        write!(to, "<{priority}>{} pen: {text}", clock::syslog(clock::now()))
+        write!(to, "<{priority}>{} pen: {text}", syslog_time(clock::now()))
             .map_err(syslog::Error::Write)
     }
 }
@@ -55,7 +56,7 @@ impl Syslog {
         Syslog { path: path.as_ref().into(), logger: None, patience: HURRIED, stuck: None }
     }
 
-    pub(crate) fn be_patient(&mut self) {
+    pub(crate) fn wait_longer(&mut self) {
         self.patience = PATIENT;
     }
 
@@ -140,6 +141,27 @@ impl std::fmt::Debug for Syslog {
             .field("path", &self.path)
             .field("connected", &self.logger.is_some())
             .finish()
+    }
+}
+
+/// Whether workers reach the daemon, as far as was said.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum Reach {
+    /// They do, or do not need it.
+    #[default]
+    Reached,
+    /// They do not.
+    Missed,
+}
+
+impl Reach {
+    /// Looks for the daemon that a worker misses. Some: that is news.
+    pub(crate) fn news(&mut self) -> Option<Reach> {
+        self.change(if for_worker().is_some() { Reach::Reached } else { Reach::Missed })
+    }
+
+    fn change(&mut self, now: Reach) -> Option<Reach> {
+        (std::mem::replace(self, now) != now).then_some(now)
     }
 }
 
@@ -229,6 +251,14 @@ mod tests {
         let daemon = UnixDatagram::bind(&path).unwrap();
         assert!(syslog.send(Severity::Warning, "second"));
         assert!(receive(&daemon).ends_with("second"));
+    }
+
+    #[test]
+    fn a_missing_daemon_is_news_once() {
+        let mut reach = Reach::default();
+        let seen = [Reach::Reached, Reach::Missed, Reach::Missed, Reach::Reached, Reach::Reached];
+        let news = seen.map(|now| reach.change(now));
+        assert_eq!(news, [None, Some(Reach::Missed), None, Some(Reach::Reached), None]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ impl Backoff {
     /// The delay before replacing a worker that lived for this time.
     pub(crate) fn after(&mut self, lived: Duration) -> Duration {
         self.delay = match lived {
-            lived if lived >= GROWN_UP => Duration::ZERO,
+            lived if lived >= STABLE_AFTER => Duration::ZERO,
             _ if self.delay.is_zero() => SHORTEST,
             _ => (self.delay * 2).min(LONGEST),
         };
@@ -24,7 +24,7 @@ impl Backoff {
 }
 
 /// A worker that lived for this time did not die because of its start.
-const GROWN_UP: Duration = Duration::from_secs(1);
+const STABLE_AFTER: Duration = Duration::from_secs(1);
 
 const SHORTEST: Duration = Duration::from_millis(10);
 
@@ -37,11 +37,11 @@ mod tests {
     #[test]
     fn early_deaths_back_off_and_a_life_resets() {
         let mut backoff = Backoff::default();
-        assert_eq!(backoff.after(GROWN_UP), Duration::ZERO);
+        assert_eq!(backoff.after(STABLE_AFTER), Duration::ZERO);
         let delays: Vec<u128> =
             (0..11).map(|_| backoff.after(Duration::ZERO).as_millis()).collect();
         assert_eq!(delays, [10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5000, 5000]);
-        assert_eq!(backoff.after(GROWN_UP), Duration::ZERO);
+        assert_eq!(backoff.after(STABLE_AFTER), Duration::ZERO);
         assert_eq!(backoff.after(Duration::ZERO), SHORTEST);
     }
 }

@@ -3,7 +3,7 @@
 //! Time is counted in beats of the supervisor's own loop, not by the clock. If the supervisor could
 //! not run (it was stopped, or its machine or container was suspended), that time counts as one
 //! beat for every process. A beat counts only as far as the process could have answered in it. A
-//! process that waits for a processor is not to blame ([`charge`]).
+//! process that waits for a processor is not charged ([`charge`]).
 
 #![forbid(unsafe_code)]
 
@@ -18,18 +18,18 @@ pub(crate) struct Beat {
 }
 
 impl Beat {
-    /// When to call [`Beat::falls`].
+    /// When to call [`Beat::take_due`].
     pub(crate) fn due(&self) -> Instant {
         self.next.unwrap_or_else(Instant::now)
     }
 
     /// Whether a beat is due now. Missed beats are not repeated.
-    pub(crate) fn falls(&mut self, now: Instant) -> bool {
-        let falls = self.next.is_none_or(|next| next <= now);
-        if falls {
-            self.next = Some(now + EVERY);
+    pub(crate) fn take_due(&mut self, now: Instant) -> bool {
+        let is_due = self.next.is_none_or(|next| next <= now);
+        if is_due {
+            self.next = Some(now + INTERVAL);
         }
-        falls
+        is_due
     }
 }
 
@@ -104,7 +104,7 @@ enum Ping {
 
 impl LivenessWatch {
     /// For a new process.
-    pub(crate) fn of_birth(grace: Grace) -> LivenessWatch {
+    pub(crate) fn new(grace: Grace) -> LivenessWatch {
         LivenessWatch { grace, fresh: true, ..LivenessWatch::default() }
     }
 
@@ -126,9 +126,9 @@ impl LivenessWatch {
     }
 
     /// Handles a beat of a process that is not ready yet. Returns false if its time is over.
-    pub(crate) fn beat_of_start(&mut self, subject: &impl Subject) -> bool {
+    pub(crate) fn beat_while_starting(&mut self, subject: &impl Subject) -> bool {
         self.count(subject);
-        self.silence <= EVERY * self.grace.0
+        self.silence <= INTERVAL * self.grace.0
     }
 
     /// Notes an answer. An answer to an older ping, or to none, does not count.
@@ -138,9 +138,14 @@ impl LivenessWatch {
         }
     }
 
+    /// Whether the last ping is answered.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.ping == Ping::Answered
+    }
+
     /// Forgets the silence so far: the process may have answered without being read, or has become
     /// ready.
-    pub(crate) fn begin_anew(&mut self) {
+    pub(crate) fn reset(&mut self) {
         (self.silence, self.fresh) = (Duration::ZERO, true);
     }
 
@@ -168,16 +173,16 @@ impl LivenessWatch {
 fn charge(state: ProcessState, ran: Duration, first: bool) -> Duration {
     let moves = !ran.is_zero() && !first;
     match state {
-        ProcessState::Runnable => ran.min(EVERY),
-        ProcessState::Blocked if moves => EVERY / 4,
-        ProcessState::Stopped | ProcessState::Waiting | ProcessState::Blocked => EVERY,
-        ProcessState::Unknown => ran.clamp(EVERY / 4, EVERY),
+        ProcessState::Runnable => ran.min(INTERVAL),
+        ProcessState::Blocked if moves => INTERVAL / 4,
+        ProcessState::Stopped | ProcessState::Waiting | ProcessState::Blocked => INTERVAL,
+        ProcessState::Unknown => ran.clamp(INTERVAL / 4, INTERVAL),
     }
 }
 
 /// The time between two beats. A process can hang for five of them at most. That is less than the
 /// five seconds that are promised, even if each is a little late.
-const EVERY: Duration = Duration::from_millis(900);
+const INTERVAL: Duration = Duration::from_millis(900);
 
 /// A process hangs when it has left a ping unanswered for this time, as [`charge`] counts. That is
 /// four beats, even for a process that runs all the time and sometimes shares its processor. A
@@ -247,7 +252,7 @@ mod tests {
     #[test]
     fn the_longest_hang_is_shorter_than_five_seconds() {
         // The beat before it stops, the missed beats, and half a second of delay.
-        assert!(EVERY * (4 + 1) + Duration::from_millis(500) <= Duration::from_secs(5));
+        assert!(INTERVAL * (4 + 1) + Duration::from_millis(500) <= Duration::from_secs(5));
         let tick = Duration::from_micros(1);
         assert_eq!(condemned(9, |_| (ProcessState::Stopped, Duration::ZERO)), Some(4));
         assert_eq!(
@@ -261,7 +266,7 @@ mod tests {
             "in a system call, or a lock"
         );
         let blocks =
-            |n: u32| (ProcessState::Waiting, if n == 1 { EVERY / 2 } else { Duration::ZERO });
+            |n: u32| (ProcessState::Waiting, if n == 1 { INTERVAL / 2 } else { Duration::ZERO });
         assert_eq!(condemned(9, blocks), Some(4), "after it had worked for a while");
         assert_eq!(
             condemned(9, |_| (ProcessState::Blocked, Duration::ZERO)),
@@ -273,9 +278,13 @@ mod tests {
             Some(4),
             "an endless loop with a short sleep in it"
         );
-        assert_eq!(condemned(9, |_| (ProcessState::Runnable, EVERY)), Some(4), "an endless loop");
         assert_eq!(
-            condemned(9, |_| (ProcessState::Runnable, EVERY * 4 / 5)),
+            condemned(9, |_| (ProcessState::Runnable, INTERVAL)),
+            Some(4),
+            "an endless loop"
+        );
+        assert_eq!(
+            condemned(9, |_| (ProcessState::Runnable, INTERVAL * 4 / 5)),
             Some(4),
             "an endless loop among others"
         );
@@ -289,7 +298,7 @@ mod tests {
             "a quota, or a frozen group"
         );
         // A sixty-fourth of a tenth of a processor.
-        let share = EVERY / 640;
+        let share = INTERVAL / 640;
         let beats = condemned(100_000, |_| (ProcessState::Runnable, share)).unwrap();
         assert_eq!(beats, (MOST_SILENCE.as_nanos().div_ceil(share.as_nanos())) as u32);
         // A process that is swapped out or has a slow disk: it waits at each beat, but ran before.
@@ -300,13 +309,14 @@ mod tests {
             Some(13),
             "without /proc"
         );
-        assert_eq!(condemned(100, |_| (ProcessState::Unknown, EVERY)), Some(4), "without /proc");
+        assert_eq!(condemned(100, |_| (ProcessState::Unknown, INTERVAL)), Some(4), "without /proc");
     }
 
     #[test]
     fn a_pause_of_the_supervisor_is_one_beat_however_long_the_process_ran_in_it() {
-        let pause =
-            |n: u32| (ProcessState::Runnable, if n == 1 { EVERY * 1000 } else { Duration::ZERO });
+        let pause = |n: u32| {
+            (ProcessState::Runnable, if n == 1 { INTERVAL * 1000 } else { Duration::ZERO })
+        };
         assert_eq!(condemned(1000, pause), None);
     }
 
@@ -335,14 +345,21 @@ mod tests {
         fn who_is_silent_is_condemned_by_what_it_used_or_by_the_beats_in_which_it_wanted_nothing(
             trace in prop::collection::vec((0..5_u8, 0..=900_u64), 1..400),
         ) {
-            let states = [ProcessState::Runnable, ProcessState::Waiting, ProcessState::Blocked, ProcessState::Stopped, ProcessState::Unknown];
+            let states = [
+                ProcessState::Runnable,
+                ProcessState::Waiting,
+                ProcessState::Blocked,
+                ProcessState::Stopped,
+                ProcessState::Unknown,
+            ];
             let state = |n| states[usize::from(n)];
             let end = condemned(trace.len() as u32, |n| {
                 let (state_of, ran) = trace[n as usize - 1];
                 (state(state_of), Duration::from_millis(ran))
             });
             let lived = &trace[..end.map_or(trace.len(), |end| end as usize - 1)];
-            let looped: u64 = lived.iter().filter(|(state, _)| *state == 0).map(|(_, ran)| ran).sum();
+            let runnable = lived.iter().filter(|(state, _)| *state == 0);
+            let looped: u64 = runnable.map(|(_, ran)| ran).sum();
             let idle = lived.iter().filter(|(state, _)| *state != 0).count() as u64;
             prop_assert!(Duration::from_millis(looped + 225 * idle) < MOST_SILENCE, "{end:?} of \
                 {lived:?}");
@@ -373,8 +390,8 @@ mod tests {
         let mut grace = replacement;
         let mut beats = Vec::new();
         for _ in 0..5 {
-            let mut watch = LivenessWatch::of_birth(grace);
-            beats.push((1..100).find(|_| !watch.beat_of_start(&STOPPED)).unwrap());
+            let mut watch = LivenessWatch::new(grace);
+            beats.push((1..100).find(|_| !watch.beat_while_starting(&STOPPED)).unwrap());
             grace = grace.after(false);
         }
         assert_eq!(beats, [5, 9, 17, MOST_OF_START + 1, MOST_OF_START + 1]);
@@ -409,29 +426,29 @@ mod tests {
         let mut watch = LivenessWatch::default();
         for _ in 0..20 {
             assert!(ask(&mut watch).0);
-            watch.begin_anew();
+            watch.reset();
         }
     }
 
     #[test]
     fn a_start_may_take_its_time_and_is_forgotten_once_it_is_over() {
         let mut watch = LivenessWatch::default();
-        assert!((1..MOST_OF_START).all(|_| watch.beat_of_start(&STOPPED)));
-        watch.begin_anew();
+        assert!((1..MOST_OF_START).all(|_| watch.beat_while_starting(&STOPPED)));
+        watch.reset();
         assert!((1..=4).all(|_| ask(&mut watch).0));
         assert!(
-            !(0..MOST_OF_START).all(|_| LivenessWatch::default().beat_of_start(&STOPPED)
-                && watch.beat_of_start(&STOPPED))
+            !(0..MOST_OF_START).all(|_| LivenessWatch::default().beat_while_starting(&STOPPED)
+                && watch.beat_while_starting(&STOPPED))
         );
     }
 
     #[test]
     fn a_long_pause_of_the_supervisor_is_one_beat() {
         let (mut beat, start) = (Beat::default(), Instant::now());
-        assert!(beat.falls(start) && !beat.falls(start + EVERY / 2));
-        assert!(beat.falls(start + EVERY));
-        let later = start + 1000 * EVERY;
-        assert!(beat.falls(later) && !beat.falls(later));
-        assert_eq!(beat.due(), later + EVERY);
+        assert!(beat.take_due(start) && !beat.take_due(start + INTERVAL / 2));
+        assert!(beat.take_due(start + INTERVAL));
+        let later = start + 1000 * INTERVAL;
+        assert!(beat.take_due(later) && !beat.take_due(later));
+        assert_eq!(beat.due(), later + INTERVAL);
     }
 }

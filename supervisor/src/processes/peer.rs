@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{Pid, Uid, getpid};
 use pen_ipc::channel::{Channel, ChannelError, Received, Sent};
-use pen_ipc::message::{FromStartingWorker, PROTOCOL_VERSION};
-use pen_table::LAYOUT_VERSION;
+use pen_ipc::codec::Incoming;
+use pen_ipc::message::FromStartingWorker;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
+use crate::flood::{Admission, Flood};
+use crate::log::printable::printable;
 use crate::processes::child::{Child, Observed};
-use crate::processes::flood::{Admission, Flood};
-use crate::processes::liveness::{Grace, HUNG, LivenessWatch, NEVER_READY};
+use crate::processes::liveness::{Grace, HUNG, LivenessWatch, NEVER_READY, Subject};
 
 /// A process that is not known to be dead. It receives `Tx` and, once it is ready, sends `Rx`.
 #[derive(Debug)]
@@ -28,10 +28,8 @@ pub(crate) struct Peer<Tx, Rx> {
     pub(crate) born: Instant,
     /// Whether it was ever ready.
     pub(crate) was_ready: bool,
-    /// The reason why it could not start, in its own words, or why it was expelled.
+    /// The reason why it could not start, as it reported it, or why it was killed.
     pub(crate) failed: Option<String>,
-    /// Readable once the process has ended.
-    pidfd: OwnedFd,
     link: PeerLink<Tx, Rx>,
     /// A limit for its messages.
     messages: Flood,
@@ -44,13 +42,24 @@ pub(crate) struct Peer<Tx, Rx> {
 
 #[derive(Debug)]
 enum PeerLink<Tx, Rx> {
-    Starting {
-        channel: Channel<Tx, FromStartingWorker>,
-        greeted: bool,
-    },
+    Starting(Channel<Tx, FromStartingWorker>),
     Ready(Channel<Tx, Rx>),
     /// Closed by either side; the process ends soon.
-    Cut,
+    Closed,
+}
+
+/// A process that an earlier program in this process forked.
+#[derive(Debug)]
+pub(crate) struct AdoptedProcess {
+    pub(crate) pid: Pid,
+    pub(crate) pidfd: OwnedFd,
+    /// The supervisor's end of its channel; none if that is closed.
+    pub(crate) channel: Option<OwnedFd>,
+    /// Its open /proc/PID/stat.
+    pub(crate) stat: Option<OwnedFd>,
+    /// The processor time that it had used.
+    pub(crate) used: Duration,
+    pub(crate) born: Instant,
 }
 
 /// A message of a process.
@@ -61,10 +70,10 @@ pub(crate) enum PeerMessage<Rx> {
     /// A message, with the descriptor that came with it.
     Message(Rx, Option<OwnedFd>),
     /// A message of the start, which needs no action.
-    Nothing,
+    NoAction,
 }
 
-impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx, Rx> {
+impl<Tx: Serialize, Rx: Incoming> Peer<Tx, Rx> {
     /// Forks a process that runs `live` with its end of the channel and the supervisor's pid.
     /// `user` is the user that it becomes.
     ///
@@ -73,44 +82,86 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
     pub(crate) fn spawn(
         user: Uid,
         grace: Grace,
-        live: impl FnOnce(Channel<FromStartingWorker, Tx>, Pid) -> i32,
+        run: impl FnOnce(Channel<FromStartingWorker, Tx>, Pid) -> i32,
         now: Instant,
     ) -> io::Result<Peer<Tx, Rx>> {
         let (ours, theirs) = Channel::<Tx, FromStartingWorker>::pair()?;
         let supervisor = getpid();
-        let child = Child::fork(user, move || live(theirs, supervisor))?;
-        let pidfd = child.watch()?;
+        let child = Child::fork(user, move || run(theirs, supervisor))?;
         Ok(Peer {
+            observed: Observed::new(&child),
             child,
             born: now,
             was_ready: false,
             failed: None,
-            pidfd,
-            link: PeerLink::Starting { channel: ours, greeted: false },
+            link: PeerLink::Starting(ours),
             messages: Flood::new(MOST_MESSAGES, Duration::from_secs(1), now),
             overdue: None,
-            watch: LivenessWatch::of_birth(grace),
-            observed: Observed::new(child),
+            watch: LivenessWatch::new(grace),
         })
+    }
+
+    /// A process that an earlier program forked, and that is ready. Without a channel, it ends.
+    pub(crate) fn adopted(process: AdoptedProcess, user: Uid, now: Instant) -> Peer<Tx, Rx> {
+        let AdoptedProcess { pid, pidfd, channel, stat, used, born } = process;
+        let overdue = channel.is_none().then(|| now + END_PATIENCE);
+        Peer {
+            observed: Observed::adopted(pid, stat, used),
+            child: Child::adopted(pid, pidfd, user),
+            born,
+            was_ready: true,
+            failed: None,
+            link: channel.map_or(PeerLink::Closed, |socket| {
+                PeerLink::Ready(Channel::from_descriptor(socket))
+            }),
+            messages: Flood::new(MOST_MESSAGES, Duration::from_secs(1), now),
+            overdue,
+            watch: LivenessWatch::new(Grace::default()),
+        }
+    }
+
+    /// Whether it has ended and was reaped by an earlier program in this process.
+    pub(crate) fn is_reaped(&self) -> bool {
+        self.child.is_reaped()
+    }
+
+    /// Whether it runs and is not ready yet.
+    pub(crate) fn is_starting(&self) -> bool {
+        matches!(self.link, PeerLink::Starting(_))
+    }
+
+    /// The open /proc/PID/stat of the process.
+    pub(crate) fn stat(&self) -> Option<BorrowedFd<'_>> {
+        self.observed.stat()
+    }
+
+    /// The processor time that it has used. If it was reaped: as far as somebody asked before.
+    pub(crate) fn used(&self) -> Duration {
+        self.observed.used()
+    }
+
+    /// Its resident memory in bytes, if the kernel shows it.
+    pub(crate) fn memory(&self) -> Option<u64> {
+        self.observed.memory()
     }
 
     /// The channel, unless it is closed.
     pub(crate) fn channel(&self) -> Option<BorrowedFd<'_>> {
         match &self.link {
-            PeerLink::Starting { channel, .. } => Some(channel.as_fd()),
+            PeerLink::Starting(channel) => Some(channel.as_fd()),
             PeerLink::Ready(channel) => Some(channel.as_fd()),
-            PeerLink::Cut => None,
+            PeerLink::Closed => None,
         }
     }
 
     /// The pid.
     pub(crate) fn pid(&self) -> Pid {
-        self.child.pid
+        self.child.pid()
     }
 
     /// The descriptor to poll for the end of the process.
-    pub(crate) fn process(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.child.pidfd()
     }
 
     /// Whether it is ready and its channel is open.
@@ -119,16 +170,16 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
     }
 
     /// Reads one message; none if there is none now, or the channel is closed. A process that
-    /// breaks the protocol is expelled.
+    /// breaks the protocol is killed.
     pub(crate) fn read(&mut self, now: Instant) -> Option<PeerMessage<Rx>> {
         match self.read_one() {
             Ok(Some(_)) if self.messages.admit(now) == Admission::Withheld => {
-                self.expel("it floods its channel");
+                self.kill_for("it floods its channel");
                 None
             }
-            Ok(heard) => heard,
+            Ok(message) => message,
             Err(reason) => {
-                self.expel(&reason);
+                self.kill_for(&reason);
                 None
             }
         }
@@ -137,9 +188,17 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
     /// Sends a message; none if the channel is closed.
     pub(crate) fn send(&self, message: &Tx, descriptor: Option<BorrowedFd<'_>>) -> Option<Sent> {
         match &self.link {
-            PeerLink::Starting { channel, .. } => channel.send(message, descriptor).ok(),
+            PeerLink::Starting(channel) => channel.send(message, descriptor).ok(),
             PeerLink::Ready(channel) => channel.send(message, descriptor).ok(),
-            PeerLink::Cut => None,
+            PeerLink::Closed => None,
+        }
+    }
+
+    /// Whether it has answered the last ping. A process without a channel never will.
+    pub(crate) fn has_answered(&self) -> bool {
+        match &self.link {
+            PeerLink::Starting(_) | PeerLink::Ready(_) => self.watch.is_answered(),
+            PeerLink::Closed => true,
         }
     }
 
@@ -151,7 +210,7 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
     /// Kills a process that has closed its channel and does not end.
     pub(crate) fn kill_overdue(&mut self, now: Instant) {
         if self.overdue.is_some_and(|overdue| overdue <= now) {
-            self.expel("it closed its channel");
+            self.kill_for("it closed its channel");
         }
     }
 
@@ -159,9 +218,9 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
     /// without a channel is ending already.
     pub(crate) fn beat(&mut self, ping: impl FnOnce(u32) -> Tx) {
         let hung = match &self.link {
-            PeerLink::Cut => return,
-            PeerLink::Starting { .. } => {
-                (!self.watch.beat_of_start(&self.observed)).then_some(NEVER_READY)
+            PeerLink::Closed => return,
+            PeerLink::Starting(_) => {
+                (!self.watch.beat_while_starting(&self.observed)).then_some(NEVER_READY)
             }
             PeerLink::Ready(channel) => {
                 let ask = |serial| matches!(channel.send(&ping(serial), None), Ok(Sent::Queued));
@@ -169,46 +228,46 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
             }
         };
         if let Some(reason) = hung {
-            self.expel(reason);
+            self.kill_for(reason);
         }
     }
 
     /// Kills a process that can no longer be trusted. The reason is logged when it is reaped.
-    pub(crate) fn expel(&mut self, reason: &str) {
+    pub(crate) fn kill_for(&mut self, reason: &str) {
         self.failed.get_or_insert_with(|| reason.into());
         self.kill();
     }
 
-    /// Kills the process, which is still to be reaped.
+    /// Kills the process.
     pub(crate) fn kill(&mut self) {
-        (self.link, self.overdue) = (PeerLink::Cut, None);
+        (self.link, self.overdue) = (PeerLink::Closed, None);
         self.child.kill();
     }
 
     fn read_one(&mut self) -> Result<Option<PeerMessage<Rx>>, String> {
         match &self.link {
-            PeerLink::Cut => Ok(None),
-            PeerLink::Starting { channel, .. } => match channel.receive() {
-                Ok(Received::Message(message, _)) => self.hear_starting(message).map(Some),
-                other => self.nothing(other),
+            PeerLink::Closed => Ok(None),
+            PeerLink::Starting(channel) => match channel.receive() {
+                Ok(Received::Message(message, _)) => Ok(Some(self.handle_starting(message))),
+                other => self.without_message(other),
             },
             PeerLink::Ready(channel) => match channel.receive() {
                 Ok(Received::Message(message, descriptor)) => {
                     Ok(Some(PeerMessage::Message(message, descriptor)))
                 }
-                other => self.nothing(other),
+                other => self.without_message(other),
             },
         }
     }
 
-    fn nothing<Said>(
+    fn without_message<T>(
         &mut self,
-        received: Result<Received<Said>, ChannelError>,
+        received: Result<Received<T>, ChannelError>,
     ) -> Result<Option<PeerMessage<Rx>>, String> {
         match received {
             Ok(Received::Closed) => {
                 // The process ends, perhaps after writing out its log.
-                (self.link, self.overdue) = (PeerLink::Cut, Some(Instant::now() + GRACE));
+                (self.link, self.overdue) = (PeerLink::Closed, Some(Instant::now() + END_PATIENCE));
                 Ok(None)
             }
             Ok(Received::Message(_, _) | Received::Empty) => Ok(None),
@@ -216,68 +275,27 @@ impl<Tx: Serialize + DeserializeOwned, Rx: Serialize + DeserializeOwned> Peer<Tx
         }
     }
 
-    fn hear_starting(&mut self, message: FromStartingWorker) -> Result<PeerMessage<Rx>, String> {
-        match (message, std::mem::replace(&mut self.link, PeerLink::Cut)) {
-            (
-                FromStartingWorker::Hello { protocol, layout },
-                PeerLink::Starting { channel, greeted: false },
-            ) => {
-                if (protocol, layout) != (PROTOCOL_VERSION, LAYOUT_VERSION) {
-                    return Err(format!("it speaks protocol {protocol} and layout {layout}"));
-                }
-                self.link = PeerLink::Starting { channel, greeted: true };
-                Ok(PeerMessage::Nothing)
-            }
-            (FromStartingWorker::Ready, PeerLink::Starting { channel, greeted: true }) => {
-                self.link = PeerLink::Ready(channel.into_phase());
+    fn handle_starting(&mut self, message: FromStartingWorker) -> PeerMessage<Rx> {
+        match message {
+            FromStartingWorker::Ready => {
+                self.link = match std::mem::replace(&mut self.link, PeerLink::Closed) {
+                    PeerLink::Starting(channel) => PeerLink::Ready(channel.into_phase()),
+                    other @ (PeerLink::Ready(_) | PeerLink::Closed) => other,
+                };
                 self.was_ready = true;
-                self.watch.begin_anew();
-                Ok(PeerMessage::Ready)
+                self.watch.reset();
+                PeerMessage::Ready
             }
-            (FromStartingWorker::Failed { reason }, link) => {
+            FromStartingWorker::Failed { reason } => {
                 self.failed = Some(printable(&reason));
-                self.link = link;
-                Ok(PeerMessage::Nothing)
+                PeerMessage::NoAction
             }
-            _ => Err("its first messages are out of order".into()),
         }
     }
-}
-
-/// Text from a process, made safe for a terminal and a log: one line of bounded length.
-pub(crate) fn printable(text: &str) -> String {
-    let clean = |letter: char| if letter.is_control() { '.' } else { letter };
-    text.chars().take(LONGEST_REASON).map(clean).collect()
-}
-
-/// Lines from a process, made safe for a terminal.
-pub(crate) fn printable_lines(text: &str) -> String {
-    let clean = |letter: char| if letter.is_control() && letter != '\n' { '.' } else { letter };
-    let mut lines: String = text.chars().map(clean).collect();
-    if !lines.ends_with('\n') {
-        lines.push('\n');
-    }
-    lines
 }
 
 /// Most messages in a second. A report about a million connections has a thousand pages.
 const MOST_MESSAGES: u32 = 20_000;
 
 /// How long a process may live after its channel was closed.
-const GRACE: Duration = Duration::from_secs(1);
-
-/// Longest reason for a failed start, in characters.
-const LONGEST_REASON: usize = 500;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_workers_words_are_made_harmless() {
-        assert_eq!(printable("a\nb\x1b[2J"), "a.b.[2J");
-        assert_eq!(printable(&"x".repeat(10_000)).len(), LONGEST_REASON);
-        assert_eq!(printable_lines("a\nb\x1b[2J\r\u{9b}"), "a\nb.[2J..\n");
-        assert_eq!(printable_lines("a\n"), "a\n");
-    }
-}
+const END_PATIENCE: Duration = Duration::from_secs(1);

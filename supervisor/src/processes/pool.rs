@@ -5,17 +5,21 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
-use nix::sys::wait::WaitStatus;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid};
 use pen_config::ids::WorkerId;
+use pen_ipc::start::Begins;
 use pen_ipc::stats::Counters;
+use pen_status::WorkerStatus;
+use pen_table::Table;
+use serde::{Deserialize, Serialize};
 
+use crate::flood::{Admission, Flood};
 use crate::processes::backoff::Backoff;
-use crate::processes::flood::{Admission, Flood};
+use crate::processes::ending::{Ending, MOST_LAST_MESSAGES};
 use crate::processes::liveness::Grace;
-use crate::processes::spawn::SpawnContext;
-use crate::processes::worker::{Worker, WorkerReport};
+use crate::processes::old::OldWorkers;
+use crate::processes::spawn::{Birth, SpawnContext};
+use crate::processes::worker::{AdoptedWorker, Worker, WorkerReport};
 
 /// The worker pool.
 #[derive(Debug)]
@@ -27,6 +31,8 @@ pub(crate) struct WorkerPool {
 
 #[derive(Debug)]
 struct WorkerSlot {
+    /// The row of the shared table that its workers have, one after the other.
+    row: u32,
     worker: Option<Worker>,
     backoff: Backoff,
     /// The time that the next worker gets to become ready.
@@ -36,19 +42,43 @@ struct WorkerSlot {
     events: Flood,
     /// When to fill the slot, if it is empty and has to be filled.
     due: Option<Instant>,
+    ended: EndedWorkers,
+}
+
+/// What is known of the workers of a slot that have ended, over upgrades.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub(crate) struct EndedWorkers {
+    /// The processor time that they used, in nanoseconds.
+    #[serde(default)]
+    used: u64,
+    /// How many of them were replaced, because they had died.
+    #[serde(default)]
+    replaced: u64,
+}
+
+/// A slot that an earlier program left.
+#[derive(Debug)]
+pub(crate) struct AdoptedSlot {
+    /// The row of the table that its workers have.
+    pub(crate) row: u32,
+    pub(crate) worker: Option<AdoptedWorker>,
+    /// The workers before it.
+    pub(crate) ended: EndedWorkers,
 }
 
 /// A worker that was reaped.
 #[derive(Debug)]
 pub(crate) struct Death {
     pub(crate) id: WorkerId,
+    /// Its row of the shared table.
+    pub(crate) row: u32,
     pub(crate) pid: Pid,
     pub(crate) lived: Duration,
     /// Whether it had served clients.
     pub(crate) was_ready: bool,
     /// Its last messages.
     pub(crate) reports: Vec<WorkerReport>,
-    status: WaitStatus,
+    ending: Ending,
     failed: Option<String>,
 }
 
@@ -56,14 +86,89 @@ impl WorkerPool {
     /// A pool of empty slots.
     pub(crate) fn new(slots: u8) -> WorkerPool {
         let now = Instant::now();
-        let slot = |_| WorkerSlot {
+        let slot = |number| WorkerSlot {
+            row: u32::from(number),
             worker: None,
             backoff: Backoff::default(),
             grace: Grace::default(),
             events: Flood::new(MOST_EVENTS, Duration::from_secs(10), now),
             due: None,
+            ended: EndedWorkers::default(),
         };
         WorkerPool { slots: (0..slots).map(slot).collect(), retired: Counters::default() }
+    }
+
+    /// A pool with the workers that an earlier run of this program forked. An empty slot is filled
+    /// at once.
+    pub(crate) fn adopted(
+        workers: Vec<AdoptedSlot>,
+        retired: Counters,
+        user: Uid,
+        now: Instant,
+    ) -> WorkerPool {
+        // At most MAX_WORKERS.
+        let mut pool = WorkerPool::new(workers.len() as u8);
+        for ((id, slot), AdoptedSlot { row, worker, ended }) in
+            pool.ids().zip(&mut pool.slots).zip(workers)
+        {
+            (slot.row, slot.ended) = (row, ended);
+            slot.worker = worker.map(|worker| Worker::adopted(id, row, worker, user, now));
+            slot.due = slot.worker.is_none().then_some(now);
+        }
+        pool.retired = retired;
+        pool
+    }
+
+    /// The slots, in the order of their numbers: the row of the table, and the worker.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = (u32, Option<&Worker>)> {
+        self.slots.iter().map(|slot| (slot.row, slot.worker.as_ref()))
+    }
+
+    /// The number of slots.
+    pub(crate) fn size(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The counters of dead workers, summed.
+    pub(crate) fn retired(&self) -> &Counters {
+        &self.retired
+    }
+
+    /// Adds the counters of workers that have ended.
+    pub(crate) fn retire(&mut self, counters: &Counters) {
+        self.retired.add(counters);
+    }
+
+    /// What is known of the workers of each slot that have ended, in the order of the slots.
+    pub(crate) fn ended(&self) -> impl Iterator<Item = EndedWorkers> {
+        self.slots.iter().map(|slot| slot.ended)
+    }
+
+    /// Notes what is known of the workers before those of this pool, in the order of the slots.
+    pub(crate) fn follow(&mut self, ended: impl IntoIterator<Item = EndedWorkers>) {
+        for (slot, ended) in self.slots.iter_mut().zip(ended) {
+            slot.ended = ended;
+        }
+    }
+
+    /// Notes the processor time of a worker of an earlier program that had this number.
+    pub(crate) fn retire_used(&mut self, id: WorkerId, used: Duration) {
+        if let Some(slot) = self.slots.get_mut(usize::from(id.0)) {
+            slot.ended.add(used);
+        }
+    }
+
+    /// Gives each slot a row of the table, in this order. Workers that are forked later use them.
+    pub(crate) fn set_rows(&mut self, rows: impl IntoIterator<Item = u32>) {
+        for (slot, row) in self.slots.iter_mut().zip(rows) {
+            slot.row = row;
+        }
+    }
+
+    /// The number of the worker that has this row of the table.
+    pub(crate) fn of_row(&self, row: u32) -> Option<WorkerId> {
+        let mut slots = self.ids().zip(&self.slots);
+        slots.find(|(_, slot)| slot.row == row).map(|(id, _)| id)
     }
 
     /// Forks a worker into a slot.
@@ -73,41 +178,42 @@ impl WorkerPool {
     pub(crate) fn spawn(
         &mut self,
         id: WorkerId,
+        begins: Begins,
         context: &SpawnContext,
         now: Instant,
     ) -> io::Result<Pid> {
         let Some(slot) = self.slots.get_mut(usize::from(id.0)) else {
             return Err(io::ErrorKind::NotFound.into());
         };
-        let worker = Worker::spawn(id, slot.grace, context, now)?;
+        let birth = Birth { id, row: slot.row, begins, grace: slot.grace };
+        let worker = Worker::spawn(birth, context, now)?;
         let pid = worker.peer.pid();
-        (slot.worker, slot.due) = (Some(worker), None);
+        slot.worker = Some(worker);
+        if slot.due.take().is_some() {
+            slot.ended.replaced = slot.ended.replaced.saturating_add(1);
+        }
         Ok(pid)
     }
 
     /// Takes a dead worker from its slot, if the process was a worker.
-    pub(crate) fn discharge(
-        &mut self,
-        pid: Pid,
-        status: WaitStatus,
-        now: Instant,
-    ) -> Option<Death> {
+    pub(crate) fn take_dead(&mut self, pid: Pid, ending: Ending, now: Instant) -> Option<Death> {
         let is_it = |worker: &mut Worker| worker.peer.pid() == pid;
-        let (mut worker, grace) = self
-            .slots
-            .iter_mut()
-            .find_map(|slot| Some((slot.worker.take_if(is_it)?, &mut slot.grace)))?;
-        let reports = worker.read(LAST_WORDS, now);
+        let (mut worker, grace, ended) = self.slots.iter_mut().find_map(|slot| {
+            Some((slot.worker.take_if(is_it)?, &mut slot.grace, &mut slot.ended))
+        })?;
+        ended.add(worker.peer.used());
+        let reports = worker.read(MOST_LAST_MESSAGES, now);
         let was_ready = worker.peer.was_ready;
         *grace = grace.after(was_ready);
         self.retired.add(&worker.counters);
         Some(Death {
             id: worker.id,
+            row: worker.row,
             pid,
             lived: now.saturating_duration_since(worker.peer.born),
             was_ready,
             reports,
-            status,
+            ending,
             failed: worker.peer.failed,
         })
     }
@@ -124,12 +230,12 @@ impl WorkerPool {
     /// The number of withheld events by worker, as far as it is still to be logged.
     pub(crate) fn withheld_events(&mut self, now: Instant) -> Vec<(WorkerId, u64)> {
         let withheld =
-            self.slots.iter_mut().map(|slot| slot.events.settle(now)).collect::<Vec<u64>>();
+            self.slots.iter_mut().map(|slot| slot.events.take_withheld(now)).collect::<Vec<u64>>();
         self.ids().zip(withheld).filter(|(_, withheld)| *withheld > 0).collect()
     }
 
     /// Decides when to fill the slot of a worker that lived for this time; returns the delay.
-    pub(crate) fn refill(&mut self, id: WorkerId, lived: Duration, now: Instant) -> Duration {
+    pub(crate) fn schedule(&mut self, id: WorkerId, lived: Duration, now: Instant) -> Duration {
         let Some(slot) = self.slots.get_mut(usize::from(id.0)) else { return Duration::ZERO };
         let delay = slot.backoff.after(lived);
         slot.due = Some(now + delay);
@@ -181,6 +287,12 @@ impl WorkerPool {
         self.slots.iter().all(|slot| slot.worker.is_none())
     }
 
+    /// Each worker, in the order of their numbers.
+    pub(crate) fn statuses(&self, old: &OldWorkers, table: &Table) -> Vec<WorkerStatus> {
+        let slots = self.ids().zip(&self.slots);
+        slots.map(|(id, slot)| slot.status(id, old, table)).collect()
+    }
+
     /// The open connections of living workers, as they report them.
     pub(crate) fn open(&self) -> u64 {
         self.workers().fold(0, |sum, worker| sum.saturating_add(worker.counters.open()))
@@ -194,68 +306,82 @@ impl WorkerPool {
     }
 }
 
+impl EndedWorkers {
+    fn add(&mut self, used: Duration) {
+        let used = u64::try_from(used.as_nanos()).unwrap_or(u64::MAX);
+        self.used = self.used.saturating_add(used);
+    }
+}
+
+impl WorkerSlot {
+    fn status(&self, id: WorkerId, old: &OldWorkers, table: &Table) -> WorkerStatus {
+        let peer = self.worker.as_ref().map(|worker| &worker.peer);
+        let used = Duration::from_nanos(self.ended.used)
+            .saturating_add(old.used(id))
+            .saturating_add(peer.map_or(Duration::ZERO, |peer| peer.used()));
+        WorkerStatus {
+            number: id.0.into(),
+            pid: peer.map(|peer| peer.pid().as_raw().unsigned_abs()),
+            connections: table.connections_of(self.row).into(),
+            busy_ms: u64::try_from(used.as_millis()).unwrap_or(u64::MAX),
+            memory: peer.and_then(|peer| peer.memory()),
+            restarts: self.ended.replaced,
+        }
+    }
+}
+
 impl Death {
     /// `worker 1 (pid 123) was killed by signal 9`
     pub(crate) fn line(&self) -> String {
-        let how = match self.status {
-            WaitStatus::Signaled(_, signal, _) => killed_by(signal),
-            WaitStatus::Exited(_, status) => format!("ended with status {status}"),
-            _ => "is gone".into(),
-        };
+        format!("worker {} (pid {}) {}", self.id, self.pid, self.reason())
+    }
+
+    /// How it died, and why if it said so.
+    pub(crate) fn reason(&self) -> String {
         let why = self.failed.as_ref().map_or(String::new(), |why| format!(": {why}"));
-        format!("worker {} (pid {}) {how}{why}", self.id, self.pid)
+        format!("{}{why}", self.ending.how())
     }
 
     /// The error of a start that failed because of this death.
     pub(crate) fn start_failure(self) -> String {
-        match (self.status, self.failed) {
-            (WaitStatus::Exited(_, _), Some(why)) => why,
-            (status, failed) => {
-                format!("{} before it was ready", Death { status, failed, ..self }.line())
+        match (self.ending, self.failed) {
+            (Ending::Exited(_), Some(why)) => why,
+            (ending, failed) => {
+                format!("{} before it was ready", Death { ending, failed, ..self }.line())
             }
         }
     }
 }
 
-/// `was killed by signal 9`
-pub(crate) fn killed_by(signal: Signal) -> String {
-    let why = if signal == Signal::SIGSYS { ": its sandbox has no such system call" } else { "" };
-    format!("was killed by signal {}{why}", signal as i32)
-}
-
 /// Most events in ten seconds that are logged of a worker without servers.
 const MOST_EVENTS: u32 = 100;
-
-/// Most messages of a dead worker that are still read; its channel holds fewer.
-const LAST_WORDS: usize = 1024;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn death(status: WaitStatus, failed: Option<&str>) -> Death {
+    fn death(ending: Ending, failed: Option<&str>) -> Death {
         Death {
             id: WorkerId(1),
+            row: 1,
             pid: Pid::from_raw(123),
             lived: Duration::ZERO,
             was_ready: false,
             reports: Vec::new(),
-            status,
+            ending,
             failed: failed.map(Into::into),
         }
     }
 
     #[test]
     fn a_death_is_one_line() {
-        let pid = Pid::from_raw(123);
-        let killed = death(WaitStatus::Signaled(pid, Signal::SIGKILL, false), None);
+        let killed = death(Ending::Killed(9), None);
         assert_eq!(killed.line(), "worker 1 (pid 123) was killed by signal 9");
         assert_eq!(
             killed.start_failure(),
             "worker 1 (pid 123) was killed by signal 9 before it was ready"
         );
-        let failed =
-            death(WaitStatus::Exited(pid, 1), Some("cannot jail worker 1: setgroups: denied"));
+        let failed = death(Ending::Exited(1), Some("cannot jail worker 1: setgroups: denied"));
         assert!(
             failed.line().ends_with("ended with status 1: cannot jail worker 1: setgroups: denied")
         );
@@ -294,9 +420,9 @@ mod tests {
     fn a_post_is_refilled_when_it_is_due() {
         let (mut pool, now) = (WorkerPool::new(2), Instant::now());
         assert!(pool.is_empty() && !pool.is_complete());
-        assert_eq!(pool.refill(WorkerId(1), Duration::from_secs(2), now), Duration::ZERO);
+        assert_eq!(pool.schedule(WorkerId(1), Duration::from_secs(2), now), Duration::ZERO);
         assert_eq!(pool.due(now), [WorkerId(1)]);
-        let delay = pool.refill(WorkerId(0), Duration::ZERO, now);
+        let delay = pool.schedule(WorkerId(0), Duration::ZERO, now);
         assert_eq!(pool.due(now + delay), [WorkerId(0), WorkerId(1)]);
         assert_eq!(pool.next_due(), Some(now));
     }

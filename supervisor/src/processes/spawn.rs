@@ -5,39 +5,53 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
 use nix::unistd::Pid;
 use pen_config::ids::WorkerId;
-use pen_config::settings::Settings;
+use pen_config::settings::{ConnectionLogFormat, Settings};
 use pen_ipc::channel::Channel;
-use pen_ipc::message::{FromStartingWorker, PROTOCOL_VERSION, ToWorker};
-use pen_ipc::start::{DebugOutput, RequestLog, TlsStart, WorkerStart};
-use pen_table::{LAYOUT_VERSION, Table};
+use pen_ipc::message::{ConnectionLogKind, FromStartingWorker, LastingToWorker, ToWorker};
+use pen_ipc::start::{Begins, ConnectionLog, DebugOutput, RequestLog, TlsStart, WorkerStart};
+use pen_table::Table;
 
+use crate::Entries;
 use crate::clock;
 use crate::files::tls_material::Keys;
 use crate::jail::Jail;
 use crate::jail::sandbox::ProcessKind;
 use crate::limits::why_within_limits;
-use crate::log::{for_worker, journal, never_wait};
+use crate::log::{for_worker, journal, make_nonblocking};
+use crate::processes::liveness::Grace;
 use crate::signals;
 use crate::sys;
-use crate::{Examiner, WorkerEntry};
 
 /// The worker's end of its channel.
 pub(crate) type WorkerEnd = Channel<FromStartingWorker, ToWorker>;
 
+/// What distinguishes a new worker from the others.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Birth {
+    pub(crate) id: WorkerId,
+    /// Its row of the shared table.
+    pub(crate) row: u32,
+    /// When it begins to accept clients.
+    pub(crate) begins: Begins,
+    /// How long it may take to become ready.
+    pub(crate) grace: Grace,
+}
+
 /// The context that is the same for all workers.
 #[derive(Debug)]
 pub(crate) struct SpawnContext {
-    /// The worker's own code.
-    pub(crate) entry: WorkerEntry,
-    /// The code that examines TLS files.
-    pub(crate) examine_tls: Examiner,
+    /// The code of the jailed processes.
+    pub(crate) entries: Entries,
     /// The shared table.
     pub(crate) table: Table,
+    /// The number of workers.
+    pub(crate) workers: u8,
     /// The listening socket.
-    pub(crate) listener: OwnedFd,
+    pub(crate) listener: Rc<OwnedFd>,
     /// The eventfd that wakes all workers to accept clients.
     pub(crate) freed: OwnedFd,
     /// The eventfd that wakes one of the workers that wait for a connection slot.
@@ -48,6 +62,8 @@ pub(crate) struct SpawnContext {
     pub(crate) encoded: OwnedFd,
     /// The request log as it was last opened.
     pub(crate) log: Option<RequestLog>,
+    /// The connection log as it was last opened.
+    pub(crate) connection_log: Option<OpenConnectionLog>,
     /// The TLS files and ticket secrets, if TLS is on.
     pub(crate) keys: Option<Keys>,
     /// The root directory and the user of the workers.
@@ -60,21 +76,13 @@ pub(crate) struct SpawnContext {
 
 impl SpawnContext {
     /// Runs a worker in the forked child; returns its exit status.
-    pub(crate) fn live(&self, id: WorkerId, channel: WorkerEnd, supervisor: Pid) -> i32 {
+    pub(crate) fn run(&self, birth: Birth, channel: WorkerEnd, supervisor: Pid) -> i32 {
+        let id = birth.id;
         sys::title::set(&format!("worker {id}"));
         match self.prepare(&channel, supervisor) {
-            Ok(belongings) => {
-                let hello = FromStartingWorker::Hello {
-                    protocol: PROTOCOL_VERSION,
-                    layout: LAYOUT_VERSION,
-                };
-                match channel.send(&hello, None) {
-                    Ok(_) => (self.entry)(self.start(id, channel, belongings), &self.table),
-                    Err(_) => 1,
-                }
-            }
+            Ok(kept) => (self.entries.relay)(self.start(birth, channel, kept), &self.table),
             Err(reason) => {
-                let place = self.jail.place();
+                let place = self.jail.location();
                 let reason = format!("cannot jail worker {id}{place}: {reason}");
                 let _ = channel.send(&FromStartingWorker::Failed { reason }, None);
                 1
@@ -82,20 +90,34 @@ impl SpawnContext {
         }
     }
 
+    /// Whether workers need connections to the syslog daemon for the connection log.
+    pub(crate) fn logs_to_daemon(&self) -> bool {
+        matches!(self.connection_log, Some(OpenConnectionLog::Syslog))
+    }
+
     /// Reduces the rights and descriptors of the process to those of a worker.
-    fn prepare(&self, channel: &WorkerEnd, supervisor: Pid) -> Result<Belongings, String> {
+    fn prepare(&self, channel: &WorkerEnd, supervisor: Pid) -> Result<KeptDescriptors, String> {
         let at = |step: &'static str| {
             move |error: io::Error| format!("{step}: {}", why_within_limits(&error))
         };
-        signals::settle_child().map_err(at("signals"))?;
+        signals::reset_for_child().map_err(at("signals"))?;
         if self.foreground {
-            never_wait();
+            make_nonblocking();
         }
-        let belongings = Belongings {
+        // First of all, so that the copies have room under a low limit.
+        sys::close_all_but(&self.needed(channel)).map_err(at("close descriptors"))?;
+        let kept = KeptDescriptors {
             listener: self.listener.try_clone().map_err(at("listener"))?,
             freed: self.freed.try_clone().map_err(at("eventfd"))?,
             vacancy: self.vacancy.try_clone().map_err(at("eventfd"))?,
             log: self.log.as_ref().map(duplicate).transpose().map_err(at("request log"))?,
+            connection_log: self
+                .connection_log
+                .as_ref()
+                .map(OpenConnectionLog::duplicate)
+                .transpose()
+                .map_err(at("connection log"))?,
+            host: host_name(),
             tls: self.keys.as_ref().map(Keys::start).transpose().map_err(at("files of TLS"))?,
             // Before the change of root: the socket of syslog is outside.
             debug: match self.foreground {
@@ -106,42 +128,68 @@ impl SpawnContext {
         };
         // The originals of these descriptors are closed too. Their Rust owners belong to the
         // supervisor's code and are never used here.
-        let keep = belongings.descriptors(channel);
+        let keep = kept.descriptors(channel);
         self.jail
             .enter(ProcessKind::Relay, supervisor, &keep)
             .map_err(|error| error.to_string())?;
-        Ok(belongings)
+        Ok(kept)
     }
 
-    fn start(&self, id: WorkerId, channel: WorkerEnd, belongings: Belongings) -> WorkerStart {
-        let Belongings { listener, freed, vacancy, log, tls, debug } = belongings;
+    /// The descriptors of the supervisor that a worker copies or uses on its way.
+    fn needed<'a>(&'a self, channel: &'a WorkerEnd) -> Vec<BorrowedFd<'a>> {
+        let always =
+            [channel.as_fd(), self.listener.as_fd(), self.freed.as_fd(), self.vacancy.as_fd()];
+        let keys = self.keys.iter().flat_map(|keys| {
+            let (current, previous) = &keys.secrets;
+            [&keys.files, current].into_iter().chain(previous).map(AsFd::as_fd)
+        });
+        let root = self.jail.sandbox.empty_root.as_ref().map(|root| root.as_fd());
+        always
+            .into_iter()
+            .chain(self.log.as_ref().map(descriptor))
+            .chain(self.connection_log.as_ref().and_then(OpenConnectionLog::descriptor))
+            .chain(keys)
+            .chain(root)
+            .collect()
+    }
+
+    fn start(&self, birth: Birth, channel: WorkerEnd, kept: KeptDescriptors) -> WorkerStart {
+        let KeptDescriptors { listener, freed, vacancy, log, connection_log, host, tls, debug } =
+            kept;
         WorkerStart {
-            id,
+            id: birth.id,
+            workers: u32::from(self.workers),
+            row: birth.row,
+            begins: birth.begins,
             channel,
             listener,
             freed,
             vacancy,
             settings: self.settings.clone(),
             log,
+            connection_log,
             tls,
             debug,
+            host,
             descriptor_limit: self.descriptor_limit,
             utc_offset: clock::utc_offset,
         }
     }
 }
 
-/// The descriptors that a worker keeps.
-struct Belongings {
+/// The descriptors that a worker keeps, and what it has to ask for before it is jailed.
+struct KeptDescriptors {
     listener: OwnedFd,
     freed: OwnedFd,
     vacancy: OwnedFd,
     log: Option<RequestLog>,
+    connection_log: Option<ConnectionLog>,
+    host: String,
     tls: Option<TlsStart>,
     debug: DebugOutput,
 }
 
-impl Belongings {
+impl KeptDescriptors {
     fn descriptors<'a>(&'a self, channel: &'a WorkerEnd) -> Vec<BorrowedFd<'a>> {
         let debug = match &self.debug {
             DebugOutput::Syslog(Some(socket)) => Some(socket.as_fd()),
@@ -155,6 +203,10 @@ impl Belongings {
         always
             .into_iter()
             .chain(self.log.as_ref().map(descriptor))
+            .chain(self.connection_log.as_ref().and_then(|log| match log {
+                ConnectionLog::File(fd) | ConnectionLog::Network(fd) => Some(fd.as_fd()),
+                ConnectionLog::Syslog(daemon) => daemon.as_ref().map(AsFd::as_fd),
+            }))
             .chain(tls)
             .chain(debug)
             .collect()
@@ -180,4 +232,67 @@ fn duplicate(log: &RequestLog) -> io::Result<RequestLog> {
         RequestLog::File(fd) => RequestLog::File(fd.try_clone()?),
         RequestLog::Network(fd) => RequestLog::Network(fd.try_clone()?),
     })
+}
+
+/// The connection log as the supervisor has it.
+#[derive(Debug)]
+pub(crate) enum OpenConnectionLog {
+    /// A log that the request log can be too.
+    Log(RequestLog),
+    /// The syslog daemon. Each worker has a socket of its own to it.
+    Syslog,
+}
+
+impl OpenConnectionLog {
+    /// Its descriptor, if the supervisor has one.
+    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            OpenConnectionLog::Log(log) => Some(descriptor(log)),
+            OpenConnectionLog::Syslog => None,
+        }
+    }
+
+    /// The log for a worker.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(crate) fn duplicate(&self) -> io::Result<ConnectionLog> {
+        Ok(match self {
+            OpenConnectionLog::Log(log) => duplicate(log)?.into(),
+            OpenConnectionLog::Syslog => ConnectionLog::Syslog(for_worker()),
+        })
+    }
+
+    /// Sends it to a worker by `send`, which returns whether the channel had no room.
+    pub(crate) fn send(
+        log: Option<&OpenConnectionLog>,
+        format: ConnectionLogFormat,
+        send: impl Fn(LastingToWorker, Option<BorrowedFd<'_>>) -> bool,
+    ) -> bool {
+        let message = |to| LastingToWorker::ConnectionLog { to, format };
+        match log {
+            None => send(LastingToWorker::NoConnectionLog, None),
+            Some(OpenConnectionLog::Log(log)) => {
+                let to = match log {
+                    RequestLog::File(_) => ConnectionLogKind::File,
+                    RequestLog::Network(_) => ConnectionLogKind::Network,
+                };
+                send(message(to), Some(descriptor(log)))
+            }
+            Some(OpenConnectionLog::Syslog) => {
+                let daemon = for_worker();
+                send(message(ConnectionLogKind::Syslog), daemon.as_ref().map(AsFd::as_fd))
+            }
+        }
+    }
+}
+
+/// The name of this machine, without its domain; `-` if it has none.
+fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let plain = |name: &str| name.bytes().all(|byte| byte.is_ascii_graphic());
+    match name.split('.').next() {
+        Some(short) if !short.is_empty() && plain(short) => short.to_owned(),
+        Some(_) | None => "-".to_owned(),
+    }
 }

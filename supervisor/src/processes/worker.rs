@@ -8,21 +8,26 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
+use nix::unistd::Uid;
 use pen_config::ids::WorkerId;
 use pen_ipc::channel::Sent;
-use pen_ipc::message::{Event, FromWorker, ReportPage, ToWorker};
+use pen_ipc::message::{
+    Event, FromWorker, LastingCounters, LastingFromWorker, LastingToWorker, ReportPage, ToWorker,
+};
 use pen_ipc::start::RequestLog;
 use pen_ipc::stats::Counters;
 
 use crate::log::for_worker;
-use crate::processes::liveness::Grace;
-use crate::processes::peer::{Peer, PeerMessage, printable_lines};
-use crate::processes::spawn::{SpawnContext, descriptor};
+use crate::log::printable::printable_lines;
+use crate::processes::peer::{AdoptedProcess, Peer, PeerMessage};
+use crate::processes::spawn::{Birth, OpenConnectionLog, SpawnContext, descriptor};
 
 /// A worker that is not known to be dead.
 #[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) id: WorkerId,
+    /// Its row of the shared table.
+    pub(crate) row: u32,
     pub(crate) peer: Peer<ToWorker, FromWorker>,
     /// The counters that it last reported.
     pub(crate) counters: Counters,
@@ -41,6 +46,7 @@ struct Due {
     settings: bool,
     listener: bool,
     log: bool,
+    connection_log: bool,
     tls: bool,
     secret: bool,
     /// Sent if there is a syslog daemon; if not, the worker asks again.
@@ -50,6 +56,7 @@ struct Due {
     close: BTreeMap<u32, u64>,
     republish: bool,
     freed: bool,
+    begin: bool,
     stop: bool,
 }
 
@@ -64,6 +71,8 @@ pub(crate) enum WorkerReport {
     Event(Event),
     /// The number of further events that it could not report.
     Dropped(u64),
+    /// It has lines for the syslog daemon, and no connection to it.
+    NoSyslog,
     /// The answer to a request for an explanation.
     Explained {
         /// The serial number of the request.
@@ -73,23 +82,52 @@ pub(crate) enum WorkerReport {
     },
 }
 
+/// A worker that an earlier program forked.
+#[derive(Debug)]
+pub(crate) struct AdoptedWorker {
+    pub(crate) process: AdoptedProcess,
+    pub(crate) counters: Counters,
+    /// The generation of the settings that it last acknowledged.
+    pub(crate) applied: u64,
+}
+
 impl Worker {
+    /// A worker that an earlier run of the same program forked.
+    pub(crate) fn adopted(
+        id: WorkerId,
+        row: u32,
+        worker: AdoptedWorker,
+        user: Uid,
+        now: Instant,
+    ) -> Worker {
+        let AdoptedWorker { process, counters, applied } = worker;
+        let peer = Peer::adopted(process, user, now);
+        Worker { id, row, peer, counters, due: Due::default(), applied, listeners_owed: 0 }
+    }
+
+    /// The generation of the settings that it last acknowledged.
+    pub(crate) fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    /// Whether no message for it is queued.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.channel().is_none_or(|(_, due)| !due)
+    }
+
     /// Forks a worker.
     ///
     /// # Errors
     /// No process, descriptor or memory is available now.
-    pub(crate) fn spawn(
-        id: WorkerId,
-        grace: Grace,
-        context: &SpawnContext,
-        now: Instant,
-    ) -> io::Result<Worker> {
+    pub(crate) fn spawn(birth: Birth, context: &SpawnContext, now: Instant) -> io::Result<Worker> {
+        context.table.use_row(birth.row);
         Ok(Worker {
-            id,
+            id: birth.id,
+            row: birth.row,
             peer: Peer::spawn(
                 context.jail.identity.uid,
-                grace,
-                |channel, supervisor| context.live(id, channel, supervisor),
+                birth.grace,
+                |channel, supervisor| context.run(birth, channel, supervisor),
                 now,
             )?,
             counters: Counters::default(),
@@ -101,16 +139,18 @@ impl Worker {
 
     /// The channel to poll for reading, and whether to poll it for writing too.
     pub(crate) fn channel(&self) -> Option<(BorrowedFd<'_>, bool)> {
-        let Due { settings, listener, log, tls, secret, ref close, republish, freed, stop, .. } =
-            self.due;
+        let Due { settings, listener, log, connection_log, tls, secret, .. } = self.due;
+        let Due { ref close, republish, freed, begin, stop, .. } = self.due;
         let due = settings
             || listener
             || log
+            || connection_log
             || tls
             || secret
             || !close.is_empty()
             || republish
             || freed
+            || begin
             || stop;
         Some((self.peer.channel()?, due))
     }
@@ -122,13 +162,13 @@ impl Worker {
         for _ in 0..most {
             match self.peer.read(now) {
                 Some(PeerMessage::Ready) => reports.push(WorkerReport::Ready),
-                Some(PeerMessage::Message(message, _)) => reports.extend(self.hear(message)),
-                Some(PeerMessage::Nothing) => {}
+                Some(PeerMessage::Message(message, _)) => reports.extend(self.handle(message)),
+                Some(PeerMessage::NoAction) => {}
                 None => return reports,
             }
         }
         // Its answer to a ping may be among the unread messages.
-        self.peer.watch.begin_anew();
+        self.peer.watch.reset();
         reports
     }
 
@@ -139,7 +179,7 @@ impl Worker {
 
     /// Asks for a sign of life, and kills a worker that has given none for too long.
     pub(crate) fn beat(&mut self) {
-        self.peer.beat(|serial| ToWorker::Ping { serial });
+        self.peer.beat(|serial| LastingToWorker::Ping { serial }.into());
     }
 
     /// Asks which server a client would get. Returns false if that is impossible now.
@@ -162,6 +202,11 @@ impl Worker {
         self.due.log = true;
     }
 
+    /// Queues the connection log for [`Worker::send_due`].
+    pub(crate) fn renew_connection_log(&mut self) {
+        self.due.connection_log = true;
+    }
+
     /// Queues the TLS files for [`Worker::send_due`], which sends them before any settings.
     pub(crate) fn renew_tls(&mut self) {
         self.due.tls = true;
@@ -173,19 +218,24 @@ impl Worker {
     }
 
     /// Queues the order to close a connection for [`Worker::send_due`], which sends it before any
-    /// settings. `before` is the time when its owner was looked up ([`ToWorker::Close`]).
+    /// settings. `before` is the time when its owner was looked up ([`LastingToWorker::Close`]).
     pub(crate) fn order_close(&mut self, number: u32, before: u64) {
         self.due.close.insert(number, before);
     }
 
     /// Queues the message that connection slots are free for [`Worker::send_due`].
-    pub(crate) fn tell_freed(&mut self) {
+    pub(crate) fn notify_freed(&mut self) {
         self.due.freed = true;
     }
 
     /// Queues the order to republish its table rows for [`Worker::send_due`].
     pub(crate) fn order_republish(&mut self) {
         self.due.republish = true;
+    }
+
+    /// Queues the order to accept clients for [`Worker::send_due`].
+    pub(crate) fn order_begin(&mut self) {
+        self.due.begin = true;
     }
 
     /// Queues the order to end for [`Worker::send_due`].
@@ -218,33 +268,44 @@ impl Worker {
         if due.log {
             due.log = match &context.log {
                 Some(log) => {
-                    full(ToWorker::Log { network: is_network(log) }, Some(descriptor(log)))
+                    let message = LastingToWorker::Log { network: is_network(log) };
+                    full(message.into(), Some(descriptor(log)))
                 }
-                None => full(ToWorker::NoLog, None),
+                None => full(LastingToWorker::NoLog.into(), None),
             };
         }
+        due.connection_log = due.connection_log
+            && OpenConnectionLog::send(
+                context.connection_log.as_ref(),
+                context.settings.connection_log_format,
+                |message, descriptor| peer.send(&message.into(), descriptor) == Some(Sent::Full),
+            );
         if let Some(keys) = &context.keys {
             due.secret = due.secret && full(ToWorker::TicketSecret, Some(keys.secrets.0.as_fd()));
             due.tls = due.tls && full(ToWorker::Tls, Some(keys.files.as_fd()));
         }
-        if due.settings && due.close.is_empty() && !due.log && !due.tls {
+        let is_told = due.close.is_empty() && !due.log && !due.connection_log && !due.tls;
+        if due.settings && is_told {
             due.settings = full(ToWorker::Settings, Some(context.encoded.as_fd()));
         }
         if due.republish {
-            due.republish = full(ToWorker::Republish, None);
+            due.republish = full(LastingToWorker::Republish.into(), None);
         }
         if due.freed {
-            due.freed = full(ToWorker::Freed, None);
+            due.freed = full(LastingToWorker::Freed.into(), None);
         }
         if std::mem::take(&mut due.syslog)
-            && !context.foreground
+            && (!context.foreground || context.logs_to_daemon())
             && let Some(daemon) = for_worker()
         {
             // If the channel has no room, the worker asks again.
             let _ = peer.send(&ToWorker::Syslog, Some(daemon.as_fd()));
         }
+        if due.begin {
+            due.begin = full(ToWorker::Begin, None);
+        }
         if due.stop {
-            due.stop = full(ToWorker::Stop, None);
+            due.stop = full(LastingToWorker::Stop.into(), None);
         }
     }
 
@@ -253,24 +314,20 @@ impl Worker {
         let Worker { peer, due, .. } = self;
         while let Some((number, before)) =
             due.close.first_key_value().map(|(number, before)| (*number, *before))
-            && peer.send(&ToWorker::Close { number, before }, None) != Some(Sent::Full)
+            && peer.send(&LastingToWorker::Close { number, before }.into(), None)
+                != Some(Sent::Full)
         {
             due.close.remove(&number);
         }
     }
 
-    fn hear(&mut self, message: FromWorker) -> Option<WorkerReport> {
+    fn handle(&mut self, message: FromWorker) -> Option<WorkerReport> {
         match message {
-            FromWorker::Counters(counters) => {
-                let dropped = counters.events_dropped.saturating_sub(self.counters.events_dropped);
-                self.counters = counters;
-                (dropped > 0).then_some(WorkerReport::Dropped(dropped))
-            }
+            FromWorker::Lasting(message) => self.handle_lasting(message),
             FromWorker::Report(page) => {
-                self.counters = page.counters;
+                self.counters = *page.counters;
                 Some(WorkerReport::Page(Box::new(page)))
             }
-            FromWorker::Event(event) => Some(WorkerReport::Event(event)),
             FromWorker::Applied { generation } => {
                 self.applied = generation;
                 None
@@ -281,20 +338,33 @@ impl Worker {
             }
             FromWorker::NoSyslog => {
                 self.due.syslog = true;
-                None
-            }
-            FromWorker::Pong { serial } => {
-                self.peer.watch.answered(serial);
-                None
+                Some(WorkerReport::NoSyslog)
             }
             FromWorker::Explained { serial, text } => {
                 Some(WorkerReport::Explained { serial, text: printable_lines(&text) })
             }
         }
     }
+
+    fn handle_lasting(&mut self, message: LastingFromWorker) -> Option<WorkerReport> {
+        match message {
+            LastingFromWorker::Counters(counters) => {
+                let LastingCounters(counters) = *counters;
+                let dropped = counters.events_dropped.saturating_sub(self.counters.events_dropped);
+                self.counters = counters;
+                (dropped > 0).then_some(WorkerReport::Dropped(dropped))
+            }
+            LastingFromWorker::Event(event) => Some(WorkerReport::Event(event)),
+            LastingFromWorker::Pong { serial } => {
+                self.peer.watch.answered(serial);
+                None
+            }
+        }
+    }
 }
 
-fn is_network(log: &RequestLog) -> bool {
+/// Whether lines of a request log go to penlogd.
+pub(crate) fn is_network(log: &RequestLog) -> bool {
     match log {
         RequestLog::File(_) => false,
         RequestLog::Network(_) => true,
@@ -310,6 +380,7 @@ mod tests {
     use pen_ipc::channel::Received;
 
     use super::*;
+    use crate::processes::liveness::Grace;
 
     #[test]
     fn no_order_to_close_is_lost_while_the_channel_is_full() {
@@ -323,9 +394,10 @@ mod tests {
                 let _ = go.read(&mut [0]);
                 loop {
                     match channel.receive() {
-                        Ok(Received::Message(ToWorker::Close { number, before }, _)) => {
-                            tell.write_all(&[number as u8, before as u8]).unwrap()
-                        }
+                        Ok(Received::Message(
+                            ToWorker::Lasting(LastingToWorker::Close { number, before }),
+                            _,
+                        )) => tell.write_all(&[number as u8, before as u8]).unwrap(),
                         Ok(Received::Message(_, _) | Received::Empty) => {}
                         Ok(Received::Closed) | Err(_) => return 0,
                     }
@@ -336,6 +408,7 @@ mod tests {
         let (peer, due) = (peer.unwrap(), Due::default());
         let mut worker = Worker {
             id: WorkerId(0),
+            row: 0,
             peer,
             counters: Counters::default(),
             due,

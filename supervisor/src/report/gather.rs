@@ -10,6 +10,8 @@ use pen_config::ids::WorkerId;
 use pen_ipc::message::ReportPage;
 use pen_ipc::stats::{ConnectionInfo, Counters};
 
+use crate::processes::old::OldWorkerSummary;
+
 /// Reports of workers that are being gathered.
 #[derive(Debug)]
 pub(crate) struct Gathering {
@@ -29,6 +31,8 @@ pub(crate) struct Gathered {
     pub(crate) missing: Vec<WorkerId>,
     /// The counters of all workers since the start, summed, dead workers included.
     pub(crate) counters: Counters,
+    /// Workers of earlier programs. They are not asked: they may be of another release.
+    pub(crate) old_workers: Vec<OldWorkerSummary>,
 }
 
 /// A worker reports more connections than there can be.
@@ -96,14 +100,19 @@ impl Gathering {
     }
 
     /// The gathered data, with the sums of the workers' counters.
-    pub(crate) fn finish(mut self, counters: &Counters) -> Gathered {
+    pub(crate) fn finish(
+        mut self,
+        counters: &Counters,
+        old_workers: Vec<OldWorkerSummary>,
+    ) -> Gathered {
         self.missing.append(&mut self.waiting);
         let whole =
             self.connections.into_iter().filter(|(worker, _)| !self.missing.contains(worker));
         let mut connections: Vec<ConnectionInfo> =
             whole.flat_map(|(_, connections)| connections).collect();
         connections.sort_unstable_by_key(|connection| connection.number);
-        Gathered { connections, missing: self.missing.into_iter().collect(), counters: *counters }
+        let missing = self.missing.into_iter().collect();
+        Gathered { connections, missing, counters: *counters, old_workers }
     }
 }
 
@@ -128,7 +137,7 @@ mod tests {
         ReportPage {
             serial,
             last,
-            counters: Counters::default(),
+            counters: Box::default(),
             connections: numbers.iter().map(connection).collect(),
         }
     }
@@ -150,7 +159,7 @@ mod tests {
         assert!(!gathering.is_over(now));
         gathering.page(WorkerId(0), &page(1, true, &[0]), 10).unwrap();
         assert!(gathering.is_over(now));
-        let gathered = gathering.finish(&Counters::default());
+        let gathered = gathering.finish(&Counters::default(), Vec::new());
         assert_eq!(numbers(&gathered), [0, 1, 2, 5]);
         assert!(gathered.missing.is_empty());
     }
@@ -161,7 +170,7 @@ mod tests {
         gathering.page(WorkerId(0), &page(1, true, &[3]), 10).unwrap();
         gathering.page(WorkerId(1), &page(1, false, &[4]), 10).unwrap();
         assert!(!gathering.is_over(now) && gathering.is_over(gathering.deadline()));
-        let gathered = gathering.finish(&Counters::default());
+        let gathered = gathering.finish(&Counters::default(), Vec::new());
         assert_eq!(numbers(&gathered), [3]);
         assert_eq!(gathered.missing, [WorkerId(1)]);
     }
@@ -173,7 +182,7 @@ mod tests {
         gathering.page(WorkerId(1), &page(1, true, &[4]), 10).unwrap();
         gathering.forget(WorkerId(0));
         assert!(gathering.is_over(now));
-        let gathered = gathering.finish(&Counters::default());
+        let gathered = gathering.finish(&Counters::default(), Vec::new());
         assert_eq!((numbers(&gathered), gathered.missing.len()), (vec![4], 0));
     }
 
@@ -186,6 +195,6 @@ mod tests {
         assert_eq!(gathering.page(WorkerId(0), &page(1, false, &[1, 2, 3]), 2), Err(TooMany));
         gathering.page(WorkerId(0), &page(1, true, &[1]), 2).unwrap();
         gathering.page(WorkerId(0), &page(1, true, &[1]), 2).unwrap();
-        assert_eq!(numbers(&gathering.finish(&Counters::default())), [1]);
+        assert_eq!(numbers(&gathering.finish(&Counters::default(), Vec::new())), [1]);
     }
 }

@@ -7,13 +7,18 @@
 use std::fmt::{self, Display, Write as _};
 use std::io::{self, Write};
 
+use pen_ipc::text::date_time;
+use pen_status::words::duration;
+use pen_status::{ServerState, ServerStatus};
+
 use crate::clock;
 use crate::report::Program;
-use crate::report::snapshot::{ServerRow, ServerState, Snapshot, duration};
+
+use crate::report::snapshot::Snapshot;
 
 /// Writes the page.
 pub(super) fn render(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
-    let (time, servers, current) = (clock::full(snapshot.time), snapshot.known(), snapshot.current);
+    let (time, servers, current) = (date_time(snapshot.time), snapshot.known(), snapshot.current);
     to.write_all(b"<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<title>Pen status page</title>\n")?;
     to.write_all(b"<meta charset=\"utf-8\">\n")?;
     to.write_all(b"<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n")?;
@@ -82,7 +87,7 @@ fn summary(snapshot: &Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
     let servers = &snapshot.servers;
     // The emergency and the abuse server carry connections too.
     let all = || servers.iter().chain(&snapshot.emergency).chain(&snapshot.abuse);
-    let total = |bytes: fn(&ServerRow) -> u64| all().map(bytes).fold(0, u64::saturating_add);
+    let total = |bytes: fn(&ServerStatus) -> u64| all().map(bytes).fold(0, u64::saturating_add);
     let up = servers.iter().filter(|server| server.state.is_up()).count();
     let without_room = [(ServerState::Full, "full"), (ServerState::Pending, "passed over")].map(
         |(state, what)| {
@@ -91,7 +96,7 @@ fn summary(snapshot: &Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
         },
     );
     to.write_all(b"<ul class=\"facts\">\n")?;
-    let Program { uptime, listen, workers } = snapshot.program;
+    let Program { uptime, listen, workers, version } = snapshot.program;
     writeln!(to, "<li><b>{}</b> is where it listens</li>", Escaped(listen))?;
     writeln!(
         to,
@@ -111,7 +116,10 @@ fn summary(snapshot: &Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
         if workers == 1 { "worker" } else { "workers" }
     )?;
     writeln!(to, "<li><b>UTC{}</b> time zone of this page</li>", clock::zone(snapshot.time))?;
-    writeln!(to, "<li><b>{}</b> version of pen</li>", env!("CARGO_PKG_VERSION"))?;
+    writeln!(to, "<li><b>{version}</b> version of pen</li>")?;
+    for old in snapshot.old_workers {
+        writeln!(to, "<li>{}</li>", Escaped(&old.to_string()))?;
+    }
     to.write_all(b"</ul>\n")?;
     if let Some(remark) = snapshot.full_remark() {
         writeln!(to, "<p class=\"alarm\">{remark}</p>")?;
@@ -131,11 +139,11 @@ fn summary(snapshot: &Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
             ServerState::Out => "taken",
             ServerState::Failed => "out",
         };
-        let (place, state) = (server.place(), server.in_words(unix));
+        let (place, state) = (server.name_and_address(), server.in_words(unix));
         let (place, state) = (Escaped(&place), Escaped(&state));
         write!(to, "<li class=\"{class}\"><b>{which}</b> <span>{place}</span> <em>{state}</em> ")?;
         let (sent, received) = (Bytes(server.sent), Bytes(server.received));
-        let connections = match (server.connections, server.soft) {
+        let connections = match (server.connections, server.max) {
             (1, 0) => "1 connection".to_owned(),
             (open, 0) => format!("{open} connections"),
             (open, most) => format!("{open} of {most} connections"),
@@ -145,17 +153,17 @@ fn summary(snapshot: &Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
     to.write_all(b"</ul>\n")
 }
 
-fn server_row(server: &ServerRow, to: &mut dyn Write) -> io::Result<()> {
+fn server_row(server: &ServerStatus, to: &mut dyn Write) -> io::Result<()> {
     let address = Escaped(server.address.as_deref().unwrap_or("-"));
     row(
         to,
         &[
             &server.number(),
             &address,
-            &server.status,
+            &server.failed_at,
             &server.port,
             &server.connections,
-            &server.soft,
+            &server.max,
             &server.hard,
             &server.sent,
             &server.received,
@@ -320,7 +328,7 @@ mod tests {
     fn the_summary_says_what_a_reader_wants_to_know_first() {
         let mut farm = snapshot(&[], 0, &[]);
         farm.servers[1].state = ServerState::Out;
-        (farm.servers[1].status, farm.servers[1].blacklisted) = (1_795_493_409, 18);
+        (farm.servers[1].failed_at, farm.servers[1].blacklisted) = (1_795_493_409, 18);
         farm.servers[0].name = Some("www<1>".into());
         farm.connections_used = 500;
         let page = rendered(farm);

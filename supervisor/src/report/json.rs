@@ -7,13 +7,15 @@ use std::io::{self, Write};
 
 use pen_config::ids::Target;
 use pen_ipc::stats::{ConnectionInfo, Counters};
+use pen_ipc::text::date_time;
 use pen_ipc::tls_files::{Fact, Purpose};
+use pen_status::{OldWorkerStatus, ServerStatus};
 use serde::Serialize;
 
-use crate::clock;
 use crate::files::certificates::moment;
 use crate::report::Program;
-use crate::report::snapshot::{ClientRow, ServerRow, Snapshot, code_or_null};
+use crate::report::rows::{ClientRow, code_or_null};
+use crate::report::snapshot::Snapshot;
 
 /// The status page.
 pub(super) fn status(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
@@ -28,9 +30,9 @@ pub(super) fn status(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<(
         connections_used,
         ..
     } = snapshot;
-    let Program { uptime, listen, workers } = snapshot.program;
+    let Program { uptime, listen, workers, version: _ } = snapshot.program;
     write!(to, "{{\"time\":")?;
-    value(&clock::full(time), to)?;
+    value(&date_time(time), to)?;
     write!(to, ",\"unix_time\":{},\"current\":", time.unix_timestamp())?;
     value(&Target::from_code(current).map(Target::code), to)?;
     to.write_all(b",\"servers\":")?;
@@ -46,15 +48,24 @@ pub(super) fn status(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<(
     array(clients, to)?;
     write!(
         to,
-        ",\"connections_max\":{connections_max},\"connections_used\":{connections_used},\"connections\":"
+        ",\"connections_max\":{connections_max},\"connections_used\":{connections_used},\
+         \"connections\":"
     )?;
     array(snapshot.connections.iter().map(ConnectionRow::from), to)?;
     write!(to, ",\"connections_full\":{full},\"workers_missing\":")?;
     array(snapshot.missing.iter().map(|worker| worker.0), to)?;
-    to.write_all(b",\"requests_refused\":")?;
-    let refused: BTreeMap<&str, u64> =
-        snapshot.counters.requests_refused.iter().map(|(why, count)| (why.name(), count)).collect();
-    value(&refused, to)?;
+    to.write_all(b",\"old_workers\":")?;
+    array(snapshot.old_workers.iter().map(OldWorkerStatus::from), to)?;
+    let Counters { requests_refused, handshakes_by_kind, handshake_failures, .. } =
+        &snapshot.counters;
+    for (name, counts) in [
+        ("requests_refused", by_name(requests_refused.iter().map(|(why, n)| (why.name(), n)))),
+        ("tls_handshakes", by_name(handshakes_by_kind.iter().map(|(kind, n)| (kind.name(), n)))),
+        ("tls_failures", by_name(handshake_failures.iter().map(|(why, n)| (why.name(), n)))),
+    ] {
+        write!(to, ",\"{name}\":")?;
+        value(&counts, to)?;
+    }
     to.write_all(b",\"counters\":")?;
     value(&counted(&snapshot.counters), to)?;
     to.write_all(b",\"sandbox\":")?;
@@ -63,7 +74,10 @@ pub(super) fn status(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<(
 }
 
 /// The servers.
-pub(super) fn servers(rows: impl Iterator<Item = ServerRow>, to: &mut dyn Write) -> io::Result<()> {
+pub(super) fn servers(
+    rows: impl Iterator<Item = ServerStatus>,
+    to: &mut dyn Write,
+) -> io::Result<()> {
     array(rows, to)?;
     to.write_all(b"\n")
 }
@@ -74,30 +88,6 @@ pub(super) fn certificates(facts: &[Fact], now: i64, to: &mut dyn Write) -> io::
     to.write_all(b"\n")
 }
 
-/// The overview: the program, its limits, and all its servers.
-pub(super) fn overview(overview: &Overview<'_>, to: &mut dyn Write) -> io::Result<()> {
-    value(overview, to)?;
-    to.write_all(b"\n")
-}
-
-/// The content of [`overview`].
-#[derive(Serialize)]
-pub(super) struct Overview<'a> {
-    pub(super) version: &'static str,
-    pub(super) time: String,
-    pub(super) unix_time: i64,
-    /// Seconds since the start.
-    pub(super) uptime: u64,
-    /// The listen address as it was written.
-    pub(super) listen: &'a str,
-    pub(super) workers: usize,
-    pub(super) connections: u32,
-    pub(super) connections_max: u32,
-    pub(super) servers: Vec<ServerRow>,
-    pub(super) emergency: Option<ServerRow>,
-    pub(super) abuse: Option<ServerRow>,
-}
-
 /// The clients that were last used within so many seconds.
 pub(super) fn recent(
     rows: impl Iterator<Item = ClientRow>,
@@ -106,6 +96,10 @@ pub(super) fn recent(
 ) -> io::Result<()> {
     array(rows.filter(|row| row.age <= seconds.into()), to)?;
     to.write_all(b"\n")
+}
+
+fn by_name(counts: impl Iterator<Item = (&'static str, u64)>) -> BTreeMap<&'static str, u64> {
+    counts.collect()
 }
 
 /// What workers counted since the start of pen, by name.
@@ -128,8 +122,15 @@ fn counted(counters: &Counters) -> BTreeMap<&'static str, u64> {
         resumed,
         failed_handshakes,
         crowded,
-        // A field of its own, by reason.
+        connection_log_lines,
+        connection_log_lost,
+        // Fields of their own, by reason and kind.
         requests_refused: _,
+        handshakes_by_kind: _,
+        handshake_failures: _,
+        evictions,
+        bad_senders,
+        over_limit,
     } = *counters;
     BTreeMap::from([
         ("accepted", accepted),
@@ -147,6 +148,11 @@ fn counted(counters: &Counters) -> BTreeMap<&'static str, u64> {
         ("handshakes_resumed", resumed),
         ("handshakes_failed", failed_handshakes),
         ("crowded", crowded),
+        ("connection_log_lines", connection_log_lines),
+        ("connection_log_lost", connection_log_lost),
+        ("evictions", evictions),
+        ("bad_senders", bad_senders),
+        ("over_limit", over_limit),
     ])
 }
 
@@ -263,6 +269,8 @@ mod tests {
             (&json!([1]), &json!(500))
         );
         assert_eq!(value["requests_refused"]["late"], 0);
+        assert_eq!(value["tls_handshakes"]["tls12_resumed"], 0);
+        assert_eq!(value["tls_failures"]["not_tls"], 0);
         assert_eq!(
             (&value["counters"]["log_lost"], &value["counters"]["accepted"]),
             (&0.into(), &0.into())
@@ -283,7 +291,8 @@ mod tests {
         assert_eq!(
             value,
             json!([{
-                "name": "CN=www", "issuer": "CN=Test \"CA\"", "serial": "0A", "not_before": "1970-01-01 00:00:00 UTC",
+                "name": "CN=www", "issuer": "CN=Test \"CA\"", "serial": "0A",
+            "not_before": "1970-01-01 00:00:00 UTC",
                 "not_after": "2026-11-02 04:10:21 \
                  UTC", "not_after_unix": 1_793_592_621, "seconds_left": 21,
                 "key": "ECDSA P-256", "used": "server", "server_name": null, "file": "/etc/www.pem"
@@ -305,7 +314,10 @@ mod tests {
         let value: Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(
             value,
-            json!([{ "slot": 0, "address": "127.0.0.1", "age": 0, "server": 1, "server_name": "127.0.0.1:21001", "connects": 2, "sent": 41, "received": 28 }])
+            json!([{
+                "slot": 0, "address": "127.0.0.1", "age": 0, "server": 1,
+                "server_name": "127.0.0.1:21001", "connects": 2, "sent": 41, "received": 28
+            }])
         );
         let nobodys = ClientRow { server: -3, server_name: None, ..client(0) };
         let mut text = Vec::new();

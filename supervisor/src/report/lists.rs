@@ -10,10 +10,15 @@ use pen_ipc::tls_files::{Fact, Purpose};
 use crate::files::certificates::{left, moment};
 use pen_config::ids::Target;
 
-use crate::report::snapshot::{ClientRow, ServerRow};
+use pen_status::ServerStatus;
+
+use crate::report::rows::ClientRow;
 
 /// One line per regular server.
-pub(super) fn servers(rows: impl Iterator<Item = ServerRow>, to: &mut dyn Write) -> io::Result<()> {
+pub(super) fn servers(
+    rows: impl Iterator<Item = ServerStatus>,
+    to: &mut dyn Write,
+) -> io::Result<()> {
     for row in rows {
         writeln!(
             to,
@@ -22,7 +27,7 @@ pub(super) fn servers(rows: impl Iterator<Item = ServerRow>, to: &mut dyn Write)
             row.address.as_deref().unwrap_or("-"),
             row.port,
             row.connections,
-            row.soft,
+            row.max,
             row.hard,
             row.weight,
             row.prio,

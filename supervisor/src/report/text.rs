@@ -1,11 +1,14 @@
-//! The text form of a report, for standard error or syslog. Words and numbers are those of the
-//! original pen.
+//! The text form of a report, for standard error or syslog. It has the lines of the original, and
+//! lines about counters, refusals and the sandbox.
 
 #![forbid(unsafe_code)]
 
-use crate::clock;
+use pen_ipc::text::date_time;
+use pen_status::{ServerState, ServerStatus};
+
 use crate::log::Logger;
-use crate::report::snapshot::{ServerRow, ServerState, Snapshot};
+
+use crate::report::snapshot::Snapshot;
 
 /// Logs the report, block by block.
 pub(super) fn render(snapshot: Snapshot<'_>, logger: &mut Logger) {
@@ -15,7 +18,7 @@ pub(super) fn render(snapshot: Snapshot<'_>, logger: &mut Logger) {
 
 /// Passes on the blocks of the report, with at most `most` clients and `most` connections.
 fn blocks(mut snapshot: Snapshot<'_>, most: usize, block: &mut dyn FnMut(&str)) {
-    let (time, servers, current) = (clock::full(snapshot.time), snapshot.known(), snapshot.current);
+    let (time, servers, current) = (date_time(snapshot.time), snapshot.known(), snapshot.current);
     let (full, unix) = (snapshot.full_remark(), snapshot.time.unix_timestamp());
     block(&format!("Time {time}, {servers} servers, {current} current"));
     for server in &snapshot.servers {
@@ -24,10 +27,10 @@ fn blocks(mut snapshot: Snapshot<'_>, most: usize, block: &mut dyn FnMut(&str)) 
              sent, {} received\n{}",
             server.number(),
             server.address.as_deref().unwrap_or("-"),
-            server.status,
+            server.failed_at,
             server.port,
             server.connections,
-            server.soft,
+            server.max,
             server.hard,
             server.sent,
             server.received,
@@ -36,7 +39,7 @@ fn blocks(mut snapshot: Snapshot<'_>, most: usize, block: &mut dyn FnMut(&str)) 
     }
     for (what, server) in [("Emergency", &snapshot.emergency), ("Abuse", &snapshot.abuse)] {
         if let Some(server) = server {
-            let (place, state) = (server.place(), server.in_words(unix));
+            let (place, state) = (server.name_and_address(), server.in_words(unix));
             block(&format!("{what} server: {place}, {} connections, {state}", server.connections));
         }
     }
@@ -76,6 +79,9 @@ fn blocks(mut snapshot: Snapshot<'_>, most: usize, block: &mut dyn FnMut(&str)) 
     for worker in snapshot.missing {
         block(&Snapshot::remark(*worker));
     }
+    for old in snapshot.old_workers {
+        block(&old.to_string());
+    }
     if let Some(refused) = Snapshot::refusals(&snapshot.counters.requests_refused) {
         block(&refused);
     }
@@ -84,7 +90,7 @@ fn blocks(mut snapshot: Snapshot<'_>, most: usize, block: &mut dyn FnMut(&str)) 
 }
 
 /// A line about a server that gets no clients.
-fn remark(server: &ServerRow, unix: i64) -> String {
+fn remark(server: &ServerStatus, unix: i64) -> String {
     match server.state {
         ServerState::Vacant | ServerState::Up => String::new(),
         ServerState::Full | ServerState::Pending | ServerState::Out | ServerState::Failed => {
@@ -118,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn the_words_are_the_originals() {
+    fn a_report_has_these_lines() {
         let connections = [connection(1)];
         let mut small = snapshot(&connections, 1, &[]);
         small.servers.truncate(1);
@@ -148,9 +154,9 @@ mod tests {
             "Connection 1 status:\ndownfd = 7, upfd = 8\npending data 3 down, 4 up\nclient 0, \
              server 1\n",
             "Clients since the start: 1 accepted, 2 unserved, 3 refused by client_acl\n4 connects \
-             failed, 5 clients passed on to another server\nAccepting paused 6 times, 7 connections \
-             closed for a shortage\n8 lines of the request log, 9 lost; 10 times the client table \
-             was locked",
+             failed, 5 clients passed on to another server\nAccepting paused 6 times, 7 \
+             connections closed for a shortage\n8 lines of the request log, 9 lost; 10 times the \
+             client table was locked",
             "Sandbox of the workers: system calls filtered, Landlock 6, root directory empty",
         ];
         assert_eq!(rendered(small, usize::MAX), expected);
@@ -171,7 +177,7 @@ mod tests {
     #[test]
     fn a_server_that_is_left_out_says_by_whom() {
         let mut small = snapshot(&[], 0, &[]);
-        (small.servers[0].state, small.servers[0].status, small.servers[0].blacklisted) =
+        (small.servers[0].state, small.servers[0].failed_at, small.servers[0].blacklisted) =
             (ServerState::Out, 1_795_493_409, 60);
         assert!(
             rendered(small, 9)[1].ends_with(

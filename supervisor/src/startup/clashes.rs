@@ -8,25 +8,31 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use pen_config::address::{Address, Local};
-use pen_config::command::LogTarget;
+use pen_config::command::{ConnectionLogTarget, LogTarget};
 use pen_config::configuration::Settled;
 
 use crate::Launch;
 
-/// Checks whether the control port can exist beside the listener. If a name has several addresses,
-/// one free address is enough.
+/// A listener that pen has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Taken<'a> {
+    /// What it is, as the beginning of a sentence that an address ends.
+    pub(crate) by: &'static str,
+    pub(crate) at: &'a [Address],
+}
+
+/// Checks whether a port of pen's own, `what`, can exist beside another listener. If a name has
+/// several addresses, one free address is enough.
 ///
 /// # Errors
-/// It cannot. The text goes behind the source line of the control port.
-pub(crate) fn of_addresses(listen: &[Address], control: &[Address]) -> Result<(), String> {
-    let all = listen.iter().all(|listen| control.iter().all(|control| meet(listen, control)));
-    match (listen.first(), control.first()) {
-        (Some(listen), Some(control)) if all => {
-            let what = if matches!(control, Address::Unix(_)) { "path" } else { "port" };
-            Err(format!(
-                "{control} is taken: pen listens for clients at {listen}; give the control port \
-                 another {what}"
-            ))
+/// It cannot. The text goes behind the source line of the port.
+pub(crate) fn of_addresses(taken: Taken<'_>, what: &str, port: &[Address]) -> Result<(), String> {
+    let Taken { by, at } = taken;
+    let all = at.iter().all(|at| port.iter().all(|port| meet(at, port)));
+    match (at.first(), port.first()) {
+        (Some(at), Some(port)) if all => {
+            let part = if matches!(port, Address::Unix(_)) { "path" } else { "port" };
+            Err(format!("{port} is taken: {by} at {at}; give {what} another {part}"))
         }
         _ => Ok(()),
     }
@@ -66,23 +72,24 @@ struct Used {
 pub(crate) fn of_files(
     launch: &Launch,
     settled: &Settled,
-    control: Option<&Local>,
+    [control, page]: [Option<&Local>; 2],
 ) -> Result<(), Vec<String>> {
     let tls = &settled.settings.tls;
-    let log = match &settled.log {
-        Some(LogTarget::File(path)) => Some(path),
-        Some(LogTarget::Network(_, _)) | None => None,
-    };
-    let rows: [(&'static str, Option<&Path>, bool); 10] = [
+    let log = settled.log.as_ref().and_then(LogTarget::file);
+    let connection_log = settled.connection_log.as_ref().and_then(ConnectionLogTarget::log);
+    let connection_log = connection_log.and_then(LogTarget::file);
+    let rows: [(&'static str, Option<&Path>, bool); 12] = [
         ("the configuration file (-F)", launch.config.as_deref(), false),
         ("the certificate (-E, certificate)", tls.certificate.as_deref(), false),
         ("its key (-K, certificate)", tls.key.as_deref(), false),
         ("the authorities of clients (-G, client_ca)", tls.ca_file.as_deref(), false),
         ("the OCSP response (ssl_ocsp_response)", tls.ocsp.as_deref(), false),
-        ("the request log (-l, log)", log.map(PathBuf::as_path), true),
+        ("the request log (-l, log)", log, true),
+        ("the connection log (connection_log)", connection_log, true),
         ("status reports (-w, status_file)", settled.status_file.as_deref(), true),
         ("the pid file (-p, pid_file)", launch.pid_file.as_deref(), true),
         ("the control port (-C, control)", control.and_then(socket), true),
+        ("the page (page)", page.and_then(socket), true),
         ("the listen address", socket(&settled.local), true),
     ];
     let used = rows.into_iter().filter_map(|(purpose, path, is_written)| {
@@ -141,8 +148,12 @@ fn is_device(there: &fs::Metadata) -> bool {
 mod tests {
     use super::*;
 
+    fn taken(at: &[Address]) -> Taken<'_> {
+        Taken { by: "pen listens", at }
+    }
+
     #[test]
-    fn a_control_port_where_pen_listens_is_an_error() {
+    fn a_port_where_pen_listens_is_an_error() {
         let at = |text: &str| Address::Inet(text.parse().unwrap());
         for (listen, control, clash) in [
             ("0.0.0.0:8080", "127.0.0.1:8080", true),
@@ -153,21 +164,19 @@ mod tests {
             ("127.0.0.1:8080", "127.0.0.2:8080", false),
             ("0.0.0.0:8080", "127.0.0.1:8081", false),
         ] {
-            assert_eq!(
-                of_addresses(&[at(listen)], &[at(control)]).is_err(),
-                clash,
-                "{listen} {control}"
-            );
+            let found = of_addresses(taken(&[at(listen)]), "it", &[at(control)]);
+            assert_eq!(found.is_err(), clash, "{listen} {control}");
         }
         let path = |text: &str| Address::Unix(text.into());
-        assert!(
-            of_addresses(&[path("/run/a")], &[path("/run/./a")])
-                .unwrap_err()
-                .contains("another path")
+        let found = of_addresses(taken(&[path("/run/a")]), "the page", &[path("/run/./a")]);
+        assert_eq!(
+            found.unwrap_err(),
+            "/run/./a is taken: pen listens at /run/a; give the page another path"
         );
-        assert_eq!(of_addresses(&[path("/run/a")], &[at("127.0.0.1:80")]), Ok(()));
+        assert_eq!(of_addresses(taken(&[path("/run/a")]), "it", &[at("127.0.0.1:80")]), Ok(()));
         let two = [at("[::1]:80"), at("127.0.0.1:80")];
-        assert_eq!(of_addresses(&[at("127.0.0.1:80")], &two), Ok(()), "the other can be bound");
+        let found = of_addresses(taken(&[at("127.0.0.1:80")]), "it", &two);
+        assert_eq!(found, Ok(()), "the other can be bound");
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! The only unsafe code of the supervisor, behind safe functions: fork(2), close_range(2), signal
-//! dispositions, and the inherited environment and descriptors.
+//! dispositions, the execution of a successor, and the inherited environment and descriptors.
 //!
 //! Calls that nix or rustix wrap safely do not belong here.
 
 #![allow(unsafe_code)]
 
 mod environment;
+pub(crate) mod guard;
+pub(crate) mod inherited;
+pub(crate) mod program;
 pub(crate) mod title;
 
 use std::ffi::OsString;
@@ -13,6 +16,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::{ForkResult, Pid};
 
@@ -43,6 +47,22 @@ pub(crate) fn fork(child: impl FnOnce() -> i32) -> io::Result<Pid> {
     }
 }
 
+/// The pid of a child that has ended and is not reaped, if there is one. nix tells no pid of a
+/// child that a real-time signal has killed: its signals are an enum without those.
+///
+/// # Errors
+/// There is no child (ECHILD), or a signal came first (EINTR).
+pub(crate) fn dead_child() -> Result<Option<Pid>, Errno> {
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: a siginfo_t is plain numbers, for which 0 is valid.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes into this siginfo_t, and keeps no pointer to it (waitid(2)).
+    Errno::result(unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, options) })?;
+    // SAFETY: waitid(2) sets this field, to 0 if no child has ended.
+    let pid = unsafe { info.si_pid() };
+    Ok((pid != 0).then(|| Pid::from_raw(pid)))
+}
+
 /// Closes every descriptor of this process above standard error, except those in `keep`.
 ///
 /// It is for a child that [`fork`] runs: its inherited descriptors belong to objects that it never
@@ -52,8 +72,11 @@ pub(crate) fn fork(child: impl FnOnce() -> i32) -> io::Result<Pid> {
 /// # Errors
 /// close_range(2) is refused: Linux before 5.9, or a system call filter.
 pub(crate) fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let mut keep: Vec<u32> =
-        keep.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
+    close_all_but_numbers(keep.iter().map(AsRawFd::as_raw_fd).collect())
+}
+
+fn close_all_but_numbers(keep: Vec<RawFd>) -> io::Result<()> {
+    let mut keep: Vec<u32> = keep.into_iter().filter_map(|fd| u32::try_from(fd).ok()).collect();
     keep.sort_unstable();
     let mut first = 3;
     for fd in keep.into_iter().filter(|fd| *fd >= 3) {
@@ -126,7 +149,7 @@ pub(crate) enum Disposition {
 
 /// Sets the effect of a signal, whatever was inherited. A signal whose effect cannot be changed
 /// (KILL, STOP) stays as it is.
-pub(crate) fn dispose(signal: Signal, disposition: Disposition) {
+pub(crate) fn set_disposition(signal: Signal, disposition: Disposition) {
     let handler = match disposition {
         Disposition::Default => SigHandler::SigDfl,
         Disposition::Ignore => SigHandler::SigIgn,
@@ -146,6 +169,13 @@ pub(crate) fn ask_for_thread(of: Pid) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Whether the kernel gave this process more rights than its starter has, because of the file of
+/// the program (AT_SECURE, getauxval(3)): a set-user-ID bit or file capabilities.
+pub(crate) fn is_privileged_by_file() -> bool {
+    // SAFETY: getauxval(3) reads the vector that the kernel passed to the process.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
 /// Removes a variable from the environment, and returns it.

@@ -1,9 +1,11 @@
 //! Socket activation: listening sockets that a service manager made and passed (sd_listen_fds(3)).
 //!
 //! A passed socket is used instead of a new one if it listens at exactly the listen address, or at
-//! the address of the control port. The address decides, not the socket's name. A socket that fits
-//! neither stops the start, because its clients would wait for ever. The manager keeps what it
-//! made: pen never removes the file of such a socket.
+//! the address of the control port or of the page. The address decides, not the socket's name. A
+//! socket that fits none of them stops the start, because its clients would wait for ever. The
+//! manager keeps what it made: pen never removes the file of such a socket.
+//!
+//! Descriptors that an earlier pen stored come the same way. Their names tell them (`store`).
 
 #![forbid(unsafe_code)]
 
@@ -11,22 +13,37 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use nix::unistd::getpid;
 use pen_config::address::Address;
+use pen_ipc::text::error_text;
 use socket2::{Domain, SockRef, Type};
 
 use crate::StartError;
 use crate::files::listener::prepare_passed;
-use crate::log::errno::why;
+use crate::sys::program::Program;
 use crate::sys::{adopt, take_variable};
+use crate::systemd::store::Item;
 
-/// The passed sockets that are not used yet.
+/// The passed descriptors that are not used yet.
 #[derive(Debug, Default)]
-pub(crate) struct Activation(Vec<Passed>);
+pub(crate) struct Activation {
+    /// The sockets of socket units.
+    sockets: Vec<Passed>,
+    /// What an earlier pen stored.
+    stored: Stored,
+}
+
+/// What an earlier pen stored.
+#[derive(Debug, Default)]
+pub(crate) struct Stored {
+    pub(crate) descriptors: Vec<(Item, OwnedFd)>,
+    /// Names of descriptors of another release. This pen closes them.
+    pub(crate) unknown: Vec<String>,
+}
 
 #[derive(Debug)]
 struct Passed {
@@ -59,31 +76,49 @@ impl Activation {
         let count = number(&count)
             .and_then(|count| u32::try_from(count).ok())
             .filter(|count| *count <= MOST);
-        let count =
-            count.ok_or_else(|| StartError(format!("LISTEN_FDS: not a number up to {MOST}")))?;
+        let count = count.ok_or_else(|| {
+            StartError(format!("LISTEN_FDS: not a number up to {MOST}, the most descriptors"))
+        })?;
         let sockets = adopt(count).map_err(|error| {
             StartError(format!(
                 "LISTEN_FDS={count}: not all of these descriptors are open: {}",
-                why(&error)
+                error_text(&error)
             ))
         })?;
         let names = names.unwrap_or_default();
         let mut names = names.to_str().unwrap_or_default().split(':');
-        let passed = sockets.into_iter().enumerate().map(|(index, socket)| {
-            let name = names.next().filter(|name| !name.is_empty()).unwrap_or("unknown").to_owned();
-            Passed::new(name, socket).map_err(|reason| {
+        let sockets = out_of_the_way(sockets)
+            .map_err(|error| StartError(format!("LISTEN_FDS={count}: {}", error_text(&error))))?;
+        let mut activation = Activation::default();
+        for (index, socket) in sockets.into_iter().enumerate() {
+            let name = names.next().filter(|name| !name.is_empty()).unwrap_or("unknown");
+            if let Some(item) = Item::named(name) {
+                activation.stored.descriptors.push((item, socket));
+                continue;
+            }
+            if is_reserved(name) {
+                activation.stored.unknown.push(name.into());
+                continue;
+            }
+            activation.sockets.push(Passed::new(name.into(), socket).map_err(|reason| {
                 StartError(format!(
                     "descriptor {} that was passed to pen (LISTEN_FDS): {reason}",
                     index + 3
                 ))
-            })
-        });
-        passed.collect::<Result<_, _>>().map(Activation)
+            })?);
+        }
+        Ok(activation)
     }
 
     /// The descriptors, which must stay open.
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.0.iter().map(|passed| passed.socket.as_fd())
+        let stored = self.stored.descriptors.iter().map(|(_, descriptor)| descriptor.as_fd());
+        self.sockets.iter().map(|passed| passed.socket.as_fd()).chain(stored)
+    }
+
+    /// Takes what an earlier pen stored.
+    pub(crate) fn take_stored(&mut self) -> Stored {
+        std::mem::take(&mut self.stored)
     }
 
     /// The socket for an address, if one was passed, with the options of pen's own sockets.
@@ -91,14 +126,14 @@ impl Activation {
     /// # Errors
     /// Its options cannot be set.
     fn claim(&mut self, address: &Address, backlog: u32) -> Result<Option<OwnedFd>, StartError> {
-        let Some(found) = self.0.iter().position(|passed| passed.is_for(address)) else {
+        let Some(found) = self.sockets.iter().position(|passed| passed.is_for(address)) else {
             return Ok(None);
         };
-        let Passed { socket, .. } = self.0.swap_remove(found);
+        let Passed { socket, .. } = self.sockets.swap_remove(found);
         prepare_passed(&socket, backlog).map_err(|error| {
             StartError(format!(
                 "cannot listen on {address} with the socket passed: {}",
-                why(&error)
+                error_text(&error)
             ))
         })?;
         Ok(Some(socket))
@@ -126,11 +161,12 @@ impl Activation {
     /// # Errors
     /// A socket is left over.
     pub(crate) fn all_claimed(&self, listen: &Address) -> Result<(), StartError> {
-        self.0.first().map_or(Ok(()), |Passed { name, address, .. }| {
+        self.sockets.first().map_or(Ok(()), |Passed { name, address, .. }| {
             Err(StartError(format!(
                 "the socket {address} that was passed to pen (LISTEN_FDS, name {name}) is neither \
                  where pen listens \
-                 ({listen}) nor its control port: ListenStream= and pen must name the same address"
+                 ({listen}) nor its control port nor its page: ListenStream= and pen must name the \
+                 same address"
             )))
         })
     }
@@ -152,7 +188,7 @@ pub(crate) fn too_open(address: &Address) -> Option<String> {
 
 impl Passed {
     fn new(name: String, socket: OwnedFd) -> Result<Passed, String> {
-        let at = |error: io::Error| why(&error);
+        let at = |error: io::Error| error_text(&error);
         let look = SockRef::from(&socket);
         let is_stream = look.r#type().map_err(at)? == Type::STREAM;
         if !is_stream || !look.is_listener().map_err(at)? {
@@ -192,6 +228,12 @@ impl Passed {
     }
 }
 
+/// Whether only pen gives such a name to a descriptor. Sockets of a socket unit have the name of
+/// the unit, unless it gives them another one.
+fn is_reserved(name: &str) -> bool {
+    name.starts_with("pen-") && !name.ends_with(".socket")
+}
+
 /// The same link-local address is another one on each interface.
 fn same_scope(here: &SocketAddr, wanted: &SocketAddr) -> bool {
     match (here, wanted) {
@@ -204,13 +246,36 @@ fn same_scope(here: &SocketAddr, wanted: &SocketAddr) -> bool {
 
 /// Whether two paths lead to one file (`/var/run` and `/run`).
 fn same_file(here: &Path, wanted: &Path) -> bool {
-    let place =
+    let file_id =
         |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
-    place(here).is_some_and(|here| place(wanted) == Some(here))
+    file_id(here).is_some_and(|here| file_id(wanted) == Some(here))
 }
 
-/// Most sockets; pen can use two.
-const MOST: u32 = 1024;
+/// Moves descriptors away from the numbers of programs.
+///
+/// # Errors
+/// No descriptors left.
+fn out_of_the_way(passed: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
+    let is_in_the_way = |descriptor: &OwnedFd| {
+        [Program::Running, Program::Successor]
+            .map(Program::descriptor)
+            .contains(&descriptor.as_raw_fd())
+    };
+    // Open until the end, so that no duplicate gets the number of another one.
+    let mut taken = Vec::new();
+    let mut placed = Vec::new();
+    for mut descriptor in passed {
+        while is_in_the_way(&descriptor) {
+            let copy = descriptor.try_clone()?;
+            taken.push(std::mem::replace(&mut descriptor, copy));
+        }
+        placed.push(descriptor);
+    }
+    Ok(placed)
+}
+
+/// Most descriptors: a full store of the unit and some sockets are far fewer.
+const MOST: u32 = 100;
 
 #[cfg(test)]
 mod tests {
@@ -280,10 +345,20 @@ mod tests {
     }
 
     #[test]
+    fn only_names_of_units_may_begin_as_those_of_pen() {
+        assert!(is_reserved("pen-later"));
+        assert!(!is_reserved("pen-web.socket") && !is_reserved("pen.socket"));
+        assert!(!is_reserved("web"));
+    }
+
+    #[test]
     fn what_is_left_over_is_said_and_what_is_claimed_is_gone() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = Address::Inet(listener.local_addr().unwrap());
-        let mut activation = Activation(vec![Passed::new("web".into(), listener.into()).unwrap()]);
+        let mut activation = Activation {
+            sockets: vec![Passed::new("web".into(), listener.into()).unwrap()],
+            stored: Stored::default(),
+        };
         let other = Address::Unix("/front".into());
         assert!(activation.claim(&other, 500).unwrap().is_none());
         let why = activation.all_claimed(&other).unwrap_err().to_string();

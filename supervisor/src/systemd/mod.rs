@@ -1,4 +1,5 @@
-//! The service manager: sockets from it, and messages to it.
+//! The service manager: sockets from it, messages to it, and the descriptors that it keeps.
 
 pub(crate) mod activation;
 pub(crate) mod notify;
+pub(crate) mod store;

@@ -9,22 +9,28 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::unistd::getpid;
+use pen_ipc::text::error_text;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::log::errno::why;
 use crate::sys::take_variable;
 
 /// The connection to the service manager, if there is one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Notify {
     to: Option<SocketAddr>,
+    /// Whether the manager has a store of descriptors (FDSTORE).
+    has_store: bool,
     /// The interval of the watchdog messages: half of the manager's time.
     alive_every: Option<Duration>,
     alive_next: Option<Instant>,
@@ -39,10 +45,11 @@ pub(crate) struct Notify {
 impl Notify {
     /// Takes the variables out of the environment, so that no child uses them.
     pub(crate) fn take() -> Notify {
-        let (socket, usec, pid) = (
+        let (socket, usec, pid, store) = (
             take_variable("NOTIFY_SOCKET"),
             take_variable("WATCHDOG_USEC"),
             take_variable("WATCHDOG_PID"),
+            take_variable("FDSTORE"),
         );
         let Some(socket) = socket.filter(|socket| !socket.is_empty()) else {
             return Notify::default();
@@ -58,12 +65,45 @@ impl Notify {
                 Some(format!(
                     "NOTIFY_SOCKET={}: {}; the service manager is told nothing",
                     socket.display(),
-                    why(&error)
+                    error_text(&error)
                 )),
             ),
         };
         let alive_every = usec.filter(|_| to.is_some()).map(|usec| Duration::from_micros(usec) / 2);
-        Notify { to, alive_every, complaint, ..Notify::default() }
+        let has_store = store.and_then(|most| number(&most)).is_some_and(|most| most > 0);
+        Notify { to, has_store, alive_every, complaint, ..Notify::default() }
+    }
+
+    /// A connection to the manager at this address (the value of NOTIFY_SOCKET), with this interval
+    /// of watchdog messages.
+    pub(crate) fn adopted(socket: Option<&str>, alive_every: Option<Duration>) -> Notify {
+        let to = socket.and_then(|socket| address(OsStr::new(socket)).ok());
+        let alive_every = alive_every.filter(|_| to.is_some());
+        let alive_next = alive_every.map(|_| Instant::now());
+        Notify { to, alive_every, alive_next, ..Notify::default() }
+    }
+
+    /// The value of NOTIFY_SOCKET, if it is a text.
+    pub(crate) fn socket(&self) -> Option<String> {
+        let to = self.to.as_ref()?;
+        let abstract_name = || Some(format!("@{}", str::from_utf8(to.as_abstract_name()?).ok()?));
+        to.as_pathname().and_then(Path::to_str).map(str::to_owned).or_else(abstract_name)
+    }
+
+    /// The address of the manager, if it has a store of descriptors.
+    pub(crate) fn store(&self) -> Option<SocketAddr> {
+        self.to.clone().filter(|_| self.has_store)
+    }
+
+    /// The address of the manager, whether or not it said that it has a store. An earlier program
+    /// in this process knew.
+    pub(crate) fn store_socket(&self) -> Option<SocketAddr> {
+        self.to.clone()
+    }
+
+    /// The interval of the watchdog messages.
+    pub(crate) fn alive_every(&self) -> Option<Duration> {
+        self.alive_every
     }
 
     /// The warning about the environment; returned only once.
@@ -167,11 +207,28 @@ fn address(name: &OsStr) -> io::Result<SocketAddr> {
     }
 }
 
-/// Sends a datagram from a new socket: messages are rare, and so no child inherits one.
 fn send(to: &SocketAddr, text: &str) -> io::Result<()> {
+    send_with(to, text, None)
+}
+
+/// Sends a datagram, with a descriptor if one is given. Never waits. The socket is new: messages
+/// are rare, and so no child inherits one.
+pub(in crate::systemd) fn send_with(
+    to: &SocketAddr,
+    text: &str,
+    descriptor: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
     socket.set_nonblocking(true)?;
-    socket.send_to_addr(text.as_bytes(), to).map(|_| ())
+    socket.connect_addr(to)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors: Vec<BorrowedFd<'_>> = descriptor.into_iter().collect();
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    sendmsg(&socket, &[IoSlice::new(text.as_bytes())], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
 }
 
 /// One line: a message has a line for each variable.
@@ -189,19 +246,26 @@ const AGAIN: Duration = Duration::from_millis(200);
 const MOST_OWED: usize = 16;
 
 #[cfg(test)]
-mod tests {
+pub(in crate::systemd) mod tests {
     use super::*;
 
-    fn manager() -> (tempfile::TempDir, UnixDatagram, Notify) {
+    /// A pretended service manager, its socket and its address.
+    pub(in crate::systemd) fn manager() -> (tempfile::TempDir, UnixDatagram, SocketAddr) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_nonblocking(true).unwrap();
-        let notify = Notify { to: Some(address(path.as_os_str()).unwrap()), ..Notify::default() };
-        (directory, socket, notify)
+        (directory, socket, address(path.as_os_str()).unwrap())
     }
 
-    fn heard(socket: &UnixDatagram) -> Vec<String> {
+    /// A manager, and what sends to it.
+    fn notified() -> (tempfile::TempDir, UnixDatagram, Notify) {
+        let (directory, socket, to) = manager();
+        (directory, socket, Notify { to: Some(to), ..Notify::default() })
+    }
+
+    /// The messages that have come.
+    pub(in crate::systemd) fn received(socket: &UnixDatagram) -> Vec<String> {
         let mut buffer = [0; 4096];
         std::iter::from_fn(|| {
             let length = socket.recv(&mut buffer).ok()?;
@@ -212,58 +276,58 @@ mod tests {
 
     #[test]
     fn states_have_the_managers_words() {
-        let (_directory, socket, mut notify) = manager();
+        let (_directory, socket, mut notify) = notified();
         let (now, pid) = (Instant::now(), getpid());
         notify.ready("serving", now);
         notify.reloading("reading", now);
         notify.stopping("stopping\non TERM\n", now);
-        let heard = heard(&socket);
-        assert_eq!(heard[0], format!("READY=1\nMAINPID={pid}\nSTATUS=serving"));
-        let time = heard[1]
+        let received = received(&socket);
+        assert_eq!(received[0], format!("READY=1\nMAINPID={pid}\nSTATUS=serving"));
+        let time = received[1]
             .strip_prefix("RELOADING=1\nMONOTONIC_USEC=")
             .unwrap()
             .strip_suffix("\nSTATUS=reading");
         assert!(time.unwrap().parse::<u64>().unwrap() > 0);
-        assert_eq!(heard[2], "STOPPING=1\nSTATUS=stopping; on TERM");
+        assert_eq!(received[2], "STOPPING=1\nSTATUS=stopping; on TERM");
     }
 
     #[test]
     fn the_status_is_told_when_it_changes_and_not_too_often() {
-        let (_directory, socket, mut notify) = manager();
+        let (_directory, socket, mut notify) = notified();
         let now = Instant::now();
         notify.ready("a", now);
         notify.status("a", now + STATUS_EVERY);
         notify.status("b", now + STATUS_EVERY / 2);
         notify.status("b", now + STATUS_EVERY);
         notify.status("b", now + 3 * STATUS_EVERY);
-        assert_eq!(heard(&socket)[1..], ["STATUS=b"]);
+        assert_eq!(received(&socket)[1..], ["STATUS=b"]);
     }
 
     #[test]
     fn the_watchdog_is_fed_twice_in_its_time_from_ready_to_stopping() {
-        let (_directory, socket, notify) = manager();
+        let (_directory, socket, notify) = notified();
         let mut notify = Notify { alive_every: Some(Duration::from_secs(10)), ..notify };
         let now = Instant::now();
         notify.beat(now);
-        assert_eq!((notify.deadline(), heard(&socket).len()), (None, 0));
+        assert_eq!((notify.deadline(), received(&socket).len()), (None, 0));
         notify.ready("", now);
         for second in 0..25 {
             notify.beat(now + Duration::from_secs(second));
         }
-        assert_eq!(heard(&socket)[1..], ["WATCHDOG=1"; 3]);
+        assert_eq!(received(&socket)[1..], ["WATCHDOG=1"; 3]);
         notify.stopping("", now);
         notify.beat(now + Duration::from_secs(60));
-        assert_eq!(heard(&socket).len(), 1);
+        assert_eq!(received(&socket).len(), 1);
     }
 
     #[test]
     fn a_manager_that_is_busy_or_away_gets_every_change_later() {
-        let (directory, socket, mut notify) = manager();
+        let (directory, socket, mut notify) = notified();
         let now = Instant::now();
         while send(notify.to.as_ref().unwrap(), "noise").is_ok() {}
         notify.ready("1", now);
         notify.status("2", now + STATUS_EVERY);
-        assert!(heard(&socket).iter().all(|text| text == "noise"));
+        assert!(received(&socket).iter().all(|text| text == "noise"));
         drop(socket);
         std::fs::remove_file(directory.path().join("notify")).unwrap();
         for _ in 0..2 * MOST_OWED {
@@ -274,11 +338,11 @@ mod tests {
         let socket = UnixDatagram::bind(directory.path().join("notify")).unwrap();
         socket.set_nonblocking(true).unwrap();
         notify.beat(now);
-        let heard = heard(&socket);
-        assert!(!heard.is_empty());
+        let received = received(&socket);
+        assert!(!received.is_empty());
         // The system decides how many messages the queue of a socket holds
         // (net.unix.max_dgram_qlen).
-        assert_eq!(heard.len() + notify.owed.len(), MOST_OWED);
+        assert_eq!(received.len() + notify.owed.len(), MOST_OWED);
     }
 
     #[test]

@@ -16,6 +16,7 @@ fn numbers_are_shown_set_and_shown_again() {
         ("conn_max", "500", "600"),
         ("control_acl", "0", "8"),
         ("debug", "0", "1"),
+        ("drain_timeout", "0", "600"),
         ("timeout", "5", "3"),
         ("tracking", "0", "60"),
     ] {
@@ -83,6 +84,7 @@ fn what_is_malformed_or_out_of_range_is_refused_and_changes_nothing() {
         "conn_max",
         "control_acl",
         "debug",
+        "drain_timeout",
         "idle_timeout",
         "listen",
         "log",
@@ -106,6 +108,8 @@ fn what_is_malformed_or_out_of_range_is_refused_and_changes_nothing() {
         "debug x",
         "clients_max 0",
         "conn_max 0",
+        "drain_timeout -1",
+        "drain_timeout x",
         "idle_timeout x",
         "idlers x",
         "pending_max 0",
@@ -221,6 +225,22 @@ fn exit_ends_it_only_if_the_command_line_allows_it() {
 }
 
 #[test]
+fn upgrade_needs_x_as_exit_does() {
+    let server = Backend::named("a");
+    let pen = steered([&server]).start();
+    pen.tells("upgrade", "Upgrade is not enabled; restart with -X flag");
+    assert!(pen.refuses("upgrade now").contains("one word too many"));
+    let penctl = run_penctl(PENCTL, [pen.control().to_string().as_str(), "upgrade"], "");
+    assert_eq!(penctl.status.code(), Some(2), "{penctl:?}");
+    drop(pen);
+    let pen = steered([&server]).options(["-X"]).start();
+    let (version, pid) = (env!("CARGO_PKG_VERSION"), pen.supervisor().pid());
+    let now = format!("pen {version} is now pen {version}, pid {pid}, ");
+    pen.tells("upgrade", &(now + "no connection stays with the old workers"));
+    assert_eq!(pen.ask(client(1)).as_deref(), Some("a"));
+}
+
+#[test]
 fn workers_can_be_asked_for_but_not_changed() {
     let server = Backend::named("a");
     let pen = steered([&server]).start();
@@ -240,7 +260,7 @@ fn reply_to(pen: &Pen, word: &str) -> Option<String> {
         | "stubborn" | "tcp_nodelay" | "weight" => Some(String::new()),
         "acl" => usage("N permit|deny ADDRESS [MASK]"),
         "blacklist" => line("30"),
-        "client_acl" | "control_acl" | "debug" | "tracking" => line("0"),
+        "client_acl" | "control_acl" | "debug" | "drain_timeout" | "tracking" => line("0"),
         "clients_max" => line("2048"),
         "close" | "socket" => usage("N"),
         "conn_max" => line("256"),
@@ -264,6 +284,7 @@ fn reply_to(pen: &Pen, word: &str) -> Option<String> {
         "server" => usage("N KEY VALUE ..."),
         "tcp_fastclose" => line("do_cmd: ignoring tcp_fastclose without argument"),
         "timeout" => line("5"),
+        "upgrade" => line("Upgrade is not enabled; restart with -X flag"),
         "workers" => line("3"),
         "write" => line("write: which file? There is no -F; say write FILE"),
         _ => None,
@@ -275,7 +296,8 @@ fn every_command_alone_replies_as_the_manual_says_to_either_penctl() {
     let server = Backend::named("a");
     let pen = steered([&server]).without_status_file().start();
     for entry in pen_config::command::COMMANDS {
-        for program in [PENCTL, DEBIAN_PENCTL] {
+        // The reply to `watch` has no end (`events::watch`).
+        for program in [PENCTL, DEBIAN_PENCTL].into_iter().filter(|_| entry.word != "watch") {
             let output = run_penctl(program, [pen.control().to_string().as_str(), entry.word], "");
             let reply = text(&output.stdout);
             // The original exits with status 0 for every reply.

@@ -50,6 +50,11 @@ fn completions_know_what_may_stand_behind_a_command() {
         ("penctl /run/x recent 60 ", &["json"]),
         ("penctl /run/x help track", &["tracking"]),
         ("penctl --j", &["--json"]),
+        ("penctl --t", &["--timeout"]),
+        ("penctl --timeout 5 /run/x serv", &["server", "servers", "servers_only"]),
+        ("penctl /run/x /run/y a:1 8888 help track", &["tracking"]),
+        ("penctl help track", &["tracking"]),
+        ("penctl /run/x to", &["top"]),
         ("penctl ", &[]),
     ] {
         assert_eq!(offered(line), words, "{line}");

@@ -125,6 +125,7 @@ fn a_line_that_cannot_take_effect_is_told_with_its_number() {
         "server 1 address no.such.host.invalid",
         "server 0 port no-such-service",
         "exit",
+        "upgrade",
         "write /tmp/x",
         "include /no/such/file",
         "log /no/such/directory/log",
@@ -348,6 +349,7 @@ fn what_write_wrote_gives_the_same_settings_when_loaded() {
         "timeout 6",
         "tracking 7",
         "idle_timeout 900",
+        "drain_timeout 900",
         "pending_max 55",
         "keepalive",
         "source 127.0.0.1",
@@ -385,6 +387,7 @@ fn what_write_wrote_gives_the_same_settings_when_loaded() {
         "conn_max",
         "clients_max",
         "idle_timeout",
+        "drain_timeout",
     ] {
         assert_eq!(second.tell(question), first.tell(question), "{question}");
     }

@@ -2,9 +2,11 @@
 //! connections.
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::sync::{Arc, Mutex};
 
 use crate::harness::steering::{all_give, client, each_worker_for, steered};
-use crate::harness::{Backend, Pen, Port, Report, eventually};
+use crate::harness::{Backend, Gate, Pen, Port, Report, eventually};
 
 #[test]
 fn tracking_time_and_blacklist_time_apply_from_now_on() {
@@ -62,6 +64,31 @@ fn idle_connections_are_closed_in_time_also_those_that_are_open() {
     for held in held {
         assert!(held.read_to_end().is_ok(), "an end of file");
     }
+    pen.settle();
+}
+
+#[test]
+fn an_idle_half_closed_connection_with_all_data_sent_is_not_reset() {
+    const MUCH: usize = 20_000_000;
+    let (closed, error) = (Gate::closed(), Arc::new(Mutex::new(None)));
+    let (is_closed, kept) = (closed.clone(), error.clone());
+    let server = Backend::with(move |mut connection| {
+        connection.read_to_end(&mut Vec::new())?;
+        connection.write_all(&vec![b'x'; MUCH])?;
+        is_closed.pass();
+        *kept.lock().unwrap() = Some(connection.take_error()?);
+        Ok(())
+    });
+    let pen = Pen::builder().server(&server).control().start();
+    let held = pen.connect(client(1));
+    held.finish();
+    held.read_exactly(MUCH);
+    pen.tells("idle_timeout 1", "Idle timeout: 1 seconds");
+    assert_eq!(held.read_to_end().unwrap(), b"");
+    closed.open();
+    eventually("the server has looked at its socket", || error.lock().unwrap().is_some());
+    let error = error.lock().unwrap().take().unwrap();
+    assert!(error.is_none(), "{error:?}");
     pen.settle();
 }
 

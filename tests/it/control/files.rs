@@ -1,9 +1,16 @@
-//! Commands about the listener, the files that pen reads and writes, and its reports.
+//! Commands about the listener, the files that pen reads and writes, and its reports. A change that
+//! is refused has no effect on any of them.
 
 use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
 
+use crate::harness::machine::{NOBODY, directory};
 use crate::harness::steering::{client, open_directory, steered};
-use crate::harness::{Backend, Client, Port, Report, eventually};
+use crate::harness::tls::{Authority, write};
+use crate::harness::{Backend, Client, Pen, Port, Report, eventually, needs_root};
 use rustix::process::Signal;
 
 #[test]
@@ -196,4 +203,118 @@ fn include_runs_the_commands_of_a_file() {
         "{reply}"
     );
     pen.tells("timeout", "37");
+}
+
+/// Whether a connection to the address ever succeeds while `act` runs.
+fn ever_answers(address: SocketAddr, act: impl FnOnce()) -> bool {
+    let acting = Arc::new(());
+    let seen = Arc::downgrade(&acting);
+    let connecting = thread::spawn(move || {
+        let mut answered = false;
+        while seen.strong_count() > 0 {
+            answered |= TcpStream::connect(address).is_ok();
+        }
+        answered
+    });
+    act();
+    drop(acting);
+    connecting.join().unwrap()
+}
+
+/// The names in a directory.
+fn names(directory: &Path) -> Vec<String> {
+    let names = fs::read_dir(directory).unwrap();
+    names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// A pen with TLS and a configuration file, and a directory where its operators may make files.
+fn with_tls(server: &Backend) -> (Pen, std::path::PathBuf) {
+    let builder = Pen::builder().server(server).file("blacklist 1\n").control();
+    let identity = Authority::root("root").issue(&["localhost"]);
+    let pem = format!("{}{}", identity.key, identity.chain);
+    let path = write(builder.directory(), "pem", pem);
+    let pen = builder.options(["-E".as_ref(), path.as_os_str()]).start();
+    let new = directory(&open_directory(&pen), "new", 0o755, NOBODY);
+    (pen, new)
+}
+
+#[test]
+fn a_change_that_is_refused_opens_no_port_and_leaves_no_file() {
+    let server = Backend::named("a");
+    let (pen, new) = with_tls(&server);
+    let (port, taken) = (Port::reserve(), Backend::named("taken"));
+    let at = |name: &str| new.join(name).display().to_string();
+    let (log, page, socket) = (at("log"), at("page"), at("socket"));
+    let gone = at("gone/file");
+    let (free, taken) = (format!("listen {}", port.address()), taken.operand());
+    let bad = "ssl_option no_tlsv1.2";
+    // Each change has one command that fails, and the reason.
+    let changes = [
+        (
+            vec![free.clone(), format!("log {log}"), format!("web_stats {page}"), bad.into()],
+            "pem: ",
+        ),
+        (vec![format!("listen {socket}"), format!("log {log}"), bad.into()], "pem: "),
+        (
+            vec![format!("log {log}"), format!("web_stats {page}"), format!("listen {taken}")],
+            &taken,
+        ),
+        (vec![free.clone(), format!("log {gone}")], "gone"),
+        (vec![free, format!("log {log}"), format!("web_stats {gone}")], "gone"),
+        (vec![format!("log {log}"), format!("web_stats {page}"), format!("listen {gone}")], "gone"),
+    ];
+    let (pem, good) = (pen.directory().join("pem"), fs::read(pen.directory().join("pem")).unwrap());
+    let (count, mut effects) = (changes.len(), Vec::new());
+    for (lines, reason) in changes {
+        let text = format!("{}\nblacklist 2\n", lines.join("\n"));
+        fs::write(&pem, if reason == "pem: " { b"nothing" } else { &good[..] }).unwrap();
+        let included = new.parent().unwrap().join("more.cfg");
+        fs::write(&included, &text).unwrap();
+        fs::write(pen.directory().join("pen.cfg"), &text).unwrap();
+        let answered = ever_answers(port.address(), || {
+            let reply = pen.refuses(&format!("include {}", included.display()));
+            assert!(reply.contains(reason), "{lines:?}: {reply}");
+        });
+        effects.push((answered, names(&new)));
+        let refused = "the configuration file is not used";
+        let before = pen.said().matches(refused).count();
+        let answered = ever_answers(port.address(), || {
+            pen.supervisor().signal(Signal::HUP);
+            eventually("the file is refused", || pen.said().matches(refused).count() > before);
+        });
+        effects.push((answered, names(&new)));
+        pen.tells("blacklist", "1");
+    }
+    assert_eq!(effects, vec![(false, Vec::<String>::new()); 2 * count]);
+    // Without what fails, the same commands are carried out.
+    fs::write(&pem, &good).unwrap();
+    let text = format!("listen {}\nlog {log}\nweb_stats {page}\nblacklist 2\n", port.address());
+    fs::write(new.parent().unwrap().join("more.cfg"), text).unwrap();
+    pen.tells(&format!("include {}", new.parent().unwrap().join("more.cfg").display()), "");
+    pen.tells("listen", &port.address().to_string());
+    assert!(TcpStream::connect(port.address()).is_ok());
+    let mut present = names(&new);
+    present.sort();
+    assert_eq!(present, ["log", "page"]);
+}
+
+#[test]
+fn a_log_that_was_made_through_a_link_is_removed_if_its_change_is_refused() {
+    if !needs_root() {
+        return;
+    }
+    let server = Backend::named("a");
+    let builder = Pen::builder().server(&server).control();
+    let jail = directory(builder.directory(), "jail", 0o755, NOBODY);
+    let link = jail.join("link");
+    std::os::unix::fs::symlink("log", &link).unwrap();
+    std::os::unix::fs::lchown(&link, Some(NOBODY), None).unwrap();
+    for (file, text) in [("bad", "log /link\nlisten /gone/socket\n"), ("good", "log /link\n")] {
+        fs::write(jail.join(file), text).unwrap();
+    }
+    let pen = builder.options(["-j", jail.to_str().unwrap()]).start();
+    assert!(pen.refuses("include /bad").contains("/gone/socket"));
+    assert!(link.is_symlink() && !jail.join("log").exists(), "{:?}", names(&jail));
+    pen.tells("include /good", "");
+    assert!(jail.join("log").exists());
 }

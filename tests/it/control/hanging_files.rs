@@ -30,7 +30,7 @@ fn a_configuration_file_that_cannot_be_read_leaves_the_settings_and_keeps_nobody
     fs::write(path, "blacklist 1\n").unwrap();
     let pen = Pen::builder().server(&server).options(["-F", "/mnt/pen.cfg"]).control().start();
     let (held, _) = pen.hold([127, 0, 0, 1]).unwrap();
-    let Some(hanging) = Hanging::over(Path::new("/mnt"), NAME) else { return };
+    let Some(hanging) = Hanging::over(Path::new("/mnt")) else { return };
     pen.supervisor().signal(Signal::HUP);
     replaces_a_worker(&pen);
     assert_eq!(pen.ask([127, 0, 0, 2]).as_deref(), Some("a"));
@@ -42,11 +42,35 @@ fn a_configuration_file_that_cannot_be_read_leaves_the_settings_and_keeps_nobody
     pen.supervisor().signal(Signal::HUP);
     eventually("the file is read again", || pen.tell("blacklist") == "2\n");
     drop(held);
-    assert_eq!(
-        pen.supervisor().children().len(),
-        pen.workers().len() + 1,
-        "workers and the control process"
-    );
+    eventually("only workers and the control process are left", || {
+        pen.supervisor().children().len() == pen.workers().len() + 1
+    });
+}
+
+#[test]
+fn a_file_that_is_read_after_all_while_pen_stops_costs_no_time() {
+    const NAME: &str = "a_file_that_is_read_after_all_while_pen_stops_costs_no_time";
+    if !in_own_network(NAME, &["mount -t tmpfs none /mnt".into()]) {
+        return;
+    }
+    let server = Backend::named("a");
+    fs::write("/mnt/pen.cfg", "blacklist 1\n").unwrap();
+    let mut pen = Pen::builder().workers(2).server(&server).options(["-F", "/mnt/pen.cfg"]).start();
+    let [held, other] = pen.workers().try_into().unwrap();
+    let Some(hanging) = Hanging::over(Path::new("/mnt")) else { return };
+    pen.supervisor().signal(Signal::HUP);
+    eventually("the file is being read", || pen.supervisor().children().len() == 3);
+    held.stop();
+    let mut used = 0;
+    pen.ends_when(|pen| {
+        let before = pen.supervisor().ticks();
+        pen.supervisor().signal(Signal::TERM);
+        eventually("the other worker stops", || other.gone());
+        drop(hanging);
+        eventually("it waits for the worker no longer", || pen.supervisor().gone());
+        used = pen.supervisor().ticks() - before;
+    });
+    assert!(used < 50, "it waits asleep, and used {used} ticks");
 }
 
 #[test]
@@ -60,7 +84,7 @@ fn files_of_tls_that_cannot_be_read_leave_those_that_were_and_keep_nobody() {
     write(Path::new("/mnt"), "pem", format!("{}{}", identity.key, identity.chain));
     let server = Backend::named("a");
     let pen = Pen::builder().server(&server).options(["-E", "/mnt/pem"]).control().start();
-    let Some(hanging) = Hanging::over(Path::new("/mnt"), NAME) else { return };
+    let Some(hanging) = Hanging::over(Path::new("/mnt")) else { return };
     pen.supervisor().signal(Signal::HUP);
     eventually("a child waits for the file", || {
         pen.supervisor().children().len() > pen.workers().len() + 1

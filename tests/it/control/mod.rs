@@ -4,6 +4,7 @@ mod commands;
 mod completions;
 mod config_file;
 mod connections;
+mod events;
 mod files;
 mod hanging_files;
 mod misled;

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use crate::harness::control::Control;
 use crate::harness::tls::{Authority, Identity};
-use crate::harness::{Backend, Pen, eventually};
+use crate::harness::{Backend, Pen, Port, eventually};
 use rustix::process::Signal;
 
 /// The lines of pen's messages that contain `text`, without their time.
@@ -193,4 +193,21 @@ fn the_end_by_command_is_told_with_who_did_it() {
     let mut pen = Pen::builder().server(&server).control().options(["-X"]).start();
     pen.ends_when(|pen| pen.tells("exit", ""));
     assert_eq!(lines(&pen, "operator: "), ["operator: exit, by 127.0.0.1"]);
+}
+
+/// A stopped worker confirms nothing, and answers no report.
+#[test]
+fn a_change_and_a_report_that_the_end_of_pen_cuts_short_are_logged() {
+    let server = Backend::named("a");
+    let mut pen = Pen::builder().workers(2).server(&server).control().start();
+    pen.workers()[0].stop();
+    pen.supervisor().signal(Signal::USR1);
+    let new = Port::reserve();
+    let operator = pen.control().connect().unwrap();
+    operator.send(format!("listen {}\n", new.address()));
+    eventually("the change is in force", || TcpStream::connect(new.address()).is_ok());
+    pen.end_by(Signal::TERM);
+    let said = pen.said();
+    assert!(said.contains(&format!("operator: listen {}, by ", new.address())), "{said}");
+    assert!(said.contains("the report was not made: pen stops\n"), "{said}");
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use crate::harness::control::{PENCTL, run_penctl, text};
 use crate::harness::machine::{self, NOBODY, is_root};
 use crate::harness::tls::{Authority, write};
-use crate::harness::{Backend, Builder, Pen, eventually};
+use crate::harness::{Backend, Builder, Pen, eventually, needs_root};
 use rustix::process::Signal;
 
 /// A client of these tests.
@@ -319,8 +319,8 @@ fn tls_is_in_the_file_and_other_files_need_no_restart() {
     }
     pen.tells("show require_client_cert", "require_client_cert");
     assert_eq!(known.ask(pen.address(), "localhost").unwrap().0, "a");
-    // What else the file says is in force, if a start would take it: it need not end one by one what
-    // TLS had.
+    // What else the file says is in force, if a start would take it: it need not end one by one
+    // what TLS had.
     let demand = format!("client_ca {}\nrequire_client_cert\n", at("ca.pem"));
     rewrite(&pen, |text| {
         text.replace(&demand, "").replace("no require_client_cert\nno client_ca\n", "timeout 9\n")
@@ -352,7 +352,7 @@ fn write_replies_with_the_file_and_follows_a_link_to_where_its_user_may_write() 
     fs::write(&path, &written).unwrap();
     let output = Pen::builder().options(["--check", "--show"]).alone(&path).runs();
     assert_eq!(text(&output.stdout), pen.tell("show"), "{output:?}");
-    if !is_root() {
+    if !needs_root() {
         return;
     }
     // As packaged: root owns the file and its directory.

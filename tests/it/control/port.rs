@@ -11,7 +11,7 @@ use std::thread;
 
 use crate::harness::control::{Control, DEBIAN_PENCTL, PENCTL, run_penctl, text};
 use crate::harness::machine::{NOBODY, is_root};
-use crate::harness::{Backend, Client, Pen, Port, eventually, needs_root};
+use crate::harness::{Backend, Client, Pen, Port, eventually, needs_root, not_checked};
 use rustix::process::Signal;
 
 /// The client of these tests.
@@ -204,7 +204,7 @@ fn a_stale_control_socket_is_replaced_and_another_file_is_not() {
 
 #[test]
 fn root_has_to_say_as_whom_operators_are_served() {
-    if !needs_root("root_has_to_say_as_whom_operators_are_served") {
+    if !needs_root() {
         return;
     }
     let server = Backend::named("a");
@@ -244,7 +244,7 @@ fn a_control_port_that_cannot_be_had_stops_the_start() {
 
 #[test]
 fn the_control_process_is_jailed_and_holds_nothing_of_clients() {
-    if !needs_root("the_control_process_is_jailed_and_holds_nothing_of_clients") {
+    if !needs_root() {
         return;
     }
     let server = Backend::named("a");
@@ -274,7 +274,7 @@ fn the_control_process_is_jailed_and_holds_nothing_of_clients() {
 
 #[test]
 fn what_operators_write_has_the_users_rights() {
-    if !needs_root("what_operators_write_has_the_users_rights") {
+    if !needs_root() {
         return;
     }
     let server = Backend::named("a");
@@ -305,7 +305,7 @@ fn what_operators_write_has_the_users_rights() {
 
 #[test]
 fn a_killed_control_process_comes_back_and_service_goes_on() {
-    if !needs_root("a_killed_control_process_comes_back_and_service_goes_on") {
+    if !needs_root() {
         return;
     }
     let server = Backend::named("a");
@@ -336,7 +336,7 @@ fn a_killed_control_process_comes_back_and_service_goes_on() {
 
 #[test]
 fn a_control_process_that_hangs_holds_up_nobody() {
-    if !needs_root("a_control_process_that_hangs_holds_up_nobody") {
+    if !needs_root() {
         return;
     }
     let server = Backend::named("a");
@@ -367,9 +367,7 @@ fn a_hanging_worker_does_not_keep_an_operator_waiting_for_long() {
 #[test]
 fn debians_own_penctl_is_understood() {
     if !Path::new(DEBIAN_PENCTL).exists() {
-        eprintln!(
-            "debians_own_penctl_is_understood: skipped, it needs {DEBIAN_PENCTL} (package pen)"
-        );
+        not_checked(&format!("it needs {DEBIAN_PENCTL} (package pen)"));
         return;
     }
     let server = Backend::named("a");

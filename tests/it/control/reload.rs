@@ -199,7 +199,7 @@ fn a_file_named_relative_to_where_pen_was_started_is_found_again() {
 
 #[test]
 fn with_a_jail_the_file_is_outside() {
-    if !crate::harness::needs_root("with_a_jail_the_file_is_outside") {
+    if !crate::harness::needs_root() {
         return;
     }
     let server = Backend::named("a");
@@ -279,7 +279,7 @@ impl Drop for Over<'_> {
 
 #[test]
 fn many_reloads_cost_neither_descriptors_nor_memory() {
-    if !crate::harness::needs_root("many_reloads_cost_neither_descriptors_nor_memory") {
+    if !crate::harness::needs_root() {
         return;
     }
     let server = Backend::named("a");

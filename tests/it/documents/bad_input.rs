@@ -169,6 +169,21 @@ fn options_that_are_not_built_in_are_not_ignored() {
 }
 
 #[test]
+fn a_rehearsal_that_no_pen_began_is_refused_and_does_not_wait() {
+    // Standard input is /dev/null and standard output a file; 77 is not open.
+    for (state, channel, why) in
+        [("0", "1", "socket operation on non-socket"), ("0", "77", "bad file"), ("77", "1", "bad")]
+    {
+        let Refusal { status, said, printed } =
+            run(&["--rehearse", state, channel].map(OsString::from));
+        assert_eq!((status, printed.as_str()), (Some(1), ""), "{said:?}");
+        let begin = "pen: --rehearse is for pen itself: ";
+        assert!(said.starts_with(begin) && said.contains(why), "{said:?}");
+        assert_eq!(said.lines().count(), 1, "{said:?}");
+    }
+}
+
+#[test]
 fn missing_operands() {
     refused_raw(&[], "no listen address: give pen [options] [host:]port|/path server [server ...]");
     rows(&[
@@ -299,6 +314,34 @@ fn an_address_that_cannot_be_had_is_named_with_the_reason() {
     refused([&*address, "127.0.0.1:1"], &address);
     // No host has an address of TEST-NET-1 (RFC 5737).
     refused(["192.0.2.1:8080", "127.0.0.1:1"], "192.0.2.1:8080");
+}
+
+#[test]
+fn a_failed_start_leaves_no_new_log_and_keeps_one_that_was_there() {
+    let directory = TempDir::new().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (new, empty, full) = (path("new"), path("empty"), path("full"));
+    fs::write(&empty, "").unwrap();
+    fs::write(&full, "line\n").unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for log in [&new, &full] {
+        refused(["-l", log, &address, "127.0.0.1:1"], &address);
+    }
+    assert!(!Path::new(&new).exists());
+    assert_eq!(fs::read_to_string(&full).unwrap(), "line\n");
+    refused(["-l", &empty, &address, "127.0.0.1:1"], &address);
+    assert!(Path::new(&empty).exists());
+}
+
+#[test]
+fn check_finds_an_address_towards_servers_that_this_machine_lacks() {
+    let port = Port::reserve();
+    let listen = port.address().to_string();
+    let start = ["-O", "source 192.0.2.7", &listen, "127.0.0.1:1"];
+    let why = "unable to set source address to '192.0.2.7'";
+    refused(start, why);
+    refused(["--check"].into_iter().chain(start), why);
 }
 
 #[test]

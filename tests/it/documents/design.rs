@@ -49,7 +49,7 @@ fn has_function(source: &str, name: &str) -> bool {
 fn each_function_of_the_walks_exists() {
     let document = text("docs/design/README.md");
     let walks: Vec<&str> = document.split("\n## Walk ").skip(1).collect();
-    assert_eq!(walks.len(), 2);
+    assert_eq!(walks.len(), 3);
     for walk in walks {
         let numbered = walk
             .lines()
@@ -108,6 +108,39 @@ fn the_map_has_every_folder_of_the_sources_and_no_other() {
                 named.contains(folder) || is_one_file(folder),
                 "the map lacks {}",
                 folder.display()
+            );
+        }
+    }
+}
+
+/// The source files that a document names: words such as `relay/link.rs` and `link.rs`.
+fn named_files(document: &str) -> impl Iterator<Item = &str> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
+    document
+        .split(move |c| !is_part(c))
+        .map(|word| word.trim_end_matches('.'))
+        .filter(|word| word.ends_with(".rs"))
+        .map(|word| word.trim_start_matches("../"))
+}
+
+#[test]
+fn each_source_file_that_the_design_names_exists() {
+    /// Of rustls.
+    const ELSEWHERE: [&str; 1] = ["src/server/hs.rs"];
+    let sources: Vec<PathBuf> =
+        ["crates", "examples", "fuzz", "penctl", "src", "supervisor", "tests", "worker"]
+            .into_iter()
+            .flat_map(|tree| files(Path::new(tree), "rs"))
+            .collect();
+    let mut documents = files(Path::new("docs/design"), "md");
+    documents.push("ARCHITECTURE.md".into());
+    for path in documents {
+        let document = text(path.to_str().unwrap());
+        for file in named_files(&document).filter(|file| !ELSEWHERE.contains(file)) {
+            assert!(
+                sources.iter().any(|source| source.ends_with(file)),
+                "{} names {file}, which is no file",
+                path.display()
             );
         }
     }

@@ -1,6 +1,7 @@
 //! Checks every example in README, HOWTOs, manual pages and packages. pen checks the command lines
-//! of pen and the files with them; penctl's commands are sent to a running pen. The test needs root
-//! for its own network and /etc, in which the names of the examples exist.
+//! of pen and the files with them. penctl's commands are sent to a running pen, and `pen --upgrade`
+//! upgrades one. The test needs root for its own network and /etc, in which the names of the
+//! examples exist.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -156,39 +157,83 @@ fn check(script: &str, place: &str) {
     );
 }
 
+/// A running pen for the examples that use one.
+struct Service(crate::harness::Process);
+
+impl Service {
+    /// Starts a pen whose name is the name of a control port or pid file.
+    #[track_caller]
+    fn start(named: &str, pid_file: &str, options: &str, place: &str) -> Service {
+        let name = Path::new(named).file_stem().and_then(|name| name.to_str()).unwrap();
+        let file = Path::new("/etc/pen").join(name).with_extension("conf");
+        // Without an example file for it, pen gets a set of servers as in the examples.
+        let operands = match file.exists() {
+            true => format!("-F {}", file.display()),
+            false => "127.0.0.1:8080 www1 www2 www3".to_owned(),
+        };
+        let started = shell(
+            machine::BINARY,
+            &format!("pen -u pen -j /var/lib/pen -p {pid_file} {options} {operands}"),
+        );
+        let said = String::from_utf8_lossy(&started.stderr);
+        assert!(started.status.success(), "{place}: {named}: {said}");
+        let pid = fs::read_to_string(pid_file).unwrap().trim().parse().unwrap();
+        Service(crate::harness::Process::open(pid).unwrap())
+    }
+
+    fn end(self) {
+        self.0.signal(rustix::process::Signal::TERM);
+        crate::harness::eventually("pen ends", || self.0.gone());
+    }
+}
+
+/// Has a pen with the pid file of the command upgraded.
+#[track_caller]
+fn upgrade(command: &str, place: &str) {
+    let pid_file = command.split_whitespace().last().unwrap();
+    let service = Service::start(pid_file, pid_file, "", place);
+    let output = shell(machine::BINARY, command);
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{place}: {command}\n{complaint}");
+    service.end();
+}
+
 /// Sends the commands for one control port to a pen with that port.
 #[track_caller]
 fn steer(address: &str, commands: &[&String], place: &str) {
-    let name = Path::new(address).file_stem().and_then(|name| name.to_str()).unwrap();
-    let file = Path::new("/etc/pen").join(name).with_extension("conf");
-    let pid = "/run/pen/documents.pid";
-    // Without an example file for it, pen gets a set of servers as in the examples.
-    let operands = match file.exists() {
-        true => format!("-F {}", file.display()),
-        false => "127.0.0.1:8080 www1 www2 www3".to_owned(),
-    };
-    let started = shell(
-        machine::BINARY,
-        &format!("pen -u pen -j /var/lib/pen -p {pid} -C {address} {operands}"),
-    );
-    assert!(
-        started.status.success(),
-        "{place}: {address}: {}",
-        String::from_utf8_lossy(&started.stderr)
-    );
+    let options = format!("-X -C {address}");
+    let service = Service::start(address, "/run/pen/documents.pid", &options, place);
     for command in commands {
+        if command.ends_with(" watch") {
+            goes_on(command, place);
+            continue;
+        }
         let output = shell("false", command);
+        if command.ends_with(" top") {
+            let complaint = String::from_utf8_lossy(&output.stderr);
+            assert!(complaint.contains("top: standard output is no terminal"), "{complaint}");
+            continue;
+        }
         let reply = String::from_utf8_lossy(&output.stdout);
         let complaint = String::from_utf8_lossy(&output.stderr);
         // There are no clients here, so no connection can be closed.
         let nobody = reply.starts_with("close: connection ") && reply.ends_with(" is not in use\n");
         assert!(output.status.success() || nobody, "{place}: {command}\n{reply}{complaint}");
     }
-    let process =
-        crate::harness::Process::open(fs::read_to_string(pid).unwrap().trim().parse().unwrap())
-            .unwrap();
-    process.signal(rustix::process::Signal::TERM);
-    crate::harness::eventually("pen ends", || process.gone());
+    service.end();
+}
+
+/// Checks that a command goes on until it is interrupted.
+#[track_caller]
+fn goes_on(command: &str, place: &str) {
+    let words = command.split_whitespace().skip(1);
+    let status = Command::new("timeout")
+        .args(["1", crate::harness::control::PENCTL])
+        .args(words)
+        .stdout(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(124), "{place}: {command}");
 }
 
 #[test]
@@ -279,10 +324,15 @@ fn every_example_works() {
         }
         let (pen, penctl): (Vec<_>, Vec<_>) =
             examples.commands.iter().partition(|line| line.starts_with("pen "));
-        pen.iter().for_each(|line| check(line, name));
-        let mut by_address: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
+        let (upgrades, starts): (Vec<&String>, Vec<_>) =
+            pen.into_iter().partition(|line| line.starts_with("pen --upgrade "));
+        starts.iter().for_each(|line| check(line, name));
+        upgrades.iter().for_each(|line| upgrade(line, name));
+        let mut by_address: BTreeMap<String, Vec<&String>> = BTreeMap::new();
         for line in penctl {
             let address = line.split_whitespace().find(|word| word.contains(['/', ':'])).unwrap();
+            // A pattern finds the one pen that runs.
+            let address = address.trim_matches('\'').replace('*', "pen");
             by_address.entry(address).or_default().push(line);
         }
         by_address.iter().for_each(|(address, lines)| steer(address, lines, name));

@@ -5,9 +5,9 @@
 //! not start. Tests run in parallel, so every test has its own ports, its own directory and its own
 //! client addresses on the loopback network.
 
-#![allow(dead_code, reason = "the tests and the one that is apart use a part each")]
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is how a failure is said")]
 
+pub mod events;
 pub mod net;
 pub mod numbers;
 pub mod pen;
@@ -15,16 +15,13 @@ pub mod report;
 pub mod system;
 pub mod wait;
 
-#[allow(unused_imports, reason = "the test that is apart uses a part of this")]
-pub use net::{backend, client, control, port, recorder, steering, tls};
-#[allow(unused_imports, reason = "the test that is apart uses a part of this")]
-pub use system::{hanging, machine, manager, process, program};
+pub use net::{backend, client, control, port, reader, recorder, steering, tls};
+pub use system::{browser, hanging, machine, manager, process, program, store, terminal};
 
-#[allow(unused_imports, reason = "the test that is apart uses a part of this")]
 pub use self::{
     backend::{Backend, Gate},
-    client::{Client, ask, ask_default, hold},
-    machine::{BINARY, needs_root},
+    client::{Client, ask, hold},
+    machine::{BINARY, needs_root, not_checked},
     manager::Manager,
     numbers::Numbers,
     pen::{Builder, Pen},
@@ -33,5 +30,6 @@ pub use self::{
     program::Program,
     recorder::Recorder,
     report::Report,
+    store::Store,
     wait::{PATIENCE, eventually, until},
 };

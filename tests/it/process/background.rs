@@ -6,14 +6,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
-use crate::harness::machine::{self, NOBODY};
+use crate::harness::machine;
 use crate::harness::{Backend, PATIENCE, Pen, Port, eventually, needs_root};
 use rustix::process::Signal;
 
 const ME: Ipv4Addr = Ipv4Addr::new(127, 12, 0, 1);
-
-/// Runs the following command as the unprivileged user.
-const AS_NOBODY: [&str; 4] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
 
 #[test]
 fn the_command_returns_when_clients_are_served_and_leaves_the_terminal() {
@@ -129,13 +126,7 @@ fn a_pid_file_that_cannot_be_written_stops_the_start() {
 #[test]
 fn an_ordinary_user_can_run_it() {
     let server = Backend::named("a");
-    let mut builder = Pen::builder().server(&server);
-    if machine::is_root() {
-        let copy = machine::readable_binary(builder.directory());
-        std::os::unix::fs::chown(builder.directory(), Some(NOBODY), Some(NOBODY)).unwrap();
-        builder = builder.binary(&copy).through(AS_NOBODY);
-    }
-    let pen = builder.start();
+    let pen = Pen::builder().server(&server).by_nobody().start();
     for worker in 0..3 {
         assert_eq!(pen.only(worker, || pen.ask(ME)).as_deref(), Some("a"));
     }
@@ -161,14 +152,9 @@ fn an_ordinary_user_can_have_neither_jail_nor_another_user_nor_a_privileged_port
         cases.push((["-b", "30"], Some(format!("127.0.0.1:{}", start_of_privileged - 1))));
     }
     for (options, listen) in cases {
-        let mut builder = Pen::builder().server(&server).options(options);
+        let mut builder = Pen::builder().server(&server).options(options).by_nobody();
         if let Some(listen) = &listen {
             builder = builder.listen(listen);
-        }
-        if machine::is_root() {
-            let copy = machine::readable_binary(builder.directory());
-            std::os::unix::fs::chown(builder.directory(), Some(NOBODY), Some(NOBODY)).unwrap();
-            builder = builder.binary(&copy).through(AS_NOBODY);
         }
         let said = String::from_utf8(builder.fails().stderr).unwrap();
         assert!(
@@ -180,7 +166,7 @@ fn an_ordinary_user_can_have_neither_jail_nor_another_user_nor_a_privileged_port
 
 #[test]
 fn in_the_background_it_speaks_to_syslog_from_inside_the_jail_too() {
-    if !needs_root("in_the_background_it_speaks_to_syslog_from_inside_the_jail_too") {
+    if !needs_root() {
         return;
     }
     for jailed in [false, true] {

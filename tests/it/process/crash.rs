@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 
-use crate::harness::{Backend, Client, Pen, Process, eventually};
+use crate::harness::{Backend, Client, Pen, Port, Process, eventually, needs_root, until};
 
 /// A client address of its own for each number.
 fn client(number: usize) -> Ipv4Addr {
@@ -152,6 +152,34 @@ fn a_dead_worker_is_said_with_its_signal() {
     let said = pen.said();
     let line = said.lines().find(|line| line.contains(&worker.pid().to_string())).unwrap();
     assert!(line.contains("worker") && (line.contains('9') || line.contains("KILL")), "{line}");
+}
+
+#[test]
+fn a_process_that_a_real_time_signal_kills_is_replaced_and_no_other_is_affected() {
+    if !needs_root() {
+        return;
+    }
+    let (server, page) = (Backend::named("a"), Port::reserve());
+    let builder = Pen::builder().workers(2).server(&server).control();
+    let pen = builder.file(&format!("page {}\n", page.address())).start();
+    let running = |title: &str| {
+        let processes = pen.supervisor().children();
+        processes.into_iter().find(|process| process.title() == title)
+    };
+    let (held, _) = pen.only(1, || pen.hold(client(1)).unwrap());
+    for title in ["pen: control", "pen: page", "pen: worker 0"] {
+        let process = until(title, || running(title));
+        process.kill_with(34);
+        pen.hears(&format!("(pid {}) was killed by signal 34", process.pid()));
+        eventually("it is replaced", || {
+            running(title).is_some_and(|now| now.pid() != process.pid())
+        });
+        held.echoes("goes on");
+        assert_eq!(pen.ask(client(2)).as_deref(), Some("a"));
+        eventually("operators are answered", || {
+            pen.control().try_tell("pid").is_ok_and(|reply| !reply.is_empty())
+        });
+    }
 }
 
 #[test]

@@ -49,7 +49,7 @@ fn assert_jailed(worker: &Process, jail: &Path) {
 
 #[test]
 fn every_worker_is_jailed_as_nobody_without_any_capability_and_still_serves() {
-    if !needs_root("every_worker_is_jailed_as_nobody_without_any_capability_and_still_serves") {
+    if !needs_root() {
         return;
     }
     let server = Backend::named("a");
@@ -64,7 +64,7 @@ fn every_worker_is_jailed_as_nobody_without_any_capability_and_still_serves() {
 
 #[test]
 fn a_replacement_is_jailed_like_the_worker_it_replaces() {
-    if !needs_root("a_replacement_is_jailed_like_the_worker_it_replaces") {
+    if !needs_root() {
         return;
     }
     let server = Backend::named("a");
@@ -80,7 +80,7 @@ fn a_replacement_is_jailed_like_the_worker_it_replaces() {
 
 #[test]
 fn the_supervisor_is_not_jailed_and_holds_its_files_outside() {
-    if !needs_root("the_supervisor_is_not_jailed_and_holds_its_files_outside") {
+    if !needs_root() {
         return;
     }
     let server = Backend::named("a");
@@ -105,7 +105,7 @@ fn the_supervisor_is_not_jailed_and_holds_its_files_outside() {
 
 #[test]
 fn a_worker_has_only_the_descriptors_that_it_needs() {
-    if !needs_root("a_worker_has_only_the_descriptors_that_it_needs") {
+    if !needs_root() {
         return;
     }
     let server = Backend::named("a");
@@ -137,7 +137,7 @@ fn a_worker_has_only_the_descriptors_that_it_needs() {
 
 #[test]
 fn a_replacement_has_no_more_descriptors_than_its_predecessor() {
-    if !needs_root("a_replacement_has_no_more_descriptors_than_its_predecessor") {
+    if !needs_root() {
         return;
     }
     let server = Backend::named("a");
@@ -155,7 +155,7 @@ fn a_replacement_has_no_more_descriptors_than_its_predecessor() {
 
 #[test]
 fn a_user_without_a_jail_and_a_jail_without_a_user() {
-    if !needs_root("a_user_without_a_jail_and_a_jail_without_a_user") {
+    if !needs_root() {
         return;
     }
     let server = Backend::named("a");
@@ -179,7 +179,7 @@ fn a_user_without_a_jail_and_a_jail_without_a_user() {
 
 #[test]
 fn a_jail_that_cannot_be_had_stops_the_start() {
-    if !needs_root("a_jail_that_cannot_be_had_stops_the_start") {
+    if !needs_root() {
         return;
     }
     let server = Backend::named("a");
@@ -201,8 +201,7 @@ fn a_jail_that_cannot_be_had_stops_the_start() {
 
 #[test]
 fn unix_servers_outside_the_jail_cannot_be_reached_but_names_and_tcp_servers_can() {
-    if !needs_root("unix_servers_outside_the_jail_cannot_be_reached_but_names_and_tcp_servers_can")
-    {
+    if !needs_root() {
         return;
     }
     let server = Backend::named("a");
@@ -220,7 +219,7 @@ fn unix_servers_outside_the_jail_cannot_be_reached_but_names_and_tcp_servers_can
 
 #[test]
 fn jailed_workers_leave_when_the_supervisor_is_killed() {
-    if !needs_root("jailed_workers_leave_when_the_supervisor_is_killed") {
+    if !needs_root() {
         return;
     }
     let server = Backend::named("a");
@@ -235,7 +234,7 @@ fn jailed_workers_leave_when_the_supervisor_is_killed() {
 
 #[test]
 fn an_error_about_an_operators_file_names_the_jail() {
-    if !needs_root("an_error_about_an_operators_file_names_the_jail") {
+    if !needs_root() {
         return;
     }
     let server = Backend::named("a");

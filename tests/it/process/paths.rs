@@ -67,7 +67,7 @@ fn fails_as_check_says(builder: Builder) -> String {
 
 #[test]
 fn a_strangers_link_in_the_middle_of_a_path_leads_nowhere() {
-    if !needs_root("a_strangers_link_in_the_middle_of_a_path_leads_nowhere") {
+    if !needs_root() {
         return;
     }
     let server = Backend::named("a");
@@ -101,7 +101,7 @@ fn a_strangers_link_in_the_middle_of_a_path_leads_nowhere() {
 
 #[test]
 fn links_of_root_in_roots_directories_are_followed_everywhere() {
-    if !needs_root("links_of_root_in_roots_directories_are_followed_everywhere") {
+    if !needs_root() {
         return;
     }
     let server = Backend::named("a");
@@ -156,9 +156,7 @@ impl Drop for Attacker {
 
 #[test]
 fn a_stranger_who_swaps_directory_and_link_all_the_time_gets_nothing_written_elsewhere() {
-    if !needs_root(
-        "a_stranger_who_swaps_directory_and_link_all_the_time_gets_nothing_written_elsewhere",
-    ) {
+    if !needs_root() {
         return;
     }
     let server = Backend::named("a");
@@ -280,7 +278,7 @@ fn a_link_to_what_is_no_regular_file_is_no_status_file() {
 
 #[test]
 fn commands_replace_no_link_to_a_device_and_follow_no_strangers_link() {
-    if !needs_root("commands_replace_no_link_to_a_device_and_follow_no_strangers_link") {
+    if !needs_root() {
         return;
     }
     let server = Backend::named("a");
@@ -307,7 +305,7 @@ fn commands_replace_no_link_to_a_device_and_follow_no_strangers_link() {
 
 #[test]
 fn a_link_of_another_user_is_read_if_it_leads_to_that_users_own_file() {
-    if !needs_root("a_link_of_another_user_is_read_if_it_leads_to_that_users_own_file") {
+    if !needs_root() {
         return;
     }
     let server = Backend::named("a");
@@ -371,7 +369,7 @@ fn nobody_who_can_only_read_the_pid_file_keeps_a_crashed_pen_from_starting() {
 
 #[test]
 fn the_starters_environment_is_to_be_seen_in_no_process() {
-    if !needs_root("the_starters_environment_is_to_be_seen_in_no_process") {
+    if !needs_root() {
         return;
     }
     let server = Backend::named("a");

@@ -57,8 +57,7 @@ fn has_news(client: &TcpStream) -> bool {
 
 #[test]
 fn thousands_of_connections_are_shared_out_evenly_and_a_death_costs_no_other_one() {
-    if !needs_root("thousands_of_connections_are_shared_out_evenly_and_a_death_costs_no_other_one")
-    {
+    if !needs_root() {
         return;
     }
     let all = clients_possible(10_000);
@@ -93,7 +92,7 @@ fn thousands_of_connections_are_shared_out_evenly_and_a_death_costs_no_other_one
 
 #[test]
 fn a_replacement_takes_the_clients_until_it_has_its_share() {
-    if !needs_root("a_replacement_takes_the_clients_until_it_has_its_share") {
+    if !needs_root() {
         return;
     }
     let backend = Backend::named("one");
@@ -136,7 +135,7 @@ fn a_lead_costs_nothing_while_all_is_quiet() {
 
 #[test]
 fn a_client_wakes_one_worker_and_not_the_herd() {
-    if !needs_root("a_client_wakes_one_worker_and_not_the_herd") {
+    if !needs_root() {
         return;
     }
     const CLIENTS: u64 = 300;

@@ -91,9 +91,7 @@ fn a_start_for_which_there_are_too_few_descriptors_names_the_limit() {
 
 #[test]
 fn running_out_of_descriptors_pauses_accepting_harms_no_connection_and_ends_by_itself() {
-    if !needs_root(
-        "running_out_of_descriptors_pauses_accepting_harms_no_connection_and_ends_by_itself",
-    ) {
+    if !needs_root() {
         return;
     }
     let farm = Backend::farm(["a", "b"]);
@@ -172,7 +170,7 @@ fn a_server_with_too_many_connects_pending_keeps_no_worker_from_accepting() {
 
 #[test]
 fn a_full_disk_under_the_log_costs_lines_and_nothing_else() {
-    if !needs_root("a_full_disk_under_the_log_costs_lines_and_nothing_else") {
+    if !needs_root() {
         return;
     }
     let server = Backend::with(crate::harness::backend::echo);

@@ -110,7 +110,7 @@ fn signals_to_workers_from_a_closed_terminal_do_not_end_them() {
 }
 
 #[test]
-fn usr2_alrm_and_pipe_are_ignored() {
+fn alrm_and_pipe_are_ignored_and_usr2_closes_nothing() {
     let server = Backend::named("a");
     let pen = Pen::builder().server(&server).start();
     let (held, _) = pen.hold(ME).unwrap();
@@ -154,7 +154,7 @@ fn ignored_and_blocked_signals_are_not_inherited() {
 
 #[test]
 fn closed_standard_streams_harm_nobody() {
-    if !needs_root("closed_standard_streams_harm_nobody") {
+    if !needs_root() {
         return;
     }
     let server = Backend::named("a");
@@ -175,7 +175,7 @@ fn closed_standard_streams_harm_nobody() {
 
 #[test]
 fn inherited_descriptors_reach_no_worker() {
-    if !needs_root("inherited_descriptors_reach_no_worker") {
+    if !needs_root() {
         return;
     }
     let server = Backend::named("a");

@@ -129,7 +129,7 @@ fn clients(pen: &Pen) -> Vec<Client> {
 
 #[test]
 fn a_short_connection_makes_fourteen_calls() {
-    if !needs_root("a_short_connection_makes_fourteen_calls") {
+    if !needs_root() {
         return;
     }
     let backend = Backend::with(answer_and_end);
@@ -162,7 +162,7 @@ fn a_short_connection_makes_fourteen_calls() {
 
 #[test]
 fn a_client_that_waits_for_the_server_to_speak_makes_eleven_calls() {
-    if !needs_root("a_client_that_waits_for_the_server_to_speak_makes_eleven_calls") {
+    if !needs_root() {
         return;
     }
     let backend = Backend::with(|connection: &Socket| {
@@ -198,7 +198,7 @@ fn a_client_that_waits_for_the_server_to_speak_makes_eleven_calls() {
 
 #[test]
 fn a_request_on_an_open_connection_makes_four_calls() {
-    if !needs_root("a_request_on_an_open_connection_makes_four_calls") {
+    if !needs_root() {
         return;
     }
     let backend = Backend::with(|mut connection: &Socket| {
@@ -234,7 +234,7 @@ fn a_request_on_an_open_connection_makes_four_calls() {
 fn an_answer_of_16_kb_makes_four_calls_and_is_not_copied() {
     const LARGE: usize = 16 * 1024;
     const EXCHANGES: usize = 100;
-    if !needs_root("an_answer_of_16_kb_makes_four_calls_and_is_not_copied") {
+    if !needs_root() {
         return;
     }
     let backend = Backend::with(|mut connection: &Socket| {
@@ -282,7 +282,7 @@ fn an_answer_of_16_kb_makes_four_calls_and_is_not_copied() {
 
 #[test]
 fn acknowledgements_are_kept_back_no_longer_than_to_the_first_bytes() {
-    if !needs_root("acknowledgements_are_kept_back_no_longer_than_to_the_first_bytes") {
+    if !needs_root() {
         return;
     }
     // A server with Nagle's algorithm that answers in several writes and continues. The second

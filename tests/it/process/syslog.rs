@@ -55,9 +55,7 @@ fn kill_a_worker(pen: &Pen) -> String {
 
 #[test]
 fn a_daemon_that_appears_late_or_is_restarted_hears_pen_and_is_told_what_it_missed() {
-    if !needs_root(
-        "a_daemon_that_appears_late_or_is_restarted_hears_pen_and_is_told_what_it_missed",
-    ) {
+    if !needs_root() {
         return;
     }
     let (builder, path) = logging();
@@ -83,7 +81,7 @@ fn a_daemon_that_appears_late_or_is_restarted_hears_pen_and_is_told_what_it_miss
 
 #[test]
 fn debug_output_of_workers_finds_a_new_daemon_too() {
-    if !needs_root("debug_output_of_workers_finds_a_new_daemon_too") {
+    if !needs_root() {
         return;
     }
     let (builder, path) = logging();
@@ -113,7 +111,7 @@ fn debug_output_of_workers_finds_a_new_daemon_too() {
 
 #[test]
 fn a_daemon_that_does_not_read_holds_up_nobody_and_is_told_how_much_it_missed() {
-    if !needs_root("a_daemon_that_does_not_read_holds_up_nobody_and_is_told_how_much_it_missed") {
+    if !needs_root() {
         return;
     }
     let (builder, path) = logging();
@@ -151,7 +149,7 @@ fn a_daemon_that_does_not_read_holds_up_nobody_and_is_told_how_much_it_missed() 
 
 #[test]
 fn a_report_goes_to_the_daemon() {
-    if !needs_root("a_report_goes_to_the_daemon") {
+    if !needs_root() {
         return;
     }
     let (builder, path) = logging();
@@ -175,7 +173,7 @@ fn a_report_goes_to_the_daemon() {
 
 #[test]
 fn a_report_that_the_daemon_did_not_take_to_the_end_is_said_to_be_lost() {
-    if !needs_root("a_report_that_the_daemon_did_not_take_to_the_end_is_said_to_be_lost") {
+    if !needs_root() {
         return;
     }
     let (builder, path) = logging();
@@ -203,7 +201,7 @@ fn a_report_that_the_daemon_did_not_take_to_the_end_is_said_to_be_lost() {
 
 #[test]
 fn what_went_well_is_a_notice() {
-    if !needs_root("what_went_well_is_a_notice") {
+    if !needs_root() {
         return;
     }
     let (builder, path) = logging();

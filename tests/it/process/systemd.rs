@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 
 use crate::harness::manager::{NAMED, value};
+use crate::harness::reader::Site;
 use crate::harness::{
     Backend, Builder, Client, Manager, PATIENCE, Pen, Port, eventually, needs_root,
 };
@@ -245,7 +246,7 @@ fn a_passed_socket_is_made_like_one_of_pens_own_and_no_process_holds_it_twice() 
     assert!(rustix::net::sockopt::socket_keepalive(&listener).unwrap());
     assert!(rustix::fs::fcntl_getfl(&listener).unwrap().contains(rustix::fs::OFlags::NONBLOCK));
     assert_eq!(pen.supervisor().descriptors().len(), plain.supervisor().descriptors().len());
-    if needs_root("descriptors of workers") {
+    if needs_root() {
         assert_eq!(pen.workers()[0].descriptors().len(), plain.workers()[0].descriptors().len());
     }
 }
@@ -326,6 +327,31 @@ fn the_control_port_can_be_passed_too_in_any_order() {
 }
 
 #[test]
+fn the_port_of_the_page_can_be_passed_too() {
+    let server = Backend::named("a");
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = directory.path().join("page");
+    let page = UnixListener::bind(&path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let site = Site::Unix(path.clone());
+    let start = || {
+        let (page, listener) = (page.try_clone().unwrap(), listener.try_clone().unwrap());
+        let builder = activated(2).listen(listener.local_addr().unwrap().to_string());
+        builder.socket(page).socket(listener).server(&server)
+    };
+    let mut pen = start().page(&site.command()).start();
+    assert_eq!(site.get("/health").body, "ok\n");
+    // Whoever reads the page steers nothing.
+    assert!(!pen.said().contains("everybody"), "{}", pen.said());
+    pen.end_by(Signal::TERM);
+    assert!(path.exists());
+    let said = String::from_utf8(start().fails().stderr).unwrap();
+    assert!(said.contains("nor its control port nor its page"), "{said}");
+}
+
+#[test]
 fn a_pen_moves_away_from_a_passed_socket_and_back() {
     let server = Backend::named("a");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -369,6 +395,12 @@ fn a_socket_that_is_for_nothing_stops_the_start() {
     let said =
         activated(2).socket(listener).listen(passed.to_string()).server(&server).fails().stderr;
     assert!(String::from_utf8(said).unwrap().contains("LISTEN_FDS=2"));
+    let said = activated(101).server(&server).fails().stderr;
+    let said = String::from_utf8(said).unwrap();
+    assert!(
+        said.contains("LISTEN_FDS: not a number up to 100") && said.lines().count() == 1,
+        "{said}"
+    );
 }
 
 #[test]

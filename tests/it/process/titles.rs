@@ -7,15 +7,9 @@ use std::process::Command;
 
 use crate::harness::{Backend, Pen, Process, eventually, needs_root};
 
-/// The title of a process that ps(1) shows.
-fn title(process: &Process) -> String {
-    let line = fs::read(process.proc("cmdline")).unwrap();
-    String::from_utf8(line).unwrap().trim_end_matches('\0').replace('\0', " ")
-}
-
 #[test]
 fn each_process_has_its_title_and_is_called_pen() {
-    if !needs_root("each_process_has_its_title_and_is_called_pen") {
+    if !needs_root() {
         return;
     }
     let server = Backend::named("a");
@@ -28,17 +22,17 @@ fn each_process_has_its_title_and_is_called_pen() {
         } else {
             "pen: supervisor -f --workers 2 -p "
         };
-        let supervisor = title(pen.supervisor());
+        let supervisor = pen.supervisor().title();
         let end = format!(" {} {}", pen.address(), server.operand());
         assert!(supervisor.starts_with(begin) && supervisor.ends_with(&end), "{supervisor}");
-        let mut workers: Vec<String> = pen.workers().iter().map(title).collect();
+        let mut workers: Vec<String> = pen.workers().iter().map(Process::title).collect();
         workers.sort();
         assert_eq!(workers, ["pen: worker 0", "pen: worker 1"]);
-        assert_eq!(title(&pen.control_process()), "pen: control");
+        assert_eq!(pen.control_process().title(), "pen: control");
         // A process that starts later.
         pen.workers()[1].kill();
         eventually("the replacement has its title", || {
-            let mut workers: Vec<String> = pen.workers().iter().map(title).collect();
+            let mut workers: Vec<String> = pen.workers().iter().map(Process::title).collect();
             workers.sort();
             workers == ["pen: worker 0", "pen: worker 1"]
         });
@@ -65,9 +59,9 @@ fn each_process_has_its_title_and_is_called_pen() {
 fn a_pen_without_an_environment_has_titles_as_far_as_there_is_room() {
     let server = Backend::named("a");
     let pen = Pen::builder().workers(1).through(["env", "-i"]).server(&server).start();
-    let supervisor = title(pen.supervisor());
+    let supervisor = pen.supervisor().title();
     assert!(supervisor.starts_with("pen: supervisor -f --workers 1 -p /"), "{supervisor}");
-    assert_eq!(title(&pen.workers()[0]), "pen: worker 0");
+    assert_eq!(pen.workers()[0].title(), "pen: worker 0");
 }
 
 /// The output of a check besides `ok`.
@@ -89,7 +83,7 @@ fn a_check_says_that_options_are_not_those_of_the_running_pen() {
         let builder = Pen::builder().workers(1);
         let builder = if background { builder.background() } else { builder };
         let pen = builder.server(&server).start();
-        let shown = title(pen.supervisor());
+        let shown = pen.supervisor().title();
         let options: Vec<&str> =
             shown.strip_prefix("pen: supervisor ").unwrap().split(' ').collect();
         let with = |more: &[&str]| checked(&[&options[..], more].concat());
@@ -121,7 +115,7 @@ fn a_check_does_not_judge_options_of_which_it_sees_a_part_only() {
 
 #[test]
 fn root_without_u_is_warned_of_with_and_without_a_jail() {
-    if !needs_root("root_without_u_is_warned_of_with_and_without_a_jail") {
+    if !needs_root() {
         return;
     }
     let server = Backend::named("a");

@@ -85,7 +85,7 @@ fn all_workers_may_hang_at_once() {
 
 #[test]
 fn a_control_process_that_hangs_is_replaced() {
-    if !needs_root("a_control_process_that_hangs_is_replaced") {
+    if !needs_root() {
         return;
     }
     let farm = Backend::farm(["a"]);
@@ -102,9 +102,7 @@ fn a_control_process_that_hangs_is_replaced() {
 
 #[test]
 fn operators_who_keep_the_supervisor_busy_are_no_reason_to_kill_the_control_process() {
-    if !needs_root(
-        "operators_who_keep_the_supervisor_busy_are_no_reason_to_kill_the_control_process",
-    ) {
+    if !needs_root() {
         return;
     }
     let manager = Manager::at_path();

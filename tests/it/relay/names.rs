@@ -6,8 +6,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream, UdpSocke
 use std::process::Command;
 use std::thread;
 
-use crate::harness::machine::in_own_network;
-use crate::harness::{Backend, Pen, Port, ask, eventually};
+use crate::harness::machine::{in_etc, in_own_network};
+use crate::harness::{Backend, Pen, Port, ask, eventually, until};
 use rustix::process::Signal;
 
 /// The addresses of the name server that answers, and of the one that does not.
@@ -16,12 +16,6 @@ const SILENT: &str = "127.0.0.52:53";
 
 const NO_SUCH_NAME: u8 = 3;
 const SERVER_FAILURE: u8 = 2;
-
-/// Shell commands that put this text into a file of /etc, visible only to this test.
-fn in_etc(file: &str, text: &str) -> String {
-    let text = text.replace('\n', "\\n");
-    format!("t=$(mktemp); printf '{text}' > $t; chmod 644 $t; mount --bind $t /etc/{file}; rm $t")
-}
 
 /// The first of two name servers never answers.
 fn resolv_conf() -> String {
@@ -53,6 +47,32 @@ fn name_servers() -> UdpSocket {
         }
     });
     UdpSocket::bind(SILENT).unwrap()
+}
+
+#[test]
+fn a_helper_that_a_real_time_signal_kills_keeps_nobody() {
+    let this = "a_helper_that_a_real_time_signal_kills_keeps_nobody";
+    if !in_own_network(this, &[in_etc("resolv.conf", "nameserver 127.0.0.52\n")]) {
+        return;
+    }
+    let _silent = UdpSocket::bind(SILENT).unwrap();
+    let server = Backend::named_on(Ipv4Addr::LOCALHOST.into(), "a");
+    let pen = Pen::builder().server(&server).file("blacklist 1\n").control().start();
+    let file = pen.directory().join("pen.cfg");
+    fs::write(file, "blacklist 2\nserver 3 address new.test port 80\n").unwrap();
+    pen.supervisor().signal(Signal::HUP);
+    let helper = until("a helper waits for the name server", || {
+        let mut children = pen.supervisor().children().into_iter();
+        children.find(|child| child.title().starts_with("pen: helper"))
+    });
+    helper.kill_with(34);
+    pen.hears("the configuration file is not used: the settings stay as they were");
+    pen.tells("blacklist", "1");
+    let worker = pen.workers().remove(0);
+    worker.kill();
+    pen.hears(&format!("(pid {}) was killed by signal 9; ", worker.pid()));
+    eventually("it is replaced", || pen.workers().iter().all(|now| now.pid() != worker.pid()));
+    assert_eq!(pen.ask(Ipv4Addr::LOCALHOST).as_deref(), Some("a"));
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn sleeps(workers: &[Process]) -> u64 {
 
 #[test]
 fn a_freed_place_wakes_one_worker_and_not_the_herd() {
-    if !needs_root("a_freed_place_wakes_one_worker_and_not_the_herd") {
+    if !needs_root() {
         return;
     }
     const EACH: usize = 50;

@@ -284,8 +284,8 @@ fn only_listed_senders_are_believed() {
     assert_eq!(server.whole(3), b"hello");
 }
 
-/// With `-H`, a second header behind a listed sender's is what a client sent to choose its name: the
-/// server must not see it, in either version, cut anywhere.
+/// With `-H`, a second header behind a listed sender's is what a client sent to choose its name:
+/// the server must not see it, in either version, cut anywhere.
 #[test]
 fn a_second_header_behind_a_listed_sender_names_nobody() {
     let server = Recorder::silent();

@@ -1,5 +1,6 @@
-//! Reports, the request log, debug output.
+//! Reports, the request log, the connection log, debug output.
 
+mod connection_log;
 mod debug;
 mod request_log;
 mod status;

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 
-use crate::harness::{Backend, Client, Pen, eventually};
+use crate::harness::{Backend, Client, Pen, Port, eventually};
 use rustix::process::Signal;
 
 /// A client address of its own for each number.
@@ -23,6 +23,29 @@ fn columns(html: &str) -> Vec<Vec<&str>> {
                 .collect()
         })
         .collect()
+}
+
+/// The servers as the page shows them to programs, once it does.
+fn page_servers(at: SocketAddr) -> Option<serde_json::Value> {
+    let client = Client::connect(Ipv4Addr::LOCALHOST.into(), at).ok()?;
+    client.send(format!("GET /status.json HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n"));
+    let reply = String::from_utf8(client.read_to_end().ok()?).unwrap();
+    let (_, body) = reply.split_once("\r\n\r\n")?;
+    let mut status: serde_json::Value = serde_json::from_str(body).ok()?;
+    Some(status["servers"].take())
+}
+
+#[test]
+fn the_page_has_the_last_minutes_without_a_control_port() {
+    let (server, page) = (Backend::named("a"), Port::reserve());
+    let pen = Pen::builder().server(&server).page(&format!("page {}", page.address())).start();
+    eventually("the page shows what came in a period", || {
+        let _ = pen.ask(Ipv4Addr::LOCALHOST);
+        page_servers(page.address()).is_some_and(|servers| {
+            let periods = servers[0]["history"]["connections"].as_array();
+            periods.is_some_and(|periods| periods.iter().any(|period| period != 0))
+        })
+    });
 }
 
 #[test]

@@ -335,7 +335,7 @@ fn holds(process: &Process, bytes: &[u8]) -> bool {
 
 #[test]
 fn no_process_but_workers_ever_has_a_key() {
-    if !needs_root("reading the memory of other processes") {
+    if !needs_root() {
         return;
     }
     let root = Authority::root("root");

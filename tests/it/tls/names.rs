@@ -219,7 +219,7 @@ fn responses_are_stapled_to_their_certificates() {
 
 #[test]
 fn what_is_written_names_a_response_in_the_jail_as_a_start_finds_it() {
-    if !needs_root("what_is_written_names_a_response_in_the_jail_as_a_start_finds_it") {
+    if !needs_root() {
         return;
     }
     let (root, backend) = (Authority::root("root"), Backend::named("one"));

@@ -1,15 +1,16 @@
 //! TLS towards clients: handshakes, both protocols, data and its end.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use rustls::ProtocolVersion;
 
 use crate::harness::tls::{Authority, Identity, ONLY_12, ONLY_13, openssl, write};
-use crate::harness::{Backend, Builder, PATIENCE, Pen, eventually};
+use crate::harness::{Backend, Builder, Gate, PATIENCE, Pen, eventually};
 
 /// A pen with a certificate for `localhost`, its chain and key in one file.
 fn with_certificate(identity: &Identity) -> Builder {
@@ -64,6 +65,37 @@ fn the_server_may_end_first_and_still_be_told_everything() {
     eventually("the server has all that was sent after its end", || {
         *told.lock().unwrap() == [long.clone()]
     });
+}
+
+#[test]
+fn a_reset_that_only_close_notify_finds_out_reaches_the_server_as_a_reset() {
+    let root = Authority::root("root");
+    let (ends, has_ended) = (Gate::closed(), Gate::closed());
+    let result = Arc::new(Mutex::new(None));
+    let (may_end, end_sent, kept) = (ends.clone(), has_ended.clone(), result.clone());
+    let backend = Backend::with(move |mut socket| {
+        socket.write_all(b"one\n")?;
+        may_end.pass();
+        socket.shutdown(std::net::Shutdown::Write)?;
+        end_sent.open();
+        *kept.lock().unwrap() = Some(socket.read_to_end(&mut Vec::new()));
+        Ok(())
+    });
+    let pen = with_certificate(&root.issue(&["localhost"])).workers(1).server(&backend).start();
+    let mut connection = root.client().connect(pen.address(), "localhost").unwrap();
+    assert_eq!(connection.line().unwrap(), "one");
+    // The worker finds both in one round: first the end of file of the server, for which it sends
+    // close_notify, then the reset of the client.
+    pen.workers()[0].stop();
+    ends.open();
+    has_ended.pass();
+    rustix::net::sockopt::set_socket_linger(&connection.socket, Some(Duration::ZERO)).unwrap();
+    drop(connection);
+    pen.workers()[0].resume();
+    eventually("the server notices", || result.lock().unwrap().is_some());
+    let error = result.lock().unwrap().take().unwrap().expect_err("a reset, not an end");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    pen.settle();
 }
 
 #[test]

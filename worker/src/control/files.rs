@@ -11,7 +11,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use pen_config::command::{Command, LogTarget};
+use pen_config::command::{Action, Command, NamedFile};
+use pen_ipc::text::error_text;
 use pen_walk::{self as walk, Entry};
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -40,13 +41,29 @@ type Why = String;
 pub fn open(command: &Command, word: &str, ticket: u64) -> Result<NamedFiles, String> {
     let plain = |file| NamedFiles { file: Some(file), replacement: None };
     let (path, opened) = match command {
-        Command::Log(Some(LogTarget::File(path))) => (path, to_append(path).map(plain)),
-        Command::WebStats(Some(path)) => (path, to_overwrite(path).map(plain)),
-        Command::Write(Some(path)) => (path, to_replace(path, ticket)),
-        // If the file is not there, the supervisor may know it: it reads the files that the
-        // administrator configured.
-        Command::SslOcsp(Some(path)) => return Ok(to_read(path).map(plain).unwrap_or_default()),
-        _ => return Ok(NamedFiles::default()),
+        Command::Query(_) => return Ok(NamedFiles::default()),
+        Command::Setting(setting) => match setting.file() {
+            None => return Ok(NamedFiles::default()),
+            Some((NamedFile::Log | NamedFile::ConnectionLog, path)) => {
+                (path, to_append(path).map(plain))
+            }
+            Some((NamedFile::WebStats, path)) => (path, to_overwrite(path).map(plain)),
+            // If the file is not there, the supervisor may know it: it reads the files that the
+            // administrator configured.
+            Some((NamedFile::Ocsp, path)) => {
+                return Ok(to_read(path).map(plain).unwrap_or_default());
+            }
+        },
+        Command::Action(action) => match action {
+            Action::Write(Some(path)) => (path.as_path(), to_replace(path, ticket)),
+            // The supervisor has the file of an `include` read in a child.
+            Action::Close(_)
+            | Action::Exit
+            | Action::Include(_)
+            | Action::Upgrade
+            | Action::Write(None)
+            | Action::WriteHere => return Ok(NamedFiles::default()),
+        },
     };
     opened.map_err(|why| format!("{word}: {}: {why}", path.display()))
 }
@@ -214,19 +231,11 @@ fn errno_in_words(errno: Errno) -> Why {
     in_words(errno.into())
 }
 
-/// The system's error as part of a sentence, without Rust's "(os error 13)".
+/// The error as part of a sentence.
 fn in_words(error: io::Error) -> Why {
-    if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) {
-        return LINK.to_owned();
-    }
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut letters = text.chars();
-    match (letters.next(), letters.next()) {
-        (Some(first), Some(second)) if second.is_lowercase() => {
-            first.to_lowercase().chain(text.chars().skip(1)).collect()
-        }
-        _ => text.to_owned(),
+    match error.raw_os_error() {
+        Some(number) if number == Errno::LOOP.raw_os_error() => LINK.to_owned(),
+        _ => error_text(&error),
     }
 }
 
@@ -235,6 +244,8 @@ mod tests {
     use std::fs;
     use std::io::Write;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    use pen_config::command::{LogTarget, Query, Setting};
 
     use super::*;
 
@@ -248,9 +259,12 @@ mod tests {
 
     #[test]
     fn a_command_without_a_file_opens_none() {
-        for command in
-            [Command::Log(None), Command::Write(None), Command::WebStats(None), Command::Pid]
-        {
+        for command in [
+            Command::Query(Query::Log),
+            Command::Action(Action::Write(None)),
+            Command::Query(Query::WebStats),
+            Command::Query(Query::Pid),
+        ] {
             assert!(open(&command, "", 0).unwrap().file.is_none());
         }
     }
@@ -260,14 +274,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let missing = directory.path().join("no/such");
         let shown = missing.display();
-        let log = Command::Log(Some(LogTarget::File(missing.clone())));
+        let log = Command::Setting(Setting::Log(Some(LogTarget::File(missing.clone()))));
         assert_eq!(
             open(&log, "log", 0).unwrap_err(),
             format!("log: {shown}: no such file or directory")
         );
-        let status = Command::WebStats(Some(missing.clone()));
+        let status = Command::Setting(Setting::WebStats(Some(missing.clone())));
         for (command, word) in [
-            (Command::Write(Some(missing.clone())), "write"),
+            (Command::Action(Action::Write(Some(missing.clone()))), "write"),
             (status.clone(), "web_stats"),
             (status, "status_file"),
         ] {

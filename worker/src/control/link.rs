@@ -24,6 +24,8 @@ pub struct SupervisorLink {
     /// The last ping without an answer.
     pong: Option<u32>,
     refused_at: Option<Instant>,
+    /// Which events are wanted from now on, until the supervisor was told.
+    watching: Option<Option<u64>>,
 }
 
 /// A command that waits to be sent.
@@ -44,6 +46,7 @@ impl SupervisorLink {
             applied: None,
             pong: None,
             refused_at: None,
+            watching: None,
         }
     }
 
@@ -51,12 +54,12 @@ impl SupervisorLink {
     ///
     /// # Errors
     /// The bytes are not a message: this process must leave.
-    pub fn hear(&self) -> Result<Received<ToControl>, ChannelError> {
+    pub fn receive(&self) -> Result<Received<ToControl>, ChannelError> {
         self.channel.receive()
     }
 
     /// Queues a command with the file that it names.
-    pub fn ask(&mut self, ticket: u64, by: Operator, command: Command, file: Option<OwnedFd>) {
+    pub fn queue(&mut self, ticket: u64, by: Operator, command: Command, file: Option<OwnedFd>) {
         self.commands.push_back(QueuedRequest { ticket, by, command, file });
     }
 
@@ -70,6 +73,11 @@ impl SupervisorLink {
         self.pong = Some(serial);
     }
 
+    /// Queues the message which events are wanted from now on.
+    pub fn watching(&mut self, from: Option<u64>) {
+        self.watching = Some(from);
+    }
+
     /// Reports a refused operator, at a limited rate and only if the channel has room.
     pub fn refused(&mut self, operator: ClientKey, now: Instant) {
         if self.refused_at.is_none_or(|last| now >= last + REFUSED_EVERY) {
@@ -80,8 +88,11 @@ impl SupervisorLink {
     }
 
     /// Whether something waits to be sent.
-    pub fn waits(&self) -> bool {
-        !self.commands.is_empty() || self.applied.is_some() || self.pong.is_some()
+    pub fn has_queued(&self) -> bool {
+        !self.commands.is_empty()
+            || self.applied.is_some()
+            || self.pong.is_some()
+            || self.watching.is_some()
     }
 
     /// Sends what waits, as far as the channel has room. A command is dropped if `there` says that
@@ -89,7 +100,7 @@ impl SupervisorLink {
     ///
     /// # Errors
     /// The supervisor has gone.
-    pub fn speak(&mut self, there: impl Fn(u64) -> bool) -> Result<(), ChannelError> {
+    pub fn send_queued(&mut self, there: impl Fn(u64) -> bool) -> Result<(), ChannelError> {
         self.commands.retain(|asked| there(asked.ticket));
         if let Some(generation) = self.applied {
             match self.channel.send(&FromControl::Applied { generation }, None)? {
@@ -100,6 +111,12 @@ impl SupervisorLink {
         if let Some(serial) = self.pong {
             match self.channel.send(&FromControl::Pong { serial }, None)? {
                 Sent::Queued => self.pong = None,
+                Sent::Full => return Ok(()),
+            }
+        }
+        if let Some(from) = self.watching {
+            match self.channel.send(&FromControl::Watching { from }, None)? {
+                Sent::Queued => self.watching = None,
                 Sent::Full => return Ok(()),
             }
         }
@@ -122,6 +139,8 @@ impl SupervisorLink {
 
 #[cfg(test)]
 mod tests {
+    use pen_config::command::{Action, Query};
+
     use super::*;
 
     const NOBODY: Operator = Operator::Local(None);
@@ -135,18 +154,18 @@ mod tests {
     fn commands_wait_in_order_for_a_supervisor_that_takes_none() {
         let (mut link, theirs) = link();
         let mut asked = 0;
-        while !link.waits() {
-            link.ask(asked, NOBODY, Command::Pid, None);
+        while !link.has_queued() {
+            link.queue(asked, NOBODY, Command::Query(Query::Pid), None);
             asked += 1;
-            link.speak(|_| true).unwrap();
+            link.send_queued(|_| true).unwrap();
         }
         // The last command waits; one more whose operator leaves is never sent.
         let file = std::fs::File::open("/dev/null").unwrap();
-        link.ask(asked, NOBODY, Command::Include("x".into()), Some(file.into()));
-        link.ask(asked + 1, NOBODY, Command::Exit, None);
+        link.queue(asked, NOBODY, Command::Action(Action::Include("x".into())), Some(file.into()));
+        link.queue(asked + 1, NOBODY, Command::Action(Action::Exit), None);
         let mut seen = Vec::new();
         loop {
-            link.speak(|ticket| ticket != asked + 1).unwrap();
+            link.send_queued(|ticket| ticket != asked + 1).unwrap();
             match theirs.receive().unwrap() {
                 Received::Message(FromControl::Command { ticket, with_file, .. }, file) => {
                     assert_eq!((with_file, file.is_some()), (ticket == asked, ticket == asked));
@@ -182,6 +201,6 @@ mod tests {
         let (mut link, theirs) = link();
         drop(theirs);
         link.applied(7);
-        assert!(link.speak(|_| true).is_err());
+        assert!(link.send_queued(|_| true).is_err());
     }
 }

@@ -6,13 +6,16 @@
 //! commands that any operator at the control port can send.
 //!
 //! It has one thread and one event loop, and it never blocks. `operator` is the life of one
-//! connection, `link` the channel to the supervisor, `files` opens files.
+//! connection, `watch` what one that stays is sent, `watchers` all of those, `link` the channel to
+//! the supervisor, `files` opens files.
 
 mod files;
 mod link;
 mod operator;
 #[cfg(test)]
 mod tests;
+mod watch;
+mod watchers;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -25,19 +28,21 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use pen_config::acl::Acl;
-use pen_config::command::{Command, before_comment, parse};
+use pen_config::command::{Command, Query, before_comment, parse};
 use pen_config::ids::ClientKey;
 use pen_config::settings::Settings;
 use pen_ipc::channel::{Channel, Received, Sent};
-use pen_ipc::codec::{self, SETTINGS_LIMIT};
+use pen_ipc::memory;
 use pen_ipc::message::{self, FromStartingControl, Outcome, ToControl};
-use pen_ipc::start::ControlStart;
+use pen_ipc::start::{Begins, ControlStart};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use rustix::net::sockopt::socket_peercred;
 
+use crate::control::files::Replacement;
 use crate::control::link::SupervisorLink;
-use crate::control::operator::{NextAction, OperatorConnection, OperatorReply};
+use crate::control::operator::{Awaited, NextAction, OperatorConnection, OperatorReply};
+use crate::control::watchers::{STOPS, UPGRADED_WATCH, WATCHERS};
 
 /// The channel to the supervisor is readable or writable.
 const CHANNEL: Token = Token(usize::MAX);
@@ -57,6 +62,12 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 /// event also tells of room; this is for a queue that is full for another reason than its length.
 const RETRY: Duration = Duration::from_millis(100);
 
+/// How long a control process that leaves serves operators who have not sent their line yet.
+const LEAVE_TIME: Duration = Duration::from_secs(1);
+
+/// The reply to a command that came too late for the program before an upgrade.
+const UPGRADED: &str = "pen was upgraded meanwhile; give the command again";
+
 /// The control process and its state.
 struct Control {
     poll: Poll,
@@ -73,23 +84,36 @@ struct Control {
     ready: Vec<u64>,
     /// When accepting resumes after a shortage.
     accept_again: Option<Instant>,
+    /// Whether operators are accepted at once, or after an order.
+    begins: Begins,
+    /// Another control process serves operators, and this one leaves: when at the latest.
+    leaving: Option<Instant>,
+    /// Whether the supervisor sends events.
+    is_told: bool,
 }
 
 /// Runs the control process until the supervisor tells it to stop or has gone. Returns the exit
 /// status.
 pub fn run(start: ControlStart) -> i32 {
-    let ControlStart { channel, listener, settings, jail } = start;
-    let poll =
-        match Poll::new().and_then(|poll| watch_own(&poll, &channel, &listener).map(|()| poll)) {
-            Ok(poll) => poll,
-            Err(error) => {
-                let reason = format!("control port: cannot wait for events: {error}");
-                // If the supervisor cannot be told, the exit status still says that the start
-                // failed.
-                let _ = channel.send(&FromStartingControl::Failed { reason }, None);
-                return 1;
-            }
-        };
+    let ControlStart { channel, listener, begins, settings, jail } = start;
+    let watch = |poll: Poll| {
+        watch_channel(&poll, &channel)?;
+        match begins {
+            Begins::AtOnce => watch_listener(&poll, &listener)?,
+            Begins::OnOrder => {}
+        }
+        Ok(poll)
+    };
+    let poll = match Poll::new().and_then(watch) {
+        Ok(poll) => poll,
+        Err(error) => {
+            let reason = format!("control port: cannot wait for events: {error}");
+            // If the supervisor cannot be told, the exit status still says that the start
+            // failed.
+            let _ = channel.send(&FromStartingControl::Failed { reason }, None);
+            return 1;
+        }
+    };
     match channel.send(&FromStartingControl::Ready, None) {
         Ok(Sent::Queued) => {}
         Ok(Sent::Full) | Err(_) => return 1,
@@ -104,17 +128,19 @@ pub fn run(start: ControlStart) -> i32 {
         next_ticket: 0,
         ready: Vec::new(),
         accept_again: None,
+        begins,
+        leaving: None,
+        is_told: false,
     };
     control.serve()
 }
 
-fn watch_own(
-    poll: &Poll,
-    channel: &Channel<FromStartingControl, ToControl>,
-    listener: &OwnedFd,
-) -> io::Result<()> {
+fn watch_channel(poll: &Poll, channel: &Channel<FromStartingControl, ToControl>) -> io::Result<()> {
     let both = Interest::READABLE | Interest::WRITABLE;
-    poll.registry().register(&mut SourceFd(&channel.as_fd().as_raw_fd()), CHANNEL, both)?;
+    poll.registry().register(&mut SourceFd(&channel.as_fd().as_raw_fd()), CHANNEL, both)
+}
+
+fn watch_listener(poll: &Poll, listener: &OwnedFd) -> io::Result<()> {
     poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), LISTENER, Interest::READABLE)
 }
 
@@ -126,7 +152,7 @@ fn governing(mut settings: Settings) -> Acl {
 impl Control {
     /// The event loop.
     fn serve(&mut self) -> i32 {
-        let mut events = Events::with_capacity(2 * OPERATORS);
+        let mut events = Events::with_capacity(2 * (OPERATORS + WATCHERS));
         loop {
             match self.poll.poll(&mut events, self.timeout()) {
                 Ok(()) => {}
@@ -137,9 +163,12 @@ impl Control {
             for event in &events {
                 match event.token() {
                     CHANNEL => {
-                        if let Some(status) = self.hear() {
+                        if let Some(status) = self.handle_messages() {
+                            self.close_watches(STOPS);
                             // The operator who stopped pen must get the reply.
                             self.go_on_with_ready();
+                            // The end of file in the middle of a reply would look like its end.
+                            self.operators.values().for_each(OperatorConnection::cut_off);
                             return status;
                         }
                     }
@@ -153,13 +182,22 @@ impl Control {
                 self.accept(now);
             }
             self.operators.retain(|_, operator| {
-                let late = operator.deadline() <= now;
+                let late = operator.deadline().is_some_and(|deadline| deadline <= now);
                 if late {
                     operator.cut_off();
                 }
                 !late && !operator.is_over()
             });
-            if self.link.speak(|ticket| self.operators.contains_key(&ticket)).is_err() {
+            self.unwatch();
+            if self.leaving.is_some() {
+                self.refuse_waiting();
+                self.go_on_with_ready();
+            }
+            if self.has_left(now) {
+                self.operators.values().for_each(OperatorConnection::cut_off);
+                return 0;
+            }
+            if self.link.send_queued(|ticket| self.operators.contains_key(&ticket)).is_err() {
                 return 1;
             }
         }
@@ -178,17 +216,21 @@ impl Control {
             return Some(Duration::ZERO);
         }
         let now = Instant::now();
-        let operators = self.operators.values().map(OperatorConnection::deadline);
-        let retry = self.link.waits().then(|| now + RETRY);
-        let next = operators.chain(self.accept_again).chain(retry).min()?;
+        let operators = self.operators.values().filter_map(OperatorConnection::deadline);
+        let retry = self.link.has_queued().then(|| now + RETRY);
+        let next = operators
+            .chain(self.accept_again)
+            .chain(self.leaving.filter(|until| *until > now))
+            .chain(retry)
+            .min()?;
         // mio counts whole milliseconds. One more avoids repeated wake-ups that are too early.
         Some(next.saturating_duration_since(now) + Duration::from_millis(1))
     }
 
     /// Reads the supervisor's messages. Some: leave with this exit status.
-    fn hear(&mut self) -> Option<i32> {
+    fn handle_messages(&mut self) -> Option<i32> {
         loop {
-            match self.link.hear() {
+            match self.link.receive() {
                 Ok(Received::Message(ToControl::Reply { ticket, outcome, text }, descriptor)) => {
                     let reply = match descriptor {
                         Some(memory) => OperatorReply::memory(outcome, memory),
@@ -197,21 +239,93 @@ impl Control {
                     self.answer(ticket, reply);
                 }
                 Ok(Received::Message(ToControl::Settings, Some(memory))) => {
-                    match read_settings(memory) {
+                    match memory::settings(memory) {
                         Some(settings) => {
                             self.link.applied(settings.generation);
                             self.acl = governing(settings);
+                            self.close_excluded();
                         }
                         None => return Some(1),
                     }
                 }
+                Ok(Received::Message(ToControl::Begin, _)) => {
+                    if self.begin().is_err() {
+                        return Some(1);
+                    }
+                }
+                Ok(Received::Message(ToControl::Pause, _)) => self.pause(),
+                Ok(Received::Message(ToControl::Leave, _)) => {
+                    self.pause();
+                    self.leaving = Some(Instant::now() + LEAVE_TIME);
+                    self.refuse_waiting();
+                    self.close_watches(UPGRADED_WATCH);
+                }
                 Ok(Received::Message(ToControl::Ping { serial }, _)) => self.link.pong(serial),
+                Ok(Received::Message(ToControl::Event { id, line, json }, _)) => {
+                    self.tell_watchers(|watch| watch.add(id, &line, &json));
+                    // Without a watcher, the supervisor is told that nobody watches.
+                    self.is_told = true;
+                }
                 // The supervisor has gone: commands cannot be carried out without it.
                 Ok(Received::Message(ToControl::Stop, _) | Received::Closed) => return Some(0),
                 Ok(Received::Empty) => return None,
                 Ok(Received::Message(ToControl::Settings, None)) | Err(_) => return Some(1),
             }
         }
+    }
+
+    /// Refuses the operators who are there and whom the access list permits no longer.
+    fn close_excluded(&mut self) {
+        for (ticket, operator) in &mut self.operators {
+            if !self.acl.permits(operator.address()) {
+                operator.exclude();
+                self.ready.push(*ticket);
+            }
+        }
+    }
+
+    /// Accepts operators from now on. One that waits already is an event of the listener.
+    fn begin(&mut self) -> io::Result<()> {
+        self.resume_watches();
+        match self.begins {
+            Begins::AtOnce => Ok(()),
+            Begins::OnOrder => {
+                watch_listener(&self.poll, &self.listener)?;
+                self.begins = Begins::AtOnce;
+                Ok(())
+            }
+        }
+    }
+
+    /// Accepts no operators for now.
+    fn pause(&mut self) {
+        match self.begins {
+            Begins::OnOrder => {}
+            Begins::AtOnce => {
+                // A failure only lets operators in that are refused below.
+                let _ = self.poll.registry().deregister(&mut SourceFd(&self.listener.as_raw_fd()));
+                (self.begins, self.accept_again) = (Begins::OnOrder, None);
+            }
+        }
+    }
+
+    /// Refuses the commands that no supervisor will answer any more.
+    fn refuse_waiting(&mut self) {
+        let waiting = self.operators.iter().filter(|(_, operator)| operator.is_asked());
+        let waiting: Vec<u64> = waiting.map(|(ticket, _)| *ticket).collect();
+        for ticket in waiting {
+            self.answer(ticket, OperatorReply::refusal(UPGRADED.to_owned()));
+        }
+    }
+
+    /// Whether the process leaves and has nobody to answer. Who gets a reply gets all of it; who
+    /// has not sent a line yet has little time left.
+    fn has_left(&self, now: Instant) -> bool {
+        self.leaving.is_some_and(|until| {
+            let mut operators = self.operators.values();
+            operators
+                .all(|operator| operator.is_answered() || (now >= until && !operator.is_replying()))
+        })
     }
 
     /// Accepts the operators that wait.
@@ -247,7 +361,8 @@ impl Control {
             operator::reset(&socket);
             return;
         }
-        if self.operators.len() >= OPERATORS {
+        let others = self.operators.values().filter(|operator| !operator.watches());
+        if others.count() >= OPERATORS {
             self.make_room();
         }
         let ticket = self.next_ticket;
@@ -269,11 +384,20 @@ impl Control {
         }
     }
 
-    /// Closes one operator: one that has its answer if there is one, else the oldest.
+    /// Closes one operator: one that has its answer if there is one, else the oldest that does not
+    /// watch, else the oldest.
     fn make_room(&mut self) {
-        let answered = self.operators.iter().find(|(_, operator)| operator.is_answered());
-        let ticket = answered.or_else(|| self.operators.iter().next()).map(|(ticket, _)| *ticket);
-        if let Some(operator) = ticket.and_then(|ticket| self.operators.remove(&ticket)) {
+        let find = |fits: fn(&OperatorConnection) -> bool| {
+            self.operators.iter().find(|(_, operator)| fits(operator)).map(|(ticket, _)| *ticket)
+        };
+        let ticket = find(OperatorConnection::is_answered)
+            .or_else(|| find(|operator| !operator.watches()))
+            .or_else(|| find(|_| true));
+        if let Some(mut operator) = ticket.and_then(|ticket| self.operators.remove(&ticket)) {
+            if let Some(watch) = operator.watch() {
+                watch.close("too few descriptors for all operators");
+                operator.go_on();
+            }
             operator.cut_off();
         }
     }
@@ -291,26 +415,46 @@ impl Control {
 
     /// Handles an operator's command.
     fn on_line(&mut self, ticket: u64, line: &[u8]) {
-        let asked = read(line).and_then(|command| match command {
-            Command::Nothing => Ok(None),
-            command => files::open(&command, word(line), ticket)
-                .map(|named| Some((command, named)))
-                .map_err(|why| why + &self.place()),
-        });
+        let open = |command: Command| {
+            files::open(&command, word(line), ticket)
+                .map(|named| (command, named))
+                .map_err(|why| why + &self.in_the_jail())
+        };
+        let asked = read(line).and_then(|command| command.map(open).transpose());
         match asked {
             Ok(None) => self.answer(ticket, OperatorReply::text(Outcome::Done, String::new())),
             Ok(Some((command, named))) => {
-                if let Some(operator) = self.operators.get_mut(&ticket) {
-                    operator.asked(named.replacement);
-                    self.link.ask(ticket, operator.by(), command, named.file);
-                }
+                let awaited = match self.awaited(ticket, &command, named.replacement) {
+                    Ok(awaited) => awaited,
+                    Err(why) => return self.answer(ticket, OperatorReply::refusal(why)),
+                };
+                let Some(operator) = self.operators.get_mut(&ticket) else { return };
+                operator.asked(awaited);
+                self.link.queue(ticket, operator.by(), command, named.file);
             }
             Err(why) => self.answer(ticket, OperatorReply::refusal(why)),
         }
     }
 
+    /// What follows from the answer to a command. The error is the reply.
+    fn awaited(
+        &self,
+        ticket: u64,
+        command: &Command,
+        replacement: Option<Replacement>,
+    ) -> Result<Awaited, String> {
+        match command {
+            Command::Query(Query::Watch(form)) => {
+                self.may_watch(ticket).map(|()| Awaited::Watch(*form))
+            }
+            Command::Query(_) | Command::Setting(_) | Command::Action(_) => {
+                Ok(replacement.map_or(Awaited::Reply, Awaited::Replacement))
+            }
+        }
+    }
+
     /// Where the operators' files are, for a message about one of them.
-    fn place(&self) -> String {
+    fn in_the_jail(&self) -> String {
         self.jail
             .as_ref()
             .map_or(String::new(), |jail| format!(" (in the jail {})", jail.display()))
@@ -320,6 +464,7 @@ impl Control {
     fn answer(&mut self, ticket: u64, reply: OperatorReply) {
         if let Some(operator) = self.operators.get_mut(&ticket) {
             operator.answered(reply);
+            self.is_told |= operator.watch().is_some();
             self.ready.push(ticket);
         }
     }
@@ -332,33 +477,14 @@ fn word(line: &[u8]) -> &str {
     std::str::from_utf8(first).unwrap_or_default()
 }
 
-/// Parses a command. The error is the reply.
-fn read(line: &[u8]) -> Result<Command, String> {
+/// Parses a command; `None` if there is nothing to do. The error is the reply.
+fn read(line: &[u8]) -> Result<Option<Command>, String> {
     // A line that is not UTF-8 may still be an unknown command; that reply has the wording that
     // scripts look for. A comment may be in any encoding.
     let text = String::from_utf8_lossy(&line[..before_comment(line)]);
     let command = parse(&text).map_err(|why| why.to_string())?;
     match text {
-        Cow::Owned(_) if command != Command::Nothing => Err("line: not UTF-8".to_owned()),
+        Cow::Owned(_) if command.is_some() => Err("line: not UTF-8".to_owned()),
         Cow::Owned(_) | Cow::Borrowed(_) => Ok(command),
     }
-}
-
-/// Reads the settings from the memory that came with the message. None: the memory holds no
-/// settings.
-fn read_settings(memory: OwnedFd) -> Option<Settings> {
-    let length = usize::try_from(rustix::fs::fstat(&memory).ok()?.st_size)
-        .ok()
-        .filter(|n| *n <= SETTINGS_LIMIT)?;
-    let mut bytes = vec![0; length];
-    let mut filled = 0;
-    while filled < length {
-        match rustix::io::pread(&memory, &mut bytes[filled..], filled as u64) {
-            Ok(0) => return None,
-            Ok(read) => filled += read,
-            Err(Errno::INTR) => {}
-            Err(_) => return None,
-        }
-    }
-    codec::decode_settings(&bytes).ok()
 }

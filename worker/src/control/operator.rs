@@ -1,4 +1,4 @@
-//! One operator's connection: reads a line, writes a reply, closes.
+//! One operator's connection: reads a line, writes a reply, closes. One that watches stays.
 //!
 //! Epoll is edge-triggered: every step goes on until the socket has no more, or asks for another
 //! turn. The reply is followed by an end of file. Then the operator's bytes are read and dropped
@@ -8,13 +8,15 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use pen_config::command::{CommandError, MAX_LINE};
+use pen_config::command::{CommandError, Form, MAX_LINE};
+use pen_config::ids::ClientKey;
 use pen_ipc::message::{self, Outcome};
 use rustix::io::Errno;
 use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
 use crate::control::files::Replacement;
+use crate::control::watch::{self, Watch};
 
 /// Time limit for the operator's line.
 const LINE_TIME: Duration = Duration::from_secs(10);
@@ -26,8 +28,14 @@ const ANSWER_TIME: Duration = Duration::from_secs(60);
 /// Time limit for an operator that reads none of its reply.
 const REPLY_TIME: Duration = Duration::from_secs(30);
 
+/// Time limit for an operator that watched to take the last line.
+const LAST_LINE_TIME: Duration = Duration::from_secs(5);
+
 /// Time limit for the operator's end of file after the reply.
 const LINGER_TIME: Duration = Duration::from_secs(5);
+
+/// Why an operator gets no more events, whom the access list permits no longer.
+const EXCLUDED: &str = "control_acl no longer permits this address";
 
 /// Bytes moved at a time.
 const CHUNK: usize = 64 * 1024;
@@ -42,8 +50,8 @@ pub struct OperatorConnection {
     by: message::Operator,
     stage: OperatorStage,
     wants: Wants,
-    /// When this stage ends at the latest.
-    deadline: Instant,
+    /// When this stage ends at the latest; none: it has no limit.
+    deadline: Option<Instant>,
     /// The operator has sent its end of file.
     finished: bool,
     over: bool,
@@ -54,11 +62,24 @@ enum OperatorStage {
     /// Reads the line.
     Reading(Vec<u8>),
     /// Waits for the supervisor.
-    Asked(Option<Replacement>),
+    Asked(Awaited),
+    /// Gets each event.
+    Watching(Watch),
     /// Writes the reply.
     Replying(OperatorReply),
     /// Waits for the operator's end of file.
     Lingering,
+}
+
+/// What follows from the supervisor's answer.
+#[derive(Debug)]
+pub enum Awaited {
+    /// The answer is the reply.
+    Reply,
+    /// The file is put in place if the answer is empty, which means success.
+    Replacement(Replacement),
+    /// The operator gets each event, beginning with the number in the answer.
+    Watch(Form),
 }
 
 /// What an operator asked to be sent.
@@ -114,6 +135,16 @@ impl OperatorReply {
         OperatorReply::text(Outcome::Refused, why + "\n")
     }
 
+    /// The number that the reply is, if the command was carried out.
+    fn number(&self) -> Option<u64> {
+        match (&self.source, self.outcome) {
+            (LineSource::Text(text), Outcome::Done) => {
+                std::str::from_utf8(text).ok()?.trim_end().parse().ok()
+            }
+            (LineSource::Text(_), Outcome::Refused) | (LineSource::Memory(_), _) => None,
+        }
+    }
+
     /// Whether the reply has no bytes.
     fn is_empty(&self) -> bool {
         matches!(&self.source, LineSource::Text(text) if text.is_empty())
@@ -154,7 +185,7 @@ impl OperatorConnection {
             by,
             stage,
             wants: Wants::Reply,
-            deadline: now + LINE_TIME,
+            deadline: Some(now + LINE_TIME),
             finished: false,
             over: false,
         }
@@ -165,8 +196,34 @@ impl OperatorConnection {
         self.by
     }
 
-    /// When its time is up, unless something happens before.
-    pub fn deadline(&self) -> Instant {
+    /// Its address for the access list.
+    pub fn address(&self) -> ClientKey {
+        match self.by {
+            message::Operator::Remote(address) => ClientKey::from_bytes(address),
+            message::Operator::Local(_) => ClientKey::UNIX,
+        }
+    }
+
+    /// Refuses an operator whom new settings exclude. One whose command is under way gets the
+    /// reply, because that command may have excluded it; it gets no events.
+    pub fn exclude(&mut self) {
+        match &mut self.stage {
+            OperatorStage::Reading(_) => {
+                reset(&self.socket);
+                self.over = true;
+            }
+            OperatorStage::Watching(watch) => watch.close(EXCLUDED),
+            OperatorStage::Asked(Awaited::Watch(_)) => {
+                self.answered(OperatorReply::refusal(format!("watch: {EXCLUDED}")));
+            }
+            OperatorStage::Asked(Awaited::Reply | Awaited::Replacement(_))
+            | OperatorStage::Replying(_)
+            | OperatorStage::Lingering => {}
+        }
+    }
+
+    /// When its time is up, unless something happens before; none while it watches.
+    pub fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
 
@@ -178,6 +235,45 @@ impl OperatorConnection {
     /// Whether the whole reply was sent.
     pub fn is_answered(&self) -> bool {
         matches!(self.stage, OperatorStage::Lingering)
+    }
+
+    /// Whether a reply is being sent.
+    pub fn is_replying(&self) -> bool {
+        matches!(self.stage, OperatorStage::Replying(_))
+    }
+
+    /// Whether it waits for the supervisor.
+    pub fn is_asked(&self) -> bool {
+        matches!(self.stage, OperatorStage::Asked(_))
+    }
+
+    /// Whether it ended its side with the line.
+    pub fn has_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Whether it gets events, or asked for them.
+    pub fn watches(&self) -> bool {
+        match &self.stage {
+            OperatorStage::Asked(Awaited::Watch(_)) => true,
+            OperatorStage::Watching(watch) => !watch.is_closed(),
+            OperatorStage::Asked(Awaited::Reply | Awaited::Replacement(_))
+            | OperatorStage::Reading(_)
+            | OperatorStage::Replying(_)
+            | OperatorStage::Lingering => false,
+        }
+    }
+
+    /// What it is sent, if it gets events.
+    pub fn watch(&mut self) -> Option<&mut Watch> {
+        match &mut self.stage {
+            OperatorStage::Watching(watch) if !watch.is_closed() => Some(watch),
+            OperatorStage::Watching(_)
+            | OperatorStage::Reading(_)
+            | OperatorStage::Asked(_)
+            | OperatorStage::Replying(_)
+            | OperatorStage::Lingering => None,
+        }
     }
 
     /// Call this before an operator is dropped early. One that waits for the rest of a reply is
@@ -193,39 +289,54 @@ impl OperatorConnection {
         match &mut self.stage {
             OperatorStage::Reading(_) => self.read_line(),
             OperatorStage::Asked(_) => NextAction::Wait,
+            OperatorStage::Watching(_) => self.go_on_watching(),
             OperatorStage::Replying(_) => self.reply(),
             OperatorStage::Lingering => self.linger(),
         }
     }
 
-    /// Notes that the supervisor was asked. `replacement` is put in place if the answer is empty,
-    /// which means success.
-    pub fn asked(&mut self, replacement: Option<Replacement>) {
-        self.enter(OperatorStage::Asked(replacement), ANSWER_TIME);
+    /// Notes that the supervisor was asked.
+    pub fn asked(&mut self, awaited: Awaited) {
+        self.enter(OperatorStage::Asked(awaited), ANSWER_TIME);
     }
 
     /// Takes the reply; [`OperatorConnection::go_on`] sends it.
     pub fn answered(&mut self, reply: OperatorReply) {
-        let replacement = match &mut self.stage {
-            OperatorStage::Asked(replacement) => replacement.take(),
-            OperatorStage::Reading(_) => None,
+        let awaited = match &mut self.stage {
+            OperatorStage::Asked(awaited) => std::mem::replace(awaited, Awaited::Reply),
+            OperatorStage::Reading(_) => Awaited::Reply,
             // One command, one reply.
-            OperatorStage::Replying(_) | OperatorStage::Lingering => return,
+            OperatorStage::Watching(_) | OperatorStage::Replying(_) | OperatorStage::Lingering => {
+                return;
+            }
         };
-        let failed = replacement
-            .filter(|_| reply.is_empty())
-            .and_then(|replacement| replacement.commit().err());
-        let mut reply = failed.map_or(reply, OperatorReply::refusal);
-        reply.head = match self.wants {
+        let head = |outcome: Outcome| match self.wants {
             Wants::Reply => "",
-            Wants::Outcome => reply.outcome.line(),
+            Wants::Outcome => outcome.line(),
         };
+        let mut reply = match awaited {
+            Awaited::Reply => reply,
+            Awaited::Replacement(replacement) => {
+                let failed = reply.is_empty().then(|| replacement.commit().err()).flatten();
+                failed.map_or(reply, OperatorReply::refusal)
+            }
+            Awaited::Watch(form) => match reply.number() {
+                Some(next) => {
+                    watch::keep_alive(&self.socket);
+                    let watch = Watch::new(form, next, head(Outcome::Done));
+                    (self.stage, self.deadline) = (OperatorStage::Watching(watch), None);
+                    return;
+                }
+                None => reply,
+            },
+        };
+        reply.head = head(reply.outcome);
         self.enter(OperatorStage::Replying(reply), REPLY_TIME);
     }
 
     fn enter(&mut self, stage: OperatorStage, time: Duration) {
         self.stage = stage;
-        self.deadline = Instant::now() + time;
+        self.deadline = Some(Instant::now() + time);
     }
 
     fn read_line(&mut self) -> NextAction {
@@ -285,7 +396,36 @@ impl OperatorConnection {
                     self.enter(OperatorStage::Lingering, LINGER_TIME);
                     return self.linger();
                 }
-                Ok(_) => self.deadline = Instant::now() + REPLY_TIME,
+                Ok(_) => self.deadline = Some(Instant::now() + REPLY_TIME),
+                Err(Errno::AGAIN) => return NextAction::Wait,
+                Err(_) => return self.end(),
+            }
+        }
+        NextAction::Again
+    }
+
+    /// Sends events. What the operator sends meanwhile is dropped; its end of file means that it
+    /// has left.
+    fn go_on_watching(&mut self) -> NextAction {
+        let OperatorStage::Watching(watch) = &mut self.stage else { return NextAction::Wait };
+        if watch.is_closed() && self.deadline.is_none() {
+            self.deadline = Some(Instant::now() + LAST_LINE_TIME);
+        }
+        let mut buffer = [0; CHUNK];
+        for _ in 0..TURN {
+            match watch.send_some(&self.socket) {
+                Ok(0) if watch.is_closed() => {
+                    let _ = shutdown(&self.socket, Shutdown::Write);
+                    self.enter(OperatorStage::Lingering, LINGER_TIME);
+                    return self.linger();
+                }
+                Ok(0) | Err(Errno::AGAIN) => {}
+                Ok(_) => continue,
+                Err(_) => return self.end(),
+            }
+            match recv(&self.socket, &mut buffer[..], RecvFlags::empty()) {
+                Ok((0, _)) => return self.end(),
+                Ok(_) | Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return NextAction::Wait,
                 Err(_) => return self.end(),
             }

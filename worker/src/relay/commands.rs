@@ -9,28 +9,29 @@ use std::os::fd::OwnedFd;
 use pen_config::ids::{ClientKey, ServerId, Target};
 use pen_config::settings::{Server, Settings};
 use pen_ipc::channel::Received;
-use pen_ipc::codec::{SETTINGS_LIMIT, decode_settings};
-use pen_ipc::message::{Event, FromWorker, ToWorker};
-use pen_ipc::start::RequestLog;
-use rustix::io::Errno;
+use pen_ipc::memory;
+use pen_ipc::message::{
+    ConnectionLogKind, Event, FromWorker, LastingFromWorker, LastingToWorker, ToWorker,
+};
+use pen_ipc::start::{ConnectionLog, RequestLog};
 
 use crate::relay::Relay;
-use crate::relay::connection::timer_queue::STEP;
-use crate::relay::connection::{Connection, ConnectionState};
-use crate::relay::request_log::LogWriter;
+use crate::relay::connection::{Connection, ConnectionState, ServerSince, Timer};
+use crate::relay::log_writer::LogWriter;
+use crate::relay::request_log::shown;
 
 /// The supervisor's message is invalid.
-struct Nonsense;
+struct InvalidMessage;
 
 impl Relay<'_> {
     /// Carries out the supervisor's messages. Some: leave with this exit status.
-    pub(in crate::relay) fn hear(&mut self) -> Option<i32> {
-        self.supervisor.speak();
+    pub(in crate::relay) fn read_messages(&mut self) -> Option<i32> {
+        self.link.flush();
         let status = loop {
-            match self.supervisor.hear() {
-                Ok(Received::Message(ToWorker::Stop, _)) => break 0,
-                Ok(Received::Message(order, descriptor)) => {
-                    if let Err(Nonsense) = self.obey(order, descriptor) {
+            match self.link.receive() {
+                Ok(Received::Message(ToWorker::Lasting(LastingToWorker::Stop), _)) => break 0,
+                Ok(Received::Message(message, descriptor)) => {
+                    if let Err(InvalidMessage) = self.carry_out(message, descriptor) {
                         break 1;
                     }
                 }
@@ -44,58 +45,94 @@ impl Relay<'_> {
         Some(status)
     }
 
-    fn obey(&mut self, order: ToWorker, descriptor: Option<OwnedFd>) -> Result<(), Nonsense> {
-        match (order, descriptor) {
+    fn carry_out(
+        &mut self,
+        message: ToWorker,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<(), InvalidMessage> {
+        match (message, descriptor) {
+            (ToWorker::Lasting(message), descriptor) => {
+                self.carry_out_lasting(message, descriptor)?;
+            }
+            (ToWorker::Begin, _) => self.begin_accepting(),
             (ToWorker::Report { serial }, _) => {
                 self.count_lines();
-                let connections = self.pool.iter().map(Connection::info).collect();
-                self.supervisor.report(serial, self.counters, connections);
+                self.count_connection_lines();
+                let connections = self.connections.pool.iter().map(Connection::info).collect();
+                self.link.send_report(serial, connections);
             }
-            (ToWorker::Log { network: false }, Some(file)) => {
-                self.change_log(RequestLog::File(file))
-            }
-            (ToWorker::Log { network: true }, Some(socket)) => {
-                self.change_log(RequestLog::Network(socket))
-            }
-            (ToWorker::NoLog, _) => self.end_log(),
             (ToWorker::Settings, Some(memory)) => {
-                let settings = read_settings(&memory).ok_or(Nonsense)?;
+                let settings = memory::settings(memory).ok_or(InvalidMessage)?;
                 self.apply(settings)?;
             }
             (ToWorker::Tls, Some(files)) => {
-                let tls = self.tls.as_mut().ok_or(Nonsense)?;
-                tls.replace(files).map_err(|_| Nonsense)?;
+                let tls = self.tls.as_mut().ok_or(InvalidMessage)?;
+                tls.replace(files).map_err(|_| InvalidMessage)?;
             }
             (ToWorker::TicketSecret, Some(secret)) => {
                 let taken = self.tls.as_ref().is_some_and(|tls| tls.renew_secret(&secret));
                 if !taken {
-                    return Err(Nonsense);
+                    return Err(InvalidMessage);
                 }
             }
             (ToWorker::Listen, Some(listener)) => {
-                self.move_listener(listener).map_err(|_| Nonsense)?;
-                self.supervisor.answer(FromWorker::Listening);
+                self.move_listener(listener).map_err(|_| InvalidMessage)?;
+                self.link.answer(FromWorker::Listening);
             }
-            (ToWorker::Close { number, before }, _) => self.close_numbered(number, before),
             (ToWorker::Explain { serial, client }, _) => {
                 let text = self.explain(ClientKey::from_bytes(client));
-                self.supervisor.answer(FromWorker::Explained { serial, text });
+                self.link.answer(FromWorker::Explained { serial, text });
             }
-            (ToWorker::Freed, _) => self.on_freed(),
-            (ToWorker::Republish, _) => self.republish(),
-            (ToWorker::Syslog, Some(daemon)) => self.debug.connect(daemon),
-            (ToWorker::Ping { serial }, _) => self.supervisor.answer(FromWorker::Pong { serial }),
+            (ToWorker::Syslog, Some(daemon)) => match self.connection_log.needs_daemon() {
+                true => self.connection_log.connect(self.now, daemon),
+                false => self.debug.connect(daemon),
+            },
             (
-                ToWorker::Log { .. }
-                | ToWorker::Settings
+                ToWorker::Settings
                 | ToWorker::Listen
                 | ToWorker::Tls
                 | ToWorker::TicketSecret
                 | ToWorker::Syslog,
                 None,
-            )
-            | (ToWorker::Stop, _) => {
-                return Err(Nonsense);
+            ) => return Err(InvalidMessage),
+        }
+        Ok(())
+    }
+
+    fn carry_out_lasting(
+        &mut self,
+        message: LastingToWorker,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<(), InvalidMessage> {
+        match (message, descriptor) {
+            (LastingToWorker::Drain, _) => self.drain(),
+            (LastingToWorker::Log { network: false }, Some(file)) => {
+                self.change_log(RequestLog::File(file))
+            }
+            (LastingToWorker::Log { network: true }, Some(socket)) => {
+                self.change_log(RequestLog::Network(socket))
+            }
+            (LastingToWorker::NoLog, _) => self.end_log(),
+            (LastingToWorker::ConnectionLog { to, format }, descriptor) => {
+                let log = match (to, descriptor) {
+                    (ConnectionLogKind::File, Some(file)) => ConnectionLog::File(file),
+                    (ConnectionLogKind::Network, Some(socket)) => ConnectionLog::Network(socket),
+                    (ConnectionLogKind::Syslog, socket) => ConnectionLog::Syslog(socket),
+                    (ConnectionLogKind::File | ConnectionLogKind::Network, None) => {
+                        return Err(InvalidMessage);
+                    }
+                };
+                self.change_connection_log(log, format);
+            }
+            (LastingToWorker::NoConnectionLog, _) => self.end_connection_log(),
+            (LastingToWorker::Close { number, before }, _) => self.close_numbered(number, before),
+            (LastingToWorker::Freed, _) => self.acceptor.on_freed(&self.poll, self.now),
+            (LastingToWorker::Republish, _) => self.republish(),
+            (LastingToWorker::Ping { serial }, _) => {
+                self.link.answer(LastingFromWorker::Pong { serial }.into());
+            }
+            (LastingToWorker::Log { .. }, None) | (LastingToWorker::Stop, _) => {
+                return Err(InvalidMessage);
             }
         }
         Ok(())
@@ -105,61 +142,63 @@ impl Relay<'_> {
     /// the client for which the kernel may have woken the sibling alone.
     fn republish(&mut self) {
         let size = self.settings.table_size();
-        let open =
-            self.pool.iter().map(|open| (open.number, open.target.map(|target| target.row(size))));
+        let open = self
+            .connections
+            .pool
+            .iter()
+            .map(|open| (open.number, open.target.map(|target| target.row(size))));
         let wanted = self.worker_table.republish(self.settings.connections_max, open);
         self.upstreams.shut_rows().for_each(|row| self.worker_table.set_pending(row, true));
-        self.worker_table.set_open(self.published);
+        self.worker_table.set_open(self.acceptor.published);
         if wanted {
-            self.wake_workers();
+            self.acceptor.wake_workers();
         }
-        self.look_for_clients();
+        self.acceptor.look_for_clients(&self.poll, self.now);
     }
 
     /// Applies new settings.
-    fn apply(&mut self, settings: Settings) -> Result<(), Nonsense> {
+    fn apply(&mut self, settings: Settings) -> Result<(), InvalidMessage> {
         if settings.table_size() != self.settings.table_size() {
             // The rows of the shared table would belong to other servers.
-            return Err(Nonsense);
+            return Err(InvalidMessage);
         }
         let old = std::mem::replace(&mut self.settings, settings);
         self.shown = shown(&self.settings);
+        self.connection_log.set_addresses(&self.settings);
         self.debug.set(&self.settings);
         self.mark_outdated(&old);
         if old.buffers.client != self.settings.buffers.client {
-            self.accepting.set_buffers(self.settings.buffers.client);
+            self.acceptor.set_buffers(self.settings.buffers.client);
         }
-        self.idle.set_timeout(&mut self.pool, self.settings.idle_timeout, self.now);
+        self.connections.set_idle_timeout(self.settings.idle_timeout, self.now);
         self.limits_changed();
-        self.tools.set_most_pipes(self.accepting.pipes());
+        self.io.tools.set_most_pipes(self.acceptor.pipes());
         self.adjust_idlers();
-        self.supervisor.answer(FromWorker::Applied { generation: self.settings.generation });
+        self.link.answer(FromWorker::Applied { generation: self.settings.generation });
         Ok(())
     }
 
-    /// Marks the connects under way to servers whose address has changed.
+    /// Marks the connections and the connects under way to servers whose address has changed.
     fn mark_outdated(&mut self, old: &Settings) {
-        let moved = |old: Option<&Server>, new: Option<&Server>| match (old, new) {
-            (Some(old), Some(new)) => !old.addresses().eq(new.addresses()),
-            (None, None) => false,
-            (Some(_), None) | (None, Some(_)) => true,
-        };
-        for slot in 0..self.pool.slots() {
-            let connection = &mut self.pool[slot];
-            let (ConnectionState::Connecting, Some(target), false) =
-                (connection.state, connection.target, connection.outdated)
-            else {
+        for slot in 0..self.connections.pool.slots() {
+            let connection = &mut self.connections[slot];
+            let is_connecting = connection.state == ConnectionState::Connecting;
+            let Some(target) = connection.target else { continue };
+            if !is_connecting && connection.up.socket.is_none() {
                 continue;
-            };
-            connection.outdated = moved(old.target(target), self.settings.target(target));
-            if connection.outdated && connection.links[STEP].is_queued() {
-                self.upstreams.end(target.row(self.settings.table_size()));
+            }
+            let was_outdated = connection.is_outdated();
+            connection.since_then =
+                connection.since_then.max(since(old.target(target), self.settings.target(target)));
+            let begins = connection.is_outdated() && !was_outdated;
+            if begins && connection.timer == Some(Timer::Connect) {
+                self.upstreams.end(self.row(target));
             }
         }
         let regular = (0..self.settings.table_size()).map(|id| Target::Server(ServerId(id as u16)));
         for target in regular.chain([Target::Emergency, Target::Abuse]) {
-            if moved(old.target(target), self.settings.target(target)) {
-                self.upstreams.replace(target.row(self.settings.table_size()));
+            if since(old.target(target), self.settings.target(target)) != ServerSince::Same {
+                self.upstreams.replace(self.row(target));
             }
         }
         for row in self.upstreams.shut_rows().collect::<Vec<_>>() {
@@ -178,92 +217,29 @@ impl Relay<'_> {
     }
 
     /// Ends the request log.
-    fn end_log(&mut self) {
-        self.count_lines();
+    pub(in crate::relay) fn end_log(&mut self) {
         let Some(mut log) = self.log.take() else { return };
         log.close(self.now);
+        self.link.counters.log_lines += log.take_lines();
         if let Some((lines, errno)) = log.take_lost() {
-            self.counters.log_lost += lines;
-            self.supervisor.tell(Event::LogLost { lines, errno }, &mut self.counters);
+            self.link.counters.log_lost += lines;
+            self.link.report(Event::LogLost { lines, errno });
         }
     }
 
     /// Updates the counter of log lines.
     pub(in crate::relay) fn count_lines(&mut self) {
-        self.counters.log_lines += self.log.as_mut().map_or(0, LogWriter::take_lines);
+        self.link.counters.log_lines += self.log.as_mut().map_or(0, LogWriter::take_lines);
     }
 }
 
-/// The address of a target as the request log shows it; empty if there is none.
-pub fn shown_at(shown: &[Vec<String>], target: Option<Target>, position: u32) -> &str {
-    // The last two rows belong to the emergency and the abuse server.
-    let row = |target: Target| shown.get(target.row(shown.len().saturating_sub(2) as u32) as usize);
-    let addresses = target.and_then(row).map_or(&[][..], Vec::as_slice);
-    addresses.get(position as usize % addresses.len().max(1)).map_or("", String::as_str)
-}
-
-/// The addresses of each target as the request log shows them, by table row and position.
-pub fn shown(settings: &Settings) -> Vec<Vec<String>> {
-    let regular = settings.servers.iter();
-    regular
-        .chain([&settings.emergency, &settings.abuse])
-        .map(|server| {
-            let server = server.as_ref();
-            server.map_or(Vec::new(), |server| {
-                (0..server.address_count()).map(|n| server.host_at(n)).collect()
-            })
-        })
-        .collect()
-}
-
-/// Reads the settings from a memfd. All workers share its file offset, so it is not moved.
-fn read_settings(memory: &OwnedFd) -> Option<Settings> {
-    let mut bytes = Vec::new();
-    let mut piece = vec![0; 64 * 1024];
-    while bytes.len() <= SETTINGS_LIMIT {
-        match rustix::io::pread(memory, &mut piece[..], bytes.len() as u64) {
-            Ok(0) => return decode_settings(&bytes).ok(),
-            Ok(length) => bytes.extend_from_slice(&piece[..length]),
-            Err(Errno::INTR) => continue,
-            Err(_) => return None,
-        }
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use pen_ipc::codec::encode_settings;
-    use rustix::fs::{MemfdFlags, memfd_create};
-
-    use super::*;
-
-    fn memory(bytes: &[u8]) -> OwnedFd {
-        let memory = memfd_create("settings", MemfdFlags::CLOEXEC).unwrap();
-        assert_eq!(rustix::io::write(&memory, bytes).unwrap(), bytes.len());
-        memory
-    }
-
-    #[test]
-    fn settings_are_read_from_the_beginning_by_everyone() {
-        let settings = Settings { generation: 7, servers: vec![None; 4096], ..Settings::default() };
-        // The writer's offset, which all readers share, is at the end.
-        let memory = memory(&encode_settings(&settings).unwrap());
-        for _ in 0..2 {
-            assert_eq!(read_settings(&memory), Some(settings.clone()));
-        }
-    }
-
-    #[test]
-    fn what_is_no_settings_is_nothing() {
-        let whole = encode_settings(&Settings::default()).unwrap();
-        assert_eq!(read_settings(&memory(b"")), None);
-        assert_eq!(read_settings(&memory(&whole[..whole.len() - 1])), None);
-        assert_eq!(read_settings(&memory(&[&whole[..], b"x"].concat())), None);
-        let huge = memory(b"");
-        rustix::fs::ftruncate(&huge, SETTINGS_LIMIT as u64 * 2).unwrap();
-        assert_eq!(read_settings(&huge), None);
-        let (reader, _writer) = std::io::pipe().unwrap();
-        assert_eq!(read_settings(&reader.into()), None);
+/// What new settings make of a server.
+fn since(old: Option<&Server>, new: Option<&Server>) -> ServerSince {
+    match (old, new) {
+        (None, None) => ServerSince::Same,
+        (Some(old), Some(new)) if old.address != new.address => ServerSince::Replaced,
+        (Some(old), Some(new)) if old.alternatives != new.alternatives => ServerSince::Rerouted,
+        (Some(_), Some(_)) => ServerSince::Same,
+        (Some(_), None) | (None, Some(_)) => ServerSince::Replaced,
     }
 }

@@ -8,9 +8,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use pen_config::settings::Settings;
 use pen_ipc::start::DebugOutput;
+use pen_ipc::text::{date_time, syslog_time};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
+use time::OffsetDateTime;
 
 /// Most bytes of a line: a pipe takes that much in one piece (PIPE_BUF), and a syslog datagram
 /// holds it.
@@ -39,7 +41,7 @@ impl Debug {
         self.ascii = settings.ascii;
     }
 
-    /// Whether a level is on: 1 decisions, 2 connections and dumps, 3 everything.
+    /// Whether a level is on: 1 decisions, 2 also connections and dumps.
     pub fn on(&self, level: u8) -> bool {
         self.level >= level
     }
@@ -50,14 +52,14 @@ impl Debug {
     }
 
     /// Writes a line, if the level is on.
-    pub fn say(&mut self, level: u8, text: fmt::Arguments<'_>) {
+    pub fn log(&mut self, level: u8, text: fmt::Arguments<'_>) {
         if self.on(level) {
             self.line(&text.to_string());
         }
     }
 
     /// Whether output is on and there is no connection to the daemon.
-    pub fn misses_daemon(&self) -> bool {
+    pub fn needs_daemon(&self) -> bool {
         self.dropped > 0 && matches!(self.output, DebugOutput::Syslog(None))
     }
 
@@ -105,14 +107,17 @@ impl Debug {
     /// is asked for again.
     fn write(&mut self, text: &str) -> bool {
         let (seconds, _) = crate::relay::clock::unix_time();
-        let stamp = Stamp::of(seconds as i64 + i64::from((self.utc_offset)(seconds as i64)));
+        let local = seconds as i64 + i64::from((self.utc_offset)(seconds as i64));
+        // Only a clock that is wrong by thousands of years has no date.
+        let local =
+            OffsetDateTime::from_unix_timestamp(local).unwrap_or(OffsetDateTime::UNIX_EPOCH);
         match &self.output {
             DebugOutput::Stderr => {
-                write_now(std::io::stderr().as_fd(), &format!("{}: {text}\n", stamp.iso()))
+                write_now(std::io::stderr().as_fd(), &format!("{}: {text}\n", date_time(local)))
             }
             DebugOutput::Journal => write_now(std::io::stderr().as_fd(), &format!("<7>{text}\n")),
             DebugOutput::Syslog(Some(socket)) => {
-                let sent = send_now(socket, &format!("<15>{} pen: {text}", stamp.syslog()));
+                let sent = send_now(socket, &format!("<15>{} pen: {text}", syslog_time(local)));
                 if let Err(Errno::CONNREFUSED | Errno::CONNRESET | Errno::NOTCONN) = sent {
                     self.output = DebugOutput::Syslog(None);
                 }
@@ -141,53 +146,6 @@ fn send_now(socket: impl AsFd, line: &str) -> Result<usize, Errno> {
     rustix::net::send(socket, line.as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
 }
 
-/// A local date and time, from seconds since 1970 that include the zone's offset.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Stamp {
-    year: i64,
-    month: usize,
-    day: i64,
-    hour: i64,
-    minute: i64,
-    second: i64,
-}
-
-impl Stamp {
-    /// The civil calendar, after Howard Hinnant's `civil_from_days`: years begin in March, so that
-    /// the leap day is the last day.
-    fn of(local_seconds: i64) -> Stamp {
-        let (days, rest) = (local_seconds.div_euclid(86400), local_seconds.rem_euclid(86400));
-        let from_era_start = days + 719_468;
-        let (era, day_of_era) =
-            (from_era_start.div_euclid(146_097), from_era_start.rem_euclid(146_097));
-        let year_of_era =
-            (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let month_from_march = (5 * day_of_year + 2) / 153;
-        let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-        Stamp {
-            year: year_of_era + era * 400 + i64::from(month <= 2),
-            month: month as usize,
-            day: day_of_year - (153 * month_from_march + 2) / 5 + 1,
-            hour: rest / 3600,
-            minute: rest / 60 % 60,
-            second: rest % 60,
-        }
-    }
-
-    fn iso(self) -> String {
-        let Stamp { year, month, day, hour, minute, second } = self;
-        format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
-    }
-
-    fn syslog(self) -> String {
-        const MONTHS: [&str; 12] =
-            ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-        let Stamp { month, day, hour, minute, second, .. } = self;
-        format!("{} {day:>2} {hour:02}:{minute:02}:{second:02}", MONTHS[(month - 1) % 12])
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,15 +163,15 @@ mod tests {
         let path = directory.path().join("log");
         let settings = Settings { debug: 1, ..Settings::default() };
         let mut debug = Debug::new(&settings, DebugOutput::Syslog(None), |_| 0);
-        assert!(!debug.misses_daemon(), "nothing to say");
+        assert!(!debug.needs_daemon(), "nothing to say");
         for _ in 0..2 {
-            debug.say(1, format_args!("unheard"));
-            debug.say(1, format_args!("unheard"));
-            assert!(debug.misses_daemon());
+            debug.log(1, format_args!("unheard"));
+            debug.log(1, format_args!("unheard"));
+            assert!(debug.needs_daemon());
             let (daemon, socket) = daemon(&path);
             debug.connect(socket);
-            debug.say(1, format_args!("heard"));
-            assert!(!debug.misses_daemon());
+            debug.log(1, format_args!("heard"));
+            assert!(!debug.needs_daemon());
             for said in [" pen: 2 lines of debug output were dropped", " pen: heard"] {
                 let mut buffer = [0; 200];
                 let length = daemon.recv(&mut buffer).unwrap();
@@ -221,16 +179,5 @@ mod tests {
             }
             std::fs::remove_file(&path).unwrap();
         }
-    }
-
-    #[test]
-    fn stamps_are_the_calendar() {
-        assert_eq!(Stamp::of(0).iso(), "1970-01-01 00:00:00");
-        assert_eq!(Stamp::of(951_782_399).iso(), "2000-02-28 23:59:59");
-        assert_eq!(Stamp::of(951_782_400).iso(), "2000-02-29 00:00:00");
-        assert_eq!(Stamp::of(1_795_493_747).iso(), "2026-11-24 04:15:47");
-        assert_eq!(Stamp::of(1_795_493_747).syslog(), "Nov 24 04:15:47");
-        assert_eq!(Stamp::of(4_107_542_400).syslog(), "Mar  1 00:00:00");
-        assert_eq!(Stamp::of(-1).iso(), "1969-12-31 23:59:59");
     }
 }

@@ -12,13 +12,12 @@ use pen_config::ids::{ClientKey, ServerId, Target};
 use pen_config::settings::Settings;
 use pen_ipc::message::ConnectFailure;
 use pen_ipc::message::EXPLANATION;
-use pen_table::Blacklist;
+use pen_ipc::text::errno_text;
+use pen_table::{Blacklist, WorkerTable};
 
 use crate::relay::Relay;
-use crate::relay::upstream::Hindrance;
-use crate::relay::upstream::select::{
-    Candidate, Eligible, Farm, Placement, SelectionRefusal, client_permitted,
-};
+use crate::relay::select::farm::{Farm, Hindrance};
+use crate::relay::select::{Candidate, Eligible, Placement, SelectionRefusal, client_permitted};
 
 /// A read-only view of a farm.
 struct Looked<'f, F> {
@@ -62,7 +61,7 @@ impl Relay<'_> {
         let recorded = locked.map(|table| table.recorded(self.now, tracking));
         let farm = self.farm();
         let explained = explanation(&self.settings, &farm, client, recorded, self.now, &|row| {
-            self.by_what(row)
+            reason_of(&self.worker_table, row)
         });
         let explained = self.passed_over_elsewhere() + &explained;
         let (open, most) = (self.worker_table.connections_open(), self.settings.connections_max);
@@ -93,24 +92,17 @@ impl Relay<'_> {
         };
         elsewhere.take(FEW).map(line).collect()
     }
+}
 
-    /// The end of the line about a blacklisted server: by whom, or why.
-    fn by_what(&self, row: u32) -> String {
-        if self.worker_table.is_taken_out(row) {
-            return " by an operator".into();
-        }
-        match self
-            .worker_table
-            .last_failure(row)
-            .map(|failure| ConnectFailure::from_code(failure.cause))
-        {
-            Some(ConnectFailure::Errno(errno)) => {
-                let why = std::io::Error::from_raw_os_error(errno).to_string().to_lowercase();
-                format!(": {}", why.split(" (os error").next().unwrap_or_default())
-            }
-            Some(ConnectFailure::Timeout) => ": no answer in time".into(),
-            None => String::new(),
-        }
+/// The end of the line about a blacklisted server: by whom, or why.
+fn reason_of(worker_table: &WorkerTable<'_>, row: u32) -> String {
+    if worker_table.is_taken_out(row) {
+        return " by an operator".into();
+    }
+    match worker_table.last_failure(row).map(|failure| ConnectFailure::from_code(failure.cause)) {
+        Some(ConnectFailure::Errno(errno)) => format!(": {}", errno_text(errno)),
+        Some(ConnectFailure::Timeout) => ": no answer in time".into(),
+        None => String::new(),
     }
 }
 
@@ -118,7 +110,7 @@ impl Relay<'_> {
 const FEW: usize = 8;
 
 /// The end of the line about a blacklisted server, by row.
-type ByWhat<'w> = &'w dyn Fn(u32) -> String;
+type BlacklistReason<'w> = &'w dyn Fn(u32) -> String;
 
 /// The explanation. `recorded` is the content of the client table, if it could be read.
 fn explanation(
@@ -127,12 +119,12 @@ fn explanation(
     client: ClientKey,
     recorded: Option<i32>,
     now: u64,
-    by_what: ByWhat<'_>,
+    blacklist_reason: BlacklistReason<'_>,
 ) -> String {
     let farm = Looked { farm, cursor: Cell::new(farm.cursor()) };
     let permitted = client_permitted(settings, client);
     let mut lines = Lines::default();
-    lines.add(standing(settings, client, permitted, recorded));
+    lines.add(client_facts(settings, client, permitted, recorded));
     if settings.dummy && permitted {
         lines.add("dummy: every client gets the same answer, and no server is used".into());
         return lines.text();
@@ -146,7 +138,7 @@ fn explanation(
     for (id, refusal) in
         passed_over.into_iter().filter(|(_, refusal)| *refusal != SelectionRefusal::Absent)
     {
-        lines.add(why_not(settings, Target::Server(id), refusal, now, by_what));
+        lines.add(why_not(settings, Target::Server(id), refusal, now, blacklist_reason));
     }
     let mut waits = false;
     while let Some((target, probed)) = placement.next(settings, &farm).filter(|_| !settings.dummy) {
@@ -169,7 +161,7 @@ fn explanation(
                     placement.hold(target);
                     waits |= hindrance == Hindrance::Pending;
                 }
-                lines.add(why_not(settings, target, refusal, now, by_what));
+                lines.add(why_not(settings, target, refusal, now, blacklist_reason));
             }
         }
     }
@@ -183,7 +175,7 @@ fn explanation(
 }
 
 /// The facts about the client itself, and how its first server is chosen.
-fn standing(
+fn client_facts(
     settings: &Settings,
     client: ClientKey,
     permitted: bool,
@@ -234,7 +226,7 @@ fn why_not(
     target: Target,
     refusal: SelectionRefusal,
     now: u64,
-    by_what: ByWhat<'_>,
+    blacklist_reason: BlacklistReason<'_>,
 ) -> String {
     let name = name(settings, target);
     match refusal {
@@ -243,7 +235,7 @@ fn why_not(
             let seconds = until.saturating_sub(now).div_ceil(1000);
             format!(
                 "{name}: blacklisted for {seconds} s more{}",
-                by_what(target.row(settings.table_size()))
+                blacklist_reason(target.row(settings.table_size()))
             )
         }
         SelectionRefusal::Probed => {

@@ -1,67 +1,68 @@
 //! The relay worker: accepts clients, chooses a server for each, and moves bytes between them until
 //! both are done.
 //!
-//! It has one thread and one event loop, and it never blocks. The folders follow the life of a
-//! connection:
+//! It has one thread and one event loop, and it never blocks. Each line uses only those above it,
+//! tests apart:
 //!
-//! - `accept`: the listener, `-x`, pauses, and `dummy`.
-//! - `preface`: what comes before the choice of a server (TLS handshake, PROXY protocol header).
-//! - `upstream`: choosing a server, connecting to it, failover, and `idlers`.
-//! - `connection`: the state of connections, their events, timeouts and closing.
+//! - `http`, `proxy`, `select`, `tls`: protocols and the choice of a server, without a socket.
+//! - `connection`: the state of connections, and the lists that they are in.
 //! - `transfer`: moving bytes by copying or splice(2).
-//! - `http`: the parsing for `-H`. `tls`: sessions, keys and certificates.
+//! - `accept`, `preface`, `upstream`: from the listener to a connected server.
 //!
-//! `commands` carries out the supervisor's messages, and `explain` answers one of them. `link`,
-//! `request_log` and `debug` are the outputs of the jailed process.
+//! The last line and the files here share the state of a worker, `Relay`. `events` and `closing`
+//! handle connected clients, and `xff` handles those with `-H`. `commands` carries out the
+//! supervisor's messages, and `explain` answers one of them. `link`, `request_log`,
+//! `connection_log` and `debug` are the outputs of the jailed process.
 
 pub(crate) mod accept;
 mod clock;
+pub(crate) mod closing;
 pub(crate) mod commands;
 pub mod connection;
+pub mod connection_log;
 mod debug;
+pub(crate) mod events;
 mod explain;
 pub mod http;
 pub(crate) mod link;
+pub mod log_writer;
 pub(crate) mod preface;
+pub mod proxy;
 pub mod request_log;
+pub mod select;
 #[cfg(test)]
 mod tests;
 pub mod tls;
 pub(crate) mod transfer;
 pub mod upstream;
+pub(crate) mod xff;
 
-use crate::relay::connection::closing;
-use crate::relay::http::xff;
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use pen_config::ids::Target;
 use pen_config::settings::Settings;
 use pen_ipc::channel::{Channel, Sent};
 use pen_ipc::message::{Event, FromStartingWorker, ToWorker};
 use pen_ipc::start::WorkerStart;
-use pen_ipc::stats::Counters;
 use pen_table::{Table, WorkerTable};
 
-use crate::relay::accept::Accepting;
-use crate::relay::connection::idle_timeout::Idle;
-use crate::relay::connection::timer_queue::{Queue, STEP};
-use crate::relay::connection::{ConnectionId, ConnectionState, Pool};
+use crate::relay::accept::acceptor::{Acceptor, Wakeups};
+use crate::relay::connection::connections::Connections;
+use crate::relay::connection::end::ConnectionEnd;
+use crate::relay::connection::{ConnectionState, Timer};
+use crate::relay::connection_log::ConnectionLogger;
 use crate::relay::debug::Debug;
-use crate::relay::http::xff::UntoldRefusals;
-use crate::relay::link::{Rated, Supervisor};
-use crate::relay::preface::handshake::UntoldHandshakes;
-use crate::relay::preface::incomplete::Unfinished;
-use crate::relay::preface::proxy_header::UntoldSenders;
-use crate::relay::request_log::LogWriter;
+use crate::relay::http::Wait;
+use crate::relay::link::{Link, Rated};
+use crate::relay::log_writer::LogWriter;
 use crate::relay::tls::TlsContext;
-use crate::relay::transfer::pump::Tools;
-use crate::relay::transfer::splice_recheck::SpliceRechecks;
-use crate::relay::transfer::undelivered::Untaken;
+use crate::relay::transfer::Io;
 use crate::relay::upstream::Upstreams;
+use crate::relay::upstream::attempts::Attempts;
 use crate::relay::upstream::idlers::Idlers;
 
 pub use crate::relay::tls::examine as examine_tls;
@@ -81,7 +82,7 @@ const EVENTS: usize = 512;
 /// After this many steps of a round the clock is read, and after this many milliseconds the
 /// supervisor's messages are read. Each step may be a TLS handshake: hundreds of them would delay
 /// the answer to a ping for seconds.
-const BREATH: usize = 16;
+const STEPS_PER_CHECK: usize = 16;
 const LONG_ROUND: u64 = 50;
 
 /// A worker and its state.
@@ -91,130 +92,78 @@ struct Relay<'t> {
     /// The addresses of each target as the request log shows them, by table row and position.
     shown: Vec<Vec<String>>,
     worker_table: WorkerTable<'t>,
-    freed: OwnedFd,
-    vacancy: OwnedFd,
-    accepting: Accepting,
-    pool: Pool,
-    /// Connections whose client must send something first.
-    greeting: Queue<STEP>,
-    /// Clients accepted in this round. Their servers are connected to in the next round.
-    newcomers: Vec<ConnectionId>,
-    /// Connections whose last attempt failed. The next target is tried in this turn or a later one.
-    retries: VecDeque<ConnectionId>,
-    /// Connections whose target is tried in the next turn.
-    next_turn: Vec<ConnectionId>,
-    /// What this turn has spent on selection and failed attempts (see `relay::upstream::failover`).
-    effort: u32,
+    acceptor: Acceptor,
+    connections: Connections,
+    attempts: Attempts,
     /// This worker's state of each server.
     upstreams: Upstreams,
-    /// Connections whose connect is under way.
-    connecting: Queue<STEP>,
-    /// Connections with one end closed.
-    lingering: Queue<STEP>,
-    /// Relaying connections with an unfinished head (`-H`).
-    heads: Queue<STEP>,
-    /// Relaying connections that may or may not be HTTP (`http mixed`).
-    undecided: Queue<STEP>,
-    /// Relaying connections with a refused request, which wait for the answers to earlier requests.
-    refused: Queue<STEP>,
-    /// Connections that are closed after a silence of `idle_timeout`.
-    idle: Idle,
     idlers: Idlers,
-    /// Ends that a short splice(2) is believed to have emptied.
-    splice_rechecks: SpliceRechecks,
-    /// The number of this worker, and the number of workers.
-    crew: (u32, u32),
-    /// Ends that have more to read although no event will report it, and a spare list for the next
-    /// round.
-    ready: Vec<ConnectionId>,
-    next_ready: Vec<ConnectionId>,
-    tools: Tools,
-    /// Unfinished data of clients.
-    unfinished: Unfinished,
-    /// Data that was read and not yet delivered.
-    untaken: Untaken,
+    io: Io,
     log: Option<LogWriter>,
+    connection_log: ConnectionLogger,
     debug: Debug,
-    supervisor: Supervisor,
-    counters: Counters,
+    link: Link,
     /// The TLS configuration, if clients use TLS.
     tls: Option<TlsContext>,
-    /// Failed handshakes that were not yet reported.
-    untold_handshakes: Option<UntoldHandshakes>,
-    /// Listed senders that were closed and not yet reported.
-    untold_senders: Option<UntoldSenders>,
-    /// Refused requests that were not yet reported.
-    untold_refusals: Option<UntoldRefusals>,
-    /// How many clients without a usable server were reported.
-    unserved_told: u64,
-    /// The number of open connections that the other workers see in the table.
-    published: Option<u32>,
     /// Monotonic milliseconds, read once per round of events.
     now: u64,
+    /// The same in nanoseconds.
+    precise: u64,
 }
 
 /// Runs a relay worker until the supervisor tells it to stop or has gone. Returns the exit status.
 pub fn run(start: WorkerStart, table: &Table) -> i32 {
-    let (channel, freed, vacancy, listener) =
-        (start.channel, start.freed, start.vacancy, start.listener);
-    let poll = match Poll::new().and_then(|poll| watch_own(&poll, &channel, &freed).map(|()| poll))
+    let (channel, settings) = (start.channel, start.settings);
+    let poll = match Poll::new()
+        .and_then(|poll| watch_own(&poll, &channel, &start.freed).map(|()| poll))
     {
         Ok(poll) => poll,
         Err(error) => return fail(&channel, format!("cannot wait for events: {error}")),
     };
-    let accepting = match Accepting::new(&poll, listener, &start.settings, start.descriptor_limit) {
-        Ok(accepting) => accepting,
+    let wakeups = Wakeups { freed: start.freed, vacancy: start.vacancy };
+    let acceptor = Acceptor::new(
+        &poll,
+        start.listener,
+        wakeups,
+        start.workers,
+        start.begins,
+        &settings,
+        start.descriptor_limit,
+    );
+    let acceptor = match acceptor {
+        Ok(acceptor) => acceptor,
         Err(error) => return fail(&channel, format!("cannot watch the listener: {error}")),
     };
     let tls = match start.tls.map(TlsContext::new).transpose() {
         Ok(tls) => tls,
         Err(reason) => return fail(&channel, reason),
     };
-    let pipes = accepting.pipes();
     match channel.send(&FromStartingWorker::Ready, None) {
         Ok(Sent::Queued) => {}
         Ok(Sent::Full) | Err(_) => return 1,
     }
+    let mut connection_log = ConnectionLogger::new(start.id, &start.host, start.utc_offset);
+    if let Some(log) = start.connection_log {
+        connection_log.open(log, &settings);
+    }
     let mut relay = Relay {
         poll,
-        shown: commands::shown(&start.settings),
-        worker_table: table.worker_table(u32::from(start.id.0)),
-        freed,
-        vacancy,
-        accepting,
-        pool: Pool::default(),
-        greeting: Queue::default(),
-        newcomers: Vec::new(),
-        retries: VecDeque::new(),
-        next_turn: Vec::new(),
-        effort: 0,
-        upstreams: Upstreams::new(start.settings.table_size() + 2),
-        connecting: Queue::default(),
-        lingering: Queue::default(),
-        heads: Queue::default(),
-        undecided: Queue::default(),
-        refused: Queue::default(),
-        idle: Idle::new(start.settings.idle_timeout),
-        idlers: Idlers::default(),
-        splice_rechecks: SpliceRechecks::default(),
-        crew: (u32::from(start.id.0), table.shape().workers),
-        ready: Vec::new(),
-        next_ready: Vec::new(),
-        tools: Tools::new(pipes),
-        unfinished: Unfinished::default(),
-        untaken: Untaken::default(),
+        shown: request_log::shown(&settings),
+        worker_table: table.worker_table(start.row),
+        connections: Connections::new(settings.idle_timeout),
+        attempts: Attempts::default(),
+        upstreams: Upstreams::new(settings.table_size() + 2),
+        idlers: Idlers::new(start.id.0.into(), start.workers),
+        io: Io::new(acceptor.pipes()),
+        acceptor,
         log: start.log.map(LogWriter::new),
-        debug: Debug::new(&start.settings, start.debug, start.utc_offset),
-        supervisor: Supervisor::new(channel.into_phase()),
-        counters: Counters::default(),
+        connection_log,
+        debug: Debug::new(&settings, start.debug, start.utc_offset),
+        link: Link::new(channel.into_phase()),
         tls,
-        untold_handshakes: None,
-        untold_refusals: None,
-        untold_senders: None,
-        unserved_told: 0,
-        published: None,
         now: clock::now(),
-        settings: start.settings,
+        precise: clock::precise(),
+        settings,
     };
     relay.adjust_idlers();
     relay.serve()
@@ -244,15 +193,15 @@ impl Relay<'_> {
     fn serve(&mut self) -> i32 {
         let mut events = Events::with_capacity(EVENTS);
         loop {
-            self.publish();
+            self.acceptor.publish(self.connections.pool.open(), &self.worker_table);
             let timeout = self.timeout();
             match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(_) => return 1,
             }
-            self.now = clock::now();
-            self.effort = 0;
+            self.read_clock();
+            self.attempts.begin_turn();
             self.upstreams.next_turn();
             let mut listener = false;
             for (step, event) in events.iter().enumerate() {
@@ -261,12 +210,12 @@ impl Relay<'_> {
                 }
                 match event.token() {
                     CHANNEL => {
-                        if let Some(status) = self.hear() {
+                        if let Some(status) = self.read_messages() {
                             return status;
                         }
                     }
-                    FREED => self.on_freed(),
-                    VACANCY => self.on_vacancy(),
+                    FREED => self.acceptor.on_freed(&self.poll, self.now),
+                    VACANCY => self.acceptor.on_vacancy(),
                     LISTENER => listener = true,
                     _ => {
                         self.on_event(event);
@@ -282,57 +231,90 @@ impl Relay<'_> {
             // Last, so that connections that ended in this round make room first.
             match listener {
                 true => self.accept(),
-                false => self.no_client(),
+                false => self.acceptor.no_client(),
             }
             self.on_time();
             // Connection numbers that were freed in this round and not used since.
-            self.fill_place();
+            self.use_vacancy();
             self.count_lines();
-            if self.debug.misses_daemon() && self.supervisor.may_tell(Rated::NoSyslog, self.now) {
-                self.supervisor.miss_daemon();
+            self.count_connection_lines();
+            let needs_daemon = self.debug.needs_daemon() || self.connection_log.needs_daemon();
+            if needs_daemon && self.link.may_report(Rated::NoSyslog, self.now) {
+                self.link.request_syslog();
             }
-            self.supervisor.note_counters(self.now, &self.counters);
+            self.link.schedule_counters(self.now);
+            if self.acceptor.is_drained() && self.connections.pool.open() == 0 && self.is_over() {
+                return 0;
+            }
         }
+    }
+
+    /// Writes out the log and sends the last counters of a worker without connections. False: the
+    /// channel is full. The worker goes on until the supervisor has read it.
+    fn is_over(&mut self) -> bool {
+        self.end_log();
+        self.end_connection_log();
+        self.link.lift_rates();
+        self.link.report_pending(self.now);
+        self.link.flush();
+        if !self.link.has_told_all() {
+            self.link.send_counters(self.now);
+        }
+        self.link.has_told_all()
     }
 
     /// Reads the supervisor's messages during a round that takes long. Some: leave with this exit
     /// status.
     fn poll_control(&mut self, step: usize) -> Option<i32> {
-        if step % BREATH != BREATH - 1 {
+        if step % STEPS_PER_CHECK != STEPS_PER_CHECK - 1 {
             return None;
         }
-        let now = clock::now();
-        if now < self.now + LONG_ROUND {
+        if clock::now() < self.now + LONG_ROUND {
             return None;
         }
-        self.now = now;
-        self.hear()
+        self.read_clock();
+        self.read_messages()
+    }
+
+    fn read_clock(&mut self) {
+        let moment = clock::Moment::read();
+        (self.now, self.precise) = (moment.millis, moment.nanos);
     }
 
     /// How long the next wait may be.
     fn timeout(&self) -> Option<Duration> {
-        let is_due = self.has_retries() || self.accepting.has_vacancy();
-        if !self.ready.is_empty() || !self.newcomers.is_empty() || is_due {
+        let must_connect = self.attempts.has_some() || self.upstreams.has_due();
+        if must_connect || self.connections.has_ready() || self.acceptor.has_vacancy {
             return Some(Duration::ZERO);
         }
-        let deadlines = [
-            self.greeting.next_deadline(&self.pool, self.greeting_timeout()),
-            self.connecting.next_deadline(&self.pool, self.connect_timeout()),
-            self.upstreams.next_deadline(&self.pool, self.connect_timeout()),
-            self.lingering.next_deadline(&self.pool, closing::LINGER),
-            self.heads.next_deadline(&self.pool, xff::HEAD),
-            self.undecided.next_deadline(&self.pool, xff::PROTOCOL),
-            self.refused.next_deadline(&self.pool, xff::ANSWERS),
-            self.idle.next_deadline(&self.pool),
+        let others = [
+            self.upstreams.next_deadline(&self.connections.pool, self.connect_timeout()),
+            self.connections.idle.next_deadline(&self.connections.pool),
             self.idlers.retry_at(),
-            self.splice_rechecks.due(),
-            self.accepting.resume_at(),
-            self.supervisor.counters_due(),
+            self.io.rechecks.due(),
+            self.acceptor.resume_at(),
+            self.link.counters_due(),
             self.log.as_ref().and_then(LogWriter::due),
-            self.untold_due(),
+            self.connection_log.due(),
+            self.link.pending_due(),
         ];
-        let next = deadlines.into_iter().flatten().min()?;
-        Some(Duration::from_millis(next.saturating_sub(clock::now())))
+        // Loops, because a chain of iterators costs 300 instructions in each round.
+        let mut next = u64::MAX;
+        for at in others.into_iter().flatten() {
+            next = next.min(at);
+        }
+        for timer in Timer::ALL {
+            if let Some(at) = self.connections.next_deadline(timer, self.time_limit(timer)) {
+                next = next.min(at);
+            }
+        }
+        let has_deadline = next < u64::MAX;
+        has_deadline.then(|| Duration::from_millis(next.saturating_sub(clock::now())))
+    }
+
+    /// A target's row of the shared table.
+    fn row(&self, target: Target) -> u32 {
+        target.row(self.settings.table_size())
     }
 
     /// Milliseconds that a connect may take.
@@ -340,87 +322,87 @@ impl Relay<'_> {
         u64::from(self.settings.connect_timeout) * 1000
     }
 
+    /// Milliseconds of a time limit.
+    fn time_limit(&self, timer: Timer) -> u64 {
+        match timer {
+            Timer::Preface => self.preface_timeout(),
+            Timer::Connect => self.connect_timeout(),
+            Timer::Linger => closing::LINGER,
+            Timer::Http(Wait::Head) => xff::HEAD,
+            Timer::Http(Wait::Protocol) => xff::PROTOCOL,
+            Timer::Http(Wait::Answers) => xff::ANSWERS,
+        }
+    }
+
     /// Does everything that is due.
     fn on_time(&mut self) {
-        while let Some(slot) = self.greeting.due(&self.pool, self.greeting_timeout(), self.now) {
-            self.greeting_ends(slot);
+        for timer in Timer::ALL {
+            let time = self.time_limit(timer);
+            while let Some(slot) = self.connections.due(timer, time, self.now) {
+                self.on_time_limit(slot, timer);
+            }
         }
-        while let Some(slot) = self.connecting.due(&self.pool, self.connect_timeout(), self.now) {
-            self.connect_timed_out(slot);
-        }
-        while let Some(slot) = self.upstreams.overdue(&self.pool, self.connect_timeout(), self.now)
-        {
+        let time = self.connect_timeout();
+        while let Some(slot) = self.upstreams.overdue(&self.connections.pool, time, self.now) {
             self.waiting_ends(slot);
         }
-        while let Some(slot) = self.lingering.due(&self.pool, closing::LINGER, self.now) {
-            self.linger_ends(slot);
-        }
-        while let Some(slot) = self.heads.due(&self.pool, xff::HEAD, self.now) {
-            self.head_is_late(slot);
-        }
-        while let Some(slot) = self.undecided.due(&self.pool, xff::PROTOCOL, self.now) {
-            self.protocol_is_late(slot);
-        }
-        while let Some(slot) = self.refused.due(&self.pool, xff::ANSWERS, self.now) {
-            self.answers_are_late(slot);
-        }
-        while let Some(slot) = self.idle.due(&self.pool, self.now) {
+        while let Some(slot) = self.connections.idle.due(&self.connections.pool, self.now) {
             self.idle_ends(slot);
         }
         if self.idlers.retry_at().is_some_and(|at| at <= self.now) {
             self.open_idlers();
         }
-        if self.splice_rechecks.due().is_some_and(|at| at <= self.now) {
-            self.recheck();
+        if self.io.rechecks.due().is_some_and(|at| at <= self.now) {
+            self.io.rechecks.run(&mut self.connections, self.now);
         }
-        if self.accepting.resume_at().is_some_and(|at| at <= self.now) {
+        if self.acceptor.resume_at().is_some_and(|at| at <= self.now) {
             self.pause_ends();
         }
         if self.log.as_ref().and_then(LogWriter::due).is_some_and(|due| due <= self.now) {
             self.flush_log();
         }
-        if self.untold_due().is_some_and(|due| due <= self.now) {
-            self.tell_untold();
+        if self.connection_log.due().is_some_and(|due| due <= self.now) {
+            self.flush_connection_log();
         }
-        if self.supervisor.counters_due().is_some_and(|due| due <= self.now) {
-            self.give_memory_back();
-            self.supervisor.send_counters(self.now, &self.counters);
+        if self.link.pending_due().is_some_and(|due| due <= self.now) {
+            self.link.report_pending(self.now);
+        }
+        if self.link.counters_due().is_some_and(|due| due <= self.now) {
+            self.io.unfinished.give_memory_back(self.connections.pool.open());
+            self.link.send_counters(self.now);
         }
     }
 
-    /// When pending reports of limited rate are due. Without it, the last reports of a flood would
-    /// never be sent.
-    fn untold_due(&self) -> Option<u64> {
-        let handshakes = self.untold_handshakes.as_ref().map(|_| Rated::Handshake);
-        let crowded = self.unfinished.is_untold().then_some(Rated::Crowded);
-        let refusals = self.untold_refusals.as_ref().map(|_| Rated::Request);
-        let unserved = (self.counters.unserved > self.unserved_told).then_some(Rated::Unserved);
-        let senders = self.untold_senders.as_ref().map(|_| Rated::BadSender);
-        let kinds = [handshakes, crowded, refusals, unserved, senders];
-        kinds.into_iter().flatten().map(|kind| self.supervisor.may_tell_from(kind)).min()
-    }
-
-    /// Sends the pending reports whose time has come.
-    fn tell_untold(&mut self) {
-        self.tell_handshakes();
-        self.tell_crowded();
-        self.tell_refusals();
-        self.tell_unserved();
-        self.tell_senders();
+    /// Handles a connection whose time limit is up.
+    fn on_time_limit(&mut self, slot: u32, timer: Timer) {
+        match timer {
+            Timer::Preface => self.preface_timed_out(slot),
+            Timer::Connect => self.connect_timed_out(slot),
+            Timer::Linger => self.linger_ends(slot),
+            Timer::Http(Wait::Head) => self.head_is_late(slot),
+            Timer::Http(Wait::Protocol) => self.protocol_is_late(slot),
+            Timer::Http(Wait::Answers) => self.answers_are_late(slot),
+        }
     }
 
     /// Writes out the log and releases all entries of the table. The sockets close with the
     /// process.
     fn stop(&mut self) {
         self.flush_log();
-        self.supervisor.lift_rates();
-        self.tell_untold();
-        for slot in 0..self.pool.slots() {
-            if self.pool[slot].state != ConnectionState::Free {
+        self.link.lift_rates();
+        self.link.report_pending(self.now);
+        for slot in 0..self.connections.pool.slots() {
+            if self.connections[slot].state != ConnectionState::Free {
+                self.note_end(slot, ConnectionEnd::Shutdown);
                 self.cut(slot);
             }
         }
-        self.supervisor.send_counters(self.now, &self.counters);
+        self.end_connection_log();
+        if self.acceptor.is_drained() && self.acceptor.has_vacancy {
+            // Others go on, and wait for the numbers.
+            self.acceptor.wake_one();
+        }
+        self.link.send_counters(self.now);
     }
 
     fn flush_log(&mut self) {
@@ -429,12 +411,12 @@ impl Relay<'_> {
         if !log.has_lost() {
             return;
         }
-        if !self.supervisor.may_tell(Rated::LogLost, self.now) {
+        if !self.link.may_report(Rated::LogLost, self.now) {
             return log.remind(self.now + link::RATE);
         }
         if let Some((lines, errno)) = log.take_lost() {
-            self.counters.log_lost += lines;
-            self.supervisor.tell(Event::LogLost { lines, errno }, &mut self.counters);
+            self.link.counters.log_lost += lines;
+            self.link.report(Event::LogLost { lines, errno });
         }
     }
 }

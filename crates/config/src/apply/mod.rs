@@ -5,19 +5,21 @@
 
 use std::collections::BTreeSet;
 
+use crate::ConfigurationError;
 use crate::acl::{Acl, LISTS, MAX_ENTRIES};
-use crate::address::{Address, Host, Local, Service};
-use crate::command::{BufferSide, Command, Nature, Number, ServerChange, Startup, Switch};
-use crate::configuration::{
-    ConfigurationError, Lookup, Names, SourcedCommand, resolve_port, resolved, server_addresses,
-    zoned,
+use crate::address::Address;
+use crate::command::{
+    BufferSide, Command, Number, ServerChange, Setting, SourcedCommand, Startup, Switch, last,
 };
+use crate::grammar::ServerSpec;
 use crate::ids::ServerId;
-use crate::parse::grammar::ServerSpec;
+use crate::names::{
+    Lookup, Names, of_host, of_local, of_service, resolve_port, resolved, server_addresses,
+};
 use crate::settings::{Server, Settings};
 
-/// Applies one command to `settings`. A command that is not a setting, such as `log`, `listen` or
-/// `exit`, changes nothing here: the supervisor carries it out. The same holds for `blacklist`
+/// Applies one command to `settings`. What is not in [`Settings`], such as the log or the listen
+/// address, is not changed here: the supervisor carries it out. The same holds for `blacklist`
 /// among the changes of a server, which is a state and not a setting.
 ///
 /// `listen_port` is the port for a new server without a port; `None` if pen listens on a Unix
@@ -28,75 +30,83 @@ use crate::settings::{Server, Settings};
 /// word and is the reply.
 pub fn apply(
     settings: &mut Settings,
-    command: &Command,
+    setting: &Setting,
     names: &Names,
     listen_port: Option<u16>,
 ) -> Result<(), String> {
-    match command {
-        Command::Acl { list, verdict, net } => {
+    match setting {
+        Setting::Acl { list, verdict, net } => {
             let acl = settings.acls.get_mut(usize::from(*list)).ok_or("acl: no such list")?;
             if !acl.push(*verdict, *net) {
                 return Err(format!("acl: list {list} is full, it has {MAX_ENTRIES} entries"));
             }
         }
-        Command::NoAcl(list) => {
+        Setting::NoAcl(list) => {
             *settings.acls.get_mut(usize::from(*list)).ok_or("acl: no such list")? = Acl::default();
         }
-        Command::Switch(which, on) => {
-            if let Some(source_line) = switch(settings, *which) {
-                *source_line = *on;
+        Setting::Switch(which, on) => {
+            if let Some(present) = switch(settings, *which) {
+                *present = *on;
             }
         }
-        Command::Number(which, Some(value)) => {
-            if let Some(present) = present(settings, *which).filter(|present| value < present) {
+        Setting::Number(which, value) => {
+            let present = which.value(settings).filter(|_| Number::GROWING.contains(which));
+            if let Some(present) = present.filter(|present| value < present) {
                 let word = which.word();
                 return Err(format!(
                     "{word}: {value} is below {present}, which is in force: it only grows"
                 ));
             }
-            number(settings, *which, *value);
+            set_number(settings, *which, *value);
         }
-        Command::Http(http) => settings.http = *http,
-        Command::Server { number, changes } => {
+        Setting::Http(http) => settings.http = *http,
+        Setting::Server { number, changes } => {
             let slots = settings.servers.len();
             let slot =
                 settings.servers.get_mut(*number as usize).ok_or_else(|| beyond(*number, slots))?;
             *slot = Some(server(slot.as_ref(), *number, changes, names, listen_port)?);
         }
-        Command::NoServer(number) => {
+        Setting::NoServer(number) => {
             let slots = settings.servers.len();
             *settings.servers.get_mut(*number as usize).ok_or_else(|| beyond(*number, slots))? =
                 None;
         }
-        Command::Emergency(spec) => {
-            settings.emergency = backup("emergency", spec.as_ref(), names, listen_port)?
+        Setting::Emergency(spec) => {
+            settings.emergency = backup(setting.word(), spec.as_ref(), names, listen_port)?
         }
-        Command::Abuse(spec) => {
-            settings.abuse = backup("abuse", spec.as_ref(), names, listen_port)?
+        Setting::Abuse(spec) => {
+            settings.abuse = backup(setting.word(), spec.as_ref(), names, listen_port)?
         }
-        Command::Certificate(files) => {
+        Setting::Certificate(files) => {
             let (certificate, key) =
                 files.clone().map_or((None, None), |(file, key)| (Some(file), key));
             (settings.tls.certificate, settings.tls.key) = (certificate, key);
         }
-        Command::ClientCa(paths) => {
+        Setting::ClientCa(paths) => {
             let mut paths = paths.iter().cloned();
             (settings.tls.ca_file, settings.tls.ca_directory) = (paths.next(), paths.next());
         }
-        Command::Source(address) => settings.source = *address,
-        Command::SocketBuffers(BufferSide::Client, sizes) => settings.buffers.client = *sizes,
-        Command::SocketBuffers(BufferSide::Server, sizes) => settings.buffers.server = *sizes,
-        Command::Fastclose(which) => settings.fastclose = *which,
-        Command::ProxyIn(senders) => settings.proxy_in = senders.clone(),
-        Command::ProxyOut(out) => settings.proxy_out = *out,
-        Command::SslCiphers(list) => {
+        Setting::Source(address) => settings.source = *address,
+        Setting::SocketBuffers(BufferSide::Client, sizes) => settings.buffers.client = *sizes,
+        Setting::SocketBuffers(BufferSide::Server, sizes) => settings.buffers.server = *sizes,
+        Setting::Fastclose(which) => settings.fastclose = *which,
+        Setting::ProxyIn(senders) => settings.proxy_in = senders.clone(),
+        Setting::ProxyOut(out) => settings.proxy_out = *out,
+        Setting::SslCiphers(list) => {
             settings.tls.suites = list.as_ref().map_or(Vec::new(), |list| list.suites.clone());
         }
-        Command::SslNoTls12 => settings.tls.tls12 = false,
-        Command::SslTls12 => settings.tls.tls12 = true,
-        Command::SslOcsp(path) => settings.tls.ocsp.clone_from(path),
-        Command::SslNames(path) => settings.tls.names.clone_from(path),
-        _ => {}
+        Setting::SslNoTls12 => settings.tls.tls12 = false,
+        Setting::SslTls12 => settings.tls.tls12 = true,
+        Setting::SslOcsp(path) => settings.tls.ocsp.clone_from(path),
+        Setting::SslNames(path) => settings.tls.names.clone_from(path),
+        Setting::ConnectionLogFormat(form) => settings.connection_log_format = *form,
+        Setting::ConnectionLog(_)
+        | Setting::Listen(_)
+        | Setting::Log(_)
+        | Setting::WebStats(_)
+        | Setting::Startup(_) => {}
+        // Settings of the original that have no effect here.
+        Setting::SslAlways | Setting::SslRenegotiation(_) => {}
     }
     Ok(())
 }
@@ -119,10 +129,11 @@ fn backup(
 
 /// Whether the file says that it names all servers (`servers_only`); `None` if it does not say.
 pub fn names_all(file: &[SourcedCommand]) -> Option<bool> {
-    file.iter().rev().find_map(|placed| match placed.command {
-        Command::Switch(Switch::ServersOnly, on) => Some(on),
-        _ => None,
-    })
+    let pick = |setting: &Setting| {
+        let Setting::Switch(Switch::ServersOnly, on) = setting else { return None };
+        Some(*on)
+    };
+    last(file, pick).map(|(on, _)| on)
 }
 
 /// Removes the servers that a file does not name, if the file says that it names all.
@@ -130,36 +141,15 @@ pub(crate) fn keep_named(servers: &mut [Option<Server>], file: &[SourcedCommand]
     if names_all(file) != Some(true) {
         return;
     }
-    let number = |placed: &SourcedCommand| match placed.command {
-        Command::Server { number, .. } => Some(number as usize),
-        _ => None,
+    let number = |setting: &Setting| {
+        let Setting::Server { number, .. } = setting else { return None };
+        Some(*number as usize)
     };
-    let named: BTreeSet<usize> = file.iter().filter_map(number).collect();
+    let named: BTreeSet<usize> =
+        file.iter().filter_map(SourcedCommand::setting).filter_map(number).collect();
     for (_, server) in servers.iter_mut().enumerate().filter(|(number, _)| !named.contains(number))
     {
         *server = None;
-    }
-}
-
-/// The present value of a table size, which cannot become smaller while pen runs; `None` for any
-/// other number.
-pub fn present(settings: &Settings, which: Number) -> Option<u32> {
-    match which {
-        Number::ClientsMax => Some(settings.clients_max),
-        Number::ConnMax => Some(settings.connections_max),
-        Number::AcceptBatch
-        | Number::Backlog
-        | Number::Blacklist
-        | Number::ClientAcl
-        | Number::ControlAcl
-        | Number::Debug
-        | Number::IdleTimeout
-        | Number::Idlers
-        | Number::MaxServers
-        | Number::PendingMax
-        | Number::Timeout
-        | Number::Tracking
-        | Number::Workers => None,
     }
 }
 
@@ -177,10 +167,7 @@ pub fn reload(
     listen_port: Option<u16>,
 ) -> Result<Settings, Vec<ConfigurationError>> {
     let mut settings = running.clone();
-    let mentioned = file.iter().filter_map(|placed| match placed.command {
-        Command::Acl { list, .. } | Command::NoAcl(list) => Some(usize::from(list)),
-        _ => None,
-    });
+    let mentioned = file.iter().filter_map(SourcedCommand::setting).filter_map(list_of);
     keep_named(&mut settings.servers, file);
     let given = lists(options);
     for list in mentioned.collect::<BTreeSet<_>>() {
@@ -188,30 +175,34 @@ pub fn reload(
             acl.clone_from(given);
         }
     }
-    for which in [Number::ClientsMax, Number::ConnMax] {
+    for which in Number::GROWING {
         // The last value counts, as at the start; a smaller one needs a restart.
         if let Some(wanted) =
-            last_number(file, which).filter(|wanted| Some(*wanted) > present(&settings, which))
+            last_number(file, which).filter(|wanted| Some(*wanted) > which.value(&settings))
         {
-            number(&mut settings, which, wanted);
+            set_number(&mut settings, which, wanted);
         }
     }
-    let others = file.iter().filter(|placed| !grows(&placed.command));
+    let others = file.iter().filter(|sourced| !grows(sourced));
     let errors = apply_all(&mut settings, others, names, listen_port);
     if errors.is_empty() { Ok(settings) } else { Err(errors) }
 }
 
 /// Whether the command sets the size of a table. At the start it can also make the table smaller.
-pub fn grows(command: &Command) -> bool {
-    matches!(command, Command::Number(Number::ClientsMax | Number::ConnMax, _))
+pub fn grows(sourced: &SourcedCommand) -> bool {
+    let Some(Setting::Number(which, _)) = sourced.setting() else { return false };
+    Number::GROWING.contains(which)
 }
 
-/// The last value of a number in a file.
-pub fn last_number(file: &[SourcedCommand], which: Number) -> Option<u32> {
-    file.iter().rev().find_map(|placed| match placed.command {
-        Command::Number(said, value) if said == which => value,
-        _ => None,
-    })
+/// The access list that a setting changes.
+fn list_of(setting: &Setting) -> Option<usize> {
+    let (Setting::Acl { list, .. } | Setting::NoAcl(list)) = setting else { return None };
+    Some(usize::from(*list))
+}
+
+/// The last value of a number in a list of commands.
+pub(crate) fn last_number(file: &[SourcedCommand], which: Number) -> Option<u32> {
+    last(file, |setting| setting.number(which)).map(|(value, _)| value)
 }
 
 /// Applies commands of a file in order; returns the errors, each with its source line.
@@ -221,85 +212,88 @@ pub fn apply_all<'c>(
     names: &Names,
     listen_port: Option<u16>,
 ) -> Vec<ConfigurationError> {
-    let one = |SourcedCommand { source_line, command }: &SourcedCommand| {
-        let taken = only_at_the_control_port(command)
-            .and_then(|()| apply(settings, command, names, listen_port));
-        let at = if source_line.is_empty() { String::new() } else { format!("{source_line}: ") };
-        taken.err().map(|why| ConfigurationError(at + &why))
+    let one = |sourced: &SourcedCommand| {
+        let applied = match &sourced.command {
+            Command::Setting(setting) => apply(settings, setting, names, listen_port),
+            // It would run at every start.
+            Command::Action(action) => {
+                Err(format!("{}: only the control port takes this command", action.word()))
+            }
+            // Refused when the file was read.
+            Command::Query(_) => Ok(()),
+        };
+        applied.err().map(|why| ConfigurationError(sourced.at() + &why))
     };
     commands.into_iter().filter_map(one).collect()
-}
-
-/// Refuses, in a file, a command that is not a setting: it would run at every start. Commands that
-/// only show something were already refused when the file was read.
-fn only_at_the_control_port(command: &Command) -> Result<(), String> {
-    match command.nature() {
-        Nature::Sets | Nature::Shows => Ok(()),
-        Nature::Does => {
-            let line = command.to_string();
-            let word = line.split(' ').next().unwrap_or_default();
-            Err(format!("{word}: only the control port takes this command"))
-        }
-    }
 }
 
 /// The access lists that these commands build.
 fn lists(commands: &[SourcedCommand]) -> [Acl; LISTS] {
     let mut settings = Settings::default();
-    for SourcedCommand { command, .. } in commands {
-        if let Command::Acl { .. } | Command::NoAcl(_) = command {
-            // These commands already took effect at the start, so they cannot fail now.
-            let _ = apply(&mut settings, command, &Names::default(), None);
-        }
+    let of_lists = |setting: &&Setting| list_of(setting).is_some();
+    for setting in commands.iter().filter_map(SourcedCommand::setting).filter(of_lists) {
+        // These commands already took effect at the start, so they cannot fail now.
+        let _ = apply(&mut settings, setting, &Names::default(), None);
     }
     settings.acls
 }
 
-/// The server that a command blacklists, and the time in seconds.
-pub fn blacklisting(command: &Command) -> Option<(ServerId, u32)> {
-    let Command::Server { number, changes } = command else { return None };
-    let seconds = changes.iter().rev().find_map(|change| match change {
-        ServerChange::Blacklist(seconds) => Some(*seconds),
-        _ => None,
+/// The server that a setting blacklists, and the time in seconds.
+pub fn blacklisting(setting: &Setting) -> Option<(ServerId, u32)> {
+    let Setting::Server { number, changes } = setting else { return None };
+    let seconds = changes.iter().rev().find_map(|change| {
+        let ServerChange::Blacklist(seconds) = change else { return None };
+        Some(*seconds)
     });
     Some((ServerId(u16::try_from(*number).ok()?), seconds?))
 }
 
-/// The names that must be resolved before the command can take effect. The names of `log` are not
+/// The names that must be resolved before the setting can take effect. The names of `log` are not
 /// included, because its service is a UDP service.
-pub fn lookups(command: &Command) -> Vec<Lookup> {
-    match command {
-        Command::Listen(Some(local)) => of_local(local),
-        Command::Startup(Startup::Control(Some(local))) => of_local(local),
-        Command::Server { changes, .. } => changes.iter().filter_map(of_change).collect(),
-        Command::Emergency(Some(spec)) | Command::Abuse(Some(spec)) => {
-            of_host(&spec.host).into_iter().chain(spec.port.as_ref().and_then(of_service)).collect()
+pub fn lookups(setting: &Setting) -> Vec<Lookup> {
+    match setting {
+        Setting::Listen(local) => of_local(local),
+        Setting::Startup(startup) => match startup {
+            Startup::Control(local) | Startup::Page(local) => {
+                local.iter().flat_map(of_local).collect()
+            }
+            Startup::ExitCommand(_)
+            | Startup::Jail(_)
+            | Startup::PidFile(_)
+            | Startup::RequireSandbox(_)
+            | Startup::User(_) => Vec::new(),
+        },
+        Setting::Server { changes, .. } => changes.iter().filter_map(of_change).collect(),
+        Setting::Emergency(spec) | Setting::Abuse(spec) => {
+            let names = |spec: &ServerSpec| {
+                of_host(&spec.host).into_iter().chain(spec.port.as_ref().and_then(of_service))
+            };
+            spec.iter().flat_map(names).collect()
         }
-        _ => Vec::new(),
-    }
-}
-
-pub(crate) fn of_local(local: &Local) -> Vec<Lookup> {
-    match local {
-        Local::Inet { host, port } => {
-            host.iter().filter_map(of_host).chain(of_service(port)).collect()
-        }
-        Local::Unix(_) => Vec::new(),
-    }
-}
-
-pub(crate) fn of_host(host: &Host) -> Option<Lookup> {
-    match host {
-        Host::Zoned(ip, zone) => Some(Lookup::Host(zoned(*ip, zone))),
-        Host::Name(name) => Some(Lookup::Host(name.clone())),
-        Host::Ip(_) | Host::Unix(_) => None,
-    }
-}
-
-pub(crate) fn of_service(service: &Service) -> Option<Lookup> {
-    match service {
-        Service::Name(name) => Some(Lookup::Service(name.clone())),
-        Service::Port(_) => None,
+        Setting::Acl { .. }
+        | Setting::Certificate(_)
+        | Setting::ClientCa(_)
+        | Setting::ConnectionLog(_)
+        | Setting::ConnectionLogFormat(_)
+        | Setting::Fastclose(_)
+        | Setting::Http(_)
+        | Setting::Log(_)
+        | Setting::NoAcl(_)
+        | Setting::NoServer(_)
+        | Setting::Number(_, _)
+        | Setting::ProxyIn(_)
+        | Setting::ProxyOut(_)
+        | Setting::SocketBuffers(_, _)
+        | Setting::Source(_)
+        | Setting::SslAlways
+        | Setting::SslCiphers(_)
+        | Setting::SslNames(_)
+        | Setting::SslNoTls12
+        | Setting::SslOcsp(_)
+        | Setting::SslRenegotiation(_)
+        | Setting::SslTls12
+        | Setting::Switch(_, _)
+        | Setting::WebStats(_) => Vec::new(),
     }
 }
 
@@ -307,7 +301,12 @@ fn of_change(change: &ServerChange) -> Option<Lookup> {
     match change {
         ServerChange::Address(host) => of_host(host),
         ServerChange::Port(service) => of_service(service),
-        _ => None,
+        ServerChange::Acl(_)
+        | ServerChange::Blacklist(_)
+        | ServerChange::Hard(_)
+        | ServerChange::Max(_)
+        | ServerChange::Prio(_)
+        | ServerChange::Weight(_) => None,
     }
 }
 
@@ -330,7 +329,7 @@ fn switch(settings: &mut Settings, which: Switch) -> Option<&mut bool> {
 }
 
 /// Sets a number. The parser keeps every number in its range.
-fn number(settings: &mut Settings, which: Number, value: u32) {
+pub(crate) fn set_number(settings: &mut Settings, which: Number, value: u32) {
     let list = || u8::try_from(value).unwrap_or(0);
     match which {
         Number::AcceptBatch => settings.accept_batch = value,
@@ -340,7 +339,9 @@ fn number(settings: &mut Settings, which: Number, value: u32) {
         Number::ClientsMax => settings.clients_max = value,
         Number::ConnMax => settings.connections_max = value,
         Number::ControlAcl => settings.control_acl = list(),
+        Number::PageAcl => settings.page_acl = list(),
         Number::Debug => settings.debug = u8::try_from(value).unwrap_or(u8::MAX),
+        Number::DrainTimeout => settings.drain_timeout = value,
         Number::IdleTimeout => settings.idle_timeout = value,
         Number::Idlers => settings.idlers = value,
         Number::PendingMax => settings.pending_max = value,

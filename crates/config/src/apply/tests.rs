@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use crate::apply::*;
 use crate::command::parse;
 use crate::strategies;
+use crate::strategies::parsed;
 
 fn names() -> Names {
     let mut names = Names::default();
@@ -18,7 +19,7 @@ fn names() -> Names {
 
 fn with(settings: &Settings, line: &str) -> Result<Settings, String> {
     let mut after = settings.clone();
-    let result = apply(&mut after, &parse(line).unwrap(), &names(), Some(8080));
+    let result = apply(&mut after, &parsed(line), &names(), Some(8080));
     if result.is_err() {
         assert_eq!(&after, settings, "{line}");
     }
@@ -37,7 +38,7 @@ fn answers_that_come_in_turns_move_nothing() {
     };
     let mut settings = empty(1);
     let mut by = |line: &str, ips: &[u8]| {
-        apply(&mut settings, &parse(line).unwrap(), &answered(ips), Some(80)).unwrap();
+        apply(&mut settings, &parsed(line), &answered(ips), Some(80)).unwrap();
         let server = settings.servers[0].as_ref().unwrap();
         server.addresses().map(Address::to_string).collect::<Vec<_>>().join(" ")
     };
@@ -56,7 +57,7 @@ fn empty(slots: usize) -> Settings {
 fn file(lines: &[&str]) -> Vec<SourcedCommand> {
     let one = |(number, line): (usize, &&str)| SourcedCommand {
         source_line: format!("f:{}", number + 1),
-        command: parse(line).unwrap(),
+        command: parse(line).unwrap().unwrap(),
     };
     lines.iter().enumerate().map(one).collect()
 }
@@ -90,46 +91,38 @@ fn settings_are_set_one_by_one() {
     changed("conn_max 4096", Settings { connections_max: 4096, ..base() });
     changed("control_acl 7", Settings { control_acl: 7, ..base() });
     changed("debug 7", Settings { debug: 7, ..base() });
+    changed("drain_timeout 7", Settings { drain_timeout: 7, ..base() });
     changed("idle_timeout 7", Settings { idle_timeout: 7, ..base() });
     changed("idlers 7", Settings { idlers: 7, ..base() });
+    changed("page_acl 7", Settings { page_acl: 7, ..base() });
     changed("pending_max 7", Settings { pending_max: 7, ..base() });
     changed("timeout 7", Settings { connect_timeout: 7, ..base() });
     changed("tracking 7", Settings { tracking: 7, ..base() });
     changed("source ::1", Settings { source: Some("::1".parse().unwrap()), ..base() });
     changed(
         "tcp_fastclose both",
-        Settings { fastclose: crate::command::Fastclose::Both, ..base() },
+        Settings { fastclose: crate::settings::Fastclose::Both, ..base() },
     );
     let source = with(&before, "source 10.0.0.1").unwrap();
     assert_eq!(with(&source, "no source"), Ok(base()));
 }
 
 #[test]
-fn what_asks_or_is_no_setting_changes_nothing() {
+fn what_the_supervisor_carries_out_changes_nothing() {
     let before = empty(3);
     for line in [
-        "",
-        "blacklist",
-        "clients_max",
-        "close 3",
-        "connection",
-        "control",
-        "exit",
-        "explain ::1",
-        "include x",
+        "control 8888",
         "listen 81",
         "log /x",
         "no log",
-        "mode",
-        "pid",
-        "recent",
-        "servers",
-        "socket 3",
-        "status",
+        "max_servers 3",
+        "page 8081",
+        "servers_only",
+        "ssl_option no_sslv3",
+        "user nobody",
         "web_stats x",
         "no web_stats",
         "workers 3",
-        "write",
     ] {
         assert_eq!(with(&before, line).as_ref(), Ok(&before), "{line}");
     }
@@ -231,15 +224,15 @@ fn a_server_is_checked_as_a_whole() {
         assert_eq!(with(&settings, &line).unwrap_err(), why);
     }
     let mut behind_unix = empty(1);
-    let command = parse("server 0 address 10.0.0.1").unwrap();
-    let why = apply(&mut behind_unix, &command, &names(), None).unwrap_err();
+    let setting = parsed("server 0 address 10.0.0.1");
+    let why = apply(&mut behind_unix, &setting, &names(), None).unwrap_err();
     assert_eq!(why, "server: number 0: the port is missing");
     assert_eq!(behind_unix, empty(1));
 }
 
 #[test]
 fn a_blacklisting_is_no_setting_but_can_be_found() {
-    let found = |line: &str| blacklisting(&parse(line).unwrap());
+    let found = |line: &str| blacklisting(&parsed(line));
     assert_eq!(found("server 3 max 2 blacklist 6"), Some((ServerId(3), 6)));
     assert_eq!(found("server 3 max 2"), None);
     assert_eq!(found("server 70000 blacklist 5"), None);
@@ -257,8 +250,8 @@ fn a_reload_makes_the_lists_that_the_file_mentions_anew() {
     let lines =
         file(&["acl 1 deny 1.1.1.2", "no acl 2", "acl 2 deny 2.2.2.3", "acl 4 deny 4.4.4.4"]);
     let mut running = empty(1);
-    for placed in options.iter().chain(&lines) {
-        apply(&mut running, &placed.command, &names(), None).unwrap();
+    for setting in options.iter().chain(&lines).filter_map(SourcedCommand::setting) {
+        apply(&mut running, setting, &names(), None).unwrap();
     }
     // Commands given at the control port.
     for line in
@@ -296,23 +289,23 @@ fn a_reload_is_all_or_nothing_and_tells_every_line() {
 
 proptest! {
     #[test]
-    fn a_command_that_fails_changes_nothing_and_one_that_works_does_so_again(
-        settings in strategies::settings(),
-        commands in vec(strategies::command(), 1..6),
+    fn a_setting_that_fails_changes_nothing_and_one_that_works_does_so_again(
+        before in strategies::settings(),
+        settings in vec(strategies::setting(), 1..6),
         port in any::<Option<u16>>(),
     ) {
-        let mut now = settings;
-        for command in commands {
+        let mut now = before;
+        for setting in settings {
             let before = now.clone();
-            match apply(&mut now, &command, &names(), port) {
+            match apply(&mut now, &setting, &names(), port) {
                 Err(why) => {
                     prop_assert!(!why.contains('\n') && why.contains(':'), "{}", why);
                     prop_assert_eq!(&now, &before);
                 }
                 Ok(()) => {
                     let once = now.clone();
-                    prop_assert_eq!(apply(&mut now, &command, &names(), port), Ok(()));
-                    if !matches!(command, Command::Acl { .. }) {
+                    prop_assert_eq!(apply(&mut now, &setting, &names(), port), Ok(()));
+                    if !matches!(setting, Setting::Acl { .. }) {
                         prop_assert_eq!(&now, &once);
                     }
                     prop_assert_eq!(now.table_size(), before.table_size());
@@ -322,26 +315,26 @@ proptest! {
     }
 
     #[test]
-    fn every_name_that_a_command_holds_is_asked_for(command in strategies::command()) {
+    fn every_name_that_a_setting_holds_is_asked_for(setting in strategies::setting()) {
         let mut answered = Names::default();
-        for lookup in lookups(&command) {
+        for lookup in lookups(&setting) {
             match lookup {
                 Lookup::Host(name) => drop(answered.hosts.insert(name, vec![IpAddr::from([10, 0, 0, 1]).into()])),
                 Lookup::Service(name) => drop(answered.services.insert(name, 80)),
             }
         }
         let mut settings = with(&empty(1), "server 0 address 10.0.0.1").unwrap();
-        let command = match command {
-            Command::Server { changes, .. } => Command::Server { number: 0, changes },
-            Command::NoServer(_) => Command::NoServer(0),
-            // Such a size would be the present one, or a larger one.
-            Command::Number(Number::ClientsMax, Some(_)) => Command::Number(Number::ClientsMax, None),
-            Command::Number(Number::ConnMax, Some(_)) => Command::Number(Number::ConnMax, None),
-            command => command,
+        let setting = match setting {
+            Setting::Server { changes, .. } => Setting::Server { number: 0, changes },
+            Setting::NoServer(_) => Setting::NoServer(0),
+            Setting::Number(which, value) if Number::GROWING.contains(&which) => {
+                Setting::Number(which, which.value(&settings).unwrap_or(0).max(value))
+            }
+            setting => setting,
         };
-        prop_assert_eq!(apply(&mut settings, &command, &answered, Some(80)), Ok(()));
-        if let Command::Listen(Some(local)) = &command {
-            prop_assert!(crate::configuration::resolve_local(local, &answered).is_ok());
+        prop_assert_eq!(apply(&mut settings, &setting, &answered, Some(80)), Ok(()));
+        if let Setting::Listen(local) = &setting {
+            prop_assert!(crate::names::resolve_local(local, &answered).is_ok());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The help texts: the list of commands, the help of one command, and the nearest command to an
 //! unknown word.
 
-use crate::command::read::{COMMANDS, Entry};
+use crate::command::table::{COMMANDS, Entry};
 
 /// The column at which the list shows the help of a command.
 const COLUMN: usize = 34;

@@ -6,97 +6,134 @@ use std::net::IpAddr;
 use crate::acl::AclVerdict;
 use crate::address::Host;
 use crate::command::{
-    BufferSide, Command, Fastclose, Form, LogTarget, ServerChange, Startup, Switch,
+    Action, BufferSide, Command, ConnectionLogTarget, Form, LogTarget, Query, ServerChange,
+    Setting, Startup,
 };
-use crate::settings::Http;
+use crate::settings::{ConnectionLogFormat, Fastclose, Http};
 
 /// The shortest line that reads as the same command. Exception: a path or name with a space, which
 /// no command can hold.
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Command::Nothing => Ok(()),
-            Command::Acl { list, verdict, net } => {
-                write!(f, "acl {list} {} {net}", verdict_word(*verdict))
+            Command::Query(query) => query.fmt(f),
+            Command::Setting(setting) => setting.fmt(f),
+            Command::Action(action) => action.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Query {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Query::Certificates(form) => write!(f, "certificates{}", form_word(*form)),
+            Query::Connection(number) => write!(f, "connection {number}"),
+            Query::ConnectionLog => f.write_str("connection_log"),
+            Query::Control => f.write_str("control"),
+            Query::Events(most, form) => write!(f, "events {most}{}", form_word(*form)),
+            Query::Explain(address) => write!(f, "explain {address}"),
+            Query::Help(word) => with(f, "help", word.as_ref()),
+            Query::Listen => f.write_str("listen"),
+            Query::Log => f.write_str("log"),
+            Query::Mode(form) => write!(f, "mode{}", form_word(*form)),
+            Query::Number(number) => f.write_str(number.word()),
+            Query::Metrics => f.write_str("metrics"),
+            Query::Overview => f.write_str("overview"),
+            Query::Pid => f.write_str("pid"),
+            Query::Recent(seconds, form) => write!(f, "recent {seconds}{}", form_word(*form)),
+            Query::Sandbox => f.write_str("sandbox"),
+            Query::Servers(form) => write!(f, "servers{}", form_word(*form)),
+            Query::Show(word) => with(f, "show", word.as_ref()),
+            Query::Socket(number) => write!(f, "socket {number}"),
+            Query::Status(form) => write!(f, "status{}", form_word(*form)),
+            Query::Watch(form) => write!(f, "watch{}", form_word(*form)),
+            Query::WebStats => f.write_str("web_stats"),
+        }
+    }
+}
+
+impl Action {
+    /// The command's word.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Action::Close(_) => "close",
+            Action::Exit => "exit",
+            Action::Include(_) => "include",
+            Action::Upgrade => "upgrade",
+            Action::Write(_) | Action::WriteHere => "write",
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = self.word();
+        match self {
+            Action::Close(number) => write!(f, "{word} {number}"),
+            Action::Exit | Action::Upgrade => f.write_str(word),
+            Action::Include(path) => write!(f, "{word} {}", path.display()),
+            Action::Write(path) => with(f, word, path.as_ref().map(|path| path.display())),
+            Action::WriteHere => write!(f, "{word} -"),
+        }
+    }
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = self.word();
+        match self {
+            Setting::Abuse(spec) | Setting::Emergency(spec) => or_no(f, word, spec.as_ref()),
+            Setting::Acl { list, verdict, net } => {
+                write!(f, "{word} {list} {} {net}", verdict_word(*verdict))
             }
-            Command::NoAcl(list) => write!(f, "no acl {list}"),
-            Command::Switch(switch, true) => f.write_str(switch.word()),
-            Command::Http(Http::Off) => f.write_str("no http"),
-            Command::Http(Http::On) => f.write_str("http"),
-            Command::Http(Http::Mixed) => f.write_str("http mixed"),
-            Command::Switch(switch, false) => write!(f, "no {}", switch.word()),
-            Command::Number(number, value) => with(f, number.word(), value.as_ref()),
-            Command::Certificates(form) => write!(f, "certificates{}", form_word(*form)),
-            Command::Close(number) => write!(f, "close {number}"),
-            Command::Connection(number) => write!(f, "connection {number}"),
-            Command::Socket(number) => write!(f, "socket {number}"),
-            Command::Control => f.write_str("control"),
-            Command::Emergency(spec) => or_no(f, "emergency", spec.as_ref()),
-            Command::Abuse(spec) => or_no(f, "abuse", spec.as_ref()),
-            Command::Certificate(Some((file, Some(key)))) => {
-                write!(f, "certificate {} {}", file.display(), key.display())
+            Setting::Certificate(Some((file, Some(key)))) => {
+                write!(f, "{word} {} {}", file.display(), key.display())
             }
-            Command::Certificate(file) => {
-                or_no(f, "certificate", file.as_ref().map(|(file, _)| file.display()))
+            Setting::Certificate(file) => {
+                or_no(f, word, file.as_ref().map(|(file, _)| file.display()))
             }
-            Command::ClientCa(paths) if paths.is_empty() => f.write_str("no client_ca"),
-            Command::ClientCa(paths) => {
-                f.write_str("client_ca")?;
+            Setting::ClientCa(paths) if paths.is_empty() => write!(f, "no {word}"),
+            Setting::ClientCa(paths) => {
+                f.write_str(word)?;
                 paths.iter().try_for_each(|path| write!(f, " {}", path.display()))
             }
-            Command::Startup(startup) => startup.fmt(f),
-            Command::Show(word) => with(f, "show", word.as_ref()),
-            Command::Exit => f.write_str("exit"),
-            Command::Explain(address) => write!(f, "explain {address}"),
-            Command::Help(word) => with(f, "help", word.as_ref()),
-            Command::Include(path) => write!(f, "include {}", path.display()),
-            Command::Listen(local) => with(f, "listen", local.as_ref()),
-            Command::Log(target) => with(f, "log", target.as_ref()),
-            Command::NoLog => f.write_str("no log"),
-            Command::Mode(form) => write!(f, "mode{}", form_word(*form)),
-            Command::Overview => f.write_str("overview"),
-            Command::Pid => f.write_str("pid"),
-            Command::NoServer(number) => write!(f, "no server {number}"),
-            Command::ProxyIn(senders) if senders.is_empty() => f.write_str("proxy_protocol in off"),
-            Command::ProxyIn(senders) => write!(f, "proxy_protocol in from {senders}"),
-            Command::ProxyOut(out) => write!(f, "proxy_protocol out {out}"),
-            Command::Sandbox => f.write_str("sandbox"),
-            Command::Recent(seconds, form) => write!(f, "recent {seconds}{}", form_word(*form)),
-            Command::Server { number, changes } => {
-                write!(f, "server {number}")?;
+            Setting::ConnectionLog(target) => or_no(f, word, target.as_ref()),
+            Setting::ConnectionLogFormat(form) => write!(f, "{word} {}", log_format_word(*form)),
+            Setting::Fastclose(which) => write!(f, "{word} {}", fastclose_word(*which)),
+            Setting::Http(Http::Off) => write!(f, "no {word}"),
+            Setting::Http(Http::On) => f.write_str(word),
+            Setting::Http(Http::Mixed) => write!(f, "{word} mixed"),
+            Setting::Listen(local) => write!(f, "{word} {local}"),
+            Setting::Log(target) => or_no(f, word, target.as_ref()),
+            Setting::NoAcl(number) => write!(f, "no {word} {number}"),
+            Setting::NoServer(number) => write!(f, "no {word} {number}"),
+            Setting::Number(_, value) => write!(f, "{word} {value}"),
+            Setting::ProxyIn(senders) if senders.is_empty() => write!(f, "{word} in off"),
+            Setting::ProxyIn(senders) => write!(f, "{word} in from {senders}"),
+            Setting::ProxyOut(out) => write!(f, "{word} out {out}"),
+            Setting::Server { number, changes } => {
+                write!(f, "{word} {number}")?;
                 changes.iter().try_for_each(|change| write!(f, " {change}"))
             }
-            Command::Servers(form) => write!(f, "servers{}", form_word(*form)),
-            Command::Source(Some(address)) => write!(f, "source {address}"),
-            Command::Source(None) => f.write_str("no source"),
-            Command::SslCiphers(list) => or_no(f, "ssl_ciphers", list.as_ref()),
-            Command::SslAlways => f.write_str("ssl_option no_sslv3"),
-            Command::SslRenegotiation(seconds) => {
-                write!(f, "ssl_client_renegotiation_interval {seconds}")
-            }
-            Command::SslNoTls12 => f.write_str("ssl_option no_tlsv1.2"),
-            Command::SslTls12 => f.write_str("ssl_option tlsv1.2"),
-            Command::SslOcsp(path) => {
-                or_no(f, "ssl_ocsp_response", path.as_ref().map(|path| path.display()))
-            }
-            Command::SslNames(path) => {
-                or_no(f, "ssl_sni_path", path.as_ref().map(|path| path.display()))
-            }
-            Command::Status(form) => write!(f, "status{}", form_word(*form)),
-            Command::SocketBuffers(side, sizes) => {
+            Setting::SocketBuffers(side, sizes) => {
                 let side = match side {
                     BufferSide::Client => "client",
                     BufferSide::Server => "server",
                 };
-                write!(f, "socket_buffers {side} {} {}", sizes.receive, sizes.send)
+                write!(f, "{word} {side} {} {}", sizes.receive, sizes.send)
             }
-            Command::Fastclose(which) => write!(f, "tcp_fastclose {}", fastclose_word(*which)),
-            Command::WebStats(path) => {
-                with(f, "web_stats", path.as_ref().map(|path| path.display()))
+            Setting::Source(address) => or_no(f, word, address.as_ref()),
+            Setting::SslAlways => write!(f, "{word} no_sslv3"),
+            Setting::SslCiphers(list) => or_no(f, word, list.as_ref()),
+            Setting::SslNames(path) | Setting::SslOcsp(path) | Setting::WebStats(path) => {
+                or_no(f, word, path.as_ref().map(|path| path.display()))
             }
-            Command::NoWebStats => f.write_str("no web_stats"),
-            Command::WriteHere => f.write_str("write -"),
-            Command::Write(path) => with(f, "write", path.as_ref().map(|path| path.display())),
+            Setting::SslNoTls12 => write!(f, "{word} no_tlsv1.2"),
+            Setting::SslRenegotiation(seconds) => write!(f, "{word} {seconds}"),
+            Setting::SslTls12 => write!(f, "{word} tlsv1.2"),
+            Setting::Startup(startup) => startup.fmt(f),
+            Setting::Switch(_, true) => f.write_str(word),
+            Setting::Switch(_, false) => write!(f, "no {word}"),
         }
     }
 }
@@ -105,7 +142,7 @@ impl fmt::Display for Startup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = self.word();
         match self {
-            Startup::Control(local) => or_no(f, word, local.as_ref()),
+            Startup::Control(local) | Startup::Page(local) => or_no(f, word, local.as_ref()),
             Startup::ExitCommand(true) | Startup::RequireSandbox(true) => f.write_str(word),
             Startup::ExitCommand(false) | Startup::RequireSandbox(false) => write!(f, "no {word}"),
             Startup::Jail(path) | Startup::PidFile(path) => {
@@ -145,22 +182,12 @@ impl fmt::Display for LogTarget {
     }
 }
 
-impl Switch {
-    /// The command's word.
-    pub fn word(self) -> &'static str {
+/// The form that `connection_log` takes and shows.
+impl fmt::Display for ConnectionLogTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Switch::Ascii => "ascii",
-            Switch::Dummy => "dummy",
-            Switch::Hash => "hash",
-            Switch::HashAlways => "hash_always",
-            Switch::Keepalive => "keepalive",
-            Switch::Prio => "prio",
-            Switch::RequireClientCert => "require_client_cert",
-            Switch::Roundrobin => "roundrobin",
-            Switch::ServersOnly => "servers_only",
-            Switch::Stubborn => "stubborn",
-            Switch::TcpNodelay => "tcp_nodelay",
-            Switch::Weight => "weight",
+            ConnectionLogTarget::Log(target) => target.fmt(f),
+            ConnectionLogTarget::Syslog => f.write_str("syslog"),
         }
     }
 }
@@ -199,6 +226,15 @@ fn form_word(form: Form) -> &'static str {
     match form {
         Form::Plain => "",
         Form::Json => " json",
+    }
+}
+
+fn log_format_word(form: ConnectionLogFormat) -> &'static str {
+    match form {
+        ConnectionLogFormat::Text => "text",
+        ConnectionLogFormat::Json => "json",
+        ConnectionLogFormat::Haproxy => "haproxy",
+        ConnectionLogFormat::HaproxyHttp => "haproxy_http",
     }
 }
 

@@ -7,12 +7,12 @@ use proptest::prelude::*;
 use crate::address::{Host, HostAddress};
 use crate::command;
 use crate::configuration::*;
-use crate::parse::grammar;
+use crate::grammar;
 
 const NO_SERVER: &str = "no server: neither an operand nor a command gives one";
 
-fn configuration(local: &str, servers: &[&str]) -> Configuration {
-    Configuration {
+fn configuration(local: &str, servers: &[&str]) -> CommandLine {
+    CommandLine {
         local: Some(grammar::local(local).unwrap()),
         servers: servers.iter().map(|text| grammar::server(text).unwrap()).collect(),
         commands: Vec::new(),
@@ -25,15 +25,15 @@ fn configuration(local: &str, servers: &[&str]) -> Configuration {
     }
 }
 
-fn placed(lines: &[&str]) -> Vec<SourcedCommand> {
+fn sourced(lines: &[&str]) -> Vec<SourcedCommand> {
     let one = |(number, line): (usize, &&str)| SourcedCommand {
         source_line: format!("pen.cfg:{}", number + 1),
-        command: command::parse(line).unwrap(),
+        command: command::parse(line).unwrap().unwrap(),
     };
     lines.iter().enumerate().map(one).collect()
 }
 
-fn settle(configuration: &Configuration) -> Result<Settled, Vec<ConfigurationError>> {
+fn settle(configuration: &CommandLine) -> Result<Settled, Vec<ConfigurationError>> {
     configuration.settle(&Names::default(), &[])
 }
 
@@ -51,10 +51,10 @@ fn whole(
 ) -> Result<Settled, Vec<String>> {
     let mut configuration = configuration("80", servers);
     configuration.local = local.map(|text| grammar::local(text).unwrap());
-    configuration.commands = placed(options);
+    configuration.commands = sourced(options);
     let names = Names::default();
     configuration
-        .settle(&names, &placed(file))
+        .settle(&names, &sourced(file))
         .map_err(|errors| errors.iter().map(ToString::to_string).collect())
 }
 
@@ -62,7 +62,7 @@ fn shown(settings: &Settings) -> Vec<String> {
     settings.configured().map(|(id, server)| format!("{id} {}", server.address)).collect()
 }
 
-fn failure(configuration: &Configuration) -> String {
+fn failure(configuration: &CommandLine) -> String {
     let errors = settle(configuration).unwrap_err();
     assert_eq!(errors.len(), 1, "{errors:?}");
     errors[0].to_string()
@@ -101,9 +101,9 @@ fn a_unix_listener_has_no_port_to_lend() {
 fn the_table_has_16_slots_or_what_is_needed_or_exactly_what_is_asked_for() {
     assert_eq!(settled("80", &["10.0.0.1"]).1.table_size(), 16);
     assert_eq!(settled("80", &["10.0.0.1"; 17]).1.table_size(), 17);
-    let exactly = Configuration { server_slots: Some(2), ..configuration("80", &["10.0.0.1"; 2]) };
+    let exactly = CommandLine { server_slots: Some(2), ..configuration("80", &["10.0.0.1"; 2]) };
     assert_eq!(settle(&exactly).unwrap().settings.table_size(), 2);
-    let over = Configuration { server_slots: Some(2), ..configuration("80", &["10.0.0.1"; 3]) };
+    let over = CommandLine { server_slots: Some(2), ..configuration("80", &["10.0.0.1"; 3]) };
     assert_eq!(failure(&over), "3 servers, but the server table has 2 slots; -S 3 makes room");
     let far_over = configuration("80", &["10.0.0.1"; 4097]);
     assert_eq!(failure(&far_over), "4097 servers, but the server table has 4096 slots");
@@ -112,10 +112,10 @@ fn the_table_has_16_slots_or_what_is_needed_or_exactly_what_is_asked_for() {
 #[test]
 fn an_emergency_server_is_a_server_but_an_abuse_server_is_not_enough() {
     let other = || Some(grammar::server("10.0.0.9").unwrap());
-    let emergency = Configuration { emergency: other(), ..configuration("80", &[]) };
+    let emergency = CommandLine { emergency: other(), ..configuration("80", &[]) };
     let settings = settle(&emergency).unwrap().settings;
     assert_eq!(settings.emergency.unwrap().address.to_string(), "10.0.0.9:80");
-    assert_eq!(failure(&Configuration { abuse: other(), ..configuration("80", &[]) }), NO_SERVER);
+    assert_eq!(failure(&CommandLine { abuse: other(), ..configuration("80", &[]) }), NO_SERVER);
 }
 
 #[test]
@@ -262,7 +262,7 @@ fn the_table_has_room_for_the_highest_number_that_a_command_names() {
     let mut two = configuration("80", &["10.0.0.1"]);
     two.server_slots = Some(2);
     let errors =
-        two.settle(&Names::default(), &placed(&["server 2 address 10.0.0.1"])).unwrap_err();
+        two.settle(&Names::default(), &sourced(&["server 2 address 10.0.0.1"])).unwrap_err();
     assert!(
         errors[0]
             .to_string()
@@ -282,6 +282,7 @@ fn every_error_is_told_with_its_place() {
             "exit",
             "close 3",
             "write",
+            "upgrade",
             "server 2 address 10.0.0.1 port word",
         ],
     );
@@ -295,7 +296,8 @@ fn every_error_is_told_with_its_place() {
             "pen.cfg:3: exit: only the control port takes this command",
             "pen.cfg:4: close: only the control port takes this command",
             "pen.cfg:5: write: only the control port takes this command",
-            "pen.cfg:6: server: number 2: 'word' is neither a port nor a known TCP service",
+            "pen.cfg:6: upgrade: only the control port takes this command",
+            "pen.cfg:7: server: number 2: 'word' is neither a port nor a known TCP service",
         ]
     );
 }
@@ -338,8 +340,8 @@ fn without_servers_dummy_or_an_emergency_server_is_needed() {
 #[test]
 fn names_in_commands_are_asked_for() {
     let mut asked = configuration("80", &["10.0.0.1"]);
-    asked.commands = placed(&["server 0 address www1 port http"]);
-    let file = placed(&["listen front:https", "server 1 address 10.0.0.2", "log loghost:514"]);
+    asked.commands = sourced(&["server 0 address www1 port http"]);
+    let file = sourced(&["listen front:https", "server 1 address 10.0.0.2", "log loghost:514"]);
     let host = |name: &str| Lookup::Host(name.to_owned());
     let service = |name: &str| Lookup::Service(name.to_owned());
     assert_eq!(

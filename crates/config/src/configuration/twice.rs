@@ -4,8 +4,7 @@
 
 use std::collections::HashMap;
 
-use crate::command::{Command, ServerChange};
-use crate::configuration::SourcedCommand;
+use crate::command::{ServerChange, Setting, SourcedCommand, Startup};
 
 /// The repeated settings in the commands of one file.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -16,19 +15,47 @@ pub struct Twice {
     pub warnings: Vec<String>,
 }
 
-/// The settings that have one value, which another line replaces.
-const SINGLE: [&str; 10] = [
-    "abuse",
-    "certificate",
-    "client_ca",
-    "control",
-    "emergency",
-    "jail",
-    "log",
-    "pid_file",
-    "user",
-    "web_stats",
-];
+/// Whether a second, different line gets a warning: the setting has one value, which it replaces.
+fn is_single(setting: &Setting) -> bool {
+    match setting {
+        Setting::Abuse(_)
+        | Setting::Certificate(_)
+        | Setting::ClientCa(_)
+        | Setting::ConnectionLog(_)
+        | Setting::ConnectionLogFormat(_)
+        | Setting::Emergency(_)
+        | Setting::Log(_)
+        | Setting::WebStats(_) => true,
+        Setting::Startup(startup) => match startup {
+            Startup::Control(_)
+            | Startup::Jail(_)
+            | Startup::Page(_)
+            | Startup::PidFile(_)
+            | Startup::User(_) => true,
+            Startup::ExitCommand(_) | Startup::RequireSandbox(_) => false,
+        },
+        Setting::Acl { .. }
+        | Setting::Fastclose(_)
+        | Setting::Http(_)
+        | Setting::Listen(_)
+        | Setting::NoAcl(_)
+        | Setting::NoServer(_)
+        | Setting::Number(_, _)
+        | Setting::ProxyIn(_)
+        | Setting::ProxyOut(_)
+        | Setting::Server { .. }
+        | Setting::SocketBuffers(_, _)
+        | Setting::Source(_)
+        | Setting::SslAlways
+        | Setting::SslCiphers(_)
+        | Setting::SslNames(_)
+        | Setting::SslNoTls12
+        | Setting::SslOcsp(_)
+        | Setting::SslRenegotiation(_)
+        | Setting::SslTls12
+        | Setting::Switch(_, _) => false,
+    }
+}
 
 /// Finds the repeated settings.
 pub fn twice(commands: &[SourcedCommand]) -> Twice {
@@ -36,8 +63,10 @@ pub fn twice(commands: &[SourcedCommand]) -> Twice {
     let mut listen: Option<&str> = None;
     let mut servers: HashMap<u32, &str> = HashMap::new();
     let mut single: HashMap<&str, (&str, String)> = HashMap::new();
-    for SourcedCommand { source_line, command } in commands {
-        if let Command::Listen(Some(_)) = command {
+    for sourced in commands {
+        let source_line = sourced.source_line.as_str();
+        let Some(setting) = sourced.setting() else { continue };
+        if let Setting::Listen(_) = setting {
             if let Some(first) = listen {
                 found.errors.push(format!(
                     "{source_line}: listen: {first} says already where pen listens; one pen \
@@ -46,10 +75,10 @@ pub fn twice(commands: &[SourcedCommand]) -> Twice {
             }
             listen = Some(source_line);
         }
-        if let Command::NoServer(number) = command {
+        if let Setting::NoServer(number) = setting {
             servers.remove(number);
         }
-        if let Command::Server { number, changes } = command
+        if let Setting::Server { number, changes } = setting
             && changes.iter().any(|change| matches!(change, ServerChange::Address(_)))
             && let Some(first) = servers.insert(*number, source_line)
         {
@@ -58,10 +87,8 @@ pub fn twice(commands: &[SourcedCommand]) -> Twice {
                  this one another number"
             ));
         }
-        let line = command.to_string();
-        let words = line.strip_prefix("no ").unwrap_or(&line);
-        let word = words.split(' ').next().unwrap_or_default();
-        if let Some(word) = SINGLE.iter().find(|single| **single == word)
+        let (word, line) = (setting.word(), setting.to_string());
+        if is_single(setting)
             && let Some((first, before)) = single.insert(word, (source_line, line.clone()))
             && before != line
         {
@@ -78,11 +105,11 @@ mod tests {
     use super::*;
 
     fn said(lines: &[&str]) -> Twice {
-        let placed = |(number, line): (usize, &&str)| SourcedCommand {
+        let sourced = |(number, line): (usize, &&str)| SourcedCommand {
             source_line: format!("f:{}", number + 1),
-            command: crate::command::parse(line).unwrap(),
+            command: crate::command::parse(line).unwrap().unwrap(),
         };
-        twice(&lines.iter().enumerate().map(placed).collect::<Vec<_>>())
+        twice(&lines.iter().enumerate().map(sourced).collect::<Vec<_>>())
     }
 
     #[test]
@@ -122,9 +149,12 @@ mod tests {
     fn of_two_settings_of_a_kind_a_warning_says_which_counts() {
         for (first, second) in [
             ("control 8888", "control 8889"),
+            ("page 8081", "page 8082"),
             ("emergency a:80", "emergency b:80"),
             ("abuse a:80", "no abuse"),
             ("log /a", "log /b"),
+            ("connection_log /a", "connection_log syslog"),
+            ("connection_log_format json", "connection_log_format haproxy"),
             ("status_file /a", "web_stats /b"),
             ("pid_file /a", "pid_file /b"),
             ("user a", "user b"),
@@ -134,7 +164,7 @@ mod tests {
         ] {
             let Twice { errors, warnings } = said(&[first, "timeout 5", second]);
             assert!(errors.is_empty() && warnings.len() == 1, "{first}: {errors:?} {warnings:?}");
-            let line = crate::command::parse(second).unwrap().to_string();
+            let line = crate::command::parse(second).unwrap().unwrap().to_string();
             assert!(
                 warnings[0].starts_with("f:3: ")
                     && warnings[0].contains(" f:1 says something else"),

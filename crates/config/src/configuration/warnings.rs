@@ -39,8 +39,8 @@ pub fn unused_lists(settings: &Settings) -> Vec<String> {
         .filter(|(list, acl)| !acl.entries().is_empty() && !used.contains(list));
     let line = |(list, _): (u8, &Acl)| {
         format!(
-            "access list {list} has no effect: neither client_acl, control_acl nor a server's acl \
-             refers to it"
+            "access list {list} has no effect: neither client_acl, control_acl, page_acl nor a \
+             server's acl refers to it"
         )
     };
     lists.map(line).collect()
@@ -61,6 +61,7 @@ fn lists_in_use(settings: &Settings) -> impl Iterator<Item = (u8, String)> {
     let own = [
         (settings.client_acl, "client_acl".to_owned()),
         (settings.control_acl, "control_acl".to_owned()),
+        (settings.page_acl, "page_acl".to_owned()),
     ];
     let servers =
         settings.configured().map(|(id, server)| (server.acl, format!("server {id} acl")));
@@ -167,7 +168,8 @@ fn reaches(listen: &Address, server: &Address) -> bool {
             };
             target == listen.ip() || (wildcard && target.is_loopback())
         }
-        _ => false,
+        (Address::Inet(_), Address::Inet(_) | Address::Unix(_))
+        | (Address::Unix(_), Address::Inet(_)) => false,
     }
 }
 
@@ -214,6 +216,7 @@ mod tests {
             &["client_acl refers to access list 2, which is empty"],
         );
         one(&said(|settings| settings.control_acl = 3), &["control_acl refers to access list 3"]);
+        one(&said(|settings| settings.page_acl = 3), &["page_acl refers to access list 3"]);
         let server = |settings: &mut Settings| settings.servers[1].as_mut().unwrap().acl = 5;
         one(&said(server), &["server 1 acl refers to access list 5"]);
         one(&said(|settings| fill(settings, 1)), &["access list 1 has no effect"]);

@@ -14,6 +14,8 @@ pub fn difference(before: &Settings, after: &Settings) -> Vec<String> {
             settings,
             given,
             log: None,
+            connection_log: None,
+            given_connection_log: None,
             status_file: None,
             listen: None,
             workers: None,

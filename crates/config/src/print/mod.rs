@@ -1,6 +1,6 @@
 //! Prints the settings as a configuration file for `write`.
 //!
-//! Every line is a displayed [`Command`], so the text always loads again. Pen can start from the
+//! Every line is a displayed [`Setting`], so the text always loads again. Pen can start from the
 //! text alone, because it contains the options as commands. As in the original, defaults are
 //! omitted, unless the command line sets another value.
 
@@ -11,7 +11,9 @@ use std::path::Path;
 
 use crate::address::{Address, Host, Local, Service};
 use crate::command;
-use crate::command::{BufferSide, Command, LogTarget, Number, ServerChange, Switch};
+use crate::command::{
+    BufferSide, Command, ConnectionLogTarget, LogTarget, Number, ServerChange, Setting, Switch,
+};
 use crate::configuration::MIN_SLOTS;
 use crate::ids::{ServerId, Target};
 use crate::settings::{BufferSizes, Server, Settings, SocketBuffers};
@@ -31,6 +33,10 @@ pub struct Written<'a> {
     pub given: &'a Settings,
     /// The request log.
     pub log: Option<&'a LogTarget>,
+    /// The connection log.
+    pub connection_log: Option<&'a ConnectionLogTarget>,
+    /// The connection log that the command line sets.
+    pub given_connection_log: Option<&'a ConnectionLogTarget>,
     /// The file for status reports.
     pub status_file: Option<&'a Path>,
     /// Where pen listens.
@@ -38,7 +44,7 @@ pub struct Written<'a> {
     /// The number of workers, if a command set it.
     pub workers: Option<u32>,
     /// The settings that only a start can change, if they are set or a command set them.
-    pub startup: &'a [Command],
+    pub startup: &'a [Setting],
     /// Whether the configuration file names all servers.
     pub servers_only: bool,
 }
@@ -50,76 +56,74 @@ pub fn text(state: &Written<'_>) -> String {
     for line in state.header {
         text.push_str(&format!("# {}\n", line.replace(['\n', '\r'], " ")));
     }
-    for command in access_lists(settings).chain(head(settings)) {
-        line(&mut text, &command);
+    for setting in access_lists(settings).chain(head(settings)) {
+        line(&mut text, &setting);
     }
-    line(&mut text, &Command::Http(settings.http));
-    line(&mut text, &state.log.map_or(Command::NoLog, |target| Command::Log(Some(target.clone()))));
-    line(&mut text, &Command::Switch(Switch::Roundrobin, settings.selection.roundrobin));
+    line(&mut text, &Setting::Http(settings.http));
+    line(&mut text, &Setting::Log(state.log.cloned()));
+    line(&mut text, &Setting::Switch(Switch::Roundrobin, settings.selection.roundrobin));
     for (id, definition) in settings.configured() {
         line(&mut text, &server(id, definition, state.given.target(Target::Server(id))));
     }
-    for command in middle(settings) {
-        line(&mut text, &command);
+    for setting in middle(settings) {
+        line(&mut text, &setting);
     }
-    line(
-        &mut text,
-        &state.status_file.map_or(Command::NoWebStats, |path| Command::WebStats(Some(path.into()))),
-    );
-    line(&mut text, &Command::Switch(Switch::Weight, settings.selection.weight));
-    line(&mut text, &Command::Switch(Switch::Prio, settings.selection.prio));
-    for command in
-        additions(state).chain(tls(&settings.tls, &state.given.tls)).chain(one_file(state))
+    line(&mut text, &Setting::WebStats(state.status_file.map(Path::to_owned)));
+    line(&mut text, &Setting::Switch(Switch::Weight, settings.selection.weight));
+    line(&mut text, &Setting::Switch(Switch::Prio, settings.selection.prio));
+    for setting in
+        additions(state).chain(tls(&settings.tls, &state.given.tls)).chain(original_options(state))
     {
-        line(&mut text, &command);
+        line(&mut text, &setting);
     }
     text
 }
 
-/// Adds the line of a command. A path with a space or a line end is not a valid word; only the
+/// Adds the line of a setting. A path with a space or a line end is not a valid word; only the
 /// command line can give it. Such a path is omitted, and a comment says so.
-pub(crate) fn line(text: &mut String, command: &Command) {
-    let line = command.to_string();
-    if !line.contains('\n') && command::parse(&line).as_ref() == Ok(command) {
+pub(crate) fn line(text: &mut String, setting: &Setting) {
+    let line = setting.to_string();
+    let read = || command::parse(&line).ok().flatten();
+    if !line.contains('\n') && matches!(read(), Some(Command::Setting(read)) if read == *setting) {
         text.push_str(&format!("{line}\n"));
     } else {
         text.push_str(&format!("# not expressible as a command: {}\n", line.escape_debug()));
     }
 }
 
-pub(crate) fn access_lists(settings: &Settings) -> impl Iterator<Item = Command> {
+pub(crate) fn access_lists(settings: &Settings) -> impl Iterator<Item = Setting> {
     (0u8..).zip(&settings.acls).flat_map(|(list, acl)| {
-        let entries = acl.entries().iter().map(move |(verdict, net)| Command::Acl {
+        let entries = acl.entries().iter().map(move |(verdict, net)| Setting::Acl {
             list,
             verdict: *verdict,
             net: *net,
         });
-        std::iter::once(Command::NoAcl(list)).chain(entries)
+        std::iter::once(Setting::NoAcl(list)).chain(entries)
     })
 }
 
-fn number(which: Number, value: u32) -> Command {
-    Command::Number(which, Some(value))
+fn number(which: Number, value: u32) -> Setting {
+    Setting::Number(which, value)
 }
 
 /// The commands before the log.
-fn head(settings: &Settings) -> [Command; 6] {
+fn head(settings: &Settings) -> [Setting; 6] {
     [
-        Command::Switch(Switch::Ascii, settings.ascii),
+        Setting::Switch(Switch::Ascii, settings.ascii),
         number(Number::Blacklist, settings.blacklist),
         number(Number::ClientAcl, settings.client_acl.into()),
         number(Number::ControlAcl, settings.control_acl.into()),
         number(Number::Debug, settings.debug.into()),
-        Command::Switch(Switch::Hash, settings.selection.hash),
+        Setting::Switch(Switch::Hash, settings.selection.hash),
     ]
 }
 
 /// The commands between the servers and the status file.
-fn middle(settings: &Settings) -> [Command; 5] {
+fn middle(settings: &Settings) -> [Setting; 5] {
     [
-        Command::Switch(Switch::Stubborn, settings.selection.stubborn),
-        Command::Fastclose(settings.fastclose),
-        Command::Switch(Switch::TcpNodelay, settings.tcp_nodelay),
+        Setting::Switch(Switch::Stubborn, settings.selection.stubborn),
+        Setting::Fastclose(settings.fastclose),
+        Setting::Switch(Switch::TcpNodelay, settings.tcp_nodelay),
         number(Number::Timeout, settings.connect_timeout),
         number(Number::Tracking, settings.tracking),
     ]
@@ -127,36 +131,47 @@ fn middle(settings: &Settings) -> [Command; 5] {
 
 /// Settings that the original does not write, if they differ from the default or from the command
 /// line.
-fn additions(state: &Written<'_>) -> impl Iterator<Item = Command> {
+fn additions(state: &Written<'_>) -> impl Iterator<Item = Setting> {
     let (now, given, default) = (state.settings, state.given, Settings::default());
-    let set = |which, value: fn(&Settings) -> u32| {
-        let is_plain = value(now) == value(&default) && value(given) == value(&default);
-        (!is_plain).then_some(number(which, value(now)))
+    let set = |which: Number| {
+        let usual = which.value(&default);
+        let is_plain = [now, given].iter().all(|settings| which.value(settings) == usual);
+        which.value(now).filter(|_| !is_plain).map(|value| Setting::Number(which, value))
     };
     let switched =
-        |which, now: bool, given: bool| (now || given).then_some(Command::Switch(which, now));
+        |which, now: bool, given: bool| (now || given).then_some(Setting::Switch(which, now));
     let buffers = |side: fn(&SocketBuffers) -> BufferSizes| {
         let plain = |settings: &Settings| side(&settings.buffers) == BufferSizes::default();
         (!plain(now) || !plain(given)).then(|| side(&now.buffers))
     };
     let receives = [now, given].iter().any(|settings| settings.proxy_in != default.proxy_in);
+    let format = [now, given]
+        .iter()
+        .any(|settings| settings.connection_log_format != default.connection_log_format);
     let sends = [now, given].iter().any(|settings| settings.proxy_out != default.proxy_out);
     [
-        set(Number::IdleTimeout, |settings| settings.idle_timeout),
-        set(Number::PendingMax, |settings| settings.pending_max),
-        set(Number::Backlog, |settings| settings.backlog),
+        set(Number::PageAcl),
+        set(Number::IdleTimeout),
+        set(Number::DrainTimeout),
+        set(Number::PendingMax),
+        set(Number::Backlog),
         switched(Switch::Keepalive, now.keepalive, given.keepalive),
-        now.source.or(given.source).map(|_| Command::Source(now.source)),
-        buffers(|of| of.client).map(|sizes| Command::SocketBuffers(BufferSide::Client, sizes)),
-        buffers(|of| of.server).map(|sizes| Command::SocketBuffers(BufferSide::Server, sizes)),
-        receives.then(|| Command::ProxyIn(now.proxy_in.clone())),
-        sends.then_some(Command::ProxyOut(now.proxy_out)),
+        now.source.or(given.source).map(|_| Setting::Source(now.source)),
+        buffers(|of| of.client).map(|sizes| Setting::SocketBuffers(BufferSide::Client, sizes)),
+        buffers(|of| of.server).map(|sizes| Setting::SocketBuffers(BufferSide::Server, sizes)),
+        receives.then(|| Setting::ProxyIn(now.proxy_in.clone())),
+        sends.then_some(Setting::ProxyOut(now.proxy_out)),
+        state
+            .connection_log
+            .or(state.given_connection_log)
+            .map(|_| Setting::ConnectionLog(state.connection_log.cloned())),
+        format.then_some(Setting::ConnectionLogFormat(now.connection_log_format)),
         switched(Switch::Dummy, now.dummy, given.dummy),
-        set(Number::Idlers, |settings| settings.idlers),
-        set(Number::ClientsMax, |settings| settings.clients_max),
-        set(Number::ConnMax, |settings| settings.connections_max),
+        set(Number::Idlers),
+        set(Number::ClientsMax),
+        set(Number::ConnMax),
         state.workers.map(|workers| number(Number::Workers, workers)),
-        state.listen.map(|local| Command::Listen(Some(local.clone()))),
+        state.listen.cloned().map(Setting::Listen),
     ]
     .into_iter()
     .flatten()
@@ -164,37 +179,37 @@ fn additions(state: &Written<'_>) -> impl Iterator<Item = Command> {
 
 /// The TLS settings that commands can express, if they differ from the default or from the command
 /// line.
-fn tls(tls: &Tls, given: &Tls) -> impl Iterator<Item = Command> {
+fn tls(tls: &Tls, given: &Tls) -> impl Iterator<Item = Setting> {
     let list = (!tls.suites.is_empty())
         .then(|| SuiteList { suites: tls.suites.clone(), unknown: Vec::new() });
-    let suites = (list.is_some() || !given.suites.is_empty()).then_some(Command::SslCiphers(list));
-    let only_new = (!tls.tls12).then_some(Command::SslNoTls12);
-    let both = (tls.tls12 && !given.tls12).then_some(Command::SslTls12);
+    let suites = (list.is_some() || !given.suites.is_empty()).then_some(Setting::SslCiphers(list));
+    let only_new = (!tls.tls12).then_some(Setting::SslNoTls12);
+    let both = (tls.tls12 && !given.tls12).then_some(Setting::SslTls12);
     let ocsp =
-        tls.ocsp.as_ref().or(given.ocsp.as_ref()).map(|_| Command::SslOcsp(tls.ocsp.clone()));
+        tls.ocsp.as_ref().or(given.ocsp.as_ref()).map(|_| Setting::SslOcsp(tls.ocsp.clone()));
     let names =
-        tls.names.as_ref().or(given.names.as_ref()).map(|_| Command::SslNames(tls.names.clone()));
+        tls.names.as_ref().or(given.names.as_ref()).map(|_| Setting::SslNames(tls.names.clone()));
     [suites, only_new, both, ocsp, names].into_iter().flatten()
 }
 
 /// The settings that are only options in the original, if they differ from the default or from the
 /// command line.
-fn one_file(state: &Written<'_>) -> impl Iterator<Item = Command> {
+fn original_options(state: &Written<'_>) -> impl Iterator<Item = Setting> {
     let (now, given, default) = (state.settings, state.given, Settings::default());
-    let set = |part: fn(&Settings) -> bool, command: Command| {
-        (part(now) || part(given)).then_some(command)
+    let set = |part: fn(&Settings) -> bool, setting: Setting| {
+        (part(now) || part(given)).then_some(setting)
     };
     let always = now.selection.hash_always;
     let batch = [now, given].iter().any(|settings| settings.accept_batch != default.accept_batch);
     let gone = given.configured().filter(|(id, _)| now.target(Target::Server(*id)).is_none());
-    let gone: Vec<Command> = gone.map(|(id, _)| Command::NoServer(id.0.into())).collect();
-    let is_size = |command: &&Command| matches!(command, Command::Number(Number::MaxServers, _));
-    let sized = state.startup.iter().any(|command| is_size(&command));
+    let gone: Vec<Setting> = gone.map(|(id, _)| Setting::NoServer(id.0.into())).collect();
+    let is_size = |setting: &Setting| matches!(setting, Setting::Number(Number::MaxServers, _));
+    let sized = state.startup.iter().any(is_size);
     let needed = now.server_count().max(MIN_SLOTS);
     [
         batch.then(|| number(Number::AcceptBatch, now.accept_batch)),
         (sized || now.table_size() != needed).then(|| number(Number::MaxServers, now.table_size())),
-        set(|settings| settings.selection.hash_always, Command::Switch(Switch::HashAlways, always)),
+        set(|settings| settings.selection.hash_always, Setting::Switch(Switch::HashAlways, always)),
         set(|settings| settings.tls.certificate.is_some(), in_force::certificate(&now.tls)),
         set(
             |settings| settings.tls.ca_file.is_some() || settings.tls.ca_directory.is_some(),
@@ -202,22 +217,22 @@ fn one_file(state: &Written<'_>) -> impl Iterator<Item = Command> {
         ),
         set(
             |settings| settings.tls.required,
-            Command::Switch(Switch::RequireClientCert, now.tls.required),
+            Setting::Switch(Switch::RequireClientCert, now.tls.required),
         ),
         set(
             |settings| settings.emergency.is_some(),
-            Command::Emergency(now.emergency.as_ref().map(in_force::spec)),
+            Setting::Emergency(now.emergency.as_ref().map(in_force::spec)),
         ),
         set(
             |settings| settings.abuse.is_some(),
-            Command::Abuse(now.abuse.as_ref().map(in_force::spec)),
+            Setting::Abuse(now.abuse.as_ref().map(in_force::spec)),
         ),
-        state.servers_only.then_some(Command::Switch(Switch::ServersOnly, true)),
+        state.servers_only.then_some(Setting::Switch(Switch::ServersOnly, true)),
     ]
     .into_iter()
     .flatten()
     .chain(gone)
-    .chain(state.startup.iter().filter(move |command| !is_size(command)).cloned())
+    .chain(state.startup.iter().filter(move |setting| !is_size(setting)).cloned())
 }
 
 /// A server's address as the operator gave it. A number would lose the other addresses, the
@@ -238,7 +253,7 @@ pub(crate) fn where_it_is(server: &Server) -> (Host, Service) {
     (host, server.service.clone().map_or(number, Service::Name))
 }
 
-fn server(id: ServerId, server: &Server, given: Option<&Server>) -> Command {
+fn server(id: ServerId, server: &Server, given: Option<&Server>) -> Setting {
     let mut changes = vec![ServerChange::Acl(server.acl)];
     changes.extend(address_of(server));
     changes.extend([ServerChange::Max(server.soft), ServerChange::Hard(server.hard)]);
@@ -249,7 +264,7 @@ fn server(id: ServerId, server: &Server, given: Option<&Server>) -> Command {
     if differs(|server| server.prio == 0) {
         changes.push(ServerChange::Prio(server.prio));
     }
-    Command::Server { number: id.0.into(), changes }
+    Setting::Server { number: id.0.into(), changes }
 }
 
 /// The weight of a server without a given weight.

@@ -7,8 +7,11 @@ use proptest::option::of;
 use proptest::prelude::*;
 
 use crate::acl::{AclVerdict, Net};
-use crate::configuration::{Configuration, Names, Settled, SourcedCommand};
-use crate::parse::{file, grammar};
+use crate::command::SourcedCommand;
+use crate::configuration::file;
+use crate::configuration::{CommandLine, Settled};
+use crate::grammar;
+use crate::names::Names;
 use crate::print::*;
 use crate::{apply, strategies};
 
@@ -19,6 +22,8 @@ fn plain(settings: &Settings) -> Written<'_> {
         settings,
         given: &NOTHING,
         log: None,
+        connection_log: None,
+        given_connection_log: None,
         status_file: None,
         listen: None,
         workers: None,
@@ -27,12 +32,12 @@ fn plain(settings: &Settings) -> Written<'_> {
     }
 }
 
-fn placed(text: &str) -> Vec<SourcedCommand> {
+fn sourced(text: &str) -> Vec<SourcedCommand> {
     let lines = file::parse(text.as_bytes()).unwrap();
-    lines
-        .into_iter()
-        .map(|line| SourcedCommand { source_line: line.number.to_string(), command: line.command })
-        .collect()
+    let one = |line: file::FileLine| {
+        Some(SourcedCommand { source_line: line.number.to_string(), command: line.command? })
+    };
+    lines.into_iter().filter_map(one).collect()
 }
 
 /// TLS commands are errors without a certificate, which only the command line can give.
@@ -42,7 +47,7 @@ fn with_certificate() -> Tls {
 
 /// A start from the text alone, with the settings that only the command line can give.
 fn load(text: &str, like: &Settings) -> Settled {
-    let configuration = Configuration {
+    let configuration = CommandLine {
         local: Some(grammar::local("80").unwrap()),
         servers: Vec::new(),
         commands: Vec::new(),
@@ -53,7 +58,7 @@ fn load(text: &str, like: &Settings) -> Settled {
         hash_always: like.selection.hash_always,
         tls: with_certificate(),
     };
-    configuration.settle(&Names::default(), &placed(text)).unwrap()
+    configuration.settle(&Names::default(), &sourced(text)).unwrap()
 }
 
 fn server(address: &str, soft: u32, hard: u32) -> Option<Server> {
@@ -124,6 +129,7 @@ fn what_the_original_forgets_follows_where_it_is_not_the_default() {
     let settings = Settings {
         servers: vec![Some(Server { weight: 0, prio: 3, ..server("127.0.0.1:80", 0, 0).unwrap() })],
         idle_timeout: 1,
+        drain_timeout: 600,
         pending_max: 2,
         keepalive: true,
         source: Some("::1".parse().unwrap()),
@@ -147,7 +153,7 @@ fn what_the_original_forgets_follows_where_it_is_not_the_default() {
         "{written}"
     );
     assert!(written.contains("\nno log\n") && written.contains("\nweb_stats /w\n"), "{written}");
-    let end = "no prio\nidle_timeout 1\npending_max 2\nkeepalive\nsource ::1\ndummy\nidlers \
+    let end = "no prio\nidle_timeout 1\ndrain_timeout 600\npending_max 2\nkeepalive\nsource ::1\ndummy\nidlers \
         3\nclients_max 4\nconn_max 5\n\
          workers 6\nlisten 127.0.0.1:http\nmax_servers 1\n";
     assert!(written.ends_with(end), "{written}");
@@ -155,14 +161,14 @@ fn what_the_original_forgets_follows_where_it_is_not_the_default() {
 
 #[test]
 fn what_the_command_line_would_change_is_written_though_it_is_the_default() {
-    let options = "idle_timeout 1\npending_max 2\nkeepalive\nsource ::1\nproxy_protocol in from \
+    let options = "idle_timeout 1\ndrain_timeout 600\npending_max 2\nkeepalive\nsource ::1\nproxy_protocol in from \
         ::1/128\nproxy_protocol out v1\n\
          dummy\nidlers 3\nclients_max 4096\nconn_max 500\nssl_ciphers \
          ECDHE-RSA-AES128-GCM-SHA256\n";
-    let configuration = Configuration {
+    let configuration = CommandLine {
         local: Some(grammar::local("80").unwrap()),
         servers: vec![grammar::server("127.0.0.1:80:0:0:5:6").unwrap()],
-        commands: placed(options),
+        commands: sourced(options),
         emergency: None,
         abuse: None,
         server_slots: None,
@@ -170,14 +176,15 @@ fn what_the_command_line_would_change_is_written_though_it_is_the_default() {
         hash_always: false,
         tls: with_certificate(),
     };
-    let given = configuration.settle(&Names::default(), &placed("idle_timeout 9\n")).unwrap().given;
+    let given =
+        configuration.settle(&Names::default(), &sourced("idle_timeout 9\n")).unwrap().given;
     assert_eq!((given.idle_timeout, given.idlers, given.tls.suites.len()), (1, 3, 1));
     let mut servers = vec![server("127.0.0.1:80", 0, 0)];
     servers.resize(given.servers.len(), None);
     let settings = Settings { servers, tls: with_certificate(), ..Settings::default() };
     let written = text(&Written { given: &given, ..plain(&settings) });
     assert_eq!(
-        configuration.settle(&Names::default(), &placed(&written)).unwrap().settings,
+        configuration.settle(&Names::default(), &sourced(&written)).unwrap().settings,
         settings,
         "{written}"
     );
@@ -185,10 +192,10 @@ fn what_the_command_line_would_change_is_written_though_it_is_the_default() {
 
 #[test]
 fn what_is_written_starts_without_the_command_line() {
-    let configuration = Configuration {
+    let configuration = CommandLine {
         local: Some(grammar::local("80").unwrap()),
         servers: vec![grammar::server("127.0.0.1:80:0:0:5:6").unwrap()],
-        commands: placed("acl 1 permit 10.0.0.0/8\nclient_acl 1\nhash\n"),
+        commands: sourced("acl 1 permit 10.0.0.0/8\nclient_acl 1\nhash\n"),
         emergency: Some(grammar::server("127.0.0.1:81").unwrap()),
         abuse: Some(grammar::server("127.0.0.1:82").unwrap()),
         server_slots: Some(40),
@@ -200,7 +207,7 @@ fn what_is_written_starts_without_the_command_line() {
     let state =
         Written { given: &settled.given, listen: Some(&settled.local), ..plain(&settled.settings) };
     let written = text(&state);
-    let alone = Configuration {
+    let alone = CommandLine {
         local: None,
         servers: Vec::new(),
         commands: Vec::new(),
@@ -211,7 +218,7 @@ fn what_is_written_starts_without_the_command_line() {
         hash_always: false,
         tls: Tls::default(),
     };
-    let again = alone.settle(&Names::default(), &placed(&written)).unwrap();
+    let again = alone.settle(&Names::default(), &sourced(&written)).unwrap();
     assert_eq!((&again.settings, &again.local), (&settled.settings, &settled.local), "{written}");
 }
 
@@ -243,6 +250,8 @@ proptest! {
     fn what_is_written_loads_as_what_it_was(
         settings in strategies::settings(),
         log in of("/[a-z:]{1,9}"),
+        connection_log in of(strategies::connection_log_target()),
+        given_connection_log in of(strategies::connection_log_target()),
         status_file in of("[a-z/]{1,9}"),
         workers in of(1u32..64),
         port in of(1u16..),
@@ -252,6 +261,8 @@ proptest! {
         let status_file = status_file.map(PathBuf::from);
         let written = text(&Written {
             log: log.as_ref(),
+            connection_log: connection_log.as_ref(),
+            given_connection_log: given_connection_log.as_ref(),
             status_file: status_file.as_deref(),
             listen: listen.as_ref(),
             workers,
@@ -261,9 +272,12 @@ proptest! {
         let loaded = load(&written, &settings);
         prop_assert_eq!(&loaded.settings, &settings);
         prop_assert_eq!((loaded.log, loaded.status_file, loaded.workers), (log, status_file, workers));
+        prop_assert_eq!(loaded.connection_log, connection_log.clone());
+        let said = written.contains("connection_log ") || written.contains("no connection_log\n");
+        prop_assert_eq!(said, connection_log.or(given_connection_log).is_some());
         prop_assert_eq!(loaded.local, listen.unwrap_or(Local::Inet { host: None, port: Service::Port(80) }));
         // A reload of the text also gives the same settings.
-        prop_assert_eq!(apply::reload(&settings, &[], &placed(&written), &Names::default(), None), Ok(settings));
+        prop_assert_eq!(apply::reload(&settings, &[], &sourced(&written), &Names::default(), None), Ok(settings));
     }
 }
 
@@ -282,8 +296,7 @@ fn names_are_written_as_they_were_given() {
         "abuse [fe80::1%eth0]",
     ];
     for line in lines {
-        apply::apply(&mut settings, &crate::command::parse(line).unwrap(), &names, Some(80))
-            .unwrap();
+        apply::apply(&mut settings, &strategies::parsed(line), &names, Some(80)).unwrap();
     }
     let written: Vec<String> = settings
         .configured()
@@ -295,11 +308,11 @@ fn names_are_written_as_they_were_given() {
     let whole = text(&plain(&settings));
     assert!(whole.contains("\nemergency one:http-alt:5\nabuse [fe80::1%eth0]:80\n"), "{whole}");
     let before = settings.clone();
-    assert!(apply::apply_all(&mut settings, &placed(&whole), &names, Some(80)).is_empty());
+    assert!(apply::apply_all(&mut settings, &sourced(&whole), &names, Some(80)).is_empty());
     assert_eq!(settings, before);
     // A number instead of a name removes the name.
-    let command = crate::command::parse("server 1 port 8080 address 10.0.0.3").unwrap();
-    apply::apply(&mut settings, &command, &names, Some(80)).unwrap();
+    let setting = strategies::parsed("server 1 port 8080 address 10.0.0.3");
+    apply::apply(&mut settings, &setting, &names, Some(80)).unwrap();
     assert!(text(&plain(&settings)).contains(" address 10.0.0.3 port 8080 "));
 }
 

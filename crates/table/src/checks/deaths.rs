@@ -3,8 +3,9 @@
 
 use super::verify::verify;
 use super::{growing_table, key, table};
+use crate::clients::entry::NO_SERVER;
 use crate::steps::dying_after;
-use crate::{Blacklist, ClientRef, LockStuck, NO_SERVER, Table, WorkerTable};
+use crate::{Blacklist, ClientRef, LockStuck, Table, WorkerTable};
 
 /// Runs `operation` as worker 0 on a table that `prepare` made. The worker dies after 0, 1, 2, ...
 /// stores, until it survives. After each run the worker is reclaimed, and `check` examines the
@@ -291,7 +292,7 @@ fn claiming_and_releasing_numbers() {
 }
 
 #[test]
-fn whoever_waits_is_seen_after_any_death_of_the_releaser() {
+fn a_waiter_is_seen_after_any_death_of_the_releaser() {
     for deaths in 0.. {
         let table = table(3, 65536);
         let worker_table = table.worker_table(0);
@@ -299,13 +300,13 @@ fn whoever_waits_is_seen_after_any_death_of_the_releaser() {
         let waiter = table.worker_table(1);
         waiter.await_connection();
         assert_eq!(waiter.claim_connection(1), None);
-        let told = dying_after(deaths, || worker_table.release_connection(0));
-        assert!(told.unwrap_or(true));
+        let reported = dying_after(deaths, || worker_table.release_connection(0));
+        assert!(reported.unwrap_or(true));
         // If the worker died, even right after it freed the number, the supervisor wakes the
         // waiter.
         assert!(table.reclaim(0));
         assert_eq!(waiter.claim_connection(1), Some(0));
-        if told.is_some() {
+        if reported.is_some() {
             assert!(deaths > 0);
             return;
         }
@@ -348,7 +349,7 @@ fn a_living_owner_keeps_its_lock() {
 }
 
 #[test]
-fn an_owner_that_was_buried_by_mistake_does_not_unlock_for_its_successor() {
+fn an_owner_that_was_reclaimed_by_mistake_does_not_unlock_for_its_successor() {
     let table = table(3, 65536);
     let (first, second, third) =
         (table.worker_table(0), table.worker_table(1), table.worker_table(2));

@@ -1,18 +1,28 @@
 //! Tests that concern several files at once.
 
 #[cfg(not(loom))]
+mod adoption;
+#[cfg(not(loom))]
+mod another_table;
+#[cfg(not(loom))]
 mod deaths;
+#[cfg(not(loom))]
+mod foreign;
 #[cfg(loom)]
 mod models;
+#[cfg(not(loom))]
+mod rows;
 #[cfg(not(loom))]
 mod sequences;
 #[cfg(not(loom))]
 mod spoiled;
 #[cfg(not(loom))]
+mod statistics;
+#[cfg(not(loom))]
 mod verify;
 
 use crate::layout::{Layout, Room};
-use crate::{Shape, Table};
+use crate::{Shape, Table, TableKind};
 
 /// A table with shards of at most this many slots.
 fn table(clients: u32, shard_slots: u32) -> Table {
@@ -21,9 +31,11 @@ fn table(clients: u32, shard_slots: u32) -> Table {
 
 /// The same table with room for this many clients.
 fn growing_table(clients: u32, shard_slots: u32, room: u32) -> Table {
-    let shape = Shape { clients, servers: 3, workers: 3, connections: 20 };
+    let shape = Shape { clients, servers: 3, rows: 3, connections: 20 };
     let room = Room { shard_slots, clients: room, connections: 20 };
-    Table::with_layout(Layout::new(shape, room).unwrap()).unwrap()
+    let table = Table::with_layout(Layout::new(shape, room).unwrap(), TableKind::Fixed).unwrap();
+    (0..shape.rows).for_each(|row| table.use_row(row));
+    table
 }
 
 /// The key of client `n`.

@@ -10,7 +10,8 @@ use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 
 use super::{key, table};
-use crate::{ClientRef, NO_SERVER, Table};
+use crate::clients::entry::NO_SERVER;
+use crate::{ClientRef, Table};
 
 /// Runs each closure as a worker in its own thread, and waits for all.
 fn workers(table: &Arc<Table>, workers: Vec<Box<dyn FnOnce(&Table) + Send>>) {
@@ -158,7 +159,7 @@ fn a_number_has_one_owner_among_three() {
 }
 
 #[test]
-fn whoever_waits_for_a_number_is_woken() {
+fn a_waiter_for_a_number_is_woken() {
     exhaust(|| {
         let table = Arc::new(table(1, 65536));
         let eventfd = Arc::new(Eventfd::default());
@@ -185,7 +186,7 @@ fn whoever_waits_for_a_number_is_woken() {
 }
 
 #[test]
-fn whoever_waits_for_a_dead_workers_number_is_woken_by_the_burial() {
+fn a_waiter_for_a_dead_workers_number_is_woken_by_the_reclaim() {
     exhaust(|| {
         let table = Arc::new(table(1, 65536));
         let eventfd = Arc::new(Eventfd::default());
@@ -222,7 +223,7 @@ struct Watchers {
     was_written: bool,
     watch: [bool; 3],
     sleep: [bool; 3],
-    told: [bool; 3],
+    notified: [bool; 3],
 }
 
 impl Vacancy {
@@ -231,7 +232,7 @@ impl Vacancy {
         watchers.was_written = true;
         for worker in 0..3 {
             if watchers.watch[worker] {
-                watchers.told[worker] = true;
+                watchers.notified[worker] = true;
                 if std::mem::take(&mut watchers.sleep[worker]) {
                     return self.changed.notify_all();
                 }
@@ -243,20 +244,20 @@ impl Vacancy {
         let mut watchers = self.watchers.lock().unwrap();
         if !watchers.watch[worker] {
             watchers.watch[worker] = true;
-            watchers.told[worker] |= watchers.was_written;
+            watchers.notified[worker] |= watchers.was_written;
         }
-        while !watchers.told[worker] {
+        while !watchers.notified[worker] {
             watchers.sleep[worker] = true;
             watchers = self.changed.wait(watchers).unwrap();
         }
         watchers.sleep[worker] = false;
-        watchers.told[worker] = false;
+        watchers.notified[worker] = false;
     }
 
     fn leave(&self, worker: usize) {
         let mut watchers = self.watchers.lock().unwrap();
         watchers.watch[worker] = false;
-        watchers.told[worker] = false;
+        watchers.notified[worker] = false;
     }
 }
 
@@ -294,7 +295,7 @@ fn take_clients(
 
 /// One slot, which worker 0 frees with `free`; two other workers wait for it with this many
 /// clients. All clients are served, and no worker sleeps for ever.
-fn one_place_for_all(clients: i32, free: fn(&Table, &Vacancy)) {
+fn one_slot_for_all(clients: i32, free: fn(&Table, &Vacancy)) {
     bounded(1, move || {
         let table = Arc::new(table(1, 65536));
         assert_eq!(table.worker_table(0).claim_connection(1), Some(0));
@@ -313,8 +314,8 @@ fn one_place_for_all(clients: i32, free: fn(&Table, &Vacancy)) {
 }
 
 #[test]
-fn a_place_that_its_worker_leaves_to_others_wakes_one_and_in_the_end_all() {
-    one_place_for_all(1, |table, vacancy| {
+fn a_slot_that_its_worker_leaves_to_others_wakes_one_and_in_the_end_all() {
+    one_slot_for_all(1, |table, vacancy| {
         if table.worker_table(0).release_connection(0) {
             vacancy.write();
         }
@@ -322,8 +323,8 @@ fn a_place_that_its_worker_leaves_to_others_wakes_one_and_in_the_end_all() {
 }
 
 #[test]
-fn clients_are_served_by_whoever_gets_the_place() {
-    one_place_for_all(2, |table, vacancy| {
+fn clients_are_served_by_the_worker_that_gets_the_slot() {
+    one_slot_for_all(2, |table, vacancy| {
         if table.worker_table(0).release_connection(0) {
             vacancy.write();
         }
@@ -331,8 +332,8 @@ fn clients_are_served_by_whoever_gets_the_place() {
 }
 
 #[test]
-fn a_place_whose_worker_died_before_it_woke_anybody_is_not_lost() {
-    one_place_for_all(1, |table, vacancy| {
+fn a_slot_whose_worker_died_before_it_woke_anybody_is_not_lost() {
+    one_slot_for_all(1, |table, vacancy| {
         let _ = table.worker_table(0).release_connection(0);
         // The supervisor wakes all workers.
         if table.reclaim(0) {

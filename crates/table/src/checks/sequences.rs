@@ -6,7 +6,8 @@ use proptest::prelude::*;
 
 use super::verify::verify;
 use super::{growing_table, key};
-use crate::{ClientEntry, ClientRef, NO_SERVER, Table};
+use crate::clients::entry::NO_SERVER;
+use crate::{ClientEntry, ClientRef, Occupant, Table};
 
 #[derive(Clone, Copy, Debug)]
 enum Operation {
@@ -23,7 +24,8 @@ enum Operation {
 fn operation() -> impl Strategy<Value = Operation> {
     let step = prop_oneof![Just(0u64), 1..400u64, 900..3000u64];
     prop_oneof![
-        6 => (0..3u32, 0..24u32, step, prop_oneof![Just(0u64), Just(2000)]).prop_map(|(w, c, s, t)| Operation::Arrive(w, c, s, t)),
+        6 => (0..3u32, 0..24u32, step, prop_oneof![Just(0u64), Just(2000)])
+            .prop_map(|(w, c, s, t)| Operation::Arrive(w, c, s, t)),
         2 => (0..40usize, -3..6i32).prop_map(|(at, server)| Operation::Record(at, server)),
         2 => (0..40usize, 0..1000u64).prop_map(|(at, bytes)| Operation::Bytes(at, bytes)),
         1 => (1..40u32).prop_map(Operation::Grow),
@@ -91,6 +93,8 @@ impl Model {
             sent: 0,
             received: 0,
         };
+        let known = self.clients.contains_key(&key);
+        assert_eq!(arrival.former == Occupant::TheClient, known);
         match self.clients.get_mut(&key) {
             Some(known) if tracking == 0 || now - known.entry.last_use <= tracking => {
                 assert_eq!(arrival.client, known.client);
@@ -106,7 +110,10 @@ impl Model {
             }
             None => {
                 assert_eq!(arrival.recorded, NO_SERVER);
+                let clients = self.clients.len();
                 self.replace(table, arrival.client);
+                let is_replaced = self.clients.len() < clients;
+                assert_eq!(arrival.former == Occupant::AnotherClient, is_replaced);
                 self.clients.insert(key, Known { client: arrival.client, entry: fresh });
             }
         }
@@ -156,14 +163,17 @@ proptest! {
     }
 
     #[test]
-    fn several_shards(clients in 5..20u32, operations in prop::collection::vec(operation(), 1..120)) {
+    fn several_shards(
+        clients in 5..20u32,
+        operations in prop::collection::vec(operation(), 1..120),
+    ) {
         check(clients, 4, operations);
     }
 }
 
 #[test]
 fn a_table_grows_far_and_loses_nobody() {
-    let shape = crate::Shape { clients: 10, servers: 1, workers: 1, connections: 1 };
+    let shape = crate::Shape { clients: 10, servers: 1, rows: 1, connections: 1 };
     let table = Table::create(shape).unwrap();
     let worker_table = table.worker_table(0);
     let first: Vec<_> = (0..10)
@@ -191,7 +201,7 @@ fn a_table_grows_far_and_loses_nobody() {
 fn large_tables_keep_every_client_until_a_shard_is_full() {
     // Two shards of 40000 slots, half full. The chance that one overflows is practically zero (45
     // standard deviations).
-    let shape = crate::Shape { clients: 80_000, servers: 1, workers: 1, connections: 1 };
+    let shape = crate::Shape { clients: 80_000, servers: 1, rows: 1, connections: 1 };
     let table = Table::create(shape).unwrap();
     assert_eq!(table.layout.shards, 2);
     let worker_table = table.worker_table(0);
@@ -199,13 +209,15 @@ fn large_tables_keep_every_client_until_a_shard_is_full() {
         (0..40_000).map(|n| worker_table.lock(key(n)).unwrap().arrive(u64::from(n), 0)).collect();
     let second: Vec<_> =
         (0..40_000).map(|n| worker_table.lock(key(n)).unwrap().arrive(60_000, 0)).collect();
-    assert_eq!(first, second);
+    assert!(first.iter().all(|arrival| arrival.former == Occupant::Nobody));
+    assert!(second.iter().all(|arrival| arrival.former == Occupant::TheClient));
+    assert!(first.iter().zip(&second).all(|(first, second)| first.client == second.client));
     assert_eq!(table.clients().count(), 40_000);
     // More clients than slots: the table never holds more clients than slots, and each shard is
     // full.
-    for n in 0..300_000 {
-        worker_table.lock(key(n)).unwrap().arrive(90_000, 0);
-    }
+    let arrivals = (0..300_000).map(|n| worker_table.lock(key(n)).unwrap().arrive(90_000, 0));
+    let evictions = arrivals.filter(|arrival| arrival.former == Occupant::AnotherClient).count();
+    assert_eq!(evictions, 300_000 - 80_000);
     assert_eq!(table.clients().count(), 80_000);
     assert_eq!(worker_table.take_rebuilt(), None);
     verify(table.view());

@@ -2,10 +2,11 @@
 
 use proptest::prelude::*;
 
+use super::foreign::{held, opened};
 use super::verify::verify;
 use super::{growing_table, key};
 use crate::sync::Ordering::*;
-use crate::{ClientRef, Table, WorkerTable};
+use crate::{ClientRef, FailureClass, Shape, Table, Timed, WorkerTable};
 
 /// How the memory is overwritten.
 #[derive(Clone, Debug)]
@@ -74,6 +75,13 @@ fn everything(table: &Table, worker_table: &WorkerTable<'_>, now: u64) {
         );
         worker_table.release(server);
         worker_table.add_server_bytes(server, 1, u64::MAX);
+        let time = Timed { micros: u64::MAX, bucket: server as usize };
+        worker_table.count_connect(server, time);
+        worker_table.count_length(server, time);
+        FailureClass::ALL.iter().for_each(|class| worker_table.count_failure(server, *class));
+        worker_table.count_reached(server);
+        worker_table.count_failover(server);
+        let _ = table.server_statistics(server);
         let _ = (
             worker_table.blacklist(server, now),
             worker_table.begin_probe(server, now, now + 1),
@@ -99,16 +107,41 @@ fn everything(table: &Table, worker_table: &WorkerTable<'_>, now: u64) {
     assert!(table.clients().count() <= 24);
 }
 
+/// All that another table takes over from this one.
+fn carry(table: &Table, shard_slots: u32) {
+    let other = growing_table(4, shard_slots, 8);
+    let rows = [0, 1, 2, 3, u32::MAX];
+    other.import_servers(&table.export_servers(&rows));
+    assert!(other.import_clients(table.export_clients()).kept <= 8);
+    let theirs = opened(table);
+    let _ = other.mirror(2, &theirs, &rows, |_| true);
+    assert!(held(&other, 2).0 <= 20);
+    let _ = other.mirror(2, &theirs, &[], |_| true);
+    assert_eq!((held(&other, 2), other.connections_open()), ((0, 0), 0));
+    if other.layout.shards == 1 {
+        verify(other.view());
+    }
+}
+
 proptest! {
     #[test]
-    fn nobody_panics_or_hangs(spoils in prop::collection::vec(spoil(), 1..4), shard_slots in prop_oneof![Just(3u32), Just(65536)]) {
+    fn nobody_panics_or_hangs(
+        spoils in prop::collection::vec(spoil(), 1..4),
+        shard_slots in prop_oneof![Just(3u32), Just(65536)],
+    ) {
         let table = growing_table(9, shard_slots, 24);
         everything(&table, &table.worker_table(1), 1000);
         for spoil in spoils {
             spoil.apply(&table);
             everything(&table, &table.worker_table(1), 9000);
+            carry(&table, shard_slots);
             // The hostile worker is detected and killed, and so are the others.
-            (0..4).for_each(|worker| { table.reclaim(worker); });
+            table.reset_server(2);
+            assert_eq!(table.server_statistics(2), Default::default());
+            (0..4).for_each(|row| {
+                table.reclaim(row);
+                table.use_row(row);
+            });
         }
         // A rebuild makes the client table consistent again.
         for shard in table.view().shards() {
@@ -119,5 +152,34 @@ proptest! {
         if table.layout.shards == 1 {
             verify(table.view());
         }
+    }
+}
+
+#[test]
+fn what_a_stranger_wrote_over_everything_is_put_right_by_the_living() {
+    for word in [1, 2, 3, 4, 0x0101, 0x0102, 0x0707, 0x4141] {
+        let shape = Shape { clients: 1, servers: 3, rows: 8, connections: 8 };
+        let table = Table::create(shape).unwrap();
+        (0..3).for_each(|row| table.use_row(row));
+        let workers = [table.worker_table(0), table.worker_table(1)];
+        let numbers =
+            workers.each_ref().map(|worker_table| worker_table.claim_connection(8).unwrap());
+        assert!(workers[0].reserve(1, None));
+        table.memory.words().iter().take(1 << 21).for_each(|each| each.store(word, Relaxed));
+        table.reclaim(2);
+        let _ = workers[0].republish(8, [(numbers[0], Some(1))].into_iter());
+        let _ = workers[1].republish(8, [(numbers[1], None)].into_iter());
+        let counts = [0, 1, 2].map(|server| table.server_totals(server).connections);
+        assert_eq!(counts, [0, 1, 0], "{word:x}");
+        assert_eq!(
+            numbers.map(|number| table.connection_owner(number)),
+            [Some(0), Some(1)],
+            "{word:x}"
+        );
+        assert_eq!(table.connections_open(), 2, "{word:x}");
+        assert_eq!(workers[0].claim_connection(8), Some(2), "{word:x}");
+        assert!(!table.reclaim(2), "{word:x}: nobody waits");
+        assert!(workers[1].reserve(1, Some(2)) && !workers[1].reserve(1, Some(2)), "{word:x}");
+        assert!(workers[1].lock([1; 16]).is_ok(), "{word:x}");
     }
 }

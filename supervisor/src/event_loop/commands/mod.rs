@@ -4,365 +4,190 @@
 
 #![forbid(unsafe_code)]
 
-pub(crate) mod query;
+mod query;
+pub(in crate::event_loop) mod queue;
+mod stages;
+mod write;
 
-use std::collections::VecDeque;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use nix::sys::wait::WaitStatus;
-use nix::unistd::Pid;
-use pen_config::command::Command;
-use pen_config::ids::WorkerId;
-use pen_ipc::message::{Operator, ReportPage};
+use pen_config::command::{Action, Command, Number, Query, Setting};
+use pen_ipc::message::Outcome;
+use pen_status::event::EventKind;
 
+use crate::clock;
 use crate::event_loop::Supervisor;
-use crate::event_loop::job::{JobStage, PATIENCE, Progress, Requester, Settling};
-use crate::files::status_file::Writer;
-use crate::helpers::names;
-use crate::processes::control::ControlReply;
-use crate::report::TooMany;
-
-/// Commands that wait, and the command that is being executed.
-#[derive(Debug, Default)]
-pub(in crate::event_loop) struct CommandQueue {
-    queue: VecDeque<QueuedCommand>,
-    job: Option<Job>,
-    /// The configuration file is to be read again.
-    hangup: bool,
-    /// The job that began last was a reload by HUP.
-    after_hangup: bool,
-    /// The TLS files are to be read again.
-    reread: bool,
-    /// The operator whose command is being executed.
-    serving: Option<Operator>,
-    /// Jobs can begin or advance at once.
-    more: bool,
-    /// The requester of the exit command.
-    exit: Option<Requester>,
-    serial: u32,
-    /// Children of finished jobs that are still to be reaped. A child that hangs in a file system
-    /// stays here.
-    leaving: Vec<Pid>,
-}
-
-#[derive(Debug)]
-struct QueuedCommand {
-    by: Requester,
-    command: Command,
-    file: Option<OwnedFd>,
-}
-
-#[derive(Debug)]
-struct Job {
-    by: Requester,
-    stage: JobStage,
-}
-
-impl CommandQueue {
-    /// Appends a command.
-    pub(in crate::event_loop) fn enter(
-        &mut self,
-        by: Requester,
-        command: Command,
-        file: Option<OwnedFd>,
-    ) {
-        self.queue.push_back(QueuedCommand { by, command, file });
-    }
-
-    /// Requests a reload of the configuration file.
-    pub(in crate::event_loop) fn hang_up(&mut self) {
-        self.hangup = true;
-    }
-
-    /// Requests that the TLS files are read again.
-    pub(in crate::event_loop) fn reread_tls(&mut self) {
-        self.reread = true;
-    }
-
-    /// Whether the queue takes no more commands for now.
-    pub(in crate::event_loop) fn is_full(&self) -> bool {
-        self.queue.len() >= MOST_WAITING
-    }
-
-    /// How many messages of the control process may be read now. At least one, so that its end is
-    /// noticed.
-    pub(in crate::event_loop) fn room(&self) -> usize {
-        MOST_WAITING.saturating_sub(self.queue.len()).max(1)
-    }
-
-    /// Whether the job that began last was requested by HUP.
-    pub(in crate::event_loop) fn is_hangup(&self) -> bool {
-        self.after_hangup
-    }
-
-    /// The requester of the exit command, if it was given.
-    pub(in crate::event_loop) fn ends(&self) -> Option<Requester> {
-        self.exit
-    }
-
-    /// Notes the exit command.
-    pub(in crate::event_loop) fn exit(&mut self, by: Requester) {
-        self.exit = Some(by);
-    }
-
-    /// The control process died, and its operators are gone. The current job still finishes.
-    pub(in crate::event_loop) fn forget_operators(&mut self) {
-        self.queue.clear();
-    }
-
-    /// A worker died.
-    pub(in crate::event_loop) fn forget(&mut self, worker: WorkerId) {
-        match self.job.as_mut().map(|job| &mut job.stage) {
-            Some(JobStage::Gathering(gathering, _)) => gathering.forget(worker),
-            Some(JobStage::Explaining(explaining)) if explaining.worker == worker => {
-                let ended = || {
-                    ControlReply::refusal("explain: the worker that was asked has ended; ask again")
-                };
-                explaining.answer.get_or_insert_with(ended);
-            }
-            _ => {}
-        }
-    }
-
-    /// Takes a page of a report. A page that answers no open question is dropped.
-    ///
-    /// # Errors
-    /// The worker reports more connections than `most`.
-    pub(in crate::event_loop) fn page(
-        &mut self,
-        worker: WorkerId,
-        page: &ReportPage,
-        most: usize,
-    ) -> Result<(), TooMany> {
-        match self.job.as_mut().map(|job| &mut job.stage) {
-            Some(JobStage::Gathering(gathering, _)) => gathering.page(worker, page, most),
-            _ => Ok(()),
-        }
-    }
-
-    /// Takes an explanation from a worker.
-    pub(in crate::event_loop) fn explained(&mut self, worker: WorkerId, serial: u32, text: String) {
-        if let Some(JobStage::Explaining(explaining)) = self.job.as_mut().map(|job| &mut job.stage)
-            && (explaining.worker, explaining.serial) == (worker, serial)
-        {
-            explaining.answer = Some(ControlReply::text(text));
-        }
-    }
-
-    /// Whether too many children of earlier jobs hang to start another one.
-    pub(in crate::event_loop) fn hangs(&self) -> bool {
-        self.leaving.len() >= MOST_LEAVING
-    }
-
-    /// Whether this child belonged to a job; notes its end.
-    pub(in crate::event_loop) fn reaped(&mut self, child: Pid, status: WaitStatus) -> bool {
-        if let Some(index) = self.leaving.iter().position(|leaving| *leaving == child) {
-            self.leaving.swap_remove(index);
-            return true;
-        }
-        match self.job.as_mut().map(|job| &mut job.stage) {
-            Some(JobStage::Asking(asking, _, _)) => asking.reaped(child),
-            Some(JobStage::Fetching(fetching, _)) => fetching.reaped(child),
-            Some(JobStage::Examining(examining, _)) => examining.reaped(child),
-            Some(JobStage::HelperTask(task, _, ended)) if task.is(child) => {
-                *ended = Some(status);
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// Descriptors to poll for reading.
-    pub(in crate::event_loop) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        match self.job.as_ref().map(|job| &job.stage) {
-            Some(JobStage::Asking(asking, _, _)) => asking.descriptors().collect(),
-            Some(JobStage::Fetching(fetching, _)) => vec![fetching.descriptor()],
-            Some(JobStage::Examining(examining, _)) => vec![examining.descriptor()],
-            Some(JobStage::HelperTask(task, _, _)) => vec![task.process()],
-            _ => Vec::new(),
-        }
-    }
-
-    /// When the queue needs a turn of the loop even if nothing happens.
-    pub(in crate::event_loop) fn deadline(&self) -> Option<Instant> {
-        let Some(job) = &self.job else { return self.more.then(Instant::now) };
-        match &job.stage {
-            JobStage::Begin(_, _) | JobStage::Reopen | JobStage::Reload | JobStage::RereadTls => {
-                Some(Instant::now())
-            }
-            JobStage::Fetching(fetching, _) => Some(fetching.deadline()),
-            JobStage::Examining(examining, _) => Some(examining.deadline()),
-            JobStage::Asking(asking, _, _) => Some(asking.deadline()),
-            JobStage::Settling(settling) => Some(settling.deadline),
-            JobStage::Explaining(explaining) => Some(explaining.deadline),
-            JobStage::Gathering(gathering, _) => Some(gathering.deadline()),
-            JobStage::HelperTask(task, _, _) => task.deadline(),
-        }
-    }
-
-    /// The operator whose command is being executed; none for a job of the signal HUP.
-    pub(in crate::event_loop) fn serving(&self) -> Option<Operator> {
-        self.serving
-    }
-
-    /// A serial number for a question to workers. It is even, because those of reports by signal
-    /// are odd.
-    pub(in crate::event_loop) fn next_serial(&mut self) -> u32 {
-        self.serial = self.serial.wrapping_add(2) & !1;
-        self.serial
-    }
-
-    /// Takes the next job. Commands are taken only if they can be answered. Commands and HUP take
-    /// turns when both wait: repeated HUP signals must not lock operators out.
-    fn next(&mut self, answerable: bool) -> Option<Job> {
-        let commands = answerable && self.exit.is_none() && !self.queue.is_empty();
-        self.after_hangup = self.hangup && !(self.after_hangup && commands);
-        if self.after_hangup {
-            // The reload reads the TLS files too.
-            (self.hangup, self.reread) = (false, false);
-            return Some(Job { by: Requester::Hangup, stage: JobStage::Reopen });
-        }
-        if !self.hangup && std::mem::take(&mut self.reread) {
-            return Some(Job { by: Requester::Hangup, stage: JobStage::RereadTls });
-        }
-        let QueuedCommand { by, command, file } =
-            if commands { self.queue.pop_front()? } else { return None };
-        Some(Job { by, stage: JobStage::Begin(command, file) })
-    }
-
-    /// Drops all work, because pen ends. A child is still to be reaped.
-    pub(in crate::event_loop) fn stop(&mut self) {
-        if let Some(Job { stage: JobStage::HelperTask(task, _, None), .. }) = &self.job {
-            task.kill();
-        }
-        (self.job, self.hangup, self.reread, self.more) = (None, false, false, false);
-        self.queue.clear();
-    }
-}
+use crate::event_loop::commands::queue::{Job, JobStage, Request};
+use crate::event_loop::commands::stages::ReportRequest;
+use crate::event_loop::job::{Progress, Requester};
+use crate::event_loop::reload::configuration::Configuration;
+use crate::event_loop::reload::stages::ReloadStage;
+use crate::log::recent::Incident;
+use crate::processes::old_tables::TableRow;
+use crate::processes::ports::control::ControlReply;
+use crate::report::ReportSink;
 
 impl Supervisor {
-    /// Advances the current job, and begins the next ones.
+    /// Advances the report by signal and the current job, and begins the next ones.
     pub(in crate::event_loop) fn work(&mut self, now: Instant) {
+        self.work_on_report(now);
+        self.work_on_commands(now);
+        self.queue.leaving.retain(|child| !child.has_ended());
+    }
+
+    fn work_on_commands(&mut self, now: Instant) {
         self.queue.more = false;
         for _ in 0..MOST_STEPS {
-            let Some(Job { by, stage }) = self.queue.job.take().or_else(|| self.next_job()) else {
-                return;
+            let (by, progress) = match self.queue.job.take() {
+                Some(job) => (job.by, self.advance(job, now)),
+                None => {
+                    let answerable =
+                        self.control.as_ref().is_some_and(|control| !control.has_pending_reply());
+                    let is_upgrading = self.upgrade.is_some();
+                    let Some((by, request)) = self.queue.next(answerable, is_upgrading) else {
+                        return;
+                    };
+                    self.queue.serving = by.operator();
+                    (by, self.begin(by, request, now))
+                }
             };
-            match self.advance(by, stage, now) {
-                Progress::Wait(stage) => {
-                    self.queue.job = Some(Job { by, stage });
+            match progress {
+                Progress::Wait(job) => {
+                    self.queue.job = Some(job);
                     return;
                 }
-                Progress::Next(stage) => self.queue.job = Some(Job { by, stage }),
                 Progress::Done(reply) => self.conclude(by, reply),
+                Progress::Detached => {}
             }
         }
         self.queue.more = true;
     }
 
-    fn next_job(&mut self) -> Option<Job> {
-        let answerable = self.control.as_ref().is_some_and(|control| !control.is_choked());
-        self.queue.next(answerable)
+    /// Advances the report by signal, and begins the next one.
+    pub(in crate::event_loop) fn work_on_report(&mut self, now: Instant) {
+        loop {
+            let progress = match self.queue.report.take() {
+                Some(stage) => self.advance_report(stage, now),
+                None if std::mem::take(&mut self.queue.report_requested) => {
+                    self.gather(ReportRequest::Status(ReportSink::Signal), |_| true, now)
+                }
+                None => return,
+            };
+            if let Progress::Wait(stage) = progress {
+                self.queue.report = Some(stage);
+                return;
+            }
+        }
     }
 
-    fn advance(&mut self, by: Requester, stage: JobStage, now: Instant) -> Progress {
-        self.queue.serving = match by {
-            Requester::Operator { who, .. } => Some(who),
-            Requester::Hangup => None,
+    /// Begins a job.
+    fn begin(&mut self, by: Requester, request: Request, now: Instant) -> Progress<Job> {
+        let mut then = None;
+        let progress = match request {
+            Request::Hangup => self.hang_up(now).map(JobStage::Reload),
+            Request::RereadTls => self.reread_tls(now).map(JobStage::Reload),
+            Request::Upgrade => self.begin_upgrade(by, now),
+            Request::Command(Command::Query(query), _) => {
+                self.query(query, now).map(JobStage::Query)
+            }
+            Request::Command(Command::Setting(setting), file) => {
+                then = query_of(&setting);
+                let configuration = Configuration::of_operator(setting, file);
+                self.look_up(configuration, now).map(JobStage::Reload)
+            }
+            Request::Command(Command::Action(action), file) => self.act(action, by, file, now),
         };
-        match stage {
-            JobStage::Begin(command, file) => self.begin(by, command, file, now),
-            JobStage::Reopen => self.reopen_held_log(now),
-            JobStage::Reload => self.reload(now),
-            JobStage::RereadTls => self.reread_tls(now),
-            JobStage::Examining(examining, waiting) => match examining.read(now) {
-                None => Progress::Wait(JobStage::Examining(examining, waiting)),
-                Some(found) => {
-                    let (change, batch) = *waiting;
-                    self.examined(found, change, &batch, now)
-                }
-            },
-            JobStage::Fetching(fetching, purpose) => match fetching.read(now) {
-                None => Progress::Wait(JobStage::Fetching(fetching, purpose)),
-                Some(fetched) => {
-                    self.queue.leaving.extend(fetching.end());
-                    self.fetched(fetched, purpose, now)
-                }
-            },
-            JobStage::Asking(mut asking, inquiry, mut batch) => match asking.read(now) {
-                None => Progress::Wait(JobStage::Asking(asking, inquiry, batch)),
-                Some(Ok(answers)) => match inquiry.found(answers) {
-                    Ok(found) => {
-                        batch.found = found;
-                        self.change(*batch, now)
-                    }
-                    Err(why) => self.refuse(&batch, vec![why]),
-                },
-                Some(Err(unresolved)) => {
-                    let errors = names::placed(&unresolved, batch.commands.iter());
-                    self.refuse(&batch, errors)
-                }
-            },
-            JobStage::Settling(settling) => self.settle(by, settling, now),
-            JobStage::Explaining(explaining) => match explaining.answer {
-                Some(reply) => Progress::Done(reply),
-                None if now >= explaining.deadline => Progress::Done(ControlReply::refusal(
-                    format!("explain: worker {} does not answer", explaining.worker),
-                )),
-                None => Progress::Wait(JobStage::Explaining(explaining)),
-            },
-            JobStage::Gathering(gathering, wanted) => match gathering.is_over(now) {
-                true => self.gathered(&gathering.finish(&self.pool.totals()), wanted, now),
-                false => Progress::Wait(JobStage::Gathering(gathering, wanted)),
-            },
-            JobStage::HelperTask(mut task, word, ended) => match ended {
-                Some(status) => {
-                    if let (WaitStatus::Signaled(_, _, _), Some(file)) =
-                        (status, &self.state.status)
-                    {
-                        file.forget(Writer::Command(std::process::id()));
-                    }
-                    Progress::Done(task.reply(word, status))
-                }
-                None => {
-                    task.expire(now);
-                    Progress::Wait(JobStage::HelperTask(task, word, None))
-                }
-            },
-        }
-        .told(by)
+        progress.map(|stage| Job { by, stage, then })
     }
 
-    /// Waits until all processes work by the new settings, or until the deadline.
-    fn settle(&mut self, by: Requester, settling: Settling, now: Instant) -> Progress {
-        let generation = settling.generation;
-        let control = self.control.as_ref().is_none_or(|control| control.has_applied(generation));
-        let late = |worker: &&crate::processes::worker::Worker| {
-            !worker.has_applied(generation) || !worker.has_moved()
+    fn act(
+        &mut self,
+        action: Action,
+        by: Requester,
+        file: Option<OwnedFd>,
+        now: Instant,
+    ) -> Progress<JobStage> {
+        match action {
+            Action::Close(number) => self.close(number, by, now).map(JobStage::Reload),
+            Action::Exit if self.state.allow_exit => {
+                self.queue.exit(by);
+                Progress::Done(ControlReply::none())
+            }
+            Action::Exit => {
+                Progress::Done(ControlReply::refusal("Exit is not enabled; restart with -X flag"))
+            }
+            Action::Include(path) => self.include(path, now).map(JobStage::Reload),
+            Action::Upgrade if self.state.allow_exit => self.begin_upgrade(by, now),
+            Action::Upgrade => Progress::Done(ControlReply::refusal(
+                "Upgrade is not enabled; restart with -X flag",
+            )),
+            Action::Write(path) => self.write(path.as_deref(), file, now).map(JobStage::Query),
+            Action::WriteHere => self.write_here(now).map(JobStage::Query),
+        }
+    }
+
+    fn close(&mut self, number: u32, by: Requester, now: Instant) -> Progress<ReloadStage> {
+        if number >= self.context.settings.connections_max {
+            return Progress::Done(ControlReply::refusal(format!(
+                "Connection {number} out of range"
+            )));
+        }
+        let reply = ControlReply::line(format!("Forcibly closing connection {number}"));
+        // Taken before the lookup, so that a later connection with this number is not closed.
+        let before = clock::precise();
+        match self.order_close(number, before) {
+            true => {
+                let incident = Incident::of(EventKind::Operator).with("connection", number);
+                self.tell_operator(&format!("close {number}"), incident, by, now);
+                // The settings are sent behind the order: a worker that has applied them has
+                // carried out the order.
+                self.publish_anew(reply, now)
+            }
+            false => Progress::Done(ControlReply::refusal(format!(
+                "close: connection {number} is not in use"
+            ))),
+        }
+    }
+
+    /// Orders the worker that has a connection to close it. Returns whether there is one.
+    fn order_close(&mut self, number: u32, before: u64) -> bool {
+        let Some(row) = self.row_of(number) else { return false };
+        let own = Some(row.row).filter(|_| row.table.is_none());
+        let owner = own.and_then(|row| self.pool.of_row(row));
+        match owner.and_then(|owner| self.pool.worker_mut(owner)) {
+            Some(worker) => {
+                worker.order_close(number, before);
+                true
+            }
+            None => self.old.order_close(row, number, before),
+        }
+    }
+
+    /// The row of the worker that has a connection.
+    fn row_of(&self, number: u32) -> Option<TableRow> {
+        let row = self.context.table.connection_owner(number)?;
+        let other = self.old_tables.owner(row, number);
+        Some(other.unwrap_or(TableRow { table: None, row }))
+    }
+
+    /// Continues a job, if what it waits for has happened.
+    fn advance(&mut self, job: Job, now: Instant) -> Progress<Job> {
+        let Job { by, stage, then } = job;
+        let progress = match stage {
+            JobStage::Reload(stage) => self.advance_reload(by, stage, now).map(JobStage::Reload),
+            JobStage::Query(stage) => self.advance_query(stage, now).map(JobStage::Query),
         };
-        if now < settling.deadline && (!control || self.pool.workers().any(|worker| late(&worker)))
-        {
-            return Progress::Wait(JobStage::Settling(settling));
+        match (progress, then) {
+            (Progress::Done(ControlReply { outcome: Outcome::Done, .. }), Some(query)) => {
+                let stage = self.query(query, now).map(JobStage::Query);
+                stage.map(|stage| Job { by, stage, then: None })
+            }
+            (progress, then) => progress.map(|stage| Job { by, stage, then }),
         }
-        let silent: Vec<String> = self
-            .pool
-            .workers()
-            .filter(|worker| worker.peer.is_ready())
-            .filter(late)
-            .map(|worker| format!("worker {} (pid {})", worker.id, worker.peer.pid()))
-            .chain((!control).then(|| "the control process".into()))
-            .collect();
-        for name in silent {
-            self.logger.warning(&format!(
-                "{name} has not taken the new settings within {} s",
-                PATIENCE.as_secs()
-            ));
-        }
-        self.settled(by, settling, now)
     }
 
-    fn conclude(&mut self, by: Requester, reply: ControlReply) {
+    pub(in crate::event_loop) fn conclude(&mut self, by: Requester, reply: ControlReply) {
         match (by, &mut self.control) {
             (Requester::Operator { pid, ticket, .. }, Some(control)) => {
                 control.reply(pid, ticket, reply)
@@ -371,75 +196,61 @@ impl Supervisor {
             // A HUP that came meanwhile is still to be answered.
             (Requester::Hangup, _) if self.queue.hangup => {}
             (Requester::Hangup, _) => self.announce(Instant::now()),
+            (Requester::Signal { asker }, _) => self.answer_asker(asker, &reply),
         }
     }
 }
 
-/// Most commands that wait: as many as the control process can have operators.
-const MOST_WAITING: usize = 64;
-
-/// Most children that hang in file systems. Each keeps a process and its memory, and a further one
-/// would hang too.
-const MOST_LEAVING: usize = 16;
+/// The query whose answer is the reply to a setting.
+fn query_of(setting: &Setting) -> Option<Query> {
+    match setting {
+        // The original pen replies nothing.
+        Setting::Number(Number::PendingMax, _) => None,
+        Setting::Number(which, _) => Some(Query::Number(*which)),
+        Setting::Listen(_) => Some(Query::Listen),
+        Setting::ConnectionLog(target) => target.as_ref().map(|_| Query::ConnectionLog),
+        Setting::Log(target) => target.as_ref().map(|_| Query::Log),
+        Setting::WebStats(path) => path.as_ref().map(|_| Query::WebStats),
+        Setting::Abuse(_)
+        | Setting::Acl { .. }
+        | Setting::Certificate(_)
+        | Setting::ClientCa(_)
+        | Setting::ConnectionLogFormat(_)
+        | Setting::Emergency(_)
+        | Setting::Fastclose(_)
+        | Setting::Http(_)
+        | Setting::NoAcl(_)
+        | Setting::NoServer(_)
+        | Setting::ProxyIn(_)
+        | Setting::ProxyOut(_)
+        | Setting::Server { .. }
+        | Setting::SocketBuffers(_, _)
+        | Setting::Source(_)
+        | Setting::SslAlways
+        | Setting::SslCiphers(_)
+        | Setting::SslNames(_)
+        | Setting::SslNoTls12
+        | Setting::SslOcsp(_)
+        | Setting::SslRenegotiation(_)
+        | Setting::SslTls12
+        | Setting::Startup(_)
+        | Setting::Switch(_, _) => None,
+    }
+}
 
 /// Most steps of jobs in one turn of the loop.
 const MOST_STEPS: usize = 32;
 
 #[cfg(test)]
 mod tests {
+    use pen_config::command::Switch;
+
     use super::*;
 
-    /// A queue with so many commands.
-    fn queue(commands: u64) -> CommandQueue {
-        let mut queue = CommandQueue::default();
-        let by = |ticket| Requester::Operator {
-            pid: Pid::from_raw(1),
-            ticket,
-            who: Operator::Local(None),
-        };
-        (0..commands).for_each(|ticket| queue.enter(by(ticket), Command::Pid, None));
-        queue
-    }
-
-    /// The job that begins next: `H` for HUP, the operator's ticket for a command, or nothing.
-    fn begun(queue: &mut CommandQueue, answerable: bool) -> String {
-        match queue.next(answerable).map(|job| (job.by, job.stage)) {
-            Some((Requester::Hangup, JobStage::Reopen)) => "H".into(),
-            Some((Requester::Operator { ticket, .. }, JobStage::Begin(_, None))) => {
-                ticket.to_string()
-            }
-            None => "-".into(),
-            other => panic!("{other:?}"),
-        }
-    }
-
     #[test]
-    fn signals_without_end_and_commands_take_turns() {
-        let mut queue = queue(3);
-        let mut next = |answerable| {
-            queue.hang_up();
-            begun(&mut queue, answerable)
-        };
-        assert_eq!([true; 8].map(&mut next).join(" "), "H 0 H 1 H 2 H H");
-    }
-
-    #[test]
-    fn commands_go_on_in_order_when_no_signal_comes() {
-        let mut queue = queue(2);
-        assert_eq!([true; 3].map(|answerable| begun(&mut queue, answerable)).join(" "), "0 1 -");
-        queue.hang_up();
-        assert_eq!([true; 2].map(|answerable| begun(&mut queue, answerable)).join(" "), "H -");
-    }
-
-    #[test]
-    fn commands_that_cannot_be_answered_wait_and_signals_do_not() {
-        let mut queue = queue(1);
-        queue.hang_up();
-        assert_eq!(begun(&mut queue, false), "H");
-        queue.hang_up();
-        assert_eq!(begun(&mut queue, false), "H");
-        assert_eq!(begun(&mut queue, false), "-");
-        queue.exit(Requester::Hangup);
-        assert_eq!(begun(&mut queue, true), "-", "pen ends");
+    fn settings_are_answered_with_what_was_set() {
+        let number = Setting::Number(Number::Timeout, 3);
+        assert_eq!(query_of(&number), Some(Query::Number(Number::Timeout)));
+        assert_eq!(query_of(&Setting::Switch(Switch::Hash, true)), None);
     }
 }

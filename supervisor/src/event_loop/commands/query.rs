@@ -1,152 +1,150 @@
-//! Queries and actions, which are carried out at once. Commands that change settings only begin
-//! here (`change`).
+//! Queries: what each of them replies.
 
 #![forbid(unsafe_code)]
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use pen_config::address::Local;
-use pen_config::command::{Command, Form, LogTarget, Number, help};
+use pen_config::command::{Form, Number, Query, help};
 use pen_config::ids::{ClientKey, WorkerId};
 use pen_config::print::in_force::InForce;
-use pen_config::print::{Written, text};
 use pen_config::settings::Selection;
 use pen_ipc::stats::ConnectionInfo;
+use pen_ipc::text::error_text;
+use pen_status::Status;
+use pen_status::metrics::{Exposition, render};
 
-use crate::clock;
 use crate::event_loop::Supervisor;
-use crate::event_loop::job::{AfterApply, Explaining, JobStage, PATIENCE, Progress, Requester};
-use crate::event_loop::reload::{Batch, in_jail};
-use crate::files::status_file;
-use crate::files::status_file::{StatusFile, Writer};
-use crate::helpers::task::{HelperTask, TaskContext};
+use crate::event_loop::commands::stages::{Explaining, QueryStage, ReportRequest};
+use crate::event_loop::job::{PATIENCE, Progress};
+use crate::files::status_file::StatusFile;
+use crate::helpers::render::{RenderContext, Reporter};
 use crate::jail::Jail;
-use crate::jail::sandbox;
-use crate::jail::sandbox::ProcessKind;
-use crate::launch::options;
-use crate::log::errno::why;
-use crate::processes::control::ControlReply;
+use crate::jail::display;
+use crate::log::recent::{write_json, write_lines};
+use crate::processes::ports::control::ControlReply;
 use crate::processes::spawn::SpawnContext;
 use crate::report;
-use crate::report::{Gathered, Gathering};
-
-/// The purpose of reports that workers are asked for.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::event_loop) enum ReportRequest {
-    /// The status page.
-    Status(Form),
-    /// One connection.
-    Connection(u32),
-    /// The number of idlers.
-    Idlers,
-}
+use crate::report::status::{self, Known};
+use crate::report::{Gathered, Gathering, Report, ReportSink};
 
 impl Supervisor {
-    /// Begins to execute a command.
-    pub(in crate::event_loop) fn begin(
+    /// Begins to answer a query.
+    pub(in crate::event_loop::commands) fn query(
         &mut self,
-        by: Requester,
-        command: Command,
-        file: Option<OwnedFd>,
+        query: Query,
         now: Instant,
-    ) -> Progress {
-        if let Some(reply) = self.known(&command) {
-            return Progress::Done(reply);
-        }
-        match command {
-            Command::Close(number) => self.close(number, by, now),
-            Command::Connection(number) => self.connection(number, now),
-            Command::Exit if self.state.allow_exit => {
-                self.queue.exit(by);
-                Progress::Done(ControlReply::none())
-            }
-            Command::Explain(ip) => self.explain(ClientKey::from_ip(ip), now),
-            Command::Number(Number::Idlers, None) => {
-                self.gather(ReportRequest::Idlers, |_| true, now)
-            }
-            Command::Status(form) => self.gather(ReportRequest::Status(form), |_| true, now),
-            Command::Servers(form) => {
-                let SpawnContext { settings, table, jail, .. } = &self.context;
-                task("servers", jail, &[], now, |to, _| {
-                    jail.sandbox.enter_reporter()?;
-                    report::servers(form, settings, table, to)
-                })
-            }
-            Command::Certificates(form) => {
-                let SpawnContext { keys, jail, .. } = &self.context;
+    ) -> Progress<QueryStage> {
+        let (state, SpawnContext { settings, table, jail, keys, .. }) =
+            (&self.state, &self.context);
+        let reply = match query {
+            Query::Certificates(form) => {
                 let facts = keys.as_ref().map_or(&[][..], |keys| &keys.certificates.facts);
-                task("certificates", jail, &[], now, |to, _| {
-                    jail.sandbox.enter_reporter()?;
+                return report("certificates", jail, now, |to| {
                     report::certificates(form, facts, to)
-                })
+                });
             }
-            Command::Overview => {
-                let SpawnContext { settings, table, jail, .. } = &self.context;
-                let listen = self.state.local.to_string();
-                let program = self.program(&listen, now);
-                task("overview", jail, &[], now, |to, _| {
-                    jail.sandbox.enter_reporter()?;
-                    report::overview(&program, settings, table, to)
-                })
+            Query::Connection(number) => return self.connection(number, now),
+            Query::ConnectionLog => match &state.connection_log {
+                Some(target) => ControlReply::line(target),
+                None => ControlReply::none(),
+            },
+            Query::Control => match &self.control {
+                Some(control) => ControlReply::line(&control.port().name),
+                None => ControlReply::none(),
+            },
+            Query::Events(most, form) => {
+                let recent = self.logger.recent();
+                return report("events", jail, now, |to| {
+                    let records = recent.last(most as usize);
+                    match form {
+                        Form::Plain => write_lines(records, to),
+                        Form::Json => write_json(records, to),
+                    }
+                });
             }
-            Command::Recent(seconds, form) => {
-                let SpawnContext { settings, table, jail, .. } = &self.context;
-                task("recent", jail, &[], now, |to, _| {
-                    jail.sandbox.enter_reporter()?;
+            Query::Explain(ip) => return self.explain(ClientKey::from_ip(ip), now),
+            Query::Help(word) => ControlReply::text(help(word.as_deref())),
+            Query::Listen => ControlReply::line(&state.local),
+            Query::Log => match &state.log {
+                Some(target) => ControlReply::line(target),
+                None => ControlReply::none(),
+            },
+            Query::Metrics => {
+                return self.form_of_status("metrics", now, |status, to| {
+                    to.write_all(render(status, Exposition::Prometheus).as_bytes())
+                });
+            }
+            Query::Mode(Form::Plain) => ControlReply::line(mode(settings.selection)),
+            Query::Mode(Form::Json) => ControlReply::line(mode_json(settings.selection)),
+            Query::Number(which) => return self.number(which, now),
+            Query::Overview => return self.form_of_status("overview", now, report::overview),
+            Query::Pid => ControlReply::line(std::process::id()),
+            Query::Recent(seconds, form) => {
+                return report("recent", jail, now, |to| {
                     report::recent(seconds, form, settings, table, to)
-                })
+                });
             }
-            Command::Write(path) => self.write(path.as_deref(), file, now),
-            Command::WriteHere => self.write_to(&QueryTarget::Reply, now),
-            Command::Show(word) => self.show(word.as_deref(), now),
-            Command::Include(path) => self.include(path, now),
-            command => {
-                let batch = Batch::single(command, file);
-                self.look_up(batch, now)
+            Query::Sandbox => ControlReply::text(display::table(jail)),
+            Query::Servers(form) => {
+                return report("servers", jail, now, |to| {
+                    report::servers(form, settings, table, to)
+                });
             }
-        }
-    }
-
-    /// The reply to a query that needs no other process.
-    fn known(&self, command: &Command) -> Option<ControlReply> {
-        let (state, settings) = (&self.state, &self.context.settings);
-        Some(match command {
-            Command::Nothing => ControlReply::none(),
-            Command::Number(which, None) => return self.number(*which),
-            Command::Control => match &self.control {
-                Some(control) => ControlReply::line(control.name()),
-                None => ControlReply::none(),
-            },
-            Command::Exit if !state.allow_exit => {
-                ControlReply::refusal("Exit is not enabled; restart with -X flag")
-            }
-            Command::Help(word) => ControlReply::text(help(word.as_deref())),
-            Command::Listen(None) => ControlReply::line(&state.local),
-            Command::Log(None) => match &state.log {
-                Some(target) => ControlReply::line(log_name(target)),
-                None => ControlReply::none(),
-            },
-            Command::Mode(Form::Plain) => ControlReply::line(mode(settings.selection)),
-            Command::Mode(Form::Json) => ControlReply::line(mode_json(settings.selection)),
-            Command::Pid => ControlReply::line(std::process::id()),
-            Command::Sandbox => ControlReply::text(sandbox::table(&self.context.jail)),
+            Query::Show(word) => return self.show(word.as_deref(), now),
             // Each worker has descriptor numbers of its own: one number can mean several
             // connections.
-            Command::Socket(number) => {
+            Query::Socket(number) => {
                 ControlReply::line(format!("Socket {number} belongs to connection -1"))
             }
-            Command::WebStats(None) => match &state.status {
+            Query::Status(form) => {
+                return self.gather(
+                    ReportRequest::Status(ReportSink::Operator(form)),
+                    |_| true,
+                    now,
+                );
+            }
+            Query::Watch(_) => {
+                let next = self.logger.recent().next();
+                self.control.iter_mut().for_each(|control| control.begin_watch(next));
+                ControlReply::line(next)
+            }
+            Query::WebStats => match &state.status {
                 Some(file) => ControlReply::line(file.name().display()),
                 None => ControlReply::none(),
             },
-            _ => return None,
-        })
+        };
+        Progress::Done(reply)
+    }
+
+    /// Answers with a form of the state of the whole program.
+    fn form_of_status(
+        &self,
+        word: &'static str,
+        now: Instant,
+        form: impl FnOnce(&Status, &mut dyn Write) -> io::Result<()>,
+    ) -> Progress<QueryStage> {
+        let SpawnContext { settings, table, jail, .. } = &self.context;
+        let listen = self.state.local.to_string();
+        let known = self.known(&listen, now);
+        report(word, jail, now, |to| form(&status::take(known, settings, table), to))
+    }
+
+    /// Everything that only this process knows.
+    pub(in crate::event_loop) fn known<'l>(&'l self, listen: &'l str, now: Instant) -> Known<'l> {
+        let SpawnContext { table, keys, .. } = &self.context;
+        Known {
+            program: self.program(listen, now),
+            past: &self.past,
+            pid: std::process::id(),
+            workers: self.pool.statuses(&self.old, table),
+            old_workers: self.old.summaries(table, now),
+            counters: self.totals(),
+            certificates: keys.as_ref().map(|keys| &keys.certificates.facts[..]),
+            events: self.logger.recent(),
+        }
     }
 
     /// Figures of the program that only this process knows.
@@ -156,62 +154,29 @@ impl Supervisor {
         now: Instant,
     ) -> report::Program<'l> {
         let uptime = now.saturating_duration_since(self.state.started);
-        report::Program { uptime, listen, workers: self.pool.ids().count() }
+        let (workers, version) = (self.pool.size(), self.build.version);
+        report::Program { uptime, listen, workers, version }
     }
 
-    fn number(&self, which: Number) -> Option<ControlReply> {
-        let settings = &self.context.settings;
-        Some(match which {
-            Number::AcceptBatch => ControlReply::line(settings.accept_batch),
-            Number::Backlog => ControlReply::line(settings.backlog),
-            Number::Blacklist => ControlReply::line(settings.blacklist),
-            Number::ClientAcl => ControlReply::line(settings.client_acl),
-            Number::ClientsMax => ControlReply::line(settings.clients_max),
-            Number::ConnMax => ControlReply::line(settings.connections_max),
-            Number::ControlAcl => ControlReply::line(settings.control_acl),
-            Number::Debug => ControlReply::line(settings.debug),
-            Number::IdleTimeout => {
-                ControlReply::line(format!("Idle timeout: {} seconds", settings.idle_timeout))
+    fn number(&mut self, which: Number, now: Instant) -> Progress<QueryStage> {
+        if which == Number::Idlers {
+            return self.gather(ReportRequest::Idlers, |_| true, now);
+        }
+        Progress::Done(match (which, which.value(&self.context.settings)) {
+            // The text is the original's.
+            (Number::IdleTimeout, Some(seconds)) => {
+                ControlReply::line(format!("Idle timeout: {seconds} seconds"))
             }
-            Number::Idlers => return None,
-            Number::MaxServers => ControlReply::line(settings.table_size()),
-            Number::PendingMax => ControlReply::line(settings.pending_max),
-            Number::Timeout => ControlReply::line(settings.connect_timeout),
-            Number::Tracking => ControlReply::line(settings.tracking),
-            Number::Workers => ControlReply::line(self.pool.ids().count()),
+            (_, Some(value)) => ControlReply::line(value),
+            (_, None) => ControlReply::line(self.pool.ids().count()),
         })
     }
 
-    fn close(&mut self, number: u32, by: Requester, now: Instant) -> Progress {
-        if number >= self.context.settings.connections_max {
-            return Progress::Done(ControlReply::refusal(format!(
-                "Connection {number} out of range"
-            )));
-        }
-        let reply = ControlReply::line(format!("Forcibly closing connection {number}"));
-        // Taken before the lookup, so that a later connection with this number is not closed.
-        let before = clock::precise();
-        let owner = self.owner(number).and_then(|owner| self.pool.worker_mut(owner));
-        match owner {
-            Some(worker) => {
-                worker.order_close(number, before);
-                self.tell_operator(&format!("close {number}, by {by}"), now);
-                // The settings are sent behind the order: a worker that has applied them has
-                // carried out the order.
-                self.publish_anew(AfterApply::Reply(reply), now)
-            }
-            None => Progress::Done(ControlReply::refusal(format!(
-                "close: connection {number} is not in use"
-            ))),
-        }
+    pub(in crate::event_loop::commands) fn owner(&self, number: u32) -> Option<WorkerId> {
+        self.pool.of_row(self.context.table.connection_owner(number)?)
     }
 
-    fn owner(&self, number: u32) -> Option<WorkerId> {
-        let worker = self.context.table.connection_owner(number)?;
-        u8::try_from(worker).ok().map(WorkerId)
-    }
-
-    fn connection(&mut self, number: u32, now: Instant) -> Progress {
+    fn connection(&mut self, number: u32, now: Instant) -> Progress<QueryStage> {
         if number >= self.context.settings.connections_max {
             return Progress::Done(ControlReply::refusal(format!(
                 "Connection {number} out of range"
@@ -221,11 +186,22 @@ impl Supervisor {
             Some(owner) => {
                 self.gather(ReportRequest::Connection(number), |worker| worker == owner, now)
             }
-            None => Progress::Done(connection(number, None)),
+            None => {
+                let row = self.row_of(number);
+                let old = self.old.workers().find(|old| Some(old.origin.row) == row);
+                Progress::Done(match old {
+                    // Workers of other releases are not asked for reports.
+                    Some(old) => ControlReply::line(format!(
+                        "Connection {number} is with an old worker, of pen {}",
+                        old.origin.version
+                    )),
+                    None => connection(number, None),
+                })
+            }
         }
     }
 
-    fn explain(&mut self, client: ClientKey, now: Instant) -> Progress {
+    fn explain(&mut self, client: ClientKey, now: Instant) -> Progress<QueryStage> {
         let serial = self.queue.next_serial();
         let asked = |worker: &&crate::processes::worker::Worker| {
             worker.peer.is_ready() && worker.ask_explanation(serial, client.bytes())
@@ -234,91 +210,68 @@ impl Supervisor {
             Some(worker) => {
                 let explaining =
                     Explaining { worker, serial, deadline: now + PATIENCE, answer: None };
-                Progress::Wait(JobStage::Explaining(explaining))
+                Progress::Wait(QueryStage::Explaining(explaining))
             }
             None => Progress::Done(ControlReply::refusal("explain: no worker can answer now")),
         }
     }
 
-    fn gather(
+    pub(in crate::event_loop::commands) fn gather(
         &mut self,
         wanted: ReportRequest,
         of: impl Fn(WorkerId) -> bool,
         now: Instant,
-    ) -> Progress {
+    ) -> Progress<QueryStage> {
         let serial = self.queue.next_serial();
         let (asked, unreachable): (BTreeSet<_>, BTreeSet<_>) = self.ask_reports(serial, of);
-        Progress::Wait(JobStage::Gathering(Gathering::new(serial, asked, unreachable, now), wanted))
+        Progress::Wait(QueryStage::Gathering(
+            Gathering::new(serial, asked, unreachable, now),
+            wanted,
+        ))
     }
 
     /// Replies with the reports of the workers.
-    pub(in crate::event_loop) fn gathered(
+    pub(in crate::event_loop::commands) fn gathered(
         &mut self,
         gathered: &Gathered,
         wanted: ReportRequest,
         now: Instant,
-    ) -> Progress {
-        let SpawnContext { settings, table, jail, .. } = &self.context;
+    ) -> Progress<QueryStage> {
         match wanted {
             ReportRequest::Connection(number) => {
                 let found = gathered.connections.iter().find(|info| info.number == number);
                 Progress::Done(connection(number, found))
             }
             ReportRequest::Idlers => {
+                let idlers = self.context.settings.idlers;
                 let present = gathered.connections.iter().filter(|info| is_idler(info)).count();
-                Progress::Done(ControlReply::line(format!("Idlers: {present}/{}", settings.idlers)))
+                Progress::Done(ControlReply::line(format!("Idlers: {present}/{idlers}")))
             }
-            ReportRequest::Status(form) => {
-                let (file, logger) = (self.state.status.as_ref(), &self.logger);
-                let keep: Vec<_> = file.and_then(StatusFile::descriptor).into_iter().collect();
+            ReportRequest::Status(sink) => {
                 let listen = self.state.local.to_string();
-                let (program, state) = (self.program(&listen, now), (settings, table));
-                task("status", jail, &keep, now, |to, context| {
-                    jail.sandbox.enter_reporter()?;
-                    let sandbox = jail.sandbox.summary(jail.root.is_some());
-                    if let (Form::Plain, Some(file)) = (form, file) {
-                        let render = |to: &mut dyn Write| {
-                            report::status(form, gathered, &program, state, &sandbox, to)
-                        };
-                        if let Err(error) = file.put(
-                            Writer::Command(context.supervisor.as_raw().unsigned_abs()),
-                            render,
-                        ) {
-                            logger.anew().warning(&error.to_string());
-                        }
+                let report = Report {
+                    sink,
+                    gathered,
+                    program: self.program(&listen, now),
+                    context: &self.context,
+                    file: self.state.status.as_ref(),
+                    logger: &self.logger,
+                };
+                match (report.render(now), sink) {
+                    (Ok(reporter), _) => Progress::Wait(QueryStage::Rendering(reporter)),
+                    (Err(error), ReportSink::Signal) => {
+                        let why = error_text(&error);
+                        self.logger.warning(&format!("a report cannot be made now: {why}"));
+                        Progress::Done(ControlReply::none())
                     }
-                    report::status(form, gathered, &program, state, &sandbox, to)
-                })
+                    (Err(error), ReportSink::Operator(_)) => not_now("status", &error),
+                }
             }
         }
     }
 
-    /// Writes the settings to a file. With `write FILE` it is a file that the control process
-    /// opened. Without a name it is the file of `-F`, written with the rights of the control
-    /// process. These are less than the supervisor's: root reads the file at the next start, so
-    /// nobody else may write it.
-    fn write(&self, path: Option<&Path>, file: Option<OwnedFd>, now: Instant) -> Progress {
-        let state = &self.state;
-        let target = match (path, file, &state.config) {
-            (Some(path), Some(file), _) => QueryTarget::Held(path, File::from(file)),
-            (Some(path), None, _) => {
-                return Progress::Done(ControlReply::refusal(format!(
-                    "write: {}: it was not opened",
-                    path.display()
-                )));
-            }
-            (None, _, Some(path)) => QueryTarget::Config(path),
-            (None, _, None) => {
-                return Progress::Done(ControlReply::refusal(
-                    "write: which file? There is no -F; say write FILE",
-                ));
-            }
-        };
-        self.write_to(&target, now)
-    }
-
     /// Shows the settings in force.
-    fn show(&self, word: Option<&str>, now: Instant) -> Progress {
+    fn show(&self, word: Option<&str>, now: Instant) -> Progress<QueryStage> {
         let (state, SpawnContext { settings, jail, .. }) = (&self.state, &self.context);
         let workers = u32::try_from(self.pool.ids().count()).unwrap_or(u32::MAX);
         let in_force = InForce {
@@ -326,6 +279,7 @@ impl Supervisor {
             startup: &state.startup,
             listen: &state.local,
             log: state.log.as_ref(),
+            connection_log: state.connection_log.as_ref(),
             status_file: state.status.as_ref().map(StatusFile::name),
             workers,
             servers_only: state.servers_only,
@@ -338,133 +292,39 @@ impl Supervisor {
                 "show: there is no server {number}: the table has {slots} (-S)"
             )));
         }
-        task("show", jail, &[], now, |to, _| {
-            jail.sandbox.enter_reporter()?;
-            to.write_all(in_force.text(word).as_bytes())
-        })
-    }
-
-    fn write_to(&self, target: &QueryTarget<'_>, now: Instant) -> Progress {
-        let state = &self.state;
-        let header =
-            [format!("Generated by pen {}", clock::full(clock::now())), state.command_line.clone()];
-        let log = state.log.as_ref().map(|target| match target {
-            LogTarget::File(path) if state.log_is_held => {
-                LogTarget::File(self.seen_from_outside(path))
-            }
-            other => other.clone(),
-        });
-        let status_file = state.status.as_ref().map(|file| match file {
-            StatusFile::Held { name, .. } => self.seen_from_outside(name),
-            StatusFile::Path(path) => path.clone(),
-        });
-        let listen = match &state.local {
-            Local::Unix(path) if state.guard.is_jailed() => {
-                Local::Unix(self.seen_from_outside(path))
-            }
-            other => other.clone(),
-        };
-        let mut settings = Cow::Borrowed(&self.context.settings);
-        if let (Some(path), Some(_)) = (&self.context.settings.tls.ocsp, &state.ocsp) {
-            settings.to_mut().tls.ocsp = Some(self.seen_from_outside(path));
-        }
-        let startup = options::written(&state.startup, &state.commanded);
-        let written = Written {
-            header: &header,
-            settings: &settings,
-            given: &state.given,
-            log: log.as_ref(),
-            status_file: status_file.as_deref(),
-            listen: Some(&listen),
-            workers: state.workers,
-            startup: &startup,
-            servers_only: state.servers_only,
-        };
-        let jail = Jail { root: None, ..self.context.jail.clone() };
-        let keep: Vec<_> = target.descriptor().into_iter().collect();
-        task("write", &jail, &keep, now, |to, TaskContext { supervisor, reply }| {
-            let text = text(&written);
-            let put = |to: &mut dyn Write| to.write_all(text.as_bytes());
-            let named = |path: &Path, error| {
-                io::Error::other(format!("{}: {}", path.display(), why(&error)))
-            };
-            match target {
-                QueryTarget::Reply => {
-                    jail.sandbox.enter_reporter()?;
-                    to.write_all(text.as_bytes())
-                }
-                QueryTarget::Held(path, file) => status_file::fill(file, put)
-                    .and_then(|()| file.sync_all())
-                    .map_err(|error| named(path, error)),
-                QueryTarget::Config(path) => {
-                    // The target of a link is written. The rights of the operators decide whether
-                    // that is allowed.
-                    let path = &std::fs::canonicalize(path).unwrap_or(path.to_path_buf());
-                    // The reply is written to memory through this descriptor, so it has to stay
-                    // open.
-                    jail.enter(ProcessKind::Writer, supervisor, &[reply])
-                        .map_err(io::Error::other)?;
-                    status_file::rewrite(
-                        path,
-                        Writer::Command(supervisor.as_raw().unsigned_abs()),
-                        put,
-                    )
-                    .map_err(|error| not_written(path, error))
-                }
-            }
-        })
-    }
-
-    /// The path that an operator named, as a configuration file outside the jail has to name it.
-    fn seen_from_outside(&self, path: &Path) -> PathBuf {
-        let inside = in_jail(path);
-        match &self.context.jail.root {
-            Some(root) => root.join(inside.strip_prefix("/").unwrap_or(&inside)),
-            None => inside,
-        }
+        report("show", jail, now, |to| to.write_all(in_force.text(word).as_bytes()))
     }
 }
 
-enum QueryTarget<'a> {
-    Held(&'a Path, File),
-    Config(&'a Path),
-    Reply,
-}
-
-/// The reason why the file of `-F` was not written: as packaged, operators may not write it.
-fn not_written(path: &Path, error: io::Error) -> io::Error {
-    let hint = match error.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            "; write - replies with what would be written"
-        }
-        _ => "",
-    };
-    io::Error::other(format!("{}: {}{hint}", path.display(), why(&error)))
-}
-
-impl QueryTarget<'_> {
-    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        match self {
-            QueryTarget::Held(_, file) => Some(file.as_fd()),
-            QueryTarget::Config(_) | QueryTarget::Reply => None,
-        }
-    }
+/// Writes a report in a child that may do nothing else.
+fn report(
+    word: &'static str,
+    jail: &Jail,
+    now: Instant,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Progress<QueryStage> {
+    task(word, jail, &[], now, |to, _| {
+        jail.sandbox.enter_reporter()?;
+        write(to)
+    })
 }
 
 /// Runs `work` in a child.
-fn task(
+pub(in crate::event_loop::commands) fn task(
     word: &'static str,
     jail: &Jail,
     keep: &[BorrowedFd<'_>],
     now: Instant,
-    work: impl FnOnce(&mut dyn Write, TaskContext<'_>) -> io::Result<()>,
-) -> Progress {
-    match HelperTask::begin(word, jail.identity.uid, keep, now, work) {
-        Ok(task) => Progress::Wait(JobStage::HelperTask(task, word, None)),
-        Err(error) => {
-            Progress::Done(ControlReply::refusal(format!("{word}: not now: {}", why(&error))))
-        }
+    work: impl FnOnce(&mut dyn Write, RenderContext<'_>) -> io::Result<()>,
+) -> Progress<QueryStage> {
+    match Reporter::begin(word, jail.identity.uid, keep, now, work) {
+        Ok(reporter) => Progress::Wait(QueryStage::Rendering(reporter)),
+        Err(error) => not_now(word, &error),
     }
+}
+
+fn not_now(word: &str, error: &io::Error) -> Progress<QueryStage> {
+    Progress::Done(ControlReply::refusal(format!("{word}: not now: {}", error_text(error))))
 }
 
 /// Information about a connection. Scripts rely on the words and the order of the five lines.
@@ -489,13 +349,6 @@ const CONNECTING: u8 = 1;
 
 /// The bit of a connection's state for a finished connect.
 const CONNECTED: u8 = 2;
-
-fn log_name(target: &LogTarget) -> String {
-    match target {
-        LogTarget::File(path) => path.display().to_string(),
-        LogTarget::Network(host, port) => format!("{host}:{port}"),
-    }
-}
 
 /// The modes in the order of the original pen.
 fn modes(selection: Selection) -> [(&'static str, bool); 5] {
@@ -523,7 +376,7 @@ fn mode_json(selection: Selection) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::processes::control::ReplyBody;
+    use crate::processes::ports::control::ReplyBody;
 
     #[test]
     fn the_modes_are_one_line() {

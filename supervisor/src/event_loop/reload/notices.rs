@@ -2,29 +2,24 @@
 
 #![forbid(unsafe_code)]
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use pen_config::command::{Command, LogTarget};
+use pen_config::command::{Action, ServerChange, Setting};
 use pen_config::ids::ServerId;
 use pen_config::print::difference;
+use pen_config::settings::Settings;
+use pen_status::ChangeResult;
+use pen_status::event::EventKind;
 
 use crate::event_loop::Supervisor;
 use crate::event_loop::job::Requester;
-use crate::event_loop::reload::prepare::{Change, PreparedChange};
-use crate::event_loop::reload::{Batch, CommandSource};
+use crate::event_loop::reload::configuration::CommandSource;
+use crate::event_loop::reload::stages::{Change, Plan, Success};
 use crate::files::status_file::StatusFile;
-use crate::processes::flood::{Admission, Flood};
-
-/// The log text for the time when all processes work by new settings.
-#[derive(Debug)]
-pub(in crate::event_loop) enum Success {
-    /// The configuration file or the TLS files were read again: one phrase for each change.
-    Reload(Vec<String>),
-    /// An operator changed something.
-    Operator(String),
-    /// Nothing: an operator set what was set already.
-    Nothing,
-}
+use crate::flood::{Admission, Flood};
+use crate::log::Severity;
+use crate::log::recent::Incident;
 
 /// A limit for log lines that operators cause: a script may change something a thousand times a
 /// second.
@@ -35,18 +30,25 @@ pub(in crate::event_loop) struct ChangeNotices {
     last: Option<String>,
 }
 
+/// A line for the log about changes, and what it means for programs.
+#[derive(Debug)]
+pub(in crate::event_loop) struct Notice {
+    incident: Incident,
+    line: String,
+}
+
 impl ChangeNotices {
     pub(in crate::event_loop) fn new(now: Instant) -> ChangeNotices {
         ChangeNotices { flood: Flood::new(MOST_CHANGES, PERIOD, now), last: None }
     }
 
-    /// Takes a change by an operator; returns the lines to log now.
-    fn take(&mut self, what: &str, now: Instant) -> Vec<String> {
+    /// Takes a change by an operator; returns what to log now.
+    fn take(&mut self, what: &str, incident: Incident, now: Instant) -> Vec<Notice> {
         match self.flood.admit(now) {
             Admission::Admitted { withheld_before } => self
                 .summary(withheld_before)
                 .into_iter()
-                .chain([format!("operator: {what}")])
+                .chain([Notice { incident, line: format!("operator: {what}") }])
                 .collect(),
             Admission::Withheld => {
                 self.last = Some(what.to_owned());
@@ -56,39 +58,50 @@ impl ChangeNotices {
     }
 
     /// The line about withheld changes, once their period is over.
-    pub(in crate::event_loop) fn settle(&mut self, now: Instant) -> Option<String> {
-        let withheld = self.flood.settle(now);
+    pub(in crate::event_loop) fn settle(&mut self, now: Instant) -> Option<Notice> {
+        let withheld = self.flood.take_withheld(now);
         self.summary(withheld)
     }
 
     /// The line about all withheld changes.
-    pub(in crate::event_loop) fn finish(&mut self, now: Instant) -> Option<String> {
+    pub(in crate::event_loop) fn finish(&mut self, now: Instant) -> Option<Notice> {
         self.settle(now + PERIOD)
     }
 
-    fn summary(&mut self, withheld: u64) -> Option<String> {
+    fn summary(&mut self, withheld: u64) -> Option<Notice> {
         let last = self.last.take_if(|_| withheld > 0)?;
-        Some(format!("operator: {withheld} more changes, the last of them: {last}"))
+        let changes = i64::try_from(withheld).unwrap_or(i64::MAX);
+        Some(Notice {
+            incident: Incident::of(EventKind::Setting).with("changes", changes),
+            line: format!("operator: {withheld} more changes, the last of them: {last}"),
+        })
     }
 }
 
 impl Supervisor {
     /// The log text for a change. Call this before the change is put in force.
-    pub(in crate::event_loop) fn success(
+    pub(in crate::event_loop::reload) fn success(
         &self,
-        change: &PreparedChange,
-        batch: &Batch,
+        plan: &Plan,
         blacklist: &[(ServerId, u32)],
     ) -> Success {
-        match &batch.source {
-            CommandSource::File => Success::Reload(self.phrases(change, blacklist)),
-            CommandSource::Operator(include @ Command::Include(_)) => Success::Operator(format!(
-                "{include}: {}",
-                listed(&self.phrases(change, blacklist))
-            )),
-            CommandSource::Operator(command) => {
-                match is_renewed(command) || !self.phrases(change, blacklist).is_empty() {
-                    true => Success::Operator(command.to_string()),
+        let phrases = self.phrases(plan, blacklist);
+        match &plan.accepted.configuration.source {
+            CommandSource::File => Success::Reload(phrases),
+            CommandSource::Include(path) => {
+                let include = Action::Include(path.clone());
+                let incident = Incident::of(EventKind::Setting)
+                    .with("setting", include.to_string())
+                    .with("file", path.display().to_string())
+                    .with("changes", count(&phrases));
+                Success::Operator(format!("{include}: {}", listed(&phrases)), incident)
+            }
+            CommandSource::Setting(setting, _) => {
+                match is_renewed(setting) || !phrases.is_empty() {
+                    true => {
+                        let incident = incident(setting, &plan.accepted.settings);
+                        Success::Operator(setting.to_string(), incident)
+                    }
                     false => Success::Nothing,
                 }
             }
@@ -96,40 +109,46 @@ impl Supervisor {
     }
 
     /// The phrases for a change, one for each thing that it changes.
-    fn phrases(&self, change: &PreparedChange, blacklist: &[(ServerId, u32)]) -> Vec<String> {
+    fn phrases(
+        &self,
+        Plan { accepted, opened }: &Plan,
+        blacklist: &[(ServerId, u32)],
+    ) -> Vec<String> {
         let state = &self.state;
-        let mut phrases = difference(&self.context.settings, &change.settings);
+        let mut phrases = difference(&self.context.settings, &accepted.settings);
         phrases.extend(
             blacklist
                 .iter()
                 .map(|(server, seconds)| format!("server {server} blacklist {seconds}")),
         );
-        phrases.extend(change.listen.as_ref().map(|moved| format!("listen {}", moved.local)));
-        let log = |target: Option<&LogTarget>| {
-            target.map_or(Command::NoLog, |log| Command::Log(Some(log.clone())))
-        };
-        let target = match &change.log {
+        phrases.extend(opened.listener.as_ref().map(|moved| format!("listen {}", moved.local)));
+        let target = match &opened.log {
             Change::Keep => state.log.as_ref(),
             Change::Clear => None,
             Change::Set(new) => Some(&new.target),
         };
         if target != state.log.as_ref() {
-            phrases.push(log(target).to_string());
+            phrases.push(Setting::Log(target.cloned()).to_string());
         }
-        let page = |file: Option<&std::path::Path>| {
-            file.map_or(Command::NoWebStats, |path| Command::WebStats(Some(path.into())))
+        let target = match &opened.connection_log {
+            Change::Keep => state.connection_log.as_ref(),
+            Change::Clear => None,
+            Change::Set(new) => Some(&new.target),
         };
+        if target != state.connection_log.as_ref() {
+            phrases.push(Setting::ConnectionLog(target.cloned()).to_string());
+        }
         let present = state.status.as_ref().map(StatusFile::name);
-        let file = match &change.status {
+        let file = match &opened.status_file {
             Change::Keep => present,
             Change::Clear => None,
-            Change::Set(file) => Some(file.name()),
+            Change::Set(new) => Some(new.file.name()),
         };
         if file != present {
-            phrases.push(page(file).to_string());
+            phrases.push(Setting::WebStats(file.map(Path::to_owned)).to_string());
         }
-        if let (Some(_), Some(keys)) = (&change.tls, &self.context.keys) {
-            phrases.extend(keys.certificates.renewed(&change.certificates));
+        if let (Some(tls), Some(keys)) = (&accepted.tls, &self.context.keys) {
+            phrases.extend(keys.certificates.renewed(&tls.certificates));
         }
         phrases
     }
@@ -142,41 +161,102 @@ impl Supervisor {
         now: Instant,
     ) {
         match success {
-            Success::Operator(what) => self.tell_operator(&format!("{what}, by {by}"), now),
+            Success::Operator(what, incident) => self.tell_operator(&what, incident, by, now),
             Success::Nothing => {}
             Success::Reload(phrases) => {
                 // TLS files are also read every hour. That is logged only if something changed.
                 let asked = self.queue.is_hangup();
-                let what = match &self.state.config {
-                    Some(path) if asked => Some(format!("reloaded {}", path.display())),
-                    _ if asked || !phrases.is_empty() => {
-                        Some("the files of TLS were read again".to_owned())
+                let (what, is_told) = match &self.state.config {
+                    Some(path) if asked => (format!("reloaded {}", path.display()), true),
+                    Some(_) | None => {
+                        let what = "the files of TLS were read again".to_owned();
+                        (what, asked || !phrases.is_empty())
                     }
-                    _ => None,
                 };
-                if let Some(what) = what {
-                    self.logger.notice(&printable(&format!("{what}: {}", listed(&phrases))));
+                let line = printable(&format!("{what}: {}", listed(&phrases)));
+                if is_told {
+                    let incident = self.of_reload(EventKind::Reloaded);
+                    let incident = incident.with("changes", count(&phrases));
+                    self.logger.event(Severity::Notice, incident, &line);
+                }
+                // It counts too if it ends a time in which the files could not be used.
+                if std::mem::take(&mut self.file_refused) || is_told {
+                    self.past.reloads.count(ChangeResult::Success, &line);
                 }
             }
         }
     }
 
+    /// What happened with the configuration file, or with the files of TLS alone.
+    pub(in crate::event_loop::reload) fn of_reload(&self, kind: EventKind) -> Incident {
+        let file = self.state.config.as_ref().filter(|_| self.queue.is_hangup());
+        Incident::of(kind).with_if("file", file.map(|path| path.display().to_string()))
+    }
+
     /// Logs a change by an operator.
-    pub(in crate::event_loop) fn tell_operator(&mut self, what: &str, now: Instant) {
-        for line in self.notices.take(&printable(what), now) {
-            self.logger.notice(&line);
+    pub(in crate::event_loop) fn tell_operator(
+        &mut self,
+        what: &str,
+        incident: Incident,
+        by: Requester,
+        now: Instant,
+    ) {
+        let incident = incident.with("by", by.to_string());
+        let notices = self.notices.take(&printable(&format!("{what}, by {by}")), incident, now);
+        self.log_changes(notices);
+    }
+
+    /// Logs changes by operators.
+    pub(in crate::event_loop) fn log_changes(&mut self, notices: impl IntoIterator<Item = Notice>) {
+        for Notice { incident, line } in notices {
+            self.logger.event(Severity::Notice, incident, &line);
         }
     }
 }
 
+/// What an operator changed, for programs. `settings` are those with the change.
+fn incident(setting: &Setting, settings: &Settings) -> Incident {
+    let of = |kind| Incident::of(kind).with("setting", setting.to_string());
+    let Setting::Server { number, changes } = setting else { return of(EventKind::Setting) };
+    let (mut weight, mut seconds) = (None, None);
+    for change in changes {
+        match change {
+            ServerChange::Weight(new) => weight = Some(*new),
+            ServerChange::Blacklist(new) => seconds = Some(*new),
+            ServerChange::Acl(_)
+            | ServerChange::Address(_)
+            | ServerChange::Hard(_)
+            | ServerChange::Max(_)
+            | ServerChange::Port(_)
+            | ServerChange::Prio(_) => {}
+        }
+    }
+    let kind = match (seconds, weight) {
+        (Some(_), _) => EventKind::ServerState,
+        (None, Some(_)) => EventKind::ServerWeight,
+        (None, None) => EventKind::Setting,
+    };
+    let server = settings.servers.get(*number as usize).and_then(Option::as_ref);
+    of(kind)
+        .with("server", *number)
+        .with_if("address", server.map(|server| server.place_at(0)))
+        .with_if("weight", weight)
+        .with_if("seconds", seconds)
+}
+
+fn count(phrases: &[String]) -> i64 {
+    i64::try_from(phrases.len()).unwrap_or(i64::MAX)
+}
+
 /// Whether a command opens or reads a file anew. That is logged even if the name is the same.
-fn is_renewed(command: &Command) -> bool {
+fn is_renewed(setting: &Setting) -> bool {
     matches!(
-        command,
-        Command::Log(Some(_))
-            | Command::WebStats(Some(_))
-            | Command::SslOcsp(_)
-            | Command::SslNames(_)
+        setting,
+        Setting::Log(Some(_))
+            | Setting::ConnectionLog(Some(_))
+            | Setting::WebStats(Some(_))
+            | Setting::SslOcsp(_)
+            | Setting::SslNames(_)
     )
 }
 
@@ -208,26 +288,35 @@ const MOST_PHRASES: usize = 10;
 mod tests {
     use super::*;
 
+    fn take(notices: &mut ChangeNotices, what: &str, now: Instant) -> Vec<String> {
+        let taken = notices.take(what, Incident::of(EventKind::Setting), now);
+        taken.into_iter().map(|notice| notice.line).collect()
+    }
+
+    fn line(notice: Option<Notice>) -> Option<String> {
+        notice.map(|notice| notice.line)
+    }
+
     #[test]
     fn of_many_changes_by_operators_some_are_told_and_the_rest_is_counted_with_the_last() {
         let start = Instant::now();
         let mut notices = ChangeNotices::new(start);
         let told = (0..2000)
-            .flat_map(|n| notices.take(&format!("timeout {n}"), start))
+            .flat_map(|n| take(&mut notices, &format!("timeout {n}"), start))
             .collect::<Vec<_>>();
         assert_eq!((told.len(), told[19].as_str()), (20, "operator: timeout 19"));
-        assert_eq!(notices.settle(start + PERIOD / 2), None);
+        assert_eq!(line(notices.settle(start + PERIOD / 2)), None);
         let summary = "operator: 1980 more changes, the last of them: timeout 1999";
-        assert_eq!(notices.settle(start + PERIOD).as_deref(), Some(summary));
-        assert_eq!(notices.settle(start + 2 * PERIOD), None);
-        (0..22).for_each(|n| drop(notices.take(&n.to_string(), start + 3 * PERIOD)));
+        assert_eq!(line(notices.settle(start + PERIOD)).as_deref(), Some(summary));
+        assert_eq!(line(notices.settle(start + 2 * PERIOD)), None);
+        (0..22).for_each(|n| drop(take(&mut notices, &n.to_string(), start + 3 * PERIOD)));
         assert_eq!(
-            notices.take("prio", start + 4 * PERIOD),
+            take(&mut notices, "prio", start + 4 * PERIOD),
             ["operator: 2 more changes, the last of them: 21", "operator: prio"]
         );
-        (0..20).for_each(|n| drop(notices.take(&n.to_string(), start + 4 * PERIOD)));
+        (0..20).for_each(|n| drop(take(&mut notices, &n.to_string(), start + 4 * PERIOD)));
         assert_eq!(
-            notices.finish(start + 4 * PERIOD).as_deref(),
+            line(notices.finish(start + 4 * PERIOD)).as_deref(),
             Some("operator: 1 more changes, the last of them: 19")
         );
     }

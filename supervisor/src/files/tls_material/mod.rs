@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use pen_config::tls::Tls;
 use pen_ipc::start::TlsStart;
+use pen_ipc::text::error_text;
 use pen_ipc::tls_files::{
     AUTHORITIES_LIMIT, FILE_LIMIT, Fact, Index, MEMORY_LIMIT, MOST_FILES, NamedRole, OCSP_LIMIT,
     Part, Role, TICKET_PERIOD, TICKET_SECRET,
@@ -28,7 +29,6 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::files::certificates::Certificates;
 use crate::files::memory;
-use crate::log::errno::why;
 
 mod named;
 
@@ -96,8 +96,8 @@ impl Keys {
 /// # Errors
 /// The file that cannot be read, and the reason.
 pub(crate) fn gather(tls: &Tls, ocsp: Option<&OwnedFd>) -> Result<(OwnedFd, Vec<String>), String> {
-    let memory =
-        memory::new().map_err(|error| format!("TLS: no memory for its files: {}", why(&error)))?;
+    let memory = memory::new()
+        .map_err(|error| format!("TLS: no memory for its files: {}", error_text(&error)))?;
     let index = Index {
         required: tls.required,
         tls12: tls.tls12,
@@ -152,7 +152,7 @@ pub(crate) fn hold(file: OwnedFd) -> Result<OwnedFd, String> {
         let length = transfer(&memory, &File::from(file), OCSP_LIMIT)?;
         length.map(|_| memory::seal(memory)).transpose()
     };
-    copy().map_err(|error| why(&error))?.ok_or_else(|| too_long(OCSP_LIMIT))
+    copy().map_err(|error| error_text(&error))?.ok_or_else(|| too_long(OCSP_LIMIT))
 }
 
 struct TlsGathering {
@@ -184,7 +184,7 @@ impl TlsGathering {
         let offset = self.size;
         let length = file
             .and_then(|file| transfer(&self.memory, &file, limit))
-            .map_err(|error| at(why(&error)))?;
+            .map_err(|error| at(error_text(&error)))?;
         let length = length.ok_or_else(|| at(too_long(limit)))?;
         self.size += length;
         self.index.files.push(Part { role, path: path.display().to_string(), offset, length });
@@ -255,8 +255,8 @@ impl TlsGathering {
             format!("TLS: the paths of its {files} files are too long to be listed")
         })?;
         let sealed = self.memory.write_all(&index).and_then(|()| memory::seal(self.memory));
-        let files =
-            sealed.map_err(|error| format!("TLS: no memory for its files: {}", why(&error)))?;
+        let files = sealed
+            .map_err(|error| format!("TLS: no memory for its files: {}", error_text(&error)))?;
         Ok((files, self.notices))
     }
 }
@@ -270,7 +270,8 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>, String> {
         });
         names.collect::<io::Result<Vec<_>>>()
     };
-    let mut paths = read().map_err(|error| format!("{}: {}", directory.display(), why(&error)))?;
+    let mut paths =
+        read().map_err(|error| format!("{}: {}", directory.display(), error_text(&error)))?;
     paths.sort();
     Ok(paths)
 }

@@ -8,11 +8,10 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use pen_ipc::text::error_text;
 use pen_ipc::tls_files::NamedRole;
 use pen_walk as walk;
 use rustix::fs::Dir;
-
-use crate::log::errno::why;
 
 /// The entries of the directory.
 #[derive(Debug, Default)]
@@ -37,7 +36,7 @@ impl Listing {
         directory: &Path,
         most: usize,
     ) -> Result<Listing, String> {
-        let at = |error: io::Error| format!("{}: {}", directory.display(), why(&error));
+        let at = |error: io::Error| format!("{}: {}", directory.display(), error_text(&error));
         let mut listing = Listing::default();
         let entries =
             walk::list(directory).and_then(|directory| Ok(Dir::new(directory)?)).map_err(at)?;

@@ -10,39 +10,13 @@
 
 use libc::c_long;
 
-use crate::jail::sandbox::ProcessKind;
-
-/// A system call that is allowed if one of several sets of conditions holds.
-#[derive(Clone, Debug)]
-pub(in crate::jail::sandbox) struct CheckedCall {
-    pub(in crate::jail::sandbox) call: c_long,
-    pub(in crate::jail::sandbox) any: Vec<Vec<Check>>,
-}
-
-/// A condition on an argument, of which only the low 32 bits count for the kernel: `argument & mask
-/// == value`.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::jail::sandbox) struct Check {
-    pub(in crate::jail::sandbox) argument: u8,
-    pub(in crate::jail::sandbox) mask: u32,
-    pub(in crate::jail::sandbox) value: u32,
-}
-
-/// The system calls of a kind of process.
-#[derive(Clone, Debug, Default)]
-pub(in crate::jail::sandbox) struct Calls {
-    /// Allowed with any arguments.
-    pub(in crate::jail::sandbox) plain: Vec<c_long>,
-    /// Allowed with certain arguments.
-    pub(in crate::jail::sandbox) checked: Vec<CheckedCall>,
-    /// Calls that fail with EACCES instead of killing the process: libraries look for optional
-    /// files and ask for information that they can do without.
-    pub(in crate::jail::sandbox) refused: Vec<c_long>,
-}
+use crate::jail::sandbox::conditions::{Calls, Check, CheckedCall, Test, bits, equal, only};
+use crate::jail::sandbox::{ProcessKind, options};
+use crate::sys::program::{EMPTY_PATH, Program};
 
 impl ProcessKind {
     /// The list. `own` is the pid of the process, the only one that it may signal (for abort).
-    pub(in crate::jail::sandbox) fn calls(self, own: u32) -> Calls {
+    pub(crate) fn calls(self, own: u32) -> Calls {
         let mut calls = Calls::default();
         calls.plain.extend(BASE);
         calls.checked.push(only(libc::SYS_tgkill, 0, own));
@@ -59,7 +33,8 @@ impl ProcessKind {
                 calls.refused.extend(FILES_LOOKED_FOR.iter().chain(ASKED));
                 calls.checked.extend([
                     relay_sockets(),
-                    options(),
+                    options::setting(options::RELAY),
+                    options::end_of_sending(),
                     RELAY_IOCTLS.checked(1),
                     RELAY_FCNTLS.checked(1),
                 ]);
@@ -73,7 +48,21 @@ impl ProcessKind {
                 calls.plain.extend(
                     EVENTS.iter().chain(SOCKETS).chain(FILES_LOOKED_FOR).chain(FILES_WRITTEN),
                 );
-                calls.checked.extend([options(), IOCTLS.checked(1), FCNTLS.checked(1)]);
+                calls.checked.extend([
+                    options::setting(options::CONTROL),
+                    options::end_of_sending(),
+                    IOCTLS.checked(1),
+                    FCNTLS.checked(1),
+                ]);
+            }
+            ProcessKind::Page => {
+                calls.plain.extend(PAGE);
+                calls.refused.extend(FILES_LOOKED_FOR.iter().chain(ASKED));
+                calls.checked.extend([
+                    options::setting(options::PAGE),
+                    options::end_of_sending(),
+                    PAGE_FCNTLS.checked(1),
+                ]);
             }
             ProcessKind::Opener => {
                 calls.plain.extend(
@@ -138,52 +127,55 @@ impl ProcessKind {
 /// The calls that fail with EPERM in the supervisor and all its descendants: those that give access
 /// to the kernel, to other processes, or to another program. The kernel's usual checks apply to all
 /// other calls.
-pub(in crate::jail::sandbox) fn never() -> Calls {
-    let namespaces = Check { argument: 0, mask: NAMESPACES, value: 0 };
-    let any_namespace = |bit: u32| vec![Check { mask: bit, value: bit, ..namespaces }];
-    let bits = (0..32).map(|shift| 1 << shift).filter(|bit| NAMESPACES & bit != 0);
+pub(crate) fn never() -> Calls {
+    let any_namespace = |bit: u32| vec![bits(0, bit, bit)];
+    let namespaces = (0..32).map(|shift| 1 << shift).filter(|bit| NAMESPACES & bit != 0);
     Calls {
         plain: NEVER.to_vec(),
-        checked: vec![CheckedCall {
-            call: libc::SYS_clone,
-            any: bits.map(any_namespace).collect(),
-        }],
+        checked: vec![
+            CheckedCall { call: libc::SYS_clone, any: namespaces.map(any_namespace).collect() },
+            other_programs(),
+        ],
         refused: Vec::new(),
     }
 }
 
-const fn equal(argument: u8, value: u32) -> Check {
-    Check { argument, mask: u32::MAX, value }
+/// The number of the list of [`never()`]. A successor with a higher number adds its own list to the
+/// one in force, so each change of the list raises the number.
+pub(crate) const LIST: u32 = 1;
+
+/// The execution of anything but the running program and its successor.
+fn other_programs() -> CheckedCall {
+    let other = |argument, value| Check { argument, test: Test::Other(value) };
+    let descriptors = [Program::Running, Program::Successor]
+        .map(|program| other(0, program.descriptor().cast_unsigned()));
+    let path = Check { argument: 1, test: Test::OtherAddress(EMPTY_PATH as u64) };
+    let flags = other(4, libc::AT_EMPTY_PATH.cast_unsigned());
+    CheckedCall { call: libc::SYS_execveat, any: vec![descriptors.into(), vec![path], vec![flags]] }
 }
 
-fn only(call: c_long, argument: u8, value: u32) -> CheckedCall {
-    CheckedCall { call, any: vec![vec![equal(argument, value)]] }
+/// Memory with a descriptor that could be executed: no Landlock rule applies to that. Denied like
+/// the calls of [`never()`] if the kernel knows memory that cannot be executed (Linux 6.3).
+pub(crate) fn executable_memory() -> CheckedCall {
+    let any = vec![vec![bits(1, libc::MFD_NOEXEC_SEAL, 0)]];
+    CheckedCall { call: libc::SYS_memfd_create, any }
 }
 
 /// Memory that is not executable.
 fn without_execution(call: c_long) -> CheckedCall {
-    CheckedCall {
-        call,
-        any: vec![vec![Check { argument: 2, mask: libc::PROT_EXEC.cast_unsigned(), value: 0 }]],
-    }
+    CheckedCall { call, any: vec![vec![bits(2, libc::PROT_EXEC.cast_unsigned(), 0)]] }
 }
 
 /// Opening files for reading: no writing, creating or truncating.
 fn for_reading(call: c_long, flags: u8) -> CheckedCall {
     let mask = (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC).cast_unsigned();
-    CheckedCall {
-        call,
-        any: vec![vec![Check { argument: flags, mask, value: libc::O_RDONLY.cast_unsigned() }]],
-    }
+    CheckedCall { call, any: vec![vec![bits(flags, mask, libc::O_RDONLY.cast_unsigned())]] }
 }
 
 /// Threads, which plug-ins of the resolver may need, but no processes and no namespaces.
 fn threads() -> CheckedCall {
     let thread = libc::CLONE_THREAD.cast_unsigned();
-    CheckedCall {
-        call: libc::SYS_clone,
-        any: vec![vec![Check { argument: 0, mask: thread | NAMESPACES, value: thread }]],
-    }
+    CheckedCall { call: libc::SYS_clone, any: vec![vec![bits(0, thread | NAMESPACES, thread)]] }
 }
 
 const fn family(family: i32) -> Check {
@@ -192,7 +184,7 @@ const fn family(family: i32) -> Check {
 
 /// The type without SOCK_NONBLOCK and SOCK_CLOEXEC.
 const fn kind(kind: i32) -> Check {
-    Check { argument: 1, mask: 0xf, value: kind.cast_unsigned() }
+    bits(1, 0xf, kind.cast_unsigned())
 }
 
 const fn protocol(protocol: i32) -> Check {
@@ -234,15 +226,6 @@ fn resolver_sockets() -> CheckedCall {
     any.push(vec![family(libc::AF_UNIX), kind(libc::SOCK_DGRAM), protocol(0)]);
     any.push(vec![family(libc::AF_NETLINK), protocol(libc::NETLINK_ROUTE)]);
     CheckedCall { call: libc::SYS_socket, any }
-}
-
-/// Options of sockets, TCP and IP, but none of packet filters, the link layer, or other protocols.
-fn options() -> CheckedCall {
-    let levels = [libc::SOL_SOCKET, libc::IPPROTO_TCP, libc::IPPROTO_IP, libc::IPPROTO_IPV6];
-    CheckedCall {
-        call: libc::SYS_setsockopt,
-        any: levels.iter().map(|level| vec![equal(1, level.cast_unsigned())]).collect(),
-    }
 }
 
 /// Allowed commands of one system call.
@@ -307,6 +290,12 @@ const RELAY_FCNTLS: CheckedCommands = CheckedCommands {
     ],
 };
 
+/// No F_SETFL: the listener is shared with the page process that replaces this one.
+const PAGE_FCNTLS: CheckedCommands = CheckedCommands {
+    call: libc::SYS_fcntl,
+    commands: &[libc::F_DUPFD_CLOEXEC as u32, libc::F_GETFD as u32],
+};
+
 /// The calls that every process needs to allocate memory, tell the time, fail and end.
 const BASE: &[c_long] = &[
     libc::SYS_brk,
@@ -354,7 +343,7 @@ const EVENTS: &[c_long] = &[
     libc::SYS_ppoll,
 ];
 
-/// The calls on existing sockets. They make no new socket.
+/// The calls on existing sockets. They make no new socket, and end none.
 const SOCKETS: &[c_long] = &[
     libc::SYS_accept4,
     libc::SYS_getpeername,
@@ -364,7 +353,6 @@ const SOCKETS: &[c_long] = &[
     libc::SYS_recvmsg,
     libc::SYS_sendmsg,
     libc::SYS_sendto,
-    libc::SYS_shutdown,
 ];
 
 const RELAY: &[c_long] = &[
@@ -375,6 +363,20 @@ const RELAY: &[c_long] = &[
     libc::SYS_getrusage,
     libc::SYS_pipe2,
     libc::SYS_splice,
+];
+
+/// Waiting, the channel, and the sockets that readers come with: none is made, bound or connected.
+const PAGE: &[c_long] = &[
+    libc::SYS_accept4,
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_epoll_wait,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_sendto,
 ];
 
 /// The calls with names of files. Landlock and the user's rights decide which files may be opened.
@@ -490,6 +492,7 @@ const RESOLVER: &[c_long] = &[
     libc::SYS_sendmmsg,
     libc::SYS_set_robust_list,
     libc::SYS_setsockopt,
+    libc::SYS_shutdown,
     libc::SYS_socketpair,
     libc::SYS_sysinfo,
     #[cfg(target_arch = "x86_64")]
@@ -507,9 +510,8 @@ const NEVER: &[c_long] = &[
     libc::SYS_clock_adjtime,
     libc::SYS_clock_settime,
     libc::SYS_delete_module,
-    // Nothing is ever executed: children are only forked.
+    // Children are only forked, and a successor is executed by execveat(2), which can be checked.
     libc::SYS_execve,
-    libc::SYS_execveat,
     libc::SYS_fanotify_init,
     libc::SYS_finit_module,
     libc::SYS_fsconfig,

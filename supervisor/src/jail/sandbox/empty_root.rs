@@ -24,7 +24,7 @@ use crate::sys;
 /// # Errors
 /// No directory can be made in any of the usual places (the error is that of the last one), or
 /// chroot(2) fails.
-pub(in crate::jail::sandbox) fn make() -> io::Result<OwnedFd> {
+pub(crate) fn make() -> io::Result<OwnedFd> {
     let mut failure = io::Error::from(io::ErrorKind::NotFound);
     for parent in PARENTS {
         match make_in(Path::new(parent)) {

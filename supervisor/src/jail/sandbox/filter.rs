@@ -9,19 +9,21 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::Errno;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch, sock_filter,
 };
 
-use crate::jail::sandbox::calls::{Calls, Check};
+use crate::jail::sandbox::conditions::{Calls, Check, Test};
 use crate::sys;
 
 /// Installs the list of a jailed process: any other call kills it. Returns the number of filters.
 ///
 /// # Errors
 /// The kernel has no such filters, or refuses them.
-pub(in crate::jail::sandbox) fn allow(calls: Calls) -> io::Result<u32> {
+pub(crate) fn allow(calls: Calls) -> io::Result<u32> {
     let Calls { plain, checked, refused } = calls;
     let refusal = (!refused.is_empty()).then(|| {
         let calls = Calls { plain: refused.clone(), ..Calls::default() };
@@ -45,10 +47,20 @@ pub(in crate::jail::sandbox) fn allow(calls: Calls) -> io::Result<u32> {
 ///
 /// # Errors
 /// As [`allow`].
-pub(in crate::jail::sandbox) fn deny(calls: Calls) -> io::Result<u32> {
-    let denied =
-        compile(calls, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM.cast_unsigned()))?;
-    install(&[gate(), denied])
+pub(crate) fn deny(calls: Calls) -> io::Result<u32> {
+    install(&denial(calls)?)
+}
+
+/// The programs of [`deny`].
+pub(crate) fn denial(calls: Calls) -> io::Result<[BpfProgram; 2]> {
+    let refusal = SeccompAction::Errno(libc::EPERM.cast_unsigned());
+    Ok([gate(), compile(calls, SeccompAction::Allow, refusal)?])
+}
+
+/// Whether the kernel has memory with a descriptor that cannot be executed (Linux 6.3).
+pub(crate) fn knows_memory_without_execution() -> bool {
+    let made = memfd_create(c"pen", MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL);
+    !matches!(made, Err(Errno::INVAL))
 }
 
 fn install(programs: &[BpfProgram]) -> io::Result<u32> {
@@ -80,9 +92,15 @@ fn compile(
 }
 
 fn rule(all: Vec<Check>) -> Result<SeccompRule, seccompiler::BackendError> {
-    let condition = |Check { argument, mask, value }| {
-        let operator = SeccompCmpOp::MaskedEq(mask.into());
-        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value.into())
+    let condition = |Check { argument, test }| {
+        let (length, operator, value) = match test {
+            Test::Bits { mask, value } => {
+                (SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(mask.into()), value.into())
+            }
+            Test::Other(value) => (SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, value.into()),
+            Test::OtherAddress(address) => (SeccompCmpArgLen::Qword, SeccompCmpOp::Ne, address),
+        };
+        SeccompCondition::new(argument, length, operator, value)
     };
     SeccompRule::new(all.into_iter().map(condition).collect::<Result<_, _>>()?)
 }

@@ -14,7 +14,7 @@ use crate::jail::sandbox::ProcessKind;
 ///
 /// # Errors
 /// The kernel refuses, or enforces less than requested.
-pub(in crate::jail::sandbox) fn restrict(kind: ProcessKind, version: i32) -> Result<(), String> {
+pub(crate) fn restrict(kind: ProcessKind, version: i32) -> Result<(), String> {
     match enforce(kind, ABI::from(version.min(TESTED))) {
         Ok(RulesetStatus::FullyEnforced) => Ok(()),
         Ok(RulesetStatus::PartiallyEnforced | RulesetStatus::NotEnforced) => {
@@ -60,7 +60,7 @@ fn files(kind: ProcessKind) -> BitFlags<AccessFs> {
         | AccessFs::Truncate
         | AccessFs::IoctlDev;
     match kind {
-        ProcessKind::Relay | ProcessKind::Examiner => BitFlags::EMPTY,
+        ProcessKind::Relay | ProcessKind::Examiner | ProcessKind::Page => BitFlags::EMPTY,
         ProcessKind::Control | ProcessKind::Writer | ProcessKind::Reporter => written,
         ProcessKind::Opener => written | AccessFs::MakeSock,
         ProcessKind::Resolver | ProcessKind::Reader => AccessFs::ReadFile | AccessFs::ReadDir,
@@ -68,7 +68,7 @@ fn files(kind: ProcessKind) -> BitFlags<AccessFs> {
 }
 
 /// Whether a kind of process may read directories.
-pub(in crate::jail::sandbox) fn lists_directories(kind: ProcessKind) -> bool {
+pub(crate) fn lists_directories(kind: ProcessKind) -> bool {
     files(kind).contains(AccessFs::ReadDir)
 }
 
@@ -80,6 +80,7 @@ fn ports(kind: ProcessKind) -> BitFlags<AccessNet> {
         ProcessKind::Relay | ProcessKind::Resolver => AccessNet::BindTcp.into(),
         ProcessKind::Control
         | ProcessKind::Examiner
+        | ProcessKind::Page
         | ProcessKind::Reader
         | ProcessKind::Reporter
         | ProcessKind::Opener
@@ -94,6 +95,7 @@ fn scopes(kind: ProcessKind) -> BitFlags<Scope> {
         ProcessKind::Relay
         | ProcessKind::Examiner
         | ProcessKind::Control
+        | ProcessKind::Page
         | ProcessKind::Opener
         | ProcessKind::Writer
         | ProcessKind::Reader => Scope::Signal | Scope::AbstractUnixSocket,
@@ -103,10 +105,10 @@ fn scopes(kind: ProcessKind) -> BitFlags<Scope> {
 }
 
 /// The restrictions in force, as text.
-pub(in crate::jail::sandbox) fn words(kind: ProcessKind, version: i32) -> String {
+pub(crate) fn words(kind: ProcessKind, version: i32) -> String {
     let abi = ABI::from(version.min(TESTED));
     let files = match kind {
-        ProcessKind::Relay | ProcessKind::Examiner => "no file",
+        ProcessKind::Relay | ProcessKind::Examiner | ProcessKind::Page => "no file",
         ProcessKind::Control | ProcessKind::Writer | ProcessKind::Reporter => {
             "files read, written and removed"
         }
@@ -120,6 +122,7 @@ pub(in crate::jail::sandbox) fn words(kind: ProcessKind, version: i32) -> String
         (
             ProcessKind::Control
             | ProcessKind::Examiner
+            | ProcessKind::Page
             | ProcessKind::Reader
             | ProcessKind::Reporter
             | ProcessKind::Opener
@@ -133,4 +136,4 @@ pub(in crate::jail::sandbox) fn words(kind: ProcessKind, version: i32) -> String
 }
 
 /// The newest tested version; the rights of later versions are not requested.
-pub(in crate::jail::sandbox) const TESTED: i32 = 6;
+pub(crate) const TESTED: i32 = 6;

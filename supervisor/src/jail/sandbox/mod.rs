@@ -7,17 +7,22 @@
 //! network. Every step that the kernel offers is verified and fatal. A step that it does not offer
 //! is logged once, at the start; with `--require-sandbox` it is fatal.
 //!
-//! `calls` lists the system calls of each kind of process, and `filter` makes the kernel enforce
-//! the lists. `landlock` restricts names, ports and signals. `empty_root` is a root directory
-//! without `-j`. `verify` verifies the result, and `display` shows it.
+//! `calls` lists the system calls of each kind of process, with `conditions` on their arguments.
+//! `options` is what they may do to a socket for good. `filter` makes the kernel enforce the lists.
+//! `landlock` restricts names, ports and signals. `empty_root` is a root directory without `-j`.
+//! `execution` limits what an upgrade can execute, and `adopted` is how the next program finds all
+//! that. `verify` verifies the result.
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod adopted;
 pub(crate) mod calls;
-pub(crate) mod display;
+mod conditions;
 pub(crate) mod empty_root;
+pub(crate) mod execution;
 pub(crate) mod filter;
 pub(crate) mod landlock;
+mod options;
 pub(crate) mod supervisor;
 #[cfg(test)]
 mod tests;
@@ -31,11 +36,13 @@ use std::rc::Rc;
 use caps::CapSet;
 use pen_config::address::Address;
 use pen_config::settings::Settings;
+use pen_ipc::text::error_text;
+use serde::{Deserialize, Serialize};
 
-pub(crate) use crate::jail::sandbox::display::{Summary, table};
+pub(crate) use crate::jail::sandbox::adopted::{CarriedSandbox, adopted};
+pub(crate) use crate::jail::sandbox::execution::Execution;
 pub(crate) use crate::jail::sandbox::supervisor::confine;
 pub(crate) use crate::jail::sandbox::verify::KernelStatus;
-use crate::log::errno::why;
 
 /// A kind of process with its own set of rights.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -46,6 +53,8 @@ pub(crate) enum ProcessKind {
     Examiner,
     /// The control process: the operators' sockets, and the files that they name.
     Control,
+    /// The page process: the readers' sockets, and nothing else.
+    Page,
     /// The resolver: getaddrinfo(3) and its files.
     Resolver,
     /// An opener: a child that opens, makes or removes one file for an operator.
@@ -60,22 +69,39 @@ pub(crate) enum ProcessKind {
     Reporter,
 }
 
+/// The kernel's filters for system calls.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) enum Filters {
+    /// It has none.
+    Missing,
+    /// Children inherit this number of them. `None`: the number is not known.
+    Inherited(Option<u32>),
+}
+
 /// The restrictions of children that are forked from now on.
 #[derive(Clone, Debug)]
 pub(crate) struct Sandbox {
-    /// Whether the kernel has seccomp filters, and how many of them children inherit, if that is
-    /// known.
-    filters: Option<Option<u32>>,
+    pub(crate) filters: Filters,
     /// The kernel's version of Landlock; 0 = it has none.
-    landlock: i32,
+    pub(crate) landlock: i32,
     /// A root directory for workers without `-j`.
-    empty_root: Option<Rc<OwnedFd>>,
+    pub(crate) empty_root: Option<Rc<OwnedFd>>,
+    /// What the supervisor may execute. If it is nothing, there can be no upgrade.
+    pub(crate) execution: Execution,
+    /// The number of the list of denied calls in force ([`calls::LIST`]).
+    list: u32,
 }
 
 impl Sandbox {
     /// No restrictions, for a question that changes nothing (`--check`).
     pub(crate) fn none() -> Sandbox {
-        Sandbox { filters: None, landlock: 0, empty_root: None }
+        Sandbox {
+            filters: Filters::Missing,
+            landlock: 0,
+            empty_root: None,
+            execution: Execution::Anything,
+            list: 0,
+        }
     }
 
     /// Leaves the whole root directory to the workers if they need it to reach a server. Later
@@ -105,7 +131,7 @@ impl Sandbox {
     /// The root directory of a kind of process without `-j`; none = that of the supervisor.
     pub(crate) fn root(&self, kind: ProcessKind) -> Option<BorrowedFd<'_>> {
         match kind {
-            ProcessKind::Relay | ProcessKind::Examiner => {
+            ProcessKind::Relay | ProcessKind::Examiner | ProcessKind::Page => {
                 self.empty_root.as_ref().map(|root| root.as_fd())
             }
             // They need files: those of operators, of the resolver, and of the user who started
@@ -135,12 +161,11 @@ impl Sandbox {
                 return Err(at("verify landlock")("a directory can still be read"));
             }
         }
-        let Some(inherited) = self.filters else { return Ok(()) };
+        let Filters::Inherited(inherited) = self.filters else { return Ok(()) };
         let added = filter::allow(kind.calls(std::process::id()))
-            .map_err(|error| at("seccomp")(why(&error)))?;
-        let testimony =
-            verifier.read_status().map_err(|error| at("verify seccomp")(why(&error)))?;
-        match (testimony, inherited) {
+            .map_err(|error| at("seccomp")(error_text(&error)))?;
+        let found = verifier.read().map_err(|error| at("verify seccomp")(error_text(&error)))?;
+        match (found, inherited) {
             (Some(found), _) if !found.no_new_privileges => {
                 Err(at("verify seccomp")("no_new_privs is not set"))
             }
@@ -159,7 +184,7 @@ impl Sandbox {
     /// # Errors
     /// As [`Sandbox::enter`].
     pub(crate) fn enter_reader(&self) -> io::Result<()> {
-        let verifier = KernelStatus::call();
+        let verifier = KernelStatus::open();
         supervisor::keep_capabilities(
             &supervisor::OF_READER,
             &[CapSet::Effective, CapSet::Permitted],
@@ -173,7 +198,7 @@ impl Sandbox {
     /// # Errors
     /// As [`Sandbox::enter`].
     pub(crate) fn enter_reporter(&self) -> io::Result<()> {
-        let verifier = KernelStatus::call();
+        let verifier = KernelStatus::open();
         supervisor::keep_capabilities(
             &supervisor::OF_REPORTER,
             &[CapSet::Effective, CapSet::Permitted],

@@ -13,15 +13,15 @@ pub(crate) struct KernelStatus(Option<File>);
 
 /// The part of it that concerns a sandbox.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(in crate::jail::sandbox) struct Testimony {
-    pub(in crate::jail::sandbox) no_new_privileges: bool,
+pub(crate) struct SeccompStatus {
+    pub(crate) no_new_privileges: bool,
     /// The number of seccomp filters; all of them apply.
-    pub(in crate::jail::sandbox) filters: u32,
+    pub(crate) filters: u32,
 }
 
 impl KernelStatus {
     /// Opens it. Without /proc there is none, and the results of the system calls have to do.
-    pub(crate) fn call() -> KernelStatus {
+    pub(crate) fn open() -> KernelStatus {
         KernelStatus(File::open("/proc/thread-self/status").ok())
     }
 
@@ -29,20 +29,23 @@ impl KernelStatus {
     ///
     /// # Errors
     /// It cannot be read.
-    pub(in crate::jail::sandbox) fn read_status(&self) -> io::Result<Option<Testimony>> {
+    pub(crate) fn read(&self) -> io::Result<Option<SeccompStatus>> {
         let Some(file) = &self.0 else { return Ok(None) };
         let mut text = vec![0; LONGEST];
         let length = file.read_at(&mut text, 0)?;
-        Ok(Some(read(&String::from_utf8_lossy(&text[..length]))))
+        Ok(Some(seccomp(&String::from_utf8_lossy(&text[..length]))))
     }
 }
 
-fn read(status: &str) -> Testimony {
+fn seccomp(status: &str) -> SeccompStatus {
     let number = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
     };
-    Testimony { no_new_privileges: number("NoNewPrivs") == 1, filters: number("Seccomp_filters") }
+    SeccompStatus {
+        no_new_privileges: number("NoNewPrivs") == 1,
+        filters: number("Seccomp_filters"),
+    }
 }
 
 const LONGEST: usize = 1 << 14;
@@ -54,7 +57,7 @@ mod tests {
     #[test]
     fn the_kernels_words_are_understood() {
         let text = "Name:\tpen\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t4\n";
-        assert_eq!(read(text), Testimony { no_new_privileges: true, filters: 4 });
-        assert_eq!(read(""), Testimony::default());
+        assert_eq!(seccomp(text), SeccompStatus { no_new_privileges: true, filters: 4 });
+        assert_eq!(seccomp(""), SeccompStatus::default());
     }
 }

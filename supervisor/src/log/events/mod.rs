@@ -8,18 +8,19 @@ use pen_ipc::message::{
     CertificateFault, ConnectFailure, Event, HandshakeFailure, Obstacle, PeerCertificate,
     SenderFault, ShortageDuring,
 };
+use pen_ipc::text::errno_text;
 
-use crate::log::errno::errno;
-use crate::processes::peer::printable;
+use crate::log::printable::printable;
 
+pub(crate) mod incident;
 pub(crate) mod throttle;
 
-use crate::log::events::throttle::Told;
+use crate::log::events::throttle::MergedEvent;
 
 /// The line for an event that stands for several; otherwise as [`line()`].
-pub(crate) fn line_of_many(told: &Told, settings: &Settings) -> Option<String> {
-    let line = line(&told.event, settings)?;
-    Some(match told.more {
+pub(crate) fn merged_line(merged: &MergedEvent, settings: &Settings) -> Option<String> {
+    let line = line(&merged.event, settings)?;
+    Some(match merged.more {
         0 => line,
         more => format!("{line} ({more} more such messages were left out)"),
     })
@@ -30,39 +31,20 @@ pub(crate) fn line_of_many(told: &Told, settings: &Settings) -> Option<String> {
 pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
     Some(match event {
         Event::Blacklisted { server, seconds, reason } => {
-            let reason = failure(*reason, settings);
-            let name = name(*server, settings)?;
+            let (name, reason) = (name(*server, settings)?, failure(*reason, settings));
             match seconds {
                 0 => format!("{name} failed and is used all the same (-b 0): {reason}"),
                 _ => format!("blacklisting {name} for {seconds} s: {reason}"),
             }
         }
         Event::AddressChanged { server, from, to, reason } => {
-            let target = Target::from_code(*server)?;
-            let found = settings.target(target)?;
-            let given = found.given.as_ref().map_or(String::new(), |given| format!(" ({given})"));
-            let (title, reason) = (title(target), failure(*reason, settings));
-            format!(
-                "{title}{given}: {}: {reason}; using \
-                {}",
-                found.place_at(*from),
-                found.place_at(*to)
-            )
+            address_changed(*server, [*from, *to], *reason, settings)?
         }
         Event::BackInUse { server } | Event::Reached { server } => {
             format!("{} is in use again", name(*server, settings)?)
         }
-        Event::PassedOver { server, obstacle, errno: number } => {
-            let limit =
-                settings.target(Target::from_code(*server)?).and_then(|server| server.limit(false));
-            let why = match (obstacle, limit) {
-                (Obstacle::Limit, Some(limit)) => format!(
-                    "it has {limit} of {limit} connections; \
-                    raise its max"
-                ),
-                (obstacle, _) => obstacle_line(*obstacle, *number, settings),
-            };
-            format!("{} is passed over: {why}", name(*server, settings)?)
+        Event::PassedOver { server, obstacle, errno } => {
+            passed_over(*server, *obstacle, *errno, settings)?
         }
         Event::ConnectionsFull => {
             let most = settings.connections_max;
@@ -70,11 +52,10 @@ pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
         }
         Event::Unserved { clients } => {
             let (who, them) = match clients {
-                1 => ("1 client was", "it"),
-                _ => ("clients were", "them"),
+                1 => ("1 client was".to_owned(), "it"),
+                _ => (format!("{clients} clients were"), "them"),
             };
-            let count = if *clients == 1 { String::new() } else { format!("{clients} ") };
-            format!("{count}{who} closed: no server could be used for {them}; see explain")
+            format!("{who} closed: no server could be used for {them}; see explain")
         }
         Event::Shortage { during, errno: number } => {
             let during = match during {
@@ -82,71 +63,92 @@ pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
                 ShortageDuring::Connect => "a server cannot be connected to for lack of means here",
                 ShortageDuring::Watch => "a connection cannot be watched",
             };
-            format!("{during}: {}", errno(*number))
+            format!("{during}: {}", errno_text(*number))
         }
-        Event::LogLost { lines, errno: number } => format!(
-            "{lines} request log lines were lost: \
-            {}",
-            errno(*number)
-        ),
+        Event::LogLost { lines, errno: number } => {
+            format!("{lines} request log lines were lost: {}", log_failure(*number))
+        }
+        Event::ConnectionLogLost { lines, errno: number } => {
+            format!("{lines} connection log lines were lost: {}", log_failure(*number))
+        }
         Event::LockStuck => "the client table is locked by a worker that does not go on; clients \
-            are placed without \
-                             being remembered until that worker goes on or is killed"
+            are placed without being remembered until that worker goes on or is killed"
             .into(),
         Event::HandshakeFailed { client, reason, certificate, others } => {
-            let reason = handshake(reason);
+            let (client, reason) = (ClientKey::from_bytes(*client), handshake(reason));
             let whose = certificate.as_ref().map_or(String::new(), whose);
-            let more = if *others > 0 {
-                format!(" ({others} more failed since the last such message)")
-            } else {
-                String::new()
-            };
-            format!(
-                "client {}: TLS handshake failed: \
-                {reason}{whose}{more}",
-                ClientKey::from_bytes(*client)
-            )
+            let more = more(*others, "failed");
+            format!("client {client}: TLS handshake failed: {reason}{whose}{more}")
         }
         Event::RequestRefused { client, reason, others } => {
-            let more = if *others > 0 {
-                format!(" ({others} more were refused since the last such message)")
-            } else {
-                String::new()
-            };
-            format!("client {}: request refused: {reason}{more}", ClientKey::from_bytes(*client))
+            let (client, more) = (ClientKey::from_bytes(*client), more(*others, "were refused"));
+            format!("client {client}: request refused: {reason}{more}")
         }
         Event::BadSender { sender, fault, others } => {
-            let fault = match fault {
-                SenderFault::Malformed => "sent no PROXY protocol header first",
-                SenderFault::Unfinished => "ended within its PROXY protocol header",
-                SenderFault::Late => "sent no whole PROXY protocol header in time",
-            };
-            let more = if *others > 0 {
-                format!(" ({others} more were closed for this since the last such message)")
-            } else {
-                String::new()
-            };
-            format!(
-                "{} is listed by proxy_protocol in, but {fault}: \
-                closed{more}",
-                ClientKey::from_bytes(*sender)
-            )
+            let (sender, fault) = (ClientKey::from_bytes(*sender), sender_fault(*fault));
+            let more = more(*others, "were closed for this");
+            format!("{sender} is listed by proxy_protocol in, but {fault}: closed{more}")
         }
         Event::Crowded { clients, kept } => {
             let kept = kept >> 20;
             format!(
                 "{clients} clients were closed whose TLS records or HTTP headers had been \
-                 unfinished for longest: all such \
-                 together took too much memory in a worker, which keeps {kept} MiB of them"
+                 unfinished for longest: all such together took too much memory in a worker, which \
+                 keeps {kept} MiB of them"
             )
         }
         Event::TableRebuilt { kept } => {
             format!(
-                "the client table was rebuilt after the death of a worker; {kept} clients were \
-                kept"
+                "the client table was rebuilt after the death of a worker; {kept} clients were kept"
             )
         }
     })
+}
+
+fn address_changed(
+    server: i32,
+    [from, to]: [u32; 2],
+    reason: ConnectFailure,
+    settings: &Settings,
+) -> Option<String> {
+    let target = Target::from_code(server)?;
+    let found = settings.target(target)?;
+    let given = found.given.as_ref().map_or(String::new(), |given| format!(" ({given})"));
+    let (title, reason) = (title(target), failure(reason, settings));
+    let (from, to) = (found.place_at(from), found.place_at(to));
+    Some(format!("{title}{given}: {from}: {reason}; using {to}"))
+}
+
+fn passed_over(
+    server: i32,
+    obstacle: Obstacle,
+    number: i32,
+    settings: &Settings,
+) -> Option<String> {
+    let limit = settings.target(Target::from_code(server)?).and_then(|server| server.limit(false));
+    let why = match (obstacle, limit) {
+        (Obstacle::Limit, Some(limit)) => {
+            format!("it has {limit} of {limit} connections; raise its max")
+        }
+        (obstacle, _) => obstacle_line(obstacle, number, settings),
+    };
+    Some(format!("{} is passed over: {why}", name(server, settings)?))
+}
+
+/// How many others met the same, if there were any.
+fn more(others: u64, what: &str) -> String {
+    match others {
+        0 => String::new(),
+        _ => format!(" ({others} more {what} since the last such message)"),
+    }
+}
+
+fn sender_fault(fault: SenderFault) -> &'static str {
+    match fault {
+        SenderFault::Malformed => "sent no PROXY protocol header first",
+        SenderFault::Unfinished => "ended within its PROXY protocol header",
+        SenderFault::Late => "sent no whole PROXY protocol header in time",
+    }
 }
 
 /// The obstacle, and what to do about it.
@@ -157,11 +159,11 @@ fn obstacle_line(obstacle: Obstacle, number: i32, settings: &Settings) -> String
             .into(),
         Obstacle::Source => match settings.source {
             Some(source) => {
-                format!("it cannot be connected to from {source} (source): {}", errno(number))
+                format!("it cannot be connected to from {source} (source): {}", errno_text(number))
             }
             None => format!(
                 "it could not be connected to from the source that was set: {}",
-                errno(number)
+                errno_text(number)
             ),
         },
         Obstacle::Backlog => {
@@ -267,7 +269,7 @@ fn alert(number: u8) -> &'static str {
 /// The reason why a connect to a server failed.
 fn failure(reason: ConnectFailure, settings: &Settings) -> String {
     match reason {
-        ConnectFailure::Errno(number) => errno(number),
+        ConnectFailure::Errno(number) => errno_text(number),
         ConnectFailure::Timeout => format!("no answer within {} s", settings.connect_timeout),
     }
 }
@@ -289,6 +291,15 @@ fn title(target: Target) -> String {
         Target::Server(id) => format!("server {id}"),
         Target::Emergency => "the emergency server".into(),
         Target::Abuse => "the abuse server".into(),
+    }
+}
+
+/// Why a log did not take lines.
+fn log_failure(errno: i32) -> String {
+    match errno {
+        libc::EAGAIN => "its reader is too slow".into(),
+        libc::ENOTCONN => "there is no syslog daemon".into(),
+        number => errno_text(number),
     }
 }
 
@@ -343,6 +354,14 @@ mod tests {
         assert_eq!(
             says(Event::LogLost { lines: 5, errno: libc::ENOSPC }),
             "5 request log lines were lost: no space left on device"
+        );
+        assert_eq!(
+            says(Event::ConnectionLogLost { lines: 217, errno: libc::EAGAIN }),
+            "217 connection log lines were lost: its reader is too slow"
+        );
+        assert_eq!(
+            says(Event::ConnectionLogLost { lines: 2, errno: libc::ENOTCONN }),
+            "2 connection log lines were lost: there is no syslog daemon"
         );
         let sender = ClientKey::from_ip("10.0.0.7".parse().unwrap()).bytes();
         assert_eq!(

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use pen_ipc::message::{Event, ShortageDuring};
 
-use crate::processes::flood::{Admission, Flood};
+use crate::flood::{Admission, Flood};
 
 /// A topic that is logged at most once in a period.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -27,6 +27,8 @@ pub(crate) enum Topic {
     ShortAtWatch,
     /// Lines of the request log were lost.
     LogLost,
+    /// Lines of the connection log were lost.
+    ConnectionLogLost,
     /// A worker could not get the client table's lock.
     LockStuck,
     /// TLS handshakes failed.
@@ -56,6 +58,7 @@ impl Topic {
                 ShortageDuring::Watch => Topic::ShortAtWatch,
             }),
             Event::LogLost { .. } => Some(Topic::LogLost),
+            Event::ConnectionLogLost { .. } => Some(Topic::ConnectionLogLost),
             Event::LockStuck => Some(Topic::LockStuck),
             Event::HandshakeFailed { .. } => Some(Topic::Handshake),
             Event::BadSender { .. } => Some(Topic::BadSender),
@@ -76,6 +79,7 @@ impl Topic {
             | Topic::ShortAtConnect
             | Topic::ShortAtWatch
             | Topic::LogLost
+            | Topic::ConnectionLogLost
             | Topic::LockStuck
             | Topic::Handshake
             | Topic::BadSender
@@ -87,49 +91,81 @@ impl Topic {
 
 /// An event that stands for several: the last one, with the numbers of all.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Told {
+pub(crate) struct MergedEvent {
     pub(crate) event: Event,
     /// The number of further events, if the event itself has no number for that.
     pub(crate) more: u64,
 }
 
-impl Told {
+impl MergedEvent {
     /// Merges both into one.
-    fn followed_by(self, later: Event) -> Told {
-        let Told { event: earlier, more } = self;
+    fn merge(self, later: Event) -> MergedEvent {
+        let MergedEvent { event: earlier, more } = self;
         match (earlier, later) {
-            (Event::LogLost { lines, .. }, Event::LogLost { lines: later, errno }) => {
-                Told { event: Event::LogLost { lines: lines.saturating_add(later), errno }, more }
+            (Event::LogLost { lines, .. }, Event::LogLost { lines: later, errno }) => MergedEvent {
+                event: Event::LogLost { lines: lines.saturating_add(later), errno },
+                more,
+            },
+            (
+                Event::ConnectionLogLost { lines, .. },
+                Event::ConnectionLogLost { lines: later, errno },
+            ) => {
+                let lines = lines.saturating_add(later);
+                MergedEvent { event: Event::ConnectionLogLost { lines, errno }, more }
             }
             (
                 Event::HandshakeFailed { others, .. },
                 Event::HandshakeFailed { client, reason, certificate, others: later },
             ) => {
                 let others = others.saturating_add(later).saturating_add(1);
-                Told { event: Event::HandshakeFailed { client, reason, certificate, others }, more }
+                MergedEvent {
+                    event: Event::HandshakeFailed { client, reason, certificate, others },
+                    more,
+                }
             }
             (
                 Event::RequestRefused { others, .. },
                 Event::RequestRefused { client, reason, others: later },
             ) => {
                 let others = others.saturating_add(later).saturating_add(1);
-                Told { event: Event::RequestRefused { client, reason, others }, more }
+                MergedEvent { event: Event::RequestRefused { client, reason, others }, more }
             }
             (
                 Event::BadSender { others, .. },
                 Event::BadSender { sender, fault, others: later },
             ) => {
                 let others = others.saturating_add(later).saturating_add(1);
-                Told { event: Event::BadSender { sender, fault, others }, more }
+                MergedEvent { event: Event::BadSender { sender, fault, others }, more }
             }
-            (Event::Crowded { clients, .. }, Event::Crowded { clients: later, kept }) => Told {
-                event: Event::Crowded { clients: clients.saturating_add(later), kept },
+            (Event::Crowded { clients, .. }, Event::Crowded { clients: later, kept }) => {
+                MergedEvent {
+                    event: Event::Crowded { clients: clients.saturating_add(later), kept },
+                    more,
+                }
+            }
+            (Event::Unserved { clients }, Event::Unserved { clients: later }) => MergedEvent {
+                event: Event::Unserved { clients: clients.saturating_add(later) },
                 more,
             },
-            (Event::Unserved { clients }, Event::Unserved { clients: later }) => {
-                Told { event: Event::Unserved { clients: clients.saturating_add(later) }, more }
-            }
-            (_, event) => Told { event, more: more.saturating_add(1) },
+            (
+                _,
+                event @ (Event::Blacklisted { .. }
+                | Event::AddressChanged { .. }
+                | Event::BackInUse { .. }
+                | Event::PassedOver { .. }
+                | Event::Reached { .. }
+                | Event::ConnectionsFull
+                | Event::Unserved { .. }
+                | Event::Shortage { .. }
+                | Event::LogLost { .. }
+                | Event::ConnectionLogLost { .. }
+                | Event::LockStuck
+                | Event::HandshakeFailed { .. }
+                | Event::RequestRefused { .. }
+                | Event::BadSender { .. }
+                | Event::Crowded { .. }
+                | Event::TableRebuilt { .. }),
+            ) => MergedEvent { event, more: more.saturating_add(1) },
         }
     }
 }
@@ -144,8 +180,8 @@ pub(crate) struct Throttle {
 
 #[derive(Debug)]
 struct ThrottledTopic {
-    told: Instant,
-    pending: Option<Told>,
+    last_line: Instant,
+    pending: Option<MergedEvent>,
 }
 
 impl Throttle {
@@ -157,19 +193,20 @@ impl Throttle {
     }
 
     /// Takes an event; some: to be logged now.
-    pub(crate) fn take(&mut self, topic: Topic, event: Event, now: Instant) -> Option<Told> {
-        let new = Told { event, more: 0 };
+    pub(crate) fn take(&mut self, topic: Topic, event: Event, now: Instant) -> Option<MergedEvent> {
+        let new = MergedEvent { event, more: 0 };
         match self.topics.get_mut(&topic) {
             None => {
                 let waits = matches!(topic, Topic::Failed(_))
                     && self.failed.admit(now) == Admission::Withheld;
-                let (now_told, pending) = if waits { (None, Some(new)) } else { (Some(new), None) };
-                self.topics.insert(topic, ThrottledTopic { told: now, pending });
-                now_told
+                let (now_logged, pending) =
+                    if waits { (None, Some(new)) } else { (Some(new), None) };
+                self.topics.insert(topic, ThrottledTopic { last_line: now, pending });
+                now_logged
             }
             Some(entry) => {
                 entry.pending = Some(match entry.pending.take() {
-                    Some(pending) => pending.followed_by(new.event),
+                    Some(pending) => pending.merge(new.event),
                     None => new,
                 });
                 None
@@ -178,10 +215,10 @@ impl Throttle {
     }
 
     /// The events to log because their period is over.
-    pub(crate) fn settle(&mut self, now: Instant) -> Vec<Told> {
+    pub(crate) fn due(&mut self, now: Instant) -> Vec<MergedEvent> {
         let mut due = Vec::new();
         self.topics.retain(|topic, entry| {
-            if now.saturating_duration_since(entry.told) < topic.period() {
+            if now.saturating_duration_since(entry.last_line) < topic.period() {
                 return true;
             }
             let Some(pending) = entry.pending.take() else { return false };
@@ -189,7 +226,7 @@ impl Throttle {
                 entry.pending = Some(pending);
                 return true;
             }
-            entry.told = now;
+            entry.last_line = now;
             due.push(pending);
             true
         });
@@ -197,7 +234,7 @@ impl Throttle {
     }
 
     /// All events that are not logged yet.
-    pub(crate) fn finish(&mut self) -> Vec<Told> {
+    pub(crate) fn finish(&mut self) -> Vec<MergedEvent> {
         self.topics.drain().filter_map(|(_, entry)| entry.pending).collect()
     }
 
@@ -231,7 +268,7 @@ mod tests {
         Event::Blacklisted { server, seconds: 0, reason: ConnectFailure::Timeout }
     }
 
-    fn take(throttle: &mut Throttle, event: Event, now: Instant) -> Option<Told> {
+    fn take(throttle: &mut Throttle, event: Event, now: Instant) -> Option<MergedEvent> {
         throttle.take(Topic::of(&event).unwrap(), event, now)
     }
 
@@ -240,12 +277,12 @@ mod tests {
         let start = Instant::now();
         let mut throttle = Throttle::new(start);
         let first = take(&mut throttle, handshake(0), start);
-        assert_eq!(first, Some(Told { event: handshake(0), more: 0 }));
+        assert_eq!(first, Some(MergedEvent { event: handshake(0), more: 0 }));
         (0..64).for_each(|_| assert_eq!(take(&mut throttle, handshake(2), start), None));
-        assert!(throttle.settle(start + SECOND / 2).is_empty() && throttle.is_pending());
+        assert!(throttle.due(start + SECOND / 2).is_empty() && throttle.is_pending());
         // 64 events of 3 failures each.
-        assert_eq!(throttle.settle(start + SECOND), [Told { event: handshake(191), more: 0 }]);
-        assert!(throttle.settle(start + 3 * SECOND).is_empty() && !throttle.is_pending());
+        assert_eq!(throttle.due(start + SECOND), [MergedEvent { event: handshake(191), more: 0 }]);
+        assert!(throttle.due(start + 3 * SECOND).is_empty() && !throttle.is_pending());
         // After a quiet time, the next event is logged at once.
         assert!(take(&mut throttle, handshake(0), start + 3 * SECOND).is_some());
         let lost = |lines| Event::LogLost { lines, errno: 28 };
@@ -254,7 +291,7 @@ mod tests {
             (take(&mut throttle, lost(6), start), take(&mut throttle, lost(7), start)),
             (None, None)
         );
-        assert_eq!(throttle.finish(), [Told { event: lost(13), more: 0 }]);
+        assert_eq!(throttle.finish(), [MergedEvent { event: lost(13), more: 0 }]);
     }
 
     #[test]
@@ -272,8 +309,11 @@ mod tests {
         ] {
             assert!(take(&mut throttle, event, start).is_some());
         }
-        assert_eq!(throttle.settle(start + SECOND), [Told { event: Event::LockStuck, more: 98 }]);
-        assert_eq!(throttle.settle(start + 10 * SECOND), [Told { event: failed(1), more: 98 }]);
+        assert_eq!(
+            throttle.due(start + SECOND),
+            [MergedEvent { event: Event::LockStuck, more: 98 }]
+        );
+        assert_eq!(throttle.due(start + 10 * SECOND), [MergedEvent { event: failed(1), more: 98 }]);
     }
 
     #[test]
@@ -284,10 +324,10 @@ mod tests {
             (0..250).filter(|server| take(&mut throttle, failed(*server), start).is_some()).count();
         assert_eq!(at_once, 100);
         assert!((0..250).all(|server| take(&mut throttle, failed(server), start).is_none()));
-        let told = (1..=5)
-            .map(|period| throttle.settle(start + 10 * period * SECOND).len())
+        let counts = (1..=5)
+            .map(|period| throttle.due(start + 10 * period * SECOND).len())
             .collect::<Vec<_>>();
-        assert_eq!(told, [100, 100, 50, 0, 0]);
+        assert_eq!(counts, [100, 100, 50, 0, 0]);
         assert!(!throttle.is_pending());
     }
 

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -27,6 +28,10 @@ impl Client {
     /// Refused, or not accepted by the kernel within [`PATIENCE`].
     pub fn connect(from: IpAddr, to: SocketAddr) -> io::Result<Client> {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+        // The port is chosen at connect(2). One that bind(2) chooses is not available to
+        // connections of other programs for a minute after the end, and thousands of clients would
+        // take all.
+        setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
         socket.bind(&SocketAddr::new(from, 0).into())?;
         Client::over(socket, &to.into())
     }
@@ -171,12 +176,6 @@ pub fn ask(to: SocketAddr, from: IpAddr) -> Option<String> {
     let rest = client.read_to_end().expect("an orderly end");
     assert!(rest.is_empty(), "a backend says its name once");
     Some(name)
-}
-
-/// [`ask`] from [`ANYONE`].
-#[track_caller]
-pub fn ask_default(to: SocketAddr) -> Option<String> {
-    ask(to, ANYONE)
 }
 
 /// Connects and reads the backend's name; the connection stays open. `None`: the client was closed

@@ -4,6 +4,7 @@ pub mod backend;
 pub mod client;
 pub mod control;
 pub mod port;
+pub mod reader;
 pub mod recorder;
 pub mod steering;
 pub mod tls;

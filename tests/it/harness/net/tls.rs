@@ -6,10 +6,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_RSA_SHA256, RsaKeySize,
+    KeyUsagePurpose, PKCS_RSA_SHA256, RsaKeySize, date_time_ymd,
 };
 use rustix::event::{PollFd, PollFlags, poll};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -87,6 +88,15 @@ impl Authority {
         self.issue_for(names, KeyPair::generate().unwrap())
     }
 
+    /// The same; it expires after so many hours, or has expired.
+    pub fn issue_until(&self, names: &[&str], hours: i64) -> Identity {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let span = Duration::from_secs(3600 * hours.unsigned_abs());
+        let now = date_time_ymd(1970, 1, 1) + now;
+        let end = if hours < 0 { now - span } else { now + span };
+        self.issue_with(names, KeyPair::generate().unwrap(), |params| params.not_after = end)
+    }
+
     /// The same with an RSA key.
     pub fn issue_rsa(&self, names: &[&str]) -> Identity {
         self.issue_for(
@@ -105,6 +115,15 @@ impl Authority {
     }
 
     fn issue_for(&self, names: &[&str], key: KeyPair) -> Identity {
+        self.issue_with(names, key, |_| {})
+    }
+
+    fn issue_with(
+        &self,
+        names: &[&str],
+        key: KeyPair,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Identity {
         let mut params =
             CertificateParams::new(names.iter().map(|name| name.to_string()).collect::<Vec<_>>())
                 .unwrap();
@@ -113,6 +132,7 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        change(&mut params);
         let certificate = params.signed_by(&key, &self.issuer()).unwrap();
         Identity {
             chain: format!("{}{}", certificate.pem(), self.above),

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
+use super::machine::not_checked;
+
 /// A file system in user space (fuse(4)) whose server answers nothing, not even the first request.
 /// It needs root and the test's own mount namespace.
 pub struct Hanging {
@@ -16,11 +18,10 @@ pub struct Hanging {
 }
 
 impl Hanging {
-    /// Covers a directory. `None`, with a message on standard error, if the system has no such file
-    /// systems.
-    pub fn over(place: &Path, test: &str) -> Option<Hanging> {
+    /// Covers a directory. `None`, and the test says so, if the system has no such file systems.
+    pub fn over(place: &Path) -> Option<Hanging> {
         let Ok(server) = File::options().read(true).write(true).open("/dev/fuse") else {
-            eprintln!("{test}: skipped, it needs /dev/fuse");
+            not_checked("it needs /dev/fuse");
             return None;
         };
         let data =

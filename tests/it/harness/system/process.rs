@@ -4,6 +4,8 @@
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
@@ -34,6 +36,12 @@ impl Process {
     /// Sends a signal; a signal to an ended process is lost.
     pub fn signal(&self, signal: Signal) {
         let _ = pidfd_send_signal(&self.handle, signal);
+    }
+
+    /// Kills it with a real-time signal, of which few programs know that there are any.
+    pub fn kill_with(&self, number: i32) {
+        let command = format!("kill -{number} {}", self.pid);
+        assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success());
     }
 
     /// Whether it has ended, reaped or not.
@@ -92,6 +100,12 @@ impl Process {
             .join(" ")
     }
 
+    /// The title that ps(1) shows; empty if it is gone.
+    pub fn title(&self) -> String {
+        let line = fs::read(self.proc("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).trim_end_matches('\0').replace('\0', " ")
+    }
+
     /// Its resident memory, in KiB.
     pub fn resident(&self) -> u64 {
         self.status("VmRSS").trim_end_matches(" kB").parse().unwrap()
@@ -101,12 +115,25 @@ impl Process {
     /// limit.
     #[track_caller]
     pub fn limit_descriptors(&self, most: u64) -> u64 {
+        self.limit(Resource::Nofile, Some(most)).expect("the number of descriptors has a limit")
+    }
+
+    /// Changes a limit and returns the former one; none: unlimited. The hard limit stays.
+    #[track_caller]
+    pub fn limit(&self, resource: Resource, most: Option<u64>) -> Option<u64> {
+        let name = match resource {
+            Resource::Nofile => "Max open files",
+            Resource::As => "Max address space",
+            Resource::Fsize => "Max file size",
+            other => panic!("{other:?}"),
+        };
         let text = fs::read_to_string(self.proc("limits")).unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        // "unlimited" is no number.
         let [current, maximum] =
-            [0, 1].map(|n| line.split_whitespace().nth(n).unwrap().parse().unwrap());
-        let limit = Rlimit { current: Some(most), maximum: Some(maximum) };
-        prlimit(Pid::from_raw(self.pid), Resource::Nofile, limit).unwrap();
+            [0, 1].map(|n| line.split_whitespace().nth(n).unwrap().parse().ok());
+        let limit = Rlimit { current: most, maximum };
+        prlimit(Pid::from_raw(self.pid), resource, limit).unwrap();
         current
     }
 
@@ -115,6 +142,16 @@ impl Process {
         let text = fs::read_to_string(self.proc("stat")).unwrap();
         let fields: Vec<&str> = text.rsplit_once(')').unwrap().1.split_whitespace().collect();
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
+    /// How long it has been running.
+    pub fn age(&self) -> Duration {
+        let text = fs::read_to_string(self.proc("stat")).unwrap();
+        let fields: Vec<&str> = text.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        let start = fields[19].parse::<f64>().unwrap() / 100.0;
+        let uptime = fs::read_to_string("/proc/uptime").unwrap();
+        let now: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
+        Duration::from_secs_f64((now - start).max(0.0))
     }
 
     /// Its descriptors, as /proc shows them.

@@ -1,60 +1,47 @@
 //! One end of a connection: its socket, the socket's known state, and the data that waits to be
 //! sent to it.
 //!
-//! Reading and sending record their results in the flags of [`Endpoint`]. The callers decide by the
-//! flags what follows (`pump`, `closing`). Epoll is edge-triggered: events set `readable`. It is
-//! cleared only when the kernel said that the queue is empty, or by a short splice that is checked
-//! later (`splice_recheck`).
+//! Reading and sending record their results in the states of [`Endpoint`]. The callers decide by
+//! the states what follows (`pump`, `closing`).
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
+use crate::relay::connection::pipes::Pipe;
 use crate::relay::tls::{Cipher, Session};
-use crate::relay::transfer::splice::Pipe;
-use crate::relay::transfer::splice_recheck::DrainState;
 
 /// One socket of a connection, and what waits to be sent to it.
 #[derive(Debug, Default)]
 pub struct Endpoint {
     /// The socket; none before it is created and after it is closed.
     pub socket: Option<OwnedFd>,
-    /// The socket may have data. Events set it (edge-triggered). It is cleared only when the kernel
-    /// said that there is none, or by a short splice that is checked later.
-    pub readable: bool,
+    /// What is known of the data that the peer sends.
+    pub recv: RecvState,
+    /// Whether data can be sent to the peer; changed by [`Endpoint::sending_is`] alone.
+    send: SendState,
+    /// Nagle's algorithm on the socket.
+    pub nagle: Nagle,
     /// The peer's end of file is in the receive queue, after the unread data.
     pub hung_up: bool,
     /// A short read does not mean that the queue is empty: read until the kernel says so. A read
     /// from a Unix socket stops at a message that carries descriptors, one from TCP at urgent data
     /// (tcp(7)).
     pub careful: bool,
-    /// All data of the peer, including its end of file, was read.
-    pub ended: bool,
-    /// Reading failed: the peer reset the connection.
-    pub failed: bool,
-    /// Writing failed: the peer takes no more data.
-    pub broken: bool,
-    /// Writing failed because the peer reset the connection. The kernel reports that only once.
-    pub reset: bool,
-    /// The end of file was passed on to the peer (shutdown(2)).
-    pub shut: bool,
-    /// It is a TCP socket with Nagle's algorithm on. The algorithm is switched off before the
-    /// second send.
-    pub nagle: bool,
-    /// Data was sent.
-    pub sent: bool,
     /// Acknowledgements of received data are delayed. They are sent with the first data.
     pub withholds_acks: bool,
+    /// Is on the list of ends that have more to read now.
+    pub queued: bool,
+    /// Is on the list of ends to check again after a short splice.
+    pub listed: bool,
     /// Number of large reads in a row from this end, up to the number that makes a pipe worth its
     /// cost.
     pub large_reads: u8,
-    /// Is on the list of ends that have more to read now.
-    pub queued: bool,
-    /// Whether a cleared `readable` is certain.
-    pub doubt: DrainState,
-    /// Is on the list of ends to check again after a short splice.
-    pub listed: bool,
+    /// How many times the kernel must say that there is no data before a short splice(2) is
+    /// believed.
+    pub wary: u8,
     /// The monotonic millisecond of the last splice(2) from this end, without the upper half.
     pub spliced_at: u32,
     /// Data read from the other end that this end has not taken yet; with a session, records.
@@ -62,6 +49,72 @@ pub struct Endpoint {
     /// The TLS session with the peer, if there is one: plain text is read and sent here, records go
     /// through the socket.
     pub session: Option<Box<Session>>,
+}
+
+/// What is known of the data that the peer sends.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum RecvState {
+    /// There is none: the kernel said so, or there is no socket.
+    #[default]
+    Empty,
+    /// A short splice(2) said that there is none, since the last round of checks.
+    AssumedEmpty,
+    /// The same before the last round of checks: the next round reads it.
+    CheckDue,
+    /// There may be some: it is read because of a check.
+    Checking,
+    /// There may be some: an event said so, or the last read did not find the end.
+    Readable,
+    /// All data was read, the end of file included.
+    Ended,
+    /// Reading failed: the peer reset the connection, or its TLS session broke.
+    Failed,
+}
+
+impl RecvState {
+    /// Whether to read: there may be data.
+    pub fn is_readable(self) -> bool {
+        matches!(self, RecvState::Checking | RecvState::Readable)
+    }
+
+    /// Whether nothing more will be read.
+    pub fn is_over(self) -> bool {
+        matches!(self, RecvState::Ended | RecvState::Failed)
+    }
+
+    /// Whether only a check will tell if there is data.
+    pub fn is_unsure(self) -> bool {
+        matches!(self, RecvState::AssumedEmpty | RecvState::CheckDue | RecvState::Checking)
+    }
+}
+
+/// Whether data can be sent to a peer. An end only passes from a state to a later one: a failure
+/// stays known whatever is tried after it.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub enum SendState {
+    /// It can, as far as is known.
+    #[default]
+    Open,
+    /// The end of file was passed on to the peer (shutdown(2)).
+    Shut,
+    /// Sending failed: the peer takes no more data.
+    Broken,
+    /// Sending failed because the peer reset the connection. The kernel reports that only once, so
+    /// the next read looks like an end of file.
+    Reset,
+}
+
+/// Nagle's algorithm on a TCP socket. With it, a second small write would wait for the
+/// acknowledgement of the first, 40 ms and more. So it is switched off before the second send.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Nagle {
+    /// It is off, or the socket has none.
+    #[default]
+    Off,
+    /// It is on, and nothing was sent.
+    Unsent,
+    /// It is on, and data was sent.
+    Sent,
 }
 
 /// The buffers that all connections of a worker share. They use memory only as far as they are
@@ -80,6 +133,21 @@ impl Endpoint {
     /// An end with a socket.
     pub fn new(socket: OwnedFd, unix: bool) -> Endpoint {
         Endpoint { socket: Some(socket), careful: unix, ..Endpoint::default() }
+    }
+
+    /// Whether data can be sent to the peer.
+    pub fn send_state(&self) -> SendState {
+        self.send
+    }
+
+    /// Notes the result of sending. If the present state is a later one, it stays.
+    pub fn sending_is(&mut self, state: SendState) {
+        self.send = self.send.max(state);
+    }
+
+    /// Whether sending has failed.
+    pub fn is_broken(&self) -> bool {
+        matches!(self.send, SendState::Broken | SendState::Reset)
     }
 
     /// How many bytes wait to be sent.
@@ -125,7 +193,7 @@ impl HeldBytes {
     }
 }
 
-/// Reads once and records the result in the flags of the end. The data is at the start of the plain
+/// Reads once and records the result in the state of the end. The data is at the start of the plain
 /// buffer. 0: no data yet, end of file, or a failure.
 pub fn receive(from: &mut Endpoint, buffers: &mut Buffers) -> usize {
     let Some(mut session) = from.session.take() else {
@@ -139,7 +207,9 @@ pub fn receive(from: &mut Endpoint, buffers: &mut Buffers) -> usize {
 fn receive_records(from: &mut Endpoint, session: &mut Session, buffers: &mut Buffers) -> usize {
     let Buffers { plain, cipher, room } = buffers;
     if let Some((length, ended)) = session.take_early(plain) {
-        from.ended |= ended;
+        if ended {
+            from.recv = RecvState::Ended;
+        }
         return length;
     }
     let length = read(from, session.room(cipher, *room));
@@ -153,10 +223,10 @@ fn receive_records(from: &mut Endpoint, session: &mut Session, buffers: &mut Buf
     }
     if taken.closed {
         // Any data after that has no meaning.
-        (from.readable, from.ended) = (false, true);
+        from.recv = RecvState::Ended;
     }
     if let Some(error) = taken.error {
-        (from.readable, from.failed) = (false, true);
+        from.recv = RecvState::Failed;
         session.set_error(error);
     }
     taken.plain
@@ -165,7 +235,7 @@ fn receive_records(from: &mut Endpoint, session: &mut Session, buffers: &mut Buf
 /// Reads from the socket.
 fn read(from: &mut Endpoint, buffer: &mut [u8]) -> usize {
     let Some(socket) = &from.socket else {
-        from.readable = false;
+        from.recv = RecvState::Empty;
         return 0;
     };
     loop {
@@ -189,10 +259,7 @@ fn read(from: &mut Endpoint, buffer: &mut [u8]) -> usize {
             }
             Err(Errno::INTR) => continue,
             Err(Errno::AGAIN) => from.found_empty(),
-            Err(_) => {
-                from.failed = true;
-                from.readable = false;
-            }
+            Err(_) => from.recv = RecvState::Failed,
         }
         return 0;
     }
@@ -204,7 +271,7 @@ fn read(from: &mut Endpoint, buffer: &mut [u8]) -> usize {
 /// for one. If this is all the data, there is nothing to wait for.
 fn acknowledge(from: &mut Endpoint) {
     if std::mem::take(&mut from.withholds_acks)
-        && !from.ended
+        && from.recv != RecvState::Ended
         && let Some(socket) = &from.socket
     {
         let _ = rustix::net::sockopt::set_tcp_quickack(socket, true);
@@ -214,18 +281,16 @@ fn acknowledge(from: &mut Endpoint) {
 /// Notes that no more data will come from an end. The end is orderly, unless a failed send has
 /// already used up the kernel's report of a reset: after that, reading looks like an end of file.
 fn at_end(from: &mut Endpoint) {
-    from.readable = false;
-    match from.reset {
-        true => from.failed = true,
-        false => from.ended = true,
-    }
+    from.recv = match from.send {
+        SendState::Reset => RecvState::Failed,
+        SendState::Open | SendState::Shut | SendState::Broken => RecvState::Ended,
+    };
 }
 
 /// Notes that sending failed. EPIPE comes after an end of file, so the peer's data is complete. Any
 /// other error is a reset.
 pub fn on_broken(to: &mut Endpoint, errno: Errno) {
-    to.broken = true;
-    to.reset = errno != Errno::PIPE;
+    to.sending_is(if errno == Errno::PIPE { SendState::Broken } else { SendState::Reset });
 }
 
 /// Sends bytes. What the end does not take now is held for it. Nothing may be held already, unless
@@ -235,7 +300,7 @@ pub fn deliver(to: &mut Endpoint, bytes: &[u8], flags: SendFlags, cipher: &mut C
     match to.session.as_mut().map(|session| session.encrypt(bytes, cipher)) {
         None => put(to, bytes, flags),
         Some(Some(length)) => put(to, cipher.first(length), flags),
-        Some(None) => to.broken = true,
+        Some(None) => to.sending_is(SendState::Broken),
     }
 }
 
@@ -251,7 +316,7 @@ fn put(to: &mut Endpoint, bytes: &[u8], flags: SendFlags) {
         Some(pipe @ HeldBytes::Pipe { .. }) => to.held = Some(Box::new(pipe)),
         None => {
             let sent = send(to, bytes, flags);
-            if sent < bytes.len() && !to.broken {
+            if sent < bytes.len() && !to.is_broken() {
                 to.held = Some(Box::new(HeldBytes::Bytes { data: bytes[sent..].into(), start: 0 }));
             }
         }
@@ -262,16 +327,17 @@ fn put(to: &mut Endpoint, bytes: &[u8], flags: SendFlags) {
 /// full or broken.
 pub fn send(to: &mut Endpoint, bytes: &[u8], flags: SendFlags) -> usize {
     let Some(socket) = &to.socket else {
-        to.broken = true;
+        to.sending_is(SendState::Broken);
         return 0;
     };
-    if to.sent && to.nagle {
-        // Without it, a second small write would wait for the acknowledgement of the first, 40 ms
-        // and more.
-        let _ = rustix::net::sockopt::set_tcp_nodelay(socket, true);
-        to.nagle = false;
+    match to.nagle {
+        Nagle::Off => {}
+        Nagle::Unsent => to.nagle = Nagle::Sent,
+        Nagle::Sent => {
+            let _ = rustix::net::sockopt::set_tcp_nodelay(socket, true);
+            to.nagle = Nagle::Off;
+        }
     }
-    to.sent = true;
     let mut start = 0;
     while start < bytes.len() {
         match rustix::net::send(socket, &bytes[start..], SendFlags::NOSIGNAL | flags) {
@@ -301,8 +367,13 @@ pub fn shut(to: &mut Endpoint, closing: bool, cipher: &mut Cipher) {
     if to.held.is_some() {
         return;
     }
-    to.shut = true;
+    to.sending_is(SendState::Shut);
     if let (false, Some(socket)) = (closing, &to.socket) {
         let _ = rustix::net::shutdown(socket, Shutdown::Write);
     }
+}
+
+/// Makes the next close a reset.
+pub fn reset_on_close(socket: &OwnedFd) {
+    let _ = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO));
 }

@@ -4,13 +4,14 @@
 //! off, nothing is kept and there is no cost. Half-closed and lingering connections are included;
 //! idlers (`relay::upstream::idlers`) are not.
 
-use crate::relay::connection::timer_queue::{IDLE, Queue};
-use crate::relay::connection::{ConnectionState, Pool};
+use crate::relay::connection::ConnectionState;
+use crate::relay::connection::pool::Pool;
+use crate::relay::connection::timers::{Queue, Silence};
 
 /// The ordered queue, and the timeout.
 #[derive(Debug, Default)]
 pub struct Idle {
-    queue: Queue<IDLE>,
+    queue: Queue<Silence>,
     /// In seconds; 0 = never.
     timeout: u32,
 }
@@ -37,7 +38,7 @@ impl Idle {
     /// Notes traffic on a connection.
     pub fn touch(&mut self, pool: &mut Pool, slot: u32, now: u64) {
         let connection = &mut pool[slot];
-        if connection.links[IDLE].is_queued() && connection.active != second(now) {
+        if connection.in_silence.is_queued() && connection.active != second(now) {
             self.queue.leave(pool, slot);
             self.join(pool, slot, now);
         }
@@ -45,7 +46,7 @@ impl Idle {
 
     /// Removes a connection that ends.
     pub fn leave(&mut self, pool: &mut Pool, slot: u32) {
-        if pool[slot].links[IDLE].is_queued() {
+        if pool[slot].in_silence.is_queued() {
             self.queue.leave(pool, slot);
         }
     }
@@ -68,9 +69,9 @@ impl Idle {
                         | ConnectionState::Lingering
                         | ConnectionState::Dummy => self.join(pool, slot, now),
                         ConnectionState::Free
-                        | ConnectionState::Greeting
+                        | ConnectionState::Preface
                         | ConnectionState::Connecting
-                        | ConnectionState::Waiting
+                        | ConnectionState::Waiting { .. }
                         | ConnectionState::Idler => {}
                     }
                 }
@@ -137,11 +138,11 @@ mod tests {
         assert_eq!(idle.next_deadline(&pool), None);
         idle.set_timeout(&mut pool, 10, 7_000);
         assert_eq!(idle.next_deadline(&pool), Some(18_000));
-        assert!(!pool[two].links[IDLE].is_queued());
+        assert!(!pool[two].in_silence.is_queued());
         idle.set_timeout(&mut pool, 1, 8_000);
         assert_eq!((idle.next_deadline(&pool), idle.due(&pool, 9_000)), (Some(9_000), Some(one)));
         idle.set_timeout(&mut pool, 0, 9_000);
-        assert_eq!((idle.due(&pool, u64::MAX), pool[one].links[IDLE].is_queued()), (None, false));
+        assert_eq!((idle.due(&pool, u64::MAX), pool[one].in_silence.is_queued()), (None, false));
         idle.leave(&mut pool, one);
     }
 }

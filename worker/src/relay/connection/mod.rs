@@ -1,4 +1,4 @@
-//! One connection's state, and the pool of a worker's connections.
+//! One connection's state, and its name in events.
 //!
 //! The state is small on purpose: thousands of connections are idle. Data that only some
 //! connections need is in a box that exists only while it is needed.
@@ -10,13 +10,13 @@ use pen_config::ids::{ClientKey, NO_SERVER, Target};
 use pen_ipc::stats::ConnectionInfo;
 use pen_table::ClientRef;
 
-use crate::relay::connection::endpoint::Endpoint;
-use crate::relay::connection::timer_queue::QueueLinks;
+use crate::relay::connection::end::ConnectionEnd;
+use crate::relay::connection::endpoint::{Endpoint, RecvState, SendState};
+use crate::relay::connection::timings::Timings;
 use crate::relay::http::{Exchange, Wait};
-use crate::relay::preface::incomplete::Piece;
-use crate::relay::preface::proxy::Origin;
-use crate::relay::upstream::addresses::Route;
-use crate::relay::upstream::select::Placement;
+use crate::relay::proxy::Origin;
+use crate::relay::select::Placement;
+use crate::relay::select::route::Route;
 
 /// Which end of a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -44,16 +44,19 @@ pub enum ConnectionState {
     #[default]
     Free,
     /// Waits for the client's first bytes, before a server is chosen (see
-    /// `relay::preface::greeting`).
-    Greeting,
+    /// `relay::preface`).
+    Preface,
     /// A connect is under way or about to begin, and the client waits.
     Connecting,
     /// Waits for a server that has the maximum of pending connects (see `relay::upstream`).
-    Waiting,
+    Waiting {
+        /// The server's row of the table, in whose list the connection is.
+        row: u32,
+    },
     /// Relays in both directions.
     Relaying,
     /// One end is closed. The other still gets the data that was read for it, and its own data is
-    /// discarded (see `relay::connection::closing`).
+    /// discarded (see `relay::closing`).
     Lingering,
     /// Waits for the client's first bytes, which are answered without a server (see
     /// `relay::accept::dummy`).
@@ -74,6 +77,90 @@ pub enum LogDue {
     Never,
 }
 
+/// What a connection waits for since its `since`; each has its own time limit.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Timer {
+    /// The client's first bytes (`relay::preface`).
+    Preface,
+    /// A connect that is under way.
+    Connect,
+    /// The end of file of the one remaining end (`relay::closing`).
+    Linger,
+    /// Something of HTTP (`relay::xff`).
+    Http(Wait),
+}
+
+impl Timer {
+    /// Every time limit, in the order in which those that are due are handled.
+    pub const ALL: [Timer; 6] = [
+        Timer::Preface,
+        Timer::Connect,
+        Timer::Linger,
+        Timer::Http(Wait::Head),
+        Timer::Http(Wait::Protocol),
+        Timer::Http(Wait::Answers),
+    ];
+
+    /// The position in [`Timer::ALL`].
+    pub fn index(self) -> usize {
+        match self {
+            Timer::Preface => 0,
+            Timer::Connect => 1,
+            Timer::Linger => 2,
+            Timer::Http(Wait::Head) => 3,
+            Timer::Http(Wait::Protocol) => 4,
+            Timer::Http(Wait::Answers) => 5,
+        }
+    }
+}
+
+/// In no list.
+const UNQUEUED: u32 = u32::MAX - 1;
+
+/// A connection's neighbours in a list.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueLinks {
+    /// The slot of the one before.
+    pub before: u32,
+    /// The slot of the one after.
+    pub after: u32,
+}
+
+impl Default for QueueLinks {
+    fn default() -> QueueLinks {
+        QueueLinks { before: UNQUEUED, after: UNQUEUED }
+    }
+}
+
+impl QueueLinks {
+    /// Whether the connection is in a list of this kind.
+    pub fn is_queued(&self) -> bool {
+        self.before != UNQUEUED
+    }
+}
+
+/// The unfinished data of a client.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Piece {
+    /// Bytes of memory that it uses.
+    pub bytes: u32,
+    /// When it began, in monotonic milliseconds without the upper half.
+    pub since: u32,
+}
+
+/// What the settings have made of a connection's server since its connect began.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub enum ServerSince {
+    /// It has the same addresses.
+    #[default]
+    Same,
+    /// It has other addresses beside its first: the result of the connect says nothing about them.
+    Rerouted,
+    /// Its number belongs to another server, or to none. Nothing of the connection counts for that
+    /// one but the connection itself, for its limits.
+    Replaced,
+}
+
 /// A connection: a client's socket and, most of its life, a server's.
 #[derive(Debug, Default)]
 pub struct Connection {
@@ -89,9 +176,8 @@ pub struct Connection {
     pub prolonged: u8,
     /// Bytes discarded while it lingers.
     pub discarded: u32,
-    /// The address of its server has changed since the connect began: the result says nothing about
-    /// the new address.
-    pub outdated: bool,
+    /// What the settings have made of its server since its connect began.
+    pub since_then: ServerSince,
     /// The addresses of its server that were tried.
     pub route: Route,
     /// Incremented with each new connection in this slot, so that events of the former connection
@@ -102,6 +188,8 @@ pub struct Connection {
     /// When it got its number, in monotonic nanoseconds: a command that names the number may be
     /// older.
     pub began: u64,
+    /// When its connect began, in monotonic microseconds without the upper half.
+    pub dialled: u32,
     /// Its server, while a connection there is reserved.
     pub target: Option<Target>,
     /// The client's entry in the table; no entry if the table could not be used.
@@ -116,24 +204,39 @@ pub struct Connection {
     pub origin: Option<Box<Origin>>,
     /// Follows requests and answers while `-H` is on.
     pub http: Option<Box<Exchange>>,
+    /// What its line will say, while the connection log is on.
+    pub timings: Option<Box<Timings>>,
     /// Unfinished data of its client.
     pub unfinished: Piece,
-    /// What the connection waits for since `since` (see `relay::http::xff`).
-    pub head: Option<Wait>,
     /// Bytes kept until its ends take them (`relay::transfer::undelivered`).
-    pub untaken: u32,
+    pub undelivered: u32,
     /// The order of servers to try, until one is connected.
     pub placement: Option<Placement>,
-    /// Its links in queues, one for each kind of queue.
-    pub links: [QueueLinks; 2],
-    /// Since when it is at its step, in monotonic milliseconds. It is kept only where a queue needs
-    /// it.
+    /// The time limit that runs, since `since`.
+    pub timer: Option<Timer>,
+    /// Its neighbours among the connections at the same step: in the list of `timer`, or of the
+    /// server that it waits for.
+    pub at_step: QueueLinks,
+    /// Its neighbours in the order of the last traffic.
+    pub in_silence: QueueLinks,
+    /// Since when it is at its step, in monotonic milliseconds. It is kept only where a list needs
+    /// it, and for idlers.
     pub since: u64,
     /// The monotonic second of its last traffic. It is kept only while `idle_timeout` is on.
     pub active: u32,
 }
 
 impl Connection {
+    /// The server for which its bytes and its end count.
+    pub fn counted_target(&self) -> Option<Target> {
+        self.target.filter(|_| self.since_then != ServerSince::Replaced)
+    }
+
+    /// Whether its server has other addresses than when its connect began.
+    pub fn is_outdated(&self) -> bool {
+        self.since_then != ServerSince::Same
+    }
+
     /// The end on one side.
     pub fn end(&mut self, side: Side) -> &mut Endpoint {
         match side {
@@ -150,20 +253,47 @@ impl Connection {
         }
     }
 
+    /// How the loss of an end is named, if it was no end of file.
+    pub fn loss(&self, side: Side) -> Option<ConnectionEnd> {
+        let (end, reset) = match side {
+            Side::Down => (&self.down, ConnectionEnd::ClientReset),
+            Side::Up => (&self.up, ConnectionEnd::ServerReset),
+        };
+        match (end.recv, end.send_state()) {
+            (_, SendState::Reset) => Some(reset),
+            (RecvState::Failed, _) => {
+                let is_broken = end.session.as_ref().is_some_and(|tls| tls.error().is_some());
+                Some(if is_broken { ConnectionEnd::TlsBroken } else { reset })
+            }
+            (
+                RecvState::Empty
+                | RecvState::AssumedEmpty
+                | RecvState::CheckDue
+                | RecvState::Checking
+                | RecvState::Readable
+                | RecvState::Ended,
+                SendState::Open | SendState::Shut | SendState::Broken,
+            ) => None,
+        }
+    }
+
     /// The connection as reports show it.
     pub fn info(&self) -> ConnectionInfo {
         let descriptor = |socket: &Option<OwnedFd>| socket.as_ref().map_or(-1, AsRawFd::as_raw_fd);
         let state = match self.state {
             ConnectionState::Free => 0,
-            ConnectionState::Greeting | ConnectionState::Connecting | ConnectionState::Waiting => 1,
+            ConnectionState::Preface
+            | ConnectionState::Connecting
+            | ConnectionState::Waiting { .. } => 1,
             ConnectionState::Relaying
             | ConnectionState::Lingering
             | ConnectionState::Dummy
             | ConnectionState::Idler => 2,
         };
+        let ended = |end: &Endpoint| end.recv == RecvState::Ended;
         ConnectionInfo {
             number: self.number,
-            state: state + 4 * u8::from(self.up.ended) + 8 * u8::from(self.down.ended),
+            state: state + 4 * u8::from(ended(&self.up)) + 8 * u8::from(ended(&self.down)),
             downfd: descriptor(&self.down.socket),
             upfd: descriptor(&self.up.socket),
             pending_down: self.down.held_bytes() as u32,
@@ -192,9 +322,6 @@ compile_error!(
      lost, so that events of a closed connection would reach the next one in its place"
 );
 
-/// A slot fits 31 bits. The tokens above are those of the event loop.
-const SLOTS: usize = (1 << 31) - 8;
-
 impl ConnectionId {
     /// The token for the poll.
     pub fn token(self) -> Token {
@@ -213,113 +340,32 @@ impl ConnectionId {
     }
 }
 
-/// All connections of a worker. The slot that was freed last is used again first. Memory grows with
-/// the highest number of open connections.
-#[derive(Debug, Default)]
-pub struct Pool {
-    slots: Vec<Connection>,
-    free: Vec<u32>,
-}
-
-impl Pool {
-    /// Takes a slot for a new connection.
-    pub fn take(&mut self) -> u32 {
-        if let Some(slot) = self.free.pop() {
-            return slot;
-        }
-        debug_assert!(self.slots.len() < SLOTS);
-        self.slots.push(Connection::default());
-        self.slots.len() as u32 - 1
-    }
-
-    /// Frees a slot: its sockets close, and its generation increases.
-    pub fn free(&mut self, slot: u32) {
-        let generation = self.slots[slot as usize].generation.wrapping_add(1);
-        self.slots[slot as usize] = Connection { generation, ..Connection::default() };
-        self.free.push(slot);
-    }
-
-    /// Open connections.
-    pub fn open(&self) -> usize {
-        self.slots.len() - self.free.len()
-    }
-
-    /// The number of slots, used or not.
-    pub fn slots(&self) -> u32 {
-        self.slots.len() as u32
-    }
-
-    /// The slot of the connection with a number.
-    pub fn numbered(&self, number: u32) -> Option<u32> {
-        let at = |connection: &Connection| {
-            connection.state != ConnectionState::Free && connection.number == number
-        };
-        self.slots.iter().position(at).map(|slot| slot as u32)
-    }
-
-    /// The open connections.
-    pub fn iter(&self) -> impl Iterator<Item = &Connection> {
-        self.slots.iter().filter(|connection| connection.state != ConnectionState::Free)
-    }
-
-    /// The connection of a name, if that is still open.
-    pub fn named(&mut self, name: ConnectionId) -> Option<&mut Connection> {
-        self.slots.get_mut(name.slot as usize).filter(|connection| {
-            connection.generation == name.generation && connection.state != ConnectionState::Free
-        })
-    }
-}
-
-impl std::ops::Index<u32> for Pool {
-    type Output = Connection;
-
-    fn index(&self, slot: u32) -> &Connection {
-        &self.slots[slot as usize]
-    }
-}
-
-impl std::ops::IndexMut<u32> for Pool {
-    fn index_mut(&mut self, slot: u32) -> &mut Connection {
-        &mut self.slots[slot as usize]
-    }
-}
-
-pub(crate) mod closing;
+pub mod connections;
+pub mod end;
 pub(crate) mod endpoint;
-pub(crate) mod events;
 pub(crate) mod idle_timeout;
-pub mod timer_queue;
+pub mod pipes;
+pub mod pool;
+pub(crate) mod receiving;
+pub mod timers;
+pub mod timings;
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_connection_stays_small() {
-        assert!(size_of::<Connection>() <= 240, "{}", size_of::<Connection>());
+        assert!(size_of::<Connection>() <= 248, "{}", size_of::<Connection>());
     }
 
     #[test]
     fn names_survive_the_token() {
         for side in [Side::Down, Side::Up] {
-            let name = ConnectionId { slot: SLOTS as u32 - 1, generation: u32::MAX, side };
+            let name = ConnectionId { slot: pool::SLOTS as u32 - 1, generation: u32::MAX, side };
             assert_eq!(ConnectionId::of(name.token()), name);
             let name = ConnectionId { slot: 0, generation: 7, side };
             assert_eq!(ConnectionId::of(name.token()), name);
         }
-    }
-
-    #[test]
-    fn a_former_owner_names_nothing() {
-        let mut pool = Pool::default();
-        let slot = pool.take();
-        pool[slot].state = ConnectionState::Relaying;
-        let name = ConnectionId { slot, generation: pool[slot].generation, side: Side::Up };
-        assert!(pool.named(name).is_some());
-        pool.free(slot);
-        assert!(pool.named(name).is_none());
-        assert_eq!(pool.take(), slot);
-        pool[slot].state = ConnectionState::Connecting;
-        assert!(pool.named(name).is_none());
-        assert_eq!(pool.open(), 1);
     }
 }

@@ -56,7 +56,16 @@ impl RequestLine {
             (RequestLine::Target, b' ') => RequestLine::Version(0),
             (RequestLine::Version(at), byte) => version(at, byte),
             (RequestLine::Return, b'\n') => RequestLine::Whole,
-            _ => RequestLine::Not(Refusal::NotHttp),
+            (
+                RequestLine::Start
+                | RequestLine::Method
+                | RequestLine::Space
+                | RequestLine::Target
+                | RequestLine::Return
+                | RequestLine::Whole
+                | RequestLine::Not(_),
+                _,
+            ) => RequestLine::Not(Refusal::NotHttp),
         }
     }
 }

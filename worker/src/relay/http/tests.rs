@@ -323,7 +323,7 @@ fn a_head_is_waited_for_from_its_first_byte_to_its_last() {
     assert_eq!(exchange.waits(), None);
     exchange.request(b"0\r\nX", &mut out);
     assert_eq!(exchange.waits(), Some(Wait::Head));
-    exchange.give_up();
+    exchange.refuse_late();
     assert_eq!((exchange.take_refusal(), exchange.take_refusal()), (Some(Refusal::Late), None));
     assert_eq!(exchange.waits(), Some(Wait::Answers));
 }

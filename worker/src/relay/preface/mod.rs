@@ -1,7 +1,64 @@
-//! What a client sends before its server is chosen: a PROXY protocol header and a TLS handshake.
+//! The client's first bytes that must come before a server is chosen: a TLS handshake, and a PROXY
+//! protocol header.
+//!
+//! Until then the client uses a connection number under `-x` and nothing else: no server is
+//! contacted, and no entry of the table is used. The whole has a deadline, so that silent clients
+//! do not keep connection numbers for ever.
 
-pub(crate) mod greeting;
 pub(crate) mod handshake;
-pub(crate) mod incomplete;
-pub mod proxy;
 pub(crate) mod proxy_header;
+
+use pen_ipc::message::{HandshakeFailure, SenderFault};
+
+use crate::relay::Relay;
+use crate::relay::connection::end::ConnectionEnd;
+use crate::relay::connection::{ConnectionState, Timer};
+
+/// Least time limit of a preface in milliseconds. It is longer if a connect may take longer.
+const AT_LEAST: u64 = 10_000;
+
+impl Relay<'_> {
+    /// Whether a client must send something before a server is chosen.
+    pub(in crate::relay) fn expects_preface(&self, slot: u32) -> bool {
+        self.connections[slot].header_due || self.tls.is_some()
+    }
+
+    /// Milliseconds that a preface may take.
+    pub(in crate::relay) fn preface_timeout(&self) -> u64 {
+        self.connect_timeout().max(AT_LEAST)
+    }
+
+    /// Waits for the client's first bytes. Its socket is already watched.
+    pub(in crate::relay) fn await_preface(&mut self, slot: u32) {
+        self.connections[slot].state = ConnectionState::Preface;
+        self.connections.start(slot, Timer::Preface, self.now);
+    }
+
+    /// Continues a preface after the client has sent data, or can take data again.
+    pub(in crate::relay) fn continue_preface(&mut self, slot: u32) {
+        // The header comes before everything else, TLS included.
+        if self.connections[slot].header_due && !self.read_sender_header(slot) {
+            return;
+        }
+        if self.continue_handshake(slot) {
+            self.end_preface(slot);
+        }
+    }
+
+    /// Chooses a server after the preface.
+    fn end_preface(&mut self, slot: u32) {
+        self.connections.stop(slot);
+        self.connections[slot].state = ConnectionState::Connecting;
+        self.choose_server(slot);
+    }
+
+    /// Ends a preface that took too long.
+    pub(in crate::relay) fn preface_timed_out(&mut self, slot: u32) {
+        if self.connections[slot].header_due {
+            self.report_sender(slot, SenderFault::Late);
+        } else if self.tls.is_some() {
+            return self.handshake_failed(slot, HandshakeFailure::Timeout, None);
+        }
+        self.finish(slot, Some(ConnectionEnd::ProxyRefused));
+    }
+}

@@ -61,7 +61,7 @@ fn a_place_that_another_worker_leaves_is_taken_when_the_supervisor_or_the_eventf
         rig.wait_until_it_waits(&other);
         assert!(other.release_connection(number), "the worker is to be told");
         match wake {
-            "order" => rig.send(&ToWorker::Freed, None),
+            "order" => rig.send(&LastingToWorker::Freed.into(), None),
             "all" => assert_eq!(rustix::io::write(&rig.freed, &1u64.to_ne_bytes()), Ok(8)),
             _ => assert_eq!(rustix::io::write(&rig.vacancy, &1u64.to_ne_bytes()), Ok(8)),
         }
@@ -83,11 +83,11 @@ fn what_a_stranger_wrote_over_the_table_is_put_right_when_he_is_gone() {
         let number = rig.report()[0].number;
         // More words than this small table uses.
         rig.table.words().iter().take(1 << 21).for_each(|each| each.store(word, Relaxed));
-        assert_ne!(rig.table.server_totals(0).connections, 1);
+        assert_ne!(rig.table.connections_open(), 1);
         rig.table.reclaim(1);
         // Workers cannot restore the servers' blacklist; operators clear it.
         rig.table.clear_blacklist(0);
-        rig.send(&ToWorker::Republish, None);
+        rig.send(&LastingToWorker::Republish.into(), None);
         assert_eq!(rig.report().len(), 1);
         assert_eq!(rig.table.server_totals(0).connections, 1, "{word:x}");
         assert_eq!(
@@ -116,35 +116,21 @@ fn what_a_stranger_wrote_over_the_table_is_put_right_when_he_is_gone() {
 
 #[test]
 fn a_client_for_whom_the_kernel_woke_a_sibling_that_died_is_served_when_its_death_is_known() {
-    use rustix::event::epoll;
     let backend = Backend::new();
     let mut rig = Rig::start_among(2, settings([backend.definition()]));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     rig.address = listener.local_addr().unwrap();
     // The sibling watches before the worker does, so that the kernel wakes only the sibling.
-    let sibling = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
-    let data = epoll::EventData::new_u64(0);
-    epoll::add(&sibling, &listener, data, epoll::EventFlags::IN | epoll::EventFlags::EXCLUSIVE)
-        .unwrap();
+    let sibling = watching(&listener);
     rig.send(&ToWorker::Listen, Some(&listener.into()));
     assert_eq!(rig.answer(), FromWorker::Listening);
-    let (tell, told) = std::sync::mpsc::channel();
-    let sibling = std::thread::spawn(move || {
-        tell.send(rustix::thread::gettid()).unwrap();
-        let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
-        let mut events = Vec::with_capacity(1);
-        epoll::wait(&sibling, rustix::buffer::spare_capacity(&mut events), Some(&patience)).unwrap()
-    });
-    let status = format!("/proc/self/task/{}/stat", told.recv().unwrap().as_raw_nonzero());
-    while !std::fs::read_to_string(&status).unwrap().contains(") S ") {
-        std::thread::yield_now();
-    }
+    let sibling = sleeping(sibling);
     let _client = rig.client();
     assert_eq!(sibling.join().unwrap(), 1, "the sibling is woken");
     assert_eq!(rig.report().len(), 0, "and nobody else");
     rig.table.reclaim(1);
-    rig.send(&ToWorker::Republish, None);
+    rig.send(&LastingToWorker::Republish.into(), None);
     backend.accept();
 }
 
@@ -338,7 +324,7 @@ fn a_connection_is_closed_by_its_number() {
     let (mut other, mut other_server) = connected(&rig, &backend);
     let (mut client, mut server) = connected(&rig, &backend);
     let old = clock::precise();
-    let close = |number, before| ToWorker::Close { number, before };
+    let close = |number, before| LastingToWorker::Close { number, before }.into();
     rig.send(&close(63, u64::MAX), None);
     rig.send(&close(1, clock::precise()), None);
     assert_eq!((end_of(&mut client), end_of(&mut server)), ((vec![], true), (vec![], true)));
@@ -373,17 +359,17 @@ fn the_log_comes_goes_and_changes_its_kind() {
     let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     sender.connect(datagrams.local_addr().unwrap()).unwrap();
     request(&rig, "unlogged");
-    rig.send(&ToWorker::Log { network: false }, Some(&write.into()));
+    rig.send(&LastingToWorker::Log { network: false }.into(), Some(&write.into()));
     let mut rig = rig;
     rig.report();
     request(&rig, "to the file");
-    rig.send(&ToWorker::Log { network: true }, Some(&sender.into()));
+    rig.send(&LastingToWorker::Log { network: true }.into(), Some(&sender.into()));
     rig.report();
     request(&rig, "to penlogd");
     let mut datagram = [0; 200];
     let length = datagrams.recv(&mut datagram).unwrap();
     assert_eq!(&datagram[..length], b"+ 127.0.0.1 127.0.0.1 to penlogd\n");
-    rig.send(&ToWorker::NoLog, None);
+    rig.send(&LastingToWorker::NoLog.into(), None);
     rig.report();
     request(&rig, "unlogged");
     let mut text = String::new();

@@ -1,7 +1,7 @@
 //! Special connections: refused, silent, closed fast, answered without a server, without a client.
 
 use pen_config::acl::{Acl, AclVerdict, Net};
-use pen_config::command::Fastclose;
+use pen_config::settings::Fastclose;
 
 use crate::relay::tests::*;
 
@@ -132,7 +132,7 @@ fn whoever_is_cut_off_from_what_was_to_come_is_reset() {
     rig.apply(|settings| settings.idle_timeout = 0);
     let ((mut client, _server), (mut quiet, _quiet_server)) =
         (stalled(&rig, &backend), connected(&rig, &backend));
-    rig.send(&ToWorker::Stop, None);
+    rig.send(&LastingToWorker::Stop.into(), None);
     assert_eq!(rig.status(), 0);
     assert!(end_of(&mut client).1 && !end_of(&mut quiet).1, "the end of pen cuts off as well");
 }
@@ -253,7 +253,7 @@ fn idlers_are_kept_and_counted() {
     assert_eq!(rig.table.server_totals(1).received, 5);
     rig.report_until(|report| report.len() == 3);
     let number = rig.report()[0].number;
-    rig.send(&ToWorker::Close { number, before: u64::MAX }, None);
+    rig.send(&LastingToWorker::Close { number, before: u64::MAX }.into(), None);
     rig.report_until(|report| report.len() == 3);
     rig.apply(|settings| settings.idlers = 1);
     rig.report_until(|report| report.len() == 1);

@@ -1,7 +1,9 @@
 //! A whole worker in a thread, with real sockets. The test plays its supervisor.
 
 pub(crate) mod commands;
+mod drain;
 mod lives;
+mod statistics;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,11 +16,13 @@ use pen_config::ids::{ClientKey, WorkerId};
 use pen_config::settings::{Server, Settings};
 use pen_ipc::channel::{Channel, Received, Sent};
 use pen_ipc::codec::encode_settings;
-use pen_ipc::message::{Event, FromStartingWorker, FromWorker, ToWorker};
-use pen_ipc::start::{DebugOutput, WorkerStart};
+use pen_ipc::message::{
+    Event, FromStartingWorker, FromWorker, LastingFromWorker, LastingToWorker, ToWorker,
+};
+use pen_ipc::start::{Begins, DebugOutput, WorkerStart};
 use pen_ipc::stats::ConnectionInfo;
 use pen_table::{Shape, Table, WorkerTable};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 /// Time limit of every wait. Only a failure takes that long.
@@ -45,9 +49,15 @@ impl Rig {
 
     /// Starts the first of `workers` workers; the test plays the others.
     fn start_among(workers: u32, settings: Settings) -> Rig {
-        let shape =
-            Shape { clients: 64, servers: settings.table_size() + 2, workers, connections: 64 };
+        Rig::start_with(workers, settings, |_| {})
+    }
+
+    /// Starts the first of `workers` workers with changed resources.
+    fn start_with(workers: u32, settings: Settings, change: impl FnOnce(&mut WorkerStart)) -> Rig {
+        let servers = settings.table_size() + 2;
+        let shape = Shape { clients: 64, servers, rows: workers, connections: 64 };
         let table: &Table = Box::leak(Box::new(Table::create(shape).unwrap()));
+        (0..workers).for_each(|row| table.use_row(row));
         let (ours, theirs) = Channel::<ToWorker, FromStartingWorker>::pair().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -56,19 +66,25 @@ impl Rig {
             rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap();
         let vacancy =
             rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap();
-        let start = WorkerStart {
+        let mut start = WorkerStart {
             id: WorkerId(0),
+            workers,
+            row: 0,
+            begins: Begins::AtOnce,
             channel: theirs,
             listener: listener.into(),
             freed: freed.try_clone().unwrap(),
             vacancy: vacancy.try_clone().unwrap(),
             settings: settings.clone(),
             log: None,
+            connection_log: None,
             tls: None,
             debug: DebugOutput::Syslog(None),
             descriptor_limit: 1024,
+            host: "host".into(),
             utc_offset: |_| 0,
         };
+        change(&mut start);
         let thread = std::thread::spawn(move || crate::relay::run(start, table));
         wait_readable(&ours);
         assert!(matches!(
@@ -97,8 +113,11 @@ impl Rig {
         loop {
             wait_readable(&self.channel);
             match self.channel.receive().unwrap() {
-                Received::Message(FromWorker::Counters(_), _) | Received::Empty => {}
-                Received::Message(FromWorker::Event(event), _) => self.events.push(event),
+                Received::Empty => {}
+                Received::Message(FromWorker::Lasting(LastingFromWorker::Counters(_)), _) => {}
+                Received::Message(FromWorker::Lasting(LastingFromWorker::Event(event)), _) => {
+                    self.events.push(event)
+                }
                 Received::Message(answer, _) => return answer,
                 Received::Closed => panic!("the worker left"),
             }
@@ -172,18 +191,53 @@ impl Rig {
 
     /// The exit status of a worker that leaves by itself.
     fn status(mut self) -> i32 {
-        self.thread.take().unwrap().join().unwrap()
+        self.wait_for_end()
+    }
+
+    /// Waits until the worker has left by itself, and returns its exit status.
+    fn wait_for_end(&mut self) -> i32 {
+        let thread = self.thread.take().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while !thread.is_finished() {
+            assert!(Instant::now() < deadline, "the worker goes on");
+            std::thread::yield_now();
+        }
+        thread.join().unwrap()
     }
 }
 
 impl Drop for Rig {
     fn drop(&mut self) {
         if let Some(thread) = self.thread.take() {
-            let _ = self.channel.send(&ToWorker::Stop, None);
+            let _ = self.channel.send(&LastingToWorker::Stop.into(), None);
             let status = thread.join();
             assert!(std::thread::panicking() || matches!(status, Ok(0)), "{status:?}");
         }
     }
+}
+
+/// An epoll descriptor that watches a listener as a worker does.
+fn watching(listener: &TcpListener) -> OwnedFd {
+    let sibling = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+    let flags = epoll::EventFlags::IN | epoll::EventFlags::EXCLUSIVE;
+    epoll::add(&sibling, listener, epoll::EventData::new_u64(0), flags).unwrap();
+    sibling
+}
+
+/// A thread that sleeps until the kernel wakes it. It returns the number of events.
+fn sleeping(sibling: OwnedFd) -> JoinHandle<usize> {
+    let (tell, told) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        tell.send(rustix::thread::gettid()).unwrap();
+        let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+        let mut events = Vec::with_capacity(1);
+        epoll::wait(&sibling, rustix::buffer::spare_capacity(&mut events), Some(&patience)).unwrap()
+    });
+    let status = format!("/proc/self/task/{}/stat", told.recv().unwrap().as_raw_nonzero());
+    while !std::fs::read_to_string(&status).unwrap().contains(") S ") {
+        std::thread::yield_now();
+    }
+    thread
 }
 
 fn wait_readable(socket: &impl AsFd) {

@@ -2,40 +2,37 @@
 //!
 //! - `session` is one client's session. `hello` reads the requested server name, and `transcript`
 //!   serves a client whose name is not valid.
-//! - `keyring` builds the configurations from the files of the supervisor (`material`, `pem`).
-//!   Those of server names are built when first requested (`names`).
-//! - `certificate` reads certificates (`der`), and `verifier` verifies clients' certificates.
-//! - `signing` holds the private key.
+//! - `keyring` holds the configurations. `key_source` makes them from the files of the supervisor
+//!   (`material`). Those of server names are made when first requested (`names`).
+//! - `x509` reads certificates and keys, and `verifier` verifies clients' certificates.
 //! - `tickets` lets a session be resumed at any worker.
-//! - `failure` converts errors to reports.
 
-mod certificate;
-mod der;
-mod failure;
 mod hello;
+mod key_source;
 mod keyring;
 mod material;
 mod names;
-mod pem;
 mod session;
-mod signing;
 mod tickets;
 mod transcript;
 mod verifier;
+mod x509;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use pen_ipc::message::{CertificateFault, HandshakeFailure};
 use pen_ipc::start::TlsStart;
 use pen_ipc::tls_files::{Examined, TICKET_SECRET};
+use rustls::{CertificateError, Error, InvalidMessage};
 
 use crate::relay::tls::keyring::Keyring;
 use crate::relay::tls::material::Material;
 use crate::relay::tls::tickets::Secrets;
 
-pub use crate::relay::tls::failure::failure;
-pub use crate::relay::tls::session::{Cipher, Session};
-pub use crate::relay::transfer::pump::BUFFER as PLAIN;
+#[cfg(test)]
+pub(in crate::relay) use crate::relay::tls::session::tests as session_tests;
+pub use crate::relay::tls::session::{Cipher, PLAIN, Session, TlsFacts};
 
 /// The TLS state of a worker.
 #[derive(Debug)]
@@ -91,4 +88,29 @@ pub fn examine(files: OwnedFd) -> Result<Examined, String> {
     let (keyring, mut notices) = keyring::build(Material::new(files)?, &secrets)?;
     let certificates = keyring.examine(&mut notices)?;
     Ok(Examined { notices, certificates })
+}
+
+/// The handshake failure that an error is reported as.
+pub fn failure(error: &Error) -> HandshakeFailure {
+    match error {
+        Error::InvalidMessage(
+            InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
+        ) => HandshakeFailure::NotTls,
+        Error::PeerIncompatible(_) => HandshakeFailure::NothingInCommon,
+        Error::NoCertificatesPresented => HandshakeFailure::NoCertificate,
+        Error::InvalidCertificate(
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. },
+        ) => HandshakeFailure::CertificateTime,
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            HandshakeFailure::UnknownAuthority
+        }
+        Error::InvalidCertificate(_) => {
+            HandshakeFailure::BadCertificate(CertificateFault::Unreadable)
+        }
+        Error::AlertReceived(alert) => HandshakeFailure::Alert(u8::from(*alert)),
+        _ => HandshakeFailure::Protocol,
+    }
 }

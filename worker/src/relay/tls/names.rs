@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use crate::relay::tls::keyring::{Authorities, KeySource, KeyringNotices, Stack};
+use crate::relay::tls::key_source::{Authorities, KeySource, Notices, Stack};
 
 /// Chooses every client's certificate: the one of its server name, or the default.
 #[derive(Debug)]
@@ -64,14 +64,14 @@ impl NameResolver {
         ready.as_ref().map(|ready| (text.as_str(), ready))
     }
 
-    fn read(&self, files: &Stack, notices: &mut KeyringNotices) -> Result<Ready, String> {
+    fn read(&self, files: &Stack, notices: &mut Notices) -> Result<Ready, String> {
         let (certified, authorities) = self.source.named(files, notices)?;
         Ok(Ready { certified: Arc::new(certified), authorities })
     }
 
     /// Reads the files of all names in order and returns the valid ones. The first invalid ones are
     /// reported, and the others counted.
-    pub fn examine<'s>(&'s self, notices: &mut KeyringNotices) -> Vec<(&'s str, &'s Stack, Ready)> {
+    pub fn examine<'s>(&'s self, notices: &mut Notices) -> Vec<(&'s str, &'s Stack, Ready)> {
         let mut names: Vec<_> = self.names.iter().collect();
         names.sort_by_key(|(text, _)| *text);
         let (mut good, mut broken, mut remarks, mut unasked) =
@@ -91,17 +91,17 @@ impl NameResolver {
                     .push(format!("{why}; the name {text} is served with the default certificate")),
             }
         }
-        tell_first(
+        report_first(
             notices,
             broken,
             "names are served with the default certificate, because their files are not in order",
         );
-        tell_first(
+        report_first(
             notices,
             unasked,
             "names have files that are not used, because no client can ask for them",
         );
-        tell_first(notices, remarks, "messages about the files of certificates by name");
+        report_first(notices, remarks, "messages about the files of certificates by name");
         good
     }
 }
@@ -117,7 +117,7 @@ fn can_be_asked_for(name: &str) -> bool {
 }
 
 /// Reports the first of many notices, and how many more there are.
-fn tell_first(notices: &mut KeyringNotices, mut all: KeyringNotices, of_what: &str) {
+fn report_first(notices: &mut Notices, mut all: Notices, of_what: &str) {
     let more = all.len().saturating_sub(FIRST);
     all.truncate(FIRST);
     notices.append(&mut all);

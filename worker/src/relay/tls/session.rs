@@ -7,20 +7,25 @@
 
 use std::sync::Arc;
 
+use pen_ipc::handshakes::FinishedHandshake;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
-use rustls::{HandshakeKind, ProtocolVersion};
+use rustls::{CipherSuite, HandshakeKind, ProtocolVersion};
+use serde::Serialize;
 
 use crate::relay::tls::hello::{Hello, look};
 use crate::relay::tls::keyring::Keyring;
 use crate::relay::tls::transcript::hide;
 use crate::relay::tls::verifier::{RefusedCertificate, refused};
-use crate::relay::transfer::pump::BUFFER;
 
-/// Bytes of the buffer for records. It holds [`BUFFER`] bytes of plain text as records of 16 KiB,
+/// Bytes of the shared buffer for plain text. Reads of this size cost about half as much per byte
+/// as reads of 64 KiB.
+pub const PLAIN: usize = 256 * 1024;
+
+/// Bytes of the buffer for records. It holds [`PLAIN`] bytes of plain text as records of 16 KiB,
 /// each with header, content type, nonce and tag (RFC 8446, 5.2; RFC 5288, 3), and some messages of
 /// the session itself.
-const CIPHER: usize = BUFFER + (BUFFER / 16384 + 1) * 64 + 16384;
+const CIPHER: usize = PLAIN + (PLAIN / 16384 + 1) * 64 + 16384;
 
 /// Most bytes of an incomplete record or handshake message. rustls accepts messages up to 64 KiB;
 /// more than this limit is not TLS.
@@ -61,12 +66,27 @@ pub struct Session {
     closed: bool,
     /// The peer's close_notify has come.
     peer_closed: bool,
+    /// The server name that the client asked for.
+    name: RequestedName,
     /// Why the session is over.
     error: Option<rustls::Error>,
     /// Why the client's certificate was refused, and whose it was.
     refused: Option<Box<RefusedCertificate>>,
     /// Messages of the session itself.
     out: Vec<u8>,
+}
+
+/// What the connection log says about a session.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct TlsFacts<'a> {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub version: &'a str,
+    /// The cipher suite, as the standards name it.
+    pub cipher: &'a str,
+    /// The server name that the client asked for.
+    pub name: Option<&'a str>,
+    /// Whether it resumed an earlier session.
+    pub resumed: bool,
 }
 
 #[expect(
@@ -77,6 +97,16 @@ enum SessionStage {
     /// The hello is awaited: the requested name decides which configuration is used.
     Choosing(Arc<Keyring>),
     Serving(UnbufferedServerConnection, NameShown),
+}
+
+/// The name that a client asked for.
+#[derive(Debug, Default)]
+enum RequestedName {
+    /// Nobody will ask for it.
+    #[default]
+    Dropped,
+    /// It is kept, if there is one.
+    Kept(Option<String>),
 }
 
 /// The requested server name.
@@ -118,6 +148,7 @@ impl Session {
             early_end: false,
             closed: false,
             peer_closed: false,
+            name: RequestedName::Dropped,
             error: None,
             refused: None,
             out: Vec::new(),
@@ -132,9 +163,49 @@ impl Session {
         }
     }
 
-    /// Whether the session resumes an earlier one.
-    pub fn is_resumed(&self) -> bool {
-        matches!(&self.stage, SessionStage::Serving(tls, _) if tls.handshake_kind() == Some(HandshakeKind::Resumed))
+    /// The kind of its handshake, which is finished.
+    pub fn kind(&self) -> FinishedHandshake {
+        let (version, kind) = match &self.stage {
+            SessionStage::Serving(tls, _) => (tls.protocol_version(), tls.handshake_kind()),
+            SessionStage::Choosing(_) => (None, None),
+        };
+        let is_resumed = kind == Some(HandshakeKind::Resumed);
+        match (version == Some(ProtocolVersion::TLSv1_2), is_resumed) {
+            (true, false) => FinishedHandshake::Full12,
+            (true, true) => FinishedHandshake::Resumed12,
+            (false, false) => FinishedHandshake::Full13,
+            (false, true) => FinishedHandshake::Resumed13,
+        }
+    }
+
+    /// Keeps the server name that the client will ask for, for [`Session::facts`].
+    pub fn keep_name(&mut self) {
+        self.name = RequestedName::Kept(None);
+    }
+
+    /// What the connection log says about it, after the handshake.
+    pub fn facts(&self) -> Option<TlsFacts<'_>> {
+        let SessionStage::Serving(tls, _) = &self.stage else { return None };
+        if tls.is_handshaking() {
+            return None;
+        }
+        let version = match tls.protocol_version()? {
+            ProtocolVersion::TLSv1_2 => "TLSv1.2",
+            ProtocolVersion::TLSv1_3 => "TLSv1.3",
+            other => other.as_str()?,
+        };
+        // rustls marks those of TLS 1.3.
+        let cipher = match tls.negotiated_cipher_suite()?.suite() {
+            CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
+            CipherSuite::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
+            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
+            other => other.as_str()?,
+        };
+        let name = match &self.name {
+            RequestedName::Kept(name) => name.as_deref(),
+            RequestedName::Dropped => None,
+        };
+        Some(TlsFacts { version, cipher, name, resumed: self.kind().is_resumed() })
     }
 
     /// Whether the peer sent close_notify before its end of file.
@@ -145,12 +216,12 @@ impl Session {
     /// The buffer for the next bytes from the socket, at most `most`: after the incomplete bytes.
     pub fn room<'c>(&self, cipher: &'c mut Cipher, most: usize) -> &'c mut [u8] {
         let kept = self.incomplete.len();
-        let most = most.min(if self.is_handshaking() { GREETING } else { BUFFER - kept });
+        let most = most.min(if self.is_handshaking() { GREETING } else { PLAIN - kept });
         &mut cipher.all()[kept..kept + most]
     }
 
     /// Takes `length` bytes that were put into [`Session::room`]. Plain text goes into `plain`,
-    /// which is as large as [`BUFFER`].
+    /// which is as large as [`PLAIN`].
     pub fn take(&mut self, length: usize, cipher: &mut Cipher, plain: &mut [u8]) -> TakenRecords {
         let mut taken = TakenRecords::default();
         if self.error.is_some() {
@@ -160,7 +231,7 @@ impl Session {
         let records = &mut cipher.all()[..kept + length];
         records[..kept].copy_from_slice(&self.incomplete);
         self.incomplete = Vec::new();
-        let tls = match self.stage.tls(records) {
+        let tls = match self.stage.tls(records, &mut self.name) {
             Ok(Some(tls)) => tls,
             Ok(None) => {
                 self.incomplete = records.to_vec();
@@ -195,9 +266,9 @@ impl Session {
                 }
                 Err(error) => {
                     start += discard;
-                    last_words(tls, &mut records[start..], &mut self.out);
+                    final_alert(tls, &mut records[start..], &mut self.out);
                     if error == rustls::Error::NoCertificatesPresented {
-                        say_as_tls12(&mut self.out);
+                        use_tls12_alert(&mut self.out);
                     }
                     self.refused = refused().map(Box::new);
                     self.closed = true;
@@ -245,12 +316,12 @@ impl Session {
     /// Makes records of plain text. Returns how many bytes `cipher` has now. None: the session
     /// cannot send any more.
     pub fn encrypt(&mut self, plain: &[u8], cipher: &mut Cipher) -> Option<usize> {
-        self.say(cipher, |traffic, room| traffic.encrypt(plain, room))
+        self.make_records(cipher, |traffic, room| traffic.encrypt(plain, room))
     }
 
     /// Makes the close_notify record.
     pub fn close(&mut self, cipher: &mut Cipher) -> Option<usize> {
-        let length = self.say(cipher, |traffic, room| traffic.queue_close_notify(room));
+        let length = self.make_records(cipher, |traffic, room| traffic.queue_close_notify(room));
         self.closed = true;
         length
     }
@@ -265,10 +336,11 @@ impl Session {
         self.closed = true;
     }
 
-    fn say(
+    /// Makes records as `make` says. None: the session cannot send any more.
+    fn make_records(
         &mut self,
         cipher: &mut Cipher,
-        say: impl FnOnce(
+        make: impl FnOnce(
             &mut rustls::unbuffered::WriteTraffic<'_, rustls::server::ServerConnectionData>,
             &mut [u8],
         ) -> Result<usize, EncryptError>,
@@ -279,7 +351,7 @@ impl Session {
         let SessionStage::Serving(tls, _) = &mut self.stage else { return None };
         // Includes the incomplete bytes: rustls knows how far it has read them.
         match tls.process_tls_records(&mut self.incomplete).state {
-            Ok(ConnectionState::WriteTraffic(mut traffic)) => say(&mut traffic, cipher.all()).ok(),
+            Ok(ConnectionState::WriteTraffic(mut traffic)) => make(&mut traffic, cipher.all()).ok(),
             _ => None,
         }
     }
@@ -320,6 +392,7 @@ impl SessionStage {
     fn tls(
         &mut self,
         records: &mut [u8],
+        requested: &mut RequestedName,
     ) -> Result<Option<&mut UnbufferedServerConnection>, rustls::Error> {
         match self {
             SessionStage::Choosing(keyring) => {
@@ -329,7 +402,13 @@ impl SessionStage {
                         hide(records, slots);
                         (keyring.nameless(), NameShown::Hidden)
                     }
-                    Hello::For(name) => (keyring.config(Some(&name)), NameShown::Shown),
+                    Hello::For(name) => {
+                        let config = keyring.config(Some(&name));
+                        if let RequestedName::Kept(kept) = requested {
+                            *kept = Some(name);
+                        }
+                        (config, NameShown::Shown)
+                    }
                     // Bytes that are not a hello cause their error in any configuration.
                     Hello::Nameless | Hello::Other | Hello::Incomplete => {
                         (keyring.config(None), NameShown::Shown)
@@ -365,7 +444,7 @@ impl SessionStage {
 
 /// Writes the alert that says why a session is over, if there is one. It is called once: only this
 /// alert waits, and rustls does not support a second error in the records.
-fn last_words(tls: &mut UnbufferedServerConnection, records: &mut [u8], out: &mut Vec<u8>) {
+fn final_alert(tls: &mut UnbufferedServerConnection, records: &mut [u8], out: &mut Vec<u8>) {
     if let Ok(ConnectionState::EncodeTlsData(mut message)) = tls.process_tls_records(records).state
     {
         put(out, |room| message.encode(room));
@@ -374,7 +453,7 @@ fn last_words(tls: &mut UnbufferedServerConnection, records: &mut [u8], out: &mu
 
 /// Replaces the alert certificate_required, which exists only in TLS 1.3 (where it is encrypted),
 /// by that of TLS 1.2: handshake_failure (RFC 5246, 7.4.6).
-fn say_as_tls12(out: &mut [u8]) {
+fn use_tls12_alert(out: &mut [u8]) {
     if let [.., 21, 3, 3, 0, 2, 2, alert @ 116] = out {
         *alert = 40;
     }
@@ -391,4 +470,4 @@ fn put(out: &mut Vec<u8>, mut encode: impl FnMut(&mut [u8]) -> Result<usize, Enc
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::relay) mod tests;

@@ -1,5 +1,5 @@
 //! Client certificates: webpki verifies them, after the parts that OpenSSL ignores were removed
-//! (`certificate`).
+//! (`relay::tls::x509::certificate`).
 //!
 //! A signature is verified over the original certificate. webpki makes all its other checks: the
 //! chain, the times, the purpose of the key, the name constraints.
@@ -21,8 +21,9 @@ use rustls::{
 // From the crate rustls-webpki.
 use webpki::{EndEntityCert, KeyUsage};
 
-use crate::relay::tls::certificate::{Certificate, Plain, Position, name};
 use crate::relay::tls::transcript;
+use crate::relay::tls::x509::certificate::{Certificate, Plain, Position};
+use crate::relay::tls::x509::name::name;
 
 /// Verifies clients by a set of authorities.
 #[derive(Debug)]
@@ -54,7 +55,7 @@ impl Use {
         match Certificate::read(certificate) {
             Some(read) if read.denies_authority() && read.is_its_own_issuer() => Use::Itself,
             Some(read) if read.denies_authority() => Use::Nothing,
-            _ => Use::Authority,
+            Some(_) | None => Use::Authority,
         }
     }
 }
@@ -297,6 +298,11 @@ fn error(failure: &HandshakeFailure) -> CertificateError {
             | CertificateFault::Constraint
             | CertificateFault::Unreadable => CertificateError::BadEncoding,
         },
-        _ => CertificateError::ApplicationVerificationFailure,
+        HandshakeFailure::NotTls
+        | HandshakeFailure::Timeout
+        | HandshakeFailure::NothingInCommon
+        | HandshakeFailure::NoCertificate
+        | HandshakeFailure::Alert(_)
+        | HandshakeFailure::Protocol => CertificateError::ApplicationVerificationFailure,
     }
 }

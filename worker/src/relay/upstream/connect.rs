@@ -5,72 +5,27 @@
 //! table. So connections that a client opens at once go to the same server. A further choice after
 //! a failure needs no lock.
 
-use std::cell::Cell;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Poll};
 use pen_config::address::Address;
 use pen_config::ids::{ClientKey, Target};
-use pen_config::settings::Settings;
 use pen_ipc::message::{ConnectFailure, Event, Obstacle, ShortageDuring};
-use pen_table::{Blacklist, ClientRef, WorkerTable};
+use pen_table::{ClientRef, Occupant};
 use rustix::io::Errno;
 
-use crate::relay::Relay;
-use crate::relay::connection::endpoint::Endpoint;
-use crate::relay::connection::{ConnectionId, ConnectionState, Side};
+use crate::relay::connection::end::ConnectionEnd;
+use crate::relay::connection::endpoint::{Endpoint, Nagle};
+use crate::relay::connection::{ConnectionId, ConnectionState, ServerSince, Side, Timer};
 use crate::relay::link::Rated;
+use crate::relay::select::{Candidate, Placement, client_permitted};
+use crate::relay::upstream::Gate;
+use crate::relay::upstream::attempts::DIAL;
 use crate::relay::upstream::dial::{Attempt, dial};
-use crate::relay::upstream::failover::DIAL;
-use crate::relay::upstream::select::{
-    Candidate, Eligible, Farm, Placement, Probed, SelectionRefusal, client_permitted,
-};
-use crate::relay::upstream::{Gate, Hindrance, Upstreams};
-
-/// A view of the servers' state in the shared table, with the time of the view.
-pub struct Servers<'a> {
-    /// The shared table, with this worker's rows.
-    pub worker_table: &'a WorkerTable<'a>,
-    /// What only this worker knows of the servers.
-    pub upstreams: &'a Upstreams,
-    /// Most pending connects to each server.
-    pub pending_max: u32,
-    /// Monotonic milliseconds.
-    pub now: u64,
-    /// How many servers were examined.
-    pub looks: Cell<u32>,
-    /// A server that was passed over because of its connection limit or its pending connects, if
-    /// that is to be reported.
-    pub passed: Cell<Option<(Target, Obstacle)>>,
-}
-
-impl Farm for Servers<'_> {
-    fn blacklist(&self, row: u32) -> Blacklist {
-        self.looks.set(self.looks.get() + 1);
-        self.worker_table.blacklist(row, self.now)
-    }
-
-    fn connections(&self, row: u32) -> u32 {
-        self.worker_table.connections(row)
-    }
-
-    fn cursor(&self) -> u32 {
-        self.worker_table.cursor()
-    }
-
-    fn advance_cursor(&self, from: u32, to: u32) -> bool {
-        self.worker_table.advance_cursor(from, to)
-    }
-
-    fn hindrance(&self, row: u32) -> Option<Hindrance> {
-        self.upstreams.hindrance(row, self.pending_max, self.now)
-    }
-
-    fn is_left_out(&self, row: u32) -> bool {
-        matches!(self.blacklist(row), Blacklist::Until(_))
-    }
-}
+use crate::relay::upstream::servers::take_next;
+use crate::relay::upstream::statistics;
+use crate::relay::{Relay, clock};
 
 /// What a new client gets.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -82,51 +37,10 @@ enum Assigned {
     /// Nothing: the access list refuses the client, and there is no usable abuse server.
     Refused,
     /// Nothing: no server can be used.
-    Nowhere,
-}
-
-impl Servers<'_> {
-    /// Notes that a server is passed over.
-    fn note(&self, target: Target, row: u32, refusal: SelectionRefusal) {
-        match refusal {
-            SelectionRefusal::Full { .. } => self.note_obstacle(target, row, Obstacle::Limit),
-            SelectionRefusal::Hindered(Hindrance::Pending) => {
-                self.note_obstacle(target, row, Obstacle::Pending)
-            }
-            // Reported where it was found.
-            SelectionRefusal::Hindered(Hindrance::Ports) => {}
-            SelectionRefusal::Absent
-            | SelectionRefusal::Blacklisted(_)
-            | SelectionRefusal::Probed
-            | SelectionRefusal::Acl(_)
-            | SelectionRefusal::NoWeight => {}
-        }
-    }
-
-    /// Notes the obstacle of a server, if the rate limit of this server permits a report. So each
-    /// of many such servers gets its report.
-    fn note_obstacle(&self, target: Target, row: u32, obstacle: Obstacle) {
-        let is_new = obstacle == Obstacle::Pending && !self.upstreams.is_shut(row);
-        if self.passed.get().is_none() && (is_new || self.upstreams.is_untold(row, self.now)) {
-            self.passed.set(Some((target, obstacle)));
-        }
-    }
+    NoServer,
 }
 
 impl Relay<'_> {
-    /// The present view of the servers.
-    pub(in crate::relay) fn farm(&self) -> Servers<'_> {
-        let Relay { worker_table, upstreams, settings, now, .. } = self;
-        Servers {
-            worker_table,
-            upstreams,
-            pending_max: settings.pending_max,
-            now: *now,
-            looks: Cell::new(0),
-            passed: Cell::new(None),
-        }
-    }
-
     /// Adds a client, and chooses a server for it.
     pub(in crate::relay) fn begin(
         &mut self,
@@ -136,23 +50,24 @@ impl Relay<'_> {
         port: u16,
         number: u32,
     ) {
-        let is_sender = self.is_sender(key);
-        let slot = self.pool.take();
-        let connection = &mut self.pool[slot];
+        let is_sender = self.is_listed_sender(key);
+        let slot = self.connections.pool.take();
+        let connection = &mut self.connections[slot];
         connection.down = Endpoint::new(socket, unix);
         connection.state = ConnectionState::Connecting;
-        (connection.number, connection.began) = (number, crate::relay::clock::precise());
+        (connection.number, connection.began) = (number, clock::precise());
         connection.key = Some(key);
         connection.port = port;
         connection.header_due = is_sender;
-        if self.expects_greeting(slot) {
+        self.begin_timings(slot);
+        if self.expects_preface(slot) {
             if self.watch_client(slot) {
-                self.await_greeting(slot);
+                self.await_preface(slot);
             }
             return;
         }
-        if !self.place_client(slot) {
-            if self.pool[slot].state == ConnectionState::Waiting {
+        if !self.assign_server(slot) {
+            if matches!(self.connections[slot].state, ConnectionState::Waiting { .. }) {
                 self.watch_client(slot);
             }
         } else if self.watch_client(slot) {
@@ -160,21 +75,21 @@ impl Relay<'_> {
         }
     }
 
-    /// Chooses a server for a client whose greeting is over.
-    pub(in crate::relay) fn welcome(&mut self, slot: u32) {
-        if self.place_client(slot) {
+    /// Chooses a server for a client whose preface is over.
+    pub(in crate::relay) fn choose_server(&mut self, slot: u32) {
+        if self.assign_server(slot) {
             self.serve_client(slot);
         }
     }
 
     /// Watches a client's socket. False: that failed, and the connection is closed.
     fn watch_client(&mut self, slot: u32) -> bool {
-        let connection = &self.pool[slot];
+        let connection = &self.connections[slot];
         let name = ConnectionId { slot, generation: connection.generation, side: Side::Down };
         match watch(&self.poll, connection.down.socket.as_ref(), name) {
             Ok(()) => true,
             Err(error) => {
-                self.give_up(slot, ShortageDuring::Watch, error);
+                self.close_for_shortage(slot, ShortageDuring::Watch, error);
                 false
             }
         }
@@ -182,10 +97,10 @@ impl Relay<'_> {
 
     /// Serves a client according to its placement.
     fn serve_client(&mut self, slot: u32) {
-        match self.pool[slot].target {
-            Some(_) => self.newcomers.push(ConnectionId {
+        match self.connections[slot].target {
+            Some(_) => self.attempts.newcomers.push(ConnectionId {
                 slot,
-                generation: self.pool[slot].generation,
+                generation: self.connections[slot].generation,
                 side: Side::Down,
             }),
             None => self.await_request(slot),
@@ -195,25 +110,29 @@ impl Relay<'_> {
     /// Connects the clients of the last round to their servers. The events since then told which of
     /// them have already sent a request.
     pub(in crate::relay) fn on_newcomers(&mut self) {
-        for index in 0..self.newcomers.len() {
-            let Some(target) =
-                self.pool.named(self.newcomers[index]).and_then(|connection| connection.target)
+        for index in 0..self.attempts.newcomers.len() {
+            let Some(target) = self
+                .connections
+                .pool
+                .named(self.attempts.newcomers[index])
+                .and_then(|connection| connection.target)
             else {
                 continue;
             };
-            self.attempt(self.newcomers[index].slot, target);
+            self.attempt(self.attempts.newcomers[index].slot, target);
         }
-        self.newcomers.clear();
+        self.attempts.newcomers.clear();
     }
 
     /// Enters a new client in the table, and chooses and reserves a server for it. False: the
     /// client gets nothing and is closed.
-    fn place_client(&mut self, slot: u32) -> bool {
-        let connection = &self.pool[slot];
-        let placed = self.choose(slot, connection.key.unwrap_or(ClientKey::UNIX), connection.port);
-        let is_served = matches!(placed, Assigned::Server | Assigned::Dummy);
+    fn assign_server(&mut self, slot: u32) -> bool {
+        let connection = &self.connections[slot];
+        let assigned =
+            self.choose(slot, connection.key.unwrap_or(ClientKey::UNIX), connection.port);
+        let is_served = matches!(assigned, Assigned::Server | Assigned::Dummy);
         if !is_served {
-            self.turn_away(slot, placed);
+            self.close_unassigned(slot, assigned);
         }
         is_served
     }
@@ -240,51 +159,53 @@ impl Relay<'_> {
         if let (Some(table), Some(arrival), Some(target)) = (&mut locked, arrival, taken) {
             table.record(arrival.client, target.code());
         }
-        let placed = match (taken, permitted) {
+        let assigned = match (taken, permitted) {
             (Some(_), _) => Assigned::Server,
             (None, false) => Assigned::Refused,
             (None, true) if settings.dummy => Assigned::Dummy,
-            (None, true) => Assigned::Nowhere,
+            (None, true) => Assigned::NoServer,
         };
         let is_locked = locked.is_some();
         drop(locked);
-        let (looks, passed) = (farm.looks.get(), farm.passed.get());
-        self.effort += looks;
-        self.counters.refused += u64::from(!permitted);
-        let connection = &mut self.pool[slot];
+        let (examined, passed) = (farm.examined.get(), farm.passed_over.get());
+        self.attempts.spend(examined);
+        self.link.counters.refused += u64::from(!permitted);
+        let evicts = arrival.is_some_and(|arrival| arrival.former == Occupant::AnotherClient);
+        self.link.counters.evictions += u64::from(evicts);
+        let connection = &mut self.connections[slot];
         connection.client = arrival.map_or(ClientRef::NOBODY, |arrival| arrival.client);
         connection.target = taken;
         connection.placement = placement;
         if let Some(target) = taken {
             self.begin_route(slot, target);
         }
-        self.tell_of_table(is_locked);
-        self.tell_of_passed(passed);
-        placed
+        self.report_table(is_locked);
+        self.report_passed_over(passed);
+        assigned
     }
 
     /// Closes a client that gets nothing.
-    fn turn_away(&mut self, slot: u32, placed: Assigned) {
-        if placed == Assigned::Nowhere {
+    fn close_unassigned(&mut self, slot: u32, assigned: Assigned) {
+        if assigned == Assigned::NoServer {
             return self.unserved(slot);
         }
         if self.debug.on(1) {
-            let key = self.pool[slot].key.unwrap_or(ClientKey::UNIX);
+            let key = self.connections[slot].key.unwrap_or(ClientKey::UNIX);
             let list = self.settings.client_acl;
-            self.debug.say(1, format_args!("client {key} is refused by access list {list}"));
+            self.debug.log(1, format_args!("client {key} is refused by access list {list}"));
         }
-        self.finish(slot);
+        self.finish(slot, Some(ConnectionEnd::RefusedAcl));
     }
 
     /// Reports problems with the shared table.
-    fn tell_of_table(&mut self, is_locked: bool) {
+    fn report_table(&mut self, is_locked: bool) {
         if let Some(kept) = self.worker_table.take_rebuilt() {
-            self.supervisor.tell(Event::TableRebuilt { kept }, &mut self.counters);
+            self.link.report(Event::TableRebuilt { kept });
         }
         if !is_locked {
-            self.counters.lock_timeouts += 1;
-            if self.supervisor.may_tell(Rated::LockStuck, self.now) {
-                self.supervisor.tell(Event::LockStuck, &mut self.counters);
+            self.link.counters.lock_timeouts += 1;
+            if self.link.may_report(Rated::LockStuck, self.now) {
+                self.link.report(Event::LockStuck);
             }
         }
     }
@@ -292,25 +213,34 @@ impl Relay<'_> {
     /// Connects to the reserved target. If the attempt fails at once, the next target is tried
     /// later, within the limits of a turn.
     pub(in crate::relay) fn attempt(&mut self, slot: u32, target: Target) {
-        let row = target.row(self.settings.table_size());
+        let row = self.row(target);
         match self.upstreams.gate(row, self.settings.pending_max) {
             Gate::Open => {}
-            Gate::NextTurn => return self.try_next_turn(slot),
+            Gate::NextTurn => {
+                let id = self.connections.pool.id(slot, Side::Up);
+                return self.attempts.try_next_turn(id);
+            }
             Gate::Shut => return self.pass_over(slot, target, Obstacle::Pending, None),
         }
         if self.lacks_port(slot, row) {
             return self.fail_over(slot);
         }
         self.worker_table.set_current(target.code());
-        let will_send = self.pool[slot].down.readable;
+        let will_send = self.connections[slot].down.recv.is_readable();
+        self.note_attempt(slot, target);
         let Some(server) = self.settings.target(target) else {
             // It was removed from the settings meanwhile.
             return self.fail_over(slot);
         };
-        match dial(server.address_at(self.pool[slot].route.position()), &self.settings, will_send) {
+        self.connections[slot].dialled = statistics::stamp(clock::precise());
+        match dial(
+            server.address_at(self.connections[slot].route.position()),
+            &self.settings,
+            will_send,
+        ) {
             Attempt::Pending(socket) => self.await_server(slot, target, socket, will_send),
             Attempt::Failed(fault, errno) => {
-                self.effort += DIAL;
+                self.attempts.spend(DIAL);
                 self.on_fault(slot, target, fault, errno);
             }
         }
@@ -322,27 +252,25 @@ impl Relay<'_> {
             .settings
             .target(target)
             .is_some_and(|server| matches!(server.address, Address::Unix(_)));
-        let connection = &mut self.pool[slot];
-        let nagle = !unix && !self.settings.tcp_nodelay;
-        connection.up = Endpoint {
-            nagle,
-            withholds_acks: withholds_acks && !unix,
-            ..Endpoint::new(socket, unix)
-        };
-        connection.outdated = false;
+        let connection = &mut self.connections[slot];
+        let nagle = if unix || self.settings.tcp_nodelay { Nagle::Off } else { Nagle::Unsent };
+        connection.up = Endpoint::new(socket, unix);
+        connection.up.nagle = nagle;
+        connection.up.withholds_acks = withholds_acks && !unix;
+        connection.since_then = ServerSince::Same;
         let name = ConnectionId { slot, generation: connection.generation, side: Side::Up };
         if let Err(error) = watch(&self.poll, connection.up.socket.as_ref(), name) {
-            return self.give_up(slot, ShortageDuring::Watch, error);
+            return self.close_for_shortage(slot, ShortageDuring::Watch, error);
         }
-        self.connecting.wait(&mut self.pool, slot, self.now);
-        self.upstreams.begin(target.row(self.settings.table_size()));
+        self.connections.start(slot, Timer::Connect, self.now);
+        self.upstreams.begin(self.row(target));
         if self.debug.on(1) {
-            match self.pool[slot].key {
+            match self.connections[slot].key {
                 Some(key) => {
-                    self.debug.say(1, format_args!("client {key} goes to server {}", target.code()))
+                    self.debug.log(1, format_args!("client {key} goes to server {}", target.code()))
                 }
                 None => {
-                    self.debug.say(1, format_args!("an idler goes to server {}", target.code()))
+                    self.debug.log(1, format_args!("an idler goes to server {}", target.code()))
                 }
             }
         }
@@ -353,7 +281,8 @@ impl Relay<'_> {
         // A hang-up alone comes from a server behind a Unix socket that has already answered and
         // closed.
         if event.is_error() {
-            let errno = self.pool[slot].up.socket.as_ref().map(rustix::net::sockopt::socket_error);
+            let errno =
+                self.connections[slot].up.socket.as_ref().map(rustix::net::sockopt::socket_error);
             let errno = match errno {
                 Some(Ok(Err(errno)) | Err(errno)) => errno,
                 // The connection was made and lost again. Nothing was sent yet, so another server
@@ -366,68 +295,35 @@ impl Relay<'_> {
             return;
         }
         self.end_connect(slot);
-        let connection = &mut self.pool[slot];
+        let connection = &mut self.connections[slot];
         connection.placement = None;
+        if let Some(timings) = &mut connection.timings {
+            timings.connected(self.now);
+        }
         let is_idler = connection.key.is_none();
         connection.state =
             if is_idler { ConnectionState::Idler } else { ConnectionState::Relaying };
-        if let (Some(target), false) = (connection.target, connection.outdated) {
-            self.praise(target);
+        let dialled = connection.dialled;
+        if let (Some(target), false) = (connection.target, connection.is_outdated()) {
+            self.count_connect(target, dialled);
+            self.on_connected(target);
             self.settle_route(slot, target);
         }
         if is_idler {
-            self.pool[slot].since = self.now;
+            self.connections[slot].since = self.now;
             return self.drain_idler(slot);
         }
-        self.idle.join(&mut self.pool, slot, self.now);
-        self.introduce(slot);
+        self.count_reached(slot);
+        self.connections.watch_silence(slot, self.now);
+        self.send_header(slot);
         self.follow_http(slot);
         self.relay(slot, Side::Down);
-        if self.pool[slot].state == ConnectionState::Relaying && self.pool[slot].up.readable {
+        if self.connections[slot].state == ConnectionState::Relaying
+            && self.connections[slot].up.recv.is_readable()
+        {
             self.relay(slot, Side::Up);
         }
     }
-}
-
-/// Reserves the next usable target of a placement.
-pub fn take_next(
-    placement: &mut Placement,
-    settings: &Settings,
-    farm: &Servers<'_>,
-    client: ClientKey,
-) -> Option<Target> {
-    while let Some((target, probed)) = placement.next(settings, farm) {
-        let eligible = match placement.judge(settings, farm, client, (target, probed)) {
-            Ok(eligible) => eligible,
-            Err(refusal @ SelectionRefusal::Hindered(_)) => {
-                farm.note(target, target.row(settings.table_size()), refusal);
-                placement.hold(target);
-                continue;
-            }
-            Err(refusal) => {
-                farm.note(target, target.row(settings.table_size()), refusal);
-                continue;
-            }
-        };
-        let row = target.row(settings.table_size());
-        // Only this is exact: another worker may have been faster.
-        if !farm.worker_table.reserve(row, placement.limit(settings, target)) {
-            farm.note_obstacle(target, row, Obstacle::Limit);
-            continue;
-        }
-        // Only after a connection was reserved: a probe that begins without a connect would keep
-        // others away until its lease ends.
-        let addresses =
-            settings.target(target).map_or(1, |server| u64::from(server.address_count()));
-        let lease = farm.now + u64::from(settings.connect_timeout) * 1000 * addresses + 1000;
-        let is_probe =
-            eligible == Eligible::ForProbe && farm.worker_table.begin_probe(row, farm.now, lease);
-        if eligible == Eligible::InUse || is_probe || probed == Probed::Join {
-            return Some(target);
-        }
-        farm.worker_table.release(row);
-    }
-    None
 }
 
 /// The events that a connection's socket is watched for during its whole life.

@@ -1,9 +1,5 @@
 //! Failed connect attempts: the cause, the next server, and the turn in which it is tried.
 //!
-//! Thousands of servers may fail at once, each with many clients. So each turn of the event loop
-//! has a bound on the work for selection and failed attempts. The rest of that work is done in the
-//! next turns, one step for each client in turn, and all other connections are served in between.
-//!
 //! If the only server left for a client has too many pending connects, the client waits until one
 //! of them ends. It waits at most as long as a connect may take.
 
@@ -12,42 +8,28 @@ use pen_ipc::message::{ConnectFailure, Event, Obstacle, ShortageDuring};
 use pen_table::Blacklist;
 use rustix::io::Errno;
 
+use crate::relay::connection::end::ConnectionEnd;
 use crate::relay::connection::endpoint::Endpoint;
-use crate::relay::connection::timer_queue::STEP;
-use crate::relay::connection::{ConnectionId, ConnectionState, Side};
-use crate::relay::link::Rated;
-use crate::relay::upstream::connect::take_next;
+use crate::relay::connection::{ConnectionState, ServerSince, Side, Timer};
+use crate::relay::select::Placement;
+use crate::relay::select::farm::Hindrance;
+use crate::relay::upstream::Gate;
+use crate::relay::upstream::attempts::{DIAL, TURN};
 use crate::relay::upstream::dial::way;
 use crate::relay::upstream::fault::{Call, Fault, classify};
-use crate::relay::upstream::select::Placement;
-use crate::relay::upstream::{Gate, Hindrance};
+use crate::relay::upstream::servers::take_next;
+use crate::relay::upstream::statistics;
 use crate::relay::{Relay, clock};
 
-/// Bound for the work of selection and failed attempts in one turn, in servers examined (some 20 ns
-/// each). This is one or two milliseconds.
-const TURN: u32 = 50_000;
-
-/// The cost of an attempt that fails at once, in servers examined.
-pub const DIAL: u32 = 500;
-
 impl Relay<'_> {
-    /// Whether this turn has used up its bound: work that can wait is done in the next turn.
-    pub(in crate::relay) fn is_exhausted(&self) -> bool {
-        self.effort >= TURN
-    }
-
-    /// Whether work is left for the next turn.
-    pub(in crate::relay) fn has_retries(&self) -> bool {
-        !self.retries.is_empty() || !self.next_turn.is_empty() || self.upstreams.has_due()
-    }
-
     /// Continues connections whose last attempt failed, one attempt each in turn, and those that
     /// waited for a connect to end.
     pub(in crate::relay) fn on_retries(&mut self) {
-        self.retries.extend(self.next_turn.drain(..));
-        while !self.is_exhausted() {
-            if let Some(name) = self.retries.pop_front() {
+        self.attempts.begin_retries();
+        while !self.attempts.is_exhausted() {
+            if let Some(name) = self.attempts.next_retry() {
                 let named = self
+                    .connections
                     .pool
                     .named(name)
                     .filter(|connection| connection.state == ConnectionState::Connecting);
@@ -64,16 +46,7 @@ impl Relay<'_> {
 
     /// Makes the reserved target of a connection be tried later in this turn, or in the next.
     fn try_later(&mut self, slot: u32) {
-        self.retries.push_back(self.name_of(slot));
-    }
-
-    /// Makes the reserved target of a connection be tried in the next turn.
-    pub(in crate::relay) fn try_next_turn(&mut self, slot: u32) {
-        self.next_turn.push(self.name_of(slot));
-    }
-
-    fn name_of(&self, slot: u32) -> ConnectionId {
-        ConnectionId { slot, generation: self.pool[slot].generation, side: Side::Up }
+        self.attempts.try_later(self.connections.pool.id(slot, Side::Up));
     }
 
     /// Handles an attempt that failed at once.
@@ -95,16 +68,20 @@ impl Relay<'_> {
                 self.try_later(slot);
             }
             Fault::Obstacle(obstacle) => self.pass_over(slot, target, obstacle, Some(errno)),
-            Fault::Machine => self.give_up(slot, ShortageDuring::Connect, errno),
+            Fault::Machine => self.close_for_shortage(slot, ShortageDuring::Connect, errno),
         }
     }
 
     /// Handles a failed address of a server: its next address is tried, or the server has failed.
     fn on_failure(&mut self, slot: u32, target: Target, reason: ConnectFailure) {
+        if let Some(timings) = &mut self.connections[slot].timings {
+            timings.attempt_failed(reason);
+        }
+        self.worker_table.count_failure(self.row(target), statistics::class(reason));
         if self.next_address(slot, target, reason) {
             return self.try_later(slot);
         }
-        self.blame(target, reason);
+        self.on_server_failed(target, reason);
         self.fail_over(slot);
     }
 
@@ -116,29 +93,29 @@ impl Relay<'_> {
         obstacle: Obstacle,
         errno: Option<Errno>,
     ) {
-        let row = target.row(self.settings.table_size());
+        let row = self.row(target);
         match obstacle {
             Obstacle::Ports => {
                 self.upstreams.lacks_port(row, self.now);
                 // The kernel's search for a port was long.
-                self.effort += TURN;
+                self.attempts.spend(TURN);
             }
             Obstacle::Source | Obstacle::Backlog | Obstacle::Limit => {}
             Obstacle::Pending => {
-                if let Some(placement) = &mut self.pool[slot].placement {
+                if let Some(placement) = &mut self.connections[slot].placement {
                     placement.hold(target);
                 }
             }
         }
         self.worker_table.abandon_probe(row, self.now);
-        self.tell_of_obstacle(target, obstacle, errno);
+        self.report_obstacle(target, obstacle, errno);
         self.fail_over(slot);
     }
 
     /// Whether to avoid a connect to a server because no local port was free a short time ago and
     /// another server may serve the client.
     pub(in crate::relay) fn lacks_port(&mut self, slot: u32, row: u32) -> bool {
-        let connection = &mut self.pool[slot];
+        let connection = &mut self.connections[slot];
         let lacks = self.upstreams.hindrance(row, self.settings.pending_max, self.now)
             == Some(Hindrance::Ports);
         match (&mut connection.placement, connection.target) {
@@ -150,8 +127,8 @@ impl Relay<'_> {
         }
     }
 
-    fn tell_of_obstacle(&mut self, target: Target, obstacle: Obstacle, errno: Option<Errno>) {
-        let row = target.row(self.settings.table_size());
+    fn report_obstacle(&mut self, target: Target, obstacle: Obstacle, errno: Option<Errno>) {
+        let row = self.row(target);
         match obstacle {
             Obstacle::Pending => {
                 if self.upstreams.shut(row) {
@@ -163,19 +140,16 @@ impl Relay<'_> {
             }
             Obstacle::Limit => {}
         }
-        if self.upstreams.may_tell(row, self.now) {
+        if self.upstreams.note_passed_over(row, self.now) {
             let errno = errno.map_or(0, Errno::raw_os_error);
-            self.supervisor.tell(
-                Event::PassedOver { server: target.code(), obstacle, errno },
-                &mut self.counters,
-            );
+            self.link.report(Event::PassedOver { server: target.code(), obstacle, errno });
         }
     }
 
     /// Reports, at a limited rate, a server that selection passed over.
-    pub(in crate::relay) fn tell_of_passed(&mut self, passed: Option<(Target, Obstacle)>) {
+    pub(in crate::relay) fn report_passed_over(&mut self, passed: Option<(Target, Obstacle)>) {
         if let Some((target, obstacle)) = passed {
-            self.tell_of_obstacle(target, obstacle, None);
+            self.report_obstacle(target, obstacle, None);
         }
     }
 
@@ -196,9 +170,9 @@ impl Relay<'_> {
     /// socket gets the same name: the kernel reports a socket once per round, and this one was
     /// reported.
     pub(in crate::relay) fn connect_failed(&mut self, slot: u32, failure: ConnectFailure) {
-        let is_outdated = self.pool[slot].outdated;
+        let is_outdated = self.connections[slot].is_outdated();
         self.end_connect(slot);
-        let connection = &mut self.pool[slot];
+        let connection = &mut self.connections[slot];
         connection.up = Endpoint::default();
         let Some(target) = connection.target.filter(|_| !is_outdated) else {
             return self.fail_over(slot);
@@ -206,13 +180,13 @@ impl Relay<'_> {
         match failure {
             ConnectFailure::Timeout => self.on_failure(slot, target, failure),
             ConnectFailure::Errno(errno) => {
-                let position = self.pool[slot].route.position();
+                let position = self.connections[slot].route.position();
                 let errno = Errno::from_raw_os_error(errno);
                 let server = self.settings.target(target);
                 let fault = server.map(|server| {
                     classify(Call::Connect, way(server.address_at(position), &self.settings), errno)
                 });
-                self.effort += DIAL;
+                self.attempts.spend(DIAL);
                 self.on_fault(slot, target, fault.unwrap_or(Fault::Server), errno);
             }
         }
@@ -220,47 +194,50 @@ impl Relay<'_> {
 
     /// A connect is no longer under way.
     pub(in crate::relay) fn end_connect(&mut self, slot: u32) {
-        let connection = &self.pool[slot];
-        if connection.state != ConnectionState::Connecting || !connection.links[STEP].is_queued() {
+        let connection = &self.connections[slot];
+        if connection.timer != Some(Timer::Connect) {
             return;
         }
-        if let (Some(target), false) = (connection.target, connection.outdated) {
-            let row = target.row(self.settings.table_size());
+        if let (Some(target), false) = (connection.target, connection.is_outdated()) {
+            let row = self.row(target);
             self.upstreams.end(row);
             self.reopen(row);
         }
-        self.connecting.leave(&mut self.pool, slot);
+        self.connections.stop(slot);
     }
 
     /// Reserves the next server for a connection whose attempt failed, and has it tried. Without a
     /// server, the connection is closed or waits.
     pub(in crate::relay) fn fail_over(&mut self, slot: u32) {
-        match self.another(slot) {
+        match self.reserve_next(slot) {
             Some(_) => self.try_later(slot),
             None => self.unserved(slot),
         }
     }
 
     /// Reserves the next server after one that could not be used.
-    fn another(&mut self, slot: u32) -> Option<Target> {
+    fn reserve_next(&mut self, slot: u32) -> Option<Target> {
+        let unusable = self.connections[slot].counted_target();
         self.release_target(slot);
-        self.pool[slot].outdated = false;
-        let mut placement = self.pool[slot].placement.take()?;
+        self.connections[slot].since_then = ServerSince::Same;
+        let mut placement = self.connections[slot].placement.take()?;
         let taken = self.take(slot, &mut placement);
-        self.counters.failovers += u64::from(taken.is_some());
-        self.pool[slot].placement = Some(placement);
+        if taken.is_some() {
+            self.count_failover(unusable);
+        }
+        self.connections[slot].placement = Some(placement);
         taken
     }
 
     /// Reserves the next usable server of a placement.
     fn take(&mut self, slot: u32, placement: &mut Placement) -> Option<Target> {
         let farm = self.farm();
-        let client = self.pool[slot].key.unwrap_or(ClientKey::UNIX);
+        let client = self.connections[slot].key.unwrap_or(ClientKey::UNIX);
         let taken = take_next(placement, &self.settings, &farm, client);
-        let (looks, passed) = (farm.looks.get(), farm.passed.get());
-        self.effort += looks;
-        self.tell_of_passed(passed);
-        let connection = &mut self.pool[slot];
+        let (examined, passed) = (farm.examined.get(), farm.passed_over.get());
+        self.attempts.spend(examined);
+        self.report_passed_over(passed);
+        let connection = &mut self.connections[slot];
         connection.target = taken;
         if let Some(target) = taken {
             self.worker_table.record(connection.client, target.code());
@@ -270,10 +247,10 @@ impl Relay<'_> {
     }
 
     /// Blacklists a failed server for the blacklist time, and reports that once.
-    fn blame(&mut self, target: Target, reason: ConnectFailure) {
-        self.counters.failed_connects += 1;
+    fn on_server_failed(&mut self, target: Target, reason: ConnectFailure) {
+        self.link.counters.failed_connects += 1;
         let seconds = self.settings.blacklist;
-        let row = target.row(self.settings.table_size());
+        let row = self.row(target);
         self.worker_table.note_failure(row, clock::unix_time().0, reason.code());
         if self.debug.on(1) {
             let why = match reason {
@@ -284,12 +261,12 @@ impl Relay<'_> {
                     format!("no answer within {} s", self.settings.connect_timeout)
                 }
             };
-            self.debug.say(1, format_args!("server {} failed: {why}", target.code()));
+            self.debug.log(1, format_args!("server {} failed: {why}", target.code()));
         }
         if seconds == 0 {
-            if self.supervisor.may_tell_failed(target.code(), self.now) {
+            if self.link.may_report_failed(target.code(), self.now) {
                 let event = Event::Blacklisted { server: target.code(), seconds, reason };
-                self.supervisor.tell(event, &mut self.counters);
+                self.link.report(event);
             }
             return;
         }
@@ -301,24 +278,23 @@ impl Relay<'_> {
         }
         if self.worker_table.set_blacklist(row, until, clock::unix_time().0) {
             let event = Event::Blacklisted { server: target.code(), seconds, reason };
-            self.supervisor.tell(event, &mut self.counters);
+            self.link.report(event);
         }
     }
 
     /// Notes a successful connect to a server: if it was the server's probe, the server is in use
     /// again.
-    pub(in crate::relay) fn praise(&mut self, target: Target) {
-        let row = target.row(self.settings.table_size());
+    pub(in crate::relay) fn on_connected(&mut self, target: Target) {
+        let row = self.row(target);
         if self.upstreams.is_reached(row, self.now) {
-            self.supervisor.tell(Event::Reached { server: target.code() }, &mut self.counters);
+            self.link.report(Event::Reached { server: target.code() });
         }
         match self.worker_table.blacklist(row, self.now) {
             // It was blacklisted again meanwhile: that stays.
             Blacklist::Clear | Blacklist::Until(_) => {}
             Blacklist::Expired | Blacklist::Probed => {
                 if self.worker_table.clear_blacklist(row) {
-                    self.supervisor
-                        .tell(Event::BackInUse { server: target.code() }, &mut self.counters);
+                    self.link.report(Event::BackInUse { server: target.code() });
                 }
             }
         }
@@ -327,15 +303,14 @@ impl Relay<'_> {
     /// Handles a client without a usable server. It is closed, unless a server's only obstacle is
     /// too many pending connects.
     pub(in crate::relay) fn unserved(&mut self, slot: u32) {
-        let connection = &self.pool[slot];
+        let connection = &self.connections[slot];
         let is_client = connection.key.is_some();
         if is_client && let Some(target) = connection.placement.as_ref().and_then(Placement::held) {
-            let row = target.row(self.settings.table_size());
+            let row = self.row(target);
             let hindrance = self.upstreams.hindrance(row, self.settings.pending_max, self.now);
             if hindrance == Some(Hindrance::Pending) {
-                self.tell_of_obstacle(target, Obstacle::Pending, None);
-                if self.upstreams.wait(&mut self.pool, slot, row, self.now) {
-                    self.pool[slot].state = ConnectionState::Waiting;
+                self.report_obstacle(target, Obstacle::Pending, None);
+                if self.upstreams.wait(&mut self.connections.pool, slot, row, self.now) {
                     return;
                 }
             }
@@ -343,32 +318,20 @@ impl Relay<'_> {
         if is_client {
             self.count_unserved();
         }
-        self.finish(slot);
+        self.unserved_ends(slot);
+    }
+
+    /// Closes a client without a usable server.
+    fn unserved_ends(&mut self, slot: u32) {
+        let end = self.connections[slot].timings.as_ref().map(|timings| timings.unserved());
+        self.finish(slot, end);
     }
 
     /// Counts a client without a usable server, and reports that at a limited rate.
     fn count_unserved(&mut self) {
-        self.counters.unserved += 1;
-        self.tell_unserved();
-    }
-
-    /// Reports clients without a usable server, unless such a report was sent just now.
-    pub(in crate::relay) fn tell_unserved(&mut self) {
-        if self.counters.unserved > self.unserved_told
-            && self.supervisor.may_tell(Rated::Unserved, self.now)
-        {
-            let clients = self.counters.unserved
-                - std::mem::replace(&mut self.unserved_told, self.counters.unserved);
-            self.supervisor.tell(Event::Unserved { clients }, &mut self.counters);
-        }
-    }
-
-    /// Removes a connection that waits for another's connect to end.
-    pub(in crate::relay) fn leave_waiting(&mut self, slot: u32) {
-        let held = self.pool[slot].placement.as_ref().and_then(Placement::held);
-        if let Some(target) = held {
-            self.upstreams.leave(&mut self.pool, slot, target.row(self.settings.table_size()));
-        }
+        self.link.counters.unserved += 1;
+        let event = Event::Unserved { clients: 1 };
+        self.link.report_counted(event, self.now);
     }
 
     /// Continues the connections that wait for a server, as far as possible, after a connect to it
@@ -377,7 +340,7 @@ impl Relay<'_> {
         let most = self.settings.pending_max;
         while let Some(slot) = self.upstreams.first_waiting(row) {
             match self.upstreams.gate(row, most) {
-                Gate::Open if self.is_exhausted() => return self.upstreams.is_due(row),
+                Gate::Open if self.attempts.is_exhausted() => return self.upstreams.is_due(row),
                 Gate::Open => self.resume_waiting(slot),
                 // Another of its connects will end.
                 Gate::NextTurn | Gate::Shut => return,
@@ -387,14 +350,13 @@ impl Relay<'_> {
 
     /// Continues a waiting connection, if its server can be used.
     fn resume_waiting(&mut self, slot: u32) {
-        self.leave_waiting(slot);
-        self.pool[slot].state = ConnectionState::Connecting;
-        let Some(mut placement) = self.pool[slot].placement.take() else {
-            return self.finish(slot);
+        self.upstreams.leave(&mut self.connections.pool, slot);
+        let Some(mut placement) = self.connections[slot].placement.take() else {
+            return self.unserved_ends(slot);
         };
         placement.retry_held();
         let taken = self.take(slot, &mut placement);
-        self.pool[slot].placement = Some(placement);
+        self.connections[slot].placement = Some(placement);
         match taken {
             // Not later: a connect may begin now.
             Some(target) => self.attempt(slot, target),
@@ -405,14 +367,19 @@ impl Relay<'_> {
     /// Ends the waiting of a connection after the time that a connect may take.
     pub(in crate::relay) fn waiting_ends(&mut self, slot: u32) {
         self.count_unserved();
-        self.finish(slot);
+        self.finish(slot, Some(ConnectionEnd::QueueTimeout));
     }
 
     /// Closes a client because this machine ran short of a resource. No server is at fault, and
     /// none is tried.
-    pub(in crate::relay) fn give_up(&mut self, slot: u32, during: ShortageDuring, errno: Errno) {
-        self.counters.shortages += 1;
-        self.short_of(during, errno);
-        self.finish(slot);
+    pub(in crate::relay) fn close_for_shortage(
+        &mut self,
+        slot: u32,
+        during: ShortageDuring,
+        errno: Errno,
+    ) {
+        self.link.counters.shortages += 1;
+        self.on_shortage(during, errno);
+        self.finish(slot, Some(ConnectionEnd::Shortage));
     }
 }

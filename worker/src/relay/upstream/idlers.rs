@@ -9,9 +9,9 @@ use pen_config::ids::ClientKey;
 
 use crate::relay::Relay;
 use crate::relay::connection::{ConnectionState, Side};
+use crate::relay::select::Placement;
 use crate::relay::transfer::pump;
-use crate::relay::upstream::connect::take_next;
-use crate::relay::upstream::select::Placement;
+use crate::relay::upstream::servers::take_next;
 
 /// Milliseconds until the next try after an idler that was up for a while, or after a shortage of
 /// room in this worker.
@@ -26,6 +26,8 @@ const LIVED: u64 = 1000;
 /// A worker's idlers.
 #[derive(Debug)]
 pub struct Idlers {
+    /// The number of this worker, and the number of workers.
+    worker: (u32, u32),
     wanted: u32,
     /// Connected or connecting.
     open: u32,
@@ -34,13 +36,19 @@ pub struct Idlers {
     delay: u64,
 }
 
-impl Default for Idlers {
-    fn default() -> Idlers {
-        Idlers { wanted: 0, open: 0, retry: None, delay: SOON }
-    }
-}
-
 impl Idlers {
+    /// The idlers of one of `workers` workers.
+    pub fn new(worker: u32, workers: u32) -> Idlers {
+        Idlers { worker: (worker, workers), wanted: 0, open: 0, retry: None, delay: SOON }
+    }
+
+    /// Takes this worker's share of all wanted idlers.
+    fn set_wanted(&mut self, all: u32) {
+        let (worker, workers) = self.worker;
+        self.wanted = share(all, worker, workers);
+        self.delay = SOON;
+    }
+
     /// When the missing idlers must be opened.
     pub fn retry_at(&self) -> Option<u64> {
         self.retry
@@ -74,19 +82,22 @@ fn share(all: u32, worker: u32, workers: u32) -> u32 {
 }
 
 impl Relay<'_> {
-    /// Opens or closes idlers until there are as many as the settings ask for.
+    /// Opens or closes idlers until there are as many as the settings ask for; none while this
+    /// worker takes no clients.
     pub(in crate::relay) fn adjust_idlers(&mut self) {
-        let (worker, workers) = self.crew;
-        self.idlers.wanted = share(self.settings.idlers, worker, workers);
-        self.idlers.delay = SOON;
+        let takes_clients = self.acceptor.takes_clients();
+        self.idlers.set_wanted(if takes_clients { self.settings.idlers } else { 0 });
         let surplus = self.idlers.open.saturating_sub(self.idlers.wanted);
         if surplus > 0 {
             let is_idler = |slot: &u32| {
-                self.pool[*slot].state != ConnectionState::Free && self.pool[*slot].key.is_none()
+                self.connections[*slot].state != ConnectionState::Free
+                    && self.connections[*slot].key.is_none()
             };
-            let close: Vec<u32> =
-                (0..self.pool.slots()).filter(is_idler).take(surplus as usize).collect();
-            close.into_iter().for_each(|slot| self.finish(slot));
+            let close: Vec<u32> = (0..self.connections.pool.slots())
+                .filter(is_idler)
+                .take(surplus as usize)
+                .collect();
+            close.into_iter().for_each(|slot| self.finish(slot, None));
         }
         self.open_idlers();
     }
@@ -111,11 +122,11 @@ impl Relay<'_> {
         let Some(number) = self.worker_table.claim_connection(self.settings.connections_max) else {
             return false;
         };
-        let slot = self.pool.take();
+        let slot = self.connections.pool.take();
         let farm = self.farm();
         let mut placement = Placement::without_client(&self.settings, &farm);
         let taken = take_next(&mut placement, &self.settings, &farm, ClientKey::UNIX);
-        let connection = &mut self.pool[slot];
+        let connection = &mut self.connections[slot];
         connection.state = ConnectionState::Connecting;
         (connection.number, connection.began) = (number, crate::relay::clock::precise());
         connection.target = taken;
@@ -126,23 +137,23 @@ impl Relay<'_> {
                 self.begin_route(slot, target);
                 self.attempt(slot, target);
             }
-            None => self.finish(slot),
+            None => self.finish(slot, None),
         }
         taken.is_some()
     }
 
     /// Discards the data of a server, until its end of file.
     pub(in crate::relay) fn drain_idler(&mut self, slot: u32) {
-        let connection = &mut self.pool[slot];
-        let moved = pump::discard(&mut connection.up, &mut self.tools);
-        let is_over = connection.up.ended || connection.up.failed;
+        let connection = &mut self.connections[slot];
+        let moved = pump::discard(&mut connection.up, &mut self.io.tools);
+        let is_over = connection.up.recv.is_over();
         if moved.bytes > 0 {
             self.count(slot, Side::Up, moved.bytes);
         }
         if is_over {
-            self.finish(slot);
+            self.finish(slot, None);
         } else if moved.more {
-            self.come_back(slot, Side::Up);
+            self.connections.come_back(slot, Side::Up);
         }
     }
 }
@@ -168,7 +179,7 @@ mod tests {
 
     #[test]
     fn those_that_do_not_live_come_back_ever_more_slowly() {
-        let mut idlers = Idlers { wanted: 1, ..Idlers::default() };
+        let mut idlers = Idlers { wanted: 1, ..Idlers::new(0, 1) };
         let mut now = 0;
         let mut waits = Vec::new();
         for _ in 0..10 {
@@ -188,7 +199,7 @@ mod tests {
 
     #[test]
     fn those_not_wanted_do_not_come_back() {
-        let mut idlers = Idlers { wanted: 0, open: 1, ..Idlers::default() };
+        let mut idlers = Idlers { wanted: 0, open: 1, ..Idlers::new(0, 1) };
         idlers.ended(Some(9), 5);
         assert_eq!((idlers.retry_at(), idlers.open), (None, 0));
     }

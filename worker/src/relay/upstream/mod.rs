@@ -6,8 +6,10 @@
 //! nothing of the server yet. So a burst of connects that a server accepts at once is no reason to
 //! pass it over. Pure: turn and time are arguments.
 
-use crate::relay::connection::Pool;
-use crate::relay::connection::timer_queue::{Queue, STEP};
+use crate::relay::connection::ConnectionState;
+use crate::relay::connection::pool::Pool;
+use crate::relay::connection::timers::{Queue, Step};
+use crate::relay::select::farm::Hindrance;
 
 /// Milliseconds for which a server is passed over after no local port was free towards it: the
 /// kernel's search for a port costs milliseconds.
@@ -16,15 +18,6 @@ const WITHOUT_PORT: u64 = 100;
 /// Milliseconds between two reports that a server is passed over. The supervisor takes the state
 /// for over after twice that time without a report.
 const QUIET: u64 = 5_000;
-
-/// Why only this worker passes over a server.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Hindrance {
-    /// It has the maximum of pending connects.
-    Pending,
-    /// No local port was free towards it a short time ago.
-    Ports,
-}
 
 /// Whether a connect may begin.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -47,14 +40,14 @@ struct Upstream {
     /// No local port is searched for before this monotonic millisecond.
     ports_from: u64,
     /// When an obstacle was last reported.
-    told_at: Option<u64>,
+    reported_at: Option<u64>,
     /// Whether the next successful connect must be reported.
     is_awaited: bool,
     /// Whether a client was sent to another server because too many connects were pending, and they
     /// still are.
     is_shut: bool,
     /// Connections that wait for one of its connects to end, first in, first out.
-    waiting: Queue<STEP>,
+    waiting: Queue<Step>,
 }
 
 /// All servers, by row of the table.
@@ -138,16 +131,16 @@ impl Upstreams {
     /// Resets the state of a row: it has another server now.
     pub fn replace(&mut self, row: u32) {
         if let Some(server) = self.rows.get_mut(row as usize) {
-            (server.ports_from, server.told_at, server.is_awaited) = (0, None, false);
+            (server.ports_from, server.reported_at, server.is_awaited) = (0, None, false);
         }
     }
 
     /// Notes that a server is passed over. Returns whether to report that now.
-    pub fn may_tell(&mut self, row: u32, now: u64) -> bool {
+    pub fn note_passed_over(&mut self, row: u32, now: u64) -> bool {
         let Some(server) = self.rows.get_mut(row as usize) else { return false };
-        let may = server.told_at.is_none_or(|told| now >= told + QUIET);
+        let may = server.reported_at.is_none_or(|at| now >= at + QUIET);
         if may {
-            server.told_at = Some(now);
+            server.reported_at = Some(now);
         }
         may
     }
@@ -198,26 +191,33 @@ impl Upstreams {
     }
 
     /// Whether a report is due that a server is passed over.
-    pub fn is_untold(&self, row: u32, now: u64) -> bool {
+    pub fn is_report_due(&self, row: u32, now: u64) -> bool {
         self.rows
             .get(row as usize)
-            .is_some_and(|server| server.told_at.is_none_or(|told| now >= told + QUIET))
+            .is_some_and(|server| server.reported_at.is_none_or(|at| now >= at + QUIET))
     }
 
-    /// Makes a connection wait until a connect to a server ends. False: there is no such server.
+    /// Makes a connection wait until a connect to a server ends. False: there is no such server, or
+    /// a time limit of the connection runs.
     pub fn wait(&mut self, pool: &mut Pool, slot: u32, row: u32, now: u64) -> bool {
         let Some(server) = self.rows.get_mut(row as usize) else { return false };
+        if pool[slot].at_step.is_queued() {
+            return false;
+        }
         if server.waiting.first().is_none() {
             self.waited_for.push(row);
         }
         server.waiting.wait(pool, slot, now);
+        pool[slot].state = ConnectionState::Waiting { row };
         true
     }
 
-    /// Removes a connection that waits for a server.
-    pub fn leave(&mut self, pool: &mut Pool, slot: u32, row: u32) {
+    /// Lets a connection wait no longer, if it waits for a server.
+    pub fn leave(&mut self, pool: &mut Pool, slot: u32) {
+        let ConnectionState::Waiting { row } = pool[slot].state else { return };
         let Some(server) = self.rows.get_mut(row as usize) else { return };
         server.waiting.leave(pool, slot);
+        pool[slot].state = ConnectionState::Connecting;
         if server.waiting.first().is_none() {
             self.waited_for.retain(|other| *other != row);
         }
@@ -257,12 +257,14 @@ impl Upstreams {
 }
 
 pub(crate) mod addresses;
-pub mod connect;
+pub mod attempts;
+pub(crate) mod connect;
 pub(crate) mod dial;
 pub(crate) mod failover;
 pub(crate) mod fault;
 pub(crate) mod idlers;
-pub mod select;
+pub mod servers;
+pub mod statistics;
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -305,12 +307,12 @@ mod tests {
     #[test]
     fn what_is_in_the_way_is_told_now_and_then_and_that_a_server_was_reached_once() {
         let mut servers = Upstreams::new(1);
-        assert!(servers.is_untold(0, 5) && !servers.is_reached(0, 5));
-        assert!(servers.may_tell(0, 5) && !servers.may_tell(0, QUIET));
+        assert!(servers.is_report_due(0, 5) && !servers.is_reached(0, 5));
+        assert!(servers.note_passed_over(0, 5) && !servers.note_passed_over(0, QUIET));
         assert!(
-            !servers.is_untold(0, QUIET)
-                && servers.is_untold(0, QUIET + 5)
-                && servers.may_tell(0, QUIET + 5)
+            !servers.is_report_due(0, QUIET)
+                && servers.is_report_due(0, QUIET + 5)
+                && servers.note_passed_over(0, QUIET + 5)
         );
         servers.lacks_port(0, 5);
         servers.await_connect(0);
@@ -349,11 +351,11 @@ mod tests {
         assert!(servers.has_due());
         assert_eq!((servers.next_due(), servers.next_due()), (Some(1), None));
         assert_eq!(servers.first_waiting(1), Some(slots[1]));
-        servers.leave(&mut pool, slots[1], 1);
+        servers.leave(&mut pool, slots[1]);
         assert_eq!(servers.first_waiting(1), None);
         servers.end(1);
         assert!(!servers.has_due());
-        servers.leave(&mut pool, slots[0], 0);
+        servers.leave(&mut pool, slots[0]);
         assert_eq!(servers.next_deadline(&pool, 5), Some(25));
         servers.all_due();
         assert_eq!(servers.next_due(), Some(0));

@@ -6,8 +6,10 @@
 use std::path::Path;
 
 use crate::address::{Host, Local};
-use crate::command::{BufferSide, Command, LogTarget, Number, ServerChange, Startup, Switch};
-use crate::parse::grammar::ServerSpec;
+use crate::command::{
+    BufferSide, ConnectionLogTarget, LogTarget, Number, ServerChange, Setting, Startup, Switch,
+};
+use crate::grammar::ServerSpec;
 use crate::print;
 use crate::settings::{Server, Settings};
 use crate::tls::{Suite, SuiteList, Tls};
@@ -23,6 +25,8 @@ pub struct InForce<'a> {
     pub listen: &'a Local,
     /// The request log.
     pub log: Option<&'a LogTarget>,
+    /// The connection log.
+    pub connection_log: Option<&'a ConnectionLogTarget>,
     /// The file for status reports.
     pub status_file: Option<&'a Path>,
     /// How many workers there are.
@@ -38,10 +42,10 @@ impl InForce<'_> {
         // Two words for the same setting.
         let word = word.map(|word| if word == "status_file" { "web_stats" } else { word });
         let mut text = String::new();
-        for command in self.commands() {
-            if word.is_none_or(|word| word == word_of(&command) || word == numbered(&command)) {
-                print::line(&mut text, &command);
-                if matches!(command, Command::SslCiphers(None)) {
+        for setting in self.all() {
+            if word.is_none_or(|word| word == setting.word() || word == numbered(&setting)) {
+                print::line(&mut text, &setting);
+                if matches!(setting, Setting::SslCiphers(None)) {
                     // The line alone does not show which suites are the default.
                     let all = SuiteList { suites: Suite::ALL.to_vec(), unknown: Vec::new() };
                     text.insert_str(text.len() - 1, &format!(" # the default: {all}"));
@@ -51,54 +55,55 @@ impl InForce<'_> {
         text
     }
 
-    /// The commands, in an order that a file accepts.
-    fn commands(&self) -> Vec<Command> {
+    /// The settings, in an order that a file accepts.
+    fn all(&self) -> Vec<Setting> {
         let settings = self.settings;
-        let mut all: Vec<Command> = self.startup.iter().cloned().map(Command::Startup).collect();
-        all.push(Command::Switch(Switch::ServersOnly, self.servers_only));
-        all.push(Command::Listen(Some(self.listen.clone())));
-        all.extend(self.numbers().map(|(number, value)| Command::Number(number, Some(value))));
-        all.extend(switches(settings).map(|(switch, on)| Command::Switch(switch, on)));
-        all.push(Command::Http(settings.http));
+        let mut all: Vec<Setting> = self.startup.iter().cloned().map(Setting::Startup).collect();
+        all.push(Setting::Switch(Switch::ServersOnly, self.servers_only));
+        all.push(Setting::Listen(self.listen.clone()));
+        all.extend(self.numbers().map(|(number, value)| Setting::Number(number, value)));
+        all.extend(switches(settings).map(|(switch, on)| Setting::Switch(switch, on)));
+        all.push(Setting::Http(settings.http));
         all.extend(tls(&settings.tls));
         all.extend(print::access_lists(settings));
-        all.push(self.log.map_or(Command::NoLog, |target| Command::Log(Some(target.clone()))));
-        all.push(
-            self.status_file
-                .map_or(Command::NoWebStats, |path| Command::WebStats(Some(path.into()))),
-        );
-        all.push(Command::Source(settings.source));
-        all.push(Command::SocketBuffers(BufferSide::Client, settings.buffers.client));
-        all.push(Command::SocketBuffers(BufferSide::Server, settings.buffers.server));
-        all.push(Command::Fastclose(settings.fastclose));
-        all.push(Command::ProxyIn(settings.proxy_in.clone()));
-        all.push(Command::ProxyOut(settings.proxy_out));
+        all.push(Setting::Log(self.log.cloned()));
+        all.push(Setting::ConnectionLog(self.connection_log.cloned()));
+        all.push(Setting::ConnectionLogFormat(settings.connection_log_format));
+        all.push(Setting::WebStats(self.status_file.map(Path::to_owned)));
+        all.push(Setting::Source(settings.source));
+        all.push(Setting::SocketBuffers(BufferSide::Client, settings.buffers.client));
+        all.push(Setting::SocketBuffers(BufferSide::Server, settings.buffers.server));
+        all.push(Setting::Fastclose(settings.fastclose));
+        all.push(Setting::ProxyIn(settings.proxy_in.clone()));
+        all.push(Setting::ProxyOut(settings.proxy_out));
         all.extend((0..settings.server_count()).map(|number| server(number, settings)));
-        all.push(Command::Emergency(settings.emergency.as_ref().map(spec)));
-        all.push(Command::Abuse(settings.abuse.as_ref().map(spec)));
+        all.push(Setting::Emergency(settings.emergency.as_ref().map(spec)));
+        all.push(Setting::Abuse(settings.abuse.as_ref().map(spec)));
         all
     }
 
-    fn numbers(&self) -> impl Iterator<Item = (Number, u32)> + use<> {
-        let settings = self.settings;
+    fn numbers(&self) -> impl Iterator<Item = (Number, u32)> {
         [
-            (Number::Workers, self.workers),
-            (Number::MaxServers, settings.table_size()),
-            (Number::Backlog, settings.backlog),
-            (Number::AcceptBatch, settings.accept_batch),
-            (Number::ConnMax, settings.connections_max),
-            (Number::ClientsMax, settings.clients_max),
-            (Number::PendingMax, settings.pending_max),
-            (Number::Timeout, settings.connect_timeout),
-            (Number::IdleTimeout, settings.idle_timeout),
-            (Number::Tracking, settings.tracking),
-            (Number::Blacklist, settings.blacklist),
-            (Number::ClientAcl, settings.client_acl.into()),
-            (Number::ControlAcl, settings.control_acl.into()),
-            (Number::Debug, settings.debug.into()),
-            (Number::Idlers, settings.idlers),
+            Number::Workers,
+            Number::MaxServers,
+            Number::Backlog,
+            Number::AcceptBatch,
+            Number::ConnMax,
+            Number::ClientsMax,
+            Number::PendingMax,
+            Number::Timeout,
+            Number::IdleTimeout,
+            Number::DrainTimeout,
+            Number::Tracking,
+            Number::Blacklist,
+            Number::ClientAcl,
+            Number::ControlAcl,
+            Number::PageAcl,
+            Number::Debug,
+            Number::Idlers,
         ]
         .into_iter()
+        .map(|number| (number, number.value(self.settings).unwrap_or(self.workers)))
     }
 }
 
@@ -119,34 +124,34 @@ fn switches(settings: &Settings) -> impl Iterator<Item = (Switch, bool)> + use<>
     .into_iter()
 }
 
-fn tls(tls: &Tls) -> [Command; 7] {
+fn tls(tls: &Tls) -> [Setting; 7] {
     let suites = (!tls.suites.is_empty())
         .then(|| SuiteList { suites: tls.suites.clone(), unknown: Vec::new() });
     [
         certificate(tls),
         client_ca(tls),
-        Command::Switch(Switch::RequireClientCert, tls.required),
-        if tls.tls12 { Command::SslTls12 } else { Command::SslNoTls12 },
-        Command::SslCiphers(suites),
-        Command::SslOcsp(tls.ocsp.clone()),
-        Command::SslNames(tls.names.clone()),
+        Setting::Switch(Switch::RequireClientCert, tls.required),
+        if tls.tls12 { Setting::SslTls12 } else { Setting::SslNoTls12 },
+        Setting::SslCiphers(suites),
+        Setting::SslOcsp(tls.ocsp.clone()),
+        Setting::SslNames(tls.names.clone()),
     ]
 }
 
-/// The command that sets the certificate's path.
-pub fn certificate(tls: &Tls) -> Command {
-    Command::Certificate(tls.certificate.clone().map(|file| (file, tls.key.clone())))
+/// The setting of the certificate's path.
+pub fn certificate(tls: &Tls) -> Setting {
+    Setting::Certificate(tls.certificate.clone().map(|file| (file, tls.key.clone())))
 }
 
-/// The command that sets the authorities of client certificates.
-pub fn client_ca(tls: &Tls) -> Command {
-    Command::ClientCa(tls.ca_file.iter().chain(&tls.ca_directory).cloned().collect())
+/// The setting of the authorities of client certificates.
+pub fn client_ca(tls: &Tls) -> Setting {
+    Setting::ClientCa(tls.ca_file.iter().chain(&tls.ca_directory).cloned().collect())
 }
 
-/// The command that defines the server of this number.
-fn server(number: u32, settings: &Settings) -> Command {
+/// The setting that defines the server of this number.
+fn server(number: u32, settings: &Settings) -> Setting {
     let Some(server) = settings.servers.get(number as usize).and_then(Option::as_ref) else {
-        return Command::NoServer(number);
+        return Setting::NoServer(number);
     };
     let mut changes = print::address_of(server);
     changes.extend([
@@ -156,7 +161,7 @@ fn server(number: u32, settings: &Settings) -> Command {
         ServerChange::Prio(server.prio),
         ServerChange::Acl(server.acl),
     ]);
-    Command::Server { number, changes }
+    Setting::Server { number, changes }
 }
 
 /// A server in the form that `emergency` and `abuse` take.
@@ -167,18 +172,11 @@ pub(crate) fn spec(server: &Server) -> ServerSpec {
     ServerSpec { host, port, soft, hard, weight, prio }
 }
 
-/// The word of a command, with its number for settings of which there are several.
-fn numbered(command: &Command) -> String {
-    let line = command.to_string();
+/// The word of a setting, with its number for settings of which there are several.
+fn numbered(setting: &Setting) -> String {
+    let line = setting.to_string();
     let words = line.strip_prefix("no ").unwrap_or(&line);
     words.split(' ').take(2).collect::<Vec<_>>().join(" ")
-}
-
-/// The word of a command; after `no`, the word that follows it.
-fn word_of(command: &Command) -> String {
-    let line = command.to_string();
-    let words = line.strip_prefix("no ").unwrap_or(&line);
-    words.split(' ').next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

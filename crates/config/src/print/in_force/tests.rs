@@ -7,9 +7,11 @@ use proptest::option::of;
 use proptest::prelude::*;
 
 use crate::address::Address;
-use crate::command::{COMMANDS, SETTINGS, parse};
-use crate::configuration::{Configuration, Names, SourcedCommand};
-use crate::parse::{file, grammar};
+use crate::command::{COMMANDS, SourcedCommand, parse, setting_words};
+use crate::configuration::CommandLine;
+use crate::configuration::file;
+use crate::grammar;
+use crate::names::Names;
 use crate::print::in_force::*;
 use crate::{apply, strategies};
 
@@ -24,12 +26,14 @@ const OTHERS: &[&str] = &[
     "dsr_if",
     "dsr_ip",
     "epoll",
+    "events",
     "exit",
     "explain",
     "help",
     "overview",
     "include",
     "kqueue",
+    "metrics",
     "mode",
     "peek",
     "pid",
@@ -44,6 +48,8 @@ const OTHERS: &[&str] = &[
     "status",
     "tarpit_acl",
     "transparent",
+    "upgrade",
+    "watch",
     "write",
 ];
 
@@ -53,6 +59,7 @@ struct State {
     settings: Settings,
     startup: Vec<Startup>,
     log: Option<LogTarget>,
+    connection_log: Option<ConnectionLogTarget>,
     status_file: Option<std::path::PathBuf>,
     workers: u32,
     servers_only: bool,
@@ -62,22 +69,35 @@ impl State {
     fn text(&self, word: Option<&str>) -> String {
         let State { settings, startup, workers, servers_only, .. } = self;
         let (log, status_file) = (self.log.as_ref(), self.status_file.as_deref());
+        let connection_log = self.connection_log.as_ref();
         let (listen, workers, servers_only) = (&local(), *workers, *servers_only);
-        InForce { settings, startup, listen, log, status_file, workers, servers_only }.text(word)
+        InForce {
+            settings,
+            startup,
+            listen,
+            log,
+            connection_log,
+            status_file,
+            workers,
+            servers_only,
+        }
+        .text(word)
     }
 }
 
 fn state() -> impl Strategy<Value = State> {
     let log = of("/[a-z]{1,9}".prop_map(|path| LogTarget::File(path.into())));
+    let log = (log, of(strategies::connection_log_target()));
     let beside =
         (log, of("/[a-z]{1,9}"), 1u32..=64, any::<bool>(), vec(strategies::startup(), 0..9));
     (strategies::settings(), beside).prop_map(
-        |(settings, (log, status_file, workers, servers_only, said))| {
+        |(settings, ((log, connection_log), status_file, workers, servers_only, said))| {
             let startup = one_of_each(&said);
             State {
                 settings,
                 startup,
                 log,
+                connection_log,
                 status_file: status_file.map(Into::into),
                 workers,
                 servers_only,
@@ -93,12 +113,12 @@ fn one_of_each(said: &[Startup]) -> Vec<Startup> {
     words.iter().filter_map(last).collect()
 }
 
-fn placed(text: &str) -> Vec<SourcedCommand> {
+fn sourced(text: &str) -> Vec<SourcedCommand> {
     let lines = file::parse(text.as_bytes()).unwrap();
-    lines
-        .into_iter()
-        .map(|line| SourcedCommand { source_line: line.number.to_string(), command: line.command })
-        .collect()
+    let one = |line: file::FileLine| {
+        Some(SourcedCommand { source_line: line.number.to_string(), command: line.command? })
+    };
+    lines.into_iter().filter_map(one).collect()
 }
 
 fn local() -> Local {
@@ -106,8 +126,8 @@ fn local() -> Local {
 }
 
 /// A start with an empty command line.
-fn nothing() -> Configuration {
-    Configuration {
+fn nothing() -> CommandLine {
+    CommandLine {
         local: None,
         servers: Vec::new(),
         commands: Vec::new(),
@@ -122,13 +142,13 @@ fn nothing() -> Configuration {
 
 #[test]
 fn every_command_is_a_setting_that_is_shown_or_none() {
-    let words: BTreeSet<&str> = COMMANDS.iter().map(|entry| entry.word).collect();
-    assert!(SETTINGS.is_sorted() && SETTINGS.iter().all(|word| !OTHERS.contains(word)));
-    assert_eq!(words, SETTINGS.iter().chain(OTHERS).copied().collect());
+    let others = COMMANDS.iter().filter(|entry| !entry.is_setting()).map(|entry| entry.word);
+    assert_eq!(others.collect::<BTreeSet<_>>(), OTHERS.iter().copied().collect());
     let startup = [
         Startup::Control(None),
         Startup::ExitCommand(false),
         Startup::Jail(None),
+        Startup::Page(None),
         Startup::PidFile(None),
         Startup::RequireSandbox(false),
         Startup::User(None),
@@ -141,13 +161,14 @@ fn every_command_is_a_setting_that_is_shown_or_none() {
         startup: &startup,
         listen,
         log,
+        connection_log: None,
         status_file,
         workers,
         servers_only,
     };
-    for word in SETTINGS {
+    for word in setting_words() {
         let text = plain.text(Some(word));
-        let word = if *word == "status_file" { "web_stats" } else { word };
+        let word = if word == "status_file" { "web_stats" } else { word };
         assert!(!text.is_empty(), "{word} is shown");
         for line in text.lines() {
             assert!(
@@ -170,26 +191,29 @@ fn every_command_is_a_setting_that_is_shown_or_none() {
 proptest! {
     #[test]
     fn all_that_is_shown_starts_as_what_it_was(state in state()) {
-        let shown = placed(&state.text(None));
+        let shown = sourced(&state.text(None));
         let settled = nothing().settle(&Names::default(), &shown);
         let mut settled = settled.map_err(|errors| TestCaseError::fail(format!("{errors:?}")))?;
         settled.settings.generation = state.settings.generation;
         prop_assert_eq!(&settled.settings, &state.settings);
         prop_assert_eq!((settled.log, settled.status_file), (state.log, state.status_file));
+        prop_assert_eq!(settled.connection_log, state.connection_log);
         prop_assert_eq!((settled.local, settled.workers), (local(), Some(state.workers)));
         prop_assert_eq!(apply::names_all(&shown), Some(state.servers_only));
-        let said: Vec<Startup> = shown.into_iter().filter_map(|placed| match placed.command {
-            Command::Startup(startup) => Some(startup),
-            _ => None,
-        }).collect();
+        let startup = |setting: &Setting| {
+            let Setting::Startup(startup) = setting else { return None };
+            Some(startup.clone())
+        };
+        let said: Vec<Startup> =
+            shown.iter().filter_map(SourcedCommand::setting).filter_map(startup).collect();
         prop_assert_eq!(said, state.startup);
     }
 
     #[test]
     fn each_setting_that_is_shown_is_already_in_force(state in state()) {
         // Alone in a file, this command would remove all servers.
-        for word in SETTINGS.iter().filter(|word| **word != "servers_only") {
-            let lines = placed(&state.text(Some(word)));
+        for word in setting_words().filter(|word| *word != "servers_only") {
+            let lines = sourced(&state.text(Some(word)));
             let again = apply::reload(&state.settings, &[], &lines, &Names::default(), Some(80));
             prop_assert_eq!(again.as_ref(), Ok(&state.settings), "{}", word);
         }

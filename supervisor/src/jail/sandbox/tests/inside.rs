@@ -3,23 +3,28 @@
 //! This program starts itself once more for each trial, because a sandbox cannot be left.
 
 use std::fs::{self, File};
-use std::io;
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::kill;
 use nix::sys::{prctl, ptrace};
 use nix::unistd::{Gid, Uid, chroot, geteuid, getgroups, getppid, setresuid};
-use socket2::{Domain, Protocol, Socket, Type};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::jail::Jail;
 use crate::jail::sandbox::tests::KINDS;
 use crate::jail::sandbox::*;
 use crate::jail::user::Identity;
 use crate::sys;
+use crate::sys::program::{Program, execute};
 
 /// The outcome of a trial.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -34,66 +39,79 @@ enum Fate {
 
 use Fate::{Fails, Killed, Works};
 
-type Trial = (&'static str, fn() -> io::Result<()>, [Fate; 8]);
+type Trial = (&'static str, fn() -> io::Result<()>, [Fate; 9]);
 
-/// The trials, and their outcomes in a worker, the examiner, the control process, the resolver, an
-/// opener, a writer, a reader and a reporter.
+/// The trials, and their outcomes in a worker, the examiner, the control process, the page process,
+/// the resolver, an opener, a writer, a reader and a reporter.
 const TRIALS: &[Trial] = &[
     (
         "open",
         || File::open("/etc/passwd").map(drop),
-        [Fails, Fails, Works, Works, Works, Works, Works, Works],
+        [Fails, Fails, Works, Fails, Works, Works, Works, Works, Works],
     ),
     (
         "make a file",
         || made(File::create("/tmp/pen-trial").map(drop)),
-        [Fails, Fails, Works, Killed, Works, Works, Killed, Works],
+        [Fails, Fails, Works, Fails, Killed, Works, Works, Killed, Works],
     ),
     (
         "list a directory",
         || fs::read_dir("/").map(drop),
-        [Fails, Fails, Fails, Works, Fails, Fails, Works, Fails],
+        [Fails, Fails, Fails, Fails, Works, Fails, Fails, Works, Fails],
     ),
-    ("make a directory", || fs::create_dir("/tmp/pen-trial.d"), [Killed; 8]),
-    ("make a link", || std::os::unix::fs::symlink("/etc/shadow", "/tmp/pen-trial.l"), [Killed; 8]),
-    ("make a fifo", fifo, [Killed; 8]),
-    ("execute", || Err(Command::new("/bin/true").exec()), [Killed; 8]),
-    ("fork", || Command::new("/bin/true").spawn().map(drop), [Killed; 8]),
-    ("trace another process", || Ok(ptrace::attach(getppid())?), [Killed; 8]),
-    ("be traced", || Ok(ptrace::traceme()?), [Killed; 8]),
-    ("signal another process", || Ok(kill(getppid(), None)?), [Killed; 8]),
-    ("signal a thread of another process", tgkill, [Killed; 8]),
+    ("make a directory", || fs::create_dir("/tmp/pen-trial.d"), [Killed; 9]),
+    ("make a link", || std::os::unix::fs::symlink("/etc/shadow", "/tmp/pen-trial.l"), [Killed; 9]),
+    ("make a fifo", fifo, [Killed; 9]),
+    ("execute", || Err(Command::new("/bin/true").exec()), [Killed; 9]),
+    ("execute the running program", || Err(execute(Program::Running, &[], &[])), [Killed; 9]),
+    ("execute the successor", || Err(execute(Program::Successor, &[], &[])), [Killed; 9]),
+    (
+        "have memory",
+        || memory(MemfdFlags::NOEXEC_SEAL),
+        [Killed, Killed, Killed, Killed, Works, Works, Killed, Works, Killed],
+    ),
+    (
+        "have memory to execute",
+        || memory(MemfdFlags::empty()),
+        [Killed, Killed, Killed, Killed, Fails, Fails, Killed, Fails, Killed],
+    ),
+    ("fork", || Command::new("/bin/true").spawn().map(drop), [Killed; 9]),
+    ("trace another process", || Ok(ptrace::attach(getppid())?), [Killed; 9]),
+    ("be traced", || Ok(ptrace::traceme()?), [Killed; 9]),
+    ("signal another process", || Ok(kill(getppid(), None)?), [Killed; 9]),
+    ("signal another process by pidfd", pidfd, [Killed; 9]),
+    ("signal a thread of another process", tgkill, [Killed; 9]),
     (
         "become root",
         || Ok(setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0))?),
-        [Killed; 8],
+        [Killed; 9],
     ),
-    ("change the root directory", || Ok(chroot("/")?), [Killed; 8]),
-    ("have a user namespace", || Ok(unshare(CloneFlags::CLONE_NEWUSER)?), [Killed; 8]),
-    ("leave a core", || Ok(prctl::set_dumpable(true)?), [Killed; 8]),
+    ("change the root directory", || Ok(chroot("/")?), [Killed; 9]),
+    ("have a user namespace", || Ok(unshare(CloneFlags::CLONE_NEWUSER)?), [Killed; 9]),
+    ("leave a core", || Ok(prctl::set_dumpable(true)?), [Killed; 9]),
     (
         "raise a limit",
         || Ok(setrlimit(Resource::RLIMIT_CORE, 1, 1)?),
-        [Fails, Fails, Killed, Killed, Killed, Killed, Killed, Killed],
+        [Fails, Fails, Killed, Fails, Killed, Killed, Killed, Killed, Killed],
     ),
     (
         "have UDP",
         || UdpSocket::bind("127.0.0.1:0").map(drop),
-        [Works, Killed, Killed, Works, Killed, Killed, Killed, Killed],
+        [Works, Killed, Killed, Killed, Works, Killed, Killed, Killed, Killed],
     ),
     (
         "have TCP",
         || socket(Domain::IPV4, Type::STREAM, None),
-        [Works, Killed, Killed, Works, Killed, Killed, Killed, Killed],
+        [Works, Killed, Killed, Killed, Works, Killed, Killed, Killed, Killed],
     ),
     (
         "have Multipath TCP",
         || socket(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)),
-        [Killed; 8],
+        [Killed; 9],
     ),
-    ("have raw IP", || socket(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)), [Killed; 8]),
-    ("have packets", || socket(Domain::PACKET, Type::RAW, None), [Killed; 8]),
-    ("have vsock", || socket(Domain::VSOCK, Type::STREAM, None), [Killed; 8]),
+    ("have raw IP", || socket(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)), [Killed; 9]),
+    ("have packets", || socket(Domain::PACKET, Type::RAW, None), [Killed; 9]),
+    ("have vsock", || socket(Domain::VSOCK, Type::STREAM, None), [Killed; 9]),
     (
         "have a packet filter",
         || {
@@ -103,26 +121,68 @@ const TRIALS: &[Trial] = &[
                 Some(Protocol::from(libc::NETLINK_NETFILTER)),
             )
         },
-        [Killed; 8],
+        [Killed; 9],
     ),
     (
         "take a port",
         || bind(10_007),
-        [Fails, Killed, Killed, Fails, Killed, Killed, Killed, Killed],
+        [Fails, Killed, Killed, Killed, Fails, Killed, Killed, Killed, Killed],
     ),
-    ("take an address", || bind(0), [Works, Killed, Killed, Fails, Killed, Killed, Killed, Killed]),
-    ("connect", connect, [Works, Killed, Killed, Works, Killed, Killed, Killed, Killed]),
-    ("lock a file", lock, [Killed, Killed, Killed, Killed, Killed, Works, Killed, Works]),
+    (
+        "take an address",
+        || bind(0),
+        [Works, Killed, Killed, Killed, Fails, Killed, Killed, Killed, Killed],
+    ),
+    ("connect", connect, [Works, Killed, Killed, Killed, Works, Killed, Killed, Killed, Killed]),
+    ("lock a file", lock, [Killed, Killed, Killed, Killed, Killed, Killed, Works, Killed, Works]),
     (
         "have others wait",
         others_wait,
-        [Killed, Killed, Works, Works, Killed, Killed, Killed, Killed],
+        [Killed, Killed, Works, Killed, Works, Killed, Killed, Killed, Killed],
     ),
-    ("panic", || panic!("on purpose"), [Fails; 8]),
+    (
+        "close a connection by a reset",
+        || SockRef::from(&io::stdin()).set_linger(Some(Duration::ZERO)),
+        [Works, Killed, Works, Works, Works, Killed, Killed, Killed, Killed],
+    ),
+    (
+        // Attaching one fails on some machines even without a sandbox. This needs the same right.
+        "change the filter of a listener",
+        || SockRef::from(&io::stdin()).detach_filter(),
+        [Killed, Killed, Killed, Killed, Fails, Killed, Killed, Killed, Killed],
+    ),
+    (
+        "have a time limit at a listener",
+        || SockRef::from(&io::stdin()).set_read_timeout(Some(Duration::from_secs(1))),
+        [Killed, Killed, Killed, Killed, Works, Killed, Killed, Killed, Killed],
+    ),
+    (
+        "end a listener for all",
+        || SockRef::from(&io::stdin()).shutdown(Shutdown::Both),
+        [Killed, Killed, Killed, Killed, Works, Killed, Killed, Killed, Killed],
+    ),
+    ("panic", || panic!("on purpose"), [Fails; 9]),
 ];
 
 fn made(result: io::Result<()>) -> io::Result<()> {
     result.and_then(|()| fs::remove_file("/tmp/pen-trial"))
+}
+
+/// On an old kernel, which does not distinguish them, all memory is of the first kind.
+fn memory(flags: MemfdFlags) -> io::Result<()> {
+    match memfd_create(c"trial", flags) {
+        Err(Errno::INVAL) => memfd_create(c"trial", MemfdFlags::empty())?,
+        Ok(_) if flags.is_empty() && !filter::knows_memory_without_execution() => {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        made => made?,
+    };
+    Ok(())
+}
+
+fn pidfd() -> io::Result<()> {
+    let parent = rustix::process::getppid().ok_or(io::ErrorKind::NotFound)?;
+    Ok(rustix::process::pidfd_open(parent, rustix::process::PidfdFlags::empty()).map(drop)?)
 }
 
 fn tgkill() -> io::Result<()> {
@@ -175,26 +235,35 @@ fn what_a_stranger_tries_fails_in_every_process() {
                 "--quiet",
             ])
             .env(TRIAL, format!("{name}/{kind:?}"))
-            .stdin(Stdio::null())
+            .stdin(standard_input(name))
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned()
             + &String::from_utf8_lossy(&output.stderr);
-        if said.contains(INCOMPLETE) {
-            eprintln!("skipped: {said}");
+        if printed.contains(INCOMPLETE) {
+            let test = "what_a_stranger_tries_fails_in_every_process";
+            let _ = writeln!(std::io::stderr(), "NOT CHECKED: {test}: {INCOMPLETE}");
             return;
         }
         let fate = match (output.status.signal(), output.status.success()) {
             (Some(libc::SIGSYS), _) => Killed,
             (None, true) => Works,
             (None, false) => Fails,
-            other => panic!("{name} in {kind:?}: {other:?} {said}"),
+            other => panic!("{name} in {kind:?}: {other:?} {printed}"),
         };
-        if fate != expected || !said.contains(ENTERED) {
-            wrong.push(format!("{name} in {kind:?}: {fate:?} and not {expected:?}: {said}"));
+        if fate != expected || !printed.contains(ENTERED) {
+            wrong.push(format!("{name} in {kind:?}: {fate:?} and not {expected:?}: {printed}"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Standard input of a trial: what it tries on a descriptor, it tries there.
+fn standard_input(name: &str) -> Stdio {
+    match name {
+        "lock a file" => Stdio::null(),
+        _ => OwnedFd::from(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()).into(),
+    }
 }
 
 /// Runs a trial in the process that was started for it; does nothing in any other.
@@ -204,7 +273,8 @@ fn trial() {
     let (name, kind) = wanted.split_once('/').unwrap();
     let kind = KINDS.into_iter().find(|known| format!("{known:?}") == kind).unwrap();
     let (_, attempt, _) = TRIALS.iter().find(|(known, _, _)| *known == name).unwrap();
-    let sandbox = match confine(false, true) {
+    let held = sys::program::hold_running().map_err(|error| error.to_string());
+    let sandbox = match confine(false, true, &held) {
         Ok((sandbox, _)) => sandbox,
         Err(why) => {
             eprintln!("{INCOMPLETE}: {why}");
@@ -231,7 +301,7 @@ fn trial() {
     std::process::exit(status);
 }
 
-fn identity() -> Identity {
+pub(crate) fn identity() -> Identity {
     match geteuid().is_root() {
         true => {
             Identity { uid: Uid::from_raw(65534), gid: Gid::from_raw(65534), groups: Vec::new() }

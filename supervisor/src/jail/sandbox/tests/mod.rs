@@ -1,13 +1,15 @@
 //! Tests of the lists from outside: calls that they must never contain.
 
+mod executing;
 pub(crate) mod inside;
 
 use crate::jail::sandbox::*;
 
-const KINDS: [ProcessKind; 8] = [
+const KINDS: [ProcessKind; 9] = [
     ProcessKind::Relay,
     ProcessKind::Examiner,
     ProcessKind::Control,
+    ProcessKind::Page,
     ProcessKind::Resolver,
     ProcessKind::Opener,
     ProcessKind::Writer,
@@ -65,6 +67,24 @@ fn a_list_names_a_call_once_and_refuses_none_that_it_allows() {
 }
 
 #[test]
+#[cfg(target_arch = "x86_64")]
+fn a_changed_list_has_a_new_number() {
+    let mut calls = calls::never();
+    calls.checked.push(calls::executable_memory());
+    let steps = filter::denial(calls).unwrap().concat();
+    // FNV-1a.
+    let sum = steps
+        .iter()
+        .flat_map(|step| [step.code.into(), step.jt.into(), step.jf.into(), step.k])
+        .fold(0x811c_9dc5_u32, |sum, part: u32| (sum ^ part).wrapping_mul(0x0100_0193));
+    assert_eq!(
+        (calls::LIST, sum),
+        (1, 2_642_724_568),
+        "a new list: raise LIST, and put both numbers here"
+    );
+}
+
+#[test]
 fn what_jailed_processes_need_is_not_denied_to_their_parent() {
     let never = calls::never();
     for kind in KINDS {
@@ -80,6 +100,18 @@ fn a_relay_has_no_file_and_no_process() {
         assert!(!allowed(ProcessKind::Relay, call));
     }
     assert!(ProcessKind::Relay.calls(1).refused.contains(&libc::SYS_openat));
+    for call in [
+        libc::SYS_openat,
+        libc::SYS_socket,
+        libc::SYS_connect,
+        libc::SYS_bind,
+        libc::SYS_listen,
+        libc::SYS_memfd_create,
+        libc::SYS_splice,
+        libc::SYS_ioctl,
+    ] {
+        assert!(!allowed(ProcessKind::Page, call), "{call}");
+    }
     assert!(
         !allowed(ProcessKind::Control, libc::SYS_socket)
             && !allowed(ProcessKind::Control, libc::SYS_connect)
@@ -90,7 +122,8 @@ fn a_relay_has_no_file_and_no_process() {
 fn a_unix_server_needs_the_root_directory() {
     let server = |address| pen_config::settings::Server::at(address);
     let mut settings = Settings { servers: vec![None, None], ..Settings::default() };
-    let root = || Some(Rc::new(empty_root::make().unwrap()));
+    // Any directory; only root can make an empty root.
+    let root = || Some(Rc::new(OwnedFd::from(std::fs::File::open("/").unwrap())));
     let mut sandbox = Sandbox { empty_root: root(), ..Sandbox::none() };
     let before = settings.clone();
     assert!(sandbox.suit(&settings).is_none() && sandbox.root(ProcessKind::Relay).is_some());

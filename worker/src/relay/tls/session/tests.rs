@@ -1,7 +1,10 @@
 //! Sessions with a client of the same library, whose bytes are cut and changed on their way.
 
 use std::io::{Cursor, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pen_ipc::tls_files::{Index, Part, Role, TICKET_SECRET};
 use rcgen::{CertificateParams, KeyPair};
@@ -14,12 +17,16 @@ use rustls::{
     SupportedProtocolVersion,
 };
 
+use crate::relay::connection::endpoint::{Endpoint, RecvState, SendState, receive};
+use crate::relay::connection::pipes::POOLED_PIPES;
 use crate::relay::tls::keyring;
 use crate::relay::tls::material::Material;
 use crate::relay::tls::session::*;
 use crate::relay::tls::tickets::Secrets;
+use crate::relay::transfer::pump::{self, Tools};
 
-fn keyring() -> Arc<Keyring> {
+/// The files of TLS, with a new certificate.
+pub(in crate::relay) fn files() -> OwnedFd {
     let key = KeyPair::generate().unwrap();
     let certificate =
         CertificateParams::new(vec!["localhost".into()]).unwrap().self_signed(&key).unwrap();
@@ -35,8 +42,12 @@ fn keyring() -> Arc<Keyring> {
     for bytes in [text.as_bytes(), &index.encode().unwrap()] {
         assert_eq!(rustix::io::write(&memory, bytes).unwrap(), bytes.len());
     }
+    memory
+}
+
+fn keyring() -> Arc<Keyring> {
     let secrets = Secrets::new(&[1; TICKET_SECRET], None).unwrap();
-    Arc::new(keyring::build(Material::new(memory).unwrap(), &secrets).unwrap().0)
+    Arc::new(keyring::build(Material::new(files()).unwrap(), &secrets).unwrap().0)
 }
 
 /// A verifier that accepts every certificate: these tests are not about that.
@@ -78,7 +89,8 @@ impl ServerCertVerifier for Trusting {
     }
 }
 
-fn client(version: &'static SupportedProtocolVersion) -> ClientConnection {
+/// A client that accepts every certificate.
+pub(in crate::relay) fn client(version: &'static SupportedProtocolVersion) -> ClientConnection {
     let config = ClientConfig::builder_with_provider(Arc::new(provider::default_provider()));
     let config = config.with_protocol_versions(&[version]).unwrap().dangerous();
     let config =
@@ -98,13 +110,13 @@ struct Side {
 impl Side {
     fn new(keyring: &Arc<Keyring>) -> Side {
         let session = Session::new(keyring.clone());
-        Side { session, cipher: Cipher::default(), plain: vec![0; BUFFER], got: Vec::new() }
+        Side { session, cipher: Cipher::default(), plain: vec![0; PLAIN], got: Vec::new() }
     }
 
     /// Gives it bytes, and gives its answer to the client. None: it has failed.
     fn give(&mut self, mut bytes: &[u8], client: &mut ClientConnection) -> Option<()> {
         while !bytes.is_empty() {
-            let room = self.session.room(&mut self.cipher, BUFFER);
+            let room = self.session.room(&mut self.cipher, PLAIN);
             let length = room.len().min(bytes.len());
             room[..length].copy_from_slice(&bytes[..length]);
             bytes = &bytes[length..];
@@ -164,6 +176,31 @@ fn bytes_may_come_one_by_one() {
 }
 
 #[test]
+fn a_reset_that_close_notify_found_out_is_no_end_of_file() {
+    let (mut side, mut client) = (Side::new(&keyring()), client(&rustls::version::TLS13));
+    for _ in 0..4 {
+        let bytes = said(&mut client);
+        side.give(&bytes, &mut client).unwrap();
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (ours, _) = listener.accept().unwrap();
+    rustix::net::sockopt::set_socket_linger(&peer, Some(Duration::ZERO)).unwrap();
+    drop(peer);
+    let mut end = Endpoint::new(ours.into(), false);
+    end.session = Some(Box::new(side.session));
+    let mut tools = Tools::new(POOLED_PIPES);
+    pump::shut(&mut end, &mut tools);
+    assert_eq!(end.send_state(), SendState::Reset);
+    // The session is closed, which is a failure too, but not of the kind that decides.
+    pump::give(&mut end, b"more", &mut tools);
+    assert_eq!(end.send_state(), SendState::Reset);
+    // The kernel has reported the reset: the read finds an end of file.
+    assert_eq!(receive(&mut end, tools.buffers()), 0);
+    assert_eq!(end.recv, RecvState::Failed);
+}
+
+#[test]
 fn the_largest_buffer_fits_when_it_is_encrypted() {
     let keyring = keyring();
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
@@ -172,7 +209,7 @@ fn the_largest_buffer_fits_when_it_is_encrypted() {
             let bytes = said(&mut client);
             side.give(&bytes, &mut client).unwrap();
         }
-        let plain: Vec<u8> = (0..BUFFER).map(|n| (n / 3) as u8).collect();
+        let plain: Vec<u8> = (0..PLAIN).map(|n| (n / 3) as u8).collect();
         let length = side.session.encrypt(&plain, &mut side.cipher).unwrap();
         let mut records = Cursor::new(side.cipher.first(length).to_vec());
         let mut got = Vec::new();
@@ -222,7 +259,7 @@ fn no_bent_byte_does_more_harm_than_ending_the_session() {
 fn text_is_answered_with_one_alert() {
     let keyring = keyring();
     let (mut side, mut client) = (Side::new(&keyring), client(&rustls::version::TLS13));
-    let room = side.session.room(&mut side.cipher, BUFFER);
+    let room = side.session.room(&mut side.cipher, PLAIN);
     let text = b"GET / HTTP/1.0\r\n\r\n";
     room[..text.len()].copy_from_slice(text);
     let taken = side.session.take(text.len(), &mut side.cipher, &mut side.plain);

@@ -6,23 +6,23 @@
 //! switched to splice(2) through a pipe from a pool, and back when it has little data again. A pipe
 //! saves the copies but costs system calls.
 //!
-//! Epoll is edge-triggered: an end is read again only after an event. Hence `readable` of [`Endpoint`]
-//! is cleared only when the kernel said that the queue is empty, or when a later check is sure to
-//! follow (`splice_recheck`). The number of rounds is bounded, so that one busy connection does not
+//! Epoll is edge-triggered: an end is read again only after an event. Hence an end stays readable
+//! until the kernel said that its queue is empty, or a later check is sure to follow
+//! (`splice_recheck`). The number of rounds is bounded, so that one busy connection does not
 //! delay the others. If there is more to move, the result says so, and the caller must come back by
 //! itself.
 
 use rustix::net::SendFlags;
 
 use crate::relay::connection::endpoint;
-use crate::relay::connection::endpoint::{Buffers, Endpoint, HeldBytes, deliver, receive, send};
-use crate::relay::http::{Exchange, Turn};
-use crate::relay::tls::Cipher;
-use crate::relay::transfer::splice::{Pipes, drain, fill};
-
-/// Bytes of the shared buffer. Reads of this size cost about half as much per byte as reads of 64
-/// KiB.
-pub const BUFFER: usize = 256 * 1024;
+use crate::relay::connection::endpoint::{
+    Buffers, Endpoint, HeldBytes, RecvState, SendState, deliver, receive, send,
+};
+use crate::relay::connection::pipes::Pipes;
+use crate::relay::http::Exchange;
+use crate::relay::http::direction::Direction;
+use crate::relay::tls::{Cipher, PLAIN};
+use crate::relay::transfer::splice::{drain, fill};
 
 /// Rounds of reading and sending before other connections are served.
 const ROUNDS: u32 = 8;
@@ -47,9 +47,9 @@ impl Tools {
     /// far as reads fill it.
     pub fn new(most_pipes: usize) -> Tools {
         let buffers = Buffers {
-            plain: vec![0; BUFFER].into_boxed_slice(),
+            plain: vec![0; PLAIN].into_boxed_slice(),
             cipher: Cipher::default(),
-            room: BUFFER,
+            room: PLAIN,
         };
         Tools { buffers, altered: Vec::new(), pipes: Pipes::new(most_pipes) }
     }
@@ -59,9 +59,9 @@ impl Tools {
         &mut self.buffers
     }
 
-    /// Changes the most that is read at once, up to [`BUFFER`].
+    /// Changes the most that is read at once, up to [`PLAIN`].
     pub fn set_room(&mut self, room: usize) {
-        self.buffers.room = room.min(BUFFER);
+        self.buffers.room = room.min(PLAIN);
     }
 
     /// Changes the number of pipes allowed. Pipes in use stay.
@@ -77,7 +77,7 @@ pub struct PumpOptions<'w> {
     /// Gets the bytes of each read before they are sent.
     pub watch: Option<WatchedEvents<'w>>,
     /// With `-H`: follows the bytes and alters some.
-    pub http: Option<Turn<'w>>,
+    pub http: Option<Direction<'w>>,
     /// Monotonic milliseconds.
     pub now: u64,
 }
@@ -97,8 +97,8 @@ pub struct Moved {
     pub more: bool,
 }
 
-/// Moves bytes from one end to the other, end of file included. The flags of the ends tell what
-/// happened to them: `ended` or `failed` of `from`, `broken` of `to`.
+/// Moves bytes from one end to the other, end of file included. The states of the ends tell what
+/// happened to them: `recv` of `from`, `send` of `to`.
 pub fn pump(
     from: &mut Endpoint,
     to: &mut Endpoint,
@@ -120,11 +120,11 @@ pub fn pump(
                 NextStep::Wait => return moved,
             }
         }
-        if from.ended {
+        if from.recv == RecvState::Ended {
             pass_end(from, to, tools);
             return moved;
         }
-        if !from.readable || to.broken {
+        if !from.recv.is_readable() || to.is_broken() {
             return moved;
         }
         let (bytes, given) = match by_splice(from, to, tools, &mut manner) {
@@ -135,14 +135,15 @@ pub fn pump(
         moved.given += given;
     }
     // Also if the last round found the end of file: no event will tell of it again.
-    moved.more = (from.readable || (from.ended && !to.shut)) && to.held.is_none() && !to.broken;
+    let is_end_due = from.recv == RecvState::Ended && to.send_state() == SendState::Open;
+    moved.more = to.held.is_none() && !to.is_broken() && (from.recv.is_readable() || is_end_due);
     moved
 }
 
 /// Sends the held data of an end. True if none is left.
 pub fn flush(to: &mut Endpoint, tools: &mut Tools) -> bool {
     let Some(mut held) = to.held.take() else { return true };
-    if to.broken {
+    if to.is_broken() {
         return false;
     }
     let empty = match &mut *held {
@@ -158,22 +159,22 @@ pub fn flush(to: &mut Endpoint, tools: &mut Tools) -> bool {
     match (empty, *held) {
         (true, HeldBytes::Pipe { pipe, .. }) => tools.pipes.pool(pipe),
         (true, HeldBytes::Bytes { .. }) => {}
-        (false, held) if !to.broken => to.held = Some(Box::new(held)),
+        (false, held) if !to.is_broken() => to.held = Some(Box::new(held)),
         (false, _) => {}
     }
-    empty && !to.broken
+    empty && !to.is_broken()
 }
 
 /// Reads and discards the data of an end.
 pub fn discard(from: &mut Endpoint, tools: &mut Tools) -> Moved {
     let mut moved = Moved::default();
     for _ in 0..ROUNDS {
-        if from.ended || from.failed || !from.readable {
+        if !from.recv.is_readable() {
             return moved;
         }
         moved.bytes += receive(from, &mut tools.buffers) as u64;
     }
-    moved.more = from.readable;
+    moved.more = from.recv.is_readable();
     moved
 }
 
@@ -189,7 +190,7 @@ pub fn shut(to: &mut Endpoint, tools: &mut Tools) {
 
 /// The data of one read from an end, if it has some now.
 pub fn take<'t>(from: &mut Endpoint, tools: &'t mut Tools) -> &'t [u8] {
-    let length = if from.readable { receive(from, &mut tools.buffers) } else { 0 };
+    let length = if from.recv.is_readable() { receive(from, &mut tools.buffers) } else { 0 };
     &tools.buffers.plain[..length]
 }
 
@@ -216,11 +217,11 @@ fn by_copy(
     };
     // The end of file goes out in the same segment as the last bytes: shutdown(2) or close(2)
     // follow at once and push both. With `-H` the end of file may have to wait for an answer.
-    let is_last = from.ended && manner.http.is_none();
+    let is_last = from.recv == RecvState::Ended && manner.http.is_none();
     let flags = if is_last { SendFlags::MORE } else { SendFlags::empty() };
     let given = bytes.len() as u64;
     deliver(to, bytes, flags, &mut tools.buffers.cipher);
-    if tools.altered.capacity() > BUFFER {
+    if tools.altered.capacity() > PLAIN {
         // Only a flood of small requests makes it this large.
         tools.altered = Vec::new();
     }
@@ -231,7 +232,7 @@ fn by_copy(
 /// how many.
 pub fn give_undecided(exchange: &mut Exchange, to: &mut Endpoint, tools: &mut Tools) -> u64 {
     let bytes = exchange.decide(&mut tools.altered);
-    if !bytes.is_empty() && !to.broken {
+    if !bytes.is_empty() && !to.is_broken() {
         deliver(to, bytes, SendFlags::empty(), &mut tools.buffers.cipher);
     }
     bytes.len() as u64
@@ -249,17 +250,18 @@ enum NextStep {
 
 /// Sends the data that waited for an answer, or for the end of file.
 fn before_reading(
-    turn: &mut Turn<'_>,
+    turn: &mut Direction<'_>,
     from: &Endpoint,
     to: &mut Endpoint,
     tools: &mut Tools,
 ) -> NextStep {
-    let bytes = turn.due(from.ended, &mut tools.altered);
+    let ended = from.recv == RecvState::Ended;
+    let bytes = turn.due(ended, &mut tools.altered);
     if !bytes.is_empty() {
         deliver(to, bytes, SendFlags::empty(), &mut tools.buffers.cipher);
         return NextStep::Again(bytes.len() as u64);
     }
-    if turn.must_wait(from.ended) { NextStep::Wait } else { NextStep::Read }
+    if turn.must_wait(ended) { NextStep::Wait } else { NextStep::Read }
 }
 
 /// Moves a direction with much data through a pipe. None: copy instead.
@@ -299,7 +301,7 @@ fn by_splice(
     let left = filled - drain(&pipe, to, filled);
     if left == 0 {
         tools.pipes.pool(pipe);
-    } else if !to.broken {
+    } else if !to.is_broken() {
         to.held = Some(Box::new(HeldBytes::Pipe { pipe, bytes: left }));
     }
     Some(filled as u64)
@@ -307,11 +309,11 @@ fn by_splice(
 
 /// Passes the end of file on after all earlier data was sent.
 fn pass_end(from: &Endpoint, to: &mut Endpoint, tools: &mut Tools) {
-    if to.shut || to.broken {
+    if to.send_state() != SendState::Open {
         return;
     }
     // With both directions at their end, the sockets are about to be closed.
-    let closing = to.ended && from.held.is_none();
+    let closing = to.recv == RecvState::Ended && from.held.is_none();
     endpoint::shut(to, closing, &mut tools.buffers.cipher);
 }
 

@@ -7,8 +7,9 @@ use std::os::fd::AsFd;
 
 use rustix::net::SendFlags;
 
+use crate::relay::connection::endpoint::RecvState;
+use crate::relay::connection::pipes::POOLED_PIPES;
 use crate::relay::transfer::pump::*;
-use crate::relay::transfer::splice::POOLED_PIPES;
 
 fn pair() -> (TcpStream, Endpoint) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -16,13 +17,19 @@ fn pair() -> (TcpStream, Endpoint) {
     let (ours, _) = listener.accept().unwrap();
     ours.set_nonblocking(true).unwrap();
     let mut end = Endpoint::new(ours.into(), false);
-    end.readable = true;
+    end.recv = RecvState::Readable;
     (peer, end)
 }
 
 fn wait_readable(end: &Endpoint) {
     let mut poll =
         [rustix::event::PollFd::new(end.socket.as_ref().unwrap(), rustix::event::PollFlags::IN)];
+    rustix::event::poll(&mut poll, None).unwrap();
+}
+
+fn wait_writable(end: &Endpoint) {
+    let mut poll =
+        [rustix::event::PollFd::new(end.socket.as_ref().unwrap(), rustix::event::PollFlags::OUT)];
     rustix::event::poll(&mut poll, None).unwrap();
 }
 
@@ -42,25 +49,21 @@ fn what_one_side_does_not_take_is_held_and_comes_out_whole() {
     // The peer does not read: the receiving socket fills up and the rest is held.
     while to.held.is_none() {
         wait_readable(&from);
-        from.readable = true;
+        from.recv = RecvState::Readable;
         pump(&mut from, &mut to, &mut tools, plain());
     }
-    assert!(to.held.as_ref().unwrap().len() <= BUFFER);
+    assert!(to.held.as_ref().unwrap().len() <= PLAIN);
     let reader = std::thread::spawn(move || {
         let mut got = Vec::new();
         sink.read_to_end(&mut got).map(|_| got)
     });
-    while !to.shut {
+    while to.send_state() != SendState::Shut {
         if to.held.is_some() {
-            let mut poll = [rustix::event::PollFd::new(
-                to.socket.as_ref().unwrap(),
-                rustix::event::PollFlags::OUT,
-            )];
-            rustix::event::poll(&mut poll, None).unwrap();
-        } else if !from.ended {
+            wait_writable(&to);
+        } else if from.recv != RecvState::Ended {
             wait_readable(&from);
         }
-        from.readable = true;
+        from.was_reported();
         pump(&mut from, &mut to, &mut tools, plain());
     }
     writer.join().unwrap().unwrap();
@@ -77,10 +80,42 @@ fn a_short_read_after_a_hang_up_is_the_end() {
     wait_readable(&from);
     let moved = pump(&mut from, &mut to, &mut Tools::new(POOLED_PIPES), plain());
     assert_eq!(moved, Moved { bytes: 10, given: 10, more: false });
-    assert!(from.ended && to.shut && !from.failed);
+    assert_eq!((from.recv, to.send_state()), (RecvState::Ended, SendState::Shut));
     let mut got = String::new();
     sink.read_to_string(&mut got).unwrap();
     assert_eq!(got, "last words");
+}
+
+#[test]
+fn a_known_end_of_file_follows_the_held_data_without_another_read() {
+    let (mut source, mut from) = pair();
+    let (mut sink, mut to) = pair();
+    let mut tools = Tools::new(POOLED_PIPES);
+    let filler = vec![b'x'; 1 << 20];
+    let mut filled = 0;
+    while let sent @ 1.. = send(&mut to, &filler, SendFlags::empty()) {
+        filled += sent;
+    }
+    source.write_all(b"last words").unwrap();
+    drop(source);
+    from.hung_up = true;
+    wait_readable(&from);
+    pump(&mut from, &mut to, &mut tools, plain());
+    assert_eq!((from.recv, to.send_state()), (RecvState::Ended, SendState::Open));
+    assert_eq!(to.held_bytes(), 10);
+    // A read would find out that there is no socket.
+    from.socket = None;
+    let reader = std::thread::spawn(move || {
+        let mut got = Vec::new();
+        sink.read_to_end(&mut got).map(|_| got)
+    });
+    while to.send_state() != SendState::Shut {
+        wait_writable(&to);
+        pump(&mut from, &mut to, &mut tools, plain());
+        assert_eq!(from.recv, RecvState::Ended);
+    }
+    let got = reader.join().unwrap().unwrap();
+    assert!(got.len() == filled + 10 && got.ends_with(b"last words"));
 }
 
 #[test]
@@ -88,13 +123,13 @@ fn a_peer_that_takes_nothing_breaks_its_end_only() {
     let (mut source, mut from) = pair();
     let (sink, mut to) = pair();
     drop(sink);
-    while !to.broken {
+    while !to.is_broken() {
         source.write_all(b"x").unwrap();
         wait_readable(&from);
-        from.readable = true;
+        from.recv = RecvState::Readable;
         pump(&mut from, &mut to, &mut Tools::new(POOLED_PIPES), plain());
     }
-    assert!(!from.failed && !from.ended && to.held.is_none());
+    assert!(!from.recv.is_over() && to.held.is_none());
 }
 
 #[test]
@@ -102,8 +137,9 @@ fn the_end_of_file_is_passed_on_in_whatever_round_it_is_found() {
     for pieces in 1..2 * ROUNDS {
         let (source, ours) = std::os::unix::net::UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let mut from =
-            Endpoint { readable: true, hung_up: true, ..Endpoint::new(ours.into(), true) };
+        let mut from = Endpoint::new(ours.into(), true);
+        from.recv = RecvState::Readable;
+        from.hung_up = true;
         let (mut sink, mut to) = pair();
         let mut tools = Tools::new(POOLED_PIPES);
         for _ in 0..pieces {
@@ -118,7 +154,11 @@ fn the_end_of_file_is_passed_on_in_whatever_round_it_is_found() {
         drop(source);
         // Only the pump itself says that there is more: the kernel has already sent every event.
         while pump(&mut from, &mut to, &mut tools, plain()).more {}
-        assert!(from.ended && to.shut, "{pieces} pieces");
+        assert_eq!(
+            (from.recv, to.send_state()),
+            (RecvState::Ended, SendState::Shut),
+            "{pieces} pieces"
+        );
         drop(to);
         let mut got = Vec::new();
         sink.read_to_end(&mut got).unwrap();
@@ -137,8 +177,8 @@ fn urgent_data_is_no_end_of_file_for_splice() {
     // The state when the urgent byte comes during a large transfer, before an event tells of it.
     from.large_reads = LARGE_READS;
     let mut tools = Tools::new(POOLED_PIPES);
-    while !to.shut {
-        from.readable = true;
+    while to.send_state() != SendState::Shut {
+        from.recv = RecvState::Readable;
         pump(&mut from, &mut to, &mut tools, plain());
     }
     let mut got = String::new();
@@ -155,10 +195,10 @@ fn a_reset_that_sending_found_out_is_no_end_of_file() {
     source.write_all(b"x").unwrap();
     wait_readable(&from);
     pump(&mut from, &mut to, &mut Tools::new(POOLED_PIPES), plain());
-    assert!(to.broken && to.reset);
+    assert_eq!(to.send_state(), SendState::Reset);
     // Then the other way.
     pump(&mut to, &mut from, &mut Tools::new(POOLED_PIPES), plain());
-    assert!(to.failed && !to.ended && !from.shut);
+    assert!(to.recv == RecvState::Failed && from.send_state() != SendState::Shut);
 }
 
 #[test]

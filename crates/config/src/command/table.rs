@@ -1,0 +1,298 @@
+//! The table of commands: their words, arguments and help texts, and how they are read.
+
+use crate::command::read::queries::{
+    close, connection, events, explain, form, help, recent, show, write,
+};
+use crate::command::read::servers::{acl, backup, proxy_protocol, server};
+use crate::command::read::tls::{certificate, ciphers, client_ca, path, renegotiation, ssl_option};
+use crate::command::read::values::{
+    connection_log, connection_log_format, control, fastclose, http, idle_timeout, listen, log,
+    page, socket_buffers, source, start_switch, startup, web_stats,
+};
+use crate::command::read::{WordIter, off_only, refused, switch_without_effect};
+use crate::command::{Action, Command, CommandError, Number, Query, Setting, Startup, Switch};
+
+/// A command as the manual describes it.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// Its word.
+    pub word: &'static str,
+    /// Its arguments.
+    pub arguments: &'static str,
+    /// Whether `no WORD` exists too.
+    pub negatable: bool,
+    /// What it does, in one line.
+    pub help: &'static str,
+    pub(super) reader: Reader,
+}
+
+/// How the words after a command's word are read. The flag says that `no` came before the word.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Reader {
+    /// Nothing, `on` or `off`.
+    Switch(Switch),
+    /// A number; nothing asks for it.
+    Number(Number),
+    /// Another setting that `show` shows; without its value it may be a query.
+    Setting(Read<Command>),
+    /// A setting without effect, which `show` does not show.
+    NotShown(fn(&Entry, &mut WordIter<'_>) -> Result<Setting, CommandError>),
+    Query(fn(&Entry, &mut WordIter<'_>) -> Result<Query, CommandError>),
+    Action(fn(&Entry, &mut WordIter<'_>) -> Result<Action, CommandError>),
+    /// A command of the original that is accepted without effect, or refused.
+    NoEffect(Read<()>),
+}
+
+type Read<T> = fn(&Entry, &mut WordIter<'_>, bool) -> Result<T, CommandError>;
+
+impl Entry {
+    /// Whether it sets a lasting value, which `show` shows.
+    pub fn is_setting(&self) -> bool {
+        match self.reader {
+            Reader::Switch(_) | Reader::Number(_) | Reader::Setting(_) => true,
+            Reader::NotShown(_) | Reader::Query(_) | Reader::Action(_) | Reader::NoEffect(_) => {
+                false
+            }
+        }
+    }
+
+    /// The arguments after `no` and the command's word.
+    pub fn negated_arguments(&self) -> &'static str {
+        match self.word {
+            "acl" | "server" => "N",
+            _ => "",
+        }
+    }
+}
+
+/// The commands that set a lasting value, in alphabetical order. `status_file` is shown as
+/// `web_stats`.
+pub fn setting_words() -> impl Iterator<Item = &'static str> {
+    COMMANDS.iter().filter(|entry| entry.is_setting()).map(|entry| entry.word)
+}
+
+const NO_DSR: &str = "direct server return is not supported";
+
+const LATER: &str = "not built in yet";
+
+const UNFINISHED: &str = "not supported: it was never finished, clients would hang";
+
+/// Makes the entries, each `WORD ARGUMENTS: READER, HELP;`. A `no` before the colon means that the
+/// command can follow `no`.
+macro_rules! table {
+    ($(
+        $word:literal $arguments:literal $($no:ident)?: $kind:ident($reader:expr), $help:literal;
+    )*) => {
+        &[$(Entry {
+            word: $word,
+            arguments: $arguments,
+            negatable: !concat!($(stringify!($no))?).is_empty(),
+            help: $help,
+            reader: Reader::$kind($reader),
+        },)*]
+    };
+}
+
+/// All commands in alphabetical order: the table that the parser uses and the manual lists.
+pub const COMMANDS: &[Entry] = table! {
+    "abort_on_error" "[on|off]" no: NoEffect(switch_without_effect),
+        "No effect; accepted for old configuration files.";
+    "abuse" "[SERVER]" no: Setting(|e, w, no| backup(Setting::Abuse, e, w, no)),
+        "Show or set where clients go that client_acl refuses (-B).";
+    "accept_batch" "[N]": Number(Number::AcceptBatch),
+        "Show or set how many connections are accepted per wake-up (-m).";
+    "acl" "N permit|deny ADDRESS [MASK]" no: Setting(acl),
+        "Add an entry to access list N (0-9): IPv4 with a mask or /length, IPv6 with /length. no \
+         acl N empties the list.";
+    "ascii" "[on|off]" no: Switch(Switch::Ascii),
+        "Dumps as text instead of hex.";
+    "backlog" "[N]": Number(Number::Backlog),
+        "Show or set how many connections may wait to be accepted (-q).";
+    "blacklist" "[SECONDS]": Number(Number::Blacklist),
+        "Show or set how long a server that failed is left out; 0 = it never is.";
+    "block" "[on|off]" no: NoEffect(switch_without_effect),
+        "No effect; accepted for old configuration files.";
+    "certificate" "[FILE [KEY]]" no: Setting(certificate),
+        "Show or set the certificate and its key (-E, -K); only in a file or at the start.";
+    "certificates" "[json]": Query(|_, w| Ok(Query::Certificates(form(w)))),
+        "The certificates of TLS: whose, by whom, until when, with what kind of key, and what for.";
+    "client_acl" "[N]": Number(Number::ClientAcl),
+        "Show or set the access list for clients.";
+    "client_ca" "[FILE|DIRECTORY [DIRECTORY]]" no: Setting(client_ca),
+        "Show or set whose client certificates are good (-G, -A); only in a file or at the start.";
+    "clients_max" "[N]": Number(Number::ClientsMax),
+        "Show or enlarge the client table.";
+    "close" "N": Action(close),
+        "End connection N at once.";
+    "conn_max" "[N]": Number(Number::ConnMax),
+        "Show or enlarge the number of simultaneous connections (-x).";
+    "connection" "[N]": Query(connection),
+        "Facts about connection N.";
+    "connection_log" "[FILE|syslog|HOST:PORT]" no: Setting(connection_log),
+        "Show or set the connection log: one line at the end of each connection. HOST:PORT gets \
+         syslog messages by UDP.";
+    "connection_log_format" "[text|json|haproxy|haproxy_http]": Setting(connection_log_format),
+        "Show or set what a line of the connection log looks like; haproxy is the TCP log of \
+         haproxy, and haproxy_http its HTTP log, for halog.";
+    "control" "[ADDRESS]" no: Setting(control),
+        "Show the control address; set it at the start (-C).";
+    "control_acl" "[N]": Number(Number::ControlAcl),
+        "Show or set the access list for the control port.";
+    "debug" "[N]": Number(Number::Debug),
+        "Show or set the debug level.";
+    "delayed_forward" "[on|off]" no: NoEffect(switch_without_effect),
+        "No effect; accepted for old configuration files.";
+    "drain_timeout" "[SECONDS]": Number(Number::DrainTimeout),
+        "Show or set how long after an upgrade the old workers keep their connections; 0 = until \
+         these end.";
+    "dsr_if" "INTERFACE": NoEffect(|e, _, _| refused(e, NO_DSR)),
+        "Refused: no direct server return.";
+    "dsr_ip" "ADDRESS": NoEffect(|e, _, _| refused(e, NO_DSR)),
+        "Refused: no direct server return.";
+    "dummy" "[on|off]" no: Switch(Switch::Dummy),
+        "Answer every client with a fixed page, without a server; for load tests.";
+    "emergency" "[SERVER]" no: Setting(|e, w, no| backup(Setting::Emergency, e, w, no)),
+        "Show or set the server of last resort (-e).";
+    "epoll" "": NoEffect(|_, _, _| Ok(())),
+        "No effect; accepted for old configuration files.";
+    "events" "[N] [json]": Query(events),
+        "The last N events, 20 without N and at most 1000, with their times.";
+    "exit" "": Action(|_, _| Ok(Action::Exit)),
+        "End the program; only with -X.";
+    "exit_command" "[on|off]" no: Setting(|e, w, no| start_switch(Startup::ExitCommand, e, w, no)),
+        "Allow exit and upgrade at the control port (-X); only at the start.";
+    "explain" "ADDRESS": Query(explain),
+        "Which server a client with that address would get now, and why.";
+    "hash" "[on|off]" no: Switch(Switch::Hash),
+        "A hash of the client's address chooses the first server.";
+    "hash_always" "[on|off]" no: Switch(Switch::HashAlways),
+        "As hash, for every connection, whatever is remembered (-N).";
+    "help" "[COMMAND]": Query(help),
+        "List the commands, or tell what one does.";
+    "http" "[on|off|mixed]" no: Setting(http),
+        "Say in every HTTP request who the client is: X-Forwarded-For. What is not HTTP/1.x is \
+         refused; with mixed it passes.";
+    "idle_timeout" "[SECONDS]": Setting(idle_timeout),
+        "Show or set after how long without traffic a connection is closed; 0 = never.";
+    "idlers" "[N]": Number(Number::Idlers),
+        "Show or set how many connections to servers are kept open without a client; for tests.";
+    "include" "FILE": Action(|e, w| Ok(Action::Include(e.required(w)?.into()))),
+        "Run the commands of a file.";
+    "jail" "[DIRECTORY]" no: Setting(|e, w, no| startup(Startup::Jail, e, w, no)),
+        "Show the root directory of jailed processes; set it at the start (-j).";
+    "keepalive" "[on|off]" no: Switch(Switch::Keepalive),
+        "TCP keepalive towards servers.";
+    "kqueue" "": NoEffect(|_, _, _| Ok(())),
+        "No effect; accepted for old configuration files.";
+    "listen" "[[HOST:]PORT|/PATH]": Setting(listen),
+        "Show or move the listen address; open connections stay.";
+    "log" "[FILE|HOST:PORT]" no: Setting(log),
+        "Show or set the request log.";
+    "max_servers" "[N]": Number(Number::MaxServers),
+        "Show the size of the server table; set it at the start (-S).";
+    "metrics" "": Query(|_, _| Ok(Query::Metrics)),
+        "What pen is doing and has counted, in the text format of Prometheus.";
+    "mode" "[json]": Query(|_, w| Ok(Query::Mode(form(w)))),
+        "Show the modes.";
+    "overview" "": Query(|_, _| Ok(Query::Overview)),
+        "Version, time, limits and all servers, in JSON: what penctl makes its table of servers \
+         of.";
+    "page" "[[HOST:]PORT|/PATH]" no: Setting(page),
+        "Show where the status page, the metrics and the events are served over HTTP; set it at \
+         the start. A port alone is one of this machine.";
+    "page_acl" "[N]": Number(Number::PageAcl),
+        "Show or set the access list for the status page.";
+    "peek" "[on|off]" no: NoEffect(|e, w, no| off_only(e, UNFINISHED, w, no)),
+        "Refused: the original never finished it.";
+    "pending_max" "[N]": Number(Number::PendingMax),
+        "Show or set how many connects to one server may be pending per worker; a server with \
+         that many is passed over.";
+    "pid" "": Query(|_, _| Ok(Query::Pid)),
+        "Show the supervisor's pid.";
+    "pid_file" "[FILE]" no: Setting(|e, w, no| startup(Startup::PidFile, e, w, no)),
+        "Show the pid file; set it at the start (-p).";
+    "poll" "": NoEffect(|_, _, _| Ok(())),
+        "No effect; accepted for old configuration files.";
+    "prio" "[on|off]" no: Switch(Switch::Prio),
+        "The available server with the lowest prio comes first.";
+    "proxy_protocol" "in from NET[,NET...]|off, or out v1|v2|off": Setting(proxy_protocol),
+        "PROXY protocol: believe these senders whom their connections come from; tell servers \
+         whom connections come from.";
+    "recent" "[SECONDS] [json]": Query(recent),
+        "Clients seen within so many seconds (default 300).";
+    "require_client_cert" "[on|off]" no: Switch(Switch::RequireClientCert),
+        "Clients must present a valid certificate (-R).";
+    "require_sandbox" "[on|off]" no:
+        Setting(|e, w, no| start_switch(Startup::RequireSandbox, e, w, no)),
+        "Do not start if the system cannot confine every process as it should; only at the start.";
+    "roundrobin" "[on|off]" no: Switch(Switch::Roundrobin),
+        "Round robin without tracking.";
+    "sandbox" "": Query(|_, _| Ok(Query::Sandbox)),
+        "What every process is confined by.";
+    "select" "": NoEffect(|_, _, _| Ok(())),
+        "No effect; accepted for old configuration files.";
+    "server" "N KEY VALUE ..." no: Setting(server),
+        "Change server N: acl, address, blacklist, hard, max, port, prio, weight; all pairs or \
+         none. no server N takes it away.";
+    "servers" "[json]": Query(|_, w| Ok(Query::Servers(form(w)))),
+        "List the servers.";
+    "servers_only" "[on|off]" no: Switch(Switch::ServersOnly),
+        "In a file: servers that it does not name are taken away when it is read.";
+    "show" "[SETTING [N]]": Query(show),
+        "Show what is in force, as a configuration file: all of it, or one setting; of acl and \
+         server also number N alone.";
+    "socket" "N": Query(|e, w| Ok(Query::Socket(e.ordinal(e.required(w)?, "a descriptor")?))),
+        "To which connection a descriptor belongs; always -1, since descriptors are a worker's \
+         own.";
+    "socket_buffers" "client|server RX TX": Setting(socket_buffers),
+        "Bytes of the kernel's receive and send buffers of each connection on that side; 0 = as \
+         the kernel likes.";
+    "source" "ADDRESS" no: Setting(source),
+        "Local address for connections to servers.";
+    "ssl_ciphers" "[LIST]" no: Setting(ciphers),
+        "Show or set the cipher suites of TLS 1.2 by their OpenSSL names, joined by colons, best \
+         first; with no, the default.";
+    "ssl_client_renegotiation_interval" "SECONDS": NotShown(renegotiation),
+        "No effect: there is no renegotiation.";
+    "ssl_ocsp_response" "FILE" no: Setting(|e, w, no| path(Setting::SslOcsp, e, w, no)),
+        "OCSP response (DER) to be stapled to the certificate of -E; repeat it to read the file \
+         again.";
+    "ssl_option" "OPTION": Setting(ssl_option),
+        "no_tlsv1.2 leaves TLS 1.3 only, tlsv1.2 takes 1.2 too; no_sslv2, no_sslv3, no_tlsv1, \
+         no_tlsv1.1 and cipher_server_preference are always so.";
+    "ssl_sni_path" "DIRECTORY" no: Setting(|e, w, no| path(Setting::SslNames, e, w, no)),
+        "Certificates by server name: NAME.crt, NAME.key, and if they are there NAME.ca and \
+         NAME.ocsp.";
+    "status" "[json]": Query(|_, w| Ok(Query::Status(form(w)))),
+        "The status page.";
+    "status_file" "[FILE]" no: Setting(web_stats),
+        "As web_stats (-w).";
+    "stubborn" "[on|off]" no: Switch(Switch::Stubborn),
+        "Close the client if its first choice cannot be used.";
+    "tarpit_acl" "[N]": NoEffect(|e, _, _| refused(e, NO_DSR)),
+        "Refused: no direct server return.";
+    "tcp_fastclose" "up|down|both|off": Setting(fastclose),
+        "When the server (up), the client (down) or either ends its side, close both.";
+    "tcp_nodelay" "[on|off]" no: Switch(Switch::TcpNodelay),
+        "TCP_NODELAY on both sides from the first byte.";
+    "timeout" "[SECONDS]": Number(Number::Timeout),
+        "Show or set the connect timeout.";
+    "tracking" "[SECONDS]": Number(Number::Tracking),
+        "Show or set how long clients are remembered; 0 = for ever.";
+    "transparent" "[on|off]" no: NoEffect(|e, w, no| off_only(e, LATER, w, no)),
+        "Reach servers from the client's address. Not built in yet.";
+    "upgrade" "": Action(|_, _| Ok(Action::Upgrade)),
+        "Go on as the program that is installed now, without losing a client; only with -X.";
+    "user" "[NAME]" no: Setting(|e, w, no| startup(Startup::User, e, w, no)),
+        "Show as whom jailed processes run; set it at the start (-u).";
+    "watch" "[json]": Query(|_, w| Ok(Query::Watch(form(w)))),
+        "Each event as it happens, until the connection is closed.";
+    "web_stats" "[FILE]" no: Setting(web_stats),
+        "Show or set the file for status reports.";
+    "weight" "[on|off]" no: Switch(Switch::Weight),
+        "The server with the fewest connections by weight comes first.";
+    "workers" "[N]": Number(Number::Workers),
+        "Show the number of workers; set it at start.";
+    "write" "[FILE|-]": Action(write),
+        "Write the settings as a configuration file; - replies with it.";
+};

@@ -1,0 +1,267 @@
+//! The lasting messages: a protocol between processes of different releases.
+//!
+//! After an upgrade, workers of the earlier release serve the connections that they have. Their
+//! supervisor is of the new release. If it took over from a newer release, they are of a later one.
+//! So every release encodes these messages alike, and the tests pin each byte:
+//!
+//! - They are the first variant of [`ToWorker`] and [`FromWorker`].
+//! - A message never changes and never goes. A message to workers can only be added with a new
+//!   [`LASTING_VERSION`]: an earlier worker leaves when it gets a message that it does not know.
+//! - A message from workers, or an [`Event`] with what it contains, can be added at the end of its
+//!   enum. A supervisor of an earlier release skips it ([`FromOldWorker::Unknown`]).
+//! - Counters are lists, to which counters are added at the end.
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{self, CodecError, Incoming};
+use crate::handshakes::{HandshakeFailures, Handshakes};
+use crate::message::event::Event;
+use crate::refusal::Refusals;
+use crate::stats::Counters;
+use pen_config::settings::ConnectionLogFormat;
+
+#[cfg(doc)]
+use crate::message::{FromWorker, ToControl, ToPage, ToWorker};
+
+/// The version of [`LastingToWorker`]. Only a worker that started with at least the version of a
+/// message may get it.
+pub const LASTING_VERSION: u16 = 2;
+
+/// The version of the messages about the connection log.
+pub const WITH_CONNECTION_LOG: u16 = 2;
+
+/// From the supervisor to a worker of any release, within [`ToWorker::Lasting`]. Append only, with
+/// the version in which a message came.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum LastingToWorker {
+    /// Version 1. Accept no more clients, keep the open connections, and exit with status 0 when
+    /// the last one has ended. There is no answer. All other messages are still obeyed.
+    Drain,
+    /// Version 1. Accept no more clients, close all connections, write out the log, send the last
+    /// counters, exit with status 0.
+    Stop,
+    /// Version 1. Asks whether the worker's event loop runs; the worker answers at once with
+    /// [`LastingFromWorker::Pong`]. The supervisor kills a worker that does not answer.
+    Ping {
+        /// Returned in the answer.
+        serial: u32,
+    },
+    /// Version 1. The request log was opened again. The descriptor of this message replaces the old
+    /// one, at a line end.
+    Log {
+        /// The descriptor is a UDP socket to penlogd, not a file.
+        network: bool,
+    },
+    /// Version 1. There is no request log from now on.
+    NoLog,
+    /// Version 1. End the connection with this number at once, if this worker has it and it began
+    /// before the command was given. Numbers are used again, so the time matters.
+    Close {
+        /// Its program-wide number.
+        number: u32,
+        /// When the command was given, in nanoseconds of CLOCK_MONOTONIC, which all processes
+        /// share.
+        before: u64,
+    },
+    /// Version 1. Slots of a dead worker are free again. This is the same news as an event of the
+    /// shared eventfd when a worker frees a slot. The supervisor does not write to the eventfd,
+    /// because a hostile worker could make it block there.
+    Freed,
+    /// Version 1. A sibling died and may have overwritten any part of the table. The worker must
+    /// write again what only it knows about itself.
+    Republish,
+    /// Version 2. The connection log was opened, or opened again. The descriptor of this message
+    /// replaces the old one, between two lines. Without one, there is no syslog daemon.
+    ConnectionLog {
+        /// What the descriptor is.
+        to: ConnectionLogKind,
+        /// The form of the lines.
+        format: ConnectionLogFormat,
+    },
+    /// Version 2. There is no connection log from now on.
+    NoConnectionLog,
+}
+
+/// What the connection log is written to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum ConnectionLogKind {
+    /// A file, opened for appending.
+    File,
+    /// A connected UDP socket to a syslog receiver.
+    Network,
+    /// A datagram socket connected to the syslog daemon.
+    Syslog,
+}
+
+/// From a worker of any release to the supervisor, within [`FromWorker::Lasting`]. Append only.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum LastingFromWorker {
+    /// The worker's counters; sent at most once a second, and only if they changed.
+    Counters(Box<LastingCounters>),
+    /// An event for the administrator. The supervisor logs it.
+    Event(Event),
+    /// The answer to [`LastingToWorker::Ping`]: the worker's event loop runs.
+    Pong {
+        /// The ping that this answers.
+        serial: u32,
+    },
+}
+
+impl From<Counters> for LastingFromWorker {
+    fn from(counters: Counters) -> LastingFromWorker {
+        LastingFromWorker::Counters(Box::new(LastingCounters(counters)))
+    }
+}
+
+/// Counters of a worker of any release. A counter that its sender does not have is 0. A counter
+/// that its receiver does not have is ignored.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(from = "CounterLists", into = "CounterLists")]
+pub struct LastingCounters(pub Counters);
+
+/// [`LastingCounters`] as they are encoded. Each list is append-only.
+#[derive(Serialize, Deserialize)]
+struct CounterLists {
+    counters: Vec<u64>,
+    /// Refused requests, by the number of the reason.
+    refusals: Vec<u64>,
+}
+
+/// The counters in their order as a message, without the refusals, which have a list of their own.
+/// Append only.
+fn ordered(counters: &mut Counters) -> ([&mut u64; 34], &mut Refusals) {
+    let Counters {
+        accepted,
+        closed,
+        unserved,
+        refused,
+        failed_connects,
+        failovers,
+        pauses,
+        shortages,
+        log_lines,
+        log_lost,
+        lock_timeouts,
+        events_dropped,
+        handshakes,
+        resumed,
+        failed_handshakes,
+        crowded,
+        connection_log_lines,
+        connection_log_lost,
+        requests_refused,
+        evictions,
+        bad_senders,
+        over_limit,
+        handshakes_by_kind: Handshakes([full12, resumed12, full13, resumed13]),
+        handshake_failures: HandshakeFailures(failures),
+    } = counters;
+    // The reasons for failures are the last list: a reason that is added is the last of all.
+    let [not_tls, timeout, nothing, no_certificate, certificate, time, authority, alert, protocol] =
+        failures;
+    let list = [
+        accepted,
+        closed,
+        unserved,
+        refused,
+        failed_connects,
+        failovers,
+        pauses,
+        shortages,
+        log_lines,
+        log_lost,
+        lock_timeouts,
+        events_dropped,
+        handshakes,
+        resumed,
+        failed_handshakes,
+        crowded,
+        connection_log_lines,
+        connection_log_lost,
+        evictions,
+        bad_senders,
+        over_limit,
+        full12,
+        resumed12,
+        full13,
+        resumed13,
+        not_tls,
+        timeout,
+        nothing,
+        no_certificate,
+        certificate,
+        time,
+        authority,
+        alert,
+        protocol,
+    ];
+    (list, requests_refused)
+}
+
+impl From<LastingCounters> for CounterLists {
+    fn from(LastingCounters(mut counters): LastingCounters) -> CounterLists {
+        let (list, refusals) = ordered(&mut counters);
+        CounterLists {
+            counters: list.map(|counter| *counter).into(),
+            refusals: refusals.iter().map(|(_, count)| count).collect(),
+        }
+    }
+}
+
+impl From<CounterLists> for LastingCounters {
+    fn from(lists: CounterLists) -> LastingCounters {
+        let mut counters = Counters::default();
+        let (list, refusals) = ordered(&mut counters);
+        for (counter, value) in list.into_iter().zip(lists.counters) {
+            *counter = value;
+        }
+        *refusals = lists.refusals.into_iter().collect();
+        LastingCounters(counters)
+    }
+}
+
+/// From the supervisor to a worker that a supervisor of perhaps another release started: all that
+/// such a worker understands for certain.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum ToOldWorker {
+    /// Encoded as [`ToWorker::Lasting`].
+    Lasting(LastingToWorker),
+}
+
+/// From a worker that a supervisor of perhaps another release started.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum FromOldWorker {
+    /// What this release understands.
+    Lasting(Box<LastingFromWorker>),
+    /// A message of the worker's own release, such as a page of a report that was asked for before
+    /// the upgrade; or a lasting message of a later release. To be skipped.
+    Unknown,
+}
+
+impl Incoming for FromOldWorker {
+    /// Decodes a message. No bytes are an error.
+    fn from_bytes(bytes: &[u8]) -> Result<FromOldWorker, CodecError> {
+        #[derive(Deserialize)]
+        enum Known {
+            Lasting(Box<LastingFromWorker>),
+        }
+        Ok(match codec::decode(bytes) {
+            Ok(Known::Lasting(message)) => FromOldWorker::Lasting(message),
+            Err(_) => FromOldWorker::Unknown,
+        })
+    }
+}
+
+/// From a control or page process that a supervisor of perhaps another release started. Whatever it
+/// sends is skipped: it gets its last messages, which begin [`ToControl`] and [`ToPage`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct FromOldPort;
+
+impl Incoming for FromOldPort {
+    fn from_bytes(_: &[u8]) -> Result<FromOldPort, CodecError> {
+        Ok(FromOldPort)
+    }
+}
+
+#[cfg(test)]
+mod tests;

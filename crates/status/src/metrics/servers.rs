@@ -1,0 +1,156 @@
+//! The metrics of the servers, the emergency and the abuse server included.
+
+use std::sync::LazyLock;
+
+use crate::histogram::{CONNECT, Histogram, LENGTH};
+use crate::metrics::text::{Text, label, les};
+use crate::metrics::{Family, Kind, Samples, State};
+use crate::status::{ServerState, ServerStatus, Status};
+
+/// A server and the labels of its samples.
+pub(super) struct Labelled<'s> {
+    server: &'s ServerStatus,
+    labels: String,
+}
+
+/// The servers that have an address.
+pub(super) fn labelled(status: &Status) -> Vec<Labelled<'_>> {
+    let regular = status.servers.iter().map(|server| (server.number().to_string(), server));
+    let other = |name: &str, server| Option::map(server, |server| (name.to_owned(), server));
+    let others =
+        [other("emergency", status.emergency.as_ref()), other("abuse", status.abuse.as_ref())];
+    let all = regular.chain(others.into_iter().flatten());
+    let there = all.filter(|(_, server)| server.state != ServerState::Vacant);
+    let labels = |(name, server): (String, &ServerStatus)| {
+        let [number, address] = [label("server", &name), label("address", &server.given())];
+        format!("{number},{address}")
+    };
+    there.map(|(name, server)| Labelled { server, labels: labels((name, server)) }).collect()
+}
+
+/// The labels of all of them; some have one more.
+pub(super) const LABELS: &[&str] = &["server", "address"];
+
+/// All of them.
+pub(super) const FAMILIES: &[Family] = &[
+    Family::of_servers(
+        Kind::Gauge,
+        "pen_server_up",
+        "Whether a server is used: it has neither failed nor been taken out.",
+        |server| server.state.is_up().into(),
+    ),
+    Family::of_servers(
+        Kind::Gauge,
+        "pen_server_blacklisted",
+        "Whether a server is left out for a time, because it failed or was taken out.",
+        |server| (server.blacklisted > 0).into(),
+    ),
+    Family::of_servers(Kind::Gauge, "pen_server_weight", "The weight of a server.", |server| {
+        server.weight.into()
+    }),
+    Family::of_servers(
+        Kind::Gauge,
+        "pen_server_connections",
+        "Open and pending connections to a server.",
+        |server| server.connections.into(),
+    ),
+    Family {
+        name: "pen_server_connections_limit",
+        kind: Kind::Gauge,
+        help: "The most connections to a server, 0 without a limit: soft for new clients, hard \
+               for those that it knows.",
+        labels: &["server", "address", "limit"],
+        samples: Samples::Written(|state, text| {
+            each_of(state, text, "limit", |server| {
+                [("soft", server.max.into()), ("hard", server.hard.into())]
+            });
+        }),
+    },
+    Family::of_servers(
+        Kind::Counter,
+        "pen_server_connections_total",
+        "Connections of clients that reached a server.",
+        |server| server.connections_total,
+    ),
+    Family {
+        name: "pen_server_bytes_total",
+        kind: Kind::Counter,
+        help: "Bytes sent to a server and received from it.",
+        labels: &["server", "address", "direction"],
+        samples: Samples::Written(|state, text| {
+            each_of(state, text, "direction", |server| {
+                [("sent", server.sent), ("received", server.received)]
+            });
+        }),
+    },
+    Family {
+        name: "pen_server_connect_failures_total",
+        kind: Kind::Counter,
+        help: "Connects to a server that failed, by reason.",
+        labels: &["server", "address", "reason"],
+        samples: Samples::Written(|state, text| {
+            each_of(state, text, "reason", |server| {
+                server.connect_failures.iter().map(|each| (each.reason.as_str(), each.count))
+            });
+        }),
+    },
+    Family::of_servers(
+        Kind::Counter,
+        "pen_server_failovers_total",
+        "Clients passed on to another server, because this one was not usable.",
+        |server| server.failovers,
+    ),
+    Family {
+        name: "pen_server_connect_seconds",
+        kind: Kind::Histogram,
+        help: "How long connects to a server took that succeeded, in seconds.",
+        labels: LABELS,
+        samples: Samples::Written(|state, text| {
+            histograms(state, text, &CONNECT_LES, |server| &server.connect)
+        }),
+    },
+    Family {
+        name: "pen_server_connection_seconds",
+        kind: Kind::Histogram,
+        help: "How long connections lasted that reached a server and ended, in seconds.",
+        labels: LABELS,
+        samples: Samples::Written(|state, text| {
+            histograms(state, text, &LENGTH_LES, |server| &server.length)
+        }),
+    },
+];
+
+static CONNECT_LES: LazyLock<Vec<String>> = LazyLock::new(|| les(&CONNECT));
+static LENGTH_LES: LazyLock<Vec<String>> = LazyLock::new(|| les(&LENGTH));
+
+/// Writes a sample of each server.
+pub(super) fn each(state: &State<'_>, value: fn(&ServerStatus) -> u64, text: &mut Text) {
+    for Labelled { server, labels } in &state.servers {
+        text.number(labels, value(server));
+    }
+}
+
+/// Several samples of each server, which differ in one label more.
+fn each_of<'s, Values: IntoIterator<Item = (&'s str, u64)>>(
+    state: &'s State<'_>,
+    text: &mut Text,
+    name: &str,
+    values: fn(&'s ServerStatus) -> Values,
+) {
+    for Labelled { server, labels } in &state.servers {
+        for (value, count) in values(server) {
+            text.number(&format!("{labels},{}", label(name, value)), count);
+        }
+    }
+}
+
+fn histograms(
+    state: &State<'_>,
+    text: &mut Text,
+    les: &[String],
+    histogram: fn(&ServerStatus) -> &Histogram,
+) {
+    for Labelled { server, labels } in &state.servers {
+        text.histogram(labels, les, histogram(server));
+    }
+}

@@ -1,0 +1,131 @@
+//! Servers and durations in words, for people.
+
+use crate::status::{ServerState, ServerStatus};
+
+/// A time for people: `12 s`, `3 min`, `5 h`, `4 days`.
+pub fn duration(seconds: u64) -> String {
+    match seconds {
+        ..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+impl ServerStatus {
+    /// The state for people; `unix` is the present time in seconds since 1970.
+    pub fn in_words(&self, unix: i64) -> String {
+        let since = u64::try_from(unix).unwrap_or(0).saturating_sub(self.failed_at);
+        let more = duration(self.blacklisted);
+        let reason = self.last_failure.as_ref().map_or("unknown", |failure| &failure.reason);
+        match self.state {
+            ServerState::Vacant => "no address".into(),
+            ServerState::Up => "up".into(),
+            ServerState::Full => "full".into(),
+            ServerState::Pending => {
+                "passed over, too many connects to it are pending (pending_max)".into()
+            }
+            ServerState::Out => {
+                format!("taken out by an operator {} ago, for {more} more", duration(since))
+            }
+            ServerState::Failed if self.blacklisted == 0 => {
+                format!("failed, the next client tries it: {reason}")
+            }
+            ServerState::Failed => {
+                format!("failed {} ago, left out for {more} more: {reason}", duration(since))
+            }
+        }
+    }
+
+    /// The name and the address for people: only one of them if both are equal, and no port if
+    /// there is none.
+    pub fn name_and_address(&self) -> String {
+        let address = self.address.as_deref().unwrap_or("-");
+        let name = self.name.as_deref().filter(|name| name.trim_matches(['[', ']']) != address);
+        let name = name.map_or(String::new(), |name| format!("{name} at "));
+        match self.port == 0 || address.starts_with('/') {
+            true => format!("{name}{address}"),
+            false => format!("{name}{address} port {}", self.port),
+        }
+    }
+
+    /// The server as an operator writes it: `www1:80`, `[::1]:80`, `/run/app.sock`; empty without
+    /// an address. It has the name if there is one.
+    pub fn given(&self) -> String {
+        let address = self.address.as_deref().unwrap_or_default();
+        let host = self.name.as_deref().unwrap_or(address);
+        match (host.is_empty() || host.starts_with('/'), host.contains(':')) {
+            (true, _) => host.to_owned(),
+            (false, true) if !host.starts_with('[') => format!("[{host}]:{}", self.port),
+            (false, _) => format!("{host}:{}", self.port),
+        }
+    }
+
+    /// The number of a regular server; 0 for the others.
+    pub fn number(&self) -> u32 {
+        self.number.unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::LastFailure;
+
+    #[test]
+    fn times_and_states_are_words() {
+        let times = [0, 119, 120, 7199, 7200, 172_800].map(duration);
+        assert_eq!(times, ["0 s", "119 s", "2 min", "119 min", "2 h", "2 days"]);
+        let mut row = ServerStatus { state: ServerState::Up, ..ServerStatus::default() };
+        assert_eq!(row.in_words(1000), "up");
+        row.state = ServerState::Pending;
+        assert_eq!(
+            row.in_words(1000),
+            "passed over, too many connects to it are pending (pending_max)"
+        );
+        let up = [
+            ServerState::Vacant,
+            ServerState::Up,
+            ServerState::Full,
+            ServerState::Pending,
+            ServerState::Out,
+            ServerState::Failed,
+        ];
+        assert_eq!(up.map(ServerState::is_up), [false, true, true, true, false, false]);
+        (row.state, row.connections) = (ServerState::Full, 20);
+        assert_eq!(row.in_words(1000), "full");
+        row.last_failure = Some(LastFailure { unix_time: 7, reason: "connection refused".into() });
+        assert_eq!(row.in_words(1000), "full", "it is history");
+        (row.state, row.failed_at, row.blacklisted) = (ServerState::Out, 988, 18);
+        assert_eq!(row.in_words(1000), "taken out by an operator 12 s ago, for 18 s more");
+        row.state = ServerState::Failed;
+        assert_eq!(
+            row.in_words(1000),
+            "failed 12 s ago, left out for 18 s more: connection refused"
+        );
+        row.blacklisted = 0;
+        assert_eq!(row.in_words(1000), "failed, the next client tries it: connection refused");
+    }
+
+    #[test]
+    fn a_server_is_called_as_an_operator_writes_it() {
+        let server = |name: Option<&str>, address: &str, port| ServerStatus {
+            name: name.map(str::to_owned),
+            address: Some(address.into()),
+            port,
+            ..ServerStatus::default()
+        };
+        let given = [
+            server(None, "10.0.0.1", 80),
+            server(Some("www1"), "10.0.0.1", 80),
+            server(None, "::1", 80),
+            server(Some("[fe80::1%lo]"), "fe80::1%lo", 80),
+            server(None, "/run/app.sock", 0),
+            ServerStatus::default(),
+        ]
+        .map(|server| server.given());
+        let expected =
+            ["10.0.0.1:80", "www1:80", "[::1]:80", "[fe80::1%lo]:80", "/run/app.sock", ""];
+        assert_eq!(given, expected);
+    }
+}

@@ -1,0 +1,281 @@
+//! The servers as a table, made from the reply to `overview`. A value that pen does not report is
+//! left empty.
+
+use super::grid::Row;
+use super::{Grid, Paint, Width, fold};
+use crate::overview::{Overview, Server};
+use crate::text::{bytes, duration, percent};
+
+/// The table, with its line ends. `None`: the text is not an overview.
+pub fn render(overview: &[u8], paint: Paint, width: Width) -> Option<String> {
+    let overview = Overview::read(overview)?;
+    let connections = overview.servers.iter().map(|server| server.connections);
+    let total = connections.fold(0, u64::saturating_add);
+    let rows: Vec<Row<COLUMNS>> =
+        overview.servers.iter().map(|server| row(server, total, overview.unix_time)).collect();
+    // If all names are addresses, one column is enough for both.
+    let same = rows.iter().all(|row| row.cells[SERVER] == row.cells[ADDRESS]);
+    let layout = |layout: &&[usize]| -> Vec<usize> {
+        layout.iter().copied().filter(|column| !(same && *column == ADDRESS)).collect()
+    };
+    let grid = Grid {
+        titles: TITLES,
+        figures: &[CONN, SHARE, SENT, RECEIVED],
+        layouts: LAYOUTS.iter().map(layout).collect(),
+        cut: SERVER,
+        painted: &[STATE, BRIEF],
+    };
+    Some(grid.lines(&rows, paint, width) + &summary(&overview, total, width))
+}
+
+const COLUMNS: usize = 10;
+
+const TITLES: [&str; COLUMNS] = [
+    "",
+    "server",
+    "address",
+    "state",
+    "state",
+    "conn",
+    "share",
+    "sent",
+    "received",
+    "last failure",
+];
+
+const NUMBER: usize = 0;
+const SERVER: usize = 1;
+const ADDRESS: usize = 2;
+/// The column of the state with its reason.
+const STATE: usize = 3;
+/// The column of the state alone.
+const BRIEF: usize = 4;
+const CONN: usize = 5;
+const SHARE: usize = 6;
+const SENT: usize = 7;
+const RECEIVED: usize = 8;
+const FAILURE: usize = 9;
+
+/// The choices of columns: the first that fits the terminal is used. The reason of a failure is
+/// omitted last.
+const LAYOUTS: [&[usize]; 7] = [
+    &[NUMBER, SERVER, ADDRESS, STATE, CONN, SHARE, SENT, RECEIVED, FAILURE],
+    &[NUMBER, SERVER, STATE, CONN, SHARE, SENT, RECEIVED, FAILURE],
+    &[NUMBER, SERVER, BRIEF, CONN, SHARE, SENT, RECEIVED, FAILURE],
+    &[NUMBER, SERVER, BRIEF, CONN, SHARE, FAILURE],
+    &[NUMBER, SERVER, BRIEF, CONN, FAILURE],
+    &[NUMBER, SERVER, STATE, CONN],
+    &[NUMBER, SERVER, BRIEF, CONN],
+];
+
+fn row(server: &Server, total: u64, now: u64) -> Row<COLUMNS> {
+    let (brief, why) = server.state();
+    let share = percent(server.connections, total);
+    let last = match &server.failure {
+        Some(failure) => {
+            format!("{} ago: {}", duration(now.saturating_sub(failure.at)), failure.reason)
+        }
+        None => "-".to_owned(),
+    };
+    let cells = [
+        server.slot.to_string(),
+        server.name.clone(),
+        server.address.clone(),
+        brief.clone() + &why,
+        brief,
+        server.usage(),
+        share.map_or("-".to_owned(), |share| format!("{share}%")),
+        bytes(server.sent),
+        bytes(server.received),
+        last,
+    ];
+    Row { health: server.state.health(), cells }
+}
+
+/// The summary line.
+fn summary(overview: &Overview, total: u64, room: Width) -> String {
+    let used = overview.connections.unwrap_or(total);
+    let mut parts = vec![match overview.connections_max {
+        Some(most) => format!("{used} of {most} connections"),
+        None => format!("{used} connections"),
+    }];
+    // The emergency and the abuse server carry connections too.
+    let sum = |figure: fn(&Server) -> u64| {
+        overview.servers.iter().map(figure).fold(0, u64::saturating_add)
+    };
+    let (sent, received) = (sum(|server| server.sent), sum(|server| server.received));
+    parts.push(format!("{} sent, {} received", bytes(sent), bytes(received)));
+    parts.push(overview.servers_up());
+    if let Some(seconds) = overview.uptime {
+        parts.push(format!("running for {}", duration(seconds)));
+    }
+    if let Some(version) = &overview.version {
+        parts.push(format!("pen {version}"));
+    }
+    let full = overview.connections_max.is_some_and(|most| used >= most);
+    let last = parts.len() - 1;
+    let parts =
+        parts.into_iter().enumerate().map(|(at, part)| if at == last { part } else { part + ";" });
+    let full = if full { fold(FULL.split(' ').map(str::to_owned), room) } else { String::new() };
+    fold(parts, room) + &full
+}
+
+/// The note while all connections are in use.
+const FULL: &str = "All connections are in use: further clients wait for one to end (-x).";
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn rendered(overview: Value, paint: Paint) -> String {
+        render(overview.to_string().as_bytes(), paint, Width::Any).unwrap()
+    }
+
+    fn within(columns: usize, paint: Paint) -> String {
+        render(overview().to_string().as_bytes(), paint, Width::Columns(columns)).unwrap()
+    }
+
+    fn overview() -> Value {
+        let server = |number: u64, state: &str, blacklisted: u64, failure: Value| {
+            json!({
+                "number": number, "name": format!("www{number}"),
+                "address": format!("10.0.0.{number}"), "port": 80,
+                "state": state, "blacklisted": blacklisted, "last_failure": failure,
+                "connections": number * 10,
+                "max": 100, "hard": 120, "sent": 1_234_567, "received": 999, "weight": 1,
+            })
+        };
+        let refused = json!({ "unix_time": 1000, "reason": "connection refused" });
+        json!({
+            "version": "0.1.0", "unix_time": 1300, "uptime": 90_000,
+            "connections": 61, "connections_max": 256,
+            "servers": [
+                server(0, "up", 0, Value::Null),
+                server(1, "failed", 12, refused.clone()),
+                server(2, "out", 86_400, refused.clone()),
+                server(3, "full", 0, Value::Null),
+                json!({
+                    "number": 4, "address": null, "port": 0, "state": "vacant",
+                    "connections": 0,
+                }),
+            ],
+            "emergency": {
+                "number": null, "name": null, "address": "/run/sorry", "port": 0, "state": "up",
+                "connections": 1, "sent": 5_000, "received": 1_000,
+            },
+            "abuse": null,
+        })
+    }
+
+    #[test]
+    fn every_server_has_a_line_and_the_totals_are_below() {
+        let expected = "
+           server      address      state                           conn  share     sent  received  last failure
+0          www0:80     10.0.0.0:80  up                      0 of 100/120     0%  1.23 MB     999 \
+B  -
+1          www1:80     10.0.0.1:80  failed 12 s: connection refused  10 of 100/120    16%  1.23 \
+MB     999 B  5 min ago: connection refused
+";
+        let table = rendered(overview(), Paint::Plain);
+        let cells = |line: &str| {
+            line.split("  ")
+                .map(str::trim)
+                .filter(|cell| !cell.is_empty())
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        let lines: Vec<Vec<String>> = table.lines().map(cells).collect();
+        let wanted: Vec<Vec<String>> =
+            expected.trim_start_matches('\n').lines().map(cells).collect();
+        assert_eq!(lines[..3], wanted[..], "{table}");
+        let state = |row: usize| lines[row][3].as_str();
+        assert_eq!([3, 4, 6].map(state), ["out 24 h by operator", "full", "up"]);
+        assert_eq!(lines[5][0..2], ["4", "-"]);
+        assert_eq!(lines[6][0..3], ["emergency", "/run/sorry", "/run/sorry"]);
+        let summary = "61 of 256 connections; 4.94 MB sent, 5.00 kB received; 2 of 4 servers up, 1 \
+            full; running for 25 h; pen 0.1.0";
+        assert_eq!(table.lines().last(), Some(summary));
+        assert!(table.lines().all(|line| line == line.trim_end()));
+        let full = rendered(
+            json!({ "servers": [], "connections": 9, "connections_max": 9 }),
+            Paint::Plain,
+        );
+        assert!(full.ends_with("further clients wait for one to end (-x).\n"), "{full}");
+    }
+
+    #[test]
+    fn no_line_is_longer_than_the_terminal_is_wide() {
+        for columns in 1..=220 {
+            let table = within(columns, Paint::Plain);
+            let longest = table.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+            assert!(longest <= columns, "{columns} columns, and one line has {longest}:\n{table}");
+        }
+        assert_eq!(
+            within(200, Paint::Plain),
+            rendered(overview(), Paint::Plain),
+            "a wide one shows all"
+        );
+    }
+
+    #[test]
+    fn a_narrow_terminal_gets_what_matters_most() {
+        let row = |columns: usize| within(columns, Paint::Plain).lines().nth(2).unwrap().to_owned();
+        let cells =
+            |line: &str| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).count();
+        assert_eq!(
+            row(100),
+            "1          www1:80     failed 12 s  10 of 100/120    16%  5 min ago: connection \
+             refused"
+        );
+        assert_eq!(
+            row(80),
+            "1          www1:80     failed 12 s  10 of 100/120  5 min ago: connection refused"
+        );
+        assert_eq!(row(60), "1          www1:80     failed 12 s  10 of 100/120");
+        assert_eq!(cells(&row(200)), 9);
+        assert!(row(40).contains("~"), "{}", row(40));
+        let narrow = within(80, Paint::Plain);
+        let first = "61 of 256 connections; 4.94 MB sent, 5.00 kB received;\n";
+        let second = "2 of 4 servers up, 1 full; running for 25 h; pen 0.1.0\n";
+        assert!(narrow.ends_with(&[first, second].concat()), "{narrow}");
+        let full = json!({ "servers": [], "connections": 9, "connections_max": 9 }).to_string();
+        let full = render(full.as_bytes(), Paint::Plain, Width::Columns(50)).unwrap();
+        assert!(
+            full.ends_with(
+                "All connections are in use: further clients wait\nfor one to end (-x).\n"
+            ),
+            "{full}"
+        );
+    }
+
+    #[test]
+    fn colours_change_nothing_but_the_colour() {
+        for columns in [30, 80, 100, 200] {
+            let (plain, painted) = (within(columns, Paint::Plain), within(columns, Paint::Colours));
+            assert!(!plain.contains('\x1b') && painted.contains("\x1b[31mfail"), "{painted}");
+            let mut stripped = painted;
+            for code in ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"] {
+                stripped = stripped.replace(code, "");
+            }
+            assert_eq!(stripped, plain);
+        }
+    }
+
+    #[test]
+    fn what_is_not_said_is_left_out_and_what_is_no_overview_is_none() {
+        let old = json!({ "servers": [
+            { "number": 0, "address": "::1", "port": 80, "connections": 3, "blacklisted": 7 },
+        ] });
+        let table = rendered(old, Paint::Plain);
+        assert!(
+            table.contains("[::1]:80")
+                && table.contains("out 7 s")
+                && table.contains("3 connections"),
+            "{table}"
+        );
+        assert!(!table.contains("address"), "the names are the addresses: {table}");
+        assert_eq!(render(b"do_cmd: ignoring", Paint::Plain, Width::Any), None);
+    }
+}

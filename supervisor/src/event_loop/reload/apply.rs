@@ -1,0 +1,292 @@
+//! From [`Plan`] to [`Applied`]: the change is put in force, and all processes are waited for.
+
+#![forbid(unsafe_code)]
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Instant;
+
+use pen_config::apply;
+use pen_config::ids::{ServerId, Target};
+use pen_config::settings::{Server, Settings};
+
+use crate::event_loop::Supervisor;
+use crate::event_loop::job::{PATIENCE, Progress, Requester};
+use crate::event_loop::reload::open::about_listen;
+use crate::event_loop::reload::stages::{
+    Accepted, Applied, Change, NewConnectionLog, NewListener, NewLog, NewSocket, NewStatusFile,
+    NewTls, Opened, Plan, ReloadStage, Success,
+};
+use crate::event_loop::state::{FileGuard, ListenerGuard, leave_out};
+use crate::files::memory;
+use crate::files::tls_material::READING;
+use crate::kept::Origin;
+use crate::kept::regained::Port;
+use crate::kept::state::End;
+use crate::processes::ports::control::ControlReply;
+use crate::processes::worker::Worker;
+
+impl Supervisor {
+    /// Listens at the new address, which can fail, and puts the rest in force, which cannot.
+    pub(in crate::event_loop::reload) fn apply(
+        &mut self,
+        plan: Plan,
+        now: Instant,
+    ) -> Progress<ReloadStage> {
+        let settings = plan.accepted.configuration.settings();
+        let blacklist: Vec<_> = settings.filter_map(apply::blacklisting).collect();
+        let success = self.success(&plan, &blacklist);
+        let Plan { accepted, opened } = plan;
+        let Accepted { configuration, settings, encoded, ocsp, tls, notices } = accepted;
+        let Opened { listener, log, connection_log, status_file } = opened;
+        if let Err(why) = self.replace_listener(listener, settings.backlog) {
+            return self.refuse(&configuration, vec![why]);
+        }
+        let of_tls = tls.as_ref().map_or(&[][..], |tls| &tls.notices);
+        notices.iter().chain(of_tls).for_each(|notice| self.logger.warning(notice));
+        let readdressed = self.forget_addresses(&settings);
+        self.replace_log(log);
+        self.replace_connection_log(connection_log);
+        if settings.connection_log_format != self.context.settings.connection_log_format {
+            self.renew_connection_log();
+        }
+        match ocsp {
+            Change::Keep => {}
+            Change::Clear => self.state.ocsp = None,
+            Change::Set(ocsp) => self.state.ocsp = Some(ocsp),
+        }
+        if let Some(tls) = tls {
+            self.replace_tls(tls, configuration.source.is_operator(), now);
+        }
+        match status_file {
+            Change::Keep => {}
+            Change::Clear => self.state.status = None,
+            Change::Set(NewStatusFile { file, made }) => {
+                made.into_iter().for_each(FileGuard::keep);
+                self.state.status = Some(file);
+            }
+        }
+        if !configuration.source.is_operator() {
+            let names_all = apply::names_all(&configuration.commands);
+            self.state.servers_only = names_all.unwrap_or(self.state.servers_only);
+        }
+        self.keeper.blacklisted(&blacklist, configuration.source.is_operator());
+        self.publish(settings, encoded);
+        self.settling(readdressed, blacklist, ControlReply::none(), success, now)
+    }
+
+    /// Moves to a new listener.
+    fn replace_listener(
+        &mut self,
+        listener: Option<NewListener>,
+        backlog: u32,
+    ) -> Result<(), String> {
+        let Some(NewListener { local, address, socket }) = listener else { return Ok(()) };
+        let new = match socket {
+            NewSocket::Present => None,
+            NewSocket::Reserved(reserved, at) => {
+                let listening = reserved.listen_beside(backlog, self.state.guard.as_fd());
+                let listening = listening.map_err(|error| at + &about_listen(error))?;
+                let (socket, path) = listening.into_parts();
+                Some((socket, path.map(FileGuard::Own)))
+            }
+            NewSocket::Jailed(path, socket) => Some((socket, Some(FileGuard::Jailed(path)))),
+        };
+        if let Some((socket, path)) = new {
+            self.context.listener = Rc::new(socket);
+            self.pool.workers_mut().for_each(|worker| worker.renew_listener());
+            let guard = ListenerGuard::new(self.context.listener.clone(), path);
+            self.state.retired.push(std::mem::replace(&mut self.state.guard, guard));
+            self.keeper.note(Port::Listener, Origin::Own);
+        }
+        (self.state.local, self.state.listen) = (local, address);
+        Ok(())
+    }
+
+    /// Moves to a new request log.
+    fn replace_log(&mut self, log: Change<NewLog>) {
+        (self.state.log, self.state.log_is_held, self.context.log) = match log {
+            Change::Keep => return,
+            Change::Clear => (None, false, None),
+            Change::Set(NewLog { target, log, is_held, made }) => {
+                made.into_iter().for_each(FileGuard::keep);
+                (Some(target), is_held, Some(log))
+            }
+        };
+        self.pool.workers_mut().for_each(|worker| worker.renew_log());
+        self.old.renew_log();
+    }
+
+    /// Moves to a new connection log.
+    fn replace_connection_log(&mut self, log: Change<NewConnectionLog>) {
+        let state = &mut self.state;
+        (state.connection_log, state.connection_log_is_held, self.context.connection_log) =
+            match log {
+                Change::Keep => return,
+                Change::Clear => (None, false, None),
+                Change::Set(NewConnectionLog { target, log, is_held, made }) => {
+                    made.into_iter().for_each(FileGuard::keep);
+                    (Some(target), is_held, Some(log))
+                }
+            };
+        self.renew_connection_log();
+    }
+
+    /// Moves to new TLS files.
+    fn replace_tls(&mut self, tls: NewTls, by_operator: bool, now: Instant) {
+        let NewTls { files, certificates, notices: _ } = tls;
+        let Some(keys) = &mut self.context.keys else { return };
+        (keys.files, keys.reading) = (files, now + READING);
+        keys.certificates.replace(certificates, by_operator, now);
+        self.pool.workers_mut().for_each(|worker| worker.renew_tls());
+    }
+
+    /// Resets the addresses of servers that get others. Returns those that are other servers now.
+    fn forget_addresses(&self, settings: &Settings) -> Vec<Target> {
+        let running = &self.context.settings;
+        let readdressed = changed(running, settings, |server| &server.address);
+        let rerouted = changed(running, settings, |server| &server.alternatives);
+        // Workers accept any address index in a table row, so the reset can happen before they know
+        // of the change.
+        for server in readdressed.iter().chain(&rerouted) {
+            self.context.table.reset_address(server.row(settings.table_size()));
+        }
+        readdressed
+    }
+
+    /// Sends the settings in force again. Their acknowledgement proves that all earlier messages
+    /// have arrived.
+    pub(in crate::event_loop) fn publish_anew(
+        &mut self,
+        reply: ControlReply,
+        now: Instant,
+    ) -> Progress<ReloadStage> {
+        let running = &self.context.settings;
+        let settings = Settings { generation: running.generation + 1, ..running.clone() };
+        match memory::encoded(&settings) {
+            Ok(encoded) => {
+                self.publish(settings, encoded);
+                self.settling(Vec::new(), Vec::new(), reply, Success::Nothing, now)
+            }
+            // The time of arrival is unknown then, but the messages will arrive.
+            Err(_) => Progress::Done(reply),
+        }
+    }
+
+    /// Puts settings in force, and sends them to all processes.
+    fn publish(&mut self, settings: Settings, encoded: OwnedFd) {
+        self.logger.set_verbosity(settings.debug);
+        self.context.table.grow_clients(settings.clients_max);
+        if settings.backlog != self.context.settings.backlog {
+            // On a socket that listens already, listen(2) only sets the length of the queue.
+            let backlog = i32::try_from(settings.backlog).unwrap_or(i32::MAX);
+            let _ = rustix::net::listen(&self.context.listener, backlog);
+        }
+        (self.context.settings, self.context.encoded) = (settings, encoded);
+        self.pool.workers_mut().for_each(|worker| worker.renew_settings());
+        self.control.iter_mut().for_each(|control| control.renew_settings());
+        self.page.iter_mut().for_each(|page| page.renew_settings());
+        self.send_due();
+        self.keep(End::Running);
+    }
+
+    fn settling(
+        &self,
+        readdressed: Vec<Target>,
+        blacklist: Vec<(ServerId, u32)>,
+        reply: ControlReply,
+        success: Success,
+        now: Instant,
+    ) -> Progress<ReloadStage> {
+        Progress::Wait(ReloadStage::Applied(Applied {
+            generation: self.context.settings.generation,
+            deadline: now + PATIENCE,
+            readdressed,
+            blacklist,
+            reply,
+            success,
+        }))
+    }
+
+    /// Waits until all processes work by the new settings, or until the deadline.
+    pub(in crate::event_loop::reload) fn settle(
+        &mut self,
+        by: Requester,
+        applied: Applied,
+        now: Instant,
+    ) -> Progress<ReloadStage> {
+        let generation = applied.generation;
+        let control = self.control.as_ref().is_none_or(|control| control.has_applied(generation));
+        let late = |worker: &&Worker| !worker.has_applied(generation) || !worker.has_moved();
+        let page = self.page.as_ref().is_none_or(|page| page.has_applied(generation));
+        let is_late = !control || !page || self.pool.workers().any(|worker| late(&worker));
+        if now < applied.deadline && is_late {
+            return Progress::Wait(ReloadStage::Applied(applied));
+        }
+        let silent: Vec<String> = self
+            .pool
+            .workers()
+            .filter(|worker| worker.peer.is_ready())
+            .filter(late)
+            .map(|worker| format!("worker {} (pid {})", worker.id, worker.peer.pid()))
+            .chain((!control).then(|| "the control process".into()))
+            .chain((!page).then(|| "the page process".into()))
+            .collect();
+        for name in silent {
+            self.logger.warning(&format!(
+                "{name} has not taken the new settings within {} s",
+                PATIENCE.as_secs()
+            ));
+        }
+        self.settled(by, applied, now)
+    }
+
+    /// Finishes a change that all processes have applied.
+    fn settled(&mut self, by: Requester, applied: Applied, now: Instant) -> Progress<ReloadStage> {
+        let Applied { readdressed, blacklist, reply, success, .. } = applied;
+        let (table, servers) = (&self.context.table, self.context.settings.table_size());
+        for server in readdressed {
+            table.reset_server(server.row(servers));
+            self.obstructed.forget(server.code());
+        }
+        for (server, seconds) in blacklist {
+            leave_out(table, Target::Server(server).row(servers), seconds);
+        }
+        self.tell_success(success, by, now);
+        Progress::Done(reply)
+    }
+}
+
+/// The servers whose `part` differs after the change. With another address, it is another server.
+fn changed<'s, T: PartialEq + 's>(
+    before: &'s Settings,
+    after: &'s Settings,
+    part: impl Fn(&'s Server) -> &'s T,
+) -> Vec<Target> {
+    // Below MAX_SERVERS.
+    let regular = (0..after.servers.len()).map(|index| Target::Server(ServerId(index as u16)));
+    let part = |settings: &'s Settings, target| settings.target(target).map(&part);
+    let all = regular.chain([Target::Emergency, Target::Abuse]);
+    all.filter(|target| part(before, *target) != part(after, *target)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use pen_config::address::Address;
+
+    use super::*;
+
+    #[test]
+    fn other_addresses_are_other_servers() {
+        let server = |port| Server::at(Address::Inet(([10, 0, 0, 1], port).into()));
+        let settings = |servers: [Option<Server>; 4]| Settings {
+            servers: servers.into(),
+            ..Settings::default()
+        };
+        let before = settings([Some(server(1)), Some(server(2)), None, None]);
+        let other_limit = Server { soft: 9, ..server(2) };
+        let after = settings([Some(server(9)), Some(other_limit), Some(server(3)), None]);
+        let expected = [0, 2].map(|id| Target::Server(ServerId(id)));
+        assert_eq!(changed(&before, &after, |server| &server.address), expected);
+    }
+}

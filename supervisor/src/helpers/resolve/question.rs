@@ -1,0 +1,148 @@
+//! What a resolver is asked, its answers, and the check that an answer fits its question.
+
+#![forbid(unsafe_code)]
+
+use pen_config::address::{HostAddress, MOST_ADDRESSES};
+use serde::{Deserialize, Serialize};
+
+/// A name to look up.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Question {
+    /// The address of a host.
+    Host(String),
+    /// The port of a service over TCP.
+    TcpService(String),
+    /// The port of a service over UDP.
+    UdpService(String),
+}
+
+/// The answer of a child.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub(crate) enum ResolverAnswer {
+    /// The addresses of a host, in the order in which to try them: at least one, at most
+    /// [`MOST_ADDRESSES`].
+    Host(Vec<HostAddress>),
+    /// A port.
+    Service(u16),
+    /// The reason why there is no answer.
+    Failed(ResolveFailure),
+}
+
+/// The reason why a name has no answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub(crate) enum ResolveFailure {
+    /// The name does not exist.
+    Unknown,
+    /// The name servers do not answer now.
+    Unavailable,
+    /// The resolver failed for another reason.
+    Resolver,
+    /// The child could not be confined.
+    Confinement,
+}
+
+/// A name without an answer.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("cannot resolve {}: {reason}", .question.word())]
+pub(crate) struct Unresolved {
+    /// The name.
+    pub(crate) question: Question,
+    pub(super) reason: String,
+}
+
+#[cfg(test)]
+impl Unresolved {
+    /// A name that does not exist.
+    pub(crate) fn unknown(question: Question) -> Unresolved {
+        Unresolved { question, reason: "unknown".into() }
+    }
+}
+
+impl Question {
+    /// The name.
+    pub(super) fn word(&self) -> &str {
+        match self {
+            Question::Host(name) | Question::TcpService(name) | Question::UdpService(name) => name,
+        }
+    }
+
+    /// Accepts an answer only if its type fits the question.
+    pub(super) fn check(&self, answer: ResolverAnswer) -> Result<ResolverAnswer, RefusedAnswer> {
+        let reason = match (self, answer) {
+            (Question::Host(_), ResolverAnswer::Host(found))
+                if (1..=MOST_ADDRESSES).contains(&found.len()) =>
+            {
+                return Ok(ResolverAnswer::Host(found));
+            }
+            (
+                Question::TcpService(_) | Question::UdpService(_),
+                answer @ ResolverAnswer::Service(1..),
+            ) => {
+                return Ok(answer);
+            }
+            (Question::Host(name), ResolverAnswer::Failed(ResolveFailure::Unknown))
+                if name.contains('%') =>
+            {
+                "no such interface"
+            }
+            (Question::Host(_), ResolverAnswer::Failed(ResolveFailure::Unknown)) => "no such host",
+            (Question::TcpService(_), ResolverAnswer::Failed(ResolveFailure::Unknown)) => {
+                "no such service (tcp)"
+            }
+            (Question::UdpService(_), ResolverAnswer::Failed(ResolveFailure::Unknown)) => {
+                "no such service (udp or tcp)"
+            }
+            (_, ResolverAnswer::Failed(ResolveFailure::Unavailable)) => {
+                "the name server does not answer"
+            }
+            (_, ResolverAnswer::Failed(ResolveFailure::Confinement)) => {
+                return Err(RefusedAnswer {
+                    reason: "the resolver process could not be confined",
+                    is_last: true,
+                });
+            }
+            (
+                _,
+                ResolverAnswer::Failed(ResolveFailure::Resolver)
+                | ResolverAnswer::Host(_)
+                | ResolverAnswer::Service(_),
+            ) => "the resolver failed",
+        };
+        Err(RefusedAnswer { reason, is_last: false })
+    }
+}
+
+/// The reason why a name has no answer, and whether the child can go on.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct RefusedAnswer {
+    pub(super) reason: &'static str,
+    pub(super) is_last: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_must_fit_its_question() {
+        let (host, service) = (Question::Host("www1".into()), Question::TcpService("http".into()));
+        let ip = ResolverAnswer::Host(vec![localhost()]);
+        assert!(host.check(ResolverAnswer::Host(Vec::new())).is_err());
+        assert!(host.check(ResolverAnswer::Host(vec![localhost(); MOST_ADDRESSES + 1])).is_err());
+        assert_eq!(host.check(ip.clone()).unwrap(), ip);
+        assert!(host.check(ResolverAnswer::Service(80)).is_err());
+        assert!(service.check(ResolverAnswer::Service(0)).is_err());
+        assert!(service.check(ip).is_err());
+        let unknown = host.check(ResolverAnswer::Failed(ResolveFailure::Unknown)).unwrap_err();
+        assert_eq!(unknown, RefusedAnswer { reason: "no such host", is_last: false });
+        assert!(
+            host.check(ResolverAnswer::Failed(ResolveFailure::Confinement)).unwrap_err().is_last
+        );
+    }
+
+    fn localhost() -> HostAddress {
+        IpAddr::from([127, 0, 0, 1]).into()
+    }
+}

@@ -1,0 +1,221 @@
+//! The rows of a report: servers and clients, for every form.
+
+#![forbid(unsafe_code)]
+
+use pen_config::ids::{ClientKey, ServerId, Target};
+use pen_config::settings::{Server, Settings};
+use pen_ipc::message::ConnectFailure;
+use pen_ipc::text::errno_text;
+use pen_status::histogram::Histogram;
+use pen_status::{History, LastFailure, ReasonCount, ServerState, ServerStatus};
+use pen_table::{ClientEntry, Durations, FailureClass, Table};
+use serde::{Serialize, Serializer};
+
+use crate::clock;
+
+/// A client.
+#[derive(Serialize)]
+pub(super) struct ClientRow {
+    pub(super) slot: u32,
+    pub(super) address: String,
+    /// Seconds since its last use.
+    pub(super) age: u64,
+    /// The recorded server; -1, -2 and -3 are none.
+    #[serde(serialize_with = "code_or_null")]
+    pub(super) server: i32,
+    /// The server's name as the operator gave it, with its port.
+    pub(super) server_name: Option<String>,
+    pub(super) connects: u64,
+    pub(super) sent: u64,
+    pub(super) received: u64,
+}
+
+/// The regular servers, with gaps.
+pub(super) fn servers(settings: &Settings, table: &Table) -> impl Iterator<Item = ServerStatus> {
+    let now = Now::take();
+    let servers = settings.servers.iter().take(settings.server_count() as usize).enumerate();
+    // Below MAX_SERVERS.
+    let target = |number| Target::Server(ServerId(number as u16));
+    servers.map(move |(number, server)| row(target(number), server.as_ref(), settings, table, now))
+}
+
+/// The emergency or the abuse server, if there is one.
+pub(super) fn backup(target: Target, settings: &Settings, table: &Table) -> Option<ServerStatus> {
+    let server = settings.target(target)?;
+    Some(row(target, Some(server), settings, table, Now::take()))
+}
+
+/// The code of a server for JSON: null for none.
+pub(super) fn code_or_null<S: Serializer>(code: &i32, to: S) -> Result<S::Ok, S::Error> {
+    Target::from_code(*code).map(Target::code).serialize(to)
+}
+
+/// The used client slots.
+pub(super) fn clients(settings: &Settings, table: &Table) -> impl Iterator<Item = ClientRow> {
+    let now = clock::monotonic();
+    table.clients().map(move |entry| client(&entry, settings, now))
+}
+
+/// The present time by two clocks.
+#[derive(Clone, Copy)]
+struct Now {
+    /// The clock of the table, in milliseconds.
+    monotonic: u64,
+    /// Seconds since 1970.
+    unix: i64,
+}
+
+impl Now {
+    fn take() -> Now {
+        let unix = time::OffsetDateTime::now_utc().unix_timestamp();
+        Now { monotonic: clock::monotonic(), unix }
+    }
+}
+
+fn row(
+    target: Target,
+    server: Option<&Server>,
+    settings: &Settings,
+    table: &Table,
+    Now { monotonic: now, unix }: Now,
+) -> ServerStatus {
+    let number = target.row(settings.table_size());
+    let (totals, statistics) = (table.server_totals(number), table.server_statistics(number));
+    let limit = server.and_then(|server| server.limit(false));
+    let state = match (server, totals.blacklisted_until, limit) {
+        (None, _, _) => ServerState::Vacant,
+        (Some(_), until, _) if until > now && totals.is_taken_out => ServerState::Out,
+        // When the time of an operator's blacklisting is over, the server counts as usable; one
+        // client tries it first.
+        (Some(_), until, _) if until > 0 && !totals.is_taken_out => ServerState::Failed,
+        (Some(_), _, Some(most)) if totals.connections >= most => ServerState::Full,
+        (Some(_), _, _) if totals.is_pending => ServerState::Pending,
+        (Some(_), _, _) => ServerState::Up,
+    };
+    let status = ServerStatus {
+        number: match target {
+            Target::Server(id) => Some(id.0.into()),
+            Target::Emergency | Target::Abuse => None,
+        },
+        last_failure: totals.last_failure.map(|failure| LastFailure {
+            unix_time: failure.at,
+            reason: match ConnectFailure::from_code(failure.cause) {
+                ConnectFailure::Errno(number) => errno_text(number),
+                ConnectFailure::Timeout => "no answer in time".into(),
+            },
+        }),
+        address: server.map(|server| server.host_at(totals.address)),
+        failed_at: if totals.blacklisted_until > now { totals.failed_at } else { 0 },
+        port: server.map_or(0, |server| server.address.port()),
+        connections: totals.connections,
+        max: server.map_or(0, |server| server.soft),
+        hard: server.map_or(0, |server| server.hard),
+        sent: totals.sent,
+        received: totals.received,
+        weight: server.map_or(0, |server| server.weight),
+        prio: server.map_or(0, |server| server.prio),
+        acl: server.map_or(0, |server| server.acl),
+        blacklisted: totals.blacklisted_until.saturating_sub(now).div_ceil(1000),
+        state,
+        name: server.and_then(|server| server.given.as_ref()).map(ToString::to_string),
+        state_text: String::new(),
+        connections_total: statistics.reached,
+        connect_failures: failures(statistics.failures),
+        failovers: statistics.failovers,
+        connect: histogram(statistics.connect),
+        length: histogram(statistics.length),
+        // The supervisor knows it.
+        history: History::default(),
+    };
+    ServerStatus { state_text: status.in_words(unix), ..status }
+}
+
+/// How many connects failed for each reason.
+fn failures(counts: [u64; FailureClass::ALL.len()]) -> Vec<ReasonCount> {
+    let classes = FailureClass::ALL.into_iter().zip(counts);
+    classes.map(|(class, count)| ReasonCount { reason: class.name().to_owned(), count }).collect()
+}
+
+fn histogram(durations: Durations) -> Histogram {
+    Histogram { buckets: durations.buckets, sum: durations.sum }
+}
+
+fn client(entry: &ClientEntry, settings: &Settings, now: u64) -> ClientRow {
+    ClientRow {
+        slot: entry.slot,
+        address: ClientKey::from_bytes(entry.key).to_string(),
+        age: now.saturating_sub(entry.last_use) / 1000,
+        server: entry.server,
+        server_name: name_of(entry.server, settings),
+        connects: entry.connects,
+        sent: entry.sent,
+        received: entry.received,
+    }
+}
+
+/// The server as the operator gave it, with its port.
+fn name(server: &Server) -> String {
+    match &server.given {
+        Some(host) => format!("{host}:{}", server.address.port()),
+        None => server.address.to_string(),
+    }
+}
+
+/// The name of the server with this code.
+fn name_of(code: i32, settings: &Settings) -> Option<String> {
+    Some(name(settings.target(Target::from_code(code)?)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_come_from_the_table_and_the_limits() {
+        let address = pen_config::address::Address::Inet("10.0.0.1:80".parse().unwrap());
+        let server = |soft| Some(Server { soft, ..Server::at(address.clone()) });
+        let settings = Settings {
+            servers: vec![server(0), server(0), server(1), None, server(0)],
+            emergency: server(0),
+            ..Settings::default()
+        };
+        let table =
+            Table::create(pen_table::Shape { clients: 1, servers: 7, rows: 1, connections: 8 })
+                .unwrap();
+        let (worker_table, now) = (table.worker_table(0), clock::monotonic());
+        worker_table.note_failure(0, 7, ConnectFailure::Errno(111).code());
+        assert!(worker_table.set_blacklist(0, now + 12_000, 7) && worker_table.reserve(2, None));
+        table.take_out(1, now + 60_000, 8);
+        // The time on the blacklist is over.
+        assert!(worker_table.set_blacklist(4, 1, 9));
+        let rows: Vec<ServerStatus> = servers(&settings, &table).collect();
+        let states: Vec<ServerState> = rows.iter().map(|row| row.state).collect();
+        assert_eq!(
+            states,
+            [
+                ServerState::Failed,
+                ServerState::Out,
+                ServerState::Full,
+                ServerState::Vacant,
+                ServerState::Failed
+            ]
+        );
+        assert_eq!(rows[0].last_failure.as_ref().unwrap().reason, "connection refused");
+        assert_eq!((rows[0].blacklisted, rows[1].blacklisted, rows[4].blacklisted), (12, 60, 0));
+        let backups =
+            [Target::Emergency, Target::Abuse].map(|target| backup(target, &settings, &table));
+        assert_eq!(
+            backups.map(|row| row.map(|row| (row.number, row.state))),
+            [Some((None, ServerState::Up)), None]
+        );
+    }
+
+    #[test]
+    fn a_server_is_called_as_the_operator_gave_it() {
+        let mut server =
+            Server::at(pen_config::address::Address::Inet("10.0.0.1:80".parse().unwrap()));
+        assert_eq!(name(&server), "10.0.0.1:80");
+        server.given = Some(pen_config::address::Host::Name("www3".into()));
+        assert_eq!(name(&server), "www3:80");
+    }
+}

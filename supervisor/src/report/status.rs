@@ -1,0 +1,180 @@
+//! The state of the whole program ([`Status`]), which JSON, metrics, page and terminal show.
+
+#![forbid(unsafe_code)]
+
+use pen_config::ids::{ServerId, Target};
+use pen_config::settings::Settings;
+use pen_ipc::handshakes::{HandshakeFailures, Handshakes};
+use pen_ipc::stats::Counters;
+use pen_ipc::text::date_time;
+use pen_ipc::tls_files::{Fact, Purpose};
+use pen_status::{
+    CertificateStatus, Counts, OldWorkerStatus, ReasonCount, ServerStatus, Status, TlsCounts,
+    TlsHandshakes, WorkerStatus,
+};
+use pen_table::Table;
+
+use crate::clock;
+use crate::log::recent::Recent;
+use crate::processes::old::OldWorkerSummary;
+use crate::report::Program;
+use crate::report::past::Past;
+use crate::report::rows::{backup, servers};
+
+/// What only the supervisor knows.
+#[derive(Debug)]
+pub(crate) struct Known<'a> {
+    pub(crate) program: Program<'a>,
+    pub(crate) past: &'a Past,
+    /// Its pid: a child makes the report.
+    pub(crate) pid: u32,
+    pub(crate) workers: Vec<WorkerStatus>,
+    /// Workers of earlier programs that still have connections.
+    pub(crate) old_workers: Vec<OldWorkerSummary>,
+    /// The counters of all workers since the start, summed, dead workers included.
+    pub(crate) counters: Counters,
+    /// The certificates; none without TLS.
+    pub(crate) certificates: Option<&'a [Fact]>,
+    /// The last events.
+    pub(crate) events: &'a Recent,
+}
+
+/// The state at this moment, as exact as possible without stopping anything.
+pub(crate) fn take(known: Known<'_>, settings: &Settings, table: &Table) -> Status {
+    let Known { program, past, pid, workers, old_workers, counters, certificates, events } = known;
+    let time = clock::now();
+    let other = |target| {
+        let server = backup(target, settings, table)?;
+        Some(ServerStatus { history: past.histories.of(target), ..server })
+    };
+    Status {
+        version: program.version.to_owned(),
+        time: date_time(time),
+        unix_time: time.unix_timestamp(),
+        uptime: program.uptime.as_secs(),
+        started_at: past.started_at,
+        pid,
+        listen: program.listen.to_owned(),
+        workers: u32::try_from(program.workers).unwrap_or(u32::MAX),
+        worker_list: workers,
+        old_workers: old_workers.iter().map(OldWorkerStatus::from).collect(),
+        connections: table.connections_open(),
+        connections_max: settings.connections_max,
+        dummy: settings.dummy,
+        clients: table.clients_used(),
+        clients_max: settings.clients_max,
+        counts: counts(&counters, past, events.lost(), certificates.is_some()),
+        servers: servers(settings, table).map(|server| with_history(server, past)).collect(),
+        emergency: other(Target::Emergency),
+        abuse: other(Target::Abuse),
+        history: past.histories.all(),
+        reload: past.reloads.last.clone(),
+        upgrade: past.upgrades.last.clone(),
+        certificates: certificates.into_iter().flatten().map(certificate).collect(),
+        events: events.last(EVENTS).cloned().collect(),
+    }
+}
+
+/// A regular server with its history.
+fn with_history(server: ServerStatus, past: &Past) -> ServerStatus {
+    // Below MAX_SERVERS.
+    let target = Target::Server(ServerId(server.number() as u16));
+    ServerStatus { history: past.histories.of(target), ..server }
+}
+
+impl From<&OldWorkerSummary> for OldWorkerStatus {
+    fn from(old: &OldWorkerSummary) -> OldWorkerStatus {
+        let OldWorkerSummary { version, age, connections } = old;
+        let (version, connections) = (version.clone(), *connections);
+        OldWorkerStatus { version, age: age.as_secs(), connections }
+    }
+}
+
+/// What workers and the supervisor counted, by the names of a [`Status`].
+fn counts(counters: &Counters, past: &Past, withheld: u64, has_tls: bool) -> Counts {
+    let reason = |reason: &str, count| ReasonCount { reason: reason.into(), count };
+    let Counters {
+        accepted,
+        // With `accepted`, the connections that are open, which the table knows better.
+        closed: _,
+        unserved,
+        refused,
+        // The table has them by server.
+        failed_connects: _,
+        failovers: _,
+        pauses,
+        shortages,
+        log_lines,
+        log_lost,
+        lock_timeouts,
+        events_dropped,
+        // By kind and reason below.
+        handshakes: _,
+        resumed: _,
+        failed_handshakes: _,
+        crowded,
+        connection_log_lines,
+        connection_log_lost,
+        requests_refused,
+        evictions,
+        bad_senders,
+        over_limit,
+        handshakes_by_kind,
+        handshake_failures,
+    } = *counters;
+    let Past { reloads, upgrades, started_at: _, histories: _ } = past;
+    let requests = requests_refused.iter();
+    Counts {
+        accepted,
+        unserved,
+        refused: vec![
+            reason("client_acl", refused),
+            reason("crowded", crowded),
+            reason("limit", over_limit),
+            reason("proxy_header", bad_senders),
+        ],
+        requests_refused: requests.map(|(why, count)| reason(why.name(), count)).collect(),
+        accept_pauses: pauses,
+        shortages,
+        log_lines: log_lines.saturating_add(connection_log_lines),
+        log_lines_lost: log_lost.saturating_add(connection_log_lost),
+        // Those that workers could not tell, and those that the log withheld.
+        events_lost: events_dropped.saturating_add(withheld),
+        client_evictions: evictions,
+        table_lock_timeouts: lock_timeouts,
+        reloads: reloads.succeeded,
+        reloads_failed: reloads.failed,
+        upgrades: upgrades.succeeded,
+        upgrades_failed: upgrades.failed,
+        tls: has_tls.then(|| tls_counts(&handshakes_by_kind, &handshake_failures)),
+    }
+}
+
+fn tls_counts(handshakes: &Handshakes, failures: &HandshakeFailures) -> TlsCounts {
+    let handshakes = handshakes.iter().map(|(kind, count)| TlsHandshakes {
+        version: kind.version().to_owned(),
+        resumed: kind.is_resumed(),
+        count,
+    });
+    let failures =
+        failures.iter().map(|(why, count)| ReasonCount { reason: why.name().into(), count });
+    TlsCounts { handshakes: handshakes.collect(), failures: failures.collect() }
+}
+
+/// A certificate.
+fn certificate(fact: &Fact) -> CertificateStatus {
+    let used = match fact.purpose {
+        Purpose::Server(_) => "server",
+        Purpose::Chain(_) => "chain",
+        Purpose::Authority(_) => "authority",
+    };
+    CertificateStatus {
+        name: fact.name.clone(),
+        file: fact.file.clone(),
+        used: used.to_owned(),
+        not_after_unix: fact.not_after,
+    }
+}
+
+/// How many events a status has.
+const EVENTS: usize = 100;

@@ -1,0 +1,28 @@
+//! What a choice must know of the servers.
+
+use pen_table::Blacklist;
+
+/// Why only this worker passes over a server.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Hindrance {
+    /// It has the maximum of pending connects.
+    Pending,
+    /// No local port was free towards it a short time ago.
+    Ports,
+}
+
+/// The servers' state that a choice needs, by row of the shared table.
+pub trait Farm {
+    /// The blacklist state of a server.
+    fn blacklist(&self, row: u32) -> Blacklist;
+    /// Connections to a server from all workers.
+    fn connections(&self, row: u32) -> u32;
+    /// The last server of the round-robin selection.
+    fn cursor(&self) -> u32;
+    /// Moves the cursor. False if another worker was faster.
+    fn advance_cursor(&self, from: u32, to: u32) -> bool;
+    /// Why this worker must pass over a server that is in use.
+    fn hindrance(&self, row: u32) -> Option<Hindrance>;
+    /// Whether failover can skip a server because it is blacklisted.
+    fn is_left_out(&self, row: u32) -> bool;
+}

@@ -1,0 +1,158 @@
+//! Unfinished data of clients: TLS hellos and records, and HTTP heads, kept in this worker's memory
+//! until the rest comes.
+//!
+//! Their total size is bounded. Beyond the bound, the connections with the oldest unfinished piece
+//! are reset, so that clients who finish are served whatever the others do. The age is that of the
+//! present piece: a new piece after a finished one starts anew. When much was kept and little is
+//! left, the memory is given back to the system, which the allocator would not do.
+
+use crate::relay::connection::pool::Pool;
+use crate::relay::connection::{Connection, Piece};
+use crate::sys;
+
+/// Most bytes of all connections together. One piece has at most about 64 KiB, so the default `-x`
+/// of 256 never reaches it.
+const MOST: usize = 16 << 20;
+
+/// Bytes left after connections were reset. The free room means that the oldest are searched only
+/// once in 2 MiB.
+pub const LEFT: usize = MOST - MOST / 8;
+
+/// Memory is given back after this many bytes were kept, or this many connections were open, and a
+/// quarter of that is left.
+const MUCH: usize = 2 << 20;
+const MANY: usize = 1000;
+
+/// All unfinished pieces of a worker.
+#[derive(Debug, Default)]
+pub struct Unfinished {
+    bytes: usize,
+    /// The highest number since memory was last given back.
+    most_bytes: usize,
+    most_open: usize,
+}
+
+impl Unfinished {
+    /// Updates the unfinished bytes of a connection. Fewer bytes than before mean a new piece: the
+    /// one before was finished.
+    pub fn note(&mut self, piece: &mut Piece, bytes: usize, now: u64) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        if bytes == piece.bytes {
+            return;
+        }
+        if piece.bytes == 0 || bytes < piece.bytes {
+            piece.since = now as u32;
+        }
+        self.bytes = self.bytes + bytes as usize - piece.bytes as usize;
+        self.most_bytes = self.most_bytes.max(self.bytes);
+        piece.bytes = bytes;
+    }
+
+    /// Forgets the piece of a connection that ends.
+    pub fn forget(&mut self, piece: Piece) {
+        self.bytes -= piece.bytes as usize;
+    }
+
+    /// The slots of the connections with the oldest pieces, if the total is beyond the bound.
+    /// Without them, at most [`LEFT`] bytes remain.
+    pub fn surplus(&self, pool: &Pool, now: u64) -> Vec<u32> {
+        if self.bytes <= MOST {
+            return Vec::new();
+        }
+        let pieces = (0..pool.slots()).map(|slot| (pool[slot].unfinished, slot));
+        oldest(pieces.filter(|(piece, _)| piece.bytes > 0).collect(), self.bytes, LEFT, now)
+    }
+
+    /// Gives memory back to the system if much less is needed than before. Call it at most once a
+    /// second.
+    pub fn give_memory_back(&mut self, open: usize) {
+        if self.has_shrunk(open) {
+            sys::give_memory_back();
+        }
+    }
+
+    /// Whether to give memory back, with this many connections open.
+    fn has_shrunk(&mut self, open: usize) -> bool {
+        self.most_open = self.most_open.max(open);
+        let ebbs = (self.most_bytes >= MUCH && self.bytes <= self.most_bytes / 4)
+            || (self.most_open >= MANY && open <= self.most_open / 4);
+        if ebbs {
+            (self.most_bytes, self.most_open) = (self.bytes, open);
+        }
+        ebbs
+    }
+}
+
+/// The pieces to drop, oldest first, until at most `left` bytes remain. Each piece comes with its
+/// slot.
+fn oldest(mut pieces: Vec<(Piece, u32)>, mut bytes: usize, left: usize, now: u64) -> Vec<u32> {
+    // Sorts by age, because the upper half of the time is not kept.
+    pieces.sort_by_key(|(piece, _)| std::cmp::Reverse((now as u32).wrapping_sub(piece.since)));
+    let mut gone = Vec::new();
+    for (piece, slot) in pieces {
+        if bytes <= left {
+            break;
+        }
+        bytes = bytes.saturating_sub(piece.bytes as usize);
+        gone.push(slot);
+    }
+    gone
+}
+
+impl Connection {
+    /// Bytes kept for the client until it finishes the piece.
+    pub fn unfinished_bytes(&self) -> usize {
+        let session = self.down.session.as_ref().map_or(0, |session| {
+            // The server's part of a handshake that the client does not take is held too.
+            let held = self.down.held.as_ref().filter(|_| session.is_handshaking());
+            session.held_bytes() + held.map_or(0, |held| held.copied())
+        });
+        session + self.http.as_ref().map_or(0, |exchange| exchange.held_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_is_as_old_as_its_first_byte_and_a_new_one_is_young() {
+        let (mut all, mut piece) = (Unfinished::default(), Piece::default());
+        all.note(&mut piece, 100, 1);
+        all.note(&mut piece, 300, 5);
+        assert_eq!((piece.since, all.bytes), (1, 300));
+        all.note(&mut piece, 50, 7);
+        assert_eq!((piece.since, all.bytes), (7, 50));
+        all.note(&mut piece, 0, 8);
+        all.note(&mut piece, 10, 9);
+        assert_eq!((piece.since, all.bytes), (9, 10));
+        all.forget(piece);
+        assert_eq!(all.bytes, 0);
+    }
+
+    #[test]
+    fn the_oldest_go_and_no_more_than_must() {
+        let now = (1 << 32) + 10;
+        let piece = |bytes, age: u32| Piece { bytes, since: (now as u32).wrapping_sub(age) };
+        let pieces = || vec![(piece(10, 5), 1), (piece(10, 500), 2), (piece(10, 50), 3)];
+        assert!(oldest(pieces(), 30, 30, now).is_empty());
+        assert_eq!(oldest(pieces(), 30, 20, now), [2]);
+        assert_eq!(oldest(pieces(), 30, 19, now), [2, 3]);
+        assert_eq!(oldest(pieces(), 30, 0, now), [2, 3, 1]);
+    }
+
+    #[test]
+    fn memory_goes_back_once_when_little_is_left_of_much() {
+        let (mut all, mut piece) = (Unfinished::default(), Piece::default());
+        all.note(&mut piece, MUCH, 1);
+        assert!(!all.has_shrunk(10));
+        all.note(&mut piece, 0, 2);
+        assert!(all.has_shrunk(10) && !all.has_shrunk(10));
+        assert!(
+            !all.has_shrunk(MANY)
+                && !all.has_shrunk(MANY / 2)
+                && all.has_shrunk(MANY / 4)
+                && !all.has_shrunk(0)
+        );
+    }
+}
