@@ -23,7 +23,7 @@ _pen() {
 
     case "${cmd}" in
         pen)
-            opts="-r -h -N -W -s -e -B -H -b -T -t -c -x -S -m -q -f -u -j -p -l -w -d -a -E -K -R -G -A -L -F -O -o -C -X -n -D -P -Q -i -Z -U --round-robin --hash --hash-always --weight --prio --stubborn --emergency --abuse --forwarded-for --blacklist-time --tracking --timeout --clients --max-connections --max-servers --accept-batch --backlog --foreground --user --jail --pid-file --workers --require-sandbox --log --status-file --debug --ascii --cert --key --require-client-cert --ca-file --ca-dir --tls-floor --config --command --option --control --exit-command --check --show --nonblocking --delayed-forward --poll --kqueue --windows-service --tls-workarounds --udp --help --version"
+            opts="-r -h -N -W -s -e -B -H -b -T -t -c -x -S -m -q -f -u -j -p -l -w -d -a -E -K -R -G -A -L -F -O -o -C -X -n -D -P -Q -i -Z -U --round-robin --hash --hash-always --weight --prio --stubborn --emergency --abuse --forwarded-for --blacklist-time --tracking --timeout --clients --max-connections --max-servers --accept-batch --backlog --foreground --user --jail --pid-file --workers --require-sandbox --log --status-file --debug --ascii --cert --key --require-client-cert --ca-file --ca-dir --tls-floor --config --command --option --control --exit-command --check --show --upgrade --nonblocking --delayed-forward --poll --kqueue --windows-service --tls-workarounds --udp --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -222,6 +222,10 @@ _pen() {
                     return 0
                     ;;
                 -C)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --upgrade)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -23,6 +23,7 @@ complete -c pen -s F -l config -d 'Configuration file, read after all options; r
 complete -c pen -s O -l command -d 'Run a command of the control port at the start; may be repeated' -r
 complete -c pen -s o -l option -d 'As -O' -r
 complete -c pen -s C -l control -d 'Control port; a port alone is one of 127.0.0.1' -r
+complete -c pen -l upgrade -d 'Ask the pen of this pid file to go on as the program that is installed now' -r
 complete -c pen -s i -l windows-service -d 'Windows only' -r
 complete -c pen -s r -l round-robin -d 'Round robin, without looking up which server a client used'
 complete -c pen -s h -l hash -d 'A hash of the client\'s address chooses the first server'
@@ -36,7 +37,7 @@ complete -c pen -l require-sandbox -d 'Do not start if the system cannot confine
 complete -c pen -s d -l debug -d 'Say more; repeat for still more'
 complete -c pen -s a -l ascii -d 'With -dd, dump traffic in ASCII instead of hexadecimal'
 complete -c pen -s R -l require-client-cert -d 'Clients must present a valid certificate'
-complete -c pen -s X -l exit-command -d 'Allow the exit command on the control port'
+complete -c pen -s X -l exit-command -d 'Allow the commands exit and upgrade on the control port'
 complete -c pen -l check -d 'Print ok or every error of the configuration, and do nothing'
 complete -c pen -l show -d 'With --check, print the settings that a start would have instead of ok'
 complete -c pen -s n -l nonblocking -d 'No effect: sockets are always nonblocking'

@@ -1,6 +1,6 @@
 # Made of the table of commands: UPDATE_DOCS=1 cargo test -p pen manual
 _penctl() {
-    local line=${COMP_LINE:0:COMP_POINT} cur= word choices=
+    local line=${COMP_LINE:0:COMP_POINT} cur= word last= choices=
     local -a words said
     read -ra words <<<"$line"
     if [[ $line != *[[:space:]] ]]; then
@@ -8,10 +8,15 @@ _penctl() {
         unset "words[${#words[@]}-1]"
     fi
     for word in "${words[@]:1}"; do
-        [[ $word == --* ]] || said+=("$word")
+        [[ $word == --* || $last == --timeout ]] || said+=("$word")
+        last=$word
+    done
+    # Further addresses.
+    while ((${#said[@]} > 1)) && [[ ${said[1]} == *[/:]* || ${said[1]} != *[!0-9]* ]]; do
+        said=("${said[0]}" "${said[@]:2}")
     done
     if ((${#said[@]} == 0)); then
-        [[ $cur == -* ]] && COMPREPLY=($(compgen -W '--json --help --version' -- "$cur"))
+        [[ $cur == -* ]] && COMPREPLY=($(compgen -W '--json --timeout --help --version' -- "$cur"))
         return
     fi
     local address=${said[0]} command=${said[1]-} place=$((${#said[@]} - 1))
@@ -19,17 +24,19 @@ _penctl() {
         command="no ${said[2]}" place=$((place - 1))
     fi
     case "$command:$place" in
-    :0) choices='abort_on_error abuse accept_batch acl ascii backlog blacklist block certificate certificates client_acl client_ca clients_max close conn_max connection control control_acl debug delayed_forward dsr_if dsr_ip dummy emergency epoll exit exit_command explain hash hash_always help http idle_timeout idlers include jail keepalive kqueue listen log max_servers mode overview peek pending_max pid pid_file poll prio proxy_protocol recent require_client_cert require_sandbox roundrobin sandbox select server servers servers_only show socket socket_buffers source ssl_ciphers ssl_client_renegotiation_interval ssl_ocsp_response ssl_option ssl_sni_path status status_file stubborn tarpit_acl tcp_fastclose tcp_nodelay timeout tracking transparent user web_stats weight workers write no' ;;
-    no:1) choices='abort_on_error abuse acl ascii block certificate client_ca control delayed_forward dummy emergency exit_command hash hash_always http jail keepalive log peek pid_file prio require_client_cert require_sandbox roundrobin server servers_only source ssl_ciphers ssl_ocsp_response ssl_sni_path status_file stubborn tcp_nodelay transparent user web_stats weight' ;;
-    help:1) choices='abort_on_error abuse accept_batch acl ascii backlog blacklist block certificate certificates client_acl client_ca clients_max close conn_max connection control control_acl debug delayed_forward dsr_if dsr_ip dummy emergency epoll exit exit_command explain hash hash_always help http idle_timeout idlers include jail keepalive kqueue listen log max_servers mode overview peek pending_max pid pid_file poll prio proxy_protocol recent require_client_cert require_sandbox roundrobin sandbox select server servers servers_only show socket socket_buffers source ssl_ciphers ssl_client_renegotiation_interval ssl_ocsp_response ssl_option ssl_sni_path status status_file stubborn tarpit_acl tcp_fastclose tcp_nodelay timeout tracking transparent user web_stats weight workers write' ;;
-    show:1) choices='abuse accept_batch acl ascii backlog blacklist certificate client_acl client_ca clients_max conn_max control control_acl debug dummy emergency exit_command hash hash_always http idle_timeout idlers jail keepalive listen log max_servers pending_max pid_file prio proxy_protocol require_client_cert require_sandbox roundrobin server servers_only socket_buffers source ssl_ciphers ssl_ocsp_response ssl_option ssl_sni_path status_file stubborn tcp_fastclose tcp_nodelay timeout tracking user web_stats weight workers' ;;
+    :0) choices='abort_on_error abuse accept_batch acl ascii backlog blacklist block certificate certificates client_acl client_ca clients_max close conn_max connection connection_log connection_log_format control control_acl debug delayed_forward drain_timeout dsr_if dsr_ip dummy emergency epoll events exit exit_command explain hash hash_always help http idle_timeout idlers include jail keepalive kqueue listen log max_servers metrics mode overview page page_acl peek pending_max pid pid_file poll prio proxy_protocol recent require_client_cert require_sandbox roundrobin sandbox select server servers servers_only show socket socket_buffers source ssl_ciphers ssl_client_renegotiation_interval ssl_ocsp_response ssl_option ssl_sni_path status status_file stubborn tarpit_acl tcp_fastclose tcp_nodelay timeout tracking transparent upgrade user watch web_stats weight workers write no top' ;;
+    no:1) choices='abort_on_error abuse acl ascii block certificate client_ca connection_log control delayed_forward dummy emergency exit_command hash hash_always http jail keepalive log page peek pid_file prio require_client_cert require_sandbox roundrobin server servers_only source ssl_ciphers ssl_ocsp_response ssl_sni_path status_file stubborn tcp_nodelay transparent user web_stats weight' ;;
+    help:1) choices='abort_on_error abuse accept_batch acl ascii backlog blacklist block certificate certificates client_acl client_ca clients_max close conn_max connection connection_log connection_log_format control control_acl debug delayed_forward drain_timeout dsr_if dsr_ip dummy emergency epoll events exit exit_command explain hash hash_always help http idle_timeout idlers include jail keepalive kqueue listen log max_servers metrics mode overview page page_acl peek pending_max pid pid_file poll prio proxy_protocol recent require_client_cert require_sandbox roundrobin sandbox select server servers servers_only show socket socket_buffers source ssl_ciphers ssl_client_renegotiation_interval ssl_ocsp_response ssl_option ssl_sni_path status status_file stubborn tarpit_acl tcp_fastclose tcp_nodelay timeout tracking transparent upgrade user watch web_stats weight workers write' ;;
+    show:1) choices='abuse accept_batch acl ascii backlog blacklist certificate client_acl client_ca clients_max conn_max connection_log connection_log_format control control_acl debug drain_timeout dummy emergency exit_command hash hash_always http idle_timeout idlers jail keepalive listen log max_servers page page_acl pending_max pid_file prio proxy_protocol require_client_cert require_sandbox roundrobin server servers_only socket_buffers source ssl_ciphers ssl_ocsp_response ssl_option ssl_sni_path status_file stubborn tcp_fastclose tcp_nodelay timeout tracking user web_stats weight workers' ;;
     socket_buffers:1) choices='client server' ;;
     proxy_protocol:2) choices='from off v1 v2' ;;
     proxy_protocol:1) choices='in out' ;;
-    certificates:1 | mode:1 | recent:1 | recent:2 | servers:1 | status:1) choices='json' ;;
+    certificates:1 | events:1 | events:2 | mode:1 | recent:1 | recent:2 | servers:1 | status:1 | watch:1) choices='json' ;;
     abort_on_error:1 | ascii:1 | block:1 | delayed_forward:1 | dummy:1 | exit_command:1 | hash:1 | hash_always:1 | keepalive:1 | peek:1 | prio:1 | require_client_cert:1 | require_sandbox:1 | roundrobin:1 | servers_only:1 | stubborn:1 | tcp_nodelay:1 | transparent:1 | weight:1) choices='on off' ;;
     http:1) choices='on off mixed' ;;
     acl:2) choices='permit deny' ;;
+    connection_log:1) choices='syslog' ;;
+    connection_log_format:1) choices='text json haproxy haproxy_http' ;;
     tcp_fastclose:1) choices='up down both off' ;;
     server:*[02468]) choices='acl address blacklist hard max port prio weight' ;;
     server:1 | no\ server:1) choices=$(penctl "$address" servers 2>/dev/null | cut -d' ' -f1) ;;

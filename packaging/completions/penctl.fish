@@ -1,8 +1,18 @@
 # Made of the table of commands: UPDATE_DOCS=1 cargo test -p pen manual
 function __penctl_said
+    set -l last
+    set -l said
     for word in (commandline -opc)[2..]
-        string match -q -- '--*' $word; or echo $word
+        if not string match -q -- '--*' $word; and test "$last" != --timeout
+            set -a said $word
+        end
+        set last $word
     end
+    # Further addresses.
+    while test (count $said) -gt 1; and string match -qr -- '[/:]|^[0-9]+$' $said[2]
+        set -e said[2]
+    end
+    test (count $said) -gt 0; and printf '%s\n' $said
 end
 
 function __penctl_choices
@@ -17,20 +27,20 @@ function __penctl_choices
     end
     switch "$command:$place"
         case ':0'
-            string split ' ' 'abort_on_error abuse accept_batch acl ascii backlog blacklist block certificate certificates client_acl client_ca clients_max close conn_max connection control control_acl debug delayed_forward dsr_if dsr_ip dummy emergency epoll exit exit_command explain hash hash_always help http idle_timeout idlers include jail keepalive kqueue listen log max_servers mode overview peek pending_max pid pid_file poll prio proxy_protocol recent require_client_cert require_sandbox roundrobin sandbox select server servers servers_only show socket socket_buffers source ssl_ciphers ssl_client_renegotiation_interval ssl_ocsp_response ssl_option ssl_sni_path status status_file stubborn tarpit_acl tcp_fastclose tcp_nodelay timeout tracking transparent user web_stats weight workers write no'
+            string split ' ' 'abort_on_error abuse accept_batch acl ascii backlog blacklist block certificate certificates client_acl client_ca clients_max close conn_max connection connection_log connection_log_format control control_acl debug delayed_forward drain_timeout dsr_if dsr_ip dummy emergency epoll events exit exit_command explain hash hash_always help http idle_timeout idlers include jail keepalive kqueue listen log max_servers metrics mode overview page page_acl peek pending_max pid pid_file poll prio proxy_protocol recent require_client_cert require_sandbox roundrobin sandbox select server servers servers_only show socket socket_buffers source ssl_ciphers ssl_client_renegotiation_interval ssl_ocsp_response ssl_option ssl_sni_path status status_file stubborn tarpit_acl tcp_fastclose tcp_nodelay timeout tracking transparent upgrade user watch web_stats weight workers write no top'
         case 'no:1'
-            string split ' ' 'abort_on_error abuse acl ascii block certificate client_ca control delayed_forward dummy emergency exit_command hash hash_always http jail keepalive log peek pid_file prio require_client_cert require_sandbox roundrobin server servers_only source ssl_ciphers ssl_ocsp_response ssl_sni_path status_file stubborn tcp_nodelay transparent user web_stats weight'
+            string split ' ' 'abort_on_error abuse acl ascii block certificate client_ca connection_log control delayed_forward dummy emergency exit_command hash hash_always http jail keepalive log page peek pid_file prio require_client_cert require_sandbox roundrobin server servers_only source ssl_ciphers ssl_ocsp_response ssl_sni_path status_file stubborn tcp_nodelay transparent user web_stats weight'
         case 'help:1'
-            string split ' ' 'abort_on_error abuse accept_batch acl ascii backlog blacklist block certificate certificates client_acl client_ca clients_max close conn_max connection control control_acl debug delayed_forward dsr_if dsr_ip dummy emergency epoll exit exit_command explain hash hash_always help http idle_timeout idlers include jail keepalive kqueue listen log max_servers mode overview peek pending_max pid pid_file poll prio proxy_protocol recent require_client_cert require_sandbox roundrobin sandbox select server servers servers_only show socket socket_buffers source ssl_ciphers ssl_client_renegotiation_interval ssl_ocsp_response ssl_option ssl_sni_path status status_file stubborn tarpit_acl tcp_fastclose tcp_nodelay timeout tracking transparent user web_stats weight workers write'
+            string split ' ' 'abort_on_error abuse accept_batch acl ascii backlog blacklist block certificate certificates client_acl client_ca clients_max close conn_max connection connection_log connection_log_format control control_acl debug delayed_forward drain_timeout dsr_if dsr_ip dummy emergency epoll events exit exit_command explain hash hash_always help http idle_timeout idlers include jail keepalive kqueue listen log max_servers metrics mode overview page page_acl peek pending_max pid pid_file poll prio proxy_protocol recent require_client_cert require_sandbox roundrobin sandbox select server servers servers_only show socket socket_buffers source ssl_ciphers ssl_client_renegotiation_interval ssl_ocsp_response ssl_option ssl_sni_path status status_file stubborn tarpit_acl tcp_fastclose tcp_nodelay timeout tracking transparent upgrade user watch web_stats weight workers write'
         case 'show:1'
-            string split ' ' 'abuse accept_batch acl ascii backlog blacklist certificate client_acl client_ca clients_max conn_max control control_acl debug dummy emergency exit_command hash hash_always http idle_timeout idlers jail keepalive listen log max_servers pending_max pid_file prio proxy_protocol require_client_cert require_sandbox roundrobin server servers_only socket_buffers source ssl_ciphers ssl_ocsp_response ssl_option ssl_sni_path status_file stubborn tcp_fastclose tcp_nodelay timeout tracking user web_stats weight workers'
+            string split ' ' 'abuse accept_batch acl ascii backlog blacklist certificate client_acl client_ca clients_max conn_max connection_log connection_log_format control control_acl debug drain_timeout dummy emergency exit_command hash hash_always http idle_timeout idlers jail keepalive listen log max_servers page page_acl pending_max pid_file prio proxy_protocol require_client_cert require_sandbox roundrobin server servers_only socket_buffers source ssl_ciphers ssl_ocsp_response ssl_option ssl_sni_path status_file stubborn tcp_fastclose tcp_nodelay timeout tracking user web_stats weight workers'
         case 'socket_buffers:1'
             string split ' ' 'client server'
         case 'proxy_protocol:2'
             string split ' ' 'from off v1 v2'
         case 'proxy_protocol:1'
             string split ' ' 'in out'
-        case 'certificates:1' 'mode:1' 'recent:1' 'recent:2' 'servers:1' 'status:1'
+        case 'certificates:1' 'events:1' 'events:2' 'mode:1' 'recent:1' 'recent:2' 'servers:1' 'status:1' 'watch:1'
             string split ' ' 'json'
         case 'abort_on_error:1' 'ascii:1' 'block:1' 'delayed_forward:1' 'dummy:1' 'exit_command:1' 'hash:1' 'hash_always:1' 'keepalive:1' 'peek:1' 'prio:1' 'require_client_cert:1' 'require_sandbox:1' 'roundrobin:1' 'servers_only:1' 'stubborn:1' 'tcp_nodelay:1' 'transparent:1' 'weight:1'
             string split ' ' 'on off'
@@ -38,6 +48,10 @@ function __penctl_choices
             string split ' ' 'on off mixed'
         case 'acl:2'
             string split ' ' 'permit deny'
+        case 'connection_log:1'
+            string split ' ' 'syslog'
+        case 'connection_log_format:1'
+            string split ' ' 'text json haproxy haproxy_http'
         case 'tcp_fastclose:1'
             string split ' ' 'up down both off'
         case 'server:*0' 'server:*2' 'server:*4' 'server:*6' 'server:*8'
@@ -48,6 +62,7 @@ function __penctl_choices
 end
 
 complete -c penctl -n 'test (count (__penctl_said)) -eq 0' -l json -d 'Reply in JSON'
+complete -c penctl -n 'test (count (__penctl_said)) -eq 0' -l timeout -x -d 'Seconds to wait without progress'
 complete -c penctl -n 'test (count (__penctl_said)) -eq 0' -l help -d 'Print help'
 complete -c penctl -n 'test (count (__penctl_said)) -eq 0' -l version -d 'Print the version'
 complete -c penctl -n 'test (count (__penctl_choices)) -gt 0' -f
