@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Measures what one server's trouble costs the clients of two others: their 99th percentile, with and without it.
+"""Measures the effect of a problem of one server on the clients of two others.
 
     unshare --net benches/one_server_in_trouble.py PEN
 
-One pen per kind of trouble and one without, all with -r -b 0; rounds go from one to the next, so that all meet the same machine.
-Each client connects, sends 64 bytes and waits for them. Only clients that one of the two sound servers answered count.
+There is one pen for each kind of problem and one without a problem, all with -r -b 0. The rounds
+are interleaved, so that the load of the machine is the same for all. Each client connects, sends 64
+bytes and waits for them. Only the clients of the two good servers count. The result is their 99th
+percentile, with and without the problem.
 """
 
 import os
@@ -47,7 +49,7 @@ def silent_server(held):
 
 
 def without_ports(held):
-    """All ports towards it are taken (in a range that is narrow meanwhile for this one source)."""
+    """A server to which no local port is free; the script has made the port range small."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     held.append(listener)
     while True:
@@ -59,10 +61,11 @@ def without_ports(held):
 
 
 def pen(program, number, third):
-    # Below the range of local ports, in a network that is this script's own.
+    # Below the range of local ports. The network namespace belongs to this script.
     address = "127.0.0.1:%d" % (10000 + len(thirds) + number)
     directory = tempfile.mkdtemp()
-    options = [program, "-f", "--workers", "2", "-r", "-b", "0", "-t", "5", "-p", directory + "/pid", "-x", "1000"]
+    options = [program, "-f", "--workers", "2", "-r", "-b", "0", "-t", "5", "-x", "1000",
+               "-p", directory + "/pid"]
     process = subprocess.Popen(options + [address] + SOUND + [third], stderr=subprocess.DEVNULL)
     while not os.path.exists(directory + "/pid") or not open(directory + "/pid").read():
         time.sleep(0.01)
@@ -77,7 +80,7 @@ def ask(address, times):
             answer = client.recv(65)
     except OSError:
         answer = b""
-    # Clients of the server in trouble wait for it; those of the others are what is measured.
+    # Only clients of the two good servers are measured.
     if answer[:1] == b".":
         times.append(time.perf_counter() - begun)
 
@@ -109,7 +112,8 @@ thirds = {
     "without ports": without_ports(held),
     "unroutable": "198.51.100.1:80",
 }
-pens = {kind: pen(sys.argv[1], number, third) for number, (kind, third) in enumerate(thirds.items())}
+pens = {kind: pen(sys.argv[1], number, third)
+        for number, (kind, third) in enumerate(thirds.items())}
 times = {kind: [] for kind in pens}
 for _ in range(ROUNDS):
     for kind, (_, address) in pens.items():

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Compares what two builds of pen say: texts, checks, replies, reports, settings files and logs of one fixed scenario.
+"""Compares the output of two builds of pen in a fixed scenario, for changes without visible effect.
 
     unshare --net --mount benches/same_behaviour.py OLD NEW
 
-OLD and NEW are directories with pen and penctl. Both run the same scenario one after the other, at the same ports and in a
-directory of the same name. Process numbers, times, durations and byte counts of clients are masked. The differences are
-printed as a unified diff; the exit status is 1 if there are any. For changes that nobody may notice.
+OLD and NEW are directories with pen and penctl. Both run the same scenario one after the other, at
+the same ports and in a directory of the same name. Compared are help texts, checks, replies,
+reports, settings files and logs. Process numbers, times, durations and byte counts of clients are
+masked. The script prints the differences as a unified diff, and exits with status 1 if there are
+any.
 """
 
 import atexit
@@ -26,11 +28,13 @@ WORDS = ["penctl", "server", "acl"]
 
 
 def masked(text):
-    """What differs from run to run says nothing."""
+    """The text without the parts that differ in each run."""
     text = re.sub(r"(?m)^\d{2,7}$", "N", text)
-    text = re.sub(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?( ?(Z|UTC|[+-]\d\d:?\d\d))?", "TIME", text)
+    zone = r"( ?(Z|UTC|[+-]\d\d:?\d\d))?"
+    text = re.sub(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?" + zone, "TIME", text)
     text = re.sub(r"\bpid \d+", "pid N", text)
-    text = re.sub(r'"(pid|time|unix|started|uptime|age|last|now|since)[a-z_]*":-?[\d.]+', r'"\1":N', text)
+    fields = "pid|time|unix|started|uptime|age|last|now|since"
+    text = re.sub(rf'"({fields})[a-z_]*":-?[\d.]+', r'"\1":N', text)
     text = re.sub(r"\b(age|time|uptime|up) \d+( ?s\b)?", r"\1 N", text)
     text = re.sub(r"127\.0\.0\.1:(?!18)\d{4,5}", "127.0.0.1:EPHEMERAL", text)
     text = re.sub(r"\b1[7-9]\d{8}(\.\d+)?\b", "UNIX", text)
@@ -74,7 +78,7 @@ def ask(source):
 
 
 class Record:
-    """All that one build says, in order."""
+    """The output of one build, in order."""
 
     def __init__(self, directory):
         self.directory, self.lines = directory, []
@@ -86,7 +90,8 @@ class Record:
     def run(self, program, *arguments, **options):
         command = [os.path.join(self.directory, program), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
-        self.note(" ".join([program, *arguments]), "[%d]\n%s%s" % (done.returncode, done.stdout, done.stderr))
+        output = "[%d]\n%s%s" % (done.returncode, done.stdout, done.stderr)
+        self.note(" ".join([program, *arguments]), output)
         return done.stdout
 
 
@@ -102,7 +107,8 @@ def settle(record):
 
 
 def texts(record):
-    for words in (["--help"], ["--version"], ["--nonsense"], [], ["8080"], ["-r", "x", "y:z:1:2:3:4"]):
+    for words in (["--help"], ["--version"], ["--nonsense"], [], ["8080"],
+                  ["-r", "x", "y:z:1:2:3:4"]):
         record.run("pen", *words)
     for words in (["--help"], ["--version"], [], ["nowhere", "x"]):
         record.run("penctl", *words)
@@ -123,32 +129,37 @@ def checks(record):
 
 
 def commands(record):
-    """Every command, without arguments and with some that are wrong; then settings that are right."""
+    """Every command, without arguments and with invalid ones; then valid settings."""
     listed = record.run("penctl", str(CONTROL), "help")
-    words = sorted({line.split()[0] for line in listed.splitlines() if line.strip()} - {"exit", "no"})
+    listed_words = {line.split()[0] for line in listed.splitlines() if line.strip()}
+    words = sorted(listed_words - {"exit", "no"})
     for word in words:
         record.run("penctl", str(CONTROL), word)
         record.run("penctl", str(CONTROL), "help", word)
         record.run("penctl", str(CONTROL), *word.split(), "x", "y", "z")
         record.run("penctl", str(CONTROL), "no", word)
-    for line in ("blacklist 7", "server 1 max 5 hard 9", "acl 3 permit 10.0.0.0/8", "client_acl 0", "tracking 77", "prio on",
-                 "no prio", "weight", "no weight", "roundrobin off", "http", "no http", "timeout 4", "mode", "exit", "nonsense"):
+    for line in ("blacklist 7", "server 1 max 5 hard 9", "acl 3 permit 10.0.0.0/8", "client_acl 0",
+                 "tracking 77", "prio on", "no prio", "weight", "no weight", "roundrobin off",
+                 "http", "no http", "timeout 4", "mode", "exit", "nonsense"):
         record.run("penctl", str(CONTROL), *line.split())
-    for form in ("servers", "status", "recent", "mode", "show", "sandbox", "explain 127.0.0.9", "write -", "write"):
+    for form in ("servers", "status", "recent", "mode", "show", "sandbox", "explain 127.0.0.9",
+                 "write -", "write"):
         record.run("penctl", str(CONTROL), *form.split())
         record.run("penctl", "--json", str(CONTROL), *form.split())
 
 
 def scenario(record):
-    """A pen with three servers, one of them dead; clients, commands, reloads, reports, a worker that dies, an end."""
+    """A pen with three servers, one of them dead: clients, commands, reloads, reports, the death of
+    a worker, the end."""
     texts(record)
     checks(record)
     listeners = [server(b"a", 19001), server(b"b", 19002)]
     with open("pen.cfg", "w") as file:
-        file.write("blacklist 600\nserver 2 address 127.0.0.1 port 19003\nhard\n".replace("hard\n", ""))
+        file.write("blacklist 600\nserver 2 address 127.0.0.1 port 19003\n")
     errors = open("errors", "w+")
-    words = ["-f", "-u", "nobody", "-C", str(CONTROL), "-F", "pen.cfg", "-w", "page.html", "-l", "requests", "-p", "pid",
-             "--workers", "2", "-S", "5", "-r", str(PORT), "127.0.0.1:19001", "127.0.0.1:19002:7"]
+    words = ["-f", "-u", "nobody", "-C", str(CONTROL), "-F", "pen.cfg", "-w", "page.html",
+             "-l", "requests", "-p", "pid", "--workers", "2", "-S", "5", "-r", str(PORT),
+             "127.0.0.1:19001", "127.0.0.1:19002:7"]
     pen = subprocess.Popen([os.path.join(record.directory, "pen"), *words], stderr=errors)
     atexit.register(pen.kill)
     wait_for("the start", lambda: os.path.exists("pid") and open("pid").read())
@@ -159,7 +170,8 @@ def scenario(record):
     wait_for("the report", lambda: os.path.exists("page.html"))
     record.note("page", open("page.html").read())
     commands(record)
-    for text in ("blacklist 600\ntracking 5\n", "frob\nblacklist x\n", "blacklist 600\ntracking 6\nserver 0 max 3\n"):
+    for text in ("blacklist 600\ntracking 5\n", "frob\nblacklist x\n",
+                 "blacklist 600\ntracking 6\nserver 0 max 3\n"):
         before = said().count("\n")
         with open("pen.cfg", "w") as file:
             file.write(text)

@@ -1,4 +1,4 @@
-"""Processes, processors, memory and ports of this machine, as /proc and the kernel tell of them."""
+"""Processes, CPUs, memory and ports of this machine, from /proc and the kernel."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def tree(pid):
 
 
 def processor_time(pids):
-    """Seconds on a processor, user and kernel, exact to the nanosecond; all threads."""
+    """CPU time in seconds of all threads, user and kernel, exact to the nanosecond."""
     total = 0
     for pid in pids:
         try:
@@ -47,7 +47,7 @@ def processor_time(pids):
 
 
 def proportional_memory(pids):
-    """Bytes of memory, shared pages divided by those who share them (PSS)."""
+    """Bytes of memory; each shared page is divided by the number of its users (PSS)."""
     total = 0
     for pid in pids:
         with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
@@ -56,7 +56,7 @@ def proportional_memory(pids):
 
 
 def free_ports(count, first=20000):
-    """The first of `count` ports in a row that nobody has, below those that the kernel gives away."""
+    """The first of `count` free ports in a row, below those that the kernel assigns."""
     while first + count < 32768:
         taken = next((port for port in range(first, first + count) if not is_free(port)), None)
         if taken is None:
@@ -76,7 +76,7 @@ def is_free(port):
 
 
 class Child:
-    """A process that was started here, and ends here."""
+    """A process that this script started and ends."""
 
     def __init__(self, command, cores=None, log=None, **more):
         def prepare():
@@ -84,10 +84,13 @@ class Child:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
             if cores:
                 os.sched_setaffinity(0, cores)
-        # Read by nobody but on failure.
-        self.log = open(log, "w+", encoding="utf-8", errors="replace") if log else subprocess.DEVNULL
-        self.process = subprocess.Popen(command, preexec_fn=prepare, stderr=self.log, text=True, stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE if not log else self.log, **more)
+        # The log is read only after a failure.
+        self.log = subprocess.DEVNULL
+        if log:
+            self.log = open(log, "w+", encoding="utf-8", errors="replace")
+        self.process = subprocess.Popen(command, preexec_fn=prepare, stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE if not log else self.log,
+                                        stderr=self.log, text=True, **more)
         self.pid = self.process.pid
 
     def wait_for_port(self, port):
@@ -101,7 +104,7 @@ class Child:
         return False
 
     def result(self):
-        """The JSON that a generator ends with."""
+        """The JSON that a generator prints last."""
         out, _ = self.process.communicate(timeout=300)
         return json.loads(out.splitlines()[-1])
 

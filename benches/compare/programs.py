@@ -1,7 +1,8 @@
-"""The programs that are compared, each configured to do the same: balance TCP over some servers.
+"""The compared programs and their configurations: each balances TCP over some servers.
 
-Nothing is installed: what is not on this machine is left out. Each program gets one worker process per `workers`, room for 20000
-connections, a connect timeout of 5 s, and nothing that its users would not run.
+Nothing is installed, and programs that are not on this machine are omitted. Each program has
+`workers` worker processes, room for 20000 connections and a connect timeout of 5 s. Otherwise it
+has the settings that its users would choose.
 """
 
 import os
@@ -14,14 +15,14 @@ CONNECTIONS = 20000
 
 @dataclass
 class Job:
-    """What a program is to do."""
+    """The task of a program."""
     port: int
     servers: list
     workers: int = 1
     sticky: bool = True
     clients: int = 20000
     splice: bool = False
-    # The file with certificate and key, if clients speak TLS.
+    # The file with certificate and key, if clients use TLS.
     certificate: str = ""
 
 
@@ -34,16 +35,32 @@ class Program:
     def can(self, job):
         return (self.multi or job.workers == 1) and (self.plain or bool(job.certificate))
 
+    def is_usable(self):
+        """Whether the program has everything that it needs here."""
+        return True
+
     def command(self, job, directory):
         raise NotImplementedError
 
     def version(self):
-        text = subprocess.run([self.path, self.version_option], capture_output=True, text=True, check=False)
+        command = [self.path, self.version_option]
+        text = subprocess.run(command, capture_output=True, text=True, check=False)
         return (text.stdout + text.stderr).strip().splitlines()[0]
 
     version_option = "-v"
-    # Balances without TLS, too.
+    # Whether it balances without TLS, too.
     plain = True
+
+
+def modes(job):
+    """The options of both pens for a job."""
+    sticky = [] if job.sticky else ["-r"]
+    return sticky + (["-E", job.certificate] if job.certificate else [])
+
+
+def addresses(job):
+    """The operands of both pens for a job."""
+    return [f"127.0.0.1:{port}" for port in (job.port, *job.servers)]
 
 
 class Pen(Program):
@@ -51,34 +68,32 @@ class Pen(Program):
     version_option = "--version"
 
     def command(self, job, directory):
-        modes = ([] if job.sticky else ["-r"]) + (["-E", job.certificate] if job.certificate else [])
-        return [self.path, "-f", "-x", str(CONNECTIONS), "-c", str(job.clients), "--workers", str(job.workers), *modes,
-                f"127.0.0.1:{job.port}", *[f"127.0.0.1:{server}" for server in job.servers]]
+        return [self.path, "-f", "-x", str(CONNECTIONS), "-c", str(job.clients),
+                "--workers", str(job.workers), *modes(job), *addresses(job)]
 
 
 class OldPen(Program):
-    """The original, which has one process and no `-V`."""
+    """The original pen, which has one process and no option for its version."""
 
     def can(self, job):
-        # It searches its clients one by one: with many it takes minutes, or stops serving.
+        # It searches its clients one by one. With many clients it takes minutes or stops serving.
         return super().can(job) and job.clients <= 20_000
 
     def command(self, job, directory):
-        modes = ([] if job.sticky else ["-r"]) + (["-E", job.certificate] if job.certificate else [])
-        servers = [f"127.0.0.1:{server}" for server in job.servers]
-        return [self.path, "-f", "-x", str(CONNECTIONS), "-c", str(job.clients), "-S", str(len(servers) + 1), *modes,
-                f"127.0.0.1:{job.port}", *servers]
+        return [self.path, "-f", "-x", str(CONNECTIONS), "-c", str(job.clients),
+                "-S", str(len(job.servers) + 1), *modes(job), *addresses(job)]
 
     def version(self):
         return "original, as packaged"
 
 
 class Haproxy(Program):
-    """haproxy in TCP mode, with splice(2) where a job is about much data."""
+    """haproxy in TCP mode, with splice(2) for jobs with much data."""
 
     def command(self, job, directory):
-        sticky = f"stick-table type ip size {max(job.clients, 1000)} expire 1h\n stick on src\n" if job.sticky else ""
-        # With splice it wants descriptors for pipes, too.
+        table = f"stick-table type ip size {max(job.clients, 1000)} expire 1h\n stick on src\n"
+        sticky = table if job.sticky else ""
+        # With splice it needs descriptors for pipes, too.
         splice = " option splice-auto\n" if job.splice else ""
         tls = f" ssl crt {job.certificate} ssl-min-ver TLSv1.2" if job.certificate else ""
         servers = "".join(f" server s{n} 127.0.0.1:{port}\n" for n, port in enumerate(job.servers))
@@ -102,13 +117,21 @@ defaults
 class Nginx(Program):
     """nginx's stream module; a client stays with a server by a consistent hash."""
 
+    module = "/usr/lib/nginx/modules/ngx_stream_module.so"
+
+    def is_usable(self):
+        built = subprocess.run([self.path, "-V"], capture_output=True, text=True, check=False)
+        return os.path.exists(self.module) or "--with-stream" in built.stderr.split()
+
     def command(self, job, directory):
-        modules = "/usr/lib/nginx/modules/ngx_stream_module.so"
-        load = f"load_module {modules};\n" if os.path.exists(modules) else ""
+        load = f"load_module {self.module};\n" if os.path.exists(self.module) else ""
         sticky = "hash $remote_addr consistent;" if job.sticky else ""
         servers = "".join(f"server 127.0.0.1:{port};" for port in job.servers)
-        certificate = f"ssl_certificate {job.certificate}; ssl_certificate_key {job.certificate};"
-        tls = f"{certificate} ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache shared:tls:10m;" if job.certificate else ""
+        listen, tls = "", ""
+        if job.certificate:
+            listen = " ssl"
+            tls = (f"ssl_certificate {job.certificate}; ssl_certificate_key {job.certificate}; "
+                   "ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache shared:tls:10m;")
         path = os.path.join(directory, "nginx.conf")
         with open(path, "w", encoding="ascii") as file:
             file.write(f"""{load}user root;
@@ -120,14 +143,17 @@ error_log stderr crit;
 events {{ worker_connections {CONNECTIONS}; }}
 stream {{
  upstream all {{ {sticky} {servers} }}
- server {{ listen 127.0.0.1:{job.port} backlog=4096{" ssl" if job.certificate else ""}; {tls} proxy_pass all; proxy_connect_timeout 5s; proxy_timeout 10m; }}
+ server {{
+  listen 127.0.0.1:{job.port} backlog=4096{listen}; {tls}
+  proxy_pass all; proxy_connect_timeout 5s; proxy_timeout 10m;
+ }}
 }}
 """)
         return [self.path, "-p", directory, "-c", path]
 
 
 class Hitch(Program):
-    """hitch, which speaks TLS and passes all to one server."""
+    """hitch, a TLS proxy for one server."""
     version_option = "--version"
     plain = False
 
@@ -152,9 +178,13 @@ ocsp-dir = ""
 def found(pen):
     """All programs that are on this machine, `pen` first."""
     programs = [Pen("pen", pen)]
-    for kind, name, command, multi in [(Haproxy, "haproxy", "haproxy", True), (Nginx, "nginx", "nginx", True),
-                                       (Hitch, "hitch", "hitch", True), (OldPen, "pen 0.34", "/usr/bin/pen", False)]:
+    for kind, name, command, multi in [(Haproxy, "haproxy", "haproxy", True),
+                                       (Nginx, "nginx", "nginx", True),
+                                       (Hitch, "hitch", "hitch", True),
+                                       (OldPen, "pen 0.34", "/usr/bin/pen", False)]:
         path = shutil.which(command, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
         if path and not (kind is OldPen and os.path.samefile(path, pen)):
-            programs.append(kind(name, path, multi))
+            program = kind(name, path, multi)
+            if program.is_usable():
+                programs.append(program)
     return programs

@@ -21,7 +21,7 @@ def narrow():
 
 
 def served(client):
-    """Whether a connection carries something now."""
+    """Whether a connection carries data now."""
     with contextlib.suppress(OSError):
         client.sendall(b"ping")
         return client.recv(5)[-4:] == b"ping"
@@ -68,7 +68,7 @@ def at_once(verdict, pen):
             client.sendall(b"ping")
     count = 0
     for client in clients:
-        # Those that are not served wait in the backlog.
+        # The others wait in the backlog.
         client.settimeout(0.05)
         with contextlib.suppress(OSError):
             count += client.recv(5)[-4:] == b"ping"
@@ -84,14 +84,14 @@ def run(program):
     except ground.DidNotStart as error:
         verdict.check(False, "pen did not start with %d descriptors: %s", LIMIT, error)
         return verdict
-    workers, _ = pen.staff()
+    workers, _ = pen.worker_pids()
     for pid in workers:
         limits = re.search(r"Max open files +(\d+) +(\d+)", ground.read("/proc/%d/limits" % pid))
         verdict.check(limits.groups() == (str(LIMIT),) * 2, "the limits are %s", limits.groups())
     counts = one_each(verdict, pen, workers), after_each_other(verdict, pen), at_once(verdict, pen)
     left = pen.left(10)
     verdict.check(not left, "connections are left: %s", left)
-    verdict.check(pen.staff()[0] == workers, "workers died: %s", pen.said()[-300:])
+    verdict.check(pen.worker_pids()[0] == workers, "workers died: %s", pen.said()[-300:])
     verdict.figure("%d of %d workers served one; %d of %d after each other; %d of %d at once",
                    counts[0], WORKERS, counts[1], MANY, counts[2], AT_ONCE)
     verdict.figure("descriptors (supervisor, workers) without clients: %s",

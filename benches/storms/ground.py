@@ -1,4 +1,4 @@
-"""What all storms stand on: their network and directory, a pen with its processes, and verdicts."""
+"""The common part of all storms: network, directory, a pen with its processes, and verdicts."""
 
 import collections
 import contextlib
@@ -33,7 +33,7 @@ directory = None
 
 @contextlib.contextmanager
 def workspace(program):
-    """Readies the network and a directory that all users can enter; yields a copy of pen in it."""
+    """Prepares the network and a directory that all users can enter; yields a copy of pen there."""
     global directory
     up = subprocess.run(
         ["ip", "-o", "link", "show", "up"], check=True, capture_output=True, text=True).stdout
@@ -69,7 +69,7 @@ def addresses(servers):
 
 
 class Verdict:
-    """What a storm found out: one line for the whole and one for each figure and failure."""
+    """The result of a storm: a line for the whole, and one for each figure and failure."""
 
     def __init__(self, storm):
         self.storm, self.figures, self.failures, self.skipped = storm, [], [], []
@@ -94,7 +94,7 @@ class Verdict:
 
 
 def until(condition, seconds, pause=0.02):
-    """Waits until something holds; returns what it last was."""
+    """Waits until a condition holds; returns its last value."""
     end = time.monotonic() + seconds
     while True:
         found = condition()
@@ -122,7 +122,7 @@ def process(function, *arguments):
 
 
 def end_all():
-    """Ends what a storm left: its pens and its processes."""
+    """Ends the pens and the processes of a storm."""
     while Pen.all:
         Pen.all.pop().end()
     for child in multiprocessing.active_children():
@@ -131,8 +131,12 @@ def end_all():
 
 
 def shared(kind="q"):
-    """A number that all processes of a storm see. Without a lock: who writes it may be killed."""
+    """A number that all processes of a storm share; no lock, because its writer may be killed."""
     return _fork.RawValue(kind, 0)
+
+
+def shared_list(values):
+    return _fork.RawArray("q", values)
 
 
 def mailbox():
@@ -146,7 +150,7 @@ def thread(function, *arguments):
 
 
 def read(name):
-    """A file's text; nothing if it cannot be had."""
+    """The text of a file; empty if it cannot be read."""
     try:
         with open(name) as file:
             return file.read()
@@ -154,16 +158,22 @@ def read(name):
         return ""
 
 
+def unconnected(source=None, buffer=None):
+    """A socket of one of the many addresses of this machine."""
+    client = socket.socket()
+    if buffer:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    if source:
+        client.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+        client.bind((source, 0))
+    return client
+
+
 def connect(port, source=None, timeout=20, buffer=None):
     """A connection to a port of 127.0.0.1, from one of the many addresses of this machine."""
-    client = socket.socket()
+    client = unconnected(source, buffer)
     try:
         client.settimeout(timeout)
-        if buffer:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-        if source:
-            client.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
-            client.bind((source, 0))
         client.connect(("127.0.0.1", port))
         return client
     except BaseException:
@@ -172,7 +182,7 @@ def connect(port, source=None, timeout=20, buffer=None):
 
 
 def exactly(client, length):
-    """So many bytes, or fewer if the connection ends before."""
+    """This number of bytes, or fewer if the connection ends before."""
     parts = []
     while length:
         part = client.recv(min(length, 1 << 18))
@@ -202,7 +212,7 @@ def sockets():
 
 
 def descriptors(pid):
-    """What each descriptor of a process leads to; nothing for a process that is gone."""
+    """The target of each descriptor of a process; empty for a process that is gone."""
     found = []
     with contextlib.suppress(OSError):
         for name in os.listdir("/proc/%d/fd" % pid):
@@ -212,12 +222,12 @@ def descriptors(pid):
 
 
 def inodes(pid):
-    """Those of a process' sockets."""
+    """The targets of the descriptors that are sockets."""
     return {int(name[8:-1]) for name in descriptors(pid) if name.startswith("socket:[")}
 
 
 def state(pid):
-    """The letter of /proc/PID/stat, or nothing."""
+    """The state letter of /proc/PID/stat, or an empty text."""
     return read("/proc/%d/stat" % pid).rpartition(")")[2].strip()[:1]
 
 
@@ -239,11 +249,11 @@ def certificate():
 
 
 class DidNotStart(Exception):
-    """With the exit status and what pen said."""
+    """pen did not start: its exit status and its messages."""
 
 
 class Pen:
-    """A pen in the foreground with a control port, its messages in a file; ready after this."""
+    """A pen in the foreground that is ready, with a control port, and its messages in a file."""
 
     all = []
     _count = 0
@@ -267,7 +277,7 @@ class Pen:
     @staticmethod
     @contextlib.contextmanager
     def _notified(name):
-        """The socket at which pen says that it is ready, as to systemd."""
+        """The socket to which pen reports that it is ready, as to systemd."""
         notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         notify.bind(name)
         notify.setblocking(False)
@@ -301,13 +311,13 @@ class Pen:
     def children(self):
         return [int(pid) for pid in read("/proc/%d/task/%d/children" % ((self.pid,) * 2)).split()]
 
-    def staff(self):
-        """The workers' pids, and the control process' or None: known by the listener they hold."""
+    def worker_pids(self):
+        """The pids of the workers, and that of the control process or None; found by listeners."""
         listeners = {row.local[1]: row.inode for row in sockets() if row.state == LISTEN}
         workers, control = [], None
         for pid in self.children():
             held = inodes(pid)
-            # A child that has just been forked holds both.
+            # A child that was just forked has both listeners.
             has = listeners.get(self.port) in held, listeners.get(self.control_port) in held
             if has == (True, False):
                 workers.append(pid)
@@ -322,7 +332,7 @@ class Pen:
                 if row.inode in held and row.local[1] == self.port and row.state != LISTEN]
 
     def tell(self, command):
-        """A command's reply."""
+        """The reply to a command."""
         with socket.create_connection(("127.0.0.1", self.control_port), timeout=10) as operator:
             operator.sendall(command.encode() + b"\n")
             parts = []
@@ -331,7 +341,7 @@ class Pen:
         return b"".join(parts).decode()
 
     def left(self, seconds):
-        """What pen still counts after so many seconds at most; nothing if all counts are 0."""
+        """The counts that are not 0 after this time; empty if all are 0."""
         def counted():
             try:
                 status = json.loads(self.tell("status json"))
@@ -346,11 +356,11 @@ class Pen:
         return counted()
 
     def alarms(self):
-        """Messages that no storm explains."""
+        """The messages that no storm explains."""
         return [line for line in self.said().splitlines() if ALARMING.search(line)]
 
     def end(self):
-        """TERM; returns the exit status."""
+        """Sends TERM; returns the exit status."""
         if self.alive():
             self.signal(signal.SIGTERM)
         try:

@@ -1,6 +1,7 @@
-"""HTTP/1.1 whose every byte is known, for a pen with -H.
+"""HTTP/1.1 in which every byte is known, for a pen with -H.
 
-The server tells each client whom X-Forwarded-For named and what it got; clients are of all manners.
+The server returns to each client the name in X-Forwarded-For and a hash of its request. There are
+many kinds of clients.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ def body_of(file, fields):
 def serve(connection):
     """Answers METHOD /DOWN/SEED with DOWN bytes; X-Digest is the hash of the request's body.
 
-    A body may be cut by a client that has gone. A head may not: pen passes whole ones only.
+    A client that leaves may cut a body, but not a head, because pen passes complete heads only.
     """
     with connection.makefile("rb") as file:
         while line := file.readline():
@@ -95,7 +96,7 @@ def pipelined(bare, rng, address):
 
 
 def abort(bare, rng, _):
-    """Leaves within a head, within a body, or before the answer."""
+    """Aborts within a head, within a body, or before the answer."""
     said = b"POST /%d/1 HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" % (1 << 21)
     said += stream(1, 100000)
     length = rng.choice([rng.randrange(1, 60), rng.randrange(100, 90000), len(said)])

@@ -1,8 +1,7 @@
 """kills: workers and the control process die at random moments; pen is reloaded all the time.
 
-A worker is stopped, its connections are noted, and it is killed: so it is known exactly whose
-connections may fail. All others must be served, by the server that they used last, unless that one
-has a limit and was full.
+Before a worker is killed, it is stopped and its connections are recorded. Only these may fail. Each
+other client must be served by the server that it used last, unless that server was full.
 """
 
 import collections
@@ -24,7 +23,7 @@ SLACK = 1024
 
 
 class Crowd:
-    """The clients: what became of each connection, and which server each address used last."""
+    """The clients: the result of each connection, and the last server of each address."""
 
     def __init__(self, pen, rng):
         self.pen, self.rng = pen, rng
@@ -76,7 +75,7 @@ class Crowd:
                 self.wrong.append("%s was moved from server %d to %d" % (address, before, server))
 
     def come_and_go(self, addresses, hurry):
-        """Short connections in quick turns, or some that stay, a few longer than a worker lives."""
+        """Short connections one after the other, or long ones, some longer than a worker lives."""
         rng = random.Random(self.rng.random())
         while not self.over.is_set():
             holds = [rng.uniform(0, 0.3) for _ in range(rng.randrange(4))]
@@ -87,7 +86,7 @@ class Crowd:
 
 
 def over_the_limit(port):
-    """How many connections were open at one moment between two looks, if above the limit."""
+    """The number of connections that two looks in a row find open, if it is above the limit."""
     def look():
         return {row.local for row in ground.sockets()
                 if row.remote[1] == port and row.state == ground.ESTABLISHED}
@@ -97,7 +96,7 @@ def over_the_limit(port):
 
 
 def kill_one(pen, crowd, rng, killed):
-    workers, control = pen.staff()
+    workers, control = pen.worker_pids()
     victims = workers + ([control] if control else [])
     if not victims:
         return
@@ -113,7 +112,7 @@ def kill_one(pen, crowd, rng, killed):
 
 
 def reload(pen, configuration, count):
-    """Replaces the file by one with another access list, and has it read."""
+    """Replaces the file by one with another access list, and reloads pen."""
     with open(configuration + ".new", "w") as file:
         file.write("no acl 7\nacl 7 permit 127.0.0.0/%d\n" % (8 + count % 8))
         file.write("server %d max %d hard %d\n" % (LIMITED, SOFT, HARD))
@@ -130,7 +129,7 @@ def operate(pen, crowd, told):
 
 
 def rage(pen, crowd, farm, configuration, seconds, rng, killed):
-    """Kills and reloads until the time is over. Returns the reloads, and the worst excess."""
+    """Kills and reloads until the time is over. Returns the reloads, and the largest excess."""
     end, reloads, excess = time.monotonic() + seconds, 0, 0
 
     def kill():
@@ -151,7 +150,7 @@ def rage(pen, crowd, farm, configuration, seconds, rng, killed):
 
 def census(pen):
     """Descriptors of supervisor, workers and control process; None if one is missing."""
-    workers, control = pen.staff()
+    workers, control = pen.worker_pids()
     if len(workers) != WORKERS or control is None:
         return None
     counts = [len(ground.descriptors(pid)) for pid in [pen.pid] + workers + [control]]
@@ -159,7 +158,7 @@ def census(pen):
 
 
 def settled(pen):
-    """The same census twice, a while apart."""
+    """The census, when two in a row are the same."""
     def twice():
         first = census(pen)
         time.sleep(0.3)
@@ -217,7 +216,7 @@ def judge_processes(verdict, pen, farm, before, size):
 
 
 def judge_clients(verdict, crowd, addresses):
-    """Everybody comes once more, and nobody is killed: each is where it was."""
+    """All clients connect again while no worker is killed: each gets the server that it had."""
     homes, lost, moved = dict(crowd.home), crowd.lost, crowd.moved
     [crowd.visit(address) for address in addresses]
     stayed = sum(crowd.home[address] == home for address, home in homes.items())

@@ -1,9 +1,8 @@
 """links: a local user swaps links, directories and files in the paths of a pen that root runs.
 
-In each round some of the paths of -w, -l, -p, -F and -C lead through directories of nobody's, whose
-processes change them in a tight loop while pen is started, reloaded, asked for reports and ended.
-A tree of root's beside them is the victim: its owners, modes, times, inodes, links and content must
-stay.
+In each round some of the paths of -w, -l, -p, -F and -C lead through directories of nobody. Its
+processes change them all the time while pen starts, reloads, reports and ends. A tree of root's
+beside them is the victim: its owners, modes, times, inodes, links and content must stay.
 """
 
 import collections
@@ -22,11 +21,11 @@ from farm import Farm
 
 NOBODY, USER = 65534, "daemon"
 NAMES = {"-w": "index.html", "-l": "log", "-p": "pid", "-F": "pen.cfg", "-C": "control"}
-# What is swapped: the directory that holds the file, one above it, the file itself, or a file in a
-# directory in which everybody may make files.
+# The swapped part: the directory of the file, one above it, the file itself, or a file in a
+# directory in which all users may create files.
 PLACES = ("middle", "above", "end", "shared")
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
-# A setting that stands in the victim only.
+# A setting that only the victim has.
 SECRET = 77
 FACTS = ("mode", "owner", "group", "inode", "links", "size", "mtime", "ctime", "content")
 
@@ -43,7 +42,7 @@ def remove(name):
 
 
 class Victim:
-    """What nobody but root may touch, and how it looks."""
+    """The files that only root may touch, and their state."""
 
     def __init__(self, root):
         self.root, self.full, self.bare = root, root + "/victim", root + "/victim/bare"
@@ -57,7 +56,7 @@ class Victim:
     @staticmethod
     def _precious(name):
         if os.path.basename(name) == NAMES["-C"]:
-            # A socket that nobody answers on: pen removes such a one at its own path.
+            # A socket without a listener: pen removes such a socket at its own path.
             with socket.socket(socket.AF_UNIX) as stale:
                 stale.bind(name)
             return
@@ -76,13 +75,13 @@ class Victim:
                 found[name] = (
                     facts.st_mode, facts.st_uid, facts.st_gid, facts.st_ino, facts.st_nlink,
                     facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, content)
-        # Rounds come and go in this one.
+        # The rounds create and remove directories in this one.
         facts = os.lstat(self.root)
         found[self.root] = facts.st_mode, facts.st_uid, facts.st_gid, facts.st_ino
         return found
 
     def changes(self, before):
-        """One word or more for each thing that is not as it was."""
+        """The differences, each as one word or more."""
         after, found = self.look(), []
         for name in sorted(before.keys() | after.keys()):
             was, now = before.get(name), after.get(name)
@@ -94,7 +93,7 @@ class Victim:
 
 
 class Attack:
-    """One path in a directory of the attacker's, and what is swapped there."""
+    """One path in a directory of the attacker, and the swapped part."""
 
     def __init__(self, victim, home, option, rng):
         self.option, self.place, self.name = option, rng.choice(PLACES), NAMES[option]
@@ -106,7 +105,7 @@ class Attack:
         below = {"above": "/b/www", "shared": ""}.get(self.place, "/www")
         self.directory = self.home + below
         self.path = self.directory + "/" + self.name
-        # Where the file is, or where one could be made; from the root, or from where the link is.
+        # The place of the file, or of a file that could be created; absolute or relative.
         self.target = victim.bare if rng.random() < 0.3 else victim.full
         if rng.random() < 0.3:
             base = self.home if self.place in ("middle", "above") else self.directory
@@ -116,7 +115,7 @@ class Attack:
         return "%s %s, to %s" % (self.option, self.place, self.target)
 
     def prepare(self):
-        """As the attacker: a path that pen can use, and what it is exchanged with."""
+        """Creates, as the attacker, a path that pen can use, and its counterpart."""
         os.makedirs(self.directory, exist_ok=True)
         self._file()
         if self.place in ("middle", "above"):
@@ -129,7 +128,7 @@ class Attack:
                 file.write("blacklist 5\n")
 
     def strike(self, rng):
-        """One change. Every call may fail, because pen or a change before was there."""
+        """One change. Each call may fail because of pen or of an earlier change."""
         with contextlib.suppress(OSError):
             if self.place in ("end", "shared"):
                 self._strike_the_end(rng)
@@ -178,7 +177,7 @@ def attack_for_ever(attacks, seed, swaps):
 
 @contextlib.contextmanager
 def attacked(attacks, rng, swaps):
-    """While two processes attack."""
+    """A context in which two processes attack."""
     attackers = [ground.process(attack_for_ever, attacks, rng.random(), swaps) for _ in range(2)]
     try:
         yield
@@ -188,7 +187,7 @@ def attacked(attacks, rng, swaps):
 
 
 class Round:
-    """One start of pen, and what becomes of it."""
+    """One start of pen, and its further life."""
 
     def __init__(self, victim, safe, rng, counts):
         self.rng, self.counts = rng, counts
@@ -198,16 +197,16 @@ class Round:
             file.write("blacklist 6\n")
         chosen = rng.sample(sorted(NAMES), rng.choice([1, 1, 2, 3, 5]))
         self.attacks = [Attack(victim, self.home, option, rng) for option in chosen]
-        # The paths that are not attacked are root's.
+        # The other paths belong to root.
         self.paths = {option: safe + "/" + name for option, name in NAMES.items()}
         self.paths.update((attack.option, attack.path) for attack in self.attacks)
         ground.process(prepare, self.attacks).join()
 
     def run(self, program, servers, swaps):
-        """Returns what was wrong with pen itself."""
+        """Returns the faults of pen itself."""
         with contextlib.ExitStack() as stack:
             begin = lambda: stack.enter_context(attacked(self.attacks, self.rng, swaps))
-            # Else after the start, so that reload, report and end meet an attack of each path.
+            # Otherwise the attack begins after the start, so that pen lives to reload and report.
             if self.rng.random() < 0.7:
                 begin()
                 return self._start(program, servers, "starts under attack", lambda: None)
@@ -236,7 +235,7 @@ class Round:
         return ""
 
     def _use(self, pen):
-        """Reloads and reports, and a client after each."""
+        """Reloads and reports, each followed by a client."""
         for _ in range(6):
             if not pen.alive():
                 return

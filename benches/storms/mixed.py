@@ -1,8 +1,8 @@
-"""mixed: all that clients and servers do, at once, with three pens: plain, TLS, and -H.
+"""mixed: all kinds of clients and servers at once, with three pens: plain, TLS, and -H.
 
-Each has a server that refuses now and then. Every stream is compared with what was sent. Memory and
-descriptors of all processes must stay as after the first minute. When all clients have gone, the
-counts are 0 and the descriptors those of the start.
+Each pen has a server that sometimes refuses. Every received stream is compared with the sent one.
+Memory and descriptors of all processes must stay as after the first minute. When all clients have
+gone, all counts are 0, and the descriptors are those of the start.
 """
 
 import collections
@@ -21,21 +21,21 @@ SAMPLE = 5.0
 # second half. A heap under changing load takes minutes to reach its size: a TLS worker's grows by
 # some 1100 KiB in all. 32 bytes lost with each connection would be more.
 GROWTH, LATE_GROWTH = 1536, 512
-# As in worker/src/relay/pipe.rs.
+# As in worker/src/relay/transfer/splice.rs.
 POOLED_PIPES = 32
-# What pen may say: a server that this storm closes is left out and taken back.
+# The expected messages: a server that this storm closes is blacklisted and used again.
 EXPLAINED = re.compile(
     r"blacklisting server N \(N\.N\.N\.N:N\) for N s: connection refused"
     r"|server N \(N\.N\.N\.N:N\) is in use again")
 
 
 class Sampler:
-    """Memory and descriptors of every process of some pens, again and again."""
+    """Samples memory and descriptors of every process of some pens."""
 
     def __init__(self, pens):
         self.pens, self.series, self.processes = pens, collections.defaultdict(list), {}
         for name, pen in pens.items():
-            workers, control = pen.staff()
+            workers, control = pen.worker_pids()
             self.processes.update({name + " supervisor": pen.pid, name + " control": control})
             self.processes.update(
                 ("%s worker %d" % (name, number), pid) for number, pid in enumerate(workers))
@@ -50,14 +50,14 @@ class Sampler:
         return [int(statistics.median(column)) for column in zip(*some)] or [0, 0, 0]
 
     def descriptors(self):
-        """Those of pipes, and all others, of each process."""
+        """The numbers of pipe descriptors and of other descriptors, of each process."""
         held = {name: ground.descriptors(pid) for name, pid in self.processes.items()}
         pipes = {name: sum(to.startswith("pipe:") for to in those) for name, those in held.items()}
         return pipes, {name: len(those) - pipes[name] for name, those in held.items()}
 
 
 def storm(sampler, servers, seconds, seed):
-    """Loads the pens; returns what the clients did and failed, and when servers ended."""
+    """Loads the pens; returns the clients' work and failures, and the times servers ended."""
     pens, end, box = sampler.pens, time.time() + seconds, ground.mailbox()
     context = ssl.create_default_context(cafile=ground.certificate()[0])
     ground.process(streams.plain, pens["plain"].port, box, seed, end)
@@ -120,12 +120,12 @@ def run(program, seconds, seed):
 
 
 def judge_clients(verdict, done, failures, ends):
-    """Who failed within a moment of a server's end may have been in its backlog."""
+    """A client that failed at the end of a server may have been in its backlog."""
     explained, others = [], []
     for failure in failures:
         _, begun, ended, error = failure
         near = any(begun - 0.5 <= end <= ended + 0.5 for end in ends)
-        # Wrong bytes are never explained, missing ones may be.
+        # That explains missing bytes, but no wrong ones.
         cut = not error.startswith("Wrong") or error.endswith("it was cut")
         (explained if near and cut else others).append(failure)
     verdict.figure("%d connections: %s", sum(done.values()),
@@ -134,7 +134,7 @@ def judge_clients(verdict, done, failures, ends):
                    len(ends), len(explained))
     kinds = collections.Counter((kind, error) for kind, _, _, error in others)
     verdict.check(not others, "%d clients failed: %s", len(others), kinds.most_common(3))
-    # Mostly nobody is in that backlog: it is emptied before the listener is closed.
+    # The backlog is mostly empty, because the server accepts all before it closes the listener.
     verdict.check(len(explained) <= max(1, len(ends) // 4),
                   "%d clients failed as a server ended: %s", len(explained), explained[:3])
 
@@ -142,14 +142,14 @@ def judge_clients(verdict, done, failures, ends):
 def judge_servers(verdict, servers):
     wrong = sum(server.wrong.value for server in servers)
     verdict.check(not wrong, "servers got what no client sent %d times", wrong)
-    # They see the end of a closed client a moment later.
+    # Servers see the end of a client a little later.
     ground.until(lambda: not any(server.open.value for server in servers), 5)
     left = [server.open.value for server in servers]
     verdict.check(not any(left), "the servers have connections left: %s", left)
 
 
 def judge_growth(verdict, sampler, seconds):
-    """The second minute, the middle and the last minute; quarters of a shorter storm."""
+    """Compares the second minute, the middle and the last; in a short storm, its quarters."""
     minute = min(60.0, seconds / 4)
     held = collections.Counter(), collections.Counter()
     for name in sampler.processes:
@@ -163,13 +163,13 @@ def judge_growth(verdict, sampler, seconds):
         for counts, figures in zip(held, (early, late)):
             counts[name.split()[0]] += figures[2]
     for pen, count in held[1].items():
-        # Workers share connections as they come; together they have as many as before.
+        # The division among the workers varies, but their sum does not.
         verdict.check(count <= held[0][pen] * 1.25 + 10,
                       "%s: under the same load %d descriptors, then %d", pen, held[0][pen], count)
 
 
 def judge_descriptors(verdict, sampler, before):
-    """Without clients: all but idle pipes as at first."""
+    """Without clients, all descriptors but idle pipes are as at first."""
     ground.until(lambda: sampler.descriptors()[1] == before[1], 10)
     pipes, others = sampler.descriptors()
     more = {name: (before[1][name], count) for name, count in others.items()
@@ -182,7 +182,7 @@ def judge_descriptors(verdict, sampler, before):
 
 
 def judge_messages(verdict, name, pen):
-    """Messages without their times and numbers."""
+    """Compares messages, without times and numbers, with the expected ones."""
     lines = (re.sub(r"\d+", "N", re.sub(r"^[-\d]+ [:\d]+: ", "", line))
              for line in pen.said().splitlines())
     kinds = collections.Counter(lines)

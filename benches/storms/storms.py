@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Storms: many things at once that must harm neither pen nor its clients.
+"""Storms: long runs with faults and attacks, which must harm neither pen nor its clients.
 
-    unshare --net --mount benches/storms/storms.py PEN [kills|mixed|links|watchdog|descriptors ...]
+    unshare --net --mount benches/storms/storms.py PEN [STORM ...]
 
-Each storm ends with PASS, FAIL or SKIP and its figures. Without a name all run, for 13 minutes.
+Each storm prints PASS, FAIL or SKIP and its figures. Without a name, all run, for 14 minutes.
 The exit status is 1 if a storm fails, else 0.
 
     kills        60 s: workers and the control process are killed and pen is reloaded, under clients
@@ -12,15 +12,18 @@ The exit status is 1 if a storm fails, else 0.
                  servers that refuse and return
     links        100 restarts, with reloads and reports, while a local user swaps links, directories
                  and files in the paths of pen
-    watchdog     16 and 64 workers that get a tenth of a processor are left alone; a stopped worker
-                 is replaced
-    descriptors  a limit of 64 descriptors leaves each of 4 workers its connections
+    watchdog     16 and 64 workers with a tenth of a processor are not killed; a stopped worker is
+                 replaced
+    descriptors  with a limit of 64 descriptors, each of 4 workers serves connections
+    upgrades     50 upgrades under 200 clients: none fails, none waits long, limits hold; 1000
+                 without clients: the supervisor does not grow
 
---seconds changes the length of kills and mixed, --restarts the number of links. mixed needs 120 s
-for a verdict on memory that means something. --seed repeats a storm's choices, not its timing.
+--seconds changes the length of kills and mixed, --restarts the number of restarts of links, and
+--upgrades and --alone the numbers of upgrades. mixed needs 120 s for a reliable
+verdict on memory. --seed repeats a storm's choices, not its timing.
 
 It needs root, Python 3, ip(8) and openssl(1). All traffic stays in the network namespace. All files
-are in one directory below /tmp, which is removed; watchdog makes a control group and removes it.
+are in one directory below /tmp, which is removed. watchdog creates a control group and removes it.
 """
 
 import argparse
@@ -35,6 +38,7 @@ import ground
 import kills
 import links
 import mixed
+import upgrades
 import watchdog
 
 STORMS = {
@@ -43,6 +47,8 @@ STORMS = {
     "links": lambda choice: links.run(choice.pen, choice.restarts, choice.seed),
     "watchdog": lambda choice: watchdog.run(choice.pen),
     "descriptors": lambda choice: descriptors.run(choice.pen),
+    "upgrades": lambda choice: upgrades.run(
+        choice.pen, choice.upgrades, choice.alone, choice.seed),
 }
 
 
@@ -53,6 +59,8 @@ def arguments():
     parser.add_argument("storms", metavar="STORM", nargs="*", help="those to run; without one all")
     parser.add_argument("--seconds", type=float, help="how long kills and mixed last")
     parser.add_argument("--restarts", type=int, default=100, help="how often links restarts pen")
+    parser.add_argument("--upgrades", type=int, default=50, help="those under clients")
+    parser.add_argument("--alone", type=int, default=1000, help="those without clients")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     choice = parser.parse_args()
     for name in choice.storms:
@@ -65,7 +73,7 @@ def verdict_of(name, choice):
     try:
         return STORMS[name](choice)
     except Exception:
-        # A storm that breaks has proved nothing; the others go on.
+        # A storm that breaks proves nothing. The others go on.
         verdict = ground.Verdict(name)
         verdict.check(False, "the storm itself broke: %s", traceback.format_exc())
         return verdict
@@ -75,7 +83,7 @@ def verdict_of(name, choice):
 
 def main():
     choice, failed = arguments(), False
-    # So that what was made is removed.
+    # An exit removes the files and ends the processes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("storms: ended by SIGTERM"))
     with ground.workspace(choice.pen) as choice.pen:
         for name in choice.storms or STORMS:

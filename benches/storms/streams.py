@@ -1,11 +1,11 @@
-"""Streams whose every byte is known: their servers, and clients with and without TLS.
+"""Streams in which every byte is known: servers, and clients with and without TLS.
 
-A client says in one line what is to happen, MODE UP DOWN SEED, and both ends compare what they got:
+A client sends a line, MODE UP DOWN SEED, and both ends compare what they receive:
 
     exchange  UP bytes to the server, their hash and DOWN bytes back; then the next line
     late      as exchange, but the server waits for the client's half-close, and then a while
     first     DOWN bytes and a half-close by the server, which then reads UP bytes until the end
-    abort     as exchange, by a client that leaves on the way; nobody complains
+    abort     as exchange, by a client that leaves before the end; this is no failure
 """
 
 import collections
@@ -19,14 +19,14 @@ import time
 
 import ground
 
-# Not a power of two, so that a block that is lost or doubled does not fit.
+# Not a power of two, so that a lost or doubled block is detected.
 BLOCK = random.Random(1).randbytes((1 << 20) + 7)
 DIGEST = 64
 HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
 
 
 class Wrong(Exception):
-    """A connection did not carry what it should have."""
+    """A connection carried wrong bytes."""
 
 
 def stream(seed, length):
@@ -39,7 +39,7 @@ def digest(data):
 
 
 class Flapping:
-    """A server that is there for `up` seconds and refuses for `down`; with `down` 0 it stays."""
+    """A server that accepts for `up` seconds and refuses for `down`; never, if `down` is 0."""
 
     def __init__(self, handler, up=0.0, down=0.0):
         self.port, self.handler, self.up, self.down = ground.port(), handler, up, down
@@ -52,12 +52,12 @@ class Flapping:
             end = time.monotonic() + self.up if self.down else float("inf")
             with socket.create_server(("127.0.0.1", self.port), backlog=1024) as listener:
                 self._accept(listener, end)
-            # Who came between the last look and this is reset: a failure that the storm explains.
+            # A client that came after the last accept is reset; the storm expects that.
             self.closed_at.value = time.monotonic()
             time.sleep(self.down)
 
     def _accept(self, listener, end):
-        """Until the time is over and nobody waits in the backlog."""
+        """Accepts until the time is over and no client waits in the backlog."""
         while True:
             over = time.monotonic() > end
             listener.settimeout(0 if over else 0.2)
@@ -76,7 +76,7 @@ class Flapping:
             try:
                 self.handler(connection)
             except (Wrong, ValueError, LookupError):
-                # Other bytes than were sent, or what the handler cannot read at all.
+                # The bytes differ from the sent ones, or the handler cannot parse them.
                 self._count(self.wrong, 1)
         self._count(self.open, -1)
 
@@ -108,7 +108,7 @@ def serve(connection):
 
 
 def take(client, length, pace=None):
-    """Reads so many bytes, all at once, or in small reads with a pause after each."""
+    """Reads this number of bytes, at once, or in small reads with a pause after each."""
     if not pace:
         return ground.exactly(client, length)
     parts = []
@@ -134,7 +134,7 @@ def ended(client):
 
 
 def half_close(client):
-    # Of the socket itself: SSLSocket.shutdown() would forget the session.
+    # This is the method of the socket: SSLSocket.shutdown() would drop the session.
     socket.socket.shutdown(client, socket.SHUT_WR)
 
 
@@ -173,7 +173,7 @@ def leave(client, rng):
 
 
 def abort(client, rng):
-    """Leaves within the line, within the stream, or before the answer."""
+    """Aborts within the line, within the stream, or before the answer."""
     up, down = rng.choice([(0, 1 << 22), (1 << 21, 100), (100, 100)])
     with contextlib.suppress(OSError):
         said = b"abort %d %d 1\n" % (up, down)
@@ -188,7 +188,7 @@ def abort(client, rng):
 
 
 class Load:
-    """Clients of many kinds in threads, until the time is over: how many, and failures."""
+    """Runs clients of many kinds in threads until the time is over; counts them and failures."""
 
     def __init__(self, seed, end):
         self.seed, self.end = seed, end
@@ -213,7 +213,7 @@ class Load:
             time.sleep(rng.expovariate(1 / pause))
 
     def idle(self, rng):
-        """What an idle connection does: nothing for a while, or until the storm is over."""
+        """Keeps a connection idle for a while, or until the storm is over."""
         time.sleep(max(0.0, min(rng.uniform(10, 90), self.end - time.time())))
 
     def deliver(self, box):
@@ -283,7 +283,7 @@ def tls(pen_port, box, seed, end, context):
     @contextlib.contextmanager
     def opened(address):
         with ground.connect(pen_port, address) as bare:
-            # The end is believed only with a close_notify.
+            # Only an end with close_notify is valid.
             with context.wrap_socket(
                     bare, server_hostname="localhost", suppress_ragged_eofs=False) as client:
                 yield client

@@ -1,6 +1,6 @@
-"""watchdog: workers that work are left alone however little of a processor they get.
+"""watchdog: a worker that works is not killed, however little CPU time it gets.
 
-One that is stopped is replaced.
+A stopped worker is replaced.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import ground
 from farm import Farm
 
 PERCENT, SECONDS, CLIENTS, REPLACED_WITHIN = 10, 16, 400, 5.5
-# Microseconds in which a share of a processor is measured.
+# Microseconds of the period to which the CPU quota applies.
 PERIOD = 100000
 
 
@@ -49,7 +49,7 @@ class Share:
 
     @staticmethod
     def _write(name, value):
-        # Not created: a file that is not there is no setting.
+        # open() must not create a file: a missing one means that there is no such setting.
         descriptor = os.open(name, os.O_WRONLY)
         try:
             os.write(descriptor, str(value).encode())
@@ -60,7 +60,7 @@ class Share:
         self._write(self.group + "/cgroup.procs", pid)
 
     def throttled(self):
-        """In how many periods the share was used up, and of how many."""
+        """The number of periods in which the quota was used up, and the number of all periods."""
         lines = ground.read(self.group + "/cpu.stat").splitlines()
         found = dict(line.split() for line in lines)
         return int(found.get("nr_throttled", 0)), int(found.get("nr_periods", 0))
@@ -78,7 +78,7 @@ class Share:
 
 
 def handshakes(port, end, done):
-    """Clients that shake hands and leave, in threads of this process."""
+    """Clients that only do handshakes, in threads of this process."""
     context, lock = ssl.create_default_context(cafile=ground.certificate()[0]), threading.Lock()
 
     def repeat():
@@ -123,10 +123,10 @@ def stopped(verdict, program, farm):
     pen = ground.Pen(program, ["--workers", "4"], farm.servers)
     times = []
     for _ in range(3):
-        victim = pen.staff()[0][0]
+        victim = pen.worker_pids()[0][0]
 
         def replaced():
-            workers, _ = pen.staff()
+            workers, _ = pen.worker_pids()
             return victim not in workers and len(workers) == 4
 
         begun = time.monotonic()

@@ -6,7 +6,7 @@
 //! generator short ADDRESS [options]            a connection, a request, an answer, the end
 //! generator requests ADDRESS [options]         requests on open connections
 //! generator down|up ADDRESS [options]          a stream without end
-//! generator hold ADDRESS [options]             one exchange on each connection, then silence until standard input ends
+//! generator hold ADDRESS [options]             an exchange on each connection, then silence
 //! ```
 //!
 //! Options have the form `name=value`, and all values are numbers. `at-once`: simultaneous
