@@ -6,7 +6,7 @@
 //! requests in its own way, as leniently as it can be configured. Each records every request that
 //! it accepted.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
@@ -111,15 +111,19 @@ fn judge(name: &str, ability: Ability, start: impl FnOnce() -> Program) {
             assert_eq!(
                 answers,
                 honest.requests.len(),
-                "{name} answers all of message {number}: {honest:?}"
+                "{name} answers all of message {number}: {honest:?}; it answered {:?}",
+                String::from_utf8_lossy(&got)
             );
             expected.extend(honest.requests);
         } else {
             send(&pen, &corpus::wild(&mut numbers), true);
         }
     }
-    eventually("the server has written all down", || {
-        seen(server.directory()).iter().any(|s| expected.contains_key(&s.path))
+    // A server may write a request down after its answer has left.
+    eventually("the server has written all honest requests down", || {
+        let seen = seen(server.directory());
+        let paths: HashSet<_> = seen.iter().map(|s| s.path.as_str()).collect();
+        expected.keys().all(|path| paths.contains(path.as_str()))
     });
     let (mut requests, mut forged) = (0, Vec::new());
     for seen in seen(server.directory()) {
@@ -138,7 +142,6 @@ fn judge(name: &str, ability: Ability, start: impl FnOnce() -> Program) {
         "{name} saw requests without their client: {:#?}",
         &forged[..forged.len().min(9)]
     );
-    assert!(expected.is_empty(), "{name} did not see {expected:?}");
 }
 
 /// Sends the pieces one by one and returns the answer. It stops when pen accepts no more.
