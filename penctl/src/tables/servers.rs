@@ -20,7 +20,7 @@ pub fn render(overview: &[u8], paint: Paint, width: Width) -> Option<String> {
     };
     let grid = Grid {
         titles: TITLES,
-        figures: &[CONN, SHARE, SENT, RECEIVED],
+        figures: &[CONN, OF_ALL, SENT, RECEIVED],
         layouts: LAYOUTS.iter().map(layout).collect(),
         cut: SERVER,
         painted: &[STATE, BRIEF],
@@ -37,7 +37,7 @@ const TITLES: [&str; COLUMNS] = [
     "state",
     "state",
     "conn",
-    "share",
+    "of all",
     "sent",
     "received",
     "last failure",
@@ -51,7 +51,8 @@ const STATE: usize = 3;
 /// The column of the state alone.
 const BRIEF: usize = 4;
 const CONN: usize = 5;
-const SHARE: usize = 6;
+/// The percentage of all open connections.
+const OF_ALL: usize = 6;
 const SENT: usize = 7;
 const RECEIVED: usize = 8;
 const FAILURE: usize = 9;
@@ -59,10 +60,10 @@ const FAILURE: usize = 9;
 /// The choices of columns: the first that fits the terminal is used. The reason of a failure is
 /// omitted last.
 const LAYOUTS: [&[usize]; 7] = [
-    &[NUMBER, SERVER, ADDRESS, STATE, CONN, SHARE, SENT, RECEIVED, FAILURE],
-    &[NUMBER, SERVER, STATE, CONN, SHARE, SENT, RECEIVED, FAILURE],
-    &[NUMBER, SERVER, BRIEF, CONN, SHARE, SENT, RECEIVED, FAILURE],
-    &[NUMBER, SERVER, BRIEF, CONN, SHARE, FAILURE],
+    &[NUMBER, SERVER, ADDRESS, STATE, CONN, OF_ALL, SENT, RECEIVED, FAILURE],
+    &[NUMBER, SERVER, STATE, CONN, OF_ALL, SENT, RECEIVED, FAILURE],
+    &[NUMBER, SERVER, BRIEF, CONN, OF_ALL, SENT, RECEIVED, FAILURE],
+    &[NUMBER, SERVER, BRIEF, CONN, OF_ALL, FAILURE],
     &[NUMBER, SERVER, BRIEF, CONN, FAILURE],
     &[NUMBER, SERVER, STATE, CONN],
     &[NUMBER, SERVER, BRIEF, CONN],
@@ -70,7 +71,7 @@ const LAYOUTS: [&[usize]; 7] = [
 
 fn row(server: &Server, total: u64, now: u64) -> Row<COLUMNS> {
     let (brief, why) = server.state();
-    let share = percent(server.connections, total);
+    let of_all = percent(server.connections, total);
     let last = match &server.failure {
         Some(failure) => {
             format!("{} ago: {}", duration(now.saturating_sub(failure.at)), failure.reason)
@@ -84,7 +85,7 @@ fn row(server: &Server, total: u64, now: u64) -> Row<COLUMNS> {
         brief.clone() + &why,
         brief,
         server.usage(),
-        share.map_or("-".to_owned(), |share| format!("{share}%")),
+        of_all.map_or("-".to_owned(), |of_all| format!("{of_all}%")),
         bytes(server.sent),
         bytes(server.received),
         last,
@@ -172,7 +173,7 @@ mod tests {
     #[test]
     fn every_server_has_a_line_and_the_totals_are_below() {
         let expected = "
-           server      address      state                           conn  share     sent  received  last failure
+           server      address      state                           conn  of all     sent  received  last failure
 0          www0:80     10.0.0.0:80  up                      0 of 100/120     0%  1.23 MB     999 \
 B  -
 1          www1:80     10.0.0.1:80  failed 12 s: connection refused  10 of 100/120    16%  1.23 \
@@ -226,7 +227,7 @@ MB     999 B  5 min ago: connection refused
             |line: &str| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).count();
         assert_eq!(
             row(100),
-            "1          www1:80     failed 12 s  10 of 100/120    16%  5 min ago: connection \
+            "1          www1:80     failed 12 s  10 of 100/120     16%  5 min ago: connection \
              refused"
         );
         assert_eq!(

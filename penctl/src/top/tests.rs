@@ -170,13 +170,13 @@ fn everything_is_seen_at_a_glance() {
 }
 
 #[test]
-fn the_share_is_that_of_new_connections_as_on_the_page() {
-    let share = |report: &Value, begin: &str| {
+fn of_new_is_the_share_of_new_connections_as_on_the_page() {
+    let of_new = |report: &Value, begin: &str| {
         let mut model = Model::new("/run/pen/pen.ctl", read(report), Instant::now());
         let text = shown(&mut model, (200, 50));
         let title = line(&text, "#");
-        let at = title[..title.find("share").unwrap()].chars().count();
-        let cell: String = line(&text, begin).chars().skip(at).take(5).collect();
+        let at = title[..title.find("of new").unwrap()].chars().count();
+        let cell: String = line(&text, begin).chars().skip(at).take(6).collect();
         cell.trim().to_owned()
     };
     let mut report = report(0);
@@ -186,12 +186,12 @@ fn the_share_is_that_of_new_connections_as_on_the_page() {
         // Open ones do not count.
         report["servers"][number]["connections"] = 7.into();
     }
-    let shares = ["0 ", "1 ", "2 ", "- "].map(|begin| share(&report, begin));
+    let shares = ["0 ", "1 ", "2 ", "- "].map(|begin| of_new(&report, begin));
     assert_eq!(shares, ["96%", "3.8%", "0%", "-"]);
     for (number, _) in counts {
         report["servers"][number]["history"]["connections"] = json!([0, 0]);
     }
-    assert_eq!(share(&report, "0 "), "-", "there was no client");
+    assert_eq!(of_new(&report, "0 "), "-", "there was no client");
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn a_large_terminal_shows_more_and_a_tiny_one_says_what_it_needs() {
         "server",
         "state",
         "conn",
-        "share",
+        "of new",
         "new/s",
         "bytes/s",
         "p50",

@@ -52,7 +52,8 @@ const HEAD: &str = "<caption class=\"sr\">The servers: state, connections, times
     The lines of all servers have the same scale.</caption><thead><tr>\
     <th scope=\"col\">Server</th><th scope=\"col\">State</th>\
     <th scope=\"col\">Connections</th><th scope=\"col\">New per second</th>\
-    <th scope=\"col\">Share</th><th scope=\"col\">Connect time <small>p50 / p99</small></th>\
+    <th scope=\"col\">Share of new</th>\
+    <th scope=\"col\">Connect time <small>p50 / p99</small></th>\
     <th scope=\"col\">Failures</th><th scope=\"col\">Traffic <small>to / from</small></th>\
     </tr></thead>";
 
@@ -169,7 +170,7 @@ fn row(html: &mut Html, server: &ServerStatus, title: Title, scale: &Scale, cloc
         state_cell(html, server);
         connections(html, server);
         rate(html, server, scale);
-        share(html, server, title, scale);
+        of_new(html, server, title, scale);
         connect_time(html, server);
         failures(html, server, clock);
         traffic(html, server);
@@ -251,7 +252,8 @@ fn rate(html: &mut Html, server: &ServerStatus, scale: &Scale) {
     });
 }
 
-fn share(html: &mut Html, server: &ServerStatus, title: Title, scale: &Scale) {
+/// Its share of the new connections to all servers in the last minutes.
+fn of_new(html: &mut Html, server: &ServerStatus, title: Title, scale: &Scale) {
     let counts = match title {
         Title::Number(_) => scale.connections > 0.0,
         Title::Emergency | Title::Abuse => false,

@@ -19,7 +19,7 @@ enum Column {
     State,
     Connections,
     Bar,
-    Share,
+    OfNew,
     Rate,
     Bytes,
     Median,
@@ -29,8 +29,8 @@ enum Column {
 }
 
 use Column::{
-    Bar, Bytes, Connections, Failed, Line as Minutes, Median, Name, Number, Percentile, Rate,
-    Share, State,
+    Bar, Bytes, Connections, Failed, Line as Minutes, Median, Name, Number, OfNew, Percentile,
+    Rate, State,
 };
 
 /// All columns in their order.
@@ -40,7 +40,7 @@ const COLUMNS: [Column; 12] = [
     State,
     Connections,
     Bar,
-    Share,
+    OfNew,
     Rate,
     Bytes,
     Median,
@@ -50,7 +50,7 @@ const COLUMNS: [Column; 12] = [
 ];
 
 /// The columns that are omitted if there is no room, in this order.
-const OPTIONAL: [Column; 8] = [Share, Median, Failed, Bar, Minutes, Percentile, Bytes, Rate];
+const OPTIONAL: [Column; 8] = [OfNew, Median, Failed, Bar, Minutes, Percentile, Bytes, Rate];
 
 /// How many of them make room for longer names.
 const SPARE: usize = 2;
@@ -71,8 +71,7 @@ impl Column {
             State => 12,
             Connections => 8,
             Bar => 5,
-            Share => 5,
-            Rate | Failed => 6,
+            OfNew | Rate | Failed => 6,
             Bytes => 8,
             Median | Percentile => 7,
             Minutes => 8,
@@ -86,7 +85,7 @@ impl Column {
             State => "state".to_owned(),
             Connections => "conn".to_owned(),
             Bar => String::new(),
-            Share => "share".to_owned(),
+            OfNew => "of new".to_owned(),
             Rate => "new/s".to_owned(),
             Bytes => "bytes/s".to_owned(),
             Median => "p50".to_owned(),
@@ -103,7 +102,7 @@ impl Column {
     /// Whether its text is aligned to the right.
     fn is_figure(self) -> bool {
         match self {
-            Connections | Share | Rate | Bytes | Median | Percentile | Failed => true,
+            Connections | OfNew | Rate | Bytes | Median | Percentile | Failed => true,
             Number | Name | State | Bar | Minutes => false,
         }
     }
@@ -119,7 +118,7 @@ impl Column {
             Bytes => Some(Key::Bytes),
             Percentile => Some(Key::ConnectTime),
             Failed => Some(Key::Failures),
-            Bar | Share | Median | Minutes => None,
+            Bar | OfNew | Median | Minutes => None,
         }
     }
 }
@@ -197,9 +196,9 @@ impl Sheet<'_> {
             State => (state(server, width), look.health(server.state.health())),
             Connections => (connections(server), look.plain()),
             Bar => return self.bar(server, width),
-            Share => {
-                let share = recent(server).and_then(|recent| share(recent, self.total));
-                (or_dash(share), look.plain())
+            OfNew => {
+                let of_new = recent(server).and_then(|recent| percent(recent, self.total));
+                (or_dash(of_new), look.plain())
             }
             Rate => (or_dash(rates.connections(server.slot).map(rate)), look.plain()),
             Bytes => {
@@ -243,7 +242,7 @@ fn recent(server: &Server) -> Option<u64> {
 }
 
 /// A part in percent, as on the page. `None`: there is no whole.
-fn share(part: u64, whole: u64) -> Option<String> {
+fn percent(part: u64, whole: u64) -> Option<String> {
     let share = (whole > 0).then(|| part as f64 * 100.0 / whole as f64)?;
     let decimals = if share > 0.0 && share < 9.95 { 1 } else { 0 };
     Some(format!("{share:.decimals$}%"))
