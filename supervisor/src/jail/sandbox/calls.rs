@@ -34,7 +34,6 @@ impl ProcessKind {
                 calls.checked.extend([
                     relay_sockets(),
                     options::setting(options::RELAY),
-                    options::end_of_sending(),
                     RELAY_IOCTLS.checked(1),
                     RELAY_FCNTLS.checked(1),
                 ]);
@@ -362,6 +361,10 @@ const RELAY: &[c_long] = &[
     libc::SYS_connect,
     libc::SYS_getrusage,
     libc::SYS_pipe2,
+    // In any direction, at the listener too: a process that may call connect(2) can end a listener
+    // anyway. The kernel runs no filter for a call that is allowed with all arguments, and each
+    // connection has one or two of these.
+    libc::SYS_shutdown,
     libc::SYS_splice,
 ];
 

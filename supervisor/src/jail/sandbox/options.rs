@@ -1,5 +1,5 @@
 //! What processes that share a listener may do to a socket for good: the options that each kind may
-//! set, and the direction in which all may shut one down.
+//! set, and the direction in which those may shut one down that cannot end it otherwise.
 //!
 //! A filter does not see which socket a call is for. So what is allowed for a connection is allowed
 //! for the listener too, which outlives the process, and passes on in an upgrade. A packet filter
@@ -24,7 +24,7 @@ pub(super) fn setting(options: &[SocketOption]) -> CheckedCall {
 }
 
 /// The end of what this process sends. In the other direction, shutdown(2) ends a listener for all
-/// who share it (tcp_disconnect in the kernel), so no process needs it.
+/// who share it (tcp_disconnect in the kernel). A worker may do that too: its connect(2) can.
 pub(super) fn end_of_sending() -> CheckedCall {
     only(libc::SYS_shutdown, 1, libc::SHUT_WR.cast_unsigned())
 }
