@@ -92,10 +92,15 @@ impl Port {
         self.again
     }
 
-    /// Accepts at most `most` clients that wait.
+    /// Accepts at most `most` clients that wait. While it is paused, it accepts none: an event of
+    /// the listener can be older than the pause.
     pub fn accept(&mut self, most: usize, now: Instant) -> (Vec<Arrival>, Stop) {
         self.again = None;
         let mut arrivals = Vec::new();
+        match self.begins {
+            Begins::AtOnce => {}
+            Begins::OnOrder => return (arrivals, Stop::Empty),
+        }
         while arrivals.len() < most {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             match rustix::net::acceptfrom_with(&self.listener, flags) {
@@ -123,9 +128,33 @@ impl Port {
     }
 }
 
-/// Makes the close of a TCP connection a reset: an end of file would look like the end of what was
-/// asked for.
+/// Makes the close of a TCP connection a reset. An end of file would look like the end of what was
+/// asked for, and to an operator, an end of file without a byte means success.
 pub fn reset(socket: &OwnedFd) {
     // Without the option, the close is an ordinary one.
     let _ = set_socket_linger(socket, Some(Duration::ZERO));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn one_that_waits_since_before_a_pause_is_accepted_after_it() {
+        let poll = Poll::new().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut port = Port::new(listener.into(), Token(1), Begins::AtOnce, &poll).unwrap();
+        let _client = TcpStream::connect(address).unwrap();
+        let now = Instant::now();
+        port.pause(&poll);
+        let (arrivals, stop) = port.accept(9, now);
+        assert_eq!((arrivals.len(), stop, port.due()), (0, Stop::Empty, None));
+        port.begin(&poll).unwrap();
+        let (arrivals, stop) = port.accept(9, now);
+        assert_eq!((arrivals.len(), stop), (1, Stop::Empty));
+    }
 }

@@ -20,8 +20,7 @@ mod watchers;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -34,15 +33,14 @@ use pen_config::settings::Settings;
 use pen_ipc::channel::{Channel, Received, Sent};
 use pen_ipc::memory;
 use pen_ipc::message::{self, FromStartingControl, Outcome, ToControl};
-use pen_ipc::start::{Begins, ControlStart};
-use rustix::io::Errno;
-use rustix::net::SocketFlags;
+use pen_ipc::start::ControlStart;
 use rustix::net::sockopt::socket_peercred;
 
 use crate::control::files::Replacement;
 use crate::control::link::SupervisorLink;
 use crate::control::operator::{Awaited, NextAction, OperatorConnection, OperatorReply};
 use crate::control::watchers::{STOPS, UPGRADED_WATCH, WATCHERS};
+use crate::port::{Arrival, Port, Stop, reset};
 
 /// The channel to the supervisor is readable or writable.
 const CHANNEL: Token = Token(usize::MAX);
@@ -53,10 +51,7 @@ const LISTENER: Token = Token(usize::MAX - 1);
 const OPERATORS: usize = 64;
 
 /// Operators accepted in a row, before the open connections are served.
-const ACCEPT_BATCH: usize = 2 * OPERATORS;
-
-/// How long accepting pauses after a shortage.
-const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_BATCH: usize = 16;
 
 /// How long to wait before a message is sent again that the supervisor's queue had no room for. An
 /// event also tells of room; this is for a queue that is full for another reason than its length.
@@ -71,7 +66,7 @@ const UPGRADED: &str = "pen was upgraded meanwhile; give the command again";
 /// The control process and its state.
 struct Control {
     poll: Poll,
-    listener: OwnedFd,
+    port: Port,
     link: SupervisorLink,
     /// The access list in force.
     acl: Acl,
@@ -82,10 +77,6 @@ struct Control {
     next_ticket: u64,
     /// Operators that can go on although no event will report it.
     ready: Vec<u64>,
-    /// When accepting resumes after a shortage.
-    accept_again: Option<Instant>,
-    /// Whether operators are accepted at once, or after an order.
-    begins: Begins,
     /// Another control process serves operators, and this one leaves: when at the latest.
     leaving: Option<Instant>,
     /// Whether the supervisor sends events.
@@ -96,16 +87,12 @@ struct Control {
 /// status.
 pub fn run(start: ControlStart) -> i32 {
     let ControlStart { channel, listener, begins, settings, jail } = start;
-    let watch = |poll: Poll| {
+    let begun = Poll::new().and_then(|poll| {
         watch_channel(&poll, &channel)?;
-        match begins {
-            Begins::AtOnce => watch_listener(&poll, &listener)?,
-            Begins::OnOrder => {}
-        }
-        Ok(poll)
-    };
-    let poll = match Poll::new().and_then(watch) {
-        Ok(poll) => poll,
+        Ok((Port::new(listener, LISTENER, begins, &poll)?, poll))
+    });
+    let (port, poll) = match begun {
+        Ok(begun) => begun,
         Err(error) => {
             let reason = format!("control port: cannot wait for events: {error}");
             // If the supervisor cannot be told, the exit status still says that the start
@@ -120,15 +107,13 @@ pub fn run(start: ControlStart) -> i32 {
     }
     let mut control = Control {
         poll,
-        listener,
+        port,
         link: SupervisorLink::new(channel.into_phase()),
         acl: governing(settings),
         jail,
         operators: BTreeMap::new(),
         next_ticket: 0,
         ready: Vec::new(),
-        accept_again: None,
-        begins,
         leaving: None,
         is_told: false,
     };
@@ -138,10 +123,6 @@ pub fn run(start: ControlStart) -> i32 {
 fn watch_channel(poll: &Poll, channel: &Channel<FromStartingControl, ToControl>) -> io::Result<()> {
     let both = Interest::READABLE | Interest::WRITABLE;
     poll.registry().register(&mut SourceFd(&channel.as_fd().as_raw_fd()), CHANNEL, both)
-}
-
-fn watch_listener(poll: &Poll, listener: &OwnedFd) -> io::Result<()> {
-    poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), LISTENER, Interest::READABLE)
 }
 
 /// The access list for the control port.
@@ -178,7 +159,7 @@ impl Control {
             }
             self.go_on_with_ready();
             let now = Instant::now();
-            if arrivals || self.accept_again.is_some_and(|at| at <= now) {
+            if arrivals || self.port.due().is_some_and(|at| at <= now) {
                 self.accept(now);
             }
             self.operators.retain(|_, operator| {
@@ -219,7 +200,7 @@ impl Control {
         let operators = self.operators.values().filter_map(OperatorConnection::deadline);
         let retry = self.link.has_queued().then(|| now + RETRY);
         let next = operators
-            .chain(self.accept_again)
+            .chain(self.port.due())
             .chain(self.leaving.filter(|until| *until > now))
             .chain(retry)
             .min()?;
@@ -249,13 +230,14 @@ impl Control {
                     }
                 }
                 Ok(Received::Message(ToControl::Begin, _)) => {
-                    if self.begin().is_err() {
+                    self.resume_watches();
+                    if self.port.begin(&self.poll).is_err() {
                         return Some(1);
                     }
                 }
-                Ok(Received::Message(ToControl::Pause, _)) => self.pause(),
+                Ok(Received::Message(ToControl::Pause, _)) => self.port.pause(&self.poll),
                 Ok(Received::Message(ToControl::Leave, _)) => {
-                    self.pause();
+                    self.port.pause(&self.poll);
                     self.leaving = Some(Instant::now() + LEAVE_TIME);
                     self.refuse_waiting();
                     self.close_watches(UPGRADED_WATCH);
@@ -284,31 +266,6 @@ impl Control {
         }
     }
 
-    /// Accepts operators from now on. One that waits already is an event of the listener.
-    fn begin(&mut self) -> io::Result<()> {
-        self.resume_watches();
-        match self.begins {
-            Begins::AtOnce => Ok(()),
-            Begins::OnOrder => {
-                watch_listener(&self.poll, &self.listener)?;
-                self.begins = Begins::AtOnce;
-                Ok(())
-            }
-        }
-    }
-
-    /// Accepts no operators for now.
-    fn pause(&mut self) {
-        match self.begins {
-            Begins::OnOrder => {}
-            Begins::AtOnce => {
-                // A failure only lets operators in that are refused below.
-                let _ = self.poll.registry().deregister(&mut SourceFd(&self.listener.as_raw_fd()));
-                (self.begins, self.accept_again) = (Begins::OnOrder, None);
-            }
-        }
-    }
-
     /// Refuses the commands that no supervisor will answer any more.
     fn refuse_waiting(&mut self) {
         let waiting = self.operators.iter().filter(|(_, operator)| operator.is_asked());
@@ -330,35 +287,22 @@ impl Control {
 
     /// Accepts the operators that wait.
     fn accept(&mut self, now: Instant) {
-        self.accept_again = None;
-        for _ in 0..ACCEPT_BATCH {
-            match rustix::net::acceptfrom_with(
-                &self.listener,
-                SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
-            ) {
-                Ok((socket, peer)) => {
-                    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
-                    self.on_arrival(socket, peer.map(ClientKey::from_peer), now);
-                }
-                Err(Errno::AGAIN) => return,
-                // The client has gone, or a signal came. The next client may be there (accept(2)).
-                Err(Errno::INTR | Errno::CONNABORTED | Errno::PERM | Errno::PROTO) => {}
-                Err(_) => {
-                    self.make_room();
-                    self.accept_again = Some(now + SHORTAGE_PAUSE);
-                    return;
-                }
-            }
+        let (arrivals, stop) = self.port.accept(ACCEPT_BATCH, now);
+        for arrival in arrivals {
+            self.on_arrival(arrival, now);
         }
-        self.accept_again = Some(now);
+        match stop {
+            Stop::Short => self.make_room(),
+            Stop::Empty | Stop::Enough => {}
+        }
     }
 
     /// Adds an operator. One of a Unix socket has no address.
-    fn on_arrival(&mut self, socket: OwnedFd, address: Option<ClientKey>, now: Instant) {
+    fn on_arrival(&mut self, Arrival { socket, address }: Arrival, now: Instant) {
         let peer = address.unwrap_or(ClientKey::UNIX);
         if !self.acl.permits(peer) {
             self.link.refused(peer, now);
-            operator::reset(&socket);
+            reset(&socket);
             return;
         }
         let others = self.operators.values().filter(|operator| !operator.watches());

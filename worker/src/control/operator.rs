@@ -12,11 +12,11 @@ use pen_config::command::{CommandError, Form, MAX_LINE};
 use pen_config::ids::ClientKey;
 use pen_ipc::message::{self, Outcome};
 use rustix::io::Errno;
-use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
 use crate::control::files::Replacement;
 use crate::control::watch::{self, Watch};
+use crate::port::reset;
 
 /// Time limit for the operator's line.
 const LINE_TIME: Duration = Duration::from_secs(10);
@@ -454,11 +454,4 @@ impl OperatorConnection {
         self.over = true;
         NextAction::Wait
     }
-}
-
-/// Makes the close of a TCP connection a reset. To an operator, an end of file without a byte means
-/// success. A refused operator must not see that.
-pub fn reset(socket: &OwnedFd) {
-    // Without the option, the close is an ordinary one.
-    let _ = set_socket_linger(socket, Some(Duration::ZERO));
 }
