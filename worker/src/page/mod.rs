@@ -70,6 +70,9 @@ const RETRY: Duration = Duration::from_millis(100);
 /// How long a page process that leaves waits for requests on their way.
 const LEAVE_TIME: Duration = Duration::from_secs(1);
 
+/// How old a status may be that a process shows when it leaves.
+const LAST_TIME: Duration = Duration::from_secs(5);
+
 /// What a reader waits for.
 #[derive(Debug)]
 struct Wanted {
@@ -233,7 +236,7 @@ impl Page {
         loop {
             match self.link.receive() {
                 Ok(Received::Message(ToPage::Status { serial }, Some(memory))) => {
-                    let Some(shown) = Shown::read(memory) else { return Some(1) };
+                    let Some(shown) = Shown::read(memory, Instant::now()) else { return Some(1) };
                     if serial == self.question.serial {
                         self.show(shown);
                     }
@@ -320,19 +323,21 @@ impl Page {
         self.link.ask(serial).map(drop)
     }
 
-    /// What is shown, if it is not too old, or if nothing newer will come.
+    /// What is shown, if it is not too old. It may be older if nothing newer will come.
     fn fresh(&self, now: Instant) -> Option<&Shown> {
         let is_fresh = self.question.state == Answered::Yes
             && self.question.asked.is_some_and(|asked| now < asked + INTERVAL);
-        self.shown.as_ref().filter(|_| is_fresh || self.leaving.is_some())
+        let is_last = self.leaving.is_some();
+        self.shown.as_ref().filter(|shown| is_fresh || is_last && shown.age(now) < LAST_TIME)
     }
 
     /// Another page process serves readers from now on.
     fn leave(&mut self) {
         self.port.pause(&self.poll);
-        self.leaving = Some(Instant::now() + LEAVE_TIME);
+        let now = Instant::now();
+        self.leaving = Some(now + LEAVE_TIME);
         // Their answers would come to nobody: the supervisor is another one.
-        let shown = self.shown.take();
+        let shown = self.shown.take().filter(|shown| shown.age(now) < LAST_TIME);
         self.answer_waiting(|form| match &shown {
             Some(shown) => shown.response(form),
             None => Response::line(Code::Unavailable, UPGRADED),
@@ -354,7 +359,7 @@ impl Page {
             self.on_arrival(arrival, now);
         }
         match stop {
-            Stop::Short => drop(self.close_idlest(|_| true)),
+            Stop::Short => drop(self.close_idlest(now, |_| true)),
             Stop::Empty | Stop::Enough => {}
         }
     }
@@ -384,11 +389,11 @@ impl Page {
         let places = self.readers.values().filter(|reader| reader.has_place()).count();
         let streams = self.readers.values().filter(|reader| reader.is_streaming()).count();
         if self.readers.len() - places - streams >= ENDING {
-            self.close_idlest(|idleness| idleness == Idleness::Ending);
+            self.close_idlest(now, |idleness| idleness == Idleness::Ending);
         }
         let descriptor = socket.as_raw_fd();
         let mut reader = Reader::new(socket, peer, now);
-        if places >= READERS && !self.close_idlest(|idleness| idleness != Idleness::Ending) {
+        if places >= READERS && !self.close_idlest(now, |idleness| idleness != Idleness::Ending) {
             reader.refuse(&Response::line(Code::Unavailable, BUSY), unix());
         }
         let number = self.next_number;
@@ -403,12 +408,13 @@ impl Page {
 
     /// Closes the reader that can be spared best, of those that are idle in such a way. Returns
     /// whether there is one.
-    fn close_idlest(&mut self, may_go: impl Fn(Idleness) -> bool) -> bool {
+    fn close_idlest(&mut self, now: Instant, may_go: impl Fn(Idleness) -> bool) -> bool {
         let idle = self.readers.iter().filter_map(|(number, reader)| {
-            let (idleness, since) = reader.idleness().filter(|(idleness, _)| may_go(*idleness))?;
-            Some((idleness, since, *number))
+            let (idleness, since) = reader.idleness(now)?;
+            may_go(idleness).then_some((idleness, since, *number))
         });
-        idle.min().and_then(|(_, _, number)| self.readers.remove(&number)).is_some()
+        let idlest = idle.min().and_then(|(_, _, number)| self.readers.remove(&number));
+        idlest.inspect(Reader::cut_off).is_some()
     }
 
     /// Serves the readers in `ready`.
@@ -522,7 +528,7 @@ impl Page {
         // Whoever has sent no request by then comes to the other process.
         let is_late = self.leaving.is_some_and(|until| until <= now);
         self.readers
-            .retain(|_, reader| !(reader.is_over() || is_late && reader.idleness().is_some()));
+            .retain(|_, reader| !(reader.is_over() || is_late && reader.is_without_response()));
     }
 }
 

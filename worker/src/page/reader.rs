@@ -31,6 +31,9 @@ pub const ANSWER_TIME: Duration = Duration::from_secs(2);
 /// How long a reader may take for [`PROGRESS`] bytes.
 const SEND_TIME: Duration = Duration::from_secs(30);
 
+/// A reader that takes nothing for so long may lose its place to another one.
+const STALL_TIME: Duration = Duration::from_secs(2);
+
 /// A reader that takes so many bytes gets new time.
 const PROGRESS: usize = 64 * 1024;
 
@@ -56,7 +59,8 @@ pub struct Reader<Wanted> {
     input: Vec<u8>,
     /// How many of them were searched for the end of a head.
     seen: usize,
-    /// Since when nothing is asked, or since the beginning of the request.
+    /// Since when nothing is asked, since the beginning of the request, or since the last byte of
+    /// the response that was sent.
     since: Instant,
     /// When this stage ends at the latest.
     deadline: Instant,
@@ -108,6 +112,8 @@ pub enum Idleness {
     Ending,
     /// It asks for nothing.
     Idle,
+    /// It takes nothing of its response.
+    Stalled,
     /// Its request is not whole yet.
     Asking,
 }
@@ -160,12 +166,21 @@ impl<Wanted> Reader<Wanted> {
         if let Stage::Waiting(wanted) = &self.stage { Some(wanted) } else { None }
     }
 
+    /// Whether no response for it is being made or sent.
+    pub fn is_without_response(&self) -> bool {
+        match self.stage {
+            Stage::Reading | Stage::Lingering(_) | Stage::Over => true,
+            Stage::Waiting(_) | Stage::Sending(_) | Stage::Streaming(_) => false,
+        }
+    }
+
     /// How well it can be spared, and since when nothing came from it; none if it cannot.
-    pub fn idleness(&self) -> Option<(Idleness, Instant)> {
+    pub fn idleness(&self, now: Instant) -> Option<(Idleness, Instant)> {
         let idleness = match self.stage {
             Stage::Lingering(_) | Stage::Over => Idleness::Ending,
             Stage::Reading if self.input.is_empty() => Idleness::Idle,
             Stage::Reading => Idleness::Asking,
+            Stage::Sending(_) if self.since + STALL_TIME <= now => Idleness::Stalled,
             Stage::Waiting(_) | Stage::Sending(_) | Stage::Streaming(_) => return None,
         };
         Some((idleness, self.since))
@@ -308,9 +323,10 @@ impl<Wanted> Reader<Wanted> {
         match send(&self.socket, piece, SendFlags::NOSIGNAL) {
             Ok(sent) => {
                 sending.sent += sent;
+                self.since = Instant::now();
                 if sending.sent >= sending.next {
                     sending.next = sending.sent + PROGRESS;
-                    self.deadline = Instant::now() + SEND_TIME;
+                    self.deadline = self.since + SEND_TIME;
                 }
             }
             Err(Errno::INTR) => {}

@@ -5,6 +5,7 @@ use std::cell::OnceCell;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use pen_ipc::codec;
 use pen_ipc::memory;
@@ -60,6 +61,7 @@ fn exposition(accept: &str) -> Exposition {
 #[derive(Debug)]
 pub struct Shown {
     status: Status,
+    came: Instant,
     page: OnceCell<Rc<[u8]>>,
     json: OnceCell<Rc<[u8]>>,
     prometheus: OnceCell<Rc<[u8]>>,
@@ -68,11 +70,16 @@ pub struct Shown {
 
 impl Shown {
     /// Reads the memory that came with a message; none if it holds no status.
-    pub fn read(memory: OwnedFd) -> Option<Shown> {
+    pub fn read(memory: OwnedFd, came: Instant) -> Option<Shown> {
         let bytes = memory::read(&File::from(memory), codec::LARGE_LIMIT).ok()?;
         let status = codec::decode_large(&bytes).ok()?;
         let [page, json, prometheus, open_metrics] = [const { OnceCell::new() }; 4];
-        Some(Shown { status, page, json, prometheus, open_metrics })
+        Some(Shown { status, came, page, json, prometheus, open_metrics })
+    }
+
+    /// How long ago it came.
+    pub fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.came)
     }
 
     /// The status.
@@ -82,7 +89,7 @@ impl Shown {
 
     /// The response with a form.
     pub fn response(&self, form: Form) -> Response {
-        let Shown { status, page, json, prometheus, open_metrics } = self;
+        let Shown { status, came: _, page, json, prometheus, open_metrics } = self;
         match form {
             Form::Page => shown(Content::Page, page, || page::render(status)),
             Form::Json => shown(Content::Json, json, || {

@@ -91,6 +91,25 @@ fn a_slow_reader_gets_everything_and_delays_nobody() {
 }
 
 #[test]
+fn readers_that_take_nothing_do_not_keep_all_places() {
+    let process = Process::plain();
+    let status = Status { listen: "x".repeat(8 << 20), ..well() };
+    let stalled: Vec<TcpStream> = (0..READERS).map(|_| process.gets("/status.json")).collect();
+    let serial = process.asked();
+    process.answers(serial, &status);
+    // At first each of them may still be reading, and one more is told that there is no room.
+    let deadline = Instant::now() + PATIENCE;
+    while response(&mut process.gets("/x"), true).status != 404 {
+        assert!(Instant::now() < deadline, "no reader lost its place");
+        // Those that were not read yet ask again.
+        if let Received::Message(FromPage::Ask { serial }, _) = process.channel.receive().unwrap() {
+            process.answers(serial, &status);
+        }
+    }
+    drop(stalled);
+}
+
+#[test]
 fn a_request_that_takes_too_long_is_given_up() {
     let process = Process::plain();
     let mut slow = process.sends("GET /x HTTP/1.1\r\n");
