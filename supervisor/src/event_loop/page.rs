@@ -47,9 +47,14 @@ impl PageQuestion {
         }
     }
 
-    /// Whether a reporter is at work.
+    /// Whether a reporter is at work or begins in this turn.
     pub(in crate::event_loop) fn has_work(&self) -> bool {
-        self.reporter.is_some()
+        self.reporter.is_some() || self.asked.is_some() && self.next.is_none()
+    }
+
+    /// Has the question that was asked last answered now. A later one waits as usual.
+    pub(in crate::event_loop) fn hurry(&mut self) {
+        self.next = None;
     }
 
     /// If this reaped child was the reporter, notes its end.
@@ -97,8 +102,7 @@ impl Supervisor {
                 }
             }
         }
-        // An upgrade that waits until nothing is under way must not wait for readers of the page.
-        if self.is_quiescing() || self.page_question.next.is_some_and(|next| next > now) {
+        if self.page_question.next.is_some_and(|next| next > now) {
             return;
         }
         let Some((pid, question)) = self.page_question.asked.take() else { return };

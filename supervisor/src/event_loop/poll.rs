@@ -110,7 +110,7 @@ impl Supervisor {
                 self.queue.deadline(),
                 control.and_then(Control::due),
                 page.and_then(Page::due),
-                self.page_question.deadline().filter(|_| !self.is_quiescing()),
+                self.page_question.deadline(),
                 self.next_beat(),
                 self.upgrade.as_ref().map(Upgrade::deadline),
                 self.old_tables.due(),

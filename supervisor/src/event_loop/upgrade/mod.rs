@@ -149,6 +149,10 @@ impl Supervisor {
                     self.old_page.iter_mut().for_each(|old| old.hurry(now));
                     self.order_ports(AcceptOrder::Pause);
                     self.send_due();
+                    // Who asks the page now gets an answer of this program. Later questions wait
+                    // 0.9 s, and so do not keep this program.
+                    self.page_question.hurry();
+                    self.work_on_page(now);
                     (version, table, now + QUIESCE_PATIENCE)
                 }
             },
@@ -172,14 +176,6 @@ impl Supervisor {
         self.queue.leave(rehearsal.kill());
         let reply = self.upgrade_failed(by, why);
         self.conclude(by, reply);
-    }
-
-    /// Whether an upgrade waits until nothing is under way.
-    pub(in crate::event_loop) fn is_quiescing(&self) -> bool {
-        self.upgrade.as_ref().is_some_and(|upgrade| match upgrade.stage {
-            UpgradeStage::Rehearsing => false,
-            UpgradeStage::Quiescing { .. } => true,
-        })
     }
 
     /// What is under way that a state cannot hold.
