@@ -316,15 +316,26 @@ impl Supervisor {
         &mut self.logger
     }
 
-    /// Logs the listen address.
-    pub(crate) fn log_addresses(&mut self) {
+    /// Logs the listen address, and what became of the pen before, as far as a service manager
+    /// kept that. `used` says what else it kept.
+    pub(crate) fn log_start(&mut self, before: Option<End>, used: Option<String>) {
         let address = self.state.listen.to_string();
-        let line = format!("listening on {address}");
+        let mut line = format!("listening on {address}");
+        let (previous, severity) = match before {
+            Some(End::Running) => (Some("died"), Severity::Notice),
+            Some(End::Orderly) => (Some("stopped"), Severity::Debug),
+            None => (None, Severity::Debug),
+        };
+        if before == Some(End::Running) {
+            line += "; pen died before";
+        }
+        used.iter().for_each(|used| line += &format!("; {used}"));
         let incident = Incident::of(EventKind::Started)
             .with("address", address)
             .with("version", self.build.version)
-            .with("pid", std::process::id());
-        self.logger.event(Severity::Debug, incident, &line);
+            .with("pid", std::process::id())
+            .with_if("previous", previous);
+        self.logger.event(severity, incident, &line);
         if let Some(control) = &self.control {
             self.logger.debug(&format!("control port {}", control.port().name));
         }

@@ -33,6 +33,30 @@ pub(crate) struct Regained {
     pub(in crate::kept) state: Option<KeptState>,
     used: Vec<String>,
     unused: Vec<String>,
+    /// The sockets for which this start has no place, each with its address.
+    unasked: Vec<String>,
+}
+
+/// What to tell at the end of a start.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// What became of the pen before, if that is known.
+    pub(crate) before: Option<End>,
+    /// What of it is used.
+    pub(crate) used: Option<String>,
+    /// Which sockets are closed because the configuration is another one now.
+    pub(crate) unasked: Option<String>,
+    /// A warning about what cannot be used.
+    pub(crate) unused: Option<String>,
+}
+
+/// Why a kept socket is not used.
+#[derive(Debug)]
+enum Misfit {
+    /// This start listens elsewhere or not at all, as it was told to.
+    Unasked,
+    /// Something is wrong with it.
+    Faulty(String),
 }
 
 /// A listening socket that was kept.
@@ -111,9 +135,12 @@ impl Regained {
         if self.stored.is_empty() && self.state.is_none() {
             return;
         }
-        self.refuse_port(Port::Listener, why);
-        self.refuse_port(Port::Control(Uid::current()), why);
-        self.refuse_port(Port::Page(Uid::current()), why);
+        let user = Uid::current();
+        for port in [Port::Listener, Port::Control(user), Port::Page(user)] {
+            if let Some(socket) = self.take(port.item()) {
+                self.close(port, &socket, Misfit::Faulty(why.into()));
+            }
+        }
         self.refuse_table_and_tickets(why);
         self.state = None;
     }
@@ -142,7 +169,7 @@ impl Regained {
     ) -> Option<RegainedSocket> {
         let socket = self.take(port.item())?;
         let found = self.fitting(port, &socket, addresses).and_then(|(address, file)| {
-            prepare_passed(&socket, backlog).map_err(|error| error_text(&error))?;
+            prepare_passed(&socket, backlog).map_err(|error| Misfit::Faulty(error_text(&error)))?;
             Ok((address, file))
         });
         match found {
@@ -151,7 +178,7 @@ impl Regained {
                 Some(RegainedSocket { socket, address, file })
             }
             Err(why) => {
-                self.close(port, &socket, &why);
+                self.close(port, &socket, why);
                 None
             }
         }
@@ -163,14 +190,14 @@ impl Regained {
         match self.fitting(port, &socket, addresses) {
             // Later than any other with this name, as before.
             Ok(_) => self.stored.push((port.item(), socket)),
-            Err(why) => self.close(port, &socket, &why),
+            Err(why) => self.close(port, &socket, why),
         }
     }
 
-    /// Gives up a kept socket.
-    pub(crate) fn refuse_port(&mut self, port: Port, why: &str) {
+    /// Gives up a kept socket: pen has none now, or a socket unit passed another one.
+    pub(crate) fn close_unasked(&mut self, port: Port) {
         if let Some(socket) = self.take(port.item()) {
-            self.close(port, &socket, why);
+            self.close(port, &socket, Misfit::Unasked);
         }
     }
 
@@ -233,24 +260,25 @@ impl Regained {
         }
     }
 
-    /// What to tell at the end of the start: whether pen died before, and what is used; and a
-    /// warning about what is not.
-    pub(crate) fn tell(mut self) -> (Option<(End, String)>, Option<String>) {
-        self.refuse_port(Port::Listener, "pen has another one");
-        self.refuse_port(Port::Control(Uid::current()), "pen has none now");
-        self.refuse_port(Port::Page(Uid::current()), "pen has none now");
-        let end = self.state.as_ref().map(|state| state.end);
-        let used = end.filter(|_| !self.used.is_empty()).map(|end| {
-            let before = match end {
-                End::Running => "pen died before; ",
-                End::Orderly => "",
-            };
-            (end, format!("{before}the service manager kept: {}", self.used.join(", ")))
-        });
-        let unused = (!self.unused.is_empty()).then(|| {
-            format!("the service manager kept what is not used: {}", self.unused.join("; "))
-        });
-        (used, unused)
+    /// What to tell at the end of the start.
+    pub(crate) fn tell(mut self) -> Told {
+        let user = Uid::current();
+        for port in [Port::Listener, Port::Control(user), Port::Page(user)] {
+            self.close_unasked(port);
+        }
+        let line = |what: &str, parts: &[String], between| {
+            (!parts.is_empty()).then(|| format!("{what}: {}", parts.join(between)))
+        };
+        Told {
+            before: self.state.as_ref().map(|state| state.end),
+            used: line("the service manager kept", &self.used, ", "),
+            unasked: line(
+                "closed what the service manager kept, because this start does not ask for it",
+                &self.unasked,
+                ", ",
+            ),
+            unused: line("the service manager kept what is not used", &self.unused, "; "),
+        }
     }
 
     fn take(&mut self, item: Item) -> Option<OwnedFd> {
@@ -274,13 +302,12 @@ impl Regained {
         port: Port,
         socket: &OwnedFd,
         addresses: &[Address],
-    ) -> Result<(Address, Option<RegainedFile>), String> {
-        let look = SockRef::from(socket);
-        let is_stream = look.r#type().is_ok_and(|r#type| r#type == Type::STREAM);
-        if !is_stream || !look.is_listener().unwrap_or(false) {
-            return Err("it is no listening stream socket".into());
+    ) -> Result<(Address, Option<RegainedFile>), Misfit> {
+        if !listens(socket) {
+            return Err(Misfit::Faulty(NO_LISTENER.into()));
         }
-        let local = look.local_addr().map_err(|error| error_text(&error))?;
+        let local = SockRef::from(socket).local_addr();
+        let local = local.map_err(|error| Misfit::Faulty(error_text(&error)))?;
         let kept = self.described(port).and_then(|kept| kept.file.as_ref());
         for address in addresses {
             match address {
@@ -291,29 +318,56 @@ impl Regained {
                     if let Some(file) = kept.and_then(|kept| found(kept, path, port)) {
                         return Ok((address.clone(), Some(file)));
                     }
+                    if kept.is_some_and(|kept| kept.path == *path) {
+                        let why = format!("its file {} is not the one it was", path.display());
+                        return Err(Misfit::Faulty(why));
+                    }
                 }
                 Address::Inet(_) | Address::Unix(_) => {}
             }
         }
-        match (local.as_socket(), local.as_pathname()) {
-            (Some(inet), _) => Err(format!("it listens at {inet}")),
-            (None, Some(path)) => Err(format!("it listens at {}", path.display())),
-            (None, None) => Err("it listens elsewhere".into()),
+        match local.is_unix() && kept.is_none() {
+            true => Err(Misfit::Faulty("its file is not known".into())),
+            false => Err(Misfit::Unasked),
         }
     }
 
     /// Ends a socket, so that clients are refused and its address can be bound again. The manager
     /// may have it for a moment longer.
-    fn close(&mut self, port: Port, socket: &OwnedFd, why: &str) {
+    fn close(&mut self, port: Port, socket: &OwnedFd, why: Misfit) {
+        let file = self.described(port).and_then(|kept| kept.file.clone());
+        let at = place(socket, file.as_ref());
+        let why = if listens(socket) { why } else { Misfit::Faulty(NO_LISTENER.into()) };
         let _ = shutdown(socket, Shutdown::Both);
-        if let Some(KeptFile { path, id }) =
-            self.described(port).and_then(|kept| kept.file.as_ref())
-        {
-            let _ = made::remove(path, *id);
+        if let Some(KeptFile { path, id }) = file {
+            let _ = made::remove(&path, id);
         }
-        self.unused.push(format!("{}: {why}", port.name()));
+        match why {
+            Misfit::Unasked => self.unasked.push(format!("{}{at}", port.name())),
+            Misfit::Faulty(why) => self.unused.push(format!("{}: {why}", port.name())),
+        }
     }
 }
+
+/// Whether a descriptor is a listening stream socket.
+fn listens(socket: &OwnedFd) -> bool {
+    let look = SockRef::from(socket);
+    let is_stream = look.r#type().is_ok_and(|r#type| r#type == Type::STREAM);
+    is_stream && look.is_listener().unwrap_or(false)
+}
+
+/// Where a socket listens, to be said behind its name.
+fn place(socket: &OwnedFd, file: Option<&KeptFile>) -> String {
+    let local = SockRef::from(socket).local_addr().ok().and_then(|local| local.as_socket());
+    match (local, file) {
+        (Some(inet), _) => format!(" at {inet}"),
+        (None, Some(file)) => format!(" at {}", file.path.display()),
+        (None, None) => String::new(),
+    }
+}
+
+/// Why a kept descriptor cannot be a port.
+const NO_LISTENER: &str = "it is no listening stream socket";
 
 /// The file at a path, if it is still the kept one.
 fn found(kept: &KeptFile, path: &std::path::Path, port: Port) -> Option<RegainedFile> {

@@ -32,8 +32,7 @@ use crate::files::status_file::StatusFile;
 use crate::files::tls_material::Keys;
 use crate::jail::Jail;
 use crate::jail::sandbox;
-use crate::kept::regained::{Port, Regained, RegainedFile};
-use crate::kept::state::End;
+use crate::kept::regained::{Port, Regained, RegainedFile, Told};
 use crate::kept::{Keeper, Origin};
 use crate::launch::interrupt::Interrupts;
 use crate::launch::options;
@@ -225,23 +224,19 @@ impl Prepared {
 
     /// Logs the notices, reports readiness, and serves until the end.
     pub(in crate::startup) fn serve(mut self, keeper: Keeper, interrupts: Interrupts) {
-        let (used, unused) = self.regained.tell();
+        let Told { before, used, unasked, unused } = self.regained.tell();
         self.notices.extend(unused);
         let RegainedFiles { listener, control, page } = self.files;
         let own = |file: Option<RegainedFile>| file.map(RegainedFile::own);
         let files = KeptFiles { listener: own(listener), control: own(control), page: own(page) };
         self.service.go_on_keeping(keeper, files);
-        match used {
-            Some((End::Running, line)) => self.service.logger().notice(&line),
-            Some((End::Orderly, line)) => self.service.logger().debug(&line),
-            None => {}
-        }
+        unasked.iter().for_each(|line| self.service.logger().notice(line));
         let notices = std::mem::take(&mut self.notices);
         for notice in &notices {
             interrupts.link().iter().for_each(|link| link.notice(notice));
         }
         self.service.warn_at_start(&notices);
-        self.service.log_addresses();
+        self.service.log_start(before, used);
         let (signals, deferred) = interrupts.ready();
         self.service.run(&signals, deferred);
     }
@@ -263,7 +258,7 @@ impl Sockets<'_> {
     fn close_unfit(&mut self, port: Port, addresses: Option<&[Address]>) {
         match addresses {
             Some(addresses) => self.regained.close_unfit(port, addresses),
-            None => self.regained.refuse_port(port, "pen has none now"),
+            None => self.regained.close_unasked(port),
         }
     }
 
@@ -276,7 +271,7 @@ impl Sockets<'_> {
         let backlog = settings.backlog;
         let passed = self.activation.claim_first(addresses, backlog)?;
         let (listener, path, address) = if let Some((passed, address)) = passed {
-            self.regained.refuse_port(Port::Listener, A_SOCKET_UNIT);
+            self.regained.close_unasked(Port::Listener);
             self.keeper.note(Port::Listener, Origin::Passed);
             (passed, None, address)
         } else if let Some(kept) = self.regained.socket(Port::Listener, addresses, backlog) {
@@ -303,7 +298,7 @@ impl Sockets<'_> {
     ) -> Result<ports::port::Port, StartError> {
         let PlannedPort { name, addresses } = planned;
         if let Some((passed, address)) = self.activation.claim_first(addresses, BACKLOG)? {
-            self.regained.refuse_port(port, A_SOCKET_UNIT);
+            self.regained.close_unasked(port);
             self.keeper.note(port, Origin::Passed);
             match port {
                 Port::Control(_) => self.notices.extend(too_open(&address)),
@@ -326,9 +321,6 @@ impl Sockets<'_> {
         Ok(bound.what)
     }
 }
-
-/// Why a kept socket is not used.
-const A_SOCKET_UNIT: &str = "a socket unit passed another one";
 
 fn wakes() -> Result<OwnedFd, StartError> {
     eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)

@@ -134,7 +134,9 @@ fn a_manager_keeps_the_port_of_the_page() {
     let path = directory.path().join("page.sock");
     let server = Backend::named("a");
     let user: &[&str] = if is_root() { &["-u", "nobody"] } else { &[] };
-    for site in [Site::reserve(), Site::Unix(path)] {
+    let other = directory.path().join("other.sock");
+    for (site, moved) in [(Site::reserve(), Site::reserve()), (Site::Unix(path), Site::Unix(other))]
+    {
         let store = Store::new(16);
         let port = crate::harness::Port::reserve();
         let start = |site: Option<&Site>| {
@@ -158,11 +160,23 @@ fn a_manager_keeps_the_port_of_the_page() {
             pen = start(Some(&site));
             assert_eq!(early.answer().unwrap().body, "ok\n");
         }
+        // What the administrator changed is told, and is nothing to be warned of.
+        for (before, now) in [(&site, Some(&moved)), (&moved, None)] {
+            pen.end_by(Signal::TERM);
+            pen = start(now);
+            let place = before.command().replace("page ", "page at ");
+            pen.hears(&format!("this start does not ask for it: {place}\n"));
+            assert!(!pen.said().contains("not used"), "{}", pen.said());
+            assert!(before.connect().is_err());
+            assert_eq!(now.map(|now| now.get("/health").status), now.map(|_| 200));
+            match now {
+                Some(_) => store.awaits(&["pen-listener", "pen-page", "pen-state", "pen-table"]),
+                None => store.awaits(&["pen-listener", "pen-state", "pen-table"]),
+            }
+        }
         pen.end_by(Signal::TERM);
-        let pen = start(None);
-        pen.hears("the service manager kept what is not used: page: pen has none now");
-        assert!(site.connect().is_err());
-        store.awaits(&["pen-listener", "pen-state", "pen-table"]);
-        drop(pen);
+        pen = start(None);
+        assert!(!pen.said().contains("does not ask for it"), "it is told once: {}", pen.said());
+        pen.end_by(Signal::TERM);
     }
 }

@@ -159,7 +159,7 @@ fn the_sockets_in_the_file_system_are_the_same() {
     };
     assert!(!front.exists(), "nobody listens there");
     assert_eq!(inode(&control), before[1]);
-    pen.hears("the service manager kept what is not used: listener: it listens at ");
+    pen.hears(&format!("this start does not ask for it: listener at {}\n", front.display()));
     pen.end_by(Signal::TERM);
     assert!(other.exists());
 }
@@ -303,7 +303,7 @@ fn a_listener_at_another_address_is_closed() {
     // One of the addresses of the kept socket, which another program could not bind.
     let one = SocketAddr::from(([127, 0, 0, 1], number));
     let pen = stored(&store, one).server(&server).start();
-    pen.hears("listener: it listens at 0.0.0.0:");
+    pen.hears("this start does not ask for it: listener at 0.0.0.0:");
     assert_eq!(ask(one, client(1)).as_deref(), Some("a"));
     let other = SocketAddr::from(([127, 0, 0, 2], number));
     assert!(TcpStream::connect(other).is_err(), "its clients would wait for ever");
@@ -362,7 +362,7 @@ fn a_listener_of_an_operator_and_one_of_a_socket_unit() {
     pen.end_by(Signal::TERM);
     let mut pen = unit().start();
     assert_eq!(ask(at, client(1)).as_deref(), Some("a"));
-    pen.hears(&format!("listener: it listens at {}", port.address()));
+    pen.hears(&format!("this start does not ask for it: listener at {}, control", port.address()));
     assert!(TcpStream::connect(port.address()).is_err());
     store.awaits(&["pen-control", "pen-state", "pen-table"]);
     pen.end_by(Signal::TERM);

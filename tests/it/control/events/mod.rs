@@ -3,4 +3,5 @@
 mod certificates;
 mod kinds;
 mod limits;
+mod starts;
 mod watch;
