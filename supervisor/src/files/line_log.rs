@@ -170,11 +170,9 @@ fn open_entry(entry: Entry) -> io::Result<(File, Option<MadeFile>)> {
             let file = entry
                 .open(OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL, MODE)?;
             let made = MadeFile::new(entry, &fstat(&file)?);
-            let mode = file.metadata()?.permissions().mode();
-            if mode & OWNERS != OWNERS {
-                // If the umask removes the owner's rights, pen could not open the file again.
-                file.set_permissions(Permissions::from_mode(mode | OWNERS))?;
-            }
+            // The umask of a service takes away the group's right to read, and an odd one pen's own
+            // to open the file again.
+            file.set_permissions(Permissions::from_mode(MODE))?;
             Ok((file, Some(made)))
         }
         Err(error) => Err(error),
@@ -210,11 +208,9 @@ fn check_kind(
     }
 }
 
-/// The mode of a new log, with any umask: others cannot write it.
-const MODE: u32 = 0o644;
-
-/// The rights of the owner of a new log, with any umask.
-const OWNERS: u32 = 0o600;
+/// The mode of a new log, with any umask. Logs have addresses of clients, which are for
+/// administrators only. They are a group: that of a directory with the set-group-ID bit.
+const MODE: u32 = 0o640;
 
 /// An attempt fails only if another process changes the file at just that moment.
 const ATTEMPTS: usize = 16;
@@ -248,7 +244,7 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "old\nnew\n");
         let made = directory.path().join("made.log");
         let log = open(&made).unwrap();
-        assert_eq!(fs::metadata(&made).unwrap().mode() & 0o133, 0);
+        assert_eq!(fs::metadata(&made).unwrap().mode() & 0o7777, 0o640);
         drop(log);
         assert!(!made.exists(), "nobody needs it");
     }

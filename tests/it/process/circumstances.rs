@@ -137,7 +137,7 @@ fn what_pen_makes_can_be_used_by_whom_it_is_for_whatever_the_umask() {
             (0o644, 0o644),
             "umask {umask}"
         );
-        assert_eq!(mode(&log) & 0o622, 0o600, "umask {umask}");
+        assert_eq!(mode(&log), 0o640, "umask {umask}");
         let open = crate::harness::machine::directory(pen.directory(), "open", 0o777, 0);
         fs::set_permissions(pen.directory(), fs::Permissions::from_mode(0o755)).unwrap();
         pen.tells(
