@@ -37,6 +37,7 @@ use crate::processes::ports::control::{ControlReply, ReplyBody};
 mod apply;
 mod checks;
 pub(in crate::event_loop) mod configuration;
+mod logs;
 pub(in crate::event_loop) mod notices;
 mod open;
 mod plan;
