@@ -1,6 +1,5 @@
 //! The slot of a process that serves a port of its own: the process, its replacement when it dies,
-//! its queued messages, and the supervisor's part of its code, from the fork to the call of its
-//! entry.
+//! and its queued messages.
 //!
 //! The kinds of such processes differ in what they ask for and what they are answered
 //! ([`PortKind`]). All have orders and reports in common. If such a process dies, relaying is not
@@ -9,29 +8,23 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::unistd::{Pid, Uid};
 use pen_config::ids::ClientKey;
-use pen_ipc::channel::{Channel, Sent};
-use pen_ipc::message::FromStartingWorker;
+use pen_ipc::channel::Sent;
 use pen_ipc::start::Begins;
-use pen_ipc::text::error_text;
 
 use crate::flood::{Admission, Flood, Pace};
-use crate::jail::Jail;
 use crate::processes::backoff::Backoff;
 use crate::processes::ending::Ending;
 use crate::processes::liveness::Grace;
 use crate::processes::peer::{AdoptedProcess, Peer, PeerMessage};
-use crate::processes::ports::kind::{
-    AcceptOrder, Heard, Order, PortDeath, PortKind, PortReport, PortStart,
-};
+use crate::processes::ports::child;
+use crate::processes::ports::kind::{AcceptOrder, Heard, Order, PortDeath, PortKind, PortReport};
 use crate::processes::ports::port::Port;
 use crate::processes::spawn::SpawnContext;
-use crate::signals;
-use crate::sys;
 
 /// The slot.
 #[derive(Debug)]
@@ -114,7 +107,7 @@ impl<K: PortKind> Slot<K> {
         let peer = Peer::spawn(
             context.jail.identity.uid,
             self.grace,
-            |channel, supervisor| run::<K>(&self.port, begins, context, channel, supervisor),
+            |channel, supervisor| child::run::<K>(&self.port, begins, context, channel, supervisor),
             now,
         )?;
         let pid = peer.pid();
@@ -349,45 +342,6 @@ impl<K: PortKind> PortProcess<K> {
         }
         None
     }
-}
-
-/// Runs the process in the forked child; returns its exit status.
-///
-/// The process inherits the mapping of the shared table like every child, but has no handle to it.
-/// All descriptors but its two are closed.
-fn run<K: PortKind>(
-    port: &Port,
-    begins: Begins,
-    context: &SpawnContext,
-    channel: Channel<FromStartingWorker, K::To>,
-    supervisor: Pid,
-) -> i32 {
-    sys::title::set(K::TITLE);
-    let outside = K::before_jail(&port.name);
-    match prepare::<K>(port, &context.jail, channel.as_fd(), supervisor) {
-        Ok(listener) => K::live(PortStart { channel, listener, begins }, outside, context),
-        Err(reason) => {
-            let place = context.jail.location();
-            let reason = format!("cannot jail {}{place}: {reason}", K::NAME);
-            let _ = channel.send(&FromStartingWorker::Failed { reason }, None);
-            1
-        }
-    }
-}
-
-/// Reduces the rights and descriptors of the process to its own. Returns its listener.
-fn prepare<K: PortKind>(
-    port: &Port,
-    jail: &Jail,
-    channel: BorrowedFd<'_>,
-    supervisor: Pid,
-) -> Result<OwnedFd, String> {
-    let at = |step: &'static str| move |error: io::Error| format!("{step}: {}", error_text(&error));
-    signals::reset_for_child().map_err(at("signals"))?;
-    let listener = port.duplicate().map_err(at(K::PORT))?;
-    let keep = [channel, listener.as_fd()];
-    jail.enter(K::PROCESS, supervisor, &keep).map_err(|error| error.to_string())?;
-    Ok(listener)
 }
 
 /// Most refused clients in ten seconds that are logged.
