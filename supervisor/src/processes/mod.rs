@@ -6,6 +6,7 @@ pub(crate) mod ending;
 pub(crate) mod liveness;
 pub(crate) mod old;
 pub(crate) mod old_tables;
+pub(crate) mod old_worker;
 pub(crate) mod peer;
 pub(crate) mod pool;
 pub(crate) mod ports;

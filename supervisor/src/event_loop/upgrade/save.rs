@@ -31,8 +31,8 @@ use crate::handover::state::{
     CarriedTable, CarriedWorker, FileMaker, PAGE, State,
 };
 use crate::processes::child::children;
-use crate::processes::old::OldWorker;
 use crate::processes::old_tables::OldTable;
+use crate::processes::old_worker::OldWorker;
 use crate::processes::peer::Peer;
 use crate::processes::ports::kind::PortKind;
 use crate::processes::ports::slot::Slot;
