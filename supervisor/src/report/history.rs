@@ -1,4 +1,8 @@
 //! The last five minutes of each server, in periods of five seconds.
+//!
+//! The first reader is to see five minutes too, so this is kept also while nobody asks. The end of
+//! a period reads a word of each worker and server: 0.6 ms with 1000 servers and 16 workers, which
+//! is 0.01 % of a processor.
 
 #![forbid(unsafe_code)]
 
