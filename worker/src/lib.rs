@@ -13,6 +13,8 @@ mod page;
 mod port;
 mod relay;
 mod sys;
+#[cfg(test)]
+mod waiting;
 
 use std::os::fd::OwnedFd;
 

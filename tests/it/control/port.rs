@@ -11,7 +11,7 @@ use std::thread;
 
 use crate::harness::control::{Control, DEBIAN_PENCTL, PENCTL, run_penctl, text};
 use crate::harness::machine::{NOBODY, is_root};
-use crate::harness::{Backend, Client, Pen, Port, eventually, needs_root, not_checked};
+use crate::harness::{Backend, Client, Pen, Port, SetOnDrop, eventually, needs_root, not_checked};
 use rustix::process::Signal;
 
 /// The client of these tests.
@@ -53,6 +53,7 @@ fn a_line_that_is_too_long_is_an_error() {
 fn with_traffic(pen: &Pen, act: impl FnOnce()) -> usize {
     let (over, served, address) = (AtomicBool::new(false), AtomicUsize::new(0), pen.address());
     thread::scope(|scope| {
+        let ends = SetOnDrop(&over);
         for n in 0..4 {
             let (over, served) = (&over, &served);
             scope.spawn(move || {
@@ -67,7 +68,7 @@ fn with_traffic(pen: &Pen, act: impl FnOnce()) -> usize {
         // Wait long enough to see that the service continues afterwards.
         let now = served.load(SeqCst);
         eventually("clients are served", || served.load(SeqCst) > now + 100);
-        over.store(true, SeqCst);
+        drop(ends);
     });
     served.load(SeqCst)
 }

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::harness::wait::within;
-use crate::harness::{Backend, Client, Pen, Port, Process, ask, eventually, hold};
+use crate::harness::{Backend, Client, Pen, Port, Process, SetOnDrop, ask, eventually, hold};
 use rustix::process::Signal;
 
 /// A client address of its own for each number.
@@ -228,6 +228,7 @@ fn nobody_who_is_served_notices_reloads() {
     let (address, workers) = (pen.address(), pen.workers());
     let (over, served) = (AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {
+        let _ends = SetOnDrop(&over);
         for n in 0..CLIENTS {
             let (over, served) = (&over, &served);
             let from = Ipv4Addr::new(127, 24, (n / 200) as u8, (n % 200) as u8 + 1);
@@ -245,7 +246,6 @@ fn nobody_who_is_served_notices_reloads() {
         }
         let start = Instant::now();
         let mut reloads: u32 = 0;
-        let _over = Over(&over);
         while start.elapsed() < BOUND {
             reloads += 1;
             let modes = if reloads.is_multiple_of(2) {
@@ -266,15 +266,6 @@ fn nobody_who_is_served_notices_reloads() {
     let served = served.load(SeqCst);
     assert!(served > usize::from(CLIENTS), "{served} were served");
     assert!(workers.iter().all(|worker| !worker.gone()), "no worker died: {}", pen.said());
-}
-
-/// Tells the clients to stop, even if an assertion fails.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, SeqCst);
-    }
 }
 
 #[test]
@@ -348,6 +339,7 @@ fn a_listener_that_moves_turns_nobody_away() {
     let (held, _) = hold(place(&first), client(1).into()).unwrap();
     let (over, served) = (AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {
+        let _ends = SetOnDrop(&over);
         for n in 0..8 {
             let (over, served, first, second) = (&over, &served, place(&first), place(&second));
             scope.spawn(move || {
@@ -365,7 +357,6 @@ fn a_listener_that_moves_turns_nobody_away() {
                 }
             });
         }
-        let _over = Over(&over);
         for round in 0..10 {
             let to = if round % 2 == 0 { place(&second) } else { place(&first) };
             let before = served.load(SeqCst);

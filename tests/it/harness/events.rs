@@ -20,14 +20,14 @@ pub fn event(pen: &Pen, kind: &str, fits: impl Fn(&Value) -> bool) -> Value {
     until(kind, || events(pen).into_iter().rev().find(|event| event["kind"] == kind && fits(event)))
 }
 
-/// Checks the fields of an event, and that the log has its line.
+/// Checks the fields of an event, and waits until the log has its line.
 #[track_caller]
 pub fn has(pen: &Pen, event: &Value, fields: &[(&str, Value)]) {
     for (name, value) in fields {
         assert_eq!(event["fields"][name], *value, "{name} of {event}");
     }
     let text = event["text"].as_str().unwrap();
-    assert!(pen.said().contains(&format!(": {text}\n")), "{text:?} is not in the log");
+    pen.hears(&format!(": {text}\n"));
 }
 
 /// An operator who watches.

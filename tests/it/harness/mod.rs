@@ -10,6 +10,7 @@
 pub mod events;
 pub mod net;
 pub mod numbers;
+pub mod over;
 pub mod pen;
 pub mod report;
 pub mod system;
@@ -24,6 +25,7 @@ pub use self::{
     machine::{BINARY, needs_root, not_checked},
     manager::Manager,
     numbers::Numbers,
+    over::SetOnDrop,
     pen::{Builder, Pen},
     port::Port,
     process::Process,

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use super::needs_prometheus;
 use super::scraper::Scraper;
-use crate::harness::{Backend, Client, Pen, Port, eventually};
+use crate::harness::{Backend, Client, Pen, Port, SetOnDrop, eventually};
 use crate::upgrade::Installed;
 
 /// The names of all series that may never fall. This pen has no TLS.
@@ -29,6 +29,7 @@ fn counters() -> Vec<String> {
 fn under_load(to: SocketAddr, act: impl FnOnce(&AtomicU64)) -> u64 {
     let (over, served) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
+        let ends = SetOnDrop(&over);
         for number in 0..3 {
             let (over, served) = (&over, &served);
             scope.spawn(move || {
@@ -44,20 +45,10 @@ fn under_load(to: SocketAddr, act: impl FnOnce(&AtomicU64)) -> u64 {
                 }
             });
         }
-        let over = SetOnDrop(&over);
         act(&served);
-        drop(over);
+        drop(ends);
     });
     served.into_inner()
-}
-
-/// The clients end also if the test fails.
-struct SetOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for SetOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, SeqCst);
-    }
 }
 
 #[test]

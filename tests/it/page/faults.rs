@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use crate::harness::events::{event, has};
 use crate::harness::machine::is_root;
 use crate::harness::reader::{Reader, Site};
-use crate::harness::{Backend, Pen, Process, eventually};
+use crate::harness::{Backend, Pen, Process, SetOnDrop, eventually};
 
 /// A client of this file's own.
 fn client(n: usize) -> Ipv4Addr {
@@ -138,6 +138,7 @@ fn hostile_readers_harm_nobody() {
         }),
     ];
     thread::scope(|scope| {
+        let ends = SetOnDrop(&over);
         for attack in &attacks {
             scope.spawn(|| {
                 let mut crowd = Vec::new();
@@ -159,7 +160,7 @@ fn hostile_readers_harm_nobody() {
         eventually("a reader gets an answer", || {
             site.try_get("/status.json").is_ok_and(|answer| answer.status == 200)
         });
-        over.store(true, SeqCst);
+        drop(ends);
     });
     assert!(!page.gone(), "{}", pen.said());
     eventually("readers are served as before", || site.get("/health").status == 200);
@@ -210,6 +211,7 @@ fn readers_who_ask_all_the_time_cost_one_report_a_second() {
     let mut pen = pen(&site, &server);
     let over = AtomicBool::new(false);
     let served = thread::scope(|scope| {
+        let ends = SetOnDrop(&over);
         let readers: Vec<_> = (0..8)
             .map(|_| {
                 scope.spawn(|| {
@@ -230,7 +232,7 @@ fn readers_who_ask_all_the_time_cost_one_report_a_second() {
         eventually("some seconds are over", || {
             pen.tell("overview").parse::<serde_json::Value>().unwrap()["uptime"].as_u64() >= Some(4)
         });
-        over.store(true, SeqCst);
+        drop(ends);
         readers.into_iter().map(|reader| reader.join().unwrap()).collect::<Vec<_>>()
     });
     // Far more answers than reports: they are shared.

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::harness::machine::is_root;
 use crate::harness::reader::Site;
-use crate::harness::{Backend, Pen, Store, eventually};
+use crate::harness::{Backend, Pen, SetOnDrop, Store, eventually};
 use crate::upgrade::Installed;
 
 const ME: Ipv4Addr = Ipv4Addr::new(127, 63, 0, 1);
@@ -28,6 +28,7 @@ fn readers_notice_no_upgrade_and_the_page_process_is_a_new_one() {
     let (over, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut before = pen.page_process();
     thread::scope(|scope| {
+        let ends = SetOnDrop(&over);
         for _ in 0..3 {
             scope.spawn(|| {
                 while !over.load(SeqCst) {
@@ -46,7 +47,7 @@ fn readers_notice_no_upgrade_and_the_page_process_is_a_new_one() {
             let served = asked.load(SeqCst);
             eventually("readers are served", || asked.load(SeqCst) > served + 10);
         }
-        over.store(true, SeqCst);
+        drop(ends);
     });
     assert_eq!(site.status()["version"], "9.0.0");
     assert_eq!(site.get("/health").body, "ok\n");

@@ -4,7 +4,9 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 
-use crate::harness::{Backend, Client, Pen, Port, Process, eventually, needs_root, until};
+use crate::harness::{
+    Backend, Client, Pen, Port, Process, SetOnDrop, eventually, needs_root, until,
+};
 
 /// A client address of its own for each number.
 fn client(number: usize) -> Ipv4Addr {
@@ -26,6 +28,7 @@ fn try_once(pen: &Pen, from: Ipv4Addr) -> bool {
 fn under_load<T>(pen: &Pen, served: &AtomicUsize, act: impl FnOnce() -> T) -> T {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let ends = SetOnDrop(&over);
         for n in 0..6 {
             let over = &over;
             scope.spawn(move || {
@@ -40,7 +43,7 @@ fn under_load<T>(pen: &Pen, served: &AtomicUsize, act: impl FnOnce() -> T) -> T 
             });
         }
         let result = act();
-        over.store(true, SeqCst);
+        drop(ends);
         result
     })
 }

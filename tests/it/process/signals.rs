@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 
-use crate::harness::{Backend, Client, Pen, eventually, needs_root};
+use crate::harness::{Backend, Client, Pen, SetOnDrop, eventually, needs_root};
 use rustix::process::Signal;
 
 const ME: Ipv4Addr = Ipv4Addr::new(127, 8, 0, 1);
@@ -198,12 +199,18 @@ fn it_ends_cleanly_under_load_and_the_log_is_complete() {
     let log = builder.directory().join("log");
     let mut pen = builder.options(["-l", log.to_str().unwrap()]).server(&server).start();
     let address = pen.address();
+    let over = AtomicBool::new(false);
     let served = thread::scope(|scope| {
+        let ends = SetOnDrop(&over);
         let crowd: Vec<_> = (0..8)
             .map(|n| {
+                let over = &over;
                 scope.spawn(move || {
                     let mut served = Vec::new();
                     for round in 0.. {
+                        if over.load(SeqCst) {
+                            break;
+                        }
                         let Ok(client) = Client::connect(ME.into(), address) else { break };
                         let request = format!("request {n} {round}");
                         let Some(_) = client.line() else { break };
@@ -222,6 +229,7 @@ fn it_ends_cleanly_under_load_and_the_log_is_complete() {
             .collect();
         eventually("there is some load", || server.accepted() > 200);
         pen.end_by(Signal::TERM);
+        drop(ends);
         crowd.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<Vec<String>>()
     });
     let text = fs::read_to_string(&log).unwrap();

@@ -8,7 +8,7 @@ use std::thread;
 
 use crate::harness::machine::Share;
 use crate::harness::tls::{Authority, write};
-use crate::harness::{Backend, Manager, PATIENCE, Pen, Process, eventually, needs_root};
+use crate::harness::{Backend, Manager, PATIENCE, Pen, Process, SetOnDrop, eventually, needs_root};
 use rustix::process::Signal;
 
 /// A client of this file's own.
@@ -111,6 +111,7 @@ fn operators_who_keep_the_supervisor_busy_are_no_reason_to_kill_the_control_proc
     let control = pen.control_process();
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let ends = SetOnDrop(&over);
         for n in 0..12 {
             let (pen, over) = (&pen, &over);
             scope.spawn(move || {
@@ -120,7 +121,7 @@ fn operators_who_keep_the_supervisor_busy_are_no_reason_to_kill_the_control_proc
             });
         }
         seconds(&manager, 8);
-        over.store(true, SeqCst);
+        drop(ends);
     });
     assert!(!control.gone(), "{}", pen.said());
     pen.tells("pid", &pen.supervisor().pid().to_string());
@@ -142,6 +143,7 @@ fn workers_that_are_busy_are_left_alone() {
     let workers = pen.workers();
     let (over, passed) = (AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {
+        let ends = SetOnDrop(&over);
         for n in 0..6 {
             let (pen, over, passed) = (&pen, &over, &passed);
             scope.spawn(move || {
@@ -157,7 +159,7 @@ fn workers_that_are_busy_are_left_alone() {
             });
         }
         seconds(&manager, 7);
-        over.store(true, SeqCst);
+        drop(ends);
     });
     assert!(passed.load(SeqCst) > 0);
     assert!(workers.iter().all(|worker| !worker.gone()), "{}", pen.said());
@@ -219,6 +221,7 @@ fn wherever_a_worker_is_stopped_the_others_serve_on() {
     let (over, served) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut caught = 0;
     thread::scope(|scope| {
+        let ends = SetOnDrop(&over);
         for n in 0..6 {
             let (pen, over, served) = (&pen, &over, &served);
             scope.spawn(move || {
@@ -249,7 +252,7 @@ fn wherever_a_worker_is_stopped_the_others_serve_on() {
             let before = served.load(SeqCst);
             eventually("clients are served", || served.load(SeqCst) >= before + 10);
         }
-        over.store(true, SeqCst);
+        drop(ends);
     });
     eprintln!("{caught} of 60 had the table's lock");
     assert!(!pen.said().contains("it hung"), "{}", pen.said());
@@ -271,6 +274,7 @@ fn starve(test: &str, count: u32, beats: usize) {
     let hello = root.client().hello("localhost");
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let ends = SetOnDrop(&over);
         for _ in 0..96 {
             scope.spawn(|| {
                 while !over.load(SeqCst) {
@@ -282,7 +286,7 @@ fn starve(test: &str, count: u32, beats: usize) {
             });
         }
         seconds(&manager, beats);
-        over.store(true, SeqCst);
+        drop(ends);
         let said = pen.said();
         assert!(!said.contains("worker ") && workers.iter().all(|worker| !worker.gone()), "{said}");
     });

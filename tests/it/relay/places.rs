@@ -2,10 +2,10 @@
 //! woken for it.
 
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 
-use crate::harness::{Backend, Pen, Process, needs_root};
+use crate::harness::{Backend, Pen, Process, SetOnDrop, eventually, needs_root};
 
 /// A client address of its own for each number.
 fn client(number: usize) -> Ipv4Addr {
@@ -57,20 +57,22 @@ fn nobody_waits_for_ever_at_the_limit_while_workers_hang_and_die() {
     let farm = Backend::farm(["a"]);
     let pen = Pen::builder().workers(6).options(["-x", "3"]).servers(&farm).start();
     let (served, ended) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _ends = SetOnDrop(&over);
         for n in 0..CLIENTS {
-            let (pen, served, ended) = (&pen, &served, &ended);
+            let (pen, served, ended, over) = (&pen, &served, &ended, &over);
             scope.spawn(move || {
                 // A worker that dies closes its clients. A client that waits longer than the bound
                 // fails here.
-                while served.load(SeqCst) < 1500 {
+                while served.load(SeqCst) < 1500 && !over.load(SeqCst) {
                     served.fetch_add(usize::from(pen.connect(client(n)).line().is_some()), SeqCst);
                 }
                 ended.fetch_add(1, SeqCst);
             });
         }
         for round in 0.. {
-            if ended.load(SeqCst) > 0 || thread::panicking() {
+            if ended.load(SeqCst) > 0 {
                 break;
             }
             let workers = pen.supervisor().children();
@@ -81,14 +83,14 @@ fn nobody_waits_for_ever_at_the_limit_while_workers_hang_and_die() {
                     victim.signal(rustix::process::Signal::STOP);
                     let seen = served.load(SeqCst);
                     // The others go on without it.
-                    crate::harness::eventually("others are served", || {
+                    eventually("others are served", || {
                         served.load(SeqCst) > seen + 10 || ended.load(SeqCst) > 0
                     });
                     victim.resume();
                 }
             }
             let seen = served.load(SeqCst);
-            crate::harness::eventually("clients are served", || {
+            eventually("clients are served", || {
                 served.load(SeqCst) > seen + 20 || ended.load(SeqCst) > 0
             });
         }

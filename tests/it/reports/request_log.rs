@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::harness::{Backend, Client, PATIENCE, Pen, eventually, until};
+use crate::harness::{Backend, Client, PATIENCE, Pen, SetOnDrop, eventually, until};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use rustix::process::Signal;
 
@@ -172,6 +172,7 @@ fn hup_reopens_the_log_and_no_line_is_lost_or_torn_under_load() {
     let over = AtomicBool::new(false);
     let address = pen.address();
     let mut expected: Vec<String> = thread::scope(|scope| {
+        let ends = SetOnDrop(&over);
         let crowd: Vec<_> = (0..6)
             .map(|n| {
                 let over = &over;
@@ -196,7 +197,7 @@ fn hup_reopens_the_log_and_no_line_is_lost_or_torn_under_load() {
             let lines = || fs::metadata(&log).is_ok_and(|file| file.len() > 2000);
             eventually("and used", lines);
         }
-        over.store(true, SeqCst);
+        drop(ends);
         crowd.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
     pen.end_by(Signal::TERM);

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::harness::tls::{Authority, openssl, write};
-use crate::harness::{Backend, Builder, Pen, Process, eventually, needs_root};
+use crate::harness::{Backend, Builder, Pen, Process, SetOnDrop, eventually, needs_root};
 use rustix::process::Signal;
 
 fn refusal(builder: Builder) -> String {
@@ -268,6 +268,7 @@ fn a_new_certificate_is_taken_without_losing_a_client() {
     held.line().unwrap();
     let (over, served) = (AtomicBool::new(false), AtomicU32::new(0));
     std::thread::scope(|scope| {
+        let ends = SetOnDrop(&over);
         for _ in 0..3 {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
@@ -291,7 +292,7 @@ fn a_new_certificate_is_taken_without_losing_a_client() {
             });
             eventually("clients come all the time", || served.load(Ordering::Relaxed) > before + 5);
         }
-        over.store(true, Ordering::Relaxed);
+        drop(ends);
     });
     // An earlier connection continues.
     held.send("still here\n");

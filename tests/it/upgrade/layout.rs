@@ -11,7 +11,7 @@ use rustix::process::Signal;
 
 use super::{Installed, OLD, remembered};
 use crate::harness::tls::{Authority, write};
-use crate::harness::{Backend, Builder, Client, Pen, eventually};
+use crate::harness::{Backend, Builder, Client, Pen, SetOnDrop, eventually};
 
 /// A client address of its own for each number.
 fn client(number: u16) -> Ipv4Addr {
@@ -221,6 +221,7 @@ fn most_at_saturation(how: impl FnOnce(&Backend) -> Builder) -> usize {
     let pen = Installed::start(how(&counting.server));
     let crowd = Crowd::default();
     thread::scope(|scope| {
+        let ends = SetOnDrop(&crowd.over);
         for from in 0..30 {
             // Some connections last through an upgrade.
             let upgrades = usize::from(from % 5 == 0);
@@ -236,7 +237,7 @@ fn most_at_saturation(how: impl FnOnce(&Backend) -> Builder) -> usize {
             crowd.upgrades.store(round, SeqCst);
             before = next;
         }
-        crowd.over.store(true, SeqCst);
+        drop(ends);
     });
     counting.most.load(SeqCst)
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::{Installed, OLD};
 use crate::harness::numbers::Bytes;
 use crate::harness::tls::{Authority, TlsClient, write};
-use crate::harness::{Backend, Client, Pen, eventually, needs_root};
+use crate::harness::{Backend, Client, Pen, SetOnDrop, eventually, needs_root};
 
 const UPGRADES: usize = 8;
 
@@ -65,15 +65,6 @@ struct Load {
     done: AtomicUsize,
     /// Connections to pen so far.
     connections: AtomicUsize,
-}
-
-/// The clients end also if the test fails.
-struct SetOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for SetOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, SeqCst);
-    }
 }
 
 impl Load {
@@ -185,6 +176,7 @@ impl Load {
     }
 }
 
+/// Lets the others use the processor. Nothing depends on how long it takes.
 fn pause() {
     thread::sleep(Duration::from_millis(2));
 }

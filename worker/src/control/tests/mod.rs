@@ -6,7 +6,6 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
 
 use pen_config::acl::{AclVerdict, Net};
 use pen_config::command::{Action, Command, MAX_LINE, Query};
@@ -18,8 +17,7 @@ use pen_ipc::start::{Begins, ControlStart};
 use rustix::fs::MemfdFlags;
 
 use crate::control::{OPERATORS, run};
-
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::waiting::{self, PATIENCE, message};
 
 /// A control process in a thread, with the supervisor's end of its channel.
 struct Process {
@@ -103,18 +101,6 @@ impl Drop for Process {
         let status = self.thread.take().unwrap().join();
         if !thread::panicking() {
             assert_eq!(status.unwrap(), 0);
-        }
-    }
-}
-
-#[track_caller]
-fn message<Tx: serde::Serialize, Rx: serde::de::DeserializeOwned>(channel: &Channel<Tx, Rx>) -> Rx {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match channel.receive().unwrap() {
-            Received::Message(message, _) => return message,
-            Received::Empty if Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
-            other => panic!("no message: {}", matches!(other, Received::Closed)),
         }
     }
 }
@@ -297,13 +283,12 @@ fn a_file_goes_with_its_command() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("pen.cfg");
     let mut operator = process.sends(format!("write {}\n", path.display()));
-    let deadline = Instant::now() + PATIENCE;
     let (ticket, file) = loop {
         match process.channel.receive().unwrap() {
             Received::Message(FromControl::Command { ticket, with_file: true, .. }, Some(file)) => {
                 break (ticket, file);
             }
-            Received::Empty if Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
+            Received::Empty => waiting::readable(&[&process.channel]),
             other => panic!("{other:?}"),
         }
     };

@@ -2,15 +2,14 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use pen_config::command::{Command, Query};
 use pen_ipc::channel::{Received, Sent};
 use pen_ipc::message::{FromControl, ToControl};
 
-use super::{PATIENCE, Process, excluding, message, rest};
+use super::{Process, excluding, rest};
 use crate::control::watchers::WATCHERS;
+use crate::waiting::{self, message};
 
 impl Process {
     fn tells(&self, id: u64) {
@@ -22,16 +21,16 @@ impl Process {
     fn refuses(&self, line: &str) -> bool {
         let operator = self.sends(format!("{line}\n"));
         operator.set_nonblocking(true).unwrap();
-        let deadline = Instant::now() + PATIENCE;
         while operator.peek(&mut [0]).is_err() {
-            if let Received::Message(FromControl::Command { ticket, .. }, _) =
-                self.channel.receive().unwrap()
-            {
-                self.answers(ticket, "2\n");
-                return false;
+            match self.channel.receive().unwrap() {
+                Received::Message(FromControl::Command { ticket, .. }, _) => {
+                    self.answers(ticket, "2\n");
+                    return false;
+                }
+                Received::Message(..) => {}
+                Received::Empty => waiting::readable(&[&operator, &self.channel]),
+                Received::Closed => panic!("the process left"),
             }
-            assert!(Instant::now() < deadline, "neither");
-            thread::sleep(Duration::from_millis(1));
         }
         true
     }

@@ -1,6 +1,7 @@
 //! More readers than there is room for, and readers that take their time.
 
 use std::io::Write;
+use std::time::Instant;
 
 use pen_status::Status;
 

@@ -9,7 +9,6 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
 
 use pen_config::settings::Settings;
 use pen_ipc::channel::{Channel, Received, Sent};
@@ -20,8 +19,7 @@ use pen_status::{Status, WorkerStatus};
 use rustix::fs::MemfdFlags;
 
 use crate::page::run;
-
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::waiting::{PATIENCE, message};
 
 /// A page process in a thread, with the supervisor's end of its channel.
 struct Process {
@@ -111,18 +109,6 @@ impl Drop for Process {
         let status = self.thread.take().unwrap().join();
         if !thread::panicking() {
             assert_eq!(status.unwrap(), 0);
-        }
-    }
-}
-
-#[track_caller]
-fn message<Tx: serde::Serialize, Rx: serde::de::DeserializeOwned>(channel: &Channel<Tx, Rx>) -> Rx {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match channel.receive().unwrap() {
-            Received::Message(message, _) => return message,
-            Received::Empty if Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
-            other => panic!("no message: {}", matches!(other, Received::Closed)),
         }
     }
 }

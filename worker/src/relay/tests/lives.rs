@@ -96,19 +96,21 @@ fn silent_connections_are_closed_whatever_their_state() {
 }
 
 /// A client that does not read an endless stream, until the buffers are full; and its server.
-fn stalled(rig: &Rig, backend: &Backend) -> (TcpStream, TcpStream) {
+fn stalled(rig: &mut Rig, backend: &Backend) -> (TcpStream, TcpStream) {
     let (client, mut server) = connected(rig, backend);
     server.set_nonblocking(true).unwrap();
     let deadline = Instant::now() + PATIENCE;
     let mut full = 0;
-    // Until no more bytes could be sent for a while.
+    // Until no more bytes could be sent in many turns of the worker, each of which could have moved
+    // some. Each report takes a turn.
     while full < 50 {
         assert!(Instant::now() < deadline);
         match server.write(&[b'x'; 1 << 16]) {
             Ok(written) => full = i32::from(written == 0),
-            Err(_) => {
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
                 full += 1;
-                std::thread::sleep(Duration::from_millis(1));
+                rig.report();
             }
         }
     }
@@ -120,7 +122,7 @@ fn stalled(rig: &Rig, backend: &Backend) -> (TcpStream, TcpStream) {
 fn whoever_is_cut_off_from_what_was_to_come_is_reset() {
     let backend = Backend::new();
     let mut rig = Rig::start(settings([backend.definition()]));
-    let (mut client, mut server) = stalled(&rig, &backend);
+    let (mut client, mut server) = stalled(&mut rig, &backend);
     rig.apply(|settings| settings.idle_timeout = 1);
     // Clients that read meanwhile get the rest.
     rig.report_until(|report| report.is_empty());
@@ -131,7 +133,7 @@ fn whoever_is_cut_off_from_what_was_to_come_is_reset() {
     assert_eq!((end_of(&mut client), end_of(&mut server)), ((vec![], false), (vec![], false)));
     rig.apply(|settings| settings.idle_timeout = 0);
     let ((mut client, _server), (mut quiet, _quiet_server)) =
-        (stalled(&rig, &backend), connected(&rig, &backend));
+        (stalled(&mut rig, &backend), connected(&rig, &backend));
     rig.send(&LastingToWorker::Stop.into(), None);
     assert_eq!(rig.status(), 0);
     assert!(end_of(&mut client).1 && !end_of(&mut quiet).1, "the end of pen cuts off as well");

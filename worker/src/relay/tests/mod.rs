@@ -25,8 +25,7 @@ use pen_table::{Shape, Table, WorkerTable};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll};
 use rustix::fs::{MemfdFlags, memfd_create};
 
-/// Time limit of every wait. Only a failure takes that long.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::waiting::{self, PATIENCE};
 
 struct Rig {
     channel: Channel<ToWorker, FromWorker>,
@@ -240,10 +239,9 @@ fn sleeping(sibling: OwnedFd) -> JoinHandle<usize> {
     thread
 }
 
+#[track_caller]
 fn wait_readable(socket: &impl AsFd) {
-    let mut poll = [PollFd::new(socket, PollFlags::IN)];
-    let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
-    assert_ne!(rustix::event::poll(&mut poll, Some(&patience)).unwrap(), 0, "nothing comes");
+    waiting::readable(&[socket]);
 }
 
 fn patient(stream: TcpStream) -> TcpStream {

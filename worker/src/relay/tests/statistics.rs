@@ -39,6 +39,12 @@ fn count(durations: &Durations) -> u64 {
     durations.buckets.iter().sum()
 }
 
+/// Waits until the worker has counted what it did: it passes bytes on before it counts them, and
+/// answers after both.
+fn all_counted(rig: &mut Rig) {
+    rig.report();
+}
+
 /// Connections that reached a server, connects that succeeded, connections that ended.
 fn counts(rig: &Rig, row: u32) -> (u64, u64, u64) {
     let ServerStatistics { reached, connect, length, .. } = rig.table.server_statistics(row);
@@ -66,7 +72,7 @@ fn times_are_between_those_that_the_client_and_the_server_see() {
         server.write_all(b"!").unwrap();
         assert_eq!(read(&mut client, 1), b"!");
         let lives = Instant::now();
-        rig.report();
+        all_counted(&mut rig);
         assert_eq!(counts(&rig, 0).0, counts(&rig, 0).2 + 1, "it has not ended");
         least += lives.elapsed();
         drop((client, server));
@@ -137,6 +143,7 @@ fn what_a_server_did_does_not_count_for_the_next_one_under_its_number() {
     assert_eq!(read(&mut client, 4), b"more");
     client.write_all(b"yes").unwrap();
     assert_eq!(read(&mut server, 3), b"yes");
+    all_counted(&mut rig);
     let none = pen_table::Traffic::default();
     assert_eq!((rig.table.server_traffic(0), rig.table.server_totals(0).connections), (none, 1));
     let others = connected(&rig, &after);
@@ -153,9 +160,11 @@ fn what_a_server_did_does_not_count_for_the_next_one_under_its_number() {
         let server = settings.servers[0].as_mut().unwrap();
         (server.soft, server.alternatives) = (9, vec![before.definition().unwrap().address]);
     });
+    // What `connected` passed on is counted: the settings were applied after it.
     let received = rig.table.server_traffic(0).received;
     server.write_all(b"more").unwrap();
     assert_eq!(read(&mut client, 4), b"more");
+    all_counted(&mut rig);
     assert_eq!(rig.table.server_traffic(0).received, received + 4);
 }
 
@@ -208,8 +217,9 @@ fn each_address_that_fails_counts() {
     let [first, others @ ..] = addresses.map(|server| server.address);
     let server = Server { address: first, ..backend.definition().unwrap() };
     let server = Server { alternatives: others.into(), ..server };
-    let rig = Rig::start(settings([Some(server)]));
+    let mut rig = Rig::start(settings([Some(server)]));
     let (_client, _server) = connected(&rig, &backend);
+    all_counted(&mut rig);
     let statistics = rig.table.server_statistics(0);
     assert_eq!((statistics.failovers, statistics.failures(FailureClass::Refused)), (0, 2));
     assert_eq!(counts(&rig, 0), (1, 1, 0));
