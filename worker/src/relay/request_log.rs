@@ -6,7 +6,8 @@ use std::io::Write;
 use pen_config::ids::{ClientKey, Target};
 use pen_config::settings::Settings;
 
-use crate::relay::log_writer::{LogWriter, Sink};
+use crate::relay::log_writer::LogWriter;
+use crate::relay::log_writer::sink::Sink;
 
 /// Longest datagram to penlogd, in bytes.
 const DATAGRAM: usize = 1024;

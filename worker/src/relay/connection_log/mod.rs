@@ -23,7 +23,8 @@ use crate::relay::connection::timings::{Bytes, Durations, Timings};
 use crate::relay::connection::{Connection, ConnectionState};
 use crate::relay::connection_log::line::{Open, Record};
 use crate::relay::link::Rated;
-use crate::relay::log_writer::{LogWriter, Sink};
+use crate::relay::log_writer::LogWriter;
+use crate::relay::log_writer::sink::Sink;
 use crate::relay::{Relay, clock, link};
 
 pub use crate::relay::connection_log::dates::Dates;
