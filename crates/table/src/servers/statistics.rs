@@ -239,9 +239,9 @@ impl Statistics {
     }
 
     /// Whether these are the counts, for a mirror. With equal counts, the buckets are equal too,
-    /// because each duration changes a sum after its bucket. Only a duration whose worker was killed
-    /// before it changed the sum comes over later, with the next count of any row. The first look
-    /// has it already, unless nothing else was ever counted of the server.
+    /// because each duration changes a sum after its bucket. Only a duration whose worker was
+    /// killed before it changed the sum comes over later, with the next count of any row. The first
+    /// look has it already, unless nothing else was ever counted of the server.
     #[cfg(not(loom))]
     pub fn has_counts(&self, counts: &[u64; COUNTS]) -> bool {
         self.counts.iter().zip(counts).all(|(word, count)| word.load(Relaxed) == *count)
