@@ -68,6 +68,17 @@ impl Family {
         Family { name, kind: Kind::Counter, help, labels: &[], samples: Samples::One(value) }
     }
 
+    /// A metric whose samples have these labels, and are what this writes.
+    const fn written(
+        kind: Kind,
+        name: &'static str,
+        help: &'static str,
+        labels: &'static [&'static str],
+        write: fn(&State<'_>, &mut Text),
+    ) -> Family {
+        Family { name, kind, help, labels, samples: Samples::Written(write) }
+    }
+
     /// A metric with a sample of each worker.
     const fn of_workers(
         kind: Kind,

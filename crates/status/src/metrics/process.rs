@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::metrics::text::{Text, label};
-use crate::metrics::{Family, Kind, Samples, State};
+use crate::metrics::{Family, Kind, State};
 use crate::status::{ChangeResult, ReasonCount, Status, WorkerStatus};
 
 /// The labels of the metrics of workers.
@@ -11,22 +11,20 @@ pub(super) const LABELS: &[&str] = &["worker"];
 
 /// All of them.
 pub(super) const FAMILIES: &[Family] = &[
-    Family {
-        name: "pen_build_info",
-        kind: Kind::Info,
-        help: "The version of pen.",
-        labels: &["version"],
-        samples: Samples::Written(|state, text| {
-            text.number(&label("version", &state.status.version), 1)
-        }),
-    },
-    Family {
-        name: "pen_start_time_seconds",
-        kind: Kind::Gauge,
-        help: "When pen was started, over all upgrades, as Unix time.",
-        labels: &[],
-        samples: Samples::Written(|state, text| text.moment("", state.status.started_at)),
-    },
+    Family::written(
+        Kind::Info,
+        "pen_build_info",
+        "The version of pen.",
+        &["version"],
+        |state, text| text.number(&label("version", &state.status.version), 1),
+    ),
+    Family::written(
+        Kind::Gauge,
+        "pen_start_time_seconds",
+        "When pen was started, over all upgrades, as Unix time.",
+        &[],
+        |state, text| text.moment("", state.status.started_at),
+    ),
     Family::gauge("pen_workers", "Workers that take clients.", |status| status.workers.into()),
     Family::gauge(
         "pen_old_workers",
@@ -40,13 +38,13 @@ pub(super) const FAMILIES: &[Family] = &[
         status.connections_max.into()
     }),
     Family::counter("pen_connections_total", "Clients accepted.", |status| status.counts.accepted),
-    Family {
-        name: "pen_refused_total",
-        kind: Kind::Counter,
-        help: "Clients closed without a server, and HTTP requests refused, by reason.",
-        labels: &["reason"],
-        samples: Samples::Written(refused),
-    },
+    Family::written(
+        Kind::Counter,
+        "pen_refused_total",
+        "Clients closed without a server, and HTTP requests refused, by reason.",
+        &["reason"],
+        refused,
+    ),
     Family::counter(
         "pen_accept_pauses_total",
         "Pauses of accepting, for want of connections, descriptors or memory.",
@@ -57,16 +55,16 @@ pub(super) const FAMILIES: &[Family] = &[
         "Lines lost of the request log and the connection log.",
         |status| status.counts.log_lines_lost,
     ),
-    Family {
-        name: "pen_reloads_total",
-        kind: Kind::Counter,
-        help: "Times that the configuration file or the files of TLS were read again, by result.",
-        labels: &["result"],
-        samples: Samples::Written(|state, text| {
+    Family::written(
+        Kind::Counter,
+        "pen_reloads_total",
+        "Times that the configuration file or the files of TLS were read again, by result.",
+        &["result"],
+        |state, text| {
             let counts = &state.status.counts;
             results(counts.reloads, counts.reloads_failed, text);
-        }),
-    },
+        },
+    ),
     Family::gauge(
         "pen_last_reload_success",
         "Whether the configuration that was last read is in force.",
@@ -75,26 +73,26 @@ pub(super) const FAMILIES: &[Family] = &[
             reload.is_none_or(|last| last.result == ChangeResult::Success).into()
         },
     ),
-    Family {
-        name: "pen_last_reload_timestamp_seconds",
-        kind: Kind::Gauge,
-        help: "When the configuration was last read, in force or not, as Unix time.",
-        labels: &[],
-        samples: Samples::Written(|state, text| {
+    Family::written(
+        Kind::Gauge,
+        "pen_last_reload_timestamp_seconds",
+        "When the configuration was last read, in force or not, as Unix time.",
+        &[],
+        |state, text| {
             let reload = state.status.reload.as_ref();
             text.moment("", reload.map_or(state.status.started_at, |last| last.unix_time));
-        }),
-    },
-    Family {
-        name: "pen_upgrades_total",
-        kind: Kind::Counter,
-        help: "Upgrades to another program without a restart, by result.",
-        labels: &["result"],
-        samples: Samples::Written(|state, text| {
+        },
+    ),
+    Family::written(
+        Kind::Counter,
+        "pen_upgrades_total",
+        "Upgrades to another program without a restart, by result.",
+        &["result"],
+        |state, text| {
             let counts = &state.status.counts;
             results(counts.upgrades, counts.upgrades_failed, text);
-        }),
-    },
+        },
+    ),
     Family::counter(
         "pen_events_lost_total",
         "Events that the log does not have, because there were too many.",
@@ -106,18 +104,18 @@ pub(super) const FAMILIES: &[Family] = &[
         "Open connections of a worker.",
         |worker| Some(worker.connections),
     ),
-    Family {
-        name: "pen_worker_busy_seconds_total",
-        kind: Kind::Counter,
-        help: "Processor time of all processes that had this worker's number, in seconds.",
-        labels: LABELS,
-        samples: Samples::Written(|state, text| {
+    Family::written(
+        Kind::Counter,
+        "pen_worker_busy_seconds_total",
+        "Processor time of all processes that had this worker's number, in seconds.",
+        LABELS,
+        |state, text| {
             for worker in &state.status.worker_list {
                 let label = label("worker", &worker.number.to_string());
                 text.seconds(&label, worker.busy_ms.saturating_mul(1000));
             }
-        }),
-    },
+        },
+    ),
     Family::of_workers(
         Kind::Gauge,
         "pen_worker_memory_bytes",
@@ -144,37 +142,37 @@ pub(super) const FAMILIES: &[Family] = &[
         "Times that the table of clients could not be used, because its lock was stuck.",
         |status| status.counts.table_lock_timeouts,
     ),
-    Family {
-        name: "pen_tls_handshakes_total",
-        kind: Kind::Counter,
-        help: "Finished TLS handshakes, by version and whether they resumed a session.",
-        labels: &["version", "resumed"],
-        samples: Samples::Written(|state, text| {
+    Family::written(
+        Kind::Counter,
+        "pen_tls_handshakes_total",
+        "Finished TLS handshakes, by version and whether they resumed a session.",
+        &["version", "resumed"],
+        |state, text| {
             let handshakes = state.status.counts.tls.iter().flat_map(|tls| &tls.handshakes);
             for kind in handshakes {
                 let version = label("version", &kind.version);
                 let resumed = label("resumed", if kind.resumed { "true" } else { "false" });
                 text.number(&format!("{version},{resumed}"), kind.count);
             }
-        }),
-    },
-    Family {
-        name: "pen_tls_failures_total",
-        kind: Kind::Counter,
-        help: "TLS handshakes that failed, by reason.",
-        labels: &["reason"],
-        samples: Samples::Written(|state, text| {
+        },
+    ),
+    Family::written(
+        Kind::Counter,
+        "pen_tls_failures_total",
+        "TLS handshakes that failed, by reason.",
+        &["reason"],
+        |state, text| {
             let failures = state.status.counts.tls.iter().flat_map(|tls| &tls.failures);
             failures.for_each(|failure| reason(&failure.reason, failure.count, text));
-        }),
-    },
-    Family {
-        name: "pen_certificate_not_after_seconds",
-        kind: Kind::Gauge,
-        help: "When a certificate expires, as Unix time; the first of several with one name.",
-        labels: &["name"],
-        samples: Samples::Written(certificates),
-    },
+        },
+    ),
+    Family::written(
+        Kind::Gauge,
+        "pen_certificate_not_after_seconds",
+        "When a certificate expires, as Unix time; the first of several with one name.",
+        &["name"],
+        certificates,
+    ),
 ];
 
 fn refused(state: &State<'_>, text: &mut Text) {

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use crate::histogram::{CONNECT, Histogram, LENGTH};
 use crate::metrics::text::{Text, label, les};
-use crate::metrics::{Family, Kind, Samples, State};
+use crate::metrics::{Family, Kind, State};
 use crate::status::{ServerState, ServerStatus, Status};
 
 /// A server and the labels of its samples.
@@ -54,70 +54,66 @@ pub(super) const FAMILIES: &[Family] = &[
         "Open and pending connections to a server.",
         |server| server.connections.into(),
     ),
-    Family {
-        name: "pen_server_connections_limit",
-        kind: Kind::Gauge,
-        help: "The most connections to a server, 0 without a limit: soft for new clients, hard \
+    Family::written(
+        Kind::Gauge,
+        "pen_server_connections_limit",
+        "The most connections to a server, 0 without a limit: soft for new clients, hard \
                for those that it knows.",
-        labels: &["server", "address", "limit"],
-        samples: Samples::Written(|state, text| {
+        &["server", "address", "limit"],
+        |state, text| {
             each_of(state, text, "limit", |server| {
                 [("soft", server.max.into()), ("hard", server.hard.into())]
             });
-        }),
-    },
+        },
+    ),
     Family::of_servers(
         Kind::Counter,
         "pen_server_connections_total",
         "Connections of clients that reached a server.",
         |server| server.connections_total,
     ),
-    Family {
-        name: "pen_server_bytes_total",
-        kind: Kind::Counter,
-        help: "Bytes sent to a server and received from it.",
-        labels: &["server", "address", "direction"],
-        samples: Samples::Written(|state, text| {
+    Family::written(
+        Kind::Counter,
+        "pen_server_bytes_total",
+        "Bytes sent to a server and received from it.",
+        &["server", "address", "direction"],
+        |state, text| {
             each_of(state, text, "direction", |server| {
                 [("sent", server.sent), ("received", server.received)]
             });
-        }),
-    },
-    Family {
-        name: "pen_server_connect_failures_total",
-        kind: Kind::Counter,
-        help: "Connects to a server that failed, by reason.",
-        labels: &["server", "address", "reason"],
-        samples: Samples::Written(|state, text| {
+        },
+    ),
+    Family::written(
+        Kind::Counter,
+        "pen_server_connect_failures_total",
+        "Connects to a server that failed, by reason.",
+        &["server", "address", "reason"],
+        |state, text| {
             each_of(state, text, "reason", |server| {
                 server.connect_failures.iter().map(|each| (each.reason.as_str(), each.count))
             });
-        }),
-    },
+        },
+    ),
     Family::of_servers(
         Kind::Counter,
         "pen_server_failovers_total",
         "Clients passed on to another server, because this one was not usable.",
         |server| server.failovers,
     ),
-    Family {
-        name: "pen_server_connect_seconds",
-        kind: Kind::Histogram,
-        help: "How long connects to a server took that succeeded, in seconds.",
-        labels: LABELS,
-        samples: Samples::Written(|state, text| {
-            histograms(state, text, &CONNECT_LES, |server| &server.connect)
-        }),
-    },
-    Family {
-        name: "pen_server_connection_seconds",
-        kind: Kind::Histogram,
-        help: "How long connections lasted that reached a server and ended, in seconds.",
-        labels: LABELS,
-        samples: Samples::Written(|state, text| {
-            histograms(state, text, &LENGTH_LES, |server| &server.length)
-        }),
-    },
+    Family::written(
+        Kind::Histogram,
+        "pen_server_connect_seconds",
+        "How long connects to a server took that succeeded, in seconds.",
+        LABELS,
+        |state, text| histograms(state, text, &CONNECT_LES, |server| &server.connect),
+    ),
+    Family::written(
+        Kind::Histogram,
+        "pen_server_connection_seconds",
+        "How long connections lasted that reached a server and ended, in seconds.",
+        LABELS,
+        |state, text| histograms(state, text, &LENGTH_LES, |server| &server.length),
+    ),
 ];
 
 static CONNECT_LES: LazyLock<Vec<String>> = LazyLock::new(|| les(&CONNECT));

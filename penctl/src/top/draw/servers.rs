@@ -11,8 +11,8 @@ use crate::text::{amount, bytes, duration, rate, short_time};
 use crate::top::model::Model;
 use crate::top::order::Key;
 
-/// A column.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// A column; their order is that of the table.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Column {
     Number,
     Name,
@@ -25,29 +25,13 @@ enum Column {
     Median,
     Percentile,
     Failed,
-    Line,
+    Minutes,
 }
 
-use Column::{
-    Bar, Bytes, Connections, Failed, Line as Minutes, Median, Name, Number, OfNew, Percentile,
-    Rate, State,
-};
+use Column::*;
 
-/// All columns in their order.
-const COLUMNS: [Column; 12] = [
-    Number,
-    Name,
-    State,
-    Connections,
-    Bar,
-    OfNew,
-    Rate,
-    Bytes,
-    Median,
-    Percentile,
-    Failed,
-    Minutes,
-];
+/// The columns that every table has.
+const FIXED: [Column; 4] = [Number, Name, State, Connections];
 
 /// The columns that are omitted if there is no room, in this order.
 const OPTIONAL: [Column; 8] = [OfNew, Median, Failed, Bar, Minutes, Percentile, Bytes, Rate];
@@ -254,7 +238,8 @@ fn widths(room: usize, rows: &[&Server]) -> Vec<(Column, usize)> {
     let longest = |text: fn(&Server) -> String, least: usize, most: usize| {
         rows.iter().map(|server| text(server).chars().count()).max().unwrap_or(0).clamp(least, most)
     };
-    let mut columns: Vec<Column> = COLUMNS.to_vec();
+    let mut columns = [&FIXED[..], &OPTIONAL].concat();
+    columns.sort_unstable();
     // A bar without a limit, and a line without a history, show nothing.
     if rows.iter().all(|server| server.limit().is_none()) {
         columns.retain(|column| *column != Bar);
