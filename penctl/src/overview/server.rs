@@ -1,0 +1,232 @@
+//! A server as pen reports it: its place, its state in words, its figures.
+
+use std::fmt;
+
+use pen_status::histogram::{CONNECT, Histogram};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{History, figure, list, text};
+use crate::text::{duration, shown};
+
+/// The place of a server.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Slot {
+    /// A server that is selected for clients.
+    Number(u64),
+    /// The server of last resort (-e).
+    Emergency,
+    /// The server for refused clients (-B).
+    Abuse,
+}
+
+/// A server.
+#[derive(Clone, Debug)]
+pub struct Server {
+    pub slot: Slot,
+    /// Name and port, as the operator gave them.
+    pub name: String,
+    /// Address and port in use.
+    pub address: String,
+    pub state: State,
+    /// The seconds that it is left out.
+    pub seconds: u64,
+    pub failure: Option<Failure>,
+    pub connections: u64,
+    /// The limits; 0 is none.
+    pub max: u64,
+    pub hard: u64,
+    pub weight: Option<u64>,
+    /// Bytes to the server, and from it.
+    pub sent: u64,
+    pub received: u64,
+    /// Connections that reached it.
+    pub total: Option<u64>,
+    /// Failed connects, by reason.
+    pub failures: Vec<(String, u64)>,
+    pub failovers: u64,
+    /// The times of its connects; none if pen does not report them.
+    pub connect: Option<Histogram>,
+    pub history: History,
+}
+
+/// The last failed connect.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Seconds since 1970.
+    pub at: u64,
+    pub reason: String,
+}
+
+/// Whether a server gets clients.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum State {
+    Up,
+    /// It has as many connections as its limit allows.
+    Full,
+    /// As many connects to it are pending as allowed.
+    Pending,
+    /// An operator took it out.
+    Out,
+    Failed,
+    /// The number has no server.
+    Vacant,
+    /// A state that this program does not know, by its name.
+    Unknown(String),
+}
+
+/// The meaning of a state for the administrator of the servers.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Health {
+    Failed,
+    Out,
+    Full,
+    Good,
+    Vacant,
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Slot::Number(number) => number.fmt(f),
+            Slot::Emergency => f.write_str("emergency"),
+            Slot::Abuse => f.write_str("abuse"),
+        }
+    }
+}
+
+impl Slot {
+    /// The number, in commands.
+    pub fn number(self) -> Option<u64> {
+        match self {
+            Slot::Number(number) => Some(number),
+            Slot::Emergency | Slot::Abuse => None,
+        }
+    }
+}
+
+impl Server {
+    pub(super) fn numbered(server: &Value) -> Server {
+        Server::read(Slot::Number(figure(&server["number"])), server)
+    }
+
+    pub(super) fn read(slot: Slot, server: &Value) -> Server {
+        let address = address(server);
+        let given = text(&server["name"]).map(|name| match server["port"].as_u64() {
+            None | Some(0) => name,
+            Some(port) => format!("{name}:{port}"),
+        });
+        let seconds = figure(&server["blacklisted"]);
+        let failure = &server["last_failure"];
+        let failure = failure["unix_time"].as_u64().zip(text(&failure["reason"]));
+        let reasons = list(&server["connect_failures"]);
+        Server {
+            slot,
+            name: given.unwrap_or_else(|| address.clone()),
+            address,
+            state: State::read(server["state"].as_str(), seconds),
+            seconds,
+            failure: failure.map(|(at, reason)| Failure { at, reason }),
+            connections: figure(&server["connections"]),
+            max: figure(&server["max"]),
+            hard: figure(&server["hard"]),
+            weight: server["weight"].as_u64(),
+            sent: figure(&server["sent"]),
+            received: figure(&server["received"]),
+            total: server["connections_total"].as_u64(),
+            failures: reasons
+                .filter_map(|reason| Some((text(&reason["reason"])?, figure(&reason["count"]))))
+                .collect(),
+            failovers: figure(&server["failovers"]),
+            connect: Histogram::deserialize(&server["connect"]).ok(),
+            history: History::read(&server["history"]),
+        }
+    }
+
+    /// All failed connects.
+    pub fn failed(&self) -> u64 {
+        self.failures.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
+    }
+
+    /// The time in microseconds that this share of its connects took at most.
+    pub fn connect_time(&self, share: f64) -> Option<u64> {
+        self.connect.as_ref()?.quantile(&CONNECT, share)
+    }
+
+    /// The limit that counts for new clients; none is no limit.
+    pub fn limit(&self) -> Option<u64> {
+        (self.max > 0).then_some(self.max)
+    }
+
+    /// Connections and limits, as `10 of 100/120`.
+    pub fn usage(&self) -> String {
+        match (self.max, self.hard) {
+            (0, _) => self.connections.to_string(),
+            (soft, hard) if hard <= soft => format!("{} of {soft}", self.connections),
+            (soft, hard) => format!("{} of {soft}/{hard}", self.connections),
+        }
+    }
+
+    /// The state in words, and then its reason.
+    pub fn state(&self) -> (String, String) {
+        let reason = || match &self.failure {
+            Some(failure) => format!(": {}", failure.reason),
+            None => ": unknown".to_owned(),
+        };
+        let alone = |word: &str| (word.to_owned(), String::new());
+        match &self.state {
+            State::Up => alone("up"),
+            State::Full => alone("full"),
+            State::Pending => ("passed over".to_owned(), ": pending_max".to_owned()),
+            State::Out => (format!("out {}", duration(self.seconds)), " by operator".to_owned()),
+            State::Failed if self.seconds == 0 => ("failed, to be tried".to_owned(), reason()),
+            State::Failed => (format!("failed {}", duration(self.seconds)), reason()),
+            State::Vacant => alone("-"),
+            State::Unknown(name) => alone(name),
+        }
+    }
+}
+
+impl State {
+    fn read(name: Option<&str>, seconds: u64) -> State {
+        match name {
+            Some("up") => State::Up,
+            Some("full") => State::Full,
+            Some("pending") => State::Pending,
+            Some("out") => State::Out,
+            Some("failed") => State::Failed,
+            Some("vacant") => State::Vacant,
+            Some(other) => State::Unknown(shown(other)),
+            None if seconds > 0 => State::Out,
+            None => State::Up,
+        }
+    }
+
+    /// Whether the server has neither failed nor been taken out.
+    pub fn is_up(&self) -> bool {
+        match self {
+            State::Up | State::Full | State::Pending => true,
+            State::Out | State::Failed | State::Vacant | State::Unknown(_) => false,
+        }
+    }
+
+    pub fn health(&self) -> Health {
+        match self {
+            State::Up => Health::Good,
+            State::Full | State::Pending => Health::Full,
+            State::Out => Health::Out,
+            State::Failed => Health::Failed,
+            State::Vacant | State::Unknown(_) => Health::Vacant,
+        }
+    }
+}
+
+/// Address and port, as an operator writes them.
+fn address(server: &Value) -> String {
+    match (text(&server["address"]), figure(&server["port"])) {
+        (None, _) => "-".to_owned(),
+        (Some(path), _) if path.starts_with('/') => path,
+        (Some(ip), port) if ip.contains(':') => format!("[{}]:{port}", ip.trim_matches(['[', ']'])),
+        (Some(ip), port) => format!("{ip}:{port}"),
+    }
+}

@@ -1,0 +1,64 @@
+//! Tests of the reading: what is absent, what is sly, and what this release reports.
+
+use serde_json::json;
+
+use pen_status::histogram::{CONNECT, Histogram};
+
+use super::*;
+
+#[test]
+fn what_is_not_reported_is_absent() {
+    let old = json!({ "servers": [
+        { "number": 0, "address": "::1", "port": 80, "connections": 3, "blacklisted": 7 },
+    ] });
+    let old = Overview::read(old.to_string().as_bytes()).unwrap();
+    let server = &old.servers[0];
+    assert_eq!((server.name.as_str(), &server.state), ("[::1]:80", &State::Out));
+    assert_eq!((server.total, server.connect_time(0.5), old.offset()), (None, None, 0));
+    for text in ["", "[]", "{}", "do_cmd: ignoring", "{\"servers\":3}", "null"] {
+        assert!(Overview::read(text.as_bytes()).is_none(), "{text}");
+    }
+}
+
+#[test]
+fn no_text_can_move_the_cursor() {
+    let sly = "a\u{1b}[2J\n";
+    let sly = json!({
+        "version": sly, "listen": sly, "time": sly,
+        "reload": { "result": "failure", "text": sly },
+        "certificates": [{ "name": sly, "not_after_unix": 1 }],
+        "old_workers": [{ "version": sly }],
+        "servers": [{
+            "name": sly, "address": sly, "state": sly,
+            "last_failure": { "unix_time": 1, "reason": sly },
+            "connect_failures": [{ "reason": sly, "count": 1 }],
+        }],
+        "events": [{ "id": 1, "time": "2026-11-24T04:10:21.042Z", "kind": sly, "text": sly }],
+    });
+    let read = Overview::read(sly.to_string().as_bytes()).unwrap();
+    assert_eq!((read.events.len(), read.certificates.len()), (1, 1));
+    let shown = format!("{read:?}");
+    assert!(!shown.contains("\\u{1b}") && !shown.contains("\\n"), "{shown}");
+}
+
+#[test]
+fn a_status_of_this_release_is_read_whole() {
+    let mut connect = Histogram::default();
+    connect.record(&CONNECT, 150);
+    let status = pen_status::Status {
+        time: "2026-11-24 04:10:21".into(),
+        unix_time: 1_795_493_421 - 3600,
+        counts: pen_status::Counts { accepted: 9, ..Default::default() },
+        history: pen_status::History { period: 5, connections: vec![1, 2], bytes: vec![] },
+        ..Default::default()
+    };
+    let mut value = serde_json::to_value(&status).unwrap();
+    value["servers"] = json!([{ "number": 3, "connect": connect, "connections_total": 4 }]);
+    let read = Overview::read(value.to_string().as_bytes()).unwrap();
+    assert_eq!(
+        (read.accepted, read.offset(), &read.history.connections[..]),
+        (Some(9), 3600, &[1, 2][..])
+    );
+    assert_eq!((read.servers[0].total, read.servers[0].slot), (Some(4), Slot::Number(3)));
+    assert!(read.servers[0].connect_time(0.5).is_some_and(|time| (100..=200).contains(&time)));
+}
