@@ -38,7 +38,8 @@ impl ControlAddress {
         let text = text.to_str().ok_or("the address is not UTF-8")?;
         let (host, port) = match text.rsplit_once(':') {
             None if is_number(text) => ("127.0.0.1", text),
-            None => return Err(NO_PORT.to_owned()),
+            None if text.is_empty() => return Err(NO_PORT.to_owned()),
+            None => return Err(format!("{NO_PORT}; a Unix socket needs a '/': ./{}", shown(text))),
             Some((_, "")) => return Err(NO_PORT.to_owned()),
             Some(both) => both,
         };
@@ -112,8 +113,12 @@ mod tests {
         assert_eq!(read("8888"), inet("127.0.0.1", "8888"));
         assert_eq!(read("/run/pen.ctl"), Ok(ControlAddress::Unix("/run/pen.ctl".into())));
         assert_eq!(read("./pen:1"), Ok(ControlAddress::Unix("./pen:1".into())));
-        for text in ["", "localhost", "localhost:", "servers"] {
+        for text in ["", "localhost:"] {
             assert_eq!(read(text), Err("no port given".to_owned()), "{text}");
+        }
+        for text in ["localhost", "pen.ctl"] {
+            let why = format!("no port given; a Unix socket needs a '/': ./{text}");
+            assert_eq!(read(text), Err(why));
         }
         assert!(read(":8888").is_err() && read("[]:8888").is_err());
         for text in ["localhost:0", "localhost:65536", "0", "65536"] {

@@ -215,10 +215,12 @@ fn server_host(text: &str) -> Result<(Host, Option<&str>), GrammarError> {
         return Ok((Host::Unix(unix_path(host)?), rest));
     }
     if host.contains('/') {
-        return Err(error("the path of a Unix socket must begin with '/'"));
+        return Err(error(RELATIVE_PATH));
     }
     Ok((name_or_ipv4(host)?, rest))
 }
+
+const RELATIVE_PATH: &str = "the path of a Unix socket must begin with '/'";
 
 /// The IPv6 address at the beginning of the text, up to a colon or the end; the longest if several
 /// match.
@@ -322,6 +324,7 @@ pub fn server_address(text: &str) -> Result<Host, GrammarError> {
     match text {
         "" => Err(error("it is empty")),
         _ if text.starts_with('/') => Ok(Host::Unix(unix_path(text)?)),
+        _ if text.contains('/') => Err(error(RELATIVE_PATH)),
         _ => local_host(text),
     }
 }
@@ -582,6 +585,17 @@ mod tests {
     }
 
     #[test]
+    fn the_path_of_a_server_is_absolute_and_the_error_says_so() {
+        for text in ["run/a.sock", "./a.sock", "a/b:80", "../a"] {
+            let rule = "the path of a Unix socket must begin with '/'";
+            assert_eq!(server_address(text).unwrap_err().to_string(), rule, "{text}");
+            assert_eq!(server(text).unwrap_err().to_string(), rule, "{text}");
+        }
+        let path = Host::Unix("/run/a.sock".into());
+        assert_eq!(server_address("/run/a.sock"), Ok(path));
+    }
+
+    #[test]
     fn quoting_keeps_to_one_short_line() {
         assert_eq!(quoted("a\n'b"), r"'a\n\'b'");
         assert_eq!(quoted("\u{202e}\u{85}\u{1b}[2J"), r"'\u{202e}\u{85}\u{1b}[2J'");
@@ -612,8 +626,13 @@ mod tests {
         }
 
         #[test]
-        fn a_number_is_its_digits(value in any::<u32>(), low in any::<u32>(), high in any::<u32>()) {
-            prop_assert_eq!(number(&value.to_string(), low..=high).ok(), (low..=high).contains(&value).then_some(value));
+        fn a_number_is_its_digits(
+            value in any::<u32>(),
+            low in any::<u32>(),
+            high in any::<u32>(),
+        ) {
+            let expected = (low..=high).contains(&value).then_some(value);
+            prop_assert_eq!(number(&value.to_string(), low..=high).ok(), expected);
         }
     }
 }

@@ -86,6 +86,12 @@ impl Question {
                 "no such interface"
             }
             (Question::Host(_), ResolverAnswer::Failed(ResolveFailure::Unknown)) => "no such host",
+            // Services have no dot: a host without its port was meant, or a socket.
+            (Question::TcpService(name), ResolverAnswer::Failed(ResolveFailure::Unknown))
+                if name.contains('.') =>
+            {
+                "no such service (tcp); a host needs a port, and a Unix socket a path with '/'"
+            }
             (Question::TcpService(_), ResolverAnswer::Failed(ResolveFailure::Unknown)) => {
                 "no such service (tcp)"
             }
@@ -137,6 +143,12 @@ mod tests {
         assert!(service.check(ip).is_err());
         let unknown = host.check(ResolverAnswer::Failed(ResolveFailure::Unknown)).unwrap_err();
         assert_eq!(unknown, RefusedAnswer { reason: "no such host", is_last: false });
+        let reason = |word: &str| {
+            let failed = ResolverAnswer::Failed(ResolveFailure::Unknown);
+            Question::TcpService(word.into()).check(failed).unwrap_err().reason
+        };
+        assert_eq!(reason("http"), "no such service (tcp)");
+        assert!(reason("pen.sock").contains("; a host needs a port, and a Unix socket"));
         assert!(
             host.check(ResolverAnswer::Failed(ResolveFailure::Confinement)).unwrap_err().is_last
         );

@@ -265,7 +265,7 @@ fn what_goes_wrong_is_one_line_and_status_1() {
     // There is no command, and the input has none either.
     complains(&["localhost:8888"], "usage: penctl ");
     complains(&["--json", "/no/such/socket"], "usage: penctl ");
-    complains(&["www", "mode"], "no port given\n");
+    complains(&["www", "mode"], "no port given; a Unix socket needs a '/': ./www\n");
     complains(&["localhost:", "mode"], "no port given\n");
     let port = Port::reserve();
     complains(&[&port.address().to_string(), "mode"], "error connecting to server");
