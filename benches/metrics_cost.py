@@ -11,6 +11,7 @@ the page or control process. What they use anyway in that time is subtracted.
 """
 
 import contextlib
+import json
 import os
 import pathlib
 import selectors
@@ -73,6 +74,27 @@ def page(port, accept):
         return len(answer.read())
 
 
+def until(what, condition):
+    """Waits until the condition is true, half a minute at most."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"not within 30 s: {what}")
+        time.sleep(0.05)
+
+
+def answers(port):
+    """Whether something listens there."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def open_connections(port):
+    """How many connections of clients the page tells of."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/status.json") as answer:
+        return json.load(answer)["connections"]
+
+
 def measure(what, collect, supervisor, helper):
     """Prints what a collection costs."""
 
@@ -114,13 +136,11 @@ def main():
         words = f"{pen} -f -u root -C {control} -F {file} --workers 2 127.0.0.1:80".split()
         process = stack.enter_context(subprocess.Popen(words, stderr=subprocess.DEVNULL))
         stack.callback(process.terminate)
-        while not os.path.exists(control):
-            time.sleep(0.05)
-        time.sleep(1)
+        until("pen listens", lambda: os.path.exists(control) and answers(80) and answers(9110))
         for _ in range(2 * count):
             with socket.create_connection(("127.0.0.1", 80)) as client:
                 client.sendall(b"x" * 100)
-        time.sleep(12)
+        until("all clients are gone", lambda: open_connections(9110) == 0)
         pid = process.pid
         text, open_metrics = "text/plain", "application/openmetrics-text"
         measure("page, OpenMetrics", lambda: page(9110, open_metrics), pid, child(pid, "page"))

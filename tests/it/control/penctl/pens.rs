@@ -36,11 +36,11 @@ fn the_name_of_a_socket_cannot_move_the_cursor() {
         let shown = in_a_terminal(
             "xterm",
             "1",
-            &format!("{} {pattern} {words} || true", crate::harness::control::PENCTL),
+            &format!("{} {pattern} {words} || echo status $?", crate::harness::control::PENCTL),
             "",
         );
         assert!(shown.contains("a?[2Jb.ctl: error connecting to server: "), "{shown:?}");
-        assert!(!shown.contains('\u{1b}'), "{shown:?}");
+        assert!(!shown.contains('\u{1b}') && shown.ends_with("status 1\r\n"), "{shown:?}");
     }
 }
 

@@ -81,9 +81,12 @@ fn it_takes_the_terminal_and_gives_it_back() {
     let end = shown.rfind(given_back).unwrap_or_else(|| panic!("{shown:?}"));
     assert!(shown[begin..end].contains("servers"), "{shown:?}");
     assert!(shown[end..].contains("\x1b[?25h"), "the cursor is shown again: {shown:?}");
-    let dumb = format!("stty columns 80 rows 24; {PENCTL} {} top || true", pen.control());
+    let dumb = format!("stty columns 80 rows 24; {PENCTL} {} top || echo $?", pen.control());
     let shown = in_a_terminal("dumb", "", &dumb, "");
-    assert_eq!(shown, "top: this terminal cannot move its cursor (TERM); watch needs none\r\n");
+    assert_eq!(
+        shown,
+        "top: this terminal cannot move its cursor (TERM); watch needs none\r\n1\r\n"
+    );
 }
 
 #[test]
