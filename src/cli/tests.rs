@@ -571,10 +571,14 @@ fn help_and_version_are_texts() {
 proptest! {
     #[test]
     fn no_arguments_panic(
-        known in prop::collection::vec("(-[a-zA-Z]{1,3}|--[a-z-]{0,9}|[0-9a-z:./\\[\\]]{0,12})", 0..8),
+        known in prop::collection::vec(
+            "(-[a-zA-Z]{1,3}|--[a-z-]{0,9}|[0-9a-z:./\\[\\]]{0,12})",
+            0..8,
+        ),
         raw in prop::collection::vec(any::<Vec<u8>>(), 0..3),
     ) {
-        let arguments = known.into_iter().map(OsString::from).chain(raw.into_iter().map(OsString::from_vec));
+        let raw = raw.into_iter().map(OsString::from_vec);
+        let arguments = known.into_iter().map(OsString::from).chain(raw);
         if let Err(why) = parse(arguments) {
             prop_assert!(!why.to_string().contains('\n'), "{}", why);
             prop_assert!(!why.what.is_empty() && !why.why.is_empty());

@@ -119,7 +119,8 @@ impl Load {
         }
         let times = &run.times;
         format!(
-            "{{\"units\":{},\"errors\":{},\"resumed\":{},\"bytes\":{},\"seconds\":{seconds:.4},\"p50\":{},\"p99\":{},\"p999\":{},\"most\":{}}}",
+            "{{\"units\":{},\"errors\":{},\"resumed\":{},\"bytes\":{},\"seconds\":{seconds:.4},\
+             \"p50\":{},\"p99\":{},\"p999\":{},\"most\":{}}}",
             run.done,
             run.failed,
             run.resumed,

@@ -249,7 +249,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn verdicts_are_those_of_a_naive_reading(acl in strategies::acl(), ips in prop::collection::vec(address(), 1..40)) {
+        fn verdicts_are_those_of_a_naive_reading(
+            acl in strategies::acl(),
+            ips in prop::collection::vec(address(), 1..40),
+        ) {
             for ip in ips {
                 // An IPv4-mapped client is an IPv4 client; `::` is the client of a Unix listener.
                 let client = ClientKey::from_ip(ip);
@@ -261,7 +264,9 @@ mod tests {
         #[test]
         fn a_set_holds_its_own_address_and_no_bit_outside_its_mask(net in strategies::net()) {
             let (own, outside) = match net {
-                Net::V4 { address, mask } => (IpAddr::V4(address), u128::from(address.to_bits() & !mask.to_bits())),
+                Net::V4 { address, mask } => {
+                    (IpAddr::V4(address), u128::from(address.to_bits() & !mask.to_bits()))
+                }
                 Net::V6 { address, length } => {
                     (IpAddr::V6(address), address.to_bits() & !prefix_mask(length).unwrap())
                 }

@@ -154,7 +154,8 @@ mod tests {
     #[test]
     fn suites_are_known_by_both_names_and_each_counts_once() {
         let list = SuiteList::read(
-            "ECDHE-RSA-AES128-GCM-SHA256:HIGH::!aNULL:TLS_AES_128_GCM_SHA256:ecdhe-rsa-aes128-gcm-sha256:\
+            "ECDHE-RSA-AES128-GCM-SHA256:HIGH::!aNULL:TLS_AES_128_GCM_SHA256:\
+             ecdhe-rsa-aes128-gcm-sha256:\
              TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
         );
         assert_eq!(list.suites, [Suite::RsaAes128, Suite::EcdsaChacha]);

@@ -173,7 +173,8 @@ mod tests {
     #[test]
     fn every_server_has_a_line_and_the_totals_are_below() {
         let expected = "
-           server      address      state                           conn  of all     sent  received  last failure
+           server      address      state                           conn  of all     sent  \
+           received  last failure
 0          www0:80     10.0.0.0:80  up                      0 of 100/120     0%  1.23 MB     999 \
 B  -
 1          www1:80     10.0.0.1:80  failed 12 s: connection refused  10 of 100/120    16%  1.23 \

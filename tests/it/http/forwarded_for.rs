@@ -615,7 +615,8 @@ fn nginx() -> Program {
     Program::nginx(
         "",
         "location / \
-         { return 200 \"$request_method $request_uri $http_x_forwarded_for $http_x_forwarded_proto\\n\"; }\n\
+         { return 200 \"$request_method $request_uri $http_x_forwarded_for \
+         $http_x_forwarded_proto\\n\"; }\n\
          location /files/ { dav_methods PUT; create_full_put_path on; }",
     )
 }

@@ -209,7 +209,8 @@ fn nginx(address: SocketAddr, directory: &Path) -> Command {
     let text = format!(
         "{user} daemon off; master_process off; pid {root}/pid; error_log /dev/null; events {{ }}\n\
          http \
-         {{ client_body_temp_path {root}/b; proxy_temp_path {root}/p; fastcgi_temp_path {root}/f; uwsgi_temp_path {root}/u;\n\
+         {{ client_body_temp_path {root}/b; proxy_temp_path {root}/p; fastcgi_temp_path {root}/f;\n\
+          uwsgi_temp_path {root}/u;\n\
          scgi_temp_path {root}/s; underscores_in_headers on; ignore_invalid_headers off; \
          lingering_close off;\n\
          log_format seen escape=json \"SEEN\\t$status\\t$uri\\t-\\t-\\t$http_x_forwarded_for\"; \

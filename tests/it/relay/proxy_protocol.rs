@@ -436,7 +436,8 @@ fn nginx_takes_what_pen_tells() {
     let nginx = Program::nginx(
         "proxy_protocol",
         "location / \
-         { return 200 \"$proxy_protocol_addr $proxy_protocol_port $proxy_protocol_server_addr $proxy_protocol_server_port $http_x_forwarded_for\\n\"; }",
+         { return 200 \"$proxy_protocol_addr $proxy_protocol_port $proxy_protocol_server_addr \
+         $proxy_protocol_server_port $http_x_forwarded_for\\n\"; }",
     );
     for version in ["v1", "v2"] {
         let pen = Pen::builder()

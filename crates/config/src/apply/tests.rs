@@ -319,7 +319,9 @@ proptest! {
         let mut answered = Names::default();
         for lookup in lookups(&setting) {
             match lookup {
-                Lookup::Host(name) => drop(answered.hosts.insert(name, vec![IpAddr::from([10, 0, 0, 1]).into()])),
+                Lookup::Host(name) => {
+                    answered.hosts.insert(name, vec![IpAddr::from([10, 0, 0, 1]).into()]);
+                }
                 Lookup::Service(name) => drop(answered.services.insert(name, 80)),
             }
         }

@@ -779,7 +779,10 @@ proptest! {
     ) {
         match parse(&line) {
             Ok(command) => prop_assert!(command.is_none_or(|command| is_well_formed(&command))),
-            Err(why) => prop_assert!(!why.to_string().contains(['\n', '\r', '\0']), "{:?}", why.to_string()),
+            Err(why) => {
+                let why = why.to_string();
+                prop_assert!(!why.contains(['\n', '\r', '\0']), "{:?}", why);
+            }
         }
     }
 }

@@ -358,10 +358,12 @@ proptest! {
         counts in any::<[u16; 4]>(),
     ) {
         let [soft, hard, weight, prio] = counts.map(u32::from);
-        let spec = ServerSpec { host: Host::Ip(ip), port: Some(Service::Port(port)), soft, hard, weight, prio };
+        let (host, given) = (Host::Ip(ip), Some(Service::Port(port)));
+        let spec = ServerSpec { host, port: given, soft, hard, weight, prio };
         let (listen, settings) = settled("80", &[&spec.to_string()]);
         let address = HostAddress::from(ip).with_port(port);
-        prop_assert_eq!(settings.servers[0].as_ref(), Some(&Server { soft, hard, weight, prio, ..Server::at(address) }));
+        let expected = Server { soft, hard, weight, prio, ..Server::at(address) };
+        prop_assert_eq!(settings.servers[0].as_ref(), Some(&expected));
         let _ = crate::configuration::warnings(std::slice::from_ref(&listen), &settings);
     }
 }

@@ -146,7 +146,10 @@ fn modes(settings: &Settings, warnings: &mut Vec<String>) {
 
 /// Whether a connect must fail (EINVAL) because the address has no interface.
 fn needs_zone(address: &Address) -> bool {
-    matches!(address, Address::Inet(SocketAddr::V6(v6)) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0)
+    match address {
+        Address::Inet(SocketAddr::V6(v6)) => v6.ip().is_unicast_link_local() && v6.scope_id() == 0,
+        Address::Inet(SocketAddr::V4(_)) | Address::Unix(_) => false,
+    }
 }
 
 /// Whether a connect to `server` certainly reaches the listener itself. The other addresses of this

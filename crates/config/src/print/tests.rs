@@ -153,7 +153,8 @@ fn what_the_original_forgets_follows_where_it_is_not_the_default() {
         "{written}"
     );
     assert!(written.contains("\nno log\n") && written.contains("\nweb_stats /w\n"), "{written}");
-    let end = "no prio\nidle_timeout 1\ndrain_timeout 600\npending_max 2\nkeepalive\nsource ::1\ndummy\nidlers \
+    let end = "no prio\nidle_timeout 1\ndrain_timeout 600\npending_max 2\nkeepalive\nsource ::1\n\
+               dummy\nidlers \
         3\nclients_max 4\nconn_max 5\n\
          workers 6\nlisten 127.0.0.1:http\nmax_servers 1\n";
     assert!(written.ends_with(end), "{written}");
@@ -161,7 +162,8 @@ fn what_the_original_forgets_follows_where_it_is_not_the_default() {
 
 #[test]
 fn what_the_command_line_would_change_is_written_though_it_is_the_default() {
-    let options = "idle_timeout 1\ndrain_timeout 600\npending_max 2\nkeepalive\nsource ::1\nproxy_protocol in from \
+    let options = "idle_timeout 1\ndrain_timeout 600\npending_max 2\nkeepalive\nsource ::1\n\
+                   proxy_protocol in from \
         ::1/128\nproxy_protocol out v1\n\
          dummy\nidlers 3\nclients_max 4096\nconn_max 500\nssl_ciphers \
          ECDHE-RSA-AES128-GCM-SHA256\n";
@@ -271,13 +273,17 @@ proptest! {
         prop_assert!(!written.contains("not expressible"), "{}", written);
         let loaded = load(&written, &settings);
         prop_assert_eq!(&loaded.settings, &settings);
-        prop_assert_eq!((loaded.log, loaded.status_file, loaded.workers), (log, status_file, workers));
+        let found = (loaded.log, loaded.status_file, loaded.workers);
+        prop_assert_eq!(found, (log, status_file, workers));
         prop_assert_eq!(loaded.connection_log, connection_log.clone());
         let said = written.contains("connection_log ") || written.contains("no connection_log\n");
         prop_assert_eq!(said, connection_log.or(given_connection_log).is_some());
-        prop_assert_eq!(loaded.local, listen.unwrap_or(Local::Inet { host: None, port: Service::Port(80) }));
+        let everywhere = Local::Inet { host: None, port: Service::Port(80) };
+        prop_assert_eq!(loaded.local, listen.unwrap_or(everywhere));
         // A reload of the text also gives the same settings.
-        prop_assert_eq!(apply::reload(&settings, &[], &sourced(&written), &Names::default(), None), Ok(settings));
+        let reloaded =
+            apply::reload(&settings, &[], &sourced(&written), &Names::default(), None);
+        prop_assert_eq!(reloaded, Ok(settings));
     }
 }
 

@@ -286,7 +286,8 @@ proptest! {
                     let before = [0, 1, 2].map(|server| new.server_totals(server).connections);
                     new.reclaim(1);
                     for server in 0..3 {
-                        own[3 + server] -= before[server] - new.server_totals(server as u32).connections;
+                        let now = new.server_totals(server as u32).connections;
+                        own[3 + server] -= before[server] - now;
                     }
                 }
             }

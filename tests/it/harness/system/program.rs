@@ -31,7 +31,8 @@ impl Program {
              error_log stderr;\n\
              events {{ worker_connections 512; }}\n\
              http \
-             {{ access_log off; client_body_temp_path {root}/body; proxy_temp_path {root}/p; fastcgi_temp_path {root}/f;\n\
+             {{ access_log off; client_body_temp_path {root}/body; proxy_temp_path {root}/p;\n\
+              fastcgi_temp_path {root}/f;\n\
              uwsgi_temp_path {root}/u; scgi_temp_path {root}/s; client_max_body_size 100m;\n\
              server {{ listen {address} {listen_options}; root {root};\n{body}\n}} }}\n"
         );

@@ -1,4 +1,5 @@
-// A server of node: node plain.js PORT. Writes what it took for requests to standard output, a line each.
+// A server of node: node plain.js PORT. Writes what it took for requests to standard output, a line
+// each.
 const http = require("http");
 const fs = require("fs");
 
@@ -18,10 +19,12 @@ const server = http.createServer((request, response) => {
   request.on("end", () => {
     const body = Buffer.concat(pieces);
     const raw = request.rawHeaders;
-    const lists = raw.filter((_, place) => place % 2 === 1 && raw[place - 1].toLowerCase() === "x-forwarded-for");
+    const lists = raw.filter((_, place) =>
+        place % 2 === 1 && raw[place - 1].toLowerCase() === "x-forwarded-for");
     const trailer = request.trailers["x-forwarded-for"];
     const all = trailer === undefined ? lists : lists.concat(trailer);
-    const words = ["SEEN", 200, encodeURI(request.url), body.length, crc(body)].concat(all.map((list) => encodeURI(list).replaceAll("%20", " ")));
+    const words = ["SEEN", 200, encodeURI(request.url), body.length, crc(body)]
+        .concat(all.map((list) => encodeURI(list).replaceAll("%20", " ")));
     fs.writeSync(1, words.join("\t") + "\n");
     response.end("ok");
   });

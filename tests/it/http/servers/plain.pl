@@ -1,4 +1,5 @@
-# A server on HTTP::Daemon: perl plain.pl PORT. Writes what it took for requests to standard output, a line each.
+# A server on HTTP::Daemon: perl plain.pl PORT. Writes what it took for requests to standard output,
+# a line each.
 use strict;
 use warnings;
 use HTTP::Daemon;
@@ -8,7 +9,8 @@ use URI::Escape;
 
 $| = 1;
 $SIG{PIPE} = 'IGNORE';
-my $daemon = HTTP::Daemon->new(LocalAddr => '127.0.0.1', LocalPort => $ARGV[0], ReuseAddr => 1, Listen => 512) or die $!;
+my $daemon = HTTP::Daemon->new(LocalAddr => '127.0.0.1', LocalPort => $ARGV[0], ReuseAddr => 1,
+    Listen => 512) or die $!;
 # One connection after the other.
 while (1) {
     my $connection = $daemon->accept or next;

@@ -1,6 +1,8 @@
-"""A server on http.server's own parser: python3 plain.py PORT. Writes what it took for requests to standard output, a line each.
+"""A server on http.server's own parser: python3 plain.py PORT. Writes what it took for requests to
+standard output, a line each.
 
-GET does not read a body: many programs do not, and what stays unread is the next request to http.server.
+GET does not read a body: many programs do not, and what stays unread is the next request to
+http.server.
 """
 import sys
 import zlib
@@ -15,7 +17,8 @@ class Handler(BaseHTTPRequestHandler):
         lists = self.headers.get_all("X-Forwarded-For", []) if self.headers else []
         first = self.headers.get("X-Forwarded-For", "") if self.headers else ""
         words = ["SEEN", "200", quote(self.path), str(len(body)), str(zlib.crc32(body))]
-        sys.stdout.write("\t".join(words + [quote(value, safe=":, ") for value in lists + [first]]) + "\n")
+        words += [quote(value, safe=":, ") for value in lists + [first]]
+        sys.stdout.write("\t".join(words) + "\n")
         sys.stdout.flush()
         self.send_response(200)
         self.send_header("Content-Length", "2")

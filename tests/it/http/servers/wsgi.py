@@ -1,4 +1,5 @@
-"""A WSGI program, for gunicorn (`app`) and for wsgiref (python3 wsgi.py PORT). Writes what it took for requests to standard output, a line each."""
+"""A WSGI program, for gunicorn (`app`) and for wsgiref (python3 wsgi.py PORT). Writes what it took
+for requests to standard output, a line each."""
 import os
 import sys
 import zlib
@@ -7,9 +8,13 @@ from urllib.parse import quote
 
 def app(environ, start_response):
     stream, body = environ["wsgi.input"], b""
-    if environ.get("HTTP_TRANSFER_ENCODING", "").lower() != "chunked" or "gunicorn" in environ.get("SERVER_SOFTWARE", ""):
+    coding = environ.get("HTTP_TRANSFER_ENCODING")
+    if (coding or "").lower() != "chunked" or "gunicorn" in environ.get("SERVER_SOFTWARE", ""):
         length = environ.get("CONTENT_LENGTH")
-        body = stream.read(int(length)) if length else stream.read() if "HTTP_TRANSFER_ENCODING" in environ else b""
+        if length:
+            body = stream.read(int(length))
+        elif coding is not None:
+            body = stream.read()
     lists = [value for name, value in environ.items() if name == "HTTP_X_FORWARDED_FOR"]
     path = environ.get("RAW_URI") or environ.get("PATH_INFO", "")
     words = ["SEEN", "200", quote(path), str(len(body)), str(zlib.crc32(body))]

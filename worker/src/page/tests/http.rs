@@ -124,7 +124,8 @@ fn what_is_no_request_is_answered_once_and_ends_the_connection() {
         (format!("POST /x HTTP/1.1\r\nHost: pen\r\nContent-Length: 3\r\n\r\nabc{get}\r\n"), 405),
         (
             format!(
-                "PUT /x HTTP/1.1\r\nHost: pen\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{get}\r\n"
+                "PUT /x HTTP/1.1\r\nHost: pen\r\nTransfer-Encoding: chunked\r\n\r\n\
+                 0\r\n\r\n{get}\r\n"
             ),
             405,
         ),

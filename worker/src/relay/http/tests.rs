@@ -684,7 +684,8 @@ fn nearly() -> impl Strategy<Value = Vec<u8>> {
              1\r\n", "X-Forwarded-For:\t\n", "X-Forwarded-Proto: \
                  y\r\n", "X_Forwarded_For: 1\r\n", "Connection: x-forwarded-for\r\n",
             "Upgrade: h2c\r\n", "Content-Type: \
-             multipart/x\r\n", "3\r\nabc\r\n", "0\r\n\r\n", "abc", "HTTP/1.1", "PRI * HTTP/2.0\r\n\r\n",
+             multipart/x\r\n", "3\r\nabc\r\n", "0\r\n\r\n", "abc", "HTTP/1.1",
+            "PRI * HTTP/2.0\r\n\r\n",
         ]).prop_map(|word| word.as_bytes().to_vec()),
         1 => prop::collection::vec(any::<u8>(), 1..4),
     ];
@@ -780,7 +781,9 @@ proptest! {
     fn a_head_that_passes_has_a_strict_first_line(input in nearly()) {
         let mut out = Vec::new();
         let sender = Sender { address: CLIENT.into(), https: false };
-        if let Some(end) = head::end(&input, 0) && request::rebuild(&input[..end], &sender, &mut out).is_ok() {
+        if let Some(end) = head::end(&input, 0)
+            && request::rebuild(&input[..end], &sender, &mut out).is_ok()
+        {
             prop_assert_eq!(RequestLine::Start.follow(&input), RequestLine::Whole);
             prop_assert_eq!(RequestLine::Start.follow(&out), RequestLine::Whole);
         }

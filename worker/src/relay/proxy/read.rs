@@ -271,8 +271,18 @@ mod tests {
     proptest! {
         #[test]
         fn more_bytes_change_nothing_that_was_said(
-            start in prop_oneof![Just(WORD.to_vec()), Just(b"PROXY UNKNOWN ".to_vec()), Just(b"PROXY TCP4 1.2.3.4 ".to_vec()), Just(SIGNATURE.to_vec()), Just([&SIGNATURE[..], &[PROXY]].concat()), Just(Vec::new())],
-            rest in prop::collection::vec(prop_oneof![any::<u8>(), Just(b' '), Just(b'\r'), Just(b'\n'), Just(0)], 0..120),
+            start in prop_oneof![
+                Just(WORD.to_vec()),
+                Just(b"PROXY UNKNOWN ".to_vec()),
+                Just(b"PROXY TCP4 1.2.3.4 ".to_vec()),
+                Just(SIGNATURE.to_vec()),
+                Just([&SIGNATURE[..], &[PROXY]].concat()),
+                Just(Vec::new()),
+            ],
+            rest in prop::collection::vec(
+                prop_oneof![any::<u8>(), Just(b' '), Just(b'\r'), Just(b'\n'), Just(0)],
+                0..120,
+            ),
         ) {
             let bytes = [start, rest].concat();
             let whole = read(&bytes);

@@ -271,8 +271,8 @@ impl Relay<'_> {
             return;
         }
         let until = self.now + u64::from(seconds) * 1000;
-        if matches!(self.worker_table.blacklist(row, self.now), Blacklist::Until(longer) if longer >= until)
-        {
+        let before = self.worker_table.blacklist(row, self.now);
+        if matches!(before, Blacklist::Until(longer) if longer >= until) {
             // An operator took it out of service meanwhile.
             return;
         }

@@ -102,7 +102,9 @@ proptest! {
             Ok(lines) => prop_assert!(lines.iter().all(|line| (1..=most).contains(&line.number))),
             Err(bad) => {
                 prop_assert!(!bad.is_empty() && bad.is_sorted_by(|a, b| a.number < b.number));
-                prop_assert!(bad.iter().all(|line| line.number <= most && !line.why.contains('\n')));
+                let is_good =
+                    |line: &BadLine| line.number <= most && !line.why.contains('\n');
+                prop_assert!(bad.iter().all(is_good));
             }
         }
     }

@@ -286,7 +286,10 @@ impl<'d> Certificate<'d> {
             ))
         };
         self.key == key
-            || matches!((parts(self.key), parts(key)), (Some((RSA, _, own)), Some((RSA, _, other))) if own == other)
+            || matches!(
+                (parts(self.key), parts(key)),
+                (Some((RSA, _, own)), Some((RSA, _, other))) if own == other
+            )
     }
 }
 
