@@ -17,7 +17,7 @@ pub mod system;
 pub mod wait;
 
 pub use net::{backend, client, control, port, reader, recorder, steering, tls};
-pub use system::{browser, hanging, machine, manager, process, program, store, terminal};
+pub use system::{browser, hanging, machine, manager, process, program, store, terminal, trace};
 
 pub use self::{
     backend::{Backend, Gate},
@@ -33,5 +33,6 @@ pub use self::{
     recorder::Recorder,
     report::Report,
     store::Store,
+    trace::{Calls, Trace},
     wait::{PATIENCE, eventually, until},
 };

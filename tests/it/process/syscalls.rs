@@ -4,14 +4,11 @@
 //! is ready, and the numbers are the same every time. All connections of a round of events share
 //! the calls of that round (epoll_wait(2), the clock), so these are not counted.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 
-use crate::harness::{Backend, Client, Pen, Process, eventually, needs_root};
+use crate::harness::{Backend, Calls, Client, Pen, Process, Trace, eventually, needs_root};
 use socket2::Socket;
 
 /// Connections of a measurement, few enough for one round of events.
@@ -20,68 +17,6 @@ const CLIENTS: usize = 32;
 /// Bytes of a request, and of an answer.
 const REQUEST: usize = 64;
 const ANSWER: usize = 1024;
-
-/// strace attached to a process.
-struct Trace {
-    strace: Child,
-    output: PathBuf,
-}
-
-/// The number of calls by name and outcome: "recvfrom", or "accept4 EAGAIN".
-type Calls = BTreeMap<String, usize>;
-
-impl Trace {
-    /// Starts to trace a stopped process.
-    fn begin(process: &Process, output: PathBuf) -> Trace {
-        let pid = process.pid().to_string();
-        let mut strace = Command::new("strace")
-            .args(["-f", "-p", &pid, "-o"])
-            .arg(&output)
-            .env("LC_ALL", "C")
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("strace is installed (tools/setup)");
-        let said = BufReader::new(strace.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let attached =
-            said.inspect(|line| eprintln!("{line}")).any(|line| line.contains("attached"));
-        assert!(attached, "strace traces the worker");
-        Trace { strace, output }
-    }
-
-    /// The finished calls, as strace writes them.
-    fn lines(&self) -> Vec<String> {
-        let written = fs::read_to_string(&self.output).unwrap_or_default();
-        written.lines().filter(|line| line.contains(" = ")).map(str::to_string).collect()
-    }
-
-    /// Stops and counts, after `times` calls that `last` recognizes.
-    fn end(mut self, what: &str, times: usize, last: impl Fn(&str) -> bool) -> Calls {
-        eventually(what, || self.lines().iter().filter(|line| last(line)).count() >= times);
-        let strace = Process::open(self.strace.id() as i32).expect("strace runs");
-        strace.signal(rustix::process::Signal::INT);
-        self.strace.wait().unwrap();
-        let mut calls = Calls::new();
-        for line in self.lines() {
-            // "1234  recvfrom(5, ..., 0, NULL, NULL) = 64", "... = -1 EAGAIN (Resource temporarily
-            // unavailable)"
-            let Some((name, rest)) =
-                line.split_once(' ').and_then(|(_, call)| call.trim_start().split_once('('))
-            else {
-                continue;
-            };
-            let errno = rest
-                .rsplit_once(" = -1 ")
-                .map(|(_, errno)| errno.split(' ').next().unwrap_or_default());
-            let name = match (name, errno) {
-                // A pending connect(2) is not a failure.
-                (name, None | Some("EINPROGRESS")) => name.to_string(),
-                (name, Some(errno)) => format!("{name} {errno}"),
-            };
-            *calls.entry(name).or_default() += 1;
-        }
-        calls
-    }
-}
 
 /// The calls without those of rounds, of the supervisor's channel and of memory.
 fn per_connection(mut calls: Calls) -> Calls {

@@ -60,9 +60,9 @@ type Clients<'a> = Vec<Box<dyn Fn(&Load) + Send + Sync + 'a>>;
 
 /// What the clients of [`upgrades_under`] share.
 #[derive(Default)]
-struct Load {
-    over: AtomicBool,
-    done: AtomicUsize,
+pub(super) struct Load {
+    pub(super) over: AtomicBool,
+    pub(super) done: AtomicUsize,
     /// Connections to pen so far.
     connections: AtomicUsize,
 }
@@ -82,7 +82,7 @@ impl Load {
     }
 
     /// One connection after the other, each with a greeting, an echo and an orderly end.
-    fn come_and_go(&self, to: SocketAddr, from: usize) {
+    pub(super) fn come_and_go(&self, to: SocketAddr, from: usize) {
         let mut count = 0;
         while self.goes_on() {
             let short = self.connect(to, from);
@@ -182,7 +182,7 @@ fn pause() {
 }
 
 /// A server that greets and echoes lines, or sends bytes without end.
-fn server() -> Backend {
+pub(super) fn server() -> Backend {
     Backend::with(|mut connection| {
         connection.write_all(b"a\n")?;
         let mut buffer = vec![0; 1 << 16];

@@ -15,6 +15,7 @@ mod phases;
 mod places;
 mod shortage;
 mod stays;
+mod syscalls;
 mod tls;
 
 use std::collections::BTreeSet;

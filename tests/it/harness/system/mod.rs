@@ -8,3 +8,4 @@ pub mod process;
 pub mod program;
 pub mod store;
 pub mod terminal;
+pub mod trace;
