@@ -137,6 +137,7 @@ fn arguments() -> Vec<CString> {
 fn guard_with(marker: Marker) -> io::Result<Guard> {
     let back = Marker { role: Role::Predecessor, ..marker };
     let argv = arguments();
+    program::prepare_return()?;
     // The same number: the earlier program reads it there.
     let report = inherited::take(marker.report)?;
     guard::arm(Return { argv, environment: environment(Some(back)), report }, PATIENCE)

@@ -122,6 +122,16 @@ pub(crate) fn drop_successor() -> io::Result<()> {
     lowered.and(closed)
 }
 
+/// Called by the successor before it is in charge: the permitted capabilities pass to the program
+/// before it, if that is executed again. [`execute`] has seen to that in the program before. But
+/// the kernel takes it back if the file of the successor has capabilities (capabilities(7)).
+///
+/// # Errors
+/// The capabilities cannot be changed.
+pub(crate) fn prepare_return() -> io::Result<()> {
+    raise_capabilities().map(drop)
+}
+
 /// Called by the successor when it is in charge: it becomes the running program, and the one before
 /// it cannot be executed any more.
 ///
