@@ -20,7 +20,7 @@ use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, setsockopt, sockopt::PassCred,
 };
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::{Pid, geteuid, getuid};
 use pen_ipc::text::error_text;
 use pen_walk::Entry;
 use rustix::fs::{FileType, OFlags, Stat, fstat};
@@ -120,7 +120,8 @@ pub(crate) fn answer(pid_file: Option<&Path>, asker: Pid, outcome: Result<&str, 
 fn send(pid_file: &Path, asker: Pid, outcome: Result<&str, &str>) -> io::Result<()> {
     let file = place(pid_file, asker)?.1.open(OFlags::PATH, 0)?;
     let there = fstat(&file)?;
-    let is_ours = [0, geteuid().as_raw()].contains(&there.st_uid);
+    // A file with the set-user-ID bit makes another user of who started pen, and who may ask.
+    let is_ours = [0, geteuid().as_raw(), getuid().as_raw()].contains(&there.st_uid);
     if FileType::from_raw_mode(there.st_mode) != FileType::Socket || !is_ours {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
