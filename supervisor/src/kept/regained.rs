@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Uid;
@@ -315,7 +316,9 @@ impl Regained {
                     return Ok((address.clone(), None));
                 }
                 Address::Unix(path) if local.is_unix() => {
-                    if let Some(file) = kept.and_then(|kept| found(kept, path, port)) {
+                    let file = kept.map(|kept| found(kept, path, port)).transpose();
+                    let file = file.map_err(Misfit::Faulty)?;
+                    if let Some(file) = file.flatten() {
                         return Ok((address.clone(), Some(file)));
                     }
                     if kept.is_some_and(|kept| kept.path == *path) {
@@ -370,18 +373,29 @@ fn place(socket: &OwnedFd, file: Option<&KeptFile>) -> String {
 const NO_LISTENER: &str = "it is no listening stream socket";
 
 /// The file at a path, if it is still the kept one.
-fn found(kept: &KeptFile, path: &std::path::Path, port: Port) -> Option<RegainedFile> {
-    let entry = Entry::find(path).ok()?;
-    let there = entry.stat().ok()?;
-    let is_private = match port {
-        Port::Listener => true,
-        Port::Control(user) | Port::Page(user) => {
-            there.st_uid == user.as_raw() && there.st_mode & 0o077 == 0
-        }
-    };
+///
+/// # Errors
+/// It is, and others than the user of the port may use it.
+fn found(kept: &KeptFile, path: &Path, port: Port) -> Result<Option<RegainedFile>, String> {
+    let Ok(entry) = Entry::find(path) else { return Ok(None) };
+    let Ok(there) = entry.stat() else { return Ok(None) };
     let is_socket = FileType::from_raw_mode(there.st_mode) == FileType::Socket;
-    (is_socket && is_private && file_id(&there) == kept.id)
-        .then_some(RegainedFile { entry, id: kept.id })
+    if !is_socket || file_id(&there) != kept.id {
+        return Ok(None);
+    }
+    match port {
+        Port::Listener => {}
+        Port::Control(user) | Port::Page(user) if there.st_uid != user.as_raw() => {
+            let (path, owner) = (path.display(), there.st_uid);
+            return Err(format!("{path} belongs to user {owner}, and -u is user {user}"));
+        }
+        Port::Control(_) | Port::Page(_) => {
+            if there.st_mode & 0o077 != 0 {
+                return Err(format!("others may use {} (chmod 600)", path.display()));
+            }
+        }
+    }
+    Ok(Some(RegainedFile { entry, id: kept.id }))
 }
 
 /// Whether a memory can be a secret of session tickets.

@@ -1,5 +1,7 @@
 //! What the store of a service manager keeps over a restart, and over the death of the supervisor.
 
+mod user;
+
 use std::fs;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
