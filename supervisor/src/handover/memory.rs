@@ -12,7 +12,8 @@ use std::os::fd::OwnedFd;
 use pen_ipc::text::error_text;
 
 use crate::files::memory;
-use crate::handover::state::{FEATURES, State};
+use crate::handover::Build;
+use crate::handover::state::State;
 
 /// The first word of the memory.
 const MAGIC: &str = "pen-state";
@@ -32,11 +33,12 @@ pub(crate) fn write(state: &State, format: u32) -> io::Result<OwnedFd> {
     memory::seal(to)
 }
 
-/// Reads a state of this format.
+/// Reads a state for a program.
 ///
 /// # Errors
-/// One line: the memory is not sealed, is no state, or has another format.
-pub(crate) fn read(memory: &File, format: u32) -> Result<State, String> {
+/// One line: the memory is not sealed, is no state, has another format, or requires a feature that
+/// the program lacks.
+pub(crate) fn read(memory: &File, build: &Build) -> Result<State, String> {
     match memory::is_sealed(memory) {
         Ok(true) => {}
         Ok(false) => return Err("the state is not in sealed memory".into()),
@@ -44,16 +46,17 @@ pub(crate) fn read(memory: &File, format: u32) -> Result<State, String> {
     }
     let bytes = pen_ipc::memory::read(memory, MOST)
         .map_err(|error| format!("the state cannot be read: {}", error_text(&error)))?;
-    parse(&bytes, format)
+    parse(&bytes, build)
 }
 
-fn parse(bytes: &[u8], format: u32) -> Result<State, String> {
+fn parse(bytes: &[u8], build: &Build) -> Result<State, String> {
     let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
     let (line, rest) = bytes.split_at(end);
     let written = std::str::from_utf8(line)
         .ok()
         .and_then(|line| line.strip_prefix(MAGIC)?.strip_prefix(' ')?.parse::<u32>().ok())
         .ok_or("the state was not written by a pen")?;
+    let format = build.format;
     if written != format {
         return Err(format!(
             "the state has format {written}, and this pen reads format {format}: it needs a restart"
@@ -61,9 +64,12 @@ fn parse(bytes: &[u8], format: u32) -> Result<State, String> {
     }
     let state: State = serde_json::from_slice(rest)
         .map_err(|error| format!("the state is not understood: {error}; it needs a restart"))?;
-    match state.requires.iter().find(|name| !FEATURES.contains(&name.as_str())) {
+    match state.requires.iter().find(|name| !build.features.contains(&name.as_str())) {
         Some(unknown) => {
-            Err(format!("the state requires {unknown:?}, which this pen lacks: it needs a restart"))
+            let version = build.version;
+            Err(format!(
+                "the state requires {unknown:?}, which pen {version} lacks: it needs a restart"
+            ))
         }
         None => Ok(state),
     }
@@ -72,6 +78,7 @@ fn parse(bytes: &[u8], format: u32) -> Result<State, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::handover::state::FEATURES;
 
     #[test]
     fn a_state_that_requires_what_this_release_lacks_is_refused() {
@@ -80,7 +87,7 @@ mod tests {
             let mut state: serde_json::Value = serde_json::from_str(text).unwrap();
             state["requires"] = features.into();
             let bytes = format!("{MAGIC} 7\n{state}");
-            parse(bytes.as_bytes(), 7).map(|state| state.requires)
+            parse(bytes.as_bytes(), &Build { format: 7, ..Build::OWN }).map(|state| state.requires)
         };
         assert_eq!(requiring(&FEATURES).unwrap(), FEATURES);
         let refused = requiring(&[FEATURES[0], "flight"]).unwrap_err();

@@ -20,8 +20,12 @@ pub struct Build {
     pub version: &'static str,
     /// The format of the state that it writes and reads (`FORMAT`).
     pub format: u32,
+    /// The features that it has, among those that a state may require.
+    pub features: &'static [&'static str],
     /// The layout of its shared table ([`pen_table::LAYOUT`]).
     pub table_layout: u32,
+    /// Most rows of a shared table ([`pen_table::MAX_ROWS`]).
+    pub table_rows: u32,
 }
 
 impl Build {
@@ -29,7 +33,9 @@ impl Build {
     pub const OWN: Build = Build {
         version: env!("CARGO_PKG_VERSION"),
         format: FORMAT,
+        features: &state::FEATURES,
         table_layout: pen_table::LAYOUT,
+        table_rows: pen_table::MAX_ROWS,
     };
 }
 

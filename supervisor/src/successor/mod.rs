@@ -151,7 +151,7 @@ fn restore(marker: Marker, found: Environment, entries: &Entries) -> Result<Rest
         Role::Predecessor => inherited::take(marker.state),
     };
     let state = state.map_err(|error| error_text(&error))?;
-    let state = memory::read(&File::from(state), entries.build.format)?;
+    let state = memory::read(&File::from(state), &entries.build)?;
     if state.pid != std::process::id().cast_signed() {
         return Err(format!("the state is that of process {}", state.pid));
     }

@@ -47,20 +47,19 @@ pub(in crate::successor) fn run(
     // With a second descriptor open, the end of the supervisor's wait could not be noticed.
     inherited::close(&[original]);
     let channel = Channel::<RehearsalAnswer, NoQuestion>::from_descriptor(socket);
-    let answer = match memory::read(&state, entries.build.format)
-        .and_then(|state| rehearse(state, entries))
-    {
-        Ok(TableTransfer::Adopted) => {
-            RehearsalAnswer::Able { version: entries.build.version.into() }
-        }
-        Ok(TableTransfer::Copied) => {
-            RehearsalAnswer::AbleWithOwnTable { version: entries.build.version.into() }
-        }
-        Err(reason) => {
-            // A message has a longest length.
-            RehearsalAnswer::Unable { reason: reason.chars().take(SHOWN).collect() }
-        }
-    };
+    let answer =
+        match memory::read(&state, &entries.build).and_then(|state| rehearse(state, entries)) {
+            Ok(TableTransfer::Adopted) => {
+                RehearsalAnswer::Able { version: entries.build.version.into() }
+            }
+            Ok(TableTransfer::Copied) => {
+                RehearsalAnswer::AbleWithOwnTable { version: entries.build.version.into() }
+            }
+            Err(reason) => {
+                // A message has a longest length.
+                RehearsalAnswer::Unable { reason: reason.chars().take(SHOWN).collect() }
+            }
+        };
     // Without a supervisor at the other end, nobody would ever end the wait.
     channel.send(&answer, None).map_err(|error| match error {
         ChannelError::Io(error) => foreign(error_text(&error)),

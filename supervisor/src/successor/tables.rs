@@ -37,6 +37,7 @@ impl Tables {
         from: &mut Descriptors,
         build: &Build,
     ) -> Result<Tables, String> {
+        check_rows(state, build)?;
         let old = std::mem::take(&mut state.old_tables);
         let mut old = old
             .into_iter()
@@ -68,6 +69,21 @@ impl Tables {
             None => TableTransfer::Adopted,
             Some(_) => TableTransfer::Copied,
         }
+    }
+}
+
+/// Checks that no table has more rows than this program knows. In a table of its own, a program
+/// with fewer rows might have none for some of its workers.
+fn check_rows(state: &State, build: &Build) -> Result<(), String> {
+    let in_use = state.table.description.shape.rows;
+    let rows = state.old_tables.iter().map(|table| table.counts.rows).max();
+    let rows = rows.map_or(in_use, |rows| rows.max(in_use));
+    match rows <= build.table_rows {
+        true => Ok(()),
+        false => Err(format!(
+            "the shared table has {rows} rows, and pen {} knows {} at most: it needs a restart",
+            build.version, build.table_rows
+        )),
     }
 }
 

@@ -414,7 +414,7 @@ mod tests {
             ("panic", "it panicked at "),
             ("error", "a reason of its own"),
             ("blocked", "it crashed (signal 08)"),
-            ("twice", "it crashed (signal 05)"),
+            ("twice", "it was not ready in time"),
         ] {
             let (status, _, printed) = run(role);
             let wanted = format!("the program before: {reason}");

@@ -13,6 +13,7 @@ mod load;
 mod orders;
 mod phases;
 mod places;
+mod privileged;
 mod shortage;
 mod stays;
 mod syscalls;
@@ -174,10 +175,12 @@ impl Installed {
         reason.to_string()
     }
 
-    /// The processes of pen that last, by their titles: workers of all generations and the control
-    /// process.
+    /// The processes of pen that last, by their titles: workers of all generations, the control
+    /// process and the page process.
     fn staff(&self) -> Vec<Process> {
-        let lasts = |title: &str| title.starts_with("pen: worker ") || title == "pen: control";
+        let lasts = |title: &str| {
+            title.starts_with("pen: worker ") || ["pen: control", "pen: page"].contains(&title)
+        };
         self.supervisor().children().into_iter().filter(|child| lasts(&child.title())).collect()
     }
 

@@ -4,8 +4,11 @@
 //! The words of its behaviour are `VERSION [layout N] [FAULT]`. With `layout N`, its table has this
 //! layout for other releases, although it is the same. A fault is one of
 //!
+//! - `lacks FEATURE`: it has all features that a state may require but this one;
+//! - `rows N`: it knows tables of so many rows at most;
 //! - `format N`: its states have this format;
 //! - `rehearsal HOW`, `adoption HOW`: it fails when it rehearses, or when it takes over;
+//! - `return HOW`: it fails when a program that took over gives back to it;
 //! - `worker HOW`, `control HOW`: worker 0 or the control process fails at its start.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is how a failure is said")]
@@ -38,7 +41,13 @@ fn main() -> ExitCode {
         control: processes::control,
         page: pen_worker::page_entry,
         examine_tls: pen_worker::examine_tls,
-        build: Build { version, format, table_layout: layout() },
+        build: Build {
+            version,
+            format,
+            features: features(),
+            table_layout: layout(),
+            table_rows: rows(),
+        },
     };
     let task = task();
     // From here on, pen's own code takes care of what goes wrong.
@@ -72,13 +81,34 @@ fn layout() -> u32 {
     }
 }
 
+/// The features that it has.
+fn features() -> &'static [&'static str] {
+    match fault() {
+        ["lacks", lacking] => {
+            let others = Build::OWN.features.iter().copied().filter(|name| name != lacking);
+            let others: Vec<_> = others.collect();
+            assert!(others.len() < Build::OWN.features.len(), "no such feature: {lacking}");
+            others.leak()
+        }
+        _ => Build::OWN.features,
+    }
+}
+
+/// Most rows of its table.
+fn rows() -> u32 {
+    match fault() {
+        ["rows", number] => number.parse().unwrap(),
+        _ => Build::OWN.table_rows,
+    }
+}
+
 /// What this program was executed for, if a pen executed it.
 fn task() -> Option<&'static str> {
     if std::env::args_os().nth(1).is_some_and(|word| word == "--rehearse") {
         return Some("rehearsal");
     }
     let marker = std::env::var("PEN_HANDOVER").ok()?;
-    marker.starts_with("to ").then_some("adoption")
+    Some(if marker.starts_with("to ") { "adoption" } else { "return" })
 }
 
 /// Fails in this way, or only waits.

@@ -3,6 +3,9 @@
 //! The other release stops at a phase until the test lets it go on: in its rehearsal, at the begin
 //! of its takeover, or in its first worker.
 
+mod answered;
+mod quiet;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::Ipv4Addr;

@@ -1,6 +1,9 @@
 //! A failed upgrade changes nothing: the program before goes on with all its workers, and the next
 //! upgrade is possible.
 
+mod downgrade;
+mod rollback;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::Ipv4Addr;
@@ -10,7 +13,7 @@ use std::path::Path;
 use super::{Installed, OLD};
 use crate::harness::events::{has, watch};
 use crate::harness::machine::{NOBODY, copy_program, is_root};
-use crate::harness::{BINARY, Backend, Client, Pen, eventually};
+use crate::harness::{BINARY, Backend, Builder, Client, Pen, eventually};
 
 /// A client address of its own for each number.
 fn client(number: usize) -> Ipv4Addr {
@@ -31,11 +34,16 @@ struct Failing {
 impl Failing {
     #[track_caller]
     fn start() -> Failing {
+        Failing::started(|builder| builder)
+    }
+
+    /// The same, with more options.
+    #[track_caller]
+    fn started(how: impl FnOnce(Builder) -> Builder) -> Failing {
         let server = Backend::named("a");
-        let pen = Installed::start(Pen::builder().server(&server).control());
+        let pen = Installed::start(how(Pen::builder().server(&server).control()));
         let held = pen.hold(client(1)).unwrap().0;
         let (staff, descriptors) = (pen.pids(), pen.supervisor().descriptors().len());
-        assert_eq!(staff.len(), 4);
         Failing { pen, _server: server, held, staff, descriptors, failures: 0 }
     }
 

@@ -1,0 +1,57 @@
+//! Downgrades to a release that could not go on: one that lacks a feature which is in use, or whose
+//! tables have too few rows. Each is refused in its rehearsal, with one line.
+
+use super::Failing;
+use crate::harness::Port;
+
+/// A feature is in use: the earlier release is refused. Then it is off.
+#[track_caller]
+fn is_refused_while_in_use(mut failing: Failing, feature: &str, off: &str) {
+    failing.pen.install(&format!("0.0.9 lacks {feature}"));
+    let reason =
+        format!("the state requires {feature:?}, which pen 0.0.9 lacks: it needs a restart");
+    for _ in 0..2 {
+        failing.fails(feature, &reason);
+        assert_eq!(failing.pen.said().matches(&reason).count(), failing.failures);
+    }
+    failing.pen.tells(off, "");
+    assert_eq!(failing.pen.becomes("0.0.9"), 1, "nothing needs {feature} any more");
+    failing.held.echoes("served by an old worker");
+}
+
+#[test]
+fn to_a_release_without_the_connection_log_while_there_is_one() {
+    let log = tempfile::tempdir().unwrap();
+    let command = format!("connection_log {}", log.path().join("connections").display());
+    let failing = Failing::started(|builder| builder.options(["-O", &command]));
+    is_refused_while_in_use(failing, "connection_log", "no connection_log");
+    let failing = Failing::start();
+    failing.pen.install("0.0.9 lacks connection_log");
+    assert_eq!(failing.pen.becomes("0.0.9"), 1, "without a log, nothing needs it");
+}
+
+#[test]
+fn to_a_release_without_the_page_while_there_is_one() {
+    let port = Port::reserve();
+    let page = format!("page {}", port.address());
+    let mut failing = Failing::started(|builder| builder.page(&page));
+    failing.pen.install("0.0.9 lacks page");
+    failing.fails("page", "the state requires \"page\", which pen 0.0.9 lacks: it needs a restart");
+    failing.succeeds();
+    let failing = Failing::start();
+    failing.pen.install("0.0.9 lacks page");
+    assert_eq!(failing.pen.becomes("0.0.9"), 1, "without a page, nothing needs it");
+}
+
+#[test]
+fn to_a_release_whose_tables_have_fewer_rows() {
+    let mut failing = Failing::start();
+    let reason = "the shared table has 194 rows, and pen 0.0.9 knows 130 at most: it needs a \
+                  restart";
+    for layout in ["", "layout 3 "] {
+        failing.pen.install(&format!("0.0.9 {layout}rows 130"));
+        failing.fails(layout, reason);
+    }
+    failing.pen.install("0.0.9 rows 194");
+    assert_eq!(failing.pen.becomes("0.0.9"), 1);
+}
