@@ -13,6 +13,7 @@ use pen_status::event::EventKind;
 
 use crate::StartError;
 use crate::event_loop::{Phase, Supervisor};
+use crate::helpers::render;
 use crate::limits::why_within_limits;
 use crate::log::recent::Incident;
 use crate::log::{Logger, Severity};
@@ -64,7 +65,14 @@ impl Supervisor {
     fn handle_death(&mut self, pid: Pid, ending: Ending, now: Instant) -> Result<(), StartError> {
         if let Some(writer) = self.queue.reaped(pid, ending) {
             if let (Ending::Killed(_), Some(file)) = (ending, &self.state.status) {
-                file.forget(writer);
+                let jail = &self.context.jail;
+                let child = render::clean_up(jail.identity.uid, || {
+                    jail.sandbox.enter_reporter()?;
+                    file.forget(writer);
+                    Ok(())
+                });
+                // Without it, the next report replaces the file.
+                child.into_iter().for_each(|child| self.queue.leave(child));
             }
             return Ok(());
         }

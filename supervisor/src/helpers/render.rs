@@ -168,6 +168,26 @@ impl Rendered {
     }
 }
 
+/// Does in a child what is left to do after a killed reporter: the file system that held the
+/// reporter may hold the child too. Waits a moment for it, and then kills it. The event loop reaps
+/// it.
+///
+/// # Errors
+/// No child can be forked now.
+pub(crate) fn clean_up(user: Uid, work: impl FnOnce() -> io::Result<()>) -> io::Result<Child> {
+    let supervisor = getpid();
+    let child = Child::fork(user, || {
+        let is_alone = prctl::set_pdeathsig(Signal::SIGKILL).is_ok()
+            && getppid() == supervisor
+            && sys::close_all_but(&[]).is_ok();
+        if is_alone && work().is_ok() { DONE } else { FAILED }
+    })?;
+    if !child.ends_by(Instant::now() + CLEANING_PATIENCE) {
+        child.kill();
+    }
+    Ok(child)
+}
+
 fn run(
     word: &str,
     keep: &[BorrowedFd<'_>],
@@ -205,6 +225,9 @@ const FAILED: i32 = 1;
 
 /// The exit status of a child that failed; the reply has the reason.
 const REFUSED: i32 = 3;
+
+/// How long the supervisor waits for a child that cleans up. It takes a millisecond.
+const CLEANING_PATIENCE: Duration = Duration::from_millis(200);
 
 /// How long a child may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

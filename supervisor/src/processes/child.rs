@@ -94,6 +94,11 @@ impl Child {
         waitid(Id::PIDFd(self.pidfd()), flags) == Err(nix::errno::Errno::ECHILD)
     }
 
+    /// Waits until the child has ended, at most until `deadline`. Returns whether it has.
+    pub(crate) fn ends_by(&self, deadline: Instant) -> bool {
+        self.wait(deadline)
+    }
+
     /// Kills the child.
     pub(crate) fn kill(&self) {
         kill_as(self.user, || pidfd_send_signal(&self.pidfd, Signal::KILL));

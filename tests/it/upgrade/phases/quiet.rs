@@ -121,6 +121,21 @@ fn strangers(pen: &Pen, staff: &BTreeSet<i32>) -> Vec<Process> {
 }
 
 #[test]
+fn a_stop_while_an_upgrade_waits_is_a_stop() {
+    if !in_own_network("a_stop_while_an_upgrade_waits_is_a_stop", &["true".into()]) {
+        return;
+    }
+    for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
+        let Some(mut quiet) = Quiet::reach() else { return };
+        quiet.pen.end_by(signal);
+        assert!(quiet.held.read_to_end().is_ok_and(|rest| rest.is_empty()), "{signal:?}");
+        let said = String::from_utf8(quiet.asked.wait_with_output().unwrap().stderr).unwrap();
+        assert!(said.ends_with(" ended before it answered; its log may say why\n"), "{said}");
+        assert!(!quiet.pen.said().contains(" is now pen "), "{}", quiet.pen.said());
+    }
+}
+
+#[test]
 fn a_reload_while_an_upgrade_waits_is_carried_out() {
     if !in_own_network("a_reload_while_an_upgrade_waits_is_carried_out", &["true".into()]) {
         return;
