@@ -245,12 +245,14 @@ fn apache(address: SocketAddr, directory: &Path) -> Command {
     command
 }
 
-/// Accepts odd requests as far as the option allows.
+/// Accepts odd requests as far as the option allows. It waits for each body: one that answers before
+/// it has the body closes the connection, and the requests behind it get no answer.
 fn haproxy(address: SocketAddr, directory: &Path) -> Command {
     let text = format!(
         "global\n log stdout format raw local0\ndefaults\n mode http\n timeout client 30s\n \
          timeout http-request 5s\n\
          frontend f\n bind {address}\n option accept-invalid-http-request\n log global\n \
+         option http-buffer-request\n \
          http-request set-var(txn.path) path\n\
          http-request set-var(txn.first) req.fhdr(x-forwarded-for,1)\n http-request \
          set-var(txn.last) req.fhdr(x-forwarded-for)\n\
