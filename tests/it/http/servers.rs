@@ -245,8 +245,8 @@ fn apache(address: SocketAddr, directory: &Path) -> Command {
     command
 }
 
-/// Accepts odd requests as far as the option allows. It waits for each body: one that answers before
-/// it has the body closes the connection, and the requests behind it get no answer.
+/// Accepts odd requests as far as the option allows. It waits for each body: otherwise it may
+/// answer before it has the body, close the connection, and leave later requests unanswered.
 fn haproxy(address: SocketAddr, directory: &Path) -> Command {
     let text = format!(
         "global\n log stdout format raw local0\ndefaults\n mode http\n timeout client 30s\n \

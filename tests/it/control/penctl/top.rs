@@ -43,9 +43,9 @@ fn it_shows_pen_at_a_glance_in_small_and_large_terminals() {
     };
     assert!(line("0 ").contains(" up ") && line("2 ").contains(" failed "), "{screen}");
     assert!(line("1 ").contains(&servers[1].address().port().to_string()), "{screen}");
-    assert!(!line("#").contains("share"), "{screen}");
+    assert!(!line("#").contains("of new"), "{screen}");
     terminal.resize(200, 50);
-    let screen = terminal.shows(&["share", "p50", "p99", ": connection refused"]);
+    let screen = terminal.shows(&["of new", "p50", "p99", ": connection refused"]);
     assert_eq!(screen.lines().count(), 50, "{screen}");
     terminal.resize(50, 10);
     terminal.shows(&["top needs 60x12, here are 50x10"]);
