@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod channel;
+pub mod checks;
 pub mod codec;
 pub mod handshakes;
 pub mod memory;
