@@ -12,7 +12,7 @@
 //! | `table` | the operations of the supervisor; rows with a worker; what the next program gets |
 //! | `worker_table` | the operations of workers |
 //! | `clients` | a shard of clients, one client's entry, and the rebuild of a shard |
-//! | `servers` | blacklist, counts, limits, statistics |
+//! | `servers` | blacklist, standing, counts, limits, statistics |
 //! | `numbers` | connection numbers, which are the slots under `-x` |
 //! | `view` | the parts as slices |
 //! | `hash` | the keyed hash that chooses a client's shard and bucket |
@@ -57,6 +57,9 @@ pub use crate::lock::LockStuck;
 pub use crate::parts::BUCKETS;
 pub use crate::servers::ServerTotals;
 pub use crate::servers::blacklist::{Blacklist, Failure};
+pub use crate::servers::standing::{
+    Checks, DownCode, Knows, Patience, ServerView, Standing, TableMode, Unusable, Usable, can_use,
+};
 pub use crate::servers::statistics::{Durations, FailureClass, ServerStatistics, Timed, Traffic};
 pub use crate::shape::{MAX_ROWS, Mismatch, Shape, TableError};
 #[cfg(not(loom))]

@@ -69,6 +69,9 @@ pub(crate) struct ServerState {
     pub last_failure: AtomicU64,
     /// Which of its addresses is in use, as a position among those in the settings.
     pub address: AtomicU32,
+    /// What the supervisor says of it: see `servers/standing.rs`. In what was free space: releases
+    /// without it leave it 0 and never read it.
+    pub standing: AtomicU32,
     /// Held while a limited connection is counted.
     pub limits: CacheLine<TableLock>,
 }

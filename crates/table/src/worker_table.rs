@@ -9,6 +9,7 @@ use crate::hash::HashedKey;
 use crate::lock::{LockId, LockStuck, LockTaken, StuckLocks};
 use crate::numbers::{self, Numbers};
 use crate::servers::blacklist::{Blacklist, Failure};
+use crate::servers::standing::ServerView;
 use crate::servers::statistics::{FailureClass, Timed};
 use crate::sync::Ordering::*;
 use crate::view::{Shard, View};
@@ -274,6 +275,11 @@ impl<'t> WorkerTable<'t> {
     /// The blacklist state of a server. A server that does not exist is in use.
     pub fn blacklist(&self, server: u32, now: u64) -> Blacklist {
         self.view.server(server).map_or(Blacklist::Clear, |state| state.blacklist(now))
+    }
+
+    /// What a choice asks of a server. A server that does not exist is free.
+    pub fn server_view(&self, server: u32, now: u64) -> ServerView {
+        self.view.server(server).map_or(ServerView::FREE, |state| state.view(now))
     }
 
     /// Blacklists a server until a time in monotonic milliseconds; `failed_at` is Unix time in

@@ -83,7 +83,7 @@ fn everything(table: &Table, worker_table: &WorkerTable<'_>, now: u64) {
         worker_table.count_failover(server);
         let _ = table.server_statistics(server);
         let _ = (
-            worker_table.blacklist(server, now),
+            worker_table.server_view(server, now),
             worker_table.begin_probe(server, now, now + 1),
             worker_table.clear_blacklist(server),
         );
@@ -92,6 +92,7 @@ fn everything(table: &Table, worker_table: &WorkerTable<'_>, now: u64) {
             worker_table.is_taken_out(server),
             worker_table.last_failure(server),
             worker_table.note_failure(server, now, 1),
+            table.lift_blacklist(server),
         );
     }
     let numbers: Vec<u32> = (0..25).filter_map(|_| worker_table.claim_connection(20)).collect();

@@ -86,6 +86,16 @@ impl ServerState {
         })
     }
 
+    /// Ends a blacklisting that a failure caused, because the server was seen to work. An operator's
+    /// stays. What a worker writes at the same time is newer and stays too. Returns whether it
+    /// ended.
+    pub fn lift_blacklist(&self) -> bool {
+        let seen = self.blacklisted.load(Acquire);
+        seen != 0
+            && seen & OPERATOR == 0
+            && self.blacklisted.compare_exchange(seen, 0, AcqRel, Relaxed).is_ok()
+    }
+
     /// Returns whether this caller may probe the server.
     pub fn begin_probe(&self, now: u64, until: u64) -> bool {
         let seen = self.blacklisted.load(Acquire);
@@ -118,7 +128,7 @@ impl ServerState {
     }
 }
 
-fn classify(word: u64, now: u64) -> Blacklist {
+pub(crate) fn classify(word: u64, now: u64) -> Blacklist {
     let until = word & TIME;
     match word {
         0 => Blacklist::Clear,
@@ -222,6 +232,23 @@ mod tests {
         );
         table.take_out(0, u64::MAX, 1);
         assert_eq!(first.blacklist(0, 1), Blacklist::Until(super::TIME));
+    }
+
+    #[test]
+    fn only_what_a_failure_caused_is_lifted() {
+        let table = table();
+        let worker_table = table.worker_table(0);
+        assert!(!table.lift_blacklist(0), "it is in use");
+        worker_table.set_blacklist(0, 1000, 1);
+        assert!(table.lift_blacklist(0) && !table.lift_blacklist(0));
+        assert_eq!(worker_table.blacklist(0, 5), Blacklist::Clear);
+        worker_table.set_blacklist(0, 1000, 1);
+        assert!(worker_table.begin_probe(0, 1000, 2000) && table.lift_blacklist(0));
+        worker_table.abandon_probe(0, 1500);
+        assert_eq!(worker_table.blacklist(0, 1500), Blacklist::Clear);
+        table.take_out(0, 1000, 1);
+        assert!(!table.lift_blacklist(0) && worker_table.begin_probe(0, 1000, 2000));
+        assert!(!table.lift_blacklist(0) && !table.lift_blacklist(3));
     }
 
     #[test]

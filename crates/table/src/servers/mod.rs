@@ -10,6 +10,9 @@
 //! **Address**: which of a server's addresses is in use. Any value is valid: readers take it modulo
 //! the number of addresses.
 //!
+//! **Standing**: what the supervisor says of a server, which is the only writer of it. See
+//! [`standing`].
+//!
 //! **Limits**: raise the own count, then compute the sum, and lower it again if the sum is too
 //! large. A SeqCst fence is between the two steps. So of two workers that raise at the same time,
 //! at least one sees both: never one too many. The lock also prevents one too few, because no other
@@ -17,11 +20,13 @@
 //! for a worker that gets a row while others sum: the row is part of the sums before its fence.
 
 pub(crate) mod blacklist;
+pub(crate) mod standing;
 pub(crate) mod statistics;
 
 use crate::lock::{LockId, StuckLocks};
 use crate::parts::{Figures, ServerState};
 use crate::servers::blacklist::Failure;
+use crate::servers::standing::Standing;
 use crate::sync::{Ordering::*, fence};
 use crate::view::View;
 
@@ -48,6 +53,8 @@ pub struct ServerTotals {
     pub last_failure: Option<Failure>,
     /// Whether a worker has the maximum of pending connects to it, so that clients are passed on.
     pub is_pending: bool,
+    /// What the supervisor says of it.
+    pub standing: Standing,
 }
 
 impl Figures {
@@ -175,6 +182,7 @@ impl View<'_> {
             address: state.address.load(Relaxed),
             last_failure: state.last_failure(),
             is_pending: self.is_pending(server),
+            standing: state.standing(),
         }
     }
 
@@ -242,6 +250,9 @@ mod tests {
         assert_eq!(second.address(1), 0);
         assert_eq!((first.address(3), first.move_address(3, 0, 1)), (0, false));
         table.reset_address(3);
+        table.set_address(1, 3);
+        table.set_address(3, 1);
+        assert_eq!((second.address(1), second.address(3)), (3, 0));
     }
 
     #[test]

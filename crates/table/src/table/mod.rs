@@ -19,6 +19,7 @@ use crate::hash::HashKey;
 use crate::layout::Layout;
 use crate::numbers;
 use crate::servers::ServerTotals;
+use crate::servers::standing::Standing;
 use crate::servers::statistics::{ServerStatistics, Traffic};
 use crate::shape::{Shape, TableError};
 use crate::sync::Ordering::*;
@@ -196,6 +197,20 @@ impl Table {
         }
     }
 
+    /// Ends a blacklisting that a failure caused, because the server was seen to work. An operator's
+    /// stays. Returns whether it ended.
+    pub fn lift_blacklist(&self, server: u32) -> bool {
+        self.view().server(server).is_some_and(|state| state.lift_blacklist())
+    }
+
+    /// Sets what workers must know of a server. Only the supervisor calls it. A correct value is not
+    /// written, because all workers read the line. No effect for a server that does not exist.
+    pub fn set_standing(&self, server: u32, standing: Standing) {
+        if let Some(state) = self.view().server(server) {
+            state.set_standing(standing);
+        }
+    }
+
     /// Counts bytes and connections of a server from 0 again, and ends its blacklisting, because
     /// its number now belongs to another server. Only the supervisor calls it. It does not change
     /// the workers' rows, which have one writer. It subtracts their present content from now on.
@@ -209,6 +224,14 @@ impl Table {
     pub fn reset_address(&self, server: u32) {
         if let Some(state) = self.view().server(server) {
             state.address.store(0, Relaxed);
+        }
+    }
+
+    /// Uses the address of a server at this position, because its addresses have another order now.
+    /// Only the supervisor calls it.
+    pub fn set_address(&self, server: u32, position: u32) {
+        if let Some(state) = self.view().server(server) {
+            state.address.store(position, Relaxed);
         }
     }
 
