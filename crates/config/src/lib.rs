@@ -8,6 +8,7 @@
 pub mod acl;
 pub mod address;
 pub mod apply;
+pub mod checks;
 pub mod command;
 pub mod configuration;
 pub mod grammar;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::acl::{Acl, LISTS};
 use crate::address::{Address, Host};
+use crate::checks::{Admission, Check, OnDown, ServerCheck, ServerMode, ServersFrom};
 use crate::ids::{ServerId, Target};
 use crate::proxy::{ProxyOut, Senders};
 use crate::tls::Tls;
@@ -126,6 +127,68 @@ pub struct Settings {
     pub proxy_out: ProxyOut,
     /// TLS towards clients.
     pub tls: Tls,
+    /// The check of all servers that have none of their own; `None` = no check.
+    #[serde(default)]
+    pub check: Option<Check>,
+    /// Seconds from one check of a server to the next.
+    #[serde(default = "defaults::check_interval")]
+    pub check_interval: u32,
+    /// Seconds until a check has failed.
+    #[serde(default = "defaults::check_timeout")]
+    pub check_timeout: u32,
+    /// How many successes in a row make a server up.
+    #[serde(default = "defaults::check_rise")]
+    pub check_rise: u32,
+    /// How many failures in a row make a server down.
+    #[serde(default = "defaults::check_fall")]
+    pub check_fall: u32,
+    /// What happens to the connections of a server that goes down.
+    #[serde(default)]
+    pub on_down: OnDown,
+    /// Whether checks are disregarded while all servers are down.
+    #[serde(default = "defaults::fail_open")]
+    pub fail_open: bool,
+    /// Seconds that a client waits for whom no server can be used; 0 = it does not wait.
+    #[serde(default)]
+    pub hold: u32,
+    /// Whether new clients are served. No command of a file sets it.
+    #[serde(default)]
+    pub admission: Admission,
+    /// Percent of the connections of a server that are closed per minute, so that their clients
+    /// come back elsewhere; 0 = none.
+    #[serde(default)]
+    pub rebalance: u32,
+    /// Seconds until the names of servers are looked up again; 0 = never. A release without this
+    /// setting never looked them up again.
+    #[serde(default)]
+    pub resolve: u32,
+    /// The servers that follow names, each name once.
+    #[serde(default)]
+    pub servers_from: Vec<ServersFrom>,
+}
+
+/// The values of settings that the state of an earlier release does not have. They do what that
+/// release did.
+mod defaults {
+    pub fn check_interval() -> u32 {
+        2
+    }
+
+    pub fn check_timeout() -> u32 {
+        1
+    }
+
+    pub fn check_rise() -> u32 {
+        2
+    }
+
+    pub fn check_fall() -> u32 {
+        3
+    }
+
+    pub fn fail_open() -> bool {
+        true
+    }
 }
 
 /// Sizes of the kernel's buffers of a socket, in bytes (socket(7)). 0 = the kernel chooses, and
@@ -171,6 +234,16 @@ pub struct Server {
     pub prio: u32,
     /// The access list of the clients that it serves.
     pub acl: u8,
+    /// Its check.
+    #[serde(default)]
+    pub check: ServerCheck,
+    /// The state in which an operator put it.
+    #[serde(default)]
+    pub mode: ServerMode,
+    /// Increased when a command gives it another address. Then it is another server, while another
+    /// answer of the resolver is the same server elsewhere.
+    #[serde(default)]
+    pub epoch: u32,
 }
 
 impl Server {
@@ -187,7 +260,19 @@ impl Server {
             weight: 1,
             prio: 0,
             acl: 0,
+            check: ServerCheck::Default,
+            mode: ServerMode::Ready,
+            epoch: 0,
         }
+    }
+
+    /// A number for its address in use at position 0. It stands in messages to the workers of other
+    /// releases, so its formula never changes: FNV-1a of the address as text.
+    pub fn mark(&self) -> u64 {
+        const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+        const PRIME: u64 = 0x0000_0100_0000_01b3;
+        let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(PRIME);
+        self.address.to_string().bytes().fold(BASIS, step)
     }
 
     /// Sets the addresses of the server from a host. Addresses that the server already had by the
@@ -327,6 +412,18 @@ impl Default for Settings {
             proxy_in: Senders::default(),
             proxy_out: ProxyOut::Off,
             tls: Tls::default(),
+            check: None,
+            check_interval: defaults::check_interval(),
+            check_timeout: defaults::check_timeout(),
+            check_rise: defaults::check_rise(),
+            check_fall: defaults::check_fall(),
+            on_down: OnDown::Keep,
+            fail_open: defaults::fail_open(),
+            hold: 0,
+            admission: Admission::Open,
+            rebalance: 0,
+            resolve: 0,
+            servers_from: Vec::new(),
         }
     }
 }
@@ -348,6 +445,27 @@ impl Settings {
         regular.chain(
             others.into_iter().filter_map(|(target, server)| Some((target, server.as_ref()?))),
         )
+    }
+
+    /// The check of a target. Only regular servers have one: the emergency and the abuse server
+    /// need not answer as the others do.
+    pub fn check_of(&self, target: Target) -> Option<&Check> {
+        let Target::Server(id) = target else { return None };
+        match &self.servers.get(id.index())?.as_ref()?.check {
+            ServerCheck::Default => self.check.as_ref(),
+            ServerCheck::Off => None,
+            ServerCheck::Own(check) => Some(check),
+        }
+    }
+
+    /// Whether a server has a check.
+    pub fn has_checks(&self) -> bool {
+        self.configured().any(|(id, _)| self.check_of(Target::Server(id)).is_some())
+    }
+
+    /// The name that a slot of the server table follows, if it follows one.
+    pub fn followed(&self, id: ServerId) -> Option<&ServersFrom> {
+        self.servers_from.iter().find(|from| from.contains(id.0))
     }
 
     /// The size of the server table.

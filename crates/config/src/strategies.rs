@@ -516,6 +516,7 @@ pub fn settings() -> impl Strategy<Value = Settings> {
                 proxy_in,
                 proxy_out,
                 tls,
+                ..Settings::default()
             }
         },
     )

@@ -113,18 +113,7 @@ mod tests {
     use crate::strategies;
 
     fn server(port: u16) -> Server {
-        let address = Address::Inet(([10, 0, 0, 1], port).into());
-        Server {
-            address,
-            soft: 0,
-            hard: 0,
-            weight: 1,
-            prio: 0,
-            acl: 0,
-            alternatives: Vec::new(),
-            given: None,
-            service: None,
-        }
+        Server::at(Address::Inet(([10, 0, 0, 1], port).into()))
     }
 
     #[test]
