@@ -1,5 +1,6 @@
 //! The jailed processes, one folder for each kind: `relay` serves clients, `control` reads
-//! operators' commands, `page` shows what pen is doing. `port` is what the last two have in common.
+//! operators' commands, `page` shows what pen is doing, `checker` asks servers how they are. `port`
+//! is what control and page have in common.
 //!
 //! A relay worker gets everything that it may touch at its start ([`WorkerStart`] and the shared
 //! table). It never opens a file. The control process opens the files that operators name, with the
@@ -8,6 +9,7 @@
 
 #![deny(unsafe_code)]
 
+mod checker;
 mod control;
 mod page;
 mod port;
@@ -59,6 +61,7 @@ pub fn page_entry(start: PageStart) -> i32 {
 /// Pure parsers of untrusted bytes, for benchmarks and fuzzing. This is not a stable interface.
 #[doc(hidden)]
 pub mod parts {
+    pub use crate::checker::kinds as checks;
     pub use crate::page::hosts::may_ask;
     pub use crate::page::request;
     pub use crate::relay::http::body::Body;
