@@ -61,7 +61,7 @@ pub fn page_entry(start: PageStart) -> i32 {
 /// Pure parsers of untrusted bytes, for benchmarks and fuzzing. This is not a stable interface.
 #[doc(hidden)]
 pub mod parts {
-    pub use crate::checker::kinds as checks;
+    pub use crate::checker::{kinds as checks, schedule, verdict};
     pub use crate::page::hosts::may_ask;
     pub use crate::page::request;
     pub use crate::relay::http::body::Body;

@@ -2,3 +2,5 @@
 //! checks. It sees no client. What servers send is not trusted.
 
 pub mod kinds;
+pub mod schedule;
+pub mod verdict;
