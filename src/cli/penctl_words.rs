@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use pen_config::command::{COMMANDS, Entry, SERVER_KEYS, setting_words};
+use pen_config::command::{COMMANDS, Entry, server_keys, setting_words};
 
 /// Prints the numbers of servers. Without a terminal, each number is the first word of a line.
 const NUMBERS: &str = "penctl \"$address\" servers 2>/dev/null | cut -d' ' -f1";
@@ -65,7 +65,8 @@ fn positions() -> Vec<(Vec<String>, String)> {
     let mut found =
         vec![(vec![":0".to_owned()], all), (vec!["no:1".to_owned()], negatable.join(" "))];
     found.extend(positions.into_iter().map(|(words, keys)| (keys, words)));
-    found.push((vec!["server:*[02468]".to_owned()], SERVER_KEYS.replace(',', "")));
+    let keys = server_keys().collect::<Vec<_>>().join(" ");
+    found.push((vec!["server:*[02468]".to_owned()], keys));
     found
 }
 

@@ -422,7 +422,7 @@ impl Default for Settings {
             hold: 0,
             admission: Admission::Open,
             rebalance: 0,
-            resolve: 0,
+            resolve: 60,
             servers_from: Vec::new(),
         }
     }
@@ -484,5 +484,106 @@ impl Settings {
     /// The highest number that has an address, plus one: the modulus of rotation and of the hash.
     pub fn server_count(&self) -> u32 {
         self.servers.iter().rposition(Option::is_some).map_or(0, |last| last as u32 + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::{CheckKind, CheckText, HttpQuestion, Records, RedisRole, StatusRange};
+
+    /// The fields that release 0.1.0 does not have.
+    const LATER: [&str; 12] = [
+        "check",
+        "check_interval",
+        "check_timeout",
+        "check_rise",
+        "check_fall",
+        "on_down",
+        "fail_open",
+        "hold",
+        "admission",
+        "rebalance",
+        "resolve",
+        "servers_from",
+    ];
+
+    fn server() -> Server {
+        Server::at(Address::Inet(([10, 0, 0, 1], 80).into()))
+    }
+
+    #[test]
+    fn settings_of_the_release_before_do_what_that_release_did() {
+        let settings = Settings { servers: vec![Some(server())], ..Settings::default() };
+        let mut json = serde_json::to_value(&settings).unwrap();
+        for field in LATER {
+            assert!(json.as_object_mut().unwrap().remove(field).is_some(), "{field}");
+        }
+        for field in ["check", "mode", "epoch"] {
+            let server = json["servers"][0].as_object_mut().unwrap();
+            assert!(server.remove(field).is_some(), "{field}");
+        }
+        let read: Settings = serde_json::from_value(json).unwrap();
+        // That release looked names up once.
+        assert_eq!(read, Settings { resolve: 0, ..settings });
+    }
+
+    #[test]
+    fn a_mark_never_changes() {
+        assert_eq!(server().mark(), 0x529f_5a4b_643f_a605);
+        assert_eq!(Server::at(Address::Unix("/run/a".into())).mark(), 0x2762_70f9_aac3_f90b);
+        let with_another = Server { alternatives: vec![Address::Unix("/b".into())], ..server() };
+        assert_eq!(with_another.mark(), server().mark());
+    }
+
+    /// A renamed variant or field would make an upgrade from the release before impossible.
+    #[test]
+    fn the_words_of_the_state_never_change() {
+        let question = || HttpQuestion {
+            path: "/a".into(),
+            status: StatusRange::default(),
+            body: CheckText::new(*b"o k"),
+        };
+        let text = |text: &str| text.parse::<CheckText>().unwrap();
+        let http = r#"{"path":"/a","status":{"low":200,"high":399},"body":"o\\sk"}"#;
+        for (kind, json) in [
+            (CheckKind::Tcp, r#""Tcp""#.to_owned()),
+            (CheckKind::Tls, r#""Tls""#.into()),
+            (CheckKind::Http(question()), format!(r#"{{"Http":{http}}}"#)),
+            (CheckKind::Https(question()), format!(r#"{{"Https":{http}}}"#)),
+            (CheckKind::Smtp, r#""Smtp""#.into()),
+            (CheckKind::Pgsql, r#""Pgsql""#.into()),
+            (CheckKind::Mysql { user: "u".into() }, r#"{"Mysql":{"user":"u"}}"#.into()),
+            (CheckKind::Redis(RedisRole::Any), r#"{"Redis":"Any"}"#.into()),
+            (CheckKind::Redis(RedisRole::Master), r#"{"Redis":"Master"}"#.into()),
+            (CheckKind::Ldap, r#""Ldap""#.into()),
+            (CheckKind::Dns { name: "a".into() }, r#"{"Dns":{"name":"a"}}"#.into()),
+            (
+                CheckKind::Exchange { send: text("a"), expect: text("\\x00") },
+                r#"{"Exchange":{"send":"a","expect":"\\x00"}}"#.into(),
+            ),
+        ] {
+            let check = ServerCheck::Own(Box::new(Check::of(kind)));
+            let whole =
+                format!(r#"{{"Own":{{"kind":{json},"host":null,"port":null,"proxy":"Off"}}}}"#);
+            assert_eq!(serde_json::to_string(&check).unwrap(), whole);
+            assert_eq!(serde_json::from_str::<ServerCheck>(&whole).unwrap(), check);
+        }
+        let from = ServersFrom {
+            name: "a".into(),
+            port: crate::address::Service::Port(80),
+            first: 1,
+            last: 2,
+            records: Records::Srv,
+        };
+        let words = (
+            [ServerCheck::Default, ServerCheck::Off],
+            [ServerMode::Ready, ServerMode::Drain, ServerMode::Maint],
+            [OnDown::Keep, OnDown::Close],
+            [Admission::Open, Admission::Paused],
+            (Records::Addresses, from),
+        );
+        let json = r#"[["Default","Off"],["Ready","Drain","Maint"],["Keep","Close"],["Open","Paused"],["Addresses",{"name":"a","port":{"Port":80},"first":1,"last":2,"records":"Srv"}]]"#;
+        assert_eq!(serde_json::to_string(&words).unwrap(), json);
     }
 }

@@ -10,11 +10,18 @@ use proptest::sample::select;
 
 use crate::acl::{Acl, AclVerdict, LISTS, Net};
 use crate::address::{Address, Host, Local, Service};
-use crate::command::{
-    Action, BufferSide, COMMANDS, Command, ConnectionLogTarget, Form, LogTarget, Number, Query,
-    ServerChange, Setting, Startup, Switch, parse, setting_words,
+use crate::checks::{
+    Admission, Check, CheckKind, CheckText, HttpQuestion, OnDown, Records, RedisRole, ServerCheck,
+    ServerMode, ServersFrom, StatusRange,
 };
+use crate::command::{
+    Action, AfterDrain, BufferSide, COMMANDS, Command, ConnectionLogTarget, Form, LogTarget,
+    Number, Query, ServerChange, Setting, SourcedCommand, Startup, Switch, is_well_formed,
+    parse_any, setting_words,
+};
+use crate::configuration::file;
 use crate::grammar::{COUNT, ServerSpec};
+use crate::ids::MAX_SERVERS;
 use crate::proxy::{MAX_SENDERS, ProxyOut, Senders};
 use crate::settings::{
     BufferSizes, ConnectionLogFormat, Fastclose, Http, Selection, Server, Settings, SocketBuffers,
@@ -23,37 +30,59 @@ use crate::tls::{Suite, SuiteList, Tls};
 
 /// The setting of a line.
 pub fn parsed(line: &str) -> Setting {
-    match parse(line) {
+    match parse_any(line) {
         Ok(Some(Command::Setting(setting))) => setting,
         other => panic!("{line}: {other:?}"),
     }
 }
 
+/// The commands of a text. A line that pen offers also reads so in a file.
+pub fn sourced(text: &str) -> Vec<SourcedCommand> {
+    let one = |(number, line): (usize, &str)| {
+        let command = parse_any(line).unwrap()?;
+        if let Ok(lines) = file::parse(line.as_bytes()) {
+            assert_eq!(lines.into_iter().find_map(|line| line.command).as_ref(), Some(&command));
+        } else {
+            assert!(!is_well_formed(&command), "{line}");
+        }
+        Some(SourcedCommand { source_line: (number + 1).to_string(), command })
+    };
+    text.lines().enumerate().filter_map(one).collect()
+}
+
 /// Every number.
-pub const NUMBERS: [Number; 17] = [
+pub const NUMBERS: [Number; 24] = [
     Number::AcceptBatch,
     Number::Backlog,
     Number::Blacklist,
+    Number::CheckFall,
+    Number::CheckInterval,
+    Number::CheckRise,
+    Number::CheckTimeout,
     Number::ClientAcl,
     Number::ClientsMax,
     Number::ConnMax,
     Number::ControlAcl,
     Number::Debug,
     Number::DrainTimeout,
+    Number::Hold,
     Number::IdleTimeout,
     Number::Idlers,
     Number::MaxServers,
     Number::PageAcl,
     Number::PendingMax,
+    Number::Rebalance,
+    Number::Resolve,
     Number::Timeout,
     Number::Tracking,
     Number::Workers,
 ];
 
 /// Every switch.
-pub const SWITCHES: [Switch; 12] = [
+pub const SWITCHES: [Switch; 13] = [
     Switch::Ascii,
     Switch::Dummy,
+    Switch::FailOpen,
     Switch::Hash,
     Switch::HashAlways,
     Switch::Keepalive,
@@ -192,6 +221,82 @@ fn log_format() -> impl Strategy<Value = ConnectionLogFormat> {
     select(&[Text, Json, Haproxy, HaproxyHttp][..])
 }
 
+fn check_text() -> impl Strategy<Value = CheckText> {
+    let bytes = prop_oneof![
+        3 => "[#\\\\ -~\r\n\t]{1,60}".prop_map(String::into_bytes),
+        1 => vec(any::<u8>(), 1..=CheckText::MOST / 2),
+    ];
+    bytes.prop_map(|bytes| CheckText::new(bytes).unwrap())
+}
+
+fn dns_name() -> impl Strategy<Value = String> {
+    "[a-z_][a-z0-9_]{0,9}(\\.[a-z]{2,4}){0,3}\\.?"
+}
+
+fn check_kind() -> impl Strategy<Value = CheckKind> {
+    let status = (StatusRange::LOWEST..=StatusRange::HIGHEST)
+        .prop_flat_map(|low| (Just(low), low..=StatusRange::HIGHEST))
+        .prop_map(|(low, high)| StatusRange { low, high });
+    let status = prop_oneof![Just(StatusRange::default()), status];
+    let question = ("/[!-\"$-~]{0,40}", status, of(check_text()))
+        .prop_map(|(path, status, body)| HttpQuestion { path, status, body })
+        .boxed();
+    prop_oneof![
+        select(vec![
+            CheckKind::Tcp,
+            CheckKind::Tls,
+            CheckKind::Smtp,
+            CheckKind::Pgsql,
+            CheckKind::Ldap,
+            CheckKind::Redis(RedisRole::Any),
+            CheckKind::Redis(RedisRole::Master),
+        ]),
+        question.clone().prop_map(CheckKind::Http),
+        question.prop_map(CheckKind::Https),
+        "[!-\"$-~é][!-~]{0,70}".prop_map(|user| CheckKind::Mysql { user }),
+        dns_name().prop_map(|name| CheckKind::Dns { name }),
+        (check_text(), check_text())
+            .prop_map(|(send, expect)| CheckKind::Exchange { send, expect }),
+    ]
+}
+
+/// A check, not longer than a line can have it.
+pub fn check() -> BoxedStrategy<Check> {
+    let host = of("[a-z0-9_.:\\[\\]-]{1,30}");
+    let check = (check_kind().boxed(), host, of(1u16..), proxy_out()).prop_map(
+        |(kind, host, port, proxy)| {
+            let host = host.filter(|_| kind.takes_host());
+            Check { kind, host, port, proxy }
+        },
+    );
+    // On the heap, like others below: a test with more beside it would have no stack left.
+    check.boxed()
+}
+
+fn server_check() -> impl Strategy<Value = ServerCheck> {
+    prop_oneof![
+        Just(ServerCheck::Default),
+        Just(ServerCheck::Off),
+        check().prop_map(|check| ServerCheck::Own(Box::new(check))),
+    ]
+}
+
+fn mode() -> impl Strategy<Value = ServerMode> {
+    select(ServerMode::WORDS.map(|(_, mode)| mode).to_vec())
+}
+
+fn on_down() -> impl Strategy<Value = OnDown> {
+    select(&[OnDown::Keep, OnDown::Close][..])
+}
+
+fn servers_from() -> impl Strategy<Value = ServersFrom> {
+    let slots =
+        (0..MAX_SERVERS as u16).prop_flat_map(|first| (Just(first), first..MAX_SERVERS as u16));
+    (dns_name(), service(), slots, select(&[Records::Addresses, Records::Srv][..])).prop_map(
+        |(name, port, (first, last), records)| ServersFrom { name, port, first, last, records },
+    )
+}
+
 fn change() -> impl Strategy<Value = ServerChange> {
     prop_oneof![
         list().prop_map(ServerChange::Acl),
@@ -201,6 +306,8 @@ fn change() -> impl Strategy<Value = ServerChange> {
         count().prop_map(ServerChange::Max),
         service().prop_map(ServerChange::Port),
         count().prop_map(ServerChange::Prio),
+        server_check().prop_map(ServerChange::Check),
+        mode().prop_map(ServerChange::State),
         count().prop_map(ServerChange::Weight),
     ]
 }
@@ -238,6 +345,8 @@ pub fn setting() -> impl Strategy<Value = Setting> {
                 each.push(change);
             }
         }
+        // It takes the rest of the line.
+        each.sort_by_key(|change| matches!(change, ServerChange::Check(_)));
         Setting::Server { number, changes: each }
     });
     let acl = (list(), verdict(), net()).prop_map(|(list, verdict, net)| Setting::Acl {
@@ -251,6 +360,10 @@ pub fn setting() -> impl Strategy<Value = Setting> {
     let servers = prop_oneof![
         server,
         count().prop_map(Setting::NoServer),
+        of(check()).prop_map(Setting::Check),
+        on_down().prop_map(Setting::OnDown),
+        servers_from().prop_map(Setting::ServersFrom),
+        dns_name().prop_map(Setting::NoServersFrom),
         of(spec()).prop_map(Setting::Emergency),
         of(spec()).prop_map(Setting::Abuse),
     ];
@@ -324,10 +437,17 @@ fn query() -> impl Strategy<Value = Query> {
 }
 
 fn action() -> impl Strategy<Value = Action> {
+    let waits = prop_oneof![Just(Action::USUAL_DRAIN), 0u32..=86_400];
+    let close = select(&[AfterDrain::Keep, AfterDrain::Close][..]);
+    let drain = (0..MAX_SERVERS as u16, waits, close)
+        .prop_map(|(server, wait, close)| Action::Drain { server, wait, close });
     prop_oneof![
         Just(Action::Exit),
         Just(Action::Upgrade),
         Just(Action::WriteHere),
+        Just(Action::Pause),
+        Just(Action::Resume),
+        drain,
         count().prop_map(Action::Close),
         path().prop_map(Action::Include),
         of(path()).prop_map(Action::Write),
@@ -394,23 +514,26 @@ fn tls() -> impl Strategy<Value = Tls> {
         })
 }
 
-fn server() -> impl Strategy<Value = Server> {
+fn server() -> BoxedStrategy<Server> {
     let inet = (any::<IpAddr>(), 1u16..)
         .prop_map(|(ip, port)| Address::Inet(SocketAddr::new(ip.to_canonical(), port)));
     let address = prop_oneof![4 => inet, 1 => path().prop_map(Address::Unix)];
-    (address, [count(), count(), count(), count()], list()).prop_map(
-        |(address, [soft, hard, weight, prio], acl)| Server {
+    let health = (server_check(), mode());
+    (address, [count(), count(), count(), count()], list(), health)
+        .prop_map(|(address, [soft, hard, weight, prio], acl, (check, mode))| Server {
             soft,
             hard,
             weight,
             prio,
             acl,
+            check,
+            mode,
             ..Server::at(address)
-        },
-    )
+        })
+        .boxed()
 }
 
-/// An emergency or abuse server, which has no access list.
+/// An emergency or abuse server, which has no access list, no check and no state.
 fn backup() -> impl Strategy<Value = Server> {
     let path = "/[a-z.]{0,20}".prop_map(|path| Address::Unix(path.into()));
     (server(), of(path)).prop_map(|(server, path)| {
@@ -418,7 +541,8 @@ fn backup() -> impl Strategy<Value = Server> {
             (None, Address::Inet(address)) => Address::Inet(*address),
             (path, _) => path.unwrap_or(Address::Unix("/x".into())),
         };
-        Server { acl: 0, address, ..server }
+        let (check, mode) = (ServerCheck::Default, ServerMode::Ready);
+        Server { acl: 0, address, check, mode, ..server }
     })
 }
 
@@ -426,6 +550,29 @@ fn selection() -> impl Strategy<Value = Selection> {
     any::<[bool; 6]>().prop_map(|[roundrobin, hash, hash_always, weight, prio, stubborn]| {
         Selection { roundrobin, hash, hash_always, weight, prio, stubborn }
     })
+}
+
+/// Names with the number of servers that follow each.
+fn names_followed() -> impl Strategy<Value = Vec<(ServersFrom, u16)>> {
+    vec((servers_from(), 1u16..4), 0..3)
+}
+
+/// Adds free servers that follow these names.
+fn with_names(
+    mut servers: Vec<Option<Server>>,
+    names: Vec<(ServersFrom, u16)>,
+) -> (Vec<Option<Server>>, Vec<ServersFrom>) {
+    let mut followed: Vec<ServersFrom> = Vec::new();
+    for (from, count) in names {
+        if followed.iter().all(|other| other.name != from.name) {
+            let first = servers.len() as u16;
+            servers.resize(servers.len() + usize::from(count), None);
+            // No name of a service is known where settings are read again.
+            let port = Service::Port(1 + first);
+            followed.push(ServersFrom { port, first, last: first + count - 1, ..from });
+        }
+    }
+    (servers, followed)
 }
 
 /// Settings with at least one server.
@@ -436,9 +583,10 @@ pub fn settings() -> impl Strategy<Value = Settings> {
             servers
         },
     );
-    let lists: [_; LISTS] = std::array::from_fn(|_| acl());
-    let numbers =
-        NUMBERS.map(|number| prop_oneof![1 => Just(*number.range().start()), 3 => number.range()]);
+    let servers = servers.boxed();
+    let lists: [_; LISTS] = std::array::from_fn(|_| acl().boxed());
+    let numbers = NUMBERS
+        .map(|number| prop_oneof![1 => Just(*number.range().start()), 3 => number.range()].boxed());
     let backups = (of(backup()), of(backup()));
     let others = (
         fastclose(),
@@ -451,6 +599,7 @@ pub fn settings() -> impl Strategy<Value = Settings> {
         tls(),
         (buffers(), buffers()),
         log_format(),
+        (of(check()), on_down(), any::<bool>(), names_followed()),
     )
         // On the heap: a test with more beside it would have no stack left.
         .boxed();
@@ -459,16 +608,22 @@ pub fn settings() -> impl Strategy<Value = Settings> {
             let [accept_batch, backlog, numbers @ ..] = numbers;
             let [
                 blacklist,
+                check_fall,
+                check_interval,
+                check_rise,
+                check_timeout,
                 client_acl,
                 clients_max,
                 connections_max,
                 control_acl,
                 debug,
                 drain_timeout,
+                hold,
                 idle_timeout,
                 rest @ ..,
             ] = numbers;
-            let [idlers, _max_servers, page_acl, pending_max, timeout, tracking, _workers] = rest;
+            let [idlers, _max_servers, page_acl, pending_max, rest @ ..] = rest;
+            let [rebalance, resolve, timeout, tracking, _workers] = rest;
             let (
                 fastclose,
                 source,
@@ -480,7 +635,9 @@ pub fn settings() -> impl Strategy<Value = Settings> {
                 tls,
                 (client, server),
                 connection_log_format,
+                (check, on_down, fail_open, servers_from),
             ) = others;
+            let (servers, servers_from) = with_names(servers, servers_from);
             let small = |number: u32| u8::try_from(number).unwrap();
             Settings {
                 generation: 0,
@@ -516,7 +673,18 @@ pub fn settings() -> impl Strategy<Value = Settings> {
                 proxy_in,
                 proxy_out,
                 tls,
-                ..Settings::default()
+                check,
+                check_interval,
+                check_timeout,
+                check_rise,
+                check_fall,
+                on_down,
+                fail_open,
+                hold,
+                admission: Admission::Open,
+                rebalance,
+                resolve,
+                servers_from,
             }
         },
     )

@@ -138,7 +138,10 @@ impl Loader {
             | Command::Setting(_)
             | Command::Action(
                 Action::Close(_)
+                | Action::Drain { .. }
                 | Action::Exit
+                | Action::Pause
+                | Action::Resume
                 | Action::Upgrade
                 | Action::Write(_)
                 | Action::WriteHere,

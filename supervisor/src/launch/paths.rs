@@ -121,14 +121,18 @@ impl Base {
                 { hosts }.try_for_each(|host| self.server(host))
             }
             Setting::Acl { .. }
+            | Setting::Check(_)
             | Setting::ConnectionLogFormat(_)
             | Setting::Fastclose(_)
             | Setting::Http(_)
             | Setting::NoAcl(_)
             | Setting::NoServer(_)
+            | Setting::NoServersFrom(_)
             | Setting::Number(_, _)
+            | Setting::OnDown(_)
             | Setting::ProxyIn(_)
             | Setting::ProxyOut(_)
+            | Setting::ServersFrom(_)
             | Setting::SocketBuffers(_, _)
             | Setting::Source(_)
             | Setting::SslAlways

@@ -58,8 +58,11 @@ pub fn open(command: &Command, word: &str, ticket: u64) -> Result<NamedFiles, St
             Action::Write(Some(path)) => (path.as_path(), to_replace(path, ticket)),
             // The supervisor has the file of an `include` read in a child.
             Action::Close(_)
+            | Action::Drain { .. }
             | Action::Exit
             | Action::Include(_)
+            | Action::Pause
+            | Action::Resume
             | Action::Upgrade
             | Action::Write(None)
             | Action::WriteHere => return Ok(NamedFiles::default()),

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use crate::ConfigurationError;
 use crate::acl::{Acl, LISTS, MAX_ENTRIES};
 use crate::address::Address;
+use crate::apply::names_followed::{follow, keeps_its_name};
 use crate::command::{
     BufferSide, Command, Number, ServerChange, Setting, SourcedCommand, Startup, Switch, last,
 };
@@ -17,6 +18,8 @@ use crate::names::{
     Lookup, Names, of_host, of_local, of_service, resolve_port, resolved, server_addresses,
 };
 use crate::settings::{Server, Settings};
+
+mod names_followed;
 
 /// Applies one command to `settings`. What is not in [`Settings`], such as the log or the listen
 /// address, is not changed here: the supervisor carries it out. The same holds for `blacklist`
@@ -62,6 +65,7 @@ pub fn apply(
         Setting::Http(http) => settings.http = *http,
         Setting::Server { number, changes } => {
             let slots = settings.servers.len();
+            keeps_its_name(settings, *number, changes)?;
             let slot =
                 settings.servers.get_mut(*number as usize).ok_or_else(|| beyond(*number, slots))?;
             *slot = Some(server(slot.as_ref(), *number, changes, names, listen_port)?);
@@ -100,6 +104,12 @@ pub fn apply(
         Setting::SslOcsp(path) => settings.tls.ocsp.clone_from(path),
         Setting::SslNames(path) => settings.tls.names.clone_from(path),
         Setting::ConnectionLogFormat(form) => settings.connection_log_format = *form,
+        Setting::Check(check) => settings.check.clone_from(check),
+        Setting::OnDown(what) => settings.on_down = *what,
+        Setting::ServersFrom(from) => follow(settings, from, names)?,
+        Setting::NoServersFrom(name) => {
+            settings.servers_from.retain(|present| present.name != *name);
+        }
         Setting::ConnectionLog(_)
         | Setting::Listen(_)
         | Setting::Log(_)
@@ -141,12 +151,17 @@ pub(crate) fn keep_named(servers: &mut [Option<Server>], file: &[SourcedCommand]
     if names_all(file) != Some(true) {
         return;
     }
+    let settings = || file.iter().filter_map(SourcedCommand::setting);
     let number = |setting: &Setting| {
         let Setting::Server { number, .. } = setting else { return None };
         Some(*number as usize)
     };
-    let named: BTreeSet<usize> =
-        file.iter().filter_map(SourcedCommand::setting).filter_map(number).collect();
+    let followed = |setting: &Setting| {
+        let Setting::ServersFrom(from) = setting else { return None };
+        Some(usize::from(from.first)..=usize::from(from.last))
+    };
+    let followed = settings().filter_map(followed).flatten();
+    let named: BTreeSet<usize> = settings().filter_map(number).chain(followed).collect();
     for (_, server) in servers.iter_mut().enumerate().filter(|(number, _)| !named.contains(number))
     {
         *server = None;
@@ -270,8 +285,11 @@ pub fn lookups(setting: &Setting) -> Vec<Lookup> {
             };
             spec.iter().flat_map(names).collect()
         }
+        // Its name is not looked up with the others, because all its addresses count.
+        Setting::ServersFrom(from) => of_service(&from.port).into_iter().collect(),
         Setting::Acl { .. }
         | Setting::Certificate(_)
+        | Setting::Check(_)
         | Setting::ClientCa(_)
         | Setting::ConnectionLog(_)
         | Setting::ConnectionLogFormat(_)
@@ -280,7 +298,9 @@ pub fn lookups(setting: &Setting) -> Vec<Lookup> {
         | Setting::Log(_)
         | Setting::NoAcl(_)
         | Setting::NoServer(_)
+        | Setting::NoServersFrom(_)
         | Setting::Number(_, _)
+        | Setting::OnDown(_)
         | Setting::ProxyIn(_)
         | Setting::ProxyOut(_)
         | Setting::SocketBuffers(_, _)
@@ -303,9 +323,11 @@ fn of_change(change: &ServerChange) -> Option<Lookup> {
         ServerChange::Port(service) => of_service(service),
         ServerChange::Acl(_)
         | ServerChange::Blacklist(_)
+        | ServerChange::Check(_)
         | ServerChange::Hard(_)
         | ServerChange::Max(_)
         | ServerChange::Prio(_)
+        | ServerChange::State(_)
         | ServerChange::Weight(_) => None,
     }
 }
@@ -315,6 +337,7 @@ fn switch(settings: &mut Settings, which: Switch) -> Option<&mut bool> {
     Some(match which {
         Switch::Ascii => &mut settings.ascii,
         Switch::Dummy => &mut settings.dummy,
+        Switch::FailOpen => &mut settings.fail_open,
         Switch::Hash => &mut settings.selection.hash,
         Switch::HashAlways => &mut settings.selection.hash_always,
         Switch::Keepalive => &mut settings.keepalive,
@@ -335,6 +358,10 @@ pub(crate) fn set_number(settings: &mut Settings, which: Number, value: u32) {
         Number::AcceptBatch => settings.accept_batch = value,
         Number::Backlog => settings.backlog = value,
         Number::Blacklist => settings.blacklist = value,
+        Number::CheckFall => settings.check_fall = value,
+        Number::CheckInterval => settings.check_interval = value,
+        Number::CheckRise => settings.check_rise = value,
+        Number::CheckTimeout => settings.check_timeout = value,
         Number::ClientAcl => settings.client_acl = list(),
         Number::ClientsMax => settings.clients_max = value,
         Number::ConnMax => settings.connections_max = value,
@@ -342,9 +369,12 @@ pub(crate) fn set_number(settings: &mut Settings, which: Number, value: u32) {
         Number::PageAcl => settings.page_acl = list(),
         Number::Debug => settings.debug = u8::try_from(value).unwrap_or(u8::MAX),
         Number::DrainTimeout => settings.drain_timeout = value,
+        Number::Hold => settings.hold = value,
         Number::IdleTimeout => settings.idle_timeout = value,
         Number::Idlers => settings.idlers = value,
         Number::PendingMax => settings.pending_max = value,
+        Number::Rebalance => settings.rebalance = value,
+        Number::Resolve => settings.resolve = value,
         Number::Timeout => settings.connect_timeout = value,
         Number::Tracking => settings.tracking = value,
         // Only a start can change the workers and the server table; the supervisor replies so.
@@ -373,6 +403,7 @@ fn server(
             ServerChange::Acl(list) => server.acl = *list,
             ServerChange::Address(given) => host = Some(given),
             ServerChange::Blacklist(_) => {}
+            ServerChange::Check(check) => server.check = check.clone(),
             ServerChange::Hard(limit) => server.hard = *limit,
             ServerChange::Max(limit) => server.soft = *limit,
             ServerChange::Port(service) => {
@@ -380,6 +411,7 @@ fn server(
                 server.service = service.name();
             }
             ServerChange::Prio(prio) => server.prio = *prio,
+            ServerChange::State(mode) => server.mode = *mode,
             ServerChange::Weight(weight) => server.weight = *weight,
         }
     }

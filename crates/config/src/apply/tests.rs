@@ -6,7 +6,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::apply::*;
+use crate::checks::{Check, CheckKind, OnDown, ServerCheck, ServerMode, ServersFrom};
 use crate::command::parse;
+use crate::ids::Target;
 use crate::strategies;
 use crate::strategies::parsed;
 
@@ -287,6 +289,80 @@ fn a_reload_is_all_or_nothing_and_tells_every_line() {
     );
 }
 
+#[test]
+fn checks_and_states_are_set_and_kept_by_what_does_not_mention_them() {
+    let tcp = Check::of(CheckKind::Tcp);
+    let mut now = with(&empty(3), "check tcp").unwrap();
+    assert!(!now.has_checks(), "there is no server");
+    now = with(&now, "server 1 address 10.0.0.1 state drain check off").unwrap();
+    now = with(&now, "server 2 address 10.0.0.2").unwrap();
+    let target = |number| Target::Server(ServerId(number));
+    assert_eq!((now.check_of(target(1)), now.check_of(target(2))), (None, Some(&tcp)));
+    assert!(now.has_checks() && now.check_of(target(0)).is_none());
+    now = with(&now, "server 1 address 10.0.0.9 max 5").unwrap();
+    let one = now.servers[1].clone().unwrap();
+    assert_eq!((one.mode, &one.check), (ServerMode::Drain, &ServerCheck::Off));
+    now = with(&now, "server 1 check tcp port 81").unwrap();
+    now = with(&with(&now, "check off").unwrap(), "emergency 10.0.0.3:80").unwrap();
+    assert_eq!(now.check_of(target(1)).unwrap().port, Some(81));
+    assert_eq!((now.check_of(target(2)), now.check_of(Target::Emergency)), (None, None));
+    assert!(now.has_checks() && !with(&now, "server 1 check default").unwrap().has_checks());
+    // Another server at this number has nothing of the one before.
+    let new = with(&with(&now, "no server 1").unwrap(), "server 1 address 10.0.0.4").unwrap();
+    let new = new.servers[1].clone().unwrap();
+    assert_eq!((new.mode, new.check), (ServerMode::Ready, ServerCheck::Default));
+    for (line, value) in [
+        ("check_interval 9", |settings: &Settings| settings.check_interval),
+        ("check_timeout 9", |settings: &Settings| settings.check_timeout),
+        ("check_rise 9", |settings: &Settings| settings.check_rise),
+        ("check_fall 9", |settings: &Settings| settings.check_fall),
+        ("hold 9", |settings: &Settings| settings.hold),
+        ("rebalance 9", |settings: &Settings| settings.rebalance),
+        ("resolve 9", |settings: &Settings| settings.resolve),
+    ] as [(&str, fn(&Settings) -> u32); 7]
+    {
+        assert_eq!(value(&with(&now, line).unwrap()), 9, "{line}");
+    }
+    assert_eq!(with(&now, "on_down close").unwrap().on_down, OnDown::Close);
+    assert!(now.fail_open && !with(&now, "no fail_open").unwrap().fail_open);
+}
+
+#[test]
+fn a_server_follows_one_name_or_has_an_address() {
+    let follows = |settings: &Settings| -> Vec<String> {
+        settings.servers_from.iter().map(ToString::to_string).collect()
+    };
+    let now = with(&empty(8), "server 0 address 10.0.0.1").unwrap();
+    let now = with(&now, "servers_from a.example http 1-3").unwrap();
+    let now = with(&now, "servers_from _b._tcp.example 80 5-7 srv").unwrap();
+    assert_eq!(follows(&now), ["a.example http 1-3", "_b._tcp.example 80 5-7 srv"]);
+    let wider = with(&now, "servers_from a.example 81 2-4").unwrap();
+    assert_eq!(follows(&wider), ["a.example 81 2-4", "_b._tcp.example 80 5-7 srv"]);
+    assert_eq!(follows(&with(&now, "no servers_from a.example").unwrap()).len(), 1);
+    for (line, why) in [
+        ("servers_from c.example 80 6-8", "server 8 too large, this program was started for 8"),
+        ("servers_from c.example 80 3-4", "servers 1-3 follow a.example, and a server follows one"),
+        ("servers_from c.example 80 0-0", "server 0 has an address of its own; say no server 0"),
+        ("servers_from c.example nowhere 4-4", "'nowhere' is neither a port nor a known TCP"),
+        ("server 2 address 10.0.0.2", "number 2 follows a.example, which gives its address"),
+        ("server 7 max 5 port 80", "number 7 follows _b._tcp.example, which gives its port"),
+    ] {
+        let refused = with(&now, line).unwrap_err();
+        assert!(refused.contains(why), "{line}: {refused}");
+    }
+    let mut full = empty(80);
+    for slot in 0..64 {
+        full = with(&full, &format!("servers_from n{slot}.example 80 {slot}-{slot}")).unwrap();
+    }
+    let why = with(&full, "servers_from more.example 80 70-70").unwrap_err();
+    assert!(why.ends_with("64 names are followed, which are the most"), "{why}");
+    // A file that names all servers names these too.
+    let file = crate::strategies::sourced("servers_only\nservers_from a.example 80 1-1\n");
+    let mut servers = vec![Some(Server::at(Address::Unix("/a".into()))); 3];
+    keep_named(&mut servers, &file);
+    assert_eq!(servers.iter().map(Option::is_some).collect::<Vec<_>>(), [false, true, false]);
+}
+
 proptest! {
     #[test]
     fn a_setting_that_fails_changes_nothing_and_one_that_works_does_so_again(
@@ -325,8 +401,11 @@ proptest! {
                 Lookup::Service(name) => drop(answered.services.insert(name, 80)),
             }
         }
-        let mut settings = with(&empty(1), "server 0 address 10.0.0.1").unwrap();
+        let mut settings = with(&empty(2), "server 0 address 10.0.0.1").unwrap();
         let setting = match setting {
+            Setting::ServersFrom(from) => {
+                Setting::ServersFrom(ServersFrom { first: 1, last: 1, ..from })
+            }
             Setting::Server { changes, .. } => Setting::Server { number: 0, changes },
             Setting::NoServer(_) => Setting::NoServer(0),
             Setting::Number(which, value) if Number::GROWING.contains(&which) => {

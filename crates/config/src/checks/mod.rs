@@ -8,6 +8,7 @@ use crate::proxy::ProxyOut;
 
 pub use crate::checks::text::CheckText;
 
+mod print;
 mod text;
 
 /// What a check asks a server, and how it reaches it. The names of the variants and fields stand in
@@ -22,6 +23,17 @@ pub struct Check {
     pub port: Option<u16>,
     /// Whether the check begins with a PROXY header.
     pub proxy: ProxyOut,
+}
+
+impl Check {
+    /// A check without further words.
+    pub fn of(kind: CheckKind) -> Check {
+        Check { kind, host: None, port: None, proxy: ProxyOut::Off }
+    }
+
+    /// The most bytes of a check as text. So a server with the longest check and all other keys is
+    /// one line.
+    pub const LONGEST: usize = 3200;
 }
 
 /// The question of a check, and so what a good answer is.
@@ -60,6 +72,55 @@ pub enum CheckKind {
         /// What a good answer holds.
         expect: CheckText,
     },
+}
+
+impl CheckKind {
+    /// The word of each kind in a command, with the words behind it.
+    pub const FORMS: [&str; 11] = [
+        "tcp",
+        "tls",
+        "http PATH",
+        "https PATH",
+        "smtp",
+        "pgsql",
+        "mysql USER",
+        "redis [master]",
+        "ldap",
+        "dns NAME",
+        "send TEXT expect TEXT",
+    ];
+
+    /// Its word in a command.
+    pub fn word(&self) -> &'static str {
+        match self {
+            CheckKind::Tcp => "tcp",
+            CheckKind::Tls => "tls",
+            CheckKind::Http(_) => "http",
+            CheckKind::Https(_) => "https",
+            CheckKind::Smtp => "smtp",
+            CheckKind::Pgsql => "pgsql",
+            CheckKind::Mysql { .. } => "mysql",
+            CheckKind::Redis(_) => "redis",
+            CheckKind::Ldap => "ldap",
+            CheckKind::Dns { .. } => "dns",
+            CheckKind::Exchange { .. } => "send",
+        }
+    }
+
+    /// Whether the check has a use for a host: a Host line, or a server name of TLS.
+    pub fn takes_host(&self) -> bool {
+        match self {
+            CheckKind::Tls | CheckKind::Http(_) | CheckKind::Https(_) => true,
+            CheckKind::Tcp
+            | CheckKind::Smtp
+            | CheckKind::Pgsql
+            | CheckKind::Mysql { .. }
+            | CheckKind::Redis(_)
+            | CheckKind::Ldap
+            | CheckKind::Dns { .. }
+            | CheckKind::Exchange { .. } => false,
+        }
+    }
 }
 
 /// What an HTTP check asks for, and which answers are good.

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use crate::acl::AclVerdict;
 use crate::address::Host;
 use crate::command::{
-    Action, BufferSide, Command, ConnectionLogTarget, Form, LogTarget, Query, ServerChange,
-    Setting, Startup,
+    Action, AfterDrain, BufferSide, Command, ConnectionLogTarget, Form, LogTarget, Query,
+    ServerChange, Setting, Startup,
 };
 use crate::settings::{ConnectionLogFormat, Fastclose, Http};
 
@@ -57,8 +57,11 @@ impl Action {
     pub fn word(&self) -> &'static str {
         match self {
             Action::Close(_) => "close",
+            Action::Drain { .. } => "drain",
             Action::Exit => "exit",
             Action::Include(_) => "include",
+            Action::Pause => "pause",
+            Action::Resume => "resume",
             Action::Upgrade => "upgrade",
             Action::Write(_) | Action::WriteHere => "write",
         }
@@ -70,7 +73,17 @@ impl fmt::Display for Action {
         let word = self.word();
         match self {
             Action::Close(number) => write!(f, "{word} {number}"),
-            Action::Exit | Action::Upgrade => f.write_str(word),
+            Action::Drain { server, wait, close } => {
+                write!(f, "{word} {server}")?;
+                if *wait != Action::USUAL_DRAIN {
+                    write!(f, " wait {wait}")?;
+                }
+                match close {
+                    AfterDrain::Keep => Ok(()),
+                    AfterDrain::Close => f.write_str(" close"),
+                }
+            }
+            Action::Exit | Action::Pause | Action::Resume | Action::Upgrade => f.write_str(word),
             Action::Include(path) => write!(f, "{word} {}", path.display()),
             Action::Write(path) => with(f, word, path.as_ref().map(|path| path.display())),
             Action::WriteHere => write!(f, "{word} -"),
@@ -92,6 +105,8 @@ impl fmt::Display for Setting {
             Setting::Certificate(file) => {
                 or_no(f, word, file.as_ref().map(|(file, _)| file.display()))
             }
+            Setting::Check(None) => write!(f, "{word} off"),
+            Setting::Check(Some(check)) => write!(f, "{word} {check}"),
             Setting::ClientCa(paths) if paths.is_empty() => write!(f, "no {word}"),
             Setting::ClientCa(paths) => {
                 f.write_str(word)?;
@@ -107,7 +122,9 @@ impl fmt::Display for Setting {
             Setting::Log(target) => or_no(f, word, target.as_ref()),
             Setting::NoAcl(number) => write!(f, "no {word} {number}"),
             Setting::NoServer(number) => write!(f, "no {word} {number}"),
+            Setting::NoServersFrom(name) => write!(f, "no {word} {name}"),
             Setting::Number(_, value) => write!(f, "{word} {value}"),
+            Setting::OnDown(what) => write!(f, "{word} {what}"),
             Setting::ProxyIn(senders) if senders.is_empty() => write!(f, "{word} in off"),
             Setting::ProxyIn(senders) => write!(f, "{word} in from {senders}"),
             Setting::ProxyOut(out) => write!(f, "{word} out {out}"),
@@ -115,6 +132,7 @@ impl fmt::Display for Setting {
                 write!(f, "{word} {number}")?;
                 changes.iter().try_for_each(|change| write!(f, " {change}"))
             }
+            Setting::ServersFrom(from) => write!(f, "{word} {from}"),
             Setting::SocketBuffers(side, sizes) => {
                 let side = match side {
                     BufferSide::Client => "client",
@@ -156,18 +174,21 @@ impl fmt::Display for Startup {
 /// Key and value.
 impl fmt::Display for ServerChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = self.key();
         match self {
-            ServerChange::Acl(list) => write!(f, "acl {list}"),
+            ServerChange::Acl(list) => write!(f, "{key} {list}"),
             // Without brackets, as the original writes it.
-            ServerChange::Address(Host::Ip(IpAddr::V6(ip))) => write!(f, "address {ip}"),
-            ServerChange::Address(Host::Zoned(ip, zone)) => write!(f, "address {ip}%{zone}"),
-            ServerChange::Address(host) => write!(f, "address {host}"),
-            ServerChange::Blacklist(seconds) => write!(f, "blacklist {seconds}"),
-            ServerChange::Hard(limit) => write!(f, "hard {limit}"),
-            ServerChange::Max(limit) => write!(f, "max {limit}"),
-            ServerChange::Port(port) => write!(f, "port {port}"),
-            ServerChange::Prio(prio) => write!(f, "prio {prio}"),
-            ServerChange::Weight(weight) => write!(f, "weight {weight}"),
+            ServerChange::Address(Host::Ip(IpAddr::V6(ip))) => write!(f, "{key} {ip}"),
+            ServerChange::Address(Host::Zoned(ip, zone)) => write!(f, "{key} {ip}%{zone}"),
+            ServerChange::Address(host) => write!(f, "{key} {host}"),
+            ServerChange::Check(check) => write!(f, "{key} {check}"),
+            ServerChange::Port(port) => write!(f, "{key} {port}"),
+            ServerChange::State(mode) => write!(f, "{key} {mode}"),
+            ServerChange::Blacklist(value)
+            | ServerChange::Hard(value)
+            | ServerChange::Max(value)
+            | ServerChange::Prio(value)
+            | ServerChange::Weight(value) => write!(f, "{key} {value}"),
         }
     }
 }

@@ -13,13 +13,18 @@ use serde::{Deserialize, Serialize};
 use crate::grammar::quoted;
 
 pub use crate::command::help::help;
-pub use crate::command::read::servers::SERVER_KEYS;
+#[cfg(test)]
+pub(crate) use crate::command::read::is_readable;
+pub(crate) use crate::command::read::parse_any;
+pub use crate::command::read::servers::server_keys;
 pub use crate::command::read::{before_comment, is_well_formed, parse, parse_configuration};
+pub(crate) use crate::command::setting::DRAIN_TIME;
 pub use crate::command::setting::{
     BufferSide, ConnectionLogTarget, LogTarget, MIN_BACKLOG, NamedFile, Number, ServerChange,
     Setting, Startup, Switch,
 };
 pub use crate::command::table::{COMMANDS, Entry, setting_words};
+pub(crate) use crate::command::table::{Offered, is_offered};
 
 mod help;
 mod line;
@@ -132,16 +137,44 @@ pub enum Query {
 pub enum Action {
     /// Ends a connection.
     Close(u32),
+    /// Drains a server, and replies when it has no connection left.
+    Drain {
+        /// Its number, which can be beyond the end of the server table.
+        server: u16,
+        /// The seconds until the reply says how many connections are left.
+        wait: u32,
+        /// What happens to these.
+        close: AfterDrain,
+    },
     /// Ends the program.
     Exit,
     /// Runs the commands of a file.
     Include(PathBuf),
+    /// Lets new clients wait.
+    Pause,
+    /// Serves them again.
+    Resume,
     /// Goes on as the program that is installed now.
     Upgrade,
     /// Writes the settings to a file; `None` = the file of `-F`.
     Write(Option<PathBuf>),
     /// Replies with the text that `write` would write.
     WriteHere,
+}
+
+impl Action {
+    /// How long `drain` waits if the command does not say, in seconds.
+    pub const USUAL_DRAIN: u32 = 300;
+}
+
+/// What happens to the connections that are left when the time of a `drain` is over.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub enum AfterDrain {
+    /// They stay.
+    #[default]
+    Keep,
+    /// They are closed.
+    Close,
 }
 
 /// The format of a report.

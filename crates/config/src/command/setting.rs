@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::acl::{AclVerdict, LISTS, Net};
 use crate::address::{Host, Local, Service};
+use crate::checks::{Check, OnDown, ServerCheck, ServerMode, ServersFrom};
 use crate::grammar::{COUNT, ServerSpec};
 use crate::ids::{MAX_SERVERS, MAX_WORKERS};
 use crate::proxy::{ProxyOut, Senders};
@@ -16,6 +17,12 @@ use crate::tls::SuiteList;
 
 /// The smallest listen backlog; the original raises smaller values to it.
 pub const MIN_BACKLOG: u32 = 50;
+
+/// A day, in seconds.
+const DAY: u32 = 86_400;
+
+/// The range of the time that `drain` waits, in seconds.
+pub(crate) const DRAIN_TIME: RangeInclusive<u32> = 0..=DAY;
 
 /// A command that sets something. Where a value is optional, `None` removes the setting.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -33,6 +40,8 @@ pub enum Setting {
     },
     /// The TLS certificate, and its key if that is in another file; `None` turns TLS off.
     Certificate(#[serde(with = "crate::paths")] Option<(PathBuf, Option<PathBuf>)>),
+    /// The check of all servers that have none of their own; `None` = no check.
+    Check(Option<Check>),
     /// The trusted authorities of client certificates: files or directories, at most two; empty =
     /// the system's authorities.
     ClientCa(#[serde(with = "crate::paths")] Vec<PathBuf>),
@@ -54,8 +63,12 @@ pub enum Setting {
     NoAcl(u8),
     /// Removes a server.
     NoServer(u32),
+    /// Ends that servers follow a name.
+    NoServersFrom(String),
     /// A number.
     Number(Number, u32),
+    /// What happens to the connections of a server that goes down.
+    OnDown(OnDown),
     /// The senders of PROXY headers that pen accepts (`proxy_protocol in`).
     ProxyIn(Senders),
     /// Whether pen sends a PROXY header to servers (`proxy_protocol out`).
@@ -67,6 +80,8 @@ pub enum Setting {
         /// The changes, in order.
         changes: Vec<ServerChange>,
     },
+    /// Servers that follow the records of a name.
+    ServersFrom(ServersFrom),
     /// The sizes of the socket buffers of one side.
     SocketBuffers(BufferSide, BufferSizes),
     /// The local address for connections to servers; `None` = the kernel chooses.
@@ -100,6 +115,7 @@ impl Setting {
             Setting::Abuse(_) => "abuse",
             Setting::Acl { .. } | Setting::NoAcl(_) => "acl",
             Setting::Certificate(_) => "certificate",
+            Setting::Check(_) => "check",
             Setting::ClientCa(_) => "client_ca",
             Setting::ConnectionLog(_) => "connection_log",
             Setting::ConnectionLogFormat(_) => "connection_log_format",
@@ -109,8 +125,10 @@ impl Setting {
             Setting::Listen(_) => "listen",
             Setting::Log(_) => "log",
             Setting::Number(number, _) => number.word(),
+            Setting::OnDown(_) => "on_down",
             Setting::ProxyIn(_) | Setting::ProxyOut(_) => "proxy_protocol",
             Setting::Server { .. } | Setting::NoServer(_) => "server",
+            Setting::ServersFrom(_) | Setting::NoServersFrom(_) => "servers_from",
             Setting::SocketBuffers(_, _) => "socket_buffers",
             Setting::Source(_) => "source",
             Setting::SslAlways | Setting::SslNoTls12 | Setting::SslTls12 => "ssl_option",
@@ -144,6 +162,7 @@ impl Setting {
             | Setting::Startup(_) => return None,
             Setting::Abuse(_)
             | Setting::Acl { .. }
+            | Setting::Check(_)
             | Setting::ConnectionLogFormat(_)
             | Setting::Emergency(_)
             | Setting::Fastclose(_)
@@ -151,10 +170,13 @@ impl Setting {
             | Setting::Listen(_)
             | Setting::NoAcl(_)
             | Setting::NoServer(_)
+            | Setting::NoServersFrom(_)
             | Setting::Number(_, _)
+            | Setting::OnDown(_)
             | Setting::ProxyIn(_)
             | Setting::ProxyOut(_)
             | Setting::Server { .. }
+            | Setting::ServersFrom(_)
             | Setting::SocketBuffers(_, _)
             | Setting::Source(_)
             | Setting::SslAlways
@@ -272,6 +294,8 @@ pub enum Switch {
     Ascii,
     /// Pen answers clients itself and uses no server.
     Dummy,
+    /// Checks are disregarded while all servers are down.
+    FailOpen,
     /// Hash mode.
     Hash,
     /// Hash mode for every connection, even if a server is recorded for the client.
@@ -300,6 +324,7 @@ impl Switch {
         match self {
             Switch::Ascii => "ascii",
             Switch::Dummy => "dummy",
+            Switch::FailOpen => "fail_open",
             Switch::Hash => "hash",
             Switch::HashAlways => "hash_always",
             Switch::Keepalive => "keepalive",
@@ -323,6 +348,14 @@ pub enum Number {
     Backlog,
     /// Blacklist time, seconds.
     Blacklist,
+    /// How many failures in a row make a server down.
+    CheckFall,
+    /// Seconds from one check to the next.
+    CheckInterval,
+    /// How many successes in a row make a server up.
+    CheckRise,
+    /// Seconds until a check has failed.
+    CheckTimeout,
     /// Access list for clients.
     ClientAcl,
     /// Slots of the client table.
@@ -335,6 +368,8 @@ pub enum Number {
     Debug,
     /// Seconds after an upgrade until old workers close their connections; 0 = never.
     DrainTimeout,
+    /// Seconds that a client waits for a server; 0 = it does not wait.
+    Hold,
     /// Idle timeout, seconds.
     IdleTimeout,
     /// Idle connections to servers that have no client yet.
@@ -345,6 +380,10 @@ pub enum Number {
     PageAcl,
     /// Most pending connects per worker.
     PendingMax,
+    /// Percent of a server's connections that are closed per minute; 0 = none.
+    Rebalance,
+    /// Seconds until names are looked up again; 0 = never.
+    Resolve,
     /// Connect timeout, seconds.
     Timeout,
     /// Tracking time, seconds.
@@ -364,17 +403,24 @@ impl Number {
             Number::AcceptBatch => "accept_batch",
             Number::Backlog => "backlog",
             Number::Blacklist => "blacklist",
+            Number::CheckFall => "check_fall",
+            Number::CheckInterval => "check_interval",
+            Number::CheckRise => "check_rise",
+            Number::CheckTimeout => "check_timeout",
             Number::ClientAcl => "client_acl",
             Number::ClientsMax => "clients_max",
             Number::ConnMax => "conn_max",
             Number::ControlAcl => "control_acl",
             Number::Debug => "debug",
             Number::DrainTimeout => "drain_timeout",
+            Number::Hold => "hold",
             Number::IdleTimeout => "idle_timeout",
             Number::Idlers => "idlers",
             Number::MaxServers => "max_servers",
             Number::PageAcl => "page_acl",
             Number::PendingMax => "pending_max",
+            Number::Rebalance => "rebalance",
+            Number::Resolve => "resolve",
             Number::Timeout => "timeout",
             Number::Tracking => "tracking",
             Number::Workers => "workers",
@@ -388,17 +434,24 @@ impl Number {
             Number::AcceptBatch => settings.accept_batch,
             Number::Backlog => settings.backlog,
             Number::Blacklist => settings.blacklist,
+            Number::CheckFall => settings.check_fall,
+            Number::CheckInterval => settings.check_interval,
+            Number::CheckRise => settings.check_rise,
+            Number::CheckTimeout => settings.check_timeout,
             Number::ClientAcl => settings.client_acl.into(),
             Number::ClientsMax => settings.clients_max,
             Number::ConnMax => settings.connections_max,
             Number::ControlAcl => settings.control_acl.into(),
             Number::Debug => settings.debug.into(),
             Number::DrainTimeout => settings.drain_timeout,
+            Number::Hold => settings.hold,
             Number::IdleTimeout => settings.idle_timeout,
             Number::Idlers => settings.idlers,
             Number::MaxServers => settings.table_size(),
             Number::PageAcl => settings.page_acl.into(),
             Number::PendingMax => settings.pending_max,
+            Number::Rebalance => settings.rebalance,
+            Number::Resolve => settings.resolve,
             Number::Timeout => settings.connect_timeout,
             Number::Tracking => settings.tracking,
             Number::Workers => return None,
@@ -411,6 +464,11 @@ impl Number {
             Number::Blacklist | Number::DrainTimeout | Number::IdleTimeout | Number::Tracking => {
                 COUNT
             }
+            Number::CheckInterval => 1..=3600,
+            Number::CheckTimeout => 1..=60,
+            Number::CheckRise | Number::CheckFall => 1..=100,
+            Number::Hold | Number::Resolve => 0..=DAY,
+            Number::Rebalance => 0..=100,
             Number::ClientAcl | Number::ControlAcl | Number::PageAcl => 0..=LISTS as u32 - 1,
             Number::ClientsMax => 1..=16_777_216,
             Number::ConnMax => 1..=1_048_576,
@@ -442,6 +500,8 @@ pub enum ServerChange {
     Address(Host),
     /// Blacklists it for this number of seconds; 0 = uses it again.
     Blacklist(u32),
+    /// Its check. In a line it is the last key, because it takes the rest of the line.
+    Check(ServerCheck),
     /// Hard limit.
     Hard(u32),
     /// Soft limit.
@@ -450,8 +510,28 @@ pub enum ServerChange {
     Port(Service),
     /// Prio.
     Prio(u32),
+    /// The state in which an operator puts it.
+    State(ServerMode),
     /// Weight.
     Weight(u32),
+}
+
+impl ServerChange {
+    /// The key.
+    pub fn key(&self) -> &'static str {
+        match self {
+            ServerChange::Acl(_) => "acl",
+            ServerChange::Address(_) => "address",
+            ServerChange::Blacklist(_) => "blacklist",
+            ServerChange::Check(_) => "check",
+            ServerChange::Hard(_) => "hard",
+            ServerChange::Max(_) => "max",
+            ServerChange::Port(_) => "port",
+            ServerChange::Prio(_) => "prio",
+            ServerChange::State(_) => "state",
+            ServerChange::Weight(_) => "weight",
+        }
+    }
 }
 
 /// The destination of the request log (`-l`, `log`).

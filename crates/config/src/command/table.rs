@@ -1,5 +1,6 @@
 //! The table of commands: their words, arguments and help texts, and how they are read.
 
+use crate::command::read::checks::{check, drain, on_down, servers_from};
 use crate::command::read::queries::{
     close, connection, events, explain, form, help, recent, show, write,
 };
@@ -10,7 +11,9 @@ use crate::command::read::values::{
     page, socket_buffers, source, start_switch, startup, web_stats,
 };
 use crate::command::read::{WordIter, off_only, refused, switch_without_effect};
-use crate::command::{Action, Command, CommandError, Number, Query, Setting, Startup, Switch};
+use crate::command::{
+    Action, Command, CommandError, Number, Query, ServerChange, Setting, Startup, Switch,
+};
 
 /// A command as the manual describes it.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +63,7 @@ impl Entry {
     pub fn negated_arguments(&self) -> &'static str {
         match self.word {
             "acl" | "server" => "N",
+            "servers_from" => "NAME",
             _ => "",
         }
     }
@@ -93,8 +97,121 @@ macro_rules! table {
     };
 }
 
+/// The commands, and after `server` its keys, whose grammar is here but nothing behind it yet. They
+/// are refused, and neither help nor the manual has them.
+pub(crate) const UNBUILT: &[&str] = &[
+    "check",
+    "check_fall",
+    "check_interval",
+    "check_rise",
+    "check_timeout",
+    "drain",
+    "fail_open",
+    "hold",
+    "on_down",
+    "pause",
+    "rebalance",
+    "resolve",
+    "resume",
+    "server check",
+    "server state",
+    "servers_from",
+];
+
+/// Which commands are read and shown.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Offered {
+    /// Those that pen offers: all but [`UNBUILT`].
+    Built,
+    /// All that have a grammar.
+    All,
+}
+
+impl Offered {
+    /// All entries in alphabetical order.
+    pub(crate) fn entries(self) -> &'static [Entry] {
+        match self {
+            Offered::Built => COMMANDS,
+            Offered::All => WITH_GRAMMAR,
+        }
+    }
+
+    /// Whether `server N` takes a key.
+    pub(crate) fn has_key(self, key: &str) -> bool {
+        match self {
+            Offered::All => true,
+            Offered::Built => !UNBUILT.iter().any(|word| word.strip_prefix("server ") == Some(key)),
+        }
+    }
+}
+
+/// Whether pen offers a setting, with all keys if it is a server's.
+pub(crate) fn is_offered(setting: &Setting, offered: Offered) -> bool {
+    let is_known = offered.entries().iter().any(|entry| entry.word == setting.word());
+    let changes: &[ServerChange] =
+        if let Setting::Server { changes, .. } = setting { changes } else { &[] };
+    is_known && changes.iter().all(|change| offered.has_key(change.key()))
+}
+
+/// The refusal of a command without anything behind it.
+pub(super) fn unbuilt<T>(entry: &Entry) -> Result<T, CommandError> {
+    refused(entry, LATER)
+}
+
 /// All commands in alphabetical order: the table that the parser uses and the manual lists.
-pub const COMMANDS: &[Entry] = table! {
+pub const COMMANDS: &[Entry] = &BUILT;
+
+/// [`WITH_GRAMMAR`] without [`UNBUILT`].
+const BUILT: [Entry; WITH_GRAMMAR.len() - unbuilt_commands()] = {
+    let mut built = [WITH_GRAMMAR[0]; WITH_GRAMMAR.len() - unbuilt_commands()];
+    let (mut from, mut to) = (0, 0);
+    while from < WITH_GRAMMAR.len() {
+        if !is_unbuilt(WITH_GRAMMAR[from].word) {
+            built[to] = WITH_GRAMMAR[from];
+            to += 1;
+        }
+        from += 1;
+    }
+    built
+};
+
+const fn unbuilt_commands() -> usize {
+    let (mut place, mut count) = (0, 0);
+    while place < WITH_GRAMMAR.len() {
+        count += is_unbuilt(WITH_GRAMMAR[place].word) as usize;
+        place += 1;
+    }
+    count
+}
+
+const fn is_unbuilt(word: &str) -> bool {
+    let mut place = 0;
+    while place < UNBUILT.len() {
+        if is_same(word.as_bytes(), UNBUILT[place].as_bytes()) {
+            return true;
+        }
+        place += 1;
+    }
+    false
+}
+
+/// A comparison of texts that constants can use.
+const fn is_same(one: &[u8], other: &[u8]) -> bool {
+    if one.len() != other.len() {
+        return false;
+    }
+    let mut place = 0;
+    while place < one.len() {
+        if one[place] != other[place] {
+            return false;
+        }
+        place += 1;
+    }
+    true
+}
+
+/// All commands that have a grammar, in alphabetical order.
+const WITH_GRAMMAR: &[Entry] = table! {
     "abort_on_error" "[on|off]" no: NoEffect(switch_without_effect),
         "No effect; accepted for old configuration files.";
     "abuse" "[SERVER]" no: Setting(|e, w, no| backup(Setting::Abuse, e, w, no)),
@@ -116,6 +233,18 @@ pub const COMMANDS: &[Entry] = table! {
         "Show or set the certificate and its key (-E, -K); only in a file or at the start.";
     "certificates" "[json]": Query(|_, w| Ok(Query::Certificates(form(w)))),
         "The certificates of TLS: whose, by whom, until when, with what kind of key, and what for.";
+    "check" "[off|KIND [KEY VALUE ...]]": Setting(check),
+        "Show or set how servers are checked; KIND: tcp, tls, http PATH, https PATH, smtp, pgsql, \
+         mysql USER, redis [master], ldap, dns NAME, send TEXT expect TEXT; KEY: host, status, \
+         body, port, proxy.";
+    "check_fall" "[N]": Number(Number::CheckFall),
+        "Show or set how many failed checks in a row make a server down; default 3.";
+    "check_interval" "[SECONDS]": Number(Number::CheckInterval),
+        "Show or set the time from one check of a server to the next; default 2.";
+    "check_rise" "[N]": Number(Number::CheckRise),
+        "Show or set how many good checks in a row make a server up; default 2.";
+    "check_timeout" "[SECONDS]": Number(Number::CheckTimeout),
+        "Show or set how long a check may take; default 1.";
     "client_acl" "[N]": Number(Number::ClientAcl),
         "Show or set the access list for clients.";
     "client_ca" "[FILE|DIRECTORY [DIRECTORY]]" no: Setting(client_ca),
@@ -142,6 +271,9 @@ pub const COMMANDS: &[Entry] = table! {
         "Show or set the debug level.";
     "delayed_forward" "[on|off]" no: NoEffect(switch_without_effect),
         "No effect; accepted for old configuration files.";
+    "drain" "N [wait SECONDS] [close]": Action(drain),
+        "Send no new clients to server N, and reply when it has no connection left, or after \
+         SECONDS (300) with how many are left; close ends those.";
     "drain_timeout" "[SECONDS]": Number(Number::DrainTimeout),
         "Show or set how long after an upgrade the old workers keep their connections; 0 = until \
          these end.";
@@ -163,12 +295,18 @@ pub const COMMANDS: &[Entry] = table! {
         "Allow exit and upgrade at the control port (-X); only at the start.";
     "explain" "ADDRESS": Query(explain),
         "Which server a client with that address would get now, and why.";
+    "fail_open" "[on|off]" no: Switch(Switch::FailOpen),
+        "While checks find all servers down and there is no emergency server, use them all the \
+         same.";
     "hash" "[on|off]" no: Switch(Switch::Hash),
         "A hash of the client's address chooses the first server.";
     "hash_always" "[on|off]" no: Switch(Switch::HashAlways),
         "As hash, for every connection, whatever is remembered (-N).";
     "help" "[COMMAND]": Query(help),
         "List the commands, or tell what one does.";
+    "hold" "[SECONDS]": Number(Number::Hold),
+        "Show or set how long a client waits while no server can be used; 0 = it is closed at \
+         once.";
     "http" "[on|off|mixed]" no: Setting(http),
         "Say in every HTTP request who the client is: X-Forwarded-For. What is not HTTP/1.x is \
          refused; with mixed it passes.";
@@ -194,6 +332,8 @@ pub const COMMANDS: &[Entry] = table! {
         "What pen is doing and has counted, in the text format of Prometheus.";
     "mode" "[json]": Query(|_, w| Ok(Query::Mode(form(w)))),
         "Show the modes.";
+    "on_down" "[keep|close]": Setting(on_down),
+        "Show or set what happens to the connections of a server that checks find down.";
     "overview" "": Query(|_, _| Ok(Query::Overview)),
         "Version, time, limits and all servers, in JSON: what penctl makes its table of servers \
          of.";
@@ -202,6 +342,8 @@ pub const COMMANDS: &[Entry] = table! {
          the start. A port alone is one of this machine.";
     "page_acl" "[N]": Number(Number::PageAcl),
         "Show or set the access list for the status page.";
+    "pause" "": Action(|_, _| Ok(Action::Pause)),
+        "Let all new clients wait until resume.";
     "peek" "[on|off]" no: NoEffect(|e, w, no| off_only(e, UNFINISHED, w, no)),
         "Refused: the original never finished it.";
     "pending_max" "[N]": Number(Number::PendingMax),
@@ -218,6 +360,9 @@ pub const COMMANDS: &[Entry] = table! {
     "proxy_protocol" "in from NET[,NET...]|off, or out v1|v2|off": Setting(proxy_protocol),
         "PROXY protocol: believe these senders whom their connections come from; tell servers \
          whom connections come from.";
+    "rebalance" "[PERCENT]": Number(Number::Rebalance),
+        "Show or set how many of a server's connections are closed per minute while it has more \
+         than its share, so that their clients come back elsewhere; 0 = none.";
     "recent" "[SECONDS] [json]": Query(recent),
         "Clients seen within so many seconds (default 300).";
     "require_client_cert" "[on|off]" no: Switch(Switch::RequireClientCert),
@@ -225,6 +370,10 @@ pub const COMMANDS: &[Entry] = table! {
     "require_sandbox" "[on|off]" no:
         Setting(|e, w, no| start_switch(Startup::RequireSandbox, e, w, no)),
         "Do not start if the system cannot confine every process as it should; only at the start.";
+    "resolve" "[SECONDS]": Number(Number::Resolve),
+        "Show or set how often the names of servers are looked up again; 0 = never.";
+    "resume" "": Action(|_, _| Ok(Action::Resume)),
+        "Serve the clients that pause let wait, and all new ones.";
     "roundrobin" "[on|off]" no: Switch(Switch::Roundrobin),
         "Round robin without tracking.";
     "sandbox" "": Query(|_, _| Ok(Query::Sandbox)),
@@ -236,6 +385,9 @@ pub const COMMANDS: &[Entry] = table! {
          none. no server N takes it away.";
     "servers" "[json]": Query(|_, w| Ok(Query::Servers(form(w)))),
         "List the servers.";
+    "servers_from" "[NAME PORT FIRST-LAST [srv]]" no: Setting(servers_from),
+        "Show or let servers FIRST to LAST follow the addresses of NAME, or its SRV records with \
+         their ports, weights and prios.";
     "servers_only" "[on|off]" no: Switch(Switch::ServersOnly),
         "In a file: servers that it does not name are taken away when it is read.";
     "show" "[SETTING [N]]": Query(show),

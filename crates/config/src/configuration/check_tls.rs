@@ -138,6 +138,7 @@ fn needs_certificate(setting: &Setting) -> bool {
         | Setting::SslTls12 => false,
         Setting::Abuse(_)
         | Setting::Acl { .. }
+        | Setting::Check(_)
         | Setting::ConnectionLog(_)
         | Setting::ConnectionLogFormat(_)
         | Setting::Emergency(_)
@@ -147,10 +148,13 @@ fn needs_certificate(setting: &Setting) -> bool {
         | Setting::Log(_)
         | Setting::NoAcl(_)
         | Setting::NoServer(_)
+        | Setting::NoServersFrom(_)
         | Setting::Number(_, _)
+        | Setting::OnDown(_)
         | Setting::ProxyIn(_)
         | Setting::ProxyOut(_)
         | Setting::Server { .. }
+        | Setting::ServersFrom(_)
         | Setting::SocketBuffers(_, _)
         | Setting::Source(_)
         | Setting::Startup(_)

@@ -20,6 +20,7 @@ pub use crate::configuration::warnings::{unused_lists, warnings};
 
 mod check_tls;
 pub mod file;
+mod health;
 pub mod twice;
 mod warnings;
 
@@ -117,11 +118,13 @@ impl CommandLine {
         settled.settings.servers.clone_from(&operands);
         errors.extend(settled.take(&self.commands, names, port));
         // The operands come after the options: their fields override those that -O gave. An operand
-        // has no field for the access list.
+        // has no field for the access list, the check and the state.
         for (server, operand) in settled.settings.servers.iter_mut().zip(operands) {
             if let Some(operand) = operand {
-                let acl = server.as_ref().map_or(0, |server| server.acl);
-                *server = Some(Server { acl, ..operand });
+                *server = Some(match server.take() {
+                    Some(Server { acl, check, mode, .. }) => Server { acl, check, mode, ..operand },
+                    None => operand,
+                });
             }
         }
         settled.given.clone_from(&settled.settings);
@@ -136,6 +139,7 @@ impl CommandLine {
         let settings = &settled.settings;
         if errors.is_empty()
             && settings.server_count() == 0
+            && settings.servers_from.is_empty()
             && settings.emergency.is_none()
             && !settings.dummy
         {
@@ -226,6 +230,9 @@ impl CommandLine {
     fn slots(&self, file: &[SourcedCommand], errors: &mut Vec<ConfigurationError>) -> usize {
         let settings = self.commands.iter().chain(file).filter_map(SourcedCommand::setting);
         let numbers = settings.filter_map(|setting| {
+            if let Setting::ServersFrom(from) = setting {
+                return Some(u32::from(from.last) + 1);
+            }
             let Setting::Server { number, .. } = setting else { return None };
             Some(number.saturating_add(1))
         });

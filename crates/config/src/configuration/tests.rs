@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use crate::address::{Host, HostAddress};
+use crate::checks::ServerMode;
 use crate::command;
 use crate::configuration::*;
 use crate::grammar;
@@ -28,7 +29,7 @@ fn configuration(local: &str, servers: &[&str]) -> CommandLine {
 fn sourced(lines: &[&str]) -> Vec<SourcedCommand> {
     let one = |(number, line): (usize, &&str)| SourcedCommand {
         source_line: format!("pen.cfg:{}", number + 1),
-        command: command::parse(line).unwrap().unwrap(),
+        command: command::parse_any(line).unwrap().unwrap(),
     };
     lines.iter().enumerate().map(one).collect()
 }
@@ -223,6 +224,15 @@ fn the_file_wins_over_operands_and_operands_over_options() {
 }
 
 #[test]
+fn an_operand_leaves_state_and_check_of_the_options() {
+    let option = "server 0 state maint check tcp port 81";
+    let settings = whole(&[option], Some("80"), &["10.0.0.1"], &[]).unwrap().settings;
+    let first = settings.servers[0].as_ref().unwrap();
+    assert_eq!(first.mode, ServerMode::Maint);
+    assert_eq!(first.check.to_string(), "tcp port 81");
+}
+
+#[test]
 fn a_listen_command_takes_the_place_of_the_first_operand_for_all_servers() {
     let listen = |options: &[&str], local, file: &[&str]| {
         let settled = whole(options, local, &["10.0.0.1"], file).unwrap();
@@ -255,6 +265,7 @@ fn the_table_has_room_for_the_highest_number_that_a_command_names() {
     assert_eq!(size(&[], &[], &["server 20 address 10.0.0.1", "server 19 address 10.0.0.1"]), 21);
     assert_eq!(size(&["server 99 address 10.0.0.1"], &["10.0.0.1"; 17], &[]), 100);
     assert_eq!(size(&[], &[], &["server 4095 address 10.0.0.1"]), 4096);
+    assert_eq!(size(&[], &[], &["servers_from www 80 30-39"]), 40, "without any other server");
     let text = "server: number 4096 too large, this program was started for 4096 servers (-S)";
     let errors =
         whole(&[], Some("80"), &[], &["hash", "server 4096 address 10.0.0.1"]).unwrap_err();

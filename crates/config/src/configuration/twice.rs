@@ -20,6 +20,7 @@ fn is_single(setting: &Setting) -> bool {
     match setting {
         Setting::Abuse(_)
         | Setting::Certificate(_)
+        | Setting::Check(_)
         | Setting::ClientCa(_)
         | Setting::ConnectionLog(_)
         | Setting::ConnectionLogFormat(_)
@@ -40,10 +41,13 @@ fn is_single(setting: &Setting) -> bool {
         | Setting::Listen(_)
         | Setting::NoAcl(_)
         | Setting::NoServer(_)
+        | Setting::NoServersFrom(_)
         | Setting::Number(_, _)
+        | Setting::OnDown(_)
         | Setting::ProxyIn(_)
         | Setting::ProxyOut(_)
         | Setting::Server { .. }
+        | Setting::ServersFrom(_)
         | Setting::SocketBuffers(_, _)
         | Setting::Source(_)
         | Setting::SslAlways

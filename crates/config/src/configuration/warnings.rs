@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::acl::Acl;
 use crate::address::Address;
+use crate::configuration::health;
 use crate::settings::{Server, Settings};
 
 /// Settings that do not do what they seem to do, one line each.
@@ -13,6 +14,7 @@ pub fn warnings(listen: &[Address], settings: &Settings) -> Vec<String> {
         of_server(&what, server, listen, &mut warnings);
     }
     modes(settings, &mut warnings);
+    health::warnings(settings, &mut warnings);
     for (list, what) in lists_in_use(settings) {
         if list > 0 && is_empty(settings, list) {
             warnings.push(format!(

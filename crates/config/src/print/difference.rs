@@ -61,7 +61,7 @@ fn key(line: &str) -> String {
     let mut words = line.trim_start_matches("no ").split(' ');
     let word = words.next().unwrap_or_default();
     match (word, words.next()) {
-        ("acl" | "server" | "proxy_protocol" | "socket_buffers", Some(which)) => {
+        ("acl" | "server" | "servers_from" | "proxy_protocol" | "socket_buffers", Some(which)) => {
             format!("{word} {which}")
         }
         _ => word.to_owned(),
@@ -96,10 +96,20 @@ fn phrase(thing: &Thing<'_>, before: Option<&Thing<'_>>) -> Option<String> {
     }
 }
 
-/// The keys of a server's line, with their values.
+/// The keys of a server's line, with their values. The value of the last key, `check`, is the rest
+/// of the line.
 fn pairs(line: &str) -> Vec<(&str, &str)> {
-    let words: Vec<&str> = line.split(' ').skip(2).collect();
-    words.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect()
+    let mut pairs = Vec::new();
+    let mut rest = line.splitn(3, ' ').nth(2).unwrap_or_default();
+    while let Some((key, behind)) = rest.split_once(' ') {
+        let (value, further) = match key {
+            "check" => (behind, ""),
+            _ => behind.split_once(' ').unwrap_or((behind, "")),
+        };
+        pairs.push((key, value));
+        rest = further;
+    }
+    pairs
 }
 
 #[cfg(test)]
@@ -142,6 +152,49 @@ mod tests {
         let back =
             ["acl 3", "no roundrobin", "server 0 max 0, weight 1", "idle_timeout 0", "no server 2"];
         assert_eq!(difference(&after, &before), back);
+    }
+
+    #[test]
+    fn states_checks_and_names_are_phrases_too() {
+        let before = Settings {
+            servers: vec![Some(server(1)), Some(server(2)), None],
+            ..Settings::default()
+        };
+        let change = |lines: &[&str]| {
+            let mut after = before.clone();
+            for line in lines {
+                let names = Default::default();
+                crate::apply::apply(&mut after, &strategies::parsed(line), &names, None).unwrap();
+            }
+            after
+        };
+        let after = change(&[
+            "check http / port 81",
+            "server 1 state drain",
+            "server 0 check send a expect b port 82",
+            "hold 5",
+            "servers_from a.example 80 2-2",
+        ]);
+        assert_eq!(
+            difference(&before, &after),
+            [
+                "server 0 check send a expect b port 82",
+                "server 1 state drain",
+                "check http / port 81",
+                "hold 5",
+                "servers_from a.example 80 2-2",
+            ]
+        );
+        assert_eq!(
+            difference(&after, &before),
+            [
+                "server 0 check default",
+                "server 1 state ready",
+                "check off",
+                "hold 0",
+                "no servers_from a.example",
+            ]
+        );
     }
 
     proptest! {

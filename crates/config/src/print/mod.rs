@@ -10,6 +10,7 @@ pub mod in_force;
 use std::path::Path;
 
 use crate::address::{Address, Host, Local, Service};
+use crate::checks::{ServerCheck, ServerMode, ServersFrom};
 use crate::command;
 use crate::command::{
     BufferSide, Command, ConnectionLogTarget, LogTarget, Number, ServerChange, Setting, Switch,
@@ -83,7 +84,7 @@ pub fn text(state: &Written<'_>) -> String {
 /// command line can give it. Such a path is omitted, and a comment says so.
 pub(crate) fn line(text: &mut String, setting: &Setting) {
     let line = setting.to_string();
-    let read = || command::parse(&line).ok().flatten();
+    let read = || command::parse_any(&line).ok().flatten();
     if !line.contains('\n') && matches!(read(), Some(Command::Setting(read)) if read == *setting) {
         text.push_str(&format!("{line}\n"));
     } else {
@@ -175,6 +176,39 @@ fn additions(state: &Written<'_>) -> impl Iterator<Item = Setting> {
     ]
     .into_iter()
     .flatten()
+    .chain(health(now, given))
+}
+
+/// The settings of checks, of what they decide, and of names over time, if they differ from the
+/// default or from the command line.
+fn health(now: &Settings, given: &Settings) -> impl Iterator<Item = Setting> {
+    let default = Settings::default();
+    let differs = |is_plain: &dyn Fn(&Settings) -> bool| !is_plain(now) || !is_plain(given);
+    let set = |which: Number| {
+        let value = |settings: &Settings| which.value(settings);
+        let is_set = differs(&|settings| value(settings) == value(&default));
+        value(now).filter(|_| is_set).map(|value| Setting::Number(which, value))
+    };
+    let single = [
+        differs(&|settings| settings.check.is_none()).then(|| Setting::Check(now.check.clone())),
+        set(Number::CheckInterval),
+        set(Number::CheckTimeout),
+        set(Number::CheckRise),
+        set(Number::CheckFall),
+        differs(&|settings| settings.on_down == default.on_down)
+            .then_some(Setting::OnDown(now.on_down)),
+        differs(&|settings| settings.fail_open)
+            .then_some(Setting::Switch(Switch::FailOpen, now.fail_open)),
+        set(Number::Hold),
+        set(Number::Rebalance),
+        set(Number::Resolve),
+    ];
+    let is_gone =
+        |from: &&ServersFrom| now.servers_from.iter().all(|other| other.name != from.name);
+    let gone = given.servers_from.iter().filter(is_gone);
+    let gone: Vec<Setting> = gone.map(|from| Setting::NoServersFrom(from.name.clone())).collect();
+    let followed = now.servers_from.iter().cloned().map(Setting::ServersFrom);
+    single.into_iter().flatten().chain(gone).chain(followed)
 }
 
 /// The TLS settings that commands can express, if they differ from the default or from the command
@@ -263,6 +297,13 @@ fn server(id: ServerId, server: &Server, given: Option<&Server>) -> Setting {
     }
     if differs(|server| server.prio == 0) {
         changes.push(ServerChange::Prio(server.prio));
+    }
+    if differs(|server| server.mode == ServerMode::Ready) {
+        changes.push(ServerChange::State(server.mode));
+    }
+    // The last one, because it takes the rest of the line.
+    if differs(|server| server.check == ServerCheck::Default) {
+        changes.push(ServerChange::Check(server.check.clone()));
     }
     Setting::Server { number: id.0.into(), changes }
 }

@@ -7,12 +7,11 @@ use proptest::option::of;
 use proptest::prelude::*;
 
 use crate::acl::{AclVerdict, Net};
-use crate::command::SourcedCommand;
-use crate::configuration::file;
 use crate::configuration::{CommandLine, Settled};
 use crate::grammar;
 use crate::names::Names;
 use crate::print::*;
+use crate::strategies::sourced;
 use crate::{apply, strategies};
 
 fn plain(settings: &Settings) -> Written<'_> {
@@ -30,14 +29,6 @@ fn plain(settings: &Settings) -> Written<'_> {
         startup: &[],
         servers_only: false,
     }
-}
-
-fn sourced(text: &str) -> Vec<SourcedCommand> {
-    let lines = file::parse(text.as_bytes()).unwrap();
-    let one = |line: file::FileLine| {
-        Some(SourcedCommand { source_line: line.number.to_string(), command: line.command? })
-    };
-    lines.into_iter().filter_map(one).collect()
 }
 
 /// TLS commands are errors without a certificate, which only the command line can give.

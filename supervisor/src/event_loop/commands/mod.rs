@@ -110,6 +110,10 @@ impl Supervisor {
     ) -> Progress<JobStage> {
         match action {
             Action::Close(number) => self.close(number, by, now).map(JobStage::Reload),
+            // The grammar has them, and `is_well_formed` refuses them until they are built.
+            Action::Drain { .. } | Action::Pause | Action::Resume => Progress::Done(
+                ControlReply::refusal(format!("{}: not built in yet", action.word())),
+            ),
             Action::Exit if self.state.allow_exit => {
                 self.queue.exit(by);
                 Progress::Done(ControlReply::none())
@@ -214,6 +218,7 @@ fn query_of(setting: &Setting) -> Option<Query> {
         Setting::Abuse(_)
         | Setting::Acl { .. }
         | Setting::Certificate(_)
+        | Setting::Check(_)
         | Setting::ClientCa(_)
         | Setting::ConnectionLogFormat(_)
         | Setting::Emergency(_)
@@ -221,9 +226,12 @@ fn query_of(setting: &Setting) -> Option<Query> {
         | Setting::Http(_)
         | Setting::NoAcl(_)
         | Setting::NoServer(_)
+        | Setting::NoServersFrom(_)
+        | Setting::OnDown(_)
         | Setting::ProxyIn(_)
         | Setting::ProxyOut(_)
         | Setting::Server { .. }
+        | Setting::ServersFrom(_)
         | Setting::SocketBuffers(_, _)
         | Setting::Source(_)
         | Setting::SslAlways

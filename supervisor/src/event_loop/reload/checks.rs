@@ -243,6 +243,11 @@ impl Supervisor {
             {
                 Err(format!("server: there is no server {number}"))
             }
+            Setting::NoServersFrom(name)
+                if settings.servers_from.iter().all(|from| from.name != *name) =>
+            {
+                Err(format!("servers_from: no server follows {name}"))
+            }
             Setting::SslNames(path) if *path != settings.tls.names => Err(format!(
                 "ssl_sni_path: {}: at the control port the directory can only be read again; \
                  another one has to be in the file of -F",
@@ -250,6 +255,7 @@ impl Supervisor {
             )),
             Setting::Abuse(_)
             | Setting::Acl { .. }
+            | Setting::Check(_)
             | Setting::ConnectionLog(_)
             | Setting::ConnectionLogFormat(_)
             | Setting::Emergency(_)
@@ -259,10 +265,13 @@ impl Supervisor {
             | Setting::Log(_)
             | Setting::NoAcl(_)
             | Setting::NoServer(_)
+            | Setting::NoServersFrom(_)
             | Setting::Number(_, _)
+            | Setting::OnDown(_)
             | Setting::ProxyIn(_)
             | Setting::ProxyOut(_)
             | Setting::Server { .. }
+            | Setting::ServersFrom(_)
             | Setting::SocketBuffers(_, _)
             | Setting::Source(_)
             | Setting::SslAlways

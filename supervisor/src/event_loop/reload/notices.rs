@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use pen_config::checks::ServerMode;
 use pen_config::command::{Action, ServerChange, Setting};
 use pen_config::ids::ServerId;
 use pen_config::print::difference;
@@ -218,23 +219,25 @@ impl Supervisor {
 fn incident(setting: &Setting, settings: &Settings) -> Incident {
     let of = |kind| Incident::of(kind).with("setting", setting.to_string());
     let Setting::Server { number, changes } = setting else { return of(EventKind::Setting) };
-    let (mut weight, mut seconds) = (None, None);
+    let (mut weight, mut seconds, mut state) = (None, None, None);
     for change in changes {
         match change {
             ServerChange::Weight(new) => weight = Some(*new),
             ServerChange::Blacklist(new) => seconds = Some(*new),
             ServerChange::Acl(_)
             | ServerChange::Address(_)
+            | ServerChange::Check(_)
             | ServerChange::Hard(_)
             | ServerChange::Max(_)
             | ServerChange::Port(_)
             | ServerChange::Prio(_) => {}
+            ServerChange::State(new) => state = Some(*new),
         }
     }
-    let kind = match (seconds, weight) {
-        (Some(_), _) => EventKind::ServerState,
-        (None, Some(_)) => EventKind::ServerWeight,
-        (None, None) => EventKind::Setting,
+    let kind = match (seconds, state, weight) {
+        (Some(_), _, _) | (_, Some(_), _) => EventKind::ServerState,
+        (None, None, Some(_)) => EventKind::ServerWeight,
+        (None, None, None) => EventKind::Setting,
     };
     let server = settings.servers.get(*number as usize).and_then(Option::as_ref);
     of(kind)
@@ -242,6 +245,7 @@ fn incident(setting: &Setting, settings: &Settings) -> Incident {
         .with_if("address", server.map(|server| server.place_at(0)))
         .with_if("weight", weight)
         .with_if("seconds", seconds)
+        .with_if("state", state.map(ServerMode::word))
 }
 
 fn count(phrases: &[String]) -> i64 {

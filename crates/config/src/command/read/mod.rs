@@ -3,15 +3,19 @@
 use std::ops::RangeInclusive;
 
 use crate::command::help::suggestion;
-use crate::command::table::{COMMANDS, Entry, Reader, setting_words};
+use crate::command::table::{Entry, Offered, Reader, is_offered, setting_words, unbuilt};
 use crate::command::{Command, CommandError, MAX_LINE, Number, Query, Setting};
 use crate::grammar;
 use crate::grammar::{COUNT, quoted};
 
+pub(super) mod checks;
 pub(super) mod queries;
 pub(super) mod servers;
 pub(super) mod tls;
 pub(super) mod values;
+
+/// Error text: the range of server numbers.
+const SERVER: &str = "a server, which begin at 0 and end below -S";
 
 /// Parses one line, without its line end. `None`: there is nothing to do, because the line is
 /// empty, a comment, or a command of the original that has no effect here.
@@ -19,7 +23,16 @@ pub(super) mod values;
 /// # Errors
 /// The line is not a command. The caller does nothing except reply with the text of the error.
 pub fn parse(line: &str) -> Result<Option<Command>, CommandError> {
-    if line.len() > MAX_LINE { Err(CommandError::TooLong) } else { read(line) }
+    read_short(line, Offered::Built)
+}
+
+/// As [`parse`], with the commands that are not offered yet.
+pub(crate) fn parse_any(line: &str) -> Result<Option<Command>, CommandError> {
+    read_short(line, Offered::All)
+}
+
+fn read_short(line: &str, offered: Offered) -> Result<Option<Command>, CommandError> {
+    if line.len() > MAX_LINE { Err(CommandError::TooLong) } else { read(line, offered) }
 }
 
 /// Parses one line of a file, or the text of `-O`. Nobody reads a reply there.
@@ -42,8 +55,12 @@ pub fn parse_configuration(line: &str) -> Result<Option<Command>, String> {
 /// Whether [`parse`] can return this command, with every value in its range. A command from another
 /// process may be malformed.
 pub fn is_well_formed(command: &Command) -> bool {
+    is_readable(command, Offered::Built)
+}
+
+pub(crate) fn is_readable(command: &Command, offered: Offered) -> bool {
     // The displayed line can be longer than the original (`1::2:3:4:5:6:7` is `1:0:2:3:4:5:6:7`).
-    read(&command.to_string()) == Ok(Some(command.clone()))
+    read(&command.to_string(), offered) == Ok(Some(command.clone()))
 }
 
 /// The length of a line without its comment. A word that begins with `#` begins the comment, at any
@@ -55,7 +72,7 @@ pub fn before_comment(line: &[u8]) -> usize {
     (0..line.len()).find(|place| begins(*place)).unwrap_or(line.len())
 }
 
-fn read(line: &str) -> Result<Option<Command>, CommandError> {
+fn read(line: &str, offered: Offered) -> Result<Option<Command>, CommandError> {
     let line = line.strip_suffix('\n').unwrap_or(line);
     let line = line.strip_suffix('\r').unwrap_or(line);
     let mut words = WordIter(&line[..before_comment(line.as_bytes())]);
@@ -66,8 +83,14 @@ fn read(line: &str) -> Result<Option<Command>, CommandError> {
         }
         word => (word, false),
     };
-    let found = COMMANDS.iter().find(|entry| entry.word == word && (entry.negatable || !negated));
-    let Some(entry) = found else {
+    let of = |offered: Offered| {
+        let is_meant = |entry: &&Entry| entry.word == word && (entry.negatable || !negated);
+        offered.entries().iter().find(is_meant)
+    };
+    let Some(entry) = of(offered) else {
+        if let Some(entry) = of(Offered::All) {
+            return unbuilt(entry);
+        }
         return Err(match negated {
             true => {
                 let meant = suggestion(word, |entry| entry.negatable);
@@ -87,10 +110,15 @@ fn read(line: &str) -> Result<Option<Command>, CommandError> {
     let command = entry.read(&mut words, negated)?;
     // The check for surplus words is here, so that no reader can forget it. A surplus word is an
     // error, because the operator meant something by it.
-    match words.next() {
-        None => Ok(command),
-        Some(word) => Err(entry.surplus(word, negated)),
+    if let Some(word) = words.next() {
+        return Err(entry.surplus(word, negated));
     }
+    if let Some(Command::Setting(setting)) = &command
+        && !is_offered(setting, offered)
+    {
+        return unbuilt(entry);
+    }
+    Ok(command)
 }
 
 /// The words of a line before its comment.

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use crate::command::help::suggestion;
-use crate::command::read::WordIter;
-use crate::command::read::servers::{SERVER, list_number};
+use crate::command::read::servers::list_number;
+use crate::command::read::{SERVER, WordIter};
 use crate::command::table::{COMMANDS, Entry, setting_words};
 use crate::command::{Action, CommandError, Form, Query};
 use crate::grammar::{COUNT, quoted};
@@ -74,7 +74,8 @@ pub(crate) fn show(entry: &Entry, words: &mut WordIter<'_>) -> Result<Query, Com
         };
         return Err(entry.wrong(format!("{} is no setting{known}", quoted(word))));
     };
-    // There are several settings of these two kinds, each with a number.
+    // There are several settings of these two kinds, each with a number. Those of servers_from have
+    // no number, and are shown together.
     let number = match (word, words.peek()) {
         ("acl", Some(_)) => words.next().map(|text| list_number(entry, text).map(u32::from)),
         ("server", Some(_)) => words.next().map(|text| entry.ordinal(text, SERVER)),

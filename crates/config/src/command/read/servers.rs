@@ -4,18 +4,19 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use crate::acl::{AclVerdict, Net, is_mask};
 use crate::address::Host;
-use crate::command::read::{WordIter, refused, shown};
-use crate::command::table::Entry;
+use crate::command::read::{SERVER, WordIter, checks, refused, shown};
+use crate::command::table::{Entry, Offered};
 use crate::command::{Command, CommandError, Number, ServerChange, Setting};
 use crate::grammar;
 use crate::grammar::{COUNT, ServerSpec, quoted};
 use crate::proxy::{ProxyOut, Senders};
 
-/// The keys of a server.
-pub const SERVER_KEYS: &str = "acl, address, blacklist, hard, max, port, prio, weight";
-
-/// Error text: the range of server numbers.
-pub(super) const SERVER: &str = "a server, which begin at 0 and end below -S";
+/// The keys of a server that pen offers.
+pub fn server_keys() -> impl Iterator<Item = &'static str> {
+    const KEYS: [&str; 10] =
+        ["acl", "address", "blacklist", "check", "hard", "max", "port", "prio", "state", "weight"];
+    KEYS.into_iter().filter(|key| Offered::Built.has_key(key))
+}
 
 pub(crate) fn server(
     entry: &Entry,
@@ -42,15 +43,18 @@ pub(crate) fn server(
             "acl" => ServerChange::Acl(list_number(entry, value)?),
             "address" => ServerChange::Address(address(entry, value)?),
             "blacklist" => ServerChange::Blacklist(count()?),
+            "check" => ServerChange::Check(checks::of_server(entry, value, words)?),
             "hard" => ServerChange::Hard(count()?),
             "max" => ServerChange::Max(count()?),
             "port" => ServerChange::Port(grammar::service(value).map_err(|why| entry.wrong(why))?),
             "prio" => ServerChange::Prio(count()?),
+            "state" => ServerChange::State(checks::mode(entry, value)?),
             "weight" => ServerChange::Weight(count()?),
             other => {
                 return Err(entry.wrong(format!(
-                    "no key is called {}; there are {SERVER_KEYS}",
-                    quoted(other)
+                    "no key is called {}; there are {}",
+                    quoted(other),
+                    server_keys().collect::<Vec<_>>().join(", ")
                 )));
             }
         });

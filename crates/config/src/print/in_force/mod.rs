@@ -6,8 +6,10 @@
 use std::path::Path;
 
 use crate::address::{Host, Local};
+use crate::checks::Admission;
 use crate::command::{
-    BufferSide, ConnectionLogTarget, LogTarget, Number, ServerChange, Setting, Startup, Switch,
+    BufferSide, ConnectionLogTarget, LogTarget, Number, Offered, ServerChange, Setting, Startup,
+    Switch, is_offered,
 };
 use crate::grammar::ServerSpec;
 use crate::print;
@@ -39,10 +41,20 @@ impl InForce<'_> {
     /// One line for each setting, or only the lines of the setting `word`, which may have a number
     /// after it.
     pub fn text(&self, word: Option<&str>) -> String {
+        self.text_of(word, Offered::Built)
+    }
+
+    fn text_of(&self, word: Option<&str>, offered: Offered) -> String {
         // Two words for the same setting.
         let word = word.map(|word| if word == "status_file" { "web_stats" } else { word });
         let mut text = String::new();
-        for setting in self.all() {
+        for mut setting in self.all() {
+            if let Setting::Server { changes, .. } = &mut setting {
+                changes.retain(|change| offered.has_key(change.key()));
+            }
+            if !is_offered(&setting, offered) {
+                continue;
+            }
             if word.is_none_or(|word| word == setting.word() || word == numbered(&setting)) {
                 print::line(&mut text, &setting);
                 if matches!(setting, Setting::SslCiphers(None)) {
@@ -51,6 +63,12 @@ impl InForce<'_> {
                     text.insert_str(text.len() - 1, &format!(" # the default: {all}"));
                 }
             }
+        }
+        match self.settings.admission {
+            Admission::Paused if word.is_none() => {
+                text.push_str("# paused: new clients wait until the command resume\n");
+            }
+            Admission::Paused | Admission::Open => {}
         }
         text
     }
@@ -76,7 +94,10 @@ impl InForce<'_> {
         all.push(Setting::Fastclose(settings.fastclose));
         all.push(Setting::ProxyIn(settings.proxy_in.clone()));
         all.push(Setting::ProxyOut(settings.proxy_out));
+        all.push(Setting::Check(settings.check.clone()));
+        all.push(Setting::OnDown(settings.on_down));
         all.extend((0..settings.server_count()).map(|number| server(number, settings)));
+        all.extend(settings.servers_from.iter().cloned().map(Setting::ServersFrom));
         all.push(Setting::Emergency(settings.emergency.as_ref().map(spec)));
         all.push(Setting::Abuse(settings.abuse.as_ref().map(spec)));
         all
@@ -101,6 +122,13 @@ impl InForce<'_> {
             Number::PageAcl,
             Number::Debug,
             Number::Idlers,
+            Number::CheckInterval,
+            Number::CheckTimeout,
+            Number::CheckRise,
+            Number::CheckFall,
+            Number::Hold,
+            Number::Rebalance,
+            Number::Resolve,
         ]
         .into_iter()
         .map(|number| (number, number.value(self.settings).unwrap_or(self.workers)))
@@ -120,6 +148,7 @@ fn switches(settings: &Settings) -> impl Iterator<Item = (Switch, bool)> + use<>
         (Switch::TcpNodelay, settings.tcp_nodelay),
         (Switch::Ascii, settings.ascii),
         (Switch::Dummy, settings.dummy),
+        (Switch::FailOpen, settings.fail_open),
     ]
     .into_iter()
 }
@@ -160,6 +189,8 @@ fn server(number: u32, settings: &Settings) -> Setting {
         ServerChange::Weight(server.weight),
         ServerChange::Prio(server.prio),
         ServerChange::Acl(server.acl),
+        ServerChange::State(server.mode),
+        ServerChange::Check(server.check.clone()),
     ]);
     Setting::Server { number, changes }
 }

@@ -7,12 +7,12 @@ use proptest::option::of;
 use proptest::prelude::*;
 
 use crate::address::Address;
-use crate::command::{COMMANDS, SourcedCommand, parse, setting_words};
+use crate::command::{COMMANDS, SourcedCommand, parse_any, setting_words};
 use crate::configuration::CommandLine;
-use crate::configuration::file;
 use crate::grammar;
 use crate::names::Names;
 use crate::print::in_force::*;
+use crate::strategies::sourced;
 use crate::{apply, strategies};
 
 /// Commands that set no lasting value.
@@ -66,6 +66,7 @@ struct State {
 }
 
 impl State {
+    /// Also of what pen does not offer yet.
     fn text(&self, word: Option<&str>) -> String {
         let State { settings, startup, workers, servers_only, .. } = self;
         let (log, status_file) = (self.log.as_ref(), self.status_file.as_deref());
@@ -81,7 +82,7 @@ impl State {
             workers,
             servers_only,
         }
-        .text(word)
+        .text_of(word, Offered::All)
     }
 }
 
@@ -113,14 +114,6 @@ fn one_of_each(said: &[Startup]) -> Vec<Startup> {
     words.iter().filter_map(last).collect()
 }
 
-fn sourced(text: &str) -> Vec<SourcedCommand> {
-    let lines = file::parse(text.as_bytes()).unwrap();
-    let one = |line: file::FileLine| {
-        Some(SourcedCommand { source_line: line.number.to_string(), command: line.command? })
-    };
-    lines.into_iter().filter_map(one).collect()
-}
-
 fn local() -> Local {
     grammar::local("127.0.0.1:80").unwrap()
 }
@@ -138,6 +131,32 @@ fn nothing() -> CommandLine {
         hash_always: false,
         tls: Tls::default(),
     }
+}
+
+/// The words of all settings.
+fn every_word() -> impl Iterator<Item = &'static str> {
+    let settings = Offered::All.entries().iter().filter(|entry| entry.is_setting());
+    settings.map(|entry| entry.word)
+}
+
+#[test]
+fn a_pause_is_a_comment_and_no_setting() {
+    let paused = Settings { admission: Admission::Paused, ..Settings::default() };
+    let shown = |settings: &Settings, word| {
+        let state = State {
+            settings: settings.clone(),
+            startup: Vec::new(),
+            log: None,
+            connection_log: None,
+            status_file: None,
+            workers: 1,
+            servers_only: false,
+        };
+        state.text(word)
+    };
+    let added = "# paused: new clients wait until the command resume\n";
+    assert_eq!(shown(&paused, None), shown(&Settings::default(), None) + added);
+    assert!(!shown(&paused, Some("timeout")).contains("paused"));
 }
 
 #[test]
@@ -166,18 +185,24 @@ fn every_command_is_a_setting_that_is_shown_or_none() {
         workers,
         servers_only,
     };
-    for word in setting_words() {
-        let text = plain.text(Some(word));
+    for word in every_word() {
+        let text = plain.text_of(Some(word), Offered::All);
         let word = if word == "status_file" { "web_stats" } else { word };
-        assert!(!text.is_empty(), "{word} is shown");
+        // No name is followed.
+        assert!(!text.is_empty() || word == "servers_from", "{word} is shown");
+        let is_built = setting_words().any(|built| built == word);
+        assert!(is_built || plain.text(Some(word)).is_empty(), "{word} is not offered");
         for line in text.lines() {
             assert!(
                 line.strip_prefix("no ").unwrap_or(line).split(' ').next() == Some(word),
                 "{line}"
             );
-            parse(line).unwrap();
+            parse_any(line).unwrap();
         }
-        assert!(plain.text(None).contains(&text) || word == "proxy_protocol", "{word}");
+        assert!(
+            plain.text_of(None, Offered::All).contains(&text) || word == "proxy_protocol",
+            "{word}"
+        );
     }
     assert_eq!(
         plain.text(Some("server")),
@@ -212,7 +237,7 @@ proptest! {
     #[test]
     fn each_setting_that_is_shown_is_already_in_force(state in state()) {
         // Alone in a file, this command would remove all servers.
-        for word in setting_words().filter(|word| *word != "servers_only") {
+        for word in every_word().filter(|word| *word != "servers_only") {
             let lines = sourced(&state.text(Some(word)));
             let again = apply::reload(&state.settings, &[], &lines, &Names::default(), Some(80));
             prop_assert_eq!(again.as_ref(), Ok(&state.settings), "{}", word);
