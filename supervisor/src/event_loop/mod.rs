@@ -21,6 +21,7 @@ pub(crate) mod phases;
 pub(crate) mod poll;
 pub(crate) mod reload;
 pub(crate) mod respawn;
+pub(crate) mod servers;
 pub(crate) mod state;
 pub(crate) mod tls_rotation;
 pub(crate) mod upgrade;

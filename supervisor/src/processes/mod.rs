@@ -2,6 +2,7 @@
 
 pub(crate) mod backoff;
 pub(crate) mod child;
+pub(crate) mod closes;
 pub(crate) mod ending;
 pub(crate) mod liveness;
 pub(crate) mod old;

@@ -13,10 +13,13 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{Pid, Uid};
 use pen_config::ids::WorkerId;
-use pen_ipc::message::{Event, LastingToWorker, ToOldWorker, WITH_CONNECTION_LOG};
+use pen_ipc::message::{
+    Event, LastingToWorker, ToOldWorker, WITH_CONNECTION_LOG, WITH_SERVER_ORDERS,
+};
 use pen_ipc::stats::Counters;
 use pen_table::Table;
 
+use crate::processes::closes::ServerClose;
 use crate::processes::ending::{Ending, MOST_LAST_MESSAGES};
 use crate::processes::old_tables::{TableNumber, TableRow};
 use crate::processes::old_worker::{AdoptedOldWorker, Due, OldWorker};
@@ -205,7 +208,13 @@ impl OldWorkers {
     /// is such a worker.
     pub(crate) fn order_close(&mut self, row: TableRow, number: u32, before: u64) -> bool {
         let owner = self.0.iter_mut().find(|worker| worker.origin.row == row);
-        owner.map(|worker| worker.due.close.insert(number, before)).is_some()
+        owner.map(|worker| worker.due.close.number(number, before)).is_some()
+    }
+
+    /// Queues the order to close the connections of a server for all that know of such a thing.
+    pub(crate) fn order_close_server(&mut self, order: ServerClose) {
+        let knows = |worker: &&mut OldWorker| worker.origin.lasting >= WITH_SERVER_ORDERS;
+        self.0.iter_mut().filter(knows).for_each(|worker| worker.due.close.server(order));
     }
 
     /// Queues the request log for all of them.

@@ -2,7 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
@@ -13,6 +12,7 @@ use pen_ipc::stats::Counters;
 use pen_table::Table;
 
 use crate::log::printable::printable;
+use crate::processes::closes::Closes;
 use crate::processes::ending::Ending;
 use crate::processes::old_tables::TableRow;
 use crate::processes::peer::{AdoptedProcess, Peer, PeerMessage};
@@ -29,7 +29,7 @@ pub(crate) struct Origin {
     /// The version of its program.
     pub(crate) version: String,
     /// The version of the lasting messages that it knows. All messages below are in version 1,
-    /// those about the connection log apart.
+    /// those about the connection log and about servers apart.
     pub(crate) lasting: u16,
     /// The number of its program among those that had this process.
     pub(crate) generation: u32,
@@ -55,14 +55,14 @@ pub(crate) struct AdoptedOldWorker {
     pub(crate) counters: Counters,
 }
 
-/// Queued messages. All but the connections to close are a state, of which only the last counts.
+/// Queued messages. All but the orders to close connections are a state, of which only the last
+/// counts.
 #[derive(Debug, Default)]
 pub(in crate::processes) struct Due {
     pub(in crate::processes) drain: bool,
     pub(in crate::processes) log: bool,
     pub(in crate::processes) connection_log: bool,
-    /// Connections to close: number, and time of the order.
-    pub(in crate::processes) close: BTreeMap<u32, u64>,
+    pub(in crate::processes) close: Closes,
     pub(in crate::processes) republish: bool,
     pub(in crate::processes) freed: bool,
     end: EndOrder,
@@ -155,12 +155,7 @@ impl OldWorker {
             peer.send(&ToOldWorker::Lasting(message), descriptor) == Some(Sent::Full)
         };
         due.drain = due.drain && full(LastingToWorker::Drain, None);
-        while let Some((number, before)) =
-            due.close.first_key_value().map(|(number, before)| (*number, *before))
-            && !full(LastingToWorker::Close { number, before }, None)
-        {
-            due.close.remove(&number);
-        }
+        due.close.send(|order| full(order, None));
         if due.log {
             due.log = match &context.log {
                 Some(log) => full(

@@ -3,7 +3,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
@@ -19,6 +18,7 @@ use pen_ipc::stats::Counters;
 
 use crate::log::for_worker;
 use crate::log::printable::printable_lines;
+use crate::processes::closes::{Closes, ServerClose};
 use crate::processes::peer::{AdoptedProcess, Peer, PeerMessage};
 use crate::processes::spawn::{Birth, OpenConnectionLog, SpawnContext, descriptor};
 
@@ -38,9 +38,8 @@ pub(crate) struct Worker {
     listeners_owed: u32,
 }
 
-/// Queued messages. Nearly all are a state, of which only the last counts. Only the connections to
-/// close are a list, which is never longer than the number of connections. So nothing here grows
-/// without bound.
+/// Queued messages. Nearly all are a state, of which only the last counts. Only the orders to close
+/// connections are lists, which have a bound. So nothing here grows without bound.
 #[derive(Debug, Default)]
 struct Due {
     settings: bool,
@@ -51,9 +50,7 @@ struct Due {
     secret: bool,
     /// Sent if there is a syslog daemon; if not, the worker asks again.
     syslog: bool,
-    /// Connections to close: number, and time of the order. A later order replaces an earlier one,
-    /// because the earlier connection of that number is gone.
-    close: BTreeMap<u32, u64>,
+    close: Closes,
     republish: bool,
     freed: bool,
     begin: bool,
@@ -220,7 +217,13 @@ impl Worker {
     /// Queues the order to close a connection for [`Worker::send_due`], which sends it before any
     /// settings. `before` is the time when its owner was looked up ([`LastingToWorker::Close`]).
     pub(crate) fn order_close(&mut self, number: u32, before: u64) {
-        self.due.close.insert(number, before);
+        self.due.close.number(number, before);
+    }
+
+    /// Queues the order to close the connections of a server for [`Worker::send_due`], which sends
+    /// it before any settings.
+    pub(crate) fn order_close_server(&mut self, order: ServerClose) {
+        self.due.close.server(order);
     }
 
     /// Queues the message that connection slots are free for [`Worker::send_due`].
@@ -312,13 +315,7 @@ impl Worker {
     /// Sends the orders to close connections, as far as the channel has room.
     fn send_closes(&mut self) {
         let Worker { peer, due, .. } = self;
-        while let Some((number, before)) =
-            due.close.first_key_value().map(|(number, before)| (*number, *before))
-            && peer.send(&LastingToWorker::Close { number, before }.into(), None)
-                != Some(Sent::Full)
-        {
-            due.close.remove(&number);
-        }
+        due.close.send(|order| peer.send(&order.into(), None) == Some(Sent::Full));
     }
 
     fn handle(&mut self, message: FromWorker) -> Option<WorkerReport> {

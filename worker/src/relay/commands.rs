@@ -19,6 +19,7 @@ use crate::relay::Relay;
 use crate::relay::connection::{Connection, ConnectionState, ServerSince, Timer};
 use crate::relay::log_writer::LogWriter;
 use crate::relay::request_log::shown;
+use crate::relay::upstream::closes::ServerClose;
 
 /// The supervisor's message is invalid.
 struct InvalidMessage;
@@ -126,6 +127,12 @@ impl Relay<'_> {
             }
             (LastingToWorker::NoConnectionLog, _) => self.end_connection_log(),
             (LastingToWorker::Close { number, before }, _) => self.close_numbered(number, before),
+            (LastingToWorker::CloseServer { server, mark, before, why }, _) => {
+                // A server that this release does not know has no connections here.
+                if let Some(target) = Target::from_code(server) {
+                    self.closes.add(ServerClose { target, mark, before, why });
+                }
+            }
             (LastingToWorker::Freed, _) => self.acceptor.on_freed(&self.poll, self.now),
             (LastingToWorker::Republish, _) => self.republish(),
             (LastingToWorker::Ping { serial }, _) => {

@@ -63,6 +63,7 @@ use crate::relay::tls::TlsContext;
 use crate::relay::transfer::Io;
 use crate::relay::upstream::Upstreams;
 use crate::relay::upstream::attempts::Attempts;
+use crate::relay::upstream::closes::ServerCloses;
 use crate::relay::upstream::idlers::Idlers;
 
 pub use crate::relay::tls::examine as examine_tls;
@@ -97,6 +98,8 @@ struct Relay<'t> {
     attempts: Attempts,
     /// This worker's state of each server.
     upstreams: Upstreams,
+    /// The servers whose connections are being ended.
+    closes: ServerCloses,
     idlers: Idlers,
     io: Io,
     log: Option<LogWriter>,
@@ -153,6 +156,7 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         connections: Connections::new(settings.idle_timeout),
         attempts: Attempts::default(),
         upstreams: Upstreams::new(settings.table_size() + 2),
+        closes: ServerCloses::default(),
         idlers: Idlers::new(start.id.0.into(), start.workers),
         io: Io::new(acceptor.pipes()),
         acceptor,
@@ -225,6 +229,7 @@ impl Relay<'_> {
             }
             self.on_newcomers();
             self.on_retries();
+            self.close_ordered();
             if let Some(status) = self.on_ready() {
                 return status;
             }
@@ -284,7 +289,8 @@ impl Relay<'_> {
     /// How long the next wait may be.
     fn timeout(&self) -> Option<Duration> {
         let must_connect = self.attempts.has_some() || self.upstreams.has_due();
-        if must_connect || self.connections.has_ready() || self.acceptor.has_vacancy {
+        let must_close = self.closes.has_some();
+        if must_connect || must_close || self.connections.has_ready() || self.acceptor.has_vacancy {
             return Some(Duration::ZERO);
         }
         let others = [

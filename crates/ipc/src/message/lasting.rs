@@ -22,13 +22,18 @@ use pen_config::settings::ConnectionLogFormat;
 
 #[cfg(doc)]
 use crate::message::{FromWorker, ToControl, ToPage, ToWorker};
+#[cfg(doc)]
+use pen_config::settings::Server;
 
 /// The version of [`LastingToWorker`]. Only a worker that started with at least the version of a
 /// message may get it.
-pub const LASTING_VERSION: u16 = 2;
+pub const LASTING_VERSION: u16 = 3;
 
 /// The version of the messages about the connection log.
 pub const WITH_CONNECTION_LOG: u16 = 2;
+
+/// The version of the messages about servers.
+pub const WITH_SERVER_ORDERS: u16 = 3;
 
 /// From the supervisor to a worker of any release, within [`ToWorker::Lasting`]. Append only, with
 /// the version in which a message came.
@@ -80,6 +85,28 @@ pub enum LastingToWorker {
     },
     /// Version 2. There is no connection log from now on.
     NoConnectionLog,
+    /// Version 3. End the connections to a server at once that began before the order was given.
+    /// Those that are being connected to it go to other servers.
+    CloseServer {
+        /// The server's code.
+        server: i32,
+        /// [`Server::mark`]: the number may belong to another server in the worker's settings, and
+        /// then nothing is closed.
+        mark: u64,
+        /// When the order was given, in nanoseconds of CLOCK_MONOTONIC.
+        before: u64,
+        /// Why.
+        why: ClosedServer,
+    },
+}
+
+/// Why all connections to a server are ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum ClosedServer {
+    /// It is down by its check (`on_down close`).
+    Down,
+    /// It has drained for as long as an operator said (`drain N close`).
+    Drained,
 }
 
 /// What the connection log is written to.

@@ -20,8 +20,8 @@ pub use self::event::{
     SenderFault, ShortageDuring,
 };
 pub use self::lasting::{
-    ConnectionLogKind, FromOldPort, FromOldWorker, LASTING_VERSION, LastingCounters,
-    LastingFromWorker, LastingToWorker, ToOldWorker, WITH_CONNECTION_LOG,
+    ClosedServer, ConnectionLogKind, FromOldPort, FromOldWorker, LASTING_VERSION, LastingCounters,
+    LastingFromWorker, LastingToWorker, ToOldWorker, WITH_CONNECTION_LOG, WITH_SERVER_ORDERS,
 };
 pub use self::page::{FromPage, ToPage};
 pub use self::worker::{

@@ -278,6 +278,9 @@ impl Worker {
             LastingToWorker::Freed => self.log("freed"),
             LastingToWorker::Republish => self.log("republished"),
             LastingToWorker::Close { number, .. } => self.log(&format!("close {number}")),
+            LastingToWorker::CloseServer { server, .. } => {
+                self.log(&format!("close server {server}"));
+            }
             LastingToWorker::Ping { serial } => {
                 self.send(&LastingFromWorker::Pong { serial }.into())
             }

@@ -37,6 +37,8 @@ pub enum ConnectionEnd {
     HttpRefused,
     /// An operator closed it.
     ClosedByOperator,
+    /// Its server went down by its check (`on_down close`).
+    ServerDown,
     /// Unfinished data of clients took too much memory.
     Crowded,
     /// This machine ran short of descriptors or memory.
@@ -60,7 +62,7 @@ pub enum Step {
 
 impl ConnectionEnd {
     /// All ends, in the order of the manual.
-    pub const ALL: [ConnectionEnd; 19] = [
+    pub const ALL: [ConnectionEnd; 20] = [
         ConnectionEnd::Client,
         ConnectionEnd::Server,
         ConnectionEnd::ClientReset,
@@ -77,6 +79,7 @@ impl ConnectionEnd {
         ConnectionEnd::NoServer,
         ConnectionEnd::HttpRefused,
         ConnectionEnd::ClosedByOperator,
+        ConnectionEnd::ServerDown,
         ConnectionEnd::Crowded,
         ConnectionEnd::Shortage,
         ConnectionEnd::Shutdown,
@@ -101,6 +104,7 @@ impl ConnectionEnd {
             ConnectionEnd::NoServer => "no_server",
             ConnectionEnd::HttpRefused => "http_refused",
             ConnectionEnd::ClosedByOperator => "closed_by_operator",
+            ConnectionEnd::ServerDown => "server_down",
             ConnectionEnd::Crowded => "crowded",
             ConnectionEnd::Shortage => "shortage",
             ConnectionEnd::Shutdown => "shutdown",
@@ -133,6 +137,10 @@ impl ConnectionEnd {
             (ConnectionEnd::ClosedByOperator | ConnectionEnd::Shutdown, Queue) => "KQ",
             (ConnectionEnd::ClosedByOperator | ConnectionEnd::Shutdown, Connect) => "KC",
             (ConnectionEnd::ClosedByOperator | ConnectionEnd::Shutdown, Data) => "KD",
+            (ConnectionEnd::ServerDown, Preface) => "DR",
+            (ConnectionEnd::ServerDown, Queue) => "DQ",
+            (ConnectionEnd::ServerDown, Connect) => "DC",
+            (ConnectionEnd::ServerDown, Data) => "DD",
             (ConnectionEnd::Crowded, Preface) => "RR",
             (ConnectionEnd::Crowded, Queue | Connect | Data) => "RD",
             (ConnectionEnd::Shortage, _) => "RC",

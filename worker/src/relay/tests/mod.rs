@@ -1,5 +1,6 @@
 //! A whole worker in a thread, with real sockets. The test plays its supervisor.
 
+mod closes;
 pub(crate) mod commands;
 mod drain;
 mod lives;

@@ -32,7 +32,9 @@ impl Relay<'_> {
                     .connections
                     .pool
                     .named(name)
-                    .filter(|connection| connection.state == ConnectionState::Connecting);
+                    .filter(|connection| connection.state == ConnectionState::Connecting)
+                    // It may have waited meanwhile, and be tried already.
+                    .filter(|connection| connection.up.socket.is_none());
                 if let Some(target) = named.and_then(|connection| connection.target) {
                     self.attempt(name.slot, target);
                 }
@@ -216,7 +218,7 @@ impl Relay<'_> {
     }
 
     /// Reserves the next server after one that could not be used.
-    fn reserve_next(&mut self, slot: u32) -> Option<Target> {
+    pub(in crate::relay::upstream) fn reserve_next(&mut self, slot: u32) -> Option<Target> {
         let unusable = self.connections[slot].counted_target();
         self.release_target(slot);
         self.connections[slot].since_then = ServerSince::Same;

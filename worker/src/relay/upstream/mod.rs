@@ -258,6 +258,7 @@ impl Upstreams {
 
 pub(crate) mod addresses;
 pub mod attempts;
+pub(crate) mod closes;
 pub(crate) mod connect;
 pub(crate) mod dial;
 pub(crate) mod failover;

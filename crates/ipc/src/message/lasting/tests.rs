@@ -39,6 +39,10 @@ fn count<T: DeserializeOwned + Debug>(count: usize) {
     assert!(why.contains(&format!("0 <= i < {count}")), "{why}: its last ones are not pinned");
 }
 
+fn close_server(server: i32, why: ClosedServer) -> LastingToWorker {
+    LastingToWorker::CloseServer { server, mark: 300, before: 1 << 40, why }
+}
+
 fn event(event: Event) -> FromWorker {
     LastingFromWorker::Event(event).into()
 }
@@ -51,7 +55,8 @@ fn the_bytes_of_each_message_to_a_worker_stay() {
     use ConnectionLogFormat::{Haproxy, HaproxyHttp, Json, Text};
     use ConnectionLogKind::{File, Network, Syslog};
     let log = |to, format| LastingToWorker::ConnectionLog { to, format }.into();
-    count::<LastingToWorker>(10);
+    count::<LastingToWorker>(11);
+    count::<ClosedServer>(2);
     count::<ConnectionLogKind>(3);
     count::<ConnectionLogFormat>(4);
     are::<ToWorker>(&[
@@ -69,6 +74,8 @@ fn the_bytes_of_each_message_to_a_worker_stay() {
         ("00080202", log(Syslog, Haproxy)),
         ("00080003", log(File, HaproxyHttp)),
         ("0009", LastingToWorker::NoConnectionLog.into()),
+        ("000a04fb2c01fd000000000001000000", close_server(2, ClosedServer::Down).into()),
+        ("000a01fb2c01fd000000000001000001", close_server(-1, ClosedServer::Drained).into()),
     ]);
 }
 

@@ -1,0 +1,5 @@
+//! What the supervisor decides about servers, beyond their settings.
+
+#![forbid(unsafe_code)]
+
+mod close;
