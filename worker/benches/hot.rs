@@ -50,7 +50,7 @@ fn first(
     };
     let candidate = Candidate { key: client(), port: 4711, recorded, permitted: true };
     let mut placement = Placement::new(settings, &farm, candidate, &mut |_, _| ());
-    placement.next(settings, &farm).map(|(target, _)| target)
+    placement.next(settings, &farm).map(|trial| trial.target)
 }
 
 fn selection(criterion: &mut Criterion) {

@@ -10,14 +10,15 @@ use std::fmt::Write;
 
 use pen_config::ids::{ClientKey, ServerId, Target};
 use pen_config::settings::Settings;
+use pen_ipc::checks::words_of;
 use pen_ipc::message::ConnectFailure;
 use pen_ipc::message::EXPLANATION;
 use pen_ipc::text::errno_text;
-use pen_table::{Blacklist, WorkerTable};
+use pen_table::{Checks, Knows, ServerView, TableMode, WorkerTable};
 
 use crate::relay::Relay;
 use crate::relay::select::farm::{Farm, Hindrance};
-use crate::relay::select::{Candidate, Eligible, Placement, SelectionRefusal, client_permitted};
+use crate::relay::select::{Candidate, Placement, SelectionRefusal, Usable, client_permitted};
 
 /// A read-only view of a farm.
 struct Looked<'f, F> {
@@ -26,8 +27,8 @@ struct Looked<'f, F> {
 }
 
 impl<F: Farm> Farm for Looked<'_, F> {
-    fn blacklist(&self, row: u32) -> Blacklist {
-        self.farm.blacklist(row)
+    fn server(&self, row: u32) -> ServerView {
+        self.farm.server(row)
     }
 
     fn connections(&self, row: u32) -> u32 {
@@ -48,7 +49,7 @@ impl<F: Farm> Farm for Looked<'_, F> {
     }
 
     /// Each server has its line.
-    fn is_left_out(&self, _: u32) -> bool {
+    fn is_left_out(&self, _: u32, _: Knows) -> bool {
         false
     }
 }
@@ -141,17 +142,15 @@ fn explanation(
         lines.add(why_not(settings, Target::Server(id), refusal, now, blacklist_reason));
     }
     let mut waits = false;
-    while let Some((target, probed)) = placement.next(settings, &farm).filter(|_| !settings.dummy) {
-        match placement.judge(settings, &farm, client, (target, probed)) {
-            Ok(Eligible::InUse) => {
-                lines.add(format!("{}: would be used", name(settings, target)));
-                return lines.text();
-            }
-            Ok(Eligible::ForProbe) => {
-                let name = name(settings, target);
-                lines.add(format!(
-                    "{name}: would be used, the first to try it after its blacklist time"
-                ));
+    while let Some(trial) = placement.next(settings, &farm).filter(|_| !settings.dummy) {
+        let target = trial.target;
+        if trial.checks == Checks::Disregarded {
+            lines.add("no other server is left: checks are disregarded (fail_open)".into());
+        }
+        match placement.judge(settings, &farm, client, trial) {
+            Ok(usable) => {
+                let drains = farm.server(target.row(settings.table_size())).standing.mode;
+                lines.add(name(settings, target) + how_used(usable, drains));
                 return lines.text();
             }
             // There is no server with this number, or no abuse server.
@@ -220,6 +219,17 @@ fn client_facts(
     }
 }
 
+/// The end of the line about the server that would be used.
+fn how_used(usable: Usable, mode: TableMode) -> &'static str {
+    match (usable, mode) {
+        (Usable::InUse, TableMode::Ready | TableMode::Maint) => ": would be used",
+        (Usable::InUse, TableMode::Drain) => {
+            ": would be used: it is draining, but knows the client"
+        }
+        (Usable::ForProbe, _) => ": would be used, the first to try it after its blacklist time",
+    }
+}
+
 /// Why a server is not used.
 fn why_not(
     settings: &Settings,
@@ -231,6 +241,11 @@ fn why_not(
     let name = name(settings, target);
     match refusal {
         SelectionRefusal::Absent => format!("{name}: has no address"),
+        SelectionRefusal::Maintenance => format!("{name}: in maintenance"),
+        SelectionRefusal::Draining => format!("{name}: draining, no new clients"),
+        SelectionRefusal::Down(code) => {
+            format!("{name}: down by check: {}", words_of(code.code()))
+        }
         SelectionRefusal::Blacklisted(until) => {
             let seconds = until.saturating_sub(now).div_ceil(1000);
             format!(
@@ -317,15 +332,19 @@ mod tests {
     use pen_config::acl::{Acl, AclVerdict, Net};
     use pen_config::address::Address;
     use pen_config::settings::{Selection, Server};
+    use pen_table::{Blacklist, DownCode, Standing};
 
     use super::*;
 
-    /// Blacklist and connections by row, with the cursor at 0.
-    struct Model(Vec<(Blacklist, u32)>);
+    /// Blacklist, connections and standing by row, with the cursor at 0.
+    struct Model(Vec<(Blacklist, u32, Standing)>);
 
     impl Farm for Model {
-        fn blacklist(&self, row: u32) -> Blacklist {
-            self.0.get(row as usize).map_or(Blacklist::Clear, |state| state.0)
+        fn server(&self, row: u32) -> ServerView {
+            self.0.get(row as usize).map_or(ServerView::FREE, |state| ServerView {
+                blacklist: state.0,
+                standing: state.2,
+            })
         }
 
         fn connections(&self, row: u32) -> u32 {
@@ -344,7 +363,7 @@ mod tests {
             None
         }
 
-        fn is_left_out(&self, _: u32) -> bool {
+        fn is_left_out(&self, _: u32, _: Knows) -> bool {
             panic!("an explanation names all servers");
         }
     }
@@ -363,8 +382,17 @@ mod tests {
     }
 
     fn explain(settings: &Settings, states: &[(Blacklist, u32)], recorded: Option<i32>) -> String {
+        let states = states.iter().map(|(list, open)| (*list, *open, Standing::default()));
+        explain_with(settings, states.collect(), recorded)
+    }
+
+    fn explain_with(
+        settings: &Settings,
+        states: Vec<(Blacklist, u32, Standing)>,
+        recorded: Option<i32>,
+    ) -> String {
         let client = ClientKey::from_ip("192.0.2.7".parse().unwrap());
-        explanation(settings, &Model(states.to_vec()), client, recorded, 10_000, &|_| String::new())
+        explanation(settings, &Model(states), client, recorded, 10_000, &|_| String::new())
     }
 
     const FINE: (Blacklist, u32) = (Blacklist::Clear, 0);
@@ -438,6 +466,48 @@ mod tests {
             explain(&settings, &states, Some(0)),
             "client 192.0.2.7: refused by acl 9\nabuse server (10.0.0.1:80): would be used\n"
         );
+    }
+
+    #[test]
+    fn what_operators_and_checks_say_is_told() {
+        let mut settings = Settings { servers: vec![server(0, 0); 4], ..Settings::default() };
+        let of = |mode, down: bool| Standing {
+            mode,
+            down: DownCode::new(7 << 16 | 503).filter(|_| down),
+        };
+        let (ready, down) = (of(TableMode::Ready, false), of(TableMode::Ready, true));
+        let (drain, maint) = (of(TableMode::Drain, false), of(TableMode::Maint, false));
+        let states = |standings: [Standing; 4]| {
+            standings.map(|standing| (Blacklist::Clear, 0, standing)).to_vec()
+        };
+        assert_eq!(
+            explain_with(&settings, states([ready, maint, drain, down]), Some(1)),
+            "client 192.0.2.7: tracked on server 1\n\
+             server 1 (10.0.0.1:80): in maintenance\n\
+             server 2 (10.0.0.1:80): draining, no new clients\n\
+             server 3 (10.0.0.1:80): down by check: status 503\n\
+             server 0 (10.0.0.1:80): would be used\n"
+        );
+        assert_eq!(
+            explain_with(&settings, states([ready, maint, drain, down]), Some(2)),
+            "client 192.0.2.7: tracked on server 2\n\
+             server 2 (10.0.0.1:80): would be used: it is draining, but knows the client\n"
+        );
+        let out = states([down, maint, drain, down]);
+        assert_eq!(
+            explain_with(&settings, out.clone(), Some(0)),
+            "client 192.0.2.7: tracked on server 0\n\
+             server 0 (10.0.0.1:80): down by check: status 503\n\
+             server 1 (10.0.0.1:80): in maintenance\n\
+             server 2 (10.0.0.1:80): draining, no new clients\n\
+             server 3 (10.0.0.1:80): down by check: status 503\n\
+             no other server is left: checks are disregarded (fail_open)\n\
+             server 3 (10.0.0.1:80): would be used\n"
+        );
+        settings.fail_open = false;
+        assert!(explain_with(&settings, out, Some(0)).ends_with(
+            "server 3 (10.0.0.1:80): down by check: status 503\nno server: the client would be closed\n"
+        ));
     }
 
     #[test]

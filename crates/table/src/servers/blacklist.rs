@@ -86,9 +86,9 @@ impl ServerState {
         })
     }
 
-    /// Ends a blacklisting that a failure caused, because the server was seen to work. An operator's
-    /// stays. What a worker writes at the same time is newer and stays too. Returns whether it
-    /// ended.
+    /// Ends a blacklisting that a failure caused, because the server was seen to work. An
+    /// operator's stays. What a worker writes at the same time is newer and stays too. Returns
+    /// whether it ended.
     pub fn lift_blacklist(&self) -> bool {
         let seen = self.blacklisted.load(Acquire);
         seen != 0

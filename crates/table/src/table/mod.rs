@@ -19,7 +19,7 @@ use crate::hash::HashKey;
 use crate::layout::Layout;
 use crate::numbers;
 use crate::servers::ServerTotals;
-use crate::servers::standing::Standing;
+use crate::servers::standing::{ServerView, Standing};
 use crate::servers::statistics::{ServerStatistics, Traffic};
 use crate::shape::{Shape, TableError};
 use crate::sync::Ordering::*;
@@ -197,14 +197,19 @@ impl Table {
         }
     }
 
-    /// Ends a blacklisting that a failure caused, because the server was seen to work. An operator's
-    /// stays. Returns whether it ended.
+    /// Ends a blacklisting that a failure caused, because the server was seen to work. An
+    /// operator's stays. Returns whether it ended.
     pub fn lift_blacklist(&self, server: u32) -> bool {
         self.view().server(server).is_some_and(|state| state.lift_blacklist())
     }
 
-    /// Sets what workers must know of a server. Only the supervisor calls it. A correct value is not
-    /// written, because all workers read the line. No effect for a server that does not exist.
+    /// What a choice asks of a server. One that does not exist is free.
+    pub fn server_view(&self, server: u32, now: u64) -> ServerView {
+        self.view().server(server).map_or(ServerView::FREE, |state| state.view(now))
+    }
+
+    /// Sets what workers must know of a server. Only the supervisor calls it. It does not write a
+    /// correct value, because all workers read the line. No effect for a server that does not exist.
     pub fn set_standing(&self, server: u32, standing: Standing) {
         if let Some(state) = self.view().server(server) {
             state.set_standing(standing);

@@ -1,6 +1,6 @@
 //! What a choice must know of the servers.
 
-use pen_table::Blacklist;
+use pen_table::{Knows, ServerView};
 
 /// Why only this worker passes over a server.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -13,8 +13,8 @@ pub enum Hindrance {
 
 /// The servers' state that a choice needs, by row of the shared table.
 pub trait Farm {
-    /// The blacklist state of a server.
-    fn blacklist(&self, row: u32) -> Blacklist;
+    /// What traffic, the check and operators say of a server.
+    fn server(&self, row: u32) -> ServerView;
     /// Connections to a server from all workers.
     fn connections(&self, row: u32) -> u32;
     /// The last server of the round-robin selection.
@@ -23,6 +23,7 @@ pub trait Farm {
     fn advance_cursor(&self, from: u32, to: u32) -> bool;
     /// Why this worker must pass over a server that is in use.
     fn hindrance(&self, row: u32) -> Option<Hindrance>;
-    /// Whether failover can skip a server because it is blacklisted.
-    fn is_left_out(&self, row: u32) -> bool;
+    /// Whether failover can skip a server because it is blacklisted, down, or closed to the client
+    /// by an operator.
+    fn is_left_out(&self, row: u32, knows: Knows) -> bool;
 }

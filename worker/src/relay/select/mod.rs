@@ -8,6 +8,8 @@
 
 pub mod farm;
 pub(crate) mod hash;
+mod judge;
+mod regardless;
 pub mod route;
 #[cfg(test)]
 mod tests;
@@ -16,9 +18,13 @@ pub(crate) mod weight;
 use pen_config::ids::{ClientKey, MAX_SERVERS, ServerId, Target};
 use pen_config::settings::Settings;
 use pen_table::Blacklist;
+pub use pen_table::{Checks, Knows, Patience, Usable};
 
-use crate::relay::select::farm::{Farm, Hindrance};
+use crate::relay::select::farm::Farm;
 use crate::relay::select::hash::hashed;
+use crate::relay::select::judge::{Asks, eligible};
+pub use crate::relay::select::judge::{SelectionRefusal, client_permitted};
+use crate::relay::select::regardless::{is_regardless, may_disregard};
 use crate::relay::select::weight::least_loaded;
 
 /// The client that needs a server.
@@ -35,47 +41,33 @@ pub struct Candidate {
     pub permitted: bool,
 }
 
-/// Whether a target may be tried that another connection is probing after its blacklist time.
+/// A target that is to be tried next, and how.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Probed {
-    /// No: wait for the probe's result.
-    Skip,
-    /// Yes: no other target is left for this client.
-    Join,
+pub struct Trial {
+    /// The target.
+    pub target: Target,
+    /// Whether it may be tried while another connection is probing it.
+    pub patience: Patience,
+    /// Whether its check counts.
+    pub checks: Checks,
 }
 
-/// How a target can be used.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Eligible {
-    /// It is in use.
-    InUse,
-    /// Its blacklist time is over: one connection tries it before others do.
-    ForProbe,
-}
+impl Trial {
+    /// A trial that others can follow.
+    fn first(id: ServerId) -> Trial {
+        let target = Target::Server(id);
+        Trial { target, patience: Patience::Skip, checks: Checks::Obeyed }
+    }
 
-/// Why a target cannot be used for a client now.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum SelectionRefusal {
-    /// It has no address.
-    Absent,
-    /// It is blacklisted until this monotonic millisecond.
-    Blacklisted(u64),
-    /// Another connection is probing it after its blacklist time.
-    Probed,
-    /// Its access list refuses the client.
-    Acl(u8),
-    /// It has reached its connection limit for this client.
-    Full {
-        /// Its present connections.
-        connections: u32,
-        /// Its connection limit.
-        most: u32,
-    },
-    /// This worker must pass it over now.
-    Hindered(Hindrance),
-    /// In weight mode, a server with weight 0 is no first choice. It may be tried when the others
-    /// cannot be used.
-    NoWeight,
+    /// A trial of a target because no other is left of its kind.
+    fn last(target: Target) -> Trial {
+        Trial { target, patience: Patience::Join, checks: Checks::Obeyed }
+    }
+
+    /// A trial against the verdict of the check.
+    fn regardless(id: ServerId) -> Trial {
+        Trial { checks: Checks::Disregarded, ..Trial::last(Target::Server(id)) }
+    }
 }
 
 /// The order of servers for one client, and the position in it. Every server comes at most once.
@@ -84,6 +76,9 @@ pub enum SelectionRefusal {
 pub struct Placement {
     step: SelectionStep,
     known: Option<ServerId>,
+    /// Whether a server that drains takes the client that it knows. Not where nobody is tracked:
+    /// there each connection is a new client's.
+    tracks: bool,
     /// The servers that were tried: the first one and, only if there are more, a bit for each. The
     /// first server serves most clients.
     tried: Option<ServerId>,
@@ -102,12 +97,16 @@ enum SelectionStep {
     First(Option<ServerId>),
     /// No server was tried yet; only this target is allowed.
     Only(Target),
+    /// Only this target was allowed, and was tried: perhaps once more, against its check.
+    OnlyRegardless(Target),
     /// The servers after this one, once around.
     Scan(u32),
     /// Servers under probe, from this one on.
     Probed(u32),
     /// The emergency server.
     Emergency,
+    /// Servers that are down by check, if all are out: the first one and the last one that came.
+    Regardless(Option<(ServerId, ServerId)>),
     /// The target that was passed over because of a hindrance.
     Held,
     /// Nothing is left.
@@ -123,8 +122,9 @@ impl Placement {
         client: Candidate,
         note: &mut impl FnMut(ServerId, SelectionRefusal),
     ) -> Placement {
+        let tracks = !settings.selection.roundrobin;
         if !client.permitted {
-            return Placement::starting(SelectionStep::Only(Target::Abuse), None);
+            return Placement::starting(SelectionStep::Only(Target::Abuse), None, tracks);
         }
         let recorded = match client.recorded {
             Some(Target::Server(id)) => settings.target(Target::Server(id)).map(|_| id),
@@ -136,23 +136,30 @@ impl Placement {
             (true, Some(id)) => SelectionStep::Only(Target::Server(id)),
             (true, None) => SelectionStep::Done,
         };
-        Placement::starting(step, recorded)
+        let mut placement = Placement::starting(step, recorded, tracks);
+        if step == SelectionStep::Done
+            && let Some(id) = placement.first_regardless(settings, farm)
+        {
+            placement.step = SelectionStep::OnlyRegardless(Target::Server(id));
+        }
+        placement
     }
 
     /// The order for a connection without a client: only the next server of the rotation.
     pub fn without_client(settings: &Settings, farm: &impl Farm) -> Placement {
+        let asks = Asks { client: ClientKey::UNIX, known: false, tracks: false };
         let only = round_robin(settings, farm, &mut |id| {
-            eligible(settings, farm, Target::Server(id), ClientKey::UNIX, false, Probed::Skip)
-                .is_ok()
+            eligible(settings, farm, asks, Trial::first(id)).is_ok()
         });
         Placement::starting(
             only.map_or(SelectionStep::Done, |id| SelectionStep::Only(Target::Server(id))),
             None,
+            false,
         )
     }
 
-    fn starting(step: SelectionStep, known: Option<ServerId>) -> Placement {
-        Placement { step, known, tried: None, tried_more: None, held: None }
+    fn starting(step: SelectionStep, known: Option<ServerId>, tracks: bool) -> Placement {
+        Placement { step, known, tracks, tried: None, tried_more: None, held: None }
     }
 
     /// Whether the client is already recorded on a target: then the target's hard limit applies.
@@ -171,9 +178,18 @@ impl Placement {
         settings: &Settings,
         farm: &impl Farm,
         client: ClientKey,
-        (target, probed): (Target, Probed),
-    ) -> Result<Eligible, SelectionRefusal> {
-        eligible(settings, farm, target, client, self.knows(target), probed)
+        trial: Trial,
+    ) -> Result<Usable, SelectionRefusal> {
+        let asks = Asks { client, known: self.knows(trial.target), tracks: self.tracks };
+        eligible(settings, farm, asks, trial)
+    }
+
+    /// Whether a server that drains takes the client.
+    fn drains_into(&self, id: ServerId) -> Knows {
+        match self.tracks && self.known == Some(id) {
+            true => Knows::Server,
+            false => Knows::Stranger,
+        }
     }
 
     /// Notes that a target was passed over because of a hindrance.
@@ -186,9 +202,9 @@ impl Placement {
         self.held
     }
 
-    /// Whether no further target can come.
+    /// Whether no other target can come.
     pub fn is_over(&self) -> bool {
-        self.step == SelectionStep::Done
+        matches!(self.step, SelectionStep::Done | SelectionStep::OnlyRegardless(_))
     }
 
     /// Makes the target that is left the next one, and no other.
@@ -197,14 +213,23 @@ impl Placement {
     }
 
     /// The next target to try.
-    pub fn next(&mut self, settings: &Settings, farm: &impl Farm) -> Option<(Target, Probed)> {
+    pub fn next(&mut self, settings: &Settings, farm: &impl Farm) -> Option<Trial> {
         loop {
             match self.step {
                 SelectionStep::First(Some(id)) => return Some(self.pass(id)),
                 SelectionStep::First(None) => self.step = SelectionStep::Scan(farm.cursor()),
                 SelectionStep::Only(target) => {
+                    self.step = SelectionStep::OnlyRegardless(target);
+                    return Some(Trial::last(target));
+                }
+                SelectionStep::OnlyRegardless(target) => {
                     self.step = SelectionStep::Done;
-                    return Some((target, Probed::Join));
+                    if let Target::Server(id) = target
+                        && self.is_down_only(settings, farm, id)
+                        && may_disregard(settings, farm, |id| self.drains_into(id))
+                    {
+                        return Some(Trial::regardless(id));
+                    }
                 }
                 SelectionStep::Scan(after) => match self.scan(settings, farm, after) {
                     Some(id) => return Some(self.pass(id)),
@@ -213,20 +238,30 @@ impl Placement {
                 SelectionStep::Probed(from) => match under_probe(settings, farm, from) {
                     Some(id) => {
                         self.step = SelectionStep::Probed(u32::from(id.0) + 1);
-                        return Some((Target::Server(id), Probed::Join));
+                        return Some(Trial::last(Target::Server(id)));
                     }
                     None => self.step = SelectionStep::Emergency,
                 },
                 SelectionStep::Emergency => {
-                    self.step = SelectionStep::Held;
+                    self.step = SelectionStep::Regardless(None);
                     if settings.emergency.is_some() {
-                        return Some((Target::Emergency, Probed::Join));
+                        return Some(Trial::last(Target::Emergency));
+                    }
+                }
+                SelectionStep::Regardless(passed) => {
+                    match self.next_regardless(settings, farm, passed) {
+                        Some(id) => {
+                            let first = passed.map_or(id, |(first, _)| first);
+                            self.step = SelectionStep::Regardless(Some((first, id)));
+                            return Some(Trial::regardless(id));
+                        }
+                        None => self.step = SelectionStep::Held,
                     }
                 }
                 SelectionStep::Held => {
                     self.step = SelectionStep::Done;
                     if let Some(target) = self.held.take() {
-                        return Some((target, Probed::Join));
+                        return Some(Trial::last(target));
                     }
                 }
                 SelectionStep::Done => return None,
@@ -234,8 +269,35 @@ impl Placement {
         }
     }
 
+    /// Whether the check alone keeps the client from a server.
+    fn is_down_only(&self, settings: &Settings, farm: &impl Farm, id: ServerId) -> bool {
+        is_regardless(settings, farm, id, self.drains_into(id))
+    }
+
+    /// The server that is tried first against its check, if all are out. The cursor moves there, so
+    /// that the servers take turns whatever the mode: all are alike now.
+    fn first_regardless(&self, settings: &Settings, farm: &impl Farm) -> Option<ServerId> {
+        if !may_disregard(settings, farm, |id| self.drains_into(id)) {
+            return None;
+        }
+        round_robin(settings, farm, &mut |id| self.is_down_only(settings, farm, id))
+    }
+
+    /// The next server that is tried against its check, once around.
+    fn next_regardless(
+        &self,
+        settings: &Settings,
+        farm: &impl Farm,
+        passed: Option<(ServerId, ServerId)>,
+    ) -> Option<ServerId> {
+        let Some((first, last)) = passed else { return self.first_regardless(settings, farm) };
+        rotation(settings.server_count(), last.0.into())
+            .take_while(|id| *id != first)
+            .find(|id| self.is_down_only(settings, farm, *id))
+    }
+
     /// Selects a server; the scan continues after it.
-    fn pass(&mut self, id: ServerId) -> (Target, Probed) {
+    fn pass(&mut self, id: ServerId) -> Trial {
         self.step = SelectionStep::Scan(u32::from(id.0));
         match self.tried {
             None => self.tried = Some(id),
@@ -244,7 +306,7 @@ impl Placement {
                 bits[id.index() / 64 % TRIED_WORDS] |= 1 << (id.index() % 64);
             }
         }
-        (Target::Server(id), Probed::Skip)
+        Trial::first(id)
     }
 
     fn has_tried(&self, id: ServerId) -> bool {
@@ -260,9 +322,10 @@ impl Placement {
         let untried = rotation(settings.server_count(), after)
             .filter(|id| !self.has_tried(*id))
             .filter_map(|id| Some((id, settings.target(Target::Server(id))?)));
-        // Each step of these two modes examines all servers, so thousands of blacklisted ones must
-        // not be a step each.
-        let usable = untried.clone().filter(|(id, _)| !farm.is_left_out(u32::from(id.0)));
+        // Each step of these two modes examines all servers, so thousands of those that are out
+        // must not be a step each.
+        let is_left_out = |id: ServerId| farm.is_left_out(id.0.into(), self.drains_into(id));
+        let usable = untried.clone().filter(|(id, _)| !is_left_out(*id));
         if settings.selection.prio {
             usable.min_by_key(|(id, server)| (server.prio, id.0)).map(|(id, _)| id)
         } else if settings.selection.weight {
@@ -272,53 +335,6 @@ impl Placement {
             untried.map(|(id, _)| id).next()
         }
     }
-}
-
-/// Whether a target can be used for a client now. `known`: it is the client's recorded server.
-/// Every such decision is made here.
-fn eligible(
-    settings: &Settings,
-    farm: &impl Farm,
-    target: Target,
-    client: ClientKey,
-    known: bool,
-    probed: Probed,
-) -> Result<Eligible, SelectionRefusal> {
-    let server = settings
-        .target(target)
-        .filter(|server| server.address.port() != 0)
-        .ok_or(SelectionRefusal::Absent)?;
-    let row = target.row(settings.table_size());
-    let eligible = match (farm.blacklist(row), probed) {
-        (Blacklist::Clear, _) | (Blacklist::Probed, Probed::Join) => Eligible::InUse,
-        (Blacklist::Expired, _) => Eligible::ForProbe,
-        (Blacklist::Until(time), _) => return Err(SelectionRefusal::Blacklisted(time)),
-        (Blacklist::Probed, Probed::Skip) => return Err(SelectionRefusal::Probed),
-    };
-    // The abuse server is for the clients that a list refuses.
-    if target != Target::Abuse && !permits(settings, server.acl, client) {
-        return Err(SelectionRefusal::Acl(server.acl));
-    }
-    if let Some(most) = server.limit(known) {
-        let connections = farm.connections(row);
-        if connections >= most {
-            return Err(SelectionRefusal::Full { connections, most });
-        }
-    }
-    match (farm.hindrance(row), probed) {
-        // No other target is left, so it is tried.
-        (None, _) | (Some(Hindrance::Ports), Probed::Join) => Ok(eligible),
-        (Some(hindrance), _) => Err(SelectionRefusal::Hindered(hindrance)),
-    }
-}
-
-/// Whether the access list for clients permits one. A refused client can use only the abuse server.
-pub fn client_permitted(settings: &Settings, client: ClientKey) -> bool {
-    permits(settings, settings.client_acl, client)
-}
-
-fn permits(settings: &Settings, list: u8, client: ClientKey) -> bool {
-    settings.acls.get(usize::from(list)).is_none_or(|acl| acl.permits(client))
 }
 
 /// The server that is tried first.
@@ -334,14 +350,13 @@ fn first(
         return Some(id);
     }
     let mut is_available = |id: ServerId| {
-        let known = recorded == Some(id);
+        let asks =
+            Asks { client: client.key, known: recorded == Some(id), tracks: !modes.roundrobin };
         let refusal = match settings.target(Target::Server(id)) {
             Some(server) if modes.weight && !modes.prio && server.weight == 0 => {
                 Some(SelectionRefusal::NoWeight)
             }
-            Some(_) | None => {
-                eligible(settings, farm, Target::Server(id), client.key, known, Probed::Skip).err()
-            }
+            Some(_) | None => eligible(settings, farm, asks, Trial::first(id)).err(),
         };
         refusal.inspect(|refusal| note(id, *refusal)).is_none()
     };
@@ -385,5 +400,5 @@ fn under_probe(settings: &Settings, farm: &impl Farm, from: u32) -> Option<Serve
         .configured()
         .skip_while(|(id, _)| u32::from(id.0) < from)
         .map(|(id, _)| id)
-        .find(|id| farm.blacklist(u32::from(id.0)) == Blacklist::Probed)
+        .find(|id| farm.server(u32::from(id.0)).blacklist == Blacklist::Probed)
 }

@@ -4,21 +4,30 @@ use std::cell::Cell;
 
 use pen_config::address::Address;
 use pen_config::settings::{Selection, Server};
+use pen_table::{DownCode, ServerView, Standing, TableMode};
 use proptest::prelude::*;
 
+use crate::relay::select::farm::Hindrance;
 use crate::relay::select::*;
+
+mod standings;
 
 #[derive(Default)]
 struct Model {
     states: Vec<Option<Blacklist>>,
+    standings: Vec<Standing>,
     connections: Vec<u32>,
     cursor: Cell<u32>,
     hindered: Vec<Option<Hindrance>>,
 }
 
 impl Farm for Model {
-    fn blacklist(&self, row: u32) -> Blacklist {
-        self.states.get(row as usize).copied().flatten().unwrap_or(Blacklist::Clear)
+    fn server(&self, row: u32) -> ServerView {
+        let blacklist = self.states.get(row as usize).copied().flatten();
+        ServerView {
+            blacklist: blacklist.unwrap_or(Blacklist::Clear),
+            standing: self.standings.get(row as usize).copied().unwrap_or_default(),
+        }
     }
     fn connections(&self, row: u32) -> u32 {
         self.connections.get(row as usize).copied().unwrap_or(0)
@@ -34,7 +43,7 @@ impl Farm for Model {
     fn hindrance(&self, row: u32) -> Option<Hindrance> {
         self.hindered.get(row as usize).copied().flatten()
     }
-    fn is_left_out(&self, _: u32) -> bool {
+    fn is_left_out(&self, _: u32, _: Knows) -> bool {
         false
     }
 }
@@ -64,7 +73,7 @@ fn order(settings: &Settings, farm: &Model, recorded: Option<Target>) -> Vec<i32
     let client = client(recorded);
     let client = Candidate { permitted: client_permitted(settings, client.key), ..client };
     let mut placement = Placement::new(settings, farm, client, &mut |_, _| ());
-    std::iter::from_fn(|| placement.next(settings, farm)).map(|(target, _)| target.code()).collect()
+    std::iter::from_fn(|| placement.next(settings, farm)).map(|trial| trial.target.code()).collect()
 }
 
 #[test]
@@ -186,11 +195,8 @@ fn a_server_under_probe_is_joined_only_when_nothing_else_is_left() {
     let settings = farm_of(2, Selection::default());
     let mut placement = Placement::new(&settings, &farm, client(None), &mut |_, _| ());
     let order: Vec<_> = std::iter::from_fn(|| placement.next(&settings, &farm)).collect();
-    let server = |n| Target::Server(ServerId(n));
-    assert_eq!(
-        order,
-        [(server(1), Probed::Skip), (server(0), Probed::Skip), (server(0), Probed::Join)]
-    );
+    let first = |n| Trial::first(ServerId(n));
+    assert_eq!(order, [first(1), first(0), Trial::last(Target::Server(ServerId(0)))]);
 }
 
 proptest! {
@@ -239,7 +245,7 @@ fn a_refused_client_is_for_the_abuse_server_alone() {
         &mut |_, _| (),
     );
     let step = placement.next(&settings, &farm).unwrap();
-    assert_eq!(placement.judge(&settings, &farm, client(None).key, step), Ok(Eligible::InUse));
+    assert_eq!(placement.judge(&settings, &farm, client(None).key, step), Ok(Usable::InUse));
     let farm = Model {
         states: [vec![None; 4], vec![Some(Blacklist::Until(9))]].concat(),
         ..Model::default()
@@ -259,15 +265,10 @@ fn eligible_is_who_exists_is_in_use_permits_and_is_not_full() {
     let settings = settings(vec![limited.clone(), limited, None, at_port_0], Selection::default());
     let judge = |recorded, number| {
         let placement = Placement::new(&settings, &farm, client(recorded), &mut |_, _| ());
-        placement.judge(
-            &settings,
-            &farm,
-            client(None).key,
-            (Target::Server(ServerId(number)), Probed::Skip),
-        )
+        placement.judge(&settings, &farm, client(None).key, Trial::first(ServerId(number)))
     };
     let known = Some(Target::Server(ServerId(1)));
-    assert_eq!(judge(known, 1), Ok(Eligible::InUse));
+    assert_eq!(judge(known, 1), Ok(Usable::InUse));
     assert_eq!(judge(known, 0), Err(SelectionRefusal::Full { connections: 2, most: 2 }));
     assert_eq!(
         (judge(None, 2), judge(None, 3)),
@@ -291,7 +292,7 @@ fn without_a_client_there_is_the_next_of_the_rotation_and_no_other() {
     let order = || {
         let mut placement = Placement::without_client(&settings, &farm);
         std::iter::from_fn(|| placement.next(&settings, &farm))
-            .map(|(target, _)| target.code())
+            .map(|trial| trial.target.code())
             .collect::<Vec<_>>()
     };
     assert_eq!([order(), order(), order()], [[2], [0], [2]]);
@@ -305,12 +306,12 @@ fn a_hindered_server_is_passed_over_and_left_for_the_end() {
     let candidate = client(Some(Target::Server(ServerId(1))));
     let mut placement = Placement::new(&settings, &farm, candidate, &mut |_, _| ());
     let mut seen = Vec::new();
-    while let Some((target, probed)) = placement.next(&settings, &farm) {
-        let judged = placement.judge(&settings, &farm, candidate.key, (target, probed));
+    while let Some(trial) = placement.next(&settings, &farm) {
+        let judged = placement.judge(&settings, &farm, candidate.key, trial);
         if let Err(SelectionRefusal::Hindered(_)) = judged {
-            placement.hold(target);
+            placement.hold(trial.target);
         }
-        seen.push((target.code(), judged.is_ok()));
+        seen.push((trial.target.code(), judged.is_ok()));
     }
     // Its own server is tried again at the end: a port may be free now.
     assert_eq!(seen, [(1, false), (2, false), (0, true), (-1, true), (1, true)]);

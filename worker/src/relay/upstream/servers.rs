@@ -5,11 +5,11 @@ use std::cell::Cell;
 use pen_config::ids::{ClientKey, Target};
 use pen_config::settings::Settings;
 use pen_ipc::message::Obstacle;
-use pen_table::{Blacklist, WorkerTable};
+use pen_table::{Knows, ServerView, WorkerTable};
 
 use crate::relay::Relay;
 use crate::relay::select::farm::{Farm, Hindrance};
-use crate::relay::select::{Eligible, Placement, Probed, SelectionRefusal};
+use crate::relay::select::{Patience, Placement, SelectionRefusal, Trial, Usable};
 use crate::relay::upstream::Upstreams;
 
 /// A view of the servers' state in the shared table, with the time of the view.
@@ -30,9 +30,9 @@ pub struct Servers<'a> {
 }
 
 impl Farm for Servers<'_> {
-    fn blacklist(&self, row: u32) -> Blacklist {
+    fn server(&self, row: u32) -> ServerView {
         self.examined.set(self.examined.get() + 1);
-        self.worker_table.blacklist(row, self.now)
+        self.worker_table.server_view(row, self.now)
     }
 
     fn connections(&self, row: u32) -> u32 {
@@ -51,8 +51,8 @@ impl Farm for Servers<'_> {
         self.upstreams.hindrance(row, self.pending_max, self.now)
     }
 
-    fn is_left_out(&self, row: u32) -> bool {
-        matches!(self.blacklist(row), Blacklist::Until(_))
+    fn is_left_out(&self, row: u32, knows: Knows) -> bool {
+        self.server(row).is_out(knows)
     }
 }
 
@@ -67,8 +67,11 @@ impl Servers<'_> {
             // Reported where it was found.
             SelectionRefusal::Hindered(Hindrance::Ports) => {}
             SelectionRefusal::Absent
+            | SelectionRefusal::Maintenance
+            | SelectionRefusal::Draining
             | SelectionRefusal::Blacklisted(_)
             | SelectionRefusal::Probed
+            | SelectionRefusal::Down(_)
             | SelectionRefusal::Acl(_)
             | SelectionRefusal::NoWeight => {}
         }
@@ -108,9 +111,10 @@ pub fn take_next(
     farm: &Servers<'_>,
     client: ClientKey,
 ) -> Option<Target> {
-    while let Some((target, probed)) = placement.next(settings, farm) {
-        let eligible = match placement.judge(settings, farm, client, (target, probed)) {
-            Ok(eligible) => eligible,
+    while let Some(trial) = placement.next(settings, farm) {
+        let Trial { target, patience, checks: _ } = trial;
+        let usable = match placement.judge(settings, farm, client, trial) {
+            Ok(usable) => usable,
             Err(refusal @ SelectionRefusal::Hindered(_)) => {
                 farm.note(target, target.row(settings.table_size()), refusal);
                 placement.hold(target);
@@ -133,8 +137,8 @@ pub fn take_next(
             settings.target(target).map_or(1, |server| u64::from(server.address_count()));
         let lease = farm.now + u64::from(settings.connect_timeout) * 1000 * addresses + 1000;
         let is_probe =
-            eligible == Eligible::ForProbe && farm.worker_table.begin_probe(row, farm.now, lease);
-        if eligible == Eligible::InUse || is_probe || probed == Probed::Join {
+            usable == Usable::ForProbe && farm.worker_table.begin_probe(row, farm.now, lease);
+        if usable == Usable::InUse || is_probe || patience == Patience::Join {
             return Some(target);
         }
         farm.worker_table.release(row);
