@@ -38,7 +38,7 @@ _penctl() {
     connection_log:1) choices='syslog' ;;
     connection_log_format:1) choices='text json haproxy haproxy_http' ;;
     tcp_fastclose:1) choices='up down both off' ;;
-    server:*[02468]) choices='acl address blacklist hard max port prio weight' ;;
+    server:*[02468]) choices='acl address blacklist hard max port prio state weight' ;;
     server:1 | no\ server:1) choices=$(penctl "$address" servers 2>/dev/null | cut -d' ' -f1) ;;
     esac
     COMPREPLY=($(compgen -W "$choices" -- "$cur"))

@@ -55,7 +55,7 @@ function __penctl_choices
         case 'tcp_fastclose:1'
             string split ' ' 'up down both off'
         case 'server:*0' 'server:*2' 'server:*4' 'server:*6' 'server:*8'
-            string split ' ' 'acl address blacklist hard max port prio weight'
+            string split ' ' 'acl address blacklist hard max port prio state weight'
         case 'server:1' 'no server:1'
             penctl "$address" servers 2>/dev/null | cut -d' ' -f1
     end

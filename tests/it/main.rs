@@ -12,6 +12,7 @@ mod page;
 mod process;
 mod relay;
 mod reports;
+mod rolling;
 mod supervisor;
 mod tls;
 mod upgrade;

@@ -66,7 +66,12 @@ impl ServerStatus {
         match self.state {
             ServerState::Up | ServerState::Pending => true,
             ServerState::Failed => self.blacklisted == 0,
-            ServerState::Vacant | ServerState::Full | ServerState::Out => false,
+            ServerState::Vacant
+            | ServerState::Full
+            | ServerState::Out
+            | ServerState::Down
+            | ServerState::Drain
+            | ServerState::Maint => false,
         }
     }
 }
@@ -83,7 +88,7 @@ mod tests {
         serde_json::from_value(json!({
             "number": 0, "address": "10.0.0.1", "last_failure": null, "failed_at": 0, "port": 80,
             "connections": 0, "max": 0, "hard": 0, "sent": 0, "received": 0, "weight": 1,
-            "prio": 1, "acl": 0, "blacklisted": blacklisted, "state": state, "name": null,
+            "prio": 1, "acl": 0, "blacklisted": blacklisted, "state": state, "mode": "ready", "name": null,
             "state_text": "", "connections_total": 0, "connect_failures": [], "failovers": 0,
             "connect": none, "length": none,
             "history": { "period": 5, "connections": [], "bytes": [] },
@@ -115,6 +120,8 @@ mod tests {
             (&[(ServerState::Failed, 9), (ServerState::Pending, 0)], true),
             (&[(ServerState::Failed, 0)], true),
             (&[(ServerState::Failed, 9), (ServerState::Full, 0), (ServerState::Out, 9)], false),
+            (&[(ServerState::Drain, 0), (ServerState::Maint, 0), (ServerState::Down, 0)], false),
+            (&[(ServerState::Drain, 0), (ServerState::Up, 0)], true),
         ] {
             assert_eq!(status(servers).health().is_ok(), well, "{servers:?}");
         }

@@ -3,8 +3,9 @@
 use crate::event::{EventKind, EventRecord, EventTime};
 use crate::histogram::{CONNECT, Histogram, LENGTH};
 use crate::{
-    CertificateStatus, ChangeResult, Counts, History, LastChange, LastFailure, OldWorkerStatus,
-    ReasonCount, ServerState, ServerStatus, Status, TlsCounts, TlsHandshakes, WorkerStatus,
+    CertificateStatus, ChangeResult, Counts, History, LastChange, LastFailure, Mode,
+    OldWorkerStatus, ReasonCount, ServerState, ServerStatus, Status, TlsCounts, TlsHandshakes,
+    WorkerStatus,
 };
 
 /// The moment of all samples, in seconds since 1970.
@@ -198,6 +199,7 @@ fn up(number: u32) -> ServerStatus {
         acl: 0,
         blacklisted: 0,
         state: ServerState::Up,
+        mode: Mode::Ready,
         name: (number % 4 != 3).then(|| format!("www{}.example.org", number + 1)),
         state_text: "up".into(),
         connections_total: total,

@@ -187,6 +187,8 @@ pub struct ServerStatus {
     pub blacklisted: u64,
     /// Whether it gets clients.
     pub state: ServerState,
+    /// Which clients the operator lets it have.
+    pub mode: Mode,
     /// The name, or the address with its zone, as the operator gave it; none if the address
     /// contains all of it.
     pub name: Option<String>,
@@ -223,6 +225,25 @@ pub enum ServerState {
     Out,
     /// It gets none: it failed. When its time is over, one client tries it.
     Failed,
+    /// It gets none: its check fails.
+    Down,
+    /// It gets no new ones: an operator drains it. Those that it knows still go there.
+    Drain,
+    /// It gets none: an operator took it into maintenance.
+    Maint,
+}
+
+/// Which clients the operator lets a server have.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// All.
+    #[default]
+    Ready,
+    /// Those that it knows, and no new one.
+    Drain,
+    /// None.
+    Maint,
 }
 
 /// The time and reason of a failed connect.
@@ -280,11 +301,16 @@ pub struct CertificateStatus {
 }
 
 impl ServerState {
-    /// Whether the server has neither failed nor been taken out. It may be full.
+    /// Whether the server serves clients: it has neither failed nor been taken out. It may be full,
+    /// or may drain.
     pub fn is_up(self) -> bool {
         match self {
-            ServerState::Up | ServerState::Full | ServerState::Pending => true,
-            ServerState::Vacant | ServerState::Out | ServerState::Failed => false,
+            ServerState::Up | ServerState::Full | ServerState::Pending | ServerState::Drain => true,
+            ServerState::Vacant
+            | ServerState::Out
+            | ServerState::Failed
+            | ServerState::Down
+            | ServerState::Maint => false,
         }
     }
 
@@ -297,6 +323,23 @@ impl ServerState {
             ServerState::Pending => "pending",
             ServerState::Out => "out",
             ServerState::Failed => "failed",
+            ServerState::Down => "down",
+            ServerState::Drain => "drain",
+            ServerState::Maint => "maint",
+        }
+    }
+}
+
+impl Mode {
+    /// All modes.
+    pub const ALL: [Mode; 3] = [Mode::Ready, Mode::Drain, Mode::Maint];
+
+    /// The mode as commands have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Ready => "ready",
+            Mode::Drain => "drain",
+            Mode::Maint => "maint",
         }
     }
 }

@@ -34,6 +34,9 @@ impl ServerStatus {
             ServerState::Failed => {
                 format!("failed {} ago, left out for {more} more: {reason}", duration(since))
             }
+            ServerState::Down => "down by check".into(),
+            ServerState::Drain => "draining, gets no new clients".into(),
+            ServerState::Maint => "in maintenance, gets no clients".into(),
         }
     }
 
@@ -90,8 +93,14 @@ mod tests {
             ServerState::Pending,
             ServerState::Out,
             ServerState::Failed,
+            ServerState::Down,
+            ServerState::Drain,
+            ServerState::Maint,
         ];
-        assert_eq!(up.map(ServerState::is_up), [false, true, true, true, false, false]);
+        assert_eq!(
+            up.map(ServerState::is_up),
+            [false, true, true, true, false, false, false, true, false]
+        );
         (row.state, row.connections) = (ServerState::Full, 20);
         assert_eq!(row.in_words(1000), "full");
         row.last_failure = Some(LastFailure { unix_time: 7, reason: "connection refused".into() });

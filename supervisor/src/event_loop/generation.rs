@@ -182,6 +182,7 @@ impl Supervisor {
             self.logger.warning(&text);
         }
         (self.begins, self.phase) = (Begins::AtOnce, Phase::Serving);
+        self.restate();
         // Before a turn of the loop: it would have the manager forget what nobody wants yet.
         self.keep(End::Running);
         if table == TableTransfer::Copied {
@@ -281,6 +282,7 @@ impl Supervisor {
         if free.is_some_and(|row| self.context.table.reclaim(row)) {
             self.notify_freed();
         }
+        self.restate();
         self.bury_reaped(now);
         self.order_ports(AcceptOrder::Begin);
         let line = self.upgrade_failure(asked_by.into(), why);

@@ -135,7 +135,8 @@ impl Supervisor {
             self.notify_freed();
         }
         // The dead worker may have been under an attacker's control and may have written wrong
-        // values into rows of living workers. Only the living workers can correct those.
+        // values everywhere. Only the living workers can correct those in their rows.
+        self.restate();
         self.pool.workers_mut().for_each(|worker| worker.order_republish());
         self.old.order_republish(None);
     }

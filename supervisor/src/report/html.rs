@@ -89,12 +89,15 @@ fn summary(snapshot: &Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
     let all = || servers.iter().chain(&snapshot.emergency).chain(&snapshot.abuse);
     let total = |bytes: fn(&ServerStatus) -> u64| all().map(bytes).fold(0, u64::saturating_add);
     let up = servers.iter().filter(|server| server.state.is_up()).count();
-    let without_room = [(ServerState::Full, "full"), (ServerState::Pending, "passed over")].map(
-        |(state, what)| {
-            let count = servers.iter().filter(|server| server.state == state).count();
-            if count == 0 { String::new() } else { format!(", {count} {what}") }
-        },
-    );
+    let without_room = [
+        (ServerState::Full, "full"),
+        (ServerState::Pending, "passed over"),
+        (ServerState::Drain, "draining"),
+    ]
+    .map(|(state, what)| {
+        let count = servers.iter().filter(|server| server.state == state).count();
+        if count == 0 { String::new() } else { format!(", {count} {what}") }
+    });
     to.write_all(b"<ul class=\"facts\">\n")?;
     let Program { uptime, listen, workers, version } = snapshot.program;
     writeln!(to, "<li><b>{}</b> is where it listens</li>", Escaped(listen))?;
@@ -135,9 +138,9 @@ fn summary(snapshot: &Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
     {
         let class = match server.state {
             ServerState::Vacant | ServerState::Up => "up",
-            ServerState::Full | ServerState::Pending => "full",
-            ServerState::Out => "taken",
-            ServerState::Failed => "out",
+            ServerState::Full | ServerState::Pending | ServerState::Drain => "full",
+            ServerState::Out | ServerState::Maint => "taken",
+            ServerState::Failed | ServerState::Down => "out",
         };
         let (place, state) = (server.name_and_address(), server.in_words(unix));
         let (place, state) = (Escaped(&place), Escaped(&state));

@@ -10,7 +10,7 @@ use pen_ipc::tls_files::{Fact, Purpose};
 use crate::files::certificates::{left, moment};
 use pen_config::ids::Target;
 
-use pen_status::ServerStatus;
+use pen_status::{Mode, ServerStatus};
 
 use crate::report::rows::ClientRow;
 
@@ -20,7 +20,7 @@ pub(super) fn servers(
     to: &mut dyn Write,
 ) -> io::Result<()> {
     for row in rows {
-        writeln!(
+        write!(
             to,
             "{} addr {} port {} conn {} max {} hard {} weight {} prio {} sx {} rx {}",
             row.number(),
@@ -34,6 +34,11 @@ pub(super) fn servers(
             row.sent,
             row.received
         )?;
+        // Placed behind the words that scripts expect.
+        match row.mode {
+            Mode::Ready => writeln!(to)?,
+            Mode::Drain | Mode::Maint => writeln!(to, " state {}", row.mode.name())?,
+        }
     }
     Ok(())
 }
@@ -129,6 +134,17 @@ mod tests {
             String::from_utf8(text).unwrap(),
             "0 addr 127.0.0.1 port 21000 conn 0 max 20 hard 30 weight 1 prio 2 sx 28 rx 41\n\
              1 addr - port 21001 conn 1 max 20 hard 30 weight 1 prio 2 sx 28 rx 41\n"
+        );
+        let mut rows = snapshot(&[], 0, &[]).servers;
+        (rows[0].mode, rows[1].mode) = (Mode::Drain, Mode::Maint);
+        rows[1].address = None;
+        let mut text = Vec::new();
+        servers(rows.into_iter(), &mut text).unwrap();
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            "0 addr 127.0.0.1 port 21000 conn 0 max 20 hard 30 weight 1 prio 2 sx 28 rx 41 state \
+             drain\n\
+             1 addr - port 21001 conn 1 max 20 hard 30 weight 1 prio 2 sx 28 rx 41 state maint\n"
         );
         let old = ClientRow { age: 301, ..client(1) };
         let mut text = Vec::new();

@@ -2,13 +2,17 @@
 
 #![forbid(unsafe_code)]
 
+use pen_config::checks::ServerMode;
 use pen_config::ids::{ClientKey, ServerId, Target};
 use pen_config::settings::{Server, Settings};
 use pen_ipc::message::ConnectFailure;
 use pen_ipc::text::errno_text;
 use pen_status::histogram::Histogram;
-use pen_status::{History, LastFailure, ReasonCount, ServerState, ServerStatus};
-use pen_table::{ClientEntry, Durations, FailureClass, Table};
+use pen_status::{History, LastFailure, Mode, ReasonCount, ServerState, ServerStatus};
+use pen_table::{
+    Checks, ClientEntry, Durations, FailureClass, Knows, Patience, ServerView, Table, Unusable,
+    Usable, can_use,
+};
 use serde::{Serialize, Serializer};
 
 use crate::clock;
@@ -82,15 +86,24 @@ fn row(
     let number = target.row(settings.table_size());
     let (totals, statistics) = (table.server_totals(number), table.server_statistics(number));
     let limit = server.and_then(|server| server.limit(false));
-    let state = match (server, totals.blacklisted_until, limit) {
+    // As for a new client.
+    let ServerView { blacklist, standing } = table.server_view(number, now);
+    let usable = can_use(blacklist, standing, Knows::Stranger, Patience::Skip, Checks::Obeyed);
+    let state = match (server, usable, limit) {
         (None, _, _) => ServerState::Vacant,
-        (Some(_), until, _) if until > now && totals.is_taken_out => ServerState::Out,
+        (Some(_), Err(Unusable::Maintenance), _) => ServerState::Maint,
+        (Some(_), Err(Unusable::Draining), _) => ServerState::Drain,
+        (Some(_), Err(Unusable::Down(_)), _) => ServerState::Down,
+        (Some(_), Err(Unusable::Blacklisted(_) | Unusable::Probed), _) if totals.is_taken_out => {
+            ServerState::Out
+        }
+        (Some(_), Err(Unusable::Blacklisted(_) | Unusable::Probed), _) => ServerState::Failed,
         // When the time of an operator's blacklisting is over, the server counts as usable; one
         // client tries it first.
-        (Some(_), until, _) if until > 0 && !totals.is_taken_out => ServerState::Failed,
-        (Some(_), _, Some(most)) if totals.connections >= most => ServerState::Full,
-        (Some(_), _, _) if totals.is_pending => ServerState::Pending,
-        (Some(_), _, _) => ServerState::Up,
+        (Some(_), Ok(Usable::ForProbe), _) if !totals.is_taken_out => ServerState::Failed,
+        (Some(_), Ok(_), Some(most)) if totals.connections >= most => ServerState::Full,
+        (Some(_), Ok(_), _) if totals.is_pending => ServerState::Pending,
+        (Some(_), Ok(_), _) => ServerState::Up,
     };
     let status = ServerStatus {
         number: match target {
@@ -117,6 +130,11 @@ fn row(
         acl: server.map_or(0, |server| server.acl),
         blacklisted: totals.blacklisted_until.saturating_sub(now).div_ceil(1000),
         state,
+        mode: match server.map_or(ServerMode::Ready, |server| server.mode) {
+            ServerMode::Ready => Mode::Ready,
+            ServerMode::Drain => Mode::Drain,
+            ServerMode::Maint => Mode::Maint,
+        },
         name: server.and_then(|server| server.given.as_ref()).map(ToString::to_string),
         state_text: String::new(),
         connections_total: statistics.reached,
@@ -168,6 +186,8 @@ fn name_of(code: i32, settings: &Settings) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use pen_table::TableMode;
+
     use super::*;
 
     #[test]
@@ -202,6 +222,16 @@ mod tests {
         );
         assert_eq!(rows[0].last_failure.as_ref().unwrap().reason, "connection refused");
         assert_eq!((rows[0].blacklisted, rows[1].blacklisted, rows[4].blacklisted), (12, 60, 0));
+        let closed = |mode, down| {
+            table.set_standing(0, pen_table::Standing { mode, down });
+            servers(&settings, &table).next().unwrap().state
+        };
+        let down = pen_table::DownCode::new(7);
+        assert_eq!(closed(TableMode::Ready, down), ServerState::Failed, "traffic is first");
+        assert_eq!(closed(TableMode::Drain, down), ServerState::Drain);
+        assert_eq!(closed(TableMode::Maint, down), ServerState::Maint);
+        table.clear_blacklist(0);
+        assert_eq!(closed(TableMode::Ready, down), ServerState::Down);
         let backups =
             [Target::Emergency, Target::Abuse].map(|target| backup(target, &settings, &table));
         assert_eq!(

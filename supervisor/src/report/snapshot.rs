@@ -172,6 +172,7 @@ pub(super) mod tests {
             acl: 0,
             blacklisted: 0,
             state: ServerState::Up,
+            mode: pen_status::Mode::Ready,
             name: None,
             ..ServerStatus::default()
         };

@@ -93,9 +93,13 @@ fn blocks(mut snapshot: Snapshot<'_>, most: usize, block: &mut dyn FnMut(&str)) 
 fn remark(server: &ServerStatus, unix: i64) -> String {
     match server.state {
         ServerState::Vacant | ServerState::Up => String::new(),
-        ServerState::Full | ServerState::Pending | ServerState::Out | ServerState::Failed => {
-            server.in_words(unix) + "\n"
-        }
+        ServerState::Full
+        | ServerState::Pending
+        | ServerState::Out
+        | ServerState::Failed
+        | ServerState::Down
+        | ServerState::Drain
+        | ServerState::Maint => server.in_words(unix) + "\n",
     }
 }
 

@@ -114,7 +114,6 @@ pub(crate) const UNBUILT: &[&str] = &[
     "resolve",
     "resume",
     "server check",
-    "server state",
     "servers_from",
 ];
 
@@ -381,8 +380,8 @@ const WITH_GRAMMAR: &[Entry] = table! {
     "select" "": NoEffect(|_, _, _| Ok(())),
         "No effect; accepted for old configuration files.";
     "server" "N KEY VALUE ..." no: Setting(server),
-        "Change server N: acl, address, blacklist, hard, max, port, prio, weight; all pairs or \
-         none. no server N takes it away.";
+        "Change server N: acl, address, blacklist, hard, max, port, prio, state, weight; all \
+         pairs or none. no server N takes it away.";
     "servers" "[json]": Query(|_, w| Ok(Query::Servers(form(w)))),
         "List the servers.";
     "servers_from" "[NAME PORT FIRST-LAST [srv]]" no: Setting(servers_from),

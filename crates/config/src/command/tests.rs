@@ -240,7 +240,7 @@ fn what_is_refused_says_why() {
         (
             "server 1 adress x",
             "server: no key is called 'adress'; there are acl, address, blacklist, hard, max, \
-             port, prio, weight",
+             port, prio, state, weight",
         ),
         (
             "server 0 address www1:80",

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use crate::histogram::{CONNECT, Histogram, LENGTH};
 use crate::metrics::text::{Text, label, les};
 use crate::metrics::{Family, Kind, State};
-use crate::status::{ServerState, ServerStatus, Status};
+use crate::status::{Mode, ServerState, ServerStatus, Status};
 
 /// A server and the labels of its samples.
 pub(super) struct Labelled<'s> {
@@ -38,6 +38,18 @@ pub(super) const FAMILIES: &[Family] = &[
         "pen_server_up",
         "Whether a server is used: it has neither failed nor been taken out.",
         |server| server.state.is_up().into(),
+    ),
+    Family::written(
+        Kind::Gauge,
+        "pen_server_state",
+        "Which clients the operator lets a server have: 1 for ready (all), drain (those that it \
+         knows) or maint (none), and 0 for the others.",
+        &["server", "address", "state"],
+        |state, text| {
+            each_of(state, text, "state", |server| {
+                Mode::ALL.map(|mode| (mode.name(), (server.mode == mode).into()))
+            });
+        },
     ),
     Family::of_servers(
         Kind::Gauge,

@@ -153,6 +153,26 @@ fn labels_are_escaped_and_ports_belong_to_addresses() {
 }
 
 #[test]
+fn each_server_has_one_state_of_the_three() {
+    let mut status = fine(2);
+    status.servers[1].mode = crate::Mode::Maint;
+    let text = render(&status, Exposition::Prometheus);
+    let samples = samples(&text);
+    let values = |number: usize| {
+        ["ready", "drain", "maint"].map(|state| {
+            let labels = format!("server=\"{number}\"");
+            let is_meant = |series: &&&str| {
+                series.starts_with("pen_server_state{")
+                    && series.contains(&labels)
+                    && series.contains(&format!("state=\"{state}\""))
+            };
+            samples[samples.keys().find(is_meant).unwrap()]
+        })
+    };
+    assert_eq!([values(0), values(1)], [["1", "0", "0"], ["0", "0", "1"]]);
+}
+
+#[test]
 fn the_first_of_certificates_with_one_name_counts() {
     let mut status = fine(1);
     let certificate = |name: &str, end| CertificateStatus {

@@ -48,6 +48,9 @@ pub(super) struct Tally {
     pub(super) pending: u64,
     pub(super) out: u64,
     pub(super) failed: u64,
+    pub(super) down: u64,
+    pub(super) drain: u64,
+    pub(super) maint: u64,
 }
 
 impl Tally {
@@ -61,6 +64,9 @@ impl Tally {
                 ServerState::Pending => &mut tally.pending,
                 ServerState::Out => &mut tally.out,
                 ServerState::Failed => &mut tally.failed,
+                ServerState::Down => &mut tally.down,
+                ServerState::Drain => &mut tally.drain,
+                ServerState::Maint => &mut tally.maint,
             };
             *count += 1;
             tally.all += 1;
@@ -70,7 +76,7 @@ impl Tally {
 
     /// Those that have neither failed nor been taken out.
     fn working(self) -> u64 {
-        self.up + self.full + self.pending
+        self.up + self.full + self.pending + self.drain
     }
 }
 
@@ -113,9 +119,14 @@ fn headline(status: &Status, tally: Tally) -> (Level, String) {
     let obstacle = match (all, working, tally.up + tally.pending) {
         (_, _, _) if status.dummy => None,
         (0, _, _) => Some("no server is configured"),
+        (1, 0, _) if tally.maint == 1 => Some("the server is in maintenance"),
+        (_, 0, _) if tally.maint == all => Some("all servers are in maintenance"),
         (1, 0, _) => Some("the server is down"),
         (_, 0, _) => Some("all servers are down"),
+        (1, _, 0) if tally.drain == 1 => Some("the server is draining"),
+        (_, _, 0) if tally.full == 0 => Some("all servers that are up are draining"),
         (1, _, 0) => Some("the server is full"),
+        (_, _, 0) if tally.drain > 0 => Some("all servers that are up are full or draining"),
         (_, _, 0) => Some("all servers that are up are full"),
         (_, _, _) => None,
     };
@@ -144,7 +155,13 @@ fn headline(status: &Status, tally: Tally) -> (Level, String) {
 fn gets_clients(state: ServerState) -> bool {
     match state {
         ServerState::Up | ServerState::Pending => true,
-        ServerState::Vacant | ServerState::Full | ServerState::Out | ServerState::Failed => false,
+        ServerState::Vacant
+        | ServerState::Full
+        | ServerState::Out
+        | ServerState::Failed
+        | ServerState::Down
+        | ServerState::Drain
+        | ServerState::Maint => false,
     }
 }
 
@@ -163,7 +180,10 @@ fn connections(status: &Status, remarks: &mut Vec<Remark>) {
 fn servers(status: &Status, remarks: &mut Vec<Remark>) {
     let groups = [
         (ServerState::Failed, "failed"),
+        (ServerState::Down, "down"),
         (ServerState::Out, "taken out"),
+        (ServerState::Maint, "in maintenance"),
+        (ServerState::Drain, "draining"),
         (ServerState::Full, "full"),
         (ServerState::Pending, "passed over"),
     ];

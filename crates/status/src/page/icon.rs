@@ -54,9 +54,9 @@ pub(super) fn of_state(state: ServerState) -> Icon {
     match state {
         ServerState::Up => Icon::Check,
         ServerState::Full => Icon::Full,
-        ServerState::Pending => Icon::Triangle,
-        ServerState::Out | ServerState::Vacant => Icon::Out,
-        ServerState::Failed => Icon::Cross,
+        ServerState::Pending | ServerState::Drain => Icon::Triangle,
+        ServerState::Out | ServerState::Maint | ServerState::Vacant => Icon::Out,
+        ServerState::Failed | ServerState::Down => Icon::Cross,
     }
 }
 

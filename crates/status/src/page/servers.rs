@@ -62,22 +62,35 @@ fn states(html: &mut Html, tally: Tally) {
     html.element("ul", &[("class", &"states")], |html| {
         let counts = [
             (ServerState::Failed, tally.failed),
+            (ServerState::Down, tally.down),
             (ServerState::Out, tally.out),
+            (ServerState::Maint, tally.maint),
+            (ServerState::Drain, tally.drain),
             (ServerState::Full, tally.full),
             (ServerState::Pending, tally.pending),
             (ServerState::Up, tally.up),
         ];
         for (state, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
-            html.element(
-                "li",
-                &[("class", &state.name()), ("data-state", &state.name())],
-                |html| {
-                    icon::use_icon(html, icon::of_state(state));
-                    html.text(format_args!("{} {}", Count(count), words(state)));
-                },
-            );
+            html.element("li", &[("class", &tone(state)), ("data-state", &state.name())], |html| {
+                icon::use_icon(html, icon::of_state(state));
+                html.text(format_args!("{} {}", Count(count), words(state)));
+            });
         }
     });
+}
+
+/// The class that gives a state its colours. The word and the icon say what it is.
+fn tone(state: ServerState) -> &'static str {
+    match state {
+        ServerState::Down => ServerState::Failed.name(),
+        ServerState::Drain | ServerState::Maint => ServerState::Out.name(),
+        ServerState::Vacant
+        | ServerState::Up
+        | ServerState::Full
+        | ServerState::Pending
+        | ServerState::Out
+        | ServerState::Failed => state.name(),
+    }
 }
 
 /// A state in one or two words.
@@ -89,6 +102,9 @@ fn words(state: ServerState) -> &'static str {
         ServerState::Pending => "passed over",
         ServerState::Out => "taken out",
         ServerState::Failed => "failed",
+        ServerState::Down => "down",
+        ServerState::Drain => "draining",
+        ServerState::Maint => "maintenance",
     }
 }
 
@@ -120,11 +136,14 @@ fn rows(html: &mut Html, status: &Status, clock: Clock) {
 fn urgency(state: ServerState) -> u8 {
     match state {
         ServerState::Failed => 0,
-        ServerState::Out => 1,
-        ServerState::Full => 2,
-        ServerState::Pending => 3,
-        ServerState::Up => 4,
-        ServerState::Vacant => 5,
+        ServerState::Down => 1,
+        ServerState::Out => 2,
+        ServerState::Maint => 3,
+        ServerState::Drain => 4,
+        ServerState::Full => 5,
+        ServerState::Pending => 6,
+        ServerState::Up => 7,
+        ServerState::Vacant => 8,
     }
 }
 
@@ -165,7 +184,8 @@ fn row(html: &mut Html, server: &ServerStatus, title: Title, scale: &Scale, cloc
         Title::Abuse => "abuse".into(),
     };
     let state = server.state.name();
-    html.element("tr", &[("id", &id), ("class", &state), ("data-state", &state)], |html| {
+    let tone = tone(server.state);
+    html.element("tr", &[("id", &id), ("class", &tone), ("data-state", &state)], |html| {
         name(html, server, title);
         state_cell(html, server);
         connections(html, server);

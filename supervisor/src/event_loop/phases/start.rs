@@ -29,6 +29,8 @@ impl Supervisor {
     /// All children are gone then.
     pub(crate) fn start(&mut self, interrupts: &mut Interrupts) -> Result<(), StartError> {
         let deadline = Instant::now() + START_PATIENCE;
+        // The table may be one that an earlier start left.
+        self.restate();
         self.spawn_workers()?;
         while !self.pool.is_complete() {
             self.start_turn(interrupts, deadline)?;

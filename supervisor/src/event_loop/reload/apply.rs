@@ -183,6 +183,8 @@ impl Supervisor {
             let _ = rustix::net::listen(&self.context.listener, backlog);
         }
         (self.context.settings, self.context.encoded) = (settings, encoded);
+        // Before the workers know of a new server: nobody may go there who should not.
+        self.restate();
         self.pool.workers_mut().for_each(|worker| worker.renew_settings());
         self.control.iter_mut().for_each(|control| control.renew_settings());
         self.page.iter_mut().for_each(|page| page.renew_settings());
