@@ -1,3 +1,3 @@
-//! Servers that are taken out of use and brought back while clients come (pen(8), CONTROL COMMANDS).
+//! Servers that are taken out of use and brought back while clients come (pen.conf(5), SERVERS).
 
 mod states;

@@ -209,7 +209,7 @@ impl Table {
     }
 
     /// Sets what workers must know of a server. Only the supervisor calls it. It does not write a
-    /// correct value, because all workers read the line. No effect for a server that does not exist.
+    /// correct value, because all workers read the line. No effect for one that does not exist.
     pub fn set_standing(&self, server: u32, standing: Standing) {
         if let Some(state) = self.view().server(server) {
             state.set_standing(standing);

@@ -1,6 +1,6 @@
-//! The last step with `fail_open`: when every server is out, the verdicts of checks are disregarded,
-//! and connecting decides. A check may be wrong about all servers at once, for instance because what
-//! it asks for has moved.
+//! The last step with `fail_open`: when every server is out, the verdicts of checks are
+//! disregarded, and connecting decides. A check may be wrong about all servers at once, for
+//! instance because what it asks for has moved.
 
 use pen_config::ids::{ServerId, Target};
 use pen_config::settings::Settings;
