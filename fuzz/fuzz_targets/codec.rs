@@ -12,8 +12,8 @@ use pen_config::names::Names;
 use pen_config::settings::Settings;
 use pen_ipc::codec::{self, Incoming, LIMIT};
 use pen_ipc::message::{
-    FromControl, FromOldWorker, FromPage, FromStartingWorker, FromWorker, ToControl, ToOldWorker,
-    ToPage, ToWorker,
+    FromChecker, FromControl, FromOldWorker, FromPage, FromStartingWorker, FromWorker, ToChecker,
+    ToControl, ToOldWorker, ToPage, ToWorker,
 };
 use pen_ipc::tls_files::Index;
 use serde::Serialize;
@@ -51,6 +51,8 @@ fuzz_target!(|bytes: &[u8]| {
     holds::<FromWorker>(bytes);
     holds::<FromControl>(bytes);
     holds::<FromPage>(bytes);
+    holds::<FromChecker>(bytes);
+    holds::<ToChecker>(bytes);
     holds::<ToWorker>(bytes);
     holds::<ToControl>(bytes);
     holds::<ToPage>(bytes);

@@ -4,7 +4,8 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use crate::channel::Channel;
-use crate::message::{FromStartingWorker, ToControl, ToPage, ToWorker};
+use crate::checks::Seed;
+use crate::message::{FromStartingWorker, ToChecker, ToControl, ToPage, ToWorker};
 use pen_config::ids::WorkerId;
 use pen_config::settings::Settings;
 
@@ -125,6 +126,21 @@ pub enum Hosts {
     /// The one in the command `page` and that of this machine, beside names that no stranger can
     /// give an address.
     These(Vec<String>),
+}
+
+/// All that the checker owns when its entry function is called; it is jailed like a worker.
+#[derive(Debug)]
+pub struct CheckerStart {
+    /// The channel to the supervisor; non-blocking.
+    pub channel: Channel<FromStartingWorker, ToChecker>,
+    /// When it begins to check.
+    pub begins: Begins,
+    /// The settings in force.
+    pub settings: Settings,
+    /// What is known of the servers with a check.
+    pub seeds: Vec<Seed>,
+    /// Most descriptors that this process may have open (RLIMIT_NOFILE).
+    pub descriptor_limit: u64,
 }
 
 /// The destination of the request log.

@@ -6,12 +6,14 @@
 //! Processes of one release speak to each other, `lasting` apart: an upgrade leaves workers of the
 //! earlier release.
 
+mod checker;
 mod control;
 mod event;
 mod lasting;
 mod page;
 mod worker;
 
+pub use self::checker::{FromChecker, RESULTS_PER_MESSAGE, ToChecker};
 pub use self::control::{
     FromControl, FromStartingControl, Operator, Outcome, SHORT_REPLY, ToControl,
 };
