@@ -20,7 +20,7 @@ mod waiting;
 
 use std::os::fd::OwnedFd;
 
-use pen_ipc::start::{ControlStart, PageStart, WorkerStart};
+use pen_ipc::start::{CheckerStart, ControlStart, PageStart, WorkerStart};
 use pen_ipc::tls_files::Examined;
 use pen_table::Table;
 
@@ -56,6 +56,12 @@ pub fn control_entry(start: ControlStart) -> i32 {
 /// status: 0 for an orderly end.
 pub fn page_entry(start: PageStart) -> i32 {
     page::run(start)
+}
+
+/// Runs the checker until the supervisor tells it to stop or has gone. Returns the exit status: 0
+/// for an orderly end.
+pub fn checker_entry(start: CheckerStart) -> i32 {
+    checker::run(start)
 }
 
 /// Pure parsers of untrusted bytes, for benchmarks and fuzzing. This is not a stable interface.
