@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         relay: pen_worker::entry,
         control: pen_worker::control_entry,
         page: pen_worker::page_entry,
+        checker: pen_worker::checker_entry,
         examine_tls: pen_worker::examine_tls,
         build: Build::OWN,
     })

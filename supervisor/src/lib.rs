@@ -63,7 +63,7 @@ use std::path::{Path, PathBuf};
 
 use pen_config::address::Local;
 use pen_config::configuration::CommandLine;
-use pen_ipc::start::{ControlStart, PageStart, WorkerStart};
+use pen_ipc::start::{CheckerStart, ControlStart, PageStart, WorkerStart};
 use pen_ipc::text::error_text;
 use pen_ipc::tls_files::Examined;
 use pen_table::Table;
@@ -82,6 +82,9 @@ pub type ControlEntry = fn(ControlStart) -> i32;
 /// The code of the page process after the jail; returns its exit status.
 pub type PageEntry = fn(PageStart) -> i32;
 
+/// The code of the checker after the jail; returns its exit status.
+pub type CheckerEntry = fn(CheckerStart) -> i32;
+
 /// Examines TLS files. Returns the notices for the administrator and the certificates; or else the
 /// file and what is wrong with it. Runs in a jailed child.
 pub type Examiner = fn(OwnedFd) -> Result<Examined, String>;
@@ -95,6 +98,8 @@ pub struct Entries {
     pub control: ControlEntry,
     /// The code of the page process.
     pub page: PageEntry,
+    /// The code of the checker.
+    pub checker: CheckerEntry,
     /// The code of the examiner.
     pub examine_tls: Examiner,
     /// This program, for upgrades.

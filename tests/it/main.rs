@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is how a failure is said")]
 
+mod checks;
 mod control;
 mod documents;
 mod harness;

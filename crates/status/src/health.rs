@@ -9,6 +9,8 @@ use crate::status::{ServerState, ServerStatus, Status};
 pub enum Service {
     /// At once.
     AtOnce,
+    /// By servers that are down by their checks: checks are disregarded.
+    Disregarding,
     /// When another one ends: all connections are in use. They wait in the backlog until then.
     AfterOthers {
         /// Connections in use.
@@ -23,6 +25,9 @@ impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Service::AtOnce => f.write_str("ok"),
+            Service::Disregarding => {
+                f.write_str("ok, but all servers are down: checks are disregarded (fail_open)")
+            }
             Service::AfterOthers { used, most } => {
                 write!(f, "ok, but {used} of {most} connections are in use: clients wait")
             }
@@ -41,7 +46,11 @@ impl Status {
             return Err("no worker is running");
         }
         let mut known = self.servers.iter().filter(|server| server.state != ServerState::Vacant);
-        if !self.dummy && !known.clone().chain(&self.emergency).any(ServerStatus::is_usable) {
+        let is_disregarding = self.disregards_checks && !self.dummy;
+        if !self.dummy
+            && !is_disregarding
+            && !known.clone().chain(&self.emergency).any(ServerStatus::is_usable)
+        {
             return Err(match known.next() {
                 None => "there is no server",
                 Some(_) => "no server is usable",
@@ -49,6 +58,7 @@ impl Status {
         }
         let (used, most) = (self.connections, self.connections_max);
         Ok(match used < most {
+            true if is_disregarding => Service::Disregarding,
             true => Service::AtOnce,
             false => Service::AfterOthers { used, most },
         })
@@ -134,6 +144,13 @@ mod tests {
             Ok(Service::AtOnce)
         );
         assert_eq!(Status { dummy: true, ..status(&[]) }.health(), Ok(Service::AtOnce));
+        let down = status(&[(ServerState::Down, 0), (ServerState::Maint, 0)]);
+        assert_eq!(down.health().unwrap_err(), "no server is usable");
+        let open = Status { disregards_checks: true, ..down };
+        assert_eq!(
+            open.health().unwrap().to_string(),
+            "ok, but all servers are down: checks are disregarded (fail_open)"
+        );
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod status;
 pub mod words;
 
 pub use crate::status::{
-    CertificateStatus, ChangeResult, Counts, History, LastChange, LastFailure, Mode,
-    OldWorkerStatus, ReasonCount, ServerState, ServerStatus, Status, TlsCounts, TlsHandshakes,
-    WorkerStatus,
+    CertificateStatus, ChangeResult, CheckState, CheckStatus, Counts, History, LastChange,
+    LastFailure, Mode, OldWorkerStatus, ReasonCount, ServerState, ServerStatus, Status, TlsCounts,
+    TlsHandshakes, WorkerStatus,
 };

@@ -208,6 +208,15 @@ fn up(number: u32) -> ServerStatus {
         connect,
         length,
         history: History { period: 5, connections, bytes },
+        check: Some(crate::CheckStatus {
+            kind: "http".into(),
+            state: crate::CheckState::Up,
+            since: 1_795_400_000,
+            duration_us: Some(2_300),
+            reason: None,
+            last: Some(1_795_493_420),
+            transitions: 2,
+        }),
     }
 }
 

@@ -44,6 +44,9 @@ pub struct Status {
     pub counts: Counts,
     /// The servers by number, those without an address too.
     pub servers: Vec<ServerStatus>,
+    /// Whether all servers are down by their checks, and checks are disregarded (`fail_open`).
+    #[serde(default)]
+    pub disregards_checks: bool,
     /// The server of last resort (-e).
     pub emergency: Option<ServerStatus>,
     /// The server for clients that `client_acl` refuses (-B).
@@ -206,6 +209,41 @@ pub struct ServerStatus {
     pub length: Histogram,
     /// Its last minutes.
     pub history: History,
+    /// What its check says; none without a check.
+    #[serde(default)]
+    pub check: Option<CheckStatus>,
+}
+
+/// What the check of a server says.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct CheckStatus {
+    /// What it asks: `http`, `tcp`.
+    pub kind: String,
+    /// The verdict.
+    pub state: CheckState,
+    /// Since when, in seconds since 1970.
+    pub since: i64,
+    /// How long the last successful check took, in microseconds.
+    pub duration_us: Option<u32>,
+    /// Why the server is down.
+    pub reason: Option<String>,
+    /// When the last check ended, in seconds since 1970.
+    pub last: Option<i64>,
+    /// How often the server went down or came back.
+    pub transitions: u64,
+}
+
+/// The verdict of a check.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckState {
+    /// Too few checks yet.
+    #[default]
+    Unknown,
+    /// The server answers.
+    Up,
+    /// It does not.
+    Down,
 }
 
 /// Whether a server gets clients.

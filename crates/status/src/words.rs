@@ -1,6 +1,6 @@
 //! Servers and durations in words, for people.
 
-use crate::status::{ServerState, ServerStatus};
+use crate::status::{CheckState, CheckStatus, ServerState, ServerStatus};
 
 /// A time for people: `12 s`, `3 min`, `5 h`, `4 days`.
 pub fn duration(seconds: u64) -> String {
@@ -34,9 +34,30 @@ impl ServerStatus {
             ServerState::Failed => {
                 format!("failed {} ago, left out for {more} more: {reason}", duration(since))
             }
-            ServerState::Down => "down by check".into(),
+            ServerState::Down => match &self.check {
+                Some(CheckStatus { reason: Some(reason), .. }) => {
+                    format!("down by check: {reason}")
+                }
+                Some(_) | None => "down by check".into(),
+            },
             ServerState::Drain => "draining, gets no new clients".into(),
             ServerState::Maint => "in maintenance, gets no clients".into(),
+        }
+    }
+
+    /// The words about its check: ` check up 12 ms`, with a space in front; empty without a check.
+    pub fn check_words(&self) -> String {
+        let Some(CheckStatus { state, duration_us, reason, .. }) = &self.check else {
+            return String::new();
+        };
+        match (state, duration_us, reason) {
+            (CheckState::Unknown, _, _) => " check unknown".into(),
+            (CheckState::Up, Some(micros), _) => {
+                format!(" check up {} ms", micros.saturating_add(500).div_euclid(1000).max(1))
+            }
+            (CheckState::Up, None, _) => " check up".into(),
+            (CheckState::Down, _, Some(reason)) => format!(" check down {reason}"),
+            (CheckState::Down, _, None) => " check down".into(),
         }
     }
 
@@ -114,6 +135,30 @@ mod tests {
         );
         row.blacklisted = 0;
         assert_eq!(row.in_words(1000), "failed, the next client tries it: connection refused");
+    }
+
+    #[test]
+    fn a_check_is_words_that_follow_others() {
+        let words = |state, duration_us, reason: Option<&str>| {
+            let reason = reason.map(str::to_owned);
+            let check = CheckStatus { state, duration_us, reason, ..CheckStatus::default() };
+            ServerStatus { check: Some(check), ..ServerStatus::default() }.check_words()
+        };
+        assert_eq!(words(CheckState::Unknown, Some(1), None), " check unknown");
+        let times = [1, 1499, 1500, 12_300, u32::MAX];
+        let times = times.map(|micros| words(CheckState::Up, Some(micros), None));
+        let expected = ["1 ms", "1 ms", "2 ms", "12 ms", "4294967 ms"];
+        assert_eq!(times, expected.map(|time| format!(" check up {time}")));
+        assert_eq!(words(CheckState::Up, None, None), " check up");
+        assert_eq!(words(CheckState::Down, Some(9), Some("status 503")), " check down status 503");
+        assert_eq!(ServerStatus::default().check_words(), "");
+        let check = CheckStatus { reason: Some("timeout".into()), ..CheckStatus::default() };
+        let server = ServerStatus {
+            state: ServerState::Down,
+            check: Some(check),
+            ..ServerStatus::default()
+        };
+        assert_eq!(server.in_words(0), "down by check: timeout");
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub struct Server {
     /// The seconds that it is left out.
     pub seconds: u64,
     pub failure: Option<Failure>,
+    /// Why its check says that it is down.
+    pub down: Option<String>,
     pub connections: u64,
     /// The limits; 0 is none.
     pub max: u64,
@@ -69,6 +71,12 @@ pub enum State {
     /// An operator took it out.
     Out,
     Failed,
+    /// Its check fails.
+    Down,
+    /// It gets no new clients, by an operator's command.
+    Drain,
+    /// It gets none, by an operator's command.
+    Maint,
     /// The number has no server.
     Vacant,
     /// A state that this program does not know, by its name.
@@ -127,6 +135,7 @@ impl Server {
             state: State::read(server["state"].as_str(), seconds),
             seconds,
             failure: failure.map(|(at, reason)| Failure { at, reason }),
+            down: text(&server["check"]["reason"]),
             connections: figure(&server["connections"]),
             max: figure(&server["max"]),
             hard: figure(&server["hard"]),
@@ -173,6 +182,7 @@ impl Server {
             Some(failure) => format!(": {}", failure.reason),
             None => ": unknown".to_owned(),
         };
+        let down = || self.down.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
         let alone = |word: &str| (word.to_owned(), String::new());
         match &self.state {
             State::Up => alone("up"),
@@ -181,6 +191,9 @@ impl Server {
             State::Out => (format!("out {}", duration(self.seconds)), " by operator".to_owned()),
             State::Failed if self.seconds == 0 => ("failed, to be tried".to_owned(), reason()),
             State::Failed => (format!("failed {}", duration(self.seconds)), reason()),
+            State::Down => ("down by check".to_owned(), down()),
+            State::Drain => ("draining".to_owned(), ": no new clients".to_owned()),
+            State::Maint => ("in maintenance".to_owned(), String::new()),
             State::Vacant => alone("-"),
             State::Unknown(name) => alone(name),
         }
@@ -195,6 +208,9 @@ impl State {
             Some("pending") => State::Pending,
             Some("out") => State::Out,
             Some("failed") => State::Failed,
+            Some("down") => State::Down,
+            Some("drain") => State::Drain,
+            Some("maint") => State::Maint,
             Some("vacant") => State::Vacant,
             Some(other) => State::Unknown(shown(other)),
             None if seconds > 0 => State::Out,
@@ -205,17 +221,22 @@ impl State {
     /// Whether the server has neither failed nor been taken out.
     pub fn is_up(&self) -> bool {
         match self {
-            State::Up | State::Full | State::Pending => true,
-            State::Out | State::Failed | State::Vacant | State::Unknown(_) => false,
+            State::Up | State::Full | State::Pending | State::Drain => true,
+            State::Out
+            | State::Failed
+            | State::Down
+            | State::Maint
+            | State::Vacant
+            | State::Unknown(_) => false,
         }
     }
 
     pub fn health(&self) -> Health {
         match self {
             State::Up => Health::Good,
-            State::Full | State::Pending => Health::Full,
-            State::Out => Health::Out,
-            State::Failed => Health::Failed,
+            State::Full | State::Pending | State::Drain => Health::Full,
+            State::Out | State::Maint => Health::Out,
+            State::Failed | State::Down => Health::Failed,
             State::Vacant | State::Unknown(_) => Health::Vacant,
         }
     }

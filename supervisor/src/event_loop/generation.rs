@@ -17,6 +17,8 @@ use crate::StartError;
 use crate::asker;
 use crate::event_loop::job::Requester;
 use crate::event_loop::phases::start::not_ready;
+use crate::event_loop::servers::checker::Checking;
+use crate::event_loop::servers::checks::CarriedChecks;
 use crate::event_loop::state::RuntimeState;
 use crate::event_loop::{Output, Phase, Ports, Supervisor};
 use crate::handover::Build;
@@ -62,6 +64,8 @@ pub(crate) struct Adopted {
     pub(crate) control: Option<(Port, Option<AdoptedProcess>)>,
     /// The port of the page, and its process if there is one.
     pub(crate) page: Option<(Port, Option<AdoptedProcess>)>,
+    /// The verdicts of checks, and the checker if there is one.
+    pub(crate) checks: (CarriedChecks, Option<AdoptedProcess>),
     /// The counters of workers that have ended, summed.
     pub(crate) retired: Counters,
     /// What reports tell of the past.
@@ -82,7 +86,8 @@ impl Supervisor {
         let now = Instant::now();
         let user = context.jail.identity.uid;
         let settings = context.settings.generation;
-        let Adopted { role, slots, control, page, retired, .. } = adopted;
+        let Adopted { role, slots, control, page, checks, retired, .. } = adopted;
+        let checking = Checking::adopted(checks, role, &context.settings, user, now);
         let (version, mut old_workers) = (adopted.version, adopted.old_workers);
         // At most MAX_WORKERS.
         let workers = slots.len() as u8;
@@ -126,6 +131,7 @@ impl Supervisor {
         service.old = OldWorkers::adopted(old_workers, user, now);
         service.old_control = old_control;
         service.old_page = old_page;
+        service.checking = checking;
         service.old_tables = adopted.old_tables;
         service.past = Past::adopted(adopted.past, uptime);
         service.file_refused = adopted.file_refused;
@@ -226,6 +232,7 @@ impl Supervisor {
             old.end(reply, Instant::now());
         }
         self.old_page.iter_mut().for_each(|old| old.end(Instant::now()));
+        self.commit_checks(Instant::now());
         self.send_due();
     }
 
@@ -233,6 +240,7 @@ impl Supervisor {
     pub(in crate::event_loop) fn order_ports(&mut self, order: AcceptOrder) {
         self.control.iter_mut().for_each(|control| control.order_accept(order));
         self.page.iter_mut().for_each(|page| page.order_accept(order));
+        self.order_checker(order);
     }
 
     /// Waits until no earlier worker takes clients, as far as they answer soon.

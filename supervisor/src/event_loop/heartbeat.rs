@@ -53,6 +53,7 @@ impl Supervisor {
             && self.control.as_ref().is_some_and(|control| !control.has_pending_reply());
         self.control.iter_mut().for_each(|control| control.beat(unread));
         self.page.iter_mut().for_each(|page| page.beat(false));
+        self.beat_checker(now);
         if self.notify.is_heard() {
             let status = self.status();
             self.notify.status(&status, now);

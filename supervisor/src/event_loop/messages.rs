@@ -92,6 +92,7 @@ impl Supervisor {
     /// Logs an event. Events that clients can cause share one rate limit for all workers; others
     /// are logged one by one.
     pub(in crate::event_loop) fn handle_event(&mut self, id: WorkerId, event: Event, now: Instant) {
+        self.note_traffic(&event);
         let settings = &self.context.settings;
         let Some(line) = events::line(&event, settings) else { return };
         let incident = incident::incident(&event, settings);

@@ -42,6 +42,7 @@ use crate::event_loop::obstructed::Obstructed;
 use crate::event_loop::page::PageQuestion;
 use crate::event_loop::poll::Source;
 use crate::event_loop::reload::notices::ChangeNotices;
+use crate::event_loop::servers::checker::Checking;
 use crate::event_loop::state::RuntimeState;
 use crate::event_loop::upgrade::Upgrade;
 use crate::files::pid_file::PidFile;
@@ -79,6 +80,8 @@ pub(crate) struct Supervisor {
     /// The page process, with `page`.
     page: Option<Page>,
     page_question: PageQuestion,
+    /// The checker, and what it found out.
+    checking: Checking,
     queue: CommandQueue,
     /// An upgrade under way.
     upgrade: Option<Upgrade>,
@@ -164,6 +167,7 @@ impl Supervisor {
             control,
             page,
             page_question: PageQuestion::default(),
+            checking: Checking::default(),
             queue: CommandQueue::default(),
             upgrade: None,
             answered: None,
@@ -215,9 +219,12 @@ impl Supervisor {
                 }
                 Source::Control => self.handle_control_messages(now),
                 Source::Page => self.handle_page_messages(MOST_AT_ONCE, now),
+                Source::Checker => self.handle_checker_messages(MOST_AT_ONCE, now),
                 Source::OldPort => {
                     self.old_control.iter_mut().for_each(|old| old.skip(MOST_AT_ONCE, now));
                     self.old_page.iter_mut().for_each(|old| old.skip(MOST_AT_ONCE, now));
+                    let checker = self.checking.old_mut();
+                    checker.into_iter().for_each(|old| old.skip(MOST_AT_ONCE, now));
                 }
                 // The caller reads signals. Dead processes and the answers of helpers are looked
                 // for in every turn.
@@ -227,6 +234,7 @@ impl Supervisor {
         self.pool.workers_mut().for_each(|worker| worker.peer.kill_overdue(now));
         self.control.iter_mut().for_each(|control| control.kill_overdue(now));
         self.page.iter_mut().for_each(|page| page.kill_overdue(now));
+        self.checking.kill_overdue(now);
         self.old.kill_overdue(now);
         self.old_control.iter_mut().for_each(|old| old.kill_overdue(now));
         self.old_page.iter_mut().for_each(|old| old.kill_overdue(now));
@@ -266,6 +274,7 @@ impl Supervisor {
             control.send_due(&self.context);
         }
         self.page.iter_mut().for_each(|page| page.send_due(&self.context));
+        self.send_due_to_checkers();
         self.old.send_due(&self.context);
         self.old_control.iter_mut().for_each(OldControl::send_due);
         self.old_page.iter_mut().for_each(OldPage::send_due);

@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::event_loop::upgrade::Upgrade;
 use crate::event_loop::{Phase, Supervisor};
 use crate::poll::PollSet;
+use crate::processes::ports::checker::Checker;
 use crate::processes::ports::control::Control;
 use crate::processes::ports::kind::PortKind;
 use crate::processes::ports::old::{OldControl, OldPage, OldPortProcess};
@@ -33,7 +34,9 @@ pub(in crate::event_loop) enum Source {
     Control,
     /// The channel of the page process.
     Page,
-    /// The channel of the control or page process of an earlier program.
+    /// The channel of the checker.
+    Checker,
+    /// The channel of the control or page process or the checker of an earlier program.
     OldPort,
     /// The end of a jailed process.
     Process,
@@ -66,10 +69,16 @@ impl Supervisor {
         }
         self.old_control.iter().for_each(|old| add_old(&mut set, old));
         self.old_page.iter().for_each(|old| add_old(&mut set, old));
+        self.checking.old().into_iter().for_each(|old| add_old(&mut set, old));
         if let Some(control) = &self.control {
             add(&mut set, Source::Control, control, !self.queue.is_full());
         }
         self.page.iter().for_each(|page| add(&mut set, Source::Page, page, true));
+        let checker = self.checking.process();
+        checker.into_iter().for_each(|checker| add(&mut set, Source::Checker, checker, true));
+        for ending in self.checking.ending() {
+            set.add(Source::Process, ending, PollFlags::POLLIN);
+        }
         if let Some(upgrade) = self.upgrade.as_ref().and_then(Upgrade::descriptor) {
             set.add(Source::Helper, upgrade, PollFlags::POLLIN);
         }
@@ -102,20 +111,23 @@ impl Supervisor {
         let overdue_port = control.and_then(Control::overdue);
         let overdue_port = overdue_port.into_iter().chain(page.and_then(Page::overdue)).min();
         let always = [latest, overdue, old_control, old_page, overdue_port, drained, keys];
-        let always = always.into_iter().chain([pause, page_pause]);
+        let always = always.into_iter().chain([pause, page_pause, self.checking.overdue(now)]);
         let due = match self.phase {
-            Phase::Starting => [self.pool.next_due(), None, None, None, None, None, None, None],
+            Phase::Starting => {
+                [self.pool.next_due(), None, None, None, None, None, None, None, None]
+            }
             Phase::Serving => [
                 self.pool.next_due(),
                 self.queue.deadline(),
                 control.and_then(Control::due),
                 page.and_then(Page::due),
+                self.checking.process().and_then(Checker::due),
                 self.page_question.deadline(),
                 self.next_beat(),
                 self.upgrade.as_ref().map(Upgrade::deadline),
                 self.old_tables.due(),
             ],
-            Phase::Stopping => [None; 8],
+            Phase::Stopping => [None; 9],
         };
         always.chain(due).flatten().min()
     }

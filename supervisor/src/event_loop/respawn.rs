@@ -55,6 +55,7 @@ impl Supervisor {
             .chain(old.map(|worker| worker.peer.pid()))
             .chain(control)
             .chain(page)
+            .chain(self.checking.reaped_pid())
             .collect();
         for pid in pids {
             // How it ended is not known. In this phase no death is an error.
@@ -88,7 +89,11 @@ impl Supervisor {
         if let Some(death) = page {
             return self.handle_port_death(death);
         }
-        if self.old_control.take_if(|old| old.pid() == pid).is_some()
+        if let Some(death) = self.checking.take_dead(pid, ending, now) {
+            return self.handle_port_death(death);
+        }
+        if self.checking.buried(pid)
+            || self.old_control.take_if(|old| old.pid() == pid).is_some()
             || self.old_page.take_if(|old| old.pid() == pid).is_some()
         {
             return Ok(());
@@ -230,11 +235,14 @@ impl Supervisor {
         }
     }
 
-    /// Replaces a dead control or page process when it is time.
+    /// Replaces a dead control or page process or checker when it is time.
     pub(in crate::event_loop) fn respawn_ports(&mut self, now: Instant) {
+        self.seed_checker(now);
         let (begins, context, logger) = (self.begins, &self.context, &mut self.logger);
         self.control.iter_mut().for_each(|control| refill(control, begins, context, logger, now));
         self.page.iter_mut().for_each(|page| refill(page, begins, context, logger, now));
+        let checker = self.checking.process_mut();
+        checker.into_iter().for_each(|checker| refill(checker, begins, context, logger, now));
     }
 }
 

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(doc)]
 use pen_ipc::message::LASTING_VERSION;
 
+use crate::event_loop::servers::checks::CarriedChecks;
 use crate::files::program::ProgramFile;
 use crate::handover::descriptors::Number;
 use crate::jail::sandbox::CarriedSandbox;
@@ -33,8 +34,11 @@ pub(crate) const CONNECTION_LOG: &str = "connection_log";
 /// A page: a program that knows none would not serve it.
 pub(crate) const PAGE: &str = "page";
 
+/// Checks of servers: a program that knows none would send clients to servers that are down.
+pub(crate) const CHECKS: &str = "checks";
+
 /// The features that this release has.
-pub(crate) const FEATURES: [&str; 2] = [CONNECTION_LOG, PAGE];
+pub(crate) const FEATURES: [&str; 3] = [CONNECTION_LOG, PAGE, CHECKS];
 
 /// Everything that the next program needs to go on.
 #[derive(Debug, Serialize, Deserialize)]
@@ -94,6 +98,12 @@ pub(crate) struct State {
     /// The port of the page and its process.
     #[serde(default)]
     pub(crate) page: Option<CarriedPort>,
+    /// The verdicts of checks.
+    #[serde(default)]
+    pub(crate) checks: CarriedChecks,
+    /// The checker.
+    #[serde(default)]
+    pub(crate) checker: Option<CarriedProcess>,
     /// The pid file.
     pub(crate) pid_file: Option<CarriedPidFile>,
     /// The processes that asked for further upgrades by the signal USR2; none if the kernel did not

@@ -79,6 +79,7 @@ pub(crate) fn table(jail: &Jail) -> String {
         ("examiner", ProcessKind::Examiner),
         ("control", ProcessKind::Control),
         ("page", ProcessKind::Page),
+        ("checker", ProcessKind::Checker),
         ("resolver", ProcessKind::Resolver),
         ("opener", ProcessKind::Opener),
         ("writer", ProcessKind::Writer),
@@ -104,6 +105,7 @@ fn line(jail: &Jail, kind: ProcessKind) -> String {
         | ProcessKind::Examiner
         | ProcessKind::Control
         | ProcessKind::Page
+        | ProcessKind::Checker
         | ProcessKind::Opener => match (root, sandbox.root(kind)) {
             (Some(root), _) => root.display().to_string(),
             (None, Some(_)) => "an empty directory".into(),
@@ -124,6 +126,7 @@ fn line(jail: &Jail, kind: ProcessKind) -> String {
         | ProcessKind::Examiner
         | ProcessKind::Control
         | ProcessKind::Page
+        | ProcessKind::Checker
         | ProcessKind::Opener
         | ProcessKind::Writer => {
             format!("uid {}; {}; not dumpable; no core", identity.uid, of_jailed())

@@ -35,6 +35,7 @@ pub(super) fn servers(
             row.received
         )?;
         // Placed behind the words that scripts expect.
+        write!(to, "{}", row.check_words())?;
         match row.mode {
             Mode::Ready => writeln!(to)?,
             Mode::Drain | Mode::Maint => writeln!(to, " state {}", row.mode.name())?,

@@ -26,6 +26,7 @@ use pen_ipc::tls_files::Fact;
 use pen_status::Status;
 use pen_table::Table;
 
+use crate::event_loop::servers::checks::Checks;
 use crate::files::status_file::{StatusFile, Writer};
 use crate::helpers::render::Reporter;
 use crate::log::Logger;
@@ -120,9 +121,10 @@ pub(crate) fn servers(
     form: Form,
     settings: &Settings,
     table: &Table,
+    checks: &Checks,
     to: &mut dyn Write,
 ) -> io::Result<()> {
-    let rows = rows::servers(settings, table);
+    let rows = rows::servers(settings, table, checks);
     match form {
         Form::Plain => lists::servers(rows, to),
         Form::Json => json::servers(rows, to),
@@ -149,6 +151,8 @@ pub(crate) struct Program<'a> {
     pub(crate) workers: usize,
     /// The version of the program.
     pub(crate) version: &'static str,
+    /// What checks say of servers.
+    pub(crate) checks: &'a Checks,
 }
 
 /// The reply to `overview`.

@@ -8,14 +8,17 @@ use pen_config::settings::{Server, Settings};
 use pen_ipc::message::ConnectFailure;
 use pen_ipc::text::errno_text;
 use pen_status::histogram::Histogram;
-use pen_status::{History, LastFailure, Mode, ReasonCount, ServerState, ServerStatus};
+use pen_status::{
+    CheckState, CheckStatus, History, LastFailure, Mode, ReasonCount, ServerState, ServerStatus,
+};
 use pen_table::{
-    Checks, ClientEntry, Durations, FailureClass, Knows, Patience, ServerView, Table, Unusable,
-    Usable, can_use,
+    Checks as Obedience, ClientEntry, Durations, FailureClass, Knows, Patience, ServerView, Table,
+    Unusable, Usable, can_use,
 };
 use serde::{Serialize, Serializer};
 
 use crate::clock;
+use crate::event_loop::servers::checks::Checks;
 
 /// A client.
 #[derive(Serialize)]
@@ -35,12 +38,19 @@ pub(super) struct ClientRow {
 }
 
 /// The regular servers, with gaps.
-pub(super) fn servers(settings: &Settings, table: &Table) -> impl Iterator<Item = ServerStatus> {
+pub(super) fn servers(
+    settings: &Settings,
+    table: &Table,
+    checks: &Checks,
+) -> impl Iterator<Item = ServerStatus> {
     let now = Now::take();
     let servers = settings.servers.iter().take(settings.server_count() as usize).enumerate();
     // Below MAX_SERVERS.
     let target = |number| Target::Server(ServerId(number as u16));
-    servers.map(move |(number, server)| row(target(number), server.as_ref(), settings, table, now))
+    servers.map(move |(number, server)| {
+        let row = row(target(number), server.as_ref(), settings, table, now);
+        with_check(row, ServerId(number as u16), settings, checks, now)
+    })
 }
 
 /// The emergency or the abuse server, if there is one.
@@ -52,6 +62,49 @@ pub(super) fn backup(target: Target, settings: &Settings, table: &Table) -> Opti
 /// The code of a server for JSON: null for none.
 pub(super) fn code_or_null<S: Serializer>(code: &i32, to: S) -> Result<S::Ok, S::Error> {
     Target::from_code(*code).map(Target::code).serialize(to)
+}
+
+/// A row with what its check says.
+fn with_check(
+    row: ServerStatus,
+    id: ServerId,
+    settings: &Settings,
+    checks: &Checks,
+    now: Now,
+) -> ServerStatus {
+    let (Some(check), Some(known)) = (settings.check_of(Target::Server(id)), checks.row(id)) else {
+        return row;
+    };
+    let check = CheckStatus {
+        kind: check.kind.word().to_owned(),
+        state: match known.verdict.state {
+            pen_ipc::checks::CheckState::Unknown => CheckState::Unknown,
+            pen_ipc::checks::CheckState::Up => CheckState::Up,
+            pen_ipc::checks::CheckState::Down => CheckState::Down,
+        },
+        since: known.since,
+        duration_us: known.micros,
+        reason: known.reason().map(|fault| fault.text.clone()),
+        last: known.checked,
+        transitions: known.transitions,
+    };
+    let row = ServerStatus { check: Some(check), ..row };
+    ServerStatus { state_text: row.in_words(now.unix), ..row }
+}
+
+/// Whether checks are disregarded, because no server could be used if they were obeyed.
+pub(super) fn disregards_checks(servers: &[ServerStatus], settings: &Settings) -> bool {
+    let mut known = servers.iter().filter(|server| server.state != ServerState::Vacant);
+    settings.fail_open
+        && settings.emergency.is_none()
+        && known.clone().any(|server| server.state == ServerState::Down)
+        && known.all(|server| match server.state {
+            ServerState::Down | ServerState::Out | ServerState::Drain | ServerState::Maint => true,
+            ServerState::Failed => server.blacklisted > 0,
+            ServerState::Vacant | ServerState::Up | ServerState::Full | ServerState::Pending => {
+                false
+            }
+        })
 }
 
 /// The used client slots.
@@ -88,7 +141,7 @@ fn row(
     let limit = server.and_then(|server| server.limit(false));
     // As for a new client.
     let ServerView { blacklist, standing } = table.server_view(number, now);
-    let usable = can_use(blacklist, standing, Knows::Stranger, Patience::Skip, Checks::Obeyed);
+    let usable = can_use(blacklist, standing, Knows::Stranger, Patience::Skip, Obedience::Obeyed);
     let state = match (server, usable, limit) {
         (None, _, _) => ServerState::Vacant,
         (Some(_), Err(Unusable::Maintenance), _) => ServerState::Maint,
@@ -144,6 +197,8 @@ fn row(
         length: histogram(statistics.length),
         // The supervisor knows it.
         history: History::default(),
+        // As well.
+        check: None,
     };
     ServerStatus { state_text: status.in_words(unix), ..status }
 }
@@ -208,7 +263,7 @@ mod tests {
         table.take_out(1, now + 60_000, 8);
         // The time on the blacklist is over.
         assert!(worker_table.set_blacklist(4, 1, 9));
-        let rows: Vec<ServerStatus> = servers(&settings, &table).collect();
+        let rows: Vec<ServerStatus> = servers(&settings, &table, &Checks::default()).collect();
         let states: Vec<ServerState> = rows.iter().map(|row| row.state).collect();
         assert_eq!(
             states,
@@ -224,7 +279,7 @@ mod tests {
         assert_eq!((rows[0].blacklisted, rows[1].blacklisted, rows[4].blacklisted), (12, 60, 0));
         let closed = |mode, down| {
             table.set_standing(0, pen_table::Standing { mode, down });
-            servers(&settings, &table).next().unwrap().state
+            servers(&settings, &table, &Checks::default()).next().unwrap().state
         };
         let down = pen_table::DownCode::new(7);
         assert_eq!(closed(TableMode::Ready, down), ServerState::Failed, "traffic is first");

@@ -19,7 +19,7 @@ use crate::log::recent::Recent;
 use crate::processes::old::OldWorkerSummary;
 use crate::report::Program;
 use crate::report::past::Past;
-use crate::report::rows::{backup, servers};
+use crate::report::rows::{backup, disregards_checks, servers};
 
 /// What only the supervisor knows.
 #[derive(Debug)]
@@ -47,6 +47,8 @@ pub(crate) fn take(known: Known<'_>, settings: &Settings, table: &Table) -> Stat
         let server = backup(target, settings, table)?;
         Some(ServerStatus { history: past.histories.of(target), ..server })
     };
+    let regular: Vec<ServerStatus> =
+        servers(settings, table, program.checks).map(|server| with_history(server, past)).collect();
     Status {
         version: program.version.to_owned(),
         time: date_time(time),
@@ -64,7 +66,8 @@ pub(crate) fn take(known: Known<'_>, settings: &Settings, table: &Table) -> Stat
         clients: table.clients_used(),
         clients_max: settings.clients_max,
         counts: counts(&counters, past, events.lost(), certificates.is_some()),
-        servers: servers(settings, table).map(|server| with_history(server, past)).collect(),
+        disregards_checks: disregards_checks(&regular, settings),
+        servers: regular,
         emergency: other(Target::Emergency),
         abuse: other(Target::Abuse),
         history: past.histories.all(),

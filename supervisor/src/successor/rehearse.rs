@@ -82,11 +82,15 @@ fn rehearse(state: State, entries: &Entries) -> Result<TableTransfer, String> {
     // A takeover begins with this.
     program::inherit().map_err(|error| error_text(&error))?;
     let has_page = state.page.is_some();
+    let has_checks = state.settings.has_checks();
     let checked = Checked::new(state, Role::Successor, &entries.build)?;
     let Checked { state, jail, ocsp, keys, tables, .. } = checked;
     in_jail(&jail, ProcessKind::Relay, "a worker", None, |_| Ok(()))?;
     if has_page {
         in_jail(&jail, ProcessKind::Page, "the page process", None, |_| Ok(()))?;
+    }
+    if has_checks {
+        in_jail(&jail, ProcessKind::Checker, "the checker", None, |_| Ok(()))?;
     }
     if let Some(path) = &state.runtime.config {
         configuration::load(path).map_err(|errors| errors.join("; "))?;

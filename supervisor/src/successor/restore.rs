@@ -118,6 +118,7 @@ pub(in crate::successor) struct Checked {
     encoded: OwnedFd,
     control: Option<CheckedPort>,
     page: Option<CheckedPort>,
+    checker: Option<AdoptedProcess>,
     pid_file: Option<(PathBuf, Option<Entry>, OwnedFd)>,
     slots: Vec<AdoptedSlot>,
     old_workers: Vec<AdoptedOldWorker>,
@@ -189,6 +190,8 @@ impl Checked {
         let page = page
             .map(|port| CheckedPort::new(port, "the port of the page", role, from))
             .transpose()?;
+        let checker = state.checker.take();
+        let checker = checker.map(|process| from.process(&process)).transpose()?;
         let pid_file = state.pid_file.take().map(|file| {
             // If its directory is gone, the lock stays.
             let entry = find_entry(&file.path, role)?;
@@ -217,6 +220,7 @@ impl Checked {
         Ok(Checked {
             control,
             page,
+            checker,
             pid_file: pid_file.transpose()?,
             status: status.transpose()?,
             listener: from.listener(state.listener.socket, "the listener")?,
@@ -277,6 +281,7 @@ impl Checked {
             replaced: self.tables.replaced,
             control,
             page,
+            checks: (state.checks, self.checker),
             retired: state.retired.0,
             past: state.past,
             file_refused: state.runtime.file_refused,

@@ -1,5 +1,6 @@
 //! The supervisor with fake workers (a program in `fake_workers`), which do what a test asks for.
 
+mod checker;
 mod commands;
 mod hostile;
 mod jail;

@@ -95,6 +95,7 @@ fn what_is_in_force_is_told() {
         "examiner",
         "control",
         "page",
+        "checker",
         "resolver",
         "opener",
         "writer",

@@ -99,23 +99,8 @@ macro_rules! table {
 
 /// The commands, and after `server` its keys, whose grammar is here but nothing behind it yet. They
 /// are refused, and neither help nor the manual has them.
-pub(crate) const UNBUILT: &[&str] = &[
-    "check",
-    "check_fall",
-    "check_interval",
-    "check_rise",
-    "check_timeout",
-    "drain",
-    "fail_open",
-    "hold",
-    "on_down",
-    "pause",
-    "rebalance",
-    "resolve",
-    "resume",
-    "server check",
-    "servers_from",
-];
+pub(crate) const UNBUILT: &[&str] =
+    &["drain", "hold", "pause", "rebalance", "resolve", "resume", "servers_from"];
 
 /// Which commands are read and shown.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -380,8 +365,8 @@ const WITH_GRAMMAR: &[Entry] = table! {
     "select" "": NoEffect(|_, _, _| Ok(())),
         "No effect; accepted for old configuration files.";
     "server" "N KEY VALUE ..." no: Setting(server),
-        "Change server N: acl, address, blacklist, hard, max, port, prio, state, weight; all \
-         pairs or none. no server N takes it away.";
+        "Change server N: acl, address, blacklist, check, hard, max, port, prio, state, weight; \
+         all pairs or none. no server N takes it away.";
     "servers" "[json]": Query(|_, w| Ok(Query::Servers(form(w)))),
         "List the servers.";
     "servers_from" "[NAME PORT FIRST-LAST [srv]]" no: Setting(servers_from),

@@ -239,8 +239,8 @@ fn what_is_refused_says_why() {
         ("server 0 max -1", "server: '-1' is not a number from 0 to 2147483647"),
         (
             "server 1 adress x",
-            "server: no key is called 'adress'; there are acl, address, blacklist, hard, max, \
-             port, prio, state, weight",
+            "server: no key is called 'adress'; there are acl, address, blacklist, check, \
+             hard, max, port, prio, state, weight",
         ),
         (
             "server 0 address www1:80",

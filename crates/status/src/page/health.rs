@@ -131,6 +131,9 @@ fn headline(status: &Status, tally: Tally) -> (Level, String) {
         (_, _, _) => None,
     };
     match (obstacle, emergency) {
+        (Some(obstacle), _) if status.disregards_checks => {
+            (Level::Trouble, format!("Checks are disregarded (fail_open): {obstacle}"))
+        }
         (Some(obstacle), _) if is_tried => {
             (Level::Trouble, format!("The next client tries a server again: {obstacle}"))
         }

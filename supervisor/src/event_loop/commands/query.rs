@@ -90,7 +90,7 @@ impl Supervisor {
             Query::Sandbox => ControlReply::text(display::table(jail)),
             Query::Servers(form) => {
                 return report("servers", jail, now, |to| {
-                    report::servers(form, settings, table, to)
+                    report::servers(form, settings, table, &self.checking.known, to)
                 });
             }
             Query::Show(word) => return self.show(word.as_deref(), now),
@@ -149,13 +149,14 @@ impl Supervisor {
 
     /// Figures of the program that only this process knows.
     pub(in crate::event_loop) fn program<'l>(
-        &self,
+        &'l self,
         listen: &'l str,
         now: Instant,
     ) -> report::Program<'l> {
         let uptime = now.saturating_duration_since(self.state.started);
         let (workers, version) = (self.pool.size(), self.build.version);
-        report::Program { uptime, listen, workers, version }
+        let checks = &self.checking.known;
+        report::Program { uptime, listen, workers, version, checks }
     }
 
     fn number(&mut self, which: Number, now: Instant) -> Progress<QueryStage> {

@@ -68,11 +68,12 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Forks the control and the page process, if there are to be such.
+    /// Forks the control and the page process and the checker, if there are to be such.
     pub(in crate::event_loop) fn spawn_ports(&mut self) -> Result<(), StartError> {
         let (begins, context) = (self.begins, &self.context);
         self.control.iter_mut().try_for_each(|control| spawn_port(control, begins, context))?;
-        self.page.iter_mut().try_for_each(|page| spawn_port(page, begins, context))
+        self.page.iter_mut().try_for_each(|page| spawn_port(page, begins, context))?;
+        self.start_checker()
     }
 
     /// The first process that is not ready yet.
@@ -84,7 +85,8 @@ impl Supervisor {
             .find(|(_, (_, worker))| !worker.is_some_and(|worker| worker.peer.is_ready()))
             .map(|(id, _)| format!("worker {id}"));
         let control = self.control.as_ref().and_then(late_port);
-        worker.or(control).or_else(|| self.page.as_ref().and_then(late_port))
+        let worker = worker.or(control).or_else(|| self.page.as_ref().and_then(late_port));
+        worker.or_else(|| self.checking.late())
     }
 
     /// Writes the pid file, if there is one.
@@ -125,7 +127,7 @@ impl Supervisor {
 }
 
 /// Forks a process with a port into its slot.
-fn spawn_port<K: PortKind>(
+pub(in crate::event_loop) fn spawn_port<K: PortKind>(
     slot: &mut Slot<K>,
     begins: Begins,
     context: &SpawnContext,
@@ -136,7 +138,7 @@ fn spawn_port<K: PortKind>(
 }
 
 /// The name of a process with a port that is not ready yet.
-fn late_port<K: PortKind>(slot: &Slot<K>) -> Option<String> {
+pub(in crate::event_loop) fn late_port<K: PortKind>(slot: &Slot<K>) -> Option<String> {
     (!slot.is_ready()).then(|| K::NAME.to_owned())
 }
 

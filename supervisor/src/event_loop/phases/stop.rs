@@ -22,6 +22,7 @@ impl Supervisor {
         self.pool.workers_mut().for_each(|worker| worker.order_stop());
         self.control.iter_mut().for_each(|control| control.order_stop());
         self.page.iter_mut().for_each(|page| page.order_stop());
+        self.checking.order_stop();
         self.page_question.kill();
         self.old.order_stop();
         self.old_control.iter_mut().for_each(OldControl::kill);
@@ -84,6 +85,7 @@ impl Supervisor {
         self.pool.workers_mut().for_each(|worker| worker.peer.kill());
         self.control.iter_mut().for_each(|control| control.kill());
         self.page.iter_mut().for_each(|page| page.kill());
+        self.checking.kill();
         self.page_question.kill();
         self.old.kill();
         self.old_control.iter_mut().for_each(OldControl::kill);
@@ -104,6 +106,7 @@ impl Supervisor {
         self.pool.is_empty()
             && self.control.as_ref().is_none_or(Control::is_empty)
             && self.page.as_ref().is_none_or(Page::is_empty)
+            && self.checking.has_ended()
             && self.old.is_empty()
             && self.old_control.is_none()
             && self.old_page.is_none()

@@ -183,6 +183,7 @@ impl Supervisor {
             let _ = rustix::net::listen(&self.context.listener, backlog);
         }
         (self.context.settings, self.context.encoded) = (settings, encoded);
+        self.renew_checks();
         // Before the workers know of a new server: nobody may go there who should not.
         self.restate();
         self.pool.workers_mut().for_each(|worker| worker.renew_settings());
@@ -221,7 +222,10 @@ impl Supervisor {
         let control = self.control.as_ref().is_none_or(|control| control.has_applied(generation));
         let late = |worker: &&Worker| !worker.has_applied(generation) || !worker.has_moved();
         let page = self.page.as_ref().is_none_or(|page| page.has_applied(generation));
-        let is_late = !control || !page || self.pool.workers().any(|worker| late(&worker));
+        let checker = self.checking.process();
+        let checker = checker.is_none_or(|checker| checker.has_applied(generation));
+        let is_late =
+            !control || !page || !checker || self.pool.workers().any(|worker| late(&worker));
         if now < applied.deadline && is_late {
             return Progress::Wait(ReloadStage::Applied(applied));
         }
@@ -233,6 +237,7 @@ impl Supervisor {
             .map(|worker| format!("worker {} (pid {})", worker.id, worker.peer.pid()))
             .chain((!control).then(|| "the control process".into()))
             .chain((!page).then(|| "the page process".into()))
+            .chain((!checker).then(|| "the checker".into()))
             .collect();
         for name in silent {
             self.logger.warning(&format!(

@@ -13,7 +13,6 @@ use crate::processes::closes::ServerClose;
 impl Supervisor {
     /// Orders all workers to end the connections of a server that are open now. Workers of an
     /// earlier release that does not know this order keep theirs.
-    #[allow(dead_code, reason = "the commands and checks that call it come next")]
     pub(in crate::event_loop) fn close_server(&mut self, target: Target, why: ClosedServer) {
         let Some(mark) = self.context.settings.target(target).map(Server::mark) else { return };
         let order = ServerClose { server: target.code(), mark, before: clock::precise(), why };

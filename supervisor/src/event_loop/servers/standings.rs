@@ -1,37 +1,64 @@
-//! The standings of the servers in the shared table: which clients operators let them have.
+//! The standings of the servers in the shared table: which clients operators let them have, and
+//! which are down by their checks.
 //!
-//! The settings are the truth, and the table has a copy that all workers read. It is written again
-//! whenever it may be wrong: at a start, after the commit of an upgrade, with new settings, and
+//! The settings and the verdicts are the truth, and the table has a copy that all workers read. It
+//! is written again whenever it may be wrong: at a start, after the commit of an upgrade, with new settings, and
 //! after the death of a worker, which may have overwritten anything.
 
 #![forbid(unsafe_code)]
 
 use pen_config::checks::ServerMode;
+use pen_config::ids::{ServerId, Target};
 use pen_config::settings::Settings;
 use pen_ipc::start::Begins;
 use pen_table::{Standing, Table, TableMode};
 
 use crate::event_loop::Supervisor;
+use crate::event_loop::servers::checks::Checks;
 
 impl Supervisor {
     /// Writes the standings of all servers, as far as the table says something else. Not before
     /// this program is in charge: if it fails, the earlier one goes on with the table as it is.
     pub(in crate::event_loop) fn restate(&self) {
         match self.begins {
-            Begins::AtOnce => restate(&self.context.settings, &self.context.table),
+            Begins::AtOnce => {
+                let (settings, table) = (&self.context.settings, &self.context.table);
+                restate(settings, &self.checking.known, table);
+            }
+            Begins::OnOrder => {}
+        }
+    }
+
+    /// The same for one server, of which checks say something new.
+    pub(in crate::event_loop::servers) fn restate_server(&self, server: ServerId) {
+        let (settings, known) = (&self.context.settings, &self.checking.known);
+        match self.begins {
+            Begins::AtOnce => {
+                let standing = standing(server, settings, known);
+                self.context.table.set_standing(u32::from(server.0), standing);
+            }
             Begins::OnOrder => {}
         }
     }
 }
 
-fn restate(settings: &Settings, table: &Table) {
+fn restate(settings: &Settings, known: &Checks, table: &Table) {
     // The first rows are the regular servers'. The emergency and the abuse server have no mode. A
     // row without a server is ready, so that its next server begins so.
     for row in 0..table.shape().servers {
-        let server = settings.servers.get(row as usize).and_then(Option::as_ref);
-        let mode = server.map_or(ServerMode::Ready, |server| server.mode);
-        table.set_standing(row, Standing { mode: table_mode(mode), down: None });
+        let standing = match u16::try_from(row) {
+            Ok(row) => standing(ServerId(row), settings, known),
+            // There are not so many servers.
+            Err(_) => Standing::default(),
+        };
+        table.set_standing(row, standing);
     }
+}
+
+fn standing(server: ServerId, settings: &Settings, known: &Checks) -> Standing {
+    let target = Target::Server(server);
+    let mode = settings.target(target).map_or(ServerMode::Ready, |server| server.mode);
+    Standing { mode: table_mode(mode), down: known.down(target) }
 }
 
 fn table_mode(mode: ServerMode) -> TableMode {
@@ -70,7 +97,7 @@ mod tests {
             emergency: server(ServerMode::Ready),
             ..Settings::default()
         };
-        restate(&settings, &table);
+        restate(&settings, &Checks::default(), &table);
         let standings: Vec<_> = (0..18).map(|row| table.server_totals(row).standing).collect();
         let mut expected = [TableMode::Ready; 18];
         (expected[1], expected[3]) = (TableMode::Drain, TableMode::Maint);

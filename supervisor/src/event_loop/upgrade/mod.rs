@@ -147,6 +147,7 @@ impl Supervisor {
                 Some(Verdict::Able { version, table }) => {
                     self.old_control.iter_mut().for_each(|old| old.hurry(now));
                     self.old_page.iter_mut().for_each(|old| old.hurry(now));
+                    self.checking.old_mut().into_iter().for_each(|old| old.hurry(now));
                     self.order_ports(AcceptOrder::Pause);
                     self.send_due();
                     // Who asks the page now gets an answer of this program. Later questions wait
@@ -204,6 +205,9 @@ impl Supervisor {
         }
         if self.page.as_ref().is_some_and(|page| !page.is_settled()) {
             return Some("the page process was busy".into());
+        }
+        if let Some(why) = self.checking.unfinished() {
+            return Some(why.into());
         }
         if self.page_question.has_work() {
             return Some("the page was being made".into());

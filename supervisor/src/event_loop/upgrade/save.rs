@@ -25,7 +25,7 @@ use crate::files::tls_material::Keys;
 use crate::handover::clients;
 use crate::handover::descriptors::Number;
 use crate::handover::state::{
-    Asker, CONNECTION_LOG, CarriedConnectionLog, CarriedExport, CarriedFile, CarriedKeys,
+    Asker, CHECKS, CONNECTION_LOG, CarriedConnectionLog, CarriedExport, CarriedFile, CarriedKeys,
     CarriedLaunch, CarriedListener, CarriedLog, CarriedNotify, CarriedOldTable, CarriedOldWorker,
     CarriedPidFile, CarriedPort, CarriedProcess, CarriedRuntime, CarriedSlot, CarriedStatusFile,
     CarriedTable, CarriedWorker, FileMaker, PAGE, State,
@@ -34,7 +34,9 @@ use crate::processes::child::children;
 use crate::processes::old_tables::OldTable;
 use crate::processes::old_worker::OldWorker;
 use crate::processes::peer::Peer;
+use crate::processes::ports::checker::Checker;
 use crate::processes::ports::kind::PortKind;
+use crate::processes::ports::port::Port;
 use crate::processes::ports::slot::Slot;
 use crate::processes::spawn::{OpenConnectionLog, descriptor};
 use crate::processes::worker::{Worker, is_network};
@@ -110,6 +112,8 @@ impl Supervisor {
             keys: context.keys.as_ref().map(|keys| save_keys(keys, to)),
             control: self.control.as_ref().map(|control| save_port(control, to)),
             page: self.page.as_ref().map(|page| save_port(page, to)),
+            checks: self.checking.known.carried(),
+            checker: self.checking.process().and_then(Checker::peer).map(|peer| to.process(peer)),
             pid_file: self.pid_file.as_ref().map(|file| CarriedPidFile {
                 path: file.path().into(),
                 file: to.note(&file.descriptor()),
@@ -161,7 +165,8 @@ impl Supervisor {
     fn required(&self) -> Vec<String> {
         let log = self.context.connection_log.as_ref().map(|_| CONNECTION_LOG.to_owned());
         let page = self.page.as_ref().map(|_| PAGE.to_owned());
-        log.into_iter().chain(page).collect()
+        let checks = self.context.settings.has_checks().then(|| CHECKS.to_owned());
+        log.into_iter().chain(page).chain(checks).collect()
     }
 
     fn save_launch(&self) -> CarriedLaunch {
@@ -232,7 +237,7 @@ fn asker(by: Requester) -> Asker {
     }
 }
 
-fn save_port<K: PortKind>(slot: &Slot<K>, to: &mut Passing) -> CarriedPort {
+fn save_port<K: PortKind<Port = Port>>(slot: &Slot<K>, to: &mut Passing) -> CarriedPort {
     let port = slot.port();
     CarriedPort {
         name: port.name.clone(),

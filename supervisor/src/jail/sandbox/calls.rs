@@ -63,6 +63,15 @@ impl ProcessKind {
                     PAGE_FCNTLS.checked(1),
                 ]);
             }
+            ProcessKind::Checker => {
+                calls.plain.extend(CHECKER);
+                calls.refused.extend(FILES_LOOKED_FOR.iter().chain(ASKED));
+                calls.checked.extend([
+                    relay_sockets(),
+                    options::setting(options::CHECKER),
+                    CHECKER_FCNTLS.checked(1),
+                ]);
+            }
             ProcessKind::Opener => {
                 calls.plain.extend(
                     SOCKETS.iter().chain(FILES_LOOKED_FOR).chain(FILES_WRITTEN).chain(OPENER),
@@ -295,6 +304,12 @@ const PAGE_FCNTLS: CheckedCommands = CheckedCommands {
     commands: &[libc::F_DUPFD_CLOEXEC as u32, libc::F_GETFD as u32],
 };
 
+/// Nothing that lasts longer than a check.
+const CHECKER_FCNTLS: CheckedCommands = CheckedCommands {
+    call: libc::SYS_fcntl,
+    commands: &[libc::F_DUPFD_CLOEXEC as u32, libc::F_GETFD as u32],
+};
+
 /// The calls that every process needs to allocate memory, tell the time, fail and end.
 const BASE: &[c_long] = &[
     libc::SYS_brk,
@@ -376,6 +391,24 @@ const PAGE: &[c_long] = &[
     libc::SYS_epoll_pwait,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_epoll_wait,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_sendto,
+];
+
+/// Waiting, the channel, and sockets to servers. Nobody connects to it.
+const CHECKER: &[c_long] = &[
+    // The local address towards servers (`source`). With Landlock, the process cannot choose a
+    // port.
+    libc::SYS_bind,
+    libc::SYS_connect,
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_epoll_wait,
+    libc::SYS_getsockopt,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
     libc::SYS_sendmsg,

@@ -42,7 +42,7 @@ fn enforce(kind: ProcessKind, abi: ABI) -> Result<RulesetStatus, RulesetError> {
     if !files.is_empty() {
         ruleset = ruleset.add_rules(path_beneath_rules(["/"], files))?;
     }
-    if kind == ProcessKind::Relay && !ports.is_empty() {
+    if matches!(kind, ProcessKind::Relay | ProcessKind::Checker) && !ports.is_empty() {
         // `source` binds an address and leaves the choice of the port to the kernel.
         ruleset = ruleset.add_rule(NetPort::new(0, AccessNet::BindTcp))?;
     }
@@ -60,7 +60,9 @@ fn files(kind: ProcessKind) -> BitFlags<AccessFs> {
         | AccessFs::Truncate
         | AccessFs::IoctlDev;
     match kind {
-        ProcessKind::Relay | ProcessKind::Examiner | ProcessKind::Page => BitFlags::EMPTY,
+        ProcessKind::Relay | ProcessKind::Examiner | ProcessKind::Page | ProcessKind::Checker => {
+            BitFlags::EMPTY
+        }
         ProcessKind::Control | ProcessKind::Writer | ProcessKind::Reporter => written,
         ProcessKind::Opener => written | AccessFs::MakeSock,
         ProcessKind::Resolver | ProcessKind::Reader => AccessFs::ReadFile | AccessFs::ReadDir,
@@ -77,7 +79,9 @@ fn ports(kind: ProcessKind) -> BitFlags<AccessNet> {
     match kind {
         // Servers may have any port. Access lists of the network are better placed to restrict
         // that.
-        ProcessKind::Relay | ProcessKind::Resolver => AccessNet::BindTcp.into(),
+        ProcessKind::Relay | ProcessKind::Checker | ProcessKind::Resolver => {
+            AccessNet::BindTcp.into()
+        }
         ProcessKind::Control
         | ProcessKind::Examiner
         | ProcessKind::Page
@@ -96,6 +100,7 @@ fn scopes(kind: ProcessKind) -> BitFlags<Scope> {
         | ProcessKind::Examiner
         | ProcessKind::Control
         | ProcessKind::Page
+        | ProcessKind::Checker
         | ProcessKind::Opener
         | ProcessKind::Writer
         | ProcessKind::Reader => Scope::Signal | Scope::AbstractUnixSocket,
@@ -108,7 +113,9 @@ fn scopes(kind: ProcessKind) -> BitFlags<Scope> {
 pub(crate) fn words(kind: ProcessKind, version: i32) -> String {
     let abi = ABI::from(version.min(TESTED));
     let files = match kind {
-        ProcessKind::Relay | ProcessKind::Examiner | ProcessKind::Page => "no file",
+        ProcessKind::Relay | ProcessKind::Examiner | ProcessKind::Page | ProcessKind::Checker => {
+            "no file"
+        }
         ProcessKind::Control | ProcessKind::Writer | ProcessKind::Reporter => {
             "files read, written and removed"
         }
@@ -117,7 +124,7 @@ pub(crate) fn words(kind: ProcessKind, version: i32) -> String {
     };
     let ports = match (kind, (ports(kind) & AccessNet::from_all(abi)).is_empty()) {
         (_, true) => ", any port",
-        (ProcessKind::Relay, _) => ", no port of its choice",
+        (ProcessKind::Relay | ProcessKind::Checker, _) => ", no port of its choice",
         (ProcessKind::Resolver, _) => ", no TCP port of its own",
         (
             ProcessKind::Control

@@ -55,6 +55,8 @@ pub(crate) enum ProcessKind {
     Control,
     /// The page process: the readers' sockets, and nothing else.
     Page,
+    /// The checker: sockets to servers, and no file.
+    Checker,
     /// The resolver: getaddrinfo(3) and its files.
     Resolver,
     /// An opener: a child that opens, makes or removes one file for an operator.
@@ -131,9 +133,11 @@ impl Sandbox {
     /// The root directory of a kind of process without `-j`; none = that of the supervisor.
     pub(crate) fn root(&self, kind: ProcessKind) -> Option<BorrowedFd<'_>> {
         match kind {
-            ProcessKind::Relay | ProcessKind::Examiner | ProcessKind::Page => {
-                self.empty_root.as_ref().map(|root| root.as_fd())
-            }
+            // The checker reaches the servers that the workers reach, and no others.
+            ProcessKind::Relay
+            | ProcessKind::Examiner
+            | ProcessKind::Page
+            | ProcessKind::Checker => self.empty_root.as_ref().map(|root| root.as_fd()),
             // They need files: those of operators, of the resolver, and of the user who started
             // pen.
             ProcessKind::Control

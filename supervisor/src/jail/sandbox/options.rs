@@ -54,5 +54,13 @@ pub(super) const CONTROL: &[SocketOption] = &[
 /// The page process: a reset.
 pub(super) const PAGE: &[SocketOption] = &[(libc::SOL_SOCKET, libc::SO_LINGER)];
 
+/// The checker: a reset, an acknowledgement that waits for data, and `source`.
+pub(super) const CHECKER: &[SocketOption] = &[
+    (libc::IPPROTO_TCP, libc::TCP_QUICKACK),
+    (libc::IPPROTO_TCP, libc::TCP_NODELAY),
+    (libc::SOL_SOCKET, libc::SO_LINGER),
+    (libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT),
+];
+
 /// The same number on x86-64, aarch64 and riscv64.
 const SO_BUF_LOCK: c_int = 72;

@@ -28,6 +28,7 @@ pub(crate) fn incident(event: &Event, settings: &Settings) -> Incident {
     match event {
         Event::Blacklisted { server: code, seconds, reason } => {
             server(EventKind::ServerDown, *code)
+                .with("by", "traffic")
                 .with("seconds", *seconds)
                 .with("reason", failure(*reason, settings))
         }
@@ -40,7 +41,7 @@ pub(crate) fn incident(event: &Event, settings: &Settings) -> Incident {
                 .with("reason", failure(*reason, settings))
         }
         Event::BackInUse { server: code } | Event::Reached { server: code } => {
-            server(EventKind::ServerUp, *code)
+            server(EventKind::ServerUp, *code).with("by", "traffic")
         }
         Event::PassedOver { server: code, obstacle: Obstacle::Limit, .. } => {
             let limit = found(*code, settings).and_then(|found| found.limit(false));

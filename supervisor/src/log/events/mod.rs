@@ -275,7 +275,7 @@ fn failure(reason: ConnectFailure, settings: &Settings) -> String {
 }
 
 /// The name of a server in messages: its first address, and how many others it has.
-fn name(code: i32, settings: &Settings) -> Option<String> {
+pub(crate) fn name(code: i32, settings: &Settings) -> Option<String> {
     let target = Target::from_code(code)?;
     let server = settings.target(target)?;
     let (title, address) = (title(target), server.place_at(0));

@@ -21,6 +21,7 @@ use crate::jail::sandbox::ProcessKind;
 use crate::log::recent::{self, Recent};
 use crate::processes::peer::Peer;
 use crate::processes::ports::kind::{AcceptOrder, Heard, Order, PortKind, PortStart};
+use crate::processes::ports::port::Port;
 use crate::processes::ports::slot::Slot;
 use crate::processes::spawn::SpawnContext;
 
@@ -98,6 +99,7 @@ pub(crate) struct Pending {
 }
 
 impl PortKind for ControlKind {
+    type Port = Port;
     type To = ToControl;
     type From = FromControl;
     type Request = ControlRequest;

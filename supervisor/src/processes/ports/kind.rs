@@ -1,10 +1,11 @@
-//! What distinguishes the kinds of processes with a port of their own, and what all of them
-//! are told and say.
+//! What distinguishes the kinds of processes with a slot of their own, and what all of them are
+//! told and say. All but the checker serve a port.
 
 #![forbid(unsafe_code)]
 
 use std::fmt::Debug;
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::unistd::Pid;
 use pen_config::ids::ClientKey;
@@ -16,10 +17,47 @@ use serde::Serialize;
 
 use crate::jail::sandbox::ProcessKind;
 use crate::processes::peer::Peer;
+use crate::processes::ports::port::Port;
 use crate::processes::spawn::SpawnContext;
 
-/// A kind of process with a port of its own.
+/// The port of a kind of process, or what it gets instead of one.
+pub(crate) trait ProcessPort: Debug {
+    /// What each process gets of it.
+    type Given: Debug;
+
+    /// What the next process gets.
+    ///
+    /// # Errors
+    /// No descriptors left.
+    fn give(&self) -> io::Result<Self::Given>;
+
+    /// The descriptor in it, which the process keeps in the jail.
+    fn descriptor(given: &Self::Given) -> Option<BorrowedFd<'_>>;
+
+    /// The address as its command shows it.
+    fn name(&self) -> &str;
+}
+
+impl ProcessPort for Port {
+    type Given = OwnedFd;
+
+    fn give(&self) -> io::Result<OwnedFd> {
+        self.duplicate()
+    }
+
+    fn descriptor(given: &OwnedFd) -> Option<BorrowedFd<'_>> {
+        Some(given.as_fd())
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// A kind of process with a slot of its own.
 pub(crate) trait PortKind: Debug + Sized {
+    /// Its port, or what it gets instead.
+    type Port: ProcessPort;
     /// The messages to it.
     type To: Serialize + Incoming + Debug;
     /// The messages from it.
@@ -65,7 +103,7 @@ pub(crate) trait PortKind: Debug + Sized {
 #[derive(Debug)]
 pub(crate) struct PortStart<K: PortKind> {
     pub(crate) channel: Channel<FromStartingWorker, K::To>,
-    pub(crate) listener: OwnedFd,
+    pub(crate) listener: <K::Port as ProcessPort>::Given,
     pub(crate) begins: Begins,
 }
 

@@ -1,6 +1,7 @@
 //! Processes that serve a port of their own, as the supervisor sees them: the control process and
 //! the page process.
 
+pub(crate) mod checker;
 mod child;
 pub(crate) mod control;
 pub(crate) mod kind;

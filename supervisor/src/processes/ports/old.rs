@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{Pid, Uid};
 use pen_ipc::channel::Sent;
-use pen_ipc::message::{FromOldPort, Outcome, ToControl, ToPage};
+use pen_ipc::message::{FromOldPort, Outcome, ToChecker, ToControl, ToPage};
 use serde::Serialize;
 
 use crate::processes::peer::{AdoptedProcess, Peer};
@@ -17,6 +17,9 @@ pub(crate) type OldControl = OldPortProcess<ToControl>;
 
 /// The page process of an earlier program.
 pub(crate) type OldPage = OldPortProcess<ToPage>;
+
+/// The checker of an earlier program.
+pub(crate) type OldChecker = OldPortProcess<ToChecker>;
 
 /// A process that ends.
 #[derive(Debug)]
@@ -40,6 +43,13 @@ impl OldPage {
     /// Orders it to end.
     pub(crate) fn end(&mut self, now: Instant) {
         self.end_after(vec![ToPage::Leave], now);
+    }
+}
+
+impl OldChecker {
+    /// Orders it to end.
+    pub(crate) fn end(&mut self, now: Instant) {
+        self.end_after(vec![ToChecker::Leave], now);
     }
 }
 

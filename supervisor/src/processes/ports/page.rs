@@ -16,6 +16,7 @@ use rustix::system::uname;
 use crate::jail::sandbox::ProcessKind;
 use crate::processes::peer::Peer;
 use crate::processes::ports::kind::{AcceptOrder, Heard, Order, PortKind, PortStart};
+use crate::processes::ports::port::Port;
 use crate::processes::ports::slot::Slot;
 use crate::processes::spawn::SpawnContext;
 
@@ -44,6 +45,7 @@ pub(crate) enum Answer {
 pub(crate) struct PendingAnswer(Option<(Question, Answer)>);
 
 impl PortKind for PageKind {
+    type Port = Port;
     type To = ToPage;
     type From = FromPage;
     type Request = Question;

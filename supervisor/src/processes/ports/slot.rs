@@ -1,5 +1,5 @@
-//! The slot of a process that serves a port of its own: the process, its replacement when it dies,
-//! and its queued messages.
+//! The slot of a process that has a task of its own, mostly a port: the process, its replacement
+//! when it dies, and its queued messages.
 //!
 //! The kinds of such processes differ in what they ask for and what they are answered
 //! ([`PortKind`]). All have orders and reports in common. If such a process dies, relaying is not
@@ -23,13 +23,12 @@ use crate::processes::liveness::Grace;
 use crate::processes::peer::{AdoptedProcess, Peer, PeerMessage};
 use crate::processes::ports::child;
 use crate::processes::ports::kind::{AcceptOrder, Heard, Order, PortDeath, PortKind, PortReport};
-use crate::processes::ports::port::Port;
 use crate::processes::spawn::SpawnContext;
 
 /// The slot.
 #[derive(Debug)]
 pub(crate) struct Slot<K: PortKind> {
-    port: Port,
+    port: K::Port,
     process: Option<PortProcess<K>>,
     backoff: Backoff,
     /// The time that the next process gets to become ready.
@@ -55,14 +54,14 @@ struct PortProcess<K: PortKind> {
 }
 
 impl<K: PortKind> Slot<K> {
-    pub(crate) fn new(port: Port) -> Slot<K> {
+    pub(crate) fn new(port: K::Port) -> Slot<K> {
         let (backoff, grace) = (Backoff::default(), Grace::default());
         Slot { port, process: None, backoff, grace, due: None }
     }
 
     /// A slot with the process that an earlier run of this program forked.
     pub(crate) fn adopted(
-        port: Port,
+        port: K::Port,
         process: Option<AdoptedProcess>,
         generation: u64,
         user: Uid,
@@ -75,12 +74,12 @@ impl<K: PortKind> Slot<K> {
     }
 
     /// The port.
-    pub(crate) fn port(&self) -> &Port {
+    pub(crate) fn port(&self) -> &K::Port {
         &self.port
     }
 
     /// The port.
-    pub(crate) fn port_mut(&mut self) -> &mut Port {
+    pub(crate) fn port_mut(&mut self) -> &mut K::Port {
         &mut self.port
     }
 

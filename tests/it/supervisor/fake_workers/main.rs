@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is how a failure is said")]
 
+mod checker;
 mod control;
 mod hostile;
 #[path = "../../harness/numbers.rs"]
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         relay: worker::entry,
         control: control::entry,
         page: page::entry,
+        checker: checker::entry,
         examine_tls: |_| Ok(Default::default()),
         build: Build::OWN,
     })

@@ -95,6 +95,7 @@ pub fn entry(start: WorkerStart, table: &Table) -> i32 {
         | ["jams"]
         | ["hostile", _]
         | ["lack", _]
+        | ["checker", _]
         | ["try", "control", _] => Worker::new(start).obey(),
         ref unknown => panic!("no such behaviour: {unknown:?}"),
     }

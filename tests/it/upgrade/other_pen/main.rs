@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         relay: processes::relay,
         control: processes::control,
         page: pen_worker::page_entry,
+        checker: pen_worker::checker_entry,
         examine_tls: pen_worker::examine_tls,
         build: Build {
             version,

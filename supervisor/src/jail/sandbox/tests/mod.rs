@@ -5,11 +5,12 @@ pub(crate) mod inside;
 
 use crate::jail::sandbox::*;
 
-const KINDS: [ProcessKind; 9] = [
+const KINDS: [ProcessKind; 10] = [
     ProcessKind::Relay,
     ProcessKind::Examiner,
     ProcessKind::Control,
     ProcessKind::Page,
+    ProcessKind::Checker,
     ProcessKind::Resolver,
     ProcessKind::Opener,
     ProcessKind::Writer,
@@ -111,6 +112,18 @@ fn a_relay_has_no_file_and_no_process() {
         libc::SYS_ioctl,
     ] {
         assert!(!allowed(ProcessKind::Page, call), "{call}");
+    }
+    for call in [
+        libc::SYS_openat,
+        libc::SYS_accept4,
+        libc::SYS_listen,
+        libc::SYS_memfd_create,
+        libc::SYS_splice,
+        libc::SYS_pipe2,
+        libc::SYS_shutdown,
+        libc::SYS_ioctl,
+    ] {
+        assert!(!allowed(ProcessKind::Checker, call), "{call}");
     }
     assert!(
         !allowed(ProcessKind::Control, libc::SYS_socket)
