@@ -3,8 +3,8 @@
 //!
 //! It has one thread and one event loop, and it never blocks. `schedule` says which server is asked
 //! when, `probe` is one check, over a `connection` that `dial` makes, `kinds` are the questions,
-//! and `verdict` is what follows from the answers. `link` is the channel to the supervisor, which alone
-//! decides what a verdict means for clients.
+//! and `verdict` is what follows from the answers. `link` is the channel to the supervisor, which
+//! alone decides what a verdict means for clients.
 
 mod connection;
 mod dial;

@@ -33,6 +33,17 @@ pub struct Target {
     pub epoch: u32,
 }
 
+impl Target {
+    /// Whether both put the same question to the same server. The addresses behind the first one
+    /// may differ: the supervisor keeps a verdict over such a change, too.
+    fn asks_the_same(&self, other: &Target) -> bool {
+        self.server == other.server
+            && self.addresses.first() == other.addresses.first()
+            && self.check == other.check
+            && self.epoch == other.epoch
+    }
+}
+
 /// The rhythm of checks, and what changes a verdict.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Rhythm {
@@ -135,9 +146,9 @@ impl Schedule {
         }
     }
 
-    /// New settings. A target that is as before keeps its verdict, its turn and its check under
-    /// way. Of any other nothing is known. Returns the numbers of checks whose result is not wanted
-    /// any more; they count as over.
+    /// New settings. A target with the same question as before keeps its verdict, its turn and its
+    /// check under way. Of any other nothing is known. Returns the numbers of checks whose result
+    /// is not wanted any more; they count as over.
     pub fn apply(
         &mut self,
         generation: u64,
@@ -152,7 +163,10 @@ impl Schedule {
         let mut fresh = Vec::new();
         for target in targets {
             match before.remove(&target.server) {
-                Some(row) if *row.target == target => self.keep(row, now),
+                Some(mut row) if row.target.asks_the_same(&target) => {
+                    row.target = Rc::new(target);
+                    self.keep(row, now);
+                }
                 changed => {
                     // The remaining rows of `before` are those that end.
                     if let Some(row) = changed {

@@ -57,34 +57,33 @@ pub(super) const FAMILIES: &[Family] = &[
         "Whether a server is left out for a time, because it failed or was taken out.",
         |server| (server.blacklisted > 0).into(),
     ),
-    Family {
-        name: "pen_server_check_duration_seconds",
-        kind: Kind::Gauge,
-        help: "How long the last successful check of a server took, in seconds; absent without \
-               one.",
-        labels: LABELS,
-        samples: Samples::Written(|state, text| {
+    Family::written(
+        Kind::Gauge,
+        "pen_server_check_duration_seconds",
+        "How long the last successful check of a server took, in seconds; absent without one.",
+        LABELS,
+        |state, text| {
             for Labelled { server, labels } in &state.servers {
                 let check = server.check.as_ref();
                 if let Some(micros) = check.and_then(|check| check.duration_us) {
                     text.seconds(labels, micros.into());
                 }
             }
-        }),
-    },
-    Family {
-        name: "pen_server_check_transitions_total",
-        kind: Kind::Counter,
-        help: "How often a server went down or came back by its check; absent without a check.",
-        labels: LABELS,
-        samples: Samples::Written(|state, text| {
+        },
+    ),
+    Family::written(
+        Kind::Counter,
+        "pen_server_check_transitions_total",
+        "How often a server went down or came back by its check; absent without a check.",
+        LABELS,
+        |state, text| {
             for Labelled { server, labels } in &state.servers {
                 if let Some(check) = &server.check {
                     text.number(labels, check.transitions);
                 }
             }
-        }),
-    },
+        },
+    ),
     Family::of_servers(Kind::Gauge, "pen_server_weight", "The weight of a server.", |server| {
         server.weight.into()
     }),

@@ -2,8 +2,8 @@
 //! which are down by their checks.
 //!
 //! The settings and the verdicts are the truth, and the table has a copy that all workers read. It
-//! is written again whenever it may be wrong: at a start, after the commit of an upgrade, with new settings, and
-//! after the death of a worker, which may have overwritten anything.
+//! is written again whenever it may be wrong: at a start, after the commit of an upgrade, with new
+//! settings, and after the death of a worker, which may have overwritten anything.
 
 #![forbid(unsafe_code)]
 

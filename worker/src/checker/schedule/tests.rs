@@ -106,9 +106,12 @@ fn a_reload_keeps_the_verdicts_and_turns_of_what_stays() {
     assert!(schedule.apply(2, RHYTHM, targets(1000), 10_000).is_empty());
     assert!(schedule.queue == turns, "turns have moved");
     assert!((0..1000).all(|n| verdict(&schedule, n).state == CheckState::Up));
-    // Another address, another question, another epoch, one that is gone, one that is new.
+    // Another address, another question, another epoch, one that is gone, one that is new, and one
+    // with one more address.
     let mut changed = targets(1001);
-    changed[0].addresses.push(Address::Inet(([127, 0, 0, 2], 80).into()));
+    let other = Address::Inet(([127, 0, 0, 2], 80).into());
+    changed[0].addresses = vec![other.clone()];
+    changed[4].addresses.push(other);
     changed[1].check.kind = CheckKind::Smtp;
     changed[2].epoch = 1;
     changed.remove(3);
@@ -120,6 +123,7 @@ fn a_reload_keeps_the_verdicts_and_turns_of_what_stays() {
         .map(|(server, _)| *server)
         .collect();
     assert_eq!(unknown, [0, 1, 2, 1000]);
+    assert_eq!(schedule.rows[&4].target.addresses.len(), 2);
     assert_eq!(schedule.rows.len(), 1000);
     assert!(!schedule.rows.contains_key(&3));
 }
