@@ -58,7 +58,8 @@ scripts.
   --json       servers, status, recent, certificates, mode, events and watch
                reply in JSON, as overview does if this is no terminal
   --timeout SECONDS
-               how long to wait without any progress: 30, for upgrade 60
+               how long to wait without any progress: 30, for upgrade 60, for
+              drain 30 more than the command says
   --help       this text
   --version    the version
 

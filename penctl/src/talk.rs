@@ -7,6 +7,7 @@
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
+use pen_config::command::{Action, Command, parse};
 use pen_ipc::message::Outcome;
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 
@@ -40,9 +41,20 @@ impl Patience {
     }
 
     fn with(self, command: &[u8]) -> Duration {
-        let word = command.trim_ascii().split(u8::is_ascii_whitespace).next();
-        let usual = if word == Some(b"upgrade") { UPGRADE_PATIENCE } else { PATIENCE };
-        self.0.unwrap_or(usual)
+        self.0.unwrap_or_else(|| usual(command))
+    }
+}
+
+/// How long the reply to a command may take.
+fn usual(command: &[u8]) -> Duration {
+    let line = String::from_utf8_lossy(command);
+    match parse(&line) {
+        Ok(Some(Command::Action(Action::Upgrade))) => UPGRADE_PATIENCE,
+        Ok(Some(Command::Action(Action::Drain { wait, .. }))) => {
+            PATIENCE + Duration::from_secs(wait.into())
+        }
+        // What this release cannot read may be a command of a later one.
+        Ok(Some(_) | None) | Err(_) => PATIENCE,
     }
 }
 

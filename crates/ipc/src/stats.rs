@@ -52,6 +52,10 @@ pub struct Counters {
     pub bad_senders: u64,
     /// Clients that were reset when the listener moved, because no connection was free for them.
     pub over_limit: u64,
+    /// Clients that began to be held, because no server could be used (`hold`) or for a pause.
+    pub held: u64,
+    /// Clients that are no longer held, for any reason.
+    pub held_ended: u64,
     /// Finished TLS handshakes, by kind. Workers before these counters have them in `handshakes`
     /// only.
     pub handshakes_by_kind: Handshakes,
@@ -64,6 +68,11 @@ impl Counters {
     /// Open connections.
     pub fn open(&self) -> u64 {
         self.accepted.saturating_sub(self.closed)
+    }
+
+    /// Clients that are held.
+    pub fn held_now(&self) -> u64 {
+        self.held.saturating_sub(self.held_ended)
     }
 
     /// Adds the counters of another worker. The sums saturate, because a worker may report any
@@ -92,6 +101,8 @@ impl Counters {
             evictions,
             bad_senders,
             over_limit,
+            held,
+            held_ended,
             handshakes_by_kind,
             handshake_failures,
         } = other;
@@ -117,6 +128,8 @@ impl Counters {
         self.evictions = self.evictions.saturating_add(*evictions);
         self.bad_senders = self.bad_senders.saturating_add(*bad_senders);
         self.over_limit = self.over_limit.saturating_add(*over_limit);
+        self.held = self.held.saturating_add(*held);
+        self.held_ended = self.held_ended.saturating_add(*held_ended);
         self.handshakes_by_kind.add(handshakes_by_kind);
         self.handshake_failures.add(handshake_failures);
     }

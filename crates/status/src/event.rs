@@ -64,6 +64,8 @@ kinds! {
     ServerAddress = "server_address";
     /// An operator or the configuration took a server out for a time, or brought it back.
     ServerState = "server_state";
+    /// A server that drains has no connection left.
+    ServerDrained = "server_drained";
     /// A server's weight changed.
     ServerWeight = "server_weight";
     /// A server reached its limit of connections.

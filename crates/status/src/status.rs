@@ -34,6 +34,10 @@ pub struct Status {
     pub connections: u32,
     /// The most connections at a time (-x).
     pub connections_max: u32,
+    /// Clients that are held: no server can be used for them (`hold`), or an operator paused.
+    pub held: u64,
+    /// Whether new clients wait for the end of a pause (`pause`).
+    pub paused: bool,
     /// Whether every client gets a fixed answer, and no server is used (`dummy`).
     pub dummy: bool,
     /// Clients in the table.

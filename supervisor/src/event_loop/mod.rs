@@ -43,6 +43,7 @@ use crate::event_loop::page::PageQuestion;
 use crate::event_loop::poll::Source;
 use crate::event_loop::reload::notices::ChangeNotices;
 use crate::event_loop::servers::checker::Checking;
+use crate::event_loop::servers::drains::Drains;
 use crate::event_loop::state::RuntimeState;
 use crate::event_loop::upgrade::Upgrade;
 use crate::files::pid_file::PidFile;
@@ -83,6 +84,8 @@ pub(crate) struct Supervisor {
     /// The checker, and what it found out.
     checking: Checking,
     queue: CommandQueue,
+    /// The operators who wait until a server has drained.
+    drains: Drains,
     /// An upgrade under way.
     upgrade: Option<Upgrade>,
     /// The process that last got the outcome of an upgrade that it had asked for by signal.
@@ -169,6 +172,7 @@ impl Supervisor {
             page_question: PageQuestion::default(),
             checking: Checking::default(),
             queue: CommandQueue::default(),
+            drains: Drains::default(),
             upgrade: None,
             answered: None,
             logger,
@@ -254,6 +258,7 @@ impl Supervisor {
                     self.copy_old_tables(now);
                 }
                 self.work(now);
+                self.work_on_drains(now);
                 self.work_on_page(now);
                 self.work_on_upgrade(now);
                 self.beat(now);

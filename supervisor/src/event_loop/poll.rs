@@ -114,7 +114,7 @@ impl Supervisor {
         let always = always.into_iter().chain([pause, page_pause, self.checking.overdue(now)]);
         let due = match self.phase {
             Phase::Starting => {
-                [self.pool.next_due(), None, None, None, None, None, None, None, None]
+                [self.pool.next_due(), None, None, None, None, None, None, None, None, None]
             }
             Phase::Serving => [
                 self.pool.next_due(),
@@ -126,8 +126,9 @@ impl Supervisor {
                 self.next_beat(),
                 self.upgrade.as_ref().map(Upgrade::deadline),
                 self.old_tables.due(),
+                self.drains.due(),
             ],
-            Phase::Stopping => [None; 9],
+            Phase::Stopping => [None; 10],
         };
         always.chain(due).flatten().min()
     }

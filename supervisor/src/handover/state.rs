@@ -37,8 +37,12 @@ pub(crate) const PAGE: &str = "page";
 /// Checks of servers: a program that knows none would send clients to servers that are down.
 pub(crate) const CHECKS: &str = "checks";
 
+/// Clients that wait for a server (`hold`), or a pause: a program that knows neither would close or
+/// serve them.
+pub(crate) const HOLD: &str = "hold";
+
 /// The features that this release has.
-pub(crate) const FEATURES: [&str; 3] = [CONNECTION_LOG, PAGE, CHECKS];
+pub(crate) const FEATURES: [&str; 4] = [CONNECTION_LOG, PAGE, CHECKS, HOLD];
 
 /// Everything that the next program needs to go on.
 #[derive(Debug, Serialize, Deserialize)]

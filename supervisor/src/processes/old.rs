@@ -12,6 +12,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use nix::unistd::{Pid, Uid};
+use pen_config::checks::Admission;
 use pen_config::ids::WorkerId;
 use pen_ipc::message::{
     Event, LastingToWorker, ToOldWorker, WITH_CONNECTION_LOG, WITH_SERVER_ORDERS,
@@ -217,6 +218,13 @@ impl OldWorkers {
         self.0.iter_mut().filter(knows).for_each(|worker| worker.due.close.server(order));
     }
 
+    /// Queues for all that know of pauses whether one is on.
+    pub(crate) fn order_admit(&mut self, admission: Admission) {
+        let knows = |worker: &&mut OldWorker| worker.origin.lasting >= WITH_SERVER_ORDERS;
+        let workers = self.0.iter_mut().filter(knows);
+        workers.for_each(|worker| worker.due.admit = Some(admission));
+    }
+
     /// Queues the request log for all of them.
     pub(crate) fn renew_log(&mut self) {
         self.0.iter_mut().for_each(|worker| worker.due.log = true);
@@ -291,6 +299,11 @@ impl OldWorkers {
     pub(crate) fn used(&self, id: WorkerId) -> Duration {
         let these = self.0.iter().filter(|worker| worker.origin.id == id);
         these.map(|worker| worker.peer.used()).fold(Duration::ZERO, Duration::saturating_add)
+    }
+
+    /// The clients that they hold, as they last reported.
+    pub(crate) fn held(&self) -> u64 {
+        self.0.iter().fold(0, |sum, worker| sum.saturating_add(worker.counters.held_now()))
     }
 
     /// Their open connections, as they last reported.

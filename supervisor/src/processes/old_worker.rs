@@ -5,6 +5,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
+use pen_config::checks::Admission;
 use pen_config::ids::WorkerId;
 use pen_ipc::channel::Sent;
 use pen_ipc::message::{Event, FromOldWorker, LastingFromWorker, LastingToWorker, ToOldWorker};
@@ -63,6 +64,8 @@ pub(in crate::processes) struct Due {
     pub(in crate::processes) log: bool,
     pub(in crate::processes) connection_log: bool,
     pub(in crate::processes) close: Closes,
+    /// Whether clients that wait are served.
+    pub(in crate::processes) admit: Option<Admission>,
     pub(in crate::processes) republish: bool,
     pub(in crate::processes) freed: bool,
     end: EndOrder,
@@ -99,11 +102,12 @@ impl OldWorker {
 
     /// The channel to poll for reading, and whether to poll it for writing too.
     pub(crate) fn channel(&self) -> Option<(BorrowedFd<'_>, bool)> {
-        let Due { drain, log, connection_log, ref close, republish, freed, end } = self.due;
+        let Due { drain, log, connection_log, ref close, admit, republish, freed, end } = self.due;
         let due = drain
             || log
             || connection_log
             || !close.is_empty()
+            || admit.is_some()
             || republish
             || freed
             || end == EndOrder::Due;
@@ -156,6 +160,7 @@ impl OldWorker {
         };
         due.drain = due.drain && full(LastingToWorker::Drain, None);
         due.close.send(|order| full(order, None));
+        due.admit = due.admit.filter(|admission| full(LastingToWorker::Admit(*admission), None));
         if due.log {
             due.log = match &context.log {
                 Some(log) => full(

@@ -298,6 +298,11 @@ impl WorkerPool {
         self.workers().fold(0, |sum, worker| sum.saturating_add(worker.counters.open()))
     }
 
+    /// The clients that living workers hold, as they report them.
+    pub(crate) fn held(&self) -> u64 {
+        self.workers().fold(0, |sum, worker| sum.saturating_add(worker.counters.held_now()))
+    }
+
     /// The counters of all workers, dead and alive, summed.
     pub(crate) fn totals(&self) -> Counters {
         let mut totals = self.retired;

@@ -131,6 +131,9 @@ fn counted(counters: &Counters) -> BTreeMap<&'static str, u64> {
         evictions,
         bad_senders,
         over_limit,
+        held,
+        // With `held`, the clients that are held now, which only living workers have.
+        held_ended: _,
     } = *counters;
     BTreeMap::from([
         ("accepted", accepted),
@@ -153,6 +156,7 @@ fn counted(counters: &Counters) -> BTreeMap<&'static str, u64> {
         ("evictions", evictions),
         ("bad_senders", bad_senders),
         ("over_limit", over_limit),
+        ("held", held),
     ])
 }
 

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use pen_config::checks::Admission;
 use pen_config::ids::{ServerId, Target};
 use pen_config::settings::Settings;
 use pen_ipc::handshakes::{HandshakeFailures, Handshakes};
@@ -33,6 +34,8 @@ pub(crate) struct Known<'a> {
     pub(crate) old_workers: Vec<OldWorkerSummary>,
     /// The counters of all workers since the start, summed, dead workers included.
     pub(crate) counters: Counters,
+    /// The clients that are held.
+    pub(crate) held: u64,
     /// The certificates; none without TLS.
     pub(crate) certificates: Option<&'a [Fact]>,
     /// The last events.
@@ -41,7 +44,8 @@ pub(crate) struct Known<'a> {
 
 /// The state at this moment, as exact as possible without stopping anything.
 pub(crate) fn take(known: Known<'_>, settings: &Settings, table: &Table) -> Status {
-    let Known { program, past, pid, workers, old_workers, counters, certificates, events } = known;
+    let Known { program, past, pid, workers, old_workers, counters, held, .. } = known;
+    let Known { certificates, events, .. } = known;
     let time = clock::now();
     let other = |target| {
         let server = backup(target, settings, table)?;
@@ -62,6 +66,8 @@ pub(crate) fn take(known: Known<'_>, settings: &Settings, table: &Table) -> Stat
         old_workers: old_workers.iter().map(OldWorkerStatus::from).collect(),
         connections: table.connections_open(),
         connections_max: settings.connections_max,
+        held,
+        paused: settings.admission == Admission::Paused,
         dummy: settings.dummy,
         clients: table.clients_used(),
         clients_max: settings.clients_max,
@@ -122,6 +128,9 @@ fn counts(counters: &Counters, past: &Past, withheld: u64, has_tls: bool) -> Cou
         evictions,
         bad_senders,
         over_limit,
+        // Those that are held now are in the status.
+        held: _,
+        held_ended: _,
         handshakes_by_kind,
         handshake_failures,
     } = *counters;

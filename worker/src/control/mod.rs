@@ -38,7 +38,9 @@ use rustix::net::sockopt::socket_peercred;
 
 use crate::control::files::Replacement;
 use crate::control::link::SupervisorLink;
-use crate::control::operator::{Awaited, NextAction, OperatorConnection, OperatorReply};
+use crate::control::operator::{
+    Awaited, NextAction, OperatorConnection, OperatorReply, answer_time,
+};
 use crate::control::watchers::{STOPS, UPGRADED_WATCH, WATCHERS};
 use crate::port::{Arrival, Port, Stop, reset};
 
@@ -373,7 +375,7 @@ impl Control {
                     Err(why) => return self.answer(ticket, OperatorReply::refusal(why)),
                 };
                 let Some(operator) = self.operators.get_mut(&ticket) else { return };
-                operator.asked(awaited);
+                operator.asked(awaited, answer_time(&command));
                 self.link.queue(ticket, operator.by(), command, named.file);
             }
             Err(why) => self.answer(ticket, OperatorReply::refusal(why)),

@@ -8,7 +8,7 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use pen_config::command::{CommandError, Form, MAX_LINE};
+use pen_config::command::{Action, Command, CommandError, Form, MAX_LINE};
 use pen_config::ids::ClientKey;
 use pen_ipc::message::{self, Outcome};
 use rustix::io::Errno;
@@ -24,6 +24,16 @@ const LINE_TIME: Duration = Duration::from_secs(10);
 /// Time limit for the supervisor's answer. The supervisor has deadlines of its own; this one is for
 /// a supervisor that has ended.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
+
+/// Time limit for the supervisor's answer to a command.
+pub fn answer_time(command: &Command) -> Duration {
+    match command {
+        Command::Action(Action::Drain { wait, .. }) => {
+            ANSWER_TIME + Duration::from_secs((*wait).into())
+        }
+        Command::Action(_) | Command::Query(_) | Command::Setting(_) => ANSWER_TIME,
+    }
+}
 
 /// Time limit for an operator that reads none of its reply.
 const REPLY_TIME: Duration = Duration::from_secs(30);
@@ -295,9 +305,9 @@ impl OperatorConnection {
         }
     }
 
-    /// Notes that the supervisor was asked.
-    pub fn asked(&mut self, awaited: Awaited) {
-        self.enter(OperatorStage::Asked(awaited), ANSWER_TIME);
+    /// Notes that the supervisor was asked, whose answer may take this long.
+    pub fn asked(&mut self, awaited: Awaited, time: Duration) {
+        self.enter(OperatorStage::Asked(awaited), time);
     }
 
     /// Takes the reply; [`OperatorConnection::go_on`] sends it.

@@ -107,7 +107,8 @@ impl Relay<'_> {
 
     /// Makes the one remaining end linger.
     pub(in crate::relay) fn begin_linger(&mut self, slot: u32) {
-        self.connections[slot].state = ConnectionState::Lingering;
+        let connection = &mut self.connections[slot];
+        (connection.state, connection.held_or_discarded) = (ConnectionState::Lingering, 0);
         self.connections.start(slot, Timer::Linger, self.now);
         self.linger(slot);
     }
@@ -117,7 +118,7 @@ impl Relay<'_> {
     pub(in crate::relay) fn linger(&mut self, slot: u32) {
         let connection = &mut self.connections[slot];
         let side = if connection.down.socket.is_some() { Side::Down } else { Side::Up };
-        let Connection { down, up, discarded, .. } = connection;
+        let Connection { down, up, held_or_discarded: discarded, .. } = connection;
         let end = if side == Side::Down { down } else { up };
         let held = end.held_bytes();
         let is_flushed = pump::flush(end, &mut self.io.tools);
@@ -230,6 +231,7 @@ impl Relay<'_> {
         }
         self.end_connect(slot);
         self.upstreams.leave(&mut self.connections.pool, slot);
+        self.leave_hold(slot);
         self.io.forget(&mut self.connections[slot]);
         self.release_target(slot);
         let Connection { number, state, since, key, .. } = self.connections[slot];

@@ -133,6 +133,10 @@ impl Relay<'_> {
                     self.closes.add(ServerClose { target, mark, before, why });
                 }
             }
+            (LastingToWorker::Admit(admission), _) => {
+                self.settings.admission = admission;
+                self.admit(admission);
+            }
             (LastingToWorker::Freed, _) => self.acceptor.on_freed(&self.poll, self.now),
             (LastingToWorker::Republish, _) => self.republish(),
             (LastingToWorker::Ping { serial }, _) => {
@@ -174,6 +178,9 @@ impl Relay<'_> {
         self.connection_log.set_addresses(&self.settings);
         self.debug.set(&self.settings);
         self.mark_outdated(&old);
+        if old.admission != self.settings.admission {
+            self.admit(self.settings.admission);
+        }
         if old.buffers.client != self.settings.buffers.client {
             self.acceptor.set_buffers(self.settings.buffers.client);
         }

@@ -42,6 +42,7 @@ impl Relay<'_> {
                     self.finish(name.slot, Some(ConnectionEnd::ClientReset));
                 }
             }
+            (ConnectionState::Held(_), _) => self.on_held_event(name.slot, event),
             (ConnectionState::Relaying, side) => {
                 if readable {
                     self.relay(name.slot, side);
@@ -75,6 +76,7 @@ impl Relay<'_> {
                 ConnectionState::Preface => self.continue_preface(name.slot),
                 ConnectionState::Connecting
                 | ConnectionState::Waiting { .. }
+                | ConnectionState::Held(_)
                 | ConnectionState::Dummy
                 | ConnectionState::Free => {}
             }

@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::fmt::Write;
 
+use pen_config::checks::Admission;
 use pen_config::ids::{ClientKey, ServerId, Target};
 use pen_config::settings::Settings;
 use pen_ipc::checks::words_of;
@@ -17,6 +18,7 @@ use pen_ipc::text::errno_text;
 use pen_table::{Checks, Knows, ServerView, TableMode, WorkerTable};
 
 use crate::relay::Relay;
+use crate::relay::accept::hold::could_serve;
 use crate::relay::select::farm::{Farm, Hindrance};
 use crate::relay::select::{Candidate, Placement, SelectionRefusal, Usable, client_permitted};
 
@@ -126,6 +128,10 @@ fn explanation(
     let permitted = client_permitted(settings, client);
     let mut lines = Lines::default();
     lines.add(client_facts(settings, client, permitted, recorded));
+    match settings.admission {
+        Admission::Open => {}
+        Admission::Paused => lines.add("new clients wait until resume (pause)".into()),
+    }
     if settings.dummy && permitted {
         lines.add("dummy: every client gets the same answer, and no server is used".into());
         return lines.text();
@@ -166,6 +172,11 @@ fn explanation(
     }
     if waits {
         lines.add("no server now: the client would wait for a pending connect to end".into());
+        return lines.text();
+    }
+    if settings.hold > 0 && could_serve(settings, client) {
+        let seconds = settings.hold;
+        lines.add(format!("no server now: the client would wait up to {seconds} s (hold)"));
         return lines.text();
     }
     let why = if settings.selection.stubborn && permitted { " (stubborn)" } else { "" };
@@ -393,6 +404,23 @@ mod tests {
     ) -> String {
         let client = ClientKey::from_ip("192.0.2.7".parse().unwrap());
         explanation(settings, &Model(states), client, recorded, 10_000, &|_| String::new())
+    }
+
+    #[test]
+    fn whether_a_client_waits_is_told() {
+        let mut settings = Settings { servers: vec![server(0, 0)], ..Settings::default() };
+        settings.admission = Admission::Paused;
+        assert_eq!(
+            explain(&settings, &[FINE], None).lines().nth(1),
+            Some("new clients wait until resume (pause)")
+        );
+        (settings.admission, settings.hold) = (Admission::Open, 7);
+        let full = [(Blacklist::Until(11_000), 0)];
+        let last =
+            |settings: &Settings| explain(settings, &full, None).lines().last().unwrap().to_owned();
+        assert_eq!(last(&settings), "no server now: the client would wait up to 7 s (hold)");
+        settings.hold = 0;
+        assert_eq!(last(&settings), "no server: the client would be closed");
     }
 
     const FINE: (Blacklist, u32) = (Blacklist::Clear, 0);

@@ -51,6 +51,7 @@ use pen_ipc::start::WorkerStart;
 use pen_table::{Table, WorkerTable};
 
 use crate::relay::accept::acceptor::{Acceptor, Wakeups};
+use crate::relay::accept::hold::{FirstStep, Held};
 use crate::relay::connection::connections::Connections;
 use crate::relay::connection::end::ConnectionEnd;
 use crate::relay::connection::{ConnectionState, Timer};
@@ -96,6 +97,10 @@ struct Relay<'t> {
     acceptor: Acceptor,
     connections: Connections,
     attempts: Attempts,
+    /// What new clients get first.
+    first_step: FirstStep,
+    /// Clients who wait for a server, or for the end of a pause.
+    held: Held,
     /// This worker's state of each server.
     upstreams: Upstreams,
     /// The servers whose connections are being ended.
@@ -155,6 +160,8 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         worker_table: table.worker_table(start.row),
         connections: Connections::new(settings.idle_timeout),
         attempts: Attempts::default(),
+        first_step: FirstStep::new(settings.admission, tls.is_some()),
+        held: Held::new(start.workers),
         upstreams: Upstreams::new(settings.table_size() + 2),
         closes: ServerCloses::default(),
         idlers: Idlers::new(start.id.0.into(), start.workers),
@@ -294,7 +301,11 @@ impl Relay<'_> {
             return Some(Duration::ZERO);
         }
         let others = [
-            self.upstreams.next_deadline(&self.connections.pool, self.connect_timeout()),
+            // In one place, because each costs a step of each round.
+            match self.upstreams.next_deadline(&self.connections.pool, self.connect_timeout()) {
+                Some(at) => Some(self.held.due().map_or(at, |due| due.min(at))),
+                None => self.held.due(),
+            },
             self.connections.idle.next_deadline(&self.connections.pool),
             self.idlers.retry_at(),
             self.io.rechecks.due(),
@@ -352,6 +363,7 @@ impl Relay<'_> {
         while let Some(slot) = self.upstreams.overdue(&self.connections.pool, time, self.now) {
             self.waiting_ends(slot);
         }
+        self.on_held();
         while let Some(slot) = self.connections.idle.due(&self.connections.pool, self.now) {
             self.idle_ends(slot);
         }

@@ -99,8 +99,7 @@ macro_rules! table {
 
 /// The commands, and after `server` its keys, whose grammar is here but nothing behind it yet. They
 /// are refused, and neither help nor the manual has them.
-pub(crate) const UNBUILT: &[&str] =
-    &["drain", "hold", "pause", "rebalance", "resolve", "resume", "servers_from"];
+pub(crate) const UNBUILT: &[&str] = &["rebalance", "resolve", "servers_from"];
 
 /// Which commands are read and shown.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

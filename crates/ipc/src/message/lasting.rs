@@ -18,6 +18,7 @@ use crate::handshakes::{HandshakeFailures, Handshakes};
 use crate::message::event::Event;
 use crate::refusal::Refusals;
 use crate::stats::Counters;
+use pen_config::checks::Admission;
 use pen_config::settings::ConnectionLogFormat;
 
 #[cfg(doc)]
@@ -98,6 +99,8 @@ pub enum LastingToWorker {
         /// Why.
         why: ClosedServer,
     },
+    /// Version 3. A pause begins or ends: whether clients that wait are served.
+    Admit(Admission),
 }
 
 /// Why all connections to a server are ended.
@@ -156,7 +159,7 @@ struct CounterLists {
 
 /// The counters in their order as a message, without the refusals, which have a list of their own.
 /// Append only.
-fn ordered(counters: &mut Counters) -> ([&mut u64; 34], &mut Refusals) {
+fn ordered(counters: &mut Counters) -> ([&mut u64; 36], &mut Refusals) {
     let Counters {
         accepted,
         closed,
@@ -180,10 +183,12 @@ fn ordered(counters: &mut Counters) -> ([&mut u64; 34], &mut Refusals) {
         evictions,
         bad_senders,
         over_limit,
+        held,
+        held_ended,
         handshakes_by_kind: Handshakes([full12, resumed12, full13, resumed13]),
         handshake_failures: HandshakeFailures(failures),
     } = counters;
-    // The reasons for failures are the last list: a reason that is added is the last of all.
+    // A reason that is added later comes behind all counters before it.
     let [not_tls, timeout, nothing, no_certificate, certificate, time, authority, alert, protocol] =
         failures;
     let list = [
@@ -221,6 +226,8 @@ fn ordered(counters: &mut Counters) -> ([&mut u64; 34], &mut Refusals) {
         authority,
         alert,
         protocol,
+        held,
+        held_ended,
     ];
     (list, requests_refused)
 }

@@ -37,6 +37,11 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::gauge("pen_connections_limit", "The most connections at a time (-x).", |status| {
         status.connections_max.into()
     }),
+    Family::gauge(
+        "pen_held_clients",
+        "Clients that wait because no server can be used for them, or for the end of a pause.",
+        |status| status.held,
+    ),
     Family::counter("pen_connections_total", "Clients accepted.", |status| status.counts.accepted),
     Family::written(
         Kind::Counter,

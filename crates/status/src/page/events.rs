@@ -65,6 +65,7 @@ fn look(kind: EventKind) -> (&'static str, Icon) {
         | EventKind::Reloaded
         | EventKind::Upgraded => ("up", Icon::Check),
         EventKind::ServerAddress
+        | EventKind::ServerDrained
         | EventKind::ServerState
         | EventKind::ServerWeight
         | EventKind::Setting

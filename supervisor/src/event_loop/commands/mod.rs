@@ -12,17 +12,20 @@ mod write;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+use pen_config::checks::Admission;
 use pen_config::command::{Action, Command, Number, Query, Setting};
+use pen_config::ids::ServerId;
 use pen_ipc::message::Outcome;
 use pen_status::event::EventKind;
 
 use crate::clock;
 use crate::event_loop::Supervisor;
-use crate::event_loop::commands::queue::{Job, JobStage, Request};
+use crate::event_loop::commands::queue::{Follow, Job, JobStage, Request};
 use crate::event_loop::commands::stages::ReportRequest;
 use crate::event_loop::job::{Progress, Requester};
 use crate::event_loop::reload::configuration::Configuration;
 use crate::event_loop::reload::stages::ReloadStage;
+use crate::event_loop::servers::drains::Drain;
 use crate::log::recent::Incident;
 use crate::processes::old_tables::TableRow;
 use crate::processes::ports::control::ControlReply;
@@ -83,7 +86,7 @@ impl Supervisor {
 
     /// Begins a job.
     fn begin(&mut self, by: Requester, request: Request, now: Instant) -> Progress<Job> {
-        let mut then = None;
+        let mut then = Follow::Nothing;
         let progress = match request {
             Request::Hangup => self.hang_up(now).map(JobStage::Reload),
             Request::RereadTls => self.reread_tls(now).map(JobStage::Reload),
@@ -92,11 +95,16 @@ impl Supervisor {
                 self.query(query, now).map(JobStage::Query)
             }
             Request::Command(Command::Setting(setting), file) => {
-                then = query_of(&setting);
+                then = query_of(&setting).map_or(Follow::Nothing, Follow::Query);
                 let configuration = Configuration::of_operator(setting, file);
                 self.look_up(configuration, now).map(JobStage::Reload)
             }
-            Request::Command(Command::Action(action), file) => self.act(action, by, file, now),
+            Request::Command(Command::Action(action), file) => {
+                if let Action::Drain { server, wait, close } = action {
+                    then = Follow::Drain(Drain { server: ServerId(server), wait, close });
+                }
+                self.act(action, by, file, now)
+            }
         };
         progress.map(|stage| Job { by, stage, then })
     }
@@ -110,10 +118,7 @@ impl Supervisor {
     ) -> Progress<JobStage> {
         match action {
             Action::Close(number) => self.close(number, by, now).map(JobStage::Reload),
-            // The grammar has them, and `is_well_formed` refuses them until they are built.
-            Action::Drain { .. } | Action::Pause | Action::Resume => Progress::Done(
-                ControlReply::refusal(format!("{}: not built in yet", action.word())),
-            ),
+            Action::Drain { server, .. } => self.drain(ServerId(server), now).map(JobStage::Reload),
             Action::Exit if self.state.allow_exit => {
                 self.queue.exit(by);
                 Progress::Done(ControlReply::none())
@@ -122,6 +127,12 @@ impl Supervisor {
                 Progress::Done(ControlReply::refusal("Exit is not enabled; restart with -X flag"))
             }
             Action::Include(path) => self.include(path, now).map(JobStage::Reload),
+            Action::Pause => {
+                self.set_admission(Admission::Paused, "pause", now).map(JobStage::Reload)
+            }
+            Action::Resume => {
+                self.set_admission(Admission::Open, "resume", now).map(JobStage::Reload)
+            }
             Action::Upgrade if self.state.allow_exit => self.begin_upgrade(by, now),
             Action::Upgrade => Progress::Done(ControlReply::refusal(
                 "Upgrade is not enabled; restart with -X flag",
@@ -183,9 +194,12 @@ impl Supervisor {
             JobStage::Query(stage) => self.advance_query(stage, now).map(JobStage::Query),
         };
         match (progress, then) {
-            (Progress::Done(ControlReply { outcome: Outcome::Done, .. }), Some(query)) => {
+            (Progress::Done(ControlReply { outcome: Outcome::Done, .. }), Follow::Query(query)) => {
                 let stage = self.query(query, now).map(JobStage::Query);
-                stage.map(|stage| Job { by, stage, then: None })
+                stage.map(|stage| Job { by, stage, then: Follow::Nothing })
+            }
+            (Progress::Done(ControlReply { outcome: Outcome::Done, .. }), Follow::Drain(drain)) => {
+                self.await_drained(drain, by, now)
             }
             (progress, then) => progress.map(|stage| Job { by, stage, then }),
         }

@@ -142,6 +142,7 @@ impl Supervisor {
             workers: self.pool.statuses(&self.old, table),
             old_workers: self.old.summaries(table, now),
             counters: self.totals(),
+            held: self.pool.held().saturating_add(self.old.held()),
             certificates: keys.as_ref().map(|keys| &keys.certificates.facts[..]),
             events: self.logger.recent(),
         }

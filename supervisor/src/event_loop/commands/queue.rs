@@ -15,6 +15,7 @@ use pen_ipc::message::{Operator, ReportPage};
 use crate::event_loop::commands::stages::QueryStage;
 use crate::event_loop::job::Requester;
 use crate::event_loop::reload::stages::{ReloadStage, Success};
+use crate::event_loop::servers::drains::Drain;
 use crate::files::status_file::Writer;
 use crate::processes::child::Child;
 use crate::processes::ending::Ending;
@@ -75,8 +76,18 @@ pub(in crate::event_loop::commands) enum Request {
 pub(in crate::event_loop::commands) struct Job {
     pub(in crate::event_loop::commands) by: Requester,
     pub(in crate::event_loop::commands) stage: JobStage,
-    /// The query whose answer is the reply, if the job succeeds.
-    pub(in crate::event_loop::commands) then: Option<Query>,
+    pub(in crate::event_loop::commands) then: Follow,
+}
+
+/// What follows if a job succeeds.
+#[derive(Debug)]
+pub(in crate::event_loop::commands) enum Follow {
+    /// Nothing: its reply is sent.
+    Nothing,
+    /// The answer to this query is the reply.
+    Query(Query),
+    /// The reply is sent when a server has drained.
+    Drain(Drain),
 }
 
 /// What a job waits for.

@@ -2,13 +2,17 @@
 
 #![forbid(unsafe_code)]
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Instant;
 
 use pen_config::apply;
+use pen_config::checks::Admission;
 use pen_config::ids::{ServerId, Target};
 use pen_config::settings::{Server, Settings};
+use pen_ipc::text::error_text;
+use pen_status::event::EventKind;
 
 use crate::event_loop::Supervisor;
 use crate::event_loop::job::{PATIENCE, Progress, Requester};
@@ -23,6 +27,7 @@ use crate::files::tls_material::READING;
 use crate::kept::Origin;
 use crate::kept::regained::Port;
 use crate::kept::state::End;
+use crate::log::recent::Incident;
 use crate::processes::ports::control::ControlReply;
 use crate::processes::worker::Worker;
 
@@ -161,16 +166,48 @@ impl Supervisor {
         reply: ControlReply,
         now: Instant,
     ) -> Progress<ReloadStage> {
-        let running = &self.context.settings;
-        let settings = Settings { generation: running.generation + 1, ..running.clone() };
-        match memory::encoded(&settings) {
-            Ok(encoded) => {
-                self.publish(settings, encoded);
-                self.settling(Vec::new(), Vec::new(), reply, Success::Nothing, now)
-            }
+        let settings = self.context.settings.clone();
+        match self.publish_next(settings, Success::Nothing) {
+            Ok(success) => self.settling(Vec::new(), Vec::new(), reply, success, now),
             // The time of arrival is unknown then, but the messages will arrive.
             Err(_) => Progress::Done(reply),
         }
+    }
+
+    /// Begins or ends a pause, by this command.
+    pub(in crate::event_loop) fn set_admission(
+        &mut self,
+        admission: Admission,
+        command: &str,
+        now: Instant,
+    ) -> Progress<ReloadStage> {
+        let running = &self.context.settings;
+        let success = match running.admission == admission {
+            true => Success::Nothing,
+            false => {
+                let incident = Incident::of(EventKind::Operator).with("command", command);
+                Success::Operator(command.to_owned(), incident)
+            }
+        };
+        match self.publish_next(Settings { admission, ..running.clone() }, success) {
+            Ok(success) => {
+                self.old.order_admit(admission);
+                let none = ControlReply::none();
+                self.settling(Vec::new(), Vec::new(), none, success, now)
+            }
+            Err(error) => Progress::Done(ControlReply::refusal(format!(
+                "{command}: the settings cannot be sent: {}",
+                error_text(&error)
+            ))),
+        }
+    }
+
+    /// Puts settings in force as the next generation.
+    fn publish_next(&mut self, settings: Settings, success: Success) -> io::Result<Success> {
+        let settings = Settings { generation: settings.generation + 1, ..settings };
+        let encoded = memory::encoded(&settings)?;
+        self.publish(settings, encoded);
+        Ok(success)
     }
 
     /// Puts settings in force, and sends them to all processes.

@@ -6,4 +6,5 @@
 pub(crate) mod checker;
 pub(crate) mod checks;
 mod close;
+pub(crate) mod drains;
 mod standings;

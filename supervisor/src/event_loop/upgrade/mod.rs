@@ -158,6 +158,7 @@ impl Supervisor {
                 }
             },
         };
+        self.end_drains(now);
         let why = match self.unfinished() {
             // Without it, the file could be another one by now.
             None if rehearsal.has_ended() => "the process that rehearsed it was killed".into(),
@@ -208,6 +209,9 @@ impl Supervisor {
         }
         if let Some(why) = self.checking.unfinished() {
             return Some(why.into());
+        }
+        if self.drains.has_some() {
+            return Some("operators waited for a drain".into());
         }
         if self.page_question.has_work() {
             return Some("the page was being made".into());

@@ -9,6 +9,7 @@ use std::path::Path;
 use nix::sys::prctl;
 use nix::unistd::Pid;
 use pen_config::address::Address;
+use pen_config::checks::Admission;
 use pen_ipc::codec::Incoming;
 use pen_ipc::message::{LASTING_VERSION, LastingCounters};
 use pen_ipc::start::RequestLog;
@@ -28,7 +29,7 @@ use crate::handover::state::{
     Asker, CHECKS, CONNECTION_LOG, CarriedConnectionLog, CarriedExport, CarriedFile, CarriedKeys,
     CarriedLaunch, CarriedListener, CarriedLog, CarriedNotify, CarriedOldTable, CarriedOldWorker,
     CarriedPidFile, CarriedPort, CarriedProcess, CarriedRuntime, CarriedSlot, CarriedStatusFile,
-    CarriedTable, CarriedWorker, FileMaker, PAGE, State,
+    CarriedTable, CarriedWorker, FileMaker, HOLD, PAGE, State,
 };
 use crate::processes::child::children;
 use crate::processes::old_tables::OldTable;
@@ -165,8 +166,11 @@ impl Supervisor {
     fn required(&self) -> Vec<String> {
         let log = self.context.connection_log.as_ref().map(|_| CONNECTION_LOG.to_owned());
         let page = self.page.as_ref().map(|_| PAGE.to_owned());
-        let checks = self.context.settings.has_checks().then(|| CHECKS.to_owned());
-        log.into_iter().chain(page).chain(checks).collect()
+        let settings = &self.context.settings;
+        let checks = settings.has_checks().then(|| CHECKS.to_owned());
+        let holds = settings.hold > 0 || settings.admission == Admission::Paused;
+        let hold = holds.then(|| HOLD.to_owned());
+        log.into_iter().chain(page).chain(checks).chain(hold).collect()
     }
 
     fn save_launch(&self) -> CarriedLaunch {

@@ -282,6 +282,7 @@ impl Worker {
             LastingToWorker::CloseServer { server, .. } => {
                 self.log(&format!("close server {server}"));
             }
+            LastingToWorker::Admit(admission) => self.log(&format!("admit {admission:?}")),
             LastingToWorker::Ping { serial } => {
                 self.send(&LastingFromWorker::Pong { serial }.into())
             }

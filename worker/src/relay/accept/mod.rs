@@ -13,6 +13,7 @@
 pub(crate) mod acceptor;
 pub(crate) mod dummy;
 mod fair_share;
+pub(crate) mod hold;
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;

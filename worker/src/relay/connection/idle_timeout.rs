@@ -72,6 +72,7 @@ impl Idle {
                         | ConnectionState::Preface
                         | ConnectionState::Connecting
                         | ConnectionState::Waiting { .. }
+                        | ConnectionState::Held(_)
                         | ConnectionState::Idler => {}
                     }
                 }

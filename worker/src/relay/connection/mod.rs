@@ -53,6 +53,8 @@ pub enum ConnectionState {
         /// The server's row of the table, in whose list the connection is.
         row: u32,
     },
+    /// Waits until a server can be used, or until a pause is over (see `relay::accept::hold`).
+    Held(HoldReason),
     /// Relays in both directions.
     Relaying,
     /// One end is closed. The other still gets the data that was read for it, and its own data is
@@ -63,6 +65,15 @@ pub enum ConnectionState {
     Dummy,
     /// A connection to a server without a client (see `relay::upstream::idlers`).
     Idler,
+}
+
+/// Why a client is held.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum HoldReason {
+    /// No server can be used for it.
+    NoServer,
+    /// An operator paused.
+    Paused,
 }
 
 /// When the next line of the request log is due, unless `-H` finds where requests begin.
@@ -174,8 +185,10 @@ pub struct Connection {
     pub line: LogDue,
     /// How often its lingering was prolonged.
     pub prolonged: u8,
-    /// Bytes discarded while it lingers.
-    pub discarded: u32,
+    /// One number for two steps of which the second follows the first. Until it is connected: since
+    /// when no server can be used for it, in monotonic milliseconds without the upper half, or 0.
+    /// While it lingers: the bytes discarded.
+    pub held_or_discarded: u32,
     /// What the settings have made of its server since its connect began.
     pub since_then: ServerSince,
     /// The addresses of its server that were tried.
@@ -215,7 +228,7 @@ pub struct Connection {
     /// The time limit that runs, since `since`.
     pub timer: Option<Timer>,
     /// Its neighbours among the connections at the same step: in the list of `timer`, or of the
-    /// server that it waits for.
+    /// server that it waits for, or of those that are held.
     pub at_step: QueueLinks,
     /// Its neighbours in the order of the last traffic.
     pub in_silence: QueueLinks,
@@ -284,7 +297,8 @@ impl Connection {
             ConnectionState::Free => 0,
             ConnectionState::Preface
             | ConnectionState::Connecting
-            | ConnectionState::Waiting { .. } => 1,
+            | ConnectionState::Waiting { .. }
+            | ConnectionState::Held(_) => 1,
             ConnectionState::Relaying
             | ConnectionState::Lingering
             | ConnectionState::Dummy

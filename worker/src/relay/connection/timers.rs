@@ -71,6 +71,18 @@ impl<K: Kind> Queue<K> {
         self.last = slot;
     }
 
+    /// Puts a connection at the front.
+    pub fn join_first(&mut self, pool: &mut Pool, slot: u32) {
+        let links = K::links(&mut pool[slot]);
+        debug_assert!(!links.is_queued());
+        *links = QueueLinks { before: NONE, after: self.first };
+        match self.first {
+            NONE => self.last = slot,
+            first => K::links(&mut pool[first]).before = slot,
+        }
+        self.first = slot;
+    }
+
     /// Takes a connection out.
     pub fn leave(&mut self, pool: &mut Pool, slot: u32) {
         let links = K::links(&mut pool[slot]);
@@ -93,6 +105,12 @@ impl<K: Kind> Queue<K> {
 }
 
 impl Queue<Step> {
+    /// The connection after one that is in a list.
+    pub fn after(pool: &Pool, slot: u32) -> Option<u32> {
+        let after = pool[slot].at_step.after;
+        (after != NONE).then_some(after)
+    }
+
     /// Puts a connection at the end, where it waits from now on.
     pub fn wait(&mut self, pool: &mut Pool, slot: u32, now: u64) {
         pool[slot].since = now;

@@ -186,7 +186,7 @@ impl Relay<'_> {
             false => ConnectionEnd::Client,
         });
         let step = match connection.state {
-            ConnectionState::Waiting { .. } => Step::Queue,
+            ConnectionState::Waiting { .. } | ConnectionState::Held(_) => Step::Queue,
             ConnectionState::Free
             | ConnectionState::Preface
             | ConnectionState::Connecting

@@ -11,16 +11,19 @@ pub(crate) mod proxy_header;
 use pen_ipc::message::{HandshakeFailure, SenderFault};
 
 use crate::relay::Relay;
+use crate::relay::accept::hold::FirstStep;
 use crate::relay::connection::end::ConnectionEnd;
-use crate::relay::connection::{ConnectionState, Timer};
+use crate::relay::connection::{Connection, ConnectionState, HoldReason, Timer};
 
 /// Least time limit of a preface in milliseconds. It is longer if a connect may take longer.
 const AT_LEAST: u64 = 10_000;
 
 impl Relay<'_> {
-    /// Whether a client must send something before a server is chosen.
-    pub(in crate::relay) fn expects_preface(&self, slot: u32) -> bool {
-        self.connections[slot].header_due || self.tls.is_some()
+    /// Whether a client has sent all that must come before a server is chosen.
+    pub(in crate::relay) fn is_preface_over(&self, slot: u32) -> bool {
+        let Connection { header_due, down, .. } = &self.connections[slot];
+        let is_shaken = || down.session.as_ref().is_some_and(|tls| !tls.is_handshaking());
+        !header_due && (self.tls.is_none() || is_shaken())
     }
 
     /// Milliseconds that a preface may take.
@@ -45,11 +48,14 @@ impl Relay<'_> {
         }
     }
 
-    /// Chooses a server after the preface.
+    /// Chooses a server after the preface, unless a pause began meanwhile.
     fn end_preface(&mut self, slot: u32) {
         self.connections.stop(slot);
         self.connections[slot].state = ConnectionState::Connecting;
-        self.choose_server(slot);
+        match self.first_step {
+            FirstStep::Hold => self.hold(slot, HoldReason::Paused),
+            FirstStep::Server | FirstStep::Preface => self.choose_server(slot),
+        }
     }
 
     /// Ends a preface that took too long.

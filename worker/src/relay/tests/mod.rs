@@ -3,6 +3,7 @@
 mod closes;
 pub(crate) mod commands;
 mod drain;
+mod hold;
 mod lives;
 mod statistics;
 

@@ -12,12 +12,15 @@ use mio::{Interest, Poll};
 use pen_config::address::Address;
 use pen_config::ids::{ClientKey, Target};
 use pen_ipc::message::{ConnectFailure, Event, Obstacle, ShortageDuring};
-use pen_table::{ClientRef, Occupant};
+use pen_table::{Arrival, ClientRef, Occupant};
 use rustix::io::Errno;
 
+use crate::relay::accept::hold::FirstStep;
 use crate::relay::connection::end::ConnectionEnd;
 use crate::relay::connection::endpoint::{Endpoint, Nagle};
-use crate::relay::connection::{ConnectionId, ConnectionState, ServerSince, Side, Timer};
+use crate::relay::connection::{
+    ConnectionId, ConnectionState, HoldReason, ServerSince, Side, Timer,
+};
 use crate::relay::link::Rated;
 use crate::relay::select::{Candidate, Placement, client_permitted};
 use crate::relay::upstream::Gate;
@@ -29,7 +32,7 @@ use crate::relay::{Relay, clock};
 
 /// What a new client gets.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Assigned {
+pub(in crate::relay) enum Assigned {
     /// A server, which was reserved.
     Server,
     /// The answer of `dummy`.
@@ -60,14 +63,20 @@ impl Relay<'_> {
         connection.port = port;
         connection.header_due = is_sender;
         self.begin_timings(slot);
-        if self.expects_preface(slot) {
+        if is_sender || self.first_step != FirstStep::Server {
             if self.watch_client(slot) {
-                self.await_preface(slot);
+                match self.first_step {
+                    FirstStep::Hold => self.hold(slot, HoldReason::Paused),
+                    FirstStep::Server | FirstStep::Preface => self.await_preface(slot),
+                }
             }
             return;
         }
         if !self.assign_server(slot) {
-            if matches!(self.connections[slot].state, ConnectionState::Waiting { .. }) {
+            if matches!(
+                self.connections[slot].state,
+                ConnectionState::Waiting { .. } | ConnectionState::Held(_)
+            ) {
                 self.watch_client(slot);
             }
         } else if self.watch_client(slot) {
@@ -96,7 +105,7 @@ impl Relay<'_> {
     }
 
     /// Serves a client according to its placement.
-    fn serve_client(&mut self, slot: u32) {
+    pub(in crate::relay) fn serve_client(&mut self, slot: u32) {
         match self.connections[slot].target {
             Some(_) => self.attempts.newcomers.push(ConnectionId {
                 slot,
@@ -137,13 +146,22 @@ impl Relay<'_> {
         is_served
     }
 
-    fn choose(&mut self, slot: u32, key: ClientKey, port: u16) -> Assigned {
+    pub(in crate::relay) fn choose(&mut self, slot: u32, key: ClientKey, port: u16) -> Assigned {
+        let arrived = self.connections[slot].client;
         let farm = self.farm();
         let Relay { worker_table, settings, now, .. } = &*self;
         let tracking = u64::from(settings.tracking) * 1000;
         let permitted = client_permitted(settings, key);
         let mut locked = worker_table.lock(key.bytes()).ok();
-        let arrival = locked.as_mut().map(|table| table.arrive(*now, tracking));
+        let arrival = locked.as_mut().map(|table| match arrived == ClientRef::NOBODY {
+            true => table.arrive(*now, tracking),
+            // It was held, and this is no new connection.
+            false => Arrival {
+                client: arrived,
+                recorded: table.recorded(*now, tracking),
+                former: Occupant::TheClient,
+            },
+        });
         let recorded = arrival.and_then(|arrival| Target::from_code(arrival.recorded));
         let mut placement = None;
         if !settings.dummy {
@@ -173,7 +191,7 @@ impl Relay<'_> {
         let evicts = arrival.is_some_and(|arrival| arrival.former == Occupant::AnotherClient);
         self.link.counters.evictions += u64::from(evicts);
         let connection = &mut self.connections[slot];
-        connection.client = arrival.map_or(ClientRef::NOBODY, |arrival| arrival.client);
+        connection.client = arrival.map_or(arrived, |arrival| arrival.client);
         connection.target = taken;
         connection.placement = placement;
         if let Some(target) = taken {
@@ -185,7 +203,7 @@ impl Relay<'_> {
     }
 
     /// Closes a client that gets nothing.
-    fn close_unassigned(&mut self, slot: u32, assigned: Assigned) {
+    pub(in crate::relay) fn close_unassigned(&mut self, slot: u32, assigned: Assigned) {
         if assigned == Assigned::NoServer {
             return self.unserved(slot);
         }

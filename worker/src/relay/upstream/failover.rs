@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use crate::relay::connection::end::ConnectionEnd;
 use crate::relay::connection::endpoint::Endpoint;
-use crate::relay::connection::{ConnectionState, ServerSince, Side, Timer};
+use crate::relay::connection::{ConnectionState, HoldReason, ServerSince, Side, Timer};
 use crate::relay::select::Placement;
 use crate::relay::select::farm::Hindrance;
 use crate::relay::upstream::Gate;
@@ -303,7 +303,7 @@ impl Relay<'_> {
     }
 
     /// Handles a client without a usable server. It is closed, unless a server's only obstacle is
-    /// too many pending connects.
+    /// too many pending connects, or the settings let it wait (`hold`).
     pub(in crate::relay) fn unserved(&mut self, slot: u32) {
         let connection = &self.connections[slot];
         let is_client = connection.key.is_some();
@@ -318,19 +318,22 @@ impl Relay<'_> {
             }
         }
         if is_client {
+            if self.may_hold(slot) {
+                return self.hold(slot, HoldReason::NoServer);
+            }
             self.count_unserved();
         }
         self.unserved_ends(slot);
     }
 
     /// Closes a client without a usable server.
-    fn unserved_ends(&mut self, slot: u32) {
+    pub(in crate::relay) fn unserved_ends(&mut self, slot: u32) {
         let end = self.connections[slot].timings.as_ref().map(|timings| timings.unserved());
         self.finish(slot, end);
     }
 
     /// Counts a client without a usable server, and reports that at a limited rate.
-    fn count_unserved(&mut self) {
+    pub(in crate::relay) fn count_unserved(&mut self) {
         self.link.counters.unserved += 1;
         let event = Event::Unserved { clients: 1 };
         self.link.report_counted(event, self.now);

@@ -5,6 +5,7 @@
 //! connections in every way. One that ends is replaced: soon if it was up for a while, more and
 //! more slowly otherwise.
 
+use pen_config::checks::ServerMode;
 use pen_config::ids::ClientKey;
 
 use crate::relay::Relay;
@@ -85,6 +86,7 @@ impl Relay<'_> {
     /// Opens or closes idlers until there are as many as the settings ask for; none while this
     /// worker takes no clients.
     pub(in crate::relay) fn adjust_idlers(&mut self) {
+        self.leave_closed_servers();
         let takes_clients = self.acceptor.takes_clients();
         self.idlers.set_wanted(if takes_clients { self.settings.idlers } else { 0 });
         let surplus = self.idlers.open.saturating_sub(self.idlers.wanted);
@@ -100,6 +102,23 @@ impl Relay<'_> {
             close.into_iter().for_each(|slot| self.finish(slot, None));
         }
         self.open_idlers();
+    }
+
+    /// Ends the idlers of servers that drain or are in maintenance: a drain waits for the end of
+    /// all connections.
+    fn leave_closed_servers(&mut self) {
+        if self.idlers.open == 0 {
+            return;
+        }
+        let is_closed = |slot: &u32| {
+            let connection = &self.connections[*slot];
+            let server = connection.target.and_then(|target| self.settings.target(target));
+            connection.state != ConnectionState::Free
+                && connection.key.is_none()
+                && server.is_some_and(|server| server.mode != ServerMode::Ready)
+        };
+        let leave: Vec<u32> = (0..self.connections.pool.slots()).filter(is_closed).collect();
+        leave.into_iter().for_each(|slot| self.finish(slot, None));
     }
 
     /// Opens missing idlers, as far as there is room.

@@ -82,6 +82,7 @@ fn has_reached(connection: &Connection) -> bool {
         | ConnectionState::Preface
         | ConnectionState::Connecting
         | ConnectionState::Waiting { .. }
+        | ConnectionState::Held(_)
         | ConnectionState::Dummy
         | ConnectionState::Idler => false,
     }

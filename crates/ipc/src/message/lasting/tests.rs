@@ -55,7 +55,8 @@ fn the_bytes_of_each_message_to_a_worker_stay() {
     use ConnectionLogFormat::{Haproxy, HaproxyHttp, Json, Text};
     use ConnectionLogKind::{File, Network, Syslog};
     let log = |to, format| LastingToWorker::ConnectionLog { to, format }.into();
-    count::<LastingToWorker>(11);
+    count::<LastingToWorker>(12);
+    count::<Admission>(2);
     count::<ClosedServer>(2);
     count::<ConnectionLogKind>(3);
     count::<ConnectionLogFormat>(4);
@@ -76,6 +77,8 @@ fn the_bytes_of_each_message_to_a_worker_stay() {
         ("0009", LastingToWorker::NoConnectionLog.into()),
         ("000a04fb2c01fd000000000001000000", close_server(2, ClosedServer::Down).into()),
         ("000a01fb2c01fd000000000001000001", close_server(-1, ClosedServer::Drained).into()),
+        ("000b00", LastingToWorker::Admit(Admission::Open).into()),
+        ("000b01", LastingToWorker::Admit(Admission::Paused).into()),
     ]);
 }
 
@@ -267,6 +270,7 @@ fn the_bytes_of_counters_stay() {
         handshake_failures: HandshakeFailures([26, 27, 28, 29, 30, 31, 32, 33, 34]),
         ..second
     };
+    let fourth = Counters { held: 35, held_ended: 36, ..third };
     let lines = [
         ("0000100102030405060708090a0b0c0d0e0f10140102030405060708090a0b0c0d0e0f1011121314", first),
         (
@@ -277,6 +281,11 @@ fn the_bytes_of_counters_stay() {
             "0000220102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f202122\
              140102030405060708090a0b0c0d0e0f1011121314",
             third,
+        ),
+        (
+            "0000240102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f2021222324\
+             140102030405060708090a0b0c0d0e0f1011121314",
+            fourth,
         ),
     ];
     for (bytes, counters) in lines {
