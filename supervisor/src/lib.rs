@@ -20,6 +20,7 @@
 //! | `kept` | what the manager keeps over a restart, and what a start gets back |
 //! | `report` | the content of reports, and their forms |
 //! | `log` | messages to the administrator, with the texts for events and errors |
+//! | `verdicts` | what checks say of the servers, and what of it passes to the next program |
 //! | `signals` | signals as events |
 //! | `asker` | the command that asks a running pen for an upgrade, and the answer to it |
 //! | `limits` | descriptors of a process, backlog of a listener |
@@ -50,6 +51,7 @@ pub(crate) mod startup;
 mod successor;
 mod sys;
 pub(crate) mod systemd;
+mod verdicts;
 
 use crate::launch::background;
 use crate::launch::options;

@@ -18,7 +18,6 @@ use crate::asker;
 use crate::event_loop::job::Requester;
 use crate::event_loop::phases::start::not_ready;
 use crate::event_loop::servers::checker::Checking;
-use crate::event_loop::servers::checks::CarriedChecks;
 use crate::event_loop::state::RuntimeState;
 use crate::event_loop::{Output, Phase, Ports, Supervisor};
 use crate::handover::Build;
@@ -42,6 +41,7 @@ use crate::processes::ports::slot::Slot;
 use crate::processes::spawn::SpawnContext;
 use crate::processes::worker::AdoptedWorker;
 use crate::report::past::{CarriedPast, Past};
+use crate::verdicts::CarriedChecks;
 
 /// The processes that an earlier program left.
 #[derive(Debug)]

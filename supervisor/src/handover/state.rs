@@ -18,7 +18,6 @@ use serde::{Deserialize, Serialize};
 #[cfg(doc)]
 use pen_ipc::message::LASTING_VERSION;
 
-use crate::event_loop::servers::checks::CarriedChecks;
 use crate::files::program::ProgramFile;
 use crate::handover::descriptors::Number;
 use crate::jail::sandbox::CarriedSandbox;
@@ -27,6 +26,7 @@ use crate::log::recent::CarriedEvents;
 use crate::processes::old_tables::TableNumber;
 use crate::processes::pool::EndedWorkers;
 use crate::report::past::CarriedPast;
+use crate::verdicts::CarriedChecks;
 
 /// A connection log: a program that knows none would stop writing it.
 pub(crate) const CONNECTION_LOG: &str = "connection_log";

@@ -26,13 +26,13 @@ use pen_ipc::tls_files::Fact;
 use pen_status::Status;
 use pen_table::Table;
 
-use crate::event_loop::servers::checks::Checks;
 use crate::files::status_file::{StatusFile, Writer};
 use crate::helpers::render::Reporter;
 use crate::log::Logger;
 use crate::processes::spawn::SpawnContext;
 pub(crate) use crate::report::gather::{Gathered, Gathering, TooMany};
 use crate::report::snapshot::Snapshot;
+use crate::verdicts::Checks;
 
 /// The sink of a report about everything.
 #[derive(Clone, Copy, Debug)]

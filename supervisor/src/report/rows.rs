@@ -18,7 +18,7 @@ use pen_table::{
 use serde::{Serialize, Serializer};
 
 use crate::clock;
-use crate::event_loop::servers::checks::Checks;
+use crate::verdicts::Checks;
 
 /// A client.
 #[derive(Serialize)]

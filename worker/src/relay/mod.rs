@@ -51,7 +51,8 @@ use pen_ipc::start::WorkerStart;
 use pen_table::{Table, WorkerTable};
 
 use crate::relay::accept::acceptor::{Acceptor, Wakeups};
-use crate::relay::accept::hold::{FirstStep, Held};
+use crate::relay::accept::hold::Held;
+use crate::relay::connection::FirstStep;
 use crate::relay::connection::connections::Connections;
 use crate::relay::connection::end::ConnectionEnd;
 use crate::relay::connection::{ConnectionState, Timer};

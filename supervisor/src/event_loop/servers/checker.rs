@@ -19,7 +19,6 @@ use crate::StartError;
 use crate::clock;
 use crate::event_loop::Supervisor;
 use crate::event_loop::phases::start::{late_port, spawn_port};
-use crate::event_loop::servers::checks::{CarriedChecks, Checks, Outcome};
 use crate::handover::marker::Role;
 use crate::limits::why_within_limits;
 use crate::log::Severity;
@@ -30,6 +29,7 @@ use crate::processes::peer::AdoptedProcess;
 use crate::processes::ports::checker::{Checker, Seeds};
 use crate::processes::ports::kind::{AcceptOrder, PortDeath, PortReport};
 use crate::processes::ports::old::OldChecker;
+use crate::verdicts::{CarriedChecks, Checks, Outcome};
 
 /// The checkers, and what they found out.
 #[derive(Debug, Default)]

@@ -14,7 +14,7 @@ use pen_ipc::start::Begins;
 use pen_table::{Standing, Table, TableMode};
 
 use crate::event_loop::Supervisor;
-use crate::event_loop::servers::checks::Checks;
+use crate::verdicts::Checks;
 
 impl Supervisor {
     /// Writes the standings of all servers, as far as the table says something else. Not before

@@ -16,7 +16,7 @@ use crate::relay::connection::end::ConnectionEnd;
 use crate::relay::connection::endpoint::Endpoint;
 use crate::relay::connection::pool::Pool;
 use crate::relay::connection::timers::{Queue, Step};
-use crate::relay::connection::{ConnectionState, HoldReason};
+use crate::relay::connection::{ConnectionState, FirstStep, HoldReason};
 use crate::relay::select::client_permitted;
 use crate::relay::upstream::connect::Assigned;
 
@@ -25,28 +25,6 @@ const EVERY: u64 = 100;
 
 /// How many clients of all workers go on at a try.
 const MOST: u32 = 100;
-
-/// What a new client gets first.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum FirstStep {
-    /// A server.
-    Server,
-    /// A preface (`relay::preface`).
-    Preface,
-    /// The end of a pause.
-    Hold,
-}
-
-impl FirstStep {
-    /// The first step of all clients; that of a listed sender is a preface at least.
-    pub fn new(admission: Admission, has_tls: bool) -> FirstStep {
-        match (admission, has_tls) {
-            (Admission::Paused, _) => FirstStep::Hold,
-            (Admission::Open, true) => FirstStep::Preface,
-            (Admission::Open, false) => FirstStep::Server,
-        }
-    }
-}
 
 /// The clients of a worker who wait.
 #[derive(Debug)]

@@ -6,6 +6,7 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use mio::Token;
+use pen_config::checks::Admission;
 use pen_config::ids::{ClientKey, NO_SERVER, Target};
 use pen_ipc::stats::ConnectionInfo;
 use pen_table::ClientRef;
@@ -74,6 +75,28 @@ pub enum HoldReason {
     NoServer,
     /// An operator paused.
     Paused,
+}
+
+/// What a new client gets first.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum FirstStep {
+    /// A server.
+    Server,
+    /// A preface (`relay::preface`).
+    Preface,
+    /// The end of a pause.
+    Hold,
+}
+
+impl FirstStep {
+    /// The first step of all clients; that of a listed sender is a preface at least.
+    pub fn new(admission: Admission, has_tls: bool) -> FirstStep {
+        match (admission, has_tls) {
+            (Admission::Paused, _) => FirstStep::Hold,
+            (Admission::Open, true) => FirstStep::Preface,
+            (Admission::Open, false) => FirstStep::Server,
+        }
+    }
 }
 
 /// When the next line of the request log is due, unless `-H` finds where requests begin.

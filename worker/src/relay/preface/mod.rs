@@ -11,7 +11,7 @@ pub(crate) mod proxy_header;
 use pen_ipc::message::{HandshakeFailure, SenderFault};
 
 use crate::relay::Relay;
-use crate::relay::accept::hold::FirstStep;
+use crate::relay::connection::FirstStep;
 use crate::relay::connection::end::ConnectionEnd;
 use crate::relay::connection::{Connection, ConnectionState, HoldReason, Timer};
 

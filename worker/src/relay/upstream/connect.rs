@@ -15,7 +15,7 @@ use pen_ipc::message::{ConnectFailure, Event, Obstacle, ShortageDuring};
 use pen_table::{Arrival, ClientRef, Occupant};
 use rustix::io::Errno;
 
-use crate::relay::accept::hold::FirstStep;
+use crate::relay::connection::FirstStep;
 use crate::relay::connection::end::ConnectionEnd;
 use crate::relay::connection::endpoint::{Endpoint, Nagle};
 use crate::relay::connection::{
