@@ -76,3 +76,56 @@ fn each_has_its_reason_and_a_good_one_beside_them_stays_up() {
     gate.open();
     eventually("pen goes on", || said(&pen, 0).starts_with("check up "));
 }
+
+/// All kinds that await an answer.
+const KINDS: [&str; 9] = [
+    "tls",
+    "https /",
+    "smtp",
+    "pgsql",
+    "mysql penny",
+    "redis master",
+    "ldap",
+    "dns www.example",
+    "send PING expect PONG",
+];
+
+#[test]
+fn no_kind_takes_silence_garbage_an_end_a_reset_or_a_megabyte_for_an_answer() {
+    let gate = Gate::closed();
+    let waiting = gate.clone();
+    let silent = Backend::with(move |_| {
+        waiting.pass();
+        Ok(())
+    });
+    // Some kinds await a greeting, so these do not await a question.
+    let saying = |answer: Vec<u8>| {
+        Backend::with(move |mut connection: &Socket| connection.write_all(&answer))
+    };
+    let resetting =
+        Backend::with(|connection| Ok(set_socket_linger(connection, Some(Duration::ZERO))?));
+    let hostile = [
+        silent,
+        resetting,
+        saying(Vec::new()),
+        saying(b"\x00\xff garbage\r\n\r\n".to_vec()),
+        saying(vec![0x16; 1 << 20]),
+        saying(vec![b'a'; 1 << 20]),
+        saying(b"220 \r\n".repeat(1 << 17)),
+    ];
+    let good = Backend::named("a");
+    let cases: Vec<_> =
+        KINDS.iter().flat_map(|kind| hostile.iter().map(move |server| (kind, server))).collect();
+    let builder = pen("check tcp").options(["-S", "80"]).server(&good);
+    let pen = cases.iter().fold(builder, |builder, (_, server)| builder.server(server)).start();
+    let checker = super::running(&pen);
+    for (number, (kind, _)) in cases.iter().enumerate() {
+        pen.tells(&format!("server {} check {kind}", number + 1), "");
+    }
+    for number in 1..=cases.len() {
+        says(&pen, number, "check down ");
+    }
+    says(&pen, 0, "check up ");
+    assert_eq!(super::running(&pen).pid(), checker.pid(), "it has survived them");
+    gate.open();
+}
