@@ -41,8 +41,12 @@ pub(crate) const CHECKS: &str = "checks";
 /// serve them.
 pub(crate) const HOLD: &str = "hold";
 
+/// Servers that drain or are in maintenance: a program that knows no such state would send clients
+/// there.
+pub(crate) const SERVER_STATES: &str = "server_states";
+
 /// The features that this release has.
-pub(crate) const FEATURES: [&str; 4] = [CONNECTION_LOG, PAGE, CHECKS, HOLD];
+pub(crate) const FEATURES: [&str; 5] = [CONNECTION_LOG, PAGE, CHECKS, HOLD, SERVER_STATES];
 
 /// Everything that the next program needs to go on.
 #[derive(Debug, Serialize, Deserialize)]

@@ -60,7 +60,10 @@ fn no_counter_falls_by_load_reloads_deaths_and_upgrades() {
     let (builder, page) = (Pen::builder(), Port::reserve());
     let (socket, file) = (builder.directory().join("ctl"), builder.directory().join("pen.cfg"));
     let [at, other_at] = [&server, &other].map(|server| server.operand().replace(':', " port "));
-    let config = format!("server 0 address {at}\nserver 1 address {other_at}\nblacklist 1\n");
+    let config = format!(
+        "server 0 address {at}\nserver 1 address {other_at}\nblacklist 1\n\
+         check tcp\ncheck_fall 100\n"
+    );
     let options = ["-O".to_owned(), format!("page {}", page.address())];
     let pen = Installed::start(builder.file(&config).options(options).control_unix(&socket));
     let scraper = Scraper::start(&pen, &page);

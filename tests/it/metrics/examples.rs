@@ -54,7 +54,7 @@ impl Eventful {
         let [server, down] = [server, down].map(|server| server.replace(':', " port "));
         let text = format!(
             "server 0 address {server} max 9\nserver 1 address {down}\nemergency {other}\n\
-             abuse {other}\npage {}\n",
+             abuse {other}\npage {}\ncheck tcp\n",
             page.address()
         );
         let socket = builder.directory().join("ctl");
@@ -67,6 +67,9 @@ impl Eventful {
             assert_eq!(greeting, "a");
         }
         eventful.fails_in_tls();
+        eventually("a check succeeded", || {
+            eventful.pen.tell("metrics").contains("\npen_server_check_duration_seconds{")
+        });
         eventful
     }
 

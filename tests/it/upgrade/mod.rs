@@ -175,11 +175,12 @@ impl Installed {
         reason.to_string()
     }
 
-    /// The processes of pen that last, by their titles: workers of all generations, the control
-    /// process and the page process.
+    /// The processes of pen that last, by their titles: workers of all generations, and the
+    /// processes beside them.
     fn staff(&self) -> Vec<Process> {
         let lasts = |title: &str| {
-            title.starts_with("pen: worker ") || ["pen: control", "pen: page"].contains(&title)
+            title.starts_with("pen: worker ")
+                || ["pen: control", "pen: page", "pen: checker"].contains(&title)
         };
         self.supervisor().children().into_iter().filter(|child| lasts(&child.title())).collect()
     }

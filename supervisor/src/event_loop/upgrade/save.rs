@@ -9,7 +9,7 @@ use std::path::Path;
 use nix::sys::prctl;
 use nix::unistd::Pid;
 use pen_config::address::Address;
-use pen_config::checks::Admission;
+use pen_config::checks::{Admission, ServerMode};
 use pen_ipc::codec::Incoming;
 use pen_ipc::message::{LASTING_VERSION, LastingCounters};
 use pen_ipc::start::RequestLog;
@@ -29,7 +29,7 @@ use crate::handover::state::{
     Asker, CHECKS, CONNECTION_LOG, CarriedConnectionLog, CarriedExport, CarriedFile, CarriedKeys,
     CarriedLaunch, CarriedListener, CarriedLog, CarriedNotify, CarriedOldTable, CarriedOldWorker,
     CarriedPidFile, CarriedPort, CarriedProcess, CarriedRuntime, CarriedSlot, CarriedStatusFile,
-    CarriedTable, CarriedWorker, FileMaker, HOLD, PAGE, State,
+    CarriedTable, CarriedWorker, FileMaker, HOLD, PAGE, SERVER_STATES, State,
 };
 use crate::processes::child::children;
 use crate::processes::old_tables::OldTable;
@@ -170,7 +170,10 @@ impl Supervisor {
         let checks = settings.has_checks().then(|| CHECKS.to_owned());
         let holds = settings.hold > 0 || settings.admission == Admission::Paused;
         let hold = holds.then(|| HOLD.to_owned());
-        log.into_iter().chain(page).chain(checks).chain(hold).collect()
+        let is_out = |server: &pen_config::settings::Server| server.mode != ServerMode::Ready;
+        let states = settings.servers.iter().flatten().any(is_out);
+        let states = states.then(|| SERVER_STATES.to_owned());
+        log.into_iter().chain(page).chain(checks).chain(hold).chain(states).collect()
     }
 
     fn save_launch(&self) -> CarriedLaunch {

@@ -14,7 +14,7 @@ fn is_refused_while_in_use(mut failing: Failing, feature: &str, off: &str) {
         failing.fails(feature, &reason);
         assert_eq!(failing.pen.said().matches(&reason).count(), failing.failures);
     }
-    failing.pen.tells(off, "");
+    failing.pen.tell(off);
     assert_eq!(failing.pen.becomes("0.0.9"), 1, "nothing needs {feature} any more");
     failing.held.echoes("served by an old worker");
 }
@@ -41,6 +41,18 @@ fn to_a_release_without_the_page_while_there_is_one() {
     let failing = Failing::start();
     failing.pen.install("0.0.9 lacks page");
     assert_eq!(failing.pen.becomes("0.0.9"), 1, "without a page, nothing needs it");
+}
+
+#[test]
+fn to_a_release_without_checks_while_there_are_some() {
+    let failing = Failing::started(|builder| builder.options(["-O", "check tcp"]));
+    is_refused_while_in_use(failing, "checks", "check off");
+}
+
+#[test]
+fn to_a_release_that_holds_nobody_while_somebody_may_be_held() {
+    let failing = Failing::started(|builder| builder.options(["-O", "hold 5"]));
+    is_refused_while_in_use(failing, "hold", "hold 0");
 }
 
 #[test]
