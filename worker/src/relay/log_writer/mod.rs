@@ -58,6 +58,9 @@ pub struct LogWriter {
     lines: u64,
     lost: u64,
     errno: i32,
+    /// When lost lines must be reported. Not the same as `due`, which each further line moves while
+    /// the log takes none.
+    report_due: Option<u64>,
 }
 
 impl LogWriter {
@@ -75,6 +78,7 @@ impl LogWriter {
             lines: 0,
             lost: 0,
             errno: 0,
+            report_due: None,
         }
     }
 
@@ -101,9 +105,13 @@ impl LogWriter {
         }
     }
 
-    /// When [`LogWriter::flush`] must be called, in monotonic milliseconds.
+    /// When [`LogWriter::flush`] must be called and lost lines be reported, in monotonic
+    /// milliseconds.
     pub fn due(&self) -> Option<u64> {
-        self.due
+        match (self.due, self.report_due) {
+            (Some(due), Some(report)) => Some(due.min(report)),
+            (due, report) => due.or(report),
+        }
     }
 
     /// Writes the buffer.
@@ -165,8 +173,7 @@ impl LogWriter {
                     return self.keep(now);
                 }
                 Err(errno) => {
-                    self.lost += 1;
-                    self.errno = errno.raw_os_error();
+                    self.count_lost(1, now, errno);
                     // That is about an earlier line, and this one was not sent.
                     if errno == Errno::CONNREFUSED && tried.replace(start) != Some(start) {
                         continue;
@@ -227,22 +234,27 @@ impl LogWriter {
         self.lost > 0
     }
 
-    /// Makes [`LogWriter::flush`] due at a time, even with an empty buffer: lost lines must still
-    /// be reported.
+    /// Puts the report of lost lines off until a time.
     pub fn remind(&mut self, at: u64) {
-        self.due.get_or_insert(at);
+        self.report_due = Some(at);
     }
 
     /// Number of lines lost since the last call, and the errno of the last failure.
     pub fn take_lost(&mut self) -> Option<(u64, i32)> {
+        self.report_due = None;
         (self.lost > 0).then(|| (std::mem::take(&mut self.lost), self.errno))
+    }
+
+    fn count_lost(&mut self, lines: u64, now: u64, errno: Errno) {
+        self.lost += lines;
+        self.errno = errno.raw_os_error();
+        self.report_due.get_or_insert(now);
     }
 
     /// Gives the buffer up.
     fn lose(&mut self, now: u64, errno: Errno) {
-        self.lost += lines_in(&self.buffer);
         if !self.buffer.is_empty() {
-            self.errno = errno.raw_os_error();
+            self.count_lost(lines_in(&self.buffer), now, errno);
         }
         self.buffer.clear();
         // A write to a pipe is never torn, and the end of a socket is no file's.

@@ -65,11 +65,28 @@ fn a_log_that_takes_nothing_loses_lines_and_counts_them() {
     say(&mut log, 0, "x");
     say(&mut log, 0, "y");
     log.flush(0);
-    assert_eq!((log.has_lost(), log.due()), (true, None));
+    assert_eq!((log.has_lost(), log.due()), (true, Some(0)), "reported at once");
     log.remind(7);
     assert_eq!(log.due(), Some(7));
     assert_eq!(log.take_lost(), Some((2, Errno::PIPE.raw_os_error())));
-    assert_eq!((log.has_lost(), log.take_lost()), (false, None));
+    assert_eq!((log.has_lost(), log.take_lost(), log.due()), (false, None, None));
+}
+
+#[test]
+fn a_loss_is_due_for_its_report_however_fast_lines_come() {
+    let (_read, write) = pipe();
+    let mut log = LogWriter::new(Sink::File(write));
+    let text = "x".repeat(199);
+    let mut lost_at = None;
+    // Ten lines in a millisecond, without a pause.
+    for n in 0..9000 {
+        say(&mut log, n / 10, &text);
+        if log.has_lost() {
+            let at = *lost_at.get_or_insert(n / 10);
+            assert_eq!(log.due(), Some(at));
+        }
+    }
+    assert!(lost_at.is_some());
 }
 
 #[test]
@@ -140,14 +157,14 @@ fn a_worker_without_further_lines_ends_its_torn_one_as_soon_as_there_is_room() {
     log.due = None;
     log.flush_by(5, &write);
     for now in [105, 205] {
-        assert_eq!(log.due(), Some(now));
+        assert_eq!(log.due, Some(now));
         log.due = None;
         log.flush_by(now, &write);
     }
     room.set(1);
     log.due = None;
     log.flush_by(305, &write);
-    assert_eq!(log.due(), None);
+    assert_eq!(log.due, None);
     assert_eq!(log.take_lost(), Some((1, Errno::NOSPC.raw_os_error())));
     assert_eq!(log.take_lines(), 0);
     assert_eq!(std::fs::read_to_string(file.path()).unwrap(), "tor\n");
@@ -229,7 +246,7 @@ fn a_slow_daemon_gets_all_lines_up_to_a_bound_and_the_rest_is_counted() {
         while there.recv(&mut [0; 200]).is_ok_and(|length| length == 99) {
             got += 1;
         }
-        match log.due() {
+        match log.due {
             Some(at) => log.flush(at),
             None => break,
         }
