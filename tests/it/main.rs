@@ -9,6 +9,7 @@ mod documents;
 mod harness;
 mod http;
 mod metrics;
+mod names;
 mod page;
 mod process;
 mod relay;
